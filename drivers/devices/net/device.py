@@ -1,0 +1,277 @@
+"""vhost-net: the device's side of a network device, between the driver's rings and a packet port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, NetFlow, Traffic
+from drivers.devices.net.header import HeaderRules
+from drivers.devices.net.layout import (
+    LINK_UP,
+    MAX_FRAME,
+    SUPPORTED,
+    TABLE,
+    NetConfig,
+    NetFeature,
+    device_offloads,
+    driver_offloads,
+    offload_features,
+)
+from drivers.errors import PortGone, ProbeDeferred
+from drivers.model import MatchId
+from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, PacketPort
+from drivers.pump import Need, pump
+from drivers.vhost import DeviceQueue, VhostDevice
+from rings.chain import copy_in, copy_out, skip, total
+from rings.ids import DeviceId
+
+__all__ = ["NetPlug", "VhostNet"]
+
+HEAD = HEADER_SIZE + ETH_HLEN
+ONE_BUFFER = b"\1\0"
+VLAN_HLEN = 4
+
+
+@attrs.define(eq=False)
+class NetPlug:
+    """What one vhost-net device is: its identity, its port, and what it offers."""
+
+    port: PacketPort
+    mac: bytes
+    """6 bytes: the address of the driver's interface."""
+    mtu: int = 1500
+    features: int = SUPPORTED
+    queue_size: int = 256
+    received: Traffic = attrs.field(factory=Traffic)
+    """From the driver, out of the port."""
+    sent: Traffic = attrs.field(factory=Traffic)
+    """From the port, to the driver."""
+
+
+class FromDriver(NetFlow[DeviceQueue]):
+    """transmitq: what the driver sends goes out of the port."""
+
+    def __init__(self, queue: DeviceQueue, plug: NetPlug, rules: HeaderRules, gone: Callable[[PortGone], None]):
+        super().__init__(queue, plug.port, plug.received, gone)
+        self._rules = rules
+
+    def move(self) -> tuple[int, Need]:
+        ring, traffic, rules = self.queue.ring, self.traffic, self._rules
+        if ring is None:
+            return 0, Need.QUEUE
+        getdesc, complete, send, fault, clean = ring.getdesc, ring.complete, self.port.send, rules.fault, rules.clean
+        moved = size = 0
+        while moved < BUDGET and size < BUDGET_BYTES:
+            chain = getdesc()
+            if chain is None:
+                return moved, Need.QUEUE
+            index, segs, writable = chain
+            if len(segs) == 1 and len(segs[0]) >= HEAD:
+                got = len(segs[0])
+                head, rest = bytes(segs[0][:HEAD]), [segs[0][HEAD:]]
+            else:
+                got = total(segs)
+                head, rest = copy_out(segs, HEAD), skip(segs, HEAD)
+            cause = "writable" if writable else fault(head, got)
+            if cause:
+                traffic.drop(cause)
+            else:
+                if not send(clean(head), rest):
+                    ring.abandon(index)
+                    return moved, Need.SINK
+                traffic.packets += 1
+                traffic.bytes += got - HEADER_SIZE
+            complete(index, 0)
+            moved += 1
+            size += got
+        return moved, Need.TURN
+
+
+class ToDriver(NetFlow[DeviceQueue]):
+    """receiveq: what comes in at the port goes straight into the driver's buffers."""
+
+    def __init__(
+        self, queue: DeviceQueue, plug: NetPlug, largest: int, mergeable: bool, gone: Callable[[PortGone], None]
+    ):
+        super().__init__(queue, plug.port, plug.sent, gone)
+        self._largest = largest  # bytes of header and frame that may come
+        self._mergeable = mergeable
+        self._spill = bytearray()  # a frame that was read while too few buffers were there
+
+    def move(self) -> tuple[int, Need]:
+        ring, traffic, recv = self.queue.ring, self.traffic, self.port.recv_into
+        if ring is None:
+            return 0, Need.QUEUE
+        getdesc, complete, largest = ring.getdesc, ring.complete, self._largest
+        moved = size = 0
+        while moved < BUDGET and size < BUDGET_BYTES:
+            chain = getdesc()
+            if chain is None:
+                return moved, Need.QUEUE
+            index, readable, segs = chain
+            if readable or not segs:
+                # Not a receive buffer (section 5.1.9.3): give it back empty.
+                traffic.drop("writable")
+                complete(index, 0)
+                moved += 1
+                continue
+            if self._mergeable and (self._spill or total(segs) < largest):
+                got, need = self._merge(index, segs)
+                if need is not None:
+                    return moved, need
+            else:
+                got = recv(segs)
+                if not got:
+                    ring.abandon(index)
+                    return moved, Need.SOURCE
+                if len(segs[0]) >= HEADER_SIZE:
+                    segs[0][10:12] = ONE_BUFFER
+                else:
+                    copy_in(skip(segs, 10), ONE_BUFFER)
+                complete(index, got)
+            traffic.packets += 1
+            traffic.bytes += got - HEADER_SIZE
+            moved += 1
+            size += got
+        return moved, Need.TURN
+
+    def _merge(self, index: int, segs: list[memoryview]) -> tuple[int, Need | None]:
+        """One frame over as many buffers as it takes (section 5.1.9.3.2); all of them are published together.
+
+        A frame that was read before there was room for it waits in ``_spill``, and is then copied.
+        """
+        ring = self.queue.ring
+        assert ring is not None
+        chains = [(index, segs)]
+        room = total(segs)
+        wanted = len(self._spill) or self._largest
+        while room < wanted:
+            chain = ring.getdesc()
+            if chain is None:
+                break
+            chains.append((chain[0], [] if chain[1] else chain[2]))
+            room += total(chains[-1][1])
+        into = [seg for _, views in chains for seg in views]
+        got = 0
+        if self._spill:
+            if room >= len(self._spill):
+                got = copy_in(into, self._spill)
+                self._spill.clear()
+        elif room >= wanted:
+            got = self.port.recv_into(into)
+        else:
+            spill = bytearray(self._largest)
+            got = self.port.recv_into([memoryview(spill)])
+            if got > room:
+                self._spill = spill[:got]
+                got = 0
+            elif got:
+                copy_in(into, memoryview(spill)[:got])
+        if not got:
+            need = Need.QUEUE if self._spill else Need.SOURCE
+            if self._spill and len(chains) == ring.num:
+                # Every buffer the ring can hold was there, and the frame fits none of it.
+                self._spill.clear()
+                self.traffic.drop("too_long")
+                need = Need.TURN
+            for taken, _ in reversed(chains):
+                ring.abandon(taken)
+            return 0, need
+        left, used = got, []
+        for taken, views in chains:
+            part = min(left, total(views))
+            if left or not views:
+                used.append((taken, part))
+                left -= part
+            else:
+                break
+        for taken, _ in reversed(chains[len(used) :]):
+            ring.abandon(taken)
+        copy_in(skip(into, 10), len(used).to_bytes(2, "little"))
+        for taken, part in used:
+            ring.complete(taken, part)
+        return got, None
+
+
+class BoundVhostNet:
+    """One vhost-net device with its plug."""
+
+    def __init__(self, device: VhostDevice, plug: NetPlug) -> None:
+        self._device = device
+        self._plug = plug
+        self._link_up = True
+
+    def offer(self) -> None:
+        plug = self._plug
+        # What frames from the driver leave undone, and what may arrive undone, is for this port to finish or say.
+        able = offload_features(plug.port.caps, from_driver=True) | offload_features(plug.port.caps, from_driver=False)
+        every = offload_features(ALL_OFFLOADS, from_driver=True) | offload_features(ALL_OFFLOADS, from_driver=False)
+        features = plug.features & SUPPORTED & ~(every & ~able)
+        queues = [("receiveq1", plug.queue_size), ("transmitq1", plug.queue_size)]
+        self._device.offer(TABLE, features, queues, self._config())
+
+    def _config(self) -> bytes:
+        return NetConfig(self._plug.mac, LINK_UP if self._link_up else 0, self._plug.mtu).emit()
+
+    def set_link(self, up: bool) -> None:
+        """Say in the configuration whether the network is there."""
+        self._link_up = up
+        self._device.set_config(self._config())
+
+    def _gone(self, _: PortGone) -> None:
+        self._plug.port.stop()
+        self.set_link(False)
+
+    async def run(self) -> None:
+        device, plug = self._device, self._plug
+        features = device.features
+        incoming, outgoing = driver_offloads(features), device_offloads(features) & plug.port.caps
+        mtu = plug.mtu if features >> NetFeature.MTU & 1 else None
+        largest = HEADER_SIZE + (MAX_FRAME if outgoing.gso else plug.mtu + ETH_HLEN + VLAN_HLEN)
+        receive, transmit = device.queues
+        flows = (
+            ToDriver(receive, plug, largest, bool(features >> NetFeature.MRG_RXBUF & 1), self._gone),
+            FromDriver(transmit, plug, HeaderRules(incoming, mtu), self._gone),
+        )
+        try:
+            await plug.port.start(mac=None, offloads=outgoing, mtu=plug.mtu)
+        except PortGone as exc:
+            self._gone(exc)
+            return
+        try:
+            plug.port.set_carrier(True)
+            if not self._link_up:
+                self.set_link(True)
+            async with trio.open_nursery() as nursery:
+                for flow in flows:
+                    nursery.start_soon(pump, flow, device.ops.settle)
+        finally:
+            plug.port.stop()
+
+    def config_written(self, offset: int, data: bytes) -> None:
+        """A driver must not write any field of it (section 5.1.4.2): ignored."""
+
+    async def close(self) -> None:
+        pass
+
+
+class VhostNet:
+    """The device type; ``plug_for`` says what a device of it is plugged into, None while it is not there yet."""
+
+    name = "vhost_net"
+    id_table = (MatchId(DeviceId.NET),)
+    table = TABLE
+
+    def __init__(self, plug_for: Callable[[VhostDevice], NetPlug | None]) -> None:
+        self._plug_for = plug_for
+
+    async def probe(self, device: VhostDevice) -> BoundVhostNet:
+        plug = self._plug_for(device)
+        if plug is None:
+            raise ProbeDeferred(f"{device.name}: no port to plug into yet")
+        bound = BoundVhostNet(device, plug)
+        bound.offer()
+        return bound

@@ -1,0 +1,55 @@
+"""What the four flows of a net device share: a queue at one end, a port at the other, and the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from drivers.errors import PortGone
+from drivers.ports import PacketPort
+from drivers.pump import Need, QueueEnd
+
+__all__ = ["BUDGET", "BUDGET_BYTES", "NetFlow", "Traffic"]
+
+BUDGET = 64
+"""Packets per batch."""
+BUDGET_BYTES = 1 << 19
+"""Bytes per batch: large frames are passed on while they are still in the cache."""
+
+Q = TypeVar("Q", bound=QueueEnd)
+
+
+class Traffic:
+    """Figures of one direction since the device exists: in = out + dropped."""
+
+    __slots__ = ("bytes", "drops", "packets")
+
+    def __init__(self) -> None:
+        self.packets = 0
+        """Frames passed on."""
+        self.bytes = 0
+        """Bytes of these, without their virtio_net_hdr."""
+        self.drops: dict[str, int] = {}
+        """Frames not passed on, by cause."""
+
+    def drop(self, cause: str) -> None:
+        self.drops[cause] = self.drops.get(cause, 0) + 1
+
+
+class NetFlow(Generic[Q]):
+    """One direction; subclasses move the packets."""
+
+    def __init__(self, queue: Q, port: PacketPort, traffic: Traffic, on_gone: Callable[[PortGone], None]) -> None:
+        self.queue: Q = queue
+        self.port = port
+        self.traffic = traffic
+        self.gone = on_gone
+
+    def move(self) -> tuple[int, Need]:
+        raise NotImplementedError
+
+    async def wait(self, need: Need) -> None:
+        if need is Need.SOURCE:
+            await self.port.wait_readable()
+        else:
+            await self.port.wait_writable()

@@ -1,0 +1,133 @@
+"""virtio-net's words: feature bits, configuration space, header fields (VIRTIO 1.4 sections 5.1.3, 5.1.4, 5.1.9)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum, IntEnum
+
+import attrs
+
+from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
+from rings.features import FeatureTable, RingFeature, mask
+
+__all__ = [
+    "LINK_UP",
+    "MAX_FRAME",
+    "MIN_MTU",
+    "SUPPORTED",
+    "TABLE",
+    "ConfigField",
+    "NetConfig",
+    "NetFeature",
+    "buffer_size",
+    "device_offloads",
+    "driver_offloads",
+    "offload_features",
+]
+
+
+class NetFeature(IntEnum):
+    CSUM = 0
+    GUEST_CSUM = 1
+    MTU = 3
+    MAC = 5
+    GUEST_TSO4 = 7
+    GUEST_TSO6 = 8
+    HOST_TSO4 = 11
+    HOST_TSO6 = 12
+    MRG_RXBUF = 15
+    STATUS = 16
+    GUEST_USO4 = 54
+    GUEST_USO6 = 55
+    HOST_USO = 56
+
+
+F = NetFeature
+TABLE = FeatureTable(
+    names={f.value: f.name for f in NetFeature},
+    needs={
+        **{f: (frozenset({F.GUEST_CSUM}),) for f in (F.GUEST_TSO4, F.GUEST_TSO6, F.GUEST_USO4, F.GUEST_USO6)},
+        **{f: (frozenset({F.CSUM}),) for f in (F.HOST_TSO4, F.HOST_TSO6, F.HOST_USO)},
+    },
+)
+SUPPORTED = mask(NetFeature) | mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
+
+# Which features let a frame towards the device, or towards the driver, carry which unfinished work.
+_TO_DEVICE: Mapping[str, tuple[NetFeature, ...]] = {
+    "csum": (F.CSUM,),
+    "tso4": (F.HOST_TSO4,),
+    "tso6": (F.HOST_TSO6,),
+    "uso": (F.HOST_USO,),
+}
+_TO_DRIVER = {
+    "csum": (F.GUEST_CSUM,),
+    "tso4": (F.GUEST_TSO4,),
+    "tso6": (F.GUEST_TSO6,),
+    "uso": (F.GUEST_USO4, F.GUEST_USO6),
+}
+
+
+def _offloads(
+    features: int, table: Mapping[str, tuple[NetFeature, ...]], need: Callable[[Iterable[bool]], bool]
+) -> Offloads:
+    return Offloads(**{name: need(bool(features >> bit & 1) for bit in bits) for name, bits in table.items()})
+
+
+def driver_offloads(features: int) -> Offloads:
+    """What frames from the driver to the device may leave undone."""
+    return _offloads(features, _TO_DEVICE, all)
+
+
+def device_offloads(features: int, need: Callable[[Iterable[bool]], bool] = all) -> Offloads:
+    """What frames from the device to the driver may leave undone.
+
+    USO has a bit for each address family: a sender that can't tell them apart needs ``all``, a receiver
+    takes ``any``.
+    """
+    return _offloads(features, _TO_DRIVER, need)
+
+
+def offload_features(able: Offloads, *, from_driver: bool) -> int:
+    """The feature bits for what a port is able to finish, in one direction."""
+    table = _TO_DEVICE if from_driver else _TO_DRIVER
+    return mask(bit for name, bits in table.items() if getattr(able, name) for bit in bits)
+
+
+LINK_UP = 1
+MIN_MTU = 68
+MAX_FRAME = 65550
+"""Bytes of the largest frame, Ethernet header included, that any header describes."""
+_GSO_BUFFER = 65601
+_PLAIN_BUFFER = 1526
+
+
+def buffer_size(*, gso: bool, mtu: int | None) -> int:
+    """Bytes of a buffer that holds any frame together with its header (section 5.1.9.3.1)."""
+    return _GSO_BUFFER if gso else max(_PLAIN_BUFFER, HEADER_SIZE + ETH_HLEN + (mtu or 0))
+
+
+class ConfigField(Enum):
+    """Offset and bytes of each field of the configuration space; each belongs to a feature."""
+
+    MAC = 0, 6
+    STATUS = 6, 2
+    MAX_VIRTQUEUE_PAIRS = 8, 2
+    MTU = 10, 2
+
+
+@attrs.frozen
+class NetConfig:
+    """The device-specific configuration space as the device holds it."""
+
+    mac: bytes
+    """6 bytes."""
+    status: int
+    mtu: int
+    """Bytes of the largest packet, without the Ethernet header."""
+    max_virtqueue_pairs: int = 1
+
+    _FORM = struct.Struct("<6sHHH")
+
+    def emit(self) -> bytes:
+        return self._FORM.pack(self.mac, self.status, self.max_virtqueue_pairs, self.mtu)

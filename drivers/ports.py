@@ -1,0 +1,96 @@
+"""What a device is plugged into. ``vnet.ports`` implements these; nothing here opens anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import attrs
+
+__all__ = ["ALL_OFFLOADS", "ETH_HLEN", "HEADER_SIZE", "NO_OFFLOADS", "Offloads", "PacketPort", "PortStatistics"]
+
+HEADER_SIZE = 12
+"""Bytes of the virtio_net_hdr in front of every frame a packet port handles (VIRTIO 1.4 section 5.1.9)."""
+ETH_HLEN = 14
+
+
+@attrs.frozen
+class Offloads:
+    """Which unfinished work a frame may carry in its virtio_net_hdr; TSO and USO need ``csum``."""
+
+    csum: bool = False
+    tso4: bool = False
+    tso6: bool = False
+    uso: bool = False
+
+    def __and__(self, other: Offloads) -> Offloads:
+        return Offloads(*(a and b for a, b in zip(attrs.astuple(self), attrs.astuple(other), strict=True)))
+
+    @property
+    def gso(self) -> bool:
+        """Whether frames may be larger than the MTU."""
+        return self.tso4 or self.tso6 or self.uso
+
+
+NO_OFFLOADS = Offloads()
+ALL_OFFLOADS = Offloads(True, True, True, True)
+
+
+@attrs.frozen
+class PortStatistics:
+    """Figures of a port since it was opened. Received means: from the outside world, towards the ring."""
+
+    rx_packets: int
+    rx_bytes: int
+    tx_packets: int
+    tx_bytes: int
+    drops: Mapping[str, int]
+    """Frames the port itself dropped, in either direction, by cause."""
+
+
+class PacketPort(Protocol):
+    """A place Ethernet frames come from and go to, each behind a 12-byte virtio_net_hdr.
+
+    Both data methods are synchronous, never block and never keep a view they were given.
+    """
+
+    @property
+    def caps(self) -> Offloads:
+        """What this port can do, both as sender and as receiver; features are cut to it."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it was started, and not stopped since."""
+
+    async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
+        """Go live: ``mac`` (6 bytes) is the interface's own address, ``offloads`` what `recv_into` may
+        hand up from now on, ``mtu`` the largest packet without the Ethernet header. None leaves as is."""
+
+    def stop(self) -> None:
+        """Hand up nothing more until `start`; carrier off."""
+
+    def set_carrier(self, up: bool) -> None:
+        """Show the link state to whoever uses the interface."""
+
+    def recv_into(self, segs: Sequence[memoryview], /) -> int:
+        """Put the next frame, header first, into ``segs``; the number of bytes, or 0 where none waits.
+
+        ``num_buffers`` is left 0, and of the flags only NEEDS_CSUM is handed up. A frame that does not fit is dropped and counted, and the next one
+        is tried. Raises PortGone.
+        """
+
+    def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
+        """Send one frame: ``head`` is a checked private copy of its 12-byte header and its 14-byte
+        Ethernet header, ``rest`` what follows. False when it would block (nothing was taken).
+
+        A frame the outside refuses is dropped and counted. Raises PortGone.
+        """
+
+    async def wait_readable(self) -> None:
+        """Return when `recv_into` may find a frame; may return early. Raises PortGone."""
+
+    async def wait_writable(self) -> None:
+        """Return when `send` may succeed; may return early. Raises PortGone."""
+
+    def statistics(self) -> PortStatistics:
+        """A frozen copy of the counters."""

@@ -1,0 +1,155 @@
+"""The one drain loop, and the signal that wakes it.
+
+A task per flow, never per packet: quiet the other side, move a batch, publish its index once, tell the
+other side once if it wants to be told, re-arm, look again, and only then wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Protocol
+
+import trio
+
+from drivers.errors import PortGone
+from rings.errors import MemoryFault, RemoteRingError
+
+__all__ = ["BATCH_BUCKETS", "Flow", "Need", "QueueEnd", "Signal", "pump"]
+
+BATCH_BUCKETS = 9
+"""Batches are counted by size: 1, 2-3, 4-7, ... in powers of two, the last bucket takes the rest."""
+
+
+class Signal:
+    """Something happened: set by a handler, awaited by one task; remembered once when nobody waits."""
+
+    __slots__ = ("_set", "_task")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._task: trio.lowlevel.Task | None = None
+
+    def set(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+        else:
+            self._set = True
+
+    async def wait(self) -> None:
+        """Return once `set` was called since the last return. One task at a time."""
+        if self._set:
+            self._set = False
+            await trio.lowlevel.checkpoint()
+            return
+        assert self._task is None, "two tasks wait for one signal"
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+class Need(Enum):
+    """What a flow lacks to go on."""
+
+    TURN = "turn"
+    """Nothing: its budget is used up."""
+    QUEUE = "queue"
+    """The other side has to add or return buffers."""
+    SOURCE = "source"
+    """The port has nothing to read."""
+    SINK = "sink"
+    """The port takes nothing more for now."""
+
+
+class QueueEnd(Protocol):
+    """One side's end of a queue, driver's or device's, as the pump sees it."""
+
+    live: bool
+    """False once the ring was taken down: nothing may be touched any more."""
+    batches: list[int]
+    signal: Signal
+
+    def reachable(self) -> bool:
+        """Whether the ring's memory is still there."""
+
+    def quiet(self) -> None:
+        """Ask the other side not to notify."""
+
+    def rearm(self) -> bool:
+        """Ask it to notify; True when there is something to do already."""
+
+    def flush(self) -> None:
+        """Publish what was done, and tell the other side if it wants to be told."""
+
+    def broke(self, error: RemoteRingError | MemoryFault) -> None:
+        """The other side broke the ring, or its memory is not reachable: stop this queue."""
+
+
+class Flow(Protocol):
+    """One direction of one queue between a ring and a port."""
+
+    @property
+    def queue(self) -> QueueEnd: ...
+
+    def move(self) -> tuple[int, Need]:
+        """Move up to a budget of packets; how many, and what it lacks to go on. Never waits."""
+
+    async def wait(self, need: Need) -> None:
+        """Wait until the port has (SOURCE) or takes (SINK) something. Raises PortGone."""
+
+    def gone(self, error: PortGone) -> None:
+        """The port was taken away; this flow is over."""
+
+
+async def pump(flow: Flow, settle: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Run ``flow`` until its queue goes down, breaks, or its port is gone.
+
+    ``settle`` is awaited once per batch before the index is published: it sleeps out what the link is owed.
+    This is the one place where the other side's violations are caught.
+    """
+    queue = flow.queue
+    try:
+        await _drain(flow, queue, settle)
+    except (RemoteRingError, MemoryFault) as exc:
+        queue.broke(exc)
+        if queue.reachable():
+            queue.flush()  # what was done before the bad chain stays done
+    except ValueError:
+        # A released view: the memory went away under the ring between two batches.
+        if queue.live and queue.reachable():
+            raise
+        queue.broke(MemoryFault(0, 0, write=False, reason="the ring's memory went away"))
+    except PortGone as exc:
+        flow.gone(exc)
+
+
+async def _drain(flow: Flow, queue: QueueEnd, settle: Callable[[], Awaitable[None]] | None) -> None:
+    batches = queue.batches
+    last = len(batches) - 1
+    if queue.live:
+        queue.quiet()
+    while queue.live:
+        moved, need = flow.move()
+        if moved:
+            batches[min(moved.bit_length() - 1, last)] += 1
+            if settle is not None:
+                await settle()
+                if not queue.live:
+                    return
+            queue.flush()
+        if need is Need.TURN:
+            await trio.lowlevel.checkpoint()
+        elif need is not Need.QUEUE:
+            await flow.wait(need)
+        elif queue.rearm():
+            queue.quiet()
+            await trio.lowlevel.checkpoint()
+        else:
+            await queue.signal.wait()
+            if queue.live:
+                queue.quiet()

@@ -1,0 +1,338 @@
+"""The device's half: an endpoint function that shows a virtio device in trapped registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from drivers.hw import Epc, PciHeader, RegisterBlock
+from drivers.transports.pci.registers import (
+    CAP_VENDOR,
+    COMMON_SIZE,
+    DEVICE_BASE,
+    ISR_CONFIG,
+    ISR_QUEUE,
+    SIZES,
+    VENDOR,
+    CfgType,
+    Common,
+    Structure,
+)
+from drivers.vhost import NO_VECTOR, DeviceQueue, VhostDevice
+from rings.features import RingFeature, mask, word
+from rings.memory import Memory
+from rings.status import Status
+
+__all__ = ["VirtioEpf"]
+
+BAR, MSIX_BAR = 0, 2
+COMMON_AT, ISR_AT, DEVICE_AT, NOTIFY_AT = 0x0000, 0x1000, 0x2000, 0x3000
+DEVICE_SIZE, NOTIFY_SIZE = 0x1000, 0x1000
+BAR_SIZE = NOTIFY_AT + NOTIFY_SIZE
+MULTIPLIER = 4
+MAX_VECTORS = 0x800
+MSIX_ENTRY = 16
+FEATURES = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
+CLASS_CODES = {1: 0x020000, 2: 0x018000, 8: 0x010000}
+"""By virtio id: network controller, mass storage, SCSI; anything else is an unclassified 0xff."""
+
+_WIDE = {Common.QUEUE_DESC: "desc", Common.QUEUE_DRIVER: "driver", Common.QUEUE_DEVICE: "used"}
+
+
+class VirtioEpf:
+    """One function of an endpoint controller that is a virtio device; the device's `drivers.vhost.VhostOps`."""
+
+    features = FEATURES
+
+    def __init__(self, epc: Epc, function: int, device_id: int, name: str = "") -> None:
+        self.device = VhostDevice(device_id, VENDOR, self, name)
+        self._epc = epc
+        self._function = function
+        self._window: Memory | None = None
+        self._vectors = 0
+        self._common = CommonBlock(self)
+        self._isr = IsrBlock(self)
+        self.config_vector = NO_VECTOR
+        self.isr = 0
+        self.spurious_notifies = 0
+        self.device.on_status = self._status_changed
+
+    def bind(self) -> None:
+        """Show the device on the controller, once a driver offered features; vectors: one a queue, one more."""
+        device, epc, function = self.device, self._epc, self._function
+        device_id = device.device_id
+        self._vectors = min(len(device.queues) + 1, MAX_VECTORS)
+        header = PciHeader(
+            vendor_id=VENDOR,
+            device_id=DEVICE_BASE + device_id,
+            revision=1,
+            class_code=CLASS_CODES.get(device_id, 0xFF0000),
+            subsystem_vendor_id=VENDOR,
+            subsystem_id=0x40 + device_id,
+        )
+        epc.set_header(function, header)
+        blocks: list[tuple[Structure, RegisterBlock]] = [
+            (Structure(CfgType.COMMON, BAR, COMMON_AT, COMMON_SIZE), self._common),
+            (Structure(CfgType.ISR, BAR, ISR_AT, 1), self._isr),
+            (Structure(CfgType.DEVICE, BAR, DEVICE_AT, DEVICE_SIZE), DeviceBlock(device)),
+            (Structure(CfgType.NOTIFY, BAR, NOTIFY_AT, NOTIFY_SIZE, MULTIPLIER), NotifyBlock(self)),
+        ]
+        bar = BarBlock(blocks)
+        epc.set_bar(function, BAR, BAR_SIZE, bar)
+        epc.set_bar(function, MSIX_BAR, MSIX_ENTRY * self._vectors + -(-self._vectors // 64) * 8, BarBlock([]))
+        epc.set_msix(function, self._vectors, MSIX_BAR, 0)
+        for structure, _ in blocks:
+            epc.add_capability(function, CAP_VENDOR, structure.emit())
+        access = Structure(CfgType.PCI, 0, 0, 0)
+        epc.add_capability(function, CAP_VENDOR, access.emit(), PciCfgBlock(access.emit(), bar))
+        epc.watch(function, self, self.device.reset)
+
+    def unbind(self) -> None:
+        self._epc.clear(self._function)
+
+    def valid_vector(self, vector: int) -> int:
+        """``vector`` where it is in the table, else NO_VECTOR, which tells the driver that mapping failed."""
+        return vector if vector < self._vectors else NO_VECTOR
+
+    # VhostOps
+
+    def memory(self) -> Memory:
+        if self._window is None:
+            self._window = self._epc.window(self._function)
+        return self._window
+
+    def call(self, queue: DeviceQueue) -> None:
+        if self._epc.msix_enabled(self._function):
+            if queue.vector != NO_VECTOR:
+                self._epc.raise_irq(self._function, queue.vector)
+        else:
+            self.isr |= ISR_QUEUE
+            self._epc.set_intx(self._function, True)
+
+    def config_changed(self) -> None:
+        self.isr |= ISR_CONFIG
+        if not self._epc.msix_enabled(self._function):
+            self._epc.set_intx(self._function, True)
+        elif self.config_vector != NO_VECTOR:
+            self._epc.raise_irq(self._function, self.config_vector)
+
+    async def settle(self) -> None:
+        pass
+
+    # LinkEvents
+
+    def link_up(self) -> None:
+        self._window = None
+
+    def link_down(self) -> None:
+        self._window = None
+        self.device.reset()
+
+    def read_isr(self) -> int:
+        """Reading clears, and ends INTx (section 4.1.4.5)."""
+        value, self.isr = self.isr, 0
+        if not self._epc.msix_enabled(self._function):
+            self._epc.set_intx(self._function, False)
+        return value
+
+    def _status_changed(self, status: Status) -> None:
+        if not status:
+            self._common.clear()
+            self.config_vector = NO_VECTOR
+            self.read_isr()
+            # A window may have ended with bus mastering: the next set-up asks for a new one.
+            self._window = None
+
+
+class BarBlock:
+    """Several structures in one BAR; an access that is not wholly inside of one reads 0 and writes nothing."""
+
+    def __init__(self, blocks: list[tuple[Structure, RegisterBlock]]) -> None:
+        self._blocks = blocks
+
+    def read(self, offset: int, size: int) -> int:
+        for at, block in self._blocks:
+            if at.offset <= offset and offset + size <= at.offset + at.length:
+                return block.read(offset - at.offset, size)
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        for at, block in self._blocks:
+            if at.offset <= offset and offset + size <= at.offset + at.length:
+                block.write(offset - at.offset, size, value)
+                return
+
+
+class CommonBlock:
+    """Common configuration: the driver selects, reads and writes; what is not its to write stays (section 4.1.4.3)."""
+
+    def __init__(self, epf: VirtioEpf) -> None:
+        self._epf = epf
+        self.clear()
+
+    def clear(self) -> None:
+        self._device_select = self._driver_select = self._queue_select = 0
+
+    def read(self, offset: int, size: int) -> int:
+        for field, name in _WIDE.items():
+            if field <= offset < field + 8 and (offset - field, size) in ((0, 8), (0, 4), (4, 4)):
+                queue = self._queue()
+                value: int = getattr(queue, name) if queue is not None else 0
+                return value >> 8 * (offset - field) & (1 << 8 * size) - 1
+        get = self._READ.get(offset)
+        return get(self) if get is not None and SIZES[Common(offset)] == size else 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        for field, name in _WIDE.items():
+            if field <= offset < field + 8 and (offset - field, size) in ((0, 8), (0, 4), (4, 4)):
+                queue = self._idle_queue()
+                if queue is not None:
+                    shift = 8 * (offset - field)
+                    kept = getattr(queue, name) & ~((1 << 8 * size) - 1 << shift)
+                    setattr(queue, name, kept | value << shift)
+                return
+        put = self._WRITE.get(offset)
+        if put is not None and SIZES[Common(offset)] == size:
+            put(self, value)
+
+    def _queue(self) -> DeviceQueue | None:
+        queues = self._epf.device.queues
+        return queues[self._queue_select] if self._queue_select < len(queues) else None
+
+    def _idle_queue(self) -> DeviceQueue | None:
+        """The selected queue while it may be set up: not once it, or the device, runs."""
+        queue = self._queue()
+        running = self._epf.device.status & Status.DRIVER_OK
+        return queue if queue is not None and not queue.enabled and not running else None
+
+    def _of_queue(self, name: str, absent: int = 0) -> int:
+        queue = self._queue()
+        return int(getattr(queue, name)) if queue is not None else absent
+
+    def _set_select(self, value: int) -> None:
+        self._queue_select = value
+
+    def _set_device_select(self, value: int) -> None:
+        self._device_select = value
+
+    def _set_driver_select(self, value: int) -> None:
+        self._driver_select = value
+
+    def _set_config_vector(self, value: int) -> None:
+        self._epf.config_vector = self._epf.valid_vector(value)
+
+    def _set_size(self, value: int) -> None:
+        queue = self._idle_queue()
+        if queue is not None and 1 <= value <= queue.max_num and not value & value - 1:
+            queue.num = value
+
+    def _set_vector(self, value: int) -> None:
+        queue = self._idle_queue()
+        if queue is not None:
+            queue.vector = self._epf.valid_vector(value)
+
+    def _set_enable(self, value: int) -> None:
+        if value == 1 and self._idle_queue() is not None:
+            self._epf.device.enable_queue(self._queue_select)
+
+    _READ: ClassVar[dict[int, Callable[[CommonBlock], int]]] = {
+        Common.DEVICE_FEATURE_SELECT: lambda self: self._device_select,
+        Common.DEVICE_FEATURE: lambda self: word(self._epf.device.device_features, self._device_select),
+        Common.DRIVER_FEATURE_SELECT: lambda self: self._driver_select,
+        Common.DRIVER_FEATURE: lambda self: word(self._epf.device.driver_features, self._driver_select),
+        Common.CONFIG_MSIX_VECTOR: lambda self: self._epf.config_vector,
+        Common.NUM_QUEUES: lambda self: len(self._epf.device.queues),
+        Common.DEVICE_STATUS: lambda self: int(self._epf.device.status),
+        Common.CONFIG_GENERATION: lambda self: self._epf.device.generation & 0xFF,
+        Common.QUEUE_SELECT: lambda self: self._queue_select,
+        Common.QUEUE_SIZE: lambda self: self._of_queue("num"),
+        Common.QUEUE_MSIX_VECTOR: lambda self: self._of_queue("vector", NO_VECTOR),
+        Common.QUEUE_ENABLE: lambda self: self._of_queue("enabled"),
+        Common.QUEUE_NOTIFY_OFF: lambda self: self._of_queue("index"),
+    }
+    _WRITE: ClassVar[dict[int, Callable[[CommonBlock, int], None]]] = {
+        Common.DEVICE_FEATURE_SELECT: _set_device_select,
+        Common.DRIVER_FEATURE_SELECT: _set_driver_select,
+        Common.DRIVER_FEATURE: lambda self, value: self._epf.device.write_driver_features(self._driver_select, value),
+        Common.CONFIG_MSIX_VECTOR: _set_config_vector,
+        Common.DEVICE_STATUS: lambda self, value: self._epf.device.write_status(value),
+        Common.QUEUE_SELECT: _set_select,
+        Common.QUEUE_SIZE: _set_size,
+        Common.QUEUE_MSIX_VECTOR: _set_vector,
+        Common.QUEUE_ENABLE: _set_enable,
+    }
+
+
+class IsrBlock:
+    def __init__(self, epf: VirtioEpf) -> None:
+        self._epf = epf
+
+    def read(self, offset: int, size: int) -> int:
+        return self._epf.read_isr()
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Read-only."""
+
+
+class DeviceBlock:
+    """Device-specific configuration, any access of it; beyond its end zeroes."""
+
+    def __init__(self, device: VhostDevice) -> None:
+        self._device = device
+
+    def read(self, offset: int, size: int) -> int:
+        return int.from_bytes(self._device.read_config(offset, size), "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._device.write_config(offset, value.to_bytes(size, "little"))
+
+
+class NotifyBlock:
+    """A 16-bit write at a queue's own address kicks it; the value says the same and is not needed."""
+
+    def __init__(self, epf: VirtioEpf) -> None:
+        self._epf = epf
+
+    def read(self, offset: int, size: int) -> int:
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        index, odd = divmod(offset, MULTIPLIER)
+        if odd or size != 2 or index >= len(self._epf.device.queues):
+            self._epf.spurious_notifies += 1
+        else:
+            self._epf.device.kick(index)
+
+
+class PciCfgBlock:
+    """The capability that reaches BARs through configuration space (section 4.1.4.9)."""
+
+    BAR_AT, OFFSET_AT, LENGTH_AT, DATA_AT = 2, 6, 10, 14
+
+    def __init__(self, body: bytes, bar: BarBlock) -> None:
+        self._body = bytearray(body)
+        self._bar = bar
+
+    def _target(self, offset: int, size: int) -> tuple[int, int] | None:
+        """Where in the BAR an access to pci_cfg_data goes; None where the fields name nothing sensible."""
+        at = int.from_bytes(self._body[self.OFFSET_AT : self.OFFSET_AT + 4], "little")
+        length = int.from_bytes(self._body[self.LENGTH_AT : self.LENGTH_AT + 4], "little")
+        good = self._body[self.BAR_AT] == BAR and length in (1, 2, 4) and not at % length and at + length <= BAR_SIZE
+        return (at, length) if good and offset == self.DATA_AT and size >= length else None
+
+    def read(self, offset: int, size: int) -> int:
+        if offset < self.DATA_AT:
+            return int.from_bytes(self._body[offset : offset + size], "little")
+        target = self._target(offset, size)
+        return self._bar.read(*target) if target is not None else 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset >= self.DATA_AT:
+            target = self._target(offset, size)
+            if target is not None:
+                at, length = target
+                self._bar.write(at, length, value & (1 << 8 * length) - 1)
+        elif offset == self.BAR_AT or (self.OFFSET_AT <= offset and offset + size <= self.DATA_AT):
+            # Everything else of the capability is read-only.
+            count = 1 if offset == self.BAR_AT else size
+            self._body[offset : offset + count] = (value & (1 << 8 * count) - 1).to_bytes(count, "little")

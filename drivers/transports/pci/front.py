@@ -1,0 +1,337 @@
+"""The driver's half: finds the structures, then does to registers what the virtio bus asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from drivers.errors import ProbeError, TransportLost
+from drivers.hw import DmaBuffer, DmaMemory, PciFunction
+from drivers.model import Binding, BindState, Bus, BusDriver, MatchId
+from drivers.pump import Signal
+from drivers.transports.pci.registers import (
+    CAP_VENDOR,
+    DEVICE_BASE,
+    ISR_CONFIG,
+    ISR_QUEUE,
+    SIZES,
+    TRANSITIONAL,
+    VENDOR,
+    CfgType,
+    Common,
+    Structure,
+)
+from drivers.virtio import DriverQueue, QueueSpec, VirtioBus, VirtioDevice
+from rings.features import RingFeature, mask
+from rings.ids import DeviceId
+from rings.layout import DESC_SIZE, MAX_NUM, SPLIT_ALIGN, RingAddrs, split_sizes
+from rings.memory import Addr
+from rings.split.virtqueue import SplitVirtqueue
+
+__all__ = ["PciBus", "PciDriver", "VirtioPciDriver"]
+
+FEATURES = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
+NO_VECTOR = 0xFFFF
+RESET_TIMEOUT = 1.0
+"""Seconds until a device that does not finish its reset is given up."""
+RESET_POLL = 0.001
+COMMAND, COMMAND_MASTER = 0x04, 0x04
+STATUS, STATUS_CAPS = 0x06, 0x10
+CAP_POINTER = 0x34
+BARS = 6
+
+
+def find_structures(function: PciFunction) -> dict[int, Structure]:
+    """The first usable structure of each kind in the capability list (section 4.1.4.1).
+
+    Raises ProbeError where one that every modern device has is missing, or lies outside of its BAR.
+    """
+    found: dict[int, Structure] = {}
+    at = function.config_read(CAP_POINTER, 1) & ~3 if function.config_read(STATUS, 2) & STATUS_CAPS else 0
+    for _ in range(64):  # a list that loops ends here
+        if at < 0x40:
+            break
+        if function.config_read(at, 1) == CAP_VENDOR:
+            length = function.config_read(at + 2, 1)
+            if length >= 16:
+                body = bytes(function.config_read(at + i, 1) for i in range(2, min(length, 20)))
+                structure = Structure.parse(body)
+                end = structure.offset + structure.length
+                usable = structure.bar < BARS and structure.length and end <= function.bar_size(structure.bar)
+                if structure.kind in tuple(CfgType) and usable:
+                    found.setdefault(structure.kind, structure)
+        at = function.config_read(at + 1, 1) & ~3
+    missing = [kind.name for kind in (CfgType.COMMON, CfgType.NOTIFY, CfgType.ISR) if kind not in found]
+    if missing:
+        raise ProbeError(f"{function.name}: no usable {', '.join(missing)} structure; not a modern virtio device")
+    return found
+
+
+class VirtioPci:
+    """`drivers.virtio.ConfigOps` over one PCI function; also hears of its link."""
+
+    features = FEATURES
+
+    def __init__(self, function: PciFunction) -> None:
+        self._function = function
+        self._found = find_structures(function)
+        self._device: VirtioDevice | None = None
+        self._queues: list[DriverQueue] = []
+        self._memory: list[DmaBuffer] = []
+        self._back = Signal()
+        self.dma: DmaMemory = function.dma
+        self.online = True
+
+    def own(self, device: VirtioDevice) -> None:
+        """Tell ``device`` from now on what happens to the function."""
+        self._device = device
+        self._function.watch(self)
+
+    def release(self) -> None:
+        self._function.watch(None)
+        self._function.free_irqs()
+        self._device = None
+
+    # LinkEvents
+
+    def link_up(self) -> None:
+        self.online = True
+        self._back.set()
+
+    def link_down(self) -> None:
+        self.online = False
+        for queue in self._queues:
+            queue.live = False  # nothing more is moved into an epoch that is over
+        if self._device is not None:
+            self._device.changed.set()
+
+    async def wait_online(self) -> None:
+        while not self.online:
+            await self._back.wait()
+
+    # Registers
+
+    def _read(self, field: Common) -> int:
+        at = self._found[CfgType.COMMON]
+        return self._function.bar_read(at.bar, at.offset + field, SIZES[field])
+
+    def _write(self, field: Common, value: int) -> None:
+        at = self._found[CfgType.COMMON]
+        if SIZES[field] == 8:  # in halves (section 4.1.3.1)
+            self._function.bar_write(at.bar, at.offset + field, 4, value & 0xFFFF_FFFF)
+            self._function.bar_write(at.bar, at.offset + field + 4, 4, value >> 32)
+        else:
+            self._function.bar_write(at.bar, at.offset + field, SIZES[field], value)
+
+    async def get_status(self) -> int:
+        return self._read(Common.DEVICE_STATUS)
+
+    async def set_status(self, status: int) -> None:
+        self._write(Common.DEVICE_STATUS, status)
+
+    async def reset(self) -> None:
+        function = self._function
+        command = function.config_read(COMMAND, 2)
+        if not command & COMMAND_MASTER:
+            function.config_write(COMMAND, 2, command | COMMAND_MASTER)
+        self._write(Common.DEVICE_STATUS, 0)
+        with trio.move_on_after(RESET_TIMEOUT):
+            while self.online:
+                if not self._read(Common.DEVICE_STATUS):
+                    return
+                await trio.sleep(RESET_POLL)
+        # It may still write to memory that is about to be freed: take its access away.
+        function.config_write(COMMAND, 2, function.config_read(COMMAND, 2) & ~COMMAND_MASTER)
+        why = f"did not finish its reset within {RESET_TIMEOUT:g} s" if self.online else "was lost during reset"
+        raise TransportLost(f"{function.name}: the device {why}")
+
+    async def get_features(self) -> int:
+        value = 0
+        for select in range(4):
+            self._write(Common.DEVICE_FEATURE_SELECT, select)
+            value |= self._read(Common.DEVICE_FEATURE) << 32 * select
+        if not self.online:
+            raise TransportLost(f"{self._function.name}: the link went down")
+        return value
+
+    async def finalize_features(self, features: int) -> None:
+        for select in range(4):
+            self._write(Common.DRIVER_FEATURE_SELECT, select)
+            self._write(Common.DRIVER_FEATURE, features >> 32 * select & 0xFFFF_FFFF)
+
+    async def generation(self) -> int:
+        return self._read(Common.CONFIG_GENERATION)
+
+    async def read_config(self, offset: int, size: int) -> bytes:
+        at = self._config(offset, size)
+        step = size if size in (1, 2, 4) and not offset % size else 1
+        parts = range(at.offset + offset, at.offset + offset + size, step)
+        return b"".join(self._function.bar_read(at.bar, part, step).to_bytes(step, "little") for part in parts)
+
+    async def write_config(self, offset: int, data: bytes) -> None:
+        at = self._config(offset, len(data))
+        for i, value in enumerate(data):
+            self._function.bar_write(at.bar, at.offset + offset + i, 1, value)
+
+    def _config(self, offset: int, size: int) -> Structure:
+        at = self._found.get(CfgType.DEVICE)
+        if at is None or offset + size > at.length:
+            raise ProbeError(f"{self._function.name}: no device configuration of {offset + size} bytes")
+        return at
+
+    # Queues
+
+    async def find_vqs(self, device: VirtioDevice, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
+        if self._read(Common.NUM_QUEUES) < len(specs):
+            raise ProbeError(f"{self._function.name}: {self._read(Common.NUM_QUEUES)} queues, {len(specs)} needed")
+        self._queues = []
+        vectors = self._function.enable_msix()
+        # One vector for the configuration, one for each queue; else the queues share, or everything does.
+        own = vectors > len(specs)
+        if vectors:
+            self._function.request_irq(0, device.interrupt if vectors > 1 else self._any_interrupt)
+            self._write(Common.CONFIG_MSIX_VECTOR, 0)
+            self._verify(Common.CONFIG_MSIX_VECTOR, 0)
+            if 1 < vectors <= len(specs):
+                self._function.request_irq(1, self._queue_interrupt)
+        else:
+            self._function.request_intx(self._intx)
+        for index, spec in enumerate(specs):
+            vector = NO_VECTOR if not vectors else index + 1 if own else min(1, vectors - 1)
+            self._queues.append(self._set_up(device, index, spec, vector, own))
+        for index in range(len(specs)):
+            self._write(Common.QUEUE_SELECT, index)
+            self._write(Common.QUEUE_ENABLE, 1)
+            if self._read(Common.QUEUE_ENABLE) != 1:
+                raise ProbeError(f"{self._function.name}: queue {index} can't be enabled")
+        return self._queues
+
+    def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec, vector: int, own: bool) -> DriverQueue:
+        self._write(Common.QUEUE_SELECT, index)
+        most = self._read(Common.QUEUE_SIZE)
+        if not 1 <= most <= MAX_NUM or most & most - 1:
+            raise ProbeError(f"{self._function.name}: queue {index} reports a size of {most}")
+        num = min(most, spec.num or most)
+        num = 1 << num.bit_length() - 1
+        areas = [self._alloc(size, align) for size, align in zip(split_sizes(num), SPLIT_ALIGN, strict=True)]
+        tables = None
+        if device.has(RingFeature.INDIRECT_DESC) and spec.segments > 1:
+            tables = self._alloc(num * min(spec.segments, num) * DESC_SIZE, DESC_SIZE)
+        ring: SplitVirtqueue[object] = SplitVirtqueue(
+            self.dma,
+            num,
+            RingAddrs(*areas),
+            event_idx=device.has(RingFeature.EVENT_IDX),
+            indirect=tables,
+            indirect_max=spec.segments,
+        )
+        at = self._found[CfgType.NOTIFY]
+        where = self._read(Common.QUEUE_NOTIFY_OFF) * at.multiplier
+        if where + 2 > at.length:
+            ring.close()
+            raise ProbeError(f"{self._function.name}: queue {index} is notified outside of the structure")
+        queue = DriverQueue(index, spec, ring, partial(self._function.bar_write, at.bar, at.offset + where, 2, index))
+        if own:
+            self._function.request_irq(vector, queue.called)
+        self._write(Common.QUEUE_SIZE, num)
+        for field, area in zip((Common.QUEUE_DESC, Common.QUEUE_DRIVER, Common.QUEUE_DEVICE), areas, strict=True):
+            self._write(field, area)
+        if vector != NO_VECTOR:
+            self._write(Common.QUEUE_MSIX_VECTOR, vector)
+            self._verify(Common.QUEUE_MSIX_VECTOR, vector)
+        return queue
+
+    def _alloc(self, size: int, align: int) -> Addr:
+        buffer = self.dma.alloc(size, max(align, 64))
+        self._memory.append(buffer)
+        return buffer.addr
+
+    def _verify(self, field: Common, vector: int) -> None:
+        """Reading back says whether the device could map the vector (section 4.1.5.1.2)."""
+        if self._read(field) != vector:
+            raise ProbeError(f"{self._function.name}: the device could not map MSI-X vector {vector}")
+
+    def del_vqs(self) -> None:
+        self._function.free_irqs()
+        for queue in self._queues:
+            queue.close()
+        self._queues = []
+        while self._memory:
+            self.dma.free(self._memory.pop())
+
+    # Interrupts
+
+    def _queue_interrupt(self) -> None:
+        for queue in self._queues:
+            queue.called()
+
+    def _any_interrupt(self) -> None:
+        self._queue_interrupt()
+        if self._device is not None:
+            self._device.interrupt()
+
+    def _intx(self) -> None:
+        at = self._found[CfgType.ISR]
+        isr = self._function.bar_read(at.bar, at.offset, 1)
+        if isr == 0xFF:  # nobody answers
+            return
+        if isr & ISR_QUEUE:
+            self._queue_interrupt()
+        if isr & ISR_CONFIG and self._device is not None:
+            self._device.interrupt()
+
+
+class PciDriver(BusDriver, Protocol):
+    """A driver for PCI functions."""
+
+    async def serve(self, function: PciFunction, bound: Callable[[], None]) -> None:
+        """Probe, say ``bound()``, and serve until cancelled. Raises ProbeError."""
+
+
+class PciBus(Bus[PciFunction, PciDriver]):
+    """The functions a root complex found, and their drivers."""
+
+    prefix = "pci"
+
+    async def attach(self, binding: Binding[PciFunction, PciDriver], device: PciFunction, driver: PciDriver) -> None:
+        def bound() -> None:
+            binding.state = BindState.BOUND
+
+        await driver.serve(device, bound)
+
+
+class VirtioPciDriver:
+    """Makes a virtio device of every PCI function that is one, modern or transitional."""
+
+    name = "virtio-pci"
+    id_table = tuple(
+        MatchId(device, VENDOR)
+        for device in (
+            *(DEVICE_BASE + i for i in DeviceId),
+            *(k for k, v in TRANSITIONAL.items() if v in tuple(DeviceId)),
+        )
+    )
+
+    def __init__(self, bus: VirtioBus) -> None:
+        self._bus = bus
+        self.devices: list[tuple[PciFunction, VirtioDevice]] = []
+
+    async def serve(self, function: PciFunction, bound: Callable[[], None]) -> None:
+        ops = VirtioPci(function)
+        device_id = TRANSITIONAL.get(function.device_id) or function.device_id - DEVICE_BASE
+        device = VirtioDevice(device_id, function.vendor_id, ops, function.name)
+        entry = (function, device)
+        ops.own(device)
+        self.devices.append(entry)
+        try:
+            self._bus.register_device(device)
+            bound()
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._bus.unregister_device(device)
+            self.devices.remove(entry)
+            ops.release()

@@ -1,0 +1,340 @@
+"""The device side's bus: a device's status, features, queues and configuration, whatever carries them.
+
+A transport's back half translates register accesses or messages into calls on `VhostDevice`; a device
+type's driver is bound to it here. Neither knows the other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import attrs
+import trio
+
+from drivers.model import Binding, BindState, Bus, BusDriver
+from drivers.pump import BATCH_BUCKETS, Signal
+from rings import status as st
+from rings.errors import MemoryFault, RemoteRingError
+from rings.features import EMPTY_TABLE, FeatureTable, RingFeature
+from rings.layout import RingAddrs
+from rings.memory import Addr, Memory
+from rings.queue import QueueStatistics, Vringh
+from rings.split.vringh import SplitVringh
+from rings.status import Status
+
+__all__ = ["NO_VECTOR", "DeviceQueue", "VhostBound", "VhostBus", "VhostDevice", "VhostDriver", "VhostOps"]
+
+NO_VECTOR = 0xFFFF
+FAILURES_KEPT = 8
+
+
+class VhostOps(Protocol):
+    """What a transport's back half does for a device."""
+
+    @property
+    def features(self) -> int:
+        """The ring and transport feature bits it can carry."""
+
+    def memory(self) -> Memory:
+        """The driver's memory as it can be reached now. Raises MemoryFault when it can't."""
+
+    def call(self, queue: DeviceQueue) -> None:
+        """Tell the driver that buffers were used."""
+
+    def config_changed(self) -> None:
+        """Tell the driver that configuration or status changed."""
+
+    async def settle(self) -> None:
+        """Sleep out the time the link is owed for accesses so far."""
+
+
+class DeviceQueue:
+    """One queue of a device: what the driver configured, and the ring once it is enabled."""
+
+    def __init__(self, device: VhostDevice, index: int, name: str, max_num: int) -> None:
+        self.device = device
+        self.index = index
+        self.name = name
+        self.max_num = max_num
+        self.signal = Signal()
+        self.batches = [0] * BATCH_BUCKETS
+        self.kicks = self.spurious = 0
+        self._past = QueueStatistics(0, 0, 0, 0)
+        self.ring: Vringh | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Back to the values a reset leaves."""
+        self.close()
+        self.num = self.max_num
+        self.desc = self.driver = self.used = 0
+        self.vector = NO_VECTOR
+        self.enabled = False
+
+    def close(self) -> None:
+        """Let go of the ring at once; whoever waits for it is woken."""
+        self.live = False
+        if self.ring is not None:
+            self._past = self.statistics()
+            self.ring.close()
+            self.ring = None
+            self.signal.set()
+
+    def statistics(self) -> QueueStatistics:
+        """Since the device exists, over all resets."""
+        if self.ring is None:
+            return self._past
+        now = attrs.astuple(self.ring.statistics())
+        return QueueStatistics(*(a + b for a, b in zip(attrs.astuple(self._past), now, strict=True)))
+
+    def reachable(self) -> bool:
+        return self.ring is not None and self.ring.reachable()
+
+    def quiet(self) -> None:
+        if self.ring is not None:
+            self.ring.notify_disable()
+
+    def rearm(self) -> bool:
+        return self.ring is not None and self.ring.notify_enable()
+
+    def flush(self) -> None:
+        if self.ring is not None and self.ring.publish():
+            self.device.ops.call(self)
+
+    def broke(self, error: RemoteRingError | MemoryFault) -> None:
+        if self.ring is not None:
+            self.ring.latch()
+        self.device.fail(f"queue {self.index}: {error}")
+
+
+class VhostBound(Protocol):
+    """A device type's hold on one device, made by its driver's probe."""
+
+    async def run(self) -> None:
+        """Serve from DRIVER_OK on, until cancelled by a reset; called again for the next DRIVER_OK."""
+
+    def config_written(self, offset: int, data: bytes) -> None:
+        """The driver wrote configuration; the bytes are not stored unless this does it."""
+
+    async def close(self) -> None:
+        """Release what probe acquired."""
+
+
+class VhostDriver(BusDriver, Protocol):
+    """A device type."""
+
+    @property
+    def table(self) -> FeatureTable: ...
+
+    async def probe(self, device: VhostDevice) -> VhostBound:
+        """Offer features, queues and configuration through `VhostDevice.offer`.
+
+        Raises ProbeDeferred or ProbeError.
+        """
+
+
+class VhostDevice:
+    """A virtio device as its own side holds it.
+
+    All methods a transport calls are synchronous and accept whatever the other side may write.
+    """
+
+    def __init__(self, device_id: int, vendor_id: int, ops: VhostOps, name: str = "") -> None:
+        self.device_id = device_id
+        self.vendor_id = vendor_id
+        self.ops = ops
+        self.name = name
+        self.table = EMPTY_TABLE
+        self.ready = trio.Event()
+        """Set once a driver offered features: only then may the other side see the device."""
+        self.device_features = 0
+        self.failures: deque[str] = deque(maxlen=FAILURES_KEPT)
+        self.resets = 0
+        self.queues: list[DeviceQueue] = []
+        self.generation = 0
+        self._config = b""
+        self._scope: trio.CancelScope | None = None
+        self._go = Signal()
+        self._written: Callable[[int, bytes], None] | None = None
+        self.on_status: Callable[[Status], None] | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self.status = Status(0)
+        self.driver_features = 0
+        self.features = 0
+        for queue in self.queues:
+            queue.forget()
+
+    # What the device type says.
+
+    def offer(self, table: FeatureTable, features: int, queues: Sequence[tuple[str, int]], config: bytes) -> None:
+        """Show the other side a device: feature bits, queues as (name, largest size), configuration space.
+
+        What the transport can't carry, or what lacks a prerequisite, is not offered.
+        """
+        self.table = table
+        device_type = features & ~sum(1 << bit for bit in RingFeature)
+        self.device_features = table.prune(device_type | features & self.ops.features)
+        for queue in self.queues:
+            queue.close()
+        self.queues = [DeviceQueue(self, i, name, num) for i, (name, num) in enumerate(queues)]
+        self._config = bytes(config)
+        self.ready.set()
+
+    def withdraw(self) -> None:
+        """No driver any more: nothing is offered."""
+        self.reset()
+        self._finish_reset()
+        self.ready = trio.Event()
+        self.device_features, self._config = 0, b""
+        self.queues = []
+
+    @property
+    def config(self) -> bytes:
+        return self._config
+
+    def set_config(self, config: bytes) -> None:
+        """Change the configuration space as a whole and tell the driver (VIRTIO 1.4 section 2.5)."""
+        if config != self._config:
+            self._config = bytes(config)
+            self.generation = self.generation + 1 & 0xFFFF_FFFF
+            if self.status & Status.DRIVER_OK:
+                self.ops.config_changed()
+
+    def fail(self, reason: str) -> None:
+        """Only a reset helps: set DEVICE_NEEDS_RESET and say so (section 2.1.2)."""
+        self.failures.append(reason)
+        if not self.status & Status.NEEDS_RESET:
+            self.status |= Status.NEEDS_RESET
+            if self.status & Status.DRIVER_OK:
+                self.ops.config_changed()
+
+    # What the transport says.
+
+    @property
+    def running(self) -> bool:
+        """Whether rings may be touched: between DRIVER_OK and reset."""
+        return bool(self.status & Status.DRIVER_OK) and self._scope is not None
+
+    def read_config(self, offset: int, size: int) -> bytes:
+        """Bytes of the configuration space; zeroes beyond its end."""
+        return self._config[offset : offset + size].ljust(size, b"\0") if offset >= 0 else bytes(size)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        if self._written is not None and 0 <= offset and offset + len(data) <= len(self._config):
+            self._written(offset, data)
+
+    def write_driver_features(self, select: int, value: int) -> None:
+        """32 bits of the driver's features; ignored once FEATURES_OK stands (section 3.1.1)."""
+        if not self.status & Status.FEATURES_OK and select < 4:
+            keep = self.driver_features & ~(0xFFFF_FFFF << 32 * select)
+            self.driver_features = keep | (value & 0xFFFF_FFFF) << 32 * select
+
+    def acceptable(self, features: int) -> bool:
+        """Whether the device works with this selection: offered, VERSION_1, prerequisites met."""
+        return (
+            not features & ~self.device_features
+            and bool(features >> RingFeature.VERSION_1 & 1)
+            and not self.table.unmet(features)
+        )
+
+    def write_status(self, value: int) -> None:
+        """The driver writes the status field; 0 resets, an illegal move changes nothing."""
+        if not value:
+            self.reset()
+            return
+        old, new = self.status, st.next_status(self.status, value)
+        if new & ~old & Status.FEATURES_OK:
+            if self.acceptable(self.driver_features):
+                self.features = self.driver_features
+            else:
+                new = old | new & ~(Status.FEATURES_OK | Status.DRIVER_OK)
+        self.status = new
+        if self.on_status is not None and new != old:
+            self.on_status(new)
+        if new & ~old & Status.DRIVER_OK:
+            self._go.set()
+
+    def enable_queue(self, index: int) -> bool:
+        """Build the ring from what was configured; False where no ring can be, which breaks the device."""
+        queue = self.queues[index]
+        if queue.enabled or not self.status & Status.FEATURES_OK:
+            return queue.enabled
+        try:
+            queue.ring = SplitVringh(
+                self.ops.memory(),
+                queue.num,
+                RingAddrs(Addr(queue.desc), Addr(queue.driver), Addr(queue.used)),
+                event_idx=bool(self.features >> RingFeature.EVENT_IDX & 1),
+                indirect=bool(self.features >> RingFeature.INDIRECT_DESC & 1),
+            )
+        except (RemoteRingError, MemoryFault) as exc:
+            self.fail(f"queue {index}: {exc}")
+            return False
+        queue.enabled = queue.live = True
+        return True
+
+    def kick(self, index: int) -> None:
+        """The driver says buffers are available; ignored for a queue that does not run (section 2.9)."""
+        if 0 <= index < len(self.queues):
+            queue = self.queues[index]
+            if queue.live and self.running:
+                queue.kicks += 1
+                queue.signal.set()
+            else:
+                queue.spurious += 1
+
+    def reset(self) -> None:
+        """Stop touching memory now; the status reads 0 once the device's tasks have ended (section 2.4.1)."""
+        self.resets += 1
+        for queue in self.queues:
+            queue.close()
+        if self._scope is not None:
+            self._scope.cancel()
+        else:
+            self._finish_reset()
+
+    def _finish_reset(self) -> None:
+        self._clear()
+        if self.on_status is not None:
+            self.on_status(self.status)
+
+    # What the bus says.
+
+    async def serve(self, bound: VhostBound) -> None:
+        """Run ``bound`` from every DRIVER_OK to the next reset."""
+        self._written = bound.config_written
+        try:
+            while True:
+                await self._go.wait()
+                if not self.status & Status.DRIVER_OK:
+                    continue
+                with trio.CancelScope() as self._scope:
+                    await bound.run()
+                    await trio.sleep_forever()
+                self._scope = None
+                self._finish_reset()
+        finally:
+            self._written = self._scope = None
+
+
+class VhostBus(Bus[VhostDevice, VhostDriver]):
+    """Devices of this host and the device types that can be them."""
+
+    prefix = "vhost"
+
+    async def attach(
+        self, binding: Binding[VhostDevice, VhostDriver], device: VhostDevice, driver: VhostDriver
+    ) -> None:
+        """The device side's bring-up: features first, then visible; rings only from DRIVER_OK to reset."""
+        bound = await driver.probe(device)
+        try:
+            binding.state = BindState.BOUND
+            await device.serve(bound)
+        finally:
+            device.withdraw()
+            with trio.CancelScope(shield=True):
+                await bound.close()

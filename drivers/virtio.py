@@ -1,0 +1,355 @@
+"""The driver side's bus: the one bring-up order, and a device as its driver sees it.
+
+A transport's front half implements `ConfigOps`; device types implement `VirtioDriver`. Whatever happens to
+the device later (it asks for a reset, breaks a ring, or the link goes), the answer is the same: stop, reset,
+and bring it up again from step 1.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import attrs
+import trio
+
+from drivers.errors import DriverError, FeatureMismatch, ProbeError, TransportLost
+from drivers.hw import DmaMemory
+from drivers.model import Binding, BindState, Bus, BusDriver
+from drivers.pump import BATCH_BUCKETS, Signal
+from rings.errors import MemoryFault, RemoteRingError
+from rings.features import FeatureTable, RingFeature
+from rings.queue import QueueStatistics, Virtqueue
+from rings.status import Status
+
+__all__ = ["ConfigOps", "DriverQueue", "QueueSpec", "VirtioBound", "VirtioBus", "VirtioDevice", "VirtioDriver"]
+
+CONFIG_TRIES = 10
+"""Reads of the configuration before a generation that never stands still is refused."""
+RESTART_PAUSE = 0.01, 1.0
+"""Seconds between two bring-ups of a device that keeps failing: at first, and at most."""
+FAILURES_KEPT = 8
+
+
+@attrs.frozen
+class QueueSpec:
+    """What a driver wants of one queue."""
+
+    name: str
+    num: int | None = None
+    """Largest size to use, in descriptors; None leaves it to the device."""
+    segments: int = 1
+    """Descriptors of the longest chain it will add: sizes indirect tables."""
+    delayed: bool = False
+    """Call only when most of what is in flight was used (transmit queues)."""
+
+
+class DriverQueue:
+    """One live queue of a device: its ring, and the way to tell the device."""
+
+    def __init__(self, index: int, spec: QueueSpec, ring: Virtqueue[Any], kick: Callable[[], None]) -> None:
+        self.index = index
+        self.name = spec.name
+        self.ring = ring
+        self.kick = kick
+        """Tell the device: posted, never waited for."""
+        self.signal = Signal()
+        self.batches = [0] * BATCH_BUCKETS
+        self.calls = 0
+        self.live = True
+        self.fault: str = ""
+        self._delayed = spec.delayed
+        self._on_fault: Signal | None = None
+
+    def called(self) -> None:
+        """The device says it used buffers; ignored once the ring is down (section 2.7.8)."""
+        self.calls += 1
+        if self.live:
+            self.signal.set()
+
+    def reachable(self) -> bool:
+        return self.ring.reachable()
+
+    def quiet(self) -> None:
+        self.ring.disable_cb()
+
+    def rearm(self) -> bool:
+        return self.ring.enable_cb_delayed() if self._delayed else self.ring.enable_cb()
+
+    def flush(self) -> None:
+        if self.ring.publish():
+            self.kick()
+
+    def broke(self, error: RemoteRingError | MemoryFault) -> None:
+        self.live = False
+        self.fault = f"queue {self.index}: {error}"
+        if self._on_fault is not None:
+            self._on_fault.set()
+
+    def close(self) -> None:
+        self.live = False
+        self.ring.close()
+        self.signal.set()
+
+
+class ConfigOps(Protocol):
+    """A transport's front half. Everything may have to wait for the other side.
+
+    Whatever waits raises TransportLost when the device does not answer or is gone.
+    """
+
+    @property
+    def features(self) -> int:
+        """The ring and transport feature bits it can carry."""
+
+    @property
+    def dma(self) -> DmaMemory:
+        """Where buffers for the device come from."""
+
+    @property
+    def online(self) -> bool:
+        """Whether the device can be reached."""
+
+    async def wait_online(self) -> None: ...
+
+    async def get_status(self) -> int: ...
+
+    async def set_status(self, status: int) -> None: ...
+
+    async def reset(self) -> None:
+        """Write 0 and wait until it reads 0, at most a second (section 2.4.2)."""
+
+    async def get_features(self) -> int: ...
+
+    async def finalize_features(self, features: int) -> None: ...
+
+    async def generation(self) -> int: ...
+
+    async def read_config(self, offset: int, size: int) -> bytes:
+        """A field of 1, 2 or 4 bytes in one access, anything else in several."""
+
+    async def write_config(self, offset: int, data: bytes) -> None: ...
+
+    async def find_vqs(self, device: VirtioDevice, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
+        """Set the queues up, all fields before enabling. Raises ProbeError where there are too few."""
+
+    def del_vqs(self) -> None:
+        """Free ring memory and interrupts, after the device was reset."""
+
+
+class VirtioBound(Protocol):
+    """A device type's hold on one device that is live, made by its driver's probe."""
+
+    async def run(self) -> None:
+        """Serve, from DRIVER_OK until cancelled."""
+
+    async def config_changed(self) -> None:
+        """The device's configuration changed."""
+
+    def close(self) -> None:
+        """The device was reset: take back every buffer it held, release what probe acquired."""
+
+
+class VirtioDriver(BusDriver, Protocol):
+    """A device type, seen from the driver's side."""
+
+    @property
+    def table(self) -> FeatureTable: ...
+
+    def features(self, device: VirtioDevice) -> int:
+        """The bits it understands and wants now. Raises ProbeDeferred while something it needs is missing."""
+
+    async def probe(self, device: VirtioDevice) -> VirtioBound:
+        """Set up queues and buffers, after FEATURES_OK and before DRIVER_OK (step 7)."""
+
+
+class VirtioDevice:
+    """A virtio device as its driver holds it."""
+
+    def __init__(self, device_id: int, vendor_id: int, ops: ConfigOps, location: str) -> None:
+        self.device_id = device_id
+        self.vendor_id = vendor_id
+        self.ops = ops
+        self.name = ""
+        self.location = location
+        """Where it was found, such as the name of a PCI function."""
+        self.features = 0
+        """What was agreed on, frozen at FEATURES_OK."""
+        self.status = Status(0)
+        """The last status this side wrote or read."""
+        self.queues: list[DriverQueue] = []
+        self.failures: deque[str] = deque(maxlen=FAILURES_KEPT)
+        self.restarts = 0
+        self.early_interrupts = 0
+        self.changed = Signal()
+        """Configuration, status, or reachability changed: the supervisor looks."""
+        self._past: dict[str, QueueStatistics] = {}
+
+    def has(self, bit: int) -> bool:
+        """Whether a feature was agreed on."""
+        return bool(self.features >> bit & 1)
+
+    def interrupt(self) -> None:
+        """A configuration-change interrupt; harmless before DRIVER_OK and after remove."""
+        if not self.status & Status.DRIVER_OK:
+            self.early_interrupts += 1
+        self.changed.set()
+
+    async def read_config(self, offset: int, size: int) -> bytes:
+        """Bytes of one generation of the configuration (section 2.5.3). Raises ProbeError if it never settles."""
+        for _ in range(CONFIG_TRIES):
+            before = await self.ops.generation()
+            data = await self.ops.read_config(offset, size)
+            if await self.ops.generation() == before:
+                return data
+        raise ProbeError(f"{self.name}: configuration changed during each of {CONFIG_TRIES} reads")
+
+    async def find_vqs(self, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
+        self.queues = await self.ops.find_vqs(self, specs)
+        for queue in self.queues:
+            queue._on_fault = self.changed
+        return self.queues
+
+    def statistics(self, queue: DriverQueue) -> QueueStatistics:
+        """Of one queue, over all resets since the device exists."""
+        return _sum(self._past.get(queue.name), queue.ring.statistics() if queue.live else None)
+
+    def forget_queues(self) -> None:
+        """Let go of the rings; figures are kept."""
+        for queue in self.queues:
+            if queue.ring is not None:
+                self._past[queue.name] = _sum(self._past.get(queue.name), queue.ring.statistics())
+            queue.close()
+
+
+def _sum(*parts: QueueStatistics | None) -> QueueStatistics:
+    rows = [attrs.astuple(part) for part in parts if part is not None]
+    return (
+        QueueStatistics(*(sum(column) for column in zip(*rows, strict=True))) if rows else QueueStatistics(0, 0, 0, 0)
+    )
+
+
+async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
+    """Steps 1 to 8 of VIRTIO 1.4 section 3.1.1, the one place where they are.
+
+    Raises FeatureMismatch or ProbeError with FAILED set, ProbeDeferred with the device reset, or TransportLost.
+    """
+    ops = device.ops
+    device.status, device.features = Status(0), 0
+    bound: VirtioBound | None = None
+    try:
+        await ops.reset()
+        await _advance(device, Status.ACKNOWLEDGE)
+        await _advance(device, Status.DRIVER)
+        offered = await ops.get_features()
+        device_type = driver.table.known() & ~sum(1 << bit for bit in RingFeature)
+        wanted = driver.table.prune(offered & driver.features(device) & (device_type | ops.features))
+        if not wanted >> RingFeature.VERSION_1 & 1:
+            raise FeatureMismatch(
+                f"{device.name}: the device does not offer VERSION_1, and no legacy driver exists here"
+            )
+        await ops.finalize_features(wanted)
+        await _advance(device, Status.FEATURES_OK)
+        if not Status(await ops.get_status()) & Status.FEATURES_OK:
+            raise FeatureMismatch(f"{device.name}: refused {', '.join(driver.table.describe(wanted))}")
+        device.features = wanted
+        bound = await driver.probe(device)
+        await _advance(device, Status.DRIVER_OK)
+        return bound
+    except BaseException as exc:
+        if bound is not None:
+            bound.close()
+        device.forget_queues()
+        with trio.CancelScope(shield=True):
+            await _give_up(device, failed=isinstance(exc, ProbeError))
+        raise
+
+
+async def _advance(device: VirtioDevice, bit: Status) -> None:
+    device.status |= bit
+    await device.ops.set_status(device.status)
+
+
+async def _give_up(device: VirtioDevice, *, failed: bool) -> None:
+    """Make sure the device touches nothing more, then let go of the queues."""
+    try:
+        if device.ops.online:
+            if failed:
+                await _advance(device, Status.FAILED)
+            else:
+                await device.ops.reset()
+                device.status = Status(0)
+    except TransportLost:
+        pass
+    device.ops.del_vqs()
+
+
+class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
+    """Devices this host found and the drivers for them."""
+
+    prefix = "virtio"
+
+    async def attach(
+        self, binding: Binding[VirtioDevice, VirtioDriver], device: VirtioDevice, driver: VirtioDriver
+    ) -> None:
+        """Keep the device up: after a fault, a requested reset or a lost link, start again at step 1."""
+        shortest, longest = RESTART_PAUSE
+        pause = shortest
+        while True:
+            await device.ops.wait_online()
+            try:
+                bound = await bring_up(device, driver)
+            except TransportLost as exc:
+                device.failures.append(str(exc))
+            else:
+                binding.state = BindState.BOUND
+                began = trio.current_time()
+                reason = await _live(device, bound)
+                device.failures.append(reason)
+                if trio.current_time() - began > longest:
+                    pause = shortest
+            device.restarts += 1
+            binding.state = BindState.PROBING
+            if device.ops.online:
+                await trio.sleep(pause)
+                pause = min(2 * pause, longest)
+
+
+async def _live(device: VirtioDevice, bound: VirtioBound) -> str:
+    """Serve a device from DRIVER_OK until something ends it; the reason."""
+    reason = "unbound"
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bound.run)
+            reason = await _watch(device, bound)
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            # No task touches the rings any more; the device must not either before buffers are taken back.
+            device.forget_queues()
+            await _give_up(device, failed=False)
+            bound.close()
+    return reason
+
+
+async def _watch(device: VirtioDevice, bound: VirtioBound) -> str:
+    while True:
+        await device.changed.wait()
+        try:
+            if not device.ops.online:
+                return "the device can't be reached"
+            status = await device.ops.get_status()
+            if status == 0xFF:  # no device can show this: nobody answers
+                return "the device does not answer"
+            for queue in device.queues:
+                if queue.fault:
+                    return queue.fault
+            if status & Status.NEEDS_RESET:
+                device.status |= Status.NEEDS_RESET
+                return "the device asked for a reset"
+            if not status & Status.DRIVER_OK:
+                return "the device was reset behind our back"
+            await bound.config_changed()
+        except DriverError as exc:
+            return str(exc)

@@ -1,0 +1,57 @@
+"""A descriptor chain after every check: which bytes the device may read, and which it may write.
+
+A chain is the plain tuple ``(head, readable, writable)``: an object per packet would cost more than
+the walk. The two lists hold byte views, none of them empty, readable ones before writable ones as the
+driver has to order them (VIRTIO 1.4 section 2.7.4.2). They are valid until the next await.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["Chain", "copy_in", "copy_out", "skip", "total"]
+
+Chain = tuple[int, list[memoryview], list[memoryview]]
+
+
+def total(segs: Sequence[memoryview]) -> int:
+    """Bytes in all."""
+    return sum(map(len, segs))
+
+
+def skip(segs: Sequence[memoryview], size: int) -> list[memoryview]:
+    """What is left of ``segs`` behind their first ``size`` bytes."""
+    rest = []
+    for seg in segs:
+        if size >= len(seg):
+            size -= len(seg)
+        else:
+            rest.append(seg[size:])
+            size = 0
+    return rest
+
+
+def copy_out(segs: Sequence[memoryview], size: int) -> bytes:
+    """A private copy of the first ``size`` bytes, or of all where there are fewer; each is read once."""
+    if segs and len(segs[0]) >= size:
+        return bytes(segs[0][:size])
+    parts = []
+    for seg in segs:
+        part = bytes(seg[:size])
+        parts.append(part)
+        size -= len(part)
+        if not size:
+            break
+    return b"".join(parts)
+
+
+def copy_in(segs: Sequence[memoryview], data: bytes | bytearray | memoryview) -> int:
+    """Write ``data`` to the start of ``segs``; the number of bytes that found room."""
+    done = 0
+    for seg in segs:
+        part = data[done : done + len(seg)]
+        seg[: len(part)] = part
+        done += len(part)
+        if done == len(data):
+            break
+    return done

@@ -1,0 +1,85 @@
+"""Feature bits as arbitrary-width integers, their names, and which needs which (VIRTIO 1.4 sections 2.2 and 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from enum import IntEnum
+
+import attrs
+
+__all__ = ["EMPTY_TABLE", "FeatureTable", "RingFeature", "bits", "mask", "word"]
+
+
+class RingFeature(IntEnum):
+    """Bits that belong to queues and negotiation, the same for every device type."""
+
+    INDIRECT_DESC = 28
+    EVENT_IDX = 29
+    VERSION_1 = 32
+    ACCESS_PLATFORM = 33
+    RING_PACKED = 34
+    IN_ORDER = 35
+    ORDER_PLATFORM = 36
+    SR_IOV = 37
+    NOTIFICATION_DATA = 38
+    NOTIF_CONFIG_DATA = 39
+    RING_RESET = 40
+    ADMIN_VQ = 41
+    SUSPEND = 43
+
+
+def mask(features: Iterable[int]) -> int:
+    """The integer in which exactly these bits are set."""
+    value = 0
+    for bit in features:
+        value |= 1 << bit
+    return value
+
+
+def bits(value: int) -> Iterator[int]:
+    """The set bits of ``value``, ascending."""
+    while value:
+        low = value & -value
+        yield low.bit_length() - 1
+        value ^= low
+
+
+def word(value: int, select: int) -> int:
+    """The 32 bits a transport shows for ``select``: bits 32*select and up; zero beyond the end."""
+    return value >> 32 * select & 0xFFFF_FFFF if select < 1 << 16 else 0
+
+
+@attrs.frozen
+class FeatureTable:
+    """The feature bits of one device type: their names, and the prerequisites of each."""
+
+    names: Mapping[int, str]
+    needs: Mapping[int, tuple[frozenset[int], ...]] = attrs.field(factory=dict)
+    """For a bit: sets of bits, of each of which at least one has to be there too."""
+
+    def known(self) -> int:
+        """Every bit with a name, ring features included."""
+        return mask(self.names) | mask(RingFeature)
+
+    def name(self, bit: int) -> str:
+        """The specification's name without its prefix; ``bit N`` where it has none."""
+        if bit in self.names:
+            return self.names[bit]
+        return RingFeature(bit).name if bit in RingFeature.__members__.values() else f"bit {bit}"
+
+    def describe(self, value: int) -> tuple[str, ...]:
+        """The names of the set bits, ascending."""
+        return tuple(self.name(bit) for bit in bits(value))
+
+    def unmet(self, value: int) -> int:
+        """The set bits that lack a prerequisite in ``value``."""
+        return mask(b for b in bits(value) if any(not mask(group) & value for group in self.needs.get(b, ())))
+
+    def prune(self, value: int) -> int:
+        """``value`` without the bits that lack a prerequisite, and what lacks those, and so on."""
+        while lacking := self.unmet(value):
+            value &= ~lacking
+        return value
+
+
+EMPTY_TABLE = FeatureTable({})

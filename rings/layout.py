@@ -1,0 +1,63 @@
+"""Where the parts of a virtqueue lie and what their flags are called (VIRTIO 1.4 sections 2.7 and 2.8)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import attrs
+
+from rings.errors import BadRing
+from rings.memory import Addr
+
+__all__ = [
+    "AVAIL",
+    "DESC_SIZE",
+    "INDIRECT",
+    "MAX_NUM",
+    "NEXT",
+    "NO_INTERRUPT",
+    "NO_NOTIFY",
+    "SPLIT_ALIGN",
+    "USED",
+    "WRITE",
+    "RingAddrs",
+    "check_split",
+    "split_sizes",
+]
+
+NEXT, WRITE, INDIRECT = 1, 2, 4
+AVAIL, USED = 1 << 7, 1 << 15  # packed only
+NO_INTERRUPT = 1
+NO_NOTIFY = 1
+DESC_SIZE = 16
+MAX_NUM = 32768
+"""The largest queue size, in descriptors, of either format."""
+SPLIT_ALIGN = (16, 2, 4)
+"""Bytes to which descriptor table, available ring and used ring are aligned."""
+
+
+@attrs.frozen
+class RingAddrs:
+    """Where the three areas of a queue start: descriptors, driver (available) and device (used) area."""
+
+    desc: Addr
+    driver: Addr
+    device: Addr
+
+
+def split_sizes(num: int) -> tuple[int, int, int]:
+    """Bytes of descriptor table, available ring and used ring of a split queue of ``num`` descriptors."""
+    return DESC_SIZE * num, 6 + 2 * num, 6 + 8 * num
+
+
+def check_split(num: int, addrs: RingAddrs) -> None:
+    """Raise BadRing unless a split ring may lie like this: size, alignment, and no area over another."""
+    if not 1 <= num <= MAX_NUM or num & num - 1:
+        raise BadRing(f"queue size {num} is not a power of two from 1 to {MAX_NUM}")
+    areas = sorted(zip(attrs.astuple(addrs), split_sizes(num), SPLIT_ALIGN, strict=True))
+    for start, _, align in areas:
+        if start % align:
+            raise BadRing(f"ring area at {start:#x} is not aligned to {align} bytes")
+    for (start, size, _), (following, _, _) in pairwise(areas):
+        if start + size > following:
+            raise BadRing(f"ring areas at {start:#x} and {following:#x} overlap")

@@ -1,0 +1,228 @@
+"""The driver's side of a split virtqueue (VIRTIO 1.4 section 2.7).
+
+What the device could change behind our back is never read: lengths, links and tokens of what is in flight
+live in private lists, and the descriptor table is only written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
+
+from rings.errors import BadRing, LocalRingError, QueueFull
+from rings.layout import DESC_SIZE, INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE, RingAddrs
+from rings.memory import Addr, Memory
+from rings.queue import QueueState, QueueStatistics, Segment
+from rings.split.ring import AVAIL_RING, FLAGS, IDX, SplitRing
+from rings.suppression import need_event
+
+__all__ = ["SplitVirtqueue"]
+
+T = TypeVar("T")
+
+
+class SplitVirtqueue(Generic[T]):
+    """See `rings.queue.Virtqueue`.
+
+    ``indirect`` is the address of ``num`` tables of ``indirect_max`` descriptors each, one per head, where
+    the feature was negotiated; chains of two descriptors and more then take one slot of the ring.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        num: int,
+        addrs: RingAddrs,
+        *,
+        event_idx: bool,
+        indirect: Addr | None = None,
+        indirect_max: int = 0,
+        lenient_used_len: bool = False,
+    ) -> None:
+        self._ring = SplitRing(memory, num, addrs)
+        self._memory = memory
+        self.num = num
+        self.num_free = num
+        self._mask = num - 1
+        self._event_idx = event_idx
+        self._lenient = lenient_used_len
+        self._desc = self._ring.desc
+        self._avail = self._ring.avail
+        self._used_elems = self._ring.used_elems
+        self._tables: memoryview | None = None
+        self._indirect, self._indirect_max = indirect, min(indirect_max, num)
+        if indirect is not None:
+            self._tables = memory.pin(indirect, num * self._indirect_max * DESC_SIZE, "Q")
+        # By descriptor: the next free one, or the next in its chain; by head: what is in flight.
+        self._next = [*range(1, num), 0]
+        self._free = 0
+        self._tokens: list[T | None] = [None] * num
+        self._taken = [0] * num  # descriptors of the ring that the chain takes
+        self._writable = [0] * num  # bytes the device may write
+        self._added = 0  # available index, ahead of what is published
+        self._published = 0
+        self._last_used = 0
+        self._seen = 0
+        self._kicks = self._suppressed = self._chains = self._returned = self._bad_lengths = 0
+
+    def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: T, /) -> None:
+        count = len(readable) + len(writable)
+        head = self._free
+        if count == 1 and self.num_free:
+            # The common case, without the loop below.
+            if readable:
+                addr, size = readable[0]
+                self._writable[head] = 0
+                self._desc[2 * head + 1] = size
+            else:
+                addr, size = writable[0]
+                self._writable[head] = size
+                self._desc[2 * head + 1] = size | WRITE << 32
+            self._desc[2 * head] = addr
+            self._free = self._next[head]
+            self._taken[head] = 1
+            self.num_free -= 1
+        else:
+            self._add_many(head, readable, writable, count)
+        self._tokens[head] = token
+        added = self._added
+        self._avail[AVAIL_RING + (added & self._mask)] = head
+        self._added = added + 1 & 0xFFFF
+        self._chains += 1
+
+    def _add_many(self, head: int, readable: Sequence[Segment], writable: Sequence[Segment], count: int) -> None:
+        if not count:
+            raise LocalRingError("a chain needs at least one descriptor")
+        if sum(size for _, size in (*readable, *writable)) > 1 << 32:
+            raise LocalRingError("a chain may not have more than 2^32 bytes")
+        segs = [*((addr, size, 0) for addr, size in readable), *((addr, size, WRITE) for addr, size in writable)]
+        if self._tables is not None and 1 < count <= self._indirect_max:
+            if not self.num_free:
+                raise QueueFull("no descriptor is free")
+            first = head * self._indirect_max
+            for at, (addr, size, flags) in enumerate(segs):
+                link = (NEXT | flags) << 32 | at + 1 << 48 if at + 1 < count else flags << 32
+                self._tables[2 * (first + at)] = addr
+                self._tables[2 * (first + at) + 1] = size | link
+            assert self._indirect is not None
+            self._desc[2 * head] = self._indirect + first * DESC_SIZE
+            self._desc[2 * head + 1] = count * DESC_SIZE | INDIRECT << 32
+            self._free = self._next[head]
+            taken = 1
+        else:
+            if count > self.num:
+                raise LocalRingError(f"a chain of {count} descriptors does not fit a queue of {self.num}")
+            if count > self.num_free:
+                raise QueueFull(f"{count} descriptors wanted, {self.num_free} free")
+            index = head
+            for at, (addr, size, flags) in enumerate(segs):
+                following = self._next[index]
+                link = (NEXT | flags) << 32 | following << 48 if at + 1 < count else flags << 32
+                self._desc[2 * index] = addr
+                self._desc[2 * index + 1] = size | link
+                index = following
+            self._free = index
+            taken = count
+        self._taken[head] = taken
+        self._writable[head] = sum(size for _, size in writable)
+        self.num_free -= taken
+
+    def publish(self) -> bool:
+        old, new = self._published, self._added
+        if old == new:
+            return False
+        # Program order is store order on the machines this runs on: entries are visible before the index.
+        self._avail[IDX] = new
+        self._published = new
+        # Pairs with the fence in the device's notify_enable: it sees our index, or we see its event.
+        self._memory.fence()
+        used = self._ring.used
+        if self._event_idx:
+            wanted = need_event(used[self._ring.avail_event], new, old)
+        else:
+            wanted = not used[FLAGS] & NO_NOTIFY
+        if wanted:
+            self._kicks += 1
+        else:
+            self._suppressed += 1
+        return wanted
+
+    def get(self) -> tuple[T, int] | None:
+        last = self._last_used
+        if last == self._seen and not self._look():
+            return None
+        elem = self._used_elems[last & self._mask]  # loaded once
+        head, written = elem & 0xFFFF_FFFF, elem >> 32
+        if head >= self.num:
+            raise BadRing(f"used element {last} names descriptor {head} of {self.num}")
+        token = self._tokens[head]
+        if token is None:
+            raise BadRing(f"used element {last} names descriptor {head}, which is not the head of one in flight")
+        if written > self._writable[head]:
+            self._bad_lengths += 1
+            written = self._writable[head] if self._lenient else 0
+        self._tokens[head] = None
+        taken = self._taken[head]
+        if taken == 1:
+            self._next[head] = self._free
+        else:
+            tail = head
+            for _ in range(taken - 1):
+                tail = self._next[tail]
+            self._next[tail] = self._free
+        self._free = head
+        self.num_free += taken
+        self._last_used = last + 1 & 0xFFFF
+        self._returned += 1
+        return token, written
+
+    def _look(self) -> bool:
+        seen = self._ring.used[IDX]
+        if seen == self._last_used:
+            return False
+        ahead = seen - self._last_used & 0xFFFF
+        if ahead > self._chains - self._returned:
+            raise BadRing(f"used index {seen} is {ahead} ahead, with {self._chains - self._returned} in flight")
+        self._seen = seen
+        return True
+
+    def enable_cb(self) -> bool:
+        return self._enable_cb(0)
+
+    def enable_cb_delayed(self) -> bool:
+        return self._enable_cb((self._published - self._last_used & 0xFFFF) * 3 // 4)
+
+    def _enable_cb(self, after: int) -> bool:
+        if self._event_idx:
+            self._avail[self._ring.used_event] = self._last_used + after & 0xFFFF
+        else:
+            self._avail[FLAGS] = 0
+        # Pairs with the fence in the device's publish.
+        self._memory.fence()
+        return (self._ring.used[IDX] - self._last_used & 0xFFFF) > after
+
+    def disable_cb(self) -> None:
+        # With EVENT_IDX the event that was passed already says the same until 65536 buffers later.
+        if not self._event_idx:
+            self._avail[FLAGS] = NO_INTERRUPT
+
+    def detach_unused(self) -> Iterator[T]:
+        for head, token in enumerate(self._tokens):
+            if token is not None:
+                self._tokens[head] = None
+                yield token
+
+    def reachable(self) -> bool:
+        return self._ring.reachable()
+
+    def close(self) -> None:
+        self._ring.close()
+        if self._tables is not None:
+            self._memory.unpin(self._tables)
+            self._tables = None
+
+    def state(self) -> QueueState:
+        return QueueState(self.num, self._added, self._last_used, self._chains - self._returned)
+
+    def statistics(self) -> QueueStatistics:
+        return QueueStatistics(self._chains, self._returned, self._kicks, self._suppressed, self._bad_lengths)

@@ -1,0 +1,211 @@
+"""The device's side of a split virtqueue: everything it reads may be a lie, and is read once.
+
+Indices are this side's own: the used index is never read back from memory, and the available index
+only ever says how much more there is to look at (VIRTIO 1.4 section 2.7).
+"""
+
+from __future__ import annotations
+
+from rings.chain import Chain
+from rings.errors import BadRing, LocalRingError, MemoryFault
+from rings.layout import DESC_SIZE, INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE, RingAddrs
+from rings.memory import Addr, Memory
+from rings.queue import QueueState, QueueStatistics
+from rings.split.ring import AVAIL_RING, FLAGS, IDX, SplitRing
+from rings.suppression import need_event
+
+__all__ = ["SplitVringh"]
+
+MAX_CHAIN_BYTES = 1 << 32
+
+
+class SplitVringh:
+    """See `rings.queue.Vringh`. ``base`` is the index both rings start from (0 but for migration)."""
+
+    def __init__(
+        self, memory: Memory, num: int, addrs: RingAddrs, *, event_idx: bool, indirect: bool, base: int = 0
+    ) -> None:
+        """Raises BadRing or MemoryFault where no ring can be: then nothing is held."""
+        self._ring = SplitRing(memory, num, addrs)
+        self._memory = memory
+        self.num = num
+        self.broken = False
+        self._mask = num - 1
+        self._event_idx = event_idx
+        self._indirect = indirect
+        self._desc = self._ring.desc
+        self._avail = self._ring.avail
+        self._used_elems = self._ring.used_elems
+        self._taken = bytearray(num)  # by head: 1 while the device has it
+        self._last_avail = base  # next entry of the available ring to take
+        self._seen = base  # how far the available ring is known to reach
+        self._used = base  # next entry of the used ring to write
+        self._published = base
+        self._chains = self._calls = self._suppressed = 0
+        self._returned = 0
+
+    def getdesc(self) -> Chain | None:
+        last = self._last_avail
+        if last == self._seen and not self._look():
+            return None
+        head = self._avail[AVAIL_RING + (last & self._mask)]
+        if head >= self.num:
+            raise BadRing(f"available entry {last} names descriptor {head} of {self.num}")
+        if self._taken[head]:
+            raise BadRing(f"descriptor {head} was made available again while in flight")
+        desc = self._desc
+        # Each word is loaded once; what is checked below is this copy.
+        addr, word = Addr(desc[2 * head]), desc[2 * head + 1]
+        flags = word >> 32 & 7
+        if flags & (NEXT | INDIRECT):
+            chain = self._walk(head, addr, word)
+        else:
+            size = word & 0xFFFF_FFFF
+            writable = flags == WRITE
+            try:
+                segs = [self._memory.view(addr, size, writable)] if size else []
+            except MemoryFault:
+                segs = self._memory.segments(addr, size, writable)
+            chain = (head, [], segs) if writable else (head, segs, [])
+        self._taken[head] = 1
+        self._last_avail = last + 1 & 0xFFFF
+        self._chains += 1
+        return chain
+
+    def _look(self) -> bool:
+        """Whether the driver made more available; read at most once per batch."""
+        if self.broken:
+            return False
+        seen = self._avail[IDX]
+        if seen == self._last_avail:
+            return False
+        ahead = seen - self._last_avail & 0xFFFF
+        if ahead > self.num:
+            raise BadRing(f"available index {seen} is {ahead} ahead of {self._last_avail}: more than {self.num}")
+        self._seen = seen
+        return True
+
+    def _walk(self, head: int, addr: int, word: int) -> Chain:
+        """Follow a chain of more than one descriptor, or one that leads into an indirect table."""
+        table: memoryview = self._desc
+        limit = self.num
+        nested = False
+        readable: list[memoryview] = []
+        writable: list[memoryview] = []
+        count = size = 0
+        while True:
+            flags = word >> 32
+            length = word & 0xFFFF_FFFF
+            if flags & INDIRECT:
+                if nested or flags & NEXT:
+                    raise BadRing(f"chain {head}: an indirect table inside a table, or with NEXT set")
+                table, limit = self._table(head, Addr(addr), length)
+                nested = True
+                count = index = 0
+            else:
+                count += 1
+                if count > limit:
+                    raise BadRing(f"chain {head}: loops, or is longer than {limit} descriptors")
+                size += length
+                if size > MAX_CHAIN_BYTES:
+                    raise BadRing(f"chain {head}: more than 2^32 bytes")
+                if flags & WRITE:
+                    self._resolve(addr, length, True, writable)
+                elif writable:
+                    raise BadRing(f"chain {head}: a readable descriptor after a writable one")
+                else:
+                    self._resolve(addr, length, False, readable)
+                if not flags & NEXT:
+                    return head, readable, writable
+                index = word >> 48
+                if index >= limit:
+                    raise BadRing(f"chain {head}: next descriptor {index} of {limit}")
+            addr, word = table[2 * index], table[2 * index + 1]
+
+    def _resolve(self, addr: int, size: int, writable: bool, into: list[memoryview]) -> None:
+        if not size:
+            return
+        try:
+            into.append(self._memory.view(Addr(addr), size, writable))
+        except MemoryFault:
+            into.extend(self._memory.segments(Addr(addr), size, writable))
+
+    def _table(self, head: int, addr: Addr, size: int) -> tuple[memoryview, int]:
+        """A private copy of an indirect table as 64-bit words, and its number of entries."""
+        if not self._indirect:
+            raise BadRing(f"chain {head}: indirect table without the feature")
+        entries, odd = divmod(size, DESC_SIZE)
+        if odd or not 1 <= entries <= self.num:
+            raise BadRing(f"chain {head}: indirect table of {size} bytes")
+        copy = b"".join(map(bytes, self._memory.segments(addr, size, False)))
+        return memoryview(copy).cast("Q"), entries
+
+    def abandon(self, head: int, /) -> None:
+        if not self._taken[head]:
+            raise LocalRingError(f"descriptor {head} was not taken")
+        self._taken[head] = 0
+        self._last_avail = self._last_avail - 1 & 0xFFFF
+        self._chains -= 1
+
+    def complete(self, head: int, written: int, /) -> None:
+        if not self._taken[head]:
+            raise LocalRingError(f"descriptor {head} was not taken")
+        self._taken[head] = 0
+        used = self._used
+        self._used_elems[used & self._mask] = head | written << 32
+        self._used = used + 1 & 0xFFFF
+        self._returned += 1
+
+    def publish(self) -> bool:
+        old, new = self._published, self._used
+        if old == new:
+            return False
+        used, avail = self._ring.used, self._avail
+        used[IDX] = new
+        self._published = new
+        # Pairs with the fence in the driver's enable_cb: it sees our index, or we see its event.
+        self._memory.fence()
+        if self._event_idx:
+            wanted = need_event(avail[self._ring.used_event], new, old)
+        else:
+            wanted = not avail[FLAGS] & NO_INTERRUPT
+        if wanted:
+            self._calls += 1
+        else:
+            self._suppressed += 1
+        return wanted
+
+    def notify_enable(self) -> bool:
+        if self.broken:
+            return False
+        # From where this side looked to: what it saw and gave back again was not enough for it.
+        if self._event_idx:
+            self._ring.used[self._ring.avail_event] = self._seen
+        else:
+            self._ring.used[FLAGS] = 0
+        # Pairs with the fence in the driver's publish.
+        self._memory.fence()
+        return bool(self._avail[IDX] != self._seen)
+
+    def notify_disable(self) -> None:
+        # With EVENT_IDX the event that was passed already says the same until 65536 entries later.
+        if not self._event_idx:
+            self._ring.used[FLAGS] = NO_NOTIFY
+
+    def latch(self) -> None:
+        self.broken = True
+        self._seen = self._last_avail
+
+    def reachable(self) -> bool:
+        return self._ring.reachable()
+
+    def close(self) -> None:
+        self.broken = True
+        self._seen = self._last_avail
+        self._ring.close()
+
+    def state(self) -> QueueState:
+        return QueueState(self.num, self._last_avail, self._used, self._chains - self._returned, self.broken)
+
+    def statistics(self) -> QueueStatistics:
+        return QueueStatistics(self._chains, self._returned, self._calls, self._suppressed)

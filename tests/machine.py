@@ -1,0 +1,152 @@
+"""What tests need of the machine they run on: tools, privileges, network namespaces, and nothing left behind."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+import attrs
+import pytest
+
+RequireTool: TypeAlias = Callable[..., None]
+MakeNetns: TypeAlias = Callable[[str], str]
+
+NETNS = Path("/run/netns")
+GRACE = 3.0
+"""Seconds that what was let go may take to be gone: kernel work queues, processes that end."""
+
+_serial = itertools.count(1)
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test; but fail it where CI is set, since there everything has to be tested."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason} (CI is set, so this is no reason to skip)", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def require_tool() -> RequireTool:
+    """``require_tool("ping", "iperf3")``: these programs are on PATH."""
+
+    def require(*names: str) -> None:
+        missing = [name for name in names if shutil.which(name) is None]
+        if missing:
+            unavailable(f"not on PATH: {', '.join(missing)}")
+
+    return require
+
+
+@pytest.fixture(scope="session")
+def privileged() -> None:
+    """The test may make network namespaces and TUN interfaces."""
+    if os.geteuid() != 0:
+        unavailable("needs root")
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        unavailable("needs /dev/net/tun")
+
+
+@pytest.fixture
+def netns(privileged: None, require_tool: RequireTool) -> Iterator[MakeNetns]:
+    """``netns("rc")`` makes a network namespace, loopback up, and returns its name, which is unique.
+
+    All are removed afterwards, and processes that still run in them are killed first.
+    """
+    require_tool("ip")
+    made: list[str] = []
+
+    def make(word: str) -> str:
+        name = f"t{os.getpid()}-{next(_serial)}-{word}"
+        ip("netns", "add", name)
+        made.append(name)
+        ip("-n", name, "link", "set", "lo", "up")
+        return name
+
+    try:
+        yield make
+    finally:
+        for name in reversed(made):
+            remove_netns(name)
+
+
+def ip(*args: str) -> str:
+    """Run iproute2; its output. Raises CalledProcessError, with what it complained about shown."""
+    done = subprocess.run(["ip", *args], capture_output=True, text=True, check=False, timeout=20)
+    if done.returncode:
+        raise subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr.strip())
+    return done.stdout
+
+
+def remove_netns(name: str) -> None:
+    """Remove a namespace, and with it the processes that keep it alive; harmless where it is gone."""
+    if not (NETNS / name).exists():
+        return
+    for pid in map(int, ip("netns", "pids", name).split()):
+        if pid != os.getpid():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+    ip("netns", "del", name)
+
+
+@attrs.frozen
+class Holdings:
+    """What this process and this machine hold: each a set, so that a difference names what leaked."""
+
+    fds: frozenset[str]
+    namespaces: frozenset[str]
+    interfaces: frozenset[str]
+    children: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Holdings:
+        return cls(
+            fds=frozenset(_fds()),
+            namespaces=frozenset(path.name for path in NETNS.glob("*")),
+            interfaces=frozenset(name for _, name in socket.if_nameindex()),
+            children=frozenset(_children()),
+        )
+
+    def gained(self, before: Holdings) -> dict[str, list[str]]:
+        """Per kind, what is there now and was not before."""
+        pairs = {
+            field.name: getattr(self, field.name) - getattr(before, field.name) for field in attrs.fields(Holdings)
+        }
+        return {kind: sorted(more) for kind, more in pairs.items() if more}
+
+
+def _fds() -> Iterator[str]:
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            yield f"{entry.name} -> {entry.readlink()}"
+        except FileNotFoundError:  # the one that listed the folder
+            continue
+
+
+def _children() -> Iterator[str]:
+    for task in Path("/proc/self/task").iterdir():
+        yield from (task / "children").read_text().split()
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fail the test if it leaves a file descriptor, a process, a namespace or an interface behind.
+
+    Ask for it before the fixtures it shall watch: it looks after they are done.
+    """
+    before = Holdings.now()
+    yield
+    deadline = time.monotonic() + GRACE
+    while gained := Holdings.now().gained(before):
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: {gained}", pytrace=False)
+        time.sleep(0.05)

@@ -1,0 +1,46 @@
+"""What can go wrong in the simulated world: an access lost on the link, a bad setting, a missing right."""
+
+from __future__ import annotations
+
+from rings.errors import MemoryFault
+
+__all__ = ["CompletionTimeout", "ConfigError", "LinkDown", "PrivilegeError", "UnsupportedRequest"]
+
+
+class LinkDown(MemoryFault):
+    """The access belongs to a link, or to an epoch of it, that is over."""
+
+
+class CompletionTimeout(MemoryFault):
+    """The link is up, yet no completion came back in time."""
+
+
+class UnsupportedRequest(MemoryFault):
+    """The other end, or our own end on its behalf, refused the request."""
+
+
+class ConfigError(Exception):
+    """A setting that can't be used: in which ``file``, at which ``path`` in it, its ``value``, and why not."""
+
+    def __init__(self, file: str, path: str, value: object, why: str) -> None:
+        super().__init__(file, path, value, why)
+        self.file = file
+        self.path = path
+        self.value = value
+        self.why = why
+
+    def __str__(self) -> str:
+        # repr keeps whatever the file held on one line.
+        return f"{self.file}: {self.path} = {self.value!r}: {self.why}"
+
+
+class PrivilegeError(Exception):
+    """A right or a tool that is ``missing``, and the ``command`` that grants or installs it."""
+
+    def __init__(self, missing: str, command: str) -> None:
+        super().__init__(missing, command)
+        self.missing = missing
+        self.command = command
+
+    def __str__(self) -> str:
+        return f"{self.missing}; try: {self.command}"

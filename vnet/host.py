@@ -1,0 +1,62 @@
+"""A machine: memory of its own, a virtio bus, a vhost bus, and whatever joins it to a link."""
+
+from __future__ import annotations
+
+import trio
+
+from drivers.transports.pci import PciBus, VirtioPciDriver
+from drivers.vhost import VhostBus
+from drivers.virtio import VirtioBus
+from vnet.link.base import Link
+from vnet.memory import HostMemory
+from vnet.pcie.epc import EndpointController
+from vnet.pcie.function import PciFunctionHandle
+from vnet.pcie.rc import RootComplex
+
+__all__ = ["Host"]
+
+
+class Host:
+    """One host. It shares no object with another host but links."""
+
+    def __init__(self, name: str, memory_size: int) -> None:
+        """``memory_size`` in bytes, whole pages."""
+        self.name = name
+        self.memory = HostMemory(memory_size, name=name)
+        self.virtio = VirtioBus()
+        self.vhost = VhostBus()
+        self.pci = PciBus()
+        self.virtio_pci = VirtioPciDriver(self.virtio)
+        self.pci.register_driver(self.virtio_pci)
+        self.rc = RootComplex(self.memory)
+        self.controllers: dict[str, EndpointController] = {}
+        self._nursery: trio.Nursery | None = None
+
+    def add_controller(self, name: str, link: Link) -> EndpointController:
+        """Put an endpoint controller at this host's end of ``link``."""
+        self.controllers[name] = EndpointController(link, name=f"{self.name}.{name}")
+        return self.controllers[name]
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the buses until cancelled; then everything is unbound and the memory given back."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                # From the top down, so that cancelling unbinds from the bottom up.
+                for bus in (self.virtio, self.vhost, self.pci):
+                    await nursery.start(bus.serve)
+                self.rc.watch(self)
+                task_status.started()
+        finally:
+            self._nursery = None
+            self.rc.watch(None)
+            self.memory.close()
+
+    # What the root complex tells.
+
+    def found(self, function: PciFunctionHandle) -> None:
+        self.pci.register_device(function)
+
+    def gone(self, function: PciFunctionHandle) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self.pci.unregister_device, function)

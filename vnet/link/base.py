@@ -1,0 +1,165 @@
+"""What a link is: requests from one end to the other, windows onto the other end's memory, and epochs.
+
+A link joins one root port to one endpoint controller. Links may wrap links (to take time, to lose
+things, to trace), so nobody asks a link, an end or a window for its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Protocol
+
+import attrs
+
+from drivers.hw import LinkEvents
+from rings.errors import MemoryFault
+from rings.memory import Addr, MappedMemory, Memory
+
+__all__ = [
+    "Direction",
+    "EndpointPort",
+    "Fault",
+    "Link",
+    "LinkEnd",
+    "LinkStatistics",
+    "Region",
+    "RootPort",
+    "Traffic",
+    "Window",
+    "all_ones",
+    "clip",
+]
+
+Fault = Callable[[int, int, bool], MemoryFault]
+"""Makes the error of a refused access from its address, size in bytes and whether it was a write."""
+Region = tuple[Addr, memoryview]
+"""Memory of one end, and its address on the link."""
+
+
+class Direction(Enum):
+    """The way a request travels."""
+
+    DOWNSTREAM = "downstream"
+    """From the root complex to the endpoint."""
+    UPSTREAM = "upstream"
+
+
+def all_ones(size: int) -> int:
+    """What a read of ``size`` bytes gives where nothing answers."""
+    return (1 << 8 * size) - 1
+
+
+class LinkEnd(LinkEvents, Protocol):
+    """What each end of a link answers to the other. ``function`` is the endpoint's function that asks."""
+
+    def mem_read(self, addr: int, size: int, function: int) -> int | None:
+        """A register of 1, 2, 4 or 8 bytes; None is "unsupported request"."""
+
+    def mem_write(self, addr: int, size: int, value: int, function: int) -> bool:
+        """False is "unsupported request"."""
+
+    def regions(self, addr: int, size: int, function: int) -> Iterable[Region]:
+        """Whatever real memory lies in that range, cut to it; registers are never part of it."""
+
+
+class RootPort(LinkEnd, Protocol):
+    """The end at the root complex."""
+
+    def intx(self, function: int, asserted: bool) -> None:
+        """An Assert_INTx or Deassert_INTx message came in."""
+
+    def removed(self) -> None:
+        """The endpoint is gone for good, after `link_down` where the link was up."""
+
+
+class EndpointPort(LinkEnd, Protocol):
+    """The end at the endpoint controller."""
+
+    def config_read(self, function: int, offset: int, size: int) -> int | None: ...
+
+    def config_write(self, function: int, offset: int, size: int, value: int) -> bool: ...
+
+
+class Window(Memory, Protocol):
+    """A range of the other end's memory, until the epoch ends: then views raise LinkDown and pins are gone."""
+
+    @property
+    def pinned(self) -> int:
+        """How many pinned views there are."""
+
+    def close(self, fault: Fault | None = None) -> None:
+        """Give the window up before that; later accesses raise ``fault``. Twice is harmless."""
+
+
+@attrs.frozen
+class Traffic:
+    """Requests of one kind: answered, lost because the link was down, and refused by the other end."""
+
+    reads: int
+    writes: int
+    dropped: int
+    unsupported: int
+
+
+@attrs.frozen
+class LinkStatistics:
+    """What crossed a link. Accesses through windows are not requests: an ideal link does not see them."""
+
+    up: bool
+    epoch: int
+    windows: int
+    """Open now."""
+    config: Traffic
+    downstream: Traffic
+    upstream: Traffic
+    messages: Traffic
+
+
+class Link(Protocol):
+    """One link. While it is down, or where nothing answers, reads give all-ones and writes go nowhere."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def up(self) -> bool:
+        """Whether an endpoint is present and nobody took the link down."""
+
+    @property
+    def epoch(self) -> int:
+        """Rises by one whenever the link comes up; 0 before the first time."""
+
+    def attach_root(self, port: RootPort) -> None: ...
+
+    def attach_endpoint(self, port: EndpointPort) -> None: ...
+
+    def set_present(self, present: bool) -> None:
+        """The endpoint controller starts or stops to be seen (presence detect of a slot)."""
+
+    def bring_up(self) -> None:
+        """Undo `bring_down`: the link comes up where an endpoint is present."""
+
+    def bring_down(self) -> None:
+        """Take the link down and keep it down. The endpoint stays present."""
+
+    def config_read(self, function: int, offset: int, size: int) -> int: ...
+
+    def config_write(self, function: int, offset: int, size: int, value: int) -> None: ...
+
+    def mem_read(self, direction: Direction, addr: int, size: int, function: int = 0) -> int: ...
+
+    def mem_write(self, direction: Direction, addr: int, size: int, value: int, function: int = 0) -> None: ...
+
+    def intx(self, function: int, asserted: bool) -> None: ...
+
+    def map(self, direction: Direction, addr: int, size: int, function: int = 0) -> Window:
+        """Reach the memory in that range. Raises LinkDown while the link is down."""
+
+    def statistics(self) -> LinkStatistics: ...
+
+
+def clip(memory: MappedMemory, addr: int, size: int) -> list[Region]:
+    """The parts of ``memory`` that lie in the range: what a window over it can reach."""
+    parts = ((max(addr, base), min(addr + size, base + length)) for base, length in memory.ranges)
+    return [(Addr(low), memory.view(Addr(low), high - low, True)) for low, high in parts if low < high]

@@ -1,0 +1,212 @@
+"""The ideal link: free, instant, and up whenever both ends are there and nobody took it down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from rings.errors import MemoryFault
+from rings.memory import MappedMemory
+from vnet.errors import LinkDown
+from vnet.link.base import (
+    Direction,
+    EndpointPort,
+    Fault,
+    LinkEnd,
+    LinkStatistics,
+    RootPort,
+    Traffic,
+    Window,
+    all_ones,
+)
+from vnet.memory import full_fence
+
+__all__ = ["IdealLink"]
+
+
+@attrs.define
+class _Tally:
+    reads: int = 0
+    writes: int = 0
+    dropped: int = 0
+    unsupported: int = 0
+
+    def read(self, size: int, value: int | None) -> int:
+        """Count what the other end answered, and make it what the reader gets."""
+        if value is None:
+            self.unsupported += 1
+            return all_ones(size)
+        self.reads += 1
+        return value & all_ones(size)
+
+    def write(self, accepted: bool) -> None:
+        if accepted:
+            self.writes += 1
+        else:
+            self.unsupported += 1
+
+    def lost(self, size: int) -> int:
+        self.dropped += 1
+        return all_ones(size)
+
+    def frozen(self) -> Traffic:
+        return Traffic(self.reads, self.writes, self.dropped, self.unsupported)
+
+
+class _LinkWindow(MappedMemory):
+    """The other end's memory itself: an access costs what it costs there."""
+
+    def __init__(self, forget: Callable[[_LinkWindow], object]) -> None:
+        super().__init__(full_fence)
+        self._forget_window: Callable[[_LinkWindow], object] | None = forget
+
+    def close(self, fault: Callable[[int, int, bool], MemoryFault] | None = None) -> None:
+        forget, self._forget_window = self._forget_window, None
+        if forget is not None:  # the first close decides what later accesses raise
+            forget(self)
+            super().close(fault)
+
+
+class IdealLink:
+    """Implements `vnet.link.base.Link`."""
+
+    def __init__(self, name: str = "link") -> None:
+        self._name = name
+        self._root: RootPort | None = None
+        self._endpoint: EndpointPort | None = None
+        self._up = False
+        self._epoch = 0
+        self._present = False
+        self._enabled = True
+        self._moving = False
+        self._windows: dict[int, _LinkWindow] = {}
+        self._config = _Tally()
+        self._downstream = _Tally()
+        self._upstream = _Tally()
+        self._messages = _Tally()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def up(self) -> bool:
+        return self._up
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def attach_root(self, port: RootPort) -> None:
+        """Raises ValueError where the end is taken."""
+        if self._root is not None:
+            raise ValueError(f"link {self._name} has a root port already")
+        self._root = port
+        self._settle()
+
+    def attach_endpoint(self, port: EndpointPort) -> None:
+        """Raises ValueError where the end is taken."""
+        if self._endpoint is not None:
+            raise ValueError(f"link {self._name} has an endpoint already")
+        self._endpoint = port
+        self._settle()
+
+    def set_present(self, present: bool) -> None:
+        if present == self._present:
+            return
+        self._present = present
+        self._settle()
+        if not present and self._root is not None:
+            self._root.removed()
+
+    def bring_up(self) -> None:
+        self._enabled = True
+        self._settle()
+
+    def bring_down(self) -> None:
+        self._enabled = False
+        self._settle()
+
+    def config_read(self, function: int, offset: int, size: int) -> int:
+        if not self._up or self._endpoint is None:
+            return self._config.lost(size)
+        return self._config.read(size, self._endpoint.config_read(function, offset, size))
+
+    def config_write(self, function: int, offset: int, size: int, value: int) -> None:
+        if not self._up or self._endpoint is None:
+            self._config.lost(size)
+        else:
+            self._config.write(self._endpoint.config_write(function, offset, size, value))
+
+    def mem_read(self, direction: Direction, addr: int, size: int, function: int = 0) -> int:
+        end, tally = self._towards(direction)
+        if not self._up or end is None:
+            return tally.lost(size)
+        return tally.read(size, end.mem_read(addr, size, function))
+
+    def mem_write(self, direction: Direction, addr: int, size: int, value: int, function: int = 0) -> None:
+        end, tally = self._towards(direction)
+        if not self._up or end is None:
+            tally.lost(size)
+        else:
+            tally.write(end.mem_write(addr, size, value, function))
+
+    def intx(self, function: int, asserted: bool) -> None:
+        if not self._up or self._root is None:
+            self._messages.lost(0)
+        else:
+            self._messages.write(True)
+            self._root.intx(function, asserted)
+
+    def map(self, direction: Direction, addr: int, size: int, function: int = 0) -> Window:
+        end, _ = self._towards(direction)
+        if not self._up or end is None:
+            raise LinkDown(addr, size, write=True, reason=f"link {self._name} is down")
+        window = _LinkWindow(lambda it: self._windows.pop(id(it)))
+        for base, view in end.regions(addr, size, function):
+            window.add(base, view)
+        self._windows[id(window)] = window
+        return window
+
+    def statistics(self) -> LinkStatistics:
+        tallies = (self._config, self._downstream, self._upstream, self._messages)
+        return LinkStatistics(self._up, self._epoch, len(self._windows), *(t.frozen() for t in tallies))
+
+    def _towards(self, direction: Direction) -> tuple[LinkEnd | None, _Tally]:
+        if direction is Direction.DOWNSTREAM:
+            return self._endpoint, self._downstream
+        return self._root, self._upstream
+
+    def _settle(self) -> None:
+        # A move that is asked for while the ends are being told waits until all of them know of this one:
+        # nobody sees the moves in another order than they happened.
+        if self._moving or self._root is None or self._endpoint is None:
+            return
+        self._moving = True
+        try:
+            while self._up != (self._present and self._enabled):
+                if self._up:
+                    self._go_down(self._endpoint, self._root)
+                else:
+                    self._up = True
+                    self._epoch += 1
+                    # The endpoint first: it must be ready when the root complex looks at it.
+                    self._endpoint.link_up()
+                    self._root.link_up()
+        finally:
+            self._moving = False
+
+    def _go_down(self, *ends: LinkEnd) -> None:
+        self._up = False
+        fault = self._fault(self._epoch)
+        for window in list(self._windows.values()):
+            window.close(fault)
+        for end in ends:
+            end.link_down()
+
+    def _fault(self, epoch: int) -> Fault:
+        def fault(addr: int, size: int, write: bool) -> MemoryFault:
+            return LinkDown(addr, size, write=write, reason=f"link {self._name} went down (epoch {epoch} is over)")
+
+        return fault

@@ -1,0 +1,155 @@
+"""A host's RAM: one sealed memfd, mapped once, with an allocator for what is shared with devices."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import threading
+from bisect import bisect_left
+from collections.abc import Callable
+from itertools import pairwise
+
+import attrs
+
+from drivers.hw import DmaBuffer
+from rings.errors import MemoryFault
+from rings.memory import Addr, MappedMemory, PhysAddr
+
+__all__ = ["CACHE_LINE", "PAGE", "HostMemory", "MemoryStatistics", "full_fence"]
+
+CACHE_LINE = 64
+PAGE = 4096
+MIB = 1 << 20
+ZEROS = bytes(MIB)
+RAM_BASE = PhysAddr(Addr(0x4000_0000))
+
+_barrier = threading.Lock()
+
+
+def full_fence() -> None:
+    """A full barrier between this process's stores and its later loads (about 112 ns).
+
+    CPython's own stores may be seen by another process after later loads otherwise. Taking and releasing
+    a lock gave no forbidden outcome in 2 million rounds on x86-64; arm64 is not measured.
+    """
+    _barrier.acquire()
+    _barrier.release()
+
+
+@attrs.frozen
+class MemoryStatistics:
+    """How a host's memory is used; bytes except ``buffers``."""
+
+    size: int
+    used: int
+    peak: int
+    """The highest end that was ever handed out: everything above was never touched."""
+    buffers: int
+
+
+class HostMemory(MappedMemory):
+    """RAM of one host at physical address ``base``; ``fd`` shares it with another process.
+
+    The memfd is sealed against shrinking and growing, so that whoever maps it can't be killed by SIGBUS.
+    Pages that nobody used take no real memory.
+    """
+
+    def __init__(self, size: int = 128 * MIB, base: PhysAddr = RAM_BASE, *, name: str = "") -> None:
+        """``size`` in bytes and ``base``: whole pages. ``name`` shows in /proc/PID/maps. Raises ValueError, OSError."""
+        if size <= 0 or size % PAGE or base % PAGE:
+            raise ValueError(f"{size} bytes at {base:#x} are not whole pages of {PAGE} bytes")
+        super().__init__(full_fence)
+        self._fd = os.memfd_create(f"vnet-{name}" if name else "vnet", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self._fd, size)
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            self._map = mmap.mmap(self._fd, size)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.base = base
+        self.size = size
+        self.add(base, memoryview(self._map))
+        # Free extents as (start, end), ascending, never touching one another.
+        self._free: list[tuple[int, int]] = [(base, base + size)]
+        self._buffers: dict[int, int] = {}
+        self._peak: int = base
+
+    @property
+    def fd(self) -> int:
+        """The memfd, owned by this object; -1 once closed."""
+        return self._fd
+
+    def alloc(self, size: int, align: int = CACHE_LINE) -> DmaBuffer:
+        """``size`` zeroed bytes at a multiple of ``align`` (a power of two): the lowest place that is free.
+
+        Whole cache lines, and whole pages from one page up, so that two buffers never share either.
+        Raises ValueError for an impossible request and MemoryError when there is no room.
+        """
+        if size <= 0 or align <= 0 or align & (align - 1):
+            raise ValueError(f"can't allocate {size} bytes at a multiple of {align}")
+        granule = PAGE if size >= PAGE else CACHE_LINE
+        align = max(align, granule)
+        room = -(-size // granule) * granule
+        for at, (low, high) in enumerate(self._free):
+            start = -(-low // align) * align
+            end = start + room
+            if end <= high:
+                self._free[at : at + 1] = [part for part in ((low, start), (end, high)) if part[0] < part[1]]
+                self._buffers[start] = end
+                self._zero(start, min(end, self._peak))
+                self._peak = max(self._peak, end)
+                return DmaBuffer(Addr(start), size)
+        raise MemoryError(f"no room for {size} bytes at a multiple of {align} in the host's memory")
+
+    def free(self, buffer: DmaBuffer) -> None:
+        """Give it back. Raises ValueError where it is not allocated (any more)."""
+        end = self._buffers.pop(buffer.addr, None)
+        if end is None:
+            raise ValueError(f"{buffer.addr:#x} is not the start of an allocated buffer")
+        start: int = buffer.addr
+        at = bisect_left(self._free, (start, end))
+        if at < len(self._free) and self._free[at][0] == end:
+            end = self._free.pop(at)[1]
+        if at > 0 and self._free[at - 1][1] == start:
+            at -= 1
+            start = self._free.pop(at)[0]
+        self._free.insert(at, (start, end))
+
+    def statistics(self) -> MemoryStatistics:
+        used = sum(end - start for start, end in self._buffers.items())
+        return MemoryStatistics(self.size, used, self._peak - self.base, len(self._buffers))
+
+    def check(self) -> None:
+        """Assert that free and allocated extents tile the memory exactly; for tests."""
+        extents = sorted([*self._free, *self._buffers.items()])
+        assert (extents[0][0], extents[-1][1]) == (self.base, self.base + self.size)
+        assert all(a[1] == b[0] for a, b in pairwise(extents))
+        assert all(a[1] < b[0] for a, b in pairwise(self._free)), "neighbouring free extents were not joined"
+
+    def close(self, fault: Callable[[int, int, bool], MemoryFault] | None = None) -> None:
+        """End all access, release what is pinned, unmap and close the memfd. Twice is harmless."""
+        if self._fd < 0:
+            return
+        super().close(fault or _closed)
+        self._free.clear()
+        self._buffers.clear()
+        try:
+            self._map.close()
+        except BufferError:
+            # Somebody still holds a slice, such as a traceback that is being handled. It must not dangle:
+            # the mapping goes away together with the last of them.
+            del self._map
+        os.close(self._fd)
+        self._fd = -1
+
+    def _zero(self, start: int, end: int) -> None:
+        # Pages above the peak are zero already, and must stay untouched to cost nothing.
+        for low in range(start, end, MIB):
+            part = min(MIB, end - low)
+            self.view(Addr(low), part, True)[:] = ZEROS[:part]
+
+
+def _closed(addr: int, size: int, write: bool) -> MemoryFault:
+    return MemoryFault(addr, size, write=write, reason="the host's memory was closed")

@@ -1,0 +1,276 @@
+"""A type 0 configuration space of 4096 bytes: every bit with its own write rule. Pure.
+
+Registers and capabilities are those of the PCI Express Base Specification, chapter 7.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntFlag
+
+import attrs
+
+from drivers.hw import PciHeader, RegisterBlock
+from vnet.link.base import all_ones
+
+__all__ = [
+    "CAP_MSIX",
+    "CAP_NAMES",
+    "CAP_PCI_EXPRESS",
+    "CAP_VENDOR",
+    "Bar",
+    "Capability",
+    "Command",
+    "ConfigSpace",
+    "msix_capability",
+    "pci_express_capability",
+]
+
+SIZE = 4096
+COMMAND, STATUS, HEADER_TYPE, BARS, SUBSYSTEM, CAPABILITIES, INTERRUPT_PIN = 0x04, 0x06, 0x0E, 0x10, 0x2C, 0x34, 0x3D
+CAPABILITIES_START, CAPABILITIES_END = 0x40, 0x100
+STATUS_INTERRUPT, STATUS_CAPABILITIES = 0x08, 0x10
+MULTI_FUNCTION = 0x80
+MIN_BAR = 128
+BAR_64BIT, BAR_PREFETCHABLE = 0x4, 0x8
+
+CAP_VENDOR, CAP_PCI_EXPRESS, CAP_MSIX = 0x09, 0x10, 0x11
+CAP_NAMES = {0x01: "power management", 0x05: "MSI", 0x09: "vendor specific", 0x10: "PCI Express", 0x11: "MSI-X"}
+DEVICE_CAPS, DEVICE_CONTROL = 0x04, 0x08
+CAP_FLR, CONTROL_FLR, CONTROL_MAX_PAYLOAD = 1 << 28, 1 << 15, 0x00E0
+MSIX_CONTROL, MSIX_ENABLE, MSIX_FUNCTION_MASK, MSIX_SIZE = 0x02, 1 << 15, 1 << 14, 0x07FF
+
+
+class Command(IntFlag):
+    """The bits of the command register that an endpoint without I/O space has."""
+
+    MEMORY = 1 << 1
+    BUS_MASTER = 1 << 2
+    PARITY = 1 << 6
+    SERR = 1 << 8
+    INTX_DISABLE = 1 << 10
+
+
+# (offset, bytes, bits that can be written, bits that writing one clears)
+WRITE_RULES = (
+    (COMMAND, 2, sum(Command), 0),
+    (STATUS, 2, 0, 0xF900),  # the error bits
+    (0x0C, 1, 0xFF, 0),  # cache line size: no meaning any more, yet writable
+    (0x3C, 1, 0xFF, 0),  # interrupt line: a scratch register of the software
+)
+
+
+@attrs.frozen
+class Capability:
+    """What stands behind the id and next bytes; ``writable`` and ``clearing`` are bit masks over ``body``."""
+
+    cap_id: int
+    body: bytes
+    writable: bytes = b""
+    clearing: bytes = b""
+    kept: bytes = b""
+    """Writable bits that a function-level reset leaves alone."""
+
+
+@attrs.frozen
+class Bar:
+    """A 64-bit memory BAR; ``address`` is 0 until it is assigned."""
+
+    index: int
+    address: int
+    size: int
+
+
+def _capability(cap_id: int, rows: tuple[tuple[str, int, int, int, int], ...]) -> Capability:
+    form = "<" + "".join(row[0] for row in rows)
+    return Capability(cap_id, *(struct.pack(form, *(row[column] for row in rows)) for column in range(1, 5)))
+
+
+def pci_express_capability(*, flr: bool = True, generation: int = 3, lanes: int = 4) -> Capability:
+    """An endpoint's capability (7.5.3): 256-byte payloads, and a link of that generation and width."""
+    link = generation | lanes << 4
+    zero = ("I", 0, 0, 0, 0)
+    return _capability(
+        CAP_PCI_EXPRESS,
+        (  # form, value, writable, clearing, kept
+            ("H", 0x0002, 0, 0, 0),  # version 2, endpoint
+            ("I", 0x8001 | (CAP_FLR if flr else 0), 0, 0, 0),  # role-based errors, payload up to 256 bytes
+            ("H", 0x2810, 0x79FF, 0, CONTROL_MAX_PAYLOAD),
+            ("H", 0, 0, 0x000F, 0),
+            ("I", link, 0, 0, 0),
+            ("H", 0, 0x00CB, 0, 0),
+            ("H", link, 0, 0, 0),
+            *(zero for _ in range(4)),  # slot and root registers
+            ("I", 0x1F, 0, 0, 0),  # completion timeout ranges A to D, and that it can be disabled
+            ("I", 0, 0x1F, 0, 0),
+            ("I", (2 << generation) - 2, 0, 0, 0),
+            ("I", generation, 0xF, 0, 0),
+            zero,
+            zero,
+        ),
+    )
+
+
+def msix_capability(vectors: int, bar: int, table: int, pending: int) -> Capability:
+    """7.7.2: ``table`` and ``pending`` are offsets in ``bar``, multiples of 8. Raises ValueError."""
+    if not 1 <= vectors <= 2048 or table % 8 or pending % 8:
+        raise ValueError(f"{vectors} MSI-X vectors at {table:#x}, pending bits at {pending:#x}: not possible")
+    control = ("H", vectors - 1, MSIX_ENABLE | MSIX_FUNCTION_MASK, 0, 0)
+    return _capability(CAP_MSIX, (control, ("I", table | bar, 0, 0, 0), ("I", pending | bar, 0, 0, 0)))
+
+
+class ConfigSpace:
+    """Accesses are 1, 2 or 4 bytes at a multiple of their size; others read all-ones and write nothing."""
+
+    def __init__(self, header: PciHeader) -> None:
+        self._bytes = bytearray(SIZE)
+        self._writable = bytearray(SIZE)
+        self._clearing = bytearray(SIZE)
+        self._kept = bytearray(SIZE)
+        self._traps: list[tuple[int, int, RegisterBlock]] = []
+        self._bars: dict[int, int] = {}
+        self._capabilities: dict[int, Capability] = {}
+        self._next = CAPABILITIES_START
+        self._link = CAPABILITIES
+        self._flr_at = -1
+        self._flr = False
+        for offset, size, writable, clearing in WRITE_RULES:
+            self._writable[offset : offset + size] = writable.to_bytes(size, "little")
+            self._clearing[offset : offset + size] = clearing.to_bytes(size, "little")
+        self._set(0x00, 4, header.vendor_id | header.device_id << 16)
+        self._set(0x08, 4, header.revision | header.class_code << 8)
+        self._set(SUBSYSTEM, 4, header.subsystem_vendor_id | header.subsystem_id << 16)
+        self._set(INTERRUPT_PIN, 1, header.interrupt_pin)
+        self._defaults = bytes(SIZE)
+
+    def read(self, offset: int, size: int) -> int:
+        if not _legal(offset, size):
+            return all_ones(size)
+        trap, whole = self._trap(offset, size)
+        if trap is None:
+            return self._get(offset, size)
+        if whole:
+            return trap[2].read(offset - trap[0], size) & all_ones(size)
+        half = size // 2
+        return self.read(offset, half) | self.read(offset + half, half) << 8 * half
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if not _legal(offset, size):
+            return
+        value &= all_ones(size)
+        trap, whole = self._trap(offset, size)
+        if trap is None:
+            for at, byte in enumerate(value.to_bytes(size, "little"), offset):
+                mask = self._writable[at]
+                self._bytes[at] = (self._bytes[at] & ~mask | byte & mask) & ~(byte & self._clearing[at])
+                self._flr |= at == self._flr_at and bool(byte & CONTROL_FLR >> 8)
+        elif whole:
+            trap[2].write(offset - trap[0], size, value)
+        else:
+            half = size // 2
+            self.write(offset, half, value)
+            self.write(offset + half, half, value >> 8 * half)
+
+    def set_bar(self, bar: int, size: int, *, prefetchable: bool = False) -> int:
+        """A 64-bit memory BAR; its size after rounding up to a power of two. Raises ValueError."""
+        if not 0 <= bar <= 4 or size <= 0 or size > 1 << 62 or self._bars.keys() & {bar - 1, bar, bar + 1}:
+            raise ValueError(f"there is no room for a 64-bit BAR {bar} of {size} bytes")
+        size = max(MIN_BAR, 1 << (size - 1).bit_length())
+        at = BARS + 4 * bar
+        self._set(at, 8, BAR_64BIT | (BAR_PREFETCHABLE if prefetchable else 0))
+        self._writable[at : at + 8] = (all_ones(8) & ~(size - 1)).to_bytes(8, "little")
+        self._bars[bar] = size
+        return size
+
+    def add(self, capability: Capability, block: RegisterBlock | None = None) -> int:
+        """Append a capability, its body trapped by ``block`` if given; the offset of its id. Raises ValueError."""
+        offset, start = self._next, self._next + 2
+        end = start + len(capability.body)
+        if end > CAPABILITIES_END:
+            raise ValueError(f"capability {capability.cap_id:#x} of {len(capability.body)} bytes finds no room")
+        self._set(self._link, 1, offset)
+        self._set(offset, 2, capability.cap_id)
+        for image, part in (
+            (self._bytes, capability.body),
+            (self._writable, capability.writable),
+            (self._clearing, capability.clearing),
+            (self._kept, capability.kept),
+        ):
+            image[start : start + len(part)] = part
+        self._bytes[STATUS] |= STATUS_CAPABILITIES
+        self._defaults = bytes(self._bytes)
+        if block is not None:
+            self._traps.append((start, end, block))
+        self._capabilities[offset] = capability
+        if capability.cap_id == CAP_PCI_EXPRESS and self._get(offset + DEVICE_CAPS, 4) & CAP_FLR:
+            self._flr_at = offset + DEVICE_CONTROL + 1
+        self._link = offset + 1
+        self._next = (end + 3) & ~3
+        return offset
+
+    def reset(self) -> None:
+        """Function-level reset: whatever can be written goes back to its default; sizes and identity stay."""
+        for at in range(SIZE):
+            mask = self._writable[at] & ~self._kept[at] | self._clearing[at]
+            self._bytes[at] = self._bytes[at] & ~mask | self._defaults[at] & mask
+        self._flr = False
+
+    def take_flr(self) -> bool:
+        """Whether a function-level reset was asked for since the last call; the bit itself reads 0."""
+        flr, self._flr = self._flr, False
+        return flr
+
+    def capability(self, cap_id: int) -> int | None:
+        """The offset of the first capability of that kind."""
+        return next((at for at, c in self._capabilities.items() if c.cap_id == cap_id), None)
+
+    @property
+    def command(self) -> Command:
+        return Command(self._get(COMMAND, 2))
+
+    @property
+    def msix_control(self) -> int:
+        """The message control word of the MSI-X capability; 0 without one."""
+        at = self.capability(CAP_MSIX)
+        return 0 if at is None else self._get(at + MSIX_CONTROL, 2)
+
+    @property
+    def bars(self) -> tuple[Bar, ...]:
+        return tuple(Bar(i, self._get(BARS + 4 * i, 8) & -size, size) for i, size in sorted(self._bars.items()))
+
+    def set_interrupt_status(self, pending: bool) -> None:
+        """The status bit that shows a pending INTx, whether it is disabled or not."""
+        self._bytes[STATUS] = self._bytes[STATUS] & ~STATUS_INTERRUPT | (STATUS_INTERRUPT if pending else 0)
+
+    def set_multi_function(self, several: bool) -> None:
+        self._bytes[HEADER_TYPE] = MULTI_FUNCTION if several else 0
+
+    def describe(self) -> dict[str, object]:
+        """Identity, command bits, BARs and capabilities as plain data."""
+        return {
+            "vendor": self._get(0x00, 2),
+            "device": self._get(0x02, 2),
+            "class": self._get(0x09, 2) | self._bytes[0x0B] << 16,
+            "command": [flag.name for flag in self.command],
+            "bars": [attrs.asdict(bar) for bar in self.bars],
+            "capabilities": [
+                {"offset": at, "id": c.cap_id, "name": CAP_NAMES.get(c.cap_id, "unknown")}
+                for at, c in self._capabilities.items()
+            ],
+        }
+
+    def _get(self, offset: int, size: int) -> int:
+        return int.from_bytes(self._bytes[offset : offset + size], "little")
+
+    def _set(self, offset: int, size: int, value: int) -> None:
+        self._bytes[offset : offset + size] = value.to_bytes(size, "little")
+
+    def _trap(self, offset: int, size: int) -> tuple[tuple[int, int, RegisterBlock] | None, bool]:
+        for trap in self._traps:
+            if offset < trap[1] and trap[0] < offset + size:
+                return trap, trap[0] <= offset and offset + size <= trap[1]
+        return None, False
+
+
+def _legal(offset: int, size: int) -> bool:
+    return size in (1, 2, 4) and offset % size == 0 and 0 <= offset <= SIZE - size

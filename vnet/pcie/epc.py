@@ -1,0 +1,295 @@
+"""The endpoint controller: up to eight functions behind one link, and their way into the other host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import attrs
+
+from drivers.hw import Handler, LinkEvents, OutboundWindow, PciHeader, RegisterBlock
+from rings.errors import MemoryFault
+from rings.memory import Memory, PciAddr
+from vnet.errors import LinkDown, UnsupportedRequest
+from vnet.link.base import Direction, Fault, Link, Region, all_ones
+from vnet.pcie.config_space import (
+    MSIX_ENABLE,
+    MSIX_FUNCTION_MASK,
+    Capability,
+    Command,
+    ConfigSpace,
+    msix_capability,
+    pci_express_capability,
+)
+from vnet.pcie.msix import ENTRY, MsixBar, MsixTable, NoRegisters, pending_bytes
+from vnet.pcie.outbound import FunctionWindow, OutboundPool
+
+__all__ = ["FUNCTIONS", "EndpointController"]
+
+FUNCTIONS = 8
+GIB = 1 << 30
+
+
+@attrs.define
+class _Function:
+    config: ConfigSpace
+    blocks: dict[int, RegisterBlock] = attrs.field(factory=dict)
+    msix: MsixTable | None = None
+    intx: bool = False
+    intx_sent: bool = False
+    bus_master: bool = False
+    window: FunctionWindow | None = None
+    events: LinkEvents | None = None
+    on_reset: Handler | None = None
+
+
+class EndpointController:
+    """Implements `drivers.hw.Epc` towards the functions, `vnet.link.base.EndpointPort` towards the link."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        name: str = "epc",
+        windows: int = 8,
+        window_size: int = 4 * GIB,
+        window_align: int = 64 << 10,
+        window_base: int = 0x80_0000_0000,
+    ) -> None:
+        """``windows`` outbound windows of up to ``window_size`` bytes, from ``window_base`` on in our own addresses."""
+        self.name = name
+        self._link = link
+        self._functions: dict[int, _Function] = {}
+        self._pool = OutboundPool(link, windows, window_size, window_align, window_base)
+        self._decoder: list[tuple[int, int, RegisterBlock]] = []
+        link.attach_endpoint(self)
+
+    # What the functions use.
+
+    def set_header(self, function: int, header: PciHeader) -> None:
+        """Raises ValueError where the function exists or can't."""
+        if not 0 <= function < FUNCTIONS or function in self._functions:
+            raise ValueError(f"{self.name} has no room for a function {function}")
+        config = ConfigSpace(header)
+        config.add(pci_express_capability())
+        self._functions[function] = _Function(config)
+        self._count_functions()
+
+    def add_capability(self, function: int, cap_id: int, body: bytes, block: RegisterBlock | None = None) -> int:
+        return self._functions[function].config.add(Capability(cap_id, body), block)
+
+    def set_bar(self, function: int, bar: int, size: int, block: RegisterBlock) -> None:
+        f = self._functions[function]
+        f.config.set_bar(bar, size)
+        f.blocks[bar] = block
+
+    def set_msix(self, function: int, vectors: int, bar: int, offset: int) -> None:
+        """A BAR that `set_bar` did not make holds nothing else. Raises ValueError where the table does not fit."""
+        f = self._functions[function]
+        pending = offset + ENTRY * vectors
+        if bar not in f.blocks:
+            self.set_bar(function, bar, pending + pending_bytes(vectors), NoRegisters())
+        size = next((b.size for b in f.config.bars if b.index == bar), 0)
+        if f.msix is not None or offset < 0 or pending + pending_bytes(vectors) > size:
+            raise ValueError(f"{vectors} MSI-X vectors at {offset:#x} don't fit into BAR {bar} of {size} bytes")
+        f.config.add(msix_capability(vectors, bar, offset, pending))
+        f.msix = MsixTable(vectors, self._sender(function))
+        f.blocks[bar] = MsixBar(f.blocks[bar], f.msix, offset, pending)
+
+    def clear(self, function: int) -> None:
+        self._revoke(function, _refused("the function was taken away"))
+        self.set_intx(function, False)
+        del self._functions[function]
+        self._count_functions()
+        self._decode()
+
+    def start(self) -> None:
+        self._link.set_present(True)
+
+    def stop(self) -> None:
+        self._link.set_present(False)
+
+    def window(self, function: int) -> Memory:
+        f = self._functions[function]
+        if f.window is None:
+            f.window = FunctionWindow(self._pool, function, lambda: self._refusal(function))
+        return f.window
+
+    def map_addr(self, addr: PciAddr, size: int, function: int = 0) -> OutboundWindow:
+        """Cover ``size`` bytes at ``addr`` by a window that stays until `unmap_addr`.
+
+        Raises MemoryError when none is left, ValueError where one can't be that large, LinkDown, and
+        UnsupportedRequest while the function may not master the bus.
+        """
+        refusal = self._refusal(function)
+        if refusal is not None:
+            raise refusal(addr, size, True)
+        return self._pool.map(addr, size, function)
+
+    def unmap_addr(self, window: OutboundWindow) -> None:
+        """Raises ValueError where it is not mapped (any more)."""
+        mapped = next((w for w in self._pool.mapped if w is window), None)
+        if mapped is None:
+            raise ValueError(f"{self.name} has no such outbound window")
+        self._pool.unmap(mapped)
+
+    def raise_irq(self, function: int, vector: int) -> None:
+        """Does nothing while MSI-X is off, or once the function is taken away. Raises ValueError: no such vector."""
+        f = self._functions.get(function)
+        if f is not None and f.msix is not None:
+            f.msix.fire(vector)
+
+    def set_intx(self, function: int, asserted: bool) -> None:
+        f = self._functions.get(function)
+        if f is not None:
+            f.intx = asserted
+            f.config.set_interrupt_status(asserted)
+            self._route_intx(function, f)
+
+    def msix_enabled(self, function: int) -> bool:
+        f = self._functions.get(function)
+        return f is not None and f.msix is not None and f.msix.enabled
+
+    def watch(self, function: int, events: LinkEvents, reset: Handler) -> None:
+        f = self._functions[function]
+        f.events, f.on_reset = events, reset
+
+    def describe(self) -> dict[str, object]:
+        """Functions and outbound windows as plain data."""
+        return {
+            "name": self.name,
+            "link": self._link.name,
+            "functions": [
+                {
+                    "function": number,
+                    **f.config.describe(),
+                    "msix": None if f.msix is None else f.msix.describe(),
+                    "intx": f.intx,
+                }
+                for number, f in sorted(self._functions.items())
+            ],
+            "windows": [
+                {"addr": w.addr, "size": w.size, "function": w.function, "pinned": w.memory.pinned}
+                for w in self._pool.mapped
+            ],
+        }
+
+    # What the link uses.
+
+    def config_read(self, function: int, offset: int, size: int) -> int | None:
+        f = self._functions.get(function)
+        return None if f is None else f.config.read(offset, size)
+
+    def config_write(self, function: int, offset: int, size: int, value: int) -> bool:
+        f = self._functions.get(function)
+        if f is None:
+            return False
+        f.config.write(offset, size, value)
+        if f.config.take_flr():
+            self._reset(function, f, _refused("the function was reset"))
+            if f.on_reset is not None:
+                f.on_reset()
+        else:
+            self._apply(function, f)
+        return True
+
+    def mem_read(self, addr: int, size: int, function: int = 0) -> int | None:
+        for start, end, block in self._decoder:
+            if start <= addr and addr + size <= end:
+                return block.read(addr - start, size) & all_ones(size)
+        return None
+
+    def mem_write(self, addr: int, size: int, value: int, function: int = 0) -> bool:
+        for start, end, block in self._decoder:
+            if start <= addr and addr + size <= end:
+                block.write(addr - start, size, value & all_ones(size))
+                return True
+        return False
+
+    def regions(self, addr: int, size: int, function: int = 0) -> Iterable[Region]:
+        return ()  # every BAR is registers so far
+
+    def link_up(self) -> None:
+        for f in list(self._functions.values()):
+            if f.events is not None:
+                f.events.link_up()
+
+    def link_down(self) -> None:
+        """The end of an epoch resets every function as a hot reset does (6.6.1), before any of them hears of it."""
+        for number, f in self._functions.items():
+            self._reset(number, f, self._down)
+        for f in list(self._functions.values()):
+            if f.events is not None:
+                f.events.link_down()
+
+    def _apply(self, function: int, f: _Function) -> None:
+        """Do what the configuration space says now."""
+        command, control = f.config.command, f.config.msix_control
+        self._decode()
+        bus_master = Command.BUS_MASTER in command
+        if f.bus_master and not bus_master:
+            self._revoke(function, _refused("bus mastering was turned off"))
+        f.bus_master = bus_master
+        if f.msix is not None:
+            f.msix.configure(
+                enabled=bool(control & MSIX_ENABLE),
+                masked=bool(control & MSIX_FUNCTION_MASK),
+                bus_master=bus_master,
+            )
+        self._route_intx(function, f)
+
+    def _reset(self, function: int, f: _Function, fault: Fault) -> None:
+        self._revoke(function, fault)
+        f.bus_master = False
+        f.config.reset()
+        if f.msix is not None:
+            f.msix.reset()
+        self.set_intx(function, False)
+        self._decode()
+
+    def _revoke(self, function: int, fault: Fault) -> None:
+        f = self._functions[function]
+        if f.window is not None:
+            f.window.end(fault)
+            f.window = None
+        self._pool.revoke(function, fault)
+
+    def _refusal(self, function: int) -> Fault | None:
+        if not self._link.up:
+            return self._down
+        if self._functions[function].bus_master:
+            return None
+        return _refused("the function may not master the bus")
+
+    def _down(self, addr: int, size: int, write: bool) -> MemoryFault:
+        return LinkDown(addr, size, write=write, reason=f"link {self._link.name} is down, or was in between")
+
+    def _decode(self) -> None:
+        self._decoder = [
+            (bar.address, bar.address + bar.size, f.blocks[bar.index])
+            for f in self._functions.values()
+            if Command.MEMORY in f.config.command
+            for bar in f.config.bars
+        ]
+
+    def _route_intx(self, function: int, f: _Function) -> None:
+        enabled = Command.INTX_DISABLE not in f.config.command and not self.msix_enabled(function)
+        if f.intx_sent != (f.intx and enabled):
+            f.intx_sent = not f.intx_sent
+            self._link.intx(function, f.intx_sent)
+
+    def _sender(self, function: int) -> Callable[[int, int], None]:
+        def send(addr: int, data: int) -> None:
+            self._link.mem_write(Direction.UPSTREAM, addr, 4, data, function)
+
+        return send
+
+    def _count_functions(self) -> None:
+        for number, f in self._functions.items():
+            f.config.set_multi_function(number == 0 and len(self._functions) > 1)
+
+
+def _refused(reason: str) -> Fault:
+    def fault(addr: int, size: int, write: bool) -> MemoryFault:
+        return UnsupportedRequest(addr, size, write=write, reason=reason)
+
+    return fault

@@ -1,0 +1,125 @@
+"""MSI-X of one function: the table, the pending bits, and the rule that none is lost or doubled (7.7.2, 6.1.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from drivers.hw import RegisterBlock
+
+__all__ = ["ENTRY", "MsixBar", "MsixTable", "NoRegisters", "pending_bytes"]
+
+ENTRY = 16
+"""Bytes of one table entry: address (8), data (4), vector control (4)."""
+VECTOR_MASK = 1
+
+
+def pending_bytes(vectors: int) -> int:
+    """The size of the pending bit array: whole 64-bit words."""
+    return -(-vectors // 64) * 8
+
+
+class MsixTable:
+    """``send(address, data)`` puts one message on the link. Every vector starts masked."""
+
+    def __init__(self, vectors: int, send: Callable[[int, int], None]) -> None:
+        self.vectors = vectors
+        self._send = send
+        self.reset()
+
+    def reset(self) -> None:
+        self._table = bytearray(ENTRY * self.vectors)
+        for vector in range(self.vectors):
+            self._table[ENTRY * vector + 12] = VECTOR_MASK
+        # What each vector sends, taken out of the table when it changes; None while the vector is masked.
+        self._messages: list[tuple[int, int] | None] = [None] * self.vectors
+        self._pending = 0
+        self.enabled = False
+        self._open = False
+
+    def configure(self, *, enabled: bool, masked: bool, bus_master: bool) -> None:
+        """The function's own switches moved. Turning MSI-X off forgets what is pending."""
+        self.enabled = enabled
+        self._open = enabled and bus_master and not masked
+        if not enabled:
+            self._pending = 0
+        for vector in range(self.vectors if self._pending else 0):
+            self._flush(vector)
+
+    def fire(self, vector: int) -> None:
+        """One message, or one pending bit while it can't go out. Raises ValueError for a vector beyond the table."""
+        if not 0 <= vector < self.vectors:
+            raise ValueError(f"there is no MSI-X vector {vector} of {self.vectors}")
+        if self.enabled:
+            message = self._messages[vector] if self._open else None
+            if message is None:
+                self._pending |= 1 << vector
+            else:
+                self._send(*message)
+
+    def read(self, offset: int, size: int) -> int:
+        return int.from_bytes(self._table[offset : offset + size], "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset + size > len(self._table):
+            return
+        self._table[offset : offset + size] = value.to_bytes(size, "little")
+        for vector in range(offset // ENTRY, (offset + size - 1) // ENTRY + 1):
+            at = ENTRY * vector
+            self._table[at] &= ~3
+            masked = self._table[at + 12] & VECTOR_MASK
+            self._table[at + 12 : at + 16] = bytes((masked, 0, 0, 0))
+            self._messages[vector] = None if masked else (self.read(at, 8), self.read(at + 8, 4))
+            self._flush(vector)
+
+    def read_pending(self, offset: int, size: int) -> int:
+        return self._pending >> 8 * offset & (1 << 8 * size) - 1
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "vectors": self.vectors,
+            "enabled": self.enabled,
+            "masked": [v for v, message in enumerate(self._messages) if message is None],
+            "pending": [v for v in range(self.vectors) if self._pending >> v & 1],
+        }
+
+    def _flush(self, vector: int) -> None:
+        message = self._messages[vector]
+        if self._open and self._pending >> vector & 1 and message is not None:
+            # Cleared first: whoever gets the message may fire this vector again before `_send` returns.
+            self._pending &= ~(1 << vector)
+            self._send(*message)
+
+
+class NoRegisters:
+    """What surrounds a table that has a BAR to itself."""
+
+    def read(self, offset: int, size: int) -> int:
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        pass
+
+
+class MsixBar:
+    """A BAR whose owner answers everything but the table and the pending bits in it."""
+
+    def __init__(self, block: RegisterBlock, table: MsixTable, table_at: int, pending_at: int) -> None:
+        self._block = block
+        self._table = table
+        self._table_at = table_at
+        self._table_end = table_at + ENTRY * table.vectors
+        self._pending_at = pending_at
+        self._pending_end = pending_at + pending_bytes(table.vectors)
+
+    def read(self, offset: int, size: int) -> int:
+        if self._table_at <= offset < self._table_end:
+            return self._table.read(offset - self._table_at, size)
+        if self._pending_at <= offset < self._pending_end:
+            return self._table.read_pending(offset - self._pending_at, size)
+        return self._block.read(offset, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if self._table_at <= offset < self._table_end:
+            self._table.write(offset - self._table_at, size, value)
+        elif not self._pending_at <= offset < self._pending_end:  # pending bits are read-only
+            self._block.write(offset, size, value)

@@ -1,0 +1,194 @@
+"""Outbound windows: the few ranges of the other host's memory that an endpoint controller reaches at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rings.errors import MemoryFault
+from rings.memory import Addr, PciAddr, PhysAddr
+from vnet.link.base import Direction, Fault, Link, Window
+from vnet.memory import full_fence
+
+__all__ = ["FunctionWindow", "Outbound", "OutboundPool"]
+
+ADDRESS_END = 1 << 64
+
+
+class Outbound:
+    """One mapped window; implements `drivers.hw.OutboundWindow`."""
+
+    def __init__(self, index: int, phys: int, addr: int, size: int, function: int, memory: Window) -> None:
+        self.index = index
+        self.phys = PhysAddr(Addr(phys))
+        self.addr = PciAddr(Addr(addr))
+        self.size = size
+        self.function = function
+        self.memory = memory
+        self.owner: FunctionWindow | None = None
+        """Who mapped it on demand, and may lose it; nobody where it was mapped by hand."""
+
+    def covers(self, addr: int, size: int) -> bool:
+        return self.addr <= addr and addr + size <= self.addr + self.size
+
+
+class OutboundPool:
+    """``count`` windows of up to ``size`` bytes (a power of two) at multiples of ``align`` (likewise)."""
+
+    def __init__(self, link: Link, count: int, size: int, align: int, base: int) -> None:
+        if count < 1 or align < 1 or align & (align - 1) or size & (size - 1) or size < align:
+            raise ValueError(f"{count} outbound windows of {size} bytes at multiples of {align}: not possible")
+        self._link = link
+        self._base = base
+        self.size = size
+        self.align = align
+        self._free = list(range(count))
+        self._mapped: list[Outbound] = []
+        """The least recently switched to comes first."""
+
+    @property
+    def mapped(self) -> tuple[Outbound, ...]:
+        return tuple(self._mapped)
+
+    def map(self, addr: int, size: int, function: int) -> Outbound:
+        """Cover the range, from the multiple of ``align`` at or below it on.
+
+        Raises ValueError where it is larger than a window, MemoryError when no window is left, LinkDown.
+        """
+        low = addr & -self.align
+        high = (addr + size + self.align - 1) & -self.align
+        if size <= 0 or addr < 0 or high > ADDRESS_END or high - low > self.size:
+            raise ValueError(f"no outbound window of {self.size} bytes covers {size} bytes at {addr:#x}")
+        if not self._free:
+            self._evict()
+        memory = self._link.map(Direction.UPSTREAM, low, high - low, function)
+        index = self._free.pop(0)
+        window = Outbound(index, self._base + index * self.size, low, high - low, function, memory)
+        self._mapped.append(window)
+        return window
+
+    def unmap(self, window: Outbound, fault: Fault | None = None) -> None:
+        """Raises ValueError where it is not mapped (any more)."""
+        self._mapped.remove(window)
+        self._free.append(window.index)
+        window.memory.close(fault)
+        if window.owner is not None:
+            window.owner.forget(window)
+
+    def reach(self, addr: int, size: int, owner: FunctionWindow) -> Outbound:
+        """The window of this owner over the range, mapped now if need be. Raises like `map`."""
+        for window in self._mapped:
+            if window.owner is owner and window.covers(addr, size):
+                self._mapped.remove(window)
+                self._mapped.append(window)
+                return window
+        # As much around the address as fits, unless the range would leave it at its end.
+        low = addr & -self.size
+        if addr + size > low + self.size:
+            low = addr & -self.align
+        room = min(self.size, ADDRESS_END - low)
+        if addr + size > low + room:
+            raise ValueError(f"no outbound window of {self.size} bytes covers {size} bytes at {addr:#x}")
+        window = self.map(low, room, owner.function)
+        window.owner = owner
+        return window
+
+    def revoke(self, function: int, fault: Fault) -> None:
+        """End what this function reaches. Windows mapped by hand stay taken until they are unmapped."""
+        for window in [w for w in self._mapped if w.function == function]:
+            if window.owner is None:
+                window.memory.close(fault)
+            else:
+                self.unmap(window, fault)
+
+    def _evict(self) -> None:
+        for window in self._mapped:
+            if window.owner is not None and not window.memory.pinned:
+                self.unmap(window)
+                return
+        raise MemoryError("every outbound window is in use")
+
+
+class FunctionWindow:
+    """The other host's memory as one function reaches it: windows are mapped when an access needs them.
+
+    The one used last stays at hand, so that nearly every access is one call more than on the link's own
+    window (about 50 ns). A view that was handed out outlives the eviction of its window within a batch.
+    """
+
+    def __init__(self, pool: OutboundPool, function: int, refusal: Callable[[], Fault | None]) -> None:
+        """``refusal`` says why this function may reach nothing now, or None."""
+        self._pool = pool
+        self.function = function
+        self._refusal = refusal
+        self._fault: Fault | None = None
+        self._pins: dict[int, tuple[memoryview, Outbound]] = {}
+        self._current: Outbound | None = None
+        self._view: Callable[[Addr, int, bool], memoryview]
+        self._start: int
+        self._end: int
+        self._leave()
+
+    def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
+        try:
+            return self._view(addr, size, writable)
+        except MemoryFault:
+            if self._start <= addr and addr + size <= self._end:
+                raise
+        return self._switch(addr, size, writable).memory.view(addr, size, writable)
+
+    def segments(self, addr: Addr, size: int, writable: bool = False, /) -> list[memoryview]:
+        if self._start <= addr and addr + size <= self._end and self._current is not None:
+            return self._current.memory.segments(addr, size, writable)
+        views: list[memoryview] = []
+        while size > 0:
+            part = min(size, self._pool.size - addr % self._pool.align)
+            views += self._switch(addr, part, writable).memory.segments(addr, part, writable)
+            addr, size = Addr(addr + part), size - part
+        return views
+
+    def pin(self, addr: Addr, size: int, form: str, /) -> memoryview:
+        window = self._switch(addr, size, True)
+        typed = window.memory.pin(addr, size, form)
+        self._pins[id(typed)] = typed, window
+        return typed
+
+    def unpin(self, view: memoryview, /) -> None:
+        _, window = self._pins.pop(id(view), (view, None))
+        if window is None:
+            view.release()
+        else:
+            window.memory.unpin(view)
+
+    def fence(self) -> None:
+        full_fence()
+
+    def end(self, fault: Fault) -> None:
+        """Every access raises ``fault`` from now on."""
+        self._fault = fault
+
+    def forget(self, window: Outbound) -> None:
+        """The pool took that window away, and the link released what was pinned in it."""
+        self._pins = {key: pin for key, pin in self._pins.items() if pin[1] is not window}
+        if window is self._current:
+            self._leave()
+
+    def _switch(self, addr: int, size: int, write: bool) -> Outbound:
+        fault = self._fault or self._refusal()
+        if fault is not None:
+            raise fault(addr, size, write)
+        try:
+            window = self._pool.reach(addr, size, self)
+        except (MemoryError, ValueError) as error:
+            raise MemoryFault(addr, size, write=write, reason=str(error)) from None
+        self._current = window
+        self._view = window.memory.view
+        self._start, self._end = window.addr, window.addr + window.size
+        return window
+
+    def _leave(self) -> None:
+        self._current = None
+        self._start, self._end = ADDRESS_END, 0
+        self._view = self._nothing
+
+    def _nothing(self, addr: Addr, size: int, writable: bool, /) -> memoryview:
+        raise MemoryFault(addr, size, write=writable, reason="no outbound window is mapped")

@@ -1,0 +1,226 @@
+"""The root complex of one host: root ports, enumeration, addresses for BARs, and interrupts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import attrs
+
+from rings.errors import MemoryFault
+from rings.memory import Addr
+from vnet.link.base import Link, Region, all_ones, clip
+from vnet.memory import HostMemory
+from vnet.pcie.epc import FUNCTIONS
+from vnet.pcie.function import PciFunctionHandle
+from vnet.pcie.interrupts import MSI_SIZE, Interrupts
+
+__all__ = ["FunctionEvents", "RootComplex", "RootStatistics"]
+
+GIB = 1 << 30
+NOBODY = 0xFFFF
+"""The vendor id that reads back where no function is."""
+
+
+class FunctionEvents(Protocol):
+    """Who owns the host's PCI bus: told about functions while the link's move is still under way."""
+
+    def found(self, function: PciFunctionHandle) -> None: ...
+
+    def gone(self, function: PciFunctionHandle) -> None:
+        """It was pulled out, or something else took its place; it heard link_down before."""
+
+
+@attrs.frozen
+class RootStatistics:
+    """Interrupts that came in, and those that were nobody's."""
+
+    msi: int
+    msi_spurious: int
+    intx: int
+    intx_spurious: int
+
+
+class _RootPort:
+    """One link, one bus number, one aperture; implements `vnet.link.base.RootPort`."""
+
+    def __init__(self, rc: RootComplex, link: Link, bus: int, aperture: tuple[int, int]) -> None:
+        self.link = link
+        self.bus = bus
+        self.functions: dict[int, PciFunctionHandle] = {}
+        self.asserts = 0
+        self.unhandled = 0
+        self._rc = rc
+        self._aperture = aperture
+
+    def mem_read(self, addr: int, size: int, function: int) -> int | None:
+        try:
+            return int.from_bytes(self._rc.memory.view(Addr(addr), size), "little")
+        except MemoryFault:
+            return None
+
+    def mem_write(self, addr: int, size: int, value: int, function: int) -> bool:
+        if self._rc.interrupts.covers(addr, size):
+            self._rc.interrupts.message(self, addr, size, value)
+            return True
+        try:
+            self._rc.memory.view(Addr(addr), size, True)[:] = (value & all_ones(size)).to_bytes(size, "little")
+        except MemoryFault:
+            return False
+        return True
+
+    def regions(self, addr: int, size: int, function: int) -> Iterable[Region]:
+        return clip(self._rc.memory, addr, size)
+
+    def intx(self, function: int, asserted: bool) -> None:
+        self.asserts += asserted
+        handle = self.functions.get(function)
+        if handle is None or not handle.set_intx(asserted):
+            self.unhandled += 1
+
+    def link_up(self) -> None:
+        self.scan()
+
+    def link_down(self) -> None:
+        for handle in self.functions.values():
+            handle.go_offline()
+        for handle in list(self.functions.values()):
+            handle.tell(up=False)
+
+    def removed(self) -> None:
+        for number in list(self.functions):
+            self._drop(number)
+
+    def scan(self) -> None:
+        """Configure what is new or offline; functions that run are left alone."""
+        back: list[PciFunctionHandle] = []
+        new: list[PciFunctionHandle] = []
+        for number in range(FUNCTIONS):
+            identity = self.link.config_read(number, 0, 4)
+            known = self.functions.get(number)
+            if known is not None and known.identity != identity:
+                self._drop(number)
+                known = None
+            if identity & 0xFFFF == NOBODY or (known is not None and known.online):
+                continue
+            handle = known or self._rc.make_handle(self, number)
+            (back if known else new).append(handle)
+            self.functions[number] = handle
+            handle.configure(self._place)
+        # Only now: whoever is told may use any function.
+        for handle in back:
+            handle.tell(up=True)
+        for handle in new:
+            self._rc.tell_found(handle)
+
+    def _drop(self, number: int) -> None:
+        handle = self.functions.pop(number)
+        was_online = handle.online
+        handle.go_away()
+        if was_online:
+            handle.tell(up=False)
+        self._rc.tell_gone(handle)
+
+    def _place(self, size: int) -> int | None:
+        """The lowest free multiple of ``size`` in the aperture; None where it is full."""
+        taken = sorted((bar.address, bar.address + bar.size) for h in self.functions.values() for bar in h.bars)
+        start, end = self._aperture
+        for low, high in taken:
+            start = -(-start // size) * size
+            if start + size <= low:
+                break
+            start = max(start, high)
+        start = -(-start // size) * size
+        return start if start + size <= end else None
+
+
+class RootComplex:
+    """Every attached link is a bus of its own behind a root port of its own: bus 1, 2, ... of ``domain``."""
+
+    def __init__(
+        self,
+        memory: HostMemory,
+        *,
+        domain: int = 0,
+        mmio: int = 0x10_0000_0000,
+        aperture: int = 64 * GIB,
+        msi: int = 0xFEE0_0000,
+    ) -> None:
+        """``aperture`` bytes of addresses per root port from ``mmio`` on; interrupt messages go to ``msi``.
+
+        Raises ValueError where either overlaps RAM.
+        """
+        if any((base < msi + MSI_SIZE and msi < base + size) or mmio < base + size for base, size in memory.ranges):
+            raise ValueError(f"RAM reaches into the MSI window at {msi:#x} or the MMIO window at {mmio:#x}")
+        self.memory = memory
+        self.interrupts = Interrupts(msi)
+        self._domain = domain
+        self._mmio = mmio
+        self._size = aperture
+        self._ports: list[_RootPort] = []
+        self._events: FunctionEvents | None = None
+
+    def attach(self, link: Link) -> int:
+        """Put ``link`` behind a new root port; the bus number on which its functions show up once it is up."""
+        bus = len(self._ports) + 1
+        start = self._mmio + len(self._ports) * self._size
+        port = _RootPort(self, link, bus, (start, start + self._size))
+        self._ports.append(port)
+        link.attach_root(port)
+        return bus
+
+    def watch(self, events: FunctionEvents | None) -> None:
+        """Tell ``events`` about functions from now on, and about the present ones first."""
+        self._events = events
+        for handle in self.functions:
+            self.tell_found(handle)
+
+    def enumerate(self) -> tuple[PciFunctionHandle, ...]:
+        """Look behind every link that is up for functions that came or went since; all that are known now."""
+        for port in self._ports:
+            if port.link.up:
+                port.scan()
+        return self.functions
+
+    @property
+    def functions(self) -> tuple[PciFunctionHandle, ...]:
+        return tuple(handle for port in self._ports for _, handle in sorted(port.functions.items()))
+
+    def statistics(self) -> RootStatistics:
+        return RootStatistics(
+            self.interrupts.delivered,
+            self.interrupts.spurious,
+            sum(port.asserts for port in self._ports),
+            sum(port.unhandled for port in self._ports),
+        )
+
+    def describe(self) -> list[dict[str, object]]:
+        """The PCI tree as plain data: one entry per bus."""
+        return [
+            {
+                "bus": port.bus,
+                "link": port.link.name,
+                "up": port.link.up,
+                "epoch": port.link.epoch,
+                "functions": [handle.describe() for _, handle in sorted(port.functions.items())],
+            }
+            for port in self._ports
+        ]
+
+    def function_name(self, bus: int, number: int) -> str:
+        """What lspci calls it."""
+        return f"{self._domain:04x}:{bus:02x}:00.{number}"
+
+    # What the root ports use.
+
+    def make_handle(self, port: _RootPort, number: int) -> PciFunctionHandle:
+        name = self.function_name(port.bus, number)
+        return PciFunctionHandle(name, port.link, number, self.memory, self.interrupts, port)
+
+    def tell_found(self, handle: PciFunctionHandle) -> None:
+        if self._events is not None:
+            self._events.found(handle)
+
+    def tell_gone(self, handle: PciFunctionHandle) -> None:
+        if self._events is not None:
+            self._events.gone(handle)

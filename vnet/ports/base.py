@@ -1,0 +1,65 @@
+"""What every port shares: its counters, and bytes laid over a list of segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from drivers.ports import PortStatistics
+
+__all__ = ["CountingPort", "scatter", "skip"]
+
+
+class CountingPort:
+    """Counts what passes. Frames offered in either direction = received + sent + dropped + still waiting.
+
+    Bytes are those of the Ethernet frame, without the virtio_net_hdr.
+    """
+
+    def __init__(self) -> None:
+        self.rx_packets = 0
+        self.rx_bytes = 0
+        self.tx_packets = 0
+        self.tx_bytes = 0
+        self._drops: dict[str, int] = {}
+
+    def drop(self, cause: str, count: int = 1) -> None:
+        """Count ``count`` frames that were dropped for one ``cause``."""
+        if count:
+            self._drops[cause] = self._drops.get(cause, 0) + count
+
+    def statistics(self) -> PortStatistics:
+        """A frozen copy of the counters."""
+        return PortStatistics(
+            rx_packets=self.rx_packets,
+            rx_bytes=self.rx_bytes,
+            tx_packets=self.tx_packets,
+            tx_bytes=self.tx_bytes,
+            drops=MappingProxyType(dict(self._drops)),
+        )
+
+
+def scatter(segs: Sequence[memoryview], data: bytes | bytearray) -> bool:
+    """Copy ``data`` over the segments, in order; False, and nothing copied, where it does not fit."""
+    if len(data) > sum(map(len, segs)):
+        return False
+    at = 0
+    for seg in segs:
+        part = data[at : at + len(seg)]
+        seg[: len(part)] = part
+        at += len(part)
+        if at == len(data):
+            break
+    return True
+
+
+def skip(segs: Sequence[memoryview], count: int) -> list[memoryview]:
+    """The segments without their first ``count`` bytes."""
+    if segs and count < len(segs[0]):
+        return [segs[0][count:], *segs[1:]]
+    tail = []
+    for seg in segs:
+        if count < len(seg):
+            tail.append(seg[count:])
+        count = max(0, count - len(seg))
+    return tail

@@ -1,0 +1,108 @@
+"""From a description of an interface to the port behind it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Literal
+
+import attrs
+
+from vnet.errors import PrivilegeError
+from vnet.ports.netns import Address, Route, in_netns, no_right, open_netns, set_up_interface
+from vnet.ports.tap import TapPort
+from vnet.ports.tun import TunPort
+from vnet.ports.tuntap import TunTapDevice, open_device
+
+__all__ = ["PortConfig", "check_tun", "open_packet_port"]
+
+TUN_DEVICE = "/dev/net/tun"
+
+
+@attrs.frozen
+class PortConfig:
+    """An interface to be made: which kind, where, and what it is given.
+
+    A ``netns`` that does not exist is made, and removed with the port; None is the namespace we run in.
+    ``mac`` (6 bytes) is a TUN port's own until `PacketPort.start` gives another; ``peer_mac`` is the other
+    end's, for a TUN port that shall not have to find out. ``mtu`` is in bytes without the Ethernet header,
+    ``txqueuelen`` in packets.
+    """
+
+    kind: Literal["tun", "tap"] = "tun"
+    netns: str | None = None
+    ifname: str = "vnet0"
+    addresses: tuple[Address, ...] = ()
+    routes: tuple[Route, ...] = ()
+    mac: bytes | None = None
+    peer_mac: bytes | None = None
+    mtu: int | None = None
+    txqueuelen: int | None = None
+
+    @property
+    def own_mac(self) -> bytes:
+        """``mac``, else a locally administered one that is always the same for the same interface."""
+        if self.mac is not None:
+            return self.mac
+        return b"\x02\x00" + zlib.crc32(f"{self.netns or ''}/{self.ifname}".encode()).to_bytes(4, "big")
+
+
+def check_tun() -> None:
+    """Raises PrivilegeError where there is no TUN, or none that we may use."""
+    if not os.path.exists(TUN_DEVICE):  # noqa: PTH110
+        raise PrivilegeError(f"{TUN_DEVICE} is missing", "sudo modprobe tun")
+    if not os.access(TUN_DEVICE, os.R_OK | os.W_OK):
+        raise no_right(f"open {TUN_DEVICE}")
+
+
+@asynccontextmanager
+async def open_packet_port(config: PortConfig) -> AsyncIterator[TunPort | TapPort]:
+    """The port of an interface that exists, is addressed and up for as long as the context lasts.
+
+    Its carrier is off, and nothing is handed up, until `PacketPort.start`. Raises PrivilegeError, OSError.
+    """
+    check_tun()
+    async with AsyncExitStack() as stack:
+        if config.netns is not None:
+            await stack.enter_async_context(open_netns(config.netns))
+        device = await in_netns(config.netns, partial(make_interface, config))
+        try:
+            port = make_port(device, config)
+        except BaseException:
+            device.close()
+            raise
+        stack.callback(port.close)
+        yield port
+
+
+def make_interface(config: PortConfig) -> TunTapDevice:
+    """Make the interface in the calling thread's namespace."""
+    try:
+        device = open_device(config.kind, config.ifname)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise no_right(f"make the interface {config.ifname}") from error
+        raise
+    try:
+        set_up_interface(
+            config.ifname,
+            addresses=config.addresses,
+            mtu=config.mtu,
+            txqueuelen=config.txqueuelen,
+            routes=config.routes,
+        )
+    except BaseException:
+        device.close()
+        raise
+    return device
+
+
+def make_port(device: TunTapDevice, config: PortConfig) -> TunPort | TapPort:
+    """The port over an interface that exists."""
+    if config.kind == "tap":
+        return TapPort(device, config.ifname, config.netns)
+    return TunPort(device, config.ifname, config.netns, mac=config.own_mac, peer_mac=config.peer_mac)

@@ -1,0 +1,247 @@
+"""Network namespaces and the interfaces in them: made, addressed, read and removed over netlink.
+
+Everything here blocks. Most of it acts in the namespace of the calling thread; `run_in_netns` gives it a
+thread of its own there, which ends with it, since a thread that changed its namespace is of no other use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+import trio
+
+from vnet.errors import PrivilegeError
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+__all__ = [
+    "Address",
+    "InterfaceStatistics",
+    "Route",
+    "create_netns",
+    "in_netns",
+    "interface_statistics",
+    "netns_command",
+    "open_netns",
+    "refresh_interface",
+    "remove_netns",
+    "run_in_netns",
+    "set_up_interface",
+]
+
+T = TypeVar("T")
+Address = IPv4Interface | IPv6Interface
+
+NETNS_DIR = Path("/run/netns")
+CLONE_NEWNET = 0x40000000
+DENIED = {errno.EPERM, errno.EACCES}
+IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
+
+
+@attrs.frozen
+class Route:
+    """Packets to ``network`` go out of the interface, to the router ``via`` where there is one."""
+
+    network: IPv4Network | IPv6Network
+    via: IPv4Address | IPv6Address | None = None
+
+
+@attrs.frozen
+class InterfaceStatistics:
+    """What the kernel counts for one interface. Received means: by the kernel, from the port."""
+
+    rx_packets: int
+    rx_bytes: int
+    rx_errors: int
+    rx_dropped: int
+    tx_packets: int
+    tx_bytes: int
+    tx_errors: int
+    tx_dropped: int
+
+
+def no_right(what: str) -> PrivilegeError:
+    """The error for something only root, or whoever has CAP_NET_ADMIN and CAP_SYS_ADMIN, may do."""
+    return PrivilegeError(f"no right to {what}", 'sudo "$(command -v vnet)" demo')
+
+
+# Namespaces
+
+
+def run_in_netns(netns: str | None, call: Callable[[], T]) -> T:
+    """What ``call()`` returns, or raises, in a thread of its own in namespace ``netns`` (None: ours).
+
+    Raises FileNotFoundError where there is no such namespace, PrivilegeError where it may not be entered.
+    """
+    if netns is None:
+        return call()
+    path = NETNS_DIR / netns
+    return in_new_thread(lambda: enter(path), call)
+
+
+async def in_netns(netns: str | None, call: Callable[[], T]) -> T:
+    """`run_in_netns` for a task."""
+    return await trio.to_thread.run_sync(run_in_netns, netns, call)
+
+
+def create_netns(netns: str) -> bool:
+    """Make the namespace, its loopback up; False, and nothing done, where it exists. Raises PrivilegeError."""
+    if (NETNS_DIR / netns).exists():
+        return False
+    in_new_thread(lambda: None, lambda: make(netns))
+    run_in_netns(netns, lambda: set_up_interface("lo"))
+    return True
+
+
+def remove_netns(netns: str) -> None:
+    """Take the name away; the namespace ends with the last process in it. Harmless where there is none."""
+    from pyroute2 import netns as pyroute2_netns
+
+    if (NETNS_DIR / netns).exists():
+        pyroute2_netns.remove(netns)
+
+
+@asynccontextmanager
+async def open_netns(netns: str) -> AsyncIterator[bool]:
+    """The namespace for as long as the context lasts; one that existed before stays. Gives whether we made it."""
+    made = await trio.to_thread.run_sync(create_netns, netns)
+    try:
+        yield made
+    finally:
+        if made:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(remove_netns, netns)
+
+
+def netns_command(netns: str | None, argv: Sequence[str]) -> list[str]:
+    """The command line that runs ``argv`` in namespace ``netns``."""
+    return list(argv) if netns is None else ["nsenter", f"--net={NETNS_DIR / netns}", "--", *argv]
+
+
+def in_new_thread(prepare: Callable[[], None], call: Callable[[], T]) -> T:
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            prepare()
+            results.append(call())
+        except BaseException as error:  # noqa: BLE001  raised again by the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="netns")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def enter(path: Path) -> None:
+    from pyroute2 import netns as pyroute2_netns
+
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pyroute2_netns.setns(fd)
+    except OSError as error:
+        raise no_right(f"enter the network namespace {path.name}") from error
+    finally:
+        os.close(fd)
+
+
+def make(netns: str) -> None:
+    """Give the calling thread a new namespace, and the namespace a name."""
+    from pyroute2 import netns as pyroute2_netns
+
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
+        raise no_right(f"make the network namespace {netns}")
+    try:
+        # pyroute2 names a process's namespace by way of /proc/PID; "self" would be the main thread's.
+        pyroute2_netns.attach(netns, "thread-self")
+    except FileExistsError:  # somebody else's, made meanwhile
+        raise
+    except OSError:
+        (NETNS_DIR / netns).unlink(missing_ok=True)
+        raise
+
+
+# Interfaces of the calling thread's namespace
+
+
+def set_up_interface(
+    ifname: str,
+    *,
+    addresses: Sequence[Address] = (),
+    mtu: int | None = None,
+    txqueuelen: int | None = None,
+    routes: Sequence[Route] = (),
+) -> None:
+    """Configure an interface and bring it up. Its IPv6 addresses work at once: nobody looks for duplicates.
+
+    ``mtu`` is in bytes without the Ethernet header, ``txqueuelen`` in packets. Raises PrivilegeError, OSError.
+    """
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    accept_dad = IPV6_CONF / ifname / "accept_dad"
+    if accept_dad.exists():
+        accept_dad.write_text("0", encoding="ascii")
+    wanted = {"mtu": mtu, "txqlen": txqueuelen}
+    try:
+        with IPRoute() as netlink:
+            index = find(netlink, ifname)
+            netlink.link("set", index=index, state="up", **{k: v for k, v in wanted.items() if v is not None})
+            for address in addresses:
+                netlink.addr("replace", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+            for route in routes:
+                gateway = {} if route.via is None else {"gateway": str(route.via)}
+                netlink.route("replace", dst=str(route.network), oif=index, **gateway)
+    except NetlinkError as error:
+        if error.code in DENIED:
+            raise no_right(f"configure the interface {ifname}") from error
+        raise OSError(error.code, os.strerror(error.code), ifname) from error
+
+
+def refresh_interface(ifname: str, mtu: int | None) -> tuple[bytes, ...]:
+    """Set the MTU where it is given; the interface's IP addresses, the kernel's own among them. Raises OSError."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as netlink:
+        index = find(netlink, ifname)
+        if mtu is not None:
+            netlink.link("set", index=index, mtu=mtu)
+        # A point-to-point address has its own end in IFA_LOCAL, and the other's in IFA_ADDRESS.
+        found = [a.get("local") or a.get("address") for a in netlink.get_addr(index=index)]
+    return tuple(ip_address(address).packed for address in found if address)
+
+
+def interface_statistics(netns: str | None, ifname: str) -> InterfaceStatistics:
+    """The kernel's counters of an interface in namespace ``netns``. Raises OSError where it is gone."""
+
+    def read() -> InterfaceStatistics:
+        from pyroute2 import IPRoute
+
+        with IPRoute() as netlink:
+            [link] = netlink.get_links(find(netlink, ifname))
+            counters = link.get("stats64")
+        return InterfaceStatistics(**{field.name: counters[field.name] for field in attrs.fields(InterfaceStatistics)})
+
+    return run_in_netns(netns, read)
+
+
+def find(netlink: IPRoute, ifname: str) -> int:
+    """The index of an interface. Raises OSError where there is none."""
+    found = netlink.link_lookup(ifname=ifname)
+    if not found:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), ifname)
+    return int(found[0])

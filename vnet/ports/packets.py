@@ -1,0 +1,180 @@
+"""The few packets a port reads and writes itself: ARP, neighbour solicitation and advertisement."""
+
+from __future__ import annotations
+
+import struct
+
+import attrs
+
+__all__ = [
+    "ARP_REPLY",
+    "ARP_REQUEST",
+    "BROADCAST",
+    "ETH_P_ARP",
+    "ETH_P_IP",
+    "ETH_P_IPV6",
+    "NEIGHBOUR_ADVERTISEMENT",
+    "NEIGHBOUR_SOLICITATION",
+    "Arp",
+    "NeighbourMessage",
+    "destination",
+    "ethernet",
+    "is_unicast",
+    "multicast_mac",
+    "solicited_node",
+    "source",
+]
+
+ETH_P_IP = 0x0800
+ETH_P_ARP = 0x0806
+ETH_P_IPV6 = 0x86DD
+BROADCAST = b"\xff" * 6
+ARP_REQUEST = 1
+ARP_REPLY = 2
+NEIGHBOUR_SOLICITATION = 135
+NEIGHBOUR_ADVERTISEMENT = 136
+
+ARP = struct.Struct(">HHBBH6s4s6s4s")
+ARP_ETHERNET_IPV4 = (1, ETH_P_IP, 6, 4)
+IPV6 = struct.Struct(">IHBB16s16s")
+IPV6_VERSION = 6 << 28
+ICMPV6 = 58
+HOP_LIMIT = 255
+"""RFC 4861: a lower one came through a router and is not from a neighbour."""
+MESSAGE = struct.Struct(">BBHI16s")
+OPTION_UNIT = 8
+OPTIONS = {NEIGHBOUR_SOLICITATION: 1, NEIGHBOUR_ADVERTISEMENT: 2}
+"""Which option carries the sender's own MAC: source link-layer address, target link-layer address."""
+SOLICITED_NODE_PREFIX = bytes.fromhex("ff02000000000000 00000001ff")
+
+
+@attrs.frozen
+class Arp:
+    """An ARP packet for IPv4 over Ethernet (RFC 826)."""
+
+    operation: int
+    sender_mac: bytes
+    sender: bytes
+    target_mac: bytes
+    target: bytes
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Arp | None:
+        """None where it is short, or not about IPv4 over Ethernet; padding behind it is ignored."""
+        if len(payload) < ARP.size:
+            return None
+        *kind, operation, sender_mac, sender, target_mac, target = ARP.unpack_from(payload)
+        if tuple(kind) != ARP_ETHERNET_IPV4:
+            return None
+        return cls(operation, sender_mac, sender, target_mac, target)
+
+    def emit(self) -> bytes:
+        """28 bytes."""
+        return ARP.pack(*ARP_ETHERNET_IPV4, self.operation, self.sender_mac, self.sender, self.target_mac, self.target)
+
+
+@attrs.frozen
+class NeighbourMessage:
+    """A neighbour solicitation or advertisement with the IPv6 header before it (RFC 4861, section 4)."""
+
+    kind: int
+    source: bytes
+    destination: bytes
+    target: bytes
+    mac: bytes | None = None
+    """What the link-layer address option says, where there is one."""
+    flags: int = 0
+    """Of an advertisement: router 0x80, solicited 0x40, override 0x20."""
+
+    @staticmethod
+    def applies(packet: bytes) -> bool:
+        """Whether an IPv6 packet is one of these two at all, sound or not."""
+        return len(packet) > IPV6.size and packet[6] == ICMPV6 and packet[IPV6.size] in OPTIONS
+
+    @classmethod
+    def parse(cls, packet: bytes) -> NeighbourMessage | None:
+        """None where any check of RFC 4861, sections 7.1.1 and 7.1.2, fails."""
+        if len(packet) < IPV6.size + MESSAGE.size:
+            return None
+        first, size, protocol, hops, source, destination = IPV6.unpack_from(packet)
+        body = packet[IPV6.size : IPV6.size + size]
+        if first >> 28 != 6 or protocol != ICMPV6 or hops != HOP_LIMIT or not MESSAGE.size <= size == len(body):
+            return None
+        kind, code, _, word, target = MESSAGE.unpack_from(body)
+        if kind not in OPTIONS or code or target[0] == 0xFF or checksum(source, destination, body):
+            return None
+        options = read_options(body[MESSAGE.size :])
+        if options is None:
+            return None
+        mac = options.get(OPTIONS[kind])
+        probe = kind == NEIGHBOUR_SOLICITATION and not any(source)
+        if probe and (destination[:13] != SOLICITED_NODE_PREFIX or mac is not None):
+            return None
+        flags = word >> 24 if kind == NEIGHBOUR_ADVERTISEMENT else 0
+        if flags & 0x40 and destination[0] == 0xFF:
+            return None
+        return cls(kind, source, destination, target, mac, flags)
+
+    def emit(self) -> bytes:
+        """The whole IPv6 packet, checksum included."""
+        body = MESSAGE.pack(self.kind, 0, 0, self.flags << 24, self.target)
+        if self.mac is not None:
+            body += bytes((OPTIONS[self.kind], 1)) + self.mac
+        body = body[:2] + struct.pack(">H", checksum(self.source, self.destination, body)) + body[4:]
+        return IPV6.pack(IPV6_VERSION, len(body), ICMPV6, HOP_LIMIT, self.source, self.destination) + body
+
+
+def read_options(data: bytes) -> dict[int, bytes] | None:
+    """Type to content for options of one unit (8 bytes), others skipped; None where one has no length."""
+    options = {}
+    while data:
+        size = data[1] * OPTION_UNIT if len(data) > 1 else 0
+        if not 0 < size <= len(data):
+            return None
+        if size == OPTION_UNIT:
+            options[data[0]] = data[2:size]
+        data = data[size:]
+    return options
+
+
+def checksum(source: bytes, destination: bytes, body: bytes) -> int:
+    """The ICMPv6 checksum (RFC 4443, section 2.3); 0 for a body that carries the right one."""
+    data = source + destination + struct.pack(">II", len(body), ICMPV6) + body + bytes(len(body) % 2)
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def ethernet(to: bytes, source: bytes, ethertype: int) -> bytes:
+    """An Ethernet header, 14 bytes."""
+    return to + source + struct.pack(">H", ethertype)
+
+
+def destination(packet: bytes | bytearray) -> bytes:
+    """The destination address of an IP packet: 4 or 16 bytes."""
+    return bytes(packet[16:20] if packet[0] >> 4 == 4 else packet[24:40])
+
+
+def source(packet: bytes) -> bytes:
+    """The source address of an IP packet: 4 or 16 bytes."""
+    return packet[12:16] if packet[0] >> 4 == 4 else packet[8:24]
+
+
+def is_unicast(mac: bytes) -> bool:
+    """Whether ``mac`` can be one station's own."""
+    return len(mac) == 6 and not mac[0] & 1 and any(mac)
+
+
+def multicast_mac(address: bytes) -> bytes:
+    """The MAC that an IP multicast or the limited broadcast ``address`` is sent to (RFC 1112, RFC 2464)."""
+    if len(address) == 16:
+        return b"\x33\x33" + address[12:]
+    if address[0] >= 240:
+        return BROADCAST
+    return b"\x01\x00\x5e" + bytes((address[1] & 0x7F,)) + address[2:]
+
+
+def solicited_node(address: bytes) -> bytes:
+    """The group that the owner of an IPv6 ``address`` listens to (RFC 4291, section 2.7.1)."""
+    return SOLICITED_NODE_PREFIX + address[13:]

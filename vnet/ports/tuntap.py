@@ -1,0 +1,297 @@
+"""What TUN and TAP have in common: a non-blocking descriptor that speaks virtio_net_hdr, and its errors."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Protocol, cast
+
+import pytun
+import trio
+
+from drivers.errors import PortGone
+from drivers.ports import HEADER_SIZE, NO_OFFLOADS, Offloads
+from vnet.ports.base import CountingPort, scatter, skip
+from vnet.ports.netns import in_netns, refresh_interface
+
+__all__ = ["TunTapDevice", "TunTapPort", "open_device"]
+
+TUNSETOFFLOAD = 0x400454D0
+TUNSETVNETHDRSZ = 0x400454D8
+TUNSETCARRIER = 0x400454E2
+MODES: Mapping[str, int] = {"tun": pytun.IFF_TUN, "tap": pytun.IFF_TAP}
+
+TUN_F_CSUM = 1
+OFFLOAD_FLAGS = {"csum": TUN_F_CSUM, "tso4": 2, "tso6": 4, "uso": 0x20 | 0x40}
+"""TUN_F_USO4 and TUN_F_USO6 are only taken together; TUN_F_TSO_ECN is left out: the kernel then splits those."""
+GSO_TYPES = {"tso4": 1, "tso6": 4, "uso": 5}
+
+NEEDS_CSUM = 1
+IOV_MAX = 1024
+BURST_OF_DROPS = 64
+"""After so many dropped frames in a row `recv_into` returns, so that the caller's task may yield."""
+STALE_FRAMES_MAX = 65536
+"""A bound on what one start throws away; more than any interface queues."""
+
+SEND_DROPS = {
+    errno.EINVAL: "refused",
+    errno.EIO: "interface_down",
+    # Waiting for memory can't be waited for: the descriptor stays writable, so back-pressure would spin.
+    errno.ENOBUFS: "no_memory",
+    errno.ENOMEM: "no_memory",
+}
+GONE = {errno.EBADF, errno.EBADFD, errno.ENODEV, errno.ENXIO}
+
+
+class TunTapDevice(Protocol):
+    """What is used of python-pytun, which has no types of its own."""
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+def open_device(kind: str, ifname: str) -> TunTapDevice:
+    """A new interface in the namespace of the calling thread: ``kind`` is tun or tap. Raises OSError."""
+    flags = MODES[kind] | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR
+    try:
+        device = cast(TunTapDevice, pytun.TunTapDevice(name=ifname, flags=flags))
+    except pytun.Error as error:
+        # pytun's own checks come without an errno, and its type is of no use to a caller.
+        raise OSError(*error.args if len(error.args) > 1 else (errno.EINVAL, str(error)), ifname) from None
+    os.set_blocking(device.fileno(), False)
+    fcntl.ioctl(device.fileno(), TUNSETVNETHDRSZ, struct.pack("i", HEADER_SIZE))
+    return device
+
+
+class TunTapPort(CountingPort):
+    """One descriptor of /dev/net/tun; `TunPort` and `TapPort` say what the device carries.
+
+    The first ``LEAD`` bytes of a frame are read into private memory and completed there before they are
+    copied to where the caller wants them: its memory is shared with a peer that could change them
+    between two looks. Everything behind them goes straight there. ``GAP`` of the lead's bytes, those
+    behind the virtio_net_hdr, are not carried by the device.
+    """
+
+    LEAD = 0
+    GAP = 0
+
+    def __init__(self, device: TunTapDevice, ifname: str, netns: str | None) -> None:
+        super().__init__()
+        self.ifname = ifname
+        self.netns = netns
+        self._device = device
+        self._fd = device.fileno()
+        self._live = False
+        self._started = trio.Event()
+        self._plain = False
+        """Live, and nothing but the device has anything to hand up: one test on the data path."""
+        self._gso_types: frozenset[int] = frozenset()
+        self._lead = bytearray(self.LEAD)
+        lead = memoryview(self._lead)
+        self._lead_header = lead[:HEADER_SIZE]
+        self._lead_rest = lead[HEADER_SIZE + self.GAP :]
+        # A byte behind the caller's room: where it is reached, the frame was longer.
+        self._spill = memoryview(bytearray(1))
+        self._caps = self._probe()
+        self._set_offloads(NO_OFFLOADS)
+        self.set_carrier(False)
+
+    @property
+    def caps(self) -> Offloads:
+        return self._caps
+
+    # Life
+
+    async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
+        """See `PacketPort.start`. The carrier is left to `set_carrier`. Raises PortGone."""
+        self._set_offloads(offloads)
+        addresses = await in_netns(self.netns, partial(refresh_interface, self.ifname, mtu))
+        self._identify(mac, addresses)
+        self._drop_stale()
+        self._live = True
+        self._refresh()
+        self._started.set()
+
+    def stop(self) -> None:
+        self._live = self._plain = False
+        if self._fd >= 0 and self._started.is_set():
+            self._started = trio.Event()
+        self.set_carrier(False)
+
+    def set_carrier(self, up: bool) -> None:
+        try:
+            fcntl.ioctl(self._fd, TUNSETCARRIER, struct.pack("i", up))
+        except (OSError, ValueError) as error:
+            # An interface that is gone shows nothing to anybody; whoever sends or receives is told.
+            if isinstance(error, OSError) and error.errno not in GONE:
+                raise
+
+    def close(self) -> None:
+        """Give the descriptor back, and with it the interface. Waiters return; every later use raises PortGone."""
+        if self._fd >= 0:
+            self._wake()
+            self._fd = -1
+            self._device.close()
+            self._started.set()
+
+    # Data
+
+    def recv_into(self, segs: Sequence[memoryview], /) -> int:
+        drops = 0
+        while drops < BURST_OF_DROPS:
+            if not self._plain:
+                size = self._own_frame(segs)
+                if size or not self._live:
+                    return size
+            try:
+                if len(segs) == 1 and len(segs[0]) > self.LEAD:
+                    seg = segs[0]
+                    room = len(seg)
+                    size = os.readv(self._fd, (self._lead_header, self._lead_rest, seg[self.LEAD :], self._spill))
+                else:
+                    room, size = self._read_scattered(segs)
+            except BlockingIOError:
+                return 0
+            except OSError as error:
+                raise self._gone(error) from error
+            size += self.GAP
+            cause = "too_long" if size > room else self._complete(size, segs)
+            if cause is None:
+                if size >= self.LEAD and len(segs[0]) >= self.LEAD:
+                    segs[0][: self.LEAD] = self._lead
+                else:
+                    scatter(segs, self._lead[:size])
+                self.rx_packets += 1
+                self.rx_bytes += size - HEADER_SIZE
+                return size
+            if cause:
+                self.drop(cause)
+            drops += 1
+        return 0
+
+    def _read_scattered(self, segs: Sequence[memoryview]) -> tuple[int, int]:
+        """Read past the lead of any list of segments: the room they have, and the size of what was read."""
+        tail = skip(segs, self.LEAD)[: IOV_MAX - 3]
+        room = min(sum(map(len, segs)), self.LEAD + sum(map(len, tail)))
+        return room, os.readv(self._fd, (self._lead_header, self._lead_rest, *tail, self._spill))
+
+    def _write(self, out: bytes, rest: Sequence[memoryview], /) -> bool:
+        """`send` for a frame whose first bytes are already what the device wants."""
+        try:
+            size = os.writev(self._fd, (out, *rest))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            return self._refused(error, out, rest)
+        self.tx_packets += 1
+        self.tx_bytes += size + self.GAP - HEADER_SIZE
+        return True
+
+    def _refused(self, error: OSError, out: bytes, rest: Sequence[memoryview]) -> bool:
+        if error.errno == errno.EINVAL and len(rest) >= IOV_MAX:
+            return self._write(out, (memoryview(b"".join(rest)),))
+        if error.errno not in SEND_DROPS:
+            raise self._gone(error) from error
+        self.drop(SEND_DROPS[error.errno])
+        return True
+
+    # Waiting
+
+    async def wait_readable(self) -> None:
+        self._check()
+        if not self._live:
+            await self._started.wait()
+            self._check()
+        try:
+            with trio.CancelScope(deadline=self._deadline()):
+                await trio.lowlevel.wait_readable(self._fd)
+        except trio.ClosedResourceError:
+            pass  # woken
+
+    async def wait_writable(self) -> None:
+        self._check()
+        try:
+            await trio.lowlevel.wait_writable(self._fd)
+        except trio.ClosedResourceError:
+            pass  # woken, for the reader's sake
+
+    def _wake(self) -> None:
+        """Make waiters look again. Closing is what this call announces; here the descriptor stays open."""
+        trio.lowlevel.notify_closing(self._fd)
+
+    # For subclasses
+
+    def _identify(self, mac: bytes | None, addresses: tuple[bytes, ...]) -> None:
+        """Take on ``mac``; the interface has these IP ``addresses``."""
+        raise NotImplementedError
+
+    def _own_frame(self, segs: Sequence[memoryview]) -> int:
+        """Hand up a frame of the port's own making, if there is one."""
+        return 0
+
+    def _deadline(self) -> float:
+        """When `recv_into` has to be called even if the device has nothing."""
+        return float("inf")
+
+    def _refresh(self) -> None:
+        """Work out ``_plain`` anew."""
+        self._plain = self._live
+
+    def _complete(self, size: int, segs: Sequence[memoryview]) -> str | None:
+        """Finish the lead of a frame of ``size`` bytes; None, or the cause it is dropped for ("": it was kept)."""
+        return None if self._agreed() else "offload"
+
+    def _agreed(self) -> bool:
+        """Whether the frame asks only for what `start` agreed to; flags that nobody asked for are cleared."""
+        lead = self._lead
+        lead[0] &= NEEDS_CSUM
+        return lead[1] in self._gso_types or not (lead[0] or lead[1])
+
+    # Device
+
+    def _check(self) -> None:
+        if self._fd < 0:
+            raise PortGone(f"{self.ifname} was closed")
+
+    def _gone(self, error: OSError) -> Exception:
+        """What to raise for an error of the descriptor; one that is unheard of is raised as it is."""
+        if error.errno not in GONE:
+            return error
+        return PortGone(f"{self.ifname} is gone: {error.strerror}")
+
+    def _accepts(self, flags: int) -> bool:
+        try:
+            fcntl.ioctl(self._fd, TUNSETOFFLOAD, flags)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return False
+            raise self._gone(error) from error
+        return True
+
+    def _probe(self) -> Offloads:
+        """What this kernel takes, found by trying: each alone, on top of checksums, which all of them need."""
+        return Offloads(**{name: self._accepts(TUN_F_CSUM | flags) for name, flags in OFFLOAD_FLAGS.items()})
+
+    def _set_offloads(self, offloads: Offloads) -> None:
+        """Raises ValueError for a set that the kernel does not take."""
+        self._check()
+        if not self._accepts(sum(flags for name, flags in OFFLOAD_FLAGS.items() if getattr(offloads, name))):
+            raise ValueError(f"{self.ifname} can't do {offloads}")
+        gso = {number for name, number in GSO_TYPES.items() if getattr(offloads, name)}
+        self._gso_types = frozenset({0} | gso if offloads.csum else ())
+
+    def _drop_stale(self) -> None:
+        """Throw away what was queued for an earlier life, perhaps with offloads that are no longer agreed."""
+        for _ in range(STALE_FRAMES_MAX):
+            try:
+                os.readv(self._fd, (self._lead,))
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise self._gone(error) from error
+            self.drop("stale")

@@ -1,0 +1,260 @@
+"""A topology that runs: hosts, links, devices and ports, made together and taken down together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from ipaddress import ip_interface
+
+import attrs
+import trio
+
+from drivers.devices.net import NetPlug, VhostNet, VirtioNet
+from drivers.devices.net.driver import NetSettings
+from drivers.errors import ProbeError
+from drivers.model import BindState
+from drivers.ports import ALL_OFFLOADS, PacketPort
+from drivers.registry import DEVICES
+from drivers.transports.pci import VirtioEpf
+from drivers.vhost import VhostDevice
+from drivers.virtio import VirtioDevice
+from rings.status import Status
+from vnet.errors import ConfigError
+from vnet.host import Host
+from vnet.link.base import Link
+from vnet.link.ideal import IdealLink
+from vnet.ports.interface import PortConfig, open_packet_port
+from vnet.ports.memory import MemoryPort
+from vnet.ports.netns import NETNS_DIR, open_netns
+from vnet.topology import MIB, DeviceSpec, PortSpec, Topology
+
+__all__ = ["Device", "World", "open_world"]
+
+MEMORY_CAPS = ALL_OFFLOADS
+UP_TIMEOUT = 10.0
+"""Seconds until a device that does not come up is given up."""
+LOOK = 0.002
+
+
+@attrs.define(eq=False)
+class Device:
+    """One device of the topology: both of its ends."""
+
+    name: str
+    spec: DeviceSpec
+    root: Host
+    endpoint: Host
+    location: str
+    """The function's name on the root complex."""
+    settings: NetSettings
+    plug: NetPlug
+    epf: VirtioEpf
+
+    @property
+    def vhost(self) -> VhostDevice:
+        return self.epf.device
+
+    @property
+    def virtio(self) -> VirtioDevice | None:
+        """The driver's view, once the function was found."""
+        devices = (device for _, device in self.root.virtio_pci.devices)
+        return next((device for device in devices if device.location == self.location), None)
+
+    @property
+    def up(self) -> bool:
+        """Whether frames pass: DRIVER_OK on both sides, both ports live."""
+        virtio = self.virtio
+        return (
+            virtio is not None
+            and bool(virtio.status & Status.DRIVER_OK)
+            and self.vhost.running
+            and all(port.live for port in (self.settings.port, self.plug.port))
+        )
+
+    def trouble(self) -> str:
+        """Why it is not up, as far as either bus can say."""
+        virtio = self.virtio
+        bindings = [self.endpoint.vhost.binding(self.vhost)]
+        if virtio is not None:
+            bindings.append(self.root.virtio.binding(virtio))
+        else:
+            bindings += self.root.pci.bindings
+        said = [b.error for b in bindings if b.error]
+        said += virtio.failures if virtio is not None else []
+        return "; ".join(said or self.vhost.failures or ["it never came up"])
+
+
+class World:
+    """The running system. `open_world` makes one."""
+
+    def __init__(self, name: str, topology: Topology) -> None:
+        self.name = name
+        self.topology = topology
+        self.hosts: dict[str, Host] = {}
+        self.links: dict[str, Link] = {}
+        self.devices: dict[str, Device] = {}
+
+    def netns(self, host: str) -> str:
+        """The namespace of a host's ports, where they do not name another."""
+        return f"{self.name}-{host}"
+
+    def memory_port(self, device: str, end: str) -> MemoryPort:
+        """The in-memory port at the ``driver`` or ``device`` end. Raises TypeError for one of another kind."""
+        found = self.devices[device]
+        port = found.settings.port if end == "driver" else found.plug.port
+        if not isinstance(port, MemoryPort):
+            raise TypeError(f"the port at the {end} end of {device} is no memory port")
+        return port
+
+    async def wait_up(self, timeout: float = UP_TIMEOUT) -> None:
+        """Return when every device is up. Raises ProbeError, which says of one why not, after ``timeout`` seconds."""
+        with trio.move_on_after(timeout):
+            while not all(device.up for device in self.devices.values()):
+                failed = [d for d in self.devices.values() if self._failed(d)]
+                if failed:
+                    raise ProbeError(f"{failed[0].name}: {failed[0].trouble()}")
+                await trio.sleep(LOOK)
+            return
+        down = next(device for device in self.devices.values() if not device.up)
+        raise ProbeError(f"{down.name} is not up after {timeout:g} s: {down.trouble()}")
+
+    def _failed(self, device: Device) -> bool:
+        states = [device.endpoint.vhost.binding(device.vhost).state]
+        if device.virtio is not None:
+            states.append(device.root.virtio.binding(device.virtio).state)
+        return BindState.FAILED in states
+
+
+OpenPort = Callable[[PortSpec, PortConfig], AbstractAsyncContextManager[PacketPort]]
+
+
+@asynccontextmanager
+async def open_port(spec: PortSpec, config: PortConfig) -> AsyncIterator[PacketPort]:
+    """The port a topology asks for."""
+    if spec.kind == "memory":
+        yield MemoryPort(MEMORY_CAPS)
+    else:
+        async with open_packet_port(config) as port:
+            yield port
+
+
+@asynccontextmanager
+async def open_world(topology: Topology, name: str = "vnet", opener: OpenPort = open_port) -> AsyncIterator[World]:
+    """Build ``topology``, bring it up, and take it down at the end; nothing stays behind.
+
+    ``name`` is put before what is visible outside, such as namespaces. Raises ConfigError, PrivilegeError,
+    DriverError.
+    """
+    world = World(name, topology)
+    async with AsyncExitStack() as stack:
+        ends = await _open_ports(world, stack, opener)
+        for host_name, host_spec in topology.hosts.items():
+            world.hosts[host_name] = Host(host_name, host_spec.memory * MIB)
+            stack.callback(world.hosts[host_name].memory.close)
+        buses: dict[str, int] = {}
+        for link_name, link_spec in topology.links.items():
+            link = world.links[link_name] = IdealLink(link_name)
+            buses[link_name] = world.hosts[link_spec.root].rc.attach(link)
+            world.hosts[link_spec.endpoint].add_controller(link_name, link)
+        for at, (device_name, spec) in enumerate(topology.devices.items()):
+            link_spec = topology.links[spec.link]
+            root, endpoint = world.hosts[link_spec.root], world.hosts[link_spec.endpoint]
+            features = DEVICES[spec.type].supported & ~spec.features_off_mask()
+            driver_port, device_port = ends[device_name]
+            world.devices[device_name] = Device(
+                device_name,
+                spec,
+                root,
+                endpoint,
+                root.rc.function_name(buses[spec.link], spec.function),
+                NetSettings(driver_port, features, rx_buffer=spec.rx_buffer),
+                NetPlug(device_port, _macs(at, spec)[0], spec.mtu, features, spec.queue_size),
+                VirtioEpf(endpoint.controllers[spec.link], spec.function, DEVICES[spec.type].device_id, device_name),
+            )
+        nursery = await stack.enter_async_context(_nursery())
+        for host in world.hosts.values():
+            _register_drivers(world, host)
+            await nursery.start(host.serve)
+        await _start(world)
+        yield world
+
+
+@asynccontextmanager
+async def _nursery() -> AsyncIterator[trio.Nursery]:
+    """A nursery that is cancelled at the end rather than waited for; an error of the body comes out as it is."""
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        except BaseException as exc:  # raised again below, outside of any group
+            error = exc
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+
+
+def _register_drivers(world: World, host: Host) -> None:
+    def settings(device: VirtioDevice) -> NetSettings | None:
+        found = (d.settings for d in world.devices.values() if d.root is host and d.location == device.location)
+        return next(found, None)
+
+    def plug(device: VhostDevice) -> NetPlug | None:
+        return next((d.plug for d in world.devices.values() if d.vhost is device), None)
+
+    host.virtio.register_driver(VirtioNet(settings))
+    host.vhost.register_driver(VhostNet(plug))
+
+
+async def _start(world: World) -> None:
+    """Devices first: each has its features before the other side may see it; then the links come up."""
+    for device in world.devices.values():
+        device.endpoint.vhost.register_device(device.vhost)
+    for device in world.devices.values():
+        with trio.move_on_after(UP_TIMEOUT) as scope:
+            await device.vhost.ready.wait()
+        if scope.cancelled_caught:
+            raise ProbeError(f"{device.name}: {device.trouble()}")
+        device.epf.bind()
+    for host in world.hosts.values():
+        for controller in host.controllers.values():
+            controller.start()
+
+
+def _macs(at: int, spec: DeviceSpec) -> tuple[bytes, bytes]:
+    """The MAC addresses at the driver's and at the device's end of the ``at``-th device."""
+    given = (spec.mac, spec.peer_mac)
+    made = (bytes((2, 0, 0, 0, at & 0xFF, end)) for end in (1, 2))
+    first, second = (
+        bytes.fromhex(text.replace(":", "")) if text else mac for text, mac in zip(given, made, strict=True)
+    )
+    return first, second
+
+
+async def _open_ports(
+    world: World, stack: AsyncExitStack, opener: OpenPort
+) -> Mapping[str, tuple[PacketPort, PacketPort]]:
+    ports: dict[str, tuple[PacketPort, PacketPort]] = {}
+    for at, (name, spec) in enumerate(world.topology.devices.items()):
+        link = world.topology.links[spec.link]
+        macs = _macs(at, spec)
+        ends = []
+        for end, host, port, own in (("driver", link.root, spec.driver, 0), ("device", link.endpoint, spec.device, 1)):
+            netns = port.netns or world.netns(host)
+            if port.kind != "memory":
+                if port.netns is not None and not (NETNS_DIR / port.netns).exists():
+                    why = f"there is no such namespace; try: ip netns add {port.netns}"
+                    raise ConfigError("topology", f"devices.{name}.{end}.netns", port.netns, why)
+                await stack.enter_async_context(open_netns(netns))
+            config = PortConfig(
+                kind="tap" if port.kind == "tap" else "tun",
+                netns=netns,
+                ifname=port.ifname,
+                addresses=tuple(ip_interface(address) for address in port.addresses),
+                mac=macs[own],
+                peer_mac=macs[1 - own],
+                mtu=spec.mtu,
+                txqueuelen=port.txqueuelen,
+            )
+            ends.append(await stack.enter_async_context(opener(port, config)))
+        ports[name] = (ends[0], ends[1])
+    return ports
