@@ -74,14 +74,13 @@ class Device:
     def trouble(self) -> str:
         """Why it is not up, as far as either bus can say."""
         virtio = self.virtio
-        bindings = [self.endpoint.vhost.binding(self.vhost)]
+        said = [self.endpoint.vhost.binding(self.vhost).error]
         if virtio is not None:
-            bindings.append(self.root.virtio.binding(virtio))
+            said += [self.root.virtio.binding(virtio).error, *virtio.failures]
         else:
-            bindings += self.root.pci.bindings
-        said = [b.error for b in bindings if b.error]
-        said += virtio.failures if virtio is not None else []
-        return "; ".join(said or self.vhost.failures or ["it never came up"])
+            said += [binding.error for binding in self.root.pci.bindings]
+        said += self.vhost.failures
+        return "; ".join(filter(None, said)) or "it never came up"
 
 
 class World:

@@ -164,7 +164,7 @@ def test_noise_is_never_answered_and_never_raises(payload: bytes, ethertype: int
 @given(st.data())
 def test_a_solicitation_with_one_bit_flipped_is_never_believed(data: st.DataObject) -> None:
     whole = raw(solicitation())[14:]
-    # The first four bytes (class, label) and the hop limit's neighbours are not under the checksum.
+    # Everything behind the IPv6 header is under the checksum.
     at = data.draw(st.integers(40 * 8, len(whole) * 8 - 1))
     broken = bytearray(whole)
     broken[at // 8] ^= 1 << at % 8

@@ -345,8 +345,10 @@ def test_a_function_without_msix_has_no_vectors(world: World) -> None:
     world.epc.start()
     assert world.rc.functions[1].enable_msix() == 0
     world.epc.raise_irq(1, 0)
-    with pytest.raises(ValueError, match="don't fit"):
-        world.epc.set_msix(1, 4, 0, 0)
+    world.epc.set_bar(1, 0, 128, Registers(128))
+    for vectors, offset in ((8, 0), (1, 112), (1, -8)):
+        with pytest.raises(ValueError, match="don't fit"):
+            world.epc.set_msix(1, vectors, 0, offset)
 
 
 @pytest.mark.hostile("S13")

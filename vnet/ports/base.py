@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import MappingProxyType
 
-from drivers.ports import PortStatistics
+from drivers.ports import Offloads, PortStatistics
 
-__all__ = ["CountingPort", "scatter", "skip"]
+__all__ = ["NEEDS_CSUM", "CountingPort", "agreed", "agreed_gso_types", "scatter", "skip"]
+
+NEEDS_CSUM = 1
+"""The one flag of a virtio_net_hdr that goes on; the others only say what somebody else has seen to."""
+GSO_TYPES = {"tso4": 1, "tso6": 4, "uso": 5}
 
 
 class CountingPort:
@@ -37,6 +41,18 @@ class CountingPort:
             tx_bytes=self.tx_bytes,
             drops=MappingProxyType(dict(self._drops)),
         )
+
+
+def agreed_gso_types(offloads: Offloads) -> frozenset[int]:
+    """The gso_type values a header may have under ``offloads`` as soon as it asks for anything at all."""
+    gso = {number for name, number in GSO_TYPES.items() if getattr(offloads, name)}
+    return frozenset({0} | gso if offloads.csum else ())
+
+
+def agreed(header: bytearray, gso_types: frozenset[int]) -> bool:
+    """Whether a virtio_net_hdr asks only for what was agreed to; flags that ask for nothing are cleared."""
+    header[0] &= NEEDS_CSUM
+    return header[1] in gso_types or not (header[0] or header[1])
 
 
 def scatter(segs: Sequence[memoryview], data: bytes | bytearray) -> bool:

@@ -9,7 +9,7 @@ import trio
 
 from drivers.errors import PortGone
 from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
-from vnet.ports.base import CountingPort, scatter
+from vnet.ports.base import CountingPort, agreed, agreed_gso_types, scatter
 
 __all__ = ["MemoryPort"]
 
@@ -33,7 +33,8 @@ class MemoryPort(CountingPort):
         self.carrier = False
         self._capacity = capacity
         self._gone = False
-        self._inbound: deque[bytes] = deque()
+        self._gso_types: frozenset[int] = frozenset()
+        self._inbound: deque[bytearray] = deque()
         self._outbound: deque[tuple[bytes, bytes]] = deque()
         self._changed = trio.Event()
 
@@ -49,7 +50,7 @@ class MemoryPort(CountingPort):
         if len(self._inbound) >= self._capacity:
             self.drop("inject_full")
             return False
-        self._inbound.append(header[:10] + b"\x01\x00" + frame)
+        self._inbound.append(bytearray(header[:10] + bytes(2) + frame))
         self._wake()
         return True
 
@@ -79,6 +80,7 @@ class MemoryPort(CountingPort):
         await trio.lowlevel.checkpoint()
         self._check()
         self.offloads = offloads
+        self._gso_types = agreed_gso_types(offloads)
         self.mac = self.mac if mac is None else mac
         self.mtu = self.mtu if mtu is None else mtu
         self.live = True
@@ -95,11 +97,14 @@ class MemoryPort(CountingPort):
         self._check()
         while self.live and self._inbound:
             frame = self._inbound.popleft()
-            if scatter(segs, frame):
+            if not agreed(frame, self._gso_types):
+                self.drop("offload")
+            elif scatter(segs, frame):
                 self.rx_packets += 1
                 self.rx_bytes += len(frame) - HEADER_SIZE
                 return len(frame)
-            self.drop("too_long")
+            else:
+                self.drop("too_long")
         return 0
 
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:

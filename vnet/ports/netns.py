@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Address",
+    "NETNS_DIR",
     "InterfaceStatistics",
     "Route",
     "create_netns",

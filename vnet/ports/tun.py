@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import trio
 
 from drivers.ports import ETH_HLEN, HEADER_SIZE
-from vnet.ports.base import scatter, skip
+from vnet.ports.base import NEEDS_CSUM, agreed, scatter, skip
 from vnet.ports.neighbour import Neighbour
 from vnet.ports.packets import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, destination, ethernet, multicast_mac
-from vnet.ports.tuntap import NEEDS_CSUM, TunTapDevice, TunTapPort
+from vnet.ports.tuntap import TunTapDevice, TunTapPort
 
 __all__ = ["TunPort"]
 
@@ -58,7 +58,7 @@ class TunPort(TunTapPort):
     def _complete(self, size: int, segs: Sequence[memoryview]) -> str | None:
         lead = self._lead
         if lead[0] or lead[1]:
-            if not self._agreed():
+            if not agreed(lead, self._gso_types):
                 return "offload"
             words = self._words
             if lead[0]:

@@ -15,7 +15,7 @@ import trio
 
 from drivers.errors import PortGone
 from drivers.ports import HEADER_SIZE, NO_OFFLOADS, Offloads
-from vnet.ports.base import CountingPort, scatter, skip
+from vnet.ports.base import CountingPort, agreed, agreed_gso_types, scatter, skip
 from vnet.ports.netns import in_netns, refresh_interface
 
 __all__ = ["TunTapDevice", "TunTapPort", "open_device"]
@@ -28,9 +28,7 @@ MODES: Mapping[str, int] = {"tun": pytun.IFF_TUN, "tap": pytun.IFF_TAP}
 TUN_F_CSUM = 1
 OFFLOAD_FLAGS = {"csum": TUN_F_CSUM, "tso4": 2, "tso6": 4, "uso": 0x20 | 0x40}
 """TUN_F_USO4 and TUN_F_USO6 are only taken together; TUN_F_TSO_ECN is left out: the kernel then splits those."""
-GSO_TYPES = {"tso4": 1, "tso6": 4, "uso": 5}
 
-NEEDS_CSUM = 1
 IOV_MAX = 1024
 BURST_OF_DROPS = 64
 """After so many dropped frames in a row `recv_into` returns, so that the caller's task may yield."""
@@ -106,6 +104,10 @@ class TunTapPort(CountingPort):
         return self._caps
 
     # Life
+
+    @property
+    def live(self) -> bool:
+        return self._live
 
     async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
         """See `PacketPort.start`. The carrier is left to `set_carrier`. Raises PortGone."""
@@ -244,13 +246,7 @@ class TunTapPort(CountingPort):
 
     def _complete(self, size: int, segs: Sequence[memoryview]) -> str | None:
         """Finish the lead of a frame of ``size`` bytes; None, or the cause it is dropped for ("": it was kept)."""
-        return None if self._agreed() else "offload"
-
-    def _agreed(self) -> bool:
-        """Whether the frame asks only for what `start` agreed to; flags that nobody asked for are cleared."""
-        lead = self._lead
-        lead[0] &= NEEDS_CSUM
-        return lead[1] in self._gso_types or not (lead[0] or lead[1])
+        return None if agreed(self._lead, self._gso_types) else "offload"
 
     # Device
 
@@ -282,8 +278,7 @@ class TunTapPort(CountingPort):
         self._check()
         if not self._accepts(sum(flags for name, flags in OFFLOAD_FLAGS.items() if getattr(offloads, name))):
             raise ValueError(f"{self.ifname} can't do {offloads}")
-        gso = {number for name, number in GSO_TYPES.items() if getattr(offloads, name)}
-        self._gso_types = frozenset({0} | gso if offloads.csum else ())
+        self._gso_types = agreed_gso_types(offloads)
 
     def _drop_stale(self) -> None:
         """Throw away what was queued for an earlier life, perhaps with offloads that are no longer agreed."""

@@ -48,7 +48,6 @@ class VirtioEpf:
         self.device = VhostDevice(device_id, VENDOR, self, name)
         self._epc = epc
         self._function = function
-        self._window: Memory | None = None
         self._vectors = 0
         self._common = CommonBlock(self)
         self._isr = IsrBlock(self)
@@ -97,9 +96,7 @@ class VirtioEpf:
     # VhostOps
 
     def memory(self) -> Memory:
-        if self._window is None:
-            self._window = self._epc.window(self._function)
-        return self._window
+        return self._epc.window(self._function)
 
     def call(self, queue: DeviceQueue) -> None:
         if self._epc.msix_enabled(self._function):
@@ -122,10 +119,9 @@ class VirtioEpf:
     # LinkEvents
 
     def link_up(self) -> None:
-        self._window = None
+        """The next set-up asks for the new epoch's window."""
 
     def link_down(self) -> None:
-        self._window = None
         self.device.reset()
 
     def read_isr(self) -> int:
@@ -140,8 +136,6 @@ class VirtioEpf:
             self._common.clear()
             self.config_vector = NO_VECTOR
             self.read_isr()
-            # A window may have ended with bus mastering: the next set-up asks for a new one.
-            self._window = None
 
 
 class BarBlock:

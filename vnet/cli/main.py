@@ -1,0 +1,42 @@
+"""The command group; each command is in a module of its own, imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+import click
+
+from vnet import __version__
+
+__all__ = ["main"]
+
+COMMANDS: Mapping[str, str] = {
+    "demo": "vnet.cli.demo",
+    "up": "vnet.cli.up",
+    "down": "vnet.cli.down",
+    "show": "vnet.cli.show",
+    "exec": "vnet.cli.enter",
+    "link": "vnet.cli.link",
+    "bench": "vnet.cli.bench",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is asked for: help and completion stay quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = importlib.import_module(COMMANDS[name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="vnet")
+def main() -> None:
+    """Virtio between two machines joined by a simulated PCI Express link."""

@@ -1,0 +1,182 @@
+"""Real programs that make real traffic: ping and iperf3, in a namespace, with their figures as values."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from vnet.errors import PrivilegeError
+from vnet.ports.netns import netns_command
+
+__all__ = ["FlowResult", "PingResult", "TrafficError", "iperf3", "iperf3_server", "need_tools", "ping", "run"]
+
+PACKAGES = {"ping": "iputils-ping", "iperf3": "iperf3", "curl": "curl", "ip": "iproute2", "nsenter": "util-linux"}
+PATIENCE = 10.0
+"""Seconds that a program may take beyond what it was asked to do."""
+IPERF3_PORT = 5201
+
+
+class TrafficError(Exception):
+    """A program that makes traffic did not do what it was started for; says which, and its last words."""
+
+
+@attrs.frozen
+class PingResult:
+    """What ping counted; times in milliseconds, None where nothing came back."""
+
+    sent: int
+    received: int
+    rtt_min: float | None
+    rtt_avg: float | None
+    rtt_max: float | None
+
+    @property
+    def lost(self) -> int:
+        return self.sent - self.received
+
+
+@attrs.frozen
+class FlowResult:
+    """What iperf3 measured of one run, as the receiving end saw it."""
+
+    seconds: float
+    bytes: int
+    bits_per_second: float
+    packets: int
+    """UDP only: datagrams that arrived."""
+    lost: int
+    """UDP only: datagrams that did not."""
+    retransmits: int
+    """TCP only."""
+    complete: bool
+    """Whether it ran as long as asked for."""
+
+    @property
+    def loss(self) -> float:
+        """Lost datagrams as a part of all, 0 to 1."""
+        return self.lost / (self.lost + self.packets) if self.lost + self.packets else 0.0
+
+
+def need_tools(*names: str) -> None:
+    """Raises PrivilegeError for programs that are not installed, with the command that installs them."""
+    missing = [name for name in names if shutil.which(name) is None]
+    if missing:
+        packages = " ".join(PACKAGES.get(name, name) for name in missing)
+        raise PrivilegeError(f"not installed: {', '.join(missing)}", f"sudo apt-get install -y {packages}")
+
+
+async def run(netns: str | None, argv: Sequence[str], timeout: float) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in a namespace for at most ``timeout`` seconds; its output, whatever its exit status.
+
+    Raises TrafficError when it does not end.
+    """
+    with trio.move_on_after(timeout):
+        return await trio.run_process(
+            netns_command(netns, argv), capture_stdout=True, capture_stderr=True, check=False, stdin=b""
+        )
+    raise TrafficError(f"{argv[0]} did not end within {timeout:g} s")
+
+
+async def ping(
+    netns: str | None, target: str, *, count: int = 5, size: int = 56, interval: float = 0.02, wait: float = 2.0
+) -> PingResult:
+    """Send ``count`` echo requests of ``size`` bytes, ``interval`` seconds apart. Raises TrafficError."""
+    argv = ["ping", "-n", "-c", str(count), "-s", str(size), "-i", str(interval), "-W", str(wait), target]
+    done = await run(netns, argv, count * (interval + wait) + PATIENCE)
+    text = done.stdout.decode(errors="replace")
+    counts = re.search(r"(\d+) packets transmitted, (\d+) received", text)
+    if counts is None:
+        raise TrafficError(f"ping {target}: {_last_words(done.stderr, done.stdout)}")
+    times = re.search(r"= ([\d.]+)/([\d.]+)/([\d.]+)", text)
+    low, mean, high = map(float, times.groups()) if times else (None, None, None)
+    return PingResult(int(counts[1]), int(counts[2]), low, mean, high)
+
+
+@asynccontextmanager
+async def iperf3_server(netns: str | None, port: int = IPERF3_PORT) -> AsyncIterator[None]:
+    """An iperf3 server in a namespace for as long as the context lasts. Raises TrafficError where it can't start."""
+    argv = netns_command(netns, ["iperf3", "-s", "-p", str(port), "--forceflush"])
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            lambda task_status: trio.run_process(
+                argv,
+                stdin=b"",
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
+                task_status=task_status,
+            )
+        )
+        said = b""
+        with trio.move_on_after(PATIENCE):
+            async for chunk in process.stdout:
+                said += chunk
+                if b"listening" in said:
+                    break
+        if b"listening" not in said:
+            nursery.cancel_scope.cancel()
+            raise TrafficError(f"iperf3 -s: {_last_words(said)}")
+        nursery.start_soon(_drain, process.stdout)
+        try:
+            yield
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def _drain(stream: trio.abc.ReceiveStream) -> None:
+    async for _ in stream:
+        pass
+
+
+async def iperf3(
+    netns: str | None,
+    server: str,
+    *,
+    seconds: float,
+    reverse: bool = False,
+    udp: bool = False,
+    bitrate: str = "0",
+    length: int | None = None,
+    streams: int = 1,
+    port: int = IPERF3_PORT,
+) -> FlowResult:
+    """One run against an iperf3 server, from this end or (``reverse``) towards it.
+
+    ``bitrate`` in bits per second with iperf3's suffixes, 0 for as fast as it goes; ``length`` in bytes of a
+    datagram or a write. Raises TrafficError.
+    """
+    argv = ["iperf3", "-J", "-c", server, "-p", str(port), "-t", f"{seconds:g}", "-P", str(streams), "-b", bitrate]
+    argv += ["-R"] if reverse else []
+    argv += ["-u"] if udp else []
+    argv += ["-l", str(length)] if length is not None else []
+    done = await run(netns, argv, seconds + PATIENCE)
+    try:
+        report = json.loads(done.stdout)
+        end = report["end"]
+    except (ValueError, KeyError):
+        raise TrafficError(f"iperf3: {_last_words(done.stderr, done.stdout)}") from None
+    if "error" in report:
+        raise TrafficError(f"iperf3: {report['error']}")
+    total = end.get("sum_received") or end["sum"]
+    lost = int(total.get("lost_packets") or 0)
+    return FlowResult(
+        seconds=total["seconds"],
+        bytes=total["bytes"],
+        bits_per_second=total["bits_per_second"],
+        packets=int(total.get("packets") or 0) - lost,
+        lost=lost,
+        retransmits=int((end.get("sum_sent") or {}).get("retransmits") or 0),
+        complete=total["seconds"] >= 0.9 * seconds,
+    )
+
+
+def _last_words(*outputs: bytes) -> str:
+    lines = [line for output in outputs for line in output.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no output"
