@@ -75,8 +75,8 @@ class PacketPort(Protocol):
     def recv_into(self, segs: Sequence[memoryview], /) -> int:
         """Put the next frame, header first, into ``segs``; the number of bytes, or 0 where none waits.
 
-        ``num_buffers`` is left 0, and of the flags only NEEDS_CSUM is handed up. A frame that does not fit is dropped and counted, and the next one
-        is tried. Raises PortGone.
+        ``num_buffers`` is left 0, and of the flags only NEEDS_CSUM is handed up. A frame that does not fit is
+        dropped and counted, and the next one is tried. Raises PortGone.
         """
 
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rings.errors import MemoryFault
 
-__all__ = ["CompletionTimeout", "ConfigError", "LinkDown", "PrivilegeError", "UnsupportedRequest"]
+__all__ = ["CompletionTimeout", "ConfigError", "ControlError", "LinkDown", "PrivilegeError", "UnsupportedRequest"]
 
 
 class LinkDown(MemoryFault):
@@ -44,3 +44,7 @@ class PrivilegeError(Exception):
 
     def __str__(self) -> str:
         return f"{self.missing}; try: {self.command}"
+
+
+class ControlError(Exception):
+    """A running system that can't be reached, has the name already, or refuses a command; one sentence says which."""

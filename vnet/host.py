@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import trio
 
-from drivers.transports.pci import PciBus, VirtioPciDriver
+from drivers.pci import PciBus
+from drivers.transports.pci import VIRTIO_PCI
 from drivers.vhost import VhostBus
 from drivers.virtio import VirtioBus
 from vnet.link.base import Link
@@ -25,9 +26,8 @@ class Host:
         self.memory = HostMemory(memory_size, name=name)
         self.virtio = VirtioBus()
         self.vhost = VhostBus()
-        self.pci = PciBus()
-        self.virtio_pci = VirtioPciDriver(self.virtio)
-        self.pci.register_driver(self.virtio_pci)
+        self.pci = PciBus(self.virtio)
+        self.pci.register_driver(VIRTIO_PCI)
         self.rc = RootComplex(self.memory)
         self.controllers: dict[str, EndpointController] = {}
         self._nursery: trio.Nursery | None = None

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -15,7 +15,18 @@ import trio
 from vnet.errors import PrivilegeError
 from vnet.ports.netns import netns_command
 
-__all__ = ["FlowResult", "PingResult", "TrafficError", "iperf3", "iperf3_server", "need_tools", "ping", "run"]
+__all__ = [
+    "FlowResult",
+    "PingResult",
+    "Plan",
+    "Run",
+    "TrafficError",
+    "iperf3",
+    "iperf3_server",
+    "need_tools",
+    "ping",
+    "run",
+]
 
 PACKAGES = {"ping": "iputils-ping", "iperf3": "iperf3", "curl": "curl", "ip": "iproute2", "nsenter": "util-linux"}
 PATIENCE = 10.0
@@ -62,6 +73,40 @@ class FlowResult:
     def loss(self) -> float:
         """Lost datagrams as a part of all, 0 to 1."""
         return self.lost / (self.lost + self.packets) if self.lost + self.packets else 0.0
+
+
+@attrs.frozen
+class Run:
+    """One ping or one throughput run: what it was, from where to where, and what came of it."""
+
+    name: str
+    source: str
+    target: str
+    result: PingResult | FlowResult
+
+    def line(self) -> str:
+        """The result in a few words."""
+        result = self.result
+        if isinstance(result, PingResult):
+            rtt = "-" if result.rtt_avg is None else f"{result.rtt_avg:.2f} ms"
+            return f"{result.received} of {result.sent} back, {rtt}"
+        if result.packets:
+            return f"{result.bits_per_second / 1e6:.1f} Mbit/s, {100 * result.loss:.2f} % lost"
+        return f"{result.bits_per_second / 1e9:.2f} Gbit/s, {result.retransmits} retransmits"
+
+
+@attrs.frozen
+class Plan:
+    """A run that has not happened yet."""
+
+    name: str
+    source: str
+    target: str
+    start: Callable[[], Awaitable[PingResult | FlowResult]]
+
+    async def run(self) -> Run:
+        """Raises TrafficError."""
+        return Run(self.name, self.source, self.target, await self.start())
 
 
 def need_tools(*names: str) -> None:

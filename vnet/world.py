@@ -57,7 +57,7 @@ class Device:
     @property
     def virtio(self) -> VirtioDevice | None:
         """The driver's view, once the function was found."""
-        devices = (device for _, device in self.root.virtio_pci.devices)
+        devices = (binding.device for binding in self.root.virtio.bindings)
         return next((device for device in devices if device.location == self.location), None)
 
     @property
@@ -96,6 +96,15 @@ class World:
     def netns(self, host: str) -> str:
         """The namespace of a host's ports, where they do not name another."""
         return f"{self.name}-{host}"
+
+    def host_netns(self, host: str) -> str | None:
+        """The namespace of the host's first port that has one."""
+        for device in self.topology.devices.values():
+            link = self.topology.links[device.link]
+            for end, port in ((link.root, device.driver), (link.endpoint, device.device)):
+                if end == host and port.kind != "memory":
+                    return port.netns or self.netns(host)
+        return None
 
     def memory_port(self, device: str, end: str) -> MemoryPort:
         """The in-memory port at the ``driver`` or ``device`` end. Raises TypeError for one of another kind."""

@@ -85,6 +85,7 @@ class TunTapPort(CountingPort):
         self._device = device
         self._fd = device.fileno()
         self._live = False
+        self._lives = 0
         self._started = trio.Event()
         self._plain = False
         """Live, and nothing but the device has anything to hand up: one test on the data path."""
@@ -115,6 +116,7 @@ class TunTapPort(CountingPort):
         addresses = await in_netns(self.netns, partial(refresh_interface, self.ifname, mtu))
         self._identify(mac, addresses)
         self._drop_stale()
+        self._lives += 1
         self._live = True
         self._refresh()
         self._started.set()
@@ -281,7 +283,10 @@ class TunTapPort(CountingPort):
         self._gso_types = agreed_gso_types(offloads)
 
     def _drop_stale(self) -> None:
-        """Throw away what was queued for an earlier life, perhaps with offloads that are no longer agreed."""
+        """Throw away what was queued for an earlier life, perhaps with offloads that are no longer agreed.
+
+        What the kernel said to a new interface before anybody was there to listen is not counted.
+        """
         for _ in range(STALE_FRAMES_MAX):
             try:
                 os.readv(self._fd, (self._lead,))
@@ -289,4 +294,5 @@ class TunTapPort(CountingPort):
                 return
             except OSError as error:
                 raise self._gone(error) from error
-            self.drop("stale")
+            if self._lives:
+                self.drop("stale")

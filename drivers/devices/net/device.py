@@ -62,28 +62,29 @@ class FromDriver(NetFlow[DeviceQueue]):
         ring, traffic, rules = self.queue.ring, self.traffic, self._rules
         if ring is None:
             return 0, Need.QUEUE
-        getdesc, complete, send, fault, clean = ring.getdesc, ring.complete, self.port.send, rules.fault, rules.clean
+        getdesc, complete, send, known = ring.getdesc, ring.complete, self.port.send, rules.known
         moved = size = 0
         while moved < BUDGET and size < BUDGET_BYTES:
             chain = getdesc()
             if chain is None:
                 return moved, Need.QUEUE
             index, segs, writable = chain
-            if len(segs) == 1 and len(segs[0]) >= HEAD:
-                got = len(segs[0])
-                head, rest = bytes(segs[0][:HEAD]), [segs[0][HEAD:]]
+            if len(segs) == 1:
+                seg = segs[0]
+                got = len(seg)
+                head, rest = bytes(seg[:HEAD]), [seg[HEAD:]]
             else:
                 got = total(segs)
                 head, rest = copy_out(segs, HEAD), skip(segs, HEAD)
-            cause = "writable" if writable else fault(head, got)
-            if cause:
-                traffic.drop(cause)
-            else:
-                if not send(clean(head), rest):
-                    ring.abandon(index)
-                    return moved, Need.SINK
+            low, high, out, _ = known.get(head) or rules.judge(head)
+            if writable or not low <= got <= high:
+                traffic.drop("writable" if writable else rules.cause(head, got))
+            elif send(out, rest):
                 traffic.packets += 1
                 traffic.bytes += got - HEADER_SIZE
+            else:
+                ring.abandon(index)
+                return moved, Need.SINK
             complete(index, 0)
             moved += 1
             size += got
@@ -105,7 +106,8 @@ class ToDriver(NetFlow[DeviceQueue]):
         ring, traffic, recv = self.queue.ring, self.traffic, self.port.recv_into
         if ring is None:
             return 0, Need.QUEUE
-        getdesc, complete, largest = ring.getdesc, ring.complete, self._largest
+        getdesc, complete = ring.getdesc, ring.complete
+        largest, mergeable = self._largest, self._mergeable
         moved = size = 0
         while moved < BUDGET and size < BUDGET_BYTES:
             chain = getdesc()
@@ -118,7 +120,7 @@ class ToDriver(NetFlow[DeviceQueue]):
                 complete(index, 0)
                 moved += 1
                 continue
-            if self._mergeable and (self._spill or total(segs) < largest):
+            if mergeable and (len(segs[0]) < largest or self._spill):
                 got, need = self._merge(index, segs)
                 if need is not None:
                     return moved, need

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, NetFlow, Traffic
-from drivers.devices.net.header import HeaderRules, num_buffers
+from drivers.devices.net.header import HeaderRules
 from drivers.devices.net.layout import (
     LINK_UP,
     MIN_MTU,
@@ -133,8 +133,8 @@ class Receive(NetFlow[DriverQueue]):
 
     def move(self) -> tuple[int, Need]:
         ring, traffic, rules = self.queue.ring, self.traffic, self._rules
-        get, add, send, fault, clean = ring.get, ring.add, self.port.send, rules.fault, rules.clean
-        segs, whole = self._slots.segs, self._slots.whole
+        get, add, send, known = ring.get, ring.add, self.port.send, rules.known
+        segs, whole, mergeable = self._slots.segs, self._slots.whole, self._mergeable
         moved = size = 0
         if self._waiting is not None:
             head, rest, got, slots = self._waiting
@@ -150,25 +150,23 @@ class Receive(NetFlow[DriverQueue]):
             moved += 1
             slot, got = done
             seg = segs[slot][0]
-            head = bytes(seg[:HEAD]) if got >= HEAD else bytes(seg[:got])
-            if self._mergeable and got >= HEADER_SIZE and num_buffers(head) > 1:
-                parts, got, taken = self._merge(slot, got, num_buffers(head))
+            head, rest, taken = bytes(seg[: min(HEAD, got)]), [seg[HEAD:got]], None
+            low, high, out, count = known.get(head) or rules.judge(head)
+            if count > 1 and mergeable:
+                parts, got, taken = self._merge(slot, got, count)
                 if not parts:
                     continue
                 head, rest = copy_out(parts, HEAD), skip(parts, HEAD)
-            else:
-                rest, taken = [seg[HEAD:got]], None
-            cause = fault(head, got) if got else "used_length"
-            if cause:
-                traffic.drop(cause)
-            else:
-                head = clean(head)
-                if not send(head, rest):
-                    self._waiting = head, rest, got, taken or [slot]
-                    return moved - 1, Need.SINK
+                low, high, out, _ = known.get(head) or rules.judge(head)
+            if not low <= got <= high:
+                traffic.drop(rules.cause(head, got))
+            elif send(out, rest):
                 traffic.packets += 1
                 traffic.bytes += got - HEADER_SIZE
                 size += got
+            else:
+                self._waiting = out, rest, got, taken or [slot]
+                return moved - 1, Need.SINK
             if taken is None:
                 add((), whole[slot], slot)
             else:
@@ -184,8 +182,8 @@ class Receive(NetFlow[DriverQueue]):
             if done is None or not done[1]:
                 taken += [done[0]] if done is not None else []
                 self.traffic.drop("num_buffers")
-                for slot in taken:
-                    self.queue.ring.add((), self._slots.whole[slot], slot)
+                for part in taken:
+                    self.queue.ring.add((), self._slots.whole[part], part)
                 return [], 0, []
             slot, got = done
             parts.append(self._slots.segs[slot][0][:got])
@@ -223,7 +221,7 @@ class BoundNet:
         incoming, outgoing = device_offloads(device.features, any), driver_offloads(device.features)
         size = buffer_size(gso=incoming.gso, mtu=self._mtu)
         if mergeable and settings.rx_buffer is not None:
-            size = max(settings.rx_buffer, HEADER_SIZE)
+            size = max(settings.rx_buffer, HEAD)
         rx = Slots(device.ops.dma, receive.ring.num, size)
         self._slots.append(rx)
         tx = Slots(device.ops.dma, transmit.ring.num, buffer_size(gso=outgoing.gso, mtu=self._mtu))

@@ -6,6 +6,7 @@ The header is checked on a private copy, which is also what goes on to the port:
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from enum import IntEnum
 
 import attrs
@@ -13,7 +14,7 @@ import attrs
 from drivers.devices.net.layout import MAX_FRAME
 from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 
-__all__ = ["DROPS", "GsoType", "HeaderRules", "NEEDS_CSUM", "num_buffers"]
+__all__ = ["DROPS", "NEEDS_CSUM", "GsoType", "HeaderRules", "Verdict"]
 
 NEEDS_CSUM = 1
 VLAN_HLEN = 4
@@ -26,62 +27,69 @@ class GsoType(IntEnum):
     UDP_L4 = 5
 
 
-_NAMES = {GsoType.TCPV4: "tso4", GsoType.TCPV6: "tso6", GsoType.UDP_L4: "uso"}
+_NAMES: Mapping[int, str] = {GsoType.TCPV4: "tso4", GsoType.TCPV6: "tso6", GsoType.UDP_L4: "uso"}
 _HEADER = struct.Struct("<BBHHHHH")
-PLAIN = bytes(10)
-"""The header of a frame that leaves nothing undone, but for num_buffers."""
-
 DROPS = ("short_header", "short_frame", "too_long", "bad_csum", "bad_gso", "writable", "used_length", "num_buffers")
 """Causes for which a net device or driver drops a frame itself."""
 
+Verdict = tuple[int, int, bytes, int]
+"""Bytes of header and frame from which and up to which a head is good, what goes on in its place, num_buffers."""
 
-def num_buffers(head: bytes) -> int:
-    """How many receive buffers a frame is spread over."""
-    return head[10] | head[11] << 8
+KNOWN_MAX = 1024
+_NEVER = 1, 0
 
 
-@attrs.frozen
+@attrs.define
 class HeaderRules:
-    """What was agreed on for one direction."""
+    """What was agreed on for one direction, and the heads that were judged by it.
+
+    A head is the first 26 bytes, virtio_net_hdr and Ethernet header. All that can be said of one but for the
+    length of its frame is said once: the same heads come again and again.
+    """
 
     offloads: Offloads
     mtu: int | None
     """Largest packet without Ethernet header, where agreed on."""
     limit: int = attrs.field(init=False)
     """Bytes of the largest frame without GSO, a VLAN tag included."""
-    gso_types: frozenset[int] = attrs.field(init=False)
+    known: dict[bytes, Verdict] = attrs.field(init=False, factory=dict)
+    """Look here first, then call `judge`."""
 
     @limit.default
     def _limit(self) -> int:
         return MAX_FRAME if self.mtu is None else min(MAX_FRAME, self.mtu + ETH_HLEN + VLAN_HLEN)
 
-    @gso_types.default
-    def _gso_types(self) -> frozenset[int]:
-        return frozenset(int(kind) for kind, name in _NAMES.items() if getattr(self.offloads, name))
+    def judge(self, head: bytes) -> Verdict:
+        """Which lengths of frame make this head a good one, remembered; none do where it is bad by itself."""
+        if len(head) < HEADER_SIZE + ETH_HLEN:
+            return (*_NEVER, head, 1)
+        flags, gso, hdr_len, gso_size, csum_start, csum_offset, count = _HEADER.unpack_from(head)
+        low, high = ETH_HLEN, self.limit
+        good = True
+        if flags & NEEDS_CSUM:
+            low = max(low, csum_start + csum_offset + 2)
+            good = self.offloads.csum
+        if gso:
+            low, high = max(low, hdr_len), MAX_FRAME
+            name = _NAMES.get(gso)
+            good &= name is not None and getattr(self.offloads, name) and gso_size > 0 and bool(flags & NEEDS_CSUM)
+        # Flags this side does not know are not passed on.
+        clean = head if flags in (0, NEEDS_CSUM) else bytes((flags & NEEDS_CSUM,)) + head[1:]
+        verdict = (*((low + HEADER_SIZE, high + HEADER_SIZE) if good else _NEVER), clean, count)
+        if len(self.known) >= KNOWN_MAX:
+            self.known.clear()
+        self.known[head] = verdict
+        return verdict
 
-    def fault(self, head: bytes, size: int) -> str:
-        """Why a frame must be dropped, as one of `DROPS`; empty when it is good.
-
-        ``head`` is the start of header and frame, ``size`` the bytes of both.
-        """
+    def cause(self, head: bytes, size: int) -> str:
+        """Why a frame was dropped whose ``size`` bytes, header included, its head's verdict does not allow."""
         if size <= HEADER_SIZE:
-            return "short_header"
+            return "short_header" if size else "used_length"
         if size < HEADER_SIZE + ETH_HLEN:
             return "short_frame"
-        if head.startswith(PLAIN):
-            return "too_long" if size - HEADER_SIZE > self.limit else ""
-        flags, gso, hdr_len, gso_size, csum_start, csum_offset, _ = _HEADER.unpack_from(head)
-        frame = size - HEADER_SIZE
-        if frame > (MAX_FRAME if gso else self.limit):
+        flags, gso, _, _, csum_start, csum_offset, _ = _HEADER.unpack_from(head)
+        if size - HEADER_SIZE > (MAX_FRAME if gso else self.limit):
             return "too_long"
-        if flags & NEEDS_CSUM and (not self.offloads.csum or csum_start + csum_offset + 2 > frame):
+        if flags & NEEDS_CSUM and (not self.offloads.csum or csum_start + csum_offset + 2 > size - HEADER_SIZE):
             return "bad_csum"
-        if gso and (gso not in self.gso_types or not gso_size or not flags & NEEDS_CSUM or hdr_len > frame):
-            return "bad_gso"
-        return ""
-
-    def clean(self, head: bytes) -> bytes:
-        """``head`` without the flags this side does not know, and num_buffers 0 as ports expect it."""
-        if head.startswith(PLAIN):
-            return head if not (head[10] or head[11]) else PLAIN + b"\0\0" + head[HEADER_SIZE:]
-        return bytes((head[0] & NEEDS_CSUM,)) + head[1:10] + b"\0\0" + head[HEADER_SIZE:]
+        return "bad_gso"

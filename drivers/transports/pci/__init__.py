@@ -1,6 +1,6 @@
 """virtio-pci modern: what an unmodified driver expects of a device on PCI Express (VIRTIO 1.4 section 4.1)."""
 
 from drivers.transports.pci.back import VirtioEpf
-from drivers.transports.pci.front import PciBus, VirtioPciDriver
+from drivers.transports.pci.front import VIRTIO_PCI
 
-__all__ = ["PciBus", "VirtioEpf", "VirtioPciDriver"]
+__all__ = ["VIRTIO_PCI", "VirtioEpf"]

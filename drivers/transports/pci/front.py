@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 import trio
 
 from drivers.errors import ProbeError, TransportLost
-from drivers.hw import DmaBuffer, DmaMemory, PciFunction
-from drivers.model import Binding, BindState, Bus, BusDriver, MatchId
+from drivers.hw import DmaMemory, PciFunction
+from drivers.model import MatchId
+from drivers.pci import VirtioPciDriver
 from drivers.pump import Signal
 from drivers.transports.pci.registers import (
     CAP_VENDOR,
@@ -24,14 +24,12 @@ from drivers.transports.pci.registers import (
     Common,
     Structure,
 )
-from drivers.virtio import DriverQueue, QueueSpec, VirtioBus, VirtioDevice
+from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
+from drivers.vring import VringMemory
 from rings.features import RingFeature, mask
 from rings.ids import DeviceId
-from rings.layout import DESC_SIZE, MAX_NUM, SPLIT_ALIGN, RingAddrs, split_sizes
-from rings.memory import Addr
-from rings.split.virtqueue import SplitVirtqueue
 
-__all__ = ["PciBus", "PciDriver", "VirtioPciDriver"]
+__all__ = ["VIRTIO_PCI", "VirtioPci", "find_structures"]
 
 FEATURES = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
 NO_VECTOR = 0xFFFF
@@ -80,9 +78,9 @@ class VirtioPci:
         self._found = find_structures(function)
         self._device: VirtioDevice | None = None
         self._queues: list[DriverQueue] = []
-        self._memory: list[DmaBuffer] = []
         self._back = Signal()
         self.dma: DmaMemory = function.dma
+        self._rings = VringMemory(self.dma)
         self.online = True
 
     def own(self, device: VirtioDevice) -> None:
@@ -211,43 +209,26 @@ class VirtioPci:
 
     def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec, vector: int, own: bool) -> DriverQueue:
         self._write(Common.QUEUE_SELECT, index)
-        most = self._read(Common.QUEUE_SIZE)
-        if not 1 <= most <= MAX_NUM or most & most - 1:
-            raise ProbeError(f"{self._function.name}: queue {index} reports a size of {most}")
-        num = min(most, spec.num or most)
-        num = 1 << num.bit_length() - 1
-        areas = [self._alloc(size, align) for size, align in zip(split_sizes(num), SPLIT_ALIGN, strict=True)]
-        tables = None
-        if device.has(RingFeature.INDIRECT_DESC) and spec.segments > 1:
-            tables = self._alloc(num * min(spec.segments, num) * DESC_SIZE, DESC_SIZE)
-        ring: SplitVirtqueue[object] = SplitVirtqueue(
-            self.dma,
-            num,
-            RingAddrs(*areas),
-            event_idx=device.has(RingFeature.EVENT_IDX),
-            indirect=tables,
-            indirect_max=spec.segments,
-        )
+        name = f"{self._function.name}, queue {index}"
+        vring = self._rings.make(device.features, self._read(Common.QUEUE_SIZE), spec.num, spec.segments, name)
         at = self._found[CfgType.NOTIFY]
         where = self._read(Common.QUEUE_NOTIFY_OFF) * at.multiplier
         if where + 2 > at.length:
-            ring.close()
-            raise ProbeError(f"{self._function.name}: queue {index} is notified outside of the structure")
-        queue = DriverQueue(index, spec, ring, partial(self._function.bar_write, at.bar, at.offset + where, 2, index))
+            vring.ring.close()
+            raise ProbeError(f"{name}: it is notified outside of the structure")
+        queue = DriverQueue(
+            index, spec, vring.ring, partial(self._function.bar_write, at.bar, at.offset + where, 2, index)
+        )
         if own:
             self._function.request_irq(vector, queue.called)
-        self._write(Common.QUEUE_SIZE, num)
-        for field, area in zip((Common.QUEUE_DESC, Common.QUEUE_DRIVER, Common.QUEUE_DEVICE), areas, strict=True):
-            self._write(field, area)
+        self._write(Common.QUEUE_SIZE, vring.num)
+        self._write(Common.QUEUE_DESC, vring.addrs.desc)
+        self._write(Common.QUEUE_DRIVER, vring.addrs.driver)
+        self._write(Common.QUEUE_DEVICE, vring.addrs.device)
         if vector != NO_VECTOR:
             self._write(Common.QUEUE_MSIX_VECTOR, vector)
             self._verify(Common.QUEUE_MSIX_VECTOR, vector)
         return queue
-
-    def _alloc(self, size: int, align: int) -> Addr:
-        buffer = self.dma.alloc(size, max(align, 64))
-        self._memory.append(buffer)
-        return buffer.addr
 
     def _verify(self, field: Common, vector: int) -> None:
         """Reading back says whether the device could map the vector (section 4.1.5.1.2)."""
@@ -259,8 +240,7 @@ class VirtioPci:
         for queue in self._queues:
             queue.close()
         self._queues = []
-        while self._memory:
-            self.dma.free(self._memory.pop())
+        self._rings.free()
 
     # Interrupts
 
@@ -284,54 +264,17 @@ class VirtioPci:
             self._device.interrupt()
 
 
-class PciDriver(BusDriver, Protocol):
-    """A driver for PCI functions."""
-
-    async def serve(self, function: PciFunction, bound: Callable[[], None]) -> None:
-        """Probe, say ``bound()``, and serve until cancelled. Raises ProbeError."""
-
-
-class PciBus(Bus[PciFunction, PciDriver]):
-    """The functions a root complex found, and their drivers."""
-
-    prefix = "pci"
-
-    async def attach(self, binding: Binding[PciFunction, PciDriver], device: PciFunction, driver: PciDriver) -> None:
-        def bound() -> None:
-            binding.state = BindState.BOUND
-
-        await driver.serve(device, bound)
+def probe(function: PciFunction) -> tuple[VirtioPci, int]:
+    """The transport over a function, and the virtio device id. Raises ProbeError."""
+    device_id = TRANSITIONAL.get(function.device_id) or function.device_id - DEVICE_BASE
+    return VirtioPci(function), device_id
 
 
-class VirtioPciDriver:
-    """Makes a virtio device of every PCI function that is one, modern or transitional."""
-
-    name = "virtio-pci"
-    id_table = tuple(
-        MatchId(device, VENDOR)
-        for device in (
-            *(DEVICE_BASE + i for i in DeviceId),
-            *(k for k, v in TRANSITIONAL.items() if v in tuple(DeviceId)),
-        )
+ID_TABLE = tuple(
+    MatchId(device, VENDOR)
+    for device in (
+        *(DEVICE_BASE + i for i in DeviceId),
+        *(device for device, virtio_id in TRANSITIONAL.items() if virtio_id in tuple(DeviceId)),
     )
-
-    def __init__(self, bus: VirtioBus) -> None:
-        self._bus = bus
-        self.devices: list[tuple[PciFunction, VirtioDevice]] = []
-
-    async def serve(self, function: PciFunction, bound: Callable[[], None]) -> None:
-        ops = VirtioPci(function)
-        device_id = TRANSITIONAL.get(function.device_id) or function.device_id - DEVICE_BASE
-        device = VirtioDevice(device_id, function.vendor_id, ops, function.name)
-        entry = (function, device)
-        ops.own(device)
-        self.devices.append(entry)
-        try:
-            self._bus.register_device(device)
-            bound()
-            await trio.sleep_forever()
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._bus.unregister_device(device)
-            self.devices.remove(entry)
-            ops.release()
+)
+VIRTIO_PCI = VirtioPciDriver("virtio-pci", ID_TABLE, probe)

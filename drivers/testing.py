@@ -1,0 +1,180 @@
+"""The test kit of drivers: a PCI function that records and lies, a back half that shows what it reaches.
+
+For tests, examples and other test kits only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from drivers.hw import DmaMemory, Handler, LinkEvents, PciFunction
+from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure
+from drivers.vhost import DeviceQueue, VhostOps
+from rings.memory import Memory
+
+__all__ = ["CONFIG", "AroundOps", "RegisterAccess", "TappedFunction", "read_structures"]
+
+CONFIG = -1
+"""Stands for the configuration space where a BAR is asked for."""
+Lie = Callable[[int], int]
+"""What the reader is told in place of the value it gets."""
+
+
+@attrs.frozen
+class RegisterAccess:
+    """One access by a driver: a BAR, or CONFIG; bytes; the value written or read."""
+
+    bar: int
+    offset: int
+    size: int
+    value: int
+    write: bool
+
+
+class TappedFunction:
+    """Any `drivers.hw.PciFunction`, with a log of what is read and written, and lies where a test wants them.
+
+    ``lies`` are by (BAR or CONFIG, offset), whatever the size of the access; a place in ``deaf`` ignores writes.
+    """
+
+    def __init__(self, inner: PciFunction) -> None:
+        self._inner = inner
+        self.name = inner.name
+        self.log: list[RegisterAccess] = []
+        self.lies: dict[tuple[int, int], Lie] = {}
+        self.deaf: set[tuple[int, int]] = set()
+        self.on_write: Callable[[RegisterAccess], None] = lambda _: None
+        """Called behind every write that was not ignored."""
+        self.bar_sizes: dict[int, int] = {}
+        """Told in place of the real sizes."""
+        self.structures = read_structures(inner)
+
+    # What a test asks.
+
+    def at(self, field: Common) -> tuple[int, int]:
+        """Where a field of the common configuration is: the key for ``lies`` and ``deaf``."""
+        common = self.structures[CfgType.COMMON]
+        return common.bar, common.offset + field
+
+    def common(self) -> list[tuple[Common, int, bool]]:
+        """The log of the common configuration only: field, value, whether written. Halves show as two accesses."""
+        common = self.structures[CfgType.COMMON]
+        ends = {common.offset + field: field for field in Common}
+        return [(ends[a.offset], a.value, a.write) for a in self.log if a.bar == common.bar and a.offset in ends]
+
+    def within(self, kind: CfgType) -> list[RegisterAccess]:
+        """The accesses to one structure, offsets as in the BAR."""
+        s = self.structures[kind]
+        return [a for a in self.log if a.bar == s.bar and s.offset <= a.offset < s.offset + s.length]
+
+    def read_common(self, field: Common) -> int:
+        """Read a field past the log and the lies."""
+        bar, offset = self.at(field)
+        return self._inner.bar_read(bar, offset, SIZES[field])
+
+    # PciFunction
+
+    @property
+    def vendor_id(self) -> int:
+        return self._inner.vendor_id
+
+    @property
+    def device_id(self) -> int:
+        return self._inner.device_id
+
+    @property
+    def dma(self) -> DmaMemory:
+        return self._inner.dma
+
+    @property
+    def online(self) -> bool:
+        return self._inner.online
+
+    def config_read(self, offset: int, size: int) -> int:
+        return self._read(CONFIG, offset, size, self._inner.config_read(offset, size))
+
+    def config_write(self, offset: int, size: int, value: int) -> None:
+        if self._write(CONFIG, offset, size, value):
+            self._inner.config_write(offset, size, value)
+            self.on_write(self.log[-1])
+
+    def bar_size(self, bar: int) -> int:
+        return self.bar_sizes.get(bar, self._inner.bar_size(bar))
+
+    def bar_read(self, bar: int, offset: int, size: int) -> int:
+        return self._read(bar, offset, size, self._inner.bar_read(bar, offset, size))
+
+    def bar_write(self, bar: int, offset: int, size: int, value: int) -> None:
+        if self._write(bar, offset, size, value):
+            self._inner.bar_write(bar, offset, size, value)
+            self.on_write(RegisterAccess(bar, offset, size, value, True))
+
+    def enable_msix(self) -> int:
+        return self._inner.enable_msix()
+
+    def disable_msix(self) -> None:
+        self._inner.disable_msix()
+
+    def request_irq(self, vector: int, handler: Handler) -> None:
+        self._inner.request_irq(vector, handler)
+
+    def request_intx(self, handler: Handler) -> None:
+        self._inner.request_intx(handler)
+
+    def free_irqs(self) -> None:
+        self._inner.free_irqs()
+
+    def watch(self, events: LinkEvents | None) -> None:
+        self._inner.watch(events)
+
+    def _read(self, bar: int, offset: int, size: int, value: int) -> int:
+        lie = self.lies.get((bar, offset))
+        told = value if lie is None else lie(value) & (1 << 8 * size) - 1
+        self.log.append(RegisterAccess(bar, offset, size, told, False))
+        return told
+
+    def _write(self, bar: int, offset: int, size: int, value: int) -> bool:
+        self.log.append(RegisterAccess(bar, offset, size, value, True))
+        return (bar, offset) not in self.deaf
+
+
+def read_structures(function: PciFunction) -> dict[int, Structure]:
+    """The first structure of each kind, as a test reads the list: nothing is checked."""
+    found: dict[int, Structure] = {}
+    at = function.config_read(0x34, 1)
+    while at:
+        if function.config_read(at, 1) == 0x09:
+            size = function.config_read(at + 2, 1)
+            structure = Structure.parse(bytes(function.config_read(at + i, 1) for i in range(2, size)))
+            found.setdefault(structure.kind, structure)
+        at = function.config_read(at + 1, 1)
+    return found
+
+
+class AroundOps:
+    """A back half whose memory is put into something else, such as a `rings.testing.Watched`."""
+
+    def __init__(self, inner: VhostOps, around: Callable[[Memory], Memory]) -> None:
+        self._inner = inner
+        self._around = around
+        self.calls: list[int] = []
+        """The queues that were called, in order."""
+
+    @property
+    def features(self) -> int:
+        return self._inner.features
+
+    def memory(self) -> Memory:
+        return self._around(self._inner.memory())
+
+    def call(self, queue: DeviceQueue) -> None:
+        self.calls.append(queue.index)
+        self._inner.call(queue)
+
+    def config_changed(self) -> None:
+        self._inner.config_changed()
+
+    async def settle(self) -> None:
+        await self._inner.settle()

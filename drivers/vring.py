@@ -1,0 +1,65 @@
+"""The memory of a device's queues: rings and indirect tables, allocated for one set-up and freed together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from drivers.errors import ProbeError
+from drivers.hw import DmaBuffer, DmaMemory
+from rings.features import RingFeature
+from rings.layout import DESC_SIZE, MAX_NUM, SPLIT_ALIGN, RingAddrs, split_sizes
+from rings.memory import Addr
+from rings.queue import Virtqueue
+from rings.split.virtqueue import SplitVirtqueue
+
+__all__ = ["Vring", "VringMemory"]
+
+CACHE_LINE = 64
+
+
+@attrs.frozen
+class Vring:
+    """A driver's ring, and where the device finds it."""
+
+    ring: Virtqueue[Any]
+    num: int
+    addrs: RingAddrs
+
+
+class VringMemory:
+    """What every transport's front half needs to set queues up."""
+
+    def __init__(self, dma: DmaMemory) -> None:
+        self._dma = dma
+        self._buffers: list[DmaBuffer] = []
+
+    def make(self, features: int, most: int, wanted: int | None, segments: int, name: str) -> Vring:
+        """A ring of ``wanted`` descriptors, or of ``most``, the size that the device reports, where that is less.
+
+        ``segments`` descriptors are in its longest chain. Raises ProbeError for a size that no ring can have.
+        """
+        if not 1 <= most <= MAX_NUM or most & (most - 1):
+            raise ProbeError(f"{name}: the device reports a queue size of {most}")
+        num = 1 << (min(most, wanted or most).bit_length() - 1)
+        areas = [self._alloc(size, align) for size, align in zip(split_sizes(num), SPLIT_ALIGN, strict=True)]
+        tables = None
+        if features >> RingFeature.INDIRECT_DESC & 1 and segments > 1:
+            tables = self._alloc(num * min(segments, num) * DESC_SIZE, DESC_SIZE)
+        addrs = RingAddrs(*areas)
+        event_idx = bool(features >> RingFeature.EVENT_IDX & 1)
+        ring: SplitVirtqueue[Any] = SplitVirtqueue(
+            self._dma, num, addrs, event_idx=event_idx, indirect=tables, indirect_max=segments
+        )
+        return Vring(ring, num, addrs)
+
+    def free(self) -> None:
+        """Give everything back; the device must not reach it any more, and the rings must be closed."""
+        while self._buffers:
+            self._dma.free(self._buffers.pop())
+
+    def _alloc(self, size: int, align: int) -> Addr:
+        buffer = self._dma.alloc(size, max(align, CACHE_LINE))
+        self._buffers.append(buffer)
+        return buffer.addr

@@ -1,0 +1,23 @@
+"""Two hosts joined by PCI Express, and the real ping across their virtqueues. Needs root.
+
+python examples/two_hosts_ping.py
+"""
+
+import trio
+
+from vnet.topology import DEFAULT, parse
+from vnet.traffic import ping
+from vnet.world import open_world
+
+
+async def main() -> None:
+    async with open_world(parse(DEFAULT), "example") as world:
+        await world.wait_up()
+        result = await ping(world.netns("rc"), "198.18.0.2")
+        print(f"{result.received} of {result.sent} replies, {result.rtt_avg} ms on average")
+        for queue in world.devices["net0"].vhost.queues:
+            print(queue.name, queue.statistics())
+
+
+if __name__ == "__main__":
+    trio.run(main)

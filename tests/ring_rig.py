@@ -1,0 +1,195 @@
+"""One split ring in guarded memory: the two honest sides, each watched on its own, and the raw one."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from rings.chain import copy_in, copy_out, total
+from rings.errors import RingError
+from rings.layout import DESC_SIZE, split_sizes
+from rings.memory import Addr
+from rings.queue import Segment
+from rings.split.virtqueue import SplitVirtqueue
+from rings.split.vringh import SplitVringh
+from rings.testing import Access, Act, Desc, Guarded, RawRing, Watched
+
+__all__ = ["MakeRig", "Rig", "fenced", "latch", "rig"]
+
+BLOCK = 4096
+
+
+class Rig:
+    """Memory with one ring; `driver` and `device` make a side over it, anew each time.
+
+    ``check`` is the post-condition of every test: nobody touched what was not granted, and neither side
+    touched an area of the ring that is none of its business.
+    """
+
+    def __init__(self, num: int = 8, *, event_idx: bool = False, indirect: bool = True) -> None:
+        self.num = num
+        self.event_idx = event_idx
+        self.indirect = indirect
+        self.memory = Guarded(1 << 18)
+        self.addrs = self.memory.grant_ring(num)
+        self.tables = self.memory.grant(num * 4 * DESC_SIZE) if indirect else None
+        self.raw = RawRing(self.memory, num, self.addrs)
+        self.driver_side: Watched = Watched(self.memory)
+        self.device_side: Watched = Watched(self.memory)
+
+    def driver(self, *, lenient: bool = False) -> SplitVirtqueue[object]:
+        return SplitVirtqueue(
+            self.driver_side,
+            self.num,
+            self.addrs,
+            event_idx=self.event_idx,
+            indirect=self.tables,
+            indirect_max=4,
+            lenient_used_len=lenient,
+        )
+
+    def device(self, base: int = 0) -> SplitVringh:
+        return SplitVringh(
+            self.device_side, self.num, self.addrs, event_idx=self.event_idx, indirect=self.indirect, base=base
+        )
+
+    def buffer(self, data: bytes | int = BLOCK, *, adjoining: bool = False) -> Addr:
+        """Granted memory with this content, or this many zeroes."""
+        size = data if isinstance(data, int) else len(data)
+        addr = self.memory.grant(size, 16, adjoining=adjoining)
+        if not isinstance(data, int):
+            self.memory.view(addr, size, True)[:] = data
+        return addr
+
+    def bytes(self, addr: Addr, size: int) -> bytes:
+        return bytes(self.memory.view(addr, size))
+
+    def offer(self, *descs: Desc, head: int = 0) -> None:
+        """As a driver that links properly: one chain from ``head`` on."""
+        self.raw.chain(head, *descs)
+        self.raw.offer(head)
+
+    def area(self, access: Access) -> str:
+        """Which area of the ring an access lies in; "payload" for none."""
+        areas = zip(("desc", "avail", "used"), self._areas(), strict=True)
+        return next((name for name, (start, size) in areas if access.within(start, size)), "payload")
+
+    def _areas(self) -> Iterator[tuple[int, int]]:
+        addrs = (self.addrs.desc, self.addrs.driver, self.addrs.device)
+        return zip(addrs, split_sizes(self.num), strict=True)
+
+    def words(self, side: Watched) -> set[tuple[str, str]]:
+        """(act, area) of every ring word that a side touched."""
+        return {(access.act.value, self.area(access)) for access in side.log if access.act in (Act.LOAD, Act.STORE)}
+
+    def check(self) -> None:
+        self.memory.check()
+        for access in (*self.driver_side.log, *self.device_side.log):
+            assert access.act is Act.FENCE or any(access.within(*grant) for grant in self._spans()), access
+        assert self.words(self.device_side) <= {("load", "desc"), ("load", "avail"), ("store", "used")}
+        driver_may = {("store", "desc"), ("store", "avail"), ("load", "used"), ("store", "payload")}
+        # Flags and index of the used ring are zeroed once, when the ring is made.
+        assert self.words(self.driver_side) <= driver_may | {("store", "used")}
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """Granted ranges, those that adjoin taken as one."""
+        start = end = -1
+        for addr, size in self.memory.ranges:
+            if addr != end:
+                if end > start:
+                    yield start, end - start
+                start = addr
+            end = addr + size
+        yield start, end - start
+
+    def recovers(self, size: int = 1 << 20) -> None:
+        """After a reset, rings made anew over the same memory carry ``size`` bytes there and back."""
+        driver, device = self.driver(), self.device()
+        there, back = self.buffer(), self.buffer()
+        rng = random.Random(size)
+        sent, arrived, answered = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        for _ in range(0, size, BLOCK):
+            block = rng.randbytes(BLOCK)
+            self.memory.view(there, BLOCK, True)[:] = block
+            sent.update(block)
+            driver.add(((there, 100), (Addr(there + 100), BLOCK - 100)), ((back, BLOCK),), block)
+            driver.publish()
+            chain = device.getdesc()
+            assert chain is not None
+            head, readable, writable = chain
+            data = copy_out(readable, BLOCK)
+            arrived.update(data)
+            device.complete(head, copy_in(writable, data))
+            device.publish()
+            assert driver.get() == (block, BLOCK)
+            answered.update(self.memory.view(back, BLOCK))
+        assert sent.digest() == arrived.digest() == answered.digest()
+        assert device.getdesc() is None
+        assert driver.get() is None
+        assert driver.num_free == self.num
+        driver.close()
+        device.close()
+
+
+MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture
+def make_rig() -> Iterator[MakeRig]:
+    """``make_rig(num, event_idx=..., indirect=...)``; every one of them is checked afterwards."""
+    made: list[Rig] = []
+
+    def make(num: int = 8, *, event_idx: bool = False, indirect: bool = True) -> Rig:
+        made.append(Rig(num, event_idx=event_idx, indirect=indirect))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.check()
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Rig:
+    """Eight descriptors, indirect tables allowed, no EVENT_IDX."""
+    return make_rig()
+
+
+def latch(rig: Rig, device: SplitVringh, error: type[Exception], match: str = "", taken: tuple[int, ...] = ()) -> None:
+    """The exact outcome LATCH: one error, then an empty queue; what was taken may end; a reset recovers."""
+    used = rig.raw.used_idx
+    with pytest.raises(error, match=match) as caught:
+        device.getdesc()
+    assert not isinstance(caught.value, RingError) or type(caught.value) is error
+    device.latch()
+    for _ in range(2):
+        assert device.getdesc() is None, "a latched queue reads as empty"
+        assert not device.notify_enable(), "and never says that it is not"
+        rig.raw.avail_idx += 1
+    state = device.state()
+    assert (state.broken, state.in_flight) == (True, len(taken))
+    for head in taken:
+        device.complete(head, 0)
+    device.publish()
+    assert rig.raw.used_idx == used + len(taken)
+    assert device.state().in_flight == 0
+    device.close()
+    rig.recovers()
+
+
+def fenced(log: list[Access], stored: Access, loaded: Access) -> bool:
+    """Whether a fence stands between a store and the first such load behind it."""
+    at = max(i for i, access in enumerate(log) if access == stored)
+    behind = log[at + 1 :]
+    return Access(Act.FENCE) in behind[: behind.index(loaded)]
+
+
+def flat(segs: list[memoryview]) -> bytes:
+    """All bytes of a chain's half."""
+    return copy_out(segs, total(segs))
+
+
+def seg(addr: int, size: int) -> Segment:
+    return Addr(addr), size

@@ -1,0 +1,498 @@
+"""What a TUN and a TAP port make of each packet. A pair of datagram sockets stands in for /dev/net/tun."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from ipaddress import ip_address
+
+import pytest
+import trio
+import trio.testing
+
+from drivers.errors import PortGone
+from drivers.ports import NO_OFFLOADS, Offloads, PacketPort
+from vnet.ports import tuntap
+from vnet.ports.tap import TapPort
+from vnet.ports.tun import KNOWN_HEADS_MAX, TunPort
+from vnet.ports.tuntap import BURST_OF_DROPS, IOV_MAX
+
+OWN, PEER, OTHER = (b"\x02\0\0\0\0" + bytes([last]) for last in (1, 2, 3))
+PLAIN = bytes(12)
+IPV4, IPV6, ARP = b"\x08\x00", b"\x86\xdd", b"\x08\x06"
+ALL = Offloads(csum=True, tso4=True, tso6=True, uso=True)
+HEADER = struct.Struct("<BBHHHHH")
+
+OUR_IP, PEER_IP = (ip_address(address).packed for address in ("198.18.0.1", "198.18.0.2"))
+
+
+class Socket:
+    """One end of a pair of sockets in place of a TUN."""
+
+    def __init__(self) -> None:
+        self.far, self.near = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.far.settimeout(0)
+        self.near.setblocking(False)
+
+    def fileno(self) -> int:
+        return self.near.fileno()
+
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
+    def read(self) -> bytes:
+        return self.far.recv(70000)
+
+    def write(self, data: bytes) -> None:
+        self.far.send(data)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Socket]:
+    """A stand-in that takes every request, on an interface with one IPv4 address."""
+    monkeypatch.setattr("fcntl.ioctl", lambda *_: 0)
+    monkeypatch.setattr(tuntap, "refresh_interface", lambda ifname, mtu: (OUR_IP,))
+    device = Socket()
+    yield device
+    device.close()
+
+
+async def tun(device: Socket, peer: bytes | None = PEER, offloads: Offloads = ALL) -> TunPort:
+    port = TunPort(device, "vnet0", None, mac=OTHER, peer_mac=peer)
+    await port.start(mac=OWN, offloads=offloads, mtu=None)
+    return port
+
+
+async def tap(device: Socket, offloads: Offloads = ALL) -> TapPort:
+    port = TapPort(device, "vnet0", None)
+    await port.start(mac=OWN, offloads=offloads, mtu=None)
+    return port
+
+
+def ipv4(to: str = "198.18.0.2", payload: bytes = bytes(range(100))) -> bytes:
+    return b"\x45" + bytes(11) + OUR_IP + ip_address(to).packed + payload
+
+
+def ipv6(to: str = "2001:2::2", payload: bytes = bytes(range(100))) -> bytes:
+    return b"\x60" + bytes(7) + ip_address("2001:2::1").packed + ip_address(to).packed + payload
+
+
+def room(*sizes: int) -> list[memoryview]:
+    return [memoryview(bytearray(size)) for size in sizes]
+
+
+def receive(port: PacketPort, *sizes: int) -> bytes:
+    segs = room(*(sizes or (70000,)))
+    got = port.recv_into(segs)
+    return b"".join(segs)[:got]
+
+
+def accounted(port: PacketPort) -> int:
+    stats = port.statistics()
+    return stats.rx_packets + stats.tx_packets + sum(stats.drops.values())
+
+
+# Towards the ring
+
+
+@pytest.mark.parametrize(
+    ("packet", "to", "ethertype"),
+    [
+        (ipv4(), PEER, IPV4),
+        (ipv6(), PEER, IPV6),
+        (ipv4("224.0.0.251"), bytes.fromhex("01005e0000fb"), IPV4),
+        (ipv4("255.255.255.255"), b"\xff" * 6, IPV4),
+        (ipv6("ff02::1:ff00:2"), bytes.fromhex("3333ff000002"), IPV6),
+    ],
+    ids=["IPv4", "IPv6", "IPv4 group", "limited broadcast", "IPv6 group"],
+)
+async def test_a_packet_gets_the_ethernet_header_of_its_destination(
+    device: Socket, packet: bytes, to: bytes, ethertype: bytes
+) -> None:
+    port = await tun(device)
+    for before in (ipv4(), ipv6(), ipv4("224.0.0.1")):  # whatever went before
+        device.write(PLAIN + before)
+        receive(port)
+        device.write(PLAIN + packet)
+        assert receive(port) == PLAIN + to + OWN + ethertype + packet
+
+
+@pytest.mark.parametrize("size", [20, 27, 39, 40, 41, 1500, 65535])
+@pytest.mark.parametrize("sizes", [(70000,), (12, 70000), (26, 70000), (66, 70000), (5, 21, 3, 0, 50, 70000)])
+async def test_a_packet_of_any_size_is_laid_over_any_segments(
+    device: Socket, size: int, sizes: tuple[int, ...]
+) -> None:
+    port = await tun(device)
+    device.write(PLAIN + ipv6())  # leaves its mark in private memory
+    receive(port)
+    packet = ipv4(payload=os.urandom(size - 20))
+    device.write(PLAIN + packet)
+    segs = room(*sizes)
+    assert port.recv_into(segs) == 26 + size
+    # Not a byte behind the frame is touched.
+    assert b"".join(segs) == (PLAIN + PEER + OWN + IPV4 + packet).ljust(sum(sizes), b"\0")
+
+
+async def test_a_packet_of_more_segments_than_one_call_takes_is_read_as_far_as_it_goes(device: Socket) -> None:
+    port = await tun(device)
+    device.write(PLAIN + ipv4())
+    device.write(PLAIN + ipv4(payload=bytes(3000)))
+    assert receive(port, *[2] * 2000) == PLAIN + PEER + OWN + IPV4 + ipv4()
+    assert receive(port, *[2] * 2000) == b""
+    assert port.statistics().drops == {"too_long": 1}
+
+
+@pytest.mark.hostile("N06")
+@pytest.mark.parametrize("sizes", [(145,), (100, 45), (12,), (1, 2), ()])
+async def test_a_frame_one_byte_too_long_is_dropped_and_the_next_is_tried(
+    device: Socket, sizes: tuple[int, ...]
+) -> None:
+    port = await tun(device)
+    packet = ipv4()  # 120 bytes: 146 with both headers
+    device.write(PLAIN + packet)
+    device.write(PLAIN + ipv4(payload=b""))  # 20 bytes: 46
+    fits = sum(sizes) >= 46
+    assert port.recv_into(room(*sizes)) == (46 if fits else 0)
+    assert port.statistics().drops == {"too_long": 1 if fits else 2}
+
+
+async def test_offsets_move_by_the_ethernet_header_where_a_checksum_is_left_to_do(device: Socket) -> None:
+    port = await tun(device)
+    for given, expected in (
+        ((1, 1, 40, 1448, 20, 16, 0), (1, 1, 54, 1448, 34, 16, 0)),
+        ((1, 0, 0, 0, 20, 6, 0), (1, 0, 0, 0, 34, 6, 0)),
+        ((1, 4, 0xFFFF, 1428, 40, 16, 0), (1, 4, 0xFFFF, 1428, 54, 16, 0)),
+        ((2, 0, 0, 0, 20, 16, 0), (0, 0, 0, 0, 20, 16, 0)),  # DATA_VALID goes, the rest means nothing
+        ((0, 0, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0, 0)),
+    ):
+        device.write(HEADER.pack(*given) + ipv4())
+        assert HEADER.unpack_from(receive(port)) == expected
+
+
+@pytest.mark.parametrize("make", [tun, tap])
+async def test_a_frame_that_asks_for_more_than_was_agreed_is_dropped(
+    device: Socket, make: Callable[..., Awaitable[TunPort | TapPort]]
+) -> None:
+    port = await make(device, offloads=Offloads(csum=True, tso4=True))
+    for flags, gso, passes in ((1, 0, True), (1, 1, True), (1, 4, False), (1, 5, False), (0, 0, True)):
+        device.write(bytes((flags, gso)) + bytes(10) + ipv4())
+        assert bool(receive(port)) == passes
+    await port.start(mac=None, offloads=NO_OFFLOADS, mtu=None)
+    device.write(bytes((1, 0)) + bytes(10) + ipv4())
+    device.write(bytes((2, 0)) + bytes(10) + ipv4())
+    assert receive(port)[0] == 0
+    assert port.statistics().drops == {"offload": 3}
+    assert accounted(port) == 7
+
+
+@pytest.mark.parametrize(
+    ("packet", "cause"),
+    [
+        (b"\x50" + bytes(60), "ethertype"),
+        (b"\x00" + bytes(60), "ethertype"),
+        (ipv4()[:19], "too_short"),
+        (ipv6()[:39], "too_short"),
+    ],
+)
+async def test_what_is_no_ip_packet_is_dropped(device: Socket, packet: bytes, cause: str) -> None:
+    port = await tun(device)
+    device.write(PLAIN + packet)
+    assert receive(port) == b""
+    assert port.statistics().drops == {cause: 1}
+
+
+async def test_many_drops_in_a_row_let_the_caller_breathe(device: Socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = await tun(device)
+    reads = 0
+
+    def endless(fd: int, into: Sequence[memoryview]) -> int:
+        nonlocal reads
+        reads += 1
+        into[1][0] = 0x50
+        return 100
+
+    monkeypatch.setattr("os.readv", endless)
+    assert port.recv_into(room(2000)) == 0
+    assert reads == BURST_OF_DROPS
+
+
+# From the ring
+
+
+def frame(ethertype: bytes = IPV4, to: bytes = OWN, header: bytes = PLAIN) -> bytes:
+    return header + to + PEER + ethertype
+
+
+async def test_the_ethernet_header_of_a_frame_is_taken_off(device: Socket) -> None:
+    port = await tun(device)
+    for _ in range(3):
+        for ethertype, packet in ((IPV4, ipv4()), (IPV6, ipv6())):
+            for to in (OWN, b"\xff" * 6, b"\x33\x33\0\0\0\1"):
+                parts = [memoryview(packet[:1]), memoryview(packet[1:7]), memoryview(packet[7:])]
+                assert port.send(frame(ethertype, to), parts)
+                assert device.read() == PLAIN + packet
+    stats = port.statistics()
+    assert (stats.tx_packets, stats.tx_bytes, stats.drops) == (18, 18 * 14 + 9 * 120 + 9 * 140, {})
+
+
+async def test_offsets_of_a_sent_frame_move_back(device: Socket) -> None:
+    port = await tun(device)
+    for given, expected in (
+        ((1, 1, 54, 1448, 34, 16, 0), (1, 1, 40, 1448, 20, 16, 0)),
+        ((1, 1, 13, 1448, 14, 16, 0), (1, 1, 0, 1448, 0, 16, 0)),
+        ((0, 0, 0, 0, 34, 16, 0), (0, 0, 0, 0, 34, 16, 0)),
+    ):
+        for _ in range(2):  # unknown, then known
+            assert port.send(frame(header=HEADER.pack(*given)), [memoryview(ipv4())])
+            assert HEADER.unpack_from(device.read()) == expected
+
+
+@pytest.mark.hostile("N03")
+@pytest.mark.parametrize(
+    ("head", "cause"),
+    [
+        (frame(to=OTHER), "not_for_us"),
+        (frame(to=bytes(6)), "not_for_us"),
+        (frame(b"\x81\x00"), "ethertype"),
+        (frame(b"\x00\x2e"), "ethertype"),
+        (frame(header=HEADER.pack(1, 0, 0, 0, 13, 16, 0)), "bad_csum"),
+    ],
+    ids=["another station's", "nobody's", "VLAN", "length", "checksum in the Ethernet header"],
+)
+async def test_a_frame_a_tun_can_not_carry_is_dropped(device: Socket, head: bytes, cause: str) -> None:
+    port = await tun(device)
+    for count in (1, 2):
+        assert port.send(head, [memoryview(ipv4())])
+        assert port.statistics().drops == {cause: count}
+    with pytest.raises(BlockingIOError):
+        device.read()
+    assert accounted(port) == 2
+
+
+async def test_a_peer_that_varies_its_headers_grows_nothing(device: Socket) -> None:
+    port = await tun(device)
+    for number in range(2 * KNOWN_HEADS_MAX + 10):
+        port.send(frame(header=HEADER.pack(0, 0, number, 0, 0, 0, 0)), [memoryview(ipv4())])
+        device.read()
+    assert len(port._known_heads) <= KNOWN_HEADS_MAX
+
+
+async def test_more_segments_than_one_call_takes_are_sent_all_the_same(device: Socket) -> None:
+    port = await tun(device)
+    packet = ipv4(payload=os.urandom(3 * IOV_MAX))
+    assert port.send(frame(), [memoryview(packet[at : at + 2]) for at in range(0, len(packet), 2)])
+    assert device.read() == PLAIN + packet
+
+
+@pytest.mark.hostile("N08")
+async def test_a_device_that_is_full_holds_the_sender_back(device: Socket) -> None:
+    port = await tun(device)
+    sent = 0
+    while port.send(frame(), [memoryview(ipv4())]):
+        sent += 1
+    assert port.statistics().tx_packets == sent
+    assert port.statistics().drops == {}
+    with trio.move_on_after(0.05) as scope:
+        await port.wait_writable()
+    assert scope.cancelled_caught
+    for _ in range(sent):
+        device.read()
+    await port.wait_writable()
+    assert port.send(frame(), [memoryview(ipv4())])
+
+
+@pytest.mark.hostile("N08")
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (errno.EIO, "interface_down"),
+        (errno.EINVAL, "refused"),
+        (errno.ENOBUFS, "no_memory"),
+        (errno.ENOMEM, "no_memory"),
+    ],
+)
+@pytest.mark.parametrize("make", [tun, tap])
+async def test_a_frame_the_kernel_refuses_is_dropped_under_its_cause(
+    device: Socket,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    cause: str,
+    make: Callable[[Socket], Awaitable[TunPort | TapPort]],
+) -> None:
+    port = await make(device)
+
+    def refuse(fd: int, data: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.writev", refuse)
+    assert port.send(frame(), [memoryview(ipv4())])
+    assert port.statistics().drops == {cause: 1}
+    assert port.statistics().tx_packets == 0
+
+
+@pytest.mark.hostile("N08")
+@pytest.mark.parametrize("number", [errno.EBADFD, errno.ENODEV])
+async def test_a_device_that_was_deleted_is_gone_in_both_directions(
+    device: Socket, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    port = await tun(device)
+
+    def refuse(fd: int, data: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.writev", refuse)
+    monkeypatch.setattr("os.readv", refuse)
+    with pytest.raises(PortGone):
+        port.send(frame(), [memoryview(ipv4())])
+    with pytest.raises(PortGone):
+        port.recv_into(room(2000))
+    port.stop()
+
+
+# A peer that is not known
+
+
+def arp(operation: int, sender_mac: bytes, sender: bytes, target_mac: bytes, target: bytes) -> bytes:
+    return bytes.fromhex("00010800060400") + bytes([operation]) + sender_mac + sender + target_mac + target
+
+
+async def test_the_first_packet_asks_and_follows_when_the_answer_came(device: Socket) -> None:
+    port = await tun(device, peer=None)
+    device.write(HEADER.pack(1, 0, 0, 0, 20, 6, 0) + ipv4(payload=bytes(2000)))
+    question = PLAIN + b"\xff" * 6 + OWN + ARP + arp(1, OWN, OUR_IP, bytes(6), PEER_IP)
+    assert receive(port, 20, 70000) == question
+    assert receive(port) == b""
+    assert port.send(frame(ARP), [memoryview(arp(2, PEER, PEER_IP, OWN, OUR_IP) + bytes(18))])
+    held = HEADER.pack(1, 0, 0, 0, 34, 6, 0) + PEER + OWN + IPV4 + ipv4(payload=bytes(2000))
+    assert receive(port) == held
+    device.write(PLAIN + ipv4())
+    assert receive(port) == PLAIN + PEER + OWN + IPV4 + ipv4()
+    stats = port.statistics()
+    assert (stats.rx_packets, stats.tx_packets, stats.drops) == (3, 1, {})
+    with pytest.raises(BlockingIOError):
+        device.read()
+
+
+async def test_any_frame_teaches_the_peer(device: Socket) -> None:
+    port = await tun(device, peer=None)
+    assert port.send(frame(), [memoryview(ipv4())])
+    device.write(PLAIN + ipv6())
+    assert receive(port) == PLAIN + PEER + OWN + IPV6 + ipv6()
+
+
+async def test_a_waiting_reader_wakes_for_an_answer_of_the_ports_own(
+    device: Socket, autojump_clock: trio.testing.MockClock
+) -> None:
+    port = await tun(device)
+    got: list[bytes] = []
+
+    async def read() -> None:
+        await port.wait_readable()
+        got.append(receive(port))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        assert got == []
+        assert port.send(frame(ARP, b"\xff" * 6), [memoryview(arp(1, PEER, PEER_IP, bytes(6), OUR_IP))])
+    assert got == [PLAIN + PEER + OWN + ARP + arp(2, OWN, OUR_IP, PEER, PEER_IP)]
+    assert port.statistics().tx_packets == 1
+
+
+async def test_a_waiting_reader_wakes_to_ask_again_and_to_give_up(
+    device: Socket, autojump_clock: trio.testing.MockClock
+) -> None:
+    port = await tun(device, peer=None)
+    start = trio.current_time()
+    for _ in range(5):
+        device.write(PLAIN + ipv4())
+    times = []
+    with trio.move_on_after(60):
+        while True:
+            while receive(port):
+                times.append(trio.current_time() - start)
+            await port.wait_readable()
+    assert times == pytest.approx([0, 1, 2])
+    assert port.statistics().drops == {"no_neighbour": 5}
+    assert accounted(port) == 5 + 3
+
+
+async def test_a_stopped_port_hands_up_nothing_and_lets_its_reader_sleep(
+    device: Socket, autojump_clock: trio.testing.MockClock
+) -> None:
+    port = await tun(device)
+    port.stop()
+    device.write(PLAIN + ipv4())
+    assert receive(port) == b""
+    with trio.move_on_after(5) as scope:
+        await port.wait_readable()
+    assert scope.cancelled_caught
+    await port.start(mac=None, offloads=ALL, mtu=None)
+    assert receive(port) == b""
+    assert port.statistics().drops == {"stale": 1}
+    device.write(PLAIN + ipv4())
+    await port.wait_readable()
+    assert receive(port)
+
+
+async def test_a_stopped_port_forgets_a_peer_it_had_learnt(device: Socket) -> None:
+    port = await tun(device, peer=None)
+    port.send(frame(), [memoryview(ipv4())])
+    port.stop()
+    await port.start(mac=OTHER, offloads=ALL, mtu=None)
+    device.write(PLAIN + ipv4())
+    assert receive(port)[12:26] == b"\xff" * 6 + OTHER + ARP
+    assert port.send(frame(to=OWN), [memoryview(ipv4())])
+    assert port.statistics().drops == {"not_for_us": 1}
+
+
+async def test_closing_wakes_waiters_and_ends_every_use(device: Socket, autojump_clock: trio.testing.MockClock) -> None:
+    port = await tun(device)
+
+    async def read() -> None:
+        await port.wait_readable()
+        with pytest.raises(PortGone):
+            port.recv_into(room(2000))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        port.close()
+    port.close()
+    with pytest.raises(PortGone):
+        port.send(frame(), [memoryview(ipv4())])
+    with pytest.raises(PortGone):
+        await port.wait_readable()
+    with pytest.raises(PortGone):
+        await port.wait_writable()
+    with pytest.raises(PortGone):
+        await port.start(mac=None, offloads=ALL, mtu=None)
+
+
+# TAP
+
+
+@pytest.mark.parametrize("sizes", [(70000,), (12, 70000), (5, 21, 3, 0, 50, 70000)])
+async def test_a_tap_passes_frames_and_headers_through(device: Socket, sizes: tuple[int, ...]) -> None:
+    port = await tap(device)
+    for payload in (b"", bytes(46), os.urandom(9000)):
+        whole = frame(b"\x81\x00", OTHER, HEADER.pack(1, 1, 54, 1448, 34, 16, 0)) + payload
+        device.write(whole)
+        assert receive(port, *sizes) == whole
+        assert port.send(whole[:26], [memoryview(payload)])
+        assert device.read() == whole
+    stats = port.statistics()
+    assert (stats.rx_packets, stats.tx_packets, stats.drops) == (3, 3, {})
+    assert stats.rx_bytes == stats.tx_bytes == 3 * 14 + 46 + 9000
+
+
+async def test_a_frame_too_long_for_its_buffer_is_dropped_by_a_tap_too(device: Socket) -> None:
+    port = await tap(device)
+    device.write(frame() + bytes(100))
+    device.write(frame() + bytes(99))
+    assert receive(port, 125) == frame() + bytes(99)
+    assert port.statistics().drops == {"too_long": 1}
