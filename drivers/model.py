@@ -89,6 +89,7 @@ class Bus(Generic[D, R]):
         self._bindings: list[Binding[D, R]] = []
         self._drivers: list[R] = []
         self._changed = trio.Event()
+        self._pokes = 0
 
     @property
     def bindings(self) -> tuple[Binding[D, R], ...]:
@@ -101,7 +102,7 @@ class Bus(Generic[D, R]):
     async def unregister_driver(self, driver: R) -> None:
         """Remove the driver from the devices it has; they stay, unbound."""
         self._drivers.remove(driver)
-        for binding in self._bindings:
+        for binding in self.bindings:
             if binding.driver is driver:
                 await self._unbind(binding)
         self.poke()
@@ -130,6 +131,7 @@ class Bus(Generic[D, R]):
 
     def poke(self) -> None:
         """Look again: something a deferred probe waits for may be there now."""
+        self._pokes += 1
         self._changed.set()
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -164,7 +166,7 @@ class Bus(Generic[D, R]):
 
     async def _bind(self, binding: Binding[D, R], driver: R) -> None:
         assert binding.scope is not None
-        after, error = BindState.UNBOUND, ""
+        after, error, pokes = BindState.UNBOUND, "", self._pokes
         try:
             with binding.scope:
                 await self.attach(binding, binding.device, driver)
@@ -175,6 +177,8 @@ class Bus(Generic[D, R]):
         finally:
             binding.state, binding.error, binding.scope = after, error, None
             binding.ended.set()
+        if after is BindState.DEFERRED and pokes != self._pokes:
+            self._changed.set()  # what it missed may have come while it looked
 
     async def _unbind(self, binding: Binding[D, R]) -> None:
         if binding.scope is not None:

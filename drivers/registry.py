@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 
 from drivers.devices.net import layout as net
+from drivers.transports import pci
+from drivers.vhost import VhostBack
 from rings.features import FeatureTable, RingFeature, mask
 from rings.ids import DeviceId
 
-__all__ = ["DEVICES", "TRANSPORTS", "DeviceType"]
+__all__ = ["DEVICES", "TRANSPORTS", "DeviceType", "Transport"]
 
 
 @attrs.frozen
@@ -31,4 +33,20 @@ class DeviceType:
 DEVICES: Mapping[str, DeviceType] = {
     "net": DeviceType(DeviceId.NET, net.TABLE, net.SUPPORTED),
 }
-TRANSPORTS: tuple[str, ...] = ("pci",)
+
+
+@attrs.frozen
+class Transport:
+    """One way to carry a device."""
+
+    on: str
+    """The key of a topology's device that says what carries it, such as "link"."""
+    front: object
+    """What the driver's host needs: for "link" a `drivers.pci.VirtioPciDriver`."""
+    back: Callable[..., VhostBack]
+    """Makes the device's half: for "link" of an endpoint controller, a function, a virtio device id, a name."""
+
+
+TRANSPORTS: Mapping[str, Transport] = {
+    "pci": Transport("link", pci.VIRTIO_PCI, pci.VirtioEpf),
+}

@@ -24,7 +24,7 @@ from rings.queue import QueueStatistics, Vringh
 from rings.split.vringh import SplitVringh
 from rings.status import Status
 
-__all__ = ["NO_VECTOR", "DeviceQueue", "VhostBound", "VhostBus", "VhostDevice", "VhostDriver", "VhostOps"]
+__all__ = ["NO_VECTOR", "DeviceQueue", "VhostBack", "VhostBound", "VhostBus", "VhostDevice", "VhostDriver", "VhostOps"]
 
 NO_VECTOR = 0xFFFF
 FAILURES_KEPT = 8
@@ -48,6 +48,19 @@ class VhostOps(Protocol):
 
     async def settle(self) -> None:
         """Sleep out the time the link is owed for accesses so far."""
+
+
+class VhostBack(Protocol):
+    """A transport's back half around one device."""
+
+    @property
+    def device(self) -> VhostDevice: ...
+
+    def bind(self) -> None:
+        """Show the device to the other side; once a driver offered features, not before."""
+
+    def unbind(self) -> None:
+        """Take it away again."""
 
 
 class DeviceQueue:
@@ -185,12 +198,15 @@ class VhostDevice:
         self.ready.set()
 
     def withdraw(self) -> None:
-        """No driver any more: nothing is offered."""
-        self.reset()
-        self._finish_reset()
+        """No driver any more: nothing is offered. A live other side is told to reset, and then finds nothing."""
+        for queue in self.queues:
+            queue.forget()
         self.ready = trio.Event()
-        self.device_features, self._config = 0, b""
-        self.queues = []
+        self.device_features, self._config, self.queues = 0, b"", []
+        if self.status & Status.DRIVER_OK:
+            self.fail("the device was withdrawn")
+        else:
+            self.reset()
 
     @property
     def config(self) -> bytes:

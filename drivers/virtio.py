@@ -30,6 +30,8 @@ CONFIG_TRIES = 10
 RESTART_PAUSE = 0.01, 1.0
 """Seconds between two bring-ups of a device that keeps failing: at first, and at most."""
 FAILURES_KEPT = 8
+NOBODY = 0xFF
+"""A status that no device can show: all-ones is what reads back where nobody answers."""
 
 
 @attrs.frozen
@@ -181,6 +183,8 @@ class VirtioDevice:
         self.queues: list[DriverQueue] = []
         self.failures: deque[str] = deque(maxlen=FAILURES_KEPT)
         self.restarts = 0
+        self.trouble = ""
+        """Why its driver can't go on, since the last bring-up."""
         self.early_interrupts = 0
         self.changed = Signal()
         """Configuration, status, or reachability changed: the supervisor looks."""
@@ -234,9 +238,10 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
     """Steps 1 to 8 of VIRTIO 1.4 section 3.1.1, the one place where they are.
 
     Raises FeatureMismatch or ProbeError with FAILED set, ProbeDeferred with the device reset, or TransportLost.
+    Whatever it raises, the device was reset before any memory was freed that it knew of (section 3.3.1).
     """
     ops = device.ops
-    device.status, device.features = Status(0), 0
+    device.status, device.features, device.trouble = Status(0), 0, ""
     bound: VirtioBound | None = None
     try:
         await ops.reset()
@@ -251,18 +256,26 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
             )
         await ops.finalize_features(wanted)
         await _advance(device, Status.FEATURES_OK)
-        if not Status(await ops.get_status()) & Status.FEATURES_OK:
+        status = await ops.get_status()
+        if status == NOBODY:
+            raise TransportLost(f"{device.name}: the device does not answer")
+        if not status & Status.FEATURES_OK:
             raise FeatureMismatch(f"{device.name}: refused {', '.join(driver.table.describe(wanted))}")
         device.features = wanted
         bound = await driver.probe(device)
         await _advance(device, Status.DRIVER_OK)
         return bound
     except BaseException as exc:
-        if bound is not None:
-            bound.close()
         device.forget_queues()
         with trio.CancelScope(shield=True):
-            await _give_up(device, failed=isinstance(exc, ProbeError))
+            if isinstance(exc, TransportLost):  # whoever raised it saw to that, as far as anybody can
+                ops.del_vqs()
+            else:
+                await _give_up(device, failed=isinstance(exc, ProbeError | MemoryError))
+        if bound is not None:
+            bound.close()
+        if isinstance(exc, MemoryError):  # the device asked for more than there is
+            raise ProbeError(f"{device.name}: {exc}") from None
         raise
 
 
@@ -275,11 +288,10 @@ async def _give_up(device: VirtioDevice, *, failed: bool) -> None:
     """Make sure the device touches nothing more, then let go of the queues."""
     try:
         if device.ops.online:
-            if failed:
+            await device.ops.reset()
+            device.status = Status(0)
+            if failed:  # after the reset, which would clear it: nothing the device could still touch is freed
                 await _advance(device, Status.FAILED)
-            else:
-                await device.ops.reset()
-                device.status = Status(0)
     except TransportLost:
         pass
     device.ops.del_vqs()
@@ -321,7 +333,7 @@ async def _live(device: VirtioDevice, bound: VirtioBound) -> str:
     reason = "unbound"
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bound.run)
+            nursery.start_soon(_run, device, bound)
             reason = await _watch(device, bound)
             nursery.cancel_scope.cancel()
     finally:
@@ -333,6 +345,14 @@ async def _live(device: VirtioDevice, bound: VirtioBound) -> str:
     return reason
 
 
+async def _run(device: VirtioDevice, bound: VirtioBound) -> None:
+    try:
+        await bound.run()
+    except DriverError as exc:
+        device.trouble = str(exc)
+        device.changed.set()
+
+
 async def _watch(device: VirtioDevice, bound: VirtioBound) -> str:
     while True:
         await device.changed.wait()
@@ -340,11 +360,11 @@ async def _watch(device: VirtioDevice, bound: VirtioBound) -> str:
             if not device.ops.online:
                 return "the device can't be reached"
             status = await device.ops.get_status()
-            if status == 0xFF:  # no device can show this: nobody answers
+            if status == NOBODY:
                 return "the device does not answer"
-            for queue in device.queues:
-                if queue.fault:
-                    return queue.fault
+            for fault in (device.trouble, *(queue.fault for queue in device.queues)):
+                if fault:
+                    return fault
             if status & Status.NEEDS_RESET:
                 device.status |= Status.NEEDS_RESET
                 return "the device asked for a reset"

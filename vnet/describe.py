@@ -13,10 +13,11 @@ import attrs
 from drivers.devices.net import NetPlug
 from drivers.devices.net.driver import NetSettings
 from drivers.devices.net.flow import Traffic
+from drivers.model import Binding, D, R
 from drivers.ports import PacketPort
 from drivers.vhost import DeviceQueue
-from drivers.virtio import DriverQueue
-from rings.queue import QueueState, QueueStatistics
+from drivers.virtio import DriverQueue, VirtioDevice
+from rings.queue import QueueStatistics
 from rings.status import Status
 from vnet.topology import PortSpec
 from vnet.world import Device, World
@@ -57,15 +58,10 @@ def queue_rows(world: World) -> list[QueueRow]:
     """A row for each queue at each side, driver's first; a side that was never up has none."""
     rows = []
     for device in world.devices.values():
-        if device.virtio is not None:
-            for sent in device.virtio.queues:
-                told = device.virtio.statistics(sent)
-                traffic = _traffic(device, "driver", sent.index)
-                rows.append(_row(device, "driver", sent, told.notifications, sent.calls, told, traffic))
-        for taken in device.vhost.queues:
-            told = taken.statistics()
-            traffic = _traffic(device, "device", taken.index)
-            rows.append(_row(device, "device", taken, taken.kicks, told.notifications, told, traffic))
+        virtio = device.virtio
+        if virtio is not None:
+            rows += [_driver_row(device, virtio, queue) for queue in virtio.queues]
+        rows += [_device_row(device, queue) for queue in device.vhost.queues]
     return rows
 
 
@@ -104,7 +100,7 @@ def describe(world: World) -> dict[str, object]:
 def _host(world: World, name: str) -> dict[str, object]:
     host = world.hosts[name]
     return {
-        "netns": world.host_netns(name),
+        "netns": world.topology.host_netns(world.name, name),
         "pci": host.rc.describe(),
         "interrupts": attrs.asdict(host.rc.statistics()),
         "controllers": [controller.describe() for controller in host.controllers.values()],
@@ -112,7 +108,8 @@ def _host(world: World, name: str) -> dict[str, object]:
 
 
 def _device(world: World, device: Device) -> dict[str, object]:
-    spec, link = device.spec, world.topology.links[device.spec.link]
+    spec = device.spec
+    hosts = world.topology.ends(spec)
     return {
         "type": spec.type,
         "transport": spec.transport,
@@ -121,40 +118,37 @@ def _device(world: World, device: Device) -> dict[str, object]:
         "up": device.up,
         "trouble": "" if device.up else device.trouble(),
         "driver": {
-            "host": link.root,
+            "host": hosts[0],
             **_driver_end(device),
-            "port": _port(world, link.root, spec.driver, device.settings.port),
+            "port": _port(world.name, hosts[0], spec.driver, device.settings.port),
         },
         "device": {
-            "host": link.endpoint,
+            "host": hosts[1],
             **_device_end(device),
-            "port": _port(world, link.endpoint, spec.device, device.plug.port),
+            "port": _port(world.name, hosts[1], spec.device, device.plug.port),
         },
     }
 
 
 def _driver_end(device: Device) -> dict[str, object]:
-    virtio, bus = device.virtio, device.root.virtio
-    if virtio is None:
+    virtio = device.virtio
+    binding = next((b for b in device.root.virtio.bindings if b.device is virtio), None)
+    if virtio is None or binding is None:
         return {"found": False}
-    binding = bus.binding(virtio)
     return {
         "found": True,
         "name": virtio.name,
-        "driver": binding.driver.name if binding.driver is not None else None,
-        "state": binding.state.value,
-        "error": binding.error,
+        **_binding(binding),
         "status": _status(virtio.status),
-        "features": device.vhost.table.describe(virtio.features),
+        "features": list(device.vhost.table.describe(virtio.features)),
         "restarts": virtio.restarts,
         "failures": list(virtio.failures),
         "early_interrupts": virtio.early_interrupts,
         "queues": [
             {
-                **_queue(queue, queue.ring.state(), virtio.statistics(queue)),
-                "calls_received": queue.calls,
+                **_queue(_driver_row(device, virtio, queue), queue, virtio.statistics(queue)),
+                "ring": attrs.asdict(queue.ring.state()),
                 "fault": queue.fault,
-                **_figures(device, "driver", queue.index),
             }
             for queue in virtio.queues
         ],
@@ -163,50 +157,52 @@ def _driver_end(device: Device) -> dict[str, object]:
 
 def _device_end(device: Device) -> dict[str, object]:
     vhost = device.vhost
-    binding = device.endpoint.vhost.binding(vhost)
     return {
         "name": vhost.name,
-        "driver": binding.driver.name if binding.driver is not None else None,
-        "state": binding.state.value,
-        "error": binding.error,
+        **_binding(device.endpoint.vhost.binding(vhost)),
         "status": _status(vhost.status),
-        "device_features": vhost.table.describe(vhost.device_features),
-        "driver_features": vhost.table.describe(vhost.driver_features),
-        "features": vhost.table.describe(vhost.features),
+        "device_features": list(vhost.table.describe(vhost.device_features)),
+        "driver_features": list(vhost.table.describe(vhost.driver_features)),
+        "features": list(vhost.table.describe(vhost.features)),
         "resets": vhost.resets,
         "failures": list(vhost.failures),
         "queues": [
             {
-                **_queue(queue, queue.ring.state() if queue.ring is not None else None, queue.statistics()),
+                **_queue(_device_row(device, queue), queue, queue.statistics()),
+                "ring": attrs.asdict(queue.ring.state()) if queue.ring is not None else None,
                 "enabled": queue.enabled,
                 "max_num": queue.max_num,
-                "kicks_received": queue.kicks,
-                "kicks_spurious": queue.spurious,
-                **_figures(device, "device", queue.index),
+                "spurious_kicks": queue.spurious,
             }
             for queue in vhost.queues
         ],
     }
 
 
-def _queue(queue: DriverQueue | DeviceQueue, ring: QueueState | None, told: QueueStatistics) -> dict[str, object]:
+def _binding(binding: Binding[D, R]) -> dict[str, object]:
+    driver = binding.driver.name if binding.driver is not None else None
+    return {"driver": driver, "state": binding.state.value, "error": binding.error}
+
+
+def _queue(row: QueueRow, queue: DriverQueue | DeviceQueue, told: QueueStatistics) -> dict[str, object]:
     return {
         "index": queue.index,
         "name": queue.name,
         "live": queue.live,
-        "ring": attrs.asdict(ring) if ring is not None else None,
-        **attrs.asdict(told),
-        "batches": list(queue.batches),
+        "chains": told.chains,
+        "returned": told.returned,
+        "bad_lengths": told.bad_lengths,
+        **attrs.asdict(row, filter=attrs.filters.exclude("device", "side", "queue")),
     }
 
 
-def _port(world: World, host: str, spec: PortSpec, port: PacketPort) -> dict[str, object]:
+def _port(name: str, host: str, spec: PortSpec, port: PacketPort) -> dict[str, object]:
     figures = port.statistics()
-    in_memory = spec.kind == "memory"
+    netns = spec.netns_of(name, host)
     return {
         "kind": spec.kind,
-        "netns": None if in_memory else spec.netns or world.netns(host),
-        "ifname": None if in_memory else spec.ifname,
+        "netns": netns,
+        "ifname": spec.ifname if netns is not None else None,
         "addresses": list(spec.addresses),
         "live": port.live,
         "caps": attrs.asdict(port.caps),
@@ -225,27 +221,27 @@ def _traffic(device: Device, side: Side, index: int) -> Traffic:
     return end.received if (side == "driver") != bool(index & 1) else end.sent
 
 
-def _figures(device: Device, side: Side, index: int) -> dict[str, object]:
-    traffic = _traffic(device, side, index)
-    return {"packets": traffic.packets, "bytes": traffic.bytes, "drops": dict(traffic.drops)}
+def _driver_row(device: Device, virtio: VirtioDevice, queue: DriverQueue) -> QueueRow:
+    told = virtio.statistics(queue)
+    return _row(device, "driver", queue, told.notifications, queue.calls, told.suppressed)
+
+
+def _device_row(device: Device, queue: DeviceQueue) -> QueueRow:
+    told = queue.statistics()
+    return _row(device, "device", queue, queue.kicks, told.notifications, told.suppressed)
 
 
 def _row(
-    device: Device,
-    side: Side,
-    queue: DriverQueue | DeviceQueue,
-    kicks: int,
-    calls: int,
-    told: QueueStatistics,
-    traffic: Traffic,
+    device: Device, side: Side, queue: DriverQueue | DeviceQueue, kicks: int, calls: int, suppressed: int
 ) -> QueueRow:
+    traffic = _traffic(device, side, queue.index)
     return QueueRow(
         device=device.name,
         side=side,
         queue=queue.name,
         kicks=kicks,
         calls=calls,
-        suppressed=told.suppressed,
+        suppressed=suppressed,
         packets=traffic.packets,
         bytes=traffic.bytes,
         drops=dict(traffic.drops),

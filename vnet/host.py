@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import trio
 
-from drivers.pci import PciBus
-from drivers.transports.pci import VIRTIO_PCI
+from drivers.pci import PciBus, VirtioPciDriver
+from drivers.registry import TRANSPORTS
 from drivers.vhost import VhostBus
 from drivers.virtio import VirtioBus
 from vnet.link.base import Link
@@ -27,7 +27,9 @@ class Host:
         self.virtio = VirtioBus()
         self.vhost = VhostBus()
         self.pci = PciBus(self.virtio)
-        self.pci.register_driver(VIRTIO_PCI)
+        for transport in TRANSPORTS.values():
+            if isinstance(transport.front, VirtioPciDriver):
+                self.pci.register_driver(transport.front)
         self.rc = RootComplex(self.memory)
         self.controllers: dict[str, EndpointController] = {}
         self._nursery: trio.Nursery | None = None

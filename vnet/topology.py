@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -31,6 +31,9 @@ __all__ = [
 MIB = 1 << 20
 PortKind = Literal["tun", "tap", "memory"]
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+"""Names of systems, hosts, links and devices."""
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
+"""Names of namespaces and interfaces, which the kernel shows as files."""
 T = TypeVar("T")
 
 
@@ -85,25 +88,35 @@ class PortSpec:
     """What one end of a network device is plugged into."""
 
     kind: PortKind = "tun"
-    netns: str | None = None
+    netns: str | None = attrs.field(default=None, validator=_must(FILE_NAME.fullmatch, "the name of a namespace"))
     """A namespace that exists already and is never deleted; by default the host's own, made and deleted."""
-    ifname: str = attrs.field(default="vnet0", validator=_must(lambda v: 0 < len(v) < 16, "1 to 15 characters"))
+    ifname: str = attrs.field(
+        default="vnet0",
+        validator=_must(
+            lambda v: len(v) < 16 and FILE_NAME.fullmatch(v), "the name of an interface, at most 15 characters"
+        ),
+    )
     addresses: tuple[str, ...] = attrs.field(
         default=(),
         validator=_must(lambda v: all(map(_is_interface, v)), "addresses with their prefix, such as 198.18.0.1/24"),
     )
     txqueuelen: int = attrs.field(default=1000, validator=_must(lambda v: 1 <= v <= 1 << 20, "1 to 1048576 packets"))
 
+    def netns_of(self, name: str, host: str) -> str | None:
+        """Its namespace on ``host`` of the system ``name``; None for a port that needs none."""
+        return None if self.kind == "memory" else self.netns or f"{name}-{host}"
+
 
 @attrs.frozen
 class DeviceSpec:
     """One virtio device: its type, what carries it, and what is at its two ends."""
 
-    link: str
     type: str = attrs.field(default="net", validator=_must(lambda v: v in DEVICES, f"one of {', '.join(DEVICES)}"))
     transport: str = attrs.field(
         default="pci", validator=_must(lambda v: v in TRANSPORTS, f"one of {', '.join(TRANSPORTS)}")
     )
+    link: str | None = None
+    """What carries it, for transports on a link."""
     function: int = attrs.field(default=0, validator=_must(lambda v: 0 <= v <= 7, "a PCI function, 0 to 7"))
     queue_size: int = attrs.field(
         default=256, validator=_must(lambda v: 2 <= v <= 32768 and not v & (v - 1), "a power of two from 2 to 32768")
@@ -143,6 +156,30 @@ class Topology:
     links: Mapping[str, LinkSpec]
     devices: Mapping[str, DeviceSpec]
 
+    def ports(self) -> Iterator[tuple[str, str, str, PortSpec]]:
+        """Every port: its device, at which end (driver or device), on which host, and the port."""
+        for name, device in self.devices.items():
+            link = self.links[device.link]
+            yield name, "driver", link.root, device.driver
+            yield name, "device", link.endpoint, device.device
+
+    def host_netns(self, name: str, host: str) -> str | None:
+        """The namespace of a host's first port that has one, in the system ``name``."""
+        return next(
+            (netns for _, _, at, port in self.ports() if at == host and (netns := port.netns_of(name, at))), None
+        )
+
+    def own_netns(self, name: str) -> tuple[str, ...]:
+        """The namespaces that are the hosts' own in the system ``name``: made with it, and removed with it."""
+        found = {port.netns_of(name, host) for _, _, host, port in self.ports() if port.netns is None}
+        return tuple(sorted(filter(None, found)))
+
+    def ends(self, device: DeviceSpec) -> tuple[str, str]:
+        """The names of the driver's and of the device's host."""
+        assert device.link is not None
+        link = self.links[device.link]
+        return link.root, link.endpoint
+
     def check(self, file: str) -> Topology:
         """Raise ConfigError where one part names another that is not there, or two claim the same."""
         for kind, names in (("hosts", self.hosts), ("links", self.links), ("devices", self.devices)):
@@ -158,29 +195,37 @@ class Topology:
             if link.root == link.endpoint:
                 raise ConfigError(file, f"links.{name}", link.root, "a link joins two different hosts")
         places: dict[tuple[str, int], str] = {}
-        ports: dict[tuple[str, str], str] = {}
+        taken: dict[tuple[str, str], str] = {}
         for name, device in self.devices.items():
             path = f"devices.{name}"
-            if device.link not in self.links:
-                raise ConfigError(file, f"{path}.link", device.link, f"links are {', '.join(self.links)}")
+            self._check_carrier(file, path, device)
             other = places.setdefault((device.link, device.function), name)
             if other != name:
                 raise ConfigError(file, f"{path}.function", device.function, f"{other} has it on the same link")
+            if device.mac is not None and device.mac == device.peer_mac:
+                raise ConfigError(file, f"{path}.peer_mac", device.peer_mac, "both ends have the same address")
             try:
                 device.features_off_mask()
             except KeyError as exc:
                 raise ConfigError(file, f"{path}.features_off", list(device.features_off), exc.args[0]) from None
-            link = self.links[device.link]
-            for end, host, port in (("driver", link.root, device.driver), ("device", link.endpoint, device.device)):
-                if port.kind == "memory":
-                    continue
-                key = (port.netns or f"host {host}", port.ifname)
-                other = ports.setdefault(key, f"{path}.{end}")
-                if other != f"{path}.{end}":
-                    raise ConfigError(
-                        file, f"{path}.{end}.ifname", port.ifname, f"{other} has it in the same namespace"
-                    )
+        for name, end, host, port in self.ports():
+            where = f"devices.{name}.{end}"
+            if port.kind != "memory":
+                other = taken.setdefault((port.netns or f"host {host}", port.ifname), where)
+                if other != where:
+                    raise ConfigError(file, f"{where}.ifname", port.ifname, f"{other} has it in the same namespace")
         return self
+
+    def _check_carrier(self, file: str, path: str, device: DeviceSpec) -> None:
+        """The transport says which key names what carries it; that one must be there, and no other."""
+        carriers: Mapping[str, Mapping[str, object]] = {"link": self.links}
+        on = TRANSPORTS[device.transport].on
+        for key, known in carriers.items():
+            given = getattr(device, key)
+            if key != on and given is not None:
+                raise ConfigError(file, f"{path}.{key}", given, f"transport {device.transport} is carried by a {on}")
+            if key == on and given not in known:
+                raise ConfigError(file, f"{path}.{key}", given or "", f"it must be one of {', '.join(known)}")
 
 
 def parse(text: str, file: str = "topology") -> Topology:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import attrs
 import trio
@@ -148,17 +149,9 @@ async def ping(
 async def iperf3_server(netns: str | None, port: int = IPERF3_PORT) -> AsyncIterator[None]:
     """An iperf3 server in a namespace for as long as the context lasts. Raises TrafficError where it can't start."""
     argv = netns_command(netns, ["iperf3", "-s", "-p", str(port), "--forceflush"])
+    start = partial(trio.run_process, stdin=b"", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     async with trio.open_nursery() as nursery:
-        process = await nursery.start(
-            lambda task_status: trio.run_process(
-                argv,
-                stdin=b"",
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-                task_status=task_status,
-            )
-        )
+        process = await nursery.start(start, argv)
         said = b""
         with trio.move_on_after(PATIENCE):
             async for chunk in process.stdout:

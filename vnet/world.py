@@ -14,9 +14,8 @@ from drivers.devices.net.driver import NetSettings
 from drivers.errors import ProbeError
 from drivers.model import BindState
 from drivers.ports import ALL_OFFLOADS, PacketPort
-from drivers.registry import DEVICES
-from drivers.transports.pci import VirtioEpf
-from drivers.vhost import VhostDevice
+from drivers.registry import DEVICES, TRANSPORTS
+from drivers.vhost import VhostBack, VhostDevice
 from drivers.virtio import VirtioDevice
 from rings.status import Status
 from vnet.errors import ConfigError
@@ -45,14 +44,14 @@ class Device:
     root: Host
     endpoint: Host
     location: str
-    """The function's name on the root complex."""
+    """Where the driver's host finds it, such as the name of a PCI function."""
     settings: NetSettings
     plug: NetPlug
-    epf: VirtioEpf
+    back: VhostBack
 
     @property
     def vhost(self) -> VhostDevice:
-        return self.epf.device
+        return self.back.device
 
     @property
     def virtio(self) -> VirtioDevice | None:
@@ -91,20 +90,13 @@ class World:
         self.topology = topology
         self.hosts: dict[str, Host] = {}
         self.links: dict[str, Link] = {}
+        self.buses: dict[str, int] = {}
+        """By link: the bus number at its root complex."""
         self.devices: dict[str, Device] = {}
 
     def netns(self, host: str) -> str:
         """The namespace of a host's ports, where they do not name another."""
         return f"{self.name}-{host}"
-
-    def host_netns(self, host: str) -> str | None:
-        """The namespace of the host's first port that has one."""
-        for device in self.topology.devices.values():
-            link = self.topology.links[device.link]
-            for end, port in ((link.root, device.driver), (link.endpoint, device.device)):
-                if end == host and port.kind != "memory":
-                    return port.netns or self.netns(host)
-        return None
 
     def memory_port(self, device: str, end: str) -> MemoryPort:
         """The in-memory port at the ``driver`` or ``device`` end. Raises TypeError for one of another kind."""
@@ -121,7 +113,7 @@ class World:
                 failed = [d for d in self.devices.values() if self._failed(d)]
                 if failed:
                     raise ProbeError(f"{failed[0].name}: {failed[0].trouble()}")
-                await trio.sleep(LOOK)
+                await trio.sleep(LOOK)  # noqa: ASYNC110  several buses, ports and tasks have to agree
             return
         down = next(device for device in self.devices.values() if not device.up)
         raise ProbeError(f"{down.name} is not up after {timeout:g} s: {down.trouble()}")
@@ -132,6 +124,28 @@ class World:
             states.append(device.root.virtio.binding(device.virtio).state)
         return BindState.FAILED in states
 
+
+@attrs.frozen
+class Place:
+    """Where a device is: the driver's host, the device's host, and the device's half of its transport."""
+
+    root: Host
+    endpoint: Host
+    location: str
+    back: VhostBack
+
+
+def _on_link(world: World, name: str, spec: DeviceSpec) -> Place:
+    assert spec.link is not None
+    link = world.topology.links[spec.link]
+    root, endpoint = world.hosts[link.root], world.hosts[link.endpoint]
+    make = TRANSPORTS[spec.transport].back
+    back = make(endpoint.controllers[spec.link], spec.function, DEVICES[spec.type].device_id, name)
+    return Place(root, endpoint, root.rc.function_name(world.buses[spec.link], spec.function), back)
+
+
+CARRIERS: Mapping[str, Callable[[World, str, DeviceSpec], Place]] = {"link": _on_link}
+"""By `drivers.registry.Transport.on`: what puts a device on a carrier of that kind."""
 
 OpenPort = Callable[[PortSpec, PortConfig], AbstractAsyncContextManager[PacketPort]]
 
@@ -159,25 +173,23 @@ async def open_world(topology: Topology, name: str = "vnet", opener: OpenPort = 
         for host_name, host_spec in topology.hosts.items():
             world.hosts[host_name] = Host(host_name, host_spec.memory * MIB)
             stack.callback(world.hosts[host_name].memory.close)
-        buses: dict[str, int] = {}
         for link_name, link_spec in topology.links.items():
             link = world.links[link_name] = IdealLink(link_name)
-            buses[link_name] = world.hosts[link_spec.root].rc.attach(link)
+            world.buses[link_name] = world.hosts[link_spec.root].rc.attach(link)
             world.hosts[link_spec.endpoint].add_controller(link_name, link)
         for at, (device_name, spec) in enumerate(topology.devices.items()):
-            link_spec = topology.links[spec.link]
-            root, endpoint = world.hosts[link_spec.root], world.hosts[link_spec.endpoint]
+            place = CARRIERS[TRANSPORTS[spec.transport].on](world, device_name, spec)
             features = DEVICES[spec.type].supported & ~spec.features_off_mask()
             driver_port, device_port = ends[device_name]
             world.devices[device_name] = Device(
                 device_name,
                 spec,
-                root,
-                endpoint,
-                root.rc.function_name(buses[spec.link], spec.function),
+                place.root,
+                place.endpoint,
+                place.location,
                 NetSettings(driver_port, features, rx_buffer=spec.rx_buffer),
                 NetPlug(device_port, _macs(at, spec)[0], spec.mtu, features, spec.queue_size),
-                VirtioEpf(endpoint.controllers[spec.link], spec.function, DEVICES[spec.type].device_id, device_name),
+                place.back,
             )
         nursery = await stack.enter_async_context(_nursery())
         for host in world.hosts.values():
@@ -194,7 +206,7 @@ async def _nursery() -> AsyncIterator[trio.Nursery]:
     async with trio.open_nursery() as nursery:
         try:
             yield nursery
-        except BaseException as exc:  # raised again below, outside of any group
+        except BaseException as exc:  # noqa: BLE001  raised again below, outside of any group
             error = exc
         nursery.cancel_scope.cancel()
     if error is not None:
@@ -222,7 +234,7 @@ async def _start(world: World) -> None:
             await device.vhost.ready.wait()
         if scope.cancelled_caught:
             raise ProbeError(f"{device.name}: {device.trouble()}")
-        device.epf.bind()
+        device.back.bind()
     for host in world.hosts.values():
         for controller in host.controllers.values():
             controller.start()
@@ -243,10 +255,10 @@ async def _open_ports(
 ) -> Mapping[str, tuple[PacketPort, PacketPort]]:
     ports: dict[str, tuple[PacketPort, PacketPort]] = {}
     for at, (name, spec) in enumerate(world.topology.devices.items()):
-        link = world.topology.links[spec.link]
         macs = _macs(at, spec)
+        hosts = world.topology.ends(spec)
         ends = []
-        for end, host, port, own in (("driver", link.root, spec.driver, 0), ("device", link.endpoint, spec.device, 1)):
+        for end, host, port, own in (("driver", hosts[0], spec.driver, 0), ("device", hosts[1], spec.device, 1)):
             netns = port.netns or world.netns(host)
             if port.kind != "memory":
                 if port.netns is not None and not (NETNS_DIR / port.netns).exists():

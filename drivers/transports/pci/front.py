@@ -131,20 +131,22 @@ class VirtioPci:
         self._write(Common.DEVICE_STATUS, status)
 
     async def reset(self) -> None:
-        function = self._function
-        command = function.config_read(COMMAND, 2)
-        if not command & COMMAND_MASTER:
-            function.config_write(COMMAND, 2, command | COMMAND_MASTER)
+        """A device that does not finish loses its access to memory, and gets it back once a later reset succeeds."""
         self._write(Common.DEVICE_STATUS, 0)
         with trio.move_on_after(RESET_TIMEOUT):
             while self.online:
                 if not self._read(Common.DEVICE_STATUS):
+                    self._master(True)
                     return
                 await trio.sleep(RESET_POLL)
-        # It may still write to memory that is about to be freed: take its access away.
-        function.config_write(COMMAND, 2, function.config_read(COMMAND, 2) & ~COMMAND_MASTER)
+        self._master(False)  # it may still write to memory that is about to be freed
         why = f"did not finish its reset within {RESET_TIMEOUT:g} s" if self.online else "was lost during reset"
-        raise TransportLost(f"{function.name}: the device {why}")
+        raise TransportLost(f"{self._function.name}: the device {why}")
+
+    def _master(self, on: bool) -> None:
+        command = self._function.config_read(COMMAND, 2)
+        if bool(command & COMMAND_MASTER) != on:
+            self._function.config_write(COMMAND, 2, command ^ COMMAND_MASTER)
 
     async def get_features(self) -> int:
         value = 0
@@ -199,7 +201,7 @@ class VirtioPci:
             self._function.request_intx(self._intx)
         for index, spec in enumerate(specs):
             vector = NO_VECTOR if not vectors else index + 1 if own else min(1, vectors - 1)
-            self._queues.append(self._set_up(device, index, spec, vector, own))
+            self._set_up(device, index, spec, vector, own)
         for index in range(len(specs)):
             self._write(Common.QUEUE_SELECT, index)
             self._write(Common.QUEUE_ENABLE, 1)
@@ -207,7 +209,7 @@ class VirtioPci:
                 raise ProbeError(f"{self._function.name}: queue {index} can't be enabled")
         return self._queues
 
-    def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec, vector: int, own: bool) -> DriverQueue:
+    def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec, vector: int, own: bool) -> None:
         self._write(Common.QUEUE_SELECT, index)
         name = f"{self._function.name}, queue {index}"
         vring = self._rings.make(device.features, self._read(Common.QUEUE_SIZE), spec.num, spec.segments, name)
@@ -219,6 +221,7 @@ class VirtioPci:
         queue = DriverQueue(
             index, spec, vring.ring, partial(self._function.bar_write, at.bar, at.offset + where, 2, index)
         )
+        self._queues.append(queue)
         if own:
             self._function.request_irq(vector, queue.called)
         self._write(Common.QUEUE_SIZE, vring.num)
@@ -228,7 +231,6 @@ class VirtioPci:
         if vector != NO_VECTOR:
             self._write(Common.QUEUE_MSIX_VECTOR, vector)
             self._verify(Common.QUEUE_MSIX_VECTOR, vector)
-        return queue
 
     def _verify(self, field: Common, vector: int) -> None:
         """Reading back says whether the device could map the vector (section 4.1.5.1.2)."""
