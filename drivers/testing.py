@@ -98,7 +98,7 @@ class TappedFunction:
     def config_write(self, offset: int, size: int, value: int) -> None:
         if self._write(CONFIG, offset, size, value):
             self._inner.config_write(offset, size, value)
-            self.on_write(self.log[-1])
+            self.on_write(RegisterAccess(CONFIG, offset, size, value, True))
 
     def bar_size(self, bar: int) -> int:
         return self.bar_sizes.get(bar, self._inner.bar_size(bar))

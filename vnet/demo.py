@@ -13,7 +13,7 @@ import attrs
 from vnet.describe import QueueRow, drop_total, queue_rows
 from vnet.memory_traffic import MemoryTraffic
 from vnet.topology import DEFAULT, PortKind, Topology, parse
-from vnet.traffic import FlowResult, PingResult, Plan, Run, iperf3, iperf3_server, ping
+from vnet.traffic import PingResult, Plan, Run, iperf3, iperf3_server, ping
 from vnet.world import World, open_world
 
 __all__ = ["DemoReport", "default_topology", "run_demo"]

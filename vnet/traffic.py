@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -187,10 +188,11 @@ async def iperf3(
 ) -> FlowResult:
     """One run against an iperf3 server, from this end or (``reverse``) towards it.
 
-    ``bitrate`` in bits per second with iperf3's suffixes, 0 for as fast as it goes; ``length`` in bytes of a
+    ``seconds`` are rounded up: iperf3 knows whole ones only, and takes 0 for without end. ``bitrate`` in bits per second with iperf3's suffixes, 0 for as fast as it goes; ``length`` in bytes of a
     datagram or a write. Raises TrafficError.
     """
-    argv = ["iperf3", "-J", "-c", server, "-p", str(port), "-t", f"{seconds:g}", "-P", str(streams), "-b", bitrate]
+    seconds = math.ceil(seconds)
+    argv = ["iperf3", "-J", "-c", server, "-p", str(port), "-t", str(seconds), "-P", str(streams), "-b", bitrate]
     argv += ["-R"] if reverse else []
     argv += ["-u"] if udp else []
     argv += ["-l", str(length)] if length is not None else []

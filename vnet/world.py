@@ -113,7 +113,7 @@ class World:
                 failed = [d for d in self.devices.values() if self._failed(d)]
                 if failed:
                     raise ProbeError(f"{failed[0].name}: {failed[0].trouble()}")
-                await trio.sleep(LOOK)  # noqa: ASYNC110  several buses, ports and tasks have to agree
+                await trio.sleep(LOOK)
             return
         down = next(device for device in self.devices.values() if not device.up)
         raise ProbeError(f"{down.name} is not up after {timeout:g} s: {down.trouble()}")

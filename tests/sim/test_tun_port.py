@@ -16,8 +16,9 @@ import trio.testing
 from drivers.errors import PortGone
 from drivers.ports import NO_OFFLOADS, Offloads, PacketPort
 from vnet.ports import tuntap
+from vnet.ports.base import KnownHeaders
 from vnet.ports.tap import TapPort
-from vnet.ports.tun import KNOWN_HEADS_MAX, TunPort
+from vnet.ports.tun import TunPort
 from vnet.ports.tuntap import BURST_OF_DROPS, IOV_MAX
 
 OWN, PEER, OTHER = (b"\x02\0\0\0\0" + bytes([last]) for last in (1, 2, 3))
@@ -275,10 +276,13 @@ async def test_a_frame_a_tun_can_not_carry_is_dropped(device: Socket, head: byte
 
 async def test_a_peer_that_varies_its_headers_grows_nothing(device: Socket) -> None:
     port = await tun(device)
-    for number in range(2 * KNOWN_HEADS_MAX + 10):
-        port.send(frame(header=HEADER.pack(0, 0, number, 0, 0, 0, 0)), [memoryview(ipv4())])
+    for number in range(2 * KnownHeaders.MAX + 10):
+        header = HEADER.pack(0, 0, number, 0, 0, 0, 0)
+        port.send(frame(header=header), [memoryview(ipv4())])
         device.read()
-    assert len(port._known_heads) <= KNOWN_HEADS_MAX
+        device.write(header + ipv4())
+        assert receive(port, 2000)
+    assert max(map(len, (port._heads, port._ipv4))) <= KnownHeaders.MAX
 
 
 async def test_more_segments_than_one_call_takes_are_sent_all_the_same(device: Socket) -> None:

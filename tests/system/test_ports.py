@@ -6,10 +6,12 @@ import json
 import os
 import struct
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_interface
+from pathlib import Path
 from typing import Literal
 
 import attrs
@@ -39,9 +41,9 @@ def names(netns: MakeNetns) -> tuple[str, str]:
     return netns("a"), netns("b")
 
 
-def config(kind: Kind, netns: str, number: int, **more: object) -> PortConfig:
+def config(kind: Kind, netns: str, number: int) -> PortConfig:
     addresses = tuple(ip_interface(a) for a in (f"198.18.0.{number}/24", f"2001:2::{number}/64"))
-    return attrs.evolve(PortConfig(kind=kind, netns=netns, addresses=addresses), **more)
+    return PortConfig(kind=kind, netns=netns, addresses=addresses)
 
 
 @attrs.define
@@ -131,7 +133,7 @@ async def test_the_link_local_address_the_kernel_gave_is_answered_for(
     require_tool("ping")
     async with bridged(names, ("tun", "tap"), ALL_OFFLOADS):
         [found] = json.loads(ip("-n", names[0], "-6", "-j", "addr", "show", "vnet0", "scope", "link"))
-        address = found["addr_info"][0]["local"]
+        [address] = [entry["local"] for entry in found["addr_info"] if entry]
         assert " 0% packet loss" in await run(names[1], "ping", "-c2", "-i0.05", "-W2", f"{address}%vnet0")
 
 
@@ -143,7 +145,9 @@ async def test_a_tun_is_still_there_when_a_kernel_asks_again(names: tuple[str, s
             await run(names[1], "ping", "-c2", "-i0.05", "-W2", address)
             ip("-n", names[1], "neigh", "change", address, "dev", "vnet0", "nud", "probe")
             with trio.fail_after(5):
-                while "REACHABLE" not in ip("-n", names[1], "neigh", "show", address):
+                while "REACHABLE" not in ip(  # noqa: ASYNC110  the kernel tells nobody
+                    "-n", names[1], "neigh", "show", address
+                ):
                     await trio.sleep(0.05)
 
 
@@ -220,15 +224,18 @@ async def test_a_deleted_interface_ends_a_waiting_reader_and_every_writer(names:
 
         async def read() -> None:
             nonlocal turns
+            while True:
+                turns += 1
+                if not port.recv_into([view]):
+                    await port.wait_readable()
+
+        async def read_until_gone() -> None:
             with pytest.raises(PortGone):
-                while True:
-                    turns += 1
-                    if not port.recv_into([view]):
-                        await port.wait_readable()
+                await read()
 
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(read)
+                nursery.start_soon(read_until_gone)
                 await trio.sleep(0.05)
                 ip("-n", names[0], "link", "del", "vnet0")
         assert turns < 50
@@ -273,7 +280,7 @@ async def test_the_carrier_is_what_was_set_and_off_around_a_life(names: tuple[st
 
 
 async def test_an_interface_has_what_it_was_given(names: tuple[str, str]) -> None:
-    given = config("tap", names[0], 1, mtu=9000, txqueuelen=123)
+    given = attrs.evolve(config("tap", names[0], 1), mtu=9000, txqueuelen=123)
     async with open_packet_port(given) as port:
         await port.start(mac=MACS[1], offloads=NO_OFFLOADS, mtu=1400)
         found = link(names[0])
@@ -323,10 +330,10 @@ async def test_a_namespace_goes_also_when_the_interface_can_not_be_made() -> Non
 
 
 async def test_a_thread_in_a_namespace_leaves_ours_alone(names: tuple[str, str]) -> None:
-    ours = os.stat("/proc/self/ns/net").st_ino
-    theirs = run_in_netns(names[0], lambda: os.stat("/proc/thread-self/ns/net").st_ino)
+    ours = Path("/proc/self/ns/net").stat().st_ino
+    theirs = run_in_netns(names[0], lambda: Path("/proc/thread-self/ns/net").stat().st_ino)
     assert theirs == (NETNS / names[0]).stat().st_ino
-    assert os.stat("/proc/thread-self/ns/net").st_ino == ours != theirs
+    assert Path("/proc/thread-self/ns/net").stat().st_ino == ours != theirs
     with pytest.raises(ZeroDivisionError):
         run_in_netns(names[0], lambda: 1 // 0)
     with pytest.raises(FileNotFoundError):
@@ -375,8 +382,6 @@ def test_without_capabilities_the_error_names_what_may_not_be_done() -> None:
 
 
 def without_capabilities(program: str) -> Sequence[str]:
-    import sys
-
     drop = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
     # A child of root keeps what its file gives it: nothing, with an empty bounding set.
     done = subprocess.run(

@@ -28,14 +28,14 @@ __all__ = ["command"]
     help="What both ends are plugged into.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(0.5, 3600), default=3.0, show_default=True, help="Length of each throughput run."
+    "--seconds", type=click.IntRange(1, 3600), default=3, show_default=True, help="Length of each throughput run."
 )
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures to this file, too."
 )
 @name_option
 @errors_in_one_line
-def command(port: PortKind, seconds: float, json_file: Path | None, name: str) -> None:
+def command(port: PortKind, seconds: int, json_file: Path | None, name: str) -> None:
     """Build two hosts joined by PCI Express, run ping and iperf3 across their virtqueues, and judge the result.
 
     Exit status 1 if a ping is lost, a TCP run ends early, UDP at 50 Mbit/s loses more than 1 %, or a drop
@@ -60,7 +60,7 @@ def command(port: PortKind, seconds: float, json_file: Path | None, name: str) -
     click.get_current_context().exit(1 if failures else 0)
 
 
-async def _run(port: PortKind, seconds: float, name: str) -> DemoReport:
+async def _run(port: PortKind, seconds: int, name: str) -> DemoReport:
     def started(plan: Plan) -> None:
         click.echo(f"  {plan.name}, {plan.source} to {plan.target} ... ", nl=False)
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from drivers.ports import Offloads, PortStatistics
 
-__all__ = ["NEEDS_CSUM", "CountingPort", "agreed", "agreed_gso_types", "scatter", "skip"]
+__all__ = ["NEEDS_CSUM", "CountingPort", "KnownHeaders", "agreed", "agreed_gso_types", "scatter", "skip"]
 
 NEEDS_CSUM = 1
 """The one flag of a virtio_net_hdr that goes on; the others only say what somebody else has seen to."""
@@ -41,6 +41,17 @@ class CountingPort:
             tx_bytes=self.tx_bytes,
             drops=MappingProxyType(dict(self._drops)),
         )
+
+
+class KnownHeaders(dict[bytes, bytes]):
+    """What is to be put in place of each header; traffic uses few at one time, a hostile peer finds it bounded."""
+
+    MAX = 1024
+
+    def __setitem__(self, header: bytes, instead: bytes) -> None:
+        if len(self) >= self.MAX:
+            self.clear()
+        super().__setitem__(header, instead)
 
 
 def agreed_gso_types(offloads: Offloads) -> frozenset[int]:

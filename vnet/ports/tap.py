@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import struct
+from collections.abc import Sequence
 
-from drivers.ports import ETH_HLEN, HEADER_SIZE
-from vnet.ports.tuntap import TunTapPort
+from vnet.ports.base import KnownHeaders
+from vnet.ports.tuntap import TunTapDevice, TunTapPort
 
 __all__ = ["TapPort"]
 
@@ -18,11 +19,21 @@ ARPHRD_ETHER = 1
 class TapPort(TunTapPort):
     """Frames of a TAP interface, whose own kernel speaks ARP and neighbour discovery for itself."""
 
-    LEAD = HEADER_SIZE + ETH_HLEN
-
     send = TunTapPort._write
 
+    def __init__(self, device: TunTapDevice, ifname: str, netns: str | None) -> None:
+        super().__init__(device, ifname, netns)
+        self._fronts = KnownHeaders()
+
+    def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
+        header = self._header.tobytes()
+        front = self._fronts.get(header)
+        if front is None and (known := self._agreed_header()):
+            front = self._fronts[header] = bytes(known)
+        return front
+
     def _identify(self, mac: bytes | None, addresses: tuple[bytes, ...]) -> None:
+        self._fronts.clear()
         if mac is not None:
             # Asked of the descriptor, so that it needs no socket in the interface's namespace.
             request = IFREQ_HWADDR.pack(self.ifname.encode(), ARPHRD_ETHER, mac)

@@ -8,24 +8,23 @@ from collections.abc import Sequence
 import trio
 
 from drivers.ports import ETH_HLEN, HEADER_SIZE
-from vnet.ports.base import NEEDS_CSUM, agreed, scatter, skip
+from vnet.ports.base import NEEDS_CSUM, KnownHeaders, scatter, skip
 from vnet.ports.neighbour import Neighbour
 from vnet.ports.packets import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, destination, ethernet, multicast_mac
-from vnet.ports.tuntap import TunTapDevice, TunTapPort
+from vnet.ports.tuntap import LEAD, TunTapDevice, TunTapPort
 
 __all__ = ["TunPort"]
 
 HEADER = struct.Struct("<BBHHHHH")
 IP_AT = HEADER_SIZE + ETH_HLEN
-IPV4_HLEN = 20
-IPV6_HLEN = 40
+IPV4_END = IP_AT + 20
+IPV6_END = IP_AT + 40
 IPV4_DESTINATION = IP_AT + 16
 IPV6_DESTINATION = IP_AT + 24
 IPV4_GROUPS = 224
 """First byte of the lowest IPv4 multicast address; the limited broadcast is above it."""
 IPV6_GROUPS = 0xFF
 ETHERTYPES = {4: ETH_P_IP, 6: ETH_P_IPV6}
-KNOWN_HEADS_MAX = 1024
 
 
 class TunPort(TunTapPort):
@@ -36,61 +35,66 @@ class TunPort(TunTapPort):
     or received where it made them itself.
     """
 
-    LEAD = IP_AT + IPV6_HLEN
-    GAP = ETH_HLEN
+    FRONT = IP_AT
 
     def __init__(
         self, device: TunTapDevice, ifname: str, netns: str | None, *, mac: bytes, peer_mac: bytes | None = None
     ) -> None:
         super().__init__(device, ifname, netns)
         self._neighbour = Neighbour(mac, peer=peer_mac)
-        self._words = memoryview(self._lead).cast("H")
-        # Ethernet headers of what goes to the peer, None while it is unknown; and the one that the lead holds.
-        self._ipv4: bytes | None = None
-        self._ipv6: bytes | None = None
-        self._written: bytes | None = b""
-        # The heads of frames that were found good, and what the TUN wants in place of each. Few are in
-        # use at one time: they differ in lengths and offsets of the virtio_net_hdr only.
-        self._known_heads: dict[bytes, bytes] = {}
+        self._peer = peer_mac
+        # Towards the ring: what goes before a packet for the peer, by the virtio_net_hdr it came with.
+        self._ipv4, self._ipv6 = KnownHeaders(), KnownHeaders()
+        # From the ring: what the TUN wants in place of a virtio_net_hdr and an Ethernet header for us.
+        self._heads = KnownHeaders()
 
     # Towards the ring
 
-    def _complete(self, size: int, segs: Sequence[memoryview]) -> str | None:
-        lead = self._lead
-        if lead[0] or lead[1]:
-            if not agreed(lead, self._gso_types):
-                return "offload"
-            words = self._words
-            if lead[0]:
-                words[3] += ETH_HLEN  # csum_start
-            if words[1]:
-                words[1] = min(words[1] + ETH_HLEN, 0xFFFF)  # hdr_len
-        version = lead[IP_AT] >> 4
-        if version == 4 and lead[IPV4_DESTINATION] < IPV4_GROUPS and size >= IP_AT + IPV4_HLEN:
-            header = self._ipv4
-        elif version == 6 and lead[IPV6_DESTINATION] != IPV6_GROUPS and size >= IP_AT + IPV6_HLEN:
-            header = self._ipv6
-        elif version not in ETHERTYPES:
-            return "ethertype"
-        elif size < IP_AT + (IPV4_HLEN if version == 4 else IPV6_HLEN):
-            return "too_short"
+    def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
+        version = seg[IP_AT] >> 4
+        if version == 4 and seg[IPV4_DESTINATION] < IPV4_GROUPS and size >= IPV4_END:
+            fronts = self._ipv4
+        elif version == 6 and seg[IPV6_DESTINATION] != IPV6_GROUPS and size >= IPV6_END:
+            fronts = self._ipv6
         else:
-            group = multicast_mac(destination(lead[IP_AT:]))
-            header = ethernet(group, self._neighbour.mac, ETHERTYPES[version])
-        if header is not self._written:
-            if header is None:
-                return self._hold(size, segs)
-            lead[HEADER_SIZE:IP_AT] = self._written = header
+            return self._rare_front(version, seg, size)
+        header = self._header.tobytes()
+        front = fronts.get(header)
+        if front is None and (known := self._frame_header()) is not None:
+            peer = self._neighbour.peer
+            if peer is None:
+                return self._hold(known, seg, size, segs)
+            front = fronts[header] = known + ethernet(peer, self._neighbour.mac, ETHERTYPES[version])
+        return front
+
+    def _rare_front(self, version: int, seg: memoryview, size: int) -> bytes | None:
+        """`_front` of a packet for a group, and of what is none."""
+        if version not in ETHERTYPES:
+            self.drop("ethertype")
+        elif size < (IPV4_END if version == 4 else IPV6_END):
+            self.drop("too_short")
+        elif (header := self._frame_header()) is not None:
+            group = multicast_mac(destination(seg[IP_AT:LEAD].tobytes()))
+            return header + ethernet(group, self._neighbour.mac, ETHERTYPES[version])
         return None
 
-    def _hold(self, size: int, segs: Sequence[memoryview]) -> str:
+    def _frame_header(self) -> bytes | None:
+        """The virtio_net_hdr just read, as it has to be when an Ethernet header stands before the packet."""
+        header = self._agreed_header()
+        if header is None:
+            return None
+        flags, gso_type, hdr_len, gso_size, csum_start, *rest = HEADER.unpack(header)
+        if flags & NEEDS_CSUM:
+            csum_start += ETH_HLEN
+        if hdr_len:
+            hdr_len = min(hdr_len + ETH_HLEN, 0xFFFF)
+        return HEADER.pack(flags, gso_type, hdr_len, gso_size, csum_start, *rest)
+
+    def _hold(self, header: bytes, seg: memoryview, size: int, segs: Sequence[memoryview]) -> None:
         """Keep a private copy of a packet whose receiver's MAC is not known yet."""
-        rest = b"".join(skip(segs, self.LEAD))
-        packet = (bytes(self._lead[IP_AT:]) + rest)[: size - IP_AT]
-        header = bytes(self._lead[:HEADER_SIZE])
-        self.drop("no_neighbour", self._neighbour.hold(header, packet, trio.current_time()))
+        whole = b"".join((seg, *skip(segs, len(seg))))
+        self.drop("no_neighbour", self._neighbour.hold(header, whole[IP_AT:size], trio.current_time()))
         self._refresh()
-        return ""
 
     def _own_frame(self, segs: Sequence[memoryview]) -> int:
         if not self._live:
@@ -117,7 +121,7 @@ class TunPort(TunTapPort):
     # From the ring
 
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
-        out = self._known_heads.get(head) or self._inspect(head, rest)
+        out = self._heads.get(head) or self._inspect(head, rest)
         return out is None or self._write(out, rest)
 
     def _inspect(self, head: bytes, rest: Sequence[memoryview]) -> bytes | None:
@@ -151,9 +155,7 @@ class TunPort(TunTapPort):
         # A group's frames are looked at each time: a solicitation may be among them. What comes to our own
         # MAC from one seen before may go by; the kernel answers what of it asks whether we are still there.
         if to == neighbour.mac:
-            if len(self._known_heads) >= KNOWN_HEADS_MAX:
-                self._known_heads.clear()
-            self._known_heads[head] = out
+            self._heads[head] = out
         return out
 
     # Common
@@ -168,15 +170,13 @@ class TunPort(TunTapPort):
         neighbour.addresses = addresses
         if mac is not None:
             neighbour.mac = mac
-        self._known_heads.clear()
-        self._ipv4 = self._ipv6 = None
+        for known in (self._ipv4, self._ipv6, self._heads):
+            known.clear()
 
     def _refresh(self) -> None:
         neighbour = self._neighbour
         self._plain = self._live and not neighbour.busy
-        peer = neighbour.peer
-        if peer is None:
-            self._ipv4 = self._ipv6 = None
-        elif self._ipv4 is None or self._ipv4[:6] != peer:
-            self._ipv4 = ethernet(peer, neighbour.mac, ETH_P_IP)
-            self._ipv6 = ethernet(peer, neighbour.mac, ETH_P_IPV6)
+        if neighbour.peer != self._peer:
+            self._peer = neighbour.peer
+            self._ipv4.clear()
+            self._ipv6.clear()

@@ -14,7 +14,7 @@ import pytun
 import trio
 
 from drivers.errors import PortGone
-from drivers.ports import HEADER_SIZE, NO_OFFLOADS, Offloads
+from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
 from vnet.ports.base import CountingPort, agreed, agreed_gso_types, scatter, skip
 from vnet.ports.netns import in_netns, refresh_interface
 
@@ -32,6 +32,8 @@ OFFLOAD_FLAGS = {"csum": TUN_F_CSUM, "tso4": 2, "tso6": 4, "uso": 0x20 | 0x40}
 IOV_MAX = 1024
 BURST_OF_DROPS = 64
 """After so many dropped frames in a row `recv_into` returns, so that the caller's task may yield."""
+LEAD = HEADER_SIZE + ETH_HLEN + 40
+"""Bytes of a frame that anybody here looks at: up to the end of an IPv6 header."""
 STALE_FRAMES_MAX = 65536
 """A bound on what one start throws away; more than any interface queues."""
 
@@ -69,14 +71,13 @@ def open_device(kind: str, ifname: str) -> TunTapDevice:
 class TunTapPort(CountingPort):
     """One descriptor of /dev/net/tun; `TunPort` and `TapPort` say what the device carries.
 
-    The first ``LEAD`` bytes of a frame are read into private memory and completed there before they are
-    copied to where the caller wants them: its memory is shared with a peer that could change them
-    between two looks. Everything behind them goes straight there. ``GAP`` of the lead's bytes, those
-    behind the virtio_net_hdr, are not carried by the device.
+    The virtio_net_hdr of a frame is read into private memory, and all that the device carries behind it
+    straight to where the caller wants it. What then goes before that, ``FRONT`` bytes, is nearly always
+    what went before an earlier frame with the same header, so subclasses keep it.
     """
 
-    LEAD = 0
-    GAP = 0
+    FRONT = HEADER_SIZE
+    """Bytes of a frame, its header included, that the device does not carry as they are."""
 
     def __init__(self, device: TunTapDevice, ifname: str, netns: str | None) -> None:
         super().__init__()
@@ -90,10 +91,7 @@ class TunTapPort(CountingPort):
         self._plain = False
         """Live, and nothing but the device has anything to hand up: one test on the data path."""
         self._gso_types: frozenset[int] = frozenset()
-        self._lead = bytearray(self.LEAD)
-        lead = memoryview(self._lead)
-        self._lead_header = lead[:HEADER_SIZE]
-        self._lead_rest = lead[HEADER_SIZE + self.GAP :]
+        self._header = memoryview(bytearray(HEADER_SIZE))
         # A byte behind the caller's room: where it is reached, the frame was longer.
         self._spill = memoryview(bytearray(1))
         self._caps = self._probe()
@@ -153,36 +151,35 @@ class TunTapPort(CountingPort):
                 if size or not self._live:
                     return size
             try:
-                if len(segs) == 1 and len(segs[0]) > self.LEAD:
+                if len(segs) == 1 and len(segs[0]) > LEAD:
                     seg = segs[0]
                     room = len(seg)
-                    size = os.readv(self._fd, (self._lead_header, self._lead_rest, seg[self.LEAD :], self._spill))
+                    size = os.readv(self._fd, (self._header, seg[self.FRONT :], self._spill))
                 else:
-                    room, size = self._read_scattered(segs)
+                    seg = memoryview(bytearray(LEAD))
+                    room, size = self._read_scattered(seg, segs)
             except BlockingIOError:
                 return 0
             except OSError as error:
                 raise self._gone(error) from error
-            size += self.GAP
-            cause = "too_long" if size > room else self._complete(size, segs)
-            if cause is None:
-                if size >= self.LEAD and len(segs[0]) >= self.LEAD:
-                    segs[0][: self.LEAD] = self._lead
-                else:
-                    scatter(segs, self._lead[:size])
+            size += self.FRONT - HEADER_SIZE
+            if size > room:
+                self.drop("too_long")
+            elif front := self._front(seg, size, segs):
+                seg[: self.FRONT] = front
+                if seg is not segs[0]:
+                    scatter(segs, bytes(seg[:size]))
                 self.rx_packets += 1
                 self.rx_bytes += size - HEADER_SIZE
                 return size
-            if cause:
-                self.drop(cause)
             drops += 1
         return 0
 
-    def _read_scattered(self, segs: Sequence[memoryview]) -> tuple[int, int]:
-        """Read past the lead of any list of segments: the room they have, and the size of what was read."""
-        tail = skip(segs, self.LEAD)[: IOV_MAX - 3]
-        room = min(sum(map(len, segs)), self.LEAD + sum(map(len, tail)))
-        return room, os.readv(self._fd, (self._lead_header, self._lead_rest, *tail, self._spill))
+    def _read_scattered(self, lead: memoryview, segs: Sequence[memoryview]) -> tuple[int, int]:
+        """Read into ``lead`` and past it into any list of segments: the room they have, and the bytes read."""
+        tail = skip(segs, LEAD)[: IOV_MAX - 3]
+        room = min(sum(map(len, segs)), LEAD + sum(map(len, tail)))
+        return room, os.readv(self._fd, (self._header, lead[self.FRONT :], *tail, self._spill))
 
     def _write(self, out: bytes, rest: Sequence[memoryview], /) -> bool:
         """`send` for a frame whose first bytes are already what the device wants."""
@@ -193,7 +190,7 @@ class TunTapPort(CountingPort):
         except OSError as error:
             return self._refused(error, out, rest)
         self.tx_packets += 1
-        self.tx_bytes += size + self.GAP - HEADER_SIZE
+        self.tx_bytes += size + self.FRONT - 2 * HEADER_SIZE
         return True
 
     def _refused(self, error: OSError, out: bytes, rest: Sequence[memoryview]) -> bool:
@@ -246,9 +243,20 @@ class TunTapPort(CountingPort):
         """Work out ``_plain`` anew."""
         self._plain = self._live
 
-    def _complete(self, size: int, segs: Sequence[memoryview]) -> str | None:
-        """Finish the lead of a frame of ``size`` bytes; None, or the cause it is dropped for ("": it was kept)."""
-        return None if agreed(self._lead, self._gso_types) else "offload"
+    def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
+        """What goes before the part of a frame that was read into ``seg`` from `FRONT` on; None: don't hand it up.
+
+        ``size`` counts header and frame. ``seg`` is all of ``segs``, or a copy of their first `LEAD` bytes.
+        """
+        raise NotImplementedError
+
+    def _agreed_header(self) -> bytearray | None:
+        """The virtio_net_hdr just read, without flags that ask for nothing; None, and counted, if it asks too much."""
+        header = bytearray(self._header)
+        if agreed(header, self._gso_types):
+            return header
+        self.drop("offload")
+        return None
 
     # Device
 
@@ -289,7 +297,7 @@ class TunTapPort(CountingPort):
         """
         for _ in range(STALE_FRAMES_MAX):
             try:
-                os.readv(self._fd, (self._lead,))
+                os.readv(self._fd, (self._header,))
             except BlockingIOError:
                 return
             except OSError as error:
