@@ -123,6 +123,11 @@ class Bus(Generic[D, R]):
         await self._unbind(binding)
         self.poke()
 
+    async def rebind(self, device: D) -> None:
+        """Remove the driver from the device, also from one whose probe failed, and have it matched anew."""
+        await self._unbind(self.binding(device))
+        self.poke()
+
     def binding(self, device: D) -> Binding[D, R]:
         for binding in self._bindings:
             if binding.device is device:
@@ -144,7 +149,7 @@ class Bus(Generic[D, R]):
                     if binding.state in (BindState.UNBOUND, BindState.DEFERRED):
                         driver = self.match(binding.device)
                         if driver is not None:
-                            binding.driver, binding.state = driver, BindState.PROBING
+                            binding.driver, binding.state, binding.error = driver, BindState.PROBING, ""
                             binding.ended, binding.scope = trio.Event(), trio.CancelScope()
                             nursery.start_soon(self._bind, binding, driver)
                 await self._changed.wait()

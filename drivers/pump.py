@@ -69,10 +69,17 @@ class Need(Enum):
 class QueueEnd(Protocol):
     """One side's end of a queue, driver's or device's, as the pump sees it."""
 
-    live: bool
-    """False once the ring was taken down: nothing may be touched any more."""
-    batches: list[int]
-    signal: Signal
+    @property
+    def live(self) -> bool:
+        """False once the ring was taken down: nothing may be touched any more."""
+
+    @property
+    def batches(self) -> list[int]:
+        """Batches so far, by size."""
+
+    @property
+    def signal(self) -> Signal:
+        """Set when the other side notifies."""
 
     def reachable(self) -> bool:
         """Whether the ring's memory is still there."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["Chain", "copy_in", "copy_out", "skip", "total"]
+__all__ = ["Chain", "copy", "copy_in", "copy_out", "skip", "take", "total"]
 
 Chain = tuple[int, list[memoryview], list[memoryview]]
 
@@ -31,6 +31,31 @@ def skip(segs: Sequence[memoryview], size: int) -> list[memoryview]:
     return rest
 
 
+def take(segs: Sequence[memoryview], size: int) -> list[memoryview]:
+    """The first ``size`` bytes of ``segs``, or all where there are fewer."""
+    first = []
+    for seg in segs:
+        if not size:
+            break
+        part = seg[:size]
+        first.append(part)
+        size -= len(part)
+    return first
+
+
+def copy(into: Sequence[memoryview], segs: Sequence[memoryview]) -> int:
+    """Copy ``segs`` to the start of ``into``, each byte once; the number of bytes that found room."""
+    done = 0
+    rest = list(into)
+    for seg in segs:
+        got = copy_in(rest, seg)
+        done += got
+        if got < len(seg):
+            break
+        rest = skip(rest, got)
+    return done
+
+
 def copy_out(segs: Sequence[memoryview], size: int) -> bytes:
     """A private copy of the first ``size`` bytes, or of all where there are fewer; each is read once."""
     if segs and len(segs[0]) >= size:
@@ -48,6 +73,8 @@ def copy_out(segs: Sequence[memoryview], size: int) -> bytes:
 def copy_in(segs: Sequence[memoryview], data: bytes | bytearray | memoryview) -> int:
     """Write ``data`` to the start of ``segs``; the number of bytes that found room."""
     done = 0
+    if not len(data):
+        return 0
     for seg in segs:
         part = data[done : done + len(seg)]
         seg[: len(part)] = part

@@ -20,6 +20,7 @@ from drivers.devices.net.layout import (
     driver_offloads,
     offload_features,
 )
+from drivers.devices.net.merge import NUM_BUFFERS_AT, Taken, complete, gather, give_back
 from drivers.errors import PortGone, ProbeDeferred
 from drivers.model import MatchId
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, PacketPort
@@ -106,7 +107,7 @@ class ToDriver(NetFlow[DeviceQueue]):
         ring, traffic, recv = self.queue.ring, self.traffic, self.port.recv_into
         if ring is None:
             return 0, Need.QUEUE
-        getdesc, complete = ring.getdesc, ring.complete
+        getdesc, done = ring.getdesc, ring.complete
         largest, mergeable = self._largest, self._mergeable
         moved = size = 0
         while moved < BUDGET and size < BUDGET_BYTES:
@@ -117,7 +118,7 @@ class ToDriver(NetFlow[DeviceQueue]):
             if readable or not segs:
                 # Not a receive buffer (section 5.1.9.3): give it back empty.
                 traffic.drop("writable")
-                complete(index, 0)
+                done(index, 0)
                 moved += 1
                 continue
             if mergeable and (len(segs[0]) < largest or self._spill):
@@ -130,10 +131,10 @@ class ToDriver(NetFlow[DeviceQueue]):
                     ring.abandon(index)
                     return moved, Need.SOURCE
                 if len(segs[0]) >= HEADER_SIZE:
-                    segs[0][10:12] = ONE_BUFFER
+                    segs[0][NUM_BUFFERS_AT:HEADER_SIZE] = ONE_BUFFER
                 else:
-                    copy_in(skip(segs, 10), ONE_BUFFER)
-                complete(index, got)
+                    copy_in(skip(segs, NUM_BUFFERS_AT), ONE_BUFFER)
+                done(index, got)
             traffic.packets += 1
             traffic.bytes += got - HEADER_SIZE
             moved += 1
@@ -147,54 +148,33 @@ class ToDriver(NetFlow[DeviceQueue]):
         """
         ring = self.queue.ring
         assert ring is not None
-        chains = [(index, segs)]
-        room = total(segs)
+        taken: Taken = [(index, segs)]
         wanted = len(self._spill) or self._largest
-        while room < wanted:
-            chain = ring.getdesc()
-            if chain is None:
-                break
-            chains.append((chain[0], [] if chain[1] else chain[2]))
-            room += total(chains[-1][1])
-        into = [seg for _, views in chains for seg in views]
-        got = 0
-        if self._spill:
-            if room >= len(self._spill):
-                got = copy_in(into, self._spill)
-                self._spill.clear()
-        elif room >= wanted:
+        room = gather(ring, wanted, taken, ring.num)
+        into = [seg for _, views in taken for seg in views]
+        if not self._spill and room >= wanted:
             got = self.port.recv_into(into)
+            if not got:
+                give_back(ring, taken)
+                return 0, Need.SOURCE
         else:
-            spill = bytearray(self._largest)
-            got = self.port.recv_into([memoryview(spill)])
-            if got > room:
-                self._spill = spill[:got]
-                got = 0
-            elif got:
-                copy_in(into, memoryview(spill)[:got])
-        if not got:
-            need = Need.QUEUE if self._spill else Need.SOURCE
-            if self._spill and len(chains) == ring.num:
+            if not self._spill:
+                spill = bytearray(self._largest)
+                self._spill = spill[: self.port.recv_into([memoryview(spill)])]
+            got = len(self._spill)
+            if not got or got > room:
+                give_back(ring, taken)
+                if not got:
+                    return 0, Need.SOURCE
+                if len(taken) < ring.num:
+                    return 0, Need.QUEUE
                 # Every buffer the ring can hold was there, and the frame fits none of it.
                 self._spill.clear()
                 self.traffic.drop("too_long")
-                need = Need.TURN
-            for taken, _ in reversed(chains):
-                ring.abandon(taken)
-            return 0, need
-        left, used = got, []
-        for taken, views in chains:
-            part = min(left, total(views))
-            if left or not views:
-                used.append((taken, part))
-                left -= part
-            else:
-                break
-        for taken, _ in reversed(chains[len(used) :]):
-            ring.abandon(taken)
-        copy_in(skip(into, 10), len(used).to_bytes(2, "little"))
-        for taken, part in used:
-            ring.complete(taken, part)
+                return 0, Need.TURN
+            copy_in(into, self._spill)
+            self._spill.clear()
+        complete(ring, taken, got)
         return got, None
 
 

@@ -1,0 +1,123 @@
+"""vhost-net, mediated: two drivers, each with a device of its own here, as if joined by a cable.
+
+What one driver may leave undone and the other can't finish is finished on the way: checksums and segments in
+software. Buffers may be mergeable on either side, or on one. Each byte of payload is copied once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from drivers.devices.net.header import HeaderRules
+from drivers.devices.net.layout import (
+    LINK_UP,
+    SUPPORTED,
+    TABLE,
+    NetConfig,
+    NetFeature,
+    device_offloads,
+    driver_offloads,
+)
+from drivers.devices.net.merge import put
+from drivers.devices.net.software import Unfinished, finish
+from drivers.errors import ProbeDeferred
+from drivers.mediator import Copier, MediatedEnd, Mediator, MediatorStatistics
+from drivers.model import MatchId
+from drivers.ports import ETH_HLEN, HEADER_SIZE
+from drivers.vhost import DeviceQueue, VhostDevice
+from rings.chain import copy_out, skip, total
+from rings.ids import DeviceId
+from rings.queue import Vringh
+
+__all__ = ["MediatedNetPlug", "NetMediator", "VhostNetMediated"]
+
+HEAD = HEADER_SIZE + ETH_HLEN
+
+
+@attrs.frozen
+class MediatedNetPlug:
+    """What one of the two devices offers its driver."""
+
+    mac: bytes
+    features: int = SUPPORTED
+    queue_size: int = 256
+
+
+class NetCopier:
+    """From one driver's transmitq to the other's receiveq."""
+
+    def __init__(self, source: int, sink: int, mtu: int, statistics: MediatorStatistics) -> None:
+        """``source`` and ``sink`` are the features that each driver agreed on."""
+        self._rules = HeaderRules(driver_offloads(source), mtu if source >> NetFeature.MTU & 1 else None)
+        self._able = device_offloads(sink)
+        self._mergeable = bool(sink >> NetFeature.MRG_RXBUF & 1)
+        self._statistics = statistics
+        self._delivered = 0
+        """Segments of the frame at hand that were delivered before buffers ran out."""
+
+    def copy(self, source: Sequence[memoryview], sink: Vringh) -> bool:
+        size, statistics = total(source), self._statistics
+        head = copy_out(source, HEAD)
+        low, high, out, _ = self._rules.known.get(head) or self._rules.judge(head)
+        if not low <= size <= high:
+            statistics.drop(self._rules.cause(head, size))
+            return True
+        skipped = self._delivered
+        try:
+            for at, (top, payload) in enumerate(finish(out[:HEADER_SIZE], skip(source, HEADER_SIZE), self._able)):
+                if at < skipped:
+                    continue
+                copied = put(sink, top, payload, self._mergeable)
+                if copied is None:
+                    self._delivered = at
+                    return False
+                statistics.count(copied, len(top) + total(payload), "too_long")
+        except Unfinished:
+            statistics.drop("bad_gso")
+        self._delivered = 0
+        return True
+
+
+class NetMediator(Mediator):
+    """The cable between two net devices."""
+
+    def __init__(self, plug_for: Callable[[VhostDevice], MediatedNetPlug], mtu: int) -> None:
+        super().__init__()
+        self._plug_for = plug_for
+        self._mtu = mtu
+
+    def offer(self, device: VhostDevice) -> None:
+        plug = self._plug_for(device)
+        queues = [("receiveq1", plug.queue_size), ("transmitq1", plug.queue_size)]
+        device.offer(TABLE, plug.features & SUPPORTED, queues, self._config(device, up=False))
+
+    def queues(self, source: VhostDevice, sink: VhostDevice) -> tuple[DeviceQueue, DeviceQueue]:
+        return source.queues[1], sink.queues[0]
+
+    def copier(self, source: VhostDevice, sink: VhostDevice, statistics: MediatorStatistics) -> Copier:
+        return NetCopier(source.features, sink.features, self._mtu, statistics)
+
+    def link_changed(self, device: VhostDevice, up: bool) -> None:
+        device.set_config(self._config(device, up))
+
+    def _config(self, device: VhostDevice, up: bool) -> bytes:
+        return NetConfig(self._plug_for(device).mac, LINK_UP if up else 0, self._mtu).emit()
+
+
+class VhostNetMediated:
+    """The device type; ``mediator_for`` says which mediator a device belongs to, None while it is not there yet."""
+
+    name = "vhost_net_mediated"
+    id_table = (MatchId(DeviceId.NET),)
+    table = TABLE
+
+    def __init__(self, mediator_for: Callable[[VhostDevice], NetMediator | None]) -> None:
+        self._mediator_for = mediator_for
+
+    async def probe(self, device: VhostDevice) -> MediatedEnd:
+        mediator = self._mediator_for(device)
+        if mediator is None:
+            raise ProbeDeferred(f"{device.name}: no mediator for it yet")
+        return mediator.join(device)

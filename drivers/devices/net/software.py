@@ -1,0 +1,151 @@
+"""Unfinished frames finished in software: checksums and segments for a receiver that can't. Pure.
+
+A frame comes as its virtio_net_hdr and a list of byte views; what goes out is, for each frame, a private head
+(headers that had to be rewritten) and the part of the payload behind it, which nobody has copied yet.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+
+from drivers.devices.net.header import NEEDS_CSUM, GsoType
+from drivers.ports import HEADER_SIZE, Offloads
+from rings.chain import copy_out, skip, take, total
+
+__all__ = ["Unfinished", "finish", "ones_sum"]
+
+HEADER = struct.Struct("<BBHHHHH")
+ETHERTYPE_AT, VLAN = 12, 0x8100
+IPV4_ID, IPV4_LENGTH, IPV4_CSUM = 4, 2, 10
+IPV6_LENGTH, IPV6_HLEN = 4, 40
+TCP_SEQ, TCP_FLAGS, TCP_CSUM = 4, 13, 16
+TCP_FIN_PSH, TCP_CWR = 0x09, 0x80
+UDP_LENGTH, UDP_CSUM, UDP_HLEN = 4, 6, 8
+PLAIN = bytes(HEADER_SIZE)
+KINDS = {GsoType.TCPV4: "tso4", GsoType.TCPV6: "tso6", GsoType.UDP_L4: "uso"}
+HEADERS_MAX = 256
+"""Bytes that the headers of a frame may take: more is no frame that anybody segments."""
+
+Finished = tuple[bytes, list[memoryview]]
+"""virtio_net_hdr and rewritten headers; the payload that follows, still where it was."""
+
+
+class Unfinished(Exception):
+    """The frame's headers do not say what its virtio_net_hdr claims: it can't be finished."""
+
+
+def ones_sum(data: bytes | bytearray | memoryview) -> int:
+    """The ones' complement sum of big-endian 16-bit words, an odd byte padded with zero (RFC 1071).
+
+    2^16 is 1 modulo 0xffff, so that the sum is the whole number modulo 0xffff: two passes in C.
+    """
+    value = int.from_bytes(data, "big")
+    return _fold(value << 8 if len(data) & 1 else value)
+
+
+def _fold(value: int) -> int:
+    """A sum as 16 bits; only a sum of nothing but zeroes is zero."""
+    return value and (value % 0xFFFF or 0xFFFF)
+
+
+def finish(header: bytes, frame: Sequence[memoryview], able: Offloads) -> Iterator[Finished]:
+    """The frames to deliver to a receiver that is ``able`` to finish so much itself, in order.
+
+    ``header`` is a checked private virtio_net_hdr, ``frame`` everything behind it. Raises Unfinished.
+    """
+    flags, gso, _, mss, start, offset, _ = HEADER.unpack_from(header)
+    if gso and not (getattr(able, KINDS[GsoType(gso)]) and able.csum):
+        yield from _segments(GsoType(gso), mss, start, frame, able)
+    elif flags & NEEDS_CSUM and not able.csum:
+        yield _checksummed(frame, start, offset)
+    else:
+        yield header, list(frame)
+
+
+def _checksummed(frame: Sequence[memoryview], start: int, offset: int) -> Finished:
+    """One frame with its checksum filled in; the field holds the pseudo header's sum (section 5.1.9.2)."""
+    at = start + offset
+    if at + 2 > HEADERS_MAX:
+        raise Unfinished(f"its checksum is at byte {at}")
+    head = bytearray(copy_out(frame, at + 2))
+    rest = skip(frame, at + 2)
+    checksum = ~_sum_of([memoryview(head)[start:], *rest]) & 0xFFFF
+    # For UDP zero means "none", and both are the same number (RFC 768).
+    head[at : at + 2] = (checksum or (0xFFFF if offset == UDP_CSUM else 0)).to_bytes(2, "big")
+    return PLAIN + head, rest
+
+
+def _sum_of(parts: Sequence[memoryview]) -> int:
+    """`ones_sum` over several views, odd lengths in between included."""
+    value = at = 0
+    for part in parts:
+        here = ones_sum(part)
+        value += here if not at & 1 else (here << 8 | here >> 8) & 0xFFFF
+        at += len(part)
+    return _fold(value)
+
+
+def _segments(kind: GsoType, mss: int, start: int, frame: Sequence[memoryview], able: Offloads) -> Iterator[Finished]:
+    """A GSO frame as the frames it stands for: headers rewritten, payload cut into ``mss`` bytes."""
+    top = copy_out(frame, HEADERS_MAX)
+    network = _network_at(top)
+    transport = start
+    v4 = top[network] >> 4 == 4
+    tcp = kind is not GsoType.UDP_L4
+    hlen = (top[transport + 12] >> 4) * 4 if tcp else UDP_HLEN
+    end = transport + hlen
+    if transport <= network or end > len(top) or (tcp and hlen < 20):
+        raise Unfinished("its headers are too long, or cut short")
+    payload = skip(frame, end)
+    left, done, index = total(payload), 0, 0
+    ip_id = int.from_bytes(top[network + IPV4_ID : network + IPV4_ID + 2], "big")
+    seq = int.from_bytes(top[transport + TCP_SEQ : transport + TCP_SEQ + 4], "big")
+    while left > 0:
+        size = min(mss, left)
+        left -= size
+        head = bytearray(top[:end])
+        part = take(payload, size)
+        payload = skip(payload, size)
+        length = hlen + size
+        if v4:
+            _put(head, network + IPV4_LENGTH, transport - network + length)
+            _put(head, network + IPV4_ID, ip_id + index & 0xFFFF)
+            _put(head, network + IPV4_CSUM, 0)
+            _put(head, network + IPV4_CSUM, ~ones_sum(head[network:transport]) & 0xFFFF)
+            addresses = head[network + 12 : network + 20]
+        else:
+            _put(head, network + IPV6_LENGTH, transport - network - IPV6_HLEN + length)
+            addresses = head[network + 8 : network + 40]
+        if tcp:
+            head[transport + TCP_SEQ : transport + TCP_SEQ + 4] = (seq + done & 0xFFFF_FFFF).to_bytes(4, "big")
+            # FIN and PSH belong to the last segment, CWR to the first (RFC 3168).
+            head[transport + TCP_FLAGS] &= ~(TCP_FIN_PSH if left else 0) & ~(TCP_CWR if index else 0) & 0xFF
+        else:
+            _put(head, transport + UDP_LENGTH, length)
+        field = transport + (TCP_CSUM if tcp else UDP_CSUM)
+        pseudo = _fold(ones_sum(addresses) + (6 if tcp else 17) + length)
+        _put(head, field, pseudo)
+        if able.csum:
+            yield HEADER.pack(NEEDS_CSUM, 0, 0, 0, transport, field - transport, 0) + head, part
+        else:
+            checksum = ~_sum_of([memoryview(head)[transport:], *part]) & 0xFFFF
+            _put(head, field, checksum or (0 if tcp else 0xFFFF))
+            yield PLAIN + head, part
+        done += size
+        index += 1
+
+
+def _put(head: bytearray, at: int, value: int) -> None:
+    head[at : at + 2] = value.to_bytes(2, "big")
+
+
+def _network_at(top: bytes) -> int:
+    """Where the IP header starts, behind VLAN tags. Raises Unfinished."""
+    at = ETHERTYPE_AT
+    while int.from_bytes(top[at : at + 2], "big") == VLAN:
+        at += 4
+    at += 2
+    if len(top) <= at or top[at] >> 4 not in (4, 6):
+        raise Unfinished("it carries no IP packet")
+    return at

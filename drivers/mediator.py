@@ -1,0 +1,245 @@
+"""The mediated design: an endpoint has an ordinary virtio device for its own driver, and a mediator joins it to the
+device that the other host drives.
+
+Both are devices, so both ends are vringhs: what one driver makes available for sending is copied, once, into what
+the other made available for receiving. A device type says how a buffer is copied; the rest is the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+import trio
+
+from drivers.errors import ProbeDeferred
+from drivers.pump import BATCH_BUCKETS, Need, Signal, pump
+from drivers.vhost import DeviceQueue, VhostDevice
+from rings.chain import total
+from rings.errors import MemoryFault, RemoteRingError
+from rings.queue import Vringh
+
+__all__ = ["Copier", "MediatedEnd", "Mediator", "MediatorStatistics", "QueuePair"]
+
+BUDGET = 64
+BUDGET_BYTES = 1 << 19
+
+
+@attrs.define
+class MediatorStatistics:
+    """What one direction copied since the mediator exists."""
+
+    buffers: int = 0
+    payload_bytes: int = 0
+    """Bytes that had to cross, headers included."""
+    copied_bytes: int = 0
+    """Bytes that were copied: the same number, since each is copied once."""
+    drops: dict[str, int] = attrs.field(factory=dict)
+
+    def drop(self, cause: str) -> None:
+        self.drops[cause] = self.drops.get(cause, 0) + 1
+
+    def count(self, copied: int, size: int, cause: str) -> None:
+        """A buffer of ``size`` bytes crossed in ``copied``; or, where nothing was copied, it was dropped."""
+        if copied:
+            self.buffers += 1
+            self.payload_bytes += size
+            self.copied_bytes += copied
+        else:
+            self.drop(cause)
+
+
+class Copier(Protocol):
+    """How one device type's buffers get from one ring to another."""
+
+    def copy(self, source: Sequence[memoryview], sink: Vringh) -> bool:
+        """Copy one buffer into chains taken from ``sink``, complete those, and count.
+
+        False when too few chains are there: it is called again with the same buffer.
+        """
+
+
+class QueuePair:
+    """A source's and a sink's queue as the pump's one: both are published, the source is waited for."""
+
+    def __init__(self, source: DeviceQueue, sink: DeviceQueue) -> None:
+        self.source = source
+        self.sink = sink
+        self.batches = [0] * BATCH_BUCKETS
+        self.blamed = source
+        """Whose ring is being looked at: it is to blame for what is found there."""
+
+    @property
+    def live(self) -> bool:
+        return self.source.live and self.sink.live
+
+    @property
+    def signal(self) -> Signal:
+        return self.source.signal
+
+    def reachable(self) -> bool:
+        return self.source.reachable() and self.sink.reachable()
+
+    def quiet(self) -> None:
+        self.source.quiet()
+        self.sink.quiet()
+
+    def rearm(self) -> bool:
+        return self.source.rearm()
+
+    def flush(self) -> None:
+        self.sink.flush()
+        self.source.flush()
+
+    def broke(self, error: RemoteRingError | MemoryFault) -> None:
+        self.blamed.broke(error)
+
+
+class MediatedFlow:
+    """One direction: from what one driver sends to what the other receives into."""
+
+    def __init__(self, pair: QueuePair, copier: Copier, statistics: MediatorStatistics) -> None:
+        self.queue = pair
+        self._copier = copier
+        self._statistics = statistics
+
+    def move(self) -> tuple[int, Need]:
+        pair, statistics, copy = self.queue, self._statistics, self._copier.copy
+        source, sink = pair.source.ring, pair.sink.ring
+        if source is None or sink is None:
+            return 0, Need.QUEUE
+        moved = size = 0
+        while moved < BUDGET and size < BUDGET_BYTES:
+            chain = source.getdesc()
+            if chain is None:
+                return moved, Need.QUEUE
+            index, segs, writable = chain
+            if writable:
+                statistics.drop("writable")
+            else:
+                pair.blamed = pair.sink
+                crossed = copy(segs, sink)
+                pair.blamed = pair.source
+                if not crossed:
+                    source.abandon(index)
+                    return moved, Need.SINK
+                size += total(segs)
+            source.complete(index, 0)
+            moved += 1
+        return moved, Need.TURN
+
+    async def wait(self, need: Need) -> None:
+        """Wait for buffers to receive into."""
+        sink = self.queue.sink
+        if sink.rearm():
+            await trio.lowlevel.checkpoint()
+        else:
+            await sink.signal.wait()
+
+    def gone(self, error: Exception) -> None:
+        """There is no port here."""
+
+
+class MediatedEnd:
+    """One of the two devices of a mediator, as its bus sees it."""
+
+    def __init__(self, mediator: Mediator, device: VhostDevice) -> None:
+        self.device = device
+        self.running = False
+        self._mediator = mediator
+        self._scope: trio.CancelScope | None = None
+        self._changed = Signal()
+
+    async def run(self) -> None:
+        """Copy what this end's driver sends, while the other end runs too."""
+        self.running = True
+        self._mediator.changed()
+        try:
+            while True:
+                flow = self._mediator.flow_from(self)
+                if flow is None:
+                    await self._changed.wait()
+                    continue
+                with trio.CancelScope() as self._scope:
+                    await pump(flow, self._mediator.settle)
+                    await trio.sleep_forever()  # broken until one of the two is reset
+                self._scope = None
+        finally:
+            self.running = False
+            self._scope = None
+            self._mediator.changed()
+
+    def other_changed(self) -> None:
+        """The other end came or went: what runs now has to start anew."""
+        if self._scope is not None:
+            self._scope.cancel()
+        self._changed.set()
+
+    def config_written(self, offset: int, data: bytes) -> None:
+        self._mediator.config_written(self, offset, data)
+
+    async def close(self) -> None:
+        self._mediator.left(self)
+
+
+class Mediator:
+    """Joins two devices of one type. Subclasses know the type: what to offer, which queues cross, how to copy."""
+
+    def __init__(self) -> None:
+        self.ends: list[MediatedEnd] = []
+        self.statistics: dict[str, MediatorStatistics] = {}
+
+    def join(self, device: VhostDevice) -> MediatedEnd:
+        """Make ``device`` one of the two ends. Raises ProbeDeferred while there are two already."""
+        if len(self.ends) == 2:
+            raise ProbeDeferred(f"{device.name}: its mediator has two ends already")
+        self.offer(device)
+        end = MediatedEnd(self, device)
+        self.ends.append(end)
+        self.statistics.setdefault(device.name, MediatorStatistics())
+        return end
+
+    def left(self, end: MediatedEnd) -> None:
+        self.ends.remove(end)
+
+    def changed(self) -> None:
+        """An end started or stopped."""
+        together = len(self.ends) == 2 and all(end.running for end in self.ends)
+        for end in self.ends:
+            end.other_changed()
+            self.link_changed(end.device, together)
+
+    def flow_from(self, end: MediatedEnd) -> MediatedFlow | None:
+        """The direction whose source is ``end``; None while the other end does not run."""
+        other = next((e for e in self.ends if e is not end), None)
+        if other is None or not other.running:
+            return None
+        source, sink = self.queues(end.device, other.device)
+        statistics = self.statistics[end.device.name]
+        copier = self.copier(end.device, other.device, statistics)
+        return MediatedFlow(QueuePair(source, sink), copier, statistics)
+
+    async def settle(self) -> None:
+        """Sleep out what either side's link is owed."""
+        for end in self.ends:
+            await end.device.ops.settle()
+
+    # For subclasses
+
+    def offer(self, device: VhostDevice) -> None:
+        raise NotImplementedError
+
+    def queues(self, source: VhostDevice, sink: VhostDevice) -> tuple[DeviceQueue, DeviceQueue]:
+        """What the source's driver sends from, and what the sink's driver receives into."""
+        raise NotImplementedError
+
+    def copier(self, source: VhostDevice, sink: VhostDevice, statistics: MediatorStatistics) -> Copier:
+        """For the features that each side agreed on."""
+        raise NotImplementedError
+
+    def link_changed(self, device: VhostDevice, up: bool) -> None:
+        """Both ends run now, or one does not any more."""
+
+    def config_written(self, end: MediatedEnd, offset: int, data: bytes) -> None:
+        """A driver wrote configuration."""
