@@ -12,8 +12,19 @@ from typing import Protocol
 import attrs
 
 from rings.memory import Addr, Memory, PciAddr, PhysAddr
+from rings.queue import Meter
 
-__all__ = ["DmaBuffer", "DmaMemory", "Epc", "LinkEvents", "PciFunction", "PciHeader", "RegisterBlock"]
+__all__ = [
+    "DmaBuffer",
+    "DmaMemory",
+    "Epc",
+    "LinkEvents",
+    "MmioRegion",
+    "PciFunction",
+    "PciHeader",
+    "PlatformSlot",
+    "RegisterBlock",
+]
 
 Handler = Callable[[], None]
 
@@ -71,6 +82,10 @@ class PciFunction(Protocol):
     def online(self) -> bool:
         """Whether the link is up and the function configured."""
 
+    @property
+    def lossy(self) -> bool:
+        """Whether a doorbell or an interrupt can get lost on the way."""
+
     def config_read(self, offset: int, size: int) -> int: ...
 
     def config_write(self, offset: int, size: int, value: int) -> None: ...
@@ -81,6 +96,13 @@ class PciFunction(Protocol):
     def bar_read(self, bar: int, offset: int, size: int) -> int: ...
 
     def bar_write(self, bar: int, offset: int, size: int, value: int) -> None: ...
+
+    def bar_map(self, bar: int, offset: int, size: int, at: Addr) -> Memory:
+        """``size`` bytes of memory behind a BAR, from ``offset`` on, to be reached at the addresses from ``at`` on.
+
+        It belongs to one epoch, and ends earlier when the function puts something else there. Registers can't be
+        reached in this way: accesses raise a MemoryFault, as does the call itself where there is no such BAR.
+        """
 
     def enable_msix(self) -> int:
         """Turn MSI-X on; the number of vectors in the table, 0 where the function has no MSI-X."""
@@ -125,6 +147,10 @@ class RegisterBlock(Protocol):
 class Epc(Protocol):
     """An endpoint controller, as the function behind it sees it (Linux: pci_epc)."""
 
+    @property
+    def dma(self) -> DmaMemory:
+        """Memory of the controller's own host."""
+
     def set_header(self, function: int, header: PciHeader) -> None: ...
 
     def add_capability(self, function: int, cap_id: int, body: bytes, block: RegisterBlock | None = None) -> int:
@@ -135,6 +161,12 @@ class Epc(Protocol):
 
     def set_bar(self, function: int, bar: int, size: int, block: RegisterBlock) -> None:
         """A 64-bit memory BAR of ``size`` bytes (rounded up to a power of two); accesses are trapped."""
+
+    def set_bar_ram(self, function: int, bar: int, buffer: DmaBuffer) -> None:
+        """A 64-bit memory BAR that is ``buffer`` of `dma`, a power of two of bytes.
+
+        The other host's accesses are loads and stores there, and nobody is told of them.
+        """
 
     def set_msix(self, function: int, vectors: int, bar: int, offset: int) -> None:
         """``vectors`` MSI-X vectors, table at ``offset`` in ``bar``, the pending bits behind it."""
@@ -153,6 +185,16 @@ class Epc(Protocol):
         It belongs to one epoch: after link-down, reset of the function or loss of bus mastering, every
         access raises a MemoryFault. Ask again after `LinkEvents.link_up`.
         """
+
+    def meter(self, function: int) -> Meter | None:
+        """Who has to be told of this function's accesses through windows; None where nobody counts them."""
+
+    @property
+    def lossy(self) -> bool:
+        """Whether a doorbell or an interrupt can get lost on the way."""
+
+    async def settle(self) -> None:
+        """Sleep out the time the link is owed for accesses so far; at once where it takes none."""
 
     def raise_irq(self, function: int, vector: int) -> None:
         """Send MSI-X ``vector``, or set its pending bit while it is masked."""
@@ -185,3 +227,162 @@ class OutboundWindow(Protocol):
     @property
     def memory(self) -> Memory:
         """The other host's memory, at its addresses on the link."""
+
+
+class MmioRegion(Protocol):
+    """The registers of a platform device as a driver on the same host sees them, and its interrupt line.
+
+    Registers are read and written as unsigned integers of ``size`` 1, 2, 4 or 8 bytes, little-endian. A region
+    is named and identified by the host's description of itself, not by its registers: ``vendor_id`` are the four
+    letters and ``device_id`` is the number of its ACPI id.
+    """
+
+    name: str
+
+    @property
+    def vendor_id(self) -> int: ...
+
+    @property
+    def device_id(self) -> int: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def dma(self) -> DmaMemory:
+        """Memory of the host."""
+
+    def read(self, offset: int, size: int) -> int: ...
+
+    def write(self, offset: int, size: int, value: int) -> None: ...
+
+    def request_irq(self, handler: Handler) -> None:
+        """Be called whenever the line rises, and at once where it is up."""
+
+    def free_irq(self) -> None: ...
+
+
+class PlatformSlot(Protocol):
+    """A region of a host and its interrupt line, as the device in it sees them."""
+
+    @property
+    def memory(self) -> Memory:
+        """The host's memory: nothing stands between it and the device."""
+
+    def insert(self, block: RegisterBlock) -> None:
+        """Answer accesses from now on, and be found."""
+
+    def remove(self) -> None:
+        """Be gone: reads give all-ones, writes go nowhere."""
+
+    def set_irq(self, asserted: bool) -> None: ...
+
+
+class NtbEvents(Protocol):
+    """Who wants to know what happens on a non-transparent bridge."""
+
+    def link_event(self) -> None:
+        """The link between the two hosts came up or went down: look at `Ntb.link_is_up`."""
+
+    def db_event(self) -> None:
+        """A doorbell is set that is not masked: look at `Ntb.db_read`."""
+
+
+@attrs.frozen
+class MwLimits:
+    """What a range of memory has to be like for the other host to reach it through a window."""
+
+    addr_align: int
+    size_align: int
+    size_max: int
+    """Bytes."""
+
+
+class Ntb(Protocol):
+    """A non-transparent bridge to one other host, as a client on this host sees it (Linux: include/linux/ntb.h).
+
+    Nothing of the other host is reached but through this: doorbells (32 bits, each set until it is cleared),
+    scratchpads (32-bit words, a bank for each host), and memory windows. While this host's own link is down, reads
+    give all-ones and writes are dropped.
+    """
+
+    @property
+    def name(self) -> str:
+        """Where it was found, such as the name of a PCI function."""
+
+    @property
+    def dma(self) -> DmaMemory:
+        """This host's memory, for what the other host is to reach."""
+
+    def watch(self, events: NtbEvents | None) -> None:
+        """Tell ``events`` from now on what happens."""
+
+    # The link between the two hosts: up once both asked for it.
+
+    @property
+    def link_is_up(self) -> bool: ...
+
+    @property
+    def link_epoch(self) -> int:
+        """Rises whenever the link comes up; the same number on both sides."""
+
+    def link_enable(self) -> None:
+        """Ask for the link, now and after this host's own link was down. Nothing waits."""
+
+    def link_disable(self) -> None: ...
+
+    # Doorbells: masks of bits. A bit that rings again before it is cleared stays one bit.
+
+    @property
+    def db_valid_mask(self) -> int: ...
+
+    def db_read(self) -> int:
+        """The bits that are set, masked ones included."""
+
+    def db_clear(self, bits: int) -> None:
+        """Clear these, and no others that were set meanwhile."""
+
+    def db_set_mask(self, bits: int) -> None:
+        """Ask not to be told of these bits; they are set nevertheless."""
+
+    def db_clear_mask(self, bits: int) -> None:
+        """Ask to be told of these bits; at once, where one is set already."""
+
+    def peer_db_set(self, bits: int) -> None:
+        """Ring the other host: every bit of the mask."""
+
+    # Scratchpads: what one side writes as its peer's word is its own word for the other side.
+
+    @property
+    def spad_count(self) -> int: ...
+
+    def spad_read(self, index: int) -> int: ...
+
+    def spad_write(self, index: int, value: int) -> None: ...
+
+    def peer_spad_read(self, index: int) -> int: ...
+
+    def peer_spad_write(self, index: int, value: int) -> None: ...
+
+    # Memory windows: each is a range of this host that the other one reaches, and the other way round.
+
+    @property
+    def mw_count(self) -> int: ...
+
+    def mw_get_align(self, window: int) -> MwLimits: ...
+
+    def mw_set_trans(self, window: int, addr: Addr, size: int) -> None:
+        """Let the other host reach ``size`` bytes of ours at ``addr``. Raises ValueError where the limits are not met,
+        TransportLost where nobody answers.
+        """
+
+    def mw_clear_trans(self, window: int) -> None:
+        """Let it reach nothing there: what it had mapped is gone when this returns."""
+
+    def peer_mw(self, window: int, at: Addr, size: int) -> Memory:
+        """The first ``size`` bytes of what the other host lets us reach, at the addresses from ``at`` on.
+
+        It ends with the translation or with either link: then every access raises a MemoryFault, and so does this
+        call where there is nothing to reach.
+        """

@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from drivers.errors import ProbeDeferred
-from drivers.pump import BATCH_BUCKETS, Need, Signal, pump
+from drivers.pump import BATCH_BUCKETS, Need, Signal, pump, wait_told
 from drivers.vhost import DeviceQueue, VhostDevice
 from rings.chain import total
 from rings.errors import MemoryFault, RemoteRingError
@@ -135,7 +135,7 @@ class MediatedFlow:
         if sink.rearm():
             await trio.lowlevel.checkpoint()
         else:
-            await sink.signal.wait()
+            await wait_told(sink)
 
     def gone(self, error: Exception) -> None:
         """There is no port here."""

@@ -1,60 +1,128 @@
-"""The PCI bus of a host: functions that its root complex found, and what makes virtio devices of them."""
+"""The PCI bus of a host, and what every front half over one of its functions does alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
-
 import attrs
-import trio
 
-from drivers.hw import PciFunction
-from drivers.model import Binding, BindState, Bus, MatchId
-from drivers.virtio import ConfigOps, VirtioBus, VirtioDevice
+from drivers.carrier import CarrierBus, CarrierDriver
+from drivers.errors import TransportLost
+from drivers.hw import DmaMemory, PciFunction
+from drivers.pump import Signal
+from drivers.virtio import DriverQueue, VirtioDevice
+from drivers.vring import VringMemory
 
-__all__ = ["FunctionOps", "PciBus", "VirtioPciDriver"]
+__all__ = ["NO_VECTOR", "FunctionTransport", "PciBus", "VirtioPciDriver"]
 
-
-class FunctionOps(ConfigOps, Protocol):
-    """A transport's front half over one PCI function."""
-
-    def own(self, device: VirtioDevice) -> None:
-        """Tell ``device`` from now on what happens to the function."""
-
-    def release(self) -> None:
-        """Let go of the function."""
+NO_VECTOR = 0xFFFF
+COMMAND, COMMAND_MASTER = 0x04, 0x04
 
 
 @attrs.frozen
-class VirtioPciDriver:
+class VirtioPciDriver(CarrierDriver[PciFunction]):
     """Makes a virtio device of every function in its id table."""
 
-    name: str
-    id_table: Sequence[MatchId]
-    probe: Callable[[PciFunction], tuple[FunctionOps, int]]
-    """The transport over a function, and its virtio device id. Raises ProbeError."""
 
-
-class PciBus(Bus[PciFunction, VirtioPciDriver]):
-    """Passes on what it finds to the host's virtio bus."""
+class PciBus(CarrierBus[PciFunction]):
+    """The functions that a root complex found."""
 
     prefix = "pci"
 
-    def __init__(self, virtio: VirtioBus) -> None:
-        super().__init__()
-        self._virtio = virtio
 
-    async def attach(
-        self, binding: Binding[PciFunction, VirtioPciDriver], device: PciFunction, driver: VirtioPciDriver
-    ) -> None:
-        ops, device_id = driver.probe(device)
-        virtio = VirtioDevice(device_id, device.vendor_id, ops, device.name)
-        ops.own(virtio)
+class FunctionTransport:
+    """A front half over one PCI function: its link, its interrupts, and its queues' memory."""
+
+    def __init__(self, function: PciFunction) -> None:
+        self._function = function
+        self._device: VirtioDevice | None = None
+        self._queues: list[DriverQueue] = []
+        self._back = Signal()
+        self._own_vectors = False
+        self.dma: DmaMemory = function.dma
+        self._rings = VringMemory(self.dma)
+        self.online = True
+
+    def own(self, device: VirtioDevice) -> None:
+        """Tell ``device`` from now on what happens to the function."""
+        self._device = device
+        if self._function.lossy:
+            device.look_again()
+        self._function.watch(self)
+
+    def release(self) -> None:
+        self._function.watch(None)
+        self._function.free_irqs()
+        self._device = None
+
+    # LinkEvents
+
+    def link_up(self) -> None:
+        self.online = True
+        self._back.set()
+
+    def link_down(self) -> None:
+        self.online = False
+        for queue in self._queues:
+            queue.live = False  # nothing more is moved into an epoch that is over
+        if self._device is not None:
+            self._device.changed.set()
+
+    async def wait_online(self) -> None:
+        while not self.online:
+            await self._back.wait()
+
+    # Reset
+
+    async def reset(self) -> None:
+        """A device that does not finish loses its access to memory, and gets it back once a later reset succeeds."""
         try:
-            self._virtio.register_device(virtio)
-            binding.state = BindState.BOUND
-            await trio.sleep_forever()
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._virtio.unregister_device(virtio)
-            ops.release()
+            await self._reset()
+        except TransportLost:
+            self._master(False)  # it may still write to memory that is about to be freed
+            raise
+        self._master(True)
+
+    async def _reset(self) -> None:
+        """Tell the device, and return once its status is 0. Raises TransportLost where it never is."""
+        raise NotImplementedError
+
+    def _master(self, on: bool) -> None:
+        command = self._function.config_read(COMMAND, 2)
+        if bool(command & COMMAND_MASTER) != on:
+            self._function.config_write(COMMAND, 2, command ^ COMMAND_MASTER)
+
+    # Queues and interrupts
+
+    def _share_vectors(self, device: VirtioDevice, queues: int) -> tuple[int, list[int]]:
+        """Turn MSI-X on: the vector of the configuration, and that of each queue; NO_VECTOR where there is none.
+
+        One vector each where there are enough; else the queues share one, or everything does.
+        """
+        vectors = self._function.enable_msix()
+        self._own_vectors = vectors > queues
+        if not vectors:
+            return NO_VECTOR, [NO_VECTOR] * queues
+        self._function.request_irq(0, device.interrupt if vectors > 1 else self._any_interrupt)
+        if 1 < vectors <= queues:
+            self._function.request_irq(1, self._queue_interrupt)
+        return 0, [i + 1 if self._own_vectors else min(1, vectors - 1) for i in range(queues)]
+
+    def _add_queue(self, queue: DriverQueue, vector: int) -> None:
+        self._queues.append(queue)
+        if self._own_vectors:
+            self._function.request_irq(vector, queue.called)
+
+    def del_vqs(self) -> None:
+        self._function.free_irqs()
+        for queue in self._queues:
+            queue.close()
+        self._queues = []
+        self._rings.free()
+
+    def _queue_interrupt(self) -> None:
+        for queue in self._queues:
+            queue.called()
+
+    def _any_interrupt(self) -> None:
+        self._queue_interrupt()
+        if self._device is not None:
+            self._device.interrupt()

@@ -15,18 +15,24 @@ import trio
 from drivers.errors import PortGone
 from rings.errors import MemoryFault, RemoteRingError
 
-__all__ = ["BATCH_BUCKETS", "Flow", "Need", "QueueEnd", "Signal", "pump"]
+__all__ = ["BATCH_BUCKETS", "RECHECK", "Flow", "Need", "QueueEnd", "Signal", "pump", "wait_told"]
 
 BATCH_BUCKETS = 9
 """Batches are counted by size: 1, 2-3, 4-7, ... in powers of two, the last bucket takes the rest."""
+RECHECK = 0.01
+"""Seconds between two looks at a queue where a notification can get lost."""
 
 
 class Signal:
     """Something happened: set by a handler, awaited by one task; remembered once when nobody waits."""
 
-    __slots__ = ("_set", "_task")
+    __slots__ = ("_set", "_task", "every", "rescues")
 
-    def __init__(self) -> None:
+    def __init__(self, every: float | None = None) -> None:
+        self.every = every
+        """Seconds after which a wait ends all the same, where whoever sets it may be lost on the way; None: never."""
+        self.rescues = 0
+        """Times that somebody then found what it should have been told of."""
         self._set = False
         self._task: trio.lowlevel.Task | None = None
 
@@ -37,8 +43,17 @@ class Signal:
         else:
             self._set = True
 
-    async def wait(self) -> None:
-        """Return once `set` was called since the last return. One task at a time."""
+    async def wait(self) -> bool:
+        """True once `set` was called since the last return, False when ``every`` is over. One task at a time."""
+        if self.every is None:
+            await self._wait()
+            return True
+        with trio.move_on_after(self.every):
+            await self._wait()
+            return True
+        return False
+
+    async def _wait(self) -> None:
         if self._set:
             self._set = False
             await trio.lowlevel.checkpoint()
@@ -157,6 +172,19 @@ async def _drain(flow: Flow, queue: QueueEnd, settle: Callable[[], Awaitable[Non
             queue.quiet()
             await trio.lowlevel.checkpoint()
         else:
-            await queue.signal.wait()
+            await wait_told(queue)
             if queue.live:
                 queue.quiet()
+
+
+async def wait_told(queue: QueueEnd) -> None:
+    """Wait until the other side notifies, or until a look of our own finds that it must have done so in vain.
+
+    Only a signal with ``every`` ever looks: a lost notification then costs that many seconds, and not the queue.
+    """
+    while not await queue.signal.wait():
+        if not queue.live:
+            return
+        if queue.rearm():
+            queue.signal.rescues += 1
+            return

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 
+from drivers.devices.net import VhostNet, VirtioNet
 from drivers.devices.net import layout as net
 from drivers.transports import pci
-from drivers.vhost import VhostBack
+from drivers.vhost import VhostBack, VhostDevice, VhostDriver
+from drivers.virtio import VirtioDevice, VirtioDriver
 from rings.features import FeatureTable, RingFeature, mask
 from rings.ids import DeviceId
 
@@ -24,6 +27,11 @@ class DeviceType:
     supported: int
     """Every feature bit it has, ring features included."""
 
+    driver: Callable[[Callable[[VirtioDevice], Any]], VirtioDriver]
+    """The virtio driver, made of what says how a device is to be driven; None while that is not known."""
+    device: Callable[[Callable[[VhostDevice], Any]], VhostDriver]
+    """Likewise the vhost driver, of what says what a device is plugged into."""
+
     @property
     def switchable(self) -> int:
         """The bits that may be switched off one by one: without VERSION_1 there is no device."""
@@ -31,7 +39,7 @@ class DeviceType:
 
 
 DEVICES: Mapping[str, DeviceType] = {
-    "net": DeviceType(DeviceId.NET, net.TABLE, net.SUPPORTED),
+    "net": DeviceType(DeviceId.NET, net.TABLE, net.SUPPORTED, VirtioNet, VhostNet),
 }
 
 

@@ -12,7 +12,7 @@ import attrs
 from drivers.hw import DmaMemory, Handler, LinkEvents, PciFunction
 from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure
 from drivers.vhost import DeviceQueue, VhostOps
-from rings.memory import Memory
+from rings.memory import Addr, Memory
 
 __all__ = ["CONFIG", "AroundOps", "RegisterAccess", "TappedFunction", "read_structures"]
 
@@ -49,6 +49,8 @@ class TappedFunction:
         """Called behind every write that was not ignored."""
         self.bar_sizes: dict[int, int] = {}
         """Told in place of the real sizes."""
+        self.max_vectors: int | None = None
+        """Of MSI-X; 0 hides it."""
         self.structures = read_structures(inner)
 
     # What a test asks.
@@ -92,6 +94,10 @@ class TappedFunction:
     def online(self) -> bool:
         return self._inner.online
 
+    @property
+    def lossy(self) -> bool:
+        return self._inner.lossy
+
     def config_read(self, offset: int, size: int) -> int:
         return self._read(CONFIG, offset, size, self._inner.config_read(offset, size))
 
@@ -111,8 +117,15 @@ class TappedFunction:
             self._inner.bar_write(bar, offset, size, value)
             self.on_write(RegisterAccess(bar, offset, size, value, True))
 
+    def bar_map(self, bar: int, offset: int, size: int, at: Addr) -> Memory:
+        return self._inner.bar_map(bar, offset, size, at)
+
     def enable_msix(self) -> int:
-        return self._inner.enable_msix()
+        if self.max_vectors == 0:
+            self._inner.disable_msix()
+            return 0
+        vectors = self._inner.enable_msix()
+        return vectors if self.max_vectors is None else min(vectors, self.max_vectors)
 
     def disable_msix(self) -> None:
         self._inner.disable_msix()

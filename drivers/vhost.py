@@ -14,19 +14,32 @@ import attrs
 import trio
 
 from drivers.model import Binding, BindState, Bus, BusDriver
-from drivers.pump import BATCH_BUCKETS, Signal
+from drivers.pump import BATCH_BUCKETS, RECHECK, Signal
 from rings import status as st
 from rings.errors import MemoryFault, RemoteRingError
-from rings.features import EMPTY_TABLE, FeatureTable, RingFeature
+from rings.features import EMPTY_TABLE, FeatureTable, RingFeature, mask
 from rings.layout import RingAddrs
 from rings.memory import Addr, Memory
-from rings.queue import QueueStatistics, Vringh
+from rings.metered import MeteredVringh
+from rings.queue import Meter, QueueStatistics, Vringh
 from rings.split.vringh import SplitVringh
 from rings.status import Status
 
-__all__ = ["NO_VECTOR", "DeviceQueue", "VhostBack", "VhostBound", "VhostBus", "VhostDevice", "VhostDriver", "VhostOps"]
+__all__ = [
+    "NO_VECTOR",
+    "RING_FEATURES",
+    "DeviceQueue",
+    "VhostBack",
+    "VhostBound",
+    "VhostBus",
+    "VhostDevice",
+    "VhostDriver",
+    "VhostOps",
+]
 
 NO_VECTOR = 0xFFFF
+RING_FEATURES = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
+"""What the rings of a `VhostDevice` can do."""
 FAILURES_KEPT = 8
 
 
@@ -71,7 +84,7 @@ class DeviceQueue:
         self.index = index
         self.name = name
         self.max_num = max_num
-        self.signal = Signal()
+        self.signal = Signal(RECHECK if device.lossy else None)
         self.batches = [0] * BATCH_BUCKETS
         self.kicks = self.spurious = 0
         self._past = QueueStatistics(0, 0, 0, 0)
@@ -85,6 +98,11 @@ class DeviceQueue:
         self.desc = self.driver = self.used = 0
         self.vector = NO_VECTOR
         self.enabled = False
+
+    def resize(self, num: int) -> None:
+        """The driver chose a size; one that can't be changes nothing (section 2.7)."""
+        if 1 <= num <= self.max_num and not num & num - 1:
+            self.num = num
 
     def close(self) -> None:
         """Let go of the ring at once; whoever waits for it is woken."""
@@ -162,16 +180,23 @@ class VhostDevice:
         self.table = EMPTY_TABLE
         self.ready = trio.Event()
         """Set once a driver offered features: only then may the other side see the device."""
+        self.meter: Meter | None = None
+        """Who counts what it moves through the driver's memory: set by a transport whose link takes time."""
+        self.lossy = False
+        """Whether kicks can get lost on the way: set by the transport."""
         self.device_features = 0
         self.failures: deque[str] = deque(maxlen=FAILURES_KEPT)
         self.resets = 0
         self.queues: list[DeviceQueue] = []
         self.generation = 0
         self._config = b""
+        self._config_read = False
         self._scope: trio.CancelScope | None = None
         self._go = Signal()
         self._written: Callable[[int, bytes], None] | None = None
         self.on_status: Callable[[Status], None] | None = None
+        self.on_change: Callable[[], None] = lambda: None
+        """What is offered, the configuration, or NEEDS_RESET changed: for who shows a copy. Before anybody is told."""
         self._clear()
 
     def _clear(self) -> None:
@@ -195,6 +220,7 @@ class VhostDevice:
             queue.close()
         self.queues = [DeviceQueue(self, i, name, num) for i, (name, num) in enumerate(queues)]
         self._config = bytes(config)
+        self.on_change()
         self.ready.set()
 
     def withdraw(self) -> None:
@@ -203,6 +229,7 @@ class VhostDevice:
             queue.forget()
         self.ready = trio.Event()
         self.device_features, self._config, self.queues = 0, b"", []
+        self.on_change()
         if self.status & Status.DRIVER_OK:
             self.fail("the device was withdrawn")
         else:
@@ -216,7 +243,10 @@ class VhostDevice:
         """Change the configuration space as a whole and tell the driver (VIRTIO 1.4 section 2.5)."""
         if config != self._config:
             self._config = bytes(config)
-            self.generation = self.generation + 1 & 0xFFFF_FFFF
+            if self._config_read:  # a reader can only have mixed two values if it read since the last change
+                self._config_read = False
+                self.generation = self.generation + 1 & 0xFFFF_FFFF
+            self.on_change()
             if self.status & Status.DRIVER_OK:
                 self.ops.config_changed()
 
@@ -225,6 +255,7 @@ class VhostDevice:
         self.failures.append(reason)
         if not self.status & Status.NEEDS_RESET:
             self.status |= Status.NEEDS_RESET
+            self.on_change()
             if self.status & Status.DRIVER_OK:
                 self.ops.config_changed()
 
@@ -237,6 +268,7 @@ class VhostDevice:
 
     def read_config(self, offset: int, size: int) -> bytes:
         """Bytes of the configuration space; zeroes beyond its end."""
+        self._config_read = True
         return self._config[offset : offset + size].ljust(size, b"\0") if offset >= 0 else bytes(size)
 
     def write_config(self, offset: int, data: bytes) -> None:
@@ -274,19 +306,38 @@ class VhostDevice:
         if new & ~old & Status.DRIVER_OK:
             self._go.set()
 
+    def queue(self, index: int) -> DeviceQueue | None:
+        """The queue with that index; None where there is none."""
+        return self.queues[index] if 0 <= index < len(self.queues) else None
+
+    def idle_queue(self, index: int) -> DeviceQueue | None:
+        """The same while it may be set up: not once it, or the device, runs."""
+        queue = self.queue(index)
+        return queue if queue is not None and not queue.enabled and not self.status & Status.DRIVER_OK else None
+
+    def disable_queue(self, index: int) -> None:
+        """Touch its ring and buffers no more; what was configured stays. Harmless where it is not enabled."""
+        queue = self.queue(index)
+        if queue is not None:
+            queue.close()
+            queue.enabled = False
+
     def enable_queue(self, index: int) -> bool:
         """Build the ring from what was configured; False where no ring can be, which breaks the device."""
         queue = self.queues[index]
         if queue.enabled or not self.status & Status.FEATURES_OK:
             return queue.enabled
+        indirect = bool(self.features >> RingFeature.INDIRECT_DESC & 1)
         try:
             queue.ring = SplitVringh(
                 self.ops.memory(),
                 queue.num,
                 RingAddrs(Addr(queue.desc), Addr(queue.driver), Addr(queue.used)),
                 event_idx=bool(self.features >> RingFeature.EVENT_IDX & 1),
-                indirect=bool(self.features >> RingFeature.INDIRECT_DESC & 1),
+                indirect=indirect,
             )
+            if self.meter is not None:
+                queue.ring = MeteredVringh(queue.ring, self.meter, indirect=indirect)
         except (RemoteRingError, MemoryFault) as exc:
             self.fail(f"queue {index}: {exc}")
             return False

@@ -17,7 +17,7 @@ import trio
 from drivers.errors import DriverError, FeatureMismatch, ProbeError, TransportLost
 from drivers.hw import DmaMemory
 from drivers.model import Binding, BindState, Bus, BusDriver
-from drivers.pump import BATCH_BUCKETS, Signal
+from drivers.pump import BATCH_BUCKETS, RECHECK, Signal
 from rings.errors import MemoryFault, RemoteRingError
 from rings.features import FeatureTable, RingFeature
 from rings.queue import QueueStatistics, Virtqueue
@@ -30,6 +30,8 @@ CONFIG_TRIES = 10
 RESTART_PAUSE = 0.01, 1.0
 """Seconds between two bring-ups of a device that keeps failing: at first, and at most."""
 FAILURES_KEPT = 8
+STATUS_RECHECK = 0.1
+"""Seconds between two looks at the status where a configuration-change interrupt can get lost."""
 NOBODY = 0xFF
 """A status that no device can show: all-ones is what reads back where nobody answers."""
 
@@ -188,7 +190,12 @@ class VirtioDevice:
         self.early_interrupts = 0
         self.changed = Signal()
         """Configuration, status, or reachability changed: the supervisor looks."""
+        self._recheck: float | None = None
         self._past: dict[str, QueueStatistics] = {}
+
+    def look_again(self) -> None:
+        """Its interrupts can get lost on the way: from now on, look at queues and status without being told."""
+        self._recheck, self.changed.every = RECHECK, STATUS_RECHECK
 
     def has(self, bit: int) -> bool:
         """Whether a feature was agreed on."""
@@ -210,9 +217,13 @@ class VirtioDevice:
         raise ProbeError(f"{self.name}: configuration changed during each of {CONFIG_TRIES} reads")
 
     async def find_vqs(self, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
+        before = {queue.name: queue for queue in self.queues}
         self.queues = await self.ops.find_vqs(self, specs)
         for queue in self.queues:
             queue._on_fault = self.changed
+            if queue.name in before:  # figures count over all resets
+                queue.calls, queue.batches = before[queue.name].calls, before[queue.name].batches
+            queue.signal.every = self._recheck
         return self.queues
 
     def statistics(self, queue: DriverQueue) -> QueueStatistics:

@@ -8,14 +8,16 @@ import attrs
 
 from drivers.errors import ProbeError
 from drivers.hw import DmaBuffer, DmaMemory
-from rings.features import RingFeature
-from rings.layout import DESC_SIZE, MAX_NUM, SPLIT_ALIGN, RingAddrs, split_sizes
+from rings.features import RingFeature, mask
+from rings.layout import DESC_SIZE, MAX_NUM, SPLIT_ALIGN, RingAddrs, contiguous_split, split_sizes
 from rings.memory import Addr
 from rings.queue import Virtqueue
 from rings.split.virtqueue import SplitVirtqueue
 
-__all__ = ["Vring", "VringMemory"]
+__all__ = ["RING_FEATURES", "Vring", "VringMemory"]
 
+RING_FEATURES = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
+"""What a ring made here can do."""
 CACHE_LINE = 64
 
 
@@ -35,19 +37,21 @@ class VringMemory:
         self._dma = dma
         self._buffers: list[DmaBuffer] = []
 
-    def make(self, features: int, most: int, wanted: int | None, segments: int, name: str) -> Vring:
+    def make(
+        self, features: int, most: int, wanted: int | None, segments: int, name: str, align: int | None = None
+    ) -> Vring:
         """A ring of ``wanted`` descriptors, or of ``most``, the size that the device reports, where that is less.
 
-        ``segments`` descriptors are in its longest chain. Raises ProbeError for a size that no ring can have.
+        ``segments`` descriptors are in its longest chain. With ``align`` it is in one piece, its used ring at a
+        multiple of that (section 2.7.2). Raises ProbeError for a size that no ring can have.
         """
         if not 1 <= most <= MAX_NUM or most & (most - 1):
             raise ProbeError(f"{name}: the device reports a queue size of {most}")
         num = 1 << (min(most, wanted or most).bit_length() - 1)
-        areas = [self._alloc(size, align) for size, align in zip(split_sizes(num), SPLIT_ALIGN, strict=True)]
+        addrs = self._areas(num) if align is None else self._one_piece(num, align)
         tables = None
         if features >> RingFeature.INDIRECT_DESC & 1 and segments > 1:
             tables = self._alloc(num * min(segments, num) * DESC_SIZE, DESC_SIZE)
-        addrs = RingAddrs(*areas)
         event_idx = bool(features >> RingFeature.EVENT_IDX & 1)
         ring: SplitVirtqueue[Any] = SplitVirtqueue(
             self._dma, num, addrs, event_idx=event_idx, indirect=tables, indirect_max=segments
@@ -58,6 +62,13 @@ class VringMemory:
         """Give everything back; the device must not reach it any more, and the rings must be closed."""
         while self._buffers:
             self._dma.free(self._buffers.pop())
+
+    def _areas(self, num: int) -> RingAddrs:
+        return RingAddrs(*(self._alloc(size, at) for size, at in zip(split_sizes(num), SPLIT_ALIGN, strict=True)))
+
+    def _one_piece(self, num: int, align: int) -> RingAddrs:
+        _, size = contiguous_split(num, Addr(0), align)
+        return contiguous_split(num, self._alloc(size, align), align)[0]
 
     def _alloc(self, size: int, align: int) -> Addr:
         buffer = self._dma.alloc(size, max(align, CACHE_LINE))

@@ -22,6 +22,7 @@ __all__ = [
     "WRITE",
     "RingAddrs",
     "check_split",
+    "contiguous_split",
     "split_sizes",
 ]
 
@@ -48,6 +49,16 @@ class RingAddrs:
 def split_sizes(num: int) -> tuple[int, int, int]:
     """Bytes of descriptor table, available ring and used ring of a split queue of ``num`` descriptors."""
     return DESC_SIZE * num, 6 + 2 * num, 6 + 8 * num
+
+
+def contiguous_split(num: int, start: Addr, align: int) -> tuple[RingAddrs, int]:
+    """A ring in one piece from ``start`` on, the used ring at the next multiple of ``align``; and its bytes in all.
+
+    The layout of legacy transports (section 2.7.2).
+    """
+    desc, avail, used = split_sizes(num)
+    rest = -(-(desc + avail) // align) * align
+    return RingAddrs(start, Addr(start + desc), Addr(start + rest)), rest + used
 
 
 def check_split(num: int, addrs: RingAddrs) -> None:

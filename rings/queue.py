@@ -13,7 +13,7 @@ import attrs
 from rings.chain import Chain
 from rings.memory import Addr
 
-__all__ = ["QueueState", "QueueStatistics", "Segment", "Virtqueue", "Vringh"]
+__all__ = ["Meter", "QueueState", "QueueStatistics", "Segment", "Virtqueue", "Vringh"]
 
 Segment = tuple[Addr, int]
 """Address and bytes of one piece of a buffer, as the driver names it."""
@@ -48,6 +48,14 @@ class QueueState:
     in_flight: int
     """Chains the device has, as this side knows it."""
     broken: bool = False
+
+
+class Meter(Protocol):
+    """Counts the accesses of one side to memory that somebody else has to carry for it; ``size`` in bytes."""
+
+    def read(self, size: int, /) -> None: ...
+
+    def write(self, size: int, /) -> None: ...
 
 
 class Virtqueue(Protocol, Generic[T]):

@@ -11,13 +11,17 @@ import pytest
 from rings.chain import copy_in, copy_out, total
 from rings.errors import RingError
 from rings.layout import DESC_SIZE, split_sizes
-from rings.memory import Addr
-from rings.queue import Segment
+from rings.memory import Addr, Memory
+from rings.queue import Segment, Virtqueue, Vringh
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.testing import Access, Act, Desc, Guarded, RawRing, Watched
 
-__all__ = ["MakeRig", "Rig", "fenced", "latch", "rig"]
+__all__ = ["EVENT_IDX", "MakeRig", "Rig", "collect", "fill", "flat", "latch", "make_rig", "rig", "seg", "serve"]
+
+EVENT_IDX = pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event_idx"])
+SPOT = 0x1000
+"""Where every rig has memory that nobody looks at."""
 
 BLOCK = 4096
 
@@ -36,13 +40,14 @@ class Rig:
         self.memory = Guarded(1 << 18)
         self.addrs = self.memory.grant_ring(num)
         self.tables = self.memory.grant(num * 4 * DESC_SIZE) if indirect else None
+        self.memory.add(Addr(SPOT), memoryview(bytearray(BLOCK)))
         self.raw = RawRing(self.memory, num, self.addrs)
         self.driver_side: Watched = Watched(self.memory)
         self.device_side: Watched = Watched(self.memory)
 
-    def driver(self, *, lenient: bool = False) -> SplitVirtqueue[object]:
+    def driver(self, *, lenient: bool = False, memory: Memory | None = None) -> SplitVirtqueue[object]:
         return SplitVirtqueue(
-            self.driver_side,
+            memory or self.driver_side,
             self.num,
             self.addrs,
             event_idx=self.event_idx,
@@ -51,10 +56,22 @@ class Rig:
             lenient_used_len=lenient,
         )
 
-    def device(self, base: int = 0) -> SplitVringh:
+    def device(self, base: int = 0, *, memory: Memory | None = None) -> SplitVringh:
         return SplitVringh(
-            self.device_side, self.num, self.addrs, event_idx=self.event_idx, indirect=self.indirect, base=base
+            memory or self.device_side,
+            self.num,
+            self.addrs,
+            event_idx=self.event_idx,
+            indirect=self.indirect,
+            base=base,
         )
+
+    def pair(self, start: int = 0) -> tuple[SplitVirtqueue[object], SplitVringh]:
+        """Both sides anew; ``start``: the index that both have come to, with nothing in flight."""
+        driver, device = self.driver(), self.device(base=start)
+        self.raw.avail_idx = self.raw.used_idx = start
+        driver._added = driver._published = driver._last_used = driver._seen = start
+        return driver, device
 
     def buffer(self, data: bytes | int = BLOCK, *, adjoining: bool = False) -> Addr:
         """Granted memory with this content, or this many zeroes."""
@@ -107,7 +124,7 @@ class Rig:
 
     def recovers(self, size: int = 1 << 20) -> None:
         """After a reset, rings made anew over the same memory carry ``size`` bytes there and back."""
-        driver, device = self.driver(), self.device()
+        driver, device = self.driver(memory=self.memory), self.device(memory=self.memory)
         there, back = self.buffer(), self.buffer()
         rng = random.Random(size)
         sent, arrived, answered = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
@@ -157,9 +174,10 @@ def rig(make_rig: MakeRig) -> Rig:
     return make_rig()
 
 
-def latch(rig: Rig, device: SplitVringh, error: type[Exception], match: str = "", taken: tuple[int, ...] = ()) -> None:
+def latch(
+    rig: Rig, device: SplitVringh, error: type[Exception], match: str | None = None, taken: tuple[int, ...] = ()
+) -> None:
     """The exact outcome LATCH: one error, then an empty queue; what was taken may end; a reset recovers."""
-    used = rig.raw.used_idx
     with pytest.raises(error, match=match) as caught:
         device.getdesc()
     assert not isinstance(caught.value, RingError) or type(caught.value) is error
@@ -173,17 +191,10 @@ def latch(rig: Rig, device: SplitVringh, error: type[Exception], match: str = ""
     for head in taken:
         device.complete(head, 0)
     device.publish()
-    assert rig.raw.used_idx == used + len(taken)
+    assert rig.raw.used_idx == state.used + len(taken)
     assert device.state().in_flight == 0
     device.close()
     rig.recovers()
-
-
-def fenced(log: list[Access], stored: Access, loaded: Access) -> bool:
-    """Whether a fence stands between a store and the first such load behind it."""
-    at = max(i for i, access in enumerate(log) if access == stored)
-    behind = log[at + 1 :]
-    return Access(Act.FENCE) in behind[: behind.index(loaded)]
 
 
 def flat(segs: list[memoryview]) -> bytes:
@@ -193,3 +204,22 @@ def flat(segs: list[memoryview]) -> bytes:
 
 def seg(addr: int, size: int) -> Segment:
     return Addr(addr), size
+
+
+def fill(driver: Virtqueue[object], count: int = 1) -> None:
+    """Add chains of one descriptor, tokens counting from 0; none is published."""
+    for at in range(count):
+        driver.add((), (seg(SPOT, 1),), at)
+
+
+def serve(device: Vringh, count: int = 1) -> None:
+    """Take this many chains and complete each; none is published."""
+    for _ in range(count):
+        chain = device.getdesc()
+        assert chain is not None
+        device.complete(chain[0], 0)
+
+
+def collect(driver: Virtqueue[object]) -> int:
+    """Get back whatever there is; how many."""
+    return sum(1 for _ in iter(driver.get, None))

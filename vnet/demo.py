@@ -11,8 +11,9 @@ from typing import Protocol
 import attrs
 
 from vnet.describe import QueueRow, drop_total, queue_rows
+from vnet.ends.net import PortKind, net_specs
 from vnet.memory_traffic import MemoryTraffic
-from vnet.topology import DEFAULT, PortKind, Topology, parse
+from vnet.topology import DEFAULT, Topology, parse
 from vnet.traffic import PingResult, Plan, Run, iperf3, iperf3_server, ping
 from vnet.world import World, open_world
 
@@ -85,15 +86,14 @@ class KernelTraffic:
     """The real ping and the real iperf3, in the namespaces of the two ends."""
 
     def __init__(self, world: World) -> None:
-        device = next(iter(world.devices.values()))
-        ends = ((device.root, device.spec.driver), (device.endpoint, device.spec.device))
+        spec = next(iter(net_specs(world.topology).values()))
         self._ends = [
             _End(
-                host.name,
-                port.netns or world.netns(host.name),
+                host,
+                port.netns_of(world.name, host) or "",
                 **{f"ipv{ip_interface(text).version}": str(ip_interface(text).ip) for text in port.addresses},
             )
-            for host, port in ends
+            for _, host, port in spec.ports(world.topology.ends(spec))
         ]
 
     def pings(self, count: int, sizes: tuple[int, ...]) -> list[Plan]:
@@ -137,7 +137,7 @@ async def run_demo(
     """
     async with open_world(topology, name) as world:
         await world.wait_up()
-        kind = next(iter(topology.devices.values())).driver.kind
+        kind = next(iter(net_specs(topology).values())).driver.kind
         traffic: Traffic = MemoryTraffic(world) if kind == "memory" else KernelTraffic(world)
         sections = {
             "ping": traffic.pings(PINGS, (56, LARGE_PING)),

@@ -10,16 +10,11 @@ from typing import Literal
 
 import attrs
 
-from drivers.devices.net import NetPlug
-from drivers.devices.net.driver import NetSettings
-from drivers.devices.net.flow import Traffic
 from drivers.model import Binding, D, R
-from drivers.ports import PacketPort
 from drivers.vhost import DeviceQueue
 from drivers.virtio import DriverQueue, VirtioDevice
 from rings.queue import QueueStatistics
 from rings.status import Status
-from vnet.topology import PortSpec
 from vnet.world import Device, World
 
 __all__ = ["NO_LOSS", "QueueRow", "describe", "drop_total", "queue_rows"]
@@ -120,12 +115,12 @@ def _device(world: World, device: Device) -> dict[str, object]:
         "driver": {
             "host": hosts[0],
             **_driver_end(device),
-            "port": _port(world.name, hosts[0], spec.driver, device.settings.port),
+            "port": device.driver_end.describe(),
         },
         "device": {
             "host": hosts[1],
             **_device_end(device),
-            "port": _port(world.name, hosts[1], spec.device, device.plug.port),
+            "port": device.device_end.describe(),
         },
     }
 
@@ -196,29 +191,8 @@ def _queue(row: QueueRow, queue: DriverQueue | DeviceQueue, told: QueueStatistic
     }
 
 
-def _port(name: str, host: str, spec: PortSpec, port: PacketPort) -> dict[str, object]:
-    figures = port.statistics()
-    netns = spec.netns_of(name, host)
-    return {
-        "kind": spec.kind,
-        "netns": netns,
-        "ifname": spec.ifname if netns is not None else None,
-        "addresses": list(spec.addresses),
-        "live": port.live,
-        "caps": attrs.asdict(port.caps),
-        **attrs.asdict(figures, filter=attrs.filters.exclude("drops")),
-        "drops": dict(figures.drops),
-    }
-
-
 def _status(status: Status) -> list[str]:
     return [str(bit.name) for bit in Status if status & bit]
-
-
-def _traffic(device: Device, side: Side, index: int) -> Traffic:
-    """The figures of one queue: even ones are receiveqs, seen from the driver, odd ones transmitqs (5.1.2)."""
-    end = device.settings if side == "driver" else device.plug
-    return end.received if (side == "driver") != bool(index & 1) else end.sent
 
 
 def _driver_row(device: Device, virtio: VirtioDevice, queue: DriverQueue) -> QueueRow:
@@ -234,7 +208,7 @@ def _device_row(device: Device, queue: DeviceQueue) -> QueueRow:
 def _row(
     device: Device, side: Side, queue: DriverQueue | DeviceQueue, kicks: int, calls: int, suppressed: int
 ) -> QueueRow:
-    traffic = _traffic(device, side, queue.index)
+    figures = (device.driver_end if side == "driver" else device.device_end).figures(queue.index)
     return QueueRow(
         device=device.name,
         side=side,
@@ -242,17 +216,15 @@ def _row(
         kicks=kicks,
         calls=calls,
         suppressed=suppressed,
-        packets=traffic.packets,
-        bytes=traffic.bytes,
-        drops=dict(traffic.drops),
+        packets=figures.packets,
+        bytes=figures.bytes,
+        drops=dict(figures.drops),
         batches=tuple(queue.batches),
     )
 
 
 def _drops(device: Device) -> Iterator[tuple[Side, str, Mapping[str, int]]]:
     side: Side
-    end: NetSettings | NetPlug
-    for side, end in (("driver", device.settings), ("device", device.plug)):
-        yield side, "sent", end.sent.drops
-        yield side, "received", end.received.drops
-        yield side, "port", end.port.statistics().drops
+    for side, end in (("driver", device.driver_end), ("device", device.device_end)):
+        for where, drops in end.drops():
+            yield side, where, drops

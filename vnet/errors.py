@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from rings.errors import MemoryFault
 
-__all__ = ["CompletionTimeout", "ConfigError", "ControlError", "LinkDown", "PrivilegeError", "UnsupportedRequest"]
+__all__ = [
+    "CompleterAbort",
+    "CompletionTimeout",
+    "ConfigError",
+    "ControlError",
+    "LinkDown",
+    "PoisonedData",
+    "PrivilegeError",
+    "UnsupportedRequest",
+]
 
 
 class LinkDown(MemoryFault):
@@ -17,6 +26,14 @@ class CompletionTimeout(MemoryFault):
 
 class UnsupportedRequest(MemoryFault):
     """The other end, or our own end on its behalf, refused the request."""
+
+
+class CompleterAbort(MemoryFault):
+    """The other end began to serve the request, and gave up."""
+
+
+class PoisonedData(MemoryFault):
+    """The data came marked as damaged on its way: nobody may use it."""
 
 
 class ConfigError(Exception):

@@ -36,7 +36,7 @@ class Host:
 
     def add_controller(self, name: str, link: Link) -> EndpointController:
         """Put an endpoint controller at this host's end of ``link``."""
-        self.controllers[name] = EndpointController(link, name=f"{self.name}.{name}")
+        self.controllers[name] = EndpointController(link, memory=self.memory, name=f"{self.name}.{name}")
         return self.controllers[name]
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -49,9 +49,14 @@ class Host:
                     await nursery.start(bus.serve)
                 self.rc.watch(self)
                 task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self.rc.watch(None)
+                    self._nursery = None
         finally:
-            self._nursery = None
-            self.rc.watch(None)
+            for controller in self.controllers.values():
+                controller.stop()
             self.memory.close()
 
     # What the root complex tells.

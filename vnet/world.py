@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from ipaddress import ip_interface
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import attrs
 import trio
 
-from drivers.devices.net import NetPlug, VhostNet, VirtioNet
-from drivers.devices.net.driver import NetSettings
 from drivers.errors import ProbeError
 from drivers.model import BindState
-from drivers.ports import ALL_OFFLOADS, PacketPort
 from drivers.registry import DEVICES, TRANSPORTS
 from drivers.vhost import VhostBack, VhostDevice
 from drivers.virtio import VirtioDevice
 from rings.status import Status
-from vnet.errors import ConfigError
+from vnet.ends import ENDS
+from vnet.ends.base import End, EndsType, OpenContext
 from vnet.host import Host
 from vnet.link.base import Link
 from vnet.link.ideal import IdealLink
-from vnet.ports.interface import PortConfig, open_packet_port
 from vnet.ports.memory import MemoryPort
-from vnet.ports.netns import NETNS_DIR, open_netns
-from vnet.topology import MIB, DeviceSpec, PortSpec, Topology
+from vnet.spec import MIB, DeviceSpec
+from vnet.topology import Topology
 
 __all__ = ["Device", "World", "open_world"]
 
-MEMORY_CAPS = ALL_OFFLOADS
 UP_TIMEOUT = 10.0
 """Seconds until a device that does not come up is given up."""
 LOOK = 0.002
@@ -45,9 +41,9 @@ class Device:
     endpoint: Host
     location: str
     """Where the driver's host finds it, such as the name of a PCI function."""
-    settings: NetSettings
-    plug: NetPlug
     back: VhostBack
+    driver_end: End
+    device_end: End
 
     @property
     def vhost(self) -> VhostDevice:
@@ -67,7 +63,8 @@ class Device:
             virtio is not None
             and bool(virtio.status & Status.DRIVER_OK)
             and self.vhost.running
-            and all(port.live for port in (self.settings.port, self.plug.port))
+            and self.driver_end.live
+            and self.device_end.live
         )
 
     def trouble(self) -> str:
@@ -101,7 +98,7 @@ class World:
     def memory_port(self, device: str, end: str) -> MemoryPort:
         """The in-memory port at the ``driver`` or ``device`` end. Raises TypeError for one of another kind."""
         found = self.devices[device]
-        port = found.settings.port if end == "driver" else found.plug.port
+        port = getattr((found.driver_end if end == "driver" else found.device_end).settings, "port", None)
         if not isinstance(port, MemoryPort):
             raise TypeError(f"the port at the {end} end of {device} is no memory port")
         return port
@@ -147,29 +144,23 @@ def _on_link(world: World, name: str, spec: DeviceSpec) -> Place:
 CARRIERS: Mapping[str, Callable[[World, str, DeviceSpec], Place]] = {"link": _on_link}
 """By `drivers.registry.Transport.on`: what puts a device on a carrier of that kind."""
 
-OpenPort = Callable[[PortSpec, PortConfig], AbstractAsyncContextManager[PacketPort]]
-
 
 @asynccontextmanager
-async def open_port(spec: PortSpec, config: PortConfig) -> AsyncIterator[PacketPort]:
-    """The port a topology asks for."""
-    if spec.kind == "memory":
-        yield MemoryPort(MEMORY_CAPS)
-    else:
-        async with open_packet_port(config) as port:
-            yield port
-
-
-@asynccontextmanager
-async def open_world(topology: Topology, name: str = "vnet", opener: OpenPort = open_port) -> AsyncIterator[World]:
+async def open_world(
+    topology: Topology, name: str = "vnet", kinds: Mapping[str, EndsType] = ENDS
+) -> AsyncIterator[World]:
     """Build ``topology``, bring it up, and take it down at the end; nothing stays behind.
 
-    ``name`` is put before what is visible outside, such as namespaces. Raises ConfigError, PrivilegeError,
+    ``name`` is put before what is visible outside, such as namespaces; ``kinds`` says by device type how ends are
+    opened. Raises ConfigError, PrivilegeError,
     DriverError.
     """
     world = World(name, topology)
     async with AsyncExitStack() as stack:
-        ends = await _open_ports(world, stack, opener)
+        ends = {
+            name: await stack.enter_async_context(kinds[spec.type].open(_context(world, name, index, spec)))
+            for index, (name, spec) in enumerate(topology.devices.items())
+        }
         for host_name, host_spec in topology.hosts.items():
             world.hosts[host_name] = Host(host_name, host_spec.memory * MIB)
             stack.callback(world.hosts[host_name].memory.close)
@@ -177,19 +168,10 @@ async def open_world(topology: Topology, name: str = "vnet", opener: OpenPort = 
             link = world.links[link_name] = IdealLink(link_name)
             world.buses[link_name] = world.hosts[link_spec.root].rc.attach(link)
             world.hosts[link_spec.endpoint].add_controller(link_name, link)
-        for at, (device_name, spec) in enumerate(topology.devices.items()):
+        for device_name, spec in topology.devices.items():
             place = CARRIERS[TRANSPORTS[spec.transport].on](world, device_name, spec)
-            features = DEVICES[spec.type].supported & ~spec.features_off_mask()
-            driver_port, device_port = ends[device_name]
             world.devices[device_name] = Device(
-                device_name,
-                spec,
-                place.root,
-                place.endpoint,
-                place.location,
-                NetSettings(driver_port, features, rx_buffer=spec.rx_buffer),
-                NetPlug(device_port, _macs(at, spec)[0], spec.mtu, features, spec.queue_size),
-                place.back,
+                device_name, spec, place.root, place.endpoint, place.location, place.back, *ends[device_name]
             )
         nursery = await stack.enter_async_context(_nursery())
         for host in world.hosts.values():
@@ -213,16 +195,22 @@ async def _nursery() -> AsyncIterator[trio.Nursery]:
         raise error
 
 
+def _context(world: World, name: str, index: int, spec: DeviceSpec) -> OpenContext:
+    features = DEVICES[spec.type].supported & ~spec.features_off_mask()
+    return OpenContext(world.name, name, index, spec, world.topology.ends(spec), features)
+
+
 def _register_drivers(world: World, host: Host) -> None:
-    def settings(device: VirtioDevice) -> NetSettings | None:
-        found = (d.settings for d in world.devices.values() if d.root is host and d.location == device.location)
-        return next(found, None)
+    def settings(device: VirtioDevice) -> Any:
+        found = (d for d in world.devices.values() if d.root is host and d.location == device.location)
+        return next((d.driver_end.settings for d in found), None)
 
-    def plug(device: VhostDevice) -> NetPlug | None:
-        return next((d.plug for d in world.devices.values() if d.vhost is device), None)
+    def plug(device: VhostDevice) -> Any:
+        return next((d.device_end.settings for d in world.devices.values() if d.vhost is device), None)
 
-    host.virtio.register_driver(VirtioNet(settings))
-    host.vhost.register_driver(VhostNet(plug))
+    for kind in DEVICES.values():
+        host.virtio.register_driver(kind.driver(settings))
+        host.vhost.register_driver(kind.device(plug))
 
 
 async def _start(world: World) -> None:
@@ -238,43 +226,3 @@ async def _start(world: World) -> None:
     for host in world.hosts.values():
         for controller in host.controllers.values():
             controller.start()
-
-
-def _macs(at: int, spec: DeviceSpec) -> tuple[bytes, bytes]:
-    """The MAC addresses at the driver's and at the device's end of the ``at``-th device."""
-    given = (spec.mac, spec.peer_mac)
-    made = (bytes((2, 0, 0, 0, at & 0xFF, end)) for end in (1, 2))
-    first, second = (
-        bytes.fromhex(text.replace(":", "")) if text else mac for text, mac in zip(given, made, strict=True)
-    )
-    return first, second
-
-
-async def _open_ports(
-    world: World, stack: AsyncExitStack, opener: OpenPort
-) -> Mapping[str, tuple[PacketPort, PacketPort]]:
-    ports: dict[str, tuple[PacketPort, PacketPort]] = {}
-    for at, (name, spec) in enumerate(world.topology.devices.items()):
-        macs = _macs(at, spec)
-        hosts = world.topology.ends(spec)
-        ends = []
-        for end, host, port, own in (("driver", hosts[0], spec.driver, 0), ("device", hosts[1], spec.device, 1)):
-            netns = port.netns or world.netns(host)
-            if port.kind != "memory":
-                if port.netns is not None and not (NETNS_DIR / port.netns).exists():
-                    why = f"there is no such namespace; try: ip netns add {port.netns}"
-                    raise ConfigError("topology", f"devices.{name}.{end}.netns", port.netns, why)
-                await stack.enter_async_context(open_netns(netns))
-            config = PortConfig(
-                kind="tap" if port.kind == "tap" else "tun",
-                netns=netns,
-                ifname=port.ifname,
-                addresses=tuple(ip_interface(address) for address in port.addresses),
-                mac=macs[own],
-                peer_mac=macs[1 - own],
-                mtu=spec.mtu,
-                txqueuelen=port.txqueuelen,
-            )
-            ends.append(await stack.enter_async_context(opener(port, config)))
-        ports[name] = (ends[0], ends[1])
-    return ports

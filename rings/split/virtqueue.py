@@ -18,6 +18,8 @@ from rings.suppression import need_event
 
 __all__ = ["SplitVirtqueue"]
 
+MAX_SEGMENT = 0xFFFF_FFFF
+"""Bytes that the length field of a descriptor holds."""
 T = TypeVar("T")
 
 
@@ -39,6 +41,7 @@ class SplitVirtqueue(Generic[T]):
         indirect_max: int = 0,
         lenient_used_len: bool = False,
     ) -> None:
+        """Zeroes flags, indices and events. Raises BadRing or MemoryFault where no ring can be: then nothing is held."""
         self._ring = SplitRing(memory, num, addrs)
         self._memory = memory
         self.num = num
@@ -52,7 +55,11 @@ class SplitVirtqueue(Generic[T]):
         self._tables: memoryview | None = None
         self._indirect, self._indirect_max = indirect, min(indirect_max, num)
         if indirect is not None:
-            self._tables = memory.pin(indirect, num * self._indirect_max * DESC_SIZE, "Q")
+            try:
+                self._tables = memory.pin(indirect, num * self._indirect_max * DESC_SIZE, "Q")
+            except BaseException:
+                self._ring.close()
+                raise
         # By descriptor: the next free one, or the next in its chain; by head: what is in flight.
         self._next = [*range(1, num), 0]
         self._free = 0
@@ -64,6 +71,8 @@ class SplitVirtqueue(Generic[T]):
         self._last_used = 0
         self._seen = 0
         self._kicks = self._suppressed = self._chains = self._returned = self._bad_lengths = 0
+        for words, event in ((self._ring.avail, self._ring.used_event), (self._ring.used, self._ring.avail_event)):
+            words[FLAGS] = words[IDX] = words[event] = 0
 
     def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: T, /) -> None:
         count = len(readable) + len(writable)
@@ -72,13 +81,15 @@ class SplitVirtqueue(Generic[T]):
             # The common case, without the loop below.
             if readable:
                 addr, size = readable[0]
-                self._writable[head] = 0
-                self._desc[2 * head + 1] = size
+                room, word = 0, size
             else:
                 addr, size = writable[0]
-                self._writable[head] = size
-                self._desc[2 * head + 1] = size | WRITE << 32
+                room, word = size, size | WRITE << 32
+            if size > MAX_SEGMENT:
+                raise LocalRingError(f"a segment of {size} bytes does not fit a descriptor")
+            self._writable[head] = room
             self._desc[2 * head] = addr
+            self._desc[2 * head + 1] = word
             self._free = self._next[head]
             self._taken[head] = 1
             self.num_free -= 1
@@ -93,8 +104,9 @@ class SplitVirtqueue(Generic[T]):
     def _add_many(self, head: int, readable: Sequence[Segment], writable: Sequence[Segment], count: int) -> None:
         if not count:
             raise LocalRingError("a chain needs at least one descriptor")
-        if sum(size for _, size in (*readable, *writable)) > 1 << 32:
-            raise LocalRingError("a chain may not have more than 2^32 bytes")
+        sizes = [size for _, size in (*readable, *writable)]
+        if sum(sizes) > 1 << 32 or max(sizes) > MAX_SEGMENT:
+            raise LocalRingError("a chain may not have more than 2^32 bytes, nor a segment of it as many")
         segs = [*((addr, size, 0) for addr, size in readable), *((addr, size, WRITE) for addr, size in writable)]
         if self._tables is not None and 1 < count <= self._indirect_max:
             if not self.num_free:
@@ -181,8 +193,9 @@ class SplitVirtqueue(Generic[T]):
         if seen == self._last_used:
             return False
         ahead = seen - self._last_used & 0xFFFF
-        if ahead > self._chains - self._returned:
-            raise BadRing(f"used index {seen} is {ahead} ahead, with {self._chains - self._returned} in flight")
+        shown = self._published - self._last_used & 0xFFFF
+        if ahead > shown:
+            raise BadRing(f"used index {seen} is {ahead} ahead, with {shown} in flight")
         self._seen = seen
         return True
 

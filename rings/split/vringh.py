@@ -17,6 +17,8 @@ from rings.suppression import need_event
 __all__ = ["SplitVringh"]
 
 MAX_CHAIN_BYTES = 1 << 32
+FREE, IN_FLIGHT = 0, 1 << 62
+"""Below and above the number of every batch of completed chains."""
 
 
 class SplitVringh:
@@ -36,7 +38,10 @@ class SplitVringh:
         self._desc = self._ring.desc
         self._avail = self._ring.avail
         self._used_elems = self._ring.used_elems
-        self._taken = bytearray(num)  # by head: 1 while the device has it
+        # By head: IN_FLIGHT while the device has it, then the batch with which it is shown as used. Until that
+        # batch is published the driver can't know, and must not make the head available again.
+        self._taken = [FREE] * num
+        self._batch = 1
         self._last_avail = base  # next entry of the available ring to take
         self._seen = base  # how far the available ring is known to reach
         self._used = base  # next entry of the used ring to write
@@ -51,7 +56,7 @@ class SplitVringh:
         head = self._avail[AVAIL_RING + (last & self._mask)]
         if head >= self.num:
             raise BadRing(f"available entry {last} names descriptor {head} of {self.num}")
-        if self._taken[head]:
+        if self._taken[head] >= self._batch:
             raise BadRing(f"descriptor {head} was made available again while in flight")
         desc = self._desc
         # Each word is loaded once; what is checked below is this copy.
@@ -67,7 +72,7 @@ class SplitVringh:
             except MemoryFault:
                 segs = self._memory.segments(addr, size, writable)
             chain = (head, [], segs) if writable else (head, segs, [])
-        self._taken[head] = 1
+        self._taken[head] = IN_FLIGHT
         self._last_avail = last + 1 & 0xFFFF
         self._chains += 1
         return chain
@@ -80,16 +85,18 @@ class SplitVringh:
         if seen == self._last_avail:
             return False
         ahead = seen - self._last_avail & 0xFFFF
-        if ahead > self.num:
-            raise BadRing(f"available index {seen} is {ahead} ahead of {self._last_avail}: more than {self.num}")
+        # What was taken and not shown as used still occupies its descriptors.
+        room = self.num - (self._last_avail - self._published & 0xFFFF)
+        if ahead > room:
+            raise BadRing(f"available index {seen} is {ahead} ahead of {self._last_avail}: more than {room}")
         self._seen = seen
         return True
 
     def _walk(self, head: int, addr: int, word: int) -> Chain:
         """Follow a chain of more than one descriptor, or one that leads into an indirect table."""
         table: memoryview = self._desc
-        limit = self.num
-        nested = False
+        limit = longest = self.num
+        nested = wrote = False
         readable: list[memoryview] = []
         writable: list[memoryview] = []
         count = size = 0
@@ -101,17 +108,19 @@ class SplitVringh:
                     raise BadRing(f"chain {head}: an indirect table inside a table, or with NEXT set")
                 table, limit = self._table(head, Addr(addr), length)
                 nested = True
-                count = index = 0
+                longest = min(longest, count + limit)
+                index = 0
             else:
                 count += 1
-                if count > limit:
-                    raise BadRing(f"chain {head}: loops, or is longer than {limit} descriptors")
+                if count > longest:
+                    raise BadRing(f"chain {head}: loops, or is longer than {longest} descriptors")
                 size += length
                 if size > MAX_CHAIN_BYTES:
                     raise BadRing(f"chain {head}: more than 2^32 bytes")
                 if flags & WRITE:
+                    wrote = True
                     self._resolve(addr, length, True, writable)
-                elif writable:
+                elif wrote:
                     raise BadRing(f"chain {head}: a readable descriptor after a writable one")
                 else:
                     self._resolve(addr, length, False, readable)
@@ -141,16 +150,18 @@ class SplitVringh:
         return memoryview(copy).cast("Q"), entries
 
     def abandon(self, head: int, /) -> None:
-        if not self._taken[head]:
+        if self._taken[head] != IN_FLIGHT:
             raise LocalRingError(f"descriptor {head} was not taken")
-        self._taken[head] = 0
+        self._taken[head] = FREE
         self._last_avail = self._last_avail - 1 & 0xFFFF
+        if self.broken:
+            self._seen = self._last_avail
         self._chains -= 1
 
     def complete(self, head: int, written: int, /) -> None:
-        if not self._taken[head]:
+        if self._taken[head] != IN_FLIGHT:
             raise LocalRingError(f"descriptor {head} was not taken")
-        self._taken[head] = 0
+        self._taken[head] = self._batch
         used = self._used
         self._used_elems[used & self._mask] = head | written << 32
         self._used = used + 1 & 0xFFFF
@@ -163,6 +174,7 @@ class SplitVringh:
         used, avail = self._ring.used, self._avail
         used[IDX] = new
         self._published = new
+        self._batch += 1
         # Pairs with the fence in the driver's enable_cb: it sees our index, or we see its event.
         self._memory.fence()
         if self._event_idx:

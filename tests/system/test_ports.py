@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ from drivers.errors import PortGone
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
 from vnet.errors import PrivilegeError
 from vnet.ports.interface import PortConfig, open_packet_port
-from vnet.ports.netns import interface_statistics, netns_command, open_netns, run_in_netns
+from vnet.ports.netns import Route, interface_statistics, netns_command, open_netns, run_in_netns
 from vnet.ports.tap import TapPort
 from vnet.ports.tun import TunPort
 
@@ -280,11 +280,14 @@ async def test_the_carrier_is_what_was_set_and_off_around_a_life(names: tuple[st
 
 
 async def test_an_interface_has_what_it_was_given(names: tuple[str, str]) -> None:
-    given = attrs.evolve(config("tap", names[0], 1), mtu=9000, txqueuelen=123)
+    routes = (Route(ip_network("198.19.1.0/24")), Route(ip_network("2001:2:0:1::/64"), ip_address("2001:2::9")))
+    given = attrs.evolve(config("tap", names[0], 1), mtu=9000, txqueuelen=123, routes=routes)
     async with open_packet_port(given) as port:
         await port.start(mac=MACS[1], offloads=NO_OFFLOADS, mtu=1400)
         found = link(names[0])
         assert (found["mtu"], found["txqlen"], found["address"]) == (1400, 123, MACS[1].hex(":"))
+        assert "dev vnet0" in ip("-n", names[0], "route", "show", "198.19.1.0/24")
+        assert "via 2001:2::9 dev vnet0" in ip("-n", names[0], "-6", "route", "show", "2001:2:0:1::/64")
         assert "tentative" not in ip("-n", names[0], "-6", "addr", "show", "dev", "vnet0")
 
 
@@ -329,11 +332,13 @@ async def test_a_namespace_goes_also_when_the_interface_can_not_be_made() -> Non
         assert not (NETNS / name).exists()
 
 
-async def test_a_thread_in_a_namespace_leaves_ours_alone(names: tuple[str, str]) -> None:
-    ours = Path("/proc/self/ns/net").stat().st_ino
-    theirs = run_in_netns(names[0], lambda: Path("/proc/thread-self/ns/net").stat().st_ino)
-    assert theirs == (NETNS / names[0]).stat().st_ino
-    assert Path("/proc/thread-self/ns/net").stat().st_ino == ours != theirs
+def test_a_thread_in_a_namespace_leaves_ours_alone(names: tuple[str, str]) -> None:
+    def inside() -> int:
+        return Path("/proc/thread-self/ns/net").stat().st_ino
+
+    ours = inside()
+    assert run_in_netns(names[0], inside) == (NETNS / names[0]).stat().st_ino
+    assert inside() == ours
     with pytest.raises(ZeroDivisionError):
         run_in_netns(names[0], lambda: 1 // 0)
     with pytest.raises(FileNotFoundError):

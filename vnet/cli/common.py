@@ -10,7 +10,7 @@ import click
 
 from drivers.errors import DriverError
 from vnet.errors import ConfigError, ControlError, PrivilegeError
-from vnet.topology import NAME
+from vnet.spec import NAME
 from vnet.traffic import TrafficError
 
 __all__ = ["EXPECTED", "errors_in_one_line", "name_option", "one_line"]

@@ -11,9 +11,9 @@ import trio
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.table import render
 from vnet.demo import DemoReport, default_topology, run_demo
+from vnet.ends.net import PortKind
 from vnet.errors import PrivilegeError
 from vnet.ports.interface import check_tun
-from vnet.topology import PortKind
 from vnet.traffic import Plan, Run, need_tools
 
 __all__ = ["command"]

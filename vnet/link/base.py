@@ -6,7 +6,7 @@ things, to trace), so nobody asks a link, an end or a window for its class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -15,14 +15,17 @@ import attrs
 from drivers.hw import LinkEvents
 from rings.errors import MemoryFault
 from rings.memory import Addr, MappedMemory, Memory
+from rings.queue import Meter
 
 __all__ = [
     "Direction",
+    "DirectionTiming",
     "EndpointPort",
     "Fault",
     "Link",
     "LinkEnd",
     "LinkStatistics",
+    "LinkTiming",
     "Region",
     "RootPort",
     "Traffic",
@@ -88,6 +91,9 @@ class Window(Memory, Protocol):
     def pinned(self) -> int:
         """How many pinned views there are."""
 
+    def regions(self) -> Sequence[Region]:
+        """The memory itself, for another link to pass on; asking is no access and takes no time."""
+
     def close(self, fault: Fault | None = None) -> None:
         """Give the window up before that; later accesses raise ``fault``. Twice is harmless."""
 
@@ -103,6 +109,32 @@ class Traffic:
 
 
 @attrs.frozen
+class DirectionTiming:
+    """What one direction of a timed link carried."""
+
+    tlps: Mapping[str, int]
+    """Transaction layer packets by kind, such as MWr."""
+    payload: int
+    """Bytes of data in them."""
+    wire: int
+    """Bytes that they took, headers and framing included."""
+
+
+@attrs.frozen
+class LinkTiming:
+    """What a timed link carried, and how long it made its users wait."""
+
+    generation: int
+    lanes: int
+    rate: float
+    """Bytes per second and direction, for TLPs with their framing."""
+    downstream: DirectionTiming
+    upstream: DirectionTiming
+    slept: float
+    """Seconds that were slept out, over all who waited."""
+
+
+@attrs.frozen
 class LinkStatistics:
     """What crossed a link. Accesses through windows are not requests: an ideal link does not see them."""
 
@@ -114,6 +146,10 @@ class LinkStatistics:
     downstream: Traffic
     upstream: Traffic
     messages: Traffic
+    timing: LinkTiming | None = None
+    """None where accesses take no time."""
+    faults: Mapping[str, int] = attrs.field(factory=dict)
+    """What was made to go wrong, by request and fault, such as "doorbell lost"."""
 
 
 class Link(Protocol):
@@ -156,7 +192,26 @@ class Link(Protocol):
     def map(self, direction: Direction, addr: int, size: int, function: int = 0) -> Window:
         """Reach the memory in that range. Raises LinkDown while the link is down."""
 
+    def revoke(self, direction: Direction, addr: int, size: int, fault: Fault) -> None:
+        """What was in that range is gone: close every window over a byte of it; accesses raise ``fault``."""
+
     def statistics(self) -> LinkStatistics: ...
+
+    @property
+    def lossy(self) -> bool:
+        """Whether a doorbell or an interrupt can get lost on it."""
+
+    def meter(self, direction: Direction) -> Meter | None:
+        """Who has to be told of accesses through windows that go in that direction; None where nobody counts them."""
+
+    async def settle(self) -> None:
+        """Sleep out the time that accesses so far take; returns at once, without a checkpoint, where they take none."""
+
+    def watch(self, events: LinkEvents) -> None:
+        """Tell ``events`` of every move from now on, before the two ends hear of it."""
+
+    async def run(self) -> None:
+        """What the link does of its own accord, until cancelled or there is nothing more to do."""
 
 
 def clip(memory: MappedMemory, addr: int, size: int) -> list[Region]:

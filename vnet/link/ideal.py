@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
+from drivers.hw import LinkEvents
 from rings.errors import MemoryFault
-from rings.memory import MappedMemory
+from rings.memory import Addr, MappedMemory
+from rings.queue import Meter
 from vnet.errors import LinkDown
 from vnet.link.base import (
     Direction,
@@ -15,6 +17,7 @@ from vnet.link.base import (
     Fault,
     LinkEnd,
     LinkStatistics,
+    Region,
     RootPort,
     Traffic,
     Window,
@@ -57,9 +60,18 @@ class _Tally:
 class _LinkWindow(MappedMemory):
     """The other end's memory itself: an access costs what it costs there."""
 
-    def __init__(self, forget: Callable[[_LinkWindow], object]) -> None:
+    def __init__(self, direction: Direction, start: int, size: int, forget: Callable[[_LinkWindow], object]) -> None:
         super().__init__(full_fence)
+        self._direction = direction
+        self._start, self._end = start, start + size
         self._forget_window: Callable[[_LinkWindow], object] | None = forget
+
+    def regions(self) -> Sequence[Region]:
+        return [(Addr(region.base), region.view) for region in self._regions]
+
+    def over(self, direction: Direction, start: int, size: int) -> bool:
+        """Whether it was mapped over a byte of the range."""
+        return self._direction is direction and self._start < start + size and start < self._end
 
     def close(self, fault: Callable[[int, int, bool], MemoryFault] | None = None) -> None:
         forget, self._forget_window = self._forget_window, None
@@ -71,6 +83,8 @@ class _LinkWindow(MappedMemory):
 class IdealLink:
     """Implements `vnet.link.base.Link`."""
 
+    lossy = False
+
     def __init__(self, name: str = "link") -> None:
         self._name = name
         self._root: RootPort | None = None
@@ -81,6 +95,7 @@ class IdealLink:
         self._enabled = True
         self._moving = False
         self._windows: dict[int, _LinkWindow] = {}
+        self._watchers: list[LinkEvents] = []
         self._config = _Tally()
         self._downstream = _Tally()
         self._upstream = _Tally()
@@ -163,15 +178,39 @@ class IdealLink:
         end, _ = self._towards(direction)
         if not self._up or end is None:
             raise LinkDown(addr, size, write=True, reason=f"link {self._name} is down")
-        window = _LinkWindow(lambda it: self._windows.pop(id(it)))
+        window = _LinkWindow(direction, addr, size, lambda it: self._windows.pop(id(it)))
         for base, view in end.regions(addr, size, function):
             window.add(base, view)
         self._windows[id(window)] = window
         return window
 
+    def revoke(self, direction: Direction, addr: int, size: int, fault: Fault) -> None:
+        for window in list(self._windows.values()):
+            if window.over(direction, addr, size):
+                window.close(fault)
+
     def statistics(self) -> LinkStatistics:
-        tallies = (self._config, self._downstream, self._upstream, self._messages)
-        return LinkStatistics(self._up, self._epoch, len(self._windows), *(t.frozen() for t in tallies))
+        return LinkStatistics(
+            up=self._up,
+            epoch=self._epoch,
+            windows=len(self._windows),
+            config=self._config.frozen(),
+            downstream=self._downstream.frozen(),
+            upstream=self._upstream.frozen(),
+            messages=self._messages.frozen(),
+        )
+
+    def meter(self, direction: Direction) -> Meter | None:
+        return None
+
+    async def settle(self) -> None:
+        """Nothing is owed."""
+
+    def watch(self, events: LinkEvents) -> None:
+        self._watchers.append(events)
+
+    async def run(self) -> None:
+        """It does nothing of its own accord."""
 
     def _towards(self, direction: Direction) -> tuple[LinkEnd | None, _Tally]:
         if direction is Direction.DOWNSTREAM:
@@ -192,17 +231,17 @@ class IdealLink:
                     self._up = True
                     self._epoch += 1
                     # The endpoint first: it must be ready when the root complex looks at it.
-                    self._endpoint.link_up()
-                    self._root.link_up()
+                    for end in (*self._watchers, self._endpoint, self._root):
+                        end.link_up()
         finally:
             self._moving = False
 
-    def _go_down(self, *ends: LinkEnd) -> None:
+    def _go_down(self, *ends: LinkEvents) -> None:
         self._up = False
         fault = self._fault(self._epoch)
         for window in list(self._windows.values()):
             window.close(fault)
-        for end in ends:
+        for end in (*self._watchers, *ends):
             end.link_down()
 
     def _fault(self, epoch: int) -> Fault:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import attrs
 
-from drivers.hw import Handler, LinkEvents, OutboundWindow, PciHeader, RegisterBlock
+from drivers.hw import DmaBuffer, DmaMemory, Handler, LinkEvents, OutboundWindow, PciHeader, RegisterBlock
 from rings.errors import MemoryFault
 from rings.memory import Memory, PciAddr
+from rings.queue import Meter
 from vnet.errors import LinkDown, UnsupportedRequest
 from vnet.link.base import Direction, Fault, Link, Region, all_ones
+from vnet.pcie.bar_memory import BarMemory, find_regions
+from vnet.pcie.bar_ram import BarRam
 from vnet.pcie.config_space import (
     MSIX_ENABLE,
     MSIX_FUNCTION_MASK,
@@ -21,7 +25,7 @@ from vnet.pcie.config_space import (
     pci_express_capability,
 )
 from vnet.pcie.msix import ENTRY, MsixBar, MsixTable, NoRegisters, pending_bytes
-from vnet.pcie.outbound import FunctionWindow, OutboundPool
+from vnet.pcie.outbound import FunctionWindow, Outbound, OutboundPool
 
 __all__ = ["FUNCTIONS", "EndpointController"]
 
@@ -33,6 +37,8 @@ GIB = 1 << 30
 class _Function:
     config: ConfigSpace
     blocks: dict[int, RegisterBlock] = attrs.field(factory=dict)
+    memory: dict[tuple[int, int], BarMemory] = attrs.field(factory=dict)
+    """By BAR and offset in it: memory that is found there in place of registers."""
     msix: MsixTable | None = None
     intx: bool = False
     intx_sent: bool = False
@@ -49,18 +55,25 @@ class EndpointController:
         self,
         link: Link,
         *,
+        memory: DmaMemory | None = None,
         name: str = "epc",
         windows: int = 8,
         window_size: int = 4 * GIB,
         window_align: int = 64 << 10,
         window_base: int = 0x80_0000_0000,
     ) -> None:
-        """``windows`` outbound windows of up to ``window_size`` bytes, from ``window_base`` on in our own addresses."""
+        """``windows`` outbound windows of up to ``window_size`` bytes, from ``window_base`` on in our own addresses.
+
+        ``memory`` is the host's, for functions that show some of it.
+        """
         self.name = name
+        self._memory_here = memory
         self._link = link
         self._functions: dict[int, _Function] = {}
         self._pool = OutboundPool(link, windows, window_size, window_align, window_base)
         self._decoder: list[tuple[int, int, RegisterBlock]] = []
+        self._memory: list[tuple[int, BarMemory]] = []
+        """What of all that the other host reaches now, and at which address on the link."""
         link.attach_endpoint(self)
 
     # What the functions use.
@@ -82,6 +95,33 @@ class EndpointController:
         f.config.set_bar(bar, size)
         f.blocks[bar] = block
 
+    def set_bar_memory(self, function: int, bar: int, offset: int, memory: BarMemory | None) -> None:
+        """Let the other host find ``memory`` in ``bar`` from ``offset`` on; None makes it registers again.
+
+        It is reached as directly as the window's own host would: nothing is copied on the way. Whoever reached
+        what was there before has lost it, as soon as it is replaced or its window is closed.
+        """
+        f = self._functions[function]
+        old = f.memory.pop((bar, offset), None)
+        if old is not None:
+            old.window.on_end = None
+            self._decode()
+        if memory is not None:
+            f.memory[bar, offset] = memory
+            memory.window.on_end = partial(self.set_bar_memory, function, bar, offset, None)
+            self._decode()
+
+    @property
+    def dma(self) -> DmaMemory:
+        """Raises ValueError where the controller was given no memory."""
+        if self._memory_here is None:
+            raise ValueError(f"{self.name} has no memory of its host")
+        return self._memory_here
+
+    def set_bar_ram(self, function: int, bar: int, buffer: DmaBuffer) -> None:
+        """Raises ValueError for a buffer whose size is no power of two."""
+        self.set_bar(function, bar, buffer.size, BarRam(self.dma, buffer))
+
     def set_msix(self, function: int, vectors: int, bar: int, offset: int) -> None:
         """A BAR that `set_bar` did not make holds nothing else. Raises ValueError where the table does not fit."""
         f = self._functions[function]
@@ -98,6 +138,8 @@ class EndpointController:
     def clear(self, function: int) -> None:
         self._revoke(function, _refused("the function was taken away"))
         self.set_intx(function, False)
+        for memory in self._functions[function].memory.values():
+            memory.window.on_end = None
         del self._functions[function]
         self._count_functions()
         self._decode()
@@ -114,7 +156,7 @@ class EndpointController:
             f.window = FunctionWindow(self._pool, function, lambda: self._refusal(function))
         return f.window
 
-    def map_addr(self, addr: PciAddr, size: int, function: int = 0) -> OutboundWindow:
+    def map_addr(self, addr: PciAddr, size: int, function: int = 0) -> Outbound:
         """Cover ``size`` bytes at ``addr`` by a window that stays until `unmap_addr`.
 
         Raises MemoryError when none is left, ValueError where one can't be that large, LinkDown, and
@@ -131,6 +173,16 @@ class EndpointController:
         if mapped is None:
             raise ValueError(f"{self.name} has no such outbound window")
         self._pool.unmap(mapped)
+
+    def meter(self, function: int) -> Meter | None:
+        return self._link.meter(Direction.UPSTREAM)
+
+    @property
+    def lossy(self) -> bool:
+        return self._link.lossy
+
+    async def settle(self) -> None:
+        await self._link.settle()
 
     def raise_irq(self, function: int, vector: int) -> None:
         """Does nothing while MSI-X is off, or once the function is taken away. Raises ValueError: no such vector."""
@@ -193,12 +245,18 @@ class EndpointController:
         return True
 
     def mem_read(self, addr: int, size: int, function: int = 0) -> int | None:
+        for _, view in self.regions(addr, size) if self._memory else ():
+            return int.from_bytes(view, "little") if len(view) == size else None
         for start, end, block in self._decoder:
             if start <= addr and addr + size <= end:
                 return block.read(addr - start, size) & all_ones(size)
         return None
 
     def mem_write(self, addr: int, size: int, value: int, function: int = 0) -> bool:
+        for _, view in self.regions(addr, size) if self._memory else ():
+            if len(view) == size:
+                view[:] = (value & all_ones(size)).to_bytes(size, "little")
+            return len(view) == size
         for start, end, block in self._decoder:
             if start <= addr and addr + size <= end:
                 block.write(addr - start, size, value & all_ones(size))
@@ -206,7 +264,7 @@ class EndpointController:
         return False
 
     def regions(self, addr: int, size: int, function: int = 0) -> Iterable[Region]:
-        return ()  # every BAR is registers so far
+        return find_regions(self._memory, addr, size)
 
     def link_up(self) -> None:
         for f in list(self._functions.values()):
@@ -270,6 +328,19 @@ class EndpointController:
             if Command.MEMORY in f.config.command
             for bar in f.config.bars
         ]
+        before = self._memory
+        self._memory = [
+            (bar.address + offset, memory)
+            for f in self._functions.values()
+            if Command.MEMORY in f.config.command
+            for bar in f.config.bars
+            for (index, offset), memory in f.memory.items()
+            if index == bar.index
+        ]
+        for part in before:
+            if part not in self._memory:
+                fault = _refused("nothing is mapped there any more")
+                self._link.revoke(Direction.DOWNSTREAM, part[0], part[1].size, fault)
 
     def _route_intx(self, function: int, f: _Function) -> None:
         enabled = Command.INTX_DISABLE not in f.config.command and not self.msix_enabled(function)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from drivers.hw import DmaMemory, Handler, LinkEvents
+from rings.errors import MemoryFault
+from rings.memory import Addr, Memory
 from vnet.link.base import Direction, Link, all_ones
+from vnet.pcie.bar_memory import BarWindow
 from vnet.pcie.config_space import BARS as BAR_REGISTERS
 from vnet.pcie.config_space import (
     CAP_FLR,
@@ -69,6 +72,10 @@ class PciFunctionHandle:
         return self._online
 
     @property
+    def lossy(self) -> bool:
+        return self._link.lossy
+
+    @property
     def vendor_id(self) -> int:
         return self.identity & 0xFFFF
 
@@ -96,6 +103,13 @@ class PciFunctionHandle:
         at = self._bars.get(bar)
         if at is not None and 0 <= offset <= at.size - size:
             self._link.mem_write(DOWNSTREAM, at.address + offset, size, value)
+
+    def bar_map(self, bar: int, offset: int, size: int, at: Addr) -> Memory:
+        bar_at = self._bars.get(bar)
+        if bar_at is None or size <= 0 or not 0 <= offset <= bar_at.size - size:
+            raise MemoryFault(at, size, write=True, reason=f"BAR {bar} has no {size} bytes at {offset:#x}")
+        address = bar_at.address + offset
+        return BarWindow(self._link.map(DOWNSTREAM, address, size), address - at)
 
     def capabilities(self) -> tuple[tuple[int, int], ...]:
         """(offset, id) in list order; a list that loops or leaves its room ends there."""

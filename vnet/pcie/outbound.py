@@ -26,6 +26,15 @@ class Outbound:
         self.memory = memory
         self.owner: FunctionWindow | None = None
         """Who mapped it on demand, and may lose it; nobody where it was mapped by hand."""
+        self.on_end: Callable[[], None] | None = None
+        """Called once, as soon as nothing can be reached through it any more."""
+
+    def end(self, fault: Fault | None) -> None:
+        """Close it. Whoever passed its memory on hears of it at once."""
+        self.memory.close(fault)
+        told, self.on_end = self.on_end, None
+        if told is not None:
+            told()
 
     def covers(self, addr: int, size: int) -> bool:
         return self.addr <= addr and addr + size <= self.addr + self.size
@@ -70,7 +79,7 @@ class OutboundPool:
         """Raises ValueError where it is not mapped (any more)."""
         self._mapped.remove(window)
         self._free.append(window.index)
-        window.memory.close(fault)
+        window.end(fault)
         if window.owner is not None:
             window.owner.forget(window)
 
@@ -96,7 +105,7 @@ class OutboundPool:
         """End what this function reaches. Windows mapped by hand stay taken until they are unmapped."""
         for window in [w for w in self._mapped if w.function == function]:
             if window.owner is None:
-                window.memory.close(fault)
+                window.end(fault)
             else:
                 self.unmap(window, fault)
 

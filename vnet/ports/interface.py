@@ -13,10 +13,10 @@ from typing import Literal
 import attrs
 
 from vnet.errors import PrivilegeError
+from vnet.ports.device import TunTapDevice, open_device
 from vnet.ports.netns import Address, Route, in_netns, no_right, open_netns, set_up_interface
 from vnet.ports.tap import TapPort
 from vnet.ports.tun import TunPort
-from vnet.ports.tuntap import TunTapDevice, open_device
 
 __all__ = ["PortConfig", "check_tun", "open_packet_port"]
 

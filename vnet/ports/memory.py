@@ -14,13 +14,14 @@ from vnet.ports.base import CountingPort, agreed, agreed_gso_types, scatter
 __all__ = ["MemoryPort"]
 
 PLAIN_HEADER = bytes(HEADER_SIZE)
+VLAN_HLEN = 4
 
 
 class MemoryPort(CountingPort):
     """Frames in memory, for tests, for scapy, and where there is no TUN.
 
     ``capacity`` bounds each direction, in frames: `inject` into a full queue counts a drop, `send` into
-    a full one would block. What was given to `start` and `set_carrier` can be read back.
+    a full one would block; a frame beyond the MTU that needs no segmentation is dropped. What was given to `start` and `set_carrier` can be read back.
     """
 
     def __init__(self, caps: Offloads = NO_OFFLOADS, *, capacity: int = 1024) -> None:
@@ -99,6 +100,8 @@ class MemoryPort(CountingPort):
             frame = self._inbound.popleft()
             if not agreed(frame, self._gso_types):
                 self.drop("offload")
+            elif not frame[1] and self.mtu is not None and len(frame) > self.mtu + HEADER_SIZE + ETH_HLEN + VLAN_HLEN:
+                self.drop("too_long")
             elif scatter(segs, frame):
                 self.rx_packets += 1
                 self.rx_bytes += len(frame) - HEADER_SIZE

@@ -7,7 +7,8 @@ import struct
 from collections.abc import Sequence
 
 from vnet.ports.base import KnownHeaders
-from vnet.ports.tuntap import TunTapDevice, TunTapPort
+from vnet.ports.device import TunTapDevice
+from vnet.ports.tuntap import TunTapPort
 
 __all__ = ["TapPort"]
 

@@ -9,9 +9,10 @@ import trio
 
 from drivers.ports import ETH_HLEN, HEADER_SIZE
 from vnet.ports.base import NEEDS_CSUM, KnownHeaders, scatter, skip
+from vnet.ports.device import TunTapDevice
 from vnet.ports.neighbour import Neighbour
 from vnet.ports.packets import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, destination, ethernet, multicast_mac
-from vnet.ports.tuntap import LEAD, TunTapDevice, TunTapPort
+from vnet.ports.tuntap import LEAD, TunTapPort
 
 __all__ = ["TunPort"]
 
@@ -63,7 +64,8 @@ class TunPort(TunTapPort):
         if front is None and (known := self._frame_header()) is not None:
             peer = self._neighbour.peer
             if peer is None:
-                return self._hold(known, seg, size, segs)
+                self._hold(known, seg, size, segs)
+                return None
             front = fronts[header] = known + ethernet(peer, self._neighbour.mac, ETHERTYPES[version])
         return front
 

@@ -6,24 +6,21 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Protocol, cast
 
-import pytun
 import trio
 
 from drivers.errors import PortGone
 from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
 from vnet.ports.base import CountingPort, agreed, agreed_gso_types, scatter, skip
+from vnet.ports.device import TunTapDevice
 from vnet.ports.netns import in_netns, refresh_interface
 
-__all__ = ["TunTapDevice", "TunTapPort", "open_device"]
+__all__ = ["LEAD", "TunTapPort"]
 
 TUNSETOFFLOAD = 0x400454D0
-TUNSETVNETHDRSZ = 0x400454D8
 TUNSETCARRIER = 0x400454E2
-MODES: Mapping[str, int] = {"tun": pytun.IFF_TUN, "tap": pytun.IFF_TAP}
 
 TUN_F_CSUM = 1
 OFFLOAD_FLAGS = {"csum": TUN_F_CSUM, "tso4": 2, "tso6": 4, "uso": 0x20 | 0x40}
@@ -47,33 +44,13 @@ SEND_DROPS = {
 GONE = {errno.EBADF, errno.EBADFD, errno.ENODEV, errno.ENXIO}
 
 
-class TunTapDevice(Protocol):
-    """What is used of python-pytun, which has no types of its own."""
-
-    def fileno(self) -> int: ...
-
-    def close(self) -> None: ...
-
-
-def open_device(kind: str, ifname: str) -> TunTapDevice:
-    """A new interface in the namespace of the calling thread: ``kind`` is tun or tap. Raises OSError."""
-    flags = MODES[kind] | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR
-    try:
-        device = cast(TunTapDevice, pytun.TunTapDevice(name=ifname, flags=flags))
-    except pytun.Error as error:
-        # pytun's own checks come without an errno, and its type is of no use to a caller.
-        raise OSError(*error.args if len(error.args) > 1 else (errno.EINVAL, str(error)), ifname) from None
-    os.set_blocking(device.fileno(), False)
-    fcntl.ioctl(device.fileno(), TUNSETVNETHDRSZ, struct.pack("i", HEADER_SIZE))
-    return device
-
-
 class TunTapPort(CountingPort):
     """One descriptor of /dev/net/tun; `TunPort` and `TapPort` say what the device carries.
 
     The virtio_net_hdr of a frame is read into private memory, and all that the device carries behind it
-    straight to where the caller wants it. What then goes before that, ``FRONT`` bytes, is nearly always
-    what went before an earlier frame with the same header, so subclasses keep it.
+    straight to where the caller wants it, where a peer may change it: what is looked at there decides
+    about nothing but the frame's own Ethernet header. What then goes before that, ``FRONT`` bytes, is
+    nearly always what went before an earlier frame with the same virtio_net_hdr, so subclasses keep it.
     """
 
     FRONT = HEADER_SIZE
@@ -156,8 +133,7 @@ class TunTapPort(CountingPort):
                     room = len(seg)
                     size = os.readv(self._fd, (self._header, seg[self.FRONT :], self._spill))
                 else:
-                    seg = memoryview(bytearray(LEAD))
-                    room, size = self._read_scattered(seg, segs)
+                    seg, room, size = self._read_list(segs)
             except BlockingIOError:
                 return 0
             except OSError as error:
@@ -175,11 +151,14 @@ class TunTapPort(CountingPort):
             drops += 1
         return 0
 
-    def _read_scattered(self, lead: memoryview, segs: Sequence[memoryview]) -> tuple[int, int]:
-        """Read into ``lead`` and past it into any list of segments: the room they have, and the bytes read."""
-        tail = skip(segs, LEAD)[: IOV_MAX - 3]
-        room = min(sum(map(len, segs)), LEAD + sum(map(len, tail)))
-        return room, os.readv(self._fd, (self._header, lead[self.FRONT :], *tail, self._spill))
+    def _read_list(self, segs: Sequence[memoryview]) -> tuple[memoryview, int, int]:
+        """Read into any list of segments: see `_front` for the first result, then their room, and the bytes read."""
+        if segs and len(segs[0]) > LEAD:
+            seg, tail = segs[0], segs[1 : IOV_MAX - 2]
+        else:
+            seg, tail = memoryview(bytearray(LEAD)), skip(segs, LEAD)[: IOV_MAX - 3]
+        room = min(sum(map(len, segs)), len(seg) + sum(map(len, tail)))
+        return seg, room, os.readv(self._fd, (self._header, seg[self.FRONT :], *tail, self._spill))
 
     def _write(self, out: bytes, rest: Sequence[memoryview], /) -> bool:
         """`send` for a frame whose first bytes are already what the device wants."""
@@ -246,7 +225,7 @@ class TunTapPort(CountingPort):
     def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
         """What goes before the part of a frame that was read into ``seg`` from `FRONT` on; None: don't hand it up.
 
-        ``size`` counts header and frame. ``seg`` is all of ``segs``, or a copy of their first `LEAD` bytes.
+        ``size`` counts header and frame. ``seg`` is the first of ``segs``, or a copy of their first `LEAD` bytes.
         """
         raise NotImplementedError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+from drivers.epf import EndpointFunction, class_code
 from drivers.hw import Epc, PciHeader, RegisterBlock
 from drivers.transports.pci.registers import (
     CAP_VENDOR,
@@ -19,8 +20,7 @@ from drivers.transports.pci.registers import (
     Structure,
 )
 from drivers.vhost import NO_VECTOR, DeviceQueue, VhostDevice
-from rings.features import RingFeature, mask, word
-from rings.memory import Memory
+from rings.features import word
 from rings.status import Status
 
 __all__ = ["VirtioEpf"]
@@ -32,22 +32,15 @@ BAR_SIZE = NOTIFY_AT + NOTIFY_SIZE
 MULTIPLIER = 4
 MAX_VECTORS = 0x800
 MSIX_ENTRY = 16
-FEATURES = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
-CLASS_CODES = {1: 0x020000, 2: 0x018000, 8: 0x010000}
-"""By virtio id: network controller, mass storage, SCSI; anything else is an unclassified 0xff."""
 
 _WIDE = {Common.QUEUE_DESC: "desc", Common.QUEUE_DRIVER: "driver", Common.QUEUE_DEVICE: "used"}
 
 
-class VirtioEpf:
+class VirtioEpf(EndpointFunction):
     """One function of an endpoint controller that is a virtio device; the device's `drivers.vhost.VhostOps`."""
 
-    features = FEATURES
-
     def __init__(self, epc: Epc, function: int, device_id: int, name: str = "") -> None:
-        self.device = VhostDevice(device_id, VENDOR, self, name)
-        self._epc = epc
-        self._function = function
+        super().__init__(epc, function, device_id, name)
         self._vectors = 0
         self._common = CommonBlock(self)
         self._isr = IsrBlock(self)
@@ -65,7 +58,7 @@ class VirtioEpf:
             vendor_id=VENDOR,
             device_id=DEVICE_BASE + device_id,
             revision=1,
-            class_code=CLASS_CODES.get(device_id, 0xFF0000),
+            class_code=class_code(device_id),
             subsystem_vendor_id=VENDOR,
             subsystem_id=0x40 + device_id,
         )
@@ -86,17 +79,11 @@ class VirtioEpf:
         epc.add_capability(function, CAP_VENDOR, access.emit(), PciCfgBlock(access.emit(), bar))
         epc.watch(function, self, self.device.reset)
 
-    def unbind(self) -> None:
-        self._epc.clear(self._function)
-
     def valid_vector(self, vector: int) -> int:
         """``vector`` where it is in the table, else NO_VECTOR, which tells the driver that mapping failed."""
         return vector if vector < self._vectors else NO_VECTOR
 
     # VhostOps
-
-    def memory(self) -> Memory:
-        return self._epc.window(self._function)
 
     def call(self, queue: DeviceQueue) -> None:
         if self._epc.msix_enabled(self._function):
@@ -112,17 +99,6 @@ class VirtioEpf:
             self._epc.set_intx(self._function, True)
         elif self.config_vector != NO_VECTOR:
             self._epc.raise_irq(self._function, self.config_vector)
-
-    async def settle(self) -> None:
-        pass
-
-    # LinkEvents
-
-    def link_up(self) -> None:
-        """The next set-up asks for the new epoch's window."""
-
-    def link_down(self) -> None:
-        self.device.reset()
 
     def read_isr(self) -> int:
         """Reading clears, and ends INTx (section 4.1.4.5)."""
@@ -190,14 +166,10 @@ class CommonBlock:
             put(self, value)
 
     def _queue(self) -> DeviceQueue | None:
-        queues = self._epf.device.queues
-        return queues[self._queue_select] if self._queue_select < len(queues) else None
+        return self._epf.device.queue(self._queue_select)
 
     def _idle_queue(self) -> DeviceQueue | None:
-        """The selected queue while it may be set up: not once it, or the device, runs."""
-        queue = self._queue()
-        running = self._epf.device.status & Status.DRIVER_OK
-        return queue if queue is not None and not queue.enabled and not running else None
+        return self._epf.device.idle_queue(self._queue_select)
 
     def _of_queue(self, name: str, absent: int = 0) -> int:
         queue = self._queue()
@@ -217,8 +189,8 @@ class CommonBlock:
 
     def _set_size(self, value: int) -> None:
         queue = self._idle_queue()
-        if queue is not None and 1 <= value <= queue.max_num and not value & value - 1:
-            queue.num = value
+        if queue is not None:
+            queue.resize(value)
 
     def _set_vector(self, value: int) -> None:
         queue = self._idle_queue()

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import trio
-
+from drivers.carrier import config_step, wait_reset
 from drivers.errors import ProbeError, TransportLost
-from drivers.hw import DmaMemory, PciFunction
+from drivers.hw import PciFunction
 from drivers.model import MatchId
-from drivers.pci import VirtioPciDriver
-from drivers.pump import Signal
+from drivers.pci import NO_VECTOR, FunctionTransport, VirtioPciDriver
 from drivers.transports.pci.registers import (
     CAP_VENDOR,
     DEVICE_BASE,
@@ -25,18 +23,11 @@ from drivers.transports.pci.registers import (
     Structure,
 )
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
-from drivers.vring import VringMemory
-from rings.features import RingFeature, mask
+from drivers.vring import RING_FEATURES
 from rings.ids import DeviceId
 
 __all__ = ["VIRTIO_PCI", "VirtioPci", "find_structures"]
 
-FEATURES = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
-NO_VECTOR = 0xFFFF
-RESET_TIMEOUT = 1.0
-"""Seconds until a device that does not finish its reset is given up."""
-RESET_POLL = 0.001
-COMMAND, COMMAND_MASTER = 0x04, 0x04
 STATUS, STATUS_CAPS = 0x06, 0x10
 CAP_POINTER = 0x34
 BARS = 6
@@ -68,47 +59,16 @@ def find_structures(function: PciFunction) -> dict[int, Structure]:
     return found
 
 
-class VirtioPci:
+class VirtioPci(FunctionTransport):
     """`drivers.virtio.ConfigOps` over one PCI function; also hears of its link."""
 
-    features = FEATURES
+    features = RING_FEATURES
 
     def __init__(self, function: PciFunction) -> None:
-        self._function = function
+        super().__init__(function)
+        self.device_id = TRANSITIONAL.get(function.device_id) or function.device_id - DEVICE_BASE
+        self.vendor_id = function.vendor_id
         self._found = find_structures(function)
-        self._device: VirtioDevice | None = None
-        self._queues: list[DriverQueue] = []
-        self._back = Signal()
-        self.dma: DmaMemory = function.dma
-        self._rings = VringMemory(self.dma)
-        self.online = True
-
-    def own(self, device: VirtioDevice) -> None:
-        """Tell ``device`` from now on what happens to the function."""
-        self._device = device
-        self._function.watch(self)
-
-    def release(self) -> None:
-        self._function.watch(None)
-        self._function.free_irqs()
-        self._device = None
-
-    # LinkEvents
-
-    def link_up(self) -> None:
-        self.online = True
-        self._back.set()
-
-    def link_down(self) -> None:
-        self.online = False
-        for queue in self._queues:
-            queue.live = False  # nothing more is moved into an epoch that is over
-        if self._device is not None:
-            self._device.changed.set()
-
-    async def wait_online(self) -> None:
-        while not self.online:
-            await self._back.wait()
 
     # Registers
 
@@ -130,23 +90,9 @@ class VirtioPci:
     async def set_status(self, status: int) -> None:
         self._write(Common.DEVICE_STATUS, status)
 
-    async def reset(self) -> None:
-        """A device that does not finish loses its access to memory, and gets it back once a later reset succeeds."""
+    async def _reset(self) -> None:
         self._write(Common.DEVICE_STATUS, 0)
-        with trio.move_on_after(RESET_TIMEOUT):
-            while self.online:
-                if not self._read(Common.DEVICE_STATUS):
-                    self._master(True)
-                    return
-                await trio.sleep(RESET_POLL)
-        self._master(False)  # it may still write to memory that is about to be freed
-        why = f"did not finish its reset within {RESET_TIMEOUT:g} s" if self.online else "was lost during reset"
-        raise TransportLost(f"{self._function.name}: the device {why}")
-
-    def _master(self, on: bool) -> None:
-        command = self._function.config_read(COMMAND, 2)
-        if bool(command & COMMAND_MASTER) != on:
-            self._function.config_write(COMMAND, 2, command ^ COMMAND_MASTER)
+        await wait_reset(self._function.name, lambda: self._read(Common.DEVICE_STATUS), lambda: self.online)
 
     async def get_features(self) -> int:
         value = 0
@@ -166,15 +112,15 @@ class VirtioPci:
         return self._read(Common.CONFIG_GENERATION)
 
     async def read_config(self, offset: int, size: int) -> bytes:
-        at = self._config(offset, size)
-        step = size if size in (1, 2, 4) and not offset % size else 1
+        at, step = self._config(offset, size), config_step(offset, size)
         parts = range(at.offset + offset, at.offset + offset + size, step)
         return b"".join(self._function.bar_read(at.bar, part, step).to_bytes(step, "little") for part in parts)
 
     async def write_config(self, offset: int, data: bytes) -> None:
-        at = self._config(offset, len(data))
-        for i, value in enumerate(data):
-            self._function.bar_write(at.bar, at.offset + offset + i, 1, value)
+        at, step = self._config(offset, len(data)), config_step(offset, len(data))
+        for i in range(0, len(data), step):
+            value = int.from_bytes(data[i : i + step], "little")
+            self._function.bar_write(at.bar, at.offset + offset + i, step, value)
 
     def _config(self, offset: int, size: int) -> Structure:
         at = self._found.get(CfgType.DEVICE)
@@ -188,20 +134,14 @@ class VirtioPci:
         if self._read(Common.NUM_QUEUES) < len(specs):
             raise ProbeError(f"{self._function.name}: {self._read(Common.NUM_QUEUES)} queues, {len(specs)} needed")
         self._queues = []
-        vectors = self._function.enable_msix()
-        # One vector for the configuration, one for each queue; else the queues share, or everything does.
-        own = vectors > len(specs)
-        if vectors:
-            self._function.request_irq(0, device.interrupt if vectors > 1 else self._any_interrupt)
-            self._write(Common.CONFIG_MSIX_VECTOR, 0)
-            self._verify(Common.CONFIG_MSIX_VECTOR, 0)
-            if 1 < vectors <= len(specs):
-                self._function.request_irq(1, self._queue_interrupt)
-        else:
+        config, vectors = self._share_vectors(device, len(specs))
+        if config == NO_VECTOR:
             self._function.request_intx(self._intx)
-        for index, spec in enumerate(specs):
-            vector = NO_VECTOR if not vectors else index + 1 if own else min(1, vectors - 1)
-            self._set_up(device, index, spec, vector, own)
+        else:
+            self._write(Common.CONFIG_MSIX_VECTOR, config)
+            self._verify(Common.CONFIG_MSIX_VECTOR, config)
+        for index, (spec, vector) in enumerate(zip(specs, vectors, strict=True)):
+            self._set_up(device, index, spec, vector)
         for index in range(len(specs)):
             self._write(Common.QUEUE_SELECT, index)
             self._write(Common.QUEUE_ENABLE, 1)
@@ -209,7 +149,7 @@ class VirtioPci:
                 raise ProbeError(f"{self._function.name}: queue {index} can't be enabled")
         return self._queues
 
-    def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec, vector: int, own: bool) -> None:
+    def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec, vector: int) -> None:
         self._write(Common.QUEUE_SELECT, index)
         name = f"{self._function.name}, queue {index}"
         vring = self._rings.make(device.features, self._read(Common.QUEUE_SIZE), spec.num, spec.segments, name)
@@ -221,9 +161,7 @@ class VirtioPci:
         queue = DriverQueue(
             index, spec, vring.ring, partial(self._function.bar_write, at.bar, at.offset + where, 2, index)
         )
-        self._queues.append(queue)
-        if own:
-            self._function.request_irq(vector, queue.called)
+        self._add_queue(queue, vector)
         self._write(Common.QUEUE_SIZE, vring.num)
         self._write(Common.QUEUE_DESC, vring.addrs.desc)
         self._write(Common.QUEUE_DRIVER, vring.addrs.driver)
@@ -237,24 +175,6 @@ class VirtioPci:
         if self._read(field) != vector:
             raise ProbeError(f"{self._function.name}: the device could not map MSI-X vector {vector}")
 
-    def del_vqs(self) -> None:
-        self._function.free_irqs()
-        for queue in self._queues:
-            queue.close()
-        self._queues = []
-        self._rings.free()
-
-    # Interrupts
-
-    def _queue_interrupt(self) -> None:
-        for queue in self._queues:
-            queue.called()
-
-    def _any_interrupt(self) -> None:
-        self._queue_interrupt()
-        if self._device is not None:
-            self._device.interrupt()
-
     def _intx(self) -> None:
         at = self._found[CfgType.ISR]
         isr = self._function.bar_read(at.bar, at.offset, 1)
@@ -266,12 +186,6 @@ class VirtioPci:
             self._device.interrupt()
 
 
-def probe(function: PciFunction) -> tuple[VirtioPci, int]:
-    """The transport over a function, and the virtio device id. Raises ProbeError."""
-    device_id = TRANSITIONAL.get(function.device_id) or function.device_id - DEVICE_BASE
-    return VirtioPci(function), device_id
-
-
 ID_TABLE = tuple(
     MatchId(device, VENDOR)
     for device in (
@@ -279,4 +193,4 @@ ID_TABLE = tuple(
         *(device for device, virtio_id in TRANSITIONAL.items() if virtio_id in tuple(DeviceId)),
     )
 )
-VIRTIO_PCI = VirtioPciDriver("virtio-pci", ID_TABLE, probe)
+VIRTIO_PCI = VirtioPciDriver("virtio-pci", ID_TABLE, VirtioPci)

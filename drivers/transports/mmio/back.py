@@ -1,0 +1,167 @@
+"""The device's half: a virtio device in trapped registers of its driver's own host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from drivers.hw import PlatformSlot
+from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
+from drivers.vhost import RING_FEATURES, DeviceQueue, VhostDevice, VhostOps
+from rings.features import word
+from rings.memory import Memory
+from rings.status import Status
+
+__all__ = ["MmioDevice", "Registers"]
+
+VENDOR = 0x1AF4
+NO_REGION = 0xFFFF_FFFF
+"""Length and base, in both halves, of a shared memory region that does not exist."""
+WORD = 0xFFFF_FFFF
+_ADDRESSES = {
+    low + half: (name, 8 * half)
+    for low, name in (
+        (Register.QUEUE_DESC_LOW, "desc"),
+        (Register.QUEUE_DRIVER_LOW, "driver"),
+        (Register.QUEUE_DEVICE_LOW, "used"),
+    )
+    for half in (0, 4)
+}
+"""Registers of ring addresses: the field of a queue that each is half of, and the bit it starts at."""
+
+
+class MmioDevice(VhostOps):
+    """A virtio device in a slot of the platform bus; its interrupt line is up while InterruptStatus is not 0."""
+
+    features = RING_FEATURES
+
+    def __init__(self, slot: PlatformSlot, device_id: int, name: str = "") -> None:
+        self.device = VhostDevice(device_id, VENDOR, self, name)
+        self._slot = slot
+        self.interrupt_status = Interrupt(0)
+        self.registers = Registers(self)
+        self.device.on_status = self._status_changed
+
+    def bind(self) -> None:
+        self._slot.insert(self.registers)
+
+    def unbind(self) -> None:
+        self._slot.remove()
+
+    def interrupt(self, cause: Interrupt) -> None:
+        """An event occurred: its bit stands until it is acknowledged (section 4.2.2.1)."""
+        self.interrupt_status |= cause
+        self._slot.set_irq(True)
+
+    def acknowledge(self, causes: int) -> None:
+        self.interrupt_status &= ~causes
+        self._slot.set_irq(bool(self.interrupt_status))
+
+    # VhostOps
+
+    def memory(self) -> Memory:
+        return self._slot.memory
+
+    def call(self, queue: DeviceQueue) -> None:
+        self.interrupt(Interrupt.USED_BUFFER)
+
+    def config_changed(self) -> None:
+        self.interrupt(Interrupt.CONFIG_CHANGE)
+
+    async def settle(self) -> None:
+        """There is no link to pay."""
+
+    def _status_changed(self, status: Status) -> None:
+        if not status:
+            self.registers.clear()
+            self.acknowledge(WORD)
+
+
+class Registers:
+    """Control registers as aligned 32-bit words, the configuration at any natural width.
+
+    Any other access, and any that a register is not made for, reads 0 and writes nothing.
+    """
+
+    def __init__(self, mmio: MmioDevice) -> None:
+        self._mmio = mmio
+        self._device = mmio.device
+        self.clear()
+
+    def clear(self) -> None:
+        self._device_select = self._driver_select = self._queue_select = 0
+
+    def read(self, offset: int, size: int) -> int:
+        if offset >= CONFIG:
+            natural = size in (1, 2, 4) and not offset % size
+            return int.from_bytes(self._device.read_config(offset - CONFIG, size), "little") if natural else 0
+        get = self._READ.get(offset)
+        return get(self) & WORD if get is not None and size == 4 else 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset >= CONFIG:
+            if size in (1, 2, 4) and not offset % size:
+                self._device.write_config(offset - CONFIG, value.to_bytes(size, "little"))
+            return
+        if size == 4 and offset in _ADDRESSES:
+            self._set_address(*_ADDRESSES[offset], value)
+        put = self._WRITE.get(offset)
+        if put is not None and size == 4:
+            put(self, value)
+
+    def _queue(self) -> DeviceQueue | None:
+        return self._device.queue(self._queue_select)
+
+    def _idle_queue(self) -> DeviceQueue | None:
+        return self._device.idle_queue(self._queue_select)
+
+    def _of_queue(self, name: str) -> int:
+        queue = self._queue()
+        return int(getattr(queue, name)) if queue is not None else 0
+
+    def _select(self, name: str, value: int) -> None:
+        setattr(self, name, value)
+
+    def _set_size(self, value: int) -> None:
+        queue = self._idle_queue()
+        if queue is not None:
+            queue.resize(value)
+
+    def _set_address(self, name: str, shift: int, value: int) -> None:
+        queue = self._idle_queue()
+        if queue is not None:
+            setattr(queue, name, getattr(queue, name) & ~(WORD << shift) | value << shift)
+
+    def _set_ready(self, value: int) -> None:
+        if value == 0:
+            self._device.disable_queue(self._queue_select)
+        elif value == 1 and self._idle_queue() is not None:
+            self._device.enable_queue(self._queue_select)
+
+    _READ: ClassVar[dict[int, Callable[[Registers], int]]] = {
+        Register.MAGIC_VALUE: lambda _: MAGIC,
+        Register.VERSION: lambda _: VERSION,
+        Register.DEVICE_ID: lambda self: self._device.device_id,
+        Register.VENDOR_ID: lambda self: self._device.vendor_id,
+        Register.DEVICE_FEATURES: lambda self: word(self._device.device_features, self._device_select),
+        Register.QUEUE_SIZE_MAX: lambda self: self._of_queue("max_num"),
+        Register.QUEUE_READY: lambda self: self._of_queue("enabled"),
+        Register.INTERRUPT_STATUS: lambda self: self._mmio.interrupt_status,
+        Register.STATUS: lambda self: self._device.status,
+        Register.SHM_LEN_LOW: lambda _: NO_REGION,
+        Register.SHM_LEN_HIGH: lambda _: NO_REGION,
+        Register.SHM_BASE_LOW: lambda _: NO_REGION,
+        Register.SHM_BASE_HIGH: lambda _: NO_REGION,
+        Register.CONFIG_GENERATION: lambda self: self._device.generation,
+    }
+    _WRITE: ClassVar[dict[int, Callable[[Registers, int], None]]] = {
+        Register.DEVICE_FEATURES_SEL: lambda self, value: self._select("_device_select", value),
+        Register.DRIVER_FEATURES_SEL: lambda self, value: self._select("_driver_select", value),
+        Register.DRIVER_FEATURES: lambda self, value: self._device.write_driver_features(self._driver_select, value),
+        Register.QUEUE_SEL: lambda self, value: self._select("_queue_select", value),
+        Register.QUEUE_SIZE: _set_size,
+        Register.QUEUE_READY: _set_ready,
+        Register.QUEUE_NOTIFY: lambda self, value: self._device.kick(value),
+        Register.INTERRUPT_ACK: lambda self, value: self._mmio.acknowledge(value),
+        Register.STATUS: lambda self, value: self._device.write_status(value),
+    }

@@ -1,0 +1,180 @@
+"""The driver's half: does to registers what the virtio bus asks for, and hears of one interrupt line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from drivers.carrier import config_step, wait_reset
+from drivers.errors import ProbeError, TransportLost
+from drivers.hw import DmaMemory, MmioRegion
+from drivers.model import MatchId
+from drivers.platform import VirtioPlatformDriver
+from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
+from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
+from drivers.vring import RING_FEATURES, VringMemory
+
+__all__ = ["VIRTIO_MMIO", "VirtioMmio", "probe"]
+
+ACPI_VENDOR, ACPI_DEVICE = int.from_bytes(b"LNRO", "big"), 0x0005
+NOBODY = 0xFFFF_FFFF
+WORD = 0xFFFF_FFFF
+FEATURE_WORDS = 4
+
+
+class VirtioMmio:
+    """`drivers.virtio.ConfigOps` over one region of the platform bus."""
+
+    features = RING_FEATURES
+
+    def __init__(self, region: MmioRegion, device_id: int, vendor_id: int) -> None:
+        self.device_id = device_id
+        self.vendor_id = vendor_id
+        self.dma: DmaMemory = region.dma
+        self._region = region
+        self._device: VirtioDevice | None = None
+        self._queues: list[DriverQueue] = []
+        self._rings = VringMemory(self.dma)
+
+    @property
+    def online(self) -> bool:
+        """Always: there is no link to lose."""
+        return True
+
+    async def wait_online(self) -> None:
+        """It is."""
+
+    def own(self, device: VirtioDevice) -> None:
+        self._device = device
+
+    def release(self) -> None:
+        self._region.free_irq()
+        self._device = None
+
+    # Registers
+
+    def _read(self, register: Register) -> int:
+        return self._region.read(register, 4)
+
+    def _write(self, register: Register, value: int) -> None:
+        self._region.write(register, 4, value)
+
+    async def get_status(self) -> int:
+        return self._status()
+
+    def _status(self) -> int:
+        status = self._read(Register.STATUS)
+        if status == NOBODY:
+            raise TransportLost(f"{self._region.name}: nobody answers")
+        return status
+
+    async def set_status(self, status: int) -> None:
+        self._write(Register.STATUS, status)
+
+    async def reset(self) -> None:
+        self._write(Register.STATUS, 0)
+        await wait_reset(self._region.name, self._status, lambda: True)
+
+    async def get_features(self) -> int:
+        value = 0
+        for select in range(FEATURE_WORDS):
+            self._write(Register.DEVICE_FEATURES_SEL, select)
+            value |= self._read(Register.DEVICE_FEATURES) << 32 * select
+        return value
+
+    async def finalize_features(self, features: int) -> None:
+        for select in range(FEATURE_WORDS):
+            self._write(Register.DRIVER_FEATURES_SEL, select)
+            self._write(Register.DRIVER_FEATURES, features >> 32 * select & WORD)
+
+    async def generation(self) -> int:
+        return self._read(Register.CONFIG_GENERATION)
+
+    async def read_config(self, offset: int, size: int) -> bytes:
+        self._check_config(offset, size)
+        step = config_step(offset, size)
+        parts = range(CONFIG + offset, CONFIG + offset + size, step)
+        return b"".join(self._region.read(part, step).to_bytes(step, "little") for part in parts)
+
+    async def write_config(self, offset: int, data: bytes) -> None:
+        self._check_config(offset, len(data))
+        step = config_step(offset, len(data))
+        for i in range(0, len(data), step):
+            self._region.write(CONFIG + offset + i, step, int.from_bytes(data[i : i + step], "little"))
+
+    def _check_config(self, offset: int, size: int) -> None:
+        if CONFIG + offset + size > self._region.size:
+            raise ProbeError(f"{self._region.name}: no device configuration of {offset + size} bytes")
+
+    # Queues
+
+    async def find_vqs(self, device: VirtioDevice, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
+        self._queues = []
+        self._region.request_irq(self._interrupt)
+        for index, spec in enumerate(specs):
+            self._set_up(device, index, spec)
+        for index in range(len(specs)):
+            self._write(Register.QUEUE_SEL, index)
+            self._write(Register.QUEUE_READY, 1)
+            if self._read(Register.QUEUE_READY) != 1:
+                raise ProbeError(f"{self._region.name}: queue {index} can't be enabled")
+        return self._queues
+
+    def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec) -> None:
+        name = f"{self._region.name}, queue {index}"
+        self._write(Register.QUEUE_SEL, index)
+        if self._read(Register.QUEUE_READY):
+            raise ProbeError(f"{name}: it is in use already")
+        most = self._read(Register.QUEUE_SIZE_MAX)
+        if not most:
+            raise ProbeError(f"{name}: it does not exist")
+        vring = self._rings.make(device.features, most, spec.num, spec.segments, name)
+        self._queues.append(
+            DriverQueue(index, spec, vring.ring, partial(self._region.write, Register.QUEUE_NOTIFY, 4, index))
+        )
+        self._write(Register.QUEUE_SIZE, vring.num)
+        for low, address in (
+            (Register.QUEUE_DESC_LOW, vring.addrs.desc),
+            (Register.QUEUE_DRIVER_LOW, vring.addrs.driver),
+            (Register.QUEUE_DEVICE_LOW, vring.addrs.device),
+        ):
+            self._region.write(low, 4, address & WORD)
+            self._region.write(low + 4, 4, address >> 32)
+
+    def del_vqs(self) -> None:
+        """Stop every queue before its memory goes: also one of a device that did not finish its reset."""
+        self._region.free_irq()
+        for queue in self._queues:
+            queue.close()
+            self._write(Register.QUEUE_SEL, queue.index)
+            self._write(Register.QUEUE_READY, 0)
+            self._read(Register.QUEUE_READY)  # the device has seen it once this returns (section 4.2.2.2)
+        self._queues = []
+        self._rings.free()
+
+    # Interrupts
+
+    def _interrupt(self) -> None:
+        pending = self._read(Register.INTERRUPT_STATUS)
+        if pending == NOBODY:
+            return
+        causes = Interrupt(pending & (Interrupt.USED_BUFFER | Interrupt.CONFIG_CHANGE))
+        if causes & Interrupt.USED_BUFFER:
+            for queue in self._queues:
+                queue.called()
+        if causes & Interrupt.CONFIG_CHANGE and self._device is not None:
+            self._device.interrupt()
+        if causes:
+            self._write(Register.INTERRUPT_ACK, causes)
+
+
+def probe(region: MmioRegion) -> VirtioMmio | None:
+    """The transport over a region; None for one without a virtio-mmio device, which is no error (section 4.2.3.1)."""
+    for register, expected in ((Register.MAGIC_VALUE, MAGIC), (Register.VERSION, VERSION)):
+        if region.read(register, 4) != expected:
+            return None
+    device_id = region.read(Register.DEVICE_ID, 4)
+    return VirtioMmio(region, device_id, region.read(Register.VENDOR_ID, 4)) if device_id else None
+
+
+VIRTIO_MMIO = VirtioPlatformDriver("virtio-mmio", (MatchId(ACPI_DEVICE, ACPI_VENDOR),), probe)

@@ -1,0 +1,97 @@
+"""The device's side of a virtqueue, and somebody who counts what it moves through memory that is not its own."""
+
+from __future__ import annotations
+
+from rings.chain import Chain
+from rings.layout import DESC_SIZE
+from rings.queue import Meter, QueueState, QueueStatistics, Vringh
+
+__all__ = ["MeteredVringh"]
+
+WORD = 2
+"""Bytes of an index, an event, flags, or an entry of the available ring."""
+USED_ELEMENT = 8
+
+
+class MeteredVringh:
+    """Any `rings.queue.Vringh`. What a chain moves is counted when it is given back: one that is abandoned cost nothing.
+
+    Accesses are what a plain device would do: one for the descriptors of a chain, one for each of its buffers, and
+    one for each field of the rings. A chain of several descriptors is taken to lie in a table of its own where
+    ``indirect`` tables were negotiated.
+    """
+
+    def __init__(self, ring: Vringh, meter: Meter, *, indirect: bool) -> None:
+        self._ring = ring
+        self._meter = meter
+        self._indirect = indirect
+        self._taken: dict[int, tuple[list[int], list[int]]] = {}
+        self._unpublished = False
+        self.num = ring.num
+        self.broken = ring.broken
+
+    def getdesc(self) -> Chain | None:
+        chain = self._ring.getdesc()
+        if chain is None:
+            self._meter.read(WORD)
+        else:
+            head, readable, writable = chain
+            self._taken[head] = [len(seg) for seg in readable], [len(seg) for seg in writable]
+        return chain
+
+    def abandon(self, head: int, /) -> None:
+        self._ring.abandon(head)
+        del self._taken[head]
+
+    def complete(self, head: int, written: int, /) -> None:
+        self._ring.complete(head, written)
+        readable, writable = self._taken.pop(head)
+        meter = self._meter
+        count = max(1, len(readable) + len(writable))
+        meter.read(WORD)
+        if count > 1 and self._indirect:
+            meter.read(DESC_SIZE)
+        meter.read(count * DESC_SIZE)
+        for size in readable:
+            meter.read(size)
+        for size in writable:
+            if not written:
+                break
+            part = min(size, written)
+            meter.write(part)
+            written -= part
+        meter.write(USED_ELEMENT)
+        self._unpublished = True
+
+    def publish(self) -> bool:
+        wanted = self._ring.publish()
+        if self._unpublished:
+            self._unpublished = False
+            self._meter.write(WORD)
+            self._meter.read(WORD)
+        return wanted
+
+    def notify_enable(self) -> bool:
+        self._meter.write(WORD)
+        self._meter.read(WORD)
+        return self._ring.notify_enable()
+
+    def notify_disable(self) -> None:
+        self._ring.notify_disable()
+
+    def latch(self) -> None:
+        self._ring.latch()
+        self.broken = True
+
+    def reachable(self) -> bool:
+        return self._ring.reachable()
+
+    def close(self) -> None:
+        self._ring.close()
+        self.broken = True
+
+    def state(self) -> QueueState:
+        return self._ring.state()
+
+    def statistics(self) -> QueueStatistics:
+        return self._ring.statistics()

@@ -1,0 +1,236 @@
+"""The benchmark's arithmetic, its reading of /proc, its table and its forwarder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from click.testing import CliRunner
+
+from drivers.pump import BATCH_BUCKETS
+from vnet.bench.figures import (
+    Machine,
+    QueueFigures,
+    Results,
+    Sample,
+    between,
+    from_samples,
+    median_of,
+    queue_figures,
+)
+from vnet.bench.forwarder import forward
+from vnet.bench.measure import WORKLOADS, rotated
+from vnet.bench.processes import parse_cpu_ticks, parse_peak_memory
+from vnet.cli.bench import command
+from vnet.cli.bench_tables import bucket_names, tables
+from vnet.describe import QueueRow
+
+MACHINE = Machine(2, "a processor", "Linux 6.1", "CPython 3.11")
+QUIET = (0,) * BATCH_BUCKETS
+
+
+def tcp(*gigabits: float | None) -> list[Sample | None]:
+    return [None if value is None else Sample(bits_per_second=value * 1e9) for value in gigabits]
+
+
+# Figures
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [((3, 1, 2), 2), ((1, 2), 1.5), ((None, 7), 7), ((None,), None), ((), None)]
+)
+def test_a_median_is_of_what_was_measured(values: tuple[float | None, ...], expected: float | None) -> None:
+    assert median_of(values) == expected
+
+
+def test_a_ratio_compares_runs_of_the_same_round() -> None:
+    # The machine was ten times as fast in the second round: the ratios don't know of it.
+    result = from_samples(tcp(1, 10, 3), tcp(2, 20, 4))
+    assert result.median == {"bits_per_second": 3e9}
+    assert result.ratio == {"bits_per_second": 0.5}
+
+
+def test_a_failed_run_is_left_out_with_its_counterpart() -> None:
+    result = from_samples(tcp(None, 9, 3), tcp(1, None, 4))
+    assert result.median == {"bits_per_second": 6e9}
+    assert result.ratio == {"bits_per_second": 0.75}
+    assert result.rounds[0] is None
+
+
+def test_without_the_bare_forwarder_there_are_no_ratios() -> None:
+    assert from_samples(tcp(1), ()).ratio == {}
+
+
+def row(side: str, **figures: int) -> QueueRow:
+    assert side in {"driver", "device"}
+    every = {"kicks": 0, "calls": 0, "packets": 0} | figures
+    return QueueRow(
+        "net0",
+        "driver" if side == "driver" else "device",
+        "transmitq1",
+        suppressed=0,
+        bytes=0,
+        drops={},
+        batches=[every["packets"], *QUIET[1:]],
+        **every,
+    )
+
+
+def test_kicks_are_counted_where_the_driver_sends_them_and_calls_where_the_device_does() -> None:
+    rows = [row("driver", kicks=5, calls=1, packets=9), row("device", kicks=4, calls=2, packets=8)]
+    assert queue_figures(rows) == (QueueFigures("transmitq1", 8, 5, 2, (9, *QUIET[1:]), (8, *QUIET[1:])),)
+
+
+def test_what_happened_between_is_the_difference() -> None:
+    before = QueueFigures("receiveq1", 1, 2, 3, (1, 0), (0, 1))
+    after = QueueFigures("receiveq1", 11, 22, 33, (4, 5), (0, 6))
+    assert between([before], [after]) == (QueueFigures("receiveq1", 10, 20, 30, (3, 5), (0, 5)),)
+
+
+def test_notifications_are_told_per_packet_and_per_batch_of_their_sender() -> None:
+    queues = (QueueFigures("receiveq1", 90, 0, 4, (5, 0), (4, 4)), QueueFigures("transmitq1", 10, 5, 1, (5, 0), (2, 0)))
+    sample = Sample(bits_per_second=1.0).with_queues(queues)
+    assert sample.bits_per_second == 1.0
+    assert sample.notifications_per_packet == pytest.approx(0.1)
+    assert sample.kicks_per_batch == pytest.approx(0.5)
+    assert sample.calls_per_batch == pytest.approx(0.5)
+
+
+def test_a_run_without_packets_has_no_notifications_per_packet() -> None:
+    assert Sample().with_queues((QueueFigures("receiveq1", 0, 0, 0, QUIET, QUIET),)) == Sample(
+        queues=(QueueFigures("receiveq1", 0, 0, 0, QUIET, QUIET),)
+    )
+
+
+def test_everybody_comes_first_in_turn() -> None:
+    assert [rotated("abc", by) for by in range(4)] == [[*"abc"], [*"bca"], [*"cab"], [*"abc"]]
+
+
+def test_workloads_have_names_of_their_own() -> None:
+    assert len({workload.name for workload in WORKLOADS}) == len({w.title for w in WORKLOADS}) == len(WORKLOADS)
+
+
+# /proc
+
+
+def test_cpu_time_is_found_behind_any_process_name() -> None:
+    stat = "41 (a (b) c) S 1 41 41 0 -1 4194560 1 2 3 4 150 25 6 7 20 0 1 0 99 1000 200\n"
+    assert parse_cpu_ticks(stat) == 175
+
+
+def test_peak_memory_is_told_in_bytes() -> None:
+    assert parse_peak_memory("Name:\tpython\nVmPeak:\t  900 kB\nVmHWM:\t   72 kB\nVmRSS:\t   70 kB\n") == 72 * 1024
+
+
+def test_a_process_that_has_ended_has_no_memory() -> None:
+    assert parse_peak_memory("Name:\tpython\nState:\tZ (zombie)\n") is None
+
+
+def test_our_own_process_is_read() -> None:
+    proc = Path("/proc/self")
+    assert parse_cpu_ticks((proc / "stat").read_text()) > 0
+    assert (parse_peak_memory((proc / "status").read_text()) or 0) > 1 << 20
+
+
+# Table
+
+
+@pytest.fixture
+def results() -> Results:
+    flood = QueueFigures("transmitq1", 100, 1, 1, (0, 0, 1, *QUIET[3:]), (1, 0, 3, *QUIET[4:], 0))
+    udp: list[Sample | None] = [Sample(bits_per_second=5.12e6, packets_per_second=10000.0).with_queues((flood,))]
+    runs: dict[str, dict[str, list[Sample | None]]] = {
+        "tcp1": {"tun": tcp(9, 10, 11), "bare": tcp(10, 10, 10), "veth": tcp(20, 20, 20)},
+        "udp64": {"tun": udp, "bare": [Sample(bits_per_second=1.024e7, packets_per_second=20000.0)], "veth": [None]},
+    }
+    workloads = {
+        name: {who: from_samples(rounds, by_name["bare"]) for who, rounds in by_name.items()}
+        for name, by_name in runs.items()
+    }
+    return Results(MACHINE, 3, 2, workloads, {"tun": 72 << 20, "bare": 12 << 20}, ())
+
+
+def lines(results: Results) -> Iterator[list[str]]:
+    """The table's lines, cut where two blanks are."""
+    for line in tables(results).splitlines():
+        yield [part.strip() for part in line.split("  ") if part.strip()]
+
+
+def test_the_table_shows_each_figure_beside_its_ratio_to_bare(results: Results) -> None:
+    found = list(lines(results))
+    assert ["vnet TUN", "/bare", "bare", "veth", "/bare"] in found
+    assert ["TCP 1 stream, rc to ep, Gbit/s", "10.00", "1.00", "10.00", "20.00", "2.00"] in found
+    assert ["UDP 64 bytes, rc to ep, 1000 packets/s", "10.0", "0.50", "20.0", "-", "-"] in found
+    assert ["UDP 64 bytes, notifications per packet", "0.020", "-", "-", "-", "-"] in found
+    assert ["peak memory, MiB", "72.0", "6.00", "12.0", "-", "-"] in found
+
+
+def test_the_table_shows_how_large_batches_were(results: Results) -> None:
+    found = list(lines(results))
+    assert bucket_names() == ["1", "2-3", "4-7", "8-15", "16-31", "32-63", "64-127", "128-255", "256-"]
+    device = ["UDP 64 bytes, % of batches of", "vnet TUN", "device", "25.0", "0.0", "75.0", *["0.0"] * 6]
+    assert device in found
+
+
+def test_the_table_is_fenced_text_without_what_was_not_measured(results: Results) -> None:
+    text = tables(results)
+    assert text.startswith("```text\n2 cores (a processor), Linux 6.1, CPython 3.11\n")
+    assert text.endswith("\n```")
+    assert "ping" not in text
+    assert "TAP" not in text
+
+
+def test_without_bare_the_table_has_no_ratios(results: Results) -> None:
+    alone = {"tcp1": {"tun": from_samples(tcp(1), ())}}
+    text = tables(Results(MACHINE, 1, 2, alone, {}, ()))
+    header = text.splitlines()[4]
+    assert header.split() == ["vnet", "TUN"]
+
+
+def test_the_results_are_plain_data(results: Results) -> None:
+    read = json.loads(json.dumps(results.as_dict()))
+    assert read["workloads"]["tcp1"]["tun"]["ratio"] == {"bits_per_second": 1.0}
+    assert read["workloads"]["udp64"]["tun"]["rounds"][0]["queues"][0]["queue"] == "transmitq1"
+
+
+# Command line
+
+
+@pytest.mark.parametrize("args", [["--only", "tcp,sctp"], ["--contestants", ""], ["--seconds", "0.5"]])
+def test_a_choice_that_does_not_exist_is_refused(args: list[str]) -> None:
+    result = CliRunner().invoke(command, args)
+    assert result.exit_code == 2
+    assert "Invalid value" in result.output
+
+
+# Forwarder
+
+
+def test_the_forwarder_forwards_both_ways_until_it_is_told_to_stop() -> None:
+    left, first = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    right, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    stop, told = os.pipe()
+    with left, first, right, second:
+        for end in (first, second):
+            end.setblocking(False)
+        for end in (left, right):
+            end.settimeout(5)
+        peers = {first.fileno(): second.fileno(), second.fileno(): first.fileno()}
+        thread = Thread(target=forward, args=(peers, stop))
+        thread.start()
+        try:
+            for packet in (b"one", b"two"):
+                left.send(packet)
+            assert [right.recv(100), right.recv(100)] == [b"one", b"two"]
+            right.send(b"back")
+            assert left.recv(100) == b"back"
+        finally:
+            os.close(told)
+            thread.join(5)
+            os.close(stop)
+        assert not thread.is_alive()

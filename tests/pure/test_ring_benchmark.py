@@ -1,0 +1,58 @@
+"""What a descriptor costs: add, publish, getdesc, complete, publish, get. ``pytest --benchmark-enable`` measures."""
+
+from __future__ import annotations
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from rings.layout import RingAddrs
+from rings.memory import Addr, MappedMemory
+from rings.queue import Segment
+from rings.split.virtqueue import SplitVirtqueue
+from rings.split.vringh import SplitVringh
+
+NUM = 256
+BATCH = 64
+PIECES: tuple[Segment, ...] = tuple((Addr(0x8000 + at * 2048), size) for at, size in enumerate((12, 54, 1434)))
+ADDRS = RingAddrs(Addr(0), Addr(0x1000), Addr(0x2000))
+
+
+def pair(*, indirect: bool) -> tuple[SplitVirtqueue[int], SplitVringh]:
+    memory = MappedMemory()
+    memory.add(Addr(0), memoryview(bytearray(1 << 16)))
+    tables = Addr(0x3000) if indirect else None
+    return (
+        SplitVirtqueue(memory, NUM, ADDRS, event_idx=True, indirect=tables, indirect_max=3 if indirect else 0),
+        SplitVringh(memory, NUM, ADDRS, event_idx=True, indirect=indirect),
+    )
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["readable", "writable"])
+@pytest.mark.parametrize(
+    ("count", "indirect"), [(1, False), (3, False), (3, True)], ids=["single", "chain of 3", "table of 3"]
+)
+def test_a_batch_goes_round(benchmark: BenchmarkFixture, count: int, indirect: bool, written: bool) -> None:
+    """64 chains there and back; the report's times are for the batch: divide by 64, and by 3 for descriptors."""
+    driver, device = pair(indirect=indirect)
+    segs = PIECES[:count] if count > 1 else ((Addr(0x8000), 1500),)
+    readable, writable = ((), segs) if written else (segs, ())
+
+    def batch() -> int:
+        add, get, getdesc, complete = driver.add, driver.get, device.getdesc, device.complete
+        for token in range(BATCH):
+            add(readable, writable, token)
+        driver.publish()
+        while (chain := getdesc()) is not None:
+            complete(chain[0], 0)
+        device.notify_enable()
+        device.publish()
+        moved = 0
+        while get() is not None:
+            moved += 1
+        driver.enable_cb()
+        return moved
+
+    benchmark.group = "64 chains"
+    assert benchmark(batch) == BATCH
+    assert driver.num_free == NUM
+    assert driver.statistics().suppressed == 0

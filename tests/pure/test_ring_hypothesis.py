@@ -1,0 +1,377 @@
+"""Any legal sequence against a model made of lists, and any garbage against both sides."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from ring_rig import Rig, flat, seg
+
+from rings.chain import copy_in
+from rings.errors import LocalRingError, MemoryFault, QueueFull, RemoteRingError
+from rings.layout import split_sizes
+from rings.memory import Addr
+from rings.queue import Segment
+from rings.testing import Act, Desc
+
+SLOT = 256
+NUMS = st.sampled_from([1, 2, 4, 8])
+
+# ---------------------------------------------------------------- legal sequences
+
+
+@attrs.define(eq=False)
+class Sent:
+    """What one chain carries, as the model knows it; also the token."""
+
+    slot: int
+    readable: bytes
+    room: int
+    takes: int
+    """Descriptors of the ring."""
+    head: int = -1
+    answer: bytes = b""
+
+
+class Pair(RuleBasedStateMachine):
+    """Nothing is lost, doubled, or reordered within a chain; nobody who waits is forgotten."""
+
+    @initialize(num=NUMS, event_idx=st.booleans(), indirect=st.booleans(), start=st.sampled_from([0, 65533]))
+    def begin(self, num: int, event_idx: bool, indirect: bool, start: int) -> None:
+        self.rig = Rig(num, event_idx=event_idx, indirect=indirect)
+        self.num, self.serial = num, 0
+        self.out, self.back = self.rig.buffer(num * SLOT), self.rig.buffer(num * SLOT)
+        self.epoch(start)
+
+    def epoch(self, start: int) -> None:
+        self.driver, self.device = self.rig.pair(start)
+        self.start = start
+        self.slots = list(range(self.num))
+        # The life of a chain, in order: added, available, taken or done, used, and returned.
+        self.added: list[Sent] = []
+        self.avail: list[Sent] = []
+        self.taken: list[Sent] = []
+        self.held: list[Sent] = []
+        self.done: list[Sent] = []
+        self.used: list[Sent] = []
+        self.in_flight = 0
+        self.published = self.shown = self.seen = self.got = 0  # counts of chains
+        self.device_waits: int | None = None  # for more than this many published
+        self.driver_waits: int | None = None  # for more than this many shown
+        self.kicked = self.called = False
+
+    # The driver.
+
+    @rule(
+        data=st.binary(max_size=SLOT),
+        cuts=st.lists(st.integers(0, SLOT), max_size=3),
+        rooms=st.lists(st.integers(0, SLOT // 4), max_size=4),
+    )
+    def add(self, data: bytes, cuts: list[int], rooms: list[int]) -> None:
+        edges = [0, *sorted(min(place, len(data)) for place in cuts), len(data)]
+        parts = list(pairwise(edges)) if data else []
+        count = len(parts) + len(rooms)
+        if not self.slots or not 1 <= count <= self.num:
+            return
+        takes = 1 if self.rig.indirect and 1 < count <= min(4, self.num) else count
+        sent = Sent(self.slots[-1], data, sum(rooms), takes)
+        base = self.out + sent.slot * SLOT
+        readable = [seg(base + low, high - low) for low, high in parts]
+        writable: list[Segment] = []
+        at = self.back + sent.slot * SLOT
+        for room in rooms:
+            writable.append(seg(at, room))
+            at += room
+        if takes > self.driver.num_free:
+            with pytest.raises(QueueFull):
+                self.driver.add(readable, writable, sent)
+            return
+        self.rig.memory.view(Addr(base), SLOT, True)[: len(data)] = data
+        self.driver.add(readable, writable, sent)
+        self.slots.pop()
+        self.added.append(sent)
+
+    @rule()
+    def driver_publishes(self) -> None:
+        entries = range(self.published, self.published + len(self.added))
+        wanted = self.wanted(entries, self.rig.raw.avail_event, self.rig.raw.used_flags)
+        told = self.driver.publish()
+        assert told == wanted
+        self.kicked |= told
+        self.published += len(self.added)
+        self.avail += self.added
+        self.added = []
+
+    def wanted(self, entries: range, event: int, flags: int) -> bool:
+        if self.rig.event_idx:
+            return event in {self.start + at & 0xFFFF for at in entries}
+        return bool(entries) and not flags
+
+    @rule()
+    def get(self) -> None:
+        self.driver_waits = None
+        result = self.driver.get()
+        if not self.used:
+            assert result is None
+            return
+        sent = self.used.pop(0)
+        assert result == (sent, len(sent.answer))
+        assert self.rig.bytes(Addr(self.back + sent.slot * SLOT), len(sent.answer)) == sent.answer
+        self.slots.append(sent.slot)
+        self.got += 1
+
+    @rule(delayed=st.booleans())
+    def driver_waits_for_a_call(self, delayed: bool) -> None:
+        after = (self.published - self.got) * 3 // 4 if delayed else 0
+        due = self.driver.enable_cb_delayed() if delayed else self.driver.enable_cb()
+        assert due == (self.shown - self.got > after)
+        # Without EVENT_IDX every buffer from now on calls.
+        self.driver_waits = None if due else self.got + after if self.rig.event_idx else self.shown
+        self.called = False
+
+    @rule()
+    def driver_is_quiet(self) -> None:
+        self.driver.disable_cb()
+        self.driver_waits = None
+
+    # The device.
+
+    @rule()
+    def getdesc(self) -> None:
+        self.device_waits = None
+        chain = self.device.getdesc()
+        if self.published - len(self.avail) == self.seen:  # all it knew of was taken: it looks
+            self.seen = self.published
+        if not self.avail:
+            assert chain is None
+            return
+        assert chain is not None
+        sent = self.avail.pop(0)
+        sent.head, readable, writable = chain
+        assert flat(readable) == sent.readable
+        assert sum(map(len, writable)) == sent.room
+        assert all(len(view) for view in (*readable, *writable))
+        self.answer(sent, writable)
+        self.taken.append(sent)
+        self.held.append(sent)
+
+    def answer(self, sent: Sent, writable: list[memoryview]) -> None:
+        self.serial += 1
+        text = bytes(self.serial + at & 0xFF for at in range(self.serial % (sent.room + 1)))
+        assert copy_in(writable, text) == len(text)
+        sent.answer = text
+
+    @precondition(lambda self: self.taken and self.taken[-1] in self.held)
+    @rule()
+    def abandon(self) -> None:
+        sent = self.taken.pop()
+        self.held.remove(sent)
+        self.device.abandon(sent.head)
+        self.avail.insert(0, sent)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def complete(self, data: st.DataObject) -> None:
+        sent = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
+        self.device.complete(sent.head, len(sent.answer))
+        self.done.append(sent)
+
+    @rule()
+    def device_publishes(self) -> None:
+        entries = range(self.shown, self.shown + len(self.done))
+        wanted = self.wanted(entries, self.rig.raw.used_event, self.rig.raw.avail_flags)
+        told = self.device.publish()
+        assert told == wanted
+        self.called |= told
+        self.shown += len(self.done)
+        self.used += self.done
+        self.done = []
+
+    @rule()
+    def device_waits_for_a_kick(self) -> None:
+        due = self.device.notify_enable()
+        assert due == (self.published > self.seen)
+        self.device_waits = None if due else self.seen
+        self.kicked = False
+
+    @rule()
+    def device_is_quiet(self) -> None:
+        self.device.notify_disable()
+        self.device_waits = None
+
+    # Both.
+
+    @rule(start=st.sampled_from([0, 65535]))
+    def reset(self, start: int) -> None:
+        lost = [*self.added, *self.avail, *self.held, *self.done, *self.used]
+        self.device.close()
+        self.driver.close()
+        assert set(map(id, self.driver.detach_unused())) == set(map(id, lost))
+        self.epoch(start)
+
+    @invariant()
+    def descriptors_add_up(self) -> None:
+        if not hasattr(self, "rig"):
+            return
+        lives = [*self.added, *self.avail, *self.held, *self.done, *self.used]
+        assert self.driver.num_free == self.num - sum(sent.takes for sent in lives)
+        assert self.driver.state().in_flight == len(lives)
+        assert self.device.state().in_flight == len(self.held)
+
+    @invariant()
+    def whoever_waits_is_told(self) -> None:
+        if not hasattr(self, "rig"):
+            return
+        assert self.device_waits is None or self.published <= self.device_waits or self.kicked
+        assert self.driver_waits is None or self.shown <= self.driver_waits or self.called
+
+    def teardown(self) -> None:
+        if hasattr(self, "rig"):
+            self.rig.check()
+
+
+@pytest.mark.virtio("SPLIT-DEV-11", "SPLIT-DEV-12", "SPLIT-DRV-25", "SPLIT-DRV-26")
+def test_any_legal_sequence_agrees_with_the_model() -> None:
+    run_state_machine_as_test(Pair, settings=settings(max_examples=100, stateful_step_count=60, deadline=None))
+
+
+# ---------------------------------------------------------------- garbage
+
+PAYLOAD, TABLE = 0x20_0000, 0x30_0000
+ADDRS = st.sampled_from([PAYLOAD, PAYLOAD + 4095, TABLE, TABLE + 16, 0x10_1000, 0, 0x7000_0000, (1 << 64) - 16])
+SIZES = st.sampled_from([0, 1, 16, 32, 48, 128, 144, 4096, 1 << 31, (1 << 32) - 1])
+U16 = st.integers(0, 10) | st.integers(0, 0xFFFF)
+DESCS = st.builds(Desc, ADDRS | st.integers(0, (1 << 64) - 1), SIZES, st.integers(0, 7) | U16, U16)
+STEPS = st.lists(
+    st.tuples(st.just("desc"), st.integers(0, 7), DESCS)
+    | st.tuples(st.just("table"), st.integers(0, 7), DESCS)
+    | st.tuples(st.just("entry"), st.integers(0, 7), U16)
+    | st.tuples(st.just("idx"), st.just(0), U16)
+    | st.tuples(st.just("more"), st.just(0), st.integers(0, 4))
+    | st.tuples(st.just("event"), st.just(0), U16)
+    | st.tuples(st.just("take"), st.just(0), st.booleans()),
+    max_size=30,
+)
+
+
+@pytest.mark.hostile("R01", "R03", "R04", "R05", "R08", "R09", "R12", "R13", "I02", "I03", "I04", "I05")
+@given(
+    num=NUMS,
+    event_idx=st.booleans(),
+    indirect=st.booleans(),
+    ring=st.lists(DESCS, min_size=8, max_size=8),
+    heads=st.lists(U16, min_size=8, max_size=8),
+    steps=STEPS,
+)
+@settings(max_examples=300)
+def test_no_driver_makes_the_device_do_more_than_stop(
+    num: int, event_idx: bool, indirect: bool, ring: list[Desc], heads: list[int], steps: list[tuple[str, int, object]]
+) -> None:
+    """Only typed errors, a bounded number of accesses for each chain, none of them outside."""
+    rig = Rig(num, event_idx=event_idx, indirect=indirect)
+    for addr in (PAYLOAD, TABLE):
+        rig.memory.add(Addr(addr), memoryview(bytearray(4096)))
+    for at in range(8):
+        rig.raw.write(at % num, ring[at])
+        rig.raw.set_entry(at, heads[at])
+    device = rig.device()
+    latched = False
+    for step in [*steps, *[("take", 0, True)] * (num + 2)]:
+        match step:
+            case "desc", int(at), Desc() as desc:
+                rig.raw.write(at % num, desc)
+            case "table", int(at), Desc() as desc:
+                rig.memory.view(Addr(TABLE + 16 * at), 16, True)[:] = desc.emit()
+            case "entry", int(at), int(head):
+                rig.raw.set_entry(at, head)
+            case "idx", _, int(index):
+                rig.raw.avail_idx = index
+            case "more", _, int(more):
+                rig.raw.avail_idx += more
+            case "event", _, int(event):
+                rig.raw.used_event, rig.raw.avail_flags = event, event >> 3
+            case "take", _, finish:
+                rig.device_side.log.clear()
+                try:
+                    chain = device.getdesc()
+                except (RemoteRingError, MemoryFault):
+                    assert not latched
+                    device.latch()
+                    latched = True
+                    chain = None
+                assert len(rig.device_side.log) <= 2 + 4 * (2 * num + 1)
+                rig.check()
+                if chain is not None:
+                    assert not latched
+                    head, readable, writable = chain
+                    assert sum(map(len, (*readable, *writable))) <= 1 << 32
+                    for view in writable:
+                        view[:16] = b"\xee" * len(view[:16])
+                    if finish:
+                        device.complete(head, 0)
+                        device.publish()
+                        device.notify_enable()
+    assert device.state().in_flight <= num
+    rig.check()
+
+
+@pytest.mark.hostile("D01", "D02", "D03", "D05")
+@given(
+    num=NUMS,
+    event_idx=st.booleans(),
+    indirect=st.booleans(),
+    areas=st.binary(min_size=70, max_size=70),
+    index=U16,
+    elems=st.lists(st.tuples(st.integers(0, 9) | st.integers(0, (1 << 32) - 1), SIZES), max_size=8),
+    chains=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=8),
+)
+@settings(max_examples=300)
+def test_no_device_makes_the_driver_do_more_than_stop(
+    num: int,
+    event_idx: bool,
+    indirect: bool,
+    areas: bytes,
+    index: int,
+    elems: list[tuple[int, int]],
+    chains: list[tuple[int, int]],
+) -> None:
+    """Only typed errors; a token comes back at most once, never with more bytes than its buffer has."""
+    rig = Rig(num, event_idx=event_idx, indirect=indirect)
+    driver = rig.driver()
+    rooms: dict[object, int] = {}
+    for token, (readable, writable) in enumerate(chains):
+        try:
+            driver.add([seg(0x1000, 16)] * readable, [seg(0x1000, 16)] * writable, token)
+        except LocalRingError:
+            assert readable + writable == 0 or readable + writable > driver.num_free
+        else:
+            rooms[token] = 16 * writable
+    driver.publish()
+    given_back = len(rooms)
+    used = rig.memory.view(rig.addrs.device, split_sizes(num)[2], True)
+    used[:] = areas[: len(used)]
+    for at, (head, size) in enumerate(elems):
+        rig.raw.set_elem(at, head, size)
+    rig.raw.used_idx = index
+    try:
+        while (done := driver.get()) is not None:
+            assert done[1] <= rooms.pop(done[0])
+    except RemoteRingError:
+        pass
+    driver.enable_cb()
+    driver.enable_cb_delayed()
+    assert driver.state().in_flight == len(rooms) <= given_back
+    assert sorted(map(str, driver.detach_unused())) == sorted(map(str, rooms))
+    assert len(rig.driver_side.acts(Act.LOAD)) <= 8 + 2 * num
+    rig.check()

@@ -1,0 +1,190 @@
+"""The driver's side of a split ring against a device that writes whatever it likes."""
+
+from __future__ import annotations
+
+import pytest
+from ring_rig import MakeRig, Rig, flat, seg
+
+from rings.errors import BadRing
+from rings.layout import NEXT
+from rings.split.virtqueue import SplitVirtqueue
+from rings.testing import Act, Changing, Desc
+
+# ---------------------------------------------------------------- a device that lies
+
+
+def broken(rig: Rig, driver: SplitVirtqueue[object], match: str, in_flight: int) -> None:
+    """D01: one typed error, nothing handed up, and a ring made anew works."""
+    with pytest.raises(BadRing, match=match):
+        driver.get()
+    assert driver.state().in_flight == in_flight
+    driver.close()
+    assert len(list(driver.detach_unused())) == in_flight, "each request ends once"
+    rig.recovers()
+
+
+@pytest.mark.hostile("D01")
+@pytest.mark.parametrize("head", [8, 0xFFFF, 1 << 16, 0xFFFF_FFFF])
+def test_a_used_id_outside_of_the_table_breaks_the_ring(rig: Rig, head: int) -> None:
+    driver = rig.driver()
+    driver.add((), (seg(0x1000, 8),), "a")
+    driver.publish()
+    rig.raw.give(head, 8)
+    broken(rig, driver, f"names descriptor {head} of 8", 1)
+
+
+@pytest.mark.hostile("D02")
+@pytest.mark.parametrize("head", [1, 2, 7])
+def test_a_used_id_that_is_no_head_in_flight_breaks_the_ring(make_rig: MakeRig, head: int) -> None:
+    rig = make_rig(indirect=False)
+    driver = rig.driver()
+    driver.add((), [seg(0x1000, 8)] * 3, "a")  # 0, 1, 2
+    driver.publish()
+    rig.raw.give(head)
+    broken(rig, driver, "not the head of one in flight", 1)
+
+
+@pytest.mark.hostile("D02")
+def test_a_buffer_that_is_returned_twice_is_delivered_once(rig: Rig) -> None:
+    driver = rig.driver()
+    for token in "ab":
+        driver.add((), (seg(0x1000, 8),), token)
+    driver.publish()
+    rig.raw.give(1, 8)
+    rig.raw.give(1, 8)
+    assert driver.get() == ("b", 8)
+    broken(rig, driver, "not the head of one in flight", 1)
+
+
+@pytest.mark.hostile("D03")
+@pytest.mark.virtio("SPLIT-DRV-17", "SPLIT-DRV-18")
+@pytest.mark.parametrize("indirect", [False, True])
+@pytest.mark.parametrize("shape", ["read only", "write only", "both"])
+@pytest.mark.parametrize("more", [1, 0xFFFF_0000])
+def test_a_used_length_beyond_the_writable_part_is_refused_and_counted(
+    make_rig: MakeRig, indirect: bool, shape: str, more: int
+) -> None:
+    rig = make_rig(indirect=indirect)
+    segs = (seg(0x1000, 30), seg(0x2000, 70))
+    readable, writable = {"read only": (segs, ()), "write only": ((), segs), "both": (segs, segs)}[shape]
+    room = 100 if writable else 0
+    for lenient, given in ((False, 0), (True, room)):
+        rig.raw.clear()
+        driver = rig.driver(lenient=lenient)
+        driver.add(readable, writable, "a")
+        driver.publish()
+        rig.raw.give(rig.raw.entry(0), room + more)
+        assert driver.get() == ("a", given)
+        assert (driver.statistics().bad_lengths, driver.num_free) == (1, 8)
+        driver.add(readable, writable, "b")
+        driver.publish()
+        rig.raw.give(rig.raw.entry(1), room)
+        assert driver.get() == ("b", room), "all of it is not too much"
+        assert driver.statistics().bad_lengths == 1
+        driver.close()
+
+
+@pytest.mark.hostile("D03")
+def test_a_single_buffer_has_its_length_checked_as_well(rig: Rig) -> None:
+    driver = rig.driver()
+    driver.add((), (seg(0x1000, 100),), "w")
+    driver.add((seg(0x1000, 100),), (), "r")
+    driver.publish()
+    rig.raw.give(0, 101)
+    rig.raw.give(1, 1)
+    assert [driver.get(), driver.get()] == [("w", 0), ("r", 0)]
+    assert driver.statistics().bad_lengths == 2
+
+
+@pytest.mark.hostile("D04")
+@pytest.mark.parametrize("indirect", [False, True])
+def test_a_device_that_rewrites_descriptors_confuses_nobody(make_rig: MakeRig, indirect: bool) -> None:
+    rig = make_rig(indirect=indirect)
+    driver = rig.driver()
+    for turn in range(6):
+        driver.add((seg(0x1000, 10),), (seg(0x2000, 20), seg(0x3000, 30)), turn)
+        driver.publish()
+        head = rig.raw.entry(turn)
+        for at in range(8):
+            rig.raw.write(at, Desc(0xDEAD, 0xFFFF_FFFF, NEXT, 7 - at))
+        for index in range(8):
+            rig.raw.set_entry(index, 0xFFFF)
+        rig.raw.give(head, 50)
+        assert driver.get() == (turn, 50)
+        assert driver.num_free == 8
+    assert {area for act, area in rig.words(rig.driver_side) if act == "load"} == {"used"}
+
+
+@pytest.mark.hostile("D05")
+@pytest.mark.parametrize("move", [3, 100, 0x8000, -1, -100])
+def test_a_used_index_beyond_what_is_in_flight_breaks_the_ring_at_once(rig: Rig, move: int) -> None:
+    driver = rig.driver()
+    for token in "ab":
+        driver.add((), (seg(0x1000, 8),), token)
+    driver.publish()
+    rig.raw.used_idx = move
+    assert driver.enable_cb(), "whoever waits is told to look"
+    rig.driver_side.log.clear()
+    with pytest.raises(BadRing, match="ahead, with 2 in flight"):
+        driver.get()
+    assert len(rig.driver_side.log) == 1, "the index was read, and no element"
+    broken(rig, driver, "in flight", 2)
+
+
+@pytest.mark.hostile("D05")
+def test_a_used_index_that_moves_back_breaks_the_ring(rig: Rig) -> None:
+    driver = rig.driver()
+    for token in "ab":
+        driver.add((), (seg(0x1000, 8),), token)
+    driver.publish()
+    rig.raw.give(0)
+    assert driver.get() == ("a", 0)
+    rig.raw.used_idx = 0
+    broken(rig, driver, "in flight", 1)
+
+
+@pytest.mark.hostile("D05")
+def test_what_was_not_shown_yet_is_not_in_flight(rig: Rig) -> None:
+    driver = rig.driver()
+    driver.add((), (seg(0x1000, 8),), "shown")
+    driver.publish()
+    driver.add((), (seg(0x1000, 8),), "not yet")
+    rig.raw.give(0)
+    rig.raw.give(1)
+    with pytest.raises(BadRing, match="2 ahead, with 1 in flight"):
+        driver.get()
+
+
+@pytest.mark.hostile("D10")
+def test_a_used_element_is_loaded_once(rig: Rig) -> None:
+    """In a memory where no word reads the same twice, id and length are the ones that were written."""
+    memory = Changing(rig.memory)
+    driver = rig.driver(memory=memory)
+    for token in "ab":
+        driver.add((), (seg(0x1000, 1500),), token)
+    driver.publish()
+    rig.raw.give(1, 1400)
+    rig.raw.give(0, 60)
+    memory.log.clear()
+    assert [driver.get(), driver.get()] == [("b", 1400), ("a", 60)]
+    loads = memory.acts(Act.LOAD)
+    assert len(loads) == len(set(loads)) == 3, "the index and two elements"
+
+
+@pytest.mark.hostile("D12")
+@pytest.mark.parametrize("indirect", [False, True])
+def test_a_device_is_shown_not_one_byte_more_than_was_given(make_rig: MakeRig, indirect: bool) -> None:
+    """A short chain after a long one: neither the tail of its buffer nor that of its table is seen."""
+    rig = make_rig(4, indirect=indirect)
+    whole = rig.buffer()
+    driver, device = rig.driver(), rig.device()
+    for count, size in ((4, 1000), (2, 20), (1, 3), (3, 1)):
+        rig.memory.view(whole, 4096, True)[:] = (b"p" * count * size).ljust(4096, b"S")
+        driver.add([seg(whole + at * size, size) for at in range(count)], (), count)
+        driver.publish()
+        chain = device.getdesc()
+        assert chain is not None
+        assert flat(chain[1]) == b"p" * count * size
+        device.complete(chain[0], 0)
+        device.publish()
+        assert driver.get() == (count, 0)

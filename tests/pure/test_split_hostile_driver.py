@@ -1,0 +1,367 @@
+"""The device's side of a split ring against a driver that writes whatever it likes."""
+
+from __future__ import annotations
+
+import pytest
+from ring_rig import MakeRig, Rig, flat, latch
+
+from rings.errors import BadRing, MemoryFault
+from rings.layout import INDIRECT, NEXT, WRITE, RingAddrs
+from rings.memory import Addr, MappedMemory
+from rings.split.vringh import SplitVringh
+from rings.testing import Act, Changing, Desc, RawRing
+
+TOP = 1 << 64
+HOLE = 0x7000_0000
+
+# ---------------------------------------------------------------- chains that are no chains
+
+
+def every_cycle() -> list[tuple[str, int, dict[int, int]]]:
+    """Name, head, and next by descriptor."""
+    return [
+        ("itself", 0, {0: 0}),
+        ("two", 0, {0: 1, 1: 0}),
+        ("not through the head", 0, {0: 1, 1: 2, 2: 3, 3: 1}),
+        ("all", 7, {at: (at + 1) % 8 for at in range(8)}),
+    ]
+
+
+@pytest.mark.hostile("R01")
+@pytest.mark.parametrize("size", [0, 8], ids=["empty", "with bytes"])
+@pytest.mark.parametrize(("head", "links"), [c[1:] for c in every_cycle()], ids=[c[0] for c in every_cycle()])
+def test_a_loop_breaks_the_ring_after_at_most_its_size(rig: Rig, head: int, links: dict[int, int], size: int) -> None:
+    device = rig.device()
+    buffer = rig.buffer()
+    for at, following in links.items():
+        rig.raw.write(at, Desc(buffer, size, NEXT, following))
+    rig.raw.offer(head)
+    rig.device_side.log.clear()
+    latch(rig, device, BadRing, "loops")
+    loads = [a for a in rig.device_side.acts(Act.LOAD) if rig.area(a) == "desc"]
+    assert len(loads) <= 2 * (rig.num + 1) + 2 * 64 * 256, "walk and recovery"
+
+
+@pytest.mark.hostile("R01")
+def test_a_loop_over_the_largest_ring_ends() -> None:
+    memory = MappedMemory()
+    memory.add(Addr(0), memoryview(bytearray(1 << 20)))
+    addrs = RingAddrs(Addr(0), Addr(1 << 19), Addr((1 << 19) + (1 << 17)))
+    raw = RawRing(memory, 32768, addrs)
+    for at in range(32768):
+        raw.write(at, Desc(0, 1, NEXT, at + 1 & 32767))
+    raw.offer(0)
+    device = SplitVringh(memory, 32768, addrs, event_idx=False, indirect=False)
+    with pytest.raises(BadRing, match="loops"):
+        device.getdesc()
+
+
+@pytest.mark.hostile("R02")
+@pytest.mark.virtio("SPLIT-DEV-6")
+def test_a_chain_of_the_queue_size_works_and_one_more_breaks_the_ring(rig: Rig) -> None:
+    data, spot = rig.buffer(b"abcdefgh"), rig.buffer()
+    device = rig.device()
+    singles = [Desc(data + at, 1) for at in range(8)]
+    rig.offer(*singles)
+    rig.raw.chain(0, *singles)
+    chain = device.getdesc()
+    assert chain is not None
+    assert flat(chain[1]) == b"abcdefgh"
+    device.complete(0, 0)
+    device.publish()
+
+    def split(direct: int) -> None:
+        """Direct descriptors first, the rest through a table at the end."""
+        rest = [Desc(d.addr, 1, NEXT, at + 1) for at, d in enumerate(singles[direct:])]
+        rest[-1] = Desc(rest[-1].addr, 1)
+        rig.offer(*singles[:direct], rig.raw.table(spot, *rest))
+
+    split(7)
+    chain = device.getdesc()
+    assert chain is not None
+    assert flat(chain[1]) == b"abcdefgh"
+    device.complete(0, 0)
+    device.publish()
+
+    singles.append(Desc(data, 1))
+    split(7)
+    latch(rig, device, BadRing, "longer than")
+
+
+@pytest.mark.hostile("R03")
+@pytest.mark.parametrize("following", [8, 9, 0x7FFF, 0xFFFF])
+def test_a_next_outside_of_the_table_breaks_the_ring(rig: Rig, following: int) -> None:
+    device = rig.device()
+    rig.raw.write(0, Desc(rig.buffer(), 8, NEXT, following))
+    rig.raw.offer(0)
+    latch(rig, device, BadRing, f"next descriptor {following} of 8")
+
+
+def test_a_next_without_its_flag_means_nothing(rig: Rig) -> None:
+    device = rig.device()
+    rig.raw.write(0, Desc(rig.buffer(b"x"), 1, 0, 0xFFFF))
+    rig.raw.offer(0)
+    chain = device.getdesc()
+    assert chain is not None
+    assert flat(chain[1]) == b"x"
+
+
+@pytest.mark.hostile("R04")
+@pytest.mark.parametrize("head", [8, 0x7FFF, 0xFFFF])
+def test_a_head_outside_of_the_table_breaks_the_ring(rig: Rig, head: int) -> None:
+    device = rig.device()
+    rig.raw.offer(head)
+    latch(rig, device, BadRing, f"names descriptor {head} of 8")
+
+
+# ---------------------------------------------------------------- indices
+
+
+@pytest.mark.hostile("R05", "R06")
+@pytest.mark.parametrize("ahead", [9, 100, 0x8000, 65536 - 8, 65535])
+def test_an_available_index_too_far_ahead_or_behind_breaks_the_ring(rig: Rig, ahead: int) -> None:
+    device = rig.device()
+    rig.raw.avail_idx = ahead
+    assert device.notify_enable(), "whoever waits is told to look"
+    latch(rig, device, BadRing, "ahead of 0")
+
+
+@pytest.mark.hostile("R06")
+@pytest.mark.parametrize("back", [1, 2, 8])
+def test_an_index_that_moves_back_breaks_the_ring_and_what_was_taken_may_end(rig: Rig, back: int) -> None:
+    device = rig.device()
+    for head in range(3):
+        rig.offer(Desc(rig.buffer(), 8), head=head)
+    taken = [device.getdesc() for _ in range(3)]
+    rig.raw.avail_idx -= back
+    latch(rig, device, BadRing, "ahead of 3", taken=tuple(chain[0] for chain in taken if chain))
+
+
+@pytest.mark.hostile("R05")
+def test_more_than_the_queue_holds_breaks_the_ring_though_half_of_it_was_taken_already(rig: Rig) -> None:
+    device = rig.device()
+    for head in range(8):
+        rig.offer(Desc(rig.buffer(8), 8), head=head)
+    taken = tuple(chain[0] for chain in (device.getdesc() for _ in range(8)) if chain)
+    rig.raw.offer(0)  # a ninth, while none came back
+    latch(rig, device, BadRing, "ahead", taken=taken)
+
+
+@pytest.mark.hostile("R07")
+def test_a_head_that_is_in_flight_is_not_taken_again(rig: Rig) -> None:
+    device = rig.device()
+    rig.offer(Desc(rig.buffer(), 8), head=4)
+    assert device.getdesc() is not None
+    rig.raw.offer(4)
+    latch(rig, device, BadRing, "while in flight", taken=(4,))
+
+
+@pytest.mark.hostile("R07")
+def test_a_head_is_in_flight_until_it_was_shown_as_used(rig: Rig) -> None:
+    """A batch of one head eight times over: the driver can't know that the first of them is done."""
+    device = rig.device()
+    rig.raw.write(4, Desc(rig.buffer(), 8))
+    rig.raw.offer(*[4] * 8)
+    assert device.getdesc() is not None
+    device.complete(4, 0)
+    with pytest.raises(BadRing, match="while in flight"):
+        device.getdesc()
+    device.publish()
+    assert device.getdesc() is not None, "from now on it is legal"
+
+
+@pytest.mark.hostile("R18")
+def test_what_the_driver_writes_into_the_used_ring_is_never_read(rig: Rig) -> None:
+    device = rig.device()
+    for at in range(20):
+        rig.raw.used_idx, rig.raw.used_flags = 0xDEAD, 0xFFFF
+        for index in range(8):
+            rig.raw.set_elem(index, 0xFFFF_FFFF, 0xFFFF_FFFF)
+        rig.offer(Desc(rig.buffer(64), 8), head=at % 8)
+        assert device.getdesc() is not None
+        device.complete(at % 8, at)
+        assert device.publish()
+        assert (rig.raw.used_idx, rig.raw.elem(at)) == (at + 1, (at % 8, at))
+    assert ("load", "used") not in rig.words(rig.device_side)
+
+
+@pytest.mark.hostile("R17")
+def test_descriptors_that_change_in_flight_count_as_fetched(rig: Rig) -> None:
+    device = rig.device()
+    back = rig.buffer()
+    rig.offer(Desc(back, 16, WRITE), head=2)
+    chain = device.getdesc()
+    assert chain is not None
+    rig.raw.write(2, Desc(HOLE, 0xFFFF_FFFF, NEXT | INDIRECT, 0xFFFF))
+    chain[2][0][:] = b"sixteen bytes !!"
+    device.complete(2, 16)
+    device.publish()
+    assert (rig.bytes(back, 16), rig.raw.elem(0)) == (b"sixteen bytes !!", (2, 16))
+
+
+@pytest.mark.hostile("R17")
+def test_a_ring_that_is_flooded_while_it_is_drained_gives_no_more_than_its_size_at_once(rig: Rig) -> None:
+    device = rig.device()
+    buffer = rig.buffer()
+    for head in range(8):
+        rig.offer(Desc(buffer, 8), head=head)
+    for head in range(8):
+        assert device.getdesc() is not None
+        device.complete(head, 0)
+        rig.raw.offer(head)  # before it was told that it may
+    latch(rig, device, BadRing, "more than 0")
+
+
+# ---------------------------------------------------------------- addresses and lengths
+
+
+@pytest.mark.hostile("R08", "R09", "R10")
+@pytest.mark.parametrize(
+    ("addr", "size"),
+    [(0, 1), (0, 0xFFFF_FF00), (HOLE, 16), (-1, 1), (TOP - 1, 1), (TOP - 8, 16), (TOP - 1, 0xFFFF_FF00), (None, 4097)],
+    ids=["null", "null, long", "hole", "last byte", "top", "wraps", "wraps, long", "end of memory"],
+)
+@pytest.mark.parametrize("flags", [0, WRITE], ids=["readable", "writable"])
+@pytest.mark.parametrize("behind", [0, 1], ids=["alone", "in a chain"])
+def test_bytes_that_are_not_there_stop_the_queue(
+    rig: Rig, addr: int | None, size: int, flags: int, behind: int
+) -> None:
+    good = rig.buffer()
+    device = rig.device()
+    rig.offer(*[Desc(good, 16)] * behind, Desc(good if addr is None else addr, size, flags))
+    latch(rig, device, MemoryFault)
+
+
+@pytest.mark.hostile("R09")
+def test_memory_at_both_ends_of_the_address_space_does_not_make_a_wrapping_range_legal(rig: Rig) -> None:
+    for addr in (0, TOP - 4096):
+        rig.memory.add(Addr(addr), memoryview(bytearray(4096)))
+    device = rig.device()
+    rig.offer(Desc(TOP - 16, 16), head=0)
+    rig.offer(Desc(TOP - 16, 17), head=1)
+    chain = device.getdesc()
+    assert chain is not None
+    assert len(chain[1][0]) == 16
+    latch(rig, device, MemoryFault, taken=(0,))
+
+
+@pytest.mark.hostile("R10")
+@pytest.mark.parametrize("flags", [0, WRITE], ids=["readable", "writable"])
+@pytest.mark.parametrize("behind", [0, 1], ids=["alone", "in a chain"])
+def test_a_buffer_over_two_regions_comes_in_two_pieces(rig: Rig, flags: int, behind: int) -> None:
+    first = rig.buffer(b"a" * 100)
+    rig.buffer(b"b" * 100, adjoining=True)
+    device = rig.device()
+    rig.offer(*[Desc(first, 1)] * behind, Desc(first + 90, 30, flags))
+    chain = device.getdesc()
+    assert chain is not None
+    segs = chain[2] if flags else chain[1][behind:]
+    assert [bytes(seg) for seg in segs] == [b"a" * 10, b"b" * 20]
+    device.complete(0, 0)
+    device.publish()
+    rig.offer(*[Desc(first, 1)] * behind, Desc(first + 90, 111, flags))
+    latch(rig, device, MemoryFault)
+
+
+@pytest.mark.hostile("R11")
+@pytest.mark.parametrize("addr", [0, HOLE, TOP - 1])
+def test_an_empty_descriptor_is_an_empty_segment_wherever_it_points(rig: Rig, addr: int) -> None:
+    data, back = rig.buffer(b"data"), rig.buffer(4)
+    device = rig.device()
+    rig.offer(Desc(addr, 0), head=7)
+    assert device.getdesc() == (7, [], []), "no bytes at all: what that means is for the device to say"
+    rig.offer(Desc(addr, 0, WRITE), head=6)
+    assert device.getdesc() == (6, [], [])
+    rig.offer(Desc(addr), Desc(data, 2), Desc(addr), Desc(data + 2, 2), Desc(back, 4, WRITE), Desc(addr, 0, WRITE))
+    chain = device.getdesc()
+    assert chain is not None
+    assert [len(seg) for seg in (*chain[1], *chain[2])] == [2, 2, 4]
+    assert flat(chain[1]) == b"data"
+
+
+@pytest.mark.hostile("R12")
+@pytest.mark.virtio("SPLIT-DRV-5")
+@pytest.mark.parametrize("through_table", [False, True])
+def test_a_chain_of_more_than_4_gib_breaks_the_ring(make_rig: MakeRig, through_table: bool) -> None:
+    rig = make_rig(64)
+    # One region of 64 MiB that is lent over and over; nobody touches its pages.
+    big = Addr(0x10_0000_0000)
+    rig.memory.add(big, memoryview(bytearray(1 << 26)))
+    device = rig.device()
+    descs = [Desc(big, 1 << 26)] * 63 + [Desc(big, (1 << 26) + 1)]
+    if through_table:
+        spot = rig.buffer()
+        entries = [Desc(d.addr, d.size, NEXT, at + 1) for at, d in enumerate(descs)]
+        entries[-1] = Desc(descs[-1].addr, descs[-1].size)
+        descs = [rig.raw.table(spot, *entries)]
+    rig.offer(*descs)
+    latch(rig, device, BadRing, "more than 2\\^32 bytes")
+
+
+@pytest.mark.hostile("R13")
+@pytest.mark.parametrize("size", [0, 8])
+def test_a_readable_descriptor_behind_a_writable_one_breaks_the_ring(rig: Rig, size: int) -> None:
+    buffer = rig.buffer()
+    device = rig.device()
+    rig.offer(Desc(buffer, 8), Desc(buffer, 8, WRITE), Desc(buffer, size))
+    latch(rig, device, BadRing, "readable descriptor after a writable")
+
+
+@pytest.mark.hostile("R13")
+def test_order_is_checked_though_the_writable_descriptor_was_empty(rig: Rig) -> None:
+    buffer = rig.buffer()
+    device = rig.device()
+    rig.offer(Desc(buffer, 0, WRITE), Desc(buffer, 8))
+    latch(rig, device, BadRing, "readable descriptor after a writable")
+
+
+@pytest.mark.hostile("R15")
+@pytest.mark.parametrize("area", ["desc", "driver", "device"])
+def test_a_buffer_over_its_own_ring_hurts_nobody_but_its_driver(rig: Rig, area: str) -> None:
+    """Whatever the device writes there is the driver's own memory; the device's indices are its own."""
+    device = rig.device()
+    start: Addr = getattr(rig.addrs, area)
+    size = {"desc": 128, "driver": 22, "device": 70}[area]
+    rig.offer(Desc(start, size, WRITE), head=0)
+    chain = device.getdesc()
+    assert chain is not None
+    for seg in chain[2]:
+        seg[:] = b"\xff" * len(seg)
+    device.complete(0, size)
+    device.publish()
+    assert (rig.raw.used_idx, rig.raw.elem(0)) == (1, (0, size))
+    if area == "driver":
+        latch(rig, device, BadRing, "ahead of 1")  # its index reads 0xffff now
+    else:
+        assert device.getdesc() is None
+        rig.recovers()
+
+
+@pytest.mark.hostile("R16", "D10")
+@pytest.mark.parametrize("shape", ["single", "chain", "table", "chain and table"])
+def test_every_word_of_a_chain_is_fetched_once(rig: Rig, shape: str) -> None:
+    """In a memory where no word reads the same twice, the chain is the one that was written."""
+    out, back, spot = rig.buffer(b"payload!"), rig.buffer(8), rig.buffer()
+    pieces = [Desc(out, 5), Desc(out + 5, 3), Desc(back, 8, WRITE)]
+    linked = [Desc(out, 5, NEXT, 1), Desc(out + 5, 3, NEXT, 2), pieces[2]]
+    descs = {
+        "single": [Desc(out, 8)],
+        "chain": pieces,
+        "table": [rig.raw.table(spot, *linked)],
+        "chain and table": [Desc(out, 0), rig.raw.table(spot, *linked)],
+    }[shape]
+    rig.offer(*descs, head=3)
+    memory = Changing(rig.memory)
+    device = rig.device(memory=memory)
+    chain = device.getdesc()
+    assert chain is not None
+    head, readable, writable = chain
+    # The last range that was lent has not changed yet: the payload of what was lent before it is moving already.
+    assert (head, sum(map(len, readable)), sum(map(len, writable))) == (3, 8, 0 if shape == "single" else 8)
+    loads = memory.acts(Act.LOAD)
+    assert len(loads) == len(set(loads)), "no word twice"
+    tables = [access for access in memory.acts(Act.READ) if access.addr == spot]
+    assert len(tables) == ("table" in shape), "a table is copied once"
+    device.complete(head, 8)
+    device.publish()
+    assert rig.raw.elem(0) == (3, 8)

@@ -1,0 +1,254 @@
+"""The driver's side of a split ring and a device that means well."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from ring_rig import MakeRig, Rig, seg
+
+from rings.errors import BadRing, LocalRingError, MemoryFault, QueueFull
+from rings.layout import DESC_SIZE, INDIRECT, NEXT, WRITE, RingAddrs
+from rings.memory import Addr
+from rings.split.virtqueue import SplitVirtqueue
+from rings.testing import Act, Desc
+
+
+def shown(rig: Rig, index: int = 0) -> list[Desc]:
+    """The chain that an entry of the available ring leads to, tables resolved, links cut off."""
+    table = [rig.raw.read(at) for at in range(rig.num)]
+    found, at = [], rig.raw.entry(index)
+    while True:
+        desc = table[at]
+        if desc.flags & INDIRECT:
+            data = rig.bytes(Addr(desc.addr), desc.size)
+            table = [Desc.parse(data[i : i + DESC_SIZE]) for i in range(0, desc.size, DESC_SIZE)]
+            at = 0
+            continue
+        found.append(Desc(desc.addr, desc.size, desc.flags & ~NEXT))
+        if not desc.flags & NEXT:
+            return found
+        at = desc.next
+
+
+# ---------------------------------------------------------------- what the driver writes
+
+
+@pytest.mark.virtio("SPLIT-DRV-3", "SPLIT-DRV-4", "SPLIT-DRV-9", "SPLIT-DRV-11")
+@pytest.mark.parametrize("indirect", [False, True])
+def test_a_chain_has_one_descriptor_per_segment_readable_ones_first(make_rig: MakeRig, indirect: bool) -> None:
+    rig = make_rig(indirect=indirect)
+    driver = rig.driver()
+    driver.add((seg(0x1000, 1), seg(0x2000, 2)), (seg(0x3000, 3), seg(0x4000, 4)), "token")
+    driver.publish()
+    assert shown(rig) == [Desc(0x1000, 1), Desc(0x2000, 2), Desc(0x3000, 3, WRITE), Desc(0x4000, 4, WRITE)]
+    assert driver.num_free == (7 if indirect else 4)
+    head = rig.raw.read(rig.raw.entry(0))
+    assert head.flags == (INDIRECT if indirect else NEXT), "never both, and none of them inside a table"
+
+
+@pytest.mark.virtio("SPLIT-DRV-8")
+def test_without_the_feature_no_descriptor_leads_to_a_table(make_rig: MakeRig) -> None:
+    rig = make_rig(indirect=False)
+    driver = rig.driver()
+    for count in (1, 2, 3):
+        driver.add((), [seg(0x1000, 8)] * count, count)
+    driver.publish()
+    assert not any(rig.raw.read(at).flags & INDIRECT for at in range(8))
+
+
+def test_a_chain_too_long_for_its_table_goes_without(rig: Rig) -> None:
+    driver = rig.driver()
+    driver.add([seg(0x1000, 1)] * 4, (), "table")
+    driver.add([seg(0x1000, 1)] * 5, (), "direct")
+    assert driver.num_free == 8 - 1 - 5
+    driver.publish()
+    assert len(shown(rig, 1)) == 5
+
+
+@pytest.mark.virtio("SPLIT-DRV-27", "SPLIT-DRV-13")
+@pytest.mark.parametrize("indirect", [False, True])
+def test_descriptors_then_entry_then_index_are_stored_in_that_order(make_rig: MakeRig, indirect: bool) -> None:
+    rig = make_rig(indirect=indirect)
+    driver = rig.driver()
+    rig.driver_side.log.clear()
+    driver.add((seg(0x1000, 1),), (seg(0x2000, 2),), "a")
+    driver.add((seg(0x1000, 1),), (), "b")
+    driver.publish()
+    stores = rig.driver_side.acts(Act.STORE)
+    # Offsets tell the parts of the available ring apart: entries from 4 on, its index at 2.
+    places = [f"avail+{a.addr - rig.addrs.driver}" if rig.area(a) == "avail" else rig.area(a) for a in stores]
+    expected = ["payload", "desc", "avail+4", "desc", "avail+6", "avail+2"]
+    assert [place for place, _ in itertools.groupby(places)] == expected[not indirect :]
+
+
+@pytest.mark.virtio("SPLIT-DRV-13")
+def test_the_available_index_only_ever_grows(make_rig: MakeRig) -> None:
+    rig = make_rig(2)
+    driver, device = rig.driver(), rig.device()
+    rig.driver_side.log.clear()
+    seen = []
+    for _ in range(20):
+        driver.add((seg(rig.addrs.desc, 1),), (), 1)
+        driver.publish()
+        seen.append(rig.raw.avail_idx)
+        chain = device.getdesc()
+        assert chain is not None
+        device.complete(chain[0], 0)
+        device.publish()
+        driver.get()
+    assert seen == list(range(1, 21))
+    assert sum(a.addr == rig.addrs.driver + 2 for a in rig.driver_side.acts(Act.STORE)) == 20
+
+
+def test_nothing_is_shown_before_publish_and_nobody_is_told_of_nothing(rig: Rig) -> None:
+    driver = rig.driver()
+    driver.add((seg(0x1000, 1),), (), "a")
+    assert rig.raw.avail_idx == 0
+    assert driver.publish()
+    assert rig.raw.avail_idx == 1
+    assert not driver.publish()
+
+
+@pytest.mark.virtio("SPLIT-DRV-20")
+def test_a_new_ring_starts_from_zero_whatever_the_memory_held(rig: Rig) -> None:
+    rig.raw.clear(b"\xff")
+    driver = rig.driver()
+    assert (rig.raw.used_flags, rig.raw.used_idx, rig.raw.avail_event) == (0, 0, 0)
+    assert (rig.raw.avail_flags, rig.raw.avail_idx, rig.raw.used_event) == (0, 0, 0)
+    assert driver.get() is None
+
+
+# ---------------------------------------------------------------- our own misuse
+
+
+def test_more_than_is_free_is_refused_and_leaves_the_ring_as_it_was(make_rig: MakeRig) -> None:
+    rig = make_rig(4, indirect=False)
+    driver = rig.driver()
+    driver.add([seg(0x1000, 1)] * 3, (), "a")
+    with pytest.raises(QueueFull, match="2 descriptors wanted, 1 free"):
+        driver.add([seg(0x1000, 1)] * 2, (), "b")
+    driver.add((seg(0x2000, 1),), (), "c")
+    with pytest.raises(QueueFull):
+        driver.add((seg(0x2000, 1),), (), "d")
+    driver.publish()
+    assert (rig.raw.avail_idx, shown(rig, 1), driver.num_free) == (2, [Desc(0x2000, 1)], 0)
+
+
+def test_a_table_needs_a_free_descriptor_too(make_rig: MakeRig) -> None:
+    driver = make_rig(1).driver()
+    driver.add((seg(0x1000, 1),), (), "a")
+    with pytest.raises(QueueFull):
+        driver.add((), (seg(0x1000, 1),), "b")
+
+
+@pytest.mark.virtio("SPLIT-DRV-10")
+def test_a_chain_longer_than_the_queue_is_refused(make_rig: MakeRig) -> None:
+    driver = make_rig(2).driver()
+    with pytest.raises(LocalRingError, match="3 descriptors does not fit a queue of 2"):
+        driver.add([seg(0x1000, 1)] * 3, (), "a")
+
+
+def test_a_chain_of_nothing_is_refused(rig: Rig) -> None:
+    with pytest.raises(LocalRingError, match="at least one"):
+        rig.driver().add((), (), "a")
+
+
+@pytest.mark.virtio("SPLIT-DRV-5")
+@pytest.mark.parametrize("sizes", [(1 << 32,), (1, 1 << 32), (1 << 31, 1 << 31, 1), (0, 1 << 32)])
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("indirect", [False, True])
+def test_more_than_a_chain_or_a_length_field_holds_is_refused(
+    make_rig: MakeRig, sizes: tuple[int, ...], written: bool, indirect: bool
+) -> None:
+    rig = make_rig(indirect=indirect)
+    driver = rig.driver()
+    segs = [seg(0x1000, size) for size in sizes]
+    with pytest.raises(LocalRingError, match="bytes"):
+        driver.add(() if written else segs, segs if written else (), "a")
+    assert driver.num_free == 8
+    driver.add((seg(0x1000, (1 << 32) - 1),), (), "b")
+    driver.publish()
+    assert shown(rig) == [Desc(0x1000, (1 << 32) - 1)]
+
+
+@pytest.mark.virtio("SPLIT-DRV-1", "SPLIT-DRV-2")
+@pytest.mark.parametrize(
+    ("num", "shift"), [(3, (0, 0, 0)), (65536, (0, 0, 0)), (8, (8, 0, 0)), (8, (0, 1, 0)), (8, (0, 0, 2))]
+)
+def test_a_driver_makes_no_ring_of_a_wrong_size_or_alignment(rig: Rig, num: int, shift: tuple[int, int, int]) -> None:
+    addrs = RingAddrs(
+        *(Addr(a + by) for a, by in zip((rig.addrs.desc, rig.addrs.driver, rig.addrs.device), shift, strict=True))
+    )
+    with pytest.raises(BadRing):
+        SplitVirtqueue[str](rig.memory, num, addrs, event_idx=False)
+
+
+def test_a_ring_whose_tables_are_nowhere_holds_nothing(rig: Rig) -> None:
+    before = rig.memory.pinned
+    with pytest.raises(MemoryFault):
+        SplitVirtqueue[str](rig.memory, 8, rig.addrs, event_idx=False, indirect=Addr(0x7000_0000), indirect_max=4)
+    assert rig.memory.pinned == before
+
+
+# ---------------------------------------------------------------- buffers come back
+
+
+def test_tokens_come_back_in_the_order_of_the_used_ring(rig: Rig) -> None:
+    driver = rig.driver()
+    for token in "abc":
+        driver.add((), (seg(0x1000, 10), seg(0x2000, 10)), token)
+    driver.publish()
+    heads = [rig.raw.entry(at) for at in range(3)]
+    for head, size in ((heads[2], 20), (heads[0], 0), (heads[1], 7)):
+        rig.raw.give(head, size)
+    assert [driver.get() for _ in range(4)] == [("c", 20), ("a", 0), ("b", 7), None]
+    assert driver.num_free == 8
+
+
+@pytest.mark.virtio("SPLIT-DRV-16")
+def test_calls_without_a_buffer_change_nothing(rig: Rig) -> None:
+    driver = rig.driver()
+    driver.add((seg(0x1000, 1),), (), "a")
+    driver.publish()
+    before = driver.state(), driver.statistics()
+    for _ in range(100):
+        assert driver.get() is None
+        assert not driver.enable_cb()
+    assert (driver.state(), driver.statistics()) == before
+
+
+def test_descriptors_of_long_chains_are_all_free_again(make_rig: MakeRig) -> None:
+    rig = make_rig(8, indirect=False)
+    driver = rig.driver()
+    for count in (3, 1, 4, 2, 5, 1, 8, 7, 1):
+        driver.add([seg(0x1000 * at, 1) for at in range(count)], (), count)
+        driver.publish()
+        index = rig.raw.avail_idx - 1
+        assert [desc.addr for desc in shown(rig, index)] == [0x1000 * at for at in range(count)]
+        rig.raw.give(rig.raw.entry(index))
+        assert driver.get() == (count, 0)
+        assert driver.num_free == 8
+
+
+def test_what_never_came_back_can_be_taken_back_once(rig: Rig) -> None:
+    driver = rig.driver()
+    for token in range(4):
+        driver.add((seg(0x1000, 1),), (), token)
+    driver.publish()
+    rig.raw.give(rig.raw.entry(1))
+    assert driver.get() == (1, 0)
+    driver.close()
+    assert list(driver.detach_unused()) == [0, 2, 3]
+    assert list(driver.detach_unused()) == []
+
+
+def test_a_closed_ring_touches_nothing(rig: Rig) -> None:
+    driver = rig.driver()
+    driver.add((seg(0x1000, 1), seg(0x1000, 1)), (), "a")
+    driver.close()
+    assert not driver.reachable()
+    for use in (driver.get, driver.publish, driver.enable_cb):
+        with pytest.raises(ValueError, match="released"):
+            use()
+    assert rig.memory.pinned == 4, "the raw ring's"

@@ -1,0 +1,182 @@
+"""A topology file is read whole or refused with one line that says where what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rings.features import RingFeature
+from vnet.errors import ConfigError
+from vnet.topology import DEFAULT, load, parse
+
+BASE = """\
+[hosts.rc]
+[hosts.ep]
+[links.pcie0]
+root = "rc"
+endpoint = "ep"
+[devices.net0]
+link = "pcie0"
+"""
+DEVICE = "devices.net0"
+NO_FEATURE = "no feature {} to switch off; there are CSUM, GUEST_CSUM, "
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "t.toml")
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_the_built_in_topology_is_two_hosts_a_link_and_a_network_device() -> None:
+    topology = parse(DEFAULT)
+    assert list(topology.hosts) == ["rc", "ep"]
+    assert (topology.links["pcie0"].root, topology.links["pcie0"].endpoint) == ("rc", "ep")
+    device = topology.devices["net0"]
+    assert (device.type, device.transport, device.link, device.function) == ("net", "pci", "pcie0", 0)
+    assert [port.addresses for _, _, _, port in topology.ports()] == [
+        ("198.18.0.1/24", "2001:2::1/64"),
+        ("198.18.0.2/24", "2001:2::2/64"),
+    ]
+
+
+def test_what_is_not_said_has_a_default() -> None:
+    topology = parse(BASE)
+    device = topology.devices["net0"]
+    assert topology.hosts["rc"].memory == 128
+    assert (device.type, device.transport, device.queue_size, device.mtu) == ("net", "pci", 256, 1500)
+    assert (device.features_off, device.features_off_mask()) == ((), 0)
+    for _, _, _, port in topology.ports():
+        assert (port.kind, port.ifname, port.addresses, port.netns) == ("tun", "vnet0", (), None)
+
+
+def test_features_are_switched_off_by_name() -> None:
+    device = parse(BASE + 'features_off = ["EVENT_IDX", "indirect_desc"]').devices["net0"]
+    assert device.features_off_mask() == 1 << RingFeature.EVENT_IDX | 1 << RingFeature.INDIRECT_DESC
+
+
+@pytest.mark.parametrize(
+    ("extra", "line"),
+    [
+        ("speed = 1", f"{DEVICE}.speed = 1: unknown key; known are "),
+        ("[frob]", "frob = {}: unknown key; known are hosts, links, devices"),
+        ("driver = { speed = 1 }", f"{DEVICE}.driver.speed = 1: unknown key; known are kind, "),
+        ("queue_size = 3", f"{DEVICE}.queue_size = 3: it must be a power of two from 2 to 32768"),
+        ("queue_size = 65536", f"{DEVICE}.queue_size = 65536: it must be a power of two from 2 to 32768"),
+        ("queue_size = '256'", f"{DEVICE}.queue_size = '256': it must be a whole number"),
+        ("queue_size = true", f"{DEVICE}.queue_size = True: it must be a whole number"),
+        ("mtu = 67", f"{DEVICE}.mtu = 67: it must be 68 to 65521 bytes"),
+        ("mtu = 1500.0", f"{DEVICE}.mtu = 1500.0: it must be a whole number"),
+        ("mtu = nan", f"{DEVICE}.mtu = nan: it must be a whole number"),
+        ("function = 8", f"{DEVICE}.function = 8: it must be a PCI function, 0 to 7"),
+        ("rx_buffer = 1", f"{DEVICE}.rx_buffer = 1: it must be 64 to 1048576 bytes"),
+        ("type = 'disk'", f"{DEVICE}.type = 'disk': it must be one of net"),
+        ("transport = 'isa'", f"{DEVICE}.transport = 'isa': it must be one of pci"),
+        ("mac = '01:00:5e:00:00:01'", f"{DEVICE}.mac = '01:00:5e:00:00:01': it must be a unicast MAC address, "),
+        ("mac = 'nonsense'", f"{DEVICE}.mac = 'nonsense': it must be a unicast MAC address, "),
+        (
+            "mac = '02:00:00:00:00:0A'\npeer_mac = '02:00:00:00:00:0a'",
+            f"{DEVICE}.peer_mac = '02:00:00:00:00:0a': both ends have the same address",
+        ),
+        ("features_off = ['FROB']", f"{DEVICE}.features_off = ['FROB']: {NO_FEATURE.format('FROB')}"),
+        ("features_off = ['VERSION_1']", f"{DEVICE}.features_off = ['VERSION_1']: {NO_FEATURE.format('VERSION_1')}"),
+        ("features_off = 'CSUM'", f"{DEVICE}.features_off = 'CSUM': it must be a list"),
+        ("features_off = [1]", f"{DEVICE}.features_off[0] = 1: it must be text in quotes"),
+        ("driver = 3", f"{DEVICE}.driver = 3: it must be a table"),
+        ("driver = []", f"{DEVICE}.driver = []: it must be a table"),
+        ("driver = { kind = 'veth' }", f"{DEVICE}.driver.kind = 'veth': it must be one of tun, tap, memory"),
+        ("device = { kind = 1 }", f"{DEVICE}.device.kind = 1: it must be one of tun, tap, memory"),
+        ("driver = { ifname = 'a b' }", f"{DEVICE}.driver.ifname = 'a b': it must be the name of an interface, "),
+        (
+            "driver = { ifname = 'sixteen-letters0' }",
+            f"{DEVICE}.driver.ifname = 'sixteen-letters0': it must be the name of an interface, at most 15 characters",
+        ),
+        ("driver = { netns = '../etc' }", f"{DEVICE}.driver.netns = '../etc': it must be the name of a namespace"),
+        ("driver = { txqueuelen = 0 }", f"{DEVICE}.driver.txqueuelen = 0: it must be 1 to 1048576 packets"),
+        ("driver = { addresses = '198.18.0.1/24' }", f"{DEVICE}.driver.addresses = '198.18.0.1/24': it must be a list"),
+        ("driver = { addresses = [1] }", f"{DEVICE}.driver.addresses[0] = 1: it must be text in quotes"),
+        (
+            "driver = { addresses = ['198.18.0.1'] }",
+            f"{DEVICE}.driver.addresses = ('198.18.0.1',): it must be addresses with their prefix, such as ",
+        ),
+        (
+            "driver = { addresses = ['ff02::1/64'] }",
+            f"{DEVICE}.driver.addresses = ('ff02::1/64',): it must be addresses with their prefix, such as ",
+        ),
+        ("[links.pcie1]\nroot = 'rc'", "links.pcie1.endpoint = '': it is missing"),
+        ("[links.pcie1]\nroot = 'rc'\nendpoint = 'x'", "links.pcie1.endpoint = 'x': hosts are rc, ep"),
+        ("[links.pcie1]\nroot = 'rc'\nendpoint = 'rc'", "links.pcie1 = 'rc': a link joins two different hosts"),
+        ("[links.pcie1]\nroot = 1\nendpoint = 'ep'", "links.pcie1.root = 1: it must be text in quotes"),
+        ("[devices.net1]\nlink = 'x'", "devices.net1.link = 'x': it must be one of pcie0"),
+        ("[devices.net1]\nfunction = 1", "devices.net1.link = '': it must be one of pcie0"),
+        ("[devices.net1]\nlink = 'pcie0'", "devices.net1.function = 0: net0 has it on the same link"),
+        (
+            "[devices.net1]\nlink = 'pcie0'\nfunction = 1",
+            "devices.net1.driver.ifname = 'vnet0': devices.net0.driver has it in the same namespace",
+        ),
+        ("[hosts.Rc]", "hosts = 'Rc': names are lower-case letters, digits, - and _"),
+        ("[hosts.'../up']", "hosts = '../up': names are lower-case letters, digits, - and _"),
+        ("[hosts.other]\nmemory = 0", "hosts.other.memory = 0: it must be MiB of memory, 1 to 4078"),
+        ("[hosts.other]\nmemory = 4079", "hosts.other.memory = 4079: it must be MiB of memory, 1 to 4078"),
+        ("[hosts.rc]", "TOML = '': Cannot declare ('hosts', 'rc') twice"),
+        ("frob", "TOML = '': Expected '=' after a key in a key/value pair "),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_with_file_path_value_and_reason(extra: str, line: str) -> None:
+    assert refusal(BASE + extra).startswith(f"t.toml: {line}")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "hosts = '': it is missing"),
+        ("hosts = {}\nlinks = {}", "devices = '': it is missing"),
+        ("hosts = 3\nlinks = {}\ndevices = {}", "hosts = 3: it must be a table"),
+        ("hosts = []\nlinks = {}\ndevices = {}", "hosts = []: it must be a table"),
+        ("hosts = { rc = 3 }\nlinks = {}\ndevices = {}", "hosts.rc = 3: it must be a table"),
+    ],
+)
+def test_what_is_missing_or_of_another_shape_is_said_too(text: str, line: str) -> None:
+    assert refusal(text) == f"t.toml: {line}"
+
+
+def test_a_value_stays_on_the_line_whatever_stands_in_it() -> None:
+    assert r"'a\nb'" in refusal(BASE + 'mac = "a\\nb"')
+
+
+@pytest.mark.parametrize(
+    ("driver", "device"),
+    [
+        ("ifname = 'vnet1'", "ifname = 'vnet1'"),
+        ("netns = 'one'", "netns = 'two'"),
+        ("kind = 'memory'", "kind = 'memory'"),
+    ],
+)
+def test_ports_of_one_host_differ_in_interface_or_namespace_or_need_neither(driver: str, device: str) -> None:
+    second = f"[devices.net1]\nlink = 'pcie0'\nfunction = 1\ndriver = {{ {driver} }}\ndevice = {{ {device} }}"
+    assert list(parse(BASE + second).devices) == ["net0", "net1"]
+
+
+def test_only_namespaces_that_are_the_hosts_own_are_made() -> None:
+    topology = parse(BASE + "driver = { netns = 'given' }")
+    assert topology.own_netns("t") == ("t-ep",)
+    assert [topology.host_netns("t", host) for host in topology.hosts] == ["given", "t-ep"]
+    assert parse(BASE + "driver = { kind = 'memory' }").host_netns("t", "rc") is None
+
+
+def test_a_file_that_can_not_be_read_is_one_line_too(tmp_path: Path) -> None:
+    missing, binary = tmp_path / "missing.toml", tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe")
+    for path, why in ((missing, "No such file or directory"), (tmp_path, "Is a directory"), (binary, "not UTF-8")):
+        with pytest.raises(ConfigError, match=why) as caught:
+            load(path)
+        assert str(caught.value).startswith(f"{path}: file = ''")
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(DEFAULT, encoding="utf-8")
+    assert load(path) == parse(DEFAULT)

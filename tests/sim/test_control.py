@@ -1,0 +1,438 @@
+"""The control socket: QMP that stock tools speak, clients that can't hurt each other, files that say who runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+
+from vnet import control, state
+from vnet.control import COMMANDS, MESSAGE_MAX, ControlServer, ask, exchange
+from vnet.errors import ControlError, PrivilegeError
+from vnet.state import State, claim, clean_up, read_state, running, socket_path, state_path
+from vnet.topology import DEFAULT, parse
+from vnet.world import World, open_world
+
+IN_MEMORY = parse(DEFAULT.replace('"tun"', '"memory"'))
+NAME = "t-control"
+
+
+class Client:
+    """Speaks to a server over a pair of streams in memory."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self._lines = b""
+
+    async def read(self) -> dict[str, object]:
+        while b"\n" not in self._lines:
+            data = await self.stream.receive_some()
+            if not data:
+                raise EOFError
+            self._lines += data
+        line, self._lines = self._lines.split(b"\n", 1)
+        found = json.loads(line)
+        assert isinstance(found, dict)
+        return found
+
+    async def say(self, what: object) -> dict[str, object]:
+        """Send an object, or bytes as they are; the reply."""
+        await self.stream.send_all(what if isinstance(what, bytes) else json.dumps(what).encode())
+        return await self.read()
+
+    async def shake_hands(self) -> None:
+        assert "QMP" in await self.read()
+        assert await self.say({"execute": "qmp_capabilities"}) == {"return": {}}
+
+
+@asynccontextmanager
+async def open_client(server: ControlServer) -> AsyncIterator[Client]:
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.converse, theirs)
+        yield Client(ours)
+        await ours.aclose()
+
+
+def refused(desc: str, kind: str = "GenericError") -> dict[str, object]:
+    return {"error": {"class": kind, "desc": desc}}
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with open_world(IN_MEMORY, NAME) as world:
+        await world.wait_up()
+        yield world
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files and sockets of running systems stay in a folder of this test."""
+    path = tmp_path / "run"
+    monkeypatch.setattr(state, "run_dir", lambda: path)
+    return path
+
+
+@pytest.fixture
+def made_run_dir(run_dir: Path) -> Path:
+    run_dir.mkdir(mode=0o700)
+    return run_dir
+
+
+# One conversation
+
+
+async def test_a_conversation_goes_as_qemus_does(world: World) -> None:
+    async with open_client(ControlServer(world)) as client:
+        assert "QMP" in await client.read()
+        expected = refused("Expecting capabilities negotiation with 'qmp_capabilities'", "CommandNotFound")
+        assert await client.say({"execute": "query-vnet"}) == expected
+        assert await client.say({"execute": "qmp_capabilities", "id": 1}) == {"return": {}, "id": 1}
+        again = await client.say({"execute": "qmp_capabilities"})
+        assert again == refused("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
+        assert await client.say({"execute": "frob", "id": ["x"]}) == {
+            **refused("The command frob has not been found", "CommandNotFound"),
+            "id": ["x"],
+        }
+        commands = await client.say({"execute": "query-commands"})
+        assert commands == {"return": [{"name": name} for name in ("qmp_capabilities", *COMMANDS)]}
+        reply = await client.say({"execute": "query-vnet"})
+        assert isinstance(reply["return"], dict)
+        assert reply["return"]["name"] == NAME
+
+
+async def test_a_link_is_taken_down_and_up_by_name(world: World) -> None:
+    async with open_client(ControlServer(world)) as client:
+        await client.shake_hands()
+        for up in (False, False, True):
+            down = {"execute": "link-set", "arguments": {"name": "pcie0", "up": up}}
+            assert await client.say(down) == {"return": {}}
+            assert world.links["pcie0"].up is up
+        unknown = {"execute": "link-set", "arguments": {"name": "x", "up": True}}
+        assert await client.say(unknown) == refused("no link is called 'x'; there are: pcie0")
+        await world.wait_up()
+    assert world.links["pcie0"].epoch == 2
+
+
+async def test_a_device_is_reset_from_its_drivers_side_and_comes_up_again(world: World) -> None:
+    device = world.devices["net0"]
+    before = device.vhost.resets
+    async with open_client(ControlServer(world)) as client:
+        await client.shake_hands()
+        assert await client.say({"execute": "device-reset", "arguments": {"name": "net0"}}) == {"return": {}}
+        unknown = {"execute": "device-reset", "arguments": {"name": "x"}}
+        assert await client.say(unknown) == refused("no device is called 'x'; there are: net0")
+    await world.wait_up()
+    assert device.vhost.resets > before
+    world.memory_port("net0", "driver").inject(bytes(60))
+    assert (await world.memory_port("net0", "device").receive())[1] == bytes(60)
+
+
+async def test_quit_is_answered_before_anything_ends(world: World) -> None:
+    server = ControlServer(world)
+    async with open_client(server) as client:
+        await client.shake_hands()
+        assert not server.quit.is_set()
+        assert await client.say({"execute": "quit"}) == {"return": {}}
+        with trio.fail_after(1):
+            await server.quit.wait()
+
+
+# Clients that behave badly
+
+
+async def test_garbage_is_refused_and_the_conversation_goes_on(world: World) -> None:
+    async with open_client(ControlServer(world)) as client:
+        await client.shake_hands()
+        for garbage in (b"\xff\xfe\n", b"{{{\n", b"[]\n", b'{"execute": \n', b"[" * 60000 + b"\n", b"1" * 5000 + b"\n"):
+            assert "error" in await client.say(garbage)
+        assert "return" in await client.say({"execute": "query-vnet"})
+
+
+async def test_random_bytes_get_only_errors(world: World) -> None:
+    dice = random.Random(2)
+    async with open_client(ControlServer(world)) as client:
+        await client.shake_hands()
+        for size in (1, 10, 100, 1000, 10000):
+            await client.stream.send_all(dice.randbytes(size) + b"\n")
+        reply = await client.say({"execute": "query-commands", "id": "last"})
+        while reply.get("id") != "last":
+            assert "error" in reply
+            reply = await client.read()
+
+
+@pytest.mark.parametrize("message", [b"x" * (MESSAGE_MAX + 1), b'{"a": "' + b"x" * MESSAGE_MAX + b'"}'])
+async def test_a_message_without_end_is_refused_and_the_connection_closed(world: World, message: bytes) -> None:
+    async with open_client(ControlServer(world)) as client:
+        await client.shake_hands()
+        assert await client.say(message) == refused(f"a message may have at most {MESSAGE_MAX} bytes")
+        with pytest.raises(EOFError):
+            await client.read()
+
+
+async def test_one_who_sends_half_a_command_or_does_not_read_holds_up_nobody(world: World) -> None:
+    server = ControlServer(world)
+    async with trio.open_nursery() as nursery, open_client(server) as half, open_client(server) as good:
+        blocked = BlockedStream()
+        nursery.start_soon(server.converse, blocked)
+        await half.shake_hands()
+        await half.stream.send_all(b'{"execute": "que')
+        await good.shake_hands()
+        assert "return" in await good.say({"execute": "query-vnet"})
+        assert await half.say(b'ry-commands"}') == await good.say({"execute": "query-commands"})
+        assert blocked.waiting
+        nursery.cancel_scope.cancel()
+
+
+class BlockedStream(trio.abc.Stream):
+    """A client whose buffers are full."""
+
+    waiting = False
+
+    async def send_all(self, data: object) -> None:
+        self.waiting = True
+        await trio.sleep_forever()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.sleep_forever()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_one_who_leaves_in_the_middle_is_forgotten(world: World) -> None:
+    server = ControlServer(world)
+    async with open_client(server) as client:
+        await client.shake_hands()
+        await client.stream.send_all(b'{"execute": "query-vnet"}' * 10 + b'{"exec')
+    async with open_client(server) as client:
+        await client.shake_hands()
+        assert "return" in await client.say({"execute": "query-vnet"})
+
+
+# The client's helper
+
+
+async def talk(server: Callable[[trio.abc.Stream], Awaitable[None]], command: str = "query-vnet") -> object:
+    """What the helper makes of that server: what it returns, or its error."""
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server, theirs)
+        result: object
+        try:
+            result = await exchange(ours, command, {})
+        except ControlError as error:
+            result = error
+        nursery.cancel_scope.cancel()
+    return result
+
+
+async def test_the_helper_returns_what_the_server_returns_and_raises_what_it_refuses(world: World) -> None:
+    found = await talk(ControlServer(world).converse)
+    assert isinstance(found, dict)
+    assert found["name"] == NAME
+    refusal = await talk(ControlServer(world).converse, "frob")
+    assert isinstance(refusal, ControlError)
+    assert str(refusal) == "The command frob has not been found"
+
+
+@pytest.mark.parametrize("words", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b'{"QMP": {}}\n{"error": 3}\n'])
+async def test_the_helper_makes_one_line_of_whatever_else_answers(words: bytes) -> None:
+    async def other(stream: trio.abc.Stream) -> None:
+        if words:
+            await stream.send_all(words)
+        await stream.aclose()
+
+    error = await talk(other)
+    assert isinstance(error, ControlError)
+    assert "\n" not in str(error)
+
+
+# Sockets and files
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def contents(path: Path) -> list[Path]:
+    return list(path.iterdir())
+
+
+@asynccontextmanager
+async def serving(world: World, name: str = NAME) -> AsyncIterator[ControlServer]:
+    server = ControlServer(world)
+    with claim(name, IN_MEMORY):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve, socket_path(name))
+            yield server
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.hostile("X04")
+async def test_a_socket_is_for_its_owner_only_and_gone_afterwards(world: World, run_dir: Path) -> None:
+    async with serving(world):
+        assert [mode(path) for path in (socket_path(NAME), state_path(NAME), run_dir)] == [0o600, 0o600, 0o700]
+        found = await ask(NAME, "query-vnet")
+        assert isinstance(found, dict)
+        assert found["name"] == NAME
+    assert contents(run_dir) == []
+    with pytest.raises(ControlError, match=f"{NAME} is not running; try: vnet up"):
+        await ask(NAME, "query-vnet")
+
+
+@pytest.mark.hostile("X04")
+async def test_another_users_process_gets_no_answer(
+    world: World, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_peer_uid", lambda _: os.geteuid() + 1)
+    async with serving(world):
+        with pytest.raises(ControlError, match="hung up"):
+            await ask(NAME, "query-vnet")
+
+
+async def test_one_client_too_many_is_hung_up_on_until_another_leaves(
+    world: World, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "CLIENTS_MAX", 1)
+    async with serving(world):
+        async with await trio.open_unix_socket(socket_path(NAME)) as stream:
+            await Client(stream).shake_hands()
+            with pytest.raises(ControlError, match="hung up"):
+                await ask(NAME, "query-vnet")
+        await wait_all_tasks_blocked()
+        await ask(NAME, "query-vnet")
+
+
+async def test_a_server_that_does_not_answer_is_given_up(made_run_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(socket_path(NAME)))
+        silent.listen()
+        with pytest.raises(ControlError, match=f"{NAME} does not answer within 5 s"):
+            await ask(NAME, "query-vnet")
+
+
+def put_stale_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+
+@pytest.mark.hostile("X04")
+async def test_a_stale_socket_is_replaced(world: World, made_run_dir: Path) -> None:
+    put_stale_socket(socket_path(NAME))
+    async with serving(world):
+        await ask(NAME, "query-vnet")
+
+
+@pytest.mark.hostile("X04")
+def test_a_socket_at_which_somebody_answers_is_left_alone(made_run_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as alive:
+        alive.bind(str(socket_path(NAME)))
+        alive.listen()
+        with pytest.raises(ControlError, match="somebody answers at"), claim(NAME, IN_MEMORY):
+            pass
+        assert socket_path(NAME).is_socket()
+
+
+def put_file(path: Path) -> None:
+    path.write_text("mine")
+
+
+def put_link_to_socket(path: Path) -> None:
+    put_stale_socket(path.with_suffix(".elsewhere"))
+    path.symlink_to(path.with_suffix(".elsewhere"))
+
+
+@pytest.mark.hostile("X04")
+@pytest.mark.parametrize("put", [put_file, put_link_to_socket, Path.mkdir])
+def test_what_is_no_socket_is_left_alone(made_run_dir: Path, put: Callable[[Path], None]) -> None:
+    put(socket_path(NAME))
+    before = contents(made_run_dir)
+    with pytest.raises(ControlError, match="is no socket; it is left alone"), claim(NAME, IN_MEMORY):
+        pass
+    assert sorted(before) == sorted(contents(made_run_dir))
+
+
+@pytest.mark.hostile("X04")
+@pytest.mark.parametrize("mode", [0o777, 0o720])
+def test_a_folder_that_others_may_write_to_is_refused(run_dir: Path, mode: int) -> None:
+    run_dir.mkdir()
+    run_dir.chmod(mode)
+    with pytest.raises(ControlError, match="nobody else may write to"), claim(NAME, IN_MEMORY):
+        pass
+    assert contents(run_dir) == []
+
+
+@pytest.mark.hostile("X04")
+def test_a_folder_that_is_a_link_is_refused(run_dir: Path) -> None:
+    target = run_dir.with_name("target")
+    target.mkdir(mode=0o700)
+    run_dir.symlink_to(target)
+    with pytest.raises(ControlError, match="has to be a directory that is ours"), claim(NAME, IN_MEMORY):
+        pass
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "LOCK_PAUSE", 0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_name_is_one_systems_at_a_time_and_a_file_says_whose(run_dir: Path) -> None:
+    assert running(NAME) is None
+    with claim(NAME, parse(DEFAULT)) as ours:
+        hosts = {"rc": f"{NAME}-rc", "ep": f"{NAME}-ep"}
+        assert ours == State(NAME, os.getpid(), hosts, (f"{NAME}-ep", f"{NAME}-rc"))
+        assert running(NAME) == read_state(NAME) == ours
+        with pytest.raises(ControlError, match=f"{NAME} is running already"), claim(NAME, IN_MEMORY):
+            pass
+        with pytest.raises(ControlError, match=f"{NAME} is running"):
+            clean_up(NAME)
+        with claim("t-other", IN_MEMORY) as other:
+            assert other.hosts == {"rc": None, "ep": None}
+    assert running(NAME) is None
+    assert contents(run_dir) == []
+
+
+def test_what_a_killed_process_left_is_removed_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(state, "remove_netns", removed.append)
+    run_dir.mkdir(mode=0o700)
+    left = {"name": NAME, "pid": 1, "hosts": {"rc": f"{NAME}-rc"}, "netns": [f"{NAME}-rc", "init", f"{NAME}-../x"]}
+    state_path(NAME).write_text(json.dumps(left))
+    put_stale_socket(socket_path(NAME))
+    assert running(NAME) is None
+    found = clean_up(NAME)
+    assert found is not None
+    assert list(found.netns) == removed == [f"{NAME}-rc"]
+    assert contents(run_dir) == []
+    assert clean_up(NAME) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", '{"pid": 1}', '{"pid": "x", "hosts": {}, "netns": []}', '{"hosts": [], "netns": 1}']
+)
+def test_half_a_file_means_nothing_was_made(text: str) -> None:
+    assert State.parse(NAME, text) == State(NAME, 0, {})
+
+
+def test_without_root_files_are_in_the_users_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    assert state_path(NAME) == Path("/run/user/1000/vnet") / f"{NAME}.json"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    with pytest.raises(PrivilegeError, match="XDG_RUNTIME_DIR is not set"):
+        state_path(NAME)

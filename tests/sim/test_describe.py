@@ -1,0 +1,192 @@
+"""A running system as plain data: everything by name, every counter, also while it is down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import attrs
+import pytest
+from trio.testing import wait_all_tasks_blocked
+
+from vnet.cli.show import tree
+from vnet.describe import QueueRow, describe, drop_total, queue_rows
+from vnet.topology import DEFAULT, parse
+from vnet.world import World, open_world
+
+IN_MEMORY = DEFAULT.replace('"tun"', '"memory"')
+FRAME = bytes(60)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with open_world(parse(IN_MEMORY), "t") as world:
+        await world.wait_up()
+        yield world
+
+
+async def send(world: World, source: str, count: int = 1) -> None:
+    """Frames from the port at one end of net0 to the other, one after the other."""
+    target = "device" if source == "driver" else "driver"
+    for _ in range(count):
+        world.memory_port("net0", source).inject(FRAME)
+        await world.memory_port("net0", target).receive()
+
+
+def plain(world: World) -> dict[str, Any]:
+    """As it comes out at the other end of a socket."""
+    found = json.loads(json.dumps(describe(world)))
+    assert isinstance(found, dict)
+    return found
+
+
+def rows(world: World) -> dict[tuple[str, str], QueueRow]:
+    return {(row.side, row.queue): row for row in queue_rows(world)}
+
+
+async def test_everything_is_there_by_its_name(world: World) -> None:
+    found = plain(world)
+    assert (found["name"], list(found["hosts"]), list(found["links"])) == ("t", ["rc", "ep"], ["pcie0"])
+    [bus] = found["hosts"]["rc"]["pci"]
+    [function] = bus["functions"]
+    assert (bus["link"], bus["up"], bus["epoch"]) == ("pcie0", True, 1)
+    assert (function["name"], function["vendor"], function["device"]) == ("0000:01:00.0", 0x1AF4, 0x1041)
+    assert {"PCI Express", "MSI-X"} <= {capability["name"] for capability in function["capabilities"]}
+    assert all(bar["size"] and bar["address"] % bar["size"] == 0 for bar in function["bars"])
+    [controller] = found["hosts"]["ep"]["controllers"]
+    assert controller["link"] == "pcie0"
+    assert found["links"]["pcie0"]["root"] == "rc"
+    assert found["links"]["pcie0"]["downstream"]["writes"] > 0
+
+    device = found["devices"]["net0"]
+    assert (device["type"], device["transport"], device["location"]) == ("net", "pci", "0000:01:00.0")
+    assert (device["up"], device["trouble"]) == (True, "")
+    for side, driver in (("driver", "virtio_net"), ("device", "vhost_net")):
+        end = device[side]
+        assert (end["driver"], end["state"], end["error"], end["failures"]) == (driver, "bound", "", [])
+        assert end["status"] == ["ACKNOWLEDGE", "DRIVER", "DRIVER_OK", "FEATURES_OK"]
+        assert {"VERSION_1", "EVENT_IDX", "CSUM", "MRG_RXBUF"} <= set(end["features"])
+        assert (end["port"]["kind"], end["port"]["live"], end["port"]["netns"]) == ("memory", True, None)
+        assert [queue["name"] for queue in end["queues"]] == ["receiveq1", "transmitq1"]
+        assert all(queue["live"] and not queue["ring"]["broken"] for queue in end["queues"])
+        assert [queue["ring"]["num"] for queue in end["queues"]] == [256, 256]
+    assert set(device["device"]["features"]) <= set(device["device"]["device_features"])
+    assert found["drops"] == {}
+
+
+async def test_features_that_were_switched_off_are_not_there() -> None:
+    off = ["EVENT_IDX", "HOST_TSO4"]
+    async with open_world(parse(f"{IN_MEMORY}\nfeatures_off = {off}"), "t") as world:
+        await world.wait_up()
+        device = plain(world)["devices"]["net0"]["device"]
+    assert not set(off) & {*device["features"], *device["device_features"]}
+
+
+async def test_packets_are_counted_at_both_sides_of_both_queues_and_at_both_ports(world: World) -> None:
+    await send(world, "driver", 3)
+    await send(world, "device", 2)
+    found = rows(world)
+    assert list(found) == [
+        ("driver", "receiveq1"),
+        ("driver", "transmitq1"),
+        ("device", "receiveq1"),
+        ("device", "transmitq1"),
+    ]
+    for (_, queue), row in found.items():
+        count = 3 if queue == "transmitq1" else 2
+        assert (row.device, row.packets, row.bytes, row.drops) == ("net0", count, count * len(FRAME), {})
+        assert sum(row.batches) == count
+    device = plain(world)["devices"]["net0"]
+    ports = [device[side]["port"] for side in ("driver", "device")]
+    assert [(port["rx_packets"], port["tx_packets"]) for port in ports] == [(3, 2), (2, 3)]
+    assert [(port["rx_bytes"], port["tx_bytes"]) for port in ports] == [(180, 120), (120, 180)]
+
+
+async def test_what_one_side_sent_the_other_received(world: World) -> None:
+    await send(world, "driver", 3)
+    await send(world, "device", 2)
+    found = rows(world)
+    transmit = found["driver", "transmitq1"], found["device", "transmitq1"]
+    assert transmit[0].kicks == transmit[1].kicks == 3
+    assert transmit[0].calls == transmit[1].calls
+    assert found["driver", "receiveq1"].calls == found["device", "receiveq1"].calls == 2
+
+
+async def test_rows_and_tree_say_the_same(world: World) -> None:
+    await send(world, "driver")
+    device = plain(world)["devices"]["net0"]
+    for row in queue_rows(world):
+        [queue] = [queue for queue in device[row.side]["queues"] if queue["name"] == row.queue]
+        figures = attrs.asdict(row, filter=attrs.filters.exclude("device", "side", "queue"))
+        assert {key: queue[key] for key in figures} == {**figures, "batches": list(row.batches)}
+
+
+async def test_drops_are_told_by_place_and_cause_but_not_those_of_an_earlier_life(world: World) -> None:
+    settings, plug = world.devices["net0"].settings, world.devices["net0"].plug
+    assert drop_total(world) == {}
+    settings.received.drop("bad_csum")
+    plug.received.drop("short_frame")
+    plug.received.drop("short_frame")
+    world.memory_port("net0", "driver").drop("too_long")
+    for cause in ("stale", "stopped"):
+        world.memory_port("net0", "device").drop(cause)
+    expected = {
+        "net0.driver.received.bad_csum": 1,
+        "net0.driver.port.too_long": 1,
+        "net0.device.received.short_frame": 2,
+    }
+    assert drop_total(world) == expected == plain(world)["drops"]
+    assert rows(world)["device", "transmitq1"].drops == {"short_frame": 2}
+    assert plain(world)["devices"]["net0"]["device"]["port"]["drops"] == {"stale": 1, "stopped": 1}
+
+
+async def test_a_link_that_is_down_is_shown_with_the_figures_until_then(world: World) -> None:
+    await send(world, "driver", 3)
+    before = rows(world)
+    world.links["pcie0"].bring_down()
+    await wait_all_tasks_blocked()
+    found = plain(world)
+    assert not found["links"]["pcie0"]["up"]
+    assert not found["devices"]["net0"]["up"]
+    assert found["devices"]["net0"]["trouble"]
+    assert rows(world) == before
+    world.links["pcie0"].bring_up()
+    await world.wait_up()
+    found = plain(world)
+    assert (found["links"]["pcie0"]["epoch"], found["devices"]["net0"]["up"]) == (2, True)
+    assert found["devices"]["net0"]["driver"]["restarts"] == 1
+    for side in ("driver", "device"):
+        row, earlier = rows(world)[side, "transmitq1"], before[side, "transmitq1"]
+        assert (row.packets, row.kicks, row.calls, row.batches) == (3, 3, earlier.calls, earlier.batches)
+
+
+async def test_before_the_other_side_was_found_there_is_something_to_show() -> None:
+    async with open_world(parse(IN_MEMORY), "t") as world:
+        found = plain(world)  # nothing had a chance to run yet
+        assert found["devices"]["net0"]["up"] is False
+        assert "\n".join(tree(found))
+        await world.wait_up()
+
+
+async def test_the_tree_has_every_part_on_a_line(world: World) -> None:
+    await send(world, "driver")
+    text = "\n".join(tree(plain(world)))
+    for part in (
+        "host rc: namespace none",
+        "bus 01 behind link pcie0: up, epoch 1",
+        "0000:01:00.0 1af4:1041",
+        "BAR 0 at 0x",
+        "MSI-X: 3 vectors, on",
+        "link pcie0: rc (root complex) to ep (endpoint), up, epoch 1",
+        "device net0: net over pci on pcie0, 0000:01:00.0: up",
+        "driver on rc: virtio0, virtio_net bound",
+        "device on ep: net0, vhost_net bound",
+        "negotiated: CSUM GUEST_CSUM",
+        "in 1 packets 60 bytes",
+        "drops: none",
+    ):
+        assert part in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    for start in ("driver receiveq1 live 256", "driver transmitq1", "device receiveq1", "device transmitq1 live 256"):
+        assert any(line.startswith(start) for line in lines)

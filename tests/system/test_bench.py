@@ -1,0 +1,79 @@
+"""The benchmark runs end to end, with few and short runs; its figures are nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+from click.testing import CliRunner
+from machine import NETNS, RequireTool
+
+from vnet.bench.figures import FIGURES, QueueFigures, Results
+from vnet.bench.measure import WORKLOADS
+from vnet.bench.setups import CONTESTANTS
+from vnet.cli import bench
+
+
+@pytest.fixture(autouse=True)
+def tools(no_leaks: None, privileged: None, require_tool: RequireTool) -> None:
+    require_tool("ping", "iperf3", "nsenter")
+
+
+def names(cls: type) -> set[str]:
+    return {field.name for field in attrs.fields(cls)}
+
+
+@pytest.mark.timeout(120)
+def test_a_round_gives_every_figure_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    few = {"tcp1": "bits_per_second", "udp64-reverse": "packets_per_second", "ping": "rtt_median"}
+    monkeypatch.setattr(bench, "WORKLOADS", [workload for workload in WORKLOADS if workload.name in few])
+    file = tmp_path / "bench.json"
+    done = CliRunner().invoke(bench.command, ["--rounds", "1", "--seconds", "1", "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    assert "round 1 of 1, ping, no load: tun " in done.output
+    assert "\n```text\n" in done.output
+
+    results = json.loads(file.read_text())
+    assert set(results) == names(Results)
+    assert results["failures"] == []
+    assert set(results["peak_memory"]) == {"tun", "tap", "bare"}
+    assert set(results["workloads"]) == set(few)
+    for workload, headline in few.items():
+        assert set(results["workloads"][workload]) == set(CONTESTANTS)
+        for contestant, result in results["workloads"][workload].items():
+            assert result["median"][headline] > 0
+            assert result["ratio"][headline] > 0
+            assert set(result["median"]) <= set(FIGURES)
+            [sample] = result["rounds"]
+            for queue in sample["queues"]:
+                assert set(queue) == names(QueueFigures)
+            assert len(sample["queues"]) == (2 if contestant in {"tun", "tap"} else 0)
+    tcp = results["workloads"]["tcp1"]
+    assert {name for name in tcp if "cpu_seconds_per_gigabyte" in tcp[name]["median"]} == {"tun", "tap", "bare"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_nothing_left_behind(number: signal.Signals) -> None:
+    code = "from vnet.cli import main; main(['bench', '--rounds', '1', '--seconds', '1', '--only', 'ping,tcp'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.readline()  # the first figures: everything is set up
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in output
+    assert set(NETNS.glob(f"vnet-bench-{process.pid}-*")) == set()
+
+
+def test_a_missing_program_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = CliRunner().invoke(bench.command, [])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("vnet: not installed: ping, iperf3")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,1 @@
+"""The benchmark: this stack beside a bare forwarder and a veth pair, interleaved in one run."""

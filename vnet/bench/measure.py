@@ -1,0 +1,172 @@
+"""Runs every workload on every contestant, interleaved: noise that lasts longer than a run meets all of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from statistics import fmean, median
+from typing import Literal, TypeVar
+
+import attrs
+
+from vnet.bench.figures import Result, Results, Sample, between, from_samples
+from vnet.bench.processes import cpu_seconds, peak_memory, this_machine
+from vnet.bench.setups import BARE, Setup, open_setup
+from vnet.traffic import TrafficError, iperf3, iperf3_server, run
+
+__all__ = ["WORKLOADS", "Kind", "Workload", "rotated", "run_benchmark"]
+
+Kind = Literal["tcp", "udp", "ping"]
+T = TypeVar("T")
+
+PINGS = 200
+PING_INTERVAL = 0.005
+PING_TIMEOUT = 30.0
+"""Seconds."""
+
+
+@attrs.frozen
+class Workload:
+    """What is done to each contestant. From rc, which has the driver in this stack, to ep, which has the device."""
+
+    name: str
+    title: str
+    kind: Kind
+    streams: int = 1
+    length: int | None = None
+    """Bytes of a datagram."""
+    reverse: bool = False
+    """From ep to rc."""
+
+
+def _both_ways(name: str, title: str, kind: Kind, streams: int = 1, length: int | None = None) -> list[Workload]:
+    return [
+        Workload(name, f"{title}, rc to ep", kind, streams, length),
+        Workload(f"{name}-reverse", f"{title}, ep to rc", kind, streams, length, reverse=True),
+    ]
+
+
+WORKLOADS = (
+    *_both_ways("tcp1", "TCP 1 stream", "tcp"),
+    *_both_ways("tcp4", "TCP 4 streams", "tcp", streams=4),
+    *_both_ways("udp64", "UDP 64 bytes", "udp", length=64),
+    *_both_ways("udp1400", "UDP 1400 bytes", "udp", length=1400),
+    Workload("ping", "ping, no load", "ping"),
+)
+
+
+def rotated(items: Sequence[T], by: int) -> list[T]:
+    """The same in the same order, another one first: nobody always comes after the same neighbour's rest."""
+    by %= len(items)
+    return [*items[by:], *items[:by]]
+
+
+async def run_benchmark(
+    contestants: Sequence[str],
+    workloads: Sequence[Workload],
+    *,
+    rounds: int,
+    seconds: int,
+    progress: Callable[[str], None],
+) -> Results:
+    """Set the contestants up, measure them ``rounds`` times, and take them down; nothing stays behind.
+
+    A run that fails is reported and left out. Raises PrivilegeError, OSError, TrafficError where a contestant
+    can't be set up.
+    """
+    samples: dict[str, dict[str, list[Sample | None]]] = {w.name: {c: [] for c in contestants} for w in workloads}
+    failures = []
+    async with AsyncExitStack() as stack:
+        setups = []
+        for name in contestants:
+            setups.append(await stack.enter_async_context(open_setup(name, f"vnet-bench-{os.getpid()}")))
+            await round_trips(setups[-1], count=5)  # whoever has to ask for a MAC address has it from here on
+        for turn in range(rounds):
+            for at, workload in enumerate(workloads):
+                said = {}
+                for setup in rotated(setups, turn + at):
+                    sample = None
+                    try:
+                        sample = await measure(workload, setup, seconds)
+                    except TrafficError as exc:
+                        failures.append(f"round {turn + 1}, {workload.title}, {setup.name}: {exc}")
+                    samples[workload.name][setup.name].append(sample)
+                    said[setup.name] = in_short(workload, sample)
+                figures = ", ".join(f"{name} {said[name]}" for name in contestants)
+                progress(f"round {turn + 1} of {rounds}, {workload.title}: {figures}")
+        memory = {setup.name: peak_memory(setup.pid) for setup in setups if setup.pid is not None}
+    return Results(
+        this_machine(),
+        rounds,
+        seconds,
+        {name: _results(by_contestant) for name, by_contestant in samples.items()},
+        memory,
+        tuple(failures),
+    )
+
+
+def _results(samples: dict[str, list[Sample | None]]) -> dict[str, Result]:
+    return {name: from_samples(rounds, samples.get(BARE, ())) for name, rounds in samples.items()}
+
+
+async def measure(workload: Workload, setup: Setup, seconds: int) -> Sample:
+    """One run. Raises TrafficError."""
+    before = await setup.figures() if setup.figures is not None else ()
+    cpu_before = cpu_seconds(setup.pid) if setup.pid is not None else 0.0
+    if workload.kind == "ping":
+        times = await round_trips(setup, count=PINGS)
+        sample = Sample(rtt_average=fmean(times), rtt_median=median(times))
+    else:
+        sample = await throughput(workload, setup, seconds, cpu_before)
+    if setup.figures is not None:
+        sample = sample.with_queues(between(before, await setup.figures()))
+    return sample
+
+
+async def throughput(workload: Workload, setup: Setup, seconds: int, cpu_before: float) -> Sample:
+    (client, server), (_, target) = setup.netns, setup.addresses
+    # A server for each run: one that was left in the middle of a run would refuse the next.
+    async with iperf3_server(server):
+        flow = await iperf3(
+            client,
+            target,
+            seconds=seconds,
+            reverse=workload.reverse,
+            udp=workload.kind == "udp",
+            length=workload.length,
+            streams=workload.streams,
+        )
+    if not flow.bytes:
+        raise TrafficError("nothing arrived")
+    cpu = None if setup.pid is None else (cpu_seconds(setup.pid) - cpu_before) / flow.bytes * 1e9
+    return Sample(
+        bits_per_second=flow.bits_per_second,
+        packets_per_second=flow.packets / flow.seconds if workload.kind == "udp" else None,
+        cpu_seconds_per_gigabyte=cpu,
+    )
+
+
+async def round_trips(setup: Setup, count: int) -> list[float]:
+    """Milliseconds of each ping that came back. Raises TrafficError when none did."""
+    argv = ["ping", "-n", "-c", str(count), "-i", str(PING_INTERVAL), "-W", "1", setup.addresses[1]]
+    done = await run(setup.netns[0], argv, PING_TIMEOUT)
+    times = [float(text) for text in re.findall(rb"time=([\d.]+) ms", done.stdout)]
+    if not times:
+        raise TrafficError(f"no ping came back from {setup.name}")
+    return times
+
+
+def in_short(workload: Workload, sample: Sample | None) -> str:
+    """The headline of one run, for the reader who waits."""
+    match sample:
+        case None:
+            return "failed"
+        case Sample(rtt_median=float(rtt)):
+            return f"{rtt:.3f} ms"
+        case Sample(packets_per_second=float(packets)):
+            return f"{packets / 1e3:.0f} kpackets/s"
+        case Sample(bits_per_second=float(bits)):
+            return f"{bits / 1e9:.2f} Gbit/s"
+    return f"no figure for {workload.kind}"

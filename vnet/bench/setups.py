@@ -1,0 +1,127 @@
+"""The contestants: four ways from one network namespace to another, each with the same addresses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from ipaddress import ip_interface
+
+import attrs
+import cattrs
+
+from vnet.bench.figures import QueueFigures
+from vnet.bench.processes import Child, open_child
+from vnet.demo import default_topology
+from vnet.ends.net import PortKind, net_specs
+from vnet.ports.interface import PortConfig, make_interface, make_port
+from vnet.ports.netns import in_netns, open_netns, set_up_interface
+
+__all__ = ["BARE", "CONTESTANTS", "Setup", "open_setup"]
+
+BARE = "bare"
+"""The one the others are compared with."""
+IFNAME = "vnet0"
+
+Ends = tuple[str, str]
+Figures = Callable[[], Awaitable[tuple[QueueFigures, ...]]]
+
+
+@attrs.frozen
+class Setup:
+    """One contestant, ready to be measured."""
+
+    name: str
+    netns: Ends
+    addresses: Ends
+    """IPv4, without prefix."""
+    pid: int | None = None
+    """The process that forwards; None where the kernel does."""
+    figures: Figures | None = None
+    """What its queues have counted so far. Raises TrafficError when it has ended."""
+
+
+def _configs(kind: PortKind, netns: Ends) -> list[PortConfig]:
+    """The interfaces of the default topology: everybody has the same."""
+    [device] = net_specs(default_topology(kind)).values()
+    return [
+        PortConfig(
+            kind="tap" if kind == "tap" else "tun",
+            netns=name,
+            ifname=IFNAME,
+            addresses=tuple(map(ip_interface, port.addresses)),
+            mtu=device.mtu,
+            txqueuelen=port.txqueuelen,
+        )
+        for name, port in zip(netns, (device.driver, device.device), strict=True)
+    ]
+
+
+def _addresses() -> Ends:
+    first, second = (str(config.addresses[0].ip) for config in _configs("tun", ("", "")))
+    return first, second
+
+
+@asynccontextmanager
+async def _vnet(kind: PortKind, netns: Ends) -> AsyncIterator[Setup]:
+    """This stack."""
+
+    async def figures(child: Child) -> tuple[QueueFigures, ...]:
+        return cattrs.structure(json.loads(await child.ask()), tuple[QueueFigures, ...])
+
+    async with open_child("vnet.bench.stack", (kind, *netns)) as child:
+        await child.line()  # it is up
+        yield Setup(kind, netns, _addresses(), child.pid, partial(figures, child))
+
+
+@asynccontextmanager
+async def _bare(netns: Ends) -> AsyncIterator[Setup]:
+    """A loop of read and write between TUN interfaces with the very settings this stack gives its own."""
+    async with AsyncExitStack() as stack:
+        fds = []
+        for config in _configs("tun", netns):
+            device = await in_netns(config.netns, partial(make_interface, config))
+            stack.callback(device.close)
+            port = make_port(device, config)
+            await port.start(mac=None, offloads=port.caps, mtu=config.mtu)
+            port.set_carrier(True)
+            fds.append(device.fileno())
+        child = await stack.enter_async_context(open_child("vnet.bench.forwarder", [str(fd) for fd in fds], fds))
+        yield Setup(BARE, netns, _addresses(), child.pid)
+
+
+@asynccontextmanager
+async def _veth(netns: Ends) -> AsyncIterator[Setup]:
+    """The kernel alone. Both interfaces go with their namespaces."""
+
+    def make_pair() -> None:
+        from pyroute2 import IPRoute
+
+        with IPRoute() as netlink:
+            peer = {"ifname": IFNAME, "net_ns_fd": netns[1]}
+            netlink.link("add", ifname=IFNAME, kind="veth", peer=peer)
+
+    await in_netns(netns[0], make_pair)
+    for config in _configs("tun", netns):
+        await in_netns(config.netns, partial(set_up_interface, IFNAME, addresses=config.addresses, mtu=config.mtu))
+    yield Setup("veth", netns, _addresses())
+
+
+CONTESTANTS: Mapping[str, Callable[[Ends], AbstractAsyncContextManager[Setup]]] = {
+    "tun": partial(_vnet, "tun"),
+    "tap": partial(_vnet, "tap"),
+    BARE: _bare,
+    "veth": _veth,
+}
+
+
+@asynccontextmanager
+async def open_setup(name: str, prefix: str) -> AsyncIterator[Setup]:
+    """A contestant in two namespaces of its own, whose names start with ``prefix``.
+
+    Raises PrivilegeError, OSError, TrafficError.
+    """
+    netns = (f"{prefix}-{name}-rc", f"{prefix}-{name}-ep")
+    async with open_netns(netns[0]), open_netns(netns[1]), CONTESTANTS[name](netns) as setup:
+        yield setup

@@ -1,0 +1,65 @@
+"""The stack as a process of its own, so that its CPU time and memory can be told from everybody else's.
+
+``python -m vnet.bench.stack KIND NETNS NETNS`` builds the default topology with its ports in two namespaces that
+exist. It answers each line on its standard input with one line of JSON, and ends when its input does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import attrs
+import trio
+
+from vnet.bench.figures import queue_figures
+from vnet.demo import default_topology
+from vnet.describe import queue_rows
+from vnet.ends.net import PortKind, net_specs
+from vnet.topology import Topology
+from vnet.world import World, open_world
+
+__all__ = ["serve"]
+
+
+def topology(kind: PortKind, driver_netns: str, device_netns: str) -> Topology:
+    """The default one, its ports in these namespaces."""
+    default = default_topology(kind)
+    devices = {
+        name: attrs.evolve(
+            device,
+            driver=attrs.evolve(device.driver, netns=driver_netns),
+            device=attrs.evolve(device.device, netns=device_netns),
+        )
+        for name, device in net_specs(default).items()
+    }
+    return attrs.evolve(default, devices=devices)
+
+
+async def serve(kind: PortKind, driver_netns: str, device_netns: str) -> None:
+    """Says its figures once when it is up, then for each line it is sent."""
+    async with (
+        trio.lowlevel.FdStream(0) as asked,
+        trio.lowlevel.FdStream(1) as answers,
+        open_world(topology(kind, driver_netns, device_netns)) as world,
+    ):
+        await world.wait_up()
+        await answers.send_all(figures(world))
+        async for _ in asked:
+            await answers.send_all(figures(world))
+
+
+def figures(world: World) -> bytes:
+    return json.dumps([attrs.asdict(queue) for queue in queue_figures(queue_rows(world))]).encode() + b"\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run the default topology until standard input ends.")
+    parser.add_argument("kind", choices=("tun", "tap"))
+    parser.add_argument("netns", nargs=2)
+    args = parser.parse_args()
+    trio.run(serve, args.kind, *args.netns)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The results of a benchmark as text that stands in a README as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+
+from drivers.pump import BATCH_BUCKETS
+from vnet.bench.figures import Result, Results, from_samples
+from vnet.bench.measure import WORKLOADS
+from vnet.bench.setups import BARE
+from vnet.cli.table import render
+
+__all__ = ["tables"]
+
+TITLES = {"tun": "vnet TUN", "tap": "vnet TAP", BARE: "bare", "veth": "veth"}
+MIB = 1 << 20
+
+
+@attrs.frozen
+class Cell:
+    """A number as it is shown; what is no text stands to the right in its column."""
+
+    value: float | None
+    digits: int
+
+    def __str__(self) -> str:
+        return "-" if self.value is None else f"{self.value:.{self.digits}f}"
+
+
+@attrs.frozen
+class Row:
+    """One figure of one workload, or over all runs of several."""
+
+    title: str
+    workloads: tuple[str, ...]
+    figure: str
+    scale: float
+    digits: int
+
+
+# Per kind of workload, what is shown of each: unit, figure, scale, digits.
+_SHOWN = {
+    "tcp": (("Gbit/s", "bits_per_second", 1e-9, 2),),
+    "udp": (("1000 packets/s", "packets_per_second", 1e-3, 1), ("Mbit/s", "bits_per_second", 1e-6, 1)),
+    "ping": (("median ms", "rtt_median", 1, 3), ("average ms", "rtt_average", 1, 3)),
+}
+_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "TCP": tuple(workload.name for workload in WORKLOADS if workload.kind == "tcp"),
+    "UDP 64 bytes": tuple(workload.name for workload in WORKLOADS if workload.length == 64),
+}
+_ROWS = (
+    *(
+        Row(f"{workload.title}, {unit}", (workload.name,), figure, scale, digits)
+        for workload in WORKLOADS
+        for unit, figure, scale, digits in _SHOWN[workload.kind]
+    ),
+    Row("TCP, CPU seconds per gigabyte", _GROUPS["TCP"], "cpu_seconds_per_gigabyte", 1, 2),
+    *(
+        Row(f"{group}, {title}", names, figure, 1, 3)
+        for group, names in _GROUPS.items()
+        for title, figure in (
+            ("notifications per packet", "notifications_per_packet"),
+            ("kicks per driver batch", "kicks_per_batch"),
+            ("calls per device batch", "calls_per_batch"),
+        )
+    ),
+)
+
+
+def tables(results: Results) -> str:
+    """Where it was measured, every figure with its ratio to the bare forwarder, and the sizes of batches."""
+    machine = results.machine
+    heading = (
+        f"{machine.cores} cores ({machine.cpu}), {machine.kernel}, {machine.python}\n"
+        f"rounds: {results.rounds}, interleaved, {results.seconds} s a run; "
+        "medians; /bare: median of each round's ratio to the bare forwarder"
+    )
+    parts = [heading, _figures(results), _batches(results)]
+    return "```text\n" + "\n\n".join(filter(None, parts)) + "\n```"
+
+
+def _contestants(results: Results) -> list[str]:
+    there = {name for results_by_name in results.workloads.values() for name in results_by_name}
+    return [name for name in TITLES if name in there]
+
+
+def _over(results: Results, names: Sequence[str], contestant: str) -> Result:
+    """All runs of the workloads on one contestant, beside those on the bare forwarder."""
+    found = [results.workloads[name] for name in names if name in results.workloads]
+    rounds, bare = (
+        [sample for by_name in found if name in by_name for sample in by_name[name].rounds]
+        for name in (contestant, BARE)
+    )
+    return from_samples(rounds, bare)
+
+
+def _figures(results: Results) -> str:
+    contestants = _contestants(results)
+    compared = [name for name in contestants if name != BARE] if BARE in contestants else []
+    headers = [""]
+    for name in contestants:
+        headers += [TITLES[name], "/bare"] if name in compared else [TITLES[name]]
+    rows: list[list[object]] = []
+    for row in _ROWS:
+        cells: list[object] = [row.title]
+        for name in contestants:
+            result = _over(results, row.workloads, name)
+            value = result.median.get(row.figure)
+            cells.append(Cell(None if value is None else value * row.scale, row.digits))
+            if name in compared:
+                cells.append(Cell(result.ratio.get(row.figure), 2))
+        if any(isinstance(cell, Cell) and cell.value is not None for cell in cells):
+            rows.append(cells)
+    rows.append(["peak memory, MiB", *_memory(results, contestants, compared)])
+    return render(headers, rows)
+
+
+def _memory(results: Results, contestants: Sequence[str], compared: Sequence[str]) -> Iterator[Cell]:
+    bare = results.peak_memory.get(BARE)
+    for name in contestants:
+        memory = results.peak_memory.get(name)
+        yield Cell(None if memory is None else memory / MIB, 1)
+        if name in compared:
+            yield Cell(memory / bare if memory and bare else None, 2)
+
+
+def _batches(results: Results) -> str:
+    """How many batches of all had which size, as parts of a hundred."""
+    rows: list[list[object]] = []
+    for group, names in _GROUPS.items():
+        for contestant in _contestants(results):
+            queues = [q for s in _over(results, names, contestant).rounds if s is not None for q in s.queues]
+            for side in ("driver", "device") if queues else ():
+                sizes = [sum(column) for column in zip(*(getattr(q, f"{side}_batches") for q in queues), strict=True)]
+                parts = [Cell(100 * size / (sum(sizes) or 1), 1) for size in sizes]
+                rows.append([f"{group}, % of batches of", TITLES[contestant], side, *parts])
+    return render(["", "", "", *bucket_names()], rows) if rows else ""
+
+
+def bucket_names() -> list[str]:
+    """The sizes of the batches each number counts."""
+    first = [1 << at for at in range(BATCH_BUCKETS)]
+    return ["1", *(f"{low}-{2 * low - 1}" for low in first[1:-1]), f"{first[-1]}-"]

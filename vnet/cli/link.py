@@ -1,0 +1,29 @@
+"""``vnet link``: take the link of a running system down, and up again."""
+
+from __future__ import annotations
+
+import click
+import trio
+
+from vnet.cli.common import errors_in_one_line, name_option
+from vnet.control import ask
+
+__all__ = ["command"]
+
+
+@click.command("link")
+@name_option
+@click.argument("move", type=click.Choice(["up", "down"]))
+@click.argument("link", required=False)
+@errors_in_one_line
+def command(name: str, move: str, link: str | None) -> None:
+    """Take LINK, or all links, up or down while everything runs."""
+    trio.run(_set, name, link, move == "up")
+
+
+async def _set(name: str, link: str | None, up: bool) -> None:
+    found = await ask(name, "query-vnet")
+    assert isinstance(found, dict)
+    for each in found["links"] if link is None else (link,):
+        await ask(name, "link-set", {"name": each, "up": up})
+        click.echo(f"{each} is {'up' if up else 'down'}")

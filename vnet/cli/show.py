@@ -1,0 +1,178 @@
+"""``vnet show``: what a running system looks like inside."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import click
+import trio
+
+from vnet.cli.common import errors_in_one_line, name_option
+from vnet.cli.table import render
+from vnet.control import ask
+
+__all__ = ["command", "tree"]
+
+WIDTH = 110
+COLUMNS = {
+    "num": "num",
+    "avail": "avail",
+    "used": "used",
+    "in_flight": "in flight",
+}
+COUNTERS = ("packets", "bytes", "kicks", "calls", "suppressed")
+
+Plain = Mapping[str, Any]
+"""What `vnet.describe.describe` gives, come back from JSON."""
+
+
+@click.command("show")
+@name_option
+@click.option("--json", "as_json", is_flag=True, help="All there is, as JSON.")
+@errors_in_one_line
+def command(name: str, as_json: bool) -> None:
+    """Print PCI tree, features, rings and counters of a running system."""
+    found = trio.run(ask, name, "query-vnet")
+    assert isinstance(found, dict)
+    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(tree(found)))
+
+
+def tree(found: Plain) -> Iterator[str]:
+    """Everything, as lines that are indented by what they belong to."""
+    yield found["name"]
+    for name, host in found["hosts"].items():
+        yield from _indent(1, _host(name, host))
+    for name, link in found["links"].items():
+        yield from _indent(1, _link(name, link))
+    for name, device in found["devices"].items():
+        yield from _indent(1, _device(name, device))
+    yield f"  drops: {_counts(found['drops'])}"
+
+
+def _host(name: str, host: Plain) -> Iterator[str]:
+    irqs = host["interrupts"]
+    yield f"host {name}: namespace {host['netns'] or 'none'}; interrupts {_counts(irqs)}"
+    for bus in host["pci"]:
+        yield f"  bus {bus['bus']:02x} behind link {bus['link']}: {_up(bus['up'])}, epoch {bus['epoch']}"
+        for function in bus["functions"]:
+            yield from _indent(2, _function(f"{function['name']} {_identity(function)}", function))
+    for controller in host["controllers"]:
+        yield f"  endpoint controller {controller['name']} on link {controller['link']}"
+        for function in controller["functions"]:
+            title = f"function {function['function']} {_identity(function)} class {function['class']:06x}"
+            yield from _indent(2, _function(f"{title}: {' '.join(function['command'])}", function))
+        for window in controller["windows"]:
+            yield (
+                f"    outbound window {window['addr']:#x}, {_size(window['size'])}, of function {window['function']}, "
+                f"{window['pinned']} views"
+            )
+
+
+def _function(title: str, function: Plain) -> Iterator[str]:
+    yield title
+    for bar in function["bars"]:
+        number = bar.get("bar", bar.get("index"))
+        yield f"  BAR {number} at {bar['address']:#x}, {_size(bar['size'])}"
+    capabilities = [f"{capability['offset']:02x} {capability['name']}" for capability in function["capabilities"]]
+    yield from _wrap("  capabilities: ", ", ".join(capabilities))
+    msix = function.get("msix")
+    if msix is not None:
+        yield f"  MSI-X: {msix['vectors']} vectors, {'on' if msix['enabled'] else 'off'}"
+
+
+def _link(name: str, link: Plain) -> Iterator[str]:
+    yield (
+        f"link {name}: {link['root']} (root complex) to {link['endpoint']} (endpoint), {_up(link['up'])}, "
+        f"epoch {link['epoch']}, {link['windows']} windows"
+    )
+    for kind in ("config", "downstream", "upstream", "messages"):
+        yield f"  {kind}: {_counts(link[kind])}"
+
+
+def _device(name: str, device: Plain) -> Iterator[str]:
+    yield f"device {name}: {device['type']} over {device['transport']} on {device['link']}, {device['location']}: " + (
+        "up" if device["up"] else f"down ({device['trouble']})"
+    )
+    for side in ("driver", "device"):
+        yield from _indent(1, _end(side, device[side]))
+    yield from _indent(1, _queues(device))
+
+
+def _end(side: str, end: Plain) -> Iterator[str]:
+    if not end.get("found", True):
+        yield f"{side} on {end['host']}: not found yet"
+    else:
+        yield f"{side} on {end['host']}: {end['name']}, {end['driver'] or 'no driver'} {end['state']}" + (
+            f" ({end['error']})" if end["error"] else ""
+        )
+        times = f"restarts {end['restarts']}" if side == "driver" else f"resets {end['resets']}"
+        yield f"  status: {' '.join(end['status']) or 'reset'}; {times}"
+        if side == "device":
+            yield from _wrap("  offered: ", " ".join(end["device_features"]))
+        yield from _wrap("  negotiated: ", " ".join(end["features"]) or "nothing")
+        for failure in end["failures"]:
+            yield f"  failed: {failure}"
+    port = end["port"]
+    where = f" {port['ifname']} in {port['netns']}" if port["netns"] else ""
+    yield (
+        f"  port: {port['kind']}{where}, {' '.join(port['addresses']) or 'no addresses'}, "
+        f"{'live' if port['live'] else 'stopped'}"
+    )
+    yield (
+        f"    in {port['rx_packets']} packets {port['rx_bytes']} bytes, "
+        f"out {port['tx_packets']} packets {port['tx_bytes']} bytes, drops: {_counts(port['drops'])}"
+    )
+
+
+def _queues(device: Plain) -> Iterator[str]:
+    rows = []
+    for side in ("driver", "device"):
+        for queue in device[side].get("queues", ()):
+            ring = queue["ring"] or {}
+            state = "broken" if ring.get("broken") else "live" if queue["live"] else "stopped"
+            rows.append(
+                (
+                    side,
+                    queue["name"],
+                    state,
+                    *(ring.get(key, 0) for key in COLUMNS),
+                    *(queue[key] for key in COUNTERS),
+                    _counts(queue["drops"]),
+                    " ".join(map(str, queue["batches"])),
+                )
+            )
+    if rows:
+        headers = ("side", "queue", "ring", *COLUMNS.values(), *COUNTERS, "drops", "batches of 1, 2-3, 4-7, ...")
+        yield from render(headers, rows).splitlines()
+
+
+def _identity(function: Plain) -> str:
+    return f"{function['vendor']:04x}:{function['device']:04x}"
+
+
+def _up(up: bool) -> str:
+    return "up" if up else "down"
+
+
+def _size(size: int) -> str:
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit and not size % unit:
+            return f"{size // unit} {name}"
+    return f"{size} bytes"
+
+
+def _counts(counts: Plain) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "none"
+
+
+def _indent(depth: int, lines: Iterable[str]) -> Iterator[str]:
+    return ("  " * depth + line for line in lines)
+
+
+def _wrap(label: str, text: str) -> Iterator[str]:
+    yield from textwrap.wrap(
+        text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False
+    )

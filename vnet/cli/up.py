@@ -1,0 +1,117 @@
+"""``vnet up``: a topology that runs until somebody ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+
+from vnet.cli.common import errors_in_one_line, name_option
+from vnet.cli.signals import run_until_signal
+from vnet.control import ControlServer
+from vnet.errors import ControlError
+from vnet.ports.netns import netns_command
+from vnet.state import claim, socket_path
+from vnet.topology import DEFAULT, Topology, load, parse
+from vnet.world import World, open_world
+
+__all__ = ["command"]
+
+GRACE = 3.0
+"""Seconds that a command has to end once it is asked to."""
+
+
+@click.command("up")
+@click.argument("topology", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@name_option
+@click.option("--exec", "run", metavar="CMD", help="Run CMD in a shell on the root complex's host, then end with it.")
+@errors_in_one_line
+def command(topology: Path | None, name: str, run: str | None) -> None:
+    """Build what TOPOLOGY (a TOML file) describes, by default two hosts and a network device, and keep it running.
+
+    Ctrl-C, SIGTERM and `vnet down` end it, and nothing stays behind; the exit status is then 0. With --exec it is
+    CMD's, or 128 and the number of the signal that ended vnet before CMD was done.
+    """
+    found = parse(DEFAULT, "built-in topology") if topology is None else load(topology)
+    try:
+        status = run_until_signal(partial(_up, found, name, run))
+    except click.exceptions.Exit:
+        if run is not None:
+            raise
+        status = 0  # it was to run until somebody ends it, and did
+    click.get_current_context().exit(status)
+
+
+async def _up(topology: Topology, name: str, run: str | None) -> int:
+    """The exit status."""
+    with claim(name, topology):
+        async with open_world(topology, name) as world:
+            return await _serve(world, run)
+
+
+async def _serve(world: World, run: str | None) -> int:
+    """Keep the control socket open until somebody asks to quit, or CMD is done; the exit status."""
+    status = 0
+    control = ControlServer(world)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(control.serve, socket_path(world.name))
+        await world.wait_up()
+        if run is None:
+            click.echo("\n".join(_hints(world)))
+            await control.quit.wait()
+        else:
+            nursery.start_soon(_cancel_at, control.quit, nursery.cancel_scope)
+            status = 128 + signal.SIGTERM
+            status = await _run(world, run)
+        nursery.cancel_scope.cancel()
+    return status
+
+
+async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+async def _run(world: World, run: str) -> int:
+    """The exit status of ``run``, as a shell gives it."""
+    hosts = (world.topology.ends(spec)[0] for spec in world.topology.devices.values())
+    netns = next(filter(None, (world.topology.host_netns(world.name, host) for host in hosts)), None)
+    if netns is None:
+        raise ControlError("--exec needs a host with a namespace; this topology has only in-memory ports")
+    # Where nobody types, a process group of its own, so that all of it can be ended. A terminal's keys go to
+    # one group only, and there Ctrl-C reaches everybody by itself.
+    group = None if sys.stdin is not None and sys.stdin.isatty() else 0
+
+    async def end(process: trio.Process) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.kill(process.pid if group is None else -process.pid, number)
+            except ProcessLookupError:
+                return
+            await trio.sleep(GRACE)
+
+    done = await trio.run_process(
+        netns_command(netns, ["sh", "-c", run]), stdin=None, check=False, process_group=group, deliver_cancel=end
+    )
+    return done.returncode if done.returncode >= 0 else 128 - done.returncode
+
+
+def _hints(world: World) -> Iterator[str]:
+    """What to type elsewhere."""
+    topology, name = world.topology, world.name
+    option = "" if name == "vnet" else f" --name {name}"
+    yield f"{name} is up. In another shell:"
+    for device, spec in topology.devices.items():
+        yield from (f"  {hint}" for hint in spec.hints(name, device, topology.ends(spec)))
+    for host in topology.hosts:
+        if topology.host_netns(name, host) is not None:
+            yield f"  vnet exec{option} {host} -- COMMAND"
+    yield f"  vnet show{option}"
+    yield f"  vnet link{option} down; vnet link{option} up"
+    yield f"Ctrl-C, or vnet down{option}, ends it."

@@ -1,0 +1,14 @@
+"""What devices are plugged into at their two ends: one module, and one line here, for each device type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vnet.ends.base import EndsType
+from vnet.ends.net import NetSpec, open_net
+
+__all__ = ["ENDS"]
+
+ENDS: Mapping[str, EndsType] = {
+    "net": EndsType(NetSpec, open_net),
+}

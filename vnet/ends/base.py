@@ -1,0 +1,71 @@
+"""What is at the two ends of a device, whatever its type: the world opens it, the drivers use it, reports read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol
+
+import attrs
+
+from vnet.spec import DeviceSpec
+
+__all__ = ["End", "EndsType", "Figures", "OpenContext", "Side"]
+
+Side = Literal["driver", "device"]
+
+
+@attrs.frozen
+class Figures:
+    """What one queue carried, as one side counts it."""
+
+    packets: int
+    """Packets, messages or requests."""
+    bytes: int
+    """Payload."""
+    drops: Mapping[str, int]
+
+
+class End(Protocol):
+    """One end of a device."""
+
+    @property
+    def settings(self) -> object:
+        """What this side's driver is given."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it is ready to carry something."""
+
+    def figures(self, queue: int) -> Figures:
+        """Of the queue with this index."""
+
+    def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        """(where, causes) of everything this end lost."""
+
+    def describe(self) -> dict[str, object]:
+        """Plain data."""
+
+
+@attrs.frozen
+class OpenContext:
+    """What an end has to know of the system it belongs to."""
+
+    system: str
+    name: str
+    """The device's."""
+    index: int
+    """The device's place in the topology."""
+    spec: DeviceSpec
+    hosts: tuple[str, str]
+    """Names of the driver's and of the device's host."""
+    features: int
+    """Bits that may be used."""
+
+
+@attrs.frozen
+class EndsType:
+    """How a device type is described in a topology, and how its ends are opened."""
+
+    spec: type[DeviceSpec]
+    open: Callable[[OpenContext], AbstractAsyncContextManager[tuple[End, End]]]

@@ -1,0 +1,223 @@
+"""What a network device is plugged into: a packet port at each end."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from ipaddress import ip_interface
+from typing import Literal, Protocol
+
+import attrs
+
+from drivers.devices.net import NetPlug
+from drivers.devices.net.driver import NetSettings
+from drivers.ports import ALL_OFFLOADS, PacketPort
+from vnet.ends.base import Figures, OpenContext, Side
+from vnet.errors import ConfigError
+from vnet.ports.interface import PortConfig, open_packet_port
+from vnet.ports.memory import MemoryPort
+from vnet.ports.netns import NETNS_DIR, open_netns
+from vnet.spec import FILE_NAME, DeviceSpec, Netns, must
+
+__all__ = ["NetEnd", "NetSpec", "OpenPort", "PortKind", "PortSpec", "net_specs", "open_net", "open_port"]
+
+PortKind = Literal["tun", "tap", "memory"]
+
+
+def _is_mac(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", text.lower()) is not None and not int(text[:2], 16) & 1
+
+
+def _is_interface(text: str) -> bool:
+    try:
+        address = ipaddress.ip_interface(text)
+    except ValueError:
+        return False
+    return "/" in text and not address.is_multicast and not address.is_unspecified
+
+
+@attrs.frozen
+class PortSpec:
+    """What one end of a network device is plugged into."""
+
+    kind: PortKind = "tun"
+    netns: str | None = attrs.field(default=None, validator=must(FILE_NAME.fullmatch, "the name of a namespace"))
+    """A namespace that exists already and is never deleted; by default the host's own, made and deleted."""
+    ifname: str = attrs.field(
+        default="vnet0",
+        validator=must(
+            lambda v: len(v) < 16 and FILE_NAME.fullmatch(v), "the name of an interface, at most 15 characters"
+        ),
+    )
+    addresses: tuple[str, ...] = attrs.field(
+        default=(),
+        validator=must(lambda v: all(map(_is_interface, v)), "addresses with their prefix, such as 198.18.0.1/24"),
+    )
+    txqueuelen: int = attrs.field(default=1000, validator=must(lambda v: 1 <= v <= 1 << 20, "1 to 1048576 packets"))
+
+    def netns_of(self, system: str, host: str) -> str | None:
+        """Its namespace on ``host`` of that system; None for a port that needs none."""
+        return None if self.kind == "memory" else self.netns or f"{system}-{host}"
+
+
+@attrs.frozen
+class NetSpec(DeviceSpec):
+    """A network device."""
+
+    mac: str | None = attrs.field(
+        default=None, validator=must(_is_mac, "a unicast MAC address, such as 02:00:00:00:00:01")
+    )
+    """The address of the driver's interface."""
+    peer_mac: str | None = attrs.field(
+        default=None, validator=must(_is_mac, "a unicast MAC address, such as 02:00:00:00:00:02")
+    )
+    """The address of the interface at the device's end."""
+    mtu: int = attrs.field(default=1500, validator=must(lambda v: 68 <= v <= 65521, "68 to 65521 bytes"))
+    rx_buffer: int | None = attrs.field(
+        default=None, validator=must(lambda v: 64 <= v <= 1 << 20, "64 to 1048576 bytes")
+    )
+    """Bytes of the driver's receive buffers; by default each holds any frame."""
+    driver: PortSpec = PortSpec()
+    device: PortSpec = PortSpec()
+
+    def namespaces(self, system: str, hosts: tuple[str, str]) -> Iterator[Netns]:
+        for _, host, port in self.ports(hosts):
+            name = port.netns_of(system, host)
+            if name is not None:
+                yield Netns(host, name, port.netns is None)
+
+    def clash(self) -> tuple[str, object, str] | None:
+        if self.mac and self.peer_mac and self.mac.lower() == self.peer_mac.lower():
+            return "peer_mac", self.peer_mac, "both ends have the same address"
+        return None
+
+    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        for side, host, port in self.ports(hosts):
+            if port.kind != "memory":
+                yield f"{side}.ifname", (port.netns or f"host {host}", port.ifname)
+
+    def ports(self, hosts: tuple[str, str]) -> Iterator[tuple[Side, str, PortSpec]]:
+        """Both ports: side, host, and the port."""
+        yield "driver", hosts[0], self.driver
+        yield "device", hosts[1], self.device
+
+    def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
+        (_, root, port), (_, endpoint, peer) = self.ports(hosts)
+        for here, at, there in ((root, port, peer), (endpoint, peer, port)):
+            netns = at.netns_of(system, here)
+            if netns is not None:
+                for text in there.addresses:
+                    yield f"ip netns exec {netns} ping {ip_interface(text).ip}    # {name}, from {here}"
+
+    def macs(self, index: int) -> tuple[bytes, bytes]:
+        """The MAC addresses at the driver's and at the device's end of the ``index``-th device of a system."""
+        given = (self.mac, self.peer_mac)
+        made = (bytes((2, 0, 0, 0, index & 0xFF, end)) for end in (1, 2))
+        first, second = (
+            bytes.fromhex(text.replace(":", "")) if text else mac for text, mac in zip(given, made, strict=True)
+        )
+        return first, second
+
+
+def net_specs(topology: HasDevices) -> dict[str, NetSpec]:
+    """The network devices of a topology."""
+    return {name: spec for name, spec in topology.devices.items() if isinstance(spec, NetSpec)}
+
+
+class HasDevices(Protocol):
+    """A topology."""
+
+    @property
+    def devices(self) -> Mapping[str, DeviceSpec]: ...
+
+
+@attrs.frozen(eq=False)
+class NetEnd:
+    """One end: its port, and the settings of the driver that uses it."""
+
+    spec: PortSpec
+    netns: str | None
+    settings: NetSettings | NetPlug
+
+    @property
+    def port(self) -> PacketPort:
+        return self.settings.port
+
+    @property
+    def live(self) -> bool:
+        return self.port.live
+
+    def figures(self, queue: int) -> Figures:
+        """Even queues are receiveqs, odd ones transmitqs, as the driver sees it (VIRTIO 1.4 section 5.1.2)."""
+        out_of_port = isinstance(self.settings, NetSettings) != bool(queue & 1)
+        traffic = self.settings.received if out_of_port else self.settings.sent
+        return Figures(traffic.packets, traffic.bytes, traffic.drops)
+
+    def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        yield "sent", self.settings.sent.drops
+        yield "received", self.settings.received.drops
+        yield "port", self.port.statistics().drops
+
+    def describe(self) -> dict[str, object]:
+        figures = self.port.statistics()
+        return {
+            "kind": self.spec.kind,
+            "netns": self.netns,
+            "ifname": self.spec.ifname if self.netns is not None else None,
+            "addresses": list(self.spec.addresses),
+            "live": self.port.live,
+            "caps": attrs.asdict(self.port.caps),
+            **attrs.asdict(figures, filter=attrs.filters.exclude("drops")),
+            "drops": dict(figures.drops),
+        }
+
+
+OpenPort = Callable[[PortSpec, PortConfig], AbstractAsyncContextManager[PacketPort]]
+
+
+@asynccontextmanager
+async def open_port(spec: PortSpec, config: PortConfig) -> AsyncIterator[PacketPort]:
+    """The port a topology asks for."""
+    if spec.kind == "memory":
+        yield MemoryPort(ALL_OFFLOADS)
+    else:
+        async with open_packet_port(config) as port:
+            yield port
+
+
+@asynccontextmanager
+async def open_net(context: OpenContext, opener: OpenPort = open_port) -> AsyncIterator[tuple[NetEnd, NetEnd]]:
+    """Both ends of a network device, in namespaces that are made where they are not named.
+
+    Raises ConfigError, PrivilegeError, OSError.
+    """
+    spec = context.spec
+    assert isinstance(spec, NetSpec)
+    macs = spec.macs(context.index)
+    async with AsyncExitStack() as stack:
+        ports = []
+        for own, (side, host, port) in enumerate(spec.ports(context.hosts)):
+            netns = port.netns_of(context.system, host)
+            if netns is not None:
+                if port.netns is not None and not (NETNS_DIR / port.netns).exists():
+                    why = f"there is no such namespace; try: ip netns add {port.netns}"
+                    raise ConfigError("topology", f"devices.{context.name}.{side}.netns", port.netns, why)
+                await stack.enter_async_context(open_netns(netns))
+            config = PortConfig(
+                kind="tap" if port.kind == "tap" else "tun",
+                netns=netns,
+                ifname=port.ifname,
+                addresses=tuple(ip_interface(address) for address in port.addresses),
+                mac=macs[own],
+                peer_mac=macs[1 - own],
+                mtu=spec.mtu,
+                txqueuelen=port.txqueuelen,
+            )
+            ports.append((port, netns, await stack.enter_async_context(opener(port, config))))
+        (driver, driver_netns, driver_port), (device, device_netns, device_port) = ports
+        yield (
+            NetEnd(driver, driver_netns, NetSettings(driver_port, context.features, rx_buffer=spec.rx_buffer)),
+            NetEnd(device, device_netns, NetPlug(device_port, macs[0], spec.mtu, context.features, spec.queue_size)),
+        )

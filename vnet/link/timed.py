@@ -1,0 +1,179 @@
+"""A link on which everything takes its time: accesses happen at once, and the bill is slept out afterwards.
+
+One clock per direction says until when that direction is taken. Reads of a batch are all in flight together: each
+takes room on both clocks, and the read latency once, behind whatever it waits for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from functools import lru_cache, partial
+
+import attrs
+import trio
+
+from rings.queue import Meter
+from vnet.link.base import Direction, DirectionTiming, Link, LinkStatistics, LinkTiming
+from vnet.link.tlp import CONFIG_READ, CONFIG_WRITE, MESSAGE, Cost, PcieParameters, Way, read_cost, write_cost
+from vnet.link.wrapper import LinkWrapper
+
+__all__ = ["GRAIN", "READ_LATENCY", "TimedLink", "grain_of"]
+
+GRAIN = 0.002
+"""Seconds below which a real sleep can't be kept."""
+READ_LATENCY = 500e-9
+"""Seconds from a read request's arrival to its first completion, about what pcie-bench measured on servers."""
+COSTS_KEPT = 4096
+FAR = 1.0
+
+
+def grain_of(clock: trio.abc.Clock) -> float:
+    """The shortest sleep worth taking on ``clock``: none is too short where time only passes when it is told to."""
+    waiting = clock.deadline_to_sleep_time(clock.current_time() + GRAIN)
+    return GRAIN if waiting < FAR else 0.0
+
+
+class _Lane:
+    """One direction: its clock, and what it carried."""
+
+    def __init__(self) -> None:
+        self.busy_until = -math.inf
+        self.tlps: Counter[str] = Counter()
+        self.payload = 0
+        self.wire = 0
+
+    def reserve(self, way: Way, earliest: float, rate: float) -> float:
+        """Room for ``way`` from ``earliest`` on; when its last byte is across."""
+        self.tlps[way.kind.value] += way.tlps
+        self.payload += way.payload
+        self.wire += way.wire
+        self.busy_until = max(self.busy_until, earliest) + way.wire / rate
+        return self.busy_until
+
+    def frozen(self) -> DirectionTiming:
+        return DirectionTiming(dict(self.tlps), self.payload, self.wire)
+
+
+OPPOSITE = {Direction.DOWNSTREAM: Direction.UPSTREAM, Direction.UPSTREAM: Direction.DOWNSTREAM}
+
+
+class _DmaMeter:
+    """Bills one direction's accesses through windows: only who uses a view knows how much of it."""
+
+    def __init__(self, link: TimedLink, direction: Direction) -> None:
+        self._link = link
+        self._direction = direction
+
+    def read(self, size: int, /) -> None:
+        self._link.bill_read(self._direction, size)
+
+    def write(self, size: int, /) -> None:
+        self._link.bill_write(self._direction, size)
+
+
+class TimedLink(LinkWrapper):
+    """``settle`` sleeps until everything so far has crossed; nobody else ever waits.
+
+    In real time debts below ``grain`` seconds are carried on, and a sleep that ends late is made up for: a link
+    that was idle for less than that counts as busy. Under a clock that jumps, ``grain`` is 0 and all is exact.
+    """
+
+    def __init__(
+        self,
+        inner: Link,
+        parameters: PcieParameters = PcieParameters(),
+        *,
+        read_latency: float = READ_LATENCY,
+        grain: float | None = None,
+    ) -> None:
+        """``read_latency`` and ``grain`` in seconds; without ``grain``, what suits the running clock."""
+        super().__init__(inner)
+        self.parameters = parameters
+        self._rate = parameters.rate
+        self._latency = read_latency
+        self._grain = grain_of(trio.lowlevel.current_clock()) if grain is None else grain
+        self._lanes = {direction: _Lane() for direction in Direction}
+        self._due = -math.inf
+        self._slept = 0.0
+        self._meters = {direction: _DmaMeter(self, direction) for direction in Direction}
+        self._read_cost = lru_cache(COSTS_KEPT)(partial(read_cost, parameters))
+        self._write_cost = lru_cache(COSTS_KEPT)(partial(write_cost, parameters))
+        inner.watch(self)
+
+    @property
+    def due(self) -> float:
+        """The time at which all accesses so far will have crossed."""
+        return self._due
+
+    def bill_read(self, direction: Direction, size: int) -> None:
+        """``size`` bytes were asked for in that direction, and come back in the other."""
+        self._bill(direction, self._read_cost(size))
+
+    def bill_write(self, direction: Direction, size: int) -> None:
+        self._bill(direction, self._write_cost(size))
+
+    # LinkEvents
+
+    def link_up(self) -> None:
+        """A new epoch owes nothing: see `link_down`."""
+
+    def link_down(self) -> None:
+        """What was on its way is lost, and takes no more time."""
+        self._due = -math.inf
+        for lane in self._lanes.values():
+            lane.busy_until = -math.inf
+
+    # Link
+
+    def config_read(self, function: int, offset: int, size: int) -> int:
+        self._bill(Direction.DOWNSTREAM, CONFIG_READ)
+        return self.inner.config_read(function, offset, size)
+
+    def config_write(self, function: int, offset: int, size: int, value: int) -> None:
+        self._bill(Direction.DOWNSTREAM, CONFIG_WRITE)
+        self.inner.config_write(function, offset, size, value)
+
+    def mem_read(self, direction: Direction, addr: int, size: int, function: int = 0) -> int:
+        self.bill_read(direction, size)
+        return self.inner.mem_read(direction, addr, size, function)
+
+    def mem_write(self, direction: Direction, addr: int, size: int, value: int, function: int = 0) -> None:
+        self.bill_write(direction, size)
+        self.inner.mem_write(direction, addr, size, value, function)
+
+    def intx(self, function: int, asserted: bool) -> None:
+        self._bill(Direction.UPSTREAM, MESSAGE)
+        self.inner.intx(function, asserted)
+
+    def meter(self, direction: Direction) -> Meter | None:
+        return self._meters[direction]
+
+    async def settle(self) -> None:
+        now = trio.current_time()
+        if self._due - now > self._grain:
+            self._slept += self._due - now
+            await trio.sleep_until(self._due)
+        await self.inner.settle()
+
+    def statistics(self) -> LinkStatistics:
+        timing = LinkTiming(
+            generation=self.parameters.generation,
+            lanes=self.parameters.lanes,
+            rate=self._rate,
+            downstream=self._lanes[Direction.DOWNSTREAM].frozen(),
+            upstream=self._lanes[Direction.UPSTREAM].frozen(),
+            slept=self._slept,
+        )
+        return attrs.evolve(self.inner.statistics(), timing=timing)
+
+    def _bill(self, direction: Direction, cost: Cost) -> None:
+        if not self.inner.up or not cost.there.tlps:
+            return
+        earliest = trio.current_time() - self._grain
+        done = self._lanes[direction].reserve(cost.there, earliest, self._rate)
+        if cost.back is not None:
+            answered = self._lanes[OPPOSITE[direction]].reserve(cost.back, earliest, self._rate)
+            # The answer follows its request; where other answers keep its direction busy, it follows those.
+            done = max(done + cost.back.wire / self._rate, answered) + self._latency
+        self._due = max(self._due, done)

@@ -1,0 +1,157 @@
+"""How many bytes a transfer takes on a PCI Express link, and how many of them cross it in a second.
+
+The arithmetic is that of pcie-bench (Neugebauer et al., "Understanding PCIe performance for end host
+networking", SIGCOMM 2018), for generations 1 to 5: every TLP carries its framing, sequence number and
+LCRC, every address takes 64 bits, transfers start at a boundary of whatever they are cut by, and acknowledgements,
+flow control and clock compensation cost what the specification recommends. Generation 6 packs TLPs into flits
+with other headers and is left out.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import attrs
+
+__all__ = [
+    "CONFIG_READ",
+    "CONFIG_WRITE",
+    "GENERATIONS",
+    "LANES",
+    "MESSAGE",
+    "SIZES",
+    "Cost",
+    "Kind",
+    "PcieParameters",
+    "Way",
+    "effective_bandwidth",
+    "read_cost",
+    "write_cost",
+]
+
+
+class Kind(Enum):
+    """Transaction layer packets, as the specification calls them."""
+
+    MWR = "MWr"
+    MRD = "MRd"
+    CPLD = "CplD"
+    CPL = "Cpl"
+    CFG_RD = "CfgRd"
+    CFG_WR = "CfgWr"
+    MSG = "Msg"
+
+
+FRAMING = 8
+"""Bytes around every TLP: start and end symbols (from generation 3 on the STP token), sequence number, LCRC."""
+HEADERS = {
+    Kind.MWR: 16,
+    Kind.MRD: 16,
+    Kind.MSG: 16,
+    Kind.CPLD: 12,
+    Kind.CPL: 12,
+    Kind.CFG_RD: 12,
+    Kind.CFG_WR: 12,
+}
+"""Bytes: four doublewords with a 64-bit address or a message, else three."""
+CONFIG_DATA = 4
+
+GIGATRANSFERS = {1: 2.5, 2: 5.0, 3: 8.0, 4: 16.0, 5: 32.0}
+"""Per second and lane, by generation."""
+GENERATIONS = tuple(GIGATRANSFERS)
+LANES = (1, 2, 4, 8, 16)
+SIZES = (128, 256, 512, 1024, 2048, 4096)
+"""Maximum payload and read request sizes there are."""
+
+DLLP = 8
+"""Bytes of an Ack or of a flow control update on the link."""
+SKIP, SKIP_INTERVAL = 4, 1538
+"""Symbols of clock compensation, and how often they come."""
+TLP_OVERHEAD = 28
+"""Symbols that the specification adds to the payload when it says how often to acknowledge (3.6.3.1)."""
+INTERNAL_DELAY = {1: 19, 2: 70}
+"""Symbols until a receiver has handled a TLP, likewise."""
+INTERNAL_DELAY_LATER = 115
+
+
+@attrs.frozen
+class PcieParameters:
+    """How wide and fast a link is, and how transfers are cut on it. Sizes in bytes."""
+
+    generation: int = attrs.field(default=3, validator=attrs.validators.in_(GENERATIONS))
+    lanes: int = attrs.field(default=8, validator=attrs.validators.in_(LANES))
+    max_payload: int = attrs.field(default=256, validator=attrs.validators.in_(SIZES))
+    max_read_request: int = attrs.field(default=512, validator=attrs.validators.in_(SIZES))
+    completion_boundary: int | None = attrs.field(default=None, validator=attrs.validators.in_((None, 64, 128)))
+    """Where completions are cut at every read completion boundary; None: only at the maximum payload."""
+
+    @property
+    def raw_rate(self) -> float:
+        """Bytes per second after encoding: 8b/10b up to generation 2, 128b/130b from 3 on."""
+        encoding = 8 / 10 if self.generation < 3 else 128 / 130
+        return self.lanes * GIGATRANSFERS[self.generation] * 1e9 * encoding / 8
+
+    @property
+    def ack_interval(self) -> int:
+        """Bytes after which the specification wants an Ack, and a flow control update (tables 3-7 and 2-46)."""
+        if self.max_payload <= 256:
+            factor = {8: 2.5, 16: 3.0}.get(self.lanes, 1.4)
+        else:
+            factor = 2.0 if self.lanes == 16 else 1.0
+        delay = INTERNAL_DELAY.get(self.generation, INTERNAL_DELAY_LATER)
+        return int((self.max_payload + TLP_OVERHEAD) * factor / self.lanes + delay)
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second and direction that are left for TLPs, their framing included."""
+        return self.raw_rate * (1 - 2 * DLLP / self.ack_interval - SKIP / SKIP_INTERVAL)
+
+
+@attrs.frozen
+class Way:
+    """What goes in one direction for one transfer."""
+
+    kind: Kind
+    tlps: int
+    payload: int
+    """Bytes of data."""
+    wire: int
+    """Bytes on the link, headers and framing included."""
+
+
+@attrs.frozen
+class Cost:
+    """What one transfer takes: the way from the requester, and the way back where there is an answer."""
+
+    there: Way
+    back: Way | None = None
+
+
+def _way(kind: Kind, tlps: int, payload: int) -> Way:
+    # Data goes in doublewords, whatever part of them is meant.
+    return Way(kind, tlps, payload, tlps * (FRAMING + HEADERS[kind]) + (payload + 3) // 4 * 4)
+
+
+CONFIG_READ = Cost(_way(Kind.CFG_RD, 1, 0), _way(Kind.CPLD, 1, CONFIG_DATA))
+CONFIG_WRITE = Cost(_way(Kind.CFG_WR, 1, CONFIG_DATA), _way(Kind.CPL, 1, 0))
+MESSAGE = Cost(_way(Kind.MSG, 1, 0))
+
+
+def write_cost(parameters: PcieParameters, size: int) -> Cost:
+    """Of writing ``size`` bytes: posted, no answer."""
+    return Cost(_way(Kind.MWR, -(-size // parameters.max_payload), size))
+
+
+def read_cost(parameters: PcieParameters, size: int) -> Cost:
+    """Of reading ``size`` bytes: every request is answered by completions of its own."""
+    request = parameters.max_read_request
+    step = min(parameters.completion_boundary or parameters.max_payload, parameters.max_payload)
+    whole, rest = divmod(size, request)
+    completions = whole * -(-request // step) + -(-rest // step)
+    return Cost(_way(Kind.MRD, whole + (rest > 0), 0), _way(Kind.CPLD, completions, size))
+
+
+def effective_bandwidth(parameters: PcieParameters, cost: Cost) -> float:
+    """Bytes of data per second when nothing but such transfers keeps the link busy."""
+    ways = [way for way in (cost.there, cost.back) if way is not None]
+    return parameters.rate * sum(way.payload for way in ways) / max(way.wire for way in ways)

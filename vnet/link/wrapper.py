@@ -1,0 +1,83 @@
+"""A link around a link: whatever a wrapper does not change goes to the link inside."""
+
+from __future__ import annotations
+
+from drivers.hw import LinkEvents
+from rings.queue import Meter
+from vnet.link.base import Direction, EndpointPort, Fault, Link, LinkStatistics, RootPort, Window
+
+__all__ = ["LinkWrapper"]
+
+
+class LinkWrapper:
+    """Implements `vnet.link.base.Link` by the link ``inner``. The two ends are attached to the outermost wrapper."""
+
+    def __init__(self, inner: Link) -> None:
+        self.inner = inner
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def up(self) -> bool:
+        return self.inner.up
+
+    @property
+    def epoch(self) -> int:
+        return self.inner.epoch
+
+    @property
+    def lossy(self) -> bool:
+        return self.inner.lossy
+
+    def attach_root(self, port: RootPort) -> None:
+        self.inner.attach_root(port)
+
+    def attach_endpoint(self, port: EndpointPort) -> None:
+        self.inner.attach_endpoint(port)
+
+    def set_present(self, present: bool) -> None:
+        self.inner.set_present(present)
+
+    def bring_up(self) -> None:
+        self.inner.bring_up()
+
+    def bring_down(self) -> None:
+        self.inner.bring_down()
+
+    def config_read(self, function: int, offset: int, size: int) -> int:
+        return self.inner.config_read(function, offset, size)
+
+    def config_write(self, function: int, offset: int, size: int, value: int) -> None:
+        self.inner.config_write(function, offset, size, value)
+
+    def mem_read(self, direction: Direction, addr: int, size: int, function: int = 0) -> int:
+        return self.inner.mem_read(direction, addr, size, function)
+
+    def mem_write(self, direction: Direction, addr: int, size: int, value: int, function: int = 0) -> None:
+        self.inner.mem_write(direction, addr, size, value, function)
+
+    def intx(self, function: int, asserted: bool) -> None:
+        self.inner.intx(function, asserted)
+
+    def map(self, direction: Direction, addr: int, size: int, function: int = 0) -> Window:
+        return self.inner.map(direction, addr, size, function)
+
+    def revoke(self, direction: Direction, addr: int, size: int, fault: Fault) -> None:
+        self.inner.revoke(direction, addr, size, fault)
+
+    def statistics(self) -> LinkStatistics:
+        return self.inner.statistics()
+
+    def meter(self, direction: Direction) -> Meter | None:
+        return self.inner.meter(direction)
+
+    async def settle(self) -> None:
+        await self.inner.settle()
+
+    def watch(self, events: LinkEvents) -> None:
+        self.inner.watch(events)
+
+    async def run(self) -> None:
+        await self.inner.run()

@@ -1,0 +1,305 @@
+"""The NTB endpoint function: joins two links, and with them two hosts that reach nothing else of each other.
+
+It has an interface on each of two endpoint controllers of one host (Linux: pci-epf-ntb). What a host writes into the
+configuration region is carried out in that very access.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import attrs
+
+from drivers.hw import PciHeader
+from drivers.ntb_registers import (
+    CONFIG_SIZE,
+    DB_COUNT,
+    DB_ENTRY_SIZE,
+    DEVICE_ID,
+    EXTENSION_MAGIC,
+    LINK_VECTOR,
+    MAX_MWS,
+    MAX_SPADS,
+    MSIX_ENABLE,
+    MSIX_OFFSET,
+    MW_ALIGN,
+    SPAD_OFFSET,
+    VECTORS,
+    VENDOR_ID,
+    Bar,
+    CommandStatus,
+    NtbCommand,
+    NtbTopology,
+    Word,
+    mw_offset,
+    mw_offsets,
+    mw_size,
+)
+from rings.errors import MemoryFault
+from rings.memory import Addr, PciAddr
+from vnet.pcie.bar_memory import BarMemory
+from vnet.pcie.epc import EndpointController
+from vnet.pcie.ntb_bars import ConfigBar, DoorbellBar, Words, bank
+from vnet.pcie.outbound import Outbound
+
+__all__ = ["NtbFunction", "NtbStatistics"]
+
+CLASS_CODE = 0x068000
+"""A bridge of no other kind."""
+WRITABLE = (Word.COMMAND, Word.ARGUMENT, Word.ADDR_LO, Word.ADDR_HI, Word.SIZE)
+
+
+@attrs.frozen
+class NtbStatistics:
+    """What one host did through the function."""
+
+    doorbells: int
+    """Rung at the other host."""
+    dead_doorbells: int
+    """Not rung: wrong data, or nobody there to hear."""
+    commands: int
+    refused: int
+
+
+class NtbFunction:
+    """Function ``number`` on two controllers of one host."""
+
+    def __init__(
+        self,
+        primary: EndpointController,
+        secondary: EndpointController,
+        *,
+        windows: Sequence[int] = (64 << 20,),
+        spads: int = 128,
+        number: int = 0,
+    ) -> None:
+        """``windows``: bytes of each memory window, 1 to 4 of them. Raises ValueError."""
+        if primary is secondary or not 1 <= len(windows) <= MAX_MWS or not 1 <= spads <= MAX_SPADS:
+            raise ValueError(f"no NTB with {len(windows)} windows and {spads} scratchpads between two controllers")
+        if any(size <= 0 or size % MW_ALIGN or size >> 32 for size in windows):
+            raise ValueError(f"memory windows have whole pages of {MW_ALIGN} bytes, and less than 4 GiB")
+        self.windows = tuple(windows)
+        self.spads = spads
+        self.number = number
+        self.link_epoch = 0
+        self.link_is_up = False
+        self.primary = NtbInterface(self, primary, NtbTopology.PRIMARY)
+        self.secondary = NtbInterface(self, secondary, NtbTopology.SECONDARY)
+        self.primary.peer, self.secondary.peer = self.secondary, self.primary
+
+    def bind(self) -> None:
+        """Show the function on both controllers."""
+        self.primary.bind()
+        self.secondary.bind()
+
+    def settle(self) -> None:
+        """The link between the hosts is up while both ask for it; both are told when that changes."""
+        up = self.primary.asked and self.secondary.asked
+        if up == self.link_is_up:
+            return
+        self.link_is_up = up
+        self.link_epoch += up
+        for side in (self.primary, self.secondary):
+            side.raise_irq(LINK_VECTOR)
+
+    def describe(self) -> dict[str, object]:
+        """Both interfaces as plain data, by name."""
+        return {
+            "link_up": self.link_is_up,
+            "link_epoch": self.link_epoch,
+            "windows": list(self.windows),
+            "primary": self.primary.describe(),
+            "secondary": self.secondary.describe(),
+        }
+
+
+class NtbInterface:
+    """What one of the two hosts sees; hears of its link."""
+
+    peer: NtbInterface
+
+    def __init__(self, ntb: NtbFunction, epc: EndpointController, topology: NtbTopology) -> None:
+        self._ntb = ntb
+        self._epc = epc
+        self._topology = topology
+        self._offsets, self._end = mw_offsets(ntb.windows)
+        self.spads = [0] * ntb.spads
+        """This host's own words; the other one's peer words."""
+        self.asked = False
+        """Whether this host asked for the link."""
+        self._doorbells = 0
+        """How many this host hears."""
+        self._words: dict[int, int] = dict.fromkeys(WRITABLE, 0)
+        self._fixed: dict[int, int] = {
+            Word.TOPOLOGY: topology,
+            Word.NO_OF_MW: len(ntb.windows),
+            Word.MW1_OFFSET: self._offsets[0],
+            Word.SPAD_OFFSET: SPAD_OFFSET,
+            Word.SPAD_COUNT: ntb.spads,
+            Word.DB_ENTRY_SIZE: DB_ENTRY_SIZE,
+            Word.MAGIC: EXTENSION_MAGIC,
+            **{mw_offset(i): at for i, at in enumerate(self._offsets)},
+            **{mw_size(i): size for i, size in enumerate(ntb.windows)},
+        }
+        self._status = CommandStatus(0)
+        self._outbound: dict[int, Outbound] = {}
+        """By window: what of this host the other one reaches."""
+        self._rung = self._dead = self._commands = self._refused = 0
+
+    def bind(self) -> None:
+        epc, number = self._epc, self._ntb.number
+        epc.set_header(number, PciHeader(VENDOR_ID, DEVICE_ID, 0, CLASS_CODE, VENDOR_ID, DEVICE_ID))
+        spads_end = SPAD_OFFSET + 4 * self._ntb.spads
+        config = Words(CONFIG_SIZE, self.read_word, self.write_word)
+        epc.set_bar(number, Bar.CONFIG, spads_end, ConfigBar(config, bank(self.spads)))
+        epc.set_bar(number, Bar.PEER_SPADS, 4 * self._ntb.spads, bank(self.peer.spads))
+        epc.set_bar(number, Bar.WINDOWS, self._end, DoorbellBar(self.ring))
+        epc.set_msix(number, VECTORS, Bar.CONFIG, MSIX_OFFSET)
+        epc.watch(number, self, self.reset)
+
+    def raise_irq(self, vector: int) -> None:
+        self._epc.raise_irq(self._ntb.number, vector)
+
+    # LinkEvents
+
+    def link_up(self) -> None:
+        """The host has yet to configure its doorbells and to ask for the link."""
+
+    def link_down(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """The host is gone, or starts anew: what it configured is undone. Scratchpads stay as they are."""
+        self._doorbells = 0
+        self._words = dict.fromkeys(WRITABLE, 0)
+        self._status = CommandStatus(0)
+        for window in list(self._outbound):
+            self._unmap(window)
+        self.asked = False
+        self._ntb.settle()
+
+    # Registers
+
+    def read_word(self, offset: int) -> int:
+        ntb = self._ntb
+        if offset in self._words:
+            return self._words[offset]
+        if offset == Word.STATUS:
+            return self._status | (CommandStatus.LINK_UP if ntb.link_is_up else 0)
+        if offset == Word.LINK_EPOCH:
+            return ntb.link_epoch & 0xFFFF_FFFF
+        doorbell = (offset - Word.DB_DATA) // 4
+        if 0 <= doorbell < DB_COUNT:
+            return doorbell + 1 if doorbell < self.peer._doorbells else 0
+        return self._fixed.get(offset, 0)
+
+    def write_word(self, offset: int, value: int) -> None:
+        """Only what is the host's to write; a command is carried out at once."""
+        if offset not in self._words:
+            return
+        self._words[offset] = value
+        if offset == Word.COMMAND and value:
+            self._commands += 1
+            run = self._COMMANDS.get(value)
+            done = run is not None and run(self, self._words[Word.ARGUMENT])
+            self._refused += not done
+            self._status = CommandStatus.OK if done else CommandStatus.ERROR
+            self._words[Word.COMMAND] = 0
+
+    def ring(self, doorbell: int, data: int) -> None:
+        """This host wrote to a doorbell of the other one."""
+        if data == doorbell + 1 and doorbell < self.peer._doorbells:
+            self._rung += 1
+            self.peer.raise_irq(1 + doorbell)
+        else:
+            self._dead += 1
+
+    # Commands: whether they could be carried out
+
+    def _configure_doorbell(self, argument: int) -> bool:
+        count = argument & ~MSIX_ENABLE
+        if not argument & MSIX_ENABLE or not 1 <= count <= DB_COUNT:
+            return False
+        self._doorbells = count
+        return True
+
+    def _teardown_doorbell(self, _: int) -> bool:
+        self._doorbells = 0
+        return True
+
+    def _configure_mw(self, window: int) -> bool:
+        """Let the other host find our memory in its BAR2, through an outbound window of this side's controller."""
+        addr = PciAddr(Addr(self._words[Word.ADDR_LO] | self._words[Word.ADDR_HI] << 32))
+        size = self._words[Word.SIZE]
+        if window >= len(self._ntb.windows) or addr % MW_ALIGN or not 0 < size <= self._ntb.windows[window]:
+            return False
+        self._unmap(window)
+        try:
+            outbound = self._epc.map_addr(addr, size, self._ntb.number)
+        except (MemoryError, MemoryFault, ValueError):
+            return False
+        self._outbound[window] = outbound
+        self.peer._show(window, BarMemory(outbound, addr, size))
+        return True
+
+    def _teardown_mw(self, window: int) -> bool:
+        if window >= len(self._ntb.windows):
+            return False
+        self._unmap(window)
+        return True
+
+    def _link_up(self, _: int) -> bool:
+        self.asked = True
+        self._ntb.settle()
+        return True
+
+    def _link_down(self, _: int) -> bool:
+        self.asked = False
+        self._ntb.settle()
+        return True
+
+    _COMMANDS: ClassVar[dict[int, Callable[[NtbInterface, int], bool]]] = {
+        NtbCommand.CONFIGURE_DOORBELL: _configure_doorbell,
+        NtbCommand.CONFIGURE_MW: _configure_mw,
+        NtbCommand.LINK_UP: _link_up,
+        NtbCommand.TEARDOWN_DOORBELL: _teardown_doorbell,
+        NtbCommand.TEARDOWN_MW: _teardown_mw,
+        NtbCommand.LINK_DOWN: _link_down,
+    }
+
+    def _unmap(self, window: int) -> None:
+        outbound = self._outbound.pop(window, None)
+        if outbound is not None:
+            self.peer._show(window, None)
+            self._epc.unmap_addr(outbound)
+
+    def _show(self, window: int, memory: BarMemory | None) -> None:
+        self._epc.set_bar_memory(self._ntb.number, Bar.WINDOWS, self._offsets[window], memory)
+
+    def statistics(self) -> NtbStatistics:
+        return NtbStatistics(self._rung, self._dead, self._commands, self._refused)
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "controller": self._epc.name,
+            "asked": self.asked,
+            "bars": {"BAR0": int(Bar.CONFIG), "BAR1": int(Bar.PEER_SPADS), "BAR2": int(Bar.WINDOWS)},
+            "config": {
+                word.name: self.read_word(word) for word in Word if word not in (Word.DB_DATA, Word.MWS, Word.COMMAND)
+            },
+            "doorbells": self._doorbells,
+            "spads": list(self.spads),
+            "windows": [
+                {
+                    "name": f"MW{i + 1}",
+                    "offset": self._offsets[i],
+                    "size": size,
+                    # Through this window the other host reaches that much of this host's memory, at that address.
+                    "shares": self._words[Word.ADDR_LO] | self._words[Word.ADDR_HI] << 32,
+                    "mapped": i in self._outbound,
+                }
+                for i, size in enumerate(self._ntb.windows)
+            ],
+            **attrs.asdict(self.statistics()),
+        }

@@ -1,0 +1,106 @@
+"""The records of a topology that every device type shares, and what checks their fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+
+from drivers.registry import DEVICES, TRANSPORTS
+from rings.features import bits, mask
+
+__all__ = ["FILE_NAME", "MIB", "NAME", "DeviceSpec", "FieldError", "HostSpec", "LinkSpec", "Netns", "must"]
+
+MIB = 1 << 20
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+"""Names of systems, hosts, links and devices."""
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
+"""Names of namespaces and interfaces, which the kernel shows as files."""
+
+
+class FieldError(ValueError):
+    """One field of a record has a value it can't have."""
+
+    def __init__(self, field: str, value: object, why: str) -> None:
+        super().__init__(field, value, why)
+        self.field, self.value, self.why = field, value, why
+
+
+def must(good: Callable[[Any], object], why: str) -> Any:
+    """An attrs validator with a sentence of its own; None always passes."""
+
+    def validate(_: object, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None and not good(value):
+            raise FieldError(field.name, value, why)
+
+    return validate
+
+
+@attrs.frozen
+class HostSpec:
+    """One machine."""
+
+    memory: int = attrs.field(default=128, validator=must(lambda v: 1 <= v <= 4078, "MiB of memory, 1 to 4078"))
+    """MiB, up to where interrupt messages go; pages that nobody uses take none."""
+
+
+@attrs.frozen
+class LinkSpec:
+    """A PCI Express link from one host's root complex to another's endpoint controller."""
+
+    root: str
+    endpoint: str
+
+
+@attrs.frozen
+class Netns:
+    """A namespace that a device's port needs on one host."""
+
+    host: str
+    name: str
+    own: bool
+    """Whether it is made and removed with the system."""
+
+
+@attrs.frozen
+class DeviceSpec:
+    """One virtio device: its type and what carries it. Each type adds what is at the two ends."""
+
+    type: str = attrs.field(default="net", validator=must(lambda v: v in DEVICES, f"one of {', '.join(DEVICES)}"))
+    transport: str = attrs.field(
+        default="pci", validator=must(lambda v: v in TRANSPORTS, f"one of {', '.join(TRANSPORTS)}")
+    )
+    link: str | None = None
+    """What carries it, for transports on a link."""
+    function: int = attrs.field(default=0, validator=must(lambda v: 0 <= v <= 7, "a PCI function, 0 to 7"))
+    queue_size: int = attrs.field(
+        default=256, validator=must(lambda v: 2 <= v <= 32768 and not v & (v - 1), "a power of two from 2 to 32768")
+    )
+    features_off: tuple[str, ...] = ()
+
+    def features_off_mask(self) -> int:
+        """The bits to switch off. Raises KeyError with the names that can be."""
+        device = DEVICES[self.type]
+        names = {device.table.name(bit): bit for bit in bits(device.switchable)}
+        for name in self.features_off:
+            if name.upper() not in names:
+                raise KeyError(f"no feature {name} to switch off; there are {', '.join(names)}")
+        return mask(names[name.upper()] for name in self.features_off)
+
+    def namespaces(self, system: str, hosts: tuple[str, str]) -> Iterator[Netns]:
+        """What its ports need, in the system of that name, with its driver and its device on ``hosts``."""
+        return iter(())
+
+    def clash(self) -> tuple[str, object, str] | None:
+        """Field, value and reason where two fields do not go together."""
+        return None
+
+    def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
+        """What a user can type to try it out."""
+        return iter(())
+
+    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """(field, thing) for what no two devices can both have, such as an interface."""
+        return iter(())

@@ -1,0 +1,31 @@
+"""The test kit: two hosts with one device between them, hostile ends for it, and what must hold afterwards.
+
+    async with open_pair() as pair:
+        pair.driver_port.inject(FRAME)
+        header, frame = await pair.device_port.receive()
+
+For tests and examples only.
+"""
+
+from vnet.testing.checks import TURNS, Turns, bounded, unharmed, until
+from vnet.testing.hostile import HostileDevice, HostileDriver, hostile_device, hostile_driver, tapped
+from vnet.testing.pair import FRAME, MEGABYTE, Footprint, Options, Pair, open_pair
+
+__all__ = [
+    "FRAME",
+    "MEGABYTE",
+    "TURNS",
+    "Footprint",
+    "HostileDevice",
+    "HostileDriver",
+    "Options",
+    "Pair",
+    "Turns",
+    "bounded",
+    "hostile_device",
+    "hostile_driver",
+    "open_pair",
+    "tapped",
+    "unharmed",
+    "until",
+]

@@ -1,0 +1,101 @@
+"""What must hold after whatever happened, and how soon a verdict must fall."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import trio
+import trio.testing
+
+from rings.memory import Addr
+from vnet.host import Host
+from vnet.testing.pair import Pair
+
+__all__ = ["TURNS", "Turns", "bounded", "unharmed", "until"]
+
+CANARY = 0xC5
+LOOK = 0.001
+TURNS = 20_000
+"""Steps of tasks within which every verdict falls; what runs on for ever takes more."""
+
+
+@asynccontextmanager
+async def unharmed(pair: Pair) -> AsyncIterator[None]:
+    """Whatever happens inside: nothing leaks, no memory is written that was not granted, and it works again.
+
+    Afterwards the device is reset and brought up, a hashed megabyte crosses in each direction, and the
+    footprint is what it was. A second device must have kept running without any of this.
+    """
+    await trio.testing.wait_all_tasks_blocked()
+    before = pair.footprint()
+    canaries = _Canaries(pair.rc)
+    others = [d for d in pair.world.devices.values() if d is not pair.device]
+    resets = [d.vhost.resets for d in others]
+    yield
+    canaries.check()
+    assert [d.vhost.resets for d in others] == resets, "another device was reset"
+    await pair.reset()
+    await pair.transfer()
+    await trio.testing.wait_all_tasks_blocked()
+    after = pair.footprint()
+    assert after == before, f"something was not given back:\n{before}\n{after}"
+
+
+class _Canaries:
+    """Marks in memory that belongs to nobody: a write there is one outside of granted memory."""
+
+    STEP, SIZE = 64 << 10, 64
+
+    def __init__(self, host: Host) -> None:
+        self._memory = host.memory
+        self._places = list(self._free())
+        for addr in self._places:
+            host.memory.view(Addr(addr), self.SIZE, True)[:] = bytes([CANARY]) * self.SIZE
+
+    def check(self) -> None:
+        """Of those places that are still free: an allocation in between may have used the others rightly."""
+        still = set(self._free())
+        for addr in self._places:
+            found = bytes(self._memory.view(Addr(addr), self.SIZE))
+            if addr in still and any(found):  # what was handed out in between was zeroed, and is free again
+                assert found.count(CANARY) == self.SIZE, f"memory at {addr:#x} was written, and is nobody's"
+
+    def _free(self) -> Iterator[int]:
+        for low, high in self._memory._free:
+            yield from range(-(-low // self.STEP) * self.STEP, high - self.SIZE, self.STEP)
+
+
+class Turns(trio.abc.Instrument):
+    def __init__(self, limit: int, scope: trio.CancelScope) -> None:
+        self.count = 0
+        self._limit = limit
+        self._scope = scope
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+        if self.count == self._limit:
+            self._scope.cancel()
+
+
+@contextmanager
+def bounded(turns: int = TURNS, seconds: float = 1.0) -> Iterator[Turns]:
+    """A verdict falls inside: within ``seconds`` of simulated time and ``turns`` steps of all tasks together.
+
+    Under a jumping clock a task that never waits keeps time from passing, so that steps are counted as well.
+    """
+    with trio.fail_after(seconds), trio.CancelScope() as scope:
+        counter = Turns(turns, scope)
+        trio.lowlevel.add_instrument(counter)
+        try:
+            yield counter
+        finally:
+            trio.lowlevel.remove_instrument(counter)
+    assert not scope.cancelled_caught, f"no verdict within {turns} steps"
+
+
+async def until(holds: Callable[[], object], seconds: float = 1.0, turns: int = TURNS) -> None:
+    """Return once it holds, which nobody tells. Raises AssertionError or trio.TooSlowError like `bounded`."""
+    with bounded(turns, seconds):
+        while not holds():  # noqa: ASYNC110  registers and counters wake nobody
+            await trio.sleep(LOOK)

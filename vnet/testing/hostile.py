@@ -1,0 +1,246 @@
+"""Hostile ends: a driver and a device that do what a test says, unchecked, and a function that lies."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import trio
+import trio.testing
+
+from drivers.hw import DmaBuffer
+from drivers.testing import TappedFunction, read_structures
+from drivers.transports.pci.registers import SIZES, CfgType, Common
+from rings.layout import SPLIT_ALIGN, RingAddrs, split_sizes
+from rings.memory import Addr
+from rings.status import Status
+from rings.testing import Desc, RawRing
+from vnet.pcie.function import PciFunctionHandle
+from vnet.testing.pair import Pair
+
+__all__ = ["HostileDevice", "HostileDriver", "hostile_device", "hostile_driver", "tapped"]
+
+
+@asynccontextmanager
+async def tapped(pair: Pair) -> AsyncIterator[TappedFunction]:
+    """A recorder between the function and its drivers, bound to none yet: register it at `Host.pci` when it may lie.
+
+    At the end the bare function is bound again, and up.
+    """
+    function = pair.function
+    await pair.rc.pci.unregister_device(function)
+    tap = TappedFunction(function)
+    try:
+        yield tap
+    finally:
+        with trio.CancelScope(shield=True):
+            if any(binding.device is tap for binding in pair.rc.pci.bindings):
+                await pair.rc.pci.unregister_device(tap)
+        pair.rc.pci.register_device(function)
+    await pair.world.wait_up()
+
+
+@asynccontextmanager
+async def hostile_driver(pair: Pair) -> AsyncIterator[HostileDriver]:
+    """In place of the virtio driver, which is bound again, and up, at the end."""
+    function = pair.function
+    await pair.rc.pci.unregister_device(function)
+    hostile = HostileDriver(function, pair)
+    try:
+        yield hostile
+    finally:
+        hostile.close()
+        pair.rc.pci.register_device(function)
+    await pair.world.wait_up()
+
+
+@asynccontextmanager
+async def hostile_device(pair: Pair) -> AsyncIterator[HostileDevice]:
+    """Beside the real device, which stands still as long as nothing is injected."""
+    hostile = HostileDevice(pair)
+    try:
+        yield hostile
+    finally:
+        hostile.close()
+
+
+class HostileDriver:
+    """A driver's place at the registers and rings of a virtio-pci device: it does what the test says, unchecked."""
+
+    def __init__(self, function: PciFunctionHandle, pair: Pair) -> None:
+        self.function = function
+        self.pair = pair
+        self.memory = pair.rc.memory
+        self.structures = read_structures(function)
+        self.rings: list[RawRing] = []
+        self.calls: list[int] = []
+        """The MSI-X vectors that came in, in order."""
+        self._buffers: list[DmaBuffer] = []
+        self._raw: list[RawRing] = []
+
+    # Registers
+
+    def read(self, field: Common) -> int:
+        at = self.structures[CfgType.COMMON]
+        return self.function.bar_read(at.bar, at.offset + field, SIZES[field])
+
+    def write(self, field: Common, value: int) -> None:
+        at = self.structures[CfgType.COMMON]
+        self.function.bar_write(at.bar, at.offset + field, SIZES[field], value)
+
+    @property
+    def status(self) -> Status:
+        return Status(self.read(Common.DEVICE_STATUS))
+
+    @status.setter
+    def status(self, value: int) -> None:
+        self.write(Common.DEVICE_STATUS, value)
+
+    @property
+    def device_features(self) -> int:
+        value = 0
+        for select in range(4):
+            self.write(Common.DEVICE_FEATURE_SELECT, select)
+            value |= self.read(Common.DEVICE_FEATURE) << 32 * select
+        return value
+
+    @property
+    def driver_features(self) -> int:
+        value = 0
+        for select in range(4):
+            self.write(Common.DRIVER_FEATURE_SELECT, select)
+            value |= self.read(Common.DRIVER_FEATURE) << 32 * select
+        return value
+
+    @driver_features.setter
+    def driver_features(self, value: int) -> None:
+        for select in range(4):
+            self.write(Common.DRIVER_FEATURE_SELECT, select)
+            self.write(Common.DRIVER_FEATURE, value >> 32 * select & 0xFFFF_FFFF)
+
+    def config(self, offset: int, size: int) -> int:
+        """Device-specific configuration."""
+        at = self.structures[CfgType.DEVICE]
+        return self.function.bar_read(at.bar, at.offset + offset, size)
+
+    def kick(self, queue: int, value: int | None = None) -> None:
+        at = self.structures[CfgType.NOTIFY]
+        self.function.bar_write(at.bar, at.offset + queue * at.multiplier, 2, queue if value is None else value)
+
+    # What a well-behaved driver does, step by step, and as a whole.
+
+    async def reset(self) -> None:
+        """Status 0, until it reads back. Raises trio.TooSlowError after a second."""
+        self.status = Status(0)
+        with trio.fail_after(1):
+            while self.status:  # noqa: ASYNC110  a register tells nobody
+                await trio.sleep(0.001)
+
+    async def negotiate(self, features: int | None = None) -> None:
+        """Steps 1 to 6, with all that is offered by default."""
+        await self.reset()
+        self.status = Status.ACKNOWLEDGE
+        self.status |= Status.DRIVER
+        self.driver_features = self.device_features if features is None else features
+        self.status |= Status.FEATURES_OK
+
+    def set_up(self, queue: int, num: int | None = None, *, enable: bool = True) -> RawRing:
+        """Ring memory, and its addresses in the registers."""
+        self.write(Common.QUEUE_SELECT, queue)
+        if num is not None:
+            self.write(Common.QUEUE_SIZE, num)
+        num = self.read(Common.QUEUE_SIZE)
+        areas = (self.alloc(size, max(64, align)) for size, align in zip(split_sizes(num), SPLIT_ALIGN, strict=True))
+        ring = RawRing(self.memory, num, RingAddrs(*areas))
+        self._raw.append(ring)
+        fields = Common.QUEUE_DESC, Common.QUEUE_DRIVER, Common.QUEUE_DEVICE
+        for field, area in zip(fields, attrs.astuple(ring.addrs), strict=True):
+            self.write(field, area)
+        if enable:
+            self.write(Common.QUEUE_ENABLE, 1)
+        return ring
+
+    def map_vectors(self, queues: int = 2) -> None:
+        """MSI-X: vector 0 for the configuration, one for each queue; `calls` takes what comes."""
+        self.function.enable_msix()
+        for vector in range(queues + 1):
+            self.function.request_irq(vector, partial(self.calls.append, vector))
+        self.write(Common.CONFIG_MSIX_VECTOR, 0)
+        for queue in range(queues):
+            self.write(Common.QUEUE_SELECT, queue)
+            self.write(Common.QUEUE_MSIX_VECTOR, queue + 1)
+
+    async def start(self, features: int | None = None, num: int | None = None) -> None:
+        """Steps 1 to 8: two queues, MSI-X, nothing in the rings yet. `rings` are receiveq1 and transmitq1."""
+        await self.negotiate(features)
+        self.map_vectors()
+        self.rings = [self.set_up(queue, num) for queue in range(2)]
+        self.status |= Status.DRIVER_OK
+        await trio.testing.wait_all_tasks_blocked()
+
+    # Buffers
+
+    def alloc(self, size: int, align: int = 64) -> Addr:
+        buffer = self.memory.alloc(size, align)
+        self._buffers.append(buffer)
+        return buffer.addr
+
+    def put(self, data: bytes) -> Addr:
+        """A buffer of its own that holds ``data``."""
+        addr = self.alloc(max(1, len(data)))
+        self.memory.view(addr, len(data), True)[:] = data
+        return addr
+
+    def get(self, addr: Addr, size: int) -> bytes:
+        return bytes(self.memory.view(addr, size))
+
+    def send(self, *descs: Desc, head: int = 0, queue: int = 1) -> None:
+        """Make one chain available and kick."""
+        ring = self.rings[queue]
+        ring.chain(head, *descs)
+        ring.offer(head)
+        self.kick(queue)
+
+    def close(self) -> None:
+        """Reset the device, then take everything back."""
+        self.status = Status(0)
+        self.function.free_irqs()
+        while self._raw:
+            _unpin(self._raw.pop())
+        while self._buffers:
+            self.memory.free(self._buffers.pop())
+
+
+class HostileDevice:
+    """The device's end of a pair at work: it writes what it likes into the driver's rings and buffers, and calls."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.memory = pair.rc.memory
+        self.rings = [
+            RawRing(self.memory, q.num, RingAddrs(Addr(q.desc), Addr(q.driver), Addr(q.used)))
+            for q in pair.vhost.queues
+        ]
+
+    def call(self, queue: int) -> None:
+        """Interrupt for one queue."""
+        self.pair.epf.call(self.pair.vhost.queues[queue])
+
+    def deliver(self, data: bytes, size: int | None = None, head: int | None = None) -> None:
+        """Put ``data`` (virtio_net_hdr first) into the next receive buffer; ``size`` is the length told."""
+        ring = self.rings[0]
+        head = ring.entry(ring.used_idx) if head is None else head
+        self.memory.view(Addr(ring.read(head).addr), len(data), True)[:] = data
+        ring.give(head, len(data) if size is None else size)
+        self.call(0)
+
+    def close(self) -> None:
+        for ring in self.rings:
+            _unpin(ring)
+
+
+def _unpin(ring: RawRing) -> None:
+    for view in (ring._desc, ring._avail, ring._used, ring._elems):
+        ring.memory.unpin(view)

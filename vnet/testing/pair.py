@@ -1,0 +1,228 @@
+"""Two hosts, an ideal link and network devices over it, in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import attrs
+import trio
+
+from drivers.devices.net.device import NetPlug
+from drivers.devices.net.driver import NetSettings
+from drivers.ports import ALL_OFFLOADS, ETH_HLEN, Offloads, PacketPort
+from drivers.transports.pci import VirtioEpf
+from drivers.vhost import VhostDevice
+from drivers.virtio import VirtioDevice
+from vnet.ends.base import EndsType
+from vnet.ends.net import NetSpec, PortSpec, open_net
+from vnet.host import Host
+from vnet.link.base import Link
+from vnet.pcie.function import PciFunctionHandle
+from vnet.ports.interface import PortConfig
+from vnet.ports.memory import MemoryPort
+from vnet.spec import HostSpec, LinkSpec
+from vnet.topology import Topology
+from vnet.world import Device, World, open_world
+
+__all__ = ["FRAME", "MEGABYTE", "Footprint", "Options", "Pair", "open_pair"]
+
+LINK, ROOT, ENDPOINT = "link0", "rc", "ep"
+FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"a frame of a local experiment"
+"""Ethernet header and payload that nobody but a test understands (IEEE 802 local experimental ethertype)."""
+MEGABYTE = 1 << 20
+PIECE = 1400
+"""Bytes of payload: a frame that needs no feature."""
+BURST = 64
+
+
+@attrs.frozen
+class Options:
+    """What differs from the usual pair."""
+
+    features_off: tuple[str, ...] = ()
+    queue_size: int = 64
+    rx_buffer: int | None = None
+    """Bytes; None makes every buffer hold any frame."""
+    mtu: int = 1500
+    driver_caps: Offloads = ALL_OFFLOADS
+    device_caps: Offloads = ALL_OFFLOADS
+    devices: int = 1
+    """net0, net1, ...: functions of one endpoint."""
+    memory: int = 48
+    """MiB of each host."""
+    capacity: int = 2048
+    """Frames that each direction of a port holds."""
+    transport: str = "pci"
+
+    def topology(self) -> Topology:
+        port = PortSpec(kind="memory")
+        devices = {
+            f"net{i}": NetSpec(
+                link=LINK,
+                transport=self.transport,
+                function=i,
+                queue_size=self.queue_size,
+                features_off=self.features_off,
+                rx_buffer=self.rx_buffer,
+                mtu=self.mtu,
+                driver=port,
+                device=port,
+            )
+            for i in range(self.devices)
+        }
+        hosts = {name: HostSpec(memory=self.memory) for name in (ROOT, ENDPOINT)}
+        return Topology(hosts, {LINK: LinkSpec(root=ROOT, endpoint=ENDPOINT)}, devices).check("test")
+
+
+DEFAULTS = Options()
+
+
+@attrs.frozen
+class Footprint:
+    """Everything that is acquired and has to be given back: equal before and after, or something leaked."""
+
+    tasks: int
+    fds: int
+    buffers: int
+    """DMA buffers of both hosts."""
+    pinned: int
+    """Typed views into memory of either host, windows included."""
+    windows: int
+    interrupts: int
+    in_flight: int
+    """Chains that devices have taken and not given back."""
+
+
+class Pair:
+    """Two hosts, one ideal link, and its devices; the first of them is meant where none is named."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rc: Host = world.hosts[ROOT]
+        self.ep: Host = world.hosts[ENDPOINT]
+        self.link: Link = world.links[LINK]
+        self.device: Device = world.devices["net0"]
+
+    @property
+    def driver_port(self) -> MemoryPort:
+        return self.world.memory_port("net0", "driver")
+
+    @property
+    def device_port(self) -> MemoryPort:
+        return self.world.memory_port("net0", "device")
+
+    @property
+    def settings(self) -> NetSettings:
+        """The driver's end."""
+        settings = self.device.driver_end.settings
+        assert isinstance(settings, NetSettings)
+        return settings
+
+    @property
+    def plug(self) -> NetPlug:
+        """The device's end."""
+        plug = self.device.device_end.settings
+        assert isinstance(plug, NetPlug)
+        return plug
+
+    @property
+    def epf(self) -> VirtioEpf:
+        """The back half, where it is an endpoint function."""
+        back = self.device.back
+        assert isinstance(back, VirtioEpf)
+        return back
+
+    @property
+    def vhost(self) -> VhostDevice:
+        return self.device.vhost
+
+    @property
+    def virtio(self) -> VirtioDevice:
+        """The driver's view. It is another object once the function was found anew."""
+        virtio = self.device.virtio
+        assert virtio is not None, "there is no virtio device"
+        return virtio
+
+    @property
+    def function(self) -> PciFunctionHandle:
+        return next(f for f in self.rc.rc.functions if f.name == self.device.location)
+
+    def footprint(self) -> Footprint:
+        """Call it when nothing moves."""
+        memories = self.rc.memory, self.ep.memory
+        epc = self.ep.controllers[LINK].describe()["windows"]
+        assert isinstance(epc, list)
+        rings = [queue.ring for d in self.world.devices.values() for queue in d.vhost.queues]
+        return Footprint(
+            tasks=trio.lowlevel.current_statistics().tasks_living,
+            fds=sum(1 for _ in Path("/proc/self/fd").iterdir()),
+            buffers=sum(memory.statistics().buffers for memory in memories),
+            pinned=sum(memory.pinned for memory in memories) + sum(window["pinned"] for window in epc),
+            windows=self.link.statistics().windows,
+            interrupts=self.rc.rc.interrupts.requested,
+            in_flight=sum(ring.state().in_flight for ring in rings if ring is not None),
+        )
+
+    async def transfer(self, size: int = MEGABYTE, device: str = "net0") -> None:
+        """``size`` random bytes in each direction, compared by hash. Raises AssertionError, trio.TooSlowError."""
+        ports = [self.world.memory_port(device, end) for end in ("driver", "device")]
+        async with trio.open_nursery() as nursery:
+            for source, sink in (ports, ports[::-1]):
+                nursery.start_soon(_send_and_compare, source, sink, size)
+
+    async def reset(self) -> None:
+        """Unbind the driver and bind it again: a plain reset, and everything from step 1 on."""
+        bus = self.rc.virtio
+        driver = bus.match(self.virtio)
+        assert driver is not None
+        await bus.unregister_driver(driver)
+        bus.register_driver(driver)
+        await self.world.wait_up()
+
+
+@asynccontextmanager
+async def open_pair(options: Options = Options(), **changes: object) -> AsyncIterator[Pair]:
+    """A pair that is up, and taken down at the end."""
+
+    @asynccontextmanager
+    async def opener(spec: PortSpec, config: PortConfig) -> AsyncIterator[PacketPort]:
+        own = config.mac is not None and config.mac[-1] == 1
+        yield MemoryPort(options.driver_caps if own else options.device_caps, capacity=options.capacity)
+
+    ends = {"net": EndsType(NetSpec, partial(open_net, opener=opener))}
+    async with open_world(options.topology(), "test", ends) as world:
+        await world.wait_up()
+        yield Pair(world)
+
+
+async def _send_and_compare(source: MemoryPort, sink: MemoryPort, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    received = hashlib.sha256()
+    with trio.fail_after(60):
+        while _drained(sink):
+            pass
+        for at in range(0, size, PIECE):
+            source.inject(FRAME[:ETH_HLEN] + data[at : at + PIECE])
+            if at // PIECE % BURST == BURST - 1:
+                await _collect(sink, BURST, received)
+        await _collect(sink, -(-size // PIECE) % BURST, received)
+    assert received.digest() == hashlib.sha256(data).digest(), "the transfer did not arrive as it was sent"
+
+
+def _drained(port: MemoryPort) -> bool:
+    try:
+        port.receive_nowait()
+    except trio.WouldBlock:
+        return False
+    return True
+
+
+async def _collect(sink: MemoryPort, count: int, into: hashlib._Hash) -> None:
+    for _ in range(count):
+        _, frame = await sink.receive()
+        into.update(frame[ETH_HLEN:])
