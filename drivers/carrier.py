@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 import trio
 
 from drivers.errors import TransportLost
-from drivers.model import Binding, BindState, Bus, BusDevice, MatchId
+from drivers.model import Binding, BindState, Bus, BusDevice, BusDriver, MatchId
 from drivers.virtio import ConfigOps, VirtioBus, VirtioDevice
 
-__all__ = ["CarrierBus", "CarrierDriver", "CarrierOps", "config_step", "wait_reset"]
+__all__ = ["CarrierBus", "CarrierClient", "CarrierDriver", "CarrierOps", "config_step", "wait_reset"]
 
 RESET_TIMEOUT = 1.0
 """Seconds until a device that does not finish its reset is given up."""
@@ -47,28 +47,38 @@ class CarrierDriver(Generic[C]):
     probe: Callable[[C], CarrierOps | None]
     """The transport over a carrier, or None where no device is behind it, which is no error. Raises ProbeError."""
 
+    async def attach(self, binding: Binding[C, Any], carrier: C, virtio: VirtioBus) -> None:
+        ops = self.probe(carrier)
+        if ops is None:
+            return
+        device = VirtioDevice(ops.device_id, ops.vendor_id, ops, carrier.name)
+        ops.own(device)
+        try:
+            virtio.register_device(device)
+            binding.state = BindState.BOUND
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await virtio.unregister_device(device)
+            ops.release()
 
-class CarrierBus(Bus[C, CarrierDriver[C]]):
+
+class CarrierClient(BusDriver, Protocol[C]):
+    """Whoever has a use for a carrier: nearly always a `CarrierDriver`."""
+
+    async def attach(self, binding: Binding[C, Any], carrier: C, virtio: VirtioBus) -> None:
+        """Use it until cancelled, for ``virtio``, the host's virtio bus; what `drivers.model.Bus.attach` says."""
+
+
+class CarrierBus(Bus[C, CarrierClient[C]]):
     """Passes on what it finds to the host's virtio bus."""
 
     def __init__(self, virtio: VirtioBus) -> None:
         super().__init__()
         self._virtio = virtio
 
-    async def attach(self, binding: Binding[C, CarrierDriver[C]], device: C, driver: CarrierDriver[C]) -> None:
-        ops = driver.probe(device)
-        if ops is None:
-            return
-        virtio = VirtioDevice(ops.device_id, ops.vendor_id, ops, device.name)
-        ops.own(virtio)
-        try:
-            self._virtio.register_device(virtio)
-            binding.state = BindState.BOUND
-            await trio.sleep_forever()
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._virtio.unregister_device(virtio)
-            ops.release()
+    async def attach(self, binding: Binding[C, CarrierClient[C]], device: C, driver: CarrierClient[C]) -> None:
+        await driver.attach(binding, device, self._virtio)
 
 
 async def wait_reset(name: str, status: Callable[[], int], online: Callable[[], bool]) -> None:

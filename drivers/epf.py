@@ -35,6 +35,9 @@ class EndpointFunction(VhostOps):
     def unbind(self) -> None:
         self._epc.clear(self._function)
 
+    async def serve(self) -> None:
+        """Whatever happens, it is told."""
+
     # VhostOps
 
     def memory(self) -> Memory:

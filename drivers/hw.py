@@ -20,6 +20,9 @@ __all__ = [
     "Epc",
     "LinkEvents",
     "MmioRegion",
+    "MwLimits",
+    "Ntb",
+    "NtbEvents",
     "PciFunction",
     "PciHeader",
     "PlatformSlot",
@@ -103,6 +106,12 @@ class PciFunction(Protocol):
         It belongs to one epoch, and ends earlier when the function puts something else there. Registers can't be
         reached in this way: accesses raise a MemoryFault, as does the call itself where there is no such BAR.
         """
+
+    def meter(self) -> Meter | None:
+        """Who has to be told of accesses through `bar_map`; None where nobody counts them."""
+
+    async def settle(self) -> None:
+        """Sleep out the time the link is owed for accesses so far; at once where it takes none."""
 
     def enable_msix(self) -> int:
         """Turn MSI-X on; the number of vectors in the table, 0 where the function has no MSI-X."""
@@ -315,6 +324,10 @@ class Ntb(Protocol):
     def dma(self) -> DmaMemory:
         """This host's memory, for what the other host is to reach."""
 
+    @property
+    def lossy(self) -> bool:
+        """Whether a doorbell can get lost on this host's own link."""
+
     def watch(self, events: NtbEvents | None) -> None:
         """Tell ``events`` from now on what happens."""
 
@@ -383,6 +396,12 @@ class Ntb(Protocol):
     def peer_mw(self, window: int, at: Addr, size: int) -> Memory:
         """The first ``size`` bytes of what the other host lets us reach, at the addresses from ``at`` on.
 
-        It ends with the translation or with either link: then every access raises a MemoryFault, and so does this
-        call where there is nothing to reach.
+        It ends with the translation or with either link: then every access raises a MemoryFault, as it does where
+        there never was one. The call itself raises a MemoryFault while this host's own link is down.
         """
+
+    def meter(self) -> Meter | None:
+        """Who has to be told of accesses through `peer_mw`; None where nobody counts them."""
+
+    async def settle(self) -> None:
+        """Sleep out the time this host's own link is owed for accesses so far; at once where it takes none."""

@@ -70,6 +70,24 @@ class FunctionTransport:
         while not self.online:
             await self._back.wait()
 
+    # Registers
+
+    def _read_twice(self, bar: int, offset: int, size: int) -> int:
+        """A register that has no side effects: all-ones may be what is left of a completion that got lost."""
+        value = self._function.bar_read(bar, offset, size)
+        return self._function.bar_read(bar, offset, size) if value == (1 << 8 * size) - 1 else value
+
+    def _read_surely(self, bar: int, offset: int, size: int) -> int:
+        """The same where all-ones is no value to go on with unless the device is there. Raises TransportLost."""
+        value = self._read_twice(bar, offset, size)
+        if value == (1 << 8 * size) - 1 and not self._answers():
+            raise TransportLost(f"{self._function.name}: the device does not answer")
+        return value
+
+    def _answers(self) -> bool:
+        """Whether there is anybody to read from: asked when that is in doubt."""
+        raise NotImplementedError
+
     # Reset
 
     async def reset(self) -> None:

@@ -7,7 +7,17 @@ from typing import Protocol
 
 import attrs
 
-__all__ = ["ALL_OFFLOADS", "ETH_HLEN", "HEADER_SIZE", "NO_OFFLOADS", "Offloads", "PacketPort", "PortStatistics"]
+__all__ = [
+    "ALL_OFFLOADS",
+    "ETH_HLEN",
+    "HEADER_SIZE",
+    "NO_OFFLOADS",
+    "Offloads",
+    "PacketPort",
+    "PortStatistics",
+    "SectorStore",
+    "StoreInfo",
+]
 
 HEADER_SIZE = 12
 """Bytes of the virtio_net_hdr in front of every frame a packet port handles (VIRTIO 1.4 section 5.1.9)."""
@@ -94,3 +104,50 @@ class PacketPort(Protocol):
 
     def statistics(self) -> PortStatistics:
         """A frozen copy of the counters."""
+
+
+@attrs.frozen
+class StoreInfo:
+    """What a store is, in bytes."""
+
+    size: int
+    """A multiple of 512."""
+    read_only: bool = False
+    block_size: int = 512
+    """What reads and writes should be multiples of: a power of two from 512 on."""
+    physical_block: int = 4096
+    """What the store changes as a whole, a multiple of ``block_size``."""
+    unmaps: bool = True
+    """Whether blocks can be given up."""
+
+
+class SectorStore(Protocol):
+    """A place for the sectors of a disk. Offsets and sizes are bytes, multiples of 512 and never beyond its end.
+
+    What may block is done by somebody else meanwhile, never on memory of another host: the caller hands in private
+    buffers. Such a call ends only when the I/O has, also when it is cancelled. Every method raises OSError.
+    """
+
+    @property
+    def info(self) -> StoreInfo: ...
+
+    def preadv(self, segs: Sequence[memoryview], offset: int, /) -> int:
+        """Fill ``segs`` with what can be had without waiting; the number of bytes, often all, maybe 0."""
+
+    def pwritev(self, segs: Sequence[memoryview], offset: int, /) -> int:
+        """Write what can be written without waiting; the number of bytes, maybe 0."""
+
+    async def read(self, into: memoryview, offset: int, /) -> None:
+        """Fill ``into``, a private buffer, completely."""
+
+    async def write(self, parts: Sequence[tuple[int, memoryview]], /) -> None:
+        """Write private buffers, each at its offset, completely."""
+
+    async def flush(self) -> None:
+        """Return when all that was written before is on stable storage. Once this failed it always fails."""
+
+    async def discard(self, offset: int, size: int, /) -> None:
+        """The range is of no use any more; what it reads as is not said."""
+
+    async def write_zeroes(self, offset: int, size: int, unmap: bool, /) -> None:
+        """The range reads as zeroes; its blocks may be given up with ``unmap``."""

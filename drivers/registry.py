@@ -53,8 +53,10 @@ class Transport:
     """What the driver's host needs: for "link" a `drivers.pci.VirtioPciDriver`."""
     back: Callable[..., VhostBack]
     """Makes the device's half: for "link" of an endpoint controller, a function, a virtio device id, a name."""
+    names: Callable[[int, int], str | None] = lambda bar, offset: None
+    """For "link": what a trace calls the register at an offset of a BAR. A doorbell's begins with "notify["."""
 
 
 TRANSPORTS: Mapping[str, Transport] = {
-    "pci": Transport("link", pci.VIRTIO_PCI, pci.VirtioEpf),
+    "pci": Transport("link", pci.VIRTIO_PCI, pci.VirtioEpf, pci.register_name),
 }

@@ -75,6 +75,9 @@ class VhostBack(Protocol):
     def unbind(self) -> None:
         """Take it away again."""
 
+    async def serve(self) -> None:
+        """What it has to do of its own accord, until cancelled; returns at once where that is nothing."""
+
 
 class DeviceQueue:
     """One queue of a device: what the driver configured, and the ring once it is enabled."""
@@ -195,6 +198,8 @@ class VhostDevice:
         self._go = Signal()
         self._written: Callable[[int, bytes], None] | None = None
         self.on_status: Callable[[Status], None] | None = None
+        self.on_features: Callable[[int], None] | None = None
+        """Called at FEATURES_OK with what was agreed on: the configuration may depend on it."""
         self.on_change: Callable[[], None] = lambda: None
         """What is offered, the configuration, or NEEDS_RESET changed: for who shows a copy. Before anybody is told."""
         self._clear()
@@ -298,6 +303,8 @@ class VhostDevice:
         if new & ~old & Status.FEATURES_OK:
             if self.acceptable(self.driver_features):
                 self.features = self.driver_features
+                if self.on_features is not None:
+                    self.on_features(self.features)
             else:
                 new = old | new & ~(Status.FEATURES_OK | Status.DRIVER_OK)
         self.status = new

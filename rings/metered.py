@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rings.chain import Chain
 from rings.layout import DESC_SIZE
 from rings.queue import Meter, QueueState, QueueStatistics, Vringh
@@ -14,7 +16,7 @@ USED_ELEMENT = 8
 
 
 class MeteredVringh:
-    """Any `rings.queue.Vringh`. What a chain moves is counted when it is given back: one that is abandoned cost nothing.
+    """Any `rings.queue.Vringh`. What a chain moves is counted when it is given back; an abandoned one cost nothing.
 
     Accesses are what a plain device would do: one for the descriptors of a chain, one for each of its buffers, and
     one for each field of the rings. A chain of several descriptors is taken to lie in a table of its own where
@@ -31,13 +33,16 @@ class MeteredVringh:
         self.broken = ring.broken
 
     def getdesc(self) -> Chain | None:
-        chain = self._ring.getdesc()
-        if chain is None:
+        chains = self.getdescs(1)
+        return chains[0] if chains else None
+
+    def getdescs(self, limit: int, /) -> list[Chain]:
+        chains = self._ring.getdescs(limit)
+        if not chains:
             self._meter.read(WORD)
-        else:
-            head, readable, writable = chain
+        for head, readable, writable in chains:
             self._taken[head] = [len(seg) for seg in readable], [len(seg) for seg in writable]
-        return chain
+        return chains
 
     def abandon(self, head: int, /) -> None:
         self._ring.abandon(head)
@@ -62,6 +67,10 @@ class MeteredVringh:
             written -= part
         meter.write(USED_ELEMENT)
         self._unpublished = True
+
+    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
+        for head, written in done:
+            self.complete(head, written)
 
     def publish(self) -> bool:
         wanted = self._ring.publish()

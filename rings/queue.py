@@ -71,6 +71,12 @@ class Virtqueue(Protocol, Generic[T]):
         Raises QueueFull when there is no room, LocalRingError for an empty or oversized chain.
         """
 
+    def add_each(self, buffers: Sequence[tuple[Addr, int, T]], writable: bool, /) -> None:
+        """Add a chain of one descriptor for each (address, bytes, token): a batch costs far less than its parts.
+
+        Raises QueueFull where there is no room for all of them, and LocalRingError; then nothing was added.
+        """
+
     def publish(self) -> bool:
         """Show the device what was added since the last time; True when it wants to be kicked."""
 
@@ -80,6 +86,9 @@ class Virtqueue(Protocol, Generic[T]):
         Raises BadRing for whatever a device must not put into its used ring. A length beyond the writable
         part counts as a bad length and is given as 0: nothing of that buffer was surely written.
         """
+
+    def get_each(self, limit: int, /) -> list[tuple[T, int]]:
+        """What up to ``limit`` calls of `get` give. BadRing is raised only where the first would raise it."""
 
     def enable_cb(self) -> bool:
         """Ask to be called for the next used buffer; True when one is there already: look again."""
@@ -116,11 +125,17 @@ class Vringh(Protocol):
         Raises BadRing for what no driver may do, and the memory's MemoryFault for an unreachable buffer.
         """
 
+    def getdescs(self, limit: int, /) -> list[Chain]:
+        """What up to ``limit`` calls of `getdesc` give. An error is raised only where the first would raise it."""
+
     def abandon(self, head: int, /) -> None:
         """Give the chain taken last back untouched; the next `getdesc` takes it again."""
 
     def complete(self, head: int, written: int, /) -> None:
         """Give a chain back with the bytes written into it; shown to the driver by `publish`."""
+
+    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
+        """`complete` for each (head, bytes written)."""
 
     def publish(self) -> bool:
         """Show the driver what was completed since the last time; True when it wants to be called."""

@@ -6,20 +6,17 @@ import fcntl
 import mmap
 import os
 import threading
-from bisect import bisect_left
 from collections.abc import Callable
-from itertools import pairwise
 
 import attrs
 
 from drivers.hw import DmaBuffer
+from drivers.pool import CACHE_LINE, PAGE, Pool
 from rings.errors import MemoryFault
 from rings.memory import Addr, MappedMemory, PhysAddr
 
 __all__ = ["CACHE_LINE", "PAGE", "HostMemory", "MemoryStatistics", "full_fence"]
 
-CACHE_LINE = 64
-PAGE = 4096
 MIB = 1 << 20
 ZEROS = bytes(MIB)
 RAM_BASE = PhysAddr(Addr(0x4000_0000))
@@ -71,10 +68,7 @@ class HostMemory(MappedMemory):
         self.base = base
         self.size = size
         self.add(base, memoryview(self._map))
-        # Free extents as (start, end), ascending, never touching one another.
-        self._free: list[tuple[int, int]] = [(base, base + size)]
-        self._buffers: dict[int, int] = {}
-        self._peak: int = base
+        self._pool = Pool(base, size)
 
     @property
     def fd(self) -> int:
@@ -87,54 +81,28 @@ class HostMemory(MappedMemory):
         Whole cache lines, and whole pages from one page up, so that two buffers never share either.
         Raises ValueError for an impossible request and MemoryError when there is no room.
         """
-        if size <= 0 or align <= 0 or align & (align - 1):
-            raise ValueError(f"can't allocate {size} bytes at a multiple of {align}")
-        granule = PAGE if size >= PAGE else CACHE_LINE
-        align = max(align, granule)
-        room = -(-size // granule) * granule
-        for at, (low, high) in enumerate(self._free):
-            start = -(-low // align) * align
-            end = start + room
-            if end <= high:
-                self._free[at : at + 1] = [part for part in ((low, start), (end, high)) if part[0] < part[1]]
-                self._buffers[start] = end
-                self._zero(start, min(end, self._peak))
-                self._peak = max(self._peak, end)
-                return DmaBuffer(Addr(start), size)
-        raise MemoryError(f"no room for {size} bytes at a multiple of {align} in the host's memory")
+        extent = self._pool.alloc(size, align)
+        self._zero(extent.start, extent.used)
+        return DmaBuffer(Addr(extent.start), size)
 
     def free(self, buffer: DmaBuffer) -> None:
         """Give it back. Raises ValueError where it is not allocated (any more)."""
-        end = self._buffers.pop(buffer.addr, None)
-        if end is None:
-            raise ValueError(f"{buffer.addr:#x} is not the start of an allocated buffer")
-        start: int = buffer.addr
-        at = bisect_left(self._free, (start, end))
-        if at < len(self._free) and self._free[at][0] == end:
-            end = self._free.pop(at)[1]
-        if at > 0 and self._free[at - 1][1] == start:
-            at -= 1
-            start = self._free.pop(at)[0]
-        self._free.insert(at, (start, end))
+        self._pool.free(buffer.addr)
 
     def statistics(self) -> MemoryStatistics:
-        used = sum(end - start for start, end in self._buffers.items())
-        return MemoryStatistics(self.size, used, self._peak - self.base, len(self._buffers))
+        pool = self._pool
+        return MemoryStatistics(self.size, pool.used, pool.peak - self.base, pool.buffers)
 
     def check(self) -> None:
         """Assert that free and allocated extents tile the memory exactly; for tests."""
-        extents = sorted([*self._free, *self._buffers.items()])
-        assert (extents[0][0], extents[-1][1]) == (self.base, self.base + self.size)
-        assert all(a[1] == b[0] for a, b in pairwise(extents))
-        assert all(a[1] < b[0] for a, b in pairwise(self._free)), "neighbouring free extents were not joined"
+        self._pool.check()
 
     def close(self, fault: Callable[[int, int, bool], MemoryFault] | None = None) -> None:
         """End all access, release what is pinned, unmap and close the memfd. Twice is harmless."""
         if self._fd < 0:
             return
         super().close(fault or _closed)
-        self._free.clear()
-        self._buffers.clear()
+        self._pool = Pool(self.base, 0)
         try:
             self._map.close()
         except BufferError:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
 
 from drivers.registry import DEVICES, TRANSPORTS
 from rings.features import bits, mask
+from vnet.link.tlp import GENERATIONS, LANES, SIZES
 
-__all__ = ["FILE_NAME", "MIB", "NAME", "DeviceSpec", "FieldError", "HostSpec", "LinkSpec", "Netns", "must"]
+__all__ = ["FILE_NAME", "MIB", "NAME", "DeviceSpec", "FaultSpec", "FieldError", "HostSpec", "LinkSpec", "Netns", "must"]
 
 MIB = 1 << 20
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -38,6 +39,10 @@ def must(good: Callable[[Any], object], why: str) -> Any:
     return validate
 
 
+def _of(values: Iterable[int]) -> str:
+    return f"one of {', '.join(map(str, values))}"
+
+
 @attrs.frozen
 class HostSpec:
     """One machine."""
@@ -46,12 +51,62 @@ class HostSpec:
     """MiB, up to where interrupt messages go; pages that nobody uses take none."""
 
 
+def _chance() -> Any:
+    return attrs.field(
+        default=0.0, validator=must(lambda v: 0 <= v <= 1, "a probability, 0 to 1"), metadata={"chance": True}
+    )
+
+
+def _milliseconds(default: float | None) -> Any:
+    return attrs.field(default=default, validator=must(lambda v: 0 < v <= 3_600_000, "milliseconds, up to an hour"))
+
+
+@attrs.frozen
+class FaultSpec:
+    """What goes wrong on a link, by chance: the same ``seed`` and the same requests give the same faults."""
+
+    seed: int = 0
+    lost_doorbells: float = _chance()
+    lost_interrupts: float = _chance()
+    delayed_interrupts: float = _chance()
+    delay_ms: float = _milliseconds(5.0)
+    timeouts: float = _chance()
+    """Of reads, whether of registers or of memory, like the three that follow."""
+    unsupported: float = _chance()
+    aborted: float = _chance()
+    poisoned: float = _chance()
+    flap_every_ms: float | None = _milliseconds(None)
+    flap_ms: float = _milliseconds(50.0)
+    """How long a flap lasts."""
+
+
 @attrs.frozen
 class LinkSpec:
-    """A PCI Express link from one host's root complex to another's endpoint controller."""
+    """A PCI Express link from one host's root complex to another's endpoint controller.
+
+    Whoever says nothing of generation, lanes, sizes (bytes) or latency gets a link that takes no time.
+    """
 
     root: str
     endpoint: str
+    generation: int | None = attrs.field(default=None, validator=must(GENERATIONS.__contains__, _of(GENERATIONS)))
+    lanes: int | None = attrs.field(default=None, validator=must(LANES.__contains__, _of(LANES)))
+    max_payload: int | None = attrs.field(default=None, validator=must(SIZES.__contains__, _of(SIZES)))
+    max_read_request: int | None = attrs.field(default=None, validator=must(SIZES.__contains__, _of(SIZES)))
+    completion_boundary: int | None = attrs.field(default=None, validator=must((64, 128).__contains__, "64 or 128"))
+    """Where the root complex cuts every completion; by default only at the maximum payload."""
+    read_latency_ns: int | None = attrs.field(
+        default=None, validator=must(lambda v: 0 <= v <= 1_000_000_000, "nanoseconds, up to a second")
+    )
+    faults: FaultSpec | None = None
+    trace: str | None = None
+    """A file that is written anew with a line for everything that crosses."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether anything is said of how long accesses take."""
+        given = self.generation, self.lanes, self.max_payload, self.max_read_request
+        return any(v is not None for v in (*given, self.completion_boundary, self.read_latency_ns))
 
 
 @attrs.frozen

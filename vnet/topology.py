@@ -139,6 +139,13 @@ def _converter() -> Any:
     converter.register_structure_hook(int, exact(int))
     converter.register_structure_hook(str, exact(str))
 
+    def structure_number(value: Any, _: Any) -> float:
+        if type(value) not in {int, float}:
+            raise ValueError("it must be a number")
+        return float(value)
+
+    converter.register_structure_hook(float, structure_number)
+
     def structure_list(value: Any, kind: Any) -> Any:
         # A string would do where any iterable does, letter by letter.
         if not isinstance(value, list):

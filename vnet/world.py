@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -17,9 +19,10 @@ from drivers.virtio import VirtioDevice
 from rings.status import Status
 from vnet.ends import ENDS
 from vnet.ends.base import End, EndsType, OpenContext
+from vnet.errors import ConfigError
 from vnet.host import Host
 from vnet.link.base import Link
-from vnet.link.ideal import IdealLink
+from vnet.link.build import build_link
 from vnet.ports.memory import MemoryPort
 from vnet.spec import MIB, DeviceSpec
 from vnet.topology import Topology
@@ -165,7 +168,9 @@ async def open_world(
             world.hosts[host_name] = Host(host_name, host_spec.memory * MIB)
             stack.callback(world.hosts[host_name].memory.close)
         for link_name, link_spec in topology.links.items():
-            link = world.links[link_name] = IdealLink(link_name)
+            sink = stack.enter_context(_trace(link_name, link_spec.trace)) if link_spec.trace is not None else None
+            link = build_link(link_name, link_spec, partial(_register, world, link_name), sink)
+            world.links[link_name] = link
             world.buses[link_name] = world.hosts[link_spec.root].rc.attach(link)
             world.hosts[link_spec.endpoint].add_controller(link_name, link)
         for device_name, spec in topology.devices.items():
@@ -177,8 +182,34 @@ async def open_world(
         for host in world.hosts.values():
             _register_drivers(world, host)
             await nursery.start(host.serve)
+        for link in world.links.values():
+            nursery.start_soon(link.run)
         await _start(world)
         yield world
+
+
+def _register(world: World, link: str, addr: int) -> str | None:
+    """What lies at an address that a root complex reaches through that link, as a trace calls it."""
+    spec = world.topology.links[link]
+    for function in world.hosts[spec.root].rc.functions:
+        for bar in function.bars:
+            offset = addr - bar.address
+            if 0 <= offset < bar.size:
+                device = next((d for d in world.devices.values() if d.location == function.name), None)
+                name = TRANSPORTS[device.spec.transport].names(bar.index, offset) if device is not None else None
+                return f"{function.name} " + (name or f"BAR {bar.index}+{offset:#x}")
+    return None
+
+
+@contextmanager
+def _trace(link: str, path: str) -> Iterator[Callable[[str], object]]:
+    """What takes the lines of a trace. Raises ConfigError where that file can't be written."""
+    try:
+        file = Path(path).open("w", encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError("topology", f"links.{link}.trace", path, exc.strerror or str(exc)) from None
+    with file:
+        yield lambda line: file.write(f"{line}\n")
 
 
 @asynccontextmanager

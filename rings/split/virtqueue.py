@@ -41,7 +41,7 @@ class SplitVirtqueue(Generic[T]):
         indirect_max: int = 0,
         lenient_used_len: bool = False,
     ) -> None:
-        """Zeroes flags, indices and events. Raises BadRing or MemoryFault where no ring can be: then nothing is held."""
+        """Zeroes flags, indices and events. Raises BadRing or MemoryFault where no ring can be, and holds nothing."""
         self._ring = SplitRing(memory, num, addrs)
         self._memory = memory
         self.num = num
@@ -76,30 +76,39 @@ class SplitVirtqueue(Generic[T]):
 
     def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: T, /) -> None:
         count = len(readable) + len(writable)
+        if count == 1:
+            [(addr, size)] = readable or writable
+            self.add_each(((addr, size, token),), bool(writable))
+            return
         head = self._free
-        if count == 1 and self.num_free:
-            # The common case, without the loop below.
-            if readable:
-                addr, size = readable[0]
-                room, word = 0, size
-            else:
-                addr, size = writable[0]
-                room, word = size, size | WRITE << 32
+        self._add_many(head, readable, writable, count)
+        self._tokens[head] = token
+        self._avail[AVAIL_RING + (self._added & self._mask)] = head
+        self._added = self._added + 1 & 0xFFFF
+        self._chains += 1
+
+    def add_each(self, buffers: Sequence[tuple[Addr, int, T]], writable: bool, /) -> None:
+        count = len(buffers)
+        if count > self.num_free:
+            raise QueueFull(f"{count} descriptors wanted, {self.num_free} free")
+        head, added, mask, following = self._free, self._added, self._mask, self._next
+        desc, avail, room, taken, tokens = self._desc, self._avail, self._writable, self._taken, self._tokens
+        flags = WRITE << 32 if writable else 0
+        for addr, size, token in buffers:
             if size > MAX_SEGMENT:
                 raise LocalRingError(f"a segment of {size} bytes does not fit a descriptor")
-            self._writable[head] = room
-            self._desc[2 * head] = addr
-            self._desc[2 * head + 1] = word
-            self._free = self._next[head]
-            self._taken[head] = 1
-            self.num_free -= 1
-        else:
-            self._add_many(head, readable, writable, count)
-        self._tokens[head] = token
-        added = self._added
-        self._avail[AVAIL_RING + (added & self._mask)] = head
-        self._added = added + 1 & 0xFFFF
-        self._chains += 1
+            room[head] = size if writable else 0
+            desc[2 * head] = addr
+            desc[2 * head + 1] = size | flags
+            taken[head] = 1
+            tokens[head] = token
+            avail[AVAIL_RING + (added & mask)] = head
+            added += 1
+            head = following[head]
+        self._free = head
+        self._added = added & 0xFFFF
+        self.num_free -= count
+        self._chains += count
 
     def _add_many(self, head: int, readable: Sequence[Segment], writable: Sequence[Segment], count: int) -> None:
         if not count:
@@ -160,33 +169,46 @@ class SplitVirtqueue(Generic[T]):
         return wanted
 
     def get(self) -> tuple[T, int] | None:
-        last = self._last_used
+        done = self.get_each(1)
+        return done[0] if done else None
+
+    def get_each(self, limit: int, /) -> list[tuple[T, int]]:
+        done: list[tuple[T, int]] = []
+        first = last = self._last_used
         if last == self._seen and not self._look():
-            return None
-        elem = self._used_elems[last & self._mask]  # loaded once
-        head, written = elem & 0xFFFF_FFFF, elem >> 32
-        if head >= self.num:
-            raise BadRing(f"used element {last} names descriptor {head} of {self.num}")
-        token = self._tokens[head]
-        if token is None:
-            raise BadRing(f"used element {last} names descriptor {head}, which is not the head of one in flight")
-        if written > self._writable[head]:
-            self._bad_lengths += 1
-            written = self._writable[head] if self._lenient else 0
-        self._tokens[head] = None
-        taken = self._taken[head]
-        if taken == 1:
-            self._next[head] = self._free
-        else:
-            tail = head
-            for _ in range(taken - 1):
-                tail = self._next[tail]
-            self._next[tail] = self._free
-        self._free = head
-        self.num_free += taken
-        self._last_used = last + 1 & 0xFFFF
-        self._returned += 1
-        return token, written
+            return done
+        num, mask, elems, following = self.num, self._mask, self._used_elems, self._next
+        tokens, writable, taken, free, freed = self._tokens, self._writable, self._taken, self._free, 0
+        try:
+            for last in range(first, first + min(limit, self._seen - first & 0xFFFF)):
+                elem = elems[last & mask]  # loaded once
+                head, written = elem & 0xFFFF_FFFF, elem >> 32
+                if head >= num:
+                    raise BadRing(f"used element {last & 0xFFFF} names descriptor {head} of {num}")
+                token = tokens[head]
+                if token is None:
+                    where = f"used element {last & 0xFFFF} names descriptor {head}"
+                    raise BadRing(f"{where}, which is not the head of one in flight")
+                if written > writable[head]:
+                    self._bad_lengths += 1
+                    written = writable[head] if self._lenient else 0
+                tokens[head] = None
+                tail, count = head, taken[head]
+                for _ in range(count - 1):
+                    tail = following[tail]
+                following[tail] = free
+                free = head
+                freed += count
+                done.append((token, written))
+        except BadRing:
+            # What came before it is good. It is met again, first, when the next one is asked for.
+            if not done:
+                raise
+        self._free = free
+        self.num_free += freed
+        self._last_used = first + len(done) & 0xFFFF
+        self._returned += len(done)
+        return done
 
     def _look(self) -> bool:
         seen = self._ring.used[IDX]

@@ -6,6 +6,8 @@ only ever says how much more there is to look at (VIRTIO 1.4 section 2.7).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rings.chain import Chain
 from rings.errors import BadRing, LocalRingError, MemoryFault
 from rings.layout import DESC_SIZE, INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE, RingAddrs
@@ -50,32 +52,46 @@ class SplitVringh:
         self._returned = 0
 
     def getdesc(self) -> Chain | None:
-        last = self._last_avail
+        chains = self.getdescs(1)
+        return chains[0] if chains else None
+
+    def getdescs(self, limit: int, /) -> list[Chain]:
+        chains: list[Chain] = []
+        first = last = self._last_avail
         if last == self._seen and not self._look():
-            return None
-        head = self._avail[AVAIL_RING + (last & self._mask)]
-        if head >= self.num:
-            raise BadRing(f"available entry {last} names descriptor {head} of {self.num}")
-        if self._taken[head] >= self._batch:
-            raise BadRing(f"descriptor {head} was made available again while in flight")
-        desc = self._desc
-        # Each word is loaded once; what is checked below is this copy.
-        addr, word = Addr(desc[2 * head]), desc[2 * head + 1]
-        flags = word >> 32 & 7
-        if flags & (NEXT | INDIRECT):
-            chain = self._walk(head, addr, word)
-        else:
-            size = word & 0xFFFF_FFFF
-            writable = flags == WRITE
-            try:
-                segs = [self._memory.view(addr, size, writable)] if size else []
-            except MemoryFault:
-                segs = self._memory.segments(addr, size, writable)
-            chain = (head, [], segs) if writable else (head, segs, [])
-        self._taken[head] = IN_FLIGHT
-        self._last_avail = last + 1 & 0xFFFF
-        self._chains += 1
-        return chain
+            return chains
+        # One batch is one trip through here: what every chain needs is looked up once.
+        num, mask, avail, desc = self.num, self._mask, self._avail, self._desc
+        taken, batch, view = self._taken, self._batch, self._memory.view
+        try:
+            for last in range(first, first + min(limit, self._seen - first & 0xFFFF)):
+                head = avail[AVAIL_RING + (last & mask)]
+                if head >= num:
+                    raise BadRing(f"available entry {last & 0xFFFF} names descriptor {head} of {num}")
+                if taken[head] >= batch:
+                    raise BadRing(f"descriptor {head} was made available again while in flight")
+                # Each word is loaded once; what is checked below is this copy.
+                addr, word = Addr(desc[2 * head]), desc[2 * head + 1]
+                flags = word >> 32 & 7
+                if flags & (NEXT | INDIRECT):
+                    chain = self._walk(head, addr, word)
+                elif size := word & 0xFFFF_FFFF:
+                    try:
+                        segs = [view(addr, size, flags == WRITE)]
+                    except MemoryFault:
+                        segs = self._memory.segments(addr, size, flags == WRITE)
+                    chain = (head, [], segs) if flags == WRITE else (head, segs, [])
+                else:
+                    chain = head, [], []
+                taken[head] = IN_FLIGHT
+                chains.append(chain)
+        except (BadRing, MemoryFault):
+            # What came before it is good. It is met again, first, when the next one is asked for.
+            if not chains:
+                raise
+        self._last_avail = first + len(chains) & 0xFFFF
+        self._chains += len(chains)
+        return chains
 
     def _look(self) -> bool:
         """Whether the driver made more available; read at most once per batch."""
@@ -159,13 +175,19 @@ class SplitVringh:
         self._chains -= 1
 
     def complete(self, head: int, written: int, /) -> None:
-        if self._taken[head] != IN_FLIGHT:
-            raise LocalRingError(f"descriptor {head} was not taken")
-        self._taken[head] = self._batch
-        used = self._used
-        self._used_elems[used & self._mask] = head | written << 32
-        self._used = used + 1 & 0xFFFF
-        self._returned += 1
+        self.complete_each(((head, written),))
+
+    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
+        taken, batch, mask = self._taken, self._batch, self._mask
+        elems, used = self._used_elems, self._used
+        for head, written in done:
+            if taken[head] != IN_FLIGHT:
+                raise LocalRingError(f"descriptor {head} was not taken")
+            taken[head] = batch
+            elems[used & mask] = head | written << 32
+            used += 1
+        self._used = used & 0xFFFF
+        self._returned += len(done)
 
     def publish(self) -> bool:
         old, new = self._published, self._used

@@ -107,6 +107,10 @@ def test_a_ring_may_start_at_any_index(make_rig: MakeRig) -> None:
     assert device.getdesc() is None
     for head in (1, 0):
         rig.offer(Desc(rig.buffer(), 8), head=head)
+        before = device.state().avail
+        assert device.getdesc() is not None
+        device.abandon(head)
+        assert device.state().avail == before
         assert device.getdesc() is not None
         device.complete(head, 0)
         device.publish()

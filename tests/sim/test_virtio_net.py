@@ -12,8 +12,7 @@ import pytest
 import trio
 import trio.testing
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, fragment
-from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, fragment6
-from scapy.layers.inet6 import IPv6ExtHdrFragment
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, fragment6
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
@@ -161,8 +160,9 @@ def finish(header: bytes, frame: bytes) -> bytes:
     total = sum(struct.unpack(f">{len(body) // 2}H", body))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    at = start + offset
-    return frame[:at] + (~total & 0xFFFF).to_bytes(2, "big") + frame[at + 2 :]
+    at: int = start + offset
+    done: bytes = frame[:at] + (~total & 0xFFFF).to_bytes(2, "big") + frame[at + 2 :]
+    return done
 
 
 BIG = random.Random(8).randbytes(60000)
@@ -207,9 +207,7 @@ GSO = {
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("layout", ["buffers for any frame", "merged"])
 @pytest.mark.parametrize("name", PARTIAL)
-async def test_a_partial_checksum_crosses_as_such_and_can_be_completed(
-    name: str, layout: str, direction: str
-) -> None:
+async def test_a_partial_checksum_crosses_as_such_and_can_be_completed(name: str, layout: str, direction: str) -> None:
     async with open_pair(LAYOUTS[layout]) as pair, unharmed(pair):
         header, frame = PARTIAL[name].emit()
         got = await cross(pair, direction, frame, header)
@@ -499,7 +497,7 @@ async def test_frames_up_to_the_mtu_cross_and_larger_ones_are_dropped(
     mtu: int, rx_buffer: int | None, direction: str
 ) -> None:
     options = Options(queue_size=64, mtu=mtu, rx_buffer=rx_buffer)
-    async with open_pair(options) as pair, unharmed_but_for_size(pair):
+    async with open_pair(options) as pair:
         tag = bytes(Ether() / Dot1Q(vlan=1, type=0x88B5))
         whole = FRAME[:ETH_HLEN] + BIG[:mtu]
         tagged = tag + BIG[:mtu]
@@ -508,13 +506,6 @@ async def test_frames_up_to_the_mtu_cross_and_larger_ones_are_dropped(
         source, _ = ends(pair, direction)
         source.inject(tagged + b"!")
         await until(lambda: source.statistics().drops == {"too_long": 1})
-
-
-def unharmed_but_for_size(pair: Pair):  # type: ignore[no-untyped-def]
-    """A transfer with the usual frame needs the usual MTU."""
-    from contextlib import nullcontext
-
-    return unharmed(pair) if pair.plug.mtu >= 1500 else nullcontext()
 
 
 # Under load

@@ -87,7 +87,7 @@ class Rule:
 
 @attrs.frozen
 class Flap:
-    """The link goes down at ``at`` seconds since it was made, for ``length`` seconds, ``times`` times ``every`` so many."""
+    """The link goes down ``at`` seconds after it was made, for ``length`` seconds; ``times`` times, ``every`` so many."""
 
     at: float
     length: float

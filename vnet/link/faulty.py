@@ -242,17 +242,20 @@ class _FaultyWindow:
     def __init__(self, inner: Window, judge: Callable[[int, int, bool], MemoryFault | None]) -> None:
         self._inner = inner
         self._judge = judge
-        self._failed: tuple[int, int, bool] | None = None
-        self._error: MemoryFault | None = None
+        self._failed: MemoryFault | None = None
         self.pin = inner.pin
         self.unpin = inner.unpin
         self.fence = inner.fence
-        self.regions = inner.regions
-        self.close: Callable[[Fault | None], None] = inner.close
 
     @property
     def pinned(self) -> int:
         return self._inner.pinned
+
+    def regions(self) -> Sequence[Region]:
+        return self._inner.regions()
+
+    def close(self, fault: Fault | None = None) -> None:
+        self._inner.close(fault)
 
     def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
         view = self._inner.view(addr, size, writable)
@@ -260,18 +263,17 @@ class _FaultyWindow:
         return view
 
     def segments(self, addr: Addr, size: int, writable: bool = False, /) -> list[memoryview]:
-        if (addr, size, writable) == self._failed and self._error is not None:
-            # The same access, by somebody who took the error for memory in pieces: it fails but once.
-            raise self._error
+        error, self._failed = self._failed, None
+        if error is not None and (error.addr, error.size, error.write) == (addr, size, writable):
+            # The same access again, by somebody who took the error for memory in pieces: no second chance.
+            raise error
         views = self._inner.segments(addr, size, writable)
         self._check(addr, size, writable)
         return views
 
     def _check(self, addr: int, size: int, write: bool) -> None:
-        self._error = self._judge(addr, size, write)
-        if self._error is not None:
-            self._failed = addr, size, write
-            raise self._error
-        self._failed = None
+        self._failed = self._judge(addr, size, write)
+        if self._failed is not None:
+            raise self._failed
 
 

@@ -26,6 +26,7 @@ READ_LATENCY = 500e-9
 """Seconds from a read request's arrival to its first completion, about what pcie-bench measured on servers."""
 COSTS_KEPT = 4096
 FAR = 1.0
+DEFAULTS = PcieParameters()
 
 
 def grain_of(clock: trio.abc.Clock) -> float:
@@ -82,7 +83,7 @@ class TimedLink(LinkWrapper):
     def __init__(
         self,
         inner: Link,
-        parameters: PcieParameters = PcieParameters(),
+        parameters: PcieParameters = DEFAULTS,
         *,
         read_latency: float = READ_LATENCY,
         grain: float | None = None,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from drivers.hw import DmaMemory, Handler, LinkEvents
 from rings.errors import MemoryFault
 from rings.memory import Addr, Memory
+from rings.queue import Meter
 from vnet.link.base import Direction, Link, all_ones
 from vnet.pcie.bar_memory import BarWindow
 from vnet.pcie.config_space import BARS as BAR_REGISTERS
@@ -110,6 +111,12 @@ class PciFunctionHandle:
             raise MemoryFault(at, size, write=True, reason=f"BAR {bar} has no {size} bytes at {offset:#x}")
         address = bar_at.address + offset
         return BarWindow(self._link.map(DOWNSTREAM, address, size), address - at)
+
+    def meter(self) -> Meter | None:
+        return self._link.meter(DOWNSTREAM)
+
+    async def settle(self) -> None:
+        await self._link.settle()
 
     def capabilities(self) -> tuple[tuple[int, int], ...]:
         """(offset, id) in list order; a list that loops or leaves its room ends there."""

@@ -37,7 +37,7 @@ FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"a frame of a local e
 MEGABYTE = 1 << 20
 PIECE = 1400
 """Bytes of payload: a frame that needs no feature."""
-BURST = 64
+BURST = 32
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, NetFlow, Traffic
+from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
 from drivers.devices.net.layout import (
     LINK_UP,
@@ -26,8 +26,9 @@ from drivers.model import MatchId
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, PacketPort
 from drivers.pump import Need, pump
 from drivers.vhost import DeviceQueue, VhostDevice
-from rings.chain import copy_in, copy_out, skip, total
+from rings.chain import Chain, copy_in, copy_out, skip, total
 from rings.ids import DeviceId
+from rings.queue import Vringh
 
 __all__ = ["NetPlug", "VhostNet"]
 
@@ -63,33 +64,46 @@ class FromDriver(NetFlow[DeviceQueue]):
         ring, traffic, rules = self.queue.ring, self.traffic, self._rules
         if ring is None:
             return 0, Need.QUEUE
-        getdesc, complete, send, known = ring.getdesc, ring.complete, self.port.send, rules.known
+        send, known = self.port.send, rules.known
         moved = size = 0
         while moved < BUDGET and size < BUDGET_BYTES:
-            chain = getdesc()
-            if chain is None:
+            chains = ring.getdescs(min(CHUNK, BUDGET - moved))
+            if not chains:
                 return moved, Need.QUEUE
-            index, segs, writable = chain
-            if len(segs) == 1:
-                seg = segs[0]
-                got = len(seg)
-                head, rest = bytes(seg[:HEAD]), [seg[HEAD:]]
-            else:
-                got = total(segs)
-                head, rest = copy_out(segs, HEAD), skip(segs, HEAD)
-            low, high, out, _ = known.get(head) or rules.judge(head)
-            if writable or not low <= got <= high:
-                traffic.drop("writable" if writable else rules.cause(head, got))
-            elif send(out, rest):
-                traffic.packets += 1
-                traffic.bytes += got - HEADER_SIZE
-            else:
-                ring.abandon(index)
-                return moved, Need.SINK
-            complete(index, 0)
-            moved += 1
-            size += got
+            done: list[tuple[int, int]] = []
+            passed = octets = 0
+            try:
+                for index, segs, writable in chains:
+                    if len(segs) == 1:
+                        seg = segs[0]
+                        got = len(seg)
+                        head, rest = bytes(seg[:HEAD]), [seg[HEAD:]]
+                    else:
+                        got = total(segs)
+                        head, rest = copy_out(segs, HEAD), skip(segs, HEAD)
+                    low, high, out, _ = known.get(head) or rules.judge(head)
+                    if writable or not low <= got <= high:
+                        traffic.drop("writable" if writable else rules.cause(head, got))
+                    elif send(out, rest):
+                        passed += 1
+                        octets += got - HEADER_SIZE
+                    else:
+                        return moved + len(done), Need.SINK
+                    done.append((index, 0))
+            finally:
+                _settle(ring, chains, done)
+                traffic.packets += passed
+                traffic.bytes += octets
+            moved += len(done)
+            size += octets
         return moved, Need.TURN
+
+
+def _settle(ring: Vringh, chains: list[Chain], done: list[tuple[int, int]]) -> None:
+    """Complete the chains at the front that are done, and give the rest back in the order that takes."""
+    ring.complete_each(done)
+    for index, _, _ in reversed(chains[len(done) :]):
+        ring.abandon(index)
 
 
 class ToDriver(NetFlow[DeviceQueue]):
@@ -107,48 +121,61 @@ class ToDriver(NetFlow[DeviceQueue]):
         ring, traffic, recv = self.queue.ring, self.traffic, self.port.recv_into
         if ring is None:
             return 0, Need.QUEUE
-        getdesc, done = ring.getdesc, ring.complete
-        largest, mergeable = self._largest, self._mergeable
+        largest = self._largest if self._mergeable else 0
         moved = size = 0
+        limit = FIRST_CHUNK
         while moved < BUDGET and size < BUDGET_BYTES:
-            chain = getdesc()
-            if chain is None:
+            chains = ring.getdescs(min(limit, BUDGET - moved))
+            if not chains:
                 return moved, Need.QUEUE
-            index, readable, segs = chain
-            if readable or not segs:
-                # Not a receive buffer (section 5.1.9.3): give it back empty.
-                traffic.drop("writable")
-                done(index, 0)
-                moved += 1
-                continue
-            if mergeable and (len(segs[0]) < largest or self._spill):
-                got, need = self._merge(index, segs)
+            done: list[tuple[int, int]] = []
+            passed = octets = 0
+            merge = False
+            try:
+                for index, readable, segs in chains:
+                    if readable or not segs:
+                        # Not a receive buffer (section 5.1.9.3): give it back empty.
+                        traffic.drop("writable")
+                        done.append((index, 0))
+                        continue
+                    if len(segs[0]) < largest or self._spill:
+                        merge = True
+                        break
+                    got = recv(segs)
+                    if not got:
+                        return moved + len(done), Need.SOURCE
+                    if len(segs[0]) >= HEADER_SIZE:
+                        segs[0][NUM_BUFFERS_AT:HEADER_SIZE] = ONE_BUFFER
+                    else:
+                        copy_in(skip(segs, NUM_BUFFERS_AT), ONE_BUFFER)
+                    done.append((index, got))
+                    passed += 1
+                    octets += got - HEADER_SIZE
+            finally:
+                _settle(ring, chains, done)
+                traffic.packets += passed
+                traffic.bytes += octets
+            moved += len(done)
+            size += octets
+            limit = min(2 * limit, CHUNK)
+            if merge:
+                got, need = self._merge()
                 if need is not None:
                     return moved, need
-            else:
-                got = recv(segs)
-                if not got:
-                    ring.abandon(index)
-                    return moved, Need.SOURCE
-                if len(segs[0]) >= HEADER_SIZE:
-                    segs[0][NUM_BUFFERS_AT:HEADER_SIZE] = ONE_BUFFER
-                else:
-                    copy_in(skip(segs, NUM_BUFFERS_AT), ONE_BUFFER)
-                done(index, got)
-            traffic.packets += 1
-            traffic.bytes += got - HEADER_SIZE
-            moved += 1
-            size += got
+                moved += 1
+                size += got
+                traffic.packets += 1
+                traffic.bytes += got - HEADER_SIZE
         return moved, Need.TURN
 
-    def _merge(self, index: int, segs: list[memoryview]) -> tuple[int, Need | None]:
+    def _merge(self) -> tuple[int, Need | None]:
         """One frame over as many buffers as it takes (section 5.1.9.3.2); all of them are published together.
 
         A frame that was read before there was room for it waits in ``_spill``, and is then copied.
         """
         ring = self.queue.ring
         assert ring is not None
-        taken: Taken = [(index, segs)]
+        taken: Taken = []
         wanted = len(self._spill) or self._largest
         room = gather(ring, wanted, taken, ring.num)
         into = [seg for _, views in taken for seg in views]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import attrs
 import trio
 
-from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, NetFlow, Traffic
+from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
 from drivers.devices.net.layout import (
     LINK_UP,
@@ -27,7 +27,7 @@ from drivers.model import MatchId
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, PacketPort
 from drivers.pump import Need, pump
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
-from rings.chain import copy_out, skip
+from rings.chain import copy_out, skip, total
 from rings.ids import DeviceId
 from rings.memory import Addr
 
@@ -61,7 +61,7 @@ class Slots:
         self._block: DmaBuffer = dma.alloc(count * pitch, ALIGN)
         self.addrs = [Addr(self._block.addr + i * pitch) for i in range(count)]
         self.segs = [[dma.pin(addr, size, "B")] for addr in self.addrs]
-        self.whole = [((addr, size),) for addr in self.addrs]
+        self.whole = [(addr, size, slot) for slot, addr in enumerate(self.addrs)]
         self.size = size
 
     def close(self) -> None:
@@ -81,30 +81,26 @@ class Transmit(NetFlow[DriverQueue]):
     def move(self) -> tuple[int, Need]:
         free, ring = self._free, self.queue.ring
         if len(free) < BUDGET:
-            get = ring.get
-            while (done := get()) is not None:
-                free.append(done[0])
+            free.extend(slot for slot, _ in ring.get_each(ring.num))
         if not free:
             return 0, Need.QUEUE
-        recv, add = self.port.recv_into, ring.add
-        segs, addrs = self._slots.segs, self._slots.addrs
-        moved = size = 0
-        need = Need.TURN
+        recv, segs, addrs = self.port.recv_into, self._slots.segs, self._slots.addrs
+        buffers: list[tuple[Addr, int, int]] = []
+        size = 0
         try:
-            while moved < BUDGET and size < BUDGET_BYTES and free:
+            while size < BUDGET_BYTES and len(buffers) < BUDGET and free:
                 slot = free[-1]
                 got = recv(segs[slot])
                 if not got:
-                    need = Need.SOURCE
-                    break
+                    return len(buffers), Need.SOURCE
                 free.pop()
-                add(((addrs[slot], got),), (), slot)
-                moved += 1
+                buffers.append((addrs[slot], got, slot))
                 size += got
+            return len(buffers), Need.TURN
         finally:
-            self.traffic.packets += moved
-            self.traffic.bytes += size - moved * HEADER_SIZE
-        return moved, need
+            ring.add_each(buffers, False)
+            self.traffic.packets += len(buffers)
+            self.traffic.bytes += size - len(buffers) * HEADER_SIZE
 
 
 class Receive(NetFlow[DriverQueue]):
@@ -123,79 +119,63 @@ class Receive(NetFlow[DriverQueue]):
         self._slots = slots
         self._rules = rules
         self._mergeable = mergeable
-        self._waiting: tuple[bytes, list[memoryview], int, list[int]] | None = None
+        self._taken: list[tuple[int, int]] = []
+        """Used buffers (slot, bytes) that were got from the ring, and not dealt with yet."""
 
     def fill(self) -> None:
         """Give the device every buffer there is."""
-        for slot, whole in enumerate(self._slots.whole):
-            self.queue.ring.add((), whole, slot)
+        self.queue.ring.add_each(self._slots.whole, True)
         self.queue.ring.publish()
 
     def move(self) -> tuple[int, Need]:
-        ring, traffic, rules = self.queue.ring, self.traffic, self._rules
-        get, add, send, known = ring.get, ring.add, self.port.send, rules.known
-        segs, whole, mergeable = self._slots.segs, self._slots.whole, self._mergeable
+        ring, traffic, rules, port = self.queue.ring, self.traffic, self._rules, self.port
+        send, known, segs, mergeable = port.send, rules.known, self._slots.segs, self._mergeable
         moved = size = 0
-        if self._waiting is not None:
-            head, rest, got, slots = self._waiting
-            if not send(head, rest):
-                return 0, Need.SINK
-            self._waiting = None
-            self._done(slots, got)
-            moved = 1
         while moved < BUDGET and size < BUDGET_BYTES:
-            done = get()
-            if done is None:
+            taken = self._taken or ring.get_each(min(CHUNK, BUDGET - moved))
+            if not taken:
                 return moved, Need.QUEUE
-            moved += 1
-            slot, got = done
-            seg = segs[slot][0]
-            head, rest, taken = bytes(seg[: min(HEAD, got)]), [seg[HEAD:got]], None
-            low, high, out, count = known.get(head) or rules.judge(head)
-            if count > 1 and mergeable:
-                parts, got, taken = self._merge(slot, got, count)
-                if not parts:
-                    continue
-                head, rest = copy_out(parts, HEAD), skip(parts, HEAD)
-                low, high, out, _ = known.get(head) or rules.judge(head)
-            if not low <= got <= high:
-                traffic.drop(rules.cause(head, got))
-            elif send(out, rest):
-                traffic.packets += 1
-                traffic.bytes += got - HEADER_SIZE
-                size += got
-            else:
-                self._waiting = out, rest, got, taken or [slot]
-                return moved - 1, Need.SINK
-            if taken is None:
-                add((), whole[slot], slot)
-            else:
-                for slot in taken:
-                    add((), whole[slot], slot)
+            at = passed = octets = 0
+            try:
+                while at < len(taken):
+                    slot, got = taken[at]
+                    seg = segs[slot][0]
+                    head, rest, count = bytes(seg[: min(HEAD, got)]), [seg[HEAD:got]], 1
+                    low, high, out, spread = known.get(head) or rules.judge(head)
+                    if spread > 1 and mergeable:
+                        parts = self._parts(taken, at, spread)
+                        got, count = total(parts), len(parts)
+                        head, rest = copy_out(parts, HEAD), skip(parts, HEAD)
+                        low, high, out, _ = known.get(head) or rules.judge(head)
+                        if count < spread:
+                            # The rest of the frame should have been shown together with its start.
+                            traffic.drop("num_buffers")
+                            at += count
+                            continue
+                    if not low <= got <= high:
+                        traffic.drop(rules.cause(head, got))
+                    elif send(out, rest):
+                        passed += 1
+                        octets += got - HEADER_SIZE
+                    else:
+                        return moved + at, Need.SINK
+                    at += count
+            finally:
+                whole = self._slots.whole
+                ring.add_each([whole[slot] for slot, _ in taken[:at]], True)
+                self._taken = taken[at:]
+                traffic.packets += passed
+                traffic.bytes += octets
+            moved += at
+            size += octets
         return moved, Need.TURN
 
-    def _merge(self, slot: int, got: int, count: int) -> tuple[list[memoryview], int, list[int]]:
-        """The parts of a frame over ``count`` buffers, all of which the device has to show together."""
-        parts, taken, total = [self._slots.segs[slot][0][:got]], [slot], got
-        for _ in range(count - 1):
-            done = self.queue.ring.get()
-            if done is None or not done[1]:
-                taken += [done[0]] if done is not None else []
-                self.traffic.drop("num_buffers")
-                for part in taken:
-                    self.queue.ring.add((), self._slots.whole[part], part)
-                return [], 0, []
-            slot, got = done
-            parts.append(self._slots.segs[slot][0][:got])
-            taken.append(slot)
-            total += got
-        return parts, total, taken
-
-    def _done(self, slots: Sequence[int], got: int) -> None:
-        self.traffic.packets += 1
-        self.traffic.bytes += got - HEADER_SIZE
-        for slot in slots:
-            self.queue.ring.add((), self._slots.whole[slot], slot)
+    def _parts(self, taken: list[tuple[int, int]], at: int, count: int) -> list[memoryview]:
+        """The ``count`` parts of the frame that starts at ``taken[at]``; fewer where the device showed fewer."""
+        missing = at + count - len(taken)
+        if missing > 0:
+            taken += self.queue.ring.get_each(missing)
+        return [self._slots.segs[slot][0][:got] for slot, got in taken[at : at + count]]
 
 
 class BoundNet:

@@ -9,12 +9,16 @@ from drivers.errors import PortGone
 from drivers.ports import PacketPort
 from drivers.pump import Need, QueueEnd
 
-__all__ = ["BUDGET", "BUDGET_BYTES", "NetFlow", "Traffic"]
+__all__ = ["BUDGET", "BUDGET_BYTES", "CHUNK", "FIRST_CHUNK", "NetFlow", "Traffic"]
 
 BUDGET = 64
 """Packets per batch."""
-BUDGET_BYTES = 1 << 19
+BUDGET_BYTES = 1 << 20
 """Bytes per batch: large frames are passed on while they are still in the cache."""
+CHUNK = 32
+"""Chains or used buffers taken from a ring at a time."""
+FIRST_CHUNK = 4
+"""Where what is taken may have to be given back: so many at first, twice as many each time they are all used."""
 
 Q = TypeVar("Q", bound=QueueEnd)
 

@@ -48,6 +48,9 @@ class MmioDevice(VhostOps):
     def unbind(self) -> None:
         self._slot.remove()
 
+    async def serve(self) -> None:
+        """Every access is trapped."""
+
     def interrupt(self, cause: Interrupt) -> None:
         """An event occurred: its bit stands until it is acknowledged (section 4.2.2.1)."""
         self.interrupt_status |= cause

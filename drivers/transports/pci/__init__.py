@@ -2,5 +2,6 @@
 
 from drivers.transports.pci.back import VirtioEpf
 from drivers.transports.pci.front import VIRTIO_PCI
+from drivers.transports.pci.names import register_name
 
-__all__ = ["VIRTIO_PCI", "VirtioEpf"]
+__all__ = ["VIRTIO_PCI", "VirtioEpf", "register_name"]

@@ -22,7 +22,7 @@ from drivers.transports.pci.registers import (
     Common,
     Structure,
 )
-from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
+from drivers.virtio import NOBODY, DriverQueue, QueueSpec, VirtioDevice
 from drivers.vring import RING_FEATURES
 from rings.ids import DeviceId
 
@@ -74,7 +74,12 @@ class VirtioPci(FunctionTransport):
 
     def _read(self, field: Common) -> int:
         at = self._found[CfgType.COMMON]
-        return self._function.bar_read(at.bar, at.offset + field, SIZES[field])
+        # The status says itself that nobody answers: no device shows 0xff.
+        read = self._read_twice if field is Common.DEVICE_STATUS else self._read_surely
+        return read(at.bar, at.offset + field, SIZES[field])
+
+    def _answers(self) -> bool:
+        return self._read(Common.DEVICE_STATUS) != NOBODY
 
     def _write(self, field: Common, value: int) -> None:
         at = self._found[CfgType.COMMON]
@@ -114,7 +119,7 @@ class VirtioPci(FunctionTransport):
     async def read_config(self, offset: int, size: int) -> bytes:
         at, step = self._config(offset, size), config_step(offset, size)
         parts = range(at.offset + offset, at.offset + offset + size, step)
-        return b"".join(self._function.bar_read(at.bar, part, step).to_bytes(step, "little") for part in parts)
+        return b"".join(self._read_surely(at.bar, part, step).to_bytes(step, "little") for part in parts)
 
     async def write_config(self, offset: int, data: bytes) -> None:
         at, step = self._config(offset, len(data)), config_step(offset, len(data))

@@ -1,0 +1,138 @@
+"""virtio-blk's words: feature bits, configuration space, request types and status (VIRTIO 1.4 sections 5.2.3 to 5.2.6)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from enum import Enum, IntEnum
+
+import attrs
+
+from rings.features import FeatureTable, RingFeature, mask
+
+__all__ = [
+    "HEADER",
+    "ID_SIZE",
+    "SECTOR",
+    "SEGMENT",
+    "SUPPORTED",
+    "TABLE",
+    "UNMAP",
+    "BlkConfig",
+    "BlkFeature",
+    "BlkStatus",
+    "ConfigField",
+    "RequestType",
+]
+
+SECTOR = 512
+"""Bytes of the unit in which the specification counts, whatever the block size."""
+ID_SIZE = 20
+UNMAP = 1
+"""The one flag of a write-zeroes segment."""
+HEADER = struct.Struct("<IIQ")
+"""Type, reserved, sector: what a request starts with."""
+SEGMENT = struct.Struct("<QII")
+"""Sector, number of sectors, flags: one range of a discard or write-zeroes request."""
+
+
+class BlkFeature(IntEnum):
+    SIZE_MAX = 1
+    SEG_MAX = 2
+    RO = 5
+    BLK_SIZE = 6
+    FLUSH = 9
+    TOPOLOGY = 10
+    CONFIG_WCE = 11
+    MQ = 12
+    DISCARD = 13
+    WRITE_ZEROES = 14
+
+
+F = BlkFeature
+TABLE = FeatureTable(names={f.value: f.name for f in BlkFeature})
+SUPPORTED = mask(BlkFeature) | mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
+
+
+class RequestType(IntEnum):
+    IN = 0
+    OUT = 1
+    FLUSH = 4
+    GET_ID = 8
+    DISCARD = 11
+    WRITE_ZEROES = 13
+
+
+class BlkStatus(IntEnum):
+    OK = 0
+    IOERR = 1
+    UNSUPP = 2
+
+
+class ConfigField(Enum):
+    """Offset and bytes of the fields in use of the configuration space (section 5.2.4)."""
+
+    CAPACITY = 0, 8
+    SIZE_MAX = 8, 4
+    SEG_MAX = 12, 4
+    BLK_SIZE = 20, 4
+    PHYSICAL_BLOCK_EXP = 24, 1
+    ALIGNMENT_OFFSET = 25, 1
+    MIN_IO_SIZE = 26, 2
+    OPT_IO_SIZE = 28, 4
+    WRITEBACK = 32, 1
+    NUM_QUEUES = 34, 2
+    MAX_DISCARD_SECTORS = 36, 4
+    MAX_DISCARD_SEG = 40, 4
+    DISCARD_SECTOR_ALIGNMENT = 44, 4
+    MAX_WRITE_ZEROES_SECTORS = 48, 4
+    MAX_WRITE_ZEROES_SEG = 52, 4
+    WRITE_ZEROES_MAY_UNMAP = 56, 1
+
+    @property
+    def feature(self) -> BlkFeature | None:
+        """The feature without which a driver must not look at it."""
+        return _NEEDS.get(self)
+
+
+C = ConfigField
+_NEEDS: Mapping[ConfigField, BlkFeature] = {
+    C.SIZE_MAX: F.SIZE_MAX,
+    C.SEG_MAX: F.SEG_MAX,
+    C.BLK_SIZE: F.BLK_SIZE,
+    **dict.fromkeys((C.PHYSICAL_BLOCK_EXP, C.ALIGNMENT_OFFSET, C.MIN_IO_SIZE, C.OPT_IO_SIZE), F.TOPOLOGY),
+    C.WRITEBACK: F.CONFIG_WCE,
+    C.NUM_QUEUES: F.MQ,
+    **dict.fromkeys((C.MAX_DISCARD_SECTORS, C.MAX_DISCARD_SEG, C.DISCARD_SECTOR_ALIGNMENT), F.DISCARD),
+    **dict.fromkeys((C.MAX_WRITE_ZEROES_SECTORS, C.MAX_WRITE_ZEROES_SEG, C.WRITE_ZEROES_MAY_UNMAP), F.WRITE_ZEROES),
+}
+
+
+@attrs.frozen(kw_only=True)
+class BlkConfig:
+    """The device-specific configuration space as the device holds it; fields of features it does not offer are 0."""
+
+    capacity: int
+    """Sectors."""
+    size_max: int = 0
+    seg_max: int = 0
+    blk_size: int = 0
+    physical_block_exp: int = 0
+    alignment_offset: int = 0
+    min_io_size: int = 0
+    """Blocks, as is opt_io_size."""
+    opt_io_size: int = 0
+    writeback: int = 0
+    num_queues: int = 0
+    max_discard_sectors: int = 0
+    max_discard_seg: int = 0
+    discard_sector_alignment: int = 0
+    max_write_zeroes_sectors: int = 0
+    max_write_zeroes_seg: int = 0
+    write_zeroes_may_unmap: int = 0
+
+    # Geometry of no use to anybody, and padding: zeroes.
+    _FORM = struct.Struct("<QII4xIBBHIBxHIIIIIB3x")
+
+    def emit(self) -> bytes:
+        return self._FORM.pack(*attrs.astuple(self))

@@ -1,0 +1,6 @@
+"""A register block and command mailbox in plain memory, for an endpoint that can't trap what is written to it."""
+
+from drivers.transports.epf_mailbox.back import MailboxEpf
+from drivers.transports.epf_mailbox.front import EPF_MAILBOX
+
+__all__ = ["EPF_MAILBOX", "MailboxEpf"]

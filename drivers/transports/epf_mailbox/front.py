@@ -1,0 +1,288 @@
+"""The driver's half: writes registers that nobody watches, then asks for them to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import attrs
+import trio
+
+from drivers.carrier import config_step
+from drivers.errors import FeatureMismatch, ProbeError, TransportLost
+from drivers.hw import PciFunction
+from drivers.model import MatchId
+from drivers.pci import NO_VECTOR, FunctionTransport, VirtioPciDriver
+from drivers.transports.epf_mailbox.registers import (
+    BAR,
+    CONFIG,
+    CONFIG_SIZE,
+    DEVICE_DOORBELL,
+    DOORBELL_SIZE,
+    EXT_MAGIC,
+    EXT_SIZE,
+    EXT_VERSION,
+    MAX_QUEUES,
+    MSIX,
+    NO_DOORBELL,
+    PCI_DEVICE,
+    PCI_VENDOR,
+    QUEUE_ENABLED,
+    VRING_ALIGN,
+    Command,
+    Ext,
+    ExtQueue,
+    Outcome,
+    QueueCommand,
+    QueueReg,
+    Reg,
+    pieces,
+)
+from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
+from drivers.vring import RING_FEATURES, Vring
+
+__all__ = ["EPF_MAILBOX", "VirtioMailbox"]
+
+TIMEOUT = 1.0
+"""Seconds until a command that is not answered is given up."""
+POLL = 0.0005
+SUBSYSTEM_VENDOR, SUBSYSTEM = 0x2C, 0x2E
+NOBODY = 0xFF
+LOW = (1 << 64) - 1
+
+
+@attrs.define(eq=False)
+class Mailbox:
+    """One command word with its status."""
+
+    command: tuple[int, int]
+    outcome: tuple[int, int]
+    ask: tuple[int, int]
+    """Where the extension has the command's sequence number,"""
+    answered: tuple[int, int]
+    """and that of the one the status is about."""
+    doorbell: int
+    sequence: int = 0
+    owed: bool = False
+    """The last command was given up, and may still be answered."""
+
+
+class VirtioMailbox(FunctionTransport):
+    """`drivers.virtio.ConfigOps` over one PCI function; also hears of its link."""
+
+    features = RING_FEATURES
+
+    def __init__(self, function: PciFunction) -> None:
+        """Raises ProbeError for a function without the register block."""
+        super().__init__(function)
+        if function.bar_size(BAR) < MSIX:
+            raise ProbeError(f"{function.name}: no register block in BAR {BAR}")
+        self.vendor_id = function.config_read(SUBSYSTEM_VENDOR, 2)
+        self.device_id = function.config_read(SUBSYSTEM, 2)
+        self.extended = self._has_extension()
+        self._doorbells = self._find_doorbells() if self.extended else None
+        self._mutex = trio.Lock()
+        self._mailbox = Mailbox(
+            Reg.CMD.value, Reg.CMD_STATUS.value, Ext.SEQUENCE.value, Ext.COMPLETED.value, DEVICE_DOORBELL
+        )
+        self._queue_mailboxes = [
+            Mailbox(QueueReg.CMD.at(i), QueueReg.CMD_STATUS.at(i), ExtQueue.SEQUENCE.at(i), ExtQueue.COMPLETED.at(i), i)
+            for i in range(MAX_QUEUES)
+        ]
+
+    def _has_extension(self) -> bool:
+        magic, version, length = (self._get(field.value) for field in (Ext.MAGIC, Ext.VERSION, Ext.LENGTH))
+        return magic == EXT_MAGIC and version >= EXT_VERSION and length >= EXT_SIZE
+
+    def _find_doorbells(self) -> tuple[int, int] | None:
+        """BAR and offset of the first, or None where the endpoint looks for itself."""
+        bar, offset = self._get(Ext.DOORBELL_BAR.value), self._get(Ext.DOORBELL_OFFSET.value)
+        if bar == NO_DOORBELL:
+            return None
+        if offset % DOORBELL_SIZE or offset + DOORBELL_SIZE * (MAX_QUEUES + 1) > self._function.bar_size(bar):
+            raise ProbeError(f"{self._function.name}: no doorbells at {offset:#x} in BAR {bar}")
+        return bar, offset
+
+    def link_down(self) -> None:
+        for mailbox in (self._mailbox, *self._queue_mailboxes):
+            mailbox.owed = False  # the other end forgot as well
+        super().link_down()
+
+    # Registers
+
+    def _get(self, place: tuple[int, int]) -> int:
+        offset, size = place
+        parts = (self._function.bar_read(BAR, at, step).to_bytes(step, "little") for at, step in pieces(offset, size))
+        return int.from_bytes(b"".join(parts), "little")
+
+    def _put(self, place: tuple[int, int], value: int) -> None:
+        offset, size = place
+        for at, step in pieces(offset, size):
+            self._function.bar_write(BAR, at, step, value >> 8 * (at - offset) & (1 << 8 * step) - 1)
+
+    # Commands
+
+    async def _ask(self, mailbox: Mailbox, command: int) -> bool:
+        """Whether it was done; False where it was refused. Raises TransportLost where nobody answers in time.
+
+        An answer counts for this command only if it can't be about an earlier one: the extension numbers them;
+        without it the answer that is still owed is waited for before anything else is asked.
+        """
+        async with self._mutex:
+            with trio.move_on_after(TIMEOUT):
+                if mailbox.owed and not self.extended:
+                    await self._answer(mailbox)
+                elif mailbox.owed:
+                    self._put(mailbox.command, Command.NONE)  # if it is still there, it never will be accepted
+                await self._taken(mailbox)
+                mailbox.sequence = mailbox.sequence + 1 & 0xFFFF_FFFF
+                mailbox.owed = True
+                self._put(mailbox.outcome, Outcome.NONE)
+                if self.extended:
+                    self._put(mailbox.ask, mailbox.sequence)
+                self._put(mailbox.command, command)
+                self._ring(mailbox.doorbell)
+                return await self._answer(mailbox) == Outcome.OKAY
+        raise TransportLost(f"{self._function.name}: command {command} was not answered within {TIMEOUT:g} s")
+
+    async def _taken(self, mailbox: Mailbox) -> None:
+        """Wait until the command word is free: a NOTIFY that was posted may still be in it."""
+        while self._get(mailbox.command) != Command.NONE:
+            self._check()
+            await trio.sleep(POLL)
+
+    async def _answer(self, mailbox: Mailbox) -> int:
+        while True:
+            outcome = self._get(mailbox.outcome)
+            if outcome in (Outcome.OKAY, Outcome.ERROR) and self._is_of(mailbox):
+                mailbox.owed = False
+                self._put(mailbox.outcome, Outcome.NONE)
+                return outcome
+            self._check()
+            await trio.sleep(POLL)
+
+    def _is_of(self, mailbox: Mailbox) -> bool:
+        return not self.extended or self._get(mailbox.answered) == mailbox.sequence
+
+    def _check(self) -> None:
+        if not self.online or self._get(Reg.DEVICE_STATUS.value) == NOBODY:
+            raise TransportLost(f"{self._function.name}: nobody answers")
+
+    def _ring(self, doorbell: int) -> None:
+        if self._doorbells is not None:
+            bar, offset = self._doorbells
+            self._function.bar_write(bar, offset + DOORBELL_SIZE * doorbell, DOORBELL_SIZE, 1)
+
+    def _kick(self, index: int) -> Callable[[], None]:
+        """Post NOTIFY: it can't meet another command, as those are asked for while no buffer is made available."""
+        write = self._function.bar_write
+        command = partial(write, BAR, *QueueReg.CMD.at(index), QueueCommand.NOTIFY)
+        if self._doorbells is None:
+            return command
+        bar, offset = self._doorbells
+        doorbell = partial(write, bar, offset + DOORBELL_SIZE * index, DOORBELL_SIZE, 1)
+
+        def kick() -> None:
+            command()
+            doorbell()
+
+        return kick
+
+    # ConfigOps
+
+    async def get_status(self) -> int:
+        return self._get(Reg.DEVICE_STATUS.value)
+
+    async def set_status(self, status: int) -> None:
+        """A bit that the device does not take reads back unset."""
+        self._put(Reg.DEVICE_STATUS.value, status)
+        await self._ask(self._mailbox, Command.SET_STATUS)
+
+    async def _reset(self) -> None:
+        self._put(Reg.DEVICE_STATUS.value, 0)
+        if not await self._ask(self._mailbox, Command.RESET) or self._get(Reg.DEVICE_STATUS.value):
+            raise TransportLost(f"{self._function.name}: the device did not reset")
+
+    async def get_features(self) -> int:
+        value = self._get((Ext.DEVICE_FEATURES if self.extended else Reg.HOST_FEATURES).value)
+        if not self.online:
+            raise TransportLost(f"{self._function.name}: the link went down")
+        return value
+
+    async def finalize_features(self, features: int) -> None:
+        self._put(Reg.GUEST_FEATURES.value, features & LOW)
+        if self.extended:
+            self._put(Ext.DRIVER_FEATURES.value, features)
+            self._put(Ext.DRIVER_VERSION.value, EXT_VERSION)
+        if not await self._ask(self._mailbox, Command.FINALIZE_FEATURES):
+            raise FeatureMismatch(f"{self._function.name}: the device refused the features {features:#x}")
+
+    async def generation(self) -> int:
+        place = (Ext.GENERATION if self.extended else Reg.CONFIG_GENERATION).value
+        with trio.move_on_after(TIMEOUT):
+            while (value := self._get(place)) & 1:  # it is being changed
+                self._check()
+                await trio.sleep(POLL)
+            return value
+        raise ProbeError(f"{self._function.name}: the configuration is being changed for {TIMEOUT:g} s")
+
+    async def read_config(self, offset: int, size: int) -> bytes:
+        self._check_config(offset, size)
+        step = config_step(offset, size)
+        return b"".join(
+            self._function.bar_read(BAR, CONFIG + at, step).to_bytes(step, "little")
+            for at in range(offset, offset + size, step)
+        )
+
+    async def write_config(self, offset: int, data: bytes) -> None:
+        self._check_config(offset, len(data))
+        if not self.extended:
+            raise ProbeError(f"{self._function.name}: without the extension configuration can't be written")
+        self._put((CONFIG + offset, len(data)), int.from_bytes(data, "little"))
+        self._put(Ext.CONFIG_OFFSET.value, offset)
+        self._put(Ext.CONFIG_LENGTH.value, len(data))
+        await self._ask(self._mailbox, Command.WRITE_CONFIG)
+
+    def _check_config(self, offset: int, size: int) -> None:
+        if offset + size > CONFIG_SIZE:
+            raise ProbeError(f"{self._function.name}: no device configuration of {offset + size} bytes")
+
+    async def find_vqs(self, device: VirtioDevice, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
+        self._queues = []
+        if len(specs) > MAX_QUEUES:
+            raise ProbeError(f"{self._function.name}: {MAX_QUEUES} queues, {len(specs)} needed")
+        config, vectors = self._share_vectors(device, len(specs))
+        if config == NO_VECTOR:
+            raise ProbeError(f"{self._function.name}: no MSI-X")
+        self._put(Reg.MSIX_CONFIG.value, config)
+        for index, (spec, vector) in enumerate(zip(specs, vectors, strict=True)):
+            self._set_up(device, index, spec, vector)
+        for index in range(len(specs)):
+            if not await self._ask(self._queue_mailboxes[index], QueueCommand.ACTIVATE):
+                raise ProbeError(f"{self._function.name}: queue {index} can't be activated")
+        return self._queues
+
+    def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec, vector: int) -> None:
+        name = f"{self._function.name}, queue {index}"
+        most = self._get(QueueReg.NUM_BUFFERS.at(index))
+        if not most:
+            raise ProbeError(f"{name}: it does not exist")
+        if self._get(QueueReg.STATUS.at(index)) & QUEUE_ENABLED:
+            raise ProbeError(f"{name}: it is in use already")
+        # Without the extension the endpoint takes for granted what it published, all in one piece.
+        wanted, align = (spec.num, None) if self.extended else (None, VRING_ALIGN)
+        vring = self._rings.make(device.features, most, wanted, spec.segments, name, align)
+        self._add_queue(DriverQueue(index, spec, vring.ring, self._kick(index)), vector)
+        self._put(QueueReg.MSIX_VECTOR.at(index), vector)
+        self._put(QueueReg.ADDR.at(index), vring.addrs.desc)
+        if self.extended:
+            self._put_ring(index, vring)
+
+    def _put_ring(self, index: int, vring: Vring) -> None:
+        self._put(ExtQueue.NUM.at(index), vring.num)
+        self._put(ExtQueue.DESC.at(index), vring.addrs.desc)
+        self._put(ExtQueue.DRIVER.at(index), vring.addrs.driver)
+        self._put(ExtQueue.DEVICE.at(index), vring.addrs.device)
+
+
+EPF_MAILBOX = VirtioPciDriver("virtio-epf-mailbox", (MatchId(PCI_DEVICE, PCI_VENDOR),), VirtioMailbox)

@@ -1,0 +1,184 @@
+"""The register block, before anything is done with it.
+
+Bytes 0x000 to 0x09b are the block of the Linux RFC "Enhance VHOST to enable SoC-to-SoC communication" (2020),
+unchanged; device configuration, MSI-X table and pending bits follow as there. What it lacked is an extension behind
+them, in what is left of the BAR: zeroes where there is none. Everything is little-endian, and accessed in
+naturally aligned pieces of at most 4 bytes, since some fields of the block are not aligned to their size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum, IntEnum
+
+__all__ = [
+    "BAR",
+    "BAR_SIZE",
+    "CONFIG",
+    "CONFIG_SIZE",
+    "DEVICE_DOORBELL",
+    "DOORBELL_BAR",
+    "DOORBELL_SIZE",
+    "EXT_MAGIC",
+    "EXT_SIZE",
+    "EXT_VERSION",
+    "MAX_QUEUES",
+    "MSIX",
+    "NO_DOORBELL",
+    "PCI_DEVICE",
+    "PCI_VENDOR",
+    "QUEUE_ENABLED",
+    "VECTORS",
+    "VRING_ALIGN",
+    "Command",
+    "Ext",
+    "ExtQueue",
+    "Field",
+    "Outcome",
+    "QueueCommand",
+    "QueueReg",
+    "Reg",
+    "pieces",
+]
+
+PCI_VENDOR, PCI_DEVICE = 0x104C, 0xB010
+"""Texas Instruments, as the RFC has it, and an id that none of its documents gives away. What virtio device it is
+say the subsystem ids."""
+
+MAX_QUEUES = 8
+BAR, DOORBELL_BAR = 0, 2
+QUEUES, QUEUE_STRIDE = 0x1C, 16
+CONFIG, CONFIG_SIZE = 0x9C, 1024
+MSIX, VECTORS = 0x4A0, MAX_QUEUES + 1
+EXT, EXT_QUEUES, EXT_QUEUE_STRIDE = 0x540, 0x590, 40
+EXT_SIZE = EXT_QUEUES + MAX_QUEUES * EXT_QUEUE_STRIDE - EXT
+BAR_SIZE = 0x800
+EXT_MAGIC = int.from_bytes(b"VMBX", "little")
+EXT_VERSION = 1
+"""Later versions only add fields at the end."""
+DOORBELL_SIZE = 4
+"""Bytes of a doorbell: any 4-byte write rings it. One for each queue block, then one for the device's command."""
+DEVICE_DOORBELL = MAX_QUEUES
+NO_DOORBELL = 0xFF
+"""In place of the doorbells' BAR: the endpoint looks for itself."""
+VRING_ALIGN = 4096
+"""The used ring's alignment, where a ring is in one piece."""
+QUEUE_ENABLED = 1
+
+
+class Command(IntEnum):
+    """The device's command word."""
+
+    NONE = 0
+    SET_STATUS = 1
+    FINALIZE_FEATURES = 2
+    RESET = 3
+    WRITE_CONFIG = 4
+    """With the extension only: CONFIG_LENGTH bytes at CONFIG_OFFSET were written."""
+
+
+class QueueCommand(IntEnum):
+    """A queue's command word. NOTIFY is posted: nobody answers it."""
+
+    NONE = 0
+    ACTIVATE = 1
+    DEACTIVATE = 2
+    NOTIFY = 3
+
+
+class Outcome(IntEnum):
+    """A command status word: NONE from when the command is accepted until it is done."""
+
+    NONE = 0
+    OKAY = 1
+    ERROR = 2
+
+
+class Field(Enum):
+    """(offset, bytes)."""
+
+    @property
+    def offset(self) -> int:
+        return int(self.value[0])
+
+    @property
+    def size(self) -> int:
+        return int(self.value[1])
+
+    def at(self, index: int) -> tuple[int, int]:
+        """The field of queue ``index``, of those that each queue has."""
+        raise TypeError(f"{self} is not a queue's")
+
+
+class Reg(Field):
+    """Of the device."""
+
+    HOST_FEATURES = (0x00, 8)
+    GUEST_FEATURES = (0x08, 8)
+    MSIX_CONFIG = (0x10, 2)
+    NUM_QUEUES = (0x12, 2)
+    DEVICE_STATUS = (0x14, 1)
+    CONFIG_GENERATION = (0x15, 1)
+    ISR = (0x16, 4)
+    CMD = (0x1A, 1)
+    CMD_STATUS = (0x1B, 1)
+
+
+class QueueReg(Field):
+    """Of a queue, from the start of its block."""
+
+    CMD = (0, 1)
+    CMD_STATUS = (1, 1)
+    STATUS = (2, 2)
+    NUM_BUFFERS = (4, 2)
+    MSIX_VECTOR = (6, 2)
+    ADDR = (8, 8)
+
+    def at(self, index: int) -> tuple[int, int]:
+        return QUEUES + QUEUE_STRIDE * index + self.offset, self.size
+
+
+class Ext(Field):
+    """Of the extension."""
+
+    MAGIC = (EXT, 4)
+    VERSION = (EXT + 0x04, 4)
+    LENGTH = (EXT + 0x08, 4)
+    DRIVER_VERSION = (EXT + 0x0C, 4)
+    """Written with the features: 0 where the driver knows no extension."""
+    DEVICE_FEATURES = (EXT + 0x10, 16)
+    DRIVER_FEATURES = (EXT + 0x20, 16)
+    GENERATION = (EXT + 0x30, 4)
+    """Of the configuration; odd while it is being changed."""
+    SEQUENCE = (EXT + 0x34, 4)
+    """Written before each command."""
+    COMPLETED = (EXT + 0x38, 4)
+    """That of the command which the command status is about."""
+    DOORBELL_BAR = (EXT + 0x3C, 1)
+    DOORBELL_OFFSET = (EXT + 0x40, 4)
+    CONFIG_OFFSET = (EXT + 0x44, 2)
+    CONFIG_LENGTH = (EXT + 0x46, 2)
+
+
+class ExtQueue(Field):
+    """Of a queue in the extension, from the start of its part."""
+
+    SEQUENCE = (0x00, 4)
+    COMPLETED = (0x04, 4)
+    NUM = (0x08, 4)
+    """Descriptors, at most num_buffers."""
+    DESC = (0x10, 8)
+    DRIVER = (0x18, 8)
+    DEVICE = (0x20, 8)
+
+    def at(self, index: int) -> tuple[int, int]:
+        return EXT_QUEUES + EXT_QUEUE_STRIDE * index + self.offset, self.size
+
+
+def pieces(offset: int, size: int) -> Iterator[tuple[int, int]]:
+    """Naturally aligned accesses, of at most 4 bytes, that make up one to a field: (offset, bytes), ascending."""
+    end = offset + size
+    while offset < end:
+        step = next(s for s in (4, 2, 1) if not offset % s and offset + s <= end)
+        yield offset, step
+        offset += step

@@ -1,0 +1,134 @@
+"""A link that writes down what crosses it: a line for every register access, doorbell, interrupt, DMA view and move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from rings.memory import Addr
+from vnet.link.base import Direction, Fault, Link, Region, Window
+from vnet.link.faulty import WhichWrite, is_doorbell, is_interrupt
+from vnet.link.wrapper import LinkWrapper
+
+__all__ = ["Symbols", "TracedLink"]
+
+Symbols = Callable[[Direction, int], str | None]
+"""The name of what lies at an address that a request in that direction goes to, where it has one."""
+ARROWS = {Direction.DOWNSTREAM: ">", Direction.UPSTREAM: "<"}
+
+
+def _no_symbols(direction: Direction, addr: int) -> str | None:
+    return None
+
+
+class TracedLink(LinkWrapper):
+    """``sink`` takes each line, without its end: seconds since the link was made, its name, and what happened.
+
+    ">" is from the root complex to the endpoint, "<" the other way. A view of memory is what may be accessed, as
+    nobody sees how much of it is; values in memory are not shown.
+    """
+
+    def __init__(
+        self,
+        inner: Link,
+        sink: Callable[[str], object],
+        *,
+        symbols: Symbols = _no_symbols,
+        doorbell: WhichWrite = is_doorbell,
+        interrupt: WhichWrite = is_interrupt,
+    ) -> None:
+        super().__init__(inner)
+        self._sink = sink
+        self._symbols = symbols
+        self._special = {
+            Direction.DOWNSTREAM: ("doorbell", doorbell),
+            Direction.UPSTREAM: ("interrupt", interrupt),
+        }
+        self._born = trio.current_time()
+        inner.watch(self)
+
+    def _note(self, text: str) -> None:
+        self._sink(f"{trio.current_time() - self._born:.9f} {self.name} {text}")
+
+    def _at(self, direction: Direction, addr: int, size: int) -> str:
+        name = self._symbols(direction, addr)
+        return f"{addr:#x}+{size}" + (f" {name}" if name else "")
+
+    # LinkEvents
+
+    def link_up(self) -> None:
+        self._note(f"up, epoch {self.epoch}")
+
+    def link_down(self) -> None:
+        self._note(f"down, epoch {self.epoch} is over")
+
+    # Link
+
+    def config_read(self, function: int, offset: int, size: int) -> int:
+        value = self.inner.config_read(function, offset, size)
+        self._note(f"> config read .{function} {offset:#x}+{size} = {value:#x}")
+        return value
+
+    def config_write(self, function: int, offset: int, size: int, value: int) -> None:
+        self._note(f"> config write .{function} {offset:#x}+{size} = {value:#x}")
+        self.inner.config_write(function, offset, size, value)
+
+    def mem_read(self, direction: Direction, addr: int, size: int, function: int = 0) -> int:
+        value = self.inner.mem_read(direction, addr, size, function)
+        self._note(f"{ARROWS[direction]} read {self._at(direction, addr, size)} = {value:#x}")
+        return value
+
+    def mem_write(self, direction: Direction, addr: int, size: int, value: int, function: int = 0) -> None:
+        name, meant = self._special[direction]
+        what = name if meant(addr, size, value) else "write"
+        # Before it arrives: what it sets off comes below it.
+        self._note(f"{ARROWS[direction]} {what} {self._at(direction, addr, size)} = {value:#x}")
+        self.inner.mem_write(direction, addr, size, value, function)
+
+    def intx(self, function: int, asserted: bool) -> None:
+        self._note(f"< INTx .{function} {'asserted' if asserted else 'deasserted'}")
+        self.inner.intx(function, asserted)
+
+    def map(self, direction: Direction, addr: int, size: int, function: int = 0) -> Window:
+        window = self.inner.map(direction, addr, size, function)
+        arrow = ARROWS[direction]
+        self._note(f"{arrow} map .{function} {addr:#x}+{size}")
+
+        def note(what: str, addr: int, size: int) -> None:
+            self._note(f"{arrow} {what} {addr:#x}+{size}")
+
+        return _TracedWindow(window, note)
+
+
+class _TracedWindow:
+    def __init__(self, inner: Window, note: Callable[[str, int, int], None]) -> None:
+        self._inner = inner
+        self._note = note
+        self.unpin = inner.unpin
+        self.fence = inner.fence
+
+    @property
+    def pinned(self) -> int:
+        return self._inner.pinned
+
+    def regions(self) -> Sequence[Region]:
+        return self._inner.regions()
+
+    def close(self, fault: Fault | None = None) -> None:
+        self._inner.close(fault)
+
+    def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
+        view = self._inner.view(addr, size, writable)
+        self._note("DMA write" if writable else "DMA read", addr, size)
+        return view
+
+    def segments(self, addr: Addr, size: int, writable: bool = False, /) -> list[memoryview]:
+        views = self._inner.segments(addr, size, writable)
+        self._note("DMA write" if writable else "DMA read", addr, size)
+        return views
+
+    def pin(self, addr: Addr, size: int, form: str, /) -> memoryview:
+        view = self._inner.pin(addr, size, form)
+        self._note("pin", addr, size)
+        return view
