@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["DriverError", "FeatureMismatch", "NeedsReset", "PortGone", "ProbeDeferred", "ProbeError", "TransportLost"]
+__all__ = [
+    "DriverError",
+    "FeatureMismatch",
+    "MessageTooLong",
+    "NeedsReset",
+    "NoBuffer",
+    "NotBound",
+    "PortGone",
+    "ProbeDeferred",
+    "ProbeError",
+    "RpmsgError",
+    "SendTimeout",
+    "TransportLost",
+]
 
 
 class DriverError(Exception):
@@ -31,3 +44,23 @@ class TransportLost(DriverError):
 
 class PortGone(DriverError):
     """What a device was plugged into was taken away while it ran, such as a deleted TUN interface."""
+
+
+class RpmsgError(DriverError):
+    """The root of what an rpmsg endpoint raises: a name or an address that can't be, too many endpoints."""
+
+
+class MessageTooLong(RpmsgError):
+    """A message that no buffer of this device holds."""
+
+
+class NoBuffer(RpmsgError):
+    """Every buffer is under way to the other side; `send` would have waited."""
+
+
+class SendTimeout(RpmsgError):
+    """The other side gave no buffer back, or showed no endpoint to send to, in all the time there was."""
+
+
+class NotBound(RpmsgError):
+    """The endpoint knows of none at the other side, and no address was given; `send` would have waited."""

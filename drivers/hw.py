@@ -324,10 +324,6 @@ class Ntb(Protocol):
     def dma(self) -> DmaMemory:
         """This host's memory, for what the other host is to reach."""
 
-    @property
-    def lossy(self) -> bool:
-        """Whether a doorbell can get lost on this host's own link."""
-
     def watch(self, events: NtbEvents | None) -> None:
         """Tell ``events`` from now on what happens."""
 

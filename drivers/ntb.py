@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import trio
 
@@ -56,6 +56,7 @@ class NtbDevice(Ntb, Protocol):
         """At which end of it this host is."""
 
 
+@runtime_checkable
 class NtbClient(CarrierClient[NtbDevice], Protocol):
     """Whoever uses an NTB for something."""
 
@@ -163,10 +164,6 @@ class NtbEpf:
     @property
     def dma(self) -> DmaMemory:
         return self._function.dma
-
-    @property
-    def lossy(self) -> bool:
-        return self._function.lossy
 
     def watch(self, events: NtbEvents | None) -> None:
         self._events = events

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -15,6 +15,7 @@ __all__ = [
     "Offloads",
     "PacketPort",
     "PortStatistics",
+    "RpmsgEndpoint",
     "SectorStore",
     "StoreInfo",
 ]
@@ -151,3 +152,51 @@ class SectorStore(Protocol):
 
     async def write_zeroes(self, offset: int, size: int, unmap: bool, /) -> None:
         """The range reads as zeroes; its blocks may be given up with ``unmap``."""
+
+
+class RpmsgEndpoint(Protocol):
+    """One end of an rpmsg channel: a stream of messages to and from whatever endpoint of the other side it is bound to.
+
+    ``async for message in endpoint`` ends when the endpoint is closed. The other side's comings and goings end
+    nothing: `send` waits until there is somebody again. One task at a time may receive. Receiving and sending are
+    checkpoints for cancellation each time, and let other tasks run every few messages at least.
+    """
+
+    lossy: bool
+    """Whether a message that finds the inbox full is dropped and counted, rather than hold up all that is behind it."""
+
+    @property
+    def name(self) -> str:
+        """The channel's."""
+
+    @property
+    def addr(self) -> int:
+        """Its own address."""
+
+    @property
+    def bound(self) -> bool:
+        """Whether it knows an endpoint of the other side."""
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of the largest message that can be sent."""
+
+    async def send(self, data: bytes | bytearray | memoryview, *, timeout: float = ...) -> None:
+        """Send a message to the endpoint it is bound to, waiting ``timeout`` seconds at most for that and for a buffer.
+
+        Raises MessageTooLong, SendTimeout, trio.ClosedResourceError.
+        """
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> None:
+        """Send it now. Raises MessageTooLong, NotBound, NoBuffer, trio.ClosedResourceError."""
+
+    async def receive(self) -> bytes:
+        """The next message. Raises trio.ClosedResourceError, trio.BusyResourceError."""
+
+    def receive_nowait(self) -> bytes:
+        """The next message. Raises trio.WouldBlock, trio.ClosedResourceError."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    def close(self) -> None:
+        """Take it away and tell the other side. What was sent before is sent; what nobody received is dropped."""

@@ -36,6 +36,11 @@ class Signal:
         self._set = False
         self._task: trio.lowlevel.Task | None = None
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for it now."""
+        return self._task is not None
+
     def set(self) -> None:
         task, self._task = self._task, None
         if task is not None:

@@ -9,7 +9,7 @@ import attrs
 
 from drivers.devices.net import VhostNet, VirtioNet
 from drivers.devices.net import layout as net
-from drivers.transports import pci
+from drivers.transports import epf_mailbox, mmio, ntb, pci
 from drivers.vhost import VhostBack, VhostDevice, VhostDriver
 from drivers.virtio import VirtioDevice, VirtioDriver
 from rings.features import FeatureTable, RingFeature, mask
@@ -50,13 +50,22 @@ class Transport:
     on: str
     """The key of a topology's device that says what carries it, such as "link"."""
     front: object
-    """What the driver's host needs: for "link" a `drivers.pci.VirtioPciDriver`."""
+    """What the driver's host needs: for "link" a `drivers.pci.VirtioPciDriver`, for "host" its platform's
+    likewise, for "ntb" a `drivers.ntb.NtbClient`."""
     back: Callable[..., VhostBack]
-    """Makes the device's half: for "link" of an endpoint controller, a function, a virtio device id, a name."""
+    """Makes the device's half of a virtio device id and a name, and before them of what carries it: for "link" an
+    endpoint controller and a function, for "host" a `drivers.hw.PlatformSlot`, for "ntb" the bus and the name of an NTB."""
     names: Callable[[int, int], str | None] = lambda bar, offset: None
     """For "link": what a trace calls the register at an offset of a BAR. A doorbell's begins with "notify["."""
+    options: tuple[str, ...] = ()
+    """Keys of a topology's device that are for this transport alone, and arguments of ``back``."""
 
 
 TRANSPORTS: Mapping[str, Transport] = {
     "pci": Transport("link", pci.VIRTIO_PCI, pci.VirtioEpf, pci.register_name),
+    "epf_mailbox": Transport(
+        "link", epf_mailbox.EPF_MAILBOX, epf_mailbox.MailboxEpf, epf_mailbox.register_name, ("poll",)
+    ),
+    "mmio": Transport("host", mmio.VIRTIO_MMIO, mmio.MmioDevice),
+    "ntb": Transport("ntb", ntb.NTB_VIRTIO, ntb.NtbVhost),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -38,17 +39,28 @@ class VringMemory:
         self._buffers: list[DmaBuffer] = []
 
     def make(
-        self, features: int, most: int, wanted: int | None, segments: int, name: str, align: int | None = None
+        self,
+        features: int,
+        most: int,
+        wanted: int | None,
+        segments: int,
+        name: str,
+        align: int | None = None,
+        place: Callable[[int], RingAddrs] | None = None,
     ) -> Vring:
         """A ring of ``wanted`` descriptors, or of ``most``, the size that the device reports, where that is less.
 
         ``segments`` descriptors are in its longest chain. With ``align`` it is in one piece, its used ring at a
-        multiple of that (section 2.7.2). Raises ProbeError for a size that no ring can have.
+        multiple of that (section 2.7.2); ``place`` says of a size where the ring lies, in zeroed memory that is not
+        allocated here. Raises ProbeError for a size that no ring can have.
         """
         if not 1 <= most <= MAX_NUM or most & (most - 1):
             raise ProbeError(f"{name}: the device reports a queue size of {most}")
         num = 1 << (min(most, wanted or most).bit_length() - 1)
-        addrs = self._areas(num) if align is None else self._one_piece(num, align)
+        if place is not None:
+            addrs = place(num)
+        else:
+            addrs = self._areas(num) if align is None else self._one_piece(num, align)
         tables = None
         if features >> RingFeature.INDIRECT_DESC & 1 and segments > 1:
             tables = self._alloc(num * min(segments, num) * DESC_SIZE, DESC_SIZE)

@@ -99,6 +99,7 @@ def _host(world: World, name: str) -> dict[str, object]:
         "pci": host.rc.describe(),
         "interrupts": attrs.asdict(host.rc.statistics()),
         "controllers": [controller.describe() for controller in host.controllers.values()],
+        "platform": host.platform.describe(),
     }
 
 
@@ -109,6 +110,7 @@ def _device(world: World, device: Device) -> dict[str, object]:
         "type": spec.type,
         "transport": spec.transport,
         "link": spec.link,
+        "on": spec.link or spec.host,
         "location": device.location,
         "up": device.up,
         "trouble": "" if device.up else device.trouble(),
@@ -187,6 +189,7 @@ def _queue(row: QueueRow, queue: DriverQueue | DeviceQueue, told: QueueStatistic
         "chains": told.chains,
         "returned": told.returned,
         "bad_lengths": told.bad_lengths,
+        "rescues": queue.signal.rescues,
         **attrs.asdict(row, filter=attrs.filters.exclude("device", "side", "queue")),
     }
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import trio
 
+from drivers.carrier import CarrierBus
+from drivers.hw import MmioRegion, PciFunction
+from drivers.ntb import NtbBus, NtbClient, NtbEpfDriver
 from drivers.pci import PciBus, VirtioPciDriver
+from drivers.platform import PlatformBus, VirtioPlatformDriver
 from drivers.registry import TRANSPORTS
 from drivers.vhost import VhostBus
 from drivers.virtio import VirtioBus
@@ -13,6 +17,7 @@ from vnet.memory import HostMemory
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.function import PciFunctionHandle
 from vnet.pcie.rc import RootComplex
+from vnet.platform import Platform, Region
 
 __all__ = ["Host"]
 
@@ -27,12 +32,25 @@ class Host:
         self.virtio = VirtioBus()
         self.vhost = VhostBus()
         self.pci = PciBus(self.virtio)
+        self.mmio = PlatformBus(self.virtio)
+        self.ntb = NtbBus(self.virtio)
+        self.pci.register_driver(NtbEpfDriver(self.ntb))
         for transport in TRANSPORTS.values():
             if isinstance(transport.front, VirtioPciDriver):
                 self.pci.register_driver(transport.front)
+            elif isinstance(transport.front, VirtioPlatformDriver):
+                self.mmio.register_driver(transport.front)
+            elif isinstance(transport.front, NtbClient):
+                self.ntb.register_driver(transport.front)
         self.rc = RootComplex(self.memory)
+        self.platform = Platform(self.memory, self.mmio.register_device, self._region_gone)
         self.controllers: dict[str, EndpointController] = {}
         self._nursery: trio.Nursery | None = None
+
+    @property
+    def carriers(self) -> tuple[CarrierBus[PciFunction], CarrierBus[MmioRegion], NtbBus]:
+        """The buses on which virtio devices are found."""
+        return self.pci, self.mmio, self.ntb
 
     def add_controller(self, name: str, link: Link) -> EndpointController:
         """Put an endpoint controller at this host's end of ``link``."""
@@ -45,7 +63,7 @@ class Host:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 # From the top down, so that cancelling unbinds from the bottom up.
-                for bus in (self.virtio, self.vhost, self.pci):
+                for bus in (self.virtio, self.vhost, *self.carriers):
                     await nursery.start(bus.serve)
                 self.rc.watch(self)
                 task_status.started()
@@ -58,6 +76,12 @@ class Host:
             for controller in self.controllers.values():
                 controller.stop()
             self.memory.close()
+
+    # What the platform tells.
+
+    def _region_gone(self, region: Region) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self.mmio.unregister_device, region)
 
     # What the root complex tells.
 

@@ -12,7 +12,19 @@ from drivers.registry import DEVICES, TRANSPORTS
 from rings.features import bits, mask
 from vnet.link.tlp import GENERATIONS, LANES, SIZES
 
-__all__ = ["FILE_NAME", "MIB", "NAME", "DeviceSpec", "FaultSpec", "FieldError", "HostSpec", "LinkSpec", "Netns", "must"]
+__all__ = [
+    "FILE_NAME",
+    "MIB",
+    "NAME",
+    "DeviceSpec",
+    "FaultSpec",
+    "FieldError",
+    "HostSpec",
+    "LinkSpec",
+    "Netns",
+    "NtbSpec",
+    "must",
+]
 
 MIB = 1 << 20
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -110,6 +122,20 @@ class LinkSpec:
 
 
 @attrs.frozen
+class NtbSpec:
+    """An NTB endpoint function on ``host`` that joins two links, both of which end there.
+
+    The root complex of ``primary`` is where devices are, that of ``secondary`` where their drivers are.
+    """
+
+    host: str
+    primary: str
+    secondary: str
+    mw: int = attrs.field(default=64, validator=must(lambda v: 1 <= v <= 2048, "MiB of a memory window, 1 to 2048"))
+    """MiB of the memory window; the driver's host has that much memory and more."""
+
+
+@attrs.frozen
 class Netns:
     """A namespace that a device's port needs on one host."""
 
@@ -129,11 +155,17 @@ class DeviceSpec:
     )
     link: str | None = None
     """What carries it, for transports on a link."""
+    host: str | None = None
+    """What carries it, for transports within one host."""
+    ntb: str | None = None
+    """What carries it, for transports between two hosts that reach each other through a third."""
     function: int = attrs.field(default=0, validator=must(lambda v: 0 <= v <= 7, "a PCI function, 0 to 7"))
     queue_size: int = attrs.field(
         default=256, validator=must(lambda v: 2 <= v <= 32768 and not v & (v - 1), "a power of two from 2 to 32768")
     )
     features_off: tuple[str, ...] = ()
+    poll: bool = False
+    """Have the endpoint look for commands every millisecond rather than when a doorbell rings (epf_mailbox)."""
 
     def features_off_mask(self) -> int:
         """The bits to switch off. Raises KeyError with the names that can be."""

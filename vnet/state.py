@@ -91,7 +91,9 @@ def claim(name: str, topology: Topology) -> Iterator[State]:
         try:
             _remove_socket(socket_path(name))
             made = tuple(netns for netns in topology.own_netns(name) if not (NETNS_DIR / netns).exists())
-            hosts = {host: topology.host_netns(name, host) for host in topology.hosts}
+            hosts = dict.fromkeys(topology.hosts) | {
+                netns.host: topology.host_netns(name, netns.host) for netns in topology.namespaces(name)
+            }
             state = State(name, os.getpid(), hosts, made)
             os.ftruncate(fd, 0)
             os.pwrite(fd, json.dumps(attrs.asdict(state)).encode() + b"\n", 0)

@@ -16,7 +16,7 @@ from cattrs.gen import make_dict_structure_fn
 from drivers.registry import TRANSPORTS
 from vnet.ends import ENDS
 from vnet.errors import ConfigError
-from vnet.spec import NAME, DeviceSpec, FieldError, HostSpec, LinkSpec, Netns
+from vnet.spec import NAME, DeviceSpec, FieldError, HostSpec, LinkSpec, Netns, NtbSpec
 
 __all__ = ["DEFAULT", "Topology", "load", "parse"]
 
@@ -30,6 +30,7 @@ class Topology:
     hosts: Mapping[str, HostSpec]
     links: Mapping[str, LinkSpec]
     devices: Mapping[str, DeviceSpec]
+    ntbs: Mapping[str, NtbSpec] = attrs.field(factory=dict)
 
     def namespaces(self, system: str) -> Iterator[Netns]:
         """What all ports need in the system of that name."""
@@ -45,14 +46,20 @@ class Topology:
         return tuple(sorted({netns.name for netns in self.namespaces(system) if netns.own}))
 
     def ends(self, device: DeviceSpec) -> tuple[str, str]:
-        """The names of the driver's and of the device's host."""
+        """The names of the driver's and of the device's host; where both are on one, the device's end is NAME-dev."""
+        if device.host is not None:
+            return device.host, f"{device.host}-dev"
+        if device.ntb is not None:
+            ntb = self.ntbs[device.ntb]
+            return self.links[ntb.secondary].root, self.links[ntb.primary].root
         assert device.link is not None
         link = self.links[device.link]
         return link.root, link.endpoint
 
     def check(self, file: str) -> Topology:
         """Raise ConfigError where one part names another that is not there, or two claim the same."""
-        for kind, names in (("hosts", self.hosts), ("links", self.links), ("devices", self.devices)):
+        named = {"hosts": self.hosts, "links": self.links, "ntbs": self.ntbs, "devices": self.devices}
+        for kind, names in named.items():
             for name in names:
                 if not NAME.fullmatch(name):
                     raise ConfigError(file, kind, name, "names are lower-case letters, digits, - and _")
@@ -65,13 +72,23 @@ class Topology:
             if link.root == link.endpoint:
                 raise ConfigError(file, f"links.{name}", link.root, "a link joins two different hosts")
         places: dict[tuple[str | None, int], str] = {}
+        for name, ntb in self.ntbs.items():
+            self._check_ntb(file, name, ntb)
+            for link_name in (ntb.primary, ntb.secondary):
+                other = places.setdefault((link_name, 0), f"ntb {name}")
+                if other != f"ntb {name}":
+                    raise ConfigError(file, f"ntbs.{name}", link_name, f"{other} has the link already")
+        clients: dict[str | None, str] = {}
         taken: dict[tuple[str, ...], str] = {}
         for name, device in self.devices.items():
             path = f"devices.{name}"
             self._check_carrier(file, path, device)
             other = places.setdefault((device.link, device.function), name)
-            if other != name:
+            if other != name and device.link is not None:
                 raise ConfigError(file, f"{path}.function", device.function, f"{other} has it on the same link")
+            other = clients.setdefault(device.ntb, name)
+            if other != name and device.ntb is not None:
+                raise ConfigError(file, f"{path}.ntb", device.ntb, f"{other} has it already: an NTB carries one device")
             clash = device.clash()
             if clash is not None:
                 raise ConfigError(file, f"{path}.{clash[0]}", clash[1], clash[2])
@@ -87,16 +104,39 @@ class Topology:
                     )
         return self
 
+    def _check_ntb(self, file: str, name: str, ntb: NtbSpec) -> None:
+        """Two links that end at one host, from two others, the second of which has memory for the window."""
+        path = f"ntbs.{name}"
+        for end in ("primary", "secondary"):
+            link = self.links.get(getattr(ntb, end))
+            if link is None or link.endpoint != ntb.host:
+                ours = ", ".join(at for at, spec in self.links.items() if spec.endpoint == ntb.host)
+                raise ConfigError(
+                    file, f"{path}.{end}", getattr(ntb, end), f"links whose endpoint is {ntb.host} are {ours or 'none'}"
+                )
+        driver = self.links[ntb.secondary].root
+        if self.links[ntb.primary].root == driver:
+            raise ConfigError(file, path, driver, "an NTB joins two different hosts")
+        if ntb.mw >= self.hosts[driver].memory:
+            why = f"host {driver} has {self.hosts[driver].memory} MiB of memory, and the window is a part of it"
+            raise ConfigError(file, f"{path}.mw", ntb.mw, why)
+
     def _check_carrier(self, file: str, path: str, device: DeviceSpec) -> None:
         """The transport says which key names what carries it; that one must be there, and no other."""
-        carriers: Mapping[str, Mapping[str, object]] = {"link": self.links}
-        on = TRANSPORTS[device.transport].on
+        carriers: Mapping[str, Mapping[str, object]] = {"link": self.links, "host": self.hosts, "ntb": self.ntbs}
+        transport = TRANSPORTS[device.transport]
+        on = transport.on
         for key, known in carriers.items():
             given = getattr(device, key)
             if key != on and given is not None:
                 raise ConfigError(file, f"{path}.{key}", given, f"transport {device.transport} is carried by a {on}")
             if key == on and given not in known:
                 raise ConfigError(file, f"{path}.{key}", given or "", f"it must be one of {', '.join(known)}")
+        own = {"function"} if on == "link" else set()
+        for key in {"function", *(key for other in TRANSPORTS.values() for key in other.options)} - own:
+            given = getattr(device, key)
+            if key not in transport.options and given != attrs.fields_dict(type(device))[key].default:
+                raise ConfigError(file, f"{path}.{key}", given, f"transport {device.transport} has no such setting")
 
 
 def parse(text: str, file: str = "topology") -> Topology:
@@ -106,7 +146,7 @@ def parse(text: str, file: str = "topology") -> Topology:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(file, "TOML", "", str(exc)) from None
     try:
-        topology: Topology = _converter().structure(raw, Topology)
+        topology: Topology = _converter().structure({"links": {}} | raw, Topology)
         return topology.check(file)
     except cattrs.BaseValidationError as exc:
         path, value, why = _first(exc, raw, "")
@@ -126,18 +166,21 @@ def load(path: Path) -> Topology:
 def _converter() -> Any:
     converter: Any = cattrs.Converter()  # whose hooks can't be typed
 
+    words: Mapping[type, str] = {int: "a whole number", str: "text in quotes", bool: "true or false"}
+
     def exact(kind: type[T]) -> Callable[[Any, Any], T]:
         """TOML has types of its own: a number in quotes is no number."""
 
         def structure(value: Any, _: Any) -> T:
             if type(value) is not kind:
-                raise ValueError(f"it must be {'a whole number' if kind is int else 'text in quotes'}")
+                raise ValueError(f"it must be {words[kind]}")
             return value
 
         return structure
 
     converter.register_structure_hook(int, exact(int))
     converter.register_structure_hook(str, exact(str))
+    converter.register_structure_hook(bool, exact(bool))
 
     def structure_number(value: Any, _: Any) -> float:
         if type(value) not in {int, float}:

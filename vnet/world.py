@@ -23,6 +23,7 @@ from vnet.errors import ConfigError
 from vnet.host import Host
 from vnet.link.base import Link
 from vnet.link.build import build_link
+from vnet.pcie.ntb import NtbFunction
 from vnet.ports.memory import MemoryPort
 from vnet.spec import MIB, DeviceSpec
 from vnet.topology import Topology
@@ -77,7 +78,8 @@ class Device:
         if virtio is not None:
             said += [self.root.virtio.binding(virtio).error, *virtio.failures]
         else:
-            said += [binding.error for binding in self.root.pci.bindings]
+            found = (binding for bus in self.root.carriers for binding in bus.bindings)
+            said += [binding.error for binding in found if binding.device.name == self.location]
         said += self.vhost.failures
         return "; ".join(filter(None, said)) or "it never came up"
 
@@ -92,6 +94,7 @@ class World:
         self.links: dict[str, Link] = {}
         self.buses: dict[str, int] = {}
         """By link: the bus number at its root complex."""
+        self.ntbs: dict[str, NtbFunction] = {}
         self.devices: dict[str, Device] = {}
 
     def netns(self, host: str) -> str:
@@ -139,12 +142,34 @@ def _on_link(world: World, name: str, spec: DeviceSpec) -> Place:
     assert spec.link is not None
     link = world.topology.links[spec.link]
     root, endpoint = world.hosts[link.root], world.hosts[link.endpoint]
-    make = TRANSPORTS[spec.transport].back
-    back = make(endpoint.controllers[spec.link], spec.function, DEVICES[spec.type].device_id, name)
+    back = _back(name, spec, endpoint.controllers[spec.link], spec.function)
     return Place(root, endpoint, root.rc.function_name(world.buses[spec.link], spec.function), back)
 
 
-CARRIERS: Mapping[str, Callable[[World, str, DeviceSpec], Place]] = {"link": _on_link}
+def _on_host(world: World, name: str, spec: DeviceSpec) -> Place:
+    assert spec.host is not None
+    host = world.hosts[spec.host]
+    region = host.platform.add()
+    return Place(host, host, region.name, _back(name, spec, region))
+
+
+def _on_ntb(world: World, name: str, spec: DeviceSpec) -> Place:
+    assert spec.ntb is not None
+    ntb = world.topology.ntbs[spec.ntb]
+    endpoint, root = (world.hosts[world.topology.links[link].root] for link in (ntb.primary, ntb.secondary))
+    at, location = (
+        host.rc.function_name(world.buses[link], 0) for host, link in ((endpoint, ntb.primary), (root, ntb.secondary))
+    )
+    return Place(root, endpoint, location, _back(name, spec, endpoint.ntb, at))
+
+
+def _back(name: str, spec: DeviceSpec, *carrier: object) -> VhostBack:
+    transport = TRANSPORTS[spec.transport]
+    options = {key: getattr(spec, key) for key in transport.options}
+    return transport.back(*carrier, DEVICES[spec.type].device_id, name, **options)
+
+
+CARRIERS: Mapping[str, Callable[[World, str, DeviceSpec], Place]] = {"link": _on_link, "host": _on_host, "ntb": _on_ntb}
 """By `drivers.registry.Transport.on`: what puts a device on a carrier of that kind."""
 
 
@@ -173,6 +198,10 @@ async def open_world(
             world.links[link_name] = link
             world.buses[link_name] = world.hosts[link_spec.root].rc.attach(link)
             world.hosts[link_spec.endpoint].add_controller(link_name, link)
+        for ntb_name, ntb in topology.ntbs.items():
+            ends_at = (world.hosts[ntb.host].controllers[link_name] for link_name in (ntb.primary, ntb.secondary))
+            world.ntbs[ntb_name] = NtbFunction(*ends_at, windows=(ntb.mw * MIB,))
+            world.ntbs[ntb_name].bind()
         for device_name, spec in topology.devices.items():
             place = CARRIERS[TRANSPORTS[spec.transport].on](world, device_name, spec)
             world.devices[device_name] = Device(
@@ -184,6 +213,8 @@ async def open_world(
             await nursery.start(host.serve)
         for link in world.links.values():
             nursery.start_soon(link.run)
+        for device in world.devices.values():
+            nursery.start_soon(device.back.serve)
         await _start(world)
         yield world
 

@@ -94,17 +94,25 @@ class SplitVirtqueue(Generic[T]):
         head, added, mask, following = self._free, self._added, self._mask, self._next
         desc, avail, room, taken, tokens = self._desc, self._avail, self._writable, self._taken, self._tokens
         flags = WRITE << 32 if writable else 0
-        for addr, size, token in buffers:
-            if size > MAX_SEGMENT:
-                raise LocalRingError(f"a segment of {size} bytes does not fit a descriptor")
-            room[head] = size if writable else 0
-            desc[2 * head] = addr
-            desc[2 * head + 1] = size | flags
-            taken[head] = 1
-            tokens[head] = token
-            avail[AVAIL_RING + (added & mask)] = head
-            added += 1
-            head = following[head]
+        try:
+            for addr, size, token in buffers:
+                if size > MAX_SEGMENT:
+                    raise LocalRingError(f"a segment of {size} bytes does not fit a descriptor")
+                room[head] = size if writable else 0
+                desc[2 * head] = addr
+                desc[2 * head + 1] = size | flags
+                taken[head] = 1
+                tokens[head] = token
+                avail[AVAIL_RING + (added & mask)] = head
+                added += 1
+                head = following[head]
+        except BaseException:
+            # Nothing was added: what is free has no token that the device could ask for.
+            head = self._free
+            for _ in buffers:
+                tokens[head] = None
+                head = following[head]
+            raise
         self._free = head
         self._added = added & 0xFFFF
         self.num_free -= count

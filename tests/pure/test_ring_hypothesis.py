@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 from ring_rig import Rig, flat, seg
 
-from rings.chain import copy_in
+from rings.chain import Chain, copy_in
 from rings.errors import LocalRingError, MemoryFault, QueueFull, RemoteRingError
 from rings.layout import split_sizes
 from rings.memory import Addr
@@ -66,7 +66,8 @@ class Pair(RuleBasedStateMachine):
         self.done: list[Sent] = []
         self.used: list[Sent] = []
         self.in_flight = 0
-        self.published = self.shown = self.seen = self.got = 0  # counts of chains
+        # Counts of chains: published, and known to be by the device; shown as used, and known to be by the driver.
+        self.published = self.seen = self.shown = self.shown_known = self.got = 0
         self.device_waits: int | None = None  # for more than this many published
         self.driver_waits: int | None = None  # for more than this many shown
         self.kicked = self.called = False
@@ -118,18 +119,39 @@ class Pair(RuleBasedStateMachine):
             return event in {self.start + at & 0xFFFF for at in entries}
         return bool(entries) and not flags
 
+    @rule(count=st.integers(1, 4))
+    def add_each(self, count: int) -> None:
+        batch = [Sent(slot, b"", SLOT, 1) for slot in self.slots[:count]]
+        buffers = [(Addr(self.back + sent.slot * SLOT), SLOT, sent) for sent in batch]
+        if len(buffers) > self.driver.num_free:
+            with pytest.raises(QueueFull):
+                self.driver.add_each(buffers, True)
+            return
+        self.driver.add_each(buffers, True)
+        del self.slots[:count]
+        self.added += batch
+
     @rule()
     def get(self) -> None:
+        self.got_back([done] if (done := self.driver.get()) else [], 1)
+
+    @rule(limit=st.integers(1, 9))
+    def get_each(self, limit: int) -> None:
+        self.got_back(self.driver.get_each(limit), limit)
+
+    def got_back(self, result: list[tuple[object, int]], limit: int) -> None:
+        """All there is up to a limit, or less where the rest was shown after the last look."""
         self.driver_waits = None
-        result = self.driver.get()
-        if not self.used:
-            assert result is None
-            return
-        sent = self.used.pop(0)
-        assert result == (sent, len(sent.answer))
-        assert self.rig.bytes(Addr(self.back + sent.slot * SLOT), len(sent.answer)) == sent.answer
-        self.slots.append(sent.slot)
-        self.got += 1
+        known = self.shown_known - self.got
+        if not known:
+            self.shown_known = self.shown
+            known = len(self.used)
+        expected, self.used = self.used[: min(known, limit)], self.used[min(known, limit) :]
+        assert result == [(sent, len(sent.answer)) for sent in expected]
+        for sent in expected:
+            assert self.rig.bytes(Addr(self.back + sent.slot * SLOT), len(sent.answer)) == sent.answer
+            self.slots.append(sent.slot)
+        self.got += len(expected)
 
     @rule(delayed=st.booleans())
     def driver_waits_for_a_call(self, delayed: bool) -> None:
@@ -149,22 +171,28 @@ class Pair(RuleBasedStateMachine):
 
     @rule()
     def getdesc(self) -> None:
+        self.took([chain] if (chain := self.device.getdesc()) else [], 1)
+
+    @rule(limit=st.integers(1, 9))
+    def getdescs(self, limit: int) -> None:
+        self.took(self.device.getdescs(limit), limit)
+
+    def took(self, chains: list[Chain], limit: int) -> None:
         self.device_waits = None
-        chain = self.device.getdesc()
-        if self.published - len(self.avail) == self.seen:  # all it knew of was taken: it looks
+        known = self.seen - (self.published - len(self.avail))
+        if not known:  # all it knew of was taken: it looks
             self.seen = self.published
-        if not self.avail:
-            assert chain is None
-            return
-        assert chain is not None
-        sent = self.avail.pop(0)
-        sent.head, readable, writable = chain
-        assert flat(readable) == sent.readable
-        assert sum(map(len, writable)) == sent.room
-        assert all(len(view) for view in (*readable, *writable))
-        self.answer(sent, writable)
-        self.taken.append(sent)
-        self.held.append(sent)
+            known = len(self.avail)
+        assert len(chains) == min(known, limit)
+        for sent, (head, readable, writable) in zip(self.avail, chains, strict=False):
+            sent.head = head
+            assert flat(readable) == sent.readable
+            assert sum(map(len, writable)) == sent.room
+            assert all(len(view) for view in (*readable, *writable))
+            self.answer(sent, writable)
+        self.taken += self.avail[: len(chains)]
+        self.held += self.avail[: len(chains)]
+        del self.avail[: len(chains)]
 
     def answer(self, sent: Sent, writable: list[memoryview]) -> None:
         self.serial += 1
@@ -186,6 +214,12 @@ class Pair(RuleBasedStateMachine):
         sent = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
         self.device.complete(sent.head, len(sent.answer))
         self.done.append(sent)
+
+    @rule()
+    def complete_each(self) -> None:
+        batch, self.held = self.held[::-1], []
+        self.device.complete_each([(sent.head, len(sent.answer)) for sent in batch])
+        self.done += batch
 
     @rule()
     def device_publishes(self) -> None:

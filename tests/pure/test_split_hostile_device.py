@@ -155,6 +155,22 @@ def test_what_was_not_shown_yet_is_not_in_flight(rig: Rig) -> None:
         driver.get()
 
 
+@pytest.mark.hostile("D01", "D02")
+@pytest.mark.parametrize(("head", "match"), [(8, "names descriptor 8 of 8"), (0, "not the head of one in flight")])
+def test_what_came_back_before_a_bad_element_is_handed_up_first(rig: Rig, head: int, match: str) -> None:
+    driver = rig.driver()
+    for token in "abc":
+        driver.add((), (seg(0x1000, 8),), token)
+    driver.publish()
+    rig.raw.give(0, 8)
+    rig.raw.give(1, 8)
+    rig.raw.give(head)
+    assert driver.get_each(8) == [("a", 8), ("b", 8)]
+    with pytest.raises(BadRing, match=match):
+        driver.get_each(8)
+    broken(rig, driver, match, 1)
+
+
 @pytest.mark.hostile("D10")
 def test_a_used_element_is_loaded_once(rig: Rig) -> None:
     """In a memory where no word reads the same twice, id and length are the ones that were written."""

@@ -114,6 +114,30 @@ def test_a_head_outside_of_the_table_breaks_the_ring(rig: Rig, head: int) -> Non
     latch(rig, device, BadRing, f"names descriptor {head} of 8")
 
 
+@pytest.mark.hostile("R03", "R04", "R07", "R08")
+@pytest.mark.parametrize(
+    ("head", "desc", "error"),
+    [
+        (3, Desc(0x1000, 8, NEXT, 8), BadRing),
+        (8, Desc(0), BadRing),
+        (1, Desc(0x1000, 8), BadRing),
+        (3, Desc(HOLE, 8), MemoryFault),
+    ],
+    ids=["next", "head", "twice", "hole"],
+)
+def test_what_came_before_a_bad_chain_is_handed_up_first(
+    rig: Rig, head: int, desc: Desc, error: type[Exception]
+) -> None:
+    device = rig.device()
+    for at in range(3):
+        rig.offer(Desc(rig.buffer(), 8), head=at)
+    if head < rig.num:
+        rig.raw.write(head, desc)
+    rig.raw.offer(head)
+    assert [chain[0] for chain in device.getdescs(8)] == [0, 1, 2]
+    latch(rig, device, error, taken=(0, 1, 2))
+
+
 # ---------------------------------------------------------------- indices
 
 

@@ -172,6 +172,39 @@ def test_more_than_a_chain_or_a_length_field_holds_is_refused(
     assert shown(rig) == [Desc(0x1000, (1 << 32) - 1)]
 
 
+def test_a_batch_is_added_whole_or_not_at_all(make_rig: MakeRig) -> None:
+    rig = make_rig(4)
+    driver = rig.driver()
+    driver.add_each([(Addr(0x1000), 1, "a"), (Addr(0x2000), 2, "b")], True)
+    good, huge = (Addr(0x3000), 3, "c"), (Addr(0x3000), 1 << 32, "d")
+    with pytest.raises(QueueFull, match="3 descriptors wanted, 2 free"):
+        driver.add_each([good] * 3, True)
+    with pytest.raises(LocalRingError, match="does not fit a descriptor"):
+        driver.add_each([good, huge], True)
+    with pytest.raises(ValueError, match="format 'Q'"):
+        driver.add_each([good, (Addr(1 << 64), 1, "e")], True)
+    driver.add_each([], True)
+    assert (driver.num_free, driver.state().in_flight) == (2, 2)
+    driver.publish()
+    assert rig.raw.avail_idx == 2
+    assert list(driver.detach_unused()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_batch_is_what_its_parts_are(make_rig: MakeRig, writable: bool) -> None:
+    one, other = make_rig(), make_rig()
+    buffers = [(Addr(0x1000 * at), at, f"token {at}") for at in range(1, 6)]
+    whole, parts = one.driver(), other.driver()
+    whole.add_each(buffers, writable)
+    for addr, size, token in buffers:
+        parts.add(() if writable else ((addr, size),), ((addr, size),) if writable else (), token)
+    whole.publish()
+    parts.publish()
+    assert [shown(one, at) for at in range(5)] == [shown(other, at) for at in range(5)]
+    assert whole.state() == parts.state()
+    assert whole.statistics() == parts.statistics()
+
+
 @pytest.mark.virtio("SPLIT-DRV-1", "SPLIT-DRV-2")
 @pytest.mark.parametrize(
     ("num", "shift"), [(3, (0, 0, 0)), (65536, (0, 0, 0)), (8, (8, 0, 0)), (8, (0, 1, 0)), (8, (0, 0, 2))]
@@ -204,6 +237,20 @@ def test_tokens_come_back_in_the_order_of_the_used_ring(rig: Rig) -> None:
         rig.raw.give(head, size)
     assert [driver.get() for _ in range(4)] == [("c", 20), ("a", 0), ("b", 7), None]
     assert driver.num_free == 8
+
+
+def test_a_batch_comes_back_up_to_its_limit(rig: Rig) -> None:
+    driver = rig.driver()
+    for token in range(5):
+        driver.add((), [seg(0x1000, 10)] * (1 + token % 2), token)
+    driver.publish()
+    for at in (3, 1, 0, 4):
+        rig.raw.give(rig.raw.entry(at), at)
+    assert driver.get_each(3) == [(3, 3), (1, 1), (0, 0)]
+    assert driver.state().in_flight == 2
+    assert driver.get_each(8) == [(4, 4)]
+    assert driver.get_each(8) == []
+    assert driver.num_free == 7
 
 
 @pytest.mark.virtio("SPLIT-DRV-16")

@@ -80,6 +80,23 @@ def test_abandon_gives_the_last_chain_back_untouched(rig: Rig) -> None:
     assert [(c[0], flat(c[1])) for c in again if c] == [(1, b"b"), (2, b"c")]
 
 
+def test_a_batch_is_taken_up_to_its_limit_and_given_back_at_once(rig: Rig) -> None:
+    device = rig.device()
+    data = rig.buffer(b"abcdef")
+    for head in range(6):
+        rig.offer(Desc(data + head, 1), head=head)
+    first = device.getdescs(4)
+    assert [(head, flat(readable)) for head, readable, _ in first] == [(0, b"a"), (1, b"b"), (2, b"c"), (3, b"d")]
+    device.abandon(3)
+    device.complete_each([(2, 20), (0, 0)])
+    assert rig.raw.used_idx == 0
+    device.publish()
+    assert [rig.raw.elem(at) for at in range(rig.raw.used_idx)] == [(2, 20), (0, 0)]
+    assert [head for head, _, _ in device.getdescs(100)] == [3, 4, 5]
+    assert device.getdescs(100) == []
+    assert device.state().in_flight == 4
+
+
 @pytest.mark.parametrize("act", ["complete", "abandon"])
 def test_giving_back_what_was_not_taken_is_our_own_mistake(rig: Rig, act: str) -> None:
     device = rig.device()

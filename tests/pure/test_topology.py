@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rings.features import RingFeature
+from vnet.ends.net import net_specs
 from vnet.errors import ConfigError
 from vnet.topology import DEFAULT, load, parse
 
@@ -35,21 +36,19 @@ def test_the_built_in_topology_is_two_hosts_a_link_and_a_network_device() -> Non
     topology = parse(DEFAULT)
     assert list(topology.hosts) == ["rc", "ep"]
     assert (topology.links["pcie0"].root, topology.links["pcie0"].endpoint) == ("rc", "ep")
-    device = topology.devices["net0"]
+    device = net_specs(topology)["net0"]
     assert (device.type, device.transport, device.link, device.function) == ("net", "pci", "pcie0", 0)
-    assert [port.addresses for _, _, _, port in topology.ports()] == [
-        ("198.18.0.1/24", "2001:2::1/64"),
-        ("198.18.0.2/24", "2001:2::2/64"),
-    ]
+    assert device.driver.addresses == ("198.18.0.1/24", "2001:2::1/64")
+    assert device.device.addresses == ("198.18.0.2/24", "2001:2::2/64")
 
 
 def test_what_is_not_said_has_a_default() -> None:
     topology = parse(BASE)
-    device = topology.devices["net0"]
+    device = net_specs(topology)["net0"]
     assert topology.hosts["rc"].memory == 128
     assert (device.type, device.transport, device.queue_size, device.mtu) == ("net", "pci", 256, 1500)
     assert (device.features_off, device.features_off_mask()) == ((), 0)
-    for _, _, _, port in topology.ports():
+    for port in (device.driver, device.device):
         assert (port.kind, port.ifname, port.addresses, port.netns) == ("tun", "vnet0", (), None)
 
 

@@ -10,6 +10,8 @@ import attrs
 import pytest
 from trio.testing import wait_all_tasks_blocked
 
+from drivers.devices.net import NetPlug
+from drivers.devices.net.driver import NetSettings
 from vnet.cli.show import tree
 from vnet.describe import QueueRow, describe, drop_total, queue_rows
 from vnet.topology import DEFAULT, parse
@@ -123,7 +125,10 @@ async def test_rows_and_tree_say_the_same(world: World) -> None:
 
 
 async def test_drops_are_told_by_place_and_cause_but_not_those_of_an_earlier_life(world: World) -> None:
-    settings, plug = world.devices["net0"].settings, world.devices["net0"].plug
+    device = world.devices["net0"]
+    settings, plug = device.driver_end.settings, device.device_end.settings
+    assert isinstance(settings, NetSettings)
+    assert isinstance(plug, NetPlug)
     assert drop_total(world) == {}
     settings.received.drop("bad_csum")
     plug.received.drop("short_frame")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import click
-import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
+from vnet.cli.signals import run_until_signal
 from vnet.cli.table import render
 from vnet.demo import DemoReport, default_topology, run_demo
 from vnet.ends.net import PortKind
 from vnet.errors import PrivilegeError
 from vnet.ports.interface import check_tun
+from vnet.state import claim
+from vnet.topology import Topology
 from vnet.traffic import Plan, Run, need_tools
 
 __all__ = ["command"]
@@ -50,7 +54,10 @@ def command(port: PortKind, seconds: int, json_file: Path | None, name: str) -> 
             click.echo("vnet: running on in-memory ports with scapy traffic instead", err=True)
             port = "memory"
     click.echo(f"rc (virtio-net, {port}) <== PCI Express ==> ep (vhost-net, {port})")
-    report = trio.run(_run, port, seconds, name)
+    topology = default_topology(port)
+    # In memory nothing is visible outside, so nothing has to be cleaned up by anybody else.
+    with claim(name, topology) if port != "memory" else nullcontext():
+        report = run_until_signal(partial(_run, topology, seconds, name))
     click.echo("\n" + _tables(report))
     if json_file is not None:
         json_file.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
@@ -60,14 +67,14 @@ def command(port: PortKind, seconds: int, json_file: Path | None, name: str) -> 
     click.get_current_context().exit(1 if failures else 0)
 
 
-async def _run(port: PortKind, seconds: int, name: str) -> DemoReport:
+async def _run(topology: Topology, seconds: int, name: str) -> DemoReport:
     def started(plan: Plan) -> None:
         click.echo(f"  {plan.name}, {plan.source} to {plan.target} ... ", nl=False)
 
     def finished(run: Run) -> None:
         click.echo(run.line())
 
-    return await run_demo(default_topology(port), name=name, seconds=seconds, started=started, finished=finished)
+    return await run_demo(topology, name=name, seconds=seconds, started=started, finished=finished)
 
 
 def _tables(report: DemoReport) -> str:

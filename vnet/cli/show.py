@@ -59,6 +59,11 @@ def _host(name: str, host: Plain) -> Iterator[str]:
         yield f"  bus {bus['bus']:02x} behind link {bus['link']}: {_up(bus['up'])}, epoch {bus['epoch']}"
         for function in bus["functions"]:
             yield from _indent(2, _function(f"{function['name']} {_identity(function)}", function))
+    for region in host["platform"]:
+        yield (
+            f"  platform region {region['name']} at {region['address']:#x}, {_size(region['size'])}, "
+            f"interrupt {region['irq']}: {region['interrupts']} handled, {region['unhandled']} not"
+        )
     for controller in host["controllers"]:
         yield f"  endpoint controller {controller['name']} on link {controller['link']}"
         for function in controller["functions"]:
@@ -90,10 +95,22 @@ def _link(name: str, link: Plain) -> Iterator[str]:
     )
     for kind in ("config", "downstream", "upstream", "messages"):
         yield f"  {kind}: {_counts(link[kind])}"
+    timing = link.get("timing")
+    if timing is not None:
+        yield (
+            f"  PCIe generation {timing['generation']}, {timing['lanes']} lanes, "
+            f"{timing['rate'] / 1e9:.2f} GB/s in each direction, slept {timing['slept']:.3f} s"
+        )
+        for direction in ("downstream", "upstream"):
+            carried = timing[direction]
+            sums = f"{carried['payload']} bytes in {carried['wire']} on the link"
+            yield f"    {direction}: {_counts(carried['tlps'])}; {sums}"
+    if link.get("faults"):
+        yield f"  faults: {_counts(link['faults'])}"
 
 
 def _device(name: str, device: Plain) -> Iterator[str]:
-    yield f"device {name}: {device['type']} over {device['transport']} on {device['link']}, {device['location']}: " + (
+    yield f"device {name}: {device['type']} over {device['transport']} on {device['on']}, {device['location']}: " + (
         "up" if device["up"] else f"down ({device['trouble']})"
     )
     for side in ("driver", "device"):
@@ -140,12 +157,22 @@ def _queues(device: Plain) -> Iterator[str]:
                     state,
                     *(ring.get(key, 0) for key in COLUMNS),
                     *(queue[key] for key in COUNTERS),
+                    queue.get("rescues", 0),
                     _counts(queue["drops"]),
                     " ".join(map(str, queue["batches"])),
                 )
             )
     if rows:
-        headers = ("side", "queue", "ring", *COLUMNS.values(), *COUNTERS, "drops", "batches of 1, 2-3, 4-7, ...")
+        headers = (
+            "side",
+            "queue",
+            "ring",
+            *COLUMNS.values(),
+            *COUNTERS,
+            "rescues",
+            "drops",
+            "batches of 1, 2-3, 4-7, ...",
+        )
         yield from render(headers, rows).splitlines()
 
 

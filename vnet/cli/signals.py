@@ -26,11 +26,12 @@ def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
 
     async def watched() -> list[T]:
         results = []
-        # Received until everything is given back: a second Ctrl-C changes nothing.
         with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(watch, signals, nursery.cancel_scope)
-                results.append(await main())
+                # Watched until everything is given back: a second Ctrl-C changes nothing.
+                with trio.CancelScope() as scope:
+                    nursery.start_soon(watch, signals, scope)
+                    results.append(await main())
                 nursery.cancel_scope.cancel()
         return results
 

@@ -18,7 +18,7 @@ from vnet.ends.base import Figures, OpenContext, Side
 from vnet.errors import ConfigError
 from vnet.ports.interface import PortConfig, open_packet_port
 from vnet.ports.memory import MemoryPort
-from vnet.ports.netns import NETNS_DIR, open_netns
+from vnet.ports.netns import NETNS_DIR, Route, open_netns
 from vnet.spec import FILE_NAME, DeviceSpec, Netns, must
 
 __all__ = ["NetEnd", "NetSpec", "OpenPort", "PortKind", "PortSpec", "net_specs", "open_net", "open_port"]
@@ -38,6 +38,14 @@ def _is_interface(text: str) -> bool:
     return "/" in text and not address.is_multicast and not address.is_unspecified
 
 
+def _is_route(text: str) -> bool:
+    try:
+        Route.parse(text)
+    except ValueError:
+        return False
+    return True
+
+
 @attrs.frozen
 class PortSpec:
     """What one end of a network device is plugged into."""
@@ -55,6 +63,13 @@ class PortSpec:
         default=(),
         validator=must(lambda v: all(map(_is_interface, v)), "addresses with their prefix, such as 198.18.0.1/24"),
     )
+    routes: tuple[str, ...] = attrs.field(
+        default=(),
+        validator=must(lambda v: all(map(_is_route, v)), "routes such as 198.18.1.0/24 via 198.18.0.1"),
+    )
+    """Where else than to its own networks packets go out of the interface."""
+    forward: bool = False
+    """Whether the namespace routes packets that come in here on to others; IPv6 from everywhere then."""
     txqueuelen: int = attrs.field(default=1000, validator=must(lambda v: 1 <= v <= 1 << 20, "1 to 1048576 packets"))
 
     def netns_of(self, system: str, host: str) -> str | None:
@@ -214,6 +229,8 @@ async def open_net(context: OpenContext, opener: OpenPort = open_port) -> AsyncI
                 peer_mac=macs[1 - own],
                 mtu=spec.mtu,
                 txqueuelen=port.txqueuelen,
+                routes=tuple(map(Route.parse, port.routes)),
+                forward=port.forward,
             )
             ports.append((port, netns, await stack.enter_async_context(opener(port, config))))
         (driver, driver_netns, driver_port), (device, device_netns, device_port) = ports

@@ -87,7 +87,7 @@ class Rule:
 
 @attrs.frozen
 class Flap:
-    """The link goes down ``at`` seconds after it was made, for ``length`` seconds; ``times`` times, ``every`` so many."""
+    """The link goes down ``at`` seconds after it was made, for ``length`` seconds; ``times`` times, every ``every``."""
 
     at: float
     length: float

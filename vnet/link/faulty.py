@@ -28,6 +28,8 @@ __all__ = ["COMPLETION_TIMEOUT", "FaultyLink", "is_doorbell", "is_interrupt"]
 
 COMPLETION_TIMEOUT = 0.05
 """Seconds until a completion counts as lost (2.8; the longest of the default range)."""
+SAME_REQUEST = 0.001
+"""Seconds for which an access that failed fails again: shorter than any recovery takes."""
 LATE = "completion unexpected"
 """Counted when a completion comes that nobody waits for any more."""
 WhichWrite = Callable[[int, int, int], bool]
@@ -243,6 +245,7 @@ class _FaultyWindow:
         self._inner = inner
         self._judge = judge
         self._failed: MemoryFault | None = None
+        self._until = -math.inf
         self.pin = inner.pin
         self.unpin = inner.unpin
         self.fence = inner.fence
@@ -263,17 +266,20 @@ class _FaultyWindow:
         return view
 
     def segments(self, addr: Addr, size: int, writable: bool = False, /) -> list[memoryview]:
-        error, self._failed = self._failed, None
-        if error is not None and (error.addr, error.size, error.write) == (addr, size, writable):
-            # The same access again, by somebody who took the error for memory in pieces: no second chance.
-            raise error
         views = self._inner.segments(addr, size, writable)
         self._check(addr, size, writable)
         return views
 
     def _check(self, addr: int, size: int, write: bool) -> None:
-        self._failed = self._judge(addr, size, write)
-        if self._failed is not None:
-            raise self._failed
-
-
+        error = self._failed
+        if error is not None:
+            # The same access again, because the error was taken for memory in pieces, or put off to the end of a
+            # batch: it is one request, and fails again.
+            if trio.current_time() > self._until:
+                self._failed = None
+            elif (error.addr, error.size, error.write) == (addr, size, write):
+                raise error
+        error = self._judge(addr, size, write)
+        if error is not None:
+            self._failed, self._until = error, trio.current_time() + SAME_REQUEST
+            raise error

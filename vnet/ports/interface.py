@@ -38,6 +38,7 @@ class PortConfig:
     ifname: str = "vnet0"
     addresses: tuple[Address, ...] = ()
     routes: tuple[Route, ...] = ()
+    forward: bool = False
     mac: bytes | None = None
     peer_mac: bytes | None = None
     mtu: int | None = None
@@ -94,6 +95,7 @@ def make_interface(config: PortConfig) -> TunTapDevice:
             mtu=config.mtu,
             txqueuelen=config.txqueuelen,
             routes=config.routes,
+            forward=config.forward,
         )
     except BaseException:
         device.close()

@@ -12,7 +12,16 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -46,6 +55,7 @@ Address = IPv4Interface | IPv6Interface
 NETNS_DIR = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
 DENIED = {errno.EPERM, errno.EACCES}
+IPV4_CONF = Path("/proc/sys/net/ipv4/conf")
 IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
 
 
@@ -55,6 +65,15 @@ class Route:
 
     network: IPv4Network | IPv6Network
     via: IPv4Address | IPv6Address | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Route:
+        """From ``NETWORK`` or ``NETWORK via ROUTER``. Raises ValueError."""
+        network, word, via = text.partition(" via ")
+        route = cls(ip_network(network.strip()), ip_address(via.strip()) if word else None)
+        if route.via is not None and route.via.version != route.network.version:
+            raise ValueError(f"{text!r} mixes IPv4 and IPv6")
+        return route
 
 
 @attrs.frozen
@@ -186,10 +205,12 @@ def set_up_interface(
     mtu: int | None = None,
     txqueuelen: int | None = None,
     routes: Sequence[Route] = (),
+    forward: bool = False,
 ) -> None:
     """Configure an interface and bring it up. Its IPv6 addresses work at once: nobody looks for duplicates.
 
-    ``mtu`` is in bytes without the Ethernet header, ``txqueuelen`` in packets. Raises PrivilegeError, OSError.
+    ``mtu`` is in bytes without the Ethernet header, ``txqueuelen`` in packets. With ``forward`` what comes in is
+    routed on: IPv6 knows that for the namespace as a whole only. Raises PrivilegeError, OSError.
     """
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
@@ -197,6 +218,9 @@ def set_up_interface(
     accept_dad = IPV6_CONF / ifname / "accept_dad"
     if accept_dad.exists():
         accept_dad.write_text("0", encoding="ascii")
+    for switch in (IPV4_CONF / ifname / "forwarding", IPV6_CONF / "all" / "forwarding"):
+        if forward and switch.exists():
+            switch.write_text("1", encoding="ascii")
     wanted = {"mtu": mtu, "txqlen": txqueuelen}
     try:
         with IPRoute() as netlink:

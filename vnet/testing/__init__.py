@@ -9,7 +9,7 @@ For tests and examples only.
 
 from vnet.testing.checks import TURNS, Turns, bounded, unharmed, until
 from vnet.testing.hostile import HostileDevice, HostileDriver, hostile_device, hostile_driver, tapped
-from vnet.testing.pair import FRAME, MEGABYTE, Footprint, Options, Pair, open_pair
+from vnet.testing.pair import FRAME, MEGABYTE, Footprint, Options, Pair, open_pair, over
 
 __all__ = [
     "FRAME",
@@ -25,6 +25,7 @@ __all__ = [
     "hostile_device",
     "hostile_driver",
     "open_pair",
+    "over",
     "tapped",
     "unharmed",
     "until",

@@ -62,7 +62,7 @@ class _Canaries:
                 assert found.count(CANARY) == self.SIZE, f"memory at {addr:#x} was written, and is nobody's"
 
     def _free(self) -> Iterator[int]:
-        for low, high in self._memory._free:
+        for low, high in self._memory._pool._free:
             yield from range(-(-low // self.STEP) * self.STEP, high - self.SIZE, self.STEP)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import attrs
 import trio
@@ -12,7 +13,7 @@ import trio.testing
 
 from drivers.hw import DmaBuffer
 from drivers.testing import TappedFunction, read_structures
-from drivers.transports.pci.registers import SIZES, CfgType, Common
+from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure
 from rings.layout import SPLIT_ALIGN, RingAddrs, split_sizes
 from rings.memory import Addr
 from rings.status import Status
@@ -45,14 +46,16 @@ async def tapped(pair: Pair) -> AsyncIterator[TappedFunction]:
 @asynccontextmanager
 async def hostile_driver(pair: Pair) -> AsyncIterator[HostileDriver]:
     """In place of the virtio driver, which is bound again, and up, at the end."""
-    function = pair.function
-    await pair.rc.pci.unregister_device(function)
-    hostile = HostileDriver(function, pair)
+    from vnet.testing.carriers import DRIVERS  # made of the class below
+
+    bus, carrier = pair.carrier
+    await bus.unregister_device(carrier)
+    hostile = DRIVERS[pair.device.spec.transport](carrier, pair)
     try:
         yield hostile
     finally:
         hostile.close()
-        pair.rc.pci.register_device(function)
+        bus.register_device(carrier)
     await pair.world.wait_up()
 
 
@@ -67,13 +70,19 @@ async def hostile_device(pair: Pair) -> AsyncIterator[HostileDevice]:
 
 
 class HostileDriver:
-    """A driver's place at the registers and rings of a virtio-pci device: it does what the test says, unchecked."""
+    """A driver's place at the registers and rings of a virtio-pci device: it does what the test says, unchecked.
 
-    def __init__(self, function: PciFunctionHandle, pair: Pair) -> None:
-        self.function = function
+    For other transports there are subclasses, which do the same elsewhere.
+    """
+
+    function: PciFunctionHandle
+    structures: Mapping[int, Structure]
+
+    def __init__(self, carrier: Any, pair: Pair) -> None:
+        """``carrier`` is what the transport stands on, such as a PCI function."""
+        self.look(carrier)
         self.pair = pair
         self.memory = pair.rc.memory
-        self.structures = read_structures(function)
         self.rings: list[RawRing] = []
         self.calls: list[int] = []
         """The MSI-X vectors that came in, in order."""
@@ -81,6 +90,11 @@ class HostileDriver:
         self._raw: list[RawRing] = []
 
     # Registers
+
+    def look(self, carrier: Any) -> None:
+        """Find the registers."""
+        self.function = carrier
+        self.structures = read_structures(carrier)
 
     def read(self, field: Common) -> int:
         at = self.structures[CfgType.COMMON]
@@ -148,25 +162,42 @@ class HostileDriver:
 
     def set_up(self, queue: int, num: int | None = None, *, enable: bool = True) -> RawRing:
         """Ring memory, and its addresses in the registers."""
-        self.write(Common.QUEUE_SELECT, queue)
-        if num is not None:
-            self.write(Common.QUEUE_SIZE, num)
-        num = self.read(Common.QUEUE_SIZE)
+        num = self.queue_size(queue, num)
         areas = (self.alloc(size, max(64, align)) for size, align in zip(split_sizes(num), SPLIT_ALIGN, strict=True))
         ring = RawRing(self.memory, num, RingAddrs(*areas))
         self._raw.append(ring)
-        fields = Common.QUEUE_DESC, Common.QUEUE_DRIVER, Common.QUEUE_DEVICE
-        for field, area in zip(fields, attrs.astuple(ring.addrs), strict=True):
-            self.write(field, area)
+        self.place(queue, num, ring.addrs)
         if enable:
-            self.write(Common.QUEUE_ENABLE, 1)
+            self.enable(queue)
         return ring
+
+    def queue_size(self, queue: int, num: int | None) -> int:
+        """What the size of a queue is once ``num`` is asked for, where it is."""
+        self.write(Common.QUEUE_SELECT, queue)
+        if num is not None:
+            self.write(Common.QUEUE_SIZE, num)
+        return self.read(Common.QUEUE_SIZE)
+
+    def place(self, queue: int, num: int, addrs: RingAddrs) -> None:
+        """Tell the device where a ring is."""
+        self.write(Common.QUEUE_SELECT, queue)
+        fields = Common.QUEUE_DESC, Common.QUEUE_DRIVER, Common.QUEUE_DEVICE
+        for field, area in zip(fields, attrs.astuple(addrs), strict=True):
+            self.write(field, area)
+
+    def enable(self, queue: int) -> None:
+        self.write(Common.QUEUE_SELECT, queue)
+        self.write(Common.QUEUE_ENABLE, 1)
 
     def map_vectors(self, queues: int = 2) -> None:
         """MSI-X: vector 0 for the configuration, one for each queue; `calls` takes what comes."""
         self.function.enable_msix()
         for vector in range(queues + 1):
             self.function.request_irq(vector, partial(self.calls.append, vector))
+        self.point(queues)
+
+    def point(self, queues: int) -> None:
+        """Give the device its vectors."""
         self.write(Common.CONFIG_MSIX_VECTOR, 0)
         for queue in range(queues):
             self.write(Common.QUEUE_SELECT, queue)
@@ -206,11 +237,16 @@ class HostileDriver:
     def close(self) -> None:
         """Reset the device, then take everything back."""
         self.status = Status(0)
-        self.function.free_irqs()
+        self.let_go()
         while self._raw:
             _unpin(self._raw.pop())
         while self._buffers:
             self.memory.free(self._buffers.pop())
+
+
+    def let_go(self) -> None:
+        """Of the interrupts."""
+        self.function.free_irqs()
 
 
 class HostileDevice:
@@ -226,7 +262,7 @@ class HostileDevice:
 
     def call(self, queue: int) -> None:
         """Interrupt for one queue."""
-        self.pair.epf.call(self.pair.vhost.queues[queue])
+        self.pair.vhost.ops.call(self.pair.vhost.queues[queue])
 
     def deliver(self, data: bytes, size: int | None = None, head: int | None = None) -> None:
         """Put ``data`` (virtio_net_hdr first) into the next receive buffer; ``size`` is the length told."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
 
+from drivers.carrier import CarrierBus
 from drivers.devices.net.device import NetPlug
 from drivers.devices.net.driver import NetSettings
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, Offloads, PacketPort
+from drivers.registry import TRANSPORTS
 from drivers.transports.pci import VirtioEpf
 from drivers.vhost import VhostDevice
 from drivers.virtio import VirtioDevice
@@ -29,7 +33,7 @@ from vnet.spec import HostSpec, LinkSpec
 from vnet.topology import Topology
 from vnet.world import Device, World, open_world
 
-__all__ = ["FRAME", "MEGABYTE", "Footprint", "Options", "Pair", "open_pair"]
+__all__ = ["FRAME", "MEGABYTE", "Footprint", "Options", "Pair", "open_pair", "over"]
 
 LINK, ROOT, ENDPOINT = "link0", "rc", "ep"
 FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"a frame of a local experiment"
@@ -57,15 +61,22 @@ class Options:
     """MiB of each host."""
     capacity: int = 2048
     """Frames that each direction of a port holds."""
-    transport: str = "pci"
+    transport: str | None = None
+    """None is whatever `over` says, and virtio-pci where that says nothing."""
+    poll: bool = False
+    link: LinkSpec = LinkSpec(root=ROOT, endpoint=ENDPOINT)
 
     def topology(self) -> Topology:
         port = PortSpec(kind="memory")
+        transport = self.transport or _default.get()
+        linked = TRANSPORTS[transport].on == "link"
         devices = {
             f"net{i}": NetSpec(
-                link=LINK,
-                transport=self.transport,
-                function=i,
+                link=LINK if linked else None,
+                host=None if linked else ROOT,
+                transport=transport,
+                function=i if linked else 0,
+                poll=self.poll,
                 queue_size=self.queue_size,
                 features_off=self.features_off,
                 rx_buffer=self.rx_buffer,
@@ -76,10 +87,21 @@ class Options:
             for i in range(self.devices)
         }
         hosts = {name: HostSpec(memory=self.memory) for name in (ROOT, ENDPOINT)}
-        return Topology(hosts, {LINK: LinkSpec(root=ROOT, endpoint=ENDPOINT)}, devices).check("test")
+        return Topology(hosts, {LINK: self.link}, devices).check("test")
 
 
 DEFAULTS = Options()
+_default: ContextVar[str] = ContextVar("transport", default="pci")
+
+
+@contextmanager
+def over(transport: str) -> Iterator[None]:
+    """Pairs whose options name no transport have this one."""
+    token = _default.set(transport)
+    try:
+        yield
+    finally:
+        _default.reset(token)
 
 
 @attrs.frozen
@@ -93,6 +115,7 @@ class Footprint:
     pinned: int
     """Typed views into memory of either host, windows included."""
     windows: int
+    """Outbound windows that something is pinned in; others are a cache, and bounded."""
     interrupts: int
     in_flight: int
     """Chains that devices have taken and not given back."""
@@ -149,6 +172,12 @@ class Pair:
         return virtio
 
     @property
+    def carrier(self) -> tuple[CarrierBus[Any], Any]:
+        """The function or region behind which the driver finds the device, and the bus it is on."""
+        found = ((bus, binding.device) for bus in self.rc.carriers for binding in bus.bindings)
+        return next((bus, carrier) for bus, carrier in found if carrier.name == self.device.location)
+
+    @property
     def function(self) -> PciFunctionHandle:
         return next(f for f in self.rc.rc.functions if f.name == self.device.location)
 
@@ -163,7 +192,7 @@ class Pair:
             fds=sum(1 for _ in Path("/proc/self/fd").iterdir()),
             buffers=sum(memory.statistics().buffers for memory in memories),
             pinned=sum(memory.pinned for memory in memories) + sum(window["pinned"] for window in epc),
-            windows=self.link.statistics().windows,
+            windows=sum(1 for window in epc if window["pinned"]),
             interrupts=self.rc.rc.interrupts.requested,
             in_flight=sum(ring.state().in_flight for ring in rings if ring is not None),
         )

@@ -90,15 +90,14 @@ class Buffers:
         last = size - LARGE * (len(pieces) - 1)
         segs = [(piece.addr, LARGE) for piece in pieces[:-1]]
         views = [piece.view for piece in pieces[:-1]]
-        return Buffer(
-            self, size, [*segs, (pieces[-1].addr, last)], [*views, pieces[-1].view[:last]], pieces
-        )
+        return Buffer(self, size, [*segs, (pieces[-1].addr, last)], [*views, pieces[-1].view[:last]], pieces)
 
     def give(self, buffer: Buffer) -> None:
         for piece in buffer.pieces:
             piece.home.append(piece)
         self._taken -= 1
-        self._room.unpark_all()
+        if self._room:
+            self._room.unpark_all()
         if self._closed and not self._taken:
             self._release()
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import attrs
 import trio
 
+from drivers.devices.blk.figures import RequestFigures
 from drivers.devices.blk.layout import (
     ID_SIZE,
     SECTOR,
@@ -31,7 +32,7 @@ from rings.features import mask
 from rings.ids import DeviceId
 from rings.queue import Vringh
 
-__all__ = ["BlkPlug", "RequestFigures", "VhostBlk"]
+__all__ = ["BlkPlug", "VhostBlk"]
 
 BUDGET = 64
 """Requests per batch."""
@@ -42,21 +43,6 @@ MAX_SECTORS = 1 << 21
 """Of one segment of a discard or write-zeroes request: 1 GiB."""
 MAX_SEGMENTS = 16
 WRITEBACK = ConfigField.WRITEBACK.value[0]
-
-
-@attrs.define(eq=False)
-class RequestFigures:
-    """What one queue carried since the device exists: taken = done + the sum of errors + still under way."""
-
-    taken: int = 0
-    done: int = 0
-    """Requests that were answered with OK."""
-    bytes: int = 0
-    """Of data that these read and wrote."""
-    queued: int = 0
-    """Requests that had to wait for a worker."""
-    errors: dict[str, int] = attrs.field(factory=dict)
-    """Requests that were answered with an error, by cause."""
 
 
 @attrs.define(eq=False)
@@ -168,7 +154,7 @@ class RequestFlow:
         request.status[0] = status
         figures = self._figures
         if status:
-            figures.errors[cause] = figures.errors.get(cause, 0) + 1
+            figures.fail(cause)
             ring.complete(request.head, 0)
             return
         assert isinstance(request, Request)

@@ -46,7 +46,7 @@ class Geometry:
 
         Raises ProbeError for what no disk can be.
         """
-        fields = {field: 0 for field in ConfigField}
+        fields = dict.fromkeys(ConfigField, 0)
         for field in ConfigField:
             if field.feature is None or (device.has(field.feature) and field is not ConfigField.WRITEBACK):
                 fields[field] = int.from_bytes(await device.read_config(*field.value), "little")

@@ -1,4 +1,4 @@
-"""virtio-blk's words: feature bits, configuration space, request types and status (VIRTIO 1.4 sections 5.2.3 to 5.2.6)."""
+"""virtio-blk's words: feature bits, configuration space, requests and status (VIRTIO 1.4 sections 5.2.3 to 5.2.6)."""
 
 from __future__ import annotations
 

@@ -2,5 +2,6 @@
 
 from drivers.transports.epf_mailbox.back import MailboxEpf
 from drivers.transports.epf_mailbox.front import EPF_MAILBOX
+from drivers.transports.epf_mailbox.registers import register_name
 
-__all__ = ["EPF_MAILBOX", "MailboxEpf"]
+__all__ = ["EPF_MAILBOX", "MailboxEpf", "register_name"]

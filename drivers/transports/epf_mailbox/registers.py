@@ -39,6 +39,7 @@ __all__ = [
     "QueueReg",
     "Reg",
     "pieces",
+    "register_name",
 ]
 
 PCI_VENDOR, PCI_DEVICE = 0x104C, 0xB010
@@ -49,7 +50,7 @@ MAX_QUEUES = 8
 BAR, DOORBELL_BAR = 0, 2
 QUEUES, QUEUE_STRIDE = 0x1C, 16
 CONFIG, CONFIG_SIZE = 0x9C, 1024
-MSIX, VECTORS = 0x4A0, MAX_QUEUES + 1
+MSIX, VECTORS, MSIX_ENTRY = 0x4A0, MAX_QUEUES + 1, 16
 EXT, EXT_QUEUES, EXT_QUEUE_STRIDE = 0x540, 0x590, 40
 EXT_SIZE = EXT_QUEUES + MAX_QUEUES * EXT_QUEUE_STRIDE - EXT
 BAR_SIZE = 0x800
@@ -182,3 +183,21 @@ def pieces(offset: int, size: int) -> Iterator[tuple[int, int]]:
         step = next(s for s in (4, 2, 1) if not offset % s and offset + s <= end)
         yield offset, step
         offset += step
+
+
+def register_name(bar: int, offset: int) -> str | None:
+    """What lies at ``offset`` of a BAR, or None where nothing does; a queue's doorbell is its notification."""
+    if bar == DOORBELL_BAR:
+        doorbell = offset // DOORBELL_SIZE
+        return f"notify[{doorbell}]" if doorbell < DEVICE_DOORBELL else "doorbell"
+    if bar != BAR:
+        return None
+    if MSIX <= offset < MSIX + MSIX_ENTRY * VECTORS:
+        entry, at = divmod(offset - MSIX, MSIX_ENTRY)
+        return f"msix[{entry}]+{at:#x}"
+    if CONFIG <= offset < CONFIG + CONFIG_SIZE:
+        return f"config+{offset - CONFIG:#x}"
+    named = (*((field.name.lower(), field.value) for field in (*Reg, *Ext)),)
+    queues = ((f"queue{i}.{field.name.lower()}", field.at(i)) for i in range(MAX_QUEUES) for field in QueueReg)
+    parts = ((f"queue{i}.{field.name.lower()}", field.at(i)) for i in range(MAX_QUEUES) for field in ExtQueue)
+    return next((name for name, (at, size) in (*named, *queues, *parts) if at <= offset < at + size), None)

@@ -26,6 +26,8 @@ __all__ = [
     "MAX_QUEUES",
     "SPADS",
     "VERSION",
+    "VHOST_FEATURES",
+    "VIRTIO_FEATURES",
     "Answer",
     "Command",
     "Offer",

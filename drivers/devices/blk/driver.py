@@ -1,0 +1,279 @@
+"""virtio-blk: the driver's side of a disk, between its virtqueues and whoever uses the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+import trio
+
+from drivers.devices.blk.buffers import LARGE
+from drivers.devices.blk.disk import PART, Disk, DiskRequest, transfer_max
+from drivers.devices.blk.figures import RequestFigures
+from drivers.devices.blk.geometry import Geometry
+from drivers.devices.blk.layout import (
+    HEADER,
+    ID_SIZE,
+    SECTOR,
+    SEGMENT,
+    SUPPORTED,
+    TABLE,
+    UNMAP,
+    BlkFeature,
+    BlkStatus,
+    ConfigField,
+    RequestType,
+)
+from drivers.errors import PortGone, ProbeDeferred, ProbeError
+from drivers.hw import DmaMemory
+from drivers.model import MatchId
+from drivers.pump import Need, pump
+from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
+from rings.features import RingFeature
+from rings.ids import DeviceId
+from rings.memory import Addr
+from rings.queue import Segment
+
+__all__ = ["BlkSettings", "VirtioBlk"]
+
+BUDGET = 64
+"""Requests per batch."""
+# A slot holds what a request has besides its data: header, one segment, id, status. Whole cache lines.
+SLOT, SEGMENT_AT, ID_AT, STATUS_AT = 64, 16, 32, 56
+UNANSWERED = 0xFF
+MIN_NUM = 4
+"""Descriptors of the smallest ring that has room for header, data and status."""
+
+
+@attrs.define(eq=False)
+class BlkSettings:
+    """What one virtio-blk device is to its host, and how its driver is to use it."""
+
+    disk: Disk
+    features: int = SUPPORTED
+    """Bits to accept where offered."""
+    queue_size: int | None = None
+    """Largest ring to use, in descriptors; None takes what the device has."""
+
+
+class Slots:
+    """The small parts of requests, in this host's memory."""
+
+    def __init__(self, dma: DmaMemory, count: int) -> None:
+        self._dma = dma
+        self._block = dma.alloc(count * SLOT, SLOT)
+        self.words = dma.pin(self._block.addr, count * SLOT, "Q")
+        self.bytes = dma.pin(self._block.addr, count * SLOT, "B")
+        self.free = list(range(count - 1, -1, -1))
+        starts = [Addr(self._block.addr + i * SLOT) for i in range(count)]
+        self.header: list[Segment] = [(at, HEADER.size) for at in starts]
+        self.segment: list[Segment] = [(Addr(at + SEGMENT_AT), SEGMENT.size) for at in starts]
+        self.id: list[Segment] = [(Addr(at + ID_AT), ID_SIZE) for at in starts]
+        self.status: list[Segment] = [(Addr(at + STATUS_AT), 1) for at in starts]
+
+    def close(self) -> None:
+        for view in (self.words, self.bytes):
+            self._dma.unpin(view)
+        self._dma.free(self._block)
+
+
+class RequestFlow:
+    """One queue: puts requests into the ring, and takes back what the device answered, by its token, in any order."""
+
+    def __init__(
+        self,
+        queue: DriverQueue,
+        disk: Disk,
+        slots: Slots,
+        geometry: Geometry,
+        *,
+        indirect: bool,
+        figures: RequestFigures,
+    ) -> None:
+        self.queue = queue
+        self.figures = figures
+        self._disk = disk
+        self._slots = slots
+        self._segment_max = geometry.segment_max
+        self._indirect = indirect
+        self._requests: list[DiskRequest | None] = [None] * queue.ring.num
+
+    # DiskQueue
+
+    def room(self, request: DiskRequest) -> bool:
+        if not self._slots.free or not self.queue.live:
+            return False
+        if self._indirect or request.buffer is None:
+            return self.queue.ring.num_free >= (1 if self._indirect else 3)
+        return self.queue.ring.num_free >= 2 + len(self._cut(request.buffer.segs))
+
+    def add(self, request: DiskRequest) -> None:
+        slots = self._slots
+        slot = slots.free.pop()
+        kind, word = request.kind, slot * (SLOT // 8)
+        words, header, status = slots.words, slots.header[slot], slots.status[slot]
+        words[word] = kind
+        words[word + 1] = request.offset // SECTOR if request.buffer is not None else 0
+        slots.bytes[slot * SLOT + STATUS_AT] = UNANSWERED
+        if request.buffer is not None:
+            segs = request.buffer.segs
+            if self._segment_max < segs[0][1]:
+                segs = self._cut(segs)
+            if kind is RequestType.IN:
+                self.queue.ring.add((header,), (*segs, status), slot)
+            else:
+                self.queue.ring.add((header, *segs), (status,), slot)
+        elif kind is RequestType.FLUSH:
+            self.queue.ring.add((header,), (status,), slot)
+        elif kind is RequestType.GET_ID:
+            self.queue.ring.add((header,), (slots.id[slot], status), slot)
+        else:
+            words[word + 2] = request.offset // SECTOR
+            words[word + 3] = request.size // SECTOR | (UNMAP << 32 if request.unmap else 0)
+            self.queue.ring.add((header, slots.segment[slot]), (status,), slot)
+        self.figures.taken += 1
+        self._requests[slot] = request
+
+    def flush(self) -> None:
+        if self.queue.live:
+            self.queue.flush()
+
+    def _cut(self, segs: Sequence[Segment]) -> list[Segment]:
+        """The same in segments that the device takes."""
+        most = self._segment_max
+        return [(Addr(addr + at), min(most, size - at)) for addr, size in segs for at in range(0, size, most)]
+
+    # Flow
+
+    def move(self) -> tuple[int, Need]:
+        get, slots, requests = self.queue.ring.get, self._slots, self._requests
+        moved = 0
+        while moved < BUDGET:
+            used = get()
+            if used is None:
+                break
+            slot, written = used
+            request, requests[slot] = requests[slot], None
+            assert request is not None
+            status = slots.bytes[slot * SLOT + STATUS_AT]  # loaded once
+            if request.kind is RequestType.GET_ID:
+                start = slot * SLOT + ID_AT
+                request.answer = bytes(slots.bytes[start : start + ID_SIZE])
+            slots.free.append(slot)
+            self._end(request, status, written)
+            moved += 1
+        self._disk.feed()
+        return moved, Need.TURN if moved == BUDGET else Need.QUEUE
+
+    def _end(self, request: DiskRequest, status: int, written: int) -> None:
+        """Data counts as read only where the device says so of all of it: nothing else was surely written."""
+        figures = self.figures
+        if status:
+            known = status in (BlkStatus.IOERR, BlkStatus.UNSUPP)
+            request.status = BlkStatus(status) if known else BlkStatus.IOERR
+            figures.fail(request.status.name.lower() if known else "no_status")
+        elif request.kind in _ANSWERS and written < 1 + (request.size or ID_SIZE):
+            request.status = BlkStatus.IOERR
+            figures.fail("used_length")
+        else:
+            request.status = BlkStatus.OK
+            figures.done += 1
+            figures.bytes += request.size
+        request.done(request)
+
+    async def wait(self, need: Need) -> None:
+        """There is nothing to wait for but the queue."""
+
+    def gone(self, error: PortGone) -> None:
+        """There is no port here."""
+
+    def unanswered(self) -> list[DiskRequest]:
+        """After the device was reset: what it never gave back."""
+        return [request for request in self._requests if request is not None]
+
+    def close(self) -> None:
+        self._slots.close()
+
+
+_ANSWERS = frozenset((RequestType.IN, RequestType.GET_ID))
+
+
+class BoundBlk:
+    """One live virtio-blk device."""
+
+    def __init__(self, device: VirtioDevice, settings: BlkSettings, geometry: Geometry) -> None:
+        self._device = device
+        self._disk = settings.disk
+        self._settings = settings
+        self._geometry = geometry
+        self._flows: list[RequestFlow] = []
+        self._transfer_max = 0
+
+    async def set_up(self) -> None:
+        """Queues, and a slot for each of their descriptors. Raises ProbeError, MemoryError."""
+        device, geometry, disk = self._device, self._geometry, self._disk
+        dma = device.ops.dma
+        disk.attach(dma)
+        count = min(geometry.queues, len(disk.figures))
+        segments = 2 + min(geometry.segments_max, PART // LARGE * -(-LARGE // min(LARGE, geometry.segment_max)))
+        specs = [QueueSpec(f"requestq{i + 1}", self._settings.queue_size, segments=segments) for i in range(count)]
+        queues = await device.find_vqs(specs)
+        num = min(queue.ring.num for queue in queues)
+        if num < MIN_NUM:
+            raise ProbeError(f"{device.name}: no request fits a queue of {num} descriptors")
+        self._transfer_max = transfer_max(geometry, num)
+        indirect = device.has(RingFeature.INDIRECT_DESC)
+        for queue, figures in zip(queues, disk.figures, strict=False):
+            slots = Slots(dma, queue.ring.num)
+            self._flows.append(RequestFlow(queue, disk, slots, geometry, indirect=indirect, figures=figures))
+        if device.has(BlkFeature.CONFIG_WCE) and geometry.flushes:
+            await device.ops.write_config(ConfigField.WRITEBACK.value[0], b"\1")
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._disk.come_up(self._geometry, self._flows, self._transfer_max)
+            for flow in self._flows:
+                nursery.start_soon(self._serve, flow)
+
+    async def _serve(self, flow: RequestFlow) -> None:
+        await pump(flow)
+
+    async def config_changed(self) -> None:
+        """The capacity may have changed (section 5.2.6.1)."""
+        self._geometry = await Geometry.read(self._device)
+        self._disk.set_geometry(self._geometry)
+
+    def close(self) -> None:
+        self._disk.go_down([request for flow in self._flows for request in flow.unanswered()])
+        for flow in self._flows:
+            flow.close()
+        self._flows.clear()
+
+
+class VirtioBlk:
+    """The driver; ``settings_for`` says whose disk a device is, None while nobody wants it yet."""
+
+    name = "virtio_blk"
+    id_table: Sequence[MatchId] = (MatchId(DeviceId.BLOCK),)
+    table = TABLE
+
+    def __init__(self, settings_for: Callable[[VirtioDevice], BlkSettings | None]) -> None:
+        self._settings_for = settings_for
+
+    def _settings(self, device: VirtioDevice) -> BlkSettings:
+        settings = self._settings_for(device)
+        if settings is None:
+            raise ProbeDeferred(f"{device.name}: nobody uses the disk yet")
+        return settings
+
+    def features(self, device: VirtioDevice) -> int:
+        return self._settings(device).features
+
+    async def probe(self, device: VirtioDevice) -> BoundBlk:
+        bound = BoundBlk(device, self._settings(device), await Geometry.read(device))
+        try:
+            await bound.set_up()
+        except BaseException:
+            bound.close()
+            raise
+        return bound

@@ -1,0 +1,192 @@
+"""rpmsg's words: feature bits, configuration space, message header, name and address service.
+
+Virtio device id 7 has no chapter in VIRTIO 1.4: header and name service are those that every implementation of rpmsg
+shares. The address service and its feature bit are those of the RFC that brought vhost to SoC-to-SoC links. Feature
+bit 2 and the configuration space behind it are those of NuttX and OpenAMP. All fields are little-endian, since every
+device here has VERSION_1.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum, IntFlag
+
+import attrs
+
+from drivers.errors import RpmsgError
+from rings.features import FeatureTable, RingFeature, mask
+
+__all__ = [
+    "ADDR_ANY",
+    "AS_ADDR",
+    "DEFAULT_BUFFER",
+    "FIRST_DYNAMIC",
+    "HEADER",
+    "HEADER_SIZE",
+    "MAX_BUFFER",
+    "MIN_BUFFER",
+    "NS_ADDR",
+    "SUPPORTED",
+    "TABLE",
+    "AddressMessage",
+    "AsFlag",
+    "Malformed",
+    "NameMessage",
+    "NsFlag",
+    "RpmsgConfig",
+    "RpmsgFeature",
+    "check_name",
+    "is_peer_addr",
+]
+
+
+class RpmsgFeature(IntEnum):
+    NS = 0
+    """The name service: endpoints are announced, created and destroyed."""
+    AS = 1
+    """The address service: an announcement is answered with the address of the endpoint that was bound to it."""
+    BUFSZ = 2
+    """The configuration space says how large buffers are."""
+
+
+TABLE = FeatureTable(
+    names={f.value: f.name for f in RpmsgFeature},
+    needs={RpmsgFeature.AS: (frozenset({RpmsgFeature.NS}),)},
+)
+SUPPORTED = mask(RpmsgFeature) | mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
+
+NS_ADDR, AS_ADDR = 53, 54
+"""Where name service and address service listen, on both sides."""
+ADDR_ANY = 0xFFFF_FFFF
+"""No address: a destination that is not known yet."""
+FIRST_DYNAMIC = 1024
+"""Endpoints that ask for no address of their own get one from here on."""
+
+HEADER = struct.Struct("<IIIHH")
+"""In front of every message: source, destination, reserved, bytes of the message, flags."""
+HEADER_SIZE = HEADER.size
+DEFAULT_BUFFER = 512
+"""Bytes of a buffer, header included, without BUFSZ."""
+MAX_BUFFER = HEADER_SIZE + 0xFFFF
+"""More than the header's length field can say is of no use."""
+
+NAME_SIZE = 32
+NS_MESSAGE = struct.Struct(f"<{NAME_SIZE}sII")
+AS_MESSAGE = struct.Struct(f"<{NAME_SIZE}sIII")
+MIN_BUFFER = HEADER_SIZE + AS_MESSAGE.size
+"""Every buffer has to hold the messages of both services."""
+
+
+class NsFlag(IntFlag):
+    DESTROY = 1
+    """The endpoint is gone; without it: is there."""
+    AS_ANNOUNCE = 2
+    """Answer with the address of the endpoint that is bound to it."""
+
+
+class AsFlag(IntEnum):
+    ASSIGN = 1
+    FREE = 2
+
+
+class Malformed(ValueError):
+    """A message of the name or address service that says nothing; ``cause`` is what it is counted under."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+def _parse_name(field: bytes) -> str:
+    name, end, _ = field.partition(b"\0")
+    if not end or not name.isascii() or not (text := name.decode("ascii")).isprintable() or not text:
+        raise Malformed("bad_name")
+    return text
+
+
+def check_name(name: str) -> str:
+    """A name that an announcement can carry. Raises RpmsgError."""
+    if not 0 < len(name) < NAME_SIZE or not name.isascii() or not name.isprintable():
+        raise RpmsgError(f"{name!r}: a channel's name is 1 to {NAME_SIZE - 1} printable ASCII characters")
+    return name
+
+
+def is_peer_addr(addr: int) -> bool:
+    """Whether an endpoint of the other side can have this address."""
+    return addr not in (NS_ADDR, AS_ADDR, ADDR_ANY)
+
+
+@attrs.frozen
+class NameMessage:
+    """An announcement of the name service: 40 bytes."""
+
+    name: str
+    addr: int
+    """Of the endpoint at the side that announces it."""
+    flags: NsFlag = NsFlag(0)
+
+    def emit(self) -> bytes:
+        return NS_MESSAGE.pack(self.name.encode("ascii"), self.addr, self.flags)
+
+    @classmethod
+    def parse(cls, data: bytes) -> NameMessage:
+        """Raises Malformed."""
+        if len(data) != NS_MESSAGE.size:
+            raise Malformed("ns_length")
+        name, addr, flags = NS_MESSAGE.unpack(data)
+        if flags & ~0b11:
+            raise Malformed("ns_flags")
+        if not is_peer_addr(addr):
+            raise Malformed("ns_address")
+        return cls(_parse_name(name), addr, NsFlag(flags))
+
+
+@attrs.frozen
+class AddressMessage:
+    """A message of the address service: 44 bytes."""
+
+    name: str
+    dst: int
+    """The address of the endpoint at the side that tells of it: where the other one is to send to."""
+    src: int
+    """The address of that other endpoint, which was announced before."""
+    flag: AsFlag
+
+    def emit(self) -> bytes:
+        return AS_MESSAGE.pack(self.name.encode("ascii"), self.dst, self.src, self.flag)
+
+    @classmethod
+    def parse(cls, data: bytes) -> AddressMessage:
+        """Raises Malformed."""
+        if len(data) != AS_MESSAGE.size:
+            raise Malformed("as_length")
+        name, dst, src, flag = AS_MESSAGE.unpack(data)
+        if flag not in (AsFlag.ASSIGN, AsFlag.FREE):
+            raise Malformed("as_flags")
+        if not is_peer_addr(dst):
+            raise Malformed("as_address")
+        return cls(_parse_name(name), dst, src, AsFlag(flag))
+
+
+@attrs.frozen
+class RpmsgConfig:
+    """The configuration space: bytes of the buffers of each direction, headers included, and 56 reserved bytes."""
+
+    to_driver: int = DEFAULT_BUFFER
+    to_device: int = DEFAULT_BUFFER
+
+    _FORM = struct.Struct("<II56x")
+    SIZES = struct.calcsize("<II")
+    """Bytes that have a meaning."""
+
+    def emit(self) -> bytes:
+        return self._FORM.pack(self.to_driver, self.to_device)
+
+    @classmethod
+    def parse(cls, data: bytes) -> RpmsgConfig:
+        """Of the first 8 bytes, whatever they say."""
+        return cls(*struct.unpack("<II", data))
+
+    @property
+    def valid(self) -> bool:
+        return all(MIN_BUFFER <= size <= MAX_BUFFER for size in (self.to_driver, self.to_device))

@@ -1,0 +1,7 @@
+"""virtio between two hosts that an NTB joins: scratchpads, doorbells, and buffers in a memory window."""
+
+from drivers.transports.ntb.back import NtbVhost
+from drivers.transports.ntb.front import NTB_VIRTIO, NtbVirtioDriver
+from drivers.transports.ntb.registers import spad_names
+
+__all__ = ["NTB_VIRTIO", "NtbVhost", "NtbVirtioDriver", "spad_names"]

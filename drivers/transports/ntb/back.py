@@ -1,0 +1,335 @@
+"""The vhost side: publishes a device in its scratchpads, and reaches the driver's memory through the window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from drivers.errors import ProbeError
+from drivers.model import Binding, BindState, MatchId
+from drivers.ntb import NtbBus, NtbDevice
+from drivers.pump import QueueEnd
+from drivers.transports.ntb.end import NtbEnd
+from drivers.transports.ntb.registers import (
+    FEATURE_WORDS,
+    MAX_QUEUES,
+    VIRTIO_FEATURES,
+    Answer,
+    Command,
+    Offer,
+    Outcome,
+    Refused,
+    RingArea,
+    Spad,
+    Type,
+    config_words,
+    emit_command,
+    parse_command,
+)
+from drivers.vhost import RING_FEATURES, DeviceQueue, VhostDevice
+from drivers.virtio import VirtioBus
+from rings.errors import MemoryFault
+from rings.ids import ANY_ID
+from rings.memory import Addr, Memory
+from rings.status import Status
+
+__all__ = ["NtbVhost"]
+
+VENDOR = 0x1AF4
+VHOST_ALIGN = 64
+"""The used ring starts on a cache line; the other end may want more."""
+CLEARED = (
+    # What the virtio side writes into this side's bank: a new session finds nothing of an older one there.
+    Spad.TYPE,
+    Spad.VIRTIO_SESSION,
+    Spad.VIRTIO_VERSION,
+    Spad.COMMAND,
+    *VIRTIO_FEATURES,
+    *range(Spad.QUEUE_NUM, Spad.QUEUE_NUM + MAX_QUEUES),
+)
+
+
+class NtbVhost(NtbEnd):
+    """The device's half: its `drivers.vhost.VhostOps`, and the client of the NTB at ``location``."""
+
+    name = "ntb_vhost"
+    id_table = (MatchId(ANY_ID),)
+    features = RING_FEATURES
+
+    def __init__(self, bus: NtbBus, location: str, device_id: int, name: str = "") -> None:
+        super().__init__()
+        self.device = VhostDevice(device_id, VENDOR, self, name)
+        self.device.on_change = self._changed
+        self.device.on_status = self._status_changed
+        self._bus = bus
+        self._location = location
+        self._ntb: NtbDevice | None = None
+        self._bound = False
+        self._offer: Offer | None = None
+        self._answer: Answer | None = None
+        self._memory: Memory | None = None
+        self._last_session = 0
+        self._generation = 0
+        self._sequence = 0
+        """Of the command seen last."""
+        self._resetting: int | None = None
+        """Of the command that is done once the device has stopped."""
+        self._shown: dict[int, int] = {}
+        self._refused = ""
+
+    # VhostBack
+
+    def bind(self) -> None:
+        """Show the device from now on."""
+        if not self._bound:
+            self._bound = True
+            self._bus.register_driver(self)
+
+    def unbind(self) -> None:
+        self._bound = False
+        self.end("the device was taken away")
+
+    async def serve(self) -> None:
+        """The NTB's bus runs `attach`."""
+
+    # NtbClient
+
+    def wants(self, ntb: NtbDevice) -> bool:
+        return self._bound and ntb.name == self._location
+
+    async def attach(self, binding: Binding[NtbDevice, Any], carrier: NtbDevice, virtio: VirtioBus) -> None:
+        self._ntb = carrier
+        self.device.meter = carrier.meter()
+        try:
+            binding.state = BindState.BOUND
+            await self.run()
+        except ProbeError as exc:
+            self.device.failures.append(str(exc))
+            raise
+        finally:
+            self.stop()
+            self._ntb = None
+
+    # VhostOps
+
+    def memory(self) -> Memory:
+        if self._memory is None:
+            raise MemoryFault(0, 0, write=False, reason=f"{self._location}: nothing is mapped")
+        return self._memory
+
+    def call(self, queue: DeviceQueue) -> None:
+        if self._memory is not None:
+            self.ntb.peer_db_set(1 << queue.index)
+
+    def config_changed(self) -> None:
+        if self._memory is not None:
+            self.tell()
+
+    async def settle(self) -> None:
+        if self._ntb is not None:
+            await self._ntb.settle()
+
+    # NtbEnd
+
+    @property
+    def ntb(self) -> NtbDevice:
+        assert self._ntb is not None
+        return self._ntb
+
+    def queue_ends(self) -> Sequence[QueueEnd]:
+        return self.device.queues
+
+    def rang(self, queue: int) -> None:
+        self.device.kick(queue)
+
+    async def look(self) -> None:
+        ready = self._bound and self.device.ready.is_set()
+        if not ready or not self.linked():
+            self.end("the device was withdrawn" if not ready else "the link between the hosts went down")
+        if ready and self.ntb.link_is_up:
+            try:
+                self._step()
+            except Refused as exc:
+                self._refuse(str(exc))
+
+    def end(self, why: str) -> None:
+        if not self.session:
+            return
+        if self.engaged:
+            self.device.failures.append(f"session {self.session}: {why}")
+        self.session, self.engaged, self._memory, self._resetting = 0, False, None, None
+        self.ntb.spad_write(Spad.READY, 0)
+        self.device.reset()
+        self._woken.set()
+
+    def _step(self) -> None:
+        """One step towards a session, or one command in it. Raises Refused."""
+        if self.session and self.engaged and self.ntb.spad_read(Spad.VIRTIO_SESSION) != self.session:
+            self.end("the other end left it")
+        if not self.session:
+            # Only a device that has stopped is shown again: nothing of the last session may go on.
+            if not self.device.status:
+                self._publish()
+            elif not self.device.running:
+                self.device.reset()
+        elif not self.engaged:
+            self._take_answer()
+        else:
+            self._obey()
+
+    def _publish(self) -> None:
+        ntb, device = self.ntb, self.device
+        words = config_words(device.config)
+        if not 1 <= len(device.queues) <= MAX_QUEUES:
+            raise Refused(f"a device of {len(device.queues)} queues; an NTB carries 1 to {MAX_QUEUES}")
+        last = self._last_session or ntb.spad_read(Spad.SESSION)
+        self._last_session = last + 1 & 0xFFFF_FFFF or 1
+        self._offer = Offer(
+            session=self._last_session,
+            vendor_id=device.vendor_id,
+            device_id=device.device_id,
+            features=device.device_features,
+            mw_size=ntb.mw_get_align(0).size_max,
+            nums=tuple(queue.max_num for queue in device.queues),
+            config_bytes=len(device.config),
+            align=VHOST_ALIGN,
+        )
+        self._sequence, self._resetting = 0, None
+        self._generation = self._generation + 2 & 0xFFFF_FFFE
+        # The session's number comes last: who sees it sees the rest.
+        self._write(Spad.SESSION, 0)
+        for spad in CLEARED:
+            self._write(spad, 0)
+        first = {Spad.STATUS: 0, Spad.COMMAND_STATUS: 0, Spad.READY: 0, Spad.GENERATION: self._generation, **words}
+        for spad, value in {**first, **self._offer.emit()}.items():
+            self._write(spad, value)
+        self._shown = words
+        self.begin(self._last_session)
+        self._show()
+
+    def _show(self) -> None:
+        """Say that a vhost side is here."""
+        self.ntb.peer_spad_write(Spad.TYPE, Type.VHOST)
+        self.tell()
+
+    def _take_answer(self) -> None:
+        ntb, offer = self.ntb, self._offer
+        assert offer is not None
+        if ntb.spad_read(Spad.TYPE) != Type.VIRTIO or ntb.spad_read(Spad.VIRTIO_SESSION) != offer.session:
+            self._show()  # said again on every beat: the other end may have started later
+            return
+        answer = Answer.parse(ntb.spad_read, offer)
+        try:
+            memory = ntb.peer_mw(0, answer.mw_addr, offer.mw_size)
+            for at in (answer.mw_addr, answer.mw_addr + offer.mw_size - 1):
+                memory.view(Addr(at), 1, True)
+        except MemoryFault as fault:
+            raise Refused(f"the virtio side's window can't be reached: {fault}") from None
+        self._answer, self._memory, self._refused = answer, memory, ""
+        self.engage()
+        self._changed()
+        self._write(Spad.READY, self.session)
+        self.tell()
+
+    def _refuse(self, why: str) -> None:
+        if why != self._refused:
+            self._refused = why
+            self.device.failures.append(why)
+
+    # Commands
+
+    def _obey(self) -> None:
+        """Take the command that stands there, once. A word of its number tells the driver which one is done."""
+        sequence, code = parse_command(self.ntb.spad_read(Spad.COMMAND))
+        if not code or sequence == self._sequence:
+            return
+        self._sequence, self._resetting = sequence, None
+        self._write(Spad.COMMAND_STATUS, 0)
+        run = self._COMMANDS.get(code)
+        done = run(self, self.ntb.spad_read(Spad.ARGUMENT)) if run is not None else False
+        if done is not None:
+            self._complete(sequence, Outcome.OK if done else Outcome.ERROR)
+
+    def _complete(self, sequence: int, outcome: Outcome) -> None:
+        self._write(Spad.COMMAND_STATUS, emit_command(sequence, outcome))
+        self.tell()
+
+    def _set_status(self, status: int) -> bool | None:
+        if status & 0xFF:
+            self.device.write_status(status & 0xFF)
+            self._write(Spad.STATUS, self.device.status)
+            return True
+        self._resetting = self._sequence
+        self.device.write_status(0)
+        return None
+
+    def _finalize_features(self, _: int) -> bool:
+        for select in range(FEATURE_WORDS):
+            self.device.write_driver_features(select, self.ntb.spad_read(VIRTIO_FEATURES[select]))
+        return True
+
+    def _enable_queues(self, _: int) -> bool:
+        offer, answer, device = self._offer, self._answer, self.device
+        assert offer is not None
+        assert answer is not None
+        area = RingArea(offer.nums, answer.align)
+        for index in range(len(offer.nums)):
+            num = self.ntb.spad_read(Spad.QUEUE_NUM + index)
+            queue = device.idle_queue(index)
+            if not num:
+                continue
+            if queue is None:
+                return False
+            queue.resize(num)
+            if queue.num != num:
+                return False
+            addrs = area.addrs(answer.mw_addr, index, num)
+            queue.desc, queue.driver, queue.used = addrs.desc, addrs.driver, addrs.device
+            if not device.enable_queue(index):
+                return False
+        return True
+
+    def _write_config(self, where: int) -> bool:
+        offset, size = where & 0xFFFF, where >> 16
+        if not 1 <= size <= 4 or offset + size > len(self.device.config):
+            return False
+        self.device.write_config(offset, self.ntb.spad_read(Spad.DATA).to_bytes(4, "little")[:size])
+        return True
+
+    _COMMANDS: ClassVar[Mapping[int, Callable[[NtbVhost, int], bool | None]]] = {
+        Command.SET_STATUS: _set_status,
+        Command.FINALIZE_FEATURES: _finalize_features,
+        Command.RESET: lambda self, _: self._set_status(0),
+        Command.ENABLE_QUEUES: _enable_queues,
+        Command.WRITE_CONFIG: _write_config,
+    }
+    """True or False say how it ended, None that it is not done yet."""
+
+    # What the device tells
+
+    def _status_changed(self, status: Status) -> None:
+        if self._memory is not None:
+            self._write(Spad.STATUS, status)
+            if not status and self._resetting is not None:
+                sequence, self._resetting = self._resetting, None
+                self._complete(sequence, Outcome.OK)
+        if not status and self._ntb is not None:
+            self._woken.set()
+
+    def _changed(self) -> None:
+        """Show the configuration and status as they are now; a reader of mixed words sees it by the generation."""
+        if self._memory is not None and self.device.ready.is_set():
+            self._write(Spad.STATUS, self.device.status)
+            words = config_words(self.device.config[: 4 * len(self._shown)])
+            if words != self._shown:
+                self._write(Spad.GENERATION, self._generation | 1)
+                for spad, value in words.items():
+                    self._write(spad, value)
+                self._generation = self._generation + 2 & 0xFFFF_FFFE
+                self._write(Spad.GENERATION, self._generation)
+                self._shown = words
+        if self._ntb is not None:
+            self._woken.set()
+
+    def _write(self, spad: int, value: int) -> None:
+        self.ntb.spad_write(spad, value)

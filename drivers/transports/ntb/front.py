@@ -1,0 +1,334 @@
+"""The virtio side: allocates the window, and does to the other host's scratchpads what the virtio bus asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+import trio
+
+from drivers.errors import ProbeError, TransportLost
+from drivers.model import Binding, BindState, MatchId
+from drivers.ntb import NtbDevice
+from drivers.ntb_registers import NtbTopology
+from drivers.pump import QueueEnd, Signal
+from drivers.transports.ntb.end import NtbEnd
+from drivers.transports.ntb.registers import (
+    MAX_QUEUES,
+    VHOST_FEATURES,
+    VIRTIO_FEATURES,
+    Answer,
+    Command,
+    Offer,
+    Outcome,
+    Refused,
+    RingArea,
+    Spad,
+    Type,
+    emit_command,
+    parse_command,
+)
+from drivers.transports.ntb.window import WindowDma
+from drivers.virtio import CONFIG_TRIES, NOBODY, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
+from drivers.vring import RING_FEATURES, VringMemory
+from rings.features import word
+from rings.ids import ANY_ID
+from rings.layout import RingAddrs
+from rings.status import Status
+
+__all__ = ["NTB_VIRTIO", "NtbVirtio", "NtbVirtioDriver"]
+
+COMMAND_TIMEOUT = 1.0
+"""Seconds until a command that is not answered is given up."""
+CONFIG_PAUSE = 0.001
+SEQUENCES = 0xFF_FFFF
+
+
+@attrs.frozen
+class NtbVirtioDriver:
+    """Makes a virtio device of what is behind an NTB whose secondary end this host is at."""
+
+    name: str = "ntb_virtio"
+    id_table: Sequence[MatchId] = (MatchId(ANY_ID),)
+    align: int = 4096
+    """Bytes: what the used rings are aligned to, where the other end does not want more."""
+
+    def wants(self, ntb: NtbDevice) -> bool:
+        return ntb.topology is NtbTopology.SECONDARY
+
+    async def attach(self, binding: Binding[NtbDevice, Any], carrier: NtbDevice, virtio: VirtioBus) -> None:
+        def refuse(why: str) -> None:
+            binding.error = why
+
+        front = NtbVirtio(carrier, virtio, self.align, refuse)
+        binding.state = BindState.BOUND
+        try:
+            await front.run()
+        finally:
+            with trio.CancelScope(shield=True):
+                await front.leave()
+
+
+class NtbVirtio(NtbEnd):
+    """`drivers.virtio.ConfigOps` over one NTB. The device is on the bus from the first session on, as are its ids."""
+
+    features = RING_FEATURES
+
+    def __init__(self, ntb: NtbDevice, virtio: VirtioBus, align: int, refuse: Any) -> None:
+        super().__init__()
+        self._ntb = ntb
+        self._virtio = virtio
+        self._align = align
+        self._refuse = refuse
+        self.dma = WindowDma(ntb.dma)
+        self.online = False
+        self._device: VirtioDevice | None = None
+        self._offer: Offer | None = None
+        self._area = RingArea((), align)
+        self._past = 0
+        """The session that ended last, which must not begin again."""
+        self._rings = VringMemory(self.dma)
+        self._queues: list[DriverQueue] = []
+        self._commanding = trio.Lock()
+        self._completed = Signal()
+        self._sequence = 0
+        self._back = Signal()
+        self._seen = (0, 0)
+
+    @property
+    def ntb(self) -> NtbDevice:
+        return self._ntb
+
+    async def leave(self) -> None:
+        """Take the device off its bus while the other end may still hear of it, then end the session."""
+        if self._device is not None:
+            await self._virtio.unregister_device(self._device)
+        self.stop()
+        self.dma.close()
+
+    # NtbEnd
+
+    def queue_ends(self) -> Sequence[QueueEnd]:
+        return self._queues
+
+    def rang(self, queue: int) -> None:
+        if queue < len(self._queues):
+            self._queues[queue].called()
+
+    def told(self) -> None:
+        self._completed.set()
+        super().told()
+
+    async def look(self) -> None:
+        if not self.linked():
+            self.end("the link between the hosts went down")
+        if not self.ntb.link_is_up:
+            return
+        if self.session and self.ntb.peer_spad_read(Spad.SESSION) != self.session:
+            self.end("the vhost side started anew")
+        if not self.session:
+            try:
+                self._take_offer()
+            except Refused as exc:
+                self._refuse(str(exc))
+            except TransportLost:
+                pass  # it went away just now, and there will be an event that says so
+        elif self.online:
+            self._notice()
+        elif self.ntb.peer_spad_read(Spad.READY) == self.session:
+            await self._go_online()
+
+    def end(self, why: str) -> None:
+        if not self.session:
+            return
+        self._past, self.session, self.online, self.engaged = self.session, 0, False, False
+        self.ntb.peer_spad_write(Spad.VIRTIO_SESSION, 0)
+        self.ntb.mw_clear_trans(0)
+        for queue in self._queues:
+            queue.live = False  # nothing more is moved into a session that is over
+        if self._device is not None:
+            self._device.changed.set()
+        self._completed.set()
+        self._woken.set()
+        self.tell()
+
+    def _take_offer(self) -> None:
+        """Answer what the vhost side published. Raises Refused, and TransportLost where the link goes meanwhile."""
+        ntb = self.ntb
+        if ntb.spad_read(Spad.TYPE) != Type.VHOST:
+            return
+        offer = Offer.parse(ntb.peer_spad_read)
+        if offer.session in (0, self._past):
+            return
+        limits = ntb.mw_get_align(0)
+        align = max(self._align, offer.align)
+        area = RingArea(offer.nums, align)
+        if offer.mw_size > limits.size_max or offer.mw_size % limits.size_align:
+            raise Refused(f"the vhost side wants a window of {offer.mw_size} bytes; this side has {limits.size_max}")
+        if offer.mw_size <= area.buffer_offset:
+            raise Refused(f"a window of {offer.mw_size} bytes has no room behind {area.buffer_offset} bytes of rings")
+        try:
+            if not self.dma.open(offer.mw_size, area.buffer_offset, max(limits.addr_align, align)):
+                return  # buffers of the last session are still being taken back
+            ntb.mw_set_trans(0, self.dma.base, offer.mw_size)
+        except (MemoryError, ValueError) as exc:
+            raise Refused(f"no window of {offer.mw_size} bytes: {exc}") from None
+        self._offer, self._area, self._sequence = offer, area, 0
+        self.begin(offer.session)
+        self.engage()
+        for spad, value in Answer(offer.session, self.dma.base, align, area.buffer_offset).emit().items():
+            ntb.peer_spad_write(spad, value)
+        ntb.peer_spad_write(Spad.TYPE, Type.VIRTIO)
+        self.tell()
+
+    async def _go_online(self) -> None:
+        """The vhost side reaches the window."""
+        offer = self._offer
+        assert offer is not None
+        ids = offer.device_id, offer.vendor_id
+        if self._device is not None and ids != (self._device.device_id, self._device.vendor_id):
+            device, self._device = self._device, None
+            await self._virtio.unregister_device(device)
+        if not self.session:
+            return  # it ended while that took its time
+        self._refuse("")
+        self.online = True
+        self._seen = self._look_at_device()
+        self._back.set()
+        if self._device is None:
+            self._device = VirtioDevice(*ids, self, self.ntb.name)
+            self._virtio.register_device(self._device)
+
+    def _notice(self) -> None:
+        """Tell the device's driver of what the vhost side changed."""
+        seen = self._look_at_device()
+        if seen != self._seen and self._device is not None:
+            self._seen = seen
+            self._device.interrupt()
+
+    def _look_at_device(self) -> tuple[int, int]:
+        status = self.ntb.peer_spad_read(Spad.STATUS)
+        return status & Status.NEEDS_RESET, self.ntb.peer_spad_read(Spad.GENERATION)
+
+    # ConfigOps
+
+    async def wait_online(self) -> None:
+        while not self.online:
+            await self._back.wait()
+
+    async def get_status(self) -> int:
+        return self.ntb.peer_spad_read(Spad.STATUS) & 0xFF if self.online else NOBODY
+
+    async def set_status(self, status: int) -> None:
+        await self._command(Command.SET_STATUS, status)
+
+    async def reset(self) -> None:
+        """A device that does not stop loses its access to memory, and the session ends."""
+        try:
+            await self._command(Command.SET_STATUS, 0)
+            if self.ntb.peer_spad_read(Spad.STATUS):
+                raise TransportLost(f"{self.ntb.name}: the device says that it was reset, and shows that it was not")
+        except TransportLost:
+            self.end("the device did not finish its reset")
+            raise
+
+    async def get_features(self) -> int:
+        self._check_online()
+        return sum(self.ntb.peer_spad_read(spad) << 32 * at for at, spad in enumerate(VHOST_FEATURES))
+
+    async def finalize_features(self, features: int) -> None:
+        for select, spad in enumerate(VIRTIO_FEATURES):
+            self.ntb.peer_spad_write(spad, word(features, select))
+        await self._command(Command.FINALIZE_FEATURES)
+
+    async def generation(self) -> int:
+        """An odd one stands only while words are being written."""
+        for _ in range(CONFIG_TRIES):
+            self._check_online()
+            generation = self.ntb.peer_spad_read(Spad.GENERATION)
+            if not generation & 1:
+                return generation
+            await trio.sleep(CONFIG_PAUSE)
+        raise TransportLost(f"{self.ntb.name}: the configuration is never complete")
+
+    async def read_config(self, offset: int, size: int) -> bytes:
+        """Any bytes, from the words of the vhost side's bank that cover them."""
+        self._check_config(offset, size)
+        first, last = offset // 4, -(-(offset + size) // 4)
+        words = (self.ntb.peer_spad_read(Spad.CONFIG + at).to_bytes(4, "little") for at in range(first, last))
+        return b"".join(words)[offset - 4 * first :][:size]
+
+    async def write_config(self, offset: int, data: bytes) -> None:
+        self._check_config(offset, len(data))
+        for at in range(0, len(data), 4):
+            part = data[at : at + 4]
+            await self._command(Command.WRITE_CONFIG, offset + at | len(part) << 16, int.from_bytes(part, "little"))
+
+    def _check_config(self, offset: int, size: int) -> None:
+        self._check_online()
+        if self._offer is None or offset < 0 or offset + size > self._offer.config_bytes:
+            raise ProbeError(f"{self.ntb.name}: no device configuration of {offset + size} bytes")
+
+    def _check_online(self) -> None:
+        if not self.online:
+            raise TransportLost(f"{self.ntb.name}: the other host can't be reached")
+
+    async def _command(self, command: Command, argument: int = 0, data: int = 0) -> None:
+        """One at a time; only an outcome with the command's own number counts, so that a late one ends no other.
+
+        Raises ProbeError where the vhost side can't do it, TransportLost where it does not answer.
+        """
+        async with self._commanding:
+            self._check_online()
+            ntb, session = self.ntb, self.session
+            self._sequence = self._sequence % SEQUENCES + 1
+            ntb.peer_spad_write(Spad.ARGUMENT, argument)
+            ntb.peer_spad_write(Spad.DATA, data)
+            ntb.peer_spad_write(Spad.COMMAND, emit_command(self._sequence, command))
+            self.tell()
+            with trio.move_on_after(COMMAND_TIMEOUT):
+                while True:
+                    sequence, outcome = parse_command(ntb.peer_spad_read(Spad.COMMAND_STATUS))
+                    if session != self.session or not self.online:
+                        raise TransportLost(f"{ntb.name}: the other host went away during {command.name}")
+                    if sequence == self._sequence and outcome:
+                        break
+                    await self._completed.wait()
+                if outcome != Outcome.OK:
+                    raise ProbeError(f"{ntb.name}: the vhost side could not do {command.name} {argument:#x}")
+                return
+            raise TransportLost(f"{ntb.name}: no answer to {command.name} within {COMMAND_TIMEOUT:g} s")
+
+    # Queues
+
+    async def find_vqs(self, device: VirtioDevice, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
+        assert self._offer is not None
+        nums = self._offer.nums
+        if len(nums) < len(specs):
+            raise ProbeError(f"{self.ntb.name}: {len(nums)} queues, {len(specs)} needed")
+        self._queues = []
+        for index, spec in enumerate(specs):
+            name, place = f"{self.ntb.name}, queue {index}", partial(self._place, index)
+            vring = self._rings.make(device.features, nums[index], spec.num, spec.segments, name, place=place)
+            self._queues.append(DriverQueue(index, spec, vring.ring, partial(self.ntb.peer_db_set, 1 << index)))
+        used = [queue.ring.num for queue in self._queues]
+        for index, num in enumerate((*used, *(0 for _ in range(MAX_QUEUES - len(used))))):
+            self.ntb.peer_spad_write(Spad.QUEUE_NUM + index, num)
+        await self._command(Command.ENABLE_QUEUES)
+        return self._queues
+
+    def _place(self, index: int, num: int) -> RingAddrs:
+        """The queue's place at the start of the window, and nothing in it."""
+        self.dma.clear(self.dma.base + index * self._area.pitch, self._area.pitch)
+        return self._area.addrs(self.dma.base, index, num)
+
+    def del_vqs(self) -> None:
+        for queue in self._queues:
+            queue.close()
+        self._queues = []
+        self._rings.free()
+
+
+NTB_VIRTIO = NtbVirtioDriver()

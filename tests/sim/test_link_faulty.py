@@ -1,0 +1,433 @@
+"""A link on which things go wrong: what is counted, what nobody is ever given, and how the system comes back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from drivers.model import BindState
+from rings.errors import MemoryFault
+from rings.memory import Addr
+from rings.status import Status
+from vnet.errors import CompleterAbort, CompletionTimeout, LinkDown, PoisonedData, UnsupportedRequest
+from vnet.link.base import Direction
+from vnet.link.faults import POSSIBLE, Action, Flap, Request, Rule
+from vnet.link.faulty import COMPLETION_TIMEOUT, FaultyLink
+from vnet.link.ideal import IdealLink
+from vnet.memory import HostMemory
+from vnet.pcie.epc import EndpointController
+from vnet.pcie.rc import RootComplex
+from vnet.spec import FaultSpec, LinkSpec
+from vnet.testing import FRAME, Options, Pair, bounded, open_pair, unharmed, until
+
+UP, DOWN = Direction.UPSTREAM, Direction.DOWNSTREAM
+RAM = Addr(0x4000_0000)
+FAULTY = LinkSpec(root="rc", endpoint="ep", faults=FaultSpec())
+TRACED = LinkSpec(root="rc", endpoint="ep", trace="/dev/null")
+TIMED = LinkSpec(root="rc", endpoint="ep", generation=3)
+ERRORS: dict[Action, type[MemoryFault]] = {
+    Action.TIME_OUT: CompletionTimeout,
+    Action.REFUSE: UnsupportedRequest,
+    Action.ABORT: CompleterAbort,
+    Action.POISON: PoisonedData,
+    Action.FLAP: LinkDown,
+}
+FAILED_READS = [
+    pytest.param(Action.TIME_OUT, marks=pytest.mark.hostile("L05")),
+    pytest.param(Action.REFUSE, marks=pytest.mark.hostile("L06")),
+    pytest.param(Action.ABORT, marks=pytest.mark.hostile("L06")),
+    pytest.param(Action.POISON, marks=pytest.mark.hostile("L07")),
+]
+
+
+class Registers:
+    """Eight bytes that count how often they are read."""
+
+    def __init__(self) -> None:
+        self.value = 0x1122_3344_5566_7788
+        self.reads = 0
+
+    def mem_read(self, addr: int, size: int, function: int) -> int | None:
+        self.reads += 1
+        return self.value & (1 << 8 * size) - 1
+
+    def mem_write(self, addr: int, size: int, value: int, function: int) -> bool:
+        self.value = value
+        return True
+
+    def regions(self, addr: int, size: int, function: int) -> tuple[()]:
+        return ()
+
+    def config_read(self, function: int, offset: int, size: int) -> int | None:
+        return self.mem_read(offset, size, function)
+
+    def config_write(self, function: int, offset: int, size: int, value: int) -> bool:
+        return self.mem_write(offset, size, value, function)
+
+    def link_up(self) -> None: ...
+
+    def link_down(self) -> None: ...
+
+
+class Bench:
+    """A root complex with a page of RAM, a faulty link, and registers at its other end."""
+
+    def __init__(self, nursery: trio.Nursery, *rules: Rule, flaps: Iterable[Flap] = (), seed: int = 0) -> None:
+        self.memory = HostMemory(4096)
+        self.link = FaultyLink(IdealLink("link0"), random.Random(seed), rules, tuple(flaps))
+        self.registers = Registers()
+        RootComplex(self.memory).attach(self.link)
+        self.link.attach_endpoint(self.registers)
+        self.link.set_present(True)
+        nursery.start_soon(self.link.run)
+
+    def read(self, size: int = 4) -> int:
+        return self.link.mem_read(DOWN, 0, size)
+
+    @property
+    def faults(self) -> dict[str, int]:
+        return dict(self.link.statistics().faults)
+
+
+@asynccontextmanager
+async def open_bench(*rules: Rule, flaps: Iterable[Flap] = (), seed: int = 0) -> AsyncIterator[Bench]:
+    async with trio.open_nursery() as nursery:
+        bench = Bench(nursery, *rules, flaps=flaps, seed=seed)
+        yield bench
+        bench.link.set_present(False)
+        bench.memory.close()
+        nursery.cancel_scope.cancel()
+
+
+def faulty(pair: Pair) -> FaultyLink:
+    assert isinstance(pair.link, FaultyLink)
+    return pair.link
+
+
+def rescues(pair: Pair) -> tuple[int, int]:
+    """Found by the driver, and by the device, without being told."""
+    queues = pair.virtio.queues, pair.vhost.queues
+    driver, device = (sum(queue.signal.rescues for queue in side) for side in queues)
+    return driver, device
+
+
+# Requests
+
+
+def test_what_can_not_happen_is_refused() -> None:
+    for request in Request:
+        for action in Action:
+            if action not in POSSIBLE[request]:
+                with pytest.raises(ValueError, match="can't be"):
+                    Rule(request, action)
+    with pytest.raises(ValueError, match="no probability"):
+        Rule(Request.READ, Action.TIME_OUT, rate=1.5)
+
+
+@pytest.mark.parametrize("action", FAILED_READS)
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+async def test_a_register_read_that_fails_gives_all_ones_and_is_counted(action: Action, size: int) -> None:
+    async with open_bench(Rule(Request.READ, action, nth={2})) as bench:
+        right = bench.registers.value & (1 << 8 * size) - 1
+        assert [bench.read(size) for _ in range(3)] == [right, (1 << 8 * size) - 1, right]
+        assert bench.faults == {f"read {action.value}": 1}
+
+
+@pytest.mark.parametrize("action", FAILED_READS)
+async def test_a_memory_read_that_fails_raises_its_own_error_and_gives_no_byte(action: Action) -> None:
+    async with open_bench(Rule(Request.DMA_READ, action, nth={2})) as bench:
+        window = bench.link.map(UP, RAM, 4096)
+        window.view(RAM, 64)
+        with pytest.raises(ERRORS[action]) as raised:
+            window.view(Addr(RAM + 64), 64)
+        assert (raised.value.addr, raised.value.size, raised.value.write) == (RAM + 64, 64, False)
+        with pytest.raises(ERRORS[action]):
+            window.segments(Addr(RAM + 64), 64)  # the same request, asked for in pieces
+        window.view(RAM, 64)
+        await trio.sleep(0.01)
+        window.view(Addr(RAM + 64), 64)
+        assert bench.faults == {f"DMA read {action.value}": 1}
+
+
+@pytest.mark.hostile("L05")
+async def test_a_completion_that_comes_late_is_dropped_and_counted() -> None:
+    async with open_bench(Rule(Request.READ, Action.COME_LATE, nth={1})) as bench:
+        assert bench.read() == 0xFFFF_FFFF
+        assert bench.registers.reads == 1  # it was served: what the read does is done
+        assert bench.faults == {"read late": 1}
+        await trio.sleep(COMPLETION_TIMEOUT)
+        await trio.testing.wait_all_tasks_blocked()
+        assert bench.faults == {"read late": 1, "completion unexpected": 1}
+        assert bench.read() == 0x5566_7788
+
+
+@pytest.mark.hostile("L07")
+async def test_a_poisoned_write_is_dropped_and_the_next_one_arrives() -> None:
+    async with open_bench(Rule(Request.WRITE, Action.POISON, nth={1})) as bench:
+        bench.link.mem_write(DOWN, 0, 4, 1)
+        assert bench.read() == 0x5566_7788
+        bench.link.mem_write(DOWN, 0, 4, 2)
+        assert bench.read() == 2
+        window = bench.link.map(UP, RAM, 4096)
+        bench.link.add(Rule(Request.DMA_WRITE, Action.POISON, nth={1}))
+        with pytest.raises(PoisonedData):
+            window.view(RAM, 8, True)
+        assert bench.faults == {"write poisoned": 1, "DMA write poisoned": 1}
+
+
+async def test_configuration_requests_fail_by_script_only() -> None:
+    everything = FaultSpec(timeouts=1.0, unsupported=1.0, aborted=1.0, poisoned=1.0)
+    async with open_bench() as bench:
+        assert bench.link.config_read(0, 0, 4) == 0x5566_7788
+        bench.link.add(Rule(Request.CONFIG_READ, Action.TIME_OUT, nth={1}))
+        bench.link.add(Rule(Request.CONFIG_WRITE, Action.REFUSE, nth={1}))
+        assert bench.link.config_read(0, 0, 4) == 0xFFFF_FFFF
+        bench.link.config_write(0, 0, 4, 5)
+        assert bench.link.config_read(0, 0, 4) == 0x5566_7788
+    async with open_pair(Options(link=LinkSpec("rc", "ep", faults=FaultSpec()))) as pair:
+        assert pair.link.statistics().faults == {}
+    assert everything.timeouts == 1
+
+
+@pytest.mark.hostile("L09")
+async def test_requests_that_nobody_answers_are_counted_through_every_wrapper() -> None:
+    spec = LinkSpec("rc", "ep", generation=3, faults=FaultSpec(), trace="/dev/null")
+    async with open_pair(Options(link=spec)) as pair:
+        before = pair.link.statistics()
+        assert pair.link.config_read(5, 0, 4) == 0xFFFF_FFFF  # no such function
+        bar = pair.function.bars[0]
+        for addr in (bar.address - 8, bar.address + (1 << 40)):
+            assert pair.link.mem_read(DOWN, addr, 4) == 0xFFFF_FFFF
+            pair.link.mem_write(DOWN, addr, 4, 0)
+        pair.link.mem_write(UP, 0x10, 4, 0)
+        after = pair.link.statistics()
+        assert after.config.unsupported - before.config.unsupported == 1
+        assert after.downstream.unsupported - before.downstream.unsupported == 4
+        assert after.upstream.unsupported - before.upstream.unsupported == 1
+        await pair.transfer()
+
+
+async def test_the_same_seed_and_the_same_requests_give_the_same_faults() -> None:
+    async def course(seed: int) -> list[int]:
+        rules = Rule(Request.READ, Action.TIME_OUT, rate=0.3), Rule(Request.READ, Action.ABORT, rate=0.1)
+        async with open_bench(*rules, seed=seed) as bench:
+            return [bench.read() for _ in range(100)]
+
+    assert await course(1) == await course(1) != await course(2)
+
+
+async def test_a_rule_holds_in_its_time_and_up_to_its_limit() -> None:
+    rule = Rule(Request.READ, Action.TIME_OUT, rate=1, start=1, stop=3, limit=2)
+    async with open_bench(rule) as bench:
+        lost = []
+        for _ in range(5):
+            lost.append([bench.read() == 0xFFFF_FFFF for _ in range(1)][0])
+            await trio.sleep(0.75)  # at 0, 0.75, 1.5, 2.25, 3
+        assert lost == [False, False, True, True, False]
+
+
+async def test_nothing_fails_on_a_link_that_is_down() -> None:
+    async with open_bench(Rule(Request.READ, Action.TIME_OUT, rate=1)) as bench:
+        bench.link.bring_down()
+        assert bench.read() == 0xFFFF_FFFF
+        assert bench.faults == {}
+        assert bench.link.statistics().downstream.dropped == 1
+
+
+# Doorbells and interrupts
+
+
+async def test_lost_doorbells_cost_time_and_are_counted() -> None:
+    async with open_pair(Options(link=FAULTY)) as pair, unharmed(pair):
+        faulty(pair).add(Rule(Request.DOORBELL, Action.LOSE, rate=1, limit=5))
+        began = trio.current_time()
+        await pair.transfer()
+        lost = faulty(pair).statistics().faults["doorbell lost"]
+        assert lost == 5
+        assert rescues(pair) == (0, 5)
+        assert trio.current_time() - began <= 5 * 0.011
+
+
+async def test_lost_interrupts_cost_time_and_are_counted() -> None:
+    async with open_pair(Options(link=FAULTY)) as pair, unharmed(pair):
+        faulty(pair).add(Rule(Request.INTERRUPT, Action.LOSE, rate=1, limit=5))
+        await pair.transfer()
+        assert faulty(pair).statistics().faults["interrupt lost"] == 5
+        driver, device = rescues(pair)
+        assert 1 <= driver <= 5  # two queues may be looked at together
+        assert device == 0
+
+
+async def test_a_lost_configuration_interrupt_is_made_up_for_by_a_look_at_the_status() -> None:
+    async with open_pair(Options(link=FAULTY)) as pair:
+        faulty(pair).add(Rule(Request.INTERRUPT, Action.LOSE, rate=1, limit=1))
+        pair.vhost.fail("told in vain")
+        await until(lambda: pair.virtio.restarts == 1)
+        await pair.world.wait_up()
+        await pair.transfer()
+
+
+async def test_a_delayed_interrupt_arrives_and_one_of_an_epoch_that_is_over_does_not() -> None:
+    async with open_pair(Options(link=FAULTY)) as pair:
+        faulty(pair).add(Rule(Request.INTERRUPT, Action.DELAY, rate=1))
+        calls = pair.virtio.queues[0].calls
+        pair.device_port.inject(FRAME)
+        await trio.testing.wait_all_tasks_blocked()
+        assert pair.virtio.queues[0].calls == calls
+        await trio.sleep(0.005)
+        await trio.testing.wait_all_tasks_blocked()
+        assert pair.virtio.queues[0].calls == calls + 1
+        await pair.transfer()
+        pair.device_port.inject(FRAME)
+        await trio.testing.wait_all_tasks_blocked()
+        pair.link.bring_down()
+        pair.link.bring_up()
+        delivered = pair.rc.rc.statistics().msi
+        await trio.sleep(0.006)
+        assert pair.rc.rc.statistics().msi == delivered
+
+
+@pytest.mark.parametrize("link", [LinkSpec("rc", "ep"), TIMED, TRACED], ids=["ideal", "timed", "traced"])
+async def test_nobody_looks_without_being_told_where_nothing_gets_lost(link: LinkSpec) -> None:
+    async with open_pair(Options(link=link)) as pair:
+        await pair.transfer()
+        assert rescues(pair) == (0, 0)
+        assert {queue.signal.every for queue in (*pair.virtio.queues, *pair.vhost.queues)} == {None}
+        assert pair.virtio.changed.every is None
+
+
+async def test_a_topology_that_asks_for_losses_gets_traffic_through_them() -> None:
+    faults = FaultSpec(seed=3, lost_doorbells=0.3, lost_interrupts=0.3, delayed_interrupts=0.3)
+    async with open_pair(Options(link=LinkSpec("rc", "ep", faults=faults))) as pair:
+        await pair.transfer()
+        found = pair.link.statistics().faults
+        assert found["doorbell lost"] > 0 < found["interrupt lost"]
+        assert sum(rescues(pair)) > 0
+        assert pair.virtio.restarts == 0
+
+
+# Reads that fail under a running device
+
+
+@pytest.mark.parametrize("action", FAILED_READS)
+async def test_a_device_that_can_not_read_a_buffer_asks_for_a_reset_and_never_sends_it(action: Action) -> None:
+    async with open_pair(Options(link=FAULTY, devices=2)) as pair, unharmed(pair):
+        faulty(pair).add(Rule(Request.DMA_READ, action, nth={3}))
+        with bounded():
+            for number in range(5):
+                pair.driver_port.inject(FRAME + bytes([number]))
+            await until(lambda: pair.virtio.restarts == 1)
+        await pair.world.wait_up()
+        arrived = []
+        with trio.move_on_after(0.1):
+            while True:
+                arrived.append((await pair.device_port.receive())[1][-1])
+        assert arrived == [0, 1]  # what came before it; what the ring held behind it went with the reset
+        assert [ERRORS[action].__name__ for failure in pair.vhost.failures if "queue 1" in failure] == [
+            ERRORS[action].__name__
+        ]
+
+
+@pytest.mark.hostile("L10")
+async def test_registers_that_read_all_ones_are_taken_for_a_lost_device_and_never_for_values() -> None:
+    async with open_pair(Options(link=FAULTY)) as pair, unharmed(pair):
+        device = pair.virtio
+        faulty(pair).add(Rule(Request.READ, Action.TIME_OUT, rate=1))
+        with bounded(seconds=3):
+            await until(lambda: device.restarts >= 2, seconds=3)  # noticed, and tried again in vain
+        assert any("does not answer" in failure for failure in device.failures)
+        assert not pair.device.up
+        assert not any("descriptor" in failure or "index" in failure for failure in pair.vhost.failures)
+        assert pair.rc.virtio.binding(device).state is not BindState.FAILED
+        faulty(pair).clear()
+        await pair.world.wait_up()
+        assert pair.virtio is device
+
+
+@pytest.mark.hostile("L05")
+@pytest.mark.parametrize("number", range(1, 60, 3))
+async def test_one_lost_completion_during_bring_up_is_made_up_for(number: int) -> None:
+    async with open_pair(Options(link=FAULTY, queue_size=16)) as pair:
+        faulty(pair).add(Rule(Request.READ, Action.TIME_OUT, nth={number}))
+        await pair.reset()
+        assert pair.virtio.status & Status.DRIVER_OK
+        assert [queue.ring.num for queue in pair.virtio.queues] == [16, 16]
+        assert pair.vhost.features == pair.virtio.features
+        await pair.transfer(10_000)
+
+
+# Flaps
+
+
+@pytest.mark.hostile("L11")
+@pytest.mark.parametrize("length", [0.001, 0.05, 0.1])
+async def test_a_flap_under_load_keeps_drivers_bound_and_starts_a_new_epoch(length: float) -> None:
+    async with open_pair(Options(link=FAULTY)) as pair, unharmed(pair):
+        function, device, epoch = pair.function, pair.virtio, pair.link.epoch
+        faulty(pair).add(Rule(Request.DOORBELL, Action.FLAP, nth={1}))
+        faulty(pair)._flap = length
+        for _ in range(200):
+            pair.driver_port.inject(FRAME)
+            pair.device_port.inject(FRAME)
+        with bounded():
+            await until(lambda: pair.link.epoch == epoch + 1)
+        await pair.world.wait_up()
+        assert (pair.function, pair.virtio) == (function, device)
+        assert device.restarts == 1
+        assert all(queue.ring.state().avail <= 200 + queue.ring.num for queue in device.queues)
+
+
+@pytest.mark.hostile("L11")
+async def test_a_hundred_flaps_in_a_second_end_in_a_system_that_works() -> None:
+    spec = LinkSpec("rc", "ep", faults=FaultSpec(flap_every_ms=10, flap_ms=5))
+    async with open_pair(Options(link=FAULTY)) as pair, unharmed(pair):
+        device, epoch = pair.virtio, pair.link.epoch
+        faulty(pair)._start(Flap(0, 0.005, 0.01, 100))
+        with trio.move_on_after(1):
+            while True:
+                pair.driver_port.inject(FRAME)
+                pair.device_port.inject(FRAME)
+                await trio.sleep(0.001)
+        await pair.world.wait_up()
+        assert pair.link.epoch == epoch + 100
+        assert pair.link.statistics().faults["link down"] == 100
+        assert pair.virtio is device
+    assert spec.faults is not None
+
+
+async def test_flaps_come_as_planned_and_by_hand_it_stays_down() -> None:
+    async with open_bench(flaps=[Flap(1, 0.05, 1, 3)]) as bench:
+        moves = []
+        for _ in range(4):
+            moves.append(bench.link.up)
+            await trio.sleep(1.01)
+        assert moves == [True, False, False, False]  # at 0, 1.01, 2.02, 3.03
+        assert bench.link.up
+        assert bench.link.epoch == 4
+        bench.link.add(Rule(Request.READ, Action.FLAP, nth={1}))
+        assert bench.read() == 0xFFFF_FFFF
+        assert not bench.link.up
+        bench.link.bring_up()
+        assert not bench.link.up  # the flap is not over
+        bench.link.bring_down()
+        await trio.sleep(1)
+        assert not bench.link.up  # somebody took it down by hand meanwhile
+        bench.link.bring_up()
+        assert bench.link.up
+
+
+@pytest.mark.hostile("L11")
+async def test_a_topology_that_asks_for_flaps_gets_traffic_between_them() -> None:
+    faults = FaultSpec(flap_every_ms=500, flap_ms=20)
+    async with open_pair(Options(link=LinkSpec("rc", "ep", faults=faults))) as pair:
+        for flaps in range(1, 4):
+            await pair.transfer()
+            await trio.sleep(0.5)
+            await pair.world.wait_up()
+            assert pair.link.statistics().faults == {"link down": flaps}
+            assert pair.link.epoch == 1 + flaps

@@ -1,0 +1,469 @@
+"""A disk as an NBD export on a unix socket, for any number of clients.
+
+Data are received straight into the buffers that the device reads, and sent straight from those it wrote. Commands
+that came in together are shown to the device together, and what it answered together is sent together.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import attrs
+import trio
+
+from drivers.devices.blk import BlkStatus, Disk, DiskError, DiskRequest, RequestType
+from drivers.devices.blk.buffers import Buffer
+from drivers.pump import Signal
+from vnet.nbd import (
+    Command,
+    CommandFlag,
+    CommandType,
+    Export,
+    Handshake,
+    NbdError,
+    NbdProtocolError,
+    Receiver,
+    TransmissionFlag,
+    error_reply,
+    read_header,
+    simple_reply,
+)
+
+__all__ = ["NbdServer", "NbdStatistics"]
+
+BACKLOG = 64
+CLIENTS_MAX = 64
+COMMANDS_MAX = 128
+BYTES_MAX = 16 << 20
+"""What one client may have under way; more waits in its socket."""
+BLOCK_MAX = 32 << 20
+CHUNK = 64 << 10
+IOV = 256
+SEND_BUFFER = 4 << 20
+SO_SNDBUFFORCE = 32
+
+ERRORS: Mapping[BlkStatus, NbdError] = {
+    BlkStatus.OK: NbdError.OK,
+    BlkStatus.IOERR: NbdError.IO,
+    BlkStatus.UNSUPP: NbdError.NOTSUP,
+}
+WRITES = frozenset((CommandType.WRITE, CommandType.TRIM, CommandType.WRITE_ZEROES))
+FLAGS: Mapping[int, int] = {
+    CommandType.READ: CommandFlag.DF,
+    CommandType.WRITE: 0,
+    CommandType.FLUSH: 0,
+    CommandType.TRIM: 0,
+    CommandType.WRITE_ZEROES: CommandFlag.NO_HOLE,
+}
+"""The commands there are, and the flags each may have besides FUA."""
+
+
+@attrs.define(eq=False)
+class NbdStatistics:
+    """Since the server exists."""
+
+    clients: int = 0
+    """Connected now."""
+    connections: int = 0
+    commands: int = 0
+    errors: int = 0
+    """Commands that were answered with one."""
+
+
+class NbdServer:
+    """Serves one disk. Clients come and go; each has its own limits."""
+
+    def __init__(self, disk: Disk, name: str) -> None:
+        """``name`` of the export; clients that ask for none get it as well."""
+        self.disk = disk
+        self.name = name
+        self.statistics = NbdStatistics()
+
+    async def serve(self, path: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen at ``path`` until cancelled. Raises OSError where somebody listens there already."""
+        with listen(path) as listening:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    await trio.lowlevel.wait_readable(listening)
+                    try:
+                        client, _ = listening.accept()
+                    except (BlockingIOError, ConnectionError):
+                        continue
+                    if self.statistics.clients >= CLIENTS_MAX:
+                        client.close()
+                    else:
+                        nursery.start_soon(self._converse, client)
+
+    async def _converse(self, client: socket.socket) -> None:
+        self.statistics.clients += 1
+        self.statistics.connections += 1
+        with client:
+            client.setblocking(False)
+            try:
+                client.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+            except PermissionError:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            try:
+                await Connection(client, self).run()
+            except (OSError, NbdProtocolError):
+                pass  # it hung up, or makes no sense: nobody else notices
+            finally:
+                self.statistics.clients -= 1
+
+    def export(self) -> Export:
+        """The disk as it is now."""
+        geometry = self.disk.geometry
+        assert geometry is not None
+        offered = {
+            TransmissionFlag.READ_ONLY: geometry.read_only,
+            TransmissionFlag.SEND_FLUSH: True,
+            TransmissionFlag.SEND_FUA: True,
+            TransmissionFlag.SEND_TRIM: bool(geometry.discard_max) and not geometry.read_only,
+            TransmissionFlag.SEND_WRITE_ZEROES: not geometry.read_only,
+            # One device behind all connections: what one flushes is flushed for all.
+            TransmissionFlag.CAN_MULTI_CONN: True,
+        }
+        flags = TransmissionFlag.HAS_FLAGS
+        for flag, there in offered.items():
+            flags |= flag if there else TransmissionFlag(0)
+        return Export(
+            self.name,
+            geometry.size,
+            flags,
+            "virtio-blk disk",
+            geometry.block_size,
+            max(geometry.preferred, 4096),
+            BLOCK_MAX,
+        )
+
+
+@attrs.define(eq=False)
+class _Pending:
+    """A read or a write under way."""
+
+    command: Command
+    left: int
+    """Parts that did not end yet."""
+    error: NbdError = NbdError.OK
+
+
+class Connection:
+    """One client, from the greeting to the end."""
+
+    def __init__(self, client: socket.socket, server: NbdServer) -> None:
+        self._socket = client
+        self._server = server
+        self._disk = server.disk
+        self._handshake = Handshake(server.name, server.export)
+        self._export: Export | None = None
+        self._receiver = Receiver()
+        self._out: deque[tuple[memoryview, Buffer | None]] = deque()
+        self._to_send = Signal()
+        self._commands = self._bytes = 0
+        self._freed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Raises OSError, NbdProtocolError."""
+        await self._disk.wait_online()
+        if not await self._negotiate():
+            return
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._send)
+                await self._receive()
+                while self._commands:  # what was asked for before the end is answered
+                    await self._wait_freed()
+                self._nursery.cancel_scope.cancel()
+        except* (OSError, NbdProtocolError) as group:
+            raise group.exceptions[0] from None
+        finally:
+            self._nursery = None
+            while self._out:
+                _, buffer = self._out.popleft()
+                if buffer is not None:
+                    buffer.free()
+
+    async def _negotiate(self) -> bool:
+        await self._write(self._handshake.greeting())
+        chunk = memoryview(bytearray(CHUNK))
+        while not self._handshake.over:
+            size = await self._read_into([chunk])
+            if not size:
+                return False
+            for reply in self._handshake.feed(chunk[:size]):
+                await self._write(reply)
+        self._export = self._handshake.export
+        self._receiver = Receiver(self._handshake.rest())
+        return self._export is not None
+
+    # What comes in.
+
+    async def _receive(self) -> None:
+        receiver = self._receiver
+        while True:
+            command = receiver.next()
+            if command is None:
+                self._disk.kick()
+                if not await self._more():
+                    return
+            elif command.type == CommandType.DISC:
+                self._disk.kick()
+                return
+            else:
+                await self._begin(command)
+
+    async def _more(self) -> bool:
+        """Receive what there is; False when the client sends no more."""
+        size = await self._read_into(self._receiver.targets())
+        self._receiver.received(size)
+        return bool(size)
+
+    async def _begin(self, command: Command) -> None:
+        self._server.statistics.commands += 1
+        size = command.size if command.type in (CommandType.READ, CommandType.WRITE) else 0
+        while self._commands and (self._commands >= COMMANDS_MAX or self._bytes + size > BYTES_MAX):
+            self._disk.kick()
+            await self._wait_freed()
+        self._commands += 1
+        self._bytes += size
+        error = self._check(command)
+        if command.type == CommandType.WRITE:
+            if command.size > BLOCK_MAX:
+                raise NbdProtocolError(f"a write of {command.size} bytes")
+            await (self._swallow(command, error) if error else self._begin_write(command))
+        elif error:
+            self._end(command, error)
+        elif command.type == CommandType.READ:
+            await self._begin_read(command)
+        else:
+            self._start(self._slow(command))
+
+    def _check(self, command: Command) -> NbdError:
+        export = self._export
+        assert export is not None
+        allowed = FLAGS.get(command.type)
+        if allowed is None or command.flags & ~(allowed | CommandFlag.FUA):
+            return NbdError.INVAL
+        if command.type in WRITES and export.flags & TransmissionFlag.READ_ONLY:
+            return NbdError.PERM
+        if command.type == CommandType.FLUSH:
+            return NbdError.OK
+        if command.offset + command.size > export.size:
+            return NbdError.NOSPC if command.type in WRITES else NbdError.INVAL
+        if (command.offset | command.size) % export.block_min:
+            return NbdError.INVAL
+        if command.type == CommandType.READ:
+            whole = command.flags & CommandFlag.DF
+            if command.size > (self._disk.transfer_max if whole else BLOCK_MAX):
+                return NbdError.OVERFLOW
+        return NbdError.OK
+
+    async def _begin_read(self, command: Command) -> None:
+        disk, most, size = self._disk, self._disk.transfer_max, command.size
+        if not size or (size > most and not self._handshake.structured):
+            self._start(self._slow(command))  # its parts would have to be sent in order
+            return
+        pending = _Pending(command, -(-size // most))
+        for at in range(0, size, most):
+            part = min(most, size - at)
+            buffer = disk.take(part) or await disk.buffer(part)
+            disk.submit(DiskRequest(RequestType.IN, self._was_read, command.offset + at, part, buffer, context=pending))
+
+    async def _begin_write(self, command: Command) -> None:
+        disk, receiver, most, size = self._disk, self._receiver, self._disk.transfer_max, command.size
+        pending = _Pending(command, -(-size // most))
+        for at in range(0, size, most):
+            part = min(most, size - at)
+            buffer = disk.take(part) or await disk.buffer(part)
+            try:
+                if not receiver.into(buffer.views):
+                    disk.kick()
+                    await self._fill()
+            except BaseException:
+                buffer.free()
+                raise
+            disk.submit(
+                DiskRequest(RequestType.OUT, self._was_written, command.offset + at, part, buffer, context=pending)
+            )
+        if not size:
+            self._end(command, NbdError.OK)
+
+    async def _fill(self) -> None:
+        """Receive what `Receiver.into` waits for. Raises OSError when the client goes first."""
+        while not self._receiver.filled:
+            if not await self._more():
+                raise ConnectionError("it hung up in the middle of a write")
+
+    async def _swallow(self, command: Command, error: NbdError) -> None:
+        """A write that is refused comes with its data all the same."""
+        chunk = memoryview(bytearray(CHUNK))
+        for at in range(0, command.size, CHUNK):
+            if not self._receiver.into([chunk[: command.size - at]]):
+                await self._fill()
+        self._end(command, error)
+
+    # What the device answers.
+
+    def _was_read(self, request: DiskRequest) -> None:
+        pending, buffer = request.context, request.buffer
+        assert isinstance(pending, _Pending)
+        assert buffer is not None
+        pending.left -= 1
+        command = pending.command
+        last = not pending.left
+        if request.status:
+            pending.error = ERRORS[request.status]
+            buffer.free()
+        elif self._nursery is None:
+            buffer.free()
+        else:
+            done = last and not pending.error
+            if self._handshake.structured:
+                head = read_header(command.cookie, request.offset, request.size, last=done)
+            else:
+                head = simple_reply(command.cookie)
+            self._out.append((memoryview(head), None))
+            views = buffer.views
+            for view in views[:-1]:
+                self._out.append((view, None))
+            self._out.append((views[-1], buffer))
+            self._to_send.set()
+            if done:
+                self._free(command)
+        if last and pending.error:
+            self._end(command, pending.error)
+
+    def _was_written(self, request: DiskRequest) -> None:
+        pending = request.context
+        assert isinstance(pending, _Pending)
+        assert request.buffer is not None
+        request.buffer.free()
+        pending.left -= 1
+        pending.error = pending.error or ERRORS[request.status]
+        if not pending.left:
+            if pending.command.flags & CommandFlag.FUA and not pending.error:
+                self._start(self._flush_behind(pending.command))
+            else:
+                self._end(pending.command, pending.error)
+
+    # What is done step by step, in a task of its own.
+
+    def _start(self, work: Callable[[], Awaitable[None]]) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(work)
+
+    def _slow(self, command: Command) -> Callable[[], Awaitable[None]]:
+        return partial(self._do, command)
+
+    def _flush_behind(self, command: Command) -> Callable[[], Awaitable[None]]:
+        return partial(self._do, attrs.evolve(command, type=CommandType.FLUSH))
+
+    async def _do(self, command: Command) -> None:
+        disk, data, error = self._disk, b"", NbdError.OK
+        try:
+            if command.type == CommandType.READ:
+                data = await disk.read(command.offset, command.size)
+            elif command.type == CommandType.TRIM:
+                await disk.discard(command.offset, command.size)
+            elif command.type == CommandType.WRITE_ZEROES:
+                unmap = not command.flags & CommandFlag.NO_HOLE
+                await disk.write_zeroes(command.offset, command.size, unmap=unmap)
+            if command.type == CommandType.FLUSH or command.flags & CommandFlag.FUA:
+                await disk.flush()
+        except DiskError as exc:
+            error = ERRORS[exc.status]
+        self._end(command, error, data)
+
+    # What goes out.
+
+    def _end(self, command: Command, error: NbdError, data: bytes = b"") -> None:
+        """Answer a command with what is not on its way already."""
+        if error:
+            self._server.statistics.errors += 1
+        if self._nursery is not None:
+            structured = self._handshake.structured and command.type == CommandType.READ
+            reply = error_reply(command.cookie, error) if structured else simple_reply(command.cookie, error)
+            self._out.append((memoryview(reply + data), None))
+            self._to_send.set()
+        self._free(command)
+
+    def _free(self, command: Command) -> None:
+        self._commands -= 1
+        self._bytes -= command.size if command.type in (CommandType.READ, CommandType.WRITE) else 0
+        self._freed.set()
+
+    async def _wait_freed(self) -> None:
+        self._freed = trio.Event()
+        await self._freed.wait()
+
+    async def _send(self) -> None:
+        out = self._out
+        while True:
+            while out:
+                try:
+                    sent = self._socket.sendmsg([view for view, _ in islice(out, IOV)])
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self._socket)
+                    continue
+                while sent:
+                    view, buffer = out[0]
+                    if sent < len(view):
+                        out[0] = view[sent:], buffer
+                        break
+                    sent -= len(view)
+                    out.popleft()
+                    if buffer is not None:
+                        buffer.free()
+            await self._to_send.wait()
+
+    async def _write(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._socket)
+
+    async def _read_into(self, views: list[memoryview]) -> int:
+        """0 when the client sends no more."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                return self._socket.recvmsg_into(views)[0]
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+
+
+@contextmanager
+def listen(path: Path) -> Iterator[socket.socket]:
+    """A socket at ``path`` for this user alone; one that a killed process left there is replaced. Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.setblocking(False)
+        if path.is_socket() and not _answers(path):
+            path.unlink()
+        listening.bind(str(path))
+        made = path.stat()
+        try:
+            path.chmod(0o600)  # before anybody can connect
+            listening.listen(BACKLOG)
+            yield listening
+        finally:
+            if path.exists() and os.path.samestat(path.stat(), made):
+                path.unlink()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+    return True
