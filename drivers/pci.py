@@ -64,6 +64,7 @@ class FunctionTransport:
         for queue in self._queues:
             queue.live = False  # nothing more is moved into an epoch that is over
         if self._device is not None:
+            self._device.trouble = "the link went down"  # it may be up again before anybody looks
             self._device.changed.set()
 
     async def wait_online(self) -> None:

@@ -159,6 +159,7 @@ async def _drain(flow: Flow, queue: QueueEnd, settle: Callable[[], Awaitable[Non
     batches = queue.batches
     last = len(batches) - 1
     if queue.live:
+        queue.flush()  # what was added before the device was live
         queue.quiet()
     while queue.live:
         moved, need = flow.move()

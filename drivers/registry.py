@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from drivers.devices.blk import VhostBlk, VirtioBlk
+from drivers.devices.blk import layout as blk
 from drivers.devices.net import VhostNet, VirtioNet
 from drivers.devices.net import layout as net
 from drivers.transports import epf_mailbox, mmio, ntb, pci
@@ -40,6 +42,7 @@ class DeviceType:
 
 DEVICES: Mapping[str, DeviceType] = {
     "net": DeviceType(DeviceId.NET, net.TABLE, net.SUPPORTED, VirtioNet, VhostNet),
+    "blk": DeviceType(DeviceId.BLOCK, blk.TABLE, blk.SUPPORTED, VirtioBlk, VhostBlk),
 }
 
 

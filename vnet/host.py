@@ -89,5 +89,6 @@ class Host:
         self.pci.register_device(function)
 
     def gone(self, function: PciFunctionHandle) -> None:
-        if self._nursery is not None:
+        """Whoever took it off the bus by hand is done with it already."""
+        if self._nursery is not None and any(binding.device is function for binding in self.pci.bindings):
             self._nursery.start_soon(self.pci.unregister_device, function)

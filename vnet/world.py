@@ -17,6 +17,7 @@ from drivers.registry import DEVICES, TRANSPORTS
 from drivers.vhost import VhostBack, VhostDevice
 from drivers.virtio import VirtioDevice
 from rings.status import Status
+from vnet.background import open_background
 from vnet.ends import ENDS
 from vnet.ends.base import End, EndsType, OpenContext
 from vnet.errors import ConfigError
@@ -207,7 +208,7 @@ async def open_world(
             world.devices[device_name] = Device(
                 device_name, spec, place.root, place.endpoint, place.location, place.back, *ends[device_name]
             )
-        nursery = await stack.enter_async_context(_nursery())
+        nursery = await stack.enter_async_context(open_background())
         for host in world.hosts.values():
             _register_drivers(world, host)
             await nursery.start(host.serve)
@@ -241,20 +242,6 @@ def _trace(link: str, path: str) -> Iterator[Callable[[str], object]]:
         raise ConfigError("topology", f"links.{link}.trace", path, exc.strerror or str(exc)) from None
     with file:
         yield lambda line: file.write(f"{line}\n")
-
-
-@asynccontextmanager
-async def _nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery that is cancelled at the end rather than waited for; an error of the body comes out as it is."""
-    error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            yield nursery
-        except BaseException as exc:  # noqa: BLE001  raised again below, outside of any group
-            error = exc
-        nursery.cancel_scope.cancel()
-    if error is not None:
-        raise error
 
 
 def _context(world: World, name: str, index: int, spec: DeviceSpec) -> OpenContext:

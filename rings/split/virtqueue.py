@@ -70,6 +70,7 @@ class SplitVirtqueue(Generic[T]):
         self._published = 0
         self._last_used = 0
         self._seen = 0
+        self._bad: BadRing | None = None
         self._kicks = self._suppressed = self._chains = self._returned = self._bad_lengths = 0
         for words, event in ((self._ring.avail, self._ring.used_event), (self._ring.used, self._ring.avail_event)):
             words[FLAGS] = words[IDX] = words[event] = 0
@@ -183,6 +184,8 @@ class SplitVirtqueue(Generic[T]):
     def get_each(self, limit: int, /) -> list[tuple[T, int]]:
         done: list[tuple[T, int]] = []
         first = last = self._last_used
+        if self._bad is not None:
+            raise self._bad
         if last == self._seen and not self._look():
             return done
         num, mask, elems, following = self.num, self._mask, self._used_elems, self._next
@@ -208,8 +211,10 @@ class SplitVirtqueue(Generic[T]):
                 free = head
                 freed += count
                 done.append((token, written))
-        except BadRing:
-            # What came before it is good. It is met again, first, when the next one is asked for.
+        except BadRing as exc:
+            # What came before it is good, and is told first. The element must not be looked at again then: a buffer
+            # that was returned twice may have been added anew meanwhile.
+            self._bad = exc
             if not done:
                 raise
         self._free = free

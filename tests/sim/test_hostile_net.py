@@ -365,19 +365,28 @@ async def test_a_broken_transmit_queue_is_latched_and_what_came_before_it_is_ans
 # Time of check, time of use
 
 
+class Unsteady(Changing):
+    """Descriptors and payload change as soon as they were read; the available ring is left in peace."""
+
+    def _turn(self, access: Access) -> None:
+        if access.act is Act.READ or access.size == 8:
+            super()._turn(access)
+
+
 @pytest.mark.hostile("R16")
 async def test_a_frame_is_checked_and_sent_from_one_reading_of_its_memory() -> None:
-    """Under a memory that turns every byte that was read, the first frame goes out as it was first read."""
+    """Under a memory that turns every byte that was read, each frame goes out as it was first read."""
     async with open_pair(SMALL) as pair, unharmed(pair):
         ops = pair.vhost.ops
         async with hostile_driver(pair) as driver:
-            pair.vhost.ops = AroundOps(ops, Changing)
+            pair.vhost.ops = AroundOps(ops, Unsteady)
             await driver.start()
             header = virtio_net_hdr(C, start=14, offset=6)
-            driver.send(*whole(header + FRAME)(driver))
-            with bounded():
-                assert await pair.device_port.receive() == (header, FRAME)
-                await trio.testing.wait_all_tasks_blocked()
+            for head in range(16):
+                driver.send(*whole(header + FRAME)(driver), head=head)
+                with bounded():
+                    assert await pair.device_port.receive() == (header, FRAME)
+                    await trio.testing.wait_all_tasks_blocked()
             pair.vhost.ops = ops
 
 
@@ -817,6 +826,7 @@ async def test_with_a_thousand_frames_under_way_all_end_once_and_the_driver_reco
                 tap.lies.clear()
             elif how == "reset behind our back":
                 tap._inner.bar_write(*tap.at(Common.DEVICE_STATUS), 1, 0)
+                await until(lambda: pair.vhost.status == 0)
                 pair.virtio.interrupt()
             else:
                 pair.link.bring_down()

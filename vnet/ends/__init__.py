@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vnet.ends.base import EndsType
+from vnet.ends.blk import BlkSpec, open_blk
 from vnet.ends.net import NetSpec, open_net
 
 __all__ = ["ENDS"]
 
 ENDS: Mapping[str, EndsType] = {
     "net": EndsType(NetSpec, open_net),
+    "blk": EndsType(BlkSpec, open_blk),
 }

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -113,7 +112,7 @@ class NbdServer:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             try:
                 await Connection(client, self).run()
-            except (OSError, NbdProtocolError):
+            except* (OSError, NbdProtocolError):
                 pass  # it hung up, or makes no sense: nobody else notices
             finally:
                 self.statistics.clients -= 1
@@ -145,6 +144,10 @@ class NbdServer:
         )
 
 
+def _data_size(command: Command) -> int:
+    return command.size if command.type in (CommandType.READ, CommandType.WRITE) else 0
+
+
 @attrs.define(eq=False)
 class _Pending:
     """A read or a write under way."""
@@ -165,7 +168,8 @@ class Connection:
         self._handshake = Handshake(server.name, server.export)
         self._export: Export | None = None
         self._receiver = Receiver()
-        self._out: deque[tuple[memoryview, Buffer | None]] = deque()
+        self._out: deque[tuple[memoryview, Buffer | None, Command | None]] = deque()
+        """What to send; the buffer is free and the command over when it was sent."""
         self._to_send = Signal()
         self._commands = self._bytes = 0
         self._freed = trio.Event()
@@ -183,14 +187,10 @@ class Connection:
                 while self._commands:  # what was asked for before the end is answered
                     await self._wait_freed()
                 self._nursery.cancel_scope.cancel()
-        except* (OSError, NbdProtocolError) as group:
-            raise group.exceptions[0] from None
         finally:
             self._nursery = None
             while self._out:
-                _, buffer = self._out.popleft()
-                if buffer is not None:
-                    buffer.free()
+                self._sent(self._out.popleft())
 
     async def _negotiate(self) -> bool:
         await self._write(self._handshake.greeting())
@@ -229,7 +229,7 @@ class Connection:
 
     async def _begin(self, command: Command) -> None:
         self._server.statistics.commands += 1
-        size = command.size if command.type in (CommandType.READ, CommandType.WRITE) else 0
+        size = _data_size(command)
         while self._commands and (self._commands >= COMMANDS_MAX or self._bytes + size > BYTES_MAX):
             self._disk.kick()
             await self._wait_freed()
@@ -245,7 +245,7 @@ class Connection:
         elif command.type == CommandType.READ:
             await self._begin_read(command)
         else:
-            self._start(self._slow(command))
+            self._start(command)
 
     def _check(self, command: Command) -> NbdError:
         export = self._export
@@ -270,7 +270,7 @@ class Connection:
     async def _begin_read(self, command: Command) -> None:
         disk, most, size = self._disk, self._disk.transfer_max, command.size
         if not size or (size > most and not self._handshake.structured):
-            self._start(self._slow(command))  # its parts would have to be sent in order
+            self._start(command)  # its parts would have to be sent in order
             return
         pending = _Pending(command, -(-size // most))
         for at in range(0, size, most):
@@ -331,14 +331,12 @@ class Connection:
                 head = read_header(command.cookie, request.offset, request.size, last=done)
             else:
                 head = simple_reply(command.cookie)
-            self._out.append((memoryview(head), None))
+            self._out.append((memoryview(head), None, None))
             views = buffer.views
             for view in views[:-1]:
-                self._out.append((view, None))
-            self._out.append((views[-1], buffer))
+                self._out.append((view, None, None))
+            self._out.append((views[-1], buffer, command if done else None))
             self._to_send.set()
-            if done:
-                self._free(command)
         if last and pending.error:
             self._end(command, pending.error)
 
@@ -351,23 +349,18 @@ class Connection:
         pending.error = pending.error or ERRORS[request.status]
         if not pending.left:
             if pending.command.flags & CommandFlag.FUA and not pending.error:
-                self._start(self._flush_behind(pending.command))
+                self._start(pending.command, written=True)
             else:
                 self._end(pending.command, pending.error)
 
     # What is done step by step, in a task of its own.
 
-    def _start(self, work: Callable[[], Awaitable[None]]) -> None:
+    def _start(self, command: Command, *, written: bool = False) -> None:
         if self._nursery is not None:
-            self._nursery.start_soon(work)
+            self._nursery.start_soon(self._do, command, written)
 
-    def _slow(self, command: Command) -> Callable[[], Awaitable[None]]:
-        return partial(self._do, command)
-
-    def _flush_behind(self, command: Command) -> Callable[[], Awaitable[None]]:
-        return partial(self._do, attrs.evolve(command, type=CommandType.FLUSH))
-
-    async def _do(self, command: Command) -> None:
+    async def _do(self, command: Command, written: bool) -> None:
+        """Anything but a plain read or write; of a write that was ``written``, only what comes after."""
         disk, data, error = self._disk, b"", NbdError.OK
         try:
             if command.type == CommandType.READ:
@@ -377,7 +370,7 @@ class Connection:
             elif command.type == CommandType.WRITE_ZEROES:
                 unmap = not command.flags & CommandFlag.NO_HOLE
                 await disk.write_zeroes(command.offset, command.size, unmap=unmap)
-            if command.type == CommandType.FLUSH or command.flags & CommandFlag.FUA:
+            if written or command.type == CommandType.FLUSH or command.flags & CommandFlag.FUA:
                 await disk.flush()
         except DiskError as exc:
             error = ERRORS[exc.status]
@@ -392,14 +385,17 @@ class Connection:
         if self._nursery is not None:
             structured = self._handshake.structured and command.type == CommandType.READ
             reply = error_reply(command.cookie, error) if structured else simple_reply(command.cookie, error)
-            self._out.append((memoryview(reply + data), None))
+            self._out.append((memoryview(reply + data), None, command))
             self._to_send.set()
-        self._free(command)
 
-    def _free(self, command: Command) -> None:
-        self._commands -= 1
-        self._bytes -= command.size if command.type in (CommandType.READ, CommandType.WRITE) else 0
-        self._freed.set()
+    def _sent(self, item: tuple[memoryview, Buffer | None, Command | None]) -> None:
+        _, buffer, command = item
+        if buffer is not None:
+            buffer.free()
+        if command is not None:
+            self._commands -= 1
+            self._bytes -= _data_size(command)
+            self._freed.set()
 
     async def _wait_freed(self) -> None:
         self._freed = trio.Event()
@@ -410,19 +406,17 @@ class Connection:
         while True:
             while out:
                 try:
-                    sent = self._socket.sendmsg([view for view, _ in islice(out, IOV)])
+                    sent = self._socket.sendmsg([view for view, _, _ in islice(out, IOV)])
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._socket)
                     continue
                 while sent:
-                    view, buffer = out[0]
+                    view, buffer, command = out[0]
                     if sent < len(view):
-                        out[0] = view[sent:], buffer
+                        out[0] = view[sent:], buffer, command
                         break
                     sent -= len(view)
-                    out.popleft()
-                    if buffer is not None:
-                        buffer.free()
+                    self._sent(out.popleft())
             await self._to_send.wait()
 
     async def _write(self, data: bytes) -> None:

@@ -64,7 +64,7 @@ class HostileMailbox(HostileDriver):
     async def reset(self) -> None:
         self.status = Status(0)
         with trio.fail_after(1):
-            while self.reg(mb.Reg.CMD_STATUS.value) != mb.Outcome.OKAY:
+            while self.reg(mb.Reg.CMD_STATUS.value) != mb.Outcome.OKAY:  # noqa: ASYNC110  a register tells nobody
                 await trio.sleep(0.001)
 
     @property

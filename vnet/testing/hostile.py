@@ -243,7 +243,6 @@ class HostileDriver:
         while self._buffers:
             self.memory.free(self._buffers.pop())
 
-
     def let_go(self) -> None:
         """Of the interrupts."""
         self.function.free_irqs()

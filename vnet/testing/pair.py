@@ -14,9 +14,9 @@ from typing import Any
 import attrs
 import trio
 
-from drivers.carrier import CarrierBus
 from drivers.devices.net.device import NetPlug
 from drivers.devices.net.driver import NetSettings
+from drivers.model import Bus
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, Offloads, PacketPort
 from drivers.registry import TRANSPORTS
 from drivers.transports.pci import VirtioEpf
@@ -172,7 +172,7 @@ class Pair:
         return virtio
 
     @property
-    def carrier(self) -> tuple[CarrierBus[Any], Any]:
+    def carrier(self) -> tuple[Bus[Any, Any], Any]:
         """The function or region behind which the driver finds the device, and the bus it is on."""
         found = ((bus, binding.device) for bus in self.rc.carriers for binding in bus.bindings)
         return next((bus, carrier) for bus, carrier in found if carrier.name == self.device.location)

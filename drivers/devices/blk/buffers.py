@@ -74,23 +74,23 @@ class Buffers:
             pieces.append(Piece(addr, view, pieces))
 
     def take(self, size: int) -> Buffer | None:
-        """``size`` bytes, at least 1, or None while there are too few free."""
-        if size <= SMALL and self._small:
-            pieces = [self._small.pop()]
-        else:
-            count = -(-size // LARGE)
-            if count > len(self._large):
-                return None
-            pieces = self._large[-count:]
-            del self._large[-count:]
+        """``size`` bytes, at least 1, or None while there are too few free, or once the memory is gone."""
+        home, count = (self._small, 1) if size <= SMALL and self._small else (self._large, -(-size // LARGE))
+        if count > len(home):
+            return None
+        pieces = home[-count:]
+        try:
+            # Views of our own: those that the pieces have are released with the memory, and a buffer must not be.
+            views = [piece.view[:] for piece in pieces]
+        except ValueError:
+            return None
+        del home[-count:]
         self._taken += 1
-        if len(pieces) == 1:
-            piece = pieces[0]
-            return Buffer(self, size, [(piece.addr, size)], [piece.view[:size]], pieces)
-        last = size - LARGE * (len(pieces) - 1)
-        segs = [(piece.addr, LARGE) for piece in pieces[:-1]]
-        views = [piece.view for piece in pieces[:-1]]
-        return Buffer(self, size, [*segs, (pieces[-1].addr, last)], [*views, pieces[-1].view[:last]], pieces)
+        last = size - LARGE * (count - 1)
+        views[-1] = views[-1][:last]
+        segs = [(piece.addr, LARGE) for piece in pieces]
+        segs[-1] = pieces[-1].addr, last
+        return Buffer(self, size, segs, views, pieces)
 
     def give(self, buffer: Buffer) -> None:
         for piece in buffer.pieces:

@@ -178,7 +178,7 @@ class RequestFlow:
         else:
             request.status = BlkStatus.OK
             figures.done += 1
-            figures.bytes += request.size
+            figures.bytes += request.size if request.buffer is not None else 0
         request.done(request)
 
     async def wait(self, need: Need) -> None:

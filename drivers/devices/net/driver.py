@@ -123,9 +123,8 @@ class Receive(NetFlow[DriverQueue]):
         """Used buffers (slot, bytes) that were got from the ring, and not dealt with yet."""
 
     def fill(self) -> None:
-        """Give the device every buffer there is."""
+        """Add every buffer there is; the device is shown them once it is live."""
         self.queue.ring.add_each(self._slots.whole, True)
-        self.queue.ring.publish()
 
     def move(self) -> tuple[int, Need]:
         ring, traffic, rules, port = self.queue.ring, self.traffic, self._rules, self.port
@@ -190,7 +189,7 @@ class BoundNet:
         self._flows: list[NetFlow[DriverQueue]] = []
 
     async def set_up(self) -> None:
-        """Queues and buffers; the receive ring is filled before DRIVER_OK, and nobody is told (section 3.1.1)."""
+        """Queues and buffers; nobody is told of a buffer before DRIVER_OK (section 3.1.1)."""
         device, settings = self._device, self._settings
         specs = [
             QueueSpec("receiveq1", settings.queue_size),

@@ -19,6 +19,7 @@ from rings.features import FeatureTable, RingFeature, mask
 __all__ = [
     "ADDR_ANY",
     "AS_ADDR",
+    "CONFIG_SIZES",
     "DEFAULT_BUFFER",
     "FIRST_DYNAMIC",
     "HEADER",
@@ -168,6 +169,10 @@ class AddressMessage:
         return cls(_parse_name(name), dst, src, AsFlag(flag))
 
 
+CONFIG_SIZES = struct.Struct("<II")
+"""What of the configuration space has a meaning."""
+
+
 @attrs.frozen
 class RpmsgConfig:
     """The configuration space: bytes of the buffers of each direction, headers included, and 56 reserved bytes."""
@@ -176,16 +181,14 @@ class RpmsgConfig:
     to_device: int = DEFAULT_BUFFER
 
     _FORM = struct.Struct("<II56x")
-    SIZES = struct.calcsize("<II")
-    """Bytes that have a meaning."""
 
     def emit(self) -> bytes:
         return self._FORM.pack(self.to_driver, self.to_device)
 
     @classmethod
     def parse(cls, data: bytes) -> RpmsgConfig:
-        """Of the first 8 bytes, whatever they say."""
-        return cls(*struct.unpack("<II", data))
+        """Of the 8 bytes of `CONFIG_SIZES`, whatever they say."""
+        return cls(*CONFIG_SIZES.unpack(data))
 
     @property
     def valid(self) -> bool:

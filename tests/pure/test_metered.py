@@ -1,0 +1,131 @@
+"""What a meter is told of a queue's accesses: descriptors, buffers and ring fields, and nothing twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from rings.errors import BadRing
+from rings.metered import MeteredVringh
+from rings.split.virtqueue import SplitVirtqueue
+from rings.split.vringh import SplitVringh
+from rings.testing import Guarded
+
+NUM = 8
+
+
+class Tape:
+    """A meter that remembers."""
+
+    def __init__(self) -> None:
+        self.accesses: list[tuple[str, int]] = []
+
+    def read(self, size: int, /) -> None:
+        self.accesses.append(("read", size))
+
+    def write(self, size: int, /) -> None:
+        self.accesses.append(("write", size))
+
+    def take(self) -> list[tuple[str, int]]:
+        taken, self.accesses = self.accesses, []
+        return taken
+
+
+class Queue:
+    """Both sides of a queue over one memory, the device's metered."""
+
+    def __init__(self, *, indirect: bool) -> None:
+        self.memory = Guarded()
+        addrs = self.memory.grant_ring(NUM)
+        tables = self.memory.grant(NUM * 4 * 16) if indirect else None
+        self.driver: SplitVirtqueue[str] = SplitVirtqueue(
+            self.memory, NUM, addrs, event_idx=True, indirect=tables, indirect_max=4
+        )
+        self.tape = Tape()
+        ring = SplitVringh(self.memory, NUM, addrs, event_idx=True, indirect=indirect)
+        self.device = MeteredVringh(ring, self.tape, indirect=indirect)
+        self.buffer = self.memory.grant(4096)
+
+    def add(self, readable: list[int], writable: list[int]) -> None:
+        self.driver.add([(self.buffer, size) for size in readable], [(self.buffer, size) for size in writable], "token")
+        self.driver.publish()
+
+
+ENTRY, DESC, ELEM = ("read", 2), ("read", 16), ("write", 8)
+
+
+def test_a_chain_is_billed_when_it_is_given_back() -> None:
+    queue = Queue(indirect=False)
+    queue.add([100, 1000], [200, 300])
+    chain = queue.device.getdesc()
+    assert chain is not None
+    assert queue.tape.take() == []
+    queue.device.complete(chain[0], 250)
+    assert queue.tape.take() == [
+        ENTRY,
+        ("read", 64),
+        ("read", 100),
+        ("read", 1000),
+        ("write", 200),
+        ("write", 50),
+        ELEM,
+    ]
+    assert queue.device.publish()
+    assert queue.tape.take() == [("write", 2), ("read", 2)]
+    assert queue.driver.get() == ("token", 250)
+
+
+@pytest.mark.parametrize(("buffers", "fetched"), [(1, [DESC]), (3, [DESC, ("read", 48)])])
+def test_several_descriptors_lie_in_a_table_where_tables_were_agreed_on(
+    buffers: int, fetched: list[tuple[str, int]]
+) -> None:
+    queue = Queue(indirect=True)
+    queue.add([10] * buffers, [])
+    (chain,) = queue.device.getdescs(4)
+    queue.device.complete(chain[0], 0)
+    assert queue.tape.take() == [ENTRY, *fetched, *[("read", 10)] * buffers, ELEM]
+
+
+def test_what_is_abandoned_costs_nothing_until_it_is_taken_again() -> None:
+    queue = Queue(indirect=False)
+    queue.add([10], [])
+    for _ in range(3):
+        (chain,) = queue.device.getdescs(4)
+        queue.device.abandon(chain[0])
+    assert queue.tape.take() == []
+    (chain,) = queue.device.getdescs(4)
+    queue.device.complete(chain[0], 0)
+    assert queue.tape.take() == [ENTRY, DESC, ("read", 10), ELEM]
+
+
+def test_looking_in_vain_and_arming_are_billed_and_publishing_nothing_is_not() -> None:
+    queue = Queue(indirect=False)
+    assert queue.device.getdesc() is None
+    assert queue.tape.take() == [("read", 2)]
+    assert not queue.device.notify_enable()
+    assert queue.tape.take() == [("write", 2), ("read", 2)]
+    assert not queue.device.publish()
+    assert queue.tape.take() == []
+
+
+def test_everything_else_is_the_ring_inside() -> None:
+    queue = Queue(indirect=False)
+    queue.add([10], [])
+    (chain,) = queue.device.getdescs(4)
+    assert queue.device.state().in_flight == 1
+    assert queue.device.statistics().chains == 1
+    assert (queue.device.num, queue.device.broken, queue.device.reachable()) == (NUM, False, True)
+    queue.device.notify_disable()
+    queue.device.latch()
+    assert queue.device.broken
+    queue.device.complete(chain[0], 0)
+    assert queue.device.getdesc() is None
+    queue.device.close()
+    assert not queue.device.reachable()
+
+
+def test_a_ring_that_lies_is_not_billed() -> None:
+    queue = Queue(indirect=False)
+    queue.driver._avail[1] = 100
+    with pytest.raises(BadRing):
+        queue.device.getdesc()
+    assert queue.tape.take() == []

@@ -1,0 +1,211 @@
+"""What a block device is plugged into: a store at the device's end, an NBD export or just the API at the driver's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from drivers.devices.blk import BlkPlug, BlkSettings, Disk
+from drivers.devices.blk.figures import RequestFigures
+from drivers.ports import SectorStore
+from vnet.background import open_background
+from vnet.ends.base import Figures, OpenContext
+from vnet.errors import ConfigError
+from vnet.ports.nbd import NbdServer
+from vnet.ports.store import MemoryStore, open_file_store
+from vnet.spec import MIB, DeviceSpec, must
+
+__all__ = ["BlkSpec", "DiskEnd", "DiskSpec", "StoreEnd", "StoreSpec", "nbd_uri", "open_blk"]
+
+PATH_MAX = 107
+"""Bytes of the longest path that a unix socket can have."""
+
+
+@attrs.frozen
+class DiskSpec:
+    """How the disk surfaces on the driver's host. Whoever names no socket uses the API alone."""
+
+    nbd: str | None = attrs.field(
+        default=None,
+        validator=must(lambda v: 0 < len(v.encode()) <= PATH_MAX, f"the path of a socket, at most {PATH_MAX} bytes"),
+    )
+    """The unix socket at which programs find it."""
+    buffers: int = attrs.field(default=32, validator=must(lambda v: 1 <= v <= 1024, "MiB of buffers, 1 to 1024"))
+    """MiB of the host's memory for data on their way."""
+
+
+@attrs.frozen
+class StoreSpec:
+    """Where the sectors are."""
+
+    store: Literal["file", "memory"] = "memory"
+    path: str | None = None
+    """Of a file or block device; a file that is not there is made where a size is given."""
+    size: int | None = attrs.field(default=None, validator=must(lambda v: 1 <= v <= 1 << 30, "MiB, 1 to 1073741824"))
+    """MiB; by default what the file has."""
+    read_only: bool = False
+    block_size: int = attrs.field(
+        default=512, validator=must(lambda v: 512 <= v <= 65536 and not v & v - 1, "a power of two from 512 to 65536")
+    )
+    serial: str | None = attrs.field(
+        default=None, validator=must(lambda v: len(v) <= 20 and v.isascii(), "at most 20 characters of ASCII")
+    )
+    """What the disk calls itself; by default the device's name."""
+    workers: int = attrs.field(default=4, validator=must(lambda v: 1 <= v <= 64, "1 to 64 requests that may block"))
+
+
+@attrs.frozen
+class BlkSpec(DeviceSpec):
+    """A block device."""
+
+    queues: int = attrs.field(default=1, validator=must(lambda v: 1 <= v <= 16, "1 to 16 queues"))
+    driver: DiskSpec = DiskSpec()
+    device: StoreSpec = StoreSpec(size=64)
+
+    def clash(self) -> tuple[str, object, str] | None:
+        store = self.device
+        if store.store == "file" and store.path is None:
+            return "device.path", "", "a file store needs the path of its file"
+        if store.store == "memory" and store.path is not None:
+            return "device.path", store.path, "a memory store has no file"
+        if store.store == "memory" and store.size is None:
+            return "device.size", "", "a memory store needs a size"
+        return None
+
+    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        if self.driver.nbd is not None:
+            yield "driver.nbd", ("socket", str(Path(self.driver.nbd).absolute()))
+        if self.device.path is not None and not self.device.read_only:
+            yield "device.path", ("file", str(Path(self.device.path).absolute()))
+
+    def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
+        if self.driver.nbd is not None:
+            uri = nbd_uri(self.driver.nbd, name)
+            yield f"nbdinfo '{uri}'    # {name}, from {hosts[0]}"
+            yield f"nbdcopy --progress '{uri}' copy.img"
+
+
+def nbd_uri(path: str, name: str) -> str:
+    """What NBD clients call the export ``name`` at the socket ``path``."""
+    return f"nbd+unix:///{name}?socket={Path(path).absolute()}"
+
+
+class _BlkEnd:
+    """What both ends have in common: their figures."""
+
+    requests: list[RequestFigures]
+
+    def figures(self, queue: int) -> Figures:
+        if queue >= len(self.requests):
+            return Figures(0, 0, {})
+        found = self.requests[queue]
+        return Figures(found.taken, found.bytes, dict(found.errors))
+
+    def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        for queue, found in enumerate(self.requests, 1):
+            yield f"requestq{queue}", found.errors
+
+
+@attrs.frozen(eq=False)
+class DiskEnd(_BlkEnd):
+    """The driver's end."""
+
+    spec: DiskSpec
+    name: str
+    settings: BlkSettings
+    server: NbdServer | None
+
+    @property
+    def disk(self) -> Disk:
+        return self.settings.disk
+
+    @property
+    def requests(self) -> list[RequestFigures]:  # type: ignore[override]
+        return self.disk.figures
+
+    @property
+    def live(self) -> bool:
+        return self.disk.online
+
+    def describe(self) -> dict[str, object]:
+        geometry = self.disk.geometry
+        return {
+            "kind": "api" if self.spec.nbd is None else "nbd",
+            "uri": None if self.spec.nbd is None else nbd_uri(self.spec.nbd, self.name),
+            "live": self.live,
+            "disk": None if geometry is None else attrs.asdict(geometry),
+            "nbd": None if self.server is None else attrs.asdict(self.server.statistics),
+            "resubmitted": sum(figures.queued for figures in self.requests),
+        }
+
+
+@attrs.frozen(eq=False)
+class StoreEnd(_BlkEnd):
+    """The device's end."""
+
+    spec: StoreSpec
+    settings: BlkPlug
+
+    @property
+    def requests(self) -> list[RequestFigures]:  # type: ignore[override]
+        return self.settings.figures
+
+    @property
+    def live(self) -> bool:
+        return True
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "kind": self.spec.store,
+            "path": self.spec.path,
+            "live": self.live,
+            "store": attrs.asdict(self.settings.store.info),
+            "serial": self.settings.serial,
+            "in_worker": sum(figures.queued for figures in self.requests),
+        }
+
+
+@asynccontextmanager
+async def open_blk(context: OpenContext) -> AsyncIterator[tuple[DiskEnd, StoreEnd]]:
+    """Both ends of a block device. Raises ConfigError."""
+    spec = context.spec
+    assert isinstance(spec, BlkSpec)
+    where = f"devices.{context.name}"
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(_open_store(spec.device))
+        except OSError as exc:
+            why = "somebody else uses it" if isinstance(exc, BlockingIOError) else exc.strerror or str(exc)
+            raise ConfigError("topology", f"{where}.device.path", spec.device.path, why) from None
+        disk = Disk(buffers=spec.driver.buffers * MIB, queues=spec.queues)
+        server = None if spec.driver.nbd is None else NbdServer(disk, context.name)
+        settings = BlkSettings(disk, context.features)
+        serial = context.name[:20] if spec.device.serial is None else spec.device.serial
+        plug = BlkPlug(store, serial, context.features, spec.queue_size, spec.queues, spec.device.workers)
+        async with open_background() as nursery:
+            await nursery.start(disk.serve)
+            if server is not None and spec.driver.nbd is not None:
+                try:
+                    await nursery.start(server.serve, Path(spec.driver.nbd))
+                except OSError as exc:
+                    why = exc.strerror or str(exc)
+                    raise ConfigError("topology", f"{where}.driver.nbd", spec.driver.nbd, why) from None
+            yield DiskEnd(spec.driver, context.name, settings, server), StoreEnd(spec.device, plug)
+
+
+@asynccontextmanager
+async def _open_store(spec: StoreSpec) -> AsyncIterator[SectorStore]:
+    """Raises OSError."""
+    size = None if spec.size is None else spec.size * MIB
+    if spec.path is None:
+        assert size is not None
+        yield MemoryStore(size, read_only=spec.read_only, block_size=spec.block_size)
+    else:
+        async with open_file_store(
+            Path(spec.path), size=size, read_only=spec.read_only, block_size=spec.block_size, workers=spec.workers
+        ) as store:
+            yield store
