@@ -203,12 +203,16 @@ class Mediator:
     def left(self, end: MediatedEnd) -> None:
         self.ends.remove(end)
 
+    @property
+    def live(self) -> bool:
+        """Whether both ends run, so that buffers cross."""
+        return len(self.ends) == 2 and all(end.running for end in self.ends)
+
     def changed(self) -> None:
         """An end started or stopped."""
-        together = len(self.ends) == 2 and all(end.running for end in self.ends)
         for end in self.ends:
             end.other_changed()
-            self.link_changed(end.device, together)
+            self.link_changed(end.device, self.live)
 
     def flow_from(self, end: MediatedEnd) -> MediatedFlow | None:
         """The direction whose source is ``end``; None while the other end does not run."""

@@ -152,6 +152,8 @@ async def pump(flow: Flow, settle: Callable[[], Awaitable[None]] | None = None) 
             raise
         queue.broke(MemoryFault(0, 0, write=False, reason="the ring's memory went away"))
     except PortGone as exc:
+        if queue.live and queue.reachable():
+            queue.flush()
         flow.gone(exc)
 
 

@@ -11,6 +11,8 @@ from drivers.devices.blk import VhostBlk, VirtioBlk
 from drivers.devices.blk import layout as blk
 from drivers.devices.net import VhostNet, VirtioNet
 from drivers.devices.net import layout as net
+from drivers.devices.rpmsg import VhostRpmsg, VirtioRpmsg
+from drivers.devices.rpmsg import layout as rpmsg
 from drivers.transports import epf_mailbox, mmio, ntb, pci
 from drivers.vhost import VhostBack, VhostDevice, VhostDriver
 from drivers.virtio import VirtioDevice, VirtioDriver
@@ -42,6 +44,7 @@ class DeviceType:
 
 DEVICES: Mapping[str, DeviceType] = {
     "net": DeviceType(DeviceId.NET, net.TABLE, net.SUPPORTED, VirtioNet, VhostNet),
+    "rpmsg": DeviceType(DeviceId.RPMSG, rpmsg.TABLE, rpmsg.SUPPORTED, VirtioRpmsg, VhostRpmsg),
     "blk": DeviceType(DeviceId.BLOCK, blk.TABLE, blk.SUPPORTED, VirtioBlk, VhostBlk),
 }
 

@@ -23,7 +23,16 @@ from rings.features import FeatureTable, RingFeature
 from rings.queue import QueueStatistics, Virtqueue
 from rings.status import Status
 
-__all__ = ["NOBODY", "ConfigOps", "DriverQueue", "QueueSpec", "VirtioBound", "VirtioBus", "VirtioDevice", "VirtioDriver"]
+__all__ = [
+    "NOBODY",
+    "ConfigOps",
+    "DriverQueue",
+    "QueueSpec",
+    "VirtioBound",
+    "VirtioBus",
+    "VirtioDevice",
+    "VirtioDriver",
+]
 
 CONFIG_TRIES = 10
 """Reads of the configuration before a generation that never stands still is refused."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -164,17 +164,20 @@ class DeviceSpec:
         default=256, validator=must(lambda v: 2 <= v <= 32768 and not v & (v - 1), "a power of two from 2 to 32768")
     )
     features_off: tuple[str, ...] = ()
+    mode: Literal["direct", "mediated"] = "direct"
+    """Whether the device is the port itself, or has another driver behind it, on the endpoint."""
     poll: bool = False
     """Have the endpoint look for commands every millisecond rather than when a doorbell rings (epf_mailbox)."""
 
-    def features_off_mask(self) -> int:
-        """The bits to switch off. Raises KeyError with the names that can be."""
+    def features_off_mask(self, off: tuple[str, ...] | None = None) -> int:
+        """The bits to switch off, by default those of ``features_off``. Raises KeyError with the names that can be."""
         device = DEVICES[self.type]
         names = {device.table.name(bit): bit for bit in bits(device.switchable)}
-        for name in self.features_off:
+        off = self.features_off if off is None else off
+        for name in off:
             if name.upper() not in names:
                 raise KeyError(f"no feature {name} to switch off; there are {', '.join(names)}")
-        return mask(names[name.upper()] for name in self.features_off)
+        return mask(names[name.upper()] for name in off)
 
     def namespaces(self, system: str, hosts: tuple[str, str]) -> Iterator[Netns]:
         """What its ports need, in the system of that name, with its driver and its device on ``hosts``."""

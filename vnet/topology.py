@@ -89,6 +89,10 @@ class Topology:
             other = clients.setdefault(device.ntb, name)
             if other != name and device.ntb is not None:
                 raise ConfigError(file, f"{path}.ntb", device.ntb, f"{other} has it already: an NTB carries one device")
+            if device.mode == "mediated":
+                why = self._unmediated(device)
+                if why:
+                    raise ConfigError(file, f"{path}.mode", device.mode, why)
             clash = device.clash()
             if clash is not None:
                 raise ConfigError(file, f"{path}.{clash[0]}", clash[1], clash[2])
@@ -103,6 +107,15 @@ class Topology:
                         file, f"{path}.{field}", thing[-1], f"{other.rsplit('.', 1)[0]} has it in the same namespace"
                     )
         return self
+
+    def _unmediated(self, device: DeviceSpec) -> str:
+        """Why a device can't be mediated; empty where it can."""
+        root, endpoint = self.ends(device)
+        if root == endpoint:
+            return f"transport {device.transport} is within one host: there is nothing to mediate between"
+        if ENDS[device.type].mediator is None:
+            return f"a {device.type} device has no peer driver at its own end: use direct"
+        return ""
 
     def _check_ntb(self, file: str, name: str, ntb: NtbSpec) -> None:
         """Two links that end at one host, from two others, the second of which has memory for the window."""

@@ -20,6 +20,7 @@ from rings.status import Status
 from vnet.background import open_background
 from vnet.ends import ENDS
 from vnet.ends.base import End, EndsType, OpenContext
+from vnet.ends.mediated import MediatorEnd
 from vnet.errors import ConfigError
 from vnet.host import Host
 from vnet.link.base import Link
@@ -34,6 +35,8 @@ __all__ = ["Device", "World", "open_world"]
 UP_TIMEOUT = 10.0
 """Seconds until a device that does not come up is given up."""
 LOOK = 0.002
+LOCAL = "-local"
+"""Behind the name of a mediated device: the one that the endpoint's own driver has."""
 
 
 @attrs.define(eq=False)
@@ -105,6 +108,8 @@ class World:
     def memory_port(self, device: str, end: str) -> MemoryPort:
         """The in-memory port at the ``driver`` or ``device`` end. Raises TypeError for one of another kind."""
         found = self.devices[device]
+        if end == "device" and found.spec.mode == "mediated":
+            found, end = self.devices[f"{device}{LOCAL}"], "driver"
         port = getattr((found.driver_end if end == "driver" else found.device_end).settings, "port", None)
         if not isinstance(port, MemoryPort):
             raise TypeError(f"the port at the {end} end of {device} is no memory port")
@@ -205,8 +210,12 @@ async def open_world(
             world.ntbs[ntb_name].bind()
         for device_name, spec in topology.devices.items():
             place = CARRIERS[TRANSPORTS[spec.transport].on](world, device_name, spec)
+            first, second = ends[device_name]
+            if spec.mode == "mediated":
+                index = list(topology.devices).index(device_name)
+                second = _mediate(world, kinds, _context(world, device_name, index, spec), place.endpoint, second)
             world.devices[device_name] = Device(
-                device_name, spec, place.root, place.endpoint, place.location, place.back, *ends[device_name]
+                device_name, spec, place.root, place.endpoint, place.location, place.back, first, second
             )
         nursery = await stack.enter_async_context(open_background())
         for host in world.hosts.values():
@@ -237,16 +246,32 @@ def _register(world: World, link: str, addr: int) -> str | None:
 def _trace(link: str, path: str) -> Iterator[Callable[[str], object]]:
     """What takes the lines of a trace. Raises ConfigError where that file can't be written."""
     try:
-        file = Path(path).open("w", encoding="utf-8")
+        Path(path).write_bytes(b"")
     except OSError as exc:
         raise ConfigError("topology", f"links.{link}.trace", path, exc.strerror or str(exc)) from None
-    with file:
+    with Path(path).open("a", encoding="utf-8") as file:
         yield lambda line: file.write(f"{line}\n")
 
 
+def _mediate(
+    world: World, kinds: Mapping[str, EndsType], context: OpenContext, host: Host, local_end: End
+) -> MediatorEnd:
+    """Add the device of the endpoint's own driver, on its platform bus; the mediator, as the other device's end."""
+    remote, local = context.name, f"{context.name}{LOCAL}"
+    make = kinds[context.spec.type].mediator
+    assert make is not None
+    mediator = make(context, (remote, local))
+    spec = attrs.evolve(context.spec, transport="mmio", link=None, ntb=None, host=host.name, function=0, mode="direct")
+    place = _on_host(world, local, spec)
+    end = MediatorEnd(mediator, local, remote)
+    world.devices[local] = Device(local, spec, host, host, place.location, place.back, local_end, end)
+    return MediatorEnd(mediator, remote, local)
+
+
 def _context(world: World, name: str, index: int, spec: DeviceSpec) -> OpenContext:
-    features = DEVICES[spec.type].supported & ~spec.features_off_mask()
-    return OpenContext(world.name, name, index, spec, world.topology.ends(spec), features)
+    supported = DEVICES[spec.type].supported
+    features = supported & ~spec.features_off_mask()
+    return OpenContext(world.name, name, index, spec, world.topology.ends(spec), supported, features)
 
 
 def _register_drivers(world: World, host: Host) -> None:

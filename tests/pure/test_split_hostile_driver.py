@@ -256,6 +256,23 @@ def test_bytes_that_are_not_there_stop_the_queue(
     latch(rig, device, MemoryFault)
 
 
+@pytest.mark.hostile("R08")
+@pytest.mark.parametrize("behind", [0, 1], ids=["alone", "in a chain"])
+@pytest.mark.parametrize("size", [16, 4096 + 16], ids=["one region", "two regions"])
+def test_memory_that_may_only_be_read_is_never_lent_for_writing(rig: Rig, behind: int, size: int) -> None:
+    good, fixed = rig.buffer(), Addr(0x50_0000)
+    for at in range(2):
+        rig.memory.add(Addr(fixed + 4096 * at), memoryview(bytearray(4096)), writable=False)
+    device = rig.device()
+    rig.offer(*[Desc(good, 16)] * behind, Desc(fixed, size))
+    chain = device.getdesc()
+    assert chain is not None
+    device.complete(0, 0)
+    device.publish()
+    rig.offer(*[Desc(good, 16)] * behind, Desc(fixed, size, WRITE))
+    latch(rig, device, MemoryFault, "read-only")
+
+
 @pytest.mark.hostile("R09")
 def test_memory_at_both_ends_of_the_address_space_does_not_make_a_wrapping_range_legal(rig: Rig) -> None:
     for addr in (0, TOP - 4096):

@@ -135,7 +135,8 @@ def test_configuration_requests_are_answered_and_messages_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"generation": 6}, {"lanes": 3}, {"max_payload": 64}, {"max_read_request": 300}, {"completion_boundary": 32}]
+    "wrong",
+    [{"generation": 6}, {"lanes": 3}, {"max_payload": 64}, {"max_read_request": 300}, {"completion_boundary": 32}],
 )
 def test_a_link_that_does_not_exist_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

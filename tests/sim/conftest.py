@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +10,9 @@ import pytest
 import trio
 from trio.abc import Clock, Instrument
 from trio.testing import MockClock
+
+from vnet.testing import over
+from vnet.testing.carriers import DRIVERS
 
 HERE = Path(__file__).parent
 T = TypeVar("T")
@@ -20,6 +23,23 @@ def simulate(
 ) -> T:
     """`trio.run` for a test: on a clock of its own unless it asked for one."""
     return trio.run(function, clock=clock or MockClock(autojump_threshold=0), instruments=instruments)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "every_transport: runs once for each transport that a pair can have")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("every_transport"):
+        metafunc.fixturenames.append("transport")
+        metafunc.parametrize("transport", DRIVERS, indirect=True)
+
+
+@pytest.fixture
+def transport(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What pairs go over that do not say it themselves."""
+    with over(request.param):
+        yield request.param
 
 
 @pytest.hookimpl(trylast=True)

@@ -197,6 +197,7 @@ async def test_a_device_that_asks_for_more_memory_than_there_is_is_refused() -> 
         assert "no room for" in await refused(pair, tap)
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("S03")
 @pytest.mark.parametrize("bit", MOVES, ids=lambda bit: bit.name)
 async def test_a_status_bit_out_of_turn_reads_back_unset(bit: Status) -> None:
@@ -206,6 +207,7 @@ async def test_a_status_bit_out_of_turn_reads_back_unset(bit: Status) -> None:
         assert driver.status == (bit if not MOVES[bit] else 0)
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("S03")
 @pytest.mark.virtio("STATUS-DRV-2")
 @pytest.mark.parametrize("value", [0x01, 0x03, 0x0B, 0x07, 0x40, 0xF0, 0x30, 0x10])
@@ -216,6 +218,7 @@ async def test_a_write_that_clears_a_status_bit_changes_nothing(value: int) -> N
         assert driver.status == OK
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("S03")
 async def test_driver_ok_without_features_ok_is_refused_and_after_failed_only_a_reset_helps() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
@@ -230,6 +233,7 @@ async def test_driver_ok_without_features_ok_is_refused_and_after_failed_only_a_
         assert driver.status == OK
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("STATUS-DEV-1", "STATUS-DEV-2")
 @pytest.mark.hostile("S01")
 async def test_buffers_before_driver_ok_are_not_consumed_and_not_answered() -> None:
@@ -263,6 +267,7 @@ async def test_a_broken_ring_sets_needs_reset_and_then_tells_the_driver() -> Non
         assert told == [OK | Status.NEEDS_RESET]
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("STATUS-DRV-4")
 async def test_a_driver_that_is_told_to_reset_does_not_wait_for_what_is_outstanding() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair):
@@ -335,6 +340,7 @@ async def test_features_whose_prerequisite_is_not_offered_are_not_accepted(bit: 
         assert not accepted(tap) & needing
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("FEAT-DEV-1", "FEAT-DEV-4")
 @pytest.mark.parametrize("bit", [b for b in bits(SUPPORTED) if b != RingFeature.VERSION_1], ids=TABLE.name)
 async def test_a_device_offers_only_what_it_knows_and_nothing_without_its_prerequisite(bit: int) -> None:
@@ -346,6 +352,7 @@ async def test_a_device_offers_only_what_it_knows_and_nothing_without_its_prereq
         await pair.transfer(1 << 14)
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("FEAT-DEV-2", "FEAT-DEV-3", "FEAT-DEV-5")
 async def test_a_device_accepts_every_valid_subset_again_and_again_and_no_other() -> None:
     rng = random.Random(1)
@@ -373,6 +380,7 @@ BAD_SELECTIONS = {
 }
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("FEAT-DEV-3")
 @pytest.mark.hostile("S04")
 @pytest.mark.parametrize("features", BAD_SELECTIONS.values(), ids=BAD_SELECTIONS)
@@ -387,6 +395,7 @@ async def test_features_ok_stays_clear_on_a_selection_that_does_not_work(feature
         assert driver.status & Status.FEATURES_OK
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("S04")
 async def test_features_written_after_features_ok_change_nothing() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
@@ -505,6 +514,7 @@ async def test_configuration_space_that_ends_before_a_field_is_refused() -> None
         assert "no device configuration of 12 bytes" in await refused(pair, tap)
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("CFG-DEV-1", "CFG-TRN-2")
 async def test_configuration_is_readable_before_features_ok_and_little_endian() -> None:
     async with open_pair(Options(queue_size=16, mtu=0x1234)) as pair, unharmed(pair), hostile_driver(pair) as driver:

@@ -15,11 +15,12 @@ from drivers.devices.net.layout import SUPPORTED, TABLE, NetFeature
 from drivers.model import BindState
 from drivers.testing import AroundOps
 from drivers.transports.pci.registers import CfgType, Common
-from rings.features import RingFeature, mask
-from rings.layout import WRITE
+from drivers.vhost import DeviceQueue
+from rings.features import mask
+from rings.layout import NEXT, WRITE
 from rings.memory import Addr
 from rings.status import Status
-from rings.testing import Access, Act, Changing, Desc, Watched
+from rings.testing import Access, Act, Changing, Desc, RawRing, Watched
 from vnet.testing import (
     FRAME,
     HostileDevice,
@@ -40,6 +41,7 @@ F = NetFeature
 HEADER = bytes(12)
 LENGTH = len(HEADER) + len(FRAME)
 NEEDS_CSUM = 1
+MSI = 0xFEE0_0000
 OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 Build = Callable[[HostileDriver], Sequence[Desc]]
 
@@ -101,6 +103,7 @@ ENOUGH: dict[str, Build] = {
 }
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("N01", "R11")
 @pytest.mark.virtio("SPLIT-DEV-1")
 @pytest.mark.parametrize("build", ENOUGH.values(), ids=ENOUGH)
@@ -156,6 +159,7 @@ DROPPED: dict[str, tuple[str, str, Build]] = {
 }
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("N01", "N02", "N03", "N04", "N05")
 @pytest.mark.parametrize(("row", "cause", "build"), DROPPED.values(), ids=[f"{v[0]} {k}" for k, v in DROPPED.items()])
 async def test_a_bad_frame_is_dropped_counted_once_and_its_buffer_returned_once(
@@ -181,6 +185,7 @@ async def test_a_bad_frame_is_dropped_counted_once_and_its_buffer_returned_once(
 OFFLOADS_OFF = [(F.CSUM, "bad_csum"), (F.HOST_TSO4, "bad_gso")]
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("N03", "N04")
 @pytest.mark.parametrize(("bit", "cause"), OFFLOADS_OFF, ids=["CSUM", "HOST_TSO4"])
 async def test_a_header_that_asks_for_what_was_not_agreed_on_is_a_bad_frame(bit: NetFeature, cause: str) -> None:
@@ -194,6 +199,7 @@ async def test_a_header_that_asks_for_what_was_not_agreed_on_is_a_bad_frame(bit:
         await works(driver)
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("R14")
 @pytest.mark.virtio("SPLIT-DEV-2", "SPLIT-DEV-3")
 async def test_a_writable_part_in_what_the_driver_sends_is_not_touched_and_the_frame_dropped() -> None:
@@ -213,6 +219,7 @@ async def test_a_writable_part_in_what_the_driver_sends_is_not_touched_and_the_f
 # What the driver offers to be filled
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("N06")
 @pytest.mark.parametrize("mergeable", [True, False])
 async def test_a_readable_receive_buffer_comes_back_empty_and_untouched(mergeable: bool) -> None:
@@ -233,6 +240,7 @@ async def test_a_readable_receive_buffer_comes_back_empty_and_untouched(mergeabl
         await works(driver)
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("N06")
 @pytest.mark.parametrize("size", [1, 9, 11, 12, 13, 25, 30])
 async def test_a_frame_that_its_buffer_can_not_hold_is_dropped_and_the_buffer_kept(size: int) -> None:
@@ -255,6 +263,7 @@ async def test_a_frame_that_its_buffer_can_not_hold_is_dropped_and_the_buffer_ke
         await works(driver)
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("N06")
 @pytest.mark.parametrize("size", [0, 1, 4])
 async def test_a_frame_that_no_number_of_merged_buffers_holds_is_dropped_and_all_are_kept(size: int) -> None:
@@ -280,6 +289,7 @@ async def test_a_frame_that_no_number_of_merged_buffers_holds_is_dropped_and_all
         await works(driver)
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("N06")
 @pytest.mark.virtio("NET-DEV-29", "NET-DEV-30")
 async def test_num_buffers_is_right_even_where_the_header_itself_is_cut() -> None:
@@ -300,11 +310,7 @@ async def test_num_buffers_is_right_even_where_the_header_itself_is_cut() -> Non
 # Rings that break the rules, at the device
 
 
-def broken(change: Callable[[HostileDriver], None]) -> Callable[[HostileDriver], None]:
-    return change
-
-
-def flood(driver: HostileDriver) -> None:
+def ahead(driver: HostileDriver) -> None:
     driver.rings[1].avail_idx += 17
 
 
@@ -312,25 +318,40 @@ def backwards(driver: HostileDriver) -> None:
     driver.rings[1].avail_idx -= 1
 
 
+def out_of_range(driver: HostileDriver) -> None:
+    driver.rings[1].offer(16)
+
+
 def loop(driver: HostileDriver) -> None:
-    driver.rings[1].write(3, Desc(driver.put(HEADER), 12, 1, 3))
+    driver.rings[1].write(3, Desc(driver.put(HEADER), 12, NEXT, 3))
     driver.rings[1].offer(3)
 
 
-LATCHES: dict[str, tuple[str, Callable[[HostileDriver], None]]] = {
-    "head out of range": ("R04", lambda d: d.rings[1].offer(16)),
-    "index far ahead": ("R05", flood),
-    "index backwards": ("R06", backwards),
-    "loop": ("R01", loop),
-    "no memory": ("R08", lambda d: (d.rings[1].write(0, Desc(0, 64)), d.rings[1].offer(0))[0]),
-    "beyond memory": ("R08", lambda d: (d.rings[1].write(0, Desc(0x4000_0000 + (48 << 20) - 8, 64)), d.rings[1].offer(0))[0]),
-    "address that wraps": ("R09", lambda d: (d.rings[1].write(0, Desc((1 << 64) - 8, 64)), d.rings[1].offer(0))[0]),
+def at(addr: int) -> Callable[[HostileDriver], None]:
+    """A buffer at an address that is none."""
+
+    def spoil(driver: HostileDriver) -> None:
+        driver.rings[1].write(0, Desc(addr, 64))
+        driver.rings[1].offer(0)
+
+    return spoil
+
+
+LATCHES: dict[str, Callable[[HostileDriver], None]] = {
+    "R01 loop": loop,
+    "R04 head out of range": out_of_range,
+    "R05 index far ahead": ahead,
+    "R06 index backwards": backwards,
+    "R08 no memory": at(0),
+    "R08 end of memory": at(0x4000_0000 + (48 << 20) - 8),
+    "R09 address that wraps": at((1 << 64) - 8),
 }
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("R01", "R04", "R05", "R06", "R08", "R09")
 @pytest.mark.virtio("STATUS-DEV-3", "STATUS-DEV-4")
-@pytest.mark.parametrize("change", [v[1] for v in LATCHES.values()], ids=[f"{v[0]} {k}" for k, v in LATCHES.items()])
+@pytest.mark.parametrize("change", LATCHES.values(), ids=LATCHES)
 async def test_a_broken_transmit_queue_is_latched_and_what_came_before_it_is_answered(
     change: Callable[[HostileDriver], None],
 ) -> None:
@@ -373,6 +394,7 @@ class Unsteady(Changing):
             super()._turn(access)
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("R16")
 async def test_a_frame_is_checked_and_sent_from_one_reading_of_its_memory() -> None:
     """Under a memory that turns every byte that was read, each frame goes out as it was first read."""
@@ -390,6 +412,7 @@ async def test_a_frame_is_checked_and_sent_from_one_reading_of_its_memory() -> N
             pair.vhost.ops = ops
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("R16")
 async def test_headers_rewritten_while_the_frame_goes_out_are_those_that_were_checked(
     monkeypatch: pytest.MonkeyPatch,
@@ -417,6 +440,7 @@ async def test_headers_rewritten_while_the_frame_goes_out_are_those_that_were_ch
         monkeypatch.undo()
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("R16")
 @pytest.mark.virtio("SPLIT-DEV-4", "RESET-DEV-3")
 async def test_the_device_touches_only_rings_and_buffers_that_it_was_given() -> None:
@@ -447,7 +471,9 @@ async def test_the_device_touches_only_rings_and_buffers_that_it_was_given() -> 
                 if access.act is Act.STORE:
                     return any(access.within(ring.device, 6 + 8 * 16) for ring in rings)
                 return any(
-                    access.within(ring.desc, 256) or access.within(ring.driver, 6 + 2 * 16) or access.within(ring.device, 6)
+                    access.within(ring.desc, 256)
+                    or access.within(ring.driver, 6 + 2 * 16)
+                    or access.within(ring.device, 6)
                     for ring in rings
                 )
 
@@ -471,48 +497,57 @@ class _Sends(trio.abc.Instrument):
         self.largest = 0
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._port._outbound.clear()
         self.largest = max(self.largest, self._port.tx_packets - self._last)
         self._last = self._port.tx_packets
 
 
+@pytest.mark.every_transport
+class Flooding(AroundOps):
+    """Whenever the device publishes what it used, all of it is made available again at once, without a kick."""
+
+    ring: RawRing | None = None
+
+    def call(self, queue: DeviceQueue) -> None:
+        ring = self.ring
+        if queue.index == 1 and ring is not None:
+            ring.used_event = ring.used_idx  # call again for the very next
+            while ring.avail_idx - ring.used_idx & 0xFFFF < ring.num:
+                ring.offer(ring.avail_idx % ring.num)
+        else:
+            super().call(queue)
+
+
 @pytest.mark.hostile("R17", "R21")
-async def test_a_flood_that_never_ends_is_taken_in_bounded_batches_and_another_device_keeps_its_rate(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A buffer is made available again as soon as it was used, without a kick: the ring is never empty."""
-    async with open_pair(attrs.evolve(SMALL, devices=2)) as pair, unharmed(pair), hostile_driver(pair) as driver:
-        await driver.start()
-        ring = driver.rings[1]
-        frame = driver.put(HEADER + FRAME)
-        for head in range(16):
-            ring.write(head, Desc(frame, LENGTH))
-        flooding, sends = True, _Sends(pair)
-        send = pair.device_port.send
-
-        def refill(head: bytes, rest: Sequence[memoryview]) -> bool:
-            while flooding and ring.avail_idx - ring.used_idx & 0xFFFF < 16:
-                ring.offer(ring.avail_idx % 16)
-            pair.device_port._outbound.clear()
-            return send(head, rest)
-
-        monkeypatch.setattr(pair.device_port, "send", refill)
-        ring.offer(*range(8))
-        driver.kick(1)
-        trio.lowlevel.add_instrument(sends)
-        await pair.transfer(1 << 18, "net1")
-        trio.lowlevel.remove_instrument(sends)
-        assert pair.plug.received.packets > 1000
-        assert 1 < sends.largest <= BUDGET
-        flooding = False
-        with bounded():
-            await trio.testing.wait_all_tasks_blocked()
-        monkeypatch.undo()
-        pair.device_port._outbound.clear()
+async def test_a_flood_that_never_ends_is_taken_in_bounded_batches_and_another_device_keeps_its_rate() -> None:
+    async with open_pair(Options(queue_size=256, devices=2, memory=96)) as pair, unharmed(pair):
+        ops, sends = pair.vhost.ops, _Sends(pair)
+        async with hostile_driver(pair) as driver:
+            flood = pair.vhost.ops = Flooding(ops, lambda memory: memory)
+            await driver.start()
+            flood.ring = ring = driver.rings[1]
+            frame = driver.put(HEADER + FRAME)
+            for head in range(ring.num):
+                ring.write(head, Desc(frame, LENGTH))
+            ring.offer(*range(ring.num))
+            driver.kick(1)
+            trio.lowlevel.add_instrument(sends)
+            await pair.transfer(1 << 18, "net1")
+            trio.lowlevel.remove_instrument(sends)
+            assert pair.plug.received.packets > 10_000
+            assert pair.vhost.queues[1].kicks == 1
+            assert BUDGET // 2 < sends.largest <= BUDGET
+            flood.ring = None
+            with bounded():
+                await trio.testing.wait_all_tasks_blocked()
+            assert driver.status == OK
+            pair.vhost.ops = ops
 
 
 # A port that goes away
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("N08")
 @pytest.mark.parametrize("end", ["driver", "device"])
 async def test_a_port_that_is_taken_away_stops_its_end_cleanly_and_the_device_says_so(end: str) -> None:
@@ -564,6 +599,7 @@ BAD_USED: dict[str, tuple[str, str, int, Callable[[HostileDevice], None]]] = {
 }
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("D01", "D02", "D05")
 @pytest.mark.parametrize(
     ("why", "queue", "spoil"),
@@ -592,6 +628,7 @@ async def test_a_used_ring_that_can_not_be_breaks_the_queue_and_the_driver_start
         pair.device_port._outbound.clear()
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("D03")
 @pytest.mark.virtio("SPLIT-DRV-17", "SPLIT-DRV-18")
 @pytest.mark.parametrize("size", [65602, 70_000, 1 << 31, 0xFFFF_FFFF])
@@ -609,6 +646,7 @@ async def test_a_used_length_beyond_the_buffer_is_refused_and_not_a_byte_of_it_h
         assert pair.virtio.restarts == 0
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("D03")
 @pytest.mark.parametrize("told", [0, 1, 11, 12, 13, 25])
 async def test_a_used_length_shorter_than_any_frame_hands_nothing_up(told: int) -> None:
@@ -621,6 +659,7 @@ async def test_a_used_length_shorter_than_any_frame_hands_nothing_up(told: int) 
         assert pair.settings.received.drops == {cause: 1}
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("D03")
 @pytest.mark.virtio("SPLIT-DRV-17", "SPLIT-DRV-18")
 async def test_bytes_behind_the_used_length_are_not_handed_up() -> None:
@@ -641,6 +680,7 @@ BAD_RECEIVED = {
 }
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("D10")
 @pytest.mark.parametrize(("cause", "header"), BAD_RECEIVED.values(), ids=BAD_RECEIVED)
 async def test_a_received_header_that_can_not_be_is_dropped_and_counted_once(cause: str, header: bytes) -> None:
@@ -655,6 +695,7 @@ async def test_a_received_header_that_can_not_be_is_dropped_and_counted_once(cau
         assert (await pair.driver_port.receive())[1] == FRAME
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("D04")
 async def test_a_rewritten_descriptor_table_changes_nothing_for_the_driver() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_device(pair) as device:
@@ -679,29 +720,28 @@ async def test_a_rewritten_descriptor_table_changes_nothing_for_the_driver() -> 
 @pytest.mark.hostile("D06")
 @pytest.mark.virtio("SPLIT-DRV-16")
 async def test_interrupts_that_come_too_early_or_for_nothing_are_ignored() -> None:
-    async with open_pair(SMALL) as pair, unharmed(pair):
-        async with tapped(pair) as tap:
-            queues = pair.vhost.queues
+    async with open_pair(SMALL) as pair, unharmed(pair), tapped(pair) as tap:
+        queues = pair.vhost.queues
 
-            def call_at_once(_: object) -> None:
-                for queue in queues:
-                    if queue.vector != 0xFFFF:
-                        pair.epf.call(queue)
-                if pair.epf.config_vector != 0xFFFF:
-                    pair.epf.config_changed()
+        def call_at_once(_: object) -> None:
+            for queue in queues:
+                if queue.vector != 0xFFFF:
+                    pair.epf.call(queue)
+            if pair.epf.config_vector != 0xFFFF:
+                pair.epf.config_changed()
 
-            tap.on_write = call_at_once  # behind every write of the driver, from its first on
-            pair.rc.pci.register_device(tap)
-            await pair.world.wait_up()
-            assert pair.virtio.restarts == 0
-            assert pair.virtio.early_interrupts > 0
-            for _ in range(100):
-                call_at_once(None)
-            with bounded():
-                await trio.testing.wait_all_tasks_blocked()
-            await pair.transfer(1 << 15)
-            assert pair.virtio.restarts == 0
-            tap.on_write = lambda _: None
+        tap.on_write = call_at_once  # behind every write of the driver, from its first on
+        pair.rc.pci.register_device(tap)
+        await pair.world.wait_up()
+        assert pair.virtio.restarts == 0
+        assert pair.virtio.early_interrupts > 0
+        for _ in range(100):
+            call_at_once(None)
+        with bounded():
+            await trio.testing.wait_all_tasks_blocked()
+        await pair.transfer(1 << 15)
+        assert pair.virtio.restarts == 0
+        tap.on_write = lambda _: None
 
 
 @pytest.mark.hostile("D06")
@@ -712,16 +752,10 @@ async def test_interrupts_after_remove_find_nobody() -> None:
         await pair.rc.pci.unregister_device(function)
         before = pair.rc.rc.statistics().msi_spurious
         for data in vectors.values():
-            pair.link.mem_write(list(type(pair.link).mem_write.__annotations__.values()) and _upstream(), 0xFEE0_0000, 4, data)
+            pair.link.mem_write(Direction.UPSTREAM, MSI, 4, data)
         assert pair.rc.rc.statistics().msi_spurious == before + 3
         pair.rc.pci.register_device(function)
         await pair.world.wait_up()
-
-
-def _upstream():  # type: ignore[no-untyped-def]
-    from vnet.link.base import Direction
-
-    return Direction.UPSTREAM
 
 
 CONFIG = {
@@ -807,38 +841,38 @@ async def test_a_device_that_never_finishes_its_reset_is_given_up_within_a_secon
 @pytest.mark.parametrize("how", ["needs reset", "all ones", "reset behind our back", "surprise removal"])
 async def test_with_a_thousand_frames_under_way_all_end_once_and_the_driver_recovers(how: str) -> None:
     """A device that serves nothing any more is reset, or gone; not a buffer stays behind."""
-    async with open_pair(Options(queue_size=1024, memory=160)) as pair:
-        async with unharmed(pair), tapped(pair) as tap:
-            pair.rc.pci.register_device(tap)
-            await pair.world.wait_up()
-            pair.vhost.queues[1].close()
-            for _ in range(1000):
-                pair.driver_port.inject(FRAME)
-            await trio.testing.wait_all_tasks_blocked()
-            assert pair.virtio.queues[1].ring.state().in_flight == 1000
-            if how == "needs reset":
-                pair.vhost.fail("of its own accord")
-            elif how == "all ones":
-                tap.lies[tap.at(Common.DEVICE_STATUS)] = lambda _: 0xFF
-                pair.virtio.interrupt()
-                await until(lambda: pair.virtio.failures, seconds=2)
-                assert pair.virtio.failures[0] == "the device does not answer"
-                tap.lies.clear()
-            elif how == "reset behind our back":
-                tap._inner.bar_write(*tap.at(Common.DEVICE_STATUS), 1, 0)
-                await until(lambda: pair.vhost.status == 0)
-                pair.virtio.interrupt()
-            else:
-                pair.link.bring_down()
-                await until(lambda: not pair.device.up)
-                assert pair.rc.memory.statistics().buffers == 0
-                pair.link.bring_up()
-            await until(lambda: pair.virtio.restarts > 0 and pair.device.up, seconds=4)
-            assert not pair.driver_port._inbound
+    async with open_pair(Options(queue_size=1024, memory=160)) as pair, unharmed(pair), tapped(pair) as tap:
+        pair.rc.pci.register_device(tap)
+        await pair.world.wait_up()
+        pair.vhost.queues[1].close()
+        for _ in range(1000):
             pair.driver_port.inject(FRAME)
-            assert (await pair.device_port.receive())[1] == FRAME
+        await trio.testing.wait_all_tasks_blocked()
+        assert pair.virtio.queues[1].ring.state().in_flight == 1000
+        if how == "needs reset":
+            pair.vhost.fail("of its own accord")
+        elif how == "all ones":
+            tap.lies[tap.at(Common.DEVICE_STATUS)] = lambda _: 0xFF
+            pair.virtio.interrupt()
+            await until(lambda: pair.virtio.failures, seconds=2)
+            assert pair.virtio.failures[0] == "the device does not answer"
+            tap.lies.clear()
+        elif how == "reset behind our back":
+            tap._inner.bar_write(*tap.at(Common.DEVICE_STATUS), 1, 0)
+            await until(lambda: pair.vhost.status == 0)
+            pair.virtio.interrupt()
+        else:
+            pair.link.bring_down()
+            await until(lambda: not pair.device.up)
+            assert pair.rc.memory.statistics().buffers == 0
+            pair.link.bring_up()
+        await until(lambda: pair.virtio.restarts > 0 and pair.device.up, seconds=4)
+        assert not pair.driver_port._inbound
+        pair.driver_port.inject(FRAME)
+        assert (await pair.device_port.receive())[1] == FRAME
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("D12")
 async def test_the_device_never_sees_a_byte_that_was_not_meant_for_it() -> None:
     """Fresh buffers are zeroed, though other memory of the host is not; a descriptor covers the frame and no more."""
@@ -869,5 +903,3 @@ async def test_the_device_never_sees_a_byte_that_was_not_meant_for_it() -> None:
                 desc = transmit.read(transmit.entry(at))
                 assert desc.size == 12 + size
                 assert b"\xc5" not in bytes(memory.view(Addr(desc.addr), desc.size))
-
-

@@ -55,6 +55,7 @@ async def latched(driver: HostileDriver, *why: str) -> None:
     await works(driver)
 
 
+@pytest.mark.every_transport
 async def test_ordinary_use_works() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.start()
@@ -62,6 +63,7 @@ async def test_ordinary_use_works() -> None:
             await works(driver, head)
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("S02")
 async def test_kicks_after_reset_and_before_set_up_do_nothing() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
@@ -185,6 +187,7 @@ async def test_notifications_beside_a_queues_address_or_of_another_width_do_noth
         await works(driver)
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("S07")
 @pytest.mark.parametrize("value", [0, 1, 2, 0x7FFF, 0x8000, 0xFFFF])
 async def test_the_value_of_a_notification_does_not_matter_its_address_does(value: int) -> None:
@@ -197,6 +200,7 @@ async def test_the_value_of_a_notification_does_not_matter_its_address_does(valu
             assert (await pair.device_port.receive())[1] == FRAME
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("S07")
 async def test_a_disabled_queue_is_not_woken() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
@@ -257,6 +261,7 @@ async def test_an_access_that_leaves_its_structure_or_its_bar_reads_nothing_and_
 # S09: reset with frames under way
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("S09")
 async def test_nothing_is_completed_after_a_reset_was_acknowledged_a_hundred_times_over() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
@@ -401,6 +406,7 @@ def overlapping(driver: HostileDriver) -> dict[str, int]:
     }
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("R15")
 @pytest.mark.parametrize("queue", [0, 1])
 @pytest.mark.parametrize("what", range(8))
@@ -505,6 +511,7 @@ async def rounds(pair: Pair, storm: Callable[[], None]) -> int:
     return turns.count
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("R21")
 @pytest.mark.parametrize("queue", [0, 1])
 async def test_a_storm_of_kicks_on_an_empty_queue_does_not_hold_up_another_device(queue: int) -> None:

@@ -20,7 +20,6 @@ from vnet.link.faults import POSSIBLE, Action, Flap, Request, Rule, rates
 from vnet.link.faulty import COMPLETION_TIMEOUT, FaultyLink
 from vnet.link.ideal import IdealLink
 from vnet.memory import HostMemory
-from vnet.pcie.epc import EndpointController
 from vnet.pcie.rc import RootComplex
 from vnet.spec import FaultSpec, LinkSpec
 from vnet.testing import FRAME, Options, Pair, bounded, open_pair, unharmed, until
@@ -186,7 +185,9 @@ async def test_configuration_requests_fail_by_script_only() -> None:
     assert not {rule.request for rule in by_chance} & {Request.CONFIG_READ, Request.CONFIG_WRITE}
     async with open_pair(Options(link=FAULTY)) as pair:
         link, command = faulty(pair), pair.function.config_read(4, 2)
-        link.add(Rule(Request.CONFIG_READ, Action.TIME_OUT, nth={1}), Rule(Request.CONFIG_WRITE, Action.REFUSE, nth={1}))
+        link.add(
+            Rule(Request.CONFIG_READ, Action.TIME_OUT, nth={1}), Rule(Request.CONFIG_WRITE, Action.REFUSE, nth={1})
+        )
         assert link.config_read(0, 4, 2) == 0xFFFF
         link.config_write(0, 4, 2, 0)
         assert link.config_read(0, 4, 2) == command

@@ -41,7 +41,7 @@ async def test_a_trace_names_registers_doorbells_interrupts_memory_and_moves(tmp
         return [at for at, line in enumerate(lines) if re.search(pattern, line)]
 
     assert find(r"link0 up, epoch 1$")[0] == 0
-    assert find(rf"> config read \.0 0x0\+4 = 0x10411af4")
+    assert find(r"> config read \.0 0x0\+4 = 0x10411af4")
     status = [lines[at].rsplit(" ", 1)[1] for at in find(rf"> write \S+\+1 {where} device_status")]
     assert status[:5] == ["0x0", "0x1", "0x3", "0xb", "0xf"]
     assert find(rf"> read \S+\+4 {where} device_feature = 0x")

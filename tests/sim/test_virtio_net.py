@@ -104,6 +104,7 @@ def frames() -> Iterator[tuple[str, Packet]]:
 FRAMES = dict(frames())
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DEV-24", "NET-DRV-69", "NET-DEV-55", "NET-DRV-55", "NET-DEV-57")
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
@@ -203,6 +204,7 @@ GSO = {
 }
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DRV-43", "NET-DRV-44", "NET-DRV-45", "NET-DEV-43", "NET-DEV-44", "NET-DEV-45")
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("layout", ["buffers for any frame", "merged"])
@@ -217,6 +219,7 @@ async def test_a_partial_checksum_crosses_as_such_and_can_be_completed(name: str
         assert bytes(whole) == bytes(rebuilt), "scapy computes the same checksum from scratch"
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DRV-47", "NET-DRV-48", "NET-DRV-50", "NET-DEV-52", "NET-DEV-53", "NET-DEV-56")
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "two descriptors"])
@@ -239,6 +242,7 @@ UNFINISHED = {**PARTIAL, **GSO}
 SWITCHABLE = [b for b in bits(SUPPORTED) if b != RingFeature.VERSION_1]
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DRV-27", "NET-DRV-28", "NET-DRV-29", "NET-DRV-30", "NET-DRV-32", "NET-DRV-46")
 @pytest.mark.virtio("NET-DEV-32", "NET-DEV-33", "NET-DEV-34", "NET-DEV-36", "NET-DEV-37", "NET-DEV-51")
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -273,6 +277,7 @@ OFFLOAD_CAPS = {
 }
 
 
+@pytest.mark.every_transport
 @pytest.mark.parametrize("end", ["driver", "device"])
 @pytest.mark.parametrize("caps", OFFLOAD_CAPS.values(), ids=OFFLOAD_CAPS)
 async def test_what_a_port_can_not_do_is_not_agreed_on(caps: Offloads, end: str) -> None:
@@ -312,6 +317,7 @@ def received(driver: HostileDriver) -> list[bytes]:
     ]
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DEV-26", "NET-DEV-27", "NET-DEV-28", "NET-DEV-29", "NET-DEV-32")
 @pytest.mark.parametrize("off", [0, mask({F.MRG_RXBUF}), SUPPORTED & ~mask({RingFeature.VERSION_1})])
 async def test_num_buffers_is_one_where_one_buffer_holds_the_frame(off: int) -> None:
@@ -341,6 +347,7 @@ async def test_a_frame_over_many_buffers_fills_all_but_the_last_and_shows_at_onc
         assert all(len(part) == size for part in parts[:-1])
 
 
+@pytest.mark.every_transport
 async def test_a_frame_waits_until_there_are_enough_buffers_and_none_is_lost_or_torn() -> None:
     async with open_pair(Options(queue_size=128)) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await start(driver, size=100, count=3)
@@ -364,6 +371,7 @@ async def test_a_frame_waits_until_there_are_enough_buffers_and_none_is_lost_or_
         assert data
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DRV-25", "NET-DRV-26", "SPLIT-DRV-4")
 async def test_what_the_driver_sends_has_a_twelve_byte_header_with_num_buffers_zero_in_one_descriptor() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_device(pair) as device:
@@ -388,6 +396,7 @@ BUFFERS = {
 }
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DRV-18", "NET-DRV-60", "NET-DRV-61", "NET-DRV-62")
 @pytest.mark.parametrize(("off", "rx_buffer", "mtu", "least"), BUFFERS.values(), ids=BUFFERS)
 async def test_receive_buffers_are_as_large_as_the_features_ask(
@@ -402,6 +411,7 @@ async def test_receive_buffers_are_as_large_as_the_features_ask(
         assert all(ring.read(at).flags == WRITE for at in range(16))
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DEV-16", "NET-DEV-17", "NET-DEV-19")
 @pytest.mark.parametrize(
     ("sent", "wanted"),
@@ -424,6 +434,7 @@ async def test_unknown_flags_are_ignored_and_fields_without_their_flag_are_not_j
         assert await pair.device_port.receive() == (wanted, FRAME)
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DRV-65", "NET-DRV-67", "NET-DRV-68")
 @pytest.mark.parametrize(
     ("sent", "wanted"),
@@ -445,6 +456,7 @@ async def test_the_driver_ignores_unknown_flags_and_believes_only_what_has_its_f
 # Configuration
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DRV-12", "NET-DRV-13", "NET-DRV-17")
 async def test_the_driver_takes_mac_and_mtu_from_the_device() -> None:
     async with open_pair(Options(queue_size=16, mtu=4321)) as pair:
@@ -453,6 +465,7 @@ async def test_the_driver_takes_mac_and_mtu_from_the_device() -> None:
         assert (pair.driver_port.mac, pair.driver_port.mtu) == (pair.plug.mac, 4321)
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DRV-14")
 async def test_without_one_the_driver_makes_itself_a_local_unicast_address() -> None:
     async with open_pair(Options(queue_size=16, features_off=("MAC", "MTU"), devices=2)) as pair:
@@ -464,6 +477,7 @@ async def test_without_one_the_driver_makes_itself_a_local_unicast_address() -> 
         assert pair.driver_port.mtu is None
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DRV-15", "NET-DRV-16", "CFGCHG-DEV-1")
 @pytest.mark.parametrize("off", [(), ("STATUS",)])
 async def test_the_carrier_follows_the_status_field_where_there_is_one(off: tuple[str, ...]) -> None:
@@ -478,6 +492,7 @@ async def test_the_carrier_follows_the_status_field_where_there_is_one(off: tupl
         assert pair.driver_port.carrier
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DEV-4", "NET-DEV-5", "NET-DEV-6")
 @pytest.mark.parametrize("mtu", [68, 1280, 1500, 9000, 65521])
 async def test_the_mtu_is_reported_and_does_not_change(mtu: int) -> None:
@@ -490,6 +505,7 @@ async def test_the_mtu_is_reported_and_does_not_change(mtu: int) -> None:
         assert before == driver.config(10, 2) == mtu
 
 
+@pytest.mark.every_transport
 @pytest.mark.virtio("NET-DEV-7", "NET-DEV-8", "NET-DRV-18", "NET-DRV-19")
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(("mtu", "rx_buffer"), [(68, None), (1500, None), (1500, 256), (9000, None), (9000, 1000)])
@@ -511,6 +527,7 @@ async def test_frames_up_to_the_mtu_cross_and_larger_ones_are_dropped(
 # Under load
 
 
+@pytest.mark.every_transport
 @pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
 async def test_both_directions_carry_a_megabyte_at_once(options: Options) -> None:
     async with open_pair(options) as pair:
@@ -522,6 +539,7 @@ async def test_both_directions_carry_a_megabyte_at_once(options: Options) -> Non
             assert sum(queue.batches) <= sum(t.packets for t in got)
 
 
+@pytest.mark.every_transport
 async def test_a_burst_costs_few_notifications() -> None:
     async with open_pair() as pair:
         kicks = sum(queue.kicks for queue in pair.vhost.queues)
@@ -531,6 +549,7 @@ async def test_a_burst_costs_few_notifications() -> None:
         assert sum(queue.kicks for queue in pair.vhost.queues) - kicks < 50
 
 
+@pytest.mark.every_transport
 async def test_a_port_that_takes_nothing_stops_the_ring_and_loses_nothing() -> None:
     async with open_pair(Options(queue_size=16, capacity=32)) as pair, unharmed(pair):
         sent = [FRAME + bytes([i]) for i in range(200)]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from vnet.ends.base import EndsType
 from vnet.ends.blk import BlkSpec, open_blk
-from vnet.ends.net import NetSpec, open_net
+from vnet.ends.net import NetSpec, mediate_net, open_net
 
 __all__ = ["ENDS"]
 
 ENDS: Mapping[str, EndsType] = {
-    "net": EndsType(NetSpec, open_net),
+    "net": EndsType(NetSpec, open_net, mediate_net),
     "blk": EndsType(BlkSpec, open_blk),
 }

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import attrs
 
+from drivers.mediator import Mediator
 from vnet.spec import DeviceSpec
 
 __all__ = ["End", "EndsType", "Figures", "OpenContext", "Side"]
@@ -59,8 +60,10 @@ class OpenContext:
     spec: DeviceSpec
     hosts: tuple[str, str]
     """Names of the driver's and of the device's host."""
+    supported: int
+    """Every feature bit of the device's type."""
     features: int
-    """Bits that may be used."""
+    """Those that may be used."""
 
 
 @attrs.frozen
@@ -69,3 +72,6 @@ class EndsType:
 
     spec: type[DeviceSpec]
     open: Callable[[OpenContext], AbstractAsyncContextManager[tuple[End, End]]]
+    """In mediated mode the second end is that of the endpoint's own driver."""
+    mediator: Callable[[OpenContext, tuple[str, str]], Mediator] | None = None
+    """Joins the two devices of these names, facing the other host and its own; None where nothing can be mediated."""

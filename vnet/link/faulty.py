@@ -161,7 +161,7 @@ class FaultyLink(LinkWrapper):
             self._plan_in_epoch(self._delay, lambda: self.inner.mem_write(direction, addr, size, value, function))
 
     def map(self, direction: Direction, addr: int, size: int, function: int = 0) -> Window:
-        return _FaultyWindow(self.inner.map(direction, addr, size, function), self._judge_view)
+        return _FaultyWindow(self.inner.map(direction, addr, size, function), self.name, self._judge_view)
 
     def statistics(self) -> LinkStatistics:
         return attrs.evolve(self.inner.statistics(), faults=dict(self._faults))
@@ -199,12 +199,8 @@ class FaultyLink(LinkWrapper):
             self._plan_in_epoch(COMPLETION_TIMEOUT, self._came_late)
         return all_ones(size)
 
-    def _judge_view(self, addr: int, size: int, write: bool) -> MemoryFault | None:
-        action = self._judge(Request.DMA_WRITE if write else Request.DMA_READ)
-        if action is None:
-            return None
-        error, reason = ERRORS[action]
-        return error(addr, size, write=write, reason=f"{reason} (link {self.name})")
+    def _judge_view(self, write: bool) -> Action | None:
+        return self._judge(Request.DMA_WRITE if write else Request.DMA_READ)
 
     def _came_late(self) -> None:
         self._faults[LATE] += 1
@@ -241,10 +237,12 @@ class FaultyLink(LinkWrapper):
 class _FaultyWindow:
     """A window whose views may fail. Pinned views are memory that stays mapped: no request, and no fault."""
 
-    def __init__(self, inner: Window, judge: Callable[[int, int, bool], MemoryFault | None]) -> None:
+    def __init__(self, inner: Window, link: str, judge: Callable[[bool], Action | None]) -> None:
         self._inner = inner
+        self._link = link
         self._judge = judge
-        self._failed: MemoryFault | None = None
+        # What failed last, and until when it fails again; not the error itself, which holds whatever was in sight.
+        self._failed: tuple[int, int, bool, Action] | None = None
         self._until = -math.inf
         self.pin = inner.pin
         self.unpin = inner.unpin
@@ -262,24 +260,32 @@ class _FaultyWindow:
 
     def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
         view = self._inner.view(addr, size, writable)
-        self._check(addr, size, writable)
+        self._check(addr, size, writable, (view,))
         return view
 
     def segments(self, addr: Addr, size: int, writable: bool = False, /) -> list[memoryview]:
         views = self._inner.segments(addr, size, writable)
-        self._check(addr, size, writable)
+        self._check(addr, size, writable, views)
         return views
 
-    def _check(self, addr: int, size: int, write: bool) -> None:
-        error = self._failed
-        if error is not None:
-            # The same access again, because the error was taken for memory in pieces, or put off to the end of a
-            # batch: it is one request, and fails again.
-            if trio.current_time() > self._until:
-                self._failed = None
-            elif (error.addr, error.size, error.write) == (addr, size, write):
-                raise error
-        error = self._judge(addr, size, write)
-        if error is not None:
-            self._failed, self._until = error, trio.current_time() + SAME_REQUEST
-            raise error
+    def _check(self, addr: int, size: int, write: bool, views: Iterable[memoryview]) -> None:
+        again = self._again(addr, size, write)
+        action = again or self._judge(write)
+        if action is None:
+            return
+        if again is None:
+            self._failed, self._until = (addr, size, write, action), trio.current_time() + SAME_REQUEST
+        for view in views:
+            view.release()
+        error, reason = ERRORS[action]
+        raise error(addr, size, write=write, reason=f"{reason} (link {self._link})")
+
+    def _again(self, addr: int, size: int, write: bool) -> Action | None:
+        """The same access again, because its error was taken for memory in pieces, or put off to the end of a batch:
+        it is one request, and fails again."""
+        if self._failed is None:
+            return None
+        if trio.current_time() > self._until:
+            self._failed = None
+            return None
+        return self._failed[3] if self._failed[:3] == (addr, size, write) else None

@@ -234,11 +234,11 @@ class NtbInterface:
         size = self._words[Word.SIZE]
         if window >= len(self._ntb.windows) or addr % MW_ALIGN or not 0 < size <= self._ntb.windows[window]:
             return False
-        self._unmap(window)
         try:
             outbound = self._epc.map_addr(addr, size, self._ntb.number)
         except (MemoryError, MemoryFault, ValueError):
             return False
+        self._unmap(window)
         self._outbound[window] = outbound
         self.peer._show(window, BarMemory(outbound, addr, size))
         return True

@@ -40,7 +40,7 @@ __all__ = ["NbdServer", "NbdStatistics"]
 BACKLOG = 64
 CLIENTS_MAX = 64
 COMMANDS_MAX = 128
-BYTES_MAX = 16 << 20
+BYTES_MAX = 2 << 20
 """What one client may have under way; more waits in its socket."""
 BLOCK_MAX = 32 << 20
 CHUNK = 64 << 10

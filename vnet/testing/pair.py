@@ -42,6 +42,7 @@ MEGABYTE = 1 << 20
 PIECE = 1400
 """Bytes of payload: a frame that needs no feature."""
 BURST = 32
+IDEAL = LinkSpec(root=ROOT, endpoint=ENDPOINT)
 
 
 @attrs.frozen
@@ -64,7 +65,7 @@ class Options:
     transport: str | None = None
     """None is whatever `over` says, and virtio-pci where that says nothing."""
     poll: bool = False
-    link: LinkSpec = LinkSpec(root=ROOT, endpoint=ENDPOINT)
+    link: LinkSpec = IDEAL
 
     def topology(self) -> Topology:
         port = PortSpec(kind="memory")

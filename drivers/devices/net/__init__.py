@@ -3,5 +3,6 @@
 from drivers.devices.net.device import NetPlug, VhostNet
 from drivers.devices.net.driver import VirtioNet
 from drivers.devices.net.layout import NetFeature
+from drivers.devices.net.mediated import MediatedNetPlug, NetMediator
 
-__all__ = ["NetFeature", "NetPlug", "VhostNet", "VirtioNet"]
+__all__ = ["MediatedNetPlug", "NetFeature", "NetMediator", "NetPlug", "VhostNet", "VirtioNet"]

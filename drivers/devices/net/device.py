@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import attrs
 import trio
@@ -25,7 +26,7 @@ from drivers.errors import PortGone, ProbeDeferred
 from drivers.model import MatchId
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, PacketPort
 from drivers.pump import Need, pump
-from drivers.vhost import DeviceQueue, VhostDevice
+from drivers.vhost import DeviceQueue, VhostBound, VhostDevice
 from rings.chain import Chain, copy_in, copy_out, skip, total
 from rings.ids import DeviceId
 from rings.queue import Vringh
@@ -51,6 +52,12 @@ class NetPlug:
     """From the driver, out of the port."""
     sent: Traffic = attrs.field(factory=Traffic)
     """From the port, to the driver."""
+
+    def join(self, device: VhostDevice) -> BoundVhostNet:
+        """Make ``device`` this one."""
+        bound = BoundVhostNet(device, self)
+        bound.offer()
+        return bound
 
 
 class FromDriver(NetFlow[DeviceQueue]):
@@ -267,6 +274,13 @@ class BoundVhostNet:
         pass
 
 
+class Joinable(Protocol):
+    """What a net device can be plugged into: a `NetPlug`, or a mediator with another driver behind it."""
+
+    def join(self, device: VhostDevice) -> VhostBound:
+        """Offer what ``device`` is to its driver. Raises ProbeDeferred, ProbeError."""
+
+
 class VhostNet:
     """The device type; ``plug_for`` says what a device of it is plugged into, None while it is not there yet."""
 
@@ -274,13 +288,11 @@ class VhostNet:
     id_table = (MatchId(DeviceId.NET),)
     table = TABLE
 
-    def __init__(self, plug_for: Callable[[VhostDevice], NetPlug | None]) -> None:
+    def __init__(self, plug_for: Callable[[VhostDevice], Joinable | None]) -> None:
         self._plug_for = plug_for
 
-    async def probe(self, device: VhostDevice) -> BoundVhostNet:
+    async def probe(self, device: VhostDevice) -> VhostBound:
         plug = self._plug_for(device)
         if plug is None:
             raise ProbeDeferred(f"{device.name}: no port to plug into yet")
-        bound = BoundVhostNet(device, plug)
-        bound.offer()
-        return bound
+        return plug.join(device)

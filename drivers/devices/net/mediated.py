@@ -6,7 +6,7 @@ software. Buffers may be mergeable on either side, or on one. Each byte of paylo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -22,16 +22,13 @@ from drivers.devices.net.layout import (
 )
 from drivers.devices.net.merge import put
 from drivers.devices.net.software import Unfinished, finish
-from drivers.errors import ProbeDeferred
-from drivers.mediator import Copier, MediatedEnd, Mediator, MediatorStatistics
-from drivers.model import MatchId
+from drivers.mediator import Copier, Mediator, MediatorStatistics
 from drivers.ports import ETH_HLEN, HEADER_SIZE
 from drivers.vhost import DeviceQueue, VhostDevice
 from rings.chain import copy_out, skip, total
-from rings.ids import DeviceId
 from rings.queue import Vringh
 
-__all__ = ["MediatedNetPlug", "NetMediator", "VhostNetMediated"]
+__all__ = ["MediatedNetPlug", "NetMediator"]
 
 HEAD = HEADER_SIZE + ETH_HLEN
 
@@ -83,13 +80,14 @@ class NetCopier:
 class NetMediator(Mediator):
     """The cable between two net devices."""
 
-    def __init__(self, plug_for: Callable[[VhostDevice], MediatedNetPlug], mtu: int) -> None:
+    def __init__(self, plugs: Mapping[str, MediatedNetPlug], mtu: int) -> None:
+        """``plugs`` by the name of the device, ``mtu`` in bytes without the Ethernet header."""
         super().__init__()
-        self._plug_for = plug_for
+        self._plugs = plugs
         self._mtu = mtu
 
     def offer(self, device: VhostDevice) -> None:
-        plug = self._plug_for(device)
+        plug = self._plugs[device.name]
         queues = [("receiveq1", plug.queue_size), ("transmitq1", plug.queue_size)]
         device.offer(TABLE, plug.features & SUPPORTED, queues, self._config(device, up=False))
 
@@ -103,21 +101,4 @@ class NetMediator(Mediator):
         device.set_config(self._config(device, up))
 
     def _config(self, device: VhostDevice, up: bool) -> bytes:
-        return NetConfig(self._plug_for(device).mac, LINK_UP if up else 0, self._mtu).emit()
-
-
-class VhostNetMediated:
-    """The device type; ``mediator_for`` says which mediator a device belongs to, None while it is not there yet."""
-
-    name = "vhost_net_mediated"
-    id_table = (MatchId(DeviceId.NET),)
-    table = TABLE
-
-    def __init__(self, mediator_for: Callable[[VhostDevice], NetMediator | None]) -> None:
-        self._mediator_for = mediator_for
-
-    async def probe(self, device: VhostDevice) -> MediatedEnd:
-        mediator = self._mediator_for(device)
-        if mediator is None:
-            raise ProbeDeferred(f"{device.name}: no mediator for it yet")
-        return mediator.join(device)
+        return NetConfig(self._plugs[device.name].mac, LINK_UP if up else 0, self._mtu).emit()

@@ -18,35 +18,27 @@ they were bound to is forgotten then, and found out again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import attrs
 import trio
 
+from drivers.devices.rpmsg.directory import MAX_ENDPOINTS, Directory, Receiver
 from drivers.devices.rpmsg.endpoint import INBOX, Endpoint, EndpointStatistics
 from drivers.devices.rpmsg.layout import (
     ADDR_ANY,
-    AS_ADDR,
     DEFAULT_BUFFER,
     FIRST_DYNAMIC,
     HEADER_SIZE,
-    NS_ADDR,
-    AddressMessage,
-    AsFlag,
-    Malformed,
-    NameMessage,
-    NsFlag,
-    RpmsgFeature,
     check_name,
     is_peer_addr,
 )
 from drivers.errors import RpmsgError
 from drivers.pump import Signal
 
-__all__ = ["MAX_ENDPOINTS", "RpmsgBus", "RpmsgStatistics", "Traffic", "Wire"]
+__all__ = ["RpmsgBus", "RpmsgStatistics", "Traffic", "Wire"]
 
-MAX_ENDPOINTS = 1024
 CROWD = 4 * MAX_ENDPOINTS
 """Messages that wait to be sent, from which on nothing is announced or answered any more."""
 
@@ -62,13 +54,6 @@ class Wire(Protocol):
 
     def starve(self) -> None:
         """Somebody is about to wait for room: say so through `RpmsgBus.make_room`."""
-
-
-class Receiver(Protocol):
-    """What has an address: an endpoint, or one of the two services."""
-
-    def take(self, src: int, data: bytes, /) -> bool:
-        """A message came in; False where it has to wait."""
 
 
 class Traffic:
@@ -87,15 +72,6 @@ class Traffic:
     def drop(self, cause: str, count: int = 1) -> None:
         if count:
             self.drops[cause] = self.drops.get(cause, 0) + count
-
-
-@attrs.frozen
-class Service:
-    """An endpoint that the other side announced."""
-
-    name: str
-    assign: bool
-    """Whether it wants to be assigned the address of the endpoint that is bound to it."""
 
 
 @attrs.frozen
@@ -123,13 +99,11 @@ class RpmsgBus:
         self.resumed = Signal()
         """Set when a message that had to wait may be delivered."""
         self.max_payload = DEFAULT_BUFFER - HEADER_SIZE
-        self._features = 0
         self._wire: Wire | None = None
         self._credit = 0  # messages that may be put into the outbox without asking
         self._table: dict[int, Receiver] = {}
         self._endpoints: dict[int, Endpoint] = {}
-        self._named: dict[str, dict[int, Endpoint]] = {}
-        self._services: dict[int, Service] = {}
+        self._directory = Directory(self)
         self._senders = trio.lowlevel.ParkingLot()
         self._next = FIRST_DYNAMIC
         self._resets = 0
@@ -148,7 +122,7 @@ class RpmsgBus:
     @property
     def services(self) -> Mapping[int, str]:
         """The names of the endpoints that the other side announced, by address."""
-        return {addr: service.name for addr, service in self._services.items()}
+        return self._directory.services
 
     def create(
         self,
@@ -168,7 +142,7 @@ class RpmsgBus:
         check_name(name)
         if len(self._endpoints) >= MAX_ENDPOINTS:
             raise RpmsgError(f"{name}: there are {MAX_ENDPOINTS} endpoints already")
-        if len(self.outbox) >= CROWD:
+        if self.crowded:
             raise RpmsgError(f"{name}: too much waits to be sent, and it could not be announced")
         if inbox < 1:
             raise RpmsgError(f"{name}: an inbox of {inbox} messages")
@@ -180,9 +154,7 @@ class RpmsgBus:
         addr = self._dynamic() if addr is None else addr
         endpoint = Endpoint(self, name, addr, ADDR_ANY if dst is None else dst, inbox, lossy, announce)
         self._table[addr] = self._endpoints[addr] = endpoint
-        self._named.setdefault(name, {})[addr] = endpoint
-        if self.online:
-            self._introduce(endpoint)
+        self._directory.add(endpoint)
         return endpoint
 
     def _dynamic(self) -> int:
@@ -230,33 +202,25 @@ class RpmsgBus:
     def resume(self) -> None:
         self.resumed.set()
 
-    def count(self, size: int, /) -> None:
-        self.received.packets += 1
+    def count(self, size: int, count: int = 1, /) -> None:
+        self.received.packets += count
         self.received.bytes += size
 
     def drop(self, cause: str, count: int = 1, /) -> None:
         self.received.drop(cause, count)
 
     def remove(self, endpoint: Endpoint, /) -> None:
-        addr, name = endpoint.addr, endpoint.name
-        del self._table[addr], self._endpoints[addr], self._named[name][addr]
-        if not self._named[name]:
-            del self._named[name]
-        if self.online:
-            if endpoint.told is not None:
-                self._tell(AS_ADDR, endpoint, AddressMessage(name, addr, endpoint.told, AsFlag.FREE))
-            if endpoint.announced:
-                self._tell(NS_ADDR, endpoint, NameMessage(name, addr, NsFlag.DESTROY))
+        del self._table[endpoint.addr], self._endpoints[endpoint.addr]
+        self._directory.remove(endpoint)
         self._senders.unpark_all()  # one of them may be sending from it
 
     # For the driver and the device
 
     def start(self, features: int, max_payload: int, wire: Wire) -> None:
         """The device runs: ``features`` were agreed on, ``wire`` takes messages of up to ``max_payload`` bytes."""
-        self._features, self.max_payload, self._wire = features, max_payload, wire
-        self._table.update((addr, SERVICES[addr](self)) for bit, addr in BEHIND.items() if features >> bit & 1)
-        for endpoint in self.endpoints:
-            self._introduce(endpoint)
+        self.max_payload, self._wire = max_payload, wire
+        self._table.update(self._directory.start(features))
+        self._directory.introduce_all()
         self._senders.unpark_all()
 
     def stop(self) -> None:
@@ -268,11 +232,8 @@ class RpmsgBus:
         self._resets += 1
         self.sent.drop("reset", len(self.outbox))
         self.outbox.clear()
-        self._services.clear()
-        for addr in SERVICES:
+        for addr in self._directory.stop():
             self._table.pop(addr, None)
-        for endpoint in self._endpoints.values():
-            endpoint.forget()
 
     def make_room(self) -> None:
         """Messages left, or buffers came back: wake as many as may send now."""
@@ -287,137 +248,18 @@ class RpmsgBus:
             return True
         return receiver.take(src, data)
 
-    # For the services
-
-    def endpoint(self, addr: int) -> Endpoint | None:
-        return self._endpoints.get(addr)
-
-    def named(self, name: str) -> Iterator[Endpoint]:
-        """The endpoints of that name, oldest first."""
-        return iter(tuple(self._named.get(name, {}).values()))
-
-    def announce(self, addr: int, service: Service) -> str:
-        """The other side announced an endpoint; why it is refused, or nothing."""
-        if addr in self._services:
-            return "ns_duplicate"
-        if len(self._services) >= MAX_ENDPOINTS or len(self.outbox) >= CROWD:
-            return "ns_full"
-        self._services[addr] = service
-        endpoint = next((e for e in self.named(service.name) if not e.bound), None)
-        if endpoint is not None:
-            self._claim(endpoint, addr, service)
-        return ""
-
-    def withdraw(self, addr: int, name: str) -> str:
-        """The other side took one away; why that can't be, or nothing."""
-        if addr not in self._services or self._services[addr].name != name:
-            return "ns_unknown"
-        del self._services[addr]
-        for endpoint in self.named(name):
-            if endpoint.dst == addr and not endpoint.fixed:
-                endpoint.unbind()
-                self._claim_any(endpoint)
-        return ""
+    # For the directory (`Exchange`)
 
     @property
-    def assigns(self) -> bool:
-        """Whether both sides have the address service."""
-        return bool(self._features >> RpmsgFeature.AS & 1)
+    def crowded(self) -> bool:
+        return len(self.outbox) >= CROWD
 
-    def _introduce(self, endpoint: Endpoint) -> None:
-        if NS_ADDR not in self._table or endpoint.fixed or self._claim_any(endpoint):
-            return
-        if endpoint.wants_announcing:
-            self._announce(endpoint)
+    def endpoint(self, addr: int, /) -> Endpoint | None:
+        return self._endpoints.get(addr)
 
-    def _claim_any(self, endpoint: Endpoint) -> bool:
-        """Bind it to an endpoint of its name that was announced and that no other one is bound to."""
-        taken = {e.dst for e in self.named(endpoint.name)}
-        for addr, service in self._services.items():
-            if service.name == endpoint.name and addr not in taken:
-                self._claim(endpoint, addr, service)
-                return True
-        return False
-
-    def _claim(self, endpoint: Endpoint, addr: int, service: Service) -> None:
-        endpoint.bind(addr)
-        if service.assign:
-            endpoint.told = addr
-            self._tell(AS_ADDR, endpoint, AddressMessage(endpoint.name, endpoint.addr, addr, AsFlag.ASSIGN))
-        elif endpoint.wants_announcing and not endpoint.announced:
-            self._announce(endpoint)
-
-    def _announce(self, endpoint: Endpoint) -> None:
-        endpoint.announced = True
-        flags = NsFlag.AS_ANNOUNCE if self.assigns else NsFlag(0)
-        self._tell(NS_ADDR, endpoint, NameMessage(endpoint.name, endpoint.addr, flags))
-
-    def _tell(self, service: int, endpoint: Endpoint, message: NameMessage | AddressMessage) -> None:
-        # No room is asked for: endpoints are few, and what is sent in answer to the other side ends at CROWD.
+    def tell(self, src: int, service: int, message: bytes, /) -> None:
+        # No room is asked for: endpoints are few, and what answers the other side ends where it is crowded.
         self._credit -= 1
-        self.outbox.append((endpoint.addr, service, message.emit()))
+        self.outbox.append((src, service, message))
         assert self._wire is not None
         self._wire.push()
-
-
-class NameService:
-    """Address 53: the other side's endpoints come and go."""
-
-    def __init__(self, bus: RpmsgBus) -> None:
-        self._bus = bus
-
-    def take(self, src: int, data: bytes, /) -> bool:
-        bus = self._bus
-        try:
-            message = NameMessage.parse(data)
-        except Malformed as exc:
-            refused = exc.cause
-        else:
-            if message.flags & NsFlag.DESTROY:
-                refused = bus.withdraw(message.addr, message.name)
-            else:
-                assign = bus.assigns and bool(message.flags & NsFlag.AS_ANNOUNCE)
-                refused = bus.announce(message.addr, Service(message.name, assign))
-        _judge(bus, refused, data)
-        return True
-
-
-class AddressService:
-    """Address 54: the other side says which of its endpoints was bound to one of ours, and when no more."""
-
-    def __init__(self, bus: RpmsgBus) -> None:
-        self._bus = bus
-
-    def take(self, src: int, data: bytes, /) -> bool:
-        try:
-            refused = self._refuse(AddressMessage.parse(data))
-        except Malformed as exc:
-            refused = exc.cause
-        _judge(self._bus, refused, data)
-        return True
-
-    def _refuse(self, message: AddressMessage) -> str:
-        endpoint = self._bus.endpoint(message.src)
-        if endpoint is None or endpoint.name != message.name or endpoint.fixed:
-            return "as_unknown"
-        if message.flag is AsFlag.FREE:
-            if endpoint.dst != message.dst:
-                return "as_unknown"
-            endpoint.unbind()
-        elif endpoint.dst not in (ADDR_ANY, message.dst):
-            return "as_busy"
-        else:
-            endpoint.bind(message.dst)
-        return ""
-
-
-def _judge(bus: RpmsgBus, refused: str, data: bytes) -> None:
-    if refused:
-        bus.drop(refused)
-    else:
-        bus.count(len(data))
-
-
-SERVICES: Mapping[int, type[NameService] | type[AddressService]] = {NS_ADDR: NameService, AS_ADDR: AddressService}
-BEHIND = {RpmsgFeature.NS: NS_ADDR, RpmsgFeature.AS: AS_ADDR}
-"""The feature that each service belongs to."""

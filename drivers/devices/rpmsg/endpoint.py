@@ -44,8 +44,8 @@ class Hub(Protocol):
     def resume(self) -> None:
         """There is room in an inbox that held up what comes in."""
 
-    def count(self, size: int, /) -> None:
-        """A message of ``size`` bytes was put into an inbox."""
+    def count(self, size: int, count: int = 1, /) -> None:
+        """Messages of ``size`` bytes in all were put into an inbox; fewer than none where they are taken back."""
 
     def drop(self, cause: str, count: int = 1, /) -> None:
         """Messages that came in were dropped."""
@@ -246,6 +246,7 @@ class Endpoint:
         if not self._closed:
             self._closed = True
             self._hub.remove(self)
+            self._hub.count(-sum(len(data) for _, data in self._inbox), -len(self._inbox))
             self._drop("unread", len(self._inbox))
             self._inbox.clear()
             self._resume()

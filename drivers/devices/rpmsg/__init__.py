@@ -1,0 +1,20 @@
+"""virtio_rpmsg and vhost_rpmsg: messages between endpoints of two machines (virtio device id 7)."""
+
+from drivers.devices.rpmsg.bus import RpmsgBus, RpmsgStatistics
+from drivers.devices.rpmsg.device import RpmsgPlug, VhostRpmsg
+from drivers.devices.rpmsg.driver import RpmsgSettings, VirtioRpmsg
+from drivers.devices.rpmsg.endpoint import Endpoint, EndpointStatistics
+from drivers.devices.rpmsg.layout import RpmsgConfig, RpmsgFeature
+
+__all__ = [
+    "Endpoint",
+    "EndpointStatistics",
+    "RpmsgBus",
+    "RpmsgConfig",
+    "RpmsgFeature",
+    "RpmsgPlug",
+    "RpmsgSettings",
+    "RpmsgStatistics",
+    "VhostRpmsg",
+    "VirtioRpmsg",
+]

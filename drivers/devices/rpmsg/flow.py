@@ -1,0 +1,112 @@
+"""What the flows of both sides share: messages out of the bus into a queue, and out of a queue into the bus."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from drivers.devices.rpmsg.bus import RpmsgBus
+from drivers.devices.rpmsg.layout import HEADER, HEADER_SIZE
+from drivers.errors import PortGone
+from drivers.pump import Need, QueueEnd, Signal
+from rings.errors import MemoryFault, RemoteRingError
+
+__all__ = ["BUDGET", "InFlow", "OutFlow"]
+
+BUDGET = 64
+"""Messages per batch."""
+
+Q = TypeVar("Q", bound=QueueEnd)
+
+
+class RpmsgFlow(Generic[Q]):
+    """One direction of a device."""
+
+    def __init__(self, queue: Q, bus: RpmsgBus) -> None:
+        self.queue: Q = queue
+        self._bus = bus
+
+    def gone(self, error: PortGone) -> None:
+        """A bus is never gone."""
+
+
+class OutFlow(RpmsgFlow[Q]):
+    """From the bus into a queue; a `Wire`.
+
+    While the pump has nothing to do, a message is put into the ring by the task that sends it: that saves a turn of
+    the scheduler, and one more notification is no cost, since whoever was told and did not look yet is not told again.
+    """
+
+    def __init__(self, queue: Q, bus: RpmsgBus, *, direct: bool) -> None:
+        """Without ``direct`` only the pump moves messages, since it has to pay the link for them."""
+        super().__init__(queue, bus)
+        self._direct = direct
+        self._signal = Signal()
+        self._idle = False
+        self._trouble: RemoteRingError | MemoryFault | ValueError | None = None
+
+    def room(self) -> int:
+        raise NotImplementedError
+
+    def fill(self) -> tuple[int, Need]:
+        """Move messages until they, the buffers or the budget end. SOURCE: nothing is left, and nobody waits."""
+        raise NotImplementedError
+
+    def move(self) -> tuple[int, Need]:
+        if self._trouble is not None:
+            raise self._trouble  # which was met by a task that sends: the pump alone knows what to do
+        return self.fill()
+
+    def push(self) -> None:
+        if not self._idle:
+            self.stir()
+        elif not self._direct or not self.queue.live:
+            self._wake()
+        else:
+            try:
+                moved, need = self.fill()
+                if moved:
+                    self.queue.batches[min(moved.bit_length(), len(self.queue.batches)) - 1] += 1
+                    self.queue.flush()
+            except (RemoteRingError, MemoryFault, ValueError) as exc:
+                self._trouble = exc
+                self._wake()
+            else:
+                if need is not Need.SOURCE:
+                    self._wake()
+
+    def stir(self) -> None:
+        """Something is to be sent while the pump waits for buffers, or is at work."""
+
+    def starve(self) -> None:
+        if self._idle:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._idle = False
+        self._signal.set()
+
+    async def wait(self, need: Need) -> None:
+        # The index was not published yet when the pump found nothing more: what came since was not pushed.
+        self._idle = not self._bus.outbox and not self._bus.waiting
+        if not self._idle:
+            self._signal.set()
+        await self._signal.wait()
+        self._idle = False
+
+
+class InFlow(RpmsgFlow[Q]):
+    """From a queue into the bus."""
+
+    async def wait(self, need: Need) -> None:
+        await self._bus.resumed.wait()
+
+    def _take(self, message: memoryview, size: int) -> bool:
+        """Deliver what the other side put into ``size`` bytes; False where it has to wait. The header is read once."""
+        if size < HEADER_SIZE:
+            self._bus.drop("short")
+            return True
+        src, dst, _, length, _ = HEADER.unpack_from(message)
+        if length > size - HEADER_SIZE:
+            self._bus.drop("too_long")
+            return True
+        return self._bus.deliver(src, dst, bytes(message[HEADER_SIZE : HEADER_SIZE + length]))
