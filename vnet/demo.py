@@ -10,10 +10,11 @@ from typing import Protocol
 
 import attrs
 
+from drivers.registry import TRANSPORTS
 from vnet.describe import QueueRow, drop_total, queue_rows
 from vnet.ends.net import PortKind, net_specs
 from vnet.memory_traffic import MemoryTraffic
-from vnet.topology import DEFAULT, Topology, parse
+from vnet.topology import Topology, parse
 from vnet.traffic import PingResult, Plan, Run, iperf3, iperf3_server, ping
 from vnet.world import World, open_world
 
@@ -58,9 +59,50 @@ class DemoReport:
         )
 
 
-def default_topology(port: PortKind) -> Topology:
-    """Two hosts, one link, one network device, with ports of this kind."""
-    return parse(DEFAULT.replace('kind = "tun"', f'kind = "{port}"'), "built-in topology")
+CARRIERS = {
+    "link": """
+[hosts.rc]
+[hosts.ep]
+[links.pcie0]
+root = "rc"
+endpoint = "ep"
+""",
+    "ntb": """
+[hosts.host1]
+[hosts.soc]
+[hosts.host2]
+[links.pcie0]
+root = "host1"
+endpoint = "soc"
+[links.pcie1]
+root = "host2"
+endpoint = "soc"
+[ntbs.ntb0]
+host = "soc"
+primary = "pcie0"
+secondary = "pcie1"
+""",
+    "host": """
+[hosts.box]
+""",
+}
+"""By what carries a transport: hosts, and what joins them."""
+PLACES = {"link": "pcie0", "ntb": "ntb0", "host": "box"}
+
+
+def default_topology(port: PortKind, transport: str = "pci", mode: str = "direct") -> Topology:
+    """One network device with ports of this kind, and what that transport needs around it. Raises ConfigError."""
+    on = TRANSPORTS[transport].on
+    device = f"""
+[devices.net0]
+type = "net"
+transport = "{transport}"
+{on} = "{PLACES[on]}"
+mode = "{mode}"
+driver = {{ kind = "{port}", addresses = ["198.18.0.1/24", "2001:2::1/64"] }}
+device = {{ kind = "{port}", addresses = ["198.18.0.2/24", "2001:2::2/64"] }}
+"""
+    return parse(CARRIERS[on] + device, "built-in topology")
 
 
 class Traffic(Protocol):

@@ -110,8 +110,7 @@ class Topology:
 
     def _unmediated(self, device: DeviceSpec) -> str:
         """Why a device can't be mediated; empty where it can."""
-        root, endpoint = self.ends(device)
-        if root == endpoint:
+        if TRANSPORTS[device.transport].on == "host":
             return f"transport {device.transport} is within one host: there is nothing to mediate between"
         if ENDS[device.type].mediator is None:
             return f"a {device.type} device has no peer driver at its own end: use direct"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import pairwise
 
 import attrs
@@ -9,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.ntb_registers import CONFIG_SIZE, MSIX_OFFSET, MW_ALIGN, SPAD_OFFSET, VECTORS, mw_offset, mw_offsets, mw_size
+from drivers.ntb_registers import (
+    CONFIG_SIZE,
+    MSIX_OFFSET,
+    MW_ALIGN,
+    SPAD_OFFSET,
+    VECTORS,
+    mw_offset,
+    mw_offsets,
+    mw_size,
+)
 from drivers.transports.ntb.registers import (
     BUFFER_OFFSET,
     CONFIG_WORDS,
@@ -168,10 +178,8 @@ def test_whatever_stands_in_the_scratchpads_is_taken_or_refused(words: list[int]
     if magic:
         words[Spad.MAGIC], words[Spad.VERSION], words[Spad.VIRTIO_VERSION] = MAGIC, VERSION, VERSION
     for parse in (lambda: Offer.parse(words.__getitem__), lambda: Answer.parse(words.__getitem__, OFFER)):
-        try:
+        with suppress(Refused):  # and nothing else
             parse()
-        except Refused as exc:
-            assert str(exc)
 
 
 @given(st.lists(st.integers(0, 15).map(lambda n: 1 << n), min_size=1, max_size=MAX_QUEUES).map(tuple), aligns)

@@ -241,6 +241,7 @@ async def test_buffers_before_driver_ok_are_not_consumed_and_not_answered() -> N
         await driver.negotiate()
         driver.map_vectors()
         driver.rings = [driver.set_up(queue) for queue in range(2)]
+        kicks = [queue.kicks for queue in pair.vhost.queues]
         frame = driver.put(bytes(12) + FRAME)
         pair.device_port.inject(FRAME)
         for _ in range(10):
@@ -248,7 +249,7 @@ async def test_buffers_before_driver_ok_are_not_consumed_and_not_answered() -> N
             driver.send(Desc(frame, 2000, WRITE), queue=0)
         await trio.sleep(1)
         assert [ring.used_idx for ring in driver.rings] == [0, 0]
-        assert [queue.kicks for queue in pair.vhost.queues] == [0, 0]
+        assert [queue.kicks for queue in pair.vhost.queues] == kicks
         assert driver.calls == []
         assert pair.plug.received.packets == pair.plug.sent.packets == 0
 

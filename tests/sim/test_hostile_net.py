@@ -21,6 +21,7 @@ from rings.layout import NEXT, WRITE
 from rings.memory import Addr
 from rings.status import Status
 from rings.testing import Access, Act, Changing, Desc, RawRing, Watched
+from vnet.link.base import Direction
 from vnet.testing import (
     FRAME,
     HostileDevice,

@@ -68,11 +68,12 @@ async def test_ordinary_use_works() -> None:
 async def test_kicks_after_reset_and_before_set_up_do_nothing() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.reset()
+        before = [(q.kicks, q.spurious) for q in pair.vhost.queues]
         for queue in range(2):
             for _ in range(100):
                 driver.kick(queue)
         await trio.testing.wait_all_tasks_blocked()
-        assert [(q.kicks, q.spurious) for q in pair.vhost.queues] == [(0, 100)] * 2
+        assert [(q.kicks, q.spurious - 100) for q in pair.vhost.queues] == before
         assert driver.status == 0
         assert driver.calls == []
 
@@ -207,11 +208,12 @@ async def test_a_disabled_queue_is_not_woken() -> None:
         await driver.negotiate()
         driver.rings = [driver.set_up(queue, enable=False) for queue in range(2)]
         driver.status |= Status.DRIVER_OK
+        before = [(q.kicks, q.spurious) for q in pair.vhost.queues]
         for queue in range(2):
             for _ in range(10):
                 driver.kick(queue)
         await trio.testing.wait_all_tasks_blocked()
-        assert [(q.kicks, q.spurious) for q in pair.vhost.queues] == [(0, 10)] * 2
+        assert [(q.kicks, q.spurious - 10) for q in pair.vhost.queues] == before
         assert driver.status == OK
 
 

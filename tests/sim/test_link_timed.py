@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from math import ceil
 
 import attrs
@@ -183,9 +182,10 @@ async def test_in_real_time_small_debts_are_carried_on_and_late_sleeps_made_up_f
     assert trio.current_time() - began == pytest.approx(0.007, rel=1e-3)
 
 
+@pytest.mark.parametrize("transport", ["pci", "epf_mailbox"])
 @pytest.mark.parametrize("link", [TIMED, SLOW, attrs.evolve(TIMED, read_latency_ns=20_000)])
-async def test_traffic_passes_and_costs_time(link: LinkSpec) -> None:
-    async with open_pair(Options(link=link)) as pair:
+async def test_traffic_passes_and_costs_time(link: LinkSpec, transport: str) -> None:
+    async with open_pair(Options(link=link, transport=transport)) as pair:
         began = trio.current_time()
         await pair.transfer()
         found = pair.link.statistics().timing
@@ -249,8 +249,5 @@ async def test_the_system_says_what_crossed_a_timed_link() -> None:
 
 
 def rescues(pair: Pair) -> int:
-    def signals() -> Iterator[int]:
-        for queue in (*pair.virtio.queues, *pair.vhost.queues):
-            yield queue.signal.rescues
-
-    return sum(signals())
+    signals = [queue.signal for queue in pair.virtio.queues] + [queue.signal for queue in pair.vhost.queues]
+    return sum(signal.rescues for signal in signals)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from drivers.registry import TRANSPORTS
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.signals import run_until_signal
 from vnet.cli.table import render
@@ -32,6 +33,20 @@ __all__ = ["command"]
     help="What both ends are plugged into.",
 )
 @click.option(
+    "--transport",
+    type=click.Choice(list(TRANSPORTS)),
+    default="pci",
+    show_default=True,
+    help="What carries the device.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["direct", "mediated"]),
+    default="direct",
+    show_default=True,
+    help="Whether the device is the port itself, or has the endpoint's own driver behind it.",
+)
+@click.option(
     "--seconds", type=click.IntRange(1, 3600), default=3, show_default=True, help="Length of each throughput run."
 )
 @click.option(
@@ -39,8 +54,8 @@ __all__ = ["command"]
 )
 @name_option
 @errors_in_one_line
-def command(port: PortKind, seconds: int, json_file: Path | None, name: str) -> None:
-    """Build two hosts joined by PCI Express, run ping and iperf3 across their virtqueues, and judge the result.
+def command(port: PortKind, transport: str, mode: str, seconds: int, json_file: Path | None, name: str) -> None:
+    """Build two hosts and what joins them, run ping and iperf3 across their virtqueues, and judge the result.
 
     Exit status 1 if a ping is lost, a TCP run ends early, UDP at 50 Mbit/s loses more than 1 %, or a drop
     counter of ours rose. Where TUN, a right, or a program is missing, the same stack runs on in-memory ports.
@@ -53,8 +68,9 @@ def command(port: PortKind, seconds: int, json_file: Path | None, name: str) -> 
             click.echo(f"vnet: {exc}", err=True)
             click.echo("vnet: running on in-memory ports with scapy traffic instead", err=True)
             port = "memory"
-    click.echo(f"rc (virtio-net, {port}) <== PCI Express ==> ep (vhost-net, {port})")
-    topology = default_topology(port)
+    topology = default_topology(port, transport, mode)
+    driver, device = topology.ends(topology.devices["net0"])
+    click.echo(f"{driver} (virtio-net, {port}) <== {transport}, {mode} ==> {device} (vhost-net, {port})")
     # In memory nothing is visible outside, so nothing has to be cleaned up by anybody else.
     with claim(name, topology) if port != "memory" else nullcontext():
         report = run_until_signal(partial(_run, topology, seconds, name))

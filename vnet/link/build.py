@@ -9,7 +9,7 @@ import attrs
 
 from vnet.link.base import Direction, Link
 from vnet.link.faults import Flap, rates
-from vnet.link.faulty import FaultyLink, is_doorbell
+from vnet.link.faulty import FaultyLink
 from vnet.link.ideal import IdealLink
 from vnet.link.timed import READ_LATENCY, TimedLink
 from vnet.link.tlp import PcieParameters
@@ -19,7 +19,7 @@ from vnet.spec import FaultSpec, LinkSpec
 __all__ = ["Symbols", "build_link"]
 
 Symbols = Callable[[int], str | None]
-"""The name of the register at an address downstream, where it has one; a doorbell's begins with "notify"."""
+"""The name of the register at an address downstream, where it has one; a doorbell's has "notify[" in it."""
 Sink = Callable[[str], object]
 MS = 0.001
 NS = 1e-9
@@ -29,7 +29,7 @@ def build_link(name: str, spec: LinkSpec, symbols: Symbols, sink: Sink | None = 
     """``sink`` takes the lines of a trace, where one is wanted."""
 
     def doorbell(addr: int, size: int, value: int) -> bool:
-        return is_doorbell(addr, size, value) and "notify[" in (symbols(addr) or "")
+        return "notify[" in (symbols(addr) or "")
 
     link: Link = IdealLink(name)
     if spec.timed:

@@ -61,6 +61,10 @@ POSSIBLE = {
 """What can happen to what: posted writes have no completion, and bytes written through a view are there at once."""
 
 
+def _numbers(given: Iterable[int]) -> frozenset[int]:
+    return frozenset(given)
+
+
 @attrs.frozen
 class Rule:
     """One thing that goes wrong: to some requests by chance, or to the ones with these numbers."""
@@ -69,7 +73,7 @@ class Rule:
     action: Action
     rate: float = 0.0
     """Probability, 0 to 1."""
-    nth: frozenset[int] = attrs.field(default=frozenset(), converter=frozenset)
+    nth: frozenset[int] = attrs.field(default=frozenset(), converter=_numbers)
     """Requests of this kind, counted from 1 since the rule was added."""
     start: float = 0.0
     """Seconds since the link was made, from which the rule holds."""

@@ -1,0 +1,195 @@
+"""What an rpmsg device is for: the channels at each end, and how each of them surfaces."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from drivers.devices.rpmsg import RpmsgBus, RpmsgConfig, RpmsgPlug, RpmsgSettings
+from drivers.devices.rpmsg.bus import Traffic
+from drivers.devices.rpmsg.layout import MAX_BUFFER, MIN_BUFFER, check_name, is_peer_addr
+from drivers.errors import RpmsgError
+from vnet.background import open_background
+from vnet.ends.base import Figures, OpenContext, Side
+from vnet.errors import ConfigError
+from vnet.ports.channel import EchoSurface, Surface
+from vnet.ports.pty import PtySurface
+from vnet.ports.seqpacket import SocketSurface
+from vnet.spec import DeviceSpec, must
+
+__all__ = ["SURFACES", "ChannelSpec", "RpmsgEnd", "RpmsgEndSpec", "RpmsgSpec", "open_rpmsg"]
+
+PATH_MAX = 107
+"""Bytes of the longest path that a unix socket can have."""
+
+SURFACES: Mapping[str, tuple[Callable[[Path], Surface], tuple[str, ...]]] = {
+    "none": (lambda path: Surface(), ()),
+    "echo": (lambda path: EchoSurface(), ()),
+    "pty": (PtySurface, ("screen {}", "cat {}", "echo hello > {}")),
+    "socket": (SocketSurface, ("socat - UNIX-CONNECT:{},type=5",)),
+}
+"""By kind: what makes one, and what a user can type to try it; only these with something to type have a path."""
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return bool(check_name(text))
+    except RpmsgError:
+        return False
+
+
+@attrs.frozen
+class ChannelSpec:
+    """One channel at one end."""
+
+    name: str = attrs.field(validator=must(_is_name, "1 to 31 printable ASCII characters"))
+    surface: Literal["none", "echo", "pty", "socket"] = "none"
+    """Who uses it: none leaves it to a program that has the world in its hands."""
+    path: str | None = attrs.field(
+        default=None, validator=must(lambda v: 0 < len(v.encode()) <= PATH_MAX, f"a path of at most {PATH_MAX} bytes")
+    )
+    """Where a terminal or a socket is found."""
+    addr: int | None = attrs.field(
+        default=None, validator=must(lambda v: v >= 0 and is_peer_addr(v) and v < 1 << 32, "an address of 32 bits, not 53 or 54")
+    )
+    """Its address; by default one from 1024 on."""
+    inbox: int = attrs.field(default=256, validator=must(lambda v: 1 <= v <= 65536, "1 to 65536 messages"))
+
+
+@attrs.frozen
+class RpmsgEndSpec:
+    """One end."""
+
+    channels: tuple[ChannelSpec, ...] = ()
+
+
+def _is_buffer(size: int) -> bool:
+    return MIN_BUFFER <= size <= MAX_BUFFER
+
+
+@attrs.frozen
+class RpmsgSpec(DeviceSpec):
+    """An rpmsg device; ``queue_size`` is the number of its buffers in each direction."""
+
+    to_driver: int = attrs.field(default=512, validator=must(_is_buffer, f"{MIN_BUFFER} to {MAX_BUFFER} bytes"))
+    """Bytes of a buffer for messages to the driver, 16 of which are their header."""
+    to_device: int = attrs.field(default=512, validator=must(_is_buffer, f"{MIN_BUFFER} to {MAX_BUFFER} bytes"))
+    driver: RpmsgEndSpec = RpmsgEndSpec()
+    device: RpmsgEndSpec = RpmsgEndSpec()
+
+    def ends(self) -> Iterator[tuple[Side, int, ChannelSpec]]:
+        """Every channel with its side and its place there."""
+        for index, channel in enumerate(self.driver.channels):
+            yield "driver", index, channel
+        for index, channel in enumerate(self.device.channels):
+            yield "device", index, channel
+
+    def clash(self) -> tuple[str, object, str] | None:
+        taken: set[tuple[str, int]] = set()
+        for side, index, channel in self.ends():
+            field = f"{side}.channels[{index}]"
+            if bool(SURFACES[channel.surface][1]) != (channel.path is not None):
+                why = "has no path" if channel.path is not None else "needs the path where it is to be found"
+                return f"{field}.path", channel.path or "", f"surface {channel.surface} {why}"
+            if channel.addr is not None:
+                if (side, channel.addr) in taken:
+                    return f"{field}.addr", channel.addr, "another channel of this end has it"
+                taken.add((side, channel.addr))
+        return None
+
+    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        for side, index, channel in self.ends():
+            if channel.path is not None:
+                yield f"{side}.channels[{index}].path", ("file", str(Path(channel.path).absolute()))
+
+    def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
+        at = dict(zip(("driver", "device"), hosts, strict=True))
+        for side, _, channel in self.ends():
+            for hint in SURFACES[channel.surface][1]:
+                yield f"{hint.format(Path(channel.path or '').absolute())}    # {name}, {channel.name} on {at[side]}"
+
+
+@attrs.frozen(eq=False)
+class RpmsgEnd:
+    """One end: its bus, and who serves its channels."""
+
+    side: Side
+    settings: RpmsgSettings | RpmsgPlug
+    channels: tuple[tuple[ChannelSpec, Surface], ...]
+
+    @property
+    def bus(self) -> RpmsgBus:
+        return self.settings.bus
+
+    @property
+    def live(self) -> bool:
+        return self.bus.online
+
+    def figures(self, queue: int) -> Figures:
+        """Queue 0 is the driver's receiveq, 1 its transmitq."""
+        traffic: Traffic = self.bus.sent if (self.side == "driver") == bool(queue) else self.bus.received
+        return Figures(traffic.packets, traffic.bytes, dict(traffic.drops))
+
+    def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        yield "sent", self.bus.sent.drops
+        yield "received", self.bus.received.drops
+        for spec, surface in self.channels:
+            yield f"{spec.name} {surface.kind}", surface.drops
+
+    def describe(self) -> dict[str, object]:
+        found = self.bus.statistics()
+        sent, received = self.bus.sent, self.bus.received
+        return {
+            "kind": "rpmsg",
+            "live": self.live,
+            "max_payload": found.max_payload,
+            "services": {str(addr): name for addr, name in found.services.items()},
+            "endpoints": [attrs.asdict(endpoint) for endpoint in found.endpoints],
+            "channels": [
+                {"name": spec.name, "surface": surface.kind, "path": spec.path, "drops": dict(surface.drops)}
+                for spec, surface in self.channels
+            ],
+            "unsent": found.unsent,
+            "resets": found.resets,
+            # Into the ring goes what is sent, out of it what is received.
+            "rx_packets": sent.packets,
+            "rx_bytes": sent.bytes,
+            "tx_packets": received.packets,
+            "tx_bytes": received.bytes,
+            "drops": {**sent.drops, **received.drops},
+            "netns": None,
+            "ifname": None,
+            "addresses": [],
+        }
+
+
+@asynccontextmanager
+async def open_rpmsg(context: OpenContext) -> AsyncIterator[tuple[RpmsgEnd, RpmsgEnd]]:
+    """Both ends, their channels created and served; announced they are once the device runs. Raises ConfigError."""
+    spec = context.spec
+    assert isinstance(spec, RpmsgSpec)
+    buses: dict[Side, RpmsgBus] = {"driver": RpmsgBus(), "device": RpmsgBus()}
+    channels: dict[Side, list[tuple[ChannelSpec, Surface]]] = {"driver": [], "device": []}
+    async with open_background() as nursery:
+        for side, index, channel in spec.ends():
+            surface = SURFACES[channel.surface][0](Path(channel.path or ""))
+            endpoint = buses[side].create(channel.name, addr=channel.addr, inbox=channel.inbox)
+            try:
+                await nursery.start(surface.serve, endpoint)
+            except OSError as exc:
+                where = f"devices.{context.name}.{side}.channels[{index}].path"
+                raise ConfigError("topology", where, channel.path, exc.strerror or str(exc)) from None
+            channels[side].append((channel, surface))
+        config = RpmsgConfig(spec.to_driver, spec.to_device)
+        yield (
+            RpmsgEnd("driver", RpmsgSettings(buses["driver"], context.features), tuple(channels["driver"])),
+            RpmsgEnd(
+                "device",
+                RpmsgPlug(buses["device"], context.features, spec.queue_size, config),
+                tuple(channels["device"]),
+            ),
+        )

@@ -1,0 +1,127 @@
+"""A channel as a unix socket that keeps messages apart (SOCK_SEQPACKET)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from drivers.ports import RpmsgEndpoint
+from vnet.ports.channel import Surface, patiently
+
+__all__ = ["SocketSurface"]
+
+BACKLOG = 16
+LONGEST = 1 << 17
+"""Bytes to receive at a time: more than any message can have."""
+
+
+class SocketSurface(Surface):
+    """One program at a time has the channel; others wait until it hangs up.
+
+    A packet is a message. Empty ones are dropped: they look like the end. While nobody is connected the inbox keeps
+    as many messages as it holds; what comes then is dropped.
+    """
+
+    kind = "socket"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    async def serve(
+        self, endpoint: RpmsgEndpoint, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with _listen(self.path) as listening:
+            endpoint.lossy = True
+            task_status.started()
+            # trio.SocketListener wants a stream socket.
+            while True:
+                await trio.lowlevel.wait_readable(listening)
+                try:
+                    client, _ = listening.accept()
+                except (BlockingIOError, ConnectionError):
+                    continue
+                with client:
+                    await self._converse(client, endpoint)
+
+    async def _converse(self, client: socket.socket, endpoint: RpmsgEndpoint) -> None:
+        client.setblocking(False)
+        endpoint.lossy = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._give, client, endpoint, nursery.cancel_scope)
+                while data := await _receive(client):
+                    await self.send(endpoint, data)
+                nursery.cancel_scope.cancel()
+        finally:
+            endpoint.lossy = True
+
+    async def _give(self, client: socket.socket, endpoint: RpmsgEndpoint, scope: trio.CancelScope) -> None:
+        async for message in endpoint:
+            if not message:
+                self.drop("empty")
+                continue
+            try:
+                try:
+                    client.send(message)
+                except BlockingIOError:
+                    await patiently(endpoint, partial(_send, client, message))
+            except OSError:
+                self.drop("hung_up")
+                scope.cancel()
+                return
+
+
+async def _receive(client: socket.socket) -> bytes:
+    """The next packet; nothing when there is no other."""
+    while True:
+        await trio.lowlevel.wait_readable(client)
+        try:
+            return client.recv(LONGEST)
+        except BlockingIOError:
+            continue
+        except OSError:
+            return b""
+
+
+async def _send(client: socket.socket, message: bytes) -> None:
+    while True:
+        await trio.lowlevel.wait_writable(client)
+        try:
+            client.send(message)
+        except BlockingIOError:
+            continue
+        return
+
+
+@contextmanager
+def _listen(path: Path) -> Iterator[socket.socket]:
+    """A socket at ``path`` for this user alone; one that a killed process left there is replaced. Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.setblocking(False)
+        if path.is_socket() and not _answers(path):
+            path.unlink()
+        listening.bind(str(path))
+        made = path.stat()
+        try:
+            path.chmod(0o600)  # before anybody can connect
+            listening.listen(BACKLOG)
+            yield listening
+        finally:
+            if path.exists() and os.path.samestat(path.stat(), made):
+                path.unlink()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+    return True
