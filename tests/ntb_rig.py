@@ -150,7 +150,7 @@ class PlainVirtio:
         pass
 
 
-class Trio:
+class ThreeHosts:
     """Three hosts with buses, and a plain device between the outer two; every part is started by hand."""
 
     def __init__(
@@ -252,12 +252,18 @@ class Trio:
 
 
 @asynccontextmanager
-async def open_trio(
+async def open_hosts(
     window: int = 4 * MIB, align: int = 4096, spads: int = 128, memory: int = 16 * MIB
-) -> AsyncIterator[Trio]:
+) -> AsyncIterator[ThreeHosts]:
     """Three hosts that serve; nothing is started yet."""
+    error: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        hosts = Trio(nursery, window, align, spads, memory)
+        hosts = ThreeHosts(nursery, window, align, spads, memory)
         await hosts.serve()
-        yield hosts
+        try:
+            yield hosts
+        except BaseException as exc:  # noqa: BLE001  raised again below, outside of any group
+            error = exc
         nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error

@@ -82,6 +82,26 @@ def test_ci_runs_the_tests_as_the_readme_does() -> None:
     assert CI_RUN.rstrip().splitlines()[-1] == tests[tests.index("python3 -m venv") :]
 
 
+def test_the_matrix_is_the_one_of_the_registry() -> None:
+    from vnet.matrix import matrix
+
+    shown = re.search(r"<!-- matrix -->\n(.*?)\n<!-- /matrix -->", README, flags=re.DOTALL)
+    assert shown is not None
+    assert shown[1] == matrix()
+
+
+def test_the_topology_shown_is_a_good_one() -> None:
+    from vnet.topology import parse
+
+    [text] = re.findall(r"^```toml\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    assert list(parse(text, "README.md").devices) == ["net0"]
+
+
+def test_the_program_shown_is_a_good_one() -> None:
+    [text] = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    compile(text, "README.md", "exec")
+
+
 @click.group()
 @click.option("--name")
 def sample(name: str | None) -> None: ...

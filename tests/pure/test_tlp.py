@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil
 
 import pytest
@@ -65,8 +66,8 @@ def test_generation_3_with_8_lanes_leaves_about_57_9_gigabits_for_tlps() -> None
 
 def test_more_generations_and_lanes_are_never_slower() -> None:
     rates = [[PcieParameters(generation=g, lanes=n).rate for n in LANES] for g in GENERATIONS]
-    assert all(a < b for row in rates for a, b in zip(row, row[1:], strict=False))
-    assert all(a < b for rows in zip(*rates, strict=True) for a, b in zip(rows, rows[1:], strict=False))
+    assert all(a < b for row in rates for a, b in pairwise(row))
+    assert all(a < b for rows in zip(*rates, strict=True) for a, b in pairwise(rows))
 
 
 @pytest.mark.parametrize("size", TRANSFERS)

@@ -241,8 +241,9 @@ async def test_nothing_fails_on_a_link_that_is_down() -> None:
 # Doorbells and interrupts
 
 
-async def test_lost_doorbells_cost_time_and_are_counted() -> None:
-    async with open_pair(Options(link=FAULTY)) as pair, unharmed(pair):
+@pytest.mark.parametrize("transport", ["pci", "epf_mailbox"])
+async def test_lost_doorbells_cost_time_and_are_counted(transport: str) -> None:
+    async with open_pair(Options(link=FAULTY, transport=transport)) as pair, unharmed(pair):
         faulty(pair).add(Rule(Request.DOORBELL, Action.LOSE, rate=1, limit=5))
         began = trio.current_time()
         await pair.transfer()
@@ -252,8 +253,9 @@ async def test_lost_doorbells_cost_time_and_are_counted() -> None:
         assert trio.current_time() - began <= 5 * 0.011
 
 
-async def test_lost_interrupts_cost_time_and_are_counted() -> None:
-    async with open_pair(Options(link=FAULTY)) as pair, unharmed(pair):
+@pytest.mark.parametrize("transport", ["pci", "epf_mailbox"])
+async def test_lost_interrupts_cost_time_and_are_counted(transport: str) -> None:
+    async with open_pair(Options(link=FAULTY, transport=transport)) as pair, unharmed(pair):
         faulty(pair).add(Rule(Request.INTERRUPT, Action.LOSE, rate=1, limit=5))
         await pair.transfer()
         assert faulty(pair).statistics().faults["interrupt lost"] == 5
@@ -301,10 +303,9 @@ async def test_nobody_looks_without_being_told_where_nothing_gets_lost(link: Lin
         assert pair.virtio.changed.every is None
 
 
-@pytest.mark.parametrize("transport", ["pci", "epf_mailbox"])
-async def test_a_topology_that_asks_for_losses_gets_traffic_through_them(transport: str) -> None:
+async def test_a_topology_that_asks_for_losses_gets_traffic_through_them() -> None:
     faults = FaultSpec(seed=3, lost_doorbells=0.3, lost_interrupts=0.3, delayed_interrupts=0.3)
-    async with open_pair(Options(link=LinkSpec("rc", "ep", faults=faults), transport=transport)) as pair:
+    async with open_pair(Options(link=LinkSpec("rc", "ep", faults=faults))) as pair:
         await pair.transfer()
         found = pair.link.statistics().faults
         assert found["doorbell lost"] > 0 < found["interrupt lost"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trio
-from ntb_rig import DEVICE_ID, MIB, TABLE, WIDE, PlainVhost, Trio, open_trio
+from ntb_rig import DEVICE_ID, MIB, TABLE, WIDE, PlainVhost, ThreeHosts, open_hosts
 from trio.testing import wait_all_tasks_blocked
 
 from drivers.errors import ProbeError, TransportLost
@@ -40,7 +40,7 @@ RUNNING = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVE
 STEPS = ("start_device", "start_back", "start_front", "start_driver", "link 0", "link 1")
 
 
-def step(hosts: Trio, name: str) -> None:
+def step(hosts: ThreeHosts, name: str) -> None:
     if name.startswith("link"):
         hosts.start_link(int(name[-1]))
     else:
@@ -55,7 +55,7 @@ async def test_parts_that_start_in_any_order_come_to_the_same_end(seed: int) -> 
     order = list(STEPS)
     dice = random.Random(seed)
     dice.shuffle(order)
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         for name in order:
             step(hosts, name)
             if dice.random() < 0.5:
@@ -76,7 +76,7 @@ def test_the_orders_are_all_there_are() -> None:
 
 
 async def test_the_scratchpads_read_as_the_table_says() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         words, front = hosts.peek(), hosts.front
@@ -107,7 +107,7 @@ async def test_the_scratchpads_read_as_the_table_says() -> None:
 
 
 async def test_neither_end_is_ready_while_only_one_asked_for_the_link() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start_device()
         hosts.start_back()
         hosts.start_link(0)
@@ -122,7 +122,7 @@ async def test_neither_end_is_ready_while_only_one_asked_for_the_link() -> None:
 
 
 async def test_no_ring_is_touched_before_driver_ok() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         hosts.host2.virtio._drivers.clear()
         await trio.sleep(0.2)
@@ -134,7 +134,7 @@ async def test_no_ring_is_touched_before_driver_ok() -> None:
 
 
 async def test_everything_a_driver_allocates_lies_in_the_window_and_comes_back() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         front = hosts.front
@@ -153,7 +153,7 @@ async def test_everything_a_driver_allocates_lies_in_the_window_and_comes_back()
 
 
 async def test_what_is_handed_out_again_is_zeroed() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         dma = hosts.front.dma
@@ -164,7 +164,7 @@ async def test_what_is_handed_out_again_is_zeroed() -> None:
 
 
 async def test_a_driver_that_goes_resets_the_device_and_the_next_one_finds_it() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         resets = hosts.back.device.resets
@@ -178,7 +178,7 @@ async def test_a_driver_that_goes_resets_the_device_and_the_next_one_finds_it() 
 
 
 async def test_a_device_that_is_withdrawn_ends_the_session_and_its_return_begins_another() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         await hosts.host1.vhost.unregister_driver(hosts.vhost)
@@ -191,7 +191,7 @@ async def test_a_device_that_is_withdrawn_ends_the_session_and_its_return_begins
 
 
 async def test_100_starts_and_ends_leave_nothing_behind() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         before = None
@@ -217,7 +217,7 @@ async def test_100_starts_and_ends_leave_nothing_behind() -> None:
 
 async def test_the_configuration_is_read_from_the_vhost_sides_bank() -> None:
     """The RFC's driver read its own scratchpads."""
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         for spad in range(Spad.CONFIG, Spad.CONFIG + 8):
@@ -229,7 +229,7 @@ async def test_the_configuration_is_read_from_the_vhost_sides_bank() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 8])
 async def test_any_bytes_of_the_configuration_are_read_and_written(offset: int, size: int) -> None:
     """The RFC's code could do multiples of 4 only, and its write ignored the offset."""
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         assert await hosts.front.read_config(offset, size) == hosts.vhost.config[offset : offset + size]
@@ -242,7 +242,7 @@ async def test_any_bytes_of_the_configuration_are_read_and_written(offset: int, 
 
 
 async def test_the_configuration_ends_where_it_ends() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         assert await hosts.front.read_config(29, 1) == bytes([30])
@@ -256,7 +256,7 @@ async def test_the_configuration_ends_where_it_ends() -> None:
 @pytest.mark.parametrize("queue", range(8))
 async def test_a_doorbell_is_a_mask_and_rings_its_own_queue_only(queue: int) -> None:
     """The RFC's code passed the queue's index where the interface takes a mask."""
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         device = hosts.device
@@ -272,7 +272,7 @@ async def test_a_doorbell_is_a_mask_and_rings_its_own_queue_only(queue: int) -> 
 @pytest.mark.parametrize("align", [64, 256, 4096, 65536])
 async def test_both_sides_agree_on_the_alignment_whatever_each_wants(align: int) -> None:
     """The RFC's two sides each took their own, which worked where they happened to be equal."""
-    async with open_trio(align=align) as hosts:
+    async with open_hosts(align=align) as hosts:
         hosts.start()
         await hosts.wait_up()
         assert hosts.peek()[Spad.VIRTIO_ALIGN] == max(align, 64)
@@ -284,7 +284,7 @@ async def test_both_sides_agree_on_the_alignment_whatever_each_wants(align: int)
 
 
 async def test_queues_of_different_sizes_do_not_overlap() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.vhost.nums = (512, 1, 256, 2, 16)
         hosts.virtio.queues = 5
         hosts.start()
@@ -295,7 +295,7 @@ async def test_queues_of_different_sizes_do_not_overlap() -> None:
 
 
 async def test_a_driver_may_use_smaller_rings_and_fewer_of_them() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.virtio.num, hosts.virtio.queues = 16, 3
         hosts.start()
         await hosts.wait_up()
@@ -304,7 +304,7 @@ async def test_a_driver_may_use_smaller_rings_and_fewer_of_them() -> None:
 
 
 async def test_eight_queues_of_512_move_the_buffers() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.vhost.nums = (512,) * 8
         hosts.start()
         await hosts.wait_up()
@@ -313,7 +313,7 @@ async def test_eight_queues_of_512_move_the_buffers() -> None:
 
 async def test_status_0_is_written_and_resets_the_device() -> None:
     """In the RFC reset was a command that no device handled, and the status stayed."""
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         hosts.host2.virtio.binding(hosts.front._device).scope.cancel()  # type: ignore[arg-type, union-attr]
@@ -326,7 +326,7 @@ async def test_status_0_is_written_and_resets_the_device() -> None:
 
 async def test_features_beyond_64_are_negotiated() -> None:
     """The RFC had two words of them."""
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.virtio.refuse = 1 << WIDE[1]
         hosts.start()
         await hosts.wait_up()
@@ -336,7 +336,7 @@ async def test_features_beyond_64_are_negotiated() -> None:
 
 async def test_a_side_that_does_nothing_is_not_looked_at_more_often_than_it_beats() -> None:
     """The RFC polled its command word every millisecond."""
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         await trio.sleep(BEAT)
@@ -349,7 +349,7 @@ async def test_a_side_that_does_nothing_is_not_looked_at_more_often_than_it_beat
 
 
 async def test_commands_are_told_by_doorbell_and_take_no_time() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         began = trio.current_time()
@@ -410,7 +410,7 @@ class Puppet:
 OFFER = Offer(5, 0x1AF4, DEVICE_ID, mask((RingFeature.VERSION_1,)), 4 * MIB, (64,) * 8, 30, 64)
 
 
-async def puppet(hosts: Trio, offer: Offer = OFFER) -> Puppet:
+async def puppet(hosts: ThreeHosts, offer: Offer = OFFER) -> Puppet:
     """A vhost side of a test's own, before a real virtio side."""
     hosts.start_front()
     hosts.start_link(0)
@@ -420,7 +420,7 @@ async def puppet(hosts: Trio, offer: Offer = OFFER) -> Puppet:
     return made
 
 
-async def online(hosts: Trio) -> NtbVirtio:
+async def online(hosts: ThreeHosts) -> NtbVirtio:
     with trio.fail_after(1):
         while hosts.device is None or not hosts.device.ops.online:  # noqa: ASYNC110
             await trio.sleep(0.001)
@@ -429,7 +429,7 @@ async def online(hosts: Trio) -> NtbVirtio:
 
 @pytest.mark.hostile("D09")
 async def test_a_command_without_an_answer_ends_after_a_second() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         vhost = await puppet(hosts)
         vhost.show()
         front = await online(hosts)
@@ -442,7 +442,7 @@ async def test_a_command_without_an_answer_ends_after_a_second() -> None:
 
 async def test_a_late_answer_never_ends_the_next_command() -> None:
     """In the RFC the outcome had no number: a late one satisfied whatever came next."""
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         vhost = await puppet(hosts)
         vhost.show()
         front = await online(hosts)
@@ -468,7 +468,7 @@ async def test_a_late_answer_never_ends_the_next_command() -> None:
 
 
 async def test_commands_wait_for_one_another() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         vhost = await puppet(hosts)
         vhost.show()
         front = await online(hosts)
@@ -483,7 +483,7 @@ async def test_commands_wait_for_one_another() -> None:
 
 
 async def test_a_command_that_the_vhost_side_can_not_do_is_an_error_of_its_own() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         with pytest.raises(ProbeError, match="could not do"):
@@ -493,7 +493,7 @@ async def test_a_command_that_the_vhost_side_can_not_do_is_an_error_of_its_own()
 
 
 async def test_the_command_for_reset_means_the_same_as_status_0() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         await hosts.front._command(Command.RESET)
@@ -504,7 +504,7 @@ async def test_the_command_for_reset_means_the_same_as_status_0() -> None:
 
 @pytest.mark.hostile("D09")
 async def test_a_device_that_does_not_finish_its_reset_loses_the_window_before_memory_is_freed() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.vhost.stubborn = True
         hosts.start()
         await hosts.wait_up()
@@ -521,7 +521,7 @@ async def test_a_device_that_does_not_finish_its_reset_loses_the_window_before_m
 
 @pytest.mark.hostile("S12")
 async def test_a_reader_never_gets_a_mixed_configuration() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         device = hosts.device
@@ -547,7 +547,7 @@ async def test_a_reader_never_gets_a_mixed_configuration() -> None:
 
 
 async def test_a_configuration_that_is_never_complete_is_given_up() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         hosts.ntb.primary.spads[Spad.GENERATION] |= 1
@@ -556,7 +556,7 @@ async def test_a_configuration_that_is_never_complete_is_given_up() -> None:
 
 
 async def test_a_change_of_the_configuration_reaches_the_driver() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         await trio.sleep(0.01)
@@ -568,7 +568,7 @@ async def test_a_change_of_the_configuration_reaches_the_driver() -> None:
 
 
 async def test_a_device_that_fails_is_reset_by_its_driver_and_runs_again() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         hosts.back.device.fail("on purpose")
@@ -586,7 +586,7 @@ async def test_a_device_that_fails_is_reset_by_its_driver_and_runs_again() -> No
 @pytest.mark.parametrize("at", [0, 1])
 @pytest.mark.parametrize("down", [0, 0.001, 0.3])
 async def test_a_flap_of_either_link_starts_a_new_session_with_rings_from_zero(at: int, down: float) -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         device = hosts.device
@@ -613,7 +613,7 @@ async def test_a_flap_of_either_link_starts_a_new_session_with_rings_from_zero(a
 
 
 async def test_a_storm_of_flaps_ends_well() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         dice = random.Random(7)
         for _ in range(200):
@@ -644,7 +644,7 @@ def kill(end: NtbEnd, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.hostile("T01")
 async def test_the_death_of_the_virtio_side_is_seen_within_200_ms(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         await trio.sleep(random.Random(3).random())
@@ -666,7 +666,7 @@ async def test_the_death_of_the_virtio_side_is_seen_within_200_ms(monkeypatch: p
 
 @pytest.mark.hostile("T01")
 async def test_the_death_of_the_vhost_side_is_seen_within_200_ms(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         front = hosts.front
@@ -690,7 +690,7 @@ async def test_the_death_of_the_vhost_side_is_seen_within_200_ms(monkeypatch: py
 
 @pytest.mark.hostile("T01")
 async def test_a_vhost_side_that_starts_anew_is_noticed_although_it_beats() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         hosts.back.end("as if it had been started again")
@@ -701,7 +701,7 @@ async def test_a_vhost_side_that_starts_anew_is_noticed_although_it_beats() -> N
 
 
 async def test_both_ends_beat_for_as_long_as_they_live() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         await trio.sleep(100)
@@ -715,7 +715,7 @@ async def test_both_ends_beat_for_as_long_as_they_live() -> None:
 @pytest.mark.hostile("T04")
 @pytest.mark.parametrize("end", [0, 1])
 async def test_no_loss_of_doorbells_stops_a_queue_or_a_command(end: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         monkeypatch.setattr((hosts.back, hosts.front)[end].ntb, "peer_db_set", lambda bits: None)
@@ -751,7 +751,7 @@ async def test_no_loss_of_doorbells_stops_a_queue_or_a_command(end: int, monkeyp
 async def test_a_vhost_side_that_makes_no_sense_is_refused_with_a_reason_until_it_does(
     words: dict[int, int], why: str
 ) -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         vhost = await puppet(hosts)
         vhost.show(words)
         await trio.sleep(1)
@@ -779,7 +779,7 @@ async def test_a_vhost_side_that_makes_no_sense_is_refused_with_a_reason_until_i
     ],
 )
 async def test_a_virtio_side_that_makes_no_sense_is_refused_with_a_reason(words: dict[int, int], why: str) -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start_device()
         hosts.start_back()
         hosts.start_link(0)
@@ -801,7 +801,7 @@ async def test_a_virtio_side_that_makes_no_sense_is_refused_with_a_reason(words:
 @pytest.mark.parametrize("seed", range(20))
 async def test_garbage_in_the_scratchpads_and_random_doorbells_break_nothing_for_good(seed: int) -> None:
     dice = random.Random(seed)
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         for _ in range(200):
@@ -819,7 +819,7 @@ async def test_garbage_in_the_scratchpads_and_random_doorbells_break_nothing_for
 
 @pytest.mark.hostile("T05")
 async def test_an_ntb_with_too_few_scratchpads_is_refused() -> None:
-    async with open_trio(spads=64) as hosts:
+    async with open_hosts(spads=64) as hosts:
         hosts.start()
         await trio.sleep(0.5)
         for host in (hosts.host1, hosts.host2):
@@ -830,7 +830,7 @@ async def test_an_ntb_with_too_few_scratchpads_is_refused() -> None:
 
 @pytest.mark.hostile("T05")
 async def test_a_window_that_the_hosts_memory_can_not_hold_is_refused() -> None:
-    async with open_trio(window=32 * MIB, memory=16 * MIB) as hosts:
+    async with open_hosts(window=32 * MIB, memory=16 * MIB) as hosts:
         hosts.start()
         await trio.sleep(0.5)
         assert hosts.device is None
@@ -840,7 +840,7 @@ async def test_a_window_that_the_hosts_memory_can_not_hold_is_refused() -> None:
 @pytest.mark.hostile("T05")
 @pytest.mark.parametrize("count", [0, 9])
 async def test_a_device_that_an_ntb_can_not_carry_is_refused(count: int) -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.vhost = PlainVhost(nums=(64,) * count)
         hosts.start()
         await trio.sleep(0.5)
@@ -857,7 +857,7 @@ Change = Callable[[dict[int, int]], dict[int, int]]
 class Liar:
     """The virtio side as a test moves it, at a real vhost side: commands and rings by hand."""
 
-    def __init__(self, hosts: Trio, ntb: NtbEpf) -> None:
+    def __init__(self, hosts: ThreeHosts, ntb: NtbEpf) -> None:
         self.hosts = hosts
         self.ntb = ntb
         self.sequence = 0
@@ -901,7 +901,7 @@ class Liar:
         await self.command(Command.SET_STATUS, 11)
 
 
-async def liar(hosts: Trio) -> Liar:
+async def liar(hosts: ThreeHosts) -> Liar:
     hosts.start_device()
     hosts.start_back()
     hosts.start_link(0)
@@ -913,7 +913,7 @@ async def liar(hosts: Trio) -> Liar:
 
 @pytest.mark.hostile("S04")
 async def test_features_that_were_not_offered_keep_features_ok_away() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         driver = await liar(hosts)
         await driver.accept(mask((RingFeature.VERSION_1, RingFeature.RING_PACKED)))
         assert hosts.peek()[Spad.STATUS] == 3
@@ -921,7 +921,7 @@ async def test_features_that_were_not_offered_keep_features_ok_away() -> None:
 
 @pytest.mark.hostile("S01")
 async def test_kicks_before_driver_ok_and_of_queues_that_are_none_are_ignored() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         driver = await liar(hosts)
         driver.ntb.peer_db_set(0xFFFF_FFFF)
         await driver.accept()
@@ -934,7 +934,7 @@ async def test_kicks_before_driver_ok_and_of_queues_that_are_none_are_ignored() 
 @pytest.mark.hostile("R23")
 @pytest.mark.parametrize("num", [3, 65, 128, 0xFFFF_FFFF, 65536])
 async def test_a_ring_of_a_size_that_can_not_be_is_refused(num: int) -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         driver = await liar(hosts)
         await driver.accept()
         driver.ntb.peer_spad_write(Spad.QUEUE_NUM, num)
@@ -945,7 +945,7 @@ async def test_a_ring_of_a_size_that_can_not_be_is_refused(num: int) -> None:
 
 @pytest.mark.hostile("S05")
 async def test_queues_are_not_enabled_before_features_ok_or_after_driver_ok() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         driver = await liar(hosts)
         driver.ntb.peer_spad_write(Spad.QUEUE_NUM, 64)
         assert await driver.command(Command.ENABLE_QUEUES) == Outcome.ERROR
@@ -957,7 +957,7 @@ async def test_queues_are_not_enabled_before_features_ok_or_after_driver_ok() ->
 @pytest.mark.hostile("S08")
 @pytest.mark.parametrize("where", [30 | 1 << 16, 29 | 2 << 16, 5 << 16, 0, 0xFFFF | 1 << 16, 0xFFFF_FFFF])
 async def test_a_write_beyond_the_configuration_is_refused(where: int) -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         driver = await liar(hosts)
         assert await driver.command(Command.WRITE_CONFIG, where) == Outcome.ERROR
         assert hosts.vhost.written == []
@@ -965,7 +965,7 @@ async def test_a_write_beyond_the_configuration_is_refused(where: int) -> None:
 
 @pytest.mark.hostile("S09")
 async def test_100_resets_in_a_row_each_end() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         driver = await liar(hosts)
         driver.ntb.peer_spad_write(Spad.QUEUE_NUM, 64)
         for at in range(100):
@@ -978,7 +978,7 @@ async def test_100_resets_in_a_row_each_end() -> None:
 
 
 async def test_a_translation_that_is_taken_away_stops_the_device_and_a_session_later_it_runs_again() -> None:
-    async with open_trio() as hosts:
+    async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
         memory = hosts.back.memory()
@@ -997,7 +997,7 @@ def test_the_front_half_is_what_the_virtio_bus_expects() -> None:
     from drivers.virtio import ConfigOps
 
     async def main() -> None:
-        async with open_trio() as hosts:
+        async with open_hosts() as hosts:
             hosts.start()
             await hosts.wait_up()
             ops: ConfigOps = hosts.front

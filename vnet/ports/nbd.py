@@ -44,6 +44,8 @@ BYTES_MAX = 2 << 20
 """What one client may have under way; more waits in its socket."""
 BLOCK_MAX = 32 << 20
 CHUNK = 64 << 10
+READS = 8
+"""Times that a client that always has more to say is listened to before others have their turn."""
 IOV = 256
 SEND_BUFFER = 4 << 20
 SO_SNDBUFFORCE = 32
@@ -54,14 +56,15 @@ ERRORS: Mapping[BlkStatus, NbdError] = {
     BlkStatus.UNSUPP: NbdError.NOTSUP,
 }
 WRITES = frozenset((CommandType.WRITE, CommandType.TRIM, CommandType.WRITE_ZEROES))
+FUA, NO_HOLE, DF = map(int, CommandFlag)  # as plain numbers: they are looked at for each command
 FLAGS: Mapping[int, int] = {
-    CommandType.READ: CommandFlag.DF,
-    CommandType.WRITE: 0,
-    CommandType.FLUSH: 0,
-    CommandType.TRIM: 0,
-    CommandType.WRITE_ZEROES: CommandFlag.NO_HOLE,
+    CommandType.READ: FUA | DF,
+    CommandType.WRITE: FUA,
+    CommandType.FLUSH: FUA,
+    CommandType.TRIM: FUA,
+    CommandType.WRITE_ZEROES: FUA | NO_HOLE,
 }
-"""The commands there are, and the flags each may have besides FUA."""
+"""The commands there are, and the flags each may have."""
 
 
 @attrs.define(eq=False)
@@ -166,12 +169,13 @@ class Connection:
         self._server = server
         self._disk = server.disk
         self._handshake = Handshake(server.name, server.export)
-        self._export: Export | None = None
+        self._size = self._block_mask = 0
+        self._read_only = False
         self._receiver = Receiver()
         self._out: deque[tuple[memoryview, Buffer | None, Command | None]] = deque()
         """What to send; the buffer is free and the command over when it was sent."""
         self._to_send = Signal()
-        self._commands = self._bytes = 0
+        self._commands = self._bytes = self._reads = 0
         self._freed = trio.Event()
         self._nursery: trio.Nursery | None = None
 
@@ -201,9 +205,13 @@ class Connection:
                 return False
             for reply in self._handshake.feed(chunk[:size]):
                 await self._write(reply)
-        self._export = self._handshake.export
+        export = self._handshake.export
+        if export is None:
+            return False
+        self._size, self._block_mask = export.size, export.block_min - 1
+        self._read_only = bool(export.flags & TransmissionFlag.READ_ONLY)
         self._receiver = Receiver(self._handshake.rest())
-        return self._export is not None
+        return True
 
     # What comes in.
 
@@ -248,22 +256,19 @@ class Connection:
             self._start(command)
 
     def _check(self, command: Command) -> NbdError:
-        export = self._export
-        assert export is not None
         allowed = FLAGS.get(command.type)
-        if allowed is None or command.flags & ~(allowed | CommandFlag.FUA):
+        if allowed is None or command.flags & ~allowed:
             return NbdError.INVAL
-        if command.type in WRITES and export.flags & TransmissionFlag.READ_ONLY:
+        if self._read_only and command.type in WRITES:
             return NbdError.PERM
         if command.type == CommandType.FLUSH:
             return NbdError.OK
-        if command.offset + command.size > export.size:
+        if command.offset + command.size > self._size:
             return NbdError.NOSPC if command.type in WRITES else NbdError.INVAL
-        if (command.offset | command.size) % export.block_min:
+        if (command.offset | command.size) & self._block_mask:
             return NbdError.INVAL
         if command.type == CommandType.READ:
-            whole = command.flags & CommandFlag.DF
-            if command.size > (self._disk.transfer_max if whole else BLOCK_MAX):
+            if command.size > (self._disk.transfer_max if command.flags & DF else BLOCK_MAX):
                 return NbdError.OVERFLOW
         return NbdError.OK
 
@@ -348,7 +353,7 @@ class Connection:
         pending.left -= 1
         pending.error = pending.error or ERRORS[request.status]
         if not pending.left:
-            if pending.command.flags & CommandFlag.FUA and not pending.error:
+            if pending.command.flags & FUA and not pending.error:
                 self._start(pending.command, written=True)
             else:
                 self._end(pending.command, pending.error)
@@ -368,9 +373,9 @@ class Connection:
             elif command.type == CommandType.TRIM:
                 await disk.discard(command.offset, command.size)
             elif command.type == CommandType.WRITE_ZEROES:
-                unmap = not command.flags & CommandFlag.NO_HOLE
+                unmap = not command.flags & NO_HOLE
                 await disk.write_zeroes(command.offset, command.size, unmap=unmap)
-            if written or command.type == CommandType.FLUSH or command.flags & CommandFlag.FUA:
+            if written or command.type == CommandType.FLUSH or command.flags & FUA:
                 await disk.flush()
         except DiskError as exc:
             error = ERRORS[exc.status]
@@ -428,11 +433,15 @@ class Connection:
 
     async def _read_into(self, views: list[memoryview]) -> int:
         """0 when the client sends no more."""
-        await trio.lowlevel.checkpoint()
+        self._reads += 1
+        if self._reads >= READS:
+            self._reads = 0
+            await trio.lowlevel.checkpoint()
         while True:
             try:
                 return self._socket.recvmsg_into(views)[0]
             except BlockingIOError:
+                self._reads = 0
                 await trio.lowlevel.wait_readable(self._socket)
 
 

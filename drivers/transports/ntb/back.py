@@ -160,6 +160,7 @@ class NtbVhost(NtbEnd):
         self.session, self.engaged, self._memory, self._resetting = 0, False, None, None
         self.ntb.spad_write(Spad.READY, 0)
         self.device.reset()
+        self.tell()
         self._woken.set()
 
     def _step(self) -> None:

@@ -126,8 +126,9 @@ class NtbVirtio(NtbEnd):
             self.end("the link between the hosts went down")
         if not self.ntb.link_is_up:
             return
-        if self.session and self.ntb.peer_spad_read(Spad.SESSION) != self.session:
-            self.end("the vhost side started anew")
+        ready = self.session and self.ntb.peer_spad_read(Spad.READY) == self.session
+        if self.session and (self.ntb.peer_spad_read(Spad.SESSION) != self.session or self.online and not ready):
+            self.end("the vhost side left it, or started anew")
         if not self.session:
             try:
                 self._take_offer()
@@ -137,7 +138,7 @@ class NtbVirtio(NtbEnd):
                 pass  # it went away just now, and there will be an event that says so
         elif self.online:
             self._notice()
-        elif self.ntb.peer_spad_read(Spad.READY) == self.session:
+        elif ready:
             await self._go_online()
 
     def end(self, why: str) -> None:
