@@ -60,7 +60,8 @@ class Transport:
     likewise, for "ntb" a `drivers.ntb.NtbClient`."""
     back: Callable[..., VhostBack]
     """Makes the device's half of a virtio device id and a name, and before them of what carries it: for "link" an
-    endpoint controller and a function, for "host" a `drivers.hw.PlatformSlot`, for "ntb" the bus and the name of an NTB."""
+    endpoint controller and a function, for "host" a `drivers.hw.PlatformSlot`, for "ntb" the bus and the
+    name of an NTB."""
     names: Callable[[int, int], str | None] = lambda bar, offset: None
     """For "link": what a trace calls the register at an offset of a BAR. A doorbell's begins with "notify["."""
     options: tuple[str, ...] = ()

@@ -93,8 +93,8 @@ class PlainVhost:
     features: int = mask((3, *WIDE)) | mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))
     runs: int = 0
     written: list[tuple[int, bytes]] = attrs.field(factory=list)
-    stubborn: bool = False
-    """Does not stop when it is told to."""
+    stubborn: trio.CancelScope | None = None
+    """Does not stop when it is told to, for as long as this is shielded."""
 
     name = "plain_vhost"
     id_table = (MatchId(DEVICE_ID),)
@@ -107,7 +107,7 @@ class PlainVhost:
 
     async def run(self) -> None:
         self.runs += 1
-        with trio.CancelScope(shield=self.stubborn):
+        with self.stubborn or trio.CancelScope():
             await trio.sleep_forever()
 
     def config_written(self, offset: int, data: bytes) -> None:

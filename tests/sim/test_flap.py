@@ -1,4 +1,4 @@
-"""Links that come and go, and resets, while frames are under way: nothing leaks, and nothing of an old epoch lives on."""
+"""Links that come and go, and resets, while frames are under way: nothing leaks, nothing of an old epoch lives on."""
 
 from __future__ import annotations
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from itertools import permutations
-from typing import Any
+from itertools import pairwise, permutations
 
 import pytest
 import trio
@@ -13,8 +11,11 @@ from ntb_rig import DEVICE_ID, MIB, TABLE, WIDE, PlainVhost, ThreeHosts, open_ho
 from trio.testing import wait_all_tasks_blocked
 
 from drivers.errors import ProbeError, TransportLost
+from drivers.hw import DmaMemory
 from drivers.model import BindState
 from drivers.ntb import NtbEpf
+from drivers.registry import TRANSPORTS
+from drivers.transports.ntb.back import NtbVhost
 from drivers.transports.ntb.end import BEAT, NtbEnd
 from drivers.transports.ntb.front import NtbVirtio
 from drivers.transports.ntb.registers import (
@@ -31,7 +32,9 @@ from drivers.transports.ntb.registers import (
     emit_command,
     parse_command,
 )
-from drivers.virtio import VirtioBus
+from drivers.vhost import VhostBack
+from drivers.virtio import ConfigOps
+from rings.errors import MemoryFault
 from rings.features import RingFeature, mask
 from rings.memory import Addr
 from rings.status import Status
@@ -66,7 +69,8 @@ async def test_parts_that_start_in_any_order_come_to_the_same_end(seed: int) -> 
         assert (device.device_id, device.vendor_id, device.status) == (DEVICE_ID, 0x1AF4, RUNNING)
         assert device.features == hosts.vhost.features == hosts.back.device.features
         assert [queue.num for queue in hosts.back.device.queues] == [64] * 8
-        assert all(queue.live for queue in (*device.queues, *hosts.back.device.queues))
+        assert all(queue.live for queue in device.queues)
+        assert all(queue.live for queue in hosts.back.device.queues)
         assert hosts.virtio.config == hosts.vhost.config
         assert (device.restarts, hosts.vhost.runs) == (0, 1)
 
@@ -291,7 +295,7 @@ async def test_queues_of_different_sizes_do_not_overlap() -> None:
         await hosts.wait_up()
         assert [queue.num for queue in hosts.back.device.queues] == [512, 1, 256, 2, 16]
         starts = [queue.desc for queue in hosts.back.device.queues]
-        assert len({b - a for a, b in zip(starts, starts[1:], strict=False)}) == 1
+        assert len({b - a for a, b in pairwise(starts)}) == 1
 
 
 async def test_a_driver_may_use_smaller_rings_and_fewer_of_them() -> None:
@@ -486,8 +490,6 @@ async def test_a_command_that_the_vhost_side_can_not_do_is_an_error_of_its_own()
     async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
-        with pytest.raises(ProbeError, match="could not do"):
-            await hosts.front._command(99)  # type: ignore[arg-type]
         with pytest.raises(ProbeError, match="could not do ENABLE_QUEUES"):
             await hosts.front._command(Command.ENABLE_QUEUES)  # they run already
 
@@ -505,18 +507,17 @@ async def test_the_command_for_reset_means_the_same_as_status_0() -> None:
 @pytest.mark.hostile("D09")
 async def test_a_device_that_does_not_finish_its_reset_loses_the_window_before_memory_is_freed() -> None:
     async with open_hosts() as hosts:
-        hosts.vhost.stubborn = True
+        hosts.vhost.stubborn = trio.CancelScope(shield=True)
         hosts.start()
         await hosts.wait_up()
         memory = hosts.back.memory()
         base = hosts.front.dma.base
         with pytest.raises(TransportLost, match="no answer to SET_STATUS"):
             await hosts.front.reset()
-        with pytest.raises(Exception, match="mapped"):
+        with pytest.raises(MemoryFault, match="mapped"):
             memory.view(base, 1)
         assert not hosts.front.online
-        hosts.vhost.stubborn = False
-        hosts.nursery.cancel_scope.cancel()
+        hosts.vhost.stubborn.shield = False
 
 
 @pytest.mark.hostile("S12")
@@ -526,6 +527,7 @@ async def test_a_reader_never_gets_a_mixed_configuration() -> None:
         await hosts.wait_up()
         device = hosts.device
         assert device is not None
+        hosts.back.device.set_config(bytes(30))
         stop = False
 
         async def write() -> None:
@@ -608,7 +610,7 @@ async def test_a_flap_of_either_link_starts_a_new_session_with_rings_from_zero(a
         assert hosts.ntb.link_epoch == 2
         states = (device.queues[0].ring.state(), hosts.back.device.queues[0].ring.state())  # type: ignore[union-attr]
         assert [(s.avail, s.used, s.in_flight) for s in states] == [(0, 0, 0)] * 2
-        with pytest.raises(Exception, match="."):
+        with pytest.raises(MemoryFault):
             old.view(hosts.front.dma.base, 1)
 
 
@@ -680,7 +682,7 @@ async def test_the_death_of_the_vhost_side_is_seen_within_200_ms(monkeypatch: py
             assert not any(queue.live for queue in hosts.device.queues)
             assert hosts.device.failures[-1] == "the device can't be reached"
             assert front.dma.used == 0
-            with pytest.raises(Exception, match="."):  # what is freed is out of its reach
+            with pytest.raises(MemoryFault):  # what is freed is out of its reach
                 hosts.back.memory().view(front.dma.base, 1)
             await trio.sleep(5)
             assert not front.online
@@ -851,8 +853,6 @@ async def test_a_device_that_an_ntb_can_not_carry_is_refused(count: int) -> None
 
 # A virtio side that lies
 
-Change = Callable[[dict[int, int]], dict[int, int]]
-
 
 class Liar:
     """The virtio side as a test moves it, at a real vhost side: commands and rings by hand."""
@@ -984,7 +984,7 @@ async def test_a_translation_that_is_taken_away_stops_the_device_and_a_session_l
         memory = hosts.back.memory()
         hosts.front.ntb.mw_clear_trans(0)
         assert not hosts.back.device.queues[0].reachable()
-        with pytest.raises(Exception, match="nothing is mapped"):
+        with pytest.raises(MemoryFault, match="nothing is mapped"):
             memory.view(hosts.front.dma.base, 1)
         hosts.front.end("on purpose")
         await trio.sleep(0.2)
@@ -992,19 +992,12 @@ async def test_a_translation_that_is_taken_away_stops_the_device_and_a_session_l
         assert hosts.back.session == 2
 
 
-def test_the_front_half_is_what_the_virtio_bus_expects() -> None:
-    from drivers.registry import TRANSPORTS
-    from drivers.virtio import ConfigOps
-
-    async def main() -> None:
-        async with open_hosts() as hosts:
-            hosts.start()
-            await hosts.wait_up()
-            ops: ConfigOps = hosts.front
-            bus: VirtioBus = hosts.host2.virtio
-            back: Any = TRANSPORTS["ntb"].back
-            assert ops.online
-            assert bus.bindings
-            assert isinstance(hosts.back, back)
-
-    trio.run(main)
+async def test_both_halves_are_what_their_buses_expect() -> None:
+    async with open_hosts() as hosts:
+        hosts.start()
+        await hosts.wait_up()
+        ops: ConfigOps = hosts.front
+        back: VhostBack = hosts.back
+        dma: DmaMemory = ops.dma
+        assert (ops.online, back.device, dma.view) == (True, hosts.back.device, hosts.host2.memory.view)
+        assert TRANSPORTS["ntb"].back is NtbVhost

@@ -132,16 +132,33 @@ def _end(side: str, end: Plain) -> Iterator[str]:
         yield from _wrap("  negotiated: ", " ".join(end["features"]) or "nothing")
         for failure in end["failures"]:
             yield f"  failed: {failure}"
-    port = end["port"]
+    yield from (f"  {line}" for line in _port(end["port"]))
+
+
+def _port(port: Plain) -> Iterator[str]:
+    """What an end is plugged into: an interface with its figures, or whatever else the device type says of it."""
+    if "ifname" not in port:
+        rest = _flat({key: value for key, value in port.items() if key not in {"kind", "live"}})
+        state = "live" if port["live"] else "stopped"
+        yield from _wrap("port: ", ", ".join((f"{port['kind']}, {state}", *rest)))
+        return
     where = f" {port['ifname']} in {port['netns']}" if port["netns"] else ""
     yield (
-        f"  port: {port['kind']}{where}, {' '.join(port['addresses']) or 'no addresses'}, "
+        f"port: {port['kind']}{where}, {' '.join(port['addresses']) or 'no addresses'}, "
         f"{'live' if port['live'] else 'stopped'}"
     )
     yield (
-        f"    in {port['rx_packets']} packets {port['rx_bytes']} bytes, "
+        f"  in {port['rx_packets']} packets {port['rx_bytes']} bytes, "
         f"out {port['tx_packets']} packets {port['tx_bytes']} bytes, drops: {_counts(port['drops'])}"
     )
+
+
+def _flat(values: Plain) -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value)
+        elif value is not None:
+            yield f"{key} {value}"
 
 
 def _queues(device: Plain) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from vnet.ports.nbd import NbdServer
 from vnet.ports.store import MemoryStore, open_file_store
 from vnet.spec import MIB, DeviceSpec, must
 
-__all__ = ["BlkSpec", "DiskEnd", "DiskSpec", "StoreEnd", "StoreSpec", "nbd_uri", "open_blk"]
+__all__ = ["BlkSpec", "DiskEnd", "DiskSpec", "StoreEnd", "StoreSpec", "nbd_uri", "open_blk", "open_store"]
 
 PATH_MAX = 107
 """Bytes of the longest path that a unix socket can have."""
@@ -169,15 +169,18 @@ class StoreEnd(_BlkEnd):
         }
 
 
+OpenStore = Callable[[StoreSpec], AbstractAsyncContextManager[SectorStore]]
+
+
 @asynccontextmanager
-async def open_blk(context: OpenContext) -> AsyncIterator[tuple[DiskEnd, StoreEnd]]:
+async def open_blk(context: OpenContext, opener: OpenStore | None = None) -> AsyncIterator[tuple[DiskEnd, StoreEnd]]:
     """Both ends of a block device. Raises ConfigError."""
     spec = context.spec
     assert isinstance(spec, BlkSpec)
     where = f"devices.{context.name}"
     async with AsyncExitStack() as stack:
         try:
-            store = await stack.enter_async_context(_open_store(spec.device))
+            store = await stack.enter_async_context((opener or open_store)(spec.device))
         except OSError as exc:
             why = "somebody else uses it" if isinstance(exc, BlockingIOError) else exc.strerror or str(exc)
             raise ConfigError("topology", f"{where}.device.path", spec.device.path, why) from None
@@ -198,8 +201,8 @@ async def open_blk(context: OpenContext) -> AsyncIterator[tuple[DiskEnd, StoreEn
 
 
 @asynccontextmanager
-async def _open_store(spec: StoreSpec) -> AsyncIterator[SectorStore]:
-    """Raises OSError."""
+async def open_store(spec: StoreSpec) -> AsyncIterator[SectorStore]:
+    """The store that a topology asks for. Raises OSError."""
     size = None if spec.size is None else spec.size * MIB
     if spec.path is None:
         assert size is not None

@@ -47,6 +47,7 @@ __all__ = ["NtbFunction", "NtbStatistics"]
 
 CLASS_CODE = 0x068000
 """A bridge of no other kind."""
+ARRAYS = (Word.DB_DATA, Word.MWS)
 WRITABLE = (Word.COMMAND, Word.ARGUMENT, Word.ADDR_LO, Word.ADDR_HI, Word.SIZE)
 
 
@@ -285,10 +286,8 @@ class NtbInterface:
             "controller": self._epc.name,
             "asked": self.asked,
             "bars": {"BAR0": int(Bar.CONFIG), "BAR1": int(Bar.PEER_SPADS), "BAR2": int(Bar.WINDOWS)},
-            "config": {
-                word.name: self.read_word(word) for word in Word if word not in (Word.DB_DATA, Word.MWS, Word.COMMAND)
-            },
-            "doorbells": self._doorbells,
+            "config": {word.name: int(self.read_word(word)) for word in Word if word not in ARRAYS},
+            "hears": self._doorbells,
             "spads": list(self.spads),
             "windows": [
                 {

@@ -33,7 +33,7 @@ def bank(spads: list[int]) -> Words:
     """A bank of scratchpads."""
 
     def write(offset: int, value: int) -> None:
-        spads[offset // 4] = value
+        spads[offset // 4] = int(value)
 
     return Words(4 * len(spads), lambda offset: spads[offset // 4], write)
 

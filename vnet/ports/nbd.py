@@ -267,10 +267,8 @@ class Connection:
             return NbdError.NOSPC if command.type in WRITES else NbdError.INVAL
         if (command.offset | command.size) & self._block_mask:
             return NbdError.INVAL
-        if command.type == CommandType.READ:
-            if command.size > (self._disk.transfer_max if command.flags & DF else BLOCK_MAX):
-                return NbdError.OVERFLOW
-        return NbdError.OK
+        most = self._disk.transfer_max if command.flags & DF else BLOCK_MAX
+        return NbdError.OVERFLOW if command.type == CommandType.READ and command.size > most else NbdError.OK
 
     async def _begin_read(self, command: Command) -> None:
         disk, most, size = self._disk, self._disk.transfer_max, command.size

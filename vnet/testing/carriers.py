@@ -1,21 +1,25 @@
-"""The hostile driver at the registers of the other transports: the same verbs, other places."""
+"""The test kit of the other transports: the same verbs as for virtio-pci, in other places."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
 import trio
 
+from drivers.hw import DmaMemory, Handler
+from drivers.testing import RegisterAccess
 from drivers.transports.epf_mailbox import registers as mb
 from drivers.transports.mmio import registers as mm
 from rings.layout import RingAddrs
 from rings.status import Status
 from vnet.platform import Region
 from vnet.testing.hostile import HostileDriver
+from vnet.testing.pair import Pair
 
-__all__ = ["DRIVERS", "HostileMailbox", "HostileMmio"]
+__all__ = ["DRIVERS", "HostileMailbox", "HostileMmio", "TappedRegion", "tapped_region"]
 
 Place = tuple[int, int]
 WORDS = range(4)
@@ -188,3 +192,59 @@ DRIVERS: Mapping[str, type[HostileDriver]] = {
     "mmio": HostileMmio,
 }
 """By transport."""
+
+
+class TappedRegion:
+    """Any `drivers.hw.MmioRegion`, with a log of what is read and written, and lies where a test wants them."""
+
+    def __init__(self, inner: Region) -> None:
+        self._inner = inner
+        self.name, self.size = inner.name, inner.size
+        self.vendor_id, self.device_id = inner.vendor_id, inner.device_id
+        self.log: list[RegisterAccess] = []
+        """All of BAR 0, as there is no other."""
+        self.lies: dict[int, Callable[[int], int]] = {}
+        """By offset: what the reader is told in place of the value it gets."""
+        self.deaf: set[int] = set()
+        """Offsets whose writes are ignored."""
+
+    @property
+    def dma(self) -> DmaMemory:
+        return self._inner.dma
+
+    def read(self, offset: int, size: int) -> int:
+        value = self._inner.read(offset, size)
+        lie = self.lies.get(offset)
+        told = value if lie is None else lie(value) & (1 << 8 * size) - 1
+        self.log.append(RegisterAccess(0, offset, size, told, False))
+        return told
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self.log.append(RegisterAccess(0, offset, size, value, True))
+        if offset not in self.deaf:
+            self._inner.write(offset, size, value)
+
+    def request_irq(self, handler: Handler) -> None:
+        self._inner.request_irq(handler)
+
+    def free_irq(self) -> None:
+        self._inner.free_irq()
+
+
+@asynccontextmanager
+async def tapped_region(pair: Pair) -> AsyncIterator[TappedRegion]:
+    """A recorder in the region's place on the bus, not on it yet: register it at `Host.mmio` when it may lie.
+
+    At the end the bare region is bound again, and up.
+    """
+    bus, region = pair.carrier
+    await bus.unregister_device(region)
+    tap = TappedRegion(region)
+    try:
+        yield tap
+    finally:
+        with trio.CancelScope(shield=True):
+            if any(binding.device is tap for binding in bus.bindings):
+                await bus.unregister_device(tap)
+        bus.register_device(region)
+    await pair.world.wait_up()

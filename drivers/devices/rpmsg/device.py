@@ -88,7 +88,7 @@ class FromDriver(InFlow[DeviceQueue]):
         if ring is None:
             return 0, Need.QUEUE
         chains = ring.getdescs(BUDGET)
-        need = Need.TURN if chains else Need.QUEUE
+        need = Need.TURN if len(chains) == BUDGET else Need.QUEUE
         done: list[tuple[int, int]] = []
         for head, segs, writable in chains:
             if writable:

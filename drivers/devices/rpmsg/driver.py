@@ -134,7 +134,7 @@ class Receive(InFlow[DriverQueue]):
         back = []
         if not came:
             came.extend(reversed(ring.get_each(BUDGET)))
-        need = Need.TURN if came else Need.QUEUE
+        need = Need.TURN if len(came) == BUDGET else Need.QUEUE
         while came:
             index, written = came[-1]
             if not take(views[index], written):

@@ -206,10 +206,11 @@ class Endpoint:
     async def receive_from(self) -> tuple[int, bytes]:
         """The next message behind the address of the endpoint that sent it; raises what `receive` raises."""
         self._turn = turn = self._turn + 1
-        if self._inbox and turn % PACE:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            await trio.lowlevel.checkpoint()
+        if self._inbox:  # else it waits, which is a checkpoint
+            if turn % PACE:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            else:
+                await trio.lowlevel.checkpoint()
         while not self._inbox:
             if self._closed:
                 raise trio.ClosedResourceError

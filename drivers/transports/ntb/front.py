@@ -127,7 +127,7 @@ class NtbVirtio(NtbEnd):
         if not self.ntb.link_is_up:
             return
         ready = self.session and self.ntb.peer_spad_read(Spad.READY) == self.session
-        if self.session and (self.ntb.peer_spad_read(Spad.SESSION) != self.session or self.online and not ready):
+        if self.session and (self.ntb.peer_spad_read(Spad.SESSION) != self.session or (self.online and not ready)):
             self.end("the vhost side left it, or started anew")
         if not self.session:
             try:
@@ -137,6 +137,7 @@ class NtbVirtio(NtbEnd):
             except TransportLost:
                 pass  # it went away just now, and there will be an event that says so
         elif self.online:
+            self._completed.set()  # who waits for a command looks as well: its doorbell may have been lost
             self._notice()
         elif ready:
             await self._go_online()
@@ -201,17 +202,20 @@ class NtbVirtio(NtbEnd):
         if self._device is None:
             self._device = VirtioDevice(*ids, self, self.ntb.name)
             self._virtio.register_device(self._device)
+        elif self._virtio.binding(self._device).state is BindState.FAILED:
+            await self._virtio.rebind(self._device)  # another device, or the same after a new start
 
     def _notice(self) -> None:
-        """Tell the device's driver of what the vhost side changed."""
-        seen = self._look_at_device()
-        if seen != self._seen and self._device is not None:
-            self._seen = seen
-            self._device.interrupt()
+        """Tell a driver that is done with its set-up what the vhost side changed since the session began."""
+        if self._device is not None and self._device.status & Status.DRIVER_OK:
+            seen = self._look_at_device()
+            if seen != self._seen:
+                self._seen = seen
+                self._device.interrupt()
 
     def _look_at_device(self) -> tuple[int, int]:
         status = self.ntb.peer_spad_read(Spad.STATUS)
-        return status & Status.NEEDS_RESET, self.ntb.peer_spad_read(Spad.GENERATION)
+        return status & (Status.NEEDS_RESET | Status.DRIVER_OK), self.ntb.peer_spad_read(Spad.GENERATION)
 
     # ConfigOps
 

@@ -1,0 +1,278 @@
+"""Channels as terminals and sockets, for programs that know nothing of rpmsg. No privileges are needed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from drivers.devices.rpmsg import RpmsgBus
+from machine import RequireTool
+from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd
+from vnet.errors import ConfigError
+from vnet.ports.channel import PATIENCE
+from vnet.testing.rpmsg import RpmsgOptions, RpmsgPair, open_rpmsg_pair
+
+CHANNEL = "rpmsg-client-sample"
+
+
+@asynccontextmanager
+async def surface(kind: str, path: Path, *, inbox: int = 256) -> AsyncIterator[RpmsgPair]:
+    """The channel at the driver's end surfaces, and the device's end is the test's."""
+    channel = ChannelSpec(CHANNEL, surface=kind, path=str(path), inbox=inbox)  # type: ignore[arg-type]
+    async with open_rpmsg_pair(RpmsgOptions(driver=(channel,))) as pair:
+        yield pair
+
+
+def drops(pair: RpmsgPair, end: int = 0) -> dict[str, int]:
+    found: RpmsgEnd = pair.ends[end]
+    return found.channels[0][1].drops
+
+
+def deaf(bus: RpmsgBus) -> dict[str, int]:
+    return dict(bus.endpoints[0].statistics().drops)
+
+
+async def run(*command: str, data: bytes = b"") -> bytes:
+    with trio.fail_after(10):
+        done = await trio.run_process(command, stdin=data, capture_stdout=True)
+    return done.stdout
+
+
+async def until_child_waits(child: trio.Process) -> None:
+    """Until a program sits in its read."""
+    with trio.fail_after(10):
+        while "S (sleeping)" not in Path(f"/proc/{child.pid}/status").read_text():  # noqa: ASYNC240
+            await trio.sleep(0.01)
+    await trio.sleep(0.05)
+
+
+# A terminal
+
+
+async def test_echo_writes_and_cat_reads_at_the_terminal(tmp_path: Path, require_tool: RequireTool) -> None:
+    require_tool("cat", "sh")
+    path = tmp_path / "tty"
+    async with surface("pty", path) as pair:
+        end = pair.buses[1].create(CHANNEL)
+        await run("sh", "-c", f"echo hello world! > {path}")
+        with trio.fail_after(5):
+            assert await end.receive() == b"hello world!\n"
+        async with trio.open_nursery() as nursery:
+            child = await nursery.start(
+                partial(trio.run_process, ["head", "-c", "6", str(path)], capture_stdout=True)
+            )
+            await until_child_waits(child)
+            await end.send(b"back\r\n")
+        await run("sh", "-c", f"printf again > {path}")
+        with trio.fail_after(5):
+            assert await end.receive() == b"again", "programs come and go, the terminal stays"
+        assert not drops(pair)
+
+
+async def test_what_cat_shows_is_what_was_sent(tmp_path: Path, require_tool: RequireTool) -> None:
+    """Every byte as it is, from \\0 to \\xff, in both directions; nothing is echoed."""
+    require_tool("head", "sh")
+    path = tmp_path / "tty"
+    data = bytes(range(256)) * 40
+    async with surface("pty", path) as pair:
+        end = pair.buses[1].create(CHANNEL)
+        shown = bytearray()
+
+        async def show() -> None:
+            shown.extend(await run("head", "-c", str(len(data)), str(path)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(show)
+            for at in range(0, len(data), 100):
+                await end.send(data[at : at + 100])
+        assert shown == data
+        file = tmp_path / "data"
+        file.write_bytes(data)
+        await run("sh", "-c", f"cat {file} > {path}")
+        received = bytearray()
+        with trio.fail_after(5):
+            while len(received) < len(data):
+                message = await end.receive()
+                assert 0 < len(message) <= 496
+                received += message
+        assert received == data
+        assert not drops(pair)
+
+
+async def test_a_waiting_terminal_costs_nothing(tmp_path: Path) -> None:
+    """A slave stays open: else the last program to leave makes the master read as broken, again and again."""
+    path = tmp_path / "tty"
+    async with surface("pty", path):
+        os.close(os.open(path, os.O_RDWR | os.O_NOCTTY))
+        before = time.process_time()
+        await trio.sleep(0.5)
+        assert time.process_time() - before < 0.1
+
+
+async def test_a_terminal_that_nobody_reads_holds_up_the_other_channels_only_for_a_moment(tmp_path: Path) -> None:
+    path = tmp_path / "tty"
+    async with surface("pty", path, inbox=16) as pair:
+        deaf_end, other = pair.buses[1].create(CHANNEL), pair.buses[1].create("other")
+        sink = pair.buses[0].create("other")
+        began = trio.current_time()
+        with trio.fail_after(10):
+            for _ in range(1000):
+                await deaf_end.send(bytes(400))
+            await other.send(b"hello")
+            assert await sink.receive() == b"hello"
+        assert trio.current_time() - began < PATIENCE + 2
+        assert deaf(pair.buses[0])["inbox_full"] > 0
+        # Whoever reads then gets what the terminal and the inbox kept, and what comes from now on.
+        lost = deaf(pair.buses[0])["inbox_full"]
+        kept = 400 * (1000 - lost)
+        assert len(await run("head", "-c", str(kept), str(path))) == kept
+        await trio.sleep(0.1)
+        await deaf_end.send(b"now")
+        assert await run("head", "-c", "3", str(path)) == b"now"
+
+
+async def test_a_terminal_is_found_through_a_link_that_goes_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "tty"
+    path.symlink_to("/dev/pts/99999")  # left by one that was killed
+    async with surface("pty", path):
+        assert path.readlink().is_char_device()
+        assert os.isatty(os.open(path, os.O_RDWR | os.O_NOCTTY))
+    assert not path.is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["pty", "socket"])
+async def test_what_is_there_already_is_left_alone(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file"
+    path.write_text("mine")
+    with pytest.raises(ConfigError) as caught:
+        async with surface(kind, path):
+            pass
+    assert caught.value.path == "devices.rpmsg0.driver.channels[0].path"
+    assert path.read_text() == "mine"
+
+
+# A socket
+
+
+def connect(path: Path) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client.settimeout(5)
+    client.connect(str(path))
+    return client
+
+
+async def test_a_packet_is_a_message_in_both_directions(tmp_path: Path) -> None:
+    path = tmp_path / "channel"
+    async with surface("socket", path) as pair:
+        assert path.stat().st_mode & 0o777 == 0o600
+        end = pair.buses[1].create(CHANNEL)
+        await end.send(b"before anybody came")
+        with connect(path) as client:
+            receive = partial(trio.to_thread.run_sync, client.recv, 1000, abandon_on_cancel=True)
+            assert await receive() == b"before anybody came"
+            for size in (1, 100, 496):
+                client.send(bytes(size))
+                with trio.fail_after(5):
+                    assert await end.receive() == bytes(size)
+                await end.send(bytes(size))
+                assert await receive() == bytes(size)
+            client.send(bytes(497))
+            client.send(b"small again")
+            with trio.fail_after(5):
+                assert await end.receive() == b"small again"
+            assert drops(pair) == {"too_long": 1}
+    assert not path.exists()
+
+
+async def test_one_program_has_the_channel_until_it_hangs_up(tmp_path: Path) -> None:
+    path = tmp_path / "channel"
+    async with surface("socket", path) as pair:
+        end = pair.buses[1].create(CHANNEL)
+        with connect(path) as first, connect(path) as second:
+            second.send(b"second")
+            first.send(b"first")
+            with trio.fail_after(5):
+                assert await end.receive() == b"first"
+                first.close()
+                assert await end.receive() == b"second"
+
+
+async def test_nobody_connected_costs_others_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "channel"
+    async with surface("socket", path, inbox=8) as pair:
+        alone, other = pair.buses[1].create(CHANNEL), pair.buses[1].create("other")
+        sink = pair.buses[0].create("other")
+        for i in range(100):
+            await alone.send(str(i).encode())
+        await other.send(b"hello")
+        with trio.fail_after(5):
+            assert await sink.receive() == b"hello"
+        assert deaf(pair.buses[0]) == {"inbox_full": 92}
+        with connect(path) as client:
+            for i in range(8):
+                assert await trio.to_thread.run_sync(client.recv, 100) == str(i).encode()
+
+
+async def test_a_program_that_does_not_receive_is_waited_for_only_for_a_moment(tmp_path: Path) -> None:
+    path = tmp_path / "channel"
+    async with surface("socket", path, inbox=8) as pair:
+        end, other = pair.buses[1].create(CHANNEL), pair.buses[1].create("other")
+        sink = pair.buses[0].create("other")
+        with connect(path) as client:
+            client.send(b"here")
+            with trio.fail_after(10):
+                await end.receive()
+                for _ in range(2000):
+                    await end.send(bytes(496))
+                await other.send(b"hello")
+                assert await sink.receive() == b"hello"
+            assert deaf(pair.buses[0])["inbox_full"] > 0
+
+
+# As a user does it
+
+
+async def test_vnet_up_shows_how_to_reach_a_channel(tmp_path: Path, privileged: None) -> None:
+    path = tmp_path / "sample.tty"
+    topology = Path(__file__).parents[2] / "examples" / "topologies" / "rpmsg_tty.toml"
+    text = topology.read_text()
+    assert 'path = "rpmsg-sample.tty"' in text
+    file = tmp_path / "rpmsg.toml"
+    file.write_text(text.replace("rpmsg-sample.tty", str(path)))
+    name = f"rpmsgtest{os.getpid()}"
+    child = await trio.lowlevel.open_process(
+        ["vnet", "up", "--name", name, str(file)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        assert child.stdout is not None
+        said = b""
+        with trio.fail_after(20):
+            while b"ends it" not in said:
+                more = await child.stdout.receive_some()
+                assert more, said.decode()
+                said += more
+        assert f"screen {path}" in said.decode()
+        async with trio.open_nursery() as nursery:
+            shown = bytearray()
+
+            async def show() -> None:
+                shown.extend(await run("head", "-c", "6", str(path)))
+
+            nursery.start_soon(show)
+            await trio.sleep(0.3)
+            await run("sh", "-c", f"echo hello > {path}")
+        assert shown == b"hello\n", "the other host sends it back"
+    finally:
+        child.terminate()
+        with trio.fail_after(10):
+            await child.wait()
+    assert not path.is_symlink()

@@ -1,0 +1,179 @@
+"""Two hosts, a link and a block device over it, and a store that waits and fails when it is told to."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import trio
+
+from drivers.devices.blk import BlkPlug, Disk
+from drivers.ports import SectorStore
+from drivers.registry import TRANSPORTS
+from vnet.ends.base import EndsType
+from vnet.ends.blk import BlkSpec, DiskEnd, DiskSpec, StoreSpec, open_blk
+from vnet.ports.store import MemoryStore
+from vnet.spec import MIB, HostSpec, LinkSpec
+from vnet.testing.pair import ENDPOINT, IDEAL, LINK, MEGABYTE, ROOT, Pair
+from vnet.topology import Topology
+from vnet.world import World, open_world
+
+__all__ = ["BlkOptions", "BlkPair", "StubbornStore", "open_blk_pair"]
+
+DEVICE = "disk0"
+
+
+class StubbornStore(MemoryStore):
+    """A store in memory that can be told to wait and to fail."""
+
+    def __init__(self, size: int, *, read_only: bool = False, block_size: int = 512) -> None:
+        super().__init__(size, read_only=read_only, block_size=block_size)
+        self.at_once = True
+        """Whether reads and writes are done without waiting."""
+        self.gate: trio.Event | None = None
+        """What everything that may wait waits for, whatever is cancelled meanwhile: as a thread does."""
+        self.errors: dict[str, OSError] = {}
+        """By method: what it raises."""
+        self.log: list[str] = []
+        """The methods that were called, in order."""
+        self.inside = 0
+        """Calls that wait."""
+
+    def preadv(self, segs: Sequence[memoryview], offset: int, /) -> int:
+        return super().preadv(self._now("preadv", segs), offset)
+
+    def pwritev(self, segs: Sequence[memoryview], offset: int, /) -> int:
+        return super().pwritev(self._now("pwritev", segs), offset)
+
+    def _now(self, name: str, segs: Sequence[memoryview]) -> Sequence[memoryview]:
+        self._raise(name)
+        return segs if self.at_once else ()
+
+    async def read(self, into: memoryview, offset: int, /) -> None:
+        await self._wait("read")
+        super().preadv([into], offset)
+
+    async def write(self, parts: Sequence[tuple[int, memoryview]], /) -> None:
+        await self._wait("write")
+        for offset, part in parts:
+            super().pwritev([part], offset)
+
+    async def flush(self) -> None:
+        await self._wait("flush")
+
+    async def discard(self, offset: int, size: int, /) -> None:
+        await self._wait("discard")
+        await super().discard(offset, size)
+
+    async def write_zeroes(self, offset: int, size: int, unmap: bool, /) -> None:
+        await self._wait("write_zeroes")
+        await super().write_zeroes(offset, size, unmap)
+
+    async def _wait(self, name: str) -> None:
+        self.inside += 1
+        with trio.CancelScope(shield=True):
+            if self.gate is not None:
+                await self.gate.wait()
+        self.inside -= 1
+        self._raise(name)
+
+    def _raise(self, name: str) -> None:
+        self.log.append(name)
+        if name in self.errors:
+            raise self.errors[name]
+
+
+@attrs.frozen
+class BlkOptions:
+    """What differs from the usual pair."""
+
+    features_off: tuple[str, ...] = ()
+    queue_size: int = 64
+    queues: int = 1
+    transport: str = "pci"
+    link: LinkSpec = IDEAL
+    size: int = 8
+    """MiB."""
+    buffers: int = 8
+    """MiB."""
+    read_only: bool = False
+    block_size: int = 512
+    workers: int = 4
+
+    def topology(self) -> Topology:
+        linked = TRANSPORTS[self.transport].on == "link"
+        spec = BlkSpec(
+            type="blk",
+            transport=self.transport,
+            link=LINK if linked else None,
+            host=None if linked else ROOT,
+            queue_size=self.queue_size,
+            features_off=self.features_off,
+            queues=self.queues,
+            driver=DiskSpec(buffers=self.buffers),
+            device=StoreSpec(
+                size=self.size, read_only=self.read_only, block_size=self.block_size, workers=self.workers
+            ),
+        )
+        hosts = {name: HostSpec(memory=48) for name in (ROOT, ENDPOINT)}
+        return Topology(hosts, {LINK: self.link}, {DEVICE: spec}).check("test")
+
+
+class BlkPair(Pair):
+    """The pair, the disk at its one end and the store at the other."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rc, self.ep = world.hosts[ROOT], world.hosts[ENDPOINT]
+        self.link = world.links[LINK]
+        self.device = world.devices[DEVICE]
+
+    @property
+    def disk(self) -> Disk:
+        end = self.device.driver_end
+        assert isinstance(end, DiskEnd)
+        return end.disk
+
+    @property
+    def blk(self) -> BlkPlug:
+        """The device's end."""
+        plug = self.device.device_end.settings
+        assert isinstance(plug, BlkPlug)
+        return plug
+
+    @property
+    def store(self) -> StubbornStore:
+        store = self.blk.store
+        assert isinstance(store, StubbornStore)
+        return store
+
+    async def transfer(self, size: int = MEGABYTE, device: str = DEVICE) -> None:
+        """``size`` bytes, random where the disk can be written to, there and back, compared by hash."""
+        assert self.disk.geometry is not None
+        data = random.Random(size).randbytes(size)
+        with trio.fail_after(60):
+            if self.disk.geometry.read_only:
+                data = bytes(self.store.data[:size])
+            else:
+                await self.disk.write(0, data, fua=True)
+            found = await self.disk.read(0, size)
+        assert hashlib.sha256(found).digest() == hashlib.sha256(data).digest(), "what was read is not what was written"
+
+
+@asynccontextmanager
+async def open_blk_pair(options: BlkOptions = BlkOptions()) -> AsyncIterator[BlkPair]:
+    """A pair that is up, with a `StubbornStore`, and taken down at the end."""
+
+    @asynccontextmanager
+    async def opener(spec: StoreSpec) -> AsyncIterator[SectorStore]:
+        assert spec.size is not None
+        yield StubbornStore(spec.size * MIB, read_only=spec.read_only, block_size=spec.block_size)
+
+    ends = {"blk": EndsType(BlkSpec, partial(open_blk, opener=opener))}
+    async with open_world(options.topology(), "test", ends) as world:
+        await world.wait_up()
+        yield BlkPair(world)

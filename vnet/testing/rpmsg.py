@@ -1,0 +1,123 @@
+"""Two hosts, a link and an rpmsg device over it, in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from drivers.devices.rpmsg import Endpoint, RpmsgBus
+from drivers.registry import TRANSPORTS
+from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd, RpmsgEndSpec, RpmsgSpec
+from vnet.spec import HostSpec, LinkSpec
+from vnet.testing.pair import ENDPOINT, IDEAL, LINK, MEGABYTE, ROOT, Pair
+from vnet.topology import Topology
+from vnet.world import World, open_world
+
+__all__ = ["RpmsgOptions", "RpmsgPair", "bound_pair", "open_rpmsg_pair"]
+
+DEVICE = "rpmsg0"
+
+
+@attrs.frozen
+class RpmsgOptions:
+    """What differs from the usual pair."""
+
+    features_off: tuple[str, ...] = ()
+    queue_size: int = 256
+    to_driver: int = 512
+    """Bytes of a buffer, header included."""
+    to_device: int = 512
+    transport: str = "pci"
+    link: LinkSpec = IDEAL
+    driver: tuple[ChannelSpec, ...] = ()
+    device: tuple[ChannelSpec, ...] = ()
+
+    def topology(self) -> Topology:
+        linked = TRANSPORTS[self.transport].on == "link"
+        spec = RpmsgSpec(
+            type="rpmsg",
+            transport=self.transport,
+            link=LINK if linked else None,
+            host=None if linked else ROOT,
+            queue_size=self.queue_size,
+            features_off=self.features_off,
+            to_driver=self.to_driver,
+            to_device=self.to_device,
+            driver=RpmsgEndSpec(self.driver),
+            device=RpmsgEndSpec(self.device),
+        )
+        hosts = {name: HostSpec(memory=48) for name in (ROOT, ENDPOINT)}
+        return Topology(hosts, {LINK: self.link}, {DEVICE: spec}).check("test")
+
+
+class RpmsgPair(Pair):
+    """The pair, and the bus at each end."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rc, self.ep = world.hosts[ROOT], world.hosts[ENDPOINT]
+        self.link = world.links[LINK]
+        self.device = world.devices[DEVICE]
+
+    @property
+    def ends(self) -> tuple[RpmsgEnd, RpmsgEnd]:
+        first, second = self.device.driver_end, self.device.device_end
+        assert isinstance(first, RpmsgEnd) and isinstance(second, RpmsgEnd)  # noqa: PT018
+        return first, second
+
+    @property
+    def buses(self) -> tuple[RpmsgBus, RpmsgBus]:
+        """The driver's and the device's."""
+        first, second = self.ends
+        return first.bus, second.bus
+
+    async def transfer(self, size: int = MEGABYTE, device: str = DEVICE) -> None:
+        """``size`` random bytes in each direction, compared by hash. Raises AssertionError, trio.TooSlowError."""
+        ends = await bound_pair(*self.buses, "transfer")
+        async with trio.open_nursery() as nursery:
+            for source, sink in (ends, ends[::-1]):
+                nursery.start_soon(_send_and_compare, source, sink, size)
+        for end in ends:
+            end.close()
+        with trio.fail_after(1):
+            while any("transfer" in bus.services.values() for bus in self.buses):
+                await trio.sleep(0.001)
+
+
+async def bound_pair(first: RpmsgBus, second: RpmsgBus, name: str) -> tuple[Endpoint, Endpoint]:
+    """An endpoint on each side, and each knows the other. Raises trio.TooSlowError."""
+    ends = first.create(name), second.create(name)
+    with trio.fail_after(1):
+        for end in ends:
+            await end.wait_bound()
+    return ends
+
+
+@asynccontextmanager
+async def open_rpmsg_pair(options: RpmsgOptions = RpmsgOptions()) -> AsyncIterator[RpmsgPair]:
+    """A pair that is up, and taken down at the end."""
+    async with open_world(options.topology(), "test") as world:
+        await world.wait_up()
+        yield RpmsgPair(world)
+
+
+async def _send_and_compare(source: Endpoint, sink: Endpoint, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    piece = source.max_payload
+
+    async def send() -> None:
+        for at in range(0, size, piece):
+            await source.send(data[at : at + piece])
+
+    received = bytearray()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            while len(received) < size:
+                received += await sink.receive()
+    assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest(), "it did not arrive as it was sent"
