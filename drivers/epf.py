@@ -38,6 +38,10 @@ class EndpointFunction(VhostOps):
     async def serve(self) -> None:
         """Whatever happens, it is told."""
 
+    def registers(self) -> dict[str, int]:
+        """What they show is made when they are read, of what the device says of itself."""
+        return {}
+
     # VhostOps
 
     def memory(self) -> Memory:

@@ -7,7 +7,7 @@ the other made available for receiving. A device type says how a buffer is copie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import attrs
@@ -162,7 +162,7 @@ class MediatedEnd:
                     await self._changed.wait()
                     continue
                 with trio.CancelScope() as self._scope:
-                    await pump(flow, self._mediator.settle)
+                    await pump(flow, self._mediator.settle, in_place=True)
                     await trio.sleep_forever()  # broken until one of the two is reset
                 self._scope = None
         finally:
@@ -224,10 +224,18 @@ class Mediator:
         copier = self.copier(end.device, other.device, statistics)
         return MediatedFlow(QueuePair(source, sink), copier, statistics)
 
-    async def settle(self) -> None:
-        """Sleep out what either side's link is owed."""
-        for end in self.ends:
-            await end.device.ops.settle()
+    @property
+    def settle(self) -> Callable[[], Awaitable[None]] | None:
+        """Sleeps out what either side's link is owed; None where neither takes time."""
+        owed = [end.device.settle for end in self.ends if end.device.settle is not None]
+        if not owed:
+            return None
+
+        async def settle() -> None:
+            for pay in owed:
+                await pay()
+
+        return settle
 
     # For subclasses
 

@@ -248,7 +248,7 @@ class NtbEpf:
     def peer_db_set(self, bits: int) -> None:
         if not self._db_data:  # known once the other host is there
             self._db_data = [self._word(db_data(i)) for i in range(DB_COUNT)] if self.link_is_up else []
-        for doorbell in features.bits(bits if self._db_data else 0):
+        for doorbell in features.bits(bits & self.db_valid_mask if self._db_data else 0):
             self._function.bar_write(Bar.WINDOWS, self._db_entry * doorbell, 4, self._db_data[doorbell])
 
     def _rang(self, bit: int) -> None:

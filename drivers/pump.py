@@ -26,13 +26,15 @@ RECHECK = 0.01
 class Signal:
     """Something happened: set by a handler, awaited by one task; remembered once when nobody waits."""
 
-    __slots__ = ("_set", "_task", "every", "rescues")
+    __slots__ = ("_set", "_task", "every", "here", "rescues")
 
     def __init__(self, every: float | None = None) -> None:
         self.every = every
         """Seconds after which a wait ends all the same, where whoever sets it may be lost on the way; None: never."""
         self.rescues = 0
         """Times that somebody then found what it should have been told of."""
+        self.here: Callable[[], bool] | None = None
+        """Called instead of waking who waits; False wakes it all the same."""
         self._set = False
         self._task: trio.lowlevel.Task | None = None
 
@@ -42,11 +44,12 @@ class Signal:
         return self._task is not None
 
     def set(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            trio.lowlevel.reschedule(task)
-        else:
+        if self._task is None:
             self._set = True
+        elif self.here is None or not self.here():
+            task, self._task = self._task, None
+            if task is not None:
+                trio.lowlevel.reschedule(task)
 
     async def wait(self) -> bool:
         """True once `set` was called since the last return, False when ``every`` is over. One task at a time."""
@@ -133,15 +136,20 @@ class Flow(Protocol):
         """The port was taken away; this flow is over."""
 
 
-async def pump(flow: Flow, settle: Callable[[], Awaitable[None]] | None = None) -> None:
+async def pump(flow: Flow, settle: Callable[[], Awaitable[None]] | None = None, *, in_place: bool = False) -> None:
     """Run ``flow`` until its queue goes down, breaks, or its port is gone.
 
     ``settle`` is awaited once per batch before the index is published: it sleeps out what the link is owed.
+    With ``in_place``, and nothing to settle, a batch is moved where the notification arrives: in the task of
+    whoever sent it, who has published and waits for nothing. That saves waking a task for each batch.
     This is the one place where the other side's violations are caught.
     """
     queue = flow.queue
+    drain = _Drain(flow, queue)
     try:
-        await _drain(flow, queue, settle)
+        if in_place and settle is None:
+            queue.signal.here = drain.here
+        await drain.run(settle)
     except (RemoteRingError, MemoryFault) as exc:
         queue.broke(exc)
         if queue.reachable():
@@ -155,34 +163,75 @@ async def pump(flow: Flow, settle: Callable[[], Awaitable[None]] | None = None) 
         if queue.live and queue.reachable():
             queue.flush()
         flow.gone(exc)
+    finally:
+        queue.signal.here = None
 
 
-async def _drain(flow: Flow, queue: QueueEnd, settle: Callable[[], Awaitable[None]] | None) -> None:
-    batches = queue.batches
-    last = len(batches) - 1
-    if queue.live:
-        queue.flush()  # what was added before the device was live
-        queue.quiet()
-    while queue.live:
-        moved, need = flow.move()
-        if moved:
-            batches[min(moved.bit_length() - 1, last)] += 1
-            if settle is not None:
-                await settle()
-                if not queue.live:
-                    return
-            queue.flush()
-        if need is Need.TURN:
-            await trio.lowlevel.checkpoint()
-        elif need is not Need.QUEUE:
-            await flow.wait(need)
-        elif queue.rearm():
+class _Drain:
+    """The loop of `pump`, and the same step taken in somebody else's task."""
+
+    def __init__(self, flow: Flow, queue: QueueEnd) -> None:
+        self._flow = flow
+        self._queue = queue
+        self._busy = False
+        self._need: Need | None = None
+        self._error: Exception | None = None
+
+    async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
+        flow, queue = self._flow, self._queue
+        if queue.live:
+            queue.flush()  # what was added before the device was live
             queue.quiet()
-            await trio.lowlevel.checkpoint()
-        else:
-            await wait_told(queue)
-            if queue.live:
+        while queue.live:
+            if self._need is None:
+                moved, need = flow.move()
+                if moved:
+                    self._count(moved)
+                    if settle is not None:
+                        await settle()
+                        if not queue.live:
+                            return
+                    queue.flush()
+            else:
+                need, self._need = self._need, None
+            if need is Need.TURN:
+                await trio.lowlevel.checkpoint()
+            elif need is not Need.QUEUE:
+                await flow.wait(need)
+            elif queue.rearm():
                 queue.quiet()
+                await trio.lowlevel.checkpoint()
+            else:
+                await wait_told(queue)
+                if self._error is not None:
+                    raise self._error
+                if queue.live:
+                    queue.quiet()
+
+    def here(self) -> bool:
+        """One batch, while `run` waits to be told; whether it may go on waiting."""
+        queue = self._queue
+        if self._busy or self._need is not None or self._error is not None or not queue.live:
+            return False
+        self._busy = True
+        try:
+            queue.quiet()
+            moved, need = self._flow.move()
+            if moved:
+                self._count(moved)
+                queue.flush()
+            if need is Need.QUEUE and not queue.rearm():
+                return True
+            self._need = Need.TURN if need is Need.QUEUE else need
+        except Exception as exc:  # noqa: BLE001  whatever it is, it is this flow's: raised again in its own task
+            self._error = exc
+        finally:
+            self._busy = False
+        return False
+
+    def _count(self, moved: int) -> None:
+        batches = self._queue.batches
+        batches[min(moved.bit_length() - 1, len(batches) - 1)] += 1
 
 
 async def wait_told(queue: QueueEnd) -> None:

@@ -7,7 +7,7 @@ type's driver is bound to it here. Neither knows the other.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import attrs
@@ -77,6 +77,9 @@ class VhostBack(Protocol):
 
     async def serve(self) -> None:
         """What it has to do of its own accord, until cancelled; returns at once where that is nothing."""
+
+    def registers(self) -> dict[str, int]:
+        """What the other side finds in registers or scratchpads now, by name; nothing where only traps answer."""
 
 
 class DeviceQueue:
@@ -263,6 +266,11 @@ class VhostDevice:
             self.on_change()
             if self.status & Status.DRIVER_OK:
                 self.ops.config_changed()
+
+    @property
+    def settle(self) -> Callable[[], Awaitable[None]] | None:
+        """What to await before an index is published; None where the link takes no time."""
+        return self.ops.settle if self.meter is not None else None
 
     # What the transport says.
 

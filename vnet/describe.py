@@ -87,6 +87,7 @@ def describe(world: World) -> dict[str, object]:
             }
             for name, spec in world.topology.links.items()
         },
+        "ntbs": {name: _ntb(world, name) for name in world.ntbs},
         "devices": {name: _device(world, device) for name, device in world.devices.items()},
         "drops": drop_total(world),
     }
@@ -103,6 +104,11 @@ def _host(world: World, name: str) -> dict[str, object]:
     }
 
 
+def _ntb(world: World, name: str) -> dict[str, object]:
+    spec = world.topology.ntbs[name]
+    return {"host": spec.host, **world.ntbs[name].describe()}
+
+
 def _device(world: World, device: Device) -> dict[str, object]:
     spec = device.spec
     hosts = world.topology.ends(spec)
@@ -110,7 +116,7 @@ def _device(world: World, device: Device) -> dict[str, object]:
         "type": spec.type,
         "transport": spec.transport,
         "link": spec.link,
-        "on": spec.link or spec.host,
+        "on": spec.link or spec.host or spec.ntb,
         "location": device.location,
         "up": device.up,
         "trouble": "" if device.up else device.trouble(),
@@ -122,6 +128,7 @@ def _device(world: World, device: Device) -> dict[str, object]:
         "device": {
             "host": hosts[1],
             **_device_end(device),
+            "registers": device.back.registers(),
             "port": device.device_end.describe(),
         },
     }

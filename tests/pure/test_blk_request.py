@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import attrs
 import pytest
@@ -79,7 +80,7 @@ def test_a_write_has_its_data_behind_the_header_wherever_descriptors_end() -> No
     whole = header(OUT, 3) + data
     for cuts in ((16,), (1, 16), (20,), (), (16, 528), (5, 10, 700)):
         ends = [0, *cuts, len(whole)]
-        found = parse(readable(*(whole[a:b] for a, b in zip(ends, ends[1:], strict=False))), views(1))
+        found = parse(readable(*(whole[a:b] for a, b in pairwise(ends))), views(1))
         assert isinstance(found, Request)
         assert (found.kind, found.offset, found.size) == (OUT, 3 * SECTOR, 1024)
         assert b"".join(found.data) == data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import struct
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -19,7 +20,7 @@ from drivers.registry import TRANSPORTS
 from vnet.cli.show import tree
 from vnet.describe import describe
 from vnet.ends.rpmsg import ChannelSpec
-from vnet.spec import LinkSpec
+from vnet.spec import FaultSpec, LinkSpec
 from vnet.testing.checks import until
 from vnet.testing.pair import ENDPOINT, ROOT
 from vnet.testing.rpmsg import RpmsgOptions, RpmsgPair, bound_pair, open_rpmsg_pair
@@ -54,9 +55,9 @@ device = { channels = [{ name = "echo", surface = "echo" }] }
 """
 
 
-async def ping_pong(first: Endpoint, second: Endpoint, count: int = 100) -> None:
+async def ping_pong(first: Endpoint, second: Endpoint, count: int = 100, seconds: float = 1) -> None:
     """``count`` messages each way, each answered before the next. Raises trio.TooSlowError."""
-    with trio.fail_after(1):
+    with trio.fail_after(seconds):
         for _ in range(count):
             await first.send(HELLO)
             assert await second.receive() == HELLO
@@ -92,6 +93,17 @@ async def test_every_transport_carries_it(transport: str, link: LinkSpec) -> Non
     async with open_rpmsg_pair(RpmsgOptions(transport=transport, link=link)) as pair:
         await ping_pong(*await bound_pair(*pair.buses, SAMPLE))
         await pair.transfer(1 << 18)
+        balance(pair)
+
+
+async def test_lost_notifications_cost_time_and_no_message() -> None:
+    faults = FaultSpec(seed=3, lost_doorbells=0.2, lost_interrupts=0.2)
+    link = LinkSpec(root=ROOT, endpoint=ENDPOINT, faults=faults)
+    async with open_rpmsg_pair(RpmsgOptions(link=link, queue_size=16)) as pair:
+        await ping_pong(*await bound_pair(*pair.buses, SAMPLE), seconds=20)
+        await pair.transfer(1 << 16)
+        queues = [*pair.virtio.queues, *pair.vhost.queues]
+        assert sum(queue.signal.rescues for queue in queues)
         balance(pair)
 
 
@@ -271,9 +283,13 @@ async def test_an_assignment_does_not_move_an_endpoint_that_is_bound() -> None:
 async def test_an_endpoint_has_its_address_for_itself() -> None:
     bus = RpmsgBus()
     bus.create("a", addr=40)
-    for wrong in ({"addr": 40}, {"addr": 53}, {"addr": 54}, {"addr": -1}, {"addr": ADDR_ANY}, {"dst": 53}, {"inbox": 0}):
+    for addr in (40, 53, 54, -1, ADDR_ANY):
         with pytest.raises(RpmsgError):
-            bus.create("b", **wrong)
+            bus.create("b", addr=addr)
+    with pytest.raises(RpmsgError):
+        bus.create("b", dst=53)
+    with pytest.raises(RpmsgError):
+        bus.create("b", inbox=0)
     with pytest.raises(RpmsgError):
         bus.create("x" * 32)
     assert bus.create("b").addr == FIRST_DYNAMIC
@@ -434,9 +450,9 @@ async def test_closing_an_endpoint_wakes_everybody_who_waits_at_it() -> None:
     async with open_rpmsg_pair() as pair:
         end = pair.buses[0].create(SAMPLE)
 
-        async def closed(wait: partial[object]) -> None:
+        async def closed(wait: Callable[[], Awaitable[object]]) -> None:
             with pytest.raises(trio.ClosedResourceError):
-                await wait()  # type: ignore[misc]
+                await wait()
 
         async def iterate() -> None:
             async for _ in pair.buses[0].create("other", announce=False):
@@ -444,7 +460,7 @@ async def test_closing_an_endpoint_wakes_everybody_who_waits_at_it() -> None:
 
         with trio.fail_after(1):
             async with trio.open_nursery() as nursery:
-                for wait in (partial(end.receive), partial(end.send, HELLO), partial(end.wait_bound)):
+                for wait in (end.receive, partial(end.send, HELLO), end.wait_bound):
                     nursery.start_soon(closed, wait)
                 nursery.start_soon(iterate)
                 await settled()
@@ -577,8 +593,10 @@ async def test_a_running_system_shows_its_channels() -> None:
         await ping_pong_echo(pair.buses[0].create("echo"))
         found = json.loads(json.dumps(describe(pair.world)))
         port = found["devices"]["rpmsg0"]["device"]["port"]
-        assert [(c["name"], c["surface"]) for c in port["channels"]] == [("echo", "echo"), ("idle", "none")]
-        assert [e["addr"] for e in port["endpoints"]] == [FIRST_DYNAMIC, 9]
+        assert [(end["name"], end["addr"], end["surface"]) for end in port["endpoints"]] == [
+            ("echo", FIRST_DYNAMIC, "echo"),
+            ("idle", 9, "none"),
+        ]
         assert found["drops"] == {}
         assert any("rpmsg0" in line for line in tree(found))
         rows = found["devices"]["rpmsg0"]["driver"]["queues"]

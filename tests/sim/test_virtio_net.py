@@ -18,10 +18,13 @@ from scapy.packet import Packet, Raw
 
 from drivers.devices.net.layout import SUPPORTED, TABLE, NetFeature
 from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
+from drivers.testing import AroundOps
 from drivers.transports.pci.registers import Common
 from rings.features import RingFeature, bits, mask
 from rings.layout import WRITE
-from rings.testing import Desc
+from rings.memory import Addr, Memory
+from rings.status import Status
+from rings.testing import Access, Act, Desc, Watched
 from vnet.ports.memory import MemoryPort
 from vnet.testing import FRAME, HostileDriver, Options, Pair, hostile_device, hostile_driver, open_pair, unharmed, until
 
@@ -119,7 +122,7 @@ FRAMES = dict(frames())
 async def test_frames_of_every_kind_cross_unchanged_and_nothing_is_claimed_of_them(
     options: Options, direction: str
 ) -> None:
-    async with open_pair(options) as pair, unharmed(pair):
+    async with open_pair(options) as pair:
         for packet in FRAMES.values():
             frame = bytes(packet)
             assert await cross(pair, direction, frame) == (PLAIN, frame)
@@ -456,6 +459,89 @@ async def test_the_driver_ignores_unknown_flags_and_believes_only_what_has_its_f
         device.deliver(sent + FRAME)
         header, frame = await pair.driver_port.receive()
         assert (header[:10], frame) == (wanted[:10], FRAME)
+
+
+NOT_AGREED = {
+    "UFO": virtio_net_hdr(NEEDS_CSUM, 3, 42, 1472, 34, 6),
+    "tunnel over IPv4": virtio_net_hdr(NEEDS_CSUM, 0x20 | TCPV4, 54, 1460, 34, 16),
+    "tunnel over IPv6": virtio_net_hdr(NEEDS_CSUM, 0x40 | TCPV4, 54, 1460, 34, 16),
+    "ECN": virtio_net_hdr(NEEDS_CSUM, 0x80 | TCPV4, 54, 1460, 34, 16),
+}
+
+
+@pytest.mark.virtio("NET-DRV-31", "NET-DRV-35", "NET-DRV-39", "NET-DEV-35", "NET-DEV-38", "NET-DEV-39")
+@pytest.mark.parametrize("direction", DIRECTIONS)
+async def test_what_there_is_no_feature_for_here_never_gets_into_a_ring(direction: str) -> None:
+    async with open_pair(SMALL) as pair, unharmed(pair):
+        source, _ = ends(pair, direction)
+        for header in NOT_AGREED.values():
+            source.inject(bytes(FRAMES["tcp"]), header)
+        await until(lambda: source.statistics().drops == {"offload": len(NOT_AGREED)})
+        got = await cross(pair, direction, FRAME, virtio_net_hdr(0xFE & ~NEEDS_CSUM))
+        assert got == (PLAIN, FRAME), "flags that nobody agreed on are cleared"
+
+
+class Ordered(Watched):
+    """Looks at a buffer at the moment at which the used index moves."""
+
+    def __init__(self, memory: Memory, index: int, buffer: Addr) -> None:
+        super().__init__(memory)
+        self._index, self._buffer = index, buffer
+        self.seen: list[bytes] = []
+
+    def tell(self, access: Access) -> None:
+        super().tell(access)
+        if access == Access(Act.STORE, self._index, 2):
+            self.seen.append(bytes(self.memory.view(self._buffer, HEADER_SIZE + len(FRAME))))
+
+
+@pytest.mark.virtio("SPLIT-DEV-13", "SPLIT-DEV-14")
+async def test_a_received_frame_and_its_used_element_are_written_before_the_used_index() -> None:
+    async with open_pair(SMALL) as pair, unharmed(pair):
+        ops = pair.vhost.ops
+        async with hostile_driver(pair) as driver:
+            # The same places as below: the lowest that are free.
+            await driver.start()
+            index, buffer = driver.rings[0].addrs.device + 2, driver.alloc(2000)
+            watched: list[Ordered] = []
+
+            def around(memory: Memory) -> Memory:
+                watched.append(Ordered(memory, index, buffer))
+                return watched[-1]
+
+            await driver.negotiate()
+            pair.vhost.ops = AroundOps(ops, around)
+            driver.map_vectors()
+            for queue, ring in enumerate(driver.rings):
+                ring.clear()
+                driver.write(Common.QUEUE_SELECT, queue)
+                fields = (Common.QUEUE_DESC, Common.QUEUE_DRIVER, Common.QUEUE_DEVICE)
+                for field, area in zip(fields, attrs.astuple(ring.addrs), strict=True):
+                    driver.write(field, area)
+                driver.write(Common.QUEUE_ENABLE, 1)
+            driver.status |= Status.DRIVER_OK
+            driver.send(Desc(buffer, 2000, WRITE), queue=0)
+            pair.device_port.inject(FRAME)
+            await trio.testing.wait_all_tasks_blocked()
+            assert watched[0].seen == [virtio_net_hdr(count=1) + FRAME]
+            stores = [access.addr for access in watched[0].acts(Act.STORE) if access.addr >= index]
+            assert stores.index(index + 2) < stores.index(index)
+            pair.vhost.ops = ops
+
+
+@pytest.mark.virtio("CLEANUP-DRV-1")
+async def test_what_the_device_still_has_is_not_changed_under_it() -> None:
+    async with open_pair(SMALL) as pair, unharmed(pair), hostile_device(pair) as device:
+        ring = device.rings[0]
+        for turn in range(40):
+            used = ring.entry(ring.used_idx)
+            before = {head: ring.read(head) for head in range(16) if head != used}
+            entries = [ring.entry(ring.used_idx + i) for i in range(1, 16)]
+            device.deliver(virtio_net_hdr(count=1) + FRAME + bytes([turn]))
+            await pair.driver_port.receive()
+            await trio.testing.wait_all_tasks_blocked()
+            assert {head: ring.read(head) for head in before} == before
+            assert [ring.entry(ring.used_idx + i) for i in range(15)] == entries
 
 
 # Configuration

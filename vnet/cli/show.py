@@ -47,6 +47,8 @@ def tree(found: Plain) -> Iterator[str]:
         yield from _indent(1, _host(name, host))
     for name, link in found["links"].items():
         yield from _indent(1, _link(name, link))
+    for name, ntb in found["ntbs"].items():
+        yield from _indent(1, _ntb(name, ntb))
     for name, device in found["devices"].items():
         yield from _indent(1, _device(name, device))
     yield f"  drops: {_counts(found['drops'])}"
@@ -109,6 +111,22 @@ def _link(name: str, link: Plain) -> Iterator[str]:
         yield f"  faults: {_counts(link['faults'])}"
 
 
+def _ntb(name: str, ntb: Plain) -> Iterator[str]:
+    yield f"NTB {name} on {ntb['host']}: the link between the hosts is {_up(ntb['link_up'])}, epoch {ntb['link_epoch']}"
+    for end in ("primary", "secondary"):
+        side = ntb[end]
+        yield (
+            f"  {end}, controller {side['controller']}: {'asked' if side['asked'] else 'did not ask'} for the link, "
+            f"hears {side['hears']} doorbells"
+        )
+        yield f"    {_counts({key: side[key] for key in ('doorbells', 'dead_doorbells', 'commands', 'refused')})}"
+        yield "    " + ", ".join(f"{bar} at register {register}" for bar, register in side["bars"].items())
+        yield from _wrap("    configuration: ", ", ".join(f"{key} {value:#x}" for key, value in side["config"].items()))
+        for window in side["windows"]:
+            shares = f"shares memory from {window['shares']:#x} on" if window["mapped"] else "shares nothing"
+            yield f"    {window['name']}: {_size(window['size'])} at {window['offset']:#x} of BAR2, {shares}"
+
+
 def _device(name: str, device: Plain) -> Iterator[str]:
     yield f"device {name}: {device['type']} over {device['transport']} on {device['on']}, {device['location']}: " + (
         "up" if device["up"] else f"down ({device['trouble']})"
@@ -129,6 +147,8 @@ def _end(side: str, end: Plain) -> Iterator[str]:
         yield f"  status: {' '.join(end['status']) or 'reset'}; {times}"
         if side == "device":
             yield from _wrap("  offered: ", " ".join(end["device_features"]))
+            values = (f"{name} {value:#x}" for name, value in end["registers"].items())
+            yield from _wrap("  registers: ", ", ".join(values) or "trapped")
         yield from _wrap("  negotiated: ", " ".join(end["features"]) or "nothing")
         for failure in end["failures"]:
             yield f"  failed: {failure}"
@@ -138,9 +158,13 @@ def _end(side: str, end: Plain) -> Iterator[str]:
 def _port(port: Plain) -> Iterator[str]:
     """What an end is plugged into: an interface with its figures, or whatever else the device type says of it."""
     if "ifname" not in port:
-        rest = _flat({key: value for key, value in port.items() if key not in {"kind", "live"}})
+        tables = {key: value for key, value in port.items() if isinstance(value, list)}
+        rest = _flat({key: value for key, value in port.items() if key not in {"kind", "live", *tables}})
         state = "live" if port["live"] else "stopped"
         yield from _wrap("port: ", ", ".join((f"{port['kind']}, {state}", *rest)))
+        for key, rows in tables.items():
+            for row in rows:
+                yield from _wrap(f"  {key}: ", ", ".join(_flat(row)))
         return
     where = f" {port['ifname']} in {port['netns']}" if port["netns"] else ""
     yield (

@@ -9,8 +9,7 @@ from typing import Literal
 
 import attrs
 
-from drivers.devices.rpmsg import RpmsgBus, RpmsgConfig, RpmsgPlug, RpmsgSettings
-from drivers.devices.rpmsg.bus import Traffic
+from drivers.devices.rpmsg import Endpoint, RpmsgBus, RpmsgConfig, RpmsgPlug, RpmsgSettings
 from drivers.devices.rpmsg.layout import MAX_BUFFER, MIN_BUFFER, check_name, is_peer_addr
 from drivers.errors import RpmsgError
 from vnet.background import open_background
@@ -21,7 +20,7 @@ from vnet.ports.pty import PtySurface
 from vnet.ports.seqpacket import SocketSurface
 from vnet.spec import DeviceSpec, must
 
-__all__ = ["SURFACES", "ChannelSpec", "RpmsgEnd", "RpmsgEndSpec", "RpmsgSpec", "open_rpmsg"]
+__all__ = ["SURFACES", "Channel", "ChannelSpec", "RpmsgEnd", "RpmsgEndSpec", "RpmsgSpec", "open_rpmsg"]
 
 PATH_MAX = 107
 """Bytes of the longest path that a unix socket can have."""
@@ -54,7 +53,8 @@ class ChannelSpec:
     )
     """Where a terminal or a socket is found."""
     addr: int | None = attrs.field(
-        default=None, validator=must(lambda v: v >= 0 and is_peer_addr(v) and v < 1 << 32, "an address of 32 bits, not 53 or 54")
+        default=None,
+        validator=must(lambda v: 0 <= v < 1 << 32 and is_peer_addr(v), "an address of 32 bits, but not 53 or 54"),
     )
     """Its address; by default one from 1024 on."""
     inbox: int = attrs.field(default=256, validator=must(lambda v: 1 <= v <= 65536, "1 to 65536 messages"))
@@ -114,12 +114,21 @@ class RpmsgSpec(DeviceSpec):
 
 
 @attrs.frozen(eq=False)
+class Channel:
+    """One that a topology asks for."""
+
+    spec: ChannelSpec
+    endpoint: Endpoint
+    surface: Surface
+
+
+@attrs.frozen(eq=False)
 class RpmsgEnd:
     """One end: its bus, and who serves its channels."""
 
     side: Side
     settings: RpmsgSettings | RpmsgPlug
-    channels: tuple[tuple[ChannelSpec, Surface], ...]
+    channels: tuple[Channel, ...]
 
     @property
     def bus(self) -> RpmsgBus:
@@ -131,40 +140,36 @@ class RpmsgEnd:
 
     def figures(self, queue: int) -> Figures:
         """Queue 0 is the driver's receiveq, 1 its transmitq."""
-        traffic: Traffic = self.bus.sent if (self.side == "driver") == bool(queue) else self.bus.received
+        traffic = self.bus.sent if (self.side == "driver") == bool(queue) else self.bus.received
         return Figures(traffic.packets, traffic.bytes, dict(traffic.drops))
 
     def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
         yield "sent", self.bus.sent.drops
         yield "received", self.bus.received.drops
-        for spec, surface in self.channels:
-            yield f"{spec.name} {surface.kind}", surface.drops
+        for channel in self.channels:
+            yield f"{channel.spec.name} {channel.surface.kind}", channel.surface.drops
 
     def describe(self) -> dict[str, object]:
         found = self.bus.statistics()
-        sent, received = self.bus.sent, self.bus.received
+        surfaces = {channel.endpoint.addr: channel for channel in self.channels}
         return {
             "kind": "rpmsg",
             "live": self.live,
             "max_payload": found.max_payload,
-            "services": {str(addr): name for addr, name in found.services.items()},
-            "endpoints": [attrs.asdict(endpoint) for endpoint in found.endpoints],
-            "channels": [
-                {"name": spec.name, "surface": surface.kind, "path": spec.path, "drops": dict(surface.drops)}
-                for spec, surface in self.channels
+            "services": [{"name": name, "addr": addr} for addr, name in found.services.items()],
+            "endpoints": [
+                {**attrs.asdict(endpoint), **_describe_surface(surfaces.get(endpoint.addr))}
+                for endpoint in found.endpoints
             ],
             "unsent": found.unsent,
             "resets": found.resets,
-            # Into the ring goes what is sent, out of it what is received.
-            "rx_packets": sent.packets,
-            "rx_bytes": sent.bytes,
-            "tx_packets": received.packets,
-            "tx_bytes": received.bytes,
-            "drops": {**sent.drops, **received.drops},
-            "netns": None,
-            "ifname": None,
-            "addresses": [],
         }
+
+
+def _describe_surface(channel: Channel | None) -> dict[str, object]:
+    if channel is None:
+        return {"surface": None, "path": None, "untaken": {}}
+    return {"surface": channel.surface.kind, "path": channel.spec.path, "untaken": dict(channel.surface.drops)}
 
 
 @asynccontextmanager
@@ -173,7 +178,7 @@ async def open_rpmsg(context: OpenContext) -> AsyncIterator[tuple[RpmsgEnd, Rpms
     spec = context.spec
     assert isinstance(spec, RpmsgSpec)
     buses: dict[Side, RpmsgBus] = {"driver": RpmsgBus(), "device": RpmsgBus()}
-    channels: dict[Side, list[tuple[ChannelSpec, Surface]]] = {"driver": [], "device": []}
+    channels: dict[Side, list[Channel]] = {"driver": [], "device": []}
     async with open_background() as nursery:
         for side, index, channel in spec.ends():
             surface = SURFACES[channel.surface][0](Path(channel.path or ""))
@@ -183,13 +188,11 @@ async def open_rpmsg(context: OpenContext) -> AsyncIterator[tuple[RpmsgEnd, Rpms
             except OSError as exc:
                 where = f"devices.{context.name}.{side}.channels[{index}].path"
                 raise ConfigError("topology", where, channel.path, exc.strerror or str(exc)) from None
-            channels[side].append((channel, surface))
+            channels[side].append(Channel(channel, endpoint, surface))
+        settings = RpmsgSettings(buses["driver"], context.features)
         config = RpmsgConfig(spec.to_driver, spec.to_device)
+        plug = RpmsgPlug(buses["device"], context.features, spec.queue_size, config)
         yield (
-            RpmsgEnd("driver", RpmsgSettings(buses["driver"], context.features), tuple(channels["driver"])),
-            RpmsgEnd(
-                "device",
-                RpmsgPlug(buses["device"], context.features, spec.queue_size, config),
-                tuple(channels["device"]),
-            ),
+            RpmsgEnd("driver", settings, tuple(channels["driver"])),
+            RpmsgEnd("device", plug, tuple(channels["device"])),
         )

@@ -144,8 +144,8 @@ class NtbInterface:
             **{mw_size(i): size for i, size in enumerate(ntb.windows)},
         }
         self._status = CommandStatus(0)
-        self._outbound: dict[int, Outbound] = {}
-        """By window: what of this host the other one reaches."""
+        self._outbound: dict[int, tuple[Outbound, PciAddr]] = {}
+        """By window: through what the other host reaches this one's memory, and from which address on."""
         self._rung = self._dead = self._commands = self._refused = 0
 
     def bind(self) -> None:
@@ -240,7 +240,7 @@ class NtbInterface:
         except (MemoryError, MemoryFault, ValueError):
             return False
         self._unmap(window)
-        self._outbound[window] = outbound
+        self._outbound[window] = outbound, addr
         self.peer._show(window, BarMemory(outbound, addr, size))
         return True
 
@@ -273,7 +273,7 @@ class NtbInterface:
         outbound = self._outbound.pop(window, None)
         if outbound is not None:
             self.peer._show(window, None)
-            self._epc.unmap_addr(outbound)
+            self._epc.unmap_addr(outbound[0])
 
     def _show(self, window: int, memory: BarMemory | None) -> None:
         self._epc.set_bar_memory(self._ntb.number, Bar.WINDOWS, self._offsets[window], memory)
@@ -295,7 +295,7 @@ class NtbInterface:
                     "offset": self._offsets[i],
                     "size": size,
                     # Through this window the other host reaches that much of this host's memory, at that address.
-                    "shares": self._words[Word.ADDR_LO] | self._words[Word.ADDR_HI] << 32,
+                    "shares": self._outbound[i][1] if i in self._outbound else 0,
                     "mapped": i in self._outbound,
                 }
                 for i, size in enumerate(self._ntb.windows)

@@ -17,6 +17,7 @@ from rings.layout import RingAddrs
 from rings.status import Status
 from vnet.platform import Region
 from vnet.testing.hostile import HostileDriver
+from vnet.testing.ntb import HostileNtb
 from vnet.testing.pair import Pair
 
 __all__ = ["DRIVERS", "HostileMailbox", "HostileMmio", "TappedRegion", "tapped_region"]
@@ -190,6 +191,7 @@ DRIVERS: Mapping[str, type[HostileDriver]] = {
     "pci": HostileDriver,
     "epf_mailbox": HostileMailbox,
     "mmio": HostileMmio,
+    "ntb": HostileNtb,
 }
 """By transport."""
 

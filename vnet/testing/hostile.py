@@ -51,6 +51,7 @@ async def hostile_driver(pair: Pair) -> AsyncIterator[HostileDriver]:
     bus, carrier = pair.carrier
     await bus.unregister_device(carrier)
     hostile = DRIVERS[pair.device.spec.transport](carrier, pair)
+    await hostile.arrive()
     try:
         yield hostile
     finally:
@@ -88,6 +89,9 @@ class HostileDriver:
         """The MSI-X vectors that came in, in order."""
         self._buffers: list[DmaBuffer] = []
         self._raw: list[RawRing] = []
+
+    async def arrive(self) -> None:
+        """Whatever comes before the first access."""
 
     # Registers
 

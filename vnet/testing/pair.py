@@ -29,13 +29,14 @@ from vnet.link.base import Link
 from vnet.pcie.function import PciFunctionHandle
 from vnet.ports.interface import PortConfig
 from vnet.ports.memory import MemoryPort
-from vnet.spec import HostSpec, LinkSpec
+from vnet.spec import HostSpec, LinkSpec, NtbSpec
 from vnet.topology import Topology
 from vnet.world import Device, World, open_world
 
 __all__ = ["FRAME", "MEGABYTE", "Footprint", "Options", "Pair", "open_pair", "over"]
 
 LINK, ROOT, ENDPOINT = "link0", "rc", "ep"
+OTHER, SOC, NTB = "link1", "soc", "ntb0"
 FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"a frame of a local experiment"
 """Ethernet header and payload that nobody but a test understands (IEEE 802 local experimental ethertype)."""
 MEGABYTE = 1 << 20
@@ -74,11 +75,13 @@ class Options:
     def topology(self) -> Topology:
         port = PortSpec(kind="memory")
         transport = self.transport or _default.get()
-        linked = TRANSPORTS[transport].on == "link"
+        on = TRANSPORTS[transport].on
+        linked = on == "link"
         devices = {
             f"net{i}": NetSpec(
                 link=LINK if linked else None,
-                host=None if linked else ROOT,
+                host=ROOT if on == "host" else None,
+                ntb=NTB if on == "ntb" else None,
                 transport=transport,
                 function=i if linked else 0,
                 poll=self.poll,
@@ -92,7 +95,13 @@ class Options:
             for i in range(self.devices)
         }
         hosts = {name: HostSpec(memory=self.memory) for name in (ROOT, ENDPOINT)}
-        return Topology(hosts, {LINK: self.link}, devices).check("test")
+        if on != "ntb":
+            return Topology(hosts, {LINK: self.link}, devices).check("test")
+        # Both hosts are root complexes then, and the function that joins them is on a third.
+        hosts = {**hosts, SOC: HostSpec(memory=1)}
+        links = {LINK: attrs.evolve(self.link, endpoint=SOC), OTHER: LinkSpec(root=ENDPOINT, endpoint=SOC)}
+        ntbs = {NTB: NtbSpec(SOC, OTHER, LINK, mw=self.memory * 3 // 4)}
+        return Topology(hosts, links, devices, ntbs).check("test")
 
 
 DEFAULTS = Options()
@@ -179,7 +188,8 @@ class Pair:
     @property
     def carrier(self) -> tuple[Bus[Any, Any], Any]:
         """The function or region behind which the driver finds the device, and the bus it is on."""
-        found = ((bus, binding.device) for bus in self.rc.carriers for binding in bus.bindings)
+        # The NTB's bus before the PCI bus: the function and what is made of it have the same name.
+        found = ((bus, binding.device) for bus in reversed(self.rc.carriers) for binding in bus.bindings)
         return next((bus, carrier) for bus, carrier in found if carrier.name == self.device.location)
 
     @property
@@ -189,7 +199,8 @@ class Pair:
     def footprint(self) -> Footprint:
         """Call it when nothing moves."""
         memories = self.rc.memory, self.ep.memory
-        epc = self.ep.controllers[LINK].describe()["windows"]
+        controllers = self.world.hosts[self.world.topology.links[LINK].endpoint].controllers
+        epc = controllers[LINK].describe()["windows"]
         assert isinstance(epc, list)
         rings = [queue.ring for d in self.world.devices.values() for queue in d.vhost.queues]
         return Footprint(

@@ -85,7 +85,7 @@ class RpmsgPair(Pair):
         for end in ends:
             end.close()
         with trio.fail_after(1):
-            while any("transfer" in bus.services.values() for bus in self.buses):
+            while any("transfer" in bus.services.values() for bus in self.buses):  # noqa: ASYNC110  nobody tells
                 await trio.sleep(0.001)
 
 

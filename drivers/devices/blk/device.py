@@ -159,7 +159,7 @@ class RequestFlow:
             return
         assert isinstance(request, Request)
         figures.done += 1
-        figures.bytes += moved
+        figures.bytes += moved if request.kind != RequestType.GET_ID else 0
         ring.complete(request.head, 1 + (moved if request.kind in _ANSWERS else 0))
 
     async def wait(self, need: Need) -> None:

@@ -81,6 +81,7 @@ class _Operation:
 
     into: memoryview | None = None
     left: int = 0
+    """Requests that did not end yet, those that are still to be made among them."""
     status: BlkStatus = BlkStatus.OK
     over: trio.Event = attrs.field(factory=trio.Event)
 
@@ -128,7 +129,8 @@ class Disk:
 
     def come_up(self, geometry: Geometry, queues: Sequence[DiskQueue], transfer_max: int) -> None:
         """The device is live: it gets again what was kept."""
-        self.transfer_max = transfer_max
+        assert self._buffers is not None
+        self.transfer_max = min(transfer_max, self._buffers.largest)
         self.set_geometry(geometry)
         self._queues, self.online = queues, True
         self._expire_due()
@@ -234,7 +236,7 @@ class Disk:
 
         Raises DiskError, ValueError.
         """
-        if (await self.wait_online()).zeroes_max:
+        if (await self._known()).zeroes_max:
             await self._ranges(RequestType.WRITE_ZEROES, offset, size, unmap)
         else:
             zeroes = bytes(min(size, PART))
@@ -266,6 +268,13 @@ class Disk:
                 self._expire(request)
 
     # How it is done.
+
+    async def _known(self) -> Geometry:
+        if self.geometry is None:
+            with trio.move_on_after(self._patience):
+                return await self.wait_online()
+            raise DiskError(BlkStatus.IOERR, "there is no device yet")
+        return self.geometry
 
     def _set_deadline(self, request: DiskRequest) -> None:
         if request.deadline is None:
@@ -343,27 +352,26 @@ class Disk:
         data: memoryview | None = None,
         into: memoryview | None = None,
     ) -> None:
-        geometry = await self.wait_online()
+        geometry = await self._known()
         self._check(offset, size, geometry)
-        operation = _Operation(into)
+        operation = _Operation(into, -(-size // self.transfer_max))
         try:
             for at, part in _parts(size, self.transfer_max):
                 buffer = await self.buffer(part)
                 if data is not None:
                     copy_in(buffer.views, data[at : at + part])
-                operation.left += 1
                 self.submit(DiskRequest(kind, self._ended, offset + at, part, buffer, context=_Part(operation, at)))
             await self._finish(operation, f"{kind.name} of {size} bytes at {offset}")
         finally:
             operation.into = None
 
     async def _ranges(self, kind: RequestType, offset: int, size: int, unmap: bool = False) -> None:
-        geometry = await self.wait_online()
+        geometry = await self._known()
         self._check(offset, size, geometry)
         most = geometry.discard_max if kind is RequestType.DISCARD else geometry.zeroes_max
-        operation = _Operation()
-        for at, part in _parts(size, most or size):
-            operation.left += 1
+        most = most or size
+        operation = _Operation(left=-(-size // most) if size else 0)
+        for at, part in _parts(size, most):
             request = DiskRequest(kind, self._ended, offset + at, part, context=_Part(operation))
             request.unmap = unmap and geometry.unmaps
             self.submit(request)
@@ -408,7 +416,7 @@ class Disk:
 
 
 def _parts(size: int, most: int) -> Iterator[tuple[int, int]]:
-    for at in range(0, size, most):
+    for at in range(0, size, max(1, most)):
         yield at, min(most, size - at)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -263,7 +264,7 @@ class BoundVhostNet:
                 self.set_link(True)
             async with trio.open_nursery() as nursery:
                 for flow in flows:
-                    nursery.start_soon(pump, flow, device.ops.settle)
+                    nursery.start_soon(partial(pump, in_place=True), flow, device.settle)
         finally:
             plug.port.stop()
 

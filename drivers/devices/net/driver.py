@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 import trio
@@ -223,7 +224,7 @@ class BoundNet:
             await self.config_changed()
             async with trio.open_nursery() as nursery:
                 for flow in self._flows:
-                    nursery.start_soon(pump, flow)
+                    nursery.start_soon(partial(pump, in_place=True), flow)
         finally:
             port.stop()
 

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from drivers.errors import PortGone
 from drivers.ports import PacketPort
 from drivers.pump import Need, QueueEnd
+from drivers.traffic import Traffic
 
 __all__ = ["BUDGET", "BUDGET_BYTES", "CHUNK", "FIRST_CHUNK", "NetFlow", "Traffic"]
 
@@ -21,23 +22,6 @@ FIRST_CHUNK = 4
 """Where what is taken may have to be given back: so many at first, twice as many each time they are all used."""
 
 Q = TypeVar("Q", bound=QueueEnd)
-
-
-class Traffic:
-    """Figures of one direction since the device exists: in = out + dropped."""
-
-    __slots__ = ("bytes", "drops", "packets")
-
-    def __init__(self) -> None:
-        self.packets = 0
-        """Frames passed on."""
-        self.bytes = 0
-        """Bytes of these, without their virtio_net_hdr."""
-        self.drops: dict[str, int] = {}
-        """Frames not passed on, by cause."""
-
-    def drop(self, cause: str) -> None:
-        self.drops[cause] = self.drops.get(cause, 0) + 1
 
 
 class NetFlow(Generic[Q]):

@@ -36,8 +36,9 @@ from drivers.devices.rpmsg.layout import (
 )
 from drivers.errors import RpmsgError
 from drivers.pump import Signal
+from drivers.traffic import Traffic
 
-__all__ = ["RpmsgBus", "RpmsgStatistics", "Traffic", "Wire"]
+__all__ = ["RpmsgBus", "RpmsgStatistics", "Wire"]
 
 CROWD = 4 * MAX_ENDPOINTS
 """Messages that wait to be sent, from which on nothing is announced or answered any more."""
@@ -54,24 +55,6 @@ class Wire(Protocol):
 
     def starve(self) -> None:
         """Somebody is about to wait for room: say so through `RpmsgBus.make_room`."""
-
-
-class Traffic:
-    """Figures of one direction since the bus exists: in = out + dropped."""
-
-    __slots__ = ("bytes", "drops", "packets")
-
-    def __init__(self) -> None:
-        self.packets = 0
-        """Messages passed on, those of the services included."""
-        self.bytes = 0
-        """Bytes of these, without their headers."""
-        self.drops: dict[str, int] = {}
-        """Messages not passed on, by cause."""
-
-    def drop(self, cause: str, count: int = 1) -> None:
-        if count:
-            self.drops[cause] = self.drops.get(cause, 0) + count
 
 
 @attrs.frozen
@@ -98,6 +81,8 @@ class RpmsgBus:
         """Source, destination and content of what is to be sent, in order."""
         self.resumed = Signal()
         """Set when a message that had to wait may be delivered."""
+        self.heard = True
+        """Whether anything came in, or all was sent, since somebody last sent."""
         self.max_payload = DEFAULT_BUFFER - HEADER_SIZE
         self._wire: Wire | None = None
         self._credit = 0  # messages that may be put into the outbox without asking
@@ -242,6 +227,7 @@ class RpmsgBus:
 
     def deliver(self, src: int, dst: int, data: bytes) -> bool:
         """A message came in; False where it has to wait for `resumed`, and then be delivered anew."""
+        self.heard = True
         receiver = self._table.get(dst)
         if receiver is None:
             self.received.drop("no_recipient")

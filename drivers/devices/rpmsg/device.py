@@ -37,7 +37,7 @@ class RpmsgPlug:
     features: int = SUPPORTED
     queue_size: int = 256
     """Buffers in each direction."""
-    config: RpmsgConfig = RpmsgConfig()
+    config: RpmsgConfig = attrs.field(factory=RpmsgConfig)
     """Bytes of these."""
 
 

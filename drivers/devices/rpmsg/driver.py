@@ -71,7 +71,7 @@ class Transmit(OutFlow[DriverQueue]):
         self._free = list(range(len(buffers.addrs)))
 
     def room(self) -> int:
-        if not self._free and self.queue.live and self._trouble is None:
+        if len(self._free) <= len(self._bus.outbox) and self.queue.live and self._trouble is None:
             try:
                 self._reclaim()
             except (RemoteRingError, MemoryFault, ValueError) as exc:

@@ -32,8 +32,9 @@ class RpmsgFlow(Generic[Q]):
 class OutFlow(RpmsgFlow[Q]):
     """From the bus into a queue; a `Wire`.
 
-    While the pump has nothing to do, a message is put into the ring by the task that sends it: that saves a turn of
-    the scheduler, and one more notification is no cost, since whoever was told and did not look yet is not told again.
+    While the pump has nothing to do, a message is put into the ring by the task that sends it, which saves an answer
+    a turn of the scheduler. A second one that follows with nothing heard in between looks like many: these are left
+    to the pump, for which a batch costs little more than one.
     """
 
     def __init__(self, queue: Q, bus: RpmsgBus, *, direct: bool) -> None:
@@ -59,9 +60,10 @@ class OutFlow(RpmsgFlow[Q]):
     def push(self) -> None:
         if not self._idle:
             self.stir()
-        elif not self._direct or not self.queue.live:
+        elif not (self._direct and self._bus.heard and self.queue.live):
             self._wake()
         else:
+            self._bus.heard = False
             try:
                 moved, need = self.fill()
                 if moved:
@@ -88,6 +90,7 @@ class OutFlow(RpmsgFlow[Q]):
     async def wait(self, need: Need) -> None:
         # The index was not published yet when the pump found nothing more: what came since was not pushed.
         self._idle = not self._bus.outbox and not self._bus.waiting
+        self._bus.heard = True
         if not self._idle:
             self._signal.set()
         await self._signal.wait()

@@ -124,7 +124,7 @@ class NameMessage:
     name: str
     addr: int
     """Of the endpoint at the side that announces it."""
-    flags: NsFlag = NsFlag(0)
+    flags: NsFlag = attrs.field(default=NsFlag(0))
 
     def emit(self) -> bytes:
         return NS_MESSAGE.pack(self.name.encode("ascii"), self.addr, self.flags)

@@ -188,8 +188,10 @@ class MailboxEpf(EndpointFunction):
             self._put(command, Command.NONE)
             self._put(outcome, Outcome.NONE)
 
-    def describe(self) -> dict[str, int]:
+    def registers(self) -> dict[str, int]:
         """Every register by name; of queues only those that exist."""
+        if self._buffer is None:
+            return {}
         values = {field.name.lower(): self._get(field.value) for field in Reg}
         for index in range(len(self.device.queues)):
             values |= {f"queue{index}.{field.name.lower()}": self._get(field.at(index)) for field in QueueReg}

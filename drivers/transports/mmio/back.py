@@ -39,17 +39,22 @@ class MmioDevice(VhostOps):
         self.device = VhostDevice(device_id, VENDOR, self, name)
         self._slot = slot
         self.interrupt_status = Interrupt(0)
-        self.registers = Registers(self)
+        self._registers = Registers(self)
         self.device.on_status = self._status_changed
 
     def bind(self) -> None:
-        self._slot.insert(self.registers)
+        self._slot.insert(self._registers)
 
     def unbind(self) -> None:
         self._slot.remove()
 
     async def serve(self) -> None:
         """Every access is trapped."""
+
+    def registers(self) -> dict[str, int]:
+        """Those that say something of the device as a whole, whatever was selected last."""
+        names = Register.DEVICE_ID, Register.VENDOR_ID, Register.STATUS, Register.INTERRUPT_STATUS
+        return {name.name.lower(): self._registers.read(name, 4) for name in (*names, Register.CONFIG_GENERATION)}
 
     def interrupt(self, cause: Interrupt) -> None:
         """An event occurred: its bit stands until it is acknowledged (section 4.2.2.1)."""
@@ -76,7 +81,7 @@ class MmioDevice(VhostOps):
 
     def _status_changed(self, status: Status) -> None:
         if not status:
-            self.registers.clear()
+            self._registers.clear()
             self.acknowledge(WORD)
 
 

@@ -25,6 +25,7 @@ from drivers.transports.ntb.registers import (
     config_words,
     emit_command,
     parse_command,
+    spad_names,
 )
 from drivers.vhost import RING_FEATURES, DeviceQueue, VhostDevice
 from drivers.virtio import VirtioBus
@@ -92,6 +93,14 @@ class NtbVhost(NtbEnd):
     async def serve(self) -> None:
         """The NTB's bus runs `attach`."""
 
+    def registers(self) -> dict[str, int]:
+        """Its scratchpads, those of the configuration as far as there is one."""
+        if self._ntb is None:
+            return {}
+        end = Spad.CONFIG + len(self._shown)
+        named = ((spad, name) for spad, name in spad_names().items() if not end <= spad < Spad.MAGIC)
+        return {name.lower(): self._ntb.spad_read(spad) for spad, name in named}
+
     # NtbClient
 
     def wants(self, ntb: NtbDevice) -> bool:
@@ -141,6 +150,12 @@ class NtbVhost(NtbEnd):
 
     def rang(self, queue: int) -> None:
         self.device.kick(queue)
+
+    def told(self) -> None:
+        """A command is obeyed at once, as by a handler of its doorbell; anything else may wait."""
+        if self.engaged and self.ntb.spad_read(Spad.VIRTIO_SESSION) == self.session:
+            self._obey()
+        super().told()
 
     async def look(self) -> None:
         ready = self._bound and self.device.ready.is_set()

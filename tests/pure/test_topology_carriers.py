@@ -1,0 +1,75 @@
+"""What a topology may say of the transports that are on a host or behind a mailbox, and of routes between networks."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from vnet.ends.net import net_specs
+from vnet.errors import ConfigError
+from vnet.ports.netns import Route
+from vnet.topology import parse
+
+LINKED = """\
+[hosts.rc]
+[hosts.ep]
+[links.pcie0]
+root = "rc"
+endpoint = "ep"
+[devices.net0]
+link = "pcie0"
+"""
+ON_HOST = """\
+[hosts.soc]
+[devices.net0]
+transport = "mmio"
+host = "soc"
+"""
+
+
+def test_two_devices_on_one_host_do_not_clash_as_functions_of_one_link_would() -> None:
+    second = ON_HOST + "[devices.net1]\ntransport = 'mmio'\nhost = 'soc'\n"
+    driver = "driver = { ifname = 'vnet1' }\ndevice = { ifname = 'vnet1' }\n"
+    assert list(parse(second + driver).devices) == ["net0", "net1"]
+    with pytest.raises(ConfigError, match=r"net1\.driver\.ifname.*devices\.net0\.driver has it in the same namespace"):
+        parse(second)
+
+
+REFUSED = {
+    "a link under a platform device": (LINKED + "transport = 'mmio'", "link = 'pcie0'", "is carried by a host"),
+    "a host under a PCI function": (LINKED + "host = 'rc'", "host = 'rc'", "is carried by a link"),
+    "no host": ("[hosts.soc]\n[devices.net0]\ntransport = 'mmio'", "host = ''", "it must be one of soc"),
+    "no such host": (ON_HOST.replace('host = "soc"', 'host = "rc"'), "host = 'rc'", "it must be one of soc"),
+    "a function on a platform": (ON_HOST + "function = 1", "function = 1", "transport mmio has no such setting"),
+    "polling virtio-pci": (LINKED + "poll = true", "poll = True", "transport pci has no such setting"),
+    "polling by number": (LINKED + "transport = 'epf_mailbox'\npoll = 1", "poll = 1", "it must be true or false"),
+    "a route that is none": (LINKED + "driver = { routes = ['elsewhere'] }", "routes", "it must be routes such as"),
+    "a router that is none": (LINKED + "driver = { routes = ['::/0 via me'] }", "routes", "it must be routes such as"),
+    "a router of the other family": (LINKED + "driver = { routes = ['::/0 via 198.18.0.1'] }", "routes", "routes such"),
+}
+
+
+@pytest.mark.parametrize(("text", "what", "why"), REFUSED.values(), ids=REFUSED)
+def test_a_setting_that_its_transport_does_not_have_is_refused_in_one_line(text: str, what: str, why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "t.toml")
+    line = str(caught.value)
+    assert line.startswith("t.toml: devices.net0.")
+    assert what in line
+    assert why in line
+    assert "\n" not in line
+
+
+def test_a_mailbox_may_be_polled() -> None:
+    assert parse(LINKED + "transport = 'epf_mailbox'\npoll = true").devices["net0"].poll
+
+
+def test_routes_are_networks_with_or_without_a_router() -> None:
+    text = "driver = { routes = ['198.18.1.0/24 via 198.18.0.2', '2001:2:0:1::/64'], forward = true }"
+    port = net_specs(parse(LINKED + text))["net0"].driver
+    assert port.forward
+    assert [Route.parse(route) for route in port.routes] == [
+        Route(ip_network("198.18.1.0/24"), ip_address("198.18.0.2")),
+        Route(ip_network("2001:2:0:1::/64")),
+    ]

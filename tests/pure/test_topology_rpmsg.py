@@ -1,0 +1,94 @@
+"""Topology files with rpmsg devices: channels are read whole or refused in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from vnet.ends.rpmsg import SURFACES, ChannelSpec, RpmsgSpec
+from vnet.errors import ConfigError
+from vnet.topology import parse
+
+BASE = """\
+[hosts.rc]
+[hosts.ep]
+[links.pcie0]
+root = "rc"
+endpoint = "ep"
+[devices.rpmsg0]
+type = "rpmsg"
+link = "pcie0"
+"""
+DEVICE = "devices.rpmsg0"
+CHANNELS = "devices.rpmsg0.driver.channels"
+
+
+def spec(text: str) -> RpmsgSpec:
+    found = parse(BASE + text).devices["rpmsg0"]
+    assert isinstance(found, RpmsgSpec)
+    return found
+
+
+def test_what_is_not_said_has_a_default() -> None:
+    found = spec("")
+    assert (found.queue_size, found.to_driver, found.to_device) == (256, 512, 512)
+    assert found.driver.channels == found.device.channels == ()
+
+
+def test_channels_are_lists_at_either_end() -> None:
+    found = spec(
+        'driver = { channels = [{ name = "a" }, { name = "b", surface = "pty", path = "b.tty" }] }\n'
+        'device = { channels = [{ name = "a", surface = "echo", addr = 7, inbox = 3 }] }\n'
+    )
+    assert found.driver.channels == (ChannelSpec("a"), ChannelSpec("b", surface="pty", path="b.tty"))
+    assert found.device.channels == (ChannelSpec("a", surface="echo", addr=7, inbox=3),)
+
+
+def test_whoever_has_a_path_is_shown_how_to_use_it() -> None:
+    found = spec(
+        'driver = { channels = [{ name = "a" }, { name = "b", surface = "pty", path = "/run/b.tty" }] }\n'
+        'device = { channels = [{ name = "c", surface = "socket", path = "/run/c" }] }\n'
+    )
+    hints = list(found.hints("vnet", "rpmsg0", ("rc", "ep")))
+    assert hints[0] == "screen /run/b.tty    # rpmsg0, b on rc"
+    assert "echo hello > /run/b.tty    # rpmsg0, b on rc" in hints
+    assert hints[-1].endswith("/run/c,type=5    # rpmsg0, c on ep")
+
+
+def channel(text: str, *others: str) -> str:
+    return f"driver = {{ channels = [{', '.join(f'{{ {part} }}' for part in (text, *others))}] }}\n"
+
+
+@pytest.mark.parametrize(
+    ("extra", "line"),
+    [
+        ("to_driver = 59", f"{DEVICE}.to_driver = 59: it must be 60 to 65551 bytes"),
+        ("to_device = 65552", f"{DEVICE}.to_device = 65552: it must be 60 to 65551 bytes"),
+        ("mtu = 1500", f"{DEVICE}.mtu = 1500: unknown key; known are "),
+        ("features_off = ['FROB']", f"{DEVICE}.features_off = ['FROB']: no feature FROB to switch off; there are NS, "),
+        ("mode = 'mediated'", f"{DEVICE}.mode = 'mediated': a rpmsg device has no peer driver at its own end"),
+        (channel("surface = 'echo'"), f"{CHANNELS}[0].name = '': it is missing"),
+        (channel(f"name = '{'x' * 32}'"), f"{CHANNELS}[0].name = '{'x' * 32}': it must be 1 to 31 printable ASCII"),
+        (channel("name = 'a', surface = 'tty'"), f"{CHANNELS}[0].surface = 'tty': it must be one of none, echo, pty, "),
+        (channel("name = 'a', surface = 'pty'"), f"{CHANNELS}[0].path = '': surface pty needs the path where it is"),
+        (channel("name = 'a', path = 'a'"), f"{CHANNELS}[0].path = 'a': surface none has no path"),
+        (channel("name = 'a', addr = 53"), f"{CHANNELS}[0].addr = 53: it must be an address of 32 bits, but not 53"),
+        (channel("name = 'a', inbox = 0"), f"{CHANNELS}[0].inbox = 0: it must be 1 to 65536 messages"),
+        (
+            channel("name = 'a', addr = 7", "name = 'b', addr = 7"),
+            f"{CHANNELS}[1].addr = 7: another channel of this end has it",
+        ),
+        (
+            channel("name = 'a', surface = 'pty', path = 'x'", "name = 'b', surface = 'socket', path = './x'"),
+            f"{CHANNELS}[1].path = ",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(extra: str, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(BASE + extra, "t.toml")
+    assert str(caught.value).startswith(f"t.toml: {line}")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_surface_says_whether_it_has_a_path() -> None:
+    assert {kind for kind, (_, hints) in SURFACES.items() if hints} == {"pty", "socket"}
