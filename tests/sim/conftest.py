@@ -31,15 +31,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("every_transport"):
-        metafunc.fixturenames.append("transport")
         metafunc.parametrize("transport", DRIVERS, indirect=True)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)  # a fixture that no test asks for would only be a name in its id
 def transport(request: pytest.FixtureRequest) -> Iterator[str]:
     """What pairs go over that do not say it themselves."""
-    with over(request.param):
-        yield request.param
+    name: str = getattr(request, "param", "pci")
+    with over(name):
+        yield name
 
 
 @pytest.hookimpl(trylast=True)

@@ -609,7 +609,8 @@ async def test_a_hundred_resets_under_load_lose_nothing() -> None:
         assert done > 100
         assert pair.disk.figures[0].errors == {}
         await trio.testing.wait_all_tasks_blocked()
-        assert attrs.evolve(pair.footprint(), in_flight=0) == before
+        # Descriptors of earlier tests may go meanwhile.
+        assert attrs.evolve(pair.footprint(), fds=before.fds) == before
 
 
 async def test_a_device_that_asks_for_a_reset_gets_it_and_its_requests_again() -> None:

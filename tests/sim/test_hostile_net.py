@@ -583,8 +583,12 @@ async def broke(pair: Pair, *why: str) -> None:
 
 
 def twice(device: HostileDevice) -> None:
-    device.deliver(HEADER + FRAME)
-    device.rings[0].give(device.rings[0].entry(0), LENGTH)
+    """Before the driver looks: afterwards it would have made the buffer available again."""
+    ring = device.rings[0]
+    head = ring.entry(ring.used_idx)
+    device.memory.view(Addr(ring.read(head).addr), LENGTH, True)[:] = HEADER + FRAME
+    ring.give(head, LENGTH)
+    ring.give(head, LENGTH)
 
 
 BAD_USED: dict[str, tuple[str, str, int, Callable[[HostileDevice], None]]] = {

@@ -406,7 +406,7 @@ async def test_commands_are_given_one_at_a_time(monkeypatch: pytest.MonkeyPatch)
             for answered in range(5):
                 await trio.sleep(0.01)
                 assert len(order) == answered
-                assert len(slow.rung) == 1
+                assert set(slow.rung) == {mb.DEVICE_DOORBELL}
                 slow.catch_up()
         slow.wake()
 
@@ -440,6 +440,26 @@ async def test_a_burst_of_notifications_is_one_look_and_none_is_lost(monkeypatch
         for _ in range(5):
             with bounded():
                 assert (await pair.device_port.receive())[1] == FRAME
+
+
+async def test_a_lost_doorbell_is_rung_again_also_that_of_a_notification_before_a_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A NOTIFY that nobody was told of must not keep the queue from being activated for ever."""
+    async with open_pair(MAILBOX) as pair, alone(pair) as front:
+        began = trio.current_time()
+        slow = Sluggish(pair, monkeypatch)
+        front._kick(0)()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(front._ask, front._queue_mailboxes[0], ACTIVATE)
+            nursery.start_soon(front.set_status, 1)
+            for _ in range(2):
+                await trio.sleep(0.001)
+                slow.rung.clear()  # lost
+                await trio.sleep(0.012)
+                slow.catch_up()
+            slow.wake()
+        assert trio.current_time() - began < 0.1
 
 
 @pytest.mark.hostile("L10", "L11")

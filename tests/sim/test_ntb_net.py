@@ -15,12 +15,13 @@ from rings.memory import Addr
 from vnet.cli.show import tree
 from vnet.describe import describe
 from vnet.ports.memory import MemoryPort
-from vnet.testing.pair import FRAME, Pair, open_pair
+from vnet.testing.pair import FRAME, Options, Pair, open_pair
 from vnet.topology import parse
 from vnet.world import open_world
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "topologies" / "ntb.toml"
 LINKS = "link0", "link1"
+OVER_NTB = Options(transport="ntb")
 
 
 def ends(pair: Pair) -> tuple[NtbVhost, NtbVirtio]:
@@ -41,15 +42,16 @@ def numbers(port: MemoryPort) -> list[int]:
 
 
 async def test_a_megabyte_crosses_in_each_direction_and_no_doorbell_is_missed() -> None:
-    async with open_pair(transport="ntb") as pair:
+    async with open_pair(OVER_NTB) as pair:
         await pair.transfer()
         back, front = ends(pair)
         assert back.rescues == front.rescues == 0
-        assert all(q.signal.rescues == 0 for q in (*pair.virtio.queues, *pair.vhost.queues))
+        assert all(queue.signal.rescues == 0 for queue in pair.virtio.queues)
+        assert all(queue.signal.rescues == 0 for queue in pair.vhost.queues)
 
 
 async def test_every_buffer_that_a_driver_posts_lies_in_the_window() -> None:
-    async with open_pair(transport="ntb") as pair:
+    async with open_pair(OVER_NTB) as pair:
         await pair.transfer(100_000)
         back, front = ends(pair)
         low, high = front.dma.base, front.dma.base + back.ntb.mw_get_align(0).size_max
@@ -66,7 +68,7 @@ async def test_every_buffer_that_a_driver_posts_lies_in_the_window() -> None:
 @pytest.mark.hostile("T02")
 @pytest.mark.parametrize("link", LINKS)
 async def test_a_flap_under_load_loses_frames_and_brings_none_back(link: str) -> None:
-    async with open_pair(transport="ntb") as pair:
+    async with open_pair(OVER_NTB) as pair:
         back, _ = ends(pair)
         at = 0
         seen: tuple[list[int], list[int]] = [], []
@@ -83,7 +85,7 @@ async def test_a_flap_under_load_loses_frames_and_brings_none_back(link: str) ->
             await pair.world.wait_up()
             assert back.session == flap + 2
             for port, found in zip(ports, seen, strict=True):
-                found += numbers(port)
+                found.extend(numbers(port))
         for found in seen:
             assert found == sorted(set(found)), "a frame came twice, or after a later one"
             assert len(found) >= 100
@@ -96,7 +98,7 @@ async def test_a_flap_under_load_loses_frames_and_brings_none_back(link: str) ->
 async def test_traffic_goes_on_once_an_end_that_stood_still_moves_again(
     end: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_pair(transport="ntb") as pair:
+    async with open_pair(OVER_NTB) as pair:
         still = ends(pair)[end]
         with monkeypatch.context() as frozen:
             frozen.setattr(still, "_beat", lambda: None)
@@ -114,7 +116,7 @@ async def test_traffic_goes_on_once_an_end_that_stood_still_moves_again(
 async def test_a_burst_all_of_whose_doorbells_are_lost_is_late_by_less_than_100_ms(
     end: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_pair(transport="ntb") as pair:
+    async with open_pair(OVER_NTB) as pair:
         side = ends(pair)[end]
         await pair.transfer(10_000)
         rung: list[int] = []
@@ -138,7 +140,7 @@ async def test_a_burst_all_of_whose_doorbells_are_lost_is_late_by_less_than_100_
 @pytest.mark.hostile("T03")
 @pytest.mark.parametrize("index", [1000, 0xFFFF])
 async def test_indices_that_can_not_be_break_the_queue_until_it_is_reset(index: int) -> None:
-    async with open_pair(transport="ntb") as pair:
+    async with open_pair(OVER_NTB) as pair:
         back, _ = ends(pair)
         queue = pair.vhost.queues[0]
         # The vhost side writes the used index, through its window.
@@ -162,7 +164,7 @@ async def test_indices_that_can_not_be_break_the_queue_until_it_is_reset(index: 
 @pytest.mark.parametrize("writer", ["vhost", "virtio"])
 async def test_garbage_anywhere_in_the_window_harms_nobody_for_good(seed: int, writer: str) -> None:
     dice = random.Random(seed)
-    async with open_pair(transport="ntb") as pair:
+    async with open_pair(OVER_NTB) as pair:
         back, front = ends(pair)
         for _ in range(60):
             if pair.device.up and back.engaged:
@@ -216,7 +218,7 @@ async def test_a_link_that_takes_time_is_paid_for_by_the_vhost_side() -> None:
 
 
 async def test_a_device_that_stays_down_says_why() -> None:
-    async with open_pair(transport="ntb") as pair:
+    async with open_pair(OVER_NTB) as pair:
         back, _ = ends(pair)
         pair.world.links["link0"].bring_down()
         await trio.sleep(0.01)

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.devices.rpmsg import Endpoint, RpmsgBus
+from drivers.devices.rpmsg import Endpoint, RpmsgBus, RpmsgConfig
 from drivers.devices.rpmsg.directory import MAX_ENDPOINTS
 from drivers.devices.rpmsg.layout import ADDR_ANY, FIRST_DYNAMIC, NS_ADDR, NameMessage
 from drivers.errors import MessageTooLong, NoBuffer, NotBound, RpmsgError, SendTimeout
@@ -102,8 +102,8 @@ async def test_lost_notifications_cost_time_and_no_message() -> None:
     async with open_rpmsg_pair(RpmsgOptions(link=link, queue_size=16)) as pair:
         await ping_pong(*await bound_pair(*pair.buses, SAMPLE), seconds=20)
         await pair.transfer(1 << 16)
-        queues = [*pair.virtio.queues, *pair.vhost.queues]
-        assert sum(queue.signal.rescues for queue in queues)
+        signals = [queue.signal for queue in pair.virtio.queues] + [queue.signal for queue in pair.vhost.queues]
+        assert sum(signal.rescues for signal in signals)
         balance(pair)
 
 
@@ -414,6 +414,52 @@ async def test_send_nowait_does_not_overtake_those_who_wait() -> None:
             for _ in range(taken):
                 await sink.receive()
             assert await sink.receive() == b"waits"
+
+
+async def test_a_sender_whose_turn_comes_when_it_has_nobody_to_send_to_leaves_it_to_the_next() -> None:
+    async with open_rpmsg_pair(RpmsgOptions(queue_size=2)) as pair:
+        first, second = (pair.buses[0].create(name) for name in ("first", "second"))
+        gone, sink = pair.buses[1].create("first"), pair.buses[1].create("second", inbox=1)
+        await first.wait_bound()
+        await second.wait_bound()
+        taken = await fill(second)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.send, HELLO)
+            await settled()
+            nursery.start_soon(second.send, HELLO)
+            await settled()
+            first.unbind()  # as if the other side's endpoint had just gone
+            assert await sink.receive() == struct.pack("<I", 0)
+            await settled()
+            first.bind(gone.addr)
+            with trio.fail_after(1):
+                for _ in range(taken - 1):
+                    await sink.receive()
+                assert await sink.receive() == HELLO
+                assert await gone.receive() == HELLO
+
+
+async def test_a_message_that_waited_is_refused_where_the_next_device_has_smaller_buffers() -> None:
+    async with open_rpmsg_pair() as pair:
+        source = pair.buses[0].create(SAMPLE)
+        refused = trio.Event()
+
+        async def send() -> None:
+            with pytest.raises(MessageTooLong):
+                await source.send(bytes(496))
+            refused.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await settled()
+            pair.ends[1].settings.config = RpmsgConfig(512, 128)  # type: ignore[union-attr]
+            await pair.ep.vhost.rebind(pair.vhost)
+            await until(lambda: pair.virtio.restarts)
+            await pair.world.wait_up()
+            pair.buses[1].create(SAMPLE)
+            with trio.fail_after(1):
+                await refused.wait()
+        assert source.max_payload == 112
 
 
 async def test_an_endpoint_that_nobody_reads_can_be_lossy_and_then_holds_nobody_up() -> None:

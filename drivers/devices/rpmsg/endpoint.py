@@ -39,7 +39,10 @@ class Hub(Protocol):
         """Send; False where no buffer is free."""
 
     async def wait_room(self) -> None:
-        """Return when `put` may succeed; may return early."""
+        """Return when `put` may succeed, and it is the caller's turn; may return early."""
+
+    def make_room(self) -> None:
+        """Wake those whose turn it is, if any."""
 
     def resume(self) -> None:
         """There is room in an inbox that held up what comes in."""
@@ -108,10 +111,6 @@ class Endpoint:
         return self.dst != ADDR_ANY
 
     @property
-    def closed(self) -> bool:
-        return self._closed
-
-    @property
     def max_payload(self) -> int:
         return self._hub.max_payload
 
@@ -159,17 +158,19 @@ class Endpoint:
 
     async def _send(self, message: bytes, dst: int | None, timeout: float) -> None:
         hub = self._hub
+        waited = False
         with trio.move_on_after(timeout):
-            while not self._closed:
-                to = self.dst if dst is None else dst
+            while True:
+                to, _ = self._check(message, dst)  # the device may be another one by now
                 if to == ADDR_ANY:
+                    hub.make_room()  # if it was this one's turn, it is somebody else's now
                     await self._unbound.park()
-                elif hub.put(self.addr, to, message):
+                elif (waited or not hub.waiting) and hub.put(self.addr, to, message):
                     self._sent += 1
                     return
                 else:
                     await hub.wait_room()
-            raise trio.ClosedResourceError
+                    waited = True
         why = "no buffer came back" if self.bound or dst is not None else "the other side showed no endpoint"
         raise SendTimeout(f"{self.name}: {why} within {timeout:g} s")
 

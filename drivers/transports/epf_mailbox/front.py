@@ -13,6 +13,7 @@ from drivers.errors import FeatureMismatch, ProbeError, TransportLost
 from drivers.hw import PciFunction
 from drivers.model import MatchId
 from drivers.pci import NO_VECTOR, FunctionTransport, VirtioPciDriver
+from drivers.pump import RECHECK
 from drivers.transports.epf_mailbox.registers import (
     BAR,
     CONFIG,
@@ -63,6 +64,8 @@ class Mailbox:
     """and that of the one the status is about."""
     doorbell: int
     sequence: int = 0
+    rung: float = 0.0
+    """When its doorbell was rung last."""
     owed: bool = False
     """The last command was given up, and may still be answered."""
 
@@ -141,15 +144,14 @@ class VirtioMailbox(FunctionTransport):
                 if self.extended:
                     self._put(mailbox.ask, mailbox.sequence)
                 self._put(mailbox.command, command)
-                self._ring(mailbox.doorbell)
+                self._ring(mailbox)
                 return await self._answer(mailbox) == Outcome.OKAY
         raise TransportLost(f"{self._function.name}: command {command} was not answered within {TIMEOUT:g} s")
 
     async def _taken(self, mailbox: Mailbox) -> None:
-        """Wait until the command word is free: a NOTIFY that was posted may still be in it."""
+        """Wait until the command word is free: a NOTIFY that was posted may still be in it, its doorbell lost."""
         while self._get(mailbox.command) != Command.NONE:
-            self._check()
-            await trio.sleep(POLL)
+            await self._linger(mailbox)
 
     async def _answer(self, mailbox: Mailbox) -> int:
         while True:
@@ -158,8 +160,14 @@ class VirtioMailbox(FunctionTransport):
                 mailbox.owed = False
                 self._put(mailbox.outcome, Outcome.NONE)
                 return outcome
-            self._check()
-            await trio.sleep(POLL)
+            await self._linger(mailbox)
+
+    async def _linger(self, mailbox: Mailbox) -> None:
+        """Some time until the next look; a word that nobody took by then is rung for again, which is harmless."""
+        self._check()
+        if self._get(mailbox.command) != Command.NONE and trio.current_time() >= mailbox.rung + RECHECK:
+            self._ring(mailbox)
+        await trio.sleep(POLL)
 
     def _is_of(self, mailbox: Mailbox) -> bool:
         return not self.extended or self._get(mailbox.answered) == mailbox.sequence
@@ -168,10 +176,11 @@ class VirtioMailbox(FunctionTransport):
         if not self.online or self._get(Reg.DEVICE_STATUS.value) == NOBODY:
             raise TransportLost(f"{self._function.name}: nobody answers")
 
-    def _ring(self, doorbell: int) -> None:
+    def _ring(self, mailbox: Mailbox) -> None:
+        mailbox.rung = trio.current_time()
         if self._doorbells is not None:
             bar, offset = self._doorbells
-            self._function.bar_write(bar, offset + DOORBELL_SIZE * doorbell, DOORBELL_SIZE, 1)
+            self._function.bar_write(bar, offset + DOORBELL_SIZE * mailbox.doorbell, DOORBELL_SIZE, 1)
 
     def _kick(self, index: int) -> Callable[[], None]:
         """Post NOTIFY: it can't meet another command, as those are asked for while no buffer is made available."""

@@ -1,0 +1,446 @@
+"""Hostile ends of a block device: requests, rings and answers of either side, each with its exact outcome."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from drivers.devices.blk import BlkStatus, DiskError
+from drivers.devices.blk.driver import SLOT, STATUS_AT
+from drivers.devices.blk.layout import HEADER, SEGMENT, SUPPORTED, TABLE, ConfigField, RequestType
+from drivers.model import BindState
+from drivers.testing import AroundOps
+from drivers.transports.pci.registers import CfgType
+from rings.features import RingFeature
+from rings.layout import WRITE
+from rings.memory import Addr
+from rings.status import Status
+from rings.testing import Act, Changing, Desc, Watched
+from vnet.testing.blk import BlkOptions, BlkPair, open_blk_pair
+from vnet.testing.checks import bounded, unharmed, until
+from vnet.testing.hostile import HostileDriver, hostile_device, hostile_driver, tapped
+
+TWO = BlkOptions(queues=2, queue_size=16)
+OK, IOERR, UNSUPP = BlkStatus
+PENDING = 0xAA
+CAPACITY = 8 << 20 >> 9
+END = (1 << 64) - 1
+IN, OUT, FLUSH, GET_ID, DISCARD, ZEROES = RequestType
+
+
+def header(kind: int, sector: int = 0) -> bytes:
+    return HEADER.pack(kind, 0, sector)
+
+
+def segments(*rows: tuple[int, int, int]) -> bytes:
+    return b"".join(SEGMENT.pack(*row) for row in rows)
+
+
+@attrs.frozen
+class Sent:
+    """A request, and where its answer comes to."""
+
+    driver: HostileDriver
+    status: Addr
+    data: Addr
+    size: int
+
+    @property
+    def answer(self) -> int:
+        return self.driver.get(self.status, 1)[0]
+
+    @property
+    def read(self) -> bytes:
+        return self.driver.get(self.data, self.size)
+
+
+def send(
+    driver: HostileDriver, read: Sequence[bytes], write: int = 0, *, head: int = 0, queue: int = 0, status: bool = True
+) -> Sent:
+    """A chain of these readable parts, ``write`` bytes of data, and the status."""
+    descs = [Desc(driver.put(part), len(part)) for part in read]
+    data, answer = driver.put(bytes([PENDING]) * max(1, write)), driver.put(bytes([PENDING]))
+    if write:
+        descs.append(Desc(data, write, WRITE))
+    if status:
+        descs.append(Desc(answer, 1, WRITE))
+    driver.send(*descs, head=head, queue=queue)
+    return Sent(driver, answer, data, write)
+
+
+async def answered(sent: Sent) -> int:
+    with bounded():
+        while sent.answer == PENDING:  # noqa: ASYNC110  the ring is not ours to wait for
+            await trio.sleep(0.001)
+    return sent.answer
+
+
+async def works(driver: HostileDriver, queue: int = 0) -> None:
+    sent = send(driver, [header(IN, 7)], 512, head=8, queue=queue)
+    assert await answered(sent) == OK
+    assert sent.read == bytes(driver.pair.store.data[7 * 512 : 8 * 512])  # type: ignore[attr-defined]
+
+
+def fill(pair: BlkPair) -> bytes:
+    pair.store.data[:] = os.urandom(len(pair.store.data))
+    return bytes(pair.store.data)
+
+
+BAD_REQUESTS = [
+    pytest.param([header(IN, CAPACITY)], 512, IOERR, id="one sector beyond", marks=pytest.mark.hostile("B01")),
+    pytest.param([header(IN, END)], 512, IOERR, id="the last sector there can be", marks=pytest.mark.hostile("B01")),
+    pytest.param([header(IN, 1 << 55)], 512, IOERR, id="wraps in bytes", marks=pytest.mark.hostile("B01")),
+    pytest.param(
+        [header(OUT, CAPACITY - 1), bytes(1024)], 0, IOERR, id="half beyond", marks=pytest.mark.hostile("B01")
+    ),
+    pytest.param([header(OUT, END), bytes(512)], 0, IOERR, id="write that wraps", marks=pytest.mark.hostile("B01")),
+    pytest.param([header(IN)], 100, IOERR, id="no whole sectors", marks=pytest.mark.hostile("B02")),
+    pytest.param([header(OUT), bytes(513)], 0, IOERR, id="one byte too many", marks=pytest.mark.hostile("B02")),
+    pytest.param([header(IN)[:15]], 512, IOERR, id="short header", marks=pytest.mark.hostile("B02")),
+    pytest.param([], 512, IOERR, id="no header", marks=pytest.mark.hostile("B02")),
+    pytest.param([header(17)], 512, UNSUPP, id="no such type", marks=pytest.mark.hostile("B03")),
+    pytest.param([header(0x8000_0000)], 0, UNSUPP, id="barrier", marks=pytest.mark.hostile("B03")),
+    pytest.param([header(ZEROES), segments((END, 2, 0))], 0, IOERR, id="wraps", marks=pytest.mark.hostile("B04")),
+    pytest.param([header(DISCARD), segments((0, END >> 32, 0))], 0, IOERR, id="all", marks=pytest.mark.hostile("B04")),
+    pytest.param([header(DISCARD), segments(*[(0, 1, 0)] * 17)], 0, IOERR, id="many", marks=pytest.mark.hostile("B04")),
+    pytest.param([header(DISCARD), segments((0, 1, 1))], 0, UNSUPP, id="unmap", marks=pytest.mark.hostile("B04")),
+    pytest.param([header(ZEROES), segments((0, 1, 6))], 0, UNSUPP, id="flags", marks=pytest.mark.hostile("B04")),
+    pytest.param([header(ZEROES), bytes(15)], 0, IOERR, id="part of a segment", marks=pytest.mark.hostile("B04")),
+]
+
+
+@pytest.mark.parametrize(("read", "write", "outcome"), BAD_REQUESTS)
+async def test_a_bad_request_is_answered_with_its_error_and_touches_nothing(
+    read: list[bytes], write: int, outcome: BlkStatus
+) -> None:
+    async with open_blk_pair(TWO) as pair, unharmed(pair):
+        media = fill(pair)
+        async with hostile_driver(pair) as driver:
+            await driver.start()
+            sent = send(driver, read, write)
+            assert await answered(sent) == outcome
+            assert pair.store.data == media
+            assert sent.read == bytes([PENDING]) * write
+            assert driver.rings[0].elem(0) == (0, 0)
+            assert sum(pair.blk.figures[0].errors.values()) == 1
+            assert not pair.vhost.status & Status.NEEDS_RESET
+            await works(driver)
+        pair.store.data[:] = bytes(len(pair.store.data))
+
+
+@pytest.mark.hostile("B03")
+@pytest.mark.virtio("BLK-DEV-18", "BLK-DEV-19")
+@pytest.mark.parametrize("read", [[header(OUT), b"w" * 512], [header(DISCARD), segments((0, 1, 0))]])
+async def test_a_read_only_device_changes_nothing_whoever_asks(read: list[bytes]) -> None:
+    async with open_blk_pair(attrs.evolve(TWO, read_only=True)) as pair, unharmed(pair):
+        media = fill(pair)
+        async with hostile_driver(pair) as driver:
+            await driver.start()
+            sent = send(driver, read)
+            assert await answered(sent) == (IOERR if read[0] == header(OUT) else UNSUPP)
+            assert pair.store.data == media
+            await works(driver)
+
+
+@pytest.mark.hostile("B02", "R14")
+@pytest.mark.parametrize("read", [[header(IN)], [header(OUT), bytes(512)], [b""[:0] + b"x"]])
+async def test_without_a_byte_for_the_status_the_queue_is_latched_and_the_other_goes_on(read: list[bytes]) -> None:
+    async with open_blk_pair(TWO) as pair, unharmed(pair):
+        async with hostile_driver(pair) as driver:
+            await driver.start()
+            send(driver, read, status=False)
+            await until(lambda: bool(pair.vhost.status & Status.NEEDS_RESET))
+            assert "no byte for the status" in pair.vhost.failures[-1]
+            assert driver.calls == [0]
+            kept = send(driver, [header(IN)], 512, head=4)
+            await trio.sleep(1)
+            assert kept.answer == PENDING
+            await works(driver, queue=1)
+
+
+@pytest.mark.hostile("B02")
+async def test_what_was_taken_before_the_queue_was_latched_is_still_answered() -> None:
+    async with open_blk_pair(TWO) as pair, unharmed(pair):
+        store = pair.store
+        async with hostile_driver(pair) as driver:
+            await driver.start()
+            store.at_once, store.gate = False, trio.Event()
+            first = send(driver, [header(IN)], 512)
+            await until(lambda: store.inside == 1)
+            send(driver, [header(IN)], status=False, head=4)
+            await until(lambda: bool(pair.vhost.status & Status.NEEDS_RESET))
+            assert first.answer == PENDING
+            store.gate.set()
+            assert await answered(first) == OK
+            assert driver.rings[0].used_idx == 1
+            store.at_once, store.gate = True, None
+
+
+@pytest.mark.hostile("B05")
+async def test_one_buffer_on_two_queues_at_once_gets_both_answers() -> None:
+    async with open_blk_pair(TWO) as pair, unharmed(pair):
+        media = fill(pair)
+        pair.store.at_once = False
+        async with hostile_driver(pair) as driver:
+            await driver.start()
+            head, data, status = driver.put(header(IN, 3)), driver.alloc(512), driver.put(b"\xaa")
+            for queue in range(2):
+                driver.send(Desc(head, 16), Desc(data, 512, WRITE), Desc(status, 1, WRITE), queue=queue)
+            await until(lambda: [ring.used_idx for ring in driver.rings] == [1, 1])
+            assert driver.get(data, 512) == media[3 * 512 : 4 * 512]
+        pair.store.at_once = True
+
+
+@pytest.mark.hostile("B05", "R07")
+async def test_a_head_that_is_made_available_again_while_in_flight_latches_its_queue_only() -> None:
+    async with open_blk_pair(TWO) as pair, unharmed(pair):
+        store = pair.store
+        async with hostile_driver(pair) as driver:
+            await driver.start()
+            store.at_once, store.gate = False, trio.Event()
+            send(driver, [header(IN)], 512)
+            await until(lambda: store.inside == 1)
+            for _ in range(10 * 16):
+                driver.rings[0].offer(0)
+            driver.kick(0)
+            await until(lambda: bool(pair.vhost.status & Status.NEEDS_RESET))
+            assert store.inside == 1
+            store.gate.set()
+            store.at_once = True
+            await works(driver, queue=1)
+        store.gate = None
+
+
+@pytest.mark.hostile("B05")
+async def test_whatever_is_asked_for_at_once_memory_is_that_of_the_workers() -> None:
+    async with open_blk_pair(BlkOptions(queues=2, queue_size=64, workers=2)) as pair, unharmed(pair):
+        store = pair.store
+        async with hostile_driver(pair) as driver:
+            await driver.start()
+            store.at_once, store.gate = False, trio.Event()
+            data, status = driver.alloc(4 << 20), driver.put(b"\xaa")
+            for queue in range(2):
+                for head in range(0, 60, 3):
+                    descs = Desc(driver.put(header(OUT)), 16), Desc(data, 4 << 20), Desc(status, 1, WRITE)
+                    driver.send(*descs, head=head, queue=queue)
+            await trio.testing.wait_all_tasks_blocked()
+            assert store.inside == 2
+            assert store.log.count("write") == 0
+            store.gate.set()
+            await until(lambda: [ring.used_idx for ring in driver.rings] == [20, 20], 2_000_000)
+        store.at_once, store.gate = True, None
+
+
+@pytest.mark.hostile("R16")
+@pytest.mark.parametrize("kind", [IN, OUT, DISCARD])
+async def test_header_and_segments_are_read_once_whatever_they_turn_into(kind: RequestType) -> None:
+    async with open_blk_pair(TWO) as pair, unharmed(pair):
+        fill(pair)
+        plain = pair.vhost.ops
+        pair.vhost.ops = AroundOps(plain, Changing)
+        async with hostile_driver(pair) as driver:
+            await driver.start()
+            reads = {OUT: [bytes(512)], DISCARD: [segments((5, 1, 0))]}.get(kind, [])
+            send(driver, [header(kind, 5), *reads], 512 if kind == IN else 0)
+            with bounded():
+                while not pair.blk.figures[0].taken and not pair.vhost.status & Status.NEEDS_RESET:
+                    await trio.sleep(0.001)
+            figures = pair.blk.figures[0]
+            await trio.testing.wait_all_tasks_blocked()
+            assert figures.taken == figures.done + sum(figures.errors.values())
+            pair.vhost.ops = plain
+
+
+@pytest.mark.virtio("BLK-DEV-53")
+async def test_the_status_is_written_last() -> None:
+    async with open_blk_pair(TWO) as pair, unharmed(pair):
+        plain = pair.vhost.ops
+        found: list[Watched] = []
+
+        def around(memory: object) -> Watched:
+            found.append(Watched(memory))  # type: ignore[arg-type]
+            return found[-1]
+
+        pair.vhost.ops = AroundOps(plain, around)
+        async with hostile_driver(pair) as driver:
+            await driver.start()
+            pair.store.at_once = False
+            sent = send(driver, [header(IN, 1)], 512)
+            seen = []
+            read = pair.store.read
+
+            async def look(into: memoryview, offset: int) -> None:
+                seen.append(sent.answer)
+                await read(into, offset)
+
+            pair.store.read = look  # type: ignore[method-assign]
+            assert await answered(sent) == OK
+            assert seen == [PENDING]
+            assert any(access.act is Act.WRITE for memory in found for access in memory.log)
+            pair.vhost.ops = plain
+            pair.store.at_once = True
+            del pair.store.read
+
+
+# A hostile device
+
+
+def answer(pair: BlkPair, status: int, size: int, queue: int = 0) -> None:
+    """The next request that waits gets this status and length, without anything being done."""
+    with hostile_device_now(pair) as device:
+        ring = device.rings[queue]
+        head = ring.entry(ring.used_idx)
+        desc = ring.read(head)
+        table = bytes(device.memory.view(Addr(desc.addr), desc.size))
+        last = Desc.parse(table[-16:])
+        device.memory.view(Addr(last.addr), 1, True)[0] = status
+        ring.give(head, size)
+        device.call(queue)
+
+
+def hostile_device_now(pair: BlkPair):  # type: ignore[no-untyped-def]  # a plain context around the kit's device
+    from contextlib import contextmanager
+
+    from vnet.testing.hostile import HostileDevice
+
+    @contextmanager
+    def context():  # type: ignore[no-untyped-def]
+        device = HostileDevice(pair)
+        try:
+            yield device
+        finally:
+            device.close()
+
+    return context()
+
+
+@pytest.mark.hostile("D03", "D02")
+@pytest.mark.parametrize(
+    ("status", "size", "cause"),
+    [
+        (0, 512, "used_length"),
+        (0, 0, "used_length"),
+        (0, 514, "used_length"),
+        (0xFF, 513, "no_status"),
+        (3, 513, "no_status"),
+    ],
+)
+async def test_no_byte_is_handed_up_that_the_device_did_not_say_it_wrote(status: int, size: int, cause: str) -> None:
+    async with open_blk_pair(BlkOptions(queue_size=16)) as pair:
+        store = pair.store
+        store.at_once, store.gate = False, trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                into = bytearray(512)
+                with pytest.raises(DiskError, match="IOERR"):
+                    await pair.disk.read_into(0, memoryview(into))
+                assert into == bytes(512)
+
+            nursery.start_soon(read)
+            await until(lambda: store.inside == 1)
+            answer(pair, status, size)
+        assert pair.disk.figures[0].errors == {cause: 1}
+        store.gate.set()
+        store.at_once, store.gate = True, None
+        await pair.reset()
+        await pair.transfer()
+
+
+@pytest.mark.hostile("D01", "D05")
+async def test_a_ring_that_the_device_breaks_is_reset_and_its_requests_are_done() -> None:
+    async with open_blk_pair(BlkOptions(queue_size=16)) as pair:
+        store = pair.store
+        store.data[:512] = b"d" * 512
+        for breaks in ("index", "head"):
+            store.at_once, store.gate = False, trio.Event()
+            found = b""
+
+            async def read() -> None:
+                nonlocal found
+                found = await pair.disk.read(0, 512)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read)
+                await until(lambda: store.inside == 1)
+                async with hostile_device(pair) as device:
+                    if breaks == "index":
+                        device.rings[0].used_idx += 9
+                    else:
+                        device.rings[0].give(99, 513)
+                    device.call(0)
+                    await trio.testing.wait_all_tasks_blocked()
+                store.gate.set()
+            assert found == b"d" * 512
+        store.gate = None
+        assert pair.disk.figures[0].queued == 2
+
+
+@pytest.mark.hostile("D07")
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        (ConfigField.BLK_SIZE, 3, "blocks of 3 bytes"),
+        (ConfigField.BLK_SIZE, 1 << 31, "blocks of 2147483648 bytes"),
+        (ConfigField.SIZE_MAX, 0, "segments of 0 bytes"),
+        (ConfigField.NUM_QUEUES, 0, "no queues"),
+    ],
+)
+async def test_a_configuration_that_can_not_be_is_refused_in_one_sentence(
+    field: ConfigField, value: int, why: str
+) -> None:
+    async with open_blk_pair(TWO) as pair, unharmed(pair), tapped(pair) as tap:
+        config = tap.structures[CfgType.DEVICE]
+        tap.lies[config.bar, config.offset + field.value[0]] = lambda _: value
+        pair.rc.pci.register_device(tap)
+        await until(
+            lambda: pair.device.virtio is not None and pair.rc.virtio.binding(pair.virtio).state is BindState.FAILED
+        )
+        assert why in pair.rc.virtio.binding(pair.virtio).error
+        assert pair.vhost.status == Status.FAILED
+        tap.lies.clear()
+
+
+@pytest.mark.hostile("D07")
+async def test_segments_are_as_small_and_as_few_as_the_device_wants_them() -> None:
+    async with open_blk_pair(TWO) as pair, tapped(pair) as tap:
+        config = tap.structures[CfgType.DEVICE]
+        for field, value in ((ConfigField.SIZE_MAX, 4096), (ConfigField.SEG_MAX, 0)):
+            tap.lies[config.bar, config.offset + field.value[0]] = lambda _, value=value: value  # type: ignore[misc]
+        pair.rc.pci.register_device(tap)
+        await pair.world.wait_up()
+        assert pair.disk.transfer_max == 4096
+        await pair.transfer(64 << 10)
+        tap.lies.clear()
+
+
+@pytest.mark.hostile("D12")
+async def test_nothing_reaches_the_device_but_the_request() -> None:
+    async with open_blk_pair() as pair:
+        plain = pair.vhost.ops
+        found: list[Watched] = []
+
+        def around(memory: object) -> Watched:
+            found.append(Watched(memory))  # type: ignore[arg-type]
+            return found[-1]
+
+        pair.vhost.ops = AroundOps(plain, around)
+        await pair.reset()
+        await pair.disk.write(0, b"x" * 512)
+        reads = [access for memory in found for access in memory.log if access.act is Act.READ]
+        # The indirect table, the header, the data, each as long as it is: no slot, no piece as a whole.
+        assert [access.size for access in reads] == [3 * 16, 16, 512]
+        pair.vhost.ops = plain
+
+
+def test_a_slot_has_room_for_all_its_parts() -> None:
+    assert STATUS_AT < SLOT
+    assert struct.calcsize("<16s16s20s4xB") <= SLOT
+    assert TABLE.known() & SUPPORTED == SUPPORTED
+    assert SUPPORTED >> RingFeature.VERSION_1 & 1
