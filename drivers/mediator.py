@@ -83,13 +83,17 @@ class QueuePair:
 
     def quiet(self) -> None:
         self.source.quiet()
+        self.blamed = self.sink
         self.sink.quiet()
+        self.blamed = self.source
 
     def rearm(self) -> bool:
         return self.source.rearm()
 
     def flush(self) -> None:
+        self.blamed = self.sink
         self.sink.flush()
+        self.blamed = self.source
         self.source.flush()
 
     def broke(self, error: RemoteRingError | MemoryFault) -> None:

@@ -246,6 +246,7 @@ async def test_a_bad_message_from_the_device_is_dropped_and_its_buffer_posted_ag
 async def test_a_message_for_an_endpoint_that_was_removed_meanwhile_is_dropped(side: int) -> None:
     async with open_rpmsg_pair(SMALL) as pair, unharmed(pair):
         ends = await bound_pair(*pair.buses, "a")
+        await trio.testing.wait_all_tasks_blocked()
         source, sink = ends[1 - side], ends[side]
         source.send_nowait(HELLO)  # under way
         sink.close()

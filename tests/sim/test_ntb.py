@@ -680,7 +680,10 @@ async def test_the_death_of_the_vhost_side_is_seen_within_200_ms(monkeypatch: py
             await trio.sleep(0.01)
             assert hosts.device is not None
             assert not any(queue.live for queue in hosts.device.queues)
-            assert hosts.device.failures[-1] == "the device can't be reached"
+            assert list(hosts.device.failures)[-2:] == [
+                "session 1: the other host gives no sign of life",
+                "the device can't be reached",
+            ]
             assert front.dma.used == 0
             with pytest.raises(MemoryFault):  # what is freed is out of its reach
                 hosts.back.memory().view(front.dma.base, 1)
@@ -695,7 +698,7 @@ async def test_a_vhost_side_that_starts_anew_is_noticed_although_it_beats() -> N
     async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
-        hosts.back.end("as if it had been started again")
+        hosts.back.end()
         hosts.back._last_session = 0
         await trio.sleep(0.2)
         await hosts.wait_up()
@@ -814,7 +817,7 @@ async def test_garbage_in_the_scratchpads_and_random_doorbells_break_nothing_for
             end.ring(bell, bell + 1)
             if dice.random() < 0.3:
                 await trio.sleep(dice.random() / 20)
-        hosts.back.end("a new start")  # as after any crash
+        hosts.back.end()  # as after any crash
         await trio.sleep(0.5)
         await hosts.wait_up(5)
 
@@ -986,7 +989,7 @@ async def test_a_translation_that_is_taken_away_stops_the_device_and_a_session_l
         assert not hosts.back.device.queues[0].reachable()
         with pytest.raises(MemoryFault, match="nothing is mapped"):
             memory.view(hosts.front.dma.base, 1)
-        hosts.front.end("on purpose")
+        hosts.front.end()
         await trio.sleep(0.2)
         await hosts.wait_up()
         assert hosts.back.session == 2

@@ -82,6 +82,7 @@ async def test_a_flap_under_load_loses_frames_and_brings_none_back(link: str) ->
             pair.world.links[link].bring_down()
             await trio.sleep(0.001 * (flap % 3))
             pair.world.links[link].bring_up()
+            await trio.sleep(0.1)
             await pair.world.wait_up()
             assert back.session == flap + 2
             for port, found in zip(ports, seen, strict=True):
@@ -223,5 +224,5 @@ async def test_a_device_that_stays_down_says_why() -> None:
         pair.world.links["link0"].bring_down()
         await trio.sleep(0.01)
         assert not pair.device.up
-        assert "the link between the hosts went down" in pair.device.trouble()
+        assert "the device can't be reached" in pair.device.trouble()
         assert back.ntb.spad_read(Spad.READY) == 0

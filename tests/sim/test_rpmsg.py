@@ -107,6 +107,23 @@ async def test_lost_notifications_cost_time_and_no_message() -> None:
         balance(pair)
 
 
+async def test_buffers_that_a_sender_finds_by_itself_are_used_though_nobody_told_of_them() -> None:
+    link = LinkSpec(root=ROOT, endpoint=ENDPOINT, faults=FaultSpec(lost_interrupts=1.0))
+    async with open_rpmsg_pair(RpmsgOptions(link=link, queue_size=4)) as pair:
+        source = pair.buses[0].create(SAMPLE)
+        sink = pair.buses[1].create(SAMPLE, inbox=1)
+        await source.wait_bound()
+        taken = await fill(source)
+        with pytest.raises(SendTimeout):
+            await source.send(HELLO, timeout=0.1)  # from here on the driver waits to be told
+        for _ in range(taken):
+            await sink.receive()
+        await settled()
+        source.send_nowait(HELLO)
+        with trio.fail_after(0.1):
+            assert await sink.receive() == HELLO
+
+
 async def test_an_ntb_carries_it() -> None:
     async with open_world(parse(NTB), "test") as world:
         await world.wait_up()
@@ -431,6 +448,7 @@ async def test_a_sender_whose_turn_comes_when_it_has_nobody_to_send_to_leaves_it
             first.unbind()  # as if the other side's endpoint had just gone
             assert await sink.receive() == struct.pack("<I", 0)
             await settled()
+            assert second.statistics().sent == taken + 1
             first.bind(gone.addr)
             with trio.fail_after(1):
                 for _ in range(taken - 1):

@@ -41,6 +41,10 @@ class HostileMailbox(HostileDriver):
         for at, n in mb.pieces(offset, size):
             self.function.bar_write(mb.BAR, at, n, value >> 8 * (at - offset) & (1 << 8 * n) - 1)
 
+    def places(self) -> tuple[int, int]:
+        bars = {bar.index: bar.address for bar in self.function.bars}
+        return bars[mb.BAR], bars[mb.DOORBELL_BAR]
+
     def ring(self, doorbell: int) -> None:
         self.function.bar_write(mb.DOORBELL_BAR, mb.DOORBELL_SIZE * doorbell, mb.DOORBELL_SIZE, 1)
 
@@ -118,6 +122,9 @@ class HostileMmio(HostileDriver):
 
     def look(self, carrier: Any) -> None:
         self.region = carrier
+
+    def places(self) -> tuple[int, int]:
+        return self.region.address, self.region.address + mm.Register.QUEUE_NOTIFY
 
     def reg(self, register: int) -> int:
         return self.region.read(register, 4)

@@ -100,6 +100,11 @@ class HostileDriver:
         self.function = carrier
         self.structures = read_structures(carrier)
 
+    def places(self) -> tuple[int, int]:
+        """Where registers and notifications are among the host's addresses."""
+        registers = self.function.bars[0].address
+        return registers, registers + self.structures[CfgType.NOTIFY].offset
+
     def read(self, field: Common) -> int:
         at = self.structures[CfgType.COMMON]
         return self.function.bar_read(at.bar, at.offset + field, SIZES[field])

@@ -7,6 +7,7 @@ from typing import Any
 import trio
 
 from drivers.ntb import NtbEpf
+from drivers.ntb_registers import Bar
 from drivers.transports.ntb.end import BEAT
 from drivers.transports.ntb.registers import (
     DB_CONTROL,
@@ -49,6 +50,7 @@ class HostileNtb(HostileDriver):
 
     async def arrive(self) -> None:
         """Be the vhost side's other end; and beat, until `let_go`."""
+        self.memory = self.window = WindowDma(self.pair.rc.memory)  # type: ignore[assignment]
         self.ntb.watch(self)
         self.ntb.link_enable()
         trio.lowlevel.spawn_system_task(self._beat)
@@ -63,7 +65,6 @@ class HostileNtb(HostileDriver):
         if session and ntb.peer_spad_read(Spad.VIRTIO_SESSION) != session:
             self.offer = Offer.parse(ntb.peer_spad_read)
             self.area = RingArea(self.offer.nums, ALIGN)
-            self.memory = self.window = WindowDma(self.pair.rc.memory)  # type: ignore[assignment]
             self.window.open(self.offer.mw_size, self.area.buffer_offset, ALIGN)
             ntb.mw_set_trans(0, self.window.base, self.offer.mw_size)
             for spad, value in Answer(session, self.window.base, ALIGN, self.area.buffer_offset).emit().items():
@@ -79,6 +80,10 @@ class HostileNtb(HostileDriver):
                 beats += 1
                 self.ntb.peer_spad_write(Spad.BEAT, beats)
                 await trio.sleep(BEAT)
+
+    def places(self) -> tuple[int, int]:
+        bars = {bar.index: bar.address for bar in self.pair.function.bars}
+        return bars[Bar.CONFIG], bars[Bar.WINDOWS]
 
     # NtbEvents
 

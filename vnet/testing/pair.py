@@ -36,7 +36,7 @@ from vnet.world import Device, World, open_world
 __all__ = ["FRAME", "MEGABYTE", "Footprint", "Options", "Pair", "open_pair", "over"]
 
 LINK, ROOT, ENDPOINT = "link0", "rc", "ep"
-OTHER, SOC, NTB = "link1", "soc", "ntb0"
+OTHER, SOC, NTB = "link1", "soc", "ntb"
 FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"a frame of a local experiment"
 """Ethernet header and payload that nobody but a test understands (IEEE 802 local experimental ethertype)."""
 MEGABYTE = 1 << 20
@@ -81,7 +81,7 @@ class Options:
             f"net{i}": NetSpec(
                 link=LINK if linked else None,
                 host=ROOT if on == "host" else None,
-                ntb=NTB if on == "ntb" else None,
+                ntb=f"{NTB}{i}" if on == "ntb" else None,
                 transport=transport,
                 function=i if linked else 0,
                 poll=self.poll,
@@ -99,8 +99,13 @@ class Options:
             return Topology(hosts, {LINK: self.link}, devices).check("test")
         # Both hosts are root complexes then, and the function that joins them is on a third.
         hosts = {**hosts, SOC: HostSpec(memory=1)}
-        links = {LINK: attrs.evolve(self.link, endpoint=SOC), OTHER: LinkSpec(root=ENDPOINT, endpoint=SOC)}
-        ntbs = {NTB: NtbSpec(SOC, OTHER, LINK, mw=self.memory * 3 // 4)}
+        # An NTB carries one device, and has two links to itself.
+        links: dict[str, LinkSpec] = {}
+        ntbs = {}
+        for i in range(self.devices):
+            own, other = f"{LINK}-{i}" if i else LINK, f"{OTHER}-{i}" if i else OTHER
+            links[own], links[other] = attrs.evolve(self.link, endpoint=SOC), LinkSpec(root=ENDPOINT, endpoint=SOC)
+            ntbs[f"{NTB}{i}"] = NtbSpec(SOC, other, own, mw=self.memory * 3 // 4 // self.devices)
         return Topology(hosts, links, devices, ntbs).check("test")
 
 

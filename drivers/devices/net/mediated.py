@@ -60,6 +60,7 @@ class NetCopier:
         low, high, out, _ = self._rules.known.get(head) or self._rules.judge(head)
         if not low <= size <= high:
             statistics.drop(self._rules.cause(head, size))
+            self._delivered = 0  # changed since a part of it was delivered
             return True
         skipped = self._delivered
         try:

@@ -17,13 +17,20 @@ Taken = list[tuple[int, list[memoryview]]]
 
 
 def gather(ring: Vringh, wanted: int, taken: Taken, limit: int) -> int:
-    """Take chains until ``taken`` has room for ``wanted`` bytes, ``limit`` chains, or no more are there; the room."""
+    """Take chains until ``taken`` has room for ``wanted`` bytes, ``limit`` chains, or no more are there; the room.
+
+    A chain at the front that is no receive buffer is completed empty: given back it would stand there for ever.
+    """
     room = sum(total(views) for _, views in taken)
     while room < wanted and len(taken) < limit:
         chain = ring.getdesc()
         if chain is None:
             break
-        taken.append((chain[0], [] if chain[1] else chain[2]))
+        head, readable, views = chain
+        if readable and not taken:
+            ring.complete(head, 0)
+            continue
+        taken.append((head, [] if readable else views))
         room += total(taken[-1][1])
     return room
 

@@ -17,11 +17,11 @@ __all__ = ["Unfinished", "finish", "ones_sum"]
 
 HEADER = struct.Struct("<BBHHHHH")
 ETHERTYPE_AT, VLAN = 12, 0x8100
-IPV4_ID, IPV4_LENGTH, IPV4_CSUM = 4, 2, 10
-IPV6_LENGTH, IPV6_HLEN = 4, 40
-TCP_SEQ, TCP_FLAGS, TCP_CSUM = 4, 13, 16
+IPV4_HLEN, IPV4_ID, IPV4_LENGTH, IPV4_CSUM = 20, 4, 2, 10
+IPV6_HLEN, IPV6_LENGTH = 40, 4
+TCP_HLEN, TCP_SEQ, TCP_FLAGS, TCP_CSUM = 20, 4, 13, 16
 TCP_FIN_PSH, TCP_CWR = 0x09, 0x80
-UDP_LENGTH, UDP_CSUM, UDP_HLEN = 4, 6, 8
+UDP_HLEN, UDP_LENGTH, UDP_CSUM = 8, 4, 6
 PLAIN = bytes(HEADER_SIZE)
 KINDS = {GsoType.TCPV4: "tso4", GsoType.TCPV6: "tso6", GsoType.UDP_L4: "uso"}
 HEADERS_MAX = 256
@@ -89,16 +89,20 @@ def _sum_of(parts: Sequence[memoryview]) -> int:
 def _segments(kind: GsoType, mss: int, start: int, frame: Sequence[memoryview], able: Offloads) -> Iterator[Finished]:
     """A GSO frame as the frames it stands for: headers rewritten, payload cut into ``mss`` bytes."""
     top = copy_out(frame, HEADERS_MAX)
-    network = _network_at(top)
-    transport = start
-    v4 = top[network] >> 4 == 4
-    tcp = kind is not GsoType.UDP_L4
-    hlen = (top[transport + 12] >> 4) * 4 if tcp else UDP_HLEN
+    network, transport = _network_at(top), start
+    v4, tcp = top[network] >> 4 == 4, kind is not GsoType.UDP_L4
+    if tcp and v4 is not (kind is GsoType.TCPV4):
+        raise Unfinished("it is of the other IP version")
+    if (transport - network != (top[network] & 0xF) * 4) if v4 else (transport - network < IPV6_HLEN):
+        raise Unfinished("its IP header is cut short, or does not end where the next one starts")
+    hlen = (top[transport + 12] >> 4) * 4 if tcp and transport + 12 < len(top) else UDP_HLEN
     end = transport + hlen
-    if transport <= network or end > len(top) or (tcp and hlen < 20):
+    if end > len(top) or hlen < (TCP_HLEN if tcp else UDP_HLEN) or transport - network < IPV4_HLEN:
         raise Unfinished("its headers are too long, or cut short")
     payload = skip(frame, end)
     left, done, index = total(payload), 0, 0
+    if not left:
+        raise Unfinished("there is nothing behind its headers")
     ip_id = int.from_bytes(top[network + IPV4_ID : network + IPV4_ID + 2], "big")
     seq = int.from_bytes(top[transport + TCP_SEQ : transport + TCP_SEQ + 4], "big")
     while left > 0:

@@ -88,7 +88,7 @@ class NtbVhost(NtbEnd):
 
     def unbind(self) -> None:
         self._bound = False
-        self.end("the device was taken away")
+        self.end()
 
     async def serve(self) -> None:
         """The NTB's bus runs `attach`."""
@@ -160,18 +160,18 @@ class NtbVhost(NtbEnd):
     async def look(self) -> None:
         ready = self._bound and self.device.ready.is_set()
         if not ready or not self.linked():
-            self.end("the device was withdrawn" if not ready else "the link between the hosts went down")
+            self.end()
         if ready and self.ntb.link_is_up:
             try:
                 self._step()
             except Refused as exc:
                 self._refuse(str(exc))
 
-    def end(self, why: str) -> None:
+    def end(self, fault: str = "") -> None:
         if not self.session:
             return
-        if self.engaged:
-            self.device.failures.append(f"session {self.session}: {why}")
+        if fault:
+            self.device.failures.append(f"session {self.session}: {fault}")
         self.session, self.engaged, self._memory, self._resetting = 0, False, None, None
         self.ntb.spad_write(Spad.READY, 0)
         self.device.reset()
@@ -181,7 +181,7 @@ class NtbVhost(NtbEnd):
     def _step(self) -> None:
         """One step towards a session, or one command in it. Raises Refused."""
         if self.session and self.engaged and self.ntb.spad_read(Spad.VIRTIO_SESSION) != self.session:
-            self.end("the other end left it")
+            self.end()
         if not self.session:
             # Only a device that has stopped is shown again: nothing of the last session may go on.
             if not self.device.status:

@@ -56,8 +56,11 @@ class NtbEnd:
         """See what the scratchpads say, and do what follows."""
         raise NotImplementedError
 
-    def end(self, why: str) -> None:
-        """The session is over, at once: nothing of it is touched any more. Harmless where there is none."""
+    def end(self, fault: str = "") -> None:
+        """The session is over, at once: nothing of it is touched any more. Harmless where there is none.
+
+        ``fault`` says what was wrong with the other end; a link that goes, or an end that leaves, is no fault.
+        """
         raise NotImplementedError
 
     async def run(self) -> None:
@@ -78,7 +81,7 @@ class NtbEnd:
 
     def stop(self) -> None:
         self.ntb.watch(None)
-        self.end("unbound")
+        self.end()
         self.ntb.link_disable()
 
     def told(self) -> None:
@@ -93,7 +96,7 @@ class NtbEnd:
 
     def link_event(self) -> None:
         if not self.linked():
-            self.end("the link between the hosts went down")
+            self.end()
         self._woken.set()
 
     def db_event(self) -> None:

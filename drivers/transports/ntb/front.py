@@ -123,12 +123,12 @@ class NtbVirtio(NtbEnd):
 
     async def look(self) -> None:
         if not self.linked():
-            self.end("the link between the hosts went down")
+            self.end()
         if not self.ntb.link_is_up:
             return
         ready = self.session and self.ntb.peer_spad_read(Spad.READY) == self.session
         if self.session and (self.ntb.peer_spad_read(Spad.SESSION) != self.session or (self.online and not ready)):
-            self.end("the vhost side left it, or started anew")
+            self.end()  # the vhost side left it, or started anew
         if not self.session:
             try:
                 self._take_offer()
@@ -142,9 +142,11 @@ class NtbVirtio(NtbEnd):
         elif ready:
             await self._go_online()
 
-    def end(self, why: str) -> None:
+    def end(self, fault: str = "") -> None:
         if not self.session:
             return
+        if fault and self._device is not None:
+            self._device.failures.append(f"session {self.session}: {fault}")
         self._past, self.session, self.online, self.engaged = self.session, 0, False, False
         self.ntb.peer_spad_write(Spad.VIRTIO_SESSION, 0)
         self.ntb.mw_clear_trans(0)
@@ -236,7 +238,7 @@ class NtbVirtio(NtbEnd):
             if self.ntb.peer_spad_read(Spad.STATUS):
                 raise TransportLost(f"{self.ntb.name}: the device says that it was reset, and shows that it was not")
         except TransportLost:
-            self.end("the device did not finish its reset")
+            self.end()
             raise
 
     async def get_features(self) -> int:

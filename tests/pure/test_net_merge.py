@@ -1,0 +1,226 @@
+"""Receive buffers taken, filled and given back over a real ring: what the driver finds, and what is untouched."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ring_rig import Rig
+
+from drivers.devices.net.merge import NUM_BUFFERS_AT, Taken, complete, gather, give_back, put
+from drivers.ports import HEADER_SIZE
+from rings.memory import Addr
+from rings.queue import Segment
+from rings.split.virtqueue import SplitVirtqueue
+from rings.split.vringh import SplitVringh
+
+HEAD = bytes(HEADER_SIZE)
+PATTERN = random.Random(2).randbytes(1 << 16)
+Buffer = list[Segment]
+
+
+class Receive:
+    """A receive queue, and a driver that gave it these buffers: each a size, or the sizes of its pieces."""
+
+    def __init__(self, *buffers: int | tuple[int, ...], num: int = 16) -> None:
+        self.rig = Rig(num, indirect=False)
+        self.driver: SplitVirtqueue[object] = self.rig.driver()
+        self.ring: SplitVringh = self.rig.device()
+        self.post(*buffers)
+
+    def post(self, *buffers: int | tuple[int, ...]) -> None:
+        for sizes in buffers:
+            pieces = [(self.rig.buffer(n), n) for n in (sizes if isinstance(sizes, tuple) else (sizes,))]
+            self.driver.add((), pieces, pieces)
+        self.driver.publish()
+
+    def post_readable(self, writable: int = 0) -> None:
+        """What no driver should put into a receive queue."""
+        segments = [(self.rig.buffer(n), n) for n in (8, writable) if n]
+        self.driver.add(segments[:1], segments[1:], None)
+        self.driver.publish()
+
+    def taken(self) -> int:
+        """Chains that the device has and did not complete."""
+        return self.ring.state().in_flight
+
+    def used(self) -> list[tuple[Buffer | None, int]]:
+        """What the driver gets back."""
+        self.ring.publish()
+        found = []
+        while (done := self.driver.get()) is not None:
+            token, size = done
+            assert token is None or isinstance(token, list)
+            found.append((token, size))
+        return found
+
+    def frame(self) -> bytes:
+        """One frame, put together as section 5.1.9.4 says."""
+        used = self.used()
+        data = b"".join(self.bytes(token, size) for token, size in used)
+        assert int.from_bytes(data[NUM_BUFFERS_AT:HEADER_SIZE], "little") == len(used)
+        return data[:NUM_BUFFERS_AT] + bytes(2) + data[HEADER_SIZE:]
+
+    def bytes(self, token: Buffer | None, size: int) -> bytes:
+        return b"".join(self.rig.bytes(Addr(addr), n) for addr, n in token or [])[:size]
+
+
+def cut(data: bytes, *sizes: int) -> list[memoryview]:
+    whole, parts, at = memoryview(data), [], 0
+    for size in sizes:
+        parts.append(whole[at : at + size])
+        at += size
+    return [*parts, whole[at:]]
+
+
+# gather, give_back, complete
+
+
+def test_as_many_buffers_are_taken_as_it_takes_and_no_more() -> None:
+    queue = Receive(100, 100, 100, 100)
+    taken: Taken = []
+    assert gather(queue.ring, 150, taken, 16) == 200
+    assert (len(taken), queue.taken()) == (2, 2)
+    assert gather(queue.ring, 150, taken, 16) == 200
+    assert gather(queue.ring, 201, taken, 16) == 300, "what is there already counts"
+    assert gather(queue.ring, 1000, taken, 3) == 300, "three are the limit"
+    assert gather(queue.ring, 1000, taken, 16) == 400, "there are no more"
+
+
+def test_what_is_given_back_is_taken_again_in_the_same_order_and_untouched() -> None:
+    queue = Receive(64, (10, 20), 64)
+    first: Taken = []
+    gather(queue.ring, 1000, first, 16)
+    give_back(queue.ring, first)
+    assert queue.taken() == 0
+    again: Taken = []
+    assert gather(queue.ring, 1000, again, 16) == 158
+    assert [head for head, _ in again] == [head for head, _ in first]
+    assert not any(any(view) for _, views in again for view in views)
+    assert queue.used() == []
+
+
+@pytest.mark.virtio("NET-DEV-32")
+def test_only_what_was_filled_is_completed_and_the_driver_sees_all_of_it_at_once() -> None:
+    queue = Receive(64, 64, 64, 64)
+    taken: Taken = []
+    gather(queue.ring, 256, taken, 16)
+    complete(queue.ring, taken, 100)
+    assert queue.driver.get() is None, "nothing before it is published"
+    assert [size for _, size in queue.used()] == [64, 36]
+    assert queue.taken() == 0
+    rest: Taken = []
+    assert gather(queue.ring, 256, rest, 16) == 128
+
+
+@pytest.mark.parametrize("first", [1, 10, 11, 12, 13])
+def test_num_buffers_is_set_wherever_a_buffer_ends(first: int) -> None:
+    queue = Receive(first, 64)
+    taken: Taken = []
+    gather(queue.ring, 40, taken, 16)
+    complete(queue.ring, taken, 40)
+    used = queue.used()
+    data = b"".join(queue.bytes(token, size) for token, size in used)
+    assert data[NUM_BUFFERS_AT:HEADER_SIZE] == b"\2\0"
+    assert len(data) == 40
+
+
+# put
+
+
+@pytest.mark.parametrize("sizes", [(), (1,), (9, 0, 200)], ids=["one", "two", "four"])
+@pytest.mark.parametrize(
+    "buffers", [(2000,), ((12, 1988),), (700, 700, 700), (64,) * 16, ((5, 3), 1, (1, 90), 2000)], ids=str
+)
+def test_a_mergeable_frame_crosses_unchanged(buffers: tuple[int | tuple[int, ...], ...], sizes: tuple[int, ...]) -> None:
+    queue = Receive(*buffers)
+    payload = PATTERN[:1000]
+    assert put(queue.ring, HEAD, cut(payload, *sizes), True) == HEADER_SIZE + 1000
+    assert queue.frame() == HEAD + payload
+    queue.rig.check()
+
+
+def test_a_head_with_rewritten_headers_goes_in_front_of_what_is_still_where_it_was() -> None:
+    queue = Receive(30, 30, 30)
+    assert put(queue.ring, HEAD + b"headers", cut(b"payload" * 4, 3), True) == HEADER_SIZE + 35
+    assert queue.frame() == HEAD + b"headers" + b"payload" * 4
+
+
+def test_without_mergeable_buffers_a_frame_goes_into_the_first_or_nowhere() -> None:
+    queue = Receive((12, 100), 2000)
+    assert put(queue.ring, HEAD, cut(PATTERN[:200]), False) == 0, "it can never fit"
+    assert queue.taken() == 0
+    assert put(queue.ring, HEAD, cut(PATTERN[:100]), False) == 112
+    ((token, size),) = queue.used()
+    assert queue.bytes(token, size) == HEAD[:NUM_BUFFERS_AT] + b"\1\0" + PATTERN[:100]
+
+
+@pytest.mark.parametrize("mergeable", [False, True])
+def test_without_buffers_a_frame_waits(mergeable: bool) -> None:
+    queue = Receive()
+    assert put(queue.ring, HEAD, cut(PATTERN[:100]), mergeable) is None
+    queue.post(200)
+    assert put(queue.ring, HEAD, cut(PATTERN[:100]), mergeable) == 112
+
+
+def test_a_frame_waits_for_more_buffers_with_those_that_are_there_untouched() -> None:
+    queue = Receive(64, 64)
+    assert put(queue.ring, HEAD, cut(PATTERN[:500]), True) is None
+    assert (queue.taken(), queue.used()) == (0, [])
+    queue.post(*[64] * 6)
+    assert put(queue.ring, HEAD, cut(PATTERN[:500]), True) == 512
+    assert queue.frame() == HEAD + PATTERN[:500]
+
+
+def test_a_frame_that_all_buffers_of_the_ring_do_not_hold_can_never_fit() -> None:
+    queue = Receive(64, 64, 64, 64, num=4)
+    assert put(queue.ring, HEAD, cut(PATTERN[:500]), True) == 0
+    assert (queue.taken(), queue.used()) == (0, [])
+    assert put(queue.ring, HEAD, cut(PATTERN[:244]), True) == 256
+
+
+@pytest.mark.parametrize("mergeable", [False, True])
+@pytest.mark.parametrize("writable", [0, 500])
+def test_a_chain_that_is_no_receive_buffer_comes_back_empty_and_holds_nothing_up(mergeable: bool, writable: int) -> None:
+    queue = Receive()
+    queue.post_readable(writable)
+    queue.post_readable(writable)
+    queue.post(200)
+    assert put(queue.ring, HEAD, cut(PATTERN[:100]), mergeable) == 112
+    assert [(token is None, size) for token, size in queue.used()] == [(True, 0), (True, 0), (False, 112)]
+
+
+def test_in_the_middle_of_a_frame_it_counts_as_one_of_its_buffers_with_nothing_in_it() -> None:
+    queue = Receive(64)
+    queue.post_readable(500)
+    queue.post(64)
+    assert put(queue.ring, HEAD, cut(PATTERN[:100]), True) == 112
+    assert [size for _, size in queue.used()] == [64, 0, 48]
+
+
+@given(
+    buffers=st.lists(st.integers(1, 90), max_size=16),
+    sizes=st.lists(st.integers(0, 400), min_size=1, max_size=12),
+    mergeable=st.booleans(),
+)
+def test_nothing_is_lost_or_made_up(buffers: list[int], sizes: list[int], mergeable: bool) -> None:
+    """Frames into any buffers: each crosses whole, waits, or never fits, and then the ring is as it was."""
+    queue = Receive(*buffers)
+    left = len(buffers)
+    for size in sizes:
+        room = sum(buffers[len(buffers) - left :]) if mergeable else (buffers[-left] if left else 0)
+        copied = put(queue.ring, HEAD, cut(PATTERN[:size]), mergeable)
+        assert queue.taken() == 0
+        if copied:
+            assert copied == size + HEADER_SIZE <= room
+            used = queue.used()
+            left -= len(used)
+            data = b"".join(queue.bytes(token, n) for token, n in used)
+            assert data[HEADER_SIZE:] == PATTERN[:size]
+        else:
+            assert room < size + HEADER_SIZE
+            assert copied == (0 if left and (not mergeable or left == 16) else None)
+            assert queue.used() == []
+    queue.rig.check()

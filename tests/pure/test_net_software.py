@@ -1,0 +1,306 @@
+"""Checksums and segments made in software are those that scapy makes: the same frames, byte for byte."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Sequence
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Packet
+
+from drivers.devices.net.header import NEEDS_CSUM, GsoType
+from drivers.devices.net.software import Unfinished, finish, ones_sum
+from drivers.ports import ALL_OFFLOADS, HEADER_SIZE, NO_OFFLOADS, Offloads
+
+CSUM_ONLY = Offloads(csum=True)
+PLAIN = bytes(HEADER_SIZE)
+ETHER = Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01")
+PATTERN = random.Random(1).randbytes(70_000)
+SEQ = 2**32 - 3000
+"""So that it wraps within a frame."""
+IP_ID = 0xFFFE
+FIN, PSH, ACK, CWR = "F", "P", "A", "C"
+
+
+@attrs.frozen
+class Case:
+    """One large frame: what is in front of its payload, and how it is to be cut."""
+
+    tcp: bool = True
+    v6: bool = False
+    tags: int = 0
+    ip_options: bytes = b""
+    tcp_options: bool = False
+    flags: str = ACK
+    size: int = 5001
+    mss: int = 1400
+
+    @property
+    def name(self) -> str:
+        return "-".join(
+            str(value) for field, value in attrs.asdict(self).items() if value != attrs.fields_dict(Case)[field].default
+        )
+
+    @property
+    def kind(self) -> GsoType:
+        return (GsoType.TCPV6 if self.v6 else GsoType.TCPV4) if self.tcp else GsoType.UDP_L4
+
+    @property
+    def start(self) -> int:
+        """Where the transport header starts."""
+        return 14 + 4 * self.tags + (40 if self.v6 else 20 + len(self.ip_options))
+
+    @property
+    def field(self) -> int:
+        """Where in it the checksum is."""
+        return 16 if self.tcp else 6
+
+    @property
+    def end(self) -> int:
+        return self.start + (20 + (12 if self.tcp_options else 0) if self.tcp else 8)
+
+    def packet(self, at: int = 0, size: int | None = None, index: int = 0, flags: str | None = None) -> Packet:
+        """Bytes of payload from ``at`` on, in the frame that a sender without any offload makes of them."""
+        size = self.size if size is None else size
+        packet = ETHER
+        for _ in range(self.tags):
+            packet = packet / Dot1Q(vlan=5)
+        if self.v6:
+            packet = packet / IPv6(src="2001:2::1", dst="2001:2::2")
+        else:
+            ip = IP(src="198.18.0.1", dst="198.18.0.2", id=IP_ID + index & 0xFFFF, options=self.ip_options)
+            packet = packet / ip
+        if self.tcp:
+            options = [("NOP", None), ("NOP", None), ("Timestamp", (7, 8))] if self.tcp_options else []
+            seq = SEQ + at & 0xFFFF_FFFF
+            layer: Packet = TCP(sport=1, dport=2, seq=seq, flags=self.flags if flags is None else flags, options=options)
+        else:
+            layer = UDP(sport=1, dport=2)
+        return packet / layer / PATTERN[at : at + size]
+
+    def segments(self) -> list[bytes]:
+        """What scapy makes of it, cut by hand."""
+        cuts = range(0, self.size, self.mss)
+        made = []
+        for index, at in enumerate(cuts):
+            flags = "".join(
+                flag
+                for flag in self.flags
+                if not (flag in (FIN, PSH) and index < len(cuts) - 1) and not (flag == CWR and index)
+            )
+            made.append(bytes(self.packet(at, min(self.mss, self.size - at), index, flags)))
+        return made
+
+    def frame(self) -> bytes:
+        """The large frame as a sender with offloads leaves it: no checksums, lengths that nobody looks at."""
+        return unsummed(bytes(self.packet()), self.start + self.field)
+
+    def header(self, gso: bool = True) -> bytes:
+        large = (self.kind, self.end, self.mss) if gso else (0, 0, 0)
+        return struct.pack("<BBHHHHH", NEEDS_CSUM, *large, self.start, self.field, 0)
+
+
+def unsummed(frame: bytes, at: int, value: int = 0) -> bytes:
+    return frame[:at] + value.to_bytes(2, "big") + frame[at + 2 :]
+
+
+def views(frame: bytes, *sizes: int) -> list[memoryview]:
+    """Pieces of these sizes, then the rest."""
+    whole, pieces, at = memoryview(frame), [], 0
+    for size in sizes:
+        pieces.append(whole[at : at + size])
+        at += size
+    return [*pieces, whole[at:]]
+
+
+def finished(header: bytes, frame: Sequence[memoryview], able: Offloads) -> list[tuple[bytes, bytes]]:
+    return [
+        (head[:HEADER_SIZE], head[HEADER_SIZE:] + b"".join(payload)) for head, payload in finish(header, frame, able)
+    ]
+
+
+def pseudo(frame: bytes, case: Case) -> bytes:
+    """``frame`` with the pseudo header's sum where its checksum was, by a plain loop."""
+    addresses = frame[case.start - 8 - len(case.ip_options) : case.start - len(case.ip_options)]
+    if case.v6:
+        addresses = frame[case.start - 32 : case.start]
+    data = addresses + struct.pack(">HH", 6 if case.tcp else 17, len(frame) - case.start)
+    return unsummed(frame, case.start + case.field, loop_sum(data))
+
+
+def loop_sum(data: bytes) -> int:
+    """RFC 1071, word by word."""
+    value = 0
+    for at in range(0, len(data), 2):
+        value += int.from_bytes(data[at : at + 2].ljust(2, b"\0"), "big")
+        value = (value & 0xFFFF) + (value >> 16)
+    return value
+
+
+CASES = [
+    *(Case(tcp=tcp, v6=v6, tags=tags) for tcp in (True, False) for v6 in (False, True) for tags in (0, 1, 2)),
+    *(Case(tcp=tcp, size=size, mss=mss) for tcp in (True, False) for size, mss in ((1, 1), (1400, 1400), (1401, 1400))),
+    *(Case(v6=v6, size=4097, mss=513) for v6 in (False, True)),
+    Case(size=65_000, mss=1448, tcp_options=True),
+    Case(ip_options=bytes.fromhex("94040000")),
+    Case(tcp=False, ip_options=bytes.fromhex("9404000001010100")),
+    Case(tcp_options=True, v6=True, tags=1),
+    *(Case(flags=flags, v6=v6) for flags in ("FPA", "CA", "FPCEA", "PA") for v6 in (False, True)),
+    Case(flags="FPCA", size=100),
+]
+EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name or "plain")
+PIECES = pytest.mark.parametrize("sizes", [(), (3, 97), (14, 20, 0, 1, 1001)], ids=["one", "odd", "many"])
+
+
+@EVERY
+@PIECES
+def test_segments_are_those_of_a_sender_without_offloads(case: Case, sizes: tuple[int, ...]) -> None:
+    done = finished(case.header(), views(case.frame(), *sizes), NO_OFFLOADS)
+    assert done == [(PLAIN, frame) for frame in case.segments()]
+
+
+@EVERY
+def test_a_receiver_that_can_do_checksums_gets_segments_with_the_pseudo_headers_sum(case: Case) -> None:
+    header = struct.pack("<BBHHHHH", NEEDS_CSUM, 0, 0, 0, case.start, case.field, 0)
+    done = finished(case.header(), views(case.frame(), 33), CSUM_ONLY)
+    assert done == [(header, pseudo(frame, case)) for frame in case.segments()]
+
+
+@EVERY
+@PIECES
+def test_a_checksum_is_the_one_that_scapy_fills_in(case: Case, sizes: tuple[int, ...]) -> None:
+    whole = bytes(case.packet())
+    assert finished(case.header(gso=False), views(pseudo(whole, case), *sizes), NO_OFFLOADS) == [(PLAIN, whole)]
+
+
+@EVERY
+def test_what_the_receiver_can_do_itself_is_left_alone_and_not_copied(case: Case) -> None:
+    pieces = views(case.frame(), 70)
+    ((head, payload),) = finish(case.header(), pieces, ALL_OFFLOADS)
+    assert head == case.header()
+    assert all(a is b for a, b in zip(payload, pieces, strict=True))
+    ((head, payload),) = finish(case.header(gso=False), pieces, CSUM_ONLY)
+    assert head == case.header(gso=False)
+    ((head, _),) = finish(PLAIN, pieces, NO_OFFLOADS)
+    assert head == PLAIN
+
+
+def test_the_payload_of_segments_is_still_where_it_was() -> None:
+    case = Case()
+    frame = memoryview(case.frame())
+    for _, payload in finish(case.header(), [frame], NO_OFFLOADS):
+        assert all(part.obj is frame.obj for part in payload)
+
+
+@pytest.mark.parametrize("able", [CSUM_ONLY, Offloads(csum=True, tso6=True, uso=True), Offloads(tso4=True)])
+def test_only_the_kind_that_it_is_of_and_checksums_spare_a_frame_from_being_cut(able: Offloads) -> None:
+    assert len(list(finish(Case().header(), [memoryview(Case().frame())], able))) == 4
+
+
+@pytest.mark.parametrize("v6", [False, True])
+@pytest.mark.parametrize("gso", [False, True])
+def test_a_udp_checksum_of_zero_is_sent_as_all_ones(v6: bool, gso: bool) -> None:
+    """RFC 768: zero would say that there is none."""
+    case = Case(tcp=False, v6=v6, size=2, mss=2)
+    frame = bytearray(bytes(case.packet()))
+    # The payload that makes the sum come out at 0xffff.
+    at = case.start + case.field
+    (was,) = struct.unpack_from(">H", frame, at)
+    value = int.from_bytes(frame[-2:], "big") + was
+    frame[-2:] = ((value & 0xFFFF) + (value >> 16)).to_bytes(2, "big")
+    ((_, done),) = finished(case.header(gso), [memoryview(pseudo(bytes(frame), case))], NO_OFFLOADS)
+    assert done[at : at + 2] == b"\xff\xff"
+
+
+def changed(case: Case, at: int, value: int) -> bytes:
+    frame = bytearray(case.frame())
+    frame[at] = value
+    return bytes(frame)
+
+
+UNFINISHED: dict[str, tuple[bytes, bytes]] = {
+    "no IP": (Case().header(), changed(Case(), 14, 0x15)),
+    "no frame behind its Ethernet header": (Case().header(), Case().frame()[:14]),
+    "nothing but VLAN tags": (Case().header(), Case().frame()[:12] + b"\x81\0\0\5" * 80),
+    "IPv6 said to be IPv4": (Case().header(), Case(v6=True).frame()),
+    "IPv4 said to be IPv6": (Case(v6=True).header(), Case().frame()),
+    "the transport header within the Ethernet header": (struct.pack("<BBHHHHH", 1, 1, 54, 9, 4, 16, 0), Case().frame()),
+    "the transport header within the IP header": (struct.pack("<BBHHHHH", 1, 1, 54, 9, 24, 16, 0), Case().frame()),
+    "UDP within the IP header": (struct.pack("<BBHHHHH", 1, 5, 42, 9, 15, 6, 0), Case(tcp=False).frame()),
+    "UDP within the IPv6 header": (struct.pack("<BBHHHHH", 1, 5, 42, 9, 34, 6, 0), Case(tcp=False, v6=True).frame()),
+    "behind the IP header": (struct.pack("<BBHHHHH", 1, 1, 54, 9, 36, 16, 0), Case().frame()),
+    "an IP header of 16 bytes": (struct.pack("<BBHHHHH", 1, 1, 54, 9, 30, 16, 0), changed(Case(), 14, 0x44)),
+    "a TCP header of 16 bytes": (Case().header(), changed(Case(), 14 + 20 + 12, 0x40)),
+    "a TCP header beyond the end": (Case().header(), Case(size=3).frame()[:-3][:50]),
+    "a TCP header of 60 bytes in 20": (Case(size=3).header(), changed(Case(size=3), 14 + 20 + 12, 0xF0)),
+    "its end before the TCP header's length": (struct.pack("<BBHHHHH", 1, 1, 0, 9, 34, 0, 0), Case().frame()[:36]),
+    "a transport header far behind": (struct.pack("<BBHHHHH", 1, 4, 54, 9, 4000, 16, 0), Case(v6=True).frame()),
+    "UDP far behind": (struct.pack("<BBHHHHH", 1, 5, 54, 9, 250, 6, 0), Case(tcp=False, v6=True).frame()),
+    "no payload": (Case().header(), Case().frame()[:54]),
+    "a checksum far behind": (struct.pack("<BBHHHHH", 1, 0, 0, 0, 250, 16, 0), Case().frame()),
+}
+
+
+@pytest.mark.parametrize("why", UNFINISHED)
+def test_a_frame_that_is_not_what_its_header_says_is_unfinished(why: str) -> None:
+    header, frame = UNFINISHED[why]
+    with pytest.raises(Unfinished):
+        list(finish(header, [memoryview(frame)], NO_OFFLOADS))
+
+
+@given(
+    header=st.tuples(
+        st.sampled_from([0, NEEDS_CSUM]),
+        st.sampled_from(list(GsoType)),
+        st.integers(0, 100),
+        st.integers(1, 2000),
+        st.integers(0, 100) | st.integers(0, 0xFFFF),
+        st.integers(0, 20) | st.integers(0, 0xFFFF),
+        st.just(0),
+    ),
+    prefix=st.sampled_from([Case().frame(), Case(v6=True, tags=1).frame(), Case(tcp=False).frame(), b""]),
+    size=st.integers(0, 200),
+    noise=st.binary(max_size=80),
+)
+def test_whatever_the_header_and_the_frame_say_it_is_finished_or_unfinished(
+    header: tuple[int, ...], prefix: bytes, size: int, noise: bytes
+) -> None:
+    frame = prefix[:size] + noise
+    try:
+        made = finished(struct.pack("<BBHHHHH", *header), [memoryview(frame)], NO_OFFLOADS)
+    except Unfinished:
+        return
+    assert made
+    assert all(len(out) <= max(len(frame), 60) for _, out in made)
+
+
+# The sum itself
+
+
+@given(st.binary(max_size=300))
+def test_the_sum_is_that_of_a_plain_loop(data: bytes) -> None:
+    assert ones_sum(data) == loop_sum(data)
+    assert ones_sum(memoryview(data)) == ones_sum(bytearray(data)) == loop_sum(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 1447, 65_535])
+@pytest.mark.parametrize("octet", [0, 1, 0xFF])
+def test_the_sum_of_nothing_but_zeroes_alone_is_zero(size: int, octet: int) -> None:
+    data = bytes([octet]) * size
+    assert ones_sum(data) == loop_sum(data)
+    assert (ones_sum(data) == 0) is (not any(data))
+
+
+@given(st.lists(st.binary(max_size=33), max_size=6))
+def test_a_checksum_is_the_same_however_a_frame_is_cut(parts: list[bytes]) -> None:
+    frame = Case(size=10).frame() + b"".join(parts)
+    header = Case().header(gso=False)
+    cut = [memoryview(Case(size=10).frame()), *map(memoryview, parts)]
+    assert finished(header, cut, NO_OFFLOADS) == finished(header, [memoryview(frame)], NO_OFFLOADS)
