@@ -31,5 +31,6 @@ def test_every_example_runs_as_it_is(path: Path, require_tool: RequireTool) -> N
 @pytest.mark.parametrize("path", TOPOLOGIES, ids=lambda path: path.name)
 def test_every_topology_comes_up_and_leaves_nothing_behind(path: Path, require_tool: RequireTool) -> None:
     require_tool("ping", "ip")
-    done = run("vnet", "up", str(path.relative_to(ROOT)), "--name", f"ex-{path.stem.replace('_', '-')}", "--exec", "true")
+    vnet = str(Path(sys.executable).with_name("vnet"))
+    done = run(vnet, "up", str(path.relative_to(ROOT)), "--name", f"ex-{path.stem.replace('_', '-')}", "--exec", "true")
     assert (done.returncode, done.stderr) == (0, "")
