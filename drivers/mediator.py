@@ -114,6 +114,7 @@ class MediatedFlow:
         if source is None or sink is None:
             return 0, Need.QUEUE
         moved = size = 0
+        before = statistics.buffers
         while moved < BUDGET and size < BUDGET_BYTES:
             chain = source.getdesc()
             if chain is None:
@@ -127,7 +128,8 @@ class MediatedFlow:
                 pair.blamed = pair.source
                 if not crossed:
                     source.abandon(index)
-                    return moved, Need.SINK
+                    # What a part of it went into has to be shown: the driver makes new buffers of those.
+                    return moved or int(statistics.buffers > before), Need.SINK
                 size += total(segs)
             source.complete(index, 0)
             moved += 1
@@ -135,11 +137,13 @@ class MediatedFlow:
 
     async def wait(self, need: Need) -> None:
         """Wait for buffers to receive into."""
-        sink = self.queue.sink
+        pair = self.queue
+        pair.blamed = sink = pair.sink
         if sink.rearm():
             await trio.lowlevel.checkpoint()
         else:
             await wait_told(sink)
+        pair.blamed = pair.source
 
     def gone(self, error: Exception) -> None:
         """There is no port here."""

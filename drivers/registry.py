@@ -68,7 +68,7 @@ class Transport:
     """Keys of a topology's device that are for this transport alone, and arguments of ``back``."""
 
 
-TRANSPORTS: Mapping[str, Transport] = {
+TRANSPORTS: dict[str, Transport] = {
     "pci": Transport("link", pci.VIRTIO_PCI, pci.VirtioEpf, pci.register_name),
     "epf_mailbox": Transport(
         "link", epf_mailbox.EPF_MAILBOX, epf_mailbox.MailboxEpf, epf_mailbox.register_name, ("poll",)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from drivers.hw import DmaMemory, Handler, RegisterBlock
+from drivers.model import MatchId
 from rings.memory import Memory
 from vnet.link.base import all_ones
 from vnet.memory import HostMemory
 
 __all__ = ["Platform", "Region"]
 
-ACPI_VENDOR, ACPI_DEVICE = int.from_bytes(b"LNRO", "big"), 0x0005
-"""LNRO0005: what firmware calls a virtio-mmio device."""
+LNRO0005 = MatchId(0x0005, int.from_bytes(b"LNRO", "big"))
+"""What firmware calls a virtio-mmio device."""
 
 
 class Region:
@@ -21,11 +22,10 @@ class Region:
     Both are on this host, so they may be one object; neither is shown more than its half.
     """
 
-    vendor_id = ACPI_VENDOR
-    device_id = ACPI_DEVICE
-
-    def __init__(self, platform: Platform, address: int, size: int, irq: int) -> None:
+    def __init__(self, platform: Platform, address: int, size: int, irq: int, called: MatchId) -> None:
         self.name = f"{address:x}.virtio_mmio"
+        self.vendor_id = called.vendor
+        self.device_id = called.device
         self.address = address
         self.size = size
         self.irq = irq
@@ -118,13 +118,13 @@ class Platform:
     def regions(self) -> tuple[Region, ...]:
         return tuple(self._regions)
 
-    def add(self) -> Region:
-        """The next region, empty. Raises MemoryError where RAM begins."""
+    def add(self, called: MatchId = LNRO0005) -> Region:
+        """The next region, empty, ``called`` so by firmware. Raises MemoryError where RAM begins."""
         at = len(self._regions)
         address = self.BASE + at * self.SIZE
         if address + self.SIZE > self.memory.base:
             raise MemoryError(f"no room for another region below {self.memory.base:#x}")
-        region = Region(self, address, self.SIZE, self.FIRST_IRQ + at)
+        region = Region(self, address, self.SIZE, self.FIRST_IRQ + at, called)
         self._regions.append(region)
         return region
 

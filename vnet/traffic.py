@@ -30,7 +30,15 @@ __all__ = [
     "run",
 ]
 
-PACKAGES = {"ping": "iputils-ping", "iperf3": "iperf3", "curl": "curl", "ip": "iproute2", "nsenter": "util-linux"}
+PACKAGES = {
+    "ping": "iputils-ping",
+    "iperf3": "iperf3",
+    "curl": "curl",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "nbdcopy": "libnbd-bin",
+    "nbdinfo": "libnbd-bin",
+}
 PATIENCE = 10.0
 """Seconds that a program may take beyond what it was asked to do."""
 IPERF3_PORT = 5201

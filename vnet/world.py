@@ -13,6 +13,7 @@ import trio
 
 from drivers.errors import ProbeError
 from drivers.model import BindState
+from drivers.platform import VirtioPlatformDriver
 from drivers.registry import DEVICES, TRANSPORTS
 from drivers.vhost import VhostBack, VhostDevice
 from drivers.virtio import VirtioDevice
@@ -155,7 +156,9 @@ def _on_link(world: World, name: str, spec: DeviceSpec) -> Place:
 def _on_host(world: World, name: str, spec: DeviceSpec) -> Place:
     assert spec.host is not None
     host = world.hosts[spec.host]
-    region = host.platform.add()
+    front = TRANSPORTS[spec.transport].front
+    assert isinstance(front, VirtioPlatformDriver)
+    region = host.platform.add(front.id_table[0])  # what is there is what that transport's driver looks for
     return Place(host, host, region.name, _back(name, spec, region))
 
 

@@ -115,7 +115,7 @@ def test_only_what_was_filled_is_completed_and_the_driver_sees_all_of_it_at_once
     assert gather(queue.ring, 256, rest, 16) == 128
 
 
-@pytest.mark.virtio("NET-DEV-28")
+@pytest.mark.virtio("NET-DEV-29")
 @pytest.mark.parametrize("first", [1, 10, 11, 12, 13])
 def test_num_buffers_is_set_wherever_a_buffer_ends(first: int) -> None:
     queue = Receive(first, 64)
@@ -131,11 +131,14 @@ def test_num_buffers_is_set_wherever_a_buffer_ends(first: int) -> None:
 # put
 
 
+@pytest.mark.virtio("NET-DEV-29", "NET-DEV-30")
 @pytest.mark.parametrize("sizes", [(), (1,), (9, 0, 200)], ids=["one", "two", "four"])
 @pytest.mark.parametrize(
     "buffers", [(2000,), ((12, 1988),), (700, 700, 700), (64,) * 16, ((5, 3), 1, (1, 90), 2000)], ids=str
 )
-def test_a_mergeable_frame_crosses_unchanged(buffers: tuple[int | tuple[int, ...], ...], sizes: tuple[int, ...]) -> None:
+def test_a_mergeable_frame_crosses_unchanged(
+    buffers: tuple[int | tuple[int, ...], ...], sizes: tuple[int, ...]
+) -> None:
     queue = Receive(*buffers)
     payload = PATTERN[:1000]
     assert put(queue.ring, HEAD, cut(payload, *sizes), True) == HEADER_SIZE + 1000
@@ -149,6 +152,7 @@ def test_a_head_with_rewritten_headers_goes_in_front_of_what_is_still_where_it_w
     assert queue.frame() == HEAD + b"headers" + b"payload" * 4
 
 
+@pytest.mark.virtio("NET-DEV-28")
 def test_without_mergeable_buffers_a_frame_goes_into_the_first_or_nowhere() -> None:
     queue = Receive((12, 100), 2000)
     assert put(queue.ring, HEAD, cut(PATTERN[:200]), False) == 0, "it can never fit"
@@ -184,7 +188,9 @@ def test_a_frame_that_all_buffers_of_the_ring_do_not_hold_can_never_fit() -> Non
 
 @pytest.mark.parametrize("mergeable", [False, True])
 @pytest.mark.parametrize("writable", [0, 500])
-def test_a_chain_that_is_no_receive_buffer_comes_back_empty_and_holds_nothing_up(mergeable: bool, writable: int) -> None:
+def test_a_chain_that_is_no_receive_buffer_comes_back_empty_and_holds_nothing_up(
+    mergeable: bool, writable: int
+) -> None:
     queue = Receive()
     queue.post_readable(writable)
     queue.post_readable(writable)

@@ -80,7 +80,9 @@ class Case:
         if self.tcp:
             options = [("NOP", None), ("NOP", None), ("Timestamp", (7, 8))] if self.tcp_options else []
             seq = SEQ + at & 0xFFFF_FFFF
-            layer: Packet = TCP(sport=1, dport=2, seq=seq, flags=self.flags if flags is None else flags, options=options)
+            layer: Packet = TCP(
+                sport=1, dport=2, seq=seq, flags=self.flags if flags is None else flags, options=options
+            )
         else:
             layer = UDP(sport=1, dport=2)
         return packet / layer / PATTERN[at : at + size]
@@ -302,5 +304,5 @@ def test_the_sum_of_nothing_but_zeroes_alone_is_zero(size: int, octet: int) -> N
 def test_a_checksum_is_the_same_however_a_frame_is_cut(parts: list[bytes]) -> None:
     frame = Case(size=10).frame() + b"".join(parts)
     header = Case().header(gso=False)
-    cut = [memoryview(Case(size=10).frame()), *map(memoryview, parts)]
+    cut = [memoryview(Case(size=10).frame()), *[memoryview(part) for part in parts]]
     assert finished(header, cut, NO_OFFLOADS) == finished(header, [memoryview(frame)], NO_OFFLOADS)

@@ -79,7 +79,7 @@ class Client:
     async def ask(
         self, kind: int, cookie: int = 0, offset: int = 0, size: int = 0, flags: int = 0, data: bytes = b""
     ) -> None:
-        if kind == READ:
+        if kind == READ and not self.structured:
             self.sizes[cookie] = size
         await self.stream.send_all(struct.pack(">IHHQQI", 0x25609513, flags, kind, cookie, offset, size) + data)
 
@@ -88,7 +88,8 @@ class Client:
         (magic,) = struct.unpack(">I", await self.exactly(4))
         if magic == 0x67446698:
             error, cookie = struct.unpack(">IQ", await self.exactly(12))
-            return Chunk(cookie, error, 0, b"" if error else await self.exactly(self.sizes.pop(cookie, 0)))
+            size = self.sizes.pop(cookie, 0)
+            return Chunk(cookie, error, 0, b"" if error else await self.exactly(size))
         assert magic == 0x668E33EF
         assert self.structured
         flags, kind, cookie, size = struct.unpack(">HHQI", await self.exactly(16))
@@ -311,7 +312,7 @@ async def test_a_client_that_reads_no_replies_is_not_listened_to_for_ever_and_ot
         await deaf.stream.aclose()
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", bytes(100), b"\xff" * 65536])
+@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\nHost: disk0\r\n\r\n", bytes(100), b"\xff" * 65536])
 async def test_what_is_no_nbd_is_hung_up_on(garbage: bytes) -> None:
     async with serving() as (_pair, server):
         async with connected(server, begin=False) as client:

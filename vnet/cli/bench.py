@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
+from vnet.bench.disk import TOOLS, run_disk_benchmark
 from vnet.bench.measure import WORKLOADS, run_benchmark
 from vnet.bench.setups import CONTESTANTS
-from vnet.cli.bench_tables import tables
+from vnet.cli.bench_tables import disk_table, tables
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.signals import run_until_signal
 from vnet.ports.interface import check_tun
@@ -59,14 +61,30 @@ def _listed(known: Sequence[str]) -> Callable[[click.Context, click.Parameter, s
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures to this file, too."
 )
+@click.option("--disk", is_flag=True, help="Measure a disk over NBD beside `nbdkit file` instead.")
+@click.option(
+    "--size", type=click.IntRange(8, 65536), default=512, show_default=True, help="MiB of that disk, written and read."
+)
 @errors_in_one_line
 def command(
-    rounds: int, seconds: int, only: tuple[str, ...], contestants: tuple[str, ...], json_file: Path | None
+    rounds: int,
+    seconds: int,
+    only: tuple[str, ...],
+    contestants: tuple[str, ...],
+    json_file: Path | None,
+    disk: bool,
+    size: int,
 ) -> None:
     """Measure this stack beside a bare TUN-to-TUN forwarder and a veth pair, interleaved, and show medians.
 
     Exit status 1 if a run failed.
     """
+    if disk:
+        need_tools(*TOOLS)
+        measured = run_until_signal(
+            partial(run_disk_benchmark, rounds=rounds, seconds=seconds, size=size << 20, progress=click.echo)
+        )
+        _finish(disk_table(measured), measured.as_dict(), measured.failures, json_file)
     need_tools("ping", "iperf3", "nsenter")
     check_tun()
     workloads = [workload for workload in WORKLOADS if workload.kind in only]
@@ -76,9 +94,13 @@ def command(
     results = run_until_signal(
         partial(run_benchmark, contestants, workloads, rounds=rounds, seconds=seconds, progress=click.echo)
     )
-    click.echo("\n" + tables(results))
+    _finish(tables(results), results.as_dict(), results.failures, json_file)
+
+
+def _finish(shown: str, figures: dict[str, Any], failures: Sequence[str], json_file: Path | None) -> NoReturn:
+    click.echo("\n" + shown)
     if json_file is not None:
-        json_file.write_text(json.dumps(results.as_dict(), indent=2) + "\n", encoding="utf-8")
-    for failure in results.failures:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    for failure in failures:
         click.echo(f"vnet: failed: {failure}", err=True)
-    click.get_current_context().exit(1 if results.failures else 0)
+    click.get_current_context().exit(1 if failures else 0)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from drivers.pump import BATCH_BUCKETS
+from vnet.bench import disk
 from vnet.bench.figures import Result, Results, from_samples
 from vnet.bench.measure import WORKLOADS
 from vnet.bench.setups import BARE
 from vnet.cli.table import render
 
-__all__ = ["tables"]
+__all__ = ["disk_table", "tables"]
 
 TITLES = {"tun": "vnet TUN", "tap": "vnet TAP", BARE: "bare", "veth": "veth"}
 MIB = 1 << 20
@@ -143,3 +144,26 @@ def bucket_names() -> list[str]:
     """The sizes of the batches each number counts."""
     first = [1 << at for at in range(BATCH_BUCKETS)]
     return ["1", *(f"{low}-{2 * low - 1}" for low in first[1:-1]), f"{first[-1]}-"]
+
+
+def disk_table(results: disk.DiskResults) -> str:
+    """The disk behind this stack beside nbdkit's."""
+    machine = results.machine
+    heading = (
+        f"{machine.cores} cores ({machine.cpu}), {machine.kernel}, {machine.python}\n"
+        f"a disk of {results.size // MIB} MiB over NBD, interleaved; medians; "
+        f"/{disk.BARE}: median of each round's ratio"
+    )
+    rows: list[list[object]] = []
+    for workload, title in disk.WORKLOADS.items():
+        unit, scale = ("1000/s", 1e-3) if workload == "random" else ("MB/s", 1e-6)
+        cells: list[object] = [f"{title}, {unit}"]
+        for name in ("vnet", disk.BARE):
+            result = results.workloads[workload].get(name)
+            cells.append(Cell(result and result.median * scale, 1))
+            cells.append(Cell(result and result.cpu_seconds, 2))
+            if name != disk.BARE:
+                cells.append(Cell(result and result.ratio, 2))
+        rows.append(cells)
+    headers = ["", "vnet", "CPU s", f"/{disk.BARE}", disk.BARE, "CPU s"]
+    return f"```text\n{heading}\n\n{render(headers, rows)}\n```"

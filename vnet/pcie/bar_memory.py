@@ -28,6 +28,8 @@ def find_regions(memories: Sequence[tuple[int, BarMemory]], addr: int, size: int
     """The memory itself in that range of addresses on the link; each of ``memories`` starts at its own there."""
     found = []
     for start, memory in memories:
+        if addr >= start + memory.size or start >= addr + size:
+            continue
         for base, view in memory.window.memory.regions():
             # From addresses behind the other link to addresses on this one.
             at = base - memory.addr + start

@@ -240,7 +240,7 @@ class Connection:
         size = _data_size(command)
         while self._commands and (self._commands >= COMMANDS_MAX or self._bytes + size > BYTES_MAX):
             self._disk.kick()
-            await self._wait_freed()
+            await self._wait_freed()  # by whoever sends, never by `kick` itself
         self._commands += 1
         self._bytes += size
         error = self._check(command)

@@ -80,13 +80,14 @@ class RequestFlow:
         self._ended: deque[Job] = deque()
         self._working = 0
 
-    async def run(self, settle: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
         """Serve the queue; one that breaks still gets back what was taken from it."""
-        await pump(self, settle)
+        await pump(self, settle, in_place=True)
         while self._working and self.held():
             await self.queue.signal.wait()
             if self.held() and self._give_back():
-                await settle()
+                if settle is not None:
+                    await settle()
                 if self.held():
                     self.queue.flush()
 
@@ -257,7 +258,7 @@ class BoundVhostBlk:
                 for _ in range(plug.workers):
                     nursery.start_soon(workers.work)
                 for flow in flows:
-                    nursery.start_soon(flow.run, device.ops.settle)
+                    nursery.start_soon(flow.run, device.settle)
         finally:
             self._workers = None
 

@@ -191,8 +191,9 @@ class Disk:
     async def buffer(self, size: int) -> Buffer:
         """A buffer as soon as there is one. Raises ValueError for more than there will ever be."""
         while (buffer := self.take(size)) is None:
-            self.kick()
-            if self._buffers is None:
+            if self._added:
+                self.kick()  # which may give some back at once
+            elif self._buffers is None:
                 await self.wait_online()
             elif size > self._buffers.largest:
                 raise ValueError(f"no buffer of {size} bytes, at most {self._buffers.largest}")

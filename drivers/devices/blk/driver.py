@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import attrs
 import trio
@@ -233,10 +234,7 @@ class BoundBlk:
         async with trio.open_nursery() as nursery:
             self._disk.come_up(self._geometry, self._flows, self._transfer_max)
             for flow in self._flows:
-                nursery.start_soon(self._serve, flow)
-
-    async def _serve(self, flow: RequestFlow) -> None:
-        await pump(flow)
+                nursery.start_soon(partial(pump, in_place=True), flow)
 
     async def config_changed(self) -> None:
         """The capacity may have changed (section 5.2.6.1)."""

@@ -47,6 +47,7 @@ class Workers:
         self._store = store
         self._jobs: deque[Job] = deque()  # rings bound it
         self._idle = trio.lowlevel.ParkingLot()
+        self._buffers: list[memoryview] = []  # the one that was used last is taken first: it is in the cache
 
     def submit(self, job: Job) -> None:
         self._jobs.append(job)
@@ -54,16 +55,17 @@ class Workers:
 
     async def work(self) -> None:
         """One worker: serve jobs until cancelled, which waits for what the store has begun."""
-        buffer = memoryview(bytearray(PIECE))
+        self._buffers.append(memoryview(bytearray(PIECE)))
         while True:
             while not self._jobs:
                 await self._idle.park()
-            jobs = self._next()
+            jobs, buffer = self._next(), self._buffers.pop()
             try:
                 await self._together(jobs, buffer)
             except OSError:  # somebody's: each for itself, so that nobody fails for another
                 for job in jobs:
                     await self._alone(job, buffer)
+            self._buffers.append(buffer)
             for job in jobs:
                 job.finished(job)
 

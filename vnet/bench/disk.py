@@ -1,0 +1,238 @@
+"""A disk behind this stack beside ``nbdkit file``: the same file, the same clients, interleaved in one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import attrs
+import trio
+
+from vnet.bench.figures import Machine
+from vnet.bench.measure import rotated
+from vnet.bench.processes import cpu_seconds, open_child, this_machine
+from vnet.traffic import PATIENCE, TrafficError, run
+
+__all__ = ["BARE", "TOOLS", "WORKLOADS", "DiskResult", "DiskResults", "DiskSample", "run_disk_benchmark", "serve"]
+
+VNET, BARE = "vnet", "nbdkit"
+TOOLS = ("nbdcopy", "nbdkit", "fio")
+WORKLOADS: Mapping[str, str] = {
+    "write": "nbdcopy, sequential write",
+    "read": "nbdcopy, sequential read",
+    "random": "fio, 4 KiB random reads, queue depth 16",
+}
+MIB = 1 << 20
+START = 10.0
+"""Seconds that a server may take to be there."""
+TOPOLOGY = """
+[hosts.rc]
+[hosts.ep]
+[links.pcie0]
+root = "rc"
+endpoint = "ep"
+[devices.disk0]
+type = "blk"
+link = "pcie0"
+driver = {{ nbd = {socket} }}
+device = {{ store = "file", path = {path} }}
+"""
+
+
+@attrs.frozen
+class DiskSample:
+    """One run of one workload on one contestant."""
+
+    per_second: float
+    """Bytes; of random reads, requests."""
+    cpu_seconds: float
+    """Of the server, user and system."""
+
+
+@attrs.frozen
+class DiskResult:
+    """One workload on one contestant over all rounds."""
+
+    median: float
+    """Of what was done in a second."""
+    cpu_seconds: float
+    """Median."""
+    ratio: float | None
+    """Median of each round's ratio to nbdkit's."""
+    rounds: tuple[DiskSample | None, ...]
+    """None for a run that failed."""
+
+
+@attrs.frozen
+class DiskResults:
+    """Everything."""
+
+    machine: Machine
+    size: int
+    """Bytes of the disk."""
+    workloads: Mapping[str, Mapping[str, DiskResult]]
+    """By workload, by contestant."""
+    failures: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data, for JSON."""
+        return attrs.asdict(self)
+
+
+@attrs.frozen
+class Server:
+    """One contestant, ready to be measured."""
+
+    name: str
+    uri: str
+    pid: int
+
+
+async def run_disk_benchmark(*, rounds: int, seconds: int, size: int, progress: Callable[[str], None]) -> DiskResults:
+    """``size`` bytes are written and read in each run; random reads take ``seconds``. Nothing stays behind.
+
+    A run that fails is reported and left out. Raises TrafficError, OSError where a server does not start.
+    """
+    samples: dict[str, dict[str, list[DiskSample | None]]] = {w: {VNET: [], BARE: []} for w in WORKLOADS}
+    failures = []
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vnet-bench-")))
+        disk, source = folder / "disk.img", folder / "source.img"
+        await trio.to_thread.run_sync(_fill, disk, source, size)
+        servers = [
+            await stack.enter_async_context(_vnet(folder / "vnet.sock", disk)),
+            await stack.enter_async_context(_nbdkit(folder / "nbdkit.sock", disk)),
+        ]
+        for turn in range(rounds):
+            for at, (workload, title) in enumerate(WORKLOADS.items()):
+                for server in rotated(servers, turn + at):
+                    sample = None
+                    try:
+                        sample = await _measure(workload, server, source, size, seconds)
+                    except TrafficError as exc:
+                        failures.append(f"round {turn + 1}, {title}, {server.name}: {exc}")
+                    samples[workload][server.name].append(sample)
+                said = ", ".join(f"{name} {_short(workload, row[-1])}" for name, row in samples[workload].items())
+                progress(f"round {turn + 1} of {rounds}, {title}: {said}")
+    workloads = {
+        workload: {name: _result(row, by_name[BARE]) for name, row in by_name.items() if any(row)}
+        for workload, by_name in samples.items()
+    }
+    return DiskResults(this_machine(), size, workloads, tuple(failures))
+
+
+def _fill(disk: Path, source: Path, size: int) -> None:
+    with disk.open("wb") as file:
+        file.truncate(size)
+    with source.open("wb") as file:
+        for _ in range(0, size, MIB):
+            file.write(os.urandom(MIB))
+
+
+def _result(rows: Sequence[DiskSample | None], bare: Sequence[DiskSample | None]) -> DiskResult:
+    there = [row for row in rows if row is not None]
+    ratios = [a.per_second / b.per_second for a, b in zip(rows, bare, strict=True) if a is not None and b is not None]
+    return DiskResult(
+        median(row.per_second for row in there),
+        median(row.cpu_seconds for row in there),
+        median(ratios) if ratios else None,
+        tuple(rows),
+    )
+
+
+def _short(workload: str, sample: DiskSample | None) -> str:
+    if sample is None:
+        return "failed"
+    if workload == "random":
+        return f"{sample.per_second / 1e3:.1f} k/s"
+    return f"{sample.per_second / 1e6:.0f} MB/s"
+
+
+async def _measure(workload: str, server: Server, source: Path, size: int, seconds: int) -> DiskSample:
+    """Raises TrafficError."""
+    before = cpu_seconds(server.pid)
+    if workload == "random":
+        rate = await _random(server.uri, size, seconds)
+    else:
+        argv = ["nbdcopy", str(source), server.uri] if workload == "write" else ["nbdcopy", server.uri, "null:"]
+        began = time.perf_counter()
+        await _run(argv, 60 + size / (20 * MIB))
+        rate = size / (time.perf_counter() - began)
+    return DiskSample(rate, cpu_seconds(server.pid) - before)
+
+
+async def _random(uri: str, size: int, seconds: int) -> float:
+    argv = ["fio", "--name=random", "--ioengine=nbd", f"--uri={uri}", "--rw=randread", "--bs=4k", "--iodepth=16"]
+    argv += [f"--size={size}", "--time_based", f"--runtime={seconds}", "--output-format=json"]
+    said = await _run(argv, seconds + PATIENCE)
+    try:
+        return float(json.loads(said[said.index("{") :])["jobs"][0]["read"]["iops"])
+    except (ValueError, KeyError, IndexError):
+        raise TrafficError("fio said nothing of random reads") from None
+
+
+async def _run(argv: Sequence[str], timeout: float) -> str:
+    done = await run(None, argv, timeout)
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines() or ["no words"]
+        raise TrafficError(f"{argv[0]} ended with status {done.returncode}: {words[-1]}")
+    return done.stdout.decode(errors="replace")
+
+
+@asynccontextmanager
+async def _vnet(socket: Path, disk: Path) -> AsyncIterator[Server]:
+    async with open_child("vnet.bench.disk", (str(socket), str(disk))) as child:
+        await child.line()  # it is up
+        yield Server(VNET, f"nbd+unix:///disk0?socket={socket}", child.pid)
+
+
+@asynccontextmanager
+async def _nbdkit(socket: Path, disk: Path) -> AsyncIterator[Server]:
+    start: Callable[..., Awaitable[object]] = partial(
+        trio.run_process, stdin=b"", stdout=subprocess.DEVNULL, check=False
+    )
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(start, ["nbdkit", "-f", "-U", str(socket), "file", str(disk)])
+        with trio.move_on_after(START):
+            while not socket.exists() and process.returncode is None:  # noqa: ASYNC110, ASYNC240  nobody tells
+                await trio.sleep(0.01)
+        if not socket.exists():  # noqa: ASYNC240  a name is looked up
+            nursery.cancel_scope.cancel()
+            raise TrafficError("nbdkit did not start")
+        yield Server(BARE, f"nbd+unix:///?socket={socket}", process.pid)
+        nursery.cancel_scope.cancel()
+
+
+async def serve(socket: str, disk: str) -> None:
+    """This stack as a process of its own: says so when it is up, and ends when its input does."""
+    from vnet.topology import parse
+    from vnet.world import open_world
+
+    topology = parse(TOPOLOGY.format(socket=json.dumps(socket), path=json.dumps(disk)), "benchmark")
+    async with (
+        trio.lowlevel.FdStream(0) as asked,
+        trio.lowlevel.FdStream(1) as answers,
+        open_world(topology, "bench") as world,
+    ):
+        await world.wait_up()
+        await answers.send_all(b"up\n")
+        async for _ in asked:
+            await answers.send_all(b"up\n")
+
+
+if __name__ == "__main__":
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Serve a file as a disk at a socket until standard input ends.")
+    parser.add_argument("socket")
+    parser.add_argument("disk")
+    args = parser.parse_args()
+    trio.run(serve, args.socket, args.disk)
