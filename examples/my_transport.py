@@ -2,10 +2,9 @@
 
 python examples/my_transport.py
 
-A transport joins two halves that know nothing of network devices. The front half is on the driver's side: it does
-what the virtio bus asks for (`drivers.virtio.ConfigOps`). The back half is on the device's side: it turns whatever
-comes over into calls of a `drivers.vhost.VhostDevice`. Between them may be anything; here it is a handful of
-64-bit registers and one interrupt line on a host's platform bus, the least that will do.
+A transport joins two halves. The front half does what the virtio bus of the driver's side asks for, as
+`drivers.virtio.ConfigOps` lists it. The back half turns what comes over into calls of a `drivers.vhost.VhostDevice`.
+Between them may be anything; here it is eleven 64-bit registers and an interrupt line on a host's platform bus.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import trio
 
 from drivers.carrier import wait_reset
 from drivers.errors import ProbeError
-from drivers.hw import DmaMemory, MmioRegion, PlatformSlot
+from drivers.hw import MmioRegion, PlatformSlot
 from drivers.model import MatchId
 from drivers.platform import VirtioPlatformDriver
 from drivers.registry import TRANSPORTS, Transport
@@ -26,11 +25,10 @@ from drivers.vhost import DeviceQueue, VhostDevice, VhostOps
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
 from drivers.vring import RING_FEATURES, VringMemory
 from rings.memory import Memory
-from vnet.topology import parse
+from vnet.demo import default_topology
 from vnet.world import open_world
 
 MINE = MatchId(device=0x0001, vendor=int.from_bytes(b"MINE", "big"))  # what firmware calls it: so the front finds it
-WORD = 8  # bytes of a register
 CONFIG = 0x100  # behind the registers: the device's own configuration, such as its MAC address
 
 
@@ -44,7 +42,7 @@ class Reg(IntEnum):
     QUEUE = 0x20  # which queue the next five are about
     SIZE = 0x28  # read: the largest; write: the one in use
     DESC, DRIVER, DEVICE = 0x30, 0x38, 0x40  # where the three parts of its ring are
-    ENABLE = 0x48
+    ENABLE = 0x48  # 1: the ring is there; 0: touch it no more
     KICK = 0x50  # write the number of a queue: it has new buffers
 
 
@@ -52,14 +50,13 @@ RING = {Reg.DESC: "desc", Reg.DRIVER: "driver", Reg.DEVICE: "used"}  # the field
 
 
 class Back(VhostOps):
-    """The device's half: what each register means to the device. Whatever is written does no harm: see `VhostDevice`."""
+    """The device's half: what each register means to the device, which takes whatever is written."""
 
     features = RING_FEATURES
 
     def __init__(self, slot: PlatformSlot, device_id: int, name: str = "") -> None:
         self.device = VhostDevice(device_id, MINE.vendor, self, name)
-        self._slot = slot
-        self._selected = 0
+        self._slot, self._selected = slot, 0
         self.bind, self.unbind = partial(slot.insert, self), slot.remove  # from now on it can be found; no more
 
     async def serve(self) -> None:
@@ -82,25 +79,19 @@ class Back(VhostOps):
         device, queue = self.device, self.device.queue(self._selected)
         if offset >= CONFIG:
             return int.from_bytes(device.read_config(offset - CONFIG, size), "little")
-        values: dict[int, int] = {
-            Reg.ID: device.device_id,
-            Reg.FEATURES: device.device_features,
-            Reg.STATUS: device.status,
-            Reg.GENERATION: device.generation,
-        }
+        values: dict[int, int] = {Reg.ID: device.device_id, Reg.FEATURES: device.device_features}
+        values |= {Reg.STATUS: device.status, Reg.GENERATION: device.generation}
         if queue is not None:
-            values |= {Reg.SIZE: queue.max_num, Reg.ENABLE: queue.enabled}
+            values[Reg.SIZE] = queue.max_num
         return values.get(offset, 0)
 
     def write(self, offset: int, size: int, value: int) -> None:
         device, queue = self.device, self.device.idle_queue(self._selected)
         if offset == Reg.FEATURES:
-            device.write_driver_features(0, value & 0xFFFF_FFFF)
-            device.write_driver_features(1, value >> 32)
-        elif offset == Reg.STATUS:
-            device.write_status(value & 0xFF)
-        elif offset == Reg.KICK:
-            device.kick(value)
+            for select in (0, 1):  # the device takes 32 bits at a time
+                device.write_driver_features(select, value >> 32 * select)
+        elif offset in (Reg.STATUS, Reg.KICK):
+            (device.write_status if offset == Reg.STATUS else device.kick)(value)
         elif offset == Reg.QUEUE:
             self._selected = value
         elif offset == Reg.ENABLE and not value:
@@ -116,21 +107,18 @@ class Back(VhostOps):
 class Front:
     """The driver's half: which registers to use for what the virtio bus wants done."""
 
-    features, vendor_id = RING_FEATURES, MINE.vendor
-    online = True  # a link could be lost; this can't
+    features, vendor_id, online = RING_FEATURES, MINE.vendor, True  # a link could be lost; this can't
 
     def __init__(self, region: MmioRegion) -> None:
-        self.dma: DmaMemory = region.dma
-        self._region = region
-        self._rings = VringMemory(region.dma)
-        self._queues: list[DriverQueue] = []
+        self._region, self.dma = region, region.dma
+        self._rings, self._queues = VringMemory(region.dma), list[DriverQueue]()
         self.device_id = self._read(Reg.ID)
 
     def _read(self, reg: Reg) -> int:
-        return self._region.read(reg, WORD)
+        return self._region.read(reg, 8)
 
     def _write(self, reg: Reg, value: int) -> None:
-        self._region.write(reg, WORD, value)
+        self._region.write(reg, 8, value)
 
     def own(self, device: VirtioDevice) -> None:
         self._device = device
@@ -179,14 +167,13 @@ class Front:
         return self._queues
 
     def del_vqs(self) -> None:
-        """Stop every queue before its memory goes."""
         self._region.free_irq()
         for queue in self._queues:
             queue.close()
             self._write(Reg.QUEUE, queue.index)
             self._write(Reg.ENABLE, 0)
         self._queues = []
-        self._rings.free()
+        self._rings.free()  # now that nobody looks there any more
 
     def _interrupt(self) -> None:
         for queue in self._queues:
@@ -197,26 +184,15 @@ class Front:
 # The one line.
 TRANSPORTS["mine"] = Transport("host", VirtioPlatformDriver("mine", (MINE,), Front), Back)
 
-TOPOLOGY = """
-[hosts.box]
-[devices.net0]
-transport = "mine"
-host = "box"
-driver = { kind = "memory" }
-device = { kind = "memory" }
-"""
 FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"hello over a transport of my own"
 
 
 async def main() -> None:
-    async with open_world(parse(TOPOLOGY, "my_transport")) as world:
+    async with open_world(default_topology("memory", "mine")) as world:
         await world.wait_up()
-        ports = {end: world.memory_port("net0", end) for end in ("driver", "device")}
         for source, sink in (("driver", "device"), ("device", "driver")):
-            ports[source].inject(FRAME)
-            with trio.fail_after(1):
-                _, frame = await ports[sink].receive()
-            assert frame == FRAME
+            world.memory_port("net0", source).inject(FRAME)
+            _, frame = await world.memory_port("net0", sink).receive()
             print(f"from the {source}'s end to the {sink}'s arrived: {frame[14:].decode()}")
 
 

@@ -196,8 +196,9 @@ async def iperf3(
 ) -> FlowResult:
     """One run against an iperf3 server, from this end or (``reverse``) towards it.
 
-    ``seconds`` are rounded up: iperf3 knows whole ones only, and takes 0 for without end. ``bitrate`` in bits per second with iperf3's suffixes, 0 for as fast as it goes; ``length`` in bytes of a
-    datagram or a write. Raises TrafficError.
+    ``seconds`` are rounded up: iperf3 knows whole ones only, and takes 0 for without end. ``bitrate`` is in bits per
+    second with iperf3's suffixes, 0 for as fast as it goes; ``length`` in bytes of a datagram or a write. Raises
+    TrafficError.
     """
     seconds = math.ceil(seconds)
     argv = ["iperf3", "-J", "-c", server, "-p", str(port), "-t", str(seconds), "-P", str(streams), "-b", bitrate]

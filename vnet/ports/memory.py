@@ -20,8 +20,9 @@ VLAN_HLEN = 4
 class MemoryPort(CountingPort):
     """Frames in memory, for tests, for scapy, and where there is no TUN.
 
-    ``capacity`` bounds each direction, in frames: `inject` into a full queue counts a drop, `send` into
-    a full one would block; a frame beyond the MTU that needs no segmentation is dropped. What was given to `start` and `set_carrier` can be read back.
+    ``capacity`` bounds each direction, in frames: `inject` into a full queue counts a drop, `send` into a full one
+    would block; a frame beyond the MTU that needs no segmentation is dropped. What was given to `start` and
+    `set_carrier` can be read back.
     """
 
     def __init__(self, caps: Offloads = NO_OFFLOADS, *, capacity: int = 1024) -> None:

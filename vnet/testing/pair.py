@@ -236,7 +236,7 @@ class Pair:
 
 
 @asynccontextmanager
-async def open_pair(options: Options = Options(), **changes: object) -> AsyncIterator[Pair]:
+async def open_pair(options: Options = Options()) -> AsyncIterator[Pair]:
     """A pair that is up, and taken down at the end."""
 
     @asynccontextmanager

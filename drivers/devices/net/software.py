@@ -69,6 +69,8 @@ def _checksummed(frame: Sequence[memoryview], start: int, offset: int) -> Finish
     if at + 2 > HEADERS_MAX:
         raise Unfinished(f"its checksum is at byte {at}")
     head = bytearray(copy_out(frame, at + 2))
+    if len(head) < at + 2:
+        raise Unfinished("it ends before its checksum")
     rest = skip(frame, at + 2)
     checksum = ~_sum_of([memoryview(head)[start:], *rest]) & 0xFFFF
     # For UDP zero means "none", and both are the same number (RFC 768).
