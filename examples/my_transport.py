@@ -32,9 +32,7 @@ MINE = MatchId(device=0x0001, vendor=int.from_bytes(b"MINE", "big"))  # what fir
 CONFIG = 0x100  # behind the registers: the device's own configuration, such as its MAC address
 
 
-class Reg(IntEnum):
-    """Offsets of the registers: all that the two halves have to agree on."""
-
+class Reg(IntEnum):  # offsets of the registers: all that the two halves have to agree on
     ID = 0x00  # which virtio device this is
     FEATURES = 0x08  # read: what is offered; write: what was chosen
     STATUS = 0x10  # the device status of the specification; 0 resets

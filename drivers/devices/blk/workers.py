@@ -45,39 +45,48 @@ class Workers:
         self.writethrough = writethrough
         """Whether a write is on stable storage when it is answered."""
         self._store = store
-        self._jobs: deque[Job] = deque()  # rings bound it
+        self._jobs: deque[Job] = deque()  # rings bound both
+        # One worker writes at a time, and what comes meanwhile goes together then: a file system lets only one write
+        # to a file anyway, and threads that take turns cost more than the copy.
+        self._writes: deque[Job] = deque()
+        self._writing = False
         self._idle = trio.lowlevel.ParkingLot()
         self._buffers: list[memoryview] = []  # the one that was used last is taken first: it is in the cache
 
     def submit(self, job: Job) -> None:
-        self._jobs.append(job)
+        (self._writes if job.request.kind == RequestType.OUT else self._jobs).append(job)
         self._idle.unpark()
 
     async def work(self) -> None:
         """One worker: serve jobs until cancelled, which waits for what the store has begun."""
         self._buffers.append(memoryview(bytearray(PIECE)))
         while True:
-            while not self._jobs:
+            while not (jobs := self._next()):
                 await self._idle.park()
-            jobs, buffer = self._next(), self._buffers.pop()
+            buffer = self._buffers.pop()
             try:
                 await self._together(jobs, buffer)
             except OSError:  # somebody's: each for itself, so that nobody fails for another
                 for job in jobs:
                     await self._alone(job, buffer)
             self._buffers.append(buffer)
+            if jobs[0].request.kind == RequestType.OUT:
+                self._writing = False
             for job in jobs:
                 job.finished(job)
 
     def _next(self) -> list[Job]:
-        """The next job; where that is a small write, all small writes that wait behind it, as far as they fit."""
-        jobs = [self._jobs.popleft()]
+        """The next job, or all small writes that wait, as far as they fit; nothing where there is none to be done now."""
+        if self._jobs:
+            return [self._jobs.popleft()]
+        if self._writing or not self._writes:
+            return []
+        self._writing = True
+        jobs = [self._writes.popleft()]
         room = PIECE - jobs[0].request.size
-        while self._jobs and jobs[0].request.kind == self._jobs[0].request.kind == RequestType.OUT:
-            room -= self._jobs[0].request.size
-            if room < 0:
-                break
-            jobs.append(self._jobs.popleft())
+        while self._writes and self._writes[0].request.size <= room:
+            jobs.append(self._writes.popleft())
+            room -= jobs[-1].request.size
         return jobs
 
     async def _together(self, jobs: list[Job], buffer: memoryview) -> None:
