@@ -19,6 +19,8 @@ __all__ = ["BATCH_BUCKETS", "RECHECK", "Flow", "Need", "QueueEnd", "Signal", "pu
 
 BATCH_BUCKETS = 9
 """Batches are counted by size: 1, 2-3, 4-7, ... in powers of two, the last bucket takes the rest."""
+BATCHES = 8
+"""Batches after which a flow that could go on lets others run."""
 RECHECK = 0.01
 """Seconds between two looks at a queue where a notification can get lost."""
 
@@ -179,6 +181,7 @@ class _Drain:
 
     async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
         flow, queue = self._flow, self._queue
+        turns = 0
         if queue.live:
             queue.flush()  # what was added before the device was live
             queue.quiet()
@@ -195,8 +198,11 @@ class _Drain:
             else:
                 need, self._need = self._need, None
             if need is Need.TURN:
-                await trio.lowlevel.checkpoint()
+                turns += 1
+                if turns % BATCHES == 0:
+                    await trio.lowlevel.checkpoint()
             elif need is not Need.QUEUE:
+                turns = 0
                 await flow.wait(need)
             elif queue.rearm():
                 queue.quiet()

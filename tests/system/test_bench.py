@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from machine import NETNS, RequireTool
 
+from vnet.bench import disk
 from vnet.bench.figures import FIGURES, QueueFigures, Results
 from vnet.bench.measure import WORKLOADS
 from vnet.bench.setups import CONTESTANTS
@@ -77,3 +78,20 @@ def test_a_missing_program_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert done.exit_code == 1
     assert done.stderr.startswith("vnet: not installed: ping, iperf3")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_disk_is_measured_beside_nbdkit(require_tool: RequireTool, tmp_path: Path) -> None:
+    require_tool(*disk.TOOLS)
+    file = tmp_path / "bench.json"
+    args = ["--disk", "--rounds", "1", "--seconds", "1", "--size", "16", "--json", str(file)]
+    done = CliRunner().invoke(bench.command, args)
+    assert done.exit_code == 0, done.output
+    results = json.loads(file.read_text())
+    assert set(results) == names(disk.DiskResults)
+    assert set(results["workloads"]) == set(disk.WORKLOADS)
+    for by_contestant in results["workloads"].values():
+        assert set(by_contestant) == {"vnet", disk.BARE}
+        for result in by_contestant.values():
+            assert result["median"] > 0
+            assert result["ratio"] > 0
+    assert "nbdcopy, sequential read, MB/s" in done.output

@@ -160,10 +160,10 @@ def disk_table(results: disk.DiskResults) -> str:
         cells: list[object] = [f"{title}, {unit}"]
         for name in ("vnet", disk.BARE):
             result = results.workloads[workload].get(name)
-            cells.append(Cell(result and result.median * scale, 1))
-            cells.append(Cell(result and result.cpu_seconds, 2))
+            cells.append(Cell(None if result is None else result.median * scale, 1))
+            cells.append(Cell(None if result is None else result.cpu_seconds, 2))
             if name != disk.BARE:
-                cells.append(Cell(result and result.ratio, 2))
+                cells.append(Cell(None if result is None else result.ratio, 2))
         rows.append(cells)
     headers = ["", "vnet", "CPU s", f"/{disk.BARE}", disk.BARE, "CPU s"]
     return f"```text\n{heading}\n\n{render(headers, rows)}\n```"

@@ -72,11 +72,13 @@ class Workers:
             self._buffers.append(buffer)
             if jobs[0].request.kind == RequestType.OUT:
                 self._writing = False
+                if self._writes:
+                    self._idle.unpark()
             for job in jobs:
                 job.finished(job)
 
     def _next(self) -> list[Job]:
-        """The next job, or all small writes that wait, as far as they fit; nothing where there is none to be done now."""
+        """The next job, or all writes that wait, as far as they fit; nothing where none may be done now."""
         if self._jobs:
             return [self._jobs.popleft()]
         if self._writing or not self._writes:
