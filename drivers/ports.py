@@ -7,6 +7,8 @@ from typing import Protocol
 
 import attrs
 
+from drivers.pump import Signal
+
 __all__ = [
     "ALL_OFFLOADS",
     "ETH_HLEN",
@@ -96,6 +98,10 @@ class PacketPort(Protocol):
 
         A frame the outside refuses is dropped and counted. Raises PortGone.
         """
+
+    @property
+    def source(self) -> Signal | None:
+        """What `wait_readable` waits for, where it can be served in place; None where it can't."""
 
     async def wait_readable(self) -> None:
         """Return when `recv_into` may find a frame; may return early. Raises PortGone."""

@@ -15,11 +15,11 @@ import trio
 from drivers.errors import PortGone
 from rings.errors import MemoryFault, RemoteRingError
 
-__all__ = ["BATCH_BUCKETS", "RECHECK", "Flow", "Need", "QueueEnd", "Signal", "pump", "wait_told"]
+__all__ = ["BATCHES", "BATCH_BUCKETS", "RECHECK", "Flow", "Need", "QueueEnd", "Signal", "pump", "wait_told"]
 
 BATCH_BUCKETS = 9
 """Batches are counted by size: 1, 2-3, 4-7, ... in powers of two, the last bucket takes the rest."""
-BATCHES = 8
+BATCHES = 4
 """Batches after which a flow that could go on lets others run."""
 RECHECK = 0.01
 """Seconds between two looks at a queue where a notification can get lost."""
@@ -138,19 +138,28 @@ class Flow(Protocol):
         """The port was taken away; this flow is over."""
 
 
-async def pump(flow: Flow, settle: Callable[[], Awaitable[None]] | None = None, *, in_place: bool = False) -> None:
+async def pump(
+    flow: Flow,
+    settle: Callable[[], Awaitable[None]] | None = None,
+    *,
+    in_place: bool = False,
+    source: Signal | None = None,
+) -> None:
     """Run ``flow`` until its queue goes down, breaks, or its port is gone.
 
     ``settle`` is awaited once per batch before the index is published: it sleeps out what the link is owed.
     With ``in_place``, and nothing to settle, a batch is moved where the notification arrives: in the task of
-    whoever sent it, who has published and waits for nothing. That saves waking a task for each batch.
+    whoever sent it, who has published and waits for nothing. That saves waking a task for each batch. The same goes for
+    ``source``, where that is what tells the flow that its port has something to read.
     This is the one place where the other side's violations are caught.
     """
     queue = flow.queue
     drain = _Drain(flow, queue)
     try:
         if in_place and settle is None:
-            queue.signal.here = drain.here
+            queue.signal.here = drain.when_told
+            if source is not None:
+                source.here = drain.when_readable
         await drain.run(settle)
     except (RemoteRingError, MemoryFault) as exc:
         queue.broke(exc)
@@ -167,6 +176,8 @@ async def pump(flow: Flow, settle: Callable[[], Awaitable[None]] | None = None, 
         flow.gone(exc)
     finally:
         queue.signal.here = None
+        if source is not None:
+            source.here = None
 
 
 class _Drain:
@@ -176,7 +187,6 @@ class _Drain:
         self._flow = flow
         self._queue = queue
         self._busy = False
-        self._need: Need | None = None
         self._error: Exception | None = None
 
     async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
@@ -186,17 +196,14 @@ class _Drain:
             queue.flush()  # what was added before the device was live
             queue.quiet()
         while queue.live:
-            if self._need is None:
-                moved, need = flow.move()
-                if moved:
-                    self._count(moved)
-                    if settle is not None:
-                        await settle()
-                        if not queue.live:
-                            return
-                    queue.flush()
-            else:
-                need, self._need = self._need, None
+            moved, need = flow.move()
+            if moved:
+                self._count(moved)
+                if settle is not None:
+                    await settle()
+                    if not queue.live:
+                        return
+                queue.flush()
             if need is Need.TURN:
                 turns += 1
                 if turns % BATCHES == 0:
@@ -204,6 +211,8 @@ class _Drain:
             elif need is not Need.QUEUE:
                 turns = 0
                 await flow.wait(need)
+                if self._error is not None:
+                    raise self._error
             elif queue.rearm():
                 queue.quiet()
                 await trio.lowlevel.checkpoint()
@@ -214,26 +223,37 @@ class _Drain:
                 if queue.live:
                     queue.quiet()
 
-    def here(self) -> bool:
-        """One batch, while `run` waits to be told; whether it may go on waiting."""
-        queue = self._queue
-        if self._busy or self._need is not None or self._error is not None or not queue.live:
+    def when_told(self) -> bool:
+        """The other side notified, while `run` waits for just that; whether it may go on waiting."""
+        if not self._queue.live:
             return False
+        self._queue.quiet()
+        return self._step() is Need.QUEUE and not self._queue.rearm()
+
+    def when_readable(self) -> bool:
+        """The port has something, while `run` waits for just that; whether it may go on waiting."""
+        return self._queue.live and self._step() is Need.SOURCE
+
+    def _step(self) -> Need | None:
+        """Batches, in somebody else's task; what is lacking then. None: `run` has to be woken, and will find out."""
+        queue = self._queue
+        if self._busy or self._error is not None:
+            return None
         self._busy = True
         try:
-            queue.quiet()
-            moved, need = self._flow.move()
-            if moved:
-                self._count(moved)
-                queue.flush()
-            if need is Need.QUEUE and not queue.rearm():
-                return True
-            self._need = Need.TURN if need is Need.QUEUE else need
+            for _ in range(BATCHES):
+                moved, need = self._flow.move()
+                if moved:
+                    self._count(moved)
+                    queue.flush()
+                if need is not Need.TURN or not queue.live:
+                    break
         except Exception as exc:  # noqa: BLE001  whatever it is, it is this flow's: raised again in its own task
             self._error = exc
+            return None
         finally:
             self._busy = False
-        return False
+        return need
 
     def _count(self, moved: int) -> None:
         batches = self._queue.batches

@@ -28,6 +28,7 @@ from vnet.link.base import Link
 from vnet.link.build import build_link
 from vnet.pcie.ntb import NtbFunction
 from vnet.ports.memory import MemoryPort
+from vnet.ports.poller import Poller
 from vnet.spec import MIB, DeviceSpec
 from vnet.topology import Topology
 
@@ -101,6 +102,7 @@ class World:
         """By link: the bus number at its root complex."""
         self.ntbs: dict[str, NtbFunction] = {}
         self.devices: dict[str, Device] = {}
+        self.poller = Poller()
 
     def netns(self, host: str) -> str:
         """The namespace of a host's ports, where they do not name another."""
@@ -194,6 +196,7 @@ async def open_world(
     """
     world = World(name, topology)
     async with AsyncExitStack() as stack:
+        stack.callback(world.poller.close)
         ends = {
             name: await stack.enter_async_context(kinds[spec.type].open(_context(world, name, index, spec)))
             for index, (name, spec) in enumerate(topology.devices.items())
@@ -221,6 +224,7 @@ async def open_world(
                 device_name, spec, place.root, place.endpoint, place.location, place.back, first, second
             )
         nursery = await stack.enter_async_context(open_background())
+        nursery.start_soon(world.poller.run)
         for host in world.hosts.values():
             _register_drivers(world, host)
             await nursery.start(host.serve)
@@ -274,7 +278,7 @@ def _mediate(
 def _context(world: World, name: str, index: int, spec: DeviceSpec) -> OpenContext:
     supported = DEVICES[spec.type].supported
     features = supported & ~spec.features_off_mask()
-    return OpenContext(world.name, name, index, spec, world.topology.ends(spec), supported, features)
+    return OpenContext(world.name, name, index, spec, world.topology.ends(spec), world.poller, supported, features)
 
 
 def _register_drivers(world: World, host: Host) -> None:

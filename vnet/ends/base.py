@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import attrs
 
 from drivers.mediator import Mediator
+from vnet.ports.poller import Poller
 from vnet.spec import DeviceSpec
 
 __all__ = ["End", "EndsType", "Figures", "OpenContext", "Side"]
@@ -60,6 +61,8 @@ class OpenContext:
     spec: DeviceSpec
     hosts: tuple[str, str]
     """Names of the driver's and of the device's host."""
+    poller: Poller
+    """Watches the ports that can be watched."""
     supported: int
     """Every feature bit of the device's type."""
     features: int

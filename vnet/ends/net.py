@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from ipaddress import ip_interface
 from typing import Literal, Protocol
 
@@ -19,6 +20,7 @@ from vnet.errors import ConfigError
 from vnet.ports.interface import PortConfig, open_packet_port
 from vnet.ports.memory import MemoryPort
 from vnet.ports.netns import NETNS_DIR, Route, open_netns
+from vnet.ports.poller import Poller
 from vnet.spec import FILE_NAME, DeviceSpec, Netns, must
 
 __all__ = ["NetEnd", "NetSpec", "OpenPort", "PortKind", "PortSpec", "mediate_net", "net_specs", "open_net", "open_port"]
@@ -205,17 +207,17 @@ OpenPort = Callable[[PortSpec, PortConfig], AbstractAsyncContextManager[PacketPo
 
 
 @asynccontextmanager
-async def open_port(spec: PortSpec, config: PortConfig) -> AsyncIterator[PacketPort]:
+async def open_port(spec: PortSpec, config: PortConfig, poller: Poller | None = None) -> AsyncIterator[PacketPort]:
     """The port a topology asks for."""
     if spec.kind == "memory":
         yield MemoryPort(ALL_OFFLOADS)
     else:
-        async with open_packet_port(config) as port:
+        async with open_packet_port(config, poller) as port:
             yield port
 
 
 @asynccontextmanager
-async def open_net(context: OpenContext, opener: OpenPort = open_port) -> AsyncIterator[tuple[NetEnd, NetEnd]]:
+async def open_net(context: OpenContext, opener: OpenPort | None = None) -> AsyncIterator[tuple[NetEnd, NetEnd]]:
     """Both ends of a network device, in namespaces that are made where they are not named.
 
     Raises ConfigError, PrivilegeError, OSError.
@@ -223,6 +225,7 @@ async def open_net(context: OpenContext, opener: OpenPort = open_port) -> AsyncI
     spec = context.spec
     assert isinstance(spec, NetSpec)
     macs = spec.macs(context.index)
+    opener = opener or partial(open_port, poller=context.poller)
     async with AsyncExitStack() as stack:
         ports = []
         for own, (side, host, port) in enumerate(spec.ports(context.hosts)):

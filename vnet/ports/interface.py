@@ -15,6 +15,7 @@ import attrs
 from vnet.errors import PrivilegeError
 from vnet.ports.device import TunTapDevice, open_device
 from vnet.ports.netns import Address, Route, in_netns, no_right, open_netns, set_up_interface
+from vnet.ports.poller import Poller
 from vnet.ports.tap import TapPort
 from vnet.ports.tun import TunPort
 
@@ -61,10 +62,11 @@ def check_tun() -> None:
 
 
 @asynccontextmanager
-async def open_packet_port(config: PortConfig) -> AsyncIterator[TunPort | TapPort]:
+async def open_packet_port(config: PortConfig, poller: Poller | None = None) -> AsyncIterator[TunPort | TapPort]:
     """The port of an interface that exists, is addressed and up for as long as the context lasts.
 
-    Its carrier is off, and nothing is handed up, until `PacketPort.start`. Raises PrivilegeError, OSError.
+    Its carrier is off, and nothing is handed up, until `PacketPort.start`. With ``poller``, which has to run
+    meanwhile, that one watches it. Raises PrivilegeError, OSError.
     """
     check_tun()
     async with AsyncExitStack() as stack:
@@ -77,6 +79,8 @@ async def open_packet_port(config: PortConfig) -> AsyncIterator[TunPort | TapPor
             device.close()
             raise
         stack.callback(port.close)
+        if poller is not None:
+            port.watch(poller)
         yield port
 
 

@@ -78,6 +78,8 @@ class MemoryPort(CountingPort):
 
     # The device's side
 
+    source = None
+
     async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
         await trio.lowlevel.checkpoint()
         self._check()

@@ -14,9 +14,11 @@ import trio
 
 from drivers.errors import PortGone
 from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
+from drivers.pump import Signal
 from vnet.ports.base import CountingPort, agreed, agreed_gso_types, scatter, skip
 from vnet.ports.device import TunTapDevice
 from vnet.ports.netns import in_netns, refresh_interface
+from vnet.ports.poller import Poller
 
 __all__ = ["LEAD", "TunTapPort"]
 
@@ -63,6 +65,8 @@ class TunTapPort(CountingPort):
         self.netns = netns
         self._device = device
         self._fd = device.fileno()
+        self._poller: Poller | None = None
+        self.source: Signal | None = None
         self._live = False
         self._lives = 0
         self._started = trio.Event()
@@ -81,6 +85,11 @@ class TunTapPort(CountingPort):
         return self._caps
 
     # Life
+
+    def watch(self, poller: Poller) -> None:
+        """Have ``poller`` tell when there is something to read, from now until `close`."""
+        self._poller = poller
+        self.source = poller.register(self._fd)
 
     @property
     def live(self) -> bool:
@@ -115,6 +124,8 @@ class TunTapPort(CountingPort):
         """Give the descriptor back, and with it the interface. Waiters return; every later use raises PortGone."""
         if self._fd >= 0:
             self._wake()
+            if self._poller is not None:
+                self._poller.unregister(self._fd)
             self._fd = -1
             self._device.close()
             self._started.set()
@@ -191,12 +202,18 @@ class TunTapPort(CountingPort):
         deadline = self._deadline()
         try:
             if deadline == math.inf:  # nearly always, and a scope costs a fifth of the wait
-                await trio.lowlevel.wait_readable(self._fd)
+                await self._wait()
             else:
                 with trio.CancelScope(deadline=deadline):
-                    await trio.lowlevel.wait_readable(self._fd)
+                    await self._wait()
         except trio.ClosedResourceError:
             pass  # woken
+
+    async def _wait(self) -> None:
+        if self.source is None:
+            await trio.lowlevel.wait_readable(self._fd)
+        else:
+            await self.source.wait()
 
     async def wait_writable(self) -> None:
         self._check()
@@ -208,6 +225,8 @@ class TunTapPort(CountingPort):
     def _wake(self) -> None:
         """Make waiters look again. Closing is what this call announces; here the descriptor stays open."""
         trio.lowlevel.notify_closing(self._fd)
+        if self.source is not None:
+            self.source.set()
 
     # For subclasses
 

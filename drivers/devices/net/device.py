@@ -117,6 +117,8 @@ def _settle(ring: Vringh, chains: list[Chain], done: list[tuple[int, int]]) -> N
 class ToDriver(NetFlow[DeviceQueue]):
     """receiveq: what comes in at the port goes straight into the driver's buffers."""
 
+    reads = True
+
     def __init__(
         self, queue: DeviceQueue, plug: NetPlug, largest: int, mergeable: bool, gone: Callable[[PortGone], None]
     ):
@@ -264,7 +266,7 @@ class BoundVhostNet:
                 self.set_link(True)
             async with trio.open_nursery() as nursery:
                 for flow in flows:
-                    nursery.start_soon(partial(pump, in_place=True), flow, device.settle)
+                    nursery.start_soon(partial(pump, in_place=True, source=flow.source), flow, device.settle)
         finally:
             plug.port.stop()
 

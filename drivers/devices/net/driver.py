@@ -74,6 +74,8 @@ class Slots:
 class Transmit(NetFlow[DriverQueue]):
     """From the port to the device. Used buffers are taken back only when free ones run short."""
 
+    reads = True
+
     def __init__(self, queue: DriverQueue, settings: NetSettings, slots: Slots, gone: Callable[[PortGone], None]):
         super().__init__(queue, settings.port, settings.sent, gone)
         self._slots = slots
@@ -224,7 +226,7 @@ class BoundNet:
             await self.config_changed()
             async with trio.open_nursery() as nursery:
                 for flow in self._flows:
-                    nursery.start_soon(partial(pump, in_place=True), flow)
+                    nursery.start_soon(partial(pump, in_place=True, source=flow.source), flow)
         finally:
             port.stop()
 

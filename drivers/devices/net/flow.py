@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from drivers.errors import PortGone
 from drivers.ports import PacketPort
-from drivers.pump import Need, QueueEnd
+from drivers.pump import Need, QueueEnd, Signal
 from drivers.traffic import Traffic
 
 __all__ = ["BUDGET", "BUDGET_BYTES", "CHUNK", "FIRST_CHUNK", "NetFlow", "Traffic"]
@@ -27,11 +27,19 @@ Q = TypeVar("Q", bound=QueueEnd)
 class NetFlow(Generic[Q]):
     """One direction; subclasses move the packets."""
 
+    reads = False
+    """Whether it takes from the port."""
+
     def __init__(self, queue: Q, port: PacketPort, traffic: Traffic, on_gone: Callable[[PortGone], None]) -> None:
         self.queue: Q = queue
         self.port = port
         self.traffic = traffic
         self.gone = on_gone
+
+    @property
+    def source(self) -> Signal | None:
+        """What says that the port has something, where the flow takes from it."""
+        return self.port.source if self.reads else None
 
     def move(self) -> tuple[int, Need]:
         raise NotImplementedError
