@@ -25,13 +25,20 @@ def simulate(
     return trio.run(function, clock=clock or MockClock(autojump_threshold=0), instruments=instruments)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--only-transport", choices=list(DRIVERS), help="run what is marked every_transport on this one alone"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "every_transport: runs once for each transport that a pair can have")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("every_transport"):
-        metafunc.parametrize("transport", DRIVERS, indirect=True)
+        only = metafunc.config.getoption("--only-transport")
+        metafunc.parametrize("transport", [only] if only else DRIVERS, indirect=True)
 
 
 @pytest.fixture(autouse=True)  # a fixture that no test asks for would only be a name in its id
