@@ -138,7 +138,7 @@ async def test_a_megabyte_in_each_direction_at_once() -> None:
         before = pair.footprint()
         await pair.transfer()
         await trio.testing.wait_all_tasks_blocked()
-        assert pair.footprint() == before
+        assert pair.footprint().within(before)
         for way in (0, 1):
             figures = pair.statistics(way)
             assert figures.copied_bytes == figures.payload_bytes > 1 << 20
@@ -320,7 +320,7 @@ async def test_a_reset_of_one_side_is_a_link_that_goes_down_and_comes_up_for_the
         await drained(pair.ports[1])
         for way in (0, 1):
             assert await cross(pair, way) == (HEADER, FRAME)
-        assert pair.footprint() == before
+        assert pair.footprint().within(before)
 
 
 @pytest.mark.parametrize("transport", ["pci", "epf_mailbox"], indirect=True)

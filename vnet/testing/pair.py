@@ -139,6 +139,13 @@ class Footprint:
     in_flight: int
     """Chains that devices have taken and not given back."""
 
+    def within(self, before: Footprint) -> bool:
+        """Whether nothing is held that was not held before.
+
+        Fewer descriptors are fine: they were those of an object of somebody else's, which was collected meanwhile.
+        """
+        return attrs.evolve(self, fds=max(self.fds, before.fds)) == before
+
 
 class Pair:
     """Two hosts, one ideal link, and its devices; the first of them is meant where none is named."""
