@@ -15,7 +15,7 @@ import trio
 from drivers.errors import DriverError, ProbeDeferred
 from rings.ids import ANY_ID
 
-__all__ = ["Binding", "BindState", "Bus", "BusDevice", "BusDriver", "MatchId"]
+__all__ = ["Binding", "BindState", "Bus", "BusDevice", "BusDriver", "MatchId", "present"]
 
 
 @attrs.frozen
@@ -54,6 +54,16 @@ class BusDriver(Protocol):
 
 D = TypeVar("D", bound=BusDevice)
 R = TypeVar("R", bound=BusDriver)
+
+
+F = TypeVar("F")
+
+
+def present(found: F | None, device: BusDevice, missing: str) -> F:
+    """What a driver needs for ``device``, once it was ``found``. Raises ProbeDeferred with what is ``missing``."""
+    if found is None:
+        raise ProbeDeferred(f"{device.name}: {missing}")
+    return found
 
 
 class BindState(Enum):

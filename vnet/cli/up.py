@@ -106,9 +106,6 @@ def _hints(world: World) -> Iterator[str]:
     yield f"{name} is up. In another shell:"
     for device, spec in topology.devices.items():
         yield from (f"  {hint}" for hint in spec.hints(name, device, topology.ends(spec)))
-    for host in topology.hosts:
-        if topology.host_netns(name, host) is not None:
-            yield f"  vnet exec{option} {host} -- COMMAND"
     yield f"  vnet show{option}"
     yield f"  vnet link{option} down; vnet link{option} up"
     yield f"Ctrl-C, or vnet down{option}, ends it."

@@ -137,8 +137,12 @@ class NetSpec(DeviceSpec):
         for here, at, there in ((root, port, peer), (endpoint, peer, port)):
             netns = at.netns_of(system, here)
             if netns is not None:
-                for text in there.addresses:
-                    yield f"ip netns exec {netns} ping {ip_interface(text).ip}    # {name}, from {here}"
+                targets = [ip_interface(text).ip for text in there.addresses]
+                yield from (f"ip netns exec {netns} ping {target}    # {name}, from {here}" for target in targets)
+                # `vnet exec` enters a host's own namespace; the device's end within one host has no name there.
+                for target in targets[:1] if at.netns is None and self.host in (None, here) else ():
+                    url = f"[{target}]" if target.version == 6 else str(target)
+                    yield f"vnet exec{'' if system == 'vnet' else f' --name {system}'} {here} -- curl http://{url}/"
 
     def macs(self, index: int) -> tuple[bytes, bytes]:
         """The MAC addresses at the driver's and at the device's end of the ``index``-th device of a system."""

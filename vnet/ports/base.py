@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 from drivers.ports import Offloads, PortStatistics
+from rings.chain import copy_in, total
 
-__all__ = ["NEEDS_CSUM", "CountingPort", "KnownHeaders", "agreed", "agreed_gso_types", "scatter", "skip"]
+__all__ = ["NEEDS_CSUM", "CountingPort", "KnownHeaders", "agreed", "agreed_gso_types", "scatter"]
 
 NEEDS_CSUM = 1
 """The one flag of a virtio_net_hdr that goes on; the others only say what somebody else has seen to."""
@@ -68,25 +69,4 @@ def agreed(header: bytearray, gso_types: frozenset[int]) -> bool:
 
 def scatter(segs: Sequence[memoryview], data: bytes | bytearray) -> bool:
     """Copy ``data`` over the segments, in order; False, and nothing copied, where it does not fit."""
-    if len(data) > sum(map(len, segs)):
-        return False
-    at = 0
-    for seg in segs:
-        part = data[at : at + len(seg)]
-        seg[: len(part)] = part
-        at += len(part)
-        if at == len(data):
-            break
-    return True
-
-
-def skip(segs: Sequence[memoryview], count: int) -> list[memoryview]:
-    """The segments without their first ``count`` bytes."""
-    if segs and count < len(segs[0]):
-        return [segs[0][count:], *segs[1:]]
-    tail = []
-    for seg in segs:
-        if count < len(seg):
-            tail.append(seg[count:])
-        count = max(0, count - len(seg))
-    return tail
+    return len(data) <= total(segs) and copy_in(segs, data) == len(data)

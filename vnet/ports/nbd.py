@@ -6,11 +6,9 @@ that came in together are shown to the device together, and what it answered tog
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -34,6 +32,7 @@ from vnet.nbd import (
     read_header,
     simple_reply,
 )
+from vnet.ports.listen import listen
 
 __all__ = ["NbdServer", "NbdStatistics"]
 
@@ -90,7 +89,7 @@ class NbdServer:
 
     async def serve(self, path: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen at ``path`` until cancelled. Raises OSError where somebody listens there already."""
-        with listen(path) as listening:
+        with listen(path, socket.SOCK_STREAM, BACKLOG) as listening:
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
@@ -441,30 +440,3 @@ class Connection:
             except BlockingIOError:
                 self._reads = 0
                 await trio.lowlevel.wait_readable(self._socket)
-
-
-@contextmanager
-def listen(path: Path) -> Iterator[socket.socket]:
-    """A socket at ``path`` for this user alone; one that a killed process left there is replaced. Raises OSError."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-        listening.setblocking(False)
-        if path.is_socket() and not _answers(path):
-            path.unlink()
-        listening.bind(str(path))
-        made = path.stat()
-        try:
-            path.chmod(0o600)  # before anybody can connect
-            listening.listen(BACKLOG)
-            yield listening
-        finally:
-            if path.exists() and os.path.samestat(path.stat(), made):
-                path.unlink()
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return False
-    return True

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import trio
 
 from drivers.ports import RpmsgEndpoint
 from vnet.ports.channel import Surface, patiently
+from vnet.ports.listen import listen
 
 __all__ = ["SocketSurface"]
 
@@ -37,7 +35,7 @@ class SocketSurface(Surface):
     async def serve(
         self, endpoint: RpmsgEndpoint, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        with _listen(self.path) as listening:
+        with listen(self.path, socket.SOCK_SEQPACKET, BACKLOG) as listening:
             endpoint.lossy = True
             task_status.started()
             # trio.SocketListener wants a stream socket.
@@ -98,30 +96,3 @@ async def _send(client: socket.socket, message: bytes) -> None:
         except BlockingIOError:
             continue
         return
-
-
-@contextmanager
-def _listen(path: Path) -> Iterator[socket.socket]:
-    """A socket at ``path`` for this user alone; one that a killed process left there is replaced. Raises OSError."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
-        listening.setblocking(False)
-        if path.is_socket() and not _answers(path):
-            path.unlink()
-        listening.bind(str(path))
-        made = path.stat()
-        try:
-            path.chmod(0o600)  # before anybody can connect
-            listening.listen(BACKLOG)
-            yield listening
-        finally:
-            if path.exists() and os.path.samestat(path.stat(), made):
-                path.unlink()
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return False
-    return True

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import trio
 
 from drivers.ports import ETH_HLEN, HEADER_SIZE
-from vnet.ports.base import NEEDS_CSUM, KnownHeaders, scatter, skip
+from rings.chain import skip
+from vnet.ports.base import NEEDS_CSUM, KnownHeaders, scatter
 from vnet.ports.device import TunTapDevice
 from vnet.ports.neighbour import Neighbour
 from vnet.ports.packets import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, destination, ethernet, multicast_mac

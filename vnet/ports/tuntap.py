@@ -15,7 +15,8 @@ import trio
 from drivers.errors import PortGone
 from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
 from drivers.pump import Signal
-from vnet.ports.base import CountingPort, agreed, agreed_gso_types, scatter, skip
+from rings.chain import skip
+from vnet.ports.base import CountingPort, agreed, agreed_gso_types, scatter
 from vnet.ports.device import TunTapDevice
 from vnet.ports.netns import in_netns, refresh_interface
 from vnet.ports.poller import Poller

@@ -22,8 +22,8 @@ from drivers.devices.blk.layout import (
 )
 from drivers.devices.blk.request import Limits, Refusal, Request
 from drivers.devices.blk.workers import Job, Workers
-from drivers.errors import PortGone, ProbeDeferred
-from drivers.model import MatchId
+from drivers.errors import PortGone
+from drivers.model import MatchId, present
 from drivers.ports import SectorStore
 from drivers.pump import Need, pump
 from drivers.vhost import DeviceQueue, VhostDevice
@@ -282,9 +282,7 @@ class VhostBlk:
         self._plug_for = plug_for
 
     async def probe(self, device: VhostDevice) -> BoundVhostBlk:
-        plug = self._plug_for(device)
-        if plug is None:
-            raise ProbeDeferred(f"{device.name}: no store yet")
+        plug = present(self._plug_for(device), device, "no store yet")
         bound = BoundVhostBlk(device, plug)
         bound.offer()
         return bound

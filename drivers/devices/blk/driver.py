@@ -25,9 +25,9 @@ from drivers.devices.blk.layout import (
     ConfigField,
     RequestType,
 )
-from drivers.errors import PortGone, ProbeDeferred, ProbeError
+from drivers.errors import PortGone, ProbeError
 from drivers.hw import DmaMemory
-from drivers.model import MatchId
+from drivers.model import MatchId, present
 from drivers.pump import Need, pump
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
 from rings.features import RingFeature
@@ -259,10 +259,7 @@ class VirtioBlk:
         self._settings_for = settings_for
 
     def _settings(self, device: VirtioDevice) -> BlkSettings:
-        settings = self._settings_for(device)
-        if settings is None:
-            raise ProbeDeferred(f"{device.name}: nobody uses the disk yet")
-        return settings
+        return present(self._settings_for(device), device, "nobody uses the disk yet")
 
     def features(self, device: VirtioDevice) -> int:
         return self._settings(device).features

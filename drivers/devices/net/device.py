@@ -23,8 +23,8 @@ from drivers.devices.net.layout import (
     offload_features,
 )
 from drivers.devices.net.merge import NUM_BUFFERS_AT, Taken, complete, gather, give_back
-from drivers.errors import PortGone, ProbeDeferred
-from drivers.model import MatchId
+from drivers.errors import PortGone
+from drivers.model import MatchId, present
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, PacketPort
 from drivers.pump import Need, pump
 from drivers.vhost import DeviceQueue, VhostBound, VhostDevice
@@ -295,7 +295,5 @@ class VhostNet:
         self._plug_for = plug_for
 
     async def probe(self, device: VhostDevice) -> VhostBound:
-        plug = self._plug_for(device)
-        if plug is None:
-            raise ProbeDeferred(f"{device.name}: no port to plug into yet")
+        plug = present(self._plug_for(device), device, "no port to plug into yet")
         return plug.join(device)

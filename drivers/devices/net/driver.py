@@ -8,6 +8,7 @@ from functools import partial
 import attrs
 import trio
 
+from drivers.buffers import BufferBlock
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
 from drivers.devices.net.layout import (
@@ -22,9 +23,9 @@ from drivers.devices.net.layout import (
     driver_offloads,
     offload_features,
 )
-from drivers.errors import PortGone, ProbeDeferred, ProbeError
-from drivers.hw import DmaBuffer, DmaMemory
-from drivers.model import MatchId
+from drivers.errors import PortGone, ProbeError
+from drivers.hw import DmaMemory
+from drivers.model import MatchId, present
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, PacketPort
 from drivers.pump import Need, pump
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
@@ -35,7 +36,6 @@ from rings.memory import Addr
 __all__ = ["NetSettings", "VirtioNet"]
 
 HEAD = HEADER_SIZE + ETH_HLEN
-ALIGN = 4096
 
 
 @attrs.define(eq=False)
@@ -53,22 +53,13 @@ class NetSettings:
     sent: Traffic = attrs.field(factory=Traffic)
 
 
-class Slots:
-    """A block of equal buffers in this host's memory, each seen through one view that lasts until `close`."""
+class Slots(BufferBlock):
+    """Buffers for frames, in the two forms that flows need at once: for a port, and for a ring."""
 
     def __init__(self, dma: DmaMemory, count: int, size: int) -> None:
-        self._dma = dma
-        pitch = -(-size // 64) * 64
-        self._block: DmaBuffer = dma.alloc(count * pitch, ALIGN)
-        self.addrs = [Addr(self._block.addr + i * pitch) for i in range(count)]
-        self.segs = [[dma.pin(addr, size, "B")] for addr in self.addrs]
+        super().__init__(dma, count, size)
+        self.segs = [[view] for view in self.views]
         self.whole = [(addr, size, slot) for slot, addr in enumerate(self.addrs)]
-        self.size = size
-
-    def close(self) -> None:
-        for (view,) in self.segs:
-            self._dma.unpin(view)
-        self._dma.free(self._block)
 
 
 class Transmit(NetFlow[DriverQueue]):
@@ -253,10 +244,7 @@ class VirtioNet:
         self._settings_for = settings_for
 
     def _settings(self, device: VirtioDevice) -> NetSettings:
-        settings = self._settings_for(device)
-        if settings is None:
-            raise ProbeDeferred(f"{device.name}: no port to plug into yet")
-        return settings
+        return present(self._settings_for(device), device, "no port to plug into yet")
 
     def features(self, device: VirtioDevice) -> int:
         settings = self._settings(device)

@@ -14,7 +14,7 @@ import attrs
 from drivers.devices.net.layout import MAX_FRAME
 from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 
-__all__ = ["DROPS", "NEEDS_CSUM", "GsoType", "HeaderRules", "Verdict"]
+__all__ = ["NEEDS_CSUM", "GsoType", "HeaderRules", "Verdict"]
 
 NEEDS_CSUM = 1
 VLAN_HLEN = 4
@@ -29,9 +29,6 @@ class GsoType(IntEnum):
 
 _NAMES: Mapping[int, str] = {GsoType.TCPV4: "tso4", GsoType.TCPV6: "tso6", GsoType.UDP_L4: "uso"}
 _HEADER = struct.Struct("<BBHHHHH")
-DROPS = ("short_header", "short_frame", "too_long", "bad_csum", "bad_gso", "writable", "used_length", "num_buffers")
-"""Causes for which a net device or driver drops a frame itself."""
-
 Verdict = tuple[int, int, bytes, int]
 """Bytes of header and frame from which and up to which a head is good, what goes on in its place, num_buffers."""
 

@@ -19,8 +19,8 @@ from drivers.devices.rpmsg.layout import (
     RpmsgConfig,
     RpmsgFeature,
 )
-from drivers.errors import ProbeDeferred, ProbeError
-from drivers.model import MatchId
+from drivers.errors import ProbeError
+from drivers.model import MatchId, present
 from drivers.pump import Need, pump
 from drivers.vhost import DeviceQueue, VhostDevice
 from rings.chain import copy_in, copy_out, total
@@ -157,9 +157,7 @@ class VhostRpmsg:
         self._plug_for = plug_for
 
     async def probe(self, device: VhostDevice) -> BoundVhostRpmsg:
-        plug = self._plug_for(device)
-        if plug is None:
-            raise ProbeDeferred(f"{device.name}: nothing to connect to it yet")
+        plug = present(self._plug_for(device), device, "nothing to connect to it yet")
         if not plug.config.valid:
             raise ProbeError(f"{device.name}: buffers of {plug.config.to_driver} and {plug.config.to_device} bytes")
         bound = BoundVhostRpmsg(device, plug)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from drivers.buffers import BufferBlock
 from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.flow import BUDGET, InFlow, OutFlow
 from drivers.devices.rpmsg.layout import (
@@ -18,18 +19,14 @@ from drivers.devices.rpmsg.layout import (
     RpmsgConfig,
     RpmsgFeature,
 )
-from drivers.errors import ProbeDeferred, ProbeError
-from drivers.hw import DmaBuffer, DmaMemory
-from drivers.model import MatchId
+from drivers.errors import ProbeError
+from drivers.model import MatchId, present
 from drivers.pump import Need, pump
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
 from rings.errors import MemoryFault, RemoteRingError
 from rings.ids import DeviceId
-from rings.memory import Addr
 
 __all__ = ["RpmsgSettings", "VirtioRpmsg"]
-
-ALIGN = 4096
 
 
 @attrs.define(eq=False)
@@ -43,29 +40,11 @@ class RpmsgSettings:
     """Most buffers to use in each direction; None takes what the device has."""
 
 
-class Buffers:
-    """A block of equal buffers, each seen through one view that lasts until `close`."""
-
-    def __init__(self, dma: DmaMemory, count: int, size: int) -> None:
-        """Raises MemoryError."""
-        self._dma = dma
-        pitch = -(-size // 64) * 64
-        self._block: DmaBuffer = dma.alloc(count * pitch, ALIGN)
-        self.size = size
-        self.addrs = [Addr(self._block.addr + i * pitch) for i in range(count)]
-        self.views = [dma.pin(addr, size, "B") for addr in self.addrs]
-
-    def close(self) -> None:
-        for view in self.views:
-            self._dma.unpin(view)
-        self._dma.free(self._block)
-
-
 class Transmit(OutFlow[DriverQueue]):
-    """Queue 1. Buffers that came back are taken only when free ones run short, and nobody asks to be told of them
+    """Queue 1. BufferBlock that came back are taken only when free ones run short, and nobody asks to be told of them
     until somebody waits for one."""
 
-    def __init__(self, queue: DriverQueue, bus: RpmsgBus, buffers: Buffers) -> None:
+    def __init__(self, queue: DriverQueue, bus: RpmsgBus, buffers: BufferBlock) -> None:
         super().__init__(queue, bus, direct=True)
         self._buffers = buffers
         self._free = list(range(len(buffers.addrs)))
@@ -114,7 +93,7 @@ class Transmit(OutFlow[DriverQueue]):
 class Receive(InFlow[DriverQueue]):
     """Queue 0. Every buffer goes back into the ring as soon as its message was taken."""
 
-    def __init__(self, queue: DriverQueue, bus: RpmsgBus, buffers: Buffers) -> None:
+    def __init__(self, queue: DriverQueue, bus: RpmsgBus, buffers: BufferBlock) -> None:
         super().__init__(queue, bus)
         self._buffers = buffers
         self._came: list[tuple[int, int]] = []  # buffer and bytes written, the next one last
@@ -154,7 +133,7 @@ class BoundRpmsg:
         self._device = device
         self._settings = settings
         self._config = config
-        self._buffers: list[Buffers] = []
+        self._buffers: list[BufferBlock] = []
 
     async def set_up(self) -> None:
         """Queues and buffers; the receive ring is filled before DRIVER_OK, and nobody is told (section 3.1.1)."""
@@ -162,7 +141,7 @@ class BoundRpmsg:
         specs = [QueueSpec(name, settings.queue_size) for name in ("receiveq", "transmitq")]
         receive, transmit = await device.find_vqs(specs)
         for queue, size in ((receive, self._config.to_driver), (transmit, self._config.to_device)):
-            self._buffers.append(Buffers(device.ops.dma, queue.ring.num, size))
+            self._buffers.append(BufferBlock(device.ops.dma, queue.ring.num, size))
         self._receive = Receive(receive, settings.bus, self._buffers[0])
         self._transmit = Transmit(transmit, settings.bus, self._buffers[1])
         self._receive.post()
@@ -197,10 +176,7 @@ class VirtioRpmsg:
         self._settings_for = settings_for
 
     def _settings(self, device: VirtioDevice) -> RpmsgSettings:
-        settings = self._settings_for(device)
-        if settings is None:
-            raise ProbeDeferred(f"{device.name}: nothing to connect to it yet")
-        return settings
+        return present(self._settings_for(device), device, "nothing to connect to it yet")
 
     def features(self, device: VirtioDevice) -> int:
         return self._settings(device).features
