@@ -1,4 +1,4 @@
-"""Every example, and every command of the README, runs as it is written."""
+"""Every example and every example topology runs as it is."""
 
 from __future__ import annotations
 

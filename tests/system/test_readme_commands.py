@@ -1,0 +1,67 @@
+"""What the README tells people to type for the demo and for a system that stays up does what it says there.
+
+The commands of the other blocks have tests of their own: the set-up lines are what runs these tests, the benchmark
+is in test_bench, the disks are in test_blk_clients, the examples in test_examples.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from machine import RequireTool
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+NOT_SERVED = 7
+"""Exit status of curl where nobody listens: it did reach the other host."""
+
+
+def block(after: str) -> list[str]:
+    """The lines of the first shell block behind these words, with the commands of this environment."""
+    found = re.search(r"```sh\n(.*?)```", README[README.index(after) :], flags=re.DOTALL)
+    assert found is not None
+    return [line.replace(".venv/bin/", f"{BIN}/") for line in found[1].splitlines()]
+
+
+def run(line: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(line, shell=True, capture_output=True, text=True, timeout=120, cwd=cwd, check=False)
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.usefixtures("privileged", "no_leaks")
+@pytest.mark.parametrize("line", block("## Demo"), ids=lambda line: line.split("vnet ")[1])
+def test_every_demo_ends_well(line: str, require_tool: RequireTool, tmp_path: Path) -> None:
+    require_tool("ping", "iperf3")
+    done = run(line, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("privileged", "no_leaks")
+def test_a_system_that_stays_up_obeys_every_line(require_tool: RequireTool) -> None:
+    require_tool("ping", "ip", "curl")
+    plain, _, once = block("## Systems that stay up")
+    with subprocess.Popen(plain, shell=True, stdout=subprocess.PIPE, text=True, process_group=0) as up:
+        try:
+            assert up.stdout is not None
+            assert up.stdout.readline() == "vnet is up. In another shell:\n"
+            for line in block("While one runs"):
+                done = run(line)
+                assert done.returncode == (NOT_SERVED if "curl" in line else 0), (line, done.stdout, done.stderr)
+            assert up.wait(10) == 0, "the last line ends it"
+        finally:
+            if up.poll() is None:
+                up.send_signal(signal.SIGTERM)
+    assert run(once).returncode == 0
+
+
+@pytest.mark.usefixtures("privileged", "no_leaks")
+def test_a_named_system_from_a_file_comes_up_and_goes(require_tool: RequireTool) -> None:
+    require_tool("ip")
+    line = block("## Systems that stay up")[1]
+    assert run(f"{line} --exec true").returncode == 0
