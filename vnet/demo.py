@@ -18,7 +18,7 @@ from vnet.topology import Topology, parse
 from vnet.traffic import PingResult, Plan, Run, iperf3, iperf3_server, ping
 from vnet.world import World, open_world
 
-__all__ = ["DemoReport", "default_topology", "run_demo"]
+__all__ = ["DemoReport", "carried", "default_topology", "run_demo"]
 
 PINGS = 10
 LARGE_PING = 60000
@@ -92,17 +92,20 @@ PLACES = {"link": "pcie0", "ntb": "ntb0", "host": "box"}
 
 def default_topology(port: PortKind, transport: str = "pci", mode: str = "direct") -> Topology:
     """One network device with ports of this kind, and what that transport needs around it. Raises ConfigError."""
-    on = TRANSPORTS[transport].on
     device = f"""
 [devices.net0]
 type = "net"
-transport = "{transport}"
-{on} = "{PLACES[on]}"
-mode = "{mode}"
 driver = {{ kind = "{port}", addresses = ["198.18.0.1/24", "2001:2::1/64"] }}
 device = {{ kind = "{port}", addresses = ["198.18.0.2/24", "2001:2::2/64"] }}
 """
-    return parse(CARRIERS[on] + device, "built-in topology")
+    return carried(device, transport, mode)
+
+
+def carried(device: str, transport: str, mode: str = "direct") -> Topology:
+    """A topology of the one device whose table is ``device``, and of what its transport needs. Raises ConfigError."""
+    on = TRANSPORTS[transport].on
+    where = f'transport = "{transport}"\nmode = "{mode}"\n{on} = "{PLACES[on]}"\n'
+    return parse(CARRIERS[on] + device + where, "built-in topology")
 
 
 class Traffic(Protocol):

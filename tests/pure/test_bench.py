@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
+import attrs
 import pytest
 from click.testing import CliRunner
 
 from drivers.pump import BATCH_BUCKETS
+from drivers.registry import TRANSPORTS
 from vnet.bench.figures import (
     Machine,
     QueueFigures,
@@ -26,8 +29,10 @@ from vnet.bench.figures import (
 from vnet.bench.forwarder import forward
 from vnet.bench.measure import WORKLOADS, rotated
 from vnet.bench.processes import parse_cpu_ticks, parse_peak_memory
-from vnet.cli.bench import command
-from vnet.cli.bench_tables import bucket_names, tables
+from vnet.bench.rpmsg import RpmsgFigures, RpmsgResults
+from vnet.bench.suites import CARRIERS, NET, SUITES, Asked
+from vnet.cli.bench import SHOW, command
+from vnet.cli.bench_tables import bucket_names, rpmsg_table, tables
 from vnet.describe import QueueRow
 
 MACHINE = Machine(2, "a processor", "Linux 6.1", "CPython 3.11")
@@ -152,7 +157,7 @@ def results() -> Results:
         name: {who: from_samples(rounds, by_name["bare"]) for who, rounds in by_name.items()}
         for name, by_name in runs.items()
     }
-    return Results(MACHINE, 3, 2, workloads, {"tun": 72 << 20, "bare": 12 << 20}, ())
+    return Results(MACHINE, 3, 2, "bare", workloads, {"tun": 72 << 20, "bare": 12 << 20}, ())
 
 
 def lines(results: Results) -> Iterator[list[str]]:
@@ -187,9 +192,41 @@ def test_the_table_is_fenced_text_without_what_was_not_measured(results: Results
 
 def test_without_bare_the_table_has_no_ratios(results: Results) -> None:
     alone = {"tcp1": {"tun": from_samples(tcp(1), ())}}
-    text = tables(Results(MACHINE, 1, 2, alone, {}, ()))
+    text = tables(Results(MACHINE, 1, 2, "bare", alone, {}, ()))
     header = text.splitlines()[4]
     assert header.split() == ["vnet", "TUN"]
+
+
+def test_another_reference_names_the_ratios(results: Results) -> None:
+    runs = {"pci": tcp(8), "ntb": tcp(6), "ntb-mediated": tcp(4)}
+    workload = {name: from_samples(rounds, runs["pci"]) for name, rounds in runs.items()}
+    text = tables(attrs.evolve(results, reference="pci", workloads={"tcp1": workload}), batches=False)
+    assert "/pci: median of each round's ratio to pci" in text
+    header, _, row = (re.split("  +", line) for line in text.splitlines()[4:7])
+    assert header[1:] == ["pci", "ntb", "/pci", "ntb med.", "/pci"]
+    assert row == ["TCP 1 stream, rc to ep, Gbit/s", "8.00", "6.00", "0.75", "4.00", "0.50"]
+
+
+def test_rpmsg_has_a_line_for_each_transport() -> None:
+    figures = RpmsgFigures(to_device=1.5e5, to_driver=1.25e5, round_trip=7e-5)
+    text = rpmsg_table(RpmsgResults(MACHINE, 3, 64, {"pci": figures, "ntb": figures}, {}))
+    assert [line.split() for line in text.splitlines() if line.startswith("ntb")] == [["ntb", "150.0", "125.0", "70.0"]]
+
+
+def test_suites_take_part_in_what_is_asked_for() -> None:
+    asked = Asked(rounds=2, seconds=1, only=("tcp",), contestants=("tun", "pci", "ntb"), size=1 << 20)
+    assert CARRIERS.runs(asked) == 2 * 2 * 2
+    assert NET.runs(asked) == 2 * 1 * 4
+    assert SUITES["net"].duration(attrs.evolve(asked, contestants=("pci",))) == 0
+    assert set(SUITES) == set(SHOW)
+
+
+def test_every_transport_and_mode_is_compared_with_pci() -> None:
+    assert CARRIERS.reference == "pci"
+    assert set(CARRIERS.contestants) == {
+        *TRANSPORTS,
+        *(f"{name}-mediated" for name, transport in TRANSPORTS.items() if transport.on != "host"),
+    }
 
 
 def test_the_results_are_plain_data(results: Results) -> None:
@@ -201,7 +238,9 @@ def test_the_results_are_plain_data(results: Results) -> None:
 # Command line
 
 
-@pytest.mark.parametrize("args", [["--only", "tcp,sctp"], ["--contestants", ""], ["--seconds", "0.5"]])
+@pytest.mark.parametrize(
+    "args", [["--only", "tcp,sctp"], ["--contestants", ""], ["--suite", "net,gpu"], ["--seconds", "0.5"]]
+)
 def test_a_choice_that_does_not_exist_is_refused(args: list[str]) -> None:
     result = CliRunner().invoke(command, args)
     assert result.exit_code == 2

@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner
 from machine import NETNS, RequireTool
 
+from drivers.registry import TRANSPORTS
 from vnet.bench import disk
 from vnet.bench.figures import FIGURES, QueueFigures, Results
 from vnet.bench.measure import WORKLOADS
-from vnet.bench.setups import CONTESTANTS
+from vnet.bench.suites import NET, SUITES, traffic
 from vnet.cli import bench
 
 
@@ -32,20 +33,25 @@ def names(cls: type) -> set[str]:
 @pytest.mark.timeout(120)
 def test_a_round_gives_every_figure_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     few = {"tcp1": "bits_per_second", "udp64-reverse": "packets_per_second", "ping": "rtt_median"}
-    monkeypatch.setattr(bench, "WORKLOADS", [workload for workload in WORKLOADS if workload.name in few])
+    comparison = attrs.evolve(NET, workloads=tuple(workload for workload in WORKLOADS if workload.name in few))
+    monkeypatch.setattr(bench, "SUITES", {**SUITES, "net": traffic(comparison)})
     file = tmp_path / "bench.json"
-    done = CliRunner().invoke(bench.command, ["--rounds", "1", "--seconds", "1", "--json", str(file)])
+    args = ["--suite", "net,rpmsg", "--rounds", "1", "--seconds", "1", "--json", str(file)]
+    done = CliRunner().invoke(bench.command, args)
     assert done.exit_code == 0, done.output
     assert "round 1 of 1, ping, no load: tun " in done.output
     assert "\n```text\n" in done.output
 
-    results = json.loads(file.read_text())
+    measured = json.loads(file.read_text())
+    assert set(measured) == {"net", "rpmsg"}
+    assert set(measured["rpmsg"]["medians"]) == set(TRANSPORTS)
+    results = measured["net"]
     assert set(results) == names(Results)
     assert results["failures"] == []
     assert set(results["peak_memory"]) == {"tun", "tap", "bare"}
     assert set(results["workloads"]) == set(few)
     for workload, headline in few.items():
-        assert set(results["workloads"][workload]) == set(CONTESTANTS)
+        assert set(results["workloads"][workload]) == set(NET.contestants)
         for contestant, result in results["workloads"][workload].items():
             assert result["median"][headline] > 0
             assert result["ratio"][headline] > 0
@@ -56,6 +62,21 @@ def test_a_round_gives_every_figure_and_leaves_nothing_behind(monkeypatch: pytes
             assert len(sample["queues"]) == (2 if contestant in {"tun", "tap"} else 0)
     tcp = results["workloads"]["tcp1"]
     assert {name for name in tcp if "cpu_seconds_per_gigabyte" in tcp[name]["median"]} == {"tun", "tap", "bare"}
+
+
+@pytest.mark.timeout(120)
+def test_carriers_are_compared_with_pci(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    few = ["pci", "ntb-mediated"]
+    args = ["--suite", "carriers", "--only", "ping", "--contestants", ",".join(few)]
+    done = CliRunner().invoke(bench.command, [*args, "--rounds", "1", "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    by_contestant = json.loads(file.read_text())["carriers"]["workloads"]["ping"]
+    assert set(by_contestant) == set(few)
+    assert by_contestant["pci"]["ratio"]["rtt_median"] == 1
+    assert by_contestant["ntb-mediated"]["ratio"]["rtt_median"] > 0
+    # Four queues: those of the two devices that the mediator joins.
+    assert len(by_contestant["ntb-mediated"]["rounds"][0]["queues"]) == 4
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -83,10 +104,10 @@ def test_a_missing_program_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_a_disk_is_measured_beside_nbdkit(require_tool: RequireTool, tmp_path: Path) -> None:
     require_tool(*disk.TOOLS)
     file = tmp_path / "bench.json"
-    args = ["--disk", "--rounds", "1", "--seconds", "1", "--size", "16", "--json", str(file)]
+    args = ["--suite", "disk", "--rounds", "1", "--seconds", "1", "--size", "16", "--json", str(file)]
     done = CliRunner().invoke(bench.command, args)
     assert done.exit_code == 0, done.output
-    results = json.loads(file.read_text())
+    results = json.loads(file.read_text())["disk"]
     assert set(results) == names(disk.DiskResults)
     assert set(results["workloads"]) == set(disk.WORKLOADS)
     for by_contestant in results["workloads"].values():

@@ -128,16 +128,16 @@ class Result:
     median: Mapping[str, float]
     """By figure, over the rounds; what was not measured is not in it."""
     ratio: Mapping[str, float]
-    """By figure: the median over the rounds of each round's ratio to the bare forwarder."""
+    """By figure: the median over the rounds of each round's ratio to the reference."""
     rounds: tuple[Sample | None, ...]
     """None for a run that failed."""
 
 
-def from_samples(rounds: Sequence[Sample | None], bare: Sequence[Sample | None]) -> Result:
+def from_samples(rounds: Sequence[Sample | None], reference: Sequence[Sample | None]) -> Result:
     """The two are paired by round: what disturbs a round disturbs both alike."""
 
     def ratios(name: str) -> Iterable[float | None]:
-        for ours, theirs in zip(rounds, bare, strict=False):
+        for ours, theirs in zip(rounds, reference, strict=False):
             value, unit = getattr(ours, name, None), getattr(theirs, name, None)
             yield value / unit if value is not None and unit else None
 
@@ -170,6 +170,8 @@ class Results:
     rounds: int
     seconds: int
     """Of each throughput run."""
+    reference: str
+    """The contestant that the others are compared with."""
     workloads: Mapping[str, Mapping[str, Result]]
     """By workload, by contestant."""
     peak_memory: Mapping[str, int | None]

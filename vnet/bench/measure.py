@@ -13,7 +13,7 @@ import attrs
 
 from vnet.bench.figures import Result, Results, Sample, between, from_samples
 from vnet.bench.processes import cpu_seconds, peak_memory, this_machine
-from vnet.bench.setups import BARE, Setup, open_setup
+from vnet.bench.setups import Setup, open_setup
 from vnet.traffic import TrafficError, iperf3, iperf3_server, run
 
 __all__ = ["WORKLOADS", "Kind", "Workload", "rotated", "run_benchmark"]
@@ -65,6 +65,7 @@ def rotated(items: Sequence[T], by: int) -> list[T]:
 
 async def run_benchmark(
     contestants: Sequence[str],
+    reference: str,
     workloads: Sequence[Workload],
     *,
     rounds: int,
@@ -73,8 +74,8 @@ async def run_benchmark(
 ) -> Results:
     """Set the contestants up, measure them ``rounds`` times, and take them down; nothing stays behind.
 
-    A run that fails is reported and left out. Raises PrivilegeError, OSError, TrafficError where a contestant
-    can't be set up.
+    They are compared with ``reference``, where that is one of them. A run that fails is reported and left out.
+    Raises PrivilegeError, OSError, TrafficError where a contestant can't be set up.
     """
     samples: dict[str, dict[str, list[Sample | None]]] = {w.name: {c: [] for c in contestants} for w in workloads}
     failures = []
@@ -101,14 +102,15 @@ async def run_benchmark(
         this_machine(),
         rounds,
         seconds,
-        {name: _results(by_contestant) for name, by_contestant in samples.items()},
+        reference,
+        {name: _results(by_contestant, reference) for name, by_contestant in samples.items()},
         memory,
         tuple(failures),
     )
 
 
-def _results(samples: dict[str, list[Sample | None]]) -> dict[str, Result]:
-    return {name: from_samples(rounds, samples.get(BARE, ())) for name, rounds in samples.items()}
+def _results(samples: dict[str, list[Sample | None]], reference: str) -> dict[str, Result]:
+    return {name: from_samples(rounds, samples.get(reference, ())) for name, rounds in samples.items()}
 
 
 async def measure(workload: Workload, setup: Setup, seconds: int) -> Sample:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 import attrs
 import trio
 
 from drivers.devices.rpmsg import Endpoint, RpmsgBus
-from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd, RpmsgEndSpec, RpmsgSpec
-from vnet.spec import HostSpec, LinkSpec
-from vnet.topology import Topology
+from vnet.bench.figures import Machine
+from vnet.bench.measure import rotated
+from vnet.bench.processes import this_machine
+from vnet.demo import carried
+from vnet.ends.rpmsg import RpmsgEnd
 from vnet.world import World, open_world
 
-__all__ = ["RpmsgFigures", "measure_rpmsg"]
+__all__ = ["RpmsgFigures", "RpmsgResults", "measure_rpmsg", "run_rpmsg_benchmark"]
 
-DEVICE = "rpmsg0"
+NAME = "rpmsg0"
+SIZE = 64
+DEVICE = f"""
+[devices.{NAME}]
+type = "rpmsg"
+device = {{ channels = [{{ name = "echo", surface = "echo" }}] }}
+"""
 
 
 @attrs.frozen
@@ -28,17 +36,48 @@ class RpmsgFigures:
     to_driver: float
     round_trip: float
     """Seconds from sending a message to receiving its echo, the median, nothing else going on."""
+
+
+@attrs.frozen
+class RpmsgResults:
+    """Everything."""
+
+    machine: Machine
+    rounds: int
     size: int
     """Bytes of each message."""
+    medians: Mapping[str, RpmsgFigures]
+    """By transport, over the rounds."""
+    samples: Mapping[str, tuple[RpmsgFigures, ...]]
+    failures: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data, for JSON."""
+        return attrs.asdict(self)
 
 
-async def measure_rpmsg(messages: int = 50_000, trips: int = 5_000, size: int = 64) -> RpmsgFigures:
+async def run_rpmsg_benchmark(
+    transports: Sequence[str], *, rounds: int, messages: int, progress: Callable[[str], None]
+) -> RpmsgResults:
+    """``messages`` go each way over each transport in each round, and a tenth as many there and back."""
+    samples: dict[str, list[RpmsgFigures]] = {transport: [] for transport in transports}
+    for turn in range(rounds):
+        for transport in rotated(transports, turn):
+            samples[transport].append(await measure_rpmsg(messages, messages // 10, SIZE, transport))
+        said = ", ".join(f"{name} {rows[-1].to_device / 1e3:.0f} k/s" for name, rows in samples.items())
+        progress(f"round {turn + 1} of {rounds}, rpmsg: {said}")
+    medians = {
+        name: RpmsgFigures(*(median(column) for column in zip(*map(attrs.astuple, rows), strict=True)))
+        for name, rows in samples.items()
+    }
+    return RpmsgResults(this_machine(), rounds, SIZE, medians, {name: tuple(rows) for name, rows in samples.items()})
+
+
+async def measure_rpmsg(
+    messages: int = 50_000, trips: int = 5_000, size: int = SIZE, transport: str = "pci"
+) -> RpmsgFigures:
     """Needs nothing but this process. Raises MessageTooLong."""
-    link = LinkSpec(root="rc", endpoint="ep")
-    echo = RpmsgEndSpec((ChannelSpec("echo", surface="echo"),))
-    spec = RpmsgSpec(type="rpmsg", link="pcie0", device=echo)
-    topology = Topology({"rc": HostSpec(), "ep": HostSpec()}, {"pcie0": link}, {DEVICE: spec}).check("benchmark")
-    async with open_world(topology, "bench") as world:
+    async with open_world(carried(DEVICE, transport), "bench") as world:
         await world.wait_up()
         driver, device = _buses(world)
         ends = [bus.create("one way") for bus in (driver, device)]
@@ -49,12 +88,11 @@ async def measure_rpmsg(messages: int = 50_000, trips: int = 5_000, size: int = 
             to_device=await _one_way(ends, messages, bytes(size)),
             to_driver=await _one_way(ends[::-1], messages, bytes(size)),
             round_trip=trip,
-            size=size,
         )
 
 
 def _buses(world: World) -> list[RpmsgBus]:
-    ends = world.devices[DEVICE].driver_end, world.devices[DEVICE].device_end
+    ends = world.devices[NAME].driver_end, world.devices[NAME].device_end
     assert all(isinstance(end, RpmsgEnd) for end in ends)
     return [end.bus for end in ends if isinstance(end, RpmsgEnd)]
 

@@ -1,4 +1,4 @@
-"""The contestants: four ways from one network namespace to another, each with the same addresses."""
+"""The contestants: ways from one network namespace to another, each with the same addresses."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ipaddress import ip_interface
 import attrs
 import cattrs
 
+from drivers.registry import TRANSPORTS
 from vnet.bench.figures import QueueFigures
 from vnet.bench.processes import Child, open_child
 from vnet.demo import default_topology
@@ -18,10 +19,9 @@ from vnet.ends.net import PortKind, net_specs
 from vnet.ports.interface import PortConfig, make_interface, make_port
 from vnet.ports.netns import in_netns, open_netns, set_up_interface
 
-__all__ = ["BARE", "CONTESTANTS", "Setup", "open_setup"]
+__all__ = ["BARE", "CONTESTANTS", "Contestant", "Setup", "open_setup"]
 
 BARE = "bare"
-"""The one the others are compared with."""
 IFNAME = "vnet0"
 
 Ends = tuple[str, str]
@@ -64,19 +64,19 @@ def _addresses() -> Ends:
 
 
 @asynccontextmanager
-async def _vnet(kind: PortKind, netns: Ends) -> AsyncIterator[Setup]:
+async def _vnet(kind: PortKind, transport: str, mode: str, name: str, netns: Ends) -> AsyncIterator[Setup]:
     """This stack."""
 
     async def figures(child: Child) -> tuple[QueueFigures, ...]:
         return cattrs.structure(json.loads(await child.ask()), tuple[QueueFigures, ...])
 
-    async with open_child("vnet.bench.stack", (kind, *netns)) as child:
+    async with open_child("vnet.bench.stack", (kind, transport, mode, *netns)) as child:
         await child.line()  # it is up
-        yield Setup(kind, netns, _addresses(), child.pid, partial(figures, child))
+        yield Setup(name, netns, _addresses(), child.pid, partial(figures, child))
 
 
 @asynccontextmanager
-async def _bare(netns: Ends) -> AsyncIterator[Setup]:
+async def _bare(name: str, netns: Ends) -> AsyncIterator[Setup]:
     """A loop of read and write between TUN interfaces with the very settings this stack gives its own."""
     async with AsyncExitStack() as stack:
         fds = []
@@ -88,11 +88,11 @@ async def _bare(netns: Ends) -> AsyncIterator[Setup]:
             port.set_carrier(True)
             fds.append(device.fileno())
         child = await stack.enter_async_context(open_child("vnet.bench.forwarder", [str(fd) for fd in fds], fds))
-        yield Setup(BARE, netns, _addresses(), child.pid)
+        yield Setup(name, netns, _addresses(), child.pid)
 
 
 @asynccontextmanager
-async def _veth(netns: Ends) -> AsyncIterator[Setup]:
+async def _veth(name: str, netns: Ends) -> AsyncIterator[Setup]:
     """The kernel alone. Both interfaces go with their namespaces."""
 
     def make_pair() -> None:
@@ -105,15 +105,32 @@ async def _veth(netns: Ends) -> AsyncIterator[Setup]:
     await in_netns(netns[0], make_pair)
     for config in _configs("tun", netns):
         await in_netns(config.netns, partial(set_up_interface, IFNAME, addresses=config.addresses, mtu=config.mtu))
-    yield Setup("veth", netns, _addresses())
+    yield Setup(name, netns, _addresses())
 
 
-CONTESTANTS: Mapping[str, Callable[[Ends], AbstractAsyncContextManager[Setup]]] = {
-    "tun": partial(_vnet, "tun"),
-    "tap": partial(_vnet, "tap"),
-    BARE: _bare,
-    "veth": _veth,
+@attrs.frozen
+class Contestant:
+    """One way."""
+
+    title: str
+    """What its column is called."""
+    open: Callable[[str, Ends], AbstractAsyncContextManager[Setup]]
+    """Of its name and of two namespaces that exist."""
+
+
+CONTESTANTS: Mapping[str, Contestant] = {
+    "tun": Contestant("vnet TUN", partial(_vnet, "tun", "pci", "direct")),
+    "tap": Contestant("vnet TAP", partial(_vnet, "tap", "pci", "direct")),
+    BARE: Contestant("bare", _bare),
+    "veth": Contestant("veth", _veth),
+    **{transport: Contestant(transport, partial(_vnet, "tun", transport, "direct")) for transport in TRANSPORTS},
+    **{
+        f"{transport}-mediated": Contestant(f"{transport} med.", partial(_vnet, "tun", transport, "mediated"))
+        for transport, kind in TRANSPORTS.items()
+        if kind.on != "host"
+    },
 }
+"""Those with the name of a transport are this stack on TUN over that one, directly or mediated."""
 
 
 @asynccontextmanager
@@ -123,5 +140,5 @@ async def open_setup(name: str, prefix: str) -> AsyncIterator[Setup]:
     Raises PrivilegeError, OSError, TrafficError.
     """
     netns = (f"{prefix}-{name}-rc", f"{prefix}-{name}-ep")
-    async with open_netns(netns[0]), open_netns(netns[1]), CONTESTANTS[name](netns) as setup:
+    async with open_netns(netns[0]), open_netns(netns[1]), CONTESTANTS[name].open(name, netns) as setup:
         yield setup

@@ -1,7 +1,8 @@
 """The stack as a process of its own, so that its CPU time and memory can be told from everybody else's.
 
-``python -m vnet.bench.stack KIND NETNS NETNS`` builds the default topology with its ports in two namespaces that
-exist. It answers each line on its standard input with one line of JSON, and ends when its input does.
+``python -m vnet.bench.stack KIND TRANSPORT MODE NETNS NETNS`` builds the default topology for that transport, with its
+ports in two namespaces that exist. It answers each line on its standard input with one line of JSON, and ends when its
+input does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import attrs
 import trio
 
+from drivers.registry import TRANSPORTS
 from vnet.bench.figures import queue_figures
 from vnet.demo import default_topology
 from vnet.describe import queue_rows
@@ -22,9 +24,9 @@ from vnet.world import World, open_world
 __all__ = ["serve"]
 
 
-def topology(kind: PortKind, driver_netns: str, device_netns: str) -> Topology:
+def topology(kind: PortKind, transport: str, mode: str, driver_netns: str, device_netns: str) -> Topology:
     """The default one, its ports in these namespaces."""
-    default = default_topology(kind)
+    default = default_topology(kind, transport, mode)
     devices = {
         name: attrs.evolve(
             device,
@@ -36,12 +38,12 @@ def topology(kind: PortKind, driver_netns: str, device_netns: str) -> Topology:
     return attrs.evolve(default, devices=devices)
 
 
-async def serve(kind: PortKind, driver_netns: str, device_netns: str) -> None:
+async def serve(kind: PortKind, transport: str, mode: str, driver_netns: str, device_netns: str) -> None:
     """Says its figures once when it is up, then for each line it is sent."""
     async with (
         trio.lowlevel.FdStream(0) as asked,
         trio.lowlevel.FdStream(1) as answers,
-        open_world(topology(kind, driver_netns, device_netns)) as world,
+        open_world(topology(kind, transport, mode, driver_netns, device_netns)) as world,
     ):
         await world.wait_up()
         await answers.send_all(figures(world))
@@ -56,9 +58,11 @@ def figures(world: World) -> bytes:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run the default topology until standard input ends.")
     parser.add_argument("kind", choices=("tun", "tap"))
+    parser.add_argument("transport", choices=tuple(TRANSPORTS))
+    parser.add_argument("mode", choices=("direct", "mediated"))
     parser.add_argument("netns", nargs=2)
     args = parser.parse_args()
-    trio.run(serve, args.kind, *args.netns)
+    trio.run(serve, args.kind, args.transport, args.mode, *args.netns)
 
 
 if __name__ == "__main__":

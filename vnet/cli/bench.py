@@ -1,29 +1,33 @@
-"""``vnet bench``: this stack beside a bare forwarder and a veth pair."""
+"""``vnet bench``: this stack beside what else could carry the same, in one table for each suite."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from vnet.bench.disk import TOOLS, run_disk_benchmark
-from vnet.bench.measure import WORKLOADS, run_benchmark
+from vnet.bench.measure import WORKLOADS
 from vnet.bench.setups import CONTESTANTS
-from vnet.cli.bench_tables import disk_table, tables
+from vnet.bench.suites import SUITES, Asked
+from vnet.cli.bench_tables import disk_table, rpmsg_table, tables
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.signals import run_until_signal
-from vnet.ports.interface import check_tun
-from vnet.traffic import need_tools
 
 __all__ = ["command"]
 
 KINDS = tuple(dict.fromkeys(workload.kind for workload in WORKLOADS))
-OVERHEAD = 0.7
-"""Seconds a run takes besides what it was asked for: programs start and end, pings."""
+MIB = 1 << 20
+SHOW: Mapping[str, Callable[[Any], str]] = {
+    "net": tables,
+    "carriers": partial(tables, batches=False),
+    "disk": disk_table,
+    "rpmsg": rpmsg_table,
+}
+"""How the outcome of each suite is shown."""
 
 
 def _listed(known: Sequence[str]) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
@@ -39,66 +43,50 @@ def _listed(known: Sequence[str]) -> Callable[[click.Context, click.Parameter, s
     return parse
 
 
+def _list_option(name: str, known: Sequence[str], text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(name, default=",".join(known), show_default=True, callback=_listed(known), help=text)
+
+
 @click.command("bench")
+@_list_option("--suite", tuple(SUITES), "Which suites to run, with commas between.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="How often all is measured.")
+@click.option("--seconds", type=click.IntRange(1, 3600), default=1, show_default=True, help="Length of each run.")
+@_list_option("--only", KINDS, "What to measure of net and carriers, with commas between.")
+@_list_option("--contestants", tuple(CONTESTANTS), "Who takes part in net and carriers, with commas between.")
 @click.option(
-    "--seconds", type=click.IntRange(1, 3600), default=2, show_default=True, help="Length of each throughput run."
-)
-@click.option(
-    "--only",
-    default=",".join(KINDS),
-    show_default=True,
-    callback=_listed(KINDS),
-    help="What to measure, with commas between.",
-)
-@click.option(
-    "--contestants",
-    default=",".join(CONTESTANTS),
-    show_default=True,
-    callback=_listed(tuple(CONTESTANTS)),
-    help="What to measure it on: this stack over TUN and TAP, the bare forwarder, a veth pair.",
+    "--size", type=click.IntRange(8, 65536), default=512, show_default=True, help="MiB of a disk, written and read."
 )
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures to this file, too."
 )
-@click.option("--disk", is_flag=True, help="Measure a disk over NBD beside `nbdkit file` instead.")
-@click.option(
-    "--size", type=click.IntRange(8, 65536), default=512, show_default=True, help="MiB of that disk, written and read."
-)
 @errors_in_one_line
 def command(
+    suite: tuple[str, ...],
     rounds: int,
     seconds: int,
     only: tuple[str, ...],
     contestants: tuple[str, ...],
-    json_file: Path | None,
-    disk: bool,
     size: int,
+    json_file: Path | None,
 ) -> None:
-    """Measure this stack beside a bare TUN-to-TUN forwarder and a veth pair, interleaved, and show medians.
+    """Measure this stack beside what else could do the same, interleaved, and show medians.
 
-    Exit status 1 if a run failed.
+    net: over TUN and TAP, beside a bare TUN-to-TUN forwarder and a veth pair. carriers: over every transport, direct
+    and mediated, beside pci. disk: over NBD, beside `nbdkit file`. rpmsg: over every transport. Exit status 1 if a
+    run failed.
     """
-    if disk:
-        need_tools(*TOOLS)
-        measured = run_until_signal(
-            partial(run_disk_benchmark, rounds=rounds, seconds=seconds, size=size << 20, progress=click.echo)
-        )
-        _finish(disk_table(measured), measured.as_dict(), measured.failures, json_file)
-    need_tools("ping", "iperf3", "nsenter")
-    check_tun()
-    workloads = [workload for workload in WORKLOADS if workload.kind in only]
-    runs = rounds * len(contestants) * len(workloads)
-    minutes = runs * (seconds + OVERHEAD) / 60
-    click.echo(f"{runs} runs, about {minutes:.0f} min" if minutes >= 1 else f"{runs} runs, less than a minute")
-    results = run_until_signal(
-        partial(run_benchmark, contestants, workloads, rounds=rounds, seconds=seconds, progress=click.echo)
-    )
-    _finish(tables(results), results.as_dict(), results.failures, json_file)
-
-
-def _finish(shown: str, figures: dict[str, Any], failures: Sequence[str], json_file: Path | None) -> NoReturn:
-    click.echo("\n" + shown)
+    asked = Asked(rounds, seconds, only, contestants, size * MIB)
+    suites = {name: SUITES[name] for name in suite if SUITES[name].duration(asked)}
+    for kind in suites.values():
+        kind.check()
+    minutes = sum(kind.duration(asked) for kind in suites.values()) / 60
+    click.echo(f"{', '.join(suites)}: " + (f"about {minutes:.0f} min" if minutes >= 1 else "less than a minute"))
+    figures, failures = {}, []
+    for name, kind in suites.items():
+        outcome = run_until_signal(partial(kind.run, asked, click.echo))
+        click.echo(f"\n{name}\n\n{SHOW[name](outcome)}\n")
+        figures[name] = outcome.as_dict()
+        failures += [f"{name}, {failure}" for failure in outcome.failures]
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     for failure in failures:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
 from drivers.pump import BATCH_BUCKETS
 from vnet.bench import disk
-from vnet.bench.figures import Result, Results, from_samples
+from vnet.bench.figures import Machine, Result, Results, from_samples
 from vnet.bench.measure import WORKLOADS
-from vnet.bench.setups import BARE
+from vnet.bench.rpmsg import RpmsgResults
+from vnet.bench.setups import CONTESTANTS
 from vnet.cli.table import render
 
-__all__ = ["disk_table", "tables"]
+__all__ = ["disk_table", "rpmsg_table", "tables"]
 
-TITLES = {"tun": "vnet TUN", "tap": "vnet TAP", BARE: "bare", "veth": "veth"}
 MIB = 1 << 20
 
 
@@ -70,39 +70,44 @@ _ROWS = (
 )
 
 
-def tables(results: Results) -> str:
-    """Where it was measured, every figure with its ratio to the bare forwarder, and the sizes of batches."""
-    machine = results.machine
-    heading = (
-        f"{machine.cores} cores ({machine.cpu}), {machine.kernel}, {machine.python}\n"
+def tables(results: Results, *, batches: bool = True) -> str:
+    """Where it was measured, every figure with its ratio to the reference, and the sizes of batches."""
+    reference = CONTESTANTS[results.reference].title
+    how = (
         f"rounds: {results.rounds}, interleaved, {results.seconds} s a run; "
-        "medians; /bare: median of each round's ratio to the bare forwarder"
+        f"medians; /{reference}: median of each round's ratio to {reference}"
     )
-    parts = [heading, _figures(results), _batches(results)]
-    return "```text\n" + "\n\n".join(filter(None, parts)) + "\n```"
+    return _fenced(results.machine, how, (_figures(results), _batches(results) if batches else ""))
+
+
+def _fenced(machine: Machine, how: str, parts: Iterable[str]) -> str:
+    where = f"{machine.cores} cores ({machine.cpu}), {machine.kernel}, {machine.python}"
+    return "```text\n" + "\n\n".join(filter(None, (f"{where}\n{how}", *parts))) + "\n```"
 
 
 def _contestants(results: Results) -> list[str]:
     there = {name for results_by_name in results.workloads.values() for name in results_by_name}
-    return [name for name in TITLES if name in there]
+    return [name for name in CONTESTANTS if name in there]
 
 
 def _over(results: Results, names: Sequence[str], contestant: str) -> Result:
-    """All runs of the workloads on one contestant, beside those on the bare forwarder."""
+    """All runs of the workloads on one contestant, beside those on the reference."""
     found = [results.workloads[name] for name in names if name in results.workloads]
-    rounds, bare = (
+    rounds, reference = (
         [sample for by_name in found if name in by_name for sample in by_name[name].rounds]
-        for name in (contestant, BARE)
+        for name in (contestant, results.reference)
     )
-    return from_samples(rounds, bare)
+    return from_samples(rounds, reference)
 
 
 def _figures(results: Results) -> str:
     contestants = _contestants(results)
-    compared = [name for name in contestants if name != BARE] if BARE in contestants else []
+    reference = results.reference
+    compared = [name for name in contestants if name != reference] if reference in contestants else []
     headers = [""]
     for name in contestants:
-        headers += [TITLES[name], "/bare"] if name in compared else [TITLES[name]]
+        title = CONTESTANTS[name].title
+        headers += [title, f"/{CONTESTANTS[reference].title}"] if name in compared else [title]
     rows: list[list[object]] = []
     for row in _ROWS:
         cells: list[object] = [row.title]
@@ -119,12 +124,12 @@ def _figures(results: Results) -> str:
 
 
 def _memory(results: Results, contestants: Sequence[str], compared: Sequence[str]) -> Iterator[Cell]:
-    bare = results.peak_memory.get(BARE)
+    reference = results.peak_memory.get(results.reference)
     for name in contestants:
         memory = results.peak_memory.get(name)
         yield Cell(None if memory is None else memory / MIB, 1)
         if name in compared:
-            yield Cell(memory / bare if memory and bare else None, 2)
+            yield Cell(memory / reference if memory and reference else None, 2)
 
 
 def _batches(results: Results) -> str:
@@ -136,7 +141,7 @@ def _batches(results: Results) -> str:
             for side in ("driver", "device") if queues else ():
                 sizes = [sum(column) for column in zip(*(getattr(q, f"{side}_batches") for q in queues), strict=True)]
                 parts = [Cell(100 * size / (sum(sizes) or 1), 1) for size in sizes]
-                rows.append([f"{group}, % of batches of", TITLES[contestant], side, *parts])
+                rows.append([f"{group}, % of batches of", CONTESTANTS[contestant].title, side, *parts])
     return render(["", "", "", *bucket_names()], rows) if rows else ""
 
 
@@ -148,9 +153,7 @@ def bucket_names() -> list[str]:
 
 def disk_table(results: disk.DiskResults) -> str:
     """The disk behind this stack beside nbdkit's."""
-    machine = results.machine
-    heading = (
-        f"{machine.cores} cores ({machine.cpu}), {machine.kernel}, {machine.python}\n"
+    how = (
         f"a disk of {results.size // MIB} MiB over NBD, interleaved; medians; "
         f"/{disk.BARE}: median of each round's ratio"
     )
@@ -166,4 +169,15 @@ def disk_table(results: disk.DiskResults) -> str:
                 cells.append(Cell(None if result is None else result.ratio, 2))
         rows.append(cells)
     headers = ["", "vnet", "CPU s", f"/{disk.BARE}", disk.BARE, "CPU s"]
-    return f"```text\n{heading}\n\n{render(headers, rows)}\n```"
+    return _fenced(results.machine, how, [render(headers, rows)])
+
+
+def rpmsg_table(results: RpmsgResults) -> str:
+    """Messages and round trips over each transport."""
+    how = f"{results.size} bytes a message, both sides in one process; rounds: {results.rounds}, interleaved; medians"
+    rows = [
+        [name, Cell(median.to_device / 1e3, 1), Cell(median.to_driver / 1e3, 1), Cell(median.round_trip * 1e6, 1)]
+        for name, median in results.medians.items()
+    ]
+    headers = ["", "to device, 1000/s", "to driver, 1000/s", "round trip, us"]
+    return _fenced(results.machine, how, [render(headers, rows)])
