@@ -15,7 +15,7 @@ from drivers.vhost import DeviceQueue, VhostOps
 from rings.memory import Addr, Memory
 from rings.queue import Meter
 
-__all__ = ["CONFIG", "AroundOps", "RegisterAccess", "TappedFunction", "read_structures"]
+__all__ = ["CONFIG", "AroundOps", "CountedHandle", "RegisterAccess", "TappedFunction", "read_structures"]
 
 CONFIG = -1
 """Stands for the configuration space where a BAR is asked for."""
@@ -158,6 +158,18 @@ class TappedFunction:
     def _write(self, bar: int, offset: int, size: int, value: int) -> bool:
         self.log.append(RegisterAccess(bar, offset, size, value, True))
         return (bar, offset) not in self.deaf
+
+
+class CountedHandle:
+    """A file descriptor that is none; ``open`` says how many of those made with one list are not closed yet."""
+
+    def __init__(self, open_handles: list[CountedHandle]) -> None:
+        self._open = open_handles
+        self._open.append(self)
+
+    def close(self) -> None:
+        if self in self._open:
+            self._open.remove(self)
 
 
 def read_structures(function: PciFunction) -> dict[int, Structure]:

@@ -1,0 +1,1 @@
+"""vhost-user: virtqueues shared between two processes, and the messages that set them up (QEMU's vhost-user.rst)."""

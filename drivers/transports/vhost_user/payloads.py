@@ -1,0 +1,325 @@
+"""The bodies of vhost-user messages as checked values. All numbers are in native byte order, which is little-endian."""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+from typing import ClassVar, Protocol, Self
+
+import attrs
+
+from drivers.errors import DriverError
+from drivers.transports.vhost_user.constants import MAX_CONFIG, MAX_REGIONS, NO_FD
+
+__all__ = [
+    "Config",
+    "Empty",
+    "Inflight",
+    "Iotlb",
+    "Log",
+    "MemRegion",
+    "MemTable",
+    "Payload",
+    "ProtocolError",
+    "Refused",
+    "SingleRegion",
+    "U64",
+    "VringAddr",
+    "VringFd",
+    "VringState",
+]
+
+ADDRESS_END = 1 << 64
+
+
+class ProtocolError(DriverError):
+    """The other side does not speak this protocol: nothing it sends from here on means anything."""
+
+
+class Refused(ProtocolError):
+    """One message that can't be served. An answer says so where one is asked for; else the connection has to end."""
+
+
+class Payload(Protocol):
+    """The body of a message."""
+
+    SIZES: ClassVar[tuple[int, int]]
+    """Bytes, the least and the most."""
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """From a body of a size within `SIZES`. Raises ProtocolError where it has another than its content says,
+        Refused where no such value can be.
+        """
+
+    def emit(self) -> bytes: ...
+
+    @property
+    def fds(self) -> int | None:
+        """How many file descriptors go with it; None where the type of the message alone says so."""
+
+
+class _NoFds:
+    """What most payloads say about file descriptors: nothing."""
+
+    __slots__ = ()
+
+    @property
+    def fds(self) -> int | None:
+        return None
+
+
+@attrs.frozen
+class Empty(_NoFds):
+    """No body at all."""
+
+    SIZES: ClassVar = (0, 0)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        return cls()
+
+    def emit(self) -> bytes:
+        return b""
+
+
+@attrs.frozen
+class U64(_NoFds):
+    """One number; as an acknowledgement 0 says that all went well."""
+
+    value: int
+    SIZES: ClassVar = (8, 8)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        return cls(int.from_bytes(body, "little"))
+
+    def emit(self) -> bytes:
+        return self.value.to_bytes(8, "little")
+
+
+@attrs.frozen
+class VringFd:
+    """A ring whose file descriptor goes beside the message, or is taken away."""
+
+    index: int
+    there: bool = True
+    """Whether there is a file descriptor."""
+    SIZES: ClassVar = (8, 8)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        value = int.from_bytes(body, "little")
+        if value & ~(NO_FD | 0xFF):
+            raise Refused(f"a ring's descriptor with reserved bits {value:#x}")
+        return cls(value & 0xFF, not value & NO_FD)
+
+    def emit(self) -> bytes:
+        return (self.index | (0 if self.there else NO_FD)).to_bytes(8, "little")
+
+    @property
+    def fds(self) -> int | None:
+        return int(self.there)
+
+
+@attrs.frozen
+class VringState(_NoFds):
+    """A ring and a number: its size, its base, or whether it is enabled."""
+
+    index: int
+    num: int
+    SIZES: ClassVar = (8, 8)
+    _FORM: ClassVar = struct.Struct("<II")
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        return cls(*cls._FORM.unpack(body))
+
+    def emit(self) -> bytes:
+        return self._FORM.pack(self.index, self.num)
+
+
+@attrs.frozen
+class VringAddr(_NoFds):
+    """Where the areas of a ring are, as addresses of the front end's process; ``log`` is the driver's address."""
+
+    index: int
+    flags: int
+    desc: int
+    used: int
+    avail: int
+    log: int = 0
+    SIZES: ClassVar = (40, 40)
+    _FORM: ClassVar = struct.Struct("<IIQQQQ")
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        return cls(*cls._FORM.unpack(body))
+
+    def emit(self) -> bytes:
+        return self._FORM.pack(self.index, self.flags, self.desc, self.used, self.avail, self.log)
+
+
+@attrs.frozen
+class MemRegion:
+    """A piece of the driver's memory: its address as the driver knows it, and as the front end's process does."""
+
+    addr: int
+    size: int
+    """Bytes."""
+    user_addr: int
+    mmap_offset: int
+    """Where it starts in the file."""
+    FORM: ClassVar = struct.Struct("<QQQQ")
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        region = cls(*cls.FORM.unpack(body))
+        if not region.size:
+            raise Refused(f"a memory region of no bytes at {region.addr:#x}")
+        for start in (region.addr, region.user_addr, region.mmap_offset):
+            if start + region.size > ADDRESS_END:
+                raise Refused(f"a memory region of {region.size:#x} bytes from {start:#x} on wraps around")
+        return region
+
+    def emit(self) -> bytes:
+        return self.FORM.pack(self.addr, self.size, self.user_addr, self.mmap_offset)
+
+    def overlaps(self, other: MemRegion) -> bool:
+        """In the driver's addresses or in the process's."""
+        return any(
+            mine < theirs + other.size and theirs < mine + self.size
+            for mine, theirs in ((self.addr, other.addr), (self.user_addr, other.user_addr))
+        )
+
+
+@attrs.frozen
+class MemTable:
+    """All of the driver's memory; a file descriptor for each region goes beside it."""
+
+    regions: tuple[MemRegion, ...]
+    SIZES: ClassVar = (8, 8 + MAX_REGIONS * MemRegion.FORM.size)
+    _FORM: ClassVar = struct.Struct("<II")
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        count, _ = cls._FORM.unpack_from(body)
+        size = MemRegion.FORM.size
+        if not 1 <= count <= MAX_REGIONS:
+            raise Refused(f"a table of {count} memory regions: 1 to {MAX_REGIONS} can be")
+        if len(body) != 8 + count * size:
+            raise ProtocolError(f"{len(body)} bytes for {count} memory regions")
+        regions = tuple(MemRegion.parse(body[8 + i * size : 8 + (i + 1) * size]) for i in range(count))
+        for key in ("addr", "user_addr"):
+            ordered = sorted(regions, key=lambda region: int(getattr(region, key)))
+            if any(getattr(a, key) + a.size > getattr(b, key) for a, b in pairwise(ordered)):
+                raise Refused("memory regions overlap")
+        return cls(regions)
+
+    def emit(self) -> bytes:
+        return self._FORM.pack(len(self.regions), 0) + b"".join(region.emit() for region in self.regions)
+
+    @property
+    def fds(self) -> int | None:
+        return len(self.regions)
+
+
+@attrs.frozen
+class SingleRegion(_NoFds):
+    """One region to add or to remove."""
+
+    region: MemRegion
+    SIZES: ClassVar = (40, 40)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        return cls(MemRegion.parse(body[8:]))
+
+    def emit(self) -> bytes:
+        return bytes(8) + self.region.emit()
+
+
+@attrs.frozen
+class Log(_NoFds):
+    """Where dirty pages are marked, in the file that goes beside it."""
+
+    size: int
+    offset: int
+    SIZES: ClassVar = (16, 16)
+    _FORM: ClassVar = struct.Struct("<QQ")
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        log = cls(*cls._FORM.unpack(body))
+        if log.offset + log.size > ADDRESS_END:
+            raise Refused(f"a log of {log.size:#x} bytes from {log.offset:#x} on wraps around")
+        return log
+
+    def emit(self) -> bytes:
+        return self._FORM.pack(self.size, self.offset)
+
+
+@attrs.frozen
+class Iotlb(_NoFds):
+    """A translation that is asked for, given or taken back."""
+
+    iova: int
+    size: int
+    user_addr: int
+    perm: int
+    kind: int
+    SIZES: ClassVar = (26, 32)
+    """The last six bytes are padding, which not everybody sends."""
+    _FORM: ClassVar = struct.Struct("<QQQBB")
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        return cls(*cls._FORM.unpack_from(body))
+
+    def emit(self) -> bytes:
+        return self._FORM.pack(self.iova, self.size, self.user_addr, self.perm, self.kind) + bytes(6)
+
+
+@attrs.frozen
+class Config(_NoFds):
+    """Bytes of the configuration space from ``offset`` on. In an answer none say that there are none to be had."""
+
+    offset: int
+    flags: int
+    data: bytes
+    SIZES: ClassVar = (12, 12 + MAX_CONFIG)
+    _FORM: ClassVar = struct.Struct("<III")
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        offset, size, flags = cls._FORM.unpack_from(body)
+        data = body[cls._FORM.size :]
+        if size != len(data):
+            raise Refused(f"{len(data)} bytes of configuration where {size} are announced")
+        return cls(offset, flags, data)
+
+    def emit(self) -> bytes:
+        return self._FORM.pack(self.offset, len(self.data), self.flags) + self.data
+
+
+@attrs.frozen
+class Inflight(_NoFds):
+    """Where requests are noted that the device took and did not give back yet, in the file that goes beside it."""
+
+    mmap_size: int
+    mmap_offset: int
+    num_queues: int
+    queue_size: int
+    SIZES: ClassVar = (20, 24)
+    """The last four bytes are padding, which not everybody sends."""
+    _FORM: ClassVar = struct.Struct("<QQHH")
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        inflight = cls(*cls._FORM.unpack_from(body))
+        if inflight.mmap_offset + inflight.mmap_size > ADDRESS_END:
+            raise Refused(f"{inflight.mmap_size:#x} bytes from {inflight.mmap_offset:#x} on wrap around")
+        return inflight
+
+    def emit(self) -> bytes:
+        return self._FORM.pack(self.mmap_size, self.mmap_offset, self.num_queues, self.queue_size) + bytes(4)
