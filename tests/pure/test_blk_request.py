@@ -24,8 +24,9 @@ from drivers.devices.blk.layout import (
     ConfigField,
     RequestType,
 )
-from drivers.devices.blk.request import Extent, Limits, Refusal, Request
+from drivers.devices.blk.request import Limits, Refusal, Request
 from drivers.errors import ProbeError
+from drivers.workers import Extent
 from rings.errors import BadChain
 
 LIMITS = Limits(capacity=1000, features=SUPPORTED, max_sectors=100, max_segments=4)

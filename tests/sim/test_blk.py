@@ -14,12 +14,12 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drivers.bounce import LARGE
 from drivers.devices.blk import BlkStatus, Disk, DiskError, DiskRequest, RequestType
-from drivers.devices.blk.buffers import LARGE
-from drivers.devices.blk.disk import PATIENCE
 from drivers.devices.blk.layout import SEGMENT, BlkFeature, ConfigField
 from drivers.ports import StoreInfo
 from drivers.registry import TRANSPORTS
+from drivers.submit import PATIENCE
 from drivers.transports.pci.registers import CfgType, Common
 from rings.features import RingFeature
 from rings.status import Status

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import attrs
 
 from drivers.devices.blk import BlkPlug, BlkSettings, Disk
-from drivers.devices.blk.figures import RequestFigures
-from drivers.ports import SectorStore
+from drivers.traffic import RequestFigures
 from vnet.background import open_background
 from vnet.ends.base import Figures, OpenContext
+from vnet.ends.store import OpenStore, StoreSpec, open_store
 from vnet.errors import ConfigError
 from vnet.ports.nbd import NbdServer
-from vnet.ports.store import MemoryStore, open_file_store
 from vnet.spec import MIB, DeviceSpec, must
 
-__all__ = ["BlkSpec", "DiskEnd", "DiskSpec", "StoreEnd", "StoreSpec", "nbd_uri", "open_blk", "open_store"]
+__all__ = ["BlkSpec", "DiskEnd", "DiskSpec", "StoreEnd", "nbd_uri", "open_blk"]
 
 PATH_MAX = 107
 """Bytes of the longest path that a unix socket can have."""
@@ -39,48 +38,20 @@ class DiskSpec:
 
 
 @attrs.frozen
-class StoreSpec:
-    """Where the sectors are."""
-
-    store: Literal["file", "memory"] = "memory"
-    path: str | None = None
-    """Of a file or block device; a file that is not there is made where a size is given."""
-    size: int | None = attrs.field(default=None, validator=must(lambda v: 1 <= v <= 1 << 30, "MiB, 1 to 1073741824"))
-    """MiB; by default what the file has."""
-    read_only: bool = False
-    block_size: int = attrs.field(
-        default=512, validator=must(lambda v: 512 <= v <= 65536 and not v & v - 1, "a power of two from 512 to 65536")
-    )
-    serial: str | None = attrs.field(
-        default=None, validator=must(lambda v: len(v) <= 20 and v.isascii(), "at most 20 characters of ASCII")
-    )
-    """What the disk calls itself; by default the device's name."""
-    workers: int = attrs.field(default=4, validator=must(lambda v: 1 <= v <= 64, "1 to 64 requests that may block"))
-
-
-@attrs.frozen
 class BlkSpec(DeviceSpec):
     """A block device."""
 
     queues: int = attrs.field(default=1, validator=must(lambda v: 1 <= v <= 16, "1 to 16 queues"))
     driver: DiskSpec = DiskSpec()
-    device: StoreSpec = StoreSpec(size=64)
+    device: StoreSpec = attrs.field(factory=partial(StoreSpec, size=64))
 
     def clash(self) -> tuple[str, object, str] | None:
-        store = self.device
-        if store.store == "file" and store.path is None:
-            return "device.path", "", "a file store needs the path of its file"
-        if store.store == "memory" and store.path is not None:
-            return "device.path", store.path, "a memory store has no file"
-        if store.store == "memory" and store.size is None:
-            return "device.size", "", "a memory store needs a size"
-        return None
+        return self.device.clash("device")
 
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         if self.driver.nbd is not None:
             yield "driver.nbd", ("socket", str(Path(self.driver.nbd).absolute()))
-        if self.device.path is not None and not self.device.read_only:
-            yield "device.path", ("file", str(Path(self.device.path).absolute()))
+        yield from self.device.claims("device")
 
     def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
         if self.driver.nbd is not None:
@@ -169,9 +140,6 @@ class StoreEnd(_BlkEnd):
         }
 
 
-OpenStore = Callable[[StoreSpec], AbstractAsyncContextManager[SectorStore]]
-
-
 @asynccontextmanager
 async def open_blk(context: OpenContext, opener: OpenStore | None = None) -> AsyncIterator[tuple[DiskEnd, StoreEnd]]:
     """Both ends of a block device. Raises ConfigError."""
@@ -182,8 +150,7 @@ async def open_blk(context: OpenContext, opener: OpenStore | None = None) -> Asy
         try:
             store = await stack.enter_async_context((opener or open_store)(spec.device))
         except OSError as exc:
-            why = "somebody else uses it" if isinstance(exc, BlockingIOError) else exc.strerror or str(exc)
-            raise ConfigError("topology", f"{where}.device.path", spec.device.path, why) from None
+            raise spec.device.trouble(f"{where}.device", exc) from None
         disk = Disk(buffers=spec.driver.buffers * MIB, queues=spec.queues)
         server = None if spec.driver.nbd is None else NbdServer(disk, context.name)
         settings = BlkSettings(disk, context.features)
@@ -198,17 +165,3 @@ async def open_blk(context: OpenContext, opener: OpenStore | None = None) -> Asy
                     why = exc.strerror or str(exc)
                     raise ConfigError("topology", f"{where}.driver.nbd", spec.driver.nbd, why) from None
             yield DiskEnd(spec.driver, context.name, settings, server), StoreEnd(spec.device, plug)
-
-
-@asynccontextmanager
-async def open_store(spec: StoreSpec) -> AsyncIterator[SectorStore]:
-    """The store that a topology asks for. Raises OSError."""
-    size = None if spec.size is None else spec.size * MIB
-    if spec.path is None:
-        assert size is not None
-        yield MemoryStore(size, read_only=spec.read_only, block_size=spec.block_size)
-    else:
-        async with open_file_store(
-            Path(spec.path), size=size, read_only=spec.read_only, block_size=spec.block_size, workers=spec.workers
-        ) as store:
-            yield store

@@ -15,8 +15,8 @@ from pathlib import Path
 import attrs
 import trio
 
+from drivers.bounce import Buffer
 from drivers.devices.blk import BlkStatus, Disk, DiskError, DiskRequest, RequestType
-from drivers.devices.blk.buffers import Buffer
 from drivers.pump import Signal
 from vnet.nbd import (
     Command,

@@ -15,7 +15,8 @@ from drivers.devices.blk import BlkPlug, Disk
 from drivers.ports import SectorStore
 from drivers.registry import TRANSPORTS
 from vnet.ends.base import EndsType
-from vnet.ends.blk import BlkSpec, DiskEnd, DiskSpec, StoreSpec, open_blk
+from vnet.ends.blk import BlkSpec, DiskEnd, DiskSpec, open_blk
+from vnet.ends.store import StoreSpec
 from vnet.ports.store import MemoryStore
 from vnet.spec import MIB, HostSpec, LinkSpec
 from vnet.testing.pair import ENDPOINT, IDEAL, LINK, MEGABYTE, ROOT, Pair

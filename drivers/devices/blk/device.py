@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import trio
 
-from drivers.devices.blk.figures import RequestFigures
 from drivers.devices.blk.layout import (
     ID_SIZE,
     SECTOR,
@@ -21,22 +19,19 @@ from drivers.devices.blk.layout import (
     RequestType,
 )
 from drivers.devices.blk.request import Limits, Refusal, Request
-from drivers.devices.blk.workers import Job, Workers
-from drivers.errors import PortGone
+from drivers.job_flow import JobFlow
 from drivers.model import MatchId, present
 from drivers.ports import SectorStore
-from drivers.pump import Need, pump
+from drivers.traffic import RequestFigures
 from drivers.vhost import DeviceQueue, VhostDevice
-from rings.chain import copy_in
+from drivers.workers import Job, Kind, Workers
+from rings.chain import Chain, copy_in
 from rings.features import mask
 from rings.ids import DeviceId
 from rings.queue import Vringh
 
 __all__ = ["BlkPlug", "VhostBlk"]
 
-BUDGET = 64
-"""Requests per batch."""
-BUDGET_BYTES = 1 << 20
 SIZE_MAX = 4 << 20
 SEG_MAX = 126
 MAX_SECTORS = 1 << 21
@@ -67,60 +62,30 @@ class BlkPlug:
         return [RequestFigures() for _ in range(self.queues)]
 
 
-class RequestFlow:
-    """One queue: requests are done at once where the store lets them, else by a worker, in any order."""
+class RequestFlow(JobFlow):
+    """One queue."""
 
     def __init__(self, queue: DeviceQueue, bound: BoundVhostBlk, workers: Workers, figures: RequestFigures) -> None:
-        self.queue = queue
+        super().__init__(queue, workers, figures)
         self._bound = bound
         self._store = bound.plug.store
-        self._workers = workers
-        self._figures = figures
-        self._ring = queue.ring
-        self._ended: deque[Job] = deque()
-        self._working = 0
 
-    async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
-        """Serve the queue; one that breaks still gets back what was taken from it."""
-        await pump(self, settle, in_place=True)
-        while self._working and self.held():
-            await self.queue.signal.wait()
-            if self.held() and self._give_back():
-                if settle is not None:
-                    await settle()
-                if self.held():
-                    self.queue.flush()
+    def begin(self, ring: Vringh, chain: Chain) -> int:
+        request = Request.parse(chain, self._bound.limits)
+        self.figures.taken += 1
+        if isinstance(request, Refusal):
+            self._answer(ring, request, request.verdict, 0, request.cause)
+            return 0
+        self._do(ring, request)
+        return request.size
 
-    def held(self) -> bool:
-        """Whether ring and buffers are those the requests came from, and still there: nothing else is touched."""
-        return self._ring is not None and self.queue.ring is self._ring and self._ring.reachable()
-
-    def move(self) -> tuple[int, Need]:
-        ring = self._ring
-        if ring is None or self.queue.ring is not ring:
-            return 0, Need.QUEUE
-        moved, size = self._give_back(), 0
-        limits, parse = self._bound.limits, Request.parse
-        while moved < BUDGET and size < BUDGET_BYTES:
-            chain = ring.getdesc()
-            if chain is None:
-                return moved, Need.QUEUE
-            request = parse(chain, limits)
-            self._figures.taken += 1
-            moved += 1
-            if isinstance(request, Refusal):
-                self._answer(ring, request, request.verdict, 0, request.cause)
-            else:
-                size += request.size
-                self._begin(ring, request)
-        return moved, Need.TURN
-
-    def _begin(self, ring: Vringh, request: Request) -> None:
+    def _do(self, ring: Vringh, request: Request) -> None:
         kind, got = request.kind, 0
+        writeback = self._bound.writeback
         try:
             if kind == RequestType.IN:
                 got = self._store.preadv(request.data, request.offset)
-            elif kind == RequestType.OUT and not self._workers.writethrough:
+            elif kind == RequestType.OUT and writeback:
                 got = self._store.pwritev(request.data, request.offset)
             elif kind == RequestType.GET_ID:
                 serial = self._bound.plug.serial.encode("ascii", "replace")[:ID_SIZE].ljust(ID_SIZE, b"\0")
@@ -129,31 +94,34 @@ class RequestFlow:
         except OSError as error:
             self._answer(ring, request, BlkStatus.IOERR, 0, error.strerror or "short")
             return
-        if got == request.size and kind in (RequestType.IN, RequestType.OUT):
+        if got == request.size and kind in _MOVES:
             self._answer(ring, request, BlkStatus.OK, got)
-        else:
-            self._working += 1
-            self._figures.queued += 1
-            self._workers.submit(Job(request, self.held, self._finished, got))
+            return
+        self.hand_over(
+            Job(
+                _KINDS[kind],
+                self._store,
+                self.held,
+                self.finished,
+                request,
+                request.offset,
+                request.size,
+                request.data,
+                request.extents,
+                stable=not writeback,
+                done=got,
+            )
+        )
 
-    def _finished(self, job: Job) -> None:
-        self._ended.append(job)
-        self.queue.signal.set()
-
-    def _give_back(self) -> int:
-        """Answer what workers are done with; how many."""
-        count = len(self._ended)
-        for _ in range(count):
-            job = self._ended.popleft()
-            self._working -= 1
-            assert self._ring is not None
-            self._answer(self._ring, job.request, job.status, job.done, job.cause)
-        return count
+    def end(self, ring: Vringh, job: Job) -> None:
+        assert isinstance(job.request, Request)
+        status = BlkStatus.OK if job.error is None else BlkStatus.IOERR
+        self._answer(ring, job.request, status, job.done, job.cause)
 
     def _answer(self, ring: Vringh, request: Request | Refusal, status: BlkStatus, moved: int, cause: str = "") -> None:
         """The status is written last, when everything else is. The length never covers what may be unwritten."""
         request.status[0] = status
-        figures = self._figures
+        figures = self.figures
         if status:
             figures.fail(cause)
             ring.complete(request.head, 0)
@@ -163,14 +131,16 @@ class RequestFlow:
         figures.bytes += moved if request.kind != RequestType.GET_ID else 0
         ring.complete(request.head, 1 + (moved if request.kind in _ANSWERS else 0))
 
-    async def wait(self, need: Need) -> None:
-        """There is nothing to wait for but the queue."""
-
-    def gone(self, error: PortGone) -> None:
-        """A store that is gone answers with errors."""
-
 
 _ANSWERS = frozenset((RequestType.IN, RequestType.GET_ID))
+_MOVES = frozenset((RequestType.IN, RequestType.OUT))
+_KINDS: Mapping[int, Kind] = {
+    RequestType.IN: Kind.READ,
+    RequestType.OUT: Kind.WRITE,
+    RequestType.FLUSH: Kind.FLUSH,
+    RequestType.DISCARD: Kind.DISCARD,
+    RequestType.WRITE_ZEROES: Kind.WRITE_ZEROES,
+}
 
 
 class BoundVhostBlk:
@@ -180,8 +150,8 @@ class BoundVhostBlk:
         self._device = device
         self.plug = plug
         self.limits = Limits(0, 0)
-        self._workers: Workers | None = None
-        self._writeback = True
+        self.writeback = True
+        """Whether a write may be answered before it is on stable storage."""
 
     def offer(self) -> None:
         plug, info = self.plug, self.plug.store.info
@@ -218,7 +188,7 @@ class BoundVhostBlk:
                 physical_block_exp=(info.physical_block // info.block_size).bit_length() - 1,
                 min_io_size=max(1, info.physical_block // info.block_size),
             ),
-            **fields(BlkFeature.CONFIG_WCE, writeback=int(self._writeback)),
+            **fields(BlkFeature.CONFIG_WCE, writeback=int(self.writeback)),
             **fields(BlkFeature.MQ, num_queues=plug.queues),
             **fields(
                 BlkFeature.DISCARD,
@@ -239,10 +209,8 @@ class BoundVhostBlk:
         self._set_writeback(bool(features >> BlkFeature.FLUSH & 1))
 
     def _set_writeback(self, on: bool) -> None:
-        self._writeback = on
+        self.writeback = on
         self._device.set_config(self._config(self._device.device_features))
-        if self._workers is not None:
-            self._workers.writethrough = not on
 
     def _resized(self) -> None:
         self.limits = attrs.evolve(self.limits, capacity=self.plug.store.info.size // SECTOR)
@@ -251,16 +219,13 @@ class BoundVhostBlk:
     async def run(self) -> None:
         device, plug, info = self._device, self.plug, self.plug.store.info
         self.limits = Limits(info.size // SECTOR, device.features, info.read_only, MAX_SECTORS, MAX_SEGMENTS)
-        workers = self._workers = Workers(plug.store, writethrough=not self._writeback)
+        workers = Workers()
         flows = [RequestFlow(q, self, workers, f) for q, f in zip(device.queues, plug.figures, strict=False)]
-        try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(plug.workers):
-                    nursery.start_soon(workers.work)
-                for flow in flows:
-                    nursery.start_soon(flow.run, device.settle)
-        finally:
-            self._workers = None
+        async with trio.open_nursery() as nursery:
+            for _ in range(plug.workers):
+                nursery.start_soon(workers.work)
+            for flow in flows:
+                nursery.start_soon(flow.run, device.settle)
 
     def config_written(self, offset: int, data: bytes) -> None:
         """Only the cache mode is a driver's to choose, and only if that was agreed on."""

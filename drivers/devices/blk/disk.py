@@ -6,26 +6,20 @@ and so on. Requests that the device did not answer before it went away are kept 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import attrs
 import trio
 
-from drivers.devices.blk.buffers import LARGE, Buffer, Buffers
-from drivers.devices.blk.figures import RequestFigures
+from drivers.bounce import LARGE, Buffer
 from drivers.devices.blk.geometry import Geometry
 from drivers.devices.blk.layout import BlkStatus, RequestType
 from drivers.errors import DriverError
-from drivers.hw import DmaMemory
-from rings.chain import copy_in, copy_out
+from drivers.submit import BUFFERS, PATIENCE, Queue, Submitter
+from rings.chain import copy_in
 
-__all__ = ["Disk", "DiskError", "DiskQueue", "DiskRequest"]
+__all__ = ["Disk", "DiskError", "DiskRequest"]
 
-PATIENCE = 30.0
-"""Seconds that a request may wait for a device that went away."""
-BUFFERS = 32 << 20
 PART = 1 << 20
 """Bytes of data in one request to the device at most: larger ones are done in parts."""
 WRITES = frozenset((RequestType.OUT, RequestType.DISCARD, RequestType.WRITE_ZEROES))
@@ -61,20 +55,6 @@ class DiskRequest:
     """When it is given up, set once the device went away."""
 
 
-class DiskQueue(Protocol):
-    """A live queue of the device, as the disk fills it."""
-
-    figures: RequestFigures
-
-    def room(self, request: DiskRequest) -> bool:
-        """Whether the ring takes it now."""
-
-    def add(self, request: DiskRequest) -> None: ...
-
-    def flush(self) -> None:
-        """Show the device what was added, and tell it."""
-
-
 @attrs.define(eq=False)
 class _Operation:
     """What one caller waits for: several requests, and where their data goes."""
@@ -94,117 +74,36 @@ class _Part:
     at: int = 0
 
 
-class Disk:
+class Disk(Submitter[DiskRequest]):
     """A disk. ``serve`` has to run for as long as it is used."""
 
     def __init__(self, *, buffers: int = BUFFERS, patience: float = PATIENCE, queues: int = 1) -> None:
         """``buffers``: bytes for data on its way; ``patience``: seconds that requests wait for a lost device."""
+        super().__init__(buffers=buffers, patience=patience, queues=queues)
         self.geometry: Geometry | None = None
         """Of the device when it was there last."""
-        self.online = False
         self.transfer_max = PART
         """Bytes of data that one request may have."""
-        self.figures = [RequestFigures() for _ in range(queues)]
         self.resized = trio.lowlevel.ParkingLot()
         """Woken when the geometry changes."""
-        self._room = buffers
-        self._patience = patience
-        self._buffers: Buffers | None = None
-        self._queues: Sequence[DiskQueue] = ()
-        self._turn = 0
-        self._serial = 0
-        self._waiting: deque[DiskRequest] = deque()
-        self._added: list[DiskQueue] = []
-        self._came_up = trio.Event()
-        self._changed = trio.Event()
 
     # What the driver says.
 
-    def attach(self, dma: DmaMemory) -> None:
-        """Have buffers in this memory from now on. Raises MemoryError."""
-        if self._buffers is None or self._buffers.dma is not dma:
-            old, self._buffers = self._buffers, Buffers(dma, self._room)
-            if old is not None:
-                old.close()
-
-    def come_up(self, geometry: Geometry, queues: Sequence[DiskQueue], transfer_max: int) -> None:
+    def come_up(self, geometry: Geometry, queues: Sequence[Queue[DiskRequest]], transfer_max: int) -> None:
         """The device is live: it gets again what was kept."""
-        assert self._buffers is not None
-        self.transfer_max = min(transfer_max, self._buffers.largest)
+        self.transfer_max = min(transfer_max, self.largest)
         self.set_geometry(geometry)
-        self._queues, self.online = queues, True
-        self._expire_due()
-        self.feed()
-        self.kick()
-        self._came_up.set()
+        self.went_up(queues)
 
     def set_geometry(self, geometry: Geometry) -> None:
         self.geometry = geometry
         self.resized.unpark_all()
 
-    def go_down(self, kept: Sequence[DiskRequest]) -> None:
-        """The device is gone, and did not answer these; it touches their buffers no more."""
-        self.online, self._queues = False, ()
-        self._added.clear()
-        if self._came_up.is_set():
-            self._came_up = trio.Event()
-        self._waiting.extendleft(sorted(kept, key=lambda request: -request.serial))
-        self.figures[0].queued += len(kept)
-        for request in self._waiting:
-            self._set_deadline(request)
-        self._changed.set()
-
-    def feed(self) -> None:
-        """Give the device what waits, as far as there is room."""
-        waiting = self._waiting
-        while waiting and self.online:
-            queue = self._queue(waiting[0])
-            if queue is None:
-                return
-            self._add(queue, waiting.popleft())
-
     # What programs say.
-
-    def submit(self, request: DiskRequest) -> None:
-        """Have it done; nobody tells the device before `kick`."""
-        self._serial += 1
-        request.serial = self._serial
-        if not self.online:
-            self._set_deadline(request)
-            self._waiting.append(request)
-            self._changed.set()
-        elif self._waiting or (queue := self._queue(request)) is None:
-            self._waiting.append(request)
-        else:
-            self._add(queue, request)
-
-    def kick(self) -> None:
-        """Tell the device of everything that was submitted."""
-        added = self._added
-        while added:
-            added.pop().flush()
-
-    def take(self, size: int) -> Buffer | None:
-        """A buffer of ``size`` bytes for a request, or None while there is no room for it."""
-        return None if self._buffers is None else self._buffers.take(size)
-
-    async def buffer(self, size: int) -> Buffer:
-        """A buffer as soon as there is one. Raises ValueError for more than there will ever be."""
-        while (buffer := self.take(size)) is None:
-            if self._added:
-                self.kick()  # which may give some back at once
-            elif self._buffers is None:
-                await self.wait_online()
-            elif size > self._buffers.largest:
-                raise ValueError(f"no buffer of {size} bytes, at most {self._buffers.largest}")
-            else:
-                await self._buffers.wait()
-        return buffer
 
     async def wait_online(self) -> Geometry:
         """The geometry, once the device is there."""
-        while not self.online:
-            await self._came_up.wait()
+        await self.wait_up()
         assert self.geometry is not None
         return self.geometry
 
@@ -250,24 +149,6 @@ class Disk:
         await self._request(request)
         return request.answer.rstrip(b"\0")
 
-    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Fail what waited for the device for too long. At the end, everything that still waits."""
-        task_status.started()
-        try:
-            while True:
-                self._changed = trio.Event()
-                due = min((r.deadline for r in self._waiting if r.deadline is not None), default=None)
-                if self.online or due is None:
-                    await self._changed.wait()
-                    continue
-                with trio.move_on_at(due):
-                    await self._changed.wait()
-                if not self.online:
-                    self._expire_due()
-        finally:
-            for request in list(self._waiting):
-                self._expire(request)
-
     # How it is done.
 
     async def _known(self) -> Geometry:
@@ -277,56 +158,25 @@ class Disk:
             raise DiskError(BlkStatus.IOERR, "there is no device yet")
         return self.geometry
 
-    def _set_deadline(self, request: DiskRequest) -> None:
-        if request.deadline is None:
-            request.deadline = trio.current_time() + self._patience
+    def admit(self, request: DiskRequest) -> bool:
+        """What the device would have to refuse does not get there (VIRTIO 1.4 section 5.2.6.1)."""
+        refused = self._refusal(request)
+        if refused is not None:
+            self._end(request, *refused)
+            return False
+        if request.kind is RequestType.FLUSH and self.geometry is not None and not self.geometry.flushes:
+            request.done(request)  # there is no cache
+            return False
+        return True
 
-    def _expire_due(self) -> None:
-        now = trio.current_time()
-        for request in [r for r in self._waiting if r.deadline is not None and r.deadline <= now]:
-            self._expire(request)
+    def fail(self, request: DiskRequest, cause: str) -> None:
+        self._end(request, BlkStatus.IOERR, cause)
 
-    def _expire(self, request: DiskRequest) -> None:
-        self._waiting.remove(request)
-        self._fail(request, BlkStatus.IOERR, "device_lost")
-
-    def _fail(self, request: DiskRequest, status: BlkStatus, cause: str) -> None:
+    def _end(self, request: DiskRequest, status: BlkStatus, cause: str) -> None:
         self.figures[0].taken += 1
         self.figures[0].fail(cause)
         request.status = status
         request.done(request)
-
-    def _queue(self, request: DiskRequest) -> DiskQueue | None:
-        """The queue whose turn it is, among those with room."""
-        queues = self._queues
-        for _ in queues:
-            queue = queues[self._turn % len(queues)]
-            self._turn += 1
-            if queue.room(request):
-                return queue
-        return None
-
-    def _add(self, queue: DiskQueue, request: DiskRequest) -> None:
-        """What the device would have to refuse does not get there (VIRTIO 1.4 section 5.2.6.1)."""
-        refused = self._refusal(request)
-        if refused is not None:
-            self._fail(request, *refused)
-            return
-        if request.kind is RequestType.FLUSH and self.geometry is not None and not self.geometry.flushes:
-            request.done(request)  # there is no cache
-            return
-        buffers = self._buffers
-        if request.buffer is not None and request.buffer.owner is not buffers:
-            moved = buffers.take(request.size) if buffers is not None else None
-            if moved is None:
-                self._fail(request, BlkStatus.IOERR, "device_lost")
-                return
-            copy_in(moved.views, copy_out(request.buffer.views, request.size))
-            request.buffer.free()
-            request.buffer = moved
-        queue.add(request)
-        if queue not in self._added:
-            self._added.append(queue)
 
     def _refusal(self, request: DiskRequest) -> tuple[BlkStatus, str] | None:
         geometry, kind = self.geometry, request.kind

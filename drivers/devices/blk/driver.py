@@ -8,9 +8,8 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.devices.blk.buffers import LARGE
+from drivers.bounce import LARGE
 from drivers.devices.blk.disk import PART, Disk, DiskRequest, transfer_max
-from drivers.devices.blk.figures import RequestFigures
 from drivers.devices.blk.geometry import Geometry
 from drivers.devices.blk.layout import (
     HEADER,
@@ -29,6 +28,7 @@ from drivers.errors import PortGone, ProbeError
 from drivers.hw import DmaMemory
 from drivers.model import MatchId, present
 from drivers.pump import Need, pump
+from drivers.traffic import RequestFigures
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
 from rings.features import RingFeature
 from rings.ids import DeviceId
@@ -99,7 +99,7 @@ class RequestFlow:
         self._indirect = indirect
         self._requests: list[DiskRequest | None] = [None] * queue.ring.num
 
-    # DiskQueue
+    # drivers.submit.Queue
 
     def room(self, request: DiskRequest) -> bool:
         if not self._slots.free or not self.queue.live:

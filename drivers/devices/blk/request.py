@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from drivers.devices.blk.layout import HEADER, SECTOR, SEGMENT, UNMAP, BlkFeature, BlkStatus, RequestType
+from drivers.workers import Extent
 from rings.chain import Chain, copy_out, skip, total
 from rings.errors import BadChain
 
-__all__ = ["Extent", "Limits", "Refusal", "Request"]
+__all__ = ["Limits", "Refusal", "Request"]
 
 _NEEDS: Mapping[RequestType, BlkFeature | None] = {
     RequestType.IN: None,
@@ -26,15 +27,6 @@ _NEEDS: Mapping[RequestType, BlkFeature | None] = {
 }
 _FLAGS: Mapping[RequestType, int] = {RequestType.DISCARD: 0, RequestType.WRITE_ZEROES: UNMAP}
 """The flags that a segment of each may have."""
-
-
-@attrs.frozen
-class Extent:
-    """A range of the disk in bytes, and whether its blocks may be given up."""
-
-    offset: int
-    size: int
-    unmap: bool = False
 
 
 @attrs.frozen

@@ -1,0 +1,100 @@
+"""A queue of requests at the device's side: each is done at once, or by a worker, and answered in any order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from drivers.errors import PortGone
+from drivers.pump import Need, pump
+from drivers.traffic import RequestFigures
+from drivers.vhost import DeviceQueue
+from drivers.workers import Job, Workers
+from rings.chain import Chain
+from rings.queue import Vringh
+
+__all__ = ["JobFlow"]
+
+BUDGET = 64
+"""Requests per batch."""
+BUDGET_BYTES = 1 << 20
+
+
+class JobFlow:
+    """One queue, from DRIVER_OK to reset. A device type says what a chain asks for, and how a job is answered."""
+
+    def __init__(self, queue: DeviceQueue, workers: Workers, figures: RequestFigures) -> None:
+        self.queue = queue
+        self.figures = figures
+        self._workers = workers
+        self._ring = queue.ring
+        self._ended: deque[Job] = deque()
+        self._working = 0
+
+    # What each device type says.
+
+    def begin(self, ring: Vringh, chain: Chain) -> int:
+        """Answer a request, or have somebody do it; the bytes that it moves. Raises BadChain."""
+        raise NotImplementedError
+
+    def end(self, ring: Vringh, job: Job) -> None:
+        """Answer what a worker did."""
+        raise NotImplementedError
+
+    # What they have in common.
+
+    async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
+        """Serve the queue; one that breaks still gets back what was taken from it."""
+        await pump(self, settle, in_place=True)
+        while self._working and self.held():
+            await self.queue.signal.wait()
+            if self.held() and self._give_back():
+                if settle is not None:
+                    await settle()
+                if self.held():
+                    self.queue.flush()
+
+    def held(self) -> bool:
+        """Whether ring and buffers are those the requests came from, and still there: nothing else is touched."""
+        return self._ring is not None and self.queue.ring is self._ring and self._ring.reachable()
+
+    def move(self) -> tuple[int, Need]:
+        ring = self._ring
+        if ring is None or self.queue.ring is not ring:
+            return 0, Need.QUEUE
+        moved, size = self._give_back(), 0
+        begin = self.begin
+        while moved < BUDGET and size < BUDGET_BYTES:
+            chain = ring.getdesc()
+            if chain is None:
+                return moved, Need.QUEUE
+            moved += 1
+            size += begin(ring, chain)
+        return moved, Need.TURN
+
+    def hand_over(self, job: Job) -> None:
+        """Have a worker do it."""
+        self._working += 1
+        self.figures.queued += 1
+        self._workers.submit(job)
+
+    def finished(self, job: Job) -> None:
+        """A worker is done with it, or nobody begins it any more."""
+        self._ended.append(job)
+        self.queue.signal.set()
+
+    def _give_back(self) -> int:
+        """Answer what workers are done with; how many."""
+        count = len(self._ended)
+        for _ in range(count):
+            job = self._ended.popleft()
+            self._working -= 1
+            assert self._ring is not None
+            self.end(self._ring, job)
+        return count
+
+    async def wait(self, need: Need) -> None:
+        """There is nothing to wait for but the queue."""
+
+    def gone(self, error: PortGone) -> None:
+        """A store that is gone answers with errors."""

@@ -1,0 +1,74 @@
+"""Where a device keeps its sectors, as a topology says it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from drivers.ports import SectorStore
+from vnet.errors import ConfigError
+from vnet.ports.store import MemoryStore, open_file_store
+from vnet.spec import MIB, must
+
+__all__ = ["OpenStore", "StoreSpec", "open_store"]
+
+
+@attrs.frozen
+class StoreSpec:
+    """Where the sectors are."""
+
+    store: Literal["file", "memory"] = "memory"
+    path: str | None = None
+    """Of a file or block device; a file that is not there is made where a size is given."""
+    size: int | None = attrs.field(default=None, validator=must(lambda v: 1 <= v <= 1 << 30, "MiB, 1 to 1073741824"))
+    """MiB; by default what the file has."""
+    read_only: bool = False
+    block_size: int = attrs.field(
+        default=512, validator=must(lambda v: 512 <= v <= 65536 and not v & v - 1, "a power of two from 512 to 65536")
+    )
+    serial: str | None = attrs.field(
+        default=None, validator=must(lambda v: len(v) <= 20 and v.isascii(), "at most 20 characters of ASCII")
+    )
+    """What the disk calls itself; by default the device's name."""
+    workers: int = attrs.field(default=4, validator=must(lambda v: 1 <= v <= 64, "1 to 64 requests that may block"))
+
+    def clash(self, where: str) -> tuple[str, object, str] | None:
+        """As `vnet.spec.DeviceSpec.clash`, of the store at that place of the device."""
+        if self.store == "file" and self.path is None:
+            return f"{where}.path", "", "a file store needs the path of its file"
+        if self.store == "memory" and self.path is not None:
+            return f"{where}.path", self.path, "a memory store has no file"
+        if self.store == "memory" and self.size is None:
+            return f"{where}.size", "", "a memory store needs a size"
+        return None
+
+    def claims(self, where: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """As `vnet.spec.DeviceSpec.claims`: nobody else writes to that file."""
+        if self.path is not None and not self.read_only:
+            yield f"{where}.path", ("file", str(Path(self.path).absolute()))
+
+    def trouble(self, where: str, error: OSError) -> ConfigError:
+        """What to say when it can't be opened."""
+        why = "somebody else uses it" if isinstance(error, BlockingIOError) else error.strerror or str(error)
+        return ConfigError("topology", f"{where}.path", self.path, why)
+
+
+OpenStore = Callable[[StoreSpec], AbstractAsyncContextManager[SectorStore]]
+
+
+@asynccontextmanager
+async def open_store(spec: StoreSpec) -> AsyncIterator[SectorStore]:
+    """The store that a topology asks for. Raises OSError."""
+    size = None if spec.size is None else spec.size * MIB
+    if spec.path is None:
+        assert size is not None
+        yield MemoryStore(size, read_only=spec.read_only, block_size=spec.block_size)
+    else:
+        async with open_file_store(
+            Path(spec.path), size=size, read_only=spec.read_only, block_size=spec.block_size, workers=spec.workers
+        ) as store:
+            yield store
