@@ -7,16 +7,16 @@ the other made available for receiving. A device type says how a buffer is copie
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 import attrs
 import trio
 
 from drivers.errors import ProbeDeferred
-from drivers.pump import BATCH_BUCKETS, Need, Signal, pump, wait_told
+from drivers.pump import Need, Signal, pump, wait_told
 from drivers.vhost import DeviceQueue, VhostDevice
-from rings.chain import total
+from rings.chain import Chain
 from rings.errors import MemoryFault, RemoteRingError
 from rings.queue import Vringh
 
@@ -24,6 +24,8 @@ __all__ = ["Copier", "MediatedEnd", "Mediator", "MediatorStatistics", "QueuePair
 
 BUDGET = 64
 BUDGET_BYTES = 1 << 19
+CHUNK = 32
+"""Chains taken from the source at a time."""
 
 
 @attrs.define
@@ -40,6 +42,12 @@ class MediatorStatistics:
     def drop(self, cause: str) -> None:
         self.drops[cause] = self.drops.get(cause, 0) + 1
 
+    def crossed(self, buffers: int, size: int) -> None:
+        """So many buffers, of ``size`` bytes in all, were copied as they are."""
+        self.buffers += buffers
+        self.payload_bytes += size
+        self.copied_bytes += size
+
     def count(self, copied: int, size: int, cause: str) -> None:
         """A buffer of ``size`` bytes crossed in ``copied``; or, where nothing was copied, it was dropped."""
         if copied:
@@ -50,14 +58,28 @@ class MediatorStatistics:
             self.drop(cause)
 
 
-class Copier(Protocol):
+class Copier(ABC):
     """How one device type's buffers get from one ring to another."""
 
-    def copy(self, source: Sequence[memoryview], sink: Vringh) -> bool:
-        """Copy one buffer into chains taken from ``sink``, complete those, and count.
+    def __init__(self, statistics: MediatorStatistics) -> None:
+        self.statistics = statistics
 
-        False when too few chains are there: it is called again with the same buffer.
+    def copy(self, chains: Sequence[Chain], sink: Vringh, done: list[tuple[int, int]]) -> None:
+        """Copy buffers from the front of ``chains`` into others taken from ``sink``, complete these, and count.
+
+        What is over with goes to ``done``, with the number of bytes written. It ends early where too few chains
+        are there to receive into, and is called again with the same buffer.
         """
+        for head, readable, writable in chains:
+            if writable:
+                self.statistics.drop("writable")
+            elif not self.copy_one(readable, sink):
+                return
+            done.append((head, 0))
+
+    @abstractmethod
+    def copy_one(self, source: Sequence[memoryview], sink: Vringh) -> bool:
+        """The same for one buffer; False when too few chains are there."""
 
 
 class QueuePair:
@@ -66,7 +88,7 @@ class QueuePair:
     def __init__(self, source: DeviceQueue, sink: DeviceQueue) -> None:
         self.source = source
         self.sink = sink
-        self.batches = [0] * BATCH_BUCKETS
+        self.batches = source.batches
         self.blamed = source
         """Whose ring is being looked at: it is to blame for what is found there."""
 
@@ -103,36 +125,34 @@ class QueuePair:
 class MediatedFlow:
     """One direction: from what one driver sends to what the other receives into."""
 
-    def __init__(self, pair: QueuePair, copier: Copier, statistics: MediatorStatistics) -> None:
+    def __init__(self, pair: QueuePair, copier: Copier) -> None:
         self.queue = pair
         self._copier = copier
-        self._statistics = statistics
 
     def move(self) -> tuple[int, Need]:
-        pair, statistics, copy = self.queue, self._statistics, self._copier.copy
+        pair, copy, statistics = self.queue, self._copier.copy, self._copier.statistics
         source, sink = pair.source.ring, pair.sink.ring
         if source is None or sink is None:
             return 0, Need.QUEUE
-        moved = size = 0
-        before = statistics.buffers
-        while moved < BUDGET and size < BUDGET_BYTES:
-            chain = source.getdesc()
-            if chain is None:
+        moved = 0
+        before, enough = statistics.buffers, statistics.copied_bytes + BUDGET_BYTES
+        while moved < BUDGET and statistics.copied_bytes < enough:
+            chains = source.getdescs(min(CHUNK, BUDGET - moved))
+            if not chains:
                 return moved, Need.QUEUE
-            index, segs, writable = chain
-            if writable:
-                statistics.drop("writable")
-            else:
+            done: list[tuple[int, int]] = []
+            try:
                 pair.blamed = pair.sink
-                crossed = copy(segs, sink)
+                copy(chains, sink, done)
                 pair.blamed = pair.source
-                if not crossed:
-                    source.abandon(index)
-                    # What a part of it went into has to be shown: the driver makes new buffers of those.
-                    return moved or int(statistics.buffers > before), Need.SINK
-                size += total(segs)
-            source.complete(index, 0)
-            moved += 1
+            finally:
+                source.complete_each(done)
+                for head, _, _ in reversed(chains[len(done) :]):
+                    source.abandon(head)
+            moved += len(done)
+            if len(done) < len(chains):
+                # What a part of a buffer went into has to be shown: the driver makes new buffers of those.
+                return moved or int(statistics.buffers > before), Need.SINK
         return moved, Need.TURN
 
     async def wait(self, need: Need) -> None:
@@ -229,8 +249,7 @@ class Mediator:
             return None
         source, sink = self.queues(end.device, other.device)
         statistics = self.statistics[end.device.name]
-        copier = self.copier(end.device, other.device, statistics)
-        return MediatedFlow(QueuePair(source, sink), copier, statistics)
+        return MediatedFlow(QueuePair(source, sink), self.copier(end.device, other.device, statistics))
 
     @property
     def settle(self) -> Callable[[], Awaitable[None]] | None:

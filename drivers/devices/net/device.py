@@ -22,7 +22,7 @@ from drivers.devices.net.layout import (
     driver_offloads,
     offload_features,
 )
-from drivers.devices.net.merge import NUM_BUFFERS_AT, Taken, complete, gather, give_back
+from drivers.devices.net.merge import NUM_BUFFERS_AT, ONE_BUFFER, Taken, complete, gather, give_back
 from drivers.errors import PortGone
 from drivers.model import MatchId, present
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, PacketPort
@@ -35,7 +35,6 @@ from rings.queue import Vringh
 __all__ = ["NetPlug", "VhostNet"]
 
 HEAD = HEADER_SIZE + ETH_HLEN
-ONE_BUFFER = b"\1\0"
 VLAN_HLEN = 4
 
 

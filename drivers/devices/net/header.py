@@ -14,7 +14,7 @@ import attrs
 from drivers.devices.net.layout import MAX_FRAME
 from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 
-__all__ = ["NEEDS_CSUM", "GsoType", "HeaderRules", "Verdict"]
+__all__ = ["KNOWN_MAX", "NEEDS_CSUM", "GsoType", "HeaderRules", "Verdict"]
 
 NEEDS_CSUM = 1
 VLAN_HLEN = 4
@@ -33,6 +33,7 @@ Verdict = tuple[int, int, bytes, int]
 """Bytes of header and frame from which and up to which a head is good, what goes on in its place, num_buffers."""
 
 KNOWN_MAX = 1024
+"""Heads that are remembered at a time."""
 _NEVER = 1, 0
 
 

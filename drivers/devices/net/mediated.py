@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from drivers.devices.net.header import HeaderRules
+from drivers.devices.net.header import KNOWN_MAX, HeaderRules
 from drivers.devices.net.layout import (
     LINK_UP,
     SUPPORTED,
@@ -20,12 +20,12 @@ from drivers.devices.net.layout import (
     device_offloads,
     driver_offloads,
 )
-from drivers.devices.net.merge import put
-from drivers.devices.net.software import Unfinished, finish
+from drivers.devices.net.merge import NUM_BUFFERS_AT, ONE_BUFFER, put
+from drivers.devices.net.software import Unfinished, finish, unfinished
 from drivers.mediator import Copier, Mediator, MediatorStatistics
 from drivers.ports import ETH_HLEN, HEADER_SIZE
 from drivers.vhost import DeviceQueue, VhostDevice
-from rings.chain import copy_out, skip, total
+from rings.chain import Chain, copy_out, skip, total
 from rings.queue import Vringh
 
 __all__ = ["MediatedNetPlug", "NetMediator"]
@@ -42,20 +42,57 @@ class MediatedNetPlug:
     queue_size: int = 256
 
 
-class NetCopier:
+class NetCopier(Copier):
     """From one driver's transmitq to the other's receiveq."""
 
     def __init__(self, source: int, sink: int, mtu: int, statistics: MediatorStatistics) -> None:
         """``source`` and ``sink`` are the features that each driver agreed on."""
+        super().__init__(statistics)
         self._rules = HeaderRules(driver_offloads(source), mtu if source >> NetFeature.MTU & 1 else None)
         self._able = device_offloads(sink)
         self._mergeable = bool(sink >> NetFeature.MRG_RXBUF & 1)
-        self._statistics = statistics
         self._delivered = 0
         """Segments of the frame at hand that were delivered before buffers ran out."""
+        self._plain: dict[bytes, tuple[int, int, bytes]] = {}
+        """By head: how long a frame with it may be to cross as it is, and the head that it then has."""
 
-    def copy(self, source: Sequence[memoryview], sink: Vringh) -> bool:
-        size, statistics = total(source), self._statistics
+    def copy(self, chains: Sequence[Chain], sink: Vringh, done: list[tuple[int, int]]) -> None:
+        """Most frames are one buffer, and cross as they are into one; any other takes the way through `copy_one`."""
+        plain, filled = self._plain, []
+        octets = 0
+        ready = sink.getdescs(len(chains)) if not self._delivered else []
+        for (head, segs, writable), (into, readable, views) in zip(chains, ready, strict=False):
+            if writable or readable or len(segs) != 1 or len(views) != 1:
+                break
+            [seg], [view] = segs, views
+            size, start = len(seg), bytes(seg[:HEAD])
+            low, high, top = plain.get(start) or self._as_it_is(start)
+            if not low <= size <= high or size > len(view):
+                break
+            view[:HEAD] = top
+            view[HEAD:size] = seg[HEAD:]
+            filled.append((into, size))
+            done.append((head, 0))
+            octets += size
+        sink.complete_each(filled)
+        self.statistics.crossed(len(filled), octets)
+        for into, _, _ in reversed(ready[len(filled) :]):
+            sink.abandon(into)
+        if len(filled) < len(chains):
+            super().copy(chains[len(filled) :], sink, done)
+
+    def _as_it_is(self, head: bytes) -> tuple[int, int, bytes]:
+        """Of a head, for `_plain`; no length fits where there is something to do."""
+        low, high, out, _ = self._rules.judge(head)
+        if len(head) < HEAD or unfinished(out, self._able):
+            return 1, 0, head
+        if len(self._plain) >= KNOWN_MAX:
+            self._plain.clear()
+        self._plain[head] = verdict = low, high, out[:NUM_BUFFERS_AT] + ONE_BUFFER + out[HEADER_SIZE:]
+        return verdict
+
+    def copy_one(self, source: Sequence[memoryview], sink: Vringh) -> bool:
+        size, statistics = total(source), self.statistics
         head = copy_out(source, HEAD)
         low, high, out, _ = self._rules.known.get(head) or self._rules.judge(head)
         if not low <= size <= high:

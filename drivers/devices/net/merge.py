@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from rings.chain import copy, copy_in, skip, total
 from rings.queue import Vringh
 
-__all__ = ["NUM_BUFFERS_AT", "Taken", "complete", "gather", "give_back", "put"]
+__all__ = ["NUM_BUFFERS_AT", "ONE_BUFFER", "Taken", "complete", "gather", "give_back", "put"]
 
 NUM_BUFFERS_AT = 10
 """Where num_buffers stands in the virtio_net_hdr."""
+ONE_BUFFER = b"\1\0"
 
 Taken = list[tuple[int, list[memoryview]]]
 """Chains taken from a receive queue: head and writable views; no views for one that is no receive buffer."""

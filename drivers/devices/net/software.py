@@ -13,7 +13,7 @@ from drivers.devices.net.header import NEEDS_CSUM, GsoType
 from drivers.ports import HEADER_SIZE, Offloads
 from rings.chain import copy_out, skip, take, total
 
-__all__ = ["Unfinished", "finish", "ones_sum"]
+__all__ = ["Unfinished", "finish", "ones_sum", "unfinished"]
 
 HEADER = struct.Struct("<BBHHHHH")
 ETHERTYPE_AT, VLAN = 12, 0x8100
@@ -49,18 +49,30 @@ def _fold(value: int) -> int:
     return value and (value % 0xFFFF or 0xFFFF)
 
 
+def unfinished(header: bytes, able: Offloads) -> bool:
+    """Whether a frame with this virtio_net_hdr has to be changed for a receiver that is ``able`` to do so much itself.
+
+    ``header`` is checked and private.
+    """
+    flags, gso = header[0], header[1]
+    if gso and not getattr(able, KINDS[GsoType(gso)]):
+        return True
+    return bool(flags & NEEDS_CSUM) and not able.csum
+
+
 def finish(header: bytes, frame: Sequence[memoryview], able: Offloads) -> Iterator[Finished]:
     """The frames to deliver to a receiver that is ``able`` to finish so much itself, in order.
 
     ``header`` is a checked private virtio_net_hdr, ``frame`` everything behind it. Raises Unfinished.
     """
-    flags, gso, _, mss, start, offset, _ = HEADER.unpack_from(header)
-    if gso and not (getattr(able, KINDS[GsoType(gso)]) and able.csum):
-        yield from _segments(GsoType(gso), mss, start, frame, able)
-    elif flags & NEEDS_CSUM and not able.csum:
-        yield _checksummed(frame, start, offset)
-    else:
+    if not unfinished(header, able):
         yield header, list(frame)
+        return
+    _, gso, _, mss, start, offset, _ = HEADER.unpack_from(header)
+    if gso:
+        yield from _segments(GsoType(gso), mss, start, frame, able)
+    else:
+        yield _checksummed(frame, start, offset)
 
 
 def _checksummed(frame: Sequence[memoryview], start: int, offset: int) -> Finished:
