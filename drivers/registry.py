@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -42,7 +42,7 @@ class DeviceType:
         return self.supported & ~mask((RingFeature.VERSION_1,))
 
 
-DEVICES: Mapping[str, DeviceType] = {
+DEVICES: dict[str, DeviceType] = {
     "net": DeviceType(DeviceId.NET, net.TABLE, net.SUPPORTED, VirtioNet, VhostNet),
     "rpmsg": DeviceType(DeviceId.RPMSG, rpmsg.TABLE, rpmsg.SUPPORTED, VirtioRpmsg, VhostRpmsg),
     "blk": DeviceType(DeviceId.BLOCK, blk.TABLE, blk.SUPPORTED, VirtioBlk, VhostBlk),

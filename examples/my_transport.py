@@ -1,6 +1,7 @@
 """A transport of your own, in one file and one line: a network device comes up over it and carries a frame each way.
 
 python examples/my_transport.py
+vnet --load examples/my_transport.py demo --transport mine --port memory
 
 A transport joins two halves. The front half does what the virtio bus of the driver's side asks for, as
 `drivers.virtio.ConfigOps` lists it. The back half turns what comes over into calls of a `drivers.vhost.VhostDevice`.
@@ -20,12 +21,13 @@ from drivers.errors import ProbeError
 from drivers.hw import MmioRegion, PlatformSlot
 from drivers.model import MatchId
 from drivers.platform import VirtioPlatformDriver
-from drivers.registry import TRANSPORTS, Transport
+from drivers.registry import Transport
 from drivers.vhost import DeviceQueue, VhostDevice, VhostOps
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
 from drivers.vring import RING_FEATURES, VringMemory
 from rings.memory import Memory
 from vnet.demo import default_topology
+from vnet.extension import add_transport
 from vnet.world import open_world
 
 MINE = MatchId(device=0x0001, vendor=int.from_bytes(b"MINE", "big"))  # what firmware calls it: so the front finds it
@@ -180,7 +182,7 @@ class Front:
 
 
 # The one line.
-TRANSPORTS["mine"] = Transport("host", VirtioPlatformDriver("mine", (MINE,), Front), Back)
+add_transport("mine", Transport("host", VirtioPlatformDriver("mine", (MINE,), Front), Back))
 
 FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"hello over a transport of my own"
 

@@ -10,15 +10,15 @@ from typing import Protocol
 
 import attrs
 
-from drivers.registry import TRANSPORTS
+from vnet.built_in import built_in
 from vnet.describe import QueueRow, drop_total, queue_rows
 from vnet.ends.net import PortKind, net_specs
 from vnet.memory_traffic import MemoryTraffic
-from vnet.topology import Topology, parse
+from vnet.topology import Topology
 from vnet.traffic import PingResult, Plan, Run, iperf3, iperf3_server, ping
 from vnet.world import World, open_world
 
-__all__ = ["DemoReport", "carried", "default_topology", "run_demo"]
+__all__ = ["DemoReport", "default_topology", "run_demo"]
 
 PINGS = 10
 LARGE_PING = 60000
@@ -59,53 +59,13 @@ class DemoReport:
         )
 
 
-CARRIERS = {
-    "link": """
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
-""",
-    "ntb": """
-[hosts.host1]
-[hosts.soc]
-[hosts.host2]
-[links.pcie0]
-root = "host1"
-endpoint = "soc"
-[links.pcie1]
-root = "host2"
-endpoint = "soc"
-[ntbs.ntb0]
-host = "soc"
-primary = "pcie0"
-secondary = "pcie1"
-""",
-    "host": """
-[hosts.box]
-""",
-}
-"""By what carries a transport: hosts, and what joins them."""
-PLACES = {"link": "pcie0", "ntb": "ntb0", "host": "box"}
-
-
 def default_topology(port: PortKind, transport: str = "pci", mode: str = "direct") -> Topology:
     """One network device with ports of this kind, and what that transport needs around it. Raises ConfigError."""
-    device = f"""
-[devices.net0]
-type = "net"
+    keys = f"""
 driver = {{ kind = "{port}", addresses = ["198.18.0.1/24", "2001:2::1/64"] }}
 device = {{ kind = "{port}", addresses = ["198.18.0.2/24", "2001:2::2/64"] }}
 """
-    return carried(device, transport, mode)
-
-
-def carried(device: str, transport: str, mode: str = "direct") -> Topology:
-    """A topology of the one device whose table is ``device``, and of what its transport needs. Raises ConfigError."""
-    on = TRANSPORTS[transport].on
-    where = f'transport = "{transport}"\nmode = "{mode}"\n{on} = "{PLACES[on]}"\n'
-    return parse(CARRIERS[on] + device + where, "built-in topology")
+    return built_in("net", transport, keys, mode=mode)
 
 
 class Traffic(Protocol):

@@ -41,17 +41,17 @@ class FieldError(ValueError):
         self.field, self.value, self.why = field, value, why
 
 
-def must(good: Callable[[Any], object], why: str) -> Any:
+def must(good: Callable[[Any], object], why: str | Callable[[], str]) -> Any:
     """An attrs validator with a sentence of its own; None always passes."""
 
     def validate(_: object, field: attrs.Attribute[Any], value: Any) -> None:
         if value is not None and not good(value):
-            raise FieldError(field.name, value, why)
+            raise FieldError(field.name, value, why if isinstance(why, str) else why())
 
     return validate
 
 
-def _of(values: Iterable[int]) -> str:
+def _of(values: Iterable[object]) -> str:
     return f"one of {', '.join(map(str, values))}"
 
 
@@ -149,10 +149,8 @@ class Netns:
 class DeviceSpec:
     """One virtio device: its type and what carries it. Each type adds what is at the two ends."""
 
-    type: str = attrs.field(default="net", validator=must(lambda v: v in DEVICES, f"one of {', '.join(DEVICES)}"))
-    transport: str = attrs.field(
-        default="pci", validator=must(lambda v: v in TRANSPORTS, f"one of {', '.join(TRANSPORTS)}")
-    )
+    type: str = attrs.field(default="net", validator=must(DEVICES.__contains__, lambda: _of(DEVICES)))
+    transport: str = attrs.field(default="pci", validator=must(TRANSPORTS.__contains__, lambda: _of(TRANSPORTS)))
     link: str | None = None
     """What carries it, for transports on a link."""
     host: str | None = None

@@ -97,8 +97,8 @@ def test_every_topology_shown_is_a_good_one(text: str) -> None:
     assert parse(text, "README.md").devices
 
 
-def test_the_program_shown_is_a_good_one() -> None:
-    [text] = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("text", re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL))
+def test_every_program_shown_is_a_good_one(text: str) -> None:
     compile(text, "README.md", "exec")
 
 

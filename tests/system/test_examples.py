@@ -11,6 +11,7 @@ from machine import RequireTool
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "__init__.py")
+VNET = str(Path(sys.executable).with_name("vnet"))
 TOPOLOGIES = sorted((ROOT / "examples" / "topologies").glob("*.toml"))
 
 
@@ -31,6 +32,13 @@ def test_every_example_runs_as_it_is(path: Path, require_tool: RequireTool) -> N
 @pytest.mark.parametrize("path", TOPOLOGIES, ids=lambda path: path.name)
 def test_every_topology_comes_up_and_leaves_nothing_behind(path: Path, require_tool: RequireTool) -> None:
     require_tool("ping", "ip")
-    vnet = str(Path(sys.executable).with_name("vnet"))
-    done = run(vnet, "up", str(path.relative_to(ROOT)), "--name", f"ex-{path.stem.replace('_', '-')}", "--exec", "true")
+    done = run(VNET, "up", str(path.relative_to(ROOT)), "--name", f"ex-{path.stem.replace('_', '-')}", "--exec", "true")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("privileged", "no_leaks")
+def test_the_devices_of_a_file_of_ones_own_come_up(require_tool: RequireTool) -> None:
+    require_tool("ip")
+    options = "--name", "ex-mine", "--exec", "true"
+    done = run(VNET, "--load", "examples/my_device.py", "up", "examples/my_device.toml", *options)
     assert (done.returncode, done.stderr) == (0, "")

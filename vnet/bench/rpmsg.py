@@ -12,7 +12,7 @@ from drivers.devices.rpmsg import Endpoint, RpmsgBus
 from vnet.bench.figures import Machine
 from vnet.bench.measure import rotated
 from vnet.bench.processes import this_machine
-from vnet.demo import carried
+from vnet.built_in import built_in
 from vnet.ends.rpmsg import RpmsgEnd
 from vnet.world import World, open_world
 
@@ -20,11 +20,7 @@ __all__ = ["RpmsgFigures", "RpmsgResults", "measure_rpmsg", "run_rpmsg_benchmark
 
 NAME = "rpmsg0"
 SIZE = 64
-DEVICE = f"""
-[devices.{NAME}]
-type = "rpmsg"
-device = {{ channels = [{{ name = "echo", surface = "echo" }}] }}
-"""
+KEYS = 'device = { channels = [{ name = "echo", surface = "echo" }] }'
 
 
 @attrs.frozen
@@ -77,7 +73,7 @@ async def measure_rpmsg(
     messages: int = 50_000, trips: int = 5_000, size: int = SIZE, transport: str = "pci"
 ) -> RpmsgFigures:
     """Needs nothing but this process. Raises MessageTooLong."""
-    async with open_world(carried(DEVICE, transport), "bench") as world:
+    async with open_world(built_in("rpmsg", transport, KEYS, name=NAME), "bench") as world:
         await world.wait_up()
         driver, device = _buses(world)
         ends = [bus.create("one way") for bus in (driver, device)]

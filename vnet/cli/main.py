@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import click
 
@@ -36,7 +37,25 @@ class LazyGroup(click.Group):
         return command
 
 
+def _load(_context: click.Context, _option: click.Parameter, files: tuple[Path, ...]) -> None:
+    """Before any command is imported, whose options may list what there is."""
+    if files:
+        from vnet.cli.common import errors_in_one_line
+        from vnet.extension import load_extension
+
+        for file in files:
+            errors_in_one_line(load_extension)(file)
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="vnet")
+@click.option(
+    "--load",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=_load,
+    expose_value=False,
+    help="Run this Python file first, which adds a device type or a transport; may be given several times.",
+)
 def main() -> None:
     """Virtio between two machines joined by a simulated PCI Express link."""

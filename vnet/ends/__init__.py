@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from vnet.ends.base import EndsType
 from vnet.ends.blk import BlkSpec, open_blk
 from vnet.ends.net import NetSpec, mediate_net, open_net
@@ -11,7 +9,7 @@ from vnet.ends.rpmsg import RpmsgSpec, open_rpmsg
 
 __all__ = ["ENDS"]
 
-ENDS: Mapping[str, EndsType] = {
+ENDS: dict[str, EndsType] = {
     "net": EndsType(NetSpec, open_net, mediate_net),
     "rpmsg": EndsType(RpmsgSpec, open_rpmsg),
     "blk": EndsType(BlkSpec, open_blk),

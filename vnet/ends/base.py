@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
 import attrs
 
 from drivers.mediator import Mediator
+from drivers.traffic import Traffic
 from vnet.ports.poller import Poller
 from vnet.spec import DeviceSpec
 
-__all__ = ["End", "EndsType", "Figures", "OpenContext", "Side"]
+__all__ = ["End", "EndsType", "Figures", "OpenContext", "PlainEnd", "Side"]
 
 Side = Literal["driver", "device"]
 
@@ -47,6 +48,33 @@ class End(Protocol):
 
     def describe(self) -> dict[str, object]:
         """Plain data."""
+
+
+@attrs.frozen(eq=False)
+class PlainEnd:
+    """An `End` for a device type that has nothing more to say of it than what its queues carried."""
+
+    settings: object
+    traffic: Sequence[Traffic]
+    """By queue."""
+    ready: Callable[[], bool] = lambda: True
+    about: Callable[[], Mapping[str, object]] = dict
+    """What reports show besides the figures."""
+
+    @property
+    def live(self) -> bool:
+        return self.ready()
+
+    def figures(self, queue: int) -> Figures:
+        traffic = self.traffic[queue]
+        return Figures(traffic.packets, traffic.bytes, dict(traffic.drops))
+
+    def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        for index, traffic in enumerate(self.traffic):
+            yield f"queue {index}", traffic.drops
+
+    def describe(self) -> dict[str, object]:
+        return {"kind": "api", "live": self.live, **self.about()}
 
 
 @attrs.frozen

@@ -13,15 +13,14 @@ import trio
 
 from drivers.devices.blk import BlkPlug, Disk
 from drivers.ports import SectorStore
-from drivers.registry import TRANSPORTS
 from vnet.ends.base import EndsType
 from vnet.ends.blk import BlkSpec, DiskEnd, DiskSpec, open_blk
 from vnet.ends.store import StoreSpec
 from vnet.ports.store import MemoryStore
-from vnet.spec import MIB, HostSpec, LinkSpec
-from vnet.testing.pair import ENDPOINT, IDEAL, LINK, MEGABYTE, ROOT, Pair
+from vnet.spec import MIB, LinkSpec
+from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
 from vnet.topology import Topology
-from vnet.world import World, open_world
+from vnet.world import open_world
 
 __all__ = ["BlkOptions", "BlkPair", "StubbornStore", "open_blk_pair"]
 
@@ -95,7 +94,8 @@ class BlkOptions:
     features_off: tuple[str, ...] = ()
     queue_size: int = 64
     queues: int = 1
-    transport: str = "pci"
+    transport: str | None = None
+    """As of `vnet.testing.pair.carried`."""
     link: LinkSpec = IDEAL
     size: int = 8
     """MiB."""
@@ -106,12 +106,8 @@ class BlkOptions:
     workers: int = 4
 
     def topology(self) -> Topology:
-        linked = TRANSPORTS[self.transport].on == "link"
         spec = BlkSpec(
             type="blk",
-            transport=self.transport,
-            link=LINK if linked else None,
-            host=None if linked else ROOT,
             queue_size=self.queue_size,
             features_off=self.features_off,
             queues=self.queues,
@@ -120,18 +116,11 @@ class BlkOptions:
                 size=self.size, read_only=self.read_only, block_size=self.block_size, workers=self.workers
             ),
         )
-        hosts = {name: HostSpec(memory=48) for name in (ROOT, ENDPOINT)}
-        return Topology(hosts, {LINK: self.link}, {DEVICE: spec}).check("test")
+        return carried({DEVICE: spec}, self.transport, self.link)
 
 
 class BlkPair(Pair):
     """The pair, the disk at its one end and the store at the other."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.rc, self.ep = world.hosts[ROOT], world.hosts[ENDPOINT]
-        self.link = world.links[LINK]
-        self.device = world.devices[DEVICE]
 
     @property
     def disk(self) -> Disk:

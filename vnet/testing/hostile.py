@@ -212,11 +212,11 @@ class HostileDriver:
             self.write(Common.QUEUE_SELECT, queue)
             self.write(Common.QUEUE_MSIX_VECTOR, queue + 1)
 
-    async def start(self, features: int | None = None, num: int | None = None) -> None:
-        """Steps 1 to 8: two queues, MSI-X, nothing in the rings yet. `rings` are receiveq1 and transmitq1."""
+    async def start(self, features: int | None = None, num: int | None = None, queues: int = 2) -> None:
+        """Steps 1 to 8: MSI-X, and the first ``queues`` queues as `rings`, with nothing in them yet."""
         await self.negotiate(features)
-        self.map_vectors()
-        self.rings = [self.set_up(queue, num) for queue in range(2)]
+        self.map_vectors(queues)
+        self.rings = [self.set_up(queue, num) for queue in range(queues)]
         self.status |= Status.DRIVER_OK
         await trio.testing.wait_all_tasks_blocked()
 

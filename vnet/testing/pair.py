@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
@@ -29,11 +29,11 @@ from vnet.link.base import Link
 from vnet.pcie.function import PciFunctionHandle
 from vnet.ports.interface import PortConfig
 from vnet.ports.memory import MemoryPort
-from vnet.spec import HostSpec, LinkSpec, NtbSpec
+from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
 from vnet.topology import Topology
 from vnet.world import Device, World, open_world
 
-__all__ = ["FRAME", "MEGABYTE", "Footprint", "Options", "Pair", "open_pair", "over"]
+__all__ = ["FRAME", "MEGABYTE", "Footprint", "Options", "Pair", "carried", "open_pair", "over"]
 
 LINK, ROOT, ENDPOINT = "link0", "rc", "ep"
 OTHER, SOC, NTB = "link1", "soc", "ntb"
@@ -68,45 +68,49 @@ class Options:
     capacity: int = 2048
     """Frames that each direction of a port holds."""
     transport: str | None = None
-    """None is whatever `over` says, and virtio-pci where that says nothing."""
+    """As of `carried`."""
     poll: bool = False
     link: LinkSpec = IDEAL
 
     def topology(self) -> Topology:
         port = PortSpec(kind="memory")
-        transport = self.transport or _default.get()
-        on = TRANSPORTS[transport].on
-        linked = on == "link"
-        devices = {
-            f"net{i}": NetSpec(
-                link=LINK if linked else None,
-                host=ROOT if on == "host" else None,
-                ntb=f"{NTB}{i}" if on == "ntb" else None,
-                transport=transport,
-                function=i if linked else 0,
-                poll=self.poll,
-                queue_size=self.queue_size,
-                features_off=self.features_off,
-                rx_buffer=self.rx_buffer,
-                mtu=self.mtu,
-                driver=port,
-                device=port,
-            )
-            for i in range(self.devices)
-        }
-        hosts = {name: HostSpec(memory=self.memory) for name in (ROOT, ENDPOINT)}
-        if on != "ntb":
-            return Topology(hosts, {LINK: self.link}, devices).check("test")
-        # Both hosts are root complexes then, and the function that joins them is on a third.
-        hosts = {**hosts, SOC: HostSpec(memory=1)}
-        # An NTB carries one device, and has two links to itself.
-        links: dict[str, LinkSpec] = {}
-        ntbs = {}
-        for i in range(self.devices):
+        spec = NetSpec(
+            poll=self.poll,
+            queue_size=self.queue_size,
+            features_off=self.features_off,
+            rx_buffer=self.rx_buffer,
+            mtu=self.mtu,
+            driver=port,
+            device=port,
+        )
+        devices = {f"net{i}": spec for i in range(self.devices)}
+        return carried(devices, self.transport, self.link, self.memory)
+
+
+def carried(
+    devices: Mapping[str, DeviceSpec], transport: str | None = None, link: LinkSpec = IDEAL, memory: int = 48
+) -> Topology:
+    """Hosts of ``memory`` MiB, ``devices``, and what carries them: whatever transport `over` says where none is given,
+    and virtio-pci where that says nothing.
+    """
+    transport = transport or _default.get()
+    hosts = {name: HostSpec(memory=memory) for name in (ROOT, ENDPOINT)}
+    links: dict[str, LinkSpec] = {LINK: link}
+    ntbs: dict[str, NtbSpec] = {}
+    on = TRANSPORTS[transport].on
+    places: dict[str, DeviceSpec] = {}
+    for i, (name, spec) in enumerate(devices.items()):
+        if on == "link":
+            places[name] = attrs.evolve(spec, transport=transport, link=LINK, function=i)
+        elif on == "host":
+            places[name] = attrs.evolve(spec, transport=transport, host=ROOT)
+        else:  # an NTB carries one device, and has two links to itself, which end on a third host
             own, other = f"{LINK}-{i}" if i else LINK, f"{OTHER}-{i}" if i else OTHER
-            links[own], links[other] = attrs.evolve(self.link, endpoint=SOC), LinkSpec(root=ENDPOINT, endpoint=SOC)
-            ntbs[f"{NTB}{i}"] = NtbSpec(SOC, other, own, mw=self.memory * 3 // 4 // self.devices)
-        return Topology(hosts, links, devices, ntbs).check("test")
+            hosts[SOC] = HostSpec(memory=1)
+            links[own], links[other] = attrs.evolve(link, endpoint=SOC), LinkSpec(root=ENDPOINT, endpoint=SOC)
+            ntbs[f"{NTB}{i}"] = NtbSpec(SOC, other, own, mw=memory * 3 // 4 // len(devices))
+            places[name] = attrs.evolve(spec, transport=transport, ntb=f"{NTB}{i}")
+    return Topology(hosts, links, places, ntbs).check("test")
 
 
 DEFAULTS = Options()
@@ -155,7 +159,7 @@ class Pair:
         self.rc: Host = world.hosts[ROOT]
         self.ep: Host = world.hosts[ENDPOINT]
         self.link: Link = world.links[LINK]
-        self.device: Device = world.devices["net0"]
+        self.device: Device = world.devices[next(iter(world.topology.devices))]
 
     @property
     def driver_port(self) -> MemoryPort:

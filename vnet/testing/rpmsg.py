@@ -11,12 +11,11 @@ import attrs
 import trio
 
 from drivers.devices.rpmsg import Endpoint, RpmsgBus
-from drivers.registry import TRANSPORTS
 from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd, RpmsgEndSpec, RpmsgSpec
-from vnet.spec import HostSpec, LinkSpec
-from vnet.testing.pair import ENDPOINT, IDEAL, LINK, MEGABYTE, ROOT, Pair
+from vnet.spec import LinkSpec
+from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
 from vnet.topology import Topology
-from vnet.world import World, open_world
+from vnet.world import open_world
 
 __all__ = ["RpmsgOptions", "RpmsgPair", "bound_pair", "open_rpmsg_pair"]
 
@@ -32,18 +31,15 @@ class RpmsgOptions:
     to_driver: int = 512
     """Bytes of a buffer, header included."""
     to_device: int = 512
-    transport: str = "pci"
+    transport: str | None = None
+    """As of `vnet.testing.pair.carried`."""
     link: LinkSpec = IDEAL
     driver: tuple[ChannelSpec, ...] = ()
     device: tuple[ChannelSpec, ...] = ()
 
     def topology(self) -> Topology:
-        linked = TRANSPORTS[self.transport].on == "link"
         spec = RpmsgSpec(
             type="rpmsg",
-            transport=self.transport,
-            link=LINK if linked else None,
-            host=None if linked else ROOT,
             queue_size=self.queue_size,
             features_off=self.features_off,
             to_driver=self.to_driver,
@@ -51,18 +47,11 @@ class RpmsgOptions:
             driver=RpmsgEndSpec(self.driver),
             device=RpmsgEndSpec(self.device),
         )
-        hosts = {name: HostSpec(memory=48) for name in (ROOT, ENDPOINT)}
-        return Topology(hosts, {LINK: self.link}, {DEVICE: spec}).check("test")
+        return carried({DEVICE: spec}, self.transport, self.link)
 
 
 class RpmsgPair(Pair):
     """The pair, and the bus at each end."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.rc, self.ep = world.hosts[ROOT], world.hosts[ENDPOINT]
-        self.link = world.links[LINK]
-        self.device = world.devices[DEVICE]
 
     @property
     def ends(self) -> tuple[RpmsgEnd, RpmsgEnd]:

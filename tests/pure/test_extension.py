@@ -1,0 +1,71 @@
+"""How a file of one's own adds a device type or a transport."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drivers.registry import DEVICES, TRANSPORTS
+from vnet.ends import ENDS
+from vnet.errors import ConfigError
+from vnet.extension import add_device_type, add_transport, load_extension, temporarily
+from vnet.topology import parse
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def examples() -> Iterator[None]:
+    with temporarily():
+        for name in ("my_device.py", "my_transport.py"):
+            load_extension(EXAMPLES / name)
+        yield
+    assert "entropy" not in DEVICES and "mine" not in TRANSPORTS  # noqa: PT018
+
+
+BROKEN_FILES = [
+    ("x = 1\nx.y\n", r"line 2 = 'AttributeError': 'int' object has no attribute 'y'"),
+    ("def f(:\n", r"line 1 = 'SyntaxError': .*"),
+    ("from vnet.extension import add_transport\nadd_transport('pci', None)", r"line 2 = 'ValueError': .* pci already"),
+]
+
+
+@pytest.mark.parametrize(("text", "why"), BROKEN_FILES)
+def test_a_file_that_can_not_be_run_is_one_line(tmp_path: Path, text: str, why: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=why) as caught:
+        load_extension(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_are_names_and_are_given_once() -> None:
+    for name in ("net", "entropy", "Net", ""):
+        with pytest.raises(ValueError, match=r"already|no name"):
+            add_device_type(name, DEVICES["net"], ENDS["net"])
+    for name in ("pci", "mine"):
+        with pytest.raises(ValueError, match="already"):
+            add_transport(name, TRANSPORTS["pci"])
+
+
+def test_a_topology_may_have_what_was_added() -> None:
+    text = '[hosts.a]\n[devices.d]\ntype = "{}"\ntransport = "mine"\nhost = "a"\n{}'
+    with pytest.raises(ConfigError, match=r"one of .*entropy"):
+        parse(text.format("entrophy", ""))
+    with pytest.raises(ConfigError, match="limit = 0: it must be bytes, 1 to 65536"):
+        parse(text.format("entropy", "limit = 0"))
+    assert parse(text.format("entropy", "limit = 1")).devices["d"].type == "entropy"
+
+
+def test_the_command_line_loads_such_a_file_before_anything_else(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from vnet.cli import main
+
+    file = tmp_path / "mine.py"
+    file.write_text("nothing", encoding="utf-8")
+    done = CliRunner().invoke(main, ["--load", str(file), "down"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == f"vnet: {file}: line 1 = 'NameError': name 'nothing' is not defined\n"
