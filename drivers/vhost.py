@@ -10,18 +10,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-import attrs
 import trio
 
+from drivers.device_queue import NO_VECTOR, DeviceQueue
 from drivers.model import Binding, BindState, Bus, BusDriver
-from drivers.pump import BATCH_BUCKETS, RECHECK, Signal
+from drivers.pump import Signal
 from rings import status as st
 from rings.errors import MemoryFault, RemoteRingError
 from rings.features import EMPTY_TABLE, FeatureTable, RingFeature, mask
 from rings.layout import RingAddrs
 from rings.memory import Addr, Memory
 from rings.metered import MeteredVringh
-from rings.queue import Meter, QueueStatistics, Vringh
+from rings.queue import Meter, Vringh
 from rings.split.vringh import SplitVringh
 from rings.status import Status
 
@@ -37,7 +37,6 @@ __all__ = [
     "VhostOps",
 ]
 
-NO_VECTOR = 0xFFFF
 RING_FEATURES = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
 """What the rings of a `VhostDevice` can do."""
 FAILURES_KEPT = 8
@@ -80,70 +79,6 @@ class VhostBack(Protocol):
 
     def registers(self) -> dict[str, int]:
         """What the other side finds in registers or scratchpads now, by name; nothing where only traps answer."""
-
-
-class DeviceQueue:
-    """One queue of a device: what the driver configured, and the ring once it is enabled."""
-
-    def __init__(self, device: VhostDevice, index: int, name: str, max_num: int) -> None:
-        self.device = device
-        self.index = index
-        self.name = name
-        self.max_num = max_num
-        self.signal = Signal(RECHECK if device.lossy else None)
-        self.batches = [0] * BATCH_BUCKETS
-        self.kicks = self.spurious = 0
-        self._past = QueueStatistics(0, 0, 0, 0)
-        self.ring: Vringh | None = None
-        self.forget()
-
-    def forget(self) -> None:
-        """Back to the values a reset leaves."""
-        self.close()
-        self.num = self.max_num
-        self.desc = self.driver = self.used = 0
-        self.vector = NO_VECTOR
-        self.enabled = False
-
-    def resize(self, num: int) -> None:
-        """The driver chose a size; one that can't be changes nothing (section 2.7)."""
-        if 1 <= num <= self.max_num and not num & num - 1:
-            self.num = num
-
-    def close(self) -> None:
-        """Let go of the ring at once; whoever waits for it is woken."""
-        self.live = False
-        if self.ring is not None:
-            self._past = self.statistics()
-            self.ring.close()
-            self.ring = None
-            self.signal.set()
-
-    def statistics(self) -> QueueStatistics:
-        """Since the device exists, over all resets."""
-        if self.ring is None:
-            return self._past
-        now = attrs.astuple(self.ring.statistics())
-        return QueueStatistics(*(a + b for a, b in zip(attrs.astuple(self._past), now, strict=True)))
-
-    def reachable(self) -> bool:
-        return self.ring is not None and self.ring.reachable()
-
-    def quiet(self) -> None:
-        if self.ring is not None:
-            self.ring.notify_disable()
-
-    def rearm(self) -> bool:
-        return self.ring is not None and self.ring.notify_enable()
-
-    def flush(self) -> None:
-        if self.ring is not None and self.ring.publish():
-            self.device.ops.call(self)
-
-    def broke(self, error: RemoteRingError | MemoryFault) -> None:
-        if self.ring is not None:
-            self.ring.latch()
-        self.device.fail(f"queue {self.index}: {error}")
 
 
 class VhostBound(Protocol):
@@ -343,20 +278,26 @@ class VhostDevice:
         if queue.enabled or not self.status & Status.FEATURES_OK:
             return queue.enabled
         indirect = bool(self.features >> RingFeature.INDIRECT_DESC & 1)
+        ring: Vringh | None = None
         try:
-            queue.ring = SplitVringh(
+            ring = SplitVringh(
                 self.ops.memory(),
                 queue.num,
                 RingAddrs(Addr(queue.desc), Addr(queue.driver), Addr(queue.used)),
                 event_idx=bool(self.features >> RingFeature.EVENT_IDX & 1),
                 indirect=indirect,
+                base=queue.base,
             )
             if self.meter is not None:
-                queue.ring = MeteredVringh(queue.ring, self.meter, indirect=indirect)
+                ring = MeteredVringh(ring, self.meter, indirect=indirect)
+            if queue.around is not None:
+                ring = queue.around(ring)
         except (RemoteRingError, MemoryFault) as exc:
+            if ring is not None:
+                ring.close()
             self.fail(f"queue {index}: {exc}")
             return False
-        queue.enabled = queue.live = True
+        queue.begin(ring)
         return True
 
     def kick(self, index: int) -> None:

@@ -6,6 +6,7 @@ only ever says how much more there is to look at (VIRTIO 1.4 section 2.7).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from rings.chain import Chain
@@ -48,8 +49,20 @@ class SplitVringh:
         self._seen = base  # how far the available ring is known to reach
         self._used = base  # next entry of the used ring to write
         self._published = base
+        self._again: deque[int] = deque()  # heads to take before the available ring is looked at
+        self._retaken: set[int] = set()  # those of them that are in flight
         self._chains = self._calls = self._suppressed = 0
         self._returned = 0
+
+    def resume(self, used: int, again: Sequence[int]) -> None:
+        """Go on where another device's side ended, before anything is taken: from index ``used`` of the used ring.
+
+        What it took and did not give back, ``again`` by heads, is taken first. Raises BadRing for heads that can't be.
+        """
+        if len(set(again)) < len(again) or any(head >= self.num for head in again):
+            raise BadRing(f"chains to be taken again that can't be: {again}")
+        self._used = self._published = used
+        self._again = deque(again)
 
     def getdesc(self) -> Chain | None:
         chains = self.getdescs(1)
@@ -57,6 +70,8 @@ class SplitVringh:
 
     def getdescs(self, limit: int, /) -> list[Chain]:
         chains: list[Chain] = []
+        if self._again:
+            return self._retake(limit)
         first = last = self._last_avail
         if last == self._seen and not self._look():
             return chains
@@ -91,6 +106,22 @@ class SplitVringh:
                 raise
         self._last_avail = first + len(chains) & 0xFFFF
         self._chains += len(chains)
+        return chains
+
+    def _retake(self, limit: int) -> list[Chain]:
+        chains: list[Chain] = []
+        while self._again and len(chains) < limit and not self.broken:
+            head = self._again[0]
+            try:
+                chains.append(self._walk(head, self._desc[2 * head], self._desc[2 * head + 1]))
+            except (BadRing, MemoryFault):
+                if not chains:
+                    raise
+                break
+            self._again.popleft()
+            self._taken[head] = IN_FLIGHT
+            self._retaken.add(head)
+            self._chains += 1
         return chains
 
     def _look(self) -> bool:
@@ -169,6 +200,11 @@ class SplitVringh:
         if self._taken[head] != IN_FLIGHT:
             raise LocalRingError(f"descriptor {head} was not taken")
         self._taken[head] = FREE
+        if head in self._retaken:
+            self._retaken.remove(head)
+            self._again.appendleft(head)
+            self._chains -= 1
+            return
         self._last_avail = self._last_avail - 1 & 0xFFFF
         if self.broken:
             self._seen = self._last_avail
@@ -188,6 +224,8 @@ class SplitVringh:
             used += 1
         self._used = used & 0xFFFF
         self._returned += len(done)
+        if self._retaken:
+            self._retaken.difference_update(head for head, _ in done)
 
     def publish(self) -> bool:
         old, new = self._published, self._used

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import attrs
 import trio
@@ -220,12 +221,14 @@ class BoundVhostBlk:
         device, plug, info = self._device, self.plug, self.plug.store.info
         self.limits = Limits(info.size // SECTOR, device.features, info.read_only, MAX_SECTORS, MAX_SEGMENTS)
         workers = Workers()
-        flows = [RequestFlow(q, self, workers, f) for q, f in zip(device.queues, plug.figures, strict=False)]
         async with trio.open_nursery() as nursery:
             for _ in range(plug.workers):
                 nursery.start_soon(workers.work)
-            for flow in flows:
-                nursery.start_soon(flow.run, device.settle)
+            for queue, figures in zip(device.queues, plug.figures, strict=False):
+                nursery.start_soon(queue.each_life, partial(self._serve, queue, workers, figures))
+
+    async def _serve(self, queue: DeviceQueue, workers: Workers, figures: RequestFigures) -> None:
+        await RequestFlow(queue, self, workers, figures).run(self._device.settle)
 
     def config_written(self, offset: int, data: bytes) -> None:
         """Only the cache mode is a driver's to choose, and only if that was agreed on."""

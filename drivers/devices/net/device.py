@@ -230,6 +230,8 @@ class BoundVhostNet:
         features = plug.features & SUPPORTED & ~(every & ~able)
         queues = [("receiveq1", plug.queue_size), ("transmitq1", plug.queue_size)]
         self._device.offer(TABLE, features, queues, self._config())
+        for queue in self._device.queues[1::2]:
+            queue.discards = True
 
     def _config(self) -> bytes:
         return NetConfig(self._plug.mac, LINK_UP if self._link_up else 0, self._plug.mtu).emit()
@@ -265,7 +267,8 @@ class BoundVhostNet:
                 self.set_link(True)
             async with trio.open_nursery() as nursery:
                 for flow in flows:
-                    nursery.start_soon(partial(pump, in_place=True, source=flow.source), flow, device.settle)
+                    serve = partial(pump, flow, device.settle, in_place=True, source=flow.source)
+                    nursery.start_soon(flow.queue.each_life, serve)
         finally:
             plug.port.stop()
 

@@ -1,0 +1,160 @@
+"""One queue of a device, as its own side holds it: the same whatever carries the device and whatever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from drivers.errors import PortGone
+from drivers.pump import BATCH_BUCKETS, RECHECK, Need, Signal, pump
+from rings.errors import MemoryFault, RemoteRingError
+from rings.queue import QueueStatistics, Vringh
+
+if TYPE_CHECKING:
+    from drivers.vhost import VhostDevice
+
+__all__ = ["NO_VECTOR", "DeviceQueue"]
+
+NO_VECTOR = 0xFFFF
+DISCARDED = 64
+"""Chains at a time."""
+
+
+class DeviceQueue:
+    """One queue of a device: what the driver configured, and the ring once it is enabled."""
+
+    def __init__(self, device: VhostDevice, index: int, name: str, max_num: int) -> None:
+        self.device = device
+        self.index = index
+        self.name = name
+        self.max_num = max_num
+        self.signal = Signal(RECHECK if device.lossy else None)
+        self.batches = [0] * BATCH_BUCKETS
+        self.kicks = self.spurious = 0
+        self.discards = False
+        """Whether what is in it is thrown away while it is `muted`: said by the device type that offers it."""
+        self._past = QueueStatistics(0, 0, 0, 0)
+        self._lives = 0
+        self._changed = trio.lowlevel.ParkingLot()
+        self._drained: trio.Event | None = None
+        self.ring: Vringh | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Back to the values a reset leaves."""
+        self.close()
+        self.num = self.max_num
+        self.desc = self.driver = self.used = 0
+        self.vector = NO_VECTOR
+        self.base = 0
+        """Where the ring starts: set by a transport that can go on with one that was in use."""
+        self.around: Callable[[Vringh], Vringh] | None = None
+        """What such a transport puts around it. Raises BadRing."""
+        self.muted = False
+        """Set by such a transport: the driver wants this queue to have no effect for now."""
+        self.enabled = False
+
+    def resize(self, num: int) -> None:
+        """The driver chose a size; one that can't be changes nothing (section 2.7)."""
+        if 1 <= num <= self.max_num and not num & num - 1:
+            self.num = num
+
+    def close(self) -> None:
+        """Let go of the ring at once; whoever waits for it is woken."""
+        self.live = False
+        if self._drained is not None:
+            self._drained.set()
+        if self.ring is not None:
+            self._past = self.statistics()
+            self.ring.close()
+            self.ring = None
+            self.signal.set()
+            self._changed.unpark_all()
+
+    def begin(self, ring: Vringh) -> None:
+        """From now on there is a ring."""
+        self.ring = ring
+        self.enabled = self.live = True
+        self._lives += 1
+        self._changed.unpark_all()
+
+    async def each_life(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Run ``serve`` on every ring that the queue comes to have, until cancelled.
+
+        Some transports start and stop the rings of a running device one by one. ``serve`` ends with its ring or before.
+        """
+        served = 0
+        while True:
+            while not self.live or self._lives == served:
+                await self._changed.park()
+            served = self._lives
+            if self.muted:
+                await pump(_Discard(self))
+            else:
+                await serve()
+
+    async def drain(self) -> None:
+        """Take nothing more from the ring, and return when all that was taken is given back or the ring is gone."""
+        ring = self.ring
+        if ring is None:
+            return
+        ring.latch()
+        self._drained = trio.Event()
+        try:
+            self.flush()
+            while ring is self.ring and ring.reachable() and ring.state().in_flight:
+                await self._drained.wait()
+                self._drained = trio.Event()
+        finally:
+            self._drained = None
+
+    def statistics(self) -> QueueStatistics:
+        """Since the device exists, over all resets."""
+        if self.ring is None:
+            return self._past
+        now = attrs.astuple(self.ring.statistics())
+        return QueueStatistics(*(a + b for a, b in zip(attrs.astuple(self._past), now, strict=True)))
+
+    def reachable(self) -> bool:
+        return self.ring is not None and self.ring.reachable()
+
+    def quiet(self) -> None:
+        if self.ring is not None:
+            self.ring.notify_disable()
+
+    def rearm(self) -> bool:
+        return self.ring is not None and self.ring.notify_enable()
+
+    def flush(self) -> None:
+        if self.ring is not None and self.ring.publish():
+            self.device.ops.call(self)
+        if self._drained is not None:
+            self._drained.set()
+
+    def broke(self, error: RemoteRingError | MemoryFault) -> None:
+        if self.ring is not None:
+            self.ring.latch()
+        self.device.fail(f"queue {self.index}: {error}")
+
+
+class _Discard:
+    """A flow that takes what there is, and gives it back unused."""
+
+    def __init__(self, queue: DeviceQueue) -> None:
+        self.queue = queue
+
+    def move(self) -> tuple[int, Need]:
+        ring = self.queue.ring
+        chains = ring.getdescs(DISCARDED) if ring is not None and self.queue.discards else []
+        if ring is not None and chains:
+            ring.complete_each([(head, 0) for head, _, _ in chains])
+        return len(chains), Need.TURN if len(chains) == DISCARDED else Need.QUEUE
+
+    async def wait(self, need: Need) -> None:
+        """There is nothing to wait for but the queue."""
+
+    def gone(self, error: PortGone) -> None:
+        """There is no port."""
