@@ -17,12 +17,16 @@ __all__ = [
     "NEXT",
     "NO_INTERRUPT",
     "NO_NOTIFY",
+    "PACKED_ALIGN",
     "SPLIT_ALIGN",
     "USED",
     "WRITE",
     "RingAddrs",
+    "check_packed",
     "check_split",
+    "contiguous_packed",
     "contiguous_split",
+    "packed_sizes",
     "split_sizes",
 ]
 
@@ -35,11 +39,16 @@ MAX_NUM = 32768
 """The largest queue size, in descriptors, of either format."""
 SPLIT_ALIGN = (16, 2, 4)
 """Bytes to which descriptor table, available ring and used ring are aligned."""
+PACKED_ALIGN = (16, 4, 4)
+"""Bytes to which descriptor ring, driver and device event suppression areas are aligned."""
 
 
 @attrs.frozen
 class RingAddrs:
-    """Where the three areas of a queue start: descriptors, driver (available) and device (used) area."""
+    """Where the three areas of a queue start: descriptors, driver and device area.
+
+    These are available and used ring of a split queue, the event suppression areas of a packed one.
+    """
 
     desc: Addr
     driver: Addr
@@ -65,7 +74,31 @@ def check_split(num: int, addrs: RingAddrs) -> None:
     """Raise BadRing unless a split ring may lie like this: size, alignment, and no area over another."""
     if not 1 <= num <= MAX_NUM or num & num - 1:
         raise BadRing(f"queue size {num} is not a power of two from 1 to {MAX_NUM}")
-    areas = sorted(zip(attrs.astuple(addrs), split_sizes(num), SPLIT_ALIGN, strict=True))
+    _check_areas(addrs, split_sizes(num), SPLIT_ALIGN)
+
+
+def packed_sizes(num: int) -> tuple[int, int, int]:
+    """Bytes of descriptor ring, driver and device event suppression areas of a packed queue."""
+    return DESC_SIZE * num, 4, 4
+
+
+def contiguous_packed(num: int, start: Addr, align: int) -> tuple[RingAddrs, int]:
+    """A packed ring in one piece from ``start`` on, each side's suppression area at the next multiple of ``align``."""
+    desc, driver, device = packed_sizes(num)
+    first = -(-desc // align) * align
+    second = -(-(first + driver) // align) * align
+    return RingAddrs(start, Addr(start + first), Addr(start + second)), second + device
+
+
+def check_packed(num: int, addrs: RingAddrs) -> None:
+    """The same for a packed ring, whose size need not be a power of two."""
+    if not 1 <= num <= MAX_NUM:
+        raise BadRing(f"queue size {num} is not from 1 to {MAX_NUM}")
+    _check_areas(addrs, packed_sizes(num), PACKED_ALIGN)
+
+
+def _check_areas(addrs: RingAddrs, sizes: tuple[int, int, int], aligns: tuple[int, int, int]) -> None:
+    areas = sorted(zip(attrs.astuple(addrs), sizes, aligns, strict=True))
     for start, _, align in areas:
         if start % align:
             raise BadRing(f"ring area at {start:#x} is not aligned to {align} bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rings.areas import Areas
 from rings.layout import RingAddrs, check_split, split_sizes
 from rings.memory import Addr, Memory
 
@@ -11,7 +12,7 @@ FLAGS, IDX, AVAIL_RING = 0, 1, 2
 """Positions in the 16-bit views of the available and the used ring."""
 
 
-class SplitRing:
+class SplitRing(Areas):
     """Pinned typed views of one queue's areas, and nothing else.
 
     A descriptor is two 64-bit words, the second of which holds len, flags and next. Used elements are one
@@ -19,41 +20,19 @@ class SplitRing:
     16-bit stores and loads, which are never torn as they are aligned.
     """
 
-    __slots__ = ("_memory", "_pins", "avail", "avail_event", "desc", "num", "used", "used_elems", "used_event")
+    __slots__ = ("avail", "avail_event", "desc", "num", "used", "used_elems", "used_event")
 
     def __init__(self, memory: Memory, num: int, addrs: RingAddrs) -> None:
         """Raises BadRing for addresses or a size that no ring can have, MemoryFault where nothing is."""
         check_split(num, addrs)
+        super().__init__(memory)
         desc, avail, used = split_sizes(num)
         self.num = num
-        self._memory = memory
-        self._pins: list[memoryview] = []
-        try:
-            self.desc = self._pin(addrs.desc, desc, "Q")
-            self.avail = self._pin(addrs.driver, avail, "H")
-            self.used = self._pin(addrs.device, used, "H")
-            self.used_elems = self._pin(Addr(addrs.device + 4), 8 * num, "Q")
-        except BaseException:
-            self.close()
-            raise
+        self.desc = self.pin(addrs.desc, desc, "Q")
+        self.avail = self.pin(addrs.driver, avail, "H")
+        self.used = self.pin(addrs.device, used, "H")
+        self.used_elems = self.pin(Addr(addrs.device + 4), 8 * num, "Q")
         self.used_event = AVAIL_RING + num
         """Position of used_event in ``avail``."""
         self.avail_event = AVAIL_RING + 4 * num
         """Position of avail_event in ``used``."""
-
-    def _pin(self, addr: Addr, size: int, form: str) -> memoryview:
-        view = self._memory.pin(addr, size, form)
-        self._pins.append(view)
-        return view
-
-    def reachable(self) -> bool:
-        """Whether the views may still be used."""
-        try:
-            return len(self.avail) > 0
-        except ValueError:
-            return False
-
-    def close(self) -> None:
-        """Release the views; any later access through them raises ValueError."""
-        while self._pins:
-            self._memory.unpin(self._pins.pop())

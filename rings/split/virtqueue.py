@@ -6,24 +6,23 @@ live in private lists, and the descriptor table is only written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 from rings.errors import BadRing, LocalRingError, QueueFull
 from rings.layout import DESC_SIZE, INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE, RingAddrs
 from rings.memory import Addr, Memory
-from rings.queue import QueueState, QueueStatistics, Segment
+from rings.queue import QueueState, Segment
+from rings.sides import MAX_SEGMENT, DriverSide
 from rings.split.ring import AVAIL_RING, FLAGS, IDX, SplitRing
 from rings.suppression import need_event
 
 __all__ = ["SplitVirtqueue"]
 
-MAX_SEGMENT = 0xFFFF_FFFF
-"""Bytes that the length field of a descriptor holds."""
 T = TypeVar("T")
 
 
-class SplitVirtqueue(Generic[T]):
+class SplitVirtqueue(DriverSide[T]):
     """See `rings.queue.Virtqueue`.
 
     ``indirect`` is the address of ``num`` tables of ``indirect_max`` descriptors each, one per head, where
@@ -43,35 +42,18 @@ class SplitVirtqueue(Generic[T]):
     ) -> None:
         """Zeroes flags, indices and events. Raises BadRing or MemoryFault where no ring can be, and holds nothing."""
         self._ring = SplitRing(memory, num, addrs)
-        self._memory = memory
-        self.num = num
-        self.num_free = num
+        super().__init__(memory, self._ring, indirect, indirect_max, num, lenient_used_len)
         self._mask = num - 1
         self._event_idx = event_idx
-        self._lenient = lenient_used_len
         self._desc = self._ring.desc
         self._avail = self._ring.avail
         self._used_elems = self._ring.used_elems
-        self._tables: memoryview | None = None
-        self._indirect, self._indirect_max = indirect, min(indirect_max, num)
-        if indirect is not None:
-            try:
-                self._tables = memory.pin(indirect, num * self._indirect_max * DESC_SIZE, "Q")
-            except BaseException:
-                self._ring.close()
-                raise
-        # By descriptor: the next free one, or the next in its chain; by head: what is in flight.
-        self._next = [*range(1, num), 0]
+        self._next = [*range(1, num), 0]  # by descriptor: the next free one, or the next in its chain
         self._free = 0
-        self._tokens: list[T | None] = [None] * num
-        self._taken = [0] * num  # descriptors of the ring that the chain takes
-        self._writable = [0] * num  # bytes the device may write
         self._added = 0  # available index, ahead of what is published
         self._published = 0
         self._last_used = 0
         self._seen = 0
-        self._bad: BadRing | None = None
-        self._kicks = self._suppressed = self._chains = self._returned = self._bad_lengths = 0
         for words, event in ((self._ring.avail, self._ring.used_event), (self._ring.used, self._ring.avail_event)):
             words[FLAGS] = words[IDX] = words[event] = 0
 
@@ -82,7 +64,8 @@ class SplitVirtqueue(Generic[T]):
             self.add_each(((addr, size, token),), bool(writable))
             return
         head = self._free
-        self._add_many(head, readable, writable, count)
+        self._add_many(head, *self._segments(readable, writable))
+        self._writable[head] = sum(size for _, size in writable)
         self._tokens[head] = token
         self._avail[AVAIL_RING + (self._added & self._mask)] = head
         self._added = self._added + 1 & 0xFFFF
@@ -119,31 +102,21 @@ class SplitVirtqueue(Generic[T]):
         self.num_free -= count
         self._chains += count
 
-    def _add_many(self, head: int, readable: Sequence[Segment], writable: Sequence[Segment], count: int) -> None:
-        if not count:
-            raise LocalRingError("a chain needs at least one descriptor")
-        sizes = [size for _, size in (*readable, *writable)]
-        if sum(sizes) > 1 << 32 or max(sizes) > MAX_SEGMENT:
-            raise LocalRingError("a chain may not have more than 2^32 bytes, nor a segment of it as many")
-        segs = [*((addr, size, 0) for addr, size in readable), *((addr, size, WRITE) for addr, size in writable)]
-        if self._tables is not None and 1 < count <= self._indirect_max:
-            if not self.num_free:
-                raise QueueFull("no descriptor is free")
+    def _add_many(self, head: int, segs: Sequence[tuple[Addr, int, int]], in_table: bool) -> None:
+        count = len(segs)
+        if in_table:
+            assert self._tables is not None
+            assert self._indirect is not None
             first = head * self._indirect_max
             for at, (addr, size, flags) in enumerate(segs):
                 link = (NEXT | flags) << 32 | at + 1 << 48 if at + 1 < count else flags << 32
                 self._tables[2 * (first + at)] = addr
                 self._tables[2 * (first + at) + 1] = size | link
-            assert self._indirect is not None
             self._desc[2 * head] = self._indirect + first * DESC_SIZE
             self._desc[2 * head + 1] = count * DESC_SIZE | INDIRECT << 32
             self._free = self._next[head]
             taken = 1
         else:
-            if count > self.num:
-                raise LocalRingError(f"a chain of {count} descriptors does not fit a queue of {self.num}")
-            if count > self.num_free:
-                raise QueueFull(f"{count} descriptors wanted, {self.num_free} free")
             index = head
             for at, (addr, size, flags) in enumerate(segs):
                 following = self._next[index]
@@ -154,7 +127,6 @@ class SplitVirtqueue(Generic[T]):
             self._free = index
             taken = count
         self._taken[head] = taken
-        self._writable[head] = sum(size for _, size in writable)
         self.num_free -= taken
 
     def publish(self) -> bool:
@@ -171,15 +143,7 @@ class SplitVirtqueue(Generic[T]):
             wanted = need_event(used[self._ring.avail_event], new, old)
         else:
             wanted = not used[FLAGS] & NO_NOTIFY
-        if wanted:
-            self._kicks += 1
-        else:
-            self._suppressed += 1
-        return wanted
-
-    def get(self) -> tuple[T, int] | None:
-        done = self.get_each(1)
-        return done[0] if done else None
+        return self._told(wanted)
 
     def get_each(self, limit: int, /) -> list[tuple[T, int]]:
         done: list[tuple[T, int]] = []
@@ -201,8 +165,7 @@ class SplitVirtqueue(Generic[T]):
                     where = f"used element {last & 0xFFFF} names descriptor {head}"
                     raise BadRing(f"{where}, which is not the head of one in flight")
                 if written > writable[head]:
-                    self._bad_lengths += 1
-                    written = writable[head] if self._lenient else 0
+                    written = self._bad_length(head)
                 tokens[head] = None
                 tail, count = head, taken[head]
                 for _ in range(count - 1):
@@ -254,23 +217,5 @@ class SplitVirtqueue(Generic[T]):
         if not self._event_idx:
             self._avail[FLAGS] = NO_INTERRUPT
 
-    def detach_unused(self) -> Iterator[T]:
-        for head, token in enumerate(self._tokens):
-            if token is not None:
-                self._tokens[head] = None
-                yield token
-
-    def reachable(self) -> bool:
-        return self._ring.reachable()
-
-    def close(self) -> None:
-        self._ring.close()
-        if self._tables is not None:
-            self._memory.unpin(self._tables)
-            self._tables = None
-
     def state(self) -> QueueState:
         return QueueState(self.num, self._added, self._last_used, self._chains - self._returned)
-
-    def statistics(self) -> QueueStatistics:
-        return QueueStatistics(self._chains, self._returned, self._kicks, self._suppressed, self._bad_lengths)

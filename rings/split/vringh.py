@@ -11,20 +11,17 @@ from collections.abc import Sequence
 
 from rings.chain import Chain
 from rings.errors import BadRing, LocalRingError, MemoryFault
-from rings.layout import DESC_SIZE, INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE, RingAddrs
+from rings.layout import INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE, RingAddrs
 from rings.memory import Addr, Memory
-from rings.queue import QueueState, QueueStatistics
+from rings.queue import QueueState
+from rings.sides import IN_FLIGHT, MAX_CHAIN_BYTES, DeviceSide
 from rings.split.ring import AVAIL_RING, FLAGS, IDX, SplitRing
 from rings.suppression import need_event
 
 __all__ = ["SplitVringh"]
 
-MAX_CHAIN_BYTES = 1 << 32
-FREE, IN_FLIGHT = 0, 1 << 62
-"""Below and above the number of every batch of completed chains."""
 
-
-class SplitVringh:
+class SplitVringh(DeviceSide):
     """See `rings.queue.Vringh`. ``base`` is the index both rings start from (0 but for migration)."""
 
     def __init__(
@@ -32,27 +29,18 @@ class SplitVringh:
     ) -> None:
         """Raises BadRing or MemoryFault where no ring can be: then nothing is held."""
         self._ring = SplitRing(memory, num, addrs)
-        self._memory = memory
-        self.num = num
-        self.broken = False
+        super().__init__(memory, self._ring, num, indirect)
         self._mask = num - 1
         self._event_idx = event_idx
-        self._indirect = indirect
         self._desc = self._ring.desc
         self._avail = self._ring.avail
         self._used_elems = self._ring.used_elems
-        # By head: IN_FLIGHT while the device has it, then the batch with which it is shown as used. Until that
-        # batch is published the driver can't know, and must not make the head available again.
-        self._taken = [FREE] * num
-        self._batch = 1
         self._last_avail = base  # next entry of the available ring to take
         self._seen = base  # how far the available ring is known to reach
         self._used = base  # next entry of the used ring to write
         self._published = base
         self._again: deque[int] = deque()  # heads to take before the available ring is looked at
         self._retaken: set[int] = set()  # those of them that are in flight
-        self._chains = self._calls = self._suppressed = 0
-        self._returned = 0
 
     def resume(self, used: int, again: Sequence[int]) -> None:
         """Go on where another device's side ended, before anything is taken: from index ``used`` of the used ring.
@@ -63,10 +51,6 @@ class SplitVringh:
             raise BadRing(f"chains to be taken again that can't be: {again}")
         self._used = self._published = used
         self._again = deque(again)
-
-    def getdesc(self) -> Chain | None:
-        chains = self.getdescs(1)
-        return chains[0] if chains else None
 
     def getdescs(self, limit: int, /) -> list[Chain]:
         chains: list[Chain] = []
@@ -178,40 +162,15 @@ class SplitVringh:
                     raise BadRing(f"chain {head}: next descriptor {index} of {limit}")
             addr, word = table[2 * index], table[2 * index + 1]
 
-    def _resolve(self, addr: int, size: int, writable: bool, into: list[memoryview]) -> None:
-        if not size:
-            return
-        try:
-            into.append(self._memory.view(Addr(addr), size, writable))
-        except MemoryFault:
-            into.extend(self._memory.segments(Addr(addr), size, writable))
-
-    def _table(self, head: int, addr: Addr, size: int) -> tuple[memoryview, int]:
-        """A private copy of an indirect table as 64-bit words, and its number of entries."""
-        if not self._indirect:
-            raise BadRing(f"chain {head}: indirect table without the feature")
-        entries, odd = divmod(size, DESC_SIZE)
-        if odd or not 1 <= entries <= self.num:
-            raise BadRing(f"chain {head}: indirect table of {size} bytes")
-        copy = b"".join(map(bytes, self._memory.segments(addr, size, False)))
-        return memoryview(copy).cast("Q"), entries
-
     def abandon(self, head: int, /) -> None:
-        if self._taken[head] != IN_FLIGHT:
-            raise LocalRingError(f"descriptor {head} was not taken")
-        self._taken[head] = FREE
+        self._given_up(head)
         if head in self._retaken:
             self._retaken.remove(head)
             self._again.appendleft(head)
-            self._chains -= 1
             return
         self._last_avail = self._last_avail - 1 & 0xFFFF
         if self.broken:
             self._seen = self._last_avail
-        self._chains -= 1
-
-    def complete(self, head: int, written: int, /) -> None:
-        self.complete_each(((head, written),))
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         taken, batch, mask = self._taken, self._batch, self._mask
@@ -234,18 +193,13 @@ class SplitVringh:
         used, avail = self._ring.used, self._avail
         used[IDX] = new
         self._published = new
-        self._batch += 1
         # Pairs with the fence in the driver's enable_cb: it sees our index, or we see its event.
         self._memory.fence()
         if self._event_idx:
             wanted = need_event(avail[self._ring.used_event], new, old)
         else:
             wanted = not avail[FLAGS] & NO_INTERRUPT
-        if wanted:
-            self._calls += 1
-        else:
-            self._suppressed += 1
-        return wanted
+        return self._told(wanted)
 
     def notify_enable(self) -> bool:
         if self.broken:
@@ -265,19 +219,8 @@ class SplitVringh:
             self._ring.used[FLAGS] = NO_NOTIFY
 
     def latch(self) -> None:
-        self.broken = True
+        super().latch()
         self._seen = self._last_avail
-
-    def reachable(self) -> bool:
-        return self._ring.reachable()
-
-    def close(self) -> None:
-        self.broken = True
-        self._seen = self._last_avail
-        self._ring.close()
 
     def state(self) -> QueueState:
         return QueueState(self.num, self._last_avail, self._used, self._chains - self._returned, self.broken)
-
-    def statistics(self) -> QueueStatistics:
-        return QueueStatistics(self._chains, self._returned, self._calls, self._suppressed)

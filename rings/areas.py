@@ -1,0 +1,39 @@
+"""The areas of a queue as typed views that are kept, whatever the format."""
+
+from __future__ import annotations
+
+from rings.memory import Addr, Memory
+
+__all__ = ["Areas"]
+
+
+class Areas:
+    """Views that were pinned in one memory, and are released together."""
+
+    __slots__ = ("_memory", "_pins")
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._pins: list[memoryview] = []
+
+    def pin(self, addr: Addr, size: int, form: str) -> memoryview:
+        """A typed view of ``size`` bytes. Raises MemoryFault; then nothing is held any more."""
+        try:
+            view = self._memory.pin(addr, size, form)
+        except BaseException:
+            self.close()
+            raise
+        self._pins.append(view)
+        return view
+
+    def reachable(self) -> bool:
+        """Whether the views may still be used."""
+        try:
+            return bool(self._pins) and all(map(len, self._pins))
+        except ValueError:
+            return False
+
+    def close(self) -> None:
+        """Release the views; any later access through them raises ValueError."""
+        while self._pins:
+            self._memory.unpin(self._pins.pop())

@@ -1,0 +1,253 @@
+"""The driver's side of a packed virtqueue (VIRTIO 1.4 section 2.8).
+
+Descriptors are made available in ring order, so the first one of a batch hides all that are behind it: its second
+word is kept until `publish`, and one store then shows the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from rings.errors import BadRing, LocalRingError, QueueFull
+from rings.layout import DESC_SIZE, INDIRECT, NEXT, WRITE, RingAddrs
+from rings.memory import Addr, Memory
+from rings.packed.ring import BOTH, DESC, DISABLE, ENABLE, PackedRing, at, available, used
+from rings.queue import QueueState, Segment
+from rings.sides import MAX_SEGMENT, DriverSide
+from rings.suppression import need_position
+
+__all__ = ["PackedVirtqueue"]
+
+NOWHERE = -1
+T = TypeVar("T")
+
+
+class PackedVirtqueue(DriverSide[T]):
+    """See `rings.queue.Virtqueue`.
+
+    ``indirect`` is the address of ``num`` tables of ``indirect_max`` descriptors each, one per buffer id, where
+    the feature was negotiated; chains of two descriptors and more then take one slot of the ring.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        num: int,
+        addrs: RingAddrs,
+        *,
+        event_idx: bool,
+        indirect: Addr | None = None,
+        indirect_max: int = 0,
+        lenient_used_len: bool = False,
+    ) -> None:
+        """Zeroes all three areas. Raises BadRing or MemoryFault where no ring can be, and holds nothing."""
+        self._ring = PackedRing(memory, num, addrs)
+        super().__init__(memory, self._ring, indirect, indirect_max, num, lenient_used_len)
+        self._event_idx = event_idx
+        self._desc = self._ring.desc
+        self._ids = [*range(num - 1, -1, -1)]  # free buffer ids, the next one last
+        self._slot = 0  # next descriptor to make available
+        self._lap = 1
+        self._held, self._held_word = NOWHERE, 0  # the one that hides what was not published
+        self._hidden = self._hidden_chains = 0  # descriptors and chains that were not published
+        self._used_slot = 0  # next descriptor to find used
+        self._used_lap = 1
+        self._shown = 0  # chains the device may give back
+        for index in range(2 * num):
+            self._desc[index] = 0
+        self._ring.driver[0] = self._ring.device[0] = ENABLE
+
+    def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: T, /) -> None:
+        if len(readable) + len(writable) == 1:
+            [(addr, size)] = readable or writable
+            self.add_each(((addr, size, token),), bool(writable))
+            return
+        segs, in_table = self._segments(readable, writable)
+        ident = self._ids.pop()
+        if in_table:
+            segs = [self._fill_table(ident, segs)]
+        last = len(segs) - 1
+        for index, (addr, size, flags) in enumerate(segs):
+            word = size | flags << 48 | (NEXT << 48 if index < last else ident << 32)
+            self._put(addr, word)
+        self._tokens[ident] = token
+        self._taken[ident] = len(segs)
+        self._writable[ident] = sum(size for _, size in writable)
+        self.num_free -= len(segs)
+        self._hidden += len(segs)
+        self._hidden_chains += 1
+        self._chains += 1
+
+    def _fill_table(self, ident: int, segs: Sequence[tuple[Addr, int, int]]) -> tuple[Addr, int, int]:
+        """Write the buffer id's indirect table; the descriptor that leads to it."""
+        assert self._tables is not None
+        assert self._indirect is not None
+        first = ident * self._indirect_max
+        for index, (addr, size, flags) in enumerate(segs, first):
+            self._tables[2 * index] = addr
+            self._tables[2 * index + 1] = size | flags << 48
+        return Addr(self._indirect + first * DESC_SIZE), len(segs) * DESC_SIZE, INDIRECT
+
+    def _put(self, addr: int, word: int) -> None:
+        """Fill the next descriptor; ``word`` lacks the bits that make it available."""
+        slot = self._slot
+        word |= available(self._lap)
+        self._desc[2 * slot] = addr
+        if self._held == NOWHERE:
+            self._held, self._held_word = slot, word
+        else:
+            self._desc[2 * slot + 1] = word
+        self._slot += 1
+        if self._slot == self.num:
+            self._slot, self._lap = 0, self._lap ^ 1
+
+    def add_each(self, buffers: Sequence[tuple[Addr, int, T]], writable: bool, /) -> None:
+        count = len(buffers)
+        if not count:
+            return
+        if count > self.num_free:
+            raise QueueFull(f"{count} descriptors wanted, {self.num_free} free")
+        desc, num, slot, lap, ids = self._desc, self.num, self._slot, self._lap, self._ids
+        tokens, room, taken = self._tokens, self._writable, self._taken
+        flags = available(lap) | (WRITE << 48 if writable else 0)
+        held = slot if self._held == NOWHERE else self._held
+        held_word = self._held_word
+        index = len(ids)
+        try:
+            for addr, size, token in buffers:
+                if size > MAX_SEGMENT:
+                    raise LocalRingError(f"a segment of {size} bytes does not fit a descriptor")
+                index -= 1
+                ident = ids[index]
+                tokens[ident] = token
+                taken[ident] = 1
+                room[ident] = size if writable else 0
+                desc[2 * slot] = addr
+                if slot != held:
+                    desc[2 * slot + 1] = size | ident << 32 | flags
+                else:
+                    held_word = size | ident << 32 | flags
+                slot += 1
+                if slot == num:
+                    slot, lap, flags = 0, lap ^ 1, flags ^ BOTH
+        except BaseException:
+            self._take_back(ids[index:], held)
+            raise
+        del ids[index:]
+        self._held, self._held_word = held, held_word
+        self._slot, self._lap = slot, lap
+        self._hidden += count
+        self._hidden_chains += count
+        self.num_free -= count
+        self._chains += count
+
+    def _take_back(self, idents: Sequence[int], held: int) -> None:
+        """Nothing was added: what was written behind the held descriptor must not show when that one is published."""
+        slot, lap = self._slot, self._lap
+        for ident in idents:
+            self._tokens[ident] = None
+            if slot != held:
+                self._desc[2 * slot + 1] = used(lap ^ 1)
+            slot += 1
+            if slot == self.num:
+                slot, lap = 0, lap ^ 1
+
+    def publish(self) -> bool:
+        if self._held == NOWHERE:
+            return False
+        # Program order is store order on the machines this runs on: what lies behind is complete before it shows.
+        self._desc[2 * self._held + 1] = self._held_word
+        moved, self._hidden = self._hidden, 0
+        self._shown += self._hidden_chains
+        self._hidden_chains = 0
+        self._held = NOWHERE
+        # Pairs with the fence in the device's notify_enable: it sees our descriptor, or we see its event.
+        self._memory.fence()
+        event = self._ring.device[0]
+        return self._told(need_position(event, self._slot, self._lap, moved, self.num, self._event_idx))
+
+    def get_each(self, limit: int, /) -> list[tuple[T, int]]:
+        done: list[tuple[T, int]] = []
+        if self._bad is not None:
+            raise self._bad
+        desc, num, slot, lap = self._desc, self.num, self._used_slot, self._used_lap
+        tokens, taken, writable, ids = self._tokens, self._taken, self._writable, self._ids
+        want, freed, shown = used(lap), 0, self._shown
+        try:
+            while len(done) < limit:
+                word = desc[2 * slot + 1]  # loaded once
+                if word & BOTH != want:
+                    break
+                if not shown:
+                    raise BadRing(f"descriptor {slot} is used, with none in flight")
+                # The length counts without WRITE too: not every device sets that flag when it gives a buffer back.
+                ident, written = word >> 32 & 0xFFFF, word & 0xFFFF_FFFF
+                if ident >= num:
+                    raise BadRing(f"used descriptor {slot} names buffer {ident} of {num}")
+                token = tokens[ident]
+                if token is None:
+                    raise BadRing(f"used descriptor {slot} names buffer {ident}, which is not in flight")
+                if written > writable[ident]:
+                    written = self._bad_length(ident)
+                tokens[ident] = None
+                ids.append(ident)
+                count = taken[ident]
+                freed += count
+                shown -= 1
+                slot += count
+                if slot >= num:
+                    slot, lap, want = slot - num, lap ^ 1, want ^ BOTH
+                done.append((token, written))
+        except BadRing as exc:
+            # What came before it is good, and is told first; the descriptor must not be looked at again then.
+            self._bad = exc
+            if not done:
+                raise
+        self._used_slot, self._used_lap, self._shown = slot, lap, shown
+        self.num_free += freed
+        self._returned += len(done)
+        return done
+
+    def enable_cb(self) -> bool:
+        return self._enable_cb(0)
+
+    def enable_cb_delayed(self) -> bool:
+        in_flight = self.num - self.num_free - self._hidden
+        return self._enable_cb(in_flight * 3 // 4)
+
+    def _enable_cb(self, after: int) -> bool:
+        """Ask to be called when the device is ``after`` descriptors further and uses one more."""
+        if not self._event_idx:
+            self._ring.driver[0] = ENABLE
+        else:
+            slot, lap = self._used_slot + after, self._used_lap
+            if slot >= self.num:
+                slot, lap = slot - self.num, lap ^ 1
+            self._ring.driver[0] = at(slot, lap) | DESC
+        # Pairs with the fence in the device's publish.
+        self._memory.fence()
+        return self._is_past(after if self._event_idx else 0)
+
+    def _is_past(self, after: int) -> bool:
+        """Whether the device used the descriptor that is ``after`` ahead: only by their lengths can lists be told."""
+        slot, lap, passed = self._used_slot, self._used_lap, 0
+        while (word := self._desc[2 * slot + 1]) & BOTH == used(lap):
+            ident = word >> 32 & 0xFFFF
+            if passed >= after or ident >= self.num or self._tokens[ident] is None:
+                return True  # whatever is wrong with it, `get` will say
+            count = self._taken[ident]
+            passed += count
+            if passed > after:
+                return True
+            slot += count
+            if slot >= self.num:
+                slot, lap = slot - self.num, lap ^ 1
+        return False
+
+    def disable_cb(self) -> None:
+        self._ring.driver[0] = DISABLE
+
+    def state(self) -> QueueState:
+        avail, behind = at(self._slot, self._lap), at(self._used_slot, self._used_lap)
+        return QueueState(self.num, avail, behind, self._chains - self._returned)

@@ -1,0 +1,205 @@
+"""The device's side of a packed virtqueue: everything it reads may be a lie, and is read once.
+
+Positions are this side's own. A descriptor is the driver's until its bits say that it was made available in this lap,
+and after that until the batch that uses it is published (VIRTIO 1.4 section 2.8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rings.chain import Chain
+from rings.errors import BadRing, LocalRingError, MemoryFault
+from rings.layout import INDIRECT, NEXT, WRITE, RingAddrs
+from rings.memory import Addr, Memory
+from rings.packed.ring import BOTH, DESC, DISABLE, ENABLE, FIRST_LAP, PackedRing, at, available, used
+from rings.queue import QueueState
+from rings.sides import IN_FLIGHT, MAX_CHAIN_BYTES, DeviceSide
+from rings.suppression import need_position
+
+__all__ = ["PackedVringh"]
+
+NOWHERE = -1
+
+
+class PackedVringh(DeviceSide):
+    """See `rings.queue.Vringh`. A chain's head is its buffer id.
+
+    ``base`` is the position both sides start from: the descriptor's number, and the wrap counter in bit 15.
+    """
+
+    def __init__(
+        self, memory: Memory, num: int, addrs: RingAddrs, *, event_idx: bool, indirect: bool, base: int = FIRST_LAP
+    ) -> None:
+        """Raises BadRing or MemoryFault where no ring can be: then nothing is held."""
+        if base % FIRST_LAP >= num:
+            raise BadRing(f"a queue of {num} descriptors can't start at {base % FIRST_LAP}")
+        self._ring = PackedRing(memory, num, addrs)
+        super().__init__(memory, self._ring, num, indirect)
+        self._event_idx = event_idx
+        self._desc = self._ring.desc
+        self._counts = [0] * num  # by buffer id: descriptors of the ring that the chain takes
+        self._slot, self._lap = base % FIRST_LAP, base // FIRST_LAP & 1  # next descriptor to take
+        self._ahead = 0  # descriptors that were looked at and given back untouched
+        self._out = 0  # descriptors taken and not shown as used
+        self._used_slot, self._used_lap = self._slot, self._lap  # next descriptor to mark used
+        self._held, self._held_word = NOWHERE, 0  # the one that hides what was not published
+        self._hidden = 0  # descriptors that were completed and not published
+
+    def getdescs(self, limit: int, /) -> list[Chain]:
+        chains: list[Chain] = []
+        if self.broken:
+            return chains
+        # One batch is one trip through here: what every chain needs is looked up once.
+        num, desc, slot, lap, out = self.num, self._desc, self._slot, self._lap, self._out
+        taken, counts, batch, view = self._taken, self._counts, self._batch, self._memory.view
+        want = available(lap)
+        try:
+            while len(chains) < limit:
+                # Loaded once, before the address that it vouches for; what is checked below is this copy.
+                word = desc[2 * slot + 1]
+                if word & BOTH != want:
+                    break
+                if out >= num:
+                    raise BadRing(f"descriptor {slot} was made available again while in flight")
+                flags, count = word >> 48 & 7, 1
+                if flags & (NEXT | INDIRECT):
+                    ident, count, chain = self._walk(slot, word, want, num - out)
+                else:
+                    ident, size, addr = word >> 32 & 0xFFFF, word & 0xFFFF_FFFF, Addr(desc[2 * slot])
+                    if size:
+                        try:
+                            segs = [view(addr, size, flags == WRITE)]
+                        except MemoryFault:
+                            segs = self._memory.segments(addr, size, flags == WRITE)
+                        chain = (ident, [], segs) if flags == WRITE else (ident, segs, [])
+                    else:
+                        chain = ident, [], []
+                if ident >= num:
+                    raise BadRing(f"descriptor {slot} names buffer {ident} of {num}")
+                if taken[ident] >= batch:
+                    raise BadRing(f"buffer {ident} was made available again while in flight")
+                taken[ident] = IN_FLIGHT
+                counts[ident] = count
+                out += count
+                slot += count
+                if slot >= num:
+                    slot, lap, want = slot - num, lap ^ 1, want ^ BOTH
+                chains.append(chain)
+        except (BadRing, MemoryFault):
+            # What came before it is good. It is met again, first, when the next one is asked for.
+            if not chains:
+                raise
+        if chains:
+            self._ahead = max(0, self._ahead - (out - self._out))
+            self._slot, self._lap, self._out = slot, lap, out
+            self._chains += len(chains)
+        return chains
+
+    def _walk(self, slot: int, word: int, want: int, room: int) -> tuple[int, int, Chain]:
+        """A list of more than one descriptor, or one that leads to a table: buffer id, descriptors taken, chain."""
+        segs: list[tuple[int, int, int]] = []
+        first, count = slot, 1
+        if word >> 48 & INDIRECT:
+            if word >> 48 & NEXT:
+                raise BadRing(f"descriptor {slot}: an indirect table in a list")
+            table, entries = self._table(slot, Addr(self._desc[2 * slot]), word & 0xFFFF_FFFF)
+            # Of a table's entries only WRITE counts, whatever else is set in them (section 2.8.7).
+            for entry in range(entries):
+                inner = table[2 * entry + 1]
+                segs.append((table[2 * entry], inner & 0xFFFF_FFFF, inner >> 48 & WRITE))
+        else:
+            while True:
+                segs.append((self._desc[2 * slot], word & 0xFFFF_FFFF, word >> 48 & WRITE))
+                if not word >> 48 & NEXT:
+                    break
+                count += 1
+                if count > room:
+                    raise BadRing(f"descriptor {first}: a list longer than the {room} descriptors there are")
+                slot += 1
+                if slot == self.num:
+                    slot, want = 0, want ^ BOTH
+                word = self._desc[2 * slot + 1]
+                if word & BOTH != want:
+                    raise BadRing(f"descriptor {first}: {slot} in its list was not made available")
+                if word >> 48 & INDIRECT:
+                    raise BadRing(f"descriptor {slot}: an indirect table in a list")
+        ident = word >> 32 & 0xFFFF
+        return ident, count, (ident, *self._halves(first, segs))
+
+    def _halves(self, first: int, segs: Sequence[tuple[int, int, int]]) -> tuple[list[memoryview], list[memoryview]]:
+        """What may be read and what may be written of these (address, bytes, WRITE or 0)."""
+        readable: list[memoryview] = []
+        writable: list[memoryview] = []
+        if sum(size for _, size, _ in segs) > MAX_CHAIN_BYTES:
+            raise BadRing(f"descriptor {first}: more than 2^32 bytes")
+        wrote = False
+        for addr, size, write in segs:
+            if wrote and not write:
+                raise BadRing(f"descriptor {first}: a readable buffer after a writable one")
+            wrote = bool(write)
+            self._resolve(addr, size, wrote, writable if wrote else readable)
+        return readable, writable
+
+    def abandon(self, head: int, /) -> None:
+        self._given_up(head)
+        count = self._counts[head]
+        self._out -= count
+        self._ahead += count
+        self._slot -= count
+        if self._slot < 0:
+            self._slot, self._lap = self._slot + self.num, self._lap ^ 1
+
+    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
+        taken, counts, batch = self._taken, self._counts, self._batch
+        desc, num, slot, lap, hidden = self._desc, self.num, self._used_slot, self._used_lap, self._hidden
+        flags = used(lap)
+        held = slot if self._held == NOWHERE else self._held
+        for ident, written in done:
+            if taken[ident] != IN_FLIGHT:
+                raise LocalRingError(f"descriptor {ident} was not taken")
+            taken[ident] = batch
+            word = written | ident << 32 | flags | (WRITE << 48 if written else 0)
+            if slot != held:
+                desc[2 * slot + 1] = word
+            else:
+                self._held, self._held_word = slot, word
+            count = counts[ident]
+            hidden += count
+            slot += count
+            if slot >= num:
+                slot, lap, flags = slot - num, lap ^ 1, flags ^ BOTH
+            # After each, so that one that was not taken leaves the rest as it is.
+            self._used_slot, self._used_lap, self._hidden = slot, lap, hidden
+            self._returned += 1
+
+    def publish(self) -> bool:
+        if self._held == NOWHERE:
+            return False
+        self._desc[2 * self._held + 1] = self._held_word
+        moved, self._hidden = self._hidden, 0
+        self._held = NOWHERE
+        self._out -= moved
+        # Pairs with the fence in the driver's enable_cb: it sees our descriptor, or we see its event.
+        self._memory.fence()
+        event = self._ring.driver[0]
+        return self._told(need_position(event, self._used_slot, self._used_lap, moved, self.num, self._event_idx))
+
+    def notify_enable(self) -> bool:
+        if self.broken:
+            return False
+        # From where this side looked to: what it saw and gave back again was not enough for it.
+        slot, lap = self._slot + self._ahead, self._lap
+        if slot >= self.num:
+            slot, lap = slot - self.num, lap ^ 1
+        self._ring.device[0] = at(slot, lap) | DESC if self._event_idx else ENABLE
+        # Pairs with the fence in the driver's publish.
+        self._memory.fence()
+        return self._desc[2 * slot + 1] & BOTH == available(lap)
+
+    def notify_disable(self) -> None:
+        self._ring.device[0] = DISABLE
+
+    def state(self) -> QueueState:
+        avail, behind = at(self._slot, self._lap), at(self._used_slot, self._used_lap)
+        return QueueState(self.num, avail, behind, self._chains - self._returned, self.broken)
