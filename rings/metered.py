@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import attrs
 
 from rings.chain import Chain
 from rings.layout import DESC_SIZE
 from rings.queue import Meter, QueueState, QueueStatistics, Vringh
 
-__all__ = ["MeteredVringh"]
+__all__ = ["PACKED_COSTS", "SPLIT_COSTS", "MeteredVringh", "RingCosts"]
 
-WORD = 2
-"""Bytes of an index, an event, flags, or an entry of the available ring."""
-USED_ELEMENT = 8
+
+@attrs.frozen
+class RingCosts:
+    """Bytes of each field of a ring that a plain device accesses by itself; 0 where there is no such field."""
+
+    look: int
+    """Read to see whether there is anything."""
+    entry: int
+    """Read to find the descriptors of a chain."""
+    used: int
+    """Written to give a chain back."""
+    index: int
+    """Written to show what was given back."""
+    event: int
+    """Read to know whether to call, and written to say whether to be kicked."""
+
+
+SPLIT_COSTS = RingCosts(look=2, entry=2, used=8, index=2, event=2)
+PACKED_COSTS = RingCosts(look=DESC_SIZE, entry=0, used=DESC_SIZE, index=0, event=4)
 
 
 class MeteredVringh:
@@ -23,9 +41,10 @@ class MeteredVringh:
     ``indirect`` tables were negotiated.
     """
 
-    def __init__(self, ring: Vringh, meter: Meter, *, indirect: bool) -> None:
+    def __init__(self, ring: Vringh, meter: Meter, costs: RingCosts, *, indirect: bool) -> None:
         self._ring = ring
         self._meter = meter
+        self._costs = costs
         self._indirect = indirect
         self._taken: dict[int, tuple[list[int], list[int]]] = {}
         self._unpublished = False
@@ -39,7 +58,7 @@ class MeteredVringh:
     def getdescs(self, limit: int, /) -> list[Chain]:
         chains = self._ring.getdescs(limit)
         if not chains:
-            self._meter.read(WORD)
+            self._meter.read(self._costs.look)
         for head, readable, writable in chains:
             self._taken[head] = [len(seg) for seg in readable], [len(seg) for seg in writable]
         return chains
@@ -53,7 +72,7 @@ class MeteredVringh:
         readable, writable = self._taken.pop(head)
         meter = self._meter
         count = max(1, len(readable) + len(writable))
-        meter.read(WORD)
+        self._access(meter.read, self._costs.entry)
         if count > 1 and self._indirect:
             meter.read(DESC_SIZE)
         meter.read(count * DESC_SIZE)
@@ -65,7 +84,7 @@ class MeteredVringh:
             part = min(size, written)
             meter.write(part)
             written -= part
-        meter.write(USED_ELEMENT)
+        meter.write(self._costs.used)
         self._unpublished = True
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
@@ -76,13 +95,18 @@ class MeteredVringh:
         wanted = self._ring.publish()
         if self._unpublished:
             self._unpublished = False
-            self._meter.write(WORD)
-            self._meter.read(WORD)
+            self._access(self._meter.write, self._costs.index)
+            self._meter.read(self._costs.event)
         return wanted
 
+    @staticmethod
+    def _access(act: Callable[[int], None], size: int) -> None:
+        if size:
+            act(size)
+
     def notify_enable(self) -> bool:
-        self._meter.write(WORD)
-        self._meter.read(WORD)
+        self._meter.write(self._costs.event)
+        self._meter.read(self._costs.look)
         return self._ring.notify_enable()
 
     def notify_disable(self) -> None:

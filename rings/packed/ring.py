@@ -6,12 +6,12 @@ from rings.areas import Areas
 from rings.layout import AVAIL, USED, RingAddrs, check_packed, packed_sizes
 from rings.memory import Memory
 
-__all__ = ["BOTH", "DESC", "DISABLE", "ENABLE", "FIRST_LAP", "PackedRing", "at", "available", "used"]
+__all__ = ["DESC", "DISABLE", "ENABLE", "FIRST_LAP", "HANDS", "PackedRing", "at", "available", "used"]
 
 ENABLE, DISABLE, DESC = 0, 1 << 16, 2 << 16
 """The flags of an event suppression area, seen as one 32-bit word with the position below them (section 2.8.10)."""
-BOTH = (AVAIL | USED) << 48
-"""In the second word of a descriptor: the two bits by which it changes hands."""
+HANDS = AVAIL | USED
+"""Of a descriptor's flags, which are the upper 16 bits of its second word: the two by which it changes hands."""
 LAP = 1 << 15
 """In a position: the wrap counter, above the descriptor's number."""
 FIRST_LAP = LAP
@@ -19,13 +19,13 @@ FIRST_LAP = LAP
 
 
 def available(lap: int) -> int:
-    """`BOTH` bits of a descriptor that the driver made available with this wrap counter."""
-    return (AVAIL if lap else USED) << 48
+    """`HANDS` of a descriptor that the driver made available with this wrap counter."""
+    return AVAIL if lap else USED
 
 
 def used(lap: int) -> int:
-    """`BOTH` bits of a descriptor that the device used with this wrap counter."""
-    return BOTH if lap else 0
+    """`HANDS` of a descriptor that the device used with this wrap counter."""
+    return HANDS if lap else 0
 
 
 def at(slot: int, lap: int) -> int:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from rings.errors import BadRing, LocalRingError, QueueFull
 from rings.layout import DESC_SIZE, INDIRECT, NEXT, WRITE, RingAddrs
 from rings.memory import Addr, Memory
-from rings.packed.ring import BOTH, DESC, DISABLE, ENABLE, PackedRing, at, available, used
+from rings.packed.ring import DESC, DISABLE, ENABLE, HANDS, PackedRing, at, available, used
 from rings.queue import QueueState, Segment
 from rings.sides import MAX_SEGMENT, DriverSide
 from rings.suppression import need_position
@@ -92,7 +92,7 @@ class PackedVirtqueue(DriverSide[T]):
     def _put(self, addr: int, word: int) -> None:
         """Fill the next descriptor; ``word`` lacks the bits that make it available."""
         slot = self._slot
-        word |= available(self._lap)
+        word |= available(self._lap) << 48
         self._desc[2 * slot] = addr
         if self._held == NOWHERE:
             self._held, self._held_word = slot, word
@@ -110,7 +110,8 @@ class PackedVirtqueue(DriverSide[T]):
             raise QueueFull(f"{count} descriptors wanted, {self.num_free} free")
         desc, num, slot, lap, ids = self._desc, self.num, self._slot, self._lap, self._ids
         tokens, room, taken = self._tokens, self._writable, self._taken
-        flags = available(lap) | (WRITE << 48 if writable else 0)
+        write = WRITE if writable else 0
+        flags = (available(lap) | write) << 48
         held = slot if self._held == NOWHERE else self._held
         held_word = self._held_word
         index = len(ids)
@@ -130,7 +131,8 @@ class PackedVirtqueue(DriverSide[T]):
                     held_word = size | ident << 32 | flags
                 slot += 1
                 if slot == num:
-                    slot, lap, flags = 0, lap ^ 1, flags ^ BOTH
+                    slot, lap = 0, lap ^ 1
+                    flags = (available(lap) | write) << 48
         except BaseException:
             self._take_back(ids[index:], held)
             raise
@@ -148,7 +150,7 @@ class PackedVirtqueue(DriverSide[T]):
         for ident in idents:
             self._tokens[ident] = None
             if slot != held:
-                self._desc[2 * slot + 1] = used(lap ^ 1)
+                self._desc[2 * slot + 1] = used(lap ^ 1) << 48
             slot += 1
             if slot == self.num:
                 slot, lap = 0, lap ^ 1
@@ -175,9 +177,9 @@ class PackedVirtqueue(DriverSide[T]):
         tokens, taken, writable, ids = self._tokens, self._taken, self._writable, self._ids
         want, freed, shown = used(lap), 0, self._shown
         try:
-            while len(done) < limit:
+            for _ in range(limit):
                 word = desc[2 * slot + 1]  # loaded once
-                if word & BOTH != want:
+                if word >> 48 & HANDS != want:
                     break
                 if not shown:
                     raise BadRing(f"descriptor {slot} is used, with none in flight")
@@ -197,7 +199,7 @@ class PackedVirtqueue(DriverSide[T]):
                 shown -= 1
                 slot += count
                 if slot >= num:
-                    slot, lap, want = slot - num, lap ^ 1, want ^ BOTH
+                    slot, lap, want = slot - num, lap ^ 1, want ^ HANDS
                 done.append((token, written))
         except BadRing as exc:
             # What came before it is good, and is told first; the descriptor must not be looked at again then.
@@ -227,12 +229,12 @@ class PackedVirtqueue(DriverSide[T]):
             self._ring.driver[0] = at(slot, lap) | DESC
         # Pairs with the fence in the device's publish.
         self._memory.fence()
-        return self._is_past(after if self._event_idx else 0)
+        return self._is_past(after)
 
     def _is_past(self, after: int) -> bool:
         """Whether the device used the descriptor that is ``after`` ahead: only by their lengths can lists be told."""
         slot, lap, passed = self._used_slot, self._used_lap, 0
-        while (word := self._desc[2 * slot + 1]) & BOTH == used(lap):
+        while (word := self._desc[2 * slot + 1]) >> 48 & HANDS == used(lap):
             ident = word >> 32 & 0xFFFF
             if passed >= after or ident >= self.num or self._tokens[ident] is None:
                 return True  # whatever is wrong with it, `get` will say

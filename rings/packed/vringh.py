@@ -12,7 +12,7 @@ from rings.chain import Chain
 from rings.errors import BadRing, LocalRingError, MemoryFault
 from rings.layout import INDIRECT, NEXT, WRITE, RingAddrs
 from rings.memory import Addr, Memory
-from rings.packed.ring import BOTH, DESC, DISABLE, ENABLE, FIRST_LAP, PackedRing, at, available, used
+from rings.packed.ring import DESC, DISABLE, ENABLE, FIRST_LAP, HANDS, PackedRing, at, available, used
 from rings.queue import QueueState
 from rings.sides import IN_FLIGHT, MAX_CHAIN_BYTES, DeviceSide
 from rings.suppression import need_position
@@ -32,9 +32,10 @@ class PackedVringh(DeviceSide):
         self, memory: Memory, num: int, addrs: RingAddrs, *, event_idx: bool, indirect: bool, base: int = FIRST_LAP
     ) -> None:
         """Raises BadRing or MemoryFault where no ring can be: then nothing is held."""
-        if base % FIRST_LAP >= num:
-            raise BadRing(f"a queue of {num} descriptors can't start at {base % FIRST_LAP}")
         self._ring = PackedRing(memory, num, addrs)
+        if base % FIRST_LAP >= num:
+            self._ring.close()
+            raise BadRing(f"a queue of {num} descriptors can't start at {base % FIRST_LAP}")
         super().__init__(memory, self._ring, num, indirect)
         self._event_idx = event_idx
         self._desc = self._ring.desc
@@ -55,24 +56,25 @@ class PackedVringh(DeviceSide):
         taken, counts, batch, view = self._taken, self._counts, self._batch, self._memory.view
         want = available(lap)
         try:
-            while len(chains) < limit:
+            for _ in range(limit):
                 # Loaded once, before the address that it vouches for; what is checked below is this copy.
                 word = desc[2 * slot + 1]
-                if word & BOTH != want:
+                flags = word >> 48
+                if flags & HANDS != want:
                     break
                 if out >= num:
                     raise BadRing(f"descriptor {slot} was made available again while in flight")
-                flags, count = word >> 48 & 7, 1
                 if flags & (NEXT | INDIRECT):
                     ident, count, chain = self._walk(slot, word, want, num - out)
                 else:
-                    ident, size, addr = word >> 32 & 0xFFFF, word & 0xFFFF_FFFF, Addr(desc[2 * slot])
-                    if size:
+                    ident, count = word >> 32 & 0xFFFF, 1
+                    if size := word & 0xFFFF_FFFF:
+                        addr, writable = Addr(desc[2 * slot]), flags & WRITE != 0
                         try:
-                            segs = [view(addr, size, flags == WRITE)]
+                            segs = [view(addr, size, writable)]
                         except MemoryFault:
-                            segs = self._memory.segments(addr, size, flags == WRITE)
-                        chain = (ident, [], segs) if flags == WRITE else (ident, segs, [])
+                            segs = self._memory.segments(addr, size, writable)
+                        chain = (ident, [], segs) if writable else (ident, segs, [])
                     else:
                         chain = ident, [], []
                 if ident >= num:
@@ -84,7 +86,7 @@ class PackedVringh(DeviceSide):
                 out += count
                 slot += count
                 if slot >= num:
-                    slot, lap, want = slot - num, lap ^ 1, want ^ BOTH
+                    slot, lap, want = slot - num, lap ^ 1, want ^ HANDS
                 chains.append(chain)
         except (BadRing, MemoryFault):
             # What came before it is good. It is met again, first, when the next one is asked for.
@@ -118,9 +120,9 @@ class PackedVringh(DeviceSide):
                     raise BadRing(f"descriptor {first}: a list longer than the {room} descriptors there are")
                 slot += 1
                 if slot == self.num:
-                    slot, want = 0, want ^ BOTH
+                    slot, want = 0, want ^ HANDS
                 word = self._desc[2 * slot + 1]
-                if word & BOTH != want:
+                if word >> 48 & HANDS != want:
                     raise BadRing(f"descriptor {first}: {slot} in its list was not made available")
                 if word >> 48 & INDIRECT:
                     raise BadRing(f"descriptor {slot}: an indirect table in a list")
@@ -153,25 +155,26 @@ class PackedVringh(DeviceSide):
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         taken, counts, batch = self._taken, self._counts, self._batch
         desc, num, slot, lap, hidden = self._desc, self.num, self._used_slot, self._used_lap, self._hidden
-        flags = used(lap)
+        flags = used(lap) << 48
         held = slot if self._held == NOWHERE else self._held
-        for ident, written in done:
-            if taken[ident] != IN_FLIGHT:
-                raise LocalRingError(f"descriptor {ident} was not taken")
-            taken[ident] = batch
-            word = written | ident << 32 | flags | (WRITE << 48 if written else 0)
-            if slot != held:
-                desc[2 * slot + 1] = word
-            else:
-                self._held, self._held_word = slot, word
-            count = counts[ident]
-            hidden += count
-            slot += count
-            if slot >= num:
-                slot, lap, flags = slot - num, lap ^ 1, flags ^ BOTH
-            # After each, so that one that was not taken leaves the rest as it is.
+        try:
+            for ident, written in done:
+                if taken[ident] != IN_FLIGHT:
+                    raise LocalRingError(f"descriptor {ident} was not taken")
+                taken[ident] = batch
+                word = written | ident << 32 | flags | (WRITE << 48 if written else 0)
+                if slot != held:
+                    desc[2 * slot + 1] = word
+                else:
+                    self._held, self._held_word = slot, word
+                count = counts[ident]
+                hidden += count
+                slot += count
+                if slot >= num:
+                    slot, lap, flags = slot - num, lap ^ 1, used(lap ^ 1) << 48
+                self._returned += 1
+        finally:
             self._used_slot, self._used_lap, self._hidden = slot, lap, hidden
-            self._returned += 1
 
     def publish(self) -> bool:
         if self._held == NOWHERE:
@@ -195,7 +198,7 @@ class PackedVringh(DeviceSide):
         self._ring.device[0] = at(slot, lap) | DESC if self._event_idx else ENABLE
         # Pairs with the fence in the driver's publish.
         self._memory.fence()
-        return self._desc[2 * slot + 1] & BOTH == available(lap)
+        return self._desc[2 * slot + 1] >> 48 & HANDS == available(lap)
 
     def notify_disable(self) -> None:
         self._ring.device[0] = DISABLE

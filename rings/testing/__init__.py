@@ -4,6 +4,19 @@ Nothing here checks what it is told to write. For tests, examples and other test
 """
 
 from rings.testing.memory import Access, Act, Changing, Guarded, Watched
+from rings.testing.packed import PackedDesc, RawPackedRing
 from rings.testing.split import Desc, RawRing, dump, linked
 
-__all__ = ["Access", "Act", "Changing", "Desc", "Guarded", "RawRing", "Watched", "dump", "linked"]
+__all__ = [
+    "Access",
+    "Act",
+    "Changing",
+    "Desc",
+    "Guarded",
+    "PackedDesc",
+    "RawPackedRing",
+    "RawRing",
+    "Watched",
+    "dump",
+    "linked",
+]

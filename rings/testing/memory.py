@@ -8,7 +8,7 @@ from typing import cast
 
 import attrs
 
-from rings.layout import SPLIT_ALIGN, RingAddrs, split_sizes
+from rings.layout import PACKED_ALIGN, SPLIT_ALIGN, RingAddrs, packed_sizes, split_sizes
 from rings.memory import Addr, MappedMemory, Memory
 
 __all__ = ["Access", "Act", "Changing", "Guarded", "Watched"]
@@ -41,9 +41,10 @@ class Guarded(MappedMemory):
         self.add(Addr(self._origin + start), memoryview(self._whole)[start : start + size])
         return Addr(self._origin + start)
 
-    def grant_ring(self, num: int) -> RingAddrs:
-        """The three areas of a split ring, each aligned just as it has to be and no better."""
-        return RingAddrs(*(self.grant(n, a) for n, a in zip(split_sizes(num), SPLIT_ALIGN, strict=True)))
+    def grant_ring(self, num: int, packed: bool = False) -> RingAddrs:
+        """The three areas of a ring, each aligned just as it has to be and no better."""
+        sizes, align = (packed_sizes(num), PACKED_ALIGN) if packed else (split_sizes(num), SPLIT_ALIGN)
+        return RingAddrs(*(self.grant(n, a) for n, a in zip(sizes, align, strict=True)))
 
     def check(self) -> None:
         """Raises AssertionError where a byte that was not granted has changed."""

@@ -64,8 +64,7 @@ class _Word:
 class RawRing:
     """Either side of a split ring as bare words: reads and writes anything, checks nothing.
 
-    A packed ring gets a sibling with the same verbs: ``read`` and ``write`` for descriptors, ``table``, ``offer``,
-    ``give``. Positions in rings are taken modulo the queue size, values cut to their field.
+    Positions in rings are taken modulo the queue size, values cut to their field.
     """
 
     avail_flags = _Word("_avail", 0)

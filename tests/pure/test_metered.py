@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rings.errors import BadRing
-from rings.metered import MeteredVringh
+from rings.metered import SPLIT_COSTS, MeteredVringh
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.testing import Guarded
@@ -42,7 +42,7 @@ class Queue:
         )
         self.tape = Tape()
         ring = SplitVringh(self.memory, NUM, addrs, event_idx=True, indirect=indirect)
-        self.device = MeteredVringh(ring, self.tape, indirect=indirect)
+        self.device = MeteredVringh(ring, self.tape, SPLIT_COSTS, indirect=indirect)
         self.buffer = self.memory.grant(4096)
 
     def add(self, readable: list[int], writable: list[int]) -> None:

@@ -16,17 +16,19 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from packed_rig import PackedRig, position
 from ring_rig import Rig, flat, seg
 
 from rings.chain import Chain, copy_in
 from rings.errors import LocalRingError, MemoryFault, QueueFull, RemoteRingError
 from rings.layout import split_sizes
 from rings.memory import Addr
-from rings.queue import Segment
+from rings.queue import Segment, Virtqueue, Vringh
 from rings.testing import Act, Desc
 
 SLOT = 256
 NUMS = st.sampled_from([1, 2, 4, 8])
+ANY_NUMS = st.sampled_from([1, 2, 3, 5, 8])
 
 # ---------------------------------------------------------------- legal sequences
 
@@ -47,10 +49,18 @@ class Sent:
 class Pair(RuleBasedStateMachine):
     """Nothing is lost, doubled, or reordered within a chain; nobody who waits is forgotten."""
 
+    rig: Rig | PackedRig
+    driver: Virtqueue[object]
+    device: Vringh
+
     @initialize(num=NUMS, event_idx=st.booleans(), indirect=st.booleans(), start=st.sampled_from([0, 65533]))
     def begin(self, num: int, event_idx: bool, indirect: bool, start: int) -> None:
-        self.rig = Rig(num, event_idx=event_idx, indirect=indirect)
-        self.num, self.serial = num, 0
+        self.ready(Rig(num, event_idx=event_idx, indirect=indirect), start)
+
+    def ready(self, rig: Rig | PackedRig, start: int) -> None:
+        self.rig = rig
+        self.num, self.serial = rig.num, 0
+        num = rig.num
         self.out, self.back = self.rig.buffer(num * SLOT), self.rig.buffer(num * SLOT)
         self.epoch(start)
 
@@ -66,7 +76,8 @@ class Pair(RuleBasedStateMachine):
         self.done: list[Sent] = []
         self.used: list[Sent] = []
         self.in_flight = 0
-        # Counts of chains: published, and known to be by the device; shown as used, and known to be by the driver.
+        # Counts: published, and known to be by the device; shown as used, and known to be by the driver.
+        # A split ring counts chains, a packed one descriptors.
         self.published = self.seen = self.shown = self.shown_known = self.got = 0
         self.device_waits: int | None = None  # for more than this many published
         self.driver_waits: int | None = None  # for more than this many shown
@@ -105,19 +116,48 @@ class Pair(RuleBasedStateMachine):
 
     @rule()
     def driver_publishes(self) -> None:
-        entries = range(self.published, self.published + len(self.added))
-        wanted = self.wanted(entries, self.rig.raw.avail_event, self.rig.raw.used_flags)
+        entries = range(self.published, self.published + self.count(self.added))
+        wanted = self.wants_kick(entries)
         told = self.driver.publish()
         assert told == wanted
         self.kicked |= told
-        self.published += len(self.added)
+        self.published = entries.stop
         self.avail += self.added
         self.added = []
+
+    # What differs between the formats.
+
+    def count(self, chains: list[Sent]) -> int:
+        return len(chains)
+
+    def wants_kick(self, entries: range) -> bool:
+        assert isinstance(self.rig, Rig)
+        return self.wanted(entries, self.rig.raw.avail_event, self.rig.raw.used_flags)
+
+    def wants_call(self, entries: range) -> bool:
+        assert isinstance(self.rig, Rig)
+        return self.wanted(entries, self.rig.raw.used_event, self.rig.raw.avail_flags)
 
     def wanted(self, entries: range, event: int, flags: int) -> bool:
         if self.rig.event_idx:
             return event in {self.start + at & 0xFFFF for at in entries}
         return bool(entries) and not flags
+
+    def offered(self) -> int:
+        """How many chains the device can take: a split ring is looked at when all that was seen is taken."""
+        known = self.seen - (self.published - len(self.avail))
+        if not known:
+            self.seen = self.published
+            known = len(self.avail)
+        return known
+
+    def given(self) -> int:
+        """Likewise how many the driver can get back."""
+        known = self.shown_known - self.got
+        if not known:
+            self.shown_known = self.shown
+            known = len(self.used)
+        return known
 
     @rule(count=st.integers(1, 4))
     def add_each(self, count: int) -> None:
@@ -142,16 +182,13 @@ class Pair(RuleBasedStateMachine):
     def got_back(self, result: list[tuple[object, int]], limit: int) -> None:
         """All there is up to a limit, or less where the rest was shown after the last look."""
         self.driver_waits = None
-        known = self.shown_known - self.got
-        if not known:
-            self.shown_known = self.shown
-            known = len(self.used)
+        known = self.given()
         expected, self.used = self.used[: min(known, limit)], self.used[min(known, limit) :]
         assert result == [(sent, len(sent.answer)) for sent in expected]
         for sent in expected:
             assert self.rig.bytes(Addr(self.back + sent.slot * SLOT), len(sent.answer)) == sent.answer
             self.slots.append(sent.slot)
-        self.got += len(expected)
+        self.got += self.count(expected)
 
     @rule(delayed=st.booleans())
     def driver_waits_for_a_call(self, delayed: bool) -> None:
@@ -179,11 +216,7 @@ class Pair(RuleBasedStateMachine):
 
     def took(self, chains: list[Chain], limit: int) -> None:
         self.device_waits = None
-        known = self.seen - (self.published - len(self.avail))
-        if not known:  # all it knew of was taken: it looks
-            self.seen = self.published
-            known = len(self.avail)
-        assert len(chains) == min(known, limit)
+        assert len(chains) == min(self.offered(), limit)
         for sent, (head, readable, writable) in zip(self.avail, chains, strict=False):
             sent.head = head
             assert flat(readable) == sent.readable
@@ -193,6 +226,10 @@ class Pair(RuleBasedStateMachine):
         self.taken += self.avail[: len(chains)]
         self.held += self.avail[: len(chains)]
         del self.avail[: len(chains)]
+        self.looked()
+
+    def looked(self) -> None:
+        """The device took what it could."""
 
     def answer(self, sent: Sent, writable: list[memoryview]) -> None:
         self.serial += 1
@@ -223,12 +260,12 @@ class Pair(RuleBasedStateMachine):
 
     @rule()
     def device_publishes(self) -> None:
-        entries = range(self.shown, self.shown + len(self.done))
-        wanted = self.wanted(entries, self.rig.raw.used_event, self.rig.raw.avail_flags)
+        entries = range(self.shown, self.shown + self.count(self.done))
+        wanted = self.wants_call(entries)
         told = self.device.publish()
         assert told == wanted
         self.called |= told
-        self.shown += len(self.done)
+        self.shown = entries.stop
         self.used += self.done
         self.done = []
 
@@ -278,6 +315,49 @@ class Pair(RuleBasedStateMachine):
 @pytest.mark.virtio("SPLIT-DEV-11", "SPLIT-DEV-12", "SPLIT-DRV-25", "SPLIT-DRV-26")
 def test_any_legal_sequence_agrees_with_the_model() -> None:
     run_state_machine_as_test(Pair, settings=settings(max_examples=100, stateful_step_count=60, deadline=None))
+
+
+class PackedPair(Pair):
+    """The same over a packed ring, whose events are positions of descriptors, and which is looked at every time."""
+
+    @initialize(num=ANY_NUMS, event_idx=st.booleans(), indirect=st.booleans(), start=st.integers(0, 20))
+    def begin(self, num: int, event_idx: bool, indirect: bool, start: int) -> None:
+        self.ready(PackedRig(num, event_idx=event_idx, indirect=indirect), start)
+
+    def count(self, chains: list[Sent]) -> int:
+        return sum(sent.takes for sent in chains)
+
+    def wants_kick(self, entries: range) -> bool:
+        assert isinstance(self.rig, PackedRig)
+        return self.passes(entries, self.rig.raw.device_event)
+
+    def wants_call(self, entries: range) -> bool:
+        assert isinstance(self.rig, PackedRig)
+        return self.passes(entries, self.rig.raw.driver_event)
+
+    def passes(self, entries: range, event: int) -> bool:
+        flags = event >> 16
+        assert flags in ((0, 1, 2) if self.rig.event_idx else (0, 1))
+        if flags == 2:
+            return event & 0xFFFF in {position(self.start + at, self.num) for at in entries}
+        return bool(entries) and not flags
+
+    def offered(self) -> int:
+        return len(self.avail)
+
+    def looked(self) -> None:
+        self.seen = max(self.seen, self.published - self.count(self.avail))
+
+    def given(self) -> int:
+        return len(self.used)
+
+
+@pytest.mark.virtio(
+    *(f"PACKED-DRV-{number}" for number in (3, 4, 5, 7, 16)), *(f"PACKED-DEV-{number}" for number in (1, 2, 3, 4, 5, 9))
+)
+@pytest.mark.hostile("P05")
+def test_any_legal_sequence_agrees_with_the_model_over_a_packed_ring() -> None:
+    run_state_machine_as_test(PackedPair, settings=settings(max_examples=100, stateful_step_count=60, deadline=None))
 
 
 # ---------------------------------------------------------------- garbage

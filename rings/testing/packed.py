@@ -1,0 +1,116 @@
+"""A packed ring as bare words, written without a check by either side."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import attrs
+
+from rings.layout import AVAIL, DESC_SIZE, INDIRECT, NEXT, USED, RingAddrs, packed_sizes
+from rings.memory import Addr, Memory
+
+__all__ = ["PackedDesc", "RawPackedRing"]
+
+DESC = struct.Struct("<QIHH")
+LAPS = {0: USED, 1: AVAIL}
+
+
+@attrs.frozen
+class PackedDesc:
+    """One descriptor of a packed ring, of any content; what is too wide for its field is cut off."""
+
+    addr: int
+    size: int = 0
+    """Bytes."""
+    flags: int = 0
+    id: int = 0
+
+    def emit(self) -> bytes:
+        return DESC.pack(self.addr & (1 << 64) - 1, self.size & 0xFFFF_FFFF, self.id & 0xFFFF, self.flags & 0xFFFF)
+
+    @classmethod
+    def parse(cls, data: bytes | memoryview) -> PackedDesc:
+        addr, size, ident, flags = DESC.unpack(data)
+        return cls(addr, size, flags, ident)
+
+
+class RawPackedRing:
+    """Either side of a packed ring as bare words: reads and writes anything, checks nothing.
+
+    Positions are counted from where both sides started, over all laps; ``offered`` and ``given`` are the next ones.
+    """
+
+    def __init__(self, memory: Memory, num: int, addrs: RingAddrs) -> None:
+        """``num`` as the other side believes it to be. Raises MemoryFault where no memory is."""
+        desc, driver, device = packed_sizes(num)
+        self.memory = memory
+        self.num = num
+        self.addrs = addrs
+        self.offered = self.given = 0
+        self._desc = memory.pin(addrs.desc, desc, "B")
+        self._driver = memory.pin(addrs.driver, driver, "I")
+        self._device = memory.pin(addrs.device, device, "I")
+
+    def lap(self, position: int) -> int:
+        """The wrap counter at a position."""
+        return 1 - position // self.num % 2
+
+    def read(self, position: int) -> PackedDesc:
+        at = DESC_SIZE * (position % self.num)
+        return PackedDesc.parse(self._desc[at : at + DESC_SIZE])
+
+    def write(self, position: int, desc: PackedDesc) -> None:
+        at = DESC_SIZE * (position % self.num)
+        self._desc[at : at + DESC_SIZE] = desc.emit()
+
+    def available(self, position: int) -> int:
+        """The flags of a descriptor that a driver makes available there."""
+        return LAPS[self.lap(position)]
+
+    @property
+    def driver_event(self) -> int:
+        """The driver's event suppression area: position, wrap counter and flags as one word."""
+        return int(self._driver[0])
+
+    @driver_event.setter
+    def driver_event(self, word: int) -> None:
+        self._driver[0] = word
+
+    @property
+    def device_event(self) -> int:
+        """The device's likewise."""
+        return int(self._device[0])
+
+    @device_event.setter
+    def device_event(self, word: int) -> None:
+        self._device[0] = word
+
+    def table(self, addr: Addr, *descs: PackedDesc) -> PackedDesc:
+        """Write an indirect table at ``addr``, entries as given; the descriptor that leads to it."""
+        data = b"".join(desc.emit() for desc in descs)
+        self.memory.view(addr, len(data), True)[:] = data
+        return PackedDesc(addr, len(data), INDIRECT)
+
+    def offer(self, *descs: PackedDesc, ident: int = 0) -> None:
+        """As a driver: a list that is linked as it should be; the first descriptor is made available last."""
+        last = len(descs) - 1
+        for at, desc in reversed(list(enumerate(descs))):
+            flags = desc.flags | self.available(self.offered + at) | (NEXT if at < last else 0)
+            self.write(self.offered + at, attrs.evolve(desc, flags=flags, id=ident if at == last else 0))
+        self.offered += len(descs)
+
+    def give(self, ident: int, size: int = 0, *, takes: int = 1, flags: int = 0) -> None:
+        """As a device: use the buffer with this id, which took that many descriptors."""
+        flags |= AVAIL | USED if self.lap(self.given) else 0
+        self.write(self.given, PackedDesc(self.read(self.given).addr, size, flags, ident))
+        self.given += takes
+
+    def areas(self) -> Sequence[tuple[int, int]]:
+        """(address, bytes) of the three areas."""
+        return list(zip(attrs.astuple(self.addrs), packed_sizes(self.num), strict=True))
+
+    def clear(self, fill: bytes = b"\0") -> None:
+        """Fill all three areas with one byte."""
+        for start, size in self.areas():
+            self.memory.view(Addr(start), size, True)[:] = fill * size
