@@ -19,6 +19,7 @@ from drivers.vhost import DeviceQueue, VhostDevice
 from rings.chain import Chain
 from rings.errors import MemoryFault, RemoteRingError
 from rings.queue import Vringh
+from rings.status import Status
 
 __all__ = ["Copier", "MediatedEnd", "Mediator", "MediatorStatistics", "QueuePair"]
 
@@ -179,6 +180,11 @@ class MediatedEnd:
         self._scope: trio.CancelScope | None = None
         self._changed = Signal()
 
+    @property
+    def usable(self) -> bool:
+        """Whether its rings may be used: not those of a device that waits to be reset."""
+        return self.running and not self.device.status & Status.NEEDS_RESET
+
     async def run(self) -> None:
         """Copy what this end's driver sends, while the other end runs too."""
         self.running = True
@@ -234,7 +240,7 @@ class Mediator:
     @property
     def live(self) -> bool:
         """Whether both ends run, so that buffers cross."""
-        return len(self.ends) == 2 and all(end.running for end in self.ends)
+        return len(self.ends) == 2 and all(end.usable for end in self.ends)
 
     def changed(self) -> None:
         """An end started or stopped."""
@@ -245,7 +251,7 @@ class Mediator:
     def flow_from(self, end: MediatedEnd) -> MediatedFlow | None:
         """The direction whose source is ``end``; None while the other end does not run."""
         other = next((e for e in self.ends if e is not end), None)
-        if other is None or not other.running:
+        if other is None or not other.usable:
             return None
         source, sink = self.queues(end.device, other.device)
         statistics = self.statistics[end.device.name]

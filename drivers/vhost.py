@@ -29,6 +29,7 @@ __all__ = [
     "NO_VECTOR",
     "RING_FEATURES",
     "DeviceQueue",
+    "Joinable",
     "VhostBack",
     "VhostBound",
     "VhostBus",
@@ -92,6 +93,13 @@ class VhostBound(Protocol):
 
     async def close(self) -> None:
         """Release what probe acquired."""
+
+
+class Joinable(Protocol):
+    """What a device of some type can be plugged into: what it is for, or a mediator with another driver behind it."""
+
+    def join(self, device: VhostDevice) -> VhostBound:
+        """Offer what ``device`` is to its driver. Raises ProbeDeferred, ProbeError."""
 
 
 class VhostDriver(BusDriver, Protocol):

@@ -23,6 +23,7 @@ __all__ = [
     "LinkSpec",
     "Netns",
     "NtbSpec",
+    "PeerSpec",
     "must",
 ]
 
@@ -192,3 +193,24 @@ class DeviceSpec:
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """(field, thing) for what no two devices can both have, such as an interface."""
         return iter(())
+
+
+@attrs.frozen
+class PeerSpec(DeviceSpec):
+    """A device at whose other end there can be a driver, too: one that may be mediated."""
+
+    local_features_off: tuple[str, ...] = ()
+    """In mediated mode: what the endpoint's own driver is not offered."""
+
+    def local_features(self, supported: int) -> int:
+        """In mediated mode: the bits of all that are ``supported`` for the endpoint's own driver."""
+        return supported & ~self.features_off_mask(self.local_features_off)
+
+    def clash(self) -> tuple[str, object, str] | None:
+        if self.mode == "direct" and self.local_features_off:
+            return "local_features_off", list(self.local_features_off), "only mode mediated has a local driver"
+        try:
+            self.features_off_mask(self.local_features_off)
+        except KeyError as exc:
+            return "local_features_off", list(self.local_features_off), str(exc.args[0])
+        return None

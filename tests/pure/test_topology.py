@@ -11,6 +11,7 @@ from vnet.ends.net import net_specs
 from vnet.errors import ConfigError
 from vnet.topology import DEFAULT, load, parse
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "topologies"
 BASE = """\
 [hosts.rc]
 [hosts.ep]
@@ -30,6 +31,11 @@ def refusal(text: str) -> str:
     line = str(caught.value)
     assert "\n" not in line
     return line
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_example_is_one(path: Path) -> None:
+    assert load(path).devices
 
 
 def test_the_built_in_topology_is_two_hosts_a_link_and_a_network_device() -> None:

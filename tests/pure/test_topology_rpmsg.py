@@ -65,7 +65,7 @@ def channel(text: str, *others: str) -> str:
         ("to_device = 65552", f"{DEVICE}.to_device = 65552: it must be 60 to 65551 bytes"),
         ("mtu = 1500", f"{DEVICE}.mtu = 1500: unknown key; known are "),
         ("features_off = ['FROB']", f"{DEVICE}.features_off = ['FROB']: no feature FROB to switch off; there are NS, "),
-        ("mode = 'mediated'", f"{DEVICE}.mode = 'mediated': a rpmsg device has no peer driver at its own end"),
+        ("local_to_driver = 512", f"{DEVICE}.local_to_driver = 512: only mode mediated has a local driver"),
         (channel("surface = 'echo'"), f"{CHANNELS}[0].name = '': it is missing"),
         (channel(f"name = '{'x' * 32}'"), f"{CHANNELS}[0].name = '{'x' * 32}': it must be 1 to 31 printable ASCII"),
         (channel("name = 'a', surface = 'tty'"), f"{CHANNELS}[0].surface = 'tty': it must be one of none, echo, pty, "),

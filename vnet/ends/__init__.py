@@ -5,12 +5,12 @@ from __future__ import annotations
 from vnet.ends.base import EndsType
 from vnet.ends.blk import BlkSpec, open_blk
 from vnet.ends.net import NetSpec, mediate_net, open_net
-from vnet.ends.rpmsg import RpmsgSpec, open_rpmsg
+from vnet.ends.rpmsg import RpmsgSpec, mediate_rpmsg, open_rpmsg
 
 __all__ = ["ENDS"]
 
 ENDS: dict[str, EndsType] = {
     "net": EndsType(NetSpec, open_net, mediate_net),
-    "rpmsg": EndsType(RpmsgSpec, open_rpmsg),
+    "rpmsg": EndsType(RpmsgSpec, open_rpmsg, mediate_rpmsg),
     "blk": EndsType(BlkSpec, open_blk),
 }

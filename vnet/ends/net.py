@@ -21,7 +21,7 @@ from vnet.ports.interface import PortConfig, open_packet_port
 from vnet.ports.memory import MemoryPort
 from vnet.ports.netns import NETNS_DIR, Route, open_netns
 from vnet.ports.poller import Poller
-from vnet.spec import FILE_NAME, DeviceSpec, Netns, must
+from vnet.spec import FILE_NAME, DeviceSpec, Netns, PeerSpec, must
 
 __all__ = ["NetEnd", "NetSpec", "OpenPort", "PortKind", "PortSpec", "mediate_net", "net_specs", "open_net", "open_port"]
 
@@ -80,7 +80,7 @@ class PortSpec:
 
 
 @attrs.frozen
-class NetSpec(DeviceSpec):
+class NetSpec(PeerSpec):
     """A network device."""
 
     mac: str | None = attrs.field(
@@ -96,14 +96,8 @@ class NetSpec(DeviceSpec):
         default=None, validator=must(lambda v: 64 <= v <= 1 << 20, "64 to 1048576 bytes")
     )
     """Bytes of the driver's receive buffers; by default each holds any frame."""
-    local_features_off: tuple[str, ...] = ()
-    """In mediated mode: what the endpoint's own driver is not offered."""
     driver: PortSpec = PortSpec()
     device: PortSpec = PortSpec()
-
-    def local_features(self, context: OpenContext) -> int:
-        """In mediated mode: the bits for the endpoint's own driver."""
-        return context.supported & ~self.features_off_mask(self.local_features_off)
 
     def namespaces(self, system: str, hosts: tuple[str, str]) -> Iterator[Netns]:
         for _, host, port in self.ports(hosts):
@@ -112,15 +106,9 @@ class NetSpec(DeviceSpec):
                 yield Netns(host, name, port.netns is None)
 
     def clash(self) -> tuple[str, object, str] | None:
-        if self.mode == "direct" and self.local_features_off:
-            return "local_features_off", list(self.local_features_off), "only mode mediated has a local driver"
-        try:
-            self.features_off_mask(self.local_features_off)
-        except KeyError as exc:
-            return "local_features_off", list(self.local_features_off), str(exc.args[0])
         if self.mac and self.peer_mac and self.mac.lower() == self.peer_mac.lower():
             return "peer_mac", self.peer_mac, "both ends have the same address"
-        return None
+        return super().clash()
 
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         for side, host, port in self.ports(hosts):
@@ -255,7 +243,7 @@ async def open_net(context: OpenContext, opener: OpenPort | None = None) -> Asyn
         (driver, driver_netns, driver_port), (device, device_netns, device_port) = ports
         plug: NetSettings | NetPlug
         if spec.mode == "mediated":
-            plug = NetSettings(device_port, spec.local_features(context), rx_buffer=spec.rx_buffer)
+            plug = NetSettings(device_port, spec.local_features(context.supported), rx_buffer=spec.rx_buffer)
         else:
             plug = NetPlug(device_port, macs[0], spec.mtu, context.features, spec.queue_size)
         yield (
@@ -268,7 +256,7 @@ def mediate_net(context: OpenContext, names: tuple[str, str]) -> NetMediator:
     """The cable between the two devices of a mediated one."""
     spec = context.spec
     assert isinstance(spec, NetSpec)
-    offered = (context.features, spec.local_features(context))
+    offered = (context.features, spec.local_features(context.supported))
     plugs = {
         name: MediatedNetPlug(mac, features, spec.queue_size)
         for name, mac, features in zip(names, spec.macs(context.index), offered, strict=True)

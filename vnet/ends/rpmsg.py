@@ -9,7 +9,15 @@ from typing import Literal
 
 import attrs
 
-from drivers.devices.rpmsg import Endpoint, RpmsgBus, RpmsgConfig, RpmsgPlug, RpmsgSettings
+from drivers.devices.rpmsg import (
+    Endpoint,
+    MediatedRpmsgPlug,
+    RpmsgBus,
+    RpmsgConfig,
+    RpmsgMediator,
+    RpmsgPlug,
+    RpmsgSettings,
+)
 from drivers.devices.rpmsg.layout import MAX_BUFFER, MIN_BUFFER, check_name, is_peer_addr
 from drivers.errors import RpmsgError
 from vnet.background import open_background
@@ -18,9 +26,9 @@ from vnet.errors import ConfigError
 from vnet.ports.channel import EchoSurface, Surface
 from vnet.ports.pty import PtySurface
 from vnet.ports.seqpacket import SocketSurface
-from vnet.spec import DeviceSpec, must
+from vnet.spec import PeerSpec, must
 
-__all__ = ["SURFACES", "Channel", "ChannelSpec", "RpmsgEnd", "RpmsgEndSpec", "RpmsgSpec", "open_rpmsg"]
+__all__ = ["SURFACES", "Channel", "ChannelSpec", "RpmsgEnd", "RpmsgEndSpec", "RpmsgSpec", "mediate_rpmsg", "open_rpmsg"]
 
 PATH_MAX = 107
 """Bytes of the longest path that a unix socket can have."""
@@ -72,12 +80,19 @@ def _is_buffer(size: int) -> bool:
 
 
 @attrs.frozen
-class RpmsgSpec(DeviceSpec):
+class RpmsgSpec(PeerSpec):
     """An rpmsg device; ``queue_size`` is the number of its buffers in each direction."""
 
     to_driver: int = attrs.field(default=512, validator=must(_is_buffer, f"{MIN_BUFFER} to {MAX_BUFFER} bytes"))
     """Bytes of a buffer for messages to the driver, 16 of which are their header."""
     to_device: int = attrs.field(default=512, validator=must(_is_buffer, f"{MIN_BUFFER} to {MAX_BUFFER} bytes"))
+    local_to_driver: int | None = attrs.field(
+        default=None, validator=must(_is_buffer, f"{MIN_BUFFER} to {MAX_BUFFER} bytes")
+    )
+    """In mediated mode, the same of the endpoint's own driver; by default what the other driver may send."""
+    local_to_device: int | None = attrs.field(
+        default=None, validator=must(_is_buffer, f"{MIN_BUFFER} to {MAX_BUFFER} bytes")
+    )
     driver: RpmsgEndSpec = RpmsgEndSpec()
     device: RpmsgEndSpec = RpmsgEndSpec()
 
@@ -88,7 +103,15 @@ class RpmsgSpec(DeviceSpec):
         for index, channel in enumerate(self.device.channels):
             yield "device", index, channel
 
+    @property
+    def local(self) -> RpmsgConfig:
+        """The buffers of the endpoint's own driver."""
+        return RpmsgConfig(self.local_to_driver or self.to_device, self.local_to_device or self.to_driver)
+
     def clash(self) -> tuple[str, object, str] | None:
+        for field in ("local_to_driver", "local_to_device"):
+            if self.mode == "direct" and getattr(self, field) is not None:
+                return field, getattr(self, field), "only mode mediated has a local driver"
         taken: set[tuple[str, int]] = set()
         for side, index, channel in self.ends():
             field = f"{side}.channels[{index}]"
@@ -99,7 +122,7 @@ class RpmsgSpec(DeviceSpec):
                 if (side, channel.addr) in taken:
                     return f"{field}.addr", channel.addr, "another channel of this end has it"
                 taken.add((side, channel.addr))
-        return None
+        return super().clash()
 
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         for side, index, channel in self.ends():
@@ -127,6 +150,7 @@ class RpmsgEnd:
     """One end: its bus, and who serves its channels."""
 
     side: Side
+    """Of the device: behind a mediator there is a driver at either end."""
     settings: RpmsgSettings | RpmsgPlug
     channels: tuple[Channel, ...]
 
@@ -190,9 +214,26 @@ async def open_rpmsg(context: OpenContext) -> AsyncIterator[tuple[RpmsgEnd, Rpms
                 raise ConfigError("topology", where, channel.path, exc.strerror or str(exc)) from None
             channels[side].append(Channel(channel, endpoint, surface))
         settings = RpmsgSettings(buses["driver"], context.features)
-        config = RpmsgConfig(spec.to_driver, spec.to_device)
-        plug = RpmsgPlug(buses["device"], context.features, spec.queue_size, config)
-        yield (
-            RpmsgEnd("driver", settings, tuple(channels["driver"])),
-            RpmsgEnd("device", plug, tuple(channels["device"])),
-        )
+        bus, served = buses["device"], tuple(channels["device"])
+        if spec.mode == "mediated":
+            second = RpmsgEnd("driver", RpmsgSettings(bus, spec.local_features(context.supported)), served)
+        else:
+            config = RpmsgConfig(spec.to_driver, spec.to_device)
+            second = RpmsgEnd("device", RpmsgPlug(bus, context.features, spec.queue_size, config), served)
+        yield RpmsgEnd("driver", settings, tuple(channels["driver"])), second
+
+
+def mediate_rpmsg(context: OpenContext, names: tuple[str, str]) -> RpmsgMediator:
+    """The way between the two devices of a mediated one."""
+    spec = context.spec
+    assert isinstance(spec, RpmsgSpec)
+    offered = (
+        (context.features, RpmsgConfig(spec.to_driver, spec.to_device)),
+        (spec.local_features(context.supported), spec.local),
+    )
+    return RpmsgMediator(
+        {
+            name: MediatedRpmsgPlug(features, spec.queue_size, config)
+            for name, (features, config) in zip(names, offered, strict=True)
+        }
+    )

@@ -6,16 +6,18 @@ import hashlib
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import attrs
 import trio
 
 from drivers.devices.rpmsg import Endpoint, RpmsgBus
+from vnet.ends.mediated import MediatorEnd
 from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd, RpmsgEndSpec, RpmsgSpec
 from vnet.spec import LinkSpec
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
 from vnet.topology import Topology
-from vnet.world import open_world
+from vnet.world import LOCAL, Device, open_world
 
 __all__ = ["RpmsgOptions", "RpmsgPair", "bound_pair", "open_rpmsg_pair"]
 
@@ -34,12 +36,20 @@ class RpmsgOptions:
     transport: str | None = None
     """As of `vnet.testing.pair.carried`."""
     link: LinkSpec = IDEAL
+    mode: Literal["direct", "mediated"] = "direct"
+    local_features_off: tuple[str, ...] = ()
+    local_to_driver: int | None = None
+    local_to_device: int | None = None
     driver: tuple[ChannelSpec, ...] = ()
     device: tuple[ChannelSpec, ...] = ()
 
     def topology(self) -> Topology:
         spec = RpmsgSpec(
             type="rpmsg",
+            mode=self.mode,
+            local_features_off=self.local_features_off,
+            local_to_driver=self.local_to_driver,
+            local_to_device=self.local_to_device,
             queue_size=self.queue_size,
             features_off=self.features_off,
             to_driver=self.to_driver,
@@ -54,8 +64,15 @@ class RpmsgPair(Pair):
     """The pair, and the bus at each end."""
 
     @property
+    def local(self) -> Device:
+        """In mediated mode: the device of the endpoint's own driver."""
+        return self.world.devices[f"{DEVICE}{LOCAL}"]
+
+    @property
     def ends(self) -> tuple[RpmsgEnd, RpmsgEnd]:
         first, second = self.device.driver_end, self.device.device_end
+        if isinstance(second, MediatorEnd):
+            second = self.local.driver_end
         assert isinstance(first, RpmsgEnd) and isinstance(second, RpmsgEnd)  # noqa: PT018
         return first, second
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 import attrs
 import trio
@@ -27,7 +26,7 @@ from drivers.errors import PortGone
 from drivers.model import MatchId, present
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, PacketPort
 from drivers.pump import Need, pump
-from drivers.vhost import DeviceQueue, VhostBound, VhostDevice
+from drivers.vhost import DeviceQueue, Joinable, VhostBound, VhostDevice
 from rings.chain import Chain, copy_in, copy_out, skip, total
 from rings.ids import DeviceId
 from rings.queue import Vringh
@@ -277,13 +276,6 @@ class BoundVhostNet:
 
     async def close(self) -> None:
         pass
-
-
-class Joinable(Protocol):
-    """What a net device can be plugged into: a `NetPlug`, or a mediator with another driver behind it."""
-
-    def join(self, device: VhostDevice) -> VhostBound:
-        """Offer what ``device`` is to its driver. Raises ProbeDeferred, ProbeError."""
 
 
 class VhostNet:

@@ -5,13 +5,16 @@ from drivers.devices.rpmsg.device import RpmsgPlug, VhostRpmsg
 from drivers.devices.rpmsg.driver import RpmsgSettings, VirtioRpmsg
 from drivers.devices.rpmsg.endpoint import Endpoint, EndpointStatistics
 from drivers.devices.rpmsg.layout import RpmsgConfig, RpmsgFeature
+from drivers.devices.rpmsg.mediated import MediatedRpmsgPlug, RpmsgMediator
 
 __all__ = [
     "Endpoint",
     "EndpointStatistics",
+    "MediatedRpmsgPlug",
     "RpmsgBus",
     "RpmsgConfig",
     "RpmsgFeature",
+    "RpmsgMediator",
     "RpmsgPlug",
     "RpmsgSettings",
     "RpmsgStatistics",

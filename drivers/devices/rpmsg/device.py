@@ -22,7 +22,7 @@ from drivers.devices.rpmsg.layout import (
 from drivers.errors import ProbeError
 from drivers.model import MatchId, present
 from drivers.pump import Need, pump
-from drivers.vhost import DeviceQueue, VhostDevice
+from drivers.vhost import DeviceQueue, Joinable, VhostBound, VhostDevice
 from rings.chain import copy_in, copy_out, total
 from rings.ids import DeviceId
 
@@ -39,6 +39,14 @@ class RpmsgPlug:
     """Buffers in each direction."""
     config: RpmsgConfig = attrs.field(factory=RpmsgConfig)
     """Bytes of these."""
+
+    def join(self, device: VhostDevice) -> BoundVhostRpmsg:
+        """Make ``device`` this one. Raises ProbeError for sizes that no buffers can have."""
+        if not self.config.valid:
+            raise ProbeError(f"{device.name}: buffers of {self.config.to_driver} and {self.config.to_device} bytes")
+        bound = BoundVhostRpmsg(device, self)
+        bound.offer()
+        return bound
 
 
 class ToDriver(OutFlow[DeviceQueue]):
@@ -153,13 +161,8 @@ class VhostRpmsg:
     id_table = (MatchId(DeviceId.RPMSG),)
     table = TABLE
 
-    def __init__(self, plug_for: Callable[[VhostDevice], RpmsgPlug | None]) -> None:
+    def __init__(self, plug_for: Callable[[VhostDevice], Joinable | None]) -> None:
         self._plug_for = plug_for
 
-    async def probe(self, device: VhostDevice) -> BoundVhostRpmsg:
-        plug = present(self._plug_for(device), device, "nothing to connect to it yet")
-        if not plug.config.valid:
-            raise ProbeError(f"{device.name}: buffers of {plug.config.to_driver} and {plug.config.to_device} bytes")
-        bound = BoundVhostRpmsg(device, plug)
-        bound.offer()
-        return bound
+    async def probe(self, device: VhostDevice) -> VhostBound:
+        return present(self._plug_for(device), device, "nothing to connect to it yet").join(device)
