@@ -35,14 +35,11 @@ class SharedMemory(Protocol):
         """Unmap it; slices of the view that are still held keep it until they are gone. Twice is harmless."""
 
 
-class Notifier(Protocol):
-    """The end of an event (eventfd) that tells."""
+class Notifier(Handle, Protocol):
+    """The end of an event (eventfd) that tells; it can be passed on as well."""
 
     def notify(self) -> None:
         """Never waits and never fails: what nobody has heard yet is told already."""
-
-    def close(self) -> None:
-        """Twice is harmless."""
 
 
 class FdSocket(Protocol):
@@ -75,7 +72,16 @@ class Ipc(Protocol):
         """``size`` bytes of zeroed memory, sealed, and what to pass to another process. Raises Unusable."""
 
     def make_event(self) -> Handle:
-        """A new event that nobody has told yet."""
+        """A new event that nobody has told yet. Raises Unusable where there are too many."""
+
+    def make_channel(self) -> tuple[FdSocket, Handle]:
+        """One end of a new connection, and what to pass to another process as the other. Raises Unusable likewise."""
+
+    def channel(self, handle: Handle) -> FdSocket:
+        """The end of a connection that came from another process: takes the handle over.
+
+        Raises Unusable, and closes it, where it is none.
+        """
 
     def notifier(self, handle: Handle) -> Notifier:
         """To tell through an event: takes the handle over. Raises Unusable, and closes it, where it is none."""
@@ -83,5 +89,6 @@ class Ipc(Protocol):
     def watch(self, handle: Handle, told: Callable[[], None]) -> Handle:
         """Call ``told`` whenever the event is told, until what is returned is closed: takes the handle over.
 
-        ``told`` runs to completion in the task that watches. Raises Unusable, and closes it, where it is none.
+        What is returned can be passed on as well. ``told`` runs to completion in the task that watches. Raises
+        Unusable, and closes the handle, where it is none.
         """

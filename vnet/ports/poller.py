@@ -8,6 +8,7 @@ served in place (see `drivers.pump`).
 from __future__ import annotations
 
 import select
+from collections.abc import Callable
 
 import trio
 
@@ -22,26 +23,31 @@ WATCHED = select.EPOLLIN | select.EPOLLET
 
 
 class Poller:
-    """An epoll set, and a signal for each descriptor in it."""
+    """An epoll set, and whom to tell of each descriptor in it."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._signals: dict[int, Signal] = {}
+        self._told: dict[int, Callable[[], object]] = {}
 
     def register(self, fd: int) -> Signal:
         """Watch ``fd``: what is returned is set when something may be there to be read, also an error."""
-        signal = self._signals[fd] = Signal()
-        self._epoll.register(fd, WATCHED)
+        signal = Signal()
+        self.watch(fd, signal.set)
         return signal
+
+    def watch(self, fd: int, told: Callable[[], object]) -> None:
+        """Likewise call ``told``, which runs to completion and never raises."""
+        self._told[fd] = told
+        self._epoll.register(fd, WATCHED)
 
     def unregister(self, fd: int) -> None:
         """Before the descriptor is closed. Harmless where it is not watched."""
-        if self._signals.pop(fd, None) is not None:
+        if self._told.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        poll, signals = self._epoll.poll, self._signals
+        poll, watched = self._epoll.poll, self._told
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             for _ in range(ROUNDS):
@@ -49,9 +55,9 @@ class Poller:
                 if not events:
                     break
                 for fd, _ in events:
-                    signal = signals.get(fd)
-                    if signal is not None:
-                        signal.set()
+                    told = watched.get(fd)
+                    if told is not None:
+                        told()
             else:
                 await trio.lowlevel.checkpoint()
 

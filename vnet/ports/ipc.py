@@ -1,0 +1,256 @@
+"""What two processes share: unix sockets that pass file descriptors, memory, and events (`drivers.ipc`)."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import mmap
+import os
+import socket
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from drivers.errors import TransportLost
+from drivers.ipc import FdSocket, Handle, Notifier, SharedMemory, Unusable
+from vnet.memory import PAGE
+from vnet.ports.poller import Poller
+
+__all__ = ["FileHandle", "LocalIpc", "Mapping", "UnixSocket", "connect", "socket_pair"]
+
+MAX_FDS = 253
+"""What one message can carry (SCM_MAX_FD)."""
+_FD_SIZE = array.array("i").itemsize
+_ROOM = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE)
+_SEALED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class FileHandle:
+    """A file descriptor, and who closes it."""
+
+    def __init__(self, fd: int) -> None:
+        """Owns ``fd`` from now on."""
+        self._fd = fd
+
+    @classmethod
+    def copy(cls, fd: int) -> FileHandle:
+        """Of a descriptor that stays somebody else's. Raises OSError."""
+        return cls(os.dup(fd))
+
+    def fileno(self) -> int:
+        """-1 once closed."""
+        return self._fd
+
+    def take(self) -> int:
+        """The descriptor, which is the caller's from now on."""
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self.take())
+
+
+def _fileno(handle: Handle) -> int:
+    assert isinstance(handle, FileHandle), "a handle of another kind of system"
+    return handle.fileno()
+
+
+class UnixSocket:
+    """`drivers.ipc.FdSocket` on a connected unix stream socket."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        """Owns it from now on."""
+        self._socket = trio.socket.from_stdlib_socket(connected)
+
+    async def receive(self, limit: int) -> tuple[bytes, list[Handle]]:
+        try:
+            data, ancillary, flags, _ = await self._socket.recvmsg(limit, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        except (OSError, trio.ClosedResourceError) as exc:
+            raise TransportLost(_why(exc)) from None
+        handles = [FileHandle(fd) for level, kind, packed in ancillary for fd in _unpack(level, kind, packed)]
+        if flags & socket.MSG_CTRUNC:
+            for handle in handles:
+                handle.close()
+            raise Unusable("file descriptors were lost on the way: this process has no room for more")
+        return data, [*handles]
+
+    async def send(self, data: bytes, handles: Sequence[Handle] = ()) -> None:
+        left = memoryview(data)
+        fds = array.array("i", map(_fileno, handles))
+        ancillary: list[tuple[int, int, Any]] = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
+        try:
+            while left:
+                left = left[await self._socket.sendmsg([left], ancillary) :]
+                ancillary = []  # they went with the first byte
+        except (OSError, trio.ClosedResourceError) as exc:
+            raise TransportLost(_why(exc)) from None
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _unpack(level: int, kind: int, packed: bytes) -> Sequence[int]:
+    fds = array.array("i")
+    if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+        fds.frombytes(packed[: len(packed) - len(packed) % _FD_SIZE])
+    return fds
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or "the socket was closed"
+
+
+async def connect(path: Path) -> UnixSocket:
+    """To whoever listens at ``path``. Raises OSError."""
+    connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connecting.setblocking(False)
+        connecting.connect(str(path))  # at once, or not at all: a full backlog is an error
+    except BaseException:
+        connecting.close()
+        raise
+    return UnixSocket(connecting)
+
+
+def socket_pair() -> tuple[UnixSocket, UnixSocket]:
+    """Two ends of one connection. Raises OSError."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    return UnixSocket(ours), UnixSocket(theirs)
+
+
+class Mapping:
+    """`drivers.ipc.SharedMemory`: part of a file, shared."""
+
+    def __init__(self, fd: int, size: int, offset: int = 0) -> None:
+        """Raises OSError, ValueError."""
+        before = offset % mmap.ALLOCATIONGRANULARITY
+        self._map: mmap.mmap | None = mmap.mmap(fd, size + before, offset=offset - before)
+        self.view = memoryview(self._map)[before:]
+
+    def close(self) -> None:
+        if self._map is None:
+            return
+        self.view.release()
+        self.view = memoryview(b"")
+        try:
+            self._map.close()
+        except BufferError:
+            pass  # somebody still holds a slice: the mapping goes away together with the last of them
+        self._map = None
+
+
+class _Event(FileHandle):
+    """An eventfd, checked to be one and never to wait."""
+
+    def __init__(self, handle: Handle) -> None:
+        """Takes the handle over. Raises Unusable, and closes it, where it is none."""
+        assert isinstance(handle, FileHandle), "a handle of another kind of system"
+        super().__init__(handle.take())
+        kind = str(Path(f"/proc/self/fd/{self.fileno()}").readlink())
+        if kind != "anon_inode:[eventfd]":
+            self.close()
+            raise Unusable(f"a file descriptor of {kind} where an eventfd should be")
+        os.set_blocking(self.fileno(), False)
+
+
+class _Notifier(_Event):
+    def notify(self) -> None:
+        if self._fd >= 0:
+            try:
+                os.eventfd_write(self._fd, 1)
+            except BlockingIOError:
+                pass  # so full that it was told many times over
+
+
+class _Watch(_Event):
+    def __init__(self, handle: Handle, poller: Poller, told: Callable[[], object]) -> None:
+        self._poller = poller
+        super().__init__(handle)
+        # Edges are enough, and each write is one: nobody reads the counter, which takes 2^64 of them.
+        poller.watch(self.fileno(), told)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._poller.unregister(self._fd)
+        super().close()
+
+
+class LocalIpc:
+    """`drivers.ipc.Ipc` on this machine."""
+
+    def __init__(self, poller: Poller, *, allow_unsealed: bool = False) -> None:
+        """``poller`` watches events. With ``allow_unsealed`` memory is taken whose owner could still take it away:
+        whoever then touches it is killed by SIGBUS.
+        """
+        self._poller = poller
+        self._allow_unsealed = allow_unsealed
+
+    def map(self, handle: Handle, size: int, offset: int) -> SharedMemory:
+        fd = _fileno(handle)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise Unusable("a file descriptor that is no memory")
+            if offset < 0 or size <= 0 or offset + size > found.st_size:
+                raise Unusable(f"{size:#x} bytes from {offset:#x} on, of memory of {found.st_size:#x} bytes")
+            if not self._allow_unsealed and not _seals(fd) & fcntl.F_SEAL_SHRINK:
+                raise Unusable("memory that is not sealed against shrinking (F_SEAL_SHRINK)")
+            return Mapping(fd, size, offset)
+        except (OSError, ValueError, OverflowError) as exc:
+            raise Unusable(f"{size:#x} bytes of memory can't be mapped: {exc}") from None
+
+    def make(self, size: int) -> tuple[SharedMemory, Handle]:
+        try:
+            handle = FileHandle(os.memfd_create("vnet-shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+            try:
+                os.ftruncate(handle.fileno(), -(-size // PAGE) * PAGE)
+                fcntl.fcntl(handle.fileno(), fcntl.F_ADD_SEALS, _SEALED)
+                return Mapping(handle.fileno(), size), handle
+            except BaseException:
+                handle.close()
+                raise
+        except (OSError, ValueError, OverflowError) as exc:
+            raise Unusable(f"no {size} bytes of shared memory: {exc}") from None
+
+    def make_event(self) -> Handle:
+        try:
+            return FileHandle(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        except OSError as exc:
+            raise Unusable(f"no further event: {exc.strerror}") from None
+
+    def make_channel(self) -> tuple[FdSocket, Handle]:
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as exc:
+            raise Unusable(f"no further connection: {exc.strerror}") from None
+        return UnixSocket(ours), FileHandle(theirs.detach())
+
+    def channel(self, handle: Handle) -> FdSocket:
+        assert isinstance(handle, FileHandle), "a handle of another kind of system"
+        try:
+            found = socket.socket(fileno=handle.fileno())
+        except OSError as exc:
+            handle.close()
+            raise Unusable(f"a file descriptor that is no socket: {exc.strerror}") from None
+        handle.take()
+        if (found.family, found.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+            found.close()
+            raise Unusable("a file descriptor that is no unix stream socket")
+        return UnixSocket(found)
+
+    def notifier(self, handle: Handle) -> Notifier:
+        return _Notifier(handle)
+
+    def watch(self, handle: Handle, told: Callable[[], None]) -> Handle:
+        return _Watch(handle, self._poller, told)
+
+
+def _seals(fd: int) -> int:
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:  # a file system that has none
+        return 0
