@@ -27,6 +27,7 @@ __all__ = [
     "PciHeader",
     "PlatformSlot",
     "RegisterBlock",
+    "Toll",
 ]
 
 Handler = Callable[[], None]
@@ -59,6 +60,13 @@ class LinkEvents(Protocol):
 
     def link_down(self) -> None:
         """The epoch is over: windows are closed, reads give all-ones, writes go nowhere."""
+
+
+class Toll(Meter, Protocol):
+    """Has to be told of accesses to memory that takes time to reach, and knows how much."""
+
+    async def settle(self) -> None:
+        """Sleep out the time that every link on the way is owed for accesses so far."""
 
 
 class PciFunction(Protocol):
@@ -107,11 +115,8 @@ class PciFunction(Protocol):
         reached in this way: accesses raise a MemoryFault, as does the call itself where there is no such BAR.
         """
 
-    def meter(self) -> Meter | None:
-        """Who has to be told of accesses through `bar_map`; None where nobody counts them."""
-
-    async def settle(self) -> None:
-        """Sleep out the time the link is owed for accesses so far; at once where it takes none."""
+    def bar_toll(self, bar: int, offset: int, size: int) -> Toll | None:
+        """What accesses through `bar_map` to that memory cost, as it is now; None where they take no time."""
 
     def enable_msix(self) -> int:
         """Turn MSI-X on; the number of vectors in the table, 0 where the function has no MSI-X."""
@@ -396,8 +401,5 @@ class Ntb(Protocol):
         there never was one. The call itself raises a MemoryFault while this host's own link is down.
         """
 
-    def meter(self) -> Meter | None:
-        """Who has to be told of accesses through `peer_mw`; None where nobody counts them."""
-
-    async def settle(self) -> None:
-        """Sleep out the time this host's own link is owed for accesses so far; at once where it takes none."""
+    def peer_mw_toll(self, window: int) -> Toll | None:
+        """What accesses through `peer_mw` cost now, on both hosts' links; None where they take no time."""

@@ -9,7 +9,7 @@ import trio
 
 from drivers.carrier import CarrierClient
 from drivers.errors import ProbeError, TransportLost
-from drivers.hw import DmaMemory, MwLimits, Ntb, NtbEvents, PciFunction
+from drivers.hw import DmaMemory, MwLimits, Ntb, NtbEvents, PciFunction, Toll
 from drivers.model import Binding, BindState, Bus, MatchId
 from drivers.ntb_registers import (
     DB_COUNT,
@@ -34,7 +34,6 @@ from drivers.pump import Signal
 from drivers.virtio import VirtioBus
 from rings import features
 from rings.memory import Addr, Memory
-from rings.queue import Meter
 
 __all__ = ["NtbBus", "NtbClient", "NtbDevice", "NtbEpf", "NtbEpfDriver"]
 
@@ -295,11 +294,8 @@ class NtbEpf:
         offset, room = self._windows[window]
         return self._function.bar_map(Bar.WINDOWS, offset, min(size, room), at)
 
-    def meter(self) -> Meter | None:
-        return self._function.meter()
-
-    async def settle(self) -> None:
-        await self._function.settle()
+    def peer_mw_toll(self, window: int) -> Toll | None:
+        return self._function.bar_toll(Bar.WINDOWS, *self._windows[window])
 
     # Registers
 

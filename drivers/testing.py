@@ -9,11 +9,10 @@ from collections.abc import Callable
 
 import attrs
 
-from drivers.hw import DmaMemory, Handler, LinkEvents, PciFunction
+from drivers.hw import DmaMemory, Handler, LinkEvents, PciFunction, Toll
 from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure
 from drivers.vhost import DeviceQueue, VhostOps
 from rings.memory import Addr, Memory
-from rings.queue import Meter
 
 __all__ = ["CONFIG", "AroundOps", "CountedHandle", "RegisterAccess", "TappedFunction", "read_structures"]
 
@@ -121,11 +120,8 @@ class TappedFunction:
     def bar_map(self, bar: int, offset: int, size: int, at: Addr) -> Memory:
         return self._inner.bar_map(bar, offset, size, at)
 
-    def meter(self) -> Meter | None:
-        return self._inner.meter()
-
-    async def settle(self) -> None:
-        await self._inner.settle()
+    def bar_toll(self, bar: int, offset: int, size: int) -> Toll | None:
+        return self._inner.bar_toll(bar, offset, size)
 
     def enable_msix(self) -> int:
         if self.max_vectors == 0:

@@ -59,6 +59,9 @@ class Registers:
         self.value = value
         return True
 
+    def beyond(self, addr: int, size: int) -> tuple[()]:
+        return ()
+
     def regions(self, addr: int, size: int, function: int) -> tuple[()]:
         return ()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from math import ceil
 
 import attrs
@@ -10,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from drivers.ntb_registers import Bar
 from rings.metered import MeteredVringh
 from rings.split.vringh import SplitVringh
 from vnet.describe import describe
@@ -19,6 +22,7 @@ from vnet.link.timed import GRAIN, TimedLink, grain_of
 from vnet.link.tlp import PcieParameters
 from vnet.spec import LinkSpec
 from vnet.testing import FRAME, Options, Pair, open_pair, unharmed
+from vnet.world import open_world
 
 TIMED = LinkSpec(root="rc", endpoint="ep", generation=3, lanes=8)
 SLOW = LinkSpec(root="rc", endpoint="ep", generation=1, lanes=1, max_payload=128, max_read_request=128)
@@ -39,6 +43,9 @@ class Nobody:
 
     def mem_write(self, addr: int, size: int, value: int, function: int) -> bool:
         return True
+
+    def beyond(self, addr: int, size: int) -> tuple[()]:
+        return ()
 
     def regions(self, addr: int, size: int, function: int) -> tuple[()]:
         return ()
@@ -194,6 +201,83 @@ async def test_traffic_passes_and_costs_time(link: LinkSpec, transport: str) -> 
         assert found.slept > 0
         assert found.upstream.payload > 1 << 20 < found.downstream.payload
         assert rescues(pair) == 0
+
+
+BOTH_LINKS = {"the driver's": ("link0",), "the device's": ("link1",), "both": ("link0", "link1")}
+
+
+@asynccontextmanager
+async def open_ntb(**links: LinkSpec) -> AsyncIterator[Pair]:
+    """Two hosts, each with a link of its own to an NTB: link0 is that of the driver's host, link1 the other's."""
+    topology = Options(transport="ntb").topology()
+    specs = {
+        name: attrs.evolve(links.get(name, spec), root=spec.root, endpoint=spec.endpoint)
+        for name, spec in topology.links.items()
+    }
+    async with open_world(attrs.evolve(topology, links=specs).check("test"), "test") as world:
+        await world.wait_up()
+        yield Pair(world)
+
+
+@pytest.mark.parametrize("names", BOTH_LINKS.values(), ids=BOTH_LINKS)
+async def test_what_crosses_an_ntb_is_billed_on_every_link_on_its_way(names: tuple[str, ...]) -> None:
+    async with open_ntb(**dict.fromkeys(names, SLOW)) as pair:
+        before, began = dma(pair, names), trio.current_time()
+        await pair.transfer()
+        took, carried = trio.current_time() - began, dma(pair, names)
+        for link in names:
+            # The device reads and writes at the end of its own link, and comes out of the other one's: towards the
+            # driver's memory data go down the one and up the other.
+            payload = [after - old for after, old in zip(carried[link], before[link], strict=True)]
+            assert min(payload) > 1 << 20
+            found = pair.world.links[link].statistics().timing
+            assert found is not None
+            assert found.slept > 0
+            assert took >= max(payload) / found.rate
+        # The same but for each host's own registers and interrupts.
+        assert carried[names[0]] == pytest.approx(carried[names[-1]], rel=0.01)
+        assert rescues(pair) == 0
+
+
+def dma(pair: Pair, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
+    """Bytes of data that went to the driver's memory, and that came from it, over each of these links."""
+    found = {}
+    for name in names:
+        timing = pair.world.links[name].statistics().timing
+        assert timing is not None
+        ways = (timing.upstream, timing.downstream) if name == "link0" else (timing.downstream, timing.upstream)
+        found[name] = ways[0].payload, ways[1].payload
+    return found
+
+
+@pytest.mark.parametrize("slow", ["link0", "link1"])
+async def test_over_an_ntb_the_slower_link_says_when_the_driver_is_shown_a_frame(slow: str) -> None:
+    fast = {"link0": "link1", "link1": "link0"}[slow]
+    async with open_ntb(**{slow: SLOW, fast: TIMED}) as pair:
+        began = trio.current_time()
+        pair.device_port.inject(FRAME + bytes(1400))
+        await pair.driver_port.receive()
+        assert trio.current_time() - began >= (len(FRAME) + 1400) / PcieParameters(1, 1, 128, 128).rate
+
+
+async def test_a_word_that_is_read_through_a_window_is_billed_on_both_links() -> None:
+    """As a register would be: by whoever maps nothing."""
+    async with open_ntb(link0=TIMED, link1=TIMED) as pair:
+        function = next(f for f in pair.ep.rc.functions if f.bar_size(Bar.WINDOWS))
+        offset = pair.world.ntbs["ntb0"].describe()["primary"]["windows"][0]["offset"]  # type: ignore[index]
+        before = [tlps(pair, name) for name in ("link0", "link1")]
+        function.bar_write(Bar.WINDOWS, offset + (8 << 20), 4, 0x1234_5678)
+        assert function.bar_read(Bar.WINDOWS, offset + (8 << 20), 4) == 0x1234_5678
+        after = [tlps(pair, name) for name in ("link0", "link1")]
+        assert [b - a for a, b in zip(before, after, strict=True)] == [2, 2]
+
+
+def tlps(pair: Pair, link: str) -> int:
+    """Memory requests that went over it towards the driver's memory."""
+    timing = pair.world.links[link].statistics().timing
+    assert timing is not None
+    way = timing.upstream if link == "link0" else timing.downstream
+    return way.tlps.get("MRd", 0) + way.tlps.get("MWr", 0)
 
 
 async def test_a_saturated_link_is_as_fast_as_its_bytes() -> None:

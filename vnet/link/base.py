@@ -65,6 +65,9 @@ class LinkEnd(LinkEvents, Protocol):
     def regions(self, addr: int, size: int, function: int) -> Iterable[Region]:
         """Whatever real memory lies in that range, cut to it; registers are never part of it."""
 
+    def beyond(self, addr: int, size: int) -> Iterable[tuple[Link, Direction]]:
+        """The links that accesses to memory in that range are passed on to."""
+
 
 class RootPort(LinkEnd, Protocol):
     """The end at the root complex."""
@@ -203,6 +206,9 @@ class Link(Protocol):
 
     def meter(self, direction: Direction) -> Meter | None:
         """Who has to be told of accesses through windows that go in that direction; None where nobody counts them."""
+
+    def beyond(self, direction: Direction, addr: int, size: int) -> Iterable[tuple[Link, Direction]]:
+        """The links that the other end passes accesses to that range on to: each has a meter of its own."""
 
     async def settle(self) -> None:
         """Sleep out the time that accesses so far take; returns at once, without a checkpoint, where they take none."""

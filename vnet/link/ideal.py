@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
@@ -15,6 +15,7 @@ from vnet.link.base import (
     Direction,
     EndpointPort,
     Fault,
+    Link,
     LinkEnd,
     LinkStatistics,
     Region,
@@ -202,6 +203,10 @@ class IdealLink:
 
     def meter(self, direction: Direction) -> Meter | None:
         return None
+
+    def beyond(self, direction: Direction, addr: int, size: int) -> Iterable[tuple[Link, Direction]]:
+        end, _ = self._towards(direction)
+        return () if end is None else end.beyond(addr, size)
 
     async def settle(self) -> None:
         """Nothing is owed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from drivers.hw import LinkEvents
 from rings.queue import Meter
 from vnet.link.base import Direction, EndpointPort, Fault, Link, LinkStatistics, RootPort, Window
@@ -72,6 +74,9 @@ class LinkWrapper:
 
     def meter(self, direction: Direction) -> Meter | None:
         return self.inner.meter(direction)
+
+    def beyond(self, direction: Direction, addr: int, size: int) -> Iterable[tuple[Link, Direction]]:
+        return self.inner.beyond(direction, addr, size)
 
     async def settle(self) -> None:
         await self.inner.settle()

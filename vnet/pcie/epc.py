@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import attrs
@@ -246,6 +246,8 @@ class EndpointController:
 
     def mem_read(self, addr: int, size: int, function: int = 0) -> int | None:
         for _, view in self.regions(addr, size) if self._memory else ():
+            for meter in self._meters(addr, size):
+                meter.read(size)
             return int.from_bytes(view, "little") if len(view) == size else None
         for start, end, block in self._decoder:
             if start <= addr and addr + size <= end:
@@ -254,6 +256,8 @@ class EndpointController:
 
     def mem_write(self, addr: int, size: int, value: int, function: int = 0) -> bool:
         for _, view in self.regions(addr, size) if self._memory else ():
+            for meter in self._meters(addr, size):
+                meter.write(size)
             if len(view) == size:
                 view[:] = (value & all_ones(size)).to_bytes(size, "little")
             return len(view) == size
@@ -265,6 +269,18 @@ class EndpointController:
 
     def regions(self, addr: int, size: int, function: int = 0) -> Iterable[Region]:
         return find_regions(self._memory, addr, size)
+
+    def beyond(self, addr: int, size: int) -> Iterable[tuple[Link, Direction]]:
+        for start, memory in self._memory:
+            if start < addr + size and addr < start + memory.size:
+                yield memory.window.link, Direction.UPSTREAM
+
+    def _meters(self, addr: int, size: int) -> Iterator[Meter]:
+        """Of the links that an access goes on to."""
+        for link, direction in self.beyond(addr, size):
+            meter = link.meter(direction)
+            if meter is not None:
+                yield meter
 
     def link_up(self) -> None:
         for f in list(self._functions.values()):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from drivers.hw import DmaMemory, Handler, LinkEvents
 from rings.errors import MemoryFault
 from rings.memory import Addr, Memory
-from rings.queue import Meter
 from vnet.link.base import Direction, Link, all_ones
+from vnet.link.toll import Toll, toll_of
 from vnet.pcie.bar_memory import BarWindow
 from vnet.pcie.config_space import BARS as BAR_REGISTERS
 from vnet.pcie.config_space import (
@@ -112,11 +112,9 @@ class PciFunctionHandle:
         address = bar_at.address + offset
         return BarWindow(self._link.map(DOWNSTREAM, address, size), address - at)
 
-    def meter(self) -> Meter | None:
-        return self._link.meter(DOWNSTREAM)
-
-    async def settle(self) -> None:
-        await self._link.settle()
+    def bar_toll(self, bar: int, offset: int, size: int) -> Toll | None:
+        at = self._bars.get(bar)
+        return None if at is None else toll_of(self._link, DOWNSTREAM, at.address + offset, size)
 
     def capabilities(self) -> tuple[tuple[int, int], ...]:
         """(offset, id) in list order; a list that loops or leaves its room ends there."""

@@ -17,7 +17,8 @@ ADDRESS_END = 1 << 64
 class Outbound:
     """One mapped window; implements `drivers.hw.OutboundWindow`."""
 
-    def __init__(self, index: int, phys: int, addr: int, size: int, function: int, memory: Window) -> None:
+    def __init__(self, link: Link, index: int, phys: int, addr: int, size: int, function: int, memory: Window) -> None:
+        self.link = link
         self.index = index
         self.phys = PhysAddr(Addr(phys))
         self.addr = PciAddr(Addr(addr))
@@ -71,7 +72,7 @@ class OutboundPool:
             self._evict()
         memory = self._link.map(Direction.UPSTREAM, low, high - low, function)
         index = self._free.pop(0)
-        window = Outbound(index, self._base + index * self.size, low, high - low, function, memory)
+        window = Outbound(self._link, index, self._base + index * self.size, low, high - low, function, memory)
         self._mapped.append(window)
         return window
 

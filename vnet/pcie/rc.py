@@ -9,7 +9,7 @@ import attrs
 
 from rings.errors import MemoryFault
 from rings.memory import Addr
-from vnet.link.base import Link, Region, all_ones, clip
+from vnet.link.base import Direction, Link, Region, all_ones, clip
 from vnet.memory import HostMemory
 from vnet.pcie.epc import FUNCTIONS
 from vnet.pcie.function import PciFunctionHandle
@@ -71,6 +71,9 @@ class _RootPort:
 
     def regions(self, addr: int, size: int, function: int) -> Iterable[Region]:
         return clip(self._rc.memory, addr, size)
+
+    def beyond(self, addr: int, size: int) -> Iterable[tuple[Link, Direction]]:
+        return ()
 
     def intx(self, function: int, asserted: bool) -> None:
         self.asserts += asserted

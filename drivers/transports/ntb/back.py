@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from drivers.errors import ProbeError
+from drivers.hw import Toll
 from drivers.model import Binding, BindState, MatchId
 from drivers.ntb import NtbBus, NtbDevice
 from drivers.pump import QueueEnd
@@ -69,6 +70,7 @@ class NtbVhost(NtbEnd):
         self._offer: Offer | None = None
         self._answer: Answer | None = None
         self._memory: Memory | None = None
+        self._toll: Toll | None = None
         self._last_session = 0
         self._generation = 0
         self._sequence = 0
@@ -108,7 +110,6 @@ class NtbVhost(NtbEnd):
 
     async def attach(self, binding: Binding[NtbDevice, Any], carrier: NtbDevice, virtio: VirtioBus) -> None:
         self._ntb = carrier
-        self.device.meter = carrier.meter()
         try:
             binding.state = BindState.BOUND
             await self.run()
@@ -135,8 +136,8 @@ class NtbVhost(NtbEnd):
             self.tell()
 
     async def settle(self) -> None:
-        if self._ntb is not None:
-            await self._ntb.settle()
+        if self._toll is not None:
+            await self._toll.settle()
 
     # NtbEnd
 
@@ -242,6 +243,7 @@ class NtbVhost(NtbEnd):
         except MemoryFault as fault:
             raise Refused(f"the virtio side's window can't be reached: {fault}") from None
         self._answer, self._memory, self._refused = answer, memory, ""
+        self.device.meter = self._toll = ntb.peer_mw_toll(0)
         self.engage()
         self._changed()
         self._write(Spad.READY, self.session)
