@@ -109,14 +109,14 @@ class Submitter(Generic[R]):
             self._set_deadline(request)
         self._changed.set()
 
-    def feed(self) -> None:
-        """Give the device what waits, as far as there is room."""
+    def feed(self, queue: Queue[R] | None = None) -> None:
+        """Give the device what waits, as far as there is room; whoever says in which queue will flush that."""
         waiting = self._waiting
         while waiting and self.online:
-            queue = self._queue(waiting[0])
-            if queue is None:
+            found = self._queue(waiting[0]) if queue is None else queue if queue.room(waiting[0]) else None
+            if found is None:
                 return
-            self._add(queue, waiting.popleft())
+            self._add(found, waiting.popleft())
 
     # What programs say.
 

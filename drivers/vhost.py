@@ -146,6 +146,8 @@ class VhostDevice:
         self.on_status: Callable[[Status], None] | None = None
         self.on_features: Callable[[int], None] | None = None
         """Called at FEATURES_OK with what was agreed on: the configuration may depend on it."""
+        self.on_reset: Callable[[], None] = lambda: None
+        """Called when a reset is complete: for what the driver changed in the configuration."""
         self.on_change: Callable[[], None] = lambda: None
         """What is offered, the configuration, or NEEDS_RESET changed: for who shows a copy. Before anybody is told."""
         self._clear()
@@ -330,6 +332,7 @@ class VhostDevice:
 
     def _finish_reset(self) -> None:
         self._clear()
+        self.on_reset()
         if self.on_status is not None:
             self.on_status(self.status)
 

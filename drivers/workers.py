@@ -66,7 +66,7 @@ class Job:
     pattern: bytes = b""
     """Of FILL: a private copy, whose size divides that of all and is at most `PIECE`."""
     stable: bool = False
-    """Whether a change is on stable storage when it is done."""
+    """Whether what is changed, or read, is on stable storage when it is done."""
     done: int = 0
     """Bytes that were moved before it came here, or are now."""
     error: OSError | None = None
@@ -167,6 +167,8 @@ class Workers:
         if not job.held():
             return
         try:
+            if job.stable and job.kind is Kind.READ:
+                await job.store.flush()
             await _SERVE[job.kind](job, buffer)
             if job.stable and job.kind in _CHANGES:
                 await job.store.flush()

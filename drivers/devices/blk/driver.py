@@ -163,7 +163,7 @@ class RequestFlow:
             slots.free.append(slot)
             self._end(request, status, written)
             moved += 1
-        self._disk.feed()
+        self._disk.feed(self)
         return moved, Need.TURN if moved == BUDGET else Need.QUEUE
 
     def _end(self, request: DiskRequest, status: int, written: int) -> None:

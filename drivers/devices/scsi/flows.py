@@ -1,0 +1,354 @@
+"""The three kinds of queues of a SCSI device, at the device's side."""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from drivers.devices.scsi.disk import LogicalUnit
+from drivers.devices.scsi.layout import (
+    EVENT,
+    EVENTS_MISSED,
+    REPORT_LUNS,
+    ControlType,
+    EventType,
+    Lun,
+    Response,
+    ScsiFeature,
+    Status,
+)
+from drivers.devices.scsi.request import Control, Request
+from drivers.devices.scsi.sense import Asc, Key, Sense
+from drivers.devices.scsi.tasks import Task
+from drivers.devices.scsi.unit import Io, Unit
+from drivers.errors import PortGone
+from drivers.job_flow import JobFlow
+from drivers.pump import Need, Signal
+from drivers.traffic import RequestFigures, Traffic
+from drivers.vhost import DeviceQueue
+from drivers.workers import Job, Kind
+from rings.chain import Chain, copy_in, take
+from rings.errors import BadChain, MemoryFault, RemoteRingError
+from rings.queue import Vringh
+
+if TYPE_CHECKING:
+    from drivers.devices.scsi.device import BoundVhostScsi
+
+__all__ = ["ControlFlow", "EventFlow", "RequestFlow"]
+
+BUDGET = 64
+"""What the control queue is asked for per batch."""
+
+FAILURES: dict[int, Response] = {
+    errno.ENOLINK: Response.TRANSPORT_FAILURE,
+    errno.ENODEV: Response.TRANSPORT_FAILURE,
+    errno.ENOTCONN: Response.TRANSPORT_FAILURE,
+    errno.EREMOTEIO: Response.TARGET_FAILURE,
+    errno.EBADE: Response.NEXUS_FAILURE,
+    errno.EBUSY: Response.BUSY,
+    errno.ENOMEM: Response.BUSY,
+}
+"""What says that a store could not be reached, by the errors that Linux's block layer has for it."""
+
+
+class RequestFlow(JobFlow):
+    """One request queue."""
+
+    def __init__(self, queue: DeviceQueue, bound: BoundVhostScsi, figures: RequestFigures) -> None:
+        super().__init__(queue, bound.workers, figures)
+        self._bound = bound
+        self._domain = bound.plug.domain
+
+    def pull(self) -> None:
+        """Take all that the driver made available so far, as if it had been looked for just now."""
+        ring = self.queue.ring
+        if ring is None or not self.queue.live:
+            return
+        try:
+            for _ in range(ring.num):
+                if self.move()[1] is not Need.TURN:
+                    break
+        except (RemoteRingError, MemoryFault) as exc:
+            self.queue.broke(exc)
+            self.queue.signal.set()
+
+    def begin(self, ring: Vringh, chain: Chain) -> int:
+        request = Request.parse(chain, self._bound.config)
+        self.figures.taken += 1
+        if not request.whole:
+            return self._refuse(ring, request, Response.FAILURE)
+        if request.in_size and request.out_size and not self._bound.has(ScsiFeature.INOUT):
+            return self._refuse(ring, request, Response.FAILURE)
+        unit = None if request.lun is None else self._domain.find(request.lun)
+        if unit is None:
+            return self._refuse(ring, request, Response.BAD_TARGET)
+        outcome = unit.perform(request.cdb, request.out, request.in_size)
+        if isinstance(outcome, Response):
+            return self._refuse(ring, request, outcome)
+        if isinstance(outcome, Io):
+            return self._do(ring, request, unit, outcome)
+        given = copy_in(request.data, outcome.data)
+        self._end(ring, request, outcome.sense, given, given + outcome.taken)
+        return given + outcome.taken
+
+    def _do(self, ring: Vringh, request: Request, unit: Unit, io: Io) -> int:
+        """At once where the store lets it, straight between it and the driver's memory; else by a worker."""
+        assert isinstance(unit, LogicalUnit)
+        store, got = unit.store, 0
+        data = take(request.data, io.given) if io.given else io.out
+        try:
+            if io.given and not io.stable:
+                got = store.preadv(data, io.offset)
+            elif io.kind is Kind.WRITE and not io.stable:
+                got = store.pwritev(data, io.offset)
+        except OSError as error:
+            self._fail(ring, request, io, error, 0)
+            return io.size
+        if got and got == io.size:
+            self._end(ring, request, None, io.given, got)
+            return got
+        task = Task(request, unit, io, self.held)
+        task.job = Job(
+            io.kind,
+            store,
+            task.wanted,
+            self.finished,
+            task,
+            io.offset,
+            io.size,
+            data,
+            io.extents,
+            io.pattern,
+            io.stable,
+            got,
+        )
+        self._bound.tasks.add(task)
+        self.hand_over(task.job)
+        return io.size
+
+    def end(self, ring: Vringh, job: Job) -> None:
+        task = job.request
+        assert isinstance(task, Task)
+        request, io = task.request, task.io
+        given = job.done if io.given else 0
+        if task.verdict is not None:
+            self._answer(ring, request, task.verdict, Status.GOOD, None, given, given)
+            self.figures.fail(task.verdict.name.lower())
+        elif job.error is not None:
+            self._fail(ring, request, io, job.error, given)
+        elif job.differs is not None:
+            self._end(ring, request, _miscompare(task.unit, io, job.differs), 0, io.taken)
+        else:
+            self._end(ring, request, None, given, given + io.taken)
+        self._bound.tasks.ended(task)
+
+    def _fail(self, ring: Vringh, request: Request, io: Io, error: OSError, given: int) -> None:
+        response = FAILURES.get(error.errno or 0)
+        if response is not None:
+            self.figures.fail(response.name.lower())
+            self._answer(ring, request, response, Status.GOOD, None, given, given)
+        else:
+            self.figures.fail(error.strerror or "short")
+            sense = sense_of(io, error)
+            self._bound.plug.check(sense)
+            self._answer(ring, request, Response.OK, Status.CHECK_CONDITION, sense, given, given)
+
+    def _refuse(self, ring: Vringh, request: Request, response: Response) -> int:
+        self.figures.fail(response.name.lower())
+        self._answer(ring, request, response, Status.GOOD, None, 0, 0)
+        return 0
+
+    def _end(self, ring: Vringh, request: Request, sense: Sense | None, given: int, moved: int) -> None:
+        self.figures.done += 1
+        self.figures.bytes += moved
+        status = Status.GOOD
+        if sense is not None:
+            status = Status.CHECK_CONDITION
+            self._bound.plug.check(sense)
+        self._answer(ring, request, Response.OK, status, sense, given, moved)
+
+    def _answer(
+        self,
+        ring: Vringh,
+        request: Request,
+        response: Response,
+        status: Status,
+        sense: Sense | None,
+        given: int,
+        moved: int,
+    ) -> None:
+        """``given`` bytes of data-in stand behind the response, which is written last and as a whole."""
+        request.answer(response, status, sense, moved)
+        ring.complete(request.head, request.response_size + given)
+
+
+def sense_of(io: Io, error: OSError) -> Sense:
+    """What an initiator is told of what went wrong in a store."""
+    if io.kind in (Kind.READ, Kind.COMPARE):
+        return Sense(Key.MEDIUM_ERROR, Asc.UNRECOVERED_READ_ERROR)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Sense(Key.DATA_PROTECT, Asc.SPACE_ALLOCATION_FAILED)
+    if error.errno in (errno.EROFS, errno.EPERM, errno.EACCES):
+        return Sense(Key.DATA_PROTECT, Asc.WRITE_PROTECTED)
+    return Sense(Key.MEDIUM_ERROR, Asc.WRITE_ERROR)
+
+
+def _miscompare(unit: Unit, io: Io, at: int) -> Sense:
+    """INFORMATION is the offset in the data-out buffer (SBC-3 section 4.18)."""
+    return Sense(Key.MISCOMPARE, Asc.MISCOMPARE_DURING_VERIFY, information=at % max(1, io.taken))
+
+
+@attrs.frozen(eq=False)
+class _Waiting:
+    """A task management function whose tasks have ended."""
+
+    control: Control
+    response: Response
+
+
+class ControlFlow:
+    """The control queue. Nothing of it is done in place: a function may have to wait for the request queues."""
+
+    def __init__(self, queue: DeviceQueue, bound: BoundVhostScsi, requests: Sequence[RequestFlow]) -> None:
+        self.queue = queue
+        self._bound = bound
+        self._requests = requests
+        self._ring = queue.ring
+        self._ended: deque[_Waiting] = deque()
+
+    def move(self) -> tuple[int, Need]:
+        ring = self._ring
+        if ring is None or self.queue.ring is not ring:
+            return 0, Need.QUEUE
+        moved = self._give_back(ring)
+        for _ in range(BUDGET):
+            chain = ring.getdesc()
+            if chain is None:
+                return moved, Need.QUEUE
+            moved += 1
+            self._begin(ring, Control.parse(chain))
+        return moved, Need.TURN
+
+    def _begin(self, ring: Vringh, control: Control) -> None:
+        figures = self._bound.plug.control
+        figures.taken += 1
+        if not control.whole:
+            self._answer(ring, control, Response.FAILURE)
+        elif control.kind == ControlType.TMF:
+            # A request may be meant that was made available just before: nobody looked at its queue since.
+            for flow in self._requests:
+                flow.pull()
+            self._bound.tasks.manage(control.function, control.lun, control.tag, self._later(control))
+        else:
+            self._notifications(ring, control)
+
+    def _later(self, control: Control) -> Callable[[Response], None]:
+        def over(response: Response) -> None:
+            self._ended.append(_Waiting(control, response))
+            self.queue.signal.set()
+
+        return over
+
+    def _notifications(self, ring: Vringh, control: Control) -> None:
+        domain, lun = self._bound.plug.domain, control.lun
+        if lun is None or domain.find(lun) is None:
+            self._answer(ring, control, Response.BAD_TARGET)
+            return
+        disk = domain.disk(lun)
+        if disk is None:
+            known = lun == REPORT_LUNS
+            self._answer(ring, control, Response.OK if known else Response.INCORRECT_LUN)
+            return
+        events = control.events & disk.events
+        if control.kind == ControlType.AN_SUBSCRIBE:
+            disk.subscribed = events
+        self._answer(ring, control, Response.OK, events)
+
+    def _give_back(self, ring: Vringh) -> int:
+        """Answer functions that are done, behind the answers of the requests that they ended (section 5.6.6.2)."""
+        count = len(self._ended)
+        if count:
+            for flow in self._requests:
+                if flow.held():
+                    flow.queue.flush()
+        for _ in range(count):
+            waiting = self._ended.popleft()
+            self._answer(ring, waiting.control, waiting.response)
+        return count
+
+    def _answer(self, ring: Vringh, control: Control, response: Response, events: int = 0) -> None:
+        figures = self._bound.plug.control
+        if response in (Response.OK, Response.FUNCTION_SUCCEEDED):
+            figures.done += 1
+        else:
+            figures.fail(response.name.lower())
+        ring.complete(control.head, control.answer(response, events))
+
+    async def wait(self, need: Need) -> None:
+        """There is nothing to wait for but the queue."""
+
+    def gone(self, error: PortGone) -> None:
+        """There is no port here."""
+
+
+class EventFlow:
+    """The event queue: what happens is put into the driver's buffers, and what finds none is lost, and said to be."""
+
+    def __init__(self, queue: DeviceQueue, figures: Traffic) -> None:
+        self.queue = queue
+        self._figures = figures
+        self._ring = queue.ring
+        self._events: deque[tuple[int, Lun, int]] = deque()
+        self._told = Signal()
+        self._missed = False
+
+    def post(self, event: EventType, lun: Lun, reason: int) -> None:
+        """Tell the driver."""
+        if self._missed:
+            self._figures.drop("no_buffer")
+        else:
+            self._events.append((event, lun, reason))
+            self._told.set()
+
+    def move(self) -> tuple[int, Need]:
+        ring, moved = self._ring, 0
+        if ring is None or self.queue.ring is not ring:
+            return 0, Need.QUEUE
+        while self._events or self._missed:
+            chain = ring.getdesc()
+            if chain is None:
+                self._figures.drop("no_buffer", len(self._events))
+                self._events.clear()
+                self._missed = True
+                return moved, Need.QUEUE
+            self._fill(ring, chain)
+            moved += 1
+        return moved, Need.SOURCE
+
+    def _fill(self, ring: Vringh, chain: Chain) -> None:
+        """One buffer: the next event, or that some were lost. A short one is told nothing else (section 5.6.6.3)."""
+        head, readable, writable = chain
+        if readable or not writable:
+            raise BadChain(head, "an event buffer has to be writable")
+        size = sum(map(len, writable))
+        flag = EVENTS_MISSED if self._missed else 0
+        if size < EVENT.size:
+            self._figures.drop("short_buffer")
+            data = flag.to_bytes(4, "little")
+        else:
+            event, lun, reason = self._events.popleft() if self._events else (EventType.NO_EVENT, None, 0)
+            data = EVENT.pack(event | flag, bytes(8) if lun is None else lun.emit_reported(), reason)
+            self._missed = False
+            self._figures.packets += 1
+            self._figures.bytes += EVENT.size
+        ring.complete(head, copy_in(writable, data))
+
+    async def wait(self, need: Need) -> None:
+        await self._told.wait()
+
+    def gone(self, error: PortGone) -> None:
+        """There is no port here."""
