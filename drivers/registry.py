@@ -13,6 +13,8 @@ from drivers.devices.net import VhostNet, VirtioNet
 from drivers.devices.net import layout as net
 from drivers.devices.rpmsg import VhostRpmsg, VirtioRpmsg
 from drivers.devices.rpmsg import layout as rpmsg
+from drivers.devices.scsi import VhostScsi, VirtioScsi
+from drivers.devices.scsi import layout as scsi
 from drivers.transports import epf_mailbox, mmio, ntb, pci
 from drivers.vhost import VhostBack, VhostDevice, VhostDriver
 from drivers.virtio import VirtioDevice, VirtioDriver
@@ -46,6 +48,7 @@ DEVICES: dict[str, DeviceType] = {
     "net": DeviceType(DeviceId.NET, net.TABLE, net.SUPPORTED, VirtioNet, VhostNet),
     "rpmsg": DeviceType(DeviceId.RPMSG, rpmsg.TABLE, rpmsg.SUPPORTED, VirtioRpmsg, VhostRpmsg),
     "blk": DeviceType(DeviceId.BLOCK, blk.TABLE, blk.SUPPORTED, VirtioBlk, VhostBlk),
+    "scsi": DeviceType(DeviceId.SCSI, scsi.TABLE, scsi.SUPPORTED, VirtioScsi, VhostScsi),
 }
 
 

@@ -6,6 +6,7 @@ from vnet.ends.base import EndsType
 from vnet.ends.blk import BlkSpec, open_blk
 from vnet.ends.net import NetSpec, mediate_net, open_net
 from vnet.ends.rpmsg import RpmsgSpec, mediate_rpmsg, open_rpmsg
+from vnet.ends.scsi import ScsiSpec, open_scsi
 
 __all__ = ["ENDS"]
 
@@ -13,4 +14,5 @@ ENDS: dict[str, EndsType] = {
     "net": EndsType(NetSpec, open_net, mediate_net),
     "rpmsg": EndsType(RpmsgSpec, open_rpmsg, mediate_rpmsg),
     "blk": EndsType(BlkSpec, open_blk),
+    "scsi": EndsType(ScsiSpec, open_scsi),
 }

@@ -18,7 +18,7 @@ from vnet.errors import ConfigError
 from vnet.ports.nbd import NbdServer
 from vnet.spec import MIB, DeviceSpec, must
 
-__all__ = ["BlkSpec", "DiskEnd", "DiskSpec", "StoreEnd", "nbd_uri", "open_blk"]
+__all__ = ["BlkSpec", "DiskEnd", "DiskSpec", "DiskStoreSpec", "StoreEnd", "nbd_uri", "open_blk"]
 
 PATH_MAX = 107
 """Bytes of the longest path that a unix socket can have."""
@@ -38,12 +38,23 @@ class DiskSpec:
 
 
 @attrs.frozen
+class DiskStoreSpec(StoreSpec):
+    """Where the sectors are, and what else the device is."""
+
+    serial: str | None = attrs.field(
+        default=None, validator=must(lambda v: len(v) <= 20 and v.isascii(), "at most 20 characters of ASCII")
+    )
+    """What the disk calls itself; by default the device's name."""
+    workers: int = attrs.field(default=4, validator=must(lambda v: 1 <= v <= 64, "1 to 64 requests that may block"))
+
+
+@attrs.frozen
 class BlkSpec(DeviceSpec):
     """A block device."""
 
     queues: int = attrs.field(default=1, validator=must(lambda v: 1 <= v <= 16, "1 to 16 queues"))
     driver: DiskSpec = DiskSpec()
-    device: StoreSpec = attrs.field(factory=partial(StoreSpec, size=64))
+    device: DiskStoreSpec = attrs.field(factory=partial(DiskStoreSpec, size=64))
 
     def clash(self) -> tuple[str, object, str] | None:
         return self.device.clash("device")
@@ -118,7 +129,7 @@ class DiskEnd(_BlkEnd):
 class StoreEnd(_BlkEnd):
     """The device's end."""
 
-    spec: StoreSpec
+    spec: DiskStoreSpec
     settings: BlkPlug
 
     @property
@@ -148,7 +159,8 @@ async def open_blk(context: OpenContext, opener: OpenStore | None = None) -> Asy
     where = f"devices.{context.name}"
     async with AsyncExitStack() as stack:
         try:
-            store = await stack.enter_async_context((opener or open_store)(spec.device))
+            open_it = opener or partial(open_store, workers=spec.device.workers)
+            store = await stack.enter_async_context(open_it(spec.device))
         except OSError as exc:
             raise spec.device.trouble(f"{where}.device", exc) from None
         disk = Disk(buffers=spec.driver.buffers * MIB, queues=spec.queues)

@@ -30,11 +30,6 @@ class StoreSpec:
     block_size: int = attrs.field(
         default=512, validator=must(lambda v: 512 <= v <= 65536 and not v & v - 1, "a power of two from 512 to 65536")
     )
-    serial: str | None = attrs.field(
-        default=None, validator=must(lambda v: len(v) <= 20 and v.isascii(), "at most 20 characters of ASCII")
-    )
-    """What the disk calls itself; by default the device's name."""
-    workers: int = attrs.field(default=4, validator=must(lambda v: 1 <= v <= 64, "1 to 64 requests that may block"))
 
     def clash(self, where: str) -> tuple[str, object, str] | None:
         """As `vnet.spec.DeviceSpec.clash`, of the store at that place of the device."""
@@ -61,7 +56,7 @@ OpenStore = Callable[[StoreSpec], AbstractAsyncContextManager[SectorStore]]
 
 
 @asynccontextmanager
-async def open_store(spec: StoreSpec) -> AsyncIterator[SectorStore]:
+async def open_store(spec: StoreSpec, *, workers: int = 4) -> AsyncIterator[SectorStore]:
     """The store that a topology asks for. Raises OSError."""
     size = None if spec.size is None else spec.size * MIB
     if spec.path is None:
@@ -69,6 +64,6 @@ async def open_store(spec: StoreSpec) -> AsyncIterator[SectorStore]:
         yield MemoryStore(size, read_only=spec.read_only, block_size=spec.block_size)
     else:
         async with open_file_store(
-            Path(spec.path), size=size, read_only=spec.read_only, block_size=spec.block_size, workers=spec.workers
+            Path(spec.path), size=size, read_only=spec.read_only, block_size=spec.block_size, workers=workers
         ) as store:
             yield store

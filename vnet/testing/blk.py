@@ -14,7 +14,7 @@ import trio
 from drivers.devices.blk import BlkPlug, Disk
 from drivers.ports import SectorStore
 from vnet.ends.base import EndsType
-from vnet.ends.blk import BlkSpec, DiskEnd, DiskSpec, open_blk
+from vnet.ends.blk import BlkSpec, DiskEnd, DiskSpec, DiskStoreSpec, open_blk
 from vnet.ends.store import StoreSpec
 from vnet.ports.store import MemoryStore
 from vnet.spec import MIB, LinkSpec
@@ -112,7 +112,7 @@ class BlkOptions:
             features_off=self.features_off,
             queues=self.queues,
             driver=DiskSpec(buffers=self.buffers),
-            device=StoreSpec(
+            device=DiskStoreSpec(
                 size=self.size, read_only=self.read_only, block_size=self.block_size, workers=self.workers
             ),
         )

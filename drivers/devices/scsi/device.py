@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import attrs
 import trio
@@ -29,7 +30,7 @@ from drivers.devices.scsi.unit import Unit
 from drivers.model import MatchId, present
 from drivers.pump import pump
 from drivers.traffic import RequestFigures, Traffic
-from drivers.vhost import VhostDevice
+from drivers.vhost import DeviceQueue, VhostDevice
 from drivers.workers import Workers
 from rings.ids import DeviceId
 
@@ -86,6 +87,10 @@ class BoundVhostScsi:
         self.config = self._default
         self.workers = Workers()
         self.tasks = TaskSet(plug.domain, self.workers)
+        self.flows: dict[int, RequestFlow] = {}
+        """Those of the request queues that have a ring, by index."""
+        self.missed = False
+        """Whether an event was lost that the driver does not know of."""
         self._events: EventFlow | None = None
 
     def has(self, feature: ScsiFeature) -> bool:
@@ -112,8 +117,8 @@ class BoundVhostScsi:
         self.workers = Workers()
         self.tasks = TaskSet(plug.domain, self.workers)
         control, events, *queues = device.queues
-        flows = [RequestFlow(queue, self, figures) for queue, figures in zip(queues, plug.figures, strict=True)]
-        self._events = EventFlow(events, plug.events)
+        self.flows.clear()
+        self.missed = False
         for unit in plug.domain.units.values():
             unit.reset(Asc.POWER_ON_OR_RESET)
         plug.domain.listener = self
@@ -121,13 +126,27 @@ class BoundVhostScsi:
             async with trio.open_nursery() as nursery:
                 for _ in range(plug.workers):
                     nursery.start_soon(self.workers.work)
-                for flow in flows:
-                    nursery.start_soon(flow.run, device.settle)
-                nursery.start_soon(pump, ControlFlow(control, self, flows), device.settle)
-                nursery.start_soon(pump, self._events, device.settle)
+                nursery.start_soon(control.each_life, partial(self._serve_control, control))
+                nursery.start_soon(events.each_life, partial(self._serve_events, events))
+                for queue, figures in zip(queues, plug.figures, strict=True):
+                    nursery.start_soon(queue.each_life, partial(self._serve_requests, queue, figures))
         finally:
-            plug.domain.listener = self._events = None
+            plug.domain.listener = None
             self.tasks.drop()
+
+    async def _serve_control(self, queue: DeviceQueue) -> None:
+        await pump(ControlFlow(queue, self), self._device.settle)
+
+    async def _serve_events(self, queue: DeviceQueue) -> None:
+        self._events = EventFlow(queue, self, self.plug.events)
+        try:
+            await pump(self._events, self._device.settle)
+        finally:
+            self._events = None
+
+    async def _serve_requests(self, queue: DeviceQueue, figures: RequestFigures) -> None:
+        self.flows[queue.index] = flow = RequestFlow(queue, self, figures)
+        await flow.run(self._device.settle)
 
     def config_written(self, offset: int, data: bytes) -> None:
         """Only the sizes of sense data and of CDBs are a driver's to choose (section 5.6.4)."""
@@ -160,7 +179,10 @@ class BoundVhostScsi:
         await over.wait()
 
     def _post(self, event: EventType, lun: Lun, reason: int) -> None:
-        if self._events is not None:
+        if self._events is None or self.missed:
+            self.missed = True
+            self.plug.events.drop("no_buffer")
+        else:
             self._events.post(event, lun, reason)
 
 

@@ -355,8 +355,10 @@ class BoundScsi:
 
 async def read_config(device: VirtioDevice) -> ScsiConfig:
     """The configuration, with the sizes that this driver uses. Raises ProbeError for what no SCSI host can be."""
-    end = ConfigField.MAX_LUN.value
-    config = ScsiConfig.parse(await device.read_config(0, sum(end)))
+    values = {
+        field.name.lower(): int.from_bytes(await device.read_config(*field.value), "little") for field in ConfigField
+    }
+    config = ScsiConfig(**values)
     if not config.num_queues:
         raise ProbeError(f"{device.name}: the device reports no request queues")
     if config.event_info_size > EVENT_SIZE_MAX:

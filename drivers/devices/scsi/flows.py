@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -27,7 +27,7 @@ from drivers.devices.scsi.tasks import Task
 from drivers.devices.scsi.unit import Io, Unit
 from drivers.errors import PortGone
 from drivers.job_flow import JobFlow
-from drivers.pump import Need, Signal
+from drivers.pump import Need
 from drivers.traffic import RequestFigures, Traffic
 from drivers.vhost import DeviceQueue
 from drivers.workers import Job, Kind
@@ -65,8 +65,8 @@ class RequestFlow(JobFlow):
 
     def pull(self) -> None:
         """Take all that the driver made available so far, as if it had been looked for just now."""
-        ring = self.queue.ring
-        if ring is None or not self.queue.live:
+        ring = self._ring
+        if ring is None or not self.held():
             return
         try:
             for _ in range(ring.num):
@@ -92,7 +92,7 @@ class RequestFlow(JobFlow):
         if isinstance(outcome, Io):
             return self._do(ring, request, unit, outcome)
         given = copy_in(request.data, outcome.data)
-        self._end(ring, request, outcome.sense, given, given + outcome.taken)
+        self._end(ring, request, outcome.sense, given, outcome.taken)
         return given + outcome.taken
 
     def _do(self, ring: Vringh, request: Request, unit: Unit, io: Io) -> int:
@@ -109,7 +109,7 @@ class RequestFlow(JobFlow):
             self._fail(ring, request, io, error, 0)
             return io.size
         if got and got == io.size:
-            self._end(ring, request, None, io.given, got)
+            self._end(ring, request, None, io.given, io.taken)
             return got
         task = Task(request, unit, io, self.held)
         task.job = Job(
@@ -143,7 +143,7 @@ class RequestFlow(JobFlow):
         elif job.differs is not None:
             self._end(ring, request, _miscompare(task.unit, io, job.differs), 0, io.taken)
         else:
-            self._end(ring, request, None, given, given + io.taken)
+            self._end(ring, request, None, given, io.taken)
         self._bound.tasks.ended(task)
 
     def _fail(self, ring: Vringh, request: Request, io: Io, error: OSError, given: int) -> None:
@@ -162,7 +162,9 @@ class RequestFlow(JobFlow):
         self._answer(ring, request, response, Status.GOOD, None, 0, 0)
         return 0
 
-    def _end(self, ring: Vringh, request: Request, sense: Sense | None, given: int, moved: int) -> None:
+    def _end(self, ring: Vringh, request: Request, sense: Sense | None, given: int, taken: int) -> None:
+        # A residual below the size of data-in says that all of data-out was processed, and so it was: nobody needs it.
+        moved = given + (request.out_size if given else taken)
         self.figures.done += 1
         self.figures.bytes += moved
         status = Status.GOOD
@@ -213,10 +215,9 @@ class _Waiting:
 class ControlFlow:
     """The control queue. Nothing of it is done in place: a function may have to wait for the request queues."""
 
-    def __init__(self, queue: DeviceQueue, bound: BoundVhostScsi, requests: Sequence[RequestFlow]) -> None:
+    def __init__(self, queue: DeviceQueue, bound: BoundVhostScsi) -> None:
         self.queue = queue
         self._bound = bound
-        self._requests = requests
         self._ring = queue.ring
         self._ended: deque[_Waiting] = deque()
 
@@ -240,7 +241,7 @@ class ControlFlow:
             self._answer(ring, control, Response.FAILURE)
         elif control.kind == ControlType.TMF:
             # A request may be meant that was made available just before: nobody looked at its queue since.
-            for flow in self._requests:
+            for flow in self._bound.flows.values():
                 flow.pull()
             self._bound.tasks.manage(control.function, control.lun, control.tag, self._later(control))
         else:
@@ -272,7 +273,7 @@ class ControlFlow:
         """Answer functions that are done, behind the answers of the requests that they ended (section 5.6.6.2)."""
         count = len(self._ended)
         if count:
-            for flow in self._requests:
+            for flow in self._bound.flows.values():
                 if flow.held():
                     flow.queue.flush()
         for _ in range(count):
@@ -298,32 +299,28 @@ class ControlFlow:
 class EventFlow:
     """The event queue: what happens is put into the driver's buffers, and what finds none is lost, and said to be."""
 
-    def __init__(self, queue: DeviceQueue, figures: Traffic) -> None:
+    def __init__(self, queue: DeviceQueue, bound: BoundVhostScsi, figures: Traffic) -> None:
         self.queue = queue
+        self._bound = bound
         self._figures = figures
         self._ring = queue.ring
         self._events: deque[tuple[int, Lun, int]] = deque()
-        self._told = Signal()
-        self._missed = False
 
     def post(self, event: EventType, lun: Lun, reason: int) -> None:
         """Tell the driver."""
-        if self._missed:
-            self._figures.drop("no_buffer")
-        else:
-            self._events.append((event, lun, reason))
-            self._told.set()
+        self._events.append((event, lun, reason))
+        self.queue.signal.set()
 
     def move(self) -> tuple[int, Need]:
         ring, moved = self._ring, 0
         if ring is None or self.queue.ring is not ring:
             return 0, Need.QUEUE
-        while self._events or self._missed:
+        while self._events or self._bound.missed:
             chain = ring.getdesc()
             if chain is None:
                 self._figures.drop("no_buffer", len(self._events))
                 self._events.clear()
-                self._missed = True
+                self._bound.missed = True
                 return moved, Need.QUEUE
             self._fill(ring, chain)
             moved += 1
@@ -335,20 +332,21 @@ class EventFlow:
         if readable or not writable:
             raise BadChain(head, "an event buffer has to be writable")
         size = sum(map(len, writable))
-        flag = EVENTS_MISSED if self._missed else 0
+        flag = EVENTS_MISSED if self._bound.missed else 0
         if size < EVENT.size:
             self._figures.drop("short_buffer")
             data = flag.to_bytes(4, "little")
         else:
             event, lun, reason = self._events.popleft() if self._events else (EventType.NO_EVENT, None, 0)
             data = EVENT.pack(event | flag, bytes(8) if lun is None else lun.emit_reported(), reason)
-            self._missed = False
+            self._bound.missed = False
             self._figures.packets += 1
             self._figures.bytes += EVENT.size
         ring.complete(head, copy_in(writable, data))
 
     async def wait(self, need: Need) -> None:
-        await self._told.wait()
+        """For an event, or the end of the ring; what the driver adds meanwhile is looked at when there is something."""
+        await self.queue.signal.wait()
 
     def gone(self, error: PortGone) -> None:
         """There is no port here."""

@@ -236,9 +236,3 @@ class ScsiConfig:
 
     def emit(self) -> bytes:
         return self._FORM.pack(*attrs.astuple(self))
-
-    @classmethod
-    def parse(cls, data: bytes) -> ScsiConfig:
-        """Whatever is there; what can't be is for who uses it to refuse."""
-        names = [field.name for field in attrs.fields(cls)]
-        return cls(**dict(zip(names, cls._FORM.unpack(data), strict=True)))

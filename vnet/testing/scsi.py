@@ -1,0 +1,151 @@
+"""Two hosts, a link and a SCSI host over it, and units on stores that wait and fail when they are told to."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import trio
+
+from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiResult
+from drivers.devices.scsi import cdb as commands
+from drivers.devices.scsi.inquiry import Identity
+from drivers.ports import SectorStore
+from vnet.ends.base import EndsType
+from vnet.ends.scsi import InitiatorEnd, InitiatorSpec, LunSpec, ScsiSpec, TargetsSpec, open_scsi
+from vnet.ends.store import StoreSpec
+from vnet.spec import MIB, LinkSpec
+from vnet.testing.blk import StubbornStore
+from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
+from vnet.topology import Topology
+from vnet.world import open_world
+
+__all__ = ["DISK", "ScsiOptions", "ScsiPair", "new_unit", "open_scsi_pair"]
+
+DEVICE = "scsi0"
+DISK = Lun(0, 0)
+"""The unit that is there at first."""
+
+
+@attrs.frozen
+class ScsiOptions:
+    """What differs from the usual pair."""
+
+    features_off: tuple[str, ...] = ()
+    queue_size: int = 64
+    queues: int = 1
+    transport: str | None = None
+    """As of `vnet.testing.pair.carried`."""
+    link: LinkSpec = IDEAL
+    size: int = 8
+    """MiB."""
+    buffers: int = 8
+    """MiB."""
+    read_only: bool = False
+    block_size: int = 512
+    workers: int = 4
+    luns: tuple[Lun, ...] = (DISK,)
+
+    def topology(self) -> Topology:
+        units = tuple(
+            LunSpec(
+                size=self.size,
+                read_only=self.read_only,
+                block_size=self.block_size,
+                target=place.target,
+                lun=place.lun,
+            )
+            for place in self.luns
+        )
+        spec = ScsiSpec(
+            type="scsi",
+            queue_size=self.queue_size,
+            features_off=self.features_off,
+            queues=self.queues,
+            driver=InitiatorSpec(buffers=self.buffers),
+            device=TargetsSpec(units, self.workers),
+        )
+        return carried({DEVICE: spec}, self.transport, self.link)
+
+
+class ScsiPair(Pair):
+    """The pair, the initiator at its one end and the units at the other."""
+
+    @property
+    def initiator(self) -> Initiator:
+        end = self.device.driver_end
+        assert isinstance(end, InitiatorEnd)
+        return end.initiator
+
+    @property
+    def scsi(self) -> ScsiPlug:
+        """The device's end."""
+        plug = self.device.device_end.settings
+        assert isinstance(plug, ScsiPlug)
+        return plug
+
+    @property
+    def domain(self) -> ScsiDomain:
+        return self.scsi.domain
+
+    def unit(self, lun: Lun = DISK) -> LogicalUnit:
+        unit = self.domain.disk(lun)
+        assert unit is not None
+        return unit
+
+    @property
+    def store(self) -> StubbornStore:
+        """Of the first unit."""
+        store = self.unit().store
+        assert isinstance(store, StubbornStore)
+        return store
+
+    async def read(self, lba: int, count: int, *, lun: Lun = DISK, fua: bool = False) -> ScsiResult:
+        size = count * self.unit(lun).block_size
+        return await self.initiator.execute(commands.read(lba, count, fua=fua), lun=lun, data_in=size)
+
+    async def write(self, lba: int, data: bytes, *, lun: Lun = DISK, fua: bool = False) -> ScsiResult:
+        count = len(data) // self.unit(lun).block_size
+        return await self.initiator.execute(commands.write(lba, count, fua=fua), lun=lun, data_out=data)
+
+    async def transfer(self, size: int = MEGABYTE, device: str = DEVICE) -> None:
+        """``size`` bytes, random where the disk can be written to, there and back, compared by hash."""
+        unit = self.unit()
+        data = random.Random(size).randbytes(size)
+        step = min(256 << 10, self.initiator.transfer_max)
+        found = bytearray()
+        with trio.fail_after(60):
+            if unit.store.info.read_only:
+                data = bytes(self.store.data[:size])
+            for at in range(0, size, step):
+                if not unit.store.info.read_only:
+                    written = await self.write(at // unit.block_size, data[at : at + step])
+                    assert written.good, written
+                read = await self.read(at // unit.block_size, len(data[at : at + step]) // unit.block_size)
+                assert read.good, read
+                found += read.data
+        assert hashlib.sha256(found).digest() == hashlib.sha256(data).digest(), "what was read is not what was written"
+
+
+def new_unit(size: int = MEGABYTE, serial: str = "new", events: int = 0) -> LogicalUnit:
+    """One to plug in, of ``size`` bytes."""
+    return LogicalUnit(StubbornStore(size), Identity(serial), events=events)
+
+
+@asynccontextmanager
+async def open_scsi_pair(options: ScsiOptions = ScsiOptions()) -> AsyncIterator[ScsiPair]:
+    """A pair that is up, each unit on a `StubbornStore`, and taken down at the end."""
+
+    @asynccontextmanager
+    async def opener(spec: StoreSpec) -> AsyncIterator[SectorStore]:
+        assert spec.size is not None
+        yield StubbornStore(spec.size * MIB, read_only=spec.read_only, block_size=spec.block_size)
+
+    ends = {"scsi": EndsType(ScsiSpec, partial(open_scsi, opener=opener))}
+    async with open_world(options.topology(), "test", ends) as world:
+        await world.wait_up()
+        yield ScsiPair(world)
