@@ -11,6 +11,7 @@ import trio
 from drivers.errors import PortGone
 from drivers.pump import BATCH_BUCKETS, RECHECK, Need, Signal, pump
 from rings.errors import MemoryFault, RemoteRingError
+from rings.formats import ring_format
 from rings.queue import QueueStatistics, Vringh
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class DeviceQueue:
         self.num = self.max_num
         self.desc = self.driver = self.used = 0
         self.vector = NO_VECTOR
-        self.base = 0
+        self.base: int | None = None
         """Where the ring starts: set by a transport that can go on with one that was in use."""
         self.around: Callable[[Vringh], Vringh] | None = None
         """What such a transport puts around it. Raises BadRing."""
@@ -58,8 +59,8 @@ class DeviceQueue:
         self.enabled = False
 
     def resize(self, num: int) -> None:
-        """The driver chose a size; one that can't be changes nothing (section 2.7)."""
-        if 1 <= num <= self.max_num and not num & num - 1:
+        """The driver chose a size; one that can't be changes nothing (sections 2.7 and 2.8)."""
+        if ring_format(self.device.features).has_num(num, self.max_num):
             self.num = num
 
     def close(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from drivers.hw import Epc
-from drivers.vhost import RING_FEATURES, VhostDevice, VhostOps
+from drivers.vhost import VhostDevice, VhostOps
+from rings.formats import RING_FEATURES
 from rings.ids import DeviceId
 from rings.memory import Memory
 

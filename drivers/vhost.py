@@ -18,16 +18,14 @@ from drivers.pump import Signal
 from rings import status as st
 from rings.errors import MemoryFault, RemoteRingError
 from rings.features import EMPTY_TABLE, FeatureTable, RingFeature, mask
+from rings.formats import ring_format
 from rings.layout import RingAddrs
 from rings.memory import Addr, Memory
-from rings.metered import MeteredVringh
 from rings.queue import Meter, Vringh
-from rings.split.vringh import SplitVringh
 from rings.status import Status
 
 __all__ = [
     "NO_VECTOR",
-    "RING_FEATURES",
     "DeviceQueue",
     "Joinable",
     "VhostBack",
@@ -38,8 +36,6 @@ __all__ = [
     "VhostOps",
 ]
 
-RING_FEATURES = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
-"""What the rings of a `VhostDevice` can do."""
 FAILURES_KEPT = 8
 
 
@@ -133,6 +129,8 @@ class VhostDevice:
         """Who counts what it moves through the driver's memory: set by a transport whose link takes time."""
         self.lossy = False
         """Whether kicks can get lost on the way: set by the transport."""
+        self.packed = False
+        """Whether its queues may be packed ones too, where the transport can carry them."""
         self.device_features = 0
         self.failures: deque[str] = deque(maxlen=FAILURES_KEPT)
         self.resets = 0
@@ -167,7 +165,9 @@ class VhostDevice:
         What the transport can't carry, or what lacks a prerequisite, is not offered.
         """
         self.table = table
-        device_type = features & ~sum(1 << bit for bit in RingFeature)
+        device_type = features & ~mask(RingFeature)
+        if self.packed:
+            features |= mask((RingFeature.RING_PACKED,))
         self.device_features = table.prune(device_type | features & self.ops.features)
         for queue in self.queues:
             queue.close()
@@ -287,19 +287,12 @@ class VhostDevice:
         queue = self.queues[index]
         if queue.enabled or not self.status & Status.FEATURES_OK:
             return queue.enabled
-        indirect = bool(self.features >> RingFeature.INDIRECT_DESC & 1)
         ring: Vringh | None = None
+        addrs = RingAddrs(Addr(queue.desc), Addr(queue.driver), Addr(queue.used))
         try:
-            ring = SplitVringh(
-                self.ops.memory(),
-                queue.num,
-                RingAddrs(Addr(queue.desc), Addr(queue.driver), Addr(queue.used)),
-                event_idx=bool(self.features >> RingFeature.EVENT_IDX & 1),
-                indirect=indirect,
-                base=queue.base,
+            ring = ring_format(self.features).vringh(
+                self.ops.memory(), queue.num, addrs, self.features, base=queue.base, meter=self.meter
             )
-            if self.meter is not None:
-                ring = MeteredVringh(ring, self.meter, indirect=indirect)
             if queue.around is not None:
                 ring = queue.around(ring)
         except (RemoteRingError, MemoryFault) as exc:

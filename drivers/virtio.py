@@ -19,7 +19,7 @@ from drivers.hw import DmaMemory
 from drivers.model import Binding, BindState, Bus, BusDriver
 from drivers.pump import BATCH_BUCKETS, RECHECK, Signal
 from rings.errors import MemoryFault, RemoteRingError
-from rings.features import FeatureTable, RingFeature
+from rings.features import FeatureTable, RingFeature, mask
 from rings.queue import QueueStatistics, Virtqueue
 from rings.status import Status
 
@@ -268,8 +268,10 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
         await _advance(device, Status.ACKNOWLEDGE)
         await _advance(device, Status.DRIVER)
         offered = await ops.get_features()
-        device_type = driver.table.known() & ~sum(1 << bit for bit in RingFeature)
-        wanted = driver.table.prune(offered & driver.features(device) & (device_type | ops.features))
+        device_type = driver.table.known() & ~mask(RingFeature)
+        # Of the format of its queues a driver needs not know: what is offered is taken (section 6.1).
+        understood = driver.features(device) | mask((RingFeature.RING_PACKED,))
+        wanted = driver.table.prune(offered & understood & (device_type | ops.features))
         if not wanted >> RingFeature.VERSION_1 & 1:
             raise FeatureMismatch(
                 f"{device.name}: the device does not offer VERSION_1, and no legacy driver exists here"

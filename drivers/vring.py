@@ -9,16 +9,14 @@ import attrs
 
 from drivers.errors import ProbeError
 from drivers.hw import DmaBuffer, DmaMemory
-from rings.features import RingFeature, mask
-from rings.layout import DESC_SIZE, MAX_NUM, SPLIT_ALIGN, RingAddrs, contiguous_split, split_sizes
+from rings.features import RingFeature
+from rings.formats import RingFormat, ring_format
+from rings.layout import DESC_SIZE, RingAddrs
 from rings.memory import Addr
 from rings.queue import Virtqueue
-from rings.split.virtqueue import SplitVirtqueue
 
-__all__ = ["RING_FEATURES", "Vring", "VringMemory"]
+__all__ = ["Vring", "VringMemory"]
 
-RING_FEATURES = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
-"""What a ring made here can do."""
 CACHE_LINE = 64
 
 
@@ -54,20 +52,21 @@ class VringMemory:
         multiple of that (section 2.7.2); ``place`` says of a size where the ring lies, in zeroed memory that is not
         allocated here. Raises ProbeError for a size that no ring can have.
         """
-        if not 1 <= most <= MAX_NUM or most & (most - 1):
+        form = ring_format(features)
+        if not form.has_num(most):
             raise ProbeError(f"{name}: the device reports a queue size of {most}")
-        num = 1 << (min(most, wanted or most).bit_length() - 1)
+        num = min(most, wanted or most)
+        if not form.any_num:
+            num = 1 << (num.bit_length() - 1)
         if place is not None:
             addrs = place(num)
         else:
-            addrs = self._areas(num) if align is None else self._one_piece(num, align)
+            addrs = self._areas(form, num) if align is None else self._one_piece(form, num, align)
         tables = None
         if features >> RingFeature.INDIRECT_DESC & 1 and segments > 1:
             tables = self._alloc(num * min(segments, num) * DESC_SIZE, DESC_SIZE)
         event_idx = bool(features >> RingFeature.EVENT_IDX & 1)
-        ring: SplitVirtqueue[Any] = SplitVirtqueue(
-            self._dma, num, addrs, event_idx=event_idx, indirect=tables, indirect_max=segments
-        )
+        ring = form.driver(self._dma, num, addrs, event_idx=event_idx, indirect=tables, indirect_max=segments)
         return Vring(ring, num, addrs)
 
     def free(self) -> None:
@@ -75,12 +74,12 @@ class VringMemory:
         while self._buffers:
             self._dma.free(self._buffers.pop())
 
-    def _areas(self, num: int) -> RingAddrs:
-        return RingAddrs(*(self._alloc(size, at) for size, at in zip(split_sizes(num), SPLIT_ALIGN, strict=True)))
+    def _areas(self, form: RingFormat, num: int) -> RingAddrs:
+        return RingAddrs(*(self._alloc(size, at) for size, at in zip(form.sizes(num), form.align, strict=True)))
 
-    def _one_piece(self, num: int, align: int) -> RingAddrs:
-        _, size = contiguous_split(num, Addr(0), align)
-        return contiguous_split(num, self._alloc(size, align), align)[0]
+    def _one_piece(self, form: RingFormat, num: int, align: int) -> RingAddrs:
+        _, size = form.contiguous(num, Addr(0), align)
+        return form.contiguous(num, self._alloc(size, align), align)[0]
 
     def _alloc(self, size: int, align: int) -> Addr:
         buffer = self._dma.alloc(size, max(align, CACHE_LINE))

@@ -25,10 +25,11 @@ from drivers.model import MatchId, present
 from drivers.pump import Need, pump
 from drivers.registry import DeviceType
 from drivers.traffic import Traffic
-from drivers.vhost import RING_FEATURES, DeviceQueue, VhostDevice
+from drivers.vhost import DeviceQueue, VhostDevice
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
 from rings.chain import copy_in, total
 from rings.features import EMPTY_TABLE
+from rings.formats import RING_FEATURES
 from rings.ids import DeviceId
 from vnet.built_in import built_in
 from vnet.ends.base import EndsType, OpenContext, PlainEnd

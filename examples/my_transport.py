@@ -24,7 +24,8 @@ from drivers.platform import VirtioPlatformDriver
 from drivers.registry import Transport
 from drivers.vhost import DeviceQueue, VhostDevice, VhostOps
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
-from drivers.vring import RING_FEATURES, VringMemory
+from drivers.vring import VringMemory
+from rings.formats import RING_FEATURES
 from rings.memory import Memory
 from vnet.demo import default_topology
 from vnet.extension import add_transport

@@ -83,11 +83,13 @@ def packed_sizes(num: int) -> tuple[int, int, int]:
 
 
 def contiguous_packed(num: int, start: Addr, align: int) -> tuple[RingAddrs, int]:
-    """A packed ring in one piece from ``start`` on, each side's suppression area at the next multiple of ``align``."""
+    """A packed ring in one piece from ``start`` on, the device's area at the next multiple of ``align``.
+
+    It never takes more room than a split ring of the same size.
+    """
     desc, driver, device = packed_sizes(num)
-    first = -(-desc // align) * align
-    second = -(-(first + driver) // align) * align
-    return RingAddrs(start, Addr(start + first), Addr(start + second)), second + device
+    rest = -(-(desc + driver) // align) * align
+    return RingAddrs(start, Addr(start + desc), Addr(start + rest)), rest + device
 
 
 def check_packed(num: int, addrs: RingAddrs) -> None:

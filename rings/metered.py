@@ -41,7 +41,7 @@ class MeteredVringh:
     ``indirect`` tables were negotiated.
     """
 
-    def __init__(self, ring: Vringh, meter: Meter, costs: RingCosts = SPLIT_COSTS, *, indirect: bool) -> None:
+    def __init__(self, ring: Vringh, meter: Meter, costs: RingCosts, *, indirect: bool) -> None:
         self._ring = ring
         self._meter = meter
         self._costs = costs

@@ -163,6 +163,8 @@ class DeviceSpec:
         default=256, validator=must(lambda v: 2 <= v <= 32768 and not v & (v - 1), "a power of two from 2 to 32768")
     )
     features_off: tuple[str, ...] = ()
+    ring: Literal["split", "packed"] = "split"
+    """The format of its queues, in shared memory."""
     mode: Literal["direct", "mediated"] = "direct"
     """Whether the device is the port itself, or has another driver behind it, on the endpoint."""
     poll: bool = False

@@ -297,6 +297,7 @@ def _register_drivers(world: World, host: Host) -> None:
 async def _start(world: World) -> None:
     """Devices first: each has its features before the other side may see it; then the links come up."""
     for device in world.devices.values():
+        device.vhost.packed = device.spec.ring == "packed"
         device.endpoint.vhost.register_device(device.vhost)
     for device in world.devices.values():
         with trio.move_on_after(UP_TIMEOUT) as scope:

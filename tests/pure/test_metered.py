@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rings.errors import BadRing
-from rings.metered import SPLIT_COSTS, MeteredVringh
+from rings.features import RingFeature, mask
+from rings.formats import FORMATS
+from rings.queue import Virtqueue
 from rings.split.virtqueue import SplitVirtqueue
-from rings.split.vringh import SplitVringh
 from rings.testing import Guarded
 
 NUM = 8
@@ -33,16 +34,16 @@ class Tape:
 class Queue:
     """Both sides of a queue over one memory, the device's metered."""
 
-    def __init__(self, *, indirect: bool) -> None:
+    def __init__(self, *, indirect: bool, form: str = "split") -> None:
         self.memory = Guarded()
-        addrs = self.memory.grant_ring(NUM)
+        addrs = self.memory.grant_ring(NUM, packed=form == "packed")
         tables = self.memory.grant(NUM * 4 * 16) if indirect else None
-        self.driver: SplitVirtqueue[str] = SplitVirtqueue(
+        self.driver: Virtqueue[str] = FORMATS[form].driver(
             self.memory, NUM, addrs, event_idx=True, indirect=tables, indirect_max=4
         )
         self.tape = Tape()
-        ring = SplitVringh(self.memory, NUM, addrs, event_idx=True, indirect=indirect)
-        self.device = MeteredVringh(ring, self.tape, SPLIT_COSTS, indirect=indirect)
+        features = mask((RingFeature.EVENT_IDX, *([RingFeature.INDIRECT_DESC] if indirect else [])))
+        self.device = FORMATS[form].vringh(self.memory, NUM, addrs, features, meter=self.tape)
         self.buffer = self.memory.grant(4096)
 
     def add(self, readable: list[int], writable: list[int]) -> None:
@@ -85,6 +86,22 @@ def test_several_descriptors_lie_in_a_table_where_tables_were_agreed_on(
     assert queue.tape.take() == [ENTRY, *fetched, *[("read", 10)] * buffers, ELEM]
 
 
+def test_a_packed_ring_is_billed_by_its_own_fields() -> None:
+    """A chain's descriptors lie in the ring itself, one more tells its end, and nothing else says that it is there."""
+    queue = Queue(indirect=False, form="packed")
+    assert queue.device.getdesc() is None
+    assert queue.tape.take() == [DESC]
+    queue.add([100, 1000], [200])
+    (chain,) = queue.device.getdescs(4)
+    queue.device.complete(chain[0], 50)
+    assert queue.tape.take() == [("read", 48), ("read", 100), ("read", 1000), ("write", 50), ("write", 16)]
+    assert queue.device.publish()
+    assert queue.tape.take() == [("read", 4)]
+    assert not queue.device.notify_enable()
+    assert queue.tape.take() == [("write", 4), DESC]
+    assert queue.driver.get() == ("token", 50)
+
+
 def test_what_is_abandoned_costs_nothing_until_it_is_taken_again() -> None:
     queue = Queue(indirect=False)
     queue.add([10], [])
@@ -125,6 +142,7 @@ def test_everything_else_is_the_ring_inside() -> None:
 
 def test_a_ring_that_lies_is_not_billed() -> None:
     queue = Queue(indirect=False)
+    assert isinstance(queue.driver, SplitVirtqueue)
     queue.driver._avail[1] = 100
     with pytest.raises(BadRing):
         queue.device.getdesc()

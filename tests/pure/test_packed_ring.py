@@ -7,7 +7,17 @@ from packed_rig import PackedRig, position
 from ring_rig import EVENT_IDX, collect, fill, flat, seg, serve
 
 from rings.errors import BadRing, LocalRingError, QueueFull
-from rings.layout import AVAIL, INDIRECT, NEXT, USED, WRITE, RingAddrs, contiguous_packed, packed_sizes
+from rings.layout import (
+    AVAIL,
+    INDIRECT,
+    NEXT,
+    USED,
+    WRITE,
+    RingAddrs,
+    contiguous_packed,
+    contiguous_split,
+    packed_sizes,
+)
 from rings.memory import Addr
 from rings.packed.vringh import PackedVringh
 from rings.testing import Access, Act, PackedDesc, Watched
@@ -270,5 +280,7 @@ def test_a_ring_that_can_not_be_is_refused(rig: PackedRig, num: int, desc: int, 
 
 def test_a_ring_in_one_piece() -> None:
     addrs, size = contiguous_packed(3, Addr(0x1000), 64)
-    assert (addrs, size) == (RingAddrs(Addr(0x1000), Addr(0x1040), Addr(0x1080)), 132)
+    assert (addrs, size) == (RingAddrs(Addr(0x1000), Addr(0x1030), Addr(0x1040)), 68)
     assert packed_sizes(3) == (48, 4, 4)
+    for num in range(1, 300):
+        assert contiguous_packed(num, Addr(0), 64)[1] <= contiguous_split(num, Addr(0), 64)[1]

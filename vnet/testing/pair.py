@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import trio
@@ -99,7 +99,8 @@ def carried(
     ntbs: dict[str, NtbSpec] = {}
     on = TRANSPORTS[transport].on
     places: dict[str, DeviceSpec] = {}
-    for i, (name, spec) in enumerate(devices.items()):
+    for i, (name, given) in enumerate(devices.items()):
+        spec = attrs.evolve(given, ring=_ring.get())
         if on == "link":
             places[name] = attrs.evolve(spec, transport=transport, link=LINK, function=i)
         elif on == "host":
@@ -115,16 +116,18 @@ def carried(
 
 DEFAULTS = Options()
 _default: ContextVar[str] = ContextVar("transport", default="pci")
+_ring: ContextVar[Literal["split", "packed"]] = ContextVar("ring", default="split")
 
 
 @contextmanager
-def over(transport: str) -> Iterator[None]:
-    """Pairs whose options name no transport have this one."""
-    token = _default.set(transport)
+def over(transport: str, ring: Literal["split", "packed"] = "split") -> Iterator[None]:
+    """Pairs whose options name no transport have this one, and queues of this format."""
+    token, other = _default.set(transport), _ring.set(ring)
     try:
         yield
     finally:
         _default.reset(token)
+        _ring.reset(other)
 
 
 @attrs.frozen

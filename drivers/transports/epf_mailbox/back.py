@@ -42,7 +42,8 @@ from drivers.transports.epf_mailbox.registers import (
 )
 from drivers.vhost import NO_VECTOR, DeviceQueue
 from rings.features import word
-from rings.layout import RingAddrs, contiguous_split
+from rings.formats import ring_format
+from rings.layout import RingAddrs
 from rings.memory import Addr
 from rings.status import Status
 
@@ -304,7 +305,8 @@ class MailboxEpf(EndpointFunction):
             addrs = RingAddrs(*(Addr(self._get(field.at(index))) for field in fields))
         else:
             num = queue.max_num
-            addrs, _ = contiguous_split(num, Addr(self._get(QueueReg.ADDR.at(index))), VRING_ALIGN)
+            start = Addr(self._get(QueueReg.ADDR.at(index)))
+            addrs, _ = ring_format(self.device.features).contiguous(num, start, VRING_ALIGN)
         queue.resize(num)
         if queue.num != num:
             return False

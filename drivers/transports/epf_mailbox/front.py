@@ -40,7 +40,8 @@ from drivers.transports.epf_mailbox.registers import (
     pieces,
 )
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
-from drivers.vring import RING_FEATURES, Vring
+from drivers.vring import Vring
+from rings.formats import RING_FEATURES
 
 __all__ = ["EPF_MAILBOX", "VirtioMailbox"]
 

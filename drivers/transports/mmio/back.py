@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from drivers.hw import PlatformSlot
 from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
-from drivers.vhost import RING_FEATURES, DeviceQueue, VhostDevice, VhostOps
+from drivers.vhost import DeviceQueue, VhostDevice, VhostOps
 from rings.features import word
+from rings.formats import RING_FEATURES
 from rings.memory import Memory
 from rings.status import Status
 

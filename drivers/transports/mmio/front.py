@@ -12,7 +12,8 @@ from drivers.model import MatchId
 from drivers.platform import VirtioPlatformDriver
 from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
-from drivers.vring import RING_FEATURES, VringMemory
+from drivers.vring import VringMemory
+from rings.formats import RING_FEATURES
 
 __all__ = ["VIRTIO_MMIO", "VirtioMmio", "probe"]
 

@@ -28,9 +28,10 @@ from drivers.transports.ntb.registers import (
     parse_command,
     spad_names,
 )
-from drivers.vhost import RING_FEATURES, DeviceQueue, VhostDevice
+from drivers.vhost import DeviceQueue, VhostDevice
 from drivers.virtio import VirtioBus
 from rings.errors import MemoryFault
+from rings.formats import RING_FEATURES, ring_format
 from rings.ids import ANY_ID
 from rings.memory import Addr, Memory
 from rings.status import Status
@@ -301,7 +302,7 @@ class NtbVhost(NtbEnd):
             queue.resize(num)
             if queue.num != num:
                 return False
-            addrs = area.addrs(answer.mw_addr, index, num)
+            addrs = area.addrs(answer.mw_addr, index, num, ring_format(device.features))
             queue.desc, queue.driver, queue.used = addrs.desc, addrs.driver, addrs.device
             if not device.enable_queue(index):
                 return False

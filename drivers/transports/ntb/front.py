@@ -32,8 +32,9 @@ from drivers.transports.ntb.registers import (
 )
 from drivers.transports.ntb.window import WindowDma
 from drivers.virtio import CONFIG_TRIES, NOBODY, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
-from drivers.vring import RING_FEATURES, VringMemory
+from drivers.vring import VringMemory
 from rings.features import word
+from rings.formats import RING_FEATURES, RingFormat, ring_format
 from rings.ids import ANY_ID
 from rings.layout import RingAddrs
 from rings.status import Status
@@ -317,7 +318,7 @@ class NtbVirtio(NtbEnd):
             raise ProbeError(f"{self.ntb.name}: {len(nums)} queues, {len(specs)} needed")
         self._queues = []
         for index, spec in enumerate(specs):
-            name, place = f"{self.ntb.name}, queue {index}", partial(self._place, index)
+            name, place = f"{self.ntb.name}, queue {index}", partial(self._place, index, ring_format(device.features))
             vring = self._rings.make(device.features, nums[index], spec.num, spec.segments, name, place=place)
             self._queues.append(DriverQueue(index, spec, vring.ring, partial(self.ntb.peer_db_set, 1 << index)))
         used = [queue.ring.num for queue in self._queues]
@@ -326,10 +327,10 @@ class NtbVirtio(NtbEnd):
         await self._command(Command.ENABLE_QUEUES)
         return self._queues
 
-    def _place(self, index: int, num: int) -> RingAddrs:
+    def _place(self, index: int, form: RingFormat, num: int) -> RingAddrs:
         """The queue's place at the start of the window, and nothing in it."""
         self.dma.clear(self.dma.base + index * self._area.pitch, self._area.pitch)
-        return self._area.addrs(self.dma.base, index, num)
+        return self._area.addrs(self.dma.base, index, num, form)
 
     def del_vqs(self) -> None:
         for queue in self._queues:

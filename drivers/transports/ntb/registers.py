@@ -12,6 +12,7 @@ from enum import IntEnum
 
 import attrs
 
+from rings.formats import FORMATS, RingFormat
 from rings.layout import MAX_NUM, RingAddrs, contiguous_split
 from rings.memory import Addr
 
@@ -183,7 +184,10 @@ class RingArea:
 
     @property
     def pitch(self) -> int:
-        """Bytes from one ring to the next; both sides work it out from what was published."""
+        """Bytes from one ring to the next; both sides work it out from what was published.
+
+        Rings of either format fit, so that it stands before one is agreed on.
+        """
         size = max((contiguous_split(num, Addr(0), self.align)[1] for num in self.nums), default=0)
         return -(-size // self.align) * self.align
 
@@ -192,9 +196,9 @@ class RingArea:
         """Where buffers may start."""
         return max(BUFFER_OFFSET, -(-len(self.nums) * self.pitch // PAGE) * PAGE)
 
-    def addrs(self, window: Addr, queue: int, num: int) -> RingAddrs:
+    def addrs(self, window: Addr, queue: int, num: int, form: RingFormat = FORMATS["split"]) -> RingAddrs:
         """Where the ring of ``num`` descriptors of a queue lies, in a window that starts at ``window``."""
-        return contiguous_split(num, Addr(window + queue * self.pitch), self.align)[0]
+        return form.contiguous(num, Addr(window + queue * self.pitch), self.align)[0]
 
 
 @attrs.frozen

@@ -23,7 +23,7 @@ from drivers.transports.pci.registers import (
     Structure,
 )
 from drivers.virtio import NOBODY, DriverQueue, QueueSpec, VirtioDevice
-from drivers.vring import RING_FEATURES
+from rings.formats import RING_FEATURES
 from rings.ids import DeviceId
 
 __all__ = ["VIRTIO_PCI", "VirtioPci", "find_structures"]
