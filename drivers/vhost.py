@@ -166,8 +166,8 @@ class VhostDevice:
         """
         self.table = table
         device_type = features & ~mask(RingFeature)
-        if self.packed:
-            features |= mask((RingFeature.RING_PACKED,))
+        packed = mask((RingFeature.RING_PACKED,))
+        features = features | packed if self.packed else features & ~packed
         self.device_features = table.prune(device_type | features & self.ops.features)
         for queue in self.queues:
             queue.close()

@@ -289,9 +289,9 @@ UNKNOWN = {
     "undefined": mask({57, 63, 100, 127}),
     "reserved": mask(range(44, 50)),
     "legacy": mask({24, 27, 30}),
-    "of another transport or format": mask({34, 35, 36, 37, 38, 39, 40, 41, 43}),
+    "of another transport": mask({35, 36, 37, 38, 39, 40, 41, 43}),
     "of another device type or later": mask({2, 4, 6, 17, 18, 23, 42, 51, 62, 66}),
-    "all at once": ((1 << 128) - 1) & ~SUPPORTED,
+    "all at once": ((1 << 128) - 1) & ~SUPPORTED & ~mask({RingFeature.RING_PACKED}),
 }
 
 
