@@ -9,6 +9,7 @@ __all__ = [
     "NeedsReset",
     "NoBuffer",
     "NotBound",
+    "NothingOffered",
     "PortGone",
     "ProbeDeferred",
     "ProbeError",
@@ -28,6 +29,10 @@ class ProbeError(DriverError):
 
 class ProbeDeferred(DriverError):
     """Something this driver needs is not there yet; the bus tries again when it changes."""
+
+
+class NothingOffered(ProbeDeferred):
+    """The device is there, and has no driver at its own end that would make something of it."""
 
 
 class FeatureMismatch(ProbeError):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import attrs
 import trio
 
-from drivers.errors import DriverError, FeatureMismatch, ProbeError, TransportLost
+from drivers.errors import DriverError, FeatureMismatch, NothingOffered, ProbeError, TransportLost
 from drivers.hw import DmaMemory
 from drivers.model import Binding, BindState, Bus, BusDriver
 from drivers.pump import BATCH_BUCKETS, RECHECK, Signal
@@ -257,7 +257,8 @@ def _sum(*parts: QueueStatistics | None) -> QueueStatistics:
 async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
     """Steps 1 to 8 of VIRTIO 1.4 section 3.1.1, the one place where they are.
 
-    Raises FeatureMismatch or ProbeError with FAILED set, ProbeDeferred with the device reset, or TransportLost.
+    Raises FeatureMismatch or ProbeError with FAILED set, ProbeDeferred (NothingOffered) with the device reset, or
+    TransportLost.
     Whatever it raises, the device was reset before any memory was freed that it knew of (section 3.3.1).
     """
     ops = device.ops
@@ -268,6 +269,8 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
         await _advance(device, Status.ACKNOWLEDGE)
         await _advance(device, Status.DRIVER)
         offered = await ops.get_features()
+        if not offered:
+            raise NothingOffered(f"{device.name}: nothing is offered: there is no driver at the device's own end")
         device_type = driver.table.known() & ~mask(RingFeature)
         # Of the format of its queues a driver needs not know: what is offered is taken (section 6.1).
         understood = driver.features(device) | mask((RingFeature.RING_PACKED,))
@@ -334,16 +337,20 @@ class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
             await device.ops.wait_online()
             try:
                 bound = await bring_up(device, driver)
+            except NothingOffered as exc:
+                # No interrupt is set up that could tell when this changes: it is looked at again.
+                binding.error = str(exc)
             except TransportLost as exc:
                 device.failures.append(str(exc))
+                device.restarts += 1
             else:
-                binding.state = BindState.BOUND
+                binding.state, binding.error = BindState.BOUND, ""
                 began = trio.current_time()
                 reason = await _live(device, bound)
                 device.failures.append(reason)
+                device.restarts += 1
                 if trio.current_time() - began > longest:
                     pause = shortest
-            device.restarts += 1
             binding.state = BindState.PROBING
             if device.ops.online:
                 await trio.sleep(pause)

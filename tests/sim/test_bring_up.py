@@ -165,7 +165,7 @@ async def test_rings_are_aligned_and_their_used_flags_start_at_zero() -> None:
 @pytest.mark.parametrize(
     ("field", "lie", "why"),
     [
-        (Common.DEVICE_FEATURE, lambda _: 0, "does not offer VERSION_1"),
+        (Common.DEVICE_FEATURE, lambda value: value & ~1, "does not offer VERSION_1"),
         (Common.DEVICE_STATUS, lambda v: v & ~Status.FEATURES_OK, "refused"),
         (Common.NUM_QUEUES, lambda _: 1, "1 queues, 2 needed"),
         (Common.QUEUE_SIZE, lambda _: 0, "queue size of 0"),

@@ -278,7 +278,7 @@ async def _toggle(
 
 
 def drivers_of(pair: Pair) -> tuple[VirtioDriver, VhostDriver]:
-    virtio, vhost = pair.rc.virtio.match(pair.virtio), pair.ep.vhost.match(pair.vhost)
+    virtio, vhost = pair.rc.virtio.match(pair.virtio), pair.device.endpoint.vhost.match(pair.vhost)
     assert virtio is not None
     assert vhost is not None
     return virtio, vhost
@@ -295,20 +295,26 @@ async def test_a_virtio_driver_that_comes_after_its_device_binds_it() -> None:
         await pair.world.wait_up()
 
 
-async def test_a_vhost_driver_that_leaves_makes_the_other_side_give_up_and_may_come_back() -> None:
+@pytest.mark.every_transport
+async def test_a_vhost_driver_that_leaves_makes_the_other_side_wait_until_it_comes_back(transport: str) -> None:
     async with open_pair() as pair, unharmed(pair):
         _, driver = drivers_of(pair)
-        await pair.ep.vhost.unregister_driver(driver)
-        await trio.sleep(0.1)
-        binding = pair.rc.virtio.binding(pair.virtio)
-        assert binding.state is BindState.FAILED
-        assert "VERSION_1" in binding.error
-        assert pair.vhost.device_features == 0
-        assert not pair.driver_port.live
-        assert not pair.device_port.live
-        pair.ep.vhost.register_driver(driver)
-        await pair.vhost.ready.wait()
-        await pair.reset()
+        virtio, bus = pair.virtio, pair.device.endpoint.vhost
+        await bus.unregister_driver(driver)
+        for pause in (0.1, 10):
+            await trio.sleep(pause)
+            assert pair.vhost.device_features == 0
+            assert not pair.driver_port.live
+            assert not pair.device_port.live
+            assert pair.rc.memory.statistics().buffers <= 1, "nothing but the window of an NTB"
+            assert pair.vhost.status == 0
+            if transport != "ntb":  # which shows no device at all
+                binding = pair.rc.virtio.binding(virtio)
+                assert binding.state is BindState.PROBING
+                assert "nothing is offered" in binding.error
+                assert virtio.restarts == 1
+        bus.register_driver(driver)
+        await pair.world.wait_up()
 
 
 async def test_a_driver_that_has_no_port_yet_is_deferred_on_either_bus() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
 
+from drivers.model import Bus
 from rings.errors import MemoryFault
 from rings.memory import Addr
 from vnet.errors import LinkDown
@@ -140,6 +142,94 @@ async def test_traffic_stalls_and_resumes_and_nothing_is_doubled_torn_or_leaked(
             before = [len(got) for got in load.got]
             await event(pair)
             await until(lambda: all(len(g) > b + 20 for g, b in zip(load.got, before, strict=True)))  # noqa: B023
+
+
+async def vhost_leaves(pair: Pair) -> None:
+    """The driver at the device's own end is removed, and probes the device anew."""
+    bus, device = pair.device.endpoint.vhost, pair.vhost
+    driver = bus.match(device)
+    assert driver is not None
+    await bus.unregister_driver(driver)
+    await until(lambda: not pair.device.up)
+    bus.register_driver(driver)
+    await pair.world.wait_up()
+
+
+async def both_leave(pair: Pair) -> None:
+    """Neither end has a driver for a while."""
+    buses: list[Bus[Any, Any]] = [pair.rc.virtio, pair.device.endpoint.vhost]
+    drivers = [buses[0].match(pair.virtio), buses[1].match(pair.vhost)]
+    for bus, driver in zip(buses, drivers, strict=True):
+        await bus.unregister_driver(driver)
+    await trio.sleep(0.01)
+    for bus, driver in zip(buses, drivers, strict=True):
+        bus.register_driver(driver)
+    await pair.world.wait_up()
+
+
+@pytest.mark.every_transport
+@pytest.mark.parametrize("event", [ask_for_reset, rebind, vhost_leaves, both_leave], ids=lambda event: event.__name__)
+async def test_drivers_are_removed_and_probe_again_under_load(event: Callable[[Pair], Awaitable[None]]) -> None:
+    async with open_pair(SMALL) as pair, unharmed(pair), loaded(pair) as load:
+        for _ in range(3):
+            await trio.sleep(0.02)
+            before = [len(got) for got in load.got]
+            await event(pair)
+            await until(lambda: all(len(g) > b + 20 for g, b in zip(load.got, before, strict=True)))  # noqa: B023
+
+
+@attrs.frozen
+class State:
+    """What both ends have come to."""
+
+    status: tuple[int, int]
+    features: tuple[int, int]
+    nums: tuple[int, ...]
+    live: bool
+    config: bytes
+
+    @classmethod
+    def of(cls, pair: Pair) -> State:
+        virtio, vhost = pair.virtio, pair.vhost
+        return cls(
+            (virtio.status, vhost.status),
+            (virtio.features, vhost.features),
+            tuple(queue.num for queue in vhost.queues),
+            all(q.live for q in virtio.queues) and all(q.live for q in vhost.queues),
+            vhost.config,
+        )
+
+
+@pytest.mark.every_transport
+@pytest.mark.parametrize("seed", range(25))
+async def test_drivers_and_the_link_come_in_any_order_and_the_end_is_the_same(transport: str, seed: int) -> None:
+    """A hundred orders over all transports: each part goes and comes back at times of its own."""
+    dice = random.Random(seed)
+    async with open_pair(SMALL) as pair, unharmed(pair):
+        before = State.of(pair)
+        buses: list[Bus[Any, Any]] = [pair.rc.virtio, pair.device.endpoint.vhost]
+        drivers = [buses[0].match(pair.virtio), buses[1].match(pair.vhost)]
+        parts = ["virtio", "vhost"] if transport == "mmio" else ["virtio", "vhost", "link"]
+        there = dict.fromkeys(parts, True)
+
+        async def toggle(part: str) -> None:
+            there[part] = come = not there[part]
+            if part == "link":
+                (pair.link.bring_up if come else pair.link.bring_down)()
+            elif come:
+                buses[parts.index(part)].register_driver(drivers[parts.index(part)])
+            else:
+                await buses[parts.index(part)].unregister_driver(drivers[parts.index(part)])
+            if dice.random() < 0.5:
+                await trio.sleep(dice.random() / 20)
+
+        for part in dice.choices(parts, k=8):
+            await toggle(part)
+        for part in dice.sample(parts, k=len(parts)):
+            if not there[part]:
+                await toggle(part)
+        await pair.world.wait_up()
+        assert State.of(pair) == before
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -635,6 +635,22 @@ def test_an_outbound_window_covers_what_was_asked_for_in_whole_alignments() -> N
     world.close()
 
 
+def test_an_outbound_window_over_nothing_is_not_kept(world: World) -> None:
+    """Whatever addresses a driver makes up, no window is taken from what can be reached."""
+    world.ready()
+    window = world.epc.window(0)
+    buffer = world.memory.alloc(64)
+    window.view(buffer.addr, 64)
+    mapped = world.epc.describe()["windows"]
+    for addr in (0x1_0000_0000_0000, 0x7777_0000_0000, 1 << 62, (1 << 64) - 64):
+        for access in (window.view, window.segments):
+            with pytest.raises(MemoryFault, match="no memory there"):
+                access(Addr(addr), 64)
+        assert world.epc.describe()["windows"] == mapped
+    window.view(buffer.addr, 64)
+    world.memory.free(buffer)
+
+
 def test_outbound_windows_run_out_and_come_back() -> None:
     world = World(windows=3, window_size=64 << 10)
     world.epc.start()

@@ -99,6 +99,10 @@ class OutboundPool:
         if addr + size > low + room:
             raise ValueError(f"no outbound window of {self.size} bytes covers {size} bytes at {addr:#x}")
         window = self.map(low, room, owner.function)
+        if not window.memory.regions():
+            # Windows are few: none is kept for an address where nothing can be reached.
+            self.unmap(window)
+            raise ValueError("no memory there")
         window.owner = owner
         return window
 
