@@ -27,7 +27,7 @@ class Piece:
     """Where it goes when it is free."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Buffer:
     """Some bytes for one request. ``views`` are this side's, ``segs`` the same bytes as the device finds them."""
 
@@ -75,7 +75,16 @@ class Buffers:
 
     def take(self, size: int) -> Buffer | None:
         """``size`` bytes, at least 1, or None while there are too few free, or once the memory is gone."""
-        home, count = (self._small, 1) if size <= SMALL and self._small else (self._large, -(-size // LARGE))
+        if size <= SMALL and self._small:
+            piece = self._small[-1]
+            try:
+                view = piece.view[:size]
+            except ValueError:
+                return None
+            self._small.pop()
+            self._taken += 1
+            return Buffer(self, size, [(piece.addr, size)], [view], [piece])
+        home, count = self._large, -(-size // LARGE)
         if count > len(home):
             return None
         pieces = home[-count:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from drivers.errors import PortGone
 from drivers.pump import Need, pump
@@ -78,9 +78,9 @@ class JobFlow:
         self.figures.queued += 1
         self._workers.submit(job)
 
-    def finished(self, job: Job) -> None:
-        """A worker is done with it, or nobody begins it any more."""
-        self._ended.append(job)
+    def finished(self, jobs: Sequence[Job]) -> None:
+        """Workers are done with them, or nobody begins them any more."""
+        self._ended.extend(jobs)
         self.queue.signal.set()
 
     def _give_back(self) -> int:

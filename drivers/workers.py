@@ -20,6 +20,8 @@ __all__ = ["PIECE", "Extent", "Job", "Kind", "Workers"]
 
 PIECE = 1 << 20
 """Bytes of a worker's buffer: larger requests are done piece by piece."""
+GATHER = 4 << 20
+"""Bytes of the buffer for writes that are done together."""
 
 
 class Kind(Enum):
@@ -53,7 +55,8 @@ class Job:
     store: SectorStore
     held: Callable[[], bool]
     """Whether the driver's memory may still be touched, and the rest is still wanted."""
-    finished: Callable[[Job], None]
+    finished: Callable[[Sequence[Job]], None]
+    """Told of all jobs of its own that ended together."""
     request: object = None
     """Whatever ``finished`` needs."""
     offset: int = 0
@@ -89,7 +92,9 @@ class Workers:
         self._writes: dict[SectorStore, deque[Job]] = {}
         self._writing: set[SectorStore] = set()
         self._idle = trio.lowlevel.ParkingLot()
-        self._buffers: list[memoryview] = []  # the one that was used last is taken first: it is in the cache
+        # The one that was used last is taken first: it is in the cache.
+        self._buffers: list[memoryview] = []
+        self._gathers: list[memoryview] = []
 
     def submit(self, job: Job) -> None:
         if job.kind is Kind.WRITE:
@@ -114,7 +119,10 @@ class Workers:
                 await self._idle.park()
             buffer = self._buffers.pop()
             try:
-                await self._together(jobs, buffer)
+                if len(jobs) > 1:
+                    await self._together(jobs)
+                else:
+                    await self._alone(jobs[0], buffer)
             except OSError:  # somebody's: each for itself, so that nobody fails for another
                 for job in jobs:
                     await self._alone(job, buffer)
@@ -123,8 +131,11 @@ class Workers:
                 self._writing.discard(jobs[0].store)
                 if self._writes:
                     self._idle.unpark()
+            ended: dict[Callable[[Sequence[Job]], None], list[Job]] = {}
             for job in jobs:
-                job.finished(job)
+                ended.setdefault(job.finished, []).append(job)
+            for finished, theirs in ended.items():
+                finished(theirs)
 
     def _next(self) -> list[Job]:
         """The next job, or all writes to a store that wait, as far as they fit; nothing where none may be done now."""
@@ -135,7 +146,7 @@ class Workers:
             if waiting:
                 self._writing.add(store)
                 jobs = [waiting.popleft()]
-                room = PIECE - jobs[0].size
+                room = GATHER - jobs[0].size
                 while waiting and waiting[0].size <= room:
                     jobs.append(waiting.popleft())
                     room -= jobs[-1].size
@@ -144,22 +155,30 @@ class Workers:
                 return jobs
         return []
 
-    async def _together(self, jobs: list[Job], buffer: memoryview) -> None:
-        """Raises OSError, and then nothing is known of any of them."""
-        if len(jobs) == 1:
-            await self._alone(jobs[0], buffer)
-            return
-        parts: list[tuple[int, memoryview]] = []
-        used = 0
-        for job in jobs:
-            if job.held():
+    async def _together(self, jobs: list[Job]) -> None:
+        """What lies side by side becomes one write, and all of them one turn of a thread.
+
+        Raises OSError, and then nothing is known of any of them.
+        """
+        buffer = self._gathers.pop() if self._gathers else memoryview(bytearray(GATHER))
+        try:
+            parts: list[tuple[int, memoryview]] = []
+            start = end = used = 0
+            # Who overlaps two writes that are under way never knows which is last.
+            for job in sorted((job for job in jobs if job.held()), key=_offset):
                 part = _fetch(job, buffer[used:])
-                parts.append((job.offset + job.done, part))
-                used += len(part)
-        store = jobs[0].store
-        await store.write(parts)
-        if any(job.stable for job in jobs):
-            await store.flush()
+                if parts and job.offset + job.done == end:
+                    parts[-1] = parts[-1][0], buffer[start : used + len(part)]
+                else:
+                    start = used
+                    parts.append((job.offset + job.done, part))
+                end, used = job.offset + job.done + len(part), used + len(part)
+            store = jobs[0].store
+            await store.write(parts)
+            if any(job.stable for job in jobs):
+                await store.flush()
+        finally:
+            self._gathers.append(buffer)
         for job in jobs:
             job.done = job.size
 
@@ -231,6 +250,10 @@ async def _compare(job: Job, buffer: memoryview) -> None:
             job.differs = job.done + next(i for i, (a, b) in enumerate(zip(part, wanted, strict=True)) if a != b)
             return
         job.done += len(part)
+
+
+def _offset(job: Job) -> int:
+    return job.offset
 
 
 def _fetch(job: Job, buffer: memoryview) -> memoryview:

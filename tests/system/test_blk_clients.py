@@ -138,7 +138,7 @@ def test_nbdinfo_is_told_what_the_disk_can_do(disk: Disk) -> None:
     can = {"can_flush", "can_fua", "can_trim", "can_zero", "can_multi_conn", "can_df"}
     assert {key for key in can if export[key]} == can
     assert not export["is_read_only"]
-    assert [export[f"block_size_{key}"] for key in ("minimum", "preferred", "maximum")] == [512, 4096, 32 * MIB]
+    assert [export[f"block_size_{key}"] for key in ("minimum", "preferred", "maximum")] == [512, MIB, 32 * MIB]
     [listed] = json.loads(run("nbdinfo", "--list", "--json", disk.uri).stdout)["exports"]
     assert listed["export-name"] == "disk0"
     assert run("nbdinfo", f"nbd+unix:///other?socket={disk.socket}", ok=False).returncode

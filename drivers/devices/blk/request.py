@@ -7,6 +7,7 @@ section 5.2.6). Header and segments are fetched once and checked as that copy; d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import attrs
 
@@ -49,8 +50,7 @@ class Limits:
         return frozenset(kind for kind, bit in _NEEDS.items() if bit is None or self.features >> bit & 1)
 
 
-@attrs.frozen
-class Request:
+class Request(NamedTuple):  # which is made for every request in a third of the time
     """A request that may be done. ``status`` is the byte to write last; it and ``data`` are views of the chain."""
 
     head: int

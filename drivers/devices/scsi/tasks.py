@@ -83,7 +83,7 @@ class TaskSet:
             if task.verdict is None:
                 task.verdict = verdict
                 if self._workers.withdraw(job):
-                    job.finished(job)
+                    job.finished([job])
 
     def drop(self) -> None:
         """The device was reset, and its workers are idle: nobody is answered, and nobody waits for that any more."""
