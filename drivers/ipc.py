@@ -71,6 +71,9 @@ class Ipc(Protocol):
     def make(self, size: int) -> tuple[SharedMemory, Handle]:
         """``size`` bytes of zeroed memory, sealed, and what to pass to another process. Raises Unusable."""
 
+    def fence(self) -> None:
+        """A full memory barrier, as `rings.memory.Memory.fence`."""
+
     def make_event(self) -> Handle:
         """A new event that nobody has told yet. Raises Unusable where there are too many."""
 

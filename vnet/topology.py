@@ -18,7 +18,7 @@ from vnet.ends import ENDS
 from vnet.errors import ConfigError
 from vnet.spec import NAME, DeviceSpec, FieldError, HostSpec, LinkSpec, Netns, NtbSpec
 
-__all__ = ["DEFAULT", "Topology", "load", "parse"]
+__all__ = ["DEFAULT", "Topology", "load", "parse", "parse_device"]
 
 T = TypeVar("T")
 
@@ -163,6 +163,22 @@ def parse(text: str, file: str = "topology") -> Topology:
     except cattrs.BaseValidationError as exc:
         path, value, why = _first(exc, raw, "")
         raise ConfigError(file, path or "top level", value, why) from None
+
+
+def parse_device(keys: Mapping[str, Any], file: str) -> DeviceSpec:
+    """A device that is in no topology, of the keys it would have there. Raises ConfigError."""
+    try:
+        device: DeviceSpec = _converter().structure(keys, DeviceSpec)
+    except cattrs.BaseValidationError as exc:
+        raise ConfigError(file, *_first(exc, keys, "")) from None
+    clash = device.clash()
+    if clash is not None:
+        raise ConfigError(file, *clash)
+    try:
+        device.features_off_mask()
+    except KeyError as exc:
+        raise ConfigError(file, "features_off", list(device.features_off), exc.args[0]) from None
+    return device
 
 
 def load(path: Path) -> Topology:

@@ -117,10 +117,7 @@ class LoggedVringh:
         self._left = set(resumption.again)  # what another device left, and this one has not given back
         self._batch: list[int] = []
         self.num = ring.num
-
-    @property
-    def broken(self) -> bool:
-        return self._ring.broken
+        self.broken = ring.broken
 
     def getdesc(self) -> Chain | None:
         chains = self.getdescs(1)
@@ -162,6 +159,7 @@ class LoggedVringh:
 
     def latch(self) -> None:
         self._ring.latch()
+        self.broken = True
 
     def reachable(self) -> bool:
         return self._ring.reachable()
@@ -169,6 +167,7 @@ class LoggedVringh:
     def close(self) -> None:
         self._ring.close()
         self._log.close()
+        self.broken = True
 
     def state(self) -> QueueState:
         return self._ring.state()

@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "exec": "vnet.cli.enter",
     "link": "vnet.cli.link",
     "bench": "vnet.cli.bench",
+    "serve": "vnet.cli.serve",
 }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Literal, Protocol
 
 import attrs
@@ -106,3 +106,15 @@ class EndsType:
     """In mediated mode the second end is that of the endpoint's own driver."""
     mediator: Callable[[OpenContext, tuple[str, str]], Mediator] | None = None
     """Joins the two devices of these names, facing the other host and its own; None where nothing can be mediated."""
+    open_device: Callable[[OpenContext], AbstractAsyncContextManager[End]] | None = None
+    """The device's end alone, for a driver that is somebody else's; None where opening both does no harm."""
+
+    @asynccontextmanager
+    async def alone(self, context: OpenContext) -> AsyncIterator[End]:
+        """The device's end, for a driver that is somebody else's."""
+        if self.open_device is not None:
+            async with self.open_device(context) as end:
+                yield end
+        else:
+            async with self.open(context) as (_, end):
+                yield end

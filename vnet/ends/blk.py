@@ -18,7 +18,7 @@ from vnet.errors import ConfigError
 from vnet.ports.nbd import NbdServer
 from vnet.spec import MIB, DeviceSpec, must
 
-__all__ = ["BlkSpec", "DiskEnd", "DiskSpec", "DiskStoreSpec", "StoreEnd", "nbd_uri", "open_blk"]
+__all__ = ["BlkSpec", "DiskEnd", "DiskSpec", "DiskStoreSpec", "StoreEnd", "nbd_uri", "open_blk", "open_blk_device"]
 
 PATH_MAX = 107
 """Bytes of the longest path that a unix socket can have."""
@@ -158,16 +158,10 @@ async def open_blk(context: OpenContext, opener: OpenStore | None = None) -> Asy
     assert isinstance(spec, BlkSpec)
     where = f"devices.{context.name}"
     async with AsyncExitStack() as stack:
-        try:
-            open_it = opener or partial(open_store, workers=spec.device.workers)
-            store = await stack.enter_async_context(open_it(spec.device))
-        except OSError as exc:
-            raise spec.device.trouble(f"{where}.device", exc) from None
+        end = await stack.enter_async_context(open_blk_device(context, opener))
         disk = Disk(buffers=spec.driver.buffers * MIB, queues=spec.queues)
         server = None if spec.driver.nbd is None else NbdServer(disk, context.name)
         settings = BlkSettings(disk, context.features)
-        serial = context.name[:20] if spec.device.serial is None else spec.device.serial
-        plug = BlkPlug(store, serial, context.features, spec.queue_size, spec.queues, spec.device.workers)
         async with open_background() as nursery:
             await nursery.start(disk.serve)
             if server is not None and spec.driver.nbd is not None:
@@ -176,4 +170,20 @@ async def open_blk(context: OpenContext, opener: OpenStore | None = None) -> Asy
                 except OSError as exc:
                     why = exc.strerror or str(exc)
                     raise ConfigError("topology", f"{where}.driver.nbd", spec.driver.nbd, why) from None
-            yield DiskEnd(spec.driver, context.name, settings, server), StoreEnd(spec.device, plug)
+            yield DiskEnd(spec.driver, context.name, settings, server), end
+
+
+@asynccontextmanager
+async def open_blk_device(context: OpenContext, opener: OpenStore | None = None) -> AsyncIterator[StoreEnd]:
+    """The device's end alone. Raises ConfigError."""
+    spec = context.spec
+    assert isinstance(spec, BlkSpec)
+    async with AsyncExitStack() as stack:
+        try:
+            open_it = opener or partial(open_store, workers=spec.device.workers)
+            store = await stack.enter_async_context(open_it(spec.device))
+        except OSError as exc:
+            raise spec.device.trouble(f"devices.{context.name}.device", exc) from None
+        serial = context.name[:20] if spec.device.serial is None else spec.device.serial
+        plug = BlkPlug(store, serial, context.features, spec.queue_size, spec.queues, spec.device.workers)
+        yield StoreEnd(spec.device, plug)

@@ -23,7 +23,18 @@ from vnet.ports.netns import NETNS_DIR, Route, open_netns
 from vnet.ports.poller import Poller
 from vnet.spec import FILE_NAME, DeviceSpec, Netns, PeerSpec, must
 
-__all__ = ["NetEnd", "NetSpec", "OpenPort", "PortKind", "PortSpec", "mediate_net", "net_specs", "open_net", "open_port"]
+__all__ = [
+    "NetEnd",
+    "NetSpec",
+    "OpenPort",
+    "PortKind",
+    "PortSpec",
+    "mediate_net",
+    "net_specs",
+    "open_net",
+    "open_net_device",
+    "open_port",
+]
 
 PortKind = Literal["tun", "tap", "memory"]
 
@@ -223,22 +234,9 @@ async def open_net(context: OpenContext, opener: OpenPort | None = None) -> Asyn
         for own, (side, host, port) in enumerate(spec.ports(context.hosts)):
             netns = port.netns_of(context.system, host)
             if netns is not None:
-                if port.netns is not None and not (NETNS_DIR / port.netns).exists():
-                    why = f"there is no such namespace; try: ip netns add {port.netns}"
-                    raise ConfigError("topology", f"devices.{context.name}.{side}.netns", port.netns, why)
+                _check_netns(port, f"devices.{context.name}.{side}.netns")
                 await stack.enter_async_context(open_netns(netns))
-            config = PortConfig(
-                kind="tap" if port.kind == "tap" else "tun",
-                netns=netns,
-                ifname=port.ifname,
-                addresses=tuple(ip_interface(address) for address in port.addresses),
-                mac=macs[own],
-                peer_mac=macs[1 - own],
-                mtu=spec.mtu,
-                txqueuelen=port.txqueuelen,
-                routes=tuple(map(Route.parse, port.routes)),
-                forward=port.forward,
-            )
+            config = _port_config(spec, port, netns, macs[own], macs[1 - own])
             ports.append((port, netns, await stack.enter_async_context(opener(port, config))))
         (driver, driver_netns, driver_port), (device, device_netns, device_port) = ports
         plug: NetSettings | NetPlug
@@ -250,6 +248,43 @@ async def open_net(context: OpenContext, opener: OpenPort | None = None) -> Asyn
             NetEnd(driver, driver_netns, NetSettings(driver_port, context.features, rx_buffer=spec.rx_buffer)),
             NetEnd(device, device_netns, plug),
         )
+
+
+@asynccontextmanager
+async def open_net_device(context: OpenContext) -> AsyncIterator[NetEnd]:
+    """The device's end alone. Its port is in our own namespace where none is named, and learns the driver's address
+    where that is not given. Raises ConfigError, PrivilegeError, OSError.
+    """
+    spec = context.spec
+    assert isinstance(spec, NetSpec)
+    port = spec.device
+    _check_netns(port, "netns")
+    driver_mac, mac = spec.macs(context.index)
+    config = _port_config(spec, port, port.netns, mac, driver_mac if spec.mac else None)
+    async with open_port(port, config, context.poller) as opened:
+        plug = NetPlug(opened, driver_mac, spec.mtu, context.features, spec.queue_size)
+        yield NetEnd(port, port.netns, plug)
+
+
+def _check_netns(port: PortSpec, path: str) -> None:
+    if port.netns is not None and not (NETNS_DIR / port.netns).exists():
+        why = f"there is no such namespace; try: ip netns add {port.netns}"
+        raise ConfigError("topology", path, port.netns, why)
+
+
+def _port_config(spec: NetSpec, port: PortSpec, netns: str | None, mac: bytes, peer_mac: bytes | None) -> PortConfig:
+    return PortConfig(
+        kind="tap" if port.kind == "tap" else "tun",
+        netns=netns,
+        ifname=port.ifname,
+        addresses=tuple(ip_interface(address) for address in port.addresses),
+        mac=mac,
+        peer_mac=peer_mac,
+        mtu=spec.mtu,
+        txqueuelen=port.txqueuelen,
+        routes=tuple(map(Route.parse, port.routes)),
+        forward=port.forward,
+    )
 
 
 def mediate_net(context: OpenContext, names: tuple[str, str]) -> NetMediator:

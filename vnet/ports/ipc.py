@@ -16,7 +16,7 @@ import trio
 
 from drivers.errors import TransportLost
 from drivers.ipc import FdSocket, Handle, Notifier, SharedMemory, Unusable
-from vnet.memory import PAGE
+from vnet.memory import PAGE, full_fence
 from vnet.ports.poller import Poller
 
 __all__ = ["FileHandle", "LocalIpc", "Mapping", "UnixSocket", "connect", "socket_pair"]
@@ -189,6 +189,9 @@ class LocalIpc:
         self._poller = poller
         self._allow_unsealed = allow_unsealed
 
+    def fence(self) -> None:
+        full_fence()
+
     def map(self, handle: Handle, size: int, offset: int) -> SharedMemory:
         fd = _fileno(handle)
         try:
@@ -198,7 +201,10 @@ class LocalIpc:
             if offset < 0 or size <= 0 or offset + size > found.st_size:
                 raise Unusable(f"{size:#x} bytes from {offset:#x} on, of memory of {found.st_size:#x} bytes")
             if not self._allow_unsealed and not _seals(fd) & fcntl.F_SEAL_SHRINK:
-                raise Unusable("memory that is not sealed against shrinking (F_SEAL_SHRINK)")
+                raise Unusable(
+                    "memory that is not sealed against shrinking: its owner could end this process by a cut"
+                    " (QEMU: memory-backend-memfd; else --allow-unsealed)"
+                )
             return Mapping(fd, size, offset)
         except (OSError, ValueError, OverflowError) as exc:
             raise Unusable(f"{size:#x} bytes of memory can't be mapped: {exc}") from None

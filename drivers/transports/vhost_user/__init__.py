@@ -1,1 +1,5 @@
 """vhost-user: virtqueues shared between two processes, and the messages that set them up (QEMU's vhost-user.rst)."""
+
+from drivers.transports.vhost_user.back import VhostUserBack
+
+__all__ = ["VhostUserBack"]

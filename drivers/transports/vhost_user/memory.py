@@ -1,0 +1,92 @@
+"""The driver's memory as a front end shares it: regions of files, mapped, each at two addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from drivers.ipc import Handle, Ipc, SharedMemory, Unusable
+from drivers.transports.vhost_user.payloads import MemRegion, Refused
+from rings.memory import Addr, MappedMemory
+
+__all__ = ["MAX_SLOTS", "PeerMemory"]
+
+MAX_SLOTS = 64
+"""Regions that may be added one by one."""
+
+
+@attrs.frozen
+class _Slot:
+    region: MemRegion
+    shared: SharedMemory
+
+
+class PeerMemory:
+    """``memory`` is by the driver's addresses; rings are named by those of the front end's process (`translate`)."""
+
+    def __init__(self, ipc: Ipc) -> None:
+        self._ipc = ipc
+        self._slots: list[_Slot] = []
+        self.memory = MappedMemory(ipc.fence)
+
+    def __iter__(self) -> Iterator[MemRegion]:
+        return (slot.region for slot in self._slots)
+
+    def map(self, regions: Sequence[MemRegion], handles: Sequence[Handle]) -> PeerMemory:
+        """A memory of these regions instead. Raises Refused, and then nothing of it is left."""
+        memory = PeerMemory(self._ipc)
+        try:
+            for region, handle in zip(regions, handles, strict=True):
+                memory.add(region, handle)
+        except BaseException:
+            memory.close()
+            raise
+        return memory
+
+    def add(self, region: MemRegion, handle: Handle) -> None:
+        """Raises Refused. The handle may be closed afterwards."""
+        if len(self._slots) >= MAX_SLOTS:
+            raise Refused(f"more than {MAX_SLOTS} memory regions")
+        if any(region.overlaps(other) for other in self):
+            raise Refused(f"the memory region at {region.addr:#x} overlaps another")
+        try:
+            shared = self._ipc.map(handle, region.size, region.mmap_offset)
+        except Unusable as exc:
+            raise Refused(f"the memory region at {region.addr:#x}: {exc}") from None
+        self.memory.add(Addr(region.addr), shared.view)
+        self._slots.append(_Slot(region, shared))
+
+    def find(self, region: MemRegion) -> MemRegion:
+        """The region with these addresses and this size; where it is in its file does not matter. Raises Refused."""
+        for other in self:
+            if attrs.evolve(region, mmap_offset=other.mmap_offset) == other:
+                return other
+        raise Refused(f"there is no memory region of {region.size:#x} bytes at {region.addr:#x}")
+
+    def without(self, region: MemRegion) -> PeerMemory:
+        """The same addresses without that region, for looking things up only."""
+        memory = PeerMemory(self._ipc)
+        memory._slots = [slot for slot in self._slots if slot.region is not region]
+        return memory
+
+    def remove(self, region: MemRegion) -> None:
+        """One that `find` gave; what was pinned in it is released."""
+        [slot] = [slot for slot in self._slots if slot.region is region]
+        self._slots.remove(slot)
+        self.memory.remove(Addr(region.addr))
+        slot.shared.close()
+
+    def translate(self, user_addr: int, size: int) -> Addr:
+        """The driver's address of ``size`` bytes that the front end's process has at ``user_addr``. Raises Refused."""
+        for region in self:
+            offset = user_addr - region.user_addr
+            if 0 <= offset and offset + size <= region.size:
+                return Addr(region.addr + offset)
+        raise Refused(f"no memory region has {size} bytes at {user_addr:#x} of the front end")
+
+    def close(self) -> None:
+        """Unmap everything."""
+        self.memory.close()
+        while self._slots:
+            self._slots.pop().shared.close()

@@ -1,0 +1,357 @@
+"""One front end and the device behind it: what each message does, from the first to the end of the connection."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+from drivers.ipc import FdSocket, Handle, Ipc, Unusable
+from drivers.pump import RECHECK
+from drivers.transports.vhost_user.constants import (
+    F_PROTOCOL_FEATURES,
+    MAX_CONFIG,
+    FrontendRequest,
+    ProtocolFeature,
+)
+from drivers.transports.vhost_user.inflight import InflightArea
+from drivers.transports.vhost_user.memory import MAX_SLOTS
+from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Message, ack, parse, reply
+from drivers.transports.vhost_user.payloads import (
+    U64,
+    Config,
+    Empty,
+    Inflight,
+    MemTable,
+    Payload,
+    Refused,
+    SingleRegion,
+    VringAddr,
+    VringFd,
+    VringState,
+)
+from drivers.transports.vhost_user.states import LEGAL, RING_LEGAL, RingState, SessionState
+from drivers.transports.vhost_user.vrings import Vrings
+from drivers.vhost import VhostDevice
+from rings.features import mask
+from rings.ids import DeviceId
+from rings.layout import MAX_NUM
+from rings.status import Status
+
+__all__ = ["PROTOCOL_FEATURES", "Session"]
+
+R, F = FrontendRequest, ProtocolFeature
+PROTOCOL_FEATURES = mask(
+    (
+        F.MQ,
+        F.REPLY_ACK,
+        F.BACKEND_REQ,
+        F.CONFIG,
+        F.INFLIGHT_SHMFD,
+        F.RESET_DEVICE,
+        F.CONFIGURE_MEM_SLOTS,
+        F.STATUS,
+    )
+)
+QUEUES_PER_UNIT: Mapping[int, int] = {DeviceId.NET: 2}
+"""What GET_QUEUE_NUM counts: of a network device pairs of queues, else queues."""
+Answer = tuple[Payload | None, Sequence[Handle]]
+NOTHING: Answer = (None, ())
+
+
+class Session:
+    """From connection to end. It owns what the front end passed: memory, events, the channel back."""
+
+    def __init__(self, device: VhostDevice, ipc: Ipc) -> None:
+        self._device = device
+        self._ipc = ipc
+        self._owned = self._chosen = False
+        self._protocol_features = 0
+        self._status = 0
+        """As the front end set it: a device's own goes its way by itself."""
+        self.rings = Vrings(device, ipc)
+        self.channel: FdSocket | None = None
+        """On which the front end hears what it did not ask for."""
+
+    @property
+    def state(self) -> SessionState:
+        if self.rings.running:
+            return SessionState.RUNNING
+        if self._chosen:
+            return SessionState.FEATURES
+        return SessionState.OWNED if self._owned else SessionState.NEW
+
+    def agreed(self, feature: ProtocolFeature) -> bool:
+        return bool(self._protocol_features >> feature & 1)
+
+    async def serve(self, message: Message) -> tuple[bytes, Sequence[Handle]] | None:
+        """Do what a message asks for; the answer, where it gets one, with handles to close once they are passed.
+
+        Raises ProtocolError where the connection has to end. The message keeps the file descriptors nobody took.
+        """
+        kind = FRONTEND_MESSAGES.get(message.request)
+        asked = message.need_reply and self.agreed(F.REPLY_ACK)
+        try:
+            payload = parse(message, FRONTEND_MESSAGES)
+            assert kind is not None
+            self._check(R(message.request), payload)
+            answer, handles = await self._SERVE[R(message.request)](self, payload, message)
+        except Refused:
+            if not asked or (kind is not None and kind.answer is not None):
+                raise
+            return ack(message.request, good=False), ()
+        if answer is not None:
+            return reply(message.request, answer), handles
+        return (ack(message.request, good=True), ()) if asked else None
+
+    def _check(self, request: FrontendRequest, payload: Any) -> None:
+        """Raises Refused for what may not be asked now."""
+        kind = FRONTEND_MESSAGES[request]
+        if request not in self._SERVE or (kind.needs is not None and not self.agreed(kind.needs)):
+            raise Refused(f"{request.name}: this was not agreed on")
+        if request not in LEGAL[self.state]:
+            raise Refused(f"{request.name}: not while the session is {self.state.value}")
+        if kind.ring:
+            if payload.index >= len(self.rings):
+                raise Refused(f"{request.name}: ring {payload.index} of {len(self.rings)}")
+            ring = self.rings[payload.index]
+            if request not in RING_LEGAL[ring.state]:
+                raise Refused(f"{request.name}: not while ring {ring.index} is {ring.state.value}")
+
+    async def close(self) -> None:
+        """The front end is gone."""
+        await self.rings.close()
+        if self.channel is not None:
+            self.channel.close()
+
+    def _run(self) -> None:
+        """Let the device run as soon as a ring is there, or once the front end says so where it says such things."""
+        if self.rings.running and (not self.agreed(F.STATUS) or self._status & Status.DRIVER_OK):
+            self.rings.driver_ok()
+
+    # Messages
+
+    async def _get_features(self, _: Empty, __: Message) -> Answer:
+        return U64(self._device.device_features | 1 << F_PROTOCOL_FEATURES), ()
+
+    async def _set_features(self, payload: U64, _: Message) -> Answer:
+        features = payload.value & ~(1 << F_PROTOCOL_FEATURES)
+        if self.state is SessionState.RUNNING and features != self.rings.features:
+            raise Refused("SET_FEATURES: others while rings run")
+        if not self._device.acceptable(features):
+            raise Refused(f"SET_FEATURES: the device does not work with {features:#x}")
+        self.rings.features, self._chosen = features, True
+        if not payload.value >> F_PROTOCOL_FEATURES & 1:
+            await self.rings.enable_all(True)
+        return NOTHING
+
+    async def _set_owner(self, _: Empty, __: Message) -> Answer:
+        self._owned = True
+        return NOTHING
+
+    async def _reset_owner(self, _: Empty, __: Message) -> Answer:
+        await self.rings.enable_all(False)
+        return NOTHING
+
+    async def _set_mem_table(self, payload: MemTable, message: Message) -> Answer:
+        rings = self.rings
+        memory = rings.memory.map(payload.regions, message.handles)
+        try:
+            rings.check(memory)
+        except Refused:
+            memory.close()
+            raise
+        async with rings.paused():
+            rings.memory, old = memory, rings.memory
+            old.close()
+        return NOTHING
+
+    async def _add_mem_reg(self, payload: SingleRegion, message: Message) -> Answer:
+        self.rings.memory.add(payload.region, message.handles[0])
+        return NOTHING
+
+    async def _rem_mem_reg(self, payload: SingleRegion, _: Message) -> Answer:
+        rings = self.rings
+        region = rings.memory.find(payload.region)
+        rings.check(rings.memory.without(region))
+        async with rings.paused():
+            rings.memory.remove(region)
+        return NOTHING
+
+    async def _get_max_mem_slots(self, _: Empty, __: Message) -> Answer:
+        return U64(MAX_SLOTS), ()
+
+    async def _set_vring_num(self, payload: VringState, _: Message) -> Answer:
+        if not 1 <= payload.num <= MAX_NUM or payload.num & payload.num - 1:
+            raise Refused(f"SET_VRING_NUM: {payload.num} descriptors")
+        self.rings[payload.index].num = payload.num
+        return NOTHING
+
+    async def _set_vring_addr(self, payload: VringAddr, _: Message) -> Answer:
+        ring = self.rings[payload.index]
+        if payload.flags:
+            raise Refused(f"SET_VRING_ADDR: flags {payload.flags:#x}")
+        if ring.state is RingState.STARTED and payload != ring.addrs:
+            raise Refused("SET_VRING_ADDR: others while the ring is started")
+        ring.addrs = payload
+        return NOTHING
+
+    async def _set_vring_base(self, payload: VringState, _: Message) -> Answer:
+        if payload.num > 0xFFFF:
+            raise Refused(f"SET_VRING_BASE: {payload.num}")
+        self.rings[payload.index].base = payload.num
+        return NOTHING
+
+    async def _get_vring_base(self, payload: VringState, _: Message) -> Answer:
+        ring = self.rings[payload.index]
+        await self.rings.stop(ring)
+        return VringState(ring.index, ring.base), ()
+
+    async def _set_vring_kick(self, payload: VringFd, message: Message) -> Answer:
+        ring, watch = self.rings[payload.index], None
+        if payload.there:
+            watch = self._take(message, lambda handle: self._ipc.watch(handle, partial(self._device.kick, ring.index)))
+        ring.polled = not payload.there
+        try:
+            if ring.state is RingState.STOPPED:
+                await self.rings.start(ring)
+                self._run()
+            elif ring.polled:
+                self._device.queues[ring.index].signal.every = RECHECK
+        except BaseException:
+            if watch is not None:
+                watch.close()
+            raise
+        if ring.kick is not None:
+            ring.kick.close()
+        ring.kick = watch
+        return NOTHING
+
+    async def _set_vring_call(self, payload: VringFd, message: Message) -> Answer:
+        ring = self.rings[payload.index]
+        notifier = self._take(message, self._ipc.notifier) if payload.there else None
+        if ring.call is not None:
+            ring.call.close()
+        ring.call = notifier
+        if notifier is not None and ring.state is RingState.STARTED:
+            notifier.notify()  # what was told to nobody in between
+        return NOTHING
+
+    async def _set_vring_err(self, payload: VringFd, message: Message) -> Answer:
+        ring = self.rings[payload.index]
+        notifier = self._take(message, self._ipc.notifier) if payload.there else None
+        if ring.err is not None:
+            ring.err.close()
+        ring.err = notifier
+        return NOTHING
+
+    def _take(self, message: Message, use: Callable[[Handle], Any]) -> Any:
+        """What is made of the handle that came with a message. Raises Refused; then the handle is closed."""
+        try:
+            return use(message.handles.pop())
+        except Unusable as exc:
+            raise Refused(f"{R(message.request).name}: {exc}") from None
+
+    async def _get_protocol_features(self, _: Empty, __: Message) -> Answer:
+        return U64(PROTOCOL_FEATURES), ()
+
+    async def _set_protocol_features(self, payload: U64, _: Message) -> Answer:
+        if payload.value & ~PROTOCOL_FEATURES:
+            raise Refused(f"SET_PROTOCOL_FEATURES: {payload.value & ~PROTOCOL_FEATURES:#x} was not offered")
+        self._protocol_features = payload.value
+        return NOTHING
+
+    async def _get_queue_num(self, _: Empty, __: Message) -> Answer:
+        return U64(len(self.rings) // QUEUES_PER_UNIT.get(self._device.device_id, 1)), ()
+
+    async def _set_vring_enable(self, payload: VringState, _: Message) -> Answer:
+        if payload.num > 1:
+            raise Refused(f"SET_VRING_ENABLE: {payload.num}")
+        await self.rings.enable(self.rings[payload.index], bool(payload.num))
+        return NOTHING
+
+    async def _set_backend_req_fd(self, _: Empty, message: Message) -> Answer:
+        channel = self._take(message, self._ipc.channel)
+        if self.channel is not None:
+            self.channel.close()
+        self.channel = channel
+        return NOTHING
+
+    async def _get_config(self, payload: Config, _: Message) -> Answer:
+        size = len(payload.data)
+        if payload.offset + size > MAX_CONFIG:
+            return Config(payload.offset, payload.flags, b""), ()
+        return Config(payload.offset, payload.flags, self._device.read_config(payload.offset, size)), ()
+
+    async def _set_config(self, payload: Config, _: Message) -> Answer:
+        device, size = self._device, len(payload.data)
+        if payload.offset + size > len(device.config):
+            raise Refused(f"SET_CONFIG: {size} bytes at {payload.offset} of {len(device.config)}")
+        device.write_config(payload.offset, payload.data)
+        if device.read_config(payload.offset, size) != payload.data:
+            raise Refused(f"SET_CONFIG: {size} bytes at {payload.offset} that can't be written")
+        return NOTHING
+
+    async def _get_inflight_fd(self, payload: Inflight, _: Message) -> Answer:
+        inflight, handle = InflightArea.make(self._ipc, payload, len(self.rings))
+        return inflight, (handle,)
+
+    async def _set_inflight_fd(self, payload: Inflight, message: Message) -> Answer:
+        area = InflightArea.take(self._ipc, payload, message.handles[0], len(self.rings))
+        if self.rings.inflight is not None:
+            self.rings.inflight.close()
+        self.rings.inflight = area
+        return NOTHING
+
+    async def _reset_device_message(self, _: Empty, __: Message) -> Answer:
+        await self._reset()
+        await self.rings.enable_all(False)
+        return NOTHING
+
+    async def _reset(self) -> None:
+        await self.rings.stop_all()
+        self._chosen, self._status = False, 0
+
+    async def _set_status(self, payload: U64, _: Message) -> Answer:
+        if payload.value > 0xFF:
+            raise Refused(f"SET_STATUS: {payload.value:#x}")
+        if not payload.value:
+            await self._reset()
+        elif payload.value & Status.FEATURES_OK and not self._chosen:
+            raise Refused("SET_STATUS: FEATURES_OK without features")
+        self._status = payload.value
+        self._run()
+        return NOTHING
+
+    async def _get_status(self, _: Empty, __: Message) -> Answer:
+        return U64(self._status | int(self._device.status & Status.NEEDS_RESET)), ()
+
+    _SERVE: ClassVar[Mapping[FrontendRequest, Callable[[Session, Any, Message], Awaitable[Answer]]]] = {
+        R.GET_FEATURES: _get_features,
+        R.SET_FEATURES: _set_features,
+        R.SET_OWNER: _set_owner,
+        R.RESET_OWNER: _reset_owner,
+        R.SET_MEM_TABLE: _set_mem_table,
+        R.SET_VRING_NUM: _set_vring_num,
+        R.SET_VRING_ADDR: _set_vring_addr,
+        R.SET_VRING_BASE: _set_vring_base,
+        R.GET_VRING_BASE: _get_vring_base,
+        R.SET_VRING_KICK: _set_vring_kick,
+        R.SET_VRING_CALL: _set_vring_call,
+        R.SET_VRING_ERR: _set_vring_err,
+        R.GET_PROTOCOL_FEATURES: _get_protocol_features,
+        R.SET_PROTOCOL_FEATURES: _set_protocol_features,
+        R.GET_QUEUE_NUM: _get_queue_num,
+        R.SET_VRING_ENABLE: _set_vring_enable,
+        R.SET_BACKEND_REQ_FD: _set_backend_req_fd,
+        R.GET_CONFIG: _get_config,
+        R.SET_CONFIG: _set_config,
+        R.GET_INFLIGHT_FD: _get_inflight_fd,
+        R.SET_INFLIGHT_FD: _set_inflight_fd,
+        R.RESET_DEVICE: _reset_device_message,
+        R.GET_MAX_MEM_SLOTS: _get_max_mem_slots,
+        R.ADD_MEM_REG: _add_mem_reg,
+        R.REM_MEM_REG: _rem_mem_reg,
+        R.SET_STATUS: _set_status,
+        R.GET_STATUS: _get_status,
+    }

@@ -1,0 +1,197 @@
+"""``vnet serve``: one device for somebody else's driver, such as that of a guest in QEMU, over vhost-user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+import trio
+
+from drivers.registry import DEVICES
+from rings.ids import DeviceId
+from vnet.cli.common import errors_in_one_line
+from vnet.cli.signals import run_until_signal
+from vnet.errors import ConfigError
+from vnet.serve import Export, open_exports
+from vnet.topology import parse_device
+
+__all__ = ["command"]
+
+
+class _Value:
+    """Stands for what was given on the command line."""
+
+
+VALUE = _Value()
+
+
+@attrs.frozen
+class Setting:
+    """An option, and the keys of a topology's device that it stands for."""
+
+    flag: str
+    keys: Mapping[str, object]
+    help: str
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.flag.lstrip("-").replace("-", "_")
+
+    def option(self) -> click.Option:
+        return click.Option([self.flag], help=self.help, **self.options)
+
+    def put(self, given: Any, device: dict[str, Any]) -> None:
+        for path, value in self.keys.items():
+            *tables, key = path.split(".")
+            table = device
+            for name in tables:
+                table = table.setdefault(name, {})
+            table[key] = (list(given) if isinstance(given, tuple) else given) if value is VALUE else value
+
+
+COMMON = (
+    Setting("--queue-size", {"queue_size": VALUE}, "Descriptors of a queue, where the front end asks.", {"type": int}),
+    Setting(
+        "--features-off",
+        {"features_off": VALUE},
+        "A feature not to offer, such as EVENT_IDX; may be given several times.",
+        {"multiple": True, "metavar": "NAME"},
+    ),
+)
+SETTINGS: Mapping[str, Sequence[Setting]] = {
+    "net": (
+        Setting(
+            "--tap",
+            {"device.kind": "tap", "device.ifname": VALUE},
+            "Plug it into a TAP interface of this name, which is made.",
+            {"metavar": "NAME"},
+        ),
+        Setting(
+            "--tun",
+            {"device.kind": "tun", "device.ifname": VALUE},
+            "Plug it into a TUN interface of this name, which is made.",
+            {"metavar": "NAME"},
+        ),
+        Setting("--netns", {"device.netns": VALUE}, "The namespace of that interface; it has to exist."),
+        Setting(
+            "--address",
+            {"device.addresses": VALUE},
+            "An address of the interface with its prefix; may be given several times.",
+            {"multiple": True, "metavar": "ADDRESS"},
+        ),
+        Setting("--mtu", {"mtu": VALUE}, "Bytes of a packet.", {"type": int}),
+        Setting("--mac", {"mac": VALUE}, "The address of the driver's interface, where it shall not be learnt."),
+    ),
+    "blk": (
+        Setting(
+            "--file",
+            {"device.store": "file", "device.path": VALUE},
+            "The file or block device that keeps the sectors.",
+            {"metavar": "IMG", "required": True},
+        ),
+        Setting("--read-only", {"device.read_only": True}, "Let nobody write to it.", {"is_flag": True}),
+        Setting("--size", {"device.size": VALUE}, "MiB of a file that is not there yet.", {"type": int}),
+        Setting("--serial", {"device.serial": VALUE}, "What the disk calls itself, by default blk0."),
+        Setting("--queues", {"queues": VALUE}, "How many queues it has at most.", {"type": int}),
+    ),
+}
+"""By device type; one that is not here has none but the common ones."""
+NEEDED: Mapping[str, tuple[str, ...]] = {"net": ("tap", "tun")}
+"""One of which has to be given."""
+QEMU: Mapping[int, str] = {
+    DeviceId.NET: "-netdev vhost-user,id=n0,chardev=c0 -device virtio-net-pci,netdev=n0",
+    DeviceId.BLOCK: "-device vhost-user-blk-pci,chardev=c0",
+    DeviceId.ENTROPY: "-device vhost-user-rng-pci,chardev=c0",
+    DeviceId.SCSI: "-device vhost-user-scsi-pci,chardev=c0",
+}
+"""What QEMU calls its side."""
+UNSEALED = (
+    "Take memory that is not sealed against shrinking, such as DPDK's. The risk: whoever owns it can cut it off, and "
+    "then this process is killed at its next access (SIGBUS), with every device it serves. QEMU's "
+    "memory-backend-memfd is sealed."
+)
+
+
+class ServeGroup(click.Group):
+    """A command for each device type there is, those of ``--load`` included."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(DEVICES)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in DEVICES:
+            return None
+        settings = (*SETTINGS.get(name, ()), *COMMON)
+        params: list[click.Parameter] = [
+            click.Option(
+                ["--vhost-user", "path"],
+                required=True,
+                metavar="SOCK",
+                type=click.Path(path_type=Path),
+                help="The unix socket at which a front end finds the device.",
+            ),
+            *(setting.option() for setting in settings),
+            click.Option(["--connect"], is_flag=True, help="The front end listens there; connect to it."),
+            click.Option(["--allow-unsealed"], is_flag=True, help=UNSEALED),
+        ]
+        return click.Command(
+            name,
+            params=params,
+            callback=errors_in_one_line(partial(_serve, name, settings)),
+            help=f"Serve a {name} device until Ctrl-C.",
+            short_help=f"Serve a {name} device.",
+        )
+
+
+@click.group("serve", cls=ServeGroup)
+def command() -> None:
+    """Serve a device to somebody else's driver, such as that of a guest in QEMU, over vhost-user."""
+
+
+def _serve(
+    kind: str, settings: Sequence[Setting], path: Path, connect: bool, allow_unsealed: bool, **given: Any
+) -> None:
+    needed = NEEDED.get(kind, ())
+    if needed and sum(given[name] is not None for name in needed) != 1:
+        raise click.UsageError(f"exactly one of {' and '.join(f'--{name}' for name in needed)} has to be given")
+    device: dict[str, Any] = {"type": kind}
+    for setting in settings:
+        if given[setting.name] not in (None, False, ()):
+            setting.put(given[setting.name], device)
+    export = Export(parse_device(device, f"vnet serve {kind}"), path, connect)
+    try:
+        run_until_signal(partial(_run, f"{kind}0", export, allow_unsealed))
+    except click.exceptions.Exit:
+        pass  # it was to run until somebody ends it, and did
+
+
+async def _run(name: str, export: Export, allow_unsealed: bool) -> None:
+    try:
+        async with open_exports({name: export}, allow_unsealed=allow_unsealed, report=_report):
+            click.echo(_hint(name, export))
+            await trio.sleep_forever()
+    except ConfigError as exc:
+        raise ConfigError(f"vnet serve {export.spec.type}", exc.path, exc.value, exc.why) from None
+
+
+def _report(line: str) -> None:
+    click.echo(f"vnet: {line}", err=True)
+
+
+def _hint(name: str, export: Export) -> str:
+    verb = "connects to" if export.connect else "listens at"
+    lines = [f"{name} {verb} {export.socket}; Ctrl-C ends it."]
+    side = QEMU.get(DEVICES[export.spec.type].device_id)
+    if side is not None:
+        server = ",server=on" if export.connect else ",reconnect=1"
+        lines += [
+            "For QEMU:",
+            "  -object memory-backend-memfd,id=m,size=256M,share=on -numa node,memdev=m -m 256M",
+            f"  -chardev socket,id=c0,path={export.socket}{server} {side}",
+        ]
+    return "\n".join(lines)

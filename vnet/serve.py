@@ -1,0 +1,161 @@
+"""Devices for drivers that are somebody else's: each a vhost-user back end at a socket of its own."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from drivers.errors import DriverError, ProbeError
+from drivers.registry import DEVICES
+from drivers.transports.vhost_user import VhostUserBack
+from drivers.vhost import VhostBus, VhostDevice
+from vnet.background import open_background
+from vnet.ends import ENDS
+from vnet.ends.base import End, OpenContext
+from vnet.errors import ConfigError
+from vnet.ports.ipc import LocalIpc, UnixSocket
+from vnet.ports.listen import listen
+from vnet.ports.poller import Poller
+from vnet.spec import DeviceSpec
+
+__all__ = ["Export", "Served", "open_exports"]
+
+BACKLOG = 16
+RETRY = 0.5
+"""Seconds between two attempts to connect."""
+UP_TIMEOUT = 10.0
+LINES, PER = 10, 5.0
+"""What is said of front ends: so many lines in so many seconds, whatever they do."""
+
+
+@attrs.frozen
+class Export:
+    """A device that somebody else's driver is to find."""
+
+    spec: DeviceSpec
+    socket: Path
+    connect: bool = False
+    """The front end listens at the socket, and we connect to it as often as it takes."""
+
+
+@attrs.define(eq=False)
+class Served:
+    """One of them, as it runs."""
+
+    name: str
+    export: Export
+    back: VhostUserBack
+    end: End
+    report: Callable[[str], None]
+    _said: deque[float] = attrs.field(factory=lambda: deque([float("-inf")] * LINES, maxlen=LINES))
+
+    def say(self, text: str) -> None:
+        """Tell whoever watches, but not more often than anybody can read."""
+        now = trio.current_time()
+        if now - self._said[0] >= PER:
+            self._said.append(now)
+            self.report(f"{self.name}: {text}")
+
+    async def converse(self, connected: socket.socket) -> None:
+        """Serve one front end; however that ends, the next one may come."""
+        first = not self.back.connected
+        if first:
+            self.say("a front end is connected")
+        try:
+            await self.back.converse(UnixSocket(connected))
+        except DriverError as exc:
+            self.say(f"the connection was closed: {exc}")
+        else:
+            self.say("the front end hung up" if first else "another front end came, and was refused")
+
+    async def listen(self, task_status: trio.TaskStatus[None]) -> None:
+        """Raises OSError where somebody listens there already."""
+        with listen(self.export.socket, socket.SOCK_STREAM, BACKLOG) as listening:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    await trio.lowlevel.wait_readable(listening)
+                    try:
+                        client, _ = listening.accept()
+                    except (BlockingIOError, ConnectionError):
+                        continue
+                    except OSError as exc:
+                        if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                            raise
+                        self.say(f"a front end can't be let in: {exc.strerror}")
+                        await trio.sleep(RETRY)
+                        continue
+                    nursery.start_soon(self.converse, client)
+
+    async def dial(self, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        while True:
+            connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connected.setblocking(False)
+            try:
+                connected.connect(str(self.export.socket))
+            except OSError:  # nobody is there yet, or has time
+                connected.close()
+            else:
+                await self.converse(connected)
+            await trio.sleep(RETRY)
+
+
+@asynccontextmanager
+async def open_exports(
+    exports: Mapping[str, Export], *, allow_unsealed: bool = False, report: Callable[[str], None] = lambda line: None
+) -> AsyncIterator[dict[str, Served]]:
+    """Serve these devices, by name, for as long as the context lasts; nothing stays behind.
+
+    ``report`` hears, a line at a time, how front ends come and go. Raises ConfigError, PrivilegeError, DriverError.
+    """
+    poller = Poller()
+    async with AsyncExitStack() as stack:
+        stack.callback(poller.close)
+        ipc = LocalIpc(poller, allow_unsealed=allow_unsealed)
+        served: dict[str, Served] = {}
+        for index, (name, export) in enumerate(exports.items()):
+            kind = DEVICES[export.spec.type]
+            features = kind.supported & ~export.spec.features_off_mask()
+            context = OpenContext("serve", name, index, export.spec, ("", ""), poller, kind.supported, features)
+            end = await stack.enter_async_context(ENDS[export.spec.type].alone(context))
+            served[name] = Served(name, export, VhostUserBack(ipc, kind.device_id, name), end, report)
+        nursery = await stack.enter_async_context(open_background())
+        nursery.start_soon(poller.run)
+        bus = VhostBus()
+        for kind in DEVICES.values():
+            bus.register_driver(kind.device(partial(_plug, served)))
+        await nursery.start(bus.serve)
+        for device in served.values():
+            await _bring_up(bus, device.back)
+        for device in served.values():
+            serve = device.dial if device.export.connect else device.listen
+            try:
+                await nursery.start(serve)
+            except OSError as exc:
+                why = "somebody listens there already" if exc.errno == errno.EADDRINUSE else exc.strerror or str(exc)
+                raise ConfigError("serve", "socket", str(device.export.socket), why) from None
+        yield served
+
+
+def _plug(served: Mapping[str, Served], device: VhostDevice) -> Any:
+    return next((each.end.settings for each in served.values() if each.back.device is device), None)
+
+
+async def _bring_up(bus: VhostBus, back: VhostUserBack) -> None:
+    """Raises ProbeError."""
+    bus.register_device(back.device)
+    with trio.move_on_after(UP_TIMEOUT) as scope:
+        await back.device.ready.wait()
+    if scope.cancelled_caught:
+        raise ProbeError(f"{back.device.name}: {bus.binding(back.device).error or 'it never came up'}")
+    back.bind()
