@@ -15,7 +15,8 @@ from drivers.transports.vhost_user.constants import BackendRequest, ProtocolFeat
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Assembler, emit
 from drivers.transports.vhost_user.payloads import ProtocolError
 from drivers.transports.vhost_user.session import Session
-from drivers.vhost import RING_FEATURES, DeviceQueue, VhostDevice
+from drivers.vhost import DeviceQueue, VhostDevice
+from rings.formats import RING_FEATURES
 from rings.memory import MappedMemory, Memory
 from rings.status import Status
 

@@ -17,7 +17,8 @@ from drivers.transports.vhost_user.payloads import Refused, VringAddr
 from drivers.transports.vhost_user.states import RingState
 from drivers.vhost import VhostDevice
 from rings.errors import BadRing
-from rings.layout import RingAddrs, check_split, split_sizes
+from rings.formats import ring_format
+from rings.layout import RingAddrs
 from rings.queue import Vringh
 from rings.split.inflight import InflightLog, LoggedVringh, Resumption
 from rings.split.vringh import SplitVringh
@@ -182,8 +183,7 @@ class Vrings:
         queue.muted = not ring.enabled
         if queue.muted and not queue.discards:
             return
-        used = int.from_bytes(self.memory.memory.view(addrs.device, 4)[2:], "little")
-        queue.base, queue.around = self._resumption(ring, used)
+        queue.base, queue.around = self._resumption(ring, addrs)
         queue.num, queue.desc, queue.driver, queue.used = ring.num, addrs.desc, addrs.driver, addrs.device
         queue.signal.every = RECHECK if ring.polled else None
         if not device.enable_queue(ring.index):
@@ -195,20 +195,31 @@ class Vrings:
         """Raises Refused."""
         if ring.addrs is None or not ring.num:
             raise Refused(f"ring {ring.index} has no addresses or no size yet")
-        desc, avail, used = split_sizes(ring.num)
+        form = ring_format(self.features)
+        if not form.has_num(ring.num):
+            raise Refused(f"ring {ring.index}: no {form.name} ring has {ring.num} descriptors")
+        desc, avail, used = form.sizes(ring.num)
         addrs = RingAddrs(
             memory.translate(ring.addrs.desc, desc),
             memory.translate(ring.addrs.avail, avail),
             memory.translate(ring.addrs.used, used),
         )
-        try:
-            check_split(ring.num, addrs)
-        except BadRing as exc:
-            raise Refused(f"ring {ring.index}: {exc}") from None
+        for start, align in zip(attrs.astuple(addrs), form.align, strict=True):
+            if start % align:
+                raise Refused(f"ring {ring.index}: an area at {start:#x} is not aligned to {align} bytes")
         return addrs
 
-    def _resumption(self, ring: Ring, used: int) -> tuple[int, Callable[[Vringh], Vringh] | None]:
-        """Where the available ring is taken up, and what is put around the ring. Raises Refused."""
+    def _resumption(self, ring: Ring, addrs: RingAddrs) -> tuple[int, Callable[[Vringh], Vringh] | None]:
+        """Where the ring is taken up, and what is put around it. Raises Refused."""
+        if ring_format(self.features).name == "packed":
+            if self.inflight is not None:
+                raise Refused("an inflight area is only understood for split rings")
+            if ring.base >> 16 not in (0, ring.base & 0xFFFF):
+                raise Refused(f"ring {ring.index} starts at {ring.base:#x}, with buffers in flight")
+            return ring.base & 0xFFFF, None
+        used = int.from_bytes(self.memory.memory.view(addrs.device, 4)[2:], "little")
+        if ring.base > 0xFFFF:
+            raise Refused(f"ring {ring.index} starts at {ring.base:#x}")
         if self.inflight is not None:
             log = self.inflight.log(ring.index, ring.num)
             try:
@@ -227,7 +238,9 @@ class Vrings:
         with trio.move_on_after(DRAIN):
             await queue.drain()
         if queue.ring is not None:
-            ring.base = queue.ring.state().avail
+            base = queue.ring.state().avail
+            # Of a packed ring both places are told, and after a drain they are the same.
+            ring.base = base | base << 16 if ring_format(self.features).name == "packed" else base
         self._device.disable_queue(ring.index)
 
 
