@@ -66,7 +66,7 @@ class Transport:
     endpoint controller and a function, for "host" a `drivers.hw.PlatformSlot`, for "ntb" the bus and the
     name of an NTB."""
     names: Callable[[int, int], str | None] = lambda bar, offset: None
-    """For "link": what a trace calls the register at an offset of a BAR. A doorbell's begins with "notify["."""
+    """For "link" and "ntb": what the register at an offset of a BAR is called. A doorbell's begins with "notify["."""
     options: tuple[str, ...] = ()
     """Keys of a topology's device that are for this transport alone, and arguments of ``back``."""
 
@@ -77,5 +77,5 @@ TRANSPORTS: dict[str, Transport] = {
         "link", epf_mailbox.EPF_MAILBOX, epf_mailbox.MailboxEpf, epf_mailbox.register_name, ("poll",)
     ),
     "mmio": Transport("host", mmio.VIRTIO_MMIO, mmio.MmioDevice),
-    "ntb": Transport("ntb", ntb.NTB_VIRTIO, ntb.NtbVhost),
+    "ntb": Transport("ntb", ntb.NTB_VIRTIO, ntb.NtbVhost, ntb.register_name),
 }

@@ -270,6 +270,20 @@ class VhostDevice:
         """The queue with that index; None where there is none."""
         return self.queues[index] if 0 <= index < len(self.queues) else None
 
+    def queue_registers(self) -> dict[str, int]:
+        """What was configured of every queue, by the names of registers."""
+        return {
+            f"queue{queue.index}.{name}": value
+            for queue in self.queues
+            for name, value in (
+                ("size", queue.num),
+                ("enable", int(queue.enabled)),
+                ("desc", queue.desc),
+                ("driver", queue.driver),
+                ("device", queue.used),
+            )
+        }
+
     def idle_queue(self, index: int) -> DeviceQueue | None:
         """The same while it may be set up: not once it, or the device, runs."""
         queue = self.queue(index)

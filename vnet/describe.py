@@ -11,6 +11,8 @@ from typing import Literal
 import attrs
 
 from drivers.model import Binding, D, R
+from drivers.ntb_registers import DB_ENTRY_SIZE, SPAD_OFFSET, Bar
+from drivers.registry import TRANSPORTS
 from drivers.vhost import DeviceQueue
 from drivers.virtio import DriverQueue, VirtioDevice
 from rings.queue import QueueStatistics
@@ -106,7 +108,19 @@ def _host(world: World, name: str) -> dict[str, object]:
 
 def _ntb(world: World, name: str) -> dict[str, object]:
     spec = world.topology.ntbs[name]
-    return {"host": spec.host, **world.ntbs[name].describe()}
+    device = world.topology.carried(spec.primary, 0)
+    names = TRANSPORTS[device.transport].names if device is not None else lambda bar, offset: None
+    found = world.ntbs[name].describe()
+    for end in ("primary", "secondary"):
+        side = found[end]
+        assert isinstance(side, dict)
+        side["spads"] = {
+            names(Bar.CONFIG, SPAD_OFFSET + 4 * at) or f"spad {at}": value for at, value in enumerate(side["spads"])
+        }
+        side["rung"] = {
+            names(Bar.WINDOWS, DB_ENTRY_SIZE * int(at)) or f"doorbell {at}": count for at, count in side["rung"].items()
+        }
+    return {"host": spec.host, **found}
 
 
 def _device(world: World, device: Device) -> dict[str, object]:

@@ -56,6 +56,12 @@ class Topology:
         link = self.links[device.link]
         return link.root, link.endpoint
 
+    def carried(self, link: str, function: int) -> DeviceSpec | None:
+        """The device behind a function at the end of a link, be it that function or what joins two links."""
+        ntb = next((name for name, spec in self.ntbs.items() if link in (spec.primary, spec.secondary)), None)
+        places = ((d, d.ntb == ntb if ntb else (d.link, d.function) == (link, function)) for d in self.devices.values())
+        return next((device for device, here in places if here), None)
+
     def check(self, file: str) -> Topology:
         """Raise ConfigError where one part names another that is not there, or two claim the same."""
         named = {"hosts": self.hosts, "links": self.links, "ntbs": self.ntbs, "devices": self.devices}

@@ -243,8 +243,8 @@ def _register(world: World, link: str, addr: int) -> str | None:
         for bar in function.bars:
             offset = addr - bar.address
             if 0 <= offset < bar.size:
-                device = next((d for d in world.devices.values() if d.location == function.name), None)
-                name = TRANSPORTS[device.spec.transport].names(bar.index, offset) if device is not None else None
+                carried = world.topology.carried(link, function.number)
+                name = TRANSPORTS[carried.transport].names(bar.index, offset) if carried is not None else None
                 return f"{function.name} " + (name or f"BAR {bar.index}+{offset:#x}")
     return None
 

@@ -16,10 +16,12 @@ from drivers.ntb_registers import (
     MW_ALIGN,
     SPAD_OFFSET,
     VECTORS,
+    Bar,
     mw_offset,
     mw_offsets,
     mw_size,
 )
+from drivers.transports.ntb.names import register_name
 from drivers.transports.ntb.registers import (
     BUFFER_OFFSET,
     CONFIG_WORDS,
@@ -76,6 +78,30 @@ offers = st.builds(
 )
 OFFER = Offer(7, 0x1AF4, 1, 1 << 32, 64 << 20, (256, 256), 12, 64)
 ANSWER = Answer(7, Addr(0x4000_0000), 4096, BUFFER_OFFSET)
+
+
+@pytest.mark.parametrize(
+    ("bar", "offset", "name"),
+    [
+        (Bar.CONFIG, 0x00, "command"),
+        (Bar.CONFIG, 0x34, "db_data[1]"),
+        (Bar.CONFIG, 0xB0, "magic"),
+        (Bar.CONFIG, 0xC4, "mws[1]"),
+        (Bar.CONFIG, 0x0D8, None),
+        (Bar.CONFIG, 0x418, "msix[1]+0x8"),
+        (Bar.CONFIG, 0x1000 + 4 * 11, "spad.status"),
+        (Bar.CONFIG, 0x1000 + 4 * 16, "spad.num_buffers(1)"),
+        (Bar.PEER_SPADS, 0, "peer_spad.type"),
+        (Bar.PEER_SPADS, 4 * 127, None),
+        (Bar.WINDOWS, 0, "notify[0]"),
+        (Bar.WINDOWS, 4 * 8, "notify[control]"),
+        (Bar.WINDOWS, 4 * 32, None),
+        (Bar.WINDOWS, 0x1010, "window+0x10"),
+        (Bar.WINDOWS + 1, 0, None),
+    ],
+)
+def test_registers_scratchpads_and_doorbells_have_names(bar: int, offset: int, name: str | None) -> None:
+    assert register_name(bar, offset) == name
 
 
 def test_the_map_is_the_rfcs_and_no_word_has_two_meanings() -> None:

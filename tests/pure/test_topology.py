@@ -38,6 +38,10 @@ def test_every_example_is_one(path: Path) -> None:
     assert load(path).devices
 
 
+def test_the_built_in_topology_is_that_of_the_first_example() -> None:
+    assert parse(DEFAULT) == load(EXAMPLES / "rc_ep.toml")
+
+
 def test_the_built_in_topology_is_two_hosts_a_link_and_a_network_device() -> None:
     topology = parse(DEFAULT)
     assert list(topology.hosts) == ["rc", "ep"]

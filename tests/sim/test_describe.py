@@ -188,6 +188,7 @@ async def test_the_tree_has_every_part_on_a_line(world: World) -> None:
         "driver on rc: virtio0, virtio_net bound",
         "device on ep: net0, vhost_net bound",
         "negotiated: CSUM GUEST_CSUM",
+        "registers: device_status 0xf, config_generation 0x0, config_msix_vector 0x0, num_queues 0x2",
         "in 1 packets 60 bytes",
         "drops: none",
     ):

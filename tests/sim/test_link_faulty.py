@@ -316,6 +316,16 @@ async def test_a_topology_that_asks_for_losses_gets_traffic_through_them() -> No
         assert pair.virtio.restarts == 0
 
 
+@pytest.mark.hostile("T04")
+async def test_a_topology_that_loses_doorbells_of_an_ntb_loses_them_and_a_beat_finds_them() -> None:
+    faults = FaultSpec(seed=3, lost_doorbells=0.2)
+    async with open_pair(Options(link=LinkSpec("rc", "ep", faults=faults), transport="ntb")) as pair:
+        with bounded(1_000_000, seconds=60):
+            while pair.link.statistics().faults.get("doorbell lost", 0) < 10:
+                await pair.transfer(100_000)
+        assert pair.virtio.restarts == 0
+
+
 # Reads that fail under a running device
 
 

@@ -66,6 +66,21 @@ async def test_a_trace_shows_what_the_driver_saw_of_a_fault(tmp_path: Path) -> N
     assert 0 < lost <= len(re.findall(r"> read .* = 0xff(ff){0,3}$", path.read_text(), re.MULTILINE))
 
 
+async def test_the_registers_scratchpads_and_doorbells_of_an_ntb_have_names_in_a_trace(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    async with open_pair(Options(link=LinkSpec("rc", "ep", trace=str(path)), transport="ntb")) as pair:
+        pair.driver_port.inject(FRAME)
+        await pair.device_port.receive()
+    text = path.read_text()
+    for line in (
+        "read .* magic",
+        "read .* peer_spad.session",
+        r"doorbell .* notify\[1\]",
+        r"doorbell .* notify\[control\]",
+    ):
+        assert re.search(f"> {line} = ", text), line
+
+
 async def test_an_access_that_did_not_happen_is_not_written_down() -> None:
     lines: list[str] = []
     link = TracedLink(IdealLink("link0"), lines.append)

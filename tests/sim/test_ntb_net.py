@@ -197,25 +197,11 @@ async def test_the_example_comes_up_and_shows_scratchpads_doorbells_and_windows_
             "MW1: 64 MiB at 0x1000 of BAR2, shares memory from 0x40000000 on",
             "hears 32 doorbells",
             "num_buffers(1) 0x100",
+            "spad.vhost_align 0x40",
+            "rang the other host's doorbells: notify[1] 1, notify[control] ",
             "net over ntb on ntb0",
         ):
             assert words in shown
-
-
-async def test_a_link_that_takes_time_is_paid_for_by_the_vhost_side() -> None:
-    """The window lies behind the vhost side's own link, so that is the one it pays for."""
-    slow = 'root = "host1"\nendpoint = "soc"\ngeneration = 1\nlanes = 1'
-    text = EXAMPLE.read_text(encoding="utf-8").replace('"tun"', '"memory"')
-    text = text.replace('root = "host1"\nendpoint = "soc"', slow)
-    async with open_world(parse(text), "test") as world:
-        await world.wait_up()
-        source, sink = world.memory_port("net0", "device"), world.memory_port("net0", "driver")
-        began = trio.current_time()
-        for _ in range(100):
-            source.inject(FRAME + bytes(1000))
-        for _ in range(100):
-            await sink.receive()
-        assert trio.current_time() - began > 100 * 1000 / 250e6
 
 
 async def test_a_device_that_stays_down_says_why() -> None:

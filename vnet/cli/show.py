@@ -122,6 +122,9 @@ def _ntb(name: str, ntb: Plain) -> Iterator[str]:
         yield f"    {_counts({key: side[key] for key in ('doorbells', 'dead_doorbells', 'commands', 'refused')})}"
         yield "    " + ", ".join(f"{bar} at register {register}" for bar, register in side["bars"].items())
         yield from _wrap("    configuration: ", ", ".join(f"{key} {value:#x}" for key, value in side["config"].items()))
+        set_to = (f"{name} {value:#x}" for name, value in side["spads"].items() if value)
+        yield from _wrap("    scratchpads: ", ", ".join(set_to) or "all 0")
+        yield from _wrap("    rang the other host's doorbells: ", _counts(side["rung"]))
         for window in side["windows"]:
             shares = f"shares memory from {window['shares']:#x} on" if window["mapped"] else "shares nothing"
             yield f"    {window['name']}: {_size(window['size'])} at {window['offset']:#x} of BAR2, {shares}"

@@ -6,6 +6,7 @@ configuration region is carried out in that very access.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -146,7 +147,8 @@ class NtbInterface:
         self._status = CommandStatus(0)
         self._outbound: dict[int, tuple[Outbound, PciAddr]] = {}
         """By window: through what the other host reaches this one's memory, and from which address on."""
-        self._rung = self._dead = self._commands = self._refused = 0
+        self._rung: Counter[int] = Counter()
+        self._dead = self._commands = self._refused = 0
 
     def bind(self) -> None:
         epc, number = self._epc, self._ntb.number
@@ -211,7 +213,7 @@ class NtbInterface:
     def ring(self, doorbell: int, data: int) -> None:
         """This host wrote to a doorbell of the other one."""
         if data == doorbell + 1 and doorbell < self.peer._doorbells:
-            self._rung += 1
+            self._rung[doorbell] += 1
             self.peer.raise_irq(1 + doorbell)
         else:
             self._dead += 1
@@ -279,7 +281,7 @@ class NtbInterface:
         self._epc.set_bar_memory(self._ntb.number, Bar.WINDOWS, self._offsets[window], memory)
 
     def statistics(self) -> NtbStatistics:
-        return NtbStatistics(self._rung, self._dead, self._commands, self._refused)
+        return NtbStatistics(self._rung.total(), self._dead, self._commands, self._refused)
 
     def describe(self) -> dict[str, object]:
         return {
@@ -289,6 +291,7 @@ class NtbInterface:
             "config": {word.name: int(self.read_word(word)) for word in Word if word not in ARRAYS},
             "hears": self._doorbells,
             "spads": list(self.spads),
+            "rung": {str(doorbell): count for doorbell, count in sorted(self._rung.items())},
             "windows": [
                 {
                     "name": f"MW{i + 1}",

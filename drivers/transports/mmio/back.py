@@ -53,9 +53,10 @@ class MmioDevice(VhostOps):
         """Every access is trapped."""
 
     def registers(self) -> dict[str, int]:
-        """Those that say something of the device as a whole, whatever was selected last."""
+        """Those of the device as a whole, and those of every queue, whatever was selected last."""
         names = Register.DEVICE_ID, Register.VENDOR_ID, Register.STATUS, Register.INTERRUPT_STATUS
-        return {name.name.lower(): self._registers.read(name, 4) for name in (*names, Register.CONFIG_GENERATION)}
+        whole = {name.name.lower(): self._registers.read(name, 4) for name in (*names, Register.CONFIG_GENERATION)}
+        return whole | self.device.queue_registers()
 
     def interrupt(self, cause: Interrupt) -> None:
         """An event occurred: its bit stands until it is acknowledged (section 4.2.2.1)."""

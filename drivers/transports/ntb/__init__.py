@@ -2,6 +2,7 @@
 
 from drivers.transports.ntb.back import NtbVhost
 from drivers.transports.ntb.front import NTB_VIRTIO, NtbVirtioDriver
+from drivers.transports.ntb.names import register_name
 from drivers.transports.ntb.registers import spad_names
 
-__all__ = ["NTB_VIRTIO", "NtbVhost", "NtbVirtioDriver", "spad_names"]
+__all__ = ["NTB_VIRTIO", "NtbVhost", "NtbVirtioDriver", "register_name", "spad_names"]

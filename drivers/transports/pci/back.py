@@ -83,6 +83,18 @@ class VirtioEpf(EndpointFunction):
         """``vector`` where it is in the table, else NO_VECTOR, which tells the driver that mapping failed."""
         return vector if vector < self._vectors else NO_VECTOR
 
+    def registers(self) -> dict[str, int]:
+        """The common configuration, of every queue whatever was selected last."""
+        device = self.device
+        return {
+            "device_status": device.status,
+            "config_generation": device.generation,
+            "config_msix_vector": self.config_vector,
+            "num_queues": len(device.queues),
+            **device.queue_registers(),
+            **{f"queue{queue.index}.msix_vector": queue.vector for queue in device.queues},
+        }
+
     # VhostOps
 
     def call(self, queue: DeviceQueue) -> None:

@@ -1,0 +1,38 @@
+"""What lies where in the BARs of an NTB, for people who read traces."""
+
+from __future__ import annotations
+
+from drivers.ntb_registers import CONFIG_SIZE, DB_COUNT, DB_ENTRY_SIZE, MSIX_OFFSET, MW_ALIGN, SPAD_OFFSET, Bar, Word
+from drivers.transports.ntb.registers import DB_CONTROL, spad_names
+
+__all__ = ["register_name"]
+
+MSIX_ENTRY = 16
+GROUPS = {Word.DB_DATA: 1, Word.MWS: 2}
+"""Words that begin a group, and how many words each of its members has."""
+SPAD_NAMES = spad_names()
+
+
+def register_name(bar: int, offset: int) -> str | None:
+    """The register, scratchpad or doorbell at ``offset`` of a BAR, or None where there is none."""
+    if bar == Bar.PEER_SPADS:
+        return _spad("peer_spad", offset)
+    if bar == Bar.WINDOWS:
+        doorbell = offset // DB_ENTRY_SIZE
+        if doorbell < DB_COUNT:
+            return f"notify[{'control' if DB_CONTROL == 1 << doorbell else doorbell}]"
+        return None if offset < MW_ALIGN else f"window+{offset - MW_ALIGN:#x}"
+    if bar != Bar.CONFIG:
+        return None
+    if offset < CONFIG_SIZE:
+        word = max(word for word in Word if word <= offset)
+        size = 4 * GROUPS.get(word, 0)
+        return word.name.lower() + (f"[{(offset - word) // size}]" if size else "")
+    if MSIX_OFFSET <= offset < SPAD_OFFSET:
+        return f"msix[{(offset - MSIX_OFFSET) // MSIX_ENTRY}]+{offset % MSIX_ENTRY:#x}"
+    return _spad("spad", offset - SPAD_OFFSET) if offset >= SPAD_OFFSET else None
+
+
+def _spad(bank: str, offset: int) -> str | None:
+    name = SPAD_NAMES.get(offset // 4)
+    return None if name is None else f"{bank}.{name.lower()}"
