@@ -40,7 +40,7 @@ from vnet.describe import describe
 from vnet.spec import LinkSpec
 from vnet.testing.checks import until
 from vnet.testing.hostile import tapped
-from vnet.testing.pair import ENDPOINT, ROOT
+from vnet.testing.pair import ENDPOINT, ROOT, over
 from vnet.testing.scsi import DISK, ScsiOptions, ScsiPair, open_scsi_pair
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -101,6 +101,15 @@ async def test_every_command_works_on_every_transport() -> None:
         assert driver.taken == driver.done
         assert driver.bytes == device.bytes
         assert pair.initiator.control_figures.done == pair.scsi.control.done == 2
+
+
+@pytest.mark.parametrize("off", [(), ("INDIRECT_DESC",), ("EVENT_IDX",)])
+async def test_packed_queues_make_no_difference(off: tuple[str, ...]) -> None:
+    with over("pci", "packed"):
+        async with open_scsi_pair(ScsiOptions(features_off=off, queues=2, queue_size=16)) as pair:
+            await exercise(pair)
+            await pair.reset()
+            await pair.transfer()
 
 
 @pytest.mark.parametrize(
@@ -637,14 +646,14 @@ async def test_twenty_resets_under_load_lose_nothing() -> None:
 
         async def work(at: int) -> None:
             nonlocal done
-            while not over:
+            while not ended:
                 data = os.urandom(4096)
                 assert (await pair.write(at * 8, data)).good
                 assert (await pair.read(at * 8, 8)).data == data
                 done += 1
                 await trio.sleep(0.003)
 
-        over = False
+        ended = False
         before = pair.footprint()
         async with trio.open_nursery() as nursery:
             for at in range(16):
@@ -652,7 +661,7 @@ async def test_twenty_resets_under_load_lose_nothing() -> None:
             for _ in range(20):
                 await trio.sleep(0.005)
                 await pair.reset()
-            over = True
+            ended = True
         assert done > 50
         assert pair.initiator.figures[0].errors == {}
         await trio.testing.wait_all_tasks_blocked()

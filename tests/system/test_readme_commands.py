@@ -61,6 +61,14 @@ def test_a_system_that_stays_up_obeys_every_line(require_tool: RequireTool) -> N
 
 
 @pytest.mark.usefixtures("privileged", "no_leaks")
+@pytest.mark.parametrize("line", block("## SCSI"), ids=["example", "show"])
+def test_logical_units_are_found_and_shown(line: str) -> None:
+    done = run(line)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3:300" in done.stdout
+
+
+@pytest.mark.usefixtures("privileged", "no_leaks")
 def test_a_named_system_from_a_file_comes_up_and_goes(require_tool: RequireTool) -> None:
     require_tool("ip")
     line = block("## Systems that stay up")[1]

@@ -1,0 +1,77 @@
+"""Topology files with SCSI hosts: logical units are read whole or refused in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from drivers.devices.scsi import Lun
+from vnet.ends.scsi import LunSpec, ScsiSpec
+from vnet.errors import ConfigError
+from vnet.topology import parse
+
+BASE = """\
+[hosts.rc]
+[hosts.ep]
+[links.pcie0]
+root = "rc"
+endpoint = "ep"
+[devices.scsi0]
+type = "scsi"
+link = "pcie0"
+"""
+LUNS = "devices.scsi0.device.luns"
+
+
+def spec(text: str) -> ScsiSpec:
+    found = parse(BASE + text).devices["scsi0"]
+    assert isinstance(found, ScsiSpec)
+    return found
+
+
+def luns(*units: str) -> str:
+    return f"device = {{ luns = [{', '.join(f'{{ {unit} }}' for unit in units)}] }}\n"
+
+
+def test_what_is_not_said_has_a_default() -> None:
+    found = spec("")
+    assert (found.queue_size, found.queues, found.driver.buffers, found.device.workers) == (256, 1, 32, 4)
+    assert found.device.luns == (LunSpec(size=64),)
+    assert found.device.luns[0].place == Lun(0, 0)
+
+
+def test_units_are_a_list_and_each_has_a_place() -> None:
+    found = spec(luns("size = 1", 'target = 3, lun = 300, store = "file", path = "a.img", serial = "s"'))
+    assert found.device.luns == (LunSpec(size=1), LunSpec("file", "a.img", serial="s", target=3, lun=300))
+    assert spec("device = { luns = [] }").device.luns == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "why"),
+    [
+        (luns("size = 1", "size = 1"), f"{LUNS}[1].lun", "target 0 has it already"),
+        (luns(""), f"{LUNS}[0].size", "a memory store needs a size"),
+        (luns('store = "file"'), f"{LUNS}[0].path", "a file store needs the path"),
+        (luns('size = 1, path = "x"'), f"{LUNS}[0].path", "a memory store has no file"),
+        (luns("size = 1, target = 256"), f"{LUNS}[0].target", "a target, 0 to 255"),
+        (luns("size = 1, lun = 16384"), f"{LUNS}[0].lun", "a LUN, 0 to 16383"),
+        (luns('size = 1, serial = ""'), f"{LUNS}[0].serial", "1 to 64"),
+        (luns("size = 1, block_size = 513"), f"{LUNS}[0].block_size", "a power of two"),
+        (luns("size = 1, workers = 4"), f"{LUNS}[0].workers", "unknown key"),
+        ("device = { max_target = 2, luns = [{ size = 1, target = 3 }] }", f"{LUNS}[0].target", "max_target is 2"),
+        ("queues = 0", "devices.scsi0.queues", "1 to 16"),
+        ('mode = "mediated"', "devices.scsi0.mode", "no peer driver"),
+        ('features_off = ["T10_PI"]', "devices.scsi0.features_off", "no feature T10_PI"),
+    ],
+)
+def test_what_can_not_be_is_refused_in_one_line(text: str, where: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
+        spec(text)
+    assert where in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_two_units_write_to_one_file() -> None:
+    unit = 'store = "file", path = "a.img"'
+    with pytest.raises(ConfigError, match="has it"):
+        spec(luns(unit, f"lun = 1, {unit}"))
+    spec(luns(f"read_only = true, {unit}", f"lun = 1, read_only = true, {unit}"))
