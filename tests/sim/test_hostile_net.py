@@ -339,8 +339,31 @@ def at(addr: int) -> Callable[[HostileDriver], None]:
     return spoil
 
 
+def chain(*descs: tuple[int, int, int]) -> Callable[[HostileDriver], None]:
+    """Descriptors from 0 on, each as size, flags and next, all of the same buffer."""
+
+    def spoil(driver: HostileDriver) -> None:
+        buffer = driver.alloc(64)
+        for index, (size, flags, following) in enumerate(descs):
+            driver.rings[1].write(index, Desc(buffer, size, flags, following))
+        driver.rings[1].offer(0)
+
+    return spoil
+
+
+def made_available_twice(driver: HostileDriver) -> None:
+    driver.rings[1].write(0, Desc(driver.put(HEADER), 12))
+    driver.rings[1].offer(0)
+    driver.rings[1].offer(0)
+
+
 LATCHES: dict[str, Callable[[HostileDriver], None]] = {
     "R01 loop": loop,
+    "R02 longer than the queue": chain(*((1, NEXT, (index + 1) % 16) for index in range(16))),
+    "R03 next out of range": chain((12, NEXT, 16)),
+    "R07 twice in flight": made_available_twice,
+    "R12 more than 2^32 bytes": chain((12, NEXT, 1), ((1 << 32) - 1, NEXT, 2), ((1 << 32) - 1, 0, 0)),
+    "R13 readable behind writable": chain((12, NEXT, 1), (12, NEXT | WRITE, 2), (12, 0, 0)),
     "R04 head out of range": out_of_range,
     "R05 index far ahead": ahead,
     "R06 index backwards": backwards,
@@ -351,7 +374,7 @@ LATCHES: dict[str, Callable[[HostileDriver], None]] = {
 
 
 @pytest.mark.every_transport
-@pytest.mark.hostile("R01", "R04", "R05", "R06", "R08", "R09")
+@pytest.mark.hostile("R01", "R02", "R03", "R04", "R05", "R06", "R07", "R08", "R09", "R12", "R13")
 @pytest.mark.virtio("STATUS-DEV-3", "STATUS-DEV-4")
 @pytest.mark.parametrize("change", LATCHES.values(), ids=LATCHES)
 async def test_a_broken_transmit_queue_is_latched_and_what_came_before_it_is_answered(
@@ -369,7 +392,7 @@ async def test_a_broken_transmit_queue_is_latched_and_what_came_before_it_is_ans
         assert driver.status == OK | Status.NEEDS_RESET
         assert driver.calls.count(0) == 1
         assert driver.rings[1].elem(0) == (8, 0)
-        assert driver.rings[1].used_idx == 1
+        assert driver.rings[1].used_idx == 1 + (change is made_available_twice)
         driver.rings[1].avail_idx = 1
         driver.send(Desc(driver.put(HEADER + FRAME), LENGTH), head=2)
         driver.send(Desc(room, 2000, WRITE), queue=0)
