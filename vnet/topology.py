@@ -16,6 +16,7 @@ from cattrs.gen import make_dict_structure_fn
 from drivers.registry import TRANSPORTS
 from vnet.ends import ENDS
 from vnet.errors import ConfigError
+from vnet.matrix import unmediated
 from vnet.spec import NAME, DeviceSpec, FieldError, HostSpec, LinkSpec, Netns, NtbSpec
 
 __all__ = ["DEFAULT", "Topology", "load", "parse", "parse_device"]
@@ -96,7 +97,7 @@ class Topology:
             if other != name and device.ntb is not None:
                 raise ConfigError(file, f"{path}.ntb", device.ntb, f"{other} has it already: an NTB carries one device")
             if device.mode == "mediated":
-                why = self._unmediated(device)
+                why = unmediated(device.type, device.transport)
                 if why:
                     raise ConfigError(file, f"{path}.mode", device.mode, why)
             clash = device.clash()
@@ -113,14 +114,6 @@ class Topology:
                         file, f"{path}.{field}", thing[-1], f"{other.rsplit('.', 1)[0]} has it in the same namespace"
                     )
         return self
-
-    def _unmediated(self, device: DeviceSpec) -> str:
-        """Why a device can't be mediated; empty where it can."""
-        if TRANSPORTS[device.transport].on == "host":
-            return f"transport {device.transport} is within one host: there is nothing to mediate between"
-        if ENDS[device.type].mediator is None:
-            return f"a {device.type} device has no peer driver at its own end: use direct"
-        return ""
 
     def _check_ntb(self, file: str, name: str, ntb: NtbSpec) -> None:
         """Two links that end at one host, from two others, the second of which has memory for the window."""

@@ -33,7 +33,7 @@ from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
 from vnet.topology import Topology
 from vnet.world import Device, World, open_world
 
-__all__ = ["FRAME", "MEGABYTE", "Footprint", "Options", "Pair", "carried", "open_pair", "over"]
+__all__ = ["FRAME", "MEGABYTE", "Footprint", "Options", "Pair", "carried", "open_pair", "over", "send_and_compare"]
 
 LINK, ROOT, ENDPOINT = "link0", "rc", "ep"
 OTHER, SOC, NTB = "link1", "soc", "ntb"
@@ -237,7 +237,7 @@ class Pair:
         ports = [self.world.memory_port(device, end) for end in ("driver", "device")]
         async with trio.open_nursery() as nursery:
             for source, sink in (ports, ports[::-1]):
-                nursery.start_soon(_send_and_compare, source, sink, size, self.settings.rx_buffer is None)
+                nursery.start_soon(send_and_compare, source, sink, size, self.settings.rx_buffer is None)
 
     async def reset(self) -> None:
         """Unbind the driver and bind it again: a plain reset, and everything from step 1 on."""
@@ -264,7 +264,7 @@ async def open_pair(options: Options = Options()) -> AsyncIterator[Pair]:
         yield Pair(world)
 
 
-async def _send_and_compare(source: MemoryPort, sink: MemoryPort, size: int, large: bool) -> None:
+async def send_and_compare(source: MemoryPort, sink: MemoryPort, size: int, large: bool) -> None:
     data = _random(size)
     received = hashlib.sha256()
     # Enough small frames for any small ring to wrap around, then large ones, which cost less.

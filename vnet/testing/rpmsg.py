@@ -87,7 +87,7 @@ class RpmsgPair(Pair):
         ends = await bound_pair(*self.buses, "transfer")
         async with trio.open_nursery() as nursery:
             for source, sink in (ends, ends[::-1]):
-                nursery.start_soon(_send_and_compare, source, sink, size)
+                nursery.start_soon(send_and_compare, source, sink, size)
         for end in ends:
             end.close()
         with trio.fail_after(1):
@@ -112,7 +112,7 @@ async def open_rpmsg_pair(options: RpmsgOptions = RpmsgOptions()) -> AsyncIterat
         yield RpmsgPair(world)
 
 
-async def _send_and_compare(source: Endpoint, sink: Endpoint, size: int) -> None:
+async def send_and_compare(source: Endpoint, sink: Endpoint, size: int) -> None:
     data = random.Random(size).randbytes(size)
     piece = source.max_payload
 
