@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "CommandRefused",
     "DriverError",
     "FeatureMismatch",
     "MessageTooLong",
@@ -45,6 +46,10 @@ class NeedsReset(DriverError):
 
 class TransportLost(DriverError):
     """The device can't be reached any more: link down, removed, or it never answers."""
+
+
+class CommandRefused(DriverError):
+    """A device, or its driver, can't be made to do what was asked of it; it goes on as before."""
 
 
 class PortGone(DriverError):

@@ -16,6 +16,8 @@ __all__ = [
     "NO_OFFLOADS",
     "Offloads",
     "PacketPort",
+    "PacketQueue",
+    "PortState",
     "PortStatistics",
     "RpmsgEndpoint",
     "SectorStore",
@@ -35,6 +37,8 @@ class Offloads:
     tso4: bool = False
     tso6: bool = False
     uso: bool = False
+    ecn: bool = False
+    """TCP segments of a connection that uses ECN; means nothing without TSO."""
 
     def __and__(self, other: Offloads) -> Offloads:
         return Offloads(*(a and b for a, b in zip(attrs.astuple(self), attrs.astuple(other), strict=True)))
@@ -46,7 +50,19 @@ class Offloads:
 
 
 NO_OFFLOADS = Offloads()
-ALL_OFFLOADS = Offloads(True, True, True, True)
+ALL_OFFLOADS = Offloads(True, True, True, True, True)
+
+
+@attrs.frozen
+class PortState:
+    """What the interface behind a port is called and wants to receive, as whoever uses it has set it up."""
+
+    mac: bytes | None = None
+    """6 bytes; None where it has none, or does not say."""
+    promisc: bool = False
+    allmulti: bool = False
+    vlans: frozenset[int] | None = None
+    """The VLANs that somebody there listens to; None where nobody says, so that it may be any."""
 
 
 @attrs.frozen
@@ -61,29 +77,11 @@ class PortStatistics:
     """Frames the port itself dropped, in either direction, by cause."""
 
 
-class PacketPort(Protocol):
+class PacketQueue(Protocol):
     """A place Ethernet frames come from and go to, each behind a 12-byte virtio_net_hdr.
 
     Both data methods are synchronous, never block and never keep a view they were given.
     """
-
-    @property
-    def caps(self) -> Offloads:
-        """What this port can do, both as sender and as receiver; features are cut to it."""
-
-    @property
-    def live(self) -> bool:
-        """Whether it was started, and not stopped since."""
-
-    async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
-        """Go live: ``mac`` (6 bytes) is the interface's own address, ``offloads`` what `recv_into` may
-        hand up from now on, ``mtu`` the largest packet without the Ethernet header. None leaves as is."""
-
-    def stop(self) -> None:
-        """Hand up nothing more until `start`; carrier off."""
-
-    def set_carrier(self, up: bool) -> None:
-        """Show the link state to whoever uses the interface."""
 
     def recv_into(self, segs: Sequence[memoryview], /) -> int:
         """Put the next frame, header first, into ``segs``; the number of bytes, or 0 where none waits.
@@ -109,8 +107,57 @@ class PacketPort(Protocol):
     async def wait_writable(self) -> None:
         """Return when `send` may succeed; may return early. Raises PortGone."""
 
+
+class PacketPort(PacketQueue, Protocol):
+    """An interface: one or several queues of frames, and what is the same for all of them. It is its first queue."""
+
+    @property
+    def queues(self) -> Sequence[PacketQueue]:
+        """All that it was opened with. Frames of one flow come from the queue that took the last one of it, and
+        from one and the same as long as none did."""
+
+    @property
+    def caps(self) -> Offloads:
+        """What this port can do, both as sender and as receiver; features are cut to it."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it was started, and not stopped since."""
+
+    @property
+    def state(self) -> PortState:
+        """What its interface wants, as far as it is known by now."""
+
+    async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
+        """Go live: ``mac`` (6 bytes) is the interface's own address, ``offloads`` what `recv_into` may
+        hand up from now on, ``mtu`` the largest packet without the Ethernet header. None leaves as is."""
+
+    def stop(self) -> None:
+        """Hand up nothing more until `start`; carrier off."""
+
+    def set_carrier(self, up: bool) -> None:
+        """Show the link state to whoever uses the interface."""
+
+    def set_queues(self, count: int) -> None:
+        """Hand up frames from the first ``count`` queues only, and use no other any more. Raises PortGone."""
+
+    def set_offloads(self, offloads: Offloads) -> None:
+        """What `recv_into` may hand up from now on, of what it `caps`. Raises PortGone."""
+
+    def set_mac(self, mac: bytes) -> None:
+        """Give the interface another address. Raises PortGone."""
+
+    def set_peer(self, mac: bytes) -> None:
+        """The station at the other end has another address: for a port that has to know."""
+
+    async def announce(self) -> None:
+        """Hand up frames that tell everybody at the other end where the interface's addresses are. Raises PortGone."""
+
+    async def wait_state(self, known: PortState) -> PortState:
+        """The `state`, as soon as it is not ``known`` any more. One task at a time. Raises PortGone."""
+
     def statistics(self) -> PortStatistics:
-        """A frozen copy of the counters."""
+        """A frozen copy of the counters, over all queues."""
 
 
 @attrs.frozen

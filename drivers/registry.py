@@ -67,6 +67,8 @@ class Transport:
     name of an NTB."""
     names: Callable[[int, int], str | None] = lambda bar, offset: None
     """For "link" and "ntb": what the register at an offset of a BAR is called. A doorbell's begins with "notify["."""
+    queues: int | None = None
+    """Most that it can carry of a device; None where there is no such limit."""
     options: tuple[str, ...] = ()
     """Keys of a topology's device that are for this transport alone, and arguments of ``back``."""
 
@@ -74,8 +76,13 @@ class Transport:
 TRANSPORTS: dict[str, Transport] = {
     "pci": Transport("link", pci.VIRTIO_PCI, pci.VirtioEpf, pci.register_name),
     "epf_mailbox": Transport(
-        "link", epf_mailbox.EPF_MAILBOX, epf_mailbox.MailboxEpf, epf_mailbox.register_name, ("poll",)
+        "link",
+        epf_mailbox.EPF_MAILBOX,
+        epf_mailbox.MailboxEpf,
+        epf_mailbox.register_name,
+        epf_mailbox.MAX_QUEUES,
+        ("poll",),
     ),
     "mmio": Transport("host", mmio.VIRTIO_MMIO, mmio.MmioDevice),
-    "ntb": Transport("ntb", ntb.NTB_VIRTIO, ntb.NtbVhost, ntb.register_name),
+    "ntb": Transport("ntb", ntb.NTB_VIRTIO, ntb.NtbVhost, ntb.register_name, ntb.MAX_QUEUES),
 }

@@ -192,15 +192,18 @@ class VhostDevice:
     def config(self) -> bytes:
         return self._config
 
-    def set_config(self, config: bytes) -> None:
-        """Change the configuration space as a whole and tell the driver (VIRTIO 1.4 section 2.5)."""
+    def set_config(self, config: bytes, *, tell: bool = True) -> None:
+        """Change the configuration space as a whole and tell the driver (VIRTIO 1.4 section 2.5).
+
+        Without ``tell`` it is not told: of what it asked for itself, or what the next one finds.
+        """
         if config != self._config:
             self._config = bytes(config)
             if self._config_read:  # a reader can only have mixed two values if it read since the last change
                 self._config_read = False
                 self.generation = self.generation + 1 & 0xFFFF_FFFF
             self.on_change()
-            if self.status & Status.DRIVER_OK:
+            if tell and self.status & Status.DRIVER_OK:
                 self.ops.config_changed()
 
     def fail(self, reason: str) -> None:

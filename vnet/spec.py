@@ -184,6 +184,11 @@ class DeviceSpec:
         """What its ports need, in the system of that name, with its driver and its device on ``hosts``."""
         return iter(())
 
+    @property
+    def queue_count(self) -> tuple[str, int]:
+        """Queues that its transport has to carry, and the field that says so."""
+        return "type", 1
+
     def clash(self) -> tuple[str, object, str] | None:
         """Field, value and reason where two fields do not go together."""
         return None

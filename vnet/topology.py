@@ -143,6 +143,10 @@ class Topology:
                 raise ConfigError(file, f"{path}.{key}", given, f"transport {device.transport} is carried by a {on}")
             if key == on and given not in known:
                 raise ConfigError(file, f"{path}.{key}", given or "", f"it must be one of {', '.join(known)}")
+        field, queues = device.queue_count
+        if transport.queues is not None and queues > transport.queues:
+            why = f"that takes {queues} queues, and transport {device.transport} carries {transport.queues} at most"
+            raise ConfigError(file, f"{path}.{field}", getattr(device, field), why)
         own = {"function"} if on == "link" else set()
         for key in {"function", *(key for other in TRANSPORTS.values() for key in other.options)} - own:
             given = getattr(device, key)

@@ -70,7 +70,7 @@ def test_features_are_switched_off_by_name() -> None:
 @pytest.mark.parametrize(
     ("extra", "line"),
     [
-        ("speed = 1", f"{DEVICE}.speed = 1: unknown key; known are "),
+        ("velocity = 1", f"{DEVICE}.velocity = 1: unknown key; known are "),
         ("[frob]", "frob = {}: unknown key; known are hosts, links, devices"),
         ("driver = { speed = 1 }", f"{DEVICE}.driver.speed = 1: unknown key; known are kind, "),
         ("queue_size = 3", f"{DEVICE}.queue_size = 3: it must be a power of two from 2 to 32768"),

@@ -70,9 +70,9 @@ async def test_everything_is_there_by_its_name(world: World) -> None:
         assert end["status"] == ["ACKNOWLEDGE", "DRIVER", "DRIVER_OK", "FEATURES_OK"]
         assert {"VERSION_1", "EVENT_IDX", "CSUM", "MRG_RXBUF"} <= set(end["features"])
         assert (end["port"]["kind"], end["port"]["live"], end["port"]["netns"]) == ("memory", True, None)
-        assert [queue["name"] for queue in end["queues"]] == ["receiveq1", "transmitq1"]
+        assert [queue["name"] for queue in end["queues"]] == ["receiveq1", "transmitq1", "controlq"]
         assert all(queue["live"] and not queue["ring"]["broken"] for queue in end["queues"])
-        assert [queue["ring"]["num"] for queue in end["queues"]] == [256, 256]
+        assert [queue["ring"]["num"] for queue in end["queues"]] == [256, 256, 64]
     assert set(device["device"]["features"]) <= set(device["device"]["device_features"])
     assert found["drops"] == {}
 
@@ -92,10 +92,14 @@ async def test_packets_are_counted_at_both_sides_of_both_queues_and_at_both_port
     assert list(found) == [
         ("driver", "receiveq1"),
         ("driver", "transmitq1"),
+        ("driver", "controlq"),
         ("device", "receiveq1"),
         ("device", "transmitq1"),
+        ("device", "controlq"),
     ]
     for (_, queue), row in found.items():
+        if queue == "controlq":
+            continue
         count = 3 if queue == "transmitq1" else 2
         assert (row.device, row.packets, row.bytes, row.drops) == ("net0", count, count * len(FRAME), {})
         assert sum(row.batches) == count
@@ -182,13 +186,13 @@ async def test_the_tree_has_every_part_on_a_line(world: World) -> None:
         "bus 01 behind link pcie0: up, epoch 1",
         "0000:01:00.0 1af4:1041",
         "BAR 0 at 0x",
-        "MSI-X: 3 vectors, on",
+        "MSI-X: 4 vectors, on",
         "link pcie0: rc (root complex) to ep (endpoint), up, epoch 1",
         "device net0: net over pci on pcie0, 0000:01:00.0: up",
         "driver on rc: virtio0, virtio_net bound",
         "device on ep: net0, vhost_net bound",
         "negotiated: CSUM GUEST_CSUM",
-        "registers: device_status 0xf, config_generation 0x0, config_msix_vector 0x0, num_queues 0x2",
+        "registers: device_status 0xf, config_generation 0x0, config_msix_vector 0x0, num_queues 0x3",
         "in 1 packets 60 bytes",
         "drops: none",
     ):

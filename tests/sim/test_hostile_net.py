@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from drivers.devices.net.flow import BUDGET
-from drivers.devices.net.layout import SUPPORTED, TABLE, NetFeature
+from drivers.devices.net.layout import TABLE, NetFeature
 from drivers.model import BindState
 from drivers.pump import BATCHES
 from drivers.testing import AroundOps
@@ -25,6 +25,7 @@ from rings.testing import Access, Act, Changing, Desc, RawRing, Watched
 from vnet.link.base import Direction
 from vnet.testing import (
     FRAME,
+    TWO_QUEUES,
     HostileDevice,
     HostileDriver,
     Options,
@@ -147,7 +148,8 @@ DROPPED: dict[str, tuple[str, str, Build]] = {
     "UFO": ("N04", "bad_gso", whole(framed(60, G(C, 3, 42, 1460, 34, 6)))),
     "gso_type 6": ("N04", "bad_gso", whole(framed(60, G(C, 6, 54, 1460, 34, 16)))),
     "tunnel": ("N04", "bad_gso", whole(framed(60, G(C, 0x21, 54, 1460, 34, 16)))),
-    "ECN": ("N04", "bad_gso", whole(framed(60, G(C, 0x81, 54, 1460, 34, 16)))),
+    "ECN of a datagram": ("N04", "bad_gso", whole(framed(60, G(C, 0x85, 42, 1460, 34, 6)))),
+    "ECN alone": ("N04", "bad_gso", whole(framed(60, G(C, 0x80, 54, 1460, 34, 16)))),
     "gso_type 255": ("N04", "bad_gso", whole(framed(60, G(C, 255, 54, 1460, 34, 16)))),
     "gso_size 0": ("N04", "bad_gso", whole(framed(60, G(C, 1, 54, 0, 34, 16)))),
     "hdr_len behind the frame": ("N04", "bad_gso", whole(framed(60, G(C, 1, 61, 1460, 34, 16)))),
@@ -192,7 +194,7 @@ OFFLOADS_OFF = [(F.CSUM, "bad_csum"), (F.HOST_TSO4, "bad_gso")]
 @pytest.mark.parametrize(("bit", "cause"), OFFLOADS_OFF, ids=["CSUM", "HOST_TSO4"])
 async def test_a_header_that_asks_for_what_was_not_agreed_on_is_a_bad_frame(bit: NetFeature, cause: str) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
-        await driver.start(TABLE.prune(SUPPORTED & ~(1 << bit)))
+        await driver.start(TABLE.prune(TWO_QUEUES & ~(1 << bit)))
         gso = (1, 54, 1460) if bit is F.HOST_TSO4 else (0, 0, 0)
         driver.send(*whole(framed(60, virtio_net_hdr(C, *gso, 34, 16)))(driver))
         with bounded():
@@ -226,7 +228,7 @@ async def test_a_writable_part_in_what_the_driver_sends_is_not_touched_and_the_f
 @pytest.mark.parametrize("mergeable", [True, False])
 async def test_a_readable_receive_buffer_comes_back_empty_and_untouched(mergeable: bool) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
-        await driver.start(SUPPORTED if mergeable else SUPPORTED & ~mask({F.MRG_RXBUF}))
+        await driver.start(TWO_QUEUES if mergeable else TWO_QUEUES & ~mask({F.MRG_RXBUF}))
         room = driver.put(b"\xee" * 2000)
         good = driver.alloc(70_000)
         driver.send(Desc(room, 2000), head=0, queue=0)
@@ -247,7 +249,7 @@ async def test_a_readable_receive_buffer_comes_back_empty_and_untouched(mergeabl
 @pytest.mark.parametrize("size", [1, 9, 11, 12, 13, 25, 30])
 async def test_a_frame_that_its_buffer_can_not_hold_is_dropped_and_the_buffer_kept(size: int) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
-        await driver.start(SUPPORTED & ~mask({F.MRG_RXBUF}))
+        await driver.start(TWO_QUEUES & ~mask({F.MRG_RXBUF}))
         small = driver.put(b"\xee" * 64)
         driver.send(Desc(small, size, WRITE), head=0, queue=0)
         for _ in range(3):
@@ -840,7 +842,7 @@ async def test_features_that_change_after_they_were_agreed_on_change_nothing() -
         agreed, live = pair.virtio.features, True
         pair.virtio.interrupt()
         await pair.transfer(1 << 15)
-        assert pair.virtio.features == agreed == SUPPORTED
+        assert pair.virtio.features == agreed == TWO_QUEUES
         assert pair.virtio.restarts == 0
 
 

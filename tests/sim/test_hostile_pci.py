@@ -224,13 +224,13 @@ async def test_configuration_is_read_at_any_width_and_reads_zero_behind_its_end(
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.start()
         config = pair.vhost.config
-        assert len(config) == 12
+        assert len(config) == 17
         for offset in range(20):
             for size in (1, 2, 4, 8):
                 want = int.from_bytes(config[offset : offset + size], "little")
                 assert driver.config(offset, size) == want
         at = driver.structures[CfgType.DEVICE]
-        for offset in (12, 13, 0xFF8, 0xFFC, 0xFFF):
+        for offset in (17, 18, 0xFF8, 0xFFC, 0xFFF):
             assert driver.config(offset, 1) == 0
         for offset in range(20):
             for size in (1, 2, 4, 8):

@@ -138,7 +138,7 @@ async def test_every_access_is_one_that_the_specification_allows() -> None:
                 assert access.size in (1, 2, 4)
                 assert access.offset % access.size == 0
                 assert not access.write
-                assert access.offset + access.size <= CONFIG + 12
+                assert access.offset + access.size <= CONFIG + 17
         acks = {value for register, value, _ in words(tap.log) if register is R.INTERRUPT_ACK}
         assert acks
         assert all(value and not value & ~3 for value in acks)

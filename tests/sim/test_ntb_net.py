@@ -198,7 +198,7 @@ async def test_the_example_comes_up_and_shows_scratchpads_doorbells_and_windows_
             "hears 32 doorbells",
             "num_buffers(1) 0x100",
             "spad.vhost_align 0x40",
-            "rang the other host's doorbells: notify[1] 1, notify[control] ",
+            "rang the other host's doorbells: notify[1] 1, notify[2] 2, notify[control] ",
             "net over ntb on ntb0",
         ):
             assert words in shown

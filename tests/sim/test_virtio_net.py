@@ -16,7 +16,7 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, frag
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from drivers.devices.net.layout import SUPPORTED, TABLE, NetFeature
+from drivers.devices.net.layout import TABLE, NetFeature
 from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
 from drivers.testing import AroundOps
 from drivers.transports.pci.registers import Common
@@ -26,7 +26,19 @@ from rings.memory import Addr, Memory
 from rings.status import Status
 from rings.testing import Access, Act, Desc, Watched
 from vnet.ports.memory import MemoryPort
-from vnet.testing import FRAME, HostileDriver, Options, Pair, hostile_device, hostile_driver, open_pair, unharmed, until
+from vnet.testing import (
+    AGREED,
+    FRAME,
+    TWO_QUEUES,
+    HostileDriver,
+    Options,
+    Pair,
+    hostile_device,
+    hostile_driver,
+    open_pair,
+    unharmed,
+    until,
+)
 
 SMALL = Options(queue_size=16)
 F = NetFeature
@@ -247,7 +259,7 @@ async def test_a_large_packet_crosses_whole_with_its_header(name: str, options: 
 
 
 UNFINISHED = {**PARTIAL, **GSO}
-SWITCHABLE = [b for b in bits(SUPPORTED) if b != RingFeature.VERSION_1]
+SWITCHABLE = [b for b in bits(AGREED) if b != RingFeature.VERSION_1]
 
 
 @pytest.mark.every_transport
@@ -257,9 +269,9 @@ SWITCHABLE = [b for b in bits(SUPPORTED) if b != RingFeature.VERSION_1]
 @pytest.mark.parametrize("bit", SWITCHABLE, ids=TABLE.name)
 async def test_without_a_feature_ordinary_frames_pass_and_no_header_asks_for_it(bit: int, direction: str) -> None:
     """What may not be left undone is not let in: the port is told so, and drops and counts it."""
-    async with open_pair(Options(queue_size=16, features_off=(TABLE.name(bit),))) as pair, unharmed(pair):
+    async with open_pair(Options(queue_size=16, control=True, features_off=(TABLE.name(bit),))) as pair, unharmed(pair):
         features = pair.virtio.features
-        assert features == TABLE.prune(SUPPORTED & ~(1 << bit))
+        assert features == TABLE.prune(AGREED & ~(1 << bit))
         source, sink = ends(pair, direction)
         dropped = 0
         for item in UNFINISHED.values():
@@ -327,10 +339,10 @@ def received(driver: HostileDriver) -> list[bytes]:
 
 @pytest.mark.every_transport
 @pytest.mark.virtio("NET-DEV-26", "NET-DEV-27", "NET-DEV-28", "NET-DEV-29", "NET-DEV-32")
-@pytest.mark.parametrize("off", [0, mask({F.MRG_RXBUF}), SUPPORTED & ~mask({RingFeature.VERSION_1})])
+@pytest.mark.parametrize("off", [0, mask({F.MRG_RXBUF}), TWO_QUEUES & ~mask({RingFeature.VERSION_1})])
 async def test_num_buffers_is_one_where_one_buffer_holds_the_frame(off: int) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
-        await start(driver, TABLE.prune(SUPPORTED & ~off))
+        await start(driver, TABLE.prune(TWO_QUEUES & ~off))
         for _ in range(3):
             pair.device_port.inject(FRAME)
         await trio.testing.wait_all_tasks_blocked()
@@ -465,7 +477,7 @@ NOT_AGREED = {
     "UFO": virtio_net_hdr(NEEDS_CSUM, 3, 42, 1472, 34, 6),
     "tunnel over IPv4": virtio_net_hdr(NEEDS_CSUM, 0x20 | TCPV4, 54, 1460, 34, 16),
     "tunnel over IPv6": virtio_net_hdr(NEEDS_CSUM, 0x40 | TCPV4, 54, 1460, 34, 16),
-    "ECN": virtio_net_hdr(NEEDS_CSUM, 0x80 | TCPV4, 54, 1460, 34, 16),
+    "ECN of a datagram": virtio_net_hdr(NEEDS_CSUM, 0x80 | UDP_L4, 42, 1460, 34, 6),
 }
 
 

@@ -85,6 +85,7 @@ SETTINGS: Mapping[str, Sequence[Setting]] = {
             {"multiple": True, "metavar": "ADDRESS"},
         ),
         Setting("--mtu", {"mtu": VALUE}, "Bytes of a packet.", {"type": int}),
+        Setting("--pairs", {"queue_pairs": VALUE}, "How many pairs of queues it has at most.", {"type": int}),
         Setting("--mac", {"mac": VALUE}, "The address of the driver's interface, where it shall not be learnt."),
     ),
     "blk": (

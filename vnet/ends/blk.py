@@ -56,6 +56,10 @@ class BlkSpec(DeviceSpec):
     driver: DiskSpec = DiskSpec()
     device: DiskStoreSpec = attrs.field(factory=partial(DiskStoreSpec, size=64))
 
+    @property
+    def queue_count(self) -> tuple[str, int]:
+        return "queues", self.queues
+
     def clash(self) -> tuple[str, object, str] | None:
         return self.device.clash("device")
 

@@ -13,7 +13,11 @@ from typing import Literal, Protocol
 import attrs
 
 from drivers.devices.net import MediatedNetPlug, NetMediator, NetPlug
+from drivers.devices.net.control import VID_MAX
 from drivers.devices.net.driver import NetSettings
+from drivers.devices.net.filter import Reception
+from drivers.devices.net.layout import SPEED_MAX, Duplex
+from drivers.devices.net.station import Wishes
 from drivers.ports import ALL_OFFLOADS, PacketPort
 from vnet.ends.base import Figures, OpenContext, Side
 from vnet.errors import ConfigError
@@ -107,8 +111,31 @@ class NetSpec(PeerSpec):
         default=None, validator=must(lambda v: 64 <= v <= 1 << 20, "64 to 1048576 bytes")
     )
     """Bytes of the driver's receive buffers; by default each holds any frame."""
+    queue_pairs: int = attrs.field(default=1, validator=must(lambda v: 1 <= v <= 64, "1 to 64 pairs of queues"))
+    """Pairs of a receive and a transmit queue that device and interfaces have."""
+    speed: int | None = attrs.field(
+        default=None, validator=must(lambda v: 1 <= v <= SPEED_MAX, f"a speed in Mbit/s, 1 to {SPEED_MAX}")
+    )
+    """What the device says it has, in Mbit/s."""
+    duplex: Literal["full", "half"] | None = None
+    promisc: bool = False
+    """Whether the driver wants everything, whoever it is for."""
+    vlans: tuple[int, ...] = attrs.field(
+        default=(), validator=must(lambda v: all(0 <= i <= VID_MAX for i in v), f"VLANs, 0 to {VID_MAX}")
+    )
+    """The VLANs that the driver wants besides those that its interface has."""
     driver: PortSpec = PortSpec()
     device: PortSpec = PortSpec()
+
+    @property
+    def queue_count(self) -> tuple[str, int]:
+        return "queue_pairs", 2 * self.queue_pairs + 1
+
+    @property
+    def wishes(self) -> Wishes:
+        """How the driver is to use the device, to begin with."""
+        vlans = frozenset(self.vlans) if self.vlans else None
+        return Wishes(reception=Reception(promisc=self.promisc, allmulti=True, vlans=vlans))
 
     def namespaces(self, system: str, hosts: tuple[str, str]) -> Iterator[Netns]:
         for _, host, port in self.ports(hosts):
@@ -117,6 +144,14 @@ class NetSpec(PeerSpec):
                 yield Netns(host, name, port.netns is None)
 
     def clash(self) -> tuple[str, object, str] | None:
+        if self.mode == "mediated":
+            for key in ("queue_pairs", "speed", "duplex", "promisc", "vlans"):
+                value = getattr(self, key)
+                if value != attrs.fields_dict(NetSpec)[key].default:
+                    shown = list(value) if isinstance(value, tuple) else value
+                    return key, shown, "mode mediated has one pair of queues, no control queue and no link of its own"
+        if self.queue_pairs > 1 and (off := {name.upper() for name in self.features_off} & {"CTRL_VQ", "MQ"}):
+            return "queue_pairs", self.queue_pairs, f"several pairs need {', '.join(sorted(off))}, which is off"
         if self.mac and self.peer_mac and self.mac.lower() == self.peer_mac.lower():
             return "peer_mac", self.peer_mac, "both ends have the same address"
         return super().clash()
@@ -183,13 +218,22 @@ class NetEnd:
 
     def figures(self, queue: int) -> Figures:
         """Even queues are receiveqs, odd ones transmitqs, as the driver sees it (VIRTIO 1.4 section 5.1.2)."""
+        figures = self.settings.figures
+        if queue == figures.control_index:
+            control = figures.control
+            return Figures(control.commands, control.bytes, {"refused": control.refused} if control.refused else {})
+        if queue >= 2 * len(figures.pairs):
+            return Figures(0, 0, {})
+        pair = figures.pairs[queue // 2]
         out_of_port = isinstance(self.settings, NetSettings) != bool(queue & 1)
-        traffic = self.settings.received if out_of_port else self.settings.sent
+        traffic = pair.received if out_of_port else pair.sent
         return Figures(traffic.packets, traffic.bytes, traffic.drops)
 
     def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
-        yield "sent", self.settings.sent.drops
-        yield "received", self.settings.received.drops
+        for number, pair in enumerate(self.settings.figures.pairs, 1):
+            which = "" if number == 1 else str(number)
+            yield f"sent{which}", pair.sent.drops
+            yield f"received{which}", pair.received.drops
         yield "port", self.port.statistics().drops
 
     def describe(self) -> dict[str, object]:
@@ -213,7 +257,7 @@ OpenPort = Callable[[PortSpec, PortConfig], AbstractAsyncContextManager[PacketPo
 async def open_port(spec: PortSpec, config: PortConfig, poller: Poller | None = None) -> AsyncIterator[PacketPort]:
     """The port a topology asks for."""
     if spec.kind == "memory":
-        yield MemoryPort(ALL_OFFLOADS)
+        yield MemoryPort(ALL_OFFLOADS, queues=config.queues)
     else:
         async with open_packet_port(config, poller) as port:
             yield port
@@ -243,9 +287,10 @@ async def open_net(context: OpenContext, opener: OpenPort | None = None) -> Asyn
         if spec.mode == "mediated":
             plug = NetSettings(device_port, spec.local_features(context.supported), rx_buffer=spec.rx_buffer)
         else:
-            plug = NetPlug(device_port, macs[0], spec.mtu, context.features, spec.queue_size)
+            plug = _plug(spec, device_port, macs[0], context.features)
+        settings = NetSettings(driver_port, context.features, rx_buffer=spec.rx_buffer, wishes=spec.wishes)
         yield (
-            NetEnd(driver, driver_netns, NetSettings(driver_port, context.features, rx_buffer=spec.rx_buffer)),
+            NetEnd(driver, driver_netns, settings),
             NetEnd(device, device_netns, plug),
         )
 
@@ -262,8 +307,21 @@ async def open_net_device(context: OpenContext) -> AsyncIterator[NetEnd]:
     driver_mac, mac = spec.macs(context.index)
     config = _port_config(spec, port, port.netns, mac, driver_mac if spec.mac else None)
     async with open_port(port, config, context.poller) as opened:
-        plug = NetPlug(opened, driver_mac, spec.mtu, context.features, spec.queue_size)
+        plug = attrs.evolve(_plug(spec, opened, driver_mac, context.features), control=False)
         yield NetEnd(port, port.netns, plug)
+
+
+def _plug(spec: NetSpec, port: PacketPort, mac: bytes, features: int) -> NetPlug:
+    return NetPlug(
+        port,
+        mac,
+        spec.mtu,
+        features,
+        spec.queue_size,
+        pairs=spec.queue_pairs,
+        speed=spec.speed,
+        duplex=Duplex[(spec.duplex or "unknown").upper()],
+    )
 
 
 def _check_netns(port: PortSpec, path: str) -> None:
@@ -284,6 +342,7 @@ def _port_config(spec: NetSpec, port: PortSpec, netns: str | None, mac: bytes, p
         txqueuelen=port.txqueuelen,
         routes=tuple(map(Route.parse, port.routes)),
         forward=port.forward,
+        queues=spec.queue_pairs,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from types import MappingProxyType
 
@@ -13,6 +14,7 @@ __all__ = ["NEEDS_CSUM", "CountingPort", "KnownHeaders", "agreed", "agreed_gso_t
 NEEDS_CSUM = 1
 """The one flag of a virtio_net_hdr that goes on; the others only say what somebody else has seen to."""
 GSO_TYPES = {"tso4": 1, "tso6": 4, "uso": 5}
+TCP_TYPES, ECN = {1, 4}, 0x80
 
 
 class CountingPort:
@@ -35,12 +37,20 @@ class CountingPort:
 
     def statistics(self) -> PortStatistics:
         """A frozen copy of the counters."""
+        return CountingPort.total((self,))
+
+    @staticmethod
+    def total(ports: Sequence[CountingPort]) -> PortStatistics:
+        """A frozen copy of the sums over ``ports``."""
+        drops: Counter[str] = Counter()
+        for port in ports:
+            drops.update(port._drops)
         return PortStatistics(
-            rx_packets=self.rx_packets,
-            rx_bytes=self.rx_bytes,
-            tx_packets=self.tx_packets,
-            tx_bytes=self.tx_bytes,
-            drops=MappingProxyType(dict(self._drops)),
+            rx_packets=sum(port.rx_packets for port in ports),
+            rx_bytes=sum(port.rx_bytes for port in ports),
+            tx_packets=sum(port.tx_packets for port in ports),
+            tx_bytes=sum(port.tx_bytes for port in ports),
+            drops=MappingProxyType(dict(drops)),
         )
 
 
@@ -58,6 +68,8 @@ class KnownHeaders(dict[bytes, bytes]):
 def agreed_gso_types(offloads: Offloads) -> frozenset[int]:
     """The gso_type values a header may have under ``offloads`` as soon as it asks for anything at all."""
     gso = {number for name, number in GSO_TYPES.items() if getattr(offloads, name)}
+    if offloads.ecn:
+        gso |= {number | ECN for number in gso & TCP_TYPES}
     return frozenset({0} | gso if offloads.csum else ())
 
 

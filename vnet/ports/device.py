@@ -27,9 +27,12 @@ class TunTapDevice(Protocol):
     def close(self) -> None: ...
 
 
-def open_device(kind: str, ifname: str) -> TunTapDevice:
-    """A new interface in the namespace of the calling thread: ``kind`` is tun or tap. Raises OSError."""
-    flags = MODES[kind] | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR
+def open_device(kind: str, ifname: str, *, multi: bool = False) -> TunTapDevice:
+    """A new interface in the namespace of the calling thread: ``kind`` is tun or tap. Raises OSError.
+
+    With ``multi`` each further call with the same name opens another queue of it.
+    """
+    flags = MODES[kind] | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR | (pytun.IFF_MULTI_QUEUE if multi else 0)
     try:
         device = cast(TunTapDevice, pytun.TunTapDevice(name=ifname, flags=flags))
     except pytun.Error as error:

@@ -18,6 +18,7 @@ from vnet.ports.netns import Address, Route, in_netns, no_right, open_netns, set
 from vnet.ports.poller import Poller
 from vnet.ports.tap import TapPort
 from vnet.ports.tun import TunPort
+from vnet.ports.watch import InterfaceWatch
 
 __all__ = ["PortConfig", "check_tun", "open_packet_port"]
 
@@ -31,7 +32,7 @@ class PortConfig:
     A ``netns`` that does not exist is made, and removed with the port; None is the namespace we run in.
     ``mac`` (6 bytes) is a TUN port's own until `PacketPort.start` gives another; ``peer_mac`` is the other
     end's, for a TUN port that shall not have to find out. ``mtu`` is in bytes without the Ethernet header,
-    ``txqueuelen`` in packets.
+    ``txqueuelen`` in packets, ``queues`` how many the interface has.
     """
 
     kind: Literal["tun", "tap"] = "tun"
@@ -44,6 +45,7 @@ class PortConfig:
     peer_mac: bytes | None = None
     mtu: int | None = None
     txqueuelen: int | None = None
+    queues: int = 1
 
     @property
     def own_mac(self) -> bytes:
@@ -72,22 +74,40 @@ async def open_packet_port(config: PortConfig, poller: Poller | None = None) -> 
     async with AsyncExitStack() as stack:
         if config.netns is not None:
             await stack.enter_async_context(open_netns(config.netns))
-        device = await in_netns(config.netns, partial(make_interface, config))
+        devices = await in_netns(config.netns, partial(make_queues, config))
         try:
-            port = make_port(device, config)
+            watch = await in_netns(config.netns, partial(InterfaceWatch, config.netns, config.ifname))
+            port = make_port(devices[0], config)
         except BaseException:
-            device.close()
+            for device in devices:
+                device.close()
             raise
+        port.follow(watch)
         stack.callback(port.close)
+        for device in devices[1:]:
+            make_port(device, config, port)
         if poller is not None:
             port.watch(poller)
         yield port
 
 
-def make_interface(config: PortConfig) -> TunTapDevice:
-    """Make the interface in the calling thread's namespace."""
+def make_queues(config: PortConfig) -> list[TunTapDevice]:
+    """Make the interface in the calling thread's namespace, with all of its queues."""
+    devices = [make_interface(config)]
     try:
-        device = open_device(config.kind, config.ifname)
+        while len(devices) < config.queues:
+            devices.append(open_device(config.kind, config.ifname, multi=True))
+    except BaseException:
+        for device in devices:
+            device.close()
+        raise
+    return devices
+
+
+def make_interface(config: PortConfig) -> TunTapDevice:
+    """Make the interface in the calling thread's namespace, with the first of its queues."""
+    try:
+        device = open_device(config.kind, config.ifname, multi=config.queues > 1)
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EACCES):
             raise no_right(f"make the interface {config.ifname}") from error
@@ -107,8 +127,10 @@ def make_interface(config: PortConfig) -> TunTapDevice:
     return device
 
 
-def make_port(device: TunTapDevice, config: PortConfig) -> TunPort | TapPort:
-    """The port over an interface that exists."""
+def make_port(device: TunTapDevice, config: PortConfig, lead: TunPort | TapPort | None = None) -> TunPort | TapPort:
+    """The port over an interface that exists; with ``lead``, one more queue of that port."""
     if config.kind == "tap":
-        return TapPort(device, config.ifname, config.netns)
-    return TunPort(device, config.ifname, config.netns, mac=config.own_mac, peer_mac=config.peer_mac)
+        assert not isinstance(lead, TunPort)
+        return TapPort(device, config.ifname, config.netns, mac=config.own_mac, lead=lead)
+    assert not isinstance(lead, TapPort)
+    return TunPort(device, config.ifname, config.netns, mac=config.own_mac, peer_mac=config.peer_mac, lead=lead)

@@ -64,6 +64,11 @@ class Neighbour:
         """Whether something waits to be sent or for a time to come."""
         return bool(self.outbox) or self.deadline is not None
 
+    def configure(self, mac: bytes) -> None:
+        """The peer's MAC is this, whatever it says itself."""
+        self._configured = True
+        self._learn(mac)
+
     def reset(self) -> int:
         """Forget what was learnt and all that waits; how many frames that drops."""
         lost = len(self._held) + len(self.outbox)

@@ -22,9 +22,19 @@ class TapPort(TunTapPort):
 
     send = TunTapPort._write
 
-    def __init__(self, device: TunTapDevice, ifname: str, netns: str | None) -> None:
-        super().__init__(device, ifname, netns)
+    def __init__(
+        self,
+        device: TunTapDevice,
+        ifname: str,
+        netns: str | None,
+        *,
+        mac: bytes = bytes(6),
+        lead: TapPort | None = None,
+    ) -> None:
+        """``mac`` is what it announces until it is given another."""
+        super().__init__(device, ifname, netns, lead)
         self._fronts = KnownHeaders()
+        self._mac = mac
 
     def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
         header = self._header.tobytes()
@@ -33,9 +43,17 @@ class TapPort(TunTapPort):
             front = self._fronts[header] = bytes(known)
         return front
 
-    def _identify(self, mac: bytes | None, addresses: tuple[bytes, ...]) -> None:
-        self._fronts.clear()
-        if mac is not None:
-            # Asked of the descriptor, so that it needs no socket in the interface's namespace.
-            request = IFREQ_HWADDR.pack(self.ifname.encode(), ARPHRD_ETHER, mac)
+    def _take_mac(self, mac: bytes) -> None:
+        # Asked of the descriptor, so that it needs no socket in the interface's namespace.
+        request = IFREQ_HWADDR.pack(self.ifname.encode(), ARPHRD_ETHER, mac)
+        try:
             fcntl.ioctl(self._fd, SIOCSIFHWADDR, request)
+        except OSError as error:
+            raise self._gone(error) from error
+        self._mac = mac
+
+    def _own_mac(self) -> bytes:
+        return self._mac
+
+    def _forget(self) -> None:
+        self._fronts.clear()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 
 import trio
 
-from drivers.ports import ETH_HLEN, HEADER_SIZE
+from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from rings.chain import skip
-from vnet.ports.base import NEEDS_CSUM, KnownHeaders, scatter
+from vnet.ports.base import NEEDS_CSUM, KnownHeaders
 from vnet.ports.device import TunTapDevice
 from vnet.ports.neighbour import Neighbour
 from vnet.ports.packets import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, destination, ethernet, multicast_mac
@@ -40,10 +41,17 @@ class TunPort(TunTapPort):
     FRONT = IP_AT
 
     def __init__(
-        self, device: TunTapDevice, ifname: str, netns: str | None, *, mac: bytes, peer_mac: bytes | None = None
+        self,
+        device: TunTapDevice,
+        ifname: str,
+        netns: str | None,
+        *,
+        mac: bytes,
+        peer_mac: bytes | None = None,
+        lead: TunPort | None = None,
     ) -> None:
-        super().__init__(device, ifname, netns)
-        self._neighbour = Neighbour(mac, peer=peer_mac)
+        super().__init__(device, ifname, netns, lead)
+        self._neighbour: Neighbour = Neighbour(mac, peer=peer_mac) if lead is None else lead._neighbour
         self._peer = peer_mac
         # Towards the ring: what goes before a packet for the peer, by the virtio_net_hdr it came with.
         self._ipv4, self._ipv6 = KnownHeaders(), KnownHeaders()
@@ -97,29 +105,26 @@ class TunPort(TunTapPort):
         """Keep a private copy of a packet whose receiver's MAC is not known yet."""
         whole = b"".join((seg, *skip(segs, len(seg))))
         self.drop("no_neighbour", self._neighbour.hold(header, whole[IP_AT:size], trio.current_time()))
-        self._refresh()
+        self._refresh_all()
+        if self.lead is not self:  # whoever asks does it there
+            self.lead._wake()
 
     def _own_frame(self, segs: Sequence[memoryview]) -> int:
         if not self._live:
             return 0
         neighbour = self._neighbour
         self.drop("no_neighbour", neighbour.poll(trio.current_time()))
-        size = 0
-        while neighbour.outbox and not size:
-            frame = neighbour.outbox.popleft()
-            if scatter(segs, frame):
-                size = len(frame)
-                self.rx_packets += 1
-                self.rx_bytes += size - HEADER_SIZE
-            else:
-                self.drop("too_long")
+        size = self._hand_up(neighbour.outbox, segs) or self._hand_up(self._outbox, segs)
         self._refresh()
         return size
 
     def _deadline(self) -> float:
+        if self.lead is not self:
+            return math.inf
         if self._neighbour.outbox:
             return trio.current_time()
-        return super()._deadline() if self._neighbour.deadline is None else self._neighbour.deadline
+        deadline = super()._deadline()
+        return deadline if self._neighbour.deadline is None else min(deadline, self._neighbour.deadline)
 
     # From the ring
 
@@ -145,12 +150,12 @@ class TunPort(TunTapPort):
                 self.drop("bad_csum")
                 return None
         taken = neighbour.received(source, ethertype, b"".join(rest) if ethertype != ETH_P_IP else b"")
-        self._refresh()
+        self._refresh_all()
         if taken:
             self.tx_packets += 1
             self.tx_bytes += ETH_HLEN + sum(map(len, rest))
         if neighbour.outbox:
-            self._wake()
+            self.lead._wake()
         if taken:
             return None
         hdr_len = max(0, hdr_len - ETH_HLEN)
@@ -167,18 +172,36 @@ class TunPort(TunTapPort):
         super().stop()
         self.drop("stopped", self._neighbour.reset())
 
-    def _identify(self, mac: bytes | None, addresses: tuple[bytes, ...]) -> None:
-        neighbour = self._neighbour
-        self.drop("stopped", neighbour.reset())
-        neighbour.addresses = addresses
-        if mac is not None:
-            neighbour.mac = mac
+    def set_peer(self, mac: bytes) -> None:
+        self._neighbour.configure(mac)
+        self._refresh_all()
+
+    def _identify(self, addresses: tuple[bytes, ...]) -> None:
+        self._neighbour.addresses = addresses
+
+    async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
+        self.drop("stopped", self._neighbour.reset())
+        await super().start(mac=mac, offloads=offloads, mtu=mtu)
+
+    def _take_mac(self, mac: bytes) -> None:
+        self._neighbour.mac = mac
+
+    def _own_mac(self) -> bytes:
+        return self._neighbour.mac
+
+    def _forget(self) -> None:
         for known in (self._ipv4, self._ipv6, self._heads):
             known.clear()
 
+    def _refresh_all(self) -> None:
+        """What is known of the peer is the same for all queues."""
+        for queue in self.lead.queues:
+            queue._refresh()
+
     def _refresh(self) -> None:
         neighbour = self._neighbour
-        self._plain = self._live and not neighbour.busy
+        # Frames of our own go by the first queue, which is always in use.
+        self._plain = self._live and (self.lead is not self or not (neighbour.busy or self._outbox))
         if neighbour.peer != self._peer:
             self._peer = neighbour.peer
             self._ipv4.clear()

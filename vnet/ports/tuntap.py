@@ -7,32 +7,41 @@ import fcntl
 import math
 import os
 import struct
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from typing import Self
 
+import attrs
 import trio
 
 from drivers.errors import PortGone
-from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
+from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads, PortState, PortStatistics
 from drivers.pump import Signal
 from rings.chain import skip
+from vnet.ports.announce import announcements
 from vnet.ports.base import CountingPort, agreed, agreed_gso_types, scatter
 from vnet.ports.device import TunTapDevice
 from vnet.ports.netns import in_netns, refresh_interface
 from vnet.ports.poller import Poller
+from vnet.ports.watch import InterfaceWatch
 
 __all__ = ["LEAD", "TunTapPort"]
 
 TUNSETOFFLOAD = 0x400454D0
 TUNSETCARRIER = 0x400454E2
+TUNSETQUEUE = 0x400454D9
+IFREQ_FLAGS = struct.Struct("16sH22x")
+ATTACH, DETACH = 0x0200, 0x0400
 
-TUN_F_CSUM = 1
-OFFLOAD_FLAGS = {"csum": TUN_F_CSUM, "tso4": 2, "tso6": 4, "uso": 0x20 | 0x40}
-"""TUN_F_USO4 and TUN_F_USO6 are only taken together; TUN_F_TSO_ECN is left out: the kernel then splits those."""
+TUN_F_CSUM, TUN_F_TSO4 = 1, 2
+OFFLOAD_FLAGS = {"csum": TUN_F_CSUM, "tso4": TUN_F_TSO4, "tso6": 4, "uso": 0x20 | 0x40, "ecn": 8}
+"""TUN_F_USO4 and TUN_F_USO6 are only taken together, TUN_F_TSO_ECN only with one of TSO."""
 
 IOV_MAX = 1024
 BURST_OF_DROPS = 64
 """After so many dropped frames in a row `recv_into` returns, so that the caller's task may yield."""
+PLAIN_HEADER = bytes(HEADER_SIZE)
 LEAD = HEADER_SIZE + ETH_HLEN + 40
 """Bytes of a frame that anybody here looks at: up to the end of an IPv6 header."""
 STALE_FRAMES_MAX = 65536
@@ -51,6 +60,10 @@ GONE = {errno.EBADF, errno.EBADFD, errno.ENODEV, errno.ENXIO}
 class TunTapPort(CountingPort):
     """One descriptor of /dev/net/tun; `TunPort` and `TapPort` say what the device carries.
 
+    An interface with several queues has a descriptor, and one of these, for each. The first of them is the port, the
+    others know it as their ``lead``. Which queue a packet is read from is for the kernel to say: the one to which the
+    last packet of its flow was written.
+
     The virtio_net_hdr of a frame is read into private memory, and all that the device carries behind it
     straight to where the caller wants it, where a peer may change it: what is looked at there decides
     about nothing but the frame's own Ethernet header. What then goes before that, ``FRONT`` bytes, is
@@ -60,8 +73,15 @@ class TunTapPort(CountingPort):
     FRONT = HEADER_SIZE
     """Bytes of a frame, its header included, that the device does not carry as they are."""
 
-    def __init__(self, device: TunTapDevice, ifname: str, netns: str | None) -> None:
+    def __init__(self, device: TunTapDevice, ifname: str, netns: str | None, lead: Self | None = None) -> None:
         super().__init__()
+        self.lead = lead or self
+        self.queues: list[Self] = [self]
+        self.state = PortState(vlans=frozenset())
+        self._attached = 1
+        self._watch: InterfaceWatch | None = None
+        self._outbox: deque[bytes] = deque()
+        """Frames of the port's own making, each behind its virtio_net_hdr."""
         self.ifname = ifname
         self.netns = netns
         self._device = device
@@ -77,6 +97,11 @@ class TunTapPort(CountingPort):
         self._header = memoryview(bytearray(HEADER_SIZE))
         # A byte behind the caller's room: where it is reached, the frame was longer.
         self._spill = memoryview(bytearray(1))
+        if lead is not None:
+            self._caps = lead.caps
+            lead.queues.append(self)
+            lead._attached += 1
+            return
         self._caps = self._probe()
         self._set_offloads(NO_OFFLOADS)
         self.set_carrier(False)
@@ -89,29 +114,102 @@ class TunTapPort(CountingPort):
 
     def watch(self, poller: Poller) -> None:
         """Have ``poller`` tell when there is something to read, from now until `close`."""
-        self._poller = poller
-        self.source = poller.register(self._fd)
+        for queue in self.queues:
+            queue._poller = poller
+            queue.source = poller.register(queue._fd)
 
     @property
     def live(self) -> bool:
         return self._live
 
+    def follow(self, watch: InterfaceWatch) -> None:
+        """Have `state` follow the interface."""
+        self._watch = watch
+
     async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
         """See `PacketPort.start`. The carrier is left to `set_carrier`. Raises PortGone."""
         self._set_offloads(offloads)
         addresses = await in_netns(self.netns, partial(refresh_interface, self.ifname, mtu))
-        self._identify(mac, addresses)
+        self._identify(addresses)
+        if mac is not None:
+            self.set_mac(mac)
+        for queue in self.queues[: self._attached]:
+            queue._begin()
+
+    def _begin(self) -> None:
+        """This queue goes live."""
+        self._forget()
         self._drop_stale()
         self._lives += 1
         self._live = True
         self._refresh()
         self._started.set()
 
-    def stop(self) -> None:
+    def _end(self) -> None:
         self._live = self._plain = False
         if self._fd >= 0 and self._started.is_set():
             self._started = trio.Event()
+
+    def stop(self) -> None:
+        for queue in self.queues:
+            queue._end()
+        self.drop("stopped", len(self._outbox))
+        self._outbox.clear()
         self.set_carrier(False)
+
+    def set_queues(self, count: int) -> None:
+        """The last ones are detached first, and the first attached first, so that the kernel's order stays ours."""
+        while self._attached > count:
+            queue = self.queues[self._attached - 1]
+            if queue._live:
+                queue._end()
+                queue._drop_stale("stopped")
+            queue._steer(DETACH)
+            self._attached -= 1
+        while self._attached < count:
+            queue = self.queues[self._attached]
+            queue._steer(ATTACH)
+            self._attached += 1
+            if self._live:
+                queue._begin()
+
+    def _steer(self, flag: int) -> None:
+        try:
+            fcntl.ioctl(self._fd, TUNSETQUEUE, IFREQ_FLAGS.pack(b"", flag))
+        except OSError as error:
+            raise self._gone(error) from error
+
+    def set_offloads(self, offloads: Offloads) -> None:
+        self._set_offloads(offloads)
+        for queue in self.queues:
+            queue._forget()
+
+    def set_mac(self, mac: bytes) -> None:
+        self._take_mac(mac)
+        self.state = attrs.evolve(self.state, mac=mac)
+        for queue in self.queues:
+            queue._forget()
+
+    def set_peer(self, mac: bytes) -> None:
+        """Nothing here depends on it."""
+
+    async def announce(self) -> None:
+        addresses = await in_netns(self.netns, partial(refresh_interface, self.ifname, None))
+        self._identify(addresses)
+        self._outbox.extend(PLAIN_HEADER + frame for frame in announcements(self._own_mac(), addresses))
+        self._refresh()
+        self._wake()
+
+    async def wait_state(self, known: PortState) -> PortState:
+        while self.state == known:
+            if self._watch is None:
+                await trio.sleep_forever()
+                raise AssertionError
+            self.state = await self._watch.next(self.state)
+        return self.state
+
+    def statistics(self) -> PortStatistics:
+        return CountingPort.total(self.queues)
 
     def set_carrier(self, up: bool) -> None:
         try:
@@ -123,6 +221,10 @@ class TunTapPort(CountingPort):
 
     def close(self) -> None:
         """Give the descriptor back, and with it the interface. Waiters return; every later use raises PortGone."""
+        for queue in self.queues[1:]:
+            queue.close()
+        if self._watch is not None:
+            self._watch.close()
         if self._fd >= 0:
             self._wake()
             if self._poller is not None:
@@ -231,21 +333,44 @@ class TunTapPort(CountingPort):
 
     # For subclasses
 
-    def _identify(self, mac: bytes | None, addresses: tuple[bytes, ...]) -> None:
-        """Take on ``mac``; the interface has these IP ``addresses``."""
+    def _identify(self, addresses: tuple[bytes, ...]) -> None:
+        """The interface has these IP addresses."""
+
+    def _take_mac(self, mac: bytes) -> None:
+        """Take on an address. Raises PortGone."""
+        raise NotImplementedError
+
+    def _own_mac(self) -> bytes:
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """Forget which headers are known: addresses or offloads are others now."""
         raise NotImplementedError
 
     def _own_frame(self, segs: Sequence[memoryview]) -> int:
         """Hand up a frame of the port's own making, if there is one."""
+        size = self._hand_up(self._outbox, segs) if self._live else 0
+        self._refresh()
+        return size
+
+    def _hand_up(self, frames: deque[bytes], segs: Sequence[memoryview]) -> int:
+        """Put the first of ``frames`` that fits into ``segs``; its size."""
+        while frames:
+            frame = frames.popleft()
+            if scatter(segs, frame):
+                self.rx_packets += 1
+                self.rx_bytes += len(frame) - HEADER_SIZE
+                return len(frame)
+            self.drop("too_long")
         return 0
 
     def _deadline(self) -> float:
         """When `recv_into` has to be called even if the device has nothing."""
-        return math.inf
+        return trio.current_time() if self._outbox else math.inf
 
     def _refresh(self) -> None:
         """Work out ``_plain`` anew."""
-        self._plain = self._live
+        self._plain = self._live and not self._outbox
 
     def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
         """What goes before the part of a frame that was read into ``seg`` from `FRONT` on; None: don't hand it up.
@@ -285,16 +410,23 @@ class TunTapPort(CountingPort):
 
     def _probe(self) -> Offloads:
         """What this kernel takes, found by trying: each alone, on top of checksums, which all of them need."""
-        return Offloads(**{name: self._accepts(TUN_F_CSUM | flags) for name, flags in OFFLOAD_FLAGS.items()})
+        return Offloads(
+            **{
+                name: self._accepts(TUN_F_CSUM | flags | (TUN_F_TSO4 if name == "ecn" else 0))
+                for name, flags in OFFLOAD_FLAGS.items()
+            }
+        )
 
     def _set_offloads(self, offloads: Offloads) -> None:
         """Raises ValueError for a set that the kernel does not take."""
         self._check()
-        if not self._accepts(sum(flags for name, flags in OFFLOAD_FLAGS.items() if getattr(offloads, name))):
+        asked = attrs.evolve(offloads, ecn=offloads.ecn and (offloads.tso4 or offloads.tso6))
+        if not self._accepts(sum(flags for name, flags in OFFLOAD_FLAGS.items() if getattr(asked, name))):
             raise ValueError(f"{self.ifname} can't do {offloads}")
-        self._gso_types = agreed_gso_types(offloads)
+        for queue in self.queues:
+            queue._gso_types = agreed_gso_types(asked)
 
-    def _drop_stale(self) -> None:
+    def _drop_stale(self, cause: str = "stale") -> None:
         """Throw away what was queued for an earlier life, perhaps with offloads that are no longer agreed.
 
         What the kernel said to a new interface before anybody was there to listen is not counted.
@@ -307,4 +439,4 @@ class TunTapPort(CountingPort):
             except OSError as error:
                 raise self._gone(error) from error
             if self._lives:
-                self.drop("stale")
+                self.drop(cause)

@@ -8,13 +8,25 @@ For tests and examples only.
 """
 
 from vnet.testing.checks import TURNS, Turns, bounded, unharmed, until
-from vnet.testing.hostile import HostileDevice, HostileDriver, hostile_device, hostile_driver, tapped
+from vnet.testing.hostile import (
+    AGREED,
+    OFFERED,
+    TWO_QUEUES,
+    HostileDevice,
+    HostileDriver,
+    hostile_device,
+    hostile_driver,
+    tapped,
+)
 from vnet.testing.pair import FRAME, MEGABYTE, Footprint, Options, Pair, open_pair, over
 
 __all__ = [
+    "AGREED",
     "FRAME",
     "MEGABYTE",
+    "OFFERED",
     "TURNS",
+    "TWO_QUEUES",
     "Footprint",
     "HostileDevice",
     "HostileDriver",

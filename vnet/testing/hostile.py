@@ -11,9 +11,12 @@ import attrs
 import trio
 import trio.testing
 
+from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature
 from drivers.hw import DmaBuffer
 from drivers.testing import TappedFunction, read_structures
 from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure
+from rings.features import mask
+from rings.ids import DeviceId
 from rings.layout import SPLIT_ALIGN, RingAddrs, split_sizes
 from rings.memory import Addr
 from rings.status import Status
@@ -21,7 +24,23 @@ from rings.testing import Desc, RawRing
 from vnet.pcie.function import PciFunctionHandle
 from vnet.testing.pair import Pair
 
-__all__ = ["HostileDevice", "HostileDriver", "hostile_device", "hostile_driver", "tapped"]
+__all__ = [
+    "AGREED",
+    "OFFERED",
+    "TWO_QUEUES",
+    "HostileDevice",
+    "HostileDriver",
+    "hostile_device",
+    "hostile_driver",
+    "tapped",
+]
+
+OFFERED = SUPPORTED & ~mask((NetFeature.MQ,))
+"""What a network device with a single pair of queues offers."""
+AGREED = OFFERED & ~mask((NetFeature.CTRL_VLAN,))
+"""What is agreed on of that where a port does not say which VLANs it needs."""
+TWO_QUEUES = SUPPORTED & ~CONTROLLED
+"""The same for a driver that sets up no control queue."""
 
 
 @asynccontextmanager
@@ -213,7 +232,13 @@ class HostileDriver:
             self.write(Common.QUEUE_MSIX_VECTOR, queue + 1)
 
     async def start(self, features: int | None = None, num: int | None = None, queues: int = 2) -> None:
-        """Steps 1 to 8: MSI-X, and the first ``queues`` queues as `rings`, with nothing in them yet."""
+        """Steps 1 to 8: MSI-X, and the first ``queues`` queues as `rings`, with nothing in them yet.
+
+        Of a network device, whose two first they are, nothing is accepted by default that needs a control queue.
+        """
+        if features is None:
+            controlled = CONTROLLED if self.pair.vhost.device_id == DeviceId.NET else 0
+            features = self.device_features & ~controlled
         await self.negotiate(features)
         self.map_vectors(queues)
         self.rings = [self.set_up(queue, num) for queue in range(queues)]

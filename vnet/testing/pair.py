@@ -55,6 +55,10 @@ class Options:
     """What differs from the usual pair."""
 
     features_off: tuple[str, ...] = ()
+    control: bool = False
+    """Whether there is a control queue: most of what is tested are the two others."""
+    pairs: int = 1
+    """Pairs of queues; several need ``control``."""
     queue_size: int = 64
     rx_buffer: int | None = None
     """Bytes; None makes every buffer hold any frame."""
@@ -77,7 +81,8 @@ class Options:
         spec = NetSpec(
             poll=self.poll,
             queue_size=self.queue_size,
-            features_off=self.features_off,
+            features_off=self.features_off if self.control else (*self.features_off, "CTRL_VQ"),
+            queue_pairs=self.pairs,
             rx_buffer=self.rx_buffer,
             mtu=self.mtu,
             driver=port,
@@ -256,7 +261,9 @@ async def open_pair(options: Options = Options()) -> AsyncIterator[Pair]:
     @asynccontextmanager
     async def opener(spec: PortSpec, config: PortConfig) -> AsyncIterator[PacketPort]:
         own = config.mac is not None and config.mac[-1] == 1
-        yield MemoryPort(options.driver_caps if own else options.device_caps, capacity=options.capacity)
+        yield MemoryPort(
+            options.driver_caps if own else options.device_caps, capacity=options.capacity, queues=options.pairs
+        )
 
     ends = {"net": EndsType(NetSpec, partial(open_net, opener=opener))}
     async with open_world(options.topology(), "test", ends) as world:

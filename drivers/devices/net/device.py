@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
 import trio
 
-from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, NetFlow, Traffic
+from drivers.devices.net.device_control import ControlFlow
+from drivers.devices.net.device_flows import FromDriver, ToDriver
+from drivers.devices.net.filter import FrameFilter, Reception
+from drivers.devices.net.flow import NetFigures, Traffic
 from drivers.devices.net.header import HeaderRules
 from drivers.devices.net.layout import (
+    ANNOUNCE,
+    CONTROLLED,
+    FRONTED_TABLE,
     LINK_UP,
     MAX_FRAME,
+    MAX_PAIRS,
+    SPEED_UNKNOWN,
     SUPPORTED,
     TABLE,
+    Duplex,
     NetConfig,
     NetFeature,
     device_offloads,
     driver_offloads,
     offload_features,
+    pairs_of,
+    queue_names,
 )
-from drivers.devices.net.merge import NUM_BUFFERS_AT, ONE_BUFFER, Taken, complete, gather, give_back
 from drivers.errors import PortGone
 from drivers.model import MatchId, present
-from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, PacketPort
-from drivers.pump import Need, pump
-from drivers.vhost import DeviceQueue, Joinable, VhostBound, VhostDevice
-from rings.chain import Chain, copy_in, copy_out, skip, total
+from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, PacketPort
+from drivers.pump import Signal, pump
+from drivers.vhost import Joinable, VhostBound, VhostDevice
 from rings.ids import DeviceId
-from rings.queue import Vringh
+from rings.status import Status
 
 __all__ = ["NetPlug", "VhostNet"]
 
-HEAD = HEADER_SIZE + ETH_HLEN
 VLAN_HLEN = 4
+CONTROL_NUM = 64
+"""Descriptors of the control queue, where its place is not that of another queue."""
+F = NetFeature
 
 
 @attrs.define(eq=False)
@@ -43,14 +54,35 @@ class NetPlug:
 
     port: PacketPort
     mac: bytes
-    """6 bytes: the address of the driver's interface."""
+    """6 bytes: the address of the driver's interface, unless the driver chooses another."""
     mtu: int = 1500
     features: int = SUPPORTED
     queue_size: int = 256
-    received: Traffic = attrs.field(factory=Traffic)
-    """From the driver, out of the port."""
-    sent: Traffic = attrs.field(factory=Traffic)
-    """From the port, to the driver."""
+    pairs: int = 1
+    """Pairs of queues to offer, as far as the port has as many."""
+    speed: int | None = None
+    """Mbit/s."""
+    duplex: Duplex = Duplex.UNKNOWN
+    control: bool = True
+    """Whether to offer a control queue: not where a front end has one itself, and speaks by the queues."""
+    link_up: bool = True
+    """Whether the network is there; otherwise nothing passes."""
+    figures: NetFigures = attrs.field(factory=NetFigures)
+    changed: Callable[[], None] = attrs.field(init=False, default=lambda: None)
+    """Call it after ``link_up`` or ``mtu`` was changed. A driver that runs is told to reset the device for another
+    MTU, which may not change under it (section 5.1.4.1)."""
+    announce: Callable[[], bool] = attrs.field(init=False, default=lambda: False)
+    """Ask the driver to tell its network where it is; False where it can't be asked."""
+
+    @property
+    def received(self) -> Traffic:
+        """Of the first pair: from the driver, out of the port."""
+        return self.figures.pairs[0].received
+
+    @property
+    def sent(self) -> Traffic:
+        """Of the first pair: from the port, to the driver."""
+        return self.figures.pairs[0].sent
 
     def join(self, device: VhostDevice) -> BoundVhostNet:
         """Make ``device`` this one."""
@@ -59,167 +91,24 @@ class NetPlug:
         return bound
 
 
-class FromDriver(NetFlow[DeviceQueue]):
-    """transmitq: what the driver sends goes out of the port."""
-
-    def __init__(self, queue: DeviceQueue, plug: NetPlug, rules: HeaderRules, gone: Callable[[PortGone], None]):
-        super().__init__(queue, plug.port, plug.received, gone)
-        self._rules = rules
-
-    def move(self) -> tuple[int, Need]:
-        ring, traffic, rules = self.queue.ring, self.traffic, self._rules
-        if ring is None:
-            return 0, Need.QUEUE
-        send, known = self.port.send, rules.known
-        moved = size = 0
-        while moved < BUDGET and size < BUDGET_BYTES:
-            chains = ring.getdescs(min(CHUNK, BUDGET - moved))
-            if not chains:
-                return moved, Need.QUEUE
-            done: list[tuple[int, int]] = []
-            passed = octets = 0
-            try:
-                for index, segs, writable in chains:
-                    if len(segs) == 1:
-                        seg = segs[0]
-                        got = len(seg)
-                        head, rest = bytes(seg[:HEAD]), [seg[HEAD:]]
-                    else:
-                        got = total(segs)
-                        head, rest = copy_out(segs, HEAD), skip(segs, HEAD)
-                    low, high, out, _ = known.get(head) or rules.judge(head)
-                    if writable or not low <= got <= high:
-                        traffic.drop("writable" if writable else rules.cause(head, got))
-                    elif send(out, rest):
-                        passed += 1
-                        octets += got - HEADER_SIZE
-                    else:
-                        return moved + len(done), Need.SINK
-                    done.append((index, 0))
-            finally:
-                _settle(ring, chains, done)
-                traffic.packets += passed
-                traffic.bytes += octets
-            moved += len(done)
-            size += octets
-        return moved, Need.TURN
-
-
-def _settle(ring: Vringh, chains: list[Chain], done: list[tuple[int, int]]) -> None:
-    """Complete the chains at the front that are done, and give the rest back in the order that takes."""
-    ring.complete_each(done)
-    for index, _, _ in reversed(chains[len(done) :]):
-        ring.abandon(index)
-
-
-class ToDriver(NetFlow[DeviceQueue]):
-    """receiveq: what comes in at the port goes straight into the driver's buffers."""
-
-    reads = True
-
-    def __init__(
-        self, queue: DeviceQueue, plug: NetPlug, largest: int, mergeable: bool, gone: Callable[[PortGone], None]
-    ):
-        super().__init__(queue, plug.port, plug.sent, gone)
-        self._largest = largest  # bytes of header and frame that may come
-        self._mergeable = mergeable
-        self._spill = bytearray()  # a frame that was read while too few buffers were there
-
-    def move(self) -> tuple[int, Need]:
-        ring, traffic, recv = self.queue.ring, self.traffic, self.port.recv_into
-        if ring is None:
-            return 0, Need.QUEUE
-        largest = self._largest if self._mergeable else 0
-        moved = size = 0
-        limit = FIRST_CHUNK
-        while moved < BUDGET and size < BUDGET_BYTES:
-            chains = ring.getdescs(min(limit, BUDGET - moved))
-            if not chains:
-                return moved, Need.QUEUE
-            done: list[tuple[int, int]] = []
-            passed = octets = 0
-            merge = False
-            try:
-                for index, readable, segs in chains:
-                    if readable or not segs:
-                        # Not a receive buffer (section 5.1.9.3): give it back empty.
-                        traffic.drop("writable")
-                        done.append((index, 0))
-                        continue
-                    if len(segs[0]) < largest or self._spill:
-                        merge = True
-                        break
-                    got = recv(segs)
-                    if not got:
-                        return moved + len(done), Need.SOURCE
-                    if len(segs[0]) >= HEADER_SIZE:
-                        segs[0][NUM_BUFFERS_AT:HEADER_SIZE] = ONE_BUFFER
-                    else:
-                        copy_in(skip(segs, NUM_BUFFERS_AT), ONE_BUFFER)
-                    done.append((index, got))
-                    passed += 1
-                    octets += got - HEADER_SIZE
-            finally:
-                _settle(ring, chains, done)
-                traffic.packets += passed
-                traffic.bytes += octets
-            moved += len(done)
-            size += octets
-            limit = min(2 * limit, CHUNK)
-            if merge:
-                got, need = self._merge()
-                if need is not None:
-                    return moved, need
-                moved += 1
-                size += got
-                traffic.packets += 1
-                traffic.bytes += got - HEADER_SIZE
-        return moved, Need.TURN
-
-    def _merge(self) -> tuple[int, Need | None]:
-        """One frame over as many buffers as it takes (section 5.1.9.3.2); all of them are published together.
-
-        A frame that was read before there was room for it waits in ``_spill``, and is then copied.
-        """
-        ring = self.queue.ring
-        assert ring is not None
-        taken: Taken = []
-        wanted = len(self._spill) or self._largest
-        room = gather(ring, wanted, taken, ring.num)
-        into = [seg for _, views in taken for seg in views]
-        if not self._spill and room >= wanted:
-            got = self.port.recv_into(into)
-            if not got:
-                give_back(ring, taken)
-                return 0, Need.SOURCE
-        else:
-            if not self._spill:
-                spill = bytearray(self._largest)
-                self._spill = spill[: self.port.recv_into([memoryview(spill)])]
-            got = len(self._spill)
-            if not got or got > room:
-                give_back(ring, taken)
-                if not got:
-                    return 0, Need.SOURCE
-                if len(taken) < ring.num:
-                    return 0, Need.QUEUE
-                # Every buffer the ring can hold was there, and the frame fits none of it.
-                self._spill.clear()
-                self.traffic.drop("too_long")
-                return 0, Need.TURN
-            copy_in(into, self._spill)
-            self._spill.clear()
-        complete(ring, taken, got)
-        return got, None
-
-
 class BoundVhostNet:
-    """One vhost-net device with its plug."""
+    """One vhost-net device with its plug, and what its driver made of it since the last reset."""
 
     def __init__(self, device: VhostDevice, plug: NetPlug) -> None:
         self._device = device
         self._plug = plug
-        self._link_up = True
+        self._most = min(plug.pairs, len(plug.port.queues), MAX_PAIRS) if plug.features >> F.MQ & 1 else 1
+        self._table = TABLE if plug.control else FRONTED_TABLE
+        self._port_gone = False
+        self._announcing = False
+        self._link = Signal()
+        self._to_driver: list[ToDriver] = []
+        self._from_driver: list[FromDriver] = []
+        self._mac, self._mtu = plug.mac, plug.mtu
+        self._offloads = NO_OFFLOADS
+        self.pairs = 1
+        """In use."""
+        self.reception = Reception()
 
     def offer(self) -> None:
         plug = self._plug
@@ -227,55 +116,207 @@ class BoundVhostNet:
         able = offload_features(plug.port.caps, from_driver=True) | offload_features(plug.port.caps, from_driver=False)
         every = offload_features(ALL_OFFLOADS, from_driver=True) | offload_features(ALL_OFFLOADS, from_driver=False)
         features = plug.features & SUPPORTED & ~(every & ~able)
-        queues = [("receiveq1", plug.queue_size), ("transmitq1", plug.queue_size)]
-        self._device.offer(TABLE, features, queues, self._config())
+        if self._most == 1:
+            features &= ~(1 << F.MQ)
+        if not plug.control:
+            features &= ~CONTROLLED | 1 << F.MQ
+        features = self._table.prune(features)
+        queues = [(name, plug.queue_size) for name in queue_names(features, self._most)]
+        if features >> F.CTRL_VQ & 1:
+            queues[-1] = queues[-1][0], min(CONTROL_NUM, plug.queue_size)
+        self._device.offer(self._table, features, queues, self._config())
         for queue in self._device.queues[1::2]:
             queue.discards = True
+        self._device.on_features = self._agreed
+        plug.changed, plug.announce = self._plug_changed, self._announce
+        plug.figures.grow(self._most)
 
     def _config(self) -> bytes:
-        return NetConfig(self._plug.mac, LINK_UP if self._link_up else 0, self._plug.mtu).emit()
+        plug = self._plug
+        status = LINK_UP if plug.link_up and not self._port_gone else 0
+        status |= ANNOUNCE if self._announcing else 0
+        speed = SPEED_UNKNOWN if plug.speed is None else plug.speed
+        return NetConfig(self._mac, status, self._mtu, self._most, speed, plug.duplex).emit()
 
-    def set_link(self, up: bool) -> None:
-        """Say in the configuration whether the network is there."""
-        self._link_up = up
-        self._device.set_config(self._config())
+    def _show(self, *, tell: bool = True) -> None:
+        self._device.set_config(self._config(), tell=tell)
+
+    def _agreed(self, features: int) -> None:
+        """At FEATURES_OK: where the control queue is depends on whether there are several pairs."""
+        names = queue_names(features, self._most)
+        for queue in self._device.queues:
+            queue.name = names[queue.index] if queue.index < len(names) else f"unused{queue.index}"
+        self._plug.figures.control_index = len(names) - 1 if features >> F.CTRL_VQ & 1 else None
+
+    # What its owner changes
+
+    def _plug_changed(self) -> None:
+        if self._plug.mtu != self._mtu:
+            if self._device.running:
+                self._device.fail(f"the MTU changes from {self._mtu} to {self._plug.mtu}")
+            elif not self._device.status & Status.FEATURES_OK:
+                self._mtu = self._plug.mtu
+        self._link.set()
+        self._show()
+
+    def _announce(self) -> bool:
+        if not (self._device.running and self._has(F.GUEST_ANNOUNCE) and self._has(F.STATUS)):
+            return False
+        self._announcing = True
+        self._show()
+        return True
+
+    def _has(self, feature: NetFeature) -> bool:
+        return bool(self._device.features >> feature & 1)
+
+    # What the driver changes, by commands
+
+    def receive(self, reception: Reception) -> bool:
+        self.reception = reception
+        frames = FrameFilter(self._mac, reception)
+        for flow in self._to_driver:
+            flow.filter = None if frames.idle else frames
+        return True
+
+    def take_mac(self, mac: bytes) -> bool:
+        self._mac = mac
+        self.receive(self.reception)
+        self._plug.port.set_peer(mac)
+        self._show(tell=False)  # who changed it knows
+        return True
+
+    def use_pairs(self, count: int) -> bool:
+        if count > len(self._to_driver) or not all(queue.live for queue in self._device.queues[: 2 * count]):
+            return False
+        return self._turn(count)
+
+    def _turn(self, count: int) -> bool:
+        try:
+            self._plug.port.set_queues(count)
+        except PortGone as exc:
+            self._gone(exc)
+            return False
+        self.pairs = count
+        for i, flows in enumerate(zip(self._to_driver, self._from_driver, strict=True)):
+            for flow in flows:
+                flow.turn(i < count)
+        return True
+
+    def use_offloads(self, features: int) -> bool:
+        if features & ~self._device.features or self._table.unmet(features):
+            return False
+        self._offloads = device_offloads(features) & self._plug.port.caps
+        try:
+            self._plug.port.set_offloads(self._offloads)
+        except PortGone as exc:
+            self._gone(exc)
+            return False
+        return True
+
+    def announced(self) -> bool:
+        self._announcing = False
+        self._show(tell=False)
+        return True
+
+    # A life, from DRIVER_OK to reset
 
     def _gone(self, _: PortGone) -> None:
         self._plug.port.stop()
-        self.set_link(False)
+        self._port_gone = True
+        self._show()
+
+    def _make_flows(self) -> None:
+        device, plug, features = self._device, self._plug, self._device.features
+        rules = HeaderRules(driver_offloads(features), self._mtu if self._has(F.MTU) else None)
+        self._offloads = device_offloads(features) & plug.port.caps
+        largest = HEADER_SIZE + (MAX_FRAME if self._offloads.gso else self._mtu + ETH_HLEN + VLAN_HLEN)
+        count, figures, queues = pairs_of(features, self._most), plug.figures.pairs, device.queues
+        self._to_driver = [
+            ToDriver(queues[2 * i], port, figures[i].sent, largest, self._has(F.MRG_RXBUF), self._gone)
+            for i, port in enumerate(plug.port.queues[:count])
+        ]
+        self._from_driver = [
+            FromDriver(queues[2 * i + 1], port, figures[i].received, rules, self._gone)
+            for i, port in enumerate(plug.port.queues[:count])
+        ]
+        everybody = not self._has(F.CTRL_RX)
+        self.receive(
+            Reception(allmulti=everybody, alluni=everybody, vlans=frozenset() if self._has(F.CTRL_VLAN) else None)
+        )
+        self._turn(1)
 
     async def run(self) -> None:
         device, plug = self._device, self._plug
-        features = device.features
-        incoming, outgoing = driver_offloads(features), device_offloads(features) & plug.port.caps
-        mtu = plug.mtu if features >> NetFeature.MTU & 1 else None
-        largest = HEADER_SIZE + (MAX_FRAME if outgoing.gso else plug.mtu + ETH_HLEN + VLAN_HLEN)
-        receive, transmit = device.queues
-        flows = (
-            ToDriver(receive, plug, largest, bool(features >> NetFeature.MRG_RXBUF & 1), self._gone),
-            FromDriver(transmit, plug, HeaderRules(incoming, mtu), self._gone),
-        )
+        self._port_gone = False
+        if plug.mtu != self._mtu:
+            device.fail(f"the MTU changes from {self._mtu} to {plug.mtu}")
+        self._make_flows()
         try:
-            await plug.port.start(mac=None, offloads=outgoing, mtu=plug.mtu)
-        except PortGone as exc:
-            self._gone(exc)
-            return
-        try:
-            plug.port.set_carrier(True)
-            if not self._link_up:
-                self.set_link(True)
+            await self._follow_link()
             async with trio.open_nursery() as nursery:
-                for flow in flows:
+                nursery.start_soon(self._watch_link)
+                for flow in (*self._to_driver, *self._from_driver):
                     serve = partial(pump, flow, device.settle, in_place=True, source=flow.source)
-                    nursery.start_soon(flow.queue.each_life, serve)
+                    nursery.start_soon(flow.queue.each_life, partial(self._life, serve))
+                if self._has(F.CTRL_VQ):
+                    queue = device.queues[2 * len(self._to_driver)]
+                    control = ControlFlow(queue, self, device.features, plug.figures.control, self._gone)
+                    nursery.start_soon(queue.each_life, partial(pump, control, device.settle, in_place=True))
         finally:
-            plug.port.stop()
+            self._end()
+
+    async def _life(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """A ring of one pair came, and goes."""
+        self._count_pairs()
+        await serve()
+        self._count_pairs()
+
+    def _count_pairs(self) -> None:
+        """A driver without a queue for commands says by its queues themselves how many it uses."""
+        if self._has(F.CTRL_VQ):
+            return
+        queues, used = self._device.queues, 1
+        while used < len(self._to_driver) and all(q.live and not q.muted for q in queues[2 * used : 2 * used + 2]):
+            used += 1
+        if used != self.pairs:
+            self._turn(used)
+
+    async def _watch_link(self) -> None:
+        while True:
+            await self._link.wait()
+            await self._follow_link()
+
+    async def _follow_link(self) -> None:
+        """Have the port, and what is dropped, follow whether the network is there."""
+        plug, port = self._plug, self._plug.port
+        for flow in self._from_driver:
+            flow.link_up = plug.link_up
+        if not plug.link_up:
+            port.stop()
+        elif not port.live and not self._port_gone:
+            try:
+                await port.start(mac=None, offloads=self._offloads, mtu=self._mtu)
+                port.set_carrier(True)
+            except PortGone as exc:
+                self._gone(exc)
+        self._show()
+
+    def _end(self) -> None:
+        """Nothing of what a driver chose outlives it."""
+        plug = self._plug
+        plug.port.stop()
+        self._to_driver, self._from_driver = [], []
+        if self._mac != plug.mac:
+            plug.port.set_peer(plug.mac)
+        self._mac, self._mtu, self._announcing = plug.mac, plug.mtu, False
+        self._show(tell=False)
 
     def config_written(self, offset: int, data: bytes) -> None:
         """A driver must not write any field of it (section 5.1.4.2): ignored."""
 
     async def close(self) -> None:
-        pass
+        plug, self._device.on_features = self._plug, None
+        plug.changed, plug.announce = lambda: None, lambda: False
 
 
 class VhostNet:

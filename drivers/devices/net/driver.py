@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
 import trio
 
-from drivers.buffers import BufferBlock
-from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, NetFlow, Traffic
+from drivers.devices.net.driver_control import ControlQueue
+from drivers.devices.net.driver_flows import HEAD, Receive, Slots, Transmit
+from drivers.devices.net.flow import NetFigures, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
 from drivers.devices.net.layout import (
+    ANNOUNCE,
     LINK_UP,
     MIN_MTU,
+    SPEED_MAX,
     SUPPORTED,
     TABLE,
     ConfigField,
+    Duplex,
     NetFeature,
     buffer_size,
     device_offloads,
     driver_offloads,
     offload_features,
+    queue_names,
 )
-from drivers.errors import PortGone, ProbeError
-from drivers.hw import DmaMemory
+from drivers.devices.net.station import Station, Wishes
+from drivers.errors import DriverError, NeedsReset, PortGone, ProbeError, TransportLost
 from drivers.model import MatchId, present
-from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, PacketPort
-from drivers.pump import Need, pump
+from drivers.ports import ALL_OFFLOADS, PacketPort
+from drivers.pump import Signal, pump
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
-from rings.chain import copy_out, skip, total
+from rings.features import RingFeature
 from rings.ids import DeviceId
-from rings.memory import Addr
 
 __all__ = ["NetSettings", "VirtioNet"]
 
-HEAD = HEADER_SIZE + ETH_HLEN
+PAIRS_MAX = 256
+"""As many queues as an interface can have (MAX_TAP_QUEUES); what a device has beyond that nobody would use."""
+F = NetFeature
 
 
 @attrs.define(eq=False)
@@ -49,185 +55,197 @@ class NetSettings:
     """Largest ring to use, in descriptors; None takes what the device has."""
     rx_buffer: int | None = None
     """Bytes of a receive buffer under MRG_RXBUF; None makes every buffer hold any frame."""
-    received: Traffic = attrs.field(factory=Traffic)
-    sent: Traffic = attrs.field(factory=Traffic)
+    wishes: Wishes = attrs.field(factory=Wishes)
+    """What `change` changes; kept over resets."""
+    speed: int | None = attrs.field(init=False, default=None)
+    """What the device says, in Mbit/s; None while it is not known."""
+    duplex: Duplex = attrs.field(init=False, default=Duplex.UNKNOWN)
+    figures: NetFigures = attrs.field(factory=NetFigures)
+    bound: BoundNet | None = attrs.field(init=False, default=None)
+    """The live device."""
 
+    @property
+    def received(self) -> Traffic:
+        """Of the first pair."""
+        return self.figures.pairs[0].received
 
-class Slots(BufferBlock):
-    """Buffers for frames, in the two forms that flows need at once: for a port, and for a ring."""
+    @property
+    def sent(self) -> Traffic:
+        return self.figures.pairs[0].sent
 
-    def __init__(self, dma: DmaMemory, count: int, size: int) -> None:
-        super().__init__(dma, count, size)
-        self.segs = [[view] for view in self.views]
-        self.whole = [(addr, size, slot) for slot, addr in enumerate(self.addrs)]
+    async def change(self, wishes: Wishes) -> None:
+        """Have the device used like this from now on, also after a reset.
 
-
-class Transmit(NetFlow[DriverQueue]):
-    """From the port to the device. Used buffers are taken back only when free ones run short."""
-
-    reads = True
-
-    def __init__(self, queue: DriverQueue, settings: NetSettings, slots: Slots, gone: Callable[[PortGone], None]):
-        super().__init__(queue, settings.port, settings.sent, gone)
-        self._slots = slots
-        self._free = list(range(len(slots.addrs)))
-
-    def move(self) -> tuple[int, Need]:
-        free, ring = self._free, self.queue.ring
-        if len(free) < BUDGET:
-            free.extend(slot for slot, _ in ring.get_each(ring.num))
-        if not free:
-            return 0, Need.QUEUE
-        recv, segs, addrs = self.port.recv_into, self._slots.segs, self._slots.addrs
-        buffers: list[tuple[Addr, int, int]] = []
-        size = 0
-        try:
-            while size < BUDGET_BYTES and len(buffers) < BUDGET and free:
-                slot = free[-1]
-                got = recv(segs[slot])
-                if not got:
-                    return len(buffers), Need.SOURCE
-                free.pop()
-                buffers.append((addrs[slot], got, slot))
-                size += got
-            return len(buffers), Need.TURN
-        finally:
-            ring.add_each(buffers, False)
-            self.traffic.packets += len(buffers)
-            self.traffic.bytes += size - len(buffers) * HEADER_SIZE
-
-
-class Receive(NetFlow[DriverQueue]):
-    """From the device to the port; every buffer goes straight back into the ring."""
-
-    def __init__(
-        self,
-        queue: DriverQueue,
-        settings: NetSettings,
-        slots: Slots,
-        rules: HeaderRules,
-        mergeable: bool,
-        gone: Callable[[PortGone], None],
-    ) -> None:
-        super().__init__(queue, settings.port, settings.received, gone)
-        self._slots = slots
-        self._rules = rules
-        self._mergeable = mergeable
-        self._taken: list[tuple[int, int]] = []
-        """Used buffers (slot, bytes) that were got from the ring, and not dealt with yet."""
-
-    def fill(self) -> None:
-        """Add every buffer there is; the device is shown them once it is live."""
-        self.queue.ring.add_each(self._slots.whole, True)
-
-    def move(self) -> tuple[int, Need]:
-        ring, traffic, rules, port = self.queue.ring, self.traffic, self._rules, self.port
-        send, known, segs, mergeable = port.send, rules.known, self._slots.segs, self._mergeable
-        moved = size = 0
-        while moved < BUDGET and size < BUDGET_BYTES:
-            taken = self._taken or ring.get_each(min(CHUNK, BUDGET - moved))
-            if not taken:
-                return moved, Need.QUEUE
-            at = passed = octets = 0
-            try:
-                while at < len(taken):
-                    slot, got = taken[at]
-                    seg = segs[slot][0]
-                    head, rest, count = bytes(seg[: min(HEAD, got)]), [seg[HEAD:got]], 1
-                    low, high, out, spread = known.get(head) or rules.judge(head)
-                    if spread > 1 and mergeable:
-                        parts = self._parts(taken, at, spread)
-                        got, count = total(parts), len(parts)
-                        head, rest = copy_out(parts, HEAD), skip(parts, HEAD)
-                        low, high, out, _ = known.get(head) or rules.judge(head)
-                        if count < spread:
-                            # The rest of the frame should have been shown together with its start.
-                            traffic.drop("num_buffers")
-                            at += count
-                            continue
-                    if not low <= got <= high:
-                        traffic.drop(rules.cause(head, got))
-                    elif send(out, rest):
-                        passed += 1
-                        octets += got - HEADER_SIZE
-                    else:
-                        return moved + at, Need.SINK
-                    at += count
-            finally:
-                whole = self._slots.whole
-                ring.add_each([whole[slot] for slot, _ in taken[:at]], True)
-                self._taken = taken[at:]
-                traffic.packets += passed
-                traffic.bytes += octets
-            moved += at
-            size += octets
-        return moved, Need.TURN
-
-    def _parts(self, taken: list[tuple[int, int]], at: int, count: int) -> list[memoryview]:
-        """The ``count`` parts of the frame that starts at ``taken[at]``; fewer where the device showed fewer."""
-        missing = at + count - len(taken)
-        if missing > 0:
-            taken += self.queue.ring.get_each(missing)
-        return [self._slots.segs[slot][0][:got] for slot, got in taken[at : at + count]]
+        Raises CommandRefused where it can't be, NeedsReset or TransportLost where the device does not answer;
+        what was wished before then stays.
+        """
+        if self.bound is None or self.bound.station is None:
+            raise TransportLost("the device is not up")
+        await self.bound.station.change(wishes)
 
 
 class BoundNet:
     """One live virtio-net device."""
 
-    def __init__(self, device: VirtioDevice, settings: NetSettings, mac: bytes, mtu: int | None) -> None:
+    def __init__(self, device: VirtioDevice, settings: NetSettings, mac: bytes, mtu: int | None, most: int) -> None:
+        """``mac`` is the device's, ``most`` the number of its pairs of queues."""
         self._device = device
         self._settings = settings
         self._mac = mac
         self._mtu = mtu
+        self._most = most
         self._slots: list[Slots] = []
-        self._flows: list[NetFlow[DriverQueue]] = []
+        self._receive: list[Receive] = []
+        self._transmit: list[Transmit] = []
+        self._control: ControlQueue | None = None
+        self._nursery: trio.Nursery | None = None
+        self._asked = Signal()
+        """The device wants it announced where we are."""
+        self.station: Station | None = None
+        """While it runs."""
+
+    # The pairs of queues, as the station sees them
+
+    @property
+    def limit(self) -> int:
+        return min(self._most, len(self._settings.port.queues))
+
+    def prepare(self, count: int) -> None:
+        self._add_pairs(count)
+
+    def use(self, count: int) -> None:
+        self._settings.port.set_queues(count)
+        for i, flow in enumerate(self._transmit):
+            flow.turn(i < count)
+
+    # From FEATURES_OK to reset
 
     async def set_up(self) -> None:
-        """Queues and buffers; nobody is told of a buffer before DRIVER_OK (section 3.1.1)."""
+        """Queues and buffers; nobody is told of a buffer before DRIVER_OK (section 3.1.1).
+
+        Raises MemoryError.
+        """
         device, settings = self._device, self._settings
         specs = [
-            QueueSpec("receiveq1", settings.queue_size),
-            QueueSpec("transmitq1", settings.queue_size, delayed=True),
+            QueueSpec(name, settings.queue_size, segments=1 + (name == "controlq"), delayed=name.startswith("transmit"))
+            for name in queue_names(device.features, self._most)
         ]
-        receive, transmit = await device.find_vqs(specs)
-        mergeable = device.has(NetFeature.MRG_RXBUF)
+        queues = await device.find_vqs(specs)
+        figures = settings.figures
+        figures.grow(self._most)
+        figures.control_index = None
+        if device.has(F.CTRL_VQ):
+            control = queues[-1]
+            if control.ring.num < 2 and not device.has(RingFeature.INDIRECT_DESC):
+                raise ProbeError(f"{device.name}: a control queue of one descriptor holds no command")
+            self._control = ControlQueue(control, device.ops.dma, figures.control)
+            figures.control_index = control.index
+        self._add_pairs(min(self.limit, settings.wishes.pairs or self.limit))
+
+    def _add_pairs(self, count: int) -> None:
+        """Have buffers and flows for ``count`` pairs, of which only the first is used for now. Raises MemoryError."""
+        device, settings, gone = self._device, self._settings, self._gone
+        mergeable = device.has(F.MRG_RXBUF)
         incoming, outgoing = device_offloads(device.features, any), driver_offloads(device.features)
         size = buffer_size(gso=incoming.gso, mtu=self._mtu)
         if mergeable and settings.rx_buffer is not None:
             size = max(settings.rx_buffer, HEAD)
-        rx = Slots(device.ops.dma, receive.ring.num, size)
-        self._slots.append(rx)
-        tx = Slots(device.ops.dma, transmit.ring.num, buffer_size(gso=outgoing.gso, mtu=self._mtu))
-        self._slots.append(tx)
-        receiver = Receive(receive, settings, rx, HeaderRules(incoming, self._mtu), mergeable, self._gone)
-        receiver.fill()
-        self._flows = [receiver, Transmit(transmit, settings, tx, self._gone)]
+        rules = HeaderRules(incoming, self._mtu)
+        for i in range(len(self._transmit), count):
+            receive, transmit = device.queues[2 * i : 2 * i + 2]
+            port, figures = settings.port.queues[i], settings.figures.pairs[i]
+            rx = self._buffers(receive, size)
+            tx = self._buffers(transmit, buffer_size(gso=outgoing.gso, mtu=self._mtu))
+            receiver = Receive(receive, port, figures.received, rx, rules, mergeable, gone)
+            receiver.fill()
+            self._receive.append(receiver)
+            self._transmit.append(Transmit(transmit, port, figures.sent, tx, gone))
+            self._transmit[-1].on = not i
+            if self._nursery is not None:
+                for flow in (self._receive[-1], self._transmit[-1]):
+                    self._serve(self._nursery, flow)
+
+    def _buffers(self, queue: DriverQueue, size: int) -> Slots:
+        slots = Slots(self._device.ops.dma, queue.ring.num, size)
+        self._slots.append(slots)
+        return slots
+
+    def _serve(self, nursery: trio.Nursery, flow: NetFlow[DriverQueue]) -> None:
+        nursery.start_soon(partial(pump, in_place=True, source=flow.source), flow)
 
     def _gone(self, error: PortGone) -> None:
         self._settings.port.stop()
 
     async def run(self) -> None:
-        port = self._settings.port
-        offloads = driver_offloads(self._device.features) & port.caps
+        settings, port, device = self._settings, self._settings.port, self._device
+        offloads = driver_offloads(device.features) & port.caps
         try:
-            await port.start(mac=self._mac, offloads=offloads, mtu=self._mtu)
+            port.set_queues(1)
+            await port.start(mac=settings.wishes.mac or self._mac, offloads=offloads, mtu=self._mtu)
         except PortGone:
             return
+        self.station = Station(self._control, device.features, port, self._mac, self, settings)
+        settings.bound = self
         try:
             await self.config_changed()
             async with trio.open_nursery() as nursery:
-                for flow in self._flows:
-                    nursery.start_soon(partial(pump, in_place=True, source=flow.source), flow)
+                self._nursery = nursery
+                for flow in (*self._receive, *self._transmit):
+                    self._serve(nursery, flow)
+                if self._control is not None:
+                    nursery.start_soon(pump, self._control)
+                nursery.start_soon(self._reporting, self._follow_interface)
+                nursery.start_soon(self._reporting, self._announce_when_asked)
         finally:
+            settings.bound = self._nursery = self.station = None
             port.stop()
 
+    async def _reporting(self, step: Callable[[], Awaitable[None]]) -> None:
+        """An error of ``step`` is one of the device."""
+        try:
+            await step()
+        except PortGone as exc:
+            self._gone(exc)
+        except DriverError as exc:
+            self._device.trouble = str(exc)
+            self._device.changed.set()
+
+    async def _follow_interface(self) -> None:
+        """Tell the device what the interface wants, now and whenever that changes."""
+        port, station = self._settings.port, self.station
+        assert station is not None
+        while True:
+            state = port.state
+            await station.follow()
+            await port.wait_state(state)
+
     async def config_changed(self) -> None:
-        up = True
-        if self._device.has(NetFeature.STATUS):
-            up = bool(await _field(self._device, ConfigField.STATUS) & LINK_UP)
-        self._settings.port.set_carrier(up)
+        """Raises NeedsReset for another MTU, for which buffers and interface have to be made anew."""
+        device, settings = self._device, self._settings
+        status = LINK_UP
+        if device.has(F.STATUS):
+            status = await _field(device, ConfigField.STATUS)
+        if device.has(F.MTU) and (mtu := await _field(device, ConfigField.MTU)) != self._mtu:
+            raise NeedsReset(f"{device.name}: the MTU changed from {self._mtu} to {mtu}")
+        if device.has(F.SPEED_DUPLEX):
+            speed, duplex = await _field(device, ConfigField.SPEED), await _field(device, ConfigField.DUPLEX)
+            settings.speed = speed if speed <= SPEED_MAX else None
+            settings.duplex = Duplex(duplex) if duplex in tuple(Duplex) else Duplex.UNKNOWN
+        settings.port.set_carrier(bool(status & LINK_UP))
+        if status & ANNOUNCE and device.has(F.GUEST_ANNOUNCE):
+            self._asked.set()
+
+    async def _announce_when_asked(self) -> None:
+        """Say where our addresses are, then that it was said (section 5.1.9.5.4)."""
+        while True:
+            await self._asked.wait()
+            await self._settings.port.announce()
+            if self.station is not None:
+                await self.station.acknowledge()
 
     def close(self) -> None:
+        if self._control is not None:
+            self._control.close()
         for slots in self._slots:
             slots.close()
         self._slots.clear()
@@ -250,24 +268,39 @@ class VirtioNet:
         settings = self._settings(device)
         # What the device leaves undone our port has to finish; what we leave undone is the device's to refuse.
         able = offload_features(settings.port.caps, from_driver=False)
-        return settings.features & ~(offload_features(ALL_OFFLOADS, from_driver=False) & ~able)
+        features = settings.features & ~(offload_features(ALL_OFFLOADS, from_driver=False) & ~able)
+        if len(settings.port.queues) == 1:
+            features &= ~(1 << F.MQ)
+        if settings.wishes.reception.vlans is None and settings.port.state.vlans is None:
+            features &= ~(1 << F.CTRL_VLAN)  # nobody says which, so that all have to pass
+        return features
 
     async def probe(self, device: VirtioDevice) -> BoundNet:
         mtu = None
-        if device.has(NetFeature.MTU):
+        if device.has(F.MTU):
             mtu = await _field(device, ConfigField.MTU)
             if mtu < MIN_MTU:
                 raise ProbeError(f"{device.name}: the device reports an MTU of {mtu}; it must be at least {MIN_MTU}")
         mac = _local_mac(device.name)
-        if device.has(NetFeature.MAC):
+        if device.has(F.MAC):
             mac = await device.read_config(*ConfigField.MAC.value)
             if mac[0] & 1 or not any(mac):
                 raise ProbeError(f"{device.name}: the device reports {mac.hex(':')}, which is no unicast MAC address")
-        bound = BoundNet(device, self._settings(device), mac, mtu)
+        most = 1
+        if device.has(F.MQ):
+            most = await _field(device, ConfigField.MAX_VIRTQUEUE_PAIRS)
+            if not 1 <= most <= PAIRS_MAX:
+                raise ProbeError(
+                    f"{device.name}: the device reports {most} pairs of queues; 1 to {PAIRS_MAX} can be used"
+                )
+        bound = BoundNet(device, self._settings(device), mac, mtu, most)
         try:
             await bound.set_up()
-        except BaseException:
+        except BaseException as exc:
             bound.close()
+            if isinstance(exc, MemoryError):
+                what = f"{device.name}: no memory for {bound.limit} pairs of queues"
+                raise ProbeError(f"{what} ({exc}); the host needs more, or smaller queues, or fewer pairs") from None
             raise
         return bound
 

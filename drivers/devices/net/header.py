@@ -14,9 +14,11 @@ import attrs
 from drivers.devices.net.layout import MAX_FRAME
 from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 
-__all__ = ["KNOWN_MAX", "NEEDS_CSUM", "GsoType", "HeaderRules", "Verdict"]
+__all__ = ["ECN", "KNOWN_MAX", "NEEDS_CSUM", "GsoType", "HeaderRules", "Verdict"]
 
 NEEDS_CSUM = 1
+ECN = 0x80
+"""A flag of the gso_type: the connection uses ECN."""
 VLAN_HLEN = 4
 
 
@@ -27,7 +29,14 @@ class GsoType(IntEnum):
     UDP_L4 = 5
 
 
-_NAMES: Mapping[int, str] = {GsoType.TCPV4: "tso4", GsoType.TCPV6: "tso6", GsoType.UDP_L4: "uso"}
+_NAMES: Mapping[int, tuple[str, ...]] = {
+    GsoType.TCPV4: ("tso4",),
+    GsoType.TCPV6: ("tso6",),
+    GsoType.UDP_L4: ("uso",),
+    GsoType.TCPV4 | ECN: ("tso4", "ecn"),
+    GsoType.TCPV6 | ECN: ("tso6", "ecn"),
+}
+"""What has to have been agreed on for each."""
 _HEADER = struct.Struct("<BBHHHHH")
 Verdict = tuple[int, int, bytes, int]
 """Bytes of header and frame from which and up to which a head is good, what goes on in its place, num_buffers."""
@@ -69,8 +78,9 @@ class HeaderRules:
             good = self.offloads.csum
         if gso:
             low, high = max(low, hdr_len), MAX_FRAME
-            name = _NAMES.get(gso)
-            good &= name is not None and getattr(self.offloads, name) and gso_size > 0 and bool(flags & NEEDS_CSUM)
+            names = _NAMES.get(gso, ("",))
+            good &= all(getattr(self.offloads, name, False) for name in names)
+            good &= gso_size > 0 and bool(flags & NEEDS_CSUM)
         # Flags this side does not know are not passed on.
         clean = head if flags in (0, NEEDS_CSUM) else bytes((flags & NEEDS_CSUM,)) + head[1:]
         verdict = (*((low + HEADER_SIZE, high + HEADER_SIZE) if good else _NEVER), clean, count)

@@ -12,46 +12,83 @@ from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from rings.features import FeatureTable, RingFeature, mask
 
 __all__ = [
+    "ANNOUNCE",
+    "CONTROLLED",
+    "FRONTED_TABLE",
     "LINK_UP",
     "MAX_FRAME",
+    "MAX_PAIRS",
     "MIN_MTU",
+    "SPEED_MAX",
+    "SPEED_UNKNOWN",
     "SUPPORTED",
     "TABLE",
     "ConfigField",
+    "Duplex",
     "NetConfig",
     "NetFeature",
     "buffer_size",
     "device_offloads",
     "driver_offloads",
     "offload_features",
+    "pairs_of",
+    "queue_names",
 ]
 
 
 class NetFeature(IntEnum):
     CSUM = 0
     GUEST_CSUM = 1
+    CTRL_GUEST_OFFLOADS = 2
     MTU = 3
     MAC = 5
     GUEST_TSO4 = 7
     GUEST_TSO6 = 8
+    GUEST_ECN = 9
     HOST_TSO4 = 11
     HOST_TSO6 = 12
+    HOST_ECN = 13
     MRG_RXBUF = 15
     STATUS = 16
+    CTRL_VQ = 17
+    CTRL_RX = 18
+    CTRL_VLAN = 19
+    CTRL_RX_EXTRA = 20
+    GUEST_ANNOUNCE = 21
+    MQ = 22
+    CTRL_MAC_ADDR = 23
     GUEST_USO4 = 54
     GUEST_USO6 = 55
     HOST_USO = 56
+    SPEED_DUPLEX = 63
 
 
 F = NetFeature
+COMMANDED = (
+    F.CTRL_GUEST_OFFLOADS,
+    F.CTRL_RX,
+    F.CTRL_VLAN,
+    F.CTRL_RX_EXTRA,
+    F.GUEST_ANNOUNCE,
+    F.MQ,
+    F.CTRL_MAC_ADDR,
+)
+"""What is used by commands, and so needs a queue for them; of two of these section 5.1.3.1 forgets to say so."""
 TABLE = FeatureTable(
     names={f.value: f.name for f in NetFeature},
     needs={
         **{f: (frozenset({F.GUEST_CSUM}),) for f in (F.GUEST_TSO4, F.GUEST_TSO6, F.GUEST_USO4, F.GUEST_USO6)},
         **{f: (frozenset({F.CSUM}),) for f in (F.HOST_TSO4, F.HOST_TSO6, F.HOST_USO)},
+        F.GUEST_ECN: (frozenset({F.GUEST_TSO4, F.GUEST_TSO6}),),
+        F.HOST_ECN: (frozenset({F.HOST_TSO4, F.HOST_TSO6}),),
+        **{f: (frozenset({F.CTRL_VQ}),) for f in COMMANDED},
     },
 )
 SUPPORTED = mask(NetFeature) | mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
+CONTROLLED = mask((F.CTRL_VQ, *COMMANDED))
+"""The control queue, and all that needs it."""
+FRONTED_TABLE = FeatureTable(TABLE.names, {f: needs for f, needs in TABLE.needs.items() if f != F.MQ})
+"""Of a device whose control queue somebody else has, such as a vhost-user front end: what can do without one."""
 
 # Which features let a frame towards the device, or towards the driver, carry which unfinished work.
 _TO_DEVICE: Mapping[str, tuple[NetFeature, ...]] = {
@@ -59,12 +96,14 @@ _TO_DEVICE: Mapping[str, tuple[NetFeature, ...]] = {
     "tso4": (F.HOST_TSO4,),
     "tso6": (F.HOST_TSO6,),
     "uso": (F.HOST_USO,),
+    "ecn": (F.HOST_ECN,),
 }
 _TO_DRIVER = {
     "csum": (F.GUEST_CSUM,),
     "tso4": (F.GUEST_TSO4,),
     "tso6": (F.GUEST_TSO6,),
     "uso": (F.GUEST_USO4, F.GUEST_USO6),
+    "ecn": (F.GUEST_ECN,),
 }
 
 
@@ -94,17 +133,38 @@ def offload_features(able: Offloads, *, from_driver: bool) -> int:
     return mask(bit for name, bits in table.items() if getattr(able, name) for bit in bits)
 
 
-LINK_UP = 1
+LINK_UP, ANNOUNCE = 1, 2
+"""Bits of the status field."""
 MIN_MTU = 68
+MAX_PAIRS = 0x8000
 MAX_FRAME = 65550
 """Bytes of the largest frame, Ethernet header included, that any header describes."""
 _GSO_BUFFER = 65601
 _PLAIN_BUFFER = 1526
+SPEED_MAX, SPEED_UNKNOWN = 0x7FFF_FFFF, 0xFFFF_FFFF
+"""Mbit/s."""
+
+
+class Duplex(IntEnum):
+    HALF = 0
+    FULL = 1
+    UNKNOWN = 0xFF
 
 
 def buffer_size(*, gso: bool, mtu: int | None) -> int:
     """Bytes of a buffer that holds any frame together with its header (section 5.1.9.3.1)."""
     return _GSO_BUFFER if gso else max(_PLAIN_BUFFER, HEADER_SIZE + ETH_HLEN + (mtu or 0))
+
+
+def pairs_of(features: int, most: int) -> int:
+    """Pairs of queues that come before the control queue, where the device has ``most`` (section 5.1.2)."""
+    return most if features >> F.MQ & 1 else 1
+
+
+def queue_names(features: int, most: int) -> list[str]:
+    """The queues, in order, that there are under these features."""
+    names = [f"{kind}q{i + 1}" for i in range(pairs_of(features, most)) for kind in ("receive", "transmit")]
+    return [*names, "controlq"] if features >> F.CTRL_VQ & 1 else names
 
 
 class ConfigField(Enum):
@@ -114,6 +174,8 @@ class ConfigField(Enum):
     STATUS = 6, 2
     MAX_VIRTQUEUE_PAIRS = 8, 2
     MTU = 10, 2
+    SPEED = 12, 4
+    DUPLEX = 16, 1
 
 
 @attrs.frozen
@@ -126,8 +188,11 @@ class NetConfig:
     mtu: int
     """Bytes of the largest packet, without the Ethernet header."""
     max_virtqueue_pairs: int = 1
+    speed: int = SPEED_UNKNOWN
+    """Mbit/s."""
+    duplex: Duplex = Duplex.UNKNOWN
 
-    _FORM = struct.Struct("<6sHHH")
+    _FORM = struct.Struct("<6sHHHIB")
 
     def emit(self) -> bytes:
-        return self._FORM.pack(self.mac, self.status, self.max_virtqueue_pairs, self.mtu)
+        return self._FORM.pack(self.mac, self.status, self.max_virtqueue_pairs, self.mtu, self.speed, self.duplex)

@@ -2,6 +2,8 @@
 
 What one driver may leave undone and the other can't finish is finished on the way: checksums and segments in
 software. Buffers may be mergeable on either side, or on one. Each byte of payload is copied once.
+
+Neither driver is offered a control queue, nor what needs one: a cable filters nothing and has one lane.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import attrs
 
 from drivers.devices.net.header import KNOWN_MAX, HeaderRules
 from drivers.devices.net.layout import (
+    CONTROLLED,
     LINK_UP,
     SUPPORTED,
     TABLE,
@@ -127,7 +130,7 @@ class NetMediator(Mediator):
     def offer(self, device: VhostDevice) -> None:
         plug = self._plugs[device.name]
         queues = [("receiveq1", plug.queue_size), ("transmitq1", plug.queue_size)]
-        device.offer(TABLE, plug.features & SUPPORTED, queues, self._config(device, up=False))
+        device.offer(TABLE, plug.features & SUPPORTED & ~CONTROLLED, queues, self._config(device, up=False))
 
     def queues(self, source: VhostDevice, sink: VhostDevice) -> tuple[DeviceQueue, DeviceQueue]:
         return source.queues[1], sink.queues[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
-from drivers.devices.net.header import NEEDS_CSUM, GsoType
+from drivers.devices.net.header import ECN, NEEDS_CSUM, GsoType
 from drivers.ports import HEADER_SIZE, Offloads
 from rings.chain import copy_out, skip, take, total
 
@@ -55,7 +55,8 @@ def unfinished(header: bytes, able: Offloads) -> bool:
     ``header`` is checked and private.
     """
     flags, gso = header[0], header[1]
-    if gso and not getattr(able, KINDS[GsoType(gso)]):
+    kind = GsoType(gso & ~ECN)
+    if kind and not (getattr(able, KINDS[kind]) and (able.ecn or not gso & ECN)):
         return True
     return bool(flags & NEEDS_CSUM) and not able.csum
 
@@ -70,7 +71,7 @@ def finish(header: bytes, frame: Sequence[memoryview], able: Offloads) -> Iterat
         return
     _, gso, _, mss, start, offset, _ = HEADER.unpack_from(header)
     if gso:
-        yield from _segments(GsoType(gso), mss, start, frame, able)
+        yield from _segments(GsoType(gso & ~ECN), mss, start, frame, able)
     else:
         yield _checksummed(frame, start, offset)
 

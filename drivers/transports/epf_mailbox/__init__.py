@@ -2,6 +2,6 @@
 
 from drivers.transports.epf_mailbox.back import MailboxEpf
 from drivers.transports.epf_mailbox.front import EPF_MAILBOX
-from drivers.transports.epf_mailbox.registers import register_name
+from drivers.transports.epf_mailbox.registers import MAX_QUEUES, register_name
 
-__all__ = ["EPF_MAILBOX", "MailboxEpf", "register_name"]
+__all__ = ["EPF_MAILBOX", "MAX_QUEUES", "MailboxEpf", "register_name"]

@@ -3,6 +3,6 @@
 from drivers.transports.ntb.back import NtbVhost
 from drivers.transports.ntb.front import NTB_VIRTIO, NtbVirtioDriver
 from drivers.transports.ntb.names import register_name
-from drivers.transports.ntb.registers import spad_names
+from drivers.transports.ntb.registers import MAX_QUEUES, spad_names
 
-__all__ = ["NTB_VIRTIO", "NtbVhost", "NtbVirtioDriver", "register_name", "spad_names"]
+__all__ = ["MAX_QUEUES", "NTB_VIRTIO", "NtbVhost", "NtbVirtioDriver", "register_name", "spad_names"]

@@ -1,0 +1,239 @@
+"""vhost-net's flows: between the rings of one pair and one queue of the port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from drivers.devices.net.filter import FILTER_AT, FILTER_END, FrameFilter
+from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, NetFlow, Traffic
+from drivers.devices.net.header import HeaderRules
+from drivers.devices.net.merge import NUM_BUFFERS_AT, Taken, complete, gather, give_back
+from drivers.errors import PortGone
+from drivers.ports import ETH_HLEN, HEADER_SIZE, PacketQueue
+from drivers.pump import Need
+from drivers.vhost import DeviceQueue
+from rings.chain import Chain, copy_in, copy_out, skip, total
+from rings.queue import Vringh
+
+__all__ = ["FromDriver", "ToDriver"]
+
+HEAD = HEADER_SIZE + ETH_HLEN
+ONE_BUFFER = b"\1\0"
+
+
+class FromDriver(NetFlow[DeviceQueue]):
+    """A transmitq: what the driver sends goes out of the port."""
+
+    def __init__(
+        self,
+        queue: DeviceQueue,
+        port: PacketQueue,
+        traffic: Traffic,
+        rules: HeaderRules,
+        gone: Callable[[PortGone], None],
+    ) -> None:
+        super().__init__(queue, port, traffic, gone)
+        self._rules = rules
+        self.link_up = True
+        """Otherwise what comes is dropped."""
+
+    def move(self) -> tuple[int, Need]:
+        ring, traffic, rules = self.queue.ring, self.traffic, self._rules
+        if ring is None:
+            return 0, Need.QUEUE
+        if not self.on:
+            return 0, Need.SINK
+        if not self.link_up:
+            return self._discard(ring)
+        send, known = self.port.send, rules.known
+        moved = size = 0
+        while moved < BUDGET and size < BUDGET_BYTES:
+            chains = ring.getdescs(min(CHUNK, BUDGET - moved))
+            if not chains:
+                return moved, Need.QUEUE
+            done: list[tuple[int, int]] = []
+            passed = octets = 0
+            try:
+                for index, segs, writable in chains:
+                    if len(segs) == 1:
+                        seg = segs[0]
+                        got = len(seg)
+                        head, rest = bytes(seg[:HEAD]), [seg[HEAD:]]
+                    else:
+                        got = total(segs)
+                        head, rest = copy_out(segs, HEAD), skip(segs, HEAD)
+                    low, high, out, _ = known.get(head) or rules.judge(head)
+                    if writable or not low <= got <= high:
+                        traffic.drop("writable" if writable else rules.cause(head, got))
+                    elif send(out, rest):
+                        passed += 1
+                        octets += got - HEADER_SIZE
+                    else:
+                        return moved + len(done), Need.SINK
+                    done.append((index, 0))
+            finally:
+                _settle(ring, chains, done)
+                traffic.packets += passed
+                traffic.bytes += octets
+            moved += len(done)
+            size += octets
+        return moved, Need.TURN
+
+    def _discard(self, ring: Vringh) -> tuple[int, Need]:
+        chains = ring.getdescs(BUDGET)
+        ring.complete_each([(index, 0) for index, _, _ in chains])
+        self.traffic.drop("link_down", len(chains))
+        return len(chains), Need.TURN if chains else Need.QUEUE
+
+
+def _settle(ring: Vringh, chains: list[Chain], done: list[tuple[int, int]]) -> None:
+    """Complete the chains at the front that are done, and give the rest back in the order that takes."""
+    ring.complete_each(done)
+    for index, _, _ in reversed(chains[len(done) :]):
+        ring.abandon(index)
+
+
+class ToDriver(NetFlow[DeviceQueue]):
+    """A receiveq: what comes in at the port goes straight into the driver's buffers.
+
+    A frame that is not for the driver was read into one of them all the same; the next one overwrites it.
+    """
+
+    reads = True
+
+    def __init__(
+        self,
+        queue: DeviceQueue,
+        port: PacketQueue,
+        traffic: Traffic,
+        largest: int,
+        mergeable: bool,
+        gone: Callable[[PortGone], None],
+    ) -> None:
+        super().__init__(queue, port, traffic, gone)
+        self._largest = largest  # bytes of header and frame that may come
+        self._mergeable = mergeable
+        self._spill = bytearray()  # a frame that was read while too few buffers were there
+        self.filter: FrameFilter | None = None
+        """None while everything passes."""
+
+    def move(self) -> tuple[int, Need]:
+        ring, traffic, recv = self.queue.ring, self.traffic, self.port.recv_into
+        if ring is None:
+            return 0, Need.QUEUE
+        if not self.on:
+            return 0, Need.SOURCE
+        largest = self._largest if self._mergeable else 0
+        known = self.filter.known if self.filter is not None else None
+        moved = size = 0
+        limit = FIRST_CHUNK
+        while moved < BUDGET and size < BUDGET_BYTES:
+            chains = ring.getdescs(min(limit, BUDGET - moved))
+            if not chains:
+                return moved, Need.QUEUE
+            done: list[tuple[int, int]] = []
+            passed = octets = 0
+            merge = False
+            try:
+                for index, readable, segs in chains:
+                    if readable or not segs:
+                        # Not a receive buffer (section 5.1.9.3): give it back empty.
+                        traffic.drop("writable")
+                        done.append((index, 0))
+                        continue
+                    if len(segs[0]) < largest or self._spill:
+                        merge = True
+                        break
+                    got = recv(segs)
+                    if known is not None and got and known(bytes(segs[0][FILTER_AT:FILTER_END])) != "":
+                        got = self._next(segs, got)
+                        if got < 0:
+                            return moved + len(done), Need.TURN
+                    if not got:
+                        return moved + len(done), Need.SOURCE
+                    if len(segs[0]) >= HEADER_SIZE:
+                        segs[0][NUM_BUFFERS_AT:HEADER_SIZE] = ONE_BUFFER
+                    else:
+                        copy_in(skip(segs, NUM_BUFFERS_AT), ONE_BUFFER)
+                    done.append((index, got))
+                    passed += 1
+                    octets += got - HEADER_SIZE
+            finally:
+                _settle(ring, chains, done)
+                traffic.packets += passed
+                traffic.bytes += octets
+            moved += len(done)
+            size += octets
+            limit = min(2 * limit, CHUNK)
+            if merge:
+                got, need = self._merge()
+                if need is not None:
+                    return moved, need
+                moved += 1
+                size += got
+                traffic.packets += 1
+                traffic.bytes += got - HEADER_SIZE
+        return moved, Need.TURN
+
+    def _next(self, segs: Sequence[memoryview], got: int) -> int:
+        """Read on into ``segs``, which hold a frame of ``got`` bytes, until one is for the driver.
+
+        Its bytes; 0 where none comes any more, -1 where a budget of those that are not is used up.
+        """
+        for left in range(BUDGET, -1, -1):
+            if not got or not self._drops(segs, got):
+                return got
+            if left:
+                got = self.port.recv_into(segs)
+        return -1
+
+    def _drops(self, segs: Sequence[memoryview], got: int) -> bool:
+        """Whether the frame in the first ``got`` bytes of ``segs`` is not for the driver; then it is counted."""
+        assert self.filter is not None
+        end = min(got, FILTER_END)
+        head = bytes(segs[0][FILTER_AT:end]) if len(segs[0]) >= end else copy_out(segs, end)[FILTER_AT:]
+        cause = self.filter.known(head)
+        if cause is None:
+            cause = self.filter.judge(head)
+        self.traffic.drop(cause, 1 if cause else 0)
+        return bool(cause)
+
+    def _merge(self) -> tuple[int, Need | None]:
+        """One frame over as many buffers as it takes (section 5.1.9.3.2); all of them are published together.
+
+        A frame that was read before there was room for it waits in ``_spill``, and is then copied.
+        """
+        ring = self.queue.ring
+        assert ring is not None
+        taken: Taken = []
+        wanted = len(self._spill) or self._largest
+        room = gather(ring, wanted, taken, ring.num)
+        into = [seg for _, views in taken for seg in views]
+        if not self._spill and room >= wanted:
+            got = self.port.recv_into(into)
+            if not got or (self.filter is not None and self._drops(into, got)):
+                give_back(ring, taken)
+                return 0, Need.TURN if got else Need.SOURCE
+        else:
+            if not self._spill:
+                spill = bytearray(self._largest)
+                self._spill = spill[: self.port.recv_into([memoryview(spill)])]
+                if self._spill and self.filter is not None and self._drops([memoryview(self._spill)], len(self._spill)):
+                    self._spill = bytearray()
+                    give_back(ring, taken)
+                    return 0, Need.TURN
+            got = len(self._spill)
+            if not got or got > room:
+                give_back(ring, taken)
+                if not got:
+                    return 0, Need.SOURCE
+                if len(taken) < ring.num:
+                    return 0, Need.QUEUE
+                # Every buffer the ring can hold was there, and the frame fits none of it.
+                self._spill.clear()
+                self.traffic.drop("too_long")
+                return 0, Need.TURN
+            copy_in(into, self._spill)
+            self._spill.clear()
+        complete(ring, taken, got)
+        return got, None
