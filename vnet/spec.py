@@ -208,14 +208,19 @@ class PeerSpec(DeviceSpec):
 
     local_features_off: tuple[str, ...] = ()
     """In mediated mode: what the endpoint's own driver is not offered."""
+    local_ring: Literal["split", "packed"] | None = None
+    """In mediated mode: the format of the queues that it is offered; by default that of the other driver's."""
 
     def local_features(self, supported: int) -> int:
         """In mediated mode: the bits of all that are ``supported`` for the endpoint's own driver."""
         return supported & ~self.features_off_mask(self.local_features_off)
 
     def clash(self) -> tuple[str, object, str] | None:
-        if self.mode == "direct" and self.local_features_off:
-            return "local_features_off", list(self.local_features_off), "only mode mediated has a local driver"
+        for field in ("local_features_off", "local_ring"):
+            given = getattr(self, field)
+            if self.mode == "direct" and given:
+                shown = given if isinstance(given, str) else list(given)
+                return field, shown, "only mode mediated has a local driver"
         try:
             self.features_off_mask(self.local_features_off)
         except KeyError as exc:

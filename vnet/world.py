@@ -29,7 +29,7 @@ from vnet.link.build import build_link
 from vnet.pcie.ntb import NtbFunction
 from vnet.ports.memory import MemoryPort
 from vnet.ports.poller import Poller
-from vnet.spec import MIB, DeviceSpec
+from vnet.spec import MIB, DeviceSpec, PeerSpec
 from vnet.topology import Topology
 
 __all__ = ["Device", "World", "open_world"]
@@ -268,10 +268,13 @@ def _mediate(
     make = kinds[context.spec.type].mediator
     assert make is not None
     mediator = make(context, (remote, local))
-    spec = attrs.evolve(context.spec, transport="mmio", link=None, ntb=None, host=host.name, function=0, mode="direct")
-    place = _on_host(world, local, spec)
+    assert isinstance(context.spec, PeerSpec)
+    ring = context.spec.local_ring or context.spec.ring
+    spec = attrs.evolve(context.spec, transport="mmio", link=None, ntb=None, host=host.name, function=0)
+    spec = attrs.evolve(spec, mode="direct", ring=ring)
+    found = _on_host(world, local, spec)
     end = MediatorEnd(mediator, local, remote)
-    world.devices[local] = Device(local, spec, host, host, place.location, place.back, local_end, end)
+    world.devices[local] = Device(local, spec, host, host, found.location, found.back, local_end, end)
     return MediatorEnd(mediator, remote, local)
 
 

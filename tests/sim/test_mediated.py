@@ -6,6 +6,7 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Literal
 
 import attrs
 import pytest
@@ -18,6 +19,7 @@ from scapy.packet import Packet
 
 from drivers.mediator import Mediator, MediatorStatistics
 from drivers.ports import ETH_HLEN, HEADER_SIZE
+from rings.features import RingFeature
 from rings.layout import WRITE
 from rings.status import Status
 from rings.testing import Desc
@@ -48,11 +50,19 @@ class Mediated(Options):
 
     queue_size: int = 64
     local_features_off: tuple[str, ...] = ()
+    rings: tuple[Literal["split", "packed"], Literal["split", "packed"]] = ("split", "split")
+    """Of the other host's driver, and of the endpoint's own."""
 
     def topology(self) -> Topology:
         made = super().topology()
         devices = {
-            name: attrs.evolve(spec, mode="mediated", local_features_off=self.local_features_off)
+            name: attrs.evolve(
+                spec,
+                mode="mediated",
+                local_features_off=self.local_features_off,
+                ring=self.rings[0],
+                local_ring=self.rings[1],
+            )
             for name, spec in net_specs(made).items()
         }
         return attrs.evolve(made, devices=devices).check("test")
@@ -142,6 +152,19 @@ async def test_a_megabyte_in_each_direction_at_once() -> None:
         for way in (0, 1):
             figures = pair.statistics(way)
             assert figures.copied_bytes == figures.payload_bytes > 1 << 20
+
+
+@pytest.mark.parametrize("rings", [("packed", "split"), ("split", "packed"), ("packed", "packed")])
+async def test_queues_may_be_of_another_format_on_either_side(
+    rings: tuple[Literal["split", "packed"], Literal["split", "packed"]],
+) -> None:
+    async with open_mediated(Mediated(rings=rings, queue_size=8)) as pair:
+        packed = [bool(device.vhost.features >> RingFeature.RING_PACKED & 1) for device in (pair.device, pair.local)]
+        assert packed == [ring == "packed" for ring in rings]
+        await pair.transfer(1 << 18)
+        for way in (0, 1):
+            figures = pair.statistics(way)
+            assert figures.copied_bytes == figures.payload_bytes > 1 << 18
 
 
 async def test_a_large_frame_crosses_as_it_is_where_both_sides_can_finish_it() -> None:
