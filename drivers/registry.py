@@ -15,7 +15,7 @@ from drivers.devices.rpmsg import VhostRpmsg, VirtioRpmsg
 from drivers.devices.rpmsg import layout as rpmsg
 from drivers.devices.scsi import VhostScsi, VirtioScsi
 from drivers.devices.scsi import layout as scsi
-from drivers.transports import epf_mailbox, mmio, ntb, pci
+from drivers.transports import epf_mailbox, mmio, ntb, pci, vhost_user
 from drivers.vhost import VhostBack, VhostDevice, VhostDriver
 from drivers.virtio import VirtioDevice, VirtioDriver
 from rings.features import FeatureTable, RingFeature, mask
@@ -60,17 +60,17 @@ class Transport:
     """The key of a topology's device that says what carries it, such as "link"."""
     front: object
     """What the driver's host needs: for "link" a `drivers.pci.VirtioPciDriver`, for "host" its platform's
-    likewise, for "ntb" a `drivers.ntb.NtbClient`."""
+    likewise or a `drivers.user.UserClient`, for "ntb" a `drivers.ntb.NtbClient`."""
     back: Callable[..., VhostBack]
     """Makes the device's half of a virtio device id and a name, and before them of what carries it: for "link" an
-    endpoint controller and a function, for "host" a `drivers.hw.PlatformSlot`, for "ntb" the bus and the
-    name of an NTB."""
+    endpoint controller and a function, for "host" a `drivers.hw.PlatformSlot` or a `drivers.ipc.Ipc`, for "ntb" the
+    bus and the name of an NTB."""
     names: Callable[[int, int], str | None] = lambda bar, offset: None
     """For "link" and "ntb": what the register at an offset of a BAR is called. A doorbell's begins with "notify["."""
     queues: int | None = None
     """Most that it can carry of a device; None where there is no such limit."""
     options: tuple[str, ...] = ()
-    """Keys of a topology's device that are for this transport alone, and arguments of ``back``."""
+    """Keys of a topology's device that are for this transport alone."""
 
 
 TRANSPORTS: dict[str, Transport] = {
@@ -85,4 +85,5 @@ TRANSPORTS: dict[str, Transport] = {
     ),
     "mmio": Transport("host", mmio.VIRTIO_MMIO, mmio.MmioDevice),
     "ntb": Transport("ntb", ntb.NTB_VIRTIO, ntb.NtbVhost, ntb.register_name, ntb.MAX_QUEUES),
+    "vhost_user": Transport("host", vhost_user.VHOST_USER, vhost_user.VhostUserBack, options=("socket",)),
 }

@@ -362,7 +362,10 @@ class VhostDevice:
                 self._scope = None
                 self._finish_reset()
         finally:
+            unfinished = self._scope is not None and self._scope.cancel_called
             self._written = self._scope = None
+            if unfinished:  # somebody waits for a reset that came together with the end of all this
+                self._finish_reset()
 
 
 class VhostBus(Bus[VhostDevice, VhostDriver]):

@@ -12,7 +12,7 @@ import attrs
 
 from drivers.model import Binding, D, R
 from drivers.ntb_registers import DB_ENTRY_SIZE, SPAD_OFFSET, Bar
-from drivers.registry import TRANSPORTS
+from drivers.registry import DEVICES, TRANSPORTS
 from drivers.vhost import DeviceQueue
 from drivers.virtio import DriverQueue, VirtioDevice
 from rings.queue import QueueStatistics
@@ -58,7 +58,8 @@ def queue_rows(world: World) -> list[QueueRow]:
         virtio = device.virtio
         if virtio is not None:
             rows += [_driver_row(device, virtio, queue) for queue in virtio.queues]
-        rows += [_device_row(device, queue) for queue in device.vhost.queues]
+        if device.back is not None:
+            rows += [_device_row(device, queue) for queue in device.vhost.queues]
     return rows
 
 
@@ -142,7 +143,6 @@ def _device(world: World, device: Device) -> dict[str, object]:
         "device": {
             "host": hosts[1],
             **_device_end(device),
-            "registers": device.back.registers(),
             "port": device.device_end.describe(),
         },
     }
@@ -158,7 +158,7 @@ def _driver_end(device: Device) -> dict[str, object]:
         "name": virtio.name,
         **_binding(binding),
         "status": _status(virtio.status),
-        "features": list(device.vhost.table.describe(virtio.features)),
+        "features": list(DEVICES[device.spec.type].table.describe(virtio.features)),
         "restarts": virtio.restarts,
         "failures": list(virtio.failures),
         "early_interrupts": virtio.early_interrupts,
@@ -174,9 +174,12 @@ def _driver_end(device: Device) -> dict[str, object]:
 
 
 def _device_end(device: Device) -> dict[str, object]:
+    if device.back is None:
+        return {"found": False, "foreign": True}
     vhost = device.vhost
     return {
         "name": vhost.name,
+        "registers": device.back.registers(),
         **_binding(device.endpoint.vhost.binding(vhost)),
         "status": _status(vhost.status),
         "device_features": list(vhost.table.describe(vhost.device_features)),

@@ -10,6 +10,7 @@ from drivers.ntb import NtbBus, NtbClient, NtbEpfDriver
 from drivers.pci import PciBus, VirtioPciDriver
 from drivers.platform import PlatformBus, VirtioPlatformDriver
 from drivers.registry import TRANSPORTS
+from drivers.user import UserBus, UserClient
 from drivers.vhost import VhostBus
 from drivers.virtio import VirtioBus
 from vnet.link.base import Link
@@ -18,6 +19,7 @@ from vnet.pcie.epc import EndpointController
 from vnet.pcie.function import PciFunctionHandle
 from vnet.pcie.rc import RootComplex
 from vnet.platform import Platform, Region
+from vnet.user import SocketEnd
 
 __all__ = ["Host"]
 
@@ -34,6 +36,7 @@ class Host:
         self.pci = PciBus(self.virtio)
         self.mmio = PlatformBus(self.virtio)
         self.ntb = NtbBus(self.virtio)
+        self.user = UserBus(self.virtio)
         self.pci.register_driver(NtbEpfDriver(self.ntb))
         for transport in TRANSPORTS.values():
             if isinstance(transport.front, VirtioPciDriver):
@@ -42,20 +45,30 @@ class Host:
                 self.mmio.register_driver(transport.front)
             elif isinstance(transport.front, NtbClient):
                 self.ntb.register_driver(transport.front)
+            elif isinstance(transport.front, UserClient):
+                self.user.register_driver(transport.front)
         self.rc = RootComplex(self.memory)
         self.platform = Platform(self.memory, self.mmio.register_device, self._region_gone)
+        self.sockets: list[SocketEnd] = []
+        """Its ends of vhost-user sockets."""
         self.controllers: dict[str, EndpointController] = {}
         self._nursery: trio.Nursery | None = None
 
     @property
-    def carriers(self) -> tuple[CarrierBus[PciFunction], CarrierBus[MmioRegion], NtbBus]:
+    def carriers(self) -> tuple[CarrierBus[PciFunction], CarrierBus[MmioRegion], NtbBus, UserBus]:
         """The buses on which virtio devices are found."""
-        return self.pci, self.mmio, self.ntb
+        return self.pci, self.mmio, self.ntb, self.user
 
     def add_controller(self, name: str, link: Link) -> EndpointController:
         """Put an endpoint controller at this host's end of ``link``."""
         self.controllers[name] = EndpointController(link, memory=self.memory, name=f"{self.name}.{name}")
         return self.controllers[name]
+
+    def close(self) -> None:
+        """Give back memory, and what is shared of it. Twice is harmless."""
+        for end in self.sockets:
+            end.close()
+        self.memory.close()
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the buses until cancelled; then everything is unbound and the memory given back."""
@@ -75,7 +88,7 @@ class Host:
         finally:
             for controller in self.controllers.values():
                 controller.stop()
-            self.memory.close()
+            self.close()
 
     # What the platform tells.
 

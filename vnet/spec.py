@@ -23,6 +23,8 @@ __all__ = [
     "LinkSpec",
     "Netns",
     "NtbSpec",
+    "PATH_RULE",
+    "fits_socket",
     "PeerSpec",
     "must",
 ]
@@ -32,6 +34,15 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 """Names of systems, hosts, links and devices."""
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
 """Names of namespaces and interfaces, which the kernel shows as files."""
+
+
+PATH_MAX = 107
+"""Bytes of the longest path that a unix socket can have."""
+PATH_RULE = f"the path of a socket, at most {PATH_MAX} bytes"
+
+
+def fits_socket(path: str) -> bool:
+    return 0 < len(path.encode()) <= PATH_MAX
 
 
 class FieldError(ValueError):
@@ -167,6 +178,8 @@ class DeviceSpec:
     """The format of its queues, in shared memory."""
     mode: Literal["direct", "mediated"] = "direct"
     """Whether the device is the port itself, or has another driver behind it, on the endpoint."""
+    socket: str | None = attrs.field(default=None, validator=must(fits_socket, PATH_RULE))
+    """Where another program's back end listens (vhost_user); without it the device is of this system, too."""
     poll: bool = False
     """Have the endpoint look for commands every millisecond rather than when a doorbell rings (epf_mailbox)."""
 
@@ -179,6 +192,11 @@ class DeviceSpec:
             if name.upper() not in names:
                 raise KeyError(f"no feature {name} to switch off; there are {', '.join(names)}")
         return mask(names[name.upper()] for name in off)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the device is another program's: there is a driver's end only."""
+        return self.socket is not None
 
     def namespaces(self, system: str, hosts: tuple[str, str]) -> Iterator[Netns]:
         """What its ports need, in the system of that name, with its driver and its device on ``hosts``."""

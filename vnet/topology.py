@@ -47,9 +47,11 @@ class Topology:
         return tuple(sorted({netns.name for netns in self.namespaces(system) if netns.own}))
 
     def ends(self, device: DeviceSpec) -> tuple[str, str]:
-        """The names of the driver's and of the device's host; where both are on one, the device's end is NAME-dev."""
+        """The names of the driver's and of the device's host; where both are on one, the device's end is NAME-dev,
+        and where that is another program's, its socket.
+        """
         if device.host is not None:
-            return device.host, f"{device.host}-dev"
+            return device.host, device.socket or f"{device.host}-dev"
         if device.ntb is not None:
             ntb = self.ntbs[device.ntb]
             return self.links[ntb.secondary].root, self.links[ntb.primary].root
@@ -152,6 +154,10 @@ class Topology:
             given = getattr(device, key)
             if key not in transport.options and given != attrs.fields_dict(type(device))[key].default:
                 raise ConfigError(file, f"{path}.{key}", given, f"transport {device.transport} has no such setting")
+        usual = type(device)(type=device.type)
+        if device.foreign and getattr(device, "device", None) != getattr(usual, "device", None):
+            why = "nothing can be said of it here: with a socket the device is another program's"
+            raise ConfigError(file, f"{path}.device", "", why)
 
 
 def parse(text: str, file: str = "topology") -> Topology:

@@ -15,22 +15,26 @@ from drivers.errors import ProbeError
 from drivers.model import BindState
 from drivers.platform import VirtioPlatformDriver
 from drivers.registry import DEVICES, TRANSPORTS
+from drivers.user import UserClient
 from drivers.vhost import VhostBack, VhostDevice
 from drivers.virtio import VirtioDevice
 from rings.status import Status
 from vnet.background import open_background
 from vnet.ends import ENDS
 from vnet.ends.base import End, EndsType, OpenContext
+from vnet.ends.foreign import ForeignEnd
 from vnet.ends.mediated import MediatorEnd
 from vnet.errors import ConfigError
 from vnet.host import Host
 from vnet.link.base import Link
 from vnet.link.build import build_link
 from vnet.pcie.ntb import NtbFunction
+from vnet.ports.ipc import LocalIpc
 from vnet.ports.memory import MemoryPort
 from vnet.ports.poller import Poller
 from vnet.spec import MIB, DeviceSpec, PeerSpec
 from vnet.topology import Topology
+from vnet.user import BackEnd, Junction, SocketEnd, dial
 
 __all__ = ["Device", "World", "open_world"]
 
@@ -49,14 +53,18 @@ class Device:
     spec: DeviceSpec
     root: Host
     endpoint: Host
+    """Where the device is. The driver's host, where the device is another program's."""
     location: str
     """Where the driver's host finds it, such as the name of a PCI function."""
-    back: VhostBack
+    back: VhostBack | None
+    """None where the device is another program's."""
     driver_end: End
     device_end: End
 
     @property
     def vhost(self) -> VhostDevice:
+        """The device's own view, where it is not another program's."""
+        assert self.back is not None, f"{self.name} is another program's"
         return self.back.device
 
     @property
@@ -72,7 +80,7 @@ class Device:
         return (
             virtio is not None
             and bool(virtio.status & Status.DRIVER_OK)
-            and self.vhost.running
+            and (self.back is None or self.vhost.running)
             and self.driver_end.live
             and self.device_end.live
         )
@@ -80,13 +88,14 @@ class Device:
     def trouble(self) -> str:
         """Why it is not up, as far as either bus can say."""
         virtio = self.virtio
-        said = [self.endpoint.vhost.binding(self.vhost).error]
+        said = [self.endpoint.vhost.binding(self.vhost).error] if self.back is not None else []
         if virtio is not None:
             said += [self.root.virtio.binding(virtio).error, *virtio.failures]
         else:
             found = (binding for bus in self.root.carriers for binding in bus.bindings)
             said += [binding.error for binding in found if binding.device.name == self.location]
-        said += self.vhost.failures
+        if self.back is not None:
+            said += self.vhost.failures
         return "; ".join(filter(None, said)) or "it never came up"
 
 
@@ -103,6 +112,9 @@ class World:
         self.ntbs: dict[str, NtbFunction] = {}
         self.devices: dict[str, Device] = {}
         self.poller = Poller()
+        self.ipc = LocalIpc(self.poller)
+        self.junctions: list[Junction] = []
+        """Where drivers of this system find devices of this system as if they were another program's."""
 
     def netns(self, host: str) -> str:
         """The namespace of a host's ports, where they do not name another."""
@@ -131,7 +143,7 @@ class World:
         raise ProbeError(f"{down.name} is not up after {timeout:g} s: {down.trouble()}")
 
     def _failed(self, device: Device) -> bool:
-        states = [device.endpoint.vhost.binding(device.vhost).state]
+        states = [device.endpoint.vhost.binding(device.vhost).state] if device.back is not None else []
         if device.virtio is not None:
             states.append(device.root.virtio.binding(device.virtio).state)
         return BindState.FAILED in states
@@ -144,7 +156,7 @@ class Place:
     root: Host
     endpoint: Host
     location: str
-    back: VhostBack
+    back: VhostBack | None
 
 
 def _on_link(world: World, name: str, spec: DeviceSpec) -> Place:
@@ -159,9 +171,34 @@ def _on_host(world: World, name: str, spec: DeviceSpec) -> Place:
     assert spec.host is not None
     host = world.hosts[spec.host]
     front = TRANSPORTS[spec.transport].front
+    if isinstance(front, UserClient):
+        return _on_socket(world, name, spec, host)
     assert isinstance(front, VirtioPlatformDriver)
     region = host.platform.add(front.id_table[0])  # what is there is what that transport's driver looks for
     return Place(host, host, region.name, _back(name, spec, region))
+
+
+def _on_socket(world: World, name: str, spec: DeviceSpec, host: Host) -> Place:
+    back: VhostBack | None = None
+    location = spec.socket or f"{name}.vhost_user"
+    if spec.socket is not None:
+        connect = partial(dial, Path(spec.socket))
+    else:
+        back = TRANSPORTS[spec.transport].back(world.ipc, DEVICES[spec.type].device_id, name)
+        assert isinstance(back, BackEnd)
+        world.junctions.append(Junction(back))
+        connect = partial(world.junctions[-1].dial)
+    end = SocketEnd(
+        location,
+        DEVICES[spec.type].device_id,
+        spec.queue_size,
+        host.memory,
+        world.ipc,
+        connect,
+        packed=spec.ring == "packed",
+    )
+    host.sockets.append(end)
+    return Place(host, host, location, back)
 
 
 def _on_ntb(world: World, name: str, spec: DeviceSpec) -> Place:
@@ -198,12 +235,12 @@ async def open_world(
     async with AsyncExitStack() as stack:
         stack.callback(world.poller.close)
         ends = {
-            name: await stack.enter_async_context(kinds[spec.type].open(_context(world, name, index, spec)))
+            name: await stack.enter_async_context(_open_ends(kinds[spec.type], _context(world, name, index, spec)))
             for index, (name, spec) in enumerate(topology.devices.items())
         }
         for host_name, host_spec in topology.hosts.items():
             world.hosts[host_name] = Host(host_name, host_spec.memory * MIB)
-            stack.callback(world.hosts[host_name].memory.close)
+            stack.callback(world.hosts[host_name].close)
         for link_name, link_spec in topology.links.items():
             sink = stack.enter_context(_trace(link_name, link_spec.trace)) if link_spec.trace is not None else None
             link = build_link(link_name, link_spec, partial(_register, world, link_name), sink)
@@ -231,9 +268,22 @@ async def open_world(
         for link in world.links.values():
             nursery.start_soon(link.run)
         for device in world.devices.values():
-            nursery.start_soon(device.back.serve)
+            if device.back is not None:
+                nursery.start_soon(device.back.serve)
+        for junction in world.junctions:
+            nursery.start_soon(junction.serve)
         await _start(world)
         yield world
+
+
+@asynccontextmanager
+async def _open_ends(kind: EndsType, context: OpenContext) -> AsyncIterator[tuple[End, End]]:
+    if context.spec.foreign:
+        async with kind.driver_alone(context) as driver:
+            yield driver, ForeignEnd(context.spec.socket or "")
+    else:
+        async with kind.open(context) as ends:
+            yield ends
 
 
 def _register(world: World, link: str, addr: int) -> str | None:
@@ -290,7 +340,8 @@ def _register_drivers(world: World, host: Host) -> None:
         return next((d.driver_end.settings for d in found), None)
 
     def plug(device: VhostDevice) -> Any:
-        return next((d.device_end.settings for d in world.devices.values() if d.vhost is device), None)
+        ours = (d for d in world.devices.values() if d.back is not None and d.back.device is device)
+        return next((d.device_end.settings for d in ours), None)
 
     for kind in DEVICES.values():
         host.virtio.register_driver(kind.driver(settings))
@@ -299,15 +350,18 @@ def _register_drivers(world: World, host: Host) -> None:
 
 async def _start(world: World) -> None:
     """Devices first: each has its features before the other side may see it; then the links come up."""
-    for device in world.devices.values():
-        device.vhost.packed = device.spec.ring == "packed"
-        device.endpoint.vhost.register_device(device.vhost)
-    for device in world.devices.values():
+    ours = [(device, device.back) for device in world.devices.values() if device.back is not None]
+    for device, back in ours:
+        back.device.packed = device.spec.ring == "packed"
+        device.endpoint.vhost.register_device(back.device)
+    for device, back in ours:
         with trio.move_on_after(UP_TIMEOUT) as scope:
-            await device.vhost.ready.wait()
+            await back.device.ready.wait()
         if scope.cancelled_caught:
             raise ProbeError(f"{device.name}: {device.trouble()}")
-        device.back.bind()
+        back.bind()
     for host in world.hosts.values():
+        for end in host.sockets:
+            host.user.register_device(end)
         for controller in host.controllers.values():
             controller.start()

@@ -262,7 +262,7 @@ def test_a_block_size_that_can_not_be_is_refused(block: int) -> None:
     ("fields", "why"),
     [
         ({"CAPACITY": END}, "more than any offset"),
-        ({"SIZE_MAX": 0}, "segments of 0 bytes"),
+        ({"SIZE_MAX": 1}, "segments of 1 bytes"),
         ({"SIZE_MAX": 511}, "segments of 511 bytes"),
         ({"SIZE_MAX": 512, "BLK_SIZE": 4096}, "less than a block"),
         ({"NUM_QUEUES": 0}, "no queues"),

@@ -32,13 +32,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "every_transport: runs once for each transport that a pair can have")
+    config.addinivalue_line(
+        "markers", "every_transport(but): runs once for each transport that a pair can have, but for those named"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.definition.get_closest_marker("every_transport"):
+    marker = metafunc.definition.get_closest_marker("every_transport")
+    if marker is not None:
         only = metafunc.config.getoption("--only-transport")
-        metafunc.parametrize("transport", [only] if only else DRIVERS, indirect=True)
+        wanted = [name for name in ([only] if only else DRIVERS) if name not in marker.kwargs.get("but", ())]
+        metafunc.parametrize("transport", wanted, indirect=True)
 
 
 @pytest.fixture(autouse=True)  # a fixture that no test asks for would only be a name in its id

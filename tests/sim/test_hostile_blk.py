@@ -384,7 +384,7 @@ async def test_a_ring_that_the_device_breaks_is_reset_and_its_requests_are_done(
     [
         (ConfigField.BLK_SIZE, 3, "blocks of 3 bytes"),
         (ConfigField.BLK_SIZE, 1 << 31, "blocks of 2147483648 bytes"),
-        (ConfigField.SIZE_MAX, 0, "segments of 0 bytes"),
+        (ConfigField.SIZE_MAX, 1, "segments of 1 bytes"),
         (ConfigField.NUM_QUEUES, 0, "no queues"),
     ],
 )

@@ -340,12 +340,12 @@ async def test_a_region_where_nobody_answers_any_more_is_found_out_and_comes_bac
 
 async def test_a_device_that_is_taken_out_and_put_back_is_found_again() -> None:
     async with open_pair(MMIO) as pair:
-        pair.device.back.unbind()
+        pair.back.unbind()
         [region] = pair.rc.platform.regions
         assert region.read(R.MAGIC_VALUE, 4) == 0xFFFF_FFFF
         await until(lambda: not pair.rc.mmio.bindings)
         assert pair.rc.virtio.bindings == ()
-        pair.device.back.bind()
+        pair.back.bind()
         await pair.world.wait_up()
         await exchange(pair)
 

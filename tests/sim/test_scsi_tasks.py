@@ -95,7 +95,7 @@ async def settled() -> None:
 # Task management
 
 
-@pytest.mark.every_transport
+@pytest.mark.every_transport(but=("vhost_user",))  # the events of two queues have no order among themselves
 @pytest.mark.hostile("K03")
 @pytest.mark.virtio("SCSI-DEV-11", "SCSI-DEV-21", "SCSI-DEV-22", "SCSI-DEV-23")
 async def test_a_command_that_is_aborted_ends_before_the_function_that_aborted_it() -> None:

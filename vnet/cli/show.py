@@ -140,7 +140,9 @@ def _device(name: str, device: Plain) -> Iterator[str]:
 
 
 def _end(side: str, end: Plain) -> Iterator[str]:
-    if not end.get("found", True):
+    if end.get("foreign"):
+        yield f"{side} at {end['host']}: another program's"
+    elif not end.get("found", True):
         yield f"{side} on {end['host']}: not found yet"
     else:
         yield f"{side} on {end['host']}: {end['name']}, {end['driver'] or 'no driver'} {end['state']}" + (

@@ -108,6 +108,8 @@ class EndsType:
     """Joins the two devices of these names, facing the other host and its own; None where nothing can be mediated."""
     open_device: Callable[[OpenContext], AbstractAsyncContextManager[End]] | None = None
     """The device's end alone, for a driver that is somebody else's; None where opening both does no harm."""
+    open_driver: Callable[[OpenContext], AbstractAsyncContextManager[End]] | None = None
+    """The driver's end alone, for a device that is somebody else's; None likewise."""
 
     @asynccontextmanager
     async def alone(self, context: OpenContext) -> AsyncIterator[End]:
@@ -117,4 +119,14 @@ class EndsType:
                 yield end
         else:
             async with self.open(context) as (_, end):
+                yield end
+
+    @asynccontextmanager
+    async def driver_alone(self, context: OpenContext) -> AsyncIterator[End]:
+        """The driver's end, for a device that is somebody else's."""
+        if self.open_driver is not None:
+            async with self.open_driver(context) as end:
+                yield end
+        else:
+            async with self.open(context) as (end, _):
                 yield end

@@ -16,22 +16,26 @@ from vnet.ends.base import Figures, OpenContext
 from vnet.ends.store import OpenStore, StoreSpec, open_store
 from vnet.errors import ConfigError
 from vnet.ports.nbd import NbdServer
-from vnet.spec import MIB, DeviceSpec, must
+from vnet.spec import MIB, PATH_RULE, DeviceSpec, fits_socket, must
 
-__all__ = ["BlkSpec", "DiskEnd", "DiskSpec", "DiskStoreSpec", "StoreEnd", "nbd_uri", "open_blk", "open_blk_device"]
-
-PATH_MAX = 107
-"""Bytes of the longest path that a unix socket can have."""
+__all__ = [
+    "BlkSpec",
+    "DiskEnd",
+    "DiskSpec",
+    "DiskStoreSpec",
+    "StoreEnd",
+    "nbd_uri",
+    "open_blk",
+    "open_blk_device",
+    "open_blk_driver",
+]
 
 
 @attrs.frozen
 class DiskSpec:
     """How the disk surfaces on the driver's host. Whoever names no socket uses the API alone."""
 
-    nbd: str | None = attrs.field(
-        default=None,
-        validator=must(lambda v: 0 < len(v.encode()) <= PATH_MAX, f"the path of a socket, at most {PATH_MAX} bytes"),
-    )
+    nbd: str | None = attrs.field(default=None, validator=must(fits_socket, PATH_RULE))
     """The unix socket at which programs find it."""
     buffers: int = attrs.field(default=32, validator=must(lambda v: 1 <= v <= 1024, "MiB of buffers, 1 to 1024"))
     """MiB of the host's memory for data on their way."""
@@ -158,23 +162,26 @@ class StoreEnd(_BlkEnd):
 @asynccontextmanager
 async def open_blk(context: OpenContext, opener: OpenStore | None = None) -> AsyncIterator[tuple[DiskEnd, StoreEnd]]:
     """Both ends of a block device. Raises ConfigError."""
+    async with open_blk_device(context, opener) as store, open_blk_driver(context) as disk:
+        yield disk, store
+
+
+@asynccontextmanager
+async def open_blk_driver(context: OpenContext) -> AsyncIterator[DiskEnd]:
+    """The driver's end alone. Raises ConfigError."""
     spec = context.spec
     assert isinstance(spec, BlkSpec)
-    where = f"devices.{context.name}"
-    async with AsyncExitStack() as stack:
-        end = await stack.enter_async_context(open_blk_device(context, opener))
-        disk = Disk(buffers=spec.driver.buffers * MIB, queues=spec.queues)
-        server = None if spec.driver.nbd is None else NbdServer(disk, context.name)
-        settings = BlkSettings(disk, context.features)
-        async with open_background() as nursery:
-            await nursery.start(disk.serve)
-            if server is not None and spec.driver.nbd is not None:
-                try:
-                    await nursery.start(server.serve, Path(spec.driver.nbd))
-                except OSError as exc:
-                    why = exc.strerror or str(exc)
-                    raise ConfigError("topology", f"{where}.driver.nbd", spec.driver.nbd, why) from None
-            yield DiskEnd(spec.driver, context.name, settings, server), end
+    disk = Disk(buffers=spec.driver.buffers * MIB, queues=spec.queues)
+    server = None if spec.driver.nbd is None else NbdServer(disk, context.name)
+    async with open_background() as nursery:
+        await nursery.start(disk.serve)
+        if server is not None and spec.driver.nbd is not None:
+            try:
+                await nursery.start(server.serve, Path(spec.driver.nbd))
+            except OSError as exc:
+                why = exc.strerror or str(exc)
+                raise ConfigError("topology", f"devices.{context.name}.driver.nbd", spec.driver.nbd, why) from None
+        yield DiskEnd(spec.driver, context.name, BlkSettings(disk, context.features), server)
 
 
 @asynccontextmanager

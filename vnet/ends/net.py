@@ -37,6 +37,7 @@ __all__ = [
     "net_specs",
     "open_net",
     "open_net_device",
+    "open_net_driver",
     "open_port",
 ]
 
@@ -162,11 +163,14 @@ class NetSpec(PeerSpec):
                 yield f"{side}.ifname", (port.netns or f"host {host}", port.ifname)
 
     def ports(self, hosts: tuple[str, str]) -> Iterator[tuple[Side, str, PortSpec]]:
-        """Both ports: side, host, and the port."""
+        """The ports that are of this system: side, host, and the port."""
         yield "driver", hosts[0], self.driver
-        yield "device", hosts[1], self.device
+        if not self.foreign:
+            yield "device", hosts[1], self.device
 
     def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
+        if self.foreign:
+            return
         (_, root, port), (_, endpoint, peer) = self.ports(hosts)
         for here, at, there in ((root, port, peer), (endpoint, peer, port)):
             netns = at.netns_of(system, here)
@@ -271,6 +275,24 @@ async def open_net(context: OpenContext, opener: OpenPort | None = None) -> Asyn
     """
     spec = context.spec
     assert isinstance(spec, NetSpec)
+    async with _open_ports(context, spec, opener) as ports:
+        (driver, driver_netns, driver_port), (device, device_netns, device_port) = ports
+        plug: NetSettings | NetPlug
+        if spec.mode == "mediated":
+            plug = NetSettings(device_port, spec.local_features(context.supported), rx_buffer=spec.rx_buffer)
+        else:
+            plug = _plug(spec, device_port, spec.macs(context.index)[0], context.features)
+        yield (
+            NetEnd(driver, driver_netns, _settings(spec, driver_port, context.features)),
+            NetEnd(device, device_netns, plug),
+        )
+
+
+@asynccontextmanager
+async def _open_ports(
+    context: OpenContext, spec: NetSpec, opener: OpenPort | None
+) -> AsyncIterator[list[tuple[PortSpec, str | None, PacketPort]]]:
+    """Those that are of this system, driver's first, each with its namespace."""
     macs = spec.macs(context.index)
     opener = opener or partial(open_port, poller=context.poller)
     async with AsyncExitStack() as stack:
@@ -280,19 +302,26 @@ async def open_net(context: OpenContext, opener: OpenPort | None = None) -> Asyn
             if netns is not None:
                 _check_netns(port, f"devices.{context.name}.{side}.netns")
                 await stack.enter_async_context(open_netns(netns))
-            config = _port_config(spec, port, netns, macs[own], macs[1 - own])
+            peer = macs[1 - own] if not spec.foreign or spec.peer_mac else None
+            config = _port_config(spec, port, netns, macs[own], peer)
             ports.append((port, netns, await stack.enter_async_context(opener(port, config))))
-        (driver, driver_netns, driver_port), (device, device_netns, device_port) = ports
-        plug: NetSettings | NetPlug
-        if spec.mode == "mediated":
-            plug = NetSettings(device_port, spec.local_features(context.supported), rx_buffer=spec.rx_buffer)
-        else:
-            plug = _plug(spec, device_port, macs[0], context.features)
-        settings = NetSettings(driver_port, context.features, rx_buffer=spec.rx_buffer, wishes=spec.wishes)
-        yield (
-            NetEnd(driver, driver_netns, settings),
-            NetEnd(device, device_netns, plug),
-        )
+        yield ports
+
+
+def _settings(spec: NetSpec, port: PacketPort, features: int) -> NetSettings:
+    return NetSettings(port, features, rx_buffer=spec.rx_buffer, wishes=spec.wishes)
+
+
+@asynccontextmanager
+async def open_net_driver(context: OpenContext, opener: OpenPort | None = None) -> AsyncIterator[NetEnd]:
+    """The driver's end alone; it learns the device's address where that is not given.
+
+    Raises ConfigError, PrivilegeError, OSError.
+    """
+    spec = context.spec
+    assert isinstance(spec, NetSpec)
+    async with _open_ports(context, spec, opener) as [(port, netns, opened)]:
+        yield NetEnd(port, netns, _settings(spec, opened, context.features))
 
 
 @asynccontextmanager

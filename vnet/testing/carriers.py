@@ -19,6 +19,7 @@ from vnet.platform import Region
 from vnet.testing.hostile import HostileDriver
 from vnet.testing.ntb import HostileNtb
 from vnet.testing.pair import Pair
+from vnet.testing.user import HostileUser
 
 __all__ = ["DRIVERS", "HostileMailbox", "HostileMmio", "TappedRegion", "tapped_region"]
 
@@ -199,6 +200,7 @@ DRIVERS: Mapping[str, type[HostileDriver]] = {
     "epf_mailbox": HostileMailbox,
     "mmio": HostileMmio,
     "ntb": HostileNtb,
+    "vhost_user": HostileUser,
 }
 """By transport."""
 

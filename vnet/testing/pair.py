@@ -20,7 +20,7 @@ from drivers.model import Bus
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, Offloads, PacketPort
 from drivers.registry import TRANSPORTS
 from drivers.transports.pci import VirtioEpf
-from drivers.vhost import VhostDevice
+from drivers.vhost import VhostBack, VhostDevice
 from drivers.virtio import VirtioDevice
 from vnet.ends.base import EndsType
 from vnet.ends.net import NetSpec, PortSpec, open_net
@@ -197,6 +197,12 @@ class Pair:
         back = self.device.back
         assert isinstance(back, VirtioEpf)
         return back
+
+    @property
+    def back(self) -> VhostBack:
+        """The back half."""
+        assert self.device.back is not None
+        return self.device.back
 
     @property
     def vhost(self) -> VhostDevice:

@@ -65,7 +65,8 @@ class Geometry:
         size = fields[ConfigField.CAPACITY] * SECTOR
         if size > CAPACITY_MAX:
             raise ProbeError(f"{name}: the device reports {size} bytes, more than any offset can name")
-        largest = fields[ConfigField.SIZE_MAX] if has(BlkFeature.SIZE_MAX) else GIB
+        # 0 is what devices report that have the field and say nothing in it (QEMU's storage daemon).
+        largest = (has(BlkFeature.SIZE_MAX) and fields[ConfigField.SIZE_MAX]) or GIB
         if largest < block:
             raise ProbeError(f"{name}: the device takes segments of {largest} bytes, less than a block of {block}")
         if has(BlkFeature.MQ) and not fields[ConfigField.NUM_QUEUES]:

@@ -1,5 +1,6 @@
 """vhost-user: virtqueues shared between two processes, and the messages that set them up (QEMU's vhost-user.rst)."""
 
 from drivers.transports.vhost_user.back import VhostUserBack
+from drivers.transports.vhost_user.front import VHOST_USER
 
-__all__ = ["VhostUserBack"]
+__all__ = ["VHOST_USER", "VhostUserBack"]

@@ -1,0 +1,296 @@
+"""The driver's half: what the virtio bus asks for, as messages to a back end in another process.
+
+The protocol has no registers. Where a back end has no device status either (STATUS), it is kept here; the rings of a
+device are started at DRIVER_OK, and a device is reset by stopping all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import trio
+
+from drivers.errors import ProbeError, TransportLost
+from drivers.hw import DmaMemory
+from drivers.ipc import FdSocket, Unusable
+from drivers.model import BindState
+from drivers.pump import Signal
+from drivers.transports.vhost_user.connection import Connection, listen
+from drivers.transports.vhost_user.constants import (
+    F_LOG_ALL,
+    F_PROTOCOL_FEATURES,
+    MAX_CONFIG,
+    MAX_RINGS,
+    ConfigFlag,
+    FrontendRequest,
+    ProtocolFeature,
+)
+from drivers.transports.vhost_user.front_rings import FrontRings
+from drivers.transports.vhost_user.payloads import (
+    U64,
+    Config,
+    ProtocolError,
+)
+from drivers.user import UserClient, UserSocket
+from drivers.virtio import NOBODY, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
+from rings.features import mask
+from rings.ids import DeviceId
+from rings.status import Status
+
+__all__ = ["PROTOCOL_FEATURES", "VHOST_USER", "VhostUserFront"]
+
+R, F = FrontendRequest, ProtocolFeature
+PROTOCOL_FEATURES = mask((F.MQ, F.REPLY_ACK, F.BACKEND_REQ, F.CONFIG, F.RESET_DEVICE, F.STATUS))
+"""What is agreed on where a back end has it."""
+NOT_THE_DEVICES = 1 << F_PROTOCOL_FEATURES | 1 << F_LOG_ALL
+RETRY = 0.01, 1.0
+"""Seconds between two attempts to connect: at first, and at most."""
+RINGS_PER_UNIT: Mapping[int, tuple[int, int]] = {DeviceId.NET: (2, 1)}
+"""What GET_QUEUE_NUM counts, and the rings that it does not: of a network device pairs of rings without the control
+queue, else rings."""
+
+
+class VhostUserFront:
+    """`drivers.virtio.ConfigOps`. The device is on its bus from the first connection on, and waits there for others."""
+
+    def __init__(self, socket: UserSocket, virtio: VirtioBus, refuse: Callable[[str], None]) -> None:
+        """``refuse`` is told why there is no connection, and "" once there is one."""
+        self.features = socket.ring_features
+        self.dma: DmaMemory = socket.dma
+        self._socket = socket
+        self._virtio = virtio
+        self._refuse = refuse
+        self._device: VirtioDevice | None = None
+        self._connection: Connection | None = None
+        self._online = Signal()
+        self._agreed = 0
+        self._offered = 0
+        self._features = 0
+        self._status = Status(0)
+        self._generation = 0
+        self._queue_max: int | None = None
+        """Rings that the back end has; None where it does not say."""
+        self._rings = FrontRings(socket)
+
+    # Connections
+
+    async def run(self) -> None:
+        """Connect as often as it takes, until cancelled."""
+        shortest, longest = RETRY
+        pause = shortest
+        while True:
+            try:
+                began = trio.current_time()
+                await self._serve(Connection(self._socket.name, await self._socket.connect()))
+                if trio.current_time() - began > longest:
+                    pause = shortest
+            except TransportLost as exc:
+                self._refuse(str(exc))
+            await trio.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    async def _serve(self, connection: Connection) -> None:
+        """One connection, until it ends."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_until_ended, connection, nursery.cancel_scope)
+                try:
+                    channel = await self._introduce(connection)
+                    if channel is not None:
+                        nursery.start_soon(_overhear, channel, self._config_changed, connection)
+                    self._connection = connection
+                    await self._show()
+                except (ProbeError, TransportLost, Unusable) as exc:
+                    connection.end(str(exc))
+        finally:
+            connection.end("the driver's end was closed")
+            lost, self._connection = self._connection is not None, None
+            self._rings.lost()
+            self._refuse(connection.reason)
+            if self._device is not None:
+                if lost:
+                    self._device.failures.append(connection.reason)
+                self._device.changed.set()
+
+    async def _introduce(self, connection: Connection) -> FdSocket | None:
+        """What is said before there is a device, in the order in which QEMU says it; the back end's own channel."""
+        self._agreed, self._generation, self._queue_max = 0, 0, None
+        self._offered = await connection.number(R.GET_FEATURES)
+        if self._offered >> F_PROTOCOL_FEATURES & 1:
+            self._agreed = await connection.number(R.GET_PROTOCOL_FEATURES) & PROTOCOL_FEATURES
+            await connection.tell(R.SET_PROTOCOL_FEATURES, U64(self._agreed))
+            connection.acknowledged = self._has(F.REPLY_ACK)
+        if self._has(F.MQ):
+            units = await connection.number(R.GET_QUEUE_NUM)
+            each, uncounted = RINGS_PER_UNIT.get(self._socket.device_id, (1, 0))
+            self._queue_max = min(each * units + uncounted, MAX_RINGS)
+        channel = None
+        if self._has(F.BACKEND_REQ):
+            channel, theirs = self._socket.ipc.make_channel()
+            try:
+                await connection.tell(R.SET_BACKEND_REQ_FD, None, (theirs,))
+            except BaseException:
+                channel.close()
+                raise
+            finally:
+                theirs.close()
+        try:
+            await connection.tell(R.SET_OWNER)
+        except BaseException:
+            if channel is not None:
+                channel.close()
+            raise
+        return channel
+
+    async def _show(self) -> None:
+        """There is a device: put it on its bus, or have the one that is there brought up again."""
+        self._refuse("")
+        self._online.set()
+        if self._device is None:
+            socket = self._socket
+            self._device = VirtioDevice(socket.device_id, socket.vendor_id, self, socket.name)
+            self._virtio.register_device(self._device)
+        elif self._virtio.binding(self._device).state is BindState.FAILED:
+            await self._virtio.rebind(self._device)  # another back end, or the same after a new start
+
+    async def leave(self) -> None:
+        """Take the device off its bus."""
+        if self._device is not None:
+            await self._virtio.unregister_device(self._device)
+
+    def _has(self, feature: ProtocolFeature) -> bool:
+        return bool(self._agreed >> feature & 1)
+
+    def _live(self) -> Connection:
+        """Raises TransportLost."""
+        if self._connection is None or self._connection.reason:
+            raise TransportLost(f"{self._socket.name}: there is no connection to a back end")
+        return self._connection
+
+    def _config_changed(self) -> None:
+        self._generation += 1
+        if self._device is not None:
+            self._device.interrupt()
+
+    # ConfigOps: status and features
+
+    @property
+    def online(self) -> bool:
+        return self._connection is not None and not self._connection.reason
+
+    async def wait_online(self) -> None:
+        while not self.online:
+            await self._online.wait()
+
+    async def get_status(self) -> int:
+        if not self.online:
+            return NOBODY
+        if self._has(F.STATUS):
+            return await self._live().number(R.GET_STATUS) & 0xFF
+        return self._status
+
+    async def set_status(self, status: int) -> None:
+        connection = self._live()
+        if status & ~self._status & Status.DRIVER_OK:
+            await self._rings.start(connection, enable=bool(self._offered >> F_PROTOCOL_FEATURES & 1))
+            if not connection.acknowledged:
+                await connection.ask(R.GET_FEATURES)  # once this is answered, all of that was heard
+        self._status = Status(status)
+        if self._has(F.STATUS):
+            await connection.tell(R.SET_STATUS, U64(status))
+
+    async def reset(self) -> None:
+        """Stop every ring: a back end that does not say that it did is hung up on."""
+        connection = self._live()
+        try:
+            await self._rings.stop(connection)
+            if self._has(F.STATUS):
+                await connection.tell(R.SET_STATUS, U64(0))
+            elif self._has(F.RESET_DEVICE) and self._status:
+                await connection.tell(R.RESET_DEVICE)
+        except ProbeError as exc:
+            connection.end(str(exc))
+            raise TransportLost(str(exc)) from None
+        self._status = Status(0)
+
+    async def get_features(self) -> int:
+        self._offered = await self._live().number(R.GET_FEATURES)
+        return self._offered & ~NOT_THE_DEVICES
+
+    async def finalize_features(self, features: int) -> None:
+        self._features = features
+        own = self._offered & 1 << F_PROTOCOL_FEATURES
+        if features >> 64:
+            raise ProbeError(f"{self._socket.name}: vhost-user carries 64 features, and no {features:#x}")
+        await self._live().tell(R.SET_FEATURES, U64(features | own))
+
+    # ConfigOps: configuration
+
+    async def generation(self) -> int:
+        self._live()
+        return self._generation
+
+    async def read_config(self, offset: int, size: int) -> bytes:
+        """From the start on: there are back ends that know no other offset."""
+        self._check_config(offset + size)
+        answer = await self._live().ask(R.GET_CONFIG, Config(0, ConfigFlag.WRITABLE, bytes(offset + size)))
+        assert isinstance(answer, Config)
+        if len(answer.data) != offset + size:
+            raise ProbeError(f"{self._socket.name}: the back end has no device configuration of {offset + size} bytes")
+        return answer.data[offset:]
+
+    async def write_config(self, offset: int, data: bytes) -> None:
+        self._check_config(offset + len(data))
+        await self._live().tell(R.SET_CONFIG, Config(offset, ConfigFlag.WRITABLE, data))
+
+    def _check_config(self, end: int) -> None:
+        if not self._has(F.CONFIG):
+            raise ProbeError(
+                f"{self._socket.name}: the back end has no configuration space: is it a device of that type?"
+            )
+        if end > MAX_CONFIG:
+            raise ProbeError(f"{self._socket.name}: no device configuration of {end} bytes fits a message")
+
+    # ConfigOps: queues
+
+    async def find_vqs(self, device: VirtioDevice, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
+        most = MAX_RINGS if self._queue_max is None else self._queue_max
+        if len(specs) > most:
+            raise ProbeError(f"{self._socket.name}: the back end has {most} queues, {len(specs)} needed")
+        return self._rings.make(device.features, specs, self._broken)
+
+    def _broken(self, index: int) -> None:
+        """The back end says that it can't go on with a ring."""
+        if self._device is not None and self._rings.started:
+            self._status |= Status.NEEDS_RESET
+            self._device.trouble = f"queue {index}: the back end can't go on with it"
+            self._device.changed.set()
+
+    def del_vqs(self) -> None:
+        self._rings.free()
+
+
+async def _until_ended(connection: Connection, scope: trio.CancelScope) -> None:
+    await connection.run()
+    scope.cancel()
+
+
+async def _overhear(channel: FdSocket, changed: Callable[[], None], connection: Connection) -> None:
+    try:
+        await listen(channel, changed)
+    except (ProtocolError, TransportLost, Unusable) as exc:
+        connection.end(f"on the back end's channel: {exc}")
+    finally:
+        channel.close()
+
+
+async def _serve(socket: UserSocket, virtio: VirtioBus, refuse: Callable[[str], None]) -> None:
+    front = VhostUserFront(socket, virtio, refuse)
+    try:
+        await front.run()
+    finally:
+        with trio.CancelScope(shield=True):
+            await front.leave()
+
+
+VHOST_USER = UserClient("vhost-user", _serve)

@@ -1,0 +1,236 @@
+"""Our drivers on devices of other programs: QEMU's storage daemon, and `vnet serve` in another process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from machine import MakeNetns, RequireTool
+
+pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
+
+VNET = str(Path(sys.executable).with_name("vnet"))
+EXAMPLE = Path(__file__).parents[2] / "examples" / "topologies" / "vhost_user_blk.toml"
+MIB = 1 << 20
+SIZE = 64
+"""MiB of the disk."""
+PATIENCE = 30.0
+
+
+def run(*argv: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(list(map(str, argv)), capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert not ok or not done.returncode, f"{argv}: {done.stdout}{done.stderr}"
+    return done
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Shown:
+    """The example as it is, with files of this test: the commands in its comments are those that are run."""
+
+    def __init__(self, folder: Path) -> None:
+        text = EXAMPLE.read_text(encoding="utf-8")
+        for path in set(re.findall(r"/tmp/[\w.-]+", text)):
+            text = text.replace(path, str(folder / Path(path).name))
+        self.folder = folder
+        self.topology = folder / "topology.toml"
+        self.topology.write_text(text)
+        truncate, daemon, _ = (line.strip("# &") for line in text.splitlines() if line.startswith("#   "))
+        run(*self._words(truncate))
+        self.daemon = self._words(daemon)
+        self.image = folder / "disk.img"
+        self.name = f"t{os.getpid()}-vub"
+        self.uri = f"nbd+unix:///disk0?socket={folder}/vnet-disk0.sock"
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def _words(self, line: str) -> list[str]:
+        return [word.replace("disk.img", str(self.folder / "disk.img")) for word in shlex.split(line)]
+
+    def serve(self, writable: bool = True) -> subprocess.Popen[str]:
+        """The other program."""
+        argv = [word if writable else word.replace("writable=on", "writable=off") for word in self.daemon]
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        self.processes.append(process)  # type: ignore[arg-type]
+        return process  # type: ignore[return-value]
+
+    def up(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [VNET, "up", str(self.topology), "--name", self.name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    @staticmethod
+    def said(process: subprocess.Popen[str], words: str) -> str:
+        assert process.stdout is not None
+        said = ""
+        while words not in said:
+            line = process.stdout.readline()
+            assert line, f"it ended: {said}"
+            said += line
+        return said
+
+    def end(self) -> None:
+        for process in reversed(self.processes):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(PATIENCE)
+            if process.stdout is not None:
+                process.stdout.close()
+        run(VNET, "down", "--name", self.name, ok=False)
+
+
+@pytest.fixture
+def shown(require_tool: RequireTool, tmp_path: Path) -> Iterator[Shown]:
+    require_tool("qemu-storage-daemon", "nbdinfo", "nbdcopy", "qemu-img", "qemu-io")
+    example = Shown(tmp_path)
+    try:
+        yield example
+    finally:
+        example.end()
+
+
+def random_file(path: Path, size: int) -> Path:
+    path.write_bytes(os.urandom(size))
+    return path
+
+
+def test_a_disk_of_the_storage_daemon_keeps_what_our_driver_writes(shown: Shown, tmp_path: Path) -> None:
+    """Also where the daemon comes after the system; and read-only, where it says so."""
+    up = shown.up()
+    time.sleep(0.5)
+    daemon = shown.serve()
+    shown.said(up, "Ctrl-C")
+    source = random_file(tmp_path / "source.img", SIZE * MIB)
+    run("nbdcopy", "--flush", source, shown.uri)
+    assert digest(shown.image) == digest(source)
+    run("qemu-img", "compare", "-f", "raw", "-F", "raw", source, shown.uri)
+    run("nbdcopy", shown.uri, tmp_path / "copy.img")
+    assert digest(tmp_path / "copy.img") == digest(source)
+    commands = ("discard 1M 1M", "write -z 3M 1M", "write -P 7 5M 64k", "flush", "read -P 7 5M 64k", "read -P 0 3M 1M")
+    run("qemu-io", "-f", "raw", *(word for command in commands for word in ("-c", command)), shown.uri)
+    shown_now = run(VNET, "show", "--name", shown.name).stdout
+    assert "another program's" in shown_now
+    assert "driver" in shown_now
+    daemon.terminate()
+    daemon.wait(PATIENCE)
+    shown.serve(writable=False)
+    deadline = time.monotonic() + PATIENCE
+    while "is_read_only: true" not in run("nbdinfo", shown.uri, ok=False).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run("nbdcopy", shown.uri, tmp_path / "again.img")
+    assert digest(tmp_path / "again.img") == digest(shown.image)
+    up.send_signal(signal.SIGTERM)
+    assert up.wait(PATIENCE) == 0
+
+
+@pytest.mark.hostile("V16")
+def test_a_daemon_that_is_killed_under_load_and_comes_back_costs_time_and_no_data(shown: Shown, tmp_path: Path) -> None:
+    daemon = shown.serve()
+    up = shown.up()
+    shown.said(up, "Ctrl-C")
+    source = random_file(tmp_path / "source.img", SIZE * MIB)
+    with subprocess.Popen(["nbdcopy", "--flush", "--requests=16", source, shown.uri], text=True) as copying:
+        for _ in range(3):
+            time.sleep(0.02)
+            daemon.kill()
+            daemon.wait(PATIENCE)
+            time.sleep(0.2)
+            daemon = shown.serve()
+            time.sleep(0.3)
+        assert copying.wait(PATIENCE) == 0
+    assert digest(shown.image) == digest(source)
+
+
+# Both halves are ours, in two processes
+
+
+@contextmanager
+def serving(*argv: str | Path) -> Iterator[None]:
+    """`vnet serve`, until the end of the block."""
+    process = subprocess.Popen(
+        [VNET, "serve", *map(str, argv)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+
+
+NET = """
+[hosts.rc]
+[devices.net0]
+transport = "vhost_user"
+host = "rc"
+socket = "{socket}"
+driver = {{ kind = "{kind}", netns = "{netns}", ifname = "vnet0", addresses = ["198.18.0.1/24", "2001:2::1/64"] }}
+"""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["tun", "tap"])
+def test_driver_and_device_in_two_processes_carry_ping_and_tcp(
+    kind: str, require_tool: RequireTool, netns: MakeNetns, tmp_path: Path
+) -> None:
+    require_tool("ping", "iperf3")
+    mine, theirs = netns("front"), netns("back")
+    sock = tmp_path / "net0.sock"
+    (tmp_path / "t.toml").write_text(NET.format(socket=sock, kind=kind, netns=mine))
+    addresses = ("--address", "198.18.0.2/24", "--address", "2001:2::2/64")
+    name = f"t{os.getpid()}-vun"
+    with ExitStack() as stack:
+        stack.enter_context(serving("net", "--vhost-user", sock, f"--{kind}", "vnet1", "--netns", theirs, *addresses))
+        iperf3 = subprocess.Popen(
+            ["ip", "netns", "exec", theirs, "iperf3", "-s"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        stack.callback(iperf3.wait)
+        stack.callback(iperf3.terminate)
+        within = ["ip", "netns", "exec", mine]
+        script = (
+            "ping -c 3 -i 0.2 198.18.0.2 && ping -c 3 -i 0.2 2001:2::2 && ping -c 2 -i 0.2 -s 20000 198.18.0.2"
+            " && iperf3 -c 198.18.0.2 -t 1 && sleep 0.2 && iperf3 -c 198.18.0.2 -t 1 -R"
+        )
+        done = run(VNET, "up", tmp_path / "t.toml", "--name", name, "--exec", shlex.join([*within, "sh", "-c", script]))
+        assert done.stdout.count(" 0% packet loss") == 3
+        rates = [float(rate) for rate in re.findall(r"([\d.]+) Gbits/sec +receiver", done.stdout)]
+        print(f"{kind}: {rates} Gbit/s")
+
+
+def test_a_disk_in_another_process_outlives_that_process(require_tool: RequireTool, tmp_path: Path) -> None:
+    require_tool("nbdcopy")
+    shown = Shown(tmp_path)
+    sock, source = tmp_path / "vnet-vhost-disk0.sock", random_file(tmp_path / "source.img", SIZE * MIB)
+    try:
+        with serving("blk", "--vhost-user", sock, "--file", shown.image):
+            up = shown.up()
+            shown.said(up, "Ctrl-C")
+            run("nbdcopy", "--flush", source, shown.uri)
+            assert digest(shown.image) == digest(source)
+        with serving("blk", "--vhost-user", sock, "--file", shown.image):
+            run("nbdcopy", shown.uri, tmp_path / "copy.img")
+        assert digest(tmp_path / "copy.img") == digest(source)
+    finally:
+        shown.end()
