@@ -7,9 +7,10 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Protocol
 
 import attrs
 import trio
@@ -19,8 +20,10 @@ from vnet.ports.netns import netns_command
 
 __all__ = [
     "FlowResult",
+    "Outcome",
     "PingResult",
     "Plan",
+    "Result",
     "Run",
     "TrafficError",
     "iperf3",
@@ -39,13 +42,42 @@ PACKAGES = {
     "nbdcopy": "libnbd-bin",
     "nbdinfo": "libnbd-bin",
 }
+"""By program: the package that has it, where that is called otherwise."""
 PATIENCE = 10.0
 """Seconds that a program may take beyond what it was asked to do."""
 IPERF3_PORT = 5201
+UDP_LOSS = 0.01
+"""The part of a run's datagrams that may be lost."""
 
 
 class TrafficError(Exception):
     """A program that makes traffic did not do what it was started for; says which, and its last words."""
+
+
+class Result(Protocol):
+    """What came of a run."""
+
+    def line(self) -> str:
+        """In a few words."""
+
+    def failure(self) -> str:
+        """What is not as it must be, as the end of a sentence; empty when all is well."""
+
+
+@attrs.frozen
+class Outcome:
+    """What came of a run that has figures of its own kind."""
+
+    text: str
+    figures: Mapping[str, float | int | str] = attrs.field(factory=dict)
+    """With units in their names."""
+    failed: str = ""
+
+    def line(self) -> str:
+        return f"{self.text}: {self.failed}" if self.failed else self.text
+
+    def failure(self) -> str:
+        return self.failed
 
 
 @attrs.frozen
@@ -61,6 +93,13 @@ class PingResult:
     @property
     def lost(self) -> int:
         return self.sent - self.received
+
+    def line(self) -> str:
+        rtt = "-" if self.rtt_avg is None else f"{self.rtt_avg:.2f} ms"
+        return f"{self.received} of {self.sent} back, {rtt}"
+
+    def failure(self) -> str:
+        return f"lost {self.lost} of {self.sent}" if self.lost else ""
 
 
 @attrs.frozen
@@ -84,25 +123,29 @@ class FlowResult:
         """Lost datagrams as a part of all, 0 to 1."""
         return self.lost / (self.lost + self.packets) if self.lost + self.packets else 0.0
 
+    def line(self) -> str:
+        if self.packets:
+            return f"{self.bits_per_second / 1e6:.1f} Mbit/s, {100 * self.loss:.2f} % lost"
+        return f"{self.bits_per_second / 1e9:.2f} Gbit/s, {self.retransmits} retransmits"
+
+    def failure(self) -> str:
+        if not self.complete:
+            return f"ended after {self.seconds:.1f} s"
+        return f"lost {100 * self.loss:.1f} % of its datagrams" if self.loss > UDP_LOSS else ""
+
 
 @attrs.frozen
 class Run:
-    """One ping or one throughput run: what it was, from where to where, and what came of it."""
+    """One run: what it was, from where to where, and what came of it."""
 
     name: str
     source: str
     target: str
-    result: PingResult | FlowResult
+    result: Result
 
     def line(self) -> str:
         """The result in a few words."""
-        result = self.result
-        if isinstance(result, PingResult):
-            rtt = "-" if result.rtt_avg is None else f"{result.rtt_avg:.2f} ms"
-            return f"{result.received} of {result.sent} back, {rtt}"
-        if result.packets:
-            return f"{result.bits_per_second / 1e6:.1f} Mbit/s, {100 * result.loss:.2f} % lost"
-        return f"{result.bits_per_second / 1e9:.2f} Gbit/s, {result.retransmits} retransmits"
+        return self.result.line()
 
 
 @attrs.frozen
@@ -112,10 +155,16 @@ class Plan:
     name: str
     source: str
     target: str
-    start: Callable[[], Awaitable[PingResult | FlowResult]]
+    start: Callable[[], Awaitable[Result]]
+    tools: tuple[str, ...] = ()
+    """Programs without which it is left out."""
 
     async def run(self) -> Run:
         """Raises TrafficError."""
+        try:
+            need_tools(*self.tools)
+        except PrivilegeError as exc:
+            return Run(self.name, self.source, self.target, Outcome(f"left out: {exc}"))
         return Run(self.name, self.source, self.target, await self.start())
 
 

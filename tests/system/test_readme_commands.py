@@ -6,6 +6,7 @@ is in test_bench, the disks are in test_blk_clients, the examples in test_exampl
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -40,6 +41,43 @@ def test_every_demo_ends_well(line: str, require_tool: RequireTool, tmp_path: Pa
     require_tool("ping", "iperf3")
     done = run(line, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("privileged", "no_leaks")
+@pytest.mark.parametrize("line", block("The other device types have one each"), ids=lambda line: line.split("vnet ")[1])
+def test_every_demo_of_another_device_ends_well(line: str, require_tool: RequireTool, tmp_path: Path) -> None:
+    require_tool("nbdcopy", "fio")
+    done = run(f"{line} --seconds 1 --json figures.json", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    runs = [run for section in report.values() if isinstance(section, list) for run in section if "result" in run]
+    assert len(runs) >= 5
+    assert not any(run["result"]["failed"] or "left out" in run["result"]["text"] for run in runs)
+    assert not report["drops"]
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_demo_leaves_out_what_programs_are_missing_for_and_says_so(tmp_path: Path) -> None:
+    done = run(f"PATH={tmp_path} {BIN / 'vnet'} demo --device blk --seconds 1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("left out: not installed: nbdcopy; try: sudo apt-get install -y libnbd-bin") == 4
+    assert done.stdout.count("left out: not installed: fio") == 4
+
+
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        ("--device blk --port tap", 2, "--port is for --device net"),
+        ("--device blk --mode mediated", 1, "a blk device has no peer driver at its own end: use direct"),
+        ("--device rpmsg --transport mmio --mode mediated", 1, "transport mmio is within one host"),
+    ],
+)
+def test_a_demo_that_can_not_be_says_why(options: str, status: int, said: str) -> None:
+    done = run(f"{BIN / 'vnet'} demo {options}")
+    assert done.returncode == status
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.usefixtures("privileged", "no_leaks")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -19,7 +17,8 @@ import trio
 from vnet.bench.figures import Machine
 from vnet.bench.measure import rotated
 from vnet.bench.processes import cpu_seconds, open_child, this_machine
-from vnet.traffic import PATIENCE, TrafficError, run
+from vnet.disk_traffic import fill, fio, nbdcopy
+from vnet.traffic import TrafficError
 
 __all__ = ["BARE", "TOOLS", "WORKLOADS", "DiskResult", "DiskResults", "DiskSample", "run_disk_benchmark", "serve"]
 
@@ -30,7 +29,6 @@ WORKLOADS: Mapping[str, str] = {
     "read": "nbdcopy, sequential read",
     "random": "fio, 4 KiB random reads, queue depth 16",
 }
-MIB = 1 << 20
 START = 10.0
 """Seconds that a server may take to be there."""
 TOPOLOGY = """
@@ -130,11 +128,8 @@ async def run_disk_benchmark(*, rounds: int, seconds: int, size: int, progress: 
 
 
 def _fill(disk: Path, source: Path, size: int) -> None:
-    # The disk has all its blocks: making them is nobody's part of the work.
-    with disk.open("wb") as disk_file, source.open("wb") as source_file:
-        for _ in range(0, size, MIB):
-            disk_file.write(bytes(MIB))
-            source_file.write(os.urandom(MIB))
+    fill(disk, size)  # which has all its blocks then: making them is nobody's part of the work
+    fill(source, size)
 
 
 def _result(rows: Sequence[DiskSample | None], bare: Sequence[DiskSample | None]) -> DiskResult:
@@ -160,31 +155,12 @@ async def _measure(workload: str, server: Server, source: Path, size: int, secon
     """Raises TrafficError."""
     before = cpu_seconds(server.pid)
     if workload == "random":
-        rate = await _random(server.uri, size, seconds)
+        rate = await fio(server.uri, "randread", size, seconds=seconds)
+    elif workload == "write":
+        rate = size / await nbdcopy(source, server.uri, size)
     else:
-        argv = ["nbdcopy", str(source), server.uri] if workload == "write" else ["nbdcopy", server.uri, "null:"]
-        began = time.perf_counter()
-        await _run(argv, 60 + size / (20 * MIB))
-        rate = size / (time.perf_counter() - began)
+        rate = size / await nbdcopy(server.uri, "null:", size)
     return DiskSample(rate, cpu_seconds(server.pid) - before)
-
-
-async def _random(uri: str, size: int, seconds: int) -> float:
-    argv = ["fio", "--name=random", "--ioengine=nbd", f"--uri={uri}", "--rw=randread", "--bs=4k", "--iodepth=16"]
-    argv += [f"--size={size}", "--time_based", f"--runtime={seconds}", "--output-format=json"]
-    said = await _run(argv, seconds + PATIENCE)
-    try:
-        return float(json.loads(said[said.index("{") :])["jobs"][0]["read"]["iops"])
-    except (ValueError, KeyError, IndexError):
-        raise TrafficError("fio said nothing of random reads") from None
-
-
-async def _run(argv: Sequence[str], timeout: float) -> str:
-    done = await run(None, argv, timeout)
-    if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines() or ["no words"]
-        raise TrafficError(f"{argv[0]} ended with status {done.returncode}: {words[-1]}")
-    return done.stdout.decode(errors="replace")
 
 
 @asynccontextmanager

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 import attrs
-import trio
 
-from drivers.devices.rpmsg import Endpoint, RpmsgBus
+from drivers.devices.rpmsg import RpmsgBus
 from vnet.bench.figures import Machine
 from vnet.bench.measure import rotated
 from vnet.bench.processes import this_machine
 from vnet.built_in import built_in
 from vnet.ends.rpmsg import RpmsgEnd
+from vnet.rpmsg_traffic import one_way, round_trip
 from vnet.world import World, open_world
 
 __all__ = ["RpmsgFigures", "RpmsgResults", "measure_rpmsg", "run_rpmsg_benchmark"]
@@ -79,10 +79,10 @@ async def measure_rpmsg(
         ends = [bus.create("one way") for bus in (driver, device)]
         await ends[0].wait_bound()
         await ends[1].wait_bound()
-        trip = await _round_trip(driver.create("echo"), trips, bytes(size))
+        trip = await round_trip(driver.create("echo"), trips, bytes(size))
         return RpmsgFigures(
-            to_device=await _one_way(ends, messages, bytes(size)),
-            to_driver=await _one_way(ends[::-1], messages, bytes(size)),
+            to_device=await one_way(ends, messages, bytes(size)),
+            to_driver=await one_way(ends[::-1], messages, bytes(size)),
             round_trip=trip,
         )
 
@@ -91,29 +91,3 @@ def _buses(world: World) -> list[RpmsgBus]:
     ends = world.devices[NAME].driver_end, world.devices[NAME].device_end
     assert all(isinstance(end, RpmsgEnd) for end in ends)
     return [end.bus for end in ends if isinstance(end, RpmsgEnd)]
-
-
-async def _one_way(ends: Sequence[Endpoint], messages: int, data: bytes) -> float:
-    source, sink = ends
-
-    async def send() -> None:
-        for _ in range(messages):
-            await source.send(data)
-
-    began = trio.current_time()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(send)
-        for _ in range(messages):
-            await sink.receive()
-    return messages / (trio.current_time() - began)
-
-
-async def _round_trip(end: Endpoint, trips: int, data: bytes) -> float:
-    took = []
-    for _ in range(trips):
-        began = trio.current_time()
-        await end.send(data)
-        await end.receive()
-        took.append(trio.current_time() - began)
-    end.close()
-    return median(took)

@@ -6,6 +6,7 @@ import json
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -13,7 +14,7 @@ from drivers.registry import TRANSPORTS
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.signals import run_until_signal
 from vnet.cli.table import render
-from vnet.demo import DemoReport, default_topology, run_demo
+from vnet.demo import DEMOS, Demo, DemoReport, Setting, run_demo
 from vnet.ends.net import PortKind
 from vnet.errors import PrivilegeError
 from vnet.ports.interface import check_tun
@@ -26,11 +27,12 @@ __all__ = ["command"]
 
 @click.command("demo")
 @click.option(
+    "--device", type=click.Choice(list(DEMOS)), default="net", show_default=True, help="The device type that works."
+)
+@click.option(
     "--port",
     type=click.Choice(["tun", "tap", "memory"]),
-    default="tun",
-    show_default=True,
-    help="What both ends are plugged into.",
+    help="What both ends of a network device are plugged into.  [default: tun]",
 )
 @click.option(
     "--transport",
@@ -46,34 +48,37 @@ __all__ = ["command"]
     show_default=True,
     help="Whether the device is the port itself, or has the endpoint's own driver behind it.",
 )
-@click.option(
-    "--seconds", type=click.IntRange(1, 3600), default=3, show_default=True, help="Length of each throughput run."
-)
+@click.option("--seconds", type=click.IntRange(1, 3600), default=3, show_default=True, help="Length of each timed run.")
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures to this file, too."
 )
 @name_option
 @errors_in_one_line
-def command(port: PortKind, transport: str, mode: str, seconds: int, json_file: Path | None, name: str) -> None:
-    """Build two hosts and what joins them, run ping and iperf3 across their virtqueues, and judge the result.
+def command(
+    device: str, port: PortKind | None, transport: str, mode: str, seconds: int, json_file: Path | None, name: str
+) -> None:
+    """Build two hosts and what joins them, have programs use a device across its virtqueues, and judge the result.
 
-    Exit status 1 if a ping is lost, a TCP run ends early, UDP at 50 Mbit/s loses more than 1 %, or a drop
-    counter of ours rose. Where TUN, a right, or a program is missing, the same stack runs on in-memory ports.
+    net: ping and iperf3; where TUN, a right, or a program is missing, the same stack runs on in-memory ports. blk:
+    nbdcopy, compared by hash, and fio. scsi and rpmsg: programs of their own. What a missing program would have done
+    is left out, and said. Exit status 1 if data differ, a ping is lost, a TCP run ends early, UDP at 50 Mbit/s loses
+    more than 1 %, or a drop counter of ours rose.
     """
-    if port != "memory":
-        try:
-            need_tools("ping", "iperf3", "nsenter")
-            check_tun()
-        except PrivilegeError as exc:
-            click.echo(f"vnet: {exc}", err=True)
-            click.echo("vnet: running on in-memory ports with scapy traffic instead", err=True)
-            port = "memory"
-    topology = default_topology(port, transport, mode)
-    driver, device = topology.ends(topology.devices["net0"])
-    click.echo(f"{driver} (virtio-net, {port}) <== {transport}, {mode} ==> {device} (vhost-net, {port})")
-    # In memory nothing is visible outside, so nothing has to be cleaned up by anybody else.
-    with claim(name, topology) if port != "memory" else nullcontext():
-        report = run_until_signal(partial(_run, topology, seconds, name))
+    if port is not None and device != "net":
+        raise click.UsageError(f"--port is for --device net; a {device} device has no packet port")
+    if device == "net":
+        port = _port(port or "tun")
+    demo = DEMOS[device]
+    with TemporaryDirectory(prefix="vnet-demo-") as folder:
+        setting = Setting(transport, mode, seconds, Path(folder), port or "memory")
+        topology = demo.topology(setting)
+        [spec] = topology.devices.values()
+        driver, other = topology.ends(spec)
+        kind = f", {port}" if port else ""
+        click.echo(f"{driver} (virtio-{device}{kind}) <== {transport}, {mode} ==> {other} (vhost-{device}{kind})")
+        # What has no namespace is not visible outside, and nothing has to be cleaned up by anybody else.
+        with claim(name, topology) if topology.own_netns(name) else nullcontext():
+            report = run_until_signal(partial(_run, demo, setting, topology, name))
     click.echo("\n" + _tables(report))
     if json_file is not None:
         json_file.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
@@ -83,18 +88,32 @@ def command(port: PortKind, transport: str, mode: str, seconds: int, json_file: 
     click.get_current_context().exit(1 if failures else 0)
 
 
-async def _run(topology: Topology, seconds: int, name: str) -> DemoReport:
+def _port(port: PortKind) -> PortKind:
+    """The same, or memory where something is missing for it, which is said."""
+    if port == "memory":
+        return port
+    try:
+        need_tools("ping", "iperf3", "nsenter")
+        check_tun()
+    except PrivilegeError as exc:
+        click.echo(f"vnet: {exc}", err=True)
+        click.echo("vnet: running on in-memory ports with scapy traffic instead", err=True)
+        return "memory"
+    return port
+
+
+async def _run(demo: Demo, setting: Setting, topology: Topology, name: str) -> DemoReport:
     def started(plan: Plan) -> None:
         click.echo(f"  {plan.name}, {plan.source} to {plan.target} ... ", nl=False)
 
     def finished(run: Run) -> None:
         click.echo(run.line())
 
-    return await run_demo(topology, name=name, seconds=seconds, started=started, finished=finished)
+    return await run_demo(demo, setting, topology, name=name, started=started, finished=finished)
 
 
 def _tables(report: DemoReport) -> str:
-    runs = [(run.name, f"{run.source} to {run.target}", run.line()) for run in (*report.ping, *report.tcp, *report.udp)]
+    runs = [(run.name, f"{run.source} to {run.target}", run.line()) for run in report.runs]
     queues = [
         (
             row.device,
@@ -109,5 +128,5 @@ def _tables(report: DemoReport) -> str:
         )
         for row in report.queues
     ]
-    columns = ("device", "side", "queue", "packets", "bytes", "kicks", "calls", "suppressed", "drops")
+    columns = ("device", "side", "queue", report.units, "bytes", "kicks", "calls", "suppressed", "drops")
     return f"{render(('run', 'direction', 'result'), runs)}\n\n{render(columns, queues)}"

@@ -1,0 +1,119 @@
+"""Of a disk: what its API and real NBD clients do with a file on the other host."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from drivers.devices.blk import Disk
+from vnet.built_in import built_in
+from vnet.demo.base import Demo, Sections, Setting, ends_of
+from vnet.disk_traffic import fill, fio, nbdcopy, sha256
+from vnet.ends.blk import DiskEnd, nbd_uri
+from vnet.topology import Topology
+from vnet.traffic import Outcome, Plan
+from vnet.world import World
+
+__all__ = ["BLK"]
+
+NAME = "disk0"
+SIZE = 256 << 20
+PART = 1 << 20
+UNDER_WAY = 4
+"""Requests of the API at one time."""
+VERIFIED = 16 << 20
+"""Bytes that fio writes, reads and compares."""
+DEPTH = 16
+
+
+def blk_topology(setting: Setting) -> Topology:
+    """A file behind the device, an NBD export at the driver's end."""
+    socket, path = (json.dumps(str(setting.folder / name)) for name in ("disk.sock", "disk.img"))
+    keys = f"""
+driver = {{ nbd = {socket} }}
+device = {{ store = "file", path = {path}, size = {SIZE >> 20} }}
+"""
+    return built_in("blk", setting.transport, keys, mode=setting.mode, name=NAME)
+
+
+@asynccontextmanager
+async def plan_blk(world: World, setting: Setting) -> AsyncIterator[Sections]:
+    """Sequential and random, by the API and by programs; what was written is read and compared."""
+    end = world.devices[NAME].driver_end
+    assert isinstance(end, DiskEnd)
+    assert end.spec.nbd is not None
+    uri = nbd_uri(end.spec.nbd, NAME)
+    source, copied = setting.folder / "source.img", setting.folder / "copied.img"
+    await trio.to_thread.run_sync(fill, source, SIZE)
+    here, there = ends_of(world, NAME)
+    copying, random_io = ("nbdcopy",), ("fio",)
+    yield {
+        "api": [
+            Plan("API, 64 MiB written", here, there, partial(_api, end.disk, write=True)),
+            Plan("API, 64 MiB read and compared", there, here, partial(_api, end.disk, write=False)),
+        ],
+        "nbdcopy": [
+            Plan("nbdcopy, 256 MiB written", here, there, partial(_copy, source, uri), copying),
+            Plan("nbdcopy, 256 MiB read, hash compared", there, here, partial(_copy, uri, copied, source), copying),
+        ],
+        "fio": [
+            Plan("fio, 4 KiB random reads, depth 16", there, here, partial(_fio, uri, setting.seconds), random_io),
+            Plan("fio, 4 KiB random writes, each compared", here, there, partial(_verify, uri), random_io),
+        ],
+    }
+
+
+async def _api(disk: Disk, *, write: bool) -> Outcome:
+    """The same bytes each time, so that the second run knows what the first one wrote."""
+    data, count, wrong = random.Random(1).randbytes(PART), 64, 0
+    room = trio.CapacityLimiter(UNDER_WAY)
+
+    async def one(at: int) -> None:
+        nonlocal wrong
+        async with room:
+            if write:
+                await disk.write(at * PART, data)
+            else:
+                wrong += await disk.read(at * PART, PART) != data
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for at in range(count):
+            nursery.start_soon(one, at)
+    if write:
+        await disk.flush()
+    rate = count * PART / (trio.current_time() - began)
+    failed = f"{wrong} MiB are not what was written" if wrong else ""
+    return Outcome(f"{rate / 1e6:.0f} MB/s" + (", flushed" if write else ""), {"bytes_per_second": rate}, failed)
+
+
+async def _copy(source: Path | str, target: Path | str, like: Path | None = None) -> Outcome:
+    seconds = await nbdcopy(source, target, SIZE)
+    figures: dict[str, float | int | str] = {"bytes_per_second": SIZE / seconds, "bytes": SIZE}
+    text, failed = f"{SIZE / seconds / 1e6:.0f} MB/s", ""
+    if like is not None:
+        assert isinstance(target, Path)
+        found, wanted = [await trio.to_thread.run_sync(sha256, path) for path in (target, like)]
+        figures["sha256"] = found
+        text += f", SHA-256 {found[:12]}… is that of the source"
+        failed = "" if found == wanted else "what was read is not what was written"
+    return Outcome(text if not failed else f"{SIZE / seconds / 1e6:.0f} MB/s", figures, failed)
+
+
+async def _fio(uri: str, seconds: float) -> Outcome:
+    rate = await fio(uri, "randread", SIZE, seconds=seconds, depth=DEPTH)
+    return Outcome(f"{rate:,.0f} IOPS", {"iops": rate})
+
+
+async def _verify(uri: str) -> Outcome:
+    rate = await fio(uri, "randwrite", VERIFIED, depth=DEPTH, verify=True)
+    return Outcome(f"{rate:,.0f} IOPS, all read back as written", {"iops": rate})
+
+
+BLK = Demo("requests", blk_topology, plan_blk)

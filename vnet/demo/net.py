@@ -1,0 +1,110 @@
+"""Of a network device: pings, TCP and UDP across the virtqueues."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from ipaddress import ip_interface
+from typing import Protocol
+
+import attrs
+
+from vnet.built_in import built_in
+from vnet.demo.base import Demo, Sections, Setting
+from vnet.ends.net import PortKind, net_specs
+from vnet.memory_traffic import MemoryTraffic
+from vnet.topology import Topology
+from vnet.traffic import Plan, iperf3, iperf3_server, ping
+from vnet.world import World
+
+__all__ = ["NET", "default_topology"]
+
+PINGS = 10
+LARGE_PING = 60000
+UDP_BITRATE = "50M"
+
+
+def default_topology(port: PortKind, transport: str = "pci", mode: str = "direct") -> Topology:
+    """One network device with ports of this kind, and what that transport needs around it. Raises ConfigError."""
+    keys = f"""
+driver = {{ kind = "{port}", addresses = ["198.18.0.1/24", "2001:2::1/64"] }}
+device = {{ kind = "{port}", addresses = ["198.18.0.2/24", "2001:2::2/64"] }}
+"""
+    return built_in("net", transport, keys, mode=mode)
+
+
+class Traffic(Protocol):
+    """Where the runs of a demo come from."""
+
+    def pings(self, count: int, sizes: tuple[int, ...]) -> list[Plan]: ...
+
+    def flows(self, seconds: float, *, udp: bool) -> list[Plan]: ...
+
+    def serving(self) -> AbstractAsyncContextManager[None]:
+        """What has to run meanwhile."""
+
+
+@attrs.frozen
+class _End:
+    host: str
+    netns: str
+    ipv4: str
+    ipv6: str
+
+
+class KernelTraffic:
+    """The real ping and the real iperf3, in the namespaces of the two ends."""
+
+    def __init__(self, world: World) -> None:
+        spec = next(iter(net_specs(world.topology).values()))
+        self._ends = [
+            _End(
+                host,
+                port.netns_of(world.name, host) or "",
+                **{f"ipv{ip_interface(text).version}": str(ip_interface(text).ip) for text in port.addresses},
+            )
+            for _, host, port in spec.ports(world.topology.ends(spec))
+        ]
+
+    def pings(self, count: int, sizes: tuple[int, ...]) -> list[Plan]:
+        return [
+            Plan(
+                f"ping {family}, {size} bytes",
+                here.host,
+                getattr(there, family),
+                partial(ping, here.netns, getattr(there, family), count=count, size=size),
+            )
+            for size in sizes
+            for family in ("ipv4", "ipv6")
+            for here, there in (self._ends, self._ends[::-1])
+        ]
+
+    def flows(self, seconds: float, *, udp: bool) -> list[Plan]:
+        first, second = self._ends
+        bitrate = UDP_BITRATE if udp else "0"
+        run = partial(iperf3, first.netns, second.ipv4, seconds=seconds, udp=udp, bitrate=bitrate)
+        name = f"UDP {bitrate}bit/s" if udp else "TCP"
+        return [
+            Plan(name, first.host, second.ipv4, run),
+            Plan(name, second.host, first.ipv4, partial(run, reverse=True)),
+        ]
+
+    def serving(self) -> AbstractAsyncContextManager[None]:
+        return iperf3_server(self._ends[1].netns)
+
+
+@asynccontextmanager
+async def plan_net(world: World, setting: Setting) -> AsyncIterator[Sections]:
+    """Pings, TCP and UDP; `Setting.seconds` is the length of each throughput run."""
+    kind = next(iter(net_specs(world.topology).values())).driver.kind
+    traffic: Traffic = MemoryTraffic(world) if kind == "memory" else KernelTraffic(world)
+    async with traffic.serving():
+        yield {
+            "ping": traffic.pings(PINGS, (56, LARGE_PING)),
+            "tcp": traffic.flows(setting.seconds, udp=False),
+            "udp": traffic.flows(setting.seconds, udp=True),
+        }
+
+
+NET = Demo("frames", lambda setting: default_topology(setting.port, setting.transport, setting.mode), plan_net)

@@ -1,0 +1,104 @@
+"""Of rpmsg: the sample client of the RFC, then messages one way, and there and back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+from drivers.devices.rpmsg import Endpoint
+from vnet.built_in import built_in
+from vnet.demo.base import Demo, Sections, Setting, ends_of
+from vnet.ends.rpmsg import RpmsgEnd
+from vnet.rpmsg_traffic import one_way, round_trip
+from vnet.topology import Topology
+from vnet.traffic import Outcome, Plan
+from vnet.world import LOCAL, World
+
+__all__ = ["RPMSG"]
+
+NAME = "rpmsg0"
+HELLO, TIMES = b"hello world!", 100
+COMPARED = 2000
+"""Messages of random bytes and sizes that are compared."""
+SIZE = 64
+PER_SECOND = 20_000
+"""Messages that a run of one second is made of."""
+TRIPS = 2000
+
+
+def rpmsg_topology(setting: Setting) -> Topology:
+    """One channel that answers with what it got."""
+    keys = 'device = { channels = [{ name = "echo", surface = "echo" }] }'
+    return built_in("rpmsg", setting.transport, keys, mode=setting.mode, name=NAME)
+
+
+@asynccontextmanager
+async def plan_rpmsg(world: World, setting: Setting) -> AsyncIterator[Sections]:
+    """Endpoints on either host; nothing but this process is needed."""
+    first = world.devices[NAME].driver_end
+    # Behind a mediator the endpoint's channels are those of its own driver.
+    local = world.devices.get(f"{NAME}{LOCAL}")
+    second = world.devices[NAME].device_end if local is None else local.driver_end
+    assert isinstance(first, RpmsgEnd)
+    assert isinstance(second, RpmsgEnd)
+    here, there = ends_of(world, NAME)
+    ends = [end.bus.create("one way") for end in (first, second)]
+    for end in ends:
+        await end.wait_bound()
+    messages = round(setting.seconds * PER_SECOND)
+    yield {
+        "sample": [Plan(f'"{HELLO.decode()}" {TIMES} times', here, there, partial(_sample, first))],
+        "one way": [
+            Plan(f"{COMPARED} messages of any size, compared", here, there, partial(_compare, ends)),
+            Plan(f"{SIZE} bytes, one way", here, there, partial(_rate, ends, messages)),
+            Plan(f"{SIZE} bytes, one way", there, here, partial(_rate, ends[::-1], messages)),
+        ],
+        "round trip": [Plan(f"{SIZE} bytes, there and back", here, there, partial(_trip, first))],
+    }
+    for end in ends:
+        end.close()
+
+
+async def _sample(end: RpmsgEnd) -> Outcome:
+    endpoint, back = end.bus.create("echo"), 0
+    await endpoint.wait_bound()
+    for _ in range(TIMES):
+        await endpoint.send(HELLO)
+        back += await endpoint.receive() == HELLO
+    endpoint.close()
+    return Outcome(f"{back} of {TIMES} back", {"sent": TIMES, "back": back}, "" if back == TIMES else "some were lost")
+
+
+async def _compare(ends: list[Endpoint]) -> Outcome:
+    source, sink = ends
+    dice = random.Random(1)
+    sent = [dice.randbytes(dice.randint(1, source.max_payload)) for _ in range(COMPARED)]
+
+    async def send() -> None:
+        for message in sent:
+            await source.send(message)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        got = [await sink.receive() for _ in sent]
+    figures = {"messages": COMPARED, "bytes": sum(map(len, sent))}
+    if got != sent:
+        return Outcome(f"{COMPARED} messages", figures, "they are not those that were sent")
+    return Outcome("all arrived, in order", figures)
+
+
+async def _rate(ends: list[Endpoint], messages: int) -> Outcome:
+    rate = await one_way(ends, messages, bytes(SIZE))
+    return Outcome(f"{rate:,.0f} messages/s", {"messages_per_second": rate})
+
+
+async def _trip(end: RpmsgEnd) -> Outcome:
+    seconds = await round_trip(end.bus.create("echo"), TRIPS, bytes(SIZE))
+    return Outcome(f"{seconds * 1e6:.0f} us, the median of {TRIPS}", {"median_us": seconds * 1e6})
+
+
+RPMSG = Demo("messages", rpmsg_topology, plan_rpmsg)
