@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from drivers.errors import ProbeDeferred
-from drivers.pump import Need, Signal, pump, wait_told
+from drivers.pump import Need, Signal, count_batch, pump, wait_told
 from drivers.vhost import DeviceQueue, VhostDevice
 from rings.chain import Chain
 from rings.errors import MemoryFault, RemoteRingError
@@ -90,6 +90,8 @@ class QueuePair:
         self.source = source
         self.sink = sink
         self.batches = source.batches
+        self.arrived = 0
+        """Buffers that were filled for the sink, and not shown to it yet."""
         self.blamed = source
         """Whose ring is being looked at: it is to blame for what is found there."""
 
@@ -116,6 +118,9 @@ class QueuePair:
     def flush(self) -> None:
         self.blamed = self.sink
         self.sink.flush()
+        if self.arrived:
+            count_batch(self.sink.batches, self.arrived)
+            self.arrived = 0
         self.blamed = self.source
         self.source.flush()
 
@@ -131,12 +136,21 @@ class MediatedFlow:
         self._copier = copier
 
     def move(self) -> tuple[int, Need]:
+        statistics = self._copier.statistics
+        before = statistics.buffers
+        moved, need = self._move()
+        arrived = statistics.buffers - before
+        self.queue.arrived += arrived
+        # What a part of a buffer went into has to be shown, too: the driver makes new buffers of those.
+        return moved or min(arrived, 1), need
+
+    def _move(self) -> tuple[int, Need]:
         pair, copy, statistics = self.queue, self._copier.copy, self._copier.statistics
         source, sink = pair.source.ring, pair.sink.ring
         if source is None or sink is None:
             return 0, Need.QUEUE
         moved = 0
-        before, enough = statistics.buffers, statistics.copied_bytes + BUDGET_BYTES
+        enough = statistics.copied_bytes + BUDGET_BYTES
         while moved < BUDGET and statistics.copied_bytes < enough:
             chains = source.getdescs(min(CHUNK, BUDGET - moved))
             if not chains:
@@ -152,8 +166,7 @@ class MediatedFlow:
                     source.abandon(head)
             moved += len(done)
             if len(done) < len(chains):
-                # What a part of a buffer went into has to be shown: the driver makes new buffers of those.
-                return moved or int(statistics.buffers > before), Need.SINK
+                return moved, Need.SINK
         return moved, Need.TURN
 
     async def wait(self, need: Need) -> None:

@@ -15,7 +15,18 @@ import trio
 from drivers.errors import PortGone
 from rings.errors import MemoryFault, RemoteRingError
 
-__all__ = ["BATCHES", "BATCH_BUCKETS", "RECHECK", "Flow", "Need", "QueueEnd", "Signal", "pump", "wait_told"]
+__all__ = [
+    "BATCHES",
+    "BATCH_BUCKETS",
+    "RECHECK",
+    "Flow",
+    "Need",
+    "QueueEnd",
+    "Signal",
+    "count_batch",
+    "pump",
+    "wait_told",
+]
 
 BATCH_BUCKETS = 9
 """Batches are counted by size: 1, 2-3, 4-7, ... in powers of two, the last bucket takes the rest."""
@@ -198,7 +209,7 @@ class _Drain:
         while queue.live:
             moved, need = flow.move()
             if moved:
-                self._count(moved)
+                count_batch(queue.batches, moved)
                 if settle is not None:
                     await settle()
                     if not queue.live:
@@ -244,7 +255,7 @@ class _Drain:
             for _ in range(BATCHES):
                 moved, need = self._flow.move()
                 if moved:
-                    self._count(moved)
+                    count_batch(queue.batches, moved)
                     queue.flush()
                 if need is not Need.TURN or not queue.live:
                     break
@@ -255,9 +266,10 @@ class _Drain:
             self._busy = False
         return need
 
-    def _count(self, moved: int) -> None:
-        batches = self._queue.batches
-        batches[min(moved.bit_length() - 1, len(batches) - 1)] += 1
+
+def count_batch(batches: list[int], moved: int) -> None:
+    """One more batch, of so many, which is at least 1."""
+    batches[min(moved.bit_length() - 1, len(batches) - 1)] += 1
 
 
 async def wait_told(queue: QueueEnd) -> None:

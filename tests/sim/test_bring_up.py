@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -13,6 +15,7 @@ import trio.testing
 from drivers.devices.net.layout import TABLE, ConfigField, NetFeature
 from drivers.errors import ProbeError
 from drivers.model import BindState
+from drivers.registry import DEVICES
 from drivers.testing import CONFIG, RegisterAccess, TappedFunction
 from drivers.transports.pci.front import VirtioPci
 from drivers.transports.pci.registers import CfgType, Common
@@ -22,6 +25,7 @@ from rings.layout import WRITE
 from rings.memory import Addr
 from rings.status import MOVES, Status
 from rings.testing import Desc
+from vnet.ends.net import NetSpec
 from vnet.testing import (
     AGREED,
     FRAME,
@@ -35,6 +39,7 @@ from vnet.testing import (
     unharmed,
     until,
 )
+from vnet.world import open_world
 
 SMALL = Options(queue_size=16)
 CONTROLLED = Options(queue_size=16, control=True)
@@ -356,6 +361,26 @@ async def test_features_whose_prerequisite_is_not_offered_are_not_accepted(bit: 
         needing = mask(feature for feature, groups in TABLE.needs.items() if {bit} in groups)
         assert needing
         assert not accepted(tap) & needing
+
+
+@pytest.mark.every_transport
+@pytest.mark.parametrize("given", [{}, {"queue_size": 32}, {"features_off": ("MRG_RXBUF",)}], ids=str)
+async def test_features_and_buffers_are_the_table_s_unless_the_topology_overrides_them(
+    transport: str, given: dict[str, Any]
+) -> None:
+    """The device publishes what its driver then has."""
+    topology = Options().topology()
+    spec = attrs.evolve(topology.devices["net0"], **{"queue_size": NetSpec().queue_size, **given})
+    async with open_world(attrs.evolve(topology, devices={"net0": spec}).check("test"), "test") as world:
+        await world.wait_up()
+        device = world.devices["net0"]
+        assert device.virtio is not None
+        num = given.get("queue_size", 256)
+        assert [queue.max_num for queue in device.vhost.queues] == [num, num]
+        assert [queue.ring.num for queue in device.virtio.queues] == [num, num]
+        for features in (device.vhost.device_features, device.virtio.features):
+            assert not features & ~DEVICES["net"].supported
+            assert bool(features >> NetFeature.MRG_RXBUF & 1) == ("features_off" not in given)
 
 
 @pytest.mark.every_transport
