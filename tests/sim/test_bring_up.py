@@ -376,8 +376,8 @@ async def test_features_and_buffers_are_the_table_s_unless_the_topology_override
         device = world.devices["net0"]
         assert device.virtio is not None
         num = given.get("queue_size", 256)
-        assert [queue.max_num for queue in device.vhost.queues] == [num, num]
-        assert [queue.ring.num for queue in device.virtio.queues] == [num, num]
+        assert [queue.max_num for queue in device.vhost.queues[:2]] == [num, num]
+        assert [queue.ring.num for queue in device.virtio.queues[:2]] == [num, num]
         for features in (device.vhost.device_features, device.virtio.features):
             assert not features & ~DEVICES["net"].supported
             assert bool(features >> NetFeature.MRG_RXBUF & 1) == ("features_off" not in given)
