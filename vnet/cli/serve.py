@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class Setting:
     keys: Mapping[str, object]
     help: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
+    make: Callable[[Any], object] = lambda given: list(given) if isinstance(given, tuple) else given
+    """What becomes of the option's value."""
 
     @property
     def name(self) -> str:
@@ -51,7 +53,22 @@ class Setting:
             table = device
             for name in tables:
                 table = table.setdefault(name, {})
-            table[key] = (list(given) if isinstance(given, tuple) else given) if value is VALUE else value
+            table[key] = self.make(given) if value is VALUE else value
+
+
+def _tables(given: Sequence[str]) -> list[dict[str, object]]:
+    """Each text ``key=value,key=value`` as the table that a topology has in its place."""
+    words = {"true": True, "false": False}
+
+    def value(text: str) -> object:
+        return int(text) if text.isdecimal() else words.get(text, text)
+
+    rows = [[part.partition("=") for part in text.split(",")] for text in given]
+    return [{key: value(text) for key, _, text in row} for row in rows]
+
+
+def _luns(given: Sequence[str]) -> list[dict[str, object]]:
+    return [{"store": "file", "lun": number, **row} for number, row in enumerate(_tables(given))]
 
 
 COMMON = (
@@ -99,6 +116,17 @@ SETTINGS: Mapping[str, Sequence[Setting]] = {
         Setting("--size", {"device.size": VALUE}, "MiB of a file that is not there yet.", {"type": int}),
         Setting("--serial", {"device.serial": VALUE}, "What the disk calls itself, by default blk0."),
         Setting("--queues", {"queues": VALUE}, "How many queues it has at most.", {"type": int}),
+    ),
+    "scsi": (
+        Setting(
+            "--lun",
+            {"device.luns": VALUE},
+            "A logical unit, such as path=disk.img,size=256; more keys are target, lun, read_only, block_size, serial. "
+            "May be given several times.",
+            {"multiple": True, "required": True, "metavar": "KEY=VALUE,..."},
+            _luns,
+        ),
+        Setting("--queues", {"queues": VALUE}, "How many request queues it has at most.", {"type": int}),
     ),
 }
 """By device type; one that is not here has none but the common ones."""

@@ -16,7 +16,17 @@ from vnet.ends.base import Figures, OpenContext
 from vnet.ends.store import OpenStore, StoreSpec, open_store
 from vnet.spec import MIB, DeviceSpec, must
 
-__all__ = ["InitiatorEnd", "InitiatorSpec", "LunSpec", "ScsiSpec", "TargetsEnd", "TargetsSpec", "open_scsi"]
+__all__ = [
+    "InitiatorEnd",
+    "InitiatorSpec",
+    "LunSpec",
+    "ScsiSpec",
+    "TargetsEnd",
+    "TargetsSpec",
+    "open_scsi",
+    "open_scsi_device",
+    "open_scsi_driver",
+]
 
 SERIAL_MAX = 64
 
@@ -177,6 +187,24 @@ async def open_scsi(
     context: OpenContext, opener: OpenStore | None = None
 ) -> AsyncIterator[tuple[InitiatorEnd, TargetsEnd]]:
     """Both ends of a SCSI host. Raises ConfigError."""
+    async with open_scsi_device(context, opener) as targets, open_scsi_driver(context) as initiator:
+        yield initiator, targets
+
+
+@asynccontextmanager
+async def open_scsi_driver(context: OpenContext) -> AsyncIterator[InitiatorEnd]:
+    """The driver's end alone."""
+    spec = context.spec
+    assert isinstance(spec, ScsiSpec)
+    initiator = Initiator(buffers=spec.driver.buffers * MIB, queues=spec.queues)
+    async with open_background() as nursery:
+        await nursery.start(initiator.serve)
+        yield InitiatorEnd(ScsiSettings(initiator, context.features))
+
+
+@asynccontextmanager
+async def open_scsi_device(context: OpenContext, opener: OpenStore | None = None) -> AsyncIterator[TargetsEnd]:
+    """The device's end alone. Raises ConfigError."""
     spec = context.spec
     assert isinstance(spec, ScsiSpec)
     units: dict[Lun, LogicalUnit] = {}
@@ -189,16 +217,13 @@ async def open_scsi(
                 raise unit.trouble(f"devices.{context.name}.device.luns[{index}]", exc) from None
             serial = f"{context.name}-{unit.target}-{unit.lun}" if unit.serial is None else unit.serial
             units[unit.place] = LogicalUnit(store, Identity(serial))
-        initiator = Initiator(buffers=spec.driver.buffers * MIB, queues=spec.queues)
-        settings = ScsiSettings(initiator, context.features)
-        plug = ScsiPlug(
-            ScsiDomain(units),
-            context.features,
-            spec.queue_size,
-            spec.queues,
-            spec.device.workers,
-            spec.device.max_target,
+        yield TargetsEnd(
+            ScsiPlug(
+                ScsiDomain(units),
+                context.features,
+                spec.queue_size,
+                spec.queues,
+                spec.device.workers,
+                spec.device.max_target,
+            )
         )
-        async with open_background() as nursery:
-            await nursery.start(initiator.serve)
-            yield InitiatorEnd(settings), TargetsEnd(plug)

@@ -125,8 +125,12 @@ class Session:
             self.channel.close()
 
     def _run(self) -> None:
-        """Let the device run as soon as a ring is there, or once the front end says so where it says such things."""
-        if self.rings.running and (not self.agreed(F.STATUS) or self._status & Status.DRIVER_OK):
+        """Let the device run as soon as a ring is there, or once the front end says so where it says such things.
+
+        Some agree on that and then never say that there is a driver, such as QEMU's vhost-user-scsi in version 7.2.
+        """
+        silent = not self.agreed(F.STATUS) or not self._status & Status.DRIVER
+        if self.rings.running and (silent or self._status & Status.DRIVER_OK):
             self.rings.driver_ok()
 
     # Messages
