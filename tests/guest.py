@@ -156,7 +156,8 @@ class Guest:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
         try:
             self._shell = self._connect(self._shell_path)
-            self._monitor = self._connect(self._monitor_path).makefile("rw")
+            self._monitor_socket = self._connect(self._monitor_path)
+            self._monitor = self._monitor_socket.makefile("rw")
             self.monitor("qmp_capabilities")
             self._said = ""
             self.wait_up()
@@ -231,9 +232,9 @@ class Guest:
                 return answer["return"]
 
     def close(self) -> None:
-        for held in (getattr(self, "_shell", None), getattr(self, "_monitor", None)):
-            if held is not None:
-                held.close()
+        for held in ("_shell", "_monitor", "_monitor_socket"):
+            if hasattr(self, held):
+                getattr(self, held).close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
