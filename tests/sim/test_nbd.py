@@ -15,7 +15,8 @@ import trio
 import trio.testing
 
 from vnet.nbd import CommandType, NbdError
-from vnet.ports.nbd import BYTES_MAX, COMMANDS_MAX, NbdServer
+from vnet.ports.nbd import NbdServer
+from vnet.ports.nbd_connection import BYTES_MAX, COMMANDS_MAX
 from vnet.testing.blk import BlkOptions, BlkPair, open_blk_pair
 from vnet.testing.checks import until
 

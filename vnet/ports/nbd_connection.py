@@ -1,0 +1,277 @@
+"""One client of a disk: its commands, and the requests that they are to the device.
+
+Data are received straight into the buffers that the device reads. Commands that came in together are shown to the
+device together, and what it answered together is sent together.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+import attrs
+import trio
+
+from drivers.devices.blk import BlkStatus, Disk, DiskError, DiskRequest, RequestType
+from vnet.nbd import (
+    Command,
+    CommandType,
+    Handshake,
+    Limits,
+    NbdError,
+    NbdProtocolError,
+    error_reply,
+    read_header,
+    simple_reply,
+)
+from vnet.nbd.limits import FUA, NO_HOLE
+from vnet.ports.inbox import Inbox
+from vnet.ports.outbox import Outbox
+
+__all__ = ["BLOCK_MAX", "Connection", "NbdStatistics"]
+
+COMMANDS_MAX = 128
+BYTES_MAX = 2 << 20
+"""What one client may have under way; more waits in its socket."""
+BLOCK_MAX = 32 << 20
+"""Bytes of the largest command."""
+
+ERRORS: Mapping[BlkStatus, NbdError] = {
+    BlkStatus.OK: NbdError.OK,
+    BlkStatus.IOERR: NbdError.IO,
+    BlkStatus.UNSUPP: NbdError.NOTSUP,
+}
+
+
+@attrs.define(eq=False)
+class NbdStatistics:
+    """Since the server exists."""
+
+    clients: int = 0
+    """Connected now."""
+    connections: int = 0
+    commands: int = 0
+    errors: int = 0
+    """Commands that were answered with one."""
+
+
+def _data_size(command: Command) -> int:
+    return command.size if command.type in (CommandType.READ, CommandType.WRITE) else 0
+
+
+@attrs.define(eq=False)
+class _Pending:
+    """A read or a write under way."""
+
+    command: Command
+    left: int
+    """Parts that did not end yet."""
+    error: NbdError = NbdError.OK
+
+
+class Connection:
+    """One client, from the greeting to the end."""
+
+    def __init__(self, client: socket.socket, disk: Disk, handshake: Handshake, statistics: NbdStatistics) -> None:
+        """``client`` does not block; ``statistics`` are the server's."""
+        self._disk = disk
+        self._handshake = handshake
+        self._statistics = statistics
+        self._in = Inbox(client)
+        self._out = Outbox(client, self._over)
+        self._limits: Limits
+        self._commands = self._bytes = 0
+        self._freed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Raises OSError, NbdProtocolError."""
+        await self._disk.wait_online()
+        if not await self._in.negotiate(self._handshake):
+            return
+        export = self._handshake.export
+        assert export is not None
+        self._limits = Limits(export, BLOCK_MAX)
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._out.send)
+                await self._receive()
+                while self._commands:  # what was asked for before the end is answered
+                    await self._wait_freed()
+                self._nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+            self._out.drop()
+
+    # What comes in.
+
+    async def _receive(self) -> None:
+        while True:
+            command = self._in.next()
+            if command is None:
+                self._disk.kick()
+                if not await self._in.more():
+                    return
+            elif command.type == CommandType.DISC:
+                self._disk.kick()
+                return
+            elif not self._begin_small_read(command):
+                await self._begin(command)
+
+    async def _begin(self, command: Command) -> None:
+        self._statistics.commands += 1
+        size = _data_size(command)
+        while self._commands and (self._commands >= COMMANDS_MAX or self._bytes + size > BYTES_MAX):
+            self._disk.kick()
+            await self._wait_freed()  # by whoever sends, never by `kick` itself
+        self._commands += 1
+        self._bytes += size
+        error = self._limits.check(command, self._disk.transfer_max)
+        if command.type == CommandType.WRITE:
+            if command.size > BLOCK_MAX:
+                raise NbdProtocolError(f"a write of {command.size} bytes")
+            if error:
+                await self._in.swallow(command.size)  # the data come all the same
+                self._end(command, error)
+            else:
+                await self._begin_write(command)
+        elif error:
+            self._end(command, error)
+        elif command.type == CommandType.READ:
+            await self._begin_read(command)
+        else:
+            self._start(command)
+
+    def _begin_small_read(self, command: Command) -> bool:
+        """Begin what most commands are, without a coroutine; False for any other, and while there is no room."""
+        size, disk = command.size, self._disk
+        if command.type != CommandType.READ or self._commands >= COMMANDS_MAX or self._bytes + size > BYTES_MAX:
+            return False
+        if not 0 < size <= disk.transfer_max or self._limits.check(command, size):
+            return False
+        buffer = disk.take(size)
+        if buffer is None:
+            return False
+        self._statistics.commands += 1
+        self._commands += 1
+        self._bytes += size
+        pending = _Pending(command, 1)
+        disk.submit(DiskRequest(RequestType.IN, self._was_read, command.offset, size, buffer, context=pending))
+        return True
+
+    async def _begin_read(self, command: Command) -> None:
+        disk, most, size = self._disk, self._disk.transfer_max, command.size
+        if not size or (size > most and not self._handshake.structured):
+            self._start(command)  # its parts would have to be sent in order
+            return
+        pending = _Pending(command, -(-size // most))
+        for at in range(0, size, most):
+            part = min(most, size - at)
+            buffer = disk.take(part) or await disk.buffer(part)
+            disk.submit(DiskRequest(RequestType.IN, self._was_read, command.offset + at, part, buffer, context=pending))
+
+    async def _begin_write(self, command: Command) -> None:
+        disk, most, size = self._disk, self._disk.transfer_max, command.size
+        pending = _Pending(command, -(-size // most))
+        for at in range(0, size, most):
+            part = min(most, size - at)
+            buffer = disk.take(part) or await disk.buffer(part)
+            try:
+                if not self._in.take(buffer.views):
+                    disk.kick()
+                    await self._in.fill()
+            except BaseException:
+                buffer.free()
+                raise
+            disk.submit(
+                DiskRequest(RequestType.OUT, self._was_written, command.offset + at, part, buffer, context=pending)
+            )
+        if not size:
+            self._end(command, NbdError.OK)
+
+    # What the device answers.
+
+    def _was_read(self, request: DiskRequest) -> None:
+        pending, buffer = request.context, request.buffer
+        assert isinstance(pending, _Pending)
+        assert buffer is not None
+        pending.left -= 1
+        command = pending.command
+        last = not pending.left
+        if request.status:
+            pending.error = ERRORS[request.status]
+            buffer.free()
+        elif self._nursery is None:
+            buffer.free()
+        else:
+            done = last and not pending.error
+            if self._handshake.structured:
+                head = read_header(command.cookie, request.offset, request.size, last=done)
+            else:
+                head = simple_reply(command.cookie)
+            out, views = self._out, buffer.views
+            out.put(head)
+            for view in views[:-1]:
+                out.put(view)
+            out.put(views[-1], buffer, command if done else None)
+            out.wake()
+        if last and pending.error:
+            self._end(command, pending.error)
+
+    def _was_written(self, request: DiskRequest) -> None:
+        pending = request.context
+        assert isinstance(pending, _Pending)
+        assert request.buffer is not None
+        request.buffer.free()
+        pending.left -= 1
+        pending.error = pending.error or ERRORS[request.status]
+        if not pending.left:
+            if pending.command.flags & FUA and not pending.error:
+                self._start(pending.command, written=True)
+            else:
+                self._end(pending.command, pending.error)
+
+    # What is done step by step, in a task of its own.
+
+    def _start(self, command: Command, *, written: bool = False) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self._do, command, written)
+
+    async def _do(self, command: Command, written: bool) -> None:
+        """Anything but a plain read or write; of a write that was ``written``, only what comes after."""
+        disk, data, error = self._disk, b"", NbdError.OK
+        try:
+            if command.type == CommandType.READ:
+                data = await disk.read(command.offset, command.size)
+            elif command.type == CommandType.TRIM:
+                await disk.discard(command.offset, command.size)
+            elif command.type == CommandType.WRITE_ZEROES:
+                unmap = not command.flags & NO_HOLE
+                await disk.write_zeroes(command.offset, command.size, unmap=unmap)
+            if written or command.type == CommandType.FLUSH or command.flags & FUA:
+                await disk.flush()
+        except DiskError as exc:
+            error = ERRORS[exc.status]
+        self._end(command, error, data)
+
+    # What goes out.
+
+    def _end(self, command: Command, error: NbdError, data: bytes = b"") -> None:
+        """Answer a command with what is not on its way already."""
+        if error:
+            self._statistics.errors += 1
+        if self._nursery is not None:
+            structured = self._handshake.structured and command.type == CommandType.READ
+            reply = error_reply(command.cookie, error) if structured else simple_reply(command.cookie, error)
+            self._out.put(reply + data, None, command)
+            self._out.wake()
+
+    def _over(self, command: Command) -> None:
+        """Its answer was sent."""
+        self._commands -= 1
+        self._bytes -= _data_size(command)
+        self._freed.set()
+
+    async def _wait_freed(self) -> None:
+        self._freed = trio.Event()
+        await self._freed.wait()
