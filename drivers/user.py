@@ -15,7 +15,7 @@ from drivers.model import Binding, BindState, MatchId
 from drivers.virtio import VirtioBus
 from rings.ids import ANY_ID
 
-__all__ = ["SharedRegion", "UserBus", "UserClient", "UserSocket"]
+__all__ = ["OwnConfig", "SharedRegion", "UserBus", "UserClient", "UserSocket"]
 
 
 @attrs.frozen
@@ -30,6 +30,18 @@ class SharedRegion:
     """Of memory sealed against shrinking; it stays the host's."""
     offset: int = 0
     """Where it starts in the file."""
+
+
+@attrs.frozen
+class OwnConfig:
+    """What is said here of a device whose back end has no configuration space, such as a network device of DPDK."""
+
+    features: int
+    """The bits that this side offers for itself."""
+    replaced: int
+    """The bits that are this side's to offer: what the back end says of them counts for nothing."""
+    data: bytes
+    """The fields themselves, which never change."""
 
 
 class UserSocket(Protocol):
@@ -50,6 +62,10 @@ class UserSocket(Protocol):
     @property
     def queue_size(self) -> int:
         """Descriptors of its rings, a power of two."""
+
+    @property
+    def own_config(self) -> OwnConfig | None:
+        """None where a device without a configuration space is none."""
 
     @property
     def ring_features(self) -> int:

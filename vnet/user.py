@@ -10,7 +10,7 @@ import trio
 
 from drivers.errors import DriverError, TransportLost
 from drivers.ipc import FdSocket, Ipc
-from drivers.user import SharedRegion
+from drivers.user import OwnConfig, SharedRegion
 from rings.features import RingFeature, mask
 from rings.formats import RING_FEATURES
 from vnet.memory import HostMemory
@@ -36,12 +36,14 @@ class SocketEnd:
         connect_to: Callable[[], Awaitable[FdSocket]],
         *,
         packed: bool = False,
+        own_config: OwnConfig | None = None,
     ) -> None:
         """``packed`` rings may be used, too. ``connect_to`` makes a connection, or raises TransportLost."""
         self.name = name
         self.device_id = device_id
         self.queue_size = queue_size
         self.ring_features = RING_FEATURES if packed else RING_FEATURES & ~mask((RingFeature.RING_PACKED,))
+        self.own_config = own_config
         self.dma = memory
         self.ipc = ipc
         self.connections = 0

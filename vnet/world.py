@@ -15,7 +15,7 @@ from drivers.errors import ProbeError
 from drivers.model import BindState
 from drivers.platform import VirtioPlatformDriver
 from drivers.registry import DEVICES, TRANSPORTS
-from drivers.user import UserClient
+from drivers.user import OwnConfig, UserClient
 from drivers.vhost import VhostBack, VhostDevice
 from drivers.virtio import VirtioDevice
 from rings.status import Status
@@ -113,6 +113,8 @@ class World:
         self.devices: dict[str, Device] = {}
         self.poller = Poller()
         self.ipc = LocalIpc(self.poller)
+        self.own_configs: dict[str, OwnConfig] = {}
+        """What is said here of devices that are somebody else's."""
         self.junctions: list[Junction] = []
         """Where drivers of this system find devices of this system as if they were another program's."""
 
@@ -196,6 +198,7 @@ def _on_socket(world: World, name: str, spec: DeviceSpec, host: Host) -> Place:
         world.ipc,
         connect,
         packed=spec.ring == "packed",
+        own_config=world.own_configs.get(name),
     )
     host.sockets.append(end)
     return Place(host, host, location, back)
@@ -251,11 +254,13 @@ async def open_world(
             ends_at = (world.hosts[ntb.host].controllers[link_name] for link_name in (ntb.primary, ntb.secondary))
             world.ntbs[ntb_name] = NtbFunction(*ends_at, windows=(ntb.mw * MIB,))
             world.ntbs[ntb_name].bind()
-        for device_name, spec in topology.devices.items():
+        for index, (device_name, spec) in enumerate(topology.devices.items()):
+            own_config = kinds[spec.type].own_config
+            if spec.foreign and own_config is not None:
+                world.own_configs[device_name] = own_config(_context(world, device_name, index, spec))
             place = CARRIERS[TRANSPORTS[spec.transport].on](world, device_name, spec)
             first, second = ends[device_name]
             if spec.mode == "mediated":
-                index = list(topology.devices).index(device_name)
                 second = _mediate(world, kinds, _context(world, device_name, index, spec), place.endpoint, second)
             world.devices[device_name] = Device(
                 device_name, spec, place.root, place.endpoint, place.location, place.back, first, second

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from drivers.pump import BATCH_BUCKETS
 from drivers.registry import TRANSPORTS
+from vnet.bench.apart import driver_topology, export
 from vnet.bench.figures import (
     Machine,
     QueueFigures,
@@ -34,6 +35,7 @@ from vnet.bench.suites import CARRIERS, NET, SUITES, Asked
 from vnet.cli.bench import SHOW, command
 from vnet.cli.bench_tables import bucket_names, rpmsg_table, tables
 from vnet.describe import QueueRow
+from vnet.ends.net import NetSpec
 
 MACHINE = Machine(2, "a processor", "Linux 6.1", "CPython 3.11")
 QUIET = (0,) * BATCH_BUCKETS
@@ -227,6 +229,19 @@ def test_every_transport_and_mode_is_compared_with_pci() -> None:
         *TRANSPORTS,
         *(f"{name}-mediated" for name, transport in TRANSPORTS.items() if transport.on != "host"),
     }
+
+
+def test_the_two_halves_of_two_processes_are_those_of_the_default_topology(tmp_path: Path) -> None:
+    socket = tmp_path / "socket"
+    [driver] = driver_topology(socket, "first").devices.values()
+    [device] = export(socket, "second").values()
+    assert isinstance(driver, NetSpec)
+    assert isinstance(device.spec, NetSpec)
+    assert (driver.socket, device.socket) == (str(socket), socket)
+    assert (driver.driver.netns, device.spec.device.netns) == ("first", "second")
+    assert (driver.driver.addresses, device.spec.device.addresses) == tuple(
+        port.addresses for _, _, port in device.spec.ports(("", ""))
+    )
 
 
 def test_the_results_are_plain_data(results: Results) -> None:

@@ -36,7 +36,25 @@ def test_two_devices_on_one_host_do_not_clash_as_functions_of_one_link_would() -
         parse(second)
 
 
+ABROAD = """\
+[hosts.rc]
+[devices.net0]
+transport = "vhost_user"
+host = "rc"
+socket = "/tmp/net0.sock"
+"""
+NOT_OURS = "nothing can be said of it here: with a socket the device is another program's"
 REFUSED = {
+    "a port of a device that is not ours": (ABROAD + "device = { kind = 'tap' }", "net0.device", NOT_OURS),
+    "a store of a device that is not ours": (ABROAD + "type = 'blk'\ndevice = { size = 1 }", "net0.device", NOT_OURS),
+    "no path": (ABROAD.replace("/tmp/net0.sock", ""), "socket = ''", "it must be the path of a socket"),
+    "a path too long": (ABROAD.replace("/tmp", 107 * "x"), "socket = ", "the path of a socket, at most 107 bytes"),
+    "a socket within a host": (
+        ON_HOST + "socket = '/tmp/s'",
+        "socket = '/tmp/s'",
+        "transport mmio has no such setting",
+    ),
+    "mediated with nobody": (ABROAD + "mode = 'mediated'", "mode = 'mediated'", "there is nothing to mediate between"),
     "a link under a platform device": (LINKED + "transport = 'mmio'", "link = 'pcie0'", "is carried by a host"),
     "a host under a PCI function": (LINKED + "host = 'rc'", "host = 'rc'", "is carried by a link"),
     "no host": ("[hosts.soc]\n[devices.net0]\ntransport = 'mmio'", "host = ''", "it must be one of soc"),
@@ -48,6 +66,17 @@ REFUSED = {
     "a router that is none": (LINKED + "driver = { routes = ['::/0 via me'] }", "routes", "it must be routes such as"),
     "a router of the other family": (LINKED + "driver = { routes = ['::/0 via 198.18.0.1'] }", "routes", "routes such"),
 }
+
+
+def test_a_device_of_another_program_has_one_end_here() -> None:
+    topology = parse(ABROAD)
+    [device] = net_specs(topology).values()
+    assert device.foreign
+    hosts = topology.ends(device)
+    assert hosts == ("rc", "/tmp/net0.sock")
+    assert [side for side, _, _ in device.ports(hosts)] == ["driver"]
+    assert list(device.hints("vnet", "net0", hosts)) == []
+    assert [netns.name for netns in topology.namespaces("vnet")] == ["vnet-rc"]
 
 
 @pytest.mark.parametrize(("text", "what", "why"), REFUSED.values(), ids=REFUSED)

@@ -79,6 +79,21 @@ def test_carriers_are_compared_with_pci(tmp_path: Path) -> None:
     assert len(by_contestant["ntb-mediated"]["rounds"][0]["queues"]) == 4
 
 
+def test_two_processes_are_compared_with_one(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    few = ["vhost_user", "two-processes"]
+    args = ["--suite", "processes", "--only", "tcp", "--contestants", ",".join(few), "--rounds", "1"]
+    done = CliRunner().invoke(bench.command, [*args, "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    results = json.loads(file.read_text())["processes"]
+    for by_contestant in results["workloads"].values():
+        assert set(by_contestant) == set(few)
+        median = by_contestant["two-processes"]["median"]
+        assert median["bits_per_second"] > 0
+        assert median["cpu_seconds_per_gigabyte"] > 0
+    assert results["peak_memory"]["two-processes"] > results["peak_memory"]["vhost_user"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_nothing_left_behind(number: signal.Signals) -> None:
     code = "from vnet.cli import main; main(['bench', '--rounds', '1', '--seconds', '1', '--only', 'ping,tcp'])"

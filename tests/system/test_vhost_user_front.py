@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,3 +235,36 @@ def test_a_disk_in_another_process_outlives_that_process(require_tool: RequireTo
         assert digest(tmp_path / "copy.img") == digest(source)
     finally:
         shown.end()
+
+
+# Another program's network device
+
+
+TESTPMD = "dpdk-testpmd"
+DPDK = """
+[hosts.rc]
+[devices.net0]
+transport = "vhost_user"
+host = "rc"
+socket = "{socket}"
+driver = {{ addresses = ["198.18.0.1/24"] }}
+"""
+
+
+@pytest.mark.skipif(shutil.which(TESTPMD) is None, reason=f"{TESTPMD} is not installed (Debian: dpdk-dev)")
+def test_dpdk_answers_our_pings(require_tool: RequireTool, tmp_path: Path) -> None:
+    """It comes with about two hundred packages, so nobody has to have it."""
+    require_tool("ping")
+    sock, name = tmp_path / "net0.sock", f"t{os.getpid()}-vud"
+    (tmp_path / "t.toml").write_text(DPDK.format(socket=sock))
+    memory = ("--no-huge", "-m", "512", "--no-pci", "--iova-mode=va", f"--file-prefix={name}", "-l", "0,1")
+    argv = (TESTPMD, *memory, "--vdev", f"net_vhost0,iface={sock}", "--", "--forward-mode=icmpecho", "--auto-start")
+    with subprocess.Popen(
+        [*argv, "--total-num-mbufs=4096", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as testpmd:
+        try:
+            ping = f"ip netns exec {name}-rc ping -c 3 -i 0.2 198.18.0.2"
+            done = run(VNET, "up", tmp_path / "t.toml", "--name", name, "--exec", ping)
+            assert " 0% packet loss" in done.stdout
+        finally:
+            testpmd.communicate(b"quit\n", timeout=PATIENCE)

@@ -97,7 +97,7 @@ async def run_benchmark(
                     said[setup.name] = in_short(workload, sample)
                 figures = ", ".join(f"{name} {said[name]}" for name in contestants)
                 progress(f"round {turn + 1} of {rounds}, {workload.title}: {figures}")
-        memory = {setup.name: peak_memory(setup.pid) for setup in setups if setup.pid is not None}
+        memory = {setup.name: _peak(setup) for setup in setups if setup.pids}
     return Results(
         this_machine(),
         rounds,
@@ -109,6 +109,13 @@ async def run_benchmark(
     )
 
 
+def _peak(setup: Setup) -> int | None:
+    """Bytes of all its processes together; None where one of them has ended."""
+    peaks = [peak_memory(pid) for pid in setup.pids]
+    known = [peak for peak in peaks if peak is not None]
+    return sum(known) if len(known) == len(peaks) else None
+
+
 def _results(samples: dict[str, list[Sample | None]], reference: str) -> dict[str, Result]:
     return {name: from_samples(rounds, samples.get(reference, ())) for name, rounds in samples.items()}
 
@@ -116,7 +123,7 @@ def _results(samples: dict[str, list[Sample | None]], reference: str) -> dict[st
 async def measure(workload: Workload, setup: Setup, seconds: int) -> Sample:
     """One run. Raises TrafficError."""
     before = await setup.figures() if setup.figures is not None else ()
-    cpu_before = cpu_seconds(setup.pid) if setup.pid is not None else 0.0
+    cpu_before = sum(map(cpu_seconds, setup.pids))
     if workload.kind == "ping":
         times = await round_trips(setup, count=PINGS)
         sample = Sample(rtt_average=fmean(times), rtt_median=median(times))
@@ -142,7 +149,7 @@ async def throughput(workload: Workload, setup: Setup, seconds: int, cpu_before:
         )
     if not flow.bytes:
         raise TrafficError("nothing arrived")
-    cpu = None if setup.pid is None else (cpu_seconds(setup.pid) - cpu_before) / flow.bytes * 1e9
+    cpu = (sum(map(cpu_seconds, setup.pids)) - cpu_before) / flow.bytes * 1e9 if setup.pids else None
     return Sample(
         bits_per_second=flow.bits_per_second,
         packets_per_second=flow.packets / flow.seconds if workload.kind == "udp" else None,

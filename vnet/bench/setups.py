@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from ipaddress import ip_interface
+from tempfile import TemporaryDirectory
 
 import attrs
 import cattrs
@@ -19,9 +20,10 @@ from vnet.ends.net import PortKind, net_specs
 from vnet.ports.interface import PortConfig, make_interface, make_port
 from vnet.ports.netns import in_netns, open_netns, set_up_interface
 
-__all__ = ["BARE", "CONTESTANTS", "Contestant", "Setup", "open_setup"]
+__all__ = ["APART", "BARE", "CONTESTANTS", "Contestant", "Setup", "open_setup"]
 
 BARE = "bare"
+APART = "two-processes"
 IFNAME = "vnet0"
 
 Ends = tuple[str, str]
@@ -36,8 +38,8 @@ class Setup:
     netns: Ends
     addresses: Ends
     """IPv4, without prefix."""
-    pid: int | None = None
-    """The process that forwards; None where the kernel does."""
+    pids: tuple[int, ...] = ()
+    """The processes that forward; none where the kernel does."""
     figures: Figures | None = None
     """What its queues have counted so far. Raises TrafficError when it has ended."""
 
@@ -72,7 +74,20 @@ async def _vnet(kind: PortKind, transport: str, mode: str, name: str, netns: End
 
     async with open_child("vnet.bench.stack", (kind, transport, mode, *netns)) as child:
         await child.line()  # it is up
-        yield Setup(name, netns, _addresses(), child.pid, partial(figures, child))
+        yield Setup(name, netns, _addresses(), (child.pid,), partial(figures, child))
+
+
+@asynccontextmanager
+async def _apart(name: str, netns: Ends) -> AsyncIterator[Setup]:
+    """This stack, its driver in one process and its device in another."""
+    async with AsyncExitStack() as stack:
+        socket = f"{stack.enter_context(TemporaryDirectory())}/net0.sock"
+        pids = []
+        for side, at in (("device", netns[1]), ("driver", netns[0])):
+            child = await stack.enter_async_context(open_child("vnet.bench.apart", (side, socket, at)))
+            await child.line()  # it is up
+            pids.append(child.pid)
+        yield Setup(name, netns, _addresses(), tuple(pids))
 
 
 @asynccontextmanager
@@ -88,7 +103,7 @@ async def _bare(name: str, netns: Ends) -> AsyncIterator[Setup]:
             port.set_carrier(True)
             fds.append(device.fileno())
         child = await stack.enter_async_context(open_child("vnet.bench.forwarder", [str(fd) for fd in fds], fds))
-        yield Setup(name, netns, _addresses(), child.pid)
+        yield Setup(name, netns, _addresses(), (child.pid,))
 
 
 @asynccontextmanager
@@ -123,6 +138,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "tap": Contestant("vnet TAP", partial(_vnet, "tap", "pci", "direct")),
     BARE: Contestant("bare", _bare),
     "veth": Contestant("veth", _veth),
+    APART: Contestant("2 processes", _apart),
     **{transport: Contestant(transport, partial(_vnet, "tun", transport, "direct")) for transport in TRANSPORTS},
     **{
         f"{transport}-mediated": Contestant(f"{transport} med.", partial(_vnet, "tun", transport, "mediated"))

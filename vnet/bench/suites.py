@@ -12,11 +12,11 @@ from drivers.registry import TRANSPORTS
 from vnet.bench.disk import TOOLS, run_disk_benchmark
 from vnet.bench.measure import WORKLOADS, Workload, run_benchmark
 from vnet.bench.rpmsg import run_rpmsg_benchmark
-from vnet.bench.setups import BARE, CONTESTANTS
+from vnet.bench.setups import APART, BARE, CONTESTANTS
 from vnet.ports.interface import check_tun
 from vnet.traffic import need_tools
 
-__all__ = ["CARRIERS", "NET", "SUITES", "Asked", "Comparison", "Outcome", "Suite", "traffic"]
+__all__ = ["CARRIERS", "NET", "PROCESSES", "SUITES", "Asked", "Comparison", "Outcome", "Suite", "traffic"]
 
 OVERHEAD = 0.7
 """Seconds a run takes besides what it was asked for: programs start and end, pings."""
@@ -124,9 +124,15 @@ CARRIERS = Comparison(
     "pci",
     tuple(workload for workload in WORKLOADS if workload.name in {"tcp1", "tcp1-reverse", "udp64", "ping"}),
 )
+PROCESSES = Comparison(
+    ("vhost_user", APART, "pci"),
+    "vhost_user",
+    tuple(workload for workload in WORKLOADS if workload.kind == "tcp" or workload.name in {"udp64", "ping"}),
+)
 SUITES: Mapping[str, Suite] = {
     "net": traffic(NET),
     "carriers": traffic(CARRIERS),
+    "processes": traffic(PROCESSES),
     "disk": Suite(
         partial(need_tools, *TOOLS), lambda asked: asked.rounds * 2 * (asked.seconds + asked.size / 2**28), _run_disk
     ),

@@ -24,6 +24,7 @@ MIB = 1 << 20
 SHOW: Mapping[str, Callable[[Any], str]] = {
     "net": tables,
     "carriers": partial(tables, batches=False),
+    "processes": partial(tables, batches=False),
     "disk": disk_table,
     "rpmsg": rpmsg_table,
 }
@@ -51,8 +52,8 @@ def _list_option(name: str, known: Sequence[str], text: str) -> Callable[[Callab
 @_list_option("--suite", tuple(SUITES), "Which suites to run, with commas between.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="How often all is measured.")
 @click.option("--seconds", type=click.IntRange(1, 3600), default=1, show_default=True, help="Length of each run.")
-@_list_option("--only", KINDS, "What to measure of net and carriers, with commas between.")
-@_list_option("--contestants", tuple(CONTESTANTS), "Who takes part in net and carriers, with commas between.")
+@_list_option("--only", KINDS, "What to measure of net, carriers and processes, with commas between.")
+@_list_option("--contestants", tuple(CONTESTANTS), "Who takes part in these three, with commas between.")
 @click.option(
     "--size", type=click.IntRange(8, 65536), default=512, show_default=True, help="MiB of a disk, written and read."
 )
@@ -72,8 +73,8 @@ def command(
     """Measure this stack beside what else could do the same, interleaved, and show medians.
 
     net: over TUN and TAP, beside a bare TUN-to-TUN forwarder and a veth pair. carriers: over every transport, direct
-    and mediated, beside pci. disk: over NBD, beside `nbdkit file`. rpmsg: over every transport. Exit status 1 if a
-    run failed.
+    and mediated, beside pci. processes: driver and device in two processes, beside both in one. disk: over NBD, beside
+    `nbdkit file`. rpmsg: over every transport. Exit status 1 if a run failed.
     """
     asked = Asked(rounds, seconds, only, contestants, size * MIB)
     suites = {name: SUITES[name] for name in suite if SUITES[name].duration(asked)}

@@ -10,6 +10,7 @@ import attrs
 
 from drivers.mediator import Mediator
 from drivers.traffic import Traffic
+from drivers.user import OwnConfig
 from vnet.ports.poller import Poller
 from vnet.spec import DeviceSpec
 
@@ -110,6 +111,9 @@ class EndsType:
     """The device's end alone, for a driver that is somebody else's; None where opening both does no harm."""
     open_driver: Callable[[OpenContext], AbstractAsyncContextManager[End]] | None = None
     """The driver's end alone, for a device that is somebody else's; None likewise."""
+
+    own_config: Callable[[OpenContext], OwnConfig] | None = None
+    """What a topology says of a device that is somebody else's and has no configuration space; None: there is none."""
 
     @asynccontextmanager
     async def alone(self, context: OpenContext) -> AsyncIterator[End]:

@@ -16,9 +16,12 @@ from drivers.devices.net import MediatedNetPlug, NetMediator, NetPlug
 from drivers.devices.net.control import VID_MAX
 from drivers.devices.net.driver import NetSettings
 from drivers.devices.net.filter import Reception
-from drivers.devices.net.layout import SPEED_MAX, Duplex
+from drivers.devices.net.layout import COMMANDED, LINK_UP, SPEED_MAX, Duplex, NetConfig
+from drivers.devices.net.layout import NetFeature as F
 from drivers.devices.net.station import Wishes
 from drivers.ports import ALL_OFFLOADS, PacketPort
+from drivers.user import OwnConfig
+from rings.features import mask
 from vnet.ends.base import Figures, OpenContext, Side
 from vnet.errors import ConfigError
 from vnet.ports.interface import PortConfig, open_packet_port
@@ -39,6 +42,7 @@ __all__ = [
     "open_net_device",
     "open_net_driver",
     "open_port",
+    "own_net_config",
 ]
 
 PortKind = Literal["tun", "tap", "memory"]
@@ -322,6 +326,18 @@ async def open_net_driver(context: OpenContext, opener: OpenPort | None = None) 
     assert isinstance(spec, NetSpec)
     async with _open_ports(context, spec, opener) as [(port, netns, opened)]:
         yield NetEnd(port, netns, _settings(spec, opened, context.features))
+
+
+OWN_FEATURES = mask((F.MAC, F.MTU, F.STATUS, F.SPEED_DUPLEX, F.CTRL_VQ, *COMMANDED))
+"""What a configuration space or a control queue belongs to."""
+
+
+def own_net_config(context: OpenContext) -> OwnConfig:
+    """What back ends leave to their front end: the addresses and the MTU of the topology."""
+    spec = context.spec
+    assert isinstance(spec, NetSpec)
+    offered = mask((F.MAC, F.MTU, F.STATUS)) & context.features
+    return OwnConfig(offered, OWN_FEATURES, NetConfig(spec.macs(context.index)[0], LINK_UP, spec.mtu).emit())
 
 
 @asynccontextmanager

@@ -31,7 +31,7 @@ from drivers.transports.vhost_user.payloads import (
     Config,
     ProtocolError,
 )
-from drivers.user import UserClient, UserSocket
+from drivers.user import OwnConfig, UserClient, UserSocket
 from drivers.virtio import NOBODY, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
 from rings.features import mask
 from rings.ids import DeviceId
@@ -215,14 +215,16 @@ class VhostUserFront:
 
     async def get_features(self) -> int:
         self._offered = await self._live().number(R.GET_FEATURES)
-        return self._offered & ~NOT_THE_DEVICES
+        features, own = self._offered & ~NOT_THE_DEVICES, self._own()
+        return features if own is None or not features else features & ~own.replaced | own.features
 
     async def finalize_features(self, features: int) -> None:
         self._features = features
-        own = self._offered & 1 << F_PROTOCOL_FEATURES
+        if (own := self._own()) is not None:
+            features &= ~own.replaced
         if features >> 64:
             raise ProbeError(f"{self._socket.name}: vhost-user carries 64 features, and no {features:#x}")
-        await self._live().tell(R.SET_FEATURES, U64(features | own))
+        await self._live().tell(R.SET_FEATURES, U64(features | self._offered & 1 << F_PROTOCOL_FEATURES))
 
     # ConfigOps: configuration
 
@@ -232,6 +234,8 @@ class VhostUserFront:
 
     async def read_config(self, offset: int, size: int) -> bytes:
         """From the start on: there are back ends that know no other offset."""
+        if (own := self._own()) is not None:
+            return own.data[offset : offset + size].ljust(size, b"\0")
         self._check_config(offset + size)
         answer = await self._live().ask(R.GET_CONFIG, Config(0, ConfigFlag.WRITABLE, bytes(offset + size)))
         assert isinstance(answer, Config)
@@ -242,6 +246,10 @@ class VhostUserFront:
     async def write_config(self, offset: int, data: bytes) -> None:
         self._check_config(offset + len(data))
         await self._live().tell(R.SET_CONFIG, Config(offset, ConfigFlag.WRITABLE, data))
+
+    def _own(self) -> OwnConfig | None:
+        """What stands in for the configuration space of a back end that has none."""
+        return None if self._has(F.CONFIG) else self._socket.own_config
 
     def _check_config(self, end: int) -> None:
         if not self._has(F.CONFIG):
