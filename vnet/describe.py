@@ -104,6 +104,7 @@ def _host(world: World, name: str) -> dict[str, object]:
         "interrupts": attrs.asdict(host.rc.statistics()),
         "controllers": [controller.describe() for controller in host.controllers.values()],
         "platform": host.platform.describe(),
+        "sockets": [socket.describe() for socket in host.sockets],
     }
 
 

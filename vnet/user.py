@@ -72,7 +72,7 @@ async def dial(path: Path) -> FdSocket:
     try:
         return await connect(path)
     except (FileNotFoundError, ConnectionRefusedError):
-        why = "nobody listens there yet; start the back end, it is waited for"
+        why = "nobody listens there; is the back end started?"
     except BlockingIOError:
         why = "the back end has no time for another connection"
     except OSError as exc:

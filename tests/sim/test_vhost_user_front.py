@@ -76,7 +76,7 @@ async def meeting(back: ScriptedBack, path: Path) -> AsyncIterator[tuple[World, 
             await trio.testing.wait_all_tasks_blocked()
             assert device.root.memory.statistics().buffers == buffers
         nursery.cancel_scope.cancel()
-    assert fds() == before
+    assert fds() <= before, "fewer are fine: somebody else's were collected meanwhile"
 
 
 INTRODUCTION = [
@@ -208,7 +208,7 @@ async def test_what_a_back_end_lacks_or_refuses_is_one_clear_error_and_its_succe
                 await again.start(good.listen, path)
                 await world.wait_up()
                 again.cancel_scope.cancel()
-    assert fds() == before
+    assert fds() <= before, "fewer are fine: somebody else's were collected meanwhile"
 
 
 NET = """\
@@ -447,7 +447,7 @@ async def test_a_back_end_that_asks_for_a_reset_in_its_status_is_reset(tmp_path:
 async def test_a_socket_where_nobody_listens_is_waited_for_and_said(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     async with front(path) as (world, device):
-        with pytest.raises(ProbeError, match=rf"{path}: nobody listens there yet; start the back end"):
+        with pytest.raises(ProbeError, match=rf"{path}: nobody listens there; is the back end started"):
             await world.wait_up(3)
         plain = describe(world)["devices"]["disk0"]  # type: ignore[index]
         assert (plain["up"], plain["driver"]["found"], plain["device"]["foreign"]) == (False, False, True)

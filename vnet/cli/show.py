@@ -66,6 +66,8 @@ def _host(name: str, host: Plain) -> Iterator[str]:
             f"  platform region {region['name']} at {region['address']:#x}, {_size(region['size'])}, "
             f"interrupt {region['irq']}: {region['interrupts']} handled, {region['unhandled']} not"
         )
+    for socket in host["sockets"]:
+        yield f"  vhost-user socket {socket['name']}: {socket['connections']} connections so far"
     for controller in host["controllers"]:
         yield f"  endpoint controller {controller['name']} on link {controller['link']}"
         for function in controller["functions"]:
