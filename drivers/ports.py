@@ -125,6 +125,10 @@ class PacketPort(PacketQueue, Protocol):
         """Whether it was started, and not stopped since."""
 
     @property
+    def running(self) -> bool:
+        """Whether the outside can use it, which may be some time after it was started and has its carrier."""
+
+    @property
     def state(self) -> PortState:
         """What its interface wants, as far as it is known by now."""
 

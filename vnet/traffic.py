@@ -64,6 +64,9 @@ class Result(Protocol):
         """What is not as it must be, as the end of a sentence; empty when all is well."""
 
 
+UDP_BUFFER = "208K"
+
+
 @attrs.frozen
 class Outcome:
     """What came of a run that has figures of its own kind."""
@@ -252,7 +255,8 @@ async def iperf3(
     seconds = math.ceil(seconds)
     argv = ["iperf3", "-J", "-c", server, "-p", str(port), "-t", str(seconds), "-P", str(streams), "-b", bitrate]
     argv += ["-R"] if reverse else []
-    argv += ["-u"] if udp else []
+    # The largest socket buffer that any kernel grants unasked: a receiver that is not run for a while loses less.
+    argv += ["-u", "-w", UDP_BUFFER] if udp else []
     argv += ["-l", str(length)] if length is not None else []
     done = await run(netns, argv, seconds + PATIENCE)
     try:

@@ -393,3 +393,28 @@ def without_capabilities(program: str) -> Sequence[str]:
         [*drop, sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True
     )
     return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("kind", ["tun", "tap"])
+async def test_a_port_is_running_once_the_kernel_sends_through_it(names: tuple[str, str], kind: Kind) -> None:
+    """Between the carrier and that, the kernel drops what it is given: nobody may be told that it is up."""
+
+    async def becomes(running: bool) -> None:
+        with trio.fail_after(10):
+            while port.running != running:  # noqa: ASYNC110  the kernel tells nobody here
+                await trio.sleep(0.001)
+
+    async with open_packet_port(config(kind, names[0], 1)) as port:
+        assert not port.running
+        await go(port)
+        await becomes(True)
+        for act, running in (("down", False), ("up", True)):
+            ip("-n", names[0], "link", "set", port.ifname, act)
+            await becomes(running)
+        port.set_carrier(False)
+        await becomes(False)
+        port.set_carrier(True)
+        await becomes(True)
+        port.stop()
+        assert not port.running
+    assert not port.running

@@ -222,7 +222,7 @@ class NetEnd:
 
     @property
     def live(self) -> bool:
-        return self.port.live
+        return self.port.running
 
     def figures(self, queue: int) -> Figures:
         """Even queues are receiveqs, odd ones transmitqs, as the driver sees it (VIRTIO 1.4 section 5.1.2)."""

@@ -142,6 +142,10 @@ class MemoryPort(CountingPort):
 
     source = None
 
+    @property
+    def running(self) -> bool:
+        return self.live
+
     async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
         await trio.lowlevel.checkpoint()
         self._check()

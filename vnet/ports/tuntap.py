@@ -122,6 +122,10 @@ class TunTapPort(CountingPort):
     def live(self) -> bool:
         return self._live
 
+    @property
+    def running(self) -> bool:
+        return self._live and (self._watch is None or self._watch.running)
+
     def follow(self, watch: InterfaceWatch) -> None:
         """Have `state` follow the interface."""
         self._watch = watch

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
 from functools import partial
 
 import trio
@@ -14,7 +16,9 @@ from vnet.ports.netns import find, in_netns
 __all__ = ["InterfaceWatch", "read_state"]
 
 NETLINK_ROUTE, RTMGRP_LINK = 0, 1
-IFF_ALLMULTI = 0x200
+IFF_RUNNING, IFF_ALLMULTI = 0x40, 0x200
+SIOCGIFFLAGS = 0x8913
+IFREQ = struct.Struct("16sH22x")
 CHUNK = 65536
 SETTLE = 0.01
 """Seconds between two looks: changes come several at a time."""
@@ -29,6 +33,16 @@ class InterfaceWatch:
         self._ifname = ifname
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE)
         self._socket.bind((0, RTMGRP_LINK))
+
+    @property
+    def running(self) -> bool:
+        """Whether the kernel sends through it: some time after its carrier is on, and what came before was dropped."""
+        try:
+            asked = IFREQ.pack(self._ifname.encode(), 0)
+            flags: int = IFREQ.unpack(fcntl.ioctl(self._socket, SIOCGIFFLAGS, asked))[1]
+        except (OSError, ValueError):
+            return False  # it is gone, or this was closed
+        return bool(flags & IFF_RUNNING)
 
     async def next(self, known: PortState) -> PortState:
         """The state, as soon as it is not ``known`` any more. Raises PortGone."""
