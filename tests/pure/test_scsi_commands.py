@@ -33,6 +33,7 @@ def illegal(found: dict[str, Any], asc: Asc, field: tuple[int, int | None, str] 
 # What it says of itself
 
 
+@pytest.mark.virtio("SCSI-DEV-28")  # no unit is an MMC device, of which changes must not be told
 def test_standard_inquiry_data_are_those_of_a_disk(unit: LogicalUnit) -> None:
     found = pyscsi(unit).inquiry().result
     assert (found["peripheral_qualifier"], found["peripheral_device_type"], found["rmb"]) == (0, 0, 0)

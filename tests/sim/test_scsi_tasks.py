@@ -27,6 +27,7 @@ from drivers.devices.scsi import (
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.initiator import EVENTS_KEPT
 from drivers.devices.scsi.layout import REPORT_LUNS
+from drivers.devices.scsi.mode import Mode
 from vnet.testing.blk import StubbornStore
 from vnet.testing.checks import until
 from vnet.testing.scsi import DISK, ScsiOptions, ScsiPair, new_unit, open_scsi_pair
@@ -165,6 +166,8 @@ async def test_a_reset_ends_the_commands_of_a_unit_or_of_a_target(function: Tmf,
             work.read(i, lun)
             work.write(10 + i, lun)
         await settled()
+        for i in (0, 1):
+            pair.unit(LUNS[i]).mode = Mode(write_cache=False)
         work.manage(function)
         await settled()
         open_gate(pair)
@@ -179,6 +182,8 @@ async def test_a_reset_ends_the_commands_of_a_unit_or_of_a_target(function: Tmf,
             result = await pair.initiator.execute(commands.unit_ready(), lun=lun, attention=True)
             if i in gone:
                 assert sense(result) == (Key.UNIT_ATTENTION, asc)
+                # Only a reset of the unit itself takes its settings back.
+                assert pair.unit(lun).mode.write_cache == (function is Tmf.LOGICAL_UNIT_RESET)
             else:
                 assert result.good
 
@@ -233,6 +238,28 @@ async def test_a_reset_of_the_device_ends_what_functions_wait_for() -> None:
         pair.store.gate = None
         await until(lambda: len(work.ended) == 2)
         assert dict(work.ended) == {Tmf.LOGICAL_UNIT_RESET: Response.TRANSPORT_FAILURE, 1: True}
+
+
+async def test_a_queue_that_stops_alone_leaves_nobody_waiting() -> None:
+    async with open_scsi_pair(ScsiOptions(queues=2)) as pair, trio.open_nursery() as nursery:
+        await blocked(pair)
+        work = Commands(pair, nursery)
+        for tag in range(4):
+            work.read(tag)
+        await until(lambda: pair.store.inside == 4)
+        work.manage(Tmf.LOGICAL_UNIT_RESET)
+        await settled()
+        pair.vhost.disable_queue(2)
+        await settled()
+        assert not work.ended
+        open_gate(pair)
+        pair.store.gate = None
+        await until(lambda: (Tmf.LOGICAL_UNIT_RESET, Response.OK) in work.ended)
+        assert [end for tag, end in work.ended if tag != Tmf.LOGICAL_UNIT_RESET] == [Response.RESET] * 2
+        await pair.domain.remove(DISK)
+        pair.domain.add(DISK, new_unit())
+        await pair.reset()
+        await until(lambda: len(work.ended) == 5)
 
 
 async def test_many_functions_wait_for_room_in_the_control_queue() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -62,6 +62,20 @@ class RequestFlow(JobFlow):
         super().__init__(queue, bound.workers, figures)
         self._bound = bound
         self._domain = bound.plug.domain
+
+    async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
+        try:
+            await super().run(settle)
+        finally:
+            self._bound.tasks.lose()
+
+    def finished(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            assert isinstance(job.request, Task)
+            job.request.over = True
+        super().finished(jobs)
+        if not self.held():
+            self._bound.tasks.lose()
 
     def pull(self) -> None:
         """Take all that the driver made available so far, as if it had been looked for just now."""

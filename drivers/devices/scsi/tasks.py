@@ -25,6 +25,8 @@ class Task:
     io: Io
     held: Callable[[], bool]
     """Whether its queue is still there."""
+    over: bool = False
+    """Whether its I/O has ended, or never begins."""
     job: Job | None = None
     verdict: Response | None = None
     """How it ends whatever the worker says, once somebody ended it."""
@@ -55,7 +57,7 @@ class TaskSet:
         self._tasks.setdefault(task.unit, {})[task] = None
 
     def ended(self, task: Task) -> None:
-        """It was answered."""
+        """It was answered, or nobody will."""
         own = self._tasks[task.unit]
         del own[task]
         if not own:
@@ -84,6 +86,11 @@ class TaskSet:
                 task.verdict = verdict
                 if self._workers.withdraw(job):
                     job.finished([job])
+
+    def lose(self) -> None:
+        """A queue is gone: what it held ends unanswered, each as soon as its I/O has."""
+        for task in [task for own in self._tasks.values() for task in own if task.over and not task.held()]:
+            self.ended(task)
 
     def drop(self) -> None:
         """The device was reset, and its workers are idle: nobody is answered, and nobody waits for that any more."""
@@ -119,7 +126,7 @@ class TaskSet:
     def _nexus_reset(self, target: int, over: Callable[[Response], None]) -> None:
         disks = [unit for lun, unit in self._domain.units.items() if lun.target == target]
         for disk in disks:
-            disk.reset(Asc.I_T_NEXUS_LOSS)
+            disk.attention(Asc.I_T_NEXUS_LOSS)
         tasks = [task for disk in disks for task in self.of(disk)]
         self.cancel(tasks, Response.RESET, lambda: over(Response.OK))
 
