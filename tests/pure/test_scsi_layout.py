@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.devices.scsi.driver import split
-from drivers.devices.scsi.initiator import ScsiEvent, ScsiRequest, read_result
+from drivers.devices.scsi.driver_queues import split
 from drivers.devices.scsi.layout import (
     CDB_SIZES,
     EVENT,
@@ -36,6 +35,7 @@ from drivers.devices.scsi.layout import (
     Tmf,
 )
 from drivers.devices.scsi.request import Control, Request
+from drivers.devices.scsi.result import ScsiEvent, ScsiRequest, read_result
 from drivers.devices.scsi.sense import Asc, Field, Key, Sense
 from drivers.registry import DEVICES
 from rings.errors import BadChain

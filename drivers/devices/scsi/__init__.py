@@ -4,9 +4,10 @@ from drivers.devices.scsi.device import ScsiPlug, VhostScsi
 from drivers.devices.scsi.disk import LogicalUnit
 from drivers.devices.scsi.domain import ScsiDomain
 from drivers.devices.scsi.driver import ScsiSettings, VirtioScsi
-from drivers.devices.scsi.initiator import Initiator, ScsiError, ScsiEvent, ScsiRequest, ScsiResult
+from drivers.devices.scsi.initiator import Initiator
 from drivers.devices.scsi.inquiry import Identity
 from drivers.devices.scsi.layout import AsyncEvent, EventType, Lun, ResetReason, Response, ScsiFeature, Status, Tmf
+from drivers.devices.scsi.result import ScsiError, ScsiEvent, ScsiRequest, ScsiResult
 from drivers.devices.scsi.sense import Asc, Key, Sense
 
 __all__ = [

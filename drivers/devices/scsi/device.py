@@ -8,8 +8,8 @@ from functools import partial
 import attrs
 import trio
 
+from drivers.devices.scsi.control_flow import ControlFlow, EventFlow
 from drivers.devices.scsi.domain import ScsiDomain
-from drivers.devices.scsi.flows import ControlFlow, EventFlow, RequestFlow
 from drivers.devices.scsi.layout import (
     CDB_SIZES,
     SENSE_SIZES,
@@ -24,6 +24,7 @@ from drivers.devices.scsi.layout import (
     ScsiConfig,
     ScsiFeature,
 )
+from drivers.devices.scsi.request_flow import RequestFlow
 from drivers.devices.scsi.sense import Asc, Sense
 from drivers.devices.scsi.tasks import TaskSet
 from drivers.devices.scsi.unit import Unit

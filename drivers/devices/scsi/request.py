@@ -21,7 +21,7 @@ from drivers.devices.scsi.layout import (
     Response,
     ScsiConfig,
 )
-from drivers.devices.scsi.sense import FIXED_SIZE, Sense
+from drivers.devices.scsi.sense import Sense
 from rings.chain import Chain, copy_in, copy_out, skip, take, total
 from rings.errors import BadChain
 
@@ -80,9 +80,6 @@ class Request:
         residual = min(self.out_size + self.in_size - moved, 0xFFFF_FFFF)
         data = RESPONSE.pack(len(raw), residual, 0, status, response) + raw
         copy_in(self.response, data.ljust(self.response_size, b"\0"))
-
-
-assert FIXED_SIZE <= 96
 
 
 @attrs.frozen
