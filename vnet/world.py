@@ -122,12 +122,14 @@ class World:
         """The namespace of a host's ports, where they do not name another."""
         return f"{self.name}-{host}"
 
+    def ends(self, device: str) -> tuple[End, End]:
+        """What is used at the two ends of a device: behind a mediator, that is the end of the endpoint's own driver."""
+        found, local = self.devices[device], self.devices.get(f"{device}{LOCAL}")
+        return found.driver_end, found.device_end if local is None else local.driver_end
+
     def memory_port(self, device: str, end: str) -> MemoryPort:
         """The in-memory port at the ``driver`` or ``device`` end. Raises TypeError for one of another kind."""
-        found = self.devices[device]
-        if end == "device" and found.spec.mode == "mediated":
-            found, end = self.devices[f"{device}{LOCAL}"], "driver"
-        port = getattr((found.driver_end if end == "driver" else found.device_end).settings, "port", None)
+        port = getattr(self.ends(device)[end == "device"].settings, "port", None)
         if not isinstance(port, MemoryPort):
             raise TypeError(f"the port at the {end} end of {device} is no memory port")
         return port

@@ -262,6 +262,12 @@ def test_a_choice_that_does_not_exist_is_refused(args: list[str]) -> None:
     assert "Invalid value" in result.output
 
 
+def test_nothing_to_measure_is_said() -> None:
+    result = CliRunner().invoke(command, ["--suite", "net", "--contestants", "ntb"])
+    assert result.exit_code == 2
+    assert "no suite has anything to measure" in result.output
+
+
 # Forwarder
 
 

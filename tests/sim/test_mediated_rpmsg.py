@@ -26,6 +26,7 @@ from rings.status import Status
 from rings.testing import Desc
 from vnet.ends.mediated import MediatorEnd
 from vnet.errors import ConfigError
+from vnet.spec import FaultSpec, LinkSpec
 from vnet.testing import bounded, hostile_driver, until
 from vnet.testing.rpmsg import RpmsgOptions, RpmsgPair, bound_pair, open_rpmsg_pair
 from vnet.topology import parse
@@ -90,6 +91,22 @@ async def test_a_megabyte_in_each_direction_at_once_over_few_buffers() -> None:
         for figures in both(pair):
             assert figures.copied_bytes == figures.payload_bytes > 1 << 18
             assert not figures.drops
+
+
+SLOW = LinkSpec(root="rc", endpoint="ep", generation=2, lanes=1)
+LOSSY = LinkSpec(root="rc", endpoint="ep", faults=FaultSpec(seed=3, lost_doorbells=0.2, lost_interrupts=0.2))
+
+
+@OVER
+@pytest.mark.parametrize("link", [SLOW, LOSSY], ids=["timed", "lossy"])
+async def test_links_that_take_time_or_lose_notifications_lose_no_message(link: LinkSpec) -> None:
+    async with open_rpmsg_pair(mediated(queue_size=16, link=link)) as pair:
+        began = trio.current_time()
+        await pair.transfer(1 << 16)
+        assert trio.current_time() > began
+        assert not any(figures.drops for figures in both(pair))
+        assert pair.device.virtio is not None
+        assert pair.device.virtio.restarts == 0
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,10 @@ import pytest
 from click.testing import CliRunner
 from machine import NETNS, RequireTool
 
-from drivers.registry import TRANSPORTS
 from vnet.bench import disk
 from vnet.bench.figures import FIGURES, QueueFigures, Results
 from vnet.bench.measure import WORKLOADS
-from vnet.bench.suites import NET, SUITES, traffic
+from vnet.bench.suites import CARRIERS, NET, SUITES, traffic
 from vnet.cli import bench
 
 
@@ -44,7 +43,7 @@ def test_a_round_gives_every_figure_and_leaves_nothing_behind(monkeypatch: pytes
 
     measured = json.loads(file.read_text())
     assert set(measured) == {"net", "rpmsg"}
-    assert set(measured["rpmsg"]["medians"]) == set(TRANSPORTS)
+    assert set(measured["rpmsg"]["medians"]) == set(CARRIERS.contestants)
     results = measured["net"]
     assert set(results) == names(Results)
     assert results["failures"] == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from statistics import median
 
 import attrs
@@ -43,7 +43,7 @@ class RpmsgResults:
     size: int
     """Bytes of each message."""
     medians: Mapping[str, RpmsgFigures]
-    """By transport, over the rounds."""
+    """By transport and mode, over the rounds."""
     samples: Mapping[str, tuple[RpmsgFigures, ...]]
     failures: tuple[str, ...] = ()
 
@@ -53,13 +53,16 @@ class RpmsgResults:
 
 
 async def run_rpmsg_benchmark(
-    transports: Sequence[str], *, rounds: int, messages: int, progress: Callable[[str], None]
+    ways: Mapping[str, tuple[str, str]], *, rounds: int, messages: int, progress: Callable[[str], None]
 ) -> RpmsgResults:
-    """``messages`` go each way over each transport in each round, and a tenth as many there and back."""
-    samples: dict[str, list[RpmsgFigures]] = {transport: [] for transport in transports}
+    """``messages`` go each way in each round, and a tenth as many there and back, over each of ``ways``.
+
+    These are transport and mode, by a name for both.
+    """
+    samples: dict[str, list[RpmsgFigures]] = {name: [] for name in ways}
     for turn in range(rounds):
-        for transport in rotated(transports, turn):
-            samples[transport].append(await measure_rpmsg(messages, messages // 10, SIZE, transport))
+        for name in rotated(tuple(ways), turn):
+            samples[name].append(await measure_rpmsg(messages, messages // 10, SIZE, *ways[name]))
         said = ", ".join(f"{name} {rows[-1].to_device / 1e3:.0f} k/s" for name, rows in samples.items())
         progress(f"round {turn + 1} of {rounds}, rpmsg: {said}")
     medians = {
@@ -70,10 +73,10 @@ async def run_rpmsg_benchmark(
 
 
 async def measure_rpmsg(
-    messages: int = 50_000, trips: int = 5_000, size: int = SIZE, transport: str = "pci"
+    messages: int = 50_000, trips: int = 5_000, size: int = SIZE, transport: str = "pci", mode: str = "direct"
 ) -> RpmsgFigures:
     """Needs nothing but this process. Raises MessageTooLong."""
-    async with open_world(built_in("rpmsg", transport, KEYS, name=NAME), "bench") as world:
+    async with open_world(built_in("rpmsg", transport, KEYS, mode=mode, name=NAME), "bench") as world:
         await world.wait_up()
         driver, device = _buses(world)
         ends = [bus.create("one way") for bus in (driver, device)]
@@ -88,6 +91,6 @@ async def measure_rpmsg(
 
 
 def _buses(world: World) -> list[RpmsgBus]:
-    ends = world.devices[NAME].driver_end, world.devices[NAME].device_end
+    ends = world.ends(NAME)
     assert all(isinstance(end, RpmsgEnd) for end in ends)
     return [end.bus for end in ends if isinstance(end, RpmsgEnd)]

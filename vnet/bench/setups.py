@@ -20,7 +20,7 @@ from vnet.ends.net import PortKind, net_specs
 from vnet.ports.interface import PortConfig, make_interface, make_port
 from vnet.ports.netns import in_netns, open_netns, set_up_interface
 
-__all__ = ["APART", "BARE", "CONTESTANTS", "Contestant", "Setup", "open_setup"]
+__all__ = ["APART", "BARE", "CONTESTANTS", "WAYS", "Contestant", "Setup", "open_setup"]
 
 BARE = "bare"
 APART = "two-processes"
@@ -133,20 +133,23 @@ class Contestant:
     """Of its name and of two namespaces that exist."""
 
 
+WAYS: Mapping[str, tuple[str, str]] = {
+    **{transport: (transport, "direct") for transport in TRANSPORTS},
+    **{f"{transport}-mediated": (transport, "mediated") for transport, kind in TRANSPORTS.items() if kind.on != "host"},
+}
+"""Transport and mode, by the name of who is measured over it."""
 CONTESTANTS: Mapping[str, Contestant] = {
     "tun": Contestant("vnet TUN", partial(_vnet, "tun", "pci", "direct")),
     "tap": Contestant("vnet TAP", partial(_vnet, "tap", "pci", "direct")),
     BARE: Contestant("bare", _bare),
     "veth": Contestant("veth", _veth),
     APART: Contestant("2 processes", _apart),
-    **{transport: Contestant(transport, partial(_vnet, "tun", transport, "direct")) for transport in TRANSPORTS},
     **{
-        f"{transport}-mediated": Contestant(f"{transport} med.", partial(_vnet, "tun", transport, "mediated"))
-        for transport, kind in TRANSPORTS.items()
-        if kind.on != "host"
+        name: Contestant(name.replace("-mediated", " med."), partial(_vnet, "tun", transport, mode))
+        for name, (transport, mode) in WAYS.items()
     },
 }
-"""Those with the name of a transport are this stack on TUN over that one, directly or mediated."""
+"""Those of `WAYS` are this stack on TUN."""
 
 
 @asynccontextmanager

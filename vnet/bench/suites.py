@@ -8,11 +8,10 @@ from typing import Any, Protocol
 
 import attrs
 
-from drivers.registry import TRANSPORTS
 from vnet.bench.disk import TOOLS, run_disk_benchmark
 from vnet.bench.measure import WORKLOADS, Workload, run_benchmark
 from vnet.bench.rpmsg import run_rpmsg_benchmark
-from vnet.bench.setups import APART, BARE, CONTESTANTS
+from vnet.bench.setups import APART, BARE, WAYS
 from vnet.ports.interface import check_tun
 from vnet.traffic import need_tools
 
@@ -113,14 +112,12 @@ async def _run_disk(asked: Asked, progress: Callable[[str], None]) -> Outcome:
 
 
 async def _run_rpmsg(asked: Asked, progress: Callable[[str], None]) -> Outcome:
-    return await run_rpmsg_benchmark(
-        tuple(TRANSPORTS), rounds=asked.rounds, messages=MESSAGES * asked.seconds, progress=progress
-    )
+    return await run_rpmsg_benchmark(WAYS, rounds=asked.rounds, messages=MESSAGES * asked.seconds, progress=progress)
 
 
 NET = Comparison(("tun", "tap", BARE, "veth"), BARE, WORKLOADS)
 CARRIERS = Comparison(
-    tuple(name for name in CONTESTANTS if name.partition("-")[0] in TRANSPORTS),
+    tuple(WAYS),
     "pci",
     tuple(workload for workload in WORKLOADS if workload.name in {"tcp1", "tcp1-reverse", "udp64", "ping"}),
 )
@@ -136,5 +133,5 @@ SUITES: Mapping[str, Suite] = {
     "disk": Suite(
         partial(need_tools, *TOOLS), lambda asked: asked.rounds * 2 * (asked.seconds + asked.size / 2**28), _run_disk
     ),
-    "rpmsg": Suite(lambda: None, lambda asked: asked.rounds * len(TRANSPORTS) * asked.seconds / 2, _run_rpmsg),
+    "rpmsg": Suite(lambda: None, lambda asked: asked.rounds * len(WAYS) * asked.seconds / 2, _run_rpmsg),
 }

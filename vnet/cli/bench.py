@@ -78,6 +78,8 @@ def command(
     """
     asked = Asked(rounds, seconds, only, contestants, size * MIB)
     suites = {name: SUITES[name] for name in suite if SUITES[name].duration(asked)}
+    if not suites:
+        raise click.UsageError("no suite has anything to measure for these contestants")
     for kind in suites.values():
         kind.check()
     minutes = sum(kind.duration(asked) for kind in suites.values()) / 60

@@ -16,7 +16,7 @@ from vnet.ends.rpmsg import RpmsgEnd
 from vnet.rpmsg_traffic import one_way, round_trip
 from vnet.topology import Topology
 from vnet.traffic import Outcome, Plan
-from vnet.world import LOCAL, World
+from vnet.world import World
 
 __all__ = ["RPMSG"]
 
@@ -39,10 +39,7 @@ def rpmsg_topology(setting: Setting) -> Topology:
 @asynccontextmanager
 async def plan_rpmsg(world: World, setting: Setting) -> AsyncIterator[Sections]:
     """Endpoints on either host; nothing but this process is needed."""
-    first = world.devices[NAME].driver_end
-    # Behind a mediator the endpoint's channels are those of its own driver.
-    local = world.devices.get(f"{NAME}{LOCAL}")
-    second = world.devices[NAME].device_end if local is None else local.driver_end
+    first, second = world.ends(NAME)
     assert isinstance(first, RpmsgEnd)
     assert isinstance(second, RpmsgEnd)
     here, there = ends_of(world, NAME)

@@ -24,7 +24,7 @@ from vnet.ends.scsi import InitiatorEnd
 from vnet.testing.pair import send_and_compare as send_frames
 from vnet.testing.rpmsg import bound_pair
 from vnet.testing.rpmsg import send_and_compare as send_messages
-from vnet.world import LOCAL, World, open_world
+from vnet.world import World, open_world
 
 __all__ = ["EXERCISES", "LINKS", "Exercise", "exercise"]
 
@@ -108,12 +108,6 @@ async def _until(holds: Callable[[], bool]) -> None:
         await trio.sleep(0.001)
 
 
-def _far_end(world: World, name: str) -> object:
-    """The device's end, or that of the endpoint's own driver where there is one."""
-    local = world.devices.get(f"{name}{LOCAL}")
-    return world.devices[name].device_end if local is None else local.driver_end
-
-
 async def _frames(world: World, name: str) -> None:
     ports = [world.memory_port(name, end) for end in ("driver", "device")]
     large = all(port.offloads != NO_OFFLOADS for port in ports)
@@ -123,7 +117,7 @@ async def _frames(world: World, name: str) -> None:
 
 
 async def _messages(world: World, name: str) -> None:
-    first, second = world.devices[name].driver_end, _far_end(world, name)
+    first, second = world.ends(name)
     assert isinstance(first, RpmsgEnd)
     assert isinstance(second, RpmsgEnd)
     ends = await bound_pair(first.bus, second.bus, "exercise")

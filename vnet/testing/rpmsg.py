@@ -12,7 +12,6 @@ import attrs
 import trio
 
 from drivers.devices.rpmsg import Endpoint, RpmsgBus
-from vnet.ends.mediated import MediatorEnd
 from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd, RpmsgEndSpec, RpmsgSpec
 from vnet.spec import LinkSpec
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
@@ -70,9 +69,7 @@ class RpmsgPair(Pair):
 
     @property
     def ends(self) -> tuple[RpmsgEnd, RpmsgEnd]:
-        first, second = self.device.driver_end, self.device.device_end
-        if isinstance(second, MediatorEnd):
-            second = self.local.driver_end
+        first, second = self.world.ends(DEVICE)
         assert isinstance(first, RpmsgEnd) and isinstance(second, RpmsgEnd)  # noqa: PT018
         return first, second
 
