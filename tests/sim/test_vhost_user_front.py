@@ -341,6 +341,19 @@ async def test_an_answer_that_never_comes_is_waited_for_so_long_and_no_longer(tm
         assert "no answer to GET_VRING_BASE within 5 s" in " ".join(device.virtio.failures)
 
 
+@pytest.mark.hostile("V07", "V20")
+async def test_a_ring_that_another_answers_for_was_not_stopped(tmp_path: Path) -> None:
+    back = ScriptedBack()
+    async with meeting(back, tmp_path) as (_, device):
+        assert device.virtio is not None
+        back.lies[R.GET_VRING_BASE] = lambda _: reply(R.GET_VRING_BASE, VringState(1, 0))
+        await device.root.virtio.rebind(device.virtio)
+        await until(lambda: back.ends)
+        back.lies.clear()
+        await until(lambda: device.up)
+        assert "GET_VRING_BASE of ring 0 was answered with" in " ".join(device.virtio.failures)
+
+
 @pytest.mark.hostile("V20")
 async def test_an_answer_that_nobody_asked_for_closes_the_connection(tmp_path: Path) -> None:
     back = ScriptedBack()

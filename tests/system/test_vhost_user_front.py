@@ -164,21 +164,22 @@ def test_a_daemon_that_is_killed_under_load_and_comes_back_costs_time_and_no_dat
 
 
 @contextmanager
-def serving(*argv: str | Path) -> Iterator[None]:
-    """`vnet serve`, until the end of the block."""
+def running(*argv: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A command of ours that runs until the end of the block, or until it is killed."""
     process = subprocess.Popen(
-        [VNET, "serve", *map(str, argv)],
+        [VNET, *map(str, argv)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     try:
-        yield
+        yield process
     finally:
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
+    assert process.returncode in (0, -signal.SIGKILL), said
 
 
 NET = """
@@ -203,7 +204,9 @@ def test_driver_and_device_in_two_processes_carry_ping_and_tcp(
     addresses = ("--address", "198.18.0.2/24", "--address", "2001:2::2/64")
     name = f"t{os.getpid()}-vun"
     with ExitStack() as stack:
-        stack.enter_context(serving("net", "--vhost-user", sock, f"--{kind}", "vnet1", "--netns", theirs, *addresses))
+        stack.enter_context(
+            running("serve", "net", "--vhost-user", sock, f"--{kind}", "vnet1", "--netns", theirs, *addresses)
+        )
         iperf3 = subprocess.Popen(
             ["ip", "netns", "exec", theirs, "iperf3", "-s"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -220,17 +223,57 @@ def test_driver_and_device_in_two_processes_carry_ping_and_tcp(
         print(f"{kind}: {rates} Gbit/s")
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.hostile("C03", "C04", "C05")
+def test_either_process_may_be_stopped_or_killed_and_the_other_goes_on(
+    require_tool: RequireTool, netns: MakeNetns, tmp_path: Path
+) -> None:
+    require_tool("ping")
+    mine, theirs = netns("front"), netns("back")
+    sock, name = tmp_path / "net0.sock", f"t{os.getpid()}-vuk"
+    (tmp_path / "t.toml").write_text(NET.format(socket=sock, kind="tun", netns=mine))
+    serve = ("serve", "net", "--vhost-user", sock, "--tun", "vnet1", "--netns", theirs, "--address", "198.18.0.2/24")
+    up = ("up", tmp_path / "t.toml", "--name", name)
+
+    def pings() -> bool:
+        ping = ("ping", "-c", "5", "-i", "0.1", "-W", "1", "198.18.0.2")
+        return " 0% packet loss" in run("ip", "netns", "exec", mine, *ping, ok=False).stdout
+
+    def until_pings() -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not pings():
+            assert time.monotonic() < deadline
+
+    with ExitStack() as stack:
+        device = stack.enter_context(running(*serve))
+        driver = stack.enter_context(running(*up))
+        until_pings()
+        device.send_signal(signal.SIGSTOP)
+        assert not pings()
+        device.send_signal(signal.SIGCONT)
+        until_pings()
+        device.kill()
+        device.wait(PATIENCE)
+        stack.enter_context(running(*serve))
+        until_pings()
+        driver.kill()
+        driver.wait(PATIENCE)
+        run(VNET, "down", "--name", name)
+        stack.enter_context(running(*up))
+        until_pings()
+
+
 def test_a_disk_in_another_process_outlives_that_process(require_tool: RequireTool, tmp_path: Path) -> None:
     require_tool("nbdcopy")
     shown = Shown(tmp_path)
     sock, source = tmp_path / "vnet-vhost-disk0.sock", random_file(tmp_path / "source.img", SIZE * MIB)
     try:
-        with serving("blk", "--vhost-user", sock, "--file", shown.image):
+        with running("serve", "blk", "--vhost-user", sock, "--file", shown.image):
             up = shown.up()
             shown.said(up, "Ctrl-C")
             run("nbdcopy", "--flush", source, shown.uri)
             assert digest(shown.image) == digest(source)
-        with serving("blk", "--vhost-user", sock, "--file", shown.image):
+        with running("serve", "blk", "--vhost-user", sock, "--file", shown.image):
             run("nbdcopy", shown.uri, tmp_path / "copy.img")
         assert digest(tmp_path / "copy.img") == digest(source)
     finally:

@@ -79,6 +79,11 @@ class Connection:
             self._socket.close()
             self._told.set()
 
+    def broken(self, reason: str) -> TransportLost:
+        """Hang up, since an answer says what can't be; what is to be raised."""
+        self.end(reason)
+        return TransportLost(f"{self.name}: {self.reason}")
+
     async def ask(self, request: FrontendRequest, payload: Payload | None = None) -> Payload:
         """What is answered always. Raises TransportLost; then the connection has ended."""
         answer = await self._exchange(request, payload, (), answered=True, need_reply=False)

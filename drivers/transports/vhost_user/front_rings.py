@@ -104,7 +104,10 @@ class FrontRings:
     async def stop(self, connection: Connection) -> None:
         """Return when the back end is done with all of them. Raises TransportLost."""
         while self._started:
-            await connection.ask(R.GET_VRING_BASE, VringState(self._started[-1], 0))
+            index = self._started[-1]
+            answer = await connection.ask(R.GET_VRING_BASE, VringState(index, 0))
+            if not isinstance(answer, VringState) or answer.index != index:
+                raise connection.broken(f"GET_VRING_BASE of ring {index} was answered with {answer}")
             self._started.pop()
 
     def lost(self) -> None:
