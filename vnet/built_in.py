@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from drivers.registry import TRANSPORTS
 from vnet.topology import Topology, parse
 
-__all__ = ["built_in"]
+__all__ = ["built_in", "built_in_text"]
 
 LINK = """
 [links.{name}]
@@ -20,6 +20,13 @@ NTB = """
 host = "soc"
 primary = "pcie0"
 secondary = "pcie1"
+"""
+DEVICE = """
+[devices.{name}]
+type = "{kind}"
+transport = "{transport}"
+{on} = "{place}"
+mode = "{mode}"
 """
 
 CARRIERS: Mapping[str, tuple[str, tuple[str, ...], tuple[tuple[str, str, str], ...], str]] = {
@@ -38,19 +45,15 @@ def built_in(
     ``keys`` are more lines of TOML for the device, ``link`` some for every link; ``name`` is the device's, by default
     the type with a 0 behind it.
     """
+    return parse(built_in_text(kind, transport, keys, mode=mode, link=link, name=name), "built-in topology")
+
+
+def built_in_text(
+    kind: str, transport: str = "pci", keys: str = "", *, mode: str = "direct", link: str = "", name: str = ""
+) -> str:
+    """The same as it would stand in a file."""
     on = TRANSPORTS[transport].on if transport in TRANSPORTS else "link"  # what is wrong with it, `parse` says
     place, hosts, links, rest = CARRIERS[on]
-    text = "".join(f"[hosts.{host}]\n" for host in hosts)
-    text += "".join(LINK.format(name=at, root=root, endpoint=endpoint, keys=link) for at, root, endpoint in links)
-    text += (
-        rest
-        + f"""
-[devices.{name or f"{kind}0"}]
-type = "{kind}"
-transport = "{transport}"
-{on} = "{place}"
-mode = "{mode}"
-{keys}
-"""
-    )
-    return parse(text, "built-in topology")
+    joined = (LINK.format(name=at, root=root, endpoint=endpoint, keys=link) for at, root, endpoint in links)
+    device = DEVICE.format(name=name or f"{kind}0", kind=kind, transport=transport, on=on, place=place, mode=mode)
+    return "".join(f"[hosts.{host}]\n" for host in hosts) + "".join(joined) + rest + device + keys + "\n"

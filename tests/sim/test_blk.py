@@ -25,16 +25,13 @@ from rings.features import RingFeature
 from rings.status import Status
 from vnet.describe import describe
 from vnet.spec import LinkSpec
-from vnet.testing.blk import BlkOptions, open_blk_pair
+from vnet.testing.blk import BlkOptions, BlkPair, open_blk_pair
 from vnet.testing.checks import bounded, until
 from vnet.testing.hostile import tapped
 from vnet.testing.pair import ENDPOINT, ROOT
-from vnet.topology import parse
-from vnet.world import open_world
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 8 * MIB
-LINKED = [name for name, transport in TRANSPORTS.items() if transport.on in {"link", "host"}]
 F = BlkFeature
 
 
@@ -56,42 +53,15 @@ async def exercise(disk: Disk) -> None:
 # What it is
 
 
-@pytest.mark.parametrize("transport", LINKED)
-async def test_every_request_works_on_every_transport(transport: str) -> None:
-    async with open_blk_pair(BlkOptions(transport=transport)) as pair:
+@pytest.mark.every_transport
+async def test_every_request_works_on_every_transport() -> None:
+    async with open_blk_pair() as pair:
         await exercise(pair.disk)
         await pair.transfer()
         [driver], [device] = pair.disk.figures, pair.blk.figures
         assert (driver.taken, driver.done, driver.errors) == (device.taken, device.done, device.errors)
         assert driver.taken == driver.done
         assert driver.bytes == device.bytes
-
-
-async def test_every_request_works_over_a_non_transparent_bridge() -> None:
-    topology = parse("""
-        [hosts.a]
-        [hosts.b]
-        [hosts.soc]
-        [links.one]
-        root = "a"
-        endpoint = "soc"
-        [links.two]
-        root = "b"
-        endpoint = "soc"
-        [ntbs.ntb0]
-        host = "soc"
-        primary = "one"
-        secondary = "two"
-        mw = 64
-        [devices.disk0]
-        type = "blk"
-        transport = "ntb"
-        ntb = "ntb0"
-        driver = { buffers = 8 }
-        """)
-    async with open_world(topology, "test") as world:
-        await world.wait_up()
-        await exercise(world.devices["disk0"].driver_end.settings.disk)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -631,10 +601,32 @@ async def test_a_device_that_asks_for_a_reset_gets_it_and_its_requests_again() -
 # Links that flap
 
 
-@pytest.mark.parametrize("transport", [name for name in LINKED if TRANSPORTS[name].on == "link"])
+class Loss:
+    """The device can't be reached: its link is down, or its own driver has left it where there is no link."""
+
+    def __init__(self, pair: BlkPair) -> None:
+        self.pair, self.bus = pair, pair.device.endpoint.vhost
+        self.linked = TRANSPORTS[pair.device.spec.transport].on != "host"
+        self.driver = self.bus.match(pair.vhost)
+
+    async def begin(self) -> None:
+        if self.linked:
+            self.pair.link.bring_down()
+        elif self.driver is not None:
+            await self.bus.unregister_driver(self.driver)
+
+    def end(self) -> None:
+        if self.linked:
+            self.pair.link.bring_up()
+        elif self.driver is not None:
+            self.bus.register_driver(self.driver)
+
+
+@pytest.mark.every_transport
 @pytest.mark.parametrize("at_once", [True, False])
-async def test_over_a_link_flap_every_request_is_kept_and_done(transport: str, at_once: bool) -> None:
-    async with open_blk_pair(BlkOptions(transport=transport)) as pair:
+async def test_over_a_link_flap_every_request_is_kept_and_done(at_once: bool) -> None:
+    async with open_blk_pair() as pair:
+        loss = Loss(pair)
         pair.store.at_once = at_once
         pair.store.data[:MIB] = os.urandom(MIB)
         wanted = bytes(pair.store.data[:MIB])
@@ -648,17 +640,19 @@ async def test_over_a_link_flap_every_request_is_kept_and_done(transport: str, a
                 nursery.start_soon(read, at)
                 if at % 50 == 25:
                     await trio.lowlevel.checkpoint()
-                    pair.link.bring_down()
+                    await loss.begin()
                 if at % 50 == 49:
-                    pair.link.bring_up()
+                    loss.end()
             await trio.sleep(5)
         assert b"".join(found[at] for at in range(200)) == wanted[: 200 * 4096]
         assert pair.disk.figures[0].errors == {}
 
 
+@pytest.mark.every_transport
 @pytest.mark.hostile("D11")
 async def test_requests_wait_30_seconds_for_a_link_and_then_end_with_an_error_each_once() -> None:
     async with open_blk_pair() as pair:
+        loss = Loss(pair)
         pair.store.at_once, pair.store.gate = False, trio.Event()
         ended: list[float] = []
 
@@ -672,7 +666,8 @@ async def test_requests_wait_30_seconds_for_a_link_and_then_end_with_an_error_ea
                 nursery.start_soon(read)
             await until(lambda: pair.store.inside == 4)
             began = trio.current_time()
-            pair.link.bring_down()
+            nursery.start_soon(loss.begin)  # which may wait for the store
+            await trio.testing.wait_all_tasks_blocked()
             pair.store.gate.set()
             await trio.sleep(10)
             assert not pair.disk.online
@@ -683,18 +678,20 @@ async def test_requests_wait_30_seconds_for_a_link_and_then_end_with_an_error_ea
         assert ended == pytest.approx([PATIENCE] * 5 + [PATIENCE + 10] * 3, abs=0.1)
         assert pair.disk.figures[0].errors == {"device_lost": 8}
         pair.store.gate = None
-        pair.link.bring_up()
+        loss.end()
         await pair.world.wait_up()
         await pair.transfer()
 
 
+@pytest.mark.every_transport
 async def test_a_link_that_is_back_after_29_seconds_was_not_missed() -> None:
     async with open_blk_pair() as pair:
+        loss = Loss(pair)
         async with trio.open_nursery() as nursery:
-            pair.link.bring_down()
+            await loss.begin()
             nursery.start_soon(pair.transfer)
             await trio.sleep(29)
-            pair.link.bring_up()
+            loss.end()
         assert pair.disk.figures[0].errors == {}
 
 

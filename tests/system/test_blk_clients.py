@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 from machine import RequireTool, unavailable
 
+from drivers.registry import TRANSPORTS
+from vnet.built_in import built_in_text
+
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 
 VNET = str(Path(sys.executable).with_name("vnet"))
@@ -24,19 +27,6 @@ MIB = 1 << 20
 SIZE = 64
 """MiB of the disk."""
 PATIENCE = 30.0
-TOPOLOGY = """
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
-[devices.disk0]
-type = "blk"
-link = "pcie0"
-queues = 2
-driver = {{ nbd = "{socket}" }}
-device = {{ {store} }}
-"""
 
 
 def run(*argv: str | Path, ok: bool = True, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
@@ -54,11 +44,12 @@ def digest(path: Path) -> str:
 class Disk:
     """A running system with one disk."""
 
-    def __init__(self, folder: Path, store: str) -> None:
+    def __init__(self, folder: Path, store: str, transport: str = "pci") -> None:
         self.name = f"t{os.getpid()}-blk"
         self.socket = folder / "disk0.sock"
         self.topology = folder / "topology.toml"
-        self.topology.write_text(TOPOLOGY.format(socket=self.socket, store=store))
+        keys = f'queues = 2\ndriver = {{ nbd = "{self.socket}" }}\ndevice = {{ {store} }}'
+        self.topology.write_text(built_in_text("blk", transport, keys, name="disk0"))
         self.process = self.start()
 
     @property
@@ -100,8 +91,8 @@ class Disk:
 
 
 @contextmanager
-def running(folder: Path, store: str) -> Iterator[Disk]:
-    disk = Disk(folder, store)
+def running(folder: Path, store: str, transport: str = "pci") -> Iterator[Disk]:
+    disk = Disk(folder, store, transport)
     try:
         yield disk
     finally:
@@ -246,19 +237,21 @@ def test_a_link_that_flaps_is_a_pause_and_no_more(disk: Disk, source: Path, tmp_
 
 
 @pytest.mark.hostile("B07")
-def test_what_was_flushed_is_there_after_a_kill(disk: Disk) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_what_was_flushed_is_there_after_a_kill(tools: None, tmp_path: Path, image: Path, transport: str) -> None:
     """Acknowledged and flushed, by a flush or by FUA; then SIGKILL in the middle of further writes, several times."""
-    for turn in range(1, 4):
-        run("qemu-io", "-f", "raw", "-c", f"write -P {turn} 0 4M", "-c", "flush", disk.uri)
-        run("qemu-io", "-f", "raw", "-c", f"write -f -P {turn + 16} 4M 64k", disk.uri)
-        argv = ["qemu-io", "-f", "raw", *["-c", "write -P 0xee 8M 16M"] * 20, disk.uri]
-        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as writer:
-            time.sleep(0.1)
-            disk.kill()
-            writer.wait(PATIENCE)
-        run(VNET, "down", "--name", disk.name, ok=False)
-        disk.process = disk.start()
-        run("qemu-io", "-f", "raw", "-c", f"read -P {turn} 0 4M", "-c", f"read -P {turn + 16} 4M 64k", disk.uri)
+    with running(tmp_path, f'store = "file", path = "{image}", size = {SIZE}', transport) as disk:
+        for turn in range(1, 4 if transport == "pci" else 2):
+            run("qemu-io", "-f", "raw", "-c", f"write -P {turn} 0 4M", "-c", "flush", disk.uri)
+            run("qemu-io", "-f", "raw", "-c", f"write -f -P {turn + 16} 4M 64k", disk.uri)
+            argv = ["qemu-io", "-f", "raw", *["-c", "write -P 0xee 8M 16M"] * 20, disk.uri]
+            with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as writer:
+                time.sleep(0.1)
+                disk.kill()
+                writer.wait(PATIENCE)
+            run(VNET, "down", "--name", disk.name, ok=False)
+            disk.process = disk.start()
+            run("qemu-io", "-f", "raw", "-c", f"read -P {turn} 0 4M", "-c", f"read -P {turn + 16} 4M 64k", disk.uri)
 
 
 def wait_for(holds: Callable[[], bool]) -> None:
