@@ -13,8 +13,10 @@ from typing import TypeVar
 import attrs
 import trio
 
+from drivers.errors import DriverError
 from vnet import __version__, qmp
 from vnet.describe import describe
+from vnet.ends import ENDS
 from vnet.errors import ControlError
 from vnet.qmp import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.state import socket_path
@@ -67,6 +69,21 @@ async def _device_reset(world: World, name: str) -> object:
     return {}
 
 
+async def _device_set(world: World, name: str, setting: str, value: str) -> object:
+    """Change something about a device while it runs."""
+    device = _named("device", world.devices, name)
+    change = ENDS[device.spec.type].change
+    if change is None:
+        raise QmpError(f"nothing of a {device.spec.type} device can be changed while it runs")
+    try:
+        await change(device.driver_end, device.device_end, setting, value)
+    except ValueError as exc:
+        raise QmpError(f"{name}: {setting} {value!r}: it must be {exc}") from None
+    except (LookupError, DriverError) as exc:
+        raise QmpError(f"{name}: {exc.args[0]}") from None
+    return {}
+
+
 async def _query_commands(_: World) -> object:
     return [{"name": name} for name in (NEGOTIATE, *COMMANDS)]
 
@@ -79,6 +96,7 @@ COMMANDS: Mapping[str, Command] = {
     "query-vnet": Command({}, _query_vnet),
     "link-set": Command({"name": str, "up": bool}, _link_set),
     "device-reset": Command({"name": str}, _device_reset),
+    "device-set": Command({"name": str, "setting": str, "value": str}, _device_set),
     "query-commands": Command({}, _query_commands),
     "quit": Command({}, _quit),
 }

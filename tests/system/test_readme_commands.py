@@ -99,6 +99,25 @@ def test_a_system_that_stays_up_obeys_every_line(require_tool: RequireTool) -> N
 
 
 @pytest.mark.usefixtures("privileged", "no_leaks")
+def test_a_network_device_is_changed_as_every_line_says(require_tool: RequireTool) -> None:
+    require_tool("ip")
+    start, *lines = block("## Network devices")
+    with subprocess.Popen(start, shell=True, cwd=ROOT, stdout=subprocess.PIPE, text=True, process_group=0) as up:
+        try:
+            assert up.stdout is not None
+            assert up.stdout.readline() == "vnet is up. In another shell:\n"
+            shown = ""
+            for line in lines:
+                done = run(line)
+                assert (done.returncode, done.stderr) == (0, ""), line
+                shown = done.stdout
+            assert "pairs of queues 2 of 4, offloads csum tso4" in shown
+        finally:
+            run(f"{BIN}/vnet down")
+            assert up.wait(10) == 0
+
+
+@pytest.mark.usefixtures("privileged", "no_leaks")
 @pytest.mark.parametrize("line", block("## SCSI"), ids=["example", "show"])
 def test_logical_units_are_found_and_shown(line: str) -> None:
     done = run(line)

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = {
     "show": "vnet.cli.show",
     "exec": "vnet.cli.enter",
     "link": "vnet.cli.link",
+    "set": "vnet.cli.set",
     "bench": "vnet.cli.bench",
     "serve": "vnet.cli.serve",
 }

@@ -182,6 +182,29 @@ def _port(port: Plain) -> Iterator[str]:
         f"  in {port['rx_packets']} packets {port['rx_bytes']} bytes, "
         f"out {port['tx_packets']} packets {port['tx_bytes']} bytes, drops: {_counts(port['drops'])}"
     )
+    yield from _network(port["network"])
+
+
+def _network(network: Plain) -> Iterator[str]:
+    """What ``ethtool`` says of an interface, and the filter behind it."""
+    if "mac" not in network:
+        return
+    speed = "speed unknown" if network["speed"] is None else f"{network['speed']} Mbit/s"
+    carrier = {True: "carrier on, ", False: "carrier off, "}.get(network.get("carrier", ""), "")
+    offloads = " ".join(network["offloads"]) or "none"
+    yield (
+        f"  {network['mac']}, {carrier}{speed}, duplex {network['duplex']}, "
+        f"pairs of queues {network['pairs']} of {network['max_pairs']}, offloads {offloads}"
+    )
+    receives = network["receives"]
+    tables = [f"{name} {' '.join(receives[name])}" for name in ("unicast", "multicast") if receives[name]]
+    vlans = receives["vlans"]
+    vlan = "VLANs " + ("all" if vlans is None else " ".join(map(str, vlans)) or "none")
+    yield from _wrap("  receives: ", ", ".join((" ".join(receives["modes"]) or "own and broadcast", *tables, vlan)))
+    if len(network["by_pair"]) > 1:
+        for number, pair in enumerate(network["by_pair"], 1):
+            sides = (f"{side} {pair[side]['packets']} packets {pair[side]['bytes']} bytes" for side in pair)
+            yield f"  pair {number}: {', '.join(sides)}"
 
 
 def _flat(values: Plain) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Literal, Protocol
 
@@ -111,7 +111,11 @@ class EndsType:
     """The device's end alone, for a driver that is somebody else's; None where opening both does no harm."""
     open_driver: Callable[[OpenContext], AbstractAsyncContextManager[End]] | None = None
     """The driver's end alone, for a device that is somebody else's; None likewise."""
+    change: Callable[[End, End, str, str], Awaitable[None]] | None = None
+    """Changes a setting of a running device, given as its two ends, a name and a value; None where nothing can be.
 
+    Raises LookupError, ValueError with what the value has to be, DriverError.
+    """
     own_config: Callable[[OpenContext], OwnConfig] | None = None
     """What a topology says of a device that is somebody else's and has no configuration space; None: there is none."""
 

@@ -23,6 +23,7 @@ from drivers.ports import ALL_OFFLOADS, PacketPort
 from drivers.user import OwnConfig
 from rings.features import mask
 from vnet.ends.base import Figures, OpenContext, Side
+from vnet.ends.net_report import describe_plug, describe_settings
 from vnet.errors import ConfigError
 from vnet.ports.interface import PortConfig, open_packet_port
 from vnet.ports.memory import MemoryPort
@@ -247,6 +248,9 @@ class NetEnd:
     def describe(self) -> dict[str, object]:
         figures = self.port.statistics()
         return {
+            "network": describe_plug(self.settings)
+            if isinstance(self.settings, NetPlug)
+            else describe_settings(self.settings),
             "kind": self.spec.kind,
             "netns": self.netns,
             "ifname": self.spec.ifname if self.netns is not None else None,

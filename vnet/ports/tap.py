@@ -53,7 +53,7 @@ class TapPort(TunTapPort):
         self._mac = mac
 
     def _own_mac(self) -> bytes:
-        return self._mac
+        return self.state.mac or self._mac
 
     def _forget(self) -> None:
         self._fronts.clear()

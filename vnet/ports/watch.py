@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -13,7 +15,7 @@ from drivers.errors import PortGone
 from drivers.ports import PortState
 from vnet.ports.netns import find, in_netns
 
-__all__ = ["InterfaceWatch", "read_state"]
+__all__ = ["InterfaceWatch", "read_state", "state_of"]
 
 NETLINK_ROUTE, RTMGRP_LINK = 0, 1
 IFF_RUNNING, IFF_ALLMULTI = 0x40, 0x200
@@ -83,8 +85,13 @@ def read_state(ifname: str) -> PortState:
 
     with IPRoute() as netlink:
         index = find(netlink, ifname)
-        links = netlink.get_links()
-    vlans, state = set(), PortState()
+        return state_of(netlink.get_links(), index)
+
+
+def state_of(links: Iterable[Any], index: int) -> PortState:
+    """Of the interface with that index, among all of its namespace as netlink lists them."""
+    vlans: set[int] = set()
+    state = PortState()
     for link in links:
         if link["index"] == index:
             address = link.get("address")

@@ -74,6 +74,9 @@ class NetPlug:
     announce: Callable[[], bool] = attrs.field(init=False, default=lambda: False)
     """Ask the driver to tell its network where it is; False where it can't be asked."""
 
+    bound: BoundVhostNet | None = attrs.field(init=False, default=None)
+    """What its driver made of it."""
+
     @property
     def received(self) -> Traffic:
         """Of the first pair: from the driver, out of the port."""
@@ -104,11 +107,19 @@ class BoundVhostNet:
         self._link = Signal()
         self._to_driver: list[ToDriver] = []
         self._from_driver: list[FromDriver] = []
-        self._mac, self._mtu = plug.mac, plug.mtu
-        self._offloads = NO_OFFLOADS
+        self._mtu = plug.mtu
+        self.mac = plug.mac
+        """The driver's station's, as it has chosen."""
+        self.offloads = NO_OFFLOADS
+        """What frames to the driver may leave undone now."""
         self.pairs = 1
         """In use."""
         self.reception = Reception()
+
+    @property
+    def limit(self) -> int:
+        """Pairs of queues that there are."""
+        return self._most
 
     def offer(self) -> None:
         plug = self._plug
@@ -128,7 +139,7 @@ class BoundVhostNet:
         for queue in self._device.queues[1::2]:
             queue.discards = True
         self._device.on_features = self._agreed
-        plug.changed, plug.announce = self._plug_changed, self._announce
+        plug.changed, plug.announce, plug.bound = self._plug_changed, self._announce, self
         plug.figures.grow(self._most)
 
     def _config(self) -> bytes:
@@ -136,7 +147,7 @@ class BoundVhostNet:
         status = LINK_UP if plug.link_up and not self._port_gone else 0
         status |= ANNOUNCE if self._announcing else 0
         speed = SPEED_UNKNOWN if plug.speed is None else plug.speed
-        return NetConfig(self._mac, status, self._mtu, self._most, speed, plug.duplex).emit()
+        return NetConfig(self.mac, status, self._mtu, self._most, speed, plug.duplex).emit()
 
     def _show(self, *, tell: bool = True) -> None:
         self._device.set_config(self._config(), tell=tell)
@@ -173,13 +184,13 @@ class BoundVhostNet:
 
     def receive(self, reception: Reception) -> bool:
         self.reception = reception
-        frames = FrameFilter(self._mac, reception)
+        frames = FrameFilter(self.mac, reception)
         for flow in self._to_driver:
             flow.filter = None if frames.idle else frames
         return True
 
     def take_mac(self, mac: bytes) -> bool:
-        self._mac = mac
+        self.mac = mac
         self.receive(self.reception)
         self._plug.port.set_peer(mac)
         self._show(tell=False)  # who changed it knows
@@ -205,9 +216,9 @@ class BoundVhostNet:
     def use_offloads(self, features: int) -> bool:
         if features & ~self._device.features or self._table.unmet(features):
             return False
-        self._offloads = device_offloads(features) & self._plug.port.caps
+        self.offloads = device_offloads(features) & self._plug.port.caps
         try:
-            self._plug.port.set_offloads(self._offloads)
+            self._plug.port.set_offloads(self.offloads)
         except PortGone as exc:
             self._gone(exc)
             return False
@@ -228,8 +239,8 @@ class BoundVhostNet:
     def _make_flows(self) -> None:
         device, plug, features = self._device, self._plug, self._device.features
         rules = HeaderRules(driver_offloads(features), self._mtu if self._has(F.MTU) else None)
-        self._offloads = device_offloads(features) & plug.port.caps
-        largest = HEADER_SIZE + (MAX_FRAME if self._offloads.gso else self._mtu + ETH_HLEN + VLAN_HLEN)
+        self.offloads = device_offloads(features) & plug.port.caps
+        largest = HEADER_SIZE + (MAX_FRAME if self.offloads.gso else self._mtu + ETH_HLEN + VLAN_HLEN)
         count, figures, queues = pairs_of(features, self._most), plug.figures.pairs, device.queues
         self._to_driver = [
             ToDriver(queues[2 * i], port, figures[i].sent, largest, self._has(F.MRG_RXBUF), self._gone)
@@ -295,7 +306,7 @@ class BoundVhostNet:
             port.stop()
         elif not port.live and not self._port_gone:
             try:
-                await port.start(mac=None, offloads=self._offloads, mtu=self._mtu)
+                await port.start(mac=None, offloads=self.offloads, mtu=self._mtu)
                 port.set_carrier(True)
             except PortGone as exc:
                 self._gone(exc)
@@ -306,9 +317,9 @@ class BoundVhostNet:
         plug = self._plug
         plug.port.stop()
         self._to_driver, self._from_driver = [], []
-        if self._mac != plug.mac:
+        if self.mac != plug.mac:
             plug.port.set_peer(plug.mac)
-        self._mac, self._mtu, self._announcing = plug.mac, plug.mtu, False
+        self.mac, self._mtu, self._announcing = plug.mac, plug.mtu, False
         self._show(tell=False)
 
     def config_written(self, offset: int, data: bytes) -> None:
@@ -316,7 +327,7 @@ class BoundVhostNet:
 
     async def close(self) -> None:
         plug, self._device.on_features = self._plug, None
-        plug.changed, plug.announce = lambda: None, lambda: False
+        plug.changed, plug.announce, plug.bound = lambda: None, lambda: False, None
 
 
 class VhostNet:

@@ -77,7 +77,8 @@ class Station:
         everybody = not self._has(F.CTRL_RX)
         self.mac = mac
         """As the device knows it."""
-        self._own = mac
+        self.own = mac
+        """The station's own, which a device that can't be told has to let in as another one."""
         self.reception = Reception(
             allmulti=everybody, alluni=everybody, vlans=frozenset() if self._has(F.CTRL_VLAN) else None
         )
@@ -96,7 +97,7 @@ class Station:
         """
         async with self._lock:
             state, wishing = self._port.state, self._wishing
-            if state.mac is not None and state.mac != (wishing.wishes.mac or self._own):
+            if state.mac is not None and state.mac != (wishing.wishes.mac or self.own):
                 wishing.wishes = attrs.evolve(wishing.wishes, mac=state.mac)
             await self._adopt(wishing.wishes, strict=False)
 
@@ -129,15 +130,15 @@ class Station:
 
     async def _adopt_mac(self, wanted: bytes | None, strict: bool) -> bytes:
         """The station's own address then."""
-        if wanted is None or wanted == self._own:
-            return self._own
+        if wanted is None or wanted == self.own:
+            return self.own
         # A device that keeps its own address can still let in another one.
         instead = self._has(F.CTRL_RX) and not self._has(F.CTRL_MAC_ADDR)
         if not instead and await self._ask(Control(Command.MAC_ADDR_SET, wanted), strict):
             self.mac = wanted
         if self._port.state.mac != wanted:
             self._port.set_mac(wanted)
-        self._own = wanted
+        self.own = wanted
         await self._port.announce()
         return wanted
 

@@ -1,0 +1,161 @@
+"""What of a network device is changed while it runs, by name, over the control socket; and how it is reported."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from drivers.ports import PortState
+from vnet.cli.show import tree
+from vnet.control import COMMANDS
+from vnet.describe import describe
+from vnet.qmp import QmpError
+from vnet.topology import parse
+from vnet.world import World, open_world
+
+SEVERAL = """
+[hosts.rc]
+[hosts.ep]
+[links.pcie0]
+root = "rc"
+endpoint = "ep"
+[devices.net0]
+link = "pcie0"
+queue_pairs = 3
+queue_size = 32
+speed = 25000
+duplex = "full"
+driver = { kind = "memory" }
+device = { kind = "memory" }
+"""
+MEDIATED = (
+    SEVERAL.replace("queue_pairs = 3", 'mode = "mediated"').replace("speed = 25000", "").replace('duplex = "full"', "")
+)
+
+
+async def change(world: World, setting: str, value: str = "", name: str = "net0") -> object:
+    """As the control socket does it."""
+    found = await COMMANDS["device-set"].run(world, name, setting, value)
+    await trio.testing.wait_all_tasks_blocked()
+    return found
+
+
+def network(world: World, side: str) -> dict[str, Any]:
+    found = json.loads(json.dumps(describe(world)))["devices"]["net0"][side]["port"]["network"]
+    assert isinstance(found, dict)
+    return found
+
+
+async def test_every_setting_shows_at_both_sides() -> None:
+    async with open_world(parse(SEVERAL), "t") as world:
+        await world.wait_up()
+        await trio.testing.wait_all_tasks_blocked()
+        assert {side: network(world, side)["pairs"] for side in ("driver", "device")} == {"driver": 3, "device": 3}
+        world.memory_port("net0", "driver").want(PortState(vlans=frozenset({7})))
+        await COMMANDS["device-reset"].run(world, "net0")
+        await world.wait_up()
+        for setting, value, key, shown in (
+            ("promisc", "on", "modes", ["promisc", "allmulti"]),
+            ("promisc", "off", "modes", ["allmulti"]),
+            ("allmulti", "off", "modes", []),
+            ("nobcast", "on", "modes", ["nobcast"]),
+            ("unicast", "02:00:00:00:00:0A,02:00:00:00:00:09", "unicast", ["02:00:00:00:00:09", "02:00:00:00:00:0a"]),
+            ("unicast", "none", "unicast", []),
+            ("multicast", "01:00:5e:00:00:01", "multicast", ["01:00:5e:00:00:01"]),
+            ("vlans", "5,4095", "vlans", [0, 5, 7, 4095]),
+            ("vlans", "none", "vlans", [0, 7]),
+        ):
+            assert await change(world, setting, value) == {}
+            for side in ("driver", "device"):
+                assert network(world, side)["receives"][key] == shown
+        for setting, value, wanted in (
+            ("mac", "02:00:00:00:00:0A", "02:00:00:00:00:0a"),
+            ("pairs", "2", 2),
+            ("pairs", "all", 3),
+            ("offloads", "none", []),
+            ("offloads", "csum,tso4", ["csum", "tso4"]),
+            ("offloads", "all", ["csum", "tso4", "tso6", "uso", "ecn"]),
+        ):
+            await change(world, setting, value)
+            assert [network(world, side)[setting] for side in ("driver", "device")] == [wanted] * 2
+        await change(world, "carrier", "off")
+        assert not world.memory_port("net0", "driver").carrier
+        assert not world.devices["net0"].up
+        assert "carrier off, 25000 Mbit/s, duplex full, pairs of queues 3 of 3" in "\n".join(tree(describe(world)))
+        await change(world, "carrier", "on")
+        await change(world, "mtu", "1400")
+        await trio.sleep(1)
+        assert world.memory_port("net0", "driver").mtu == network(world, "device")["mtu"] == 1400
+        while world.memory_port("net0", "device")._outbound:
+            world.memory_port("net0", "device").receive_nowait()
+        await change(world, "announce")
+        assert (await world.memory_port("net0", "device").receive())[1][:6] == b"\xff" * 6
+        shown_tree = "\n".join(tree(describe(world)))
+        assert "pair 3: received 0 packets 0 bytes" in shown_tree
+        assert "receives: nobcast, multicast 01:00:5e:00:00:01, VLANs 0 7" in shown_tree
+        figures = [network(world, side)["commands"] for side in ("driver", "device")]
+        assert figures[0] == figures[1]
+        assert figures[0]["refused"] == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "why"),
+    [
+        ("colour", "red", "net0: a network device has no colour to set; there are mac, promisc, "),
+        ("promisc", "yes", "net0: promisc 'yes': it must be on or off"),
+        ("promisc", "", "net0: promisc '': it must be on or off"),
+        ("mac", "01:00:5e:00:00:01", "net0: mac '01:00:5e:00:00:01': it must be a unicast MAC address"),
+        ("mac", "02:0", "net0: mac '02:0': it must be a unicast MAC address"),
+        ("multicast", "02:00:00:00:00:01", "it must be a multicast MAC address"),
+        ("vlans", "5,4096", "net0: vlans '5,4096': it must be a number from 0 to 4095"),
+        ("vlans", "5", "net0: VLAN_ADD can't be done: CTRL_VLAN was not agreed on"),
+        ("pairs", "0", "net0: pairs '0': it must be a number from 1 to 32768"),
+        ("pairs", "4", "net0: VQ_PAIRS_SET can't be done: there are 3 pairs"),
+        ("offloads", "lro", "net0: offloads 'lro': it must be all, none, or some of csum,tso4,tso6,uso,ecn"),
+        ("offloads", "tso4", "net0: GUEST_OFFLOADS_SET can't be done: the device refused it"),
+        ("carrier", "1", "net0: carrier '1': it must be on or off"),
+        ("mtu", "67", "net0: mtu '67': it must be a number from 68 to 65521"),
+        ("mtu", "\u0661", "it must be a number from 68 to 65521"),
+        ("announce", "loudly", "net0: announce 'loudly': it must be now"),
+    ],
+)
+async def test_what_can_not_be_is_refused_in_one_line_and_changes_nothing(setting: str, value: str, why: str) -> None:
+    async with open_world(parse(SEVERAL), "t") as world:
+        await world.wait_up()
+        await trio.testing.wait_all_tasks_blocked()
+        before = [network(world, side) for side in ("driver", "device")]
+        with pytest.raises(QmpError) as caught:
+            await change(world, setting, value)
+        assert caught.value.desc.startswith(why) or why in caught.value.desc
+        assert "\n" not in caught.value.desc
+        for figures in before:
+            figures["commands"] = None
+        after = [network(world, side) for side in ("driver", "device")]
+        for figures in after:
+            figures["commands"] = None
+        assert after == before
+
+
+async def test_a_device_without_a_control_queue_says_so_and_a_link_that_is_down_too() -> None:
+    async with open_world(parse(MEDIATED), "t") as world:
+        await world.wait_up()
+        for setting, value, why in (
+            ("promisc", "on", "CTRL_RX was not agreed on"),
+            ("pairs", "2", "there are 1 pairs"),
+            ("mtu", "1400", "the device is mediated: its mtu follows"),
+        ):
+            with pytest.raises(QmpError, match=why):
+                await change(world, setting, value)
+    async with open_world(parse(SEVERAL), "t") as world:
+        await world.wait_up()
+        world.links["pcie0"].bring_down()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(QmpError, match="the device is not up"):
+            await change(world, "promisc", "on")
+        with pytest.raises(QmpError, match="can't be asked to announce itself"):
+            await change(world, "announce")
+        assert "\n".join(tree(describe(world)))

@@ -1,0 +1,32 @@
+"""``vnet set``: change a device of a running system."""
+
+from __future__ import annotations
+
+import click
+import trio
+
+from vnet.cli.common import errors_in_one_line, name_option
+from vnet.control import ask
+
+__all__ = ["command"]
+
+
+@click.command("set")
+@name_option
+@click.argument("device")
+@click.argument("setting")
+@click.argument("value", default="")
+@errors_in_one_line
+def command(name: str, device: str, setting: str, value: str) -> None:
+    """Change SETTING of DEVICE to VALUE while everything runs.
+
+    \b
+    Of a network device, at the driver's side:
+      mac ADDRESS          pairs NUMBER|all       offloads all|none|csum,tso4,...
+      promisc on|off       allmulti on|off        alluni, nomulti, nouni, nobcast
+      unicast ADDRESS,...  multicast ADDRESS,...  vlans NUMBER,...   (none: no more)
+    and at the device's side:
+      carrier on|off       mtu BYTES              announce
+    """
+    trio.run(ask, name, "device-set", {"name": device, "setting": setting, "value": value})
+    click.echo(" ".join(filter(None, (f"{device}: {setting}", value))))
