@@ -132,6 +132,28 @@ async def test_messages_come_in_the_order_that_back_ends_expect(tmp_path: Path) 
         assert told.count(R.SET_VRING_KICK) == 1
 
 
+async def test_a_device_is_stopped_before_anybody_hangs_up(tmp_path: Path) -> None:
+    """A driver that is taken away, and the end of a system, give memory back that the device must not touch then."""
+    stopping = [R.GET_VRING_BASE, R.SET_STATUS]
+    back, path = ScriptedBack(), tmp_path / "socket"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(back.listen, path)
+        async with front(path) as (world, device):
+            await world.wait_up()
+            back.log.clear()
+            [socket] = device.root.sockets
+            await device.root.user.unregister_device(socket)
+            assert back.requests == stopping
+            await until(lambda: back.ends == ["the front end hung up"])
+            assert device.root.virtio.bindings == ()
+            device.root.user.register_device(socket)
+            await world.wait_up()
+            back.log.clear()
+        await until(lambda: len(back.ends) == 2)
+        assert back.requests == stopping
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("reset", [True, False])
 async def test_a_back_end_without_status_is_reset_by_message_or_by_its_rings_alone(tmp_path: Path, reset: bool) -> None:
     back = ScriptedBack(protocol_features=mask((F.CONFIG, F.RESET_DEVICE) if reset else (F.CONFIG,)))

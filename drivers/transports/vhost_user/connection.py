@@ -44,8 +44,8 @@ class Connection:
         self._answer: Payload | None = None
         self._told = Signal()
 
-    async def run(self) -> None:
-        """Take what comes in, until the connection ends."""
+    async def run(self, ended: Callable[[], None]) -> None:
+        """Take what comes in, until the connection ends, and say so."""
         assembler = Assembler(FRONTEND_MESSAGES, replies=True)
         reason = "it was closed"
         try:
@@ -60,6 +60,16 @@ class Connection:
         finally:
             assembler.close()
             self.end(reason)
+            ended()
+
+    async def overhear(self, channel: FdSocket, changed: Callable[[], None]) -> None:
+        """Take what the back end says of its own accord, on a ``channel`` that is closed at the end (see `listen`)."""
+        try:
+            await listen(channel, changed)
+        except DriverError as exc:
+            self.end(f"on the back end's channel: {exc}")
+        finally:
+            channel.close()
 
     def _take(self, message: Message) -> None:
         """Raises ProtocolError for what nobody asked, or no answer can be."""

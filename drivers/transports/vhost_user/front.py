@@ -15,7 +15,7 @@ from drivers.hw import DmaMemory
 from drivers.ipc import FdSocket, Unusable
 from drivers.model import BindState
 from drivers.pump import Signal
-from drivers.transports.vhost_user.connection import Connection, listen
+from drivers.transports.vhost_user.connection import Connection
 from drivers.transports.vhost_user.constants import (
     F_LOG_ALL,
     F_PROTOCOL_FEATURES,
@@ -29,7 +29,6 @@ from drivers.transports.vhost_user.front_rings import FrontRings
 from drivers.transports.vhost_user.payloads import (
     U64,
     Config,
-    ProtocolError,
 )
 from drivers.user import OwnConfig, UserClient, UserSocket
 from drivers.virtio import NOBODY, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
@@ -63,9 +62,9 @@ class VhostUserFront:
         self._device: VirtioDevice | None = None
         self._connection: Connection | None = None
         self._online = Signal()
+        self._scope = trio.CancelScope(shield=True)
         self._agreed = 0
         self._offered = 0
-        self._features = 0
         self._status = Status(0)
         self._generation = 0
         self._queue_max: int | None = None
@@ -75,29 +74,30 @@ class VhostUserFront:
     # Connections
 
     async def run(self) -> None:
-        """Connect as often as it takes, until cancelled."""
+        """Connect as often as it takes, until `leave`: whoever cancels waits until the device was stopped."""
         shortest, longest = RETRY
         pause = shortest
-        while True:
-            try:
-                began = trio.current_time()
-                await self._serve(Connection(self._socket.name, await self._socket.connect()))
-                if trio.current_time() - began > longest:
-                    pause = shortest
-            except TransportLost as exc:
-                self._refuse(str(exc))
-            await trio.sleep(pause)
-            pause = min(2 * pause, longest)
+        with self._scope:
+            while True:
+                try:
+                    began = trio.current_time()
+                    await self._serve(Connection(self._socket.name, await self._socket.connect()))
+                    if trio.current_time() - began > longest:
+                        pause = shortest
+                except TransportLost as exc:
+                    self._refuse(str(exc))
+                await trio.sleep(pause)
+                pause = min(2 * pause, longest)
 
     async def _serve(self, connection: Connection) -> None:
         """One connection, until it ends."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_until_ended, connection, nursery.cancel_scope)
+                nursery.start_soon(connection.run, nursery.cancel_scope.cancel)
                 try:
                     channel = await self._introduce(connection)
                     if channel is not None:
-                        nursery.start_soon(_overhear, channel, self._config_changed, connection)
+                        nursery.start_soon(connection.overhear, channel, self._config_changed)
                     self._connection = connection
                     await self._show()
                 except (ProbeError, TransportLost, Unusable) as exc:
@@ -154,9 +154,10 @@ class VhostUserFront:
             await self._virtio.rebind(self._device)  # another back end, or the same after a new start
 
     async def leave(self) -> None:
-        """Take the device off its bus."""
+        """Take the device off its bus, which stops it while there is a connection to say so on; then hang up."""
         if self._device is not None:
             await self._virtio.unregister_device(self._device)
+        self._scope.cancel()
 
     def _has(self, feature: ProtocolFeature) -> bool:
         return bool(self._agreed >> feature & 1)
@@ -219,7 +220,6 @@ class VhostUserFront:
         return features if own is None or not features else features & ~own.replaced | own.features
 
     async def finalize_features(self, features: int) -> None:
-        self._features = features
         if (own := self._own()) is not None:
             features &= ~own.replaced
         if features >> 64:
@@ -278,27 +278,15 @@ class VhostUserFront:
         self._rings.free()
 
 
-async def _until_ended(connection: Connection, scope: trio.CancelScope) -> None:
-    await connection.run()
-    scope.cancel()
-
-
-async def _overhear(channel: FdSocket, changed: Callable[[], None], connection: Connection) -> None:
-    try:
-        await listen(channel, changed)
-    except (ProtocolError, TransportLost, Unusable) as exc:
-        connection.end(f"on the back end's channel: {exc}")
-    finally:
-        channel.close()
-
-
 async def _serve(socket: UserSocket, virtio: VirtioBus, refuse: Callable[[str], None]) -> None:
     front = VhostUserFront(socket, virtio, refuse)
-    try:
-        await front.run()
-    finally:
-        with trio.CancelScope(shield=True):
-            await front.leave()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(front.run)
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await front.leave()
 
 
 VHOST_USER = UserClient("vhost-user", _serve)
