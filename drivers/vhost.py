@@ -324,7 +324,7 @@ class VhostDevice:
         """The driver says buffers are available; ignored for a queue that does not run (section 2.9)."""
         if 0 <= index < len(self.queues):
             queue = self.queues[index]
-            if queue.live and self.running:
+            if queue.live and self._scope is not None:  # as `running`, since only DRIVER_OK begins it
                 queue.kicks += 1
                 queue.signal.set()
             else:

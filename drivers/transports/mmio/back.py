@@ -19,6 +19,7 @@ VENDOR = 0x1AF4
 NO_REGION = 0xFFFF_FFFF
 """Length and base, in both halves, of a shared memory region that does not exist."""
 WORD = 0xFFFF_FFFF
+USED_BUFFER, CONFIG_CHANGE = int(Interrupt.USED_BUFFER), int(Interrupt.CONFIG_CHANGE)
 _ADDRESSES = {
     low + half: (name, 8 * half)
     for low, name in (
@@ -39,7 +40,8 @@ class MmioDevice(VhostOps):
     def __init__(self, slot: PlatformSlot, device_id: int, name: str = "") -> None:
         self.device = VhostDevice(device_id, VENDOR, self, name)
         self._slot = slot
-        self.interrupt_status = Interrupt(0)
+        self.interrupt_status = 0
+        """Bits of `Interrupt`. A plain number, as flags of Python's cost more than the rest of an interrupt."""
         self._registers = Registers(self)
         self.device.on_status = self._status_changed
 
@@ -58,7 +60,7 @@ class MmioDevice(VhostOps):
         whole = {name.name.lower(): self._registers.read(name, 4) for name in (*names, Register.CONFIG_GENERATION)}
         return whole | self.device.queue_registers()
 
-    def interrupt(self, cause: Interrupt) -> None:
+    def interrupt(self, cause: int) -> None:
         """An event occurred: its bit stands until it is acknowledged (section 4.2.2.1)."""
         self.interrupt_status |= cause
         self._slot.set_irq(True)
@@ -73,10 +75,10 @@ class MmioDevice(VhostOps):
         return self._slot.memory
 
     def call(self, queue: DeviceQueue) -> None:
-        self.interrupt(Interrupt.USED_BUFFER)
+        self.interrupt(USED_BUFFER)
 
     def config_changed(self) -> None:
-        self.interrupt(Interrupt.CONFIG_CHANGE)
+        self.interrupt(CONFIG_CHANGE)
 
     async def settle(self) -> None:
         """There is no link to pay."""

@@ -21,6 +21,7 @@ ACPI_VENDOR, ACPI_DEVICE = int.from_bytes(b"LNRO", "big"), 0x0005
 NOBODY = 0xFFFF_FFFF
 WORD = 0xFFFF_FFFF
 FEATURE_WORDS = 4
+USED_BUFFER, CONFIG_CHANGE = int(Interrupt.USED_BUFFER), int(Interrupt.CONFIG_CHANGE)
 
 
 class VirtioMmio:
@@ -159,11 +160,11 @@ class VirtioMmio:
         pending = self._read(Register.INTERRUPT_STATUS)
         if pending == NOBODY:
             return
-        causes = Interrupt(pending & (Interrupt.USED_BUFFER | Interrupt.CONFIG_CHANGE))
-        if causes & Interrupt.USED_BUFFER:
+        causes = pending & (USED_BUFFER | CONFIG_CHANGE)
+        if causes & USED_BUFFER:
             for queue in self._queues:
                 queue.called()
-        if causes & Interrupt.CONFIG_CHANGE and self._device is not None:
+        if causes & CONFIG_CHANGE and self._device is not None:
             self._device.interrupt()
         if causes:
             self._write(Register.INTERRUPT_ACK, causes)
