@@ -298,7 +298,9 @@ async def test_nothing_beyond_the_end_gets_to_the_device() -> None:
         assert pair.disk.figures[0].errors == {"beyond_end": 3}
 
 
-@pytest.mark.virtio("BLK-DRV-11", "BLK-DRV-12", "BLK-DRV-13", "BLK-DRV-14", "BLK-DRV-15", "BLK-DRV-16", "BLK-DRV-18")
+@pytest.mark.virtio(
+    "BLK-DRV-1", "BLK-DRV-11", "BLK-DRV-12", "BLK-DRV-13", "BLK-DRV-14", "BLK-DRV-15", "BLK-DRV-16", "BLK-DRV-18"
+)
 @pytest.mark.virtio("BLK-DRV-20", "BLK-DEV-54")
 async def test_every_request_has_the_shape_that_its_type_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     from drivers.devices.blk.request import Request
@@ -331,7 +333,7 @@ async def test_every_request_has_the_shape_that_its_type_asks_for(monkeypatch: p
             assert flags == (1 if kind == RequestType.WRITE_ZEROES else 0)
 
 
-@pytest.mark.virtio("BLK-DRV-8", "BLK-DEV-17")
+@pytest.mark.virtio("BLK-DRV-8", "BLK-DEV-17", "BLK-DEV-24")
 async def test_a_store_that_grows_or_shrinks_tells_the_driver() -> None:
     async with open_blk_pair() as pair:
         assert (await pair.disk.wait_online()).size == SIZE
@@ -342,6 +344,9 @@ async def test_a_store_that_grows_or_shrinks_tells_the_driver() -> None:
         pair.store.data.extend(bytes(SIZE))
         await pair.disk.write(SIZE, b"new" + bytes(509))
         assert (await pair.disk.read(SIZE, 512))[:3] == b"new"
+        pair.store.info = attrs.evolve(pair.store.info, unmaps=False)
+        pair.blk.resized()
+        await until(lambda: pair.disk.geometry is not None and not pair.disk.geometry.unmaps)
 
 
 # What it asks of a device

@@ -56,7 +56,7 @@ class BlkPlug:
     figures: list[RequestFigures] = attrs.field(init=False)
     """By queue."""
     resized: Callable[[], None] = attrs.field(init=False, default=lambda: None)
-    """Call it when the store has another size."""
+    """Call it when what the store says of itself changed, such as its size."""
 
     @figures.default
     def _figures(self) -> list[RequestFigures]:
