@@ -139,6 +139,8 @@ class VhostDevice:
         self._config = b""
         self._config_read = False
         self._scope: trio.CancelScope | None = None
+        self._idle = trio.Event()
+        self._idle.set()
         self._go = Signal()
         self._written: Callable[[int, bytes], None] | None = None
         self.on_status: Callable[[Status], None] | None = None
@@ -356,9 +358,13 @@ class VhostDevice:
                 await self._go.wait()
                 if not self.status & Status.DRIVER_OK:
                     continue
-                with trio.CancelScope() as self._scope:
-                    await bound.run()
-                    await trio.sleep_forever()
+                self._idle = trio.Event()
+                try:
+                    with trio.CancelScope() as self._scope:
+                        await bound.run()
+                        await trio.sleep_forever()
+                finally:
+                    self._idle.set()
                 self._scope = None
                 self._finish_reset()
         finally:
@@ -366,6 +372,10 @@ class VhostDevice:
             self._written = self._scope = None
             if unfinished:  # somebody waits for a reset that came together with the end of all this
                 self._finish_reset()
+
+    async def wait_idle(self) -> None:
+        """Return when no task of the device runs: it was reset, or lost its driver."""
+        await self._idle.wait()
 
 
 class VhostBus(Bus[VhostDevice, VhostDriver]):

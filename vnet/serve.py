@@ -129,22 +129,33 @@ async def open_exports(
             context = OpenContext("serve", name, index, export.spec, ("", ""), poller, kind.supported, features)
             end = await stack.enter_async_context(ENDS[export.spec.type].alone(context))
             served[name] = Served(name, export, VhostUserBack(ipc, kind.device_id, name), end, report)
-        nursery = await stack.enter_async_context(open_background())
-        nursery.start_soon(poller.run)
         bus = VhostBus()
         for kind in DEVICES.values():
             bus.register_driver(kind.device(partial(_plug, served)))
-        await nursery.start(bus.serve)
+        nursery = await stack.enter_async_context(open_background())
+        # Devices and the poller live until the last session has ended, whatever is cancelled.
+        scope = trio.CancelScope(shield=True)
+        await nursery.start(_run, scope, poller, bus)
+        stack.callback(scope.cancel)
         for device in served.values():
             await _bring_up(bus, device.back)
+        sessions = await stack.enter_async_context(open_background())
         for device in served.values():
             serve = device.dial if device.export.connect else device.listen
             try:
-                await nursery.start(serve)
+                await sessions.start(serve)
             except OSError as exc:
                 why = "somebody listens there already" if exc.errno == errno.EADDRINUSE else exc.strerror or str(exc)
                 raise ConfigError("serve", "socket", str(device.export.socket), why) from None
         yield served
+
+
+async def _run(scope: trio.CancelScope, poller: Poller, bus: VhostBus, task_status: trio.TaskStatus[None]) -> None:
+    with scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poller.run)
+            await nursery.start(bus.serve)
+            task_status.started()
 
 
 def _plug(served: Mapping[str, Served], device: VhostDevice) -> Any:

@@ -47,7 +47,6 @@ class VhostUserBack:
 
     def __init__(self, ipc: Ipc, device_id: int, name: str = "") -> None:
         self.device = VhostDevice(device_id, VENDOR, self, name)
-        self.device.on_status = self._status_changed
         self.device.on_change = self._changed
         self.statistics = BackStatistics()
         self._ipc = ipc
@@ -103,10 +102,6 @@ class VhostUserBack:
         """A device that lost its driver is nobody's any more."""
         if not self.device.ready.is_set() and self._scope is not None:
             self._scope.cancel()
-
-    def _status_changed(self, status: Status) -> None:
-        if self._session is not None:
-            self._session.rings.status_changed(status)
 
     # Connections
 

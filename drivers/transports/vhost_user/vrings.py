@@ -62,7 +62,6 @@ class Vrings:
     def __init__(self, device: VhostDevice, ipc: Ipc) -> None:
         self._device = device
         self._rings = [Ring(index) for index in range(len(device.queues))]
-        self._stopped = trio.Event()
         self.memory = PeerMemory(ipc)
         self.inflight: InflightArea | None = None
         self.features = 0
@@ -80,15 +79,10 @@ class Vrings:
 
     # The device
 
-    def status_changed(self, status: Status) -> None:
-        if not status:
-            self._stopped.set()
-
     async def reset_device(self) -> None:
         """Return when the device has stopped. What was said of memory and rings stays."""
-        self._stopped = trio.Event()
         self._device.reset()
-        await self._stopped.wait()
+        await self._device.wait_idle()
 
     def driver_ok(self) -> None:
         """The device may run from now on."""

@@ -1,0 +1,275 @@
+"""A front end by hand: every message as a test wants it, memory and eventfds of its own, and a driver on one ring."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from drivers.devices.blk import BlkPlug, VhostBlk
+from drivers.hw import DmaBuffer
+from drivers.ipc import Handle
+from drivers.transports.vhost_user.back import VhostUserBack
+from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES, FrontendRequest
+from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Assembler, emit, parse_reply
+from drivers.transports.vhost_user.payloads import (
+    U64,
+    MemRegion,
+    MemTable,
+    Payload,
+    ProtocolError,
+    VringAddr,
+    VringFd,
+    VringState,
+)
+from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
+from drivers.vhost import VhostBus, VhostDevice
+from rings.features import RingFeature
+from rings.ids import DeviceId
+from rings.layout import DESC_SIZE, RingAddrs, split_sizes
+from rings.split.virtqueue import SplitVirtqueue
+from vnet.memory import HostMemory
+from vnet.ports.ipc import FileHandle, LocalIpc, UnixSocket, socket_pair
+from vnet.ports.poller import Poller
+
+__all__ = ["Bench", "FrontEnd", "HungUp", "Ring", "fds", "maps", "open_bench"]
+
+R = FrontendRequest
+USER = 0x7F00_0000_0000
+"""Where the front end's process has its memory."""
+NUM = 8
+MIB = 1 << 20
+
+
+class HungUp(Exception):
+    """The back end closed the connection."""
+
+
+def fds() -> int:
+    """Descriptors that this process has."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def maps() -> int:
+    """Mappings of shared memory that this process has."""
+    return sum("memfd:" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+class Ring:
+    """One ring of the front end: its memory, its events, the driver's side of it."""
+
+    def __init__(self, memory: HostMemory, index: int, num: int, features: int) -> None:
+        self.index, self.num = index, num
+        desc, avail, used = split_sizes(num)
+        self.buffers = [memory.alloc(size) for size in (desc, avail, used)]
+        self.addrs = RingAddrs(*(buffer.addr for buffer in self.buffers))
+        self._memory, self._features = memory, features
+        self._tables = memory.alloc(num * 8 * DESC_SIZE)
+        self.kick_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.call_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.err_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.queue = self.driver()
+
+    def driver(self) -> SplitVirtqueue[Any]:
+        """The driver's side, anew: the ring starts at 0."""
+        for buffer in self.buffers:
+            self._memory.view(buffer.addr, buffer.size, True)[:] = bytes(buffer.size)
+        return SplitVirtqueue(
+            self._memory,
+            self.num,
+            self.addrs,
+            event_idx=bool(self._features >> RingFeature.EVENT_IDX & 1),
+            indirect=self._tables.addr,
+            indirect_max=8,
+        )
+
+    def kick(self) -> None:
+        os.eventfd_write(self.kick_fd, 1)
+
+    @property
+    def used_idx(self) -> int:
+        return int.from_bytes(self._memory.view(self.addrs.device, 4)[2:], "little")
+
+    def called(self) -> int:
+        """Calls since the last look."""
+        try:
+            return os.eventfd_read(self.call_fd)
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        for fd in (self.kick_fd, self.call_fd, self.err_fd):
+            os.close(fd)
+
+
+class FrontEnd:
+    """One connection. `tell` asks for an acknowledgement, `post` does not."""
+
+    def __init__(self, socket: UnixSocket, features: int, rings: int = 1, num: int = NUM, size: int = MIB) -> None:
+        self.socket = socket
+        self.features = features
+        self.memory = HostMemory(size, name="front")
+        self.rings = [Ring(self.memory, index, num, features) for index in range(rings)]
+        self._assembler = Assembler(FRONTEND_MESSAGES, replies=True)
+        self.region = MemRegion(self.memory.base, size, USER, 0)
+        self.passed: list[Handle] = []
+        """File descriptors that came with the last answer."""
+
+    def user(self, addr: int) -> int:
+        """The address that its own process has for one of the driver's."""
+        return USER + addr - self.memory.base
+
+    async def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        await self.socket.send(data, [FileHandle(fd) for fd in fds])
+
+    async def post(self, request: R, payload: Payload | None = None, fds: Sequence[int] = ()) -> None:
+        await self.send(emit(request, payload), fds)
+
+    async def tell(self, request: R, payload: Payload | None = None, fds: Sequence[int] = ()) -> bool:
+        """Whether the back end says that all went well. Raises HungUp."""
+        await self.send(emit(request, payload, need_reply=True), fds)
+        answer = await self.answer(request)
+        return isinstance(answer, U64) and not answer.value
+
+    async def ask(self, request: R, payload: Payload | None = None, fds: Sequence[int] = ()) -> Any:
+        """The answer. Raises HungUp."""
+        await self.send(emit(request, payload), fds)
+        return await self.answer(request)
+
+    async def answer(self, request: R) -> Payload:
+        while True:
+            try:
+                data, handles = await self.socket.receive(self._assembler.wanted)
+            except Exception as exc:
+                raise HungUp from exc
+            if not data:
+                raise HungUp
+            message = self._assembler.feed(data, handles)
+            if message is not None:
+                self.passed = message.handles
+                return parse_reply(message, request, FRONTEND_MESSAGES)
+
+    async def hung_up(self) -> bool:
+        """Wait until the back end has closed the connection, or until it answers instead."""
+        try:
+            data, handles = await self.socket.receive(4096)
+        except Exception:  # noqa: BLE001
+            return True
+        for handle in handles:
+            handle.close()
+        return not data
+
+    async def negotiate(self, protocol_features: int = PROTOCOL_FEATURES) -> None:
+        """As far as owning the device and its features."""
+        offered = await self.ask(R.GET_FEATURES)
+        assert offered.value >> F_PROTOCOL_FEATURES & 1
+        assert not self.features & ~offered.value
+        assert (await self.ask(R.GET_PROTOCOL_FEATURES)).value & protocol_features == protocol_features
+        await self.post(R.SET_PROTOCOL_FEATURES, U64(protocol_features))
+        await self.post(R.SET_OWNER)
+
+    async def share(self) -> bool:
+        return await self.tell(R.SET_MEM_TABLE, MemTable((self.region,)), [self.memory.fd])
+
+    def addrs(self, ring: Ring) -> VringAddr:
+        return VringAddr(
+            ring.index, 0, *(self.user(addr) for addr in (ring.addrs.desc, ring.addrs.device, ring.addrs.driver))
+        )
+
+    async def start(self, ring: Ring, base: int = 0, *, enable: bool = True) -> bool:
+        """Set one ring up; whether it started."""
+        assert await self.tell(R.SET_VRING_NUM, VringState(ring.index, ring.num))
+        assert await self.tell(R.SET_VRING_BASE, VringState(ring.index, base))
+        assert await self.tell(R.SET_VRING_ADDR, self.addrs(ring))
+        assert await self.tell(R.SET_VRING_CALL, VringFd(ring.index), [ring.call_fd])
+        assert await self.tell(R.SET_VRING_ERR, VringFd(ring.index), [ring.err_fd])
+        if enable:
+            assert await self.tell(R.SET_VRING_ENABLE, VringState(ring.index, 1))
+        return await self.tell(R.SET_VRING_KICK, VringFd(ring.index), [ring.kick_fd])
+
+    async def bring_up(self, protocol_features: int = PROTOCOL_FEATURES) -> None:
+        """Everything up to a device that runs."""
+        await self.negotiate(protocol_features)
+        assert await self.tell(R.SET_FEATURES, U64(self.features | 1 << F_PROTOCOL_FEATURES))
+        assert await self.share()
+        for ring in self.rings:
+            assert await self.start(ring)
+        assert await self.tell(R.SET_STATUS, U64(15))
+
+    def buffer(self, data: bytes | int) -> DmaBuffer:
+        size = data if isinstance(data, int) else len(data)
+        buffer = self.memory.alloc(size)
+        if not isinstance(data, int):
+            self.memory.view(buffer.addr, size, True)[:] = data
+        return buffer
+
+    def close(self) -> None:
+        self.socket.close()
+        self._assembler.close()
+        for ring in self.rings:
+            ring.close()
+        self.memory.close()
+
+
+class Bench:
+    """A vhost-blk device behind a back end, and front ends as a test needs them."""
+
+    def __init__(self, nursery: trio.Nursery, back: VhostUserBack, plug: BlkPlug, features: int) -> None:
+        self.nursery, self.back, self.plug, self.features = nursery, back, plug, features
+        self.errors: list[Exception] = []
+
+    async def converse(self, socket: UnixSocket) -> None:
+        try:
+            await self.back.converse(socket)
+        except Exception as exc:  # noqa: BLE001  whatever it is, a test looks at it
+            self.errors.append(exc)
+
+    @asynccontextmanager
+    async def front(self, **options: Any) -> AsyncIterator[FrontEnd]:
+        ours, theirs = socket_pair()
+        self.nursery.start_soon(self.converse, theirs)
+        front = FrontEnd(ours, self.features, **options)
+        try:
+            yield front
+        finally:
+            front.close()
+            await self.idle()
+
+    async def idle(self) -> None:
+        """Return when nobody is connected."""
+        while self.back.connected:  # noqa: ASYNC110  there is nothing else to wait for
+            await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def open_bench(
+    plug: BlkPlug, *, allow_unsealed: bool = False, features_off: int = 1 << RingFeature.RING_PACKED
+) -> AsyncIterator[Bench]:
+    """Nothing is left afterwards: neither descriptors nor mappings."""
+    before = fds(), maps()
+    poller = Poller()
+    back = VhostUserBack(LocalIpc(poller, allow_unsealed=allow_unsealed), DeviceId.BLOCK, "disk0")
+    bus = VhostBus()
+
+    def plug_for(device: VhostDevice) -> BlkPlug:
+        return plug
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poller.run)
+        bus.register_driver(VhostBlk(plug_for))
+        await nursery.start(bus.serve)
+        bus.register_device(back.device)
+        await back.device.ready.wait()
+        back.bind()
+        bench = Bench(nursery, back, plug, back.device.device_features & ~features_off)
+        yield bench
+        await bench.idle()
+        nursery.cancel_scope.cancel()
+    poller.close()
+    assert (fds(), maps()) <= before
+    for error in bench.errors:
+        assert isinstance(error, ProtocolError) or type(error).__name__ == "TransportLost", error
