@@ -40,6 +40,7 @@ class DeviceQueue:
         self._past = QueueStatistics(0, 0, 0, 0)
         self._lives = 0
         self._changed = trio.lowlevel.ParkingLot()
+        self._life: trio.CancelScope | None = None
         self._drained: trio.Event | None = None
         self.ring: Vringh | None = None
         self.forget()
@@ -73,7 +74,8 @@ class DeviceQueue:
             self.ring.close()
             self.ring = None
             self.signal.set()
-            self._changed.unpark_all()
+            if self._life is not None:
+                self._life.cancel()  # the next ring may be there before it notices that this one is gone
 
     def begin(self, ring: Vringh) -> None:
         """From now on there is a ring."""
@@ -92,10 +94,9 @@ class DeviceQueue:
             while not self.live or self._lives == served:
                 await self._changed.park()
             served = self._lives
-            if self.muted:
-                await pump(_Discard(self))
-            else:
-                await serve()
+            with trio.CancelScope() as self._life:
+                await (pump(_Discard(self)) if self.muted else serve())
+            self._life = None
 
     async def drain(self) -> None:
         """Take nothing more from the ring, and return when all that was taken is given back or the ring is gone."""

@@ -45,14 +45,17 @@ class JobFlow:
 
     async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
         """Serve the queue; one that breaks still gets back what was taken from it."""
-        await pump(self, settle, in_place=True)
-        while self._working and self.held():
-            await self.queue.signal.wait()
-            if self.held() and self._give_back():
-                if settle is not None:
-                    await settle()
-                if self.held():
-                    self.queue.flush()
+        try:
+            await pump(self, settle, in_place=True)
+            while self._working and self.held():
+                await self.queue.signal.wait()
+                if self.held() and self._give_back():
+                    if settle is not None:
+                        await settle()
+                    if self.held():
+                        self.queue.flush()
+        finally:
+            self._ended.clear()  # they hold the driver's memory, and each other
 
     def held(self) -> bool:
         """Whether ring and buffers are those the requests came from, and still there: nothing else is touched."""
@@ -80,8 +83,9 @@ class JobFlow:
 
     def finished(self, jobs: Sequence[Job]) -> None:
         """Workers are done with them, or nobody begins them any more."""
-        self._ended.extend(jobs)
-        self.queue.signal.set()
+        if self.held():
+            self._ended.extend(jobs)
+            self.queue.signal.set()
 
     def _give_back(self) -> int:
         """Answer what workers are done with; how many."""

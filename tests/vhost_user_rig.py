@@ -36,7 +36,22 @@ from vnet.memory import HostMemory
 from vnet.ports.ipc import FileHandle, LocalIpc, UnixSocket, socket_pair
 from vnet.ports.poller import Poller
 
-__all__ = ["Bench", "FrontEnd", "HungUp", "Ring", "fds", "maps", "open_bench"]
+__all__ = [
+    "MIB",
+    "NUM",
+    "USER",
+    "Bench",
+    "FrontEnd",
+    "HungUp",
+    "R",
+    "Ring",
+    "begin",
+    "fds",
+    "finish",
+    "maps",
+    "open_bench",
+    "request",
+]
 
 R = FrontendRequest
 USER = 0x7F00_0000_0000
@@ -215,6 +230,36 @@ class FrontEnd:
         self.memory.close()
 
 
+async def request(front: FrontEnd, ring: Ring, kind: int, sector: int, data: bytes | int) -> bytes:
+    """One request of a driver; what came back, the status last."""
+    begin(front, ring, kind, sector, data)
+    return await finish(front, ring)
+
+
+def begin(front: FrontEnd, ring: Ring, kind: int, sector: int, data: bytes | int, *, kick: bool = True) -> None:
+    """Make one request available: to write bytes, or to read as many as that."""
+    header = front.buffer(kind.to_bytes(4, "little") + bytes(4) + sector.to_bytes(8, "little"))
+    body, status = front.buffer(data), front.buffer(b"\xff")
+    readable, writable = [(header.addr, 16)], [(status.addr, 1)]
+    if isinstance(data, int):
+        writable.insert(0, (body.addr, body.size))
+    else:
+        readable.append((body.addr, body.size))
+    ring.queue.enable_cb()
+    ring.queue.add(readable, writable, (body, status))
+    if ring.queue.publish() and kick:
+        ring.kick()
+
+
+async def finish(front: FrontEnd, ring: Ring) -> bytes:
+    """What the next request to be answered came back with, the status last."""
+    with trio.fail_after(5):
+        while (used := ring.queue.get()) is None:  # noqa: ASYNC110  as a driver that polls
+            await trio.sleep(0.01)
+    (body, status), _ = used
+    return bytes(front.memory.view(body.addr, body.size)) + bytes(front.memory.view(status.addr, 1))
+
+
 class Bench:
     """A vhost-blk device behind a back end, and front ends as a test needs them."""
 
@@ -238,6 +283,17 @@ class Bench:
         finally:
             front.close()
             await self.idle()
+
+    @asynccontextmanager
+    async def another(self) -> AsyncIterator[FrontEnd]:
+        """A connection besides the one there is."""
+        ours, theirs = socket_pair()
+        self.nursery.start_soon(self.converse, theirs)
+        front = FrontEnd(ours, self.features)
+        try:
+            yield front
+        finally:
+            front.close()
 
     async def idle(self) -> None:
         """Return when nobody is connected."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import trio
-from vhost_user_rig import FrontEnd, Ring, open_bench
+from vhost_user_rig import open_bench, request
 
 from drivers.devices.blk import BlkPlug
 from vnet.testing.blk import StubbornStore
@@ -15,34 +15,6 @@ SIZE = 1 << 20
 
 def plug(**options: Any) -> BlkPlug:
     return BlkPlug(StubbornStore(SIZE), **options)
-
-
-async def request(front: FrontEnd, ring: Ring, kind: int, sector: int, data: bytes | int) -> bytes:
-    """One request of a driver; what came back, the status last."""
-    begin(front, ring, kind, sector, data)
-    return await finish(front, ring)
-
-
-def begin(front: FrontEnd, ring: Ring, kind: int, sector: int, data: bytes | int) -> None:
-    header = front.buffer(kind.to_bytes(4, "little") + bytes(4) + sector.to_bytes(8, "little"))
-    body, status = front.buffer(data), front.buffer(b"\xff")
-    readable, writable = [(header.addr, 16)], [(status.addr, 1)]
-    if isinstance(data, int):
-        writable.insert(0, (body.addr, body.size))
-    else:
-        readable.append((body.addr, body.size))
-    ring.queue.enable_cb()
-    ring.queue.add(readable, writable, (body, status))
-    if ring.queue.publish():
-        ring.kick()
-
-
-async def finish(front: FrontEnd, ring: Ring) -> bytes:
-    with trio.fail_after(5):
-        while (used := ring.queue.get()) is None:  # noqa: ASYNC110  as a driver that polls
-            await trio.sleep(0.01)
-    (body, status), _ = used
-    return bytes(front.memory.view(body.addr, body.size)) + bytes(front.memory.view(status.addr, 1))
 
 
 async def test_a_disk_is_written_and_read_and_the_driver_is_called() -> None:

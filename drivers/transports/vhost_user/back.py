@@ -121,25 +121,25 @@ class VhostUserBack:
         self.statistics.sessions += 1
         session = self._session = Session(self.device, self._ipc)
         assembler = Assembler(FRONTEND_MESSAGES)
+        error: ProtocolError | TransportLost | None = None
         try:
             with trio.CancelScope() as self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._tell_changes, session)
                     try:
                         await self._listen(session, socket, assembler)
-                    finally:
-                        nursery.cancel_scope.cancel()
-        except* ProtocolError as group:
-            self.statistics.broken += 1
-            raise _first(group) from None
-        except* TransportLost as group:
-            raise _first(group) from None
+                    except (ProtocolError, TransportLost) as exc:
+                        error = exc
+                    nursery.cancel_scope.cancel()
         finally:
             self._scope = None
             assembler.close()
             await session.close()
             self._session = None
             socket.close()
+        if error is not None:
+            self.statistics.broken += isinstance(error, ProtocolError)
+            raise error
 
     async def _listen(self, session: Session, socket: FdSocket, assembler: Assembler) -> None:
         spoken = False
@@ -177,18 +177,12 @@ class VhostUserBack:
             if session.channel is not None and session.agreed(ProtocolFeature.CONFIG):
                 try:
                     await _in_time(partial(session.channel.send, emit(BackendRequest.CONFIG_CHANGE_MSG)))
-                except TransportLost:
-                    pass  # nobody listens to it any more
+                except (ProtocolError, TransportLost):
+                    session.channel.close()  # nobody listens to it any more
+                    session.channel = None
 
 
 async def _in_time(call: Callable[[], Awaitable[T]]) -> T:
     with trio.move_on_after(DEADLINE):
         return await call()
     raise ProtocolError(f"the front end did not go on for {DEADLINE:g} s")
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

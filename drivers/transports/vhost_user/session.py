@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 from drivers.ipc import FdSocket, Handle, Ipc, Unusable
-from drivers.pump import RECHECK
 from drivers.transports.vhost_user.constants import (
     F_PROTOCOL_FEATURES,
     MAX_CONFIG,
@@ -213,13 +212,14 @@ class Session:
         ring, watch = self.rings[payload.index], None
         if payload.there:
             watch = self._take(message, lambda handle: self._ipc.watch(handle, partial(self._device.kick, ring.index)))
-        ring.polled = not payload.there
         try:
             if ring.state is RingState.STOPPED:
+                ring.polled = not payload.there
                 await self.rings.start(ring)
                 self._run()
-            elif ring.polled:
-                self._device.queues[ring.index].signal.every = RECHECK
+            elif ring.polled is payload.there:
+                async with self.rings.paused():  # whoever waits for it waits in the other way from now on
+                    ring.polled = not payload.there
         except BaseException:
             if watch is not None:
                 watch.close()
