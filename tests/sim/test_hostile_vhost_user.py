@@ -163,8 +163,8 @@ async def test_no_room_for_file_descriptors() -> None:
     async def send(front: FrontEnd) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
-            await front.send(emit(R.SET_VRING_CALL, VringFd(0)), [front.rings[0].call_fd])
             resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+            await front.send(emit(R.SET_VRING_CALL, VringFd(0)), [front.rings[0].call_fd])
             assert await front.hung_up()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
