@@ -24,6 +24,8 @@ __all__ = ["NO_LOSS", "QueueRow", "describe", "drop_total", "queue_rows"]
 NO_LOSS = frozenset({"stale", "stopped"})
 """Causes of port drops that are no lost traffic: frames of an earlier life of the interface, thrown away when it
 starts or stops. Nobody was there to take them, as on a cable that is not plugged in."""
+FILTERED = "filter_"
+"""What causes of drops begin with where a device kept from its driver what that did not ask for."""
 
 Side = Literal["driver", "device"]
 
@@ -66,14 +68,14 @@ def queue_rows(world: World) -> list[QueueRow]:
 def drop_total(world: World) -> dict[str, int]:
     """Every drop counter of ours that is not zero, as "device.side.where.cause", such as "net0.driver.port.refused".
 
-    What `NO_LOSS` names is left out: it is no traffic that got lost.
+    What `NO_LOSS` names is left out, and what a driver did not want: it is no traffic that got lost.
     """
     return {
         f"{device.name}.{side}.{where}.{cause}": count
         for device in world.devices.values()
         for side, where, drops in _drops(device)
         for cause, count in drops.items()
-        if count and not (where == "port" and cause in NO_LOSS)
+        if count and not (where == "port" and cause in NO_LOSS) and not cause.startswith(FILTERED)
     }
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import attrs
 import pytest
 import trio
 import trio.testing
 
 from drivers.devices.net.control import COMMAND_MAX, TABLE_MAX, Command, Control, MacTable, emit
+from drivers.devices.net.device_control import ControlFlow
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import ANNOUNCE, LINK_UP, ConfigField, Duplex, NetFeature, offload_features
 from drivers.devices.net.station import Wishes
-from drivers.errors import CommandRefused, TransportLost
+from drivers.errors import CommandRefused, NeedsReset, TransportLost
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, NO_OFFLOADS, Offloads, PortState
+from drivers.pump import Need
 from rings.features import mask
 from rings.layout import NEXT, WRITE
 from rings.status import Status
@@ -498,3 +503,101 @@ async def test_every_life_begins_with_empty_tables_and_all_that_was_agreed_on() 
         assert await ask(driver, b"\0\0\0") == ERR
         assert await ask(driver, b"\0\5\1") == OK
         assert await let_in_by(driver) == set(FRAMES) - {"broadcast"}
+
+
+# Devices that do not do as they should
+
+
+@contextmanager
+def answering(answer: Callable[[ControlFlow], tuple[int, Need]]) -> Iterator[None]:
+    """Every device's control queue does this instead."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ControlFlow, "move", answer)
+        yield
+
+
+def silence(flow: ControlFlow) -> tuple[int, Need]:
+    """Take commands, and that is all."""
+    while flow.queue.ring is not None and flow.queue.ring.getdesc() is not None:
+        pass
+    return 0, Need.QUEUE
+
+
+async def test_a_device_that_does_not_answer_a_command_is_reset_and_whoever_asked_is_told() -> None:
+    async with open_pair(WITH) as pair, unharmed(pair):
+        with answering(silence):
+            with pytest.raises(NeedsReset, match="does not answer MAC_ADDR_SET within 5 s"):
+                await pair.settings.change(Wishes(mac=OTHER))
+            pair.driver_port.want(PortState(OTHER))
+            await until(lambda: any("does not answer" in failure for failure in pair.virtio.failures), seconds=10)
+            assert pair.device_port.inject(frame(OWN)), "frames pass all the while"
+            with trio.fail_after(10):
+                await pair.driver_port.receive()
+        pair.driver_port.want(PortState(promisc=True))
+        await until(lambda: pair.device.up, seconds=10)
+
+
+@pytest.mark.parametrize("answer", [1, 2, 0x55, 0xFF])
+async def test_any_answer_but_ok_is_a_refusal(answer: int) -> None:
+    def move(flow: ControlFlow) -> tuple[int, Need]:
+        ring = flow.queue.ring
+        chain = ring.getdesc() if ring is not None else None
+        if ring is None or chain is None:
+            return 0, Need.QUEUE
+        chain[2][0][0] = answer
+        ring.complete(chain[0], 1)
+        return 1, Need.TURN
+
+    async with open_pair(WITH) as pair, unharmed(pair):
+        with answering(move), pytest.raises(CommandRefused, match="the device refused it"):
+            await pair.settings.change(Wishes(mac=OTHER))
+        assert pair.settings.wishes.mac is None
+        assert pair.virtio.restarts == 0
+
+
+async def test_an_answer_without_a_byte_is_a_refusal() -> None:
+    def move(flow: ControlFlow) -> tuple[int, Need]:
+        ring = flow.queue.ring
+        chain = ring.getdesc() if ring is not None else None
+        if ring is None or chain is None:
+            return 0, Need.QUEUE
+        chain[2][0][0] = 0
+        ring.complete(chain[0], 0)
+        return 1, Need.TURN
+
+    async with open_pair(WITH) as pair, unharmed(pair):
+        with answering(move), pytest.raises(CommandRefused, match="the device refused it"):
+            await pair.settings.change(Wishes(mac=OTHER))
+
+
+async def test_a_reset_under_a_command_is_told_to_whoever_gave_it() -> None:
+    async with open_pair(WITH) as pair, unharmed(pair):
+        with answering(silence):
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def ask_in_vain() -> None:
+                    with pytest.raises(TransportLost, match="the device was reset before it answered MAC_ADDR_SET"):
+                        await pair.settings.change(Wishes(mac=OTHER))
+
+                await trio.testing.wait_all_tasks_blocked()
+                await pair.reset()
+        await pair.world.wait_up()
+
+
+@pytest.mark.every_transport
+@pytest.mark.virtio("NET-DRV-34", "NET-DEV-40", "NET-DEV-41", "NET-DRV-33")
+async def test_segmented_frames_with_ecn_cross_marked_where_it_was_agreed_on() -> None:
+    header = bytes.fromhex("01 81 3600 b405 2200 1000 0000")
+    big = FRAME[:ETH_HLEN] + bytes(20_000)
+    for off in ((), ("HOST_ECN", "GUEST_ECN")):
+        async with open_pair(attrs.evolve(WITHOUT, features_off=off)) as pair, unharmed(pair):
+            ends = pair.driver_port, pair.device_port
+            for source, sink in (ends, ends[::-1]):
+                source.inject(big, header)
+                if off:
+                    await until(lambda: source.statistics().drops == {"offload": 1})  # noqa: B023
+                else:
+                    with trio.fail_after(1):
+                        got, frame = await sink.receive()
+                    assert (got[:10], frame) == (header[:10], big)
