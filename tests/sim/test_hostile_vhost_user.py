@@ -12,6 +12,8 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from vhost_user_rig import MIB, NUM, USER, Bench, FrontEnd, HungUp, R, begin, fds, finish, maps, open_bench, request
 
 from drivers.devices.blk import BlkPlug
@@ -21,16 +23,18 @@ from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, emit
 from drivers.transports.vhost_user.payloads import (
     U64,
     Config,
+    Empty,
     Inflight,
     MemRegion,
     MemTable,
+    Payload,
     ProtocolError,
     SingleRegion,
     VringAddr,
     VringFd,
     VringState,
 )
-from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
+from drivers.transports.vhost_user.session import PROTOCOL_FEATURES, Session
 from drivers.transports.vhost_user.states import LEGAL, SessionState
 from rings.features import mask
 from vnet.testing.blk import StubbornStore
@@ -328,6 +332,58 @@ async def test_what_may_not_be_said_yet_is_refused() -> None:
         assert not await front.tell(R.SET_FEATURES, U64(1 << 32))
         await front.tell(R.SET_STATUS, U64(15))
         assert (await request(front, front.rings[0], 1, 0, bytes(512)))[-1] == 0
+
+
+def _made(front: FrontEnd, request_: R, variant: int) -> tuple[Payload | None, list[int]]:
+    """A body for any message, often a good one, and its file descriptors."""
+    [ring] = front.rings
+    index, odd = (0, 0, 0, 1)[variant % 4], variant % 2
+    bodies: dict[R, tuple[Payload, list[int]]] = {
+        R.SET_FEATURES: (U64(front.features | (1 << F_PROTOCOL_FEATURES) * odd), []),
+        R.SET_PROTOCOL_FEATURES: (U64(PROTOCOL_FEATURES), []),
+        R.SET_MEM_TABLE: (MemTable((front.region,)), [front.memory.fd]),
+        R.ADD_MEM_REG: (SingleRegion(front.region), [front.memory.fd]),
+        R.REM_MEM_REG: (SingleRegion(front.region), []),
+        R.SET_VRING_NUM: (VringState(index, NUM << odd), []),
+        R.SET_VRING_BASE: (VringState(index, odd), []),
+        R.SET_VRING_ENABLE: (VringState(index, odd), []),
+        R.GET_VRING_BASE: (VringState(index, 0), []),
+        R.SET_VRING_ADDR: (attrs.evolve(front.addrs(ring), index=index), []),
+        R.SET_VRING_KICK: (VringFd(index, there=not odd), [ring.kick_fd][odd:]),
+        R.SET_VRING_CALL: (VringFd(index, there=not odd), [ring.call_fd][odd:]),
+        R.SET_VRING_ERR: (VringFd(index, there=not odd), [ring.err_fd][odd:]),
+        R.SET_BACKEND_REQ_FD: (Empty(), [front.memory.fd]),
+        R.GET_CONFIG: (Config(0, 0, bytes(60)), []),
+        R.SET_CONFIG: (Config(32, 0, bytes((odd,))), []),
+        R.GET_INFLIGHT_FD: (Inflight(0, 0, 1, NUM), []),
+        R.SET_INFLIGHT_FD: (Inflight(4096, 0, 1, NUM), [front.memory.fd]),
+        R.SET_STATUS: (U64((0, 1, 11, 15)[variant % 4]), []),
+    }
+    return bodies.get(request_, (None, []))
+
+
+async def _say(acts: list[tuple[R, int]]) -> None:
+    async with bench_() as bench:
+        async with bench.front() as front:
+            await front.negotiate()
+            try:
+                for request_, variant in acts:
+                    payload, descriptors = _made(front, request_, variant)
+                    await front.send(emit(request_, payload, need_reply=True), descriptors)
+                    with trio.fail_after(60):
+                        await front.answer(request_)
+                    while front.passed:
+                        front.passed.pop().close()
+            except (HungUp, TransportLost):
+                pass
+        await works(bench)
+
+
+@pytest.mark.hostile("V12")
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from(sorted(Session._SERVE)), st.integers(0, 3)), max_size=40))
+def test_any_messages_in_any_order_are_answered_or_end_the_connection(acts: list[tuple[R, int]]) -> None:
+    trio.run(_say, acts, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 @pytest.mark.hostile("V13")

@@ -74,6 +74,12 @@ def _luns(given: Sequence[str]) -> list[dict[str, object]]:
 COMMON = (
     Setting("--queue-size", {"queue_size": VALUE}, "Descriptors of a queue, where the front end asks.", {"type": int}),
     Setting(
+        "--ring",
+        {"ring": VALUE},
+        "The format of its queues: packed is offered where this says so.",
+        {"type": click.Choice(["split", "packed"])},
+    ),
+    Setting(
         "--features-off",
         {"features_off": VALUE},
         "A feature not to offer, such as EVENT_IDX; may be given several times.",
@@ -217,7 +223,8 @@ def _hint(name: str, export: Export) -> str:
     lines = [f"{name} {verb} {export.socket}; Ctrl-C ends it."]
     side = QEMU.get(DEVICES[export.spec.type].device_id)
     if side is not None:
-        server = ",server=on" if export.connect else ",reconnect=1"
+        again = ",reconnect=1" if "-net" in side or "blk" in side else ""  # the others do not wait for a connection
+        server = ",server=on" if export.connect else again
         lines += [
             "For QEMU:",
             "  -object memory-backend-memfd,id=m,size=256M,share=on -numa node,memdev=m -m 256M",

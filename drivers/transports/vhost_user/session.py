@@ -124,12 +124,12 @@ class Session:
             self.channel.close()
 
     def _run(self) -> None:
-        """Let the device run as soon as a ring is there, or once the front end says so where it says such things.
+        """Let the device run as soon as a ring is enabled, or once the front end says so where it says such things.
 
         Some agree on that and then never say that there is a driver, such as QEMU's vhost-user-scsi in version 7.2.
         """
         silent = not self.agreed(F.STATUS) or not self._status & Status.DRIVER
-        if self.rings.running and (silent or self._status & Status.DRIVER_OK):
+        if self.rings.live and (silent or self._status & Status.DRIVER_OK):
             self.rings.driver_ok()
 
     # Messages
@@ -138,7 +138,8 @@ class Session:
         return U64(self._device.device_features | 1 << F_PROTOCOL_FEATURES), ()
 
     async def _set_features(self, payload: U64, _: Message) -> Answer:
-        features = payload.value & ~(1 << F_PROTOCOL_FEATURES)
+        # A front end's user may switch features off that others need: the device then does without those, too.
+        features = self._device.table.prune(payload.value & ~(1 << F_PROTOCOL_FEATURES))
         if self.state is SessionState.RUNNING and features != self.rings.features:
             raise Refused("SET_FEATURES: others while rings run")
         if not self._device.acceptable(features):
@@ -270,6 +271,7 @@ class Session:
         if payload.num > 1:
             raise Refused(f"SET_VRING_ENABLE: {payload.num}")
         await self.rings.enable(self.rings[payload.index], bool(payload.num))
+        self._run()
         return NOTHING
 
     async def _set_backend_req_fd(self, _: Empty, message: Message) -> Answer:

@@ -77,6 +77,11 @@ class Vrings:
     def running(self) -> bool:
         return any(ring.state is RingState.STARTED for ring in self._rings)
 
+    @property
+    def live(self) -> bool:
+        """Whether the device has a ring: one that is started, and enabled or discarded from."""
+        return any(queue.live for queue in self._device.queues)
+
     # The device
 
     async def reset_device(self) -> None:

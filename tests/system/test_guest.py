@@ -1,0 +1,280 @@
+"""A Linux guest whose own drivers use our devices over vhost-user: networks, disks, and what happens to them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from guest import Guest, GuestKernel, guest_kernel
+from machine import RequireTool, ip
+
+__all__ = ["guest_kernel"]
+
+pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(240)]
+
+VNET = str(Path(sys.executable).with_name("vnet"))
+PATIENCE = 30.0
+OFF = {
+    "plain": "",
+    "no_mrg": "mrg_rxbuf=off",
+    "no_offloads": "csum=off,gso=off,host_tso4=off,host_tso6=off,host_ufo=off,guest_csum=off,guest_tso4=off,"
+    "guest_tso6=off,guest_ufo=off",
+    "no_event": "event_idx=off,indirect_desc=off",
+    "packed": "packed=on",
+}
+"""One network device of a guest for each: what QEMU is told of it."""
+BITS = {"no_mrg": (15,), "no_offloads": (0, 1, 7, 8, 11, 12), "no_event": (28, 29)}
+"""Features that the guest then must not have, and has otherwise."""
+
+
+class Serve:
+    """A running ``vnet serve``."""
+
+    def __init__(self, folder: Path, name: str, *argv: str) -> None:
+        self.name, self.socket = name, folder / f"{name}.sock"
+        kind, *options = argv
+        self._argv = [VNET, *(() if kind != "entropy" else ("--load", ENTROPY)), "serve", kind]
+        self._argv += ["--vhost-user", str(self.socket), *options]
+        self._errors = folder / f"{name}.log"
+        self.start()
+
+    def start(self) -> None:
+        with self._errors.open("ab") as errors:
+            self.process = subprocess.Popen(
+                self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        assert "Ctrl-C ends it" in said, said + self._errors.read_text()
+
+    @property
+    def said(self) -> str:
+        return self._errors.read_text()
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+        status = self.process.wait(10)
+        assert status == (0 if number != signal.SIGKILL else -number), self.said
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        assert number == signal.SIGKILL or not self.socket.exists()
+        assert "Traceback" not in self.said, self.said
+
+
+ENTROPY = str(Path(__file__).parents[2] / "examples/my_device.py")
+
+
+class Machine:
+    """A guest with a network device of each kind, a disk, and entropy."""
+
+    def __init__(self, kernel: GuestKernel, folder: Path, netns: str) -> None:
+        self.folder, self.netns, self.stack = folder, netns, ExitStack()
+        self.image = folder / "disk.img"
+        self.image.touch()
+        os.truncate(self.image, 64 << 20)
+        self.serve: dict[str, Serve] = {}
+        try:
+            devices = []
+            for index, (name, off) in enumerate(OFF.items()):
+                tap = ["--tap" if index % 2 == 0 else "--tun", f"t{index}", "--netns", netns]
+                ring = ["--ring", "packed"] if name == "packed" else []
+                self.add(name, "net", *tap, *ring, "--address", f"198.18.{index}.1/24")
+                devices += [
+                    *("-netdev", f"vhost-user,id={name},chardev=c-{name}"),
+                    *(
+                        "-device",
+                        f"virtio-net-pci,netdev={name},mac=52:54:00:00:00:{index:02x},vectors=0,{off}".rstrip(","),
+                    ),
+                ]
+            self.add("disk", "blk", "--file", str(self.image), "--serial", "hashed")
+            devices += ["-device", "vhost-user-blk-pci,chardev=c-disk,num-queues=1"]
+            self.add("rng", "entropy")
+            devices += ["-device", "vhost-user-rng-pci,chardev=c-rng,vectors=0"]
+            # QEMU does not wait for a connection of its rng device that it makes again by itself.
+            chardevs = [
+                f"socket,id=c-{name},path={serve.socket}" + (",reconnect=1" if name != "rng" else "")
+                for name, serve in self.serve.items()
+            ]
+            arguments = [word for chardev in chardevs for word in ("-chardev", chardev)]
+            self.guest = Guest(kernel, folder / "guest", [*arguments, *devices])
+            self.stack.callback(self.guest.close)
+            self.set_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, name: str, *argv: str) -> None:
+        self.serve[name] = Serve(self.folder, name, *argv)
+        self.stack.callback(self._end, name)
+
+    def _end(self, name: str) -> None:
+        if self.serve[name].process.poll() is None:
+            self.serve[name].end()
+
+    def set_up(self) -> None:
+        for index in range(len(OFF)):
+            self.guest.run(f"ip addr add 198.18.{index}.2/24 dev eth{index} && ip link set eth{index} up")
+
+    def close(self) -> None:
+        self.stack.close()
+
+
+@pytest.fixture(scope="module")
+def machine(
+    guest_kernel: GuestKernel, tmp_path_factory: pytest.TempPathFactory, privileged: None, require_tool: RequireTool
+) -> Iterator[Machine]:
+    require_tool("ip", "iperf3")
+    netns = f"t{os.getpid()}-guest"
+    ip("netns", "add", netns)
+    ip("-n", netns, "link", "set", "lo", "up")
+    try:
+        machine = Machine(guest_kernel, tmp_path_factory.mktemp("machine"), netns)
+        try:
+            yield machine
+        finally:
+            machine.close()
+    finally:
+        ip("netns", "del", netns)
+
+
+def serving(machine: Machine, *argv: str) -> subprocess.Popen[bytes]:
+    """A server in the device's namespace."""
+    return subprocess.Popen(
+        ["ip", "netns", "exec", machine.netns, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+
+
+def test_each_network_answers_with_the_features_that_were_agreed_on(machine: Machine) -> None:
+    for index, name in enumerate(OFF):
+        features = machine.guest.run(f"cat /sys/class/net/eth{index}/device/features").strip()
+        for other, bits in BITS.items():
+            assert all(features[bit] == ("0" if other == name else "1") for bit in bits), (name, features)
+        assert (features[34] == "1") == (name == "packed")
+        machine.guest.run(f"ping -c 3 -i 0.2 -W 5 198.18.{index}.1")
+        done = subprocess.run(
+            ["ip", "netns", "exec", machine.netns, "ping", "-c", "3", "-i", "0.2", "-W", "5", f"198.18.{index}.2"],
+            capture_output=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def test_tcp_runs_both_ways_on_each_network(machine: Machine) -> None:
+    for index, name in enumerate(OFF):
+        for reverse in ("", "-R"):
+            server = serving(machine, "iperf3", "-s", "-1", "-B", f"198.18.{index}.1", "-p", "5301")
+            try:
+                deadline = time.monotonic() + PATIENCE
+                while f"198.18.{index}.1:5301" not in ip("netns", "exec", machine.netns, "ss", "-ltn"):
+                    assert time.monotonic() < deadline
+                said = machine.guest.run(f"iperf3 -c 198.18.{index}.1 -p 5301 -t 1 -f m {reverse}")
+                rate = float(said.split("receiver")[0].splitlines()[-1].split("Mbits/sec")[0].split()[-1])
+                assert rate > 1, said
+                print(f"{name} {reverse or 'to the device'}: {rate:.0f} Mbit/s")
+                server.wait(PATIENCE)
+            finally:
+                server.kill()
+                server.communicate()
+
+
+def test_a_download_is_what_was_sent(machine: Machine) -> None:
+    content = os.urandom(4 << 20)
+    (machine.folder / "file").write_bytes(content)
+    server = serving(machine, "busybox", "httpd", "-f", "-p", "80", "-h", str(machine.folder))
+    try:
+        for index in range(len(OFF)):
+            said = machine.guest.run(f"wget -q -O - http://198.18.{index}.1/file | sha256sum")
+            assert hashlib.sha256(content).hexdigest() in said
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_a_link_that_goes_and_comes(machine: Machine) -> None:
+    guest = machine.guest
+    guest.monitor("set_link", name="plain", up=False)
+    guest.run("for i in 1 2 3 4 5 6 7 8 9 10; do [ $(cat /sys/class/net/eth0/carrier) = 0 ] && break; sleep 0.3; done")
+    assert guest.run("cat /sys/class/net/eth0/carrier").strip() == "0"
+    guest.monitor("set_link", name="plain", up=True)
+    guest.run("for i in 1 2 3 4 5 6 7 8 9 10; do [ $(cat /sys/class/net/eth0/carrier) = 1 ] && break; sleep 0.3; done")
+    guest.run("ping -c 3 -i 0.2 -W 5 198.18.0.1")
+
+
+def test_a_network_whose_back_end_is_started_anew_goes_on(machine: Machine) -> None:
+    machine.serve["no_mrg"].end(signal.SIGKILL)
+    machine.serve["no_mrg"].start()
+    machine.guest.run("for i in 1 2 3 4 5 6 7 8 9 10; do ping -c 1 -W 2 198.18.1.1 && break; done")
+    machine.guest.run("ping -c 3 -i 0.2 -W 5 198.18.1.1")
+
+
+def test_a_file_system_on_a_disk(machine: Machine) -> None:
+    guest = machine.guest
+    assert guest.run("cat /sys/block/vda/serial").strip() == "hashed"
+    guest.run("mke2fs /dev/vda >/dev/null 2>&1 && mount -t ext4 /dev/vda /mnt")
+    guest.run("dd if=/dev/urandom of=/mnt/a bs=1M count=16 2>/dev/null && sync")
+    before = guest.run("sha256sum /mnt/a")
+    guest.run("umount /mnt && echo 3 > /proc/sys/vm/drop_caches && mount -t ext4 /dev/vda /mnt")
+    assert guest.run("sha256sum /mnt/a") == before
+
+
+@pytest.mark.hostile("C01")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
+def test_a_disk_whose_back_end_is_started_anew_with_requests_under_way(machine: Machine, number: int) -> None:
+    guest = machine.guest
+    guest.send(
+        "sh -c 'for i in 1 2 3 4; do dd if=/dev/urandom of=/mnt/b$i bs=64k count=64 oflag=direct 2>/dev/null || exit 1;"
+        " done; sha256sum /mnt/b*'"
+    )
+    for pause in (0.2, 0.5, 0.3):
+        time.sleep(pause)
+        machine.serve["disk"].end(number)
+        machine.serve["disk"].start()
+    written = guest.result()
+    guest.run("sync; umount /mnt; echo 3 > /proc/sys/vm/drop_caches; mount -t ext4 /dev/vda /mnt")
+    assert guest.run("sha256sum /mnt/b*") == written
+    assert "I/O error" not in guest.run("dmesg")
+
+
+def test_entropy_from_a_device_in_a_file_of_its_own(machine: Machine) -> None:
+    guest = machine.guest
+    assert "virtio_rng" in guest.run("cat /sys/class/misc/hw_random/rng_available")
+    first = guest.run("dd if=/dev/hwrng bs=64 count=4 2>/dev/null | sha256sum")
+    assert guest.run("dd if=/dev/hwrng bs=64 count=4 2>/dev/null | sha256sum") != first
+
+
+def test_drivers_that_let_go_and_come_back(machine: Machine) -> None:
+    guest = machine.guest
+    guest.run("umount /mnt; cd /sys/bus/virtio/drivers; d=$(ls virtio_blk | grep virtio); echo $d > virtio_blk/unbind")
+    guest.run(
+        "cd /sys/bus/virtio/drivers; echo $d > virtio_blk/bind; cd /; mount -t ext4 /dev/vda /mnt; sha256sum /mnt/a"
+    )
+    guest.run("umount /mnt")
+
+
+def test_a_reset_and_everything_is_there_again(machine: Machine) -> None:
+    guest = machine.guest
+    before = guest.run("mount -t ext4 /dev/vda /mnt; sha256sum /mnt/a; sync; umount /mnt")
+    guest.monitor("system_reset")
+    guest.wait_up()
+    machine.set_up()
+    for index in range(len(OFF)):
+        guest.run(f"for i in 1 2 3 4 5; do ping -c 1 -W 3 198.18.{index}.1 && break; done")
+    assert guest.run("mount -t ext4 /dev/vda /mnt; sha256sum /mnt/a; umount /mnt") == before
+
+
+def test_nothing_is_left_when_they_end(machine: Machine) -> None:
+    machine.guest.close()
+    for name, serve in machine.serve.items():
+        serve.end(signal.SIGINT if name == "plain" else signal.SIGTERM)
+        assert "hung up" in serve.said
+    links = ip("-n", machine.netns, "-o", "link").splitlines()
+    assert len(links) == 1, links
