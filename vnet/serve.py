@@ -128,7 +128,9 @@ async def open_exports(
             features = kind.supported & ~export.spec.features_off_mask()
             context = OpenContext("serve", name, index, export.spec, ("", ""), poller, kind.supported, features)
             end = await stack.enter_async_context(ENDS[export.spec.type].alone(context))
-            served[name] = Served(name, export, VhostUserBack(ipc, kind.device_id, name), end, report)
+            back = VhostUserBack(ipc, kind.device_id, name)
+            back.device.packed = export.spec.ring == "packed"
+            served[name] = Served(name, export, back, end, report)
         bus = VhostBus()
         for kind in DEVICES.values():
             bus.register_driver(kind.device(partial(_plug, served)))
