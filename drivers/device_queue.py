@@ -39,6 +39,7 @@ class DeviceQueue:
         """Whether what is in it is thrown away while it is `muted`: said by the device type that offers it."""
         self._past = QueueStatistics(0, 0, 0, 0)
         self._lives = 0
+        self._life: trio.CancelScope | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self._life: trio.CancelScope | None = None
         self._drained: trio.Event | None = None
@@ -69,6 +70,9 @@ class DeviceQueue:
         self.live = False
         if self._drained is not None:
             self._drained.set()
+        if self._life is not None:
+            # Before anybody is woken: the next ring may begin in this very turn, and is not for who served this one.
+            self._life.cancel()
         if self.ring is not None:
             self._past = self.statistics()
             self.ring.close()
@@ -87,7 +91,8 @@ class DeviceQueue:
     async def each_life(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Run ``serve`` on every ring that the queue comes to have, until cancelled.
 
-        Some transports start and stop the rings of a running device one by one. ``serve`` ends with its ring or before.
+        Some transports start and stop the rings of a running device one by one. ``serve`` is cancelled with its ring,
+        or ends before.
         """
         served = 0
         while True:

@@ -91,6 +91,7 @@ class Workers:
         # one write to a file anyway, and threads that take turns cost more than the copy.
         self._writes: dict[SectorStore, deque[Job]] = {}
         self._writing: set[SectorStore] = set()
+        self._writes_first = False
         self._idle = trio.lowlevel.ParkingLot()
         # The one that was used last is taken first: it is in the cache.
         self._buffers: list[memoryview] = []
@@ -138,9 +139,19 @@ class Workers:
                 finished(theirs)
 
     def _next(self) -> list[Job]:
-        """The next job, or all writes to a store that wait, as far as they fit; nothing where none may be done now."""
-        if self._jobs:
-            return [self._jobs.popleft()]
+        """The next job, or all writes to a store that wait, as far as they fit; nothing where none may be done now.
+
+        Both in turn: however many of the one keep coming, the other goes on.
+        """
+        self._writes_first = not self._writes_first
+        if self._writes_first:
+            return self._next_writes() or self._next_job()
+        return self._next_job() or self._next_writes()
+
+    def _next_job(self) -> list[Job]:
+        return [self._jobs.popleft()] if self._jobs else []
+
+    def _next_writes(self) -> list[Job]:
         for store in [store for store in self._writes if store not in self._writing]:
             waiting = self._writes.pop(store)
             if waiting:

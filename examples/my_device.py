@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import attrs
 import trio
@@ -93,7 +94,8 @@ class BoundVhostRng:
     plug: EntropyPlug
 
     async def run(self) -> None:
-        await pump(Give(self.device.queues[0], self.plug), self.device.settle, in_place=True)
+        [queue] = self.device.queues
+        await queue.each_life(partial(pump, Give(queue, self.plug), self.device.settle, in_place=True))
 
     def config_written(self, offset: int, data: bytes) -> None:
         """There is no configuration."""

@@ -279,8 +279,10 @@ class BoundVhostNet:
     async def _life(self, serve: Callable[[], Awaitable[None]]) -> None:
         """A ring of one pair came, and goes."""
         self._count_pairs()
-        await serve()
-        self._count_pairs()
+        try:
+            await serve()
+        finally:
+            self._count_pairs()
 
     def _count_pairs(self) -> None:
         """A driver without a queue for commands says by its queues themselves how many it uses."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 import trio
@@ -142,8 +143,8 @@ class BoundVhostRpmsg:
         bus.start(device.features, size - HEADER_SIZE, to_driver)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(pump, to_driver, device.ops.settle)
-                nursery.start_soon(pump, FromDriver(transmit, bus), device.ops.settle)
+                for flow in (to_driver, FromDriver(transmit, bus)):
+                    nursery.start_soon(flow.queue.each_life, partial(pump, flow, device.ops.settle))
         finally:
             bus.stop()
 

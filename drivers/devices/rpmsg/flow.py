@@ -93,8 +93,10 @@ class OutFlow(RpmsgFlow[Q]):
         self._bus.heard = True
         if not self._idle:
             self._signal.set()
-        await self._signal.wait()
-        self._idle = False
+        try:
+            await self._signal.wait()
+        finally:
+            self._idle = False
 
 
 class InFlow(RpmsgFlow[Q]):

@@ -1,0 +1,64 @@
+"""A front end stops rings of a running device and starts them again: each device type goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from drivers.transports.vhost_user.constants import FrontendRequest
+from drivers.transports.vhost_user.front import VhostUserFront
+from drivers.transports.vhost_user.front_rings import USER_BASE
+from drivers.transports.vhost_user.payloads import MemRegion, MemTable, VringState
+from vnet.testing import FRAME, Options, Pair, open_pair, over
+from vnet.testing.blk import open_blk_pair
+from vnet.testing.rpmsg import open_rpmsg_pair
+from vnet.testing.scsi import open_scsi_pair
+
+R = FrontendRequest
+
+
+async def again(pair: Pair) -> None:
+    """Say of the memory what was said of it before: rings stand still for that, and go on."""
+    front = pair.virtio.ops
+    assert isinstance(front, VhostUserFront)
+    [region] = front._socket.regions
+    table = MemTable((MemRegion(region.addr, region.size, USER_BASE + region.addr, 0),))
+    assert front._connection is not None
+    await front._connection.tell(R.SET_MEM_TABLE, table, [region.handle])
+
+
+async def enable(pair: Pair, index: int, on: bool) -> None:
+    front = pair.virtio.ops
+    assert isinstance(front, VhostUserFront)
+    assert front._connection is not None
+    await front._connection.tell(R.SET_VRING_ENABLE, VringState(index, int(on)))
+
+
+@pytest.mark.parametrize("open_some", [open_pair, open_blk_pair, open_scsi_pair, open_rpmsg_pair])
+async def test_rings_go_on_in_other_memory(open_some: Callable[..., Any]) -> None:
+    with over("vhost_user"):
+        async with open_some() as pair:
+            for _ in range(3):
+                await pair.transfer(1 << 16)
+                await trio.testing.wait_all_tasks_blocked()
+                await again(pair)
+            await pair.transfer(1 << 16)
+
+
+async def test_what_is_in_a_ring_that_is_not_enabled_is_thrown_away() -> None:
+    with over("vhost_user"):
+        async with open_pair(Options()) as pair:
+            pair.driver_port.inject(FRAME)
+            assert (await pair.device_port.receive())[1] == FRAME
+            await enable(pair, 1, False)
+            pair.driver_port.inject(FRAME)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.WouldBlock):
+                pair.device_port.receive_nowait()
+            await enable(pair, 1, True)
+            pair.driver_port.inject(FRAME)
+            assert (await pair.device_port.receive())[1] == FRAME
