@@ -236,22 +236,24 @@ class _Drain:
 
     def when_told(self) -> bool:
         """The other side notified, while `run` waits for just that; whether it may go on waiting."""
-        if not self._queue.live:
-            return False
-        self._queue.quiet()
-        return self._step() is Need.QUEUE and not self._queue.rearm()
+        return self._queue.live and self._step(told=True) is Need.QUEUE
 
     def when_readable(self) -> bool:
         """The port has something, while `run` waits for just that; whether it may go on waiting."""
-        return self._queue.live and self._step() is Need.SOURCE
+        return self._queue.live and self._step(told=False) is Need.SOURCE
 
-    def _step(self) -> Need | None:
-        """Batches, in somebody else's task; what is lacking then. None: `run` has to be woken, and will find out."""
+    def _step(self, *, told: bool) -> Need | None:
+        """Batches, in somebody else's task, who is never told what went wrong here; what is lacking then.
+
+        None: `run` has to be woken, and will find out.
+        """
         queue = self._queue
         if self._busy or self._error is not None:
             return None
         self._busy = True
         try:
+            if told:
+                queue.quiet()  # as all that touches the ring: its memory may be gone
             for _ in range(BATCHES):
                 moved, need = self._flow.move()
                 if moved:
@@ -259,6 +261,8 @@ class _Drain:
                     queue.flush()
                 if need is not Need.TURN or not queue.live:
                     break
+            if told and need is Need.QUEUE and queue.rearm():
+                return None
         except Exception as exc:  # noqa: BLE001  whatever it is, it is this flow's: raised again in its own task
             self._error = exc
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import attrs
 import pytest
@@ -15,7 +16,7 @@ from rings.memory import Addr
 from rings.status import Status
 from rings.testing import Desc
 from vnet.pcie.config_space import CAP_MSIX, Command
-from vnet.testing import FRAME, HostileDriver, Options, Pair, bounded, hostile_driver, open_pair, unharmed, until
+from vnet.testing import FRAME, HostileDriver, Options, Pair, bounded, hostile_driver, open_pair, over, unharmed, until
 
 SMALL = Options(queue_size=16)
 NO_REGISTERS = ("vhost_user",)
@@ -369,6 +370,22 @@ async def test_without_bus_mastering_not_a_byte_is_moved_and_set_up_again_it_wor
         assert driver.get(room, 2000) == b"\xee" * 2000, "not later either"
         await driver.start()
         await works(driver)
+
+
+@pytest.mark.hostile("S14")
+@pytest.mark.parametrize("ring", ["split", "packed"])
+async def test_whoever_kicks_for_a_ring_that_is_out_of_reach_hears_nothing_of_it(
+    ring: Literal["split", "packed"],
+) -> None:
+    """The device looks at its ring in the kicker's task, and without EVENT_IDX it writes to it first."""
+    with over("pci", ring):
+        async with open_pair(attrs.evolve(SMALL, features_off=("EVENT_IDX",))) as pair:
+            await trio.testing.wait_all_tasks_blocked()
+            command = pair.function.config_read(4, 2)
+            pair.function.config_write(4, 2, command & ~Command.BUS_MASTER)
+            pair.driver_port.inject(FRAME)
+            await trio.testing.wait_all_tasks_blocked()
+            assert "went away" in pair.vhost.failures[-1]
 
 
 @pytest.mark.hostile("S14")

@@ -286,9 +286,9 @@ class BoundVhostNet:
 
     def _count_pairs(self) -> None:
         """A driver without a queue for commands says by its queues themselves how many it uses."""
-        if self._has(F.CTRL_VQ):
-            return
         queues, used = self._device.queues, 1
+        if self._has(F.CTRL_VQ) or not queues:  # withdrawn
+            return
         while used < len(self._to_driver) and all(q.live and not q.muted for q in queues[2 * used : 2 * used + 2]):
             used += 1
         if used != self.pairs:

@@ -14,6 +14,9 @@ __all__ = ["MAX_SLOTS", "PeerMemory"]
 
 MAX_SLOTS = 64
 """Regions that may be added one by one."""
+MAX_BYTES = 1 << 42
+"""Of all regions. A file without contents may be larger than all addresses that this process has: none would be left
+for memory of its own, nor for a thread."""
 
 
 @attrs.frozen
@@ -50,6 +53,8 @@ class PeerMemory:
             raise Refused(f"more than {MAX_SLOTS} memory regions")
         if any(region.overlaps(other) for other in self):
             raise Refused(f"the memory region at {region.addr:#x} overlaps another")
+        if region.size + sum(other.size for other in self) > MAX_BYTES:
+            raise Refused(f"memory regions of more than {MAX_BYTES:#x} bytes")
         try:
             shared = self._ipc.map(handle, region.size, region.mmap_offset)
         except Unusable as exc:
