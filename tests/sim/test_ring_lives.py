@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from drivers.errors import ProbeError
 from drivers.transports.vhost_user.constants import FrontendRequest
 from drivers.transports.vhost_user.front import VhostUserFront
 from drivers.transports.vhost_user.front_rings import USER_BASE
@@ -62,3 +63,15 @@ async def test_what_is_in_a_ring_that_is_not_enabled_is_thrown_away() -> None:
             await enable(pair, 1, True)
             pair.driver_port.inject(FRAME)
             assert (await pair.device_port.receive())[1] == FRAME
+
+
+async def test_no_ring_is_so_long_that_one_batch_of_it_stops_everybody_else() -> None:
+    with over("vhost_user"):
+        async with open_pair() as pair:
+            front = pair.virtio.ops
+            assert isinstance(front, VhostUserFront)
+            assert front._connection is not None
+            await front._connection.ask(R.GET_VRING_BASE, VringState(1, 0))
+            with pytest.raises(ProbeError, match="refused SET_VRING_NUM"):
+                await front._connection.tell(R.SET_VRING_NUM, VringState(1, 2048))
+            await front._connection.tell(R.SET_VRING_NUM, VringState(1, 1024))

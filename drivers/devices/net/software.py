@@ -26,6 +26,9 @@ PLAIN = bytes(HEADER_SIZE)
 KINDS = {GsoType.TCPV4: "tso4", GsoType.TCPV6: "tso6", GsoType.UDP_L4: "uso"}
 HEADERS_MAX = 256
 """Bytes that the headers of a frame may take: more is no frame that anybody segments."""
+SEGMENTS_MAX = 1024
+"""Frames that one is cut into: more would take so long that everybody else stood still, for pieces that no network has
+(the smallest MSS of IPv4 is 536, of Linux 88)."""
 
 Finished = tuple[bytes, list[memoryview]]
 """virtio_net_hdr and rewritten headers; the payload that follows, still where it was."""
@@ -118,6 +121,8 @@ def _segments(kind: GsoType, mss: int, start: int, frame: Sequence[memoryview], 
     left, done, index = total(payload), 0, 0
     if not left:
         raise Unfinished("there is nothing behind its headers")
+    if left > mss * SEGMENTS_MAX:
+        raise Unfinished(f"its {left} bytes make more than {SEGMENTS_MAX} segments of {mss}")
     ip_id = int.from_bytes(top[network + IPV4_ID : network + IPV4_ID + 2], "big")
     seq = int.from_bytes(top[transport + TCP_SEQ : transport + TCP_SEQ + 4], "big")
     while left > 0:

@@ -34,7 +34,6 @@ from drivers.transports.vhost_user.vrings import Vrings
 from drivers.vhost import VhostDevice
 from rings.features import mask
 from rings.ids import DeviceId
-from rings.layout import MAX_NUM
 from rings.status import Status
 
 __all__ = ["PROTOCOL_FEATURES", "Session"]
@@ -54,6 +53,9 @@ PROTOCOL_FEATURES = mask(
 )
 QUEUES_PER_UNIT: Mapping[int, int] = {DeviceId.NET: 2}
 """What GET_QUEUE_NUM counts: of a network device pairs of queues, else queues."""
+RING_MAX = 1024
+"""Descriptors of a ring, unless the device was made for more: what QEMU has at most. No size is agreed on, and a driver
+may chain as many as there are: chains of 32768, a batch of which takes seconds, would stop everybody else."""
 Answer = tuple[Payload | None, Sequence[Handle]]
 NOTHING: Answer = (None, ())
 
@@ -186,8 +188,9 @@ class Session:
         return U64(MAX_SLOTS), ()
 
     async def _set_vring_num(self, payload: VringState, _: Message) -> Answer:
-        if not 1 <= payload.num <= MAX_NUM:
-            raise Refused(f"SET_VRING_NUM: {payload.num} descriptors")
+        most = max(RING_MAX, self._device.queues[payload.index].max_num)
+        if not 1 <= payload.num <= most:
+            raise Refused(f"SET_VRING_NUM: {payload.num} descriptors, at most {most}")
         self.rings[payload.index].num = payload.num
         return NOTHING
 
