@@ -39,7 +39,6 @@ class DeviceQueue:
         """Whether what is in it is thrown away while it is `muted`: said by the device type that offers it."""
         self._past = QueueStatistics(0, 0, 0, 0)
         self._lives = 0
-        self._life: trio.CancelScope | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self._life: trio.CancelScope | None = None
         self._drained: trio.Event | None = None
@@ -70,16 +69,14 @@ class DeviceQueue:
         self.live = False
         if self._drained is not None:
             self._drained.set()
-        if self._life is not None:
-            # Before anybody is woken: the next ring may begin in this very turn, and is not for who served this one.
-            self._life.cancel()
         if self.ring is not None:
+            if self._life is not None:
+                # Before who waits is woken: the next ring may begin in this very turn, and is not for who served this.
+                self._life.cancel()
             self._past = self.statistics()
             self.ring.close()
             self.ring = None
             self.signal.set()
-            if self._life is not None:
-                self._life.cancel()  # the next ring may be there before it notices that this one is gone
 
     def begin(self, ring: Vringh) -> None:
         """From now on there is a ring."""

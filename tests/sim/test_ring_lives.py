@@ -13,7 +13,7 @@ from drivers.errors import ProbeError
 from drivers.transports.vhost_user.constants import FrontendRequest
 from drivers.transports.vhost_user.front import VhostUserFront
 from drivers.transports.vhost_user.front_rings import USER_BASE
-from drivers.transports.vhost_user.payloads import MemRegion, MemTable, VringState
+from drivers.transports.vhost_user.payloads import MemRegion, MemTable, VringFd, VringState
 from vnet.testing import FRAME, Options, Pair, open_pair, over
 from vnet.testing.blk import open_blk_pair
 from vnet.testing.rpmsg import open_rpmsg_pair
@@ -32,6 +32,17 @@ async def again(pair: Pair) -> None:
     await front._connection.tell(R.SET_MEM_TABLE, table, [region.handle])
 
 
+async def restart(pair: Pair) -> None:
+    """Stop every ring but the first, and start it where it stood: with the last one the device would stop, too."""
+    front = pair.virtio.ops
+    assert isinstance(front, VhostUserFront)
+    assert front._connection is not None
+    for ring in front._rings._rings[1:]:
+        stood = await front._connection.ask(R.GET_VRING_BASE, VringState(ring.index, 0))
+        await front._connection.tell(R.SET_VRING_BASE, stood)
+        await front._connection.tell(R.SET_VRING_KICK, VringFd(ring.index), (ring.kick,))
+
+
 async def enable(pair: Pair, index: int, on: bool) -> None:
     front = pair.virtio.ops
     assert isinstance(front, VhostUserFront)
@@ -40,13 +51,15 @@ async def enable(pair: Pair, index: int, on: bool) -> None:
 
 
 @pytest.mark.parametrize("open_some", [open_pair, open_blk_pair, open_scsi_pair, open_rpmsg_pair])
-async def test_rings_go_on_in_other_memory(open_some: Callable[..., Any]) -> None:
+async def test_rings_go_on_in_other_memory_and_after_a_stop(open_some: Callable[..., Any]) -> None:
     with over("vhost_user"):
         async with open_some() as pair:
             for _ in range(3):
                 await pair.transfer(1 << 16)
                 await trio.testing.wait_all_tasks_blocked()
                 await again(pair)
+                await pair.transfer(1 << 16)
+                await restart(pair)
             await pair.transfer(1 << 16)
 
 
