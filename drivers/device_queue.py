@@ -41,6 +41,7 @@ class DeviceQueue:
         self._lives = 0
         self._changed = trio.lowlevel.ParkingLot()
         self._life: trio.CancelScope | None = None
+        self._left = False  # by who served the ring: it broke, and what is in flight is given back by nobody
         self._drained: trio.Event | None = None
         self.ring: Vringh | None = None
         self.forget()
@@ -82,6 +83,7 @@ class DeviceQueue:
         """From now on there is a ring."""
         self.ring = ring
         self.enabled = self.live = True
+        self._left = False
         self._lives += 1
         self._changed.unpark_all()
 
@@ -99,9 +101,13 @@ class DeviceQueue:
             with trio.CancelScope() as self._life:
                 await (pump(_Discard(self)) if self.muted else serve())
             self._life = None
+            if self._lives == served:
+                self._left = True
+                if self._drained is not None:
+                    self._drained.set()
 
     async def drain(self) -> None:
-        """Take nothing more from the ring, and return when all that was taken is given back or the ring is gone."""
+        """Take nothing more from the ring, and return when all that was taken is given back, or nobody will do so."""
         ring = self.ring
         if ring is None:
             return
@@ -109,7 +115,7 @@ class DeviceQueue:
         self._drained = trio.Event()
         try:
             self.flush()
-            while ring is self.ring and ring.reachable() and ring.state().in_flight:
+            while ring is self.ring and not self._left and ring.reachable() and ring.state().in_flight:
                 await self._drained.wait()
                 self._drained = trio.Event()
         finally:

@@ -222,17 +222,26 @@ class _Drain:
             elif need is not Need.QUEUE:
                 turns = 0
                 await flow.wait(need)
-                if self._error is not None:
-                    raise self._error
+                self._check()
             elif queue.rearm():
                 queue.quiet()
                 await trio.lowlevel.checkpoint()
             else:
                 await wait_told(queue)
-                if self._error is not None:
-                    raise self._error
+                self._check()
                 if queue.live:
                     queue.quiet()
+
+    def _check(self) -> None:
+        """Raises what went wrong in somebody else's task, and keeps it no longer: it holds the frames that met it, and
+        with them memory of the other side's.
+        """
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
 
     def when_told(self) -> bool:
         """The other side notified, while `run` waits for just that; whether it may go on waiting."""

@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from vhost_user_rig import open_bench
 
+from drivers.devices.blk import BlkPlug
 from drivers.errors import ProbeError
 from drivers.transports.vhost_user.constants import FrontendRequest
 from drivers.transports.vhost_user.front import VhostUserFront
 from drivers.transports.vhost_user.front_rings import USER_BASE
 from drivers.transports.vhost_user.payloads import MemRegion, MemTable, VringFd, VringState
-from vnet.testing import FRAME, Options, Pair, open_pair, over
-from vnet.testing.blk import open_blk_pair
+from rings.status import Status
+from vnet.testing import FRAME, Options, Pair, open_pair, over, until
+from vnet.testing.blk import StubbornStore, open_blk_pair
 from vnet.testing.rpmsg import open_rpmsg_pair
 from vnet.testing.scsi import open_scsi_pair
 
@@ -88,3 +91,17 @@ async def test_no_ring_is_so_long_that_one_batch_of_it_stops_everybody_else() ->
             with pytest.raises(ProbeError, match="refused SET_VRING_NUM"):
                 await front._connection.tell(R.SET_VRING_NUM, VringState(1, 2048))
             await front._connection.tell(R.SET_VRING_NUM, VringState(1, 1024))
+
+
+async def test_a_ring_that_broke_is_stopped_at_once() -> None:
+    """What it was broken by is given back by nobody, and waited for by nobody."""
+    async with open_bench(BlkPlug(StubbornStore(1 << 20))) as bench, bench.front() as front:
+        await front.bring_up()
+        [ring] = front.rings
+        no_status = front.buffer(bytes(16))
+        ring.queue.add([(no_status.addr, 16)], [], None)
+        ring.queue.publish()
+        ring.kick()
+        await until(lambda: bool(bench.back.device.status & Status.NEEDS_RESET))
+        with trio.fail_after(1):
+            await front.ask(R.GET_VRING_BASE, VringState(0, 0))

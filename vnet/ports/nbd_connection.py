@@ -93,14 +93,17 @@ class Connection:
         assert export is not None
         self._limits = Limits(export, BLOCK_MAX)
         try:
-            async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._out.send)
-                await self._receive()
-                while self._commands:  # what was asked for before the end is answered
-                    await self._wait_freed()
-                self._nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    nursery.start_soon(self._out.send)
+                    await self._receive()
+                    while self._commands:  # what was asked for before the end is answered
+                        await self._wait_freed()
+                finally:
+                    self._nursery = None  # a nursery without tasks takes no more, and the device answers when it likes
+                nursery.cancel_scope.cancel()
         finally:
-            self._nursery = None
             self._out.drop()
 
     # What comes in.

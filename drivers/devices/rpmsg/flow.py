@@ -54,7 +54,12 @@ class OutFlow(RpmsgFlow[Q]):
 
     def move(self) -> tuple[int, Need]:
         if self._trouble is not None:
-            raise self._trouble  # which was met by a task that sends: the pump alone knows what to do
+            # It was met by a task that sends, and the pump alone knows what to do. It holds frames, they memory.
+            trouble, self._trouble = self._trouble, None
+            try:
+                raise trouble
+            finally:
+                del trouble
         return self.fill()
 
     def push(self) -> None:
