@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
+from rings.around import AroundVringh
 from rings.chain import Chain
 from rings.layout import DESC_SIZE
-from rings.queue import Meter, QueueState, QueueStatistics, Vringh
+from rings.queue import Meter, Vringh
 
 __all__ = ["PACKED_COSTS", "SPLIT_COSTS", "MeteredVringh", "RingCosts"]
 
@@ -33,7 +34,7 @@ SPLIT_COSTS = RingCosts(look=2, entry=2, used=8, index=2, event=2)
 PACKED_COSTS = RingCosts(look=DESC_SIZE, entry=0, used=DESC_SIZE, index=0, event=4)
 
 
-class MeteredVringh:
+class MeteredVringh(AroundVringh[Vringh]):
     """Any `rings.queue.Vringh`. What a chain moves is counted when it is given back; an abandoned one cost nothing.
 
     Accesses are what a plain device would do: one for the descriptors of a chain, one for each of its buffers, and
@@ -42,18 +43,12 @@ class MeteredVringh:
     """
 
     def __init__(self, ring: Vringh, meter: Meter, costs: RingCosts, *, indirect: bool) -> None:
-        self._ring = ring
+        super().__init__(ring)
         self._meter = meter
         self._costs = costs
         self._indirect = indirect
         self._taken: dict[int, tuple[list[int], list[int]]] = {}
         self._unpublished = False
-        self.num = ring.num
-        self.broken = ring.broken
-
-    def getdesc(self) -> Chain | None:
-        chains = self.getdescs(1)
-        return chains[0] if chains else None
 
     def getdescs(self, limit: int, /) -> list[Chain]:
         chains = self._ring.getdescs(limit)
@@ -67,9 +62,13 @@ class MeteredVringh:
         self._ring.abandon(head)
         del self._taken[head]
 
-    def complete(self, head: int, written: int, /) -> None:
-        self._ring.complete(head, written)
-        readable, writable = self._taken.pop(head)
+    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
+        self._ring.complete_each(done)
+        for head, written in done:
+            self._bill(*self._taken.pop(head), written)
+        self._unpublished = True
+
+    def _bill(self, readable: Sequence[int], writable: Sequence[int], written: int) -> None:
         meter = self._meter
         count = max(1, len(readable) + len(writable))
         self._access(meter.read, self._costs.entry)
@@ -85,11 +84,6 @@ class MeteredVringh:
             meter.write(part)
             written -= part
         meter.write(self._costs.used)
-        self._unpublished = True
-
-    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
-        for head, written in done:
-            self.complete(head, written)
 
     def publish(self) -> bool:
         wanted = self._ring.publish()
@@ -108,23 +102,3 @@ class MeteredVringh:
         self._meter.write(self._costs.event)
         self._meter.read(self._costs.look)
         return self._ring.notify_enable()
-
-    def notify_disable(self) -> None:
-        self._ring.notify_disable()
-
-    def latch(self) -> None:
-        self._ring.latch()
-        self.broken = True
-
-    def reachable(self) -> bool:
-        return self._ring.reachable()
-
-    def close(self) -> None:
-        self._ring.close()
-        self.broken = True
-
-    def state(self) -> QueueState:
-        return self._ring.state()
-
-    def statistics(self) -> QueueStatistics:
-        return self._ring.statistics()

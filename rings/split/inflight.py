@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import attrs
 
+from rings.around import AroundVringh
 from rings.chain import Chain
 from rings.errors import BadRing
-from rings.queue import QueueState, QueueStatistics
 from rings.split.vringh import SplitVringh
 
 __all__ = ["InflightLog", "LoggedVringh", "Resumption", "log_size"]
@@ -106,22 +106,16 @@ class InflightLog:
         self._words[_USED] = used
 
 
-class LoggedVringh:
+class LoggedVringh(AroundVringh[SplitVringh]):
     """A `rings.queue.Vringh` that writes down what it takes before anybody acts on it."""
 
     def __init__(self, ring: SplitVringh, log: InflightLog, resumption: Resumption) -> None:
         """Raises BadRing for a resumption that can't be."""
         ring.resume(resumption.used, resumption.again)
-        self._ring = ring
+        super().__init__(ring)
         self._log = log
         self._left = set(resumption.again)  # what another device left, and this one has not given back
         self._batch: list[int] = []
-        self.num = ring.num
-        self.broken = ring.broken
-
-    def getdesc(self) -> Chain | None:
-        chains = self.getdescs(1)
-        return chains[0] if chains else None
 
     def getdescs(self, limit: int, /) -> list[Chain]:
         chains = self._ring.getdescs(limit)
@@ -133,9 +127,6 @@ class LoggedVringh:
         self._ring.abandon(head)
         if head not in self._left:
             self._log.untook(head)
-
-    def complete(self, head: int, written: int, /) -> None:
-        self.complete_each(((head, written),))
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         self._ring.complete_each(done)
@@ -151,26 +142,6 @@ class LoggedVringh:
             self._batch.clear()
         return wanted
 
-    def notify_enable(self) -> bool:
-        return self._ring.notify_enable()
-
-    def notify_disable(self) -> None:
-        self._ring.notify_disable()
-
-    def latch(self) -> None:
-        self._ring.latch()
-        self.broken = True
-
-    def reachable(self) -> bool:
-        return self._ring.reachable()
-
     def close(self) -> None:
-        self._ring.close()
+        super().close()
         self._log.close()
-        self.broken = True
-
-    def state(self) -> QueueState:
-        return self._ring.state()
-
-    def statistics(self) -> QueueStatistics:
-        return self._ring.statistics()

@@ -1,0 +1,64 @@
+"""A device's side of a queue with another one inside: what wrappers do not change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from rings.chain import Chain
+from rings.queue import QueueState, QueueStatistics, Vringh
+
+__all__ = ["AroundVringh"]
+
+V = TypeVar("V", bound=Vringh)
+
+
+class AroundVringh(Generic[V]):
+    """A `rings.queue.Vringh` that asks the ring inside. The calls for one chain are batches of one."""
+
+    def __init__(self, ring: V) -> None:
+        self._ring = ring
+        self.num = ring.num
+        self.broken = ring.broken
+
+    def getdesc(self) -> Chain | None:
+        chains = self.getdescs(1)
+        return chains[0] if chains else None
+
+    def getdescs(self, limit: int, /) -> list[Chain]:
+        return self._ring.getdescs(limit)
+
+    def abandon(self, head: int, /) -> None:
+        self._ring.abandon(head)
+
+    def complete(self, head: int, written: int, /) -> None:
+        self.complete_each(((head, written),))
+
+    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
+        self._ring.complete_each(done)
+
+    def publish(self) -> bool:
+        return self._ring.publish()
+
+    def notify_enable(self) -> bool:
+        return self._ring.notify_enable()
+
+    def notify_disable(self) -> None:
+        self._ring.notify_disable()
+
+    def latch(self) -> None:
+        self._ring.latch()
+        self.broken = True
+
+    def reachable(self) -> bool:
+        return self._ring.reachable()
+
+    def close(self) -> None:
+        self._ring.close()
+        self.broken = True
+
+    def state(self) -> QueueState:
+        return self._ring.state()
+
+    def statistics(self) -> QueueStatistics:
+        return self._ring.statistics()
