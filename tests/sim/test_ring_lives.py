@@ -105,3 +105,21 @@ async def test_a_ring_that_broke_is_stopped_at_once() -> None:
         await until(lambda: bool(bench.back.device.status & Status.NEEDS_RESET))
         with trio.fail_after(1):
             await front.ask(R.GET_VRING_BASE, VringState(0, 0))
+
+
+async def test_memory_is_given_back_only_when_the_device_is_done_with_it() -> None:
+    """A store that does not answer: by the time that the driver is gone nobody writes to its rings any more."""
+    with over("vhost_user"):
+        async with open_blk_pair() as pair, trio.open_nursery() as nursery:
+            await pair.disk.wait_online()
+            store, bus = pair.store, pair.rc.virtio
+            store.at_once, store.gate = False, trio.Event()
+            nursery.start_soon(pair.disk.read, 0, 4096)
+            await until(lambda: bool(store.inside))
+            driver = bus.match(pair.virtio)
+            assert driver is not None
+            await bus.unregister_driver(driver)
+            assert not pair.vhost.queues[0].live
+            store.gate.set()
+            bus.register_driver(driver)
+            nursery.cancel_scope.cancel()

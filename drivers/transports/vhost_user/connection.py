@@ -94,9 +94,11 @@ class Connection:
         self.end(reason)
         return TransportLost(f"{self.name}: {self.reason}")
 
-    async def ask(self, request: FrontendRequest, payload: Payload | None = None) -> Payload:
-        """What is answered always. Raises TransportLost; then the connection has ended."""
-        answer = await self._exchange(request, payload, (), answered=True, need_reply=False)
+    async def ask(
+        self, request: FrontendRequest, payload: Payload | None = None, *, patience: float = REPLY_TIMEOUT
+    ) -> Payload:
+        """What is answered always, within ``patience`` seconds. Raises TransportLost; then the connection has ended."""
+        answer = await self._exchange(request, payload, (), answered=True, need_reply=False, patience=patience)
         assert answer is not None
         return answer
 
@@ -121,10 +123,11 @@ class Connection:
         handles: Sequence[Handle],
         answered: bool,
         need_reply: bool,
+        patience: float = REPLY_TIMEOUT,
     ) -> Payload | None:
         async with self._one:
             # Whoever gives up waiting must not leave half a message behind, nor an answer for the next one to take.
-            with trio.move_on_after(REPLY_TIMEOUT, shield=True):
+            with trio.move_on_after(patience, shield=True):
                 self._check()
                 self._asked, self._answer = request if answered else None, None
                 try:
@@ -136,7 +139,7 @@ class Connection:
                     await self._told.wait()
                 self._check()
                 return self._answer
-            self.end(f"no answer to {request.name} within {REPLY_TIMEOUT:g} s")
+            self.end(f"no answer to {request.name} within {patience:g} s")
             self._check()
             raise AssertionError
 

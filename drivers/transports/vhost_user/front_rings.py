@@ -17,12 +17,15 @@ from drivers.virtio import DriverQueue, QueueSpec
 from drivers.vring import Vring, VringMemory
 from rings.formats import ring_format
 
-__all__ = ["USER_BASE", "FrontRings"]
+__all__ = ["STOP_TIMEOUT", "USER_BASE", "FrontRings"]
 
 R = FrontendRequest
 USER_BASE = 1 << 46
 """Rings are named by addresses of the front end's process, buffers by those of the driver's host. Nobody looks where
 the process has them: these are that far apart, so that whoever mixes them up finds nothing."""
+STOP_TIMEOUT = 35.0
+"""Seconds that a back end may take to stop a ring. It first ends what it has begun, ours for 30 seconds at most; once
+we hang up, memory is given back, and must not be written to any more."""
 
 
 @attrs.frozen(eq=False)
@@ -105,7 +108,7 @@ class FrontRings:
         """Return when the back end is done with all of them. Raises TransportLost."""
         while self._started:
             index = self._started[-1]
-            answer = await connection.ask(R.GET_VRING_BASE, VringState(index, 0))
+            answer = await connection.ask(R.GET_VRING_BASE, VringState(index, 0), patience=STOP_TIMEOUT)
             if not isinstance(answer, VringState) or answer.index != index:
                 raise connection.broken(f"GET_VRING_BASE of ring {index} was answered with {answer}")
             self._started.pop()
