@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from machine import RequireTool, unavailable
 
-__all__ = ["Guest", "GuestKernel", "guest_kernel"]
+__all__ = ["SHARED", "Guest", "GuestKernel", "guest_kernel"]
 
 KERNEL = "linux-image-amd64"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vnet-virtio"
@@ -29,6 +29,8 @@ BOOT = 90.0
 PATIENCE = 60.0
 MEMORY = 256
 """MiB."""
+SHARED = ("-object", f"memory-backend-memfd,id=m,size={MEMORY}M,share=on", "-numa", "node,memdev=m")
+"""Memory that a back end can map, and nobody can cut off."""
 INIT = """\
 #!/bin/sh
 mount -t proc proc /proc
@@ -146,7 +148,7 @@ class Guest:
             *("-nodefaults", "-no-user-config", "-display", "none"),
             *("-kernel", str(kernel.image), "-initrd", str(kernel.initrd)),
             *("-append", "console=ttyS0 panic=-1 quiet mitigations=off"),
-            *("-object", f"memory-backend-memfd,id=m,size={MEMORY}M,share=on", "-numa", "node,memdev=m"),
+            *SHARED,
             *("-serial", f"file:{self.log}", "-serial", f"unix:{self._shell_path},server=on,wait=off"),
             *("-qmp", f"unix:{self._monitor_path},server=on,wait=off"),
             *devices,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ RETRY = 0.5
 UP_TIMEOUT = 10.0
 LINES, PER = 10, 5.0
 """What is said of front ends: so many lines in so many seconds, whatever they do."""
+REFUSED = "another front end came, and was refused"
 
 
 @attrs.frozen
@@ -68,6 +69,7 @@ class Served:
     async def converse(self, connected: socket.socket) -> None:
         """Serve one front end; however that ends, the next one may come."""
         first = not self.back.connected
+        before = self._carried()
         if first:
             self.say("a front end is connected")
         try:
@@ -75,7 +77,17 @@ class Served:
         except DriverError as exc:
             self.say(f"the connection was closed: {exc}")
         else:
-            self.say("the front end hung up" if first else "another front end came, and was refused")
+            self.say(f"the front end hung up; {self._news(before)}" if first else REFUSED)
+
+    def _carried(self) -> list[int]:
+        """Packets, messages or requests by queue, ever."""
+        return [self.end.figures(queue.index).packets for queue in self.back.device.queues]
+
+    def _news(self, before: Sequence[int]) -> str:
+        """What its queues carried since then."""
+        counts = [now - then for now, then in zip(self._carried(), before, strict=True)]
+        shown = [f"{queue.name} {count}" for queue, count in zip(self.back.device.queues, counts, strict=True) if count]
+        return f"its queues carried {', '.join(shown) or 'nothing'}"
 
     async def listen(self, task_status: trio.TaskStatus[None]) -> None:
         """Raises OSError where somebody listens there already."""

@@ -15,11 +15,12 @@ from drivers.registry import DEVICES
 from rings.ids import DeviceId
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.signals import run_until_signal
+from vnet.ends.net import NetSpec
 from vnet.errors import ConfigError
 from vnet.serve import Export, open_exports
 from vnet.topology import parse_device
 
-__all__ = ["command"]
+__all__ = ["command", "hint"]
 
 
 class _Value:
@@ -208,7 +209,7 @@ def _serve(
 async def _run(name: str, export: Export, allow_unsealed: bool) -> None:
     try:
         async with open_exports({name: export}, allow_unsealed=allow_unsealed, report=_report):
-            click.echo(_hint(name, export))
+            click.echo(hint(name, export))
             await trio.sleep_forever()
     except ConfigError as exc:
         raise ConfigError(f"vnet serve {export.spec.type}", exc.path, exc.value, exc.why) from None
@@ -218,11 +219,17 @@ def _report(line: str) -> None:
     click.echo(f"vnet: {line}", err=True)
 
 
-def _hint(name: str, export: Export) -> str:
+def hint(name: str, export: Export) -> str:
+    """What is said when it is there: where, and how QEMU finds it."""
     verb = "connects to" if export.connect else "listens at"
     lines = [f"{name} {verb} {export.socket}; Ctrl-C ends it."]
     side = QEMU.get(DEVICES[export.spec.type].device_id)
     if side is not None:
+        pairs = export.spec.queue_pairs if isinstance(export.spec, NetSpec) else 1
+        if pairs > 1:
+            side = f"{side.replace('chardev=c0', f'chardev=c0,queues={pairs}')},mq=on"
+        if export.spec.ring == "packed":
+            side += ",packed=on"
         again = ",reconnect=1" if "-net" in side or "blk" in side else ""  # the others do not wait for a connection
         server = ",server=on" if export.connect else again
         lines += [
