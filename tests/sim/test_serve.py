@@ -18,9 +18,10 @@ from drivers.devices.net import NetPlug
 from drivers.devices.net.layout import LINK_UP
 from drivers.devices.net.layout import NetFeature as F
 from drivers.errors import TransportLost
-from drivers.transports.vhost_user.constants import BackendRequest
+from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES, BackendRequest, ProtocolFeature
 from drivers.transports.vhost_user.messages import emit
-from drivers.transports.vhost_user.payloads import U64, Config
+from drivers.transports.vhost_user.payloads import U64, Config, VringState
+from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
 from rings.features import RingFeature, mask
 from rings.status import Status
 from vnet.ends.blk import DiskEnd
@@ -255,3 +256,32 @@ async def test_our_own_front_end_follows_a_link_and_a_size(tmp_path: Path) -> No
         store.resized()
         await until(lambda: size() == 512 << 10)
         assert [world.devices[name].virtio.restarts for name in exports] == [0, 0]  # type: ignore[union-attr]
+
+
+async def test_a_front_end_with_several_pairs_says_everything_of_each_pair(tmp_path: Path) -> None:
+    """As QEMU 7.2: one device for each pair, whose memory it would add twice if it could."""
+    spec = parse_device({"type": "net", "queue_pairs": 2, "device": {"kind": "memory"}}, "test")
+    slots = mask((ProtocolFeature.CONFIGURE_MEM_SLOTS,))
+    features = FEATURES | mask((F.MQ,))
+    async with open_exports({"net": Export(spec, tmp_path / "net")}) as served:
+        async with front_end(tmp_path / "net", features, rings=4) as front:
+            await front.negotiate(mask((ProtocolFeature.MQ, ProtocolFeature.REPLY_ACK)))
+            assert (await front.ask(R.GET_QUEUE_NUM)).value == 2
+            assert not await front.tell(R.SET_PROTOCOL_FEATURES, U64(PROTOCOL_FEATURES))
+        await until(lambda: not served["net"].back.connected)
+        async with front_end(tmp_path / "net", features, rings=4) as front:
+            await front.negotiate(PROTOCOL_FEATURES & ~slots)
+            assert (await front.ask(R.GET_FEATURES)).value >> F.MQ & 1
+            assert await front.tell(R.SET_PROTOCOL_FEATURES, U64(PROTOCOL_FEATURES & ~slots))
+            assert await front.share()
+            for pair in (front.rings[:2], front.rings[2:]):
+                assert await front.tell(R.SET_FEATURES, U64(features | 1 << F_PROTOCOL_FEATURES))
+                for ring in pair:
+                    assert await front.start(ring)
+            assert await front.tell(R.SET_STATUS, U64(15))
+            plug = served["net"].end.settings
+            assert isinstance(plug, NetPlug)
+            await until(lambda: plug.bound is not None and plug.bound.pairs == 2)
+            for ring in front.rings[2:]:
+                assert await front.tell(R.SET_VRING_ENABLE, VringState(ring.index, 0))
+            await until(lambda: plug.bound is not None and plug.bound.pairs == 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,10 +31,15 @@ OFF = {
     "guest_tso6=off,guest_ufo=off",
     "no_event": "event_idx=off,indirect_desc=off",
     "packed": "packed=on",
+    "pairs": "mq=on",
 }
 """One network device of a guest for each: what QEMU is told of it."""
 BITS = {"no_mrg": (15,), "no_offloads": (0, 1, 7, 8, 11, 12), "no_event": (28, 29)}
 """Features that the guest then must not have, and has otherwise."""
+RINGS = {"packed": ("--ring", "packed"), "pairs": ("--pairs", "2")}
+"""What the device is told of it."""
+CPUS = 2
+"""A guest uses no more pairs of queues than it has of them."""
 
 
 class Serve:
@@ -85,10 +92,10 @@ class Machine:
             devices = []
             for index, (name, off) in enumerate(OFF.items()):
                 tap = ["--tap" if index % 2 == 0 else "--tun", f"t{index}", "--netns", netns]
-                ring = ["--ring", "packed"] if name == "packed" else []
-                self.add(name, "net", *tap, *ring, "--address", f"198.18.{index}.1/24")
+                self.add(name, "net", *tap, *RINGS.get(name, ()), "--address", f"198.18.{index}.1/24")
+                queues = ",queues=2" if name == "pairs" else ""
                 devices += [
-                    *("-netdev", f"vhost-user,id={name},chardev=c-{name}"),
+                    *("-netdev", f"vhost-user,id={name},chardev=c-{name}{queues}"),
                     *(
                         "-device",
                         f"virtio-net-pci,netdev={name},mac=52:54:00:00:00:{index:02x},vectors=0,{off}".rstrip(","),
@@ -104,7 +111,7 @@ class Machine:
                 for name, serve in self.serve.items()
             ]
             arguments = [word for chardev in chardevs for word in ("-chardev", chardev)]
-            self.guest = Guest(kernel, folder / "guest", [*arguments, *devices])
+            self.guest = Guest(kernel, folder / "guest", [*arguments, *devices], cpus=CPUS)
             self.stack.callback(self.guest.close)
             self.set_up()
         except BaseException:
@@ -168,22 +175,60 @@ def test_each_network_answers_with_the_features_that_were_agreed_on(machine: Mac
         assert done.returncode == 0, done.stdout
 
 
+def serving_iperf(stack: ExitStack, machine: Machine, address: str, port: int) -> subprocess.Popen[bytes]:
+    """For one client; it listens already."""
+    server = stack.enter_context(serving(machine, "iperf3", "-s", "-1", "-B", address, "-p", str(port)))
+    stack.callback(server.kill)
+    deadline = time.monotonic() + PATIENCE
+    while f"{address}:{port}" not in ip("netns", "exec", machine.netns, "ss", "-ltn"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return server
+
+
+def received(said: str) -> float:
+    """Mbit/s that iperf3's client says its receiver had, of all its streams."""
+    return float(said.split("receiver")[-2].splitlines()[-1].split("Mbits/sec")[0].split()[-1])
+
+
 def test_tcp_runs_both_ways_on_each_network(machine: Machine) -> None:
     for index, name in enumerate(OFF):
         for reverse in ("", "-R"):
-            server = serving(machine, "iperf3", "-s", "-1", "-B", f"198.18.{index}.1", "-p", "5301")
-            try:
-                deadline = time.monotonic() + PATIENCE
-                while f"198.18.{index}.1:5301" not in ip("netns", "exec", machine.netns, "ss", "-ltn"):
-                    assert time.monotonic() < deadline
-                said = machine.guest.run(f"iperf3 -c 198.18.{index}.1 -p 5301 -t 1 -f m {reverse}")
-                rate = float(said.split("receiver")[0].splitlines()[-1].split("Mbits/sec")[0].split()[-1])
-                assert rate > 1, said
+            with ExitStack() as stack:
+                server = serving_iperf(stack, machine, f"198.18.{index}.1", 5301)
+                rate = received(machine.guest.run(f"iperf3 -c 198.18.{index}.1 -p 5301 -t 1 -f m {reverse}"))
+                assert rate > 1
                 print(f"{name} {reverse or 'to the device'}: {rate:.0f} Mbit/s")
                 server.wait(PATIENCE)
-            finally:
-                server.kill()
-                server.communicate()
+
+
+@pytest.mark.parametrize("reverse", ["", "-R"], ids=["to_the_device", "to_the_driver"])
+def test_two_processors_of_a_guest_use_a_pair_of_queues_each(machine: Machine, reverse: str) -> None:
+    guest, index = machine.guest, list(OFF).index("pairs")
+    queues = guest.run(f"ls /sys/class/net/eth{index}/queues").split()
+    assert sorted(queues) == ["rx-0", "rx-1", "tx-0", "tx-1"]
+    assert guest.run(f"cat /sys/class/net/eth{index}/queues/tx-*/xps_cpus").split() == ["1", "2"]
+    before = queued(machine, f"t{index}")
+    with ExitStack() as stack:
+        servers = [serving_iperf(stack, machine, f"198.18.{index}.1", 5301 + cpu) for cpu in range(CPUS)]
+        client = f"iperf3 -c 198.18.{index}.1 -t 1 -P 2 -f m {reverse}"
+        both = [f"taskset {1 << cpu} {client} -p {5301 + cpu} > /tmp/{cpu} 2>&1" for cpu in range(CPUS)]
+        guest.run(f"{both[0]} & {both[1]}; wait $! && cat /tmp/1")
+        rates = [received(guest.run(f"cat /tmp/{cpu}")) for cpu in range(CPUS)]
+        for server in servers:
+            server.wait(PATIENCE)
+    assert min(rates) > 1, rates
+    # An interface sends a flow by the queue that its last packet was written to: packets of either pair, both ways.
+    more = [after - earlier for after, earlier in zip(queued(machine, f"t{index}"), before, strict=True)]
+    print(f"two pairs {reverse or 'to the device'}: {rates} Mbit/s, packets {more}")
+    assert min(more) > 20, more
+
+
+def queued(machine: Machine, ifname: str) -> list[int]:
+    """Packets to the guest by each pair's queue of the interface."""
+    children = json.loads(ip("netns", "exec", machine.netns, "tc", "-s", "-j", "qdisc", "show", "dev", ifname))
+    by_parent = {child.get("parent"): child["packets"] for child in children}
+    return [by_parent[f":{number + 1:x}"] for number in range(2)]
 
 
 def test_a_download_is_what_was_sent(machine: Machine) -> None:
@@ -276,5 +321,9 @@ def test_nothing_is_left_when_they_end(machine: Machine) -> None:
     for name, serve in machine.serve.items():
         serve.end(signal.SIGINT if name == "plain" else signal.SIGTERM)
         assert "hung up" in serve.said
+    [counts] = re.findall("hung up; its queues carried (.*)", machine.serve["pairs"].said)
+    carried = {name: int(count) for name, count in (part.split() for part in counts.split(", "))}
+    print(carried)
+    assert all(carried[f"{which}q{pair}"] > 20 for which in ("receive", "transmit") for pair in (1, 2))
     links = ip("-n", machine.netns, "-o", "link").splitlines()
     assert len(links) == 1, links

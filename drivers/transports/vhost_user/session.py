@@ -258,17 +258,25 @@ class Session:
         except Unusable as exc:
             raise Refused(f"{R(message.request).name}: {exc}") from None
 
+    def _offered(self) -> int:
+        """QEMU 7.2 adds each region of memory once for every pair of queues: with several it shall give a table."""
+        pairs = self._device.device_id in QUEUES_PER_UNIT and self._units() > 1
+        return PROTOCOL_FEATURES & ~mask((F.CONFIGURE_MEM_SLOTS,)) if pairs else PROTOCOL_FEATURES
+
     async def _get_protocol_features(self, _: Empty, __: Message) -> Answer:
-        return U64(PROTOCOL_FEATURES), ()
+        return U64(self._offered()), ()
 
     async def _set_protocol_features(self, payload: U64, _: Message) -> Answer:
-        if payload.value & ~PROTOCOL_FEATURES:
-            raise Refused(f"SET_PROTOCOL_FEATURES: {payload.value & ~PROTOCOL_FEATURES:#x} was not offered")
+        if strange := payload.value & ~self._offered():
+            raise Refused(f"SET_PROTOCOL_FEATURES: {strange:#x} was not offered")
         self._protocol_features = payload.value
         return NOTHING
 
+    def _units(self) -> int:
+        return len(self.rings) // QUEUES_PER_UNIT.get(self._device.device_id, 1)
+
     async def _get_queue_num(self, _: Empty, __: Message) -> Answer:
-        return U64(len(self.rings) // QUEUES_PER_UNIT.get(self._device.device_id, 1)), ()
+        return U64(self._units()), ()
 
     async def _set_vring_enable(self, payload: VringState, _: Message) -> Answer:
         if payload.num > 1:
