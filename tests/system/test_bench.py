@@ -11,12 +11,12 @@ from pathlib import Path
 import attrs
 import pytest
 from click.testing import CliRunner
-from machine import NETNS, RequireTool
+from machine import NETNS, RequireTool, unavailable
 
-from vnet.bench import disk
+from vnet.bench import disk, guest
 from vnet.bench.figures import FIGURES, QueueFigures, Results
 from vnet.bench.measure import WORKLOADS
-from vnet.bench.suites import CARRIERS, NET, SUITES, traffic
+from vnet.bench.suites import CARRIERS, NET, SUITES, WITH_GUEST, traffic
 from vnet.cli import bench
 
 
@@ -92,6 +92,32 @@ def test_two_processes_are_compared_with_one(tmp_path: Path) -> None:
         assert median["bits_per_second"] > 0
         assert median["cpu_seconds_per_gigabyte"] > 0
     assert results["peak_memory"]["two-processes"] > results["peak_memory"]["vhost_user"]
+
+
+@pytest.mark.timeout(240)
+def test_a_guest_is_compared_with_tun_to_tun(tmp_path: Path, require_tool: RequireTool) -> None:
+    require_tool(*guest.TOOLS)
+    file = tmp_path / "bench.json"
+    done = CliRunner().invoke(bench.command, ["--suite", "guest", "--rounds", "1", "--json", str(file)])
+    if "can't be downloaded" in done.stderr:
+        unavailable(done.stderr)
+    assert done.exit_code == 0, done.output
+    results = json.loads(file.read_text())["guest"]
+    assert set(results["workloads"]) == {"tcp1", "tcp1-reverse"}
+    for by_contestant in results["workloads"].values():
+        assert set(by_contestant) == set(WITH_GUEST.contestants)
+        for figure in ("bits_per_second", "cpu_seconds_per_gigabyte"):
+            assert by_contestant["guest"]["median"][figure] > 0
+            assert by_contestant["guest"]["ratio"][figure] > 0
+
+
+def test_a_kernel_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch, require_tool: RequireTool) -> None:
+    require_tool(*guest.TOOLS)
+    monkeypatch.setattr(guest, "_have", lambda: None)
+    done = CliRunner().invoke(bench.command, ["--suite", "guest"])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("vnet: the package linux-image-amd64 can't be downloaded; try: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from statistics import fmean, median
 from typing import Literal, TypeVar
 
@@ -135,14 +135,14 @@ async def measure(workload: Workload, setup: Setup, seconds: int) -> Sample:
 
 
 async def throughput(workload: Workload, setup: Setup, seconds: int, cpu_before: float) -> Sample:
-    (client, server), (_, target) = setup.netns, setup.addresses
-    # A server for each run: one that was left in the middle of a run would refuse the next.
-    async with iperf3_server(server):
+    client, target = setup.client
+    # A server for each run: one that was left in the middle of a run would refuse the next. A guest has its own.
+    async with nullcontext() if setup.guest else iperf3_server(setup.netns[1]):
         flow = await iperf3(
             client,
             target,
             seconds=seconds,
-            reverse=workload.reverse,
+            reverse=workload.reverse != setup.guest,
             udp=workload.kind == "udp",
             length=workload.length,
             streams=workload.streams,
@@ -159,8 +159,9 @@ async def throughput(workload: Workload, setup: Setup, seconds: int, cpu_before:
 
 async def round_trips(setup: Setup, count: int) -> list[float]:
     """Milliseconds of each ping that came back. Raises TrafficError when none did."""
-    argv = ["ping", "-n", "-c", str(count), "-i", str(PING_INTERVAL), "-W", "1", setup.addresses[1]]
-    done = await run(setup.netns[0], argv, PING_TIMEOUT)
+    client, target = setup.client
+    argv = ["ping", "-n", "-c", str(count), "-i", str(PING_INTERVAL), "-W", "1", target]
+    done = await run(client, argv, PING_TIMEOUT)
     times = [float(text) for text in re.findall(rb"time=([\d.]+) ms", done.stdout)]
     if not times:
         raise TrafficError(f"no ping came back from {setup.name}")

@@ -7,23 +7,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from ipaddress import ip_interface
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import attrs
 import cattrs
+import trio
 
 from drivers.registry import TRANSPORTS
 from vnet.bench.figures import QueueFigures
+from vnet.bench.guest import Guest, GuestKernel
 from vnet.bench.processes import Child, open_child
 from vnet.demo import default_topology
 from vnet.ends.net import PortKind, net_specs
 from vnet.ports.interface import PortConfig, make_interface, make_port
 from vnet.ports.netns import in_netns, open_netns, set_up_interface
 
-__all__ = ["APART", "BARE", "CONTESTANTS", "WAYS", "Contestant", "Setup", "open_setup"]
+__all__ = ["APART", "BARE", "CONTESTANTS", "GUEST", "WAYS", "Contestant", "Setup", "open_setup"]
 
 BARE = "bare"
 APART = "two-processes"
+GUEST = "guest"
 IFNAME = "vnet0"
 
 Ends = tuple[str, str]
@@ -42,6 +46,13 @@ class Setup:
     """The processes that forward; none where the kernel does."""
     figures: Figures | None = None
     """What its queues have counted so far. Raises TrafficError when it has ended."""
+    guest: bool = False
+    """Whether rc is a guest: an iperf3 server runs in it, and programs are started at ep."""
+
+    @property
+    def client(self) -> tuple[str, str]:
+        """The namespace in which programs are started, and the address they are pointed at."""
+        return (self.netns[1], self.addresses[0]) if self.guest else (self.netns[0], self.addresses[1])
 
 
 def _configs(kind: PortKind, netns: Ends) -> list[PortConfig]:
@@ -88,6 +99,30 @@ async def _apart(name: str, netns: Ends) -> AsyncIterator[Setup]:
             await child.line()  # it is up
             pids.append(child.pid)
         yield Setup(name, netns, _addresses(), tuple(pids))
+
+
+@asynccontextmanager
+async def _guest(name: str, netns: Ends) -> AsyncIterator[Setup]:
+    """The device of this stack in one process, its driver that of a Linux guest; the first namespace stays empty."""
+    config, _ = _configs("tun", netns)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="vnet-bench-")))
+        kernel = await trio.to_thread.run_sync(GuestKernel, folder)
+        socket = folder / "net0.sock"
+        child = await stack.enter_async_context(open_child("vnet.bench.apart", ("device", str(socket), netns[1])))
+        await child.line()  # it is up
+        devices = [
+            *("-chardev", f"socket,id=c0,path={socket}", "-netdev", "vhost-user,id=n0,chardev=c0"),
+            *("-device", "virtio-net-pci,netdev=n0,vectors=0"),
+        ]
+        guest = Guest(kernel, folder, devices, wait=False)
+        stack.callback(guest.close)
+        # It ends when QEMU does, as it does at once when we are cancelled.
+        await trio.to_thread.run_sync(guest.wait_up, abandon_on_cancel=True)
+        address = config.addresses[0]
+        for command in (f"ip addr add {address} dev eth0", "ip link set eth0 up", "iperf3 -s -D"):
+            await trio.to_thread.run_sync(guest.run, command, abandon_on_cancel=True)
+        yield Setup(name, netns, _addresses(), (child.pid,), guest=True)
 
 
 @asynccontextmanager
@@ -144,6 +179,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
     BARE: Contestant("bare", _bare),
     "veth": Contestant("veth", _veth),
     APART: Contestant("2 processes", _apart),
+    GUEST: Contestant("QEMU guest", _guest),
     **{
         name: Contestant(name.replace("-mediated", " med."), partial(_vnet, "tun", transport, mode))
         for name, (transport, mode) in WAYS.items()

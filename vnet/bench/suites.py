@@ -8,17 +8,20 @@ from typing import Any, Protocol
 
 import attrs
 
+from vnet.bench import guest
 from vnet.bench.disk import TOOLS, run_disk_benchmark
 from vnet.bench.measure import WORKLOADS, Workload, run_benchmark
 from vnet.bench.rpmsg import run_rpmsg_benchmark
-from vnet.bench.setups import APART, BARE, WAYS
+from vnet.bench.setups import APART, BARE, GUEST, WAYS
 from vnet.ports.interface import check_tun
 from vnet.traffic import need_tools
 
-__all__ = ["CARRIERS", "NET", "PROCESSES", "SUITES", "Asked", "Comparison", "Outcome", "Suite", "traffic"]
+__all__ = ["CARRIERS", "NET", "PROCESSES", "SUITES", "Asked", "Comparison", "Outcome", "Suite", "WITH_GUEST", "traffic"]
 
 OVERHEAD = 0.7
 """Seconds a run takes besides what it was asked for: programs start and end, pings."""
+BOOT = 30.0
+"""Seconds until a guest is up."""
 MESSAGES = 20_000
 """Of rpmsg, one way, for each second of a run."""
 
@@ -79,11 +82,19 @@ class Suite:
     """Seconds, roughly; 0 where nothing is left to do."""
     run: Callable[[Asked, Callable[[str], None]], Awaitable[Outcome]]
     """The second argument is told of each step."""
+    by_default: bool = True
+    """Whether it runs where nothing is said of suites."""
 
 
 def _check_traffic() -> None:
     need_tools("ping", "iperf3", "nsenter")
     check_tun()
+
+
+def _check_guest() -> None:
+    need_tools(*guest.TOOLS)
+    _check_traffic()
+    guest.kernel_package()
 
 
 async def _run_traffic(comparison: Comparison, asked: Asked, progress: Callable[[str], None]) -> Outcome:
@@ -126,10 +137,19 @@ PROCESSES = Comparison(
     "vhost_user",
     tuple(workload for workload in WORKLOADS if workload.kind == "tcp" or workload.name in {"udp64", "ping"}),
 )
+WITH_GUEST = Comparison(
+    ("tun", GUEST), "tun", tuple(workload for workload in WORKLOADS if workload.name in {"tcp1", "tcp1-reverse"})
+)
 SUITES: Mapping[str, Suite] = {
     "net": traffic(NET),
     "carriers": traffic(CARRIERS),
     "processes": traffic(PROCESSES),
+    "guest": Suite(
+        _check_guest,
+        lambda asked: (asked.seconds + OVERHEAD) * runs + BOOT if (runs := WITH_GUEST.runs(asked)) else 0,
+        partial(_run_traffic, WITH_GUEST),
+        by_default=False,
+    ),
     "disk": Suite(
         partial(need_tools, *TOOLS), lambda asked: asked.rounds * 2 * (asked.seconds + asked.size / 2**28), _run_disk
     ),

@@ -25,6 +25,7 @@ SHOW: Mapping[str, Callable[[Any], str]] = {
     "net": tables,
     "carriers": partial(tables, batches=False),
     "processes": partial(tables, batches=False),
+    "guest": partial(tables, batches=False),
     "disk": disk_table,
     "rpmsg": rpmsg_table,
 }
@@ -44,16 +45,24 @@ def _listed(known: Sequence[str]) -> Callable[[click.Context, click.Parameter, s
     return parse
 
 
-def _list_option(name: str, known: Sequence[str], text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return click.option(name, default=",".join(known), show_default=True, callback=_listed(known), help=text)
+def _list_option(
+    name: str, known: Sequence[str], text: str, default: Sequence[str] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    chosen = ",".join(known if default is None else default)
+    return click.option(name, default=chosen, show_default=True, callback=_listed(known), help=text)
 
 
 @click.command("bench")
-@_list_option("--suite", tuple(SUITES), "Which suites to run, with commas between.")
+@_list_option(
+    "--suite",
+    tuple(SUITES),
+    "Which suites to run, with commas between; guest runs only where it is named.",
+    [name for name, suite in SUITES.items() if suite.by_default],
+)
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="How often all is measured.")
 @click.option("--seconds", type=click.IntRange(1, 3600), default=1, show_default=True, help="Length of each run.")
-@_list_option("--only", KINDS, "What to measure of net, carriers and processes, with commas between.")
-@_list_option("--contestants", tuple(CONTESTANTS), "Who takes part in these three, with commas between.")
+@_list_option("--only", KINDS, "What to measure of net, carriers, processes and guest, with commas between.")
+@_list_option("--contestants", tuple(CONTESTANTS), "Who takes part in these four, with commas between.")
 @click.option(
     "--size", type=click.IntRange(8, 65536), default=512, show_default=True, help="MiB of a disk, written and read."
 )
@@ -73,7 +82,9 @@ def command(
     """Measure this stack beside what else could do the same, interleaved, and show medians.
 
     net: over TUN and TAP, beside a bare TUN-to-TUN forwarder and a veth pair. carriers: over every transport, direct
-    and mediated, beside pci. processes: driver and device in two processes, beside both in one. disk: over NBD, beside
+    and mediated, beside pci. processes: driver and device in two processes, beside both in one. guest:
+    the driver of a Linux guest in QEMU, TCP only, beside both in one process (a minute, and a kernel of 70 MB is
+    downloaded once, so it runs only where --suite names it). disk: over NBD, beside
     `nbdkit file`. rpmsg: over every transport. Exit status 1 if a run failed.
     """
     asked = Asked(rounds, seconds, only, contestants, size * MIB)

@@ -1,0 +1,251 @@
+"""A Linux guest in QEMU whose own drivers use our devices: Debian's kernel, busybox, nothing installed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from vnet.errors import PrivilegeError
+from vnet.traffic import TrafficError
+
+__all__ = ["SHARED", "TOOLS", "Guest", "GuestError", "GuestKernel", "kernel_package"]
+
+KERNEL = "linux-image-amd64"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vnet-virtio"
+MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "virtio_scsi", "sd_mod", "virtio-rng", "ext4", "crc32c_generic")
+PROGRAMS = ("/usr/bin/iperf3",)
+TOOLS = ("qemu-system-x86_64", "busybox", "cpio", "depmod", "dpkg-deb", "apt-get", "apt-cache", "iperf3")
+BOOT = 90.0
+"""Seconds that a guest may take to boot: everything in it is emulated, and the machine may be busy."""
+PATIENCE = 60.0
+MEMORY = 256
+"""MiB."""
+SHARED = ("-object", f"memory-backend-memfd,id=m,size={MEMORY}M,share=on", "-numa", "node,memdev=m")
+"""Memory that a back end can map, and nobody can cut off."""
+INIT = """\
+#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for module in {modules}; do modprobe $module; done
+exec </dev/ttyS1 >/dev/ttyS1 2>&1
+stty raw -echo
+echo 'guest is up'
+while read -r line; do
+    eval "$line"
+    echo "status=$?;"
+done
+"""
+
+
+def _run(*argv: str | Path, cwd: Path | None = None, data: bytes | None = None) -> bytes:
+    done = subprocess.run([str(arg) for arg in argv], cwd=cwd, input=data, capture_output=True, timeout=120, check=True)
+    return done.stdout
+
+
+class GuestError(TrafficError):
+    """A guest did not start, did not answer, or failed at what it was told."""
+
+
+class GuestKernel:
+    """A kernel and an initial file system, to be booted as often as is needed."""
+
+    def __init__(self, folder: Path) -> None:
+        """Made in ``folder``, some 20 MiB. Raises PrivilegeError where there is no kernel to be had."""
+        package = kernel_package()
+        root = folder / "package"
+        _run("dpkg-deb", "-x", package, root)
+        [self.image] = (root / "boot").glob("vmlinuz-*")
+        version = self.image.name.removeprefix("vmlinuz-")
+        self.initrd = folder / "initrd.gz"
+        _run("depmod", "-b", root, version)
+        tree = folder / "root"
+        for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "mnt"):
+            (tree / name).mkdir(parents=True)
+        busybox = shutil.which("busybox")
+        assert busybox is not None
+        shutil.copy(busybox, tree / "bin/busybox")
+        for applet in _run(busybox, "--list").decode().split():
+            if applet != "busybox":
+                (tree / "bin" / applet).symlink_to("busybox")
+        for program in PROGRAMS:
+            for path in [program, *re.findall(r"(/\S+) \(0x", _run("ldd", program).decode())]:
+                (tree / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, tree / path.lstrip("/"))
+        _copy_modules(root, tree, version)
+        init = tree / "init"
+        init.write_text(INIT.format(modules=" ".join(MODULES)))
+        init.chmod(0o755)
+        names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
+        archive = _run("cpio", "-o", "-H", "newc", "--quiet", cwd=tree, data=names.encode())
+        self.initrd.write_bytes(gzip.compress(archive, 1))
+        shutil.rmtree(root / "lib")
+        shutil.rmtree(tree)
+
+
+def kernel_package() -> Path:
+    """Debian's current kernel package, downloaded once; never installed. Raises PrivilegeError where it can't be."""
+    found = _have() or _have()
+    if found is None:
+        raise PrivilegeError(
+            f"the package {KERNEL} can't be downloaded", f"apt-get update && apt-get download {KERNEL}"
+        )
+    return found
+
+
+def _have() -> Path | None:
+    """The package, downloaded where it is not; None where that fails, and then apt knows more the next time."""
+    depends = subprocess.run(["apt-cache", "depends", KERNEL], capture_output=True, text=True, check=False).stdout
+    names = re.findall(r"Depends: (linux-image-\S+)", depends)
+    if names:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        if not list(CACHE.glob(f"{names[0]}_*.deb")):
+            download = ["apt-get", "download", "-o", "APT::Sandbox::User=root", names[0]]
+            subprocess.run(download, cwd=CACHE, capture_output=True, timeout=300, check=False)
+        if list(CACHE.glob(f"{names[0]}_*.deb")):
+            return max(CACHE.glob(f"{names[0]}_*.deb"))
+    subprocess.run(["apt-get", "update"], capture_output=True, timeout=300, check=False)
+    return None
+
+
+def _copy_modules(root: Path, tree: Path, version: str) -> None:
+    """Those of `MODULES` and what they need."""
+    modules = root / "lib/modules" / version
+    needs = dict(line.split(":") for line in (modules / "modules.dep").read_text().splitlines())
+    paths = {Path(path).name.split(".")[0].replace("-", "_"): path for path in needs}
+    wanted = {paths[name.replace("-", "_")] for name in MODULES if name.replace("-", "_") in paths}
+    wanted |= {path for name in set(wanted) for path in needs[name].split()}
+    # Softdeps that modprobe can't see here.
+    for path in wanted:
+        to = tree / "lib/modules" / version / path
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(modules / path, to)
+    for name in ("modules.order", "modules.builtin"):
+        shutil.copy(modules / name, tree / "lib/modules" / version / name)
+    _run("depmod", "-b", tree, version)
+
+
+class Guest:
+    """A running guest: a shell on its second serial port, and QEMU's monitor. To be closed."""
+
+    def __init__(
+        self, kernel: GuestKernel, folder: Path, devices: Sequence[str], *, cpus: int = 1, wait: bool = True
+    ) -> None:
+        """``devices`` are arguments of QEMU. Without ``wait``, `wait_up` is the caller's. Raises GuestError."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / "console.log"
+        self._shell_path, self._monitor_path = folder / "shell.sock", folder / "qmp.sock"
+        argv = [
+            "qemu-system-x86_64",
+            *("-machine", "q35,accel=tcg", "-m", str(MEMORY), "-smp", str(cpus)),
+            *("-nodefaults", "-no-user-config", "-display", "none"),
+            *("-kernel", str(kernel.image), "-initrd", str(kernel.initrd)),
+            *("-append", "console=ttyS0 panic=-1 quiet mitigations=off"),
+            *SHARED,
+            *("-serial", f"file:{self.log}", "-serial", f"unix:{self._shell_path},server=on,wait=off"),
+            *("-qmp", f"unix:{self._monitor_path},server=on,wait=off"),
+            *devices,
+        ]
+        self.errors = folder / "qemu.log"
+        with self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
+        try:
+            self._shell = self._connect(self._shell_path)
+            self._monitor_socket = self._connect(self._monitor_path)
+            self._monitor = self._monitor_socket.makefile("rw")
+            self.monitor("qmp_capabilities")
+            self._said = ""
+            if wait:
+                self.wait_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, path: Path) -> socket.socket:
+        deadline = time.monotonic() + PATIENCE
+        connected = socket.socket(socket.AF_UNIX)
+        while True:
+            try:
+                connected.connect(str(path))
+            except OSError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    connected.close()
+                    raise GuestError(f"QEMU did not start: {self.errors.read_text()}") from None
+                time.sleep(0.05)
+            else:
+                return connected
+
+    def wait_up(self) -> None:
+        """Return when it has booted, for the first time or again. Raises GuestError."""
+        self._read_until("guest is up\n", BOOT)
+
+    def run(self, command: str, *, ok: bool = True, timeout: float = PATIENCE) -> str:
+        """What a line for its shell prints. Raises GuestError where its status is not 0, unless ``ok`` is false."""
+        self.send(command)
+        return self.result(command, ok=ok, timeout=timeout)
+
+    def send(self, command: str) -> None:
+        """Begin a line; `result` waits for it."""
+        self._shell.sendall(command.encode() + b"\n")
+
+    def result(self, command: str = "", *, ok: bool = True, timeout: float = PATIENCE) -> str:
+        said = self._read_until(";\n", timeout)
+        text, _, status = said.rpartition("status=")
+        if ok and status != "0":
+            raise GuestError(f"{command}: status {status}\n{text}\n{self.complaints()}")
+        return text
+
+    def _read_until(self, end: str, timeout: float) -> str:
+        deadline = time.monotonic() + timeout
+        while end not in self._said:
+            left = deadline - time.monotonic()
+            try:
+                self._shell.settimeout(max(left, 0.001))
+                data = self._shell.recv(65536)
+            except TimeoutError:
+                raise GuestError(f"the guest said only {self._said!r} in {timeout:g} s\n{self.complaints()}") from None
+            if not data:
+                raise GuestError(f"the guest is gone\n{self.complaints()}")
+            self._said += data.decode(errors="replace")
+        said, _, self._said = self._said.partition(end)
+        return said
+
+    def complaints(self) -> str:
+        """What its kernel and QEMU said last."""
+        console = self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
+        return f"console: {console}\nQEMU: {self.errors.read_text(errors='replace')[-2000:]}"
+
+    def monitor(self, command: str, **arguments: object) -> object:
+        """Have QEMU do something."""
+        if command == "qmp_capabilities":
+            self._monitor.readline()
+        self._monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self._monitor.flush()
+        while True:
+            answer = json.loads(self._monitor.readline())
+            if "event" not in answer:
+                if "return" not in answer:
+                    raise GuestError(f"{command}: {answer}")
+                return answer["return"]
+
+    def close(self) -> None:
+        """End QEMU, and with it whatever still waits for the guest in another thread."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait(10)
+        for held in ("_shell", "_monitor", "_monitor_socket"):
+            if hasattr(self, held):
+                getattr(self, held).close()
