@@ -41,6 +41,12 @@ PACKAGES = {
     "nsenter": "util-linux",
     "nbdcopy": "libnbd-bin",
     "nbdinfo": "libnbd-bin",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "busybox": "busybox-static",
+    "depmod": "kmod",
+    "dpkg-deb": "dpkg",
+    "apt-get": "apt",
+    "apt-cache": "apt",
 }
 """By program: the package that has it, where that is called otherwise."""
 PATIENCE = 10.0
@@ -175,7 +181,7 @@ def need_tools(*names: str) -> None:
     """Raises PrivilegeError for programs that are not installed, with the command that installs them."""
     missing = [name for name in names if shutil.which(name) is None]
     if missing:
-        packages = " ".join(PACKAGES.get(name, name) for name in missing)
+        packages = " ".join(dict.fromkeys(PACKAGES.get(name, name) for name in missing))
         raise PrivilegeError(f"not installed: {', '.join(missing)}", f"sudo apt-get install -y {packages}")
 
 

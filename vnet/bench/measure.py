@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack
 from statistics import fmean, median
 from typing import Literal, TypeVar
 
@@ -136,13 +136,17 @@ async def measure(workload: Workload, setup: Setup, seconds: int) -> Sample:
 
 async def throughput(workload: Workload, setup: Setup, seconds: int, cpu_before: float) -> Sample:
     client, target = setup.client
-    # A server for each run: one that was left in the middle of a run would refuse the next. A guest has its own.
-    async with nullcontext() if setup.guest else iperf3_server(setup.netns[1]):
+    # A server for each run: one that was left in the middle of a run would refuse the next.
+    async with AsyncExitStack() as stack:
+        if setup.guest_server is not None:
+            await setup.guest_server()
+        else:
+            await stack.enter_async_context(iperf3_server(setup.netns[1]))
         flow = await iperf3(
             client,
             target,
             seconds=seconds,
-            reverse=workload.reverse != setup.guest,
+            reverse=workload.reverse != (setup.guest_server is not None),
             udp=workload.kind == "udp",
             length=workload.length,
             streams=workload.streams,

@@ -29,6 +29,11 @@ BARE = "bare"
 APART = "two-processes"
 GUEST = "guest"
 IFNAME = "vnet0"
+GUEST_SERVER = (
+    "while killall -q iperf3; do sleep 0.1; done; "
+    "iperf3 -s -1 -D && until netstat -ltn | grep -q :5201; do sleep 0.1; done"
+)
+"""None that an earlier run has left, and a new one that listens."""
 
 Ends = tuple[str, str]
 Figures = Callable[[], Awaitable[tuple[QueueFigures, ...]]]
@@ -46,13 +51,13 @@ class Setup:
     """The processes that forward; none where the kernel does."""
     figures: Figures | None = None
     """What its queues have counted so far. Raises TrafficError when it has ended."""
-    guest: bool = False
-    """Whether rc is a guest: an iperf3 server runs in it, and programs are started at ep."""
+    guest_server: Callable[[], Awaitable[object]] | None = None
+    """Where rc is a guest: starts an iperf3 server there, for one run. Programs are then started at ep."""
 
     @property
     def client(self) -> tuple[str, str]:
         """The namespace in which programs are started, and the address they are pointed at."""
-        return (self.netns[1], self.addresses[0]) if self.guest else (self.netns[0], self.addresses[1])
+        return (self.netns[1], self.addresses[0]) if self.guest_server else (self.netns[0], self.addresses[1])
 
 
 def _configs(kind: PortKind, netns: Ends) -> list[PortConfig]:
@@ -119,10 +124,12 @@ async def _guest(name: str, netns: Ends) -> AsyncIterator[Setup]:
         stack.callback(guest.close)
         # It ends when QEMU does, as it does at once when we are cancelled.
         await trio.to_thread.run_sync(guest.wait_up, abandon_on_cancel=True)
-        address = config.addresses[0]
-        for command in (f"ip addr add {address} dev eth0", "ip link set eth0 up", "iperf3 -s -D"):
+
+        async def tell(command: str) -> None:
             await trio.to_thread.run_sync(guest.run, command, abandon_on_cancel=True)
-        yield Setup(name, netns, _addresses(), (child.pid,), guest=True)
+
+        await tell(f"ip addr add {config.addresses[0]} dev eth0 && ip link set eth0 up")
+        yield Setup(name, netns, _addresses(), (child.pid,), guest_server=partial(tell, GUEST_SERVER))
 
 
 @asynccontextmanager

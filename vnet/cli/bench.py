@@ -104,5 +104,5 @@ def command(
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     for failure in failures:
-        click.echo(f"vnet: failed: {failure}", err=True)
+        click.echo(f"vnet: failed: {' '.join(failure.split())}", err=True)
     click.get_current_context().exit(1 if failures else 0)
