@@ -110,6 +110,8 @@ def test_only_what_was_filled_is_completed_and_the_driver_sees_all_of_it_at_once
     complete(queue.ring, taken, 100)
     assert queue.driver.get() is None, "nothing before it is published"
     assert [size for _, size in queue.used()] == [64, 36]
+    assert (queue.taken(), len(taken)) == (2, 2)
+    give_back(queue.ring, taken)
     assert queue.taken() == 0
     rest: Taken = []
     assert gather(queue.ring, 256, rest, 16) == 128

@@ -113,7 +113,10 @@ class ToDriver(NetFlow[DeviceQueue]):
         super().__init__(queue, port, traffic, gone)
         self._largest = largest  # bytes of header and frame that may come
         self._mergeable = mergeable
-        self._spill = bytearray()  # a frame that was read while too few buffers were there
+        self._small = False  # whether a buffer was met that is smaller than frames may be
+        self._expected = HEAD  # bytes that frames have lately had
+        self._beyond = memoryview(bytearray(largest if mergeable else 0))  # what a larger one has more than that
+        self._spill = bytearray()  # a frame for which too few buffers are there
         self.filter: FrameFilter | None = None
         """None while everything passes."""
 
@@ -124,6 +127,8 @@ class ToDriver(NetFlow[DeviceQueue]):
         if not self.on:
             return 0, Need.SOURCE
         largest = self._largest if self._mergeable else 0
+        if self._small:
+            return self._move_merged(ring)
         known = self.filter.known if self.filter is not None else None
         moved = size = 0
         limit = FIRST_CHUNK
@@ -141,7 +146,7 @@ class ToDriver(NetFlow[DeviceQueue]):
                         traffic.drop("writable")
                         done.append((index, 0))
                         continue
-                    if len(segs[0]) < largest or self._spill:
+                    if len(segs[0]) < largest:
                         merge = True
                         break
                     got = recv(segs)
@@ -166,13 +171,8 @@ class ToDriver(NetFlow[DeviceQueue]):
             size += octets
             limit = min(2 * limit, CHUNK)
             if merge:
-                got, need = self._merge()
-                if need is not None:
-                    return moved, need
-                moved += 1
-                size += got
-                traffic.packets += 1
-                traffic.bytes += got - HEADER_SIZE
+                self._small = True
+                return moved, Need.TURN
         return moved, Need.TURN
 
     def _next(self, segs: Sequence[memoryview], got: int) -> int:
@@ -198,42 +198,59 @@ class ToDriver(NetFlow[DeviceQueue]):
         self.traffic.drop(cause, 1 if cause else 0)
         return bool(cause)
 
-    def _merge(self) -> tuple[int, Need | None]:
+    def _move_merged(self, ring: Vringh) -> tuple[int, Need]:
+        """Likewise where buffers are smaller than frames may be; what one frame leaves of them is for the next."""
+        traffic = self.traffic
+        taken: Taken = []
+        moved = size = 0
+        try:
+            while moved < BUDGET and size < BUDGET_BYTES:
+                got, need = self._merge(ring, taken)
+                if need is not None:
+                    return moved, need
+                moved += 1
+                size += got
+                traffic.packets += 1
+                traffic.bytes += got - HEADER_SIZE
+        finally:
+            give_back(ring, taken)
+        return moved, Need.TURN
+
+    def _merge(self, ring: Vringh, taken: Taken) -> tuple[int, Need | None]:
         """One frame over as many buffers as it takes (section 5.1.9.3.2); all of them are published together.
 
-        A frame that was read before there was room for it waits in ``_spill``, and is then copied.
+        Only as many are taken beforehand as frames have needed lately, since each costs time even where it is given
+        back. What a larger one has beyond that is read into private memory and copied, and so is all of a frame for
+        which there are too few buffers: it waits in ``_spill``.
         """
-        ring = self.queue.ring
-        assert ring is not None
-        taken: Taken = []
-        wanted = len(self._spill) or self._largest
-        room = gather(ring, wanted, taken, ring.num)
-        into = [seg for _, views in taken for seg in views]
-        if not self._spill and room >= wanted:
+        if not self._spill:
+            room = gather(ring, self._expected, taken, ring.num)
+            into = [seg for _, views in taken for seg in views]
+            if room < self._largest:
+                into.append(self._beyond)
             got = self.port.recv_into(into)
-            if not got or (self.filter is not None and self._drops(into, got)):
-                give_back(ring, taken)
-                return 0, Need.TURN if got else Need.SOURCE
-        else:
-            if not self._spill:
-                spill = bytearray(self._largest)
-                self._spill = spill[: self.port.recv_into([memoryview(spill)])]
-                if self._spill and self.filter is not None and self._drops([memoryview(self._spill)], len(self._spill)):
-                    self._spill = bytearray()
-                    give_back(ring, taken)
-                    return 0, Need.TURN
-            got = len(self._spill)
-            if not got or got > room:
-                give_back(ring, taken)
-                if not got:
-                    return 0, Need.SOURCE
-                if len(taken) < ring.num:
-                    return 0, Need.QUEUE
-                # Every buffer the ring can hold was there, and the frame fits none of it.
-                self._spill.clear()
-                self.traffic.drop("too_long")
+            if not got:
+                return 0, Need.SOURCE
+            if self.filter is not None and self._drops(into, got):
                 return 0, Need.TURN
-            copy_in(into, self._spill)
+            self._expected = max(got, self._expected - (self._expected >> 4))
+            if got <= room:
+                complete(ring, taken, got)
+                return got, None
+            if gather(ring, got, taken, ring.num) >= got:
+                copy_in(skip([seg for _, views in taken for seg in views], room), self._beyond[: got - room])
+                complete(ring, taken, got)
+                return got, None
+            self._spill = bytearray(copy_out(into, got))
+        got = len(self._spill)
+        if gather(ring, got, taken, ring.num) < got:
+            if len(taken) < ring.num:
+                return 0, Need.QUEUE
+            # Every buffer the ring can hold was there, and the frame fits none of it.
             self._spill.clear()
+            self.traffic.drop("too_long")
+            return 0, Need.TURN
+        copy_in([seg for _, views in taken for seg in views], self._spill)
+        self._spill.clear()
         complete(ring, taken, got)
         return got, None

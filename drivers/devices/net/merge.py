@@ -9,7 +9,7 @@ from rings.queue import Vringh
 
 __all__ = ["NUM_BUFFERS_AT", "ONE_BUFFER", "Taken", "complete", "gather", "give_back", "put"]
 
-NUM_BUFFERS_AT = 10
+NUM_BUFFERS_AT, NUM_BUFFERS_END = 10, 12
 """Where num_buffers stands in the virtio_net_hdr."""
 ONE_BUFFER = b"\1\0"
 
@@ -24,15 +24,18 @@ def gather(ring: Vringh, wanted: int, taken: Taken, limit: int) -> int:
     """
     room = sum(total(views) for _, views in taken)
     while room < wanted and len(taken) < limit:
-        chain = ring.getdesc()
-        if chain is None:
+        # As many at a time as it takes where all are as large as the last one: nearly always they are.
+        share = total(taken[-1][1]) if taken else 0
+        count = -(-(wanted - room) // share) if share else 1
+        chains = ring.getdescs(min(count, limit - len(taken)))
+        if not chains:
             break
-        head, readable, views = chain
-        if readable and not taken:
-            ring.complete(head, 0)
-            continue
-        taken.append((head, [] if readable else views))
-        room += total(taken[-1][1])
+        for head, readable, views in chains:
+            if readable and not taken:
+                ring.complete(head, 0)
+                continue
+            taken.append((head, [] if readable else views))
+            room += total(taken[-1][1])
     return room
 
 
@@ -43,7 +46,7 @@ def give_back(ring: Vringh, taken: Taken) -> None:
 
 
 def complete(ring: Vringh, taken: Taken, size: int) -> None:
-    """Complete the chains that ``size`` bytes fill, with num_buffers set; the rest is given back.
+    """Complete the chains that ``size`` bytes fill, with num_buffers set; what is left stays in ``taken``.
 
     All of them are shown to the driver together, by the next publish.
     """
@@ -51,13 +54,19 @@ def complete(ring: Vringh, taken: Taken, size: int) -> None:
     while left > 0:
         left -= total(taken[used][1])
         used += 1
-    give_back(ring, taken[used:])
-    into = [seg for _, views in taken[:used] for seg in views]
-    copy_in(skip(into, NUM_BUFFERS_AT), used.to_bytes(2, "little"))
+    first = taken[0][1]
+    if first and len(first[0]) >= NUM_BUFFERS_END:
+        first[0][NUM_BUFFERS_AT:NUM_BUFFERS_END] = used.to_bytes(2, "little")
+    else:
+        into = [seg for _, views in taken[:used] for seg in views]
+        copy_in(skip(into, NUM_BUFFERS_AT), used.to_bytes(2, "little"))
+    done = []
     for head, views in taken[:used]:
         part = min(size, total(views))
-        ring.complete(head, part)
+        done.append((head, part))
         size -= part
+    ring.complete_each(done)
+    del taken[:used]
 
 
 def put(ring: Vringh, head: bytes, payload: Sequence[memoryview], mergeable: bool) -> int | None:
@@ -73,6 +82,7 @@ def put(ring: Vringh, head: bytes, payload: Sequence[memoryview], mergeable: boo
         copy_in(into, head)
         copy(skip(into, len(head)), payload)
         complete(ring, taken, size)
+        give_back(ring, taken)
         return size
     give_back(ring, taken)
     return 0 if len(taken) == (ring.num if mergeable else 1) else None
