@@ -31,6 +31,7 @@ MEMORY = 256
 """MiB."""
 SHARED = ("-object", f"memory-backend-memfd,id=m,size={MEMORY}M,share=on", "-numa", "node,memdev=m")
 """Memory that a back end can map, and nobody can cut off."""
+LINE_TRIES = 20
 INIT = """\
 #!/bin/sh
 mount -t proc proc /proc
@@ -40,7 +41,9 @@ for module in {modules}; do modprobe $module; done
 exec </dev/ttyS1 >/dev/ttyS1 2>&1
 stty raw -echo
 echo 'guest is up'
-while read -r line; do
+while read -r size line; do
+    [ "${{#line}}" = "$size" ] || {{ echo 'again;'; continue; }}
+    echo 'taken;'
     eval "$line"
     echo "status=$?;"
 done
@@ -194,8 +197,17 @@ class Guest:
         return self.result(command, ok=ok, timeout=timeout)
 
     def send(self, command: str) -> None:
-        """Begin a line; `result` waits for it."""
-        self._shell.sendall(command.encode() + b"\n")
+        """Begin a line; `result` waits for it. Raises GuestError.
+
+        Its length goes first: an emulated serial port drops what comes while the guest is not run, and half a line is
+        none to be obeyed.
+        """
+        command = command.strip()
+        for _ in range(LINE_TRIES):
+            self._shell.sendall(f"{len(command)} {command}\n".encode())
+            if self._read_until(";\n", PATIENCE) == "taken":
+                return
+        raise GuestError(f"{command}: the guest never got the whole of it\n{self.complaints()}")
 
     def result(self, command: str = "", *, ok: bool = True, timeout: float = PATIENCE) -> str:
         said = self._read_until(";\n", timeout)
