@@ -284,7 +284,7 @@ async def test_a_frame_that_no_number_of_merged_buffers_holds_is_dropped_and_all
             assert pair.plug.sent.drops == {**before, "too_long": 1}
             assert driver.rings[0].used_idx == 0
             # They are the device's until used: a part of the frame may stand in them, and nothing behind them.
-            assert driver.get(small + 16 * size, 64 - 16 * size) == b"\xee" * (64 - 16 * size)
+            assert driver.get(Addr(small + 16 * size), 64 - 16 * size) == b"\xee" * (64 - 16 * size)
         else:  # buffers without a byte are no receive buffers
             assert pair.plug.sent.drops == {"writable": 16}
             assert driver.rings[0].used_idx == 16
