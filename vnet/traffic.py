@@ -70,9 +70,6 @@ class Result(Protocol):
         """What is not as it must be, as the end of a sentence; empty when all is well."""
 
 
-UDP_BUFFER = "208K"
-
-
 @attrs.frozen
 class Outcome:
     """What came of a run that has figures of its own kind."""
@@ -249,20 +246,21 @@ async def iperf3(
     udp: bool = False,
     bitrate: str = "0",
     length: int | None = None,
+    buffer: str | None = None,
     streams: int = 1,
     port: int = IPERF3_PORT,
 ) -> FlowResult:
     """One run against an iperf3 server, from this end or (``reverse``) towards it.
 
     ``seconds`` are rounded up: iperf3 knows whole ones only, and takes 0 for without end. ``bitrate`` is in bits per
-    second with iperf3's suffixes, 0 for as fast as it goes; ``length`` in bytes of a datagram or a write. Raises
-    TrafficError.
+    second with iperf3's suffixes, 0 for as fast as it goes; ``length`` in bytes of a datagram or a write,
+    ``buffer`` what sockets are to hold at both ends, with suffixes likewise. Raises TrafficError.
     """
     seconds = math.ceil(seconds)
     argv = ["iperf3", "-J", "-c", server, "-p", str(port), "-t", str(seconds), "-P", str(streams), "-b", bitrate]
     argv += ["-R"] if reverse else []
-    # The largest socket buffer that any kernel grants unasked: a receiver that is not run for a while loses less.
-    argv += ["-u", "-w", UDP_BUFFER] if udp else []
+    argv += ["-u"] if udp else []
+    argv += ["-w", buffer] if buffer is not None else []
     argv += ["-l", str(length)] if length is not None else []
     done = await run(netns, argv, seconds + PATIENCE)
     try:

@@ -23,6 +23,8 @@ __all__ = ["NET", "default_topology"]
 PINGS = 10
 LARGE_PING = 60000
 UDP_BITRATE = "50M"
+UDP_BUFFER = "208K"
+"""The largest socket buffer that any kernel grants unasked: a receiver that is not run for a while loses less."""
 
 
 def default_topology(port: PortKind, transport: str = "pci", mode: str = "direct") -> Topology:
@@ -83,7 +85,8 @@ class KernelTraffic:
     def flows(self, seconds: float, *, udp: bool) -> list[Plan]:
         first, second = self._ends
         bitrate = UDP_BITRATE if udp else "0"
-        run = partial(iperf3, first.netns, second.ipv4, seconds=seconds, udp=udp, bitrate=bitrate)
+        buffer = UDP_BUFFER if udp else None
+        run = partial(iperf3, first.netns, second.ipv4, seconds=seconds, udp=udp, bitrate=bitrate, buffer=buffer)
         name = f"UDP {bitrate}bit/s" if udp else "TCP"
         return [
             Plan(name, first.host, second.ipv4, run),
