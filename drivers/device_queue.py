@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from drivers.errors import PortGone
-from drivers.pump import BATCH_BUCKETS, RECHECK, Need, Signal, pump
+from drivers.pump import BATCH_BUCKETS, RECHECK, Need, QueueFlow, Signal, pump
 from rings.errors import MemoryFault, RemoteRingError
 from rings.formats import ring_format
 from rings.queue import QueueStatistics, Vringh
@@ -150,7 +149,7 @@ class DeviceQueue:
         self.device.fail(f"queue {self.index}: {error}")
 
 
-class _Discard:
+class _Discard(QueueFlow):
     """A flow that takes what there is, and gives it back unused."""
 
     def __init__(self, queue: DeviceQueue) -> None:
@@ -162,9 +161,3 @@ class _Discard:
         if ring is not None and chains:
             ring.complete_each([(head, 0) for head, _, _ in chains])
         return len(chains), Need.TURN if len(chains) == DISCARDED else Need.QUEUE
-
-    async def wait(self, need: Need) -> None:
-        """There is nothing to wait for but the queue."""
-
-    def gone(self, error: PortGone) -> None:
-        """There is no port."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from drivers.errors import PortGone
-from drivers.pump import Need, pump
+from drivers.pump import Need, QueueFlow, pump
 from drivers.traffic import RequestFigures
 from drivers.vhost import DeviceQueue
 from drivers.workers import Job, Workers
@@ -20,7 +19,7 @@ BUDGET = 64
 BUDGET_BYTES = 1 << 20
 
 
-class JobFlow:
+class JobFlow(QueueFlow):
     """One queue, from DRIVER_OK to reset. A device type says what a chain asks for, and how a job is answered."""
 
     def __init__(self, queue: DeviceQueue, workers: Workers, figures: RequestFigures) -> None:
@@ -96,9 +95,3 @@ class JobFlow:
             assert self._ring is not None
             self.end(self._ring, job)
         return count
-
-    async def wait(self, need: Need) -> None:
-        """There is nothing to wait for but the queue."""
-
-    def gone(self, error: PortGone) -> None:
-        """A store that is gone answers with errors."""

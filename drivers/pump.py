@@ -22,6 +22,7 @@ __all__ = [
     "Flow",
     "Need",
     "QueueEnd",
+    "QueueFlow",
     "Signal",
     "count_batch",
     "pump",
@@ -147,6 +148,16 @@ class Flow(Protocol):
 
     def gone(self, error: PortGone) -> None:
         """The port was taken away; this flow is over."""
+
+
+class QueueFlow:
+    """What flows share that need nothing but their queue: there is no port."""
+
+    async def wait(self, need: Need) -> None:
+        raise AssertionError(f"{type(self).__name__} has no {need.value} to wait for")
+
+    def gone(self, error: PortGone) -> None:
+        """Nothing can go away."""
 
 
 async def pump(

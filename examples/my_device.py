@@ -21,9 +21,9 @@ import attrs
 import trio
 
 from drivers.buffers import BufferBlock
-from drivers.errors import DriverError, PortGone
+from drivers.errors import DriverError
 from drivers.model import MatchId, present
-from drivers.pump import Need, pump
+from drivers.pump import Need, QueueFlow, pump
 from drivers.registry import DeviceType
 from drivers.traffic import Traffic
 from drivers.vhost import DeviceQueue, VhostDevice
@@ -57,7 +57,7 @@ class EntropyPlug:
     given: Traffic = attrs.field(factory=Traffic)
 
 
-class Give:
+class Give(QueueFlow):
     """requestq: fill what the driver made writable. A `drivers.pump.Flow`."""
 
     def __init__(self, queue: DeviceQueue, plug: EntropyPlug) -> None:
@@ -78,12 +78,6 @@ class Give:
         if ring is not None and done:
             ring.complete_each(done)
         return len(done), Need.TURN if len(done) == BUDGET else Need.QUEUE
-
-    async def wait(self, need: Need) -> None:
-        """There is nothing to wait for but the queue."""
-
-    def gone(self, error: PortGone) -> None:
-        """Nothing can go away: there is no port."""
 
 
 @attrs.frozen(eq=False)
@@ -160,7 +154,7 @@ class Entropy:
         return bytes(data)
 
 
-class Ask:
+class Ask(QueueFlow):
     """requestq from the other side: requests go out as buffers, and come back filled."""
 
     def __init__(self, queue: DriverQueue, entropy: Entropy, buffers: BufferBlock) -> None:
@@ -186,12 +180,6 @@ class Ask:
         if added:
             ring.add_each(added, True)
         return len(done) + len(added), Need.TURN if len(done) == BUDGET else Need.QUEUE
-
-    async def wait(self, need: Need) -> None:
-        """As above."""
-
-    def gone(self, error: PortGone) -> None:
-        """As above."""
 
 
 class BoundVirtioRng:

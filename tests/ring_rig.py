@@ -10,14 +10,27 @@ import pytest
 
 from rings.chain import copy_in, copy_out, total
 from rings.errors import RingError
-from rings.layout import DESC_SIZE, split_sizes
+from rings.layout import DESC_SIZE, packed_sizes, split_sizes
 from rings.memory import Addr, Memory
 from rings.queue import Segment, Virtqueue, Vringh
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.testing import Access, Act, Desc, Guarded, RawRing, Watched
 
-__all__ = ["EVENT_IDX", "MakeRig", "Rig", "collect", "fill", "flat", "latch", "make_rig", "rig", "seg", "serve"]
+__all__ = [
+    "EVENT_IDX",
+    "MakeRig",
+    "Rig",
+    "RingRig",
+    "collect",
+    "fill",
+    "flat",
+    "latch",
+    "make_rig",
+    "rig",
+    "seg",
+    "serve",
+]
 
 EVENT_IDX = pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event_idx"])
 SPOT = 0x1000
@@ -26,24 +39,74 @@ SPOT = 0x1000
 BLOCK = 4096
 
 
-class Rig:
-    """Memory with one ring; `driver` and `device` make a side over it, anew each time.
+class RingRig:
+    """Memory with one ring of either format, and both of its sides watched.
 
     ``check`` is the post-condition of every test: nobody touched what was not granted, and neither side
     touched an area of the ring that is none of its business.
     """
+
+    AREAS = "desc", "avail", "used"
+    PACKED = False
 
     def __init__(self, num: int = 8, *, event_idx: bool = False, indirect: bool = True) -> None:
         self.num = num
         self.event_idx = event_idx
         self.indirect = indirect
         self.memory = Guarded(1 << 18)
-        self.addrs = self.memory.grant_ring(num)
+        self.addrs = self.memory.grant_ring(num, packed=self.PACKED)
         self.tables = self.memory.grant(num * 4 * DESC_SIZE) if indirect else None
         self.memory.add(Addr(SPOT), memoryview(bytearray(BLOCK)))
-        self.raw = RawRing(self.memory, num, self.addrs)
         self.driver_side: Watched = Watched(self.memory)
         self.device_side: Watched = Watched(self.memory)
+
+    def buffer(self, data: bytes | int = BLOCK, *, adjoining: bool = False) -> Addr:
+        """Granted memory with this content, or this many zeroes."""
+        size = data if isinstance(data, int) else len(data)
+        addr = self.memory.grant(size, 16, adjoining=adjoining)
+        if not isinstance(data, int):
+            self.memory.view(addr, size, True)[:] = data
+        return addr
+
+    def bytes(self, addr: Addr, size: int) -> bytes:
+        return bytes(self.memory.view(addr, size))
+
+    def area(self, access: Access) -> str:
+        """Which area of the ring an access lies in; "payload" for none."""
+        areas = zip(self.AREAS, self._areas(), strict=True)
+        return next((name for name, (start, size) in areas if access.within(start, size)), "payload")
+
+    def _areas(self) -> Iterator[tuple[int, int]]:
+        addrs = (self.addrs.desc, self.addrs.driver, self.addrs.device)
+        return zip(addrs, (packed_sizes if self.PACKED else split_sizes)(self.num), strict=True)
+
+    def words(self, side: Watched) -> set[tuple[str, str]]:
+        """(act, area) of every ring word that a side touched."""
+        return {(access.act.value, self.area(access)) for access in side.log if access.act in (Act.LOAD, Act.STORE)}
+
+    def check(self) -> None:
+        self.memory.check()
+        for access in (*self.driver_side.log, *self.device_side.log):
+            assert access.act is Act.FENCE or any(access.within(*grant) for grant in self._spans()), access
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """Granted ranges, those that adjoin taken as one."""
+        start = end = -1
+        for addr, size in self.memory.ranges:
+            if addr != end:
+                if end > start:
+                    yield start, end - start
+                start = addr
+            end = addr + size
+        yield start, end - start
+
+
+class Rig(RingRig):
+    """With a split ring; `driver` and `device` make a side over it, anew each time."""
+
+    def __init__(self, num: int = 8, *, event_idx: bool = False, indirect: bool = True) -> None:
+        super().__init__(num, event_idx=event_idx, indirect=indirect)
+        self.raw = RawRing(self.memory, num, self.addrs)
 
     def driver(self, *, lenient: bool = False, memory: Memory | None = None) -> SplitVirtqueue[object]:
         return SplitVirtqueue(
@@ -73,54 +136,17 @@ class Rig:
         driver._added = driver._published = driver._last_used = driver._seen = start
         return driver, device
 
-    def buffer(self, data: bytes | int = BLOCK, *, adjoining: bool = False) -> Addr:
-        """Granted memory with this content, or this many zeroes."""
-        size = data if isinstance(data, int) else len(data)
-        addr = self.memory.grant(size, 16, adjoining=adjoining)
-        if not isinstance(data, int):
-            self.memory.view(addr, size, True)[:] = data
-        return addr
-
-    def bytes(self, addr: Addr, size: int) -> bytes:
-        return bytes(self.memory.view(addr, size))
-
     def offer(self, *descs: Desc, head: int = 0) -> None:
         """As a driver that links properly: one chain from ``head`` on."""
         self.raw.chain(head, *descs)
         self.raw.offer(head)
 
-    def area(self, access: Access) -> str:
-        """Which area of the ring an access lies in; "payload" for none."""
-        areas = zip(("desc", "avail", "used"), self._areas(), strict=True)
-        return next((name for name, (start, size) in areas if access.within(start, size)), "payload")
-
-    def _areas(self) -> Iterator[tuple[int, int]]:
-        addrs = (self.addrs.desc, self.addrs.driver, self.addrs.device)
-        return zip(addrs, split_sizes(self.num), strict=True)
-
-    def words(self, side: Watched) -> set[tuple[str, str]]:
-        """(act, area) of every ring word that a side touched."""
-        return {(access.act.value, self.area(access)) for access in side.log if access.act in (Act.LOAD, Act.STORE)}
-
     def check(self) -> None:
-        self.memory.check()
-        for access in (*self.driver_side.log, *self.device_side.log):
-            assert access.act is Act.FENCE or any(access.within(*grant) for grant in self._spans()), access
+        super().check()
         assert self.words(self.device_side) <= {("load", "desc"), ("load", "avail"), ("store", "used")}
         driver_may = {("store", "desc"), ("store", "avail"), ("load", "used"), ("store", "payload")}
         # Flags and index of the used ring are zeroed once, when the ring is made.
         assert self.words(self.driver_side) <= driver_may | {("store", "used")}
-
-    def _spans(self) -> Iterator[tuple[int, int]]:
-        """Granted ranges, those that adjoin taken as one."""
-        start = end = -1
-        for addr, size in self.memory.ranges:
-            if addr != end:
-                if end > start:
-                    yield start, end - start
-                start = addr
-            end = addr + size
-        yield start, end - start
 
     def recovers(self, size: int = 1 << 20) -> None:
         """After a reset, rings made anew over the same memory carry ``size`` bytes there and back."""

@@ -24,10 +24,11 @@ from drivers.devices.blk.layout import (
     ConfigField,
     RequestType,
 )
-from drivers.errors import PortGone, ProbeError
+from drivers.errors import ProbeError
 from drivers.hw import DmaMemory
 from drivers.model import MatchId, present
-from drivers.pump import Need, pump
+from drivers.pump import pump
+from drivers.request_queue import RequestQueue
 from drivers.traffic import RequestFigures
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
 from rings.features import RingFeature
@@ -37,8 +38,6 @@ from rings.queue import Segment
 
 __all__ = ["BlkSettings", "VirtioBlk"]
 
-BUDGET = 64
-"""Requests per batch."""
 # A slot holds what a request has besides its data: header, one segment, id, status. Whole cache lines.
 SLOT, SEGMENT_AT, ID_AT, STATUS_AT = 64, 16, 32, 56
 UNANSWERED = 0xFF
@@ -65,7 +64,6 @@ class Slots:
         self._block = dma.alloc(count * SLOT, SLOT)
         self.words = dma.pin(self._block.addr, count * SLOT, "Q")
         self.bytes = dma.pin(self._block.addr, count * SLOT, "B")
-        self.free = list(range(count - 1, -1, -1))
         starts = [Addr(self._block.addr + i * SLOT) for i in range(count)]
         self.header: list[Segment] = [(at, HEADER.size) for at in starts]
         self.segment: list[Segment] = [(Addr(at + SEGMENT_AT), SEGMENT.size) for at in starts]
@@ -78,8 +76,8 @@ class Slots:
         self._dma.free(self._block)
 
 
-class RequestFlow:
-    """One queue: puts requests into the ring, and takes back what the device answered, by its token, in any order."""
+class RequestFlow(RequestQueue[DiskRequest, int]):
+    """One queue; an answer is the status byte."""
 
     def __init__(
         self,
@@ -91,26 +89,20 @@ class RequestFlow:
         indirect: bool,
         figures: RequestFigures,
     ) -> None:
-        self.queue = queue
-        self.figures = figures
-        self._disk = disk
+        super().__init__(queue, disk, figures)
         self._slots = slots
         self._segment_max = geometry.segment_max
         self._indirect = indirect
-        self._requests: list[DiskRequest | None] = [None] * queue.ring.num
-
-    # drivers.submit.Queue
 
     def room(self, request: DiskRequest) -> bool:
-        if not self._slots.free or not self.queue.live:
+        if not self._free or not self.queue.live:
             return False
         if self._indirect or request.buffer is None:
             return self.queue.ring.num_free >= (1 if self._indirect else 3)
         return self.queue.ring.num_free >= 2 + len(self._cut(request.buffer.segs))
 
-    def add(self, request: DiskRequest) -> None:
+    def put(self, request: DiskRequest, slot: int) -> None:
         slots = self._slots
-        slot = slots.free.pop()
         kind, word = request.kind, slot * (SLOT // 8)
         words, header, status = slots.words, slots.header[slot], slots.status[slot]
         words[word] = kind
@@ -132,41 +124,20 @@ class RequestFlow:
             words[word + 2] = request.offset // SECTOR
             words[word + 3] = request.size // SECTOR | (UNMAP << 32 if request.unmap else 0)
             self.queue.ring.add((header, slots.segment[slot]), (status,), slot)
-        self.figures.taken += 1
-        self._requests[slot] = request
-
-    def flush(self) -> None:
-        if self.queue.live:
-            self.queue.flush()
 
     def _cut(self, segs: Sequence[Segment]) -> list[Segment]:
         """The same in segments that the device takes."""
         most = self._segment_max
         return [(Addr(addr + at), min(most, size - at)) for addr, size in segs for at in range(0, size, most)]
 
-    # Flow
+    def read(self, request: DiskRequest, slot: int) -> int:
+        start, data = slot * SLOT, self._slots.bytes
+        status = data[start + STATUS_AT]
+        if request.kind is RequestType.GET_ID:
+            request.answer = bytes(data[start + ID_AT : start + ID_AT + ID_SIZE])
+        return status
 
-    def move(self) -> tuple[int, Need]:
-        get, slots, requests = self.queue.ring.get, self._slots, self._requests
-        moved = 0
-        while moved < BUDGET:
-            used = get()
-            if used is None:
-                break
-            slot, written = used
-            request, requests[slot] = requests[slot], None
-            assert request is not None
-            status = slots.bytes[slot * SLOT + STATUS_AT]  # loaded once
-            if request.kind is RequestType.GET_ID:
-                start = slot * SLOT + ID_AT
-                request.answer = bytes(slots.bytes[start : start + ID_SIZE])
-            slots.free.append(slot)
-            self._end(request, status, written)
-            moved += 1
-        self._disk.feed(self)
-        return moved, Need.TURN if moved == BUDGET else Need.QUEUE
-
-    def _end(self, request: DiskRequest, status: int, written: int) -> None:
+    def end(self, request: DiskRequest, status: int, written: int) -> None:
         """Data counts as read only where the device says so of all of it: nothing else was surely written."""
         figures = self.figures
         if status:
@@ -181,16 +152,6 @@ class RequestFlow:
             figures.done += 1
             figures.bytes += request.size if request.buffer is not None else 0
         request.done(request)
-
-    async def wait(self, need: Need) -> None:
-        """There is nothing to wait for but the queue."""
-
-    def gone(self, error: PortGone) -> None:
-        """There is no port here."""
-
-    def unanswered(self) -> list[DiskRequest]:
-        """After the device was reset: what it never gave back."""
-        return [request for request in self._requests if request is not None]
 
     def close(self) -> None:
         self._slots.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from drivers.devices.net.filter import FILTER_AT, FILTER_END, FrameFilter
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
-from drivers.devices.net.merge import NUM_BUFFERS_AT, Taken, complete, gather, give_back
+from drivers.devices.net.merge import NUM_BUFFERS_AT, ONE_BUFFER, Taken, complete, gather, give_back
 from drivers.errors import PortGone
 from drivers.ports import ETH_HLEN, HEADER_SIZE, PacketQueue
 from drivers.pump import Need
@@ -18,7 +18,6 @@ from rings.queue import Vringh
 __all__ = ["FromDriver", "ToDriver"]
 
 HEAD = HEADER_SIZE + ETH_HLEN
-ONE_BUFFER = b"\1\0"
 
 
 class FromDriver(NetFlow[DeviceQueue]):

@@ -10,9 +10,9 @@ import trio
 from drivers.buffers import BufferBlock
 from drivers.devices.net.control import ACK_OK, COMMAND_MAX, Control, emit
 from drivers.devices.net.flow import ControlFigures
-from drivers.errors import NeedsReset, PortGone, TransportLost
+from drivers.errors import NeedsReset, TransportLost
 from drivers.hw import DmaMemory
-from drivers.pump import Need
+from drivers.pump import Need, QueueFlow
 from drivers.virtio import DriverQueue
 from rings.memory import Addr
 
@@ -36,7 +36,7 @@ class Asked:
     """Whether the device carried it out; None where the device went away first."""
 
 
-class ControlQueue:
+class ControlQueue(QueueFlow):
     """The flow of the control queue, and `ask`, which uses it. Commands are answered in the order they were given."""
 
     def __init__(self, queue: DriverQueue, dma: DmaMemory, figures: ControlFigures) -> None:
@@ -90,12 +90,6 @@ class ControlQueue:
             ring.add(((addr, size),), ((Addr(addr + ACK_AT), 1),), slot)
             moved += 1
         return moved, Need.QUEUE
-
-    async def wait(self, need: Need) -> None:
-        raise AssertionError(f"a control queue needs no {need}")
-
-    def gone(self, error: PortGone) -> None:
-        """It has no port."""
 
     def close(self) -> None:
         """After the device was reset. Whoever still waits is told."""

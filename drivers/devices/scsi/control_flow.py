@@ -18,8 +18,7 @@ from drivers.devices.scsi.layout import (
     Response,
 )
 from drivers.devices.scsi.request import Control
-from drivers.errors import PortGone
-from drivers.pump import Need
+from drivers.pump import Need, QueueFlow
 from drivers.traffic import Traffic
 from drivers.vhost import DeviceQueue
 from rings.chain import Chain, copy_in
@@ -43,7 +42,7 @@ class _Waiting:
     response: Response
 
 
-class ControlFlow:
+class ControlFlow(QueueFlow):
     """The control queue. Nothing of it is done in place: a function may have to wait for the request queues."""
 
     def __init__(self, queue: DeviceQueue, bound: BoundVhostScsi) -> None:
@@ -120,14 +119,8 @@ class ControlFlow:
             figures.fail(response.name.lower())
         ring.complete(control.head, control.answer(response, events))
 
-    async def wait(self, need: Need) -> None:
-        """There is nothing to wait for but the queue."""
 
-    def gone(self, error: PortGone) -> None:
-        """There is no port here."""
-
-
-class EventFlow:
+class EventFlow(QueueFlow):
     """The event queue: what happens is put into the driver's buffers, and what finds none is lost, and said to be."""
 
     def __init__(self, queue: DeviceQueue, bound: BoundVhostScsi, figures: Traffic) -> None:
@@ -178,6 +171,3 @@ class EventFlow:
     async def wait(self, need: Need) -> None:
         """For an event, or the end of the ring; what the driver adds meanwhile is looked at when there is something."""
         await self.queue.signal.wait()
-
-    def gone(self, error: PortGone) -> None:
-        """There is no port here."""

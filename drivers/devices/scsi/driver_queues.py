@@ -23,9 +23,9 @@ from drivers.devices.scsi.layout import (
     Status,
 )
 from drivers.devices.scsi.result import ScsiError, ScsiEvent, ScsiRequest, ScsiResult, read_result
-from drivers.errors import PortGone
 from drivers.hw import DmaMemory
-from drivers.pump import Need
+from drivers.pump import Need, QueueFlow
+from drivers.request_queue import RequestQueue
 from drivers.traffic import RequestFigures
 from drivers.virtio import DriverQueue
 from rings.memory import Addr
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ControlFlow", "EventFlow", "RequestFlow"]
 
-BUDGET = 64
-"""Requests per batch."""
 EVENTS = 16
 """Buffers for events."""
 # A slot of a request holds header and response, one of the control queue question and answer. Whole cache lines.
@@ -45,8 +43,8 @@ HEADER_SIZE, RESPONSE_AT, RESPONSE_SIZE, SLOT = HEADER.size + CDB_SIZE, 64, RESP
 ANSWER_AT, CONTROL_SLOT = 32, 64
 
 
-class RequestFlow:
-    """One request queue: puts commands into the ring, and takes back what the device answered, in any order."""
+class RequestFlow(RequestQueue[ScsiRequest, bytes]):
+    """One request queue; an answer is the whole response."""
 
     def __init__(
         self,
@@ -55,14 +53,9 @@ class RequestFlow:
         dma: DmaMemory,
         figures: RequestFigures,
     ) -> None:
-        self.queue = queue
-        self.figures = figures
+        super().__init__(queue, bound.initiator, figures)
         self._bound = bound
         self._slots = BufferBlock(dma, queue.ring.num, SLOT)
-        self._free = list(range(queue.ring.num - 1, -1, -1))
-        self._requests: list[ScsiRequest | None] = [None] * queue.ring.num
-
-    # drivers.submit.Queue
 
     def room(self, request: ScsiRequest) -> bool:
         if not self._free or not self.queue.live or not self._bound.linked(request.lun):
@@ -70,8 +63,7 @@ class RequestFlow:
         segs = 0 if request.buffer is None else len(request.buffer.segs) + 1
         return self.queue.ring.num_free >= (1 if self._bound.indirect else 2 + segs)
 
-    def add(self, request: ScsiRequest) -> None:
-        slot = self._free.pop()
+    def put(self, request: ScsiRequest, slot: int) -> None:
         view, addr = self._slots.views[slot], self._slots.addrs[slot]
         view[:HEADER_SIZE] = HEADER.pack(request.lun.emit(), request.tag, 0, 0, 0) + request.cdb.ljust(CDB_SIZE, b"\0")
         view[RESPONSE_AT : RESPONSE_AT + RESPONSE_SIZE] = _UNANSWERED
@@ -79,35 +71,13 @@ class RequestFlow:
         header: Segment = (addr, HEADER_SIZE)
         response: Segment = (Addr(addr + RESPONSE_AT), RESPONSE_SIZE)
         self.queue.ring.add((header, *out), (response, *into), slot)
-        self.figures.taken += 1
-        self._requests[slot] = request
         self._bound.link(request.lun, 1)
 
-    def flush(self) -> None:
-        if self.queue.live:
-            self.queue.flush()
+    def read(self, request: ScsiRequest, slot: int) -> bytes:
+        return bytes(self._slots.views[slot][RESPONSE_AT : RESPONSE_AT + RESPONSE_SIZE])
 
-    # Flow
-
-    def move(self) -> tuple[int, Need]:
-        get, requests = self.queue.ring.get, self._requests
-        moved = 0
-        while moved < BUDGET:
-            used = get()
-            if used is None:
-                break
-            slot, written = used
-            request, requests[slot] = requests[slot], None
-            assert request is not None
-            raw = bytes(self._slots.views[slot][RESPONSE_AT : RESPONSE_AT + RESPONSE_SIZE])
-            self._free.append(slot)
-            self._bound.link(request.lun, -1)
-            self._end(request, raw, written)
-            moved += 1
-        self._bound.initiator.feed(self)
-        return moved, Need.TURN if moved == BUDGET else Need.QUEUE
-
-    def _end(self, request: ScsiRequest, raw: bytes, written: int) -> None:
+    def end(self, request: ScsiRequest, raw: bytes, written: int) -> None:
+        self._bound.link(request.lun, -1)
         result = read_result(request, raw, SENSE_SIZE, written)
         figures = self.figures
         if result is None:
@@ -119,16 +89,6 @@ class RequestFlow:
         else:
             figures.fail(result.response.name.lower())
         self._bound.initiator.answered(request, result)
-
-    async def wait(self, need: Need) -> None:
-        """There is nothing to wait for but the queue."""
-
-    def gone(self, error: PortGone) -> None:
-        """There is no port here."""
-
-    def unanswered(self) -> list[ScsiRequest]:
-        """After the device was reset: what it never gave back."""
-        return [request for request in self._requests if request is not None]
 
     def close(self) -> None:
         self._slots.close()
@@ -159,7 +119,7 @@ class _Question:
     answer: bytes | None = None
 
 
-class ControlFlow:
+class ControlFlow(QueueFlow):
     """The control queue: questions in the order of their making, answers in any."""
 
     def __init__(self, queue: DriverQueue, dma: DmaMemory, figures: RequestFigures) -> None:
@@ -210,12 +170,6 @@ class ControlFlow:
         self._feed()
         return moved, Need.QUEUE
 
-    async def wait(self, need: Need) -> None:
-        """There is nothing to wait for but the queue."""
-
-    def gone(self, error: PortGone) -> None:
-        """There is no port here."""
-
     def close(self) -> None:
         for question in (*self._asked.values(), *self._waiting):
             self._figures.fail("device_lost")
@@ -223,7 +177,7 @@ class ControlFlow:
         self._slots.close()
 
 
-class EventFlow:
+class EventFlow(QueueFlow):
     """The event queue. Every buffer goes back into the ring as soon as its event was read."""
 
     def __init__(self, queue: DriverQueue, dma: DmaMemory, size: int, initiator: Initiator) -> None:
@@ -252,12 +206,6 @@ class EventFlow:
             figures.bytes += EVENT.size
             self._initiator.happened(ScsiEvent(event & ~EVENTS_MISSED, Lun.parse(lun), reason, missed))
         return moved, Need.QUEUE
-
-    async def wait(self, need: Need) -> None:
-        """There is nothing to wait for but the queue."""
-
-    def gone(self, error: PortGone) -> None:
-        """There is no port here."""
 
     def close(self) -> None:
         self._buffers.close()
