@@ -904,14 +904,35 @@ class Liar:
         await self.command(Command.SET_STATUS, 11)
 
 
-async def liar(hosts: ThreeHosts) -> Liar:
+async def waiting_liar(hosts: ThreeHosts) -> Liar:
+    """The vhost side has published a session, and waits for an answer."""
     hosts.start_device()
     hosts.start_back()
     hosts.start_link(0)
     hosts.start_link(1)
     made = Liar(hosts, await hosts.raw(1))
+    await trio.sleep(0.1)
+    return made
+
+
+async def liar(hosts: ThreeHosts) -> Liar:
+    made = await waiting_liar(hosts)
     await made.connect()
     return made
+
+
+async def test_a_virtio_side_that_answered_and_left_before_anybody_looked_gets_another_session() -> None:
+    """It takes none twice: waiting for its answer to this one would be for ever."""
+    async with open_hosts() as hosts:
+        driver = await waiting_liar(hosts)
+        session = hosts.back.session
+        assert session
+        driver.ntb.peer_spad_write(Spad.VIRTIO_SESSION, 0)
+        driver.ntb.peer_spad_write(Spad.TYPE, Type.VIRTIO)
+        driver.ntb.peer_db_set(DB_CONTROL)
+        await trio.sleep(10 * BEAT)
+        assert hosts.back.session == session + 1, "once, and then it waits again"
+        await driver.connect()
 
 
 @pytest.mark.hostile("S04")

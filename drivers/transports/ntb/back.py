@@ -233,7 +233,11 @@ class NtbVhost(NtbEnd):
     def _take_answer(self) -> None:
         ntb, offer = self.ntb, self._offer
         assert offer is not None
-        if ntb.spad_read(Spad.TYPE) != Type.VIRTIO or ntb.spad_read(Spad.VIRTIO_SESSION) != offer.session:
+        answered, session = ntb.spad_read(Spad.TYPE) == Type.VIRTIO, ntb.spad_read(Spad.VIRTIO_SESSION)
+        if answered and not session:
+            self.end()  # it answered this one and left it, which it takes no second time: there will be another
+            return
+        if not answered or session != offer.session:
             self._show()  # said again on every beat: the other end may have started later
             return
         answer = Answer.parse(ntb.spad_read, offer)
