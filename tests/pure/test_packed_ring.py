@@ -93,7 +93,7 @@ def test_the_first_descriptor_of_a_batch_is_made_available_last(indirect: bool) 
     assert len(stores) == len(set(stores)) == 2 * (2 if indirect else 4), "each word once"
 
 
-@pytest.mark.virtio("PACKED-DEV-13", "PACKED-DEV-12")
+@pytest.mark.virtio("PACKED-DEV-8", "PACKED-DEV-12", "PACKED-DEV-13")
 def test_the_first_descriptor_of_a_batch_is_marked_used_last(rig: PackedRig) -> None:
     driver, device = rig.driver(), rig.device()
     fill(driver, 3)
