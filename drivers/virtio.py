@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import attrs
 import trio
@@ -32,6 +32,7 @@ __all__ = [
     "VirtioBus",
     "VirtioDevice",
     "VirtioDriver",
+    "prepared",
 ]
 
 CONFIG_TRIES = 10
@@ -162,6 +163,26 @@ class VirtioBound(Protocol):
 
     def close(self) -> None:
         """The device was reset: take back every buffer it held, release what probe acquired."""
+
+
+class Preparable(VirtioBound, Protocol):
+    """One that has to wait for its queues."""
+
+    async def set_up(self) -> None:
+        """Acquire what it needs; `VirtioBound.close` releases what that came to have."""
+
+
+P = TypeVar("P", bound=Preparable)
+
+
+async def prepared(bound: P) -> P:
+    """``bound`` once it is set up. Raises what that raises, and then holds nothing."""
+    try:
+        await bound.set_up()
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 class VirtioDriver(BusDriver, Protocol):

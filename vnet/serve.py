@@ -23,7 +23,7 @@ from vnet.ends import ENDS
 from vnet.ends.base import End, OpenContext
 from vnet.errors import ConfigError
 from vnet.ports.ipc import LocalIpc, UnixSocket
-from vnet.ports.listen import listen
+from vnet.ports.listen import accept, listen
 from vnet.ports.poller import Poller
 from vnet.spec import DeviceSpec
 
@@ -95,17 +95,7 @@ class Served:
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
-                    await trio.lowlevel.wait_readable(listening)
-                    try:
-                        client, _ = listening.accept()
-                    except (BlockingIOError, ConnectionError):
-                        continue
-                    except OSError as exc:
-                        if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                            raise
-                        self.say(f"a front end can't be let in: {exc.strerror}")
-                        await trio.sleep(RETRY)
-                        continue
+                    client = await accept(listening, lambda why: self.say(f"a front end can't be let in: {why}"))
                     nursery.start_soon(self.converse, client)
 
     async def dial(self, task_status: trio.TaskStatus[None]) -> None:

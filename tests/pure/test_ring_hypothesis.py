@@ -353,7 +353,8 @@ class PackedPair(Pair):
 
 
 @pytest.mark.virtio(
-    *(f"PACKED-DRV-{number}" for number in (3, 4, 5, 7, 16)), *(f"PACKED-DEV-{number}" for number in (1, 2, 3, 4, 5, 9, 14))
+    *(f"PACKED-DRV-{number}" for number in (3, 4, 5, 7, 16)),
+    *(f"PACKED-DEV-{number}" for number in (1, 2, 3, 4, 5, 9, 14)),
 )
 @pytest.mark.hostile("P05")
 def test_any_legal_sequence_agrees_with_the_model_over_a_packed_ring() -> None:

@@ -125,6 +125,7 @@ class Client:
 @asynccontextmanager
 async def connected(server: NbdServer, *, structured: bool = True, begin: bool = True) -> AsyncIterator[Client]:
     ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server._converse, theirs)
         async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["listen"]
+import trio
+
+__all__ = ["accept", "listen"]
+
+RETRY = 0.5
+"""Seconds until a client is let in that could not be."""
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @contextmanager
@@ -27,6 +34,27 @@ def listen(path: Path, kind: socket.SocketKind, backlog: int) -> Iterator[socket
         finally:
             if path.exists() and os.path.samestat(path.stat(), made):
                 path.unlink()
+
+
+async def accept(listening: socket.socket, short: Callable[[str], None] = lambda why: None) -> socket.socket:
+    """The next client, non-blocking. While this process can't have another one it waits, and ``short`` hears why.
+
+    (`trio.SocketListener` wants a stream socket.)
+    """
+    while True:
+        await trio.lowlevel.wait_readable(listening)
+        try:
+            client, _ = listening.accept()
+        except (BlockingIOError, ConnectionError):
+            continue
+        except OSError as exc:
+            if exc.errno not in SHORTAGES:
+                raise
+            short(exc.strerror or str(exc))
+            await trio.sleep(RETRY)
+            continue
+        client.setblocking(False)
+        return client
 
 
 def _answers(path: Path, kind: socket.SocketKind) -> bool:

@@ -9,7 +9,7 @@ import trio
 
 from drivers.devices.blk import Disk
 from vnet.nbd import Export, Handshake, NbdProtocolError, TransmissionFlag
-from vnet.ports.listen import listen
+from vnet.ports.listen import accept, listen
 from vnet.ports.nbd_connection import BLOCK_MAX, Connection, NbdStatistics
 
 __all__ = ["NbdServer", "NbdStatistics"]
@@ -35,11 +35,7 @@ class NbdServer:
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
-                    await trio.lowlevel.wait_readable(listening)
-                    try:
-                        client, _ = listening.accept()
-                    except (BlockingIOError, ConnectionError):
-                        continue
+                    client = await accept(listening)
                     if self.statistics.clients >= CLIENTS_MAX:
                         client.close()
                     else:
@@ -49,7 +45,6 @@ class NbdServer:
         self.statistics.clients += 1
         self.statistics.connections += 1
         with client:
-            client.setblocking(False)
             try:
                 client.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
             except PermissionError:

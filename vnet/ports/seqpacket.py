@@ -10,7 +10,7 @@ import trio
 
 from drivers.ports import RpmsgEndpoint
 from vnet.ports.channel import Surface, patiently
-from vnet.ports.listen import listen
+from vnet.ports.listen import accept, listen
 
 __all__ = ["SocketSurface"]
 
@@ -38,18 +38,11 @@ class SocketSurface(Surface):
         with listen(self.path, socket.SOCK_SEQPACKET, BACKLOG) as listening:
             endpoint.lossy = True
             task_status.started()
-            # trio.SocketListener wants a stream socket.
             while True:
-                await trio.lowlevel.wait_readable(listening)
-                try:
-                    client, _ = listening.accept()
-                except (BlockingIOError, ConnectionError):
-                    continue
-                with client:
+                with await accept(listening) as client:
                     await self._converse(client, endpoint)
 
     async def _converse(self, client: socket.socket, endpoint: RpmsgEndpoint) -> None:
-        client.setblocking(False)
         endpoint.lossy = False
         try:
             async with trio.open_nursery() as nursery:

@@ -30,7 +30,7 @@ from drivers.model import MatchId, present
 from drivers.pump import pump
 from drivers.request_queue import RequestQueue
 from drivers.traffic import RequestFigures
-from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
+from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice, prepared
 from rings.features import RingFeature
 from rings.ids import DeviceId
 from rings.memory import Addr
@@ -226,10 +226,4 @@ class VirtioBlk:
         return self._settings(device).features
 
     async def probe(self, device: VirtioDevice) -> BoundBlk:
-        bound = BoundBlk(device, self._settings(device), await Geometry.read(device))
-        try:
-            await bound.set_up()
-        except BaseException:
-            bound.close()
-            raise
-        return bound
+        return await prepared(BoundBlk(device, self._settings(device), await Geometry.read(device)))

@@ -33,7 +33,7 @@ from drivers.errors import DriverError, NeedsReset, PortGone, ProbeError, Transp
 from drivers.model import MatchId, present
 from drivers.ports import ALL_OFFLOADS, PacketPort
 from drivers.pump import Signal, pump
-from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
+from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice, prepared
 from rings.features import RingFeature
 from rings.ids import DeviceId
 
@@ -295,14 +295,10 @@ class VirtioNet:
                 )
         bound = BoundNet(device, self._settings(device), mac, mtu, most)
         try:
-            await bound.set_up()
-        except BaseException as exc:
-            bound.close()
-            if isinstance(exc, MemoryError):
-                what = f"{device.name}: no memory for {bound.limit} pairs of queues"
-                raise ProbeError(f"{what} ({exc}); the host needs more, or smaller queues, or fewer pairs") from None
-            raise
-        return bound
+            return await prepared(bound)
+        except MemoryError as exc:
+            what = f"{device.name}: no memory for {bound.limit} pairs of queues"
+            raise ProbeError(f"{what} ({exc}); the host needs more, or smaller queues, or fewer pairs") from None
 
 
 async def _field(device: VirtioDevice, field: ConfigField) -> int:

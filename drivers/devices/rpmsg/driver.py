@@ -22,7 +22,7 @@ from drivers.devices.rpmsg.layout import (
 from drivers.errors import ProbeError
 from drivers.model import MatchId, present
 from drivers.pump import Need, pump
-from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
+from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice, prepared
 from rings.errors import MemoryFault, RemoteRingError
 from rings.ids import DeviceId
 
@@ -189,10 +189,4 @@ class VirtioRpmsg:
                 raise ProbeError(
                     f"{device.name}: the device reports buffers of {config.to_driver} and {config.to_device} bytes"
                 )
-        bound = BoundRpmsg(device, self._settings(device), config)
-        try:
-            await bound.set_up()
-        except BaseException:
-            bound.close()
-            raise
-        return bound
+        return await prepared(BoundRpmsg(device, self._settings(device), config))

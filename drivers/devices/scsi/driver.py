@@ -25,7 +25,7 @@ from drivers.devices.scsi.layout import (
 from drivers.errors import ProbeError
 from drivers.model import MatchId, present
 from drivers.pump import pump
-from drivers.virtio import QueueSpec, VirtioDevice
+from drivers.virtio import QueueSpec, VirtioDevice, prepared
 from rings.features import RingFeature
 from rings.ids import DeviceId
 
@@ -159,10 +159,4 @@ class VirtioScsi:
         return self._settings(device).features & ~(1 << ScsiFeature.T10_PI)
 
     async def probe(self, device: VirtioDevice) -> BoundScsi:
-        bound = BoundScsi(device, self._settings(device), await read_config(device))
-        try:
-            await bound.set_up()
-        except BaseException:
-            bound.close()
-            raise
-        return bound
+        return await prepared(BoundScsi(device, self._settings(device), await read_config(device)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
+
+from rings.ids import DeviceId
 
 __all__ = [
     "F_LOG_ALL",
@@ -13,6 +16,8 @@ __all__ = [
     "MAX_REGIONS",
     "MAX_RINGS",
     "NO_FD",
+    "ONE_RING",
+    "RINGS_PER_UNIT",
     "VERSION",
     "BackendRequest",
     "ConfigFlag",
@@ -133,6 +138,12 @@ class ProtocolFeature(IntEnum):
     XEN_MMAP = 17
     SHARED_OBJECT = 18
     DEVICE_STATE = 19
+
+
+ONE_RING = 1, 0
+RINGS_PER_UNIT: Mapping[int, tuple[int, int]] = {DeviceId.NET: (2, 1)}
+"""By virtio device id, where it is not `ONE_RING`: how many rings GET_QUEUE_NUM counts as one, and those that it does
+not count. Of a network device pairs of rings are counted, and the control queue is not."""
 
 
 class ConfigFlag(IntEnum):

@@ -6,7 +6,7 @@ device are started at DRIVER_OK, and a device is reset by stopping all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -21,6 +21,8 @@ from drivers.transports.vhost_user.constants import (
     F_PROTOCOL_FEATURES,
     MAX_CONFIG,
     MAX_RINGS,
+    ONE_RING,
+    RINGS_PER_UNIT,
     ConfigFlag,
     FrontendRequest,
     ProtocolFeature,
@@ -33,7 +35,6 @@ from drivers.transports.vhost_user.payloads import (
 from drivers.user import OwnConfig, UserClient, UserSocket
 from drivers.virtio import NOBODY, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
 from rings.features import mask
-from rings.ids import DeviceId
 from rings.status import Status
 
 __all__ = ["PROTOCOL_FEATURES", "VHOST_USER", "VhostUserFront"]
@@ -44,9 +45,6 @@ PROTOCOL_FEATURES = mask((F.MQ, F.REPLY_ACK, F.BACKEND_REQ, F.CONFIG, F.RESET_DE
 NOT_THE_DEVICES = 1 << F_PROTOCOL_FEATURES | 1 << F_LOG_ALL
 RETRY = 0.01, 1.0
 """Seconds between two attempts to connect: at first, and at most."""
-RINGS_PER_UNIT: Mapping[int, tuple[int, int]] = {DeviceId.NET: (2, 1)}
-"""What GET_QUEUE_NUM counts, and the rings that it does not: of a network device pairs of rings without the control
-queue, else rings."""
 
 
 class VhostUserFront:
@@ -122,7 +120,7 @@ class VhostUserFront:
             connection.acknowledged = self._has(F.REPLY_ACK)
         if self._has(F.MQ):
             units = await connection.number(R.GET_QUEUE_NUM)
-            each, uncounted = RINGS_PER_UNIT.get(self._socket.device_id, (1, 0))
+            each, uncounted = RINGS_PER_UNIT.get(self._socket.device_id, ONE_RING)
             self._queue_max = min(each * units + uncounted, MAX_RINGS)
         channel = None
         if self._has(F.BACKEND_REQ):

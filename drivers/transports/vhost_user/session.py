@@ -10,6 +10,8 @@ from drivers.ipc import FdSocket, Handle, Ipc, Unusable
 from drivers.transports.vhost_user.constants import (
     F_PROTOCOL_FEATURES,
     MAX_CONFIG,
+    ONE_RING,
+    RINGS_PER_UNIT,
     FrontendRequest,
     ProtocolFeature,
 )
@@ -33,7 +35,6 @@ from drivers.transports.vhost_user.states import LEGAL, RING_LEGAL, RingState, S
 from drivers.transports.vhost_user.vrings import Vrings
 from drivers.vhost import VhostDevice
 from rings.features import mask
-from rings.ids import DeviceId
 from rings.status import Status
 
 __all__ = ["PROTOCOL_FEATURES", "Session"]
@@ -51,8 +52,6 @@ PROTOCOL_FEATURES = mask(
         F.STATUS,
     )
 )
-QUEUES_PER_UNIT: Mapping[int, int] = {DeviceId.NET: 2}
-"""What GET_QUEUE_NUM counts: of a network device pairs of queues, else queues."""
 RING_MAX = 1024
 """Descriptors of a ring, unless the device was made for more: what QEMU has at most. No size is agreed on, and a driver
 may chain as many as there are: chains of 32768, a batch of which takes seconds, would stop everybody else."""
@@ -260,7 +259,7 @@ class Session:
 
     def _offered(self) -> int:
         """QEMU 7.2 adds each region of memory once for every pair of queues: with several it shall give a table."""
-        pairs = self._device.device_id in QUEUES_PER_UNIT and self._units() > 1
+        pairs = self._device.device_id in RINGS_PER_UNIT and self._units() > 1
         return PROTOCOL_FEATURES & ~mask((F.CONFIGURE_MEM_SLOTS,)) if pairs else PROTOCOL_FEATURES
 
     async def _get_protocol_features(self, _: Empty, __: Message) -> Answer:
@@ -273,7 +272,8 @@ class Session:
         return NOTHING
 
     def _units(self) -> int:
-        return len(self.rings) // QUEUES_PER_UNIT.get(self._device.device_id, 1)
+        each, _ = RINGS_PER_UNIT.get(self._device.device_id, ONE_RING)
+        return len(self.rings) // each
 
     async def _get_queue_num(self, _: Empty, __: Message) -> Answer:
         return U64(self._units()), ()
