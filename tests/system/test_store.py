@@ -217,6 +217,15 @@ async def test_a_file_that_is_no_disk_is_refused(
             pass
 
 
+async def test_a_file_that_is_shared_by_all_its_writers_has_several(path: Path) -> None:
+    async with open_file_store(path, size=SIZE, shared=True) as one, open_file_store(path, shared=True) as other:
+        await write(one, 0, b"x" * 4096)
+        assert await read(other, 0, 4096) == b"x" * 4096
+        with pytest.raises(BlockingIOError):
+            async with open_file_store(path):
+                pass
+
+
 async def test_a_file_has_one_writer_or_many_readers(path: Path) -> None:
     async with open_file_store(path, size=SIZE):
         with pytest.raises(BlockingIOError):

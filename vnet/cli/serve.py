@@ -120,6 +120,12 @@ SETTINGS: Mapping[str, Sequence[Setting]] = {
             {"metavar": "IMG", "required": True},
         ),
         Setting("--read-only", {"device.read_only": True}, "Let nobody write to it.", {"is_flag": True}),
+        Setting(
+            "--shared",
+            {"device.shared": True},
+            "Others that say so too may have the file open as well, such as the device that a guest is migrated to.",
+            {"is_flag": True},
+        ),
         Setting("--size", {"device.size": VALUE}, "MiB of a file that is not there yet.", {"type": int}),
         Setting("--serial", {"device.serial": VALUE}, "What the disk calls itself, by default blk0."),
         Setting("--queues", {"queues": VALUE}, "How many queues it has at most.", {"type": int}),
@@ -128,8 +134,8 @@ SETTINGS: Mapping[str, Sequence[Setting]] = {
         Setting(
             "--lun",
             {"device.luns": VALUE},
-            "A logical unit, such as path=disk.img,size=256; more keys are target, lun, read_only, block_size, serial. "
-            "May be given several times.",
+            "A logical unit, such as path=disk.img,size=256; more keys are target, lun, read_only, shared, block_size, "
+            "serial. May be given several times.",
             {"multiple": True, "required": True, "metavar": "KEY=VALUE,..."},
             _luns,
         ),

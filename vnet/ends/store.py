@@ -27,6 +27,8 @@ class StoreSpec:
     size: int | None = attrs.field(default=None, validator=must(lambda v: 1 <= v <= 1 << 30, "MiB, 1 to 1073741824"))
     """MiB; by default what the file has."""
     read_only: bool = False
+    shared: bool = False
+    """Others may have the file open for writing as well, such as the device that a guest is migrated to."""
     block_size: int = attrs.field(
         default=512, validator=must(lambda v: 512 <= v <= 65536 and not v & v - 1, "a power of two from 512 to 65536")
     )
@@ -43,7 +45,7 @@ class StoreSpec:
 
     def claims(self, where: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         """As `vnet.spec.DeviceSpec.claims`: nobody else writes to that file."""
-        if self.path is not None and not self.read_only:
+        if self.path is not None and not (self.read_only or self.shared):
             yield f"{where}.path", ("file", str(Path(self.path).absolute()))
 
     def trouble(self, where: str, error: OSError) -> ConfigError:
@@ -64,6 +66,11 @@ async def open_store(spec: StoreSpec, *, workers: int = 4) -> AsyncIterator[Sect
         yield MemoryStore(size, read_only=spec.read_only, block_size=spec.block_size)
     else:
         async with open_file_store(
-            Path(spec.path), size=size, read_only=spec.read_only, block_size=spec.block_size, workers=workers
+            Path(spec.path),
+            size=size,
+            read_only=spec.read_only,
+            shared=spec.shared,
+            block_size=spec.block_size,
+            workers=workers,
         ) as store:
             yield store

@@ -174,18 +174,24 @@ class FileStore:
 
 @asynccontextmanager
 async def open_file_store(
-    path: Path, *, size: int | None = None, read_only: bool = False, block_size: int = SECTOR, workers: int = 4
+    path: Path,
+    *,
+    size: int | None = None,
+    read_only: bool = False,
+    shared: bool = False,
+    block_size: int = SECTOR,
+    workers: int = 4,
 ) -> AsyncIterator[FileStore]:
-    """The file or block device at ``path``, ours alone unless read-only; a file that is not there is made.
+    """The file or block device at ``path``, ours alone unless read-only or shared; a file that is not there is made.
 
     ``size`` in bytes: a new file gets it, an existing one must have it; None takes what is there. Raises OSError,
-    BlockingIOError where somebody else uses it.
+    BlockingIOError where somebody else uses it and one of the two does not share it.
     """
     make = size is not None and not read_only
     flags = (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_CREAT if make else 0) | os.O_CLOEXEC
     fd = await trio.to_thread.run_sync(os.open, path, flags, 0o600)
     try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if read_only or shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         found = os.fstat(fd)
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)):
             raise OSError(errno.EINVAL, "it is neither a file nor a block device", str(path))
