@@ -51,6 +51,8 @@ class RingFormat:
     driver: Callable[..., Virtqueue[Any]]
     device: Callable[..., Vringh]
     costs: RingCosts
+    written: tuple[bool, bool, bool]
+    """Which of the areas a device writes to."""
 
     def has_num(self, num: int, most: int = MAX_NUM) -> bool:
         """Whether a queue can have this size (VIRTIO 1.4 sections 2.7 and 2.8)."""
@@ -69,7 +71,16 @@ class RingFormat:
 
 FORMATS: Mapping[str, RingFormat] = {
     "split": RingFormat(
-        "split", split_sizes, SPLIT_ALIGN, contiguous_split, False, 0, SplitVirtqueue, SplitVringh, SPLIT_COSTS
+        "split",
+        split_sizes,
+        SPLIT_ALIGN,
+        contiguous_split,
+        False,
+        0,
+        SplitVirtqueue,
+        SplitVringh,
+        SPLIT_COSTS,
+        (False, False, True),
     ),
     "packed": RingFormat(
         "packed",
@@ -81,6 +92,7 @@ FORMATS: Mapping[str, RingFormat] = {
         PackedVirtqueue,
         PackedVringh,
         PACKED_COSTS,
+        (True, False, True),
     ),
 }
 

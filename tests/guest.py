@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from machine import RequireTool, unavailable
 
-from vnet.bench.guest import SHARED, TOOLS, Guest, GuestKernel
+from vnet.bench.guest import TOOLS, Guest, GuestKernel, shared
 from vnet.errors import PrivilegeError
 
-__all__ = ["SHARED", "Guest", "GuestKernel", "guest_kernel"]
+__all__ = ["Guest", "GuestKernel", "Serve", "guest_kernel", "shared"]
+
+VNET = str(Path(sys.executable).with_name("vnet"))
+ENTROPY = str(Path(__file__).parents[1] / "examples/my_device.py")
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +27,37 @@ def guest_kernel(tmp_path_factory: pytest.TempPathFactory, require_tool: Require
         return GuestKernel(tmp_path_factory.mktemp("guest"))
     except PrivilegeError as exc:
         unavailable(str(exc))
+
+
+class Serve:
+    """A running ``vnet serve``."""
+
+    def __init__(self, folder: Path, name: str, *argv: str) -> None:
+        self.name, self.socket = name, folder / f"{name}.sock"
+        kind, *options = argv
+        self._argv = [VNET, *(() if kind != "entropy" else ("--load", ENTROPY)), "serve", kind]
+        self._argv += ["--vhost-user", str(self.socket), *options]
+        self._errors = folder / f"{name}.log"
+        self.start()
+
+    def start(self) -> None:
+        with self._errors.open("ab") as errors:
+            self.process = subprocess.Popen(
+                self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        assert "Ctrl-C ends it" in said, said + self._errors.read_text()
+
+    @property
+    def said(self) -> str:
+        return self._errors.read_text()
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+        status = self.process.wait(10)
+        assert status == (0 if number != signal.SIGKILL else -number), self.said
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        assert number == signal.SIGKILL or not self.socket.exists()
+        assert "Traceback" not in self.said, self.said

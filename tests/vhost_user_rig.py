@@ -15,10 +15,12 @@ from drivers.devices.blk import BlkPlug, VhostBlk
 from drivers.hw import DmaBuffer
 from drivers.ipc import Handle
 from drivers.transports.vhost_user.back import VhostUserBack
-from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES, FrontendRequest
+from drivers.transports.vhost_user.constants import F_LOG_ALL, F_PROTOCOL_FEATURES, VRING_F_LOG, FrontendRequest
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Assembler, emit, parse_reply
 from drivers.transports.vhost_user.payloads import (
     U64,
+    Empty,
+    Log,
     MemRegion,
     MemTable,
     Payload,
@@ -30,9 +32,10 @@ from drivers.transports.vhost_user.payloads import (
 from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
 from drivers.vhost import VhostBus, VhostDevice
 from rings.features import RingFeature
+from rings.formats import ring_format
 from rings.ids import DeviceId
-from rings.layout import DESC_SIZE, RingAddrs, split_sizes
-from rings.split.virtqueue import SplitVirtqueue
+from rings.layout import DESC_SIZE, RingAddrs
+from rings.queue import Virtqueue
 from vnet.memory import HostMemory
 from vnet.ports.ipc import FileHandle, LocalIpc, UnixSocket, socket_pair
 from vnet.ports.poller import Poller
@@ -80,8 +83,8 @@ class Ring:
 
     def __init__(self, memory: HostMemory, index: int, num: int, features: int) -> None:
         self.index, self.num = index, num
-        desc, avail, used = split_sizes(num)
-        self.buffers = [memory.alloc(size) for size in (desc, avail, used)]
+        self.form = ring_format(features)
+        self.buffers = [memory.alloc(size) for size in self.form.sizes(num)]
         self.addrs = RingAddrs(*(buffer.addr for buffer in self.buffers))
         self._memory, self._features = memory, features
         self._tables = memory.alloc(num * 8 * DESC_SIZE)
@@ -90,11 +93,11 @@ class Ring:
         self.err_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.queue = self.driver()
 
-    def driver(self) -> SplitVirtqueue[Any]:
+    def driver(self) -> Virtqueue[Any]:
         """The driver's side, anew: the ring starts at 0."""
         for buffer in self.buffers:
             self._memory.view(buffer.addr, buffer.size, True)[:] = bytes(buffer.size)
-        return SplitVirtqueue(
+        return self.form.driver(
             self._memory,
             self.num,
             self.addrs,
@@ -191,15 +194,26 @@ class FrontEnd:
     async def share(self) -> bool:
         return await self.tell(R.SET_MEM_TABLE, MemTable((self.region,)), [self.memory.fd])
 
-    def addrs(self, ring: Ring) -> VringAddr:
-        return VringAddr(
-            ring.index, 0, *(self.user(addr) for addr in (ring.addrs.desc, ring.addrs.device, ring.addrs.driver))
-        )
+    def addrs(self, ring: Ring, *, log: bool = False) -> VringAddr:
+        """As QEMU says them: the address for the log always, and whether to log by a flag."""
+        desc, used, avail = (self.user(addr) for addr in (ring.addrs.desc, ring.addrs.device, ring.addrs.driver))
+        return VringAddr(ring.index, VRING_F_LOG if log else 0, desc, used, avail, ring.addrs.device)
 
-    async def start(self, ring: Ring, base: int = 0, *, enable: bool = True) -> bool:
+    async def log_to(self, fd: int, size: int, offset: int = 0) -> None:
+        """Give a dirty log. Raises HungUp where it is not taken."""
+        assert await self.ask(R.SET_LOG_BASE, Log(size, offset), [fd]) == Empty()
+
+    async def log(self, on: bool) -> None:
+        """Have what is written logged, or no longer."""
+        features = self.features | 1 << F_PROTOCOL_FEATURES | on << F_LOG_ALL
+        assert await self.tell(R.SET_FEATURES, U64(features))
+        for ring in self.rings:
+            assert await self.tell(R.SET_VRING_ADDR, self.addrs(ring, log=on))
+
+    async def start(self, ring: Ring, base: int | None = None, *, enable: bool = True) -> bool:
         """Set one ring up; whether it started."""
         assert await self.tell(R.SET_VRING_NUM, VringState(ring.index, ring.num))
-        assert await self.tell(R.SET_VRING_BASE, VringState(ring.index, base))
+        assert await self.tell(R.SET_VRING_BASE, VringState(ring.index, ring.form.start if base is None else base))
         assert await self.tell(R.SET_VRING_ADDR, self.addrs(ring))
         assert await self.tell(R.SET_VRING_CALL, VringFd(ring.index), [ring.call_fd])
         assert await self.tell(R.SET_VRING_ERR, VringFd(ring.index), [ring.err_fd])
@@ -304,13 +318,12 @@ class Bench:
 
 
 @asynccontextmanager
-async def open_bench(
-    plug: BlkPlug, *, allow_unsealed: bool = False, features_off: int = 1 << RingFeature.RING_PACKED
-) -> AsyncIterator[Bench]:
+async def open_bench(plug: BlkPlug, *, allow_unsealed: bool = False, packed: bool = False) -> AsyncIterator[Bench]:
     """Nothing is left afterwards: neither descriptors nor mappings."""
     before = fds(), maps()
     poller = Poller()
     back = VhostUserBack(LocalIpc(poller, allow_unsealed=allow_unsealed), DeviceId.BLOCK, "disk0")
+    back.device.packed = packed
     bus = VhostBus()
 
     def plug_for(device: VhostDevice) -> BlkPlug:
@@ -323,7 +336,7 @@ async def open_bench(
         bus.register_device(back.device)
         await back.device.ready.wait()
         back.bind()
-        bench = Bench(nursery, back, plug, back.device.device_features & ~features_off)
+        bench = Bench(nursery, back, plug, back.device.device_features)
         yield bench
         await bench.idle()
         nursery.cancel_scope.cancel()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
-from guest import SHARED
+from guest import shared
 
 from vnet.cli.serve import command, hint
 from vnet.serve import Export
@@ -19,8 +19,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples/qemu_guest.md"
 SHOWN = re.findall(r"vnet serve (\w+ --vhost-user [^\n`]*)", EXAMPLE.read_text(encoding="utf-8"))
 
 
-def test_the_example_shows_a_network_and_a_disk() -> None:
-    assert [line.split()[0] for line in SHOWN] == ["net", "blk"]
+def test_the_example_shows_a_network_and_a_disk_and_where_they_move_to() -> None:
+    assert [line.split()[0] for line in SHOWN] == ["net", "blk", "net", "blk"]
 
 
 @pytest.mark.parametrize("line", SHOWN)
@@ -51,7 +51,7 @@ def test_qemu_in_the_example_is_told_what_serve_tells_and_what_the_tests_of_gues
     told = words(shown)
     for option in (*exported("net", "/tmp/net0.sock"), *exported("blk", "/tmp/disk0.sock")):
         assert option in told
-    for option, value in itertools.pairwise(SHARED):
+    for option, value in itertools.pairwise(shared()):
         assert not option.startswith("-") or f"{option} {value}" in told
     assert shown.count("-pci,") == shown.count(",vectors=0")
 

@@ -18,13 +18,14 @@ from vhost_user_rig import MIB, NUM, USER, Bench, FrontEnd, HungUp, R, begin, fd
 
 from drivers.devices.blk import BlkPlug
 from drivers.errors import TransportLost
-from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES, ProtocolFeature
+from drivers.transports.vhost_user.constants import F_LOG_ALL, F_PROTOCOL_FEATURES, ProtocolFeature
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, emit
 from drivers.transports.vhost_user.payloads import (
     U64,
     Config,
     Empty,
     Inflight,
+    Log,
     MemRegion,
     MemTable,
     Payload,
@@ -254,21 +255,6 @@ async def test_only_memory_that_nobody_can_cut_off_is_taken(allowed: bool) -> No
         os.close(fd)
 
 
-@pytest.mark.hostile("V10")
-async def test_a_log_is_refused_since_none_was_offered() -> None:
-    async with bench_() as bench, bench.front() as front:
-        await front.negotiate()
-        assert not (await front.ask(R.GET_PROTOCOL_FEATURES)).value >> ProtocolFeature.LOG_SHMFD & 1
-        assert not await front.tell(R.SET_FEATURES, U64(front.features | 1 << 26))
-        for size, offset in ((4096, 0), ((1 << 64) - 1, 4096)):
-            before = fds()
-            body = struct.pack("<QQ", size, offset)
-            await front.send(header(R.SET_LOG_BASE, 9, 16) + body, [front.memory.fd])
-            assert await front.hung_up()  # its answer would be another one
-            assert fds() <= before
-            return
-
-
 @pytest.mark.hostile("V11")
 async def test_inflight_areas_again_and_again_and_of_sizes_that_do_not_fit() -> None:
     async with bench_() as bench, bench.front() as front:
@@ -339,7 +325,10 @@ def _made(front: FrontEnd, request_: R, variant: int) -> tuple[Payload | None, l
     [ring] = front.rings
     index, odd = (0, 0, 0, 1)[variant % 4], variant % 2
     bodies: dict[R, tuple[Payload, list[int]]] = {
-        R.SET_FEATURES: (U64(front.features | (1 << F_PROTOCOL_FEATURES) * odd), []),
+        R.SET_FEATURES: (U64(front.features | (1 << F_PROTOCOL_FEATURES) * odd | (variant >> 1) << F_LOG_ALL), []),
+        R.SET_LOG_BASE: (Log(front.region.size >> odd, 0), [front.memory.fd]),
+        R.SET_LOG_FD: (Empty(), [ring.err_fd]),
+        R.SEND_RARP: (U64(2), []),
         R.SET_PROTOCOL_FEATURES: (U64(PROTOCOL_FEATURES), []),
         R.SET_MEM_TABLE: (MemTable((front.region,)), [front.memory.fd]),
         R.ADD_MEM_REG: (SingleRegion(front.region), [front.memory.fd]),
@@ -348,7 +337,7 @@ def _made(front: FrontEnd, request_: R, variant: int) -> tuple[Payload | None, l
         R.SET_VRING_BASE: (VringState(index, odd), []),
         R.SET_VRING_ENABLE: (VringState(index, odd), []),
         R.GET_VRING_BASE: (VringState(index, 0), []),
-        R.SET_VRING_ADDR: (attrs.evolve(front.addrs(ring), index=index), []),
+        R.SET_VRING_ADDR: (attrs.evolve(front.addrs(ring, log=variant > 1), index=index), []),
         R.SET_VRING_KICK: (VringFd(index, there=not odd), [ring.kick_fd][odd:]),
         R.SET_VRING_CALL: (VringFd(index, there=not odd), [ring.call_fd][odd:]),
         R.SET_VRING_ERR: (VringFd(index, there=not odd), [ring.err_fd][odd:]),
@@ -369,7 +358,8 @@ async def _say(acts: list[tuple[R, int]]) -> None:
             try:
                 for request_, variant in acts:
                     payload, descriptors = _made(front, request_, variant)
-                    await front.send(emit(request_, payload, need_reply=True), descriptors)
+                    asks = FRONTEND_MESSAGES[request_].answer is None
+                    await front.send(emit(request_, payload, need_reply=asks), descriptors)
                     with trio.fail_after(60):
                         await front.answer(request_)
                     while front.passed:
@@ -397,7 +387,7 @@ async def test_a_ring_that_runs_is_not_moved() -> None:
             assert not await front.tell(R.SET_VRING_BASE, VringState(0, 1))
             assert await front.tell(R.SET_VRING_ADDR, front.addrs(ring))
             assert not await front.tell(R.SET_VRING_ADDR, VringAddr(0, 0, USER, USER, USER))
-            assert not await front.tell(R.SET_VRING_ADDR, attrs.evolve(front.addrs(ring), flags=1))
+            assert not await front.tell(R.SET_VRING_ADDR, attrs.evolve(front.addrs(ring), flags=2))
             assert await front.tell(R.SET_VRING_KICK, VringFd(0), [ring.kick_fd])
             assert await front.tell(R.SET_VRING_CALL, VringFd(0), [ring.call_fd])
         assert (fds(), maps()) == before
@@ -579,6 +569,6 @@ async def test_a_broken_ring_is_said_on_its_error_event_and_in_the_status() -> N
 
 def test_only_what_is_complete_is_offered() -> None:
     F = ProtocolFeature  # noqa: N806
-    never = mask((F.LOG_SHMFD, F.PAGEFAULT, F.INBAND_NOTIFICATIONS, F.HOST_NOTIFIER, F.CRYPTO_SESSION, F.XEN_MMAP))
+    never = mask((F.PAGEFAULT, F.INBAND_NOTIFICATIONS, F.HOST_NOTIFIER, F.CRYPTO_SESSION, F.XEN_MMAP))
     assert not PROTOCOL_FEATURES & never
     assert {kind.needs for kind in FRONTEND_MESSAGES.values()} >= {F.MQ, F.CONFIG, F.STATUS}

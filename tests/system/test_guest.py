@@ -8,21 +8,19 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from guest import Guest, GuestKernel, guest_kernel
+from guest import Guest, GuestKernel, Serve, guest_kernel
 from machine import RequireTool, ip
 
 __all__ = ["guest_kernel"]
 
 pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(240)]
 
-VNET = str(Path(sys.executable).with_name("vnet"))
 PATIENCE = 30.0
 OFF = {
     "plain": "",
@@ -40,43 +38,6 @@ RINGS = {"packed": ("--ring", "packed"), "pairs": ("--pairs", "2")}
 """What the device is told of it."""
 CPUS = 2
 """A guest uses no more pairs of queues than it has of them."""
-
-
-class Serve:
-    """A running ``vnet serve``."""
-
-    def __init__(self, folder: Path, name: str, *argv: str) -> None:
-        self.name, self.socket = name, folder / f"{name}.sock"
-        kind, *options = argv
-        self._argv = [VNET, *(() if kind != "entropy" else ("--load", ENTROPY)), "serve", kind]
-        self._argv += ["--vhost-user", str(self.socket), *options]
-        self._errors = folder / f"{name}.log"
-        self.start()
-
-    def start(self) -> None:
-        with self._errors.open("ab") as errors:
-            self.process = subprocess.Popen(
-                self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
-            )
-        assert self.process.stdout is not None
-        said = self.process.stdout.readline()
-        assert "Ctrl-C ends it" in said, said + self._errors.read_text()
-
-    @property
-    def said(self) -> str:
-        return self._errors.read_text()
-
-    def end(self, number: int = signal.SIGTERM) -> None:
-        self.process.send_signal(number)
-        status = self.process.wait(10)
-        assert status == (0 if number != signal.SIGKILL else -number), self.said
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        assert number == signal.SIGKILL or not self.socket.exists()
-        assert "Traceback" not in self.said, self.said
-
-
-ENTROPY = str(Path(__file__).parents[2] / "examples/my_device.py")
 
 
 class Machine:

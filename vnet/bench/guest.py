@@ -17,7 +17,7 @@ from pathlib import Path
 from vnet.errors import PrivilegeError
 from vnet.traffic import TrafficError
 
-__all__ = ["SHARED", "TOOLS", "Guest", "GuestError", "GuestKernel", "kernel_package"]
+__all__ = ["TOOLS", "Guest", "GuestError", "GuestKernel", "kernel_package", "shared"]
 
 KERNEL = "linux-image-amd64"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vnet-virtio"
@@ -27,10 +27,7 @@ TOOLS = ("qemu-system-x86_64", "busybox", "cpio", "depmod", "dpkg-deb", "apt-get
 BOOT = 90.0
 """Seconds that a guest may take to boot: everything in it is emulated, and the machine may be busy."""
 PATIENCE = 60.0
-MEMORY = 256
-"""MiB."""
-SHARED = ("-object", f"memory-backend-memfd,id=m,size={MEMORY}M,share=on", "-numa", "node,memdev=m")
-"""Memory that a back end can map, and nobody can cut off."""
+MEMORY = "256M"
 LINE_TRIES = 20
 INIT = """\
 #!/bin/sh
@@ -48,6 +45,11 @@ while read -r size line; do
     echo "status=$?;"
 done
 """
+
+
+def shared(memory: str = MEMORY) -> tuple[str, ...]:
+    """Memory, of a size as QEMU reads it, that a back end can map, and nobody can cut off."""
+    return ("-object", f"memory-backend-memfd,id=m,size={memory},share=on", "-numa", "node,memdev=m")
 
 
 def _run(*argv: str | Path, cwd: Path | None = None, data: bytes | None = None) -> bytes:
@@ -141,7 +143,14 @@ class Guest:
     """A running guest: a shell on its second serial port, and QEMU's monitor. To be closed."""
 
     def __init__(
-        self, kernel: GuestKernel, folder: Path, devices: Sequence[str], *, cpus: int = 1, wait: bool = True
+        self,
+        kernel: GuestKernel,
+        folder: Path,
+        devices: Sequence[str],
+        *,
+        cpus: int = 1,
+        memory: str = MEMORY,
+        wait: bool = True,
     ) -> None:
         """``devices`` are arguments of QEMU. Without ``wait``, `wait_up` is the caller's. Raises GuestError."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,11 +158,11 @@ class Guest:
         self._shell_path, self._monitor_path = folder / "shell.sock", folder / "qmp.sock"
         argv = [
             "qemu-system-x86_64",
-            *("-machine", "q35,accel=tcg", "-m", str(MEMORY), "-smp", str(cpus)),
+            *("-machine", "q35,accel=tcg", "-m", memory, "-smp", str(cpus)),
             *("-nodefaults", "-no-user-config", "-display", "none"),
             *("-kernel", str(kernel.image), "-initrd", str(kernel.initrd)),
             *("-append", "console=ttyS0 panic=-1 quiet mitigations=off"),
-            *SHARED,
+            *shared(memory),
             *("-serial", f"file:{self.log}", "-serial", f"unix:{self._shell_path},server=on,wait=off"),
             *("-qmp", f"unix:{self._monitor_path},server=on,wait=off"),
             *devices,

@@ -32,6 +32,7 @@ from drivers.devices.net.layout import (
     pairs_of,
     queue_names,
 )
+from drivers.devices.net.rarp import rarp
 from drivers.errors import PortGone
 from drivers.model import MatchId, present
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, PacketPort
@@ -138,7 +139,7 @@ class BoundVhostNet:
         self._device.offer(self._table, features, queues, self._config())
         for queue in self._device.queues[1::2]:
             queue.discards = True
-        self._device.on_features = self._agreed
+        self._device.on_features, self._device.rarp = self._agreed, self._rarp
         plug.changed, plug.announce, plug.bound = self._plug_changed, self._announce, self
         plug.figures.grow(self._most)
 
@@ -176,6 +177,17 @@ class BoundVhostNet:
         self._announcing = True
         self._show()
         return True
+
+    def _rarp(self, mac: bytes) -> bool:
+        """Whatever takes such frames has it from now on that the station is here; one that is lost is no error."""
+        if not (self._plug.port.live and self._plug.link_up):
+            return False
+        head, rest = rarp(mac)
+        try:
+            return self._plug.port.send(head, (memoryview(rest),))
+        except PortGone as exc:
+            self._gone(exc)
+            return False
 
     def _has(self, feature: NetFeature) -> bool:
         return bool(self._device.features >> feature & 1)
@@ -328,7 +340,7 @@ class BoundVhostNet:
         """A driver must not write any field of it (section 5.1.4.2): ignored."""
 
     async def close(self) -> None:
-        plug, self._device.on_features = self._plug, None
+        plug, self._device.on_features, self._device.rarp = self._plug, None, None
         plug.changed, plug.announce, plug.bound = lambda: None, lambda: False, None
 
 

@@ -78,7 +78,7 @@ class VhostUserBack:
     # VhostOps
 
     def memory(self) -> Memory:
-        return self._session.rings.memory.memory if self._session is not None else self._nothing
+        return self._session.rings.reach if self._session is not None else self._nothing
 
     def call(self, queue: DeviceQueue) -> None:
         if self._session is not None:

@@ -19,6 +19,7 @@ __all__ = [
     "ONE_RING",
     "RINGS_PER_UNIT",
     "VERSION",
+    "VRING_F_LOG",
     "BackendRequest",
     "ConfigFlag",
     "FrontendRequest",
@@ -41,6 +42,8 @@ NO_FD = 1 << 8
 """In such a message: there is none."""
 F_LOG_ALL = 26
 """Feature bit of vhost itself: dirty pages are logged."""
+VRING_F_LOG = 1
+"""Among the flags of a ring's addresses: so is what the device writes in the ring itself."""
 F_PROTOCOL_FEATURES = 30
 """Feature bit of vhost-user itself; no driver ever sees it."""
 

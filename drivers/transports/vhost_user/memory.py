@@ -8,6 +8,7 @@ import attrs
 
 from drivers.ipc import Handle, Ipc, SharedMemory, Unusable
 from drivers.transports.vhost_user.payloads import MemRegion, Refused
+from rings.dirty import WriteRecorder
 from rings.memory import Addr, MappedMemory
 
 __all__ = ["MAX_SLOTS", "PeerMemory"]
@@ -32,6 +33,8 @@ class PeerMemory:
         self._ipc = ipc
         self._slots: list[_Slot] = []
         self.memory = MappedMemory(ipc.fence)
+        self.recorder = WriteRecorder(self.memory)
+        """The same for rings whose writes are logged."""
 
     def __iter__(self) -> Iterator[MemRegion]:
         return (slot.region for slot in self._slots)

@@ -6,15 +6,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
+import attrs
+
 from drivers.ipc import FdSocket, Handle, Ipc, Unusable
 from drivers.transports.vhost_user.constants import (
+    F_LOG_ALL,
     F_PROTOCOL_FEATURES,
     MAX_CONFIG,
     ONE_RING,
     RINGS_PER_UNIT,
+    VRING_F_LOG,
     FrontendRequest,
     ProtocolFeature,
 )
+from drivers.transports.vhost_user.dirty import DirtyArea
 from drivers.transports.vhost_user.inflight import InflightArea
 from drivers.transports.vhost_user.memory import MAX_SLOTS
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Message, ack, parse, reply
@@ -23,6 +28,7 @@ from drivers.transports.vhost_user.payloads import (
     Config,
     Empty,
     Inflight,
+    Log,
     MemTable,
     Payload,
     Refused,
@@ -40,9 +46,11 @@ from rings.status import Status
 __all__ = ["PROTOCOL_FEATURES", "Session"]
 
 R, F = FrontendRequest, ProtocolFeature
+NOT_THE_DEVICES = mask((F_LOG_ALL, F_PROTOCOL_FEATURES))
 PROTOCOL_FEATURES = mask(
     (
         F.MQ,
+        F.LOG_SHMFD,
         F.REPLY_ACK,
         F.BACKEND_REQ,
         F.CONFIG,
@@ -52,6 +60,8 @@ PROTOCOL_FEATURES = mask(
         F.STATUS,
     )
 )
+"""What every device has; those that have a network also have RARP."""
+MAC_SIZE = 6
 RING_MAX = 1024
 """Descriptors of a ring, unless the device was made for more: what QEMU has at most. No size is agreed on, and a driver
 may chain as many as there are: chains of 32768, a batch of which takes seconds, would stop everybody else."""
@@ -90,19 +100,20 @@ class Session:
         Raises ProtocolError where the connection has to end. The message keeps the file descriptors nobody took.
         """
         kind = FRONTEND_MESSAGES.get(message.request)
-        asked = message.need_reply and self.agreed(F.REPLY_ACK)
+        # An answer without a body says no more than an acknowledgement, which says it where one is asked for.
+        asked = message.need_reply and self.agreed(F.REPLY_ACK) and (kind is None or kind.answer in (None, Empty))
         try:
             payload = parse(message, FRONTEND_MESSAGES)
             assert kind is not None
             self._check(R(message.request), payload)
             answer, handles = await self._SERVE[R(message.request)](self, payload, message)
         except Refused:
-            if not asked or (kind is not None and kind.answer is not None):
+            if not asked:
                 raise
             return ack(message.request, good=False), ()
-        if answer is not None:
-            return reply(message.request, answer), handles
-        return (ack(message.request, good=True), ()) if asked else None
+        if asked:
+            return ack(message.request, good=True), ()
+        return (reply(message.request, answer), handles) if answer is not None else None
 
     def _check(self, request: FrontendRequest, payload: Any) -> None:
         """Raises Refused for what may not be asked now."""
@@ -136,15 +147,20 @@ class Session:
     # Messages
 
     async def _get_features(self, _: Empty, __: Message) -> Answer:
-        return U64(self._device.device_features | 1 << F_PROTOCOL_FEATURES), ()
+        return U64(self._device.device_features | NOT_THE_DEVICES), ()
 
     async def _set_features(self, payload: U64, _: Message) -> Answer:
         # A front end's user may switch features off that others need: the device then does without those, too.
-        features = self._device.table.prune(payload.value & ~(1 << F_PROTOCOL_FEATURES))
+        features = self._device.table.prune(payload.value & ~NOT_THE_DEVICES)
+        logging = bool(payload.value >> F_LOG_ALL & 1)
         if self.state is SessionState.RUNNING and features != self.rings.features:
             raise Refused("SET_FEATURES: others while rings run")
         if not self._device.acceptable(features):
             raise Refused(f"SET_FEATURES: the device does not work with {features:#x}")
+        if logging and not self.agreed(F.LOG_SHMFD):
+            raise Refused("SET_FEATURES: a log of what is written was not agreed on")
+        await self.rings.log(logging)
+        self._run()
         self.rings.features, self._chosen = features, True
         if not payload.value >> F_PROTOCOL_FEATURES & 1:
             await self.rings.enable_all(True)
@@ -172,6 +188,7 @@ class Session:
         return NOTHING
 
     async def _add_mem_reg(self, payload: SingleRegion, message: Message) -> Answer:
+        self.rings.check_region(payload.region)
         self.rings.memory.add(payload.region, message.handles[0])
         return NOTHING
 
@@ -195,11 +212,15 @@ class Session:
 
     async def _set_vring_addr(self, payload: VringAddr, _: Message) -> Answer:
         ring = self.rings[payload.index]
-        if payload.flags:
+        if payload.flags & ~(VRING_F_LOG if self.agreed(F.LOG_SHMFD) else 0):
             raise Refused(f"SET_VRING_ADDR: flags {payload.flags:#x}")
-        if ring.state is RingState.STARTED and payload != ring.addrs:
+        if ring.state is RingState.STOPPED:
+            ring.addrs = payload
+            return NOTHING
+        assert ring.addrs is not None
+        if attrs.evolve(payload, flags=ring.addrs.flags, log=ring.addrs.log) != ring.addrs:
             raise Refused("SET_VRING_ADDR: others while the ring is started")
-        ring.addrs = payload
+        await self.rings.relog(ring, payload)
         return NOTHING
 
     async def _set_vring_base(self, payload: VringState, _: Message) -> Answer:
@@ -259,8 +280,10 @@ class Session:
 
     def _offered(self) -> int:
         """QEMU 7.2 adds each region of memory once for every pair of queues: with several it shall give a table."""
-        pairs = self._device.device_id in RINGS_PER_UNIT and self._units() > 1
-        return PROTOCOL_FEATURES & ~mask((F.CONFIGURE_MEM_SLOTS,)) if pairs else PROTOCOL_FEATURES
+        offered = PROTOCOL_FEATURES
+        if self._device.device_id in RINGS_PER_UNIT and self._units() > 1:
+            offered &= ~mask((F.CONFIGURE_MEM_SLOTS,))
+        return offered if self._device.rarp is None else offered | mask((F.RARP,))
 
     async def _get_protocol_features(self, _: Empty, __: Message) -> Answer:
         return U64(self._offered()), ()
@@ -307,6 +330,23 @@ class Session:
             raise Refused(f"SET_CONFIG: {size} bytes at {payload.offset} that can't be written")
         return NOTHING
 
+    async def _set_log_base(self, payload: Log, message: Message) -> Answer:
+        await self.rings.log_to(DirtyArea.take(self._ipc, payload, message.handles[0]))
+        self._run()
+        return Empty(), ()
+
+    async def _set_log_fd(self, _: Empty, message: Message) -> Answer:
+        self.rings.dirty.tell(self._take(message, self._ipc.notifier))
+        return NOTHING
+
+    async def _send_rarp(self, payload: U64, _: Message) -> Answer:
+        mac = payload.emit()[:MAC_SIZE]
+        if mac[0] & 1 or not any(mac):
+            raise Refused(f"SEND_RARP: {mac.hex(':')} is no station's address")
+        if self._device.rarp is not None:
+            self._device.rarp(mac)
+        return NOTHING
+
     async def _get_inflight_fd(self, payload: Inflight, _: Message) -> Answer:
         inflight, handle = InflightArea.make(self._ipc, payload, len(self.rings))
         return inflight, (handle,)
@@ -325,6 +365,7 @@ class Session:
 
     async def _reset(self) -> None:
         await self.rings.stop_all()
+        await self.rings.log(False)
         self._chosen, self._status = False, 0
 
     async def _set_status(self, payload: U64, _: Message) -> Answer:
@@ -347,6 +388,9 @@ class Session:
         R.SET_OWNER: _set_owner,
         R.RESET_OWNER: _reset_owner,
         R.SET_MEM_TABLE: _set_mem_table,
+        R.SET_LOG_BASE: _set_log_base,
+        R.SET_LOG_FD: _set_log_fd,
+        R.SEND_RARP: _send_rarp,
         R.SET_VRING_NUM: _set_vring_num,
         R.SET_VRING_ADDR: _set_vring_addr,
         R.SET_VRING_BASE: _set_vring_base,

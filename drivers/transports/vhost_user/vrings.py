@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 
 import attrs
@@ -11,14 +11,18 @@ import trio
 
 from drivers.ipc import Handle, Ipc, Notifier
 from drivers.pump import RECHECK
+from drivers.transports.vhost_user.constants import VRING_F_LOG
+from drivers.transports.vhost_user.dirty import DirtyArea, DirtyPages
 from drivers.transports.vhost_user.inflight import InflightArea
 from drivers.transports.vhost_user.memory import PeerMemory
-from drivers.transports.vhost_user.payloads import Refused, VringAddr
+from drivers.transports.vhost_user.payloads import MemRegion, Refused, VringAddr
 from drivers.transports.vhost_user.states import RingState
 from drivers.vhost import VhostDevice
+from rings.dirty import DirtyVringh, Range
 from rings.errors import BadRing
 from rings.formats import ring_format
 from rings.layout import RingAddrs
+from rings.memory import Memory
 from rings.queue import Vringh
 from rings.split.inflight import InflightLog, LoggedVringh, Resumption
 from rings.split.vringh import SplitVringh
@@ -66,6 +70,7 @@ class Vrings:
         self.inflight: InflightArea | None = None
         self.features = 0
         """What the driver chose."""
+        self.dirty = DirtyPages()
 
     def __len__(self) -> int:
         return len(self._rings)
@@ -76,6 +81,11 @@ class Vrings:
     @property
     def running(self) -> bool:
         return any(ring.state is RingState.STARTED for ring in self._rings)
+
+    @property
+    def reach(self) -> Memory:
+        """What rings are made with: the driver's memory, where need be with somebody who takes down what is written."""
+        return self.memory.recorder if self.dirty.on else self.memory.memory
 
     @property
     def live(self) -> bool:
@@ -125,6 +135,7 @@ class Vrings:
                 ring.kick = None
             if not self.running:
                 await self.reset_device()
+                self.dirty.use(None)  # said anew for those that are started next: the front end may let go of it now
 
     async def stop_all(self) -> None:
         for ring in self._rings:
@@ -155,10 +166,47 @@ class Vrings:
                 self._revive(ring)
 
     def check(self, memory: PeerMemory) -> None:
-        """Raises Refused where a started ring could not go on in ``memory``."""
-        for ring in self._rings:
-            if ring.state is RingState.STARTED:
-                self._addrs(ring, memory)
+        """Raises Refused where a started ring could not go on in ``memory``, or not all that is written be logged."""
+        ranges = list(self._ranges(memory))
+        if self.dirty.on:
+            self.dirty.check(ranges)
+
+    def check_region(self, region: MemRegion) -> None:
+        """Raises Refused where what is written to more memory could not be logged."""
+        if self.dirty.on:
+            self.dirty.check(((region.addr, region.size),))
+
+    async def log(self, on: bool) -> None:
+        """Log what is written, or no longer. Where nobody said yet where to, rings stand still. Raises Refused."""
+        if self.dirty.on is not on:
+            if on:
+                self.dirty.check(self._ranges(self.memory))
+            async with self.paused():
+                self.dirty.on = on
+
+    async def log_to(self, area: DirtyArea) -> None:
+        """Raises Refused; then it is closed."""
+        try:
+            area.check(self._ranges(self.memory))
+            async with self.paused() if self.dirty.on else nullcontext():
+                self.dirty.use(area)
+        except BaseException:
+            if self.dirty.log is not area.log:
+                area.close()
+            raise
+
+    async def relog(self, ring: Ring, addrs: VringAddr) -> None:
+        """Of a started ring: what it says of logging is another. Raises Refused."""
+        before, ring.addrs = ring.addrs, addrs
+        try:
+            if self.dirty.on:
+                self.dirty.check(self._written(ring, self._addrs(ring, self.memory)))
+        except Refused:
+            ring.addrs = before
+            raise
+        if self.dirty.on and addrs != before:
+            await self._quiesce(ring)
+            self._revive(ring)
 
     async def close(self) -> None:
         """The front end is gone: end what was begun, stop everything, and give back what was passed."""
@@ -172,6 +220,7 @@ class Vrings:
             await self.reset_device()
         if self.inflight is not None:
             self.inflight.close()
+        self.dirty.close()
         self.memory.close()
 
     def _revive(self, ring: Ring) -> None:
@@ -179,10 +228,14 @@ class Vrings:
         device = self._device
         queue = device.queues[ring.index]
         addrs = self._addrs(ring, self.memory)
+        written = list(self._written(ring, addrs))
+        if self.dirty.on:
+            self.dirty.check(written)
         queue.muted = not ring.enabled
-        if queue.muted and not queue.discards:
+        if (queue.muted and not queue.discards) or (self.dirty.on and self.dirty.log is None):
             return
-        queue.base, queue.around = self._resumption(ring, addrs)
+        queue.base, resumed = self._resumption(ring, addrs)
+        queue.around = partial(self._logged, resumed, written) if self.dirty.on else resumed
         queue.num, queue.desc, queue.driver, queue.used = ring.num, addrs.desc, addrs.driver, addrs.device
         queue.signal.every = RECHECK if ring.polled else None
         if not device.enable_queue(ring.index):
@@ -208,6 +261,28 @@ class Vrings:
                 raise Refused(f"ring {ring.index}: an area at {start:#x} is not aligned to {align} bytes")
         return addrs
 
+    def _ranges(self, memory: PeerMemory) -> Iterator[Range]:
+        """All that may have to be logged. Raises Refused where a started ring is not in ``memory``."""
+        for region in memory:
+            yield region.addr, region.size
+        for ring in self._rings:
+            if ring.state is RingState.STARTED:
+                yield from self._written(ring, self._addrs(ring, memory))
+
+    def _written(self, ring: Ring, addrs: RingAddrs) -> Iterator[Range]:
+        """Where the device writes in a ring itself, if that is to be logged; the device area at an address for that."""
+        assert ring.addrs is not None
+        if ring.addrs.flags & VRING_F_LOG:
+            form = ring_format(self.features)
+            areas = zip((addrs.desc, addrs.driver, ring.addrs.log), form.sizes(ring.num), strict=True)
+            yield from (area for area, written in zip(areas, form.written, strict=True) if written)
+
+    def _logged(self, resumed: Callable[[Vringh], Vringh] | None, written: list[Range], ring: Vringh) -> Vringh:
+        """Around a ring, outside of what else is."""
+        assert self.dirty.log is not None
+        ring = ring if resumed is None else resumed(ring)
+        return DirtyVringh(ring, self.dirty.log, self.memory.recorder, written)
+
     def _resumption(self, ring: Ring, addrs: RingAddrs) -> tuple[int, Callable[[Vringh], Vringh] | None]:
         """Where the ring is taken up, and what is put around it. Raises Refused."""
         if ring_format(self.features).name == "packed":
@@ -226,7 +301,7 @@ class Vrings:
             except BadRing as exc:
                 log.close()
                 raise Refused(f"ring {ring.index}: {exc}") from None
-            return used + len(found.again) & 0xFFFF, partial(_logged, log, found)
+            return used + len(found.again) & 0xFFFF, partial(_noted, log, found)
         if ring.base - used & 0xFFFF > ring.num:
             raise Refused(f"ring {ring.index} starts at {ring.base}, and {used} buffers of it are used")
         return ring.base, None if used == ring.base else partial(_resumed, used)
@@ -243,7 +318,7 @@ class Vrings:
         self._device.disable_queue(ring.index)
 
 
-def _logged(log: InflightLog, found: Resumption, ring: Vringh) -> Vringh:
+def _noted(log: InflightLog, found: Resumption, ring: Vringh) -> Vringh:
     assert isinstance(ring, SplitVringh)
     return LoggedVringh(ring, log, found)
 

@@ -1,0 +1,172 @@
+"""The dirty log: whatever a device writes, and whenever it is looked at, a copy made by it is the memory itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rings.chain import Chain
+from rings.dirty import DirtyLog, DirtyVringh, WriteRecorder, dirty_log_size
+from rings.errors import BadRing, LocalRingError
+from rings.formats import FORMATS
+from rings.layout import DESC_SIZE, NEXT, WRITE
+from rings.memory import Addr, MappedMemory
+
+PAGE, SPAN, NUM = 4096, 32768, 8
+BASE = 3 * SPAN
+TABLES, BUFFERS, SIZE = 3 * SPAN, 4 * SPAN, 24 * SPAN
+"""Places in the memory: the ring before, every area in a span of its own."""
+
+
+class Moved:
+    """A ring in memory that is copied meanwhile: what the driver writes is seen, what the device writes is logged."""
+
+    def __init__(self, form: str, *, event_idx: bool) -> None:
+        self.data = bytearray(SIZE)
+        self.copy = bytearray(SIZE)
+        memory = MappedMemory()
+        # Two regions that adjoin within a buffer.
+        self.middle = BUFFERS + 5 * PAGE
+        memory.add(Addr(BASE), memoryview(self.data)[: self.middle])
+        memory.add(Addr(BASE + self.middle), memoryview(self.data)[self.middle :])
+        self.bits = bytearray(dirty_log_size(BASE + SIZE))
+        self.told = 0
+        log = DirtyLog(memoryview(self.bits), self.tell)
+        kind = FORMATS[form]
+        addrs, _ = kind.contiguous(NUM, Addr(BASE), SPAN)
+        self.driver = kind.driver(memory, NUM, addrs, event_idx=event_idx, indirect=Addr(BASE + TABLES), indirect_max=4)
+        self.copy[:] = self.data
+        self.recorder = WriteRecorder(memory)
+        inside = kind.device(self.recorder, NUM, addrs, event_idx=event_idx, indirect=True)
+        places = zip((addrs.desc, addrs.driver, addrs.device), kind.sizes(NUM), strict=True)
+        areas = [place for place, written in zip(places, kind.written, strict=True) if written]
+        self.device = DirtyVringh(inside, log, self.recorder, areas)
+        self.taken: list[Chain] = []
+        self.added = 0
+
+    def tell(self) -> None:
+        self.told += 1
+
+    def by_driver(self, act: Callable[[], object]) -> None:
+        """Its processor's writes are seen by whoever copies."""
+        before = bytes(self.data)
+        act()
+        for page in range(0, SIZE, PAGE):
+            if self.data[page : page + PAGE] != before[page : page + PAGE]:
+                self.copy[page : page + PAGE] = self.data[page : page + PAGE]
+
+    def add(self, number: int) -> None:
+        """Chains of one and of several descriptors, some over a page's or a region's end, some only readable."""
+        start = BASE + BUFFERS + self.added % 9 * SPAN // 2 + PAGE - 8
+        writable = ((Addr(start), 16), (Addr(start + PAGE), 2 * PAGE))[: number % 3]
+        if self.driver.num_free > 2:
+            self.by_driver(lambda: self.driver.add(((Addr(BASE + SIZE - 64), 8),), writable, self.added))
+            self.added += 1
+        self.by_driver(self.driver.publish)
+
+    def collect(self, _: int) -> None:
+        self.by_driver(self.driver.enable_cb)
+        while self.driver.get() is not None:
+            pass
+
+    def take(self, number: int) -> None:
+        self.taken += self.device.getdescs(number)
+
+    def write(self, number: int) -> None:
+        for _, _, writable in self.taken[-number:]:
+            for seg in writable:
+                seg[-3:] = bytes((number, self.added & 0xFF, 7))
+
+    def complete(self, number: int) -> None:
+        done, self.taken = self.taken[:number], self.taken[number:]
+        self.device.complete_each([(head, 0) for head, _, _ in done])
+
+    def abandon(self, number: int) -> None:
+        for _ in range(min(number, len(self.taken))):
+            head, _, _ = self.taken.pop()
+            self.device.abandon(head)
+
+    def publish(self, _: int) -> None:
+        self.device.publish()
+
+    def rearm(self, number: int) -> None:
+        if number % 2:
+            self.device.notify_disable()
+        else:
+            self.device.notify_enable()
+
+    def look(self, _: int) -> None:
+        """Copy what is marked, and clear it."""
+        for page in range(SIZE // PAGE):
+            number = BASE // PAGE + page
+            if self.bits[number // 8] >> number % 8 & 1:
+                self.copy[page * PAGE : page * PAGE + PAGE] = self.data[page * PAGE : page * PAGE + PAGE]
+        self.bits[:] = bytes(len(self.bits))
+
+
+ACTS = ["add", "collect", "take", "write", "complete", "abandon", "publish", "rearm", "look"]
+
+
+@pytest.mark.hostile("V19")
+@pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event_idx"])
+@pytest.mark.parametrize("form", FORMATS)
+@given(acts=st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 5)), max_size=60))
+def test_a_copy_made_by_the_log_is_the_memory_at_the_end(
+    form: str, event_idx: bool, acts: list[tuple[str, int]]
+) -> None:
+    moved = Moved(form, event_idx=event_idx)
+    for act, number in acts:
+        getattr(moved, act)(number)
+    moved.device.close()
+    moved.look(0)
+    assert moved.copy == moved.data
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_nothing_is_marked_where_nothing_may_be_written(form: str) -> None:
+    moved = Moved(form, event_idx=True)
+    for number in (2, 0, 1):
+        moved.add(number)
+    moved.take(3)
+    moved.look(0)
+    moved.complete(3)
+    moved.publish(0)
+    assert moved.told == 1
+    marked = {at - BASE // SPAN for at, byte in enumerate(moved.bits) if byte}
+    areas = {at for at, written in zip((0, 0, 1), FORMATS[form].written, strict=True) if written}
+    assert marked == areas | {BUFFERS // SPAN, BUFFERS // SPAN + 1}
+
+
+def test_a_log_marks_whole_bytes_and_nothing_beyond_its_end() -> None:
+    bits = bytearray(4)
+    log = DirtyLog(memoryview(bits)[:3])
+    log.mark(0, 0)
+    assert bits == bytes(4)
+    log.mark(SPAN, 1)
+    assert bits == b"\0\xff\0\0"
+    log.mark(SPAN - 1, 2)
+    assert bits == b"\xff\xff\0\0"
+    for addr, size in ((3 * SPAN, 1), (3 * SPAN - 1, 2), (1 << 63, 1 << 40), (-1, 1)):
+        assert not log.covers(addr, size)
+        with pytest.raises(LocalRingError):
+            log.mark(addr, size)
+    assert log.covers(3 * SPAN - 1, 1)
+    assert bits == b"\xff\xff\0\0"
+
+
+def test_what_comes_before_a_bad_chain_is_taken_and_the_error_raised_by_the_next_call() -> None:
+    moved = Moved("split", event_idx=False)
+    moved.add(1)
+    moved.add(1)
+    desc = memoryview(moved.data).cast("Q")
+    second = 2 * 1  # each chain has a table of its own: the second one's descriptor
+    desc[second + 1] = DESC_SIZE | (NEXT | WRITE | 4) << 32
+    assert len(moved.device.getdescs(5)) == 1
+    for _ in range(2):
+        with pytest.raises(BadRing):
+            moved.device.getdescs(5)
+    moved.device.close()
+    assert moved.bits[BASE // SPAN + BUFFERS // SPAN]
