@@ -150,9 +150,13 @@ class Guest:
         *,
         cpus: int = 1,
         memory: str = MEMORY,
+        boot: str = "",
         wait: bool = True,
     ) -> None:
-        """``devices`` are arguments of QEMU. Without ``wait``, `wait_up` is the caller's. Raises GuestError."""
+        """``devices`` are arguments of QEMU, ``boot`` more words for the kernel.
+
+        Without ``wait``, `wait_up` is the caller's. Raises GuestError.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "console.log"
         self._shell_path, self._monitor_path = folder / "shell.sock", folder / "qmp.sock"
@@ -161,7 +165,7 @@ class Guest:
             *("-machine", "q35,accel=tcg", "-m", memory, "-smp", str(cpus)),
             *("-nodefaults", "-no-user-config", "-display", "none"),
             *("-kernel", str(kernel.image), "-initrd", str(kernel.initrd)),
-            *("-append", "console=ttyS0 panic=-1 quiet mitigations=off"),
+            *("-append", f"console=ttyS0 panic=-1 quiet mitigations=off {boot}".rstrip()),
             *shared(memory),
             *("-serial", f"file:{self.log}", "-serial", f"unix:{self._shell_path},server=on,wait=off"),
             *("-qmp", f"unix:{self._monitor_path},server=on,wait=off"),
