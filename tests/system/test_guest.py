@@ -266,10 +266,14 @@ def test_drivers_that_let_go_and_come_back(machine: Machine) -> None:
     guest.run("umount /mnt")
 
 
-def test_a_reset_and_everything_is_there_again(machine: Machine) -> None:
+@pytest.mark.parametrize("by", ["qemu", "the_guest_itself"])
+def test_a_reset_and_everything_is_there_again(machine: Machine, by: str) -> None:
     guest = machine.guest
     before = guest.run("mount -t ext4 /dev/vda /mnt; sha256sum /mnt/a; sync; umount /mnt")
-    guest.monitor("system_reset")
+    if by == "qemu":
+        guest.monitor("system_reset")
+    else:
+        guest.send("sleep 0.5; reboot -f")
     guest.wait_up()
     machine.set_up()
     for index in range(len(OFF)):
