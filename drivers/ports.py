@@ -80,7 +80,7 @@ class PortStatistics:
 class PacketQueue(Protocol):
     """A place Ethernet frames come from and go to, each behind a 12-byte virtio_net_hdr.
 
-    Both data methods are synchronous, never block and never keep a view they were given.
+    The data methods are synchronous, never block and never keep a view they were given.
     """
 
     def recv_into(self, segs: Sequence[memoryview], /) -> int:
@@ -89,6 +89,9 @@ class PacketQueue(Protocol):
         ``num_buffers`` is left 0, and of the flags only NEEDS_CSUM is handed up. A frame that does not fit is
         dropped and counted, and the next one is tried. Raises PortGone.
         """
+
+    def pending(self) -> bool:
+        """Whether `recv_into` may find a frame; it costs less than room for a large one that is not there."""
 
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
         """Send one frame: ``head`` is a checked private copy of its 12-byte header and its 14-byte

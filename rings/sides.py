@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rings.areas import Areas
 from rings.chain import Chain
@@ -117,23 +117,25 @@ class DeviceSide:
         self._batch = 1
         self._chains = self._calls = self._suppressed = self._returned = 0
 
-    def _resolve(self, addr: int, size: int, writable: bool, into: list[memoryview]) -> None:
+    def _resolve(self, addr: Addr, size: int, writable: bool, into: list[memoryview]) -> None:
         """Append what a descriptor points to. Raises MemoryFault."""
         if not size:
             return
         try:
-            into.append(self._memory.view(Addr(addr), size, writable))
+            into.append(self._memory.view(addr, size, writable))
         except MemoryFault:
-            into.extend(self._memory.segments(Addr(addr), size, writable))
+            into.extend(self._memory.segments(addr, size, writable))
 
-    def _table(self, head: int, addr: Addr, size: int) -> tuple[memoryview, int]:
+    def _table(self, head: int, addr: Addr, size: int) -> tuple[memoryview[Any], int]:
         """A private copy of an indirect table as 64-bit words, and its number of entries."""
         if not self._allows_tables:
             raise BadRing(f"chain {head}: indirect table without the feature")
         entries, odd = divmod(size, DESC_SIZE)
         if odd or not 1 <= entries <= self.num:
             raise BadRing(f"chain {head}: indirect table of {size} bytes")
-        copy = b"".join(map(bytes, self._memory.segments(addr, size, False)))
+        pieces: list[memoryview] = []
+        self._resolve(addr, size, False, pieces)
+        copy = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
         return memoryview(copy).cast("Q"), entries
 
     def _given_up(self, ident: int) -> None:

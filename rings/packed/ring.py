@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rings.areas import Areas
 from rings.layout import AVAIL, USED, RingAddrs, check_packed, packed_sizes
 from rings.memory import Memory
@@ -48,6 +50,6 @@ class PackedRing(Areas):
         super().__init__(memory)
         desc, driver, device = packed_sizes(num)
         self.num = num
-        self.desc = self.pin(addrs.desc, desc, "Q")
+        self.desc: memoryview[Any] = self.pin(addrs.desc, desc, "Q")  # an `Addr` is the first of two
         self.driver = self.pin(addrs.driver, driver, "I")
         self.device = self.pin(addrs.device, device, "I")

@@ -19,6 +19,7 @@ from rings.suppression import need_position
 
 __all__ = ["PackedVringh"]
 
+CHAINED = NEXT | INDIRECT
 NOWHERE = -1
 
 
@@ -64,12 +65,12 @@ class PackedVringh(DeviceSide):
                     break
                 if out >= num:
                     raise BadRing(f"descriptor {slot} was made available again while in flight")
-                if flags & (NEXT | INDIRECT):
+                if flags & CHAINED:
                     ident, count, chain = self._walk(slot, word, want, num - out)
                 else:
                     ident, count = word >> 32 & 0xFFFF, 1
                     if size := word & 0xFFFF_FFFF:
-                        addr, writable = Addr(desc[2 * slot]), flags & WRITE != 0
+                        addr, writable = desc[2 * slot], flags & WRITE != 0
                         try:
                             segs = [view(addr, size, writable)]
                         except MemoryFault:
@@ -100,12 +101,12 @@ class PackedVringh(DeviceSide):
 
     def _walk(self, slot: int, word: int, want: int, room: int) -> tuple[int, int, Chain]:
         """A list of more than one descriptor, or one that leads to a table: buffer id, descriptors taken, chain."""
-        segs: list[tuple[int, int, int]] = []
+        segs: list[tuple[Addr, int, int]] = []
         first, count = slot, 1
         if word >> 48 & INDIRECT:
             if word >> 48 & NEXT:
                 raise BadRing(f"descriptor {slot}: an indirect table in a list")
-            table, entries = self._table(slot, Addr(self._desc[2 * slot]), word & 0xFFFF_FFFF)
+            table, entries = self._table(slot, self._desc[2 * slot], word & 0xFFFF_FFFF)
             # Of a table's entries only WRITE counts, whatever else is set in them (section 2.8.7).
             for entry in range(entries):
                 inner = table[2 * entry + 1]
@@ -129,7 +130,7 @@ class PackedVringh(DeviceSide):
         ident = word >> 32 & 0xFFFF
         return ident, count, (ident, *self._halves(first, segs))
 
-    def _halves(self, first: int, segs: Sequence[tuple[int, int, int]]) -> tuple[list[memoryview], list[memoryview]]:
+    def _halves(self, first: int, segs: Sequence[tuple[Addr, int, int]]) -> tuple[list[memoryview], list[memoryview]]:
         """What may be read and what may be written of these (address, bytes, WRITE or 0)."""
         readable: list[memoryview] = []
         writable: list[memoryview] = []
@@ -198,7 +199,7 @@ class PackedVringh(DeviceSide):
         self._ring.device[0] = at(slot, lap) | DESC if self._event_idx else ENABLE
         # Pairs with the fence in the driver's publish.
         self._memory.fence()
-        return self._desc[2 * slot + 1] >> 48 & HANDS == available(lap)
+        return bool(self._desc[2 * slot + 1] >> 48 & HANDS == available(lap))
 
     def notify_disable(self) -> None:
         self._ring.device[0] = DISABLE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rings.areas import Areas
 from rings.layout import RingAddrs, check_split, split_sizes
 from rings.memory import Addr, Memory
@@ -28,7 +30,7 @@ class SplitRing(Areas):
         super().__init__(memory)
         desc, avail, used = split_sizes(num)
         self.num = num
-        self.desc = self.pin(addrs.desc, desc, "Q")
+        self.desc: memoryview[Any] = self.pin(addrs.desc, desc, "Q")  # an `Addr` is the first of two
         self.avail = self.pin(addrs.driver, avail, "H")
         self.used = self.pin(addrs.device, used, "H")
         self.used_elems = self.pin(Addr(addrs.device + 4), 8 * num, "Q")

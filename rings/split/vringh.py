@@ -20,6 +20,10 @@ from rings.suppression import need_event
 
 __all__ = ["SplitVringh"]
 
+SIZE = 0xFFFF_FFFF
+CHAINED, WRITABLE = (NEXT | INDIRECT) << 32, WRITE << 32
+"""Parts of a descriptor's second word."""
+
 
 class SplitVringh(DeviceSide):
     """See `rings.queue.Vringh`. ``base`` is the index both rings start from (0 but for migration)."""
@@ -56,30 +60,29 @@ class SplitVringh(DeviceSide):
         chains: list[Chain] = []
         if self._again:
             return self._retake(limit)
-        first = last = self._last_avail
-        if last == self._seen and not self._look():
+        first = self._last_avail
+        if first == self._seen and not self._look():
             return chains
-        # One batch is one trip through here: what every chain needs is looked up once.
-        num, mask, avail, desc = self.num, self._mask, self._avail, self._desc
-        taken, batch, view = self._taken, self._batch, self._memory.view
+        # One batch is one trip through here: what every chain needs is looked up once, and each word is loaded once:
+        # what is checked below is these copies.
+        num, desc, taken, batch, view = self.num, self._desc, self._taken, self._batch, self._memory.view
         try:
-            for last in range(first, first + min(limit, self._seen - first & 0xFFFF)):
-                head = avail[AVAIL_RING + (last & mask)]
+            for head in self._entries(first, min(limit, self._seen - first & 0xFFFF)):
                 if head >= num:
-                    raise BadRing(f"available entry {last & 0xFFFF} names descriptor {head} of {num}")
+                    entry = first + len(chains) & 0xFFFF
+                    raise BadRing(f"available entry {entry} names descriptor {head} of {num}")
                 if taken[head] >= batch:
                     raise BadRing(f"descriptor {head} was made available again while in flight")
-                # Each word is loaded once; what is checked below is this copy.
-                addr, word = Addr(desc[2 * head]), desc[2 * head + 1]
-                flags = word >> 32 & 7
-                if flags & (NEXT | INDIRECT):
+                addr, word = desc[2 * head], desc[2 * head + 1]
+                if word & CHAINED:
                     chain = self._walk(head, addr, word)
-                elif size := word & 0xFFFF_FFFF:
+                elif size := word & SIZE:
+                    writable = word & WRITABLE != 0
                     try:
-                        segs = [view(addr, size, flags == WRITE)]
+                        segs = [view(addr, size, writable)]
                     except MemoryFault:
-                        segs = self._memory.segments(addr, size, flags == WRITE)
-                    chain = (head, [], segs) if flags == WRITE else (head, segs, [])
+                        segs = self._memory.segments(addr, size, writable)
+                    chain = (head, [], segs) if writable else (head, segs, [])
                 else:
                     chain = head, [], []
                 taken[head] = IN_FLIGHT
@@ -91,6 +94,14 @@ class SplitVringh(DeviceSide):
         self._last_avail = first + len(chains) & 0xFFFF
         self._chains += len(chains)
         return chains
+
+    def _entries(self, first: int, count: int) -> list[int]:
+        """What the available ring says from there on, as often as that."""
+        at = first & self._mask
+        entries = list(self._avail[AVAIL_RING + at : AVAIL_RING + min(at + count, self.num)])
+        if len(entries) < count:
+            entries += self._avail[AVAIL_RING : AVAIL_RING + count - len(entries)]
+        return entries
 
     def _retake(self, limit: int) -> list[Chain]:
         chains: list[Chain] = []
@@ -123,21 +134,22 @@ class SplitVringh(DeviceSide):
         self._seen = seen
         return True
 
-    def _walk(self, head: int, addr: int, word: int) -> Chain:
+    def _walk(self, head: int, addr: Addr, word: int) -> Chain:
         """Follow a chain of more than one descriptor, or one that leads into an indirect table."""
-        table: memoryview = self._desc
+        table, view = self._desc, self._memory.view
         limit = longest = self.num
         nested = wrote = False
         readable: list[memoryview] = []
         writable: list[memoryview] = []
+        into = readable
         count = size = 0
         while True:
             flags = word >> 32
-            length = word & 0xFFFF_FFFF
+            length = word & SIZE
             if flags & INDIRECT:
                 if nested or flags & NEXT:
                     raise BadRing(f"chain {head}: an indirect table inside a table, or with NEXT set")
-                table, limit = self._table(head, Addr(addr), length)
+                table, limit = self._table(head, addr, length)
                 nested = True
                 longest = min(longest, count + limit)
                 index = 0
@@ -149,12 +161,14 @@ class SplitVringh(DeviceSide):
                 if size > MAX_CHAIN_BYTES:
                     raise BadRing(f"chain {head}: more than 2^32 bytes")
                 if flags & WRITE:
-                    wrote = True
-                    self._resolve(addr, length, True, writable)
+                    wrote, into = True, writable
                 elif wrote:
                     raise BadRing(f"chain {head}: a readable descriptor after a writable one")
-                else:
-                    self._resolve(addr, length, False, readable)
+                if length:
+                    try:
+                        into.append(view(addr, length, wrote))
+                    except MemoryFault:
+                        into.extend(self._memory.segments(addr, length, wrote))
                 if not flags & NEXT:
                     return head, readable, writable
                 index = word >> 48

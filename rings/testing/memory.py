@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import cast
+from typing import cast, overload
 
 import attrs
 
@@ -83,7 +83,7 @@ class Access:
 
 
 class _Words:
-    """Stands in for a pinned view: what rings do with one (index, len), each access told."""
+    """Stands in for a pinned view: what rings do with one (index, slice, len), each access told."""
 
     def __init__(self, view: memoryview, addr: int, tell: Callable[[Access], None]) -> None:
         self.view = view
@@ -92,7 +92,15 @@ class _Words:
     def __len__(self) -> int:
         return len(self.view)
 
-    def __getitem__(self, index: int) -> int:
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
         value: int = self.view[index]
         self._tell(Access(Act.LOAD, self._addr + self._size * index, self._size))
         return value

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ring_rig import Rig
 
-from drivers.devices.net.merge import NUM_BUFFERS_AT, Taken, complete, gather, give_back, put
+from drivers.devices.net.merge import NUM_BUFFERS_AT, Taken, put
 from drivers.ports import HEADER_SIZE
 from rings.memory import Addr
 from rings.queue import Segment
@@ -75,55 +75,55 @@ def cut(data: bytes, *sizes: int) -> list[memoryview]:
     return [*parts, whole[at:]]
 
 
-# gather, give_back, complete
+# Taken
 
 
 def test_as_many_buffers_are_taken_as_it_takes_and_no_more() -> None:
     queue = Receive(100, 100, 100, 100)
-    taken: Taken = []
-    assert gather(queue.ring, 150, taken, 16) == 200
+    taken = Taken(queue.ring)
+    assert taken.gather(150, 16) == 200
     assert (len(taken), queue.taken()) == (2, 2)
-    assert gather(queue.ring, 150, taken, 16) == 200
-    assert gather(queue.ring, 201, taken, 16) == 300, "what is there already counts"
-    assert gather(queue.ring, 1000, taken, 3) == 300, "three are the limit"
-    assert gather(queue.ring, 1000, taken, 16) == 400, "there are no more"
+    assert taken.gather(150, 16) == 200
+    assert taken.gather(201, 16) == 300, "what is there already counts"
+    assert taken.gather(1000, 3) == 300, "three are the limit"
+    assert taken.gather(1000, 16) == 400, "there are no more"
 
 
 def test_what_is_given_back_is_taken_again_in_the_same_order_and_untouched() -> None:
     queue = Receive(64, (10, 20), 64)
-    first: Taken = []
-    gather(queue.ring, 1000, first, 16)
-    give_back(queue.ring, first)
+    first = Taken(queue.ring)
+    first.gather(1000, 16)
+    first.give_back()
     assert queue.taken() == 0
-    again: Taken = []
-    assert gather(queue.ring, 1000, again, 16) == 158
-    assert [head for head, _ in again] == [head for head, _ in first]
-    assert not any(any(view) for _, views in again for view in views)
+    again = Taken(queue.ring)
+    assert again.gather(1000, 16) == 158
+    assert again.segments() == first.segments()
+    assert not any(map(any, again.segments()))
     assert queue.used() == []
 
 
 @pytest.mark.virtio("NET-DEV-31")
 def test_only_what_was_filled_is_completed_and_the_driver_sees_all_of_it_at_once() -> None:
     queue = Receive(64, 64, 64, 64)
-    taken: Taken = []
-    gather(queue.ring, 256, taken, 16)
-    complete(queue.ring, taken, 100)
+    taken = Taken(queue.ring)
+    taken.gather(256, 16)
+    taken.complete(100)
     assert queue.driver.get() is None, "nothing before it is published"
     assert [size for _, size in queue.used()] == [64, 36]
     assert (queue.taken(), len(taken)) == (2, 2)
-    give_back(queue.ring, taken)
+    taken.give_back()
     assert queue.taken() == 0
-    rest: Taken = []
-    assert gather(queue.ring, 256, rest, 16) == 128
+    rest = Taken(queue.ring)
+    assert rest.gather(256, 16) == 128
 
 
 @pytest.mark.virtio("NET-DEV-29")
 @pytest.mark.parametrize("first", [1, 10, 11, 12, 13])
 def test_num_buffers_is_set_wherever_a_buffer_ends(first: int) -> None:
     queue = Receive(first, 64)
-    taken: Taken = []
-    gather(queue.ring, 40, taken, 16)
-    complete(queue.ring, taken, 40)
+    taken = Taken(queue.ring)
+    taken.gather(40, 16)
+    taken.complete(40)
     used = queue.used()
     data = b"".join(queue.bytes(token, size) for token, size in used)
     assert data[NUM_BUFFERS_AT:HEADER_SIZE] == b"\2\0"

@@ -43,7 +43,9 @@ async def test_an_injected_frame_is_laid_over_the_segments(sizes: tuple[int, ...
     header = bytes([1, 1, 54, 0, 180, 5, 34, 0, 16, 0, 0, 0])
     assert port.inject(FRAME, header)
     segs = room(*sizes)
+    assert port.pending()
     assert port.recv_into(segs) == 76
+    assert not port.pending()
     assert b"".join(segs)[:76] == header + FRAME
     assert not any(b"".join(segs)[76:])
     assert port.recv_into(segs) == 0

@@ -122,6 +122,27 @@ async def test_a_packet_gets_the_ethernet_header_of_its_destination(
         assert receive(port) == PLAIN + to + OWN + ethertype + packet
 
 
+@pytest.mark.parametrize("make", [tun, tap])
+async def test_a_frame_is_pending_until_it_was_received(
+    device: Socket, make: Callable[[Socket], Awaitable[TunPort | TapPort]]
+) -> None:
+    port = await make(device)
+    assert not port.pending()
+    device.write(PLAIN + (ipv4() if make is tun else PEER + OWN + IPV4 + ipv4()))
+    assert port.pending()
+    receive(port)
+    assert not port.pending()
+    port.stop()
+    device.write(PLAIN + ipv4())
+    assert receive(port) == b""
+    await port.start(mac=None, offloads=ALL, mtu=None)
+    assert not port.pending(), "what came meanwhile is stale"
+    port.close()
+    if port.pending():
+        with pytest.raises(PortGone):
+            receive(port)
+
+
 @pytest.mark.parametrize("size", [20, 27, 39, 40, 41, 1500, 65535])
 @pytest.mark.parametrize(
     "sizes", [(70000,), (12, 70000), (26, 70000), (66, 70000), (67, 5, 70000), (5, 21, 3, 0, 50, 70000)]

@@ -17,6 +17,7 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from drivers.devices.net.layout import TABLE, NetFeature
+from drivers.devices.net.merge import Taken
 from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
 from drivers.testing import AroundOps
 from drivers.transports.pci.registers import Common
@@ -365,6 +366,26 @@ async def test_a_frame_over_many_buffers_fills_all_but_the_last_and_shows_at_onc
         assert seen == [want] == [len(parts)]
         assert b"".join(parts) == virtio_net_hdr(count=want) + frame
         assert all(len(part) == size for part in parts[:-1])
+
+
+async def test_no_buffers_are_taken_for_a_frame_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is known how many a frame needs: each costs time, also where it is given back."""
+    left: list[int] = []
+
+    class Watched(Taken):
+        def give_back(self) -> None:
+            left.append(len(self))
+            super().give_back()
+
+    monkeypatch.setattr("drivers.devices.net.device_flows.Taken", Watched)
+    async with open_pair(Options(queue_size=128)) as pair, hostile_driver(pair) as driver:
+        await start(driver, size=100, count=100)
+        left.clear()
+        for _ in range(3):
+            pair.device_port.inject((FRAME * 50)[:1000])
+            await trio.testing.wait_all_tasks_blocked()
+        assert left == [0, 0, 0]
+        assert len(received(driver)) == 3 * 11
 
 
 @pytest.mark.every_transport

@@ -45,6 +45,9 @@ class MemoryQueue:
     def recv_into(self, segs: Sequence[memoryview], /) -> int:
         return self._port.recv_from(self._index, segs)
 
+    def pending(self) -> bool:
+        return self._port.pending_on(self._index)
+
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
         return self._port.send_on(self._index, head, rest)
 
@@ -216,6 +219,14 @@ class MemoryPort(CountingPort):
             else:
                 self.drop("too_long")
         return 0
+
+    def pending(self) -> bool:
+        return self.pending_on(0)
+
+    def pending_on(self, index: int) -> bool:
+        """`pending` of one queue."""
+        self._check()
+        return self.live and bool(self._lanes[index])
 
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
         return self.send_on(0, head, rest)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import math
 import os
+import select
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -86,6 +87,8 @@ class TunTapPort(CountingPort):
         self.netns = netns
         self._device = device
         self._fd = device.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
         self._poller: Poller | None = None
         self.source: Signal | None = None
         self._live = False
@@ -270,13 +273,17 @@ class TunTapPort(CountingPort):
             drops += 1
         return 0
 
+    def pending(self) -> bool:
+        return not self._plain or bool(self._poll.poll(0))
+
     def _read_list(self, segs: Sequence[memoryview]) -> tuple[memoryview, int, int]:
         """Read into any list of segments: see `_front` for the first result, then their room, and the bytes read."""
         if segs and len(segs[0]) > LEAD:
             seg, tail = segs[0], segs[1 : IOV_MAX - 2]
+            room = len(seg) + sum(map(len, tail))
         else:
             seg, tail = memoryview(bytearray(LEAD)), skip(segs, LEAD)[: IOV_MAX - 3]
-        room = min(sum(map(len, segs)), len(seg) + sum(map(len, tail)))
+            room = min(sum(map(len, segs)), LEAD + sum(map(len, tail)))
         return seg, room, os.readv(self._fd, (self._header, seg[self.FRONT :], *tail, self._spill))
 
     def _write(self, out: bytes, rest: Sequence[memoryview], /) -> bool:

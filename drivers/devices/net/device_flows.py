@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from drivers.devices.net.filter import FILTER_AT, FILTER_END, FrameFilter
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
-from drivers.devices.net.merge import NUM_BUFFERS_AT, ONE_BUFFER, Taken, complete, gather, give_back
+from drivers.devices.net.merge import NUM_BUFFERS_AT, ONE_BUFFER, Taken
 from drivers.errors import PortGone
 from drivers.ports import ETH_HLEN, HEADER_SIZE, PacketQueue
 from drivers.pump import Need
@@ -199,8 +199,8 @@ class ToDriver(NetFlow[DeviceQueue]):
 
     def _move_merged(self, ring: Vringh) -> tuple[int, Need]:
         """Likewise where buffers are smaller than frames may be; what one frame leaves of them is for the next."""
-        traffic = self.traffic
-        taken: Taken = []
+        traffic, pending = self.traffic, self.port.pending
+        taken = Taken(ring)
         moved = size = 0
         try:
             while moved < BUDGET and size < BUDGET_BYTES:
@@ -211,8 +211,10 @@ class ToDriver(NetFlow[DeviceQueue]):
                 size += got
                 traffic.packets += 1
                 traffic.bytes += got - HEADER_SIZE
+                if not pending():  # dozens of buffers are not taken in vain
+                    return moved, Need.SOURCE
         finally:
-            give_back(ring, taken)
+            taken.give_back()
         return moved, Need.TURN
 
     def _merge(self, ring: Vringh, taken: Taken) -> tuple[int, Need | None]:
@@ -223,8 +225,8 @@ class ToDriver(NetFlow[DeviceQueue]):
         which there are too few buffers: it waits in ``_spill``.
         """
         if not self._spill:
-            room = gather(ring, self._expected, taken, ring.num)
-            into = [seg for _, views in taken for seg in views]
+            room = taken.gather(self._expected, ring.num)
+            into = taken.segments()
             if room < self._largest:
                 into.append(self._beyond)
             got = self.port.recv_into(into)
@@ -234,22 +236,22 @@ class ToDriver(NetFlow[DeviceQueue]):
                 return 0, Need.TURN
             self._expected = max(got, self._expected - (self._expected >> 4))
             if got <= room:
-                complete(ring, taken, got)
+                taken.complete(got)
                 return got, None
-            if gather(ring, got, taken, ring.num) >= got:
-                copy_in(skip([seg for _, views in taken for seg in views], room), self._beyond[: got - room])
-                complete(ring, taken, got)
+            if taken.gather(got, ring.num) >= got:
+                copy_in(skip(taken.segments(), room), self._beyond[: got - room])
+                taken.complete(got)
                 return got, None
             self._spill = bytearray(copy_out(into, got))
         got = len(self._spill)
-        if gather(ring, got, taken, ring.num) < got:
+        if taken.gather(got, ring.num) < got:
             if len(taken) < ring.num:
                 return 0, Need.QUEUE
             # Every buffer the ring can hold was there, and the frame fits none of it.
             self._spill.clear()
             self.traffic.drop("too_long")
             return 0, Need.TURN
-        copy_in([seg for _, views in taken for seg in views], self._spill)
+        copy_in(taken.segments(), self._spill)
         self._spill.clear()
-        complete(ring, taken, got)
+        taken.complete(got)
         return got, None

@@ -2,71 +2,92 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate, chain
 
 from rings.chain import copy, copy_in, skip, total
 from rings.queue import Vringh
 
-__all__ = ["NUM_BUFFERS_AT", "ONE_BUFFER", "Taken", "complete", "gather", "give_back", "put"]
+__all__ = ["NUM_BUFFERS_AT", "ONE_BUFFER", "Taken", "put"]
 
 NUM_BUFFERS_AT, NUM_BUFFERS_END = 10, 12
 """Where num_buffers stands in the virtio_net_hdr."""
 ONE_BUFFER = b"\1\0"
 
-Taken = list[tuple[int, list[memoryview]]]
-"""Chains taken from a receive queue: head and writable views; no views for one that is no receive buffer."""
 
+class Taken:
+    """Chains that were taken from a receive queue and are neither completed nor given back, the oldest first.
 
-def gather(ring: Vringh, wanted: int, taken: Taken, limit: int) -> int:
-    """Take chains until ``taken`` has room for ``wanted`` bytes, ``limit`` chains, or no more are there; the room.
-
-    A chain at the front that is no receive buffer is completed empty: given back it would stand there for ever.
+    A frame may lie over dozens of them: they are kept by the column, and what is done with all is done by the list.
     """
-    room = sum(total(views) for _, views in taken)
-    while room < wanted and len(taken) < limit:
-        # As many at a time as it takes where all are as large as the last one: nearly always they are.
-        share = total(taken[-1][1]) if taken else 0
-        count = -(-(wanted - room) // share) if share else 1
-        chains = ring.getdescs(min(count, limit - len(taken)))
-        if not chains:
-            break
-        for head, readable, views in chains:
-            if readable and not taken:
-                ring.complete(head, 0)
+
+    __slots__ = ("_heads", "_ring", "_room", "_rooms", "_views")
+
+    def __init__(self, ring: Vringh) -> None:
+        self._ring = ring
+        self._heads: list[int] = []
+        self._room = 0
+        self._rooms: list[int] = []  # bytes that each can take
+        self._views: list[list[memoryview]] = []  # writable ones; none of a chain that is no receive buffer
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def gather(self, wanted: int, limit: int) -> int:
+        """Take chains until they have room for ``wanted`` bytes, are ``limit``, or no more are there; the room.
+
+        A chain at the front that is no receive buffer is completed empty: given back it would stand there for ever.
+        """
+        heads, rooms = self._heads, self._rooms
+        while self._room < wanted and len(heads) < limit:
+            # As many at a time as it takes where all are as large as the last one: nearly always they are.
+            share = rooms[-1] if rooms else 0
+            count = -(-(wanted - self._room) // share) if share else 1
+            chains = self._ring.getdescs(min(count, limit - len(heads)))
+            if not chains:
+                break
+            if not heads and chains[0][1]:
+                self._ring.complete(chains[0][0], 0)  # one was asked for
                 continue
-            taken.append((head, [] if readable else views))
-            room += total(taken[-1][1])
-    return room
+            found = [[] if readable else views for _, readable, views in chains]
+            sizes = [len(views[0]) if len(views) == 1 else total(views) for views in found]
+            heads += [head for head, _, _ in chains]
+            rooms += sizes
+            self._views += found
+            self._room += sum(sizes)
+        return self._room
 
+    def segments(self) -> list[memoryview]:
+        """Where a frame goes."""
+        return list(chain.from_iterable(self._views))
 
-def give_back(ring: Vringh, taken: Taken) -> None:
-    """Untouched, so that they are the next to be taken again."""
-    for head, _ in reversed(taken):
-        ring.abandon(head)
+    def complete(self, size: int) -> None:
+        """Complete the chains that ``size`` bytes fill, with num_buffers set; the others stay.
 
+        All of them are shown to the driver together, by the next publish.
+        """
+        heads, rooms, views = self._heads, self._rooms, self._views
+        used = len(heads)
+        if size <= self._room - rooms[-1]:
+            used = bisect_left(list(accumulate(rooms)), size) + 1
+        first = views[0]
+        if first and len(first[0]) >= NUM_BUFFERS_END:
+            first[0][NUM_BUFFERS_AT:NUM_BUFFERS_END] = used.to_bytes(2, "little")
+        else:
+            copy_in(skip(self.segments(), NUM_BUFFERS_AT), used.to_bytes(2, "little"))
+        written = rooms[:used]
+        room = sum(written)
+        written[-1] -= room - size
+        self._room -= room
+        self._ring.complete_each(list(zip(heads, written, strict=False)))
+        del heads[:used], rooms[:used], views[:used]
 
-def complete(ring: Vringh, taken: Taken, size: int) -> None:
-    """Complete the chains that ``size`` bytes fill, with num_buffers set; what is left stays in ``taken``.
-
-    All of them are shown to the driver together, by the next publish.
-    """
-    used, left = 0, size
-    while left > 0:
-        left -= total(taken[used][1])
-        used += 1
-    first = taken[0][1]
-    if first and len(first[0]) >= NUM_BUFFERS_END:
-        first[0][NUM_BUFFERS_AT:NUM_BUFFERS_END] = used.to_bytes(2, "little")
-    else:
-        into = [seg for _, views in taken[:used] for seg in views]
-        copy_in(skip(into, NUM_BUFFERS_AT), used.to_bytes(2, "little"))
-    done = []
-    for head, views in taken[:used]:
-        part = min(size, total(views))
-        done.append((head, part))
-        size -= part
-    ring.complete_each(done)
-    del taken[:used]
+    def give_back(self) -> None:
+        """Untouched, so that they are the next to be taken again."""
+        abandon = self._ring.abandon
+        for head in reversed(self._heads):
+            abandon(head)
 
 
 def put(ring: Vringh, head: bytes, payload: Sequence[memoryview], mergeable: bool) -> int | None:
@@ -75,14 +96,14 @@ def put(ring: Vringh, head: bytes, payload: Sequence[memoryview], mergeable: boo
     None when too few buffers are there, which is then as before; 0 when it can never fit.
     """
     size = len(head) + total(payload)
-    taken: Taken = []
-    room = gather(ring, size, taken, ring.num if mergeable else 1)
-    if room >= size:
-        into = [seg for _, views in taken for seg in views]
+    limit = ring.num if mergeable else 1
+    taken = Taken(ring)
+    if taken.gather(size, limit) >= size:
+        into = taken.segments()
         copy_in(into, head)
         copy(skip(into, len(head)), payload)
-        complete(ring, taken, size)
-        give_back(ring, taken)
+        taken.complete(size)
+        taken.give_back()
         return size
-    give_back(ring, taken)
-    return 0 if len(taken) == (ring.num if mergeable else 1) else None
+    taken.give_back()
+    return 0 if len(taken) == limit else None
