@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from rings.batch import BatchVringh
 from rings.chain import Chain
 from rings.queue import QueueState, QueueStatistics, Vringh
 
@@ -13,26 +14,19 @@ __all__ = ["AroundVringh"]
 V = TypeVar("V", bound=Vringh)
 
 
-class AroundVringh(Generic[V]):
-    """A `rings.queue.Vringh` that asks the ring inside. The calls for one chain are batches of one."""
+class AroundVringh(BatchVringh, Generic[V]):
+    """A `rings.queue.Vringh` that asks the ring inside."""
 
     def __init__(self, ring: V) -> None:
         self._ring = ring
         self.num = ring.num
         self.broken = ring.broken
 
-    def getdesc(self) -> Chain | None:
-        chains = self.getdescs(1)
-        return chains[0] if chains else None
-
     def getdescs(self, limit: int, /) -> list[Chain]:
         return self._ring.getdescs(limit)
 
     def abandon(self, head: int, /) -> None:
         self._ring.abandon(head)
-
-    def complete(self, head: int, written: int, /) -> None:
-        self.complete_each(((head, written),))
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         self._ring.complete_each(done)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["Chain", "copy", "copy_in", "copy_out", "skip", "take", "total"]
+__all__ = ["Buffers", "Chain", "copy", "copy_in", "copy_out", "skip", "take", "total"]
 
 Chain = tuple[int, list[memoryview], list[memoryview]]
+Buffers = tuple[list[int], list[int], list[memoryview]]
+"""Chains that are nothing but room: their heads, the bytes that each takes, and views of all of them, one after the
+other. A view may belong to several, and none is empty."""
 
 
 def total(segs: Sequence[memoryview]) -> int:

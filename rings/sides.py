@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from rings.areas import Areas
-from rings.chain import Chain
+from rings.batch import BatchVringh
 from rings.errors import BadRing, LocalRingError, MemoryFault, QueueFull
 from rings.layout import DESC_SIZE, WRITE
 from rings.memory import Addr, Memory
@@ -102,7 +102,7 @@ class DriverSide(Generic[T]):
         return QueueStatistics(self._chains, self._returned, self._kicks, self._suppressed, self._bad_lengths)
 
 
-class DeviceSide:
+class DeviceSide(BatchVringh):
     """The device's books. Everything it reads may be a lie, and is read once."""
 
     def __init__(self, memory: Memory, areas: Areas, num: int, indirect: bool) -> None:
@@ -138,25 +138,33 @@ class DeviceSide:
         copy = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
         return memoryview(copy).cast("Q"), entries
 
+    def _lent(self, idents: Sequence[int], addrs: Sequence[Addr], sizes: Sequence[int]) -> list[memoryview]:
+        """Views to write into of so many bytes each, those that adjoin as one; none where one can't be reached.
+
+        Then they are not taken any more either.
+        """
+        views: list[memoryview] = []
+        start = addrs[0]
+        end: int = start
+        try:
+            for addr, size in zip(addrs, sizes, strict=True):
+                if addr != end:
+                    views.append(self._memory.view(start, end - start, True))
+                    start = addr
+                end = addr + size
+            views.append(self._memory.view(start, end - start, True))
+        except MemoryFault:
+            for ident in idents:
+                self._taken[ident] = FREE
+            return []
+        return views
+
     def _given_up(self, ident: int) -> None:
         """Note that a chain goes back untouched. Raises LocalRingError where it was not taken."""
         if self._taken[ident] != IN_FLIGHT:
             raise LocalRingError(f"descriptor {ident} was not taken")
         self._taken[ident] = FREE
         self._chains -= 1
-
-    def getdesc(self) -> Chain | None:
-        chains = self.getdescs(1)
-        return chains[0] if chains else None
-
-    def getdescs(self, limit: int, /) -> list[Chain]:
-        raise NotImplementedError
-
-    def complete(self, head: int, written: int, /) -> None:
-        self.complete_each(((head, written),))
-
-    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
-        raise NotImplementedError
 
     def _told(self, wanted: bool) -> bool:
         """Count a publication and whether the driver has to be called for it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rings.chain import Chain
+from rings.chain import Buffers, Chain
 from rings.errors import BadRing, LocalRingError, MemoryFault
 from rings.layout import INDIRECT, NEXT, WRITE, RingAddrs
 from rings.memory import Addr, Memory
@@ -20,6 +20,8 @@ from rings.suppression import need_position
 __all__ = ["PackedVringh"]
 
 CHAINED = NEXT | INDIRECT
+KIND = HANDS | CHAINED | WRITE
+SIZE = 0xFFFF_FFFF
 NOWHERE = -1
 
 
@@ -69,7 +71,7 @@ class PackedVringh(DeviceSide):
                     ident, count, chain = self._walk(slot, word, want, num - out)
                 else:
                     ident, count = word >> 32 & 0xFFFF, 1
-                    if size := word & 0xFFFF_FFFF:
+                    if size := word & SIZE:
                         addr, writable = desc[2 * slot], flags & WRITE != 0
                         try:
                             segs = [view(addr, size, writable)]
@@ -94,10 +96,43 @@ class PackedVringh(DeviceSide):
             if not chains:
                 raise
         if chains:
-            self._ahead = max(0, self._ahead - (out - self._out))
-            self._slot, self._lap, self._out = slot, lap, out
-            self._chains += len(chains)
+            self._went_on(slot, lap, out, len(chains))
         return chains
+
+    def getbufs(self, limit: int, /) -> Buffers:
+        idents: list[int] = []
+        addrs: list[Addr] = []
+        sizes: list[int] = []
+        if self.broken:
+            return idents, sizes, []
+        num, desc, slot, lap, out = self.num, self._desc, self._slot, self._lap, self._out
+        taken, counts, batch = self._taken, self._counts, self._batch
+        want = available(lap) | WRITE
+        for _ in range(limit):
+            # As in `getdescs`.
+            word = desc[2 * slot + 1]
+            ident, size = word >> 32 & 0xFFFF, word & SIZE
+            if word >> 48 & KIND != want or out >= num or ident >= num or taken[ident] >= batch or not size:
+                break
+            addrs.append(desc[2 * slot])
+            taken[ident] = IN_FLIGHT
+            counts[ident] = 1
+            idents.append(ident)
+            sizes.append(size)
+            out += 1
+            slot += 1
+            if slot == num:
+                slot, lap, want = 0, lap ^ 1, want ^ HANDS
+        if not idents or not (views := self._lent(idents, addrs, sizes)):
+            return [], [], []
+        self._went_on(slot, lap, out, len(idents))
+        return idents, sizes, views
+
+    def _went_on(self, slot: int, lap: int, out: int, chains: int) -> None:
+        """So many chains were taken, and this comes next."""
+        self._ahead = max(0, self._ahead - (out - self._out))
+        self._slot, self._lap, self._out = slot, lap, out
+        self._chains += chains
 
     def _walk(self, slot: int, word: int, want: int, room: int) -> tuple[int, int, Chain]:
         """A list of more than one descriptor, or one that leads to a table: buffer id, descriptors taken, chain."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from rings.chain import Chain
+from rings.chain import Buffers, Chain
 from rings.errors import BadRing, LocalRingError, MemoryFault
 from rings.layout import INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE, RingAddrs
 from rings.memory import Addr, Memory
@@ -22,6 +22,7 @@ __all__ = ["SplitVringh"]
 
 SIZE = 0xFFFF_FFFF
 CHAINED, WRITABLE = (NEXT | INDIRECT) << 32, WRITE << 32
+KIND = CHAINED | WRITABLE
 """Parts of a descriptor's second word."""
 
 
@@ -94,6 +95,31 @@ class SplitVringh(DeviceSide):
         self._last_avail = first + len(chains) & 0xFFFF
         self._chains += len(chains)
         return chains
+
+    def getbufs(self, limit: int, /) -> Buffers:
+        heads: list[int] = []
+        addrs: list[Addr] = []
+        sizes: list[int] = []
+        first = self._last_avail
+        if self._again or (first == self._seen and not self._look()):
+            return heads, sizes, []
+        num, desc, taken, batch = self.num, self._desc, self._taken, self._batch
+        for head in self._entries(first, min(limit, self._seen - first & 0xFFFF)):
+            if head >= num or taken[head] >= batch:
+                break
+            addr, word = desc[2 * head], desc[2 * head + 1]
+            size = word & SIZE
+            if word & KIND != WRITABLE or not size:
+                break
+            taken[head] = IN_FLIGHT
+            heads.append(head)
+            addrs.append(addr)
+            sizes.append(size)
+        if not heads or not (views := self._lent(heads, addrs, sizes)):
+            return [], [], []
+        self._last_avail = first + len(heads) & 0xFFFF
+        self._chains += len(heads)
+        return heads, sizes, views
 
     def _entries(self, first: int, count: int) -> list[int]:
         """What the available ring says from there on, as often as that."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import accumulate
 
 from rings.chain import copy, copy_in, skip, total
 from rings.queue import Vringh
@@ -29,7 +29,7 @@ class Taken:
         self._heads: list[int] = []
         self._room = 0
         self._rooms: list[int] = []  # bytes that each can take
-        self._views: list[list[memoryview]] = []  # writable ones; none of a chain that is no receive buffer
+        self._views: list[memoryview] = []  # of all of them; none of a chain that is no receive buffer
 
     def __len__(self) -> int:
         return len(self._heads)
@@ -44,23 +44,26 @@ class Taken:
             # As many at a time as it takes where all are as large as the last one: nearly always they are.
             share = rooms[-1] if rooms else 0
             count = -(-(wanted - self._room) // share) if share else 1
-            chains = self._ring.getdescs(min(count, limit - len(heads)))
-            if not chains:
-                break
-            if not heads and chains[0][1]:
-                self._ring.complete(chains[0][0], 0)  # one was asked for
-                continue
-            found = [[] if readable else views for _, readable, views in chains]
-            sizes = [len(views[0]) if len(views) == 1 else total(views) for views in found]
-            heads += [head for head, _, _ in chains]
+            found, sizes, views = self._ring.getbufs(min(count, limit - len(heads)))
+            if not found:
+                chain = self._ring.getdesc()
+                if chain is None:
+                    break
+                head, readable, views = chain
+                if readable and not heads:
+                    self._ring.complete(head, 0)
+                    continue
+                views = [] if readable else views
+                found, sizes = [head], [total(views)]
+            heads += found
             rooms += sizes
-            self._views += found
+            self._views += views
             self._room += sum(sizes)
         return self._room
 
     def segments(self) -> list[memoryview]:
         """Where a frame goes."""
-        return list(chain.from_iterable(self._views))
+        return self._views.copy()
 
     def complete(self, size: int) -> None:
         """Complete the chains that ``size`` bytes fill, with num_buffers set; the others stay.
@@ -71,17 +74,17 @@ class Taken:
         used = len(heads)
         if size <= self._room - rooms[-1]:
             used = bisect_left(list(accumulate(rooms)), size) + 1
-        first = views[0]
-        if first and len(first[0]) >= NUM_BUFFERS_END:
-            first[0][NUM_BUFFERS_AT:NUM_BUFFERS_END] = used.to_bytes(2, "little")
+        if len(views[0]) >= NUM_BUFFERS_END:
+            views[0][NUM_BUFFERS_AT:NUM_BUFFERS_END] = used.to_bytes(2, "little")
         else:
-            copy_in(skip(self.segments(), NUM_BUFFERS_AT), used.to_bytes(2, "little"))
+            copy_in(skip(views, NUM_BUFFERS_AT), used.to_bytes(2, "little"))
         written = rooms[:used]
         room = sum(written)
         written[-1] -= room - size
-        self._room -= room
         self._ring.complete_each(list(zip(heads, written, strict=False)))
-        del heads[:used], rooms[:used], views[:used]
+        del heads[:used], rooms[:used]
+        self._views = skip(views, room) if heads else []
+        self._room -= room
 
     def give_back(self) -> None:
         """Untouched, so that they are the next to be taken again."""

@@ -1,0 +1,44 @@
+"""A device's side in terms of its batches: what is the same for both formats, and for whatever is put around one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rings.chain import Buffers, Chain, total
+
+__all__ = ["BatchVringh"]
+
+
+class BatchVringh:
+    """The calls of `rings.queue.Vringh` that are those for batches, said otherwise."""
+
+    def getdesc(self) -> Chain | None:
+        chains = self.getdescs(1)
+        return chains[0] if chains else None
+
+    def getdescs(self, limit: int, /) -> list[Chain]:
+        raise NotImplementedError
+
+    def getbufs(self, limit: int, /) -> Buffers:
+        heads: list[int] = []
+        sizes: list[int] = []
+        views: list[memoryview] = []
+        chains = self.getdescs(limit)
+        for at, (head, readable, writable) in enumerate(chains):
+            if readable or not writable:
+                for other, _, _ in reversed(chains[at:]):
+                    self.abandon(other)
+                break
+            heads.append(head)
+            sizes.append(total(writable))
+            views += writable
+        return heads, sizes, views
+
+    def abandon(self, head: int, /) -> None:
+        raise NotImplementedError
+
+    def complete(self, head: int, written: int, /) -> None:
+        self.complete_each(((head, written),))
+
+    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
+        raise NotImplementedError
