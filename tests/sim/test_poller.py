@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 import trio
 import trio.lowlevel
 
-from vnet.ports.poller import Poller
+from vnet.ports.poller import PAUSE, WINDOW, Poller
+from vnet.ports.timer import Timer
 
 
 @pytest.fixture
@@ -90,3 +92,74 @@ async def test_an_unwatched_descriptor_is_nobodys_and_may_be_forgotten_twice(
     await trio.testing.wait_all_tasks_blocked()
     assert os.read(here.fileno(), 9) == b"frame"
     nursery.cancel_scope.cancel()
+
+
+async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_is_found_at_once(
+    monkeypatch: pytest.MonkeyPatch, ends: tuple[socket.socket, socket.socket], nursery: trio.Nursery
+) -> None:
+    pauses: list[float] = []
+
+    class Fake:
+        async def sleep(self, seconds: float) -> None:
+            pauses.append(seconds)
+            await trio.sleep(seconds)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("vnet.ports.poller.Timer", Fake)
+    poller = Poller()
+    here, there = ends
+    carried = 0
+    found: list[tuple[float, int]] = []
+
+    def told() -> bool:
+        nonlocal carried
+        frames = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                carried += 1000 * here.recv(9)[0]
+                frames += 1
+        found.append((trio.current_time() - began, frames))
+        return True
+
+    signal = poller.register(here.fileno(), lambda: carried)
+    signal.here = told
+    nursery.start_soon(signal.wait)
+    nursery.start_soon(poller.run)
+
+    async def send(thousands: int, after: float = 0.0) -> None:
+        await trio.sleep(after)
+        there.send(bytes([thousands]))
+        if not pauses:
+            await trio.testing.wait_all_tasks_blocked()
+
+    began = trio.current_time()
+    await send(10, after=2 * WINDOW)
+    assert not pauses, "10 kB in 2 ms are little"
+    await send(255, after=2 * WINDOW)
+    assert pauses == [PAUSE], "255 kB are much"
+    for _ in range(2):
+        await send(255, after=PAUSE / 4)
+    await trio.sleep(PAUSE)
+    assert [frames for _, frames in found] == [1, 1, 2], "two were found by one look"
+    assert found[-1][0] == pytest.approx(4 * WINDOW + PAUSE)
+    await trio.sleep(5 * WINDOW)
+    assert len(pauses) * PAUSE < 3 * WINDOW, "it ends soon after the last of them"
+    pauses.clear()
+    await send(1)
+    assert (found[-1][1], pauses) == (1, [])
+    nursery.cancel_scope.cancel()
+    poller.unregister(here.fileno())
+    poller.close()
+
+
+async def test_a_timer_sleeps_for_less_than_a_millisecond_but_not_for_less_than_it_was_asked_for() -> None:
+    timer = Timer()
+    try:
+        for seconds in (1e-9, 50e-6, 0.0015):
+            began = time.monotonic()
+            await timer.sleep(seconds)
+            assert time.monotonic() - began >= seconds
+    finally:
+        timer.close()

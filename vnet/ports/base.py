@@ -35,6 +35,10 @@ class CountingPort:
         if count:
             self._drops[cause] = self._drops.get(cause, 0) + count
 
+    def carried(self) -> int:
+        """Bytes that passed, in both directions."""
+        return self.rx_bytes + self.tx_bytes
+
     def statistics(self) -> PortStatistics:
         """A frozen copy of the counters."""
         return CountingPort.total((self,))

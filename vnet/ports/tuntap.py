@@ -119,7 +119,7 @@ class TunTapPort(CountingPort):
         """Have ``poller`` tell when there is something to read, from now until `close`."""
         for queue in self.queues:
             queue._poller = poller
-            queue.source = poller.register(queue._fd)
+            queue.source = poller.register(queue._fd, queue.carried)
 
     @property
     def live(self) -> bool:
