@@ -60,6 +60,6 @@ LEGAL: Mapping[SessionState, frozenset[FrontendRequest]] = {
 }
 RING_LEGAL: Mapping[RingState, frozenset[FrontendRequest]] = {
     RingState.STOPPED: _EVERY - {R.VRING_KICK},
-    # A started ring's addresses may be said again, as they are: that is how logging is switched.
+    # A started ring's addresses may be said again, as they are but for the log: that is how logging is switched.
     RingState.STARTED: _EVERY - {R.SET_VRING_NUM, R.SET_VRING_BASE, R.SET_VRING_ENDIAN},
 }
