@@ -75,6 +75,13 @@ class Moved:
     def take(self, number: int) -> None:
         self.taken += self.device.getdescs(number)
 
+    def fill(self, number: int) -> None:
+        """Receive buffers, written to at once."""
+        heads, _, views = self.device.getbufs(number)
+        self.taken += [(head, [], []) for head in heads]
+        for view in views:
+            view[-1] = view[-1] + 1 & 0xFF
+
     def write(self, number: int) -> None:
         for _, _, writable in self.taken[-number:]:
             for seg in writable:
@@ -111,7 +118,7 @@ class Moved:
                 assert any(addr < BASE + at + SPAN and BASE + at < addr + size for addr, size in held), at // SPAN
 
 
-ACTS = ["add", "collect", "take", "write", "complete", "abandon", "publish", "rearm"]
+ACTS = ["add", "collect", "take", "fill", "write", "complete", "abandon", "publish", "rearm"]
 
 
 @pytest.mark.hostile("V19")
