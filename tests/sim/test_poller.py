@@ -94,6 +94,30 @@ async def test_an_unwatched_descriptor_is_nobodys_and_may_be_forgotten_twice(
     nursery.cancel_scope.cancel()
 
 
+async def test_ports_are_read_after_what_other_processes_ask_for(
+    poller: Poller, ends: tuple[socket.socket, socket.socket], nursery: trio.Nursery
+) -> None:
+    """What that brings to the ports is then found by the same look."""
+    here, there = ends
+    order: list[str] = []
+    port, kick = poller.register(here.fileno()), os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        port.here = lambda: order.append("port") is None  # type: ignore[func-returns-value]
+        poller.watch(kick, lambda: order.append("kick"))
+        nursery.start_soon(port.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        there.send(b"frame")
+        os.eventfd_write(kick, 1)
+        nursery.start_soon(poller.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert order == ["kick", "port"]
+        nursery.cancel_scope.cancel()
+        poller.unregister(kick)
+        poller.unregister(here.fileno())
+    finally:
+        os.close(kick)
+
+
 async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_is_found_at_once(
     monkeypatch: pytest.MonkeyPatch, ends: tuple[socket.socket, socket.socket], nursery: trio.Nursery
 ) -> None:

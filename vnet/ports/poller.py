@@ -68,13 +68,14 @@ class Poller:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        poll, watched = self._epoll.poll, self._told
+        poll, watched, ports = self._epoll.poll, self._told, self._carried
         while True:
             for _ in range(ROUNDS):
                 events = poll(0)
                 if not events:
                     break
-                for fd, _ in events:
+                # Ports last: what they then have includes the answers to what they were just given.
+                for fd, _ in sorted(events, key=lambda event: event[0] in ports) if len(events) > 1 else events:
                     told = watched.get(fd)
                     if told is not None:
                         told()

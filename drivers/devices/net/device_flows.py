@@ -112,7 +112,7 @@ class ToDriver(NetFlow[DeviceQueue]):
         super().__init__(queue, port, traffic, gone)
         self._largest = largest  # bytes of header and frame that may come
         self._mergeable = mergeable
-        self._small = False  # whether a buffer was met that is smaller than frames may be
+        self._small = 0  # bytes of the last buffer, once one was met that is smaller than frames may be
         self._expected = HEAD  # bytes that frames have lately had
         self._beyond = memoryview(bytearray(largest if mergeable else 0))  # what a larger one has more than that
         self._spill = bytearray()  # a frame for which too few buffers are there
@@ -170,7 +170,7 @@ class ToDriver(NetFlow[DeviceQueue]):
             size += octets
             limit = min(2 * limit, CHUNK)
             if merge:
-                self._small = True
+                self._small = total(segs)
                 return moved, Need.TURN
         return moved, Need.TURN
 
@@ -200,10 +200,12 @@ class ToDriver(NetFlow[DeviceQueue]):
     def _move_merged(self, ring: Vringh) -> tuple[int, Need]:
         """Likewise where buffers are smaller than frames may be; what one frame leaves of them is for the next."""
         traffic, pending = self.traffic, self.port.pending
-        taken = Taken(ring)
+        taken = Taken(ring, self._small)
         moved = size = 0
         try:
             while moved < BUDGET and size < BUDGET_BYTES:
+                if not self._spill and not pending():  # dozens of buffers are not taken in vain
+                    return moved, Need.SOURCE
                 got, need = self._merge(ring, taken)
                 if need is not None:
                     return moved, need
@@ -211,10 +213,9 @@ class ToDriver(NetFlow[DeviceQueue]):
                 size += got
                 traffic.packets += 1
                 traffic.bytes += got - HEADER_SIZE
-                if not pending():  # dozens of buffers are not taken in vain
-                    return moved, Need.SOURCE
         finally:
             taken.give_back()
+            self._small = taken.share or self._small
         return moved, Need.TURN
 
     def _merge(self, ring: Vringh, taken: Taken) -> tuple[int, Need | None]:

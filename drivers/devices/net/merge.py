@@ -22,10 +22,12 @@ class Taken:
     A frame may lie over dozens of them: they are kept by the column, and what is done with all is done by the list.
     """
 
-    __slots__ = ("_heads", "_ring", "_room", "_rooms", "_views")
+    __slots__ = ("_heads", "_ring", "_room", "_rooms", "_views", "share")
 
-    def __init__(self, ring: Vringh) -> None:
+    def __init__(self, ring: Vringh, share: int = 0) -> None:
         self._ring = ring
+        self.share = share
+        """Bytes that the next chain is expected to take: as many as the last one; 0 where nobody knows."""
         self._heads: list[int] = []
         self._room = 0
         self._rooms: list[int] = []  # bytes that each can take
@@ -42,8 +44,7 @@ class Taken:
         heads, rooms = self._heads, self._rooms
         while self._room < wanted and len(heads) < limit:
             # As many at a time as it takes where all are as large as the last one: nearly always they are.
-            share = rooms[-1] if rooms else 0
-            count = -(-(wanted - self._room) // share) if share else 1
+            count = -(-(wanted - self._room) // self.share) if self.share else 1
             found, sizes, views = self._ring.getbufs(min(count, limit - len(heads)))
             if not found:
                 chain = self._ring.getdesc()
@@ -59,6 +60,7 @@ class Taken:
             rooms += sizes
             self._views += views
             self._room += sum(sizes)
+            self.share = sizes[-1]
         return self._room
 
     def segments(self) -> list[memoryview]:
