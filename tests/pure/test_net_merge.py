@@ -11,12 +11,15 @@ from ring_rig import Rig
 
 from drivers.devices.net.merge import NUM_BUFFERS_AT, Taken, put
 from drivers.ports import HEADER_SIZE
+from rings.errors import MemoryFault
 from rings.memory import Addr
 from rings.queue import Segment
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
+from rings.testing import Act
 
 HEAD = bytes(HEADER_SIZE)
+HOLE = Addr(1 << 40)
 PATTERN = random.Random(2).randbytes(1 << 16)
 Buffer = list[Segment]
 
@@ -128,6 +131,21 @@ def test_num_buffers_is_set_wherever_a_buffer_ends(first: int) -> None:
     data = b"".join(queue.bytes(token, size) for token, size in used)
     assert data[NUM_BUFFERS_AT:HEADER_SIZE] == b"\2\0"
     assert len(data) == 40
+
+
+@pytest.mark.hostile("R08", "R17")
+def test_one_that_can_not_be_reached_costs_those_before_it_a_second_look_and_no_third() -> None:
+    num = 32
+    queue = Receive(*(13,) * (num - 2), 4000, num=num)
+    queue.driver.add((), ((HOLE, 13),), [])
+    queue.driver.publish()
+    queue.rig.device_side.log.clear()
+    taken = Taken(queue.ring)
+    assert taken.gather(13 * num, num) == 13 * (num - 2) + 4000
+    assert len([access for access in queue.rig.device_side.log if access.act is Act.LOAD]) < 8 * num
+    with pytest.raises(MemoryFault):
+        taken.gather(1 << 16, num)
+    assert len(taken) == num - 1
 
 
 # put

@@ -45,22 +45,28 @@ class Taken:
         while self._room < wanted and len(heads) < limit:
             # As many at a time as it takes where all are as large as the last one: nearly always they are.
             count = -(-(wanted - self._room) // self.share) if self.share else 1
-            found, sizes, views = self._ring.getbufs(min(count, limit - len(heads)))
-            if not found:
-                chain = self._ring.getdesc()
-                if chain is None:
-                    break
-                head, readable, views = chain
+            count = min(count, limit - len(heads))
+            found, sizes, views = self._ring.getbufs(count)
+            if found:
+                heads += found
+                rooms += sizes
+                self._views += views
+                self._room += sum(sizes)
+                self.share = sizes[-1]
+                continue
+            # As many again: one that is no room, or not to be reached, must not cost a look at all others each time.
+            chains = self._ring.getdescs(count)
+            if not chains:
+                break
+            for head, readable, views in chains:
                 if readable and not heads:
                     self._ring.complete(head, 0)
                     continue
-                views = [] if readable else views
-                found, sizes = [head], [total(views)]
-            heads += found
-            rooms += sizes
-            self._views += views
-            self._room += sum(sizes)
-            self.share = sizes[-1]
+                heads.append(head)
+                rooms.append(0 if readable else total(views))
+                self._views += [] if readable else views
+                self._room += rooms[-1]
+                self.share = rooms[-1]
         return self._room
 
     def segments(self) -> list[memoryview]:
