@@ -120,7 +120,7 @@ async def open_exports(
 
     ``report`` hears, a line at a time, how front ends come and go. Raises ConfigError, PrivilegeError, DriverError.
     """
-    poller = Poller()
+    poller = Poller(moderate=True)
     async with AsyncExitStack() as stack:
         stack.callback(poller.close)
         ipc = LocalIpc(poller, allow_unsealed=allow_unsealed)

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import trio
@@ -132,7 +133,7 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
             pass
 
     monkeypatch.setattr("vnet.ports.poller.Timer", Fake)
-    poller = Poller()
+    poller = Poller(moderate=True)
     here, there = ends
     carried = 0
     found: list[tuple[float, int]] = []
@@ -176,6 +177,37 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
     nursery.cancel_scope.cancel()
     poller.unregister(here.fileno())
     poller.close()
+
+
+async def test_there_are_no_pauses_where_they_were_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, ends: tuple[socket.socket, socket.socket], nursery: trio.Nursery
+) -> None:
+    """Whoever asks for much and waits for the answer would get a third of it."""
+    pauses: list[float] = []
+
+    async def sleep(_: Timer, seconds: float) -> None:
+        pauses.append(seconds)
+        await trio.sleep(seconds)
+
+    monkeypatch.setattr(Timer, "sleep", sleep)
+    for moderate in (True, False):
+        poller = Poller(moderate=moderate)
+        here, there = ends
+        carried = [0]
+        signal = poller.register(here.fileno(), partial(sum, carried))
+        async with trio.open_nursery() as running:
+            running.start_soon(poller.run)
+            await trio.sleep(2 * WINDOW)
+            carried[0] = 1 << 20
+            there.send(b"frame")
+            await signal.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            assert here.recv(9) == b"frame"
+            running.cancel_scope.cancel()
+        assert bool(pauses) == moderate
+        pauses.clear()
+        poller.unregister(here.fileno())
+        poller.close()
 
 
 async def test_a_timer_sleeps_for_less_than_a_millisecond_but_not_for_less_than_it_was_asked_for() -> None:

@@ -4,8 +4,9 @@ Waiting for a descriptor through Trio costs about as much as a small frame's who
 task waits for all of them; as long as frames keep coming it goes round by itself, and whoever waits for a port is
 served in place (see `drivers.pump`).
 
-Where much is carried it is also not woken for each frame: it looks again after a pause, as network cards moderate
-their interrupts, and finds more at once.
+Where much is carried it may also not be woken for each frame: it looks again after a pause, as network cards moderate
+their interrupts, and finds more at once. That is for whoever has the driver in another process, where each frame is a
+wake-up. It costs those who ask for much and then wait for it: every pause is theirs, too.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ WINDOW = 1e-3
 class Poller:
     """An epoll set, and whom to tell of each descriptor in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, moderate: bool = False) -> None:
+        """With ``moderate`` there are pauses where much is carried."""
+        self._moderate = moderate
         self._epoll = select.epoll()
         self._timer = Timer()
         self._told: dict[int, Callable[[], object]] = {}
@@ -89,6 +92,8 @@ class Poller:
 
     def _pause_now(self) -> float:
         """Seconds that the next look can wait; 0 where nobody knows when the next frame comes."""
+        if not self._moderate:
+            return 0.0
         now = trio.current_time()
         if (elapsed := now - self._since) >= WINDOW:
             carried = sum(count() for count in self._carried.values())
