@@ -185,7 +185,7 @@ async def open_file_store(
     """The file or block device at ``path``, ours alone unless read-only or shared; a file that is not there is made.
 
     ``size`` in bytes: a new file gets it, an existing one must have it; None takes what is there. Raises OSError,
-    BlockingIOError where somebody else uses it and one of the two does not share it.
+    BlockingIOError where somebody else uses it, unless both only read or share it, either of them.
     """
     make = size is not None and not read_only
     flags = (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_CREAT if make else 0) | os.O_CLOEXEC

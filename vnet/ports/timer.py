@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import time
 
@@ -35,9 +34,8 @@ class Timer:
 
     async def sleep(self, seconds: float) -> None:
         """Of real time, whatever Trio's clock says; more than 0."""
-        fraction, whole = math.modf(seconds)
         value = self._spec.value
-        value.seconds, value.nanoseconds = int(whole), max(1, round(fraction * 1e9))
+        value.seconds, value.nanoseconds = divmod(max(1, round(seconds * 1e9)), 10**9)
         # Setting it forgets that it expired before, so that nobody has to read it.
         _checked(_libc.timerfd_settime(self._fd, 0, ctypes.byref(self._spec), None))
         await trio.lowlevel.wait_readable(self._fd)
