@@ -5,8 +5,8 @@ task waits for all of them; as long as frames keep coming it goes round by itsel
 served in place (see `drivers.pump`).
 
 Where much is carried it may also not be woken for each frame: it looks again after a pause, as network cards moderate
-their interrupts, and finds more at once. That is for whoever has the driver in another process, where each frame is a
-wake-up. It costs those who ask for much and then wait for it: every pause is theirs, too.
+their interrupts, and finds more at once (`vnet.ports.moderation`). That is for whoever has the driver in another
+process, where each frame is a wake-up.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 import trio
 
 from drivers.pump import Signal
+from vnet.ports.moderation import WINDOW, Moderation
 from vnet.ports.timer import Timer
 
 __all__ = ["Poller"]
@@ -25,14 +26,6 @@ ROUNDS = 16
 """Looks at all ports after which other tasks run."""
 WATCHED = select.EPOLLIN | select.EPOLLET
 """Edge-triggered: whoever waits has read all there was before, and a frame that comes in later is an edge."""
-MUCH = 64e6
-"""Bytes a second from which on there are pauses."""
-PAUSE = 500e-6
-"""Seconds from one look to the next, at most."""
-LOOK = 192 << 10
-"""Bytes that shall be found by one: half of what a guest's ring of 256 buffers of 1.5 KiB takes."""
-WINDOW = 1e-3
-"""Seconds over which bytes are counted, at least: much has to be carried for so long before there are pauses."""
 
 
 class Poller:
@@ -40,13 +33,12 @@ class Poller:
 
     def __init__(self, *, moderate: bool = False) -> None:
         """With ``moderate`` there are pauses where much is carried."""
-        self._moderate = moderate
+        self._moderation = Moderation() if moderate else None
         self._epoll = select.epoll()
         self._timer = Timer()
         self._told: dict[int, Callable[[], object]] = {}
         self._carried: dict[int, Callable[[], int]] = {}
-        self._pause = 0.0
-        self._bytes, self._since = 0, 0.0  # carried when that was last decided, and when it was
+        self._bytes, self._since = 0, 0.0  # carried when a pause was last decided on, and when that was
 
     def register(self, fd: int, carried: Callable[[], int] = int) -> Signal:
         """Watch ``fd``: what is returned is set when something may be there to be read, also an error.
@@ -92,15 +84,15 @@ class Poller:
 
     def _pause_now(self) -> float:
         """Seconds that the next look can wait; 0 where nobody knows when the next frame comes."""
-        if not self._moderate:
+        moderation = self._moderation
+        if moderation is None:
             return 0.0
         now = trio.current_time()
         if (elapsed := now - self._since) >= WINDOW:
             carried = sum(count() for count in self._carried.values())
-            rate = (carried - self._bytes) / elapsed
-            self._pause = min(LOOK / rate, PAUSE) if rate >= MUCH else 0.0
+            moderation.next((carried - self._bytes) / elapsed)
             self._bytes, self._since = carried, now
-        return self._pause
+        return moderation.pause
 
     def close(self) -> None:
         """Give the set back; nobody may be registered any more."""

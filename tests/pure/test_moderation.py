@@ -1,0 +1,48 @@
+"""Pauses between looks at the ports: who gets them, and who is spared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from vnet.ports.moderation import LOOK, MUCH, PAUSE, PAUSED, REST, Moderation
+
+
+def pauses(rate: Callable[[float], float], windows: int) -> list[float]:
+    """The pause of each window, where ``rate`` says what is carried with such a pause."""
+    moderation = Moderation()
+    return [moderation.next(rate(moderation.pause)) for _ in range(windows)]
+
+
+@pytest.mark.parametrize(("rate", "pause"), [(MUCH, PAUSE), (4e8, LOOK / 4e8), (2e9, LOOK / 2e9)])
+def test_who_carries_as_much_with_pauses_has_them_nearly_always(rate: float, pause: float) -> None:
+    assert pauses(lambda _: rate, 3 * (PAUSED + 1)) == ([pause] * PAUSED + [0.0]) * 3
+
+
+def test_who_carries_little_has_none() -> None:
+    assert not any(pauses(lambda _: MUCH * 0.99, 100))
+
+
+def test_who_asks_and_waits_for_the_answer_is_spared() -> None:
+    """64 KiB every 200 us, and every 700 us with pauses: tried one window in many."""
+    found = pauses(lambda pause: 65536 / (200e-6 + pause), 10 * (REST + 1))
+    assert 0 < sum(map(bool, found)) <= 11
+    assert not any(a and b for a, b in pairwise(found))
+
+
+@pytest.mark.parametrize(("good", "goes_on"), [(1, False), (2, True)])
+def test_what_is_kept_on_average_decides(good: int, goes_on: bool) -> None:
+    """One window in which little came is one of two, which is too much, or one of three."""
+    rates = iter([1e9] + [6e8] * good + [3.5e8])
+    found = pauses(lambda _: next(rates), 2 + good)
+    assert all(found[:-1])
+    assert bool(found[-1]) == goes_on
+
+
+def test_the_end_of_traffic_ends_pauses() -> None:
+    moderation = Moderation()
+    assert moderation.next(1e9)
+    assert not moderation.next(0.0)
+    assert not moderation.next(0.0)
