@@ -146,9 +146,9 @@ class VhostDevice:
         self.on_status: Callable[[Status], None] | None = None
         self.on_features: Callable[[int], None] | None = None
         """Called at FEATURES_OK with what was agreed on: the configuration may depend on it."""
-        self.rarp: Callable[[bytes], bool] | None = None
-        """Tell the network that a station with this address is here, on behalf of a driver; False where nobody heard.
-        Set by a device type that has a network."""
+        self.rarp: Callable[[bytes], None] | None = None
+        """Tell the network that a station with this address is here, on behalf of a driver. Set by a device type that
+        has a network."""
         self.on_reset: Callable[[], None] = lambda: None
         """Called when a reset is complete: for what the driver changed in the configuration."""
         self.on_change: Callable[[], None] = lambda: None

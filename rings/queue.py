@@ -131,7 +131,8 @@ class Vringh(Protocol):
     def getbufs(self, limit: int, /) -> Buffers:
         """Take up to ``limit`` chains that can only be written to, as receive buffers are. Costs half of `getdescs`.
 
-        Ends in front of any other chain, and of what is wrong: what there is then, `getdesc` says.
+        Ends in front of any other chain, and of a bad one: `getdesc` says what is there. Raises BadRing where the ring
+        itself is bad.
         """
 
     def abandon(self, head: int, /) -> None:

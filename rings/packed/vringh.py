@@ -14,14 +14,13 @@ from rings.layout import INDIRECT, NEXT, WRITE, RingAddrs
 from rings.memory import Addr, Memory
 from rings.packed.ring import DESC, DISABLE, ENABLE, FIRST_LAP, HANDS, PackedRing, at, available, used
 from rings.queue import QueueState
-from rings.sides import IN_FLIGHT, MAX_CHAIN_BYTES, DeviceSide
+from rings.sides import IN_FLIGHT, MAX_CHAIN_BYTES, MAX_SEGMENT, DeviceSide
 from rings.suppression import need_position
 
 __all__ = ["PackedVringh"]
 
 CHAINED = NEXT | INDIRECT
 KIND = HANDS | CHAINED | WRITE
-SIZE = 0xFFFF_FFFF
 NOWHERE = -1
 
 
@@ -71,7 +70,7 @@ class PackedVringh(DeviceSide):
                     ident, count, chain = self._walk(slot, word, want, num - out)
                 else:
                     ident, count = word >> 32 & 0xFFFF, 1
-                    if size := word & SIZE:
+                    if size := word & MAX_SEGMENT:
                         addr, writable = desc[2 * slot], flags & WRITE != 0
                         try:
                             segs = [view(addr, size, writable)]
@@ -111,7 +110,7 @@ class PackedVringh(DeviceSide):
         for _ in range(limit):
             # As in `getdescs`.
             word = desc[2 * slot + 1]
-            ident, size = word >> 32 & 0xFFFF, word & SIZE
+            ident, size = word >> 32 & 0xFFFF, word & MAX_SEGMENT
             if word >> 48 & KIND != want or out >= num or ident >= num or taken[ident] >= batch or not size:
                 break
             addrs.append(desc[2 * slot])
@@ -141,14 +140,14 @@ class PackedVringh(DeviceSide):
         if word >> 48 & INDIRECT:
             if word >> 48 & NEXT:
                 raise BadRing(f"descriptor {slot}: an indirect table in a list")
-            table, entries = self._table(slot, self._desc[2 * slot], word & 0xFFFF_FFFF)
+            table, entries = self._table(slot, self._desc[2 * slot], word & MAX_SEGMENT)
             # Of a table's entries only WRITE counts, whatever else is set in them (section 2.8.7).
             for entry in range(entries):
                 inner = table[2 * entry + 1]
-                segs.append((table[2 * entry], inner & 0xFFFF_FFFF, inner >> 48 & WRITE))
+                segs.append((table[2 * entry], inner & MAX_SEGMENT, inner >> 48 & WRITE))
         else:
             while True:
-                segs.append((self._desc[2 * slot], word & 0xFFFF_FFFF, word >> 48 & WRITE))
+                segs.append((self._desc[2 * slot], word & MAX_SEGMENT, word >> 48 & WRITE))
                 if not word >> 48 & NEXT:
                     break
                 count += 1

@@ -14,16 +14,15 @@ from rings.errors import BadRing, LocalRingError, MemoryFault
 from rings.layout import INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE, RingAddrs
 from rings.memory import Addr, Memory
 from rings.queue import QueueState
-from rings.sides import IN_FLIGHT, MAX_CHAIN_BYTES, DeviceSide
+from rings.sides import IN_FLIGHT, MAX_CHAIN_BYTES, MAX_SEGMENT, DeviceSide
 from rings.split.ring import AVAIL_RING, FLAGS, IDX, SplitRing
 from rings.suppression import need_event
 
 __all__ = ["SplitVringh"]
 
-SIZE = 0xFFFF_FFFF
 CHAINED, WRITABLE = (NEXT | INDIRECT) << 32, WRITE << 32
 KIND = CHAINED | WRITABLE
-"""Parts of a descriptor's second word."""
+"""Flags in a descriptor's second word, the lower half of which is a length."""
 
 
 class SplitVringh(DeviceSide):
@@ -77,7 +76,7 @@ class SplitVringh(DeviceSide):
                 addr, word = desc[2 * head], desc[2 * head + 1]
                 if word & CHAINED:
                     chain = self._walk(head, addr, word)
-                elif size := word & SIZE:
+                elif size := word & MAX_SEGMENT:
                     writable = word & WRITABLE != 0
                     try:
                         segs = [view(addr, size, writable)]
@@ -108,7 +107,7 @@ class SplitVringh(DeviceSide):
             if head >= num or taken[head] >= batch:
                 break
             addr, word = desc[2 * head], desc[2 * head + 1]
-            size = word & SIZE
+            size = word & MAX_SEGMENT
             if word & KIND != WRITABLE or not size:
                 break
             taken[head] = IN_FLIGHT
@@ -162,16 +161,15 @@ class SplitVringh(DeviceSide):
 
     def _walk(self, head: int, addr: Addr, word: int) -> Chain:
         """Follow a chain of more than one descriptor, or one that leads into an indirect table."""
-        table, view = self._desc, self._memory.view
+        table = self._desc
         limit = longest = self.num
         nested = wrote = False
         readable: list[memoryview] = []
         writable: list[memoryview] = []
-        into = readable
         count = size = 0
         while True:
             flags = word >> 32
-            length = word & SIZE
+            length = word & MAX_SEGMENT
             if flags & INDIRECT:
                 if nested or flags & NEXT:
                     raise BadRing(f"chain {head}: an indirect table inside a table, or with NEXT set")
@@ -187,14 +185,10 @@ class SplitVringh(DeviceSide):
                 if size > MAX_CHAIN_BYTES:
                     raise BadRing(f"chain {head}: more than 2^32 bytes")
                 if flags & WRITE:
-                    wrote, into = True, writable
+                    wrote = True
                 elif wrote:
                     raise BadRing(f"chain {head}: a readable descriptor after a writable one")
-                if length:
-                    try:
-                        into.append(view(addr, length, wrote))
-                    except MemoryFault:
-                        into.extend(self._memory.segments(addr, length, wrote))
+                self._resolve(addr, length, wrote, writable if wrote else readable)
                 if not flags & NEXT:
                     return head, readable, writable
                 index = word >> 48

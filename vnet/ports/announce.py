@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from drivers.devices.net.rarp import rarp
 from vnet.ports.packets import (
     ALL_NODES,
     ARP_REQUEST,
     BROADCAST,
     ETH_P_ARP,
     ETH_P_IPV6,
-    ETH_P_RARP,
     NEIGHBOUR_ADVERTISEMENT,
-    RARP_REQUEST,
     Arp,
     NeighbourMessage,
     ethernet,
@@ -22,7 +21,6 @@ from vnet.ports.packets import (
 __all__ = ["announcements"]
 
 OVERRIDE = 0x20
-NOTHING = bytes(4)
 
 
 def announcements(mac: bytes, addresses: Iterable[bytes]) -> Iterator[bytes]:
@@ -41,4 +39,4 @@ def announcements(mac: bytes, addresses: Iterable[bytes]) -> Iterator[bytes]:
             message = NeighbourMessage(NEIGHBOUR_ADVERTISEMENT, address, ALL_NODES, address, mac, OVERRIDE)
             yield ethernet(multicast_mac(ALL_NODES), mac, ETH_P_IPV6) + message.emit()
     if none:
-        yield ethernet(BROADCAST, mac, ETH_P_RARP) + Arp(RARP_REQUEST, mac, NOTHING, mac, NOTHING).emit()
+        yield rarp(mac)

@@ -14,10 +14,8 @@ __all__ = [
     "ETH_P_ARP",
     "ETH_P_IP",
     "ETH_P_IPV6",
-    "ETH_P_RARP",
     "NEIGHBOUR_ADVERTISEMENT",
     "NEIGHBOUR_SOLICITATION",
-    "RARP_REQUEST",
     "Arp",
     "NeighbourMessage",
     "destination",
@@ -30,12 +28,10 @@ __all__ = [
 
 ETH_P_IP = 0x0800
 ETH_P_ARP = 0x0806
-ETH_P_RARP = 0x8035
 ETH_P_IPV6 = 0x86DD
 BROADCAST = b"\xff" * 6
 ARP_REQUEST = 1
 ARP_REPLY = 2
-RARP_REQUEST = 3
 ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
 NEIGHBOUR_SOLICITATION = 135
 NEIGHBOUR_ADVERTISEMENT = 136

@@ -44,6 +44,8 @@ from rings.status import Status
 __all__ = ["NetPlug", "VhostNet"]
 
 VLAN_HLEN = 4
+ETH_ZLEN = 60
+"""Bytes of the shortest Ethernet frame."""
 CONTROL_NUM = 64
 """Descriptors of the control queue, where its place is not that of another queue."""
 F = NetFeature
@@ -178,16 +180,16 @@ class BoundVhostNet:
         self._show()
         return True
 
-    def _rarp(self, mac: bytes) -> bool:
+    def _rarp(self, mac: bytes) -> None:
         """Whatever takes such frames has it from now on that the station is here; one that is lost is no error."""
         if not (self._plug.port.live and self._plug.link_up):
-            return False
-        head, rest = rarp(mac)
+            return
+        frame = bytes(HEADER_SIZE) + rarp(mac).ljust(ETH_ZLEN, b"\0")
+        front = HEADER_SIZE + ETH_HLEN
         try:
-            return self._plug.port.send(head, (memoryview(rest),))
+            self._plug.port.send(frame[:front], (memoryview(frame)[front:],))
         except PortGone as exc:
             self._gone(exc)
-            return False
 
     def _has(self, feature: NetFeature) -> bool:
         return bool(self._device.features >> feature & 1)
