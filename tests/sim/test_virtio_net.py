@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import attrs
@@ -16,6 +16,7 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, frag
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
+from drivers.devices.net.driver_flows import POSTED, POSTED_BYTES
 from drivers.devices.net.layout import TABLE, NetFeature
 from drivers.devices.net.merge import Taken
 from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
@@ -671,6 +672,36 @@ async def test_a_burst_costs_few_notifications() -> None:
             pair.driver_port.inject(FRAME)
         await until(lambda: pair.plug.received.packets == 1000)
         assert sum(queue.kicks for queue in pair.vhost.queues) - kicks < 50
+
+
+@pytest.mark.every_transport
+async def test_what_is_sent_goes_through_the_buffers_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_pair(Options(queue_size=256)) as pair:
+        ring, used = pair.virtio.queues[1].ring, set[int]()
+        add_each = ring.add_each
+
+        def noted(buffers: Sequence[tuple[Addr, int, int]], writable: bool) -> None:
+            used.update(addr for addr, _, _ in buffers)
+            add_each(buffers, writable)
+
+        monkeypatch.setattr(ring, "add_each", noted)
+        for i in range(20):
+            assert (await cross(pair, OUT, FRAME + bytes([i])))[1] == FRAME + bytes([i])
+        assert len(used) == 1
+
+
+@pytest.mark.every_transport
+async def test_a_receive_ring_holds_fewer_buffers_while_frames_are_large() -> None:
+    async with open_pair(Options(queue_size=256, memory=64)) as pair:
+        ring = pair.virtio.queues[0].ring
+        header, frame = GSO["tso4"].emit()
+        assert ring.num_free == 0
+        for _ in range(300):
+            assert (await cross(pair, IN, frame, header))[1] == frame
+        assert POSTED <= ring.num - ring.num_free <= POSTED_BYTES // len(frame)
+        for i in range(150):
+            assert (await cross(pair, IN, FRAME + bytes([i])))[1] == FRAME + bytes([i])
+        assert ring.num_free == 0
 
 
 @pytest.mark.every_transport

@@ -19,6 +19,13 @@ __all__ = ["HEAD", "Receive", "Slots", "Transmit"]
 
 HEAD = HEADER_SIZE + ETH_HLEN
 """Bytes of a frame that are judged."""
+POSTED = CHUNK
+"""Receive buffers that are in the ring at least, where it has so many."""
+POSTED_BYTES = 2 << 20
+"""What is written to all of them, at most, unless that many would not be left: the ring goes round through each."""
+
+USUAL = 16
+"""Batches over which it is reckoned how large frames are: a few that are not change little."""
 
 
 class Slots(BufferBlock):
@@ -31,7 +38,9 @@ class Slots(BufferBlock):
 
 
 class Transmit(NetFlow[DriverQueue]):
-    """From the port to the device. Used buffers are taken back only when free ones run short."""
+    """From the port to the device. Used buffers are taken back before each batch: the fewer go round, the more of them
+    are still in the cache.
+    """
 
     reads = True
 
@@ -46,8 +55,7 @@ class Transmit(NetFlow[DriverQueue]):
         free, ring = self._free, self.queue.ring
         if not self.on:
             return 0, Need.SOURCE
-        if len(free) < BUDGET:
-            free.extend(slot for slot, _ in ring.get_each(ring.num))
+        free.extend(slot for slot, _ in ring.get_each(ring.num))
         if not free:
             return 0, Need.QUEUE
         recv, segs, addrs = self.port.recv_into, self._slots.segs, self._slots.addrs
@@ -70,7 +78,9 @@ class Transmit(NetFlow[DriverQueue]):
 
 
 class Receive(NetFlow[DriverQueue]):
-    """From the device to the port; every buffer goes straight back into the ring."""
+    """From the device to the port. Every buffer goes straight back into the ring, unless frames are so large that what
+    the ring holds would not stay in the cache: then as many are kept back as are over.
+    """
 
     def __init__(
         self,
@@ -88,6 +98,9 @@ class Receive(NetFlow[DriverQueue]):
         self._mergeable = mergeable
         self._taken: list[tuple[int, int]] = []
         """Used buffers (slot, bytes) that were got from the ring, and not dealt with yet."""
+        self._kept: list[int] = []
+        """Slots that are not in the ring, those used last at the end."""
+        self._usual = 0.0  # bytes that lately came in a buffer
 
     def fill(self) -> None:
         """Add every buffer there is; the device is shown them once it is live."""
@@ -127,14 +140,24 @@ class Receive(NetFlow[DriverQueue]):
                         return moved + at, Need.SINK
                     at += count
             finally:
-                whole = self._slots.whole
-                ring.add_each([whole[slot] for slot, _ in taken[:at]], True)
+                self._give_back(taken[:at])
                 self._taken = taken[at:]
                 traffic.packets += passed
                 traffic.bytes += octets
             moved += at
             size += octets
         return moved, Need.TURN
+
+    def _give_back(self, used: list[tuple[int, int]]) -> None:
+        """Have the device fill these again, or others that were kept back."""
+        if not used:
+            return
+        kept, whole = self._kept, self._slots.whole
+        self._usual += (sum(size for _, size in used) / len(used) - self._usual) / USUAL
+        kept += [slot for slot, _ in used]
+        keep = max(0, len(whole) - max(POSTED, int(POSTED_BYTES / max(self._usual, 1.0))))
+        self.queue.ring.add_each([whole[slot] for slot in kept[keep:]], True)
+        del kept[keep:]
 
     def _parts(self, taken: list[tuple[int, int]], at: int, count: int) -> list[memoryview]:
         """The ``count`` parts of the frame that starts at ``taken[at]``; fewer where the device showed fewer."""
