@@ -14,7 +14,7 @@ import trio
 import trio.lowlevel
 
 from vnet.ports.moderation import PAUSE, WINDOW
-from vnet.ports.poller import Poller
+from vnet.ports.poller import ROUNDS, Poller
 from vnet.ports.timer import Timer
 
 
@@ -118,6 +118,76 @@ async def test_ports_are_read_after_what_other_processes_ask_for(
         poller.unregister(here.fileno())
     finally:
         os.close(kick)
+
+
+@pytest.mark.parametrize(
+    ("moderate", "expected"), [(True, ["a", "b", "c", "tell"]), (False, ["a", "tell", "b", "c", "tell"])]
+)
+async def test_who_moderates_tells_others_once_at_the_end_of_a_look(
+    moderate: bool, expected: list[str], nursery: trio.Nursery
+) -> None:
+    poller, order = Poller(moderate=moderate), list[str]()
+    first, second, third = kicks = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(3)]
+
+    def tell() -> None:
+        order.append("tell")
+
+    def a() -> None:
+        order.append("a")
+        poller.at_end(tell)
+        os.eventfd_write(second, 1)  # found by the same look
+
+    def b() -> None:
+        order.append("b")
+        os.eventfd_write(third, 1)
+
+    def c() -> None:
+        order.append("c")
+        poller.at_end(tell)
+
+    try:
+        for kick, told in zip(kicks, (a, b, c), strict=True):
+            poller.watch(kick, told)
+        os.eventfd_write(first, 1)
+        nursery.start_soon(poller.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert order == expected
+        poller.at_end(tell)
+        assert order == [*expected, "tell"], "outside of a look it is told at once"
+        nursery.cancel_scope.cancel()
+    finally:
+        for kick in kicks:
+            poller.unregister(kick)
+            os.close(kick)
+        poller.close()
+
+
+async def test_in_a_long_look_others_are_told_before_it_ends(nursery: trio.Nursery) -> None:
+    poller, order = Poller(moderate=True), list[str]()
+    kick = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def tell() -> None:
+        order.append("tell")
+
+    def told() -> None:
+        order.append("told")
+        poller.at_end(tell)
+        if len(order) < 40:
+            os.eventfd_write(kick, 1)
+
+    try:
+        poller.watch(kick, told)
+        os.eventfd_write(kick, 1)
+        nursery.start_soon(poller.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert order.count("told") > 30
+        assert order[: ROUNDS + 1] == [*["told"] * ROUNDS, "tell"]
+        assert order[-1] == "tell"
+        nursery.cancel_scope.cancel()
+    finally:
+        poller.unregister(kick)
+        os.close(kick)
+        poller.close()
 
 
 async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_is_found_at_once(

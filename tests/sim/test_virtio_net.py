@@ -369,6 +369,35 @@ async def test_a_frame_over_many_buffers_fills_all_but_the_last_and_shows_at_onc
         assert all(len(part) == size for part in parts[:-1])
 
 
+async def test_frames_of_one_buffer_among_larger_ones_arrive_whole_and_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where frames fit one buffer each, though larger ones may come, buffers are taken for several at once."""
+    gathered: list[int] = []
+
+    class Watched(Taken):
+        def gather(self, wanted: int, limit: int) -> int:
+            gathered.append(wanted)
+            return super().gather(wanted, limit)
+
+    monkeypatch.setattr("drivers.devices.net.device_flows.Taken", Watched)
+    async with open_pair(Options(queue_size=128)) as pair, unharmed(pair), hostile_driver(pair) as driver:
+        await start(driver, size=100, count=128)
+        small, large = [(FRAME * 3)[:80] + bytes([i]) for i in range(6)], (FRAME * 50)[:1000]
+        for frame in small[:4]:
+            pair.device_port.inject(frame)
+        await trio.testing.wait_all_tasks_blocked()
+        assert received(driver) == [virtio_net_hdr(count=1) + frame for frame in small[:4]]
+        assert gathered == []
+        for frame in (small[4], large, small[5]):
+            pair.device_port.inject(frame)
+        await trio.testing.wait_all_tasks_blocked()
+        first, *parts, last = received(driver)[4:]
+        assert first == virtio_net_hdr(count=1) + small[4]
+        assert b"".join(parts) == virtio_net_hdr(count=11) + large
+        assert last == virtio_net_hdr(count=1) + small[5]
+
+
 async def test_no_buffers_are_taken_for_a_frame_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it is known how many a frame needs: each costs time, also where it is given back."""
     left: list[int] = []

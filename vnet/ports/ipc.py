@@ -158,7 +158,14 @@ class _Event(FileHandle):
 
 
 class _Notifier(_Event):
+    def __init__(self, handle: Handle, poller: Poller) -> None:
+        super().__init__(handle)
+        self._poller = poller
+
     def notify(self) -> None:
+        self._poller.at_end(self._write)
+
+    def _write(self) -> None:
         if self._fd >= 0:
             try:
                 os.eventfd_write(self._fd, 1)
@@ -249,7 +256,7 @@ class LocalIpc:
         return UnixSocket(found)
 
     def notifier(self, handle: Handle) -> Notifier:
-        return _Notifier(handle)
+        return _Notifier(handle, self._poller)
 
     def watch(self, handle: Handle, told: Callable[[], None]) -> Handle:
         return _Watch(handle, self._poller, told)

@@ -112,7 +112,7 @@ class ToDriver(NetFlow[DeviceQueue]):
         super().__init__(queue, port, traffic, gone)
         self._largest = largest  # bytes of header and frame that may come
         self._mergeable = mergeable
-        self._small = 0  # bytes of the last buffer, once one was met that is smaller than frames may be
+        self._small = 0  # bytes of the last buffer that was smaller than frames may be; 0 where none was met
         self._expected = HEAD  # bytes that frames have lately had
         self._beyond = memoryview(bytearray(largest if mergeable else 0))  # what a larger one has more than that
         self._spill = bytearray()  # a frame for which too few buffers are there
@@ -125,9 +125,9 @@ class ToDriver(NetFlow[DeviceQueue]):
             return 0, Need.QUEUE
         if not self.on:
             return 0, Need.SOURCE
-        largest = self._largest if self._mergeable else 0
-        if self._small:
+        if self._spill or self._expected > self._small > 0:
             return self._move_merged(ring)
+        largest = self._largest if self._mergeable else 0
         known = self.filter.known if self.filter is not None else None
         moved = size = 0
         limit = FIRST_CHUNK
@@ -137,17 +137,17 @@ class ToDriver(NetFlow[DeviceQueue]):
                 return moved, Need.QUEUE
             done: list[tuple[int, int]] = []
             passed = octets = 0
-            merge = False
             try:
-                for index, readable, segs in chains:
-                    if readable or not segs:
+                for index, readable, into in chains:
+                    if readable or not into:
                         # Not a receive buffer (section 5.1.9.3): give it back empty.
                         traffic.drop("writable")
                         done.append((index, 0))
                         continue
-                    if len(segs[0]) < largest:
-                        merge = True
-                        break
+                    over = len(into[0]) < largest
+                    if over:
+                        self._small = total(into)
+                    segs = [*into, self._beyond] if over else into
                     got = recv(segs)
                     if known is not None and got and known(bytes(segs[0][FILTER_AT:FILTER_END])) != "":
                         got = self._next(segs, got)
@@ -155,6 +155,11 @@ class ToDriver(NetFlow[DeviceQueue]):
                             return moved + len(done), Need.TURN
                     if not got:
                         return moved + len(done), Need.SOURCE
+                    if over and got > self._small:
+                        # It takes more buffers than one, and so may those that come next.
+                        self._spill = bytearray(copy_out(segs, got))
+                        self._expected = got
+                        return moved + len(done), Need.TURN
                     if len(segs[0]) >= HEADER_SIZE:
                         segs[0][NUM_BUFFERS_AT:HEADER_SIZE] = ONE_BUFFER
                     else:
@@ -169,9 +174,6 @@ class ToDriver(NetFlow[DeviceQueue]):
             moved += len(done)
             size += octets
             limit = min(2 * limit, CHUNK)
-            if merge:
-                self._small = total(segs)
-                return moved, Need.TURN
         return moved, Need.TURN
 
     def _next(self, segs: Sequence[memoryview], got: int) -> int:
