@@ -248,13 +248,15 @@ async def iperf3(
     length: int | None = None,
     buffer: str | None = None,
     streams: int = 1,
+    congestion: str | None = None,
     port: int = IPERF3_PORT,
 ) -> FlowResult:
     """One run against an iperf3 server, from this end or (``reverse``) towards it.
 
     ``seconds`` are rounded up: iperf3 knows whole ones only, and takes 0 for without end. ``bitrate`` is in bits per
     second with iperf3's suffixes, 0 for as fast as it goes; ``length`` in bytes of a datagram or a write,
-    ``buffer`` what sockets are to hold at both ends, with suffixes likewise. Raises TrafficError.
+    ``buffer`` what sockets are to hold at both ends, with suffixes likewise, ``congestion`` the algorithm that TCP
+    uses, None the machine's. Raises TrafficError.
     """
     seconds = math.ceil(seconds)
     argv = ["iperf3", "-J", "-c", server, "-p", str(port), "-t", str(seconds), "-P", str(streams), "-b", bitrate]
@@ -262,6 +264,7 @@ async def iperf3(
     argv += ["-u"] if udp else []
     argv += ["-w", buffer] if buffer is not None else []
     argv += ["-l", str(length)] if length is not None else []
+    argv += ["-C", congestion] if congestion is not None else []
     done = await run(netns, argv, seconds + PATIENCE)
     try:
         report = json.loads(done.stdout)

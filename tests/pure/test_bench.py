@@ -30,6 +30,7 @@ from vnet.bench.figures import (
 from vnet.bench.forwarder import forward
 from vnet.bench.measure import WORKLOADS, rotated
 from vnet.bench.processes import parse_cpu_ticks, parse_peak_memory
+from vnet.bench.relay import SHARED, Lane, relay
 from vnet.bench.rpmsg import RpmsgFigures, RpmsgResults
 from vnet.bench.suites import CARRIERS, NET, SUITES, Asked
 from vnet.cli.bench import SHOW, command
@@ -159,7 +160,7 @@ def results() -> Results:
         name: {who: from_samples(rounds, by_name["bare"]) for who, rounds in by_name.items()}
         for name, by_name in runs.items()
     }
-    return Results(MACHINE, 3, 2, "bare", workloads, {"tun": 72 << 20, "bare": 12 << 20}, ())
+    return Results(MACHINE, 3, 2, "cubic", "bare", workloads, {"tun": 72 << 20, "bare": 12 << 20}, ())
 
 
 def lines(results: Results) -> Iterator[list[str]]:
@@ -194,7 +195,7 @@ def test_the_table_is_fenced_text_without_what_was_not_measured(results: Results
 
 def test_without_bare_the_table_has_no_ratios(results: Results) -> None:
     alone = {"tcp1": {"tun": from_samples(tcp(1), ())}}
-    text = tables(Results(MACHINE, 1, 2, "bare", alone, {}, ()))
+    text = tables(Results(MACHINE, 1, 2, "cubic", "bare", alone, {}, ()))
     header = text.splitlines()[4]
     assert header.split() == ["vnet", "TUN"]
 
@@ -294,3 +295,35 @@ def test_the_forwarder_forwards_both_ways_until_it_is_told_to_stop() -> None:
             thread.join(5)
             os.close(stop)
         assert not thread.is_alive()
+
+
+def test_the_yardstick_in_two_processes_passes_on_whatever_comes_both_ways() -> None:
+    memory = memoryview(bytearray(SHARED))
+    lanes = [Lane(memory[: SHARED // 2]), Lane(memory[SHARED // 2 :])]
+    kicks = [os.eventfd(0), os.eventfd(0)]
+    stop, told = os.pipe()
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
+    threads = []
+    for side, (far, near) in enumerate(pairs):
+        near.setblocking(False)
+        far.settimeout(5)
+        args = (near.fileno(), lanes[side], lanes[1 - side], kicks[side], kicks[1 - side], stop)
+        threads.append(Thread(target=relay, args=args))
+        threads[-1].start()
+    (left, _), (right, _) = pairs
+    try:
+        for burst in range(1, 60):  # more than a lane holds, in all; a socket holds ten
+            packets = [bytes([burst, i]) * (1 + burst) for i in range(burst % 8)]
+            for source, sink in ((left, right), (right, left)):
+                for packet in packets:
+                    source.send(packet)
+                assert [sink.recv(1000) for _ in packets] == packets
+    finally:
+        os.close(told)
+        for thread in threads:
+            thread.join(5)
+        for fd in (stop, *kicks):
+            os.close(fd)
+        for end in (end for pair in pairs for end in pair):
+            end.close()
+    assert not any(thread.is_alive() for thread in threads)

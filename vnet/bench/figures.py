@@ -170,6 +170,8 @@ class Results:
     rounds: int
     seconds: int
     """Of each throughput run."""
+    congestion: str
+    """The algorithm that TCP used."""
     reference: str
     """The contestant that the others are compared with."""
     workloads: Mapping[str, Mapping[str, Result]]

@@ -21,6 +21,10 @@ __all__ = ["WORKLOADS", "Kind", "Workload", "rotated", "run_benchmark"]
 Kind = Literal["tcp", "udp", "ping"]
 T = TypeVar("T")
 
+CONGESTION = "cubic"
+"""How TCP finds its rate: one that follows what is lost. Others, such as bbr, pace what they send by round-trip times,
+and then measure themselves.
+"""
 PINGS = 200
 PING_INTERVAL = 0.005
 PING_TIMEOUT = 30.0
@@ -102,6 +106,7 @@ async def run_benchmark(
         this_machine(),
         rounds,
         seconds,
+        CONGESTION,
         reference,
         {name: _results(by_contestant, reference) for name, by_contestant in samples.items()},
         memory,
@@ -150,6 +155,7 @@ async def throughput(workload: Workload, setup: Setup, seconds: int, cpu_before:
             udp=workload.kind == "udp",
             length=workload.length,
             streams=workload.streams,
+            congestion=CONGESTION if workload.kind == "tcp" else None,
         )
     if not flow.bytes:
         raise TrafficError("nothing arrived")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from ipaddress import ip_interface
 from pathlib import Path
@@ -18,14 +19,16 @@ from drivers.registry import TRANSPORTS
 from vnet.bench.figures import QueueFigures
 from vnet.bench.guest import Guest, GuestKernel
 from vnet.bench.processes import Child, open_child
+from vnet.bench.relay import SHARED
 from vnet.demo import default_topology
 from vnet.ends.net import PortKind, net_specs
 from vnet.ports.interface import PortConfig, make_interface, make_port
 from vnet.ports.netns import in_netns, open_netns, set_up_interface
 
-__all__ = ["APART", "BARE", "CONTESTANTS", "GUEST", "WAYS", "Contestant", "Setup", "open_setup"]
+__all__ = ["APART", "BARE", "BARE_APART", "CONTESTANTS", "GUEST", "WAYS", "Contestant", "Setup", "open_setup"]
 
 BARE = "bare"
+BARE_APART = "bare-two-processes"
 APART = "two-processes"
 GUEST = "guest"
 IFNAME = "vnet0"
@@ -133,9 +136,9 @@ async def _guest(name: str, netns: Ends) -> AsyncIterator[Setup]:
 
 
 @asynccontextmanager
-async def _bare(name: str, netns: Ends) -> AsyncIterator[Setup]:
-    """A loop of read and write between TUN interfaces with the very settings this stack gives its own."""
-    async with AsyncExitStack() as stack:
+async def _interfaces(netns: Ends) -> AsyncIterator[tuple[int, int]]:
+    """Two TUN interfaces with the very settings this stack gives its own."""
+    with ExitStack() as stack:
         fds = []
         for config in _configs("tun", netns):
             device = await in_netns(config.netns, partial(make_interface, config))
@@ -144,8 +147,32 @@ async def _bare(name: str, netns: Ends) -> AsyncIterator[Setup]:
             await port.start(mac=None, offloads=port.caps, mtu=config.mtu)
             port.set_carrier(True)
             fds.append(device.fileno())
-        child = await stack.enter_async_context(open_child("vnet.bench.forwarder", [str(fd) for fd in fds], fds))
+        first, second = fds
+        yield first, second
+
+
+@asynccontextmanager
+async def _bare(name: str, netns: Ends) -> AsyncIterator[Setup]:
+    """A loop of read and write."""
+    async with _interfaces(netns) as fds, open_child("vnet.bench.forwarder", [str(fd) for fd in fds], fds) as child:
         yield Setup(name, netns, _addresses(), (child.pid,))
+
+
+@asynccontextmanager
+async def _bare_apart(name: str, netns: Ends) -> AsyncIterator[Setup]:
+    """One process reads what another writes."""
+    async with AsyncExitStack() as stack:
+        fds = await stack.enter_async_context(_interfaces(netns))
+        memory, *kicks = shared = [os.memfd_create("vnet-bench"), os.eventfd(0), os.eventfd(0)]
+        for fd in shared:
+            stack.callback(os.close, fd)
+        os.ftruncate(memory, SHARED)
+        children = []
+        for side, ends in enumerate((kicks, kicks[::-1])):
+            passed = [fds[side], memory, *ends]
+            args = [*map(str, passed), str(side)]
+            children.append(await stack.enter_async_context(open_child("vnet.bench.relay", args, passed)))
+        yield Setup(name, netns, _addresses(), tuple(child.pid for child in children))
 
 
 @asynccontextmanager
@@ -186,6 +213,7 @@ CONTESTANTS: Mapping[str, Contestant] = {
     BARE: Contestant("bare", _bare),
     "veth": Contestant("veth", _veth),
     APART: Contestant("2 processes", _apart),
+    BARE_APART: Contestant("bare, 2 proc.", _bare_apart),
     GUEST: Contestant("QEMU guest", _guest),
     **{
         name: Contestant(name.replace("-mediated", " med."), partial(_vnet, "tun", transport, mode))

@@ -12,7 +12,7 @@ from vnet.bench import guest
 from vnet.bench.disk import TOOLS, run_disk_benchmark
 from vnet.bench.measure import WORKLOADS, Workload, run_benchmark
 from vnet.bench.rpmsg import run_rpmsg_benchmark
-from vnet.bench.setups import APART, BARE, GUEST, WAYS
+from vnet.bench.setups import APART, BARE, BARE_APART, GUEST, WAYS
 from vnet.ports.interface import check_tun
 from vnet.traffic import need_tools
 
@@ -133,7 +133,7 @@ CARRIERS = Comparison(
     tuple(workload for workload in WORKLOADS if workload.name in {"tcp1", "tcp1-reverse", "udp64", "ping"}),
 )
 PROCESSES = Comparison(
-    ("vhost_user", APART, "pci"),
+    ("vhost_user", APART, BARE, BARE_APART),
     "vhost_user",
     tuple(workload for workload in WORKLOADS if workload.kind == "tcp" or workload.name in {"udp64", "ping"}),
 )

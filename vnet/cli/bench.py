@@ -82,7 +82,8 @@ def command(
     """Measure this stack beside what else could do the same, interleaved, and show medians.
 
     net: over TUN and TAP, beside a bare TUN-to-TUN forwarder and a veth pair. carriers: over every transport, direct
-    and mediated, beside pci. processes: driver and device in two processes, beside both in one. guest:
+    and mediated, beside pci. processes: driver and device in two processes, beside both in one, and the same of the
+    bare forwarder. guest:
     the driver of a Linux guest in QEMU, TCP only, beside both in one process (a minute, and a kernel of 70 MB is
     downloaded once, so it runs only where --suite names it). disk: over NBD, beside
     `nbdkit file`. rpmsg: over every transport. Exit status 1 if a run failed.

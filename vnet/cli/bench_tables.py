@@ -74,7 +74,7 @@ def tables(results: Results, *, batches: bool = True) -> str:
     """Where it was measured, every figure with its ratio to the reference, and the sizes of batches."""
     reference = CONTESTANTS[results.reference].title
     how = (
-        f"rounds: {results.rounds}, interleaved, {results.seconds} s a run; "
+        f"rounds: {results.rounds}, interleaved, {results.seconds} s a run, TCP with {results.congestion}; "
         f"medians; /{reference}: median of each round's ratio to {reference}"
     )
     return _fenced(results.machine, how, (_figures(results), _batches(results) if batches else ""))

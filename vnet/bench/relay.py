@@ -1,0 +1,115 @@
+"""The yardstick in two processes: `vnet.bench.forwarder`, but what one process reads another one writes.
+
+``python -m vnet.bench.relay FD MEMORY KICK KICKED SIDE`` is one of them, until its standard input ends: it joins a
+non-blocking TUN descriptor, opened and set up by whoever starts it, to the other process. ``MEMORY`` holds `SHARED`
+bytes of zeroes that both have, ``KICK`` is the eventfd that wakes the other, ``KICKED`` that which it is woken by,
+``SIDE`` 0 or 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import select
+
+from vnet.bench.forwarder import BATCH, BUFFER_SIZE, REFUSED
+from vnet.memory import full_fence
+
+__all__ = ["SHARED", "relay"]
+
+SLOTS = 32
+"""Packets between the two, in each direction: what all of them hold stays in the cache."""
+PITCH = -(-BUFFER_SIZE // 4096) * 4096
+LANE = 4096 + SLOTS * PITCH
+SHARED = 2 * LANE
+"""Bytes: a lane for each direction."""
+PRODUCED, CONSUMED, WAITING, SIZES = 0, 8, 16, 24
+"""Words of a lane: packets ever put in and taken out, whether who takes them out has to be woken, their sizes."""
+FULL = 0.001
+"""Seconds after which a lane that was full is looked at again."""
+
+
+class Lane:
+    """Packets one way. Each word is written by one side; only ``WAITING`` by both."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self.words = memory[:4096].cast("Q")
+        self.slots = [memory[4096 + i * PITCH :][:BUFFER_SIZE] for i in range(SLOTS)]
+        self.into = [[slot] for slot in self.slots]
+
+
+def relay(fd: int, out: Lane, back: Lane, kick: int, kicked: int, stop: int) -> None:
+    """Put what comes from ``fd`` into one lane and write what is in the other, until ``stop`` is readable or closed.
+
+    Raises OSError when the interface is gone.
+    """
+    sent, got = out.words, back.words
+    with select.epoll() as epoll:
+        epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+        epoll.register(kicked, select.EPOLLIN | select.EPOLLET)
+        epoll.register(stop, select.EPOLLIN)
+        while True:
+            took = _write(fd, back)
+            put = _read(fd, out)
+            full_fence()
+            if put and sent[WAITING]:
+                sent[WAITING] = 0
+                os.eventfd_write(kick, 1)
+            if took or put:
+                continue
+            got[WAITING] = 1
+            full_fence()
+            if got[PRODUCED] != got[CONSUMED]:
+                continue
+            full = sent[PRODUCED] - sent[CONSUMED] == SLOTS
+            if any(found == stop for found, _ in epoll.poll(FULL if full else None)):
+                return
+
+
+def _write(fd: int, lane: Lane) -> int:
+    """Write what is in a lane, a batch of it; how many packets."""
+    words, slots, write = lane.words, lane.slots, os.write
+    first = at = words[CONSUMED]
+    last = min(words[PRODUCED], first + BATCH)
+    while at < last:
+        slot = at % SLOTS
+        try:
+            write(fd, slots[slot][: words[SIZES + slot]])
+        except OSError as error:
+            if error.errno not in REFUSED:
+                raise
+        at += 1
+        words[CONSUMED] = at
+    return at - first
+
+
+def _read(fd: int, lane: Lane) -> int:
+    """Read into a lane, a batch at most, and show it to the other side; how many packets."""
+    words, into, readv = lane.words, lane.into, os.readv
+    first = at = words[PRODUCED]
+    last = min(words[CONSUMED] + SLOTS, first + BATCH)
+    try:
+        while at < last:
+            slot = at % SLOTS
+            words[SIZES + slot] = readv(fd, into[slot])
+            at += 1
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+    words[PRODUCED] = at
+    return at - first
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="One of two processes between two TUN descriptors.")
+    for name in ("fd", "memory", "kick", "kicked", "side"):
+        parser.add_argument(name, type=int)
+    args = parser.parse_args()
+    memory = memoryview(mmap.mmap(args.memory, SHARED))
+    lanes = [Lane(memory[at : at + LANE]) for at in (0, LANE)]
+    relay(args.fd, lanes[args.side], lanes[1 - args.side], args.kick, args.kicked, stop=0)
+
+
+if __name__ == "__main__":
+    main()
