@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import time
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
 from vnet.ports.moderation import PAUSE, WINDOW
 from vnet.ports.poller import ROUNDS, Poller
-from vnet.ports.timer import Timer
 
 
 @pytest.fixture
@@ -24,6 +23,13 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     with first, second:
         first.setblocking(False)
         yield first, second
+
+
+def jump(seconds: float) -> None:
+    """Have the test's clock say so much later."""
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, trio.testing.MockClock)
+    clock.jump(seconds)
 
 
 @pytest.fixture
@@ -193,21 +199,17 @@ async def test_in_a_long_look_others_are_told_before_it_ends(nursery: trio.Nurse
 async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_is_found_at_once(
     monkeypatch: pytest.MonkeyPatch, ends: tuple[socket.socket, socket.socket], nursery: trio.Nursery
 ) -> None:
-    pauses: list[float] = []
-
-    class Fake:
-        async def sleep(self, seconds: float) -> None:
-            pauses.append(seconds)
-            await trio.sleep(seconds)
-
-        def close(self) -> None:
-            pass
-
-    monkeypatch.setattr("vnet.ports.poller.Timer", Fake)
-    poller = Poller(moderate=True)
     here, there = ends
+    pauses: list[float] = []
+    meanwhile: list[int] = []
     carried = 0
     found: list[tuple[float, int]] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        jump(seconds)
+        while meanwhile:
+            there.send(bytes([meanwhile.pop()]))
 
     def told() -> bool:
         nonlocal carried
@@ -219,6 +221,8 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
         found.append((trio.current_time() - began, frames))
         return True
 
+    monkeypatch.setattr("vnet.ports.poller.sleep", pause)
+    poller = Poller(moderate=True)
     signal = poller.register(here.fileno(), lambda: carried)
     signal.here = told
     nursery.start_soon(signal.wait)
@@ -227,23 +231,19 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
     async def send(much: int, after: float = 0.0) -> None:
         await trio.sleep(after)
         there.send(bytes([much]))
-        if not pauses:
-            await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked()
 
     began = trio.current_time()
     await send(10, after=2 * WINDOW)
     assert not pauses, "100 kB in 20 ms are little"
+    meanwhile += [255, 255]
     await send(255, after=2 * WINDOW)
-    assert pauses == [PAUSE], "2.55 MB are much"
-    for _ in range(2):
-        await send(255, after=PAUSE / 4)
-    await trio.sleep(PAUSE)
+    assert pauses[0] == PAUSE, "2.55 MB are much"
     assert [frames for _, frames in found] == [1, 1, 2], "two were found by one look"
     assert found[-1][0] == pytest.approx(4 * WINDOW + PAUSE)
-    await trio.sleep(5 * WINDOW)
     assert len(pauses) * PAUSE < 3 * WINDOW, "it ends soon after the last of them"
     pauses.clear()
-    await send(1)
+    await send(1, after=2 * WINDOW)
     assert (found[-1][1], pauses) == (1, [])
     nursery.cancel_scope.cancel()
     poller.unregister(here.fileno())
@@ -255,11 +255,11 @@ async def test_there_are_no_pauses_where_they_were_not_asked_for(
 ) -> None:
     pauses: list[float] = []
 
-    async def sleep(_: Timer, seconds: float) -> None:
+    def pause(seconds: float) -> None:
         pauses.append(seconds)
-        await trio.sleep(seconds)
+        jump(seconds)
 
-    monkeypatch.setattr(Timer, "sleep", sleep)
+    monkeypatch.setattr("vnet.ports.poller.sleep", pause)
     for moderate in (True, False):
         poller = Poller(moderate=moderate)
         here, there = ends
@@ -278,14 +278,3 @@ async def test_there_are_no_pauses_where_they_were_not_asked_for(
         pauses.clear()
         poller.unregister(here.fileno())
         poller.close()
-
-
-async def test_a_timer_sleeps_for_less_than_a_millisecond_but_not_for_less_than_it_was_asked_for() -> None:
-    timer = Timer()
-    try:
-        for seconds in (1e-9, 50e-6, 0.0015):
-            began = time.monotonic()
-            await timer.sleep(seconds)
-            assert time.monotonic() - began >= seconds
-    finally:
-        timer.close()

@@ -6,19 +6,20 @@ served in place (see `drivers.pump`).
 
 Where much is carried it may also not be woken for each frame: it looks again after a pause, as network cards moderate
 their interrupts, and finds more at once (`vnet.ports.moderation`). That is for whoever has the driver in another
-process, where each frame is a wake-up; others, too, are then told of what was done for them once for each look.
+process, where each frame is a wake-up. All of this process sleeps meanwhile, and drivers are told of what was done for
+them once for each look.
 """
 
 from __future__ import annotations
 
 import select
 from collections.abc import Callable
+from time import sleep
 
 import trio
 
 from drivers.pump import Signal
 from vnet.ports.moderation import WINDOW, Moderation
-from vnet.ports.timer import Timer
 
 __all__ = ["Poller"]
 
@@ -37,7 +38,6 @@ class Poller:
         """With ``moderate`` there are pauses where much is carried, and `at_end` waits."""
         self._moderation = Moderation() if moderate else None
         self._epoll = select.epoll()
-        self._timer = Timer()
         self._told: dict[int, Callable[[], object]] = {}
         self._carried: dict[int, Callable[[], int]] = {}
         self._bytes, self._since = 0, 0.0  # carried when a pause was last decided on, and when that was
@@ -85,7 +85,8 @@ class Poller:
                 await trio.lowlevel.checkpoint()
                 continue
             if pause := self._pause_now():
-                await self._timer.sleep(pause)
+                sleep(pause)  # noqa: ASYNC251  through Trio it would cost more than it is long
+                await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
 
@@ -126,4 +127,3 @@ class Poller:
     def close(self) -> None:
         """Give the set back; nobody may be registered any more."""
         self._epoll.close()
-        self._timer.close()
