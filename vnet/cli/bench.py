@@ -82,11 +82,10 @@ def command(
     """Measure this stack beside what else could do the same, interleaved, and show medians.
 
     net: over TUN and TAP, beside a bare TUN-to-TUN forwarder and a veth pair. carriers: over every transport, direct
-    and mediated, beside pci. processes: driver and device in two processes, beside both in one, and the same of the
-    bare forwarder. guest:
-    the driver of a Linux guest in QEMU, TCP only, beside both in one process (a minute, and a kernel of 70 MB is
-    downloaded once, so it runs only where --suite names it). disk: over NBD, beside
-    `nbdkit file`. rpmsg: over every transport. Exit status 1 if a run failed.
+    and mediated, beside pci. processes: driver and device in two processes, beside both in one, and what that costs the
+    bare forwarder. guest: the driver of a Linux guest in QEMU, TCP only, beside both in one process (a minute, and a
+    kernel of 70 MB is downloaded once, so it runs only where --suite names it). disk: over NBD, beside
+    `nbdkit file`. rpmsg: over every transport. TCP uses cubic everywhere. Exit status 1 if a run failed.
     """
     asked = Asked(rounds, seconds, only, contestants, size * MIB)
     suites = {name: SUITES[name] for name in suite if SUITES[name].duration(asked)}
