@@ -30,7 +30,7 @@ from vnet.bench.figures import (
 from vnet.bench.forwarder import forward
 from vnet.bench.measure import WORKLOADS, rotated
 from vnet.bench.processes import parse_cpu_ticks, parse_peak_memory
-from vnet.bench.relay import SHARED, Lane, relay
+from vnet.bench.relay import PRODUCED, SHARED, SLOTS, Lane, relay
 from vnet.bench.rpmsg import RpmsgFigures, RpmsgResults
 from vnet.bench.suites import CARRIERS, NET, SUITES, Asked
 from vnet.cli.bench import SHOW, command
@@ -217,7 +217,9 @@ def test_rpmsg_has_a_line_for_each_transport() -> None:
 
 
 def test_suites_take_part_in_what_is_asked_for() -> None:
-    asked = Asked(rounds=2, seconds=1, only=("tcp",), contestants=("tun", "pci", "ntb"), size=1 << 20)
+    asked = Asked(
+        rounds=2, seconds=1, only=("tcp",), contestants=("tun", "pci", "ntb"), size=1 << 20, congestion="reno"
+    )
     assert CARRIERS.runs(asked) == 2 * 2 * 2
     assert NET.runs(asked) == 2 * 1 * 4
     assert SUITES["net"].duration(attrs.evolve(asked, contestants=("pci",))) == 0
@@ -297,27 +299,35 @@ def test_the_forwarder_forwards_both_ways_until_it_is_told_to_stop() -> None:
         assert not thread.is_alive()
 
 
-def test_the_yardstick_in_two_processes_passes_on_whatever_comes_both_ways() -> None:
+def test_the_yardstick_in_two_processes_passes_on_whatever_comes_and_waits_where_nobody_takes_it() -> None:
     memory = memoryview(bytearray(SHARED))
     lanes = [Lane(memory[: SHARED // 2]), Lane(memory[SHARED // 2 :])]
     kicks = [os.eventfd(0), os.eventfd(0)]
     stop, told = os.pipe()
-    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
     threads = []
     for side, (far, near) in enumerate(pairs):
         near.setblocking(False)
         far.settimeout(5)
         args = (near.fileno(), lanes[side], lanes[1 - side], kicks[side], kicks[1 - side], stop)
         threads.append(Thread(target=relay, args=args))
-        threads[-1].start()
     (left, _), (right, _) = pairs
+    packets = [bytes([i]) * (1 + i) for i in range(100)]
     try:
-        for burst in range(1, 60):  # more than a lane holds, in all; a socket holds ten
-            packets = [bytes([burst, i]) * (1 + burst) for i in range(burst % 8)]
-            for source, sink in ((left, right), (right, left)):
-                for packet in packets:
-                    source.send(packet)
-                assert [sink.recv(1000) for _ in packets] == packets
+        threads[0].start()
+        for packet in packets:  # a lane holds fewer, the socket the rest
+            left.send(packet)
+        right.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            right.recv(1000)
+        assert lanes[0].words[PRODUCED] == SLOTS
+        right.settimeout(5)
+        threads[1].start()
+        assert [right.recv(1000) for _ in packets] == packets
+        for source, sink in ((left, right), (right, left)):
+            for packet in packets:
+                source.send(packet)
+            assert [sink.recv(1000) for _ in packets] == packets
     finally:
         os.close(told)
         for thread in threads:

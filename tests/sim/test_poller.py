@@ -222,6 +222,7 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
         return True
 
     monkeypatch.setattr("vnet.ports.poller.sleep", pause)
+    monkeypatch.setattr("vnet.ports.poller.monotonic", trio.current_time)
     poller = Poller(moderate=True)
     signal = poller.register(here.fileno(), lambda: carried)
     signal.here = told
@@ -260,6 +261,7 @@ async def test_there_are_no_pauses_where_they_were_not_asked_for(
         jump(seconds)
 
     monkeypatch.setattr("vnet.ports.poller.sleep", pause)
+    monkeypatch.setattr("vnet.ports.poller.monotonic", trio.current_time)
     for moderate in (True, False):
         poller = Poller(moderate=moderate)
         here, there = ends

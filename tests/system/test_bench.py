@@ -95,6 +95,15 @@ def test_two_processes_are_compared_with_one(tmp_path: Path) -> None:
         assert results["peak_memory"][two] > results["peak_memory"][one]
 
 
+def test_a_congestion_control_that_there_is_not_is_told_of_each_run() -> None:
+    args = ["--suite", "net", "--contestants", "bare", "--only", "tcp", "--rounds", "1", "--congestion", "vnet-none"]
+    done = CliRunner().invoke(bench.command, args)
+    assert done.exit_code == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    assert all("bare: iperf3: " in line and "congestion" in line for line in lines), lines
+
+
 @pytest.mark.timeout(240)
 def test_a_guest_is_compared_with_tun_to_tun(tmp_path: Path, require_tool: RequireTool) -> None:
     require_tool(*guest.TOOLS)

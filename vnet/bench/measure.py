@@ -21,10 +21,6 @@ __all__ = ["WORKLOADS", "Kind", "Workload", "rotated", "run_benchmark"]
 Kind = Literal["tcp", "udp", "ping"]
 T = TypeVar("T")
 
-CONGESTION = "cubic"
-"""How TCP finds its rate: one that follows what is lost. Others, such as bbr, pace what they send by round-trip times,
-and then measure themselves.
-"""
 PINGS = 200
 PING_INTERVAL = 0.005
 PING_TIMEOUT = 30.0
@@ -74,11 +70,13 @@ async def run_benchmark(
     *,
     rounds: int,
     seconds: int,
+    congestion: str,
     progress: Callable[[str], None],
 ) -> Results:
     """Set the contestants up, measure them ``rounds`` times, and take them down; nothing stays behind.
 
-    They are compared with ``reference``, where that is one of them. A run that fails is reported and left out.
+    TCP uses the algorithm ``congestion``. They are compared with ``reference``, where that is one of them. A run that
+    fails is reported and left out.
     Raises PrivilegeError, OSError, TrafficError where a contestant can't be set up.
     """
     samples: dict[str, dict[str, list[Sample | None]]] = {w.name: {c: [] for c in contestants} for w in workloads}
@@ -94,7 +92,7 @@ async def run_benchmark(
                 for setup in rotated(setups, turn + at):
                     sample = None
                     try:
-                        sample = await measure(workload, setup, seconds)
+                        sample = await measure(workload, setup, seconds, congestion)
                     except TrafficError as exc:
                         failures.append(f"round {turn + 1}, {workload.title}, {setup.name}: {exc}")
                     samples[workload.name][setup.name].append(sample)
@@ -106,7 +104,7 @@ async def run_benchmark(
         this_machine(),
         rounds,
         seconds,
-        CONGESTION,
+        congestion,
         reference,
         {name: _results(by_contestant, reference) for name, by_contestant in samples.items()},
         memory,
@@ -125,7 +123,7 @@ def _results(samples: dict[str, list[Sample | None]], reference: str) -> dict[st
     return {name: from_samples(rounds, samples.get(reference, ())) for name, rounds in samples.items()}
 
 
-async def measure(workload: Workload, setup: Setup, seconds: int) -> Sample:
+async def measure(workload: Workload, setup: Setup, seconds: int, congestion: str) -> Sample:
     """One run. Raises TrafficError."""
     before = await setup.figures() if setup.figures is not None else ()
     cpu_before = sum(map(cpu_seconds, setup.pids))
@@ -133,13 +131,13 @@ async def measure(workload: Workload, setup: Setup, seconds: int) -> Sample:
         times = await round_trips(setup, count=PINGS)
         sample = Sample(rtt_average=fmean(times), rtt_median=median(times))
     else:
-        sample = await throughput(workload, setup, seconds, cpu_before)
+        sample = await throughput(workload, setup, seconds, congestion, cpu_before)
     if setup.figures is not None:
         sample = sample.with_queues(between(before, await setup.figures()))
     return sample
 
 
-async def throughput(workload: Workload, setup: Setup, seconds: int, cpu_before: float) -> Sample:
+async def throughput(workload: Workload, setup: Setup, seconds: int, congestion: str, cpu_before: float) -> Sample:
     client, target = setup.client
     # A server for each run: one that was left in the middle of a run would refuse the next.
     async with AsyncExitStack() as stack:
@@ -155,7 +153,7 @@ async def throughput(workload: Workload, setup: Setup, seconds: int, cpu_before:
             udp=workload.kind == "udp",
             length=workload.length,
             streams=workload.streams,
-            congestion=CONGESTION if workload.kind == "tcp" else None,
+            congestion=congestion if workload.kind == "tcp" else None,
         )
     if not flow.bytes:
         raise TrafficError("nothing arrived")

@@ -24,14 +24,16 @@ PITCH = -(-BUFFER_SIZE // 4096) * 4096
 LANE = 4096 + SLOTS * PITCH
 SHARED = 2 * LANE
 """Bytes: a lane for each direction."""
-PRODUCED, CONSUMED, WAITING, SIZES = 0, 8, 16, 24
-"""Words of a lane: packets ever put in and taken out, whether who takes them out has to be woken, their sizes."""
-FULL = 0.001
-"""Seconds after which a lane that was full is looked at again."""
+PRODUCED, CONSUMED, EMPTY, FULL, SIZES = 0, 8, 16, 24, 32
+"""Words of a lane: packets ever put in and taken out; whether who takes them out, or who puts them in, has to be woken;
+their sizes.
+"""
+ROUNDS = 64
+"""After which a process that is never idle looks whether it shall stop."""
 
 
 class Lane:
-    """Packets one way. Each word is written by one side; only ``WAITING`` by both."""
+    """Packets one way. ``EMPTY`` and ``FULL`` are set by who waits, and cleared by who wakes it."""
 
     def __init__(self, memory: memoryview) -> None:
         self.words = memory[:4096].cast("Q")
@@ -49,21 +51,24 @@ def relay(fd: int, out: Lane, back: Lane, kick: int, kicked: int, stop: int) -> 
         epoll.register(fd, select.EPOLLIN | select.EPOLLET)
         epoll.register(kicked, select.EPOLLIN | select.EPOLLET)
         epoll.register(stop, select.EPOLLIN)
+        rounds = 0
         while True:
-            took = _write(fd, back)
-            put = _read(fd, out)
+            took, put = _write(fd, back), _read(fd, out)
             full_fence()
-            if put and sent[WAITING]:
-                sent[WAITING] = 0
+            if (put and sent[EMPTY]) or (took and got[FULL]):
+                sent[EMPTY] = got[FULL] = 0
                 os.eventfd_write(kick, 1)
-            if took or put:
+            rounds += 1
+            busy = took or put
+            if busy and rounds % ROUNDS:
                 continue
-            got[WAITING] = 1
-            full_fence()
-            if got[PRODUCED] != got[CONSUMED]:
-                continue
-            full = sent[PRODUCED] - sent[CONSUMED] == SLOTS
-            if any(found == stop for found, _ in epoll.poll(FULL if full else None)):
+            if not busy:
+                full = sent[PRODUCED] - sent[CONSUMED] == SLOTS
+                got[EMPTY] = 1
+                sent[FULL] = int(full)
+                full_fence()
+                busy = got[PRODUCED] != got[CONSUMED] or (full and sent[PRODUCED] - sent[CONSUMED] < SLOTS)
+            if any(found == stop for found, _ in epoll.poll(0 if busy else None)):
                 return
 
 

@@ -38,6 +38,8 @@ class Asked:
     contestants: tuple[str, ...]
     size: int
     """Bytes of a disk."""
+    congestion: str
+    """The algorithm by which TCP finds its rate."""
 
 
 class Outcome(Protocol):
@@ -105,6 +107,7 @@ async def _run_traffic(comparison: Comparison, asked: Asked, progress: Callable[
         workloads,
         rounds=asked.rounds,
         seconds=asked.seconds,
+        congestion=asked.congestion,
         progress=progress,
     )
 

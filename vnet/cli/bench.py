@@ -67,6 +67,13 @@ def _list_option(
     "--size", type=click.IntRange(8, 65536), default=512, show_default=True, help="MiB of a disk, written and read."
 )
 @click.option(
+    "--congestion",
+    default="cubic",
+    show_default=True,
+    help="How TCP finds its rate, as of net.ipv4.tcp_available_congestion_control. What paces, such as bbr, is often"
+    " slower than what it is to measure.",
+)
+@click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures to this file, too."
 )
 @errors_in_one_line
@@ -77,6 +84,7 @@ def command(
     only: tuple[str, ...],
     contestants: tuple[str, ...],
     size: int,
+    congestion: str,
     json_file: Path | None,
 ) -> None:
     """Measure this stack beside what else could do the same, interleaved, and show medians.
@@ -85,9 +93,9 @@ def command(
     and mediated, beside pci. processes: driver and device in two processes, beside both in one, and what that costs the
     bare forwarder. guest: the driver of a Linux guest in QEMU, TCP only, beside both in one process (a minute, and a
     kernel of 70 MB is downloaded once, so it runs only where --suite names it). disk: over NBD, beside
-    `nbdkit file`. rpmsg: over every transport. TCP uses cubic everywhere. Exit status 1 if a run failed.
+    `nbdkit file`. rpmsg: over every transport. Exit status 1 if a run failed.
     """
-    asked = Asked(rounds, seconds, only, contestants, size * MIB)
+    asked = Asked(rounds, seconds, only, contestants, size * MIB, congestion)
     suites = {name: SUITES[name] for name in suite if SUITES[name].duration(asked)}
     if not suites:
         raise click.UsageError("no suite has anything to measure for these contestants")

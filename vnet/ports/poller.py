@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from time import sleep
+from time import monotonic, sleep
 
 import trio
 
@@ -85,8 +85,8 @@ class Poller:
                 await trio.lowlevel.checkpoint()
                 continue
             if pause := self._pause_now():
+                await trio.lowlevel.checkpoint()  # whoever was woken does not wait for it
                 sleep(pause)  # noqa: ASYNC251  through Trio it would cost more than it is long
-                await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
 
@@ -117,7 +117,7 @@ class Poller:
         moderation = self._moderation
         if moderation is None:
             return 0.0
-        now = trio.current_time()
+        now = monotonic()  # as it sleeps
         if (elapsed := now - self._since) >= WINDOW:
             carried = sum(count() for count in self._carried.values())
             moderation.next((carried - self._bytes) / elapsed)
