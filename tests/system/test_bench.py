@@ -47,6 +47,7 @@ def test_a_round_gives_every_figure_and_leaves_nothing_behind(monkeypatch: pytes
     results = measured["net"]
     assert set(results) == names(Results)
     assert results["failures"] == []
+    assert results["congestion"] in Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
     assert set(results["peak_memory"]) == {"tun", "tap", "bare"}
     assert set(results["workloads"]) == set(few)
     for workload, headline in few.items():
@@ -81,10 +82,10 @@ def test_carriers_are_compared_with_pci(tmp_path: Path) -> None:
 
 def test_two_processes_are_compared_with_one(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    args = ["--suite", "processes", "--only", "tcp", "--rounds", "1", "--json", str(file)]
+    args = ["--suite", "processes", "--only", "tcp", "--rounds", "1", "--congestion", "reno", "--json", str(file)]
     done = CliRunner().invoke(bench.command, args)
     assert done.exit_code == 0, done.output
-    assert " TCP with cubic; " in done.output
+    assert " TCP with reno; " in done.output
     results = json.loads(file.read_text())["processes"]
     for by_contestant in results["workloads"].values():
         assert set(by_contestant) == {"vhost_user", "two-processes", "bare", "bare-two-processes"}

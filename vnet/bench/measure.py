@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from statistics import fmean, median
 from typing import Literal, TypeVar
 
@@ -14,6 +15,7 @@ import attrs
 from vnet.bench.figures import Result, Results, Sample, between, from_samples
 from vnet.bench.processes import cpu_seconds, peak_memory, this_machine
 from vnet.bench.setups import Setup, open_setup
+from vnet.ports.netns import in_netns
 from vnet.traffic import TrafficError, iperf3, iperf3_server, run
 
 __all__ = ["WORKLOADS", "Kind", "Workload", "rotated", "run_benchmark"]
@@ -21,6 +23,7 @@ __all__ = ["WORKLOADS", "Kind", "Workload", "rotated", "run_benchmark"]
 Kind = Literal["tcp", "udp", "ping"]
 T = TypeVar("T")
 
+CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 PINGS = 200
 PING_INTERVAL = 0.005
 PING_TIMEOUT = 30.0
@@ -70,13 +73,13 @@ async def run_benchmark(
     *,
     rounds: int,
     seconds: int,
-    congestion: str,
+    congestion: str | None,
     progress: Callable[[str], None],
 ) -> Results:
     """Set the contestants up, measure them ``rounds`` times, and take them down; nothing stays behind.
 
-    TCP uses the algorithm ``congestion``. They are compared with ``reference``, where that is one of them. A run that
-    fails is reported and left out.
+    TCP uses the algorithm ``congestion``, None for the machine's. They are compared with ``reference``, where that is
+    one of them. A run that fails is reported and left out.
     Raises PrivilegeError, OSError, TrafficError where a contestant can't be set up.
     """
     samples: dict[str, dict[str, list[Sample | None]]] = {w.name: {c: [] for c in contestants} for w in workloads}
@@ -99,12 +102,13 @@ async def run_benchmark(
                     said[setup.name] = in_short(workload, sample)
                 figures = ", ".join(f"{name} {said[name]}" for name in contestants)
                 progress(f"round {turn + 1} of {rounds}, {workload.title}: {figures}")
+        used = congestion or (await in_netns(setups[0].netns[1], CONGESTION.read_text)).strip()
         memory = {setup.name: _peak(setup) for setup in setups if setup.pids}
     return Results(
         this_machine(),
         rounds,
         seconds,
-        congestion,
+        used,
         reference,
         {name: _results(by_contestant, reference) for name, by_contestant in samples.items()},
         memory,
@@ -123,7 +127,7 @@ def _results(samples: dict[str, list[Sample | None]], reference: str) -> dict[st
     return {name: from_samples(rounds, samples.get(reference, ())) for name, rounds in samples.items()}
 
 
-async def measure(workload: Workload, setup: Setup, seconds: int, congestion: str) -> Sample:
+async def measure(workload: Workload, setup: Setup, seconds: int, congestion: str | None) -> Sample:
     """One run. Raises TrafficError."""
     before = await setup.figures() if setup.figures is not None else ()
     cpu_before = sum(map(cpu_seconds, setup.pids))
@@ -137,7 +141,9 @@ async def measure(workload: Workload, setup: Setup, seconds: int, congestion: st
     return sample
 
 
-async def throughput(workload: Workload, setup: Setup, seconds: int, congestion: str, cpu_before: float) -> Sample:
+async def throughput(
+    workload: Workload, setup: Setup, seconds: int, congestion: str | None, cpu_before: float
+) -> Sample:
     client, target = setup.client
     # A server for each run: one that was left in the middle of a run would refuse the next.
     async with AsyncExitStack() as stack:

@@ -38,8 +38,8 @@ class Asked:
     contestants: tuple[str, ...]
     size: int
     """Bytes of a disk."""
-    congestion: str
-    """The algorithm by which TCP finds its rate."""
+    congestion: str | None
+    """The algorithm by which TCP finds its rate; None for the machine's."""
 
 
 class Outcome(Protocol):

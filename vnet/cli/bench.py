@@ -68,10 +68,8 @@ def _list_option(
 )
 @click.option(
     "--congestion",
-    default="cubic",
-    show_default=True,
-    help="How TCP finds its rate, as of net.ipv4.tcp_available_congestion_control. What paces, such as bbr, is often"
-    " slower than what it is to measure.",
+    metavar="NAME",
+    help="How TCP finds its rate: cubic, reno, bbr, ... The machine's own where nothing is said.",
 )
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures to this file, too."
@@ -84,7 +82,7 @@ def command(
     only: tuple[str, ...],
     contestants: tuple[str, ...],
     size: int,
-    congestion: str,
+    congestion: str | None,
     json_file: Path | None,
 ) -> None:
     """Measure this stack beside what else could do the same, interleaved, and show medians.

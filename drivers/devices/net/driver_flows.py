@@ -20,10 +20,9 @@ __all__ = ["HEAD", "Receive", "Slots", "Transmit"]
 HEAD = HEADER_SIZE + ETH_HLEN
 """Bytes of a frame that are judged."""
 POSTED = CHUNK
-"""Receive buffers that are in the ring at least, where it has so many."""
+"""Receive buffers that stay in the ring at least, where it has so many."""
 POSTED_BYTES = 2 << 20
-"""What is written to all of them, at most, unless that many would not be left: the ring goes round through each."""
-
+"""What is written to those in the ring before they come round again, at most; but `POSTED` stay all the same."""
 USUAL = 16
 """Batches over which it is reckoned how large frames are: a few that are not change little."""
 
