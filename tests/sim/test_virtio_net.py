@@ -442,6 +442,23 @@ async def test_a_frame_waits_until_there_are_enough_buffers_and_none_is_lost_or_
         assert data
 
 
+async def test_a_frame_that_waits_for_buffers_ends_with_the_network_it_came_from() -> None:
+    async with open_pair(Options(queue_size=128)) as pair, unharmed(pair), hostile_driver(pair) as driver:
+        await start(driver, size=100, count=3)
+        pair.device_port.inject((FRAME * 50)[:1000])
+        await trio.testing.wait_all_tasks_blocked()
+        for up in (False, True):
+            pair.plug.link_up = up
+            pair.plug.changed()
+            await until(lambda: pair.device_port.live is up)  # noqa: B023
+        assert pair.plug.sent.drops == {"stopped": 1}
+        for head in range(3, 20):
+            driver.send(Desc(driver.put(b"\xee" * 100), 100, WRITE), head=head, queue=0)
+        pair.device_port.inject(FRAME)
+        await trio.testing.wait_all_tasks_blocked()
+        assert received(driver) == [virtio_net_hdr(count=1) + FRAME]
+
+
 @pytest.mark.every_transport
 @pytest.mark.virtio("NET-DRV-25", "NET-DRV-26", "SPLIT-DRV-4")
 async def test_what_the_driver_sends_has_a_twelve_byte_header_with_num_buffers_zero_in_one_descriptor() -> None:

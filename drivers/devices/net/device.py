@@ -236,6 +236,8 @@ class BoundVhostNet:
         except PortGone as exc:
             self._gone(exc)
             return False
+        for flow in self._to_driver:
+            flow.forget("offload")
         return True
 
     def announced(self) -> bool:
@@ -320,6 +322,8 @@ class BoundVhostNet:
             flow.link_up = plug.link_up
         if not plug.link_up:
             port.stop()
+            for receiving in self._to_driver:
+                receiving.forget("stopped")
         elif not port.live and not self._port_gone:
             try:
                 await port.start(mac=None, offloads=self.offloads, mtu=self._mtu)

@@ -121,6 +121,17 @@ class ToDriver(NetFlow[DeviceQueue]):
         self.filter: FrameFilter | None = None
         """None while everything passes."""
 
+    def turn(self, on: bool) -> None:
+        super().turn(on)
+        if not on:
+            self.forget("stopped")
+
+    def forget(self, cause: str) -> None:
+        """Drop the frame that waits for buffers, if there is one: what it came by is over."""
+        if self._spill:
+            self._spill.clear()
+            self.traffic.drop(cause)
+
     def move(self) -> tuple[int, Need]:
         ring, traffic, recv = self.queue.ring, self.traffic, self.port.recv_into
         if ring is None:
