@@ -49,11 +49,11 @@ class RingRig:
     AREAS = "desc", "avail", "used"
     PACKED = False
 
-    def __init__(self, num: int = 8, *, event_idx: bool = False, indirect: bool = True) -> None:
+    def __init__(self, num: int = 8, *, event_idx: bool = False, indirect: bool = True, memory: int = 1 << 18) -> None:
         self.num = num
         self.event_idx = event_idx
         self.indirect = indirect
-        self.memory = Guarded(1 << 18)
+        self.memory = Guarded(memory)
         self.addrs = self.memory.grant_ring(num, packed=self.PACKED)
         self.tables = self.memory.grant(num * 4 * DESC_SIZE) if indirect else None
         self.memory.add(Addr(SPOT), memoryview(bytearray(BLOCK)))
@@ -104,8 +104,8 @@ class RingRig:
 class Rig(RingRig):
     """With a split ring; `driver` and `device` make a side over it, anew each time."""
 
-    def __init__(self, num: int = 8, *, event_idx: bool = False, indirect: bool = True) -> None:
-        super().__init__(num, event_idx=event_idx, indirect=indirect)
+    def __init__(self, num: int = 8, *, event_idx: bool = False, indirect: bool = True, memory: int = 1 << 18) -> None:
+        super().__init__(num, event_idx=event_idx, indirect=indirect, memory=memory)
         self.raw = RawRing(self.memory, num, self.addrs)
 
     def driver(self, *, lenient: bool = False, memory: Memory | None = None) -> SplitVirtqueue[object]:

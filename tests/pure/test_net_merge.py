@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections import deque
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ring_rig import Rig
 
+from drivers.device_queue import DeviceQueue
+from drivers.devices.net.device_flows import ToDriver
 from drivers.devices.net.merge import NUM_BUFFERS_AT, Taken, put
-from drivers.ports import HEADER_SIZE
+from drivers.ports import HEADER_SIZE, PacketQueue
+from drivers.pump import Need
+from drivers.traffic import Traffic
+from rings.chain import copy_in, total
 from rings.errors import MemoryFault
 from rings.memory import Addr
 from rings.queue import Segment
@@ -22,13 +31,16 @@ HEAD = bytes(HEADER_SIZE)
 HOLE = Addr(1 << 40)
 PATTERN = random.Random(2).randbytes(1 << 16)
 Buffer = list[Segment]
+LARGEST = 3000
+"""Bytes of header and frame."""
+BIG_ENOUGH: list[int | tuple[int, ...]] = [(1000, 1000, 1000)]
 
 
 class Receive:
     """A receive queue, and a driver that gave it these buffers: each a size, or the sizes of its pieces."""
 
-    def __init__(self, *buffers: int | tuple[int, ...], num: int = 16) -> None:
-        self.rig = Rig(num, indirect=False)
+    def __init__(self, *buffers: int | tuple[int, ...], num: int = 16, memory: int = 1 << 18) -> None:
+        self.rig = Rig(num, indirect=False, memory=memory)
         self.driver: SplitVirtqueue[object] = self.rig.driver()
         self.ring: SplitVringh = self.rig.device()
         self.post(*buffers)
@@ -251,3 +263,81 @@ def test_nothing_is_lost_or_made_up(buffers: list[int], sizes: list[int], mergea
             assert copied == (0 if left and (not mergeable or left == 16) else None)
             assert queue.used() == []
     queue.rig.check()
+
+
+# A flow
+
+
+class Frames:
+    """A port with frames to be read, each behind its header."""
+
+    def __init__(self) -> None:
+        self.frames: deque[bytes] = deque()
+
+    def pending(self) -> bool:
+        return bool(self.frames)
+
+    def recv_into(self, segs: Sequence[memoryview]) -> int:
+        if not self.frames:
+            return 0
+        frame = self.frames.popleft()
+        assert total(segs) >= len(frame), "it would be dropped here, and nobody knows why"
+        return copy_in(segs, frame)
+
+
+PIECES = st.integers(1, 700)
+BUFFERS = st.one_of(PIECES, st.tuples(PIECES, PIECES), st.tuples(PIECES, PIECES, PIECES))
+LENGTHS = st.one_of(st.integers(26, 120), st.integers(26, LARGEST))
+STEPS = st.lists(st.tuples(st.lists(BUFFERS, max_size=8), st.lists(LENGTHS, max_size=4)), min_size=1, max_size=12)
+
+
+@pytest.mark.virtio("NET-DEV-26", "NET-DEV-29", "NET-DEV-31")
+@given(STEPS)
+def test_whatever_buffers_are_posted_frames_come_whole_and_in_order_and_each_is_accounted_for(
+    steps: list[tuple[list[int | tuple[int, ...]], list[int]]],
+) -> None:
+    queue, port, traffic = Receive(memory=1 << 22), Frames(), Traffic()
+    holder = cast(DeviceQueue, SimpleNamespace(ring=queue.ring))
+    flow = ToDriver(holder, cast(PacketQueue, port), traffic, LARGEST, True, lambda _: None)
+    sent: list[bytes] = []
+    used: list[tuple[Buffer, int]] = []
+    refill = [(BIG_ENOUGH, list[int]())] * 60  # a frame takes one at least
+    for buffers, lengths in [*steps, *refill]:
+        for buffer in buffers:
+            if queue.driver.num_free >= (len(buffer) if isinstance(buffer, tuple) else 1):
+                queue.post(buffer)
+        for length in lengths:
+            sent.append(HEAD + PATTERN[len(sent) : len(sent) + length - HEADER_SIZE])
+            port.frames.append(sent[-1])
+        turns = 0
+        while flow.move()[1] is Need.TURN:
+            turns += 1
+            assert turns < 100, "it goes on for ever"
+        assert queue.taken() == 0
+        used += queue.used()
+
+    got = frames(queue, used)
+    rest = iter(sent)
+    assert all(frame in rest for frame in got), "in order, and none twice"
+    waiting = len(sent) - len(got) - sum(traffic.drops.values())
+    assert waiting == len(port.frames) + bool(flow._spill)
+    assert traffic.packets == len(got)
+    if waiting:
+        assert queue.driver.num_free < 3, "only where the driver can't post more"
+
+
+def frames(queue: Receive, used: list[tuple[Buffer, int]]) -> list[bytes]:
+    """What the driver makes of the buffers that it got back (section 5.1.9.4)."""
+    got = []
+    parts = [queue.bytes(*buffer) for buffer in used]
+    while parts:
+        data, count = b"", 0
+        while len(data) < HEADER_SIZE:
+            data += parts[count]
+            count += 1
+        wanted = int.from_bytes(data[NUM_BUFFERS_AT:HEADER_SIZE], "little")
+        assert count <= wanted <= len(parts)
+        data = b"".join(parts[:wanted])
+        del parts[:wanted]
+        got.append(data[:NUM_BUFFERS_AT] + bytes(2) + data[HEADER_SIZE:])
+    return got
