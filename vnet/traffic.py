@@ -15,6 +15,7 @@ from typing import Protocol
 import attrs
 import trio
 
+from vnet.background import open_background
 from vnet.errors import PrivilegeError
 from vnet.ports.netns import netns_command
 
@@ -214,8 +215,7 @@ async def iperf3_server(netns: str | None, port: int = IPERF3_PORT) -> AsyncIter
     """An iperf3 server in a namespace for as long as the context lasts. Raises TrafficError where it can't start."""
     argv = netns_command(netns, ["iperf3", "-s", "-p", str(port), "--forceflush"])
     start = partial(trio.run_process, stdin=b"", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    failed: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with open_background() as nursery:
         process = await nursery.start(start, argv)
         said = b""
         with trio.move_on_after(PATIENCE):
@@ -223,17 +223,10 @@ async def iperf3_server(netns: str | None, port: int = IPERF3_PORT) -> AsyncIter
                 said += chunk
                 if b"listening" in said:
                     break
-        try:
-            if b"listening" not in said:
-                raise TrafficError(f"iperf3 -s: {_last_words(said)}")
-            nursery.start_soon(_drain, process.stdout)
-            yield
-        except Exception as exc:  # noqa: BLE001  raised again outside, as it is and not in a group of one
-            failed = exc
-        finally:
-            nursery.cancel_scope.cancel()
-    if failed is not None:
-        raise failed
+        if b"listening" not in said:
+            raise TrafficError(f"iperf3 -s: {_last_words(said)}")
+        nursery.start_soon(_drain, process.stdout)
+        yield
 
 
 async def _drain(stream: trio.abc.ReceiveStream) -> None:

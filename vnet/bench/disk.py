@@ -14,6 +14,7 @@ from statistics import median
 import attrs
 import trio
 
+from vnet.background import open_background
 from vnet.bench.figures import Machine
 from vnet.bench.measure import rotated
 from vnet.bench.processes import cpu_seconds, open_child, this_machine
@@ -175,16 +176,14 @@ async def _nbdkit(socket: Path, disk: Path) -> AsyncIterator[Server]:
     start: Callable[..., Awaitable[object]] = partial(
         trio.run_process, stdin=b"", stdout=subprocess.DEVNULL, check=False
     )
-    async with trio.open_nursery() as nursery:
+    async with open_background() as nursery:
         process = await nursery.start(start, ["nbdkit", "-f", "-U", str(socket), "file", str(disk)])
         with trio.move_on_after(START):
             while not socket.exists() and process.returncode is None:  # noqa: ASYNC110, ASYNC240  nobody tells
                 await trio.sleep(0.01)
         if not socket.exists():  # noqa: ASYNC240  a name is looked up
-            nursery.cancel_scope.cancel()
             raise TrafficError("nbdkit did not start")
         yield Server(BARE, f"nbd+unix:///?socket={socket}", process.pid)
-        nursery.cancel_scope.cancel()
 
 
 async def serve(socket: str, disk: str) -> None:

@@ -20,8 +20,9 @@ __all__ = ["SHARED", "relay"]
 
 SLOTS = 32
 """Packets between the two, in each direction: what all of them hold stays in the cache."""
-PITCH = -(-BUFFER_SIZE // 4096) * 4096
-LANE = 4096 + SLOTS * PITCH
+PAGE = 4096
+PITCH = -(-BUFFER_SIZE // PAGE) * PAGE
+LANE = PAGE + SLOTS * PITCH
 SHARED = 2 * LANE
 """Bytes: a lane for each direction."""
 PRODUCED, CONSUMED, EMPTY, FULL, SIZES = 0, 8, 16, 24, 32
@@ -36,8 +37,8 @@ class Lane:
     """Packets one way. ``EMPTY`` and ``FULL`` are set by who waits, and cleared by who wakes it."""
 
     def __init__(self, memory: memoryview) -> None:
-        self.words = memory[:4096].cast("Q")
-        self.slots = [memory[4096 + i * PITCH :][:BUFFER_SIZE] for i in range(SLOTS)]
+        self.words = memory[:PAGE].cast("Q")
+        self.slots = [memory[PAGE + i * PITCH :][:BUFFER_SIZE] for i in range(SLOTS)]
         self.into = [[slot] for slot in self.slots]
 
 

@@ -112,9 +112,7 @@ class ToDriver(NetFlow[DeviceQueue]):
         super().__init__(queue, port, traffic, gone)
         self._largest = largest  # bytes of header and frame that may come
         self._mergeable = mergeable
-        self._small = (
-            0  # bytes of the last chain whose first buffer was smaller than frames may be; 0 where none was met
-        )
+        self._small = 0  # bytes of the last chain that was smaller than frames may be; 0 where none was met
         self._expected = HEAD  # bytes that frames have lately had
         self._beyond = memoryview(bytearray(largest if mergeable else 0))  # what a larger one has more than that
         self._spill = bytearray()  # a frame for which too few buffers are there
