@@ -9,9 +9,11 @@ __all__ = [
     "CompletionTimeout",
     "ConfigError",
     "ControlError",
+    "FieldError",
     "LinkDown",
     "PoisonedData",
     "PrivilegeError",
+    "SUDO",
     "UnsupportedRequest",
 ]
 
@@ -36,8 +38,22 @@ class PoisonedData(MemoryFault):
     """The data came marked as damaged on its way: nobody may use it."""
 
 
+class FieldError(ValueError):
+    """One ``field`` of a record has a ``value`` that can't be used; ``why`` is the end of the sentence."""
+
+    def __init__(self, field: str, value: object, why: str) -> None:
+        super().__init__(field, value, why)
+        self.field, self.value, self.why = field, value, why
+
+    def __str__(self) -> str:
+        return f"{self.field} = {self.value!r}: {self.why}"
+
+
 class ConfigError(Exception):
-    """A setting that can't be used: in which ``file``, at which ``path`` in it, its ``value``, and why not."""
+    """A setting that can't be used: in which ``file``, at which ``path`` in it, its ``value``, and why not.
+
+    An empty ``path`` is the file as a whole, a ``value`` of None one that is missing.
+    """
 
     def __init__(self, file: str, path: str, value: object, why: str) -> None:
         super().__init__(file, path, value, why)
@@ -47,8 +63,14 @@ class ConfigError(Exception):
         self.why = why
 
     def __str__(self) -> str:
-        # repr keeps whatever the file held on one line.
+        if self.value is None:
+            return ": ".join(filter(None, (self.file, self.path, self.why)))
+        # repr keeps any text of the file on one line.
         return f"{self.file}: {self.path} = {self.value!r}: {self.why}"
+
+
+SUDO = 'sudo "$(command -v vnet)"'
+"""The ``command`` of a `PrivilegeError` that means: the same command, as root. The command line adds its arguments."""
 
 
 class PrivilegeError(Exception):

@@ -10,6 +10,7 @@ import attrs
 
 from drivers.registry import DEVICES, TRANSPORTS
 from rings.features import bits, mask
+from vnet.errors import FieldError
 from vnet.link.tlp import GENERATIONS, LANES, SIZES
 
 __all__ = [
@@ -18,7 +19,6 @@ __all__ = [
     "NAME",
     "DeviceSpec",
     "FaultSpec",
-    "FieldError",
     "HostSpec",
     "LinkSpec",
     "Netns",
@@ -43,14 +43,6 @@ PATH_RULE = f"the path of a socket, at most {PATH_MAX} bytes"
 
 def fits_socket(path: str) -> bool:
     return 0 < len(path.encode()) <= PATH_MAX
-
-
-class FieldError(ValueError):
-    """One field of a record has a value it can't have."""
-
-    def __init__(self, field: str, value: object, why: str) -> None:
-        super().__init__(field, value, why)
-        self.field, self.value, self.why = field, value, why
 
 
 def must(good: Callable[[Any], object], why: str | Callable[[], str]) -> Any:

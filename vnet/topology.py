@@ -15,9 +15,9 @@ from cattrs.gen import make_dict_structure_fn
 
 from drivers.registry import TRANSPORTS
 from vnet.ends import ENDS
-from vnet.errors import ConfigError
+from vnet.errors import ConfigError, FieldError
 from vnet.matrix import unmediated
-from vnet.spec import NAME, DeviceSpec, FieldError, HostSpec, LinkSpec, Netns, NtbSpec
+from vnet.spec import NAME, DeviceSpec, HostSpec, LinkSpec, Netns, NtbSpec
 
 __all__ = ["DEFAULT", "Topology", "load", "parse", "parse_device"]
 
@@ -144,7 +144,7 @@ class Topology:
             if key != on and given is not None:
                 raise ConfigError(file, f"{path}.{key}", given, f"transport {device.transport} is carried by a {on}")
             if key == on and given not in known:
-                raise ConfigError(file, f"{path}.{key}", given or "", f"it must be one of {', '.join(known)}")
+                raise ConfigError(file, f"{path}.{key}", given, f"it must be one of {', '.join(known)}")
         field, queues = device.queue_count
         if transport.queues is not None and queues > transport.queues:
             why = f"that takes {queues} queues, and transport {device.transport} carries {transport.queues} at most"
@@ -157,7 +157,7 @@ class Topology:
         usual = type(device)(type=device.type)
         if device.foreign and getattr(device, "device", None) != getattr(usual, "device", None):
             why = "nothing can be said of it here: with a socket the device is another program's"
-            raise ConfigError(file, f"{path}.device", "", why)
+            raise ConfigError(file, f"{path}.device", None, why)
 
 
 def parse(text: str, file: str = "topology") -> Topology:
@@ -165,7 +165,7 @@ def parse(text: str, file: str = "topology") -> Topology:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(file, "TOML", "", str(exc)) from None
+        raise ConfigError(file, "", None, f"not valid TOML: {exc}") from None
     try:
         topology: Topology = _converter().structure({"links": {}} | raw, Topology)
         return topology.check(file)
@@ -195,9 +195,9 @@ def load(path: Path) -> Topology:
     try:
         return parse(path.read_text(encoding="utf-8"), str(path))
     except OSError as exc:
-        raise ConfigError(str(path), "file", "", exc.strerror or str(exc)) from None
+        raise ConfigError(str(path), "", None, exc.strerror or str(exc)) from None
     except UnicodeDecodeError:
-        raise ConfigError(str(path), "file", "", "it is not UTF-8 text") from None
+        raise ConfigError(str(path), "", None, "not UTF-8 text") from None
 
 
 def _converter() -> Any:
@@ -288,7 +288,7 @@ def _first(exc: BaseException, raw: Any, path: str) -> tuple[str, object, str]:
             return _first(inner, below, f"{path}.{name}")
         return _first(inner, raw, path)
     if isinstance(exc, KeyError):
-        return path.lstrip("."), "", "it is missing"
+        return path.lstrip("."), None, "it is missing"
     return path.lstrip("."), raw, str(exc) or type(exc).__name__
 
 

@@ -57,7 +57,7 @@ REFUSED = {
     "mediated with nobody": (ABROAD + "mode = 'mediated'", "mode = 'mediated'", "there is nothing to mediate between"),
     "a link under a platform device": (LINKED + "transport = 'mmio'", "link = 'pcie0'", "is carried by a host"),
     "a host under a PCI function": (LINKED + "host = 'rc'", "host = 'rc'", "is carried by a link"),
-    "no host": ("[hosts.soc]\n[devices.net0]\ntransport = 'mmio'", "host = ''", "it must be one of soc"),
+    "no host": ("[hosts.soc]\n[devices.net0]\ntransport = 'mmio'", "host: ", "it must be one of soc"),
     "no such host": (ON_HOST.replace('host = "soc"', 'host = "rc"'), "host = 'rc'", "it must be one of soc"),
     "a function on a platform": (ON_HOST + "function = 1", "function = 1", "transport mmio has no such setting"),
     "polling virtio-pci": (LINKED + "poll = true", "poll = True", "transport pci has no such setting"),

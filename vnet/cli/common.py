@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import shlex
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import click
+import trio
 
 from drivers.errors import DriverError
-from vnet.errors import ConfigError, ControlError, PrivilegeError
+from rings.errors import MemoryFault
+from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError
 from vnet.spec import NAME
 from vnet.traffic import TrafficError
 
@@ -18,21 +22,26 @@ __all__ = ["EXPECTED", "errors_in_one_line", "name_option", "one_line"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-EXPECTED = (ConfigError, ControlError, PrivilegeError, DriverError, TrafficError, OSError)
+EXPECTED = (ConfigError, ControlError, PrivilegeError, DriverError, TrafficError, MemoryFault, OSError)
 """What may go wrong without anything being wrong with this program."""
 
 
 class _Failure(click.ClickException):
-    """Ends the command with exit status 1 and its one line."""
+    """Ends the command with exit status 1, after one line for each error."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"vnet: {self.message}", err=True)
+        for line in self.message.splitlines():
+            click.echo(f"vnet: {line}", err=True)
 
 
 def errors_in_one_line(command: Callable[P, R]) -> Callable[P, R]:
-    """For the callback of a command: an expected error is one line on standard error and exit status 1.
+    """Wrap the callback of a command: each expected error is one line on standard error, and the exit status is 1.
 
-    Anything else is a bug, whose traceback is wanted.
+    Expected errors may come in groups, and beside cancellations. Anything else is a bug, whose traceback is wanted: a
+    group that holds one is printed without the expected errors in it, after their lines.
     """
 
     @functools.wraps(command)
@@ -40,30 +49,44 @@ def errors_in_one_line(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except BrokenPipeError:
-            raise  # whoever read our output has had enough; click ends quietly
-        except (*EXPECTED, BaseExceptionGroup) as exc:
-            error = _only(exc)
-            if not isinstance(error, EXPECTED):
-                raise
-            raise _Failure(one_line(error)) from None
+            raise  # the reader of our output has closed it; click ends quietly
+        except EXPECTED as exc:
+            raise _Failure([one_line(exc)]) from None
+        except BaseExceptionGroup as group:
+            found, unexpected = _sort(group)
+            if unexpected is None and found:
+                raise _Failure(found) from None
+            _Failure(found).show()
+            raise (unexpected or group) from None
 
     return run
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    if isinstance(error, OSError) and error.strerror:
+    """The message of an error, on one line."""
+    if isinstance(error, PrivilegeError) and error.command == SUDO:
+        text = f"{error.missing}; try: {SUDO} {shlex.join(sys.argv[1:])}"
+    elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
-        text = str(error)
+        text = str(error) or type(error).__name__
     return " ".join(text.split())
 
 
-def _only(error: BaseException) -> BaseException:
-    """The error itself rather than the groups it travelled in, where there is but one."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+def _sort(group: BaseExceptionGroup) -> tuple[list[str], BaseExceptionGroup | None]:
+    """The lines of the expected errors in a group, each once, and the group of the others without cancellations."""
+    expected, others = group.split(EXPECTED)
+    unexpected = others.split(trio.Cancelled)[1] if others is not None else None
+    lines = [] if expected is None else [one_line(error) for error in _leaves(expected)]
+    return list(dict.fromkeys(lines)), unexpected
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def _check_name(_context: click.Context, _option: click.Parameter, name: str) -> str:

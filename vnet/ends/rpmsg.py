@@ -117,7 +117,7 @@ class RpmsgSpec(PeerSpec):
             field = f"{side}.channels[{index}]"
             if bool(SURFACES[channel.surface][1]) != (channel.path is not None):
                 why = "has no path" if channel.path is not None else "needs the path where it is to be found"
-                return f"{field}.path", channel.path or "", f"surface {channel.surface} {why}"
+                return f"{field}.path", channel.path, f"surface {channel.surface} {why}"
             if channel.addr is not None:
                 if (side, channel.addr) in taken:
                     return f"{field}.addr", channel.addr, "another channel of this end has it"

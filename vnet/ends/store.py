@@ -36,11 +36,11 @@ class StoreSpec:
     def clash(self, where: str) -> tuple[str, object, str] | None:
         """As `vnet.spec.DeviceSpec.clash`, of the store at that place of the device."""
         if self.store == "file" and self.path is None:
-            return f"{where}.path", "", "a file store needs the path of its file"
+            return f"{where}.path", None, "a file store needs the path of its file"
         if self.store == "memory" and self.path is not None:
             return f"{where}.path", self.path, "a memory store has no file"
         if self.store == "memory" and self.size is None:
-            return f"{where}.size", "", "a memory store needs a size"
+            return f"{where}.size", None, "a memory store needs a size"
         return None
 
     def claims(self, where: str) -> Iterator[tuple[str, tuple[str, ...]]]:
