@@ -36,6 +36,9 @@ class DeviceQueue:
         self.kicks = self.spurious = 0
         self.discards = False
         """Whether what is in it is thrown away while it is `muted`: said by the device type that offers it."""
+        self.table_max = 0
+        """Descriptors of a chain with an indirect table that the device accepts even if the ring has fewer. Set by a
+        device type whose configuration promises a number of segments: Linux builds tables by that number alone."""
         self._past = QueueStatistics(0, 0, 0, 0)
         self._lives = 0
         self._changed = trio.lowlevel.ParkingLot()

@@ -313,7 +313,13 @@ class VhostDevice:
         addrs = RingAddrs(Addr(queue.desc), Addr(queue.driver), Addr(queue.used))
         try:
             ring = ring_format(self.features).vringh(
-                self.ops.memory(), queue.num, addrs, self.features, base=queue.base, meter=self.meter
+                self.ops.memory(),
+                queue.num,
+                addrs,
+                self.features,
+                base=queue.base,
+                meter=self.meter,
+                table_max=queue.table_max,
             )
             if queue.around is not None:
                 ring = queue.around(ring)

@@ -59,13 +59,21 @@ class RingFormat:
         return 1 <= num <= most and (self.any_num or not num & num - 1)
 
     def vringh(
-        self, memory: Memory, num: int, addrs: RingAddrs, features: int, *, base: int | None = None, meter: Meter | None
+        self,
+        memory: Memory,
+        num: int,
+        addrs: RingAddrs,
+        features: int,
+        *,
+        base: int | None = None,
+        meter: Meter | None,
+        table_max: int = 0,
     ) -> Vringh:
-        """The device's side as negotiated. Raises BadRing or MemoryFault where no ring can be."""
+        """Make the device's side as negotiated. Raises BadRing or MemoryFault if there can be no such ring."""
         indirect = bool(features >> RingFeature.INDIRECT_DESC & 1)
         event_idx = bool(features >> RingFeature.EVENT_IDX & 1)
         base = self.start if base is None else base
-        ring = self.device(memory, num, addrs, event_idx=event_idx, indirect=indirect, base=base)
+        ring = self.device(memory, num, addrs, event_idx=event_idx, indirect=indirect, base=base, table_max=table_max)
         return ring if meter is None else MeteredVringh(ring, meter, self.costs, indirect=indirect)
 
 

@@ -105,12 +105,18 @@ class DriverSide(Generic[T]):
 class DeviceSide(BatchVringh):
     """The device's books. Everything it reads may be a lie, and is read once."""
 
-    def __init__(self, memory: Memory, areas: Areas, num: int, indirect: bool) -> None:
+    def __init__(self, memory: Memory, areas: Areas, num: int, indirect: bool, table_max: int) -> None:
+        """``table_max``: descriptors of a chain with an indirect table that are accepted even if the ring has fewer.
+
+        A driver may not build a chain longer than the ring (sections 2.7.5.3.1, 2.8.17), but Linux's do where the
+        device's configuration promises more segments.
+        """
         self.num = num
         self.broken = False
         self._memory = memory
         self._areas = areas
         self._allows_tables = indirect
+        self._table_max = max(num, table_max)
         # By head or buffer id: IN_FLIGHT while the device has it, then the batch with which it is shown as used. Until
         # that batch is published the driver can't know, and must not make it available again.
         self._taken = [FREE] * num
@@ -131,7 +137,7 @@ class DeviceSide(BatchVringh):
         if not self._allows_tables:
             raise BadRing(f"chain {head}: indirect table without the feature")
         entries, odd = divmod(size, DESC_SIZE)
-        if odd or not 1 <= entries <= self.num:
+        if odd or not 1 <= entries <= self._table_max:
             raise BadRing(f"chain {head}: indirect table of {size} bytes")
         pieces: list[memoryview] = []
         self._resolve(addr, size, False, pieces)

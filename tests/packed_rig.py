@@ -39,7 +39,7 @@ class PackedRig(RingRig):
             lenient_used_len=lenient,
         )
 
-    def device(self, start: int = 0, *, memory: Memory | None = None) -> PackedVringh:
+    def device(self, start: int = 0, *, memory: Memory | None = None, table_max: int = 0) -> PackedVringh:
         return PackedVringh(
             memory or self.device_side,
             self.num,
@@ -47,6 +47,7 @@ class PackedRig(RingRig):
             event_idx=self.event_idx,
             indirect=self.indirect,
             base=position(start, self.num),
+            table_max=table_max,
         )
 
     def pair(self, start: int = 0) -> tuple[PackedVirtqueue[object], PackedVringh]:

@@ -119,7 +119,7 @@ class Rig(RingRig):
             lenient_used_len=lenient,
         )
 
-    def device(self, base: int = 0, *, memory: Memory | None = None) -> SplitVringh:
+    def device(self, base: int = 0, *, memory: Memory | None = None, table_max: int = 0) -> SplitVringh:
         return SplitVringh(
             memory or self.device_side,
             self.num,
@@ -127,6 +127,7 @@ class Rig(RingRig):
             event_idx=self.event_idx,
             indirect=self.indirect,
             base=base,
+            table_max=table_max,
         )
 
     def pair(self, start: int = 0) -> tuple[SplitVirtqueue[object], SplitVringh]:

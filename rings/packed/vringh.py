@@ -31,14 +31,22 @@ class PackedVringh(DeviceSide):
     """
 
     def __init__(
-        self, memory: Memory, num: int, addrs: RingAddrs, *, event_idx: bool, indirect: bool, base: int = FIRST_LAP
+        self,
+        memory: Memory,
+        num: int,
+        addrs: RingAddrs,
+        *,
+        event_idx: bool,
+        indirect: bool,
+        base: int = FIRST_LAP,
+        table_max: int = 0,
     ) -> None:
         """Raises BadRing or MemoryFault where no ring can be: then nothing is held."""
         self._ring = PackedRing(memory, num, addrs)
         if base % FIRST_LAP >= num:
             self._ring.close()
             raise BadRing(f"a queue of {num} descriptors can't start at {base % FIRST_LAP}")
-        super().__init__(memory, self._ring, num, indirect)
+        super().__init__(memory, self._ring, num, indirect, table_max)
         self._event_idx = event_idx
         self._desc = self._ring.desc
         self._counts = [0] * num  # by buffer id: descriptors of the ring that the chain takes

@@ -29,11 +29,19 @@ class SplitVringh(DeviceSide):
     """See `rings.queue.Vringh`. ``base`` is the index both rings start from (0 but for migration)."""
 
     def __init__(
-        self, memory: Memory, num: int, addrs: RingAddrs, *, event_idx: bool, indirect: bool, base: int = 0
+        self,
+        memory: Memory,
+        num: int,
+        addrs: RingAddrs,
+        *,
+        event_idx: bool,
+        indirect: bool,
+        base: int = 0,
+        table_max: int = 0,
     ) -> None:
         """Raises BadRing or MemoryFault where no ring can be: then nothing is held."""
         self._ring = SplitRing(memory, num, addrs)
-        super().__init__(memory, self._ring, num, indirect)
+        super().__init__(memory, self._ring, num, indirect, table_max)
         self._mask = num - 1
         self._event_idx = event_idx
         self._desc = self._ring.desc
@@ -175,7 +183,7 @@ class SplitVringh(DeviceSide):
                     raise BadRing(f"chain {head}: an indirect table inside a table, or with NEXT set")
                 table, limit = self._table(head, addr, length)
                 nested = True
-                longest = min(longest, count + limit)
+                longest = min(self._table_max, count + limit)
                 index = 0
             else:
                 count += 1

@@ -35,6 +35,9 @@ __all__ = ["BlkPlug", "VhostBlk"]
 
 SIZE_MAX = 4 << 20
 SEG_MAX = 126
+"""Segments of data in one request. A larger ring does not raise it."""
+TABLE_MAX = SEG_MAX + 2
+"""Descriptors of the longest request: header, data, status."""
 MAX_SECTORS = 1 << 21
 """Of one segment of a discard or write-zeroes request: 1 GiB."""
 MAX_SEGMENTS = 16
@@ -170,6 +173,8 @@ class BoundVhostBlk:
         self._device.offer(
             TABLE, features, [(f"requestq{i + 1}", plug.queue_size) for i in range(count)], self._config(features)
         )
+        for queue in self._device.queues:
+            queue.table_max = TABLE_MAX
         self._device.on_features = self._agreed
         plug.resized = self._resized
 

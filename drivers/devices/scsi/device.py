@@ -40,6 +40,9 @@ __all__ = ["REQUESTS", "ScsiPlug", "VhostScsi"]
 REQUESTS = 2
 """The index of the first request queue: before it are those for control and events."""
 SEG_MAX = 126
+"""Segments of data in one direction of one request: what QEMU shows for a vhost-user SCSI host of any ring size."""
+TABLE_MAX = SEG_MAX + 2
+"""Descriptors of the longest request: request header, data, response."""
 CMD_PER_LUN = 128
 
 
@@ -103,6 +106,8 @@ class BoundVhostScsi:
         names = ["controlq", "eventq", *(f"requestq{i + 1}" for i in range(plug.queues))]
         queues = [(name, plug.queue_size) for name in names]
         self._device.offer(TABLE, plug.features & SUPPORTED, queues, self.config.emit())
+        for queue in self._device.queues[REQUESTS:]:
+            queue.table_max = TABLE_MAX
         self._device.on_reset = self._reset
 
     def _reset(self) -> None:
