@@ -59,7 +59,7 @@ class CarrierDriver(Generic[C]):
             await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):
-                await virtio.unregister_device(device)
+                await virtio.discard_device(device)
             ops.release()
 
 

@@ -1,6 +1,9 @@
 """Buses: devices on one side, drivers on the other, matched by id tables and bound for a while.
 
 Either side may come first. A bus belongs to a host and serves until it is cancelled; nothing is global.
+
+Several tasks may unbind, rebind, and remove the same device at the same time. They only request it: one task at a time
+serves a binding, it alone changes the binding's state while it runs, and each requester waits for the end of that task.
 """
 
 from __future__ import annotations
@@ -97,6 +100,8 @@ class Bus(Generic[D, R]):
 
     def __init__(self) -> None:
         self._bindings: list[Binding[D, R]] = []
+        self._leaving: list[Binding[D, R]] = []
+        """Bindings that were removed while a driver had the device, which is not bound again before that ends."""
         self._drivers: list[R] = []
         self._changed = trio.Event()
         self._pokes = 0
@@ -110,14 +115,17 @@ class Bus(Generic[D, R]):
         self.poke()
 
     async def unregister_driver(self, driver: R) -> None:
-        """Remove the driver from the devices it has; they stay, unbound."""
+        """Remove the driver from the devices it has; they stay, unbound. Raises KeyError for one that is not there."""
+        if driver not in self._drivers:
+            raise KeyError(driver.name)
         self._drivers.remove(driver)
-        for binding in self.bindings:
-            if binding.driver is driver:
-                await self._unbind(binding)
-        self.poke()
+        for ended in [self._release(binding) for binding in self._bindings if binding.driver is driver]:
+            await ended.wait()
 
     def register_device(self, device: D) -> None:
+        """Raises ValueError for one that is on the bus already."""
+        if any(binding.device is device for binding in self._bindings):
+            raise ValueError(f"{device.name} is on the bus already")
         if not device.name:
             taken = {b.device.name for b in self._bindings}
             device.name = next(n for i in range(len(taken) + 1) if (n := f"{self.prefix}{i}") not in taken)
@@ -128,15 +136,32 @@ class Bus(Generic[D, R]):
 
     async def unregister_device(self, device: D) -> None:
         """Unbind and forget it. Raises KeyError for one that is not on the bus."""
-        binding = self.binding(device)
-        self._bindings.remove(binding)
-        await self._unbind(binding)
-        self.poke()
+        self.binding(device)
+        await self.discard_device(device)
+
+    async def discard_device(self, device: D) -> None:
+        """Unbind and forget it if it is on the bus; return once no driver has it, whichever task removed it."""
+        for binding in self._bindings:
+            if binding.device is device:
+                self._bindings.remove(binding)
+                self._leaving.append(binding)
+                self._release(binding)
+                break
+        for binding in tuple(self._leaving):
+            if binding.device is device:
+                await binding.ended.wait()
+
+    def renew_device(self, device: D) -> None:
+        """Register it if it is not on the bus; have it matched anew if its last probe failed."""
+        found = next((binding for binding in self._bindings if binding.device is device), None)
+        if found is None:
+            self.register_device(device)
+        elif found.state is BindState.FAILED:
+            self._release(found)
 
     async def rebind(self, device: D) -> None:
         """Remove the driver from the device, also from one whose probe failed, and have it matched anew."""
-        await self._unbind(self.binding(device))
-        self.poke()
+        await self._release(self.binding(device)).wait()
 
     def binding(self, device: D) -> Binding[D, R]:
         for binding in self._bindings:
@@ -156,12 +181,12 @@ class Bus(Generic[D, R]):
             while True:
                 self._changed = trio.Event()
                 for binding in self._bindings:
-                    if binding.state in (BindState.UNBOUND, BindState.DEFERRED):
+                    if binding.state in (BindState.UNBOUND, BindState.DEFERRED) and not self._leaves(binding.device):
                         driver = self.match(binding.device)
                         if driver is not None:
                             binding.driver, binding.state, binding.error = driver, BindState.PROBING, ""
                             binding.ended, binding.scope = trio.Event(), trio.CancelScope()
-                            nursery.start_soon(self._bind, binding, driver)
+                            nursery.start_soon(self._bind, binding, driver, binding.scope)
                 await self._changed.wait()
 
     def match(self, device: D) -> R | None:
@@ -179,24 +204,38 @@ class Bus(Generic[D, R]):
         """
         raise NotImplementedError
 
-    async def _bind(self, binding: Binding[D, R], driver: R) -> None:
-        assert binding.scope is not None
+    def _leaves(self, device: D) -> bool:
+        return any(binding.device is device for binding in self._leaving)
+
+    async def _bind(self, binding: Binding[D, R], driver: R, scope: trio.CancelScope) -> None:
         after, error, pokes = BindState.UNBOUND, "", self._pokes
         try:
-            with binding.scope:
+            with scope:
                 await self.attach(binding, binding.device, driver)
         except ProbeDeferred as exc:
             after, error = BindState.DEFERRED, str(exc)
         except DriverError as exc:
             after, error = BindState.FAILED, str(exc)
         finally:
-            binding.state, binding.error, binding.scope = after, error, None
+            if scope.cancel_called:
+                self._free(binding)
+            else:
+                binding.state, binding.error = after, error
+            binding.scope = None
             binding.ended.set()
         if after is BindState.DEFERRED and pokes != self._pokes:
             self._changed.set()  # what it missed may have come while it looked
 
-    async def _unbind(self, binding: Binding[D, R]) -> None:
+    def _release(self, binding: Binding[D, R]) -> trio.Event:
+        """Request that no driver has the device, and that it is matched anew; the event is set once that is so."""
         if binding.scope is not None:
             binding.scope.cancel()
-        await binding.ended.wait()
-        binding.state, binding.driver = BindState.UNBOUND, None
+        else:
+            self._free(binding)
+        return binding.ended
+
+    def _free(self, binding: Binding[D, R]) -> None:
+        binding.state, binding.driver, binding.error = BindState.UNBOUND, None, ""
+        if binding in self._leaving:
+            self._leaving.remove(binding)
+        self.poke()

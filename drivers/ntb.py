@@ -30,7 +30,6 @@ from drivers.ntb_registers import (
     mw_offset,
     mw_size,
 )
-from drivers.pump import Signal
 from drivers.virtio import VirtioBus
 from rings import features
 from rings.memory import Addr, Memory
@@ -90,7 +89,6 @@ class NtbEpfDriver:
         self._bus = bus
 
     async def attach(self, binding: Binding[PciFunction, Any], carrier: PciFunction, virtio: VirtioBus) -> None:
-        await _online(carrier)
         ntb = NtbEpf(carrier)
         self._bus.register_device(ntb)
         try:
@@ -98,27 +96,8 @@ class NtbEpfDriver:
             await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):
-                await self._bus.unregister_device(ntb)
+                await self._bus.discard_device(ntb)
             ntb.release()
-
-
-async def _online(function: PciFunction) -> None:
-    """Wait until its registers can be read: the link may have gone down again since it was found."""
-
-    class Watcher:
-        def link_up(self) -> None:
-            up.set()
-
-        def link_down(self) -> None:
-            pass
-
-    up = Signal()
-    function.watch(Watcher())
-    try:
-        while not function.online:
-            await up.wait()
-    finally:
-        function.watch(None)
 
 
 class NtbEpf:

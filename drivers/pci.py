@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import attrs
 
-from drivers.carrier import CarrierBus, CarrierDriver
+from drivers.carrier import CarrierBus, CarrierClient, CarrierDriver
 from drivers.errors import TransportLost
 from drivers.hw import DmaMemory, PciFunction
+from drivers.model import Binding
 from drivers.pump import Signal
 from drivers.virtio import DriverQueue, VirtioDevice
 from drivers.vring import VringMemory
@@ -23,9 +24,35 @@ class VirtioPciDriver(CarrierDriver[PciFunction]):
 
 
 class PciBus(CarrierBus[PciFunction]):
-    """The functions that a root complex found."""
+    """The functions that a root complex found. Each is bound only while its link is up: else its registers are gone."""
 
     prefix = "pci"
+
+    async def attach(
+        self,
+        binding: Binding[PciFunction, CarrierClient[PciFunction]],
+        device: PciFunction,
+        driver: CarrierClient[PciFunction],
+    ) -> None:
+        await _wait_online(device)
+        await super().attach(binding, device, driver)
+
+
+async def _wait_online(function: PciFunction) -> None:
+    class Watcher:
+        def link_up(self) -> None:
+            up.set()
+
+        def link_down(self) -> None:
+            pass
+
+    up = Signal()
+    function.watch(Watcher())
+    try:
+        while not function.online:
+            await up.wait()
+    finally:
+        function.watch(None)
 
 
 class FunctionTransport:

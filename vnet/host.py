@@ -94,7 +94,7 @@ class Host:
 
     def _region_gone(self, region: Region) -> None:
         if self._nursery is not None:
-            self._nursery.start_soon(self.mmio.unregister_device, region)
+            self._nursery.start_soon(self.mmio.discard_device, region)
 
     # What the root complex tells.
 
@@ -102,6 +102,5 @@ class Host:
         self.pci.register_device(function)
 
     def gone(self, function: PciFunctionHandle) -> None:
-        """Whoever took it off the bus by hand is done with it already."""
-        if self._nursery is not None and any(binding.device is function for binding in self.pci.bindings):
-            self._nursery.start_soon(self.pci.unregister_device, function)
+        if self._nursery is not None:
+            self._nursery.start_soon(self.pci.discard_device, function)

@@ -105,7 +105,7 @@ class NtbVirtio(NtbEnd):
     async def leave(self) -> None:
         """Take the device off its bus while the other end may still hear of it, then end the session."""
         if self._device is not None:
-            await self._virtio.unregister_device(self._device)
+            await self._virtio.discard_device(self._device)
         self.stop()
         self.dma.close()
 
@@ -195,7 +195,8 @@ class NtbVirtio(NtbEnd):
         ids = offer.device_id, offer.vendor_id
         if self._device is not None and ids != (self._device.device_id, self._device.vendor_id):
             device, self._device = self._device, None
-            await self._virtio.unregister_device(device)
+            with trio.CancelScope(shield=True):  # it uses what `leave` releases
+                await self._virtio.discard_device(device)
         if not self.session:
             return  # it ended while that took its time
         self._refuse("")
@@ -204,9 +205,7 @@ class NtbVirtio(NtbEnd):
         self._back.set()
         if self._device is None:
             self._device = VirtioDevice(*ids, self, self.ntb.name)
-            self._virtio.register_device(self._device)
-        elif self._virtio.binding(self._device).state is BindState.FAILED:
-            await self._virtio.rebind(self._device)  # another device, or the same after a new start
+        self._virtio.renew_device(self._device)  # a new session may be another device's, or follow a new start
 
     def _notice(self) -> None:
         """Tell a driver that is done with its set-up what the vhost side changed since the session began."""

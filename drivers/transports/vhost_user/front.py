@@ -13,7 +13,6 @@ import trio
 from drivers.errors import ProbeError, TransportLost
 from drivers.hw import DmaMemory
 from drivers.ipc import FdSocket, Unusable
-from drivers.model import BindState
 from drivers.pump import Signal
 from drivers.transports.vhost_user.connection import Connection
 from drivers.transports.vhost_user.constants import (
@@ -97,7 +96,7 @@ class VhostUserFront:
                     if channel is not None:
                         nursery.start_soon(connection.overhear, channel, self._config_changed)
                     self._connection = connection
-                    await self._show()
+                    self._show()
                 except (ProbeError, TransportLost, Unusable) as exc:
                     connection.end(str(exc))
         finally:
@@ -140,21 +139,19 @@ class VhostUserFront:
             raise
         return channel
 
-    async def _show(self) -> None:
+    def _show(self) -> None:
         """There is a device: put it on its bus, or have the one that is there brought up again."""
         self._refuse("")
         self._online.set()
         if self._device is None:
             socket = self._socket
             self._device = VirtioDevice(socket.device_id, socket.vendor_id, self, socket.name)
-            self._virtio.register_device(self._device)
-        elif self._virtio.binding(self._device).state is BindState.FAILED:
-            await self._virtio.rebind(self._device)  # another back end, or the same after a new start
+        self._virtio.renew_device(self._device)  # the back end may be another one, or follow a new start
 
     async def leave(self) -> None:
         """Take the device off its bus, which stops it while there is a connection to say so on; then hang up."""
         if self._device is not None:
-            await self._virtio.unregister_device(self._device)
+            await self._virtio.discard_device(self._device)
         self._scope.cancel()
 
     def _has(self, feature: ProtocolFeature) -> bool:
