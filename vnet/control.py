@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from vnet import __version__, qmp
 from vnet.describe import describe
 from vnet.ends import ENDS
 from vnet.errors import ControlError
+from vnet.ports.listen import RETRY, accept, connect, listen
 from vnet.qmp import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.state import socket_path
 from vnet.world import World
@@ -35,6 +36,7 @@ LINGER = 1.0
 PATIENCE = 5.0
 """Seconds that a reply may take."""
 UCRED = struct.Struct("iII")
+LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -117,14 +119,20 @@ class ControlServer:
         self._clients = 0
 
     async def serve(self, path: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen at ``path``, where nothing is yet, until cancelled. Raises OSError."""
-        with _listen(path) as listener:
-            task_status.started()
-            await trio.serve_listeners(self._accept, [listener])
+        """Listen at ``path`` until cancelled. Raises OSError."""
+        with listen(path, socket.SOCK_STREAM, BACKLOG) as listening:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    nursery.start_soon(self._admit, await accept(listening, self._report_shortage))
 
-    async def _accept(self, stream: trio.SocketStream) -> None:
-        if _peer_uid(stream) in (0, os.geteuid()) and self._clients < CLIENTS_MAX:
-            await self.converse(stream)
+    async def _admit(self, client: socket.socket) -> None:
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(client)) as stream:
+            if _peer_uid(stream) in (0, os.geteuid()) and self._clients < CLIENTS_MAX:
+                await self.converse(stream)
+
+    def _report_shortage(self, why: str) -> None:
+        LOG.warning("%s: the control socket lets no client in for now: %s", self._world.name, why)
 
     async def converse(self, stream: trio.abc.Stream) -> None:
         """Serve one client until it leaves. Whatever it sends or does not read, nobody else notices."""
@@ -179,24 +187,16 @@ class ControlServer:
             return qmp.emit({"return": returned, **about}), request.execute
         except QmpError as exc:
             return qmp.emit({**exc.as_dict(), **about}), ""
+        except OSError as exc:  # what the command asked of the kernel: no reason to end
+            why = exc.strerror or str(exc)
+            refusal = QmpError(f"{exc.filename}: {why}" if exc.filename else why)
+            return qmp.emit({**refusal.as_dict(), **about}), ""
 
 
 def _peer_uid(stream: trio.SocketStream) -> int:
     """The user at the other end, as the kernel knows it."""
     _, uid, _ = UCRED.unpack(stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
     return int(uid)
-
-
-@contextmanager
-def _listen(path: Path) -> Iterator[trio.SocketListener]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-        listening.bind(str(path))
-        try:
-            path.chmod(0o600)  # before anybody can connect
-            listening.listen(BACKLOG)
-            yield trio.SocketListener(trio.socket.from_stdlib_socket(listening))
-        finally:
-            path.unlink(missing_ok=True)
 
 
 # Client
@@ -208,12 +208,21 @@ async def ask(
     """What a command returns from the system ``name``, within ``timeout`` seconds. Raises ControlError, OSError."""
     try:
         with trio.fail_after(timeout):
-            async with await trio.open_unix_socket(socket_path(name)) as stream:
+            async with await _connect(socket_path(name)) as stream:
                 return await exchange(stream, command, arguments or {})
     except trio.TooSlowError:
         raise ControlError(f"{name} does not answer within {timeout:g} s") from None
     except (FileNotFoundError, ConnectionRefusedError):
         raise ControlError(f"{name} is not running; try: vnet up --name {name}") from None
+
+
+async def _connect(path: Path) -> trio.SocketStream:
+    """A connection to a control socket; waits while its backlog is full. Raises OSError."""
+    while True:
+        try:
+            return trio.SocketStream(trio.socket.from_stdlib_socket(connect(path)))
+        except BlockingIOError:
+            await trio.sleep(RETRY)
 
 
 async def exchange(stream: trio.abc.Stream, command: str, arguments: Mapping[str, object]) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from vnet.ends import ENDS
 from vnet.ends.base import End, OpenContext
 from vnet.errors import ConfigError
 from vnet.ports.ipc import LocalIpc, UnixSocket
-from vnet.ports.listen import accept, listen
+from vnet.ports.listen import accept, connect, listen
 from vnet.ports.poller import Poller
 from vnet.spec import DeviceSpec
 
@@ -101,12 +100,10 @@ class Served:
     async def dial(self, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
         while True:
-            connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connected.setblocking(False)
             try:
-                connected.connect(str(self.export.socket))
-            except OSError:  # nobody is there yet, or has time
-                connected.close()
+                connected = connect(self.export.socket)
+            except OSError:
+                pass  # the front end does not listen yet, or its backlog is full
             else:
                 await self.converse(connected)
             await trio.sleep(RETRY)
@@ -149,8 +146,7 @@ async def open_exports(
             try:
                 await sessions.start(serve)
             except OSError as exc:
-                why = "somebody listens there already" if exc.errno == errno.EADDRINUSE else exc.strerror or str(exc)
-                raise ConfigError("serve", "socket", str(device.export.socket), why) from None
+                raise ConfigError("serve", "socket", str(device.export.socket), exc.strerror or str(exc)) from None
         yield served
 
 

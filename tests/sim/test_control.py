@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
@@ -18,6 +20,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from vnet import control, state
 from vnet.control import COMMANDS, MESSAGE_MAX, ControlServer, ask, exchange
 from vnet.errors import ControlError, PrivilegeError
+from vnet.ports.listen import connect
 from vnet.state import State, claim, clean_up, read_state, running, socket_path, state_path
 from vnet.topology import DEFAULT, parse
 from vnet.world import World, open_world
@@ -315,6 +318,51 @@ async def test_one_client_too_many_is_hung_up_on_until_another_leaves(
                 await ask(NAME, "query-vnet")
         await wait_all_tasks_blocked()
         await ask(NAME, "query-vnet")
+
+
+async def test_clients_wait_while_the_process_lacks_descriptors(
+    world: World, run_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line tells the shortage. (`trio.serve_listeners` would log a traceback ten times a second.)"""
+    refused = 0
+    real = socket.socket.accept
+
+    def accept(listening: socket.socket) -> tuple[socket.socket, object]:
+        nonlocal refused
+        if refused < 4:
+            refused += 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(listening)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    async with serving(world):
+        await ask(NAME, "query-vnet")
+    assert refused == 4
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{NAME}: the control socket lets no client in for now: Too many open files"
+    ]
+
+
+async def test_an_error_of_the_kernel_is_the_commands_reply(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_: World) -> object:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), "vnet0")
+
+    monkeypatch.setitem(COMMANDS, "query-vnet", attrs.evolve(COMMANDS["query-vnet"], run=fail))
+    async with open_client(ControlServer(world)) as client:
+        await client.shake_hands()
+        assert await client.say({"execute": "query-vnet"}) == refused("vnet0: No such device")
+
+
+async def test_a_server_whose_backlog_is_full_is_given_up(made_run_dir: Path) -> None:
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.socket(socket.AF_UNIX))
+        silent.bind(str(socket_path(NAME)))
+        silent.listen(0)
+        stack.enter_context(connect(socket_path(NAME)))
+        with pytest.raises(BlockingIOError):
+            connect(socket_path(NAME))
+        with pytest.raises(ControlError, match=f"{NAME} does not answer within 5 s"):
+            await ask(NAME, "query-vnet")
 
 
 async def test_a_server_that_does_not_answer_is_given_up(made_run_dir: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
-from vnet.ports.listen import RETRY, accept, listen
+from vnet.ports.listen import RETRY, accept, listen, remove_stale
 
 
 class Refusing(socket.socket):
@@ -34,17 +36,17 @@ def refusing(path: Path, *errors: int) -> Refusing:
     return made
 
 
-async def test_whoever_can_not_be_let_in_now_waits_and_is_let_in_later(tmp_path: Path) -> None:
-    """A process without descriptors left goes on with the clients it has."""
+async def test_a_client_waits_while_the_process_lacks_descriptors_or_memory(tmp_path: Path) -> None:
+    """The shortage is reported once per client, however many attempts it takes."""
     told: list[str] = []
-    errors = (errno.EMFILE, errno.ECONNABORTED, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+    errors = (errno.EMFILE, errno.ECONNABORTED, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS)
     with refusing(tmp_path / "s", *errors) as listening, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "s"))
         began = trio.current_time()
         with await accept(listening, told.append) as taken:
             assert not taken.getblocking()
-        assert trio.current_time() - began == pytest.approx(3 * RETRY)
-    assert told == [os.strerror(number) for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)]
+        assert trio.current_time() - began == pytest.approx(4 * RETRY)
+    assert told == [os.strerror(errno.EMFILE)]
 
 
 async def test_any_other_error_is_raised(tmp_path: Path) -> None:
@@ -61,3 +63,62 @@ async def test_a_client_comes_through_a_real_socket(tmp_path: Path) -> None:
         with await accept(listening):
             pass
     assert not (tmp_path / "s").exists()
+
+
+KINDS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+
+
+@contextmanager
+def full(path: Path, kind: socket.SocketKind) -> Iterator[None]:
+    """A socket whose owner does not accept, and whose backlog is full."""
+    with ExitStack() as stack:
+        owner = stack.enter_context(socket.socket(socket.AF_UNIX, kind))
+        owner.bind(str(path))
+        owner.listen(0)
+        while True:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX, kind))
+            client.setblocking(False)
+            try:
+                client.connect(str(path))
+            except BlockingIOError:
+                break
+        yield
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("theirs", KINDS)
+def test_a_socket_whose_owner_does_not_accept_is_reported_at_once(
+    tmp_path: Path, kind: socket.SocketKind, theirs: socket.SocketKind
+) -> None:
+    """A blocking connect would stop the whole process until the owner accepts."""
+    path = tmp_path / "s"
+    with full(path, theirs):
+        with pytest.raises(OSError, match="another program listens there already") as caught, listen(path, kind, 1):
+            pass
+        assert caught.value.errno == errno.EADDRINUSE
+        assert path.is_socket()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_socket_of_a_killed_process_is_replaced(tmp_path: Path, kind: socket.SocketKind) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX, kind) as dead:
+        dead.bind(str(path))
+    with listen(path, kind, 1), socket.socket(socket.AF_UNIX, kind) as client:
+        client.connect(str(path))
+
+
+def put_link(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(f"{path}.elsewhere")
+    path.symlink_to(f"{path}.elsewhere")
+
+
+@pytest.mark.parametrize("put", [Path.touch, Path.mkdir, put_link])
+def test_anything_but_a_socket_is_left_alone(tmp_path: Path, put: Callable[[Path], None]) -> None:
+    path = tmp_path / "s"
+    put(path)
+    before = path.lstat()
+    with pytest.raises(FileExistsError, match="is no socket; it is left alone"):
+        remove_stale(path)
+    assert os.path.samestat(path.lstat(), before)

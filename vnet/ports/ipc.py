@@ -17,6 +17,7 @@ import trio
 from drivers.errors import TransportLost
 from drivers.ipc import FdSocket, Handle, Notifier, SharedMemory, Unusable
 from vnet.memory import PAGE, full_fence
+from vnet.ports import listen
 from vnet.ports.poller import Poller
 
 __all__ = ["FileHandle", "LocalIpc", "Mapping", "UnixSocket", "connect", "socket_pair"]
@@ -105,15 +106,8 @@ def _why(error: Exception) -> str:
 
 
 async def connect(path: Path) -> UnixSocket:
-    """To whoever listens at ``path``. Raises OSError."""
-    connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connecting.setblocking(False)
-        connecting.connect(str(path))  # at once, or not at all: a full backlog is an error
-    except BaseException:
-        connecting.close()
-        raise
-    return UnixSocket(connecting)
+    """A connection to the socket at ``path``. Raises OSError; BlockingIOError if its backlog is full."""
+    return UnixSocket(listen.connect(path))
 
 
 def socket_pair() -> tuple[UnixSocket, UnixSocket]:

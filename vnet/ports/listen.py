@@ -1,21 +1,22 @@
-"""Unix sockets of this user's own, for programs to connect to."""
+"""Unix sockets of this user's own, for programs to connect to. Nothing here blocks the event loop."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import trio
 
-__all__ = ["accept", "listen"]
+__all__ = ["accept", "connect", "listen", "remove_stale"]
 
 RETRY = 0.5
-"""Seconds until a client is let in that could not be."""
-SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Seconds between two attempts to accept while the process lacks descriptors or memory."""
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 @contextmanager
@@ -23,9 +24,8 @@ def listen(path: Path, kind: socket.SocketKind, backlog: int) -> Iterator[socket
     """A socket at ``path`` for this user alone; one that a killed process left there is replaced. Raises OSError."""
     with socket.socket(socket.AF_UNIX, kind) as listening:
         listening.setblocking(False)
-        if path.is_socket() and not _answers(path, kind):
-            path.unlink()
-        listening.bind(str(path))
+        remove_stale(path)
+        listening.bind(os.fspath(path))
         made = path.stat()
         try:
             path.chmod(0o600)  # before anybody can connect
@@ -37,10 +37,12 @@ def listen(path: Path, kind: socket.SocketKind, backlog: int) -> Iterator[socket
 
 
 async def accept(listening: socket.socket, short: Callable[[str], None] = lambda why: None) -> socket.socket:
-    """The next client, non-blocking. While this process can't have another one it waits, and ``short`` hears why.
+    """Wait for the next client; return its socket, non-blocking.
 
-    (`trio.SocketListener` wants a stream socket.)
+    While the process lacks descriptors or memory, the clients wait, and ``short`` is called with the reason, once.
+    (`trio.SocketListener` wants a stream socket, and `trio.serve_listeners` logs a traceback at each attempt.)
     """
+    reported = False
     while True:
         await trio.lowlevel.wait_readable(listening)
         try:
@@ -50,17 +52,50 @@ async def accept(listening: socket.socket, short: Callable[[str], None] = lambda
         except OSError as exc:
             if exc.errno not in SHORTAGES:
                 raise
-            short(exc.strerror or str(exc))
+            if not reported:
+                short(exc.strerror or str(exc))
+                reported = True
             await trio.sleep(RETRY)
             continue
         client.setblocking(False)
         return client
 
 
-def _answers(path: Path, kind: socket.SocketKind) -> bool:
-    with socket.socket(socket.AF_UNIX, kind) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return False
+def connect(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """A non-blocking connection to the socket at ``path``. Raises OSError; BlockingIOError if its backlog is full."""
+    connecting = socket.socket(socket.AF_UNIX, kind)
+    try:
+        connecting.setblocking(False)
+        connecting.connect(os.fspath(path))
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
+
+
+def remove_stale(path: Path) -> None:
+    """Remove the socket that a killed process left at ``path``, if there is one.
+
+    Raises FileExistsError for anything but a socket, OSError (EADDRINUSE) for a socket whose owner is alive, even if
+    that does not accept.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "what is there is no socket; it is left alone", str(path))
+    if _is_alive(path):
+        raise OSError(errno.EADDRINUSE, "another program listens there already", str(path))
+    path.unlink(missing_ok=True)
+
+
+def _is_alive(path: Path) -> bool:
+    """Whether a process has the socket. A connection is refused only if none has."""
+    try:
+        connect(path).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    except OSError:  # a full backlog, or a socket of another kind
+        return True
     return True
