@@ -14,6 +14,7 @@ import trio
 
 from drivers.errors import PortGone
 from rings.errors import MemoryFault, RemoteRingError
+from rings.memory import was_released
 
 __all__ = [
     "BATCHES",
@@ -187,9 +188,9 @@ async def pump(
         queue.broke(exc)
         if queue.reachable():
             queue.flush()  # what was done before the bad chain stays done
-    except ValueError:
-        # A released view: the memory went away under the ring between two batches.
-        if queue.live and queue.reachable():
+    except ValueError as exc:
+        # The memory went away under the ring between two batches. Any other ValueError is a bug of the flow.
+        if not was_released(exc) or (queue.live and queue.reachable()):
             raise
         queue.broke(MemoryFault(0, 0, write=False, reason="the ring's memory went away"))
     except PortGone as exc:

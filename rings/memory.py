@@ -7,7 +7,7 @@ from typing import NewType, Protocol
 
 from rings.errors import MemoryFault
 
-__all__ = ["Addr", "MappedMemory", "Memory", "PciAddr", "PhysAddr"]
+__all__ = ["Addr", "MappedMemory", "Memory", "PciAddr", "PhysAddr", "was_released"]
 
 Addr = NewType("Addr", int)
 """An address as it stands in a ring: whatever the bus between the two sides understands."""
@@ -17,6 +17,11 @@ PciAddr = NewType("PciAddr", Addr)
 """An address on the link."""
 
 ADDRESS_END = 1 << 64
+
+
+def was_released(error: ValueError) -> bool:
+    """Whether ``error`` comes from a view that was released. Python raises the same class for any bad value."""
+    return "released memoryview" in str(error)
 
 
 class Memory(Protocol):
@@ -34,8 +39,8 @@ class Memory(Protocol):
     def pin(self, addr: Addr, size: int, form: str, /) -> memoryview:
         """A typed view (``form`` as in struct: B, H, I or Q) that may be kept until `unpin`.
 
-        The memory remembers it and releases it when the range goes away, so that stale use raises
-        ValueError instead of touching memory. Raises MemoryFault like `view`.
+        The memory remembers it and releases it when the range goes away, so that stale use raises a ValueError
+        (see `was_released`) instead of touching memory. Raises MemoryFault like `view`.
         """
 
     def unpin(self, view: memoryview, /) -> None:

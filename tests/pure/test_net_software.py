@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, PadN
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet
 
@@ -35,7 +35,10 @@ class Case:
 
     tcp: bool = True
     v6: bool = False
-    tags: int = 0
+    tags: tuple[int, ...] = ()
+    """The EtherType of each VLAN tag."""
+    extensions: tuple[int, ...] = ()
+    """Bytes of options in each IPv6 extension header."""
     ip_options: bytes = b""
     tcp_options: bool = False
     flags: str = ACK
@@ -55,7 +58,12 @@ class Case:
     @property
     def start(self) -> int:
         """Where the transport header starts."""
-        return 14 + 4 * self.tags + (40 if self.v6 else 20 + len(self.ip_options))
+        return 14 + 4 * len(self.tags) + (40 + self.extended if self.v6 else 20 + len(self.ip_options))
+
+    @property
+    def extended(self) -> int:
+        """Bytes of extension headers."""
+        return sum(4 + size for size in self.extensions)
 
     @property
     def field(self) -> int:
@@ -69,11 +77,14 @@ class Case:
     def packet(self, at: int = 0, size: int | None = None, index: int = 0, flags: str | None = None) -> Packet:
         """Bytes of payload from ``at`` on, in the frame that a sender without any offload makes of them."""
         size = self.size if size is None else size
-        packet = ETHER
-        for _ in range(self.tags):
+        packet = ETHER.copy()
+        for ethertype in self.tags:
+            packet.lastlayer().type = ethertype
             packet = packet / Dot1Q(vlan=5)
         if self.v6:
             packet = packet / IPv6(src="2001:2::1", dst="2001:2::2")
+            for length in self.extensions:
+                packet = packet / IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(length))])
         else:
             ip = IP(src="198.18.0.1", dst="198.18.0.2", id=IP_ID + index & 0xFFFF, options=self.ip_options)
             packet = packet / ip
@@ -104,8 +115,8 @@ class Case:
         """The large frame as a sender with offloads leaves it: no checksums, lengths that nobody looks at."""
         return unsummed(bytes(self.packet()), self.start + self.field)
 
-    def header(self, gso: bool = True) -> bytes:
-        large = (self.kind, self.end, self.mss) if gso else (0, 0, 0)
+    def header(self, gso: bool = True, mss: int | None = None) -> bytes:
+        large = (self.kind, self.end, mss or self.mss) if gso else (0, 0, 0)
         return struct.pack("<BBHHHHH", NEEDS_CSUM, *large, self.start, self.field, 0)
 
 
@@ -132,7 +143,7 @@ def pseudo(frame: bytes, case: Case) -> bytes:
     """``frame`` with the pseudo header's sum where its checksum was, by a plain loop."""
     addresses = frame[case.start - 8 - len(case.ip_options) : case.start - len(case.ip_options)]
     if case.v6:
-        addresses = frame[case.start - 32 : case.start]
+        addresses = frame[case.start - case.extended - 32 : case.start - case.extended]
     data = addresses + struct.pack(">HH", 6 if case.tcp else 17, len(frame) - case.start)
     return unsummed(frame, case.start + case.field, loop_sum(data))
 
@@ -146,14 +157,18 @@ def loop_sum(data: bytes) -> int:
     return value
 
 
+Q, AD, OLD = 0x8100, 0x88A8, 0x9100
 CASES = [
-    *(Case(tcp=tcp, v6=v6, tags=tags) for tcp in (True, False) for v6 in (False, True) for tags in (0, 1, 2)),
+    *(Case(tcp=tcp, v6=v6, tags=tags) for tcp in (True, False) for v6 in (False, True) for tags in ((), (Q,), (Q, Q))),
+    *(Case(v6=v6, tags=tags) for v6 in (False, True) for tags in ((AD,), (AD, Q), (OLD, Q), (Q,) * 5)),
+    *(Case(tcp=tcp, v6=True, extensions=sizes) for tcp in (True, False) for sizes in ((4,), (252,), (4, 12, 244, 252))),
+    Case(v6=True, tags=(AD, Q), extensions=(196,), tcp_options=True),
     *(Case(tcp=tcp, size=size, mss=mss) for tcp in (True, False) for size, mss in ((1, 1), (1400, 1400), (1401, 1400))),
     *(Case(v6=v6, size=4097, mss=513) for v6 in (False, True)),
     Case(size=65_000, mss=1448, tcp_options=True),
     Case(ip_options=bytes.fromhex("94040000")),
     Case(tcp=False, ip_options=bytes.fromhex("9404000001010100")),
-    Case(tcp_options=True, v6=True, tags=1),
+    Case(tcp_options=True, v6=True, tags=(Q,)),
     *(Case(flags=flags, v6=v6) for flags in ("FPA", "CA", "FPCEA", "PA") for v6 in (False, True)),
     Case(flags="FPCA", size=100),
 ]
@@ -227,10 +242,13 @@ def changed(case: Case, at: int, value: int) -> bytes:
     return bytes(frame)
 
 
+LONG = Case(v6=True, extensions=(252, 252))
+
 UNFINISHED: dict[str, tuple[bytes, bytes]] = {
     "no IP": (Case().header(), changed(Case(), 14, 0x15)),
     "no frame behind its Ethernet header": (Case().header(), Case().frame()[:14]),
     "nothing but VLAN tags": (Case().header(), Case().frame()[:12] + b"\x81\0\0\5" * 80),
+    "a VLAN tag that is cut short": (Case().header(), Case().frame()[:12] + b"\x88\xa8\0"),
     "IPv6 said to be IPv4": (Case().header(), Case(v6=True).frame()),
     "IPv4 said to be IPv6": (Case(v6=True).header(), Case().frame()),
     "the transport header within the Ethernet header": (struct.pack("<BBHHHHH", 1, 1, 54, 9, 4, 16, 0), Case().frame()),
@@ -248,7 +266,17 @@ UNFINISHED: dict[str, tuple[bytes, bytes]] = {
     "no payload": (Case().header(), Case().frame()[:54]),
     "more segments than anybody makes": (Case(size=1025, mss=1).header(), Case(size=1025, mss=1).frame()),
     "a checksum behind the end": (struct.pack("<BBHHHHH", 1, 0, 0, 0, 34, 16, 0), Case().frame()[:51]),
-    "a checksum far behind": (struct.pack("<BBHHHHH", 1, 0, 0, 0, 250, 16, 0), Case().frame()),
+    "a checksum far behind the end": (struct.pack("<BBHHHHH", 1, 0, 0, 0, 65_000, 16, 0), Case().frame()),
+    "an IPv6 header that is cut short": (struct.pack("<BBHHHHH", 1, 5, 62, 9, 54, 6, 0), Case(v6=True).frame()[:53]),
+    "TCP said to be UDP": (struct.pack("<BBHHHHH", 1, 5, 42, 9, 34, 6, 0), Case().frame()),
+    "UDP said to be TCP": (struct.pack("<BBHHHHH", 1, 4, 74, 9, 54, 16, 0), Case(tcp=False, v6=True).frame()),
+    "an extension header beyond the transport header": (LONG.header(), changed(LONG, 14 + 40 + 1, 40)),
+    "a fragment": (LONG.header(), changed(LONG, 14 + 6, 44)),
+    "extension headers without an end": (
+        struct.pack("<BBHHHHH", 1, 4, 0, 1400, 14 + 40 + 8 * 100, 16, 0),
+        Case(v6=True).frame()[:20] + bytes(40 - 6) + bytes(8 * 101) + bytes(3000),
+    ),
+    "long headers before small segments": (LONG.header(mss=8), LONG.frame()),
 }
 
 
@@ -269,7 +297,7 @@ def test_a_frame_that_is_not_what_its_header_says_is_unfinished(why: str) -> Non
         st.integers(0, 20) | st.integers(0, 0xFFFF),
         st.just(0),
     ),
-    prefix=st.sampled_from([Case().frame(), Case(v6=True, tags=1).frame(), Case(tcp=False).frame(), b""]),
+    prefix=st.sampled_from([Case().frame(), Case(v6=True, tags=(Q,)).frame(), Case(tcp=False).frame(), b""]),
     size=st.integers(0, 200),
     noise=st.binary(max_size=80),
 )

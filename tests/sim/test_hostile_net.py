@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 
 import attrs
 import pytest
 import trio
 import trio.testing
+from frame_rig import DROPPED, HEADER, NEEDS_CSUM, Build, cut, framed, virtio_net_hdr, whole
 
 from drivers.devices.net.flow import BUDGET
 from drivers.devices.net.layout import TABLE, NetFeature
@@ -41,36 +41,9 @@ from vnet.testing import (
 
 SMALL = Options(queue_size=16)
 F = NetFeature
-HEADER = bytes(12)
 LENGTH = len(HEADER) + len(FRAME)
-NEEDS_CSUM = 1
 MSI = 0xFEE0_0000
 OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
-Build = Callable[[HostileDriver], Sequence[Desc]]
-
-
-def virtio_net_hdr(
-    flags: int = 0, gso: int = 0, hdr_len: int = 0, gso_size: int = 0, start: int = 0, offset: int = 0, count: int = 0
-) -> bytes:
-    return struct.pack("<BBHHHHH", flags, gso, hdr_len, gso_size, start, offset, count)
-
-
-def whole(data: bytes) -> Build:
-    """One descriptor with all of it."""
-    return lambda driver: [Desc(driver.put(data), len(data))]
-
-
-def cut(data: bytes, *sizes: int) -> Build:
-    """Pieces of these sizes, then the rest."""
-
-    def build(driver: HostileDriver) -> Sequence[Desc]:
-        descs, at = [], 0
-        for size in (*sizes, len(data) - sum(sizes)):
-            descs.append(Desc(driver.put(data[at : at + size]), size))
-            at += size
-        return descs
-
-    return build
 
 
 async def works(driver: HostileDriver, head: int = 8) -> None:
@@ -81,11 +54,6 @@ async def works(driver: HostileDriver, head: int = 8) -> None:
 
 
 # What the driver sends
-
-
-def framed(size: int, header: bytes = HEADER) -> bytes:
-    """Header and a frame of ``size`` bytes."""
-    return header + (FRAME * (size // len(FRAME) + 1))[:size]
 
 
 ENOUGH: dict[str, Build] = {
@@ -125,44 +93,6 @@ async def test_a_good_frame_passes_however_it_is_cut(build: Build) -> None:
         assert pair.plug.received.drops == {}
 
 
-C, G = NEEDS_CSUM, virtio_net_hdr
-DROPPED: dict[str, tuple[str, str, Build]] = {
-    # row, cause, chain
-    "nothing at all": ("N01", "short_header used_length", whole(b"")),
-    "one byte": ("N01", "short_header", whole(b"\0")),
-    "eleven bytes": ("N01", "short_header", whole(HEADER[:11])),
-    "eleven bytes, in pieces": ("N01", "short_header", cut(HEADER[:11], 5, 0, 5)),
-    "header alone": ("N01", "short_header", whole(HEADER)),
-    "header alone, in pieces": ("N01", "short_header", cut(HEADER, 10)),
-    "beyond the MTU": ("N02", "too_long", whole(framed(1519))),
-    "far beyond the MTU": ("N02", "too_long", whole(framed(9000))),
-    "beyond any frame": ("N02", "too_long", whole(framed(65551, G(C, 1, 54, 1460, 34, 16)))),
-    "far beyond, in pieces": ("N02", "too_long", cut(framed(200_000, G(C, 1, 54, 1460, 34, 16)), 70_000, 70_000)),
-    "csum_start behind the frame": ("N03", "bad_csum", whole(framed(60, G(C, start=61)))),
-    "csum_start at the end": ("N03", "bad_csum", whole(framed(60, G(C, start=60)))),
-    "one byte of checksum": ("N03", "bad_csum", whole(framed(60, G(C, start=53, offset=6)))),
-    "csum_offset behind the frame": ("N03", "bad_csum", whole(framed(60, G(C, start=14, offset=60)))),
-    "both largest": ("N03", "bad_csum", whole(framed(60, G(C, start=0xFFFF, offset=0xFFFF)))),
-    "sum that wraps 16 bits": ("N03", "bad_csum", whole(framed(60, G(C, start=0xFFFE, offset=4)))),
-    "gso_type 2": ("N04", "bad_gso", whole(framed(60, G(C, 2, 54, 1460, 34, 16)))),
-    "UFO": ("N04", "bad_gso", whole(framed(60, G(C, 3, 42, 1460, 34, 6)))),
-    "gso_type 6": ("N04", "bad_gso", whole(framed(60, G(C, 6, 54, 1460, 34, 16)))),
-    "tunnel": ("N04", "bad_gso", whole(framed(60, G(C, 0x21, 54, 1460, 34, 16)))),
-    "ECN of a datagram": ("N04", "bad_gso", whole(framed(60, G(C, 0x85, 42, 1460, 34, 6)))),
-    "ECN alone": ("N04", "bad_gso", whole(framed(60, G(C, 0x80, 54, 1460, 34, 16)))),
-    "gso_type 255": ("N04", "bad_gso", whole(framed(60, G(C, 255, 54, 1460, 34, 16)))),
-    "gso_size 0": ("N04", "bad_gso", whole(framed(60, G(C, 1, 54, 0, 34, 16)))),
-    "hdr_len behind the frame": ("N04", "bad_gso", whole(framed(60, G(C, 1, 61, 1460, 34, 16)))),
-    "hdr_len largest": ("N04", "bad_gso", whole(framed(60, G(C, 1, 0xFFFF, 1460, 34, 16)))),
-    "GSO without NEEDS_CSUM": ("N04", "bad_gso", whole(framed(60, G(0, 1, 54, 1460, 34, 16)))),
-    "GSO with DATA_VALID alone": ("N04", "bad_gso", whole(framed(60, G(2, 1, 54, 1460, 34, 16)))),
-    "one byte of frame": ("N05", "short_frame", whole(framed(1))),
-    "thirteen bytes of frame": ("N05", "short_frame", whole(framed(13))),
-    "thirteen, in pieces": ("N05", "short_frame", cut(framed(13), 12, 7)),
-    "thirteen with GSO": ("N05", "short_frame", whole(framed(13, G(C, 1, 0, 1, 0, 0)))),
-}
-
-
 @pytest.mark.every_transport
 @pytest.mark.hostile("N01", "N02", "N03", "N04", "N05")
 @pytest.mark.parametrize(("row", "cause", "build"), DROPPED.values(), ids=[f"{v[0]} {k}" for k, v in DROPPED.items()])
@@ -196,7 +126,7 @@ async def test_a_header_that_asks_for_what_was_not_agreed_on_is_a_bad_frame(bit:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.start(TABLE.prune(TWO_QUEUES & ~(1 << bit)))
         gso = (1, 54, 1460) if bit is F.HOST_TSO4 else (0, 0, 0)
-        driver.send(*whole(framed(60, virtio_net_hdr(C, *gso, 34, 16)))(driver))
+        driver.send(*whole(framed(60, virtio_net_hdr(NEEDS_CSUM, *gso, 34, 16)))(driver))
         with bounded():
             await trio.testing.wait_all_tasks_blocked()
         assert pair.plug.received.drops == {cause: 1}
@@ -431,7 +361,7 @@ async def test_a_frame_is_checked_and_sent_from_one_reading_of_its_memory() -> N
         async with hostile_driver(pair) as driver:
             pair.vhost.ops = AroundOps(ops, Unsteady)
             await driver.start()
-            header = virtio_net_hdr(C, start=14, offset=6)
+            header = virtio_net_hdr(NEEDS_CSUM, start=14, offset=6)
             for head in range(16):
                 driver.send(*whole(header + FRAME)(driver), head=head)
                 with bounded():
@@ -447,7 +377,7 @@ async def test_headers_rewritten_while_the_frame_goes_out_are_those_that_were_ch
 ) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.start()
-        good = virtio_net_hdr(C, start=14, offset=6)
+        good = virtio_net_hdr(NEEDS_CSUM, start=14, offset=6)
         addr = driver.put(good + FRAME)
         seen: list[bytes] = []
         send = pair.device_port.send
@@ -701,11 +631,11 @@ async def test_bytes_behind_the_used_length_are_not_handed_up() -> None:
 
 
 BAD_RECEIVED = {
-    "unknown gso_type": ("bad_gso", virtio_net_hdr(C, 7, 0, 1460, 14, 6, 1)),
+    "unknown gso_type": ("bad_gso", virtio_net_hdr(NEEDS_CSUM, 7, 0, 1460, 14, 6, 1)),
     "GSO without checksum": ("bad_gso", virtio_net_hdr(0, 1, 0, 1460, 14, 6, 1)),
-    "gso_size 0": ("bad_gso", virtio_net_hdr(C, 1, 54, 0, 14, 6, 1)),
-    "hdr_len behind": ("bad_gso", virtio_net_hdr(C, 1, 999, 1460, 14, 6, 1)),
-    "checksum behind": ("bad_csum", virtio_net_hdr(C, start=999, count=1)),
+    "gso_size 0": ("bad_gso", virtio_net_hdr(NEEDS_CSUM, 1, 54, 0, 14, 6, 1)),
+    "hdr_len behind": ("bad_gso", virtio_net_hdr(NEEDS_CSUM, 1, 999, 1460, 14, 6, 1)),
+    "checksum behind": ("bad_csum", virtio_net_hdr(NEEDS_CSUM, start=999, count=1)),
     "one more buffer than came": ("num_buffers", virtio_net_hdr(count=2)),
     "all buffers": ("num_buffers", virtio_net_hdr(count=16)),
     "more buffers than there are": ("num_buffers", virtio_net_hdr(count=0xFFFF)),

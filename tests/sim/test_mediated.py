@@ -12,6 +12,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from frame_rig import DROPPED, Build
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
@@ -427,6 +428,29 @@ async def test_a_header_that_points_anywhere_costs_its_own_frame(start: int) -> 
         with bounded():
             assert (await pair.device_port.receive())[1] == FRAME
         assert pair.statistics(0).drops == {"bad_gso": 1}
+
+
+@pytest.mark.hostile("N01", "N02", "N03", "N04", "N05")
+@pytest.mark.parametrize("off", [(), CSUM], ids=["to one that finishes frames", "to one that does not"])
+@pytest.mark.parametrize(("row", "cause", "build"), DROPPED.values(), ids=[f"{v[0]} {k}" for k, v in DROPPED.items()])
+async def test_a_bad_frame_is_dropped_and_counted_once_and_both_devices_go_on(
+    row: str, cause: str, build: Build, off: tuple[str, ...]
+) -> None:
+    guest = tuple(name for name in off if name.startswith("GUEST"))
+    async with open_mediated(Mediated(local_features_off=guest)) as pair, hostile_driver(pair) as driver:
+        await driver.start()
+        descs = build(driver)
+        for turn in range(2):
+            driver.send(*descs)
+            with bounded():
+                await trio.testing.wait_all_tasks_blocked()
+            drops = pair.statistics(0).drops
+            assert list(drops.values()) == [turn + 1]
+            assert set(drops) <= set(cause.split())
+            assert driver.rings[1].elem(turn) == (0, 0)
+        driver.send(Desc(driver.put(HEADER + FRAME), HEADER_SIZE + len(FRAME)), head=8)
+        with bounded():
+            assert (await pair.device_port.receive())[1] == FRAME
 
 
 # What can't be

@@ -85,9 +85,9 @@ class NetCopier(Copier):
             super().copy(chains[len(filled) :], sink, done)
 
     def _as_it_is(self, head: bytes) -> tuple[int, int, bytes]:
-        """Of a head, for `_plain`; no length fits where there is something to do."""
+        """Judge a head for `_plain`. No length fits a bad one, nor one whose frame has to be finished here."""
         low, high, out, _ = self._rules.judge(head)
-        if len(head) < HEAD or unfinished(out, self._able):
+        if low > high or unfinished(out, self._able):
             return 1, 0, head
         if len(self._plain) >= KNOWN_MAX:
             self._plain.clear()

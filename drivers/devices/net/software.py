@@ -6,6 +6,7 @@ A frame comes as its virtio_net_hdr and a list of byte views; what goes out is, 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 
@@ -16,19 +17,26 @@ from rings.chain import copy_out, skip, take, total
 __all__ = ["Unfinished", "finish", "ones_sum", "unfinished"]
 
 HEADER = struct.Struct("<BBHHHHH")
-ETHERTYPE_AT, VLAN = 12, 0x8100
-IPV4_HLEN, IPV4_ID, IPV4_LENGTH, IPV4_CSUM = 20, 4, 2, 10
-IPV6_HLEN, IPV6_LENGTH = 40, 4
-TCP_HLEN, TCP_SEQ, TCP_FLAGS, TCP_CSUM = 20, 4, 13, 16
+ETHERTYPE_AT = 12
+TAGS = re.compile(rb"(?:(?:\x81\x00|\x88\xa8|\x91\x00)..)*", re.DOTALL)
+"""Any number of VLAN tags: IEEE 802.1Q, 802.1ad, and the EtherType that came before 802.1ad."""
+IPV4_HLEN, IPV4_ID, IPV4_LENGTH, IPV4_CSUM, IPV4_PROTOCOL = 20, 4, 2, 10, 9
+IPV6_HLEN, IPV6_LENGTH, IPV6_NEXT = 40, 4, 6
+EXTENSIONS = frozenset({0, 43, 60, 135, 139, 140})
+"""IPv6 extension headers that every segment repeats. A fragment or an authenticated packet is not segmented."""
+EXTENSIONS_MAX = 32
+"""Extension headers of one frame. RFC 8200 has a place for seven, each of up to 2,048 bytes."""
+TCP, UDP = 6, 17
+TCP_HLEN, TCP_HLEN_MAX, TCP_SEQ, TCP_FLAGS, TCP_CSUM = 20, 60, 4, 13, 16
 TCP_FIN_PSH, TCP_CWR = 0x09, 0x80
 UDP_HLEN, UDP_LENGTH, UDP_CSUM = 8, 4, 6
 PLAIN = bytes(HEADER_SIZE)
 KINDS = {GsoType.TCPV4: "tso4", GsoType.TCPV6: "tso6", GsoType.UDP_L4: "uso"}
-HEADERS_MAX = 256
-"""Bytes that the headers of a frame may take: more is no frame that anybody segments."""
 SEGMENTS_MAX = 1024
-"""Frames that one is cut into: more would take so long that everybody else stood still, for pieces that no network has
-(the smallest MSS of IPv4 is 536, of Linux 88)."""
+"""Segments of one frame: more would hold up all other flows, for pieces that no network uses (the smallest MSS of IPv4
+is 536, of Linux 88)."""
+HEADERS_MAX = 1 << 18
+"""Bytes of headers in all segments of one frame."""
 
 Finished = tuple[bytes, list[memoryview]]
 """virtio_net_hdr and rewritten headers; the payload that follows, still where it was."""
@@ -82,8 +90,6 @@ def finish(header: bytes, frame: Sequence[memoryview], able: Offloads) -> Iterat
 def _checksummed(frame: Sequence[memoryview], start: int, offset: int) -> Finished:
     """One frame with its checksum filled in; the field holds the pseudo header's sum (section 5.1.9.2)."""
     at = start + offset
-    if at + 2 > HEADERS_MAX:
-        raise Unfinished(f"its checksum is at byte {at}")
     head = bytearray(copy_out(frame, at + 2))
     if len(head) < at + 2:
         raise Unfinished("it ends before its checksum")
@@ -106,23 +112,26 @@ def _sum_of(parts: Sequence[memoryview]) -> int:
 
 def _segments(kind: GsoType, mss: int, start: int, frame: Sequence[memoryview], able: Offloads) -> Iterator[Finished]:
     """A GSO frame as the frames it stands for: headers rewritten, payload cut into ``mss`` bytes."""
-    top = copy_out(frame, HEADERS_MAX)
-    network, transport = _network_at(top), start
-    v4, tcp = top[network] >> 4 == 4, kind is not GsoType.UDP_L4
+    top = copy_out(frame, start + TCP_HLEN_MAX)
+    protocol = UDP if kind is GsoType.UDP_L4 else TCP
+    network, transport, tcp = _network_at(top), start, protocol == TCP
+    v4 = top[network] >> 4 == 4
     if tcp and v4 is not (kind is GsoType.TCPV4):
         raise Unfinished("it is of the other IP version")
-    if (transport - network != (top[network] & 0xF) * 4) if v4 else (transport - network < IPV6_HLEN):
-        raise Unfinished("its IP header is cut short, or does not end where the next one starts")
+    if (_ipv4_end if v4 else _ipv6_end)(top, network, transport) != (transport, protocol):
+        raise Unfinished("its IP header is cut short, or the transport header does not follow it")
     hlen = (top[transport + 12] >> 4) * 4 if tcp and transport + 12 < len(top) else UDP_HLEN
     end = transport + hlen
-    if end > len(top) or hlen < (TCP_HLEN if tcp else UDP_HLEN) or transport - network < IPV4_HLEN:
-        raise Unfinished("its headers are too long, or cut short")
+    if end > len(top) or hlen < (TCP_HLEN if tcp else UDP_HLEN):
+        raise Unfinished("its headers are cut short")
     payload = skip(frame, end)
     left, done, index = total(payload), 0, 0
     if not left:
         raise Unfinished("there is nothing behind its headers")
     if left > mss * SEGMENTS_MAX:
         raise Unfinished(f"its {left} bytes make more than {SEGMENTS_MAX} segments of {mss}")
+    if -(-left // mss) * end > HEADERS_MAX:
+        raise Unfinished(f"its headers of {end} bytes are too long to be repeated before every {mss} bytes")
     ip_id = int.from_bytes(top[network + IPV4_ID : network + IPV4_ID + 2], "big")
     seq = int.from_bytes(top[transport + TCP_SEQ : transport + TCP_SEQ + 4], "big")
     while left > 0:
@@ -148,7 +157,7 @@ def _segments(kind: GsoType, mss: int, start: int, frame: Sequence[memoryview], 
         else:
             _put(head, transport + UDP_LENGTH, length)
         field = transport + (TCP_CSUM if tcp else UDP_CSUM)
-        pseudo = _fold(ones_sum(addresses) + (6 if tcp else 17) + length)
+        pseudo = _fold(ones_sum(addresses) + protocol + length)
         _put(head, field, pseudo)
         if able.csum:
             yield HEADER.pack(NEEDS_CSUM, 0, 0, 0, transport, field - transport, 0) + head, part
@@ -165,11 +174,27 @@ def _put(head: bytearray, at: int, value: int) -> None:
 
 
 def _network_at(top: bytes) -> int:
-    """Where the IP header starts, behind VLAN tags. Raises Unfinished."""
-    at = ETHERTYPE_AT
-    while int.from_bytes(top[at : at + 2], "big") == VLAN:
-        at += 4
-    at += 2
+    """The offset of the IP header, behind any VLAN tags. Raises Unfinished."""
+    tags = TAGS.match(top, ETHERTYPE_AT)
+    at = tags.end() + 2 if tags else len(top)
     if len(top) <= at or top[at] >> 4 not in (4, 6):
         raise Unfinished("it carries no IP packet")
     return at
+
+
+def _ipv4_end(top: bytes, at: int, _: int) -> tuple[int, int]:
+    """The end of the IPv4 header at ``at``, and the protocol behind it; 0, 0 for a header that is cut short."""
+    hlen = (top[at] & 0xF) * 4
+    return (at + hlen, top[at + IPV4_PROTOCOL]) if hlen >= IPV4_HLEN and at + hlen <= len(top) else (0, 0)
+
+
+def _ipv6_end(top: bytes, at: int, until: int) -> tuple[int, int]:
+    """The same for the IPv6 header at ``at`` and its extension headers, as far as ``until``."""
+    if at + IPV6_HLEN > len(top):
+        return 0, 0
+    following, at = top[at + IPV6_NEXT], at + IPV6_HLEN
+    for _ in range(EXTENSIONS_MAX):
+        if at >= until or following not in EXTENSIONS or at + 2 > len(top):
+            break
+        following, at = top[at], at + (top[at + 1] + 1) * 8
+    return at, following
