@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 from collections.abc import Callable
 
 import click
@@ -13,7 +14,7 @@ from drivers.errors import ProbeError
 from vnet.cli.common import errors_in_one_line
 from vnet.errors import SUDO, ConfigError, ControlError, LinkDown, PrivilegeError
 
-FULL = OSError(errno.EMFILE, "Too many open files")
+FULL = OSError(errno.ENOSPC, "No space left on device")
 WRONG = ConfigError("t.toml", "devices.a.mtu", 1, "it must be more")
 
 
@@ -40,7 +41,7 @@ def run(error: BaseException) -> Result:
         (OSError(errno.ENOENT, "No such file or directory", "/nowhere"), "/nowhere: No such file or directory"),
         (OSError("something"), "something"),
         (OSError(), "OSError"),
-        (FULL, "Too many open files"),
+        (FULL, "No space left on device"),
     ],
 )
 @pytest.mark.parametrize("wrap", [lambda e: e, lambda e: ExceptionGroup("", [ExceptionGroup("", [e])])])
@@ -50,17 +51,23 @@ def test_an_expected_error_is_one_line(error: Exception, line: str, wrap: Callab
 
 
 def test_each_of_a_group_is_one_line_and_the_same_line_is_printed_once() -> None:
-    group = ExceptionGroup("a", [FULL, ExceptionGroup("b", [WRONG, OSError(errno.EMFILE, "Too many open files")])])
+    group = ExceptionGroup("a", [FULL, ExceptionGroup("b", [WRONG, OSError(errno.ENOSPC, "No space left on device")])])
     done = run(group)
     assert done.exit_code == 1
-    assert done.stderr.splitlines() == ["vnet: Too many open files", "vnet: t.toml: devices.a.mtu = 1: it must be more"]
+    assert done.stderr.splitlines() == [
+        "vnet: No space left on device",
+        "vnet: t.toml: devices.a.mtu = 1: it must be more",
+    ]
 
 
 def test_an_unexpected_error_is_raised_alone_or_in_a_group() -> None:
     bug = KeyError("bug")
     assert run(bug).exception is bug
     done = run(ExceptionGroup("a", [FULL, ExceptionGroup("b", [WRONG, bug])]))
-    assert done.stderr.splitlines() == ["vnet: Too many open files", "vnet: t.toml: devices.a.mtu = 1: it must be more"]
+    assert done.stderr.splitlines() == [
+        "vnet: No space left on device",
+        "vnet: t.toml: devices.a.mtu = 1: it must be more",
+    ]
     assert isinstance(done.exception, ExceptionGroup)
     [inner] = done.exception.exceptions
     assert isinstance(inner, ExceptionGroup)
@@ -71,3 +78,11 @@ def test_a_missing_right_comes_with_the_command_that_was_given(monkeypatch: pyte
     monkeypatch.setattr("sys.argv", ["/usr/bin/vnet", "up", "my file.toml", "--name", "x"])
     done = run(PrivilegeError("no right to make the interface vnet0", SUDO))
     assert done.stderr == f"vnet: no right to make the interface vnet0; try: {SUDO} up 'my file.toml' --name x\n"
+
+
+def test_too_few_descriptors_are_one_line_whatever_was_to_be_opened() -> None:
+    limit = 4 * resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    errors = [
+        OSError(errno.EMFILE, "Too many open files", *path) for path in ((), ("/run/netns/a",), ("/dev/net/tun",))
+    ]
+    assert run(ExceptionGroup("", errors)).stderr == f"vnet: Too many open files; try: ulimit -n {limit}\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import resource
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -66,6 +68,9 @@ def one_line(error: BaseException) -> str:
     """The message of an error, on one line."""
     if isinstance(error, PrivilegeError) and error.command == SUDO:
         text = f"{error.missing}; try: {SUDO} {shlex.join(sys.argv[1:])}"
+    elif isinstance(error, OSError) and error.errno == errno.EMFILE:
+        # Whatever was to be opened: the limit is what is wrong, once for all tasks that met it.
+        text = f"{error.strerror}; try: ulimit -n {4 * resource.getrlimit(resource.RLIMIT_NOFILE)[0]}"
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:

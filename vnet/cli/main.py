@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import click
@@ -39,6 +41,18 @@ class LazyGroup(click.Group):
         return command
 
 
+def _ignore_half_made_loops(
+    report: Callable[[sys.UnraisableHookArgs], object], unraisable: sys.UnraisableHookArgs
+) -> None:
+    """Report an error in a destructor, but not that of an event loop that had no descriptors.
+
+    pyroute2 makes an event loop for each netlink socket. If descriptors run out meanwhile, the loop's destructor fails
+    over what was never made; the lack itself is raised, and reported.
+    """
+    if getattr(unraisable.object, "__qualname__", "") != "BaseEventLoop.__del__":
+        report(unraisable)
+
+
 def _load(_context: click.Context, _option: click.Parameter, files: tuple[Path, ...]) -> None:
     """Before any command is imported, whose options may list what there is."""
     if files:
@@ -61,3 +75,5 @@ def _load(_context: click.Context, _option: click.Parameter, files: tuple[Path, 
 )
 def main() -> None:
     """Virtio between two machines joined by a simulated PCI Express link."""
+    if not isinstance(sys.unraisablehook, partial):
+        sys.unraisablehook = partial(_ignore_half_made_loops, sys.unraisablehook)
