@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rings.errors import MemoryFault
 
 __all__ = [
@@ -14,7 +17,9 @@ __all__ = [
     "PoisonedData",
     "PrivilegeError",
     "SUDO",
+    "SettingRefused",
     "UnsupportedRequest",
+    "settings_of",
 ]
 
 
@@ -49,6 +54,14 @@ class FieldError(ValueError):
         return f"{self.field} = {self.value!r}: {self.why}"
 
 
+class SettingRefused(OSError):
+    """The kernel refused one ``value`` for an interface, that of the setting ``field``; ``why`` is its cause."""
+
+    def __init__(self, code: int, why: str, ifname: str, field: str, value: object) -> None:
+        super().__init__(code, why, ifname)
+        self.field, self.value, self.why = field, value, why
+
+
 class ConfigError(Exception):
     """A setting that can't be used: in which ``file``, at which ``path`` in it, its ``value``, and why not.
 
@@ -67,6 +80,15 @@ class ConfigError(Exception):
             return ": ".join(filter(None, (self.file, self.path, self.why)))
         # repr keeps any text of the file on one line.
         return f"{self.file}: {self.path} = {self.value!r}: {self.why}"
+
+
+@contextmanager
+def settings_of(file: str) -> Iterator[None]:
+    """Raise a `ConfigError` of a running topology as one of the ``file`` that the topology came from."""
+    try:
+        yield
+    except ConfigError as exc:
+        raise ConfigError(file, exc.path, exc.value, exc.why) from None
 
 
 SUDO = 'sudo "$(command -v vnet)"'

@@ -322,6 +322,9 @@ def test_a_namespace_that_was_there_before_is_used_and_stays(
     assert (NETNS / given).exists()
 
 
+MISSING = "there is no such namespace; try: ip netns add"
+
+
 def test_a_topology_that_can_not_be_is_one_line(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "t.toml", driver="kind = 'veth'")
     for file, line in (
@@ -329,7 +332,7 @@ def test_a_topology_that_can_not_be_is_one_line(name: str, tmp_path: Path) -> No
         ("/nowhere.toml", "/nowhere.toml: No such file or directory"),
         (
             write(tmp_path / "n.toml", driver="netns = 'nowhere'"),
-            "topology: devices.net0.driver.netns = 'nowhere': there is no such namespace; try: ip netns add nowhere",
+            f"{tmp_path}/n.toml: devices.net0.driver.netns = 'nowhere': {MISSING} nowhere",
         ),
     ):
         done = vnet("up", "--name", name, file)

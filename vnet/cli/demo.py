@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from drivers.registry import TRANSPORTS
-from vnet.cli.common import errors_in_one_line, name_option
+from vnet.cli.common import errors_in_one_line, name_option, one_line
 from vnet.cli.signals import run_until_signal
 from vnet.cli.table import render
 from vnet.demo import DEMOS, Demo, DemoReport, Setting, run_demo
@@ -96,7 +96,7 @@ def _port(port: PortKind) -> PortKind:
         need_tools("ping", "iperf3", "nsenter")
         check_tun()
     except PrivilegeError as exc:
-        click.echo(f"vnet: {exc}", err=True)
+        click.echo(f"vnet: {one_line(exc)}", err=True)
         click.echo("vnet: running on in-memory ports with scapy traffic instead", err=True)
         return "memory"
     return port

@@ -16,7 +16,7 @@ from rings.ids import DeviceId
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.signals import run_until_signal
 from vnet.ends.net import NetSpec
-from vnet.errors import ConfigError
+from vnet.errors import settings_of
 from vnet.serve import Export, open_exports
 from vnet.topology import parse_device
 
@@ -213,12 +213,10 @@ def _serve(
 
 
 async def _run(name: str, export: Export, allow_unsealed: bool) -> None:
-    try:
+    with settings_of(f"vnet serve {export.spec.type}"):
         async with open_exports({name: export}, allow_unsealed=allow_unsealed, report=_report):
             click.echo(hint(name, export))
             await trio.sleep_forever()
-    except ConfigError as exc:
-        raise ConfigError(f"vnet serve {export.spec.type}", exc.path, exc.value, exc.why) from None
 
 
 def _report(line: str) -> None:

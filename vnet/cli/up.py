@@ -15,6 +15,7 @@ import trio
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.signals import run_until_signal
 from vnet.control import ControlServer
+from vnet.errors import settings_of
 from vnet.ports.netns import netns_command
 from vnet.state import claim, socket_path
 from vnet.topology import DEFAULT, Topology, load, parse
@@ -37,9 +38,10 @@ def command(topology: Path | None, name: str, run: str | None) -> None:
     Ctrl-C, SIGTERM and `vnet down` end it, and nothing stays behind; the exit status is then 0. With --exec it is
     CMD's, or 128 and the number of the signal that ended vnet before CMD was done.
     """
-    found = parse(DEFAULT, "built-in topology") if topology is None else load(topology)
+    file = "built-in topology" if topology is None else str(topology)
+    found = parse(DEFAULT, file) if topology is None else load(topology)
     try:
-        status = run_until_signal(partial(_up, found, name, run))
+        status = run_until_signal(partial(_up, found, file, name, run))
     except click.exceptions.Exit:
         if run is not None:
             raise
@@ -47,9 +49,9 @@ def command(topology: Path | None, name: str, run: str | None) -> None:
     click.get_current_context().exit(status)
 
 
-async def _up(topology: Topology, name: str, run: str | None) -> int:
-    """The exit status."""
-    with claim(name, topology):
+async def _up(topology: Topology, file: str, name: str, run: str | None) -> int:
+    """Run ``topology``, which came from ``file``. Returns the exit status."""
+    with settings_of(file), claim(name, topology):
         async with open_world(topology, name) as world:
             return await _serve(world, run)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from ipaddress import ip_interface
 from typing import Literal, Protocol
@@ -24,7 +24,7 @@ from drivers.user import OwnConfig
 from rings.features import mask
 from vnet.ends.base import Figures, OpenContext, Side
 from vnet.ends.net_report import describe_plug, describe_settings
-from vnet.errors import ConfigError
+from vnet.errors import ConfigError, SettingRefused
 from vnet.ports.interface import PortConfig, open_packet_port
 from vnet.ports.memory import MemoryPort
 from vnet.ports.netns import NETNS_DIR, Route, open_netns
@@ -312,8 +312,20 @@ async def _open_ports(
                 await stack.enter_async_context(open_netns(netns))
             peer = macs[1 - own] if not spec.foreign or spec.peer_mac else None
             config = _port_config(spec, port, netns, macs[own], peer)
-            ports.append((port, netns, await stack.enter_async_context(opener(port, config))))
+            with _refused_at(f"devices.{context.name}", side):
+                ports.append((port, netns, await stack.enter_async_context(opener(port, config))))
         yield ports
+
+
+@contextmanager
+def _refused_at(device: str, side: Side) -> Iterator[None]:
+    """Raise a setting of a port that the kernel refuses as a ConfigError with its place in the topology."""
+    try:
+        yield
+    except SettingRefused as exc:
+        # The MTU is the device's: both of its ends have the same.
+        path = ".".join(filter(None, (device, "" if exc.field == "mtu" else side, exc.field)))
+        raise ConfigError("topology", path, exc.value, exc.why) from None
 
 
 def _settings(spec: NetSpec, port: PacketPort, features: int) -> NetSettings:
@@ -352,10 +364,12 @@ async def open_net_device(context: OpenContext) -> AsyncIterator[NetEnd]:
     spec = context.spec
     assert isinstance(spec, NetSpec)
     port = spec.device
-    _check_netns(port, "netns")
+    _check_netns(port, "device.netns")
     driver_mac, mac = spec.macs(context.index)
     config = _port_config(spec, port, port.netns, mac, driver_mac if spec.mac else None)
-    async with open_port(port, config, context.poller) as opened:
+    async with AsyncExitStack() as stack:
+        with _refused_at("", "device"):
+            opened = await stack.enter_async_context(open_port(port, config, context.poller))
         plug = attrs.evolve(_plug(spec, opened, driver_mac, context.features), control=False)
         yield NetEnd(port, port.netns, plug)
 

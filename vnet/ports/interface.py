@@ -12,10 +12,11 @@ from typing import Literal
 
 import attrs
 
-from vnet.errors import PrivilegeError
+from vnet.errors import SUDO, PrivilegeError, SettingRefused
 from vnet.ports.device import TunTapDevice, open_device
-from vnet.ports.netns import Address, Route, in_netns, no_right, open_netns, set_up_interface
+from vnet.ports.netns import Address, Route, in_netns, open_netns, set_up_interface
 from vnet.ports.poller import Poller
+from vnet.ports.rights import NET_ADMIN, refusal
 from vnet.ports.tap import TapPort
 from vnet.ports.tun import TunPort
 from vnet.ports.watch import InterfaceWatch
@@ -23,6 +24,12 @@ from vnet.ports.watch import InterfaceWatch
 __all__ = ["PortConfig", "check_tun", "open_packet_port"]
 
 TUN_DEVICE = "/dev/net/tun"
+NAME_REFUSED = {
+    errno.EBUSY: "the namespace has such an interface, and a program uses it",
+    errno.EINVAL: "the namespace has an interface of this name and of another kind",
+    errno.EEXIST: "the namespace has such an interface",
+}
+"""Errors of TUNSETIFF that are about the name."""
 
 
 @attrs.frozen
@@ -60,7 +67,7 @@ def check_tun() -> None:
     if not os.path.exists(TUN_DEVICE):  # noqa: PTH110
         raise PrivilegeError(f"{TUN_DEVICE} is missing", "sudo modprobe tun")
     if not os.access(TUN_DEVICE, os.R_OK | os.W_OK):
-        raise no_right(f"open {TUN_DEVICE}")
+        raise PrivilegeError(f"no right to open {TUN_DEVICE}", SUDO)
 
 
 @asynccontextmanager
@@ -68,7 +75,7 @@ async def open_packet_port(config: PortConfig, poller: Poller | None = None) -> 
     """The port of an interface that exists, is addressed and up for as long as the context lasts.
 
     Its carrier is off, and nothing is handed up, until `PacketPort.start`. With ``poller``, which has to run
-    meanwhile, that one watches it. Raises PrivilegeError, OSError.
+    meanwhile, that one watches it. Raises SettingRefused, PrivilegeError, OSError.
     """
     check_tun()
     async with AsyncExitStack() as stack:
@@ -109,9 +116,10 @@ def make_interface(config: PortConfig) -> TunTapDevice:
     try:
         device = open_device(config.kind, config.ifname, multi=config.queues > 1)
     except OSError as error:
-        if error.errno in (errno.EPERM, errno.EACCES):
-            raise no_right(f"make the interface {config.ifname}") from error
-        raise
+        if error.errno in NAME_REFUSED:
+            why = NAME_REFUSED[error.errno]
+            raise SettingRefused(error.errno, why, config.ifname, "ifname", config.ifname) from error
+        raise refusal(error, f"make the interface {config.ifname}", NET_ADMIN) from error
     try:
         set_up_interface(
             config.ifname,

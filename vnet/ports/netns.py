@@ -10,8 +10,8 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -28,13 +28,15 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 import trio
 
-from vnet.errors import PrivilegeError
+from vnet.errors import SettingRefused
+from vnet.ports.rights import NET_ADMIN, SYS_ADMIN, has_capability, refusal
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
 __all__ = [
     "Address",
+    "IPV6_MIN_MTU",
     "NETNS_DIR",
     "InterfaceStatistics",
     "Route",
@@ -54,9 +56,11 @@ Address = IPv4Interface | IPv6Interface
 
 NETNS_DIR = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
-DENIED = {errno.EPERM, errno.EACCES}
 IPV4_CONF = Path("/proc/sys/net/ipv4/conf")
 IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
+IPV6_MIN_MTU = 1280
+"""Bytes; RFC 8200 section 5."""
+DISABLE_IPV6 = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")
 
 
 @attrs.frozen
@@ -75,6 +79,9 @@ class Route:
             raise ValueError(f"{text!r} mixes IPv4 and IPv6")
         return route
 
+    def __str__(self) -> str:
+        return str(self.network) if self.via is None else f"{self.network} via {self.via}"
+
 
 @attrs.frozen
 class InterfaceStatistics:
@@ -88,11 +95,6 @@ class InterfaceStatistics:
     tx_bytes: int
     tx_errors: int
     tx_dropped: int
-
-
-def no_right(what: str) -> PrivilegeError:
-    """The error for something only root, or whoever has CAP_NET_ADMIN and CAP_SYS_ADMIN, may do."""
-    return PrivilegeError(f"no right to {what}", 'sudo "$(command -v vnet)" demo')
 
 
 # Namespaces
@@ -174,7 +176,10 @@ def enter(path: Path) -> None:
     try:
         pyroute2_netns.setns(fd)
     except OSError as error:
-        raise no_right(f"enter the network namespace {path.name}") from error
+        if error.errno == errno.EINVAL:
+            why = f"it is no network namespace but a name that was left behind; try: ip netns del {path.name}"
+            raise OSError(errno.EINVAL, why, str(path)) from error
+        raise refusal(error, f"enter the network namespace {path.name}", SYS_ADMIN) from error
     finally:
         os.close(fd)
 
@@ -184,7 +189,8 @@ def make(netns: str) -> None:
     from pyroute2 import netns as pyroute2_netns
 
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
-        raise no_right(f"make the network namespace {netns}")
+        code = ctypes.get_errno()
+        raise refusal(OSError(code, os.strerror(code)), f"make the network namespace {netns}", SYS_ADMIN)
     try:
         # pyroute2 names a process's namespace by way of /proc/PID; "self" would be the main thread's.
         pyroute2_netns.attach(netns, "thread-self")
@@ -210,10 +216,9 @@ def set_up_interface(
     """Configure an interface and bring it up. Its IPv6 addresses work at once: nobody looks for duplicates.
 
     ``mtu`` is in bytes without the Ethernet header, ``txqueuelen`` in packets. With ``forward`` what comes in is
-    routed on: IPv6 knows that for the namespace as a whole only. Raises PrivilegeError, OSError.
+    routed on: IPv6 knows that for the namespace as a whole only. Raises SettingRefused, PrivilegeError, OSError.
     """
     from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
 
     accept_dad = IPV6_CONF / ifname / "accept_dad"
     if accept_dad.exists():
@@ -221,20 +226,48 @@ def set_up_interface(
     for switch in (IPV4_CONF / ifname / "forwarding", IPV6_CONF / "all" / "forwarding"):
         if forward and switch.exists():
             switch.write_text("1", encoding="ascii")
-    wanted = {"mtu": mtu, "txqlen": txqueuelen}
-    try:
-        with IPRoute() as netlink:
-            index = find(netlink, ifname)
-            netlink.link("set", index=index, state="up", **{k: v for k, v in wanted.items() if v is not None})
-            for address in addresses:
+    with IPRoute() as netlink:
+        index = find(netlink, ifname)
+        for field, key, value in (("mtu", "mtu", mtu), ("txqueuelen", "txqlen", txqueuelen), ("ifname", "state", "up")):
+            if value is not None:
+                with _setting(ifname, field, value):
+                    netlink.link("set", index=index, **{key: value})
+        for address in addresses:
+            with _setting(ifname, "addresses", str(address)):
                 netlink.addr("replace", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
-            for route in routes:
+        for route in routes:
+            with _setting(ifname, "routes", str(route)):
                 gateway = {} if route.via is None else {"gateway": str(route.via)}
                 netlink.route("replace", dst=str(route.network), oif=index, **gateway)
+
+
+@contextmanager
+def _setting(ifname: str, field: str, value: object) -> Iterator[None]:
+    """Raise what netlink refuses inside as an error of the setting ``field``, or as a missing right."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        yield
     except NetlinkError as error:
-        if error.code in DENIED:
-            raise no_right(f"configure the interface {ifname}") from error
-        raise OSError(error.code, os.strerror(error.code), ifname) from error
+        if not has_capability(NET_ADMIN):
+            cause = OSError(error.code, os.strerror(error.code))
+            raise refusal(cause, f"configure the interface {ifname}", NET_ADMIN) from error
+        why = os.strerror(error.code)
+        if field in {"addresses", "routes"} and ":" in str(value) and (off := _ipv6_off(ifname)):
+            why = off
+        raise SettingRefused(error.code, why, ifname, field, value) from error
+
+
+def _ipv6_off(ifname: str) -> str:
+    """Why an interface of the calling thread's namespace takes no IPv6 address; empty if it is not known."""
+    if not IPV6_CONF.exists():
+        return "this kernel has no IPv6"
+    switch = IPV6_CONF / ifname / "disable_ipv6"
+    if not switch.exists():
+        return f"IPv6 needs an MTU of {IPV6_MIN_MTU} bytes"
+    if switch.read_text(encoding="ascii").strip() == "0":
+        return ""
+    return f"IPv6 is off in the namespace; try there: sysctl -w {' '.join(f'{at}=0' for at in DISABLE_IPV6)}"
 
 
 def refresh_interface(ifname: str, mtu: int | None) -> tuple[bytes, ...]:
