@@ -16,7 +16,9 @@ MAGIC, OPTION_MAGIC = b"NBDMAGIC", b"IHAVEOPT"
 REPLY_MAGIC = 0x3E889045565A9
 FIXED_NEWSTYLE, NO_ZEROES = 1, 2
 OPTION_MAX = 8 << 10
-"""Bytes of the longest option: a name has 4096 at most."""
+"""Bytes of the longest option that is served: a name has 4096 at most. Longer options are skipped and refused."""
+OPTION_END = 32 << 20
+"""Bytes of an option beyond which it is taken for an attack: the connection ends."""
 NAME_MAX = 4096
 
 _CLIENT_FLAGS = struct.Struct(">I")
@@ -39,6 +41,7 @@ class Handshake:
         self._name = name
         self._find = find
         self._data = bytearray()
+        self._excess = 0  # bytes of a refused option that are still to be skipped
         self._flags: int | None = None
 
     @staticmethod
@@ -53,23 +56,24 @@ class Handshake:
                 if len(self._data) < _CLIENT_FLAGS.size:
                     return
                 (self._flags,) = _CLIENT_FLAGS.unpack(self._cut(_CLIENT_FLAGS.size))
-                if not self._flags & FIXED_NEWSTYLE or self._flags & ~(FIXED_NEWSTYLE | NO_ZEROES):
+                if self._flags & ~(FIXED_NEWSTYLE | NO_ZEROES):
                     raise NbdProtocolError(f"client flags {self._flags:#x}")
+            self._excess -= len(self._cut(self._excess))
             if len(self._data) < _OPTION.size:
                 return
             magic, option, size = _OPTION.unpack_from(self._data)
             if magic != OPTION_MAGIC:
                 raise NbdProtocolError("this is no option")
-            if size > OPTION_MAX:
+            if size > OPTION_END:
                 raise NbdProtocolError(f"an option of {size} bytes")
+            serve = self._OPTIONS.get(option, _unsupported)
+            if size > OPTION_MAX:
+                serve, self._excess = self._TOO_LONG.get(option, serve), size
+                size = 0
             if len(self._data) < _OPTION.size + size:
                 return
             body = self._cut(_OPTION.size + size)[_OPTION.size :]
-            serve = self._OPTIONS.get(option)
-            if serve is None:
-                yield _reply(option, OptionReply.ERR_UNSUP)
-            else:
-                yield from serve(self, option, body)
+            yield from serve(self, option, body)
 
     def rest(self) -> bytes:
         """What came in behind the negotiation already."""
@@ -83,11 +87,24 @@ class Handshake:
     def _known(self, name: bytes) -> bool:
         return name in (b"", self._name.encode())
 
+    def _found(self) -> Export:
+        """The export as it is now, for this client: reads in one piece are offered with structured replies only."""
+        export = self._find()
+        return attrs.evolve(export, flags=export.flags | TransmissionFlag.SEND_DF) if self.structured else export
+
+    def _hang_up(self, option: int, body: bytes) -> Iterator[bytes]:
+        """EXPORT_NAME has no error reply."""
+        self.over = True
+        return iter(())
+
+    def _too_big(self, option: int, body: bytes) -> Iterator[bytes]:
+        yield _reply(option, OptionReply.ERR_TOO_BIG)
+
     def _export_name(self, option: int, body: bytes) -> Iterator[bytes]:
-        """The old way to begin, which knows no error but to hang up."""
+        """The one option of newstyle clients that are not "fixed"."""
         self.over = True
         if self._known(body):
-            self.export = export = self._find()
+            self.export = export = self._found()
             padding = b"" if (self._flags or 0) & NO_ZEROES else bytes(124)
             yield struct.pack(">QH", export.size, export.flags) + padding
 
@@ -118,9 +135,7 @@ class Handshake:
             yield _reply(option, OptionReply.ERR_UNKNOWN, b"there is no such export")
             return
         wanted = {int.from_bytes(rest[at : at + 2], "big") for at in range(2, len(rest), 2)}
-        export = self._find()
-        if self.structured:
-            export = attrs.evolve(export, flags=export.flags | TransmissionFlag.SEND_DF)
+        export = self._found()
         answers = {
             Info.EXPORT: struct.pack(">QH", export.size, export.flags),
             Info.NAME: export.name.encode(),
@@ -142,6 +157,16 @@ class Handshake:
         Option.GO: _go,
         Option.STRUCTURED_REPLY: _structured_reply,
     }
+    _TOO_LONG: ClassVar[Mapping[int, Callable[[Handshake, int, bytes], Iterator[bytes]]]] = {
+        **dict.fromkeys(_OPTIONS, _too_big),
+        Option.ABORT: _abort,
+        Option.EXPORT_NAME: _hang_up,
+    }
+    """What serves an option of more than OPTION_MAX bytes, which are not looked at."""
+
+
+def _unsupported(handshake: Handshake, option: int, body: bytes) -> Iterator[bytes]:
+    yield _reply(option, OptionReply.ERR_UNSUP)
 
 
 def _reply(option: int, kind: OptionReply, body: bytes = b"") -> bytes:

@@ -12,6 +12,8 @@ from vnet.nbd import Command, Handshake, Receiver
 __all__ = ["Inbox"]
 
 CHUNK = 64 << 10
+HANDSHAKE_CHUNK = 4 << 10
+"""Bytes of the negotiation that are served at a time: some 256 options."""
 READS = 8
 """Times that a client that always has more to say is listened to before others have their turn."""
 
@@ -26,15 +28,15 @@ class Inbox:
         self._reads = 0
 
     async def negotiate(self, handshake: Handshake) -> bool:
-        """Until the client has chosen; False when it goes without. Raises OSError, NbdProtocolError."""
+        """Serve options until the client has chosen; False if it ends without. Raises OSError, NbdProtocolError."""
         await self._write(handshake.greeting())
-        chunk = memoryview(bytearray(CHUNK))
+        chunk = memoryview(bytearray(HANDSHAKE_CHUNK))
         while not handshake.over:
             size = await self._read_into([chunk])
             if not size:
                 return False
-            for reply in handshake.feed(chunk[:size]):
-                await self._write(reply)
+            await self._write(b"".join(handshake.feed(chunk[:size])))
+            await trio.lowlevel.checkpoint()
         self._receiver = Receiver(handshake.rest())
         return handshake.export is not None
 

@@ -18,6 +18,8 @@ BACKLOG = 64
 CLIENTS_MAX = 64
 SEND_BUFFER = 4 << 20
 SO_SNDBUFFORCE = 32
+PREFERRED_MIN = 4096
+"""Bytes of the smallest block size that is preferred."""
 
 
 class NbdServer:
@@ -37,6 +39,7 @@ class NbdServer:
                 while True:
                     client = await accept(listening)
                     if self.statistics.clients >= CLIENTS_MAX:
+                        self.statistics.refused += 1
                         client.close()
                     else:
                         nursery.start_soon(self._converse, client)
@@ -78,10 +81,12 @@ class NbdServer:
             flags,
             "virtio-blk disk",
             geometry.block_size,
-            max(geometry.preferred, self._preferred()),
+            # At least what one request to the device holds: clients that ask for that much at once have the fewest.
+            power_of_two(max(geometry.preferred, self.disk.transfer_max, PREFERRED_MIN), BLOCK_MAX),
             BLOCK_MAX,
         )
 
-    def _preferred(self) -> int:
-        """What one request to the device holds: clients that ask for that much at once have the fewest of them."""
-        return max(4096, 1 << self.disk.transfer_max.bit_length() - 1)
+
+def power_of_two(size: int, most: int) -> int:
+    """The largest power of two that is not above ``size`` or ``most``: block sizes of NBD are powers of two."""
+    return 1 << min(size, most).bit_length() - 1

@@ -20,11 +20,11 @@ IOV = 256
 
 
 class Outbox:
-    """Bytes in order. Behind some are a buffer, free once they were sent, and the command that is over then."""
+    """Bytes in order. ``sent`` is called with the buffer and the command of bytes that were sent."""
 
-    def __init__(self, client: socket.socket, over: Callable[[Command], None]) -> None:
+    def __init__(self, client: socket.socket, sent: Callable[[Buffer | None, Command | None], None]) -> None:
         self._socket = client
-        self._over = over
+        self._sent = sent
         self._items: deque[tuple[memoryview, Buffer | None, Command | None]] = deque()
         self._filled = Signal()
 
@@ -55,13 +55,11 @@ class Outbox:
             await self._filled.wait()
 
     def drop(self) -> None:
-        """The client is gone: let go of everything."""
+        """Let go of everything: the client is gone."""
         while self._items:
             self._done()
 
     def _done(self) -> None:
         _, buffer, command = self._items.popleft()
-        if buffer is not None:
-            buffer.free()
-        if command is not None:
-            self._over(command)
+        if buffer is not None or command is not None:
+            self._sent(buffer, command)
