@@ -42,7 +42,9 @@ class DriverSide(Generic[T]):
         self._tokens: list[T | None] = [None] * num
         self._taken = [0] * num  # descriptors of the ring that the chain takes
         self._writable = [0] * num  # bytes the device may write
-        self._bad: BadRing | None = None
+        self._bad: str | None = (
+            None  # why the ring is bad; not the exception, whose traceback each raise would lengthen
+        )
         self._kicks = self._suppressed = self._chains = self._returned = self._bad_lengths = 0
 
     def _segments(

@@ -172,7 +172,7 @@ class PackedVirtqueue(DriverSide[T]):
     def get_each(self, limit: int, /) -> list[tuple[T, int]]:
         done: list[tuple[T, int]] = []
         if self._bad is not None:
-            raise self._bad
+            raise BadRing(self._bad)
         desc, num, slot, lap = self._desc, self.num, self._used_slot, self._used_lap
         tokens, taken, writable, ids = self._tokens, self._taken, self._writable, self._ids
         want, freed, shown = used(lap), 0, self._shown
@@ -203,7 +203,7 @@ class PackedVirtqueue(DriverSide[T]):
                 done.append((token, written))
         except BadRing as exc:
             # What came before it is good, and is told first; the descriptor must not be looked at again then.
-            self._bad = exc
+            self._bad = str(exc)
             if not done:
                 raise
         self._used_slot, self._used_lap, self._shown = slot, lap, shown

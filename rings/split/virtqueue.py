@@ -149,7 +149,7 @@ class SplitVirtqueue(DriverSide[T]):
         done: list[tuple[T, int]] = []
         first = last = self._last_used
         if self._bad is not None:
-            raise self._bad
+            raise BadRing(self._bad)
         if last == self._seen and not self._look():
             return done
         num, mask, elems, following = self.num, self._mask, self._used_elems, self._next
@@ -177,7 +177,7 @@ class SplitVirtqueue(DriverSide[T]):
         except BadRing as exc:
             # What came before it is good, and is told first. The element must not be looked at again then: a buffer
             # that was returned twice may have been added anew meanwhile.
-            self._bad = exc
+            self._bad = str(exc)
             if not done:
                 raise
         self._free = free

@@ -165,10 +165,26 @@ async def test_a_flush_that_failed_once_never_succeeds_again(path: Path, monkeyp
             real(fd)
 
         monkeypatch.setattr(os, "fdatasync", fdatasync)
-        for _ in range(2):
-            with pytest.raises(OSError, match="Input/output"):
+        raised: list[BaseException] = []
+        for _ in range(3):
+            with pytest.raises(OSError, match="Input/output") as caught:
                 await store.flush()
+            assert caught.value.errno == errno.EIO
+            raised.append(caught.value)
             fail = False
+        assert len({id(error) for error in raised}) == 3, "a traceback grows each time that its exception is raised"
+
+
+@pytest.mark.hostile("B06")
+@pytest.mark.parametrize("unmap", [True, False])
+async def test_zeroes_behind_the_end_of_a_truncated_file_can_be_read(path: Path, unmap: bool) -> None:
+    async with open_file_store(path, size=SIZE) as store:
+        os.truncate(path, MIB)
+        await store.write_zeroes(2 * MIB, 4096, unmap)
+        assert await read(store, MIB, MIB + 4096) == bytes(MIB + 4096)
+        assert size_of(path) == 2 * MIB + 4096
+        await store.write_zeroes(0, MIB, unmap)
+        assert size_of(path) == 2 * MIB + 4096
 
 
 async def test_a_call_that_blocks_ends_before_whoever_cancelled_it_goes_on(

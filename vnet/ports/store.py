@@ -84,7 +84,7 @@ class FileStore:
         self._fd = fd
         self._threads = trio.CapacityLimiter(workers)
         self._nowait = {os.preadv: True, os.pwritev: True}
-        self._failed: OSError | None = None
+        self._failed: tuple[int, str] | None = None  # not the exception: each raise would lengthen its traceback
 
     def preadv(self, segs: Sequence[memoryview], offset: int, /) -> int:
         return self._at_once(os.preadv, segs, offset)
@@ -143,13 +143,13 @@ class FileStore:
     def _flush(self) -> None:
         """A failed flush lost data that no later one can save. Nor can anything in a file that has no name any more."""
         if self._failed is not None:
-            raise self._failed
+            raise OSError(*self._failed)
         try:
             if not os.fstat(self._fd).st_nlink:
                 raise OSError(errno.ESTALE, "the file was removed")
             os.fdatasync(self._fd)
         except OSError as error:
-            self._failed = error
+            self._failed = error.errno or errno.EIO, error.strerror or str(error)
             raise
 
     def _discard(self, offset: int, size: int) -> None:
@@ -157,9 +157,13 @@ class FileStore:
 
     def _write_zeroes(self, offset: int, size: int, unmap: bool) -> None:
         modes = (FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE) if unmap else (FALLOC_FL_ZERO_RANGE,)
+        end = offset + size
         if not any(self._fallocate(mode, offset, size) for mode in modes):
             zeroes = memoryview(ZEROES)
-            self._write([(at, zeroes[: offset + size - at]) for at in range(offset, offset + size, len(ZEROES))])
+            self._write([(at, zeroes[: end - at]) for at in range(offset, end, len(ZEROES))])
+        elif os.lseek(self._fd, 0, os.SEEK_END) < end:
+            # The file was truncated. Holes do not lengthen it, a write does, and what it skips reads as zeroes.
+            self._write([(end - 1, memoryview(ZEROES)[:1])])
 
     def _fallocate(self, mode: int, offset: int, size: int) -> bool:
         """False where the file system can't."""

@@ -44,6 +44,10 @@ MAX_SEGMENTS = 16
 WRITEBACK = ConfigField.WRITEBACK.value[0]
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 @attrs.define(eq=False)
 class BlkPlug:
     """What one vhost-blk device is: its store, and what it offers."""
@@ -58,7 +62,7 @@ class BlkPlug:
     """Requests that may block at the same time."""
     figures: list[RequestFigures] = attrs.field(init=False)
     """By queue."""
-    resized: Callable[[], None] = attrs.field(init=False, default=lambda: None)
+    resized: Callable[[], None] = attrs.field(init=False, default=nothing)
     """Call it when what the store says of itself changed, such as its size."""
 
     @figures.default
@@ -242,6 +246,7 @@ class BoundVhostBlk:
 
     async def close(self) -> None:
         self._device.on_features = None
+        self.plug.resized = nothing
 
 
 class VhostBlk:
