@@ -24,6 +24,7 @@ from vnet.errors import ConfigError
 from vnet.ports.ipc import LocalIpc, UnixSocket
 from vnet.ports.listen import accept, connect, listen
 from vnet.ports.poller import Poller
+from vnet.ports.watch import open_watches
 from vnet.spec import DeviceSpec
 
 __all__ = ["Export", "Served", "open_exports"]
@@ -120,12 +121,15 @@ async def open_exports(
     poller = Poller(moderate=True)
     async with AsyncExitStack() as stack:
         stack.callback(poller.close)
+        watches = await stack.enter_async_context(open_watches(report))
         ipc = LocalIpc(poller, allow_unsealed=allow_unsealed)
         served: dict[str, Served] = {}
         for index, (name, export) in enumerate(exports.items()):
             kind = DEVICES[export.spec.type]
             features = kind.supported & ~export.spec.features_off_mask()
-            context = OpenContext("serve", name, index, export.spec, ("", ""), poller, kind.supported, features)
+            context = OpenContext(
+                "serve", name, index, export.spec, ("", ""), poller, kind.supported, features, watches
+            )
             end = await stack.enter_async_context(ENDS[export.spec.type].alone(context))
             back = VhostUserBack(ipc, kind.device_id, name)
             back.device.packed = export.spec.ring == "packed"

@@ -32,6 +32,7 @@ from vnet.pcie.ntb import NtbFunction
 from vnet.ports.ipc import LocalIpc
 from vnet.ports.memory import MemoryPort
 from vnet.ports.poller import Poller
+from vnet.ports.watch import Watches, open_watches
 from vnet.spec import MIB, DeviceSpec, PeerSpec
 from vnet.topology import Topology
 from vnet.user import BackEnd, Junction, SocketEnd, dial
@@ -112,6 +113,8 @@ class World:
         self.ntbs: dict[str, NtbFunction] = {}
         self.devices: dict[str, Device] = {}
         self.poller = Poller()
+        self.watches: Watches | None = None
+        """Follow the interfaces of all ports."""
         self.ipc = LocalIpc(self.poller)
         self.own_configs: dict[str, OwnConfig] = {}
         """What is said here of devices that are somebody else's."""
@@ -228,17 +231,21 @@ CARRIERS: Mapping[str, Callable[[World, str, DeviceSpec], Place]] = {"link": _on
 
 @asynccontextmanager
 async def open_world(
-    topology: Topology, name: str = "vnet", kinds: Mapping[str, EndsType] = ENDS
+    topology: Topology,
+    name: str = "vnet",
+    kinds: Mapping[str, EndsType] = ENDS,
+    report: Callable[[str], None] = lambda line: None,
 ) -> AsyncIterator[World]:
     """Build ``topology``, bring it up, and take it down at the end; nothing stays behind.
 
     ``name`` is put before what is visible outside, such as namespaces; ``kinds`` says by device type how ends are
-    opened. Raises ConfigError, PrivilegeError,
+    opened. ``report`` takes a line for the user about an interface that is lost. Raises ConfigError, PrivilegeError,
     DriverError.
     """
     world = World(name, topology)
     async with AsyncExitStack() as stack:
         stack.callback(world.poller.close)
+        world.watches = await stack.enter_async_context(open_watches(report))
         ends = {
             name: await stack.enter_async_context(_open_ends(kinds[spec.type], _context(world, name, index, spec)))
             for index, (name, spec) in enumerate(topology.devices.items())
@@ -338,7 +345,9 @@ def _mediate(
 def _context(world: World, name: str, index: int, spec: DeviceSpec) -> OpenContext:
     supported = DEVICES[spec.type].supported
     features = supported & ~spec.features_off_mask()
-    return OpenContext(world.name, name, index, spec, world.topology.ends(spec), world.poller, supported, features)
+    return OpenContext(
+        world.name, name, index, spec, world.topology.ends(spec), world.poller, supported, features, world.watches
+    )
 
 
 def _register_drivers(world: World, host: Host) -> None:

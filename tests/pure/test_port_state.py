@@ -1,42 +1,13 @@
-"""What an interface wants, out of what netlink lists."""
+"""Frames that announce a station."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from drivers.ports import PortState
 from vnet.ports.announce import announcements
 from vnet.ports.packets import Arp, NeighbourMessage
-from vnet.ports.watch import state_of
 
 MAC = b"\x02\0\0\0\0\x01"
-TAP: dict[str, Any] = {"index": 2, "flags": 0x1043, "address": "02:00:00:00:00:01", "promiscuity": 0}
-
-
-def vlan(index: int, link: int, vid: int) -> dict[str, Any]:
-    return {"index": index, "flags": 0, "link": link, "linkinfo": {"kind": "vlan", "data": {"vlan_id": vid}}}
-
-
-@pytest.mark.parametrize(
-    ("links", "state"),
-    [
-        ([TAP], PortState(MAC, vlans=frozenset())),
-        ([TAP | {"promiscuity": 2}], PortState(MAC, promisc=True, vlans=frozenset())),
-        ([TAP | {"flags": 0x1243}], PortState(MAC, allmulti=True, vlans=frozenset())),
-        ([vlan(5, 2, 7), TAP, vlan(6, 2, 4094), vlan(7, 3, 9)], PortState(MAC, vlans=frozenset({7, 4094}))),
-        ([{"index": 2, "flags": 0}], PortState(vlans=frozenset())),
-        (
-            [{"index": 3, "flags": 0, "link": 2, "linkinfo": {"kind": "macvlan"}}, TAP],
-            PortState(MAC, vlans=frozenset()),
-        ),
-        ([], PortState(vlans=frozenset())),
-    ],
-    ids=["plain", "promiscuous", "all groups", "VLANs", "without an address", "another kind on top", "gone"],
-)
-def test_state_is_read_from_the_list_of_interfaces(links: list[dict[str, Any]], state: PortState) -> None:
-    assert state_of(links, 2) == state
 
 
 @pytest.mark.virtio("NET-DRV-82")

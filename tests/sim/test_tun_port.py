@@ -15,8 +15,8 @@ import trio.testing
 
 from drivers.errors import PortGone
 from drivers.ports import NO_OFFLOADS, Offloads, PacketPort
-from vnet.ports import tuntap
 from vnet.ports.base import KnownHeaders
+from vnet.ports.link_table import InterfaceState
 from vnet.ports.tap import TapPort
 from vnet.ports.tun import TunPort
 from vnet.ports.tuntap import BURST_OF_DROPS, IOV_MAX
@@ -56,20 +56,20 @@ class Socket:
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Socket]:
     """A stand-in that takes every request, on an interface with one IPv4 address."""
     monkeypatch.setattr("fcntl.ioctl", lambda *_: 0)
-    monkeypatch.setattr(tuntap, "refresh_interface", lambda ifname, mtu: (OUR_IP,))
     device = Socket()
     yield device
     device.close()
 
 
 async def tun(device: Socket, peer: bytes | None = PEER, offloads: Offloads = ALL) -> TunPort:
-    port = TunPort(device, "vnet0", None, mac=OTHER, peer_mac=peer)
+    port = TunPort(device, "vnet0", mac=OTHER, peer_mac=peer)
+    port.interface_changed(InterfaceState("vnet0", addresses=(OUR_IP,)))
     await port.start(mac=OWN, offloads=offloads, mtu=None)
     return port
 
 
 async def tap(device: Socket, offloads: Offloads = ALL) -> TapPort:
-    port = TapPort(device, "vnet0", None)
+    port = TapPort(device, "vnet0")
     await port.start(mac=OWN, offloads=offloads, mtu=None)
     return port
 

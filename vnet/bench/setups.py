@@ -143,7 +143,7 @@ async def _interfaces(netns: Ends) -> AsyncIterator[tuple[int, int]]:
         for config in _configs("tun", netns):
             device = await in_netns(config.netns, partial(make_interface, config))
             stack.callback(device.close)
-            port = make_port(device, config)
+            port = make_port([device], config)
             await port.start(mac=None, offloads=port.caps, mtu=config.mtu)
             port.set_carrier(True)
             fds.append(device.fileno())

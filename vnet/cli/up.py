@@ -52,7 +52,7 @@ def command(topology: Path | None, name: str, run: str | None) -> None:
 async def _up(topology: Topology, file: str, name: str, run: str | None) -> int:
     """Run ``topology``, which came from ``file``. Returns the exit status."""
     with settings_of(file), claim(name, topology):
-        async with open_world(topology, name) as world:
+        async with open_world(topology, name, report=partial(click.echo, err=True)) as world:
             return await _serve(world, run)
 
 

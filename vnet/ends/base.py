@@ -12,6 +12,7 @@ from drivers.mediator import Mediator
 from drivers.traffic import Traffic
 from drivers.user import OwnConfig
 from vnet.ports.poller import Poller
+from vnet.ports.watch import Watches
 from vnet.spec import DeviceSpec
 
 __all__ = ["End", "EndsType", "Figures", "OpenContext", "PlainEnd", "Side"]
@@ -96,6 +97,8 @@ class OpenContext:
     """Every feature bit of the device's type."""
     features: int
     """Those that may be used."""
+    watches: Watches | None = None
+    """Follow the interfaces of ports; None has each port follow its own."""
 
 
 @attrs.frozen

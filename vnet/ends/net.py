@@ -29,6 +29,7 @@ from vnet.ports.interface import PortConfig, open_packet_port
 from vnet.ports.memory import MemoryPort
 from vnet.ports.netns import NETNS_DIR, Route, open_netns
 from vnet.ports.poller import Poller
+from vnet.ports.watch import Watches
 from vnet.spec import FILE_NAME, DeviceSpec, Netns, PeerSpec, must
 
 __all__ = [
@@ -266,12 +267,14 @@ OpenPort = Callable[[PortSpec, PortConfig], AbstractAsyncContextManager[PacketPo
 
 
 @asynccontextmanager
-async def open_port(spec: PortSpec, config: PortConfig, poller: Poller | None = None) -> AsyncIterator[PacketPort]:
+async def open_port(
+    spec: PortSpec, config: PortConfig, poller: Poller | None = None, watches: Watches | None = None
+) -> AsyncIterator[PacketPort]:
     """The port a topology asks for."""
     if spec.kind == "memory":
         yield MemoryPort(ALL_OFFLOADS, queues=config.queues)
     else:
-        async with open_packet_port(config, poller) as port:
+        async with open_packet_port(config, poller, watches) as port:
             yield port
 
 
@@ -302,7 +305,7 @@ async def _open_ports(
 ) -> AsyncIterator[list[tuple[PortSpec, str | None, PacketPort]]]:
     """Those that are of this system, driver's first, each with its namespace."""
     macs = spec.macs(context.index)
-    opener = opener or partial(open_port, poller=context.poller)
+    opener = opener or partial(open_port, poller=context.poller, watches=context.watches)
     async with AsyncExitStack() as stack:
         ports = []
         for own, (side, host, port) in enumerate(spec.ports(context.hosts)):
@@ -369,7 +372,7 @@ async def open_net_device(context: OpenContext) -> AsyncIterator[NetEnd]:
     config = _port_config(spec, port, port.netns, mac, driver_mac if spec.mac else None)
     async with AsyncExitStack() as stack:
         with _refused_at("", "device"):
-            opened = await stack.enter_async_context(open_port(port, config, context.poller))
+            opened = await stack.enter_async_context(open_port(port, config, context.poller, context.watches))
         plug = attrs.evolve(_plug(spec, opened, driver_mac, context.features), control=False)
         yield NetEnd(port, port.netns, plug)
 

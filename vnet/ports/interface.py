@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from typing import Literal
 
@@ -19,7 +19,7 @@ from vnet.ports.poller import Poller
 from vnet.ports.rights import NET_ADMIN, refusal
 from vnet.ports.tap import TapPort
 from vnet.ports.tun import TunPort
-from vnet.ports.watch import InterfaceWatch
+from vnet.ports.watch import Watches, open_watches
 
 __all__ = ["PortConfig", "check_tun", "open_packet_port"]
 
@@ -71,28 +71,24 @@ def check_tun() -> None:
 
 
 @asynccontextmanager
-async def open_packet_port(config: PortConfig, poller: Poller | None = None) -> AsyncIterator[TunPort | TapPort]:
+async def open_packet_port(
+    config: PortConfig, poller: Poller | None = None, watches: Watches | None = None
+) -> AsyncIterator[TunPort | TapPort]:
     """The port of an interface that exists, is addressed and up for as long as the context lasts.
 
     Its carrier is off, and nothing is handed up, until `PacketPort.start`. With ``poller``, which has to run
-    meanwhile, that one watches it. Raises SettingRefused, PrivilegeError, OSError.
+    meanwhile, that one watches for frames. ``watches`` follow the interface, by default some of its own.
+    Raises SettingRefused, PrivilegeError, OSError.
     """
     check_tun()
     async with AsyncExitStack() as stack:
         if config.netns is not None:
             await stack.enter_async_context(open_netns(config.netns))
-        devices = await in_netns(config.netns, partial(make_queues, config))
-        try:
-            watch = await in_netns(config.netns, partial(InterfaceWatch, config.netns, config.ifname))
-            port = make_port(devices[0], config)
-        except BaseException:
-            for device in devices:
-                device.close()
-            raise
-        port.follow(watch)
+        if watches is None:
+            watches = await stack.enter_async_context(open_watches())
+        port = make_port(await in_netns(config.netns, partial(make_queues, config)), config)
         stack.callback(port.close)
-        for device in devices[1:]:
-            make_port(device, config, port)
+        await port.follow(watches)
         if poller is not None:
             port.watch(poller)
         yield port
@@ -100,15 +96,14 @@ async def open_packet_port(config: PortConfig, poller: Poller | None = None) -> 
 
 def make_queues(config: PortConfig) -> list[TunTapDevice]:
     """Make the interface in the calling thread's namespace, with all of its queues."""
-    devices = [make_interface(config)]
-    try:
+    with ExitStack() as stack:
+        devices = [make_interface(config)]
+        stack.callback(devices[0].close)
         while len(devices) < config.queues:
             devices.append(open_device(config.kind, config.ifname, multi=True))
-    except BaseException:
-        for device in devices:
-            device.close()
-        raise
-    return devices
+            stack.callback(devices[-1].close)
+        stack.pop_all()
+        return devices
 
 
 def make_interface(config: PortConfig) -> TunTapDevice:
@@ -135,10 +130,20 @@ def make_interface(config: PortConfig) -> TunTapDevice:
     return device
 
 
-def make_port(device: TunTapDevice, config: PortConfig, lead: TunPort | TapPort | None = None) -> TunPort | TapPort:
-    """The port over an interface that exists; with ``lead``, one more queue of that port."""
-    if config.kind == "tap":
-        assert not isinstance(lead, TunPort)
-        return TapPort(device, config.ifname, config.netns, mac=config.own_mac, lead=lead)
-    assert not isinstance(lead, TapPort)
-    return TunPort(device, config.ifname, config.netns, mac=config.own_mac, peer_mac=config.peer_mac, lead=lead)
+def make_port(devices: Sequence[TunTapDevice], config: PortConfig) -> TunPort | TapPort:
+    """The port over all queues of an interface. If it can't be made they are closed."""
+    with ExitStack() as stack:
+        for device in devices:
+            stack.callback(device.close)
+        first, *others = devices
+        port: TunPort | TapPort
+        if config.kind == "tap":
+            port = TapPort(first, config.ifname, mac=config.own_mac)
+            for device in others:
+                TapPort(device, config.ifname, mac=config.own_mac, lead=port)
+        else:
+            port = TunPort(first, config.ifname, mac=config.own_mac, peer_mac=config.peer_mac)
+            for device in others:
+                TunPort(device, config.ifname, mac=config.own_mac, peer_mac=config.peer_mac, lead=port)
+        stack.pop_all()
+        return port

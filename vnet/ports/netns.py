@@ -45,8 +45,8 @@ __all__ = [
     "interface_statistics",
     "netns_command",
     "open_netns",
-    "refresh_interface",
     "remove_netns",
+    "run_in_namespace",
     "run_in_netns",
     "set_up_interface",
 ]
@@ -109,6 +109,13 @@ def run_in_netns(netns: str | None, call: Callable[[], T]) -> T:
         return call()
     path = NETNS_DIR / netns
     return in_new_thread(lambda: enter(path), call)
+
+
+def run_in_namespace(fd: int, call: Callable[[], T]) -> T:
+    """`run_in_netns` for the namespace of a descriptor. Raises OSError."""
+    from pyroute2 import netns as pyroute2_netns
+
+    return in_new_thread(lambda: pyroute2_netns.setns(fd), call)
 
 
 async def in_netns(netns: str | None, call: Callable[[], T]) -> T:
@@ -268,19 +275,6 @@ def _ipv6_off(ifname: str) -> str:
     if switch.read_text(encoding="ascii").strip() == "0":
         return ""
     return f"IPv6 is off in the namespace; try there: sysctl -w {' '.join(f'{at}=0' for at in DISABLE_IPV6)}"
-
-
-def refresh_interface(ifname: str, mtu: int | None) -> tuple[bytes, ...]:
-    """Set the MTU where it is given; the interface's IP addresses, the kernel's own among them. Raises OSError."""
-    from pyroute2 import IPRoute
-
-    with IPRoute() as netlink:
-        index = find(netlink, ifname)
-        if mtu is not None:
-            netlink.link("set", index=index, mtu=mtu)
-        # A point-to-point address has its own end in IFA_LOCAL, and the other's in IFA_ADDRESS.
-        found = [a.get("local") or a.get("address") for a in netlink.get_addr(index=index)]
-    return tuple(ip_address(address).packed for address in found if address)
 
 
 def interface_statistics(netns: str | None, ifname: str) -> InterfaceStatistics:

@@ -26,13 +26,12 @@ class TapPort(TunTapPort):
         self,
         device: TunTapDevice,
         ifname: str,
-        netns: str | None,
         *,
         mac: bytes = bytes(6),
         lead: TapPort | None = None,
     ) -> None:
         """``mac`` is what it announces until it is given another."""
-        super().__init__(device, ifname, netns, lead)
+        super().__init__(device, ifname, lead)
         self._fronts = KnownHeaders()
         self._mac = mac
 
@@ -44,8 +43,8 @@ class TapPort(TunTapPort):
         return front
 
     def _take_mac(self, mac: bytes) -> None:
-        # Asked of the descriptor, so that it needs no socket in the interface's namespace.
-        request = IFREQ_HWADDR.pack(self.ifname.encode(), ARPHRD_ETHER, mac)
+        # The descriptor's ioctl needs neither the interface's name nor a socket in its namespace.
+        request = IFREQ_HWADDR.pack(b"", ARPHRD_ETHER, mac)
         try:
             fcntl.ioctl(self._fd, SIOCSIFHWADDR, request)
         except OSError as error:

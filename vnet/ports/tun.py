@@ -44,13 +44,12 @@ class TunPort(TunTapPort):
         self,
         device: TunTapDevice,
         ifname: str,
-        netns: str | None,
         *,
         mac: bytes,
         peer_mac: bytes | None = None,
         lead: TunPort | None = None,
     ) -> None:
-        super().__init__(device, ifname, netns, lead)
+        super().__init__(device, ifname, lead)
         self._neighbour: Neighbour = Neighbour(mac, peer=peer_mac) if lead is None else lead._neighbour
         self._peer = peer_mac
         # Towards the ring: what goes before a packet for the peer, by the virtio_net_hdr it came with.

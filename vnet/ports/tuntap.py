@@ -10,7 +10,6 @@ import select
 import struct
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from typing import Self
 
 import attrs
@@ -23,9 +22,9 @@ from rings.chain import skip
 from vnet.ports.announce import announcements
 from vnet.ports.base import CountingPort, agreed, agreed_gso_types, scatter
 from vnet.ports.device import TunTapDevice
-from vnet.ports.netns import in_netns, refresh_interface
+from vnet.ports.link_table import InterfaceState
 from vnet.ports.poller import Poller
-from vnet.ports.watch import InterfaceWatch
+from vnet.ports.watch import Interface, Watches
 
 __all__ = ["LEAD", "TunTapPort"]
 
@@ -55,7 +54,6 @@ SEND_DROPS = {
     errno.ENOBUFS: "no_memory",
     errno.ENOMEM: "no_memory",
 }
-GONE = {errno.EBADF, errno.EBADFD, errno.ENODEV, errno.ENXIO}
 
 
 class TunTapPort(CountingPort):
@@ -74,17 +72,21 @@ class TunTapPort(CountingPort):
     FRONT = HEADER_SIZE
     """Bytes of a frame, its header included, that the device does not carry as they are."""
 
-    def __init__(self, device: TunTapDevice, ifname: str, netns: str | None, lead: Self | None = None) -> None:
+    def __init__(self, device: TunTapDevice, ifname: str, lead: Self | None = None) -> None:
         super().__init__()
         self.lead = lead or self
         self.queues: list[Self] = [self]
         self.state = PortState(vlans=frozenset())
         self._attached = 1
-        self._watch: InterfaceWatch | None = None
+        self.addresses: tuple[bytes, ...] = ()
+        """The interface's IP addresses, of 4 or 16 bytes; the kernel's own are among them."""
+        self.lost = ""
+        """Why it can't be used any more."""
+        self._interface: Interface | None = None
+        self._changed = trio.Event()
         self._outbox: deque[bytes] = deque()
         """Frames of the port's own making, each behind its virtio_net_hdr."""
         self.ifname = ifname
-        self.netns = netns
         self._device = device
         self._fd = device.fileno()
         self._poll = select.poll()
@@ -127,17 +129,43 @@ class TunTapPort(CountingPort):
 
     @property
     def running(self) -> bool:
-        return self._live and (self._watch is None or self._watch.running)
+        return self._live and (self._interface is None or self._interface.running)
 
-    def follow(self, watch: InterfaceWatch) -> None:
-        """Have `state` follow the interface."""
-        self._watch = watch
+    async def follow(self, watches: Watches) -> None:
+        """Have `state` and `addresses` follow the interface, until `close`. Raises OSError."""
+        self._interface = await watches.follow(self._fd, self)
+
+    def interface_changed(self, state: InterfaceState) -> None:
+        self.ifname = state.name
+        if state.addresses != self.addresses:
+            self.addresses = state.addresses
+            self._identify(state.addresses)
+        self._set_state(PortState(state.mac, state.promisc, state.allmulti, state.vlans))
+
+    def interface_gone(self, why: str) -> None:
+        self.lost = why
+        self._set_state(self.state)
+        for queue in self.queues:
+            queue._wake()
+
+    def _set_state(self, state: PortState) -> None:
+        """Have waiters look at the state, if it is another one or the port is lost."""
+        if state != self.state or self.lost:
+            self.state = state
+            self._changed.set()
+            self._changed = trio.Event()
 
     async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
         """See `PacketPort.start`. The carrier is left to `set_carrier`. Raises PortGone."""
+        await trio.lowlevel.checkpoint()
         self._set_offloads(offloads)
-        addresses = await in_netns(self.netns, partial(refresh_interface, self.ifname, mtu))
-        self._identify(addresses)
+        if self._interface is not None:
+            if mtu is not None:
+                try:
+                    self._interface.set_mtu(mtu)
+                except OSError as error:
+                    raise self._gone(error) from error
+            self._interface.refresh()
         if mac is not None:
             self.set_mac(mac)
         for queue in self.queues[: self._attached]:
@@ -193,7 +221,9 @@ class TunTapPort(CountingPort):
 
     def set_mac(self, mac: bytes) -> None:
         self._take_mac(mac)
-        self.state = attrs.evolve(self.state, mac=mac)
+        self._set_state(attrs.evolve(self.state, mac=mac))
+        if self._interface is not None:
+            self._interface.refresh()  # what was told of the address before is outdated
         for queue in self.queues:
             queue._forget()
 
@@ -201,18 +231,24 @@ class TunTapPort(CountingPort):
         """Nothing here depends on it."""
 
     async def announce(self) -> None:
-        addresses = await in_netns(self.netns, partial(refresh_interface, self.ifname, None))
-        self._identify(addresses)
-        self._outbox.extend(PLAIN_HEADER + frame for frame in announcements(self._own_mac(), addresses))
+        await trio.lowlevel.checkpoint()
+        self._check()
+        if self._interface is not None:
+            self._interface.refresh()
+        self._outbox.extend(PLAIN_HEADER + frame for frame in announcements(self._own_mac(), self.addresses))
         self._refresh()
         self._wake()
 
     async def wait_state(self, known: PortState) -> PortState:
-        while self.state == known:
-            if self._watch is None:
-                await trio.sleep_forever()
-                raise AssertionError
-            self.state = await self._watch.next(self.state)
+        if self._interface is not None:
+            self._interface.rereads = True
+        try:
+            while self.state == known:
+                self._check()
+                await self._changed.wait()
+        finally:
+            if self._interface is not None:
+                self._interface.rereads = False
         return self.state
 
     def statistics(self) -> PortStatistics:
@@ -222,16 +258,16 @@ class TunTapPort(CountingPort):
         try:
             fcntl.ioctl(self._fd, TUNSETCARRIER, struct.pack("i", up))
         except (OSError, ValueError) as error:
-            # An interface that is gone shows nothing to anybody; whoever sends or receives is told.
-            if isinstance(error, OSError) and error.errno not in GONE:
+            # A deleted interface shows nothing; the next `send` or `recv_into` raises PortGone.
+            if isinstance(error, OSError) and error.errno not in (errno.EBADF, errno.EBADFD):
                 raise
 
     def close(self) -> None:
         """Give the descriptor back, and with it the interface. Waiters return; every later use raises PortGone."""
         for queue in self.queues[1:]:
             queue.close()
-        if self._watch is not None:
-            self._watch.close()
+        if self._interface is not None:
+            self._interface.close()
         if self._fd >= 0:
             self._wake()
             if self._poller is not None:
@@ -239,6 +275,7 @@ class TunTapPort(CountingPort):
             self._fd = -1
             self._device.close()
             self._started.set()
+            self._changed.set()
 
     # Data
 
@@ -403,12 +440,12 @@ class TunTapPort(CountingPort):
     def _check(self) -> None:
         if self._fd < 0:
             raise PortGone(f"{self.ifname} was closed")
+        if self.lost:
+            raise PortGone(self.lost)
 
-    def _gone(self, error: OSError) -> Exception:
-        """What to raise for an error of the descriptor; one that is unheard of is raised as it is."""
-        if error.errno not in GONE:
-            return error
-        return PortGone(f"{self.ifname} is gone: {error.strerror}")
+    def _gone(self, error: OSError) -> PortGone:
+        """The error to raise for one of the descriptor or of its interface."""
+        return PortGone(self.lost or f"{self.ifname} is gone: {error.strerror}")
 
     def _accepts(self, flags: int) -> bool:
         try:
