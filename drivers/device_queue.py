@@ -149,6 +149,7 @@ class DeviceQueue:
     def broke(self, error: RemoteRingError | MemoryFault) -> None:
         if self.ring is not None:
             self.ring.latch()
+        self.device.on_broken(self, error)
         self.device.fail(f"queue {self.index}: {error}")
 
 

@@ -151,6 +151,8 @@ class VhostDevice:
         has a network."""
         self.on_reset: Callable[[], None] = lambda: None
         """Called when a reset is complete: for what the driver changed in the configuration."""
+        self.on_broken: Callable[[DeviceQueue, Exception], None] = lambda queue, error: None
+        """Called with a queue that a driver's violation broke, before the driver is told."""
         self.on_change: Callable[[], None] = lambda: None
         """What is offered, the configuration, or NEEDS_RESET changed: for who shows a copy. Before anybody is told."""
         self._clear()

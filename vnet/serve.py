@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -17,10 +16,12 @@ from drivers.errors import DriverError, ProbeError
 from drivers.registry import DEVICES
 from drivers.transports.vhost_user import VhostUserBack
 from drivers.vhost import VhostBus, VhostDevice
+from rings.status import Status
 from vnet.background import open_background
 from vnet.ends import ENDS
 from vnet.ends.base import End, OpenContext
 from vnet.errors import ConfigError
+from vnet.limited import LimitedReport
 from vnet.ports.ipc import LocalIpc, UnixSocket
 from vnet.ports.listen import accept, connect, listen
 from vnet.ports.poller import Poller
@@ -33,8 +34,7 @@ BACKLOG = 16
 RETRY = 0.5
 """Seconds between two attempts to connect."""
 UP_TIMEOUT = 10.0
-LINES, PER = 10, 5.0
-"""What is said of front ends: so many lines in so many seconds, whatever they do."""
+CONNECTED = "a front end is connected"
 REFUSED = "another front end came, and was refused"
 
 
@@ -56,28 +56,37 @@ class Served:
     export: Export
     back: VhostUserBack
     end: End
-    report: Callable[[str], None]
-    _said: deque[float] = attrs.field(factory=lambda: deque([float("-inf")] * LINES, maxlen=LINES))
+    lines: LimitedReport
+    _failed: bool = False
+    """Whether the last session ended by our closing it: a front end that comes back at once, to fail in the same way,
+    is then announced only once it runs."""
 
-    def say(self, text: str) -> None:
-        """Tell whoever watches, but not more often than anybody can read."""
-        now = trio.current_time()
-        if now - self._said[0] >= PER:
-            self._said.append(now)
-            self.report(f"{self.name}: {text}")
+    def __attrs_post_init__(self) -> None:
+        self.back.trouble = self.lines.trouble
+        self.back.device.on_status = self._status_changed
 
     async def converse(self, connected: socket.socket) -> None:
         """Serve one front end; however that ends, the next one may come."""
         first = not self.back.connected
         before = self._carried()
-        if first:
-            self.say("a front end is connected")
+        if first and not self._failed:
+            self.lines.say(CONNECTED)
         try:
             await self.back.converse(UnixSocket(connected))
         except DriverError as exc:
-            self.say(f"the connection was closed: {exc}")
+            self._failed = True
+            self.lines.trouble(f"the connection was closed: {exc}")
         else:
-            self.say(f"the front end hung up; {self._news(before)}" if first else REFUSED)
+            if first:
+                self._failed = False
+                self.lines.say(f"the front end hung up; {self._news(before)}")
+            else:
+                self.lines.trouble(REFUSED)
+
+    def _status_changed(self, status: Status) -> None:
+        if self._failed and status & Status.DRIVER_OK:
+            self._failed = False
+            self.lines.say(CONNECTED)
 
     def _carried(self) -> list[int]:
         """Packets, messages or requests by queue, ever."""
@@ -95,8 +104,13 @@ class Served:
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
-                    client = await accept(listening, lambda why: self.say(f"a front end can't be let in: {why}"))
+                    client = await accept(
+                        listening, lambda why: self.lines.trouble(f"a front end can't be let in: {why}")
+                    )
                     nursery.start_soon(self.converse, client)
+
+    def _short(self, why: str) -> None:
+        self.lines.trouble(f"a front end can't be let in: {why}")
 
     async def dial(self, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
@@ -133,7 +147,7 @@ async def open_exports(
             end = await stack.enter_async_context(ENDS[export.spec.type].alone(context))
             back = VhostUserBack(ipc, kind.device_id, name)
             back.device.packed = export.spec.ring == "packed"
-            served[name] = Served(name, export, back, end, report)
+            served[name] = Served(name, export, back, end, LimitedReport(name, report))
         bus = VhostBus()
         for kind in DEVICES.values():
             bus.register_driver(kind.device(partial(_plug, served)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import socket
 from collections.abc import Iterator
 from itertools import count
@@ -202,10 +203,16 @@ async def test_every_telling_is_heard_once_and_one_that_came_early_as_well(ipc: 
 async def test_what_is_no_event_and_no_socket_is_refused_and_closed(ipc: LocalIpc, tmp_path: Path) -> None:
     before = fds()
 
+    path = tmp_path / "disk"
+    path.write_bytes(b"data")
+
     def wrong() -> Iterator[Handle]:
         for end in os.pipe():
             yield FileHandle(end)
         yield FileHandle(os.open(tmp_path, os.O_RDONLY))
+        yield FileHandle(os.open(path, os.O_RDWR))
+        with select.epoll() as epoll:  # has no file type, like an eventfd
+            yield FileHandle(os.dup(epoll.fileno()))
 
     for handle in wrong():
         with pytest.raises(Unusable):
@@ -217,6 +224,7 @@ async def test_what_is_no_event_and_no_socket_is_refused_and_closed(ipc: LocalIp
     for handle in (*wrong(), *datagrams):
         with pytest.raises(Unusable):
             ipc.channel(handle)
+    assert path.read_bytes() == b"data", "finding out what a descriptor is writes to no file"
     ours, handle = ipc.make_channel()
     theirs = ipc.channel(handle)
     await ours.send(b"hello")

@@ -141,14 +141,29 @@ class _Event(FileHandle):
     """An eventfd, checked to be one and never to wait."""
 
     def __init__(self, handle: Handle) -> None:
-        """Takes the handle over. Raises Unusable, and closes it, where it is none."""
+        """Take the handle over. Raises Unusable, and closes it, if it is no eventfd."""
         assert isinstance(handle, FileHandle), "a handle of another kind of system"
         super().__init__(handle.take())
-        kind = str(Path(f"/proc/self/fd/{self.fileno()}").readlink())
-        if kind != "anon_inode:[eventfd]":
+        if not _is_eventfd(self.fileno()):
             self.close()
-            raise Unusable(f"a file descriptor of {kind} where an eventfd should be")
-        os.set_blocking(self.fileno(), False)
+            raise Unusable("a file descriptor that is no eventfd")
+
+
+def _is_eventfd(fd: int) -> bool:
+    """Whether it is one, which never blocks from now on: without /proc, which may not be mounted.
+
+    An eventfd has no file type, and is the only such descriptor that takes 8 zero bytes, which add nothing to it.
+    """
+    try:
+        if stat.S_IFMT(os.fstat(fd).st_mode):
+            return False
+        os.set_blocking(fd, False)
+        os.eventfd_write(fd, 0)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 class _Notifier(_Event):
@@ -172,7 +187,11 @@ class _Watch(_Event):
         self._poller = poller
         super().__init__(handle)
         # Edges are enough, and each write is one: nobody reads the counter, which takes 2^64 of them.
-        poller.watch(self.fileno(), told)
+        try:
+            poller.watch(self.fileno(), told)
+        except OSError as exc:
+            super().close()
+            raise Unusable(f"no further event can be watched: {exc.strerror}") from None
 
     def close(self) -> None:
         if self._fd >= 0:

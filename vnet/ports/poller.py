@@ -56,8 +56,8 @@ class Poller:
 
     def watch(self, fd: int, told: Callable[[], object]) -> None:
         """Likewise call ``told``, which runs to completion and never raises."""
-        self._told[fd] = told
         self._epoll.register(fd, WATCHED)
+        self._told[fd] = told
 
     def unregister(self, fd: int) -> None:
         """Before the descriptor is closed. Harmless where it is not watched."""

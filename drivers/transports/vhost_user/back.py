@@ -48,6 +48,9 @@ class VhostUserBack:
     def __init__(self, ipc: Ipc, device_id: int, name: str = "") -> None:
         self.device = VhostDevice(device_id, VENDOR, self, name)
         self.device.on_change = self._changed
+        self.device.on_broken = self._broken
+        self.trouble: Callable[[str], None] = lambda text: None
+        """Called with one line for each message that is refused and each queue that breaks, while a session goes on."""
         self.statistics = BackStatistics()
         self._ipc = ipc
         self._session: Session | None = None
@@ -103,6 +106,9 @@ class VhostUserBack:
         if not self.device.ready.is_set() and self._scope is not None:
             self._scope.cancel()
 
+    def _broken(self, queue: DeviceQueue, error: Exception) -> None:
+        self.trouble(f"queue {queue.index} ({queue.name}) stands still until the driver resets the device: {error}")
+
     # Connections
 
     @property
@@ -119,7 +125,7 @@ class VhostUserBack:
             socket.close()
             return
         self.statistics.sessions += 1
-        session = self._session = Session(self.device, self._ipc)
+        session = self._session = Session(self.device, self._ipc, self.trouble)
         assembler = Assembler(FRONTEND_MESSAGES)
         error: ProtocolError | TransportLost | None = None
         try:

@@ -40,7 +40,7 @@ from drivers.transports.vhost_user.payloads import (
 from drivers.transports.vhost_user.states import LEGAL, RING_LEGAL, RingState, SessionState
 from drivers.transports.vhost_user.vrings import Vrings
 from drivers.vhost import VhostDevice
-from rings.features import mask
+from rings.features import RingFeature, mask
 from rings.status import Status
 
 __all__ = ["PROTOCOL_FEATURES", "Session"]
@@ -65,6 +65,7 @@ MAC_SIZE = 6
 RING_MAX = 1024
 """Descriptors of a ring, unless the device was made for more: what QEMU has at most. No size is agreed on, and a driver
 may chain as many as there are: chains of 32768, a batch of which takes seconds, would stop everybody else."""
+LEGACY = "a legacy driver: it does without VERSION_1; add disable-legacy=on to QEMU's -device"
 Answer = tuple[Payload | None, Sequence[Handle]]
 NOTHING: Answer = (None, ())
 
@@ -72,8 +73,10 @@ NOTHING: Answer = (None, ())
 class Session:
     """From connection to end. It owns what the front end passed: memory, events, the channel back."""
 
-    def __init__(self, device: VhostDevice, ipc: Ipc) -> None:
+    def __init__(self, device: VhostDevice, ipc: Ipc, trouble: Callable[[str], None] = lambda text: None) -> None:
+        """``trouble`` is called with what is refused by an acknowledgement, which the front end may keep to itself."""
         self._device = device
+        self._trouble = trouble
         self._ipc = ipc
         self._owned = self._chosen = False
         self._protocol_features = 0
@@ -107,9 +110,10 @@ class Session:
             assert kind is not None
             self._check(R(message.request), payload)
             answer, handles = await self._SERVE[R(message.request)](self, payload, message)
-        except Refused:
+        except Refused as exc:
             if not asked:
                 raise
+            self._trouble(f"refused: {exc}")
             return ack(message.request, good=False), ()
         if asked:
             return ack(message.request, good=True), ()
@@ -155,6 +159,8 @@ class Session:
         logging = bool(payload.value >> F_LOG_ALL & 1)
         if self.state is SessionState.RUNNING and features != self.rings.features:
             raise Refused("SET_FEATURES: others while rings run")
+        if not features >> RingFeature.VERSION_1 & 1:
+            raise Refused(LEGACY)
         if not self._device.acceptable(features):
             raise Refused(f"SET_FEATURES: the device does not work with {features:#x}")
         if logging and not self.agreed(F.LOG_SHMFD):

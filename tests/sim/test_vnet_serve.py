@@ -1,0 +1,121 @@
+"""What `vnet serve` reports of front ends: refusals, queues that break, legacy drivers, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from vhost_user_rig import FrontEnd, R, request
+
+from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES
+from drivers.transports.vhost_user.payloads import U64, VringState
+from rings.features import RingFeature, mask
+from vnet.limited import AGAIN, LINES, PER, LimitedReport
+from vnet.ports.ipc import connect
+from vnet.serve import Export, Served, open_exports
+from vnet.testing import until
+from vnet.topology import parse_device
+
+FEATURES = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))
+LEGACY = "blk0: the connection was closed: a legacy driver: it does without VERSION_1; add disable-legacy=on to QEMU's"
+
+
+@attrs.frozen
+class Disk:
+    """A disk that is served, and the lines reported of it."""
+
+    path: Path
+    served: Served
+    said: list[str]
+
+    @asynccontextmanager
+    async def front(self, **options: Any) -> AsyncIterator[FrontEnd]:
+        front = FrontEnd(await connect(self.path), FEATURES, **options)
+        try:
+            yield front
+        finally:
+            front.close()
+            await until(lambda: not self.served.back.connected)
+
+
+@asynccontextmanager
+async def served_disk(folder: Path) -> AsyncIterator[Disk]:
+    path, said = folder / "disk", list[str]()
+    export = Export(parse_device({"type": "blk", "device": {"size": 1}}, "test"), path)
+    async with open_exports({"blk0": export}, report=said.append) as served:
+        yield Disk(path, served["blk0"], said)
+
+
+@pytest.mark.hostile("V07")
+async def test_a_refusal_that_is_acknowledged_is_reported_once(tmp_path: Path) -> None:
+    async with served_disk(tmp_path) as disk, disk.front() as front:
+        await front.negotiate()
+        for _ in range(50):
+            assert not await front.tell(R.SET_VRING_NUM, VringState(0, 0))
+        assert not await front.tell(R.SET_VRING_ENABLE, VringState(7, 1))
+        assert disk.said == [
+            "blk0: a front end is connected",
+            "blk0: refused: SET_VRING_NUM: 0 descriptors, at most 1024",
+            "blk0: refused: SET_VRING_ENABLE: ring 7 of 1",
+        ]
+        await trio.sleep(AGAIN)
+        assert not await front.tell(R.SET_VRING_NUM, VringState(0, 0))
+        assert disk.said[3:] == ["blk0: refused: SET_VRING_NUM: 0 descriptors, at most 1024 (49 more times)"]
+
+
+@pytest.mark.hostile("R04")
+async def test_a_queue_that_breaks_is_reported_with_its_cause(tmp_path: Path) -> None:
+    async with served_disk(tmp_path) as disk, disk.front() as front:
+        await front.bring_up()
+        [ring] = front.rings
+        view = front.memory.view(ring.addrs.driver, 4 + 2 * ring.num, True)
+        view[4:6] = (77).to_bytes(2, "little")
+        view[2:4] = (1).to_bytes(2, "little")
+        ring.kick()
+        await until(lambda: len(disk.said) > 1)
+        stands = "blk0: queue 0 (requestq1) stands still until the driver resets the device"
+        assert disk.said[1:] == [f"{stands}: available entry 0 names descriptor 77 of 8"]
+
+
+async def test_a_legacy_driver_that_comes_again_and_again_is_reported_once(tmp_path: Path) -> None:
+    async with served_disk(tmp_path) as disk:
+        for _ in range(30):
+            async with disk.front() as front:
+                await front.negotiate()
+                await front.post(R.SET_FEATURES, U64(FEATURES & ~(1 << RingFeature.VERSION_1)))
+                assert await front.hung_up()
+            await trio.sleep(1)
+        assert [line.removesuffix(" -device") for line in disk.said] == ["blk0: a front end is connected", LEGACY]
+        async with disk.front() as front:
+            await front.bring_up()
+            assert (await request(front, front.rings[0], 0, 0, 512))[-1] == 0
+        assert disk.said[2:] == [
+            "blk0: a front end is connected",
+            "blk0: the front end hung up; its queues carried requestq1 1",
+        ]
+
+
+async def test_a_legacy_driver_is_named_where_the_refusal_is_acknowledged(tmp_path: Path) -> None:
+    async with served_disk(tmp_path) as disk, disk.front() as front:
+        await front.negotiate()
+        legacy = FEATURES & ~(1 << RingFeature.VERSION_1) | 1 << F_PROTOCOL_FEATURES
+        assert not await front.tell(R.SET_FEATURES, U64(legacy))
+        assert "refused: a legacy driver: " in disk.said[-1]
+        assert "disable-legacy=on" in disk.said[-1]
+
+
+@pytest.mark.hostile("V12")
+async def test_troubles_that_are_all_different_are_limited_as_well() -> None:
+    said = list[str]()
+    lines = LimitedReport("x", said.append)
+    for number in range(1000):
+        lines.trouble(f"trouble {number}")
+    assert said == [f"x: trouble {number}" for number in range(LINES)]
+    await trio.sleep(PER)
+    lines.trouble("trouble 999")
+    assert said[LINES:] == ["x: trouble 999 (1 more times)"]
