@@ -41,7 +41,7 @@ class LimitedReport:
         """Report what goes wrong, and the same again only after `AGAIN` seconds."""
         now = trio.current_time()
         last, more = self._troubles.get(text, (float("-inf"), 0))
-        if now - last >= AGAIN and self.say(f"{text} ({more} more times)" if more else text):
+        if now - last >= AGAIN and self.say(f"{text} ({more} more time{'s' * (more > 1)})" if more else text):
             self._troubles[text] = now, 0
         else:
             self._troubles[text] = last, more + 1

@@ -12,6 +12,7 @@ import pytest
 from guest import shared
 
 from vnet.cli.serve import command, hint
+from vnet.qemu import PROGRAM, Version, qemu_version
 from vnet.serve import Export
 from vnet.topology import parse_device
 
@@ -40,9 +41,11 @@ def words(text: str) -> list[str]:
     return [f"{option} {value}" for option, value in itertools.pairwise(plain) if option.startswith("-")]
 
 
-def exported(kind: str, path: str, connect: bool = False, **device: object) -> list[str]:
-    """The options that ``vnet serve`` tells."""
-    said = hint(f"{kind}0", Export(parse_device({"type": kind, **device}, "test"), Path(path), connect))
+def exported(
+    kind: str, path: str, connect: bool = False, version: Version | None = (7, 2), **device: object
+) -> list[str]:
+    """The options that ``vnet serve`` prints for that version of QEMU."""
+    said = hint(f"{kind}0", Export(parse_device({"type": kind, **device}, "test"), Path(path), connect), version)
     return words(said.split("For QEMU:")[1])
 
 
@@ -59,6 +62,59 @@ def test_qemu_in_the_example_is_told_what_serve_tells_and_what_the_tests_of_gues
 def test_qemu_is_told_of_pairs_of_queues_packed_rings_and_who_listens() -> None:
     several = exported("net", "/run/s", queue_pairs=3, ring="packed")
     assert "-netdev vhost-user,id=x,chardev=x,queues=3" in several
-    assert "-device virtio-net-pci,netdev=x,mq=on,packed=on" in several
+    assert "-device virtio-net-pci,netdev=x,disable-legacy=on,mq=on,packed=on" in several
     assert "-chardev socket,id=x,path=/run/s,server=on" in exported("net", "/run/s", connect=True)
     assert "-chardev socket,id=x,path=/run/s" in exported("scsi", "/run/s")
+
+
+def test_qemu_is_told_of_queues_their_size_and_the_mtu() -> None:
+    assert "-device vhost-user-blk-pci,chardev=x,disable-legacy=on,num-queues=1" in exported("blk", "/run/s")
+    several = exported("blk", "/run/s", queues=4, queue_size=64)
+    assert "-device vhost-user-blk-pci,chardev=x,disable-legacy=on,num-queues=4,queue-size=64" in several
+    several = exported("scsi", "/run/s", queues=2, queue_size=4096)
+    assert "-device vhost-user-scsi-pci,chardev=x,disable-legacy=on,num_queues=2,virtqueue_size=1024" in several
+    assert "-device virtio-net-pci,netdev=x,disable-legacy=on,host_mtu=9000" in exported("net", "/run/s", mtu=9000)
+
+
+@pytest.mark.parametrize(
+    ("version", "option"),
+    [
+        ((7, 2), "reconnect=1"),
+        ((9, 1), "reconnect=1"),
+        ((9, 2), "reconnect-ms=1000"),
+        ((11, 1), "reconnect-ms=1000"),
+        (None, "reconnect-ms=1000"),
+    ],
+)
+def test_qemu_is_told_to_connect_again_as_its_version_takes_it(version: Version | None, option: str) -> None:
+    for kind in ("net", "blk"):
+        assert f"-chardev socket,id=x,path=/run/s,{option}" in exported(kind, "/run/s", version=version)
+
+
+def test_without_a_version_the_hint_says_which_one_it_is_for() -> None:
+    export = Export(parse_device({"type": "blk"}, "test"), Path("/run/s"))
+    assert "For QEMU: (from 9.2 on; before that, reconnect=1 at the socket)" in hint("blk0", export)
+    assert "9.2" not in hint("blk0", export, (11, 0))
+
+
+def test_a_path_that_a_shell_and_qemu_would_take_apart_is_quoted_for_both() -> None:
+    assert "-chardev socket,id=x,path=/run/a b,,c,reconnect=1" in exported("blk", "/run/a b,c")
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", (7, 2)),
+        ("QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)", (11, 1)),
+        ("no such thing", None),
+    ],
+)
+def test_the_version_is_that_of_the_program_on_path(
+    said: str, version: Version | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert qemu_version() is None
+    program = tmp_path / PROGRAM
+    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.chmod(0o755)
+    assert qemu_version() == version

@@ -118,4 +118,4 @@ async def test_troubles_that_are_all_different_are_limited_as_well() -> None:
     assert said == [f"x: trouble {number}" for number in range(LINES)]
     await trio.sleep(PER)
     lines.trouble("trouble 999")
-    assert said[LINES:] == ["x: trouble 999 (1 more times)"]
+    assert said[LINES:] == ["x: trouble 999 (1 more time)"]

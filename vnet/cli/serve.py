@@ -12,11 +12,10 @@ import click
 import trio
 
 from drivers.registry import DEVICES
-from rings.ids import DeviceId
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.signals import run_until_signal
-from vnet.ends.net import NetSpec
 from vnet.errors import settings_of
+from vnet.qemu import Version, arguments, describe, qemu_version
 from vnet.serve import Export, open_exports
 from vnet.topology import parse_device
 
@@ -145,13 +144,6 @@ SETTINGS: Mapping[str, Sequence[Setting]] = {
 """By device type; one that is not here has none but the common ones."""
 NEEDED: Mapping[str, tuple[str, ...]] = {"net": ("tap", "tun")}
 """One of which has to be given."""
-QEMU: Mapping[int, str] = {
-    DeviceId.NET: "-netdev vhost-user,id=n0,chardev=c0 -device virtio-net-pci,netdev=n0",
-    DeviceId.BLOCK: "-device vhost-user-blk-pci,chardev=c0",
-    DeviceId.ENTROPY: "-device vhost-user-rng-pci,chardev=c0",
-    DeviceId.SCSI: "-device vhost-user-scsi-pci,chardev=c0",
-}
-"""What QEMU calls its side."""
 UNSEALED = (
     "Take memory that is not sealed against shrinking, such as DPDK's. The risk: whoever owns it can cut it off, and "
     "then this process is killed at its next access (SIGBUS), with every device it serves. QEMU's "
@@ -207,15 +199,15 @@ def _serve(
             setting.put(given[setting.name], device)
     export = Export(parse_device(device, f"vnet serve {kind}"), path, connect)
     try:
-        run_until_signal(partial(_run, f"{kind}0", export, allow_unsealed))
+        run_until_signal(partial(_run, f"{kind}0", export, allow_unsealed, qemu_version()))
     except click.exceptions.Exit:
         pass  # it was to run until somebody ends it, and did
 
 
-async def _run(name: str, export: Export, allow_unsealed: bool) -> None:
+async def _run(name: str, export: Export, allow_unsealed: bool, version: Version | None) -> None:
     with settings_of(f"vnet serve {export.spec.type}"):
         async with open_exports({name: export}, allow_unsealed=allow_unsealed, report=_report):
-            click.echo(hint(name, export))
+            click.echo(hint(name, export, version))
             await trio.sleep_forever()
 
 
@@ -223,22 +215,9 @@ def _report(line: str) -> None:
     click.echo(f"vnet: {line}", err=True)
 
 
-def hint(name: str, export: Export) -> str:
-    """What is said when it is there: where, and how QEMU finds it."""
+def hint(name: str, export: Export, version: Version | None = None) -> str:
+    """Describe where the device is served, and the arguments with which that version of QEMU finds it."""
     verb = "connects to" if export.connect else "listens at"
     lines = [f"{name} {verb} {export.socket}; Ctrl-C ends it."]
-    side = QEMU.get(DEVICES[export.spec.type].device_id)
-    if side is not None:
-        pairs = export.spec.queue_pairs if isinstance(export.spec, NetSpec) else 1
-        if pairs > 1:
-            side = f"{side.replace('chardev=c0', f'chardev=c0,queues={pairs}')},mq=on"
-        if export.spec.ring == "packed":
-            side += ",packed=on"
-        again = ",reconnect=1" if "-net" in side or "blk" in side else ""  # the others do not wait for a connection
-        server = ",server=on" if export.connect else again
-        lines += [
-            "For QEMU:",
-            "  -object memory-backend-memfd,id=m,size=256M,share=on -numa node,memdev=m -m 256M",
-            f"  -chardev socket,id=c0,path={export.socket}{server} {side}",
-        ]
-    return "\n".join(lines)
+    found = arguments(export.spec, export.socket, version, connect=export.connect)
+    return "\n".join([*lines, *([describe(version)] if found else []), *(f"  {line}" for line in found)])
