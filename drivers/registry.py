@@ -85,5 +85,5 @@ TRANSPORTS: dict[str, Transport] = {
     ),
     "mmio": Transport("host", mmio.VIRTIO_MMIO, mmio.MmioDevice),
     "ntb": Transport("ntb", ntb.NTB_VIRTIO, ntb.NtbVhost, ntb.register_name, ntb.MAX_QUEUES),
-    "vhost_user": Transport("host", vhost_user.VHOST_USER, vhost_user.VhostUserBack, options=("socket",)),
+    "vhost_user": Transport("host", vhost_user.VHOST_USER, vhost_user.VhostUserBack, options=("socket", "peer_uid")),
 }

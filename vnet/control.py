@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +17,7 @@ from vnet import __version__, qmp
 from vnet.describe import describe
 from vnet.ends import ENDS
 from vnet.errors import ControlError
-from vnet.ports.listen import RETRY, accept, connect, listen
+from vnet.ports.listen import RETRY, accept, connect, listen, owner_uid
 from vnet.qmp import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.state import socket_path
 from vnet.world import World
@@ -35,7 +34,6 @@ LINGER = 1.0
 """Seconds a client has to take the last thing it is told."""
 PATIENCE = 5.0
 """Seconds that a reply may take."""
-UCRED = struct.Struct("iII")
 LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -127,8 +125,9 @@ class ControlServer:
                     nursery.start_soon(self._admit, await accept(listening, self._report_shortage))
 
     async def _admit(self, client: socket.socket) -> None:
+        uid = owner_uid(client)
         async with trio.SocketStream(trio.socket.from_stdlib_socket(client)) as stream:
-            if _peer_uid(stream) in (0, os.geteuid()) and self._clients < CLIENTS_MAX:
+            if uid in (0, os.geteuid()) and self._clients < CLIENTS_MAX:
                 await self.converse(stream)
 
     def _report_shortage(self, why: str) -> None:
@@ -191,12 +190,6 @@ class ControlServer:
             why = exc.strerror or str(exc)
             refusal = QmpError(f"{exc.filename}: {why}" if exc.filename else why)
             return qmp.emit({**refusal.as_dict(), **about}), ""
-
-
-def _peer_uid(stream: trio.SocketStream) -> int:
-    """The user at the other end, as the kernel knows it."""
-    _, uid, _ = UCRED.unpack(stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
-    return int(uid)
 
 
 # Client

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import trio
 
-from drivers.errors import DriverError, ProbeError
+from drivers.errors import DriverError, ProbeError, TransportLost
 from drivers.registry import DEVICES
 from drivers.transports.vhost_user import VhostUserBack
 from drivers.vhost import VhostBus, VhostDevice
@@ -23,7 +23,7 @@ from vnet.ends.base import End, OpenContext
 from vnet.errors import ConfigError
 from vnet.limited import LimitedReport
 from vnet.ports.ipc import LocalIpc, UnixSocket
-from vnet.ports.listen import accept, connect, listen
+from vnet.ports.listen import accept, connect_trusted, listen
 from vnet.ports.poller import Poller
 from vnet.ports.watch import open_watches
 from vnet.spec import DeviceSpec
@@ -46,6 +46,8 @@ class Export:
     socket: Path
     connect: bool = False
     """The front end listens at the socket, and we connect to it as often as it takes."""
+    peer_uid: int | None = None
+    """The user, besides ours and root, whose front end may then listen there."""
 
 
 @attrs.define(eq=False)
@@ -104,9 +106,7 @@ class Served:
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
-                    client = await accept(
-                        listening, lambda why: self.lines.trouble(f"a front end can't be let in: {why}")
-                    )
+                    client = await accept(listening, self._short)
                     nursery.start_soon(self.converse, client)
 
     def _short(self, why: str) -> None:
@@ -116,7 +116,9 @@ class Served:
         task_status.started()
         while True:
             try:
-                connected = connect(self.export.socket)
+                connected = connect_trusted(self.export.socket, self.export.peer_uid, "--peer-uid {}")
+            except TransportLost as exc:
+                self.lines.trouble(str(exc))
             except OSError:
                 pass  # the front end does not listen yet, or its backlog is full
             else:

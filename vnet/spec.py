@@ -15,6 +15,7 @@ from vnet.link.tlp import GENERATIONS, LANES, SIZES
 
 __all__ = [
     "FILE_NAME",
+    "ANY_UID",
     "MIB",
     "NAME",
     "DeviceSpec",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 MIB = 1 << 20
+ANY_UID = (1 << 32) - 1
+"""No user has it."""
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 """Names of systems, hosts, links and devices."""
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
@@ -172,6 +175,11 @@ class DeviceSpec:
     """Whether the device is the port itself, or has another driver behind it, on the endpoint."""
     socket: str | None = attrs.field(default=None, validator=must(fits_socket, PATH_RULE))
     """Where another program's back end listens (vhost_user); without it the device is of this system, too."""
+    peer_uid: int | None = attrs.field(
+        default=None, validator=must(lambda v: 0 <= v < ANY_UID, f"a user id, 0 to {ANY_UID - 1}")
+    )
+    """The user, besides ours and root, whose process may listen at the socket: all of the host's memory is shared
+    with it."""
     poll: bool = False
     """Have the endpoint look for commands every millisecond rather than when a doorbell rings (epf_mailbox)."""
 

@@ -154,6 +154,8 @@ class Topology:
             given = getattr(device, key)
             if key not in transport.options and given != attrs.fields_dict(type(device))[key].default:
                 raise ConfigError(file, f"{path}.{key}", given, f"transport {device.transport} has no such setting")
+        if device.peer_uid is not None and not device.foreign:
+            raise ConfigError(file, f"{path}.peer_uid", device.peer_uid, "without a socket there is no other program")
         usual = type(device)(type=device.type)
         if device.foreign and getattr(device, "device", None) != getattr(usual, "device", None):
             why = "nothing can be said of it here: with a socket the device is another program's"

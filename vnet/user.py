@@ -14,7 +14,8 @@ from drivers.user import OwnConfig, SharedRegion
 from rings.features import RingFeature, mask
 from rings.formats import RING_FEATURES
 from vnet.memory import HostMemory
-from vnet.ports.ipc import FileHandle, connect, socket_pair
+from vnet.ports.ipc import FileHandle, UnixSocket, socket_pair
+from vnet.ports.listen import connect_trusted
 
 __all__ = ["BackEnd", "Junction", "SocketEnd", "dial"]
 
@@ -67,10 +68,10 @@ class SocketEnd:
         return {"name": self.name, "connections": self.connections}
 
 
-async def dial(path: Path) -> FdSocket:
-    """A connection to another program's back end. Raises TransportLost."""
+async def dial(path: Path, peer_uid: int | None, allow: str) -> FdSocket:
+    """Connect to another program's back end (see `connect_trusted`). Raises TransportLost."""
     try:
-        return await connect(path)
+        return UnixSocket(connect_trusted(path, peer_uid, allow))
     except (FileNotFoundError, ConnectionRefusedError):
         why = "nobody listens there; is the back end started?"
     except BlockingIOError:

@@ -189,7 +189,7 @@ def _on_socket(world: World, name: str, spec: DeviceSpec, host: Host) -> Place:
     back: VhostBack | None = None
     location = spec.socket or f"{name}.vhost_user"
     if spec.socket is not None:
-        connect = partial(dial, Path(spec.socket))
+        connect = partial(dial, Path(spec.socket), spec.peer_uid, f"devices.{name}.peer_uid = {{}}")
     else:
         back = TRANSPORTS[spec.transport].back(world.ipc, DEVICES[spec.type].device_id, name)
         assert isinstance(back, BackEnd)

@@ -54,6 +54,13 @@ REFUSED = {
         "socket = '/tmp/s'",
         "transport mmio has no such setting",
     ),
+    "a user without a socket": (
+        ABROAD.replace("socket = ", "# ") + "peer_uid = 1000",
+        "peer_uid = 1000",
+        "without a socket there is no other program",
+    ),
+    "a user within a host": (ON_HOST + "peer_uid = 0", "peer_uid = 0", "transport mmio has no such setting"),
+    "no user at all": (ABROAD + "peer_uid = -1", "peer_uid = -1", "a user id, 0 to 4294967294"),
     "mediated with nobody": (ABROAD + "mode = 'mediated'", "mode = 'mediated'", "there is nothing to mediate between"),
     "a link under a platform device": (LINKED + "transport = 'mmio'", "link = 'pcie0'", "is carried by a host"),
     "a host under a PCI function": (LINKED + "host = 'rc'", "host = 'rc'", "is carried by a link"),

@@ -17,6 +17,7 @@ from vnet.cli.signals import run_until_signal
 from vnet.errors import settings_of
 from vnet.qemu import Version, arguments, describe, qemu_version
 from vnet.serve import Export, open_exports
+from vnet.spec import ANY_UID
 from vnet.topology import parse_device
 
 __all__ = ["command", "hint"]
@@ -171,6 +172,12 @@ class ServeGroup(click.Group):
             ),
             *(setting.option() for setting in settings),
             click.Option(["--connect"], is_flag=True, help="The front end listens there; connect to it."),
+            click.Option(
+                ["--peer-uid"],
+                type=click.IntRange(0, ANY_UID - 1),
+                metavar="UID",
+                help="With --connect: the user, besides yours and root, whose process may listen there.",
+            ),
             click.Option(["--allow-unsealed"], is_flag=True, help=UNSEALED),
         ]
         return click.Command(
@@ -188,8 +195,16 @@ def command() -> None:
 
 
 def _serve(
-    kind: str, settings: Sequence[Setting], path: Path, connect: bool, allow_unsealed: bool, **given: Any
+    kind: str,
+    settings: Sequence[Setting],
+    path: Path,
+    connect: bool,
+    peer_uid: int | None,
+    allow_unsealed: bool,
+    **given: Any,
 ) -> None:
+    if peer_uid is not None and not connect:
+        raise click.UsageError("--peer-uid is for --connect: the mode of a socket of ours says who may connect to it")
     needed = NEEDED.get(kind, ())
     if needed and sum(given[name] is not None for name in needed) != 1:
         raise click.UsageError(f"exactly one of {' and '.join(f'--{name}' for name in needed)} has to be given")
@@ -197,7 +212,7 @@ def _serve(
     for setting in settings:
         if given[setting.name] not in (None, False, ()):
             setting.put(given[setting.name], device)
-    export = Export(parse_device(device, f"vnet serve {kind}"), path, connect)
+    export = Export(parse_device(device, f"vnet serve {kind}"), path, connect, peer_uid)
     try:
         run_until_signal(partial(_run, f"{kind}0", export, allow_unsealed, qemu_version()))
     except click.exceptions.Exit:

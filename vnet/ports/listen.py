@@ -6,16 +6,21 @@ import errno
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import trio
 
-__all__ = ["accept", "connect", "listen", "remove_stale"]
+from drivers.errors import TransportLost
+
+__all__ = ["accept", "connect", "connect_trusted", "listen", "owner_uid", "remove_stale"]
 
 RETRY = 0.5
 """Seconds between two attempts to accept while the process lacks descriptors or memory."""
+UCRED = struct.Struct("iII")
+"""Process, user and group of a socket's other end, as SO_PEERCRED tells them."""
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -71,6 +76,29 @@ def connect(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.
         connecting.close()
         raise
     return connecting
+
+
+def connect_trusted(path: Path, peer_uid: int | None, allow: str) -> socket.socket:
+    """Connect like `connect`, if the process that listens is ours, root's, or of the user with the id ``peer_uid``.
+
+    Raises OSError, and TransportLost for a process of another user: with ``allow``, the setting that lets it in, in
+    which {} is that user's id.
+    """
+    connected = connect(path)
+    uid = owner_uid(connected)
+    if uid in (0, os.geteuid(), peer_uid):
+        return connected
+    connected.close()
+    raise TransportLost(
+        f"{path}: a process of user {uid} listens there, neither ours nor root's: no memory is shared with it;"
+        f" to allow it: {allow.format(uid)}"
+    )
+
+
+def owner_uid(connected: socket.socket) -> int:
+    """The user id of the process at the other end: of the one that listened, if we connected."""
+    _, uid, _ = UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+    return int(uid)
 
 
 def remove_stale(path: Path) -> None:

@@ -1,0 +1,104 @@
+"""An unprivileged process squats on a socket path: it gets no memory, and nothing of a device, unless it may."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from drivers.errors import ProbeError
+from vnet.topology import parse
+from vnet.world import open_world
+
+VNET = str(Path(sys.executable).with_name("vnet"))
+NOBODY = 65534
+SQUATTER = f"""\
+import os, socket, sys
+with socket.socket(socket.AF_UNIX) as listening:
+    listening.bind(sys.argv[1])
+    os.setresgid(*[{NOBODY}] * 3)
+    os.setresuid(*[{NOBODY}] * 3)
+    listening.listen()
+    print("listening", flush=True)
+    while True:
+        client, _ = listening.accept()
+        data, *_ = client.recvmsg(4096)
+        print("got", len(data), flush=True)
+        client.close()
+"""
+TOPOLOGY = """\
+[hosts.rc]
+[devices.disk]
+type = "blk"
+transport = "vhost_user"
+host = "rc"
+socket = "{path}"
+"""
+
+
+@contextmanager
+def squatter(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process of another user that listens at ``path``, and prints how many bytes each connection sent it."""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", SQUATTER, str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "listening\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def received(process: subprocess.Popen[str]) -> list[str]:
+    """A line for each connection, once the process was ended."""
+    process.kill()
+    assert process.stdout is not None
+    return process.stdout.read().splitlines()
+
+
+@pytest.mark.hostile("X04")
+@pytest.mark.usefixtures("privileged")
+async def test_a_driver_shares_its_memory_with_no_stranger_unless_the_user_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "disk.sock"
+    topology = TOPOLOGY.format(path=path)
+    with squatter(path) as stranger:
+        async with open_world(parse(topology), "squat") as world:
+            with pytest.raises(ProbeError) as caught:
+                await world.wait_up(timeout=1)
+        assert f"{path}: a process of user {NOBODY} listens there, neither ours nor root's" in str(caught.value)
+        assert f"to allow it: devices.disk.peer_uid = {NOBODY}" in str(caught.value)
+        assert set(received(stranger)) <= {"got 0"}
+    path.unlink()
+    with squatter(path) as stranger:
+        async with open_world(parse(f"{topology}peer_uid = {NOBODY}"), "squat") as world:
+            with pytest.raises(ProbeError):
+                await world.wait_up(timeout=1)
+        assert "got 12" in received(stranger), "the first message, after which it hangs up"
+
+
+@pytest.mark.hostile("X04")
+@pytest.mark.usefixtures("privileged")
+def test_a_device_is_served_to_no_stranger_unless_the_user_says_so(tmp_path: Path) -> None:
+    path, image = tmp_path / "disk.sock", tmp_path / "disk.img"
+    serve = [VNET, "serve", "blk", "--file", str(image), "--size", "1", "--vhost-user", str(path), "--connect"]
+    for options, line in (
+        ([], f"neither ours nor root's: no memory is shared with it; to allow it: --peer-uid {NOBODY}"),
+        (["--peer-uid", str(NOBODY)], "a front end is connected"),
+    ):
+        with (
+            squatter(path) as stranger,
+            subprocess.Popen(
+                [*serve, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            ) as served,
+        ):
+            assert served.stderr is not None
+            assert line in served.stderr.readline()
+            served.terminate()
+            assert served.wait(30) == 0
+            assert set(received(stranger)) <= {"got 0"}  # a back end never speaks first
+        path.unlink()
