@@ -301,7 +301,7 @@ async def test_a_socket_is_for_its_owner_only_and_gone_afterwards(world: World, 
 async def test_another_users_process_gets_no_answer(
     world: World, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "_peer_uid", lambda _: os.geteuid() + 1)
+    monkeypatch.setattr(control, "owner_uid", lambda _: os.geteuid() + 1)
     async with serving(world):
         with pytest.raises(ControlError, match="hung up"):
             await ask(NAME, "query-vnet")
