@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import attrs
 import trio
 
+from drivers.devices.net.vlan import TAGS_ROOM, frame_limit
 from drivers.errors import PortGone
 from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads, PacketQueue, PortState
 from vnet.ports.announce import announcements
@@ -17,7 +18,6 @@ from vnet.ports.base import CountingPort, agreed, agreed_gso_types, scatter
 __all__ = ["MemoryPort"]
 
 PLAIN_HEADER = bytes(HEADER_SIZE)
-VLAN_HLEN = 4
 FLOWS_MAX = 1024
 """Flows whose queue is remembered."""
 IP_AT = ETH_HLEN
@@ -210,7 +210,7 @@ class MemoryPort(CountingPort):
             frame = lane.popleft()
             if not agreed(frame, self._gso_types):
                 self.drop("offload")
-            elif not frame[1] and self.mtu is not None and len(frame) > self.mtu + HEADER_SIZE + ETH_HLEN + VLAN_HLEN:
+            elif not frame[1] and self._beyond_mtu(frame):
                 self.drop("too_long")
             elif scatter(segs, frame):
                 self.rx_packets += 1
@@ -219,6 +219,12 @@ class MemoryPort(CountingPort):
             else:
                 self.drop("too_long")
         return 0
+
+    def _beyond_mtu(self, frame: bytearray) -> bool:
+        if self.mtu is None:
+            return False
+        start = bytes(frame[HEADER_SIZE : HEADER_SIZE + ETH_HLEN + TAGS_ROOM])
+        return len(frame) - HEADER_SIZE > frame_limit(self.mtu, start)
 
     def pending(self) -> bool:
         return self.pending_on(0)

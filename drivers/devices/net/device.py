@@ -33,6 +33,7 @@ from drivers.devices.net.layout import (
     queue_names,
 )
 from drivers.devices.net.rarp import rarp
+from drivers.devices.net.vlan import TAGS_ROOM
 from drivers.errors import PortGone
 from drivers.model import MatchId, present
 from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, PacketPort
@@ -43,7 +44,6 @@ from rings.status import Status
 
 __all__ = ["NetPlug", "VhostNet"]
 
-VLAN_HLEN = 4
 ETH_ZLEN = 60
 """Bytes of the shortest Ethernet frame."""
 CONTROL_NUM = 64
@@ -256,7 +256,7 @@ class BoundVhostNet:
         device, plug, features = self._device, self._plug, self._device.features
         rules = HeaderRules(driver_offloads(features), self._mtu if self._has(F.MTU) else None)
         self.offloads = device_offloads(features) & plug.port.caps
-        largest = HEADER_SIZE + (MAX_FRAME if self.offloads.gso else self._mtu + ETH_HLEN + VLAN_HLEN)
+        largest = HEADER_SIZE + (MAX_FRAME if self.offloads.gso else self._mtu + ETH_HLEN + TAGS_ROOM)
         count, figures, queues = pairs_of(features, self._most), plug.figures.pairs, device.queues
         self._to_driver = [
             ToDriver(queues[2 * i], port, figures[i].sent, largest, self._has(F.MRG_RXBUF), self._gone)

@@ -62,8 +62,10 @@ class FromDriver(NetFlow[DeviceQueue]):
                         got = total(segs)
                         head, rest = copy_out(segs, HEAD), skip(segs, HEAD)
                     low, high, out, _ = known.get(head) or rules.judge(head)
-                    if writable or not low <= got <= high:
-                        traffic.drop("writable" if writable else rules.cause(head, got))
+                    if writable:
+                        traffic.drop("writable")
+                    elif not low <= got <= high and (cause := rules.cause(head, got, rest)):
+                        traffic.drop(cause)
                     elif send(out, rest):
                         passed += 1
                         octets += got - HEADER_SIZE

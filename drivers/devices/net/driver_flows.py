@@ -130,8 +130,8 @@ class Receive(NetFlow[DriverQueue]):
                             traffic.drop("num_buffers")
                             at += count
                             continue
-                    if not low <= got <= high:
-                        traffic.drop(rules.cause(head, got))
+                    if not low <= got <= high and (cause := rules.cause(head, got, rest)):
+                        traffic.drop(cause)
                     elif send(out, rest):
                         passed += 1
                         octets += got - HEADER_SIZE

@@ -6,20 +6,21 @@ The header is checked on a private copy, which is also what goes on to the port:
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
 import attrs
 
 from drivers.devices.net.layout import MAX_FRAME
+from drivers.devices.net.vlan import TAGS_ROOM, frame_limit
 from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
+from rings.chain import copy_out
 
 __all__ = ["ECN", "KNOWN_MAX", "NEEDS_CSUM", "GsoType", "HeaderRules", "Verdict"]
 
 NEEDS_CSUM = 1
 ECN = 0x80
 """A flag of the gso_type: the connection uses ECN."""
-VLAN_HLEN = 4
 
 
 class GsoType(IntEnum):
@@ -57,21 +58,19 @@ class HeaderRules:
     offloads: Offloads
     mtu: int | None
     """Largest packet without Ethernet header, where agreed on."""
-    limit: int = attrs.field(init=False)
-    """Bytes of the largest frame without GSO, a VLAN tag included."""
     known: dict[bytes, Verdict] = attrs.field(init=False, factory=dict)
     """Look here first, then call `judge`."""
 
-    @limit.default
-    def _limit(self) -> int:
-        return MAX_FRAME if self.mtu is None else min(MAX_FRAME, self.mtu + ETH_HLEN + VLAN_HLEN)
+    def _limit(self, frame: bytes) -> int:
+        """The size of the largest frame without GSO that starts like this one."""
+        return MAX_FRAME if self.mtu is None else min(MAX_FRAME, frame_limit(self.mtu, frame))
 
     def judge(self, head: bytes) -> Verdict:
         """Which lengths of frame make this head a good one, remembered; none do where it is bad by itself."""
         if len(head) < HEADER_SIZE + ETH_HLEN:
             return (*_NEVER, head, 1)
         flags, gso, hdr_len, gso_size, csum_start, csum_offset, count = _HEADER.unpack_from(head)
-        low, high = ETH_HLEN, self.limit
+        low, high = ETH_HLEN, self._limit(head[HEADER_SIZE:])
         good = True
         if flags & NEEDS_CSUM:
             low = max(low, csum_start + csum_offset + 2)
@@ -89,15 +88,20 @@ class HeaderRules:
         self.known[head] = verdict
         return verdict
 
-    def cause(self, head: bytes, size: int) -> str:
-        """Why a frame was dropped whose ``size`` bytes, header included, its head's verdict does not allow."""
+    def cause(self, head: bytes, size: int, rest: Sequence[memoryview]) -> str:
+        """Why to drop a frame of ``size`` bytes, header included, that its head's verdict does not allow.
+
+        Empty for a frame that is good all the same: one with several VLAN tags in ``rest``, what follows its head.
+        """
         if size <= HEADER_SIZE:
             return "short_header" if size else "used_length"
         if size < HEADER_SIZE + ETH_HLEN:
             return "short_frame"
         flags, gso, _, _, csum_start, csum_offset, _ = _HEADER.unpack_from(head)
-        if size - HEADER_SIZE > (MAX_FRAME if gso else self.limit):
+        limit = MAX_FRAME if gso else self._limit(head[HEADER_SIZE:] + copy_out(rest, TAGS_ROOM))
+        if size - HEADER_SIZE > limit:
             return "too_long"
         if flags & NEEDS_CSUM and (not self.offloads.csum or csum_start + csum_offset + 2 > size - HEADER_SIZE):
             return "bad_csum"
-        return "bad_gso"
+        low, high, *_ = self.judge(head)
+        return "" if low <= high < size else "bad_gso"

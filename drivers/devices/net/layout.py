@@ -8,6 +8,7 @@ from enum import Enum, IntEnum
 
 import attrs
 
+from drivers.devices.net.vlan import TAGS_ROOM
 from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from rings.features import FeatureTable, RingFeature, mask
 
@@ -153,7 +154,7 @@ class Duplex(IntEnum):
 
 def buffer_size(*, gso: bool, mtu: int | None) -> int:
     """Bytes of a buffer that holds any frame together with its header (section 5.1.9.3.1)."""
-    return _GSO_BUFFER if gso else max(_PLAIN_BUFFER, HEADER_SIZE + ETH_HLEN + (mtu or 0))
+    return _GSO_BUFFER if gso else max(_PLAIN_BUFFER, HEADER_SIZE + ETH_HLEN + TAGS_ROOM + (mtu or 0))
 
 
 def pairs_of(features: int, most: int) -> int:

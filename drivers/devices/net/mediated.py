@@ -98,8 +98,8 @@ class NetCopier(Copier):
         size, statistics = total(source), self.statistics
         head = copy_out(source, HEAD)
         low, high, out, _ = self._rules.known.get(head) or self._rules.judge(head)
-        if not low <= size <= high:
-            statistics.drop(self._rules.cause(head, size))
+        if not low <= size <= high and (cause := self._rules.cause(head, size, skip(source, HEAD))):
+            statistics.drop(cause)
             self._delivered = 0  # changed since a part of it was delivered
             return True
         skipped = self._delivered

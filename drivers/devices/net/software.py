@@ -6,20 +6,17 @@ A frame comes as its virtio_net_hdr and a list of byte views; what goes out is, 
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator, Sequence
 
 from drivers.devices.net.header import ECN, NEEDS_CSUM, GsoType
+from drivers.devices.net.vlan import tags_end
 from drivers.ports import HEADER_SIZE, Offloads
 from rings.chain import copy_out, skip, take, total
 
 __all__ = ["Unfinished", "finish", "ones_sum", "unfinished"]
 
 HEADER = struct.Struct("<BBHHHHH")
-ETHERTYPE_AT = 12
-TAGS = re.compile(rb"(?:(?:\x81\x00|\x88\xa8|\x91\x00)..)*", re.DOTALL)
-"""Any number of VLAN tags: IEEE 802.1Q, 802.1ad, and the EtherType that came before 802.1ad."""
 IPV4_HLEN, IPV4_ID, IPV4_LENGTH, IPV4_CSUM, IPV4_PROTOCOL = 20, 4, 2, 10, 9
 IPV6_HLEN, IPV6_LENGTH, IPV6_NEXT = 40, 4, 6
 EXTENSIONS = frozenset({0, 43, 60, 135, 139, 140})
@@ -175,8 +172,7 @@ def _put(head: bytearray, at: int, value: int) -> None:
 
 def _network_at(top: bytes) -> int:
     """The offset of the IP header, behind any VLAN tags. Raises Unfinished."""
-    tags = TAGS.match(top, ETHERTYPE_AT)
-    at = tags.end() + 2 if tags else len(top)
+    at = tags_end(top) + 2
     if len(top) <= at or top[at] >> 4 not in (4, 6):
         raise Unfinished("it carries no IP packet")
     return at
