@@ -4,98 +4,41 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-import struct
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from ipaddress import ip_address
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 import trio
 import trio.testing
+from tun_rig import (
+    ALL,
+    ARP,
+    HEADER,
+    IPV4,
+    IPV6,
+    OTHER,
+    OUR_IP,
+    OWN,
+    PEER,
+    PEER_IP,
+    PLAIN,
+    Socket,
+    accounted,
+    arp,
+    frame,
+    ipv4,
+    ipv6,
+    receive,
+    room,
+    tap,
+    tun,
+)
 
 from drivers.errors import PortGone
-from drivers.ports import NO_OFFLOADS, Offloads, PacketPort
+from drivers.ports import NO_OFFLOADS, Offloads
 from vnet.ports.base import KnownHeaders
-from vnet.ports.link_table import InterfaceState
 from vnet.ports.tap import TapPort
 from vnet.ports.tun import TunPort
 from vnet.ports.tuntap import BURST_OF_DROPS, IOV_MAX
-
-OWN, PEER, OTHER = (b"\x02\0\0\0\0" + bytes([last]) for last in (1, 2, 3))
-PLAIN = bytes(12)
-IPV4, IPV6, ARP = b"\x08\x00", b"\x86\xdd", b"\x08\x06"
-ALL = Offloads(csum=True, tso4=True, tso6=True, uso=True)
-HEADER = struct.Struct("<BBHHHHH")
-
-OUR_IP, PEER_IP = (ip_address(address).packed for address in ("198.18.0.1", "198.18.0.2"))
-
-
-class Socket:
-    """One end of a pair of sockets in place of a TUN."""
-
-    def __init__(self) -> None:
-        self.far, self.near = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.far.settimeout(0)
-        self.near.setblocking(False)
-
-    def fileno(self) -> int:
-        return self.near.fileno()
-
-    def close(self) -> None:
-        self.near.close()
-        self.far.close()
-
-    def read(self) -> bytes:
-        return self.far.recv(70000)
-
-    def write(self, data: bytes) -> None:
-        self.far.send(data)
-
-
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Socket]:
-    """A stand-in that takes every request, on an interface with one IPv4 address."""
-    monkeypatch.setattr("fcntl.ioctl", lambda *_: 0)
-    device = Socket()
-    yield device
-    device.close()
-
-
-async def tun(device: Socket, peer: bytes | None = PEER, offloads: Offloads = ALL) -> TunPort:
-    port = TunPort(device, "vnet0", mac=OTHER, peer_mac=peer)
-    port.interface_changed(InterfaceState("vnet0", addresses=(OUR_IP,)))
-    await port.start(mac=OWN, offloads=offloads, mtu=None)
-    return port
-
-
-async def tap(device: Socket, offloads: Offloads = ALL) -> TapPort:
-    port = TapPort(device, "vnet0")
-    await port.start(mac=OWN, offloads=offloads, mtu=None)
-    return port
-
-
-def ipv4(to: str = "198.18.0.2", payload: bytes = bytes(range(100))) -> bytes:
-    return b"\x45" + bytes(11) + OUR_IP + ip_address(to).packed + payload
-
-
-def ipv6(to: str = "2001:2::2", payload: bytes = bytes(range(100))) -> bytes:
-    return b"\x60" + bytes(7) + ip_address("2001:2::1").packed + ip_address(to).packed + payload
-
-
-def room(*sizes: int) -> list[memoryview]:
-    return [memoryview(bytearray(size)) for size in sizes]
-
-
-def receive(port: PacketPort, *sizes: int) -> bytes:
-    segs = room(*(sizes or (70000,)))
-    got = port.recv_into(segs)
-    return b"".join(segs)[:got]
-
-
-def accounted(port: PacketPort) -> int:
-    stats = port.statistics()
-    return stats.rx_packets + stats.tx_packets + sum(stats.drops.values())
-
 
 # Towards the ring
 
@@ -251,10 +194,6 @@ async def test_many_drops_in_a_row_let_the_caller_breathe(device: Socket, monkey
 # From the ring
 
 
-def frame(ethertype: bytes = IPV4, to: bytes = OWN, header: bytes = PLAIN) -> bytes:
-    return header + to + PEER + ethertype
-
-
 async def test_the_ethernet_header_of_a_frame_is_taken_off(device: Socket) -> None:
     port = await tun(device)
     for _ in range(3):
@@ -385,10 +324,6 @@ async def test_a_device_that_was_deleted_is_gone_in_both_directions(
 
 
 # A peer that is not known
-
-
-def arp(operation: int, sender_mac: bytes, sender: bytes, target_mac: bytes, target: bytes) -> bytes:
-    return bytes.fromhex("00010800060400") + bytes([operation]) + sender_mac + sender + target_mac + target
 
 
 async def test_the_first_packet_asks_and_follows_when_the_answer_came(device: Socket) -> None:

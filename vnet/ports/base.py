@@ -9,10 +9,10 @@ from types import MappingProxyType
 from drivers.ports import Offloads, PortStatistics
 from rings.chain import copy_in, total
 
-__all__ = ["NEEDS_CSUM", "CountingPort", "KnownHeaders", "agreed", "agreed_gso_types", "scatter"]
+__all__ = ["DATA_VALID", "NEEDS_CSUM", "CountingPort", "KnownHeaders", "agreed", "agreed_gso_types", "scatter"]
 
-NEEDS_CSUM = 1
-"""The one flag of a virtio_net_hdr that goes on; the others only say what somebody else has seen to."""
+NEEDS_CSUM, DATA_VALID = 1, 2
+"""Flags of a virtio_net_hdr: a checksum is left to do; a checksum holds, whatever its field says."""
 GSO_TYPES = {"tso4": 1, "tso6": 4, "uso": 5}
 TCP_TYPES, ECN = {1, 4}, 0x80
 

@@ -6,6 +6,8 @@ import struct
 
 import attrs
 
+from drivers.devices.net.software import ones_sum
+
 __all__ = [
     "ALL_NODES",
     "ARP_REPLY",
@@ -14,6 +16,7 @@ __all__ = [
     "ETH_P_ARP",
     "ETH_P_IP",
     "ETH_P_IPV6",
+    "MESSAGE_MAX",
     "NEIGHBOUR_ADVERTISEMENT",
     "NEIGHBOUR_SOLICITATION",
     "Arp",
@@ -36,6 +39,9 @@ ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
 NEIGHBOUR_SOLICITATION = 135
 NEIGHBOUR_ADVERTISEMENT = 136
 
+MESSAGE_MAX = 1280
+"""Bytes of the largest packet that is looked at here. No link carries fewer, and neighbour discovery is not fragmented
+(RFC 8200, RFC 6980)."""
 ARP = struct.Struct(">HHBBH6s4s6s4s")
 ARP_ETHERNET_IPV4 = (1, ETH_P_IP, 6, 4)
 IPV6 = struct.Struct(">IHBB16s16s")
@@ -45,6 +51,8 @@ HOP_LIMIT = 255
 """RFC 4861: a lower one came through a router and is not from a neighbour."""
 MESSAGE = struct.Struct(">BBHI16s")
 OPTION_UNIT = 8
+OPTIONS_MAX = 32
+"""Options of one message; those of RFC 4861 and RFC 3971 together are ten."""
 OPTIONS = {NEIGHBOUR_SOLICITATION: 1, NEIGHBOUR_ADVERTISEMENT: 2}
 """Which option carries the sender's own MAC: source link-layer address, target link-layer address."""
 SOLICITED_NODE_PREFIX = bytes.fromhex("ff02000000000000 00000001ff")
@@ -95,8 +103,8 @@ class NeighbourMessage:
 
     @classmethod
     def parse(cls, packet: bytes) -> NeighbourMessage | None:
-        """None where any check of RFC 4861, sections 7.1.1 and 7.1.2, fails."""
-        if len(packet) < IPV6.size + MESSAGE.size:
+        """None if any check of RFC 4861, sections 7.1.1 and 7.1.2, fails, or the packet exceeds `MESSAGE_MAX`."""
+        if not IPV6.size + MESSAGE.size <= len(packet) <= MESSAGE_MAX:
             return None
         first, size, protocol, hops, source, destination = IPV6.unpack_from(packet)
         body = packet[IPV6.size : IPV6.size + size]
@@ -127,25 +135,27 @@ class NeighbourMessage:
 
 
 def read_options(data: bytes) -> dict[int, bytes] | None:
-    """Type to content for options of one unit (8 bytes), others skipped; None where one has no length."""
-    options = {}
-    while data:
-        size = data[1] * OPTION_UNIT if len(data) > 1 else 0
-        if not 0 < size <= len(data):
+    """Type to content for options of one unit (8 bytes), others skipped.
+
+    None if one has no length or ends beyond ``data``, or there are more than `OPTIONS_MAX`.
+    """
+    options: dict[int, bytes] = {}
+    at = 0
+    for _ in range(OPTIONS_MAX):
+        if at == len(data):
+            return options
+        size = data[at + 1] * OPTION_UNIT if at + 1 < len(data) else 0
+        if not 0 < size <= len(data) - at:
             return None
         if size == OPTION_UNIT:
-            options[data[0]] = data[2:size]
-        data = data[size:]
-    return options
+            options[data[at]] = data[at + 2 : at + size]
+        at += size
+    return options if at == len(data) else None
 
 
 def checksum(source: bytes, destination: bytes, body: bytes) -> int:
     """The ICMPv6 checksum (RFC 4443, section 2.3); 0 for a body that carries the right one."""
-    data = source + destination + struct.pack(">II", len(body), ICMPV6) + body + bytes(len(body) % 2)
-    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return ~ones_sum(source + destination + struct.pack(">II", len(body), ICMPV6) + body) & 0xFFFF
 
 
 def ethernet(to: bytes, source: bytes, ethertype: int) -> bytes:

@@ -6,7 +6,8 @@ import fcntl
 import struct
 from collections.abc import Sequence
 
-from vnet.ports.base import KnownHeaders
+from drivers.devices.net.software import vouched
+from vnet.ports.base import DATA_VALID, KnownHeaders
 from vnet.ports.device import TunTapDevice
 from vnet.ports.tuntap import TunTapPort
 
@@ -20,8 +21,6 @@ ARPHRD_ETHER = 1
 class TapPort(TunTapPort):
     """Frames of a TAP interface, whose own kernel speaks ARP and neighbour discovery for itself."""
 
-    send = TunTapPort._write
-
     def __init__(
         self,
         device: TunTapDevice,
@@ -34,6 +33,11 @@ class TapPort(TunTapPort):
         super().__init__(device, ifname, lead)
         self._fronts = KnownHeaders()
         self._mac = mac
+
+    def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
+        if head[0] & DATA_VALID:  # which Linux does not know of a frame that is written to it
+            head, rest = vouched(head, rest)
+        return self._write(head, rest)
 
     def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
         header = self._header.tobytes()

@@ -8,17 +8,20 @@ from collections.abc import Sequence
 
 import trio
 
+from drivers.devices.net.software import vouched
 from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
-from rings.chain import skip
-from vnet.ports.base import NEEDS_CSUM, KnownHeaders
+from rings.chain import copy_out, skip
+from vnet.ports.base import DATA_VALID, NEEDS_CSUM, KnownHeaders
 from vnet.ports.device import TunTapDevice
 from vnet.ports.neighbour import Neighbour
-from vnet.ports.packets import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, destination, ethernet, multicast_mac
+from vnet.ports.packets import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, MESSAGE_MAX, destination, ethernet, multicast_mac
 from vnet.ports.tuntap import LEAD, TunTapPort
 
 __all__ = ["TunPort"]
 
 HEADER = struct.Struct("<BBHHHHH")
+OFFSET_MAX = 0xFFFF
+"""Largest offset that a virtio_net_hdr can hold."""
 IP_AT = HEADER_SIZE + ETH_HLEN
 IPV4_END = IP_AT + 20
 IPV6_END = IP_AT + 40
@@ -96,8 +99,11 @@ class TunPort(TunTapPort):
         flags, gso_type, hdr_len, gso_size, csum_start, *rest = HEADER.unpack(header)
         if flags & NEEDS_CSUM:
             csum_start += ETH_HLEN
+            if csum_start > OFFSET_MAX:
+                self.drop("bad_csum")
+                return None
         if hdr_len:
-            hdr_len = min(hdr_len + ETH_HLEN, 0xFFFF)
+            hdr_len = min(hdr_len + ETH_HLEN, OFFSET_MAX)
         return HEADER.pack(flags, gso_type, hdr_len, gso_size, csum_start, *rest)
 
     def _hold(self, header: bytes, seg: memoryview, size: int, segs: Sequence[memoryview]) -> None:
@@ -128,7 +134,11 @@ class TunPort(TunTapPort):
     # From the ring
 
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
-        out = self._heads.get(head) or self._inspect(head, rest)
+        out = self._heads.get(head)
+        if out is None:
+            if head[0] & DATA_VALID:  # which Linux does not know of a packet that is written to it
+                head, rest = vouched(head, rest)
+            out = self._inspect(head, rest)
         return out is None or self._write(out, rest)
 
     def _inspect(self, head: bytes, rest: Sequence[memoryview]) -> bytes | None:
@@ -148,7 +158,7 @@ class TunPort(TunTapPort):
             if csum_start < 0:
                 self.drop("bad_csum")
                 return None
-        taken = neighbour.received(source, ethertype, b"".join(rest) if ethertype != ETH_P_IP else b"")
+        taken = neighbour.received(source, ethertype, copy_out(rest, MESSAGE_MAX + 1))
         self._refresh_all()
         if taken:
             self.tx_packets += 1

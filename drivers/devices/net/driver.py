@@ -150,7 +150,7 @@ class BoundNet:
         size = buffer_size(gso=incoming.gso, mtu=self._mtu)
         if mergeable and settings.rx_buffer is not None:
             size = max(settings.rx_buffer, HEAD)
-        rules = HeaderRules(incoming, self._mtu)
+        rules = HeaderRules(incoming, self._mtu, vouched=incoming.csum)
         for i in range(len(self._transmit), count):
             receive, transmit = device.queues[2 * i : 2 * i + 2]
             port, figures = settings.port.queues[i], settings.figures.pairs[i]

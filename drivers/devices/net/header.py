@@ -16,9 +16,9 @@ from drivers.devices.net.vlan import TAGS_ROOM, frame_limit
 from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from rings.chain import copy_out
 
-__all__ = ["ECN", "KNOWN_MAX", "NEEDS_CSUM", "GsoType", "HeaderRules", "Verdict"]
+__all__ = ["ECN", "KNOWN_MAX", "DATA_VALID", "NEEDS_CSUM", "GsoType", "HeaderRules", "Verdict"]
 
-NEEDS_CSUM = 1
+NEEDS_CSUM, DATA_VALID = 1, 2
 ECN = 0x80
 """A flag of the gso_type: the connection uses ECN."""
 
@@ -58,6 +58,8 @@ class HeaderRules:
     offloads: Offloads
     mtu: int | None
     """Largest packet without Ethernet header, where agreed on."""
+    vouched: bool = False
+    """Whether the sender may vouch for a checksum with DATA_VALID: a device that agreed on GUEST_CSUM."""
     known: dict[bytes, Verdict] = attrs.field(init=False, factory=dict)
     """Look here first, then call `judge`."""
 
@@ -80,8 +82,9 @@ class HeaderRules:
             names = _NAMES.get(gso, ("",))
             good &= all(getattr(self.offloads, name, False) for name in names)
             good &= gso_size > 0 and bool(flags & NEEDS_CSUM)
-        # Flags this side does not know are not passed on.
-        clean = head if flags in (0, NEEDS_CSUM) else bytes((flags & NEEDS_CSUM,)) + head[1:]
+        # No other flag is passed on.
+        kept = flags & NEEDS_CSUM or flags & (DATA_VALID if self.vouched else 0)
+        clean = head if flags == kept else bytes((kept,)) + head[1:]
         verdict = (*((low + HEADER_SIZE, high + HEADER_SIZE) if good else _NEVER), clean, count)
         if len(self.known) >= KNOWN_MAX:
             self.known.clear()

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 
 from drivers.devices.net.header import ECN, NEEDS_CSUM, GsoType
 from drivers.devices.net.vlan import tags_end
-from drivers.ports import HEADER_SIZE, Offloads
+from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from rings.chain import copy_out, skip, take, total
 
-__all__ = ["Unfinished", "finish", "ones_sum", "unfinished"]
+__all__ = ["Unfinished", "finish", "ones_sum", "unfinished", "vouched"]
 
 HEADER = struct.Struct("<BBHHHHH")
 IPV4_HLEN, IPV4_ID, IPV4_LENGTH, IPV4_CSUM, IPV4_PROTOCOL = 20, 4, 2, 10, 9
@@ -23,7 +23,12 @@ EXTENSIONS = frozenset({0, 43, 60, 135, 139, 140})
 """IPv6 extension headers that every segment repeats. A fragment or an authenticated packet is not segmented."""
 EXTENSIONS_MAX = 32
 """Extension headers of one frame. RFC 8200 has a place for seven, each of up to 2,048 bytes."""
-TCP, UDP = 6, 17
+IPV4_FRAGMENT, IPV4_FRAGMENTED = 6, 0x3FFF
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+CHECKSUMS = {ICMP: 2, TCP: 16, UDP: 6, ICMPV6: 2}
+"""The offset of the checksum in the transport header, by protocol."""
+VOUCHED_MAX = 512
+"""Bytes of a frame in which a checksum that its sender vouches for is looked for."""
 TCP_HLEN, TCP_HLEN_MAX, TCP_SEQ, TCP_FLAGS, TCP_CSUM = 20, 60, 4, 13, 16
 TCP_FIN_PSH, TCP_CWR = 0x09, 0x80
 UDP_HLEN, UDP_LENGTH, UDP_CSUM = 8, 4, 6
@@ -97,6 +102,38 @@ def _checksummed(frame: Sequence[memoryview], start: int, offset: int) -> Finish
     return PLAIN + head, rest
 
 
+def vouched(head: bytes, rest: Sequence[memoryview]) -> tuple[bytes, list[memoryview]]:
+    """A frame whose checksum its sender vouches for (DATA_VALID), as one whose checksum is left to do (NEEDS_CSUM).
+
+    For a receiver that knows nothing of DATA_VALID and would look at the checksum, which may be wrong or missing
+    (section 5.1.9.4.2). ``head`` is virtio_net_hdr and Ethernet header, here and in the result. A frame in which no
+    checksum is found goes on as it is, without the flag.
+    """
+    plain = PLAIN[:1] + head[1:], list(rest)
+    top = head[HEADER_SIZE:] + copy_out(rest, VOUCHED_MAX)
+    try:
+        network = _network_at(top)
+    except Unfinished:
+        return plain
+    start, protocol = _transport_at(top, network, len(top))
+    offset = CHECKSUMS.get(protocol)
+    if offset is None or start + offset + 2 > len(top):
+        return plain
+    at = start + offset
+    if top[network] >> 4 == 4:
+        length = network + _get(top, network + IPV4_LENGTH) - start
+        fragment = _get(top, network + IPV4_FRAGMENT) & IPV4_FRAGMENTED
+        if fragment or (protocol == UDP and not _get(top, at)):
+            return plain
+    else:
+        length = network + IPV6_HLEN + _get(top, network + IPV6_LENGTH) - start
+    pseudo = 0 if protocol == ICMP else _pseudo(top, network, protocol, max(length, 0))
+    done = bytearray(top[ETH_HLEN : at + 2])
+    _put(done, at - ETH_HLEN, pseudo)
+    header = HEADER.pack(NEEDS_CSUM, 0, 0, 0, start, offset, 0)
+    return header + top[:ETH_HLEN], [memoryview(done), *skip(rest, len(done))]
+
+
 def _sum_of(parts: Sequence[memoryview]) -> int:
     """`ones_sum` over several views, odd lengths in between included."""
     value = at = 0
@@ -115,7 +152,7 @@ def _segments(kind: GsoType, mss: int, start: int, frame: Sequence[memoryview], 
     v4 = top[network] >> 4 == 4
     if tcp and v4 is not (kind is GsoType.TCPV4):
         raise Unfinished("it is of the other IP version")
-    if (_ipv4_end if v4 else _ipv6_end)(top, network, transport) != (transport, protocol):
+    if _transport_at(top, network, transport) != (transport, protocol):
         raise Unfinished("its IP header is cut short, or the transport header does not follow it")
     hlen = (top[transport + 12] >> 4) * 4 if tcp and transport + 12 < len(top) else UDP_HLEN
     end = transport + hlen
@@ -125,11 +162,13 @@ def _segments(kind: GsoType, mss: int, start: int, frame: Sequence[memoryview], 
     left, done, index = total(payload), 0, 0
     if not left:
         raise Unfinished("there is nothing behind its headers")
+    if end - network + min(mss, left) > 0xFFFF:
+        raise Unfinished("its segments are larger than an IP packet can be")
     if left > mss * SEGMENTS_MAX:
         raise Unfinished(f"its {left} bytes make more than {SEGMENTS_MAX} segments of {mss}")
     if -(-left // mss) * end > HEADERS_MAX:
         raise Unfinished(f"its headers of {end} bytes are too long to be repeated before every {mss} bytes")
-    ip_id = int.from_bytes(top[network + IPV4_ID : network + IPV4_ID + 2], "big")
+    ip_id = _get(top, network + IPV4_ID)
     seq = int.from_bytes(top[transport + TCP_SEQ : transport + TCP_SEQ + 4], "big")
     while left > 0:
         size = min(mss, left)
@@ -143,10 +182,8 @@ def _segments(kind: GsoType, mss: int, start: int, frame: Sequence[memoryview], 
             _put(head, network + IPV4_ID, ip_id + index & 0xFFFF)
             _put(head, network + IPV4_CSUM, 0)
             _put(head, network + IPV4_CSUM, ~ones_sum(head[network:transport]) & 0xFFFF)
-            addresses = head[network + 12 : network + 20]
         else:
             _put(head, network + IPV6_LENGTH, transport - network - IPV6_HLEN + length)
-            addresses = head[network + 8 : network + 40]
         if tcp:
             head[transport + TCP_SEQ : transport + TCP_SEQ + 4] = (seq + done & 0xFFFF_FFFF).to_bytes(4, "big")
             # FIN and PSH belong to the last segment, CWR to the first (RFC 3168).
@@ -154,8 +191,7 @@ def _segments(kind: GsoType, mss: int, start: int, frame: Sequence[memoryview], 
         else:
             _put(head, transport + UDP_LENGTH, length)
         field = transport + (TCP_CSUM if tcp else UDP_CSUM)
-        pseudo = _fold(ones_sum(addresses) + protocol + length)
-        _put(head, field, pseudo)
+        _put(head, field, _pseudo(top, network, protocol, length))
         if able.csum:
             yield HEADER.pack(NEEDS_CSUM, 0, 0, 0, transport, field - transport, 0) + head, part
         else:
@@ -164,6 +200,16 @@ def _segments(kind: GsoType, mss: int, start: int, frame: Sequence[memoryview], 
             yield PLAIN + head, part
         done += size
         index += 1
+
+
+def _pseudo(top: bytes, network: int, protocol: int, length: int) -> int:
+    """The sum over the pseudo header: the addresses of the IP header at ``network``, protocol and length."""
+    first, end = (12, 20) if top[network] >> 4 == 4 else (8, 40)
+    return _fold(ones_sum(top[network + first : network + end]) + protocol + length)
+
+
+def _get(head: bytes, at: int) -> int:
+    return int.from_bytes(head[at : at + 2], "big")
 
 
 def _put(head: bytearray, at: int, value: int) -> None:
@@ -178,14 +224,14 @@ def _network_at(top: bytes) -> int:
     return at
 
 
-def _ipv4_end(top: bytes, at: int, _: int) -> tuple[int, int]:
-    """The end of the IPv4 header at ``at``, and the protocol behind it; 0, 0 for a header that is cut short."""
-    hlen = (top[at] & 0xF) * 4
-    return (at + hlen, top[at + IPV4_PROTOCOL]) if hlen >= IPV4_HLEN and at + hlen <= len(top) else (0, 0)
+def _transport_at(top: bytes, at: int, until: int) -> tuple[int, int]:
+    """What follows the IP header at ``at`` and its extension headers: offset and protocol; 0, 0 if that is cut short.
 
-
-def _ipv6_end(top: bytes, at: int, until: int) -> tuple[int, int]:
-    """The same for the IPv6 header at ``at`` and its extension headers, as far as ``until``."""
+    Extension headers are followed as far as ``until``.
+    """
+    if top[at] >> 4 == 4:
+        hlen = (top[at] & 0xF) * 4
+        return (at + hlen, top[at + IPV4_PROTOCOL]) if hlen >= IPV4_HLEN and at + hlen <= len(top) else (0, 0)
     if at + IPV6_HLEN > len(top):
         return 0, 0
     following, at = top[at + IPV6_NEXT], at + IPV6_HLEN
