@@ -6,7 +6,7 @@ import tomllib
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, BinaryIO, Literal, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
@@ -19,7 +19,10 @@ from vnet.errors import ConfigError, FieldError
 from vnet.matrix import unmediated
 from vnet.spec import NAME, DeviceSpec, HostSpec, LinkSpec, Netns, NtbSpec
 
-__all__ = ["DEFAULT", "Topology", "load", "parse", "parse_device"]
+__all__ = ["DEFAULT", "Topology", "load", "parse", "parse_device", "read"]
+
+FILE_MAX = 16 << 20
+"""Bytes of the longest topology file; more is another file, or a device without an end."""
 
 T = TypeVar("T")
 
@@ -168,6 +171,8 @@ def parse(text: str, file: str = "topology") -> Topology:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(file, "", None, f"not valid TOML: {exc}") from None
+    except RecursionError:
+        raise ConfigError(file, "", None, "not valid TOML: nested too deeply") from None
     try:
         topology: Topology = _converter().structure({"links": {}} | raw, Topology)
         return topology.check(file)
@@ -195,11 +200,21 @@ def parse_device(keys: Mapping[str, Any], file: str) -> DeviceSpec:
 def load(path: Path) -> Topology:
     """A topology from a file. Raises ConfigError."""
     try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
+        with path.open("rb") as file:
+            return read(file, str(path))
     except OSError as exc:
         raise ConfigError(str(path), "", None, exc.strerror or str(exc)) from None
+
+
+def read(stream: BinaryIO, file: str) -> Topology:
+    """A topology from an open file, which errors call ``file``. Raises ConfigError, OSError."""
+    text = stream.read(FILE_MAX + 1)
+    if len(text) > FILE_MAX:
+        raise ConfigError(file, "", None, f"longer than {FILE_MAX >> 20} MiB")
+    try:
+        return parse(text.decode(), file)
     except UnicodeDecodeError:
-        raise ConfigError(str(path), "", None, "not UTF-8 text") from None
+        raise ConfigError(file, "", None, "not UTF-8 text") from None
 
 
 def _converter() -> Any:
@@ -213,6 +228,8 @@ def _converter() -> Any:
         def structure(value: Any, _: Any) -> T:
             if type(value) is not kind:
                 raise ValueError(f"it must be {words[kind]}")
+            if isinstance(value, str):
+                _refuse_nul(value)
             return value
 
         return structure
@@ -261,6 +278,11 @@ def _converter() -> Any:
 
     converter.register_structure_hook_func(lambda kind: kind is DeviceSpec, structure_device)
     return converter
+
+
+def _refuse_nul(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("it must not contain a NUL character")  # no path and no name can
 
 
 def _table(value: Any) -> Any:

@@ -1,5 +1,20 @@
-"""The ``vnet`` command: the only place that prints, reads argv or exits."""
+"""The ``vnet`` command: the only place that prints, reads argv or exits.
 
-from vnet.cli.main import main
+``main`` is the command group. It is imported when it is used: `vnet.cli.start` has to run before slow imports do.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # not from typing, which is slow to import
+if TYPE_CHECKING:
+    from vnet.cli.group import main
 
 __all__ = ["main"]
+
+
+def __getattr__(name: str) -> object:
+    if name != "main":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vnet.cli.group import main
+
+    return main

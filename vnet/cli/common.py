@@ -51,10 +51,13 @@ def errors_in_one_line(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except BrokenPipeError:
-            raise  # the reader of our output has closed it; click ends quietly
+            raise  # the reader of our output has left; `vnet.cli.start` ends quietly
         except EXPECTED as exc:
             raise _Failure([one_line(exc)]) from None
         except BaseExceptionGroup as group:
+            closed, rest = group.split(BrokenPipeError)
+            if closed is not None and (rest is None or rest.split(trio.Cancelled)[1] is None):
+                raise next(_leaves(closed)) from None
             found, unexpected = _sort(group)
             if unexpected is None and found:
                 raise _Failure(found) from None

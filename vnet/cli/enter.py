@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import click
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.errors import ControlError
 from vnet.ports.netns import NETNS_DIR, enter
+from vnet.ports.netns_view import execute, mount_view
 from vnet.state import running
 
 __all__ = ["command"]
@@ -22,6 +20,9 @@ __all__ = ["command"]
 @errors_in_one_line
 def command(name: str, host: str, cmd: tuple[str, ...]) -> None:
     """Run CMD in the network namespace of HOST, and become it: its exit status is CMD's.
+
+    As with `ip netns exec`, CMD sees the namespace's own /sys, and the files in /etc/netns/NAMESPACE in place of those
+    of the same names in /etc.
 
     \b
     vnet exec rc -- curl http://198.18.0.2/
@@ -38,9 +39,5 @@ def command(name: str, host: str, cmd: tuple[str, ...]) -> None:
     if netns is None:
         raise ControlError(f"{host} has in-memory ports only, and so no namespace")
     enter(NETNS_DIR / netns)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)  # Python ignores these, and programs would inherit that
-    try:
-        os.execvp(cmd[0], cmd)  # noqa: S606  running it is the point
-    except OSError as exc:
-        raise ControlError(f"{cmd[0]}: {exc.strerror}") from None
+    mount_view(netns)
+    execute(cmd)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a cancellation, so that a command gives back what it holds before it ends."""
+"""Ctrl-C, SIGTERM and SIGHUP as a cancellation, so that a command gives back what it holds before it ends."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TypeVar
 import click
 import trio
 
+from vnet.background import open_background
+
 __all__ = ["run_until_signal"]
 
 T = TypeVar("T")
@@ -16,8 +18,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
-    """What ``main`` returns or raises; the command exits with 128 and the signal's number where one came first."""
+    """Run ``main``; return what it returns. Exit with 128 and the signal's number if a signal comes first.
+
+    SIGHUP stays ignored if it is, so that nohup works. (Not SIGINT: a shell without job control ignores it for each
+    background command, and ``kill -INT`` is meant to end those.)
+    """
     caught: list[int] = []
+    handled = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
     async def watch(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         async for number in signals:
@@ -26,13 +33,12 @@ def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
 
     async def watched() -> list[T]:
         results = []
-        with trio.open_signal_receiver(*SIGNALS) as signals:
-            async with trio.open_nursery() as nursery:
-                # Watched until everything is given back: a second Ctrl-C changes nothing.
+        with trio.open_signal_receiver(*handled) as signals:
+            # Watched until everything is given back: a second Ctrl-C changes nothing.
+            async with open_background() as nursery:
                 with trio.CancelScope() as scope:
                     nursery.start_soon(watch, signals, scope)
                     results.append(await main())
-                nursery.cancel_scope.cancel()
         return results
 
     results = trio.run(watched)

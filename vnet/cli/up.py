@@ -14,11 +14,12 @@ import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.signals import run_until_signal
+from vnet.cli.view import view_command
 from vnet.control import ControlServer
 from vnet.errors import settings_of
-from vnet.ports.netns import netns_command
+from vnet.ports.netns import NETNS_DIR
 from vnet.state import claim, socket_path
-from vnet.topology import DEFAULT, Topology, load, parse
+from vnet.topology import DEFAULT, Topology, load, parse, read
 from vnet.world import World, open_world
 
 __all__ = ["command"]
@@ -28,41 +29,53 @@ GRACE = 3.0
 
 
 @click.command("up")
-@click.argument("topology", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("topology", required=False, type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @name_option
 @click.option("--exec", "run", metavar="CMD", help="Run CMD in a shell on the root complex's host, then end with it.")
 @errors_in_one_line
 def command(topology: Path | None, name: str, run: str | None) -> None:
     """Build what TOPOLOGY (a TOML file) describes, by default two hosts and a network device, and keep it running.
 
-    Ctrl-C, SIGTERM and `vnet down` end it, and nothing stays behind; the exit status is then 0. With --exec it is
-    CMD's, or 128 and the number of the signal that ended vnet before CMD was done.
+    TOPOLOGY - is standard input. Ctrl-C, SIGTERM and `vnet down` end it, and nothing stays behind; the exit status is
+    then 0. It is 128 and the number of the signal if that comes before everything is up. With --exec it is CMD's, or
+    128 and the number of the signal that ended vnet before CMD was done.
     """
-    file = "built-in topology" if topology is None else str(topology)
-    found = parse(DEFAULT, file) if topology is None else load(topology)
+    file, found = _topology(topology)
+    up = trio.Event()
     try:
-        status = run_until_signal(partial(_up, found, file, name, run))
+        status = run_until_signal(partial(_up, found, file, name, run, up))
     except click.exceptions.Exit:
-        if run is not None:
+        if run is not None or not up.is_set():
             raise
-        status = 0  # it was to run until somebody ends it, and did
+        status = 0  # it was to run until it is ended, and did
     click.get_current_context().exit(status)
 
 
-async def _up(topology: Topology, file: str, name: str, run: str | None) -> int:
-    """Run ``topology``, which came from ``file``. Returns the exit status."""
+def _topology(path: Path | None) -> tuple[str, Topology]:
+    """What errors call the topology, and the topology. Raises ConfigError."""
+    if path is None:
+        return (file := "built-in topology"), parse(DEFAULT, file)
+    if str(path) == "-":
+        with os.fdopen(0, "rb", closefd=False) as stdin:
+            return (file := "standard input"), read(stdin, file)
+    return str(path), load(path)
+
+
+async def _up(topology: Topology, file: str, name: str, run: str | None, up: trio.Event) -> int:
+    """Run ``topology``, which came from ``file``. Returns the exit status. ``up`` is set once everything is up."""
     with settings_of(file), claim(name, topology):
         async with open_world(topology, name, report=partial(click.echo, err=True)) as world:
-            return await _serve(world, run)
+            return await _serve(world, run, up)
 
 
-async def _serve(world: World, run: str | None) -> int:
-    """Keep the control socket open until somebody asks to quit, or CMD is done; the exit status."""
+async def _serve(world: World, run: str | None, up: trio.Event) -> int:
+    """Keep the control socket open until a client asks to quit, or CMD is done; return the exit status."""
     status = 0
     control = ControlServer(world)
     async with trio.open_nursery() as nursery:
         await nursery.start(control.serve, socket_path(world.name))
         await world.wait_up()
+        up.set()
         if run is None:
             click.echo("\n".join(_hints(world)))
             await control.quit.wait()
@@ -95,9 +108,9 @@ async def _run(world: World, run: str) -> int:
                 return
             await trio.sleep(GRACE)
 
-    done = await trio.run_process(
-        netns_command(netns, ["sh", "-c", run]), stdin=None, check=False, process_group=group, deliver_cancel=end
-    )
+    shell = ["sh", "-c", run]
+    argv = shell if netns is None else view_command(NETNS_DIR / netns, shell)
+    done = await trio.run_process(argv, stdin=None, check=False, process_group=group, deliver_cancel=end)
     return done.returncode if done.returncode >= 0 else 128 - done.returncode
 
 

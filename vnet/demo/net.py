@@ -14,6 +14,7 @@ from vnet.built_in import built_in
 from vnet.demo.base import Demo, Sections, Setting
 from vnet.ends.net import PortKind, net_specs
 from vnet.memory_traffic import MemoryTraffic
+from vnet.ports.netns import has_ipv6
 from vnet.topology import Topology
 from vnet.traffic import Plan, iperf3, iperf3_server, ping
 from vnet.world import World
@@ -70,6 +71,7 @@ class KernelTraffic:
         ]
 
     def pings(self, count: int, sizes: tuple[int, ...]) -> list[Plan]:
+        families = ("ipv4", "ipv6") if has_ipv6() else ("ipv4",)
         return [
             Plan(
                 f"ping {family}, {size} bytes",
@@ -78,7 +80,7 @@ class KernelTraffic:
                 partial(ping, here.netns, getattr(there, family), count=count, size=size),
             )
             for size in sizes
-            for family in ("ipv4", "ipv6")
+            for family in families
             for here, there in (self._ends, self._ends[::-1])
         ]
 

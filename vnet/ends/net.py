@@ -27,7 +27,7 @@ from vnet.ends.net_report import describe_plug, describe_settings
 from vnet.errors import ConfigError, SettingRefused
 from vnet.ports.interface import PortConfig, open_packet_port
 from vnet.ports.memory import MemoryPort
-from vnet.ports.netns import NETNS_DIR, Route, open_netns
+from vnet.ports.netns import Route, has_netns, open_netns
 from vnet.ports.poller import Poller
 from vnet.ports.watch import Watches
 from vnet.spec import FILE_NAME, DeviceSpec, Netns, PeerSpec, must
@@ -391,7 +391,7 @@ def _plug(spec: NetSpec, port: PacketPort, mac: bytes, features: int) -> NetPlug
 
 
 def _check_netns(port: PortSpec, path: str) -> None:
-    if port.netns is not None and not (NETNS_DIR / port.netns).exists():
+    if port.netns is not None and not has_netns(port.netns):
         why = f"there is no such namespace; try: ip netns add {port.netns}"
         raise ConfigError("topology", path, port.netns, why)
 

@@ -6,8 +6,9 @@ thread of its own there, which ends with it, since a thread that changed its nam
 
 from __future__ import annotations
 
-import ctypes
 import errno
+import fcntl
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ import trio
 
 from vnet.errors import SettingRefused
 from vnet.ports.rights import NET_ADMIN, SYS_ADMIN, has_capability, refusal
+from vnet.ports.syscalls import CLONE_NEWNET, MS_BIND, MS_REC, MS_SHARED, mount, setns, umount, unshare
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -41,6 +43,8 @@ __all__ = [
     "InterfaceStatistics",
     "Route",
     "create_netns",
+    "has_ipv6",
+    "has_netns",
     "in_netns",
     "interface_statistics",
     "netns_command",
@@ -55,9 +59,12 @@ T = TypeVar("T")
 Address = IPv4Interface | IPv6Interface
 
 NETNS_DIR = Path("/run/netns")
-CLONE_NEWNET = 0x40000000
+NS_GET_NSTYPE = 0xB703
+IFA_F_NODAD = 2
 IPV4_CONF = Path("/proc/sys/net/ipv4/conf")
 IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
+IF_INET6 = Path("/proc/thread-self/net/if_inet6")
+LOG = logging.getLogger(__name__)
 IPV6_MIN_MTU = 1280
 """Bytes; RFC 8200 section 5."""
 DISABLE_IPV6 = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")
@@ -124,20 +131,45 @@ async def in_netns(netns: str | None, call: Callable[[], T]) -> T:
 
 
 def create_netns(netns: str) -> bool:
-    """Make the namespace, its loopback up; False, and nothing done, where it exists. Raises PrivilegeError."""
-    if (NETNS_DIR / netns).exists():
+    """Make the namespace, its loopback up; False, and nothing done, if it exists.
+
+    Raises PrivilegeError, OSError; nothing stays behind then.
+    """
+    if has_netns(netns):
         return False
     in_new_thread(lambda: None, lambda: make(netns))
-    run_in_netns(netns, lambda: set_up_interface("lo"))
     return True
 
 
-def remove_netns(netns: str) -> None:
-    """Take the name away; the namespace ends with the last process in it. Harmless where there is none."""
-    from pyroute2 import netns as pyroute2_netns
+def has_netns(netns: str) -> bool:
+    """Whether there is a namespace of this name. Raises OSError for a name in use that has no namespace behind it."""
+    path = NETNS_DIR / netns
+    if not os.path.lexists(path):
+        return False
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            found = fcntl.ioctl(fd, NS_GET_NSTYPE)
+        finally:
+            os.close(fd)
+    except OSError:
+        found = 0
+    if found == CLONE_NEWNET:
+        return True
+    raise _left_behind(path)
 
-    if (NETNS_DIR / netns).exists():
-        pyroute2_netns.remove(netns)
+
+def remove_netns(netns: str) -> None:
+    """Take the name away; the namespace ends with the last process in it. Harmless if there is none. Raises OSError."""
+    path = NETNS_DIR / netns
+    if not os.path.lexists(path):
+        return
+    try:
+        umount(path)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a name without a namespace
+            raise
+    path.unlink(missing_ok=True)
 
 
 @asynccontextmanager
@@ -177,35 +209,55 @@ def in_new_thread(prepare: Callable[[], None], call: Callable[[], T]) -> T:
 
 
 def enter(path: Path) -> None:
-    from pyroute2 import netns as pyroute2_netns
-
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """Move the calling thread to the network namespace at ``path``. Raises PrivilegeError, OSError."""
     try:
-        pyroute2_netns.setns(fd)
+        setns(path, CLONE_NEWNET)
     except OSError as error:
         if error.errno == errno.EINVAL:
-            why = f"it is no network namespace but a name that was left behind; try: ip netns del {path.name}"
-            raise OSError(errno.EINVAL, why, str(path)) from error
+            raise _left_behind(path) from error
         raise refusal(error, f"enter the network namespace {path.name}", SYS_ADMIN) from error
-    finally:
-        os.close(fd)
 
 
 def make(netns: str) -> None:
-    """Give the calling thread a new namespace, and the namespace a name."""
-    from pyroute2 import netns as pyroute2_netns
+    """Give the calling thread a new namespace, its loopback up, and then the namespace its name.
 
-    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
-        code = ctypes.get_errno()
-        raise refusal(OSError(code, os.strerror(code)), f"make the network namespace {netns}", SYS_ADMIN)
+    A namespace that can't be set up has no name yet: it ends with the thread.
+    """
     try:
-        # pyroute2 names a process's namespace by way of /proc/PID; "self" would be the main thread's.
-        pyroute2_netns.attach(netns, "thread-self")
-    except FileExistsError:  # somebody else's, made meanwhile
-        raise
-    except OSError:
-        (NETNS_DIR / netns).unlink(missing_ok=True)
-        raise
+        unshare(CLONE_NEWNET)
+    except OSError as error:
+        raise refusal(error, f"make the network namespace {netns}", SYS_ADMIN) from error
+    for conf in ("all", "default"):
+        _try_switch(IPV6_CONF / conf / "disable_ipv6", "0")  # what the machine has elsewhere is no matter here
+    set_up_interface("lo")
+    path = NETNS_DIR / netns
+    try:
+        _share_netns_dir()
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
+        try:
+            mount(Path("/proc/thread-self/ns/net"), path, flags=MS_BIND)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise refusal(error, f"make the network namespace {netns}", SYS_ADMIN) from error
+
+
+def _share_netns_dir() -> None:
+    """Make the directory of names a shared mount, as iproute2 does: a name that is taken away is gone everywhere."""
+    NETNS_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        mount(None, NETNS_DIR, flags=MS_SHARED | MS_REC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        mount(NETNS_DIR, NETNS_DIR, flags=MS_BIND | MS_REC)  # it was no mount point
+        mount(None, NETNS_DIR, flags=MS_SHARED | MS_REC)
+
+
+def _left_behind(path: Path) -> OSError:
+    why = f"it is no network namespace but a name that was left behind; try: ip netns del {path.name}"
+    return OSError(errno.EINVAL, why, str(path))
 
 
 # Interfaces of the calling thread's namespace
@@ -220,19 +272,24 @@ def set_up_interface(
     routes: Sequence[Route] = (),
     forward: bool = False,
 ) -> None:
-    """Configure an interface and bring it up. Its IPv6 addresses work at once: nobody looks for duplicates.
+    """Configure an interface and bring it up. Its IPv6 addresses work at once, without a search for duplicates.
 
     ``mtu`` is in bytes without the Ethernet header, ``txqueuelen`` in packets. With ``forward`` what comes in is
-    routed on: IPv6 knows that for the namespace as a whole only. Raises SettingRefused, PrivilegeError, OSError.
+    routed on: IPv6 knows that for the namespace as a whole only. If the kernel has no IPv6, its addresses and routes
+    are left out, and a warning names them. Raises SettingRefused, PrivilegeError, OSError.
     """
     from pyroute2 import IPRoute
 
-    accept_dad = IPV6_CONF / ifname / "accept_dad"
-    if accept_dad.exists():
-        accept_dad.write_text("0", encoding="ascii")
-    for switch in (IPV4_CONF / ifname / "forwarding", IPV6_CONF / "all" / "forwarding"):
-        if forward and switch.exists():
-            switch.write_text("1", encoding="ascii")
+    _try_switch(IPV6_CONF / ifname / "accept_dad", "0")  # if not, only the link-local address has to wait
+    for switch in (IPV4_CONF / ifname / "forwarding", IPV6_CONF / "all" / "forwarding") if forward else ():
+        _write_switch(switch, "1")
+    if not has_ipv6():
+        left_out = [str(address) for address in addresses if address.version == 6]
+        left_out += [str(route) for route in routes if route.network.version == 6]
+        if left_out:
+            LOG.warning("%s: this kernel has no IPv6; left out: %s", ifname, ", ".join(left_out))
+        addresses = [address for address in addresses if address.version == 4]
+        routes = [route for route in routes if route.network.version == 4]
     with IPRoute() as netlink:
         index = find(netlink, ifname)
         for field, key, value in (("mtu", "mtu", mtu), ("txqueuelen", "txqlen", txqueuelen), ("ifname", "state", "up")):
@@ -241,11 +298,35 @@ def set_up_interface(
                     netlink.link("set", index=index, **{key: value})
         for address in addresses:
             with _setting(ifname, "addresses", str(address)):
-                netlink.addr("replace", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+                flags = {"flags": IFA_F_NODAD} if address.version == 6 else {}
+                prefixlen = address.network.prefixlen
+                netlink.addr("replace", index=index, address=str(address.ip), prefixlen=prefixlen, **flags)
         for route in routes:
             with _setting(ifname, "routes", str(route)):
                 gateway = {} if route.via is None else {"gateway": str(route.via)}
                 netlink.route("replace", dst=str(route.network), oif=index, **gateway)
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel has IPv6."""
+    return IF_INET6.exists()
+
+
+def _write_switch(switch: Path, value: str) -> None:
+    """Set a switch in /proc/sys, if there is one and it has another value. Raises OSError."""
+    try:
+        if switch.read_text(encoding="ascii").strip() != value:
+            switch.write_text(value, encoding="ascii")
+    except FileNotFoundError:  # the kernel has no IPv6
+        pass
+
+
+def _try_switch(switch: Path, value: str) -> None:
+    """Set a switch that is no condition; most containers have /proc/sys read-only."""
+    try:
+        _write_switch(switch, value)
+    except OSError:
+        pass
 
 
 @contextmanager
@@ -267,8 +348,6 @@ def _setting(ifname: str, field: str, value: object) -> Iterator[None]:
 
 def _ipv6_off(ifname: str) -> str:
     """Why an interface of the calling thread's namespace takes no IPv6 address; empty if it is not known."""
-    if not IPV6_CONF.exists():
-        return "this kernel has no IPv6"
     switch = IPV6_CONF / ifname / "disable_ipv6"
     if not switch.exists():
         return f"IPv6 needs an MTU of {IPV6_MIN_MTU} bytes"

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from vnet import __version__
+from vnet.cli.start import imports_are_done
 
 __all__ = ["main"]
 
@@ -39,6 +40,14 @@ class LazyGroup(click.Group):
         command = importlib.import_module(COMMANDS[name]).command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As the base class; all imports are over then, and Ctrl-C is a KeyboardInterrupt again."""
+        resolved = super().resolve_command(ctx, args)
+        imports_are_done()
+        return resolved
 
 
 def _ignore_half_made_loops(

@@ -1,0 +1,111 @@
+"""How the process of `vnet` starts and ends: by signals, by readers that leave, and by input from a pipe."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from machine import RequireTool
+from up_rig import PATIENCE, READY, VNET, Up, left_behind, vnet
+
+from vnet import __version__
+from vnet.topology import DEFAULT
+
+IN_MEMORY = DEFAULT.replace('"tun"', '"memory"')
+DEAF = """\
+[hosts.box]
+[devices.disk0]
+type = "blk"
+transport = "vhost_user"
+host = "box"
+socket = "{}"
+"""
+
+
+def test_python_m_vnet_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "vnet", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert __version__ in done.stdout
+
+
+@pytest.mark.parametrize("args", [("--help",), ("demo", "--device", "rpmsg", "--seconds", "1")])
+def test_a_reader_that_leaves_ends_it_quietly(args: tuple[str, ...]) -> None:
+    """The status is that of a program that SIGPIPE ends, as a shell shows it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run([VNET, *args], stdout=writer, stderr=subprocess.PIPE, check=False, timeout=PATIENCE)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_output_that_can_not_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([VNET, "--help"], stdout=full, stderr=subprocess.PIPE, check=False, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (1, b"vnet: No space left on device\n")
+
+
+@pytest.mark.parametrize("module", ["click", "trio", "cattrs"])
+def test_ctrl_c_in_the_middle_of_the_imports_is_no_traceback(tmp_path: Path, module: str) -> None:
+    """A stand-in for a library interrupts the process that imports it, as a user does."""
+    stand_in = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    (tmp_path / f"{module}.py").write_text(stand_in)
+    done = subprocess.run(
+        [VNET, "up"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+
+
+@pytest.mark.usefixtures("privileged")
+class TestUp:
+    def test_a_topology_is_read_from_standard_input(self, name: str) -> None:
+        command = [VNET, "up", "--name", name, "--exec", f"{VNET} show --name {name}", "-"]
+        done = subprocess.run(command, input=IN_MEMORY, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "device net0" in done.stdout
+
+    def test_a_wrong_topology_on_standard_input_is_one_line(self, name: str) -> None:
+        command = [VNET, "up", "--name", name, "-"]
+        done = subprocess.run(command, input="[hosts.rc", capture_output=True, text=True, check=False, timeout=PATIENCE)
+        assert done.returncode == 1
+        assert done.stderr.startswith("vnet: standard input: not valid TOML: ")
+        assert done.stderr.count("\n") == 1
+
+    def test_an_ignored_sighup_stays_ignored(
+        self, name: str, started: list[Up], tmp_path: Path, require_tool: RequireTool
+    ) -> None:
+        """As nohup has it, for a terminal that is closed."""
+        require_tool("nohup")
+        topology = tmp_path / "t.toml"
+        topology.write_text(IN_MEMORY)
+        started.append(Up(name, str(topology), prefix=("nohup",)))
+        started[0].wait_for(READY)
+        started[0].process.send_signal(signal.SIGHUP)
+        assert vnet("show", "--name", name).returncode == 0
+        assert started[0].process.poll() is None
+        assert started[0].end(signal.SIGTERM) == 0
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_before_all_is_up_is_no_success(
+        self, name: str, started: list[Up], tmp_path: Path, number: signal.Signals
+    ) -> None:
+        """Its device is another program's that is not there, so that it never comes up."""
+        topology = tmp_path / "t.toml"
+        topology.write_text(DEAF.format(tmp_path / "no-back-end"))
+        started.append(Up(name, str(topology)))
+        socket = Path("/run/vnet") / f"{name}.sock"
+        while not socket.exists() and started[0].process.poll() is None:
+            os.sched_yield()
+        assert started[0].end(number) == 128 + number
+        assert started[0].text == ""
+        assert left_behind(name) == []
