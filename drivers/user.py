@@ -42,6 +42,8 @@ class OwnConfig:
     """The bits that are this side's to offer: what the back end says of them counts for nothing."""
     data: bytes
     """The fields themselves, which never change."""
+    mtu: int | None = None
+    """The MTU among them, of which a back end that can be told has to know."""
 
 
 class UserSocket(Protocol):

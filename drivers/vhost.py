@@ -149,6 +149,9 @@ class VhostDevice:
         self.rarp: Callable[[bytes], None] | None = None
         """Tell the network that a station with this address is here, on behalf of a driver. Set by a device type that
         has a network."""
+        self.take_mtu: Callable[[int | None], None] | None = None
+        """Agree on the MTU that a front end shows to its driver, or, with None, on the device's own again. Raises
+        ValueError with the reason if frames of that size cannot pass. Set by a device type that offers an MTU."""
         self.on_reset: Callable[[], None] = lambda: None
         """Called when a reset is complete: for what the driver changed in the configuration."""
         self.on_broken: Callable[[DeviceQueue, Exception], None] = lambda queue, error: None

@@ -356,7 +356,8 @@ def own_net_config(context: OpenContext) -> OwnConfig:
     spec = context.spec
     assert isinstance(spec, NetSpec)
     offered = mask((F.MAC, F.MTU, F.STATUS)) & context.features
-    return OwnConfig(offered, OWN_FEATURES, NetConfig(spec.macs(context.index)[0], LINK_UP, spec.mtu).emit())
+    fields = NetConfig(spec.macs(context.index)[0], LINK_UP, spec.mtu).emit()
+    return OwnConfig(offered, OWN_FEATURES, fields, spec.mtu if offered >> F.MTU & 1 else None)
 
 
 @asynccontextmanager

@@ -46,6 +46,8 @@ __all__ = ["NetPlug", "VhostNet"]
 
 ETH_ZLEN = 60
 """Bytes of the shortest Ethernet frame."""
+MIN_MTU = 68
+"""Bytes of the smallest MTU that a device may report (section 5.1.4.1)."""
 CONTROL_NUM = 64
 """Descriptors of the control queue, where its place is not that of another queue."""
 F = NetFeature
@@ -110,6 +112,7 @@ class BoundVhostNet:
         self._link = Signal()
         self._to_driver: list[ToDriver] = []
         self._from_driver: list[FromDriver] = []
+        self._front_mtu: int | None = None
         self._mtu = plug.mtu
         self.mac = plug.mac
         """The driver's station's, as it has chosen."""
@@ -142,6 +145,7 @@ class BoundVhostNet:
         for queue in self._device.queues[1::2]:
             queue.discards = True
         self._device.on_features, self._device.rarp = self._agreed, self._rarp
+        self._device.take_mtu = self._take_mtu if features >> F.MTU & 1 else None
         plug.changed, plug.announce, plug.bound = self._plug_changed, self._announce, self
         plug.figures.grow(self._most)
 
@@ -165,13 +169,30 @@ class BoundVhostNet:
     # What its owner changes
 
     def _plug_changed(self) -> None:
-        if self._plug.mtu != self._mtu:
+        if self._next_mtu != self._mtu:
             if self._device.running:
-                self._device.fail(f"the MTU changes from {self._mtu} to {self._plug.mtu}")
+                self._device.fail(f"the MTU changes from {self._mtu} to {self._next_mtu}")
             elif not self._device.status & Status.FEATURES_OK:
-                self._mtu = self._plug.mtu
+                self._mtu = self._next_mtu
         self._link.set()
         self._show()
+
+    @property
+    def _next_mtu(self) -> int:
+        """The MTU that the device has after a reset."""
+        return self._plug.mtu if self._front_mtu is None else min(self._front_mtu, self._plug.mtu)
+
+    def _take_mtu(self, mtu: int | None) -> None:
+        """See `VhostDevice.take_mtu`. Until None, the device and its interface have the front end's MTU."""
+        most = self._plug.mtu
+        if mtu is not None and not MIN_MTU <= mtu <= most:
+            raise ValueError(f"must be {MIN_MTU} to {most}, the MTU of this device (QEMU: host_mtu={most})")
+        if mtu is not None and mtu != self._mtu and self._device.running:
+            raise ValueError(f"the MTU is {self._mtu}, and may not change while a driver uses it (section 5.1.4.1)")
+        self._front_mtu = mtu
+        if not self._device.running:
+            self._mtu = self._next_mtu
+            self._show(tell=False)
 
     def _announce(self) -> bool:
         if not (self._device.running and self._has(F.GUEST_ANNOUNCE) and self._has(F.STATUS)):
@@ -275,8 +296,8 @@ class BoundVhostNet:
     async def run(self) -> None:
         device, plug = self._device, self._plug
         self._port_gone = False
-        if plug.mtu != self._mtu:
-            device.fail(f"the MTU changes from {self._mtu} to {plug.mtu}")
+        if self._next_mtu != self._mtu:
+            device.fail(f"the MTU changes from {self._mtu} to {self._next_mtu}")
         self._make_flows()
         try:
             await self._follow_link()
@@ -339,14 +360,15 @@ class BoundVhostNet:
         self._to_driver, self._from_driver = [], []
         if self.mac != plug.mac:
             plug.port.set_peer(plug.mac)
-        self.mac, self._mtu, self._announcing = plug.mac, plug.mtu, False
+        self.mac, self._mtu, self._announcing = plug.mac, self._next_mtu, False
         self._show(tell=False)
 
     def config_written(self, offset: int, data: bytes) -> None:
         """A driver must not write any field of it (section 5.1.4.2): ignored."""
 
     async def close(self) -> None:
-        plug, self._device.on_features, self._device.rarp = self._plug, None, None
+        plug, self._device.on_features = self._plug, None
+        self._device.rarp = self._device.take_mtu = None
         plug.changed, plug.announce, plug.bound = lambda: None, lambda: False, None
 
 

@@ -8,7 +8,9 @@ from enum import IntEnum
 from rings.ids import DeviceId
 
 __all__ = [
+    "AGREED_BY",
     "F_LOG_ALL",
+    "F_NET_MTU",
     "F_PROTOCOL_FEATURES",
     "MAX_BODY",
     "MAX_CONFIG",
@@ -46,6 +48,9 @@ VRING_F_LOG = 1
 """Among the flags of a ring's addresses: so is what the device writes in the ring itself."""
 F_PROTOCOL_FEATURES = 30
 """Feature bit of vhost-user itself; no driver ever sees it."""
+
+F_NET_MTU = 3
+"""Feature bit of a network device: its configuration space, which the front end may have itself, shows an MTU."""
 
 
 class HeaderFlag(IntEnum):
@@ -147,6 +152,12 @@ ONE_RING = 1, 0
 RINGS_PER_UNIT: Mapping[int, tuple[int, int]] = {DeviceId.NET: (2, 1)}
 """By virtio device id, where it is not `ONE_RING`: how many rings GET_QUEUE_NUM counts as one, and those that it does
 not count. Of a network device pairs of rings are counted, and the control queue is not."""
+
+AGREED_BY: Mapping[int, Mapping[int, tuple[ProtocolFeature, ...]]] = {
+    DeviceId.NET: {F_NET_MTU: (ProtocolFeature.MTU, ProtocolFeature.CONFIG)}
+}
+"""By virtio device id: features that mean nothing unless both halves agree on a value, and the protocol features by
+which they can. The MTU is told by NET_SET_MTU, or read by GET_CONFIG."""
 
 
 class ConfigFlag(IntEnum):

@@ -17,6 +17,7 @@ from drivers.pump import Signal
 from drivers.transports.vhost_user.connection import Connection
 from drivers.transports.vhost_user.constants import (
     F_LOG_ALL,
+    F_NET_MTU,
     F_PROTOCOL_FEATURES,
     MAX_CONFIG,
     MAX_RINGS,
@@ -39,7 +40,7 @@ from rings.status import Status
 __all__ = ["PROTOCOL_FEATURES", "VHOST_USER", "VhostUserFront"]
 
 R, F = FrontendRequest, ProtocolFeature
-PROTOCOL_FEATURES = mask((F.MQ, F.REPLY_ACK, F.BACKEND_REQ, F.CONFIG, F.RESET_DEVICE, F.STATUS))
+PROTOCOL_FEATURES = mask((F.MQ, F.REPLY_ACK, F.MTU, F.BACKEND_REQ, F.CONFIG, F.RESET_DEVICE, F.STATUS))
 """What is agreed on where a back end has it."""
 NOT_THE_DEVICES = 1 << F_PROTOCOL_FEATURES | 1 << F_LOG_ALL
 RETRY = 0.01, 1.0
@@ -215,11 +216,20 @@ class VhostUserFront:
         return features if own is None or not features else features & ~own.replaced | own.features
 
     async def finalize_features(self, features: int) -> None:
+        mtu = None
         if (own := self._own()) is not None:
+            if self._has(F.MTU) and (features & self._offered) >> F_NET_MTU & 1:
+                mtu = own.mtu
             features &= ~own.replaced
+            features |= 0 if mtu is None else 1 << F_NET_MTU
         if features >> 64:
             raise ProbeError(f"{self._socket.name}: vhost-user carries 64 features, and no {features:#x}")
         await self._live().tell(R.SET_FEATURES, U64(features | self._offered & 1 << F_PROTOCOL_FEATURES))
+        if mtu is not None:
+            try:
+                await self._live().tell(R.NET_SET_MTU, U64(mtu))
+            except ProbeError as exc:
+                raise ProbeError(f"{exc}: an MTU of {mtu} bytes; give the device another mtu") from None
 
     # ConfigOps: configuration
 

@@ -10,6 +10,7 @@ import attrs
 
 from drivers.ipc import FdSocket, Handle, Ipc, Unusable
 from drivers.transports.vhost_user.constants import (
+    AGREED_BY,
     F_LOG_ALL,
     F_PROTOCOL_FEATURES,
     MAX_CONFIG,
@@ -60,7 +61,7 @@ PROTOCOL_FEATURES = mask(
         F.STATUS,
     )
 )
-"""What every device has; those that have a network also have RARP."""
+"""What every device has; those that have a network also have RARP and MTU."""
 MAC_SIZE = 6
 RING_MAX = 1024
 """Descriptors of a ring, unless the device was made for more: what QEMU has at most. No size is agreed on, and a driver
@@ -136,6 +137,8 @@ class Session:
     async def close(self) -> None:
         """The front end is gone."""
         await self.rings.close()
+        if self._device.take_mtu is not None:
+            self._device.take_mtu(None)
         if self.channel is not None:
             self.channel.close()
 
@@ -151,7 +154,12 @@ class Session:
     # Messages
 
     async def _get_features(self, _: Empty, __: Message) -> Answer:
-        return U64(self._device.device_features | NOT_THE_DEVICES), ()
+        features = self._device.device_features | NOT_THE_DEVICES
+        if self._protocol_features:
+            for bit, ways in AGREED_BY.get(self._device.device_id, {}).items():
+                if not any(map(self.agreed, ways)):
+                    features &= ~(1 << bit)
+        return U64(features), ()
 
     async def _set_features(self, payload: U64, _: Message) -> Answer:
         # A front end's user may switch features off that others need: the device then does without those, too.
@@ -289,7 +297,8 @@ class Session:
         offered = PROTOCOL_FEATURES
         if self._device.device_id in RINGS_PER_UNIT and self._units() > 1:
             offered &= ~mask((F.CONFIGURE_MEM_SLOTS,))
-        return offered if self._device.rarp is None else offered | mask((F.RARP,))
+        able = {F.RARP: self._device.rarp, F.MTU: self._device.take_mtu}
+        return offered | mask(feature for feature, do in able.items() if do is not None)
 
     async def _get_protocol_features(self, _: Empty, __: Message) -> Answer:
         return U64(self._offered()), ()
@@ -353,6 +362,14 @@ class Session:
             self._device.rarp(mac)
         return NOTHING
 
+    async def _net_set_mtu(self, payload: U64, _: Message) -> Answer:
+        if self._device.take_mtu is not None:
+            try:
+                self._device.take_mtu(payload.value)
+            except ValueError as exc:
+                raise Refused(f"NET_SET_MTU: {payload.value} bytes: {exc}") from None
+        return NOTHING
+
     async def _get_inflight_fd(self, payload: Inflight, _: Message) -> Answer:
         inflight, handle = InflightArea.make(self._ipc, payload, len(self.rings))
         return inflight, (handle,)
@@ -397,6 +414,7 @@ class Session:
         R.SET_LOG_BASE: _set_log_base,
         R.SET_LOG_FD: _set_log_fd,
         R.SEND_RARP: _send_rarp,
+        R.NET_SET_MTU: _net_set_mtu,
         R.SET_VRING_NUM: _set_vring_num,
         R.SET_VRING_ADDR: _set_vring_addr,
         R.SET_VRING_BASE: _set_vring_base,
