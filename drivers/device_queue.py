@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-import attrs
 import trio
 
 from drivers.pump import BATCH_BUCKETS, RECHECK, Need, QueueFlow, Signal, pump
@@ -123,12 +122,15 @@ class DeviceQueue:
         finally:
             self._drained = None
 
+    def follow(self, former: DeviceQueue) -> None:
+        """Count on from the queue of the same name that the device's last driver offered."""
+        self._past = former.statistics()
+        self.kicks, self.spurious, self.batches = former.kicks, former.spurious, former.batches
+        self.signal.rescues = former.signal.rescues
+
     def statistics(self) -> QueueStatistics:
-        """Since the device exists, over all resets."""
-        if self.ring is None:
-            return self._past
-        now = attrs.astuple(self.ring.statistics())
-        return QueueStatistics(*(a + b for a, b in zip(attrs.astuple(self._past), now, strict=True)))
+        """The rings' figures since the device exists, over all resets."""
+        return self._past if self.ring is None else self._past + self.ring.statistics()
 
     def reachable(self) -> bool:
         return self.ring is not None and self.ring.reachable()

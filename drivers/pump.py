@@ -39,7 +39,7 @@ RECHECK = 0.01
 
 
 class Signal:
-    """Something happened: set by a handler, awaited by one task; remembered once when nobody waits."""
+    """A flag that a handler sets and one task awaits. It stays set until a wait returns: a cancelled one leaves it."""
 
     __slots__ = ("_set", "_task", "every", "here", "rescues")
 
@@ -78,8 +78,9 @@ class Signal:
 
     async def _wait(self) -> None:
         if self._set:
+            await trio.lowlevel.checkpoint_if_cancelled()  # before it is consumed: else the next wait would miss it
             self._set = False
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.cancel_shielded_checkpoint()
             return
         assert self._task is None, "two tasks wait for one signal"
         self._task = trio.lowlevel.current_task()

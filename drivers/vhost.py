@@ -135,6 +135,8 @@ class VhostDevice:
         self.failures: deque[str] = deque(maxlen=FAILURES_KEPT)
         self.resets = 0
         self.queues: list[DeviceQueue] = []
+        self._last: dict[str, DeviceQueue] = {}
+        """By name: the last queue that was offered, which keeps its figures."""
         self.generation = 0
         self._config = b""
         self._config_read = False
@@ -182,6 +184,10 @@ class VhostDevice:
         for queue in self.queues:
             queue.close()
         self.queues = [DeviceQueue(self, i, name, num) for i, (name, num) in enumerate(queues)]
+        for queue in self.queues:
+            if queue.name in self._last:
+                queue.follow(self._last[queue.name])
+            self._last[queue.name] = queue
         self._config = bytes(config)
         self.on_change()
         self.ready.set()
@@ -191,6 +197,7 @@ class VhostDevice:
         for queue in self.queues:
             queue.forget()
         self.ready = trio.Event()
+        self._go = Signal()  # a DRIVER_OK of before is none of what is offered next
         self.device_features, self._config, self.queues = 0, b"", []
         self.on_change()
         if self.status & Status.DRIVER_OK:

@@ -73,8 +73,18 @@ class DriverQueue:
         self.calls = 0
         self.live = True
         self.fault: str = ""
+        self._past = QueueStatistics(0, 0, 0, 0)
         self._delayed = spec.delayed
         self._on_fault: Signal | None = None
+
+    def follow(self, former: DriverQueue) -> None:
+        """Count on from the queue of the same name that the device had before its last reset."""
+        self._past = former.statistics()
+        self.calls, self.batches, self.signal.rescues = former.calls, former.batches, former.signal.rescues
+
+    def statistics(self) -> QueueStatistics:
+        """The ring's figures since the device exists, over all resets."""
+        return self._past + self.ring.statistics()
 
     def called(self) -> None:
         """The device says it used buffers; ignored once the ring is down (section 2.7.8)."""
@@ -221,7 +231,8 @@ class VirtioDevice:
         self.changed = Signal()
         """Configuration, status, or reachability changed: the supervisor looks."""
         self._recheck: float | None = None
-        self._past: dict[str, QueueStatistics] = {}
+        self._last: dict[str, DriverQueue] = {}
+        """By name: the last queue that the device had, which keeps its figures."""
 
     def look_again(self) -> None:
         """Its interrupts can get lost on the way: from now on, look at queues and status without being told."""
@@ -247,32 +258,23 @@ class VirtioDevice:
         raise ProbeError(f"{self.name}: configuration changed during each of {CONFIG_TRIES} reads")
 
     async def find_vqs(self, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
-        before = {queue.name: queue for queue in self.queues}
         self.queues = await self.ops.find_vqs(self, specs)
         for queue in self.queues:
             queue._on_fault = self.changed
-            if queue.name in before:  # figures count over all resets
-                queue.calls, queue.batches = before[queue.name].calls, before[queue.name].batches
+            if queue.name in self._last:
+                queue.follow(self._last[queue.name])
+            self._last[queue.name] = queue
             queue.signal.every = self._recheck
         return self.queues
 
     def statistics(self, queue: DriverQueue) -> QueueStatistics:
-        """Of one queue, over all resets since the device exists."""
-        return _sum(self._past.get(queue.name), queue.ring.statistics() if queue.live else None)
+        """Figures of one queue since the device exists, over all resets."""
+        return queue.statistics()
 
-    def forget_queues(self) -> None:
+    def close_queues(self) -> None:
         """Let go of the rings; figures are kept."""
         for queue in self.queues:
-            if queue.ring is not None:
-                self._past[queue.name] = _sum(self._past.get(queue.name), queue.ring.statistics())
             queue.close()
-
-
-def _sum(*parts: QueueStatistics | None) -> QueueStatistics:
-    rows = [attrs.astuple(part) for part in parts if part is not None]
-    return (
-        QueueStatistics(*(sum(column) for column in zip(*rows, strict=True))) if rows else QueueStatistics(0, 0, 0, 0)
-    )
 
 
 async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
@@ -312,7 +314,7 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
         await _advance(device, Status.DRIVER_OK)
         return bound
     except BaseException as exc:
-        device.forget_queues()
+        device.close_queues()
         with trio.CancelScope(shield=True):
             if isinstance(exc, TransportLost):  # whoever raised it saw to that, as far as anybody can
                 ops.del_vqs()
@@ -389,7 +391,7 @@ async def _live(device: VirtioDevice, bound: VirtioBound) -> str:
     finally:
         with trio.CancelScope(shield=True):
             # No task touches the rings any more; the device must not either before buffers are taken back.
-            device.forget_queues()
+            device.close_queues()
             await _give_up(device, failed=False)
             bound.close()
     return reason

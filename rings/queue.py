@@ -35,6 +35,10 @@ class QueueStatistics:
     bad_lengths: int = 0
     """Used lengths beyond what the buffer could hold, which the driver refused."""
 
+    def __add__(self, other: QueueStatistics) -> QueueStatistics:
+        pairs = zip(attrs.astuple(self), attrs.astuple(other), strict=True)
+        return QueueStatistics(*(mine + theirs for mine, theirs in pairs))
+
 
 @attrs.frozen
 class QueueState:
