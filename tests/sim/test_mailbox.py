@@ -518,8 +518,9 @@ async def test_features_that_the_endpoint_refuses_are_a_mismatch() -> None:
 async def test_doorbells_that_are_nowhere_are_refused(bar: int) -> None:
     async with open_pair(MAILBOX) as pair, tapped(pair) as tap:
         tap.lies[mb.BAR, Ext.DOORBELL_BAR.offset] = lambda _: bar
+        front = VirtioMailbox(tap)  # a former driver may have written that, which a reset puts right
         with pytest.raises(ProbeError, match=f"no doorbells at 0x0 in BAR {bar}"):
-            VirtioMailbox(tap)
+            await front.reset()
 
 
 async def test_a_function_without_the_block_is_refused() -> None:

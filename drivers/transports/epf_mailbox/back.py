@@ -158,9 +158,14 @@ class MailboxEpf(EndpointFunction):
             self._step_generation()
             self._regs[CONFIG : CONFIG + CONFIG_SIZE] = config
             self._step_generation()
+        else:
+            self._put_generation()  # also over what a driver left there
 
     def _step_generation(self) -> None:
         self._generation = self._generation + 1 & 0xFFFF_FFFF
+        self._put_generation()
+
+    def _put_generation(self) -> None:
         self._put(Reg.CONFIG_GENERATION.value, self._generation & 0xFF)
         if self._extension:
             self._put(Ext.GENERATION.value, self._generation)
@@ -337,6 +342,8 @@ class MailboxEpf(EndpointFunction):
             self._epc.raise_irq(self._function, queue.vector)
 
     def config_changed(self) -> None:
+        if self._buffer is None:
+            return
         vector = self._get(Reg.MSIX_CONFIG.value)
         if vector < VECTORS:
             self._epc.raise_irq(self._function, vector)

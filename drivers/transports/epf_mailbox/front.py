@@ -19,6 +19,7 @@ from drivers.transports.epf_mailbox.registers import (
     CONFIG,
     CONFIG_SIZE,
     DEVICE_DOORBELL,
+    DOORBELL_BAR,
     DOORBELL_SIZE,
     EXT_MAGIC,
     EXT_SIZE,
@@ -84,7 +85,7 @@ class VirtioMailbox(FunctionTransport):
         self.vendor_id = function.config_read(SUBSYSTEM_VENDOR, 2)
         self.device_id = function.config_read(SUBSYSTEM, 2)
         self.extended = self._has_extension()
-        self._doorbells = self._find_doorbells() if self.extended else None
+        self._doorbells = self._usual_doorbells()
         self._mutex = trio.Lock()
         self._mailbox = Mailbox(
             Reg.CMD.value, Reg.CMD_STATUS.value, Ext.SEQUENCE.value, Ext.COMPLETED.value, DEVICE_DOORBELL
@@ -98,14 +99,21 @@ class VirtioMailbox(FunctionTransport):
         magic, version, length = (self._get(field.value) for field in (Ext.MAGIC, Ext.VERSION, Ext.LENGTH))
         return magic == EXT_MAGIC and version >= EXT_VERSION and length >= EXT_SIZE
 
+    def _usual_doorbells(self) -> tuple[int, int] | None:
+        """BAR and offset of the doorbells before the first reset: a former driver may have overwritten what says so."""
+        return (DOORBELL_BAR, 0) if self._has_doorbells(DOORBELL_BAR, 0) else None
+
     def _find_doorbells(self) -> tuple[int, int] | None:
-        """BAR and offset of the first, or None where the endpoint looks for itself."""
+        """BAR and offset of the first, or None where the endpoint looks for itself. Raises ProbeError."""
         bar, offset = self._get(Ext.DOORBELL_BAR.value), self._get(Ext.DOORBELL_OFFSET.value)
         if bar == NO_DOORBELL:
             return None
-        if offset % DOORBELL_SIZE or offset + DOORBELL_SIZE * (MAX_QUEUES + 1) > self._function.bar_size(bar):
+        if not self._has_doorbells(bar, offset):
             raise ProbeError(f"{self._function.name}: no doorbells at {offset:#x} in BAR {bar}")
         return bar, offset
+
+    def _has_doorbells(self, bar: int, offset: int) -> bool:
+        return not offset % DOORBELL_SIZE and offset + DOORBELL_SIZE * (MAX_QUEUES + 1) <= self._function.bar_size(bar)
 
     def link_down(self) -> None:
         for mailbox in (self._mailbox, *self._queue_mailboxes):
@@ -212,6 +220,8 @@ class VirtioMailbox(FunctionTransport):
         self._put(Reg.DEVICE_STATUS.value, 0)
         if not await self._ask(self._mailbox, Command.RESET) or self._get(Reg.DEVICE_STATUS.value):
             raise TransportLost(f"{self._function.name}: the device did not reset")
+        self.extended = self._has_extension()  # what the endpoint shows is its own again
+        self._doorbells = self._find_doorbells() if self.extended else None
 
     async def get_features(self) -> int:
         value = self._get((Ext.DEVICE_FEATURES if self.extended else Reg.HOST_FEATURES).value)
