@@ -37,8 +37,11 @@ __all__ = [
 
 CONFIG_TRIES = 10
 """Reads of the configuration before a generation that never stands still is refused."""
-RESTART_PAUSE = 0.01, 1.0
-"""Seconds between two bring-ups of a device that keeps failing: at first, and at most."""
+RESTART_PAUSE = 0.01, 5.0
+"""Seconds between two bring-ups of a device that keeps failing: at first, and at most. The pause doubles each time, and
+is short again once the device has lived longer than the longest."""
+OFFER_PAUSE = 1.0
+"""Most seconds between two looks at a device that offers nothing yet, which is no failure."""
 FAILURES_KEPT = 8
 STATUS_RECHECK = 0.1
 """Seconds between two looks at the status where a configuration-change interrupt can get lost."""
@@ -225,6 +228,12 @@ class VirtioDevice:
         self.queues: list[DriverQueue] = []
         self.failures: deque[str] = deque(maxlen=FAILURES_KEPT)
         self.restarts = 0
+        self.last_reset = ""
+        """Reason of the last restart."""
+        self.repeats = 0
+        """Restarts in a row for that reason."""
+        self.pause = 0.0
+        """Seconds that the bus waits before the next bring-up; 0 while the device is live."""
         self.trouble = ""
         """Why its driver can't go on, since the last bring-up."""
         self.early_interrupts = 0
@@ -241,6 +250,13 @@ class VirtioDevice:
     def has(self, bit: int) -> bool:
         """Whether a feature was agreed on."""
         return bool(self.features >> bit & 1)
+
+    def note_restart(self, reason: str) -> None:
+        """Count a restart, and how many in a row had that reason."""
+        self.failures.append(reason)
+        self.restarts += 1
+        self.repeats = self.repeats + 1 if reason == self.last_reset else 1
+        self.last_reset = reason
 
     def interrupt(self) -> None:
         """A configuration-change interrupt; harmless before DRIVER_OK and after remove."""
@@ -357,27 +373,26 @@ class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
         shortest, longest = RESTART_PAUSE
         pause = shortest
         while True:
+            most = longest
             await device.ops.wait_online()
             try:
                 bound = await bring_up(device, driver)
             except NothingOffered as exc:
                 # No interrupt is set up that could tell when this changes: it is looked at again.
-                binding.error = str(exc)
+                binding.error, most = str(exc), OFFER_PAUSE
             except TransportLost as exc:
-                device.failures.append(str(exc))
-                device.restarts += 1
+                device.note_restart(str(exc))
             else:
-                binding.state, binding.error = BindState.BOUND, ""
+                binding.state, binding.error, device.pause = BindState.BOUND, "", 0.0
                 began = trio.current_time()
-                reason = await _live(device, bound)
-                device.failures.append(reason)
-                device.restarts += 1
+                device.note_restart(await _live(device, bound))
                 if trio.current_time() - began > longest:
                     pause = shortest
             binding.state = BindState.PROBING
             if device.ops.online:
+                device.pause = pause = min(pause, most)
                 await trio.sleep(pause)
-                pause = min(2 * pause, longest)
+                pause *= 2
 
 
 async def _live(device: VirtioDevice, bound: VirtioBound) -> str:

@@ -163,6 +163,7 @@ def _driver_end(device: Device) -> dict[str, object]:
         "status": _status(virtio.status),
         "features": list(DEVICES[device.spec.type].table.describe(virtio.features)),
         "restarts": virtio.restarts,
+        "last_reset": {"reason": virtio.last_reset, "in_a_row": virtio.repeats, "pause": virtio.pause},
         "failures": list(virtio.failures),
         "early_interrupts": virtio.early_interrupts,
         "queues": [

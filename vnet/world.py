@@ -97,7 +97,7 @@ class Device:
             said += [binding.error for binding in found if binding.device.name == self.location]
         if self.back is not None:
             said += self.vhost.failures
-        return "; ".join(filter(None, said)) or "it never came up"
+        return "; ".join(filter(None, dict.fromkeys(said))) or "it never came up"
 
 
 class World:

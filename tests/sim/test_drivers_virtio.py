@@ -1,13 +1,24 @@
-"""The driver's bus: figures over all lives of a device, and the pace of bring-ups."""
+"""The driver's bus: figures over all lives of a device, the pace of bring-ups, and what comes before DRIVER_OK."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from rings.queue import QueueStatistics
-from vnet.testing import FRAME, Options, Pair, open_pair, unharmed
+from rings.status import Status
+from vnet.cli.show import tree
+from vnet.describe import describe
+from vnet.testing import FRAME, Options, Pair, open_pair, unharmed, until
+from vnet.testing.blk import open_blk_pair
+from vnet.testing.rpmsg import open_rpmsg_pair
+from vnet.testing.scsi import open_scsi_pair
 
 SMALL = Options(queue_size=16)
 
@@ -68,3 +79,119 @@ async def test_rescues_count_over_all_resets() -> None:
         await pair.device.endpoint.vhost.rebind(pair.vhost)
         await pair.world.wait_up()
         assert (pair.virtio.queues[0].signal.rescues, pair.vhost.queues[0].signal.rescues) == (3, 4)
+
+
+# The pace of bring-ups
+
+
+def doomed(pair: Pair, monkeypatch: pytest.MonkeyPatch, lives: float) -> list[float]:
+    """Have the device ask for a reset after ``lives`` seconds of each life; returns when it came up, as it happens."""
+    began: list[float] = []
+    write = pair.vhost.write_status
+
+    def write_status(value: int) -> None:
+        write(value)
+        if value & Status.DRIVER_OK:
+            began.append(trio.current_time())
+            trio.lowlevel.spawn_system_task(fail, pair.vhost.resets)
+
+    async def fail(life: int) -> None:
+        await trio.sleep(lives)
+        if pair.vhost.resets == life:
+            pair.vhost.fail("again")
+
+    monkeypatch.setattr(pair.vhost, "write_status", write_status)
+    return began
+
+
+@pytest.mark.parametrize("lives", [0, 0.2, 2])
+async def test_a_device_that_resets_again_and_again_slows_down_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, lives: float
+) -> None:
+    async with open_pair(SMALL) as pair:
+        began = doomed(pair, monkeypatch, lives)
+        await pair.rc.virtio.rebind(pair.virtio)
+        await trio.sleep(100)
+        gaps = [later - earlier - lives for earlier, later in pairwise(began)]
+        assert gaps[0] < 0.1
+        assert all(later > 1.5 * earlier for earlier, later in pairwise(gaps[:8]))
+        assert all(4.9 < gap < 5.1 for gap in gaps[10:])
+        assert len(gaps) > 15
+        virtio = pair.virtio
+        reason = "the device asked for a reset"
+        assert (virtio.last_reset, virtio.repeats, virtio.restarts) == (reason, virtio.restarts, virtio.restarts)
+        found: Any = describe(pair.world)
+        shown = found["devices"]["net0"]["driver"]["last_reset"]
+        assert shown == {"reason": reason, "in_a_row": virtio.restarts, "pause": virtio.pause}
+        text = "\n".join(tree(found))
+        assert f"last reset, {virtio.restarts} in a row: {reason}" in text
+        assert text.count("failed: the device asked for a reset") == 1
+
+
+async def test_a_device_that_lived_well_comes_up_at_once_after_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_pair(SMALL) as pair:
+        began = doomed(pair, monkeypatch, 0)
+        await pair.rc.virtio.rebind(pair.virtio)
+        await trio.sleep(30)
+        monkeypatch.undo()
+        await pair.world.wait_up()
+        await trio.sleep(6)
+        assert pair.virtio.pause == 0
+        before = trio.current_time()
+        pair.vhost.fail("of its own accord")
+        await until(lambda: pair.virtio.status & Status.DRIVER_OK == 0)
+        await pair.world.wait_up()
+        assert trio.current_time() - before < 0.1
+        assert began[-1] < before
+
+
+async def test_restarts_for_different_reasons_are_told_apart() -> None:
+    async with open_pair(SMALL) as pair, unharmed(pair):
+        for repeats in (1, 2):
+            pair.vhost.fail("of its own accord")
+            await until(lambda: pair.virtio.restarts == repeats and pair.device.up)  # noqa: B023
+            assert (pair.virtio.last_reset, pair.virtio.repeats) == ("the device asked for a reset", repeats)
+        pair.link.bring_down()
+        pair.link.bring_up()
+        await until(lambda: pair.virtio.restarts == 3 and pair.device.up)
+        assert (pair.virtio.last_reset, pair.virtio.repeats) == ("the link went down", 1)
+
+
+# Before DRIVER_OK
+
+OPENERS: dict[str, tuple[Callable[[], AbstractAsyncContextManager[Any]], int | None]] = {
+    "net": (lambda: open_pair(Options(control=True)), 0),
+    "blk": (open_blk_pair, None),
+    "scsi": (open_scsi_pair, 1),
+    "rpmsg": (open_rpmsg_pair, 0),
+}
+"""By device type: a pair, and the queue that its driver fills with buffers, if there is one."""
+
+
+@pytest.mark.every_transport
+@pytest.mark.virtio("INIT-DRV-13")
+@pytest.mark.parametrize(("opener", "filled"), OPENERS.values(), ids=OPENERS)
+async def test_no_buffer_is_available_and_no_kick_sent_before_driver_ok(
+    opener: Callable[[], AbstractAsyncContextManager[Any]], filled: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opener() as pair:
+        vhost = pair.vhost
+        write, looks = vhost.write_status, 0
+        kicks = [(queue.kicks, queue.spurious) for queue in vhost.queues]
+
+        def write_status(value: int) -> None:
+            nonlocal looks
+            if value & Status.DRIVER_OK:
+                rings = [queue.ring for queue in vhost.queues if queue.ring is not None]
+                assert not any(ring.notify_enable() for ring in rings), "a buffer is available already"
+                assert [(queue.kicks, queue.spurious) for queue in vhost.queues] == kicks
+                looks += len(rings)
+            write(value)
+
+        monkeypatch.setattr(vhost, "write_status", write_status)
+        await pair.rc.virtio.rebind(pair.device.virtio)
+        await pair.world.wait_up()
+        await trio.testing.wait_all_tasks_blocked()
+        assert looks
+        if filled is not None:
+            assert vhost.queues[filled].kicks > kicks[filled][0], "it is told of its buffers once it is live"

@@ -167,6 +167,17 @@ async def test_pairs_that_there_is_no_memory_for_are_refused_with_what_helps() -
         with pytest.raises(CommandRefused, match="no memory for buffers"):
             await pair.settings.change(Wishes(pairs=3))
         await in_use(pair, 1)
+        # What the interface or an earlier wish asks for is left where there is no memory: the device goes on.
+        pair.settings.wishes = Wishes(pairs=3)
+        for promisc in (True, False):
+            pair.driver_port.want(attrs.evolve(pair.driver_port.state, promisc=promisc))
+            await trio.sleep(1)
+            await in_use(pair, 1)
+        assert pair.virtio.restarts == 0
+        buffers = pair.rc.memory.statistics().buffers
+        with pytest.raises(CommandRefused, match="no memory for buffers"):
+            await pair.settings.change(Wishes(pairs=3))
+        assert pair.rc.memory.statistics().buffers == buffers, "what was had of a pair is given back"
         for each in hogs:
             pair.rc.memory.free(each)
         await pair.settings.change(Wishes(pairs=2))

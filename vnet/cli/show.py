@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 import click
@@ -152,14 +153,23 @@ def _end(side: str, end: Plain) -> Iterator[str]:
         )
         times = f"restarts {end['restarts']}" if side == "driver" else f"resets {end['resets']}"
         yield f"  status: {' '.join(end['status']) or 'reset'}; {times}"
+        yield from _last_reset(end.get("last_reset"))
         if side == "device":
             yield from _wrap("  offered: ", " ".join(end["device_features"]))
             values = (f"{name} {value:#x}" for name, value in end["registers"].items())
             yield from _wrap("  registers: ", ", ".join(values) or "trapped")
         yield from _wrap("  negotiated: ", " ".join(end["features"]) or "nothing")
-        for failure in end["failures"]:
-            yield f"  failed: {failure}"
+        for failure, same in groupby(end["failures"]):
+            count = len(list(same))
+            yield f"  failed: {failure}" + (f" ({count} times)" if count > 1 else "")
     yield from (f"  {line}" for line in _port(end["port"]))
+
+
+def _last_reset(last: Plain | None) -> Iterator[str]:
+    """Why the driver had to reset the device, if it did so more than once for one reason, and how it slows down."""
+    if last is not None and last["in_a_row"] > 1:
+        pause = f", next try after {last['pause']:.2f} s" if last["pause"] else ""
+        yield f"  last reset, {last['in_a_row']} in a row: {last['reason']}{pause}"
 
 
 def _port(port: Plain) -> Iterator[str]:

@@ -154,8 +154,13 @@ class BoundNet:
         for i in range(len(self._transmit), count):
             receive, transmit = device.queues[2 * i : 2 * i + 2]
             port, figures = settings.port.queues[i], settings.figures.pairs[i]
-            rx = self._buffers(receive, size)
-            tx = self._buffers(transmit, buffer_size(gso=outgoing.gso, mtu=self._mtu))
+            rx = Slots(device.ops.dma, receive.ring.num, size)
+            try:
+                tx = Slots(device.ops.dma, transmit.ring.num, buffer_size(gso=outgoing.gso, mtu=self._mtu))
+            except MemoryError:
+                rx.close()
+                raise
+            self._slots += (rx, tx)
             receiver = Receive(receive, port, figures.received, rx, rules, mergeable, gone)
             receiver.fill()
             self._receive.append(receiver)
@@ -164,11 +169,6 @@ class BoundNet:
             if self._nursery is not None:
                 for flow in (self._receive[-1], self._transmit[-1]):
                     self._serve(self._nursery, flow)
-
-    def _buffers(self, queue: DriverQueue, size: int) -> Slots:
-        slots = Slots(self._device.ops.dma, queue.ring.num, size)
-        self._slots.append(slots)
-        return slots
 
     def _serve(self, nursery: trio.Nursery, flow: NetFlow[DriverQueue]) -> None:
         nursery.start_soon(partial(pump, in_place=True, source=flow.source), flow)

@@ -191,7 +191,9 @@ class Station:
         try:
             pairs.prepare(count)
         except MemoryError as exc:
-            raise CommandRefused(f"VQ_PAIRS_SET can't be done: no memory for buffers: {exc}") from None
+            if strict:
+                raise CommandRefused(f"VQ_PAIRS_SET can't be done: no memory for buffers: {exc}") from None
+            return
         # Nothing may be sent on the others from the moment on that the command is given (section 5.1.9.5.6.1).
         pairs.use(min(count, self.used))
         if await self._ask(Control(Command.VQ_PAIRS_SET, count), strict=False):

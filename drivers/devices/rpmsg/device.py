@@ -144,7 +144,7 @@ class BoundVhostRpmsg:
         try:
             async with trio.open_nursery() as nursery:
                 for flow in (to_driver, FromDriver(transmit, bus)):
-                    nursery.start_soon(flow.queue.each_life, partial(pump, flow, device.ops.settle))
+                    nursery.start_soon(flow.queue.each_life, partial(pump, flow, device.settle))
         finally:
             bus.stop()
 

@@ -99,10 +99,9 @@ class Receive(InFlow[DriverQueue]):
         self._came: list[tuple[int, int]] = []  # buffer and bytes written, the next one last
 
     def post(self) -> None:
-        """Give the device every buffer there is."""
+        """Put every buffer into the ring; the pump makes them available once the device is live."""
         size = self._buffers.size
         self.queue.ring.add_each([(addr, size, index) for index, addr in enumerate(self._buffers.addrs)], True)
-        self.queue.ring.publish()
 
     def close(self) -> None:
         self._bus.drop("reset", len(self._came))
@@ -136,7 +135,7 @@ class BoundRpmsg:
         self._buffers: list[BufferBlock] = []
 
     async def set_up(self) -> None:
-        """Queues and buffers; the receive ring is filled before DRIVER_OK, and nobody is told (section 3.1.1)."""
+        """Set up queues and buffers. The device is notified of none before DRIVER_OK (section 3.1.1)."""
         device, settings = self._device, self._settings
         specs = [QueueSpec(name, settings.queue_size) for name in ("receiveq", "transmitq")]
         receive, transmit = await device.find_vqs(specs)
