@@ -14,11 +14,12 @@ from drivers.devices.rpmsg import (
     MediatedRpmsgPlug,
     RpmsgBus,
     RpmsgConfig,
+    RpmsgFeature,
     RpmsgMediator,
     RpmsgPlug,
     RpmsgSettings,
 )
-from drivers.devices.rpmsg.layout import MAX_BUFFER, MIN_BUFFER, check_name, is_peer_addr
+from drivers.devices.rpmsg.layout import AS_ADDR, MAX_BUFFER, MIN_BUFFER, NS_ADDR, check_name, is_endpoint_addr
 from drivers.errors import RpmsgError
 from vnet.background import open_background
 from vnet.ends.base import Figures, OpenContext, Side
@@ -62,7 +63,7 @@ class ChannelSpec:
     """Where a terminal or a socket is found."""
     addr: int | None = attrs.field(
         default=None,
-        validator=must(lambda v: 0 <= v < 1 << 32 and is_peer_addr(v), "an address of 32 bits, but not 53 or 54"),
+        validator=must(lambda v: is_endpoint_addr(v, (NS_ADDR,)), "an address of 32 bits, but not 53 or 4294967295"),
     )
     """Its address; by default one from 1024 on."""
     inbox: int = attrs.field(default=256, validator=must(lambda v: 1 <= v <= 65536, "1 to 65536 messages"))
@@ -93,6 +94,9 @@ class RpmsgSpec(PeerSpec):
     local_to_device: int | None = attrs.field(
         default=None, validator=must(_is_buffer, f"{MIN_BUFFER} to {MAX_BUFFER} bytes")
     )
+    address_service: bool = False
+    """Offer and accept feature bit 1 as the address service of the 2020 RFC. In Linux it means buffer sizes, in NuttX
+    acknowledged announcements: only where both ends are of this project can it be asked for."""
     driver: RpmsgEndSpec = RpmsgEndSpec()
     device: RpmsgEndSpec = RpmsgEndSpec()
 
@@ -102,6 +106,9 @@ class RpmsgSpec(PeerSpec):
             yield "driver", index, channel
         for index, channel in enumerate(self.device.channels):
             yield "device", index, channel
+
+    def features_off_mask(self, off: tuple[str, ...] | None = None) -> int:
+        return super().features_off_mask(off) | (not self.address_service) << RpmsgFeature.AS
 
     @property
     def local(self) -> RpmsgConfig:
@@ -118,6 +125,8 @@ class RpmsgSpec(PeerSpec):
             if bool(SURFACES[channel.surface][1]) != (channel.path is not None):
                 why = "has no path" if channel.path is not None else "needs the path where it is to be found"
                 return f"{field}.path", channel.path, f"surface {channel.surface} {why}"
+            if channel.addr == AS_ADDR and self.address_service:
+                return f"{field}.addr", channel.addr, "with address_service = true that service has it"
             if channel.addr is not None:
                 if (side, channel.addr) in taken:
                     return f"{field}.addr", channel.addr, "another channel of this end has it"
@@ -201,7 +210,10 @@ async def open_rpmsg(context: OpenContext) -> AsyncIterator[tuple[RpmsgEnd, Rpms
     """Both ends, their channels created and served; announced they are once the device runs. Raises ConfigError."""
     spec = context.spec
     assert isinstance(spec, RpmsgSpec)
-    buses: dict[Side, RpmsgBus] = {"driver": RpmsgBus(), "device": RpmsgBus()}
+    buses: dict[Side, RpmsgBus] = {
+        "driver": RpmsgBus(address_service=spec.address_service),
+        "device": RpmsgBus(address_service=spec.address_service),
+    }
     channels: dict[Side, list[Channel]] = {"driver": [], "device": []}
     async with open_background() as nursery:
         for side, index, channel in spec.ends():

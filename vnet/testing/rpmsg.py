@@ -28,6 +28,7 @@ class RpmsgOptions:
     """What differs from the usual pair."""
 
     features_off: tuple[str, ...] = ()
+    address_service: bool = True
     queue_size: int = 256
     to_driver: int = 512
     """Bytes of a buffer, header included."""
@@ -51,6 +52,7 @@ class RpmsgOptions:
             local_to_device=self.local_to_device,
             queue_size=self.queue_size,
             features_off=self.features_off,
+            address_service=self.address_service,
             to_driver=self.to_driver,
             to_device=self.to_device,
             driver=RpmsgEndSpec(self.driver),

@@ -28,11 +28,13 @@ from drivers.devices.rpmsg.directory import MAX_ENDPOINTS, Directory, Receiver
 from drivers.devices.rpmsg.endpoint import INBOX, Endpoint, EndpointStatistics
 from drivers.devices.rpmsg.layout import (
     ADDR_ANY,
+    AS_ADDR,
     DEFAULT_BUFFER,
     FIRST_DYNAMIC,
     HEADER_SIZE,
+    NS_ADDR,
     check_name,
-    is_peer_addr,
+    is_endpoint_addr,
 )
 from drivers.errors import RpmsgError
 from drivers.pump import Signal
@@ -75,7 +77,9 @@ class RpmsgStatistics:
 class RpmsgBus:
     """Endpoints of one side, and the messages between them and a `Wire`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, address_service: bool = True) -> None:
+        """Without ``address_service``, which is then never agreed on, its address is one like any other."""
+        self._reserved = frozenset({NS_ADDR, AS_ADDR} if address_service else {NS_ADDR})
         self.received, self.sent = Traffic(), Traffic()
         self.outbox: deque[tuple[int, int, bytes]] = deque()
         """Source, destination and content of what is to be sent, in order."""
@@ -132,7 +136,7 @@ class RpmsgBus:
         if inbox < 1:
             raise RpmsgError(f"{name}: an inbox of {inbox} messages")
         for given in (addr, dst):
-            if given is not None and not (0 <= given and is_peer_addr(given) and given < ADDR_ANY):
+            if given is not None and not is_endpoint_addr(given, self._reserved):
                 raise RpmsgError(f"{name}: {given} is no address of an endpoint")
         if addr in self._endpoints:
             raise RpmsgError(f"{name}: {self._endpoints[addr].name} has address {addr}")
@@ -165,6 +169,10 @@ class RpmsgBus:
     @property
     def waiting(self) -> bool:
         return bool(self._senders)
+
+    def is_endpoint_addr(self, addr: int, /) -> bool:
+        """Whether an endpoint of the other side can have this address: no service that was agreed on has it."""
+        return is_endpoint_addr(addr, self._directory.online)
 
     def put(self, src: int, dst: int, data: bytes, /) -> bool:
         if self._credit <= 0 and not self._refresh():

@@ -12,6 +12,7 @@ from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.flow import BUDGET, InFlow, OutFlow
 from drivers.devices.rpmsg.layout import (
     DEFAULT_BUFFER,
+    DEFAULT_FEATURES,
     HEADER,
     HEADER_SIZE,
     MAX_BUFFER,
@@ -35,7 +36,7 @@ class RpmsgPlug:
     """What one vhost_rpmsg device is: what it is for, and what it offers."""
 
     bus: RpmsgBus
-    features: int = SUPPORTED
+    features: int = DEFAULT_FEATURES
     queue_size: int = 256
     """Buffers in each direction."""
     config: RpmsgConfig = attrs.field(factory=RpmsgConfig)

@@ -12,12 +12,12 @@ from drivers.devices.rpmsg.layout import (
     ADDR_ANY,
     AS_ADDR,
     NS_ADDR,
+    SERVICES,
     AddressMessage,
     AsFlag,
     Malformed,
     NameMessage,
     NsFlag,
-    RpmsgFeature,
 )
 
 __all__ = ["MAX_ENDPOINTS", "Directory", "Exchange", "Receiver"]
@@ -92,17 +92,19 @@ class Directory:
         self._online: frozenset[int] = frozenset()  # the services that both sides have
 
     @property
+    def online(self) -> frozenset[int]:
+        """Addresses of the services that both sides agreed on."""
+        return self._online
+
+    @property
     def services(self) -> Mapping[int, str]:
         return {addr: announced.name for addr, announced in self._announced.items()}
 
     def start(self, features: int) -> Mapping[int, Receiver]:
         """Both sides run, with these features: the services there are, by address."""
-        services: dict[int, tuple[RpmsgFeature, Callable[[bytes], str]]] = {
-            NS_ADDR: (RpmsgFeature.NS, self._name_message),
-            AS_ADDR: (RpmsgFeature.AS, self._address_message),
-        }
+        acts = {NS_ADDR: self._name_message, AS_ADDR: self._address_message}
         served = {
-            addr: ServiceEndpoint(self._exchange, act) for addr, (bit, act) in services.items() if features >> bit & 1
+            addr: ServiceEndpoint(self._exchange, acts[addr]) for addr, bit in SERVICES.items() if features >> bit & 1
         }
         self._online = frozenset(served)
         return served
@@ -176,7 +178,7 @@ class Directory:
     # What the other side says
 
     def _name_message(self, data: bytes) -> str:
-        message = NameMessage.parse(data)
+        message = NameMessage.parse(data, self._online)
         addr, name, known = message.addr, message.name, self._announced
         if message.flags & NsFlag.DESTROY:
             if addr not in known or known[addr].name != name:

@@ -12,9 +12,9 @@ from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.flow import BUDGET, InFlow, OutFlow
 from drivers.devices.rpmsg.layout import (
     CONFIG_SIZES,
+    DEFAULT_FEATURES,
     HEADER,
     HEADER_SIZE,
-    SUPPORTED,
     TABLE,
     RpmsgConfig,
     RpmsgFeature,
@@ -34,7 +34,7 @@ class RpmsgSettings:
     """What one rpmsg device is for, and how its driver is to use it."""
 
     bus: RpmsgBus
-    features: int = SUPPORTED
+    features: int = DEFAULT_FEATURES
     """Bits to accept where offered."""
     queue_size: int | None = None
     """Most buffers to use in each direction; None takes what the device has."""

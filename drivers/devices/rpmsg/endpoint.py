@@ -9,7 +9,7 @@ from typing import Protocol
 import attrs
 import trio
 
-from drivers.devices.rpmsg.layout import ADDR_ANY, is_peer_addr
+from drivers.devices.rpmsg.layout import ADDR_ANY
 from drivers.errors import MessageTooLong, NoBuffer, NotBound, RpmsgError, SendTimeout
 from drivers.pump import Signal
 
@@ -34,6 +34,9 @@ class Hub(Protocol):
     @property
     def waiting(self) -> bool:
         """Whether somebody waits for a buffer."""
+
+    def is_endpoint_addr(self, addr: int, /) -> bool:
+        """Whether an endpoint of the other side can have this address."""
 
     def put(self, src: int, dst: int, data: bytes, /) -> bool:
         """Send; False where no buffer is free."""
@@ -266,7 +269,7 @@ class Endpoint:
                 return True
             self._holding = True
             return False
-        if self.dst == ADDR_ANY and is_peer_addr(src):
+        if self.dst == ADDR_ANY and self._hub.is_endpoint_addr(src):
             self.bind(src)  # without name or address service the first message is what tells
         inbox.append((src, data))
         self._received += 1

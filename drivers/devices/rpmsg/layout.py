@@ -1,14 +1,16 @@
 """rpmsg's words: feature bits, configuration space, message header, name and address service.
 
 Virtio device id 7 has no chapter in VIRTIO 1.4: header and name service are those that every implementation of rpmsg
-shares. The address service and its feature bit are those of the RFC that brought vhost to SoC-to-SoC links. Feature
-bit 2 and the configuration space behind it are those of NuttX and OpenAMP. All fields are little-endian, since every
-device here has VERSION_1.
+shares. Feature bit 2 and the configuration space behind it are those of NuttX and OpenAMP. Feature bit 1 has three
+meanings: the address service of the RFC that brought vhost to SoC-to-SoC links, buffer sizes in Linux, acknowledged
+announcements in NuttX. A peer can't know which is meant, so it is offered and accepted only if the user asks for the
+address service. All fields are little-endian, since every device here has VERSION_1.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Container
 from enum import IntEnum, IntFlag
 
 import attrs
@@ -21,12 +23,14 @@ __all__ = [
     "AS_ADDR",
     "CONFIG_SIZES",
     "DEFAULT_BUFFER",
+    "DEFAULT_FEATURES",
     "FIRST_DYNAMIC",
     "HEADER",
     "HEADER_SIZE",
     "MAX_BUFFER",
     "MIN_BUFFER",
     "NS_ADDR",
+    "SERVICES",
     "SUPPORTED",
     "TABLE",
     "AddressMessage",
@@ -37,7 +41,7 @@ __all__ = [
     "RpmsgConfig",
     "RpmsgFeature",
     "check_name",
-    "is_peer_addr",
+    "is_endpoint_addr",
 ]
 
 
@@ -55,9 +59,12 @@ TABLE = FeatureTable(
     needs={RpmsgFeature.AS: (frozenset({RpmsgFeature.NS}),)},
 )
 SUPPORTED = mask(RpmsgFeature) | mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
+DEFAULT_FEATURES = SUPPORTED & ~mask((RpmsgFeature.AS,))
+"""Feature bits that have one meaning everywhere."""
 
 NS_ADDR, AS_ADDR = 53, 54
-"""Where name service and address service listen, on both sides."""
+"""Where name service and address service listen, on both sides, if they were agreed on."""
+SERVICES = {NS_ADDR: RpmsgFeature.NS, AS_ADDR: RpmsgFeature.AS}
 ADDR_ANY = 0xFFFF_FFFF
 """No address: a destination that is not known yet."""
 FIRST_DYNAMIC = 1024
@@ -112,9 +119,9 @@ def check_name(name: str) -> str:
     return name
 
 
-def is_peer_addr(addr: int) -> bool:
-    """Whether an endpoint of the other side can have this address."""
-    return addr not in (NS_ADDR, AS_ADDR, ADDR_ANY)
+def is_endpoint_addr(addr: int, services: Container[int] = SERVICES) -> bool:
+    """Whether an endpoint can have this address beside ``services``."""
+    return 0 <= addr < ADDR_ANY and addr not in services
 
 
 @attrs.frozen
@@ -130,14 +137,14 @@ class NameMessage:
         return NS_MESSAGE.pack(self.name.encode("ascii"), self.addr, self.flags)
 
     @classmethod
-    def parse(cls, data: bytes) -> NameMessage:
-        """Raises Malformed."""
+    def parse(cls, data: bytes, services: Container[int] = SERVICES) -> NameMessage:
+        """``services`` are the addresses that no endpoint has. Raises Malformed."""
         if len(data) != NS_MESSAGE.size:
             raise Malformed("ns_length")
         name, addr, flags = NS_MESSAGE.unpack(data)
         if flags & ~0b11:
             raise Malformed("ns_flags")
-        if not is_peer_addr(addr):
+        if not is_endpoint_addr(addr, services):
             raise Malformed("ns_address")
         return cls(_parse_name(name), addr, NsFlag(flags))
 
@@ -164,7 +171,7 @@ class AddressMessage:
         name, dst, src, flag = AS_MESSAGE.unpack(data)
         if flag not in (AsFlag.ASSIGN, AsFlag.FREE):
             raise Malformed("as_flags")
-        if not is_peer_addr(dst):
+        if not is_endpoint_addr(dst):
             raise Malformed("as_address")
         return cls(_parse_name(name), dst, src, AsFlag(flag))
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from drivers.devices.rpmsg.layout import (
-    AS_ADDR,
     DEFAULT_BUFFER,
+    DEFAULT_FEATURES,
     HEADER,
     HEADER_SIZE,
-    NS_ADDR,
+    SERVICES,
     SUPPORTED,
     TABLE,
     RpmsgConfig,
@@ -29,14 +29,12 @@ from rings.queue import Vringh
 
 __all__ = ["MediatedRpmsgPlug", "RpmsgMediator"]
 
-SERVICES = {NS_ADDR: RpmsgFeature.NS, AS_ADDR: RpmsgFeature.AS}
-
 
 @attrs.frozen
 class MediatedRpmsgPlug:
     """What one of the two devices offers its driver."""
 
-    features: int = SUPPORTED
+    features: int = DEFAULT_FEATURES
     queue_size: int = 256
     config: RpmsgConfig = attrs.field(factory=RpmsgConfig)
     """Bytes of its buffers."""
@@ -50,10 +48,14 @@ class MediatedRpmsgPlug:
 class RpmsgCopier(Copier):
     """From one driver's transmitq to the other's receiveq."""
 
-    def __init__(self, features: int, statistics: MediatorStatistics) -> None:
-        """``features`` are what the driver that receives agreed on."""
+    def __init__(self, source: int, sink: int, statistics: MediatorStatistics) -> None:
+        """``source`` and ``sink`` are the features that the driver that sends and the one that receives agreed on.
+
+        A message to a service that only the sender knows has no recipient. To a sender that does not know it, the
+        address is that of an endpoint.
+        """
         super().__init__(statistics)
-        self._absent = {addr for addr, bit in SERVICES.items() if not features >> bit & 1}
+        self._absent = {addr for addr, bit in SERVICES.items() if source & ~sink & 1 << bit}
 
     def copy_one(self, source: Sequence[memoryview], sink: Vringh) -> bool:
         statistics = self.statistics
@@ -117,7 +119,7 @@ class RpmsgMediator(Mediator):
         return source.queues[1], sink.queues[0]
 
     def copier(self, source: VhostDevice, sink: VhostDevice, statistics: MediatorStatistics) -> Copier:
-        return RpmsgCopier(sink.features, statistics)
+        return RpmsgCopier(source.features, sink.features, statistics)
 
     def changed(self) -> None:
         super().changed()
