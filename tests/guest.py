@@ -55,7 +55,7 @@ class Serve:
 
     def end(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
-        status = self.process.wait(10)
+        status = self.process.wait(60)
         assert status == (0 if number != signal.SIGKILL else -number), self.said
         assert self.process.stdout is not None
         self.process.stdout.close()

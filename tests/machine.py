@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import shutil
@@ -19,9 +20,11 @@ import pytest
 RequireTool: TypeAlias = Callable[..., None]
 MakeNetns: TypeAlias = Callable[[str], str]
 
-NETNS = Path("/run/netns")
-GRACE = 3.0
-"""Seconds that what was let go may take to be gone: kernel work queues, processes that end."""
+CLONE_NEWNS = 0x0002_0000
+MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+NETNS, RUN_DIR = Path("/run/netns"), Path("/run/vnet")
+GRACE = 30.0
+"""Seconds that what was let go may take to be gone: kernel work queues and processes that end, on a busy machine."""
 
 _serial = itertools.count(1)
 
@@ -79,7 +82,7 @@ def netns(privileged: None, require_tool: RequireTool) -> Iterator[MakeNetns]:
 
 def ip(*args: str) -> str:
     """Run iproute2; its output. Raises CalledProcessError, with what it complained about shown."""
-    done = subprocess.run(["ip", *args], capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(["ip", *args], capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:
         raise subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr.strip())
     return done.stdout
@@ -98,9 +101,28 @@ def remove_netns(name: str) -> None:
     ip("netns", "del", name)
 
 
+def own_run() -> None:
+    """Give this process, and those it starts, a /run/netns and a /run/vnet that no other system of the machine uses.
+
+    Other systems come and go while tests run, under any name. Without the right to do so nothing is changed.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() != 0 or libc.unshare(CLONE_NEWNS):
+        return
+    libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+    for path in (NETNS, RUN_DIR):
+        path.mkdir(parents=True, exist_ok=True)
+        if libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", 0, b"mode=755"):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+
+
 @attrs.frozen
 class Holdings:
-    """What this process and this machine hold: each a set, so that a difference names what leaked."""
+    """What this process holds: each a set, so that a difference names what leaked.
+
+    Of the machine's it has only what no other system owns: `own_run` hides their namespaces, and an interface that a
+    test makes beside them has this process's number in its name.
+    """
 
     fds: frozenset[str]
     namespaces: frozenset[str]
@@ -112,7 +134,7 @@ class Holdings:
         return cls(
             fds=frozenset(_fds()),
             namespaces=frozenset(path.name for path in NETNS.glob("*")),
-            interfaces=frozenset(name for _, name in socket.if_nameindex()),
+            interfaces=frozenset(name for _, name in socket.if_nameindex() if str(os.getpid()) in name),
             children=frozenset(_children()),
         )
 

@@ -16,7 +16,7 @@ from machine import NETNS
 
 VNET = str(Path(sys.executable).with_name("vnet"))
 RUN_DIR = Path("/run/vnet")
-PATIENCE = 20.0
+PATIENCE = 60.0
 READY = "Ctrl-C"
 """Stands in the last line that is printed once all is up."""
 

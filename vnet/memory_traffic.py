@@ -22,7 +22,7 @@ __all__ = ["MemoryTraffic"]
 
 WINDOW = 32
 """Frames under way at a time in a throughput run."""
-PATIENCE = 5.0
+PATIENCE = 30.0
 """Seconds until a frame that does not arrive is lost."""
 MSS = 1460
 GSO_HEADER = bytes((1, 1)) + b"".join(v.to_bytes(2, "little") for v in (54, MSS, 34, 16, 0))

@@ -33,7 +33,7 @@ __all__ = ["Export", "Served", "open_exports"]
 BACKLOG = 16
 RETRY = 0.5
 """Seconds between two attempts to connect."""
-UP_TIMEOUT = 10.0
+UP_TIMEOUT = 30.0
 CONNECTED = "a front end is connected"
 REFUSED = "another front end came, and was refused"
 

@@ -17,6 +17,7 @@ import trio
 
 from vnet.background import open_background
 from vnet.errors import PrivilegeError
+from vnet.ports.counters import KernelCounters, kernel_counters
 from vnet.ports.netns import netns_command
 
 __all__ = [
@@ -50,8 +51,10 @@ PACKAGES = {
     "apt-cache": "apt",
 }
 """By program: the package that has it, where that is called otherwise."""
-PATIENCE = 10.0
-"""Seconds that a program may take beyond what it was asked to do."""
+PATIENCE = 30.0
+"""Seconds that a program may take beyond what it was asked to do, on a machine that is busy with other things."""
+LOOK = 0.02
+"""Seconds between two looks at a kernel's counters."""
 IPERF3_PORT = 5201
 UDP_LOSS = 0.01
 """The part of a run's datagrams that may be lost."""
@@ -96,6 +99,8 @@ class PingResult:
     rtt_min: float | None
     rtt_avg: float | None
     rtt_max: float | None
+    late: int = 0
+    """Of those received: replies that only the kernel saw, as ping waited no longer. They are not in the times."""
 
     @property
     def lost(self) -> int:
@@ -103,7 +108,8 @@ class PingResult:
 
     def line(self) -> str:
         rtt = "-" if self.rtt_avg is None else f"{self.rtt_avg:.2f} ms"
-        return f"{self.received} of {self.sent} back, {rtt}"
+        late = f", {self.late} later than ping waits" if self.late else ""
+        return f"{self.received} of {self.sent} back, {rtt}{late}"
 
     def failure(self) -> str:
         return f"lost {self.lost} of {self.sent}" if self.lost else ""
@@ -124,6 +130,9 @@ class FlowResult:
     """TCP only."""
     complete: bool
     """Whether it ran as long as asked for."""
+    overflowed: int = 0
+    """UDP only: of those lost, datagrams that a kernel dropped before the driver or behind the device (in the queue of
+    an interface, in the buffer of a socket), because a program did not get to run in time."""
 
     @property
     def loss(self) -> float:
@@ -138,7 +147,8 @@ class FlowResult:
     def failure(self) -> str:
         if not self.complete:
             return f"ended after {self.seconds:.1f} s"
-        return f"lost {100 * self.loss:.1f} % of its datagrams" if self.loss > UDP_LOSS else ""
+        ours = attrs.evolve(self, lost=max(0, self.lost - self.overflowed))
+        return f"lost {100 * ours.loss:.1f} % of its datagrams" if ours.loss > UDP_LOSS else ""
 
 
 @attrs.frozen
@@ -196,9 +206,15 @@ async def run(netns: str | None, argv: Sequence[str], timeout: float) -> subproc
 
 
 async def ping(
-    netns: str | None, target: str, *, count: int = 5, size: int = 56, interval: float = 0.02, wait: float = 2.0
+    netns: str | None, target: str, *, count: int = 5, size: int = 56, interval: float = 0.02, wait: float = 10.0
 ) -> PingResult:
-    """Send ``count`` echo requests of ``size`` bytes, ``interval`` seconds apart. Raises TrafficError."""
+    """Send ``count`` echo requests of ``size`` bytes, ``interval`` seconds apart, and wait up to ``wait`` seconds.
+
+    Once a reply came, ping itself waits after its last request only for twice the longest round trip so far. A reply
+    that takes longer is not lost: the kernel's counter has it. With ping's own deadline (-w) it would go on sending
+    instead. Raises TrafficError.
+    """
+    before = await kernel_counters(netns)
     argv = ["ping", "-n", "-c", str(count), "-s", str(size), "-i", str(interval), "-W", str(wait), target]
     done = await run(netns, argv, count * (interval + wait) + PATIENCE)
     text = done.stdout.decode(errors="replace")
@@ -207,7 +223,19 @@ async def ping(
         raise TrafficError(f"ping {target}: {_last_words(done.stderr, done.stdout)}")
     times = re.search(r"= ([\d.]+)/([\d.]+)/([\d.]+)", text)
     low, mean, high = map(float, times.groups()) if times else (None, None, None)
-    return PingResult(int(counts[1]), int(counts[2]), low, mean, high)
+    sent, seen = map(int, counts.groups())
+    received = seen if seen >= sent else max(seen, await _echo_replies(netns, before, sent, wait))
+    return PingResult(sent, received, low, mean, high, late=received - seen)
+
+
+async def _echo_replies(netns: str | None, before: KernelCounters, sent: int, wait: float) -> int:
+    """Echo replies that came into ``netns`` since ``before``: ``sent`` of them, or as many as in ``wait`` seconds."""
+    deadline = trio.current_time() + wait
+    while True:
+        replies = (await kernel_counters(netns)).since(before).echo_replies
+        if replies >= sent or trio.current_time() >= deadline:
+            return min(replies, sent)
+        await trio.sleep(LOOK)
 
 
 @asynccontextmanager
@@ -247,13 +275,15 @@ async def iperf3(
     streams: int = 1,
     congestion: str | None = None,
     port: int = IPERF3_PORT,
+    peer: str | None = None,
 ) -> FlowResult:
     """One run against an iperf3 server, from this end or (``reverse``) towards it.
 
     ``seconds`` are rounded up: iperf3 knows whole ones only, and takes 0 for without end. ``bitrate`` is in bits per
     second with iperf3's suffixes, 0 for as fast as it goes; ``length`` in bytes of a datagram or a write,
     ``buffer`` what sockets are to hold at both ends, with suffixes likewise, ``congestion`` the algorithm that TCP
-    uses, None the machine's. Raises TrafficError.
+    uses, None the machine's. With ``peer``, the server's namespace, datagrams that a kernel dropped are told apart.
+    Raises TrafficError.
     """
     seconds = math.ceil(seconds)
     argv = ["iperf3", "-J", "-c", server, "-p", str(port), "-t", str(seconds), "-P", str(streams), "-b", bitrate]
@@ -262,7 +292,10 @@ async def iperf3(
     argv += ["-w", buffer] if buffer is not None else []
     argv += ["-l", str(length)] if length is not None else []
     argv += ["-C", congestion] if congestion is not None else []
+    ends = () if peer is None else (netns, peer)
+    before = [await kernel_counters(end) for end in ends]
     done = await run(netns, argv, seconds + PATIENCE)
+    moved = [(await kernel_counters(end)).since(then) for end, then in zip(ends, before, strict=True)]
     try:
         report = json.loads(done.stdout)
         end = report["end"]
@@ -280,6 +313,7 @@ async def iperf3(
         lost=lost,
         retransmits=int((end.get("sum_sent") or {}).get("retransmits") or 0),
         complete=total["seconds"] >= 0.9 * seconds,
+        overflowed=sum(end.frames_dropped + end.datagrams_dropped for end in moved) if udp else 0,
     )
 
 

@@ -39,7 +39,7 @@ from vnet.user import BackEnd, Junction, SocketEnd, dial
 
 __all__ = ["Device", "World", "open_world"]
 
-UP_TIMEOUT = 10.0
+UP_TIMEOUT = 30.0
 """Seconds until a device that does not come up is given up."""
 LOOK = 0.002
 LOCAL = "-local"

@@ -26,7 +26,7 @@ VNET = str(Path(sys.executable).with_name("vnet"))
 MIB = 1 << 20
 SIZE = 64
 """MiB of the disk."""
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def run(*argv: str | Path, ok: bool = True, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:

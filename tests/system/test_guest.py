@@ -19,9 +19,9 @@ from machine import RequireTool, ip
 
 __all__ = ["guest_kernel"]
 
-pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(600)]
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 OFF = {
     "plain": "",
     "no_mrg": "mrg_rxbuf=off",

@@ -17,7 +17,7 @@ from machine import MakeNetns, RequireTool, ip
 
 __all__ = ["guest_kernel"]
 
-pytestmark = [pytest.mark.usefixtures("privileged", "no_leaks"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("privileged", "no_leaks"), pytest.mark.timeout(600)]
 
 MAC = "52:54:00:00:00:01"
 HOST, GUEST = "198.18.0.1", "198.18.0.2"

@@ -36,7 +36,7 @@ KINDS = {"tun": MULTIQUEUE.replace('"tap"', '"tun"'), "tap": MULTIQUEUE}
 ONE_PAIR = MULTIQUEUE.replace("queue_pairs = 4", "queue_pairs = 1")
 OTHER = "02:00:00:00:00:0a"
 ETH_P_ALL, SOL_PACKET, PACKET_AUXDATA = 3, 263, 8
-PATIENCE = 5.0
+PATIENCE = 60.0
 _serial = itertools.count(1)
 
 
@@ -133,12 +133,13 @@ async def test_parallel_streams_spread_over_the_pairs_and_each_flow_keeps_to_its
         for pair in plug.figures.pairs:
             assert not pair.received.drops
             assert set(pair.sent.drops) <= {"filter_multicast", "filter_vlan"}
-        totals = [
-            (sum(p.sent.packets for p in end.figures.pairs), sum(p.received.packets for p in end.figures.pairs))
-            for end in (settings, plug)
-        ]
-        await trio.sleep(0.1)
-        assert totals[0][0] - totals[1][1] < 20
+
+        def crossed() -> bool:
+            """Whether the device received all that the driver sent, but for what is said in the background."""
+            sent = sum(pair.sent.packets for pair in settings.figures.pairs)
+            return sent - sum(pair.received.packets for pair in plug.figures.pairs) < 20
+
+        await seen("what was sent has crossed", crossed)
         for count in ("1", "3", "all"):
             await change(world, "pairs", count)
             for host, address in (("rc", "198.18.0.2"), ("ep", "198.18.0.1"), ("rc", "2001:2::2")):

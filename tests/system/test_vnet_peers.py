@@ -99,6 +99,6 @@ def test_a_device_is_served_to_no_stranger_unless_the_user_says_so(tmp_path: Pat
             assert served.stderr is not None
             assert line in served.stderr.readline()
             served.terminate()
-            assert served.wait(30) == 0
+            assert served.wait(60) == 0
             assert set(received(stranger)) <= {"got 0"}  # a back end never speaks first
         path.unlink()

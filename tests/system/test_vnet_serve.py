@@ -57,7 +57,7 @@ def serving(folder: Path, line: str, *around: str) -> Iterator[tuple[list[str], 
             yield list(_arguments(process.stdout, reports)), reports
         finally:
             process.terminate()
-            status = process.wait(30)
+            status = process.wait(60)
     assert (status, "Traceback" in reports.read_text()) == (0, False), reports.read_text()
 
 
@@ -104,7 +104,7 @@ def test_qemu_takes_every_line_that_is_printed_with_two_processors(
                 assert "closed" not in reports.read_text()
             finally:
                 qemu.terminate()
-                qemu.wait(30)
+                qemu.wait(60)
 
 
 def numbered(words: list[str], number: int) -> list[str]:
@@ -115,7 +115,7 @@ def numbered(words: list[str], number: int) -> list[str]:
     return [f"{word},vectors=0" if old and "-pci" in word else word for word in renamed]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("privileged")
 def test_a_guest_with_the_printed_lines_has_everything_that_they_promise(
     guest_kernel: GuestKernel, tmp_path: Path, netns: MakeNetns

@@ -89,6 +89,7 @@ class KernelTraffic:
         bitrate = UDP_BITRATE if udp else "0"
         buffer = UDP_BUFFER if udp else None
         run = partial(iperf3, first.netns, second.ipv4, seconds=seconds, udp=udp, bitrate=bitrate, buffer=buffer)
+        run = partial(run, peer=second.netns)
         name = f"UDP {bitrate}bit/s" if udp else "TCP"
         return [
             Plan(name, first.host, second.ipv4, run),
