@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import attrs
@@ -213,6 +214,10 @@ class DeviceSpec:
 
     def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
         """What a user can type to try it out."""
+        return iter(())
+
+    def paths(self) -> Iterator[Path]:
+        """The sockets and terminals that its ends make in the file system."""
         return iter(())
 
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:

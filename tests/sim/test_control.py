@@ -15,13 +15,14 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+from state_rig import contents, put_stale_socket
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from vnet import control, state
+from vnet import control
 from vnet.control import COMMANDS, MESSAGE_MAX, ControlServer, ask, exchange
-from vnet.errors import ControlError, PrivilegeError
+from vnet.errors import ControlError
 from vnet.ports.listen import connect
-from vnet.state import State, claim, clean_up, read_state, running, socket_path, state_path
+from vnet.state import claim, socket_path, state_path
 from vnet.topology import DEFAULT, parse
 from vnet.world import World, open_world
 
@@ -75,20 +76,6 @@ async def world() -> AsyncIterator[World]:
     async with open_world(IN_MEMORY, NAME) as world:
         await world.wait_up()
         yield world
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Files and sockets of running systems stay in a folder of this test."""
-    path = tmp_path / "run"
-    monkeypatch.setattr(state, "run_dir", lambda: path)
-    return path
-
-
-@pytest.fixture
-def made_run_dir(run_dir: Path) -> Path:
-    run_dir.mkdir(mode=0o700)
-    return run_dir
 
 
 # One conversation
@@ -271,10 +258,6 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def contents(path: Path) -> list[Path]:
-    return list(path.iterdir())
-
-
 @asynccontextmanager
 async def serving(world: World, name: str = NAME) -> AsyncIterator[ControlServer]:
     server = ControlServer(world)
@@ -373,11 +356,6 @@ async def test_a_server_that_does_not_answer_is_given_up(made_run_dir: Path) -> 
             await ask(NAME, "query-vnet")
 
 
-def put_stale_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path))
-
-
 @pytest.mark.hostile("X04")
 async def test_a_stale_socket_is_replaced(world: World, made_run_dir: Path) -> None:
     put_stale_socket(socket_path(NAME))
@@ -390,97 +368,6 @@ def test_a_socket_at_which_somebody_answers_is_left_alone(made_run_dir: Path) ->
     with socket.socket(socket.AF_UNIX) as alive:
         alive.bind(str(socket_path(NAME)))
         alive.listen()
-        with pytest.raises(ControlError, match="somebody answers at"), claim(NAME, IN_MEMORY):
+        with pytest.raises(ControlError, match="another program listens at"), claim(NAME, IN_MEMORY):
             pass
         assert socket_path(NAME).is_socket()
-
-
-def put_file(path: Path) -> None:
-    path.write_text("mine")
-
-
-def put_link_to_socket(path: Path) -> None:
-    put_stale_socket(path.with_suffix(".elsewhere"))
-    path.symlink_to(path.with_suffix(".elsewhere"))
-
-
-@pytest.mark.hostile("X04")
-@pytest.mark.parametrize("put", [put_file, put_link_to_socket, Path.mkdir])
-def test_what_is_no_socket_is_left_alone(made_run_dir: Path, put: Callable[[Path], None]) -> None:
-    put(socket_path(NAME))
-    before = contents(made_run_dir)
-    with pytest.raises(ControlError, match="is no socket; it is left alone"), claim(NAME, IN_MEMORY):
-        pass
-    assert sorted(before) == sorted(contents(made_run_dir))
-
-
-@pytest.mark.hostile("X04")
-@pytest.mark.parametrize("mode", [0o777, 0o720])
-def test_a_folder_that_others_may_write_to_is_refused(run_dir: Path, mode: int) -> None:
-    run_dir.mkdir()
-    run_dir.chmod(mode)
-    with pytest.raises(ControlError, match="nobody else may write to"), claim(NAME, IN_MEMORY):
-        pass
-    assert contents(run_dir) == []
-
-
-@pytest.mark.hostile("X04")
-def test_a_folder_that_is_a_link_is_refused(run_dir: Path) -> None:
-    target = run_dir.with_name("target")
-    target.mkdir(mode=0o700)
-    run_dir.symlink_to(target)
-    with pytest.raises(ControlError, match="has to be a directory that is ours"), claim(NAME, IN_MEMORY):
-        pass
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "LOCK_PAUSE", 0)
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_name_is_one_systems_at_a_time_and_a_file_says_whose(run_dir: Path) -> None:
-    assert running(NAME) is None
-    with claim(NAME, parse(DEFAULT)) as ours:
-        hosts = {"rc": f"{NAME}-rc", "ep": f"{NAME}-ep"}
-        assert ours == State(NAME, os.getpid(), hosts, (f"{NAME}-ep", f"{NAME}-rc"))
-        assert running(NAME) == read_state(NAME) == ours
-        with pytest.raises(ControlError, match=f"{NAME} is running already"), claim(NAME, IN_MEMORY):
-            pass
-        with pytest.raises(ControlError, match=f"{NAME} is running"):
-            clean_up(NAME)
-        with claim("t-other", IN_MEMORY) as other:
-            assert other.hosts == {"rc": None, "ep": None}
-    assert running(NAME) is None
-    assert contents(run_dir) == []
-
-
-def test_what_a_killed_process_left_is_removed_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    removed: list[str] = []
-    monkeypatch.setattr(state, "remove_netns", removed.append)
-    run_dir.mkdir(mode=0o700)
-    left = {"name": NAME, "pid": 1, "hosts": {"rc": f"{NAME}-rc"}, "netns": [f"{NAME}-rc", "init", f"{NAME}-../x"]}
-    state_path(NAME).write_text(json.dumps(left))
-    put_stale_socket(socket_path(NAME))
-    assert running(NAME) is None
-    found = clean_up(NAME)
-    assert found is not None
-    assert list(found.netns) == removed == [f"{NAME}-rc"]
-    assert contents(run_dir) == []
-    assert clean_up(NAME) is None
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", '{"pid": 1}', '{"pid": "x", "hosts": {}, "netns": []}', '{"hosts": [], "netns": 1}']
-)
-def test_half_a_file_means_nothing_was_made(text: str) -> None:
-    assert State.parse(NAME, text) == State(NAME, 0, {})
-
-
-def test_without_root_files_are_in_the_users_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
-    assert state_path(NAME) == Path("/run/user/1000/vnet") / f"{NAME}.json"
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    with pytest.raises(PrivilegeError, match="XDG_RUNTIME_DIR is not set"):
-        state_path(NAME)

@@ -24,6 +24,29 @@ transport = "vhost_user"
 host = "box"
 socket = "{}"
 """
+FILES = """\
+[hosts.rc]
+[hosts.ep]
+[links.pcie0]
+root = "rc"
+endpoint = "ep"
+[devices.disk0]
+type = "blk"
+link = "pcie0"
+driver = {{ nbd = "{0}/nbd" }}
+[devices.rp0]
+type = "rpmsg"
+link = "pcie0"
+function = 1
+[[devices.rp0.driver.channels]]
+name = "a"
+surface = "socket"
+path = "{0}/socket"
+[[devices.rp0.driver.channels]]
+name = "b"
+surface = "pty"
+path = "{0}/terminal"
+"""
 
 
 def test_python_m_vnet_is_the_command() -> None:
@@ -108,4 +131,19 @@ class TestUp:
             os.sched_yield()
         assert started[0].end(number) == 128 + number
         assert started[0].text == ""
+        assert left_behind(name) == []
+
+    def test_down_removes_sockets_and_terminals_of_a_killed_system(
+        self, name: str, started: list[Up], tmp_path: Path
+    ) -> None:
+        topology = tmp_path / "t.toml"
+        made = {tmp_path / word for word in ("nbd", "socket", "terminal")}
+        topology.write_text(FILES.format(tmp_path))
+        started.append(Up(name, str(topology)))
+        started[0].wait_for(READY)
+        assert made < set(tmp_path.iterdir())
+        assert started[0].end(signal.SIGKILL) == -signal.SIGKILL
+        assert made < set(tmp_path.iterdir())
+        assert vnet("down", "--name", name).stdout == f"{name} was killed; removed its files\n"
+        assert set(tmp_path.iterdir()) == {topology}
         assert left_behind(name) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 import click
@@ -11,7 +10,7 @@ import trio
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.control import ask
 from vnet.errors import ControlError
-from vnet.state import clean_up, running
+from vnet.state import State, clean_up, running, signal_owner, state_path
 
 __all__ = ["command"]
 
@@ -33,19 +32,32 @@ def command(name: str) -> None:
         else:
             click.echo(f"{name} was killed; removed {', '.join(left.netns) or 'its files'}")
     else:
-        trio.run(_end, name, state.pid)
+        trio.run(_end, name)
         click.echo(f"{name} is down")
 
 
-async def _end(name: str, pid: int) -> None:
-    try:
-        await ask(name, "quit")
-    except ControlError:
-        # It hangs, or does not listen yet. The lock says that it lives, and so that the number is still its own.
-        if pid:
-            os.kill(pid, signal.SIGTERM)
+async def _end(name: str) -> None:
+    """Ask the system to end until it does. Raises ControlError."""
+    asked = False
+    state = None
     with trio.move_on_after(PATIENCE):
-        while running(name) is not None:  # noqa: ASYNC110  another process ends: there is nothing to await
+        while (found := running(name)) is not None:
+            state = found
+            asked = asked or await _ask_to_end(state)
             await trio.sleep(LOOK)
         return
-    raise ControlError(f"{name} does not end; try: sudo kill -9 {pid}; vnet down --name {name}")
+    assert state is not None
+    if signal_owner(state, 0):
+        raise ControlError(f"{name} does not end; try: sudo kill -9 {state.pid}; vnet down --name {name}")
+    path = state_path(name)
+    why = f"{name} does not end, and {path} does not name the process that has locked it"
+    raise ControlError(f"{why}; try: fuser {path}")
+
+
+async def _ask_to_end(state: State) -> bool:
+    """Whether the system was told: by its control socket, or by a signal if it hangs or does not listen yet."""
+    try:
+        await ask(state.name, "quit")
+    except ControlError:
+        return signal_owner(state, signal.SIGTERM)
+    return True

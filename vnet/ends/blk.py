@@ -67,6 +67,10 @@ class BlkSpec(DeviceSpec):
     def clash(self) -> tuple[str, object, str] | None:
         return self.device.clash("device")
 
+    def paths(self) -> Iterator[Path]:
+        if self.driver.nbd is not None:
+            yield Path(self.driver.nbd)
+
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         if self.driver.nbd is not None:
             yield "driver.nbd", ("socket", str(Path(self.driver.nbd).absolute()))

@@ -133,6 +133,9 @@ class RpmsgSpec(PeerSpec):
                 taken.add((side, channel.addr))
         return super().clash()
 
+    def paths(self) -> Iterator[Path]:
+        return (Path(channel.path) for _, _, channel in self.ends() if channel.path is not None)
+
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         for side, index, channel in self.ends():
             if channel.path is not None:

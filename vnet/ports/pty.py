@@ -14,7 +14,7 @@ import trio
 from drivers.ports import RpmsgEndpoint
 from vnet.ports.channel import Surface, patiently
 
-__all__ = ["PtySurface"]
+__all__ = ["PtySurface", "remove_stale_terminal"]
 
 DEVICES = Path("/dev/pts")
 
@@ -73,6 +73,12 @@ class PtySurface(Surface):
         return True
 
 
+def remove_stale_terminal(path: Path) -> None:
+    """Remove the link to a terminal that a killed process left at ``path``; anything else is left alone."""
+    if path.is_symlink() and path.readlink().is_relative_to(DEVICES):
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def _terminal(path: Path) -> Iterator[int]:
     """A terminal at ``path``; its master end, which never blocks. Raises OSError where something else is there.
@@ -85,8 +91,7 @@ def _terminal(path: Path) -> Iterator[int]:
         tty.setraw(slave)
         os.set_blocking(master, False)
         name = os.ttyname(slave)
-        if path.is_symlink() and path.readlink().is_relative_to(DEVICES):
-            path.unlink()  # left by one that was killed
+        remove_stale_terminal(path)
         path.symlink_to(name)
         try:
             yield master

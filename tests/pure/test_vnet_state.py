@@ -1,0 +1,231 @@
+"""Which systems run: the files that say so, the locks on them, and what of a killed one is removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from state_rig import contents, put_stale_socket
+
+from vnet import state
+from vnet.built_in import built_in
+from vnet.errors import ControlError, PrivilegeError
+from vnet.state import State, claim, clean_up, read_state, running, signal_owner, socket_path, state_path
+from vnet.topology import DEFAULT, parse
+
+IN_MEMORY = parse(DEFAULT.replace('"tun"', '"memory"'))
+NAME = "t-state"
+
+
+def put_file(path: Path) -> None:
+    path.write_text("mine")
+
+
+def put_link_to_socket(path: Path) -> None:
+    put_stale_socket(path.with_suffix(".elsewhere"))
+    path.symlink_to(path.with_suffix(".elsewhere"))
+
+
+@pytest.mark.hostile("X04")
+@pytest.mark.parametrize("put", [put_file, put_link_to_socket, Path.mkdir])
+def test_what_is_no_socket_is_left_alone(made_run_dir: Path, put: Callable[[Path], None]) -> None:
+    put(socket_path(NAME))
+    before = contents(made_run_dir)
+    with pytest.raises(ControlError, match="is no socket; it is left alone"), claim(NAME, IN_MEMORY):
+        pass
+    assert sorted(before) == sorted(contents(made_run_dir))
+
+
+@pytest.mark.hostile("X04")
+@pytest.mark.parametrize("mode", [0o777, 0o720])
+def test_a_folder_that_others_may_write_to_is_refused(run_dir: Path, mode: int) -> None:
+    run_dir.mkdir()
+    run_dir.chmod(mode)
+    with pytest.raises(ControlError, match="nobody else may write to"), claim(NAME, IN_MEMORY):
+        pass
+    assert contents(run_dir) == []
+
+
+@pytest.mark.hostile("X04")
+def test_a_folder_that_is_a_link_is_refused(run_dir: Path) -> None:
+    target = run_dir.with_name("target")
+    target.mkdir(mode=0o700)
+    run_dir.symlink_to(target)
+    with pytest.raises(ControlError, match="has to be a directory that is ours"), claim(NAME, IN_MEMORY):
+        pass
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "LOCK_PAUSE", 0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_name_is_one_systems_at_a_time_and_a_file_says_whose(run_dir: Path) -> None:
+    assert running(NAME) is None
+    with claim(NAME, parse(DEFAULT)) as ours:
+        hosts = {"rc": f"{NAME}-rc", "ep": f"{NAME}-ep"}
+        assert ours == State(NAME, os.getpid(), hosts, (f"{NAME}-ep", f"{NAME}-rc"))
+        assert running(NAME) == read_state(NAME) == ours
+        with pytest.raises(ControlError, match=f"{NAME} is running already"), claim(NAME, IN_MEMORY):
+            pass
+        with pytest.raises(ControlError, match=f"{NAME} is running"):
+            clean_up(NAME)
+        with claim("t-other", IN_MEMORY) as other:
+            assert other.hosts == {"rc": None, "ep": None}
+    assert running(NAME) is None
+    assert contents(run_dir) == []
+
+
+def test_what_a_killed_process_left_is_removed_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(state, "remove_netns", removed.append)
+    run_dir.mkdir(mode=0o700)
+    left = {"name": NAME, "pid": 1, "hosts": {"rc": f"{NAME}-rc"}, "netns": [f"{NAME}-rc", "init", f"{NAME}-../x"]}
+    state_path(NAME).write_text(json.dumps(left))
+    put_stale_socket(socket_path(NAME))
+    assert running(NAME) is None
+    found = clean_up(NAME)
+    assert found is not None
+    assert list(found.netns) == removed == [f"{NAME}-rc"]
+    assert contents(run_dir) == []
+    assert clean_up(NAME) is None
+
+
+def test_a_namespace_that_is_no_name_is_none_of_a_hosts() -> None:
+    text = json.dumps({"pid": 1, "hosts": {"rc": "../x", "ep": f"{NAME}-ep"}, "netns": []})
+    assert State.parse(NAME, text).hosts == {"rc": None, "ep": f"{NAME}-ep"}
+
+
+def put_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def put_link_to_file(path: Path) -> None:
+    path.with_suffix(".elsewhere").write_text("mine")
+    path.symlink_to(path.with_suffix(".elsewhere"))
+
+
+@pytest.mark.parametrize("put", [put_pipe, put_link_to_file, put_stale_socket, Path.mkdir])
+def test_what_is_no_file_is_left_alone(made_run_dir: Path, put: Callable[[Path], None]) -> None:
+    put(state_path(NAME))
+    before = contents(made_run_dir)
+    for look in (running, read_state, clean_up):
+        with pytest.raises(ControlError, match="is no file of a system; it is left alone"):
+            look(NAME)
+    with pytest.raises(ControlError, match="is no file of a system"), claim(NAME, IN_MEMORY):
+        pass
+    assert sorted(before) == sorted(contents(made_run_dir))
+
+
+def test_a_file_without_end_is_not_believed(made_run_dir: Path) -> None:
+    with state_path(NAME).open("wb") as file:
+        file.truncate(1 << 40)
+    assert read_state(NAME) == State(NAME, 0, {})
+
+
+def flock(*options: str) -> subprocess.Popen[bytes]:
+    """A program that has locked the file, until its input ends."""
+    command = ["flock", *options, str(state_path(NAME)), "sh", "-c", "echo; exec cat"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+@contextmanager
+def locked(pid: int) -> Iterator[State]:
+    """A file that another process has locked, and that names process ``pid``."""
+    state_path(NAME).write_text(json.dumps({"pid": pid, "hosts": {}, "netns": []}))
+    with flock() as process:
+        try:
+            found = running(NAME)
+            assert found is not None
+            yield found
+        finally:
+            process.communicate()
+
+
+def test_a_process_that_the_file_names_and_that_has_not_locked_it_is_never_signalled(made_run_dir: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        try:
+            for pid in (-1, 0, bystander.pid, 1 << 22):
+                with locked(pid) as found:
+                    assert not signal_owner(found, signal.SIGTERM)
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
+
+
+def test_the_process_that_has_locked_the_file_is_signalled(made_run_dir: Path) -> None:
+    with flock("--no-fork") as owner:
+        state_path(NAME).write_text(json.dumps({"pid": owner.pid, "hosts": {}, "netns": []}))
+        found = running(NAME)
+        assert found is not None
+        assert signal_owner(found, 0)
+        assert signal_owner(found, signal.SIGTERM)
+        assert owner.wait() == -signal.SIGTERM
+        assert not signal_owner(found, signal.SIGTERM)
+
+
+TERMINAL = "/dev/pts/999999"
+
+
+def test_the_sockets_and_terminals_of_a_killed_process_are_removed_and_nothing_else(made_run_dir: Path) -> None:
+    paths = {word: made_run_dir / word for word in ("dead", "alive", "terminal", "link", "file", "missing")}
+    put_stale_socket(paths["dead"])
+    paths["terminal"].symlink_to(TERMINAL)
+    paths["link"].symlink_to(paths["file"])
+    paths["file"].write_text("mine")
+    state_path(NAME).write_text(
+        json.dumps({"pid": 1, "hosts": {}, "netns": [], "paths": [str(path) for path in paths.values()]})
+    )
+    with socket.socket(socket.AF_UNIX) as alive:
+        alive.bind(str(paths["alive"]))
+        alive.listen()
+        assert clean_up(NAME) is not None
+    assert sorted(contents(made_run_dir)) == sorted(paths[word] for word in ("alive", "link", "file"))
+
+
+def test_sockets_and_terminals_are_recorded_before_they_are_made(run_dir: Path) -> None:
+    channels = '{ name = "a", surface = "pty", path = "tty" }, { name = "b", surface = "socket", path = "/tmp/b" }'
+    topology = built_in("rpmsg", keys=f"driver = {{ channels = [{channels}] }}")
+    with claim(NAME, topology) as found:
+        assert found.paths == (str(Path.cwd() / "tty"), "/tmp/b")
+        assert read_state(NAME) == found
+    with claim(NAME, built_in("blk", keys='driver = { nbd = "/tmp/nbd" }')) as found:
+        assert found.paths == ("/tmp/nbd",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "3", '{"pid": 1}', "[" * 60000, "\0" * 1000, "1" * 5000, '"\\ud800"'),
+        '{"hosts": [], "netns": 1}',
+        *(f'{{"pid": {pid}, "hosts": {{}}, "netns": []}}' for pid in ('"x"', -1, 0, 1e999, "true", 1.5, 1 << 31)),
+        *(f'{{"pid": 1, "hosts": {hosts}, "netns": []}}' for hosts in ("[]", "3", '{"rc": 3}', '{"rc": ["x"]}')),
+        *(f'{{"pid": 1, "hosts": {{}}, "netns": {netns}}}' for netns in ("{}", '"x"', "[3]", "[[]]")),
+        *(
+            f'{{"pid": 1, "hosts": {{}}, "netns": [], "paths": {paths}}}'
+            for paths in ("{}", "[3]", '["relative"]', '["/a\\u0000b"]', '["/\\ud800"]')
+        ),
+    ],
+)
+def test_half_a_file_means_nothing_was_made(text: str) -> None:
+    assert State.parse(NAME, text) == State(NAME, 0, {})
+
+
+def test_without_root_files_are_in_the_users_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    assert state_path(NAME) == Path("/run/user/1000/vnet") / f"{NAME}.json"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    with pytest.raises(PrivilegeError, match="XDG_RUNTIME_DIR is not set"):
+        state_path(NAME)
