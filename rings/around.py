@@ -40,6 +40,9 @@ class AroundVringh(BatchVringh, Generic[V]):
     def notify_disable(self) -> None:
         self._ring.notify_disable()
 
+    def held(self) -> Sequence[int]:
+        return self._ring.held()
+
     def latch(self) -> None:
         self._ring.latch()
         self.broken = True

@@ -7,12 +7,16 @@ from typing import Any
 
 import attrs
 
+from rings.errors import RemoteRingError
 from rings.features import RingFeature, mask
+from rings.inflight import InflightLog, LoggedVringh
 from rings.layout import (
     MAX_NUM,
     PACKED_ALIGN,
     SPLIT_ALIGN,
     RingAddrs,
+    check_packed,
+    check_split,
     contiguous_packed,
     contiguous_split,
     packed_sizes,
@@ -20,10 +24,12 @@ from rings.layout import (
 )
 from rings.memory import Addr, Memory
 from rings.metered import PACKED_COSTS, SPLIT_COSTS, MeteredVringh, RingCosts
+from rings.packed.inflight import PackedLog, packed_log_size
 from rings.packed.ring import FIRST_LAP
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.packed.vringh import PackedVringh
 from rings.queue import Meter, Virtqueue, Vringh
+from rings.split.inflight import SplitLog, split_log_size
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 
@@ -53,6 +59,11 @@ class RingFormat:
     costs: RingCosts
     written: tuple[bool, bool, bool]
     """Which of the areas a device writes to."""
+    check: Callable[[int, RingAddrs], None]
+    """Raises BadRing for a size or for areas that no ring can have."""
+    log: Callable[..., InflightLog]
+    log_size: Callable[[int], int]
+    """Bytes of an inflight log of so many entries."""
 
     def has_num(self, num: int, most: int = MAX_NUM) -> bool:
         """Whether a queue can have this size (VIRTIO 1.4 sections 2.7 and 2.8)."""
@@ -76,6 +87,18 @@ class RingFormat:
         ring = self.device(memory, num, addrs, event_idx=event_idx, indirect=indirect, base=base, table_max=table_max)
         return ring if meter is None else MeteredVringh(ring, meter, self.costs, indirect=indirect)
 
+    def logged(self, ring: Vringh, memory: memoryview, entries: int) -> LoggedVringh:
+        """A ring of this format with an inflight log in ``memory``, at the place where the log ends.
+
+        Raises BadRing for a log that can't be: then ``memory`` is released, and the ring stays the caller's.
+        """
+        log = self.log(ring, memory, entries)
+        try:
+            return LoggedVringh(ring, log)
+        except RemoteRingError:
+            log.close()
+            raise
+
 
 FORMATS: Mapping[str, RingFormat] = {
     "split": RingFormat(
@@ -89,6 +112,9 @@ FORMATS: Mapping[str, RingFormat] = {
         SplitVringh,
         SPLIT_COSTS,
         (False, False, True),
+        check_split,
+        SplitLog,
+        split_log_size,
     ),
     "packed": RingFormat(
         "packed",
@@ -101,6 +127,9 @@ FORMATS: Mapping[str, RingFormat] = {
         PackedVringh,
         PACKED_COSTS,
         (True, False, True),
+        check_packed,
+        PackedLog,
+        packed_log_size,
     ),
 }
 

@@ -157,6 +157,9 @@ class Vringh(Protocol):
     def notify_disable(self) -> None:
         """Ask not to be kicked; a hint, kicks may still come."""
 
+    def held(self) -> Sequence[int]:
+        """The heads of the chains that were taken and neither completed nor given back."""
+
     def latch(self) -> None:
         """Break the queue until reset: it reads as empty from now on, what was taken may be completed."""
 

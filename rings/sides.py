@@ -183,6 +183,9 @@ class DeviceSide(BatchVringh):
             self._suppressed += 1
         return wanted
 
+    def held(self) -> list[int]:
+        return [ident for ident, batch in enumerate(self._taken) if batch == IN_FLIGHT]
+
     def latch(self) -> None:
         self.broken = True
 

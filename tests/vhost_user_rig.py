@@ -311,6 +311,14 @@ class Bench:
         finally:
             front.close()
 
+    async def reconnect(self, front: FrontEnd) -> None:
+        """The connection is lost and made again: the front end's memory and its rings stay as they are."""
+        front.socket.close()
+        await self.idle()
+        front.socket, theirs = socket_pair()
+        self.nursery.start_soon(self.converse, theirs)
+        await trio.testing.wait_all_tasks_blocked()
+
     async def idle(self) -> None:
         """Return when nobody is connected."""
         while self.back.connected:  # noqa: ASYNC110  there is nothing else to wait for

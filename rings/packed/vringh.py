@@ -6,6 +6,7 @@ and after that until the batch that uses it is published (VIRTIO 1.4 section 2.8
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from rings.chain import Buffers, Chain
@@ -17,8 +18,10 @@ from rings.queue import QueueState
 from rings.sides import IN_FLIGHT, MAX_CHAIN_BYTES, MAX_SEGMENT, DeviceSide
 from rings.suppression import need_position
 
-__all__ = ["PackedVringh"]
+__all__ = ["PackedVringh", "Words"]
 
+Words = Sequence[tuple[int, int]]
+"""The descriptors of a chain, each as its two words: address, then length, buffer id and flags."""
 CHAINED = NEXT | INDIRECT
 KIND = HANDS | CHAINED | WRITE
 NOWHERE = -1
@@ -56,11 +59,55 @@ class PackedVringh(DeviceSide):
         self._used_slot, self._used_lap = self._slot, self._lap  # next descriptor to mark used
         self._held, self._held_word = NOWHERE, 0  # the one that hides what was not published
         self._hidden = 0  # descriptors that were completed and not published
+        self._again: deque[Words] = deque()  # chains to take before the ring is looked at
+        self._retaken: dict[int, Words] = {}  # those of them that are in flight, by buffer id
+
+    def resume(self, position: int, again: Sequence[Words]) -> None:
+        """Go on where another device's side ended, before anything is taken: at ``position``, which is used next.
+
+        The chains that it took and did not give back, ``again``, are taken first: the driver's next descriptor is
+        behind as many as they have. Raises BadRing for a position or chains that can't be.
+        """
+        num, desc, slot, lap = self.num, self._desc, position % FIRST_LAP, position // FIRST_LAP & 1
+        counts = {words[-1][1] >> 32 & 0xFFFF: len(words) for words in again}
+        out = sum(map(len, again))
+        if slot >= num or len(counts) < len(again) or out > num or any(ident >= num for ident in counts):
+            raise BadRing(f"a queue of {num} descriptors can't go on at {slot} with buffers {list(counts)}")
+        self._used_slot, self._used_lap = slot, lap
+        for ident, count in counts.items():
+            self._counts[ident] = count
+        for _ in range(out):
+            # A device that ended within `publish` may have marked these as used, where the driver did not look yet.
+            word = desc[2 * slot + 1]
+            if word >> 48 & HANDS != available(lap):
+                desc[2 * slot + 1] = word & ~(HANDS << 48) | available(lap) << 48
+            slot += 1
+            if slot == num:
+                slot, lap = 0, lap ^ 1
+        self._slot, self._lap, self._out = slot, lap, out
+        self._again = deque(again)
+
+    def hands(self, slot: int) -> int:
+        """Whose the descriptor is: `HANDS` of its flags."""
+        return int(self._desc[2 * slot + 1] >> 48 & HANDS)
+
+    def descriptors(self, heads: Sequence[int]) -> list[Words]:
+        """What stands in the ring of the chains ``heads``: those that the last `getdescs` took from it, all of them."""
+        desc, num = self._desc, self.num
+        slot = self._slot - sum(self._counts[head] for head in heads)
+        chains: list[Words] = []
+        for head in heads:
+            slots = [at % num for at in range(slot, slot + self._counts[head])]
+            chains.append([(desc[2 * at], desc[2 * at + 1]) for at in slots])
+            slot += len(slots)
+        return chains
 
     def getdescs(self, limit: int, /) -> list[Chain]:
         chains: list[Chain] = []
         if self.broken:
             return chains
+        if self._again:
+            return self._retake(limit)
         # One batch is one trip through here: what every chain needs is looked up once.
         num, desc, slot, lap, out = self.num, self._desc, self._slot, self._lap, self._out
         taken, counts, batch, view = self._taken, self._counts, self._batch, self._memory.view
@@ -110,7 +157,7 @@ class PackedVringh(DeviceSide):
         idents: list[int] = []
         addrs: list[Addr] = []
         sizes: list[int] = []
-        if self.broken:
+        if self.broken or self._again:
             return idents, sizes, []
         num, desc, slot, lap, out = self.num, self._desc, self._slot, self._lap, self._out
         taken, counts, batch = self._taken, self._counts, self._batch
@@ -143,51 +190,64 @@ class PackedVringh(DeviceSide):
 
     def _walk(self, slot: int, word: int, want: int, room: int) -> tuple[int, int, Chain]:
         """A list of more than one descriptor, or one that leads to a table: buffer id, descriptors taken, chain."""
-        segs: list[tuple[Addr, int, int]] = []
-        first, count = slot, 1
-        if word >> 48 & INDIRECT:
-            if word >> 48 & NEXT:
-                raise BadRing(f"descriptor {slot}: an indirect table in a list")
-            table, entries = self._table(slot, self._desc[2 * slot], word & MAX_SEGMENT)
-            # Of a table's entries only WRITE counts, whatever else is set in them (section 2.8.7).
-            for entry in range(entries):
-                inner = table[2 * entry + 1]
-                segs.append((table[2 * entry], inner & MAX_SEGMENT, inner >> 48 & WRITE))
-        else:
-            while True:
-                segs.append((self._desc[2 * slot], word & MAX_SEGMENT, word >> 48 & WRITE))
-                if not word >> 48 & NEXT:
-                    break
-                count += 1
-                if count > room:
-                    raise BadRing(f"descriptor {first}: a list longer than the {room} descriptors there are")
-                slot += 1
-                if slot == self.num:
-                    slot, want = 0, want ^ HANDS
-                word = self._desc[2 * slot + 1]
-                if word >> 48 & HANDS != want:
-                    raise BadRing(f"descriptor {first}: {slot} in its list was not made available")
-                if word >> 48 & INDIRECT:
-                    raise BadRing(f"descriptor {slot}: an indirect table in a list")
+        first = slot
+        words = [(self._desc[2 * slot], word)]
+        while word >> 48 & CHAINED == NEXT:
+            if len(words) == room:
+                raise BadRing(f"descriptor {first}: a list longer than the {room} descriptors there are")
+            slot += 1
+            if slot == self.num:
+                slot, want = 0, want ^ HANDS
+            word = self._desc[2 * slot + 1]
+            if word >> 48 & HANDS != want:
+                raise BadRing(f"descriptor {first}: {slot} in its list was not made available")
+            words.append((self._desc[2 * slot], word))
         ident = word >> 32 & 0xFFFF
-        return ident, count, (ident, *self._halves(first, segs))
+        return ident, len(words), (ident, *self._halves(first, words))
 
-    def _halves(self, first: int, segs: Sequence[tuple[Addr, int, int]]) -> tuple[list[memoryview], list[memoryview]]:
-        """What may be read and what may be written of these (address, bytes, WRITE or 0)."""
+    def _retake(self, limit: int) -> list[Chain]:
+        chains: list[Chain] = []
+        while self._again and len(chains) < limit:
+            words = self._again[0]
+            ident = words[-1][1] >> 32 & 0xFFFF
+            try:
+                chains.append((ident, *self._halves(ident, words)))
+            except (BadRing, MemoryFault):
+                if not chains:
+                    raise
+                break
+            self._retaken[ident] = self._again.popleft()
+            self._taken[ident] = IN_FLIGHT
+            self._chains += 1
+        return chains
+
+    def _halves(self, first: int, words: Words) -> tuple[list[memoryview], list[memoryview]]:
+        """What may be read and what may be written of a chain of these descriptors, in the ring or of a table."""
+        table = [word for _, word in words if word >> 48 & INDIRECT]
+        if table and (len(words) > 1 or table[0] >> 48 & NEXT):
+            raise BadRing(f"descriptor {first}: an indirect table in a list")
+        if table:
+            # Of a table's entries only WRITE counts, whatever else is set in them (section 2.8.7).
+            entries, count = self._table(first, Addr(words[0][0]), table[0] & MAX_SEGMENT)
+            words = [(entries[2 * entry], entries[2 * entry + 1]) for entry in range(count)]
         readable: list[memoryview] = []
         writable: list[memoryview] = []
-        if sum(size for _, size, _ in segs) > MAX_CHAIN_BYTES:
+        if sum(word & MAX_SEGMENT for _, word in words) > MAX_CHAIN_BYTES:
             raise BadRing(f"descriptor {first}: more than 2^32 bytes")
         wrote = False
-        for addr, size, write in segs:
+        for addr, word in words:
+            write = bool(word >> 48 & WRITE)
             if wrote and not write:
                 raise BadRing(f"descriptor {first}: a readable buffer after a writable one")
-            wrote = bool(write)
-            self._resolve(addr, size, wrote, writable if wrote else readable)
+            wrote = write
+            self._resolve(Addr(addr), word & MAX_SEGMENT, wrote, writable if wrote else readable)
         return readable, writable
 
     def abandon(self, head: int, /) -> None:
         self._given_up(head)
+        if head in self._retaken:
+            self._again.appendleft(self._retaken.pop(head))
+            return
         count = self._counts[head]
         self._out -= count
         self._ahead += count
@@ -218,6 +278,9 @@ class PackedVringh(DeviceSide):
                 self._returned += 1
         finally:
             self._used_slot, self._used_lap, self._hidden = slot, lap, hidden
+        if self._retaken:
+            for ident, _ in done:
+                self._retaken.pop(ident, None)
 
     def publish(self) -> bool:
         if self._held == NOWHERE:

@@ -54,14 +54,15 @@ class SplitVringh(DeviceSide):
         self._again: deque[int] = deque()  # heads to take before the available ring is looked at
         self._retaken: set[int] = set()  # those of them that are in flight
 
-    def resume(self, used: int, again: Sequence[int]) -> None:
-        """Go on where another device's side ended, before anything is taken: from index ``used`` of the used ring.
+    def resume(self, again: Sequence[int]) -> None:
+        """Go on where another device's side ended, before anything is taken: the ring starts at its used index.
 
-        What it took and did not give back, ``again`` by heads, is taken first. Raises BadRing for heads that can't be.
+        The chains that it took and did not give back, ``again`` by heads, are taken first: the available ring goes on
+        behind as many entries. Raises BadRing for heads that can't be.
         """
         if len(set(again)) < len(again) or any(head >= self.num for head in again):
             raise BadRing(f"chains to be taken again that can't be: {again}")
-        self._used = self._published = used
+        self._last_avail = self._seen = self._used + len(again) & 0xFFFF
         self._again = deque(again)
 
     def getdescs(self, limit: int, /) -> list[Chain]:

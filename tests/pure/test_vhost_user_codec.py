@@ -370,4 +370,4 @@ def test_the_tables_of_legal_messages_name_every_state_and_only_known_messages()
     assert set(RING_LEGAL) == set(RingState)
     for legal in (*LEGAL.values(), *RING_LEGAL.values()):
         assert legal <= set(FRONTEND_MESSAGES)
-    assert LEGAL[SessionState.NEW] < LEGAL[SessionState.OWNED] | {R.SET_OWNER}
+    assert LEGAL[SessionState.NEW] < LEGAL[SessionState.FEATURES]

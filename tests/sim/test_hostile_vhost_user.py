@@ -36,7 +36,6 @@ from drivers.transports.vhost_user.payloads import (
     VringState,
 )
 from drivers.transports.vhost_user.session import PROTOCOL_FEATURES, Session
-from drivers.transports.vhost_user.states import LEGAL, SessionState
 from rings.features import mask
 from vnet.testing.blk import StubbornStore
 
@@ -296,17 +295,7 @@ async def test_what_may_not_be_said_yet_is_refused() -> None:
     async with bench_() as bench, bench.front() as front:
         assert (await front.ask(R.GET_PROTOCOL_FEATURES)).value == PROTOCOL_FEATURES
         await front.post(R.SET_PROTOCOL_FEATURES, U64(PROTOCOL_FEATURES))
-        for request_, payload in (
-            (R.SET_FEATURES, U64(front.features)),
-            (R.SET_VRING_NUM, VringState(0, 8)),
-            (R.SET_VRING_ENABLE, VringState(0, 1)),
-            (R.RESET_DEVICE, None),
-            (R.SET_STATUS, U64(1)),
-        ):
-            assert request_ not in LEGAL[SessionState.NEW]
-            assert not await front.tell(request_, payload)
-        await front.post(R.SET_OWNER)
-        assert not await front.tell(R.SET_OWNER)
+        assert not await front.tell(R.SET_STATUS, U64(11)), "there are no features"
         assert await front.share()
         assert not await front.tell(R.SET_VRING_KICK, VringFd(0), [front.rings[0].kick_fd]), "there are no features"
         assert not await front.tell(R.SET_FEATURES, U64(front.features & ~(1 << 32))), "no VERSION_1"
@@ -315,6 +304,7 @@ async def test_what_may_not_be_said_yet_is_refused() -> None:
         assert not await front.tell(R.SET_VRING_KICK, VringFd(0), [front.rings[0].kick_fd]), "there is no ring"
         assert await front.start(front.rings[0])
         assert not await front.tell(R.SET_PROTOCOL_FEATURES, U64(0))
+        assert await front.tell(R.SET_PROTOCOL_FEATURES, U64(PROTOCOL_FEATURES)), "those it has"
         assert not await front.tell(R.SET_FEATURES, U64(1 << 32))
         await front.tell(R.SET_STATUS, U64(15))
         assert (await request(front, front.rings[0], 1, 0, bytes(512)))[-1] == 0
@@ -395,13 +385,14 @@ async def test_a_ring_that_runs_is_not_moved() -> None:
 
 
 @pytest.mark.hostile("V13")
-@pytest.mark.parametrize("base", [NUM + 1, 0x8000, 0x10000, 0xFFFFFFFF])
+@pytest.mark.parametrize("base", [0x10000, 0xFFFFFFFF])
 async def test_a_ring_that_starts_where_it_can_not(base: int) -> None:
+    """Bits 16 to 31 are reserved. Any index is taken, since the ring's own used index decides."""
     async with bench_() as bench, bench.front() as front:
         await front.negotiate()
         assert await front.tell(R.SET_FEATURES, U64(front.features | 1 << F_PROTOCOL_FEATURES))
         assert await front.share()
-        assert not await front.start(front.rings[0], base)
+        assert not await front.tell(R.SET_VRING_BASE, VringState(0, base))
         assert await front.start(front.rings[0], 0)
 
 
@@ -419,7 +410,7 @@ async def test_a_ring_that_is_nowhere(shift: int) -> None:
             VringAddr(0, 0, addrs.desc, addrs.used + shift, addrs.avail),
             VringAddr(0, 0, addrs.desc, addrs.used, addrs.avail + shift),
         ):
-            assert await front.tell(R.SET_VRING_ADDR, bad)
+            assert not await front.tell(R.SET_VRING_ADDR, bad)
             assert not await front.tell(R.SET_VRING_KICK, VringFd(0), [front.rings[0].kick_fd])
         assert await front.start(front.rings[0])
 

@@ -34,8 +34,11 @@ OFF = {
 """One network device of a guest for each: what QEMU is told of it."""
 BITS = {"no_mrg": (15,), "no_offloads": (0, 1, 7, 8, 11, 12), "no_event": (28, 29)}
 """Features that the guest then must not have, and has otherwise."""
-RINGS = {"packed": ("--ring", "packed"), "pairs": ("--pairs", "2")}
-"""What the device is told of it."""
+DISKS = {"split-disk": "queue-size=128", "packed-disk": "queue-size=512,packed=on"}
+"""The disks vda and vdb. The firmware makes rings of 256 descriptors at most, and split ones."""
+DISK = pytest.mark.parametrize("disk", DISKS)
+RINGS = {"packed": ("--ring", "packed"), "pairs": ("--pairs", "2"), "packed-disk": ("--ring", "packed")}
+"""Options of the device's back end."""
 CPUS = 2
 """A guest uses no more pairs of queues than it has of them."""
 
@@ -45,9 +48,6 @@ class Machine:
 
     def __init__(self, kernel: GuestKernel, folder: Path, netns: str) -> None:
         self.folder, self.netns, self.stack = folder, netns, ExitStack()
-        self.image = folder / "disk.img"
-        self.image.touch()
-        os.truncate(self.image, 64 << 20)
         self.serve: dict[str, Serve] = {}
         try:
             devices = []
@@ -62,8 +62,12 @@ class Machine:
                         f"virtio-net-pci,netdev={name},mac=52:54:00:00:00:{index:02x},vectors=0,{off}".rstrip(","),
                     ),
                 ]
-            self.add("disk", "blk", "--file", str(self.image), "--serial", "hashed")
-            devices += ["-device", "vhost-user-blk-pci,chardev=c-disk,num-queues=1"]
+            for name, options in DISKS.items():
+                image = folder / f"{name}.img"
+                image.touch()
+                os.truncate(image, 64 << 20)
+                self.add(name, "blk", "--file", str(image), "--serial", name, *RINGS.get(name, ()))
+                devices += ["-device", f"vhost-user-blk-pci,chardev=c-{name},num-queues=1,{options}"]
             self.add("rng", "entropy")
             devices += ["-device", "vhost-user-rng-pci,chardev=c-rng,vectors=0"]
             # QEMU does not wait for a connection of its rng device that it makes again by itself.
@@ -215,39 +219,59 @@ def test_a_link_that_goes_and_comes(machine: Machine) -> None:
     guest.run("ping -c 3 -i 0.2 -W 5 198.18.0.1")
 
 
-def test_a_network_whose_back_end_is_started_anew_goes_on(machine: Machine) -> None:
-    machine.serve["no_mrg"].end(signal.SIGKILL)
-    machine.serve["no_mrg"].start()
-    machine.guest.run("for i in 1 2 3 4 5 6 7 8 9 10; do ping -c 1 -W 2 198.18.1.1 && break; done")
-    machine.guest.run("ping -c 3 -i 0.2 -W 5 198.18.1.1")
+@pytest.mark.parametrize("name", ["no_mrg", "packed"])
+def test_a_network_whose_back_end_is_started_anew_goes_on(machine: Machine, name: str) -> None:
+    address = f"198.18.{list(OFF).index(name)}.1"
+    machine.serve[name].end(signal.SIGKILL)
+    machine.serve[name].start()
+    machine.guest.run(f"for i in 1 2 3 4 5 6 7 8 9 10; do ping -c 1 -W 2 {address} && break; done")
+    machine.guest.run(f"ping -c 3 -i 0.2 -W 5 {address}")
 
 
-def test_a_file_system_on_a_disk(machine: Machine) -> None:
+def device(disk: str) -> str:
+    return f"vd{'ab'[list(DISKS).index(disk)]}"
+
+
+def mount(disk: str) -> str:
+    return f"mount -t ext4 /dev/{device(disk)} /mnt"
+
+
+@DISK
+def test_a_file_system_on_a_disk(machine: Machine, disk: str) -> None:
     guest = machine.guest
-    assert guest.run("cat /sys/block/vda/serial").strip() == "hashed"
-    guest.run("mke2fs /dev/vda >/dev/null 2>&1 && mount -t ext4 /dev/vda /mnt")
+    assert "closed" not in machine.serve[disk].said, "the firmware's rings were good, too"
+    assert guest.run(f"cat /sys/block/{device(disk)}/serial").strip() == disk
+    packed = guest.run(f"cat /sys/block/{device(disk)}/device/features").strip()[34]
+    assert packed == str(int(disk == "packed-disk"))
+    guest.run(f"mke2fs /dev/{device(disk)} >/dev/null 2>&1 && {mount(disk)}")
     guest.run("dd if=/dev/urandom of=/mnt/a bs=1M count=16 2>/dev/null && sync")
     before = guest.run("sha256sum /mnt/a")
-    guest.run("umount /mnt && echo 3 > /proc/sys/vm/drop_caches && mount -t ext4 /dev/vda /mnt")
+    guest.run(f"umount /mnt && echo 3 > /proc/sys/vm/drop_caches && {mount(disk)}")
     assert guest.run("sha256sum /mnt/a") == before
+    guest.run("umount /mnt")
 
 
 @pytest.mark.hostile("C01")
+@DISK
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
-def test_a_disk_whose_back_end_is_started_anew_with_requests_under_way(machine: Machine, number: int) -> None:
+def test_a_disk_whose_back_end_is_started_anew_with_requests_under_way(
+    machine: Machine, number: int, disk: str
+) -> None:
     guest = machine.guest
+    guest.run(mount(disk))
     guest.send(
         "sh -c 'for i in 1 2 3 4; do dd if=/dev/urandom of=/mnt/b$i bs=64k count=64 oflag=direct 2>/dev/null || exit 1;"
         " done; sha256sum /mnt/b*'"
     )
     for pause in (0.2, 0.5, 0.3):
         time.sleep(pause)
-        machine.serve["disk"].end(number)
-        machine.serve["disk"].start()
+        machine.serve[disk].end(number)
+        machine.serve[disk].start()
     written = guest.result()
-    guest.run("sync; umount /mnt; echo 3 > /proc/sys/vm/drop_caches; mount -t ext4 /dev/vda /mnt")
+    guest.run(f"sync; umount /mnt; echo 3 > /proc/sys/vm/drop_caches; {mount(disk)}")
     assert guest.run("sha256sum /mnt/b*") == written
     assert "I/O error" not in guest.run("dmesg")
+    guest.run("umount /mnt")
 
 
 def test_entropy_from_a_device_in_a_file_of_its_own(machine: Machine) -> None:
@@ -259,17 +283,18 @@ def test_entropy_from_a_device_in_a_file_of_its_own(machine: Machine) -> None:
 
 def test_drivers_that_let_go_and_come_back(machine: Machine) -> None:
     guest = machine.guest
-    guest.run("umount /mnt; cd /sys/bus/virtio/drivers; d=$(ls virtio_blk | grep virtio); echo $d > virtio_blk/unbind")
-    guest.run(
-        "cd /sys/bus/virtio/drivers; echo $d > virtio_blk/bind; cd /; mount -t ext4 /dev/vda /mnt; sha256sum /mnt/a"
-    )
-    guest.run("umount /mnt")
+    guest.run("cd /sys/bus/virtio/drivers/virtio_blk; d=$(ls | grep virtio); for i in $d; do echo $i > unbind; done")
+    guest.run("for i in $d; do echo $i > bind; done; cd /")
+    for disk in DISKS:
+        guest.run(f"{mount(disk)}; sha256sum /mnt/a; umount /mnt")
 
 
 @pytest.mark.parametrize("by", ["qemu", "the_guest_itself"])
 def test_a_reset_and_everything_is_there_again(machine: Machine, by: str) -> None:
     guest = machine.guest
-    before = guest.run("mount -t ext4 /dev/vda /mnt; sha256sum /mnt/a; sync; umount /mnt")
+    look = "; ".join(f"{mount(disk)}; sha256sum /mnt/a; sync; umount /mnt" for disk in DISKS)
+    before = guest.run(look)
+    assert before.count("/mnt/a") == len(DISKS)
     if by == "qemu":
         guest.monitor("system_reset")
     else:
@@ -278,7 +303,7 @@ def test_a_reset_and_everything_is_there_again(machine: Machine, by: str) -> Non
     machine.set_up()
     for index in range(len(OFF)):
         guest.run(f"for i in 1 2 3 4 5; do ping -c 1 -W 3 198.18.{index}.1 && break; done")
-    assert guest.run("mount -t ext4 /dev/vda /mnt; sha256sum /mnt/a; umount /mnt") == before
+    assert guest.run(look) == before
 
 
 def test_nothing_is_left_when_they_end(machine: Machine) -> None:

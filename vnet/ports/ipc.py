@@ -20,7 +20,7 @@ from vnet.memory import PAGE, full_fence
 from vnet.ports import listen
 from vnet.ports.poller import Poller
 
-__all__ = ["FileHandle", "LocalIpc", "Mapping", "UnixSocket", "connect", "socket_pair"]
+__all__ = ["FileHandle", "LocalIpc", "Mapping", "UnixSocket", "connect", "mapped_span", "socket_pair"]
 
 MAX_FDS = 253
 """What one message can carry (SCM_MAX_FD)."""
@@ -116,14 +116,26 @@ def socket_pair() -> tuple[UnixSocket, UnixSocket]:
     return UnixSocket(ours), UnixSocket(theirs)
 
 
+def mapped_span(offset: int, size: int, file_size: int, block: int) -> tuple[int, int]:
+    """The start and the bytes of a mapping with ``size`` bytes from ``offset`` of a file that has pages of ``block``.
+
+    Memory of huge pages is mapped and unmapped in whole ones only.
+    """
+    page = max(block, mmap.ALLOCATIONGRANULARITY)
+    start = offset - offset % page
+    end = min(-(-(offset + size) // page) * page, max(file_size, offset + size))
+    return start, end - start
+
+
 class Mapping:
     """`drivers.ipc.SharedMemory`: part of a file, shared."""
 
     def __init__(self, fd: int, size: int, offset: int = 0) -> None:
         """Raises OSError, ValueError."""
-        before = offset % mmap.ALLOCATIONGRANULARITY
-        self._map: mmap.mmap | None = mmap.mmap(fd, size + before, offset=offset - before)
-        self.view = memoryview(self._map)[before:]
+        found = os.fstat(fd)
+        start, length = mapped_span(offset, size, found.st_size, found.st_blksize)
+        self._map: mmap.mmap | None = mmap.mmap(fd, length, offset=start)
+        self.view = memoryview(self._map)[offset - start : offset - start + size]
 
     def close(self) -> None:
         if self._map is None:

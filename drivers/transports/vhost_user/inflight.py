@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from drivers.ipc import Handle, Ipc, SharedMemory, Unusable
 from drivers.transports.vhost_user.payloads import Inflight, Refused
-from rings.layout import MAX_NUM
-from rings.split.inflight import InflightLog, log_size
+from rings.formats import RingFormat
+from rings.queue import Vringh
 
 __all__ = ["InflightArea"]
 
 
 class InflightArea:
-    """The logs of all queues, one after the other."""
+    """The logs of all queues, one after the other, each with as many entries as the front end's largest ring.
+
+    The front end makes the area before a driver chooses the format and the sizes of its rings: a ring may be smaller
+    than the log it gets (VIRTIO 1.4 section 4.1.5.1.3).
+    """
 
     def __init__(self, shared: SharedMemory, num_queues: int, queue_size: int) -> None:
         self._shared = shared
         self._num_queues = num_queues
-        self.queue_size = queue_size
+        self._queue_size = queue_size
 
     @classmethod
-    def make(cls, ipc: Ipc, asked: Inflight, queues: int) -> tuple[Inflight, Handle]:
+    def make(cls, ipc: Ipc, asked: Inflight, queues: int, formats: Sequence[RingFormat]) -> tuple[Inflight, Handle]:
         """A new one for a front end: what to tell it, and what to pass. Raises Refused."""
-        _check(asked, queues)
-        size = log_size(asked.queue_size) * asked.num_queues
+        size = max(_sizes(asked, queues, formats))
         try:
             shared, handle = ipc.make(size)
         except Unusable as exc:
@@ -31,33 +36,42 @@ class InflightArea:
         return Inflight(size, 0, asked.num_queues, asked.queue_size), handle
 
     @classmethod
-    def take(cls, ipc: Ipc, given: Inflight, handle: Handle, queues: int) -> InflightArea:
-        """The one that a front end kept. Raises Refused."""
-        _check(given, queues)
-        size = log_size(given.queue_size) * given.num_queues
-        if given.mmap_size < size:
-            raise Refused(f"an inflight area of {given.mmap_size} bytes where {size} are needed")
+    def take(
+        cls, ipc: Ipc, given: Inflight, handle: Handle, queues: int, formats: Sequence[RingFormat]
+    ) -> InflightArea:
+        """The one that a front end kept, for rings of one of these formats. Raises Refused."""
+        sizes = _sizes(given, queues, formats)
+        if given.mmap_size < min(sizes):
+            raise Refused(f"an inflight area of {given.mmap_size} bytes where {min(sizes)} are needed")
         try:
-            shared = ipc.map(handle, size, given.mmap_offset)
+            shared = ipc.map(handle, min(given.mmap_size, max(sizes)), given.mmap_offset)
         except Unusable as exc:
             raise Refused(f"the inflight area: {exc}") from None
         return cls(shared, given.num_queues, given.queue_size)
 
-    def log(self, index: int, num: int) -> InflightLog:
-        """Of one queue; to be closed before the area is. Raises Refused where that queue has none."""
-        if index >= self._num_queues or num != self.queue_size:
+    def check(self, index: int, num: int, form: RingFormat) -> None:
+        """Raises Refused unless a ring of ``num`` descriptors has a log here."""
+        room = len(self._shared.view) // form.log_size(self._queue_size)
+        if index >= min(self._num_queues, room) or num > self._queue_size:
             raise Refused(
-                f"an inflight area of {self._num_queues} queues of {self.queue_size}, not for {index} of {num}"
+                f"ring {index} of {num} descriptors: the inflight area has room for {min(self._num_queues, room)}"
+                f" {form.name} rings of {self._queue_size}"
             )
-        size = log_size(num)
-        return InflightLog(self._shared.view[index * size : (index + 1) * size], num)
+
+    def logged(self, index: int, form: RingFormat, ring: Vringh) -> Vringh:
+        """``ring`` with its log around it; to be closed before the area is. Raises BadRing."""
+        size = form.log_size(self._queue_size)
+        return form.logged(ring, self._shared.view[index * size : (index + 1) * size], self._queue_size)
 
     def close(self) -> None:
         self._shared.close()
 
 
-def _check(area: Inflight, queues: int) -> None:
+def _sizes(area: Inflight, queues: int, formats: Sequence[RingFormat]) -> list[int]:
+    """Bytes of such an area for rings of each format. Raises Refused where there can be no such rings."""
     if not 1 <= area.num_queues <= queues:
         raise Refused(f"an inflight area for {area.num_queues} queues of a device that has {queues}")
-    if not 1 <= area.queue_size <= MAX_NUM or area.queue_size & area.queue_size - 1:
+    fitting = [form for form in formats if form.has_num(area.queue_size)]
+    if not fitting:
         raise Refused(f"an inflight area for queues of {area.queue_size} descriptors")
+    return [form.log_size(area.queue_size) * area.num_queues for form in fitting]

@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 ADDRESS_END = 1 << 64
-PAGE = 4096
 
 
 class ProtocolError(DriverError):
@@ -181,8 +180,6 @@ class MemRegion:
         for start in (region.addr, region.user_addr, region.mmap_offset):
             if start + region.size > ADDRESS_END:
                 raise Refused(f"a memory region of {region.size:#x} bytes from {start:#x} on wraps around")
-            if (start | region.size) % PAGE:
-                raise Refused(f"a memory region of {region.size:#x} bytes from {start:#x} on is not whole pages")
         return region
 
     def emit(self) -> bytes:

@@ -17,6 +17,7 @@ from drivers.transports.vhost_user.constants import (
     ONE_RING,
     RINGS_PER_UNIT,
     VRING_F_LOG,
+    ConfigFlag,
     FrontendRequest,
     ProtocolFeature,
 )
@@ -79,7 +80,6 @@ class Session:
         self._device = device
         self._trouble = trouble
         self._ipc = ipc
-        self._owned = self._chosen = False
         self._protocol_features = 0
         self._status = 0
         """As the front end set it: a device's own goes its way by itself."""
@@ -91,9 +91,7 @@ class Session:
     def state(self) -> SessionState:
         if self.rings.running:
             return SessionState.RUNNING
-        if self._chosen:
-            return SessionState.FEATURES
-        return SessionState.OWNED if self._owned else SessionState.NEW
+        return SessionState.FEATURES if self.rings.features else SessionState.NEW
 
     def agreed(self, feature: ProtocolFeature) -> bool:
         return bool(self._protocol_features >> feature & 1)
@@ -175,13 +173,13 @@ class Session:
             raise Refused("SET_FEATURES: a log of what is written was not agreed on")
         await self.rings.log(logging)
         self._run()
-        self.rings.features, self._chosen = features, True
+        self.rings.features = features
         if not payload.value >> F_PROTOCOL_FEATURES & 1:
             await self.rings.enable_all(True)
         return NOTHING
 
     async def _set_owner(self, _: Empty, __: Message) -> Answer:
-        self._owned = True
+        """A connection is a session, whether a front end says so or not."""
         return NOTHING
 
     async def _reset_owner(self, _: Empty, __: Message) -> Answer:
@@ -219,9 +217,7 @@ class Session:
 
     async def _set_vring_num(self, payload: VringState, _: Message) -> Answer:
         most = max(RING_MAX, self._device.queues[payload.index].max_num)
-        if not 1 <= payload.num <= most:
-            raise Refused(f"SET_VRING_NUM: {payload.num} descriptors, at most {most}")
-        self.rings[payload.index].num = payload.num
+        self.rings.set_num(self.rings[payload.index], payload.num, most)
         return NOTHING
 
     async def _set_vring_addr(self, payload: VringAddr, _: Message) -> Answer:
@@ -229,7 +225,7 @@ class Session:
         if payload.flags & ~(VRING_F_LOG if self.agreed(F.LOG_SHMFD) else 0):
             raise Refused(f"SET_VRING_ADDR: flags {payload.flags:#x}")
         if ring.state is RingState.STOPPED:
-            ring.addrs = payload
+            self.rings.set_addrs(ring, payload)
             return NOTHING
         assert ring.addrs is not None
         if attrs.evolve(payload, flags=ring.addrs.flags, log=ring.addrs.log) != ring.addrs:
@@ -238,7 +234,7 @@ class Session:
         return NOTHING
 
     async def _set_vring_base(self, payload: VringState, _: Message) -> Answer:
-        self.rings[payload.index].base = payload.num
+        self.rings.set_base(self.rings[payload.index], payload.num)
         return NOTHING
 
     async def _get_vring_base(self, payload: VringState, _: Message) -> Answer:
@@ -306,6 +302,8 @@ class Session:
     async def _set_protocol_features(self, payload: U64, _: Message) -> Answer:
         if strange := payload.value & ~self._offered():
             raise Refused(f"SET_PROTOCOL_FEATURES: {strange:#x} was not offered")
+        if self.state is SessionState.RUNNING and payload.value != self._protocol_features:
+            raise Refused("SET_PROTOCOL_FEATURES: others while rings run")
         self._protocol_features = payload.value
         return NOTHING
 
@@ -338,6 +336,8 @@ class Session:
 
     async def _set_config(self, payload: Config, _: Message) -> Answer:
         device, size = self._device, len(payload.data)
+        if payload.flags not in tuple(ConfigFlag):
+            raise Refused(f"SET_CONFIG: flags {payload.flags:#x}")
         if payload.offset + size > len(device.config):
             raise Refused(f"SET_CONFIG: {size} bytes at {payload.offset} of {len(device.config)}")
         device.write_config(payload.offset, payload.data)
@@ -371,14 +371,15 @@ class Session:
         return NOTHING
 
     async def _get_inflight_fd(self, payload: Inflight, _: Message) -> Answer:
-        inflight, handle = InflightArea.make(self._ipc, payload, len(self.rings))
+        inflight, handle = InflightArea.make(self._ipc, payload, len(self.rings), self.rings.formats)
         return inflight, (handle,)
 
     async def _set_inflight_fd(self, payload: Inflight, message: Message) -> Answer:
-        area = InflightArea.take(self._ipc, payload, message.handles[0], len(self.rings))
-        if self.rings.inflight is not None:
-            self.rings.inflight.close()
-        self.rings.inflight = area
+        rings = self.rings
+        area = InflightArea.take(self._ipc, payload, message.handles[0], len(rings), rings.formats)
+        if rings.inflight is not None:
+            rings.inflight.close()
+        rings.inflight = area
         return NOTHING
 
     async def _reset_device_message(self, _: Empty, __: Message) -> Answer:
@@ -389,14 +390,14 @@ class Session:
     async def _reset(self) -> None:
         await self.rings.stop_all()
         await self.rings.log(False)
-        self._chosen, self._status = False, 0
+        self.rings.features = self._status = 0
 
     async def _set_status(self, payload: U64, _: Message) -> Answer:
         if payload.value > 0xFF:
             raise Refused(f"SET_STATUS: {payload.value:#x}")
         if not payload.value:
             await self._reset()
-        elif payload.value & Status.FEATURES_OK and not self._chosen:
+        elif payload.value & Status.FEATURES_OK and not self.rings.features:
             raise Refused("SET_STATUS: FEATURES_OK without features")
         self._status = payload.value
         self._run()

@@ -1,7 +1,8 @@
 """Which message is legal when: the same tables for both halves, one refuses by them what the other must not send.
 
-A session belongs to one connection. The tables say what real front ends do (QEMU sets up eventfds and enables rings
-before features and memory, and asks for protocol features before it owns anything), and no more.
+A session belongs to one connection. The protocol prescribes hardly any order, and front ends differ: QEMU sets up
+eventfds and enables rings before features and memory; DPDK's virtio-user disables and stops rings first, when it comes
+back. Only what can't be carried out is refused.
 """
 
 from __future__ import annotations
@@ -20,12 +21,10 @@ R = FrontendRequest
 class SessionState(Enum):
     """How far a front end has come."""
 
-    NEW = "new"
-    """Connected, and nobody owns the device."""
-    OWNED = "owned"
-    """SET_OWNER came; no ring is started."""
-    FEATURES = "features"
-    """SET_FEATURES came as well."""
+    NEW = "without features"
+    """Connected; the driver's features are not known."""
+    FEATURES = "stopped"
+    """SET_FEATURES came; no ring is started."""
     RUNNING = "running"
     """At least one ring is started."""
 
@@ -37,26 +36,12 @@ class RingState(Enum):
     STARTED = "started"
 
 
-_ASKED_BEFORE_OWNED = frozenset(
-    (
-        R.GET_FEATURES,
-        R.GET_PROTOCOL_FEATURES,
-        R.SET_PROTOCOL_FEATURES,
-        R.GET_QUEUE_NUM,
-        R.GET_MAX_MEM_SLOTS,
-        R.SET_BACKEND_REQ_FD,
-        R.SET_OWNER,
-        R.GET_CONFIG,
-        R.GET_STATUS,
-    )
-)
 _EVERY = frozenset(R(request) for request in FRONTEND_MESSAGES)
-_OWNED = _EVERY - {R.SET_OWNER}
 LEGAL: Mapping[SessionState, frozenset[FrontendRequest]] = {
-    SessionState.NEW: _ASKED_BEFORE_OWNED,
-    SessionState.OWNED: _OWNED - {R.SET_VRING_KICK, R.VRING_KICK},
-    SessionState.FEATURES: _OWNED,
-    SessionState.RUNNING: _OWNED - {R.SET_PROTOCOL_FEATURES, R.SET_INFLIGHT_FD, R.SET_VRING_ENDIAN},
+    SessionState.NEW: _EVERY - {R.SET_VRING_KICK, R.VRING_KICK},
+    SessionState.FEATURES: _EVERY,
+    # Protocol features and features may be said again, as they are.
+    SessionState.RUNNING: _EVERY - {R.SET_INFLIGHT_FD, R.SET_VRING_ENDIAN},
 }
 RING_LEGAL: Mapping[RingState, frozenset[FrontendRequest]] = {
     RingState.STOPPED: _EVERY - {R.VRING_KICK},

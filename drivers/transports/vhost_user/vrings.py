@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 
@@ -11,6 +11,7 @@ import trio
 
 from drivers.ipc import Handle, Ipc, Notifier
 from drivers.pump import RECHECK
+from drivers.transports.vhost_user.bases import base_format
 from drivers.transports.vhost_user.constants import VRING_F_LOG
 from drivers.transports.vhost_user.dirty import DirtyArea, DirtyPages
 from drivers.transports.vhost_user.inflight import InflightArea
@@ -20,11 +21,11 @@ from drivers.transports.vhost_user.states import RingState
 from drivers.vhost import VhostDevice
 from rings.dirty import DirtyVringh, Range
 from rings.errors import BadRing
-from rings.formats import ring_format
+from rings.features import RingFeature
+from rings.formats import FORMATS, RingFormat, ring_format
 from rings.layout import RingAddrs
 from rings.memory import Memory
 from rings.queue import Vringh
-from rings.split.inflight import InflightLog, LoggedVringh, Resumption
 from rings.split.vringh import SplitVringh
 from rings.status import Status
 
@@ -44,7 +45,9 @@ class Ring:
     num: int = 0
     addrs: VringAddr | None = None
     base: int = 0
-    """Where to start."""
+    """Where to start, as SET_VRING_BASE says it."""
+    held: Sequence[int] = ()
+    """Heads of chains that the device had not given back when its ring was stopped all the same."""
     state: RingState = RingState.STOPPED
     enabled: bool = False
     polled: bool = False
@@ -69,7 +72,7 @@ class Vrings:
         self.memory = PeerMemory(ipc)
         self.inflight: InflightArea | None = None
         self.features = 0
-        """What the driver chose."""
+        """What the driver chose; 0 before it did, since no device works without VERSION_1."""
         self.dirty = DirtyPages()
 
     def __len__(self) -> int:
@@ -117,6 +120,42 @@ class Vrings:
             raise Refused(f"the device does not work with features {self.features:#x}")
 
     # Rings
+
+    @property
+    def formats(self) -> Sequence[RingFormat]:
+        """What rings may turn out to be: the format that the driver chose, or all that it may choose."""
+        if self.features:
+            return (ring_format(self.features),)
+        packed = self._device.device_features >> RingFeature.RING_PACKED & 1
+        return tuple(FORMATS.values()) if packed else (FORMATS["split"],)
+
+    def set_num(self, ring: Ring, num: int, most: int) -> None:
+        """Raises Refused for a size that no ring of the device can have."""
+        if not any(form.has_num(num, most) for form in self.formats):
+            names = " or ".join(form.name for form in self.formats)
+            raise Refused(f"ring {ring.index}: no {names} ring has {num} descriptors, at most {most}")
+        ring.num = num
+
+    def set_addrs(self, ring: Ring, given: VringAddr) -> None:
+        """Raises Refused for areas that are not in memory, as soon as there is any, or where no ring can be."""
+        if any(self.memory):
+            refusals = []
+            for form in self.formats:
+                try:
+                    _areas(form, ring, given, self.memory)
+                    break
+                except Refused as exc:
+                    refusals.append(exc)
+            else:
+                raise refusals[0]
+        ring.addrs = given
+
+    def set_base(self, ring: Ring, base: int) -> None:
+        """Raises Refused. A front end that repeats what it was told goes on with what the device still held."""
+        if base >> 16 and self.formats == (FORMATS["split"],):
+            raise Refused(f"ring {ring.index}: a split ring starts at {base:#x}: its index has 16 bits")
+        if base != ring.base:
+            ring.base, ring.held = base, ()
 
     async def start(self, ring: Ring) -> None:
         """Raises Refused."""
@@ -247,19 +286,7 @@ class Vrings:
         """Raises Refused."""
         if ring.addrs is None or not ring.num:
             raise Refused(f"ring {ring.index} has no addresses or no size yet")
-        form = ring_format(self.features)
-        if not form.has_num(ring.num):
-            raise Refused(f"ring {ring.index}: no {form.name} ring has {ring.num} descriptors")
-        desc, avail, used = form.sizes(ring.num)
-        addrs = RingAddrs(
-            memory.translate(ring.addrs.desc, desc),
-            memory.translate(ring.addrs.avail, avail),
-            memory.translate(ring.addrs.used, used),
-        )
-        for start, align in zip(attrs.astuple(addrs), form.align, strict=True):
-            if start % align:
-                raise Refused(f"ring {ring.index}: an area at {start:#x} is not aligned to {align} bytes")
-        return addrs
+        return _areas(ring_format(self.features), ring, ring.addrs, memory)
 
     def _ranges(self, memory: PeerMemory) -> Iterator[Range]:
         """All that may have to be logged. Raises Refused where a started ring is not in ``memory``."""
@@ -278,33 +305,19 @@ class Vrings:
             yield from (area for area, written in zip(areas, form.written, strict=True) if written)
 
     def _logged(self, resumed: Callable[[Vringh], Vringh] | None, written: list[Range], ring: Vringh) -> Vringh:
-        """Around a ring, outside of what else is."""
+        """Put the dirty log around a ring, outside of the inflight log."""
         assert self.dirty.log is not None
         ring = ring if resumed is None else resumed(ring)
         return DirtyVringh(ring, self.dirty.log, self.memory.recorder, written)
 
     def _resumption(self, ring: Ring, addrs: RingAddrs) -> tuple[int, Callable[[Vringh], Vringh] | None]:
-        """Where the ring is taken up, and what is put around it. Raises Refused."""
-        if ring_format(self.features).name == "packed":
-            if self.inflight is not None:
-                raise Refused("an inflight area is only understood for split rings")
-            if ring.base >> 16 not in (0, ring.base & 0xFFFF):
-                raise Refused(f"ring {ring.index} starts at {ring.base:#x}, with buffers in flight")
-            return ring.base & 0xFFFF, None
-        used = int.from_bytes(self.memory.memory.view(addrs.device, 4)[2:], "little")
-        if ring.base > 0xFFFF:
-            raise Refused(f"ring {ring.index} starts at {ring.base:#x}")
+        """The position that the device uses next, and what takes again the chains in flight. Raises Refused."""
+        form = ring_format(self.features)
+        place = base_format(form).place(ring.base, ring.num, self.memory.memory, addrs)
         if self.inflight is not None:
-            log = self.inflight.log(ring.index, ring.num)
-            try:
-                found = log.recover(used)
-            except BadRing as exc:
-                log.close()
-                raise Refused(f"ring {ring.index}: {exc}") from None
-            return used + len(found.again) & 0xFFFF, partial(_noted, log, found)
-        if ring.base - used & 0xFFFF > ring.num:
-            raise Refused(f"ring {ring.index} starts at {ring.base}, and {used} buffers of it are used")
-        return ring.base, None if used == ring.base else partial(_resumed, used)
+            self.inflight.check(ring.index, ring.num, form)
+            return place, partial(self.inflight.logged, ring.index, form)
+        return place, partial(_resumed, ring.held) if ring.held else None
 
     async def _quiesce(self, ring: Ring) -> None:
         """Take nothing more from a ring, wait for what was taken, and remember where it stands."""
@@ -312,18 +325,28 @@ class Vrings:
         with trio.move_on_after(DRAIN):
             await queue.drain()
         if queue.ring is not None:
-            base = queue.ring.state().avail
-            # Of a packed ring both places are told, and after a drain they are the same.
-            ring.base = base | base << 16 if ring_format(self.features).name == "packed" else base
+            state = queue.ring.state()
+            ring.base = base_format(ring_format(self.features)).emit(state.avail, state.used)
+            ring.held = queue.ring.held()
         self._device.disable_queue(ring.index)
 
 
-def _noted(log: InflightLog, found: Resumption, ring: Vringh) -> Vringh:
-    assert isinstance(ring, SplitVringh)
-    return LoggedVringh(ring, log, found)
+def _areas(form: RingFormat, ring: Ring, given: VringAddr, memory: PeerMemory) -> RingAddrs:
+    """Where the areas of a ring are by the driver's addresses. Raises Refused where no such ring can be."""
+    num = ring.num or 1
+    desc, avail, used = form.sizes(num)
+    addrs = RingAddrs(
+        memory.translate(given.desc, desc), memory.translate(given.avail, avail), memory.translate(given.used, used)
+    )
+    try:
+        form.check(num, addrs)
+    except BadRing as exc:
+        raise Refused(f"ring {ring.index}: {exc}") from None
+    return addrs
 
 
-def _resumed(used: int, ring: Vringh) -> Vringh:
-    assert isinstance(ring, SplitVringh)
-    ring.resume(used, ())
+def _resumed(held: Sequence[int], ring: Vringh) -> Vringh:
+    """Have a split ring take chains again; a packed one finds those that it still has at the place where it starts."""
+    if isinstance(ring, SplitVringh):
+        ring.resume(held)
     return ring

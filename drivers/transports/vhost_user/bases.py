@@ -1,0 +1,54 @@
+"""A ring's place as SET_VRING_BASE and GET_VRING_BASE say it, which is another number for each ring format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from drivers.transports.vhost_user.payloads import Refused
+from rings.formats import RingFormat
+from rings.layout import DESC_SIZE, RingAddrs
+from rings.memory import Memory
+from rings.packed.place import used_next
+from rings.packed.ring import FIRST_LAP
+
+__all__ = ["BaseFormat", "base_format"]
+
+HALF = 16
+
+
+@attrs.frozen
+class BaseFormat:
+    emit: Callable[[int, int], int]
+    """The number for a device that takes next at the first position, and uses next at the second."""
+    place: Callable[[int, int, Memory, RingAddrs], int]
+    """Where a ring of so many descriptors goes on that starts with this number: the position that the device uses next,
+    since the chains that another device did not give back have to be taken again. Raises Refused for no number at all.
+
+    The ring decides: after a crash of the back end, front ends repeat an old number, or say 0 or the available index.
+    """
+
+
+def _split_place(base: int, num: int, memory: Memory, addrs: RingAddrs) -> int:
+    if base >> HALF:
+        raise Refused(f"a split ring starts at {base:#x}: only the lower 16 bits are an index")
+    return int.from_bytes(memory.view(addrs.device, 4)[2:], "little")
+
+
+def _packed_place(base: int, num: int, memory: Memory, addrs: RingAddrs) -> int:
+    lower, upper = base & 0xFFFF, base >> HALF
+    # Front ends that know one position only leave the upper half 0.
+    told = upper if upper or lower < FIRST_LAP else lower
+    words = memory.view(addrs.desc, num * DESC_SIZE).cast("H")
+    return used_next(words[7::8].tolist(), told)
+
+
+_FORMATS: Mapping[str, BaseFormat] = {
+    "split": BaseFormat(lambda avail, used: avail, _split_place),
+    "packed": BaseFormat(lambda avail, used: avail | used << HALF, _packed_place),
+}
+
+
+def base_format(form: RingFormat) -> BaseFormat:
+    return _FORMATS[form.name]
