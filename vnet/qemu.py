@@ -19,6 +19,7 @@ __all__ = ["PROGRAM", "Version", "arguments", "describe", "qemu_version", "recon
 
 PROGRAM = "qemu-system-x86_64"
 Version = tuple[int, int]
+OLDEST: Version = (7, 2)
 RECONNECT_MS: Version = (9, 2)
 """The first version that takes ``reconnect-ms``; ``reconnect``, in seconds, went with version 10."""
 PATIENCE = 10.0
@@ -46,7 +47,7 @@ def reconnect(version: Version | None) -> str:
 def describe(version: Version | None) -> str:
     """What the arguments are for."""
     if version is None:
-        return f"For QEMU: (from {'.'.join(map(str, RECONNECT_MS))} on; before that, {reconnect((0, 0))} at the socket)"
+        return f"For QEMU: (from {'.'.join(map(str, RECONNECT_MS))} on; before that, {reconnect(OLDEST)} at the socket)"
     return "For QEMU:"
 
 
@@ -60,18 +61,21 @@ class FrontEnd:
     """The property for the number of queues: by default QEMU wants one for each processor of the guest."""
     size: str | None = None
     """The property for the descriptors of a queue."""
-    waits: bool = False
-    """Whether QEMU connects again to a back end that is away."""
+    returns: Version | None = None
+    """The first version that connects again to a back end that was away; None if none does."""
 
 
 FRONT_ENDS: Mapping[int, FrontEnd] = {
-    DeviceId.NET: FrontEnd("virtio-net-pci,netdev=n0,disable-legacy=on", waits=True),
+    DeviceId.NET: FrontEnd("virtio-net-pci,netdev=n0,disable-legacy=on", returns=OLDEST),
     DeviceId.BLOCK: FrontEnd(
-        "vhost-user-blk-pci,chardev=c0,disable-legacy=on", queues="num-queues", size="queue-size", waits=True
+        "vhost-user-blk-pci,chardev=c0,disable-legacy=on", queues="num-queues", size="queue-size", returns=OLDEST
     ),
     DeviceId.ENTROPY: FrontEnd("vhost-user-rng-pci,chardev=c0"),
     DeviceId.SCSI: FrontEnd(
-        "vhost-user-scsi-pci,chardev=c0,disable-legacy=on", queues="num_queues", size="virtqueue_size"
+        "vhost-user-scsi-pci,chardev=c0,disable-legacy=on",
+        queues="num_queues",
+        size="virtqueue_size",
+        returns=RECONNECT_MS,
     ),
 }
 """By virtio device id. A transitional device is switched to its modern half, since firmware takes the legacy one."""
@@ -101,7 +105,7 @@ def arguments(spec: DeviceSpec, path: Path, version: Version | None, *, connect:
     socket = f"socket,id=c0,path={str(path).replace(',', ',,')}"
     if connect:
         socket += ",server=on"
-    elif front.waits:
+    elif front.returns is not None and (version is None or version >= front.returns):
         socket += f",{reconnect(version)}"
     words = ["-chardev", socket]
     if isinstance(spec, NetSpec):

@@ -89,6 +89,9 @@ def test_qemu_is_told_of_queues_their_size_and_the_mtu() -> None:
 def test_qemu_is_told_to_connect_again_as_its_version_takes_it(version: Version | None, option: str) -> None:
     for kind in ("net", "blk"):
         assert f"-chardev socket,id=x,path=/run/s,{option}" in exported(kind, "/run/s", version=version)
+    again = f",{option}" if option == "reconnect-ms=1000" else ""  # older versions exit if a SCSI host goes away
+    assert f"-chardev socket,id=x,path=/run/s{again}" in exported("scsi", "/run/s", version=version)
+    assert "-chardev socket,id=x,path=/run/s,server=on" in exported("blk", "/run/s", True, version)
 
 
 def test_without_a_version_the_hint_says_which_one_it_is_for() -> None:

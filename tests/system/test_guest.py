@@ -17,6 +17,8 @@ import pytest
 from guest import Guest, GuestKernel, Serve, guest_kernel
 from machine import RequireTool, ip
 
+from vnet.qemu import qemu_version, reconnect
+
 __all__ = ["guest_kernel"]
 
 pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(600)]
@@ -71,8 +73,9 @@ class Machine:
             self.add("rng", "entropy")
             devices += ["-device", "vhost-user-rng-pci,chardev=c-rng,vectors=0"]
             # QEMU does not wait for a connection of its rng device that it makes again by itself.
+            again = f",{reconnect(qemu_version())}"
             chardevs = [
-                f"socket,id=c-{name},path={serve.socket}" + (",reconnect=1" if name != "rng" else "")
+                f"socket,id=c-{name},path={serve.socket}" + (again if name != "rng" else "")
                 for name, serve in self.serve.items()
             ]
             arguments = [word for chardev in chardevs for word in ("-chardev", chardev)]

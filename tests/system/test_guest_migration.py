@@ -15,6 +15,8 @@ import pytest
 from guest import Guest, GuestKernel, Serve, guest_kernel
 from machine import MakeNetns, RequireTool, ip
 
+from vnet.qemu import qemu_version, reconnect
+
 __all__ = ["guest_kernel"]
 
 pytestmark = [pytest.mark.usefixtures("privileged", "no_leaks"), pytest.mark.timeout(600)]
@@ -62,7 +64,7 @@ class Place:
 
 
 def _chardev(serve: Serve) -> str:
-    return f"socket,id=c-{serve.name},path={serve.socket},reconnect=1"
+    return f"socket,id=c-{serve.name},path={serve.socket},{reconnect(qemu_version())}"
 
 
 @pytest.fixture
