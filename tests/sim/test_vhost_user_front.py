@@ -442,6 +442,8 @@ async def test_a_back_end_tells_that_its_configuration_changed_and_nothing_else(
             bad = await say(emit(strange, VringState(0, 0), need_reply=True))
             assert bad == ack(strange, good=False)
         assert virtio.restarts == 0
+        refused = [why for why in virtio.failures if why.startswith("refused: ")]
+        assert len(refused) == 2, "each of them is noted, since the back end may keep it to itself"
         for garbage in (
             emit(BackendRequest.VRING_CALL, VringState(0, 0)),
             emit(BackendRequest.CONFIG_CHANGE_MSG, U64(0)),

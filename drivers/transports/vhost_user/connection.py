@@ -62,10 +62,10 @@ class Connection:
             self.end(reason)
             ended()
 
-    async def overhear(self, channel: FdSocket, changed: Callable[[], None]) -> None:
-        """Take what the back end says of its own accord, on a ``channel`` that is closed at the end (see `listen`)."""
+    async def overhear(self, channel: FdSocket, changed: Callable[[], None], refused: Callable[[str], None]) -> None:
+        """Serve what the back end asks on a ``channel``, which is closed at the end (see `listen`)."""
         try:
-            await listen(channel, changed)
+            await listen(channel, changed, refused)
         except DriverError as exc:
             self.end(f"on the back end's channel: {exc}")
         finally:
@@ -148,10 +148,12 @@ class Connection:
             raise TransportLost(f"{self.name}: {self.reason}")
 
 
-async def listen(socket: FdSocket, changed: Callable[[], None]) -> None:
-    """Take what a back end sends of its own accord, until it hangs up; ``changed`` hears of its configuration.
+async def listen(
+    socket: FdSocket, changed: Callable[[], None], refused: Callable[[str], None] = lambda why: None
+) -> None:
+    """Serve what a back end sends of its own accord, until it hangs up. Raises ProtocolError, TransportLost.
 
-    Raises ProtocolError, TransportLost.
+    ``changed`` is called when its configuration changed, ``refused`` with the reason of a refusal that is acknowledged.
     """
     assembler = Assembler(BACKEND_MESSAGES)
     try:
@@ -162,9 +164,10 @@ async def listen(socket: FdSocket, changed: Callable[[], None]) -> None:
                 if message.request != BackendRequest.CONFIG_CHANGE_MSG:
                     raise Refused(f"message {message.request}: this was not agreed on")
                 changed()
-            except Refused:
+            except Refused as exc:
                 if not message.need_reply:
                     raise
+                refused(str(exc))
                 good = False
             finally:
                 message.close()

@@ -95,7 +95,7 @@ class VhostUserFront:
                 try:
                     channel = await self._introduce(connection)
                     if channel is not None:
-                        nursery.start_soon(connection.overhear, channel, self._config_changed)
+                        nursery.start_soon(connection.overhear, channel, self._config_changed, self._refused)
                     self._connection = connection
                     self._show()
                 except (ProbeError, TransportLost, Unusable) as exc:
@@ -168,6 +168,11 @@ class VhostUserFront:
         self._generation += 1
         if self._device is not None:
             self._device.interrupt()
+
+    def _refused(self, why: str) -> None:
+        """Note what the back end asked in vain, once."""
+        if self._device is not None and (text := f"refused: {why}") not in self._device.failures:
+            self._device.failures.append(text)
 
     # ConfigOps: status and features
 
