@@ -6,7 +6,7 @@ and only note that something happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
@@ -372,6 +372,10 @@ class Ntb(Protocol):
     def spad_count(self) -> int: ...
 
     def spad_read(self, index: int) -> int: ...
+
+    @property
+    def spads(self) -> Mapping[int, int]:
+        """This host's scratchpads as they were last read or written here: looking at them is no access."""
 
     def spad_write(self, index: int, value: int) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -109,6 +110,7 @@ class NtbEpf:
         self.vendor_id, self.device_id = function.vendor_id, function.device_id
         self._function = function
         self._events: NtbEvents | None = None
+        self._known_spads: dict[int, int] = {}
         self._enabled = False
         self._up = False
         self._epoch = 0
@@ -236,10 +238,17 @@ class NtbEpf:
 
     # Scratchpads
 
+    @property
+    def spads(self) -> Mapping[int, int]:
+        return self._known_spads
+
     def spad_read(self, index: int) -> int:
-        return self._function.bar_read(Bar.CONFIG, self._spads + 4 * self._spad(index), 4)
+        value = self._function.bar_read(Bar.CONFIG, self._spads + 4 * self._spad(index), 4)
+        self._known_spads[index] = value
+        return value
 
     def spad_write(self, index: int, value: int) -> None:
+        self._known_spads[index] = value & NOBODY
         self._function.bar_write(Bar.CONFIG, self._spads + 4 * self._spad(index), 4, value & NOBODY)
 
     def peer_spad_read(self, index: int) -> int:

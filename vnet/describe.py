@@ -89,6 +89,7 @@ def describe(world: World) -> dict[str, object]:
                 "root": spec.root,
                 "endpoint": spec.endpoint,
                 **attrs.asdict(world.links[name].statistics()),
+                "trace": attrs.asdict(world.traces[name].statistics()) if name in world.traces else None,
             }
             for name, spec in world.topology.links.items()
         },

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from vnet.pcie.ntb import NtbFunction
 from vnet.ports.ipc import LocalIpc
 from vnet.ports.memory import MemoryPort
 from vnet.ports.poller import Poller
+from vnet.ports.trace_file import TraceFile
 from vnet.ports.watch import Watches, open_watches
 from vnet.spec import MIB, DeviceSpec, PeerSpec
 from vnet.topology import Topology
@@ -110,6 +111,8 @@ class World:
         self.links: dict[str, Link] = {}
         self.buses: dict[str, int] = {}
         """By link: the bus number at its root complex."""
+        self.traces: dict[str, TraceFile] = {}
+        """By link."""
         self.ntbs: dict[str, NtbFunction] = {}
         self.devices: dict[str, Device] = {}
         self.poller = Poller()
@@ -254,7 +257,9 @@ async def open_world(
             world.hosts[host_name] = Host(host_name, host_spec.memory * MIB)
             stack.callback(world.hosts[host_name].close)
         for link_name, link_spec in topology.links.items():
-            sink = stack.enter_context(_trace(link_name, link_spec.trace)) if link_spec.trace is not None else None
+            if link_spec.trace is not None:
+                world.traces[link_name] = stack.enter_context(_trace(link_name, link_spec.trace, report))
+            sink = world.traces[link_name].write if link_name in world.traces else None
             link = build_link(link_name, link_spec, partial(_register, world, link_name), sink)
             world.links[link_name] = link
             world.buses[link_name] = world.hosts[link_spec.root].rc.attach(link)
@@ -313,15 +318,12 @@ def _register(world: World, link: str, addr: int) -> str | None:
     return None
 
 
-@contextmanager
-def _trace(link: str, path: str) -> Iterator[Callable[[str], object]]:
-    """What takes the lines of a trace. Raises ConfigError where that file can't be written."""
+def _trace(link: str, path: str, report: Callable[[str], None]) -> AbstractContextManager[TraceFile]:
+    """Open the file for the trace of ``link``. Raises ConfigError where that can't be written."""
     try:
-        Path(path).write_bytes(b"")
+        return closing(TraceFile(path, lambda trouble: report(f"links.{link}.trace: {trouble}")))
     except OSError as exc:
         raise ConfigError("topology", f"links.{link}.trace", path, exc.strerror or str(exc)) from None
-    with Path(path).open("a", encoding="utf-8") as file:
-        yield lambda line: file.write(f"{line}\n")
 
 
 def _mediate(

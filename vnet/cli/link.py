@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 import trio
 
@@ -22,8 +24,12 @@ def command(name: str, move: str, link: str | None) -> None:
 
 
 async def _set(name: str, link: str | None, up: bool) -> None:
-    found = await ask(name, "query-vnet")
-    assert isinstance(found, dict)
-    for each in found["links"] if link is None else (link,):
+    for each in await _all_links(name) if link is None else (link,):
         await ask(name, "link-set", {"name": each, "up": up})
         click.echo(f"{each} is {'up' if up else 'down'}")
+
+
+async def _all_links(name: str) -> Iterable[str]:
+    found = await ask(name, "query-vnet")
+    assert isinstance(found, dict)
+    return tuple(found["links"])

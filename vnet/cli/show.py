@@ -112,6 +112,10 @@ def _link(name: str, link: Plain) -> Iterator[str]:
             yield f"    {direction}: {_counts(carried['tlps'])}; {sums}"
     if link.get("faults"):
         yield f"  faults: {_counts(link['faults'])}"
+    trace = link.get("trace")
+    if trace is not None:
+        stopped = f"; it ended: {trace['error']}, {trace['lost']} lines lost" if trace["error"] else ""
+        yield f"  trace {trace['path']}: {trace['lines']} lines{stopped}"
 
 
 def _ntb(name: str, ntb: Plain) -> Iterator[str]:

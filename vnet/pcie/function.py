@@ -56,6 +56,8 @@ class PciFunctionHandle:
         self._gone = False
         self._online = False
         self._bars: dict[int, Bar] = {}
+        self._capabilities: tuple[tuple[int, int], ...] = ()
+        """As enumeration found them."""
         self._events: LinkEvents | None = None
         self._table: tuple[int, int] = (0, 0)
         """BAR and offset of the MSI-X table, while MSI-X is on."""
@@ -194,7 +196,7 @@ class PciFunctionHandle:
         return True
 
     def describe(self) -> dict[str, object]:
-        """Identity, BARs, capabilities and interrupts as plain data."""
+        """Identity, BARs, capabilities and interrupts as plain data, from what is known: the link carries nothing."""
         return {
             "name": self.name,
             "vendor": self.vendor_id,
@@ -203,7 +205,7 @@ class PciFunctionHandle:
             "bars": [{"bar": b.index, "address": b.address, "size": b.size} for b in self._bars.values()],
             "capabilities": [
                 {"offset": at, "id": cap_id, "name": CAP_NAMES.get(cap_id, "unknown")}
-                for at, cap_id in self.capabilities()
+                for at, cap_id in self._capabilities
             ],
             "vectors": sorted(self._vectors),
             "intx": self._intx_asserted,
@@ -240,6 +242,7 @@ class PciFunctionHandle:
             else:
                 self._write_bar(bar, 0)
             bar += 2
+        self._capabilities = self.capabilities()
         self._start()
         self._online = True
 

@@ -97,12 +97,12 @@ class NtbVhost(NtbEnd):
         """The NTB's bus runs `attach`."""
 
     def registers(self) -> dict[str, int]:
-        """Its scratchpads, those of the configuration as far as there is one."""
+        """Its scratchpads as it knows them, those of the configuration as far as there is one."""
         if self._ntb is None:
             return {}
         end = Spad.CONFIG + len(self._shown)
         named = ((spad, name) for spad, name in spad_names().items() if not end <= spad < Spad.MAGIC)
-        return {name.lower(): self._ntb.spad_read(spad) for spad, name in named}
+        return {name.lower(): self._ntb.spads.get(spad, 0) for spad, name in named}
 
     # NtbClient
 

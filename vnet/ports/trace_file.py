@@ -1,0 +1,67 @@
+"""The file that a link's trace is written to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import attrs
+
+__all__ = ["TraceFile", "TraceStatistics"]
+
+BUFFER = 8 << 10
+"""Bytes of lines that are written together."""
+
+
+@attrs.frozen
+class TraceStatistics:
+    """Figures of a trace."""
+
+    path: str
+    lines: int
+    """Lines that the file took, or that wait in the buffer."""
+    lost: int
+    """Lines that it did not take."""
+    error: str
+    """Why it takes no more; empty while it does."""
+
+
+class TraceFile:
+    """Takes lines. A file that can't be written any more is reported once; its link goes on without a trace."""
+
+    def __init__(self, path: str, report: Callable[[str], None]) -> None:
+        """Empties the file. Raises OSError, also for a FIFO that no process reads."""
+        self._path = path
+        self._report = report
+        # Nothing waits for a reader: that would stop the whole process.
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NONBLOCK, 0o666)
+        self._buffer = bytearray()
+        self._lines = self._lost = 0
+        self._error = ""
+
+    def write(self, line: str) -> None:
+        if self._error:
+            self._lost += 1
+            return
+        self._lines += 1
+        self._buffer += line.encode() + b"\n"
+        if len(self._buffer) >= BUFFER:
+            self._flush()
+
+    def statistics(self) -> TraceStatistics:
+        return TraceStatistics(self._path, self._lines, self._lost, self._error)
+
+    def close(self) -> None:
+        self._flush()
+        os.close(self._fd)
+
+    def _flush(self) -> None:
+        try:
+            while self._buffer:
+                del self._buffer[: os.write(self._fd, self._buffer)]
+        except OSError as exc:
+            waiting = self._buffer.count(b"\n")
+            self._buffer.clear()
+            self._lines, self._lost = self._lines - waiting, self._lost + waiting
+            self._error = exc.strerror or str(exc)
+            self._report(f"{self._path}: {self._error}; the link goes on without a trace")
