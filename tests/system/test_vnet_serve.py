@@ -36,6 +36,9 @@ HINTS = {
     "blk_queues": "serve blk --file {image} --queues 2 --queue-size 64",
     "scsi": "serve scsi --lun path={image}",
     "scsi_queues": "serve scsi --lun path={image} --queues 2 --queue-size 64",
+    "net_connect": "serve net --tap hint0 --connect",
+    "blk_connect": "serve blk --file {image} --connect",
+    "scsi_connect": "serve scsi --lun path={image} --connect",
     "entropy": f"--load {ENTROPY} serve entropy",
 }
 """Each kind of line that is printed, by the command that prints it."""
