@@ -133,6 +133,10 @@ class PacketPort(PacketQueue, Protocol):
         """Whether the outside can use it, which may be some time after it was started and has its carrier."""
 
     @property
+    def lost(self) -> str:
+        """Why it can't be used any more; empty while it can, as far as is known."""
+
+    @property
     def state(self) -> PortState:
         """What its interface wants, as far as it is known by now."""
 
@@ -145,6 +149,9 @@ class PacketPort(PacketQueue, Protocol):
 
     def set_carrier(self, up: bool) -> None:
         """Show the link state to whoever uses the interface."""
+
+    def set_link_mode(self, speed: int | None, full_duplex: bool | None) -> None:
+        """Show the speed, in Mbit/s, and the duplex mode to whoever uses the interface; None: unknown."""
 
     def set_queues(self, count: int) -> None:
         """Hand up frames from the first ``count`` queues only, and use no other any more. Raises PortGone."""

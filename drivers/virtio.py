@@ -236,12 +236,19 @@ class VirtioDevice:
         """Seconds that the bus waits before the next bring-up; 0 while the device is live."""
         self.trouble = ""
         """Why its driver can't go on, since the last bring-up."""
+        self.unplugged = ""
+        """Why nothing can use it any more, since the last bring-up: what it was plugged into is gone."""
         self.early_interrupts = 0
         self.changed = Signal()
         """Configuration, status, or reachability changed: the supervisor looks."""
         self._recheck: float | None = None
         self._last: dict[str, DriverQueue] = {}
         """By name: the last queue that the device had, which keeps its figures."""
+
+    def unplug(self, why: str) -> None:
+        """Reset it, and leave it alone until it is bound again: what it was plugged into is gone."""
+        self.unplugged = why
+        self.changed.set()
 
     def look_again(self) -> None:
         """Its interrupts can get lost on the way: from now on, look at queues and status without being told."""
@@ -301,7 +308,7 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
     Whatever it raises, the device was reset before any memory was freed that it knew of (section 3.3.1).
     """
     ops = device.ops
-    device.status, device.features, device.trouble = Status(0), 0, ""
+    device.status, device.features, device.trouble, device.unplugged = Status(0), 0, "", ""
     bound: VirtioBound | None = None
     try:
         await ops.reset()
@@ -385,7 +392,10 @@ class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
             else:
                 binding.state, binding.error, device.pause = BindState.BOUND, "", 0.0
                 began = trio.current_time()
-                device.note_restart(await _live(device, bound))
+                reason = await _live(device, bound)
+                if device.unplugged:
+                    raise ProbeError(reason)
+                device.note_restart(reason)
                 if trio.current_time() - began > longest:
                     pause = shortest
             binding.state = BindState.PROBING
@@ -429,7 +439,7 @@ async def _watch(device: VirtioDevice, bound: VirtioBound) -> str:
             status = await device.ops.get_status()
             if status == NOBODY:
                 return "the device does not answer"
-            for fault in (device.trouble, *(queue.fault for queue in device.queues)):
+            for fault in (device.unplugged, device.trouble, *(queue.fault for queue in device.queues)):
                 if fault:
                     return fault
             if status & Status.NEEDS_RESET:

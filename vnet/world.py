@@ -141,16 +141,20 @@ class World:
         return port
 
     async def wait_up(self, timeout: float = UP_TIMEOUT) -> None:
-        """Return when every device is up. Raises ProbeError, which says of one why not, after ``timeout`` seconds."""
-        with trio.move_on_after(timeout):
-            while not all(device.up for device in self.devices.values()):
-                failed = [d for d in self.devices.values() if self._failed(d)]
-                if failed:
-                    raise ProbeError(f"{failed[0].name}: {failed[0].trouble()}")
+        """Return when every device is up.
+
+        Raises ProbeError with the trouble of one, if it failed or if for ``timeout`` seconds no further device came up.
+        """
+        fewest = len(self.devices) + 1
+        with trio.move_on_after(timeout) as scope:
+            while down := [device for device in self.devices.values() if not device.up]:
+                for device in filter(self._failed, down):
+                    raise ProbeError(f"{device.name}: {device.trouble()}")
+                if len(down) < fewest:
+                    fewest, scope.deadline = len(down), trio.current_time() + timeout
                 await trio.sleep(LOOK)
             return
-        down = next(device for device in self.devices.values() if not device.up)
-        raise ProbeError(f"{down.name} is not up after {timeout:g} s: {down.trouble()}")
+        raise ProbeError(f"{down[0].name} is not up after {timeout:g} s: {down[0].trouble()}")
 
     def _failed(self, device: Device) -> bool:
         states = [device.endpoint.vhost.binding(device.vhost).state] if device.back is not None else []

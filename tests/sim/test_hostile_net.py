@@ -522,6 +522,11 @@ async def test_a_port_that_is_taken_away_stops_its_end_cleanly_and_the_device_sa
         if end == "device":
             assert pair.vhost.config[6] == 0
             assert not pair.driver_port.carrier
+        else:
+            await until(lambda: pair.rc.virtio.binding(pair.virtio).state is BindState.FAILED)
+            assert not pair.vhost.status & Status.DRIVER_OK
+            assert not pair.device_port.carrier
+        assert "the memory port was unplugged" in pair.device.trouble()
         port._gone = False
         for memory_port in (pair.driver_port, pair.device_port):
             memory_port._inbound.clear()

@@ -330,6 +330,8 @@ async def test_the_driver_reads_speed_and_duplex_and_takes_for_unknown_what_can_
             config = pair.vhost.config[:12] + speed.to_bytes(4, "little") + bytes((duplex,))
             pair.vhost.set_config(config)
             await until(lambda: (settings.speed, settings.duplex) == wanted)  # noqa: B023
+            full = {Duplex.FULL: True, Duplex.HALF: False}.get(wanted[1])
+            assert (pair.driver_port.speed, pair.driver_port.full_duplex) == (wanted[0], full)
 
 
 # A hostile driver

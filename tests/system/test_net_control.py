@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -23,7 +24,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from drivers.devices.net.device import NetPlug
 from drivers.devices.net.driver import NetSettings
 from vnet.control import COMMANDS
-from vnet.ports.netns import run_in_netns
+from vnet.ports.netns import netns_command, run_in_netns
 from vnet.topology import load, parse
 from vnet.traffic import iperf3, iperf3_server, ping
 from vnet.world import World, open_world
@@ -198,6 +199,30 @@ async def test_the_interface_of_the_driver_is_followed_and_what_is_not_for_it_is
         await world.wait_up()
         assert link(world, "rc")["address"] == OTHER
         await seen("the same address after a reset", lambda: bound.mac.hex(":") == OTHER)
+
+
+def link_mode(world: World, host: str) -> list[str]:
+    """What ethtool shows of the speed and the duplex mode."""
+    argv = netns_command(world.netns(host), ["ethtool", "vnet0"])
+    shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    return re.findall(r"(?:Speed|Duplex): (\S+)", shown)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [('speed = 40000\nduplex = "half"', ["40000Mb/s", "Half"]), ("", ["Unknown!", "Unknown!"])],
+    ids=["given", "unknown"],
+)
+@pytest.mark.parametrize("kind", ["tun", "tap"])
+async def test_ethtool_shows_the_devices_speed_and_duplex_at_both_ends(
+    require_tool: RequireTool, kind: str, given: str, shown: list[str]
+) -> None:
+    require_tool("ethtool")
+    text = ONE_PAIR.replace('"tap"', f'"{kind}"')
+    text = text.replace("speed = 25000", given).replace('duplex = "full"', "")
+    async with running(text) as world:
+        for host in ("rc", "ep"):
+            assert await trio.to_thread.run_sync(link_mode, world, host) == shown
 
 
 async def test_carrier_mtu_and_an_announcement_arrive_at_the_drivers_interface(require_tool: RequireTool) -> None:

@@ -190,7 +190,7 @@ def _port(port: Plain) -> Iterator[str]:
     where = f" {port['ifname']} in {port['netns']}" if port["netns"] else ""
     yield (
         f"port: {port['kind']}{where}, {' '.join(port['addresses']) or 'no addresses'}, "
-        f"{'live' if port['live'] else 'stopped'}"
+        f"{port['lost'] or ('live' if port['live'] else 'stopped')}"
     )
     yield (
         f"  in {port['rx_packets']} packets {port['rx_bytes']} bytes, "

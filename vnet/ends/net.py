@@ -257,6 +257,7 @@ class NetEnd:
             "ifname": self.spec.ifname if self.netns is not None else None,
             "addresses": list(self.spec.addresses),
             "live": self.port.live,
+            "lost": self.port.lost,
             "caps": attrs.asdict(self.port.caps),
             **attrs.asdict(figures, filter=attrs.filters.exclude("drops")),
             "drops": dict(figures.drops),

@@ -74,6 +74,8 @@ class MemoryPort(CountingPort):
         self.mtu: int | None = None
         self.live = False
         self.carrier = False
+        self.speed: int | None = None
+        self.full_duplex: bool | None = None
         self._capacity = capacity
         self._gone = False
         self._gso_types: frozenset[int] = frozenset()
@@ -149,6 +151,10 @@ class MemoryPort(CountingPort):
     def running(self) -> bool:
         return self.live
 
+    @property
+    def lost(self) -> str:
+        return "the memory port was unplugged" if self._gone else ""
+
     async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
         await trio.lowlevel.checkpoint()
         self._check()
@@ -165,6 +171,9 @@ class MemoryPort(CountingPort):
 
     def set_carrier(self, up: bool) -> None:
         self.carrier = up
+
+    def set_link_mode(self, speed: int | None, full_duplex: bool | None) -> None:
+        self.speed, self.full_duplex = speed, full_duplex
 
     def set_queues(self, count: int) -> None:
         self._check()
@@ -272,8 +281,8 @@ class MemoryPort(CountingPort):
             self._check()
 
     def _check(self) -> None:
-        if self._gone:
-            raise PortGone("the memory port was unplugged")
+        if self.lost:
+            raise PortGone(self.lost)
 
     def _wake(self) -> None:
         # One event for everything that can change: waiters look again, and waiting is not the hot path.

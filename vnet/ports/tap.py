@@ -21,6 +21,8 @@ ARPHRD_ETHER = 1
 class TapPort(TunTapPort):
     """Frames of a TAP interface, whose own kernel speaks ARP and neighbour discovery for itself."""
 
+    FILTERED = True
+
     def __init__(
         self,
         device: TunTapDevice,

@@ -16,15 +16,14 @@ import attrs
 import trio
 
 from drivers.errors import PortGone
-from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads, PortState, PortStatistics
+from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads, PortStatistics
 from drivers.pump import Signal
 from rings.chain import skip
 from vnet.ports.announce import announcements
 from vnet.ports.base import CountingPort, agreed, agreed_gso_types, scatter
 from vnet.ports.device import TunTapDevice
-from vnet.ports.link_table import InterfaceState
+from vnet.ports.followed import FollowedPort
 from vnet.ports.poller import Poller
-from vnet.ports.watch import Interface, Watches
 
 __all__ = ["LEAD", "TunTapPort"]
 
@@ -56,7 +55,7 @@ SEND_DROPS = {
 }
 
 
-class TunTapPort(CountingPort):
+class TunTapPort(FollowedPort):
     """One descriptor of /dev/net/tun; `TunPort` and `TapPort` say what the device carries.
 
     An interface with several queues has a descriptor, and one of these, for each. The first of them is the port, the
@@ -73,20 +72,12 @@ class TunTapPort(CountingPort):
     """Bytes of a frame, its header included, that the device does not carry as they are."""
 
     def __init__(self, device: TunTapDevice, ifname: str, lead: Self | None = None) -> None:
-        super().__init__()
+        super().__init__(ifname)
         self.lead = lead or self
         self.queues: list[Self] = [self]
-        self.state = PortState(vlans=frozenset())
         self._attached = 1
-        self.addresses: tuple[bytes, ...] = ()
-        """The interface's IP addresses, of 4 or 16 bytes; the kernel's own are among them."""
-        self.lost = ""
-        """Why it can't be used any more."""
-        self._interface: Interface | None = None
-        self._changed = trio.Event()
         self._outbox: deque[bytes] = deque()
         """Frames of the port's own making, each behind its virtio_net_hdr."""
-        self.ifname = ifname
         self._device = device
         self._fd = device.fileno()
         self._poll = select.poll()
@@ -129,43 +120,15 @@ class TunTapPort(CountingPort):
 
     @property
     def running(self) -> bool:
-        return self._live and (self._interface is None or self._interface.running)
-
-    async def follow(self, watches: Watches) -> None:
-        """Have `state` and `addresses` follow the interface, until `close`. Raises OSError."""
-        self._interface = await watches.follow(self._fd, self)
-
-    def interface_changed(self, state: InterfaceState) -> None:
-        self.ifname = state.name
-        if state.addresses != self.addresses:
-            self.addresses = state.addresses
-            self._identify(state.addresses)
-        self._set_state(PortState(state.mac, state.promisc, state.allmulti, state.vlans))
-
-    def interface_gone(self, why: str) -> None:
-        self.lost = why
-        self._set_state(self.state)
-        for queue in self.queues:
-            queue._wake()
-
-    def _set_state(self, state: PortState) -> None:
-        """Have waiters look at the state, if it is another one or the port is lost."""
-        if state != self.state or self.lost:
-            self.state = state
-            self._changed.set()
-            self._changed = trio.Event()
+        return self._live and self.interface_running
 
     async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
         """See `PacketPort.start`. The carrier is left to `set_carrier`. Raises PortGone."""
         await trio.lowlevel.checkpoint()
         self._set_offloads(offloads)
-        if self._interface is not None:
-            if mtu is not None:
-                try:
-                    self._interface.set_mtu(mtu)
-                except OSError as error:
-                    raise self._gone(error) from error
-            self._interface.refresh()
+        if mtu is not None:
+            self._set_mtu(mtu)
+        self._refresh_interface()
         if mac is not None:
             self.set_mac(mac)
         for queue in self.queues[: self._attached]:
@@ -222,8 +185,7 @@ class TunTapPort(CountingPort):
     def set_mac(self, mac: bytes) -> None:
         self._take_mac(mac)
         self._set_state(attrs.evolve(self.state, mac=mac))
-        if self._interface is not None:
-            self._interface.refresh()  # what was told of the address before is outdated
+        self._refresh_interface()  # messages from before it are outdated
         for queue in self.queues:
             queue._forget()
 
@@ -233,23 +195,10 @@ class TunTapPort(CountingPort):
     async def announce(self) -> None:
         await trio.lowlevel.checkpoint()
         self._check()
-        if self._interface is not None:
-            self._interface.refresh()
+        self._refresh_interface()
         self._outbox.extend(PLAIN_HEADER + frame for frame in announcements(self._own_mac(), self.addresses))
         self._refresh()
         self._wake()
-
-    async def wait_state(self, known: PortState) -> PortState:
-        if self._interface is not None:
-            self._interface.rereads = True
-        try:
-            while self.state == known:
-                self._check()
-                await self._changed.wait()
-        finally:
-            if self._interface is not None:
-                self._interface.rereads = False
-        return self.state
 
     def statistics(self) -> PortStatistics:
         return CountingPort.total(self.queues)
@@ -263,19 +212,20 @@ class TunTapPort(CountingPort):
                 raise
 
     def close(self) -> None:
-        """Give the descriptor back, and with it the interface. Waiters return; every later use raises PortGone."""
-        for queue in self.queues[1:]:
-            queue.close()
-        if self._interface is not None:
-            self._interface.close()
-        if self._fd >= 0:
-            self._wake()
-            if self._poller is not None:
-                self._poller.unregister(self._fd)
-            self._fd = -1
-            self._device.close()
-            self._started.set()
-            self._changed.set()
+        """Give up the descriptors, and with them the interface. Waiters return; every later use raises PortGone."""
+        if self._fd < 0:
+            return
+        for queue in self.queues:
+            queue._leave()
+        self._close_devices([queue._device.close for queue in self.queues])
+
+    def _leave(self) -> None:
+        """Use the descriptor no more."""
+        self._wake()
+        if self._poller is not None:
+            self._poller.unregister(self._fd)
+        self._fd = -1
+        self._started.set()
 
     # Data
 
@@ -381,9 +331,6 @@ class TunTapPort(CountingPort):
 
     # For subclasses
 
-    def _identify(self, addresses: tuple[bytes, ...]) -> None:
-        """The interface has these IP addresses."""
-
     def _take_mac(self, mac: bytes) -> None:
         """Take on an address. Raises PortGone."""
         raise NotImplementedError
@@ -440,12 +387,7 @@ class TunTapPort(CountingPort):
     def _check(self) -> None:
         if self._fd < 0:
             raise PortGone(f"{self.ifname} was closed")
-        if self.lost:
-            raise PortGone(self.lost)
-
-    def _gone(self, error: OSError) -> PortGone:
-        """The error to raise for one of the descriptor or of its interface."""
-        return PortGone(self.lost or f"{self.ifname} is gone: {error.strerror}")
+        super()._check()
 
     def _accepts(self, flags: int) -> bool:
         try:

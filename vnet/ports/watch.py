@@ -1,7 +1,6 @@
 """The interfaces of a system's ports, followed through renames, moves to other namespaces, and deletion.
 
-Each namespace has one netlink socket for all of its ports. Its messages are parsed; everything is read anew only after
-messages were lost. An interface is known by its descriptor, which tells today's name and namespace.
+An interface is known by its descriptor, which tells today's name and namespace.
 """
 
 from __future__ import annotations
@@ -9,9 +8,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -19,22 +17,17 @@ import attrs
 import trio
 
 from vnet.background import open_background
-from vnet.ports.link_table import InterfaceState, LinkTable
+from vnet.ports.ethtool import set_link_mode
+from vnet.ports.link_table import InterfaceState
+from vnet.ports.namespace_watch import NamespaceWatch, open_socket
 from vnet.ports.netns import run_in_namespace
-from vnet.ports.rtnetlink import GROUPS, link_request, messages
 
 __all__ = ["Follower", "Interface", "Watches", "open_watches"]
 
-NETLINK_ROUTE = 0
 TUNGETIFF, TUNGETDEVNETNS = 0x800454D2, 0x54E3
 SIOCGIFINDEX, SIOCSIFMTU = 0x8933, 0x8922
 IFNAME = struct.Struct("16s24x")
 IFREQ_NUMBER = struct.Struct("16si20x")
-DATAGRAM = 65536
-DATAGRAMS_PER_TURN, DATAGRAMS_MAX = 8, 1 << 20
-"""Datagrams read before other tasks run: some 200 links of a dump. At most: more than a socket holds."""
-REREAD_SECONDS = 0.25
-"""Interval at which promiscuity is read: the kernel raises it for a macvlan without a message."""
 ATTEMPTS = 10
 """How often an interface is looked for that is renamed or moved meanwhile."""
 
@@ -50,7 +43,7 @@ class Follower(Protocol):
 
 
 class Interface:
-    """An interface of /dev/net/tun. Raises OSError once it was deleted, or its descriptor closed."""
+    """An interface of /dev/net/tun. Its methods raise OSError once it was deleted, or its descriptor closed."""
 
     def __init__(self, watches: Watches, fd: int, follower: Follower) -> None:
         """``fd`` is any descriptor of it."""
@@ -64,6 +57,7 @@ class Interface:
         self._watch: NamespaceWatch | None = None
         """That of its namespace; None while it is looked for, and once it is gone."""
         self._index = 0
+        self._link_mode: tuple[int | None, bool | None] | None = None
         self._closed = False
 
     @property
@@ -97,6 +91,12 @@ class Interface:
         """In bytes, without the Ethernet header. Raises OSError."""
         if self._watch is not None and (self.state is None or self.state.mtu != mtu):
             fcntl.ioctl(self._watch.socket, SIOCSIFMTU, IFREQ_NUMBER.pack(self.name(), mtu))
+
+    def set_link_mode(self, speed: int | None, full_duplex: bool | None) -> None:
+        """Speed in Mbit/s, and the duplex mode; None: unknown. Raises OSError."""
+        if self._watch is not None and (speed, full_duplex) != self._link_mode:
+            set_link_mode(self._watch.socket.fileno(), self.name(), speed, full_duplex)
+            self._link_mode = speed, full_duplex
 
     def update(self, state: InterfaceState) -> None:
         """Take in what the watch found."""
@@ -136,92 +136,11 @@ class Interface:
             self._watch = None
             self._watches.close_unused()
 
-    def close(self) -> None:
-        """Follow it no more; before its descriptor is closed. Twice is harmless."""
+    def close(self, devices: Iterable[Callable[[], object]] = ()) -> None:
+        """Follow it no more, and have its ``devices`` closed when the watches end. Twice is harmless."""
         self._closed = True
         self._leave()
-
-
-class NamespaceWatch:
-    """What netlink tells of one namespace, for all interfaces that are followed there."""
-
-    def __init__(self, found: socket.socket) -> None:
-        """``found`` is a netlink socket in that namespace; `close` closes it."""
-        self.socket = found
-        self.interfaces: dict[int, Interface] = {}
-        self._table = LinkTable()
-        self._all_read = trio.Event()
-        self._send(self._table.read_all())
-
-    async def run(self) -> None:
-        """Read messages until closed."""
-        while self.socket.fileno() >= 0:
-            try:
-                await trio.lowlevel.wait_readable(self.socket)
-            except trio.ClosedResourceError:
-                return
-            self.read(DATAGRAMS_PER_TURN)
-
-    async def reread(self) -> None:
-        """Read from time to time what the kernel changes without a message, until closed."""
-        while self.socket.fileno() >= 0:
-            await trio.sleep(REREAD_SECONDS)
-            asked = b"".join(link_request(i) for i, interface in self.interfaces.items() if interface.rereads)
-            try:
-                if asked:
-                    await trio.to_thread.run_sync(self.socket.send, asked)  # the kernel may keep it waiting
-            except OSError:
-                pass  # it was closed meanwhile; or the kernel has no memory now, and is asked again
-
-    async def wait_read(self) -> None:
-        """Return once everything in the namespace was read."""
-        while not self._table.readings:
-            await self._all_read.wait()
-
-    def read(self, limit: int = DATAGRAMS_MAX) -> None:
-        """Take in what has arrived, ``limit`` datagrams at most, and tell the interfaces that changed."""
-        changed: set[int] = set()
-        readings = self._table.readings
-        for _ in range(limit):
-            try:
-                data = self.socket.recv(DATAGRAM)
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    break  # EAGAIN: that was all
-                self._send(self._table.read_all())  # messages were lost
-                continue
-            for message in messages(data):
-                indices, request = self._table.apply(message)
-                changed |= indices
-                self._send(request)
-        if self._table.readings > readings:
-            self._all_read.set()
-            changed = set(self.interfaces)
-        for index in changed & self.interfaces.keys():
-            self._update(index)
-
-    def _update(self, index: int) -> None:
-        """Tell the interface with this index what it is like."""
-        interface, state = self.interfaces[index], self._table.state(index)
-        if state is not None:
-            interface.update(state)
-        elif not self._table.reading:
-            interface.missing()
-
-    def add(self, index: int, interface: Interface) -> None:
-        """Follow the interface with this index, and tell it what it is like."""
-        self.interfaces[index] = interface
-        self.read()
-        if self.interfaces.get(index) is interface:
-            self._update(index)
-
-    def _send(self, request: bytes) -> None:
-        if request:
-            self.socket.send(request)
-
-    def close(self) -> None:
-        trio.lowlevel.notify_closing(self.socket)
-        self.socket.close()
+        self._watches.discarded.extend(devices)
 
 
 class Watches:
@@ -230,6 +149,8 @@ class Watches:
     def __init__(self, nursery: trio.Nursery, report: Callable[[str], None]) -> None:
         self.report = report
         """Takes a line for the user."""
+        self.discarded: list[Callable[[], object]] = []
+        """Close descriptors of /dev/net/tun. The kernel takes some 20 ms for each interface, or for many at a time."""
         self._nursery = nursery
         self._by_namespace: dict[tuple[int, int], NamespaceWatch] = {}
         self._lock = trio.Lock()
@@ -291,21 +212,15 @@ class Watches:
             for key in [key for key, watch in self._by_namespace.items() if not watch.interfaces]:
                 self._by_namespace.pop(key).close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Return when all descriptors are closed."""
         for watch in self._by_namespace.values():
             watch.close()
         self._by_namespace.clear()
-
-
-def open_socket() -> socket.socket:
-    """A socket in the calling thread's namespace that gets its changes. Raises OSError."""
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE)
-    try:
-        opened.bind((0, GROUPS))
-    except BaseException:
-        opened.close()
-        raise
-    return opened
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                for close in self.discarded:
+                    nursery.start_soon(trio.to_thread.run_sync, close)
 
 
 @asynccontextmanager
@@ -316,4 +231,4 @@ async def open_watches(report: Callable[[str], None] = lambda line: None) -> Asy
         try:
             yield watches
         finally:
-            watches.close()
+            await watches.close()

@@ -268,8 +268,11 @@ class BoundVhostNet:
 
     # A life, from DRIVER_OK to reset
 
-    def _gone(self, _: PortGone) -> None:
+    def _gone(self, error: PortGone) -> None:
+        """Tell the driver that the link is down."""
         self._plug.port.stop()
+        if not self._port_gone:
+            self._device.failures.append(str(error))
         self._port_gone = True
         self._show()
 
@@ -348,6 +351,7 @@ class BoundVhostNet:
         elif not port.live and not self._port_gone:
             try:
                 await port.start(mac=None, offloads=self.offloads, mtu=self._mtu)
+                port.set_link_mode(plug.speed, plug.duplex.full)
                 port.set_carrier(True)
             except PortGone as exc:
                 self._gone(exc)

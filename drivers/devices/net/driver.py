@@ -174,7 +174,9 @@ class BoundNet:
         nursery.start_soon(partial(pump, in_place=True, source=flow.source), flow)
 
     def _gone(self, error: PortGone) -> None:
+        """Give up the device: its reset takes the carrier from the port at the other end."""
         self._settings.port.stop()
+        self._device.unplug(str(error))
 
     async def run(self) -> None:
         settings, port, device = self._settings, self._settings.port, self._device
@@ -182,7 +184,8 @@ class BoundNet:
         try:
             port.set_queues(1)
             await port.start(mac=settings.wishes.mac or self._mac, offloads=offloads, mtu=self._mtu)
-        except PortGone:
+        except PortGone as exc:
+            self._gone(exc)
             return
         self.station = Station(self._control, device.features, port, self._mac, self, settings)
         settings.bound = self
@@ -231,6 +234,7 @@ class BoundNet:
             speed, duplex = await _field(device, ConfigField.SPEED), await _field(device, ConfigField.DUPLEX)
             settings.speed = speed if speed <= SPEED_MAX else None
             settings.duplex = Duplex(duplex) if duplex in tuple(Duplex) else Duplex.UNKNOWN
+        settings.port.set_link_mode(settings.speed, settings.duplex.full)
         settings.port.set_carrier(bool(status & LINK_UP))
         if status & ANNOUNCE and device.has(F.GUEST_ANNOUNCE):
             self._asked.set()

@@ -151,6 +151,11 @@ class Duplex(IntEnum):
     FULL = 1
     UNKNOWN = 0xFF
 
+    @property
+    def full(self) -> bool | None:
+        """None if it is unknown."""
+        return {Duplex.HALF: False, Duplex.FULL: True}.get(self)
+
 
 def buffer_size(*, gso: bool, mtu: int | None) -> int:
     """Bytes of a buffer that holds any frame together with its header (section 5.1.9.3.1)."""
