@@ -79,12 +79,15 @@ class MemoryTraffic:
         yield
 
     async def _ping(self, here: _End, there: _End, family: str, count: int, size: int) -> PingResult:
-        times = []
+        exchanges = []  # made before any is timed: scapy takes longer than the stack
         for sequence in range(count):
+            request = _echo(here, there, family, sequence, size, reply=False)
+            exchanges.append((request, _echo(there, here, family, sequence, size, reply=True)))
+            await trio.lowlevel.checkpoint()
+        times = []
+        for request, reply in exchanges:
             began = trio.current_time()
-            arrived = await _cross(here, there, _echo(here, there, family, sequence, size, reply=False))
-            arrived = arrived and await _cross(there, here, _echo(there, here, family, sequence, size, reply=True))
-            if arrived:
+            if await _cross(here, there, request) and await _cross(there, here, reply):
                 times.append(1000 * (trio.current_time() - began))
         if not times:
             return PingResult(count, 0, None, None, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from vnet.bench.setups import CONTESTANTS
 from vnet.bench.suites import SUITES, Asked
 from vnet.cli.bench_tables import disk_table, rpmsg_table, tables
 from vnet.cli.common import errors_in_one_line
+from vnet.cli.output import json_option, open_json
 from vnet.cli.signals import run_until_signal
 
 __all__ = ["command"]
@@ -71,9 +71,7 @@ def _list_option(
     metavar="NAME",
     help="How TCP finds its rate: cubic, reno, bbr, ... The machine's own where nothing is said.",
 )
-@click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures to this file, too."
-)
+@json_option
 @errors_in_one_line
 def command(
     suite: tuple[str, ...],
@@ -102,13 +100,13 @@ def command(
     minutes = sum(kind.duration(asked) for kind in suites.values()) / 60
     click.echo(f"{', '.join(suites)}: " + (f"about {minutes:.0f} min" if minutes >= 1 else "less than a minute"))
     figures, failures = {}, []
-    for name, kind in suites.items():
-        outcome = run_until_signal(partial(kind.run, asked, click.echo))
-        click.echo(f"\n{name}\n\n{SHOW[name](outcome)}\n")
-        figures[name] = outcome.as_dict()
-        failures += [f"{name}, {failure}" for failure in outcome.failures]
-    if json_file is not None:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    with open_json(json_file) as write:
+        for name, kind in suites.items():
+            outcome = run_until_signal(partial(kind.run, asked, click.echo))
+            click.echo(f"\n{name}\n\n{SHOW[name](outcome)}\n")
+            figures[name] = outcome.as_dict()
+            failures += [f"{name}, {failure}" for failure in outcome.failures]
+        write(figures)
     for failure in failures:
         click.echo(f"vnet: failed: {' '.join(failure.split())}", err=True)
     click.get_current_context().exit(1 if failures else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,14 @@ import click
 
 from drivers.registry import TRANSPORTS
 from vnet.cli.common import errors_in_one_line, name_option, one_line
+from vnet.cli.output import json_option, open_json
 from vnet.cli.signals import run_until_signal
 from vnet.cli.table import render
 from vnet.demo import DEMOS, Demo, DemoReport, Setting, run_demo
 from vnet.ends.net import PortKind
 from vnet.errors import PrivilegeError
 from vnet.ports.interface import check_tun
+from vnet.ports.netns import check_netns
 from vnet.state import claim
 from vnet.topology import Topology
 from vnet.traffic import Plan, Run, need_tools
@@ -49,9 +51,7 @@ __all__ = ["command"]
     help="Whether the device is the port itself, or has the endpoint's own driver behind it.",
 )
 @click.option("--seconds", type=click.IntRange(1, 3600), default=3, show_default=True, help="Length of each timed run.")
-@click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures to this file, too."
-)
+@json_option
 @name_option
 @errors_in_one_line
 def command(
@@ -59,47 +59,63 @@ def command(
 ) -> None:
     """Build two hosts and what joins them, have programs use a device across its virtqueues, and judge the result.
 
-    net: ping and iperf3; where TUN, a right, or a program is missing, the same stack runs on in-memory ports. blk:
+    net: ping and iperf3; if TUN, a right, or a program is missing, the same stack runs on in-memory ports. blk:
     nbdcopy, compared by hash, and fio. scsi and rpmsg: programs of their own. What a missing program would have done
     is left out, and said. Exit status 1 if data differ, a ping is lost, a TCP run ends early, UDP at 50 Mbit/s loses
     more than 1 %, or a drop counter of ours rose.
     """
     if port is not None and device != "net":
         raise click.UsageError(f"--port is for --device net; a {device} device has no packet port")
-    if device == "net":
-        port = _port(port or "tun")
-    demo = DEMOS[device]
-    with TemporaryDirectory(prefix="vnet-demo-") as folder:
-        setting = Setting(transport, mode, seconds, Path(folder), port or "memory")
-        topology = demo.topology(setting)
-        [spec] = topology.devices.values()
-        driver, other = topology.ends(spec)
-        kind = f", {port}" if port else ""
-        click.echo(f"{driver} (virtio-{device}{kind}) <== {transport}, {mode} ==> {other} (vhost-{device}{kind})")
-        # What has no namespace is not visible outside, and nothing has to be cleaned up by anybody else.
-        with claim(name, topology) if topology.own_netns(name) else nullcontext():
-            report = run_until_signal(partial(_run, demo, setting, topology, name))
-    click.echo("\n" + _tables(report))
-    if json_file is not None:
-        json_file.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+    kinds = _ports(port or "tun") if device == "net" else _ports("memory")
+    with open_json(json_file) as write:
+        report = _demonstrate(device, transport, mode, seconds, name, kinds)
+        click.echo("\n" + _tables(report))
+        write(report.as_dict())
     failures = report.failures()
     for failure in failures:
         click.echo(f"vnet: {failure}", err=True)
     click.get_current_context().exit(1 if failures else 0)
 
 
-def _port(port: PortKind) -> PortKind:
-    """The same, or memory where something is missing for it, which is said."""
-    if port == "memory":
-        return port
-    try:
-        need_tools("ping", "iperf3", "nsenter")
-        check_tun()
-    except PrivilegeError as exc:
-        click.echo(f"vnet: {one_line(exc)}", err=True)
-        click.echo("vnet: running on in-memory ports with scapy traffic instead", err=True)
-        return "memory"
-    return port
+def _demonstrate(
+    device: str, transport: str, mode: str, seconds: int, name: str, kinds: Iterator[PortKind]
+) -> DemoReport:
+    """Run the demonstration on the first of the port ``kinds`` for which no right is missing."""
+    while True:
+        port = next(kinds)
+        with TemporaryDirectory(prefix="vnet-demo-") as folder:
+            setting = Setting(transport, mode, seconds, Path(folder), port)
+            topology = DEMOS[device].topology(setting)
+            [spec] = topology.devices.values()
+            driver, other = topology.ends(spec)
+            kind = f"{device}, {port}" if device == "net" else device
+            click.echo(f"{driver} (virtio-{kind}) <== {transport}, {mode} ==> {other} (vhost-{kind})")
+            try:
+                # A system without a namespace is not visible outside, and leaves nothing to be removed later.
+                with claim(name, topology) if topology.own_netns(name) else nullcontext():
+                    return run_until_signal(partial(_run, DEMOS[device], setting, topology, name))
+            except (PrivilegeError, PermissionError) as exc:
+                if port == "memory":
+                    raise
+                _report_fallback(exc)
+
+
+def _ports(port: PortKind) -> Iterator[PortKind]:
+    """The kind of port to try, if all that it needs is there, then memory."""
+    if port != "memory":
+        try:
+            need_tools("ping", "iperf3", "nsenter")
+            check_tun()
+            check_netns()
+            yield port
+        except PrivilegeError as exc:
+            _report_fallback(exc)
+    yield "memory"
+
+
+def _report_fallback(error: Exception) -> None:
+    click.echo(f"vnet: {one_line(error)}", err=True)
+    click.echo("vnet: running on in-memory ports with scapy traffic instead", err=True)
 
 
 async def _run(demo: Demo, setting: Setting, topology: Topology, name: str) -> DemoReport:

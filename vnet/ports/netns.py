@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 import trio
 
-from vnet.errors import SettingRefused
+from vnet.errors import PrivilegeError, SettingRefused
 from vnet.ports.rights import NET_ADMIN, SYS_ADMIN, has_capability, refusal
 from vnet.ports.syscalls import CLONE_NEWNET, MS_BIND, MS_REC, MS_SHARED, mount, setns, umount, unshare
 
@@ -42,6 +42,7 @@ __all__ = [
     "NETNS_DIR",
     "InterfaceStatistics",
     "Route",
+    "check_netns",
     "create_netns",
     "has_ipv6",
     "has_netns",
@@ -128,6 +129,13 @@ def run_in_namespace(fd: int, call: Callable[[], T]) -> T:
 async def in_netns(netns: str | None, call: Callable[[], T]) -> T:
     """`run_in_netns` for a task."""
     return await trio.to_thread.run_sync(run_in_netns, netns, call)
+
+
+def check_netns() -> None:
+    """Raise PrivilegeError without the right to make network namespaces, and interfaces in them."""
+    error = refusal(OSError(errno.EPERM, os.strerror(errno.EPERM)), "make network namespaces", SYS_ADMIN, NET_ADMIN)
+    if isinstance(error, PrivilegeError):
+        raise error
 
 
 def create_netns(netns: str) -> bool:
