@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,8 +92,35 @@ def test_ctrl_c_in_the_middle_of_the_imports_is_no_traceback(tmp_path: Path, mod
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
 
 
+@pytest.fixture
+def deaf(tmp_path: Path) -> Iterator[Path]:
+    """A socket whose owner does not accept, and whose backlog is full."""
+    with contextlib.ExitStack() as stack:
+        owner = stack.enter_context(socket.socket(socket.AF_UNIX))
+        owner.bind(str(tmp_path / "nbd"))
+        owner.listen(0)
+        stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(tmp_path / "nbd"))
+        yield tmp_path / "nbd"
+
+
+def test_serve_reports_a_socket_whose_owner_does_not_accept(deaf: Path) -> None:
+    image = deaf.with_name("disk.img")
+    done = vnet("serve", "blk", "--file", str(image), "--size", "1", "--vhost-user", str(deaf))
+    line = f"vnet: vnet serve blk: socket = '{deaf}': another program listens there already\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
+
+
 @pytest.mark.usefixtures("privileged")
 class TestUp:
+    def test_a_socket_whose_owner_does_not_accept_is_one_line(self, name: str, deaf: Path) -> None:
+        """Start-up waited for it without an end, and Ctrl-C did not end that."""
+        topology = deaf.with_name("t.toml")
+        topology.write_text(FILES.format(deaf.parent))
+        done = vnet("up", "--name", name, str(topology))
+        line = f"vnet: {topology}: devices.disk0.driver.nbd = '{deaf}': another program listens there already\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
+        assert left_behind(name) == []
+
     def test_a_topology_is_read_from_standard_input(self, name: str) -> None:
         command = [VNET, "up", "--name", name, "--exec", f"{VNET} show --name {name}", "-"]
         done = subprocess.run(command, input=IN_MEMORY, capture_output=True, text=True, check=False, timeout=PATIENCE)
@@ -126,8 +156,8 @@ class TestUp:
         topology = tmp_path / "t.toml"
         topology.write_text(DEAF.format(tmp_path / "no-back-end"))
         started.append(Up(name, str(topology)))
-        socket = Path("/run/vnet") / f"{name}.sock"
-        while not socket.exists() and started[0].process.poll() is None:
+        control = Path("/run/vnet") / f"{name}.sock"
+        while not control.exists() and started[0].process.poll() is None:
             os.sched_yield()
         assert started[0].end(number) == 128 + number
         assert started[0].text == ""

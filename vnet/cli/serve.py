@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import click
@@ -13,7 +13,7 @@ import trio
 
 from drivers.registry import DEVICES
 from vnet.cli.common import errors_in_one_line
-from vnet.cli.signals import run_until_signal
+from vnet.cli.signals import run_until_ended
 from vnet.errors import settings_of
 from vnet.qemu import Version, arguments, describe, qemu_version
 from vnet.serve import Export, open_exports
@@ -213,17 +213,18 @@ def _serve(
         if given[setting.name] not in (None, False, ()):
             setting.put(given[setting.name], device)
     export = Export(parse_device(device, f"vnet serve {kind}"), path, connect, peer_uid)
-    try:
-        run_until_signal(partial(_run, f"{kind}0", export, allow_unsealed, qemu_version()))
-    except click.exceptions.Exit:
-        pass  # it was to run until somebody ends it, and did
+    run_until_ended(partial(_run, f"{kind}0", export, allow_unsealed, qemu_version()))
 
 
-async def _run(name: str, export: Export, allow_unsealed: bool, version: Version | None) -> None:
+async def _run(
+    name: str, export: Export, allow_unsealed: bool, version: Version | None, serving: trio.Event
+) -> NoReturn:
     with settings_of(f"vnet serve {export.spec.type}"):
         async with open_exports({name: export}, allow_unsealed=allow_unsealed, report=_report):
             click.echo(hint(name, export, version))
+            serving.set()
             await trio.sleep_forever()
+            raise AssertionError
 
 
 def _report(line: str) -> None:

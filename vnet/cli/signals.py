@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import click
@@ -11,7 +12,7 @@ import trio
 
 from vnet.background import open_background
 
-__all__ = ["run_until_signal"]
+__all__ = ["run_until_ended", "run_until_signal"]
 
 T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -45,3 +46,17 @@ def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
     if not results:
         raise click.exceptions.Exit(128 + caught[0])
     return results[0]
+
+
+def run_until_ended(main: Callable[[trio.Event], Awaitable[int]]) -> int:
+    """Run ``main``, which sets its event once it serves; return its exit status.
+
+    From then on a signal is how it is meant to end, and the status is 0.
+    """
+    serving = trio.Event()
+    try:
+        return run_until_signal(partial(main, serving))
+    except click.exceptions.Exit:
+        if not serving.is_set():
+            raise
+        return 0

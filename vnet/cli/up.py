@@ -13,7 +13,7 @@ import click
 import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
-from vnet.cli.signals import run_until_signal
+from vnet.cli.signals import run_until_ended
 from vnet.cli.view import view_command
 from vnet.control import ControlServer
 from vnet.errors import settings_of
@@ -41,14 +41,7 @@ def command(topology: Path | None, name: str, run: str | None) -> None:
     128 and the number of the signal that ended vnet before CMD was done.
     """
     file, found = _topology(topology)
-    up = trio.Event()
-    try:
-        status = run_until_signal(partial(_up, found, file, name, run, up))
-    except click.exceptions.Exit:
-        if run is not None or not up.is_set():
-            raise
-        status = 0  # it was to run until it is ended, and did
-    click.get_current_context().exit(status)
+    click.get_current_context().exit(run_until_ended(partial(_up, found, file, name, run)))
 
 
 def _topology(path: Path | None) -> tuple[str, Topology]:
@@ -61,23 +54,26 @@ def _topology(path: Path | None) -> tuple[str, Topology]:
     return str(path), load(path)
 
 
-async def _up(topology: Topology, file: str, name: str, run: str | None, up: trio.Event) -> int:
-    """Run ``topology``, which came from ``file``. Returns the exit status. ``up`` is set once everything is up."""
+async def _up(topology: Topology, file: str, name: str, run: str | None, serving: trio.Event) -> int:
+    """Run ``topology``, which came from ``file``. Returns the exit status."""
     with settings_of(file), claim(name, topology):
         async with open_world(topology, name, report=partial(click.echo, err=True)) as world:
-            return await _serve(world, run, up)
+            return await _serve(world, run, serving)
 
 
-async def _serve(world: World, run: str | None, up: trio.Event) -> int:
-    """Keep the control socket open until a client asks to quit, or CMD is done; return the exit status."""
+async def _serve(world: World, run: str | None, serving: trio.Event) -> int:
+    """Keep the control socket open until a client asks to quit, or CMD is done; return the exit status.
+
+    ``serving`` is set once everything is up, without a CMD.
+    """
     status = 0
     control = ControlServer(world)
     async with trio.open_nursery() as nursery:
         await nursery.start(control.serve, socket_path(world.name))
         await world.wait_up()
-        up.set()
         if run is None:
             click.echo("\n".join(_hints(world)))
+            serving.set()
             await control.quit.wait()
         else:
             nursery.start_soon(_cancel_at, control.quit, nursery.cancel_scope)
