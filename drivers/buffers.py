@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from drivers.hw import DmaBuffer, DmaMemory
+from drivers.pool import CACHE_LINE, PAGE, page_bytes
 from rings.memory import Addr
 
-__all__ = ["BufferBlock"]
+__all__ = ["BufferBlock", "block_memory"]
 
-PAGE, CACHE_LINE = 4096, 64
+
+def block_memory(count: int, size: int) -> int:
+    """Bytes of memory that `BufferBlock` takes at most."""
+    return page_bytes(count * _pitch(size))
+
+
+def _pitch(size: int) -> int:
+    """Bytes from one buffer to the next."""
+    return -(-size // CACHE_LINE) * CACHE_LINE
 
 
 class BufferBlock:
@@ -16,7 +25,7 @@ class BufferBlock:
     def __init__(self, dma: DmaMemory, count: int, size: int) -> None:
         """Raises MemoryError."""
         self._dma = dma
-        pitch = -(-size // CACHE_LINE) * CACHE_LINE
+        pitch = _pitch(size)
         self._block: DmaBuffer = dma.alloc(count * pitch, PAGE)
         self.size = size
         self.addrs = [Addr(self._block.addr + i * pitch) for i in range(count)]

@@ -7,10 +7,15 @@ from itertools import pairwise
 
 import attrs
 
-__all__ = ["CACHE_LINE", "PAGE", "Extent", "Pool"]
+__all__ = ["CACHE_LINE", "PAGE", "Extent", "Pool", "page_bytes"]
 
 CACHE_LINE = 64
 PAGE = 4096
+
+
+def page_bytes(*sizes: int) -> int:
+    """Bytes that buffers of these sizes take at most, wherever they come to lie: whole pages."""
+    return sum(-(-size // PAGE) * PAGE for size in sizes)
 
 
 @attrs.frozen

@@ -70,7 +70,7 @@ class Transport:
     queues: int | None = None
     """Most that it can carry of a device; None where there is no such limit."""
     options: tuple[str, ...] = ()
-    """Keys of a topology's device that are for this transport alone."""
+    """Keys of a topology's device that are for this transport alone; those that are given are arguments of ``back``."""
 
 
 TRANSPORTS: dict[str, Transport] = {

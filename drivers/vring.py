@@ -9,15 +9,25 @@ import attrs
 
 from drivers.errors import ProbeError
 from drivers.hw import DmaBuffer, DmaMemory
+from drivers.pool import page_bytes
 from rings.features import RingFeature
 from rings.formats import RingFormat, ring_format
-from rings.layout import DESC_SIZE, RingAddrs
+from rings.layout import DESC_SIZE, RingAddrs, split_sizes
 from rings.memory import Addr
 from rings.queue import Virtqueue
 
-__all__ = ["Vring", "VringMemory"]
+__all__ = ["Vring", "VringMemory", "ring_memory"]
 
 CACHE_LINE = 64
+
+
+def ring_memory(num: int, segments: int = 1) -> int:
+    """Bytes of memory that a ring of ``num`` descriptors takes at most, with indirect tables for its longest chains.
+
+    ``segments`` are those of `VringMemory.make`. The split format takes more than the packed one.
+    """
+    tables = num * min(segments, num) * DESC_SIZE if segments > 1 else 0
+    return page_bytes(*split_sizes(num), tables)
 
 
 @attrs.frozen

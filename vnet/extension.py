@@ -14,7 +14,7 @@ from drivers.registry import DEVICES, TRANSPORTS, DeviceType, Transport
 from vnet.ends import ENDS
 from vnet.ends.base import EndsType
 from vnet.errors import ConfigError
-from vnet.spec import NAME
+from vnet.spec import CARRIERS, NAME
 
 __all__ = ["add_device_type", "add_transport", "load_extension", "temporarily"]
 
@@ -26,8 +26,10 @@ def add_device_type(name: str, kind: DeviceType, ends: EndsType) -> None:
 
 
 def add_transport(name: str, transport: Transport) -> None:
-    """From now on any device may go over transport ``name``. Raises ValueError where that is no name, or taken."""
+    """Let any device go over transport ``name``. Raises ValueError if that is no name or taken, or has no carrier."""
     _check(name, TRANSPORTS)
+    if transport.on not in CARRIERS:
+        raise ValueError(f"a transport is carried by one of {', '.join(CARRIERS)}, not by {transport.on!r}")
     TRANSPORTS[name] = transport
 
 

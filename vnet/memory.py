@@ -15,11 +15,14 @@ from drivers.pool import CACHE_LINE, PAGE, Pool
 from rings.errors import MemoryFault
 from rings.memory import Addr, MappedMemory, PhysAddr
 
-__all__ = ["CACHE_LINE", "PAGE", "HostMemory", "MemoryStatistics", "full_fence"]
+__all__ = ["CACHE_LINE", "MSI_BASE", "PAGE", "HostMemory", "MemoryStatistics", "full_fence"]
 
 MIB = 1 << 20
 ZEROS = bytes(MIB)
 RAM_BASE = PhysAddr(Addr(0x4000_0000))
+MSI_BASE = 0xFEE0_0000
+"""Where a host's interrupt messages go; RAM that does not fit below lies above `HIGH_BASE` as a whole."""
+HIGH_BASE = PhysAddr(Addr(1 << 32))
 
 _barrier = threading.Lock()
 
@@ -52,8 +55,13 @@ class HostMemory(MappedMemory):
     Pages that nobody used take no real memory.
     """
 
-    def __init__(self, size: int = 128 * MIB, base: PhysAddr = RAM_BASE, *, name: str = "") -> None:
-        """``size`` in bytes and ``base``: whole pages. ``name`` shows in /proc/PID/maps. Raises ValueError, OSError."""
+    def __init__(self, size: int = 128 * MIB, base: PhysAddr | None = None, *, name: str = "") -> None:
+        """``size`` in bytes and ``base``: whole pages; by default below the interrupt messages, or above 4 GiB.
+
+        ``name`` shows in /proc/PID/maps. Raises ValueError, OSError.
+        """
+        if base is None:
+            base = RAM_BASE if RAM_BASE + size <= MSI_BASE else HIGH_BASE
         if size <= 0 or size % PAGE or base % PAGE:
             raise ValueError(f"{size} bytes at {base:#x} are not whole pages of {PAGE} bytes")
         super().__init__(full_fence)

@@ -142,10 +142,8 @@ async def open_exports(
         served: dict[str, Served] = {}
         for index, (name, export) in enumerate(exports.items()):
             kind = DEVICES[export.spec.type]
-            features = kind.supported & ~export.spec.features_off_mask()
-            context = OpenContext(
-                "serve", name, index, export.spec, ("", ""), poller, kind.supported, features, watches
-            )
+            spec = export.spec
+            context = OpenContext("serve", name, index, spec, ("", ""), poller, kind.supported, spec.features, watches)
             end = await stack.enter_async_context(ENDS[export.spec.type].alone(context))
             back = VhostUserBack(ipc, kind.device_id, name)
             back.device.packed = export.spec.ring == "packed"

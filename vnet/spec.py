@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 
@@ -17,6 +18,10 @@ from vnet.link.tlp import GENERATIONS, LANES, SIZES
 __all__ = [
     "FILE_NAME",
     "ANY_UID",
+    "CARRIERS",
+    "FILE_RULE",
+    "MEMORY",
+    "MEMORY_MAX",
     "MIB",
     "NAME",
     "DeviceSpec",
@@ -25,9 +30,15 @@ __all__ = [
     "LinkSpec",
     "Netns",
     "NtbSpec",
+    "OF_TRANSPORT",
     "PATH_RULE",
-    "fits_socket",
     "PeerSpec",
+    "Problem",
+    "WINDOW",
+    "WINDOW_MAX",
+    "file_key",
+    "fits_socket",
+    "is_path",
     "must",
 ]
 
@@ -40,13 +51,36 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
 """Names of namespaces and interfaces, which the kernel shows as files."""
 
 
+CARRIERS = ("link", "host", "ntb")
+"""Keys of a device for what carries it; a transport names one of them."""
+MEMORY_MAX = 4078
+"""MiB of memory that a host can have."""
+MEMORY = 128
+"""MiB of memory that a host has at least, if nothing is given."""
+WINDOW_MAX = 2048
+"""MiB of the largest memory window."""
+WINDOW = 64
+"""MiB of a memory window at least, if nothing is given."""
+FLAP = 50.0
+"""Milliseconds that a link is down in a flap, if nothing is given, unless flaps follow faster."""
 PATH_MAX = 107
 """Bytes of the longest path that a unix socket can have."""
 PATH_RULE = f"the path of a socket, at most {PATH_MAX} bytes"
+FILE_RULE = "the path of a file"
 
 
 def fits_socket(path: str) -> bool:
-    return 0 < len(path.encode()) <= PATH_MAX
+    return is_path(path) and len(os.fsencode(path)) <= PATH_MAX
+
+
+def is_path(path: str) -> bool:
+    """Whether a file can have this path."""
+    return bool(path) and "\0" not in path
+
+
+def file_key(path: str) -> str:
+    """The same text for the same file or socket, however its path is written."""
+    return str(Path(path).resolve())
 
 
 def must(good: Callable[[Any], object], why: str | Callable[[], str]) -> Any:
@@ -59,6 +93,12 @@ def must(good: Callable[[Any], object], why: str | Callable[[], str]) -> Any:
     return validate
 
 
+Problem = tuple[str, object, str]
+"""A field, its value, and why it can't have that."""
+OF_TRANSPORT = {"transport": True}
+"""Metadata of a field that only some transports have."""
+
+
 def _of(values: Iterable[object]) -> str:
     return f"one of {', '.join(map(str, values))}"
 
@@ -67,8 +107,10 @@ def _of(values: Iterable[object]) -> str:
 class HostSpec:
     """One machine."""
 
-    memory: int = attrs.field(default=128, validator=must(lambda v: 1 <= v <= 4078, "MiB of memory, 1 to 4078"))
-    """MiB, up to where interrupt messages go; pages that nobody uses take none."""
+    memory: int | None = attrs.field(
+        default=None, validator=must(lambda v: 1 <= v <= MEMORY_MAX, f"MiB of memory, 1 to {MEMORY_MAX}")
+    )
+    """MiB; by default 128, or as much as its devices need. Untouched pages use no real memory."""
 
 
 def _chance() -> Any:
@@ -96,8 +138,23 @@ class FaultSpec:
     aborted: float = _chance()
     poisoned: float = _chance()
     flap_every_ms: float | None = _milliseconds(None)
-    flap_ms: float = _milliseconds(50.0)
-    """How long a flap lasts."""
+    """From the start of a flap to the start of the next."""
+    flap_ms: float | None = _milliseconds(None)
+    """How long a flap lasts; by default 50 ms, or half of the time from one to the next if that is less."""
+
+    @property
+    def flap_length_ms(self) -> float:
+        """Milliseconds that the link is down in a flap."""
+        if self.flap_ms is not None:
+            return self.flap_ms
+        return FLAP if self.flap_every_ms is None else min(FLAP, self.flap_every_ms / 2)
+
+    def clash(self) -> Problem | None:
+        """As `DeviceSpec.clash`."""
+        if self.flap_every_ms is not None and self.flap_every_ms <= self.flap_length_ms:
+            why = f"a flap lasts {self.flap_length_ms:g} ms (flap_ms), so that the link would never be up"
+            return "flap_every_ms", self.flap_every_ms, why
+        return None
 
 
 @attrs.frozen
@@ -119,7 +176,7 @@ class LinkSpec:
         default=None, validator=must(lambda v: 0 <= v <= 1_000_000_000, "nanoseconds, up to a second")
     )
     faults: FaultSpec | None = None
-    trace: str | None = None
+    trace: str | None = attrs.field(default=None, validator=must(is_path, FILE_RULE))
     """A file that is written anew with a line for everything that crosses."""
 
     @property
@@ -139,8 +196,10 @@ class NtbSpec:
     host: str
     primary: str
     secondary: str
-    mw: int = attrs.field(default=64, validator=must(lambda v: 1 <= v <= 2048, "MiB of a memory window, 1 to 2048"))
-    """MiB of the memory window; the driver's host has that much memory and more."""
+    mw: int | None = attrs.field(
+        default=None, validator=must(lambda v: 1 <= v <= WINDOW_MAX, f"MiB of a memory window, 1 to {WINDOW_MAX}")
+    )
+    """MiB of the memory window, a part of the driver's host's memory; by default 64, or as much as its device needs."""
 
 
 @attrs.frozen
@@ -165,7 +224,9 @@ class DeviceSpec:
     """What carries it, for transports within one host."""
     ntb: str | None = None
     """What carries it, for transports between two hosts that reach each other through a third."""
-    function: int = attrs.field(default=0, validator=must(lambda v: 0 <= v <= 7, "a PCI function, 0 to 7"))
+    function: int = attrs.field(
+        default=0, validator=must(lambda v: 0 <= v <= 7, "a PCI function, 0 to 7"), metadata=OF_TRANSPORT
+    )
     queue_size: int = attrs.field(
         default=256, validator=must(lambda v: 2 <= v <= 32768 and not v & (v - 1), "a power of two from 2 to 32768")
     )
@@ -174,18 +235,53 @@ class DeviceSpec:
     """The format of its queues, in shared memory."""
     mode: Literal["direct", "mediated"] = "direct"
     """Whether the device is the port itself, or has another driver behind it, on the endpoint."""
-    socket: str | None = attrs.field(default=None, validator=must(fits_socket, PATH_RULE))
+    socket: str | None = attrs.field(default=None, validator=must(fits_socket, PATH_RULE), metadata=OF_TRANSPORT)
     """Where another program's back end listens (vhost_user); without it the device is of this system, too."""
     peer_uid: int | None = attrs.field(
-        default=None, validator=must(lambda v: 0 <= v < ANY_UID, f"a user id, 0 to {ANY_UID - 1}")
+        default=None,
+        validator=must(lambda v: 0 <= v < ANY_UID, f"a user id, 0 to {ANY_UID - 1}"),
+        metadata=OF_TRANSPORT,
     )
     """The user, besides ours and root, whose process may listen at the socket: all of the host's memory is shared
     with it."""
-    poll: bool = False
+    poll: bool = attrs.field(default=False, metadata=OF_TRANSPORT)
     """Have the endpoint look for commands every millisecond rather than when a doorbell rings (epf_mailbox)."""
+    extra: tuple[tuple[str, object], ...] = attrs.field(default=(), metadata={"key": False})
+    """Options of a transport that is not in the package, with their values; a file has them as keys of the device."""
+
+    queue_size_min: ClassVar[int] = 2
+    """Descriptors of the smallest ring that its driver can use."""
+
+    def option(self, key: str) -> object:
+        """The value of a transport's option; None if it is not given and has no default."""
+        return dict(self.extra).get(key, getattr(self, key, None))
+
+    @property
+    def features(self) -> int:
+        """The feature bits that may be used."""
+        return DEVICES[self.type].supported & ~self.features_off_mask()
+
+    def memory(self) -> int:
+        """Bytes of its host's memory that the driver needs at most; 0 if it is not known."""
+        return 0
+
+    def problem(self) -> Problem | None:
+        """The first thing that no device of its type can be: field, value and reason; None if all is well."""
+        try:
+            self.features_off_mask()
+        except KeyError as exc:
+            return "features_off", list(self.features_off), str(exc.args[0])
+        return self.clash()
+
+    def shortage(self) -> Problem | None:
+        """As `problem`, of a size with which the device does not come up."""
+        if self.queue_size < self.queue_size_min:
+            why = f"a {self.type} driver needs queues of {self.queue_size_min} descriptors at least"
+            return "queue_size", self.queue_size, why
+        return None
 
     def features_off_mask(self, off: tuple[str, ...] | None = None) -> int:
-        """The bits to switch off, by default those of ``features_off``. Raises KeyError with the names that can be."""
+        """The bits to switch off, by default those of ``features_off``. Raises KeyError with the names there are."""
         device = DEVICES[self.type]
         names = {device.table.name(bit): bit for bit in bits(device.switchable)}
         off = self.features_off if off is None else off
@@ -208,8 +304,8 @@ class DeviceSpec:
         """Queues that its transport has to carry, and the field that says so."""
         return "type", 1
 
-    def clash(self) -> tuple[str, object, str] | None:
-        """Field, value and reason where two fields do not go together."""
+    def clash(self) -> Problem | None:
+        """Field, value and reason if two fields do not go together."""
         return None
 
     def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
@@ -221,8 +317,9 @@ class DeviceSpec:
         return iter(())
 
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """(field, thing) for what no two devices can both have, such as an interface."""
-        return iter(())
+        """(field, thing) for what no two devices can both have, such as an interface; a thing begins with its kind."""
+        if self.socket is not None:
+            yield "socket", ("file", file_key(self.socket))
 
 
 @attrs.frozen
@@ -238,7 +335,11 @@ class PeerSpec(DeviceSpec):
         """In mediated mode: the bits of all that are ``supported`` for the endpoint's own driver."""
         return supported & ~self.features_off_mask(self.local_features_off)
 
-    def clash(self) -> tuple[str, object, str] | None:
+    def local_memory(self) -> int:
+        """In mediated mode: bytes of the endpoint's memory that its own driver needs at most; 0 if it is not known."""
+        return 0
+
+    def clash(self) -> Problem | None:
         for field in ("local_features_off", "local_ring"):
             given = getattr(self, field)
             if self.mode == "direct" and given:

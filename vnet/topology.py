@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import tomllib
-import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar, get_args, get_origin
+from typing import Any, BinaryIO
 
 import attrs
-import cattrs
-from cattrs.errors import ForbiddenExtraKeysError, IterableValidationError
-from cattrs.gen import make_dict_structure_fn
 
 from drivers.registry import TRANSPORTS
-from vnet.ends import ENDS
-from vnet.errors import ConfigError, FieldError
+from vnet.errors import ConfigError
 from vnet.matrix import unmediated
-from vnet.spec import NAME, DeviceSpec, HostSpec, LinkSpec, Netns, NtbSpec
+from vnet.spec import (
+    MEMORY,
+    MEMORY_MAX,
+    MIB,
+    NAME,
+    WINDOW,
+    WINDOW_MAX,
+    DeviceSpec,
+    HostSpec,
+    LinkSpec,
+    Netns,
+    NtbSpec,
+    PeerSpec,
+    Problem,
+    file_key,
+)
+from vnet.structure import structure
 
 __all__ = ["DEFAULT", "Topology", "load", "parse", "parse_device", "read"]
 
 FILE_MAX = 16 << 20
 """Bytes of the longest topology file; more is another file, or a device without an end."""
-
-T = TypeVar("T")
+OTHER_MEMORY = MIB // 2
+"""Bytes besides the needs of drivers: what a transport's device half allocates, and the remains of alignment."""
 
 
 @attrs.frozen
@@ -69,100 +80,185 @@ class Topology:
         return next((device for device, here in places if here), None)
 
     def check(self, file: str) -> Topology:
-        """Raise ConfigError where one part names another that is not there, or two claim the same."""
+        """Raise ConfigError if one part names another that is not there, or two claim the same."""
+        problem = next(self._problems(), None)
+        if problem is not None:
+            raise ConfigError(file, *problem)
+        return self
+
+    def _problems(self) -> Iterator[Problem]:
+        """Place, value and reason of everything wrong; each presumes that what came before is right."""
+        yield from self._misnamed()
+        for name, link in self.links.items():
+            yield from self._link_problems(f"links.{name}", link)
+        places: dict[tuple[str | None, int], str] = {}
+        for name, ntb in self.ntbs.items():
+            yield from self._ntb_problems(f"ntbs.{name}", ntb)
+            for link_name in (ntb.primary, ntb.secondary):
+                other = places.setdefault((link_name, 0), f"ntb {name}")
+                if other != f"ntb {name}":
+                    yield f"ntbs.{name}", link_name, f"{other} has the link already"
+        clients: dict[str | None, str] = {}
+        for name, device in self.devices.items():
+            path = f"devices.{name}"
+            yield from self._carrier_problems(path, device)
+            other = places.setdefault((device.link, device.function), name)
+            if other != name and device.link is not None:
+                yield f"{path}.function", device.function, f"{other} has it on the same link"
+            other = clients.setdefault(device.ntb, name)
+            if other != name and device.ntb is not None:
+                yield f"{path}.ntb", device.ntb, f"{other} has it already: an NTB carries one device"
+            why = unmediated(device.type, device.transport) if device.mode == "mediated" else ""
+            if why:
+                yield f"{path}.mode", device.mode, why
+            problem = device.problem()
+            if problem is not None:
+                yield f"{path}.{problem[0]}", *problem[1:]
+        yield from self._claimed_twice()
+
+    def sized(self) -> Topology:
+        """The same topology with the sizes of memory that it leaves open filled in: as much as its drivers need."""
+        ntbs = {
+            name: attrs.evolve(ntb, mw=ntb.mw or _between(WINDOW, self._window_need(name)[1], WINDOW_MAX))
+            for name, ntb in self.ntbs.items()
+        }
+        found = attrs.evolve(self, ntbs=ntbs)
+        needs = {name: _mebibytes(sum(found._needs(name, foreign=True).values())) for name in self.hosts}
+        hosts = {
+            name: attrs.evolve(host, memory=host.memory or _between(MEMORY, needs[name], MEMORY_MAX))
+            for name, host in self.hosts.items()
+        }
+        return attrs.evolve(found, hosts=hosts)
+
+    def check_sizes(self, file: str) -> Topology:
+        """Raise ConfigError if a size, filled in by `sized`, is too small or too large for the drivers to come up."""
+        for name, device in self.devices.items():
+            short = device.shortage()
+            if short is not None:
+                raise ConfigError(file, f"devices.{name}.{short[0]}", *short[1:])
+        for name, ntb in self.ntbs.items():
+            device_name, need = self._window_need(name)
+            assert ntb.mw is not None
+            if need > ntb.mw:
+                why = f"the driver of {device_name} needs {need} MiB, and a window has {WINDOW_MAX} at most"
+                raise ConfigError(file, f"ntbs.{name}.mw", ntb.mw if need <= WINDOW_MAX else None, why)
+        for name, host in self.hosts.items():
+            needs = self._needs(name, foreign=False)
+            need = _mebibytes(sum(needs.values()))
+            assert host.memory is not None
+            if need > host.memory:
+                each = ", ".join(f"{of} {-(-size // MIB)}" for of, size in needs.items() if size)
+                why = f"the drivers of its devices need {need} MiB ({each}), and a host has {MEMORY_MAX} at most"
+                raise ConfigError(file, f"hosts.{name}.memory", host.memory if need <= MEMORY_MAX else None, why)
+        return self
+
+    def _needs(self, host: str, *, foreign: bool) -> dict[str, int]:
+        """Bytes of a host's memory that drivers use at most, by device or NTB.
+
+        How much a driver needs for a device of another program depends on what that offers; with ``foreign`` it counts.
+        """
+        needs = {name: (ntb.mw or 0) * MIB for name, ntb in self.ntbs.items() if self.links[ntb.secondary].root == host}
+        for name, device in self.devices.items():
+            driver, endpoint = self.ends(device)
+            if driver == host and device.ntb is None and (foreign or not device.foreign):
+                needs[name] = device.memory()
+            if endpoint == host and device.mode == "mediated" and isinstance(device, PeerSpec):
+                needs[f"{name}'s local driver"] = device.local_memory()
+        return needs
+
+    def _window_need(self, ntb: str) -> tuple[str, int]:
+        """The device that an NTB carries, and the MiB of the window that its driver needs."""
+        carried = ((name, _mebibytes(device.memory())) for name, device in self.devices.items() if device.ntb == ntb)
+        return next(carried, ("", 0))
+
+    def _misnamed(self) -> Iterator[Problem]:
         named = {"hosts": self.hosts, "links": self.links, "ntbs": self.ntbs, "devices": self.devices}
         for kind, names in named.items():
             for name in names:
                 if not NAME.fullmatch(name):
-                    raise ConfigError(file, kind, name, "names are lower-case letters, digits, - and _")
-        for name, link in self.links.items():
-            for end in ("root", "endpoint"):
-                if getattr(link, end) not in self.hosts:
-                    raise ConfigError(
-                        file, f"links.{name}.{end}", getattr(link, end), f"hosts are {', '.join(self.hosts)}"
-                    )
-            if link.root == link.endpoint:
-                raise ConfigError(file, f"links.{name}", link.root, "a link joins two different hosts")
-        places: dict[tuple[str | None, int], str] = {}
-        for name, ntb in self.ntbs.items():
-            self._check_ntb(file, name, ntb)
-            for link_name in (ntb.primary, ntb.secondary):
-                other = places.setdefault((link_name, 0), f"ntb {name}")
-                if other != f"ntb {name}":
-                    raise ConfigError(file, f"ntbs.{name}", link_name, f"{other} has the link already")
-        clients: dict[str | None, str] = {}
-        taken: dict[tuple[str, ...], str] = {}
-        for name, device in self.devices.items():
-            path = f"devices.{name}"
-            self._check_carrier(file, path, device)
-            other = places.setdefault((device.link, device.function), name)
-            if other != name and device.link is not None:
-                raise ConfigError(file, f"{path}.function", device.function, f"{other} has it on the same link")
-            other = clients.setdefault(device.ntb, name)
-            if other != name and device.ntb is not None:
-                raise ConfigError(file, f"{path}.ntb", device.ntb, f"{other} has it already: an NTB carries one device")
-            if device.mode == "mediated":
-                why = unmediated(device.type, device.transport)
-                if why:
-                    raise ConfigError(file, f"{path}.mode", device.mode, why)
-            clash = device.clash()
-            if clash is not None:
-                raise ConfigError(file, f"{path}.{clash[0]}", clash[1], clash[2])
-            try:
-                device.features_off_mask()
-            except KeyError as exc:
-                raise ConfigError(file, f"{path}.features_off", list(device.features_off), exc.args[0]) from None
-            for field, thing in device.claims(self.ends(device)):
-                other = taken.setdefault(thing, f"{path}.{field}")
-                if other != f"{path}.{field}":
-                    raise ConfigError(
-                        file, f"{path}.{field}", thing[-1], f"{other.rsplit('.', 1)[0]} has it in the same namespace"
-                    )
-        return self
+                    yield kind, name, "names are lower-case letters, digits, - and _"
 
-    def _check_ntb(self, file: str, name: str, ntb: NtbSpec) -> None:
+    def _link_problems(self, path: str, link: LinkSpec) -> Iterator[Problem]:
+        for end in ("root", "endpoint"):
+            if getattr(link, end) not in self.hosts:
+                yield f"{path}.{end}", getattr(link, end), f"hosts are {', '.join(self.hosts)}"
+        if link.root == link.endpoint:
+            yield path, link.root, "a link joins two different hosts"
+        clash = link.faults.clash() if link.faults is not None else None
+        if clash is not None:
+            yield f"{path}.faults.{clash[0]}", *clash[1:]
+
+    def _ntb_problems(self, path: str, ntb: NtbSpec) -> Iterator[Problem]:
         """Two links that end at one host, from two others, the second of which has memory for the window."""
-        path = f"ntbs.{name}"
         for end in ("primary", "secondary"):
             link = self.links.get(getattr(ntb, end))
             if link is None or link.endpoint != ntb.host:
                 ours = ", ".join(at for at, spec in self.links.items() if spec.endpoint == ntb.host)
-                raise ConfigError(
-                    file, f"{path}.{end}", getattr(ntb, end), f"links whose endpoint is {ntb.host} are {ours or 'none'}"
-                )
+                yield f"{path}.{end}", getattr(ntb, end), f"links whose endpoint is {ntb.host} are {ours or 'none'}"
         driver = self.links[ntb.secondary].root
         if self.links[ntb.primary].root == driver:
-            raise ConfigError(file, path, driver, "an NTB joins two different hosts")
-        if ntb.mw >= self.hosts[driver].memory:
-            why = f"host {driver} has {self.hosts[driver].memory} MiB of memory, and the window is a part of it"
-            raise ConfigError(file, f"{path}.mw", ntb.mw, why)
+            yield path, driver, "an NTB joins two different hosts"
+        memory = self.hosts[driver].memory or MEMORY
+        if ntb.mw is not None and ntb.mw >= memory:
+            why = f"host {driver} has {memory} MiB of memory, and the window is a part of it"
+            yield f"{path}.mw", ntb.mw, why
 
-    def _check_carrier(self, file: str, path: str, device: DeviceSpec) -> None:
-        """The transport says which key names what carries it; that one must be there, and no other."""
+    def _carrier_problems(self, path: str, device: DeviceSpec) -> Iterator[Problem]:
+        """The transport names the key of what carries the device; that key must be there, and no other."""
         carriers: Mapping[str, Mapping[str, object]] = {"link": self.links, "host": self.hosts, "ntb": self.ntbs}
         transport = TRANSPORTS[device.transport]
-        on = transport.on
         for key, known in carriers.items():
             given = getattr(device, key)
-            if key != on and given is not None:
-                raise ConfigError(file, f"{path}.{key}", given, f"transport {device.transport} is carried by a {on}")
-            if key == on and given not in known:
-                raise ConfigError(file, f"{path}.{key}", given, f"it must be one of {', '.join(known)}")
+            if key != transport.on and given is not None:
+                yield f"{path}.{key}", given, f"transport {device.transport} is carried by a {transport.on}"
+            if key == transport.on and given not in known:
+                yield f"{path}.{key}", given, f"it must be one of {', '.join(known) or 'none: there is none'}"
         field, queues = device.queue_count
         if transport.queues is not None and queues > transport.queues:
             why = f"that takes {queues} queues, and transport {device.transport} carries {transport.queues} at most"
-            raise ConfigError(file, f"{path}.{field}", getattr(device, field), why)
-        own = {"function"} if on == "link" else set()
-        for key in {"function", *(key for other in TRANSPORTS.values() for key in other.options)} - own:
-            given = getattr(device, key)
-            if key not in transport.options and given != attrs.fields_dict(type(device))[key].default:
-                raise ConfigError(file, f"{path}.{key}", given, f"transport {device.transport} has no such setting")
+            yield f"{path}.{field}", getattr(device, field), why
+        allowed = {*transport.options, *(["function"] if transport.on == "link" else [])}
+        fields = [field for field in attrs.fields(type(device)) if field.metadata.get("transport")]
+        given_of = {field.name: getattr(device, field.name) for field in fields}
+        usual = {field.name: field.default for field in fields}
+        for key, given in {**given_of, **dict(device.extra)}.items():
+            if key not in allowed and given != usual.get(key):
+                yield f"{path}.{key}", given, f"transport {device.transport} has no such setting"
         if device.peer_uid is not None and not device.foreign:
-            raise ConfigError(file, f"{path}.peer_uid", device.peer_uid, "without a socket there is no other program")
-        usual = type(device)(type=device.type)
-        if device.foreign and getattr(device, "device", None) != getattr(usual, "device", None):
+            yield f"{path}.peer_uid", device.peer_uid, "without a socket there is no other program"
+        standard = type(device)(type=device.type)
+        if device.foreign and getattr(device, "device", None) != getattr(standard, "device", None):
             why = "nothing can be said of it here: with a socket the device is another program's"
-            raise ConfigError(file, f"{path}.device", None, why)
+            yield f"{path}.device", None, why
+
+    def _claimed_twice(self) -> Iterator[Problem]:
+        """Interfaces, files and sockets that two parts of the system would both use."""
+        taken: dict[tuple[str, ...], str] = {}
+        traces = (
+            (f"links.{name}", "trace", ("file", file_key(link.trace)))
+            for name, link in self.links.items()
+            if link.trace
+        )
+        claims = (
+            (f"devices.{name}", *claim)
+            for name, device in self.devices.items()
+            for claim in device.claims(self.ends(device))
+        )
+        for path, field, thing in (*traces, *claims):
+            where = f"{path}.{field}"
+            other = taken.setdefault(thing, where)
+            if other != where:
+                scope = "in the same namespace" if thing[0] == "interface" else "already"
+                yield where, thing[-1], f"{other.rpartition('.')[0]} has it {scope}"
+
+
+def _between(least: int, need: int, most: int) -> int:
+    return min(max(least, need), most)
+
+
+def _mebibytes(size: int) -> int:
+    """MiB that hold ``size`` bytes of buffers and rings, and what else a driver or a transport allocates."""
+    return -(-(size + OTHER_MEMORY) // MIB) if size else 0
 
 
 def parse(text: str, file: str = "topology") -> Topology:
@@ -173,27 +269,15 @@ def parse(text: str, file: str = "topology") -> Topology:
         raise ConfigError(file, "", None, f"not valid TOML: {exc}") from None
     except RecursionError:
         raise ConfigError(file, "", None, "not valid TOML: nested too deeply") from None
-    try:
-        topology: Topology = _converter().structure({"links": {}} | raw, Topology)
-        return topology.check(file)
-    except cattrs.BaseValidationError as exc:
-        path, value, why = _first(exc, raw, "")
-        raise ConfigError(file, path or "top level", value, why) from None
+    return structure({"links": {}} | raw, Topology, file).check(file).sized().check_sizes(file)
 
 
 def parse_device(keys: Mapping[str, Any], file: str) -> DeviceSpec:
     """A device that is in no topology, of the keys it would have there. Raises ConfigError."""
-    try:
-        device: DeviceSpec = _converter().structure(keys, DeviceSpec)
-    except cattrs.BaseValidationError as exc:
-        raise ConfigError(file, *_first(exc, keys, "")) from None
-    clash = device.clash()
-    if clash is not None:
-        raise ConfigError(file, *clash)
-    try:
-        device.features_off_mask()
-    except KeyError as exc:
-        raise ConfigError(file, "features_off", list(device.features_off), exc.args[0]) from None
+    device: DeviceSpec = structure(keys, DeviceSpec, file)
+    problem = device.problem() or device.shortage()
+    if problem is not None:
+        raise ConfigError(file, *problem)
     return device
 
 
@@ -215,105 +299,6 @@ def read(stream: BinaryIO, file: str) -> Topology:
         return parse(text.decode(), file)
     except UnicodeDecodeError:
         raise ConfigError(file, "", None, "not UTF-8 text") from None
-
-
-def _converter() -> Any:
-    converter: Any = cattrs.Converter()  # whose hooks can't be typed
-
-    words: Mapping[type, str] = {int: "a whole number", str: "text in quotes", bool: "true or false"}
-
-    def exact(kind: type[T]) -> Callable[[Any, Any], T]:
-        """TOML has types of its own: a number in quotes is no number."""
-
-        def structure(value: Any, _: Any) -> T:
-            if type(value) is not kind:
-                raise ValueError(f"it must be {words[kind]}")
-            if isinstance(value, str):
-                _refuse_nul(value)
-            return value
-
-        return structure
-
-    converter.register_structure_hook(int, exact(int))
-    converter.register_structure_hook(str, exact(str))
-    converter.register_structure_hook(bool, exact(bool))
-
-    def structure_number(value: Any, _: Any) -> float:
-        if type(value) not in {int, float}:
-            raise ValueError("it must be a number")
-        return float(value)
-
-    converter.register_structure_hook(float, structure_number)
-
-    def structure_list(value: Any, kind: Any) -> Any:
-        # A string would do where any iterable does, letter by letter.
-        if not isinstance(value, list):
-            raise ValueError("it must be a list")
-        return tuple(converter.structure(value, types.GenericAlias(list, get_args(kind)[:1])))
-
-    def structure_table(value: Any, kind: Any) -> Any:
-        return converter.structure(_table(value), types.GenericAlias(dict, get_args(kind)))
-
-    def record(kind: Any) -> Callable[[Any, Any], Any]:
-        structure = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
-        return lambda value, kind: structure(_table(value), kind)
-
-    def structure_choice(value: Any, kind: Any) -> Any:
-        if value not in get_args(kind):
-            raise ValueError(f"it must be one of {', '.join(get_args(kind))}")
-        return value
-
-    def is_a(origin: object) -> Callable[[Any], bool]:
-        return lambda kind: get_origin(kind) is origin
-
-    converter.register_structure_hook_func(is_a(Literal), structure_choice)
-    converter.register_structure_hook_func(is_a(tuple), structure_list)
-    converter.register_structure_hook_func(is_a(Mapping), structure_table)
-    converter.register_structure_hook_factory(attrs.has, record)
-
-    def structure_device(value: Any, _: Any) -> Any:
-        kind = _table(value).get("type", "net")
-        # An unknown type is left to the record, whose own check says so.
-        return converter.structure(value, ENDS[kind].spec if kind in ENDS else next(iter(ENDS.values())).spec)
-
-    converter.register_structure_hook_func(lambda kind: kind is DeviceSpec, structure_device)
-    return converter
-
-
-def _refuse_nul(text: str) -> None:
-    if "\0" in text:
-        raise ValueError("it must not contain a NUL character")  # no path and no name can
-
-
-def _table(value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError("it must be a table")
-    return value
-
-
-def _first(exc: BaseException, raw: Any, path: str) -> tuple[str, object, str]:
-    """Walk down to the first error: where it is, what stands there, and what is wrong with it."""
-    if isinstance(exc, ForbiddenExtraKeysError):
-        key = min(exc.extra_fields)
-        known = ", ".join(a.name for a in attrs.fields(exc.cl))
-        return f"{path}.{key}".lstrip("."), raw[key], f"unknown key; known are {known}"
-    if isinstance(exc, FieldError):
-        return f"{path}.{exc.field}".lstrip("."), exc.value, f"it must be {exc.why}"
-    if isinstance(exc, cattrs.BaseValidationError):
-        # A key that should not be there tells more than what is missing in its place.
-        inner = next((e for e in exc.exceptions if isinstance(e, ForbiddenExtraKeysError)), exc.exceptions[0])
-        for note in getattr(inner, "__notes__", ()):
-            name = getattr(note, "name", getattr(note, "index", None))
-            if name is None:
-                continue
-            below = raw.get(name) if isinstance(raw, dict) else raw
-            if isinstance(exc, IterableValidationError) and isinstance(raw, list):
-                return _first(inner, raw[int(name)], f"{path}[{name}]")
-            return _first(inner, below, f"{path}.{name}")
-        return _first(inner, raw, path)
-    if isinstance(exc, KeyError):
-        return path.lstrip("."), None, "it is missing"
-    return path.lstrip("."), raw, str(exc) or type(exc).__name__
 
 
 DEFAULT = """\

@@ -228,7 +228,7 @@ def _on_ntb(world: World, name: str, spec: DeviceSpec) -> Place:
 
 def _back(name: str, spec: DeviceSpec, *carrier: object) -> VhostBack:
     transport = TRANSPORTS[spec.transport]
-    options = {key: getattr(spec, key) for key in transport.options}
+    options = {key: given for key in transport.options if (given := spec.option(key)) is not None}
     return transport.back(*carrier, DEVICES[spec.type].device_id, name, **options)
 
 
@@ -249,6 +249,7 @@ async def open_world(
     opened. ``report`` takes a line for the user about an interface that is lost. Raises ConfigError, PrivilegeError,
     DriverError.
     """
+    topology = topology.sized()
     world = World(name, topology)
     async with AsyncExitStack() as stack:
         stack.callback(world.poller.close)
@@ -258,6 +259,7 @@ async def open_world(
             for index, (name, spec) in enumerate(topology.devices.items())
         }
         for host_name, host_spec in topology.hosts.items():
+            assert host_spec.memory is not None  # `Topology.sized`
             world.hosts[host_name] = Host(host_name, host_spec.memory * MIB)
             stack.callback(world.hosts[host_name].close)
         for link_name, link_spec in topology.links.items():
@@ -270,6 +272,7 @@ async def open_world(
             world.hosts[link_spec.endpoint].add_controller(link_name, link)
         for ntb_name, ntb in topology.ntbs.items():
             ends_at = (world.hosts[ntb.host].controllers[link_name] for link_name in (ntb.primary, ntb.secondary))
+            assert ntb.mw is not None  # likewise
             world.ntbs[ntb_name] = NtbFunction(*ends_at, windows=(ntb.mw * MIB,))
             world.ntbs[ntb_name].bind()
         for index, (device_name, spec) in enumerate(topology.devices.items()):
@@ -349,11 +352,8 @@ def _mediate(
 
 
 def _context(world: World, name: str, index: int, spec: DeviceSpec) -> OpenContext:
-    supported = DEVICES[spec.type].supported
-    features = supported & ~spec.features_off_mask()
-    return OpenContext(
-        world.name, name, index, spec, world.topology.ends(spec), world.poller, supported, features, world.watches
-    )
+    supported, ends = DEVICES[spec.type].supported, world.topology.ends(spec)
+    return OpenContext(world.name, name, index, spec, ends, world.poller, supported, spec.features, world.watches)
 
 
 def _register_drivers(world: World, host: Host) -> None:

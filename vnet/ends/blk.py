@@ -10,13 +10,14 @@ from pathlib import Path
 import attrs
 
 from drivers.devices.blk import BlkPlug, BlkSettings, Disk
+from drivers.devices.blk.driver import MIN_NUM, host_memory
 from drivers.traffic import RequestFigures
 from vnet.background import open_background
 from vnet.ends.base import Figures, OpenContext
 from vnet.ends.store import OpenStore, StoreSpec, open_store
 from vnet.errors import ConfigError
 from vnet.ports.nbd import NbdServer
-from vnet.spec import MIB, PATH_RULE, DeviceSpec, fits_socket, must
+from vnet.spec import MIB, PATH_RULE, DeviceSpec, Problem, file_key, fits_socket, must
 
 __all__ = [
     "BlkSpec",
@@ -46,7 +47,10 @@ class DiskStoreSpec(StoreSpec):
     """Where the sectors are, and what else the device is."""
 
     serial: str | None = attrs.field(
-        default=None, validator=must(lambda v: len(v) <= 20 and v.isascii(), "at most 20 characters of ASCII")
+        default=None,
+        validator=must(
+            lambda v: len(v) <= 20 and v.isascii() and v.isprintable(), "at most 20 printable ASCII characters"
+        ),
     )
     """What the disk calls itself; by default the device's name."""
     workers: int = attrs.field(default=4, validator=must(lambda v: 1 <= v <= 64, "1 to 64 requests that may block"))
@@ -60,12 +64,17 @@ class BlkSpec(DeviceSpec):
     driver: DiskSpec = DiskSpec()
     device: DiskStoreSpec = attrs.field(factory=partial(DiskStoreSpec, size=64))
 
+    queue_size_min = MIN_NUM
+
     @property
     def queue_count(self) -> tuple[str, int]:
         return "queues", self.queues
 
-    def clash(self) -> tuple[str, object, str] | None:
-        return self.device.clash("device")
+    def memory(self) -> int:
+        return host_memory(self.queue_size, self.queues, self.driver.buffers * MIB)
+
+    def clash(self) -> Problem | None:
+        return None if self.foreign else self.device.clash("device")
 
     def paths(self) -> Iterator[Path]:
         if self.driver.nbd is not None:
@@ -73,8 +82,10 @@ class BlkSpec(DeviceSpec):
 
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         if self.driver.nbd is not None:
-            yield "driver.nbd", ("socket", str(Path(self.driver.nbd).absolute()))
-        yield from self.device.claims("device")
+            yield "driver.nbd", ("file", file_key(self.driver.nbd))
+        if not self.foreign:
+            yield from self.device.claims("device")
+        yield from super().claims(hosts)
 
     def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
         if self.driver.nbd is not None:
@@ -197,7 +208,7 @@ async def open_blk_device(context: OpenContext, opener: OpenStore | None = None)
         try:
             open_it = opener or partial(open_store, workers=spec.device.workers)
             store = await stack.enter_async_context(open_it(spec.device))
-        except OSError as exc:
+        except (OSError, MemoryError) as exc:
             raise spec.device.trouble(f"devices.{context.name}.device", exc) from None
         serial = context.name[:20] if spec.device.serial is None else spec.device.serial
         plug = BlkPlug(store, serial, context.features, spec.queue_size, spec.queues, spec.device.workers)

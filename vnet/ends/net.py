@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from ipaddress import ip_interface
-from typing import Literal, Protocol
 
 import attrs
 
 from drivers.devices.net import MediatedNetPlug, NetMediator, NetPlug
-from drivers.devices.net.control import VID_MAX
 from drivers.devices.net.driver import NetSettings
-from drivers.devices.net.filter import Reception
-from drivers.devices.net.layout import COMMANDED, LINK_UP, SPEED_MAX, Duplex, NetConfig
+from drivers.devices.net.layout import COMMANDED, LINK_UP, Duplex, NetConfig
 from drivers.devices.net.layout import NetFeature as F
-from drivers.devices.net.station import Wishes
 from drivers.ports import ALL_OFFLOADS, PacketPort
 from drivers.user import OwnConfig
 from rings.features import mask
 from vnet.ends.base import Figures, OpenContext, Side
 from vnet.ends.net_report import describe_plug, describe_settings
+from vnet.ends.net_spec import NetSpec, PortKind, PortSpec, net_specs
 from vnet.errors import ConfigError, SettingRefused
 from vnet.ports.interface import PortConfig, open_packet_port
 from vnet.ports.memory import MemoryPort
 from vnet.ports.netns import Route, has_netns, open_netns
 from vnet.ports.poller import Poller
 from vnet.ports.watch import Watches
-from vnet.spec import FILE_NAME, DeviceSpec, Netns, PeerSpec, must
 
 __all__ = [
     "NetEnd",
@@ -46,168 +40,6 @@ __all__ = [
     "open_port",
     "own_net_config",
 ]
-
-PortKind = Literal["tun", "tap", "memory"]
-
-
-def _is_mac(text: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", text.lower()) is not None and not int(text[:2], 16) & 1
-
-
-def _is_interface(text: str) -> bool:
-    try:
-        address = ipaddress.ip_interface(text)
-    except ValueError:
-        return False
-    return "/" in text and not address.is_multicast and not address.is_unspecified
-
-
-def _is_route(text: str) -> bool:
-    try:
-        Route.parse(text)
-    except ValueError:
-        return False
-    return True
-
-
-@attrs.frozen
-class PortSpec:
-    """What one end of a network device is plugged into."""
-
-    kind: PortKind = "tun"
-    netns: str | None = attrs.field(default=None, validator=must(FILE_NAME.fullmatch, "the name of a namespace"))
-    """A namespace that exists already and is never deleted; by default the host's own, made and deleted."""
-    ifname: str = attrs.field(
-        default="vnet0",
-        validator=must(
-            lambda v: len(v) < 16 and FILE_NAME.fullmatch(v), "the name of an interface, at most 15 characters"
-        ),
-    )
-    addresses: tuple[str, ...] = attrs.field(
-        default=(),
-        validator=must(lambda v: all(map(_is_interface, v)), "addresses with their prefix, such as 198.18.0.1/24"),
-    )
-    routes: tuple[str, ...] = attrs.field(
-        default=(),
-        validator=must(lambda v: all(map(_is_route, v)), "routes such as 198.18.1.0/24 via 198.18.0.1"),
-    )
-    """Where else than to its own networks packets go out of the interface."""
-    forward: bool = False
-    """Whether the namespace routes packets that come in here on to others; IPv6 from everywhere then."""
-    txqueuelen: int = attrs.field(default=1000, validator=must(lambda v: 1 <= v <= 1 << 20, "1 to 1048576 packets"))
-
-    def netns_of(self, system: str, host: str) -> str | None:
-        """Its namespace on ``host`` of that system; None for a port that needs none."""
-        return None if self.kind == "memory" else self.netns or f"{system}-{host}"
-
-
-@attrs.frozen
-class NetSpec(PeerSpec):
-    """A network device."""
-
-    mac: str | None = attrs.field(
-        default=None, validator=must(_is_mac, "a unicast MAC address, such as 02:00:00:00:00:01")
-    )
-    """The address of the driver's interface."""
-    peer_mac: str | None = attrs.field(
-        default=None, validator=must(_is_mac, "a unicast MAC address, such as 02:00:00:00:00:02")
-    )
-    """The address of the interface at the device's end."""
-    mtu: int = attrs.field(default=1500, validator=must(lambda v: 68 <= v <= 65521, "68 to 65521 bytes"))
-    rx_buffer: int | None = attrs.field(
-        default=None, validator=must(lambda v: 64 <= v <= 1 << 20, "64 to 1048576 bytes")
-    )
-    """Bytes of the driver's receive buffers; by default each holds any frame."""
-    queue_pairs: int = attrs.field(default=1, validator=must(lambda v: 1 <= v <= 64, "1 to 64 pairs of queues"))
-    """Pairs of a receive and a transmit queue that device and interfaces have."""
-    speed: int | None = attrs.field(
-        default=None, validator=must(lambda v: 1 <= v <= SPEED_MAX, f"a speed in Mbit/s, 1 to {SPEED_MAX}")
-    )
-    """What the device says it has, in Mbit/s."""
-    duplex: Literal["full", "half"] | None = None
-    promisc: bool = False
-    """Whether the driver wants everything, whoever it is for."""
-    vlans: tuple[int, ...] = attrs.field(
-        default=(), validator=must(lambda v: all(0 <= i <= VID_MAX for i in v), f"VLANs, 0 to {VID_MAX}")
-    )
-    """The VLANs that the driver wants besides those that its interface has."""
-    driver: PortSpec = PortSpec()
-    device: PortSpec = PortSpec()
-
-    @property
-    def queue_count(self) -> tuple[str, int]:
-        return "queue_pairs", 2 * self.queue_pairs + 1
-
-    @property
-    def wishes(self) -> Wishes:
-        """How the driver is to use the device, to begin with."""
-        vlans = frozenset(self.vlans) if self.vlans else None
-        return Wishes(reception=Reception(promisc=self.promisc, allmulti=True, vlans=vlans))
-
-    def namespaces(self, system: str, hosts: tuple[str, str]) -> Iterator[Netns]:
-        for _, host, port in self.ports(hosts):
-            name = port.netns_of(system, host)
-            if name is not None:
-                yield Netns(host, name, port.netns is None)
-
-    def clash(self) -> tuple[str, object, str] | None:
-        if self.mode == "mediated":
-            for key in ("queue_pairs", "speed", "duplex", "promisc", "vlans"):
-                value = getattr(self, key)
-                if value != attrs.fields_dict(NetSpec)[key].default:
-                    shown = list(value) if isinstance(value, tuple) else value
-                    return key, shown, "mode mediated has one pair of queues, no control queue and no link of its own"
-        if self.queue_pairs > 1 and (off := {name.upper() for name in self.features_off} & {"CTRL_VQ", "MQ"}):
-            return "queue_pairs", self.queue_pairs, f"several pairs need {', '.join(sorted(off))}, which is off"
-        if self.mac and self.peer_mac and self.mac.lower() == self.peer_mac.lower():
-            return "peer_mac", self.peer_mac, "both ends have the same address"
-        return super().clash()
-
-    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-        for side, host, port in self.ports(hosts):
-            if port.kind != "memory":
-                yield f"{side}.ifname", (port.netns or f"host {host}", port.ifname)
-
-    def ports(self, hosts: tuple[str, str]) -> Iterator[tuple[Side, str, PortSpec]]:
-        """The ports that are of this system: side, host, and the port."""
-        yield "driver", hosts[0], self.driver
-        if not self.foreign:
-            yield "device", hosts[1], self.device
-
-    def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
-        if self.foreign:
-            return
-        (_, root, port), (_, endpoint, peer) = self.ports(hosts)
-        for here, at, there in ((root, port, peer), (endpoint, peer, port)):
-            netns = at.netns_of(system, here)
-            if netns is not None:
-                targets = [ip_interface(text).ip for text in there.addresses]
-                yield from (f"ip netns exec {netns} ping {target}    # {name}, from {here}" for target in targets)
-                # `vnet exec` enters a host's own namespace; the device's end within one host has no name there.
-                for target in targets[:1] if at.netns is None and self.host in (None, here) else ():
-                    url = f"[{target}]" if target.version == 6 else str(target)
-                    yield f"vnet exec{'' if system == 'vnet' else f' --name {system}'} {here} -- curl http://{url}/"
-
-    def macs(self, index: int) -> tuple[bytes, bytes]:
-        """The MAC addresses at the driver's and at the device's end of the ``index``-th device of a system."""
-        given = (self.mac, self.peer_mac)
-        made = (bytes((2, 0, 0, 0, index & 0xFF, end)) for end in (1, 2))
-        first, second = (
-            bytes.fromhex(text.replace(":", "")) if text else mac for text, mac in zip(given, made, strict=True)
-        )
-        return first, second
-
-
-def net_specs(topology: HasDevices) -> dict[str, NetSpec]:
-    """The network devices of a topology."""
-    return {name: spec for name, spec in topology.devices.items() if isinstance(spec, NetSpec)}
-
-
-class HasDevices(Protocol):
-    """A topology."""
-
-    @property
-    def devices(self) -> Mapping[str, DeviceSpec]: ...
 
 
 @attrs.frozen(eq=False)

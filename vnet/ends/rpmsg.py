@@ -19,6 +19,8 @@ from drivers.devices.rpmsg import (
     RpmsgPlug,
     RpmsgSettings,
 )
+from drivers.devices.rpmsg.directory import MAX_ENDPOINTS
+from drivers.devices.rpmsg.driver import host_memory
 from drivers.devices.rpmsg.layout import AS_ADDR, MAX_BUFFER, MIN_BUFFER, NS_ADDR, check_name, is_endpoint_addr
 from drivers.errors import RpmsgError
 from vnet.background import open_background
@@ -27,12 +29,9 @@ from vnet.errors import ConfigError
 from vnet.ports.channel import EchoSurface, Surface
 from vnet.ports.pty import PtySurface
 from vnet.ports.seqpacket import SocketSurface
-from vnet.spec import PeerSpec, must
+from vnet.spec import PeerSpec, Problem, file_key, fits_socket, must
 
 __all__ = ["SURFACES", "Channel", "ChannelSpec", "RpmsgEnd", "RpmsgEndSpec", "RpmsgSpec", "mediate_rpmsg", "open_rpmsg"]
-
-PATH_MAX = 107
-"""Bytes of the longest path that a unix socket can have."""
 
 SURFACES: Mapping[str, tuple[Callable[[Path], Surface], tuple[str, ...]]] = {
     "none": (lambda path: Surface(), ()),
@@ -57,9 +56,7 @@ class ChannelSpec:
     name: str = attrs.field(validator=must(_is_name, "1 to 31 printable ASCII characters"))
     surface: Literal["none", "echo", "pty", "socket"] = "none"
     """Who uses it: none leaves it to a program that has the world in its hands."""
-    path: str | None = attrs.field(
-        default=None, validator=must(lambda v: 0 < len(v.encode()) <= PATH_MAX, f"a path of at most {PATH_MAX} bytes")
-    )
+    path: str | None = attrs.field(default=None, validator=must(fits_socket, "a path of at most 107 bytes"))
     """Where a terminal or a socket is found."""
     addr: int | None = attrs.field(
         default=None,
@@ -115,10 +112,19 @@ class RpmsgSpec(PeerSpec):
         """The buffers of the endpoint's own driver."""
         return RpmsgConfig(self.local_to_driver or self.to_device, self.local_to_device or self.to_driver)
 
-    def clash(self) -> tuple[str, object, str] | None:
+    def memory(self) -> int:
+        return host_memory(self.queue_size, RpmsgConfig(self.to_driver, self.to_device))
+
+    def local_memory(self) -> int:
+        return host_memory(self.queue_size, self.local)
+
+    def clash(self) -> Problem | None:
         for field in ("local_to_driver", "local_to_device"):
             if self.mode == "direct" and getattr(self, field) is not None:
                 return field, getattr(self, field), "only mode mediated has a local driver"
+        for side, end in (("driver", self.driver), ("device", self.device)):
+            if len(end.channels) > MAX_ENDPOINTS:
+                return f"{side}.channels", len(end.channels), f"an end has {MAX_ENDPOINTS} channels at most"
         taken: set[tuple[str, int]] = set()
         for side, index, channel in self.ends():
             field = f"{side}.channels[{index}]"
@@ -139,7 +145,8 @@ class RpmsgSpec(PeerSpec):
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         for side, index, channel in self.ends():
             if channel.path is not None:
-                yield f"{side}.channels[{index}].path", ("file", str(Path(channel.path).absolute()))
+                yield f"{side}.channels[{index}].path", ("file", file_key(channel.path))
+        yield from super().claims(hosts)
 
     def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
         at = dict(zip(("driver", "device"), hosts, strict=True))
@@ -208,14 +215,19 @@ def _describe_surface(channel: Channel | None) -> dict[str, object]:
     return {"surface": channel.surface.kind, "path": channel.spec.path, "untaken": dict(channel.surface.drops)}
 
 
+def _addresses(end: RpmsgEndSpec) -> frozenset[int]:
+    """The addresses of channels that have one in the topology."""
+    return frozenset(channel.addr for channel in end.channels if channel.addr is not None)
+
+
 @asynccontextmanager
 async def open_rpmsg(context: OpenContext) -> AsyncIterator[tuple[RpmsgEnd, RpmsgEnd]]:
     """Both ends, their channels created and served; announced they are once the device runs. Raises ConfigError."""
     spec = context.spec
     assert isinstance(spec, RpmsgSpec)
     buses: dict[Side, RpmsgBus] = {
-        "driver": RpmsgBus(address_service=spec.address_service),
-        "device": RpmsgBus(address_service=spec.address_service),
+        "driver": RpmsgBus(_addresses(spec.driver), address_service=spec.address_service),
+        "device": RpmsgBus(_addresses(spec.device), address_service=spec.address_service),
     }
     channels: dict[Side, list[Channel]] = {"driver": [], "device": []}
     async with open_background() as nursery:

@@ -10,11 +10,12 @@ import attrs
 
 from drivers.devices.scsi import Identity, Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiSettings
 from drivers.devices.scsi.device import REQUESTS
+from drivers.devices.scsi.driver import MIN_NUM, host_memory
 from drivers.traffic import RequestFigures, Traffic
 from vnet.background import open_background
 from vnet.ends.base import Figures, OpenContext
 from vnet.ends.store import OpenStore, StoreSpec, open_store
-from vnet.spec import MIB, DeviceSpec, must
+from vnet.spec import MIB, DeviceSpec, Problem, must
 
 __all__ = [
     "InitiatorEnd",
@@ -74,7 +75,16 @@ class ScsiSpec(DeviceSpec):
     driver: InitiatorSpec = InitiatorSpec()
     device: TargetsSpec = attrs.field(factory=TargetsSpec)
 
-    def clash(self) -> tuple[str, object, str] | None:
+    queue_size_min = MIN_NUM
+
+    @property
+    def queue_count(self) -> tuple[str, int]:
+        return "queues", REQUESTS + self.queues
+
+    def memory(self) -> int:
+        return host_memory(self.queue_size, self.queues, self.driver.buffers * MIB)
+
+    def clash(self) -> Problem | None:
         places: set[Lun] = set()
         for index, unit in enumerate(self.device.luns):
             where = f"device.luns[{index}]"
@@ -89,7 +99,8 @@ class ScsiSpec(DeviceSpec):
         return None
 
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-        for index, unit in enumerate(self.device.luns):
+        yield from super().claims(hosts)
+        for index, unit in enumerate(() if self.foreign else self.device.luns):
             yield from unit.claims(f"device.luns[{index}]")
 
 
@@ -213,7 +224,7 @@ async def open_scsi_device(context: OpenContext, opener: OpenStore | None = None
             open_it = opener or partial(open_store, workers=spec.device.workers)
             try:
                 store = await stack.enter_async_context(open_it(unit))
-            except OSError as exc:
+            except (OSError, MemoryError) as exc:
                 raise unit.trouble(f"devices.{context.name}.device.luns[{index}]", exc) from None
             serial = f"{context.name}-{unit.target}-{unit.lun}" if unit.serial is None else unit.serial
             units[unit.place] = LogicalUnit(store, Identity(serial))

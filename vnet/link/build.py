@@ -53,7 +53,7 @@ def _faulty(link: Link, spec: FaultSpec, doorbell: Callable[[int, int, int], boo
     flaps = []
     if spec.flap_every_ms is not None:
         every = spec.flap_every_ms * MS
-        flaps = [Flap(every, spec.flap_ms * MS, every, float("inf"))]
+        flaps = [Flap(every, spec.flap_length_ms * MS, every, float("inf"))]
     chances = attrs.asdict(spec, filter=lambda field, _: bool(field.metadata.get("chance")))
     return FaultyLink(
         link,
@@ -61,6 +61,6 @@ def _faulty(link: Link, spec: FaultSpec, doorbell: Callable[[int, int, int], boo
         rates(**chances),
         flaps,
         delay=spec.delay_ms * MS,
-        flap=spec.flap_ms * MS,
+        flap=spec.flap_length_ms * MS,
         doorbell=doorbell,
     )

@@ -10,7 +10,7 @@ import attrs
 from rings.errors import MemoryFault
 from rings.memory import Addr
 from vnet.link.base import Direction, Link, Region, all_ones, clip
-from vnet.memory import HostMemory
+from vnet.memory import MSI_BASE, HostMemory
 from vnet.pcie.epc import FUNCTIONS
 from vnet.pcie.function import PciFunctionHandle
 from vnet.pcie.interrupts import MSI_SIZE, Interrupts
@@ -147,7 +147,7 @@ class RootComplex:
         domain: int = 0,
         mmio: int = 0x10_0000_0000,
         aperture: int = 64 * GIB,
-        msi: int = 0xFEE0_0000,
+        msi: int = MSI_BASE,
     ) -> None:
         """``aperture`` bytes of addresses per root port from ``mmio`` on; interrupt messages go to ``msi``.
 

@@ -27,22 +27,37 @@ from drivers.devices.blk.layout import (
 from drivers.errors import ProbeError
 from drivers.hw import DmaMemory
 from drivers.model import MatchId, present
+from drivers.pool import page_bytes
 from drivers.pump import pump
 from drivers.request_queue import RequestQueue
 from drivers.traffic import RequestFigures
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice, prepared
+from drivers.vring import ring_memory
 from rings.features import RingFeature
 from rings.ids import DeviceId
 from rings.memory import Addr
 from rings.queue import Segment
 
-__all__ = ["BlkSettings", "VirtioBlk"]
+__all__ = ["BlkSettings", "MIN_NUM", "VirtioBlk", "host_memory"]
 
 # A slot holds what a request has besides its data: header, one segment, id, status. Whole cache lines.
 SLOT, SEGMENT_AT, ID_AT, STATUS_AT = 64, 16, 32, 56
 UNANSWERED = 0xFF
+SEGMENTS = PART // LARGE
+"""Segments of the largest request, if the device takes ours as they are."""
 MIN_NUM = 4
 """Descriptors of the smallest ring that has room for header, data and status."""
+
+
+def segments_of(most: int, largest: int) -> int:
+    """Descriptors of the longest request, if data are in ``most`` segments at most, each of ``largest`` bytes."""
+    return 2 + min(most, PART // LARGE * -(-LARGE // min(LARGE, largest)))
+
+
+def host_memory(num: int, queues: int, buffers: int) -> int:
+    """Bytes of its host's memory that the driver takes at most, for a device that takes segments as large as ours."""
+    each = ring_memory(num, segments_of(SEGMENTS, LARGE)) + page_bytes(num * SLOT)
+    return page_bytes(buffers) + queues * each
 
 
 @attrs.define(eq=False)
@@ -177,7 +192,7 @@ class BoundBlk:
         dma = device.ops.dma
         disk.attach(dma)
         count = min(geometry.queues, len(disk.figures))
-        segments = 2 + min(geometry.segments_max, PART // LARGE * -(-LARGE // min(LARGE, geometry.segment_max)))
+        segments = segments_of(geometry.segments_max, geometry.segment_max)
         specs = [QueueSpec(f"requestq{i + 1}", self._settings.queue_size, segments=segments) for i in range(count)]
         queues = await device.find_vqs(specs)
         num = min(queue.ring.num for queue in queues)

@@ -8,7 +8,8 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.devices.net.driver_control import ControlQueue
+from drivers.buffers import block_memory
+from drivers.devices.net.driver_control import ControlQueue, control_memory
 from drivers.devices.net.driver_flows import HEAD, Receive, Slots, Transmit
 from drivers.devices.net.flow import NetFigures, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
@@ -34,14 +35,37 @@ from drivers.model import MatchId, present
 from drivers.ports import ALL_OFFLOADS, PacketPort
 from drivers.pump import Signal, pump
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice, prepared
+from drivers.vring import ring_memory
 from rings.features import RingFeature
 from rings.ids import DeviceId
 
-__all__ = ["NetSettings", "VirtioNet"]
+__all__ = ["NetSettings", "VirtioNet", "buffer_sizes", "host_memory"]
 
 PAIRS_MAX = 256
 """As many queues as an interface can have (MAX_TAP_QUEUES); what a device has beyond that nobody would use."""
 F = NetFeature
+
+
+def buffer_sizes(features: int, mtu: int | None, rx_buffer: int | None) -> tuple[int, int]:
+    """Bytes of a receive and of a transmit buffer under these features; ``rx_buffer`` counts under MRG_RXBUF."""
+    incoming, outgoing = device_offloads(features, any), driver_offloads(features)
+    receive, transmit = (buffer_size(gso=offloads.gso, mtu=mtu) for offloads in (incoming, outgoing))
+    if features >> F.MRG_RXBUF & 1 and rx_buffer is not None:
+        receive = max(rx_buffer, HEAD)
+    return receive, transmit
+
+
+def host_memory(features: int, mtu: int, num: int, pairs: int, rx_buffer: int | None) -> int:
+    """Bytes of its host's memory that the driver of a device takes at most, with all of its pairs in use."""
+    names = queue_names(features, pairs)
+    rings = sum(ring_memory(num, segments_of(name)) for name in names)
+    blocks = sum(block_memory(num, size) for size in buffer_sizes(features, mtu, rx_buffer))
+    return rings + (len(names) // 2) * blocks + control_memory(num)
+
+
+def segments_of(queue: str) -> int:
+    """Descriptors of the longest chain in the queue of this name."""
+    return 1 + (queue == "controlq")
 
 
 @attrs.define(eq=False)
@@ -127,7 +151,7 @@ class BoundNet:
         """
         device, settings = self._device, self._settings
         specs = [
-            QueueSpec(name, settings.queue_size, segments=1 + (name == "controlq"), delayed=name.startswith("transmit"))
+            QueueSpec(name, settings.queue_size, segments=segments_of(name), delayed=name.startswith("transmit"))
             for name in queue_names(device.features, self._most)
         ]
         queues = await device.find_vqs(specs)
@@ -146,17 +170,15 @@ class BoundNet:
         """Have buffers and flows for ``count`` pairs, of which only the first is used for now. Raises MemoryError."""
         device, settings, gone = self._device, self._settings, self._gone
         mergeable = device.has(F.MRG_RXBUF)
-        incoming, outgoing = device_offloads(device.features, any), driver_offloads(device.features)
-        size = buffer_size(gso=incoming.gso, mtu=self._mtu)
-        if mergeable and settings.rx_buffer is not None:
-            size = max(settings.rx_buffer, HEAD)
+        rx_size, tx_size = buffer_sizes(device.features, self._mtu, settings.rx_buffer)
+        incoming = device_offloads(device.features, any)
         rules = HeaderRules(incoming, self._mtu, vouched=incoming.csum)
         for i in range(len(self._transmit), count):
             receive, transmit = device.queues[2 * i : 2 * i + 2]
             port, figures = settings.port.queues[i], settings.figures.pairs[i]
-            rx = Slots(device.ops.dma, receive.ring.num, size)
+            rx = Slots(device.ops.dma, receive.ring.num, rx_size)
             try:
-                tx = Slots(device.ops.dma, transmit.ring.num, buffer_size(gso=outgoing.gso, mtu=self._mtu))
+                tx = Slots(device.ops.dma, transmit.ring.num, tx_size)
             except MemoryError:
                 rx.close()
                 raise

@@ -7,7 +7,7 @@ from collections import deque
 import attrs
 import trio
 
-from drivers.buffers import BufferBlock
+from drivers.buffers import BufferBlock, block_memory
 from drivers.devices.net.control import ACK_OK, COMMAND_MAX, Control, emit
 from drivers.devices.net.flow import ControlFigures
 from drivers.errors import NeedsReset, TransportLost
@@ -36,6 +36,16 @@ class Asked:
     """Whether the device carried it out; None where the device went away first."""
 
 
+def _slots(num: int) -> int:
+    """Commands under way at most, in a ring of ``num`` descriptors."""
+    return min(SLOTS, max(1, num // 2))
+
+
+def control_memory(num: int) -> int:
+    """Bytes of memory that commands take at most."""
+    return block_memory(_slots(num), ACK_AT + 1)
+
+
 class ControlQueue(QueueFlow):
     """The flow of the control queue, and `ask`, which uses it. Commands are answered in the order they were given."""
 
@@ -43,7 +53,7 @@ class ControlQueue(QueueFlow):
         """Raises MemoryError."""
         self.queue = queue
         self._figures = figures
-        self._block = BufferBlock(dma, min(SLOTS, max(1, queue.ring.num // 2)), ACK_AT + 1)
+        self._block = BufferBlock(dma, _slots(queue.ring.num), ACK_AT + 1)
         self._free = list(range(len(self._block.addrs)))
         self._waiting: deque[Asked] = deque()
         self._under_way: dict[int, Asked] = {}

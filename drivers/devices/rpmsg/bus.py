@@ -18,7 +18,7 @@ they were bound to is forgotten then, and found out again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import attrs
@@ -77,9 +77,13 @@ class RpmsgStatistics:
 class RpmsgBus:
     """Endpoints of one side, and the messages between them and a `Wire`."""
 
-    def __init__(self, *, address_service: bool = True) -> None:
-        """Without ``address_service``, which is then never agreed on, its address is one like any other."""
+    def __init__(self, given: Collection[int] = (), *, address_service: bool = True) -> None:
+        """``given`` addresses go to endpoints that ask for them only.
+
+        Without ``address_service``, which is then never agreed on, its address is one like any other.
+        """
         self._reserved = frozenset({NS_ADDR, AS_ADDR} if address_service else {NS_ADDR})
+        self._given = given
         self.received, self.sent = Traffic(), Traffic()
         self.outbox: deque[tuple[int, int, bytes]] = deque()
         """Source, destination and content of what is to be sent, in order."""
@@ -148,7 +152,7 @@ class RpmsgBus:
 
     def _dynamic(self) -> int:
         # Addresses go round, so that a message for an endpoint that is gone does not find a new one.
-        while self._next in self._endpoints:
+        while self._next in self._endpoints or self._next in self._given:
             self._next = self._next + 1 if self._next + 1 < ADDR_ANY else FIRST_DYNAMIC
         addr = self._next
         self._next = addr + 1 if addr + 1 < ADDR_ANY else FIRST_DYNAMIC

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from drivers.buffers import BufferBlock
+from drivers.buffers import BufferBlock, block_memory
 from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.flow import BUDGET, InFlow, OutFlow
 from drivers.devices.rpmsg.layout import (
@@ -23,10 +23,16 @@ from drivers.errors import ProbeError
 from drivers.model import MatchId, present
 from drivers.pump import Need, pump
 from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice, prepared
+from drivers.vring import ring_memory
 from rings.errors import MemoryFault, RemoteRingError
 from rings.ids import DeviceId
 
-__all__ = ["RpmsgSettings", "VirtioRpmsg"]
+__all__ = ["RpmsgSettings", "VirtioRpmsg", "host_memory"]
+
+
+def host_memory(num: int, config: RpmsgConfig) -> int:
+    """Bytes of its host's memory that the driver takes at most, with ``num`` buffers in each direction."""
+    return sum(ring_memory(num) + block_memory(num, size) for size in (config.to_driver, config.to_device))
 
 
 @attrs.define(eq=False)

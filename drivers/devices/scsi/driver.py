@@ -9,7 +9,8 @@ import attrs
 import trio
 
 from drivers.bounce import LARGE
-from drivers.devices.scsi.driver_queues import ControlFlow, EventFlow, RequestFlow
+from drivers.buffers import block_memory
+from drivers.devices.scsi.driver_queues import CONTROL_SLOT, EVENTS, SLOT, ControlFlow, EventFlow, RequestFlow
 from drivers.devices.scsi.initiator import Initiator
 from drivers.devices.scsi.layout import (
     CDB_SIZE,
@@ -24,19 +25,35 @@ from drivers.devices.scsi.layout import (
 )
 from drivers.errors import ProbeError
 from drivers.model import MatchId, present
+from drivers.pool import page_bytes
 from drivers.pump import pump
 from drivers.virtio import QueueSpec, VirtioDevice, prepared
+from drivers.vring import ring_memory
 from rings.features import RingFeature
 from rings.ids import DeviceId
 
-__all__ = ["ScsiSettings", "VirtioScsi"]
+__all__ = ["MIN_NUM", "ScsiSettings", "VirtioScsi", "host_memory"]
 
 TRANSFER = 4 << 20
 """Bytes of data of one request at most."""
+SEGMENTS = TRANSFER // LARGE
 EVENT_SIZE_MAX = 4096
 """Bytes of an event that a device may ask for."""
 MIN_NUM = 4
 """Descriptors of the smallest request ring that has room for header, response and some data."""
+
+
+def segments_of(most: int) -> int:
+    """Segments of the data of the largest request, if a device takes ``most``."""
+    return min(max(1, most), SEGMENTS)
+
+
+def host_memory(num: int, queues: int, buffers: int) -> int:
+    """Bytes of its host's memory that the driver takes at most, with ``queues`` request queues."""
+    control = ring_memory(num, 2) + block_memory(num, CONTROL_SLOT)
+    events = ring_memory(num) + block_memory(min(EVENTS, num), EVENT_SIZE_MAX)
+    requests = ring_memory(num, 2 + SEGMENTS) + block_memory(num, SLOT)
+    return page_bytes(buffers) + control + events + queues * requests
 
 
 @attrs.define(eq=False)
@@ -72,7 +89,7 @@ class BoundScsi:
         dma = device.ops.dma
         initiator.attach(dma)
         num = self._settings.queue_size
-        segments = min(max(1, config.seg_max), TRANSFER // LARGE)
+        segments = segments_of(config.seg_max)
         names = [f"requestq{i + 1}" for i in range(min(config.num_queues, len(initiator.figures)))]
         specs = [QueueSpec("controlq", num, segments=2), QueueSpec("eventq", num)]
         specs += [QueueSpec(name, num, segments=2 + segments) for name in names]

@@ -216,7 +216,8 @@ class Session:
         return U64(MAX_SLOTS), ()
 
     async def _set_vring_num(self, payload: VringState, _: Message) -> Answer:
-        most = max(RING_MAX, self._device.queues[payload.index].max_num)
+        # A front end has one size for all queues, be the control queue's own as small as it may.
+        most = max(RING_MAX, *(queue.max_num for queue in self._device.queues))
         self.rings.set_num(self.rings[payload.index], payload.num, most)
         return NOTHING
 

@@ -1,0 +1,286 @@
+"""Values with which no system comes up are refused when the topology is read: file, key, value, reason in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from drivers.registry import TRANSPORTS
+from vnet.built_in import built_in_text
+from vnet.ends.net import NetSpec
+from vnet.errors import ConfigError
+from vnet.extension import add_transport, temporarily
+from vnet.topology import parse, parse_device
+
+NET, BLK, SCSI, RPMSG = "devices.net0", "devices.blk0", "devices.scsi0", "devices.rpmsg0"
+IPV6 = "addresses = ['198.18.0.1/24', '2001:2::1/64']"
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "t.toml")
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("t.toml: ")
+    return line.removeprefix("t.toml: ")
+
+
+DEVICES = [
+    ("net", "queue_size = 1", f"{NET}.queue_size = 1: it must be a power of two"),
+    ("net", "queue_size = 65536", f"{NET}.queue_size = 65536: it must be a power of two"),
+    ("net", "mac = '00:00:00:00:00:00'", f"{NET}.mac = '00:00:00:00:00:00': it must be a unicast MAC address"),
+    ("net", "mac = 'ff:ff:ff:ff:ff:ff'", f"{NET}.mac = 'ff:ff:ff:ff:ff:ff': it must be a unicast MAC address"),
+    (
+        "net",
+        "mac = '02:00:00:00:00:05'\nfeatures_off = ['MAC']",
+        f"{NET}.mac = '02:00:00:00:00:05': an address needs MAC",
+    ),
+    (
+        "net",
+        "speed = 10\nfeatures_off = ['speed_duplex']",
+        f"{NET}.speed = 10: a speed needs SPEED_DUPLEX, which is off",
+    ),
+    ("net", "duplex = 'full'\nfeatures_off = ['SPEED_DUPLEX']", f"{NET}.duplex = 'full': duplex needs SPEED_DUPLEX"),
+    ("net", "queue_pairs = 2\nfeatures_off = ['MQ']", f"{NET}.queue_pairs = 2: several pairs need MQ, which is off"),
+    (
+        "net",
+        "rx_buffer = 65\nfeatures_off = ['MRG_RXBUF']",
+        f"{NET}.rx_buffer = 65: buffers of another size need MRG_RXBUF",
+    ),
+    (
+        "net",
+        "rx_buffer = 762\nqueue_size = 2",
+        f"{NET}.rx_buffer = 762: 2 such buffers do not hold a frame of 1526 bytes",
+    ),
+    (
+        "net",
+        "mtu = 1501\nfeatures_off = ['MTU', 'CSUM', 'GUEST_CSUM']",
+        f"{NET}.mtu = 1501: without MTU, which is off, a driver expects 1500 bytes at most",
+    ),
+    (
+        "net",
+        f"mtu = 1279\ndriver = {{ {IPV6} }}",
+        f"{NET}.driver.addresses = ['198.18.0.1/24', '2001:2::1/64']: IPv6 needs",
+    ),
+    (
+        "net",
+        "mtu = 68\ndevice = { routes = ['::/0'] }",
+        f"{NET}.device.routes = ['::/0']: IPv6 needs an MTU of 1280 bytes",
+    ),
+    *(
+        ("net", f"driver = {{ addresses = ['{text}'] }}", f"{NET}.driver.addresses = ('{text}',): it must be addresses")
+        for text in ("::1/128", "127.0.0.1/8", "fe80::1%vnet0/64", "255.255.255.255/32", "0.0.0.0/0", "::/64")
+    ),
+    (
+        "net",
+        f"driver = {{ {IPV6} }}\ndevice = {{ addresses = ['198.18.0.2/24', '2001:2:0::1/64'] }}",
+        f"{NET}.device.addresses = ['198.18.0.2/24', '2001:2:0::1/64']: the driver's end has 2001:2:0::1/64 already",
+    ),
+    *(
+        (
+            "net",
+            f"driver = {{ {IPV6}, routes = ['{network} via {router}'] }}",
+            f"{NET}.driver.routes[0] = '{network} via {router}': {router} is no other host in a network",
+        )
+        for network, router in (
+            ("198.18.9.0/24", "198.18.1.1"),
+            ("198.18.9.0/24", "198.18.0.1"),
+            ("198.18.9.0/24", "198.18.0.255"),
+            ("198.18.9.0/24", "198.18.0.0"),
+            ("2001:2:9::/64", "2001:2:1::1"),
+        )
+    ),
+    (
+        "net",
+        "driver = { routes = ['::/0 via fe80::1%a'] }",
+        f"{NET}.driver.routes = ('::/0 via fe80::1%a',): it must be routes",
+    ),
+    *(
+        (
+            "net",
+            f"device = {{ ifname = '{name}' }}",
+            f"{NET}.device.ifname = '{name}': it must be the name of an interface",
+        )
+        for name in ("", "lo", "all", "default", "..", "a/b", "a:b", "a" * 16)
+    ),
+    *(
+        (
+            "net",
+            f"driver = {{ kind = 'memory', {key} = {value} }}",
+            f"{NET}.driver.{key} = {shown}: a port in memory has no",
+        )
+        for key, value, shown in (
+            ("netns", "'a'", "'a'"),
+            ("ifname", "'a'", "'a'"),
+            ("routes", "['::/0']", "['::/0']"),
+            ("forward", "true", "True"),
+            ("txqueuelen", "1", "1"),
+        )
+    ),
+    ("blk", "queue_size = 2", f"{BLK}.queue_size = 2: a blk driver needs queues of 4 descriptors at least"),
+    ("scsi", "queue_size = 2", f"{SCSI}.queue_size = 2: a scsi driver needs queues of 4 descriptors at least"),
+    ("blk", "queues = 0", f"{BLK}.queues = 0: it must be 1 to 16 queues"),
+    ("blk", "device = { size = 0 }", f"{BLK}.device.size = 0: it must be MiB, 1 to"),
+    ("blk", "device = { size = 1, shared = true }", f"{BLK}.device.shared = True: only files can be shared"),
+    ("blk", "device = { store = 'file', path = '' }", f"{BLK}.device.path = '': it must be the path of a file"),
+    ("blk", 'device = { size = 1, serial = "a\\n" }', f"{BLK}.device.serial = 'a\\n': it must be at most 20 printable"),
+    ("blk", "driver = { nbd = '' }", f"{BLK}.driver.nbd = '': it must be the path of a socket"),
+    ("scsi", "device.luns = [{ size = 1, lun = 16384 }]", f"{SCSI}.device.luns[0].lun = 16384: it must be a LUN"),
+    ("rpmsg", "to_driver = 59", f"{RPMSG}.to_driver = 59: it must be 60 to 65551 bytes"),
+    (
+        "rpmsg",
+        "driver.channels = [{ name = 'a', addr = 4294967295 }]",
+        f"{RPMSG}.driver.channels[0].addr = 4294967295: it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "keys", "line"), DEVICES)
+def test_a_value_of_a_device_that_can_not_work_is_refused(kind: str, keys: str, line: str) -> None:
+    assert refusal(built_in_text(kind, keys=keys)).startswith(line)
+
+
+@pytest.mark.parametrize("value", ["['net']", "3", "true", "{}", "1.5"])
+def test_the_type_of_a_device_is_text(value: str) -> None:
+    line = refusal(built_in_text("net").replace('type = "net"', f"type = {value}"))
+    assert line.startswith(f"{NET}.type = ")
+    assert line.endswith(": it must be text in quotes")
+
+
+TRANSPORT = [
+    (
+        "scsi",
+        "epf_mailbox",
+        "queues = 7",
+        f"{SCSI}.queues = 7: that takes 9 queues, and transport epf_mailbox carries 8",
+    ),
+    ("scsi", "ntb", "queues = 7", f"{SCSI}.queues = 7: that takes 9 queues, and transport ntb carries 8 at most"),
+    ("blk", "ntb", "queues = 9", f"{BLK}.queues = 9: that takes 9 queues, and transport ntb carries 8 at most"),
+    ("net", "epf_mailbox", "queue_pairs = 4", f"{NET}.queue_pairs = 4: that takes 9 queues"),
+    ("net", "mmio", "peer_uid = 3", f"{NET}.peer_uid = 3: transport mmio has no such setting"),
+    ("net", "ntb", "queue_pairs = 3\nqueue_size = 32768", "ntbs.ntb0.mw: the driver of net0 needs "),
+    ("net", "pci", "queue_pairs = 64\nqueue_size = 32768", "hosts.rc.memory: the drivers of its devices need "),
+]
+
+
+@pytest.mark.parametrize(("kind", "transport", "keys", "line"), TRANSPORT)
+def test_what_a_transport_or_its_memory_can_not_carry_is_refused(
+    kind: str, transport: str, keys: str, line: str
+) -> None:
+    assert refusal(built_in_text(kind, transport, keys)).startswith(line)
+
+
+LINKS = [
+    ("faults = { flap_every_ms = 50, flap_ms = 50 }", "faults.flap_every_ms = 50.0: a flap lasts 50 ms"),
+    ("faults = { flap_every_ms = 10, flap_ms = 20 }", "faults.flap_every_ms = 10.0: a flap lasts 20 ms"),
+    ("faults = { flap_every_ms = 0 }", "faults.flap_every_ms = 0.0: it must be milliseconds"),
+    ("faults = { flap_ms = inf }", "faults.flap_ms = inf: it must be milliseconds"),
+    ("faults = { timeouts = nan }", "faults.timeouts = nan: it must be a probability"),
+    ("faults = { timeouts = 1.01 }", "faults.timeouts = 1.01: it must be a probability"),
+    ("faults = { seed = 1.0 }", "faults.seed = 1.0: it must be a whole number"),
+    ("trace = ''", "trace = '': it must be the path of a file"),
+    ("lanes = 0", "lanes = 0: it must be one of"),
+    ("max_payload = 0", "max_payload = 0: it must be one of"),
+    ("read_latency_ns = -1", "read_latency_ns = -1: it must be nanoseconds"),
+]
+
+
+@pytest.mark.parametrize(("keys", "line"), LINKS)
+def test_a_value_of_a_link_that_can_not_work_is_refused(keys: str, line: str) -> None:
+    assert refusal(built_in_text("net", link=keys)).startswith(f"links.pcie0.{line}")
+
+
+def test_memory_below_the_need_of_the_drivers_is_refused_with_that_need() -> None:
+    text = built_in_text("net").replace("[hosts.rc]", "[hosts.rc]\nmemory = 32")
+    assert refusal(text) == (
+        "hosts.rc.memory = 32: the drivers of its devices need 33 MiB (net0 33), and a host has 4078 at most"
+    )
+
+
+def test_a_window_below_the_need_of_its_driver_is_refused_with_that_need() -> None:
+    text = built_in_text("net", "ntb").replace("[ntbs.ntb0]", "[ntbs.ntb0]\nmw = 32")
+    assert refusal(text) == "ntbs.ntb0.mw = 32: the driver of net0 needs 33 MiB, and a window has 2048 at most"
+
+
+# Files and sockets that two would use
+
+TWICE = [
+    (
+        "driver.nbd = 'a'\n[devices.b]\ntype = 'blk'\nlink = 'pcie0'\nfunction = 1\ndriver.nbd = 'x/../a'",
+        "driver.nbd",
+        "blk0.driver",
+    ),
+    ("driver.nbd = 'a'\ndevice = { store = 'file', path = './a' }", "device.path", "blk0.driver"),
+    (
+        "[devices.b]\ntype = 'blk'\nlink = 'pcie0'\nfunction = 1\ndevice = { store = 'file', path = 'trace' }",
+        "device.path",
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("keys", "field", "owner"), TWICE)
+def test_a_file_or_socket_that_another_part_has_is_refused_without_a_word_of_namespaces(
+    keys: str, field: str, owner: str | None
+) -> None:
+    line = refusal(built_in_text("blk", keys=keys, link="trace = 'trace'"))
+    device = "b" if "devices.b" in keys else "blk0"
+    path = Path("a" if owner else "trace").absolute()
+    has = f"devices.{owner}" if owner else "links.pcie0"
+    assert line == f"devices.{device}.{field} = '{path}': {has} has it already"
+
+
+# Addresses that are made
+
+
+@pytest.mark.parametrize(("key", "other"), [("mac", 1), ("peer_mac", 0)])
+@pytest.mark.parametrize("index", [0, 7])
+def test_an_address_that_is_given_is_never_that_of_the_other_end(key: str, other: int, index: int) -> None:
+    made = NetSpec().macs(index)
+    given = NetSpec(**{key: made[other].hex(":")}).macs(index)  # type: ignore[arg-type]
+    assert given[1 - other] == made[other]
+    assert given[other] not in made
+
+
+# Transports from outside
+
+
+def test_a_transport_may_have_options_of_its_own() -> None:
+    with temporarily():
+        add_transport("mine", attrs.evolve(TRANSPORTS["pci"], options=("colour", "depth")))
+        assert parse(built_in_text("net")).devices["net0"].extra == ()  # no other topology is any different
+        device = parse(built_in_text("net", "mine", "colour = 'red'")).devices["net0"]
+        assert (device.option("colour"), device.option("depth")) == ("red", None)
+        assert refusal(built_in_text("net", "mine", "shape = 1")).startswith(
+            f"{NET}.shape = 1: unknown key; known are "
+        )
+        assert refusal(built_in_text("net", "pci", "depth = 1")) == (
+            f"{NET}.depth = 1: transport pci has no such setting"
+        )
+        assert refusal(built_in_text("net", "mine", "extra = 1")).startswith(
+            f"{NET}.extra = 1: unknown key; known are "
+        )
+    assert refusal(built_in_text("net", "pci", "depth = 1")).startswith(f"{NET}.depth = 1: unknown key")
+
+
+def test_a_transport_may_have_an_option_with_the_name_of_a_devices_key() -> None:
+    with temporarily():
+        add_transport("mine", attrs.evolve(TRANSPORTS["pci"], options=("mtu",)))
+        assert parse(built_in_text("net", "mine", "mtu = 9000")).devices["net0"].option("mtu") == 9000
+        assert parse(built_in_text("net", "pci", "mtu = 9000")).devices["net0"].option("mtu") == 9000
+        assert parse(built_in_text("blk", "mine", "mtu = 9000")).devices["blk0"].option("mtu") == 9000
+
+
+def test_a_transport_is_carried_by_something_that_exists() -> None:
+    with (
+        temporarily(),
+        pytest.raises(ValueError, match="a transport is carried by one of link, host, ntb, not by 'cable'"),
+    ):
+        add_transport("mine", attrs.evolve(TRANSPORTS["pci"], on="cable"))
+
+
+def test_a_device_without_a_topology_is_checked_alike() -> None:
+    with pytest.raises(ConfigError, match=r"^t: queue_size = 2: a blk driver needs queues of 4 descriptors at least"):
+        parse_device({"type": "blk", "queue_size": 2}, "t")
