@@ -55,6 +55,11 @@ def test_a_message_beyond_the_limit_is_refused_after_those_before_it(message: by
     assert found == [b"{}"]
 
 
+def test_an_answer_may_have_as_many_objects_as_a_large_system() -> None:
+    message = b'{"return": [' + b", ".join([b'{"queues": [{}]}'] * 5000) + b"]}"
+    assert parse(message)["return"] == [{"queues": [{}]}] * 5000
+
+
 @pytest.mark.parametrize(
     ("message", "desc"),
     [

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import attrs
 
@@ -95,8 +96,8 @@ class BlkSpec(DeviceSpec):
 
 
 def nbd_uri(path: str, name: str) -> str:
-    """What NBD clients call the export ``name`` at the socket ``path``."""
-    return f"nbd+unix:///{name}?socket={Path(path).absolute()}"
+    """Return the URI by which NBD clients find the export ``name`` at the socket ``path``."""
+    return f"nbd+unix:///{name}?socket={quote(str(Path(path).absolute()))}"
 
 
 class _BlkEnd:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -152,7 +153,8 @@ class RpmsgSpec(PeerSpec):
         at = dict(zip(("driver", "device"), hosts, strict=True))
         for side, _, channel in self.ends():
             for hint in SURFACES[channel.surface][1]:
-                yield f"{hint.format(Path(channel.path or '').absolute())}    # {name}, {channel.name} on {at[side]}"
+                path = shlex.quote(str(Path(channel.path or "").absolute()))
+                yield f"{hint.format(path)}    # {name}, {channel.name} on {at[side]}"
 
 
 @attrs.frozen(eq=False)
