@@ -182,12 +182,14 @@ def test_after_lost_messages_everything_is_read_once_and_what_is_known_stays_unt
     assert kind_of(table.read_all()) == Type.GET_LINK
     table.apply(tap(number(30, 1), serial=asked(table)))
     table.apply(link(9, name="x0"))
-    assert table.state(2) == InterfaceState("vnet0", MAC, 1500, running=True, addresses=(V4,))
+    assert table.state(2) == InterfaceState("vnet0", MAC, 1500, running=True, addresses=(V4,), networks=((V4, 24),))
     assert table.apply(Message(Type.ERROR, 0, asked(table) + 1, b"")) == (set(), b""), "an answer to another request"
     assert kind_of(done(table)) == Type.GET_ADDRESS
     table.apply(address(V6, prefix=64))
     assert done(table) == b""
-    assert table.state(2) == InterfaceState("vnet0", MAC, 1500, running=True, promisc=True, addresses=(V6,))
+    assert table.state(2) == InterfaceState(
+        "vnet0", MAC, 1500, running=True, promisc=True, addresses=(V6,), networks=((V6, 64),)
+    )
     assert table.readings == 2
 
 

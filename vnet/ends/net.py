@@ -203,7 +203,9 @@ async def open_net_device(context: OpenContext) -> AsyncIterator[NetEnd]:
     port = spec.device
     _check_netns(port, "device.netns")
     driver_mac, mac = spec.macs(context.index)
-    config = _port_config(spec, port, port.netns, mac, driver_mac if spec.mac else None)
+    # TAPs of several processes may be in one bridge: without a name of its own each keeps the address of the kernel.
+    own = None if port.kind == "tap" and not spec.peer_mac else mac
+    config = _port_config(spec, port, port.netns, own, driver_mac if spec.mac else None)
     async with AsyncExitStack() as stack:
         with _refused_at("", "device"):
             opened = await stack.enter_async_context(open_port(port, config, context.poller, context.watches))
@@ -230,7 +232,9 @@ def _check_netns(port: PortSpec, path: str) -> None:
         raise ConfigError("topology", path, port.netns, why)
 
 
-def _port_config(spec: NetSpec, port: PortSpec, netns: str | None, mac: bytes, peer_mac: bytes | None) -> PortConfig:
+def _port_config(
+    spec: NetSpec, port: PortSpec, netns: str | None, mac: bytes | None, peer_mac: bytes | None
+) -> PortConfig:
     return PortConfig(
         kind="tap" if port.kind == "tap" else "tun",
         netns=netns,

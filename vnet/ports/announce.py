@@ -12,6 +12,7 @@ from vnet.ports.packets import (
     ETH_P_ARP,
     ETH_P_IPV6,
     NEIGHBOUR_ADVERTISEMENT,
+    OVERRIDE,
     Arp,
     NeighbourMessage,
     ethernet,
@@ -19,8 +20,6 @@ from vnet.ports.packets import (
 )
 
 __all__ = ["announcements"]
-
-OVERRIDE = 0x20
 
 
 def announcements(mac: bytes, addresses: Iterable[bytes]) -> Iterator[bytes]:

@@ -29,6 +29,8 @@ class FollowedPort(CountingPort):
         self.state = PortState(vlans=frozenset())
         self.addresses: tuple[bytes, ...] = ()
         """The interface's IP addresses, of 4 or 16 bytes; the kernel's own are among them."""
+        self.networks: tuple[tuple[bytes, int], ...] = ()
+        """Their networks, each an address in it and the bits of its prefix."""
         self.lost = ""
         """Why it can't be used any more."""
         self._interface: Interface | None = None
@@ -45,9 +47,9 @@ class FollowedPort(CountingPort):
 
     def interface_changed(self, state: InterfaceState) -> None:
         self.ifname = state.name
-        if state.addresses != self.addresses:
-            self.addresses = state.addresses
-            self._identify(state.addresses)
+        if (state.addresses, state.networks) != (self.addresses, self.networks):
+            self.addresses, self.networks = state.addresses, state.networks
+            self._identify()
         self._set_state(PortState(state.mac, state.promisc, state.allmulti, state.vlans))
 
     def interface_gone(self, why: str) -> None:
@@ -116,5 +118,5 @@ class FollowedPort(CountingPort):
 
     # For subclasses
 
-    def _identify(self, addresses: tuple[bytes, ...]) -> None:
-        """The interface has these IP addresses from now on."""
+    def _identify(self) -> None:
+        """The interface has other `addresses` or `networks` than before."""

@@ -12,6 +12,7 @@ from typing import Literal
 
 import attrs
 
+from vnet.background import open_background
 from vnet.errors import SUDO, PrivilegeError, SettingRefused
 from vnet.ports.device import TunTapDevice, open_device
 from vnet.ports.netns import Address, Route, in_netns, open_netns, set_up_interface
@@ -37,9 +38,9 @@ class PortConfig:
     """An interface to be made: which kind, where, and what it is given.
 
     A ``netns`` that does not exist is made, and removed with the port; None is the namespace we run in.
-    ``mac`` (6 bytes) is a TUN port's own until `PacketPort.start` gives another; ``peer_mac`` is the other
-    end's, for a TUN port that shall not have to find out. ``mtu`` is in bytes without the Ethernet header,
-    ``txqueuelen`` in packets, ``queues`` how many the interface has.
+    ``mac`` (6 bytes) is the interface's, or a TUN port's own, until `PacketPort.start` gives another; a TAP without
+    it has one that the kernel chose. ``peer_mac`` is the other end's, for a TUN port. ``mtu`` is in bytes without the
+    Ethernet header, ``txqueuelen`` in packets, ``queues`` how many the interface has.
     """
 
     kind: Literal["tun", "tap"] = "tun"
@@ -88,6 +89,9 @@ async def open_packet_port(
             watches = await stack.enter_async_context(open_watches())
         port = make_port(await in_netns(config.netns, partial(make_queues, config)), config)
         stack.callback(port.close)
+        if isinstance(port, TunPort):
+            nursery = await stack.enter_async_context(open_background())
+            nursery.start_soon(port.keep_aging)
         await port.follow(watches)
         if poller is not None:
             port.watch(poller)
@@ -119,6 +123,7 @@ def make_interface(config: PortConfig) -> TunTapDevice:
         set_up_interface(
             config.ifname,
             addresses=config.addresses,
+            mac=config.mac if config.kind == "tap" else None,
             mtu=config.mtu,
             txqueuelen=config.txqueuelen,
             routes=config.routes,

@@ -28,6 +28,8 @@ class InterfaceState:
     """Ids of the VLAN interfaces on top of it. Those that moved to another namespace stay: nothing tells their end."""
     addresses: tuple[bytes, ...] = ()
     """IP addresses of 4 or 16 bytes, in the order in which they were added."""
+    networks: tuple[tuple[bytes, int], ...] = ()
+    """The networks of these addresses: an address in it, and the bits of its prefix."""
 
 
 class LinkTable:
@@ -150,4 +152,5 @@ class _Contents:
             link.allmulti,
             frozenset(self.vlans.get(index, {}).values()) | self.moved.get(index, set()),
             tuple(dict.fromkeys(address.ip for address in self.addresses.get(index, ()))),
+            tuple(dict.fromkeys((address.network, address.prefix) for address in self.addresses.get(index, ()))),
         )

@@ -275,6 +275,7 @@ def set_up_interface(
     ifname: str,
     *,
     addresses: Sequence[Address] = (),
+    mac: bytes | None = None,
     mtu: int | None = None,
     txqueuelen: int | None = None,
     routes: Sequence[Route] = (),
@@ -282,9 +283,9 @@ def set_up_interface(
 ) -> None:
     """Configure an interface and bring it up. Its IPv6 addresses work at once, without a search for duplicates.
 
-    ``mtu`` is in bytes without the Ethernet header, ``txqueuelen`` in packets. With ``forward`` what comes in is
-    routed on: IPv6 knows that for the namespace as a whole only. If the kernel has no IPv6, its addresses and routes
-    are left out, and a warning names them. Raises SettingRefused, PrivilegeError, OSError.
+    ``mac`` is 6 bytes, ``mtu`` in bytes without the Ethernet header, ``txqueuelen`` in packets. With ``forward`` what
+    comes in is routed on: IPv6 knows that for the namespace as a whole only. If the kernel has no IPv6, its addresses
+    and routes are left out, and a warning names them. Raises SettingRefused, PrivilegeError, OSError.
     """
     from pyroute2 import IPRoute
 
@@ -298,9 +299,16 @@ def set_up_interface(
             LOG.warning("%s: this kernel has no IPv6; left out: %s", ifname, ", ".join(left_out))
         addresses = [address for address in addresses if address.version == 4]
         routes = [route for route in routes if route.network.version == 4]
+    # The address comes first: the kernel makes the link-local one of it.
+    settings = (
+        ("mac", "address", mac and mac.hex(":")),
+        ("mtu", "mtu", mtu),
+        ("txqueuelen", "txqlen", txqueuelen),
+        ("ifname", "state", "up"),
+    )
     with IPRoute() as netlink:
         index = find(netlink, ifname)
-        for field, key, value in (("mtu", "mtu", mtu), ("txqueuelen", "txqlen", txqueuelen), ("ifname", "state", "up")):
+        for field, key, value in settings:
             if value is not None:
                 with _setting(ifname, field, value):
                     netlink.link("set", index=index, **{key: value})

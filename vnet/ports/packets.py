@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 import attrs
 
@@ -19,10 +20,14 @@ __all__ = [
     "MESSAGE_MAX",
     "NEIGHBOUR_ADVERTISEMENT",
     "NEIGHBOUR_SOLICITATION",
+    "OVERRIDE",
+    "SOLICITED",
     "Arp",
     "NeighbourMessage",
     "destination",
     "ethernet",
+    "group_mac",
+    "in_network",
     "is_unicast",
     "multicast_mac",
     "solicited_node",
@@ -38,6 +43,8 @@ ARP_REPLY = 2
 ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
 NEIGHBOUR_SOLICITATION = 135
 NEIGHBOUR_ADVERTISEMENT = 136
+SOLICITED, OVERRIDE = 0x40, 0x20
+"""Flags of an advertisement."""
 
 MESSAGE_MAX = 1280
 """Bytes of the largest packet that is looked at here. No link carries fewer, and neighbour discovery is not fragmented
@@ -121,7 +128,7 @@ class NeighbourMessage:
         if probe and (destination[:13] != SOLICITED_NODE_PREFIX or mac is not None):
             return None
         flags = word >> 24 if kind == NEIGHBOUR_ADVERTISEMENT else 0
-        if flags & 0x40 and destination[0] == 0xFF:
+        if flags & SOLICITED and destination[0] == 0xFF:
             return None
         return cls(kind, source, destination, target, mac, flags)
 
@@ -176,6 +183,30 @@ def source(packet: bytes) -> bytes:
 def is_unicast(mac: bytes) -> bool:
     """Whether ``mac`` can be one station's own."""
     return len(mac) == 6 and not mac[0] & 1 and any(mac)
+
+
+def in_network(address: bytes, network: tuple[bytes, int]) -> bool:
+    """Whether an IP address is in a network: an address in it and the bits of its prefix."""
+    base, prefix = network
+    if len(base) != len(address):
+        return False
+    host = 8 * len(base) - prefix
+    return int.from_bytes(address, "big") >> host == int.from_bytes(base, "big") >> host
+
+
+def group_mac(address: bytes, networks: Iterable[tuple[bytes, int]]) -> bytes | None:
+    """The MAC that packets to an IP multicast or broadcast ``address`` are sent to; None for any other address.
+
+    The last address of one of the IPv4 ``networks`` is its broadcast address, unless it has but two.
+    """
+    if address[0] >= 224 if len(address) == 4 else address[0] == 0xFF:
+        return multicast_mac(address)
+    if len(address) == 4:
+        for base, prefix in networks:
+            last = (1 << 32 - prefix) - 1 if len(base) == 4 else 0
+            if last > 1 and in_network(address, (base, prefix)) and int.from_bytes(address, "big") & last == last:
+                return BROADCAST
+    return None
 
 
 def multicast_mac(address: bytes) -> bytes:

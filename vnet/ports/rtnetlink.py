@@ -166,6 +166,9 @@ class Address:
     ip: bytes
     """4 or 16 bytes."""
     prefix: int
+    """Bits of its network's prefix."""
+    network: bytes
+    """An address in its network: itself, or the other end's if it is a point-to-point address."""
 
     @classmethod
     def parse(cls, body: bytes) -> Address | None:
@@ -174,7 +177,8 @@ class Address:
         found = attributes(body, ADDRESS_HEADER.size)
         # A point-to-point address has its own end in IFA_LOCAL, and the other's in IFA_ADDRESS.
         ip = found.get(AddressAttribute.LOCAL) or found.get(AddressAttribute.ADDRESS) or b""
-        return cls(index, ip, prefix) if len(ip) in (4, 16) else None
+        network = found.get(AddressAttribute.ADDRESS) or ip
+        return cls(index, ip, prefix, network) if len(ip) == len(network) and len(ip) in (4, 16) else None
 
 
 def _request(kind: int, flags: int, serial: int, body: bytes) -> bytes:

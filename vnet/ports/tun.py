@@ -13,8 +13,8 @@ from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from rings.chain import copy_out, skip
 from vnet.ports.base import DATA_VALID, NEEDS_CSUM, KnownHeaders
 from vnet.ports.device import TunTapDevice
-from vnet.ports.neighbour import Neighbour
-from vnet.ports.packets import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, MESSAGE_MAX, destination, ethernet, multicast_mac
+from vnet.ports.neighbour import AGE_SECONDS, Neighbour
+from vnet.ports.packets import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, MESSAGE_MAX, ethernet
 from vnet.ports.tuntap import LEAD, TunTapPort
 
 __all__ = ["TunPort"]
@@ -27,18 +27,16 @@ IPV4_END = IP_AT + 20
 IPV6_END = IP_AT + 40
 IPV4_DESTINATION = IP_AT + 16
 IPV6_DESTINATION = IP_AT + 24
-IPV4_GROUPS = 224
-"""First byte of the lowest IPv4 multicast address; the limited broadcast is above it."""
-IPV6_GROUPS = 0xFF
 ETHERTYPES = {4: ETH_P_IP, 6: ETH_P_IPV6}
 
 
 class TunPort(TunTapPort):
     """Puts an Ethernet header before each packet of a TUN interface, and takes it off again.
 
-    ``peer_mac`` is whom packets are for; where it is not given, it is learnt. ARP, neighbour solicitations
-    and advertisements end here: the port answers for its interface's addresses, and counts them as sent,
-    or received where it made them itself.
+    The station that a packet is for is learnt from frames and asked for; ``peer_mac`` is that of the station at the
+    other end of the device, which gets what no other station answers for. ARP, neighbour solicitations and
+    advertisements end here: the port answers for its interface's addresses, and counts them as sent, or as received if
+    it made them itself.
     """
 
     FRONT = IP_AT
@@ -54,8 +52,8 @@ class TunPort(TunTapPort):
     ) -> None:
         super().__init__(device, ifname, lead)
         self._neighbour: Neighbour = Neighbour(mac, peer=peer_mac) if lead is None else lead._neighbour
-        self._peer = peer_mac
-        # Towards the ring: what goes before a packet for the peer, by the virtio_net_hdr it came with.
+        self._version = self._neighbour.version
+        # Towards the ring: what goes before a packet, by the virtio_net_hdr it came with and its destination.
         self._ipv4, self._ipv6 = KnownHeaders(), KnownHeaders()
         # From the ring: what the TUN wants in place of a virtio_net_hdr and an Ethernet header for us.
         self._heads = KnownHeaders()
@@ -64,32 +62,35 @@ class TunPort(TunTapPort):
 
     def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
         version = seg[IP_AT] >> 4
-        if version == 4 and seg[IPV4_DESTINATION] < IPV4_GROUPS and size >= IPV4_END:
-            fronts = self._ipv4
-        elif version == 6 and seg[IPV6_DESTINATION] != IPV6_GROUPS and size >= IPV6_END:
-            fronts = self._ipv6
+        if version == 4 and size >= IPV4_END:
+            fronts, key = self._ipv4, self._header.tobytes() + seg[IPV4_DESTINATION:IPV4_END]
+        elif version == 6 and size >= IPV6_END:
+            fronts, key = self._ipv6, self._header.tobytes() + seg[IPV6_DESTINATION:IPV6_END]
         else:
-            return self._rare_front(version, seg, size)
-        header = self._header.tobytes()
-        front = fronts.get(header)
-        if front is None and (known := self._frame_header()) is not None:
-            peer = self._neighbour.peer
-            if peer is None:
-                self._hold(known, seg, size, segs)
-                return None
-            front = fronts[header] = known + ethernet(peer, self._neighbour.mac, ETHERTYPES[version])
-        return front
+            self.drop("too_short" if version in ETHERTYPES else "ethertype")
+            return None
+        return fronts.get(key) or self._new_front(fronts, key, seg, size, segs)
 
-    def _rare_front(self, version: int, seg: memoryview, size: int) -> bytes | None:
-        """`_front` of a packet for a group, and of what is none."""
-        if version not in ETHERTYPES:
-            self.drop("ethertype")
-        elif size < (IPV4_END if version == 4 else IPV6_END):
-            self.drop("too_short")
-        elif (header := self._frame_header()) is not None:
-            group = multicast_mac(destination(seg[IP_AT:LEAD].tobytes()))
-            return header + ethernet(group, self._neighbour.mac, ETHERTYPES[version])
-        return None
+    def _new_front(
+        self, fronts: KnownHeaders, key: bytes, seg: memoryview, size: int, segs: Sequence[memoryview]
+    ) -> bytes | None:
+        """`_front` for a destination and a virtio_net_hdr that did not come together before."""
+        header = self._frame_header()
+        if header is None:
+            return None
+        neighbour, now = self._neighbour, trio.current_time()
+        due = neighbour.deadline
+        to, known = neighbour.find(seg[IP_AT:LEAD].tobytes(), now)
+        if not known:
+            whole = b"".join((seg, *skip(segs, len(seg))))
+            self.drop("no_neighbour", neighbour.hold(header, whole[IP_AT:size], now))
+        self._refresh_all()
+        if neighbour.deadline != due:  # the first queue's reader asks for the destination, now and later
+            self.lead._wake()
+        if to is None:
+            return None
+        front = fronts[key] = header + ethernet(to, neighbour.mac, ETHERTYPES[seg[IP_AT] >> 4])
+        return front
 
     def _frame_header(self) -> bytes | None:
         """The virtio_net_hdr just read, as it has to be when an Ethernet header stands before the packet."""
@@ -105,14 +106,6 @@ class TunPort(TunTapPort):
         if hdr_len:
             hdr_len = min(hdr_len + ETH_HLEN, OFFSET_MAX)
         return HEADER.pack(flags, gso_type, hdr_len, gso_size, csum_start, *rest)
-
-    def _hold(self, header: bytes, seg: memoryview, size: int, segs: Sequence[memoryview]) -> None:
-        """Keep a private copy of a packet whose receiver's MAC is not known yet."""
-        whole = b"".join((seg, *skip(segs, len(seg))))
-        self.drop("no_neighbour", self._neighbour.hold(header, whole[IP_AT:size], trio.current_time()))
-        self._refresh_all()
-        if self.lead is not self:  # whoever asks does it there
-            self.lead._wake()
 
     def _own_frame(self, segs: Sequence[memoryview]) -> int:
         if not self._live:
@@ -185,8 +178,22 @@ class TunPort(TunTapPort):
         self._neighbour.configure(mac)
         self._refresh_all()
 
-    def _identify(self, addresses: tuple[bytes, ...]) -> None:
-        self._neighbour.addresses = addresses
+    def _identify(self) -> None:
+        self._neighbour.move(self.addresses, self.networks)
+        self._refresh_all()
+
+    def age(self) -> None:
+        """Have stations that were not heard of lately answer again before they get more packets."""
+        self._neighbour.age()
+        for queue in self.queues:
+            queue._heads.clear()  # so that the next frames tell of their senders
+        self._refresh_all()
+
+    async def keep_aging(self) -> None:
+        """Call `age` from time to time, for ever."""
+        while True:
+            await trio.sleep(AGE_SECONDS)
+            self.age()
 
     async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
         self.drop("stopped", self._neighbour.reset())
@@ -203,7 +210,7 @@ class TunPort(TunTapPort):
             known.clear()
 
     def _refresh_all(self) -> None:
-        """What is known of the peer is the same for all queues."""
+        """What is known of the stations is the same for all queues."""
         for queue in self.lead.queues:
             queue._refresh()
 
@@ -211,7 +218,7 @@ class TunPort(TunTapPort):
         neighbour = self._neighbour
         # Frames of our own go by the first queue, which is always in use.
         self._plain = self._live and (self.lead is not self or not (neighbour.busy or self._outbox))
-        if neighbour.peer != self._peer:
-            self._peer = neighbour.peer
+        if neighbour.version != self._version:
+            self._version = neighbour.version
             self._ipv4.clear()
             self._ipv6.clear()
