@@ -131,6 +131,41 @@ async def test_a_frame_one_byte_too_long_is_dropped_and_the_next_is_tried(
     assert port.statistics().drops == {"too_long": 1 if fits else 2}
 
 
+CTAG, STAG = b"\x81\x00\x00\x05", b"\x88\xa8\x00\x06"
+
+
+@pytest.mark.virtio("NET-DRV-19", "NET-DEV-7", "NET-DEV-8")
+@pytest.mark.parametrize("sizes", [(70000,), (12, 70000)])
+@pytest.mark.parametrize(
+    ("make", "tags"),
+    [(tun, b""), (tap, b""), (tap, CTAG), (tap, STAG + CTAG), (tap, CTAG * 4)],
+    ids=["TUN", "TAP", "a VLAN", "two VLANs", "four VLANs"],
+)
+async def test_nothing_beyond_the_agreed_mtu_is_handed_up_whatever_the_interfaces_is(
+    device: Socket, make: Callable[[Socket], Awaitable[TunPort | TapPort]], tags: bytes, sizes: tuple[int, ...]
+) -> None:
+    def write(size: int, header: bytes = PLAIN) -> None:
+        """A packet of ``size`` bytes, by an interface whose own MTU is larger than what was agreed on."""
+        front = b"" if make is tun else PEER + OWN + tags + IPV4
+        device.write(header + front + ipv4(payload=bytes(size - 20)))
+
+    port = await make(device)
+    whole = 12 + 14 + len(tags)
+    write(9000)
+    assert len(receive(port, *sizes)) == whole + 9000, "nothing was agreed on"
+    await port.start(mac=OWN, offloads=ALL, mtu=1500)
+    write(1501)
+    write(1500)
+    assert len(receive(port, *sizes)) == whole + 1500
+    write(1501)
+    write(9000, HEADER.pack(1, 1, 40, 1448, 34 if make is tap else 20, 16, 0))
+    assert len(receive(port, *sizes)) == whole + 9000, "it is cut into smaller ones"
+    assert port.statistics().drops == {"too_long": 2}
+    await port.start(mac=OWN, offloads=ALL, mtu=None)
+    write(1501)
+    assert len(receive(port, *sizes)) == whole + 1501
+
+
 async def test_offsets_move_by_the_ethernet_header_where_a_checksum_is_left_to_do(device: Socket) -> None:
     port = await tun(device)
     for given, expected in (

@@ -7,9 +7,11 @@ import struct
 from collections.abc import Sequence
 
 from drivers.devices.net.software import vouched
+from drivers.devices.net.vlan import ETHERTYPE_AT, TAGS_ROOM, tags_end
+from drivers.ports import HEADER_SIZE
 from vnet.ports.base import DATA_VALID, KnownHeaders
 from vnet.ports.device import TunTapDevice
-from vnet.ports.tuntap import TunTapPort
+from vnet.ports.tuntap import LEAD, TunTapPort
 
 __all__ = ["TapPort"]
 
@@ -47,6 +49,9 @@ class TapPort(TunTapPort):
         if front is None and (known := self._agreed_header()):
             front = self._fronts[header] = bytes(known)
         return front
+
+    def _tags(self, seg: memoryview) -> int:
+        return min(tags_end(bytes(seg[HEADER_SIZE:LEAD])) - ETHERTYPE_AT, TAGS_ROOM)
 
     def _take_mac(self, mac: bytes) -> None:
         # The descriptor's ioctl needs neither the interface's name nor a socket in its namespace.

@@ -90,6 +90,8 @@ class TunTapPort(FollowedPort):
         self._plain = False
         """Live, and nothing but the device has anything to hand up: one test on the data path."""
         self._gso_types: frozenset[int] = frozenset()
+        self._limit = math.inf
+        """The size of the largest header and frame without VLAN tags and GSO. The interface's MTU may have grown."""
         self._header = memoryview(bytearray(HEADER_SIZE))
         # A byte behind the caller's room: where it is reached, the frame was longer.
         self._spill = memoryview(bytearray(1))
@@ -128,6 +130,8 @@ class TunTapPort(FollowedPort):
         self._set_offloads(offloads)
         if mtu is not None:
             self._set_mtu(mtu)
+        for queue in self.queues:
+            queue._limit = math.inf if mtu is None else HEADER_SIZE + ETH_HLEN + mtu
         self._refresh_interface()
         if mac is not None:
             self.set_mac(mac)
@@ -248,7 +252,7 @@ class TunTapPort(FollowedPort):
             except OSError as error:
                 raise self._gone(error) from error
             size += self.FRONT - HEADER_SIZE
-            if size > room:
+            if size > room or (size > self._limit and self._beyond_mtu(seg, size)):
                 self.drop("too_long")
             elif front := self._front(seg, size, segs):
                 seg[: self.FRONT] = front
@@ -259,6 +263,10 @@ class TunTapPort(FollowedPort):
                 return size
             drops += 1
         return 0
+
+    def _beyond_mtu(self, seg: memoryview, size: int) -> bool:
+        """Whether a frame larger than ``_limit`` is too large: one without GSO and with too few VLAN tags."""
+        return not self._header[1] and size > self._limit + self._tags(seg)
 
     def pending(self) -> bool:
         return not self._plain or bool(self._poll.poll(0))
@@ -366,6 +374,10 @@ class TunTapPort(FollowedPort):
     def _refresh(self) -> None:
         """Work out ``_plain`` anew."""
         self._plain = self._live and not self._outbox
+
+    def _tags(self, seg: memoryview) -> int:
+        """The size of the VLAN tags of the frame that was read into ``seg``."""
+        return 0
 
     def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
         """What goes before the part of a frame that was read into ``seg`` from `FRONT` on; None: don't hand it up.

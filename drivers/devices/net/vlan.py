@@ -6,7 +6,7 @@ import re
 
 from drivers.ports import ETH_HLEN
 
-__all__ = ["TAGS_ROOM", "frame_limit", "tags_end"]
+__all__ = ["ETHERTYPE_AT", "TAGS_ROOM", "frame_limit", "tags_end"]
 
 ETHERTYPE_AT = 12
 TAG_HLEN = 4
