@@ -146,3 +146,28 @@ async def test_a_deleted_interface_costs_its_device_and_takes_the_carrier_from_t
             binding = system.world.hosts["rc"].virtio.binding(virtio)
             await becomes(lambda: binding.state is BindState.FAILED)
         assert system.lines == [f"{device} was deleted"]
+
+
+@pytest.mark.virtio("NET-DRV-19", "NET-DEV-7")
+@pytest.mark.parametrize("kind", ["tun", "tap"])
+async def test_packets_beyond_the_agreed_mtu_end_at_the_interface_whose_mtu_was_raised(
+    require_tool: RequireTool, kind: str
+) -> None:
+    require_tool("ping")
+    device, number = f"{kind}0", {"tun": 0, "tap": 1}[kind]
+    async with running() as system:
+        await system.carries(device)
+        end, device_end = system.world.devices[device].driver_end, system.world.devices[device].device_end
+        for host, here, target in (("rc", end, 2), ("ep", device_end, 1)):
+            netns = system.world.netns(host)
+            ip("-n", netns, "link", "set", device, "mtu", "9000")
+            argv = netns_command(
+                netns, ["ping", "-c", "1", "-W", "1", "-M", "do", "-s", "4000", f"198.18.{number}.{target}"]
+            )
+            done = await trio.run_process(argv, stdout=subprocess.DEVNULL, check=False)
+            assert done.returncode == 1
+            lost = [cause for _, causes in (*end.drops(), *device_end.drops()) for cause in causes if causes[cause]]
+            at_port = dict(here.drops())["port"]
+            assert at_port.get("too_long", 0) == 1
+            assert lost.count("too_long") == {"rc": 1, "ep": 2}[host]
+        await system.carries(device)

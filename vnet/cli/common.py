@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import resource
@@ -19,7 +20,7 @@ from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError
 from vnet.spec import NAME
 from vnet.traffic import TrafficError
 
-__all__ = ["EXPECTED", "errors_in_one_line", "name_option", "one_line"]
+__all__ = ["EXPECTED", "errors_in_one_line", "name_option", "one_line", "report"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,6 +96,12 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield error
+
+
+def report(line: str) -> None:
+    """Tell the user something about a system that goes on, also if nothing reads standard error any more."""
+    with contextlib.suppress(OSError):
+        click.echo(f"vnet: {line}", err=True)
 
 
 def _check_name(_context: click.Context, _option: click.Parameter, name: str) -> str:

@@ -12,7 +12,7 @@ import click
 import trio
 
 from drivers.registry import DEVICES
-from vnet.cli.common import errors_in_one_line
+from vnet.cli.common import errors_in_one_line, report
 from vnet.cli.signals import run_until_ended
 from vnet.errors import settings_of
 from vnet.qemu import Version, arguments, describe, qemu_version
@@ -220,15 +220,11 @@ async def _run(
     name: str, export: Export, allow_unsealed: bool, version: Version | None, serving: trio.Event
 ) -> NoReturn:
     with settings_of(f"vnet serve {export.spec.type}"):
-        async with open_exports({name: export}, allow_unsealed=allow_unsealed, report=_report):
+        async with open_exports({name: export}, allow_unsealed=allow_unsealed, report=report):
             click.echo(hint(name, export, version))
             serving.set()
             await trio.sleep_forever()
             raise AssertionError
-
-
-def _report(line: str) -> None:
-    click.echo(f"vnet: {line}", err=True)
 
 
 def hint(name: str, export: Export, version: Version | None = None) -> str:

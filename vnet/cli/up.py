@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import trio
 
-from vnet.cli.common import errors_in_one_line, name_option
+from vnet.cli.common import errors_in_one_line, name_option, report
 from vnet.cli.signals import run_until_ended
 from vnet.cli.view import view_command
 from vnet.control import ControlServer
@@ -57,7 +57,7 @@ def _topology(path: Path | None) -> tuple[str, Topology]:
 async def _up(topology: Topology, file: str, name: str, run: str | None, serving: trio.Event) -> int:
     """Run ``topology``, which came from ``file``. Returns the exit status."""
     with settings_of(file), claim(name, topology):
-        async with open_world(topology, name, report=partial(click.echo, err=True)) as world:
+        async with open_world(topology, name, report=report) as world:
             return await _serve(world, run, serving)
 
 

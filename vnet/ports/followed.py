@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 
 import trio
@@ -13,6 +14,8 @@ from vnet.ports.link_table import InterfaceState
 from vnet.ports.watch import Interface, Watches
 
 __all__ = ["FollowedPort"]
+
+GONE = {errno.EBADF, errno.EBADFD, errno.ENODEV, errno.ENXIO}
 
 
 class FollowedPort(CountingPort):
@@ -114,7 +117,8 @@ class FollowedPort(CountingPort):
 
     def _gone(self, error: OSError) -> PortGone:
         """The error to raise for one of the descriptor or of its interface."""
-        return PortGone(self.lost or f"{self.ifname} is gone: {error.strerror}")
+        what = "is gone" if error.errno in GONE else "can't be used"
+        return PortGone(self.lost or f"{self.ifname} {what}: {error.strerror}")
 
     # For subclasses
 

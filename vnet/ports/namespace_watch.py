@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections import deque
 from typing import Protocol
 
 import trio
@@ -46,6 +47,7 @@ class NamespaceWatch:
         self.interfaces: dict[int, Watched] = {}
         self._table = LinkTable()
         self._all_read = trio.Event()
+        self._unsent: deque[bytes] = deque()
         self._send(self._table.read_all())
 
     async def run(self) -> None:
@@ -58,9 +60,10 @@ class NamespaceWatch:
             self.read(DATAGRAMS_PER_TURN)
 
     async def reread(self) -> None:
-        """Read from time to time what the kernel changes without a message, until closed."""
+        """Read what the kernel changes without a message, and repeat requests that failed, until closed."""
         while self.socket.fileno() >= 0:
             await trio.sleep(REREAD_SECONDS)
+            self._send()
             asked = b"".join(link_request(i) for i, interface in self.interfaces.items() if interface.rereads)
             try:
                 if asked:
@@ -110,9 +113,16 @@ class NamespaceWatch:
         if self.interfaces.get(index) is interface:
             self._update(index)
 
-    def _send(self, request: bytes) -> None:
+    def _send(self, request: bytes = b"") -> None:
+        """Send it, and what could not be sent before."""
         if request:
-            self.socket.send(request)
+            self._unsent.append(request)
+        try:
+            while self._unsent:
+                self.socket.send(self._unsent[0])
+                self._unsent.popleft()
+        except OSError:
+            pass  # the kernel has no memory now: `reread` tries again
 
     def close(self) -> None:
         trio.lowlevel.notify_closing(self.socket)

@@ -28,6 +28,7 @@ TUNGETIFF, TUNGETDEVNETNS = 0x800454D2, 0x54E3
 SIOCGIFINDEX, SIOCSIFMTU = 0x8933, 0x8922
 IFNAME = struct.Struct("16s24x")
 IFREQ_NUMBER = struct.Struct("16si20x")
+RETRY_SECONDS = 1.0
 ATTEMPTS = 10
 """How often an interface is looked for that is renamed or moved meanwhile."""
 
@@ -118,16 +119,12 @@ class Interface:
             self.state = attrs.evolve(self.state, running=False)
         self._watches.find(self)
 
-    def lose(self, error: OSError) -> None:
-        """It is nowhere."""
-        if self._closed:
-            return
-        self._closed = True
-        name = self.state.name if self.state is not None else "an interface"
-        deleted = error.errno == errno.EBADFD
-        why = f"{name} was deleted" if deleted else f"{name} can't be followed: {error.strerror}"
-        self._watches.report(why)
-        if deleted:
+    def lose(self) -> None:
+        """It was deleted."""
+        if not self._closed:
+            self._closed = True
+            why = f"{self.state.name if self.state is not None else 'an interface'} was deleted"
+            self._watches.report(why)
             self._follower.interface_gone(why)
 
     def _leave(self) -> None:
@@ -169,10 +166,13 @@ class Watches:
         self._nursery.start_soon(self._find, interface)
 
     async def _find(self, interface: Interface) -> None:
-        try:
-            await self._attach(interface)
-        except OSError as error:
-            interface.lose(error)
+        while True:
+            try:
+                return await self._attach(interface)
+            except OSError as error:
+                if error.errno in (errno.EBADFD, errno.EBADF):  # it was deleted, or its descriptor closed
+                    return interface.lose()
+            await trio.sleep(RETRY_SECONDS)  # there is no descriptor left, say
 
     async def _attach(self, interface: Interface) -> None:
         try:
