@@ -131,8 +131,8 @@ def _table() -> Iterator[Command]:
         yield Command(opcode, bytes((opcode,)) + bytes.fromhex(usage))
     actions = {
         (Op.SERVICE_ACTION_IN_16, READ_CAPACITY_16): "0000000000000000 ffffffff 00 00",
-        (Op.MAINTENANCE_IN, REPORT_OPCODES): "07 ff ffff ffffffff 00 00",
-        (Op.MAINTENANCE_IN, REPORT_FUNCTIONS): "00 000000 ffffffff 00 00",
+        (Op.MAINTENANCE_IN, REPORT_OPCODES): "87 ff ffff ffffffff 00 00",
+        (Op.MAINTENANCE_IN, REPORT_FUNCTIONS): "80 000000 ffffffff 00 00",
     }
     for (opcode, action), usage in actions.items():
         yield Command(opcode, bytes((opcode, action)) + bytes.fromhex(usage), action)

@@ -172,19 +172,16 @@ class LogicalUnit(Unit):
         return Io(Kind.FILL, offset, size, taken=len(pattern), pattern=pattern, stable=stable)
 
     def unmap(self, call: Call) -> Reply | Io:
+        """A descriptor that is incomplete, or cut by either length, is ignored (SBC-3 section 5.28.2)."""
         size = call.field(7, 2)
-        data = call.parameters(size)
         if not self.store.info.unmaps:
             raise illegal(Asc.INVALID_COMMAND_OPERATION_CODE, 0)
+        data = call.parameters(size)
         if not size:
             return GOOD
         if size < UNMAP_HEADER:
             raise illegal(Asc.PARAMETER_LIST_LENGTH_ERROR)
-        rows = int.from_bytes(data[2:4], "big")
-        if int.from_bytes(data[:2], "big") + 2 > size or rows + UNMAP_HEADER > size:
-            raise illegal(Asc.PARAMETER_LIST_LENGTH_ERROR)
-        if rows % UNMAP_ROW:
-            raise illegal(Asc.INVALID_FIELD_IN_PARAMETER_LIST, 2, 7, cdb=False)
+        rows = min(int.from_bytes(data[2:4], "big"), size - UNMAP_HEADER) // UNMAP_ROW * UNMAP_ROW
         if rows > self.limits.ranges * UNMAP_ROW:
             raise illegal(Asc.INVALID_FIELD_IN_PARAMETER_LIST, 2, 7, cdb=False)
         block, whole = self.block_size, 0

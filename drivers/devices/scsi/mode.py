@@ -84,17 +84,20 @@ class Mode:
             raise illegal(Asc.PARAMETER_LIST_LENGTH_ERROR)
         if size:
             _check_descriptor(data[header:at], header, info, long_lba)
-        mode = self
+        mode, seen = self, set[int]()
         while at < len(data):
             code = data[at] & 0x3F
             now = mode.pages(CURRENT).get(code)
             if now is None or data[at] & 0x40:
                 raise illegal(Asc.INVALID_FIELD_IN_PARAMETER_LIST, at, 5, cdb=False)
             page = data[at : at + len(now)]
-            if len(page) < 2 or page[1] != len(now) - 2:
+            if len(page) > 1 and page[1] != len(now) - 2:
                 raise illegal(Asc.INVALID_FIELD_IN_PARAMETER_LIST, at + 1, cdb=False)
             if len(page) < len(now):
                 raise illegal(Asc.PARAMETER_LIST_LENGTH_ERROR)
+            if code in seen:
+                raise illegal(Asc.INVALID_FIELD_IN_PARAMETER_LIST, at, 5, cdb=False)
+            seen.add(code)
             changeable = mode.pages(CHANGEABLE)[code]
             for i in range(2, len(now)):
                 wrong = (page[i] ^ now[i]) & ~changeable[i]

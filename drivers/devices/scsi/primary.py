@@ -17,9 +17,17 @@ Inventory = Callable[[], Sequence[bytes]]
 WELL_KNOWN_ONLY, ALL_LUNS = 1, (0, 2)
 """Values of SELECT REPORT."""
 SUPPORTED, NOT_SUPPORTED = 3, 1
-SERVACTV = 0x01
+SERVACTV, CTDP = 0x01, 0x02
+"""Flags of a command's descriptor: it has a service action; a timeouts descriptor follows it."""
+RCTD, CTDP_ONE = 0x80, 0x80
+"""The request for timeouts descriptors, and the flag that one follows the answer about one command."""
+TIMEOUTS = b"\0\x0a" + bytes(10)
+"""A command timeouts descriptor (SPC-4 section 6.35.4) that indicates no timeout."""
+REPD = 0x80
 FUNCTIONS = bytes((0x80 | 0x40 | 0x10 | 0x08 | 0x04, 0x01 | 0x02, 0, 0))
 """Abort task, abort task set, clear task set, logical unit reset, query task; I_T nexus reset, query task set."""
+FUNCTIONS_EXTENDED = FUNCTIONS[:3] + b"\x0c" + bytes(12)
+"""The same in the extended format (SPC-4 section 6.36.3), without timeouts."""
 
 
 class Listing(Protocol):
@@ -54,8 +62,9 @@ def report_luns(unit: Listing, call: Call) -> Reply:
 def report_opcodes(unit: Unit, call: Call) -> Reply:
     option, opcode, action = call.cdb[2] & 7, call.cdb[3], call.field(4, 2)
     allocation = call.field(6, 4)
+    timeouts = TIMEOUTS if call.cdb[2] & RCTD else b""
     if option == 0:
-        rows = b"".join(_row(command) for command in unit.supported())
+        rows = b"".join(_row(command, timeouts) for command in unit.supported())
         return call.answer(len(rows).to_bytes(4, "big") + rows, allocation)
     has_actions = any(code == opcode and found is not None for code, found in COMMANDS)
     if option > 3 or (option == 1 and has_actions) or (option == 2 and not has_actions):
@@ -64,22 +73,24 @@ def report_opcodes(unit: Unit, call: Call) -> Reply:
     if key not in unit.handlers or (not has_actions and action and option == 3):
         return call.answer(bytes((0, NOT_SUPPORTED, 0, 0)), allocation)
     usage = COMMANDS[key].usage
-    return call.answer(bytes((0, SUPPORTED)) + len(usage).to_bytes(2, "big") + usage, allocation)
+    support = SUPPORTED | (CTDP_ONE if timeouts else 0)
+    return call.answer(bytes((0, support)) + len(usage).to_bytes(2, "big") + usage + timeouts, allocation)
 
 
-def _row(command: Command) -> bytes:
+def _row(command: Command, timeouts: bytes) -> bytes:
     action = command.action
-    flags = 0 if action is None else SERVACTV
+    flags = (0 if action is None else SERVACTV) | (CTDP if timeouts else 0)
     return (
         bytes((command.opcode, 0))
         + (action or 0).to_bytes(2, "big")
         + bytes((0, flags))
         + len(command.usage).to_bytes(2, "big")
+        + timeouts
     )
 
 
 def report_functions(unit: Unit, call: Call) -> Reply:
-    return call.answer(FUNCTIONS, call.field(6, 4))
+    return call.answer(FUNCTIONS_EXTENDED if call.cdb[2] & REPD else FUNCTIONS, call.field(6, 4))
 
 
 def inquire(peripheral: int, product: str) -> Handler:
