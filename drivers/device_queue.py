@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["NO_VECTOR", "DeviceQueue"]
 
 NO_VECTOR = 0xFFFF
+PACE = 512
+"""Units of work after which a flow lets others run, as `rings.queue.Vringh.pace` counts them: about a millisecond."""
 DISCARDED = 64
 """Chains at a time."""
 
@@ -83,6 +85,7 @@ class DeviceQueue:
     def begin(self, ring: Vringh) -> None:
         """From now on there is a ring."""
         self.ring = ring
+        self.begin_turn()
         self.enabled = self.live = True
         self._left = False
         self._lives += 1
@@ -134,6 +137,10 @@ class DeviceQueue:
 
     def reachable(self) -> bool:
         return self.ring is not None and self.ring.reachable()
+
+    def begin_turn(self) -> None:
+        if self.ring is not None:
+            self.ring.pace(PACE)
 
     def quiet(self) -> None:
         if self.ring is not None:

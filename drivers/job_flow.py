@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+import trio
+
 from drivers.pump import Need, QueueFlow, pump
 from drivers.traffic import RequestFigures
 from drivers.vhost import DeviceQueue
@@ -17,6 +19,11 @@ __all__ = ["JobFlow"]
 BUDGET = 64
 """Requests per batch."""
 BUDGET_BYTES = 1 << 20
+"""Bytes per batch."""
+UNIT = 16 << 10
+"""Bytes whose copy costs about what a descriptor does."""
+AT_ONCE = 2 << 20
+"""Bytes of the largest request that is done at once: a worker does a larger one piece by piece."""
 
 
 class JobFlow(QueueFlow):
@@ -29,6 +36,8 @@ class JobFlow(QueueFlow):
         self._ring = queue.ring
         self._ended: deque[Job] = deque()
         self._working = 0
+        self.serving = False
+        """Whether requests are taken: since the ring began, and until it ends or breaks."""
 
     # What each device type says.
 
@@ -44,17 +53,27 @@ class JobFlow(QueueFlow):
 
     async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
         """Serve the queue; one that breaks still gets back what was taken from it."""
+        self.serving = True
         try:
-            await pump(self, settle, in_place=True)
+            try:
+                await pump(self, settle, in_place=True)
+            finally:
+                self.served()
             while self._working and self.held():
-                await self.queue.signal.wait()
+                if not self._ended:
+                    await self.queue.signal.wait()
                 if self.held() and self._give_back():
                     if settle is not None:
                         await settle()
                     if self.held():
                         self.queue.flush()
+                    await trio.lowlevel.checkpoint()
         finally:
             self._ended.clear()  # they hold the driver's memory, and each other
+
+    def served(self) -> None:
+        """Take no more requests."""
+        self.serving = False
 
     def held(self) -> bool:
         """Whether ring and buffers are those the requests came from, and still there: nothing else is touched."""
@@ -71,7 +90,10 @@ class JobFlow(QueueFlow):
             if chain is None:
                 return moved, Need.QUEUE
             moved += 1
-            size += begin(ring, chain)
+            done = begin(ring, chain)
+            size += done
+            if done >= UNIT:
+                ring.spend(done // UNIT)
         return moved, Need.TURN
 
     def hand_over(self, job: Job) -> None:
@@ -81,14 +103,20 @@ class JobFlow(QueueFlow):
         self._workers.submit(job)
 
     def finished(self, jobs: Sequence[Job]) -> None:
-        """Workers are done with them, or nobody begins them any more."""
+        """Answer jobs that workers completed."""
         if self.held():
             self._ended.extend(jobs)
             self.queue.signal.set()
 
+    def withdrawn(self, jobs: Sequence[Job]) -> None:
+        """Answer jobs that no worker began, in this flow's own task."""
+        if self.held():
+            self._ended.extend(jobs)
+            self.queue.signal.wake()
+
     def _give_back(self) -> int:
-        """Answer what workers are done with; how many."""
-        count = len(self._ended)
+        """Answer a batch of what workers are done with; how many."""
+        count = min(len(self._ended), BUDGET)
         for _ in range(count):
             job = self._ended.popleft()
             self._working -= 1

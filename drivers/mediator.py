@@ -106,6 +106,10 @@ class QueuePair:
     def reachable(self) -> bool:
         return self.source.reachable() and self.sink.reachable()
 
+    def begin_turn(self) -> None:
+        self.source.begin_turn()
+        self.sink.begin_turn()
+
     def quiet(self) -> None:
         self.source.quiet()
         self.blamed = self.sink

@@ -62,9 +62,15 @@ class Signal:
         if self._task is None:
             self._set = True
         elif self.here is None or not self.here():
-            task, self._task = self._task, None
-            if task is not None:
-                trio.lowlevel.reschedule(task)
+            self.wake()
+
+    def wake(self) -> None:
+        """Do what `set` does, but leave the work to the task that waits, never to the caller."""
+        task, self._task = self._task, None
+        if task is None:
+            self._set = True
+        else:
+            trio.lowlevel.reschedule(task)
 
     async def wait(self) -> bool:
         """True once `set` was called since the last return, False when ``every`` is over. One task at a time."""
@@ -122,6 +128,9 @@ class QueueEnd(Protocol):
 
     def reachable(self) -> bool:
         """Whether the ring's memory is still there."""
+
+    def begin_turn(self) -> None:
+        """Others had a turn: the flow may do as much work as one may have, in its own task or in place."""
 
     def quiet(self) -> None:
         """Ask the other side not to notify."""
@@ -232,15 +241,19 @@ class _Drain:
                 turns += 1
                 if turns % BATCHES == 0:
                     await trio.lowlevel.checkpoint()
+                    queue.begin_turn()
             elif need is not Need.QUEUE:
                 turns = 0
                 await flow.wait(need)
+                queue.begin_turn()
                 self._check()
             elif queue.rearm():
                 queue.quiet()
                 await trio.lowlevel.checkpoint()
+                queue.begin_turn()
             else:
                 await wait_told(queue)
+                queue.begin_turn()
                 self._check()
                 if queue.live:
                     queue.quiet()
@@ -265,9 +278,9 @@ class _Drain:
         return self._queue.live and self._step(told=False) is Need.SOURCE
 
     def _step(self, *, told: bool) -> Need | None:
-        """Batches, in somebody else's task, who is never told what went wrong here; what is lacking then.
+        """Move one batch in the notifier's task; what the flow needs next, or None to wake `run`.
 
-        None: `run` has to be woken, and will find out.
+        One batch is all that a notifier pays for: it may notify many queues in one turn. Errors are raised by `run`.
         """
         queue = self._queue
         if self._busy or self._error is not None:
@@ -276,13 +289,10 @@ class _Drain:
         try:
             if told:
                 queue.quiet()  # as all that touches the ring: its memory may be gone
-            for _ in range(BATCHES):
-                moved, need = self._flow.move()
-                if moved:
-                    count_batch(queue.batches, moved)
-                    queue.flush()
-                if need is not Need.TURN or not queue.live:
-                    break
+            moved, need = self._flow.move()
+            if moved:
+                count_batch(queue.batches, moved)
+                queue.flush()
             if told and need is Need.QUEUE and queue.rearm():
                 return None
         except Exception as exc:  # noqa: BLE001  whatever it is, it is this flow's: raised again in its own task

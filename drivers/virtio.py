@@ -98,6 +98,9 @@ class DriverQueue:
     def reachable(self) -> bool:
         return self.ring.reachable()
 
+    def begin_turn(self) -> None:
+        """Nothing: used buffers are few, and each costs the same."""
+
     def quiet(self) -> None:
         self.ring.disable_cb()
 

@@ -31,6 +31,16 @@ class AroundVringh(BatchVringh, Generic[V]):
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         self._ring.complete_each(done)
 
+    def pace(self, work: int, /) -> None:
+        self._ring.pace(work)
+
+    def spend(self, work: int, /) -> None:
+        self._ring.spend(work)
+
+    @property
+    def paused(self) -> bool:
+        return self._ring.paused
+
     def publish(self) -> bool:
         return self._ring.publish()
 

@@ -123,6 +123,20 @@ class Vringh(Protocol):
     num: int
     broken: bool
 
+    @property
+    def paused(self) -> bool:
+        """Whether the ring reads as empty because the work of this turn is done."""
+
+    def pace(self, work: int, /) -> None:
+        """Begin a turn of that much work; without, there is no bound.
+
+        Each descriptor of a chain that has several is one unit. Once all are spent the ring reads as empty, though
+        `notify_enable` says that there is more. A chain is never cut: one more than the turn has room for is taken.
+        """
+
+    def spend(self, work: int, /) -> None:
+        """Count work of the device's own, such as bytes that it moves, among that of the turn."""
+
     def getdesc(self) -> Chain | None:
         """Take the next chain, every descriptor of it fetched once and checked; None when there is none.
 

@@ -15,6 +15,9 @@ from rings.queue import QueueStatistics, Segment
 __all__ = ["FREE", "IN_FLIGHT", "MAX_CHAIN_BYTES", "MAX_SEGMENT", "DeviceSide", "DriverSide"]
 
 MAX_CHAIN_BYTES = 1 << 32
+CHAIN_MAX = 8192
+"""Descriptors of the longest chain that a device's side accepts, in rings of more: it takes some 5 ms to follow one."""
+NO_PACE = 1 << 62
 MAX_SEGMENT = 0xFFFF_FFFF
 """Bytes that the length field of a descriptor holds."""
 FREE, IN_FLIGHT = 0, 1 << 62
@@ -118,12 +121,24 @@ class DeviceSide(BatchVringh):
         self._memory = memory
         self._areas = areas
         self._allows_tables = indirect
-        self._table_max = max(num, table_max)
+        self._longest = min(num, CHAIN_MAX)
+        self._table_max = max(self._longest, table_max)
         # By head or buffer id: IN_FLIGHT while the device has it, then the batch with which it is shown as used. Until
         # that batch is published the driver can't know, and must not make it available again.
         self._taken = [FREE] * num
         self._batch = 1
         self._chains = self._calls = self._suppressed = self._returned = 0
+        self._left = NO_PACE  # work until the turn ends
+
+    def pace(self, work: int, /) -> None:
+        self._left = work
+
+    def spend(self, work: int, /) -> None:
+        self._left -= work
+
+    @property
+    def paused(self) -> bool:
+        return self._left <= 0
 
     def _resolve(self, addr: Addr, size: int, writable: bool, into: list[memoryview]) -> None:
         """Append what a descriptor points to. Raises MemoryFault."""

@@ -18,6 +18,7 @@ from drivers.transports.vhost_user import VhostUserBack
 from drivers.vhost import VhostBus, VhostDevice
 from rings.status import Status
 from vnet.background import open_background
+from vnet.collector import ignore_existing
 from vnet.ends import ENDS
 from vnet.ends.base import End, OpenContext
 from vnet.errors import ConfigError
@@ -165,6 +166,7 @@ async def open_exports(
                 await sessions.start(serve)
             except OSError as exc:
                 raise ConfigError("serve", "socket", str(device.export.socket), exc.strerror or str(exc)) from None
+        stack.enter_context(ignore_existing())
         yield served
 
 

@@ -20,6 +20,7 @@ from drivers.vhost import VhostBack, VhostDevice
 from drivers.virtio import VirtioDevice
 from rings.status import Status
 from vnet.background import open_background
+from vnet.collector import ignore_existing
 from vnet.ends import ENDS
 from vnet.ends.base import End, EndsType, OpenContext
 from vnet.ends.foreign import ForeignEnd
@@ -299,6 +300,7 @@ async def open_world(
         for junction in world.junctions:
             nursery.start_soon(junction.serve)
         await _start(world)
+        stack.enter_context(ignore_existing())
         yield world
 
 

@@ -104,14 +104,14 @@ class PackedVringh(DeviceSide):
 
     def getdescs(self, limit: int, /) -> list[Chain]:
         chains: list[Chain] = []
-        if self.broken:
+        if self.broken or self._left <= 0:
             return chains
         if self._again:
             return self._retake(limit)
         # One batch is one trip through here: what every chain needs is looked up once.
         num, desc, slot, lap, out = self.num, self._desc, self._slot, self._lap, self._out
         taken, counts, batch, view = self._taken, self._counts, self._batch, self._memory.view
-        want = available(lap)
+        want, paused = available(lap), False
         try:
             for _ in range(limit):
                 # Loaded once, before the address that it vouches for; what is checked below is this copy.
@@ -122,7 +122,8 @@ class PackedVringh(DeviceSide):
                 if out >= num:
                     raise BadRing(f"descriptor {slot} was made available again while in flight")
                 if flags & CHAINED:
-                    ident, count, chain = self._walk(slot, word, want, num - out)
+                    ident, count, chain = self._walk(slot, word, want, min(num - out, self._longest))
+                    paused = self._left <= 0
                 else:
                     ident, count = word >> 32 & 0xFFFF, 1
                     if size := word & MAX_SEGMENT:
@@ -145,6 +146,8 @@ class PackedVringh(DeviceSide):
                 if slot >= num:
                     slot, lap, want = slot - num, lap ^ 1, want ^ HANDS
                 chains.append(chain)
+                if paused:
+                    break
         except (BadRing, MemoryFault):
             # What came before it is good. It is met again, first, when the next one is asked for.
             if not chains:
@@ -207,7 +210,7 @@ class PackedVringh(DeviceSide):
 
     def _retake(self, limit: int) -> list[Chain]:
         chains: list[Chain] = []
-        while self._again and len(chains) < limit:
+        while self._again and len(chains) < limit and self._left > 0:
             words = self._again[0]
             ident = words[-1][1] >> 32 & 0xFFFF
             try:
@@ -230,6 +233,7 @@ class PackedVringh(DeviceSide):
             # Of a table's entries only WRITE counts, whatever else is set in them (section 2.8.7).
             entries, count = self._table(first, Addr(words[0][0]), table[0] & MAX_SEGMENT)
             words = [(entries[2 * entry], entries[2 * entry + 1]) for entry in range(count)]
+        self._left -= len(words)
         readable: list[memoryview] = []
         writable: list[memoryview] = []
         if sum(word & MAX_SEGMENT for _, word in words) > MAX_CHAIN_BYTES:
@@ -304,7 +308,7 @@ class PackedVringh(DeviceSide):
         self._ring.device[0] = at(slot, lap) | DESC if self._event_idx else ENABLE
         # Pairs with the fence in the driver's publish.
         self._memory.fence()
-        return bool(self._desc[2 * slot + 1] >> 48 & HANDS == available(lap))
+        return self._left <= 0 or bool(self._desc[2 * slot + 1] >> 48 & HANDS == available(lap))
 
     def notify_disable(self) -> None:
         self._ring.device[0] = DISABLE

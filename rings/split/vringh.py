@@ -67,6 +67,8 @@ class SplitVringh(DeviceSide):
 
     def getdescs(self, limit: int, /) -> list[Chain]:
         chains: list[Chain] = []
+        if self._left <= 0:
+            return chains
         if self._again:
             return self._retake(limit)
         first = self._last_avail
@@ -85,6 +87,10 @@ class SplitVringh(DeviceSide):
                 addr, word = desc[2 * head], desc[2 * head + 1]
                 if word & CHAINED:
                     chain = self._walk(head, addr, word)
+                    if self._left <= 0:
+                        taken[head] = IN_FLIGHT
+                        chains.append(chain)
+                        break
                 elif size := word & MAX_SEGMENT:
                     writable = word & WRITABLE != 0
                     try:
@@ -139,7 +145,7 @@ class SplitVringh(DeviceSide):
 
     def _retake(self, limit: int) -> list[Chain]:
         chains: list[Chain] = []
-        while self._again and len(chains) < limit and not self.broken:
+        while self._again and len(chains) < limit and not self.broken and self._left > 0:
             head = self._again[0]
             try:
                 chains.append(self._walk(head, self._desc[2 * head], self._desc[2 * head + 1]))
@@ -171,7 +177,7 @@ class SplitVringh(DeviceSide):
     def _walk(self, head: int, addr: Addr, word: int) -> Chain:
         """Follow a chain of more than one descriptor, or one that leads into an indirect table."""
         table = self._desc
-        limit = longest = self.num
+        limit, longest = self.num, self._longest
         nested = wrote = False
         readable: list[memoryview] = []
         writable: list[memoryview] = []
@@ -199,6 +205,7 @@ class SplitVringh(DeviceSide):
                     raise BadRing(f"chain {head}: a readable descriptor after a writable one")
                 self._resolve(addr, length, wrote, writable if wrote else readable)
                 if not flags & NEXT:
+                    self._left -= count
                     return head, readable, writable
                 index = word >> 48
                 if index >= limit:
@@ -254,7 +261,7 @@ class SplitVringh(DeviceSide):
             self._ring.used[FLAGS] = 0
         # Pairs with the fence in the driver's publish.
         self._memory.fence()
-        return bool(self._avail[IDX] != self._seen)
+        return self._left <= 0 or bool(self._avail[IDX] != self._seen)
 
     def notify_disable(self) -> None:
         # With EVENT_IDX the event that was passed already says the same until 65536 entries later.

@@ -30,6 +30,8 @@ class Queue:
     def quiet(self) -> None:
         pass
 
+    def begin_turn(self) -> None: ...
+
     def rearm(self) -> bool:
         return False
 

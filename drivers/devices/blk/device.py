@@ -20,7 +20,7 @@ from drivers.devices.blk.layout import (
     RequestType,
 )
 from drivers.devices.blk.request import Limits, Refusal, Request
-from drivers.job_flow import JobFlow
+from drivers.job_flow import AT_ONCE, JobFlow
 from drivers.model import MatchId, present
 from drivers.ports import SectorStore
 from drivers.traffic import RequestFigures
@@ -30,6 +30,7 @@ from rings.chain import Chain, copy_in
 from rings.features import mask
 from rings.ids import DeviceId
 from rings.queue import Vringh
+from rings.sides import MAX_CHAIN_BYTES
 
 __all__ = ["BlkPlug", "VhostBlk"]
 
@@ -89,11 +90,11 @@ class RequestFlow(JobFlow):
 
     def _do(self, ring: Vringh, request: Request) -> None:
         kind, got = request.kind, 0
-        writeback = self._bound.writeback
+        writeback, small = self._bound.writeback, request.size <= AT_ONCE
         try:
-            if kind == RequestType.IN:
+            if kind == RequestType.IN and small:
                 got = self._store.preadv(request.data, request.offset)
-            elif kind == RequestType.OUT and writeback:
+            elif kind == RequestType.OUT and writeback and small:
                 got = self._store.pwritev(request.data, request.offset)
             elif kind == RequestType.GET_ID:
                 serial = self._bound.plug.serial.encode("ascii", "replace")[:ID_SIZE].ljust(ID_SIZE, b"\0")
@@ -228,7 +229,15 @@ class BoundVhostBlk:
 
     async def run(self) -> None:
         device, plug, info = self._device, self.plug, self.plug.store.info
-        self.limits = Limits(info.size // SECTOR, device.features, info.read_only, MAX_SECTORS, MAX_SEGMENTS)
+        bounded = not mask((BlkFeature.SIZE_MAX, BlkFeature.SEG_MAX)) & ~device.features
+        self.limits = Limits(
+            info.size // SECTOR,
+            device.features,
+            info.read_only,
+            MAX_SECTORS,
+            MAX_SEGMENTS,
+            SIZE_MAX * SEG_MAX if bounded else MAX_CHAIN_BYTES,
+        )
         workers = Workers()
         async with trio.open_nursery() as nursery:
             for _ in range(plug.workers):

@@ -42,6 +42,8 @@ class Limits:
     max_sectors: int = 0
     """Of one segment of a discard or write-zeroes request."""
     max_segments: int = 0
+    max_data: int = 1 << 32
+    """Bytes of data of one request."""
     types: frozenset[int] = attrs.field(init=False)
     """The requests that exist between these two sides."""
 
@@ -87,6 +89,8 @@ class Request(NamedTuple):  # which is made for every request in a third of the 
         elif kind == RequestType.FLUSH:
             data = []
         size = total(data)
+        if size > limits.max_data:
+            return Refusal(head, status, BlkStatus.IOERR, "too_long")
         if kind in _MOVES:
             if size % SECTOR:
                 return Refusal(head, status, BlkStatus.IOERR, "unaligned")

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ControlFlow", "EventFlow"]
 
-BUDGET = 64
-"""What the control queue is asked for per batch."""
+BUDGET = 4
+"""Commands of the control queue per batch: each may end all requests there are."""
 
 
 @attrs.frozen(eq=False)
@@ -70,12 +70,25 @@ class ControlFlow(QueueFlow):
         if not control.whole:
             self._answer(ring, control, Response.FAILURE)
         elif control.kind == ControlType.TMF:
-            # A request may be meant that was made available just before: nobody looked at its queue since.
-            for flow in self._bound.flows.values():
-                flow.pull()
-            self._bound.tasks.manage(control.function, control.lun, control.tag, self._later(control))
+            self._look(control)
         else:
             self._notifications(ring, control)
+
+    def _look(self, control: Control) -> None:
+        """Do a function once every request queue was looked at: it may mean a request that came just before it."""
+        flows = list(self._bound.flows.values())
+        left = len(flows)
+
+        def looked() -> None:
+            nonlocal left
+            left -= 1
+            if left < 1 and self.queue.ring is self._ring:
+                self._bound.tasks.manage(control.function, control.lun, control.tag, self._later(control))
+
+        for flow in flows:
+            flow.look(looked)
+        if not flows:
+            looked()
 
     def _later(self, control: Control) -> Callable[[Response], None]:
         def over(response: Response) -> None:

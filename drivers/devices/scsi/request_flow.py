@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,12 @@ from drivers.devices.scsi.request import Request
 from drivers.devices.scsi.sense import Asc, Key, Sense
 from drivers.devices.scsi.tasks import Task
 from drivers.devices.scsi.unit import Io, Unit
-from drivers.job_flow import JobFlow
+from drivers.job_flow import AT_ONCE, JobFlow
 from drivers.pump import Need
 from drivers.traffic import RequestFigures
 from drivers.vhost import DeviceQueue
 from drivers.workers import Job, Kind
 from rings.chain import Chain, copy_in, take
-from rings.errors import MemoryFault, RemoteRingError
 from rings.queue import Vringh
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class RequestFlow(JobFlow):
         super().__init__(queue, bound.workers, figures)
         self._bound = bound
         self._domain = bound.plug.domain
+        self._looks: deque[tuple[int, Callable[[], None]]] = deque()
 
     async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
         try:
@@ -56,26 +57,41 @@ class RequestFlow(JobFlow):
         finally:
             self._bound.tasks.lose()
 
+    def served(self) -> None:
+        super().served()
+        self._end_looks(len(self._looks))
+
     def finished(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            assert isinstance(job.request, Task)
-            job.request.over = True
+        _end(jobs)
         super().finished(jobs)
         if not self.held():
             self._bound.tasks.lose()
 
-    def pull(self) -> None:
-        """Take all that the driver made available so far, as if it had been looked for just now."""
+    def withdrawn(self, jobs: Sequence[Job]) -> None:
+        _end(jobs)
+        super().withdrawn(jobs)
+        if not self.held():
+            self._bound.tasks.lose()
+
+    def look(self, over: Callable[[], None]) -> None:
+        """Call ``over`` once all that the driver made available so far was taken, by this flow in its own turns."""
         ring = self._ring
-        if ring is None or not self.held():
-            return
-        try:
-            for _ in range(ring.num):
-                if self.move()[1] is not Need.TURN:
-                    break
-        except (RemoteRingError, MemoryFault) as exc:
-            self.queue.broke(exc)
-            self.queue.signal.set()
+        if ring is None or not self.serving or not self.held():
+            over()
+        else:
+            self._looks.append((self.figures.taken + ring.num, over))
+            self.queue.signal.wake()
+
+    def move(self) -> tuple[int, Need]:
+        moved, need = super().move()
+        if self._looks:
+            empty = need is Need.QUEUE and (self._ring is None or not self._ring.paused)
+            self._end_looks(sum(empty or self.figures.taken >= enough for enough, _ in self._looks))
+        return moved, need
+
+    def _end_looks(self, count: int) -> None:
+        for _ in range(count):
+            self._looks.popleft()[1]()
 
     def begin(self, ring: Vringh, chain: Chain) -> int:
         request = Request.parse(chain, self._bound.config)
@@ -102,9 +118,10 @@ class RequestFlow(JobFlow):
         store, got = unit.store, 0
         data = take(request.data, io.given) if io.given else io.out
         try:
-            if io.given and not io.stable:
+            small = io.size <= AT_ONCE and not io.stable
+            if io.given and small:
                 got = store.preadv(data, io.offset)
-            elif io.kind is Kind.WRITE and not io.stable:
+            elif io.kind is Kind.WRITE and small:
                 got = store.pwritev(data, io.offset)
         except OSError as error:
             self._fail(ring, request, io, error, 0)
@@ -112,7 +129,7 @@ class RequestFlow(JobFlow):
         if got and got == io.size:
             self._end(ring, request, None, io.given, io.taken)
             return got
-        task = Task(request, unit, io, self.held)
+        task = Task(request, unit, io, self)
         task.job = Job(
             io.kind,
             store,
@@ -187,6 +204,12 @@ class RequestFlow(JobFlow):
         """``given`` bytes of data-in stand behind the response, which is written last and as a whole."""
         request.answer(response, status, sense, moved)
         ring.complete(request.head, request.response_size + given)
+
+
+def _end(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        assert isinstance(job.request, Task)
+        job.request.over = True
 
 
 def sense_of(io: Io, error: OSError) -> Sense:

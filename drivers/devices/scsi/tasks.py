@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import attrs
 
@@ -13,7 +14,25 @@ from drivers.devices.scsi.sense import Asc
 from drivers.devices.scsi.unit import Io, Unit
 from drivers.workers import Job, Workers
 
-__all__ = ["Task", "TaskSet"]
+__all__ = ["Task", "TaskFlow", "TaskSet"]
+
+
+class TaskFlow(Protocol):
+    """The queue that a task came from."""
+
+    def held(self) -> bool:
+        """Whether it is still there."""
+
+    def withdrawn(self, jobs: Sequence[Job], /) -> None:
+        """Answer tasks by their jobs, which no worker began."""
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    """A task management function that waits until a number of tasks have ended."""
+
+    left: int
+    over: Callable[[], None]
 
 
 @attrs.define(eq=False)
@@ -23,24 +42,16 @@ class Task:
     request: Request
     unit: Unit
     io: Io
-    held: Callable[[], bool]
-    """Whether its queue is still there."""
+    flow: TaskFlow
     over: bool = False
     """Whether its I/O has ended, or never begins."""
     job: Job | None = None
     verdict: Response | None = None
-    """How it ends whatever the worker says, once somebody ended it."""
+    """How it ends whatever the worker says, once a task management function ended it."""
+    waiters: list[_Waiter] = attrs.field(init=False, factory=list)
 
     def wanted(self) -> bool:
-        return self.verdict is None and self.held()
-
-
-@attrs.frozen(eq=False)
-class _Waiter:
-    """Who waits until all of these tasks have ended."""
-
-    left: set[Task]
-    over: Callable[[], None]
+        return self.verdict is None and self.flow.held()
 
 
 class TaskSet:
@@ -51,21 +62,21 @@ class TaskSet:
         self._domain = domain
         self._workers = workers
         self._tasks: dict[Unit, dict[Task, None]] = {}
-        self._waiters: list[_Waiter] = []
+        self._waiters: dict[_Waiter, None] = {}
 
     def add(self, task: Task) -> None:
         self._tasks.setdefault(task.unit, {})[task] = None
 
     def ended(self, task: Task) -> None:
-        """It was answered, or nobody will."""
+        """Forget a task that was answered, or never will be."""
         own = self._tasks[task.unit]
         del own[task]
         if not own:
             del self._tasks[task.unit]
-        for waiter in [waiter for waiter in self._waiters if task in waiter.left]:
-            waiter.left.discard(task)
-            if not waiter.left:
-                self._waiters.remove(waiter)
+        for waiter in task.waiters:
+            waiter.left -= 1
+            if not waiter.left and waiter in self._waiters:
+                del self._waiters[waiter]
                 waiter.over()
 
     def of(self, unit: Unit, tag: int | None = None) -> list[Task]:
@@ -74,29 +85,35 @@ class TaskSet:
 
     def cancel(self, tasks: Iterable[Task], verdict: Response, over: Callable[[], None]) -> None:
         """End them with that response, and call ``over`` when all are answered."""
-        waiter = _Waiter(set(tasks), over)
+        waiter = _Waiter(0, over)
+        jobs: dict[Job, Task] = {}
+        for task in tasks:
+            waiter.left += 1
+            task.waiters.append(waiter)
+            if task.verdict is None:
+                task.verdict = verdict
+                assert task.job is not None
+                jobs[task.job] = task
         if not waiter.left:
             over()
             return
-        self._waiters.append(waiter)
-        for task in list(waiter.left):
-            job = task.job
-            assert job is not None
-            if task.verdict is None:
-                task.verdict = verdict
-                if self._workers.withdraw(job):
-                    job.finished([job])
+        self._waiters[waiter] = None
+        by_flow: dict[TaskFlow, list[Job]] = {}
+        for job in self._workers.withdraw(jobs) if jobs else ():
+            by_flow.setdefault(jobs[job].flow, []).append(job)
+        for flow, withdrawn in by_flow.items():
+            flow.withdrawn(withdrawn)
 
     def lose(self) -> None:
-        """A queue is gone: what it held ends unanswered, each as soon as its I/O has."""
-        for task in [task for own in self._tasks.values() for task in own if task.over and not task.held()]:
+        """End the tasks of queues that are gone, unanswered, each as soon as its I/O has ended."""
+        for task in [task for own in self._tasks.values() for task in own if task.over and not task.flow.held()]:
             self.ended(task)
 
     def drop(self) -> None:
         """The device was reset, and its workers are idle: nobody is answered, and nobody waits for that any more."""
         self._tasks.clear()
         while self._waiters:
-            self._waiters.pop().over()
+            self._waiters.popitem()[0].over()
 
     def manage(self, function: int, lun: Lun | None, tag: int, over: Callable[[Response], None]) -> None:
         """Do a task management function, and call ``over`` with what it is answered with."""
