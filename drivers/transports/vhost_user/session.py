@@ -224,7 +224,7 @@ class Session:
     async def _set_vring_addr(self, payload: VringAddr, _: Message) -> Answer:
         ring = self.rings[payload.index]
         if payload.flags & ~(VRING_F_LOG if self.agreed(F.LOG_SHMFD) else 0):
-            raise Refused(f"SET_VRING_ADDR: flags {payload.flags:#x}")
+            raise Refused(f"SET_VRING_ADDR: flags {payload.flags:#x} were not agreed on")
         if ring.state is RingState.STOPPED:
             self.rings.set_addrs(ring, payload)
             return NOTHING
@@ -317,7 +317,7 @@ class Session:
 
     async def _set_vring_enable(self, payload: VringState, _: Message) -> Answer:
         if payload.num > 1:
-            raise Refused(f"SET_VRING_ENABLE: {payload.num}")
+            raise Refused(f"SET_VRING_ENABLE: {payload.num} of ring {payload.index}: must be 0 or 1")
         await self.rings.enable(self.rings[payload.index], bool(payload.num))
         self._run()
         return NOTHING
@@ -395,7 +395,7 @@ class Session:
 
     async def _set_status(self, payload: U64, _: Message) -> Answer:
         if payload.value > 0xFF:
-            raise Refused(f"SET_STATUS: {payload.value:#x}")
+            raise Refused(f"SET_STATUS: {payload.value:#x}: a status has 8 bits")
         if not payload.value:
             await self._reset()
         elif payload.value & Status.FEATURES_OK and not self.rings.features:
