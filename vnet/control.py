@@ -79,8 +79,10 @@ async def _device_set(world: World, name: str, setting: str, value: str) -> obje
         await change(device.driver_end, device.device_end, setting, value)
     except ValueError as exc:
         raise QmpError(f"{name}: {setting} {value!r}: it must be {exc}") from None
-    except (LookupError, DriverError) as exc:
+    except LookupError as exc:
         raise QmpError(f"{name}: {exc.args[0]}") from None
+    except DriverError as exc:
+        raise QmpError(f"{name}: {setting} {value!r}: {exc}") from None
     return {}
 
 

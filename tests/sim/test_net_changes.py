@@ -112,11 +112,11 @@ async def test_every_setting_shows_at_both_sides() -> None:
         ("mac", "02:0", "net0: mac '02:0': it must be a unicast MAC address"),
         ("multicast", "02:00:00:00:00:01", "it must be a multicast MAC address"),
         ("vlans", "5,4096", "net0: vlans '5,4096': it must be a number from 0 to 4095"),
-        ("vlans", "5", "net0: VLAN_ADD can't be done: CTRL_VLAN was not agreed on"),
+        ("vlans", "5", "net0: vlans '5': CTRL_VLAN was not agreed on"),
         ("pairs", "0", "net0: pairs '0': it must be a number from 1 to 32768"),
-        ("pairs", "4", "net0: VQ_PAIRS_SET can't be done: there are 3 pairs"),
+        ("pairs", "4", "net0: pairs '4': there are 3 pairs"),
         ("offloads", "lro", "net0: offloads 'lro': it must be all, none, or some of csum,tso4,tso6,uso,ecn"),
-        ("offloads", "tso4", "net0: GUEST_OFFLOADS_SET can't be done: the device refused it"),
+        ("offloads", "tso4", "net0: offloads 'tso4': the device refused it"),
         ("carrier", "1", "net0: carrier '1': it must be on or off"),
         ("mtu", "67", "net0: mtu '67': it must be a number from 68 to 65521"),
         ("mtu", "\u0661", "it must be a number from 68 to 65521"),
@@ -145,7 +145,7 @@ async def test_a_device_without_a_control_queue_says_so_and_a_link_that_is_down_
         await world.wait_up()
         for setting, value, why in (
             ("promisc", "on", "CTRL_RX was not agreed on"),
-            ("pairs", "2", "there are 1 pairs"),
+            ("pairs", "2", "net0: pairs '2': there is one pair"),
             ("mtu", "1400", "the device is mediated: its mtu follows"),
         ):
             with pytest.raises(QmpError, match=why):
@@ -159,3 +159,30 @@ async def test_a_device_without_a_control_queue_says_so_and_a_link_that_is_down_
         with pytest.raises(QmpError, match="can't be asked to announce itself"):
             await change(world, "announce")
         assert "\n".join(tree(describe(world)))
+
+
+ABROAD = """
+[hosts.rc]
+[devices.net0]
+transport = "vhost_user"
+host = "rc"
+socket = "/nowhere/net0.sock"
+driver = { kind = "memory" }
+"""
+
+
+async def test_the_device_of_another_program_is_not_called_mediated() -> None:
+    async with open_world(parse(ABROAD), "t") as world:
+        with pytest.raises(QmpError, match=r"^net0: the device is another program's: its carrier is for that program"):
+            await change(world, "carrier", "off")
+
+
+async def test_an_mtu_that_takes_the_interfaces_their_ipv6_addresses_is_refused() -> None:
+    text = SEVERAL.replace('device = { kind = "memory"', 'device = { kind = "memory", addresses = ["2001:2::2/64"]')
+    async with open_world(parse(text), "t") as world:
+        await world.wait_up()
+        with pytest.raises(
+            QmpError, match=r"^net0: mtu '1279': it must be a number from 1280 to 65521, since an interface"
+        ):
+            await change(world, "mtu", "1279")
+        await change(world, "mtu", "1280")

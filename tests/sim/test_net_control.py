@@ -225,7 +225,7 @@ async def test_nothing_is_asked_for_that_was_not_agreed_on() -> None:
         (Wishes(reception=Reception(allmulti=True, nobcast=True)), "CTRL_RX_EXTRA"),
         (Wishes(reception=Reception(allmulti=True, vlans=frozenset({5}))), "CTRL_VLAN"),
         (Wishes(offloads=NO_OFFLOADS), "CTRL_GUEST_OFFLOADS"),
-        (Wishes(pairs=2), "there are 1 pairs"),
+        (Wishes(pairs=2), "there is one pair"),
     ]
     off = "CTRL_RX", "CTRL_MAC_ADDR", "CTRL_RX_EXTRA", "CTRL_VLAN", "CTRL_GUEST_OFFLOADS"
     for options in (WITHOUT, attrs.evolve(WITH, features_off=off)):
@@ -250,7 +250,7 @@ async def test_wishes_that_the_device_refuses_are_not_kept_and_a_filter_is_opene
         assert await let_in(pair) == set(FRAMES), "more than a table holds: everything is let in"
         await pair.settings.change(Wishes(reception=Reception(unicast=frozenset(list(table)[:TABLE_MAX]))))
         assert "other" not in await let_in(pair)
-        with pytest.raises(CommandRefused, match="MAC_TABLE_SET can't be done: the device refused it"):
+        with pytest.raises(CommandRefused, match="the device refused it"):
             await pair.settings.change(Wishes(reception=Reception(unicast=frozenset({GROUP}))))
         assert control(pair)[1] == 1
         assert pair.settings.wishes.reception.unicast < table

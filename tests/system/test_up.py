@@ -79,7 +79,7 @@ def test_exec_becomes_the_program_in_the_hosts_namespace(shared: Up, require_too
         (("link", "down", "moon"), "vnet: no link is called 'moon'; there are: pcie0\n"),
         (("set", "moon", "mtu", "1400"), "vnet: no device is called 'moon'; there are: net0\n"),
         (("set", "net0", "mtu", "1"), "vnet: net0: mtu '1': it must be a number from 68 to 65521\n"),
-        (("set", "net0", "pairs", "2"), "vnet: net0: VQ_PAIRS_SET can't be done: there are 1 pairs\n"),
+        (("set", "net0", "pairs", "2"), "vnet: net0: pairs '2': there is one pair\n"),
         (("up",), "vnet: {0} is running already; try: vnet show --name {0}\n"),
     ],
 )

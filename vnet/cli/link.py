@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import click
 import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.control import ask
+from vnet.errors import ControlError
 
 __all__ = ["command"]
 
@@ -24,12 +23,15 @@ def command(name: str, move: str, link: str | None) -> None:
 
 
 async def _set(name: str, link: str | None, up: bool) -> None:
-    for each in await _all_links(name) if link is None else (link,):
+    links = await _all_links(name) if link is None else (link,)
+    if not links:
+        raise ControlError(f"{name} has no link: its devices are within one host")
+    for each in links:
         await ask(name, "link-set", {"name": each, "up": up})
         click.echo(f"{each} is {'up' if up else 'down'}")
 
 
-async def _all_links(name: str) -> Iterable[str]:
+async def _all_links(name: str) -> tuple[str, ...]:
     found = await ask(name, "query-vnet")
     assert isinstance(found, dict)
     return tuple(found["links"])

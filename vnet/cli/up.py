@@ -118,5 +118,6 @@ def _hints(world: World) -> Iterator[str]:
     for device, spec in topology.devices.items():
         yield from (f"  {hint}" for hint in spec.hints(name, device, topology.ends(spec)))
     yield f"  vnet show{option}"
-    yield f"  vnet link{option} down; vnet link{option} up"
+    if topology.links:
+        yield f"  vnet link{option} down; vnet link{option} up"
     yield f"Ctrl-C, or vnet down{option}, ends it."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
@@ -12,6 +12,9 @@ from drivers.devices.net.driver import NetSettings
 from drivers.devices.net.station import Wishes
 from drivers.ports import Offloads
 from vnet.ends.base import End
+from vnet.ends.foreign import ForeignEnd
+from vnet.ends.net import NetEnd
+from vnet.ports.netns import IPV6_MIN_MTU
 
 __all__ = ["SETTINGS", "change_net"]
 
@@ -87,6 +90,13 @@ def _mtu(plug: NetPlug, value: str) -> None:
     plug.changed()
 
 
+def _check_mtu(value: str, ends: Iterable[End]) -> None:
+    """Raise ValueError for an MTU with which an interface would lose its IPv6 addresses."""
+    addresses = [text for end in ends if isinstance(end, NetEnd) for text in end.spec.addresses]
+    if any(":" in text for text in addresses) and _number(value, MTU) < IPV6_MIN_MTU:
+        raise ValueError(f"a number from {IPV6_MIN_MTU} to {MTU.stop - 1}, since an interface has an IPv6 address")
+
+
 def _announce(plug: NetPlug, value: str) -> None:
     if value not in ("", "now"):
         raise ValueError("now")
@@ -111,7 +121,11 @@ async def change_net(driver: End, device: End, setting: str, value: str) -> None
         await settings.change(WISHES[setting](settings.wishes, value))
     elif setting not in PLUG:
         raise LookupError(f"a network device has no {setting} to set; there are {', '.join(SETTINGS)}")
-    elif not isinstance(plug, NetPlug):
-        raise LookupError(f"the device is mediated: its {setting} follows the driver at the other end")
-    else:
+    elif isinstance(plug, NetPlug):
+        if setting == "mtu":
+            _check_mtu(value, (driver, device))
         PLUG[setting](plug, value)
+    elif isinstance(device, ForeignEnd):
+        raise LookupError(f"the device is another program's: its {setting} is for that program to change")
+    else:
+        raise LookupError(f"the device is mediated: its {setting} follows the driver at the other end")

@@ -125,7 +125,7 @@ class Station:
         elif await self._control.ask(control):
             return True
         if strict:
-            raise CommandRefused(f"{control.command.name} can't be done: {why}")
+            raise CommandRefused(why)
         return False
 
     async def _adopt_mac(self, wanted: bytes | None, strict: bool) -> bytes:
@@ -148,7 +148,7 @@ class Station:
         if self._has(F.CTRL_VLAN):
             vlans = (wished.vlans or frozenset()) | (state.vlans or frozenset()) | {UNTAGGED}
         elif strict and wished.vlans is not None:
-            raise CommandRefused("VLAN_ADD can't be done: CTRL_VLAN was not agreed on")
+            raise CommandRefused("CTRL_VLAN was not agreed on")
         target = wished.evolve(
             promisc=wished.promisc or state.promisc,
             allmulti=wished.allmulti or state.allmulti,
@@ -162,7 +162,7 @@ class Station:
                 promisc=False, allmulti=True, alluni=True, unicast=frozenset(), multicast=frozenset()
             )
             if strict and (wished.promisc or wished.unicast or wished.multicast):
-                raise CommandRefused("PROMISC can't be done: CTRL_RX was not agreed on")
+                raise CommandRefused("CTRL_RX was not agreed on")
         for control, after in changes(self.reception, target):
             if await self._ask(control, strict):
                 self.reception = after
@@ -175,7 +175,8 @@ class Station:
         agreed = device_offloads(self._features)
         target = agreed if wished is None else wished & agreed
         if strict and wished is not None and target != wished:
-            raise CommandRefused("GUEST_OFFLOADS_SET can't be done: not all of it was agreed on")
+            more = [name for name, wanted in attrs.asdict(wished).items() if wanted and not getattr(agreed, name)]
+            raise CommandRefused(f"not all of it was agreed on: {', '.join(more)}")
         if target != self.offloads:
             bits = offload_features(target, from_driver=False) & self._features
             if await self._ask(Control(Command.GUEST_OFFLOADS_SET, bits), strict):
@@ -185,14 +186,14 @@ class Station:
         pairs = self._pairs
         count = min(wished or pairs.limit, pairs.limit)
         if strict and wished is not None and wished > pairs.limit:
-            raise CommandRefused(f"VQ_PAIRS_SET can't be done: there are {pairs.limit} pairs")
+            raise CommandRefused("there is one pair" if pairs.limit == 1 else f"there are {pairs.limit} pairs")
         if count == self.used:
             return
         try:
             pairs.prepare(count)
         except MemoryError as exc:
             if strict:
-                raise CommandRefused(f"VQ_PAIRS_SET can't be done: no memory for buffers: {exc}") from None
+                raise CommandRefused(f"no memory for buffers: {exc}") from None
             return
         # Nothing may be sent on the others from the moment on that the command is given (section 5.1.9.5.6.1).
         pairs.use(min(count, self.used))
@@ -200,5 +201,5 @@ class Station:
             self.used = count
         elif strict:
             pairs.use(self.used)
-            raise CommandRefused(f"VQ_PAIRS_SET can't be done: the device refused {count}")
+            raise CommandRefused("the device refused it")
         pairs.use(self.used)
