@@ -159,6 +159,28 @@ def test_a_daemon_that_is_killed_under_load_and_comes_back_costs_time_and_no_dat
     assert digest(shown.image) == digest(source)
 
 
+@pytest.mark.hostile("C05")
+def test_a_system_goes_down_although_its_back_end_was_stopped_with_requests_under_way(
+    shown: Shown, tmp_path: Path
+) -> None:
+    daemon = shown.serve()
+    up = shown.up()
+    shown.said(up, "Ctrl-C")
+    daemon.send_signal(signal.SIGSTOP)
+    source = random_file(tmp_path / "source.img", MIB)
+    try:
+        with subprocess.Popen(["nbdcopy", source, shown.uri], stderr=subprocess.DEVNULL) as copying:
+            deadline = time.monotonic() + PATIENCE
+            row = r"driver +requestq1 +live +\d+ +\d+ +\d+ +[1-9]"  # the last one is in flight
+            while not re.search(row, run(VNET, "show", "--name", shown.name).stdout):
+                assert time.monotonic() < deadline
+            assert "is down" in run(VNET, "down", "--name", shown.name).stdout
+            assert up.wait(PATIENCE) == 0
+            assert copying.wait(PATIENCE) != 0
+    finally:
+        daemon.send_signal(signal.SIGCONT)
+
+
 # Both halves are ours, in two processes
 
 
@@ -306,5 +328,37 @@ def test_dpdk_answers_our_pings(require_tool: RequireTool, tmp_path: Path) -> No
             ping = f"ip netns exec {name}-rc ping -c 3 -i 0.2 198.18.0.2"
             done = run(VNET, "up", tmp_path / "t.toml", "--name", name, "--exec", ping)
             assert " 0% packet loss" in done.stdout
+        finally:
+            testpmd.communicate(b"quit\n", timeout=PATIENCE)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_dpdks_driver_goes_on_with_a_back_end_that_was_killed_and_started_anew(
+    ring: str, require_tool: RequireTool, netns: MakeNetns, tmp_path: Path
+) -> None:
+    """The driver listens, and comes back to its rings without SET_OWNER, at a place of its own."""
+    require_tool(TESTPMD, "ping")
+    name, sock, theirs = f"t{os.getpid()}-vur", tmp_path / "net0.sock", netns("back")
+    mac = "02:00:00:00:00:02"
+    memory = ("--no-huge", "-m", "256", "--no-pci", f"--file-prefix={name}", "-l", "0,1", "--no-telemetry")
+    vdev = f"net_virtio_user0,mac={mac},path={sock},server=1,queues=1,queue_size=256,packed_vq={int(ring == 'packed')}"
+    argv = (TESTPMD, *memory, "--vdev", vdev, "--", "--total-num-mbufs=4096", "-i", "--forward-mode=icmpecho")
+    address = ("--tap", "tap0", "--netns", theirs, "--address", "198.18.0.1/24")
+    serve = ("serve", "net", "--vhost-user", sock, "--connect", "--allow-unsealed", *address, "--ring", ring)
+
+    def until_pings() -> None:
+        within = ["ip", "netns", "exec", theirs]
+        deadline = time.monotonic() + PATIENCE
+        while " 0% packet loss" not in run(*within, "ping", "-c", "5", "-i", "0.1", "198.18.0.2", ok=False).stdout:
+            assert time.monotonic() < deadline
+
+    with subprocess.Popen([*argv, "--auto-start"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as testpmd:
+        try:
+            for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
+                with running(*serve) as back:
+                    until_pings()
+                    back.send_signal(number)
+                    back.wait(PATIENCE)
         finally:
             testpmd.communicate(b"quit\n", timeout=PATIENCE)

@@ -43,6 +43,14 @@ class Connection:
         self._asked: FrontendRequest | None = None
         self._answer: Payload | None = None
         self._told = Signal()
+        self._deadline = float("inf")
+        self._waiting: trio.CancelScope | None = None
+
+    def hurry(self, seconds: float) -> None:
+        """Hang up unless the back end has answered everything within so many seconds from now on."""
+        self._deadline = min(self._deadline, trio.current_time() + seconds)
+        if self._waiting is not None:
+            self._waiting.deadline = min(self._waiting.deadline, self._deadline)
 
     async def run(self, ended: Callable[[], None]) -> None:
         """Take what comes in, until the connection ends, and say so."""
@@ -126,8 +134,9 @@ class Connection:
         patience: float = REPLY_TIMEOUT,
     ) -> Payload | None:
         async with self._one:
-            # Whoever gives up waiting must not leave half a message behind, nor an answer for the next one to take.
-            with trio.move_on_after(patience, shield=True):
+            # A task that is cancelled must not leave half a message behind, nor an answer for the next one to take.
+            began = trio.current_time()
+            with trio.CancelScope(deadline=min(began + patience, self._deadline), shield=True) as self._waiting:
                 self._check()
                 self._asked, self._answer = request if answered else None, None
                 try:
@@ -139,7 +148,7 @@ class Connection:
                     await self._told.wait()
                 self._check()
                 return self._answer
-            self.end(f"no answer to {request.name} within {patience:g} s")
+            self.end(f"no answer to {request.name} within {trio.current_time() - began:.3g} s")
             self._check()
             raise AssertionError
 

@@ -7,6 +7,7 @@ device are started at DRIVER_OK, and a device is reset by stopping all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -45,6 +46,12 @@ PROTOCOL_FEATURES = mask((F.MQ, F.REPLY_ACK, F.MTU, F.BACKEND_REQ, F.CONFIG, F.R
 NOT_THE_DEVICES = 1 << F_PROTOCOL_FEATURES | 1 << F_LOG_ALL
 RETRY = 0.01, 1.0
 """Seconds between two attempts to connect: at first, and at most."""
+LOOK, SILENT = 10.0, 20.0
+"""Seconds between two looks whether a back end that has rings still answers, and seconds that it may take for that.
+Requests are held for one that is stopped as for one that is gone."""
+LEAVE_TIMEOUT = 3.0
+"""Seconds that a back end may take to stop the device when the driver's end is closed. The host's memory ends then,
+too: a back end that is later has no driver that it could harm."""
 
 
 class VhostUserFront:
@@ -97,6 +104,7 @@ class VhostUserFront:
                     if channel is not None:
                         nursery.start_soon(connection.overhear, channel, self._config_changed, self._refused)
                     self._connection = connection
+                    nursery.start_soon(self._look, connection)
                     self._show()
                 except (ProbeError, TransportLost, Unusable) as exc:
                     connection.end(str(exc))
@@ -109,6 +117,14 @@ class VhostUserFront:
                 if lost:
                     self._device.failures.append(connection.reason)
                 self._device.changed.set()
+
+    async def _look(self, connection: Connection) -> None:
+        """Hang up on a back end that has rings and answers nothing."""
+        with suppress(TransportLost):
+            while True:
+                await trio.sleep(LOOK)
+                if self._rings.started:
+                    await connection.ask(R.GET_FEATURES, patience=SILENT)
 
     async def _introduce(self, connection: Connection) -> FdSocket | None:
         """What is said before there is a device, in the order in which QEMU says it; the back end's own channel."""
@@ -150,7 +166,9 @@ class VhostUserFront:
         self._virtio.renew_device(self._device)  # the back end may be another one, or follow a new start
 
     async def leave(self) -> None:
-        """Take the device off its bus, which stops it while there is a connection to say so on; then hang up."""
+        """Take the device off its bus, which stops it if the back end answers in time; then hang up."""
+        if self._connection is not None:
+            self._connection.hurry(LEAVE_TIMEOUT)
         if self._device is not None:
             await self._virtio.discard_device(self._device)
         self._scope.cancel()

@@ -123,7 +123,12 @@ class FrontRings:
         """Give everything back; the back end must not reach it any more."""
         for queue in self._queues:
             queue.close()
+        form = ring_format(self._features)
         while self._rings:
-            self._rings.pop().close()
+            ring = self._rings.pop()
+            ring.close()
+            # A back end that was stopped when we hung up may go on later: it finds nothing to take any more.
+            for start, size in zip(attrs.astuple(ring.vring.addrs), form.sizes(ring.vring.num), strict=True):
+                self._socket.dma.view(start, size, True)[:] = bytes(size)
         self._queues = []
         self._memory.free()

@@ -1,0 +1,70 @@
+"""A back end that is stopped, and neither answers nor hangs up: what waits for it ends, and so does a system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from drivers.devices.blk import DiskError
+from drivers.submit import PATIENCE
+from drivers.transports.vhost_user.constants import FrontendRequest
+from drivers.transports.vhost_user.front import LEAVE_TIMEOUT, LOOK, SILENT
+from vnet.testing.scripted import SILENCE, ScriptedBack
+from vnet.topology import parse
+from vnet.world import open_world
+
+R = FrontendRequest
+TOPOLOGY = """\
+[hosts.rc]
+memory = 48
+[devices.disk0]
+type = "blk"
+transport = "vhost_user"
+host = "rc"
+socket = "{path}"
+"""
+
+
+@pytest.mark.hostile("C05")
+@pytest.mark.parametrize("resetting", [False, True])
+async def test_a_system_ends_soon_although_its_back_end_does_not_answer(resetting: bool, tmp_path: Path) -> None:
+    back, path = ScriptedBack(), tmp_path / "socket"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(back.listen, path)
+        async with open_world(parse(TOPOLOGY.format(path=path)), "test") as world:
+            device = world.devices["disk0"]
+            await world.wait_up()
+            for request in R:
+                back.lies[request] = lambda _: SILENCE
+            if resetting:  # and is waited for when the end comes
+                assert device.virtio is not None
+                nursery.start_soon(device.root.virtio.rebind, device.virtio)
+                await trio.sleep(1)
+            began = trio.current_time()
+        assert trio.current_time() - began <= LEAVE_TIMEOUT + 0.1
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.hostile("C05")
+async def test_requests_wait_for_a_stopped_back_end_as_for_one_that_is_gone(tmp_path: Path) -> None:
+    back, path = ScriptedBack(), tmp_path / "socket"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(back.listen, path)
+        async with open_world(parse(TOPOLOGY.format(path=path)), "test") as world:
+            device = world.devices["disk0"]
+            await world.wait_up()
+            await trio.sleep(10 * LOOK)
+            assert device.up, "one that answers may be idle, and take its time for requests"
+            for request in R:
+                back.lies[request] = lambda _: SILENCE
+            began = trio.current_time()
+            disk = device.driver_end.settings.disk  # type: ignore[attr-defined]
+            with pytest.raises(DiskError):
+                await disk.read(0, 512)
+            assert trio.current_time() - began <= LOOK + SILENT + PATIENCE + 1
+            assert not device.up
+            back.lies.clear()
+            await world.wait_up()
+        nursery.cancel_scope.cancel()
