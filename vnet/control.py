@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -34,7 +33,6 @@ LINGER = 1.0
 """Seconds a client has to take the last thing it is told."""
 PATIENCE = 5.0
 """Seconds that a reply may take."""
-LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -124,16 +122,13 @@ class ControlServer:
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
-                    nursery.start_soon(self._admit, await accept(listening, self._report_shortage))
+                    nursery.start_soon(self._admit, await accept(listening))
 
     async def _admit(self, client: socket.socket) -> None:
         uid = owner_uid(client)
         async with trio.SocketStream(trio.socket.from_stdlib_socket(client)) as stream:
             if uid in (0, os.geteuid()) and self._clients < CLIENTS_MAX:
                 await self.converse(stream)
-
-    def _report_shortage(self, why: str) -> None:
-        LOG.warning("%s: the control socket lets no client in for now: %s", self._world.name, why)
 
     async def converse(self, stream: trio.abc.Stream) -> None:
         """Serve one client until it leaves. Whatever it sends or does not read, nobody else notices."""

@@ -76,6 +76,15 @@ def test_output_that_can_not_be_written_is_one_line() -> None:
     assert (done.returncode, done.stderr) == (1, b"vnet: No space left on device\n")
 
 
+def test_closed_standard_streams_do_not_become_other_files() -> None:
+    """The descriptor of the next file would be 1, and what a program prints would end up in it."""
+    check = "[os.path.samestat(os.fstat(fd), os.stat(os.devnull)) for fd in range(3)] == [True] * 3"
+    start = f"import os; from vnet.cli import start as s; s._run = lambda: 7 if {check} else 1; s.start()"
+    shell = f'exec "{sys.executable}" -c "$0" <&- >&- 2>&-'
+    done = subprocess.run(["sh", "-c", shell, start], check=False, timeout=PATIENCE)
+    assert done.returncode == 7
+
+
 @pytest.mark.parametrize("module", ["click", "trio", "cattrs"])
 def test_ctrl_c_in_the_middle_of_the_imports_is_no_traceback(tmp_path: Path, module: str) -> None:
     """A stand-in for a library interrupts the process that imports it, as a user does."""

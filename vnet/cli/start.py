@@ -23,6 +23,7 @@ def start() -> NoReturn:
     The status is the command's, 128 + SIGINT for Ctrl-C, and 128 + SIGPIPE if the reader of the output has left, as
     for a program that those signals end.
     """
+    _open_standard_streams()
     # A KeyboardInterrupt in the middle of an import would be a traceback.
     _replace_handler(signal.default_int_handler, _leave)
     try:
@@ -32,10 +33,17 @@ def start() -> NoReturn:
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     for handler in (_leave, signal.default_int_handler):
-        _replace_handler(handler, signal.SIG_DFL)  # nor is there anything left to interrupt
+        _replace_handler(handler, signal.SIG_IGN)  # nothing is left to interrupt
     for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
         _flush_or_discard(stream)
     sys.exit(status)
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null in place of a standard stream that is closed, else the next file to be opened would become it."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def imports_are_done() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import stat
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -21,6 +23,7 @@ RETRY = 0.5
 """Seconds between two attempts to accept while the process lacks descriptors or memory."""
 UCRED = struct.Struct("iII")
 """Process, user and group of a socket's other end, as SO_PEERCRED tells them."""
+LOG = logging.getLogger(__name__)
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -41,10 +44,11 @@ def listen(path: Path, kind: socket.SocketKind, backlog: int) -> Iterator[socket
                 path.unlink()
 
 
-async def accept(listening: socket.socket, short: Callable[[str], None] = lambda why: None) -> socket.socket:
+async def accept(listening: socket.socket, short: Callable[[str], None] | None = None) -> socket.socket:
     """Wait for the next client; return its socket, non-blocking.
 
-    While the process lacks descriptors or memory, the clients wait, and ``short`` is called with the reason, once.
+    While the process lacks descriptors or memory, the clients wait, and the reason is given to ``short``, or logged,
+    once.
     (`trio.SocketListener` wants a stream socket, and `trio.serve_listeners` logs a traceback at each attempt.)
     """
     reported = False
@@ -58,7 +62,8 @@ async def accept(listening: socket.socket, short: Callable[[str], None] = lambda
             if exc.errno not in SHORTAGES:
                 raise
             if not reported:
-                short(exc.strerror or str(exc))
+                report = short or partial(LOG.warning, "no client is let in at %s for now: %s", listening.getsockname())
+                report(exc.strerror or str(exc))
                 reported = True
             await trio.sleep(RETRY)
             continue
