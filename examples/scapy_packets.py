@@ -12,7 +12,8 @@ from vnet.world import open_world
 
 
 async def main() -> None:
-    packet = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(dst="198.18.0.2") / UDP(dport=7) / b"hello"
+    ether = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+    packet = ether / IP(src="198.18.0.1", dst="198.18.0.2") / UDP(dport=7) / b"hello"
     async with open_world(default_topology("memory")) as world:
         await world.wait_up()
         world.memory_port("net0", "driver").inject(bytes(packet))
