@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -54,7 +54,9 @@ PACKAGES = {
 PATIENCE = 30.0
 """Seconds that a program may take beyond what it was asked to do, on a machine that is busy with other things."""
 LOOK = 0.02
-"""Seconds between two looks at a kernel's counters."""
+"""Seconds between two looks at what is not ready yet: a kernel's counters, an iperf3 server."""
+BUSY = "the server is busy"
+"""Part of the error of an iperf3 client whose server still ends the last run."""
 IPERF3_PORT = 5201
 UDP_LOSS = 0.01
 """The part of a run's datagrams that may be lost."""
@@ -294,15 +296,8 @@ async def iperf3(
     argv += ["-C", congestion] if congestion is not None else []
     ends = () if peer is None else (netns, peer)
     before = [await kernel_counters(end) for end in ends]
-    done = await run(netns, argv, seconds + PATIENCE)
+    end = await _report(netns, argv, seconds + PATIENCE)
     moved = [(await kernel_counters(end)).since(then) for end, then in zip(ends, before, strict=True)]
-    try:
-        report = json.loads(done.stdout)
-        end = report["end"]
-    except (ValueError, KeyError):
-        raise TrafficError(f"iperf3: {_last_words(done.stderr, done.stdout)}") from None
-    if "error" in report:
-        raise TrafficError(f"iperf3: {report['error']}")
     total = end.get("sum_received") or end["sum"]
     lost = int(total.get("lost_packets") or 0)
     return FlowResult(
@@ -315,6 +310,26 @@ async def iperf3(
         complete=total["seconds"] >= 0.9 * seconds,
         overflowed=sum(end.frames_dropped + end.datagrams_dropped for end in moved) if udp else 0,
     )
+
+
+async def _report(netns: str | None, argv: Sequence[str], timeout: float) -> Mapping[str, Any]:
+    """Run an iperf3 client; returns the end of its report. A server that still ends the last run is asked again.
+
+    Raises TrafficError.
+    """
+    deadline = trio.current_time() + PATIENCE
+    while True:
+        done = await run(netns, argv, timeout)
+        try:
+            report = json.loads(done.stdout)
+            end: Mapping[str, Any] = report["end"]
+        except (ValueError, KeyError):
+            raise TrafficError(f"iperf3: {_last_words(done.stderr, done.stdout)}") from None
+        if "error" not in report:
+            return end
+        if BUSY not in report["error"] or trio.current_time() >= deadline:
+            raise TrafficError(f"iperf3: {report['error']}")
+        await trio.sleep(LOOK)
 
 
 def _last_words(*outputs: bytes) -> str:
