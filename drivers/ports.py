@@ -95,8 +95,8 @@ class PacketQueue(Protocol):
 
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
         """Send one frame: ``head`` is a checked private copy of its 12-byte header and its 14-byte
-        Ethernet header, ``rest`` what follows. False when it would block (nothing was taken).
-        The header's flags are 0, NEEDS_CSUM, or DATA_VALID: the checksum holds, whatever its field says.
+        Ethernet header, ``rest`` what follows. False when it would block (nothing was taken). Of the
+        flags only NEEDS_CSUM may be set.
 
         A frame the outside refuses is dropped and counted. Raises PortGone.
         """

@@ -9,10 +9,10 @@ from types import MappingProxyType
 from drivers.ports import Offloads, PortStatistics
 from rings.chain import copy_in, total
 
-__all__ = ["DATA_VALID", "NEEDS_CSUM", "CountingPort", "KnownHeaders", "agreed", "agreed_gso_types", "scatter"]
+__all__ = ["NEEDS_CSUM", "CountingPort", "KnownFronts", "KnownHeaders", "agreed", "agreed_gso_types", "scatter"]
 
-NEEDS_CSUM, DATA_VALID = 1, 2
-"""Flags of a virtio_net_hdr: a checksum is left to do; a checksum holds, whatever its field says."""
+NEEDS_CSUM = 1
+"""The flag of a virtio_net_hdr whose checksum is left to do. No other one passes a port."""
 GSO_TYPES = {"tso4": 1, "tso6": 4, "uso": 5}
 TCP_TYPES, ECN = {1, 4}, 0x80
 
@@ -67,6 +67,26 @@ class KnownHeaders(dict[bytes, bytes]):
         if len(self) >= self.MAX:
             self.clear()
         super().__setitem__(header, instead)
+
+
+class KnownFronts(dict[int | bytes, dict[bytes, bytes]]):
+    """What goes before a packet, by its destination, then by its header. All of it together is bounded."""
+
+    MAX = 1024
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = 0
+
+    def add(self, to: int | bytes, header: bytes, front: bytes) -> None:
+        if self._count >= self.MAX:
+            self.clear()
+        self.setdefault(to, {})[header] = front
+        self._count += 1
+
+    def clear(self) -> None:
+        super().clear()
+        self._count = 0
 
 
 def agreed_gso_types(offloads: Offloads) -> frozenset[int]:

@@ -6,10 +6,9 @@ import fcntl
 import struct
 from collections.abc import Sequence
 
-from drivers.devices.net.software import vouched
 from drivers.devices.net.vlan import ETHERTYPE_AT, TAGS_ROOM, tags_end
 from drivers.ports import HEADER_SIZE
-from vnet.ports.base import DATA_VALID, KnownHeaders
+from vnet.ports.base import KnownHeaders
 from vnet.ports.device import TunTapDevice
 from vnet.ports.tuntap import LEAD, TunTapPort
 
@@ -25,6 +24,8 @@ class TapPort(TunTapPort):
 
     FILTERED = True
 
+    send = TunTapPort._write
+
     def __init__(
         self,
         device: TunTapDevice,
@@ -37,11 +38,6 @@ class TapPort(TunTapPort):
         super().__init__(device, ifname, lead)
         self._fronts = KnownHeaders()
         self._mac = mac
-
-    def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
-        if head[0] & DATA_VALID:  # which Linux does not know of a frame that is written to it
-            head, rest = vouched(head, rest)
-        return self._write(head, rest)
 
     def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
         header = self._header.tobytes()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from drivers.buffers import BufferBlock
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
+from drivers.devices.net.software import vouched
 from drivers.errors import PortGone
 from drivers.hw import DmaMemory
 from drivers.ports import ETH_HLEN, HEADER_SIZE, PacketQueue
@@ -108,6 +109,7 @@ class Receive(NetFlow[DriverQueue]):
     def move(self) -> tuple[int, Need]:
         ring, traffic, rules, port = self.queue.ring, self.traffic, self._rules, self.port
         send, known, segs, mergeable = port.send, rules.known, self._slots.segs, self._mergeable
+        valid = rules.valid
         moved = size = 0
         while moved < BUDGET and size < BUDGET_BYTES:
             taken = self._taken or ring.get_each(min(CHUNK, BUDGET - moved))
@@ -130,6 +132,8 @@ class Receive(NetFlow[DriverQueue]):
                             traffic.drop("num_buffers")
                             at += count
                             continue
+                    if valid and head in valid:
+                        out, rest = vouched(out, rest)
                     if not low <= got <= high and (cause := rules.cause(head, got, rest)):
                         traffic.drop(cause)
                     elif send(out, rest):

@@ -62,6 +62,8 @@ class HeaderRules:
     """Whether the sender may vouch for a checksum with DATA_VALID: a device that agreed on GUEST_CSUM."""
     known: dict[bytes, Verdict] = attrs.field(init=False, factory=dict)
     """Look here first, then call `judge`."""
+    valid: set[bytes] = attrs.field(init=False, factory=set)
+    """The heads among them whose sender vouches for the checksum, whatever its field says."""
 
     def _limit(self, frame: bytes) -> int:
         """The size of the largest frame without GSO that starts like this one."""
@@ -83,12 +85,14 @@ class HeaderRules:
             good &= all(getattr(self.offloads, name, False) for name in names)
             good &= gso_size > 0 and bool(flags & NEEDS_CSUM)
         # No other flag is passed on.
-        kept = flags & NEEDS_CSUM or flags & (DATA_VALID if self.vouched else 0)
-        clean = head if flags == kept else bytes((kept,)) + head[1:]
+        clean = head if flags in (0, NEEDS_CSUM) else bytes((flags & NEEDS_CSUM,)) + head[1:]
         verdict = (*((low + HEADER_SIZE, high + HEADER_SIZE) if good else _NEVER), clean, count)
         if len(self.known) >= KNOWN_MAX:
             self.known.clear()
+            self.valid.clear()
         self.known[head] = verdict
+        if self.vouched and flags & (NEEDS_CSUM | DATA_VALID) == DATA_VALID:
+            self.valid.add(head)
         return verdict
 
     def cause(self, head: bytes, size: int, rest: Sequence[memoryview]) -> str:

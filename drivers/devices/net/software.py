@@ -105,9 +105,9 @@ def _checksummed(frame: Sequence[memoryview], start: int, offset: int) -> Finish
 def vouched(head: bytes, rest: Sequence[memoryview]) -> tuple[bytes, list[memoryview]]:
     """A frame whose checksum its sender vouches for (DATA_VALID), as one whose checksum is left to do (NEEDS_CSUM).
 
-    For a receiver that knows nothing of DATA_VALID and would look at the checksum, which may be wrong or missing
-    (section 5.1.9.4.2). ``head`` is virtio_net_hdr and Ethernet header, here and in the result. A frame in which no
-    checksum is found goes on as it is, without the flag.
+    Linux knows nothing of DATA_VALID in a frame that is written to a TUN or TAP, and would look at the checksum, which
+    may be wrong or missing (section 5.1.9.4.2). ``head`` is virtio_net_hdr and Ethernet header, here and in the result.
+    A frame in which no checksum is found goes on as it is, without a flag.
     """
     plain = PLAIN[:1] + head[1:], list(rest)
     top = head[HEADER_SIZE:] + copy_out(rest, VOUCHED_MAX)
