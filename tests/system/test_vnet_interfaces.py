@@ -13,8 +13,10 @@ import pytest
 import trio
 from machine import NETNS, MakeNetns, RequireTool, ip
 
+from drivers.devices.net.driver import NetSettings
 from drivers.errors import DriverError
 from drivers.model import BindState
+from drivers.ports import PacketPort
 from vnet.cli.show import tree
 from vnet.control import COMMANDS
 from vnet.describe import describe
@@ -57,6 +59,12 @@ class System:
         with trio.fail_after(60):
             while (await trio.run_process(argv, stdout=subprocess.DEVNULL, check=False)).returncode:
                 pass
+
+    def port(self, device: str) -> PacketPort:
+        """The driver's."""
+        settings = self.world.devices[device].driver_end.settings
+        assert isinstance(settings, NetSettings)
+        return settings.port
 
     def up(self, device: str) -> bool:
         return self.world.devices[device].up
@@ -102,6 +110,7 @@ async def test_an_interface_carries_on_under_another_name_and_in_another_namespa
             await system.world.wait_up()
             await system.carries(device)
         assert "mtu 1400" in system.link("rc", "eth7")
+        assert f"{kind} eth7 in {rc}" in "\n".join(tree(describe(system.world)))
         ip("-n", rc, "link", "set", "eth7", "netns", box)
         ip("-n", box, "addr", "add", address, "dev", "eth7")
         ip("-n", box, "link", "set", "eth7", "up")
@@ -125,10 +134,11 @@ async def test_a_deleted_interface_costs_its_device_and_takes_the_carrier_from_t
     require_tool("ping")
     device, sibling = (f"{kind}0", "tap0" if kind == "tun" else "tun0")
     async with running() as system:
+        why = f"{device} in {system.world.netns(host)} was deleted"
         ip("-n", system.world.netns(host), "link", "del", device)
         await becomes(lambda: "NO-CARRIER" in system.link(other, device))
-        assert system.lines == [f"{device} was deleted"]
-        assert f"{device} was deleted" in "\n".join(tree(describe(system.world)))
+        assert system.lines == [why]
+        assert why in "\n".join(tree(describe(system.world)))
         for setting, value in (("announce", ""), ("mtu", "1400"), ("mac", "02:00:00:00:00:0a"), ("carrier", "off")):
             try:
                 await system.command("device-set", device, setting, value)
@@ -145,7 +155,28 @@ async def test_a_deleted_interface_costs_its_device_and_takes_the_carrier_from_t
         if host == "rc":
             binding = system.world.hosts["rc"].virtio.binding(virtio)
             await becomes(lambda: binding.state is BindState.FAILED)
-        assert system.lines == [f"{device} was deleted"]
+        assert system.lines == [why]
+
+
+@pytest.mark.parametrize("made_elsewhere", [False, True], ids=["moved", "made elsewhere"])
+async def test_a_macvlan_in_another_namespace_reaches_the_other_end(
+    netns: MakeNetns, require_tool: RequireTool, *, made_elsewhere: bool
+) -> None:
+    require_tool("ping")
+    box = netns("box")
+    async with running() as system:
+        rc = system.world.netns("rc")
+        add = ("link", "add", "mv0", "link", "tap0")
+        if made_elsewhere:
+            ip("-n", rc, *add, "netns", box, "type", "macvlan", "mode", "bridge")
+        else:
+            ip("-n", rc, *add, "type", "macvlan", "mode", "bridge")
+            ip("-n", rc, "link", "set", "mv0", "netns", box)
+        ip("-n", box, "addr", "add", "198.18.1.3/24", "dev", "mv0")
+        ip("-n", box, "link", "set", "mv0", "up")
+        await system.carries("tap0", box)
+        ip("-n", box, "link", "del", "mv0")
+        await becomes(lambda: not system.port("tap0").state.promisc)
 
 
 @pytest.mark.virtio("NET-DRV-19", "NET-DEV-7")

@@ -11,11 +11,12 @@ from typing import Literal
 import attrs
 import pytest
 import trio
-from machine import NETNS, MakeNetns, ip
+from machine import MakeNetns, ip
 
 from drivers.errors import PortGone
 from drivers.ports import NO_OFFLOADS
 from vnet.ports.interface import PortConfig, open_packet_port
+from vnet.ports.netns import create_netns, has_netns, remove_netns
 from vnet.ports.tap import TapPort
 from vnet.ports.tun import TunPort
 from vnet.ports.watch import Watches, open_watches
@@ -76,16 +77,17 @@ async def test_a_renamed_interface_is_the_same_interface(netns: MakeNetns, kind:
         ip("-n", name, "addr", "add", "198.18.0.1/24", "dev", "eth1")
         await becomes(lambda: this.port.ifname == "eth1" and this.has("198.18.0.1"))
         this.port.stop()
-        ip("-n", name, "addr", "add", "2001:2::1/64", "nodad", "dev", "eth1")
+        ip("-n", name, "addr", "add", "198.18.9.1/24", "dev", "eth1")
         ip("-n", name, "link", "set", "eth1", "name", "eth2")
         await start(this.port, mtu=1400)
-        assert this.has("2001:2::1"), "known as soon as it is started"
+        assert this.has("198.18.9.1"), "known as soon as it is started"
         assert "mtu 1400" in ip("-n", name, "link", "show", "eth2")
         await becomes(lambda: this.port.running)
         await this.port.announce()
+        ip("-n", name, "addr", "add", "2001:2::1/64", "nodad", "dev", "eth2")
         ip("-n", name, "addr", "del", "198.18.0.1/24", "dev", "eth2")
-        await becomes(lambda: not this.has("198.18.0.1"))
-        assert this.has("2001:2::1")
+        await becomes(lambda: this.has("2001:2::1") and not this.has("198.18.0.1"))
+        assert this.has("198.18.9.1")
         assert this.lines == []
 
 
@@ -116,13 +118,21 @@ async def test_an_interface_is_followed_to_other_namespaces_which_are_left_alone
 async def test_a_namespace_whose_name_was_deleted_is_still_the_interfaces(netns: MakeNetns) -> None:
     name = netns("a")
     async with followed("tun", name) as this:
-        # What `ip netns del` does.
-        run("umount", str(NETNS / name))
-        (NETNS / name).unlink()
+        remove_netns(name)
         await start(this.port, mtu=1400)
         await this.port.announce()
         await becomes(lambda: this.port.running)
         assert this.lines == []
+
+
+async def test_another_namespace_with_the_name_of_ours_stays(netns: MakeNetns) -> None:
+    name = netns("a")
+    remove_netns(name)
+    async with followed("tun", name) as this:
+        remove_netns(name)
+        create_netns(name)
+        await start(this.port)
+    assert has_netns(name)
 
 
 @pytest.mark.hostile("N08")
@@ -131,6 +141,7 @@ async def test_a_deleted_interface_is_reported_once_and_every_waiter_hears_of_it
     name = netns("a")
     async with followed(kind, name) as this:
         heard: list[str] = []
+        why = f"vnet0 in {name} was deleted"
 
         async def wait() -> None:
             try:
@@ -149,7 +160,7 @@ async def test_a_deleted_interface_is_reported_once_and_every_waiter_hears_of_it
                 await use()
         this.port.stop()
         this.port.set_carrier(True)
-        assert (heard, this.lines, this.namespaces) == (["vnet0 was deleted"] * 2, ["vnet0 was deleted"], 0)
+        assert (heard, this.lines, this.namespaces) == ([why] * 2, [why], 0)
 
 
 async def test_lost_messages_cost_one_reading_of_the_namespace_and_no_state(netns: MakeNetns) -> None:

@@ -20,6 +20,7 @@ from vnet.ends.base import Figures, OpenContext, Side
 from vnet.ends.net_report import describe_plug, describe_settings
 from vnet.ends.net_spec import NetSpec, PortKind, PortSpec, net_specs
 from vnet.errors import ConfigError, SettingRefused
+from vnet.ports.followed import FollowedPort
 from vnet.ports.interface import PortConfig, open_packet_port
 from vnet.ports.memory import MemoryPort
 from vnet.ports.netns import Route, has_netns, open_netns
@@ -86,7 +87,7 @@ class NetEnd:
             else describe_settings(self.settings),
             "kind": self.spec.kind,
             "netns": self.netns,
-            "ifname": self.spec.ifname if self.netns is not None else None,
+            "ifname": self.port.ifname if isinstance(self.port, FollowedPort) else None,
             "addresses": list(self.spec.addresses),
             "live": self.port.live,
             "lost": self.port.lost,

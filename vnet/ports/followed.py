@@ -39,9 +39,9 @@ class FollowedPort(CountingPort):
         self._interface: Interface | None = None
         self._changed = trio.Event()
 
-    async def follow(self, watches: Watches) -> None:
-        """Have `state` and `addresses` follow the interface, until `close`. Raises OSError."""
-        self._interface = await watches.follow(self._fd, self)
+    async def follow(self, watches: Watches, netns: str | None) -> None:
+        """Have `state` and `addresses` follow the interface, made in ``netns``, until `close`. Raises OSError."""
+        self._interface = await watches.follow(self._fd, self, netns)
 
     @property
     def interface_running(self) -> bool:

@@ -92,7 +92,7 @@ async def open_packet_port(
         if isinstance(port, TunPort):
             nursery = await stack.enter_async_context(open_background())
             nursery.start_soon(port.keep_aging)
-        await port.follow(watches)
+        await port.follow(watches, config.netns)
         if poller is not None:
             port.watch(poller)
         yield port

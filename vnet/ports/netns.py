@@ -167,6 +167,15 @@ def has_netns(netns: str) -> bool:
     raise _left_behind(path)
 
 
+def identity(netns: str) -> tuple[int, int] | None:
+    """Tell namespaces of the same name apart; None if there is none."""
+    try:
+        found = (NETNS_DIR / netns).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def remove_netns(netns: str) -> None:
     """Take the name away; the namespace ends with the last process in it. Harmless if there is none. Raises OSError."""
     path = NETNS_DIR / netns
@@ -182,12 +191,16 @@ def remove_netns(netns: str) -> None:
 
 @asynccontextmanager
 async def open_netns(netns: str) -> AsyncIterator[bool]:
-    """The namespace for as long as the context lasts; one that existed before stays. Gives whether we made it."""
+    """The namespace for as long as the context lasts; one that existed before stays. Gives whether we made it.
+
+    If its name was deleted meanwhile, and given to another namespace, that one stays.
+    """
     made = await trio.to_thread.run_sync(create_netns, netns)
+    ours = identity(netns)
     try:
         yield made
     finally:
-        if made:
+        if made and identity(netns) == ours:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(remove_netns, netns)
 

@@ -46,8 +46,8 @@ class Follower(Protocol):
 class Interface:
     """An interface of /dev/net/tun. Its methods raise OSError once it was deleted, or its descriptor closed."""
 
-    def __init__(self, watches: Watches, fd: int, follower: Follower) -> None:
-        """``fd`` is any descriptor of it."""
+    def __init__(self, watches: Watches, fd: int, follower: Follower, netns: str | None) -> None:
+        """``fd`` is any descriptor of it, ``netns`` the name of the namespace it was made in."""
         self.state: InterfaceState | None = None
         """As far as messages were read."""
         self.rereads = False
@@ -55,6 +55,7 @@ class Interface:
         self._watches = watches
         self._fd = fd
         self._follower = follower
+        self._netns = netns
         self._watch: NamespaceWatch | None = None
         """That of its namespace; None while it is looked for, and once it is gone."""
         self._index = 0
@@ -123,7 +124,8 @@ class Interface:
         """It was deleted."""
         if not self._closed:
             self._closed = True
-            why = f"{self.state.name if self.state is not None else 'an interface'} was deleted"
+            name = self.state.name if self.state is not None else "an interface"
+            why = f"{name}{f' in {self._netns}' if self._netns is not None else ''} was deleted"
             self._watches.report(why)
             self._follower.interface_gone(why)
 
@@ -152,12 +154,14 @@ class Watches:
         self._by_namespace: dict[tuple[int, int], NamespaceWatch] = {}
         self._lock = trio.Lock()
 
-    async def follow(self, fd: int, follower: Follower) -> Interface:
+    async def follow(self, fd: int, follower: Follower, netns: str | None) -> Interface:
         """Follow the interface of a descriptor of /dev/net/tun; ``follower`` knows its state at the return.
+
+        ``netns`` is the name of the namespace it was made in, for messages.
 
         Raises OSError.
         """
-        interface = Interface(self, fd, follower)
+        interface = Interface(self, fd, follower, netns)
         await self._attach(interface)
         return interface
 
