@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rings.errors import MemoryFault
@@ -83,12 +83,12 @@ class ConfigError(Exception):
 
 
 @contextmanager
-def settings_of(file: str) -> Iterator[None]:
-    """Raise a `ConfigError` of a running topology as one of the ``file`` that the topology came from."""
+def settings_of(file: str, rename: Callable[[str], str] = lambda path: path) -> Iterator[None]:
+    """Raise a `ConfigError` as one of the ``file`` that the setting came from, at the place that ``rename`` returns."""
     try:
         yield
     except ConfigError as exc:
-        raise ConfigError(file, exc.path, exc.value, exc.why) from None
+        raise ConfigError(file, rename(exc.path), exc.value, exc.why) from None
 
 
 SUDO = 'sudo "$(command -v vnet)"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import attrs
@@ -72,7 +73,9 @@ def _is_a(origin: object) -> Callable[[Any], bool]:
     return lambda kind: get_origin(kind) is origin
 
 
+@cache
 def _converter() -> Any:
+    """The converter, which generates a function for each record that it meets; tables are read at each use."""
     converter: Any = cattrs.Converter()  # its hooks can't be typed
 
     def make_list(value: Any, kind: Any) -> Any:

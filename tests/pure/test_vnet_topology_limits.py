@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import tomllib
 from pathlib import Path
 
 import attrs
@@ -9,10 +11,16 @@ import pytest
 
 from drivers.registry import TRANSPORTS
 from vnet.built_in import built_in_text
-from vnet.ends.net import NetSpec
+from vnet.ends import ENDS
+from vnet.ends.blk import DiskSpec, DiskStoreSpec
+from vnet.ends.net import NetSpec, PortSpec
+from vnet.ends.rpmsg import ChannelSpec, RpmsgEndSpec
+from vnet.ends.scsi import InitiatorSpec, LunSpec, TargetsSpec
 from vnet.errors import ConfigError
 from vnet.extension import add_transport, temporarily
-from vnet.topology import parse, parse_device
+from vnet.spec import FaultSpec, HostSpec, LinkSpec, NtbSpec
+from vnet.structure import structure
+from vnet.topology import Topology, parse, parse_device
 
 NET, BLK, SCSI, RPMSG = "devices.net0", "devices.blk0", "devices.scsi0", "devices.rpmsg0"
 IPV6 = "addresses = ['198.18.0.1/24', '2001:2::1/64']"
@@ -284,3 +292,65 @@ def test_a_transport_is_carried_by_something_that_exists() -> None:
 def test_a_device_without_a_topology_is_checked_alike() -> None:
     with pytest.raises(ConfigError, match=r"^t: queue_size = 2: a blk driver needs queues of 4 descriptors at least"):
         parse_device({"type": "blk", "queue_size": 2}, "t")
+
+
+# Every key of every record, with values of every type that TOML has
+
+TYPES = (
+    "''",
+    "'x'",
+    "['x']",
+    "[]",
+    "{}",
+    "{ x = 1 }",
+    "true",
+    "0",
+    "-1",
+    "1.5",
+    "nan",
+    "inf",
+    "1979-05-27",
+    "07:32:00",
+    "[[]]",
+    "[{}]",
+)
+RECORDS: list[tuple[str, str, type]] = [
+    ("net", "hosts.rc", HostSpec),
+    ("net", "links.pcie0", LinkSpec),
+    ("net", "links.pcie0.faults", FaultSpec),
+    ("net", "ntbs.ntb0", NtbSpec),
+    *((kind, f"devices.{kind}0", ENDS[kind].spec) for kind in ("net", "blk", "scsi", "rpmsg")),
+    *(("net", f"devices.net0.{end}", PortSpec) for end in ("driver", "device")),
+    ("blk", "devices.blk0.driver", DiskSpec),
+    ("blk", "devices.blk0.device", DiskStoreSpec),
+    ("scsi", "devices.scsi0.driver", InitiatorSpec),
+    ("scsi", "devices.scsi0.device", TargetsSpec),
+    ("scsi", "devices.scsi0.device.luns", LunSpec),
+    ("rpmsg", "devices.rpmsg0.driver", RpmsgEndSpec),
+    ("rpmsg", "devices.rpmsg0.device.channels", ChannelSpec),
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "record"), RECORDS, ids=lambda each: each if isinstance(each, str) else None)
+def test_a_value_of_another_type_is_one_line_with_its_place(kind: str, path: str, record: type) -> None:
+    transport = "ntb" if path.startswith("ntbs") else "pci"
+    raw = tomllib.loads(built_in_text(kind, transport))
+    for field in attrs.fields(record):
+        for text in TYPES:
+            value = tomllib.loads(f"value = {text}")["value"]
+            changed = copy.deepcopy(raw)
+            *tables, last = path.split(".")
+            table = changed
+            for name in tables:
+                table = table.setdefault(name, {})
+            listed = last in ("luns", "channels")
+            there = [{"name": "a"} if last == "channels" else {"size": 1}] if listed else {}
+            found = table.setdefault(last, there)
+            (found[0] if listed else found)[field.name] = value
+            try:
+                structure({"links": {}} | changed, Topology, "t.toml").check("t.toml").sized().check_sizes("t.toml")
+            except ConfigError as exc:
+                line = str(exc)
+                place = path if path.startswith(("hosts", "links", "ntbs")) else f"devices.{kind}0"
+                assert line.startswith(f"t.toml: {place}"), line
+                assert "\n" not in line

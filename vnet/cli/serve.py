@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import attrs
 import click
@@ -14,10 +16,11 @@ import trio
 from drivers.registry import DEVICES
 from vnet.cli.common import errors_in_one_line, report
 from vnet.cli.signals import run_until_ended
-from vnet.errors import settings_of
+from vnet.ends.scsi import LunSpec
+from vnet.errors import ConfigError, settings_of
 from vnet.qemu import Version, arguments, describe, qemu_version
 from vnet.serve import Export, open_exports
-from vnet.spec import ANY_UID
+from vnet.spec import ANY_UID, PATH_RULE, fits_socket
 from vnet.topology import parse_device
 
 __all__ = ["command", "hint"]
@@ -45,6 +48,10 @@ class Setting:
     def name(self) -> str:
         return self.flag.lstrip("-").replace("-", "_")
 
+    def is_given(self, value: object) -> bool:
+        """Whether the user gave ``value``: 0 and an empty text are values, an absent flag is False, a list empty."""
+        return value is not None and value is not False and value != ()
+
     def option(self) -> click.Option:
         return click.Option([self.flag], help=self.help, **self.options)
 
@@ -57,19 +64,36 @@ class Setting:
             table[key] = self.make(given) if value is VALUE else value
 
 
-def _tables(given: Sequence[str]) -> list[dict[str, object]]:
-    """Each text ``key=value,key=value`` as the table that a topology has in its place."""
-    words = {"true": True, "false": False}
+def _value(kind: Any, text: str) -> object:
+    """The value of a key of this type that a topology would have for ``text``; text that is no such value stays."""
+    kinds = {kind, *get_args(kind)}
+    if int in kinds and re.fullmatch(r"-?[0-9]{1,18}", text):
+        return int(text)
+    return {"true": True, "false": False}.get(text, text) if bool in kinds else text
 
-    def value(text: str) -> object:
-        return int(text) if text.isdecimal() else words.get(text, text)
 
-    rows = [[part.partition("=") for part in text.split(",")] for text in given]
-    return [{key: value(text) for key, _, text in row} for row in rows]
+def _table(text: str, record: type) -> dict[str, object]:
+    """``key=value,key=value`` as the table that a topology has for that record."""
+    kinds = get_type_hints(record)
+    rows = [part.partition("=") for part in text.split(",")]
+    keys = [key for key, _, _ in rows]
+    if len({*keys}) < len(keys) or not all(equals for _, equals, _ in rows):
+        raise click.BadParameter(f"{text!r}: must be KEY=VALUE,..., each key once", param_hint="'--lun'")
+    return {key: _value(kinds.get(key), value) for key, _, value in rows}
 
 
 def _luns(given: Sequence[str]) -> list[dict[str, object]]:
-    return [{"store": "file", "lun": number, **row} for number, row in enumerate(_tables(given))]
+    return [{"store": "file", "lun": number, **_table(text, LunSpec)} for number, text in enumerate(given)]
+
+
+def _flag(settings: Sequence[Setting], path: str) -> str:
+    """The option that gave the setting at ``path`` of a device, else the path itself."""
+    key = re.sub(r"^devices\.\w+\.", "", path)
+    for setting in settings:
+        for given, value in setting.keys.items():
+            if value is VALUE and re.match(rf"{re.escape(given)}(\[|$)", key):
+                return setting.flag + key.removeprefix(given)
+    return path
 
 
 COMMON = (
@@ -210,16 +234,27 @@ def _serve(
         raise click.UsageError(f"exactly one of {' and '.join(f'--{name}' for name in needed)} has to be given")
     device: dict[str, Any] = {"type": kind}
     for setting in settings:
-        if given[setting.name] not in (None, False, ()):
+        if setting.is_given(given[setting.name]):
             setting.put(given[setting.name], device)
-    export = Export(parse_device(device, f"vnet serve {kind}"), path, connect, peer_uid)
-    run_until_ended(partial(_run, f"{kind}0", export, allow_unsealed, qemu_version()))
+    place = partial(
+        settings_of, f"vnet serve {kind}", partial(_flag, [s for s in settings if s.is_given(given[s.name])])
+    )
+    with place():
+        if not fits_socket(str(path)):
+            raise ConfigError("", "--vhost-user", str(path), f"it must be {PATH_RULE}")
+        export = Export(parse_device(device, ""), path, connect, peer_uid)
+    run_until_ended(partial(_run, f"{kind}0", export, allow_unsealed, qemu_version(), place))
 
 
 async def _run(
-    name: str, export: Export, allow_unsealed: bool, version: Version | None, serving: trio.Event
+    name: str,
+    export: Export,
+    allow_unsealed: bool,
+    version: Version | None,
+    place: Callable[[], AbstractContextManager[None]],
+    serving: trio.Event,
 ) -> NoReturn:
-    with settings_of(f"vnet serve {export.spec.type}"):
+    with place():
         async with open_exports({name: export}, allow_unsealed=allow_unsealed, report=report):
             click.echo(hint(name, export, version))
             serving.set()

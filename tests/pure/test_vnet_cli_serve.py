@@ -1,0 +1,65 @@
+"""Options of ``vnet serve``: each value counts, and what can't be is one line that names the option."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from vnet.cli import serve
+from vnet.ends.scsi import ScsiSpec
+from vnet.topology import parse_device
+
+SOCKET = ["--vhost-user", "/nowhere/s"]
+LONG = "/" + "x" * 107
+DISK = ["blk", *SOCKET, "--file", "/nowhere/x"]
+TAP = ["net", *SOCKET, "--tap", "t"]
+REFUSED = [
+    ([*DISK, "--size", "0"], "blk: --size = 0: it must be MiB, 1 to 1073741824"),
+    ([*DISK, "--size", "-1"], "blk: --size = -1: it must be MiB, 1 to 1073741824"),
+    ([*DISK, "--queues", "0"], "blk: --queues = 0: it must be 1 to 16 queues"),
+    ([*DISK, "--queues", "17"], "blk: --queues = 17: it must be 1 to 16 queues"),
+    ([*DISK, "--queue-size", "0"], "blk: --queue-size = 0: it must be a power of two from 2 to 32768"),
+    ([*DISK, "--queue-size", "2"], "blk: --queue-size = 2: a blk driver needs queues of 4 descriptors at least"),
+    ([*DISK, "--serial", 21 * "a"], f"blk: --serial = '{21 * 'a'}': it must be at most 20 printable ASCII characters"),
+    ([*DISK, "--features-off", "X"], "blk: --features-off = ['X']: no feature X to switch off; there are SIZE_MAX, "),
+    (["blk", *SOCKET, "--file", ""], "blk: --file = '': it must be the path of a file"),
+    (["blk", "--vhost-user", LONG, "--file", "x"], f"blk: --vhost-user = '{LONG}': it must be the path of a socket"),
+    ([*TAP, "--mtu", "0"], "net: --mtu = 0: it must be 68 to 65521 bytes"),
+    ([*TAP, "--pairs", "0"], "net: --pairs = 0: it must be 1 to 64 pairs of queues"),
+    ([*TAP, "--mac", ""], "net: --mac = '': it must be a unicast MAC address"),
+    ([*TAP, "--address", "198.18.0.1"], "net: --address = ('198.18.0.1',): it must be addresses with their prefix"),
+    ([*TAP, "--netns", ""], "net: --netns = '': it must be the name of a namespace"),
+    (["net", *SOCKET, "--tap", ""], "net: --tap = '': it must be the name of an interface"),
+    (["net", *SOCKET, "--tun", "all"], "net: --tun = 'all': it must be the name of an interface"),
+    (["scsi", *SOCKET, "--queues", "0", "--lun", "path=x"], "scsi: --queues = 0: it must be 1 to 16 request queues"),
+    (["scsi", *SOCKET, "--lun", "path=x,lun=-1"], "scsi: --lun[0].lun = -1: it must be a LUN, 0 to 16383"),
+    (
+        ["scsi", *SOCKET, "--lun", "path=x", "--lun", "path=y,size=big"],
+        "scsi: --lun[1].size = 'big': it must be a whole",
+    ),
+    (["scsi", *SOCKET, "--lun", "path=x,colour=1"], "scsi: --lun[0].colour = '1': unknown key; known are store, path"),
+]
+
+
+@pytest.mark.parametrize(("options", "line"), REFUSED)
+def test_a_value_that_can_not_be_is_one_line_with_its_option(options: list[str], line: str) -> None:
+    done = CliRunner().invoke(serve.command, options)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"vnet: vnet serve {line}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["path", "path=x,path=y", "path=x,", ""])
+def test_a_unit_has_each_key_once_and_with_a_value(text: str) -> None:
+    done = CliRunner().invoke(serve.command, ["scsi", *SOCKET, "--lun", text])
+    assert done.exit_code == 2
+    assert "must be KEY=VALUE,..., each key once" in done.stderr
+
+
+def test_the_type_of_a_units_value_is_that_of_its_key() -> None:
+    units = serve._luns(["path=1,serial=123,size=64,read_only=true", "path=true=false,lun=7,block_size=4096"])
+    spec = parse_device({"type": "scsi", "device": {"luns": units}}, "test")
+    assert isinstance(spec, ScsiSpec)
+    first, second = spec.device.luns
+    assert (first.path, first.serial, first.size, first.read_only, first.lun) == ("1", "123", 64, True, 0)
+    assert (second.path, second.lun, second.block_size) == ("true=false", 7, 4096)
