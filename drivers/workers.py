@@ -217,7 +217,8 @@ class Workers:
             if job.stable and job.kind in _CHANGES:
                 await job.store.flush()
         except OSError as error:
-            job.error = error
+            # Not the one that was raised: its traceback holds frames, these the job, and that the driver's memory.
+            job.error = OSError(error.errno, error.strerror)
 
 
 async def _read(job: Job, buffer: memoryview) -> None:
