@@ -23,6 +23,7 @@ from rings.testing import Desc
 from vnet.testing.blk import BlkOptions, StubbornStore, open_blk_pair
 from vnet.testing.checks import until
 from vnet.testing.hostile import HostileDriver, hostile_driver
+from vnet.testing.pair import FRAME, Options, open_pair
 from vnet.testing.scsi import DISK, ScsiOptions, ScsiPair, open_scsi_pair
 
 MIB = 1 << 20
@@ -100,6 +101,29 @@ async def test_long_chains_are_taken_a_few_at_a_time() -> None:
             await until(lambda: ring.used_idx == ring.num)
         assert driver.get(status, 1)[0] == BlkStatus.IOERR
         assert seen.most <= PACE // 255 + 1
+
+
+@pytest.mark.hostile("R17")
+@pytest.mark.parametrize("queue", [0, 1])
+async def test_long_chains_of_a_network_driver_are_taken_a_few_at_a_time(queue: int) -> None:
+    """Receive buffers and frames, each in 255 pieces."""
+    async with open_pair(Options(queue_size=256)) as pair, hostile_driver(pair) as driver:
+        await driver.start()
+        ring, end = driver.rings[queue], pair.vhost.queues[queue]
+        spot = driver.put(bytes(64))
+        table = chain(driver, [Desc(spot, 1, 0 if queue else WRITE)] * 255)
+        for head in range(ring.num):
+            ring.chain(head, table)
+        with turns(lambda: end.statistics().chains) as seen:
+            for head in range(ring.num):
+                ring.offer(head)
+            driver.kick(queue)
+            if queue:
+                await until(lambda: ring.used_idx == ring.num)
+            else:
+                pair.device_port.inject(FRAME)
+                await until(lambda: ring.used_idx >= 1)
+        assert 0 < seen.most <= PACE // 255 + 1
 
 
 @pytest.mark.hostile("B05")
