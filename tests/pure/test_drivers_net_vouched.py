@@ -14,6 +14,7 @@ from scapy.layers.l2 import ARP
 from scapy.packet import Packet, Padding
 from segment_rig import (
     CASES,
+    CSUM_ONLY,
     ETHER,
     PIECES,
     PLAIN,
@@ -26,12 +27,12 @@ from segment_rig import (
 
 from drivers.devices.net.header import DATA_VALID, NEEDS_CSUM
 from drivers.devices.net.software import vouched
-from drivers.ports import HEADER_SIZE, NO_OFFLOADS
+from drivers.ports import HEADER_SIZE, NO_OFFLOADS, Offloads
 
 
-def vouch(frame: bytes, *sizes: int) -> tuple[bytes, bytes]:
+def vouch(frame: bytes, *sizes: int, able: Offloads = CSUM_ONLY) -> tuple[bytes, bytes]:
     header = struct.pack("<BBHHHHH", DATA_VALID, 0, 0, 0, 0, 0, 1)
-    head, rest = vouched(header + frame[:14], views(frame[14:], *sizes))
+    head, rest = vouched(header + frame[:14], views(frame[14:], *sizes), able)
     assert len(head) == HEADER_SIZE + 14
     return head[:HEADER_SIZE], head[HEADER_SIZE:] + b"".join(rest)
 
@@ -51,6 +52,7 @@ def test_a_vouched_checksum_is_one_that_is_left_to_do_whatever_its_field_says(
         assert header == case.header(gso=False)
         assert frame == pseudo(whole, case)
         assert finished(header, [memoryview(frame)], NO_OFFLOADS) == [(PLAIN, whole)]
+        assert vouch(unsummed(whole, case.start + case.field, value), *sizes, able=NO_OFFLOADS) == (PLAIN, whole)
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ class BoundNet:
         mergeable = device.has(F.MRG_RXBUF)
         rx_size, tx_size = buffer_sizes(device.features, self._mtu, settings.rx_buffer)
         incoming = device_offloads(device.features, any)
-        rules = HeaderRules(incoming, self._mtu, vouched=incoming.csum)
+        rules = HeaderRules(incoming, self._mtu, vouched=True)
         for i in range(len(self._transmit), count):
             receive, transmit = device.queues[2 * i : 2 * i + 2]
             port, figures = settings.port.queues[i], settings.figures.pairs[i]
@@ -183,7 +183,7 @@ class BoundNet:
                 rx.close()
                 raise
             self._slots += (rx, tx)
-            receiver = Receive(receive, port, figures.received, rx, rules, mergeable, gone)
+            receiver = Receive(receive, port, figures.received, rx, rules, mergeable, settings.port.caps, gone)
             receiver.fill()
             self._receive.append(receiver)
             self._transmit.append(Transmit(transmit, port, figures.sent, tx, gone))

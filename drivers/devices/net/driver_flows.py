@@ -10,7 +10,7 @@ from drivers.devices.net.header import HeaderRules
 from drivers.devices.net.software import vouched
 from drivers.errors import PortGone
 from drivers.hw import DmaMemory
-from drivers.ports import ETH_HLEN, HEADER_SIZE, PacketQueue
+from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads, PacketQueue
 from drivers.pump import Need
 from drivers.virtio import DriverQueue
 from rings.chain import copy_out, skip, total
@@ -90,12 +90,15 @@ class Receive(NetFlow[DriverQueue]):
         slots: Slots,
         rules: HeaderRules,
         mergeable: bool,
+        able: Offloads,
         gone: Callable[[PortGone], None],
     ) -> None:
+        """``able`` is what the port finishes itself."""
         super().__init__(queue, port, traffic, gone)
         self._slots = slots
         self._rules = rules
         self._mergeable = mergeable
+        self._able = able
         self._taken: list[tuple[int, int]] = []
         """Used buffers (slot, bytes) that were got from the ring, and not dealt with yet."""
         self._kept: list[int] = []
@@ -133,7 +136,7 @@ class Receive(NetFlow[DriverQueue]):
                             at += count
                             continue
                     if valid and head in valid:
-                        out, rest = vouched(out, rest)
+                        out, rest = vouched(out, rest, self._able)
                     if not low <= got <= high and (cause := rules.cause(head, got, rest)):
                         traffic.drop(cause)
                     elif send(out, rest):

@@ -59,7 +59,7 @@ class HeaderRules:
     mtu: int | None
     """Largest packet without Ethernet header, where agreed on."""
     vouched: bool = False
-    """Whether the sender may vouch for a checksum with DATA_VALID: a device that agreed on GUEST_CSUM."""
+    """Whether DATA_VALID counts: if the sender is a device. passt sets it without GUEST_CSUM, and Linux believes it."""
     known: dict[bytes, Verdict] = attrs.field(init=False, factory=dict)
     """Look here first, then call `judge`."""
     valid: set[bytes] = attrs.field(init=False, factory=set)

@@ -102,8 +102,9 @@ def _checksummed(frame: Sequence[memoryview], start: int, offset: int) -> Finish
     return PLAIN + head, rest
 
 
-def vouched(head: bytes, rest: Sequence[memoryview]) -> tuple[bytes, list[memoryview]]:
-    """A frame whose checksum its sender vouches for (DATA_VALID), as one whose checksum is left to do (NEEDS_CSUM).
+def vouched(head: bytes, rest: Sequence[memoryview], able: Offloads) -> tuple[bytes, list[memoryview]]:
+    """A frame whose checksum its sender vouches for (DATA_VALID), as one whose checksum is left to do (NEEDS_CSUM), or
+    as one with its checksum if the receiver is not ``able`` to fill it in.
 
     Linux knows nothing of DATA_VALID in a frame that is written to a TUN or TAP, and would look at the checksum, which
     may be wrong or missing (section 5.1.9.4.2). ``head`` is virtio_net_hdr and Ethernet header, here and in the result.
@@ -131,7 +132,12 @@ def vouched(head: bytes, rest: Sequence[memoryview]) -> tuple[bytes, list[memory
     done = bytearray(top[ETH_HLEN : at + 2])
     _put(done, at - ETH_HLEN, pseudo)
     header = HEADER.pack(NEEDS_CSUM, 0, 0, 0, start, offset, 0)
-    return header + top[:ETH_HLEN], [memoryview(done), *skip(rest, len(done))]
+    frame = [memoryview(top[:ETH_HLEN]), memoryview(done), *skip(rest, len(done))]
+    if not able.csum:
+        # Padding behind the packet is no part of the sum.
+        finished, behind = _checksummed(take(frame, start + max(length, offset + 2)), start, offset)
+        header, frame = finished[:HEADER_SIZE], [memoryview(finished)[HEADER_SIZE:], *behind]
+    return header + top[:ETH_HLEN], skip(frame, ETH_HLEN)
 
 
 def _sum_of(parts: Sequence[memoryview]) -> int:
