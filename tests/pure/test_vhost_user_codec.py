@@ -299,6 +299,15 @@ def test_a_table_of_too_many_regions_or_none_is_refused(count: int) -> None:
         MemTable.parse(struct.pack("<II", count, 0) + bytes(32 * min(count, 8)))
 
 
+@pytest.mark.parametrize("count", [1, 7, 8])
+def test_a_table_may_have_room_for_more_regions_than_there_are(count: int) -> None:
+    table = MemTable(tuple(_region(100 * i, 3, 7) for i in range(count)))
+    assert MemTable.parse(table.emit().ljust(8 + 8 * 32, b"\xff")) == table
+    for size in {8, 8 + 32 * count - 1, 8 + 32 * count + 1, 8 + 8 * 32 - 1} - {8 + 32 * count}:
+        with pytest.raises(ProtocolError):
+            MemTable.parse(table.emit().ljust(8 + 8 * 32 + 1, b"\xff")[:size])
+
+
 @pytest.mark.hostile("V07")
 @pytest.mark.parametrize("value", [0x200, 1 << 32, (1 << 64) - 1])
 def test_a_ring_index_of_more_than_eight_bits_is_not_cut_off(value: int) -> None:

@@ -255,10 +255,12 @@ def test_a_file_system_on_a_disk(machine: Machine, disk: str) -> None:
 
 
 @pytest.mark.hostile("C01")
-@DISK
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
+@pytest.mark.parametrize(
+    ("disk", "number"),
+    [("split-disk", signal.SIGTERM), ("split-disk", signal.SIGKILL), ("packed-disk", signal.SIGKILL)],
+)
 def test_a_disk_whose_back_end_is_started_anew_with_requests_under_way(
-    machine: Machine, number: int, disk: str
+    machine: Machine, disk: str, number: int
 ) -> None:
     guest = machine.guest
     guest.run(mount(disk))

@@ -207,7 +207,8 @@ class MemTable:
         size = MemRegion.FORM.size
         if not 1 <= count <= MAX_REGIONS:
             raise Refused(f"a table of {count} memory regions: 1 to {MAX_REGIONS} can be")
-        if len(body) != 8 + count * size:
+        # Some front ends send room for all the regions that there can be, whatever they use of it.
+        if len(body) not in (8 + count * size, cls.SIZES[1]):
             raise ProtocolError(f"{len(body)} bytes for {count} memory regions")
         regions = tuple(MemRegion.parse(body[8 + i * size : 8 + (i + 1) * size]) for i in range(count))
         for key in ("addr", "user_addr"):
