@@ -7,20 +7,25 @@ Yet the driver writes every descriptor once in each lap, so that the flags say w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from rings.layout import NEXT
 from rings.packed.ring import FIRST_LAP, HANDS, at, available
 
 __all__ = ["used_next"]
 
+NOWHERE = -1
 
-def used_next(flags: Sequence[int], told: int) -> int:
-    """The position that the device uses next, by the flags of all descriptors; ``told`` where they leave it open.
 
-    That is behind the last chain that was used. A chain of several descriptors leaves all but its first as they were,
-    as if they were still available: ``told`` decides whether there are such, and is not believed otherwise.
+def used_next(words: Sequence[int], told: int) -> int:
+    """The position that the device uses next, by the second words of all descriptors; ``told`` if they leave it open.
+
+    That is behind the last chain that was used, or where a device ended that had not yet shown the first of a batch. A
+    chain of several descriptors leaves all but its first as they were, as if they were still available: ``told``
+    decides whether there are such behind the last chain, and is not believed otherwise.
     """
-    num = len(flags)
+    num = len(words)
+    flags = [word >> 48 for word in words]
     laps = [(slot, word & HANDS == HANDS) for slot, word in enumerate(flags) if word & HANDS in (0, HANDS)]
     changes = [i for i in range(1, len(laps)) if laps[i][1] != laps[i - 1][1]]
     if len(changes) > 1:
@@ -30,16 +35,39 @@ def used_next(flags: Sequence[int], told: int) -> int:
         first = bool(flags[0] & HANDS == available(1))
         turn = next((slot for slot, word in enumerate(flags) if word & HANDS != available(first)), 0)
         return at(turn, first ^ (turn > 0))
-    last, lap = laps[changes[0] - 1 if changes else -1]
-    place = _behind(last, lap, 1, num)
+    turn = changes[0] if changes else 0
+    slot, lap = laps[turn - 1]
+    places = [_behind(slot, lap, 1, num)]
     for count in range(1, num):
-        slot, lap_there = place % FIRST_LAP, place // FIRST_LAP
-        rest = flags[(slot + count - 1) % num]
-        if rest & HANDS != available(lap_there ^ (slot + count > num)):
+        place = _behind(slot, lap, count, num)
+        rest = flags[place % FIRST_LAP]
+        if rest & HANDS != available(place // FIRST_LAP):
             break
         if not rest & NEXT:
-            return told if told == _behind(slot, lap_there, count, num) else place
-    return place
+            places.append(_behind(slot, lap, count + 1, num))
+            break
+    if told in places:
+        return told
+    gap = _gap(words, laps[turn:] + laps[:turn])
+    return places[0] if gap is None else gap
+
+
+def _gap(words: Sequence[int], used: Sequence[tuple[int, bool]]) -> int | None:
+    """The one place between chains, in the order in which they were used, where a chain is still available."""
+    num = len(words)
+    gaps: list[int] = []
+    oldest, lap = used[0]
+    before = at((oldest - 1) % num, lap ^ (oldest == 0))
+    if words[before % FIRST_LAP] >> 48 & HANDS == available(before // FIRST_LAP):
+        gaps.append(before)  # had it been used, the driver would have made another one available there
+    for (slot, lap), (following, _) in pairwise(used):
+        place = _behind(slot, lap, 1, num)
+        if place % FIRST_LAP != following:
+            last = words[following - 1]
+            # The rest of a chain of several descriptors has its buffer id.
+            stale = last >> 32 & 0xFFFF == words[slot] >> 32 & 0xFFFF
+            gaps.append(NOWHERE if stale else place)
+    return gaps[0] if len(gaps) == 1 and gaps[0] != NOWHERE else None
 
 
 def _behind(slot: int, lap: int, count: int, num: int) -> int:

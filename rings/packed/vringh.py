@@ -76,15 +76,19 @@ class PackedVringh(DeviceSide):
         self._used_slot, self._used_lap = slot, lap
         for ident, count in counts.items():
             self._counts[ident] = count
-        for _ in range(out):
+        for step in range(num):
+            if step == out:
+                self._slot, self._lap = slot, lap
             # A device that ended within `publish` may have marked these as used, where the driver did not look yet.
             word = desc[2 * slot + 1]
-            if word >> 48 & HANDS != available(lap):
+            if word >> 48 & HANDS == used(lap):
                 desc[2 * slot + 1] = word & ~(HANDS << 48) | available(lap) << 48
             slot += 1
             if slot == num:
                 slot, lap = 0, lap ^ 1
-        self._slot, self._lap, self._out = slot, lap, out
+        if out == num:
+            self._slot, self._lap = slot, lap
+        self._out = out
         self._again = deque(again)
 
     def hands(self, slot: int) -> int:

@@ -40,8 +40,7 @@ def _packed_place(base: int, num: int, memory: Memory, addrs: RingAddrs) -> int:
     lower, upper = base & 0xFFFF, base >> HALF
     # Front ends that know one position only leave the upper half 0.
     told = upper if upper or lower < FIRST_LAP else lower
-    words = memory.view(addrs.desc, num * DESC_SIZE).cast("H")
-    return used_next(words[7::8].tolist(), told)
+    return used_next(memory.view(addrs.desc, num * DESC_SIZE).cast("Q")[1::2].tolist(), told)
 
 
 _FORMATS: Mapping[str, BaseFormat] = {

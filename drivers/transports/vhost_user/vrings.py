@@ -25,6 +25,7 @@ from rings.features import RingFeature
 from rings.formats import FORMATS, RingFormat, ring_format
 from rings.layout import RingAddrs
 from rings.memory import Memory
+from rings.packed.vringh import PackedVringh
 from rings.queue import Vringh
 from rings.split.vringh import SplitVringh
 from rings.status import Status
@@ -317,7 +318,7 @@ class Vrings:
         if self.inflight is not None:
             self.inflight.check(ring.index, ring.num, form)
             return place, partial(self.inflight.logged, ring.index, form)
-        return place, partial(_resumed, ring.held) if ring.held else None
+        return place, partial(_resumed, place, ring.held)
 
     async def _quiesce(self, ring: Ring) -> None:
         """Take nothing more from a ring, wait for what was taken, and remember where it stands."""
@@ -345,8 +346,10 @@ def _areas(form: RingFormat, ring: Ring, given: VringAddr, memory: PeerMemory) -
     return addrs
 
 
-def _resumed(held: Sequence[int], ring: Vringh) -> Vringh:
-    """Have a split ring take chains again; a packed one finds those that it still has at the place where it starts."""
+def _resumed(place: int, held: Sequence[int], ring: Vringh) -> Vringh:
+    """Have a split ring take chains again; a packed one finds those that it still has behind ``place``."""
     if isinstance(ring, SplitVringh):
         ring.resume(held)
+    elif isinstance(ring, PackedVringh):
+        ring.resume(place, ())
     return ring
