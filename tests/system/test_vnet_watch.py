@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -166,12 +167,12 @@ async def test_a_deleted_interface_is_reported_once_and_every_waiter_hears_of_it
 async def test_lost_messages_cost_one_reading_of_the_namespace_and_no_state(netns: MakeNetns) -> None:
     name = netns("a")
     async with followed("tap", name) as this:
-        # Nothing is read meanwhile, so that the socket overflows.
-        lines = [f"link set lo mtu {mtu}" for mtu in range(20000, 22000)]
+        [watch] = this.watches._by_namespace.values()
+        watch.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # which overflows: nothing is read meanwhile
+        lines = [f"link set lo mtu {mtu}" for mtu in range(20000, 20100)]
         lines += ["link set vnet0 promisc on", "addr add 198.18.0.1/24 dev vnet0"]
         run("ip", "-n", name, "-batch", "-", given="\n".join(lines))
         await becomes(lambda: this.port.state.promisc and this.has("198.18.0.1"))
-        [watch] = this.watches._by_namespace.values()
         assert watch._table.readings >= 2
 
 
