@@ -19,6 +19,8 @@ RUN_DIR = Path("/run/vnet")
 PATIENCE = 60.0
 READY = "Ctrl-C"
 """Stands in the last line that is printed once all is up."""
+PING = ("ping", "-n", "-c", "2", "-i", "0.05", "-w", "15")
+"""Succeeds once two requests are answered. (Without -w, ping takes for lost what is slower than the first.)"""
 
 _serial = itertools.count(1)
 

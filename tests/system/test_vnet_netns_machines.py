@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("privileged")
 ETC_NETNS = Path("/etc/netns")
 READ_ONLY = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
 READ_ONLY_PROC_SYS = ("unshare", "--mount", "sh", "-c", f'{READ_ONLY} && exec "$@"', "sh")
-PINGS = "ping -n -c 1 -W 5 198.18.0.2 && ping -n -c 1 -W 5 2001:2::2"
+PINGS = "ping -n -c 1 -w 15 198.18.0.2 && ping -n -c 1 -w 15 2001:2::2"
 
 
 @pytest.fixture
