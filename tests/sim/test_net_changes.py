@@ -186,3 +186,14 @@ async def test_an_mtu_that_takes_the_interfaces_their_ipv6_addresses_is_refused(
         ):
             await change(world, "mtu", "1279")
         await change(world, "mtu", "1280")
+
+
+async def test_a_device_without_an_address_for_the_driver_lets_the_drivers_own_in() -> None:
+    """Without the feature MAC the driver chooses an address, which the device's filter has to be told of."""
+    async with open_world(
+        parse(SEVERAL.replace("queue_pairs = 3", "queue_pairs = 3\nfeatures_off = ['MAC']")), "t"
+    ) as world:
+        await world.wait_up()
+        await trio.testing.wait_all_tasks_blocked()
+        own = network(world, "driver")["mac"]
+        assert network(world, "device")["receives"]["unicast"] == [own]

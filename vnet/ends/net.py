@@ -139,6 +139,8 @@ async def _open_ports(
 ) -> AsyncIterator[list[tuple[PortSpec, str | None, PacketPort]]]:
     """Those that are of this system, driver's first, each with its namespace."""
     macs = spec.macs(context.index)
+    # Another program's device has an address of its own, and so has a driver that is not told one.
+    known = not spec.foreign or spec.peer_mac is not None, bool(context.features >> F.MAC & 1)
     opener = opener or partial(open_port, poller=context.poller, watches=context.watches)
     async with AsyncExitStack() as stack:
         ports = []
@@ -147,7 +149,7 @@ async def _open_ports(
             if netns is not None:
                 _check_netns(port, f"devices.{context.name}.{side}.netns")
                 await stack.enter_async_context(open_netns(netns))
-            peer = macs[1 - own] if not spec.foreign or spec.peer_mac else None
+            peer = macs[1 - own] if known[own] else None
             config = _port_config(spec, port, netns, macs[own], peer)
             with _refused_at(f"devices.{context.name}", side):
                 ports.append((port, netns, await stack.enter_async_context(opener(port, config))))

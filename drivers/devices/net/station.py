@@ -75,8 +75,8 @@ class Station:
         self._pairs = pairs
         self._lock = trio.Lock()
         everybody = not self._has(F.CTRL_RX)
-        self.mac = mac
-        """As the device knows it."""
+        self.mac = mac if self._has(F.MAC) else b""
+        """As the device knows it; empty if the device has none for the driver (section 5.1.4)."""
         self.own = mac
         """The station's own, which a device that can't be told has to let in as another one."""
         self.reception = Reception(
