@@ -55,7 +55,8 @@ class Machine:
             devices = []
             for index, (name, off) in enumerate(OFF.items()):
                 tap = ["--tap" if index % 2 == 0 else "--tun", f"t{index}", "--netns", netns]
-                self.add(name, "net", *tap, *RINGS.get(name, ()), "--address", f"198.18.{index}.1/24")
+                addresses = ["--address", f"198.18.{index}.1/24", "--address", f"2001:2:0:{index}::1/64"]
+                self.add(name, "net", *tap, *RINGS.get(name, ()), *addresses)
                 queues = ",queues=2" if name == "pairs" else ""
                 devices += [
                     *("-netdev", f"vhost-user,id={name},chardev=c-{name}{queues}"),
@@ -96,7 +97,9 @@ class Machine:
 
     def set_up(self) -> None:
         for index in range(len(OFF)):
+            self.guest.run(f"echo 0 > /proc/sys/net/ipv6/conf/eth{index}/accept_dad")
             self.guest.run(f"ip addr add 198.18.{index}.2/24 dev eth{index} && ip link set eth{index} up")
+            self.guest.run(f"ip -6 addr add 2001:2:0:{index}::2/64 dev eth{index}")
 
     def close(self) -> None:
         self.stack.close()
@@ -133,14 +136,15 @@ def test_each_network_answers_with_the_features_that_were_agreed_on(machine: Mac
         for other, bits in BITS.items():
             assert all(features[bit] == ("0" if other == name else "1") for bit in bits), (name, features)
         assert (features[34] == "1") == (name == "packed")
-        machine.guest.run(f"ping -c 3 -i 0.2 -W 5 198.18.{index}.1")
-        done = subprocess.run(
-            ["ip", "netns", "exec", machine.netns, "ping", "-c", "3", "-i", "0.2", "-W", "5", f"198.18.{index}.2"],
-            capture_output=True,
-            check=False,
-            timeout=PATIENCE,
-        )
-        assert done.returncode == 0, done.stdout
+        for network in (f"198.18.{index}.", f"2001:2:0:{index}::"):
+            machine.guest.run(f"ping -c 3 -i 0.2 -W 5 {network}1")
+            done = subprocess.run(
+                ["ip", "netns", "exec", machine.netns, "ping", "-c", "3", "-i", "0.2", "-W", "5", f"{network}2"],
+                capture_output=True,
+                check=False,
+                timeout=PATIENCE,
+            )
+            assert done.returncode == 0, done.stdout
 
 
 def serving_iperf(stack: ExitStack, machine: Machine, address: str, port: int) -> subprocess.Popen[bytes]:
