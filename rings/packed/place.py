@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from rings.layout import NEXT
-from rings.packed.ring import FIRST_LAP, HANDS, at, available
+from rings.packed.ring import FIRST_LAP, HANDS, at, available, used
 
 __all__ = ["used_next"]
 
@@ -26,6 +26,8 @@ def used_next(words: Sequence[int], told: int) -> int:
     """
     num = len(words)
     flags = [word >> 48 for word in words]
+    if _untouched(flags, told):
+        return told
     laps = [(slot, word & HANDS == HANDS) for slot, word in enumerate(flags) if word & HANDS in (0, HANDS)]
     changes = [i for i in range(1, len(laps)) if laps[i][1] != laps[i - 1][1]]
     if len(changes) > 1:
@@ -52,15 +54,28 @@ def used_next(words: Sequence[int], told: int) -> int:
     return places[0] if gap is None else gap
 
 
-def _gap(words: Sequence[int], used: Sequence[tuple[int, bool]]) -> int | None:
+def _untouched(flags: Sequence[int], told: int) -> bool:
+    """Whether no device used anything from ``told`` on.
+
+    From there on, each descriptor is available in this lap or was used in the one before. That holds as well for a
+    batch that the driver has not published: its first descriptor is still as it was, the others are available.
+    """
+    slot, lap = told % FIRST_LAP, told // FIRST_LAP
+    return slot < len(flags) and all(
+        word & HANDS in ((available(lap), used(lap ^ 1)) if place >= slot else (available(lap ^ 1), used(lap)))
+        for place, word in enumerate(flags)
+    )
+
+
+def _gap(words: Sequence[int], order: Sequence[tuple[int, bool]]) -> int | None:
     """The one place between chains, in the order in which they were used, where a chain is still available."""
     num = len(words)
     gaps: list[int] = []
-    oldest, lap = used[0]
+    oldest, lap = order[0]
     before = at((oldest - 1) % num, lap ^ (oldest == 0))
     if words[before % FIRST_LAP] >> 48 & HANDS == available(before // FIRST_LAP):
         gaps.append(before)  # had it been used, the driver would have made another one available there
-    for (slot, lap), (following, _) in pairwise(used):
+    for (slot, lap), (following, _) in pairwise(order):
         place = _behind(slot, lap, 1, num)
         if place % FIRST_LAP != following:
             last = words[following - 1]

@@ -101,3 +101,20 @@ def test_a_batch_whose_first_chain_was_not_shown_is_served_again(before: int, ba
     use(again, NUM)
     again.publish()
     assert len(driver.get_each(NUM)) == NUM - (not more), "all, and each once"
+
+
+@given(st.integers(0, 4 * NUM), st.integers(1, NUM))
+def test_a_batch_that_the_driver_has_not_published_moves_no_place(before: int, batch: int) -> None:
+    """Receive buffers are added before the device starts: all but the first descriptor of a batch look available."""
+    rig = PackedRig(NUM)
+    driver, device = rig.driver(memory=rig.memory), rig.device(memory=rig.memory)
+    for _ in range(before):
+        driver.add((), (seg(SPOT, 8),), "token")
+        driver.publish()
+        device.complete_each([(head, 1) for head, _, _ in device.getdescs(1)])
+        device.publish()
+        driver.get()
+    for _ in range(batch):
+        driver.add((), (seg(SPOT, 8),), "token")
+    position = device.state().used
+    assert used_next(words(rig), position) == position
