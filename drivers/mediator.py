@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 import attrs
 import trio
 
+from drivers.bus.vhost import DeviceQueue, VhostDevice
 from drivers.errors import ProbeDeferred
-from drivers.pump import Need, Signal, count_batch, pump, wait_told
-from drivers.vhost import DeviceQueue, VhostDevice
+from drivers.flow.pump import Need, Signal, count_batch, pump, wait_told
 from rings.chain import Chain
 from rings.errors import MemoryFault, RemoteRingError
 from rings.queue import Vringh

@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from drivers.bus.vhost import VhostBack, VhostDevice, VhostDriver
+from drivers.bus.virtio import VirtioDevice, VirtioDriver
 from drivers.devices.blk import VhostBlk, VirtioBlk
 from drivers.devices.blk import layout as blk
 from drivers.devices.net import VhostNet, VirtioNet
@@ -16,8 +18,6 @@ from drivers.devices.rpmsg import layout as rpmsg
 from drivers.devices.scsi import VhostScsi, VirtioScsi
 from drivers.devices.scsi import layout as scsi
 from drivers.transports import epf_mailbox, mmio, ntb, pci, vhost_user
-from drivers.vhost import VhostBack, VhostDevice, VhostDriver
-from drivers.virtio import VirtioDevice, VirtioDriver
 from rings.features import FeatureTable, RingFeature, mask
 from rings.ids import DeviceId
 
@@ -59,12 +59,12 @@ class Transport:
     on: str
     """The key of a topology's device that says what carries it, such as "link"."""
     front: object
-    """What the driver's host needs: for "link" a `drivers.pci.VirtioPciDriver`, for "host" its platform's
-    likewise or a `drivers.user.UserClient`, for "ntb" a `drivers.ntb.NtbClient`."""
+    """What the driver's host needs: for "link" a `drivers.carriers.pci.VirtioPciDriver`, for "host" its platform's
+    likewise or a `drivers.carriers.vhost_user.UserClient`, for "ntb" a `drivers.carriers.ntb.NtbClient`."""
     back: Callable[..., VhostBack]
-    """Makes the device's half of a virtio device id and a name, and before them of what carries it: for "link" an
-    endpoint controller and a function, for "host" a `drivers.hw.PlatformSlot` or a `drivers.ipc.Ipc`, for "ntb" the
-    bus and the name of an NTB."""
+    """``back(*carrier, device_id, name)`` makes the device half. ``carrier`` is an endpoint controller and a function
+    for "link", a `drivers.contracts.hw.PlatformSlot` or a `drivers.contracts.ipc.Ipc` for "host", the bus and the name
+    of an NTB for "ntb"."""
     names: Callable[[int, int], str | None] = lambda bar, offset: None
     """For "link" and "ntb": what the register at an offset of a BAR is called. A doorbell's begins with "notify["."""
     queues: int | None = None

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import attrs
 
-from drivers.hw import DmaMemory, Handler, LinkEvents, PciFunction, Toll
+from drivers.bus.vhost import DeviceQueue, VhostOps
+from drivers.contracts.hw import DmaMemory, Handler, LinkEvents, PciFunction, Toll
 from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure
-from drivers.vhost import DeviceQueue, VhostOps
 from rings.memory import Addr, Memory
 
 __all__ = ["CONFIG", "AroundOps", "CountedHandle", "RegisterAccess", "TappedFunction", "read_structures"]
@@ -34,7 +34,7 @@ class RegisterAccess:
 
 
 class TappedFunction:
-    """Any `drivers.hw.PciFunction`, with a log of what is read and written, and lies where a test wants them.
+    """Any `drivers.contracts.hw.PciFunction`, with a log of what is read and written, and lies where a test wants them.
 
     ``lies`` are by (BAR or CONFIG, offset), whatever the size of the access; a place in ``deaf`` ignores writes.
     """

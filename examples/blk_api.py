@@ -6,8 +6,8 @@ python examples/blk_api.py
 import trio
 
 from vnet.ends.blk import DiskEnd
-from vnet.topology import parse
-from vnet.world import open_world
+from vnet.system.world import open_world
+from vnet.topology.topology import parse
 
 TOPOLOGY = """
 [hosts.rc]

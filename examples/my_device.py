@@ -20,23 +20,23 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.buffers import BufferBlock
+from drivers.bus.model import MatchId, present
+from drivers.bus.vhost import DeviceQueue, VhostDevice
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
 from drivers.errors import DriverError
-from drivers.model import MatchId, present
-from drivers.pump import Need, QueueFlow, pump
+from drivers.flow.figures import Traffic
+from drivers.flow.pump import Need, QueueFlow, pump
+from drivers.memory.buffers import BufferBlock
 from drivers.registry import DeviceType
-from drivers.traffic import Traffic
-from drivers.vhost import DeviceQueue, VhostDevice
-from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
 from rings.chain import copy_in, total
 from rings.features import EMPTY_TABLE
 from rings.formats import RING_FEATURES
 from rings.ids import DeviceId
-from vnet.built_in import built_in
 from vnet.ends.base import EndsType, OpenContext, PlainEnd
-from vnet.extension import add_device_type
 from vnet.spec import DeviceSpec, must
-from vnet.world import open_world
+from vnet.system.world import open_world
+from vnet.topology.extensions import add_device_type
+from vnet.topology.samples import built_in
 
 LIMIT = 64 << 10  # bytes that one request gets at most, whatever room it has: entropy is not for free
 BUDGET = 16  # requests of one batch, after which others have their turn
@@ -58,7 +58,7 @@ class EntropyPlug:
 
 
 class Give(QueueFlow):
-    """requestq: fill what the driver made writable. A `drivers.pump.Flow`."""
+    """requestq: fill what the driver made writable. A `drivers.flow.pump.Flow`."""
 
     def __init__(self, queue: DeviceQueue, plug: EntropyPlug) -> None:
         self.queue, self._plug = queue, plug

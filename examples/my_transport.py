@@ -4,7 +4,8 @@ python examples/my_transport.py
 vnet --load examples/my_transport.py demo --transport mine --port memory
 
 A transport joins two halves. The front half does what the virtio bus of the driver's side asks for, as
-`drivers.virtio.ConfigOps` lists it. The back half turns what comes over into calls of a `drivers.vhost.VhostDevice`.
+`drivers.bus.virtio.ConfigOps` lists it. The back half turns what comes over into calls of a
+`drivers.bus.vhost.VhostDevice`.
 Between them may be anything; here it is eleven 64-bit registers and an interrupt line on a host's platform bus.
 """
 
@@ -16,20 +17,20 @@ from functools import partial
 
 import trio
 
-from drivers.carrier import wait_reset
+from drivers.bus.model import MatchId
+from drivers.bus.vhost import DeviceQueue, VhostDevice, VhostOps
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
+from drivers.carriers.base import wait_reset
+from drivers.carriers.platform import VirtioPlatformDriver
+from drivers.contracts.hw import MmioRegion, PlatformSlot
 from drivers.errors import ProbeError
-from drivers.hw import MmioRegion, PlatformSlot
-from drivers.model import MatchId
-from drivers.platform import VirtioPlatformDriver
+from drivers.memory.vring import VringMemory
 from drivers.registry import Transport
-from drivers.vhost import DeviceQueue, VhostDevice, VhostOps
-from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
-from drivers.vring import VringMemory
 from rings.formats import RING_FEATURES
 from rings.memory import Memory
 from vnet.demo import default_topology
-from vnet.extension import add_transport
-from vnet.world import open_world
+from vnet.system.world import open_world
+from vnet.topology.extensions import add_transport
 
 MINE = MatchId(device=0x0001, vendor=int.from_bytes(b"MINE", "big"))  # what firmware calls it: so the front finds it
 CONFIG = 0x100  # behind the registers: the device's own configuration, such as its MAC address

@@ -5,10 +5,10 @@ python examples/rpmsg_echo.py
 
 import trio
 
-from drivers.ports import RpmsgEndpoint
+from drivers.contracts.ports import RpmsgEndpoint
 from vnet.ends.rpmsg import RpmsgEnd
-from vnet.topology import parse
-from vnet.world import open_world
+from vnet.system.world import open_world
+from vnet.topology.topology import parse
 
 TOPOLOGY = """
 [hosts.rc]

@@ -8,7 +8,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from vnet.demo import default_topology
-from vnet.world import open_world
+from vnet.system.world import open_world
 
 
 async def main() -> None:

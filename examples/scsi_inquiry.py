@@ -10,9 +10,9 @@ import trio
 from drivers.devices.scsi import Identity, LogicalUnit, Lun
 from drivers.devices.scsi import cdb as scsi
 from vnet.ends.scsi import InitiatorEnd, TargetsEnd
-from vnet.ports.store import MemoryStore
-from vnet.topology import load
-from vnet.world import open_world
+from vnet.ports.disk.store import MemoryStore
+from vnet.system.world import open_world
+from vnet.topology.topology import load
 
 TOPOLOGY = Path(__file__).with_name("topologies") / "scsi_inquiry.toml"
 

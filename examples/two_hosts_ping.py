@@ -5,9 +5,9 @@ python examples/two_hosts_ping.py
 
 import trio
 
-from vnet.topology import DEFAULT, parse
-from vnet.traffic import ping
-from vnet.world import open_world
+from vnet.system.world import open_world
+from vnet.topology.topology import DEFAULT, parse
+from vnet.traffic.kernel import ping
 
 
 async def main() -> None:

@@ -9,7 +9,6 @@ import attrs
 
 from rings.errors import RemoteRingError
 from rings.features import RingFeature, mask
-from rings.inflight import InflightLog, LoggedVringh
 from rings.layout import (
     MAX_NUM,
     PACKED_ALIGN,
@@ -23,13 +22,14 @@ from rings.layout import (
     split_sizes,
 )
 from rings.memory import Addr, Memory
-from rings.metered import PACKED_COSTS, SPLIT_COSTS, MeteredVringh, RingCosts
-from rings.packed.inflight import PackedLog, packed_log_size
+from rings.observers.inflight import InflightLog, LoggedVringh
+from rings.observers.meter import PACKED_COSTS, SPLIT_COSTS, MeteredVringh, RingCosts
+from rings.observers.packed_inflight import PackedLog, packed_log_size
+from rings.observers.split_inflight import SplitLog, split_log_size
 from rings.packed.ring import FIRST_LAP
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.packed.vringh import PackedVringh
 from rings.queue import Meter, Virtqueue, Vringh
-from rings.split.inflight import SplitLog, split_log_size
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 

@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from vnet.nbd import CommandType, NbdError
-from vnet.ports.nbd import NbdServer
+from vnet.ports.disk.nbd_server import NbdServer
 from vnet.testing.blk import BlkOptions, BlkPair, open_blk_pair
 from vnet.testing.checks import until
 

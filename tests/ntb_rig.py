@@ -8,17 +8,17 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
-from drivers.model import Binding, BindState, MatchId
-from drivers.ntb import NtbClient, NtbDevice, NtbEpf
+from drivers.bus.model import Binding, BindState, MatchId
+from drivers.bus.vhost import VhostBound, VhostDevice, VhostDriver
+from drivers.bus.virtio import QueueSpec, VirtioBound, VirtioDevice, VirtioDriver
+from drivers.carriers.ntb import NtbClient, NtbDevice, NtbEpf
 from drivers.transports.ntb.back import NtbVhost
 from drivers.transports.ntb.front import NtbVirtio, NtbVirtioDriver
 from drivers.transports.ntb.registers import Spad
-from drivers.vhost import VhostBound, VhostDevice, VhostDriver
-from drivers.virtio import QueueSpec, VirtioBound, VirtioDevice, VirtioDriver
 from rings.features import FeatureTable, RingFeature, mask
-from vnet.host import Host
+from vnet.host.host import Host
 from vnet.link.ideal import IdealLink
-from vnet.memory import HostMemory
+from vnet.linux.memory import HostMemory
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.ntb import NtbFunction
 from vnet.pcie.rc import RootComplex

@@ -8,11 +8,11 @@ import attrs
 import pytest
 
 from drivers.devices.scsi import Identity, LogicalUnit, Response
+from drivers.devices.scsi.device.unit import Io, Reply, Unit
 from drivers.devices.scsi.sense import Sense
-from drivers.devices.scsi.unit import Io, Reply, Unit
-from drivers.workers import Kind
+from drivers.storage.workers import Kind
 from rings.chain import copy_out
-from vnet.ports.store import MemoryStore
+from vnet.ports.disk.store import MemoryStore
 
 __all__ = ["BLOCKS", "check", "make_unit", "perform", "pyscsi"]
 

@@ -13,9 +13,9 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, PadN
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet
 
+from drivers.contracts.ports import HEADER_SIZE, Offloads
 from drivers.devices.net.header import NEEDS_CSUM, GsoType
 from drivers.devices.net.software import finish
-from drivers.ports import HEADER_SIZE, Offloads
 
 CSUM_ONLY = Offloads(csum=True)
 PLAIN = bytes(HEADER_SIZE)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vnet import state
+from vnet.system import state
 
 
 @pytest.fixture

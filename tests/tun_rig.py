@@ -9,10 +9,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from drivers.ports import Offloads, PacketPort
-from vnet.ports.link_table import InterfaceState
-from vnet.ports.tap import TapPort
-from vnet.ports.tun import TunPort
+from drivers.contracts.ports import Offloads, PacketPort
+from vnet.linux.netlink.link_table import InterfaceState
+from vnet.ports.packet.tap import TapPort
+from vnet.ports.packet.tun import TunPort
 
 OWN, PEER, OTHER = (b"\x02\0\0\0\0" + bytes([last]) for last in (1, 2, 3))
 PLAIN = bytes(12)

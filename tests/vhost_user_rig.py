@@ -11,9 +11,10 @@ from typing import Any
 import trio
 import trio.testing
 
+from drivers.bus.vhost import VhostBus, VhostDevice
+from drivers.contracts.hw import DmaBuffer
+from drivers.contracts.ipc import Handle
 from drivers.devices.blk import BlkPlug, VhostBlk
-from drivers.hw import DmaBuffer
-from drivers.ipc import Handle
 from drivers.transports.vhost_user.back import VhostUserBack
 from drivers.transports.vhost_user.constants import F_LOG_ALL, F_PROTOCOL_FEATURES, VRING_F_LOG, FrontendRequest
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Assembler, emit, parse_reply
@@ -30,15 +31,14 @@ from drivers.transports.vhost_user.payloads import (
     VringState,
 )
 from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
-from drivers.vhost import VhostBus, VhostDevice
 from rings.features import RingFeature
 from rings.formats import ring_format
 from rings.ids import DeviceId
 from rings.layout import DESC_SIZE, RingAddrs
 from rings.queue import Virtqueue
-from vnet.memory import HostMemory
-from vnet.ports.ipc import FileHandle, LocalIpc, UnixSocket, socket_pair
-from vnet.ports.poller import Poller
+from vnet.linux.ipc import FileHandle, LocalIpc, UnixSocket, socket_pair
+from vnet.linux.memory import HostMemory
+from vnet.linux.poller import Poller
 
 __all__ = [
     "MIB",

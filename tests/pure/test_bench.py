@@ -14,7 +14,7 @@ import attrs
 import pytest
 from click.testing import CliRunner
 
-from drivers.pump import BATCH_BUCKETS
+from drivers.flow.pump import BATCH_BUCKETS
 from drivers.registry import TRANSPORTS
 from vnet.bench.apart import driver_topology, export
 from vnet.bench.figures import (
@@ -35,8 +35,8 @@ from vnet.bench.rpmsg import RpmsgFigures, RpmsgResults
 from vnet.bench.suites import CARRIERS, NET, SUITES, Asked
 from vnet.cli.bench import SHOW, command
 from vnet.cli.bench_tables import bucket_names, rpmsg_table, tables
-from vnet.describe import QueueRow
-from vnet.ends.net import NetSpec
+from vnet.ends.net.end import NetSpec
+from vnet.system.snapshot import QueueRow
 
 MACHINE = Machine(2, "a processor", "Linux 6.1", "CPython 3.11")
 QUIET = (0,) * BATCH_BUCKETS

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.devices.blk.geometry import Geometry
+from drivers.devices.blk.device.request import Limits, Refusal, Request
+from drivers.devices.blk.driver.geometry import Geometry
 from drivers.devices.blk.layout import (
     HEADER,
     SECTOR,
@@ -24,9 +25,8 @@ from drivers.devices.blk.layout import (
     ConfigField,
     RequestType,
 )
-from drivers.devices.blk.request import Limits, Refusal, Request
 from drivers.errors import ProbeError
-from drivers.workers import Extent
+from drivers.storage.workers import Extent
 from rings.errors import BadChain
 
 LIMITS = Limits(capacity=1000, features=SUPPORTED, max_sectors=100, max_segments=4)

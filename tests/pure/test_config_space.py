@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.hw import PciHeader
+from drivers.contracts.hw import PciHeader
 from vnet.pcie.config_space import (
     CAP_MSIX,
     CAP_PCI_EXPRESS,

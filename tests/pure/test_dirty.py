@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rings.chain import Chain
-from rings.dirty import DirtyLog, DirtyVringh, WriteRecorder, dirty_log_size
 from rings.errors import BadRing, LocalRingError
 from rings.formats import FORMATS
 from rings.layout import DESC_SIZE, NEXT, WRITE
 from rings.memory import Addr, MappedMemory
+from rings.observers.dirty import DirtyLog, DirtyVringh, WriteRecorder, dirty_log_size
 
 PAGE, SPAN, NUM = 4096, 32768, 8
 BASE = 3 * SPAN

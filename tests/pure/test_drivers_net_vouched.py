@@ -25,9 +25,9 @@ from segment_rig import (
     views,
 )
 
+from drivers.contracts.ports import HEADER_SIZE, NO_OFFLOADS, Offloads
 from drivers.devices.net.header import DATA_VALID, NEEDS_CSUM
 from drivers.devices.net.software import vouched
-from drivers.ports import HEADER_SIZE, NO_OFFLOADS, Offloads
 
 
 def vouch(frame: bytes, *sizes: int, able: Offloads = CSUM_ONLY) -> tuple[bytes, bytes]:

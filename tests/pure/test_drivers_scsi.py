@@ -7,8 +7,8 @@ from scsi_rig import check, make_unit, perform
 
 from drivers.devices.scsi import Asc, Key, LogicalUnit, Sense
 from drivers.devices.scsi.cdb import Op
+from drivers.devices.scsi.device.unit import Io
 from drivers.devices.scsi.sense import Field
-from drivers.devices.scsi.unit import Io
 
 TIMEOUTS = b"\0\x0a" + bytes(10)
 

@@ -10,8 +10,8 @@ import pytest
 from drivers.registry import DEVICES, TRANSPORTS
 from vnet.ends import ENDS
 from vnet.errors import ConfigError
-from vnet.extension import add_device_type, add_transport, load_extension, temporarily
-from vnet.topology import parse
+from vnet.topology.extensions import add_device_type, add_transport, load_extension, temporarily
+from vnet.topology.topology import parse
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -28,7 +28,10 @@ def examples() -> Iterator[None]:
 BROKEN_FILES = [
     ("x = 1\nx.y\n", r"line 2 = 'AttributeError': 'int' object has no attribute 'y'"),
     ("def f(:\n", r"line 1 = 'SyntaxError': .*"),
-    ("from vnet.extension import add_transport\nadd_transport('pci', None)", r"line 2 = 'ValueError': .* pci already"),
+    (
+        "from vnet.topology.extensions import add_transport\nadd_transport('pci', None)",
+        r"line 2 = 'ValueError': .* pci already",
+    ),
 ]
 
 

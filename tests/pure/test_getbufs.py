@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from packed_rig import PackedRig
 from ring_rig import Rig
 
-from rings.around import AroundVringh
 from rings.errors import BadRing, MemoryFault
 from rings.layout import WRITE
 from rings.memory import Addr
+from rings.observers.wrapper import AroundVringh
 from rings.queue import Vringh
 from rings.testing import Act, Desc, PackedDesc
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.hw import DmaBuffer, DmaMemory
+from drivers.contracts.hw import DmaBuffer, DmaMemory
 from rings.errors import MemoryFault
 from rings.memory import Addr, PhysAddr
-from vnet.memory import CACHE_LINE, PAGE, HostMemory
+from vnet.linux.memory import CACHE_LINE, PAGE, HostMemory
 
 BASE = PhysAddr(Addr(0x4000_0000))
 SIZE = 256 * PAGE

@@ -14,8 +14,8 @@ from ring_rig import SPOT, Rig, seg
 from rings.chain import total
 from rings.errors import BadRing, MemoryFault
 from rings.formats import FORMATS
-from rings.inflight import LoggedVringh
 from rings.memory import Addr, Memory
+from rings.observers.inflight import LoggedVringh
 from rings.queue import Virtqueue
 
 NUM = 8

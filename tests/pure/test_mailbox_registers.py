@@ -8,14 +8,14 @@ from typing import cast
 
 import pytest
 
-from drivers.hw import DmaBuffer, Epc, Handler, LinkEvents, PciHeader, RegisterBlock
+from drivers.contracts.hw import DmaBuffer, Epc, Handler, LinkEvents, PciHeader, RegisterBlock
 from drivers.transports.epf_mailbox import registers as mb
 from drivers.transports.epf_mailbox.back import MailboxEpf
 from rings.features import FeatureTable, RingFeature, mask
 from rings.layout import RingAddrs, contiguous_split, split_sizes
 from rings.memory import Addr, Memory
 from rings.status import Status
-from vnet.memory import HostMemory
+from vnet.linux.memory import HostMemory
 
 Reg, QueueReg, Ext, ExtQueue = mb.Reg, mb.QueueReg, mb.Ext, mb.ExtQueue
 OKAY, ERROR, NONE = mb.Outcome.OKAY, mb.Outcome.ERROR, mb.Outcome.NONE

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
-from drivers.hw import RegisterBlock
+from drivers.contracts.hw import RegisterBlock
 from drivers.transports.mmio.back import MmioDevice
 from drivers.transports.mmio.registers import CONFIG, READABLE, WRITABLE, Interrupt, Register
 from rings.features import FeatureTable, RingFeature, mask

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from vnet.ports.moderation import LOOK, MUCH, PAUSE, PAUSED, REST, Moderation
+from vnet.linux.moderation import LOOK, MUCH, PAUSE, PAUSED, REST, Moderation
 
 
 def pauses(rate: Callable[[float], float], windows: int) -> list[float]:

@@ -20,8 +20,8 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, raw
 from scapy.utils6 import in6_getnsma, in6_getnsmac
 
-from vnet.ports.neighbour import HELD_PACKETS, OUTBOX_FRAMES, RETRY_SECONDS, TRIES, Neighbour
-from vnet.ports.packets import (
+from vnet.ports.packet.neighbour import HELD_PACKETS, OUTBOX_FRAMES, RETRY_SECONDS, TRIES, Neighbour
+from vnet.ports.packet.packets import (
     ETH_P_ARP,
     ETH_P_IP,
     ETH_P_IPV6,

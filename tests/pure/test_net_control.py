@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from drivers.contracts.ports import Offloads
 from drivers.devices.net.control import COMMAND_MAX, TABLE_MAX, Command, Control, MacTable, changes, emit, parse
 from drivers.devices.net.filter import KNOWN_MAX, FrameFilter, Reception
 from drivers.devices.net.header import HeaderRules
@@ -21,7 +22,6 @@ from drivers.devices.net.layout import (
     pairs_of,
     queue_names,
 )
-from drivers.ports import Offloads
 from rings.features import bits, mask
 
 F = NetFeature

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ring_rig import Rig
 
-from drivers.device_queue import DeviceQueue
-from drivers.devices.net.device_flows import ToDriver
-from drivers.devices.net.merge import NUM_BUFFERS_AT, Taken, put
-from drivers.ports import HEADER_SIZE, PacketQueue
-from drivers.pump import Need
-from drivers.traffic import Traffic
+from drivers.bus.device_queue import DeviceQueue
+from drivers.contracts.ports import HEADER_SIZE, PacketQueue
+from drivers.devices.net.device.flows import ToDriver
+from drivers.devices.net.device.merge import NUM_BUFFERS_AT, Taken, put
+from drivers.flow.figures import Traffic
+from drivers.flow.pump import Need
 from rings.chain import copy_in, total
 from rings.errors import MemoryFault
 from rings.memory import Addr

@@ -20,9 +20,9 @@ from segment_rig import (
     views,
 )
 
+from drivers.contracts.ports import ALL_OFFLOADS, NO_OFFLOADS, Offloads
 from drivers.devices.net.header import NEEDS_CSUM, GsoType
 from drivers.devices.net.software import Unfinished, finish, ones_sum
-from drivers.ports import ALL_OFFLOADS, NO_OFFLOADS, Offloads
 
 
 @EVERY

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.ntb_registers import (
+from drivers.carriers.ntb_registers import (
     CONFIG_SIZE,
     MSIX_OFFSET,
     MW_ALIGN,

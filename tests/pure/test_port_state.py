@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vnet.ports.announce import announcements
-from vnet.ports.packets import Arp, NeighbourMessage
+from vnet.ports.packet.announce import announcements
+from vnet.ports.packet.packets import Arp, NeighbourMessage
 
 MAC = b"\x02\0\0\0\0\x01"
 

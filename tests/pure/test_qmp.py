@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnet.qmp import Framer, QmpError, Request, TooLong, emit, greeting, parse, request
+from vnet.system.qmp import Framer, QmpError, Request, TooLong, emit, greeting, parse, request
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -83,7 +83,7 @@ def test_ci_runs_the_tests_as_the_readme_does() -> None:
 
 
 def test_the_matrix_is_the_one_of_the_registry() -> None:
-    from vnet.matrix import matrix
+    from vnet.topology.support import matrix
 
     shown = re.search(r"<!-- matrix -->\n(.*?)\n<!-- /matrix -->", README, flags=re.DOTALL)
     assert shown is not None
@@ -92,7 +92,7 @@ def test_the_matrix_is_the_one_of_the_registry() -> None:
 
 @pytest.mark.parametrize("text", re.findall(r"^```toml\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL))
 def test_every_topology_shown_is_a_good_one(text: str) -> None:
-    from vnet.topology import parse
+    from vnet.topology.topology import parse
 
     assert parse(text, "README.md").devices
 

@@ -8,12 +8,12 @@ import pytest
 from packed_rig import PackedRig
 from ring_rig import Rig, RingRig, seg
 
-from rings.around import AroundVringh
-from rings.dirty import DirtyLog, DirtyVringh, WriteRecorder, dirty_log_size
 from rings.errors import BadRing
 from rings.layout import NEXT
 from rings.memory import Addr
-from rings.metered import SPLIT_COSTS, MeteredVringh
+from rings.observers.dirty import DirtyLog, DirtyVringh, WriteRecorder, dirty_log_size
+from rings.observers.meter import SPLIT_COSTS, MeteredVringh
+from rings.observers.wrapper import AroundVringh
 from rings.queue import Vringh
 from rings.sides import CHAIN_MAX
 from rings.split.vringh import SplitVringh

@@ -13,10 +13,10 @@ from scsi_rig import BLOCKS, check, make_unit, perform, pyscsi
 from drivers.devices.scsi import Asc, Key, LogicalUnit, Lun, Response, ScsiDomain
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.cdb import COMMANDS, Op
-from drivers.devices.scsi.inquiry import PAGES
+from drivers.devices.scsi.device.inquiry import PAGES
+from drivers.devices.scsi.device.unit import Io
 from drivers.devices.scsi.layout import REPORT_LUNS, WELL_KNOWN
-from drivers.devices.scsi.unit import Io
-from drivers.workers import Kind
+from drivers.storage.workers import Kind
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.devices.scsi.driver_queues import split
+from drivers.devices.scsi.device.request import Control, Request
+from drivers.devices.scsi.driver.queues import split
+from drivers.devices.scsi.driver.result import ScsiEvent, ScsiRequest, read_result
 from drivers.devices.scsi.layout import (
     CDB_SIZES,
     EVENT,
@@ -34,8 +36,6 @@ from drivers.devices.scsi.layout import (
     ScsiFeature,
     Tmf,
 )
-from drivers.devices.scsi.request import Control, Request
-from drivers.devices.scsi.result import ScsiEvent, ScsiRequest, read_result
 from drivers.devices.scsi.sense import Asc, Field, Key, Sense
 from drivers.registry import DEVICES
 from rings.errors import BadChain

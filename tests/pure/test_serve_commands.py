@@ -12,9 +12,9 @@ import pytest
 from guest import shared
 
 from vnet.cli.serve import command, hint
-from vnet.qemu import PROGRAM, Version, qemu_version
-from vnet.serve import Export
-from vnet.topology import parse_device
+from vnet.system.exports import Export
+from vnet.system.qemu import PROGRAM, Version, qemu_version
+from vnet.topology.topology import parse_device
 
 EXAMPLE = Path(__file__).parents[2] / "examples/qemu_guest.md"
 SHOWN = re.findall(r"vnet serve (\w+ --vhost-user [^\n`]*)", EXAMPLE.read_text(encoding="utf-8"))

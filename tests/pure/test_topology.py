@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rings.features import RingFeature
-from vnet.ends.net import net_specs
+from vnet.ends.net.end import net_specs
 from vnet.errors import ConfigError
-from vnet.topology import DEFAULT, load, parse
+from vnet.topology.topology import DEFAULT, load, parse
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "topologies"
 BASE = """\

@@ -6,10 +6,10 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from vnet.ends.net import net_specs
+from vnet.ends.net.end import net_specs
 from vnet.errors import ConfigError
-from vnet.ports.netns import Route
-from vnet.topology import parse
+from vnet.linux.netns import Route
+from vnet.topology.topology import parse
 
 LINKED = """\
 [hosts.rc]

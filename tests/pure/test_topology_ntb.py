@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vnet.errors import ConfigError
-from vnet.topology import Topology, load, parse
+from vnet.topology.topology import Topology, load, parse
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "topologies" / "ntb.toml"
 TEXT = EXAMPLE.read_text(encoding="utf-8")

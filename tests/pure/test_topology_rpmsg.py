@@ -6,7 +6,7 @@ import pytest
 
 from vnet.ends.rpmsg import SURFACES, ChannelSpec, RpmsgSpec
 from vnet.errors import ConfigError
-from vnet.topology import parse
+from vnet.topology.topology import parse
 
 BASE = """\
 [hosts.rc]

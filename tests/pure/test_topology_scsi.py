@@ -7,7 +7,7 @@ import pytest
 from drivers.devices.scsi import Lun
 from vnet.ends.scsi import LunSpec, ScsiSpec
 from vnet.errors import ConfigError
-from vnet.topology import parse
+from vnet.topology.topology import parse
 
 BASE = """\
 [hosts.rc]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drivers.ipc import Handle
+from drivers.contracts.ipc import Handle
 from drivers.transports.vhost_user.memory import MAX_BYTES, PeerMemory
 from drivers.transports.vhost_user.payloads import MemRegion, Refused
 

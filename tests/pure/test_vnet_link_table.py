@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from vnet.ports.link_table import InterfaceState, LinkTable
-from vnet.ports.rtnetlink import Address, Link, Message, Type, attributes, messages
+from vnet.linux.netlink.link_table import InterfaceState, LinkTable
+from vnet.linux.netlink.rtnetlink import Address, Link, Message, Type, attributes, messages
 
 MAC = b"\x02\0\0\0\0\x01"
 UP, RUNNING, ALLMULTI = 0x1003, 0x40, 0x200

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnet.ports.ipc import Mapping, mapped_span
+from vnet.linux.ipc import Mapping, mapped_span
 
 HUGE = 2 << 20
 

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from vnet.nbd import Command, CommandType, Export, Handshake, Limits, NbdError, TransmissionFlag
-from vnet.ports.nbd import power_of_two
+from vnet.ports.disk.nbd_server import power_of_two
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 128 * MIB

@@ -16,7 +16,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 from scapy.utils6 import in6_getnsma
 
-from vnet.ports.neighbour import HELD_PACKETS, QUESTIONS_MAX, STATIONS_MAX, Neighbour
+from vnet.ports.packet.neighbour import HELD_PACKETS, QUESTIONS_MAX, STATIONS_MAX, Neighbour
 
 OUR_MAC, A_MAC, B_MAC, PEER_MAC = (f"02:00:00:00:00:0{n}" for n in (1, 2, 3, 9))
 OURS = ("198.18.0.1/24", "2001:2::1/64", "fe80::1/64")

@@ -8,7 +8,7 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, ICMPv6NDOptUnknown, IPv6
 from scapy.packet import Packet
 
-from vnet.ports.packets import MESSAGE_MAX, OPTIONS_MAX, NeighbourMessage, read_options
+from vnet.ports.packet.packets import MESSAGE_MAX, OPTIONS_MAX, NeighbourMessage, read_options
 
 TARGET, SOURCE = "2001:2::1", "2001:2::2"
 MAC = "02:00:00:00:00:02"

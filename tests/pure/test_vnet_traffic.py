@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from vnet.ports.counters import KernelCounters, parse_counters
-from vnet.traffic import FlowResult, PingResult
+from vnet.traffic.counters import KernelCounters, parse_counters
+from vnet.traffic.kernel import FlowResult, PingResult
 
 SNMP = """\
 Ip: Forwarding DefaultTTL

@@ -14,17 +14,17 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.bounce import LARGE
+from drivers.contracts.ports import StoreInfo
 from drivers.devices.blk import BlkStatus, Disk, DiskError, DiskRequest, RequestType
 from drivers.devices.blk.layout import SEGMENT, BlkFeature, ConfigField
-from drivers.ports import StoreInfo
 from drivers.registry import TRANSPORTS
-from drivers.submit import PATIENCE
+from drivers.storage.bounce import LARGE
+from drivers.storage.submit import PATIENCE
 from drivers.transports.pci.registers import CfgType, Common
 from rings.features import RingFeature
 from rings.status import Status
-from vnet.describe import describe
 from vnet.spec import LinkSpec
+from vnet.system.snapshot import describe
 from vnet.testing.blk import BlkOptions, BlkPair, open_blk_pair
 from vnet.testing.checks import bounded, until
 from vnet.testing.hostile import tapped
@@ -303,7 +303,7 @@ async def test_nothing_beyond_the_end_gets_to_the_device() -> None:
 )
 @pytest.mark.virtio("BLK-DRV-20", "BLK-DEV-54")
 async def test_every_request_has_the_shape_that_its_type_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from drivers.devices.blk.request import Request
+    from drivers.devices.blk.device.request import Request
 
     seen: list[tuple[int, int, bytes, int]] = []
     parse_request = Request.parse

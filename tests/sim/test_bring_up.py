@@ -12,20 +12,21 @@ import pytest
 import trio
 import trio.testing
 
+from drivers.bus.model import BindState
+from drivers.bus.virtio import VirtioDevice
 from drivers.devices.net.layout import TABLE, ConfigField, NetFeature
 from drivers.errors import ProbeError
-from drivers.model import BindState
 from drivers.registry import DEVICES
 from drivers.testing import CONFIG, RegisterAccess, TappedFunction
 from drivers.transports.pci.front import VirtioPci
 from drivers.transports.pci.registers import CfgType, Common
-from drivers.virtio import VirtioDevice
 from rings.features import RingFeature, bits, mask
 from rings.layout import WRITE
 from rings.memory import Addr
 from rings.status import MOVES, Status
 from rings.testing import Desc
-from vnet.ends.net import NetSpec
+from vnet.ends.net.end import NetSpec
+from vnet.system.world import open_world
 from vnet.testing import (
     AGREED,
     FRAME,
@@ -39,7 +40,6 @@ from vnet.testing import (
     unharmed,
     until,
 )
-from vnet.world import open_world
 
 SMALL = Options(queue_size=16)
 CONTROLLED = Options(queue_size=16, control=True)

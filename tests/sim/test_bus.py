@@ -10,11 +10,11 @@ import pytest
 import trio
 import trio.testing
 
+from drivers.bus.model import Binding, BindState, Bus, MatchId
+from drivers.bus.vhost import VhostDevice, VhostDriver
+from drivers.bus.virtio import VirtioDriver
+from drivers.contracts.hw import DmaBuffer
 from drivers.errors import DriverError, ProbeDeferred, ProbeError, TransportLost
-from drivers.hw import DmaBuffer
-from drivers.model import Binding, BindState, Bus, MatchId
-from drivers.vhost import VhostDevice, VhostDriver
-from drivers.virtio import VirtioDriver
 from rings.ids import ANY_ID
 from vnet.testing import FRAME, Options, Pair, open_pair, unharmed
 

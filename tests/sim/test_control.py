@@ -18,13 +18,13 @@ import trio
 from state_rig import contents, put_stale_socket
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from vnet import control
-from vnet.control import COMMANDS, MESSAGE_MAX, ControlServer, ask, exchange
 from vnet.errors import ControlError
-from vnet.ports.listen import connect
-from vnet.state import claim, socket_path, state_path
-from vnet.topology import DEFAULT, parse
-from vnet.world import World, open_world
+from vnet.linux.unix_socket import connect
+from vnet.system import control
+from vnet.system.control import COMMANDS, MESSAGE_MAX, ControlServer, ask, exchange
+from vnet.system.state import claim, socket_path, state_path
+from vnet.system.world import World, open_world
+from vnet.topology.topology import DEFAULT, parse
 
 IN_MEMORY = parse(DEFAULT.replace('"tun"', '"memory"'))
 NAME = "t-control"

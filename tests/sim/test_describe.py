@@ -11,11 +11,11 @@ import pytest
 from trio.testing import wait_all_tasks_blocked
 
 from drivers.devices.net import NetPlug
-from drivers.devices.net.driver import NetSettings
+from drivers.devices.net.driver.driver import NetSettings
 from vnet.cli.show import tree
-from vnet.describe import QueueRow, describe, drop_total, queue_rows
-from vnet.topology import DEFAULT, parse
-from vnet.world import World, open_world
+from vnet.system.snapshot import QueueRow, describe, drop_total, queue_rows
+from vnet.system.world import World, open_world
+from vnet.topology.topology import DEFAULT, parse
 
 IN_MEMORY = DEFAULT.replace('"tun"', '"memory"')
 FRAME = bytes(60)

@@ -15,21 +15,21 @@ import trio
 import trio.testing
 from vhost_user_rig import NUM, Bench, FrontEnd, HungUp, R, Ring, begin, fds, finish, maps, open_bench, request
 
+from drivers.contracts.ports import HEADER_SIZE
 from drivers.devices.blk import BlkPlug
 from drivers.devices.net import NetPlug
-from drivers.ports import HEADER_SIZE
 from drivers.transports.vhost_user.constants import F_LOG_ALL, F_PROTOCOL_FEATURES, ProtocolFeature
 from drivers.transports.vhost_user.messages import emit
 from drivers.transports.vhost_user.payloads import U64, Log, MemRegion, SingleRegion, VringFd, VringState
 from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
-from rings.dirty import SPAN, dirty_log_size
 from rings.features import RingFeature, mask
 from rings.memory import Addr
-from vnet.ports.ipc import connect
-from vnet.ports.memory import MemoryPort
-from vnet.serve import Export, open_exports
+from rings.observers.dirty import SPAN, dirty_log_size
+from vnet.linux.ipc import connect
+from vnet.ports.packet.memory import MemoryPort
+from vnet.system.exports import Export, open_exports
 from vnet.testing.blk import StubbornStore
-from vnet.topology import parse_device
+from vnet.topology.topology import parse_device
 
 PAGE = 4096
 OFFSET = 2 * PAGE

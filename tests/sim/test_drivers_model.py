@@ -14,11 +14,11 @@ import pytest
 import trio
 import trio.testing
 
+from drivers.bus.model import Binding, BindState, Bus, MatchId
 from drivers.errors import ProbeDeferred, ProbeError
-from drivers.model import Binding, BindState, Bus, MatchId
 from rings.ids import DeviceId
-from vnet.control import COMMANDS
-from vnet.qmp import QmpError
+from vnet.system.control import COMMANDS
+from vnet.system.qmp import QmpError
 from vnet.testing import Options, Pair, open_pair, unharmed
 
 settled = trio.testing.wait_all_tasks_blocked

@@ -8,7 +8,7 @@ import pytest
 from frame_rig import HEADER
 
 from rings.testing import Desc
-from vnet.ports.memory import MemoryPort
+from vnet.ports.packet.memory import MemoryPort
 from vnet.testing import FRAME, Options, bounded, hostile_driver, open_pair, unharmed, until
 
 Q, AD, OLD = 0x8100, 0x88A8, 0x9100

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from drivers.pump import BATCH_BUCKETS, Need, QueueFlow, Signal, pump
+from drivers.flow.pump import BATCH_BUCKETS, Need, QueueFlow, Signal, pump
 from rings.errors import MemoryFault, RemoteRingError
 
 

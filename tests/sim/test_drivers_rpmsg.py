@@ -14,10 +14,10 @@ from drivers.errors import RpmsgError
 from rings.testing import Desc
 from vnet.ends.rpmsg import ChannelSpec
 from vnet.errors import ConfigError
+from vnet.system.world import open_world
 from vnet.testing import hostile_driver, unharmed, until
 from vnet.testing.rpmsg import RpmsgOptions, RpmsgPair, bound_pair, open_rpmsg_pair
-from vnet.topology import parse
-from vnet.world import open_world
+from vnet.topology.topology import parse
 
 PLAIN = partial(RpmsgOptions, address_service=False)
 MODES: Mapping[str, RpmsgOptions] = {"direct": PLAIN(), "mediated": PLAIN(mode="mediated")}

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.pump import Signal
+from drivers.flow.pump import Signal
 
 
 @pytest.mark.parametrize("every", [None, 0.01])

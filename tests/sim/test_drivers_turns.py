@@ -10,13 +10,13 @@ import pytest
 import trio
 from trio.abc import Instrument
 
-from drivers.device_queue import PACE
+from drivers.bus.device_queue import PACE
 from drivers.devices.blk.layout import HEADER, BlkFeature, BlkStatus, ConfigField, RequestType
 from drivers.devices.scsi import Response, Status, Tmf
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.layout import HEADER as SCSI_HEADER
 from drivers.devices.scsi.layout import RESPONSE
-from drivers.job_flow import AT_ONCE, BUDGET, UNIT
+from drivers.storage.job_flow import AT_ONCE, BUDGET, UNIT
 from rings.layout import NEXT, WRITE
 from rings.memory import Addr
 from rings.testing import Desc

@@ -13,9 +13,9 @@ from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES, Fronten
 from drivers.transports.vhost_user.messages import ack
 from drivers.transports.vhost_user.payloads import U64
 from rings.features import RingFeature, mask
+from vnet.system.world import open_world
 from vnet.testing.scripted import ScriptedBack
-from vnet.topology import parse
-from vnet.world import open_world
+from vnet.topology.topology import parse
 
 R, F = FrontendRequest, ProtocolFeature
 TOPOLOGY = """\

@@ -14,7 +14,7 @@ import trio.testing
 from rings.queue import QueueStatistics
 from rings.status import Status
 from vnet.cli.show import tree
-from vnet.describe import describe
+from vnet.system.snapshot import describe
 from vnet.testing import FRAME, Options, Pair, open_pair, unharmed, until
 from vnet.testing.blk import open_blk_pair
 from vnet.testing.rpmsg import open_rpmsg_pair

@@ -11,8 +11,8 @@ import attrs
 import pytest
 import trio
 
-from drivers.workers import GATHER_PARTS, Job, Kind, Workers
-from vnet.ports.store import MemoryStore
+from drivers.storage.workers import GATHER_PARTS, Job, Kind, Workers
+from vnet.ports.disk.store import MemoryStore
 
 MIB = 1 << 20
 

@@ -12,11 +12,11 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.model import Bus
+from drivers.bus.model import Bus
 from rings.errors import MemoryFault
 from rings.memory import Addr
 from vnet.errors import LinkDown
-from vnet.ports.memory import MemoryPort
+from vnet.ports.packet.memory import MemoryPort
 from vnet.testing import FRAME, Options, Pair, open_pair, unharmed, until
 
 SMALL = Options(queue_size=16)

@@ -11,10 +11,10 @@ import pytest
 import trio
 import trio.testing
 
+from drivers.bus.model import BindState
 from drivers.devices.blk import BlkStatus, DiskError
-from drivers.devices.blk.driver import SLOT, STATUS_AT
+from drivers.devices.blk.driver.driver import SLOT, STATUS_AT
 from drivers.devices.blk.layout import HEADER, SEGMENT, SUPPORTED, TABLE, ConfigField, RequestType
-from drivers.model import BindState
 from drivers.testing import AroundOps
 from drivers.transports.pci.registers import CfgType
 from rings.features import RingFeature

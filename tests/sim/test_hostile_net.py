@@ -10,13 +10,13 @@ import trio
 import trio.testing
 from frame_rig import DROPPED, HEADER, NEEDS_CSUM, Build, cut, framed, virtio_net_hdr, whole
 
+from drivers.bus.model import BindState
+from drivers.bus.vhost import DeviceQueue
 from drivers.devices.net.flow import BUDGET
 from drivers.devices.net.layout import TABLE, NetFeature
-from drivers.model import BindState
-from drivers.pump import BATCHES
+from drivers.flow.pump import BATCHES
 from drivers.testing import AroundOps
 from drivers.transports.pci.registers import CfgType, Common
-from drivers.vhost import DeviceQueue
 from rings.features import mask
 from rings.layout import NEXT, WRITE
 from rings.memory import Addr

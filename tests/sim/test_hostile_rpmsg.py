@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from drivers.bus.model import BindState
 from drivers.devices.rpmsg import Endpoint, RpmsgBus
 from drivers.devices.rpmsg.bus import CROWD
 from drivers.devices.rpmsg.directory import MAX_ENDPOINTS
@@ -29,7 +30,6 @@ from drivers.devices.rpmsg.layout import (
     RpmsgFeature,
 )
 from drivers.errors import NoBuffer, NotBound, RpmsgError, SendTimeout
-from drivers.model import BindState
 from rings.features import mask
 from rings.layout import NEXT, WRITE
 from rings.memory import Addr

@@ -14,11 +14,11 @@ import pytest
 import trio
 import trio.testing
 
+from drivers.contracts.ipc import Handle, Unusable
 from drivers.errors import TransportLost
-from drivers.ipc import Handle, Unusable
-from vnet.memory import HostMemory
-from vnet.ports.ipc import FileHandle, LocalIpc, connect, socket_pair
-from vnet.ports.poller import Poller
+from vnet.linux.ipc import FileHandle, LocalIpc, connect, socket_pair
+from vnet.linux.memory import HostMemory
+from vnet.linux.poller import Poller
 
 
 def fds() -> int:

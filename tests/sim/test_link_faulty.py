@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.model import BindState
+from drivers.bus.model import BindState
 from rings.errors import MemoryFault
 from rings.memory import Addr
 from rings.status import Status
@@ -19,7 +19,7 @@ from vnet.link.base import Direction
 from vnet.link.faults import POSSIBLE, Action, Flap, Request, Rule, rates
 from vnet.link.faulty import COMPLETION_TIMEOUT, FaultyLink
 from vnet.link.ideal import IdealLink
-from vnet.memory import HostMemory
+from vnet.linux.memory import HostMemory
 from vnet.pcie.rc import RootComplex
 from vnet.spec import FaultSpec, LinkSpec
 from vnet.testing import FRAME, Options, Pair, bounded, open_pair, unharmed, until

@@ -12,17 +12,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from drivers.ntb_registers import Bar
-from rings.metered import MeteredVringh
+from drivers.carriers.ntb_registers import Bar
+from rings.observers.meter import MeteredVringh
 from rings.split.vringh import SplitVringh
-from vnet.describe import describe
 from vnet.link.base import Direction, LinkTiming
 from vnet.link.ideal import IdealLink
 from vnet.link.timed import GRAIN, TimedLink, grain_of
 from vnet.link.tlp import PcieParameters
 from vnet.spec import LinkSpec
+from vnet.system.snapshot import describe
+from vnet.system.world import open_world
 from vnet.testing import FRAME, Options, Pair, open_pair, unharmed
-from vnet.world import open_world
 
 TIMED = LinkSpec(root="rc", endpoint="ep", generation=3, lanes=8)
 SLOW = LinkSpec(root="rc", endpoint="ep", generation=1, lanes=1, max_payload=128, max_read_request=128)

@@ -12,7 +12,7 @@ from vnet.errors import ConfigError
 from vnet.link.base import Direction
 from vnet.link.ideal import IdealLink
 from vnet.link.traced import TracedLink
-from vnet.memory import HostMemory
+from vnet.linux.memory import HostMemory
 from vnet.pcie.rc import RootComplex
 from vnet.spec import FaultSpec, LinkSpec
 from vnet.testing import FRAME, Options, open_pair

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from vnet.ports.listen import RETRY, accept, listen, remove_stale
+from vnet.linux.unix_socket import RETRY, accept, listen, remove_stale
 
 
 class Refusing(socket.socket):

@@ -14,9 +14,9 @@ import pytest
 import trio
 import trio.testing
 
+from drivers.bus.model import BindState
+from drivers.contracts.hw import DmaBuffer
 from drivers.errors import FeatureMismatch, ProbeError, TransportLost
-from drivers.hw import DmaBuffer
-from drivers.model import BindState
 from drivers.registry import TRANSPORTS
 from drivers.testing import RegisterAccess, TappedFunction
 from drivers.transports.epf_mailbox import registers as mb

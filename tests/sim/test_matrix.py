@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from drivers.registry import DEVICES
-from vnet.built_in import built_in
 from vnet.errors import ConfigError
-from vnet.extension import load_extension, temporarily
-from vnet.matrix import cells
+from vnet.system.world import World
 from vnet.testing.exercises import EXERCISES, LINKS, Exercise, exercise
-from vnet.world import World
+from vnet.topology.extensions import load_extension, temporarily
+from vnet.topology.samples import built_in
+from vnet.topology.support import cells
 
 MY_DEVICE = Path(__file__).parents[2] / "examples" / "my_device.py"
 

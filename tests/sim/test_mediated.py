@@ -18,21 +18,21 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
+from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE
 from drivers.mediator import Mediator, MediatorStatistics
-from drivers.ports import ETH_HLEN, HEADER_SIZE
 from rings.features import RingFeature
 from rings.layout import WRITE
 from rings.status import Status
 from rings.testing import Desc
 from vnet.ends.base import EndsType
 from vnet.ends.mediated import MediatorEnd
-from vnet.ends.net import NetSpec, PortSpec, mediate_net, net_specs, open_net
+from vnet.ends.net.end import NetSpec, PortSpec, mediate_net, net_specs, open_net
 from vnet.errors import ConfigError
-from vnet.ports.interface import PortConfig
-from vnet.ports.memory import MemoryPort
+from vnet.ports.packet.memory import MemoryPort
+from vnet.ports.packet.open import PortConfig
+from vnet.system.world import LOCAL, Device, open_world
 from vnet.testing import FRAME, Options, Pair, bounded, hostile_driver, until
-from vnet.topology import Topology, parse
-from vnet.world import LOCAL, Device, open_world
+from vnet.topology.topology import Topology, parse
 
 BOTH = pytest.mark.parametrize("way", [0, 1], ids=["to the endpoint", "from the endpoint"])
 OVER = pytest.mark.parametrize("transport", ["pci", "epf_mailbox", "ntb"], indirect=True)

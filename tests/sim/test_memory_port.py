@@ -6,9 +6,9 @@ import pytest
 import trio
 import trio.testing
 
+from drivers.contracts.ports import HEADER_SIZE, NO_OFFLOADS, Offloads, PacketPort
 from drivers.errors import PortGone
-from drivers.ports import HEADER_SIZE, NO_OFFLOADS, Offloads, PacketPort
-from vnet.ports.memory import MemoryPort
+from vnet.ports.packet.memory import MemoryPort
 
 FRAME = bytes(range(64))
 HEAD = bytes(HEADER_SIZE) + FRAME[:14]

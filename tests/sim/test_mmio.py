@@ -10,15 +10,15 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.model import BindState
+from drivers.bus.model import BindState
 from drivers.testing import RegisterAccess
 from drivers.transports.mmio.registers import CONFIG, READABLE, WRITABLE, Interrupt, Register
 from rings.features import word
 from rings.status import Status
-from vnet.host import Host
+from vnet.host.host import Host
 from vnet.testing import FRAME, Options, Pair, bounded, open_pair, unharmed, until
 from vnet.testing.carriers import TappedRegion, tapped_region
-from vnet.topology import parse
+from vnet.topology.topology import parse
 
 MMIO = Options(transport="mmio", queue_size=16)
 R = Register

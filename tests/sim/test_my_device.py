@@ -15,12 +15,12 @@ import trio.testing
 from rings.layout import WRITE
 from rings.status import Status
 from rings.testing import Desc
-from vnet.describe import describe
 from vnet.ends import ENDS
-from vnet.extension import load_extension, temporarily
+from vnet.system.snapshot import describe
+from vnet.system.world import open_world
 from vnet.testing import Pair, hostile_device, hostile_driver, unharmed, until
 from vnet.testing.pair import carried
-from vnet.world import open_world
+from vnet.topology.extensions import load_extension, temporarily
 
 pytestmark = pytest.mark.every_transport
 MY_DEVICE = Path(__file__).parents[2] / "examples" / "my_device.py"

@@ -30,7 +30,7 @@ from nbd_rig import (
 )
 
 from vnet.nbd import NbdError
-from vnet.ports.nbd_connection import BYTES_MAX, COMMANDS_MAX
+from vnet.ports.disk.nbd_connection import BYTES_MAX, COMMANDS_MAX
 from vnet.testing.blk import BlkOptions
 from vnet.testing.checks import until
 

@@ -9,13 +9,13 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.ports import PortState
+from drivers.contracts.ports import PortState
 from vnet.cli.show import tree
-from vnet.control import COMMANDS
-from vnet.describe import describe
-from vnet.qmp import QmpError
-from vnet.topology import parse
-from vnet.world import World, open_world
+from vnet.system.control import COMMANDS
+from vnet.system.qmp import QmpError
+from vnet.system.snapshot import describe
+from vnet.system.world import World, open_world
+from vnet.topology.topology import parse
 
 SEVERAL = """
 [hosts.rc]

@@ -10,14 +10,14 @@ import pytest
 import trio
 import trio.testing
 
+from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, NO_OFFLOADS, Offloads, PortState
 from drivers.devices.net.control import COMMAND_MAX, TABLE_MAX, Command, Control, MacTable, emit
-from drivers.devices.net.device_control import ControlFlow
+from drivers.devices.net.device.control import ControlFlow
+from drivers.devices.net.driver.station import Wishes
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import ANNOUNCE, LINK_UP, ConfigField, Duplex, NetFeature, offload_features
-from drivers.devices.net.station import Wishes
 from drivers.errors import CommandRefused, NeedsReset, TransportLost
-from drivers.ports import ALL_OFFLOADS, ETH_HLEN, NO_OFFLOADS, Offloads, PortState
-from drivers.pump import Need
+from drivers.flow.pump import Need
 from rings.features import mask
 from rings.layout import NEXT, WRITE
 from rings.status import Status

@@ -13,17 +13,17 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
+from drivers.bus.model import BindState
+from drivers.contracts.hw import DmaBuffer
+from drivers.devices.net.driver.station import Wishes
 from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature
-from drivers.devices.net.station import Wishes
 from drivers.errors import CommandRefused, ProbeError
-from drivers.hw import DmaBuffer
-from drivers.model import BindState
 from drivers.transports.pci.registers import CfgType
 from rings.features import mask
 from rings.layout import WRITE
 from rings.status import Status
 from rings.testing import Desc
-from vnet.ports.memory import MemoryPort
+from vnet.ports.packet.memory import MemoryPort
 from vnet.testing import HostileDriver, Options, Pair, bounded, hostile_driver, open_pair, tapped, unharmed, until
 
 F = NetFeature

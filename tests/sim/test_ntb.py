@@ -10,10 +10,12 @@ import trio
 from ntb_rig import DEVICE_ID, MIB, TABLE, WIDE, PlainVhost, ThreeHosts, open_hosts
 from trio.testing import wait_all_tasks_blocked
 
+from drivers.bus.model import BindState
+from drivers.bus.vhost import VhostBack
+from drivers.bus.virtio import ConfigOps
+from drivers.carriers.ntb import NtbEpf
+from drivers.contracts.hw import DmaMemory
 from drivers.errors import ProbeError, TransportLost
-from drivers.hw import DmaMemory
-from drivers.model import BindState
-from drivers.ntb import NtbEpf
 from drivers.registry import TRANSPORTS
 from drivers.transports.ntb.back import NtbVhost
 from drivers.transports.ntb.end import BEAT, NtbEnd
@@ -32,8 +34,6 @@ from drivers.transports.ntb.registers import (
     emit_command,
     parse_command,
 )
-from drivers.vhost import VhostBack
-from drivers.virtio import ConfigOps
 from rings.errors import MemoryFault
 from rings.features import RingFeature, mask
 from rings.memory import Addr

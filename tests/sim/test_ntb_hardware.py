@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from ntb_rig import MIB, Bridge, Events
 
-from drivers.errors import ProbeError
-from drivers.hw import Ntb
-from drivers.ntb import NtbEpf
-from drivers.ntb_registers import (
+from drivers.carriers.ntb import NtbEpf
+from drivers.carriers.ntb_registers import (
     DB_COUNT,
     EXTENSION_MAGIC,
     MSIX_ENABLE,
@@ -25,6 +23,8 @@ from drivers.ntb_registers import (
     db_data,
     mw_size,
 )
+from drivers.contracts.hw import Ntb
+from drivers.errors import ProbeError
 from drivers.testing import TappedFunction
 from rings.errors import MemoryFault
 from rings.memory import Addr, Memory

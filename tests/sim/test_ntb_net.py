@@ -13,11 +13,11 @@ from drivers.transports.ntb.front import NtbVirtio
 from drivers.transports.ntb.registers import Spad
 from rings.memory import Addr
 from vnet.cli.show import tree
-from vnet.describe import describe
-from vnet.ports.memory import MemoryPort
+from vnet.ports.packet.memory import MemoryPort
+from vnet.system.snapshot import describe
+from vnet.system.world import open_world
 from vnet.testing.pair import FRAME, Options, Pair, open_pair
-from vnet.topology import parse
-from vnet.world import open_world
+from vnet.topology.topology import parse
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "topologies" / "ntb.toml"
 LINKS = "link0", "link1"

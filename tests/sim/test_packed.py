@@ -9,7 +9,7 @@ import pytest
 from drivers.registry import TRANSPORTS
 from rings.features import RingFeature
 from rings.formats import RING_FEATURES
-from rings.metered import MeteredVringh
+from rings.observers.meter import MeteredVringh
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.packed.vringh import PackedVringh
 from vnet.spec import LinkSpec

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.hw import Epc, PciFunction, PciHeader
+from drivers.contracts.hw import Epc, PciFunction, PciHeader
 from rings.errors import MemoryFault
 from rings.memory import Addr, Memory, PciAddr
 from vnet.errors import LinkDown, UnsupportedRequest
 from vnet.link.base import Direction, Link
 from vnet.link.ideal import IdealLink
-from vnet.memory import HostMemory
+from vnet.linux.memory import HostMemory
 from vnet.pcie.config_space import CAP_MSIX, CAP_PCI_EXPRESS, Command
 from vnet.pcie.epc import EndpointController
-from vnet.pcie.function import PciFunctionHandle
+from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.msix import MsixTable
 from vnet.pcie.rc import RootComplex
 

@@ -13,8 +13,8 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from vnet.ports.moderation import PAUSE, WINDOW
-from vnet.ports.poller import ROUNDS, Poller
+from vnet.linux.moderation import PAUSE, WINDOW
+from vnet.linux.poller import ROUNDS, Poller
 
 
 @pytest.fixture
@@ -221,8 +221,8 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
         found.append((trio.current_time() - began, frames))
         return True
 
-    monkeypatch.setattr("vnet.ports.poller.sleep", pause)
-    monkeypatch.setattr("vnet.ports.poller.monotonic", trio.current_time)
+    monkeypatch.setattr("vnet.linux.poller.sleep", pause)
+    monkeypatch.setattr("vnet.linux.poller.monotonic", trio.current_time)
     poller = Poller(moderate=True)
     signal = poller.register(here.fileno(), lambda: carried)
     signal.here = told
@@ -260,8 +260,8 @@ async def test_there_are_no_pauses_where_they_were_not_asked_for(
         pauses.append(seconds)
         jump(seconds)
 
-    monkeypatch.setattr("vnet.ports.poller.sleep", pause)
-    monkeypatch.setattr("vnet.ports.poller.monotonic", trio.current_time)
+    monkeypatch.setattr("vnet.linux.poller.sleep", pause)
+    monkeypatch.setattr("vnet.linux.poller.monotonic", trio.current_time)
     for moderate in (True, False):
         poller = Poller(moderate=moderate)
         here, there = ends

@@ -18,14 +18,14 @@ from drivers.devices.rpmsg.layout import ADDR_ANY, FIRST_DYNAMIC, NS_ADDR, NameM
 from drivers.errors import MessageTooLong, NoBuffer, NotBound, RpmsgError, SendTimeout
 from drivers.registry import TRANSPORTS
 from vnet.cli.show import tree
-from vnet.describe import describe
 from vnet.ends.rpmsg import ChannelSpec
 from vnet.spec import FaultSpec, LinkSpec
+from vnet.system.snapshot import describe
+from vnet.system.world import open_world
 from vnet.testing.checks import until
 from vnet.testing.pair import ENDPOINT, ROOT
 from vnet.testing.rpmsg import RpmsgOptions, RpmsgPair, bound_pair, open_rpmsg_pair
-from vnet.topology import parse
-from vnet.world import open_world
+from vnet.topology.topology import parse
 
 SAMPLE = "rpmsg-client-sample"
 HELLO = b"hello world!"

@@ -30,14 +30,14 @@ from drivers.devices.scsi import (
 )
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.cdb import Op
+from drivers.devices.scsi.device.request import Request
 from drivers.devices.scsi.layout import ConfigField, ScsiConfig
-from drivers.devices.scsi.request import Request
 from drivers.errors import ProbeError
-from drivers.submit import PATIENCE
+from drivers.storage.submit import PATIENCE
 from drivers.transports.pci.registers import CfgType
 from rings.chain import Chain
-from vnet.describe import describe
 from vnet.spec import LinkSpec
+from vnet.system.snapshot import describe
 from vnet.testing.checks import until
 from vnet.testing.hostile import tapped
 from vnet.testing.pair import ENDPOINT, ROOT, over

@@ -25,9 +25,9 @@ from drivers.devices.scsi import (
     Tmf,
 )
 from drivers.devices.scsi import cdb as commands
-from drivers.devices.scsi.initiator import EVENTS_KEPT
+from drivers.devices.scsi.device.mode import Mode
+from drivers.devices.scsi.driver.initiator import EVENTS_KEPT
 from drivers.devices.scsi.layout import REPORT_LUNS
-from drivers.devices.scsi.mode import Mode
 from vnet.testing.blk import StubbornStore
 from vnet.testing.checks import until
 from vnet.testing.scsi import DISK, ScsiOptions, ScsiPair, new_unit, open_scsi_pair

@@ -25,13 +25,13 @@ from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
 from rings.features import RingFeature, mask
 from rings.status import Status
 from vnet.ends.blk import DiskEnd
-from vnet.ports.ipc import UnixSocket, connect
-from vnet.ports.listen import listen
-from vnet.ports.store import MemoryStore
-from vnet.serve import RETRY, Export, open_exports
+from vnet.linux.ipc import UnixSocket, connect
+from vnet.linux.unix_socket import listen
+from vnet.ports.disk.store import MemoryStore
+from vnet.system.exports import RETRY, Export, open_exports
+from vnet.system.world import open_world
 from vnet.testing import until
-from vnet.topology import parse, parse_device
-from vnet.world import open_world
+from vnet.topology.topology import parse, parse_device
 
 FEATURES = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))
 TOPOLOGY = """\

@@ -33,12 +33,12 @@ from tun_rig import (
     tun,
 )
 
+from drivers.contracts.ports import NO_OFFLOADS, Offloads
 from drivers.errors import PortGone
-from drivers.ports import NO_OFFLOADS, Offloads
-from vnet.ports.base import KnownHeaders
-from vnet.ports.tap import TapPort
-from vnet.ports.tun import TunPort
-from vnet.ports.tuntap import BURST_OF_DROPS, IOV_MAX
+from vnet.ports.packet.base import KnownHeaders
+from vnet.ports.packet.tap import TapPort
+from vnet.ports.packet.tun import TunPort
+from vnet.ports.packet.tuntap import BURST_OF_DROPS, IOV_MAX
 
 # Towards the ring
 

@@ -11,12 +11,12 @@ import trio
 
 from drivers.registry import DEVICES
 from vnet.ends.blk import DiskEnd
-from vnet.ends.net import NetEnd
-from vnet.ports.memory import MemoryPort
-from vnet.serve import Export, Served, open_exports
+from vnet.ends.net.end import NetEnd
+from vnet.ports.packet.memory import MemoryPort
+from vnet.system.exports import Export, Served, open_exports
+from vnet.system.world import World, open_world
 from vnet.testing import FRAME, until
-from vnet.topology import parse, parse_device
-from vnet.world import World, open_world
+from vnet.topology.topology import parse, parse_device
 
 DEVICE: Mapping[str, dict[str, Any]] = {
     "net": {"device": {"kind": "memory"}},

@@ -12,10 +12,10 @@ import pytest
 import trio
 import trio.testing
 
+from drivers.bus.model import BindState
 from drivers.devices.blk.layout import BlkFeature
 from drivers.devices.net.layout import NetFeature as N
 from drivers.errors import ProbeError, TransportLost
-from drivers.model import BindState
 from drivers.transports.vhost_user.connection import REPLY_TIMEOUT
 from drivers.transports.vhost_user.constants import (
     F_PROTOCOL_FEATURES,
@@ -29,13 +29,13 @@ from drivers.transports.vhost_user.messages import ack, emit, reply
 from drivers.transports.vhost_user.payloads import U64, VringState
 from rings.features import RingFeature, mask
 from rings.status import Status
-from vnet.describe import describe, queue_rows
-from vnet.ports.ipc import FileHandle
+from vnet.linux.ipc import FileHandle
+from vnet.system.snapshot import describe, queue_rows
+from vnet.system.world import Device, World, open_world
 from vnet.testing import until
 from vnet.testing.blk import BlkOptions, open_blk_pair
 from vnet.testing.scripted import HANG_UP, SILENCE, ScriptedBack
-from vnet.topology import parse
-from vnet.world import Device, World, open_world
+from vnet.topology.topology import parse
 
 R, F = FrontendRequest, ProtocolFeature
 PLAIN = mask((F.CONFIG, F.REPLY_ACK))

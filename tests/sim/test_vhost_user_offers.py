@@ -13,13 +13,13 @@ from vhost_user_rig import FrontEnd, R
 from drivers.transports.vhost_user.constants import F_LOG_ALL, F_PROTOCOL_FEATURES, ProtocolFeature
 from drivers.transports.vhost_user.payloads import U64, Config, Inflight, MemTable, SingleRegion, VringState
 from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
-from rings.dirty import dirty_log_size
 from rings.features import RingFeature, mask
 from rings.memory import Addr
-from vnet.ports.ipc import FileHandle, connect
-from vnet.serve import Export, Served, open_exports
+from rings.observers.dirty import dirty_log_size
+from vnet.linux.ipc import FileHandle, connect
+from vnet.system.exports import Export, Served, open_exports
 from vnet.testing import until
-from vnet.topology import parse_device
+from vnet.topology.topology import parse_device
 
 F = ProtocolFeature
 NUM = 8

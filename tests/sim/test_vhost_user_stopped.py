@@ -8,12 +8,12 @@ import pytest
 import trio
 
 from drivers.devices.blk import DiskError
-from drivers.submit import PATIENCE
+from drivers.storage.submit import PATIENCE
 from drivers.transports.vhost_user.constants import FrontendRequest
 from drivers.transports.vhost_user.front import LEAVE_TIMEOUT, LOOK, SILENT
+from vnet.system.world import open_world
 from vnet.testing.scripted import SILENCE, ScriptedBack
-from vnet.topology import parse
-from vnet.world import open_world
+from vnet.topology.topology import parse
 
 R = FrontendRequest
 TOPOLOGY = """\

@@ -16,10 +16,10 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, frag
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from drivers.devices.net.driver_flows import POSTED, POSTED_BYTES
+from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
+from drivers.devices.net.device.merge import Taken
+from drivers.devices.net.driver.flows import POSTED, POSTED_BYTES
 from drivers.devices.net.layout import TABLE, NetFeature
-from drivers.devices.net.merge import Taken
-from drivers.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
 from drivers.testing import AroundOps
 from drivers.transports.pci.registers import Common
 from rings.features import RingFeature, bits, mask
@@ -27,7 +27,7 @@ from rings.layout import WRITE
 from rings.memory import Addr, Memory
 from rings.status import Status
 from rings.testing import Access, Act, Desc, Watched
-from vnet.ports.memory import MemoryPort
+from vnet.ports.packet.memory import MemoryPort
 from vnet.testing import (
     AGREED,
     FRAME,
@@ -380,7 +380,7 @@ async def test_frames_of_one_buffer_among_larger_ones_arrive_whole_and_in_order(
             gathered.append(wanted)
             return super().gather(wanted, limit)
 
-    monkeypatch.setattr("drivers.devices.net.device_flows.Taken", Watched)
+    monkeypatch.setattr("drivers.devices.net.device.flows.Taken", Watched)
     async with open_pair(Options(queue_size=128)) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await start(driver, size=100, count=128)
         small, large = [(FRAME * 3)[:80] + bytes([i]) for i in range(6)], (FRAME * 50)[:1000]
@@ -407,7 +407,7 @@ async def test_no_buffers_are_taken_for_a_frame_that_is_not_there(monkeypatch: p
             left.append(len(self))
             super().give_back()
 
-    monkeypatch.setattr("drivers.devices.net.device_flows.Taken", Watched)
+    monkeypatch.setattr("drivers.devices.net.device.flows.Taken", Watched)
     async with open_pair(Options(queue_size=128)) as pair, hostile_driver(pair) as driver:
         await start(driver, size=100, count=100)
         left.clear()

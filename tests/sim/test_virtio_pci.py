@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.model import BindState
+from drivers.bus.model import BindState
 from drivers.testing import CONFIG, RegisterAccess, TappedFunction
 from drivers.transports.pci.front import VIRTIO_PCI
 from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure

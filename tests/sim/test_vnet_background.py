@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from vnet.background import open_background
+from vnet.linux.background import open_background
 
 
 async def fail_when_cancelled(error: Exception) -> None:

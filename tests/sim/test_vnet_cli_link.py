@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from vnet.built_in import built_in
 from vnet.cli import link
 from vnet.cli.up import _hints
-from vnet.world import open_world
+from vnet.system.world import open_world
+from vnet.topology.samples import built_in
 
 PORTS = 'driver = { kind = "memory" }\ndevice = { kind = "memory" }'
 

@@ -11,12 +11,12 @@ import trio
 import trio.testing
 
 from drivers.transports.ntb.registers import Spad, spad_names
-from vnet.control import COMMANDS
-from vnet.describe import describe
 from vnet.link.faulty import FaultyLink
 from vnet.spec import FaultSpec, LinkSpec
+from vnet.system.control import COMMANDS
+from vnet.system.snapshot import describe
+from vnet.system.world import World
 from vnet.testing import FRAME, Options, Pair, open_pair, unharmed
-from vnet.world import World
 
 
 def state(world: World) -> tuple[object, ...]:

@@ -8,11 +8,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from vnet import memory_traffic
-from vnet.memory_traffic import MemoryTraffic
-from vnet.topology import DEFAULT, parse
-from vnet.traffic import PingResult
-from vnet.world import open_world
+from vnet.demo import memory_traffic
+from vnet.demo.memory_traffic import MemoryTraffic
+from vnet.system.world import open_world
+from vnet.topology.topology import DEFAULT, parse
+from vnet.traffic.kernel import PingResult
 
 IN_MEMORY = parse(DEFAULT.replace('"tun"', '"memory"'))
 

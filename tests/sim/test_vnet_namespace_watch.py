@@ -13,12 +13,12 @@ import pytest
 import trio
 import trio.testing
 
-from vnet.ports import interface
-from vnet.ports.device import TunTapDevice
-from vnet.ports.interface import PortConfig, make_port, make_queues
-from vnet.ports.link_table import InterfaceState
-from vnet.ports.namespace_watch import DATAGRAMS_PER_TURN, NamespaceWatch
-from vnet.ports.rtnetlink import Type, messages
+from vnet.linux.netlink.link_table import InterfaceState
+from vnet.linux.netlink.namespace_watch import DATAGRAMS_PER_TURN, NamespaceWatch
+from vnet.linux.netlink.rtnetlink import Type, messages
+from vnet.ports.packet import open as interface
+from vnet.ports.packet.open import PortConfig, make_port, make_queues
+from vnet.ports.packet.pytun_device import TunTapDevice
 
 
 class Near(socket.socket):

@@ -12,12 +12,12 @@ import pytest
 import trio
 from nbd_rig import DF, KIB, MIB, READ, TRIM, USUAL, WRITE, ZEROES, connected, serving
 
-from drivers.devices.blk.geometry import Geometry
+from drivers.devices.blk.driver.geometry import Geometry
 from drivers.devices.blk.layout import SECTOR, BlkFeature, ConfigField
 from rings.features import mask
 from vnet.nbd import NbdError
-from vnet.ports.nbd import CLIENTS_MAX
-from vnet.ports.nbd_connection import BYTES_MAX, HANDSHAKE_TIMEOUT
+from vnet.ports.disk.nbd_connection import BYTES_MAX, HANDSHAKE_TIMEOUT
+from vnet.ports.disk.nbd_server import CLIENTS_MAX
 from vnet.testing.blk import BlkOptions
 from vnet.testing.checks import until
 

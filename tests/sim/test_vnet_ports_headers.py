@@ -13,9 +13,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 from tun_rig import HEADER, IPV6, OWN, PEER, PLAIN, Socket, ipv4, receive, tun
 
-from drivers.ports import ETH_HLEN
+from drivers.contracts.ports import ETH_HLEN
 from rings.memory import Addr
-from vnet.ports.packets import MESSAGE_MAX
+from vnet.ports.packet.packets import MESSAGE_MAX
 from vnet.testing import FRAME, Options, bounded, hostile_device, open_pair, unharmed
 
 DATA_VALID = 2

@@ -8,9 +8,9 @@ import trio
 import trio.testing
 from tun_rig import ALL, ARP, IPV4, OTHER, OUR_IP, OWN, PEER, PEER_IP, PLAIN, Socket, arp, frame, ipv4, receive, room
 
-from vnet.ports.link_table import InterfaceState
-from vnet.ports.neighbour import AGE_SECONDS
-from vnet.ports.tun import TunPort
+from vnet.linux.netlink.link_table import InterfaceState
+from vnet.ports.packet.neighbour import AGE_SECONDS
+from vnet.ports.packet.tun import TunPort
 
 THIRD_IP = ip_address("198.18.0.3").packed
 TO_PEER, TO_THIRD, FAR = (ipv4(to) for to in ("198.18.0.2", "198.18.0.3", "198.19.0.1"))

@@ -11,13 +11,13 @@ import pytest
 import trio
 
 from vnet.cli.show import tree
-from vnet.describe import describe
 from vnet.errors import ConfigError
-from vnet.ports.trace_file import BUFFER, TraceFile
 from vnet.spec import LinkSpec
+from vnet.system.snapshot import describe
+from vnet.system.trace_file import BUFFER, TraceFile
+from vnet.system.world import World, open_world
 from vnet.testing import Options
-from vnet.topology import Topology
-from vnet.world import World, open_world
+from vnet.topology.topology import Topology
 
 
 def traced(path: object) -> Topology:

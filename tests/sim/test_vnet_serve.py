@@ -15,11 +15,11 @@ from vhost_user_rig import FrontEnd, R, request
 from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES
 from drivers.transports.vhost_user.payloads import U64, VringState
 from rings.features import RingFeature, mask
-from vnet.limited import AGAIN, LINES, PER, LimitedReport
-from vnet.ports.ipc import connect
-from vnet.serve import Export, Served, open_exports
+from vnet.linux.ipc import connect
+from vnet.system.exports import Export, Served, open_exports
+from vnet.system.limited import AGAIN, LINES, PER, LimitedReport
 from vnet.testing import until
-from vnet.topology import parse_device
+from vnet.topology.topology import parse_device
 
 FEATURES = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))
 LEGACY = "blk0: the connection was closed: a legacy driver: it does without VERSION_1; add disable-legacy=on to QEMU's"

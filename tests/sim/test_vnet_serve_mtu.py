@@ -14,11 +14,11 @@ from drivers.devices.net.layout import NetFeature as F
 from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES, ProtocolFeature
 from drivers.transports.vhost_user.payloads import U64, Config, VringState
 from rings.features import RingFeature, mask
-from vnet.ports.ipc import connect
-from vnet.ports.memory import MemoryPort
-from vnet.serve import Export, Served, open_exports
+from vnet.linux.ipc import connect
+from vnet.ports.packet.memory import MemoryPort
+from vnet.system.exports import Export, Served, open_exports
 from vnet.testing import until
-from vnet.topology import parse_device
+from vnet.topology.topology import parse_device
 
 FEATURES = mask((RingFeature.VERSION_1, F.MTU))
 QEMUS = mask((ProtocolFeature.MQ, ProtocolFeature.REPLY_ACK, ProtocolFeature.MTU, ProtocolFeature.STATUS))

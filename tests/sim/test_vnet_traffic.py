@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import pytest
 import trio
 
-from vnet import traffic
-from vnet.traffic import TrafficError, iperf3
+from vnet.traffic import kernel as traffic
+from vnet.traffic.kernel import TrafficError, iperf3
 
 BUSY = {"start": {}, "end": {}, "error": "error - the server is busy running a test. try again later"}
 GONE = {"start": {}, "end": {}, "error": "unable to connect to server: Connection refused"}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import trio
 
-from drivers.workers import Job, Kind, Workers
+from drivers.storage.workers import Job, Kind, Workers
 from vnet.testing.blk import StubbornStore
 
 BLOCK = 512

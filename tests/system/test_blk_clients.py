@@ -18,7 +18,7 @@ import pytest
 from machine import RequireTool, unavailable
 
 from drivers.registry import TRANSPORTS
-from vnet.built_in import built_in_text
+from vnet.topology.samples import built_in_text
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 

@@ -17,7 +17,7 @@ import pytest
 from guest import Guest, GuestKernel, Serve, guest_kernel
 from machine import RequireTool, ip
 
-from vnet.qemu import qemu_version, reconnect
+from vnet.system.qemu import qemu_version, reconnect
 
 __all__ = ["guest_kernel"]
 

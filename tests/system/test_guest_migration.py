@@ -15,7 +15,7 @@ import pytest
 from guest import Guest, GuestKernel, Serve, guest_kernel
 from machine import MakeNetns, RequireTool, ip
 
-from vnet.qemu import qemu_version, reconnect
+from vnet.system.qemu import qemu_version, reconnect
 
 __all__ = ["guest_kernel"]
 

@@ -10,9 +10,9 @@ import trio
 from machine import RequireTool
 
 from vnet.ends.mediated import MediatorEnd
-from vnet.topology import parse
-from vnet.traffic import iperf3, iperf3_server, ping
-from vnet.world import LOCAL, World, open_world
+from vnet.system.world import LOCAL, World, open_world
+from vnet.topology.topology import parse
+from vnet.traffic.kernel import iperf3, iperf3_server, ping
 
 CSUM = '["CSUM", "GUEST_CSUM"]'
 TSO = '["HOST_TSO4", "HOST_TSO6", "HOST_USO", "GUEST_TSO4", "GUEST_TSO6", "GUEST_USO4", "GUEST_USO6"]'

@@ -21,13 +21,13 @@ from machine import NETNS, RequireTool, ip
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 
-from drivers.devices.net.device import NetPlug
-from drivers.devices.net.driver import NetSettings
-from vnet.control import COMMANDS
-from vnet.ports.netns import netns_command, run_in_netns
-from vnet.topology import load, parse
-from vnet.traffic import iperf3, iperf3_server, ping
-from vnet.world import World, open_world
+from drivers.devices.net.device.device import NetPlug
+from drivers.devices.net.driver.driver import NetSettings
+from vnet.linux.netns import netns_command, run_in_netns
+from vnet.system.control import COMMANDS
+from vnet.system.world import World, open_world
+from vnet.topology.topology import load, parse
+from vnet.traffic.kernel import iperf3, iperf3_server, ping
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 

@@ -19,14 +19,14 @@ import pytest
 import trio
 from machine import NETNS, MakeNetns, RequireTool, ip
 
+from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
 from drivers.errors import PortGone
-from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
 from vnet.errors import PrivilegeError
-from vnet.ports.interface import PortConfig, open_packet_port
-from vnet.ports.netns import Route, interface_statistics, netns_command, open_netns, run_in_netns
-from vnet.ports.tap import TapPort
-from vnet.ports.tun import TunPort
-from vnet.traffic import ping
+from vnet.linux.netns import Route, interface_statistics, netns_command, open_netns, run_in_netns
+from vnet.ports.packet.open import PortConfig, open_packet_port
+from vnet.ports.packet.tap import TapPort
+from vnet.ports.packet.tun import TunPort
+from vnet.traffic.kernel import ping
 
 Kind = Literal["tun", "tap"]
 Port = TunPort | TapPort
@@ -379,7 +379,7 @@ def test_without_capabilities_the_error_names_what_may_not_be_done() -> None:
     program = (
         "import trio\n"
         "from vnet.errors import PrivilegeError\n"
-        "from vnet.ports.interface import PortConfig, open_packet_port\n"
+        "from vnet.ports.packet.open import PortConfig, open_packet_port\n"
         "async def main(netns):\n"
         "    try:\n"
         "        async with open_packet_port(PortConfig(netns=netns, ifname='vnet0')):\n"

@@ -14,9 +14,9 @@ import trio
 from guest import Guest, GuestKernel, guest_kernel
 
 from drivers.devices.scsi import Identity, LogicalUnit, Lun, ScsiPlug
-from vnet.ports.store import MemoryStore
-from vnet.serve import Export, open_exports
-from vnet.topology import parse_device
+from vnet.ports.disk.store import MemoryStore
+from vnet.system.exports import Export, open_exports
+from vnet.topology.topology import parse_device
 
 __all__ = ["guest_kernel"]
 MIB = 1 << 20

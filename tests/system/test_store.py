@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from vnet.ports.store import FileStore, MemoryStore, open_file_store
+from vnet.ports.disk.store import FileStore, MemoryStore, open_file_store
 
 MIB = 1 << 20
 SIZE = 4 * MIB

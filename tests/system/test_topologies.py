@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from machine import NETNS, RequireTool
 
-from vnet.topology import load
-from vnet.traffic import iperf3, iperf3_server, ping
-from vnet.world import World, open_world
+from vnet.system.world import World, open_world
+from vnet.topology.topology import load
+from vnet.traffic.kernel import iperf3, iperf3_server, ping
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 

@@ -16,7 +16,7 @@ import pytest
 from machine import NETNS, MakeNetns, RequireTool
 from up_rig import PATIENCE, PING, READY, VNET, Up, clean_machine, left_behind, vnet
 
-from vnet.topology import DEFAULT
+from vnet.topology.topology import DEFAULT
 
 pytestmark = pytest.mark.usefixtures("privileged")
 

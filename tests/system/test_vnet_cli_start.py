@@ -16,7 +16,7 @@ from machine import RequireTool
 from up_rig import PATIENCE, READY, VNET, Up, left_behind, vnet
 
 from vnet import __version__
-from vnet.topology import DEFAULT
+from vnet.topology.topology import DEFAULT
 
 IN_MEMORY = DEFAULT.replace('"tun"', '"memory"')
 DEAF = """\

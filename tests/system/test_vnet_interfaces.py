@@ -13,17 +13,17 @@ import pytest
 import trio
 from machine import NETNS, MakeNetns, RequireTool, ip
 
-from drivers.devices.net.driver import NetSettings
+from drivers.bus.model import BindState
+from drivers.contracts.ports import PacketPort
+from drivers.devices.net.driver.driver import NetSettings
 from drivers.errors import DriverError
-from drivers.model import BindState
-from drivers.ports import PacketPort
 from vnet.cli.show import tree
-from vnet.control import COMMANDS
-from vnet.describe import describe
-from vnet.ports.netns import netns_command, remove_netns
-from vnet.qmp import QmpError
-from vnet.topology import parse
-from vnet.world import World, open_world
+from vnet.linux.netns import netns_command, remove_netns
+from vnet.system.control import COMMANDS
+from vnet.system.qmp import QmpError
+from vnet.system.snapshot import describe
+from vnet.system.world import World, open_world
+from vnet.topology.topology import parse
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 

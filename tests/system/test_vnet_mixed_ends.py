@@ -18,11 +18,11 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6ND_NA, 
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
-from vnet.ports.memory import MemoryPort
-from vnet.ports.tun import TunPort
-from vnet.topology import parse
-from vnet.traffic import ping
-from vnet.world import World, open_world
+from vnet.ports.packet.memory import MemoryPort
+from vnet.ports.packet.tun import TunPort
+from vnet.system.world import World, open_world
+from vnet.topology.topology import parse
+from vnet.traffic.kernel import ping
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 

@@ -13,9 +13,9 @@ import pytest
 from machine import NETNS, MakeNetns, RequireTool, ip
 from up_rig import READY, Up, left_behind, vnet
 
-from vnet.ports import netns as netns_module
-from vnet.ports.netns import Route, create_netns, has_netns, remove_netns, run_in_netns, set_up_interface
-from vnet.topology import DEFAULT
+from vnet.linux import netns as netns_module
+from vnet.linux.netns import Route, create_netns, has_netns, remove_netns, run_in_netns, set_up_interface
+from vnet.topology.topology import DEFAULT
 
 pytestmark = pytest.mark.usefixtures("privileged")
 

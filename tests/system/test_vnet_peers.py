@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from drivers.errors import ProbeError
-from vnet.topology import parse
-from vnet.world import open_world
+from vnet.system.world import open_world
+from vnet.topology.topology import parse
 
 VNET = str(Path(sys.executable).with_name("vnet"))
 NOBODY = 65534

@@ -11,9 +11,9 @@ import pytest
 from machine import NETNS, MakeNetns, ip
 
 from vnet.errors import ConfigError
-from vnet.ports.netns import in_netns
-from vnet.topology import parse
-from vnet.world import open_world
+from vnet.linux.netns import in_netns
+from vnet.system.world import open_world
+from vnet.topology.topology import parse
 
 PORT = "devices.net0.driver"
 SWITCHES = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")

@@ -21,8 +21,8 @@ from machine import MakeNetns, RequireTool
 from vhost_user_rig import FrontEnd, request
 
 from rings.features import RingFeature, mask
-from vnet.ports.ipc import connect
-from vnet.qemu import PROGRAM, qemu_version
+from vnet.linux.ipc import connect
+from vnet.system.qemu import PROGRAM, qemu_version
 
 __all__ = ["guest_kernel"]
 

@@ -7,10 +7,10 @@ import os
 import pytest
 from machine import RequireTool
 
-from vnet.built_in import built_in_text
-from vnet.topology import parse
-from vnet.traffic import ping
-from vnet.world import open_world
+from vnet.system.world import open_world
+from vnet.topology.samples import built_in_text
+from vnet.topology.topology import parse
+from vnet.traffic.kernel import ping
 
 pytestmark = pytest.mark.usefixtures("privileged")
 

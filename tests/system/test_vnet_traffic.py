@@ -11,9 +11,9 @@ import pytest
 import trio
 from machine import RequireTool
 
-from vnet.topology import DEFAULT, parse
-from vnet.traffic import PingResult, ping
-from vnet.world import World, open_world
+from vnet.system.world import World, open_world
+from vnet.topology.topology import DEFAULT, parse
+from vnet.traffic.kernel import PingResult, ping
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 

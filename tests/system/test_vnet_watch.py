@@ -14,13 +14,13 @@ import pytest
 import trio
 from machine import MakeNetns, ip
 
+from drivers.contracts.ports import NO_OFFLOADS
 from drivers.errors import PortGone
-from drivers.ports import NO_OFFLOADS
-from vnet.ports.interface import PortConfig, open_packet_port
-from vnet.ports.netns import create_netns, has_netns, remove_netns
-from vnet.ports.tap import TapPort
-from vnet.ports.tun import TunPort
-from vnet.ports.watch import Watches, open_watches
+from vnet.linux.netns import create_netns, has_netns, remove_netns
+from vnet.ports.packet.interface_watch import Watches, open_watches
+from vnet.ports.packet.open import PortConfig, open_packet_port
+from vnet.ports.packet.tap import TapPort
+from vnet.ports.packet.tun import TunPort
 
 Kind = Literal["tun", "tap"]
 Port = TunPort | TapPort

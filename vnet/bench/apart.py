@@ -14,10 +14,10 @@ import attrs
 import trio
 
 from vnet.demo import default_topology
-from vnet.ends.net import PortSpec, net_specs
-from vnet.serve import Export, open_exports
-from vnet.topology import Topology
-from vnet.world import open_world
+from vnet.ends.net.end import PortSpec, net_specs
+from vnet.system.exports import Export, open_exports
+from vnet.system.world import open_world
+from vnet.topology.topology import Topology
 
 __all__ = ["driver_topology", "export", "serve"]
 

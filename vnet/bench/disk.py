@@ -14,12 +14,12 @@ from statistics import median
 import attrs
 import trio
 
-from vnet.background import open_background
 from vnet.bench.figures import Machine
 from vnet.bench.measure import rotated
 from vnet.bench.processes import cpu_seconds, open_child, this_machine
-from vnet.disk_traffic import fill, fio, nbdcopy
-from vnet.traffic import TrafficError
+from vnet.linux.background import open_background
+from vnet.traffic.disk import fill, fio, nbdcopy
+from vnet.traffic.kernel import TrafficError
 
 __all__ = ["BARE", "TOOLS", "WORKLOADS", "DiskResult", "DiskResults", "DiskSample", "run_disk_benchmark", "serve"]
 
@@ -188,8 +188,8 @@ async def _nbdkit(socket: Path, disk: Path) -> AsyncIterator[Server]:
 
 async def serve(socket: str, disk: str) -> None:
     """This stack as a process of its own: says so when it is up, and ends when its input does."""
-    from vnet.topology import parse
-    from vnet.world import open_world
+    from vnet.system.world import open_world
+    from vnet.topology.topology import parse
 
     topology = parse(TOPOLOGY.format(socket=json.dumps(socket), path=json.dumps(disk)), "benchmark")
     async with (

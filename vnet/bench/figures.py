@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from vnet.describe import QueueRow
+from vnet.system.snapshot import QueueRow
 
 __all__ = [
     "Machine",

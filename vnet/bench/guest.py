@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vnet.errors import PrivilegeError
-from vnet.traffic import TrafficError
+from vnet.traffic.kernel import TrafficError
 
 __all__ = ["TOOLS", "Guest", "GuestError", "GuestKernel", "kernel_package", "shared"]
 

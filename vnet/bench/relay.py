@@ -14,7 +14,7 @@ import os
 import select
 
 from vnet.bench.forwarder import BATCH, BUFFER_SIZE, REFUSED
-from vnet.memory import full_fence
+from vnet.linux.memory import full_fence
 
 __all__ = ["SHARED", "relay"]
 

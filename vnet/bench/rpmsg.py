@@ -11,10 +11,10 @@ from drivers.devices.rpmsg import RpmsgBus
 from vnet.bench.figures import Machine
 from vnet.bench.measure import rotated
 from vnet.bench.processes import this_machine
-from vnet.built_in import built_in
 from vnet.ends.rpmsg import RpmsgEnd
-from vnet.rpmsg_traffic import one_way, round_trip
-from vnet.world import World, open_world
+from vnet.system.world import World, open_world
+from vnet.topology.samples import built_in
+from vnet.traffic.rpmsg import one_way, round_trip
 
 __all__ = ["RpmsgFigures", "RpmsgResults", "measure_rpmsg", "run_rpmsg_benchmark"]
 

@@ -21,9 +21,9 @@ from vnet.bench.guest import Guest, GuestKernel
 from vnet.bench.processes import Child, open_child
 from vnet.bench.relay import SHARED
 from vnet.demo import default_topology
-from vnet.ends.net import PortKind, net_specs
-from vnet.ports.interface import PortConfig, make_interface, make_port
-from vnet.ports.netns import in_netns, open_netns, set_up_interface
+from vnet.ends.net.end import PortKind, net_specs
+from vnet.linux.netns import in_netns, open_netns, set_up_interface
+from vnet.ports.packet.open import PortConfig, make_interface, make_port
 
 __all__ = ["APART", "BARE", "BARE_APART", "CONTESTANTS", "GUEST", "WAYS", "Contestant", "Setup", "open_setup"]
 

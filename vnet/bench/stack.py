@@ -16,10 +16,10 @@ import trio
 from drivers.registry import TRANSPORTS
 from vnet.bench.figures import queue_figures
 from vnet.demo import default_topology
-from vnet.describe import queue_rows
-from vnet.ends.net import PortKind, net_specs
-from vnet.topology import Topology
-from vnet.world import World, open_world
+from vnet.ends.net.end import PortKind, net_specs
+from vnet.system.snapshot import queue_rows
+from vnet.system.world import World, open_world
+from vnet.topology.topology import Topology
 
 __all__ = ["serve"]
 

@@ -13,8 +13,8 @@ from vnet.bench.disk import TOOLS, run_disk_benchmark
 from vnet.bench.measure import WORKLOADS, Workload, run_benchmark
 from vnet.bench.rpmsg import run_rpmsg_benchmark
 from vnet.bench.setups import APART, BARE, BARE_APART, GUEST, WAYS
-from vnet.ports.interface import check_tun
-from vnet.traffic import need_tools
+from vnet.ports.packet.open import check_tun
+from vnet.traffic.kernel import need_tools
 
 __all__ = ["CARRIERS", "NET", "PROCESSES", "SUITES", "Asked", "Comparison", "Outcome", "Suite", "WITH_GUEST", "traffic"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
-from drivers.pump import BATCH_BUCKETS
+from drivers.flow.pump import BATCH_BUCKETS
 from vnet.bench import disk
 from vnet.bench.figures import Machine, Result, Results, from_samples
 from vnet.bench.measure import WORKLOADS

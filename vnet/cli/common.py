@@ -18,7 +18,7 @@ from drivers.errors import DriverError
 from rings.errors import MemoryFault
 from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError
 from vnet.spec import NAME
-from vnet.traffic import TrafficError
+from vnet.traffic.kernel import TrafficError
 
 __all__ = ["EXPECTED", "errors_in_one_line", "name_option", "one_line", "report"]
 

@@ -16,13 +16,13 @@ from vnet.cli.output import json_option, open_json
 from vnet.cli.signals import run_until_signal
 from vnet.cli.table import render
 from vnet.demo import DEMOS, Demo, DemoReport, Setting, run_demo
-from vnet.ends.net import PortKind
+from vnet.ends.net.end import PortKind
 from vnet.errors import PrivilegeError
-from vnet.ports.interface import check_tun
-from vnet.ports.netns import check_netns
-from vnet.state import claim
-from vnet.topology import Topology
-from vnet.traffic import Plan, Run, need_tools
+from vnet.linux.netns import check_netns
+from vnet.ports.packet.open import check_tun
+from vnet.system.state import claim
+from vnet.topology.topology import Topology
+from vnet.traffic.kernel import Plan, Run, need_tools
 
 __all__ = ["command"]
 

@@ -8,9 +8,9 @@ import click
 import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
-from vnet.control import ask
 from vnet.errors import ControlError
-from vnet.state import State, clean_up, running, signal_owner, state_path
+from vnet.system.control import ask
+from vnet.system.state import State, clean_up, running, signal_owner, state_path
 
 __all__ = ["command"]
 

@@ -6,9 +6,9 @@ import click
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.errors import ControlError
-from vnet.ports.netns import NETNS_DIR, enter
-from vnet.ports.netns_view import execute, mount_view
-from vnet.state import running
+from vnet.linux.netns import NETNS_DIR, enter
+from vnet.linux.netns_view import execute, mount_view
+from vnet.system.state import running
 
 __all__ = ["command"]
 

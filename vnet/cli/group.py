@@ -66,7 +66,7 @@ def _load(_context: click.Context, _option: click.Parameter, files: tuple[Path, 
     """Before any command is imported, whose options may list what there is."""
     if files:
         from vnet.cli.common import errors_in_one_line
-        from vnet.extension import load_extension
+        from vnet.topology.extensions import load_extension
 
         for file in files:
             errors_in_one_line(load_extension)(file)

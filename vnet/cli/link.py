@@ -6,8 +6,8 @@ import click
 import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
-from vnet.control import ask
 from vnet.errors import ControlError
+from vnet.system.control import ask
 
 __all__ = ["command"]
 

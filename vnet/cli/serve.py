@@ -18,10 +18,10 @@ from vnet.cli.common import errors_in_one_line, report
 from vnet.cli.signals import run_until_ended
 from vnet.ends.scsi import LunSpec
 from vnet.errors import ConfigError, settings_of
-from vnet.qemu import Version, arguments, describe, qemu_version
-from vnet.serve import Export, open_exports
 from vnet.spec import ANY_UID, PATH_RULE, fits_socket
-from vnet.topology import parse_device
+from vnet.system.exports import Export, open_exports
+from vnet.system.qemu import Version, arguments, describe, qemu_version
+from vnet.topology.topology import parse_device
 
 __all__ = ["command", "hint"]
 

@@ -6,7 +6,7 @@ import click
 import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
-from vnet.control import ask
+from vnet.system.control import ask
 
 __all__ = ["command"]
 

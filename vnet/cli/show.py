@@ -13,7 +13,7 @@ import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.table import render
-from vnet.control import ask
+from vnet.system.control import ask
 
 __all__ = ["command", "tree"]
 
@@ -27,7 +27,7 @@ COLUMNS = {
 COUNTERS = ("packets", "bytes", "kicks", "calls", "suppressed")
 
 Plain = Mapping[str, Any]
-"""What `vnet.describe.describe` gives, come back from JSON."""
+"""What `vnet.system.snapshot.describe` gives, come back from JSON."""
 
 
 @click.command("show")

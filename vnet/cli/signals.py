@@ -10,7 +10,7 @@ from typing import TypeVar
 import click
 import trio
 
-from vnet.background import open_background
+from vnet.linux.background import open_background
 
 __all__ = ["run_until_ended", "run_until_signal"]
 

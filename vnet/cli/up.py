@@ -15,12 +15,12 @@ import trio
 from vnet.cli.common import errors_in_one_line, name_option, report
 from vnet.cli.signals import run_until_ended
 from vnet.cli.view import view_command
-from vnet.control import ControlServer
 from vnet.errors import settings_of
-from vnet.ports.netns import NETNS_DIR
-from vnet.state import claim, socket_path
-from vnet.topology import DEFAULT, Topology, load, parse, read
-from vnet.world import World, open_world
+from vnet.linux.netns import NETNS_DIR
+from vnet.system.control import ControlServer
+from vnet.system.state import claim, socket_path
+from vnet.system.world import World, open_world
+from vnet.topology.topology import DEFAULT, Topology, load, parse, read
 
 __all__ = ["command"]
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vnet.ports.netns_view import execute, mount_view
-from vnet.ports.syscalls import CLONE_NEWNET, setns
+from vnet.linux.netns_view import execute, mount_view
+from vnet.linux.syscalls import CLONE_NEWNET, setns
 
 __all__ = ["view_command"]
 

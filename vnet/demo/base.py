@@ -9,11 +9,11 @@ from typing import Any
 
 import attrs
 
-from vnet.describe import QueueRow, drop_total, queue_rows
-from vnet.ends.net import PortKind
-from vnet.topology import Topology
-from vnet.traffic import Plan, Run
-from vnet.world import World, open_world
+from vnet.ends.net.end import PortKind
+from vnet.system.snapshot import QueueRow, drop_total, queue_rows
+from vnet.system.world import World, open_world
+from vnet.topology.topology import Topology
+from vnet.traffic.kernel import Plan, Run
 
 __all__ = ["Demo", "DemoReport", "Sections", "Setting", "ends_of", "run_demo"]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import trio
 
 from drivers.devices.blk import Disk
-from vnet.built_in import built_in
 from vnet.demo.base import Demo, Sections, Setting, ends_of
-from vnet.disk_traffic import fill, fio, nbdcopy, sha256
 from vnet.ends.blk import DiskEnd, nbd_uri
-from vnet.topology import Topology
-from vnet.traffic import Outcome, Plan
-from vnet.world import World
+from vnet.system.world import World
+from vnet.topology.samples import built_in
+from vnet.topology.topology import Topology
+from vnet.traffic.disk import fill, fio, nbdcopy, sha256
+from vnet.traffic.kernel import Outcome, Plan
 
 __all__ = ["BLK"]
 

@@ -10,14 +10,14 @@ from typing import Protocol
 
 import attrs
 
-from vnet.built_in import built_in
 from vnet.demo.base import Demo, Sections, Setting
-from vnet.ends.net import PortKind, net_specs
-from vnet.memory_traffic import MemoryTraffic
-from vnet.ports.netns import has_ipv6
-from vnet.topology import Topology
-from vnet.traffic import Plan, iperf3, iperf3_server, ping
-from vnet.world import World
+from vnet.demo.memory_traffic import MemoryTraffic
+from vnet.ends.net.end import PortKind, net_specs
+from vnet.linux.netns import has_ipv6
+from vnet.system.world import World
+from vnet.topology.samples import built_in
+from vnet.topology.topology import Topology
+from vnet.traffic.kernel import Plan, iperf3, iperf3_server, ping
 
 __all__ = ["NET", "default_topology"]
 

@@ -10,13 +10,13 @@ from functools import partial
 import trio
 
 from drivers.devices.rpmsg import Endpoint
-from vnet.built_in import built_in
 from vnet.demo.base import Demo, Sections, Setting, ends_of
 from vnet.ends.rpmsg import RpmsgEnd
-from vnet.rpmsg_traffic import one_way, round_trip
-from vnet.topology import Topology
-from vnet.traffic import Outcome, Plan
-from vnet.world import World
+from vnet.system.world import World
+from vnet.topology.samples import built_in
+from vnet.topology.topology import Topology
+from vnet.traffic.kernel import Outcome, Plan
+from vnet.traffic.rpmsg import one_way, round_trip
 
 __all__ = ["RPMSG"]
 

@@ -11,12 +11,12 @@ from functools import partial
 import trio
 
 from drivers.devices.scsi import Initiator, cdb
-from vnet.built_in import built_in
 from vnet.demo.base import Demo, Sections, Setting, ends_of
 from vnet.ends.scsi import InitiatorEnd
-from vnet.topology import Topology
-from vnet.traffic import Outcome, Plan, TrafficError
-from vnet.world import World
+from vnet.system.world import World
+from vnet.topology.samples import built_in
+from vnet.topology.topology import Topology
+from vnet.traffic.kernel import Outcome, Plan, TrafficError
 
 __all__ = ["SCSI"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from vnet.ends.base import EndsType
 from vnet.ends.blk import BlkSpec, open_blk, open_blk_device, open_blk_driver
-from vnet.ends.net import NetSpec, mediate_net, open_net, open_net_device, open_net_driver, own_net_config
-from vnet.ends.net_changes import change_net
+from vnet.ends.net.changes import change_net
+from vnet.ends.net.end import NetSpec, mediate_net, open_net, open_net_device, open_net_driver, own_net_config
 from vnet.ends.rpmsg import RpmsgSpec, mediate_rpmsg, open_rpmsg
 from vnet.ends.scsi import ScsiSpec, open_scsi, open_scsi_device, open_scsi_driver
 

@@ -8,11 +8,11 @@ from typing import Literal, Protocol
 
 import attrs
 
+from drivers.carriers.vhost_user import OwnConfig
+from drivers.flow.figures import Traffic
 from drivers.mediator import Mediator
-from drivers.traffic import Traffic
-from drivers.user import OwnConfig
-from vnet.ports.poller import Poller
-from vnet.ports.watch import Watches
+from vnet.linux.poller import Poller
+from vnet.ports.packet.interface_watch import Watches
 from vnet.spec import DeviceSpec
 
 __all__ = ["End", "EndsType", "Figures", "OpenContext", "PlainEnd", "Side"]

@@ -11,13 +11,13 @@ from urllib.parse import quote
 import attrs
 
 from drivers.devices.blk import BlkPlug, BlkSettings, Disk
-from drivers.devices.blk.driver import MIN_NUM, host_memory
-from drivers.traffic import RequestFigures
-from vnet.background import open_background
+from drivers.devices.blk.driver.driver import MIN_NUM, host_memory
+from drivers.flow.figures import RequestFigures
 from vnet.ends.base import Figures, OpenContext
 from vnet.ends.store import OpenStore, StoreSpec, open_store
 from vnet.errors import ConfigError
-from vnet.ports.nbd import NbdServer
+from vnet.linux.background import open_background
+from vnet.ports.disk.nbd_server import NbdServer
 from vnet.spec import MIB, PATH_RULE, DeviceSpec, Problem, file_key, fits_socket, must
 
 __all__ = [

@@ -21,15 +21,15 @@ from drivers.devices.rpmsg import (
     RpmsgSettings,
 )
 from drivers.devices.rpmsg.directory import MAX_ENDPOINTS
-from drivers.devices.rpmsg.driver import host_memory
+from drivers.devices.rpmsg.driver.driver import host_memory
 from drivers.devices.rpmsg.layout import AS_ADDR, MAX_BUFFER, MIN_BUFFER, NS_ADDR, check_name, is_endpoint_addr
 from drivers.errors import RpmsgError
-from vnet.background import open_background
 from vnet.ends.base import Figures, OpenContext, Side
 from vnet.errors import ConfigError
-from vnet.ports.channel import EchoSurface, Surface
-from vnet.ports.pty import PtySurface
-from vnet.ports.seqpacket import SocketSurface
+from vnet.linux.background import open_background
+from vnet.ports.rpmsg.pty import PtySurface
+from vnet.ports.rpmsg.socket import SocketSurface
+from vnet.ports.rpmsg.surface import EchoSurface, Surface
 from vnet.spec import PeerSpec, Problem, file_key, fits_socket, must
 
 __all__ = ["SURFACES", "Channel", "ChannelSpec", "RpmsgEnd", "RpmsgEndSpec", "RpmsgSpec", "mediate_rpmsg", "open_rpmsg"]

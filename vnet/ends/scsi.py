@@ -9,12 +9,12 @@ from functools import partial
 import attrs
 
 from drivers.devices.scsi import Identity, Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiSettings
-from drivers.devices.scsi.device import REQUESTS
-from drivers.devices.scsi.driver import MIN_NUM, host_memory
-from drivers.traffic import RequestFigures, Traffic
-from vnet.background import open_background
+from drivers.devices.scsi.device.device import REQUESTS
+from drivers.devices.scsi.driver.driver import MIN_NUM, host_memory
+from drivers.flow.figures import RequestFigures, Traffic
 from vnet.ends.base import Figures, OpenContext
 from vnet.ends.store import OpenStore, StoreSpec, open_store
+from vnet.linux.background import open_background
 from vnet.spec import MIB, DeviceSpec, Problem, must
 
 __all__ = [

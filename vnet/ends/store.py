@@ -10,9 +10,9 @@ from typing import Literal
 
 import attrs
 
-from drivers.ports import SectorStore
+from drivers.contracts.ports import SectorStore
 from vnet.errors import ConfigError
-from vnet.ports.store import MemoryStore, open_file_store
+from vnet.ports.disk.store import MemoryStore, open_file_store
 from vnet.spec import FILE_RULE, MIB, Problem, file_key, is_path, must
 
 __all__ = ["OpenStore", "StoreSpec", "open_store"]

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import attrs
 
-from drivers.hw import LinkEvents
+from drivers.contracts.hw import LinkEvents
 from rings.errors import MemoryFault
 from rings.memory import Addr, MappedMemory, Memory
 from rings.queue import Meter

@@ -16,7 +16,7 @@ from itertools import count
 import attrs
 import trio
 
-from drivers.pump import Signal
+from drivers.flow.pump import Signal
 from rings.errors import MemoryFault
 from rings.memory import Addr
 from vnet.errors import CompleterAbort, CompletionTimeout, LinkDown, PoisonedData, UnsupportedRequest

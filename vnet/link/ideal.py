@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
-from drivers.hw import LinkEvents
+from drivers.contracts.hw import LinkEvents
 from rings.errors import MemoryFault
 from rings.memory import Addr, MappedMemory
 from rings.queue import Meter
@@ -24,7 +24,7 @@ from vnet.link.base import (
     Window,
     all_ones,
 )
-from vnet.memory import full_fence
+from vnet.linux.memory import full_fence
 
 __all__ = ["IdealLink"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from drivers.hw import LinkEvents
+from drivers.contracts.hw import LinkEvents
 from rings.queue import Meter
 from vnet.link.base import Direction, EndpointPort, Fault, Link, LinkStatistics, RootPort, Window
 

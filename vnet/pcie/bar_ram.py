@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from drivers.hw import DmaBuffer
+from drivers.contracts.hw import DmaBuffer
 from rings.memory import Addr, Memory
 
 __all__ = ["BarRam"]
 
 
 class BarRam:
-    """Implements `drivers.hw.RegisterBlock`."""
+    """Implements `drivers.contracts.hw.RegisterBlock`."""
 
     def __init__(self, memory: Memory, buffer: DmaBuffer) -> None:
         """Raises ValueError for a size that no BAR can have: behind the buffer lies what is not the other host's."""

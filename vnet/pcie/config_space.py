@@ -10,7 +10,7 @@ from enum import IntFlag
 
 import attrs
 
-from drivers.hw import PciHeader, RegisterBlock
+from drivers.contracts.hw import PciHeader, RegisterBlock
 from vnet.link.base import all_ones
 
 __all__ = [

@@ -7,14 +7,14 @@ from functools import partial
 
 import attrs
 
-from drivers.hw import DmaBuffer, DmaMemory, Handler, LinkEvents, OutboundWindow, PciHeader, RegisterBlock
+from drivers.contracts.hw import DmaBuffer, DmaMemory, Handler, LinkEvents, OutboundWindow, PciHeader, RegisterBlock
 from rings.errors import MemoryFault
 from rings.memory import Memory, PciAddr
 from rings.queue import Meter
 from vnet.errors import LinkDown, UnsupportedRequest
 from vnet.link.base import Direction, Fault, Link, Region, all_ones
-from vnet.pcie.bar_memory import BarMemory, find_regions
 from vnet.pcie.bar_ram import BarRam
+from vnet.pcie.bar_window import BarMemory, find_regions
 from vnet.pcie.config_space import (
     MSIX_ENABLE,
     MSIX_FUNCTION_MASK,
@@ -49,7 +49,7 @@ class _Function:
 
 
 class EndpointController:
-    """Implements `drivers.hw.Epc` towards the functions, `vnet.link.base.EndpointPort` towards the link."""
+    """Implements `drivers.contracts.hw.Epc` towards the functions, `vnet.link.base.EndpointPort` towards the link."""
 
     def __init__(
         self,

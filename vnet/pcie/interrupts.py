@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from drivers.hw import Handler
+from drivers.contracts.hw import Handler
 
 __all__ = ["Interrupts"]
 

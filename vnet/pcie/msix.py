@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from drivers.hw import RegisterBlock
+from drivers.contracts.hw import RegisterBlock
 
 __all__ = ["ENTRY", "MsixBar", "MsixTable", "NoRegisters", "pending_bytes"]
 

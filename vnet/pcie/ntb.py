@@ -12,8 +12,7 @@ from typing import ClassVar
 
 import attrs
 
-from drivers.hw import PciHeader
-from drivers.ntb_registers import (
+from drivers.carriers.ntb_registers import (
     CONFIG_SIZE,
     DB_COUNT,
     DB_ENTRY_SIZE,
@@ -37,9 +36,10 @@ from drivers.ntb_registers import (
     mw_offsets,
     mw_size,
 )
+from drivers.contracts.hw import PciHeader
 from rings.errors import MemoryFault
 from rings.memory import Addr, PciAddr
-from vnet.pcie.bar_memory import BarMemory
+from vnet.pcie.bar_window import BarMemory
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.ntb_bars import ConfigBar, DoorbellBar, Words, bank
 from vnet.pcie.outbound import Outbound

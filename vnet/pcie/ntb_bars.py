@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from drivers.ntb_registers import DB_COUNT, DB_ENTRY_SIZE, MW_ALIGN, SPAD_OFFSET
+from drivers.carriers.ntb_registers import DB_COUNT, DB_ENTRY_SIZE, MW_ALIGN, SPAD_OFFSET
 from vnet.link.base import all_ones
 
 __all__ = ["ConfigBar", "DoorbellBar", "Words", "bank"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rings.errors import MemoryFault
 from rings.memory import Addr, PciAddr, PhysAddr
 from vnet.link.base import Direction, Fault, Link, Window
-from vnet.memory import full_fence
+from vnet.linux.memory import full_fence
 
 __all__ = ["FunctionWindow", "Outbound", "OutboundPool"]
 
@@ -15,7 +15,7 @@ ADDRESS_END = 1 << 64
 
 
 class Outbound:
-    """One mapped window; implements `drivers.hw.OutboundWindow`."""
+    """One mapped window; implements `drivers.contracts.hw.OutboundWindow`."""
 
     def __init__(self, link: Link, index: int, phys: int, addr: int, size: int, function: int, memory: Window) -> None:
         self.link = link

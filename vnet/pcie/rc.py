@@ -10,9 +10,9 @@ import attrs
 from rings.errors import MemoryFault
 from rings.memory import Addr
 from vnet.link.base import Direction, Link, Region, all_ones, clip
-from vnet.memory import MSI_BASE, HostMemory
+from vnet.linux.memory import MSI_BASE, HostMemory
 from vnet.pcie.epc import FUNCTIONS
-from vnet.pcie.function import PciFunctionHandle
+from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.interrupts import MSI_SIZE, Interrupts
 
 __all__ = ["FunctionEvents", "RootComplex", "RootStatistics"]

@@ -11,16 +11,16 @@ from functools import partial
 import attrs
 import trio
 
+from drivers.contracts.ports import SectorStore
 from drivers.devices.blk import BlkPlug, Disk
-from drivers.ports import SectorStore
 from vnet.ends.base import EndsType
 from vnet.ends.blk import BlkSpec, DiskEnd, DiskSpec, DiskStoreSpec, open_blk
 from vnet.ends.store import StoreSpec
-from vnet.ports.store import MemoryStore
+from vnet.ports.disk.store import MemoryStore
 from vnet.spec import MIB, LinkSpec
+from vnet.system.world import open_world
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
-from vnet.topology import Topology
-from vnet.world import open_world
+from vnet.topology.topology import Topology
 
 __all__ = ["BlkOptions", "BlkPair", "StubbornStore", "open_blk_pair"]
 

@@ -9,13 +9,13 @@ from typing import Any
 import attrs
 import trio
 
-from drivers.hw import DmaMemory, Handler
+from drivers.contracts.hw import DmaMemory, Handler
 from drivers.testing import RegisterAccess
 from drivers.transports.epf_mailbox import registers as mb
 from drivers.transports.mmio import registers as mm
 from rings.layout import RingAddrs
 from rings.status import Status
-from vnet.platform import Region
+from vnet.host.platform import Region
 from vnet.testing.hostile import HostileDriver
 from vnet.testing.ntb import HostileNtb
 from vnet.testing.pair import Pair
@@ -206,7 +206,7 @@ DRIVERS: Mapping[str, type[HostileDriver]] = {
 
 
 class TappedRegion:
-    """Any `drivers.hw.MmioRegion`, with a log of what is read and written, and lies where a test wants them."""
+    """Any `drivers.contracts.hw.MmioRegion`, with a log of its accesses, and lies where a test wants them."""
 
     def __init__(self, inner: Region) -> None:
         self._inner = inner

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from rings.memory import Addr
-from vnet.host import Host
+from vnet.host.host import Host
 from vnet.testing.pair import Pair
 
 __all__ = ["TURNS", "Turns", "bounded", "unharmed", "until"]

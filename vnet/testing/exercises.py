@@ -14,17 +14,17 @@ from collections.abc import Awaitable, Callable, Mapping
 import attrs
 import trio
 
+from drivers.contracts.ports import NO_OFFLOADS
 from drivers.devices.scsi import cdb
-from drivers.ports import NO_OFFLOADS
-from vnet.built_in import built_in
-from vnet.describe import drop_total, queue_rows
 from vnet.ends.blk import DiskEnd
 from vnet.ends.rpmsg import RpmsgEnd
 from vnet.ends.scsi import InitiatorEnd
+from vnet.system.snapshot import drop_total, queue_rows
+from vnet.system.world import World, open_world
 from vnet.testing.pair import send_and_compare as send_frames
 from vnet.testing.rpmsg import bound_pair
 from vnet.testing.rpmsg import send_and_compare as send_messages
-from vnet.world import World, open_world
+from vnet.topology.samples import built_in
 
 __all__ = ["EXERCISES", "LINKS", "Exercise", "exercise"]
 

@@ -11,8 +11,8 @@ import attrs
 import trio
 import trio.testing
 
+from drivers.contracts.hw import DmaBuffer
 from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature
-from drivers.hw import DmaBuffer
 from drivers.testing import TappedFunction, read_structures
 from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure
 from rings.features import mask
@@ -21,7 +21,7 @@ from rings.layout import SPLIT_ALIGN, RingAddrs, split_sizes
 from rings.memory import Addr
 from rings.status import Status
 from rings.testing import Desc, RawRing
-from vnet.pcie.function import PciFunctionHandle
+from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.testing.pair import Pair
 
 __all__ = [

@@ -6,8 +6,8 @@ from typing import Any
 
 import trio
 
-from drivers.ntb import NtbEpf
-from drivers.ntb_registers import Bar
+from drivers.carriers.ntb import NtbEpf
+from drivers.carriers.ntb_registers import Bar
 from drivers.transports.ntb.end import BEAT
 from drivers.transports.ntb.registers import (
     DB_CONTROL,

@@ -14,24 +14,24 @@ from typing import Any, Literal
 import attrs
 import trio
 
-from drivers.devices.net.device import NetPlug
-from drivers.devices.net.driver import NetSettings
-from drivers.model import Bus
-from drivers.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, Offloads, PacketPort
+from drivers.bus.model import Bus
+from drivers.bus.vhost import VhostBack, VhostDevice
+from drivers.bus.virtio import VirtioDevice
+from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, Offloads, PacketPort
+from drivers.devices.net.device.device import NetPlug
+from drivers.devices.net.driver.driver import NetSettings
 from drivers.registry import TRANSPORTS
 from drivers.transports.pci import VirtioEpf
-from drivers.vhost import VhostBack, VhostDevice
-from drivers.virtio import VirtioDevice
 from vnet.ends.base import EndsType
-from vnet.ends.net import NetSpec, PortSpec, open_net
-from vnet.host import Host
+from vnet.ends.net.end import NetSpec, PortSpec, open_net
+from vnet.host.host import Host
 from vnet.link.base import Link
-from vnet.pcie.function import PciFunctionHandle
-from vnet.ports.interface import PortConfig
-from vnet.ports.memory import MemoryPort
+from vnet.pcie.function_handle import PciFunctionHandle
+from vnet.ports.packet.memory import MemoryPort
+from vnet.ports.packet.open import PortConfig
 from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
-from vnet.topology import Topology
-from vnet.world import Device, World, open_world
+from vnet.system.world import Device, World, open_world
+from vnet.topology.topology import Topology
 
 __all__ = ["FRAME", "MEGABYTE", "Footprint", "Options", "Pair", "carried", "open_pair", "over", "send_and_compare"]
 

@@ -14,9 +14,9 @@ import trio
 from drivers.devices.rpmsg import Endpoint, RpmsgBus
 from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd, RpmsgEndSpec, RpmsgSpec
 from vnet.spec import LinkSpec
+from vnet.system.world import LOCAL, Device, open_world
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
-from vnet.topology import Topology
-from vnet.world import LOCAL, Device, open_world
+from vnet.topology.topology import Topology
 
 __all__ = ["RpmsgOptions", "RpmsgPair", "bound_pair", "open_rpmsg_pair"]
 

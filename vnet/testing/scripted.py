@@ -9,14 +9,14 @@ from typing import Any
 import attrs
 import trio
 
+from drivers.contracts.ipc import FdSocket, Handle
 from drivers.errors import TransportLost
-from drivers.ipc import FdSocket, Handle
 from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES, FrontendRequest
 from drivers.transports.vhost_user.front import PROTOCOL_FEATURES
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Assembler, Message, ack, parse, reply
 from drivers.transports.vhost_user.payloads import U64, Config, Payload, VringState
 from rings.features import RingFeature
-from vnet.ports.ipc import UnixSocket
+from vnet.linux.ipc import UnixSocket
 
 __all__ = ["HANG_UP", "SILENCE", "ScriptedBack"]
 

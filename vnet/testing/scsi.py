@@ -11,18 +11,18 @@ from functools import partial
 import attrs
 import trio
 
+from drivers.contracts.ports import SectorStore
 from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiResult
 from drivers.devices.scsi import cdb as commands
-from drivers.devices.scsi.inquiry import Identity
-from drivers.ports import SectorStore
+from drivers.devices.scsi.device.inquiry import Identity
 from vnet.ends.base import EndsType
 from vnet.ends.scsi import InitiatorEnd, InitiatorSpec, LunSpec, ScsiSpec, TargetsSpec, open_scsi
 from vnet.ends.store import StoreSpec
 from vnet.spec import MIB, LinkSpec
+from vnet.system.world import open_world
 from vnet.testing.blk import StubbornStore
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
-from vnet.topology import Topology
-from vnet.world import open_world
+from vnet.topology.topology import Topology
 
 __all__ = ["DISK", "ScsiOptions", "ScsiPair", "new_unit", "open_scsi_pair"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import trio
 import trio.testing
 
-from drivers.ipc import Handle
+from drivers.contracts.ipc import Handle
 from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES, FrontendRequest, ProtocolFeature
 from drivers.transports.vhost_user.front_rings import USER_BASE
 from drivers.transports.vhost_user.messages import emit
@@ -27,9 +27,9 @@ from drivers.transports.vhost_user.payloads import (
 from rings.features import mask
 from rings.layout import RingAddrs
 from rings.status import Status
-from vnet.ports.ipc import FileHandle
+from vnet.host.vhost_user import SocketEnd
+from vnet.linux.ipc import FileHandle
 from vnet.testing.hostile import HostileDriver
-from vnet.user import SocketEnd
 
 __all__ = ["HostileUser"]
 

@@ -1,7 +1,7 @@
 """virtio-net and vhost-net (VIRTIO 1.4 section 5.1)."""
 
-from drivers.devices.net.device import NetPlug, VhostNet
-from drivers.devices.net.driver import VirtioNet
+from drivers.devices.net.device.device import NetPlug, VhostNet
+from drivers.devices.net.driver.driver import VirtioNet
 from drivers.devices.net.layout import NetFeature
 from drivers.devices.net.mediated import MediatedNetPlug, NetMediator
 

@@ -11,9 +11,9 @@ from enum import Enum
 
 import attrs
 
+from drivers.contracts.ports import ALL_OFFLOADS
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import MAX_PAIRS, NetFeature, offload_features
-from drivers.ports import ALL_OFFLOADS
 
 __all__ = [
     "ACK_ERR",

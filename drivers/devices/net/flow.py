@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 import attrs
 import trio
 
+from drivers.contracts.ports import PacketQueue
 from drivers.errors import PortGone
-from drivers.ports import PacketQueue
-from drivers.pump import Need, QueueEnd, Signal
-from drivers.traffic import Traffic
+from drivers.flow.figures import Traffic
+from drivers.flow.pump import Need, QueueEnd, Signal
 
 __all__ = [
     "BUDGET",

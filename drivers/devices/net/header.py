@@ -11,9 +11,9 @@ from enum import IntEnum
 
 import attrs
 
+from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from drivers.devices.net.layout import MAX_FRAME
 from drivers.devices.net.vlan import TAGS_ROOM, frame_limit
-from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from rings.chain import copy_out
 
 __all__ = ["ECN", "KNOWN_MAX", "DATA_VALID", "NEEDS_CSUM", "GsoType", "HeaderRules", "Verdict"]

@@ -8,8 +8,8 @@ from enum import Enum, IntEnum
 
 import attrs
 
+from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from drivers.devices.net.vlan import TAGS_ROOM
-from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from rings.features import FeatureTable, RingFeature, mask
 
 __all__ = [

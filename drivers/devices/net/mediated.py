@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from drivers.bus.vhost import DeviceQueue, VhostDevice
+from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE
+from drivers.devices.net.device.merge import NUM_BUFFERS_AT, ONE_BUFFER, put
 from drivers.devices.net.header import KNOWN_MAX, HeaderRules
 from drivers.devices.net.layout import (
     CONTROLLED,
@@ -23,11 +26,8 @@ from drivers.devices.net.layout import (
     device_offloads,
     driver_offloads,
 )
-from drivers.devices.net.merge import NUM_BUFFERS_AT, ONE_BUFFER, put
 from drivers.devices.net.software import Unfinished, finish, unfinished
 from drivers.mediator import Copier, Mediator, MediatorStatistics
-from drivers.ports import ETH_HLEN, HEADER_SIZE
-from drivers.vhost import DeviceQueue, VhostDevice
 from rings.chain import Chain, copy_out, skip, total
 from rings.queue import Vringh
 

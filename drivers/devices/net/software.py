@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
+from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from drivers.devices.net.header import ECN, NEEDS_CSUM, GsoType
 from drivers.devices.net.vlan import tags_end
-from drivers.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from rings.chain import copy_out, skip, take, total
 
 __all__ = ["Unfinished", "finish", "ones_sum", "unfinished", "vouched"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from drivers.ports import ETH_HLEN
+from drivers.contracts.ports import ETH_HLEN
 
 __all__ = ["ETHERTYPE_AT", "TAGS_ROOM", "frame_limit", "tags_end"]
 

@@ -37,8 +37,8 @@ from drivers.devices.rpmsg.layout import (
     is_endpoint_addr,
 )
 from drivers.errors import RpmsgError
-from drivers.pump import Signal
-from drivers.traffic import Traffic
+from drivers.flow.figures import Traffic
+from drivers.flow.pump import Signal
 
 __all__ = ["RpmsgBus", "RpmsgStatistics", "Wire"]
 

@@ -11,7 +11,7 @@ import trio
 
 from drivers.devices.rpmsg.layout import ADDR_ANY
 from drivers.errors import MessageTooLong, NoBuffer, NotBound, RpmsgError, SendTimeout
-from drivers.pump import Signal
+from drivers.flow.pump import Signal
 
 __all__ = ["INBOX", "SEND_TIMEOUT", "Endpoint", "EndpointStatistics", "Hub"]
 
@@ -78,7 +78,7 @@ class EndpointStatistics:
 
 
 class Endpoint:
-    """See `drivers.ports.RpmsgEndpoint`. Made by `RpmsgBus.create`."""
+    """See `drivers.contracts.ports.RpmsgEndpoint`. Made by `RpmsgBus.create`."""
 
     def __init__(self, hub: Hub, name: str, addr: int, dst: int, inbox: int, lossy: bool, announce: bool) -> None:
         self._hub = hub
@@ -135,7 +135,7 @@ class Endpoint:
     # Sending
 
     def send_nowait(self, data: Data, dst: int | None = None) -> None:
-        """Send to ``dst``, or to the endpoint it is bound to. Raises what `drivers.ports.RpmsgEndpoint` says."""
+        """Send to ``dst``, or to the bound endpoint. Raises the errors of `drivers.contracts.ports.RpmsgEndpoint`."""
         to, message = self._check(data, dst)
         if to == ADDR_ANY:
             raise NotBound(f"{self.name}: the other side has shown no endpoint yet")

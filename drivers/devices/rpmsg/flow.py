@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.layout import HEADER, HEADER_SIZE
 from drivers.errors import PortGone
-from drivers.pump import Need, QueueEnd, Signal
+from drivers.flow.pump import Need, QueueEnd, Signal
 from rings.errors import MemoryFault, RemoteRingError
 
 __all__ = ["BUDGET", "InFlow", "OutFlow"]

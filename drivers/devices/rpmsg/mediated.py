@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from drivers.bus.vhost import DeviceQueue, VhostDevice
 from drivers.devices.rpmsg.layout import (
     DEFAULT_BUFFER,
     DEFAULT_FEATURES,
@@ -23,7 +24,6 @@ from drivers.devices.rpmsg.layout import (
 )
 from drivers.errors import ProbeError
 from drivers.mediator import Copier, Mediator, MediatorStatistics
-from drivers.vhost import DeviceQueue, VhostDevice
 from rings.chain import copy, copy_in, copy_out, skip, take, total
 from rings.queue import Vringh
 

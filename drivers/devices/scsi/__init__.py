@@ -1,13 +1,13 @@
 """virtio-scsi and vhost-scsi (VIRTIO 1.4 section 5.6)."""
 
-from drivers.devices.scsi.device import ScsiPlug, VhostScsi
-from drivers.devices.scsi.disk import LogicalUnit
-from drivers.devices.scsi.domain import ScsiDomain
-from drivers.devices.scsi.driver import ScsiSettings, VirtioScsi
-from drivers.devices.scsi.initiator import Initiator
-from drivers.devices.scsi.inquiry import Identity
+from drivers.devices.scsi.device.device import ScsiPlug, VhostScsi
+from drivers.devices.scsi.device.disk import LogicalUnit
+from drivers.devices.scsi.device.domain import ScsiDomain
+from drivers.devices.scsi.device.inquiry import Identity
+from drivers.devices.scsi.driver.driver import ScsiSettings, VirtioScsi
+from drivers.devices.scsi.driver.initiator import Initiator
+from drivers.devices.scsi.driver.result import ScsiError, ScsiEvent, ScsiRequest, ScsiResult
 from drivers.devices.scsi.layout import AsyncEvent, EventType, Lun, ResetReason, Response, ScsiFeature, Status, Tmf
-from drivers.devices.scsi.result import ScsiError, ScsiEvent, ScsiRequest, ScsiResult
 from drivers.devices.scsi.sense import Asc, Key, Sense
 
 __all__ = [

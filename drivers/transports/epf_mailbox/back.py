@@ -11,8 +11,9 @@ from typing import ClassVar
 
 import trio
 
-from drivers.epf import VIRTIO_VENDOR, EndpointFunction, class_code
-from drivers.hw import DmaBuffer, Epc, PciHeader
+from drivers.bus.vhost import NO_VECTOR, DeviceQueue
+from drivers.carriers.epf import VIRTIO_VENDOR, EndpointFunction, class_code
+from drivers.contracts.hw import DmaBuffer, Epc, PciHeader
 from drivers.transports.epf_mailbox.registers import (
     BAR,
     BAR_SIZE,
@@ -40,7 +41,6 @@ from drivers.transports.epf_mailbox.registers import (
     QueueReg,
     Reg,
 )
-from drivers.vhost import NO_VECTOR, DeviceQueue
 from rings.features import word
 from rings.formats import ring_format
 from rings.layout import RingAddrs
@@ -55,7 +55,7 @@ LOW = (1 << 64) - 1
 
 
 class MailboxEpf(EndpointFunction):
-    """One function of an endpoint controller behind a mailbox; the device's `drivers.vhost.VhostOps`.
+    """One function of an endpoint controller behind a mailbox; the device's `drivers.bus.vhost.VhostOps`.
 
     With ``poll`` nobody rings: `serve` looks every millisecond. Without ``extension`` it is what the RFC had, and
     offers the first 64 feature bits only.

@@ -8,12 +8,14 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.carrier import config_step
+from drivers.bus.model import MatchId
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
+from drivers.carriers.base import config_step
+from drivers.carriers.pci import NO_VECTOR, FunctionTransport, VirtioPciDriver
+from drivers.contracts.hw import PciFunction
 from drivers.errors import FeatureMismatch, ProbeError, TransportLost
-from drivers.hw import PciFunction
-from drivers.model import MatchId
-from drivers.pci import NO_VECTOR, FunctionTransport, VirtioPciDriver
-from drivers.pump import RECHECK
+from drivers.flow.pump import RECHECK
+from drivers.memory.vring import Vring
 from drivers.transports.epf_mailbox.registers import (
     BAR,
     CONFIG,
@@ -40,8 +42,6 @@ from drivers.transports.epf_mailbox.registers import (
     Reg,
     pieces,
 )
-from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
-from drivers.vring import Vring
 from rings.formats import RING_FEATURES
 
 __all__ = ["EPF_MAILBOX", "VirtioMailbox"]
@@ -73,7 +73,7 @@ class Mailbox:
 
 
 class VirtioMailbox(FunctionTransport):
-    """`drivers.virtio.ConfigOps` over one PCI function; also hears of its link."""
+    """`drivers.bus.virtio.ConfigOps` over one PCI function; also hears of its link."""
 
     features = RING_FEATURES
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from drivers.hw import PlatformSlot
+from drivers.bus.vhost import DeviceQueue, VhostDevice, VhostOps
+from drivers.contracts.hw import PlatformSlot
 from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
-from drivers.vhost import DeviceQueue, VhostDevice, VhostOps
 from rings.features import word
 from rings.formats import RING_FEATURES
 from rings.memory import Memory

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from drivers.carrier import config_step, wait_reset
+from drivers.bus.model import MatchId
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
+from drivers.carriers.base import config_step, wait_reset
+from drivers.carriers.platform import VirtioPlatformDriver
+from drivers.contracts.hw import DmaMemory, MmioRegion
 from drivers.errors import ProbeError, TransportLost
-from drivers.hw import DmaMemory, MmioRegion
-from drivers.model import MatchId
-from drivers.platform import VirtioPlatformDriver
+from drivers.memory.vring import VringMemory
 from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
-from drivers.virtio import DriverQueue, QueueSpec, VirtioDevice
-from drivers.vring import VringMemory
 from rings.formats import RING_FEATURES
 
 __all__ = ["VIRTIO_MMIO", "VirtioMmio", "probe"]
@@ -25,7 +25,7 @@ USED_BUFFER, CONFIG_CHANGE = int(Interrupt.USED_BUFFER), int(Interrupt.CONFIG_CH
 
 
 class VirtioMmio:
-    """`drivers.virtio.ConfigOps` over one region of the platform bus."""
+    """`drivers.bus.virtio.ConfigOps` over one region of the platform bus."""
 
     features = RING_FEATURES
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from drivers.bus.model import Binding, BindState, MatchId
+from drivers.bus.vhost import DeviceQueue, VhostDevice
+from drivers.bus.virtio import VirtioBus
+from drivers.carriers.ntb import NtbBus, NtbDevice
+from drivers.contracts.hw import Toll
 from drivers.errors import ProbeError
-from drivers.hw import Toll
-from drivers.model import Binding, BindState, MatchId
-from drivers.ntb import NtbBus, NtbDevice
-from drivers.pump import QueueEnd
+from drivers.flow.pump import QueueEnd
 from drivers.transports.ntb.end import NtbEnd
 from drivers.transports.ntb.registers import (
     FEATURE_WORDS,
@@ -28,8 +30,6 @@ from drivers.transports.ntb.registers import (
     parse_command,
     spad_names,
 )
-from drivers.vhost import DeviceQueue, VhostDevice
-from drivers.virtio import VirtioBus
 from rings.errors import MemoryFault
 from rings.formats import RING_FEATURES, ring_format
 from rings.ids import ANY_ID
@@ -53,7 +53,7 @@ CLEARED = (
 
 
 class NtbVhost(NtbEnd):
-    """The device's half: its `drivers.vhost.VhostOps`, and the client of the NTB at ``location``."""
+    """The device's half: its `drivers.bus.vhost.VhostOps`, and the client of the NTB at ``location``."""
 
     name = "ntb_vhost"
     id_table = (MatchId(ANY_ID),)

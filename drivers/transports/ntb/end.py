@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import trio
 
+from drivers.carriers.ntb import NtbDevice
 from drivers.errors import ProbeError
-from drivers.ntb import NtbDevice
-from drivers.pump import QueueEnd, Signal
+from drivers.flow.pump import QueueEnd, Signal
 from drivers.transports.ntb.registers import DB_CONTROL, DB_MASK, SPADS, Spad
 from rings.features import bits
 

@@ -9,11 +9,13 @@ from typing import Any
 import attrs
 import trio
 
+from drivers.bus.model import Binding, BindState, MatchId
+from drivers.bus.virtio import CONFIG_TRIES, NOBODY, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
+from drivers.carriers.ntb import NtbDevice
+from drivers.carriers.ntb_registers import NtbTopology
 from drivers.errors import ProbeError, TransportLost
-from drivers.model import Binding, BindState, MatchId
-from drivers.ntb import NtbDevice
-from drivers.ntb_registers import NtbTopology
-from drivers.pump import QueueEnd, Signal
+from drivers.flow.pump import QueueEnd, Signal
+from drivers.memory.vring import VringMemory
 from drivers.transports.ntb.end import NtbEnd
 from drivers.transports.ntb.registers import (
     MAX_QUEUES,
@@ -31,8 +33,6 @@ from drivers.transports.ntb.registers import (
     parse_command,
 )
 from drivers.transports.ntb.window import WindowDma
-from drivers.virtio import CONFIG_TRIES, NOBODY, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
-from drivers.vring import VringMemory
 from rings.features import word
 from rings.formats import RING_FEATURES, RingFormat, ring_format
 from rings.ids import ANY_ID
@@ -73,7 +73,7 @@ class NtbVirtioDriver:
 
 
 class NtbVirtio(NtbEnd):
-    """`drivers.virtio.ConfigOps` over one NTB. The device is on the bus from the first session on, as are its ids."""
+    """`drivers.bus.virtio.ConfigOps` over one NTB. The device and its ids appear with the first session."""
 
     features = RING_FEATURES
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from drivers.ntb_registers import CONFIG_SIZE, DB_COUNT, DB_ENTRY_SIZE, MSIX_OFFSET, MW_ALIGN, SPAD_OFFSET, Bar, Word
+from drivers.carriers.ntb_registers import (
+    CONFIG_SIZE,
+    DB_COUNT,
+    DB_ENTRY_SIZE,
+    MSIX_OFFSET,
+    MW_ALIGN,
+    SPAD_OFFSET,
+    Bar,
+    Word,
+)
 from drivers.transports.ntb.registers import DB_CONTROL, spad_names
 
 __all__ = ["register_name"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from drivers.hw import DmaBuffer, DmaMemory
-from drivers.pool import Pool
+from drivers.contracts.hw import DmaBuffer, DmaMemory
+from drivers.memory.pool import Pool
 from rings.memory import Addr
 
 __all__ = ["WindowDma"]
@@ -13,7 +13,7 @@ ZEROS = bytes(PIECE)
 
 
 class WindowDma:
-    """Implements `drivers.hw.DmaMemory`: whatever is allocated lies in the window, behind the rings."""
+    """Implements `drivers.contracts.hw.DmaMemory`: whatever is allocated lies in the window, behind the rings."""
 
     def __init__(self, memory: DmaMemory) -> None:
         self._memory = memory

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from drivers.epf import EndpointFunction, class_code
-from drivers.hw import Epc, PciHeader, RegisterBlock
+from drivers.bus.vhost import NO_VECTOR, DeviceQueue, VhostDevice
+from drivers.carriers.epf import EndpointFunction, class_code
+from drivers.contracts.hw import Epc, PciHeader, RegisterBlock
 from drivers.transports.pci.registers import (
     CAP_VENDOR,
     COMMON_SIZE,
@@ -19,7 +20,6 @@ from drivers.transports.pci.registers import (
     Common,
     Structure,
 )
-from drivers.vhost import NO_VECTOR, DeviceQueue, VhostDevice
 from rings.features import word
 from rings.status import Status
 
@@ -37,7 +37,7 @@ _WIDE = {Common.QUEUE_DESC: "desc", Common.QUEUE_DRIVER: "driver", Common.QUEUE_
 
 
 class VirtioEpf(EndpointFunction):
-    """One function of an endpoint controller that is a virtio device; the device's `drivers.vhost.VhostOps`."""
+    """One function of an endpoint controller that is a virtio device; the device's `drivers.bus.vhost.VhostOps`."""
 
     def __init__(self, epc: Epc, function: int, device_id: int, name: str = "") -> None:
         super().__init__(epc, function, device_id, name)

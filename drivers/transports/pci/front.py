@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from drivers.carrier import config_step, wait_reset
+from drivers.bus.model import MatchId
+from drivers.bus.virtio import NOBODY, DriverQueue, QueueSpec, VirtioDevice
+from drivers.carriers.base import config_step, wait_reset
+from drivers.carriers.pci import NO_VECTOR, FunctionTransport, VirtioPciDriver
+from drivers.contracts.hw import PciFunction
 from drivers.errors import ProbeError, TransportLost
-from drivers.hw import PciFunction
-from drivers.model import MatchId
-from drivers.pci import NO_VECTOR, FunctionTransport, VirtioPciDriver
 from drivers.transports.pci.registers import (
     CAP_VENDOR,
     DEVICE_BASE,
@@ -22,7 +23,6 @@ from drivers.transports.pci.registers import (
     Common,
     Structure,
 )
-from drivers.virtio import NOBODY, DriverQueue, QueueSpec, VirtioDevice
 from rings.formats import RING_FEATURES
 from rings.ids import DeviceId
 
@@ -60,7 +60,7 @@ def find_structures(function: PciFunction) -> dict[int, Structure]:
 
 
 class VirtioPci(FunctionTransport):
-    """`drivers.virtio.ConfigOps` over one PCI function; also hears of its link."""
+    """`drivers.bus.virtio.ConfigOps` over one PCI function; also hears of its link."""
 
     features = RING_FEATURES
 

@@ -9,13 +9,13 @@ from typing import TypeVar
 import attrs
 import trio
 
+from drivers.bus.vhost import DeviceQueue, VhostDevice
+from drivers.contracts.ipc import FdSocket, Handle, Ipc, Unusable
 from drivers.errors import TransportLost
-from drivers.ipc import FdSocket, Handle, Ipc, Unusable
 from drivers.transports.vhost_user.constants import BackendRequest, ProtocolFeature
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Assembler, emit
 from drivers.transports.vhost_user.payloads import ProtocolError
 from drivers.transports.vhost_user.session import Session
-from drivers.vhost import DeviceQueue, VhostDevice
 from rings.formats import RING_FEATURES
 from rings.memory import MappedMemory, Memory
 from rings.status import Status
@@ -41,7 +41,7 @@ class BackStatistics:
 
 
 class VhostUserBack:
-    """`drivers.vhost.VhostBack` and `drivers.vhost.VhostOps` over connections that somebody else opens."""
+    """`drivers.bus.vhost.VhostBack` and `drivers.bus.vhost.VhostOps` over connections that somebody else opens."""
 
     features = RING_FEATURES
 

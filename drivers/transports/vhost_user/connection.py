@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from drivers.contracts.ipc import FdSocket, Handle
 from drivers.errors import DriverError, ProbeError, TransportLost
-from drivers.ipc import FdSocket, Handle
-from drivers.pump import Signal
+from drivers.flow.pump import Signal
 from drivers.transports.vhost_user.constants import BackendRequest, FrontendRequest
 from drivers.transports.vhost_user.messages import (
     BACKEND_MESSAGES,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from drivers.ipc import Handle, Ipc, Notifier, SharedMemory, Unusable
+from drivers.contracts.ipc import Handle, Ipc, Notifier, SharedMemory, Unusable
 from drivers.transports.vhost_user.payloads import Log, Refused
-from rings.dirty import DirtyLog, Range
+from rings.observers.dirty import DirtyLog, Range
 
 __all__ = ["DirtyArea", "DirtyPages"]
 

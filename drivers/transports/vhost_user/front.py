@@ -11,10 +11,12 @@ from contextlib import suppress
 
 import trio
 
+from drivers.bus.virtio import NOBODY, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
+from drivers.carriers.vhost_user import OwnConfig, UserClient, UserSocket
+from drivers.contracts.hw import DmaMemory
+from drivers.contracts.ipc import FdSocket, Unusable
 from drivers.errors import ProbeError, TransportLost
-from drivers.hw import DmaMemory
-from drivers.ipc import FdSocket, Unusable
-from drivers.pump import Signal
+from drivers.flow.pump import Signal
 from drivers.transports.vhost_user.connection import Connection
 from drivers.transports.vhost_user.constants import (
     F_LOG_ALL,
@@ -33,8 +35,6 @@ from drivers.transports.vhost_user.payloads import (
     U64,
     Config,
 )
-from drivers.user import OwnConfig, UserClient, UserSocket
-from drivers.virtio import NOBODY, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
 from rings.features import mask
 from rings.status import Status
 
@@ -55,7 +55,7 @@ too: a back end that is later has no driver that it could harm."""
 
 
 class VhostUserFront:
-    """`drivers.virtio.ConfigOps`. The device is on its bus from the first connection on, and waits there for others."""
+    """`drivers.bus.virtio.ConfigOps`. The device appears with the first connection and outlives it."""
 
     def __init__(self, socket: UserSocket, virtio: VirtioBus, refuse: Callable[[str], None]) -> None:
         """``refuse`` is told why there is no connection, and "" once there is one."""

@@ -7,14 +7,14 @@ from functools import partial
 
 import attrs
 
+from drivers.bus.virtio import DriverQueue, QueueSpec
+from drivers.carriers.vhost_user import UserSocket
+from drivers.contracts.ipc import Handle, Notifier, Unusable
 from drivers.errors import ProbeError
-from drivers.ipc import Handle, Notifier, Unusable
+from drivers.memory.vring import Vring, VringMemory
 from drivers.transports.vhost_user.connection import Connection
 from drivers.transports.vhost_user.constants import FrontendRequest
 from drivers.transports.vhost_user.payloads import MemRegion, MemTable, VringAddr, VringFd, VringState
-from drivers.user import UserSocket
-from drivers.virtio import DriverQueue, QueueSpec
-from drivers.vring import Vring, VringMemory
 from rings.formats import ring_format
 
 __all__ = ["STOP_TIMEOUT", "USER_BASE", "FrontRings"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from drivers.ipc import Handle, Ipc, SharedMemory, Unusable
+from drivers.contracts.ipc import Handle, Ipc, SharedMemory, Unusable
 from drivers.transports.vhost_user.payloads import Inflight, Refused
 from rings.formats import RingFormat
 from rings.queue import Vringh

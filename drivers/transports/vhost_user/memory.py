@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from drivers.ipc import Handle, Ipc, SharedMemory, Unusable
+from drivers.contracts.ipc import Handle, Ipc, SharedMemory, Unusable
 from drivers.transports.vhost_user.payloads import MemRegion, Refused
-from rings.dirty import WriteRecorder
 from rings.memory import Addr, MappedMemory
+from rings.observers.dirty import WriteRecorder
 
 __all__ = ["MAX_SLOTS", "PeerMemory"]
 

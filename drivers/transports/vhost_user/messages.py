@@ -1,7 +1,7 @@
 """vhost-user's messages without I/O: which there are, what goes with them, and how a stream is cut into them.
 
-File descriptors travel beside the bytes. Here they are whatever was received (`drivers.ipc.Handle`): they are counted,
-handed on, or closed, and never looked into.
+File descriptors travel beside the bytes. Here they are opaque (`drivers.contracts.ipc.Handle`): counted, handed on, or
+closed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import IntEnum
 
 import attrs
 
-from drivers.ipc import Handle
+from drivers.contracts.ipc import Handle
 from drivers.transports.vhost_user.constants import (
     MAX_BODY,
     MAX_REGIONS,

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import attrs
 
-from drivers.ipc import FdSocket, Handle, Ipc, Unusable
+from drivers.bus.vhost import VhostDevice
+from drivers.contracts.ipc import FdSocket, Handle, Ipc, Unusable
 from drivers.transports.vhost_user.constants import (
     AGREED_BY,
     F_LOG_ALL,
@@ -41,7 +42,6 @@ from drivers.transports.vhost_user.payloads import (
 )
 from drivers.transports.vhost_user.states import LEGAL, RING_LEGAL, RingState, SessionState
 from drivers.transports.vhost_user.vrings import Vrings
-from drivers.vhost import VhostDevice
 from rings.features import RingFeature, mask
 from rings.status import Status
 

@@ -9,8 +9,9 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.ipc import Handle, Ipc, Notifier
-from drivers.pump import RECHECK
+from drivers.bus.vhost import VhostDevice
+from drivers.contracts.ipc import Handle, Ipc, Notifier
+from drivers.flow.pump import RECHECK
 from drivers.transports.vhost_user.bases import base_format
 from drivers.transports.vhost_user.constants import VRING_F_LOG
 from drivers.transports.vhost_user.dirty import DirtyArea, DirtyPages
@@ -18,13 +19,12 @@ from drivers.transports.vhost_user.inflight import InflightArea
 from drivers.transports.vhost_user.memory import PeerMemory
 from drivers.transports.vhost_user.payloads import MemRegion, Refused, VringAddr
 from drivers.transports.vhost_user.states import RingState
-from drivers.vhost import VhostDevice
-from rings.dirty import DirtyVringh, Range
 from rings.errors import BadRing
 from rings.features import RingFeature
 from rings.formats import FORMATS, RingFormat, ring_format
 from rings.layout import RingAddrs
 from rings.memory import Memory
+from rings.observers.dirty import DirtyVringh, Range
 from rings.packed.vringh import PackedVringh
 from rings.queue import Vringh
 from rings.split.vringh import SplitVringh

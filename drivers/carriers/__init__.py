@@ -1,0 +1,1 @@
+"""What carries virtio devices: PCI functions, endpoint functions, platform slots, NTBs, vhost-user sockets."""

@@ -1,0 +1,98 @@
+"""What carries virtio devices in a host, PCI functions or platform regions, and what makes devices of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import attrs
+import trio
+
+from drivers.bus.model import Binding, BindState, Bus, BusDevice, BusDriver, MatchId
+from drivers.bus.virtio import ConfigOps, VirtioBus, VirtioDevice
+from drivers.errors import TransportLost
+
+__all__ = ["CarrierBus", "CarrierClient", "CarrierDriver", "CarrierOps", "config_step", "wait_reset"]
+
+RESET_TIMEOUT = 1.0
+"""Seconds until a device that does not finish its reset is given up."""
+RESET_POLL = 0.001
+
+C = TypeVar("C", bound=BusDevice)
+
+
+class CarrierOps(ConfigOps, Protocol):
+    """A transport's front half over one carrier."""
+
+    @property
+    def device_id(self) -> int:
+        """Virtio device id."""
+
+    @property
+    def vendor_id(self) -> int: ...
+
+    def own(self, device: VirtioDevice) -> None:
+        """Tell ``device`` from now on what happens to the carrier."""
+
+    def release(self) -> None:
+        """Let go of the carrier."""
+
+
+@attrs.frozen
+class CarrierDriver(Generic[C]):
+    """Makes a virtio device of every carrier in its id table."""
+
+    name: str
+    id_table: Sequence[MatchId]
+    probe: Callable[[C], CarrierOps | None]
+    """The transport over a carrier, or None where no device is behind it, which is no error. Raises ProbeError."""
+
+    async def attach(self, binding: Binding[C, Any], carrier: C, virtio: VirtioBus) -> None:
+        ops = self.probe(carrier)
+        if ops is None:
+            return
+        device = VirtioDevice(ops.device_id, ops.vendor_id, ops, carrier.name)
+        ops.own(device)
+        try:
+            virtio.register_device(device)
+            binding.state = BindState.BOUND
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await virtio.discard_device(device)
+            ops.release()
+
+
+class CarrierClient(BusDriver, Protocol[C]):
+    """Whoever has a use for a carrier: nearly always a `CarrierDriver`."""
+
+    async def attach(self, binding: Binding[C, Any], carrier: C, virtio: VirtioBus) -> None:
+        """Use it until cancelled, for ``virtio``, the host's virtio bus; what `drivers.bus.model.Bus.attach` says."""
+
+
+class CarrierBus(Bus[C, CarrierClient[C]]):
+    """Passes on what it finds to the host's virtio bus."""
+
+    def __init__(self, virtio: VirtioBus) -> None:
+        super().__init__()
+        self._virtio = virtio
+
+    async def attach(self, binding: Binding[C, CarrierClient[C]], device: C, driver: CarrierClient[C]) -> None:
+        await driver.attach(binding, device, self._virtio)
+
+
+async def wait_reset(name: str, status: Callable[[], int], online: Callable[[], bool]) -> None:
+    """Return once ``status`` reads 0 (VIRTIO 1.4 section 2.4.2). Raises TransportLost after a second, or offline."""
+    with trio.move_on_after(RESET_TIMEOUT):
+        while online():
+            if not status():
+                return
+            await trio.sleep(RESET_POLL)
+    why = f"did not finish its reset within {RESET_TIMEOUT:g} s" if online() else "was lost during reset"
+    raise TransportLost(f"{name}: the device {why}")
+
+
+def config_step(offset: int, size: int) -> int:
+    """Bytes of each access to a field of the configuration: its own width, 64 bits in halves (section 4.1.3.1)."""
+    step = 4 if size == 8 else size
+    return step if step in (1, 2, 4) and not offset % step else 1

@@ -1,0 +1,312 @@
+"""The NTB bus of a host, and the PCI driver that makes an NTB of the endpoint function (Linux: ntb_hw_epf)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import trio
+
+from drivers.bus.model import Binding, BindState, Bus, MatchId
+from drivers.bus.virtio import VirtioBus
+from drivers.carriers.base import CarrierClient
+from drivers.carriers.ntb_registers import (
+    DB_COUNT,
+    DEVICE_ID,
+    EXTENSION_MAGIC,
+    LINK_VECTOR,
+    MAX_MWS,
+    MAX_SPADS,
+    MSIX_ENABLE,
+    MW_ALIGN,
+    VENDOR_ID,
+    Bar,
+    CommandStatus,
+    NtbCommand,
+    NtbTopology,
+    Word,
+    db_data,
+    mw_offset,
+    mw_size,
+)
+from drivers.contracts.hw import DmaMemory, MwLimits, Ntb, NtbEvents, PciFunction, Toll
+from drivers.errors import ProbeError, TransportLost
+from rings import features
+from rings.memory import Addr, Memory
+
+__all__ = ["NtbBus", "NtbClient", "NtbDevice", "NtbEpf", "NtbEpfDriver"]
+
+NOBODY = 0xFFFF_FFFF
+
+
+class NtbDevice(Ntb, Protocol):
+    """An NTB as its bus knows it."""
+
+    name: str
+
+    @property
+    def device_id(self) -> int: ...
+
+    @property
+    def vendor_id(self) -> int: ...
+
+    @property
+    def topology(self) -> NtbTopology:
+        """At which end of it this host is."""
+
+
+@runtime_checkable
+class NtbClient(CarrierClient[NtbDevice], Protocol):
+    """Whoever uses an NTB for something."""
+
+    def wants(self, ntb: NtbDevice) -> bool:
+        """Whether this one is for it: ids say nothing about what an NTB is used for."""
+
+
+class NtbBus(Bus[NtbDevice, NtbClient]):
+    """The NTBs of one host, and the clients that make virtio devices or the backs of such of them."""
+
+    prefix = "ntb"
+
+    def __init__(self, virtio: VirtioBus) -> None:
+        super().__init__()
+        self._virtio = virtio
+
+    def match(self, device: NtbDevice) -> NtbClient | None:
+        return next((client for client in self._drivers if client.wants(device)), None)
+
+    async def attach(self, binding: Binding[NtbDevice, NtbClient], device: NtbDevice, driver: NtbClient) -> None:
+        await driver.attach(binding, device, self._virtio)
+
+
+class NtbEpfDriver:
+    """Puts an NTB on ``bus`` for every such function."""
+
+    name = "ntb_hw_epf"
+    id_table = (MatchId(DEVICE_ID, VENDOR_ID),)
+
+    def __init__(self, bus: NtbBus) -> None:
+        self._bus = bus
+
+    async def attach(self, binding: Binding[PciFunction, Any], carrier: PciFunction, virtio: VirtioBus) -> None:
+        ntb = NtbEpf(carrier)
+        self._bus.register_device(ntb)
+        try:
+            binding.state = BindState.BOUND
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._bus.discard_device(ntb)
+            ntb.release()
+
+
+class NtbEpf:
+    """`drivers.contracts.hw.Ntb` over one PCI function. It stays the same while the link goes down and up again."""
+
+    def __init__(self, function: PciFunction) -> None:
+        """Raises ProbeError for a function that is no such NTB."""
+        self.name = function.name
+        self.vendor_id, self.device_id = function.vendor_id, function.device_id
+        self._function = function
+        self._events: NtbEvents | None = None
+        self._known_spads: dict[int, int] = {}
+        self._enabled = False
+        self._up = False
+        self._epoch = 0
+        self._db = self._db_mask = 0
+        self._db_data: list[int] = []
+        if self._word(Word.MAGIC) != EXTENSION_MAGIC:
+            raise ProbeError(f"{self.name}: its configuration region does not say what BAR2 holds")
+        self.topology = NtbTopology(self._word(Word.TOPOLOGY) & 1)
+        self.spad_count = self._word(Word.SPAD_COUNT)
+        self.mw_count = self._word(Word.NO_OF_MW)
+        self._spads = self._word(Word.SPAD_OFFSET)
+        self._db_entry = self._word(Word.DB_ENTRY_SIZE)
+        if not 1 <= self.mw_count <= MAX_MWS:
+            raise ProbeError(f"{self.name}: it reports {self.mw_count} memory windows; it must have 1 to {MAX_MWS}")
+        self._windows = [(self._word(mw_offset(i)), self._word(mw_size(i))) for i in range(self.mw_count)]
+        self._check()
+        self._vectors = 0
+        function.watch(self)
+        self._configure()
+
+    def _check(self) -> None:
+        function = self._function
+        spads = 4 * self.spad_count
+        if not 1 <= self.spad_count <= MAX_SPADS or (
+            self._spads + spads > function.bar_size(Bar.CONFIG) or spads > function.bar_size(Bar.PEER_SPADS)
+        ):
+            raise ProbeError(f"{self.name}: {self.spad_count} scratchpads don't fit where it says they are")
+        if not 4 <= self._db_entry <= MW_ALIGN // DB_COUNT or self._db_entry % 4:
+            raise ProbeError(f"{self.name}: it reports doorbells of {self._db_entry} bytes")
+        end = function.bar_size(Bar.WINDOWS)
+        if any(offset < MW_ALIGN or size <= 0 or offset + size > end for offset, size in self._windows):
+            raise ProbeError(f"{self.name}: its memory windows don't fit into BAR2 of {end} bytes")
+
+    def _configure(self) -> None:
+        """Interrupts and doorbells, for a new epoch of this host's own link; then ask for the link, if wanted."""
+        self._db = 0
+        self._vectors = min(self._function.enable_msix(), 1 + DB_COUNT)
+        if self._vectors < 2:
+            raise ProbeError(f"{self.name}: doorbells need MSI-X")
+        self._function.request_irq(LINK_VECTOR, self._moved)
+        for doorbell in range(self._vectors - 1):
+            self._function.request_irq(1 + doorbell, partial(self._rang, 1 << doorbell))
+        self._command(NtbCommand.CONFIGURE_DOORBELL, self._vectors - 1 | MSIX_ENABLE)
+        if self._enabled:
+            self._command(NtbCommand.LINK_UP)
+
+    def release(self) -> None:
+        """Let go of the function."""
+        self._function.watch(None)
+        self._function.free_irqs()
+
+    @property
+    def dma(self) -> DmaMemory:
+        return self._function.dma
+
+    def watch(self, events: NtbEvents | None) -> None:
+        self._events = events
+
+    # LinkEvents
+
+    def link_up(self) -> None:
+        try:
+            self._configure()
+        except (ProbeError, TransportLost):  # it went away again, or lies: the link between the hosts stays down
+            return
+        self._moved()
+
+    def link_down(self) -> None:
+        self._moved()
+
+    # The link between the hosts
+
+    @property
+    def link_is_up(self) -> bool:
+        status = self._word(Word.STATUS) if self._function.online else 0
+        return status != NOBODY and bool(status & CommandStatus.LINK_UP)
+
+    @property
+    def link_epoch(self) -> int:
+        return self._word(Word.LINK_EPOCH)
+
+    def link_enable(self) -> None:
+        self._enabled = True
+        self._try(NtbCommand.LINK_UP)
+
+    def link_disable(self) -> None:
+        self._enabled = False
+        self._try(NtbCommand.LINK_DOWN)
+
+    def _moved(self) -> None:
+        self._db_data = []
+        if self._events is not None:
+            self._events.link_event()
+
+    # Doorbells
+
+    @property
+    def db_valid_mask(self) -> int:
+        return (1 << max(0, self._vectors - 1)) - 1
+
+    def db_read(self) -> int:
+        return self._db
+
+    def db_clear(self, bits: int) -> None:
+        self._db &= ~bits
+
+    def db_set_mask(self, bits: int) -> None:
+        self._db_mask |= bits
+
+    def db_clear_mask(self, bits: int) -> None:
+        self._db_mask &= ~bits
+        if self._db & bits and self._events is not None:
+            self._events.db_event()
+
+    def peer_db_set(self, bits: int) -> None:
+        if not self._db_data:  # known once the other host is there
+            self._db_data = [self._word(db_data(i)) for i in range(DB_COUNT)] if self.link_is_up else []
+        for doorbell in features.bits(bits & self.db_valid_mask if self._db_data else 0):
+            self._function.bar_write(Bar.WINDOWS, self._db_entry * doorbell, 4, self._db_data[doorbell])
+
+    def _rang(self, bit: int) -> None:
+        self._db |= bit
+        if bit & ~self._db_mask and self._events is not None:
+            self._events.db_event()
+
+    # Scratchpads
+
+    @property
+    def spads(self) -> Mapping[int, int]:
+        return self._known_spads
+
+    def spad_read(self, index: int) -> int:
+        value = self._function.bar_read(Bar.CONFIG, self._spads + 4 * self._spad(index), 4)
+        self._known_spads[index] = value
+        return value
+
+    def spad_write(self, index: int, value: int) -> None:
+        self._known_spads[index] = value & NOBODY
+        self._function.bar_write(Bar.CONFIG, self._spads + 4 * self._spad(index), 4, value & NOBODY)
+
+    def peer_spad_read(self, index: int) -> int:
+        return self._function.bar_read(Bar.PEER_SPADS, 4 * self._spad(index), 4)
+
+    def peer_spad_write(self, index: int, value: int) -> None:
+        self._function.bar_write(Bar.PEER_SPADS, 4 * self._spad(index), 4, value & NOBODY)
+
+    def _spad(self, index: int) -> int:
+        if not 0 <= index < self.spad_count:
+            raise ValueError(f"{self.name} has no scratchpad {index} of {self.spad_count}")
+        return index
+
+    # Memory windows
+
+    def mw_get_align(self, window: int) -> MwLimits:
+        return MwLimits(MW_ALIGN, 1, self._windows[window][1])
+
+    def mw_set_trans(self, window: int, addr: Addr, size: int) -> None:
+        limits = self.mw_get_align(window)
+        if addr % limits.addr_align or not 0 < size <= limits.size_max:
+            raise ValueError(f"{self.name}: window {window} can't show {size} bytes at {addr:#x}")
+        for word, value in ((Word.ADDR_LO, addr & NOBODY), (Word.ADDR_HI, addr >> 32), (Word.SIZE, size)):
+            self._function.bar_write(Bar.CONFIG, word, 4, value)
+        self._command(NtbCommand.CONFIGURE_MW, window)
+
+    def mw_clear_trans(self, window: int) -> None:
+        self._try(NtbCommand.TEARDOWN_MW, window)
+
+    def peer_mw(self, window: int, at: Addr, size: int) -> Memory:
+        offset, room = self._windows[window]
+        return self._function.bar_map(Bar.WINDOWS, offset, min(size, room), at)
+
+    def peer_mw_toll(self, window: int) -> Toll | None:
+        return self._function.bar_toll(Bar.WINDOWS, *self._windows[window])
+
+    # Registers
+
+    def _word(self, offset: int) -> int:
+        return self._function.bar_read(Bar.CONFIG, offset, 4)
+
+    def _command(self, command: NtbCommand, argument: int = 0) -> None:
+        """The function carries a command out in the access that gives it.
+
+        Raises ValueError where it refuses, TransportLost where nobody answers.
+        """
+        self._function.bar_write(Bar.CONFIG, Word.ARGUMENT, 4, argument)
+        self._function.bar_write(Bar.CONFIG, Word.COMMAND, 4, command)
+        status = self._word(Word.STATUS)
+        if status == NOBODY or not status & (CommandStatus.OK | CommandStatus.ERROR):
+            raise TransportLost(f"{self.name}: no answer to {command.name}")
+        if status & CommandStatus.ERROR:
+            raise ValueError(f"{self.name}: {command.name} was refused")
+
+    def _try(self, command: NtbCommand, argument: int = 0) -> None:
+        """The same for what is asked for again later, or ends by itself, where nobody is there to hear it now."""
+        if self._function.online:
+            try:
+                self._command(command, argument)
+            except TransportLost:
+                pass

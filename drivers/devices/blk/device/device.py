@@ -1,0 +1,275 @@
+"""vhost-blk: the device's side of a disk, between the driver's rings and a sector store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import attrs
+import trio
+
+from drivers.bus.model import MatchId, present
+from drivers.bus.vhost import DeviceQueue, VhostDevice
+from drivers.contracts.ports import SectorStore
+from drivers.devices.blk.device.request import Limits, Refusal, Request
+from drivers.devices.blk.layout import (
+    ID_SIZE,
+    SECTOR,
+    SUPPORTED,
+    TABLE,
+    BlkConfig,
+    BlkFeature,
+    BlkStatus,
+    ConfigField,
+    RequestType,
+)
+from drivers.flow.figures import RequestFigures
+from drivers.storage.job_flow import AT_ONCE, JobFlow
+from drivers.storage.workers import Job, Kind, Workers
+from rings.chain import Chain, copy_in
+from rings.features import mask
+from rings.ids import DeviceId
+from rings.queue import Vringh
+from rings.sides import MAX_CHAIN_BYTES
+
+__all__ = ["BlkPlug", "VhostBlk"]
+
+SIZE_MAX = 4 << 20
+SEG_MAX = 126
+"""Segments of data in one request. A larger ring does not raise it."""
+TABLE_MAX = SEG_MAX + 2
+"""Descriptors of the longest request: header, data, status."""
+MAX_SECTORS = 1 << 21
+"""Of one segment of a discard or write-zeroes request: 1 GiB."""
+MAX_SEGMENTS = 16
+WRITEBACK = ConfigField.WRITEBACK.value[0]
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+@attrs.define(eq=False)
+class BlkPlug:
+    """What one vhost-blk device is: its store, and what it offers."""
+
+    store: SectorStore
+    serial: str = ""
+    """What GET_ID says: at most 20 bytes of ASCII."""
+    features: int = SUPPORTED
+    queue_size: int = 256
+    queues: int = 1
+    workers: int = 4
+    """Requests that may block at the same time."""
+    figures: list[RequestFigures] = attrs.field(init=False)
+    """By queue."""
+    resized: Callable[[], None] = attrs.field(init=False, default=nothing)
+    """Call it when what the store says of itself changed, such as its size."""
+
+    @figures.default
+    def _figures(self) -> list[RequestFigures]:
+        return [RequestFigures() for _ in range(self.queues)]
+
+
+class RequestFlow(JobFlow):
+    """One queue."""
+
+    def __init__(self, queue: DeviceQueue, bound: BoundVhostBlk, workers: Workers, figures: RequestFigures) -> None:
+        super().__init__(queue, workers, figures)
+        self._bound = bound
+        self._store = bound.plug.store
+
+    def begin(self, ring: Vringh, chain: Chain) -> int:
+        request = Request.parse(chain, self._bound.limits)
+        self.figures.taken += 1
+        if isinstance(request, Refusal):
+            self._answer(ring, request, request.verdict, 0, request.cause)
+            return 0
+        self._do(ring, request)
+        return request.size
+
+    def _do(self, ring: Vringh, request: Request) -> None:
+        kind, got = request.kind, 0
+        writeback, small = self._bound.writeback, request.size <= AT_ONCE
+        try:
+            if kind == RequestType.IN and small:
+                got = self._store.preadv(request.data, request.offset)
+            elif kind == RequestType.OUT and writeback and small:
+                got = self._store.pwritev(request.data, request.offset)
+            elif kind == RequestType.GET_ID:
+                serial = self._bound.plug.serial.encode("ascii", "replace")[:ID_SIZE].ljust(ID_SIZE, b"\0")
+                self._answer(ring, request, BlkStatus.OK, copy_in(request.data, serial))
+                return
+        except OSError as error:
+            self._answer(ring, request, BlkStatus.IOERR, 0, error.strerror or "short")
+            return
+        if got == request.size and kind in _MOVES:
+            self._answer(ring, request, BlkStatus.OK, got)
+            return
+        self.hand_over(
+            Job(
+                _KINDS[kind],
+                self._store,
+                self.held,
+                self.finished,
+                request,
+                request.offset,
+                request.size,
+                request.data,
+                request.extents,
+                stable=not writeback,
+                done=got,
+            )
+        )
+
+    def end(self, ring: Vringh, job: Job) -> None:
+        assert isinstance(job.request, Request)
+        status = BlkStatus.OK if job.error is None else BlkStatus.IOERR
+        self._answer(ring, job.request, status, job.done, job.cause)
+
+    def _answer(self, ring: Vringh, request: Request | Refusal, status: BlkStatus, moved: int, cause: str = "") -> None:
+        """The status is written last, when everything else is. The length never covers what may be unwritten."""
+        request.status[0] = status
+        figures = self.figures
+        if status:
+            figures.fail(cause)
+            ring.complete(request.head, 0)
+            return
+        assert isinstance(request, Request)
+        figures.done += 1
+        figures.bytes += moved if request.kind != RequestType.GET_ID else 0
+        ring.complete(request.head, 1 + (moved if request.kind in _ANSWERS else 0))
+
+
+_ANSWERS = frozenset((RequestType.IN, RequestType.GET_ID))
+_MOVES = frozenset((RequestType.IN, RequestType.OUT))
+_KINDS: Mapping[int, Kind] = {
+    RequestType.IN: Kind.READ,
+    RequestType.OUT: Kind.WRITE,
+    RequestType.FLUSH: Kind.FLUSH,
+    RequestType.DISCARD: Kind.DISCARD,
+    RequestType.WRITE_ZEROES: Kind.WRITE_ZEROES,
+}
+
+
+class BoundVhostBlk:
+    """One vhost-blk device with its store."""
+
+    def __init__(self, device: VhostDevice, plug: BlkPlug) -> None:
+        self._device = device
+        self.plug = plug
+        self.limits = Limits(0, 0)
+        self.writeback = True
+        """Whether a write may be answered before it is on stable storage."""
+
+    def offer(self) -> None:
+        plug, info = self.plug, self.plug.store.info
+        features = plug.features & SUPPORTED
+        without = {
+            BlkFeature.RO: not info.read_only,
+            BlkFeature.DISCARD: info.read_only,
+            BlkFeature.WRITE_ZEROES: info.read_only,
+            BlkFeature.MQ: plug.queues == 1,
+            # A cache that can't be flushed must not be offered as one (section 5.2.5.2).
+            BlkFeature.CONFIG_WCE: not features >> BlkFeature.FLUSH & 1,
+        }
+        features &= ~mask(bit for bit, lacks in without.items() if lacks)
+        count = plug.queues if features >> BlkFeature.MQ & 1 else 1
+        self._device.offer(
+            TABLE, features, [(f"requestq{i + 1}", plug.queue_size) for i in range(count)], self._config(features)
+        )
+        for queue in self._device.queues:
+            queue.table_max = TABLE_MAX
+        self._device.on_features = self._agreed
+        plug.resized = self._resized
+
+    def _config(self, features: int) -> bytes:
+        plug, info = self.plug, self.plug.store.info
+
+        def fields(bit: BlkFeature, **values: int) -> dict[str, int]:
+            return values if features >> bit & 1 else {}
+
+        return BlkConfig(
+            capacity=info.size // SECTOR,
+            **fields(BlkFeature.SIZE_MAX, size_max=SIZE_MAX),
+            **fields(BlkFeature.SEG_MAX, seg_max=max(1, min(SEG_MAX, plug.queue_size - 2))),
+            **fields(BlkFeature.BLK_SIZE, blk_size=info.block_size),
+            **fields(
+                BlkFeature.TOPOLOGY,
+                physical_block_exp=(info.physical_block // info.block_size).bit_length() - 1,
+                min_io_size=max(1, info.physical_block // info.block_size),
+            ),
+            **fields(BlkFeature.CONFIG_WCE, writeback=int(self.writeback)),
+            **fields(BlkFeature.MQ, num_queues=plug.queues),
+            **fields(
+                BlkFeature.DISCARD,
+                max_discard_sectors=MAX_SECTORS,
+                max_discard_seg=MAX_SEGMENTS,
+                discard_sector_alignment=max(1, info.physical_block // SECTOR),
+            ),
+            **fields(
+                BlkFeature.WRITE_ZEROES,
+                max_write_zeroes_sectors=MAX_SECTORS,
+                max_write_zeroes_seg=MAX_SEGMENTS,
+                write_zeroes_may_unmap=int(info.unmaps),
+            ),
+        ).emit()
+
+    def _agreed(self, features: int) -> None:
+        """At FEATURES_OK: a driver that can't flush gets no cache (section 5.2.5.2)."""
+        self._set_writeback(bool(features >> BlkFeature.FLUSH & 1))
+
+    def _set_writeback(self, on: bool) -> None:
+        self.writeback = on
+        self._device.set_config(self._config(self._device.device_features))
+
+    def _resized(self) -> None:
+        self.limits = attrs.evolve(self.limits, capacity=self.plug.store.info.size // SECTOR)
+        self._device.set_config(self._config(self._device.device_features))
+
+    async def run(self) -> None:
+        device, plug, info = self._device, self.plug, self.plug.store.info
+        bounded = not mask((BlkFeature.SIZE_MAX, BlkFeature.SEG_MAX)) & ~device.features
+        self.limits = Limits(
+            info.size // SECTOR,
+            device.features,
+            info.read_only,
+            MAX_SECTORS,
+            MAX_SEGMENTS,
+            SIZE_MAX * SEG_MAX if bounded else MAX_CHAIN_BYTES,
+        )
+        workers = Workers()
+        async with trio.open_nursery() as nursery:
+            for _ in range(plug.workers):
+                nursery.start_soon(workers.work)
+            for queue, figures in zip(device.queues, plug.figures, strict=False):
+                nursery.start_soon(queue.each_life, partial(self._serve, queue, workers, figures))
+
+    async def _serve(self, queue: DeviceQueue, workers: Workers, figures: RequestFigures) -> None:
+        await RequestFlow(queue, self, workers, figures).run(self._device.settle)
+
+    def config_written(self, offset: int, data: bytes) -> None:
+        """Only the cache mode is a driver's to choose, and only if that was agreed on."""
+        if (offset, len(data)) == (WRITEBACK, 1) and self._device.features >> BlkFeature.CONFIG_WCE & 1 and data[0] < 2:
+            self._set_writeback(bool(data[0]))
+
+    async def close(self) -> None:
+        self._device.on_features = None
+        self.plug.resized = nothing
+
+
+class VhostBlk:
+    """The device type; ``plug_for`` says what a device of it is, None while that is not there yet."""
+
+    name = "vhost_blk"
+    id_table: Sequence[MatchId] = (MatchId(DeviceId.BLOCK),)
+    table = TABLE
+
+    def __init__(self, plug_for: Callable[[VhostDevice], BlkPlug | None]) -> None:
+        self._plug_for = plug_for
+
+    async def probe(self, device: VhostDevice) -> BoundVhostBlk:
+        plug = present(self._plug_for(device), device, "no store yet")
+        bound = BoundVhostBlk(device, plug)
+        bound.offer()
+        return bound

@@ -1,0 +1,132 @@
+"""Is this chain a request, and may it be done? Pure: what a driver sent becomes a checked value, or a verdict.
+
+A chain is a 16-byte header, data, and a byte for the status as the last one that the device may write (VIRTIO 1.4
+section 5.2.6). Header and segments are fetched once and checked as that copy; data are byte views of the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import attrs
+
+from drivers.devices.blk.layout import HEADER, SECTOR, SEGMENT, UNMAP, BlkFeature, BlkStatus, RequestType
+from drivers.storage.workers import Extent
+from rings.chain import Chain, copy_out, skip, total
+from rings.errors import BadChain
+
+__all__ = ["Limits", "Refusal", "Request"]
+
+_NEEDS: Mapping[RequestType, BlkFeature | None] = {
+    RequestType.IN: None,
+    RequestType.OUT: None,
+    RequestType.FLUSH: BlkFeature.FLUSH,
+    RequestType.GET_ID: None,
+    RequestType.DISCARD: BlkFeature.DISCARD,
+    RequestType.WRITE_ZEROES: BlkFeature.WRITE_ZEROES,
+}
+_FLAGS: Mapping[RequestType, int] = {RequestType.DISCARD: 0, RequestType.WRITE_ZEROES: UNMAP}
+"""The flags that a segment of each may have."""
+
+
+@attrs.frozen
+class Limits:
+    """What requests are checked against, from what was agreed on and what the store is."""
+
+    capacity: int
+    """Sectors."""
+    features: int
+    """As negotiated."""
+    read_only: bool = False
+    max_sectors: int = 0
+    """Of one segment of a discard or write-zeroes request."""
+    max_segments: int = 0
+    max_data: int = 1 << 32
+    """Bytes of data of one request."""
+    types: frozenset[int] = attrs.field(init=False)
+    """The requests that exist between these two sides."""
+
+    @types.default
+    def _types(self) -> frozenset[int]:
+        return frozenset(kind for kind, bit in _NEEDS.items() if bit is None or self.features >> bit & 1)
+
+
+class Request(NamedTuple):  # which is made for every request in a third of the time
+    """A request that may be done. ``status`` is the byte to write last; it and ``data`` are views of the chain."""
+
+    head: int
+    status: memoryview
+    kind: int
+    offset: int
+    """Bytes."""
+    size: int
+    """Bytes of data."""
+    data: Sequence[memoryview]
+    """What to write to the disk, or where to put what is read."""
+    extents: tuple[Extent, ...] = ()
+
+    @staticmethod
+    def parse(chain: Chain, limits: Limits) -> Request | Refusal:
+        """Raises BadChain where there is no byte for a status, so that nothing could ever be answered."""
+        head, readable, writable = chain
+        if not writable:
+            raise BadChain(head, "there is no byte for the status")
+        last = writable[-1]
+        status, data = (last, writable[:-1]) if len(last) == 1 else (last[-1:], [*writable[:-1], last[:-1]])
+        header = copy_out(readable, HEADER.size)
+        if len(header) < HEADER.size:
+            return Refusal(head, status, BlkStatus.IOERR, "short_header")
+        kind, _, sector = HEADER.unpack(header)
+        if kind not in limits.types:
+            return Refusal(head, status, BlkStatus.UNSUPP, "unknown_type")
+        if limits.read_only and kind in _WRITES:
+            return Refusal(head, status, BlkStatus.IOERR, "read_only")
+        if kind in _FLAGS:
+            return _ranges(head, status, kind, skip(readable, HEADER.size), limits)
+        if kind == RequestType.OUT:
+            data = readable[1:] if len(readable[0]) == HEADER.size else skip(readable, HEADER.size)
+        elif kind == RequestType.FLUSH:
+            data = []
+        size = total(data)
+        if size > limits.max_data:
+            return Refusal(head, status, BlkStatus.IOERR, "too_long")
+        if kind in _MOVES:
+            if size % SECTOR:
+                return Refusal(head, status, BlkStatus.IOERR, "unaligned")
+            if sector + size // SECTOR > limits.capacity:
+                return Refusal(head, status, BlkStatus.IOERR, "beyond_end")
+        return Request(head, status, kind, sector * SECTOR, size, data)
+
+
+_MOVES = frozenset((RequestType.IN, RequestType.OUT))
+_WRITES = frozenset((RequestType.OUT, RequestType.DISCARD, RequestType.WRITE_ZEROES))
+
+
+@attrs.frozen
+class Refusal:
+    """A request that is answered with an error, and why."""
+
+    head: int
+    status: memoryview
+    verdict: BlkStatus
+    cause: str
+
+
+def _ranges(head: int, status: memoryview, kind: int, data: list[memoryview], limits: Limits) -> Request | Refusal:
+    """Discard and write zeroes: all segments are good, or nothing is done (section 5.2.6.2)."""
+    size = total(data)
+    if not size or size % SEGMENT.size:
+        return Refusal(head, status, BlkStatus.IOERR, "unaligned")
+    if size > limits.max_segments * SEGMENT.size:
+        return Refusal(head, status, BlkStatus.IOERR, "too_many_segments")
+    segments = list(SEGMENT.iter_unpack(copy_out(data, size)))
+    if any(flags & ~_FLAGS[RequestType(kind)] for _, _, flags in segments):
+        return Refusal(head, status, BlkStatus.UNSUPP, "bad_flags")
+    if any(count > limits.max_sectors for _, count, _ in segments):
+        return Refusal(head, status, BlkStatus.IOERR, "too_long")
+    if any(sector + count > limits.capacity for sector, count, _ in segments):
+        return Refusal(head, status, BlkStatus.IOERR, "beyond_end")
+    unmap = kind == RequestType.DISCARD
+    extents = tuple(Extent(s * SECTOR, n * SECTOR, unmap or bool(flags & UNMAP)) for s, n, flags in segments)
+    return Request(head, status, kind, 0, sum(extent.size for extent in extents), (), extents)

@@ -1,0 +1,279 @@
+"""A virtio-blk disk as programs on the driver's host use it: it outlives resets and link flaps of its device.
+
+Programs that want speed make `DiskRequest`s, `submit` several and `kick` once; everybody else awaits `read`, `write`
+and so on. Requests that the device did not answer before it went away are kept and given to it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+import trio
+
+from drivers.devices.blk.driver.geometry import Geometry
+from drivers.devices.blk.layout import BlkStatus, RequestType
+from drivers.errors import DriverError
+from drivers.storage.bounce import LARGE, Buffer
+from drivers.storage.submit import BUFFERS, PATIENCE, Queue, Submitter
+from rings.chain import copy_in
+
+__all__ = ["Disk", "DiskError", "DiskRequest"]
+
+PART = 1 << 20
+"""Bytes of data in one request to the device at most: larger ones are done in parts."""
+WRITES = frozenset((RequestType.OUT, RequestType.DISCARD, RequestType.WRITE_ZEROES))
+
+
+class DiskError(DriverError):
+    """A request ended with an error; ``status`` is the device's word for it."""
+
+    def __init__(self, status: BlkStatus, what: str) -> None:
+        super().__init__(f"{what}: {status.name}")
+        self.status = status
+
+
+@attrs.define(eq=False)
+class DiskRequest:
+    """One request to the device. ``done`` is called when it ended, with ``status`` set; the buffer is its maker's."""
+
+    kind: RequestType
+    done: Callable[[DiskRequest], None]
+    offset: int = 0
+    """Bytes, as is ``size``."""
+    size: int = 0
+    buffer: Buffer | None = None
+    """Data to write, or where data that is read comes to."""
+    unmap: bool = False
+    context: object = None
+    """Whatever ``done`` needs."""
+    status: BlkStatus = BlkStatus.OK
+    answer: bytes = b""
+    """What GET_ID says."""
+    serial: int = 0
+    deadline: float | None = None
+    """When it is given up, set once the device went away."""
+
+
+@attrs.define(eq=False)
+class _Operation:
+    """What one caller waits for: several requests, and where their data goes."""
+
+    into: memoryview | None = None
+    left: int = 0
+    """Requests that did not end yet, those that are still to be made among them."""
+    status: BlkStatus = BlkStatus.OK
+    over: trio.Event = attrs.field(factory=trio.Event)
+
+
+@attrs.frozen(eq=False)
+class _Part:
+    """One request of an operation, and the bytes before it."""
+
+    operation: _Operation
+    at: int = 0
+
+
+class Disk(Submitter[DiskRequest]):
+    """A disk. ``serve`` has to run for as long as it is used."""
+
+    def __init__(self, *, buffers: int = BUFFERS, patience: float = PATIENCE, queues: int = 1) -> None:
+        """``buffers``: bytes for data on its way; ``patience``: seconds that requests wait for a lost device."""
+        super().__init__(buffers=buffers, patience=patience, queues=queues)
+        self.geometry: Geometry | None = None
+        """Of the device when it was there last."""
+        self.transfer_max = PART
+        """Bytes of data that one request may have."""
+        self.resized = trio.lowlevel.ParkingLot()
+        """Woken when the geometry changes."""
+
+    # What the driver says.
+
+    def come_up(self, geometry: Geometry, queues: Sequence[Queue[DiskRequest]], transfer_max: int) -> None:
+        """The device is live: it gets again what was kept."""
+        self.transfer_max = min(transfer_max, self.largest)
+        self.set_geometry(geometry)
+        self.went_up(queues)
+
+    def set_geometry(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.resized.unpark_all()
+
+    # What programs say.
+
+    async def wait_online(self) -> Geometry:
+        """The geometry, once the device is there."""
+        await self.wait_up()
+        assert self.geometry is not None
+        return self.geometry
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset``, both multiples of the block size. Raises DiskError, ValueError."""
+        data = bytearray(size)
+        await self.read_into(offset, memoryview(data))
+        return bytes(data)
+
+    async def read_into(self, offset: int, into: memoryview) -> None:
+        """Fill ``into``, which changes no more once this returned, however it did. Raises DiskError, ValueError."""
+        await self._transfer(RequestType.IN, offset, len(into), into=into)
+
+    async def write(self, offset: int, data: bytes | bytearray | memoryview, *, fua: bool = False) -> None:
+        """Write; with ``fua`` it is on stable storage when this returns. Raises DiskError, ValueError."""
+        await self._transfer(RequestType.OUT, offset, len(data), data=memoryview(data))
+        if fua:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Everything that was written is on stable storage when this returns. Raises DiskError."""
+        await self._request(DiskRequest(RequestType.FLUSH, self._ended))
+
+    async def discard(self, offset: int, size: int) -> None:
+        """The range is of no use any more. Raises DiskError, also where the device can't; ValueError."""
+        await self._ranges(RequestType.DISCARD, offset, size)
+
+    async def write_zeroes(self, offset: int, size: int, *, unmap: bool = False) -> None:
+        """The range reads as zeroes from now on; its blocks may be given up with ``unmap``.
+
+        Raises DiskError, ValueError.
+        """
+        if (await self._known()).zeroes_max:
+            await self._ranges(RequestType.WRITE_ZEROES, offset, size, unmap)
+        else:
+            zeroes = bytes(min(size, PART))
+            for at in range(0, size, PART):
+                await self.write(offset + at, zeroes[: min(PART, size - at)])
+
+    async def get_id(self) -> bytes:
+        """What the device calls itself: at most 20 bytes. Raises DiskError."""
+        request = DiskRequest(RequestType.GET_ID, self._ended)
+        await self._request(request)
+        return request.answer.rstrip(b"\0")
+
+    # How it is done.
+
+    async def _known(self) -> Geometry:
+        if self.geometry is None:
+            with trio.move_on_after(self._patience):
+                return await self.wait_online()
+            raise DiskError(BlkStatus.IOERR, "there is no device yet")
+        return self.geometry
+
+    def admit(self, request: DiskRequest) -> bool:
+        """What the device would have to refuse does not get there (VIRTIO 1.4 section 5.2.6.1)."""
+        refused = self._refusal(request)
+        if refused is not None:
+            self._end(request, *refused)
+            return False
+        if request.kind is RequestType.FLUSH and self.geometry is not None and not self.geometry.flushes:
+            request.done(request)  # there is no cache
+            return False
+        return True
+
+    def fail(self, request: DiskRequest, cause: str) -> None:
+        self._end(request, BlkStatus.IOERR, cause)
+
+    def _end(self, request: DiskRequest, status: BlkStatus, cause: str) -> None:
+        self.figures[0].taken += 1
+        self.figures[0].fail(cause)
+        request.status = status
+        request.done(request)
+
+    def _refusal(self, request: DiskRequest) -> tuple[BlkStatus, str] | None:
+        geometry, kind = self.geometry, request.kind
+        assert geometry is not None
+        if request.offset + request.size > geometry.size:
+            return BlkStatus.IOERR, "beyond_end"
+        if request.buffer is not None and request.size > self.transfer_max:
+            return BlkStatus.IOERR, "too_large"
+        if geometry.read_only and kind in WRITES:
+            return BlkStatus.IOERR, "read_only"
+        if (request.offset | request.size) & geometry.block_size - 1:
+            return BlkStatus.IOERR, "unaligned"
+        if kind is RequestType.DISCARD and request.size > geometry.discard_max:
+            return BlkStatus.UNSUPP, "no_discard"
+        if kind is RequestType.WRITE_ZEROES and request.size > geometry.zeroes_max:
+            return BlkStatus.UNSUPP, "no_write_zeroes"
+        return None
+
+    async def _transfer(
+        self,
+        kind: RequestType,
+        offset: int,
+        size: int,
+        data: memoryview | None = None,
+        into: memoryview | None = None,
+    ) -> None:
+        geometry = await self._known()
+        self._check(offset, size, geometry)
+        operation = _Operation(into, -(-size // self.transfer_max))
+        try:
+            for at, part in _parts(size, self.transfer_max):
+                buffer = await self.buffer(part)
+                if data is not None:
+                    copy_in(buffer.views, data[at : at + part])
+                self.submit(DiskRequest(kind, self._ended, offset + at, part, buffer, context=_Part(operation, at)))
+            await self._finish(operation, f"{kind.name} of {size} bytes at {offset}")
+        finally:
+            operation.into = None
+
+    async def _ranges(self, kind: RequestType, offset: int, size: int, unmap: bool = False) -> None:
+        geometry = await self._known()
+        self._check(offset, size, geometry)
+        most = geometry.discard_max if kind is RequestType.DISCARD else geometry.zeroes_max
+        most = most or size
+        operation = _Operation(left=-(-size // most) if size else 0)
+        for at, part in _parts(size, most):
+            request = DiskRequest(kind, self._ended, offset + at, part, context=_Part(operation))
+            request.unmap = unmap and geometry.unmaps
+            self.submit(request)
+        await self._finish(operation, f"{kind.name} of {size} bytes at {offset}")
+
+    async def _request(self, request: DiskRequest) -> None:
+        operation = _Operation(left=1)
+        request.context = _Part(operation)
+        self.submit(request)
+        await self._finish(operation, request.kind.name)
+
+    async def _finish(self, operation: _Operation, what: str) -> None:
+        self.kick()
+        if operation.left:
+            await operation.over.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+        if operation.status:
+            raise DiskError(operation.status, what)
+
+    def _check(self, offset: int, size: int, geometry: Geometry) -> None:
+        if offset < 0 or offset % geometry.block_size or size % geometry.block_size:
+            raise ValueError(f"{size} bytes at {offset} are not whole blocks of {geometry.block_size}")
+
+    @staticmethod
+    def _ended(request: DiskRequest) -> None:
+        """One part ended; whoever waited for it may have gone."""
+        part = request.context
+        assert isinstance(part, _Part)
+        operation = part.operation
+        if request.buffer is not None:
+            if operation.into is not None and not request.status:
+                into = operation.into[part.at : part.at + request.size]
+                for view in request.buffer.views:
+                    into[: len(view)] = view
+                    into = into[len(view) :]
+            request.buffer.free()
+        operation.left -= 1
+        operation.status = operation.status or request.status
+        if not operation.left:
+            operation.over.set()
+
+
+def _parts(size: int, most: int) -> Iterator[tuple[int, int]]:
+    for at in range(0, size, max(1, most)):
+        yield at, min(most, size - at)
+
+
+def transfer_max(geometry: Geometry, num: int) -> int:
+    """Bytes of data in one request to a device, with a ring of ``num`` descriptors, two of which it needs itself."""
+    segments = min(geometry.segments_max, num - 2)
+    pieces = segments // -(-LARGE // min(LARGE, geometry.segment_max))
+    most = min(PART, pieces * LARGE if pieces else segments * geometry.segment_max)
+    return most - most % geometry.block_size

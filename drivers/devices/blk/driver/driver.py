@@ -1,0 +1,244 @@
+"""virtio-blk: the driver's side of a disk, between its virtqueues and whoever uses the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import attrs
+import trio
+
+from drivers.bus.model import MatchId, present
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, prepared
+from drivers.contracts.hw import DmaMemory
+from drivers.devices.blk.driver.disk import PART, Disk, DiskRequest, transfer_max
+from drivers.devices.blk.driver.geometry import Geometry
+from drivers.devices.blk.layout import (
+    HEADER,
+    ID_SIZE,
+    SECTOR,
+    SEGMENT,
+    SUPPORTED,
+    TABLE,
+    UNMAP,
+    BlkFeature,
+    BlkStatus,
+    ConfigField,
+    RequestType,
+)
+from drivers.errors import ProbeError
+from drivers.flow.figures import RequestFigures
+from drivers.flow.pump import pump
+from drivers.memory.pool import page_bytes
+from drivers.memory.vring import ring_memory
+from drivers.storage.bounce import LARGE
+from drivers.storage.request_queue import RequestQueue
+from rings.features import RingFeature
+from rings.ids import DeviceId
+from rings.memory import Addr
+from rings.queue import Segment
+
+__all__ = ["BlkSettings", "MIN_NUM", "VirtioBlk", "host_memory"]
+
+# A slot holds what a request has besides its data: header, one segment, id, status. Whole cache lines.
+SLOT, SEGMENT_AT, ID_AT, STATUS_AT = 64, 16, 32, 56
+UNANSWERED = 0xFF
+SEGMENTS = PART // LARGE
+"""Segments of the largest request, if the device takes ours as they are."""
+MIN_NUM = 4
+"""Descriptors of the smallest ring that has room for header, data and status."""
+
+
+def segments_of(most: int, largest: int) -> int:
+    """Descriptors of the longest request, if data are in ``most`` segments at most, each of ``largest`` bytes."""
+    return 2 + min(most, PART // LARGE * -(-LARGE // min(LARGE, largest)))
+
+
+def host_memory(num: int, queues: int, buffers: int) -> int:
+    """Bytes of its host's memory that the driver takes at most, for a device that takes segments as large as ours."""
+    each = ring_memory(num, segments_of(SEGMENTS, LARGE)) + page_bytes(num * SLOT)
+    return page_bytes(buffers) + queues * each
+
+
+@attrs.define(eq=False)
+class BlkSettings:
+    """What one virtio-blk device is to its host, and how its driver is to use it."""
+
+    disk: Disk
+    features: int = SUPPORTED
+    """Bits to accept where offered."""
+    queue_size: int | None = None
+    """Largest ring to use, in descriptors; None takes what the device has."""
+
+
+class Slots:
+    """The small parts of requests, in this host's memory."""
+
+    def __init__(self, dma: DmaMemory, count: int) -> None:
+        self._dma = dma
+        self._block = dma.alloc(count * SLOT, SLOT)
+        self.words = dma.pin(self._block.addr, count * SLOT, "Q")
+        self.bytes = dma.pin(self._block.addr, count * SLOT, "B")
+        starts = [Addr(self._block.addr + i * SLOT) for i in range(count)]
+        self.header: list[Segment] = [(at, HEADER.size) for at in starts]
+        self.segment: list[Segment] = [(Addr(at + SEGMENT_AT), SEGMENT.size) for at in starts]
+        self.id: list[Segment] = [(Addr(at + ID_AT), ID_SIZE) for at in starts]
+        self.status: list[Segment] = [(Addr(at + STATUS_AT), 1) for at in starts]
+
+    def close(self) -> None:
+        for view in (self.words, self.bytes):
+            self._dma.unpin(view)
+        self._dma.free(self._block)
+
+
+class RequestFlow(RequestQueue[DiskRequest, int]):
+    """One queue; an answer is the status byte."""
+
+    def __init__(
+        self,
+        queue: DriverQueue,
+        disk: Disk,
+        slots: Slots,
+        geometry: Geometry,
+        *,
+        indirect: bool,
+        figures: RequestFigures,
+    ) -> None:
+        super().__init__(queue, disk, figures)
+        self._slots = slots
+        self._segment_max = geometry.segment_max
+        self._indirect = indirect
+
+    def room(self, request: DiskRequest) -> bool:
+        if not self._free or not self.queue.live:
+            return False
+        if self._indirect or request.buffer is None:
+            return self.queue.ring.num_free >= (1 if self._indirect else 3)
+        return self.queue.ring.num_free >= 2 + len(self._cut(request.buffer.segs))
+
+    def put(self, request: DiskRequest, slot: int) -> None:
+        slots = self._slots
+        kind, word = request.kind, slot * (SLOT // 8)
+        words, header, status = slots.words, slots.header[slot], slots.status[slot]
+        words[word] = kind
+        words[word + 1] = request.offset // SECTOR if request.buffer is not None else 0
+        slots.bytes[slot * SLOT + STATUS_AT] = UNANSWERED
+        if request.buffer is not None:
+            segs = request.buffer.segs
+            if self._segment_max < segs[0][1]:
+                segs = self._cut(segs)
+            if kind is RequestType.IN:
+                self.queue.ring.add((header,), (*segs, status), slot)
+            else:
+                self.queue.ring.add((header, *segs), (status,), slot)
+        elif kind is RequestType.FLUSH:
+            self.queue.ring.add((header,), (status,), slot)
+        elif kind is RequestType.GET_ID:
+            self.queue.ring.add((header,), (slots.id[slot], status), slot)
+        else:
+            words[word + 2] = request.offset // SECTOR
+            words[word + 3] = request.size // SECTOR | (UNMAP << 32 if request.unmap else 0)
+            self.queue.ring.add((header, slots.segment[slot]), (status,), slot)
+
+    def _cut(self, segs: Sequence[Segment]) -> list[Segment]:
+        """The same in segments that the device takes."""
+        most = self._segment_max
+        return [(Addr(addr + at), min(most, size - at)) for addr, size in segs for at in range(0, size, most)]
+
+    def read(self, request: DiskRequest, slot: int) -> int:
+        start, data = slot * SLOT, self._slots.bytes
+        status = data[start + STATUS_AT]
+        if request.kind is RequestType.GET_ID:
+            request.answer = bytes(data[start + ID_AT : start + ID_AT + ID_SIZE])
+        return status
+
+    def end(self, request: DiskRequest, status: int, written: int) -> None:
+        """Data counts as read only where the device says so of all of it: nothing else was surely written."""
+        figures = self.figures
+        if status:
+            known = status in (BlkStatus.IOERR, BlkStatus.UNSUPP)
+            request.status = BlkStatus(status) if known else BlkStatus.IOERR
+            figures.fail(request.status.name.lower() if known else "no_status")
+        elif request.kind in _ANSWERS and written < 1 + (request.size or ID_SIZE):
+            request.status = BlkStatus.IOERR
+            figures.fail("used_length")
+        else:
+            request.status = BlkStatus.OK
+            figures.done += 1
+            figures.bytes += request.size if request.buffer is not None else 0
+        request.done(request)
+
+    def close(self) -> None:
+        self._slots.close()
+
+
+_ANSWERS = frozenset((RequestType.IN, RequestType.GET_ID))
+
+
+class BoundBlk:
+    """One live virtio-blk device."""
+
+    def __init__(self, device: VirtioDevice, settings: BlkSettings, geometry: Geometry) -> None:
+        self._device = device
+        self._disk = settings.disk
+        self._settings = settings
+        self._geometry = geometry
+        self._flows: list[RequestFlow] = []
+        self._transfer_max = 0
+
+    async def set_up(self) -> None:
+        """Queues, and a slot for each of their descriptors. Raises ProbeError, MemoryError."""
+        device, geometry, disk = self._device, self._geometry, self._disk
+        dma = device.ops.dma
+        disk.attach(dma)
+        count = min(geometry.queues, len(disk.figures))
+        segments = segments_of(geometry.segments_max, geometry.segment_max)
+        specs = [QueueSpec(f"requestq{i + 1}", self._settings.queue_size, segments=segments) for i in range(count)]
+        queues = await device.find_vqs(specs)
+        num = min(queue.ring.num for queue in queues)
+        if num < MIN_NUM:
+            raise ProbeError(f"{device.name}: no request fits a queue of {num} descriptors")
+        self._transfer_max = transfer_max(geometry, num)
+        indirect = device.has(RingFeature.INDIRECT_DESC)
+        for queue, figures in zip(queues, disk.figures, strict=False):
+            slots = Slots(dma, queue.ring.num)
+            self._flows.append(RequestFlow(queue, disk, slots, geometry, indirect=indirect, figures=figures))
+        if device.has(BlkFeature.CONFIG_WCE) and geometry.flushes:
+            await device.ops.write_config(ConfigField.WRITEBACK.value[0], b"\1")
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._disk.come_up(self._geometry, self._flows, self._transfer_max)
+            for flow in self._flows:
+                nursery.start_soon(partial(pump, in_place=True), flow)
+
+    async def config_changed(self) -> None:
+        """The capacity may have changed (section 5.2.6.1)."""
+        self._geometry = await Geometry.read(self._device)
+        self._disk.set_geometry(self._geometry)
+
+    def close(self) -> None:
+        self._disk.go_down([request for flow in self._flows for request in flow.unanswered()])
+        for flow in self._flows:
+            flow.close()
+        self._flows.clear()
+
+
+class VirtioBlk:
+    """The driver; ``settings_for`` says whose disk a device is, None while nobody wants it yet."""
+
+    name = "virtio_blk"
+    id_table: Sequence[MatchId] = (MatchId(DeviceId.BLOCK),)
+    table = TABLE
+
+    def __init__(self, settings_for: Callable[[VirtioDevice], BlkSettings | None]) -> None:
+        self._settings_for = settings_for
+
+    def _settings(self, device: VirtioDevice) -> BlkSettings:
+        return present(self._settings_for(device), device, "nobody uses the disk yet")
+
+    def features(self, device: VirtioDevice) -> int:
+        return self._settings(device).features
+
+    async def probe(self, device: VirtioDevice) -> BoundBlk:
+        return await prepared(BoundBlk(device, self._settings(device), await Geometry.read(device)))

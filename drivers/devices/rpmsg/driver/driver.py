@@ -1,0 +1,197 @@
+"""virtio_rpmsg: the driver's side. Its memory holds all buffers, of both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from drivers.bus.model import MatchId, present
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, prepared
+from drivers.devices.rpmsg.bus import RpmsgBus
+from drivers.devices.rpmsg.flow import BUDGET, InFlow, OutFlow
+from drivers.devices.rpmsg.layout import (
+    CONFIG_SIZES,
+    DEFAULT_FEATURES,
+    HEADER,
+    HEADER_SIZE,
+    TABLE,
+    RpmsgConfig,
+    RpmsgFeature,
+)
+from drivers.errors import ProbeError
+from drivers.flow.pump import Need, pump
+from drivers.memory.buffers import BufferBlock, block_memory
+from drivers.memory.vring import ring_memory
+from rings.errors import MemoryFault, RemoteRingError
+from rings.ids import DeviceId
+
+__all__ = ["RpmsgSettings", "VirtioRpmsg", "host_memory"]
+
+
+def host_memory(num: int, config: RpmsgConfig) -> int:
+    """Bytes of its host's memory that the driver takes at most, with ``num`` buffers in each direction."""
+    return sum(ring_memory(num) + block_memory(num, size) for size in (config.to_driver, config.to_device))
+
+
+@attrs.define(eq=False)
+class RpmsgSettings:
+    """What one rpmsg device is for, and how its driver is to use it."""
+
+    bus: RpmsgBus
+    features: int = DEFAULT_FEATURES
+    """Bits to accept where offered."""
+    queue_size: int | None = None
+    """Most buffers to use in each direction; None takes what the device has."""
+
+
+class Transmit(OutFlow[DriverQueue]):
+    """Queue 1. BufferBlock that came back are taken only when free ones run short, and nobody asks to be told of them
+    until somebody waits for one."""
+
+    def __init__(self, queue: DriverQueue, bus: RpmsgBus, buffers: BufferBlock) -> None:
+        super().__init__(queue, bus, direct=True)
+        self._buffers = buffers
+        self._free = list(range(len(buffers.addrs)))
+
+    def room(self) -> int:
+        if len(self._free) <= len(self._bus.outbox) and self.queue.live and self._trouble is None:
+            try:
+                self._reclaim()
+            except (RemoteRingError, MemoryFault, ValueError) as exc:
+                self._trouble = exc
+                self._wake()
+                self.queue.signal.set()
+        return len(self._free)
+
+    def _reclaim(self) -> None:
+        ring = self.queue.ring
+        while done := ring.get_each(ring.num):
+            self._free.extend(index for index, _ in done)
+
+    def fill(self) -> tuple[int, Need]:
+        bus, free = self._bus, self._free
+        outbox, traffic = bus.outbox, bus.sent
+        if len(free) < len(outbox) or bus.waiting:
+            self._reclaim()
+        views, addrs = self._buffers.views, self._buffers.addrs
+        batch = []
+        for _ in range(min(len(outbox), len(free), BUDGET)):
+            src, dst, data = outbox.popleft()
+            index, size = free.pop(), HEADER_SIZE + len(data)
+            views[index][:size] = HEADER.pack(src, dst, 0, len(data), 0) + data
+            batch.append((addrs[index], size, index))
+            traffic.packets += 1
+            traffic.bytes += size - HEADER_SIZE
+        if batch:
+            self.queue.ring.add_each(batch, False)
+        bus.make_room()
+        if outbox:
+            return len(batch), Need.TURN if free else Need.QUEUE
+        return len(batch), Need.QUEUE if bus.waiting else Need.SOURCE
+
+    def stir(self) -> None:
+        if self._free:  # it waits for buffers, and somebody found some before it was told
+            self.queue.signal.set()
+
+
+class Receive(InFlow[DriverQueue]):
+    """Queue 0. Every buffer goes back into the ring as soon as its message was taken."""
+
+    def __init__(self, queue: DriverQueue, bus: RpmsgBus, buffers: BufferBlock) -> None:
+        super().__init__(queue, bus)
+        self._buffers = buffers
+        self._came: list[tuple[int, int]] = []  # buffer and bytes written, the next one last
+
+    def post(self) -> None:
+        """Put every buffer into the ring; the pump makes them available once the device is live."""
+        size = self._buffers.size
+        self.queue.ring.add_each([(addr, size, index) for index, addr in enumerate(self._buffers.addrs)], True)
+
+    def close(self) -> None:
+        self._bus.drop("reset", len(self._came))
+
+    def move(self) -> tuple[int, Need]:
+        ring, came, take = self.queue.ring, self._came, self._take
+        views, addrs, size = self._buffers.views, self._buffers.addrs, self._buffers.size
+        back = []
+        if not came:
+            came.extend(reversed(ring.get_each(BUDGET)))
+        need = Need.TURN if len(came) == BUDGET else Need.QUEUE
+        while came:
+            index, written = came[-1]
+            if not take(views[index], written):
+                need = Need.SINK
+                break
+            came.pop()
+            back.append((addrs[index], size, index))
+        if back:
+            ring.add_each(back, True)
+        return len(back), need
+
+
+class BoundRpmsg:
+    """One live device."""
+
+    def __init__(self, device: VirtioDevice, settings: RpmsgSettings, config: RpmsgConfig) -> None:
+        self._device = device
+        self._settings = settings
+        self._config = config
+        self._buffers: list[BufferBlock] = []
+
+    async def set_up(self) -> None:
+        """Set up queues and buffers. The device is notified of none before DRIVER_OK (section 3.1.1)."""
+        device, settings = self._device, self._settings
+        specs = [QueueSpec(name, settings.queue_size) for name in ("receiveq", "transmitq")]
+        receive, transmit = await device.find_vqs(specs)
+        for queue, size in ((receive, self._config.to_driver), (transmit, self._config.to_device)):
+            self._buffers.append(BufferBlock(device.ops.dma, queue.ring.num, size))
+        self._receive = Receive(receive, settings.bus, self._buffers[0])
+        self._transmit = Transmit(transmit, settings.bus, self._buffers[1])
+        self._receive.post()
+
+    async def run(self) -> None:
+        bus = self._settings.bus
+        bus.start(self._device.features, self._config.to_device - HEADER_SIZE, self._transmit)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pump, self._receive)
+                nursery.start_soon(pump, self._transmit)
+        finally:
+            self._receive.close()
+            bus.stop()
+
+    async def config_changed(self) -> None:
+        """Sizes are for good: a device that wants others asks for a reset."""
+
+    def close(self) -> None:
+        while self._buffers:
+            self._buffers.pop().close()
+
+
+class VirtioRpmsg:
+    """The driver; ``settings_for`` says what a device is for, None while that is not there yet."""
+
+    name = "virtio_rpmsg"
+    id_table = (MatchId(DeviceId.RPMSG),)
+    table = TABLE
+
+    def __init__(self, settings_for: Callable[[VirtioDevice], RpmsgSettings | None]) -> None:
+        self._settings_for = settings_for
+
+    def _settings(self, device: VirtioDevice) -> RpmsgSettings:
+        return present(self._settings_for(device), device, "nothing to connect to it yet")
+
+    def features(self, device: VirtioDevice) -> int:
+        return self._settings(device).features
+
+    async def probe(self, device: VirtioDevice) -> BoundRpmsg:
+        config = RpmsgConfig()
+        if device.has(RpmsgFeature.BUFSZ):
+            config = RpmsgConfig.parse(await device.read_config(0, CONFIG_SIZES.size))
+            if not config.valid:
+                raise ProbeError(
+                    f"{device.name}: the device reports buffers of {config.to_driver} and {config.to_device} bytes"
+                )
+        return await prepared(BoundRpmsg(device, self._settings(device), config))

@@ -1,0 +1,1 @@
+"""The device's side of virtio-scsi: a domain of units, its tasks and its queues."""

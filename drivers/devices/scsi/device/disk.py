@@ -1,0 +1,235 @@
+"""A disk as a logical unit: the commands of SBC-3, between CDBs and a sector store."""
+
+from __future__ import annotations
+
+from drivers.contracts.ports import SectorStore
+from drivers.devices.scsi.cdb import EVPD, FUA, LENGTHS, NDOB, READ_CAPACITY_16, UNMAP, Command, Op, blocks
+from drivers.devices.scsi.device.inquiry import DISK, PAGES, Identity, Limits, standard
+from drivers.devices.scsi.device.mode import Mode
+from drivers.devices.scsi.device.primary import PRIMARY, Inventory
+from drivers.devices.scsi.device.unit import GOOD, Call, Io, Reply, Unit
+from drivers.devices.scsi.sense import Asc, CheckCondition, Key, Sense, illegal
+from drivers.storage.workers import Extent, Kind
+
+__all__ = ["LogicalUnit"]
+
+START, NO_FLUSH = 0x01, 0x04
+SAVE_PAGES, PAGE_FORMAT = 0x01, 0x10
+LBPME, UNMAPPED_ZEROES = 0x80, 0x40
+MANY = 0xFFFF_FFFF
+UNMAP_HEADER, UNMAP_ROW = 8, 16
+LENGTH_AT = {6: 4, 10: 7, 12: 6, 16: 10}
+"""Where the number of blocks stands in a CDB of so many bytes."""
+LIMITS = Limits()
+NOT_READY = Sense(Key.NOT_READY, Asc.INITIALIZING_COMMAND_REQUIRED)
+PROTECTED = Sense(Key.DATA_PROTECT, Asc.WRITE_PROTECTED)
+
+
+class LogicalUnit(Unit):
+    """A disk. Its store may change its size; say so to the `ScsiDomain` it is in."""
+
+    def __init__(self, store: SectorStore, identity: Identity, *, limits: Limits = LIMITS, events: int = 0) -> None:
+        """``events``: the `AsyncEvent`s that it may report of itself."""
+        super().__init__()
+        self.store = store
+        self.identity = identity
+        self.limits = limits
+        self.events = events
+        self.subscribed = 0
+        """The events that the initiator wants to hear of."""
+        self.mode = Mode()
+        self.stopped = False
+        self.inventory: Inventory = tuple
+
+    @property
+    def block_size(self) -> int:
+        """Bytes."""
+        return self.store.info.block_size
+
+    @property
+    def capacity(self) -> int:
+        """Blocks."""
+        return self.store.info.size // self.store.info.block_size
+
+    def reset(self, asc: Asc) -> None:
+        """Back to the state of its making, which the initiator is told."""
+        self.attentions = [asc]
+        self.mode = Mode()
+        self.stopped = False
+        self.subscribed = 0
+
+    def find(self, cdb: bytes) -> Command:
+        command = super().find(cdb)
+        if self.stopped and command.opcode in _MEDIUM:
+            raise CheckCondition(NOT_READY)
+        if command.opcode in _WRITES and self.store.info.read_only:
+            raise CheckCondition(PROTECTED)
+        return command
+
+    # What commands need.
+
+    def range(self, call: Call, most: int | None = None) -> tuple[int, int]:
+        """Offset and size in bytes of what a command is about. Raises CheckCondition."""
+        lba, count = blocks(call.cdb)
+        block = self.block_size
+        self.check_range(lba, count)
+        if most is not None and count > most // block:
+            raise illegal(Asc.INVALID_FIELD_IN_CDB, LENGTH_AT[LENGTHS[call.cdb[0] >> 5]], 7)
+        return lba * block, count * block
+
+    def check_range(self, lba: int, count: int) -> None:
+        """Raises CheckCondition with the first block that is not there."""
+        if lba + count > self.capacity:
+            beyond = max(lba, self.capacity)
+            raise CheckCondition(Sense(Key.ILLEGAL_REQUEST, Asc.LBA_OUT_OF_RANGE, information=beyond))
+
+    def stable(self, call: Call) -> bool:
+        """Whether what a write changes has to be on stable storage when it is answered."""
+        return not self.mode.write_cache or bool(call.cdb[0] >> 5 and call.cdb[1] & FUA)
+
+    # Commands.
+
+    def inquiry(self, call: Call) -> Reply:
+        evpd, code, allocation = call.cdb[1] & EVPD, call.cdb[2], call.field(3, 2)
+        if not evpd:
+            if code:
+                raise illegal(Asc.INVALID_FIELD_IN_CDB, 2, 7)
+            return call.answer(standard(DISK, self.identity), allocation)
+        page = PAGES.get(code)
+        if page is None:
+            raise illegal(Asc.INVALID_FIELD_IN_CDB, 2, 7)
+        data = page(self.identity, self.store.info, self.limits)
+        return call.answer(bytes((DISK, code)) + len(data).to_bytes(2, "big") + data, allocation)
+
+    def mode_sense(self, call: Call) -> Reply:
+        allocation = call.field(7, 2) if call.cdb[0] >> 5 else call.cdb[4]
+        return call.answer(self.mode.sense(call.cdb, self.store.info), allocation)
+
+    def mode_select(self, call: Call) -> Reply:
+        long = call.cdb[0] >> 5 != 0
+        size = call.field(7, 2) if long else call.cdb[4]
+        if call.cdb[1] & SAVE_PAGES:
+            raise illegal(Asc.INVALID_FIELD_IN_CDB, 1, 0)
+        if not call.cdb[1] & PAGE_FORMAT:
+            raise illegal(Asc.INVALID_FIELD_IN_CDB, 1, 4)
+        self.mode = self.mode.select(call.parameters(size), self.store.info, long=long)
+        return Reply(taken=size)
+
+    def start_stop(self, call: Call) -> Reply | Io:
+        self.stopped = not call.cdb[4] & START
+        return Io(Kind.FLUSH) if self.stopped and not call.cdb[4] & NO_FLUSH else GOOD
+
+    def read_capacity(self, call: Call) -> Reply:
+        last = min(self.capacity - 1, MANY)
+        return call.answer(last.to_bytes(4, "big") + self.block_size.to_bytes(4, "big"), 8)
+
+    def read_capacity_16(self, call: Call) -> Reply:
+        info = self.store.info
+        exponent = max(1, info.physical_block // info.block_size).bit_length() - 1
+        thin = LBPME | UNMAPPED_ZEROES if info.unmaps else 0
+        data = (self.capacity - 1).to_bytes(8, "big") + self.block_size.to_bytes(4, "big")
+        return call.answer((data + bytes((0, exponent, thin))).ljust(32, b"\0"), call.field(10, 4))
+
+    def read(self, call: Call) -> Reply | Io:
+        offset, size = self.range(call, self.limits.transfer)
+        fua = bool(call.cdb[0] >> 5 and call.cdb[1] & FUA)
+        call.need_room(size)
+        return Io(Kind.READ, offset, size, given=size, stable=fua) if size else GOOD
+
+    def write(self, call: Call) -> Reply | Io:
+        offset, size = self.range(call, self.limits.transfer)
+        out = call.payload(size)
+        return Io(Kind.WRITE, offset, size, out, size, stable=self.stable(call)) if size else GOOD
+
+    def verify(self, call: Call) -> Reply | Io:
+        """Without data it is enough that they can be read."""
+        check = call.cdb[1] >> 1 & 3
+        if check == 2:
+            raise illegal(Asc.INVALID_FIELD_IN_CDB, 1, 2)
+        offset, size = self.range(call, self.limits.transfer if check == 1 else None)
+        if not size:
+            return GOOD
+        if check == 0:
+            return Io(Kind.READ, offset, size)
+        sent = size if check == 1 else self.block_size
+        return Io(Kind.COMPARE, offset, size, call.payload(sent), sent)
+
+    def synchronize_cache(self, call: Call) -> Io:
+        self.range(call)
+        return Io(Kind.FLUSH)
+
+    def write_same(self, call: Call) -> Io:
+        if not blocks(call.cdb)[1]:  # WSNZ: not "all that follow"
+            raise illegal(Asc.INVALID_FIELD_IN_CDB, LENGTH_AT[LENGTHS[call.cdb[0] >> 5]], 7)
+        offset, size = self.range(call, self.limits.unmap)
+        unmap = bool(call.cdb[1] & UNMAP) and self.store.info.unmaps
+        without = call.cdb[0] == Op.WRITE_SAME_16 and call.cdb[1] & NDOB
+        pattern = b"" if without else call.parameters(self.block_size)
+        stable = not self.mode.write_cache
+        if not any(pattern):
+            extents = (Extent(offset, size, unmap),)
+            return Io(Kind.WRITE_ZEROES, taken=len(pattern), extents=extents, stable=stable)
+        return Io(Kind.FILL, offset, size, taken=len(pattern), pattern=pattern, stable=stable)
+
+    def unmap(self, call: Call) -> Reply | Io:
+        """A descriptor that is incomplete, or cut by either length, is ignored (SBC-3 section 5.28.2)."""
+        size = call.field(7, 2)
+        if not self.store.info.unmaps:
+            raise illegal(Asc.INVALID_COMMAND_OPERATION_CODE, 0)
+        data = call.parameters(size)
+        if not size:
+            return GOOD
+        if size < UNMAP_HEADER:
+            raise illegal(Asc.PARAMETER_LIST_LENGTH_ERROR)
+        rows = min(int.from_bytes(data[2:4], "big"), size - UNMAP_HEADER) // UNMAP_ROW * UNMAP_ROW
+        if rows > self.limits.ranges * UNMAP_ROW:
+            raise illegal(Asc.INVALID_FIELD_IN_PARAMETER_LIST, 2, 7, cdb=False)
+        block, whole = self.block_size, 0
+        extents = []
+        for at in range(UNMAP_HEADER, UNMAP_HEADER + rows, UNMAP_ROW):
+            lba, count = int.from_bytes(data[at : at + 8], "big"), int.from_bytes(data[at + 8 : at + 12], "big")
+            self.check_range(lba, count)
+            whole += count * block
+            if whole > self.limits.unmap:
+                raise illegal(Asc.INVALID_FIELD_IN_PARAMETER_LIST, at + 8, 7, cdb=False)
+            if count:
+                extents.append(Extent(lba * block, count * block, unmap=True))
+        if not extents:
+            return Reply(taken=size)
+        return Io(Kind.WRITE_ZEROES, taken=size, extents=extents, stable=not self.mode.write_cache)
+
+
+LogicalUnit.handlers = {
+    **PRIMARY,
+    (Op.INQUIRY, None): LogicalUnit.inquiry,
+    (Op.MODE_SENSE_6, None): LogicalUnit.mode_sense,
+    (Op.MODE_SENSE_10, None): LogicalUnit.mode_sense,
+    (Op.MODE_SELECT_6, None): LogicalUnit.mode_select,
+    (Op.MODE_SELECT_10, None): LogicalUnit.mode_select,
+    (Op.START_STOP_UNIT, None): LogicalUnit.start_stop,
+    (Op.READ_CAPACITY_10, None): LogicalUnit.read_capacity,
+    (Op.SERVICE_ACTION_IN_16, READ_CAPACITY_16): LogicalUnit.read_capacity_16,
+    **{(op, None): LogicalUnit.read for op in (Op.READ_6, Op.READ_10, Op.READ_12, Op.READ_16)},
+    **{(op, None): LogicalUnit.write for op in (Op.WRITE_6, Op.WRITE_10, Op.WRITE_12, Op.WRITE_16)},
+    **{(op, None): LogicalUnit.verify for op in (Op.VERIFY_10, Op.VERIFY_12, Op.VERIFY_16)},
+    **{(op, None): LogicalUnit.synchronize_cache for op in (Op.SYNCHRONIZE_CACHE_10, Op.SYNCHRONIZE_CACHE_16)},
+    **{(op, None): LogicalUnit.write_same for op in (Op.WRITE_SAME_10, Op.WRITE_SAME_16)},
+    (Op.UNMAP, None): LogicalUnit.unmap,
+}
+_WRITES = frozenset(
+    (Op.WRITE_6, Op.WRITE_10, Op.WRITE_12, Op.WRITE_16, Op.WRITE_SAME_10, Op.WRITE_SAME_16, Op.UNMAP),
+)
+_MEDIUM = _WRITES | {
+    Op.TEST_UNIT_READY,
+    Op.READ_6,
+    Op.READ_10,
+    Op.READ_12,
+    Op.READ_16,
+    Op.VERIFY_10,
+    Op.VERIFY_12,
+    Op.VERIFY_16,
+    Op.READ_CAPACITY_10,
+    Op.SERVICE_ACTION_IN_16,
+    Op.SYNCHRONIZE_CACHE_10,
+    Op.SYNCHRONIZE_CACHE_16,
+}

@@ -1,0 +1,123 @@
+"""What a logical unit says of itself: INQUIRY's standard data and pages of vital product data (SPC-4, SBC-3)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+
+import attrs
+
+from drivers.contracts.ports import StoreInfo
+
+__all__ = ["ABSENT", "DISK", "PAGES", "WELL_KNOWN_UNIT", "Identity", "Limits", "Page", "standard"]
+
+DISK, WELL_KNOWN_UNIT, ABSENT = 0x00, 0x1E, 0x7F
+"""Peripheral qualifier and device type: a disk, a well-known logical unit, and none at that number."""
+STANDARD_SIZE = 96
+SPC4, FORMAT, HISUP, CMDQUE = 0x06, 0x02, 0x10, 0x02
+VERSIONS = 0x00A0, 0x0460, 0x04C0
+"""SAM-5, SPC-4, SBC-3."""
+NON_ROTATING, THIN = 1, 2
+WSNZ, UGAVALID = 0x01, 0x8000_0000
+LBPU, LBPWS, LBPWS10, LBPRZ = 0x80, 0x40, 0x20, 0x04
+BINARY, ASCII, T10_VENDOR, NAA = 1, 2, 1, 3
+NAA_LOCAL = 0x3
+"""An identifier that nobody assigned: the rest of its 8 bytes is a hash."""
+
+
+class Page(IntEnum):
+    """Of vital product data."""
+
+    SUPPORTED = 0x00
+    SERIAL_NUMBER = 0x80
+    IDENTIFICATION = 0x83
+    BLOCK_LIMITS = 0xB0
+    BLOCK_CHARACTERISTICS = 0xB1
+    PROVISIONING = 0xB2
+
+
+@attrs.frozen
+class Identity:
+    """What a disk calls itself, in ASCII."""
+
+    serial: str
+    vendor: str = "VNET"
+    """8 bytes."""
+    product: str = "VIRTIO DISK"
+    """16 bytes."""
+    revision: str = "0.1"
+    """4 bytes."""
+
+
+@attrs.frozen
+class Limits:
+    """How much one command may ask for."""
+
+    transfer: int = 4 << 20
+    """Bytes of data."""
+    unmap: int = 1 << 30
+    """Bytes in all that one UNMAP or WRITE SAME covers."""
+    ranges: int = 64
+    """Of one UNMAP."""
+
+
+def standard(peripheral: int, identity: Identity) -> bytes:
+    """96 bytes."""
+    head = bytes((peripheral, 0, SPC4, HISUP | FORMAT, STANDARD_SIZE - 5, 0, 0, CMDQUE))
+    names = _ascii(identity.vendor, 8) + _ascii(identity.product, 16) + _ascii(identity.revision, 4)
+    versions = b"".join(version.to_bytes(2, "big") for version in VERSIONS)
+    return (head + names).ljust(58, b"\0") + versions + bytes(STANDARD_SIZE - 58 - len(versions))
+
+
+def _ascii(text: str, size: int) -> bytes:
+    return text.encode("ascii", "replace")[:size].ljust(size)
+
+
+def _supported(identity: Identity, info: StoreInfo, limits: Limits) -> bytes:
+    return bytes(sorted(PAGES))
+
+
+def _serial_number(identity: Identity, info: StoreInfo, limits: Limits) -> bytes:
+    return identity.serial.encode("ascii", "replace")
+
+
+def _identification(identity: Identity, info: StoreInfo, limits: Limits) -> bytes:
+    name = _ascii(identity.vendor, 8) + _ascii(identity.product, 16) + identity.serial.encode("ascii", "replace")
+    digest = hashlib.sha256(name).digest()
+    naa = bytes((NAA_LOCAL << 4 | digest[0] & 0xF,)) + digest[1:8]
+    return _designator(ASCII, T10_VENDOR, name[:255]) + _designator(BINARY, NAA, naa)
+
+
+def _designator(code_set: int, kind: int, value: bytes) -> bytes:
+    return bytes((code_set, kind, 0, len(value))) + value
+
+
+def _block_limits(identity: Identity, info: StoreInfo, limits: Limits) -> bytes:
+    block = info.block_size
+    granularity = max(1, info.physical_block // block)
+    whole = limits.unmap // block
+    unmap = (whole, limits.ranges, granularity, UGAVALID) if info.unmaps else (0, 0, 0, 0)
+    head = bytes((WSNZ, 0)) + min(granularity, 0xFFFF).to_bytes(2, "big")
+    words = (limits.transfer // block, 0, 0, *unmap)
+    return (head + b"".join(word.to_bytes(4, "big") for word in words) + whole.to_bytes(8, "big")).ljust(60, b"\0")
+
+
+def _block_characteristics(identity: Identity, info: StoreInfo, limits: Limits) -> bytes:
+    return NON_ROTATING.to_bytes(2, "big").ljust(60, b"\0")
+
+
+def _provisioning(identity: Identity, info: StoreInfo, limits: Limits) -> bytes:
+    """What was unmapped reads as zeroes, since that is how it is done."""
+    return bytes((0, LBPU | LBPWS | LBPWS10 | LBPRZ, THIN, 0)) if info.unmaps else bytes(4)
+
+
+PAGES: Mapping[int, Callable[[Identity, StoreInfo, Limits], bytes]] = {
+    Page.SUPPORTED: _supported,
+    Page.SERIAL_NUMBER: _serial_number,
+    Page.IDENTIFICATION: _identification,
+    Page.BLOCK_LIMITS: _block_limits,
+    Page.BLOCK_CHARACTERISTICS: _block_characteristics,
+    Page.PROVISIONING: _provisioning,
+}
+"""What stands in each behind its header."""

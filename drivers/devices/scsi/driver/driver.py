@@ -1,0 +1,179 @@
+"""virtio-scsi: the driver's side, between its virtqueues and an initiator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import attrs
+import trio
+
+from drivers.bus.model import MatchId, present
+from drivers.bus.virtio import QueueSpec, VirtioDevice, prepared
+from drivers.devices.scsi.driver.initiator import Initiator
+from drivers.devices.scsi.driver.queues import CONTROL_SLOT, EVENTS, SLOT, ControlFlow, EventFlow, RequestFlow
+from drivers.devices.scsi.layout import (
+    CDB_SIZE,
+    EVENT,
+    SENSE_SIZE,
+    SUPPORTED,
+    TABLE,
+    ConfigField,
+    Lun,
+    ScsiConfig,
+    ScsiFeature,
+)
+from drivers.errors import ProbeError
+from drivers.flow.pump import pump
+from drivers.memory.buffers import block_memory
+from drivers.memory.pool import page_bytes
+from drivers.memory.vring import ring_memory
+from drivers.storage.bounce import LARGE
+from rings.features import RingFeature
+from rings.ids import DeviceId
+
+__all__ = ["MIN_NUM", "ScsiSettings", "VirtioScsi", "host_memory"]
+
+TRANSFER = 4 << 20
+"""Bytes of data of one request at most."""
+SEGMENTS = TRANSFER // LARGE
+EVENT_SIZE_MAX = 4096
+"""Bytes of an event that a device may ask for."""
+MIN_NUM = 4
+"""Descriptors of the smallest request ring that has room for header, response and some data."""
+
+
+def segments_of(most: int) -> int:
+    """Segments of the data of the largest request, if a device takes ``most``."""
+    return min(max(1, most), SEGMENTS)
+
+
+def host_memory(num: int, queues: int, buffers: int) -> int:
+    """Bytes of its host's memory that the driver takes at most, with ``queues`` request queues."""
+    control = ring_memory(num, 2) + block_memory(num, CONTROL_SLOT)
+    events = ring_memory(num) + block_memory(min(EVENTS, num), EVENT_SIZE_MAX)
+    requests = ring_memory(num, 2 + SEGMENTS) + block_memory(num, SLOT)
+    return page_bytes(buffers) + control + events + queues * requests
+
+
+@attrs.define(eq=False)
+class ScsiSettings:
+    """What one virtio-scsi device is to its host, and how its driver is to use it."""
+
+    initiator: Initiator
+    features: int = SUPPORTED
+    """Bits to accept where offered."""
+    queue_size: int | None = None
+    """Largest ring to use, in descriptors; None takes what the device has."""
+
+
+class BoundScsi:
+    """One live virtio-scsi device."""
+
+    def __init__(self, device: VirtioDevice, settings: ScsiSettings, config: ScsiConfig) -> None:
+        self._device = device
+        self._settings = settings
+        self._config = config
+        self.initiator = settings.initiator
+        self.indirect = device.has(RingFeature.INDIRECT_DESC)
+        self._linked: dict[Lun, int] = {}
+        self._most = 0
+        self._segments = 0
+        self._flows: list[RequestFlow] = []
+        self._control: ControlFlow | None = None
+        self._events: EventFlow | None = None
+
+    async def set_up(self) -> None:
+        """Queues, and memory for what goes through them. Raises ProbeError, MemoryError."""
+        device, config, initiator = self._device, self._config, self.initiator
+        dma = device.ops.dma
+        initiator.attach(dma)
+        num = self._settings.queue_size
+        segments = segments_of(config.seg_max)
+        names = [f"requestq{i + 1}" for i in range(min(config.num_queues, len(initiator.figures)))]
+        specs = [QueueSpec("controlq", num, segments=2), QueueSpec("eventq", num)]
+        specs += [QueueSpec(name, num, segments=2 + segments) for name in names]
+        control, events, *queues = await device.find_vqs(specs)
+        smallest = min(queue.ring.num for queue in queues)
+        if smallest < MIN_NUM or control.ring.num < 2:
+            raise ProbeError(f"{device.name}: no request fits a queue of {min(smallest, control.ring.num)} descriptors")
+        self._segments = min(segments, smallest - 2)
+        self._most = min(max(1, config.cmd_per_lun), smallest)
+        self._control = ControlFlow(control, dma, initiator.control_figures)
+        self._events = EventFlow(events, dma, max(EVENT.size, config.event_info_size), initiator)
+        self._events.post()
+        for queue, figures in zip(queues, initiator.figures, strict=False):
+            self._flows.append(RequestFlow(queue, self, dma, figures))
+
+    def linked(self, lun: Lun) -> bool:
+        """Whether that unit may get one more command (section 5.6.4.1)."""
+        return self._linked.get(lun, 0) < self._most
+
+    def link(self, lun: Lun, more: int) -> None:
+        left = self._linked.get(lun, 0) + more
+        if left:
+            self._linked[lun] = left
+        else:
+            del self._linked[lun]
+
+    async def run(self) -> None:
+        control, events = self._control, self._events
+        assert control is not None and events is not None  # noqa: PT018
+        async with trio.open_nursery() as nursery:
+            self.initiator.come_up(self._config, list(self._flows), control, self._segments)
+            for flow in (control, events, *self._flows):
+                nursery.start_soon(partial(pump, in_place=True), flow)
+
+    async def config_changed(self) -> None:
+        """What matters of it is for good: a device that wants it otherwise asks for a reset."""
+
+    def close(self) -> None:
+        self.initiator.go_down([request for flow in self._flows for request in flow.unanswered()])
+        for flow in (*self._flows, self._control, self._events):
+            if flow is not None:
+                flow.close()
+        self._flows.clear()
+        self._control = self._events = None
+
+
+async def read_config(device: VirtioDevice) -> ScsiConfig:
+    """The configuration, with the sizes that this driver uses. Raises ProbeError for what no SCSI host can be."""
+    values = {
+        field.name.lower(): int.from_bytes(await device.read_config(*field.value), "little") for field in ConfigField
+    }
+    config = ScsiConfig(**values)
+    if not config.num_queues:
+        raise ProbeError(f"{device.name}: the device reports no request queues")
+    if config.event_info_size > EVENT_SIZE_MAX:
+        raise ProbeError(f"{device.name}: the device reports events of {config.event_info_size} bytes")
+    for field, now, wanted in (
+        (ConfigField.SENSE_SIZE, config.sense_size, SENSE_SIZE),
+        (ConfigField.CDB_SIZE, config.cdb_size, CDB_SIZE),
+    ):
+        if now == wanted:
+            continue
+        offset, size = field.value
+        await device.ops.write_config(offset, wanted.to_bytes(size, "little"))
+        if int.from_bytes(await device.read_config(offset, size), "little") != wanted:
+            raise ProbeError(f"{device.name}: the device insists on a {field.name.lower()} of {now}, not {wanted}")
+    return attrs.evolve(config, sense_size=SENSE_SIZE, cdb_size=CDB_SIZE, max_target=min(config.max_target, 255))
+
+
+class VirtioScsi:
+    """The driver; ``settings_for`` says whose initiator a device is for, None while nobody wants it yet."""
+
+    name = "virtio_scsi"
+    id_table: Sequence[MatchId] = (MatchId(DeviceId.SCSI),)
+    table = TABLE
+
+    def __init__(self, settings_for: Callable[[VirtioDevice], ScsiSettings | None]) -> None:
+        self._settings_for = settings_for
+
+    def _settings(self, device: VirtioDevice) -> ScsiSettings:
+        return present(self._settings_for(device), device, "nobody uses the SCSI host yet")
+
+    def features(self, device: VirtioDevice) -> int:
+        return self._settings(device).features & ~(1 << ScsiFeature.T10_PI)
+
+    async def probe(self, device: VirtioDevice) -> BoundScsi:
+        return await prepared(BoundScsi(device, self._settings(device), await read_config(device)))

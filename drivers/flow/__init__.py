@@ -1,0 +1,1 @@
+"""The drain loop, and the figures of what it moves."""

@@ -1,0 +1,1 @@
+"""Addresses, buffers and rings in memory that a device can reach."""

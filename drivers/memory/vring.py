@@ -1,0 +1,97 @@
+"""The memory of a device's queues: rings and indirect tables, allocated for one set-up and freed together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from drivers.contracts.hw import DmaBuffer, DmaMemory
+from drivers.errors import ProbeError
+from drivers.memory.pool import page_bytes
+from rings.features import RingFeature
+from rings.formats import RingFormat, ring_format
+from rings.layout import DESC_SIZE, RingAddrs, split_sizes
+from rings.memory import Addr
+from rings.queue import Virtqueue
+
+__all__ = ["Vring", "VringMemory", "ring_memory"]
+
+CACHE_LINE = 64
+
+
+def ring_memory(num: int, segments: int = 1) -> int:
+    """Bytes of memory that a ring of ``num`` descriptors takes at most, with indirect tables for its longest chains.
+
+    ``segments`` are those of `VringMemory.make`. The split format takes more than the packed one.
+    """
+    tables = num * min(segments, num) * DESC_SIZE if segments > 1 else 0
+    return page_bytes(*split_sizes(num), tables)
+
+
+@attrs.frozen
+class Vring:
+    """A driver's ring, and where the device finds it."""
+
+    ring: Virtqueue[Any]
+    num: int
+    addrs: RingAddrs
+
+
+class VringMemory:
+    """What every transport's front half needs to set queues up."""
+
+    def __init__(self, dma: DmaMemory) -> None:
+        self._dma = dma
+        self._buffers: list[DmaBuffer] = []
+
+    def make(
+        self,
+        features: int,
+        most: int,
+        wanted: int | None,
+        segments: int,
+        name: str,
+        align: int | None = None,
+        place: Callable[[int], RingAddrs] | None = None,
+    ) -> Vring:
+        """A ring of ``wanted`` descriptors, or of ``most``, the size that the device reports, where that is less.
+
+        ``segments`` descriptors are in its longest chain. With ``align`` it is in one piece, its used ring at a
+        multiple of that (section 2.7.2); ``place`` says of a size where the ring lies, in zeroed memory that is not
+        allocated here. Raises ProbeError for a size that no ring can have.
+        """
+        form = ring_format(features)
+        if not form.has_num(most):
+            raise ProbeError(f"{name}: the device reports a queue size of {most}")
+        num = min(most, wanted or most)
+        if not form.any_num:
+            num = 1 << (num.bit_length() - 1)
+        if place is not None:
+            addrs = place(num)
+        else:
+            addrs = self._areas(form, num) if align is None else self._one_piece(form, num, align)
+        tables = None
+        if features >> RingFeature.INDIRECT_DESC & 1 and segments > 1:
+            tables = self._alloc(num * min(segments, num) * DESC_SIZE, DESC_SIZE)
+        event_idx = bool(features >> RingFeature.EVENT_IDX & 1)
+        ring = form.driver(self._dma, num, addrs, event_idx=event_idx, indirect=tables, indirect_max=segments)
+        return Vring(ring, num, addrs)
+
+    def free(self) -> None:
+        """Give everything back; the device must not reach it any more, and the rings must be closed."""
+        while self._buffers:
+            self._dma.free(self._buffers.pop())
+
+    def _areas(self, form: RingFormat, num: int) -> RingAddrs:
+        return RingAddrs(*(self._alloc(size, at) for size, at in zip(form.sizes(num), form.align, strict=True)))
+
+    def _one_piece(self, form: RingFormat, num: int, align: int) -> RingAddrs:
+        _, size = form.contiguous(num, Addr(0), align)
+        return form.contiguous(num, self._alloc(size, align), align)[0]
+
+    def _alloc(self, size: int, align: int) -> Addr:
+        buffer = self._dma.alloc(size, max(align, CACHE_LINE))
+        self._buffers.append(buffer)
+        return buffer.addr

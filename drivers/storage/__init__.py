@@ -1,0 +1,1 @@
+"""Requests of blk and scsi, which outlive resets of their device."""

@@ -1,0 +1,157 @@
+"""Traffic made with scapy on in-memory ports: for where there is no TUN, or no right to use it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from vnet.ports.packet.memory import PLAIN_HEADER, MemoryPort
+from vnet.traffic.kernel import FlowResult, PingResult, Plan, TrafficError
+
+if TYPE_CHECKING:
+    from scapy.packet import Packet
+
+    from vnet.system.world import World
+
+__all__ = ["MemoryTraffic"]
+
+WINDOW = 32
+"""Frames under way at a time in a throughput run."""
+PATIENCE = 30.0
+"""Seconds until a frame that does not arrive is lost."""
+MSS = 1460
+GSO_HEADER = bytes((1, 1)) + b"".join(v.to_bytes(2, "little") for v in (54, MSS, 34, 16, 0))
+"""virtio_net_hdr of a TCP/IPv4 packet to be segmented: NEEDS_CSUM, GSO_TCPV4."""
+
+
+@attrs.frozen
+class _End:
+    host: str
+    port: MemoryPort
+    mac: str
+    ipv4: str
+    ipv6: str
+
+
+class MemoryTraffic:
+    """What ping and iperf3 do, with frames built by scapy; each arrival is compared byte for byte."""
+
+    def __init__(self, world: World) -> None:
+        name, device = next(iter(world.devices.items()))
+        self._ends = (
+            _End(device.root.name, world.memory_port(name, "driver"), "02:00:00:00:00:01", "198.18.0.1", "2001:2::1"),
+            _End(
+                device.endpoint.name, world.memory_port(name, "device"), "02:00:00:00:00:02", "198.18.0.2", "2001:2::2"
+            ),
+        )
+
+    def pings(self, count: int, sizes: tuple[int, ...]) -> list[Plan]:
+        return [
+            Plan(
+                f"scapy ping {family}, {size} bytes",
+                here.host,
+                getattr(there, family),
+                partial(self._ping, here, there, family, count, size),
+            )
+            for size in sizes
+            for family in ("ipv4", "ipv6")
+            for here, there in (self._ends, self._ends[::-1])
+        ]
+
+    def flows(self, seconds: float, *, udp: bool) -> list[Plan]:
+        return [
+            Plan(
+                "scapy UDP frames" if udp else "scapy TCP GSO frames",
+                here.host,
+                there.ipv4,
+                partial(self._flow, here, there, seconds, udp),
+            )
+            for here, there in (self._ends, self._ends[::-1])
+        ]
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        yield
+
+    async def _ping(self, here: _End, there: _End, family: str, count: int, size: int) -> PingResult:
+        exchanges = []  # made before any is timed: scapy takes longer than the stack
+        for sequence in range(count):
+            request = _echo(here, there, family, sequence, size, reply=False)
+            exchanges.append((request, _echo(there, here, family, sequence, size, reply=True)))
+            await trio.lowlevel.checkpoint()
+        times = []
+        for request, reply in exchanges:
+            began = trio.current_time()
+            if await _cross(here, there, request) and await _cross(there, here, reply):
+                times.append(1000 * (trio.current_time() - began))
+        if not times:
+            return PingResult(count, 0, None, None, None)
+        return PingResult(count, len(times), min(times), sum(times) / len(times), max(times))
+
+    async def _flow(self, here: _End, there: _End, seconds: float, udp: bool) -> FlowResult:
+        header, frame = _bulk(here, there, udp)
+        began = trio.current_time()
+        size = arrived = lost = 0
+        while trio.current_time() < began + seconds and not lost:
+            for _ in range(WINDOW):
+                here.port.inject(frame, header)
+            got = await _receive(there.port, WINDOW)
+            if any(other != frame for other in got):
+                raise TrafficError("a frame arrived with other bytes than it was sent with")
+            arrived += len(got)
+            lost += WINDOW - len(got)
+            size += sum(map(len, got))
+        took = trio.current_time() - began
+        packets = arrived if udp else 0
+        return FlowResult(took, size, 8 * size / took, packets, lost if udp else 0, 0, complete=udp or not lost)
+
+
+async def _cross(here: _End, there: _End, frames: Sequence[bytes]) -> bool:
+    """Send ``frames`` from one end; whether all of them came out at the other, unchanged and in order."""
+    for frame in frames:
+        here.port.inject(frame)
+    return await _receive(there.port, len(frames)) == list(frames)
+
+
+async def _receive(port: MemoryPort, count: int) -> list[bytes]:
+    frames: list[bytes] = []
+    with trio.move_on_after(PATIENCE):
+        while len(frames) < count:
+            frames.append((await port.receive())[1])
+    return frames
+
+
+def _echo(here: _End, there: _End, family: str, sequence: int, size: int, *, reply: bool) -> list[bytes]:
+    from scapy.layers.inet import ICMP, IP, fragment
+    from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, fragment6
+    from scapy.layers.l2 import Ether
+
+    ether = Ether(src=here.mac, dst=there.mac)
+    payload = bytes(at & 0xFF for at in range(size))
+    packets: list[Packet]
+    if family == "ipv4":
+        ip = IP(src=here.ipv4, dst=there.ipv4, id=sequence) / ICMP(type=0 if reply else 8, id=1, seq=sequence) / payload
+        packets = [ether / part for part in fragment(ip, fragsize=1480)]
+    else:
+        kind = ICMPv6EchoReply if reply else ICMPv6EchoRequest
+        echo = kind(id=1, seq=sequence, data=payload)
+        base = IPv6(src=here.ipv6, dst=there.ipv6)
+        whole = base / echo
+        small = len(whole) <= 1500
+        packets = [ether / part for part in ([whole] if small else fragment6(base / IPv6ExtHdrFragment() / echo, 1500))]
+    return [bytes(packet) for packet in packets]
+
+
+def _bulk(here: _End, there: _End, udp: bool) -> tuple[bytes, bytes]:
+    from scapy.layers.inet import IP, TCP, UDP
+    from scapy.layers.l2 import Ether
+
+    base = Ether(src=here.mac, dst=there.mac) / IP(src=here.ipv4, dst=there.ipv4)
+    if udp:
+        return PLAIN_HEADER, bytes(base / UDP(sport=5201, dport=5201) / bytes(1400))
+    return GSO_HEADER, bytes(base / TCP(sport=5201, dport=5201, flags="A") / bytes(44 * MSS))

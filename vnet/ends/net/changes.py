@@ -1,0 +1,131 @@
+"""What of a network device can be changed while it runs, by name and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import attrs
+
+from drivers.contracts.ports import Offloads
+from drivers.devices.net.control import VID_MAX
+from drivers.devices.net.device.device import NetPlug
+from drivers.devices.net.driver.driver import NetSettings
+from drivers.devices.net.driver.station import Wishes
+from vnet.ends.base import End
+from vnet.ends.foreign import ForeignEnd
+from vnet.ends.net.end import NetEnd
+from vnet.linux.netns import IPV6_MIN_MTU
+
+__all__ = ["SETTINGS", "change_net"]
+
+ON_OFF = {"on": True, "off": False}
+MTU = range(68, 65522)
+
+
+def _switch(value: str) -> bool:
+    if value not in ON_OFF:
+        raise ValueError("on or off")
+    return ON_OFF[value]
+
+
+def _number(value: str, numbers: range) -> int:
+    if not value.isascii() or not value.isdigit() or int(value) not in numbers:
+        raise ValueError(f"a number from {numbers.start} to {numbers.stop - 1}")
+    return int(value)
+
+
+def _words(value: str) -> list[str]:
+    return [] if value in ("", "none") else value.split(",")
+
+
+def _mac(text: str, *, group: bool = False) -> bytes:
+    try:
+        mac = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        mac = b""
+    if len(mac) != 6 or text.count(":") != 5 or bool(mac[0] & 1) is not group or not any(mac):
+        raise ValueError(f"a {'multicast' if group else 'unicast'} MAC address")
+    return mac
+
+
+def _macs(value: str, *, group: bool) -> frozenset[bytes]:
+    return frozenset(_mac(word, group=group) for word in _words(value))
+
+
+def _offloads(value: str) -> Offloads | None:
+    if value == "all":
+        return None
+    names = [field.name for field in attrs.fields(Offloads)]
+    wanted = _words(value)
+    if not set(wanted) <= set(names):
+        raise ValueError(f"all, none, or some of {','.join(names)}")
+    return Offloads(**dict.fromkeys(wanted, True))
+
+
+def _reception(name: str, parse: Callable[[str], object]) -> Callable[[Wishes, str], Wishes]:
+    return lambda wishes, value: attrs.evolve(wishes, reception=wishes.reception.evolve(**{name: parse(value)}))
+
+
+# By what the driver's side is asked for.
+WISHES: Mapping[str, Callable[[Wishes, str], Wishes]] = {
+    "mac": lambda wishes, value: attrs.evolve(wishes, mac=_mac(value)),
+    **{name: _reception(name, _switch) for name in ("promisc", "allmulti", "alluni", "nomulti", "nouni", "nobcast")},
+    "unicast": _reception("unicast", lambda value: _macs(value, group=False)),
+    "multicast": _reception("multicast", lambda value: _macs(value, group=True)),
+    "vlans": _reception("vlans", lambda value: frozenset(_number(word, range(VID_MAX + 1)) for word in _words(value))),
+    "pairs": lambda wishes, value: attrs.evolve(
+        wishes, pairs=None if value == "all" else _number(value, range(1, 0x8001))
+    ),
+    "offloads": lambda wishes, value: attrs.evolve(wishes, offloads=_offloads(value)),
+}
+
+
+def _carrier(plug: NetPlug, value: str) -> None:
+    plug.link_up = _switch(value)
+    plug.changed()
+
+
+def _mtu(plug: NetPlug, value: str) -> None:
+    plug.mtu = _number(value, MTU)
+    plug.changed()
+
+
+def _check_mtu(value: str, ends: Iterable[End]) -> None:
+    """Raise ValueError for an MTU with which an interface would lose its IPv6 addresses."""
+    addresses = [text for end in ends if isinstance(end, NetEnd) for text in end.spec.addresses]
+    if any(":" in text for text in addresses) and _number(value, MTU) < IPV6_MIN_MTU:
+        raise ValueError(f"a number from {IPV6_MIN_MTU} to {MTU.stop - 1}, since an interface has an IPv6 address")
+
+
+def _announce(plug: NetPlug, value: str) -> None:
+    if value not in ("", "now"):
+        raise ValueError("now")
+    if not plug.announce():
+        raise LookupError("the driver can't be asked to announce itself: GUEST_ANNOUNCE was not agreed on")
+
+
+# By what the device's side does.
+PLUG: Mapping[str, Callable[[NetPlug, str], None]] = {"carrier": _carrier, "mtu": _mtu, "announce": _announce}
+SETTINGS = (*WISHES, *PLUG)
+
+
+async def change_net(driver: End, device: End, setting: str, value: str) -> None:
+    """Change one thing about a running device.
+
+    Raises LookupError where there is no such thing, ValueError with what the value has to be, and what
+    `NetSettings.change` raises.
+    """
+    settings, plug = driver.settings, device.settings
+    assert isinstance(settings, NetSettings)
+    if setting in WISHES:
+        await settings.change(WISHES[setting](settings.wishes, value))
+    elif setting not in PLUG:
+        raise LookupError(f"a network device has no {setting} to set; there are {', '.join(SETTINGS)}")
+    elif isinstance(plug, NetPlug):
+        if setting == "mtu":
+            _check_mtu(value, (driver, device))
+        PLUG[setting](plug, value)
+    elif isinstance(device, ForeignEnd):
+        raise LookupError(f"the device is another program's: its {setting} is for that program to change")
+    else:
+        raise LookupError(f"the device is mediated: its {setting} follows the driver at the other end")

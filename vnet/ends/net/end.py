@@ -1,0 +1,265 @@
+"""What a network device is plugged into: a packet port at each end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from ipaddress import ip_interface
+
+import attrs
+
+from drivers.carriers.vhost_user import OwnConfig
+from drivers.contracts.ports import ALL_OFFLOADS, PacketPort
+from drivers.devices.net import MediatedNetPlug, NetMediator, NetPlug
+from drivers.devices.net.driver.driver import NetSettings
+from drivers.devices.net.layout import COMMANDED, LINK_UP, Duplex, NetConfig
+from drivers.devices.net.layout import NetFeature as F
+from rings.features import mask
+from vnet.ends.base import Figures, OpenContext, Side
+from vnet.ends.net.report import describe_plug, describe_settings
+from vnet.ends.net.spec import NetSpec, PortKind, PortSpec, net_specs
+from vnet.errors import ConfigError, SettingRefused
+from vnet.linux.netns import Route, has_netns, open_netns
+from vnet.linux.poller import Poller
+from vnet.ports.packet.followed import FollowedPort
+from vnet.ports.packet.interface_watch import Watches
+from vnet.ports.packet.memory import MemoryPort
+from vnet.ports.packet.open import PortConfig, open_packet_port
+
+__all__ = [
+    "NetEnd",
+    "NetSpec",
+    "OpenPort",
+    "PortKind",
+    "PortSpec",
+    "mediate_net",
+    "net_specs",
+    "open_net",
+    "open_net_device",
+    "open_net_driver",
+    "open_port",
+    "own_net_config",
+]
+
+
+@attrs.frozen(eq=False)
+class NetEnd:
+    """One end: its port, and the settings of the driver that uses it."""
+
+    spec: PortSpec
+    netns: str | None
+    settings: NetSettings | NetPlug
+
+    @property
+    def port(self) -> PacketPort:
+        return self.settings.port
+
+    @property
+    def live(self) -> bool:
+        return self.port.running
+
+    def figures(self, queue: int) -> Figures:
+        """Even queues are receiveqs, odd ones transmitqs, as the driver sees it (VIRTIO 1.4 section 5.1.2)."""
+        figures = self.settings.figures
+        if queue == figures.control_index:
+            control = figures.control
+            return Figures(control.commands, control.bytes, {"refused": control.refused} if control.refused else {})
+        if queue >= 2 * len(figures.pairs):
+            return Figures(0, 0, {})
+        pair = figures.pairs[queue // 2]
+        out_of_port = isinstance(self.settings, NetSettings) != bool(queue & 1)
+        traffic = pair.received if out_of_port else pair.sent
+        return Figures(traffic.packets, traffic.bytes, traffic.drops)
+
+    def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        for number, pair in enumerate(self.settings.figures.pairs, 1):
+            which = "" if number == 1 else str(number)
+            yield f"sent{which}", pair.sent.drops
+            yield f"received{which}", pair.received.drops
+        yield "port", self.port.statistics().drops
+
+    def describe(self) -> dict[str, object]:
+        figures = self.port.statistics()
+        return {
+            "network": describe_plug(self.settings)
+            if isinstance(self.settings, NetPlug)
+            else describe_settings(self.settings),
+            "kind": self.spec.kind,
+            "netns": self.netns,
+            "ifname": self.port.ifname if isinstance(self.port, FollowedPort) else None,
+            "addresses": list(self.spec.addresses),
+            "live": self.port.live,
+            "lost": self.port.lost,
+            "caps": attrs.asdict(self.port.caps),
+            **attrs.asdict(figures, filter=attrs.filters.exclude("drops")),
+            "drops": dict(figures.drops),
+        }
+
+
+OpenPort = Callable[[PortSpec, PortConfig], AbstractAsyncContextManager[PacketPort]]
+
+
+@asynccontextmanager
+async def open_port(
+    spec: PortSpec, config: PortConfig, poller: Poller | None = None, watches: Watches | None = None
+) -> AsyncIterator[PacketPort]:
+    """The port a topology asks for."""
+    if spec.kind == "memory":
+        yield MemoryPort(ALL_OFFLOADS, queues=config.queues)
+    else:
+        async with open_packet_port(config, poller, watches) as port:
+            yield port
+
+
+@asynccontextmanager
+async def open_net(context: OpenContext, opener: OpenPort | None = None) -> AsyncIterator[tuple[NetEnd, NetEnd]]:
+    """Both ends of a network device, in namespaces that are made where they are not named.
+
+    Raises ConfigError, PrivilegeError, OSError.
+    """
+    spec = context.spec
+    assert isinstance(spec, NetSpec)
+    async with _open_ports(context, spec, opener) as ports:
+        (driver, driver_netns, driver_port), (device, device_netns, device_port) = ports
+        plug: NetSettings | NetPlug
+        if spec.mode == "mediated":
+            plug = NetSettings(device_port, spec.local_features(context.supported), rx_buffer=spec.rx_buffer)
+        else:
+            plug = _plug(spec, device_port, spec.macs(context.index)[0], context.features)
+        yield (
+            NetEnd(driver, driver_netns, _settings(spec, driver_port, context.features)),
+            NetEnd(device, device_netns, plug),
+        )
+
+
+@asynccontextmanager
+async def _open_ports(
+    context: OpenContext, spec: NetSpec, opener: OpenPort | None
+) -> AsyncIterator[list[tuple[PortSpec, str | None, PacketPort]]]:
+    """Those that are of this system, driver's first, each with its namespace."""
+    macs = spec.macs(context.index)
+    # Another program's device has an address of its own, and so has a driver that is not told one.
+    known = not spec.foreign or spec.peer_mac is not None, bool(context.features >> F.MAC & 1)
+    opener = opener or partial(open_port, poller=context.poller, watches=context.watches)
+    async with AsyncExitStack() as stack:
+        ports = []
+        for own, (side, host, port) in enumerate(spec.ports(context.hosts)):
+            netns = port.netns_of(context.system, host)
+            if netns is not None:
+                _check_netns(port, f"devices.{context.name}.{side}.netns")
+                await stack.enter_async_context(open_netns(netns))
+            peer = macs[1 - own] if known[own] else None
+            config = _port_config(spec, port, netns, macs[own], peer)
+            with _refused_at(f"devices.{context.name}", side):
+                ports.append((port, netns, await stack.enter_async_context(opener(port, config))))
+        yield ports
+
+
+@contextmanager
+def _refused_at(device: str, side: Side) -> Iterator[None]:
+    """Raise a setting of a port that the kernel refuses as a ConfigError with its place in the topology."""
+    try:
+        yield
+    except SettingRefused as exc:
+        # The MTU is the device's: both of its ends have the same.
+        path = ".".join(filter(None, (device, "" if exc.field == "mtu" else side, exc.field)))
+        raise ConfigError("topology", path, exc.value, exc.why) from None
+
+
+def _settings(spec: NetSpec, port: PacketPort, features: int) -> NetSettings:
+    return NetSettings(port, features, rx_buffer=spec.rx_buffer, wishes=spec.wishes)
+
+
+@asynccontextmanager
+async def open_net_driver(context: OpenContext, opener: OpenPort | None = None) -> AsyncIterator[NetEnd]:
+    """The driver's end alone; it learns the device's address where that is not given.
+
+    Raises ConfigError, PrivilegeError, OSError.
+    """
+    spec = context.spec
+    assert isinstance(spec, NetSpec)
+    async with _open_ports(context, spec, opener) as [(port, netns, opened)]:
+        yield NetEnd(port, netns, _settings(spec, opened, context.features))
+
+
+OWN_FEATURES = mask((F.MAC, F.MTU, F.STATUS, F.SPEED_DUPLEX, F.CTRL_VQ, *COMMANDED))
+"""What a configuration space or a control queue belongs to."""
+
+
+def own_net_config(context: OpenContext) -> OwnConfig:
+    """What back ends leave to their front end: the addresses and the MTU of the topology."""
+    spec = context.spec
+    assert isinstance(spec, NetSpec)
+    offered = mask((F.MAC, F.MTU, F.STATUS)) & context.features
+    fields = NetConfig(spec.macs(context.index)[0], LINK_UP, spec.mtu).emit()
+    return OwnConfig(offered, OWN_FEATURES, fields, spec.mtu if offered >> F.MTU & 1 else None)
+
+
+@asynccontextmanager
+async def open_net_device(context: OpenContext) -> AsyncIterator[NetEnd]:
+    """The device's end alone. Its port is in our own namespace where none is named, and learns the driver's address
+    where that is not given. Raises ConfigError, PrivilegeError, OSError.
+    """
+    spec = context.spec
+    assert isinstance(spec, NetSpec)
+    port = spec.device
+    _check_netns(port, "device.netns")
+    driver_mac, mac = spec.macs(context.index)
+    # TAPs of several processes may be in one bridge: without a name of its own each keeps the address of the kernel.
+    own = None if port.kind == "tap" and not spec.peer_mac else mac
+    config = _port_config(spec, port, port.netns, own, driver_mac if spec.mac else None)
+    async with AsyncExitStack() as stack:
+        with _refused_at("", "device"):
+            opened = await stack.enter_async_context(open_port(port, config, context.poller, context.watches))
+        plug = attrs.evolve(_plug(spec, opened, driver_mac, context.features), control=False)
+        yield NetEnd(port, port.netns, plug)
+
+
+def _plug(spec: NetSpec, port: PacketPort, mac: bytes, features: int) -> NetPlug:
+    return NetPlug(
+        port,
+        mac,
+        spec.mtu,
+        features,
+        spec.queue_size,
+        pairs=spec.queue_pairs,
+        speed=spec.speed,
+        duplex=Duplex[(spec.duplex or "unknown").upper()],
+    )
+
+
+def _check_netns(port: PortSpec, path: str) -> None:
+    if port.netns is not None and not has_netns(port.netns):
+        why = f"there is no such namespace; try: ip netns add {port.netns}"
+        raise ConfigError("topology", path, port.netns, why)
+
+
+def _port_config(
+    spec: NetSpec, port: PortSpec, netns: str | None, mac: bytes | None, peer_mac: bytes | None
+) -> PortConfig:
+    return PortConfig(
+        kind="tap" if port.kind == "tap" else "tun",
+        netns=netns,
+        ifname=port.ifname,
+        addresses=tuple(ip_interface(address) for address in port.addresses),
+        mac=mac,
+        peer_mac=peer_mac,
+        mtu=spec.mtu,
+        txqueuelen=port.txqueuelen,
+        routes=tuple(map(Route.parse, port.routes)),
+        forward=port.forward,
+        queues=spec.queue_pairs,
+    )
+
+
+def mediate_net(context: OpenContext, names: tuple[str, str]) -> NetMediator:
+    """The cable between the two devices of a mediated one."""
+    spec = context.spec
+    assert isinstance(spec, NetSpec)
+    offered = (context.features, spec.local_features(context.supported))
+    plugs = {
+        name: MediatedNetPlug(mac, features, spec.queue_size)
+        for name, mac, features in zip(names, spec.macs(context.index), offered, strict=True)
+    }
+    return NetMediator(plugs, spec.mtu)

@@ -1,0 +1,122 @@
+"""A host's ends of vhost-user sockets: to another program's at a path, or to a device of the same system."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import trio
+
+from drivers.carriers.vhost_user import OwnConfig, SharedRegion
+from drivers.contracts.ipc import FdSocket, Ipc
+from drivers.errors import DriverError, TransportLost
+from rings.features import RingFeature, mask
+from rings.formats import RING_FEATURES
+from vnet.linux.ipc import FileHandle, UnixSocket, socket_pair
+from vnet.linux.memory import HostMemory
+from vnet.linux.unix_socket import connect_trusted
+
+__all__ = ["BackEnd", "Junction", "SocketEnd", "dial"]
+
+VENDOR = 0x1AF4
+
+
+class SocketEnd:
+    """`drivers.carriers.vhost_user.UserSocket`: all of a host's memory is shared with whoever is at the other end."""
+
+    vendor_id = VENDOR
+
+    def __init__(
+        self,
+        name: str,
+        device_id: int,
+        queue_size: int,
+        memory: HostMemory,
+        ipc: Ipc,
+        connect_to: Callable[[], Awaitable[FdSocket]],
+        *,
+        packed: bool = False,
+        own_config: OwnConfig | None = None,
+    ) -> None:
+        """``packed`` rings may be used, too. ``connect_to`` makes a connection, or raises TransportLost."""
+        self.name = name
+        self.device_id = device_id
+        self.queue_size = queue_size
+        self.ring_features = RING_FEATURES if packed else RING_FEATURES & ~mask((RingFeature.RING_PACKED,))
+        self.own_config = own_config
+        self.dma = memory
+        self.ipc = ipc
+        self.connections = 0
+        self._connect = connect_to
+        self._handle = FileHandle.copy(memory.fd)
+
+    @property
+    def regions(self) -> Sequence[SharedRegion]:
+        return (SharedRegion(self.dma.base, self.dma.size, self._handle),)
+
+    async def connect(self) -> FdSocket:
+        socket = await self._connect()
+        self.connections += 1
+        return socket
+
+    def close(self) -> None:
+        """Whoever has mapped the memory keeps it."""
+        self._handle.close()
+
+    def describe(self) -> dict[str, object]:
+        return {"name": self.name, "connections": self.connections}
+
+
+async def dial(path: Path, peer_uid: int | None, allow: str) -> FdSocket:
+    """Connect to another program's back end (see `connect_trusted`). Raises TransportLost."""
+    try:
+        return UnixSocket(connect_trusted(path, peer_uid, allow))
+    except (FileNotFoundError, ConnectionRefusedError):
+        why = "nobody listens there; is the back end started?"
+    except BlockingIOError:
+        why = "the back end has no time for another connection"
+    except OSError as exc:
+        why = exc.strerror or str(exc)
+    raise TransportLost(f"{path}: {why}")
+
+
+@runtime_checkable
+class BackEnd(Protocol):
+    """A device's half."""
+
+    async def converse(self, socket: FdSocket) -> None:
+        """Serve one front end until it hangs up; takes the socket over. Raises DriverError."""
+
+
+class Junction:
+    """Where a front end finds a back end of the same process."""
+
+    def __init__(self, back: BackEnd) -> None:
+        self._back = back
+        self._coming, self._arriving = trio.open_memory_channel[FdSocket](1)
+        self.last = ""
+        """How the last connection ended, where it did not just end."""
+
+    async def dial(self) -> FdSocket:
+        """Raises TransportLost."""
+        ours, theirs = socket_pair()
+        try:
+            self._coming.send_nowait(theirs)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            ours.close()
+            theirs.close()
+            raise TransportLost("the back end has no time for another connection") from None
+        return ours
+
+    async def serve(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery, self._arriving:
+            async for socket in self._arriving:
+                nursery.start_soon(self._converse, socket)
+
+    async def _converse(self, socket: FdSocket) -> None:
+        try:
+            await self._back.converse(socket)
+        except DriverError as exc:
+            self.last = str(exc)

@@ -1,0 +1,40 @@
+"""What accesses to memory at the other end of a link cost: on that link, and on those it passes them on to."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import attrs
+
+from rings.queue import Meter
+from vnet.link.base import Direction, Link
+
+__all__ = ["Toll", "toll_of"]
+
+
+@attrs.frozen
+class Toll:
+    """Implements `drivers.contracts.hw.Toll`: every link on the way counts each access, on a clock of its own."""
+
+    meters: tuple[Meter, ...]
+    settles: tuple[Callable[[], Awaitable[None]], ...]
+
+    def read(self, size: int, /) -> None:
+        for meter in self.meters:
+            meter.read(size)
+
+    def write(self, size: int, /) -> None:
+        for meter in self.meters:
+            meter.write(size)
+
+    async def settle(self) -> None:
+        """Sleep until the last of them has carried everything so far."""
+        for settle in self.settles:
+            await settle()
+
+
+def toll_of(link: Link, direction: Direction, addr: int, size: int) -> Toll | None:
+    """For that range of addresses on ``link``; None where nothing on the way takes time."""
+    ways = [(link, direction), *link.beyond(direction, addr, size)]
+    metered = [(meter, way.settle) for way, where in ways if (meter := way.meter(where)) is not None]
+    return Toll(*zip(*metered, strict=True)) if metered else None

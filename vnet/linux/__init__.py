@@ -1,0 +1,1 @@
+"""What the kernel gives: namespaces, unix sockets, shared memory, eventfds, epoll."""

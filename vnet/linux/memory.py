@@ -1,0 +1,131 @@
+"""A host's RAM: one sealed memfd, mapped once, with an allocator for what is shared with devices."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import threading
+from collections.abc import Callable
+
+import attrs
+
+from drivers.contracts.hw import DmaBuffer
+from drivers.memory.pool import CACHE_LINE, PAGE, Pool
+from rings.errors import MemoryFault
+from rings.memory import Addr, MappedMemory, PhysAddr
+
+__all__ = ["CACHE_LINE", "MSI_BASE", "PAGE", "HostMemory", "MemoryStatistics", "full_fence"]
+
+MIB = 1 << 20
+ZEROS = bytes(MIB)
+RAM_BASE = PhysAddr(Addr(0x4000_0000))
+MSI_BASE = 0xFEE0_0000
+"""Where a host's interrupt messages go; RAM that does not fit below lies above `HIGH_BASE` as a whole."""
+HIGH_BASE = PhysAddr(Addr(1 << 32))
+
+_barrier = threading.Lock()
+
+
+def full_fence() -> None:
+    """A full barrier between this process's stores and its later loads (about 112 ns).
+
+    CPython's own stores may be seen by another process after later loads otherwise. Taking and releasing
+    a lock gave no forbidden outcome in 2 million rounds on x86-64; arm64 is not measured.
+    """
+    _barrier.acquire()
+    _barrier.release()
+
+
+@attrs.frozen
+class MemoryStatistics:
+    """How a host's memory is used; bytes except ``buffers``."""
+
+    size: int
+    used: int
+    peak: int
+    """The highest end that was ever handed out: everything above was never touched."""
+    buffers: int
+
+
+class HostMemory(MappedMemory):
+    """RAM of one host at physical address ``base``; ``fd`` shares it with another process.
+
+    The memfd is sealed against shrinking and growing, so that whoever maps it can't be killed by SIGBUS.
+    Pages that nobody used take no real memory.
+    """
+
+    def __init__(self, size: int = 128 * MIB, base: PhysAddr | None = None, *, name: str = "") -> None:
+        """``size`` in bytes and ``base``: whole pages; by default below the interrupt messages, or above 4 GiB.
+
+        ``name`` shows in /proc/PID/maps. Raises ValueError, OSError.
+        """
+        if base is None:
+            base = RAM_BASE if RAM_BASE + size <= MSI_BASE else HIGH_BASE
+        if size <= 0 or size % PAGE or base % PAGE:
+            raise ValueError(f"{size} bytes at {base:#x} are not whole pages of {PAGE} bytes")
+        super().__init__(full_fence)
+        self._fd = os.memfd_create(f"vnet-{name}" if name else "vnet", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self._fd, size)
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            self._map = mmap.mmap(self._fd, size)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.base = base
+        self.size = size
+        self.add(base, memoryview(self._map))
+        self._pool = Pool(base, size)
+
+    @property
+    def fd(self) -> int:
+        """The memfd, owned by this object; -1 once closed."""
+        return self._fd
+
+    def alloc(self, size: int, align: int = CACHE_LINE) -> DmaBuffer:
+        """``size`` zeroed bytes at a multiple of ``align`` (a power of two): the lowest place that is free.
+
+        Whole cache lines, and whole pages from one page up, so that two buffers never share either.
+        Raises ValueError for an impossible request and MemoryError when there is no room.
+        """
+        extent = self._pool.alloc(size, align)
+        self._zero(extent.start, extent.used)
+        return DmaBuffer(Addr(extent.start), size)
+
+    def free(self, buffer: DmaBuffer) -> None:
+        """Give it back. Raises ValueError where it is not allocated (any more)."""
+        self._pool.free(buffer.addr)
+
+    def statistics(self) -> MemoryStatistics:
+        pool = self._pool
+        return MemoryStatistics(self.size, pool.used, pool.peak - self.base, pool.buffers)
+
+    def check(self) -> None:
+        """Assert that free and allocated extents tile the memory exactly; for tests."""
+        self._pool.check()
+
+    def close(self, fault: Callable[[int, int, bool], MemoryFault] | None = None) -> None:
+        """End all access, release what is pinned, unmap and close the memfd. Twice is harmless."""
+        if self._fd < 0:
+            return
+        super().close(fault or _closed)
+        self._pool = Pool(self.base, 0)
+        try:
+            self._map.close()
+        except BufferError:
+            # Somebody still holds a slice, such as a traceback that is being handled. It must not dangle:
+            # the mapping goes away together with the last of them.
+            del self._map
+        os.close(self._fd)
+        self._fd = -1
+
+    def _zero(self, start: int, end: int) -> None:
+        # Pages above the peak are zero already, and must stay untouched to cost nothing.
+        for low in range(start, end, MIB):
+            part = min(MIB, end - low)
+            self.view(Addr(low), part, True)[:] = ZEROS[:part]
+
+
+def _closed(addr: int, size: int, write: bool) -> MemoryFault:
+    return MemoryFault(addr, size, write=write, reason="the host's memory was closed")

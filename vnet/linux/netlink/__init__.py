@@ -1,0 +1,1 @@
+"""Interfaces of a namespace, followed by netlink messages."""

@@ -1,0 +1,51 @@
+"""Linux system calls on namespaces and mounts that Python 3.11 lacks. All raise OSError with the path it is about.
+
+Nothing but the standard library is imported, as in `vnet.linux.netns_view`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+__all__ = ["CLONE_NEWNET", "CLONE_NEWNS", "MS_BIND", "MS_RDONLY", "MS_REC", "MS_SHARED", "MS_SLAVE"]
+__all__ += ["mount", "setns", "umount", "unshare"]
+
+CLONE_NEWNS = 0x20000
+CLONE_NEWNET = 0x40000000
+MS_RDONLY, MS_BIND, MS_REC, MS_SLAVE, MS_SHARED = 0x1, 0x1000, 0x4000, 0x80000, 0x100000
+MNT_DETACH = 2
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def unshare(flags: int) -> None:
+    """Give the calling thread new namespaces of these kinds."""
+    _check(_LIBC.unshare(flags), None)
+
+
+def setns(path: Path, kind: int) -> None:
+    """Move the calling thread to the namespace of this kind at ``path``."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_LIBC.setns(fd, kind), path)
+    finally:
+        os.close(fd)
+
+
+def mount(source: Path | None, target: Path, kind: str | None = None, flags: int = 0) -> None:
+    """Mount ``source`` at ``target``, or change how that is mounted."""
+    words = (None if word is None else os.fsencode(word) for word in (source, target, kind))
+    _check(_LIBC.mount(*words, ctypes.c_ulong(flags), None), target)
+
+
+def umount(target: Path) -> None:
+    """Unmount ``target`` at once; what uses it keeps it."""
+    _check(_LIBC.umount2(os.fsencode(target), MNT_DETACH), target)
+
+
+def _check(result: int, path: Path | None) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), None if path is None else str(path))

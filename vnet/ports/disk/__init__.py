@@ -1,0 +1,1 @@
+"""Stores of sectors, and the NBD server in front of a disk."""

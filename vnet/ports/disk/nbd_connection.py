@@ -1,0 +1,313 @@
+"""One client of a disk: its commands, and the requests that they are to the device.
+
+Data are received straight into the buffers that the device reads. Commands that came in together are shown to the
+device together, and what it answered together is sent together.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+import attrs
+import trio
+
+from drivers.devices.blk import BlkStatus, Disk, DiskError, DiskRequest, RequestType
+from drivers.storage.bounce import Buffer
+from vnet.nbd import (
+    Command,
+    CommandType,
+    Handshake,
+    Limits,
+    NbdError,
+    NbdProtocolError,
+    error_reply,
+    read_header,
+    simple_reply,
+)
+from vnet.nbd.limits import DF, FUA, NO_HOLE
+from vnet.ports.disk.nbd_receive import Inbox
+from vnet.ports.disk.nbd_send import Outbox
+
+__all__ = ["BLOCK_MAX", "Connection", "NbdStatistics"]
+
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds that a client may take to choose an export."""
+COMMANDS_MAX = 128
+BYTES_MAX = 2 << 20
+"""Commands, and bytes of their data, that one client may have under way; more wait in its socket."""
+BLOCK_MAX = 32 << 20
+"""Bytes of the largest command."""
+
+ERRORS: Mapping[BlkStatus, NbdError] = {
+    BlkStatus.OK: NbdError.OK,
+    BlkStatus.IOERR: NbdError.IO,
+    BlkStatus.UNSUPP: NbdError.INVAL,
+}
+
+
+@attrs.define(eq=False)
+class NbdStatistics:
+    """Since the server exists."""
+
+    clients: int = 0
+    """Connected now."""
+    connections: int = 0
+    commands: int = 0
+    errors: int = 0
+    """Commands that were answered with one."""
+    refused: int = 0
+    """Clients that were too many, or did not finish the handshake in time."""
+
+
+@attrs.define(eq=False)
+class _Pending:
+    """A read or a write under way."""
+
+    command: Command
+    left: int
+    """Parts that did not end yet."""
+    error: NbdError = NbdError.OK
+
+
+class Connection:
+    """One client, from the greeting to the end."""
+
+    def __init__(self, client: socket.socket, disk: Disk, handshake: Handshake, statistics: NbdStatistics) -> None:
+        """``client`` does not block; ``statistics`` are the server's."""
+        self._disk = disk
+        self._handshake = handshake
+        self._statistics = statistics
+        self._in = Inbox(client)
+        self._out = Outbox(client, self._sent)
+        self._limits: Limits
+        self._commands = self._bytes = 0
+        self._freed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Raises OSError, NbdProtocolError."""
+        await self._disk.wait_online()
+        with trio.move_on_after(HANDSHAKE_TIMEOUT) as deadline:
+            await self._in.negotiate(self._handshake)
+        export = self._handshake.export
+        if deadline.cancelled_caught:
+            self._statistics.refused += 1
+        if deadline.cancelled_caught or export is None:
+            return
+        self._limits = Limits(export, BLOCK_MAX)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    nursery.start_soon(self._out.send)
+                    await self._receive()
+                    while self._commands:  # what was asked for before the end is answered
+                        await self._wait_freed()
+                finally:
+                    self._nursery = None  # a nursery without tasks takes no more, and the device answers when it likes
+                nursery.cancel_scope.cancel()
+        finally:
+            self._out.drop()
+
+    # What comes in.
+
+    async def _receive(self) -> None:
+        while True:
+            command = self._in.next()
+            if command is None:
+                self._disk.kick()
+                if not await self._in.more():
+                    return
+            elif command.type == CommandType.DISC:
+                self._disk.kick()
+                return
+            elif not self._begin_small_read(command):
+                await self._begin(command)
+
+    async def _begin(self, command: Command) -> None:
+        self._statistics.commands += 1
+        while self._commands >= COMMANDS_MAX:
+            await self._wait_freed()
+        self._commands += 1
+        error = self._limits.check(command, self._disk.transfer_max)
+        if command.type == CommandType.WRITE:
+            if command.size > BLOCK_MAX:
+                raise NbdProtocolError(f"a write of {command.size} bytes")
+            if error:
+                await self._in.swallow(command.size)  # the data come all the same
+                self._end(command, error)
+            else:
+                await self._begin_write(command)
+        elif error or (command.type == CommandType.READ and not command.size):
+            self._end(command, error)
+        elif command.type == CommandType.READ:
+            await self._begin_read(command)
+        elif self._nursery is not None:
+            self._nursery.start_soon(self._do, command)
+
+    def _begin_small_read(self, command: Command) -> bool:
+        """Begin what most commands are, without a coroutine; False for any other, and while there is no room."""
+        size, disk = command.size, self._disk
+        if command.type != CommandType.READ or self._commands >= COMMANDS_MAX or self._bytes + size > BYTES_MAX:
+            return False
+        if not 0 < size <= disk.transfer_max or self._limits.check(command, size):
+            return False
+        buffer = disk.take(size)
+        if buffer is None:
+            return False
+        self._statistics.commands += 1
+        self._commands += 1
+        self._bytes += size
+        pending = _Pending(command, 1)
+        disk.submit(DiskRequest(RequestType.IN, self._was_read, command.offset, size, buffer, context=pending))
+        return True
+
+    async def _begin_read(self, command: Command) -> None:
+        disk, most, size = self._disk, self._disk.transfer_max, command.size
+        if size > most and (command.flags & DF or not self._handshake.structured):
+            await self._read_in_order(command)
+            return
+        pending = _Pending(command, -(-size // most))
+        for at in range(0, size, most):
+            part = min(most, size - at)
+            buffer = await self._buffer(part)
+            disk.submit(DiskRequest(RequestType.IN, self._was_read, command.offset + at, part, buffer, context=pending))
+
+    async def _read_in_order(self, command: Command) -> None:
+        """Serve a read whose data follow one header, and nothing else between them, though the device gives parts.
+
+        At most BYTES_MAX are read before they are sent. An error behind the header can't be told any more, and ends
+        the connection. Raises ConnectionError.
+        """
+        cookie, offset, size = command.cookie, command.offset, command.size
+        head = read_header(cookie, offset, size, last=True) if self._handshake.structured else simple_reply(cookie)
+        for at in range(0, size, BYTES_MAX):
+            while self._commands > 1:
+                await self._wait_freed()
+            try:
+                data = await self._disk.read(offset + at, min(BYTES_MAX, size - at))
+            except DiskError as exc:
+                if at:
+                    raise ConnectionError("a read failed after its header was sent") from None
+                self._end(command, ERRORS[exc.status])
+                return
+            if not at:
+                self._out.put(head)
+            self._commands += 1  # the data count as a command until they are sent
+            self._out.put(data, None, command)
+            self._out.wake()
+        self._sent(None, command)
+
+    async def _begin_write(self, command: Command) -> None:
+        disk, most, size = self._disk, self._disk.transfer_max, command.size
+        pending = _Pending(command, -(-size // most))
+        for at in range(0, size, most):
+            part = min(most, size - at)
+            buffer = await self._buffer(part)
+            try:
+                if not self._in.take(buffer.views):
+                    disk.kick()
+                    await self._in.fill()
+            except BaseException:
+                self._sent(buffer, None)
+                raise
+            disk.submit(
+                DiskRequest(RequestType.OUT, self._was_written, command.offset + at, part, buffer, context=pending)
+            )
+        if not size:
+            self._end(command, NbdError.OK)
+
+    async def _buffer(self, size: int) -> Buffer:
+        """A buffer of the disk's, once this client has not more than its share of them."""
+        while self._bytes and self._bytes + size > BYTES_MAX:
+            await self._wait_freed()
+        buffer = self._disk.take(size) or await self._disk.buffer(size)
+        self._bytes += size
+        return buffer
+
+    # What the device answers.
+
+    def _was_read(self, request: DiskRequest) -> None:
+        pending, buffer = request.context, request.buffer
+        assert isinstance(pending, _Pending)
+        assert buffer is not None
+        pending.left -= 1
+        command = pending.command
+        last = not pending.left
+        if request.status:
+            pending.error = ERRORS[request.status]
+            self._sent(buffer, None)
+        elif self._nursery is None:
+            self._sent(buffer, None)
+        else:
+            done = last and not pending.error
+            if self._handshake.structured:
+                head = read_header(command.cookie, request.offset, request.size, last=done)
+            else:
+                head = simple_reply(command.cookie)
+            out, views = self._out, buffer.views
+            out.put(head)
+            for view in views[:-1]:
+                out.put(view)
+            out.put(views[-1], buffer, command if done else None)
+            out.wake()
+        if last and pending.error:
+            self._end(command, pending.error)
+
+    def _was_written(self, request: DiskRequest) -> None:
+        pending = request.context
+        assert isinstance(pending, _Pending)
+        assert request.buffer is not None
+        self._sent(request.buffer, None)
+        pending.left -= 1
+        pending.error = pending.error or ERRORS[request.status]
+        if not pending.left:
+            if pending.command.flags & FUA and not pending.error and self._nursery is not None:
+                self._nursery.start_soon(self._do, pending.command)
+            else:
+                self._end(pending.command, pending.error)
+
+    # What is done step by step, in a task of its own.
+
+    async def _do(self, command: Command) -> None:
+        """Do anything but move data; of a write, whose data are moved already, what comes after."""
+        disk, error = self._disk, NbdError.OK
+        try:
+            if command.type == CommandType.TRIM:
+                await disk.discard(command.offset, command.size)
+            elif command.type == CommandType.WRITE_ZEROES:
+                unmap = not command.flags & NO_HOLE
+                await disk.write_zeroes(command.offset, command.size, unmap=unmap)
+            if command.type == CommandType.FLUSH or command.flags & FUA:
+                await disk.flush()
+        except DiskError as exc:
+            error = ERRORS[exc.status]
+        self._end(command, error)
+
+    # What goes out.
+
+    def _end(self, command: Command, error: NbdError) -> None:
+        """Answer a command, but for data that are on their way already."""
+        if error:
+            self._statistics.errors += 1
+        if self._nursery is not None:
+            structured = self._handshake.structured and (error or command.type == CommandType.READ)
+            reply = error_reply(command.cookie, error) if structured else simple_reply(command.cookie, error)
+            self._out.put(reply, None, command)
+            self._out.wake()
+
+    def _sent(self, buffer: Buffer | None, command: Command | None) -> None:
+        """Free a buffer whose data were moved, and forget a command whose answer was sent."""
+        if buffer is not None:
+            self._bytes -= buffer.size
+            buffer.free()
+        if command is not None:
+            self._commands -= 1
+        self._freed.set()
+
+    async def _wait_freed(self) -> None:
+        """Return after the next call of `_sent`, which `kick` may make itself."""
+        self._freed = trio.Event()
+        self._disk.kick()
+        await self._freed.wait()

@@ -1,0 +1,213 @@
+"""Where the sectors of a disk are kept: a file, a block device, or memory."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from drivers.contracts.ports import StoreInfo
+
+__all__ = ["FileStore", "MemoryStore", "open_file_store"]
+
+SECTOR = 512
+IOV_MAX = 1024
+"""Buffers that one system call takes."""
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE = 0x01, 0x02, 0x10
+UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV}
+ZEROES = bytes(1 << 20)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate64.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class MemoryStore:
+    """Sectors in memory, which go with it. Nothing ever waits. Implements `drivers.contracts.ports.SectorStore`."""
+
+    def __init__(self, size: int, *, read_only: bool = False, block_size: int = SECTOR) -> None:
+        """``size`` in bytes, a multiple of 512; what was never written takes no real memory."""
+        self.data = bytearray(size)
+        self.info = StoreInfo(size, read_only, block_size, max(block_size, 4096))
+
+    def preadv(self, segs: Sequence[memoryview], offset: int, /) -> int:
+        with memoryview(self.data) as data:
+            at = offset
+            for seg in segs:
+                seg[:] = data[at : at + len(seg)]
+                at += len(seg)
+        return at - offset
+
+    def pwritev(self, segs: Sequence[memoryview], offset: int, /) -> int:
+        with memoryview(self.data) as data:
+            at = offset
+            for seg in segs:
+                data[at : at + len(seg)] = seg
+                at += len(seg)
+        return at - offset
+
+    async def read(self, into: memoryview, offset: int, /) -> None:
+        self.preadv([into], offset)
+
+    async def write(self, parts: Sequence[tuple[int, memoryview]], /) -> None:
+        for offset, part in parts:
+            self.pwritev([part], offset)
+
+    async def flush(self) -> None:
+        """There is nothing more stable than this."""
+
+    async def discard(self, offset: int, size: int, /) -> None:
+        await self.write_zeroes(offset, size, True)
+
+    async def write_zeroes(self, offset: int, size: int, unmap: bool, /) -> None:
+        for at in range(offset, offset + size, len(ZEROES)):
+            part = min(len(ZEROES), offset + size - at)
+            self.data[at : at + part] = ZEROES[:part]
+            await trio.lowlevel.checkpoint()
+
+
+class FileStore:
+    """Sectors in an open file or block device. Implements `drivers.contracts.ports.SectorStore`.
+
+    Reads of what the page cache has are done at once. Everything else is done in threads, at most ``workers`` of them.
+    """
+
+    def __init__(self, fd: int, info: StoreInfo, workers: int) -> None:
+        """``fd`` stays its opener's."""
+        self.info = info
+        self._fd = fd
+        self._threads = trio.CapacityLimiter(workers)
+        self._nowait = {os.preadv: True, os.pwritev: True}
+        self._failed: tuple[int, str] | None = None  # not the exception: each raise would lengthen its traceback
+
+    def preadv(self, segs: Sequence[memoryview], offset: int, /) -> int:
+        return self._at_once(os.preadv, segs, offset)
+
+    def pwritev(self, segs: Sequence[memoryview], offset: int, /) -> int:
+        return self._at_once(os.pwritev, segs, offset)
+
+    def _at_once(self, call: Callable[..., int], segs: Sequence[memoryview], offset: int) -> int:
+        if not self._nowait[call]:
+            return 0
+        try:
+            return call(self._fd, segs[:IOV_MAX], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            self._nowait[call] = False  # such as writes to many file systems
+            return 0
+
+    async def read(self, into: memoryview, offset: int, /) -> None:
+        await self._in_thread(self._read, into, offset)
+
+    async def write(self, parts: Sequence[tuple[int, memoryview]], /) -> None:
+        await self._in_thread(self._write, parts)
+
+    async def flush(self) -> None:
+        await self._in_thread(self._flush)
+
+    async def discard(self, offset: int, size: int, /) -> None:
+        await self._in_thread(self._discard, offset, size)
+
+    async def write_zeroes(self, offset: int, size: int, unmap: bool, /) -> None:
+        await self._in_thread(self._write_zeroes, offset, size, unmap)
+
+    async def _in_thread(self, call: Callable[..., None], *args: object) -> None:
+        # Never abandoned: it ends before a reset of the device does.
+        await trio.to_thread.run_sync(call, *args, limiter=self._threads)
+
+    # In a thread.
+
+    def _read(self, into: memoryview, offset: int) -> None:
+        while into:
+            got = os.preadv(self._fd, [into], offset)
+            if not got:
+                raise OSError(errno.EIO, "the file is shorter than it was")
+            into, offset = into[got:], offset + got
+
+    def _write(self, parts: Sequence[tuple[int, memoryview]]) -> None:
+        for start, part in parts:
+            offset, rest = start, part
+            while rest:
+                done = os.pwritev(self._fd, [rest], offset)
+                rest, offset = rest[done:], offset + done
+
+    def _flush(self) -> None:
+        """A failed flush lost data that no later one can save. Nor can anything in a file that has no name any more."""
+        if self._failed is not None:
+            raise OSError(*self._failed)
+        try:
+            if not os.fstat(self._fd).st_nlink:
+                raise OSError(errno.ESTALE, "the file was removed")
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._failed = error.errno or errno.EIO, error.strerror or str(error)
+            raise
+
+    def _discard(self, offset: int, size: int) -> None:
+        self._fallocate(FALLOC_FL_PUNCH_HOLE, offset, size)  # where it can't, nothing was promised
+
+    def _write_zeroes(self, offset: int, size: int, unmap: bool) -> None:
+        modes = (FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE) if unmap else (FALLOC_FL_ZERO_RANGE,)
+        end = offset + size
+        if not any(self._fallocate(mode, offset, size) for mode in modes):
+            zeroes = memoryview(ZEROES)
+            self._write([(at, zeroes[: end - at]) for at in range(offset, end, len(ZEROES))])
+        elif os.lseek(self._fd, 0, os.SEEK_END) < end:
+            # The file was truncated. Holes do not lengthen it, a write does, and what it skips reads as zeroes.
+            self._write([(end - 1, memoryview(ZEROES)[:1])])
+
+    def _fallocate(self, mode: int, offset: int, size: int) -> bool:
+        """False where the file system can't."""
+        while size and _libc.fallocate64(self._fd, mode | FALLOC_FL_KEEP_SIZE, offset, size):
+            number = ctypes.get_errno()
+            if number in UNSUPPORTED:
+                return False
+            if number != errno.EINTR:
+                raise OSError(number, os.strerror(number))
+        return True
+
+
+@asynccontextmanager
+async def open_file_store(
+    path: Path,
+    *,
+    size: int | None = None,
+    read_only: bool = False,
+    shared: bool = False,
+    block_size: int = SECTOR,
+    workers: int = 4,
+) -> AsyncIterator[FileStore]:
+    """The file or block device at ``path``, ours alone unless read-only or shared; a file that is not there is made.
+
+    ``size`` in bytes: a new file gets it, an existing one must have it; None takes what is there. Raises OSError,
+    BlockingIOError where somebody else uses it, unless both only read or share it, either of them.
+    """
+    make = size is not None and not read_only
+    flags = (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_CREAT if make else 0) | os.O_CLOEXEC
+    fd = await trio.to_thread.run_sync(os.open, path, flags, 0o600)
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if read_only or shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        found = os.fstat(fd)
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)):
+            raise OSError(errno.EINVAL, "it is neither a file nor a block device", str(path))
+        there = os.lseek(fd, 0, os.SEEK_END)
+        if not there and make and size is not None:
+            os.ftruncate(fd, size)
+            there = size
+        if size is not None and there != size:
+            raise OSError(errno.EINVAL, f"it has {there} bytes, and not {size}", str(path))
+        if not there or there % block_size:
+            raise OSError(errno.EINVAL, f"its {there} bytes are not whole blocks of {block_size}", str(path))
+        physical = max(block_size, min(found.st_blksize, 1 << 16))
+        yield FileStore(fd, StoreInfo(there, read_only, block_size, physical), workers)
+    finally:
+        os.close(fd)

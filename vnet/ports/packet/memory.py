@@ -1,0 +1,291 @@
+"""A port without a device: frames are put in and taken out by the program itself."""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Sequence
+
+import attrs
+import trio
+
+from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads, PacketQueue, PortState
+from drivers.devices.net.vlan import TAGS_ROOM, frame_limit
+from drivers.errors import PortGone
+from vnet.ports.packet.announce import announcements
+from vnet.ports.packet.base import CountingPort, agreed, agreed_gso_types, scatter
+
+__all__ = ["MemoryPort"]
+
+PLAIN_HEADER = bytes(HEADER_SIZE)
+FLOWS_MAX = 1024
+"""Flows whose queue is remembered."""
+IP_AT = ETH_HLEN
+
+
+def flow_of(frame: bytes) -> frozenset[bytes]:
+    """What the frames of one flow have in common, in both directions: the two ends of it."""
+    ethertype, ip = frame[12:14], frame[IP_AT:]
+    if ethertype == b"\x08\x00" and len(ip) >= 24 and ip[0] == 0x45:
+        return frozenset((ip[12:16] + ip[20:22], ip[16:20] + ip[22:24]))
+    if ethertype == b"\x86\xdd" and len(ip) >= 44:
+        return frozenset((ip[8:24] + ip[40:42], ip[24:40] + ip[42:44]))
+    return frozenset((frame[:6], frame[6:12]))
+
+
+class MemoryQueue:
+    """One of several queues of a port; the first is the port itself."""
+
+    source = None
+
+    def __init__(self, port: MemoryPort, index: int) -> None:
+        self._port = port
+        self._index = index
+
+    def recv_into(self, segs: Sequence[memoryview], /) -> int:
+        return self._port.recv_from(self._index, segs)
+
+    def pending(self) -> bool:
+        return self._port.pending_on(self._index)
+
+    def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
+        return self._port.send_on(self._index, head, rest)
+
+    async def wait_readable(self) -> None:
+        await self._port.wait_queue(self._index)
+
+    async def wait_writable(self) -> None:
+        await self._port.wait_writable()
+
+
+class MemoryPort(CountingPort):
+    """Frames in memory, for tests, for scapy, and where there is no TUN.
+
+    ``capacity`` bounds each direction, in frames: `inject` into a full queue counts a drop, `send` into a full one
+    would block; a frame beyond the MTU that needs no segmentation is dropped. What was given to `start` and the
+    ``set_`` methods can be read back. Nobody's station is here, and so everything is wanted.
+    """
+
+    def __init__(self, caps: Offloads = NO_OFFLOADS, *, capacity: int = 1024, queues: int = 1) -> None:
+        super().__init__()
+        self.caps = caps
+        self.mac: bytes | None = None
+        self.offloads = NO_OFFLOADS
+        self.mtu: int | None = None
+        self.live = False
+        self.carrier = False
+        self.speed: int | None = None
+        self.full_duplex: bool | None = None
+        self._capacity = capacity
+        self._gone = False
+        self._gso_types: frozenset[int] = frozenset()
+        self.queues: Sequence[PacketQueue] = (self, *(MemoryQueue(self, i) for i in range(1, queues)))
+        self.in_use = queues
+        """Queues in use."""
+        self.peer: bytes | None = None
+        self.state = PortState(promisc=True)
+        self._lanes: list[deque[bytearray]] = [deque() for _ in range(queues)]
+        self._inbound = self._lanes[0]
+        self._flows: dict[frozenset[bytes], int] = {}
+        self._outbound: deque[tuple[bytes, bytes, int]] = deque()
+        self._changed = trio.Event()
+
+    # The program's side
+
+    def inject(self, frame: bytes, header: bytes = PLAIN_HEADER) -> bool:
+        """Offer one Ethernet frame behind its ``header`` (12 bytes) to the ring; False where it was dropped.
+
+        Raises ValueError for a header of another size, or for no whole Ethernet header.
+        """
+        if len(header) != HEADER_SIZE or len(frame) < ETH_HLEN:
+            raise ValueError(f"a header of {len(header)} bytes before a frame of {len(frame)}")
+        flow = flow_of(frame)
+        lane = self._lanes[self._queue_of(flow) if self.in_use > 1 else 0]
+        if len(lane) >= self._capacity:
+            self.drop("inject_full")
+            return False
+        lane.append(bytearray(header[:10] + bytes(2) + frame))
+        self._wake()
+        return True
+
+    def _queue_of(self, flow: frozenset[bytes]) -> int:
+        """As the kernel has it: where the last frame of the flow went, else anywhere, but always the same."""
+        queue = self._flows.get(flow, self.in_use)
+        return queue if queue < self.in_use else zlib.crc32(b"".join(sorted(flow))) % self.in_use
+
+    def receive_nowait(self) -> tuple[bytes, bytes]:
+        """The next (header, frame) that came out of the ring. Raises trio.WouldBlock."""
+        return self.receive_tagged()[:2]
+
+    def receive_tagged(self) -> tuple[bytes, bytes, int]:
+        """The same, and the index of the queue it came out of."""
+        if not self._outbound:
+            raise trio.WouldBlock
+        self._wake()
+        return self._outbound.popleft()
+
+    async def receive(self) -> tuple[bytes, bytes]:
+        """The next (header, frame) that came out of the ring, waiting for it. Raises PortGone."""
+        await trio.lowlevel.checkpoint()
+        while not self._outbound:
+            self._check()
+            await self._changed.wait()
+        return self.receive_nowait()
+
+    def want(self, state: PortState) -> None:
+        """Have the interface that there is not want this."""
+        self.state = state
+        self.mac = state.mac or self.mac
+        self._wake()
+
+    def unplug(self) -> None:
+        """Take the port away, as when an interface is deleted: every use of it raises PortGone from now on."""
+        self._gone = True
+        self._wake()
+
+    # The device's side
+
+    source = None
+
+    @property
+    def running(self) -> bool:
+        return self.live
+
+    @property
+    def lost(self) -> str:
+        return "the memory port was unplugged" if self._gone else ""
+
+    async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check()
+        self.offloads = offloads
+        self._gso_types = agreed_gso_types(offloads)
+        self.mac = self.mac if mac is None else mac
+        self.mtu = self.mtu if mtu is None else mtu
+        self.live = True
+        self._wake()
+
+    def stop(self) -> None:
+        self.live = False
+        self.carrier = False
+
+    def set_carrier(self, up: bool) -> None:
+        self.carrier = up
+
+    def set_link_mode(self, speed: int | None, full_duplex: bool | None) -> None:
+        self.speed, self.full_duplex = speed, full_duplex
+
+    def set_queues(self, count: int) -> None:
+        self._check()
+        for lane in self._lanes[count:]:
+            self.drop("stopped", len(lane))
+            lane.clear()
+        self.in_use = count
+
+    def set_offloads(self, offloads: Offloads) -> None:
+        self._check()
+        self.offloads = offloads
+        self._gso_types = agreed_gso_types(offloads)
+
+    def set_mac(self, mac: bytes) -> None:
+        self._check()
+        self.mac = mac
+        if self.state.mac is not None:
+            self.state = attrs.evolve(self.state, mac=mac)
+
+    def set_peer(self, mac: bytes) -> None:
+        self.peer = mac
+
+    async def announce(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.mac is not None:
+            for frame in announcements(self.mac, ()):
+                self.inject(frame)
+
+    async def wait_state(self, known: PortState) -> PortState:
+        await trio.lowlevel.checkpoint()
+        while self.state == known:
+            await self._changed.wait()
+        return self.state
+
+    def recv_into(self, segs: Sequence[memoryview], /) -> int:
+        return self.recv_from(0, segs)
+
+    def recv_from(self, index: int, segs: Sequence[memoryview]) -> int:
+        """`recv_into` of one queue."""
+        self._check()
+        lane = self._lanes[index]
+        while self.live and lane:
+            frame = lane.popleft()
+            if not agreed(frame, self._gso_types):
+                self.drop("offload")
+            elif not frame[1] and self._beyond_mtu(frame):
+                self.drop("too_long")
+            elif scatter(segs, frame):
+                self.rx_packets += 1
+                self.rx_bytes += len(frame) - HEADER_SIZE
+                return len(frame)
+            else:
+                self.drop("too_long")
+        return 0
+
+    def _beyond_mtu(self, frame: bytearray) -> bool:
+        if self.mtu is None:
+            return False
+        start = bytes(frame[HEADER_SIZE : HEADER_SIZE + ETH_HLEN + TAGS_ROOM])
+        return len(frame) - HEADER_SIZE > frame_limit(self.mtu, start)
+
+    def pending(self) -> bool:
+        return self.pending_on(0)
+
+    def pending_on(self, index: int) -> bool:
+        """`pending` of one queue."""
+        self._check()
+        return self.live and bool(self._lanes[index])
+
+    def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
+        return self.send_on(0, head, rest)
+
+    def send_on(self, index: int, head: bytes, rest: Sequence[memoryview]) -> bool:
+        """`send` to one queue."""
+        self._check()
+        if len(self._outbound) >= self._capacity:
+            return False
+        frame = b"".join((head[HEADER_SIZE:], *rest))
+        self._outbound.append((head[:HEADER_SIZE], frame, index))
+        if len(self._lanes) > 1:
+            if len(self._flows) >= FLOWS_MAX:
+                self._flows.clear()
+            self._flows[flow_of(frame)] = index
+        self.tx_packets += 1
+        self.tx_bytes += len(frame)
+        self._wake()
+        return True
+
+    async def wait_readable(self) -> None:
+        await self.wait_queue(0)
+
+    async def wait_queue(self, index: int) -> None:
+        """`wait_readable` of one queue."""
+        await trio.lowlevel.checkpoint()
+        self._check()
+        while not (self.live and self._lanes[index]):
+            await self._changed.wait()
+            self._check()
+
+    async def wait_writable(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check()
+        while len(self._outbound) >= self._capacity:
+            await self._changed.wait()
+            self._check()
+
+    def _check(self) -> None:
+        if self.lost:
+            raise PortGone(self.lost)
+
+    def _wake(self) -> None:
+        # One event for everything that can change: waiters look again, and waiting is not the hot path.
+        if self._changed.statistics().tasks_waiting:
+            self._changed.set()
+            self._changed = trio.Event()

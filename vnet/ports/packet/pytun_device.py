@@ -1,0 +1,43 @@
+"""python-pytun behind types: it has none of its own."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Mapping
+from typing import Protocol, cast
+
+import pytun
+
+from drivers.contracts.ports import HEADER_SIZE
+
+__all__ = ["TunTapDevice", "open_device"]
+
+TUNSETVNETHDRSZ = 0x400454D8
+MODES: Mapping[str, int] = {"tun": pytun.IFF_TUN, "tap": pytun.IFF_TAP}
+
+
+class TunTapDevice(Protocol):
+    """What is used of python-pytun, which has no types of its own."""
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+def open_device(kind: str, ifname: str, *, multi: bool = False) -> TunTapDevice:
+    """A new interface in the namespace of the calling thread: ``kind`` is tun or tap. Raises OSError.
+
+    With ``multi`` each further call with the same name opens another queue of it.
+    """
+    flags = MODES[kind] | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR | (pytun.IFF_MULTI_QUEUE if multi else 0)
+    try:
+        device = cast(TunTapDevice, pytun.TunTapDevice(name=ifname, flags=flags))
+    except pytun.Error as error:
+        # pytun's own checks come without an errno, and its type is of no use to a caller.
+        raise OSError(*error.args if len(error.args) > 1 else (errno.EINVAL, str(error)), ifname) from None
+    os.set_blocking(device.fileno(), False)
+    fcntl.ioctl(device.fileno(), TUNSETVNETHDRSZ, struct.pack("i", HEADER_SIZE))
+    return device

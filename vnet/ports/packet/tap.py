@@ -1,0 +1,65 @@
+"""A TAP interface: Ethernet frames on both sides, passed through."""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+from collections.abc import Sequence
+
+from drivers.contracts.ports import HEADER_SIZE
+from drivers.devices.net.vlan import ETHERTYPE_AT, TAGS_ROOM, tags_end
+from vnet.ports.packet.base import KnownHeaders
+from vnet.ports.packet.pytun_device import TunTapDevice
+from vnet.ports.packet.tuntap import LEAD, TunTapPort
+
+__all__ = ["TapPort"]
+
+SIOCSIFHWADDR = 0x8924
+IFREQ_HWADDR = struct.Struct("16sH6s16x")
+ARPHRD_ETHER = 1
+
+
+class TapPort(TunTapPort):
+    """Frames of a TAP interface, whose own kernel speaks ARP and neighbour discovery for itself."""
+
+    FILTERED = True
+
+    send = TunTapPort._write
+
+    def __init__(
+        self,
+        device: TunTapDevice,
+        ifname: str,
+        *,
+        mac: bytes = bytes(6),
+        lead: TapPort | None = None,
+    ) -> None:
+        """``mac`` is what it announces until it is given another."""
+        super().__init__(device, ifname, lead)
+        self._fronts = KnownHeaders()
+        self._mac = mac
+
+    def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
+        header = self._header.tobytes()
+        front = self._fronts.get(header)
+        if front is None and (known := self._agreed_header()):
+            front = self._fronts[header] = bytes(known)
+        return front
+
+    def _tags(self, seg: memoryview) -> int:
+        return min(tags_end(bytes(seg[HEADER_SIZE:LEAD])) - ETHERTYPE_AT, TAGS_ROOM)
+
+    def _take_mac(self, mac: bytes) -> None:
+        # The descriptor's ioctl needs neither the interface's name nor a socket in its namespace.
+        request = IFREQ_HWADDR.pack(b"", ARPHRD_ETHER, mac)
+        try:
+            fcntl.ioctl(self._fd, SIOCSIFHWADDR, request)
+        except OSError as error:
+            raise self._gone(error) from error
+        self._mac = mac
+
+    def _own_mac(self) -> bytes:
+        return self.state.mac or self._mac
+
+    def _forget(self) -> None:
+        self._fronts.clear()

@@ -1,0 +1,225 @@
+"""A TUN interface: IP packets on its side, Ethernet frames on the ring's."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+
+import trio
+
+from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, Offloads
+from rings.chain import copy_out, skip
+from vnet.ports.packet.base import NEEDS_CSUM, KnownFronts, KnownHeaders
+from vnet.ports.packet.neighbour import AGE_SECONDS, Neighbour
+from vnet.ports.packet.packets import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, MESSAGE_MAX, ethernet
+from vnet.ports.packet.pytun_device import TunTapDevice
+from vnet.ports.packet.tuntap import LEAD, TunTapPort
+
+__all__ = ["TunPort"]
+
+HEADER = struct.Struct("<BBHHHHH")
+OFFSET_MAX = 0xFFFF
+"""Largest offset that a virtio_net_hdr can hold."""
+IP_AT = HEADER_SIZE + ETH_HLEN
+IPV4_END = IP_AT + 20
+IPV6_END = IP_AT + 40
+IPV4_START, IPV6_TO = struct.Struct("=B15xI"), struct.Struct("16s")
+"""The version of an IP packet, and the destination if that is 4; the destination of an IPv6 packet."""
+IPV6_DESTINATION = IP_AT + 24
+ETHERTYPES = {4: ETH_P_IP, 6: ETH_P_IPV6}
+
+
+class TunPort(TunTapPort):
+    """Puts an Ethernet header before each packet of a TUN interface, and takes it off again.
+
+    The station that a packet is for is learnt from frames and asked for; ``peer_mac`` is that of the station at the
+    other end of the device, which gets what no other station answers for. ARP, neighbour solicitations and
+    advertisements end here: the port answers for its interface's addresses, and counts them as sent, or as received if
+    it made them itself.
+    """
+
+    FRONT = IP_AT
+
+    def __init__(
+        self,
+        device: TunTapDevice,
+        ifname: str,
+        *,
+        mac: bytes,
+        peer_mac: bytes | None = None,
+        lead: TunPort | None = None,
+    ) -> None:
+        super().__init__(device, ifname, lead)
+        self._neighbour: Neighbour = Neighbour(mac, peer=peer_mac) if lead is None else lead._neighbour
+        self._version = self._neighbour.version
+        # Towards the ring: what goes before a packet, by its destination and the virtio_net_hdr it came with.
+        self._ipv4, self._ipv6 = KnownFronts(), KnownFronts()
+        # From the ring: what the TUN wants in place of a virtio_net_hdr and an Ethernet header for us.
+        self._heads = KnownHeaders()
+
+    # Towards the ring
+
+    def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
+        # A call of struct for both costs half of a slice, and an int is found faster than bytes.
+        first, to = IPV4_START.unpack_from(seg, IP_AT)
+        version = first >> 4
+        if version == 4 and size >= IPV4_END:
+            fronts = self._ipv4
+        elif version == 6 and size >= IPV6_END:
+            fronts = self._ipv6
+            (to,) = IPV6_TO.unpack_from(seg, IPV6_DESTINATION)
+        else:
+            self.drop("too_short" if version in ETHERTYPES else "ethertype")
+            return None
+        known = fronts.get(to)
+        return (known and known.get(self._header.tobytes())) or self._new_front(fronts, to, seg, size, segs)
+
+    def _new_front(
+        self, fronts: KnownFronts, key: int | bytes, seg: memoryview, size: int, segs: Sequence[memoryview]
+    ) -> bytes | None:
+        """`_front` for a destination and a virtio_net_hdr that did not come together before."""
+        header = self._frame_header()
+        if header is None:
+            return None
+        neighbour, now = self._neighbour, trio.current_time()
+        due = neighbour.deadline
+        to, known = neighbour.find(seg[IP_AT:LEAD].tobytes(), now)
+        if not known:
+            whole = b"".join((seg, *skip(segs, len(seg))))
+            self.drop("no_neighbour", neighbour.hold(header, whole[IP_AT:size], now))
+        self._refresh_all()
+        if neighbour.deadline != due:  # the first queue's reader asks for the destination, now and later
+            self.lead._wake()
+        if to is None:
+            return None
+        front = header + ethernet(to, neighbour.mac, ETHERTYPES[seg[IP_AT] >> 4])
+        fronts.add(key, self._header.tobytes(), front)
+        return front
+
+    def _frame_header(self) -> bytes | None:
+        """The virtio_net_hdr just read, as it has to be when an Ethernet header stands before the packet."""
+        header = self._agreed_header()
+        if header is None:
+            return None
+        flags, gso_type, hdr_len, gso_size, csum_start, *rest = HEADER.unpack(header)
+        if flags & NEEDS_CSUM:
+            csum_start += ETH_HLEN
+            if csum_start > OFFSET_MAX:
+                self.drop("bad_csum")
+                return None
+        if hdr_len:
+            hdr_len = min(hdr_len + ETH_HLEN, OFFSET_MAX)
+        return HEADER.pack(flags, gso_type, hdr_len, gso_size, csum_start, *rest)
+
+    def _own_frame(self, segs: Sequence[memoryview]) -> int:
+        if not self._live:
+            return 0
+        neighbour = self._neighbour
+        self.drop("no_neighbour", neighbour.poll(trio.current_time()))
+        size = self._hand_up(neighbour.outbox, segs) or self._hand_up(self._outbox, segs)
+        self._refresh()
+        return size
+
+    def _deadline(self) -> float:
+        if self.lead is not self:
+            return math.inf
+        if self._neighbour.outbox:
+            return trio.current_time()
+        deadline = super()._deadline()
+        return deadline if self._neighbour.deadline is None else min(deadline, self._neighbour.deadline)
+
+    # From the ring
+
+    def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
+        out = self._heads.get(head) or self._inspect(head, rest)
+        return out is None or self._write(out, rest)
+
+    def _inspect(self, head: bytes, rest: Sequence[memoryview]) -> bytes | None:
+        """What the TUN gets in place of ``head``; None where the frame ends here."""
+        neighbour = self._neighbour
+        to, source = head[HEADER_SIZE : HEADER_SIZE + 6], head[HEADER_SIZE + 6 : HEADER_SIZE + 12]
+        if to != neighbour.mac and not to[0] & 1:
+            self.drop("not_for_us")
+            return None
+        ethertype = int.from_bytes(head[HEADER_SIZE + 12 :], "big")
+        if ethertype not in (ETH_P_IP, ETH_P_IPV6, ETH_P_ARP):
+            self.drop("ethertype")
+            return None
+        flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers = HEADER.unpack_from(head)
+        if flags & NEEDS_CSUM:
+            csum_start -= ETH_HLEN
+            if csum_start < 0:
+                self.drop("bad_csum")
+                return None
+        taken = neighbour.received(source, ethertype, copy_out(rest, MESSAGE_MAX + 1))
+        self._refresh_all()
+        if taken:
+            self.tx_packets += 1
+            self.tx_bytes += ETH_HLEN + sum(map(len, rest))
+        if neighbour.outbox:
+            self.lead._wake()
+        if taken:
+            return None
+        hdr_len = max(0, hdr_len - ETH_HLEN)
+        out = HEADER.pack(flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers)
+        # A group's frames are looked at each time: a solicitation may be among them. What comes to our own
+        # MAC from one seen before may go by; the kernel answers what of it asks whether we are still there.
+        if to == neighbour.mac:
+            self._heads[head] = out
+        return out
+
+    # Common
+
+    def stop(self) -> None:
+        super().stop()
+        self.drop("stopped", self._neighbour.reset())
+
+    def set_peer(self, mac: bytes) -> None:
+        self._neighbour.configure(mac)
+        self._refresh_all()
+
+    def _identify(self) -> None:
+        self._neighbour.move(self.addresses, self.networks)
+        self._refresh_all()
+
+    def age(self) -> None:
+        """Have stations that were not heard of lately answer again before they get more packets."""
+        self._neighbour.age()
+        for queue in self.queues:
+            queue._heads.clear()  # so that the next frames tell of their senders
+        self._refresh_all()
+
+    async def keep_aging(self) -> None:
+        """Call `age` from time to time, for ever."""
+        while True:
+            await trio.sleep(AGE_SECONDS)
+            self.age()
+
+    async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
+        self.drop("stopped", self._neighbour.reset())
+        await super().start(mac=mac, offloads=offloads, mtu=mtu)
+
+    def _take_mac(self, mac: bytes) -> None:
+        self._neighbour.mac = mac
+
+    def _own_mac(self) -> bytes:
+        return self._neighbour.mac
+
+    def _forget(self) -> None:
+        for known in (self._ipv4, self._ipv6, self._heads):
+            known.clear()
+
+    def _refresh_all(self) -> None:
+        """What is known of the stations is the same for all queues."""
+        for queue in self.lead.queues:
+            queue._refresh()
+
+    def _refresh(self) -> None:
+        neighbour = self._neighbour
+        # Frames of our own go by the first queue, which is always in use.
+        self._plain = self._live and (self.lead is not self or not (neighbour.busy or self._outbox))
+        if neighbour.version != self._version:
+            self._version = neighbour.version
+            self._ipv4.clear()
+            self._ipv6.clear()

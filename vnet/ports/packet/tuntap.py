@@ -1,0 +1,444 @@
+"""What TUN and TAP have in common: a non-blocking descriptor that speaks virtio_net_hdr, and its errors."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import math
+import os
+import select
+import struct
+from collections import deque
+from collections.abc import Sequence
+from typing import Self
+
+import attrs
+import trio
+
+from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads, PortStatistics
+from drivers.errors import PortGone
+from drivers.flow.pump import Signal
+from rings.chain import skip
+from vnet.linux.poller import Poller
+from vnet.ports.packet.announce import announcements
+from vnet.ports.packet.base import CountingPort, agreed, agreed_gso_types, scatter
+from vnet.ports.packet.followed import FollowedPort
+from vnet.ports.packet.pytun_device import TunTapDevice
+
+__all__ = ["LEAD", "TunTapPort"]
+
+TUNSETOFFLOAD = 0x400454D0
+TUNSETCARRIER = 0x400454E2
+TUNSETQUEUE = 0x400454D9
+IFREQ_FLAGS = struct.Struct("16sH22x")
+ATTACH, DETACH = 0x0200, 0x0400
+
+TUN_F_CSUM, TUN_F_TSO4 = 1, 2
+OFFLOAD_FLAGS = {"csum": TUN_F_CSUM, "tso4": TUN_F_TSO4, "tso6": 4, "uso": 0x20 | 0x40, "ecn": 8}
+"""TUN_F_USO4 and TUN_F_USO6 are only taken together, TUN_F_TSO_ECN only with one of TSO."""
+
+IOV_MAX = 1024
+BURST_OF_DROPS = 64
+"""After so many dropped frames in a row `recv_into` returns, so that the caller's task may yield."""
+PLAIN_HEADER = bytes(HEADER_SIZE)
+LEAD = HEADER_SIZE + ETH_HLEN + 40
+"""Bytes of a frame that anybody here looks at: up to the end of an IPv6 header."""
+STALE_FRAMES_MAX = 65536
+"""A bound on what one start throws away; more than any interface queues."""
+
+SEND_DROPS = {
+    errno.EINVAL: "refused",
+    errno.EIO: "interface_down",
+    # Waiting for memory can't be waited for: the descriptor stays writable, so back-pressure would spin.
+    errno.ENOBUFS: "no_memory",
+    errno.ENOMEM: "no_memory",
+}
+
+
+class TunTapPort(FollowedPort):
+    """One descriptor of /dev/net/tun; `TunPort` and `TapPort` say what the device carries.
+
+    An interface with several queues has a descriptor, and one of these, for each. The first of them is the port, the
+    others know it as their ``lead``. Which queue a packet is read from is for the kernel to say: the one to which the
+    last packet of its flow was written.
+
+    The virtio_net_hdr of a frame is read into private memory, and all that the device carries behind it
+    straight to where the caller wants it, where a peer may change it: what is looked at there decides
+    about nothing but the frame's own Ethernet header. What then goes before that, ``FRONT`` bytes, is
+    nearly always what went before an earlier frame with the same virtio_net_hdr, so subclasses keep it.
+    """
+
+    FRONT = HEADER_SIZE
+    """Bytes of a frame, its header included, that the device does not carry as they are."""
+
+    def __init__(self, device: TunTapDevice, ifname: str, lead: Self | None = None) -> None:
+        super().__init__(ifname)
+        self.lead = lead or self
+        self.queues: list[Self] = [self]
+        self._attached = 1
+        self._outbox: deque[bytes] = deque()
+        """Frames of the port's own making, each behind its virtio_net_hdr."""
+        self._device = device
+        self._fd = device.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
+        self._poller: Poller | None = None
+        self.source: Signal | None = None
+        self._live = False
+        self._lives = 0
+        self._started = trio.Event()
+        self._plain = False
+        """Live, and nothing but the device has anything to hand up: one test on the data path."""
+        self._gso_types: frozenset[int] = frozenset()
+        self._limit = math.inf
+        """The size of the largest header and frame without VLAN tags and GSO. The interface's MTU may have grown."""
+        self._header = memoryview(bytearray(HEADER_SIZE))
+        # A byte behind the caller's room: where it is reached, the frame was longer.
+        self._spill = memoryview(bytearray(1))
+        if lead is not None:
+            self._caps = lead.caps
+            lead.queues.append(self)
+            lead._attached += 1
+            return
+        self._caps = self._probe()
+        self._set_offloads(NO_OFFLOADS)
+        self.set_carrier(False)
+
+    @property
+    def caps(self) -> Offloads:
+        return self._caps
+
+    # Life
+
+    def watch(self, poller: Poller) -> None:
+        """Have ``poller`` tell when there is something to read, from now until `close`."""
+        for queue in self.queues:
+            queue._poller = poller
+            queue.source = poller.register(queue._fd, queue.carried)
+
+    @property
+    def live(self) -> bool:
+        return self._live
+
+    @property
+    def running(self) -> bool:
+        return self._live and self.interface_running
+
+    async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
+        """See `PacketPort.start`. The carrier is left to `set_carrier`. Raises PortGone."""
+        await trio.lowlevel.checkpoint()
+        self._set_offloads(offloads)
+        if mtu is not None:
+            self._set_mtu(mtu)
+        for queue in self.queues:
+            queue._limit = math.inf if mtu is None else HEADER_SIZE + ETH_HLEN + mtu
+        self._refresh_interface()
+        if mac is not None:
+            self.set_mac(mac)
+        for queue in self.queues[: self._attached]:
+            queue._begin()
+
+    def _begin(self) -> None:
+        """This queue goes live."""
+        self._forget()
+        self._drop_stale()
+        self._lives += 1
+        self._live = True
+        self._refresh()
+        self._started.set()
+
+    def _end(self) -> None:
+        self._live = self._plain = False
+        if self._fd >= 0 and self._started.is_set():
+            self._started = trio.Event()
+
+    def stop(self) -> None:
+        for queue in self.queues:
+            queue._end()
+        self.drop("stopped", len(self._outbox))
+        self._outbox.clear()
+        self.set_carrier(False)
+
+    def set_queues(self, count: int) -> None:
+        """The last ones are detached first, and the first attached first, so that the kernel's order stays ours."""
+        while self._attached > count:
+            queue = self.queues[self._attached - 1]
+            if queue._live:
+                queue._end()
+                queue._drop_stale("stopped")
+            queue._steer(DETACH)
+            self._attached -= 1
+        while self._attached < count:
+            queue = self.queues[self._attached]
+            queue._steer(ATTACH)
+            self._attached += 1
+            if self._live:
+                queue._begin()
+
+    def _steer(self, flag: int) -> None:
+        try:
+            fcntl.ioctl(self._fd, TUNSETQUEUE, IFREQ_FLAGS.pack(b"", flag))
+        except OSError as error:
+            raise self._gone(error) from error
+
+    def set_offloads(self, offloads: Offloads) -> None:
+        self._set_offloads(offloads)
+        for queue in self.queues:
+            queue._forget()
+
+    def set_mac(self, mac: bytes) -> None:
+        self._take_mac(mac)
+        self._set_state(attrs.evolve(self.state, mac=mac))
+        self._refresh_interface()  # messages from before it are outdated
+        for queue in self.queues:
+            queue._forget()
+
+    def set_peer(self, mac: bytes) -> None:
+        """Nothing here depends on it."""
+
+    async def announce(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check()
+        self._refresh_interface()
+        self._outbox.extend(PLAIN_HEADER + frame for frame in announcements(self._own_mac(), self.addresses))
+        self._refresh()
+        self._wake()
+
+    def statistics(self) -> PortStatistics:
+        return CountingPort.total(self.queues)
+
+    def set_carrier(self, up: bool) -> None:
+        try:
+            fcntl.ioctl(self._fd, TUNSETCARRIER, struct.pack("i", up))
+        except (OSError, ValueError) as error:
+            # A deleted interface shows nothing; the next `send` or `recv_into` raises PortGone.
+            if isinstance(error, OSError) and error.errno not in (errno.EBADF, errno.EBADFD):
+                raise
+
+    def close(self) -> None:
+        """Give up the descriptors, and with them the interface. Waiters return; every later use raises PortGone."""
+        if self._fd < 0:
+            return
+        for queue in self.queues:
+            queue._leave()
+        self._close_devices([queue._device.close for queue in self.queues])
+
+    def _leave(self) -> None:
+        """Use the descriptor no more."""
+        self._wake()
+        if self._poller is not None:
+            self._poller.unregister(self._fd)
+        self._fd = -1
+        self._started.set()
+
+    # Data
+
+    def recv_into(self, segs: Sequence[memoryview], /) -> int:
+        drops = 0
+        while drops < BURST_OF_DROPS:
+            if not self._plain:
+                size = self._own_frame(segs)
+                if size or not self._live:
+                    return size
+            try:
+                if len(segs) == 1 and len(segs[0]) > LEAD:
+                    seg = segs[0]
+                    room = len(seg)
+                    size = os.readv(self._fd, (self._header, seg[self.FRONT :], self._spill))
+                else:
+                    seg, room, size = self._read_list(segs)
+            except BlockingIOError:
+                return 0
+            except OSError as error:
+                raise self._gone(error) from error
+            size += self.FRONT - HEADER_SIZE
+            if size > room or (size > self._limit and self._beyond_mtu(seg, size)):
+                self.drop("too_long")
+            elif front := self._front(seg, size, segs):
+                seg[: self.FRONT] = front
+                if seg is not segs[0]:
+                    scatter(segs, bytes(seg[:size]))
+                self.rx_packets += 1
+                self.rx_bytes += size - HEADER_SIZE
+                return size
+            drops += 1
+        return 0
+
+    def _beyond_mtu(self, seg: memoryview, size: int) -> bool:
+        """Whether a frame larger than ``_limit`` is too large: one without GSO and with too few VLAN tags."""
+        return not self._header[1] and size > self._limit + self._tags(seg)
+
+    def pending(self) -> bool:
+        return not self._plain or bool(self._poll.poll(0))
+
+    def _read_list(self, segs: Sequence[memoryview]) -> tuple[memoryview, int, int]:
+        """Read into any list of segments: see `_front` for the first result, then their room, and the bytes read."""
+        if segs and len(segs[0]) > LEAD:
+            seg, tail = segs[0], segs[1 : IOV_MAX - 2]
+            room = len(seg) + sum(map(len, tail))
+        else:
+            seg, tail = memoryview(bytearray(LEAD)), skip(segs, LEAD)[: IOV_MAX - 3]
+            room = min(sum(map(len, segs)), LEAD + sum(map(len, tail)))
+        return seg, room, os.readv(self._fd, (self._header, seg[self.FRONT :], *tail, self._spill))
+
+    def _write(self, out: bytes, rest: Sequence[memoryview], /) -> bool:
+        """`send` for a frame whose first bytes are already what the device wants."""
+        try:
+            size = os.writev(self._fd, (out, *rest))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            return self._refused(error, out, rest)
+        self.tx_packets += 1
+        self.tx_bytes += size + self.FRONT - 2 * HEADER_SIZE
+        return True
+
+    def _refused(self, error: OSError, out: bytes, rest: Sequence[memoryview]) -> bool:
+        if error.errno == errno.EINVAL and len(rest) >= IOV_MAX:
+            return self._write(out, (memoryview(b"".join(rest)),))
+        if error.errno not in SEND_DROPS:
+            raise self._gone(error) from error
+        self.drop(SEND_DROPS[error.errno])
+        return True
+
+    # Waiting
+
+    async def wait_readable(self) -> None:
+        self._check()
+        if not self._live:
+            await self._started.wait()
+            self._check()
+        deadline = self._deadline()
+        try:
+            if deadline == math.inf:  # nearly always, and a scope costs a fifth of the wait
+                await self._wait()
+            else:
+                with trio.CancelScope(deadline=deadline):
+                    await self._wait()
+        except trio.ClosedResourceError:
+            pass  # woken
+
+    async def _wait(self) -> None:
+        if self.source is None:
+            await trio.lowlevel.wait_readable(self._fd)
+        else:
+            await self.source.wait()
+
+    async def wait_writable(self) -> None:
+        self._check()
+        try:
+            await trio.lowlevel.wait_writable(self._fd)
+        except trio.ClosedResourceError:
+            pass  # woken, for the reader's sake
+
+    def _wake(self) -> None:
+        """Make waiters look again. Closing is what this call announces; here the descriptor stays open."""
+        trio.lowlevel.notify_closing(self._fd)
+        if self.source is not None:
+            self.source.set()
+
+    # For subclasses
+
+    def _take_mac(self, mac: bytes) -> None:
+        """Take on an address. Raises PortGone."""
+        raise NotImplementedError
+
+    def _own_mac(self) -> bytes:
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """Forget which headers are known: addresses or offloads are others now."""
+        raise NotImplementedError
+
+    def _own_frame(self, segs: Sequence[memoryview]) -> int:
+        """Hand up a frame of the port's own making, if there is one."""
+        size = self._hand_up(self._outbox, segs) if self._live else 0
+        self._refresh()
+        return size
+
+    def _hand_up(self, frames: deque[bytes], segs: Sequence[memoryview]) -> int:
+        """Put the first of ``frames`` that fits into ``segs``; its size."""
+        while frames:
+            frame = frames.popleft()
+            if scatter(segs, frame):
+                self.rx_packets += 1
+                self.rx_bytes += len(frame) - HEADER_SIZE
+                return len(frame)
+            self.drop("too_long")
+        return 0
+
+    def _deadline(self) -> float:
+        """When `recv_into` has to be called even if the device has nothing."""
+        return trio.current_time() if self._outbox else math.inf
+
+    def _refresh(self) -> None:
+        """Work out ``_plain`` anew."""
+        self._plain = self._live and not self._outbox
+
+    def _tags(self, seg: memoryview) -> int:
+        """The size of the VLAN tags of the frame that was read into ``seg``."""
+        return 0
+
+    def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
+        """What goes before the part of a frame that was read into ``seg`` from `FRONT` on; None: don't hand it up.
+
+        ``size`` counts header and frame. ``seg`` is the first of ``segs``, or a copy of their first `LEAD` bytes.
+        """
+        raise NotImplementedError
+
+    def _agreed_header(self) -> bytearray | None:
+        """The virtio_net_hdr just read, without flags that ask for nothing; None, and counted, if it asks too much."""
+        header = bytearray(self._header)
+        if agreed(header, self._gso_types):
+            return header
+        self.drop("offload")
+        return None
+
+    # Device
+
+    def _check(self) -> None:
+        if self._fd < 0:
+            raise PortGone(f"{self.ifname} was closed")
+        super()._check()
+
+    def _accepts(self, flags: int) -> bool:
+        try:
+            fcntl.ioctl(self._fd, TUNSETOFFLOAD, flags)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return False
+            raise self._gone(error) from error
+        return True
+
+    def _probe(self) -> Offloads:
+        """What this kernel takes, found by trying: each alone, on top of checksums, which all of them need."""
+        return Offloads(
+            **{
+                name: self._accepts(TUN_F_CSUM | flags | (TUN_F_TSO4 if name == "ecn" else 0))
+                for name, flags in OFFLOAD_FLAGS.items()
+            }
+        )
+
+    def _set_offloads(self, offloads: Offloads) -> None:
+        """Raises ValueError for a set that the kernel does not take."""
+        self._check()
+        asked = attrs.evolve(offloads, ecn=offloads.ecn and (offloads.tso4 or offloads.tso6))
+        if not self._accepts(sum(flags for name, flags in OFFLOAD_FLAGS.items() if getattr(asked, name))):
+            raise ValueError(f"{self.ifname} can't do {offloads}")
+        for queue in self.queues:
+            queue._gso_types = agreed_gso_types(asked)
+
+    def _drop_stale(self, cause: str = "stale") -> None:
+        """Throw away what was queued for an earlier life, perhaps with offloads that are no longer agreed.
+
+        What the kernel said to a new interface before anybody was there to listen is not counted.
+        """
+        for _ in range(STALE_FRAMES_MAX):
+            try:
+                os.readv(self._fd, (self._header,))
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise self._gone(error) from error
+            if self._lives:
+                self.drop(cause)

@@ -1,0 +1,1 @@
+"""Where a program meets an rpmsg channel: a socket or a terminal."""

@@ -1,0 +1,1 @@
+"""A running system: its world, its state file, its control socket, and devices served to other processes."""

@@ -1,0 +1,242 @@
+"""A running system's control socket, which speaks QMP so that QEMU's ``qmp-shell`` drives it; and its client."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+import trio
+
+from drivers.errors import DriverError
+from vnet import __version__
+from vnet.ends import ENDS
+from vnet.errors import ControlError
+from vnet.linux.unix_socket import RETRY, accept, connect, listen, owner_uid
+from vnet.system import qmp
+from vnet.system.qmp import NEGOTIATE, Framer, QmpError, TooLong
+from vnet.system.snapshot import describe
+from vnet.system.state import socket_path
+from vnet.system.world import World
+
+__all__ = ["COMMANDS", "MESSAGE_MAX", "Command", "ControlServer", "ask", "exchange"]
+
+MESSAGE_MAX = 64 << 10
+"""Bytes of the longest command."""
+REPLY_MAX = 16 << 20
+CHUNK = 16 << 10
+CLIENTS_MAX = 64
+BACKLOG = 16
+LINGER = 1.0
+"""Seconds a client has to take the last thing it is told."""
+PATIENCE = 5.0
+"""Seconds that a reply may take."""
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Command:
+    """What a command takes, by name and JSON type, and what it does."""
+
+    parameters: Mapping[str, type]
+    run: Callable[..., Awaitable[object]]
+
+
+async def _query_vnet(world: World) -> object:
+    return describe(world)
+
+
+async def _link_set(world: World, name: str, up: bool) -> object:
+    link = _named("link", world.links, name)
+    if up:
+        link.bring_up()
+    else:
+        link.bring_down()
+    return {}
+
+
+async def _device_reset(world: World, name: str) -> object:
+    """The driver lets go of the device, which resets it, and takes it again from step 1."""
+    device = _named("device", world.devices, name)
+    if device.virtio is None:
+        raise QmpError(f"the driver's side has not found {name} yet")
+    await device.root.virtio.rebind(device.virtio)
+    return {}
+
+
+async def _device_set(world: World, name: str, setting: str, value: str) -> object:
+    """Change something about a device while it runs."""
+    device = _named("device", world.devices, name)
+    change = ENDS[device.spec.type].change
+    if change is None:
+        raise QmpError(f"nothing of a {device.spec.type} device can be changed while it runs")
+    try:
+        await change(device.driver_end, device.device_end, setting, value)
+    except ValueError as exc:
+        raise QmpError(f"{name}: {setting} {value!r}: it must be {exc}") from None
+    except LookupError as exc:
+        raise QmpError(f"{name}: {exc.args[0]}") from None
+    except DriverError as exc:
+        raise QmpError(f"{name}: {setting} {value!r}: {exc}") from None
+    return {}
+
+
+async def _query_commands(_: World) -> object:
+    return [{"name": name} for name in (NEGOTIATE, *COMMANDS)]
+
+
+async def _quit(_: World) -> object:
+    return {}  # the server ends once this is sent
+
+
+COMMANDS: Mapping[str, Command] = {
+    "query-vnet": Command({}, _query_vnet),
+    "link-set": Command({"name": str, "up": bool}, _link_set),
+    "device-reset": Command({"name": str}, _device_reset),
+    "device-set": Command({"name": str, "setting": str, "value": str}, _device_set),
+    "query-commands": Command({}, _query_commands),
+    "quit": Command({}, _quit),
+}
+
+
+def _named(kind: str, things: Mapping[str, T], name: str) -> T:
+    if name not in things:
+        raise QmpError(f"no {kind} is called {name!r}; there are: {', '.join(things) or 'none'}")
+    return things[name]
+
+
+class ControlServer:
+    """The control socket of one world. ``quit`` is set once somebody asked it to end."""
+
+    def __init__(self, world: World) -> None:
+        self.quit = trio.Event()
+        self._world = world
+        self._clients = 0
+
+    async def serve(self, path: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen at ``path`` until cancelled. Raises OSError."""
+        with listen(path, socket.SOCK_STREAM, BACKLOG) as listening:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    nursery.start_soon(self._admit, await accept(listening))
+
+    async def _admit(self, client: socket.socket) -> None:
+        uid = owner_uid(client)
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(client)) as stream:
+            if uid in (0, os.geteuid()) and self._clients < CLIENTS_MAX:
+                await self.converse(stream)
+
+    async def converse(self, stream: trio.abc.Stream) -> None:
+        """Serve one client until it leaves. Whatever it sends or does not read, nobody else notices."""
+        framer, negotiated = Framer(MESSAGE_MAX), False
+        self._clients += 1
+        try:
+            await stream.send_all(qmp.emit(qmp.greeting(__version__)))
+            while data := await stream.receive_some(CHUNK):
+                for message in framer.feed(bytes(data)):
+                    reply, done = await self._answer(message, negotiated)
+                    negotiated |= done == NEGOTIATE
+                    await stream.send_all(reply)
+                    if done == "quit":
+                        self.quit.set()
+        except TooLong as exc:
+            with trio.move_on_after(LINGER):
+                await self._part(stream, QmpError(str(exc)))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            self._clients -= 1
+
+    async def _part(self, stream: trio.abc.Stream, error: QmpError) -> None:
+        """Say why we hang up. What the client still sends is read, else its end would throw our words away."""
+        try:
+            await stream.send_all(qmp.emit(error.as_dict()))
+            if isinstance(stream, trio.abc.HalfCloseableStream):
+                await stream.send_eof()
+            while await stream.receive_some(CHUNK):
+                pass
+        except trio.BrokenResourceError:
+            pass
+
+    async def _answer(self, message: bytes, negotiated: bool) -> tuple[bytes, str]:
+        """The reply, and the name of the command where it was carried out."""
+        about: dict[str, object] = {}
+        try:
+            found = qmp.parse(message)
+            about = {"id": found["id"]} if "id" in found else {}
+            request = qmp.request(found)
+            if request.execute == NEGOTIATE and negotiated:
+                raise QmpError("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
+            if request.execute != NEGOTIATE and not negotiated:
+                raise QmpError(f"Expecting capabilities negotiation with '{NEGOTIATE}'", "CommandNotFound")
+            returned: object = {}
+            if request.execute != NEGOTIATE:
+                command = COMMANDS.get(request.execute)
+                if command is None:
+                    raise QmpError(f"The command {request.execute} has not been found", "CommandNotFound")
+                request.check(command.parameters)
+                returned = await command.run(self._world, **request.arguments)
+            return qmp.emit({"return": returned, **about}), request.execute
+        except QmpError as exc:
+            return qmp.emit({**exc.as_dict(), **about}), ""
+        except OSError as exc:  # what the command asked of the kernel: no reason to end
+            why = exc.strerror or str(exc)
+            refusal = QmpError(f"{exc.filename}: {why}" if exc.filename else why)
+            return qmp.emit({**refusal.as_dict(), **about}), ""
+
+
+# Client
+
+
+async def ask(
+    name: str, command: str, arguments: Mapping[str, object] | None = None, timeout: float = PATIENCE
+) -> object:
+    """What a command returns from the system ``name``, within ``timeout`` seconds. Raises ControlError, OSError."""
+    try:
+        with trio.fail_after(timeout):
+            async with await _connect(socket_path(name)) as stream:
+                return await exchange(stream, command, arguments or {})
+    except trio.TooSlowError:
+        raise ControlError(f"{name} does not answer within {timeout:g} s") from None
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise ControlError(f"{name} is not running; try: vnet up --name {name}") from None
+
+
+async def _connect(path: Path) -> trio.SocketStream:
+    """A connection to a control socket; waits while its backlog is full. Raises OSError."""
+    while True:
+        try:
+            return trio.SocketStream(trio.socket.from_stdlib_socket(connect(path)))
+        except BlockingIOError:
+            await trio.sleep(RETRY)
+
+
+async def exchange(stream: trio.abc.Stream, command: str, arguments: Mapping[str, object]) -> object:
+    """One command over a connection that is new. Raises ControlError, with the server's words where it refused."""
+    framer = Framer(REPLY_MAX)
+    messages: list[dict[str, object]] = []
+
+    async def reply() -> dict[str, object]:
+        while not messages:
+            data = await stream.receive_some(REPLY_MAX)
+            if not data:
+                raise ControlError(f"the other side hung up before it answered {command}")
+            messages.extend(map(qmp.parse, framer.feed(bytes(data))))
+        return messages.pop(0)
+
+    try:
+        found = await reply()  # the greeting
+        for sent in ({"execute": NEGOTIATE}, {"execute": command, "arguments": dict(arguments)}):
+            await stream.send_all(qmp.emit(sent))
+            found = await reply()
+            if "return" not in found:
+                error = found.get("error")
+                raise ControlError(str(error["desc"] if isinstance(error, dict) and "desc" in error else found))
+        return found["return"]
+    except (QmpError, TooLong, trio.BrokenResourceError) as exc:
+        raise ControlError(f"no sense in what answers to {command}: {exc}") from None

@@ -1,0 +1,192 @@
+"""Devices for drivers that are somebody else's: each a vhost-user back end at a socket of its own."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from drivers.bus.vhost import VhostBus, VhostDevice
+from drivers.errors import DriverError, ProbeError, TransportLost
+from drivers.registry import DEVICES
+from drivers.transports.vhost_user import VhostUserBack
+from rings.status import Status
+from vnet.ends import ENDS
+from vnet.ends.base import End, OpenContext
+from vnet.errors import ConfigError
+from vnet.linux.background import open_background
+from vnet.linux.collector import ignore_existing
+from vnet.linux.ipc import LocalIpc, UnixSocket
+from vnet.linux.poller import Poller
+from vnet.linux.unix_socket import accept, connect_trusted, listen
+from vnet.ports.packet.interface_watch import open_watches
+from vnet.spec import DeviceSpec
+from vnet.system.limited import LimitedReport
+
+__all__ = ["Export", "Served", "open_exports"]
+
+BACKLOG = 16
+RETRY = 0.5
+"""Seconds between two attempts to connect."""
+UP_TIMEOUT = 30.0
+CONNECTED = "a front end is connected"
+REFUSED = "another front end came, and was refused"
+
+
+@attrs.frozen
+class Export:
+    """A device that somebody else's driver is to find."""
+
+    spec: DeviceSpec
+    socket: Path
+    connect: bool = False
+    """The front end listens at the socket, and we connect to it as often as it takes."""
+    peer_uid: int | None = None
+    """The user, besides ours and root, whose front end may then listen there."""
+
+
+@attrs.define(eq=False)
+class Served:
+    """One of them, as it runs."""
+
+    name: str
+    export: Export
+    back: VhostUserBack
+    end: End
+    lines: LimitedReport
+    _failed: bool = False
+    """Whether the last session ended by our closing it: a front end that comes back at once, to fail in the same way,
+    is then announced only once it runs."""
+
+    def __attrs_post_init__(self) -> None:
+        self.back.trouble = self.lines.trouble
+        self.back.device.on_status = self._status_changed
+
+    async def converse(self, connected: socket.socket) -> None:
+        """Serve one front end; however that ends, the next one may come."""
+        first = not self.back.connected
+        before = self._carried()
+        if first and not self._failed:
+            self.lines.say(CONNECTED)
+        try:
+            await self.back.converse(UnixSocket(connected))
+        except DriverError as exc:
+            self._failed = True
+            self.lines.trouble(f"the connection was closed: {exc}")
+        else:
+            if first:
+                self._failed = False
+                self.lines.say(f"the front end hung up; {self._news(before)}")
+            else:
+                self.lines.trouble(REFUSED)
+
+    def _status_changed(self, status: Status) -> None:
+        if self._failed and status & Status.DRIVER_OK:
+            self._failed = False
+            self.lines.say(CONNECTED)
+
+    def _carried(self) -> list[int]:
+        """Packets, messages or requests by queue, ever."""
+        return [self.end.figures(queue.index).packets for queue in self.back.device.queues]
+
+    def _news(self, before: Sequence[int]) -> str:
+        """What its queues carried since then."""
+        counts = [now - then for now, then in zip(self._carried(), before, strict=True)]
+        shown = [f"{queue.name} {count}" for queue, count in zip(self.back.device.queues, counts, strict=True) if count]
+        return f"its queues carried {', '.join(shown) or 'nothing'}"
+
+    async def listen(self, task_status: trio.TaskStatus[None]) -> None:
+        """Raises OSError where somebody listens there already."""
+        with listen(self.export.socket, socket.SOCK_STREAM, BACKLOG) as listening:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    client = await accept(listening, self._short)
+                    nursery.start_soon(self.converse, client)
+
+    def _short(self, why: str) -> None:
+        self.lines.trouble(f"a front end can't be let in: {why}")
+
+    async def dial(self, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        while True:
+            try:
+                connected = connect_trusted(self.export.socket, self.export.peer_uid, "--peer-uid {}")
+            except TransportLost as exc:
+                self.lines.trouble(str(exc))
+            except OSError:
+                pass  # the front end does not listen yet, or its backlog is full
+            else:
+                await self.converse(connected)
+            await trio.sleep(RETRY)
+
+
+@asynccontextmanager
+async def open_exports(
+    exports: Mapping[str, Export], *, allow_unsealed: bool = False, report: Callable[[str], None] = lambda line: None
+) -> AsyncIterator[dict[str, Served]]:
+    """Serve these devices, by name, for as long as the context lasts; nothing stays behind.
+
+    ``report`` hears, a line at a time, how front ends come and go. Raises ConfigError, PrivilegeError, DriverError.
+    """
+    poller = Poller(moderate=True)
+    async with AsyncExitStack() as stack:
+        stack.callback(poller.close)
+        watches = await stack.enter_async_context(open_watches(report))
+        ipc = LocalIpc(poller, allow_unsealed=allow_unsealed)
+        served: dict[str, Served] = {}
+        for index, (name, export) in enumerate(exports.items()):
+            kind = DEVICES[export.spec.type]
+            spec = export.spec
+            context = OpenContext("serve", name, index, spec, ("", ""), poller, kind.supported, spec.features, watches)
+            end = await stack.enter_async_context(ENDS[export.spec.type].alone(context))
+            back = VhostUserBack(ipc, kind.device_id, name)
+            back.device.packed = export.spec.ring == "packed"
+            served[name] = Served(name, export, back, end, LimitedReport(name, report))
+        bus = VhostBus()
+        for kind in DEVICES.values():
+            bus.register_driver(kind.device(partial(_plug, served)))
+        nursery = await stack.enter_async_context(open_background())
+        # Devices and the poller live until the last session has ended, whatever is cancelled.
+        scope = trio.CancelScope(shield=True)
+        await nursery.start(_run, scope, poller, bus)
+        stack.callback(scope.cancel)
+        for device in served.values():
+            await _bring_up(bus, device.back)
+        sessions = await stack.enter_async_context(open_background())
+        for device in served.values():
+            serve = device.dial if device.export.connect else device.listen
+            try:
+                await sessions.start(serve)
+            except OSError as exc:
+                raise ConfigError("serve", "socket", str(device.export.socket), exc.strerror or str(exc)) from None
+        stack.enter_context(ignore_existing())
+        yield served
+
+
+async def _run(scope: trio.CancelScope, poller: Poller, bus: VhostBus, task_status: trio.TaskStatus[None]) -> None:
+    with scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poller.run)
+            await nursery.start(bus.serve)
+            task_status.started()
+
+
+def _plug(served: Mapping[str, Served], device: VhostDevice) -> Any:
+    return next((each.end.settings for each in served.values() if each.back.device is device), None)
+
+
+async def _bring_up(bus: VhostBus, back: VhostUserBack) -> None:
+    """Raises ProbeError."""
+    bus.register_device(back.device)
+    with trio.move_on_after(UP_TIMEOUT) as scope:
+        await back.device.ready.wait()
+    if scope.cancelled_caught:
+        raise ProbeError(f"{back.device.name}: {bus.binding(back.device).error or 'it never came up'}")
+    back.bind()

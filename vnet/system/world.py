@@ -1,0 +1,391 @@
+"""A topology that runs: hosts, links, devices and ports, made together and taken down together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from drivers.bus.model import BindState
+from drivers.bus.vhost import VhostBack, VhostDevice
+from drivers.bus.virtio import VirtioDevice
+from drivers.carriers.platform import VirtioPlatformDriver
+from drivers.carriers.vhost_user import OwnConfig, UserClient
+from drivers.errors import ProbeError
+from drivers.registry import DEVICES, TRANSPORTS
+from rings.status import Status
+from vnet.ends import ENDS
+from vnet.ends.base import End, EndsType, OpenContext
+from vnet.ends.foreign import ForeignEnd
+from vnet.ends.mediated import MediatorEnd
+from vnet.errors import ConfigError
+from vnet.host.host import Host
+from vnet.host.vhost_user import BackEnd, Junction, SocketEnd, dial
+from vnet.link.base import Link
+from vnet.linux.background import open_background
+from vnet.linux.collector import ignore_existing
+from vnet.linux.ipc import LocalIpc
+from vnet.linux.poller import Poller
+from vnet.pcie.ntb import NtbFunction
+from vnet.ports.packet.interface_watch import Watches, open_watches
+from vnet.ports.packet.memory import MemoryPort
+from vnet.spec import MIB, DeviceSpec, PeerSpec
+from vnet.system.links import build_link
+from vnet.system.trace_file import TraceFile
+from vnet.topology.topology import Topology
+
+__all__ = ["Device", "World", "open_world"]
+
+UP_TIMEOUT = 30.0
+"""Seconds until a device that does not come up is given up."""
+LOOK = 0.002
+LOCAL = "-local"
+"""Behind the name of a mediated device: the one that the endpoint's own driver has."""
+
+
+@attrs.define(eq=False)
+class Device:
+    """One device of the topology: both of its ends."""
+
+    name: str
+    spec: DeviceSpec
+    root: Host
+    endpoint: Host
+    """Where the device is. The driver's host, where the device is another program's."""
+    location: str
+    """Where the driver's host finds it, such as the name of a PCI function."""
+    back: VhostBack | None
+    """None where the device is another program's."""
+    driver_end: End
+    device_end: End
+
+    @property
+    def vhost(self) -> VhostDevice:
+        """The device's own view, where it is not another program's."""
+        assert self.back is not None, f"{self.name} is another program's"
+        return self.back.device
+
+    @property
+    def virtio(self) -> VirtioDevice | None:
+        """The driver's view, once the function was found."""
+        devices = (binding.device for binding in self.root.virtio.bindings)
+        return next((device for device in devices if device.location == self.location), None)
+
+    @property
+    def up(self) -> bool:
+        """Whether frames pass: DRIVER_OK on both sides, both ports live."""
+        virtio = self.virtio
+        return (
+            virtio is not None
+            and bool(virtio.status & Status.DRIVER_OK)
+            and (self.back is None or self.vhost.running)
+            and self.driver_end.live
+            and self.device_end.live
+        )
+
+    def trouble(self) -> str:
+        """Why it is not up, as far as either bus can say."""
+        virtio = self.virtio
+        said = [self.endpoint.vhost.binding(self.vhost).error] if self.back is not None else []
+        if virtio is not None:
+            said += [self.root.virtio.binding(virtio).error, *virtio.failures]
+        else:
+            found = (binding for bus in self.root.carriers for binding in bus.bindings)
+            said += [binding.error for binding in found if binding.device.name == self.location]
+        if self.back is not None:
+            said += self.vhost.failures
+        return "; ".join(filter(None, dict.fromkeys(said))) or "it never came up"
+
+
+class World:
+    """The running system. `open_world` makes one."""
+
+    def __init__(self, name: str, topology: Topology) -> None:
+        self.name = name
+        self.topology = topology
+        self.hosts: dict[str, Host] = {}
+        self.links: dict[str, Link] = {}
+        self.buses: dict[str, int] = {}
+        """By link: the bus number at its root complex."""
+        self.traces: dict[str, TraceFile] = {}
+        """By link."""
+        self.ntbs: dict[str, NtbFunction] = {}
+        self.devices: dict[str, Device] = {}
+        self.poller = Poller()
+        self.watches: Watches | None = None
+        """Follow the interfaces of all ports."""
+        self.ipc = LocalIpc(self.poller)
+        self.own_configs: dict[str, OwnConfig] = {}
+        """What is said here of devices that are somebody else's."""
+        self.junctions: list[Junction] = []
+        """Where drivers of this system find devices of this system as if they were another program's."""
+
+    def netns(self, host: str) -> str:
+        """The namespace of a host's ports, where they do not name another."""
+        return f"{self.name}-{host}"
+
+    def ends(self, device: str) -> tuple[End, End]:
+        """What is used at the two ends of a device: behind a mediator, that is the end of the endpoint's own driver."""
+        found, local = self.devices[device], self.devices.get(f"{device}{LOCAL}")
+        return found.driver_end, found.device_end if local is None else local.driver_end
+
+    def memory_port(self, device: str, end: str) -> MemoryPort:
+        """The in-memory port at the ``driver`` or ``device`` end. Raises TypeError for one of another kind."""
+        port = getattr(self.ends(device)[end == "device"].settings, "port", None)
+        if not isinstance(port, MemoryPort):
+            raise TypeError(f"the port at the {end} end of {device} is no memory port")
+        return port
+
+    async def wait_up(self, timeout: float = UP_TIMEOUT) -> None:
+        """Return when every device is up.
+
+        Raises ProbeError with the trouble of one, if it failed or if for ``timeout`` seconds no further device came up.
+        """
+        fewest = len(self.devices) + 1
+        with trio.move_on_after(timeout) as scope:
+            while down := [device for device in self.devices.values() if not device.up]:
+                for device in filter(self._failed, down):
+                    raise ProbeError(f"{device.name}: {device.trouble()}")
+                if len(down) < fewest:
+                    fewest, scope.deadline = len(down), trio.current_time() + timeout
+                await trio.sleep(LOOK)
+            return
+        raise ProbeError(f"{down[0].name} is not up after {timeout:g} s: {down[0].trouble()}")
+
+    def _failed(self, device: Device) -> bool:
+        states = [device.endpoint.vhost.binding(device.vhost).state] if device.back is not None else []
+        if device.virtio is not None:
+            states.append(device.root.virtio.binding(device.virtio).state)
+        return BindState.FAILED in states
+
+
+@attrs.frozen
+class Place:
+    """Where a device is: the driver's host, the device's host, and the device's half of its transport."""
+
+    root: Host
+    endpoint: Host
+    location: str
+    back: VhostBack | None
+
+
+def _on_link(world: World, name: str, spec: DeviceSpec) -> Place:
+    assert spec.link is not None
+    link = world.topology.links[spec.link]
+    root, endpoint = world.hosts[link.root], world.hosts[link.endpoint]
+    back = _back(name, spec, endpoint.controllers[spec.link], spec.function)
+    return Place(root, endpoint, root.rc.function_name(world.buses[spec.link], spec.function), back)
+
+
+def _on_host(world: World, name: str, spec: DeviceSpec) -> Place:
+    assert spec.host is not None
+    host = world.hosts[spec.host]
+    front = TRANSPORTS[spec.transport].front
+    if isinstance(front, UserClient):
+        return _on_socket(world, name, spec, host)
+    assert isinstance(front, VirtioPlatformDriver)
+    region = host.platform.add(front.id_table[0])  # what is there is what that transport's driver looks for
+    return Place(host, host, region.name, _back(name, spec, region))
+
+
+def _on_socket(world: World, name: str, spec: DeviceSpec, host: Host) -> Place:
+    back: VhostBack | None = None
+    location = spec.socket or f"{name}.vhost_user"
+    if spec.socket is not None:
+        connect = partial(dial, Path(spec.socket), spec.peer_uid, f"devices.{name}.peer_uid = {{}}")
+    else:
+        back = TRANSPORTS[spec.transport].back(world.ipc, DEVICES[spec.type].device_id, name)
+        assert isinstance(back, BackEnd)
+        world.junctions.append(Junction(back))
+        connect = partial(world.junctions[-1].dial)
+    end = SocketEnd(
+        location,
+        DEVICES[spec.type].device_id,
+        spec.queue_size,
+        host.memory,
+        world.ipc,
+        connect,
+        packed=spec.ring == "packed",
+        own_config=world.own_configs.get(name),
+    )
+    host.sockets.append(end)
+    return Place(host, host, location, back)
+
+
+def _on_ntb(world: World, name: str, spec: DeviceSpec) -> Place:
+    assert spec.ntb is not None
+    ntb = world.topology.ntbs[spec.ntb]
+    endpoint, root = (world.hosts[world.topology.links[link].root] for link in (ntb.primary, ntb.secondary))
+    at, location = (
+        host.rc.function_name(world.buses[link], 0) for host, link in ((endpoint, ntb.primary), (root, ntb.secondary))
+    )
+    return Place(root, endpoint, location, _back(name, spec, endpoint.ntb, at))
+
+
+def _back(name: str, spec: DeviceSpec, *carrier: object) -> VhostBack:
+    transport = TRANSPORTS[spec.transport]
+    options = {key: given for key in transport.options if (given := spec.option(key)) is not None}
+    return transport.back(*carrier, DEVICES[spec.type].device_id, name, **options)
+
+
+CARRIERS: Mapping[str, Callable[[World, str, DeviceSpec], Place]] = {"link": _on_link, "host": _on_host, "ntb": _on_ntb}
+"""By `drivers.registry.Transport.on`: what puts a device on a carrier of that kind."""
+
+
+@asynccontextmanager
+async def open_world(
+    topology: Topology,
+    name: str = "vnet",
+    kinds: Mapping[str, EndsType] = ENDS,
+    report: Callable[[str], None] = lambda line: None,
+) -> AsyncIterator[World]:
+    """Build ``topology``, bring it up, and take it down at the end; nothing stays behind.
+
+    ``name`` is put before what is visible outside, such as namespaces; ``kinds`` says by device type how ends are
+    opened. ``report`` takes a line for the user about an interface that is lost. Raises ConfigError, PrivilegeError,
+    DriverError.
+    """
+    topology = topology.sized()
+    world = World(name, topology)
+    async with AsyncExitStack() as stack:
+        stack.callback(world.poller.close)
+        world.watches = await stack.enter_async_context(open_watches(report))
+        ends = {
+            name: await stack.enter_async_context(_open_ends(kinds[spec.type], _context(world, name, index, spec)))
+            for index, (name, spec) in enumerate(topology.devices.items())
+        }
+        for host_name, host_spec in topology.hosts.items():
+            assert host_spec.memory is not None  # `Topology.sized`
+            world.hosts[host_name] = Host(host_name, host_spec.memory * MIB)
+            stack.callback(world.hosts[host_name].close)
+        for link_name, link_spec in topology.links.items():
+            if link_spec.trace is not None:
+                world.traces[link_name] = stack.enter_context(_trace(link_name, link_spec.trace, report))
+            sink = world.traces[link_name].write if link_name in world.traces else None
+            link = build_link(link_name, link_spec, partial(_register, world, link_name), sink)
+            world.links[link_name] = link
+            world.buses[link_name] = world.hosts[link_spec.root].rc.attach(link)
+            world.hosts[link_spec.endpoint].add_controller(link_name, link)
+        for ntb_name, ntb in topology.ntbs.items():
+            ends_at = (world.hosts[ntb.host].controllers[link_name] for link_name in (ntb.primary, ntb.secondary))
+            assert ntb.mw is not None  # likewise
+            world.ntbs[ntb_name] = NtbFunction(*ends_at, windows=(ntb.mw * MIB,))
+            world.ntbs[ntb_name].bind()
+        for index, (device_name, spec) in enumerate(topology.devices.items()):
+            own_config = kinds[spec.type].own_config
+            if spec.foreign and own_config is not None:
+                world.own_configs[device_name] = own_config(_context(world, device_name, index, spec))
+            place = CARRIERS[TRANSPORTS[spec.transport].on](world, device_name, spec)
+            first, second = ends[device_name]
+            if spec.mode == "mediated":
+                second = _mediate(world, kinds, _context(world, device_name, index, spec), place.endpoint, second)
+            world.devices[device_name] = Device(
+                device_name, spec, place.root, place.endpoint, place.location, place.back, first, second
+            )
+        nursery = await stack.enter_async_context(open_background())
+        nursery.start_soon(world.poller.run)
+        for host in world.hosts.values():
+            _register_drivers(world, host)
+            await nursery.start(host.serve)
+        for link in world.links.values():
+            nursery.start_soon(link.run)
+        for device in world.devices.values():
+            if device.back is not None:
+                nursery.start_soon(device.back.serve)
+        for junction in world.junctions:
+            nursery.start_soon(junction.serve)
+        await _start(world)
+        stack.enter_context(ignore_existing())
+        yield world
+
+
+@asynccontextmanager
+async def _open_ends(kind: EndsType, context: OpenContext) -> AsyncIterator[tuple[End, End]]:
+    if context.spec.foreign:
+        async with kind.driver_alone(context) as driver:
+            yield driver, ForeignEnd(context.spec.socket or "")
+    else:
+        async with kind.open(context) as ends:
+            yield ends
+
+
+def _register(world: World, link: str, addr: int) -> str | None:
+    """What lies at an address that a root complex reaches through that link, as a trace calls it."""
+    spec = world.topology.links[link]
+    for function in world.hosts[spec.root].rc.functions:
+        for bar in function.bars:
+            offset = addr - bar.address
+            if 0 <= offset < bar.size:
+                carried = world.topology.carried(link, function.number)
+                name = TRANSPORTS[carried.transport].names(bar.index, offset) if carried is not None else None
+                return f"{function.name} " + (name or f"BAR {bar.index}+{offset:#x}")
+    return None
+
+
+def _trace(link: str, path: str, report: Callable[[str], None]) -> AbstractContextManager[TraceFile]:
+    """Open the file for the trace of ``link``. Raises ConfigError where that can't be written."""
+    try:
+        return closing(TraceFile(path, lambda trouble: report(f"links.{link}.trace: {trouble}")))
+    except OSError as exc:
+        raise ConfigError("topology", f"links.{link}.trace", path, exc.strerror or str(exc)) from None
+
+
+def _mediate(
+    world: World, kinds: Mapping[str, EndsType], context: OpenContext, host: Host, local_end: End
+) -> MediatorEnd:
+    """Add the device of the endpoint's own driver, on its platform bus; the mediator, as the other device's end."""
+    remote, local = context.name, f"{context.name}{LOCAL}"
+    make = kinds[context.spec.type].mediator
+    assert make is not None
+    mediator = make(context, (remote, local))
+    assert isinstance(context.spec, PeerSpec)
+    ring = context.spec.local_ring or context.spec.ring
+    spec = attrs.evolve(context.spec, transport="mmio", link=None, ntb=None, host=host.name, function=0)
+    spec = attrs.evolve(spec, mode="direct", ring=ring)
+    found = _on_host(world, local, spec)
+    end = MediatorEnd(mediator, local, remote)
+    world.devices[local] = Device(local, spec, host, host, found.location, found.back, local_end, end)
+    return MediatorEnd(mediator, remote, local)
+
+
+def _context(world: World, name: str, index: int, spec: DeviceSpec) -> OpenContext:
+    supported, ends = DEVICES[spec.type].supported, world.topology.ends(spec)
+    return OpenContext(world.name, name, index, spec, ends, world.poller, supported, spec.features, world.watches)
+
+
+def _register_drivers(world: World, host: Host) -> None:
+    def settings(device: VirtioDevice) -> Any:
+        found = (d for d in world.devices.values() if d.root is host and d.location == device.location)
+        return next((d.driver_end.settings for d in found), None)
+
+    def plug(device: VhostDevice) -> Any:
+        ours = (d for d in world.devices.values() if d.back is not None and d.back.device is device)
+        return next((d.device_end.settings for d in ours), None)
+
+    for kind in DEVICES.values():
+        host.virtio.register_driver(kind.driver(settings))
+        host.vhost.register_driver(kind.device(plug))
+
+
+async def _start(world: World) -> None:
+    """Devices first: each has its features before the other side may see it; then the links come up."""
+    ours = [(device, device.back) for device in world.devices.values() if device.back is not None]
+    for device, back in ours:
+        back.device.packed = device.spec.ring == "packed"
+        device.endpoint.vhost.register_device(back.device)
+    for device, back in ours:
+        with trio.move_on_after(UP_TIMEOUT) as scope:
+            await back.device.ready.wait()
+        if scope.cancelled_caught:
+            raise ProbeError(f"{device.name}: {device.trouble()}")
+        back.bind()
+    for host in world.hosts.values():
+        for end in host.sockets:
+            host.user.register_device(end)
+        for controller in host.controllers.values():
+            controller.start()

@@ -1,0 +1,1 @@
+"""Topology files: their records, the support matrix, samples, and extensions."""

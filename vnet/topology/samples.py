@@ -1,0 +1,59 @@
+"""Topologies for who has no file: one device of any type, over any transport, and what has to be around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from drivers.registry import TRANSPORTS
+from vnet.topology.topology import Topology, parse
+
+__all__ = ["built_in", "built_in_text"]
+
+LINK = """
+[links.{name}]
+root = "{root}"
+endpoint = "{endpoint}"
+{keys}
+"""
+NTB = """
+[ntbs.ntb0]
+host = "soc"
+primary = "pcie0"
+secondary = "pcie1"
+"""
+DEVICE = """
+[devices.{name}]
+type = "{kind}"
+transport = "{transport}"
+{on} = "{place}"
+mode = "{mode}"
+"""
+
+CARRIERS: Mapping[str, tuple[str, tuple[str, ...], tuple[tuple[str, str, str], ...], str]] = {
+    "link": ("pcie0", ("rc", "ep"), (("pcie0", "rc", "ep"),), ""),
+    "ntb": ("ntb0", ("host1", "soc", "host2"), (("pcie0", "host1", "soc"), ("pcie1", "host2", "soc")), NTB),
+    "host": ("box", ("box",), (), ""),
+}
+"""By `drivers.registry.Transport.on`: the name of what carries the device, hosts, links, and the rest."""
+
+
+def built_in(
+    kind: str, transport: str = "pci", keys: str = "", *, mode: str = "direct", link: str = "", name: str = ""
+) -> Topology:
+    """One device of type ``kind``. Raises ConfigError.
+
+    ``keys`` are more lines of TOML for the device, ``link`` some for every link; ``name`` is the device's, by default
+    the type with a 0 behind it.
+    """
+    return parse(built_in_text(kind, transport, keys, mode=mode, link=link, name=name), "built-in topology")
+
+
+def built_in_text(
+    kind: str, transport: str = "pci", keys: str = "", *, mode: str = "direct", link: str = "", name: str = ""
+) -> str:
+    """The same as it would stand in a file."""
+    on = TRANSPORTS[transport].on if transport in TRANSPORTS else "link"  # what is wrong with it, `parse` says
+    place, hosts, links, rest = CARRIERS[on]
+    joined = (LINK.format(name=at, root=root, endpoint=endpoint, keys=link) for at, root, endpoint in links)
+    device = DEVICE.format(name=name or f"{kind}0", kind=kind, transport=transport, on=on, place=place, mode=mode)
+    return "".join(f"[hosts.{host}]\n" for host in hosts) + "".join(joined) + rest + device + keys + "\n"

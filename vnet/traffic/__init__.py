@@ -1,0 +1,1 @@
+"""Traffic by real programs and by messages, with their figures as values."""
