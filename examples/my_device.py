@@ -20,7 +20,7 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, present
+from drivers.bus.model import MatchId, require
 from drivers.bus.vhost import DeviceQueue, VhostDevice
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
 from drivers.errors import DriverError
@@ -89,7 +89,7 @@ class BoundVhostRng:
 
     async def run(self) -> None:
         [queue] = self.device.queues
-        await queue.each_life(partial(pump, Give(queue, self.plug), self.device.settle, in_place=True))
+        await queue.serve_each_ring(partial(pump, Give(queue, self.plug), self.device.settle, in_place=True))
 
     def config_written(self, offset: int, data: bytes) -> None:
         """There is no configuration."""
@@ -107,7 +107,7 @@ class VhostRng:
         self._plug_for = plug_for
 
     async def probe(self, device: VhostDevice) -> BoundVhostRng:
-        plug = present(self._plug_for(device), device, "it has no source yet")
+        plug = require(self._plug_for(device), device, "it has no source yet")
         device.offer(self.table, plug.features, [("requestq", plug.queue_size)], b"")
         return BoundVhostRng(device, plug)
 
@@ -211,10 +211,10 @@ class VirtioRng:
         self._entropy_for = entropy_for
 
     def features(self, device: VirtioDevice) -> int:
-        return present(self._entropy_for(device), device, "nobody wants it yet").features
+        return require(self._entropy_for(device), device, "nobody wants it yet").features
 
     async def probe(self, device: VirtioDevice) -> BoundVirtioRng:
-        entropy = present(self._entropy_for(device), device, "nobody wants it yet")
+        entropy = require(self._entropy_for(device), device, "nobody wants it yet")
         [queue] = await device.find_vqs([QueueSpec("requestq")])
         return BoundVirtioRng(queue, entropy, BufferBlock(device.ops.dma, min(BUFFERS, queue.ring.num), LIMIT))
 

@@ -91,7 +91,7 @@ class DeviceQueue:
         self._lives += 1
         self._changed.unpark_all()
 
-    async def each_life(self, serve: Callable[[], Awaitable[None]]) -> None:
+    async def serve_each_ring(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Run ``serve`` on every ring that the queue comes to have, until cancelled.
 
         Some transports start and stop the rings of a running device one by one. ``serve`` is cancelled with its ring,

@@ -18,7 +18,7 @@ import trio
 from drivers.errors import DriverError, ProbeDeferred
 from rings.ids import ANY_ID
 
-__all__ = ["Binding", "BindState", "Bus", "BusDevice", "BusDriver", "MatchId", "present"]
+__all__ = ["Binding", "BindState", "Bus", "BusDevice", "BusDriver", "MatchId", "require"]
 
 
 @attrs.frozen
@@ -62,7 +62,7 @@ R = TypeVar("R", bound=BusDriver)
 F = TypeVar("F")
 
 
-def present(found: F | None, device: BusDevice, missing: str) -> F:
+def require(found: F | None, device: BusDevice, missing: str) -> F:
     """What a driver needs for ``device``, once it was ``found``. Raises ProbeDeferred with what is ``missing``."""
     if found is None:
         raise ProbeDeferred(f"{device.name}: {missing}")

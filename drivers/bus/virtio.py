@@ -32,7 +32,7 @@ __all__ = [
     "VirtioBus",
     "VirtioDevice",
     "VirtioDriver",
-    "prepared",
+    "set_up_or_close",
 ]
 
 CONFIG_TRIES = 10
@@ -191,7 +191,7 @@ class Preparable(VirtioBound, Protocol):
 P = TypeVar("P", bound=Preparable)
 
 
-async def prepared(bound: P) -> P:
+async def set_up_or_close(bound: P) -> P:
     """``bound`` once it is set up. Raises what that raises, and then holds nothing."""
     try:
         await bound.set_up()
@@ -253,7 +253,7 @@ class VirtioDevice:
         self.unplugged = why
         self.changed.set()
 
-    def look_again(self) -> None:
+    def enable_recheck(self) -> None:
         """Its interrupts can get lost on the way: from now on, look at queues and status without being told."""
         self._recheck, self.changed.every = RECHECK, STATUS_RECHECK
 

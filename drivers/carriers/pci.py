@@ -72,7 +72,7 @@ class FunctionTransport:
         """Tell ``device`` from now on what happens to the function."""
         self._device = device
         if self._function.lossy:
-            device.look_again()
+            device.enable_recheck()
         self._function.watch(self)
 
     def release(self) -> None:

@@ -41,14 +41,14 @@ RECHECK = 0.01
 class Signal:
     """A flag that a handler sets and one task awaits. It stays set until a wait returns: a cancelled one leaves it."""
 
-    __slots__ = ("_set", "_task", "every", "here", "rescues")
+    __slots__ = ("_set", "_task", "every", "rescues", "serve")
 
     def __init__(self, every: float | None = None) -> None:
         self.every = every
         """Seconds after which a wait ends all the same, where whoever sets it may be lost on the way; None: never."""
         self.rescues = 0
         """Times that somebody then found what it should have been told of."""
-        self.here: Callable[[], bool] | None = None
+        self.serve: Callable[[], bool] | None = None
         """Called instead of waking who waits; False wakes it all the same."""
         self._set = False
         self._task: trio.lowlevel.Task | None = None
@@ -61,7 +61,7 @@ class Signal:
     def set(self) -> None:
         if self._task is None:
             self._set = True
-        elif self.here is None or not self.here():
+        elif self.serve is None or not self.serve():
             self.wake()
 
     def wake(self) -> None:
@@ -190,9 +190,9 @@ async def pump(
     drain = _Drain(flow, queue)
     try:
         if in_place and settle is None:
-            queue.signal.here = drain.when_told
+            queue.signal.serve = drain.when_told
             if source is not None:
-                source.here = drain.when_readable
+                source.serve = drain.when_readable
         await drain.run(settle)
     except (RemoteRingError, MemoryFault) as exc:
         queue.broke(exc)
@@ -208,9 +208,9 @@ async def pump(
             queue.flush()
         flow.gone(exc)
     finally:
-        queue.signal.here = None
+        queue.signal.serve = None
         if source is not None:
-            source.here = None
+            source.serve = None
 
 
 class _Drain:

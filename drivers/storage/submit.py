@@ -89,7 +89,7 @@ class Submitter(Generic[R]):
             if old is not None:
                 old.close()
 
-    def went_up(self, queues: Sequence[Queue[R]]) -> None:
+    def device_up(self, queues: Sequence[Queue[R]]) -> None:
         """The device is live: it gets again what was kept."""
         self._queues, self.online = queues, True
         self._expire_due()
@@ -97,7 +97,7 @@ class Submitter(Generic[R]):
         self.kick()
         self._came_up.set()
 
-    def go_down(self, kept: Sequence[R]) -> None:
+    def device_down(self, kept: Sequence[R]) -> None:
         """The device is gone, and did not answer these; it touches their buffers no more."""
         self.online, self._queues = False, ()
         self._added.clear()

@@ -71,7 +71,7 @@ async def test_whoever_can_be_served_in_place_is_not_woken(
         return True
 
     async def wait() -> None:
-        signal.here = serve
+        signal.serve = serve
         await signal.wait()
         raise AssertionError("it was woken")
 
@@ -110,7 +110,7 @@ async def test_ports_are_read_after_what_other_processes_ask_for(
     order: list[str] = []
     port, kick = poller.register(here.fileno()), os.eventfd(0, os.EFD_NONBLOCK)
     try:
-        port.here = lambda: order.append("port") is None  # type: ignore[func-returns-value]
+        port.serve = lambda: order.append("port") is None  # type: ignore[func-returns-value]
         poller.watch(kick, lambda: order.append("kick"))
         nursery.start_soon(port.wait)
         await trio.testing.wait_all_tasks_blocked()
@@ -225,7 +225,7 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
     monkeypatch.setattr("vnet.linux.poller.monotonic", trio.current_time)
     poller = Poller(moderate=True)
     signal = poller.register(here.fileno(), lambda: carried)
-    signal.here = told
+    signal.serve = told
     nursery.start_soon(signal.wait)
     nursery.start_soon(poller.run)
 

@@ -435,10 +435,10 @@ async def test_who_listens_too_slowly_learns_that_it_missed_some() -> None:
         with pair.initiator.events() as slow, pair.initiator.events() as gone:
             gone.close()
             for i in range(EVENTS_KEPT + 3):
-                pair.initiator.happened(ScsiEvent(EventType.ASYNC_NOTIFY, DISK, i))
+                pair.initiator.publish_event(ScsiEvent(EventType.ASYNC_NOTIFY, DISK, i))
             for i in range(EVENTS_KEPT):
                 assert slow.receive_nowait() == ScsiEvent(EventType.ASYNC_NOTIFY, DISK, i)
-            pair.initiator.happened(ScsiEvent(EventType.ASYNC_NOTIFY, DISK, 0))
+            pair.initiator.publish_event(ScsiEvent(EventType.ASYNC_NOTIFY, DISK, 0))
             assert slow.receive_nowait().missed
 
 

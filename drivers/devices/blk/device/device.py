@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, present
+from drivers.bus.model import MatchId, require
 from drivers.bus.vhost import DeviceQueue, VhostDevice
 from drivers.contracts.ports import SectorStore
 from drivers.devices.blk.device.request import Limits, Refusal, Request
@@ -243,7 +243,7 @@ class BoundVhostBlk:
             for _ in range(plug.workers):
                 nursery.start_soon(workers.work)
             for queue, figures in zip(device.queues, plug.figures, strict=False):
-                nursery.start_soon(queue.each_life, partial(self._serve, queue, workers, figures))
+                nursery.start_soon(queue.serve_each_ring, partial(self._serve, queue, workers, figures))
 
     async def _serve(self, queue: DeviceQueue, workers: Workers, figures: RequestFigures) -> None:
         await RequestFlow(queue, self, workers, figures).run(self._device.settle)
@@ -269,7 +269,7 @@ class VhostBlk:
         self._plug_for = plug_for
 
     async def probe(self, device: VhostDevice) -> BoundVhostBlk:
-        plug = present(self._plug_for(device), device, "no store yet")
+        plug = require(self._plug_for(device), device, "no store yet")
         bound = BoundVhostBlk(device, plug)
         bound.offer()
         return bound

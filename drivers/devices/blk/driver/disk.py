@@ -93,7 +93,7 @@ class Disk(Submitter[DiskRequest]):
         """The device is live: it gets again what was kept."""
         self.transfer_max = min(transfer_max, self.largest)
         self.set_geometry(geometry)
-        self.went_up(queues)
+        self.device_up(queues)
 
     def set_geometry(self, geometry: Geometry) -> None:
         self.geometry = geometry

@@ -8,8 +8,8 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, present
-from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, prepared
+from drivers.bus.model import MatchId, require
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, set_up_or_close
 from drivers.contracts.hw import DmaMemory
 from drivers.devices.blk.driver.disk import PART, Disk, DiskRequest, transfer_max
 from drivers.devices.blk.driver.geometry import Geometry
@@ -218,7 +218,7 @@ class BoundBlk:
         self._disk.set_geometry(self._geometry)
 
     def close(self) -> None:
-        self._disk.go_down([request for flow in self._flows for request in flow.unanswered()])
+        self._disk.device_down([request for flow in self._flows for request in flow.unanswered()])
         for flow in self._flows:
             flow.close()
         self._flows.clear()
@@ -235,10 +235,10 @@ class VirtioBlk:
         self._settings_for = settings_for
 
     def _settings(self, device: VirtioDevice) -> BlkSettings:
-        return present(self._settings_for(device), device, "nobody uses the disk yet")
+        return require(self._settings_for(device), device, "nobody uses the disk yet")
 
     def features(self, device: VirtioDevice) -> int:
         return self._settings(device).features
 
     async def probe(self, device: VirtioDevice) -> BoundBlk:
-        return await prepared(BoundBlk(device, self._settings(device), await Geometry.read(device)))
+        return await set_up_or_close(BoundBlk(device, self._settings(device), await Geometry.read(device)))

@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, present
+from drivers.bus.model import MatchId, require
 from drivers.bus.vhost import Joinable, VhostBound, VhostDevice
 from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, PacketPort
 from drivers.devices.net.device.control import ControlFlow
@@ -308,11 +308,11 @@ class BoundVhostNet:
                 nursery.start_soon(self._watch_link)
                 for flow in (*self._to_driver, *self._from_driver):
                     serve = partial(pump, flow, device.settle, in_place=True, source=flow.source)
-                    nursery.start_soon(flow.queue.each_life, partial(self._life, serve))
+                    nursery.start_soon(flow.queue.serve_each_ring, partial(self._life, serve))
                 if self._has(F.CTRL_VQ):
                     queue = device.queues[2 * len(self._to_driver)]
                     control = ControlFlow(queue, self, device.features, plug.figures.control, self._gone)
-                    nursery.start_soon(queue.each_life, partial(pump, control, device.settle, in_place=True))
+                    nursery.start_soon(queue.serve_each_ring, partial(pump, control, device.settle, in_place=True))
         finally:
             self._end()
 
@@ -387,5 +387,5 @@ class VhostNet:
         self._plug_for = plug_for
 
     async def probe(self, device: VhostDevice) -> VhostBound:
-        plug = present(self._plug_for(device), device, "no port to plug into yet")
+        plug = require(self._plug_for(device), device, "no port to plug into yet")
         return plug.join(device)

@@ -8,8 +8,8 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, present
-from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, prepared
+from drivers.bus.model import MatchId, require
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, set_up_or_close
 from drivers.contracts.ports import ALL_OFFLOADS, PacketPort
 from drivers.devices.net.driver.control import ControlQueue, control_memory
 from drivers.devices.net.driver.flows import HEAD, Receive, Slots, Transmit
@@ -288,7 +288,7 @@ class VirtioNet:
         self._settings_for = settings_for
 
     def _settings(self, device: VirtioDevice) -> NetSettings:
-        return present(self._settings_for(device), device, "no port to plug into yet")
+        return require(self._settings_for(device), device, "no port to plug into yet")
 
     def features(self, device: VirtioDevice) -> int:
         settings = self._settings(device)
@@ -321,7 +321,7 @@ class VirtioNet:
                 )
         bound = BoundNet(device, self._settings(device), mac, mtu, most)
         try:
-            return await prepared(bound)
+            return await set_up_or_close(bound)
         except MemoryError as exc:
             what = f"{device.name}: no memory for {bound.limit} pairs of queues"
             raise ProbeError(f"{what} ({exc}); the host needs more, or smaller queues, or fewer pairs") from None

@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, present
+from drivers.bus.model import MatchId, require
 from drivers.bus.vhost import DeviceQueue, Joinable, VhostBound, VhostDevice
 from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.flow import BUDGET, InFlow, OutFlow
@@ -145,7 +145,7 @@ class BoundVhostRpmsg:
         try:
             async with trio.open_nursery() as nursery:
                 for flow in (to_driver, FromDriver(transmit, bus)):
-                    nursery.start_soon(flow.queue.each_life, partial(pump, flow, device.settle))
+                    nursery.start_soon(flow.queue.serve_each_ring, partial(pump, flow, device.settle))
         finally:
             bus.stop()
 
@@ -167,4 +167,4 @@ class VhostRpmsg:
         self._plug_for = plug_for
 
     async def probe(self, device: VhostDevice) -> VhostBound:
-        return present(self._plug_for(device), device, "nothing to connect to it yet").join(device)
+        return require(self._plug_for(device), device, "nothing to connect to it yet").join(device)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, present
-from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, prepared
+from drivers.bus.model import MatchId, require
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, set_up_or_close
 from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.flow import BUDGET, InFlow, OutFlow
 from drivers.devices.rpmsg.layout import (
@@ -181,7 +181,7 @@ class VirtioRpmsg:
         self._settings_for = settings_for
 
     def _settings(self, device: VirtioDevice) -> RpmsgSettings:
-        return present(self._settings_for(device), device, "nothing to connect to it yet")
+        return require(self._settings_for(device), device, "nothing to connect to it yet")
 
     def features(self, device: VirtioDevice) -> int:
         return self._settings(device).features
@@ -194,4 +194,4 @@ class VirtioRpmsg:
                 raise ProbeError(
                     f"{device.name}: the device reports buffers of {config.to_driver} and {config.to_device} bytes"
                 )
-        return await prepared(BoundRpmsg(device, self._settings(device), config))
+        return await set_up_or_close(BoundRpmsg(device, self._settings(device), config))

@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, present
+from drivers.bus.model import MatchId, require
 from drivers.bus.vhost import DeviceQueue, VhostDevice
 from drivers.devices.scsi.device.control import ControlFlow, EventFlow
 from drivers.devices.scsi.device.domain import ScsiDomain
@@ -132,10 +132,10 @@ class BoundVhostScsi:
             async with trio.open_nursery() as nursery:
                 for _ in range(plug.workers):
                     nursery.start_soon(self.workers.work)
-                nursery.start_soon(control.each_life, partial(self._serve_control, control))
-                nursery.start_soon(events.each_life, partial(self._serve_events, events))
+                nursery.start_soon(control.serve_each_ring, partial(self._serve_control, control))
+                nursery.start_soon(events.serve_each_ring, partial(self._serve_events, events))
                 for queue, figures in zip(queues, plug.figures, strict=True):
-                    nursery.start_soon(queue.each_life, partial(self._serve_requests, queue, figures))
+                    nursery.start_soon(queue.serve_each_ring, partial(self._serve_requests, queue, figures))
         finally:
             plug.domain.listener = None
             self.tasks.drop()
@@ -203,7 +203,7 @@ class VhostScsi:
         self._plug_for = plug_for
 
     async def probe(self, device: VhostDevice) -> BoundVhostScsi:
-        plug = present(self._plug_for(device), device, "no logical units yet")
+        plug = require(self._plug_for(device), device, "no logical units yet")
         bound = BoundVhostScsi(device, plug)
         bound.offer()
         return bound

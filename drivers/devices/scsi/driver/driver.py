@@ -8,8 +8,8 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, present
-from drivers.bus.virtio import QueueSpec, VirtioDevice, prepared
+from drivers.bus.model import MatchId, require
+from drivers.bus.virtio import QueueSpec, VirtioDevice, set_up_or_close
 from drivers.devices.scsi.driver.initiator import Initiator
 from drivers.devices.scsi.driver.queues import CONTROL_SLOT, EVENTS, SLOT, ControlFlow, EventFlow, RequestFlow
 from drivers.devices.scsi.layout import (
@@ -128,7 +128,7 @@ class BoundScsi:
         """What matters of it is for good: a device that wants it otherwise asks for a reset."""
 
     def close(self) -> None:
-        self.initiator.go_down([request for flow in self._flows for request in flow.unanswered()])
+        self.initiator.device_down([request for flow in self._flows for request in flow.unanswered()])
         for flow in (*self._flows, self._control, self._events):
             if flow is not None:
                 flow.close()
@@ -170,10 +170,10 @@ class VirtioScsi:
         self._settings_for = settings_for
 
     def _settings(self, device: VirtioDevice) -> ScsiSettings:
-        return present(self._settings_for(device), device, "nobody uses the SCSI host yet")
+        return require(self._settings_for(device), device, "nobody uses the SCSI host yet")
 
     def features(self, device: VirtioDevice) -> int:
         return self._settings(device).features & ~(1 << ScsiFeature.T10_PI)
 
     async def probe(self, device: VirtioDevice) -> BoundScsi:
-        return await prepared(BoundScsi(device, self._settings(device), await read_config(device)))
+        return await set_up_or_close(BoundScsi(device, self._settings(device), await read_config(device)))

@@ -82,15 +82,15 @@ class Initiator(Submitter[ScsiRequest]):
         again = self.config is not None
         self.config, self._control, self._segments = config, control, segments
         self.transfer_max = min(segments * LARGE, max(1, config.max_sectors) * 512, self.largest)
-        self.went_up(queues)
+        self.device_up(queues)
         if again:  # nobody told what happened meanwhile
-            self.happened(ScsiEvent(EventType.NO_EVENT, None, 0, missed=True))
+            self.publish_event(ScsiEvent(EventType.NO_EVENT, None, 0, missed=True))
 
-    def go_down(self, kept: list[ScsiRequest]) -> None:  # type: ignore[override]
+    def device_down(self, kept: list[ScsiRequest]) -> None:  # type: ignore[override]
         self._control = None
-        super().go_down(kept)
+        super().device_down(kept)
 
-    def happened(self, event: ScsiEvent) -> None:
+    def publish_event(self, event: ScsiEvent) -> None:
         """Tell who listens; who is too slow learns that it missed some."""
         for channel, lost in list(self._listeners.items()):
             try:

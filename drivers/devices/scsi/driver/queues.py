@@ -204,7 +204,7 @@ class EventFlow(QueueFlow):
             missed = bool(event & EVENTS_MISSED)
             figures.packets += 1
             figures.bytes += EVENT.size
-            self._initiator.happened(ScsiEvent(event & ~EVENTS_MISSED, Lun.parse(lun), reason, missed))
+            self._initiator.publish_event(ScsiEvent(event & ~EVENTS_MISSED, Lun.parse(lun), reason, missed))
         return moved, Need.QUEUE
 
     def close(self) -> None:
