@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnet.system.qmp import Framer, QmpError, Request, TooLong, emit, greeting, parse, request
+from vnet.system.qmp import Framer, QmpError, QmpRequest, TooLong, emit, greeting, parse, request
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -94,9 +94,9 @@ def test_what_is_no_command_is_refused(message: bytes, desc: str) -> None:
 def test_arguments_are_exactly_the_parameters(arguments: dict[str, object], desc: str) -> None:
     parameters = {"name": str, "up": bool}
     with pytest.raises(QmpError) as caught:
-        Request("link-set", arguments).check(parameters)
+        QmpRequest("link-set", arguments).check(parameters)
     assert caught.value.desc == desc
-    Request("link-set", {"name": "x", "up": True}).check(parameters)
+    QmpRequest("link-set", {"name": "x", "up": True}).check(parameters)
 
 
 def test_a_greeting_has_the_version_and_no_capabilities() -> None:

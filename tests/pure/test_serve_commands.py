@@ -12,7 +12,7 @@ import pytest
 from guest import shared
 
 from vnet.cli.serve import command, hint
-from vnet.system.exports import Export
+from vnet.system.exports import DeviceExport
 from vnet.system.qemu import PROGRAM, Version, qemu_version
 from vnet.topology.topology import parse_device
 
@@ -45,7 +45,7 @@ def exported(
     kind: str, path: str, connect: bool = False, version: Version | None = (7, 2), **device: object
 ) -> list[str]:
     """The options that ``vnet serve`` prints for that version of QEMU."""
-    said = hint(f"{kind}0", Export(parse_device({"type": kind, **device}, "test"), Path(path), connect), version)
+    said = hint(f"{kind}0", DeviceExport(parse_device({"type": kind, **device}, "test"), Path(path), connect), version)
     return words(said.split("For QEMU:")[1])
 
 
@@ -95,7 +95,7 @@ def test_qemu_is_told_to_connect_again_as_its_version_takes_it(version: Version 
 
 
 def test_without_a_version_the_hint_says_which_one_it_is_for() -> None:
-    export = Export(parse_device({"type": "blk"}, "test"), Path("/run/s"))
+    export = DeviceExport(parse_device({"type": "blk"}, "test"), Path("/run/s"))
     assert "For QEMU: (from 9.2 on; before that, reconnect=1 at the socket)" in hint("blk0", export)
     assert "9.2" not in hint("blk0", export, (11, 0))
 

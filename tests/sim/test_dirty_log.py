@@ -27,7 +27,7 @@ from rings.memory import Addr
 from rings.observers.dirty import SPAN, dirty_log_size
 from vnet.linux.ipc import connect
 from vnet.ports.packet.memory import MemoryPort
-from vnet.system.exports import Export, open_exports
+from vnet.system.exports import DeviceExport, open_exports
 from vnet.testing.blk import StubbornStore
 from vnet.topology.topology import parse_device
 
@@ -215,7 +215,9 @@ async def test_an_event_tells_that_something_was_logged(files: list[DirtyFile]) 
 @pytest.mark.hostile("V19")
 async def test_frames_over_several_buffers_are_marked(files: list[DirtyFile], tmp_path: Path) -> None:
     """Those that were taken and given back untouched as well: something was read into them and dropped, maybe."""
-    export = Export(parse_device({"type": "net", "mtu": 9000, "device": {"kind": "memory"}}, "test"), tmp_path / "net")
+    export = DeviceExport(
+        parse_device({"type": "net", "mtu": 9000, "device": {"kind": "memory"}}, "test"), tmp_path / "net"
+    )
     features = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, 15))
     async with open_exports({"net": export}) as served:
         plug = served["net"].end.settings
@@ -248,7 +250,7 @@ async def test_frames_over_several_buffers_are_marked(files: list[DirtyFile], tm
 @pytest.mark.hostile("V19")
 async def test_what_a_scsi_host_answers_is_marked(files: list[DirtyFile], tmp_path: Path) -> None:
     units = {"luns": [{"store": "memory", "size": 1}]}
-    export = Export(parse_device({"type": "scsi", "device": units}, "test"), tmp_path / "scsi")
+    export = DeviceExport(parse_device({"type": "scsi", "device": units}, "test"), tmp_path / "scsi")
     features = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))
     async with open_exports({"scsi": export}):
         front = FrontEnd(await connect(tmp_path / "scsi"), features, rings=3)
@@ -388,7 +390,7 @@ async def test_a_network_says_where_a_migrated_station_is_and_a_disk_offers_no_s
 ) -> None:
     address = bytes.fromhex(mac.replace(":", ""))
     asked = U64(int.from_bytes(address, "little"))
-    export = Export(parse_device({"type": "net", "device": {"kind": "memory"}}, "test"), tmp_path / "net")
+    export = DeviceExport(parse_device({"type": "net", "device": {"kind": "memory"}}, "test"), tmp_path / "net")
     async with open_exports({"net": export}) as served:
         plug = served["net"].end.settings
         assert isinstance(plug, NetPlug)

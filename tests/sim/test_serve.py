@@ -28,7 +28,7 @@ from vnet.ends.blk import DiskEnd
 from vnet.linux.ipc import UnixSocket, connect
 from vnet.linux.unix_socket import listen
 from vnet.ports.disk.store import MemoryStore
-from vnet.system.exports import RETRY, Export, open_exports
+from vnet.system.exports import RETRY, DeviceExport, open_exports
 from vnet.system.world import open_world
 from vnet.testing import until
 from vnet.topology.topology import parse, parse_device
@@ -51,8 +51,8 @@ socket = "{folder}/disk"
 CONFIG_CHANGE = emit(BackendRequest.CONFIG_CHANGE_MSG)
 
 
-def disk(path: Path, *, connect: bool = False) -> Export:
-    return Export(parse_device({"type": "blk", "device": {"size": 1}}, "test"), path, connect)
+def disk(path: Path, *, connect: bool = False) -> DeviceExport:
+    return DeviceExport(parse_device({"type": "blk", "device": {"size": 1}}, "test"), path, connect)
 
 
 @asynccontextmanager
@@ -180,7 +180,7 @@ async def network(front: FrontEnd) -> tuple[int, int]:
 
 async def test_a_network_says_by_its_channel_that_its_link_or_its_mtu_changed(tmp_path: Path) -> None:
     path = tmp_path / "net"
-    export = Export(parse_device({"type": "net", "device": {"kind": "memory"}}, "test"), path)
+    export = DeviceExport(parse_device({"type": "net", "device": {"kind": "memory"}}, "test"), path)
     features = FEATURES | mask((F.STATUS, F.MTU))
     async with open_exports({"net": export}) as served, front_end(path, features, rings=2) as front:
         plug = served["net"].end.settings
@@ -233,7 +233,7 @@ async def test_a_disk_says_by_its_channel_once_that_its_size_changed(tmp_path: P
 
 async def test_our_own_front_end_follows_a_link_and_a_size(tmp_path: Path) -> None:
     exports = {
-        "net": Export(parse_device({"type": "net", "device": {"kind": "memory"}}, "test"), tmp_path / "net"),
+        "net": DeviceExport(parse_device({"type": "net", "device": {"kind": "memory"}}, "test"), tmp_path / "net"),
         "disk": disk(tmp_path / "disk"),
     }
 
@@ -263,7 +263,7 @@ async def test_a_front_end_with_several_pairs_says_everything_of_each_pair(tmp_p
     spec = parse_device({"type": "net", "queue_pairs": 2, "device": {"kind": "memory"}}, "test")
     slots = mask((ProtocolFeature.CONFIGURE_MEM_SLOTS,))
     features = FEATURES | mask((F.MQ,))
-    async with open_exports({"net": Export(spec, tmp_path / "net")}) as served:
+    async with open_exports({"net": DeviceExport(spec, tmp_path / "net")}) as served:
         async with front_end(tmp_path / "net", features, rings=4) as front:
             await front.negotiate(mask((ProtocolFeature.MQ, ProtocolFeature.REPLY_ACK)))
             assert (await front.ask(R.GET_QUEUE_NUM)).value == 2

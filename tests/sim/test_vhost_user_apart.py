@@ -13,7 +13,7 @@ from drivers.registry import DEVICES
 from vnet.ends.blk import DiskEnd
 from vnet.ends.net.end import NetEnd
 from vnet.ports.packet.memory import MemoryPort
-from vnet.system.exports import Export, Served, open_exports
+from vnet.system.exports import DeviceExport, Served, open_exports
 from vnet.system.world import World, open_world
 from vnet.testing import FRAME, until
 from vnet.topology.topology import parse, parse_device
@@ -65,7 +65,7 @@ EXERCISES = {"net": net, "blk": blk}
 @pytest.mark.parametrize("kind", DEVICES)
 async def test_a_served_device_of_any_type_is_used_and_used_again_after_it_was_gone(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    export = Export(parse_device({"type": kind, **DEVICE[kind]}, "test"), path)
+    export = DeviceExport(parse_device({"type": kind, **DEVICE[kind]}, "test"), path)
     topology = parse(TOPOLOGY.format(kind=kind, path=path, driver=DRIVER.get(kind, "")))
     async with open_world(topology, "test") as world:
         for turn in range(2):

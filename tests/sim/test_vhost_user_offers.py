@@ -17,7 +17,7 @@ from rings.features import RingFeature, mask
 from rings.memory import Addr
 from rings.observers.dirty import dirty_log_size
 from vnet.linux.ipc import FileHandle, connect
-from vnet.system.exports import Export, Served, open_exports
+from vnet.system.exports import DeviceExport, Served, open_exports
 from vnet.testing import until
 from vnet.topology.topology import parse_device
 
@@ -166,7 +166,7 @@ async def test_what_is_offered_can_be_used(
     path = tmp_path / "socket"
     features = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))
     features |= packed << RingFeature.RING_PACKED
-    async with open_exports({kind: Export(spec, path)}) as served:
+    async with open_exports({kind: DeviceExport(spec, path)}) as served:
         front = FrontEnd(await connect(path), features, rings=rings, num=NUM)
         offered = (await front.ask(R.GET_PROTOCOL_FEATURES)).value
         agreed = offered if feature is None else mask((F.REPLY_ACK, feature)) & offered

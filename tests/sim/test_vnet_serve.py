@@ -16,7 +16,7 @@ from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES
 from drivers.transports.vhost_user.payloads import U64, VringState
 from rings.features import RingFeature, mask
 from vnet.linux.ipc import connect
-from vnet.system.exports import Export, Served, open_exports
+from vnet.system.exports import DeviceExport, Served, open_exports
 from vnet.system.limited import AGAIN, LINES, PER, LimitedReport
 from vnet.testing import until
 from vnet.topology.topology import parse_device
@@ -46,7 +46,7 @@ class Disk:
 @asynccontextmanager
 async def served_disk(folder: Path) -> AsyncIterator[Disk]:
     path, said = folder / "disk", list[str]()
-    export = Export(parse_device({"type": "blk", "device": {"size": 1}}, "test"), path)
+    export = DeviceExport(parse_device({"type": "blk", "device": {"size": 1}}, "test"), path)
     async with open_exports({"blk0": export}, report=said.append) as served:
         yield Disk(path, served["blk0"], said)
 

@@ -16,7 +16,7 @@ from drivers.transports.vhost_user.payloads import U64, Config, VringState
 from rings.features import RingFeature, mask
 from vnet.linux.ipc import connect
 from vnet.ports.packet.memory import MemoryPort
-from vnet.system.exports import Export, Served, open_exports
+from vnet.system.exports import DeviceExport, Served, open_exports
 from vnet.testing import until
 from vnet.topology.topology import parse_device
 
@@ -28,7 +28,9 @@ OWN = 1500
 
 @asynccontextmanager
 async def served_net(folder: Path, said: list[str]) -> AsyncIterator[tuple[Served, MemoryPort]]:
-    export = Export(parse_device({"type": "net", "mtu": OWN, "device": {"kind": "memory"}}, "test"), folder / "net")
+    export = DeviceExport(
+        parse_device({"type": "net", "mtu": OWN, "device": {"kind": "memory"}}, "test"), folder / "net"
+    )
     async with open_exports({"net0": export}, report=said.append) as served:
         plug = served["net0"].end.settings
         assert isinstance(plug, NetPlug)

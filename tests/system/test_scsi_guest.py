@@ -15,7 +15,7 @@ from guest import Guest, GuestKernel, guest_kernel
 
 from drivers.devices.scsi import Identity, LogicalUnit, Lun, ScsiPlug
 from vnet.ports.disk.store import MemoryStore
-from vnet.system.exports import Export, open_exports
+from vnet.system.exports import DeviceExport, open_exports
 from vnet.topology.topology import parse_device
 
 __all__ = ["guest_kernel"]
@@ -53,7 +53,7 @@ async def served(kernel: GuestKernel, folder: Path) -> AsyncIterator[Served]:
     ]
     spec = parse_device({"type": "scsi", "queues": 2, "device": {"luns": units}}, "test")
     sock = folder / "scsi.sock"
-    async with open_exports({"scsi0": Export(spec, sock)}) as exports:
+    async with open_exports({"scsi0": DeviceExport(spec, sock)}) as exports:
         plug = exports["scsi0"].end.settings
         assert isinstance(plug, ScsiPlug)
         qemu = ["-chardev", f"socket,id=c0,path={sock}", "-device", "vhost-user-scsi-pci,chardev=c0,num_queues=2"]

@@ -15,7 +15,7 @@ import trio
 
 from vnet.demo import default_topology
 from vnet.ends.net.end import PortSpec, net_specs
-from vnet.system.exports import Export, open_exports
+from vnet.system.exports import DeviceExport, open_exports
 from vnet.system.world import open_world
 from vnet.topology.topology import Topology
 
@@ -37,11 +37,11 @@ def driver_topology(socket: Path, netns: str) -> Topology:
     return attrs.evolve(default, devices=devices).check("benchmark")
 
 
-def export(socket: Path, netns: str) -> dict[str, Export]:
+def export(socket: Path, netns: str) -> dict[str, DeviceExport]:
     """The device alone."""
     specs = net_specs(default_topology("tun", "vhost_user", "direct"))
     return {
-        name: Export(attrs.evolve(spec, device=attrs.evolve(spec.device, netns=netns)), socket)
+        name: DeviceExport(attrs.evolve(spec, device=attrs.evolve(spec.device, netns=netns)), socket)
         for name, spec in specs.items()
     }
 

@@ -15,7 +15,7 @@ from vnet.cli.common import errors_in_one_line, name_option, one_line
 from vnet.cli.output import json_option, open_json
 from vnet.cli.signals import run_until_signal
 from vnet.cli.table import render
-from vnet.demo import DEMOS, Demo, DemoReport, Setting, run_demo
+from vnet.demo import DEMOS, Demo, DemoReport, DemoSettings, run_demo
 from vnet.ends.net.end import PortKind
 from vnet.errors import PrivilegeError
 from vnet.linux.netns import check_netns
@@ -84,8 +84,8 @@ def _demonstrate(
     while True:
         port = next(kinds)
         with TemporaryDirectory(prefix="vnet-demo-") as folder:
-            setting = Setting(transport, mode, seconds, Path(folder), port)
-            topology = DEMOS[device].topology(setting)
+            settings = DemoSettings(transport, mode, seconds, Path(folder), port)
+            topology = DEMOS[device].topology(settings)
             [spec] = topology.devices.values()
             driver, other = topology.ends(spec)
             kind = f"{device}, {port}" if device == "net" else device
@@ -93,7 +93,7 @@ def _demonstrate(
             try:
                 # A system without a namespace is not visible outside, and leaves nothing to be removed later.
                 with claim(name, topology) if topology.own_netns(name) else nullcontext():
-                    return run_until_signal(partial(_run, DEMOS[device], setting, topology, name))
+                    return run_until_signal(partial(_run, DEMOS[device], settings, topology, name))
             except (PrivilegeError, PermissionError) as exc:
                 if port == "memory":
                     raise
@@ -118,14 +118,14 @@ def _report_fallback(error: Exception) -> None:
     click.echo("vnet: running on in-memory ports with scapy traffic instead", err=True)
 
 
-async def _run(demo: Demo, setting: Setting, topology: Topology, name: str) -> DemoReport:
+async def _run(demo: Demo, settings: DemoSettings, topology: Topology, name: str) -> DemoReport:
     def started(plan: Plan) -> None:
         click.echo(f"  {plan.name}, {plan.source} to {plan.target} ... ", nl=False)
 
     def finished(run: Run) -> None:
         click.echo(run.line())
 
-    return await run_demo(demo, setting, topology, name=name, started=started, finished=finished)
+    return await run_demo(demo, settings, topology, name=name, started=started, finished=finished)
 
 
 def _tables(report: DemoReport) -> str:

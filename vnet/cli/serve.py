@@ -19,7 +19,7 @@ from vnet.cli.signals import run_until_ended
 from vnet.ends.scsi import LunSpec
 from vnet.errors import ConfigError, settings_of
 from vnet.spec import ANY_UID, PATH_RULE, fits_socket
-from vnet.system.exports import Export, open_exports
+from vnet.system.exports import DeviceExport, open_exports
 from vnet.system.qemu import Version, arguments, describe, qemu_version
 from vnet.topology.topology import parse_device
 
@@ -34,7 +34,7 @@ VALUE = _Value()
 
 
 @attrs.frozen
-class Setting:
+class ServeOption:
     """An option, and the keys of a topology's device that it stands for."""
 
     flag: str
@@ -86,7 +86,7 @@ def _luns(given: Sequence[str]) -> list[dict[str, object]]:
     return [{"store": "file", "lun": number, **_table(text, LunSpec)} for number, text in enumerate(given)]
 
 
-def _flag(settings: Sequence[Setting], path: str) -> str:
+def _flag(settings: Sequence[ServeOption], path: str) -> str:
     """The option that gave the setting at ``path`` of a device, else the path itself."""
     key = re.sub(r"^devices\.\w+\.", "", path)
     for setting in settings:
@@ -97,65 +97,67 @@ def _flag(settings: Sequence[Setting], path: str) -> str:
 
 
 COMMON = (
-    Setting("--queue-size", {"queue_size": VALUE}, "Descriptors of a queue, where the front end asks.", {"type": int}),
-    Setting(
+    ServeOption(
+        "--queue-size", {"queue_size": VALUE}, "Descriptors of a queue, where the front end asks.", {"type": int}
+    ),
+    ServeOption(
         "--ring",
         {"ring": VALUE},
         "The format of its queues: packed is offered where this says so.",
         {"type": click.Choice(["split", "packed"])},
     ),
-    Setting(
+    ServeOption(
         "--features-off",
         {"features_off": VALUE},
         "A feature not to offer, such as EVENT_IDX; may be given several times.",
         {"multiple": True, "metavar": "NAME"},
     ),
 )
-SETTINGS: Mapping[str, Sequence[Setting]] = {
+SETTINGS: Mapping[str, Sequence[ServeOption]] = {
     "net": (
-        Setting(
+        ServeOption(
             "--tap",
             {"device.kind": "tap", "device.ifname": VALUE},
             "Plug it into a TAP interface of this name, which is made.",
             {"metavar": "NAME"},
         ),
-        Setting(
+        ServeOption(
             "--tun",
             {"device.kind": "tun", "device.ifname": VALUE},
             "Plug it into a TUN interface of this name, which is made.",
             {"metavar": "NAME"},
         ),
-        Setting("--netns", {"device.netns": VALUE}, "The namespace of that interface; it has to exist."),
-        Setting(
+        ServeOption("--netns", {"device.netns": VALUE}, "The namespace of that interface; it has to exist."),
+        ServeOption(
             "--address",
             {"device.addresses": VALUE},
             "An address of the interface with its prefix; may be given several times.",
             {"multiple": True, "metavar": "ADDRESS"},
         ),
-        Setting("--mtu", {"mtu": VALUE}, "Bytes of a packet.", {"type": int}),
-        Setting("--pairs", {"queue_pairs": VALUE}, "How many pairs of queues it has at most.", {"type": int}),
-        Setting("--mac", {"mac": VALUE}, "The address of the driver's interface, where it shall not be learnt."),
+        ServeOption("--mtu", {"mtu": VALUE}, "Bytes of a packet.", {"type": int}),
+        ServeOption("--pairs", {"queue_pairs": VALUE}, "How many pairs of queues it has at most.", {"type": int}),
+        ServeOption("--mac", {"mac": VALUE}, "The address of the driver's interface, where it shall not be learnt."),
     ),
     "blk": (
-        Setting(
+        ServeOption(
             "--file",
             {"device.store": "file", "device.path": VALUE},
             "The file or block device that keeps the sectors.",
             {"metavar": "IMG", "required": True},
         ),
-        Setting("--read-only", {"device.read_only": True}, "Let nobody write to it.", {"is_flag": True}),
-        Setting(
+        ServeOption("--read-only", {"device.read_only": True}, "Let nobody write to it.", {"is_flag": True}),
+        ServeOption(
             "--shared",
             {"device.shared": True},
             "Others that say so too may have the file open as well, such as the device that a guest is migrated to.",
             {"is_flag": True},
         ),
-        Setting("--size", {"device.size": VALUE}, "MiB of a file that is not there yet.", {"type": int}),
-        Setting("--serial", {"device.serial": VALUE}, "What the disk calls itself, by default blk0."),
-        Setting("--queues", {"queues": VALUE}, "How many queues it has at most.", {"type": int}),
+        ServeOption("--size", {"device.size": VALUE}, "MiB of a file that is not there yet.", {"type": int}),
+        ServeOption("--serial", {"device.serial": VALUE}, "What the disk calls itself, by default blk0."),
+        ServeOption("--queues", {"queues": VALUE}, "How many queues it has at most.", {"type": int}),
     ),
     "scsi": (
-        Setting(
+        ServeOption(
             "--lun",
             {"device.luns": VALUE},
             "A logical unit, such as path=disk.img,size=256; more keys are target, lun, read_only, shared, block_size, "
@@ -163,7 +165,7 @@ SETTINGS: Mapping[str, Sequence[Setting]] = {
             {"multiple": True, "required": True, "metavar": "KEY=VALUE,..."},
             _luns,
         ),
-        Setting("--queues", {"queues": VALUE}, "How many request queues it has at most.", {"type": int}),
+        ServeOption("--queues", {"queues": VALUE}, "How many request queues it has at most.", {"type": int}),
     ),
 }
 """By device type; one that is not here has none but the common ones."""
@@ -220,7 +222,7 @@ def command() -> None:
 
 def _serve(
     kind: str,
-    settings: Sequence[Setting],
+    settings: Sequence[ServeOption],
     path: Path,
     connect: bool,
     peer_uid: int | None,
@@ -242,13 +244,13 @@ def _serve(
     with place():
         if not fits_socket(str(path)):
             raise ConfigError("", "--vhost-user", str(path), f"it must be {PATH_RULE}")
-        export = Export(parse_device(device, ""), path, connect, peer_uid)
+        export = DeviceExport(parse_device(device, ""), path, connect, peer_uid)
     run_until_ended(partial(_run, f"{kind}0", export, allow_unsealed, qemu_version(), place))
 
 
 async def _run(
     name: str,
-    export: Export,
+    export: DeviceExport,
     allow_unsealed: bool,
     version: Version | None,
     place: Callable[[], AbstractContextManager[None]],
@@ -262,7 +264,7 @@ async def _run(
             raise AssertionError
 
 
-def hint(name: str, export: Export, version: Version | None = None) -> str:
+def hint(name: str, export: DeviceExport, version: Version | None = None) -> str:
     """Describe where the device is served, and the arguments with which that version of QEMU finds it."""
     verb = "connects to" if export.connect else "listens at"
     lines = [f"{name} {verb} {export.socket}; Ctrl-C ends it."]

@@ -15,14 +15,14 @@ from vnet.system.world import World, open_world
 from vnet.topology.topology import Topology
 from vnet.traffic.kernel import Plan, Run
 
-__all__ = ["Demo", "DemoReport", "Sections", "Setting", "ends_of", "run_demo"]
+__all__ = ["Demo", "DemoReport", "Sections", "DemoSettings", "ends_of", "run_demo"]
 
 Sections = Mapping[str, Sequence[Plan]]
 """What is to be run, in order."""
 
 
 @attrs.frozen
-class Setting:
+class DemoSettings:
     """What was asked for."""
 
     transport: str = "pci"
@@ -41,8 +41,8 @@ class Demo:
 
     units: str
     """What its queues carry."""
-    topology: Callable[[Setting], Topology]
-    plan: Callable[[World, Setting], AbstractAsyncContextManager[Sections]]
+    topology: Callable[[DemoSettings], Topology]
+    plan: Callable[[World, DemoSettings], AbstractAsyncContextManager[Sections]]
     """Once the world is up; what the runs need is there as long as the context lasts."""
 
 
@@ -82,7 +82,7 @@ def ends_of(world: World, device: str) -> tuple[str, str]:
 
 async def run_demo(
     demo: Demo,
-    setting: Setting,
+    settings: DemoSettings,
     topology: Topology,
     *,
     name: str,
@@ -93,7 +93,7 @@ async def run_demo(
     async with open_world(topology, name) as world:
         await world.wait_up()
         runs: dict[str, tuple[Run, ...]] = {}
-        async with demo.plan(world, setting) as sections:
+        async with demo.plan(world, settings) as sections:
             for section, plans in sections.items():
                 done = []
                 for plan in plans:

@@ -12,13 +12,13 @@ from pathlib import Path
 import trio
 
 from drivers.devices.blk import Disk
-from vnet.demo.base import Demo, Sections, Setting, ends_of
+from vnet.demo.base import Demo, DemoSettings, Sections, ends_of
 from vnet.ends.blk import DiskEnd, nbd_uri
 from vnet.system.world import World
 from vnet.topology.samples import built_in
 from vnet.topology.topology import Topology
 from vnet.traffic.disk import fill, fio, nbdcopy, sha256
-from vnet.traffic.kernel import Outcome, Plan
+from vnet.traffic.kernel import Plan, TextResult
 
 __all__ = ["BLK"]
 
@@ -32,24 +32,24 @@ VERIFIED = 16 << 20
 DEPTH = 16
 
 
-def blk_topology(setting: Setting) -> Topology:
+def blk_topology(settings: DemoSettings) -> Topology:
     """A file behind the device, an NBD export at the driver's end."""
-    socket, path = (json.dumps(str(setting.folder / name)) for name in ("disk.sock", "disk.img"))
+    socket, path = (json.dumps(str(settings.folder / name)) for name in ("disk.sock", "disk.img"))
     keys = f"""
 driver = {{ nbd = {socket} }}
 device = {{ store = "file", path = {path}, size = {SIZE >> 20} }}
 """
-    return built_in("blk", setting.transport, keys, mode=setting.mode, name=NAME)
+    return built_in("blk", settings.transport, keys, mode=settings.mode, name=NAME)
 
 
 @asynccontextmanager
-async def plan_blk(world: World, setting: Setting) -> AsyncIterator[Sections]:
+async def plan_blk(world: World, settings: DemoSettings) -> AsyncIterator[Sections]:
     """Sequential and random, by the API and by programs; what was written is read and compared."""
     end = world.devices[NAME].driver_end
     assert isinstance(end, DiskEnd)
     assert end.spec.nbd is not None
     uri = nbd_uri(end.spec.nbd, NAME)
-    source, copied = setting.folder / "source.img", setting.folder / "copied.img"
+    source, copied = settings.folder / "source.img", settings.folder / "copied.img"
     await trio.to_thread.run_sync(fill, source, SIZE)
     here, there = ends_of(world, NAME)
     copying, random_io = ("nbdcopy",), ("fio",)
@@ -63,13 +63,13 @@ async def plan_blk(world: World, setting: Setting) -> AsyncIterator[Sections]:
             Plan("nbdcopy, 256 MiB read, hash compared", there, here, partial(_copy, uri, copied, source), copying),
         ],
         "fio": [
-            Plan("fio, 4 KiB random reads, depth 16", there, here, partial(_fio, uri, setting.seconds), random_io),
+            Plan("fio, 4 KiB random reads, depth 16", there, here, partial(_fio, uri, settings.seconds), random_io),
             Plan("fio, 4 KiB random writes, each compared", here, there, partial(_verify, uri), random_io),
         ],
     }
 
 
-async def _api(disk: Disk, *, write: bool) -> Outcome:
+async def _api(disk: Disk, *, write: bool) -> TextResult:
     """The same bytes each time, so that the second run knows what the first one wrote."""
     data, count, wrong = random.Random(1).randbytes(PART), 64, 0
     room = trio.CapacityLimiter(UNDER_WAY)
@@ -90,10 +90,10 @@ async def _api(disk: Disk, *, write: bool) -> Outcome:
         await disk.flush()
     rate = count * PART / (trio.current_time() - began)
     failed = f"{wrong} MiB are not what was written" if wrong else ""
-    return Outcome(f"{rate / 1e6:.0f} MB/s" + (", flushed" if write else ""), {"bytes_per_second": rate}, failed)
+    return TextResult(f"{rate / 1e6:.0f} MB/s" + (", flushed" if write else ""), {"bytes_per_second": rate}, failed)
 
 
-async def _copy(source: Path | str, target: Path | str, like: Path | None = None) -> Outcome:
+async def _copy(source: Path | str, target: Path | str, like: Path | None = None) -> TextResult:
     seconds = await nbdcopy(source, target, SIZE)
     figures: dict[str, float | int | str] = {"bytes_per_second": SIZE / seconds, "bytes": SIZE}
     text, failed = f"{SIZE / seconds / 1e6:.0f} MB/s", ""
@@ -103,17 +103,17 @@ async def _copy(source: Path | str, target: Path | str, like: Path | None = None
         figures["sha256"] = found
         text += f", SHA-256 {found[:12]}… is that of the source"
         failed = "" if found == wanted else "what was read is not what was written"
-    return Outcome(text if not failed else f"{SIZE / seconds / 1e6:.0f} MB/s", figures, failed)
+    return TextResult(text if not failed else f"{SIZE / seconds / 1e6:.0f} MB/s", figures, failed)
 
 
-async def _fio(uri: str, seconds: float) -> Outcome:
+async def _fio(uri: str, seconds: float) -> TextResult:
     rate = await fio(uri, "randread", SIZE, seconds=seconds, depth=DEPTH)
-    return Outcome(f"{rate:,.0f} IOPS", {"iops": rate})
+    return TextResult(f"{rate:,.0f} IOPS", {"iops": rate})
 
 
-async def _verify(uri: str) -> Outcome:
+async def _verify(uri: str) -> TextResult:
     rate = await fio(uri, "randwrite", VERIFIED, depth=DEPTH, verify=True)
-    return Outcome(f"{rate:,.0f} IOPS, all read back as written", {"iops": rate})
+    return TextResult(f"{rate:,.0f} IOPS, all read back as written", {"iops": rate})
 
 
 BLK = Demo("requests", blk_topology, plan_blk)

@@ -30,7 +30,7 @@ GSO_HEADER = bytes((1, 1)) + b"".join(v.to_bytes(2, "little") for v in (54, MSS,
 
 
 @attrs.frozen
-class _End:
+class _MemoryEnd:
     host: str
     port: MemoryPort
     mac: str
@@ -44,8 +44,10 @@ class MemoryTraffic:
     def __init__(self, world: World) -> None:
         name, device = next(iter(world.devices.items()))
         self._ends = (
-            _End(device.root.name, world.memory_port(name, "driver"), "02:00:00:00:00:01", "198.18.0.1", "2001:2::1"),
-            _End(
+            _MemoryEnd(
+                device.root.name, world.memory_port(name, "driver"), "02:00:00:00:00:01", "198.18.0.1", "2001:2::1"
+            ),
+            _MemoryEnd(
                 device.endpoint.name, world.memory_port(name, "device"), "02:00:00:00:00:02", "198.18.0.2", "2001:2::2"
             ),
         )
@@ -78,7 +80,7 @@ class MemoryTraffic:
     async def serving(self) -> AsyncIterator[None]:
         yield
 
-    async def _ping(self, here: _End, there: _End, family: str, count: int, size: int) -> PingResult:
+    async def _ping(self, here: _MemoryEnd, there: _MemoryEnd, family: str, count: int, size: int) -> PingResult:
         exchanges = []  # made before any is timed: scapy takes longer than the stack
         for sequence in range(count):
             request = _echo(here, there, family, sequence, size, reply=False)
@@ -93,7 +95,7 @@ class MemoryTraffic:
             return PingResult(count, 0, None, None, None)
         return PingResult(count, len(times), min(times), sum(times) / len(times), max(times))
 
-    async def _flow(self, here: _End, there: _End, seconds: float, udp: bool) -> FlowResult:
+    async def _flow(self, here: _MemoryEnd, there: _MemoryEnd, seconds: float, udp: bool) -> FlowResult:
         header, frame = _bulk(here, there, udp)
         began = trio.current_time()
         size = arrived = lost = 0
@@ -111,7 +113,7 @@ class MemoryTraffic:
         return FlowResult(took, size, 8 * size / took, packets, lost if udp else 0, 0, complete=udp or not lost)
 
 
-async def _cross(here: _End, there: _End, frames: Sequence[bytes]) -> bool:
+async def _cross(here: _MemoryEnd, there: _MemoryEnd, frames: Sequence[bytes]) -> bool:
     """Send ``frames`` from one end; whether all of them came out at the other, unchanged and in order."""
     for frame in frames:
         here.port.inject(frame)
@@ -126,7 +128,7 @@ async def _receive(port: MemoryPort, count: int) -> list[bytes]:
     return frames
 
 
-def _echo(here: _End, there: _End, family: str, sequence: int, size: int, *, reply: bool) -> list[bytes]:
+def _echo(here: _MemoryEnd, there: _MemoryEnd, family: str, sequence: int, size: int, *, reply: bool) -> list[bytes]:
     from scapy.layers.inet import ICMP, IP, fragment
     from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, fragment6
     from scapy.layers.l2 import Ether
@@ -147,7 +149,7 @@ def _echo(here: _End, there: _End, family: str, sequence: int, size: int, *, rep
     return [bytes(packet) for packet in packets]
 
 
-def _bulk(here: _End, there: _End, udp: bool) -> tuple[bytes, bytes]:
+def _bulk(here: _MemoryEnd, there: _MemoryEnd, udp: bool) -> tuple[bytes, bytes]:
     from scapy.layers.inet import IP, TCP, UDP
     from scapy.layers.l2 import Ether
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import attrs
 
-from vnet.demo.base import Demo, Sections, Setting
+from vnet.demo.base import Demo, DemoSettings, Sections
 from vnet.demo.memory_traffic import MemoryTraffic
 from vnet.ends.net.end import PortKind, net_specs
 from vnet.linux.netns import has_ipv6
@@ -37,7 +37,7 @@ device = {{ kind = "{port}", addresses = ["198.18.0.2/24", "2001:2::2/64"] }}
     return built_in("net", transport, keys, mode=mode)
 
 
-class Traffic(Protocol):
+class DemoTraffic(Protocol):
     """Where the runs of a demo come from."""
 
     def pings(self, count: int, sizes: tuple[int, ...]) -> list[Plan]: ...
@@ -49,7 +49,7 @@ class Traffic(Protocol):
 
 
 @attrs.frozen
-class _End:
+class _NetnsEnd:
     host: str
     netns: str
     ipv4: str
@@ -62,7 +62,7 @@ class KernelTraffic:
     def __init__(self, world: World) -> None:
         spec = next(iter(net_specs(world.topology).values()))
         self._ends = [
-            _End(
+            _NetnsEnd(
                 host,
                 port.netns_of(world.name, host) or "",
                 **{f"ipv{ip_interface(text).version}": str(ip_interface(text).ip) for text in port.addresses},
@@ -101,16 +101,16 @@ class KernelTraffic:
 
 
 @asynccontextmanager
-async def plan_net(world: World, setting: Setting) -> AsyncIterator[Sections]:
-    """Pings, TCP and UDP; `Setting.seconds` is the length of each throughput run."""
+async def plan_net(world: World, settings: DemoSettings) -> AsyncIterator[Sections]:
+    """Pings, TCP and UDP; `DemoSettings.seconds` is the length of each throughput run."""
     kind = next(iter(net_specs(world.topology).values())).driver.kind
-    traffic: Traffic = MemoryTraffic(world) if kind == "memory" else KernelTraffic(world)
+    traffic: DemoTraffic = MemoryTraffic(world) if kind == "memory" else KernelTraffic(world)
     async with traffic.serving():
         yield {
             "ping": traffic.pings(PINGS, (56, LARGE_PING)),
-            "tcp": traffic.flows(setting.seconds, udp=False),
-            "udp": traffic.flows(setting.seconds, udp=True),
+            "tcp": traffic.flows(settings.seconds, udp=False),
+            "udp": traffic.flows(settings.seconds, udp=True),
         }
 
 
-NET = Demo("frames", lambda setting: default_topology(setting.port, setting.transport, setting.mode), plan_net)
+NET = Demo("frames", lambda settings: default_topology(settings.port, settings.transport, settings.mode), plan_net)

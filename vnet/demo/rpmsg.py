@@ -10,12 +10,12 @@ from functools import partial
 import trio
 
 from drivers.devices.rpmsg import Endpoint
-from vnet.demo.base import Demo, Sections, Setting, ends_of
+from vnet.demo.base import Demo, DemoSettings, Sections, ends_of
 from vnet.ends.rpmsg import RpmsgEnd
 from vnet.system.world import World
 from vnet.topology.samples import built_in
 from vnet.topology.topology import Topology
-from vnet.traffic.kernel import Outcome, Plan
+from vnet.traffic.kernel import Plan, TextResult
 from vnet.traffic.rpmsg import one_way, round_trip
 
 __all__ = ["RPMSG"]
@@ -30,14 +30,14 @@ PER_SECOND = 20_000
 TRIPS = 2000
 
 
-def rpmsg_topology(setting: Setting) -> Topology:
+def rpmsg_topology(settings: DemoSettings) -> Topology:
     """One channel that answers with what it got."""
     keys = 'device = { channels = [{ name = "echo", surface = "echo" }] }'
-    return built_in("rpmsg", setting.transport, keys, mode=setting.mode, name=NAME)
+    return built_in("rpmsg", settings.transport, keys, mode=settings.mode, name=NAME)
 
 
 @asynccontextmanager
-async def plan_rpmsg(world: World, setting: Setting) -> AsyncIterator[Sections]:
+async def plan_rpmsg(world: World, settings: DemoSettings) -> AsyncIterator[Sections]:
     """Endpoints on either host; nothing but this process is needed."""
     first, second = world.ends(NAME)
     assert isinstance(first, RpmsgEnd)
@@ -46,7 +46,7 @@ async def plan_rpmsg(world: World, setting: Setting) -> AsyncIterator[Sections]:
     ends = [end.bus.create("one way") for end in (first, second)]
     for end in ends:
         await end.wait_bound()
-    messages = round(setting.seconds * PER_SECOND)
+    messages = round(settings.seconds * PER_SECOND)
     yield {
         "sample": [Plan(f'"{HELLO.decode()}" {TIMES} times', here, there, partial(_sample, first))],
         "one way": [
@@ -60,17 +60,19 @@ async def plan_rpmsg(world: World, setting: Setting) -> AsyncIterator[Sections]:
         end.close()
 
 
-async def _sample(end: RpmsgEnd) -> Outcome:
+async def _sample(end: RpmsgEnd) -> TextResult:
     endpoint, back = end.bus.create("echo"), 0
     await endpoint.wait_bound()
     for _ in range(TIMES):
         await endpoint.send(HELLO)
         back += await endpoint.receive() == HELLO
     endpoint.close()
-    return Outcome(f"{back} of {TIMES} back", {"sent": TIMES, "back": back}, "" if back == TIMES else "some were lost")
+    return TextResult(
+        f"{back} of {TIMES} back", {"sent": TIMES, "back": back}, "" if back == TIMES else "some were lost"
+    )
 
 
-async def _compare(ends: list[Endpoint]) -> Outcome:
+async def _compare(ends: list[Endpoint]) -> TextResult:
     source, sink = ends
     dice = random.Random(1)
     sent = [dice.randbytes(dice.randint(1, source.max_payload)) for _ in range(COMPARED)]
@@ -84,18 +86,18 @@ async def _compare(ends: list[Endpoint]) -> Outcome:
         got = [await sink.receive() for _ in sent]
     figures = {"messages": COMPARED, "bytes": sum(map(len, sent))}
     if got != sent:
-        return Outcome(f"{COMPARED} messages", figures, "they are not those that were sent")
-    return Outcome("all arrived, in order", figures)
+        return TextResult(f"{COMPARED} messages", figures, "they are not those that were sent")
+    return TextResult("all arrived, in order", figures)
 
 
-async def _rate(ends: list[Endpoint], messages: int) -> Outcome:
+async def _rate(ends: list[Endpoint], messages: int) -> TextResult:
     rate = await one_way(ends, messages, bytes(SIZE))
-    return Outcome(f"{rate:,.0f} messages/s", {"messages_per_second": rate})
+    return TextResult(f"{rate:,.0f} messages/s", {"messages_per_second": rate})
 
 
-async def _trip(end: RpmsgEnd) -> Outcome:
+async def _trip(end: RpmsgEnd) -> TextResult:
     seconds = await round_trip(end.bus.create("echo"), TRIPS, bytes(SIZE))
-    return Outcome(f"{seconds * 1e6:.0f} us, the median of {TRIPS}", {"median_us": seconds * 1e6})
+    return TextResult(f"{seconds * 1e6:.0f} us, the median of {TRIPS}", {"median_us": seconds * 1e6})
 
 
 RPMSG = Demo("messages", rpmsg_topology, plan_rpmsg)

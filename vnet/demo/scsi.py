@@ -11,12 +11,12 @@ from functools import partial
 import trio
 
 from drivers.devices.scsi import Initiator, cdb
-from vnet.demo.base import Demo, Sections, Setting, ends_of
+from vnet.demo.base import Demo, DemoSettings, Sections, ends_of
 from vnet.ends.scsi import InitiatorEnd
 from vnet.system.world import World
 from vnet.topology.samples import built_in
 from vnet.topology.topology import Topology
-from vnet.traffic.kernel import Outcome, Plan, TrafficError
+from vnet.traffic.kernel import Plan, TextResult, TrafficError
 
 __all__ = ["SCSI"]
 
@@ -27,15 +27,15 @@ PART = 256 << 10
 SEQUENTIAL_DEPTH, RANDOM_DEPTH = 4, 16
 
 
-def scsi_topology(setting: Setting) -> Topology:
+def scsi_topology(settings: DemoSettings) -> Topology:
     """One unit whose sectors are in a file."""
-    path = json.dumps(str(setting.folder / "unit.img"))
+    path = json.dumps(str(settings.folder / "unit.img"))
     keys = f'device = {{ luns = [{{ store = "file", path = {path}, size = {SIZE >> 20} }}] }}'
-    return built_in("scsi", setting.transport, keys, mode=setting.mode, name=NAME)
+    return built_in("scsi", settings.transport, keys, mode=settings.mode, name=NAME)
 
 
 @asynccontextmanager
-async def plan_scsi(world: World, setting: Setting) -> AsyncIterator[Sections]:
+async def plan_scsi(world: World, settings: DemoSettings) -> AsyncIterator[Sections]:
     """Nothing but this process is needed."""
     end = world.devices[NAME].driver_end
     assert isinstance(end, InitiatorEnd)
@@ -49,7 +49,7 @@ async def plan_scsi(world: World, setting: Setting) -> AsyncIterator[Sections]:
             Plan("64 MiB written", here, there, partial(_sequential, use, write=True)),
             Plan("64 MiB read and compared", there, here, partial(_sequential, use, write=False)),
         ],
-        "random": [Plan("4 KiB random reads, depth 16", there, here, partial(_random, use, setting.seconds))],
+        "random": [Plan("4 KiB random reads, depth 16", there, here, partial(_random, use, settings.seconds))],
     }
 
 
@@ -61,20 +61,20 @@ async def _execute(use: Initiator, command: bytes, *, data_out: bytes = b"", dat
     return result.data
 
 
-async def _inquiry(use: Initiator) -> Outcome:
+async def _inquiry(use: Initiator) -> TextResult:
     data = await _execute(use, cdb.inquiry(), data_in=96)
     words = [data[start:end].decode("ascii").strip() for start, end in ((8, 16), (16, 32), (32, 36))]
-    return Outcome(", ".join(words), dict(zip(("vendor", "product", "revision"), words, strict=True)))
+    return TextResult(", ".join(words), dict(zip(("vendor", "product", "revision"), words, strict=True)))
 
 
-async def _capacity(use: Initiator) -> Outcome:
+async def _capacity(use: Initiator) -> TextResult:
     data = await _execute(use, cdb.read_capacity(), data_in=32)
     blocks, size = int.from_bytes(data[:8], "big") + 1, int.from_bytes(data[8:12], "big")
     failed = "" if blocks * size == SIZE else f"the unit has {SIZE} bytes"
-    return Outcome(f"{blocks} blocks of {size} bytes", {"blocks": blocks, "block_size": size}, failed)
+    return TextResult(f"{blocks} blocks of {size} bytes", {"blocks": blocks, "block_size": size}, failed)
 
 
-async def _sequential(use: Initiator, *, write: bool) -> Outcome:
+async def _sequential(use: Initiator, *, write: bool) -> TextResult:
     """The same bytes each time, so that the second run knows what the first one wrote."""
     data, count, wrong = random.Random(1).randbytes(PART), PART // BLOCK, 0
 
@@ -91,10 +91,10 @@ async def _sequential(use: Initiator, *, write: bool) -> Outcome:
         await _execute(use, cdb.synchronize_cache())
     rate = SIZE / (trio.current_time() - began)
     failed = f"{wrong} commands read what was never written" if wrong else ""
-    return Outcome(f"{rate / 1e6:.0f} MB/s" + (", flushed" if write else ""), {"bytes_per_second": rate}, failed)
+    return TextResult(f"{rate / 1e6:.0f} MB/s" + (", flushed" if write else ""), {"bytes_per_second": rate}, failed)
 
 
-async def _random(use: Initiator, seconds: float) -> Outcome:
+async def _random(use: Initiator, seconds: float) -> TextResult:
     dice, count, done = random.Random(1), 4096 // BLOCK, 0
     began = trio.current_time()
 
@@ -106,7 +106,7 @@ async def _random(use: Initiator, seconds: float) -> Outcome:
 
     await _together(RANDOM_DEPTH, [reader] * RANDOM_DEPTH)
     rate = done / (trio.current_time() - began)
-    return Outcome(f"{rate:,.0f} IOPS", {"iops": rate})
+    return TextResult(f"{rate:,.0f} IOPS", {"iops": rate})
 
 
 async def _together(depth: int, calls: list[Callable[[], Awaitable[None]]]) -> None:

@@ -22,7 +22,7 @@ from vnet.system.snapshot import describe
 from vnet.system.state import socket_path
 from vnet.system.world import World
 
-__all__ = ["COMMANDS", "MESSAGE_MAX", "Command", "ControlServer", "ask", "exchange"]
+__all__ = ["COMMANDS", "MESSAGE_MAX", "ControlCommand", "ControlServer", "ask", "exchange"]
 
 MESSAGE_MAX = 64 << 10
 """Bytes of the longest command."""
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @attrs.frozen
-class Command:
+class ControlCommand:
     """What a command takes, by name and JSON type, and what it does."""
 
     parameters: Mapping[str, type]
@@ -93,13 +93,13 @@ async def _quit(_: World) -> object:
     return {}  # the server ends once this is sent
 
 
-COMMANDS: Mapping[str, Command] = {
-    "query-vnet": Command({}, _query_vnet),
-    "link-set": Command({"name": str, "up": bool}, _link_set),
-    "device-reset": Command({"name": str}, _device_reset),
-    "device-set": Command({"name": str, "setting": str, "value": str}, _device_set),
-    "query-commands": Command({}, _query_commands),
-    "quit": Command({}, _quit),
+COMMANDS: Mapping[str, ControlCommand] = {
+    "query-vnet": ControlCommand({}, _query_vnet),
+    "link-set": ControlCommand({"name": str, "up": bool}, _link_set),
+    "device-reset": ControlCommand({"name": str}, _device_reset),
+    "device-set": ControlCommand({"name": str, "setting": str, "value": str}, _device_set),
+    "query-commands": ControlCommand({}, _query_commands),
+    "quit": ControlCommand({}, _quit),
 }
 
 

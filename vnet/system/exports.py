@@ -29,7 +29,7 @@ from vnet.ports.packet.interface_watch import open_watches
 from vnet.spec import DeviceSpec
 from vnet.system.limited import LimitedReport
 
-__all__ = ["Export", "Served", "open_exports"]
+__all__ = ["DeviceExport", "Served", "open_exports"]
 
 BACKLOG = 16
 RETRY = 0.5
@@ -40,7 +40,7 @@ REFUSED = "another front end came, and was refused"
 
 
 @attrs.frozen
-class Export:
+class DeviceExport:
     """A device that somebody else's driver is to find."""
 
     spec: DeviceSpec
@@ -56,7 +56,7 @@ class Served:
     """One of them, as it runs."""
 
     name: str
-    export: Export
+    export: DeviceExport
     back: VhostUserBack
     end: End
     lines: LimitedReport
@@ -129,7 +129,10 @@ class Served:
 
 @asynccontextmanager
 async def open_exports(
-    exports: Mapping[str, Export], *, allow_unsealed: bool = False, report: Callable[[str], None] = lambda line: None
+    exports: Mapping[str, DeviceExport],
+    *,
+    allow_unsealed: bool = False,
+    report: Callable[[str], None] = lambda line: None,
 ) -> AsyncIterator[dict[str, Served]]:
     """Serve these devices, by name, for as long as the context lasts; nothing stays behind.
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-__all__ = ["NEGOTIATE", "Framer", "QmpError", "Request", "TooLong", "emit", "greeting", "parse", "request"]
+__all__ = ["NEGOTIATE", "Framer", "QmpError", "QmpRequest", "TooLong", "emit", "greeting", "parse", "request"]
 
 NEGOTIATE = "qmp_capabilities"
 _TOKEN = re.compile(rb'\\.|[{}"\n]')
@@ -73,7 +73,7 @@ class Framer:
 
 
 @attrs.frozen
-class Request:
+class QmpRequest:
     """One command of a client."""
 
     execute: str
@@ -107,7 +107,7 @@ def parse(message: bytes) -> dict[str, object]:
     return found
 
 
-def request(found: Mapping[str, object]) -> Request:
+def request(found: Mapping[str, object]) -> QmpRequest:
     """The command that an object is. Raises QmpError."""
     for key in found:
         if key not in _MEMBERS:
@@ -119,7 +119,7 @@ def request(found: Mapping[str, object]) -> Request:
         raise QmpError("QMP input member 'execute' must be a string")
     if not isinstance(arguments, dict):
         raise QmpError("QMP input member 'arguments' must be an object")
-    return Request(execute, arguments)
+    return QmpRequest(execute, arguments)
 
 
 def emit(message: Mapping[str, object]) -> bytes:

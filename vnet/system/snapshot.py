@@ -6,7 +6,6 @@ Everything here only reads, and gives copies: what it returns goes to JSON as it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
 import attrs
 
@@ -17,6 +16,7 @@ from drivers.carriers.ntb_registers import DB_ENTRY_SIZE, SPAD_OFFSET, Bar
 from drivers.registry import DEVICES, TRANSPORTS
 from rings.queue import QueueStatistics
 from rings.status import Status
+from vnet.ends.base import Side
 from vnet.system.world import Device, World
 
 __all__ = ["NO_LOSS", "QueueRow", "describe", "drop_total", "queue_rows"]
@@ -26,8 +26,6 @@ NO_LOSS = frozenset({"stale", "stopped"})
 starts or stops. Nobody was there to take them, as on a cable that is not plugged in."""
 FILTERED = "filter_"
 """What causes of drops begin with where a device kept from its driver what that did not ask for."""
-
-Side = Literal["driver", "device"]
 
 
 @attrs.frozen

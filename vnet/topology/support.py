@@ -9,7 +9,7 @@ import attrs
 from drivers.registry import DEVICES, TRANSPORTS
 from vnet.ends import ENDS
 
-__all__ = ["Cell", "cells", "matrix", "unmediated"]
+__all__ = ["MatrixCell", "cells", "matrix", "unmediated"]
 
 KINDS = ("ideal", "timed", "faulty")
 """Of links."""
@@ -17,7 +17,7 @@ NOTES = "¹²³⁴⁵⁶⁷⁸⁹"
 
 
 @attrs.frozen
-class Cell:
+class MatrixCell:
     """One device type on one transport."""
 
     device: str
@@ -38,18 +38,18 @@ def unmediated(device: str, transport: str) -> str:
     return ""
 
 
-def cells() -> Mapping[tuple[str, str], Cell]:
+def cells() -> Mapping[tuple[str, str], MatrixCell]:
     """All there are, by device type and transport."""
     return {(device, transport): _cell(device, transport) for device in DEVICES for transport in TRANSPORTS}
 
 
-def _cell(device: str, transport: str) -> Cell:
+def _cell(device: str, transport: str) -> MatrixCell:
     why = unmediated(device, transport)
     modes = ("direct",) if why else ("direct", "mediated")
     if TRANSPORTS[transport].on != "host":
-        return Cell(device, transport, modes, KINDS, (why,) if why else ())
+        return MatrixCell(device, transport, modes, KINDS, (why,) if why else ())
     unlinked = f"transport {transport} is within one host: there is no link to take time or to lose anything"
-    return Cell(device, transport, modes, KINDS[:1], (why, unlinked))
+    return MatrixCell(device, transport, modes, KINDS[:1], (why, unlinked))
 
 
 def matrix() -> str:

@@ -22,10 +22,10 @@ from vnet.traffic.counters import KernelCounters, kernel_counters
 
 __all__ = [
     "FlowResult",
-    "Outcome",
+    "TextResult",
     "PingResult",
     "Plan",
-    "Result",
+    "RunResult",
     "Run",
     "TrafficError",
     "iperf3",
@@ -66,7 +66,7 @@ class TrafficError(Exception):
     """A program that makes traffic did not do what it was started for; says which, and its last words."""
 
 
-class Result(Protocol):
+class RunResult(Protocol):
     """What came of a run."""
 
     def line(self) -> str:
@@ -77,7 +77,7 @@ class Result(Protocol):
 
 
 @attrs.frozen
-class Outcome:
+class TextResult:
     """What came of a run that has figures of its own kind."""
 
     text: str
@@ -160,7 +160,7 @@ class Run:
     name: str
     source: str
     target: str
-    result: Result
+    result: RunResult
 
     def line(self) -> str:
         """The result in a few words."""
@@ -174,7 +174,7 @@ class Plan:
     name: str
     source: str
     target: str
-    start: Callable[[], Awaitable[Result]]
+    start: Callable[[], Awaitable[RunResult]]
     tools: tuple[str, ...] = ()
     """Programs without which it is left out."""
 
@@ -183,7 +183,7 @@ class Plan:
         try:
             need_tools(*self.tools)
         except PrivilegeError as exc:
-            return Run(self.name, self.source, self.target, Outcome(f"left out: {exc}"))
+            return Run(self.name, self.source, self.target, TextResult(f"left out: {exc}"))
         return Run(self.name, self.source, self.target, await self.start())
 
 
