@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from drivers.errors import ProbeError
 from vnet.system.world import open_world
@@ -18,10 +19,17 @@ VNET = str(Path(sys.executable).with_name("vnet"))
 NOBODY = 65534
 SQUATTER = f"""\
 import os, socket, sys
-with socket.socket(socket.AF_UNIX) as listening:
-    listening.bind(sys.argv[1])
+folder, name, made_by = sys.argv[1:]
+os.chdir(folder)
+def drop():
     os.setresgid(*[{NOBODY}] * 3)
     os.setresuid(*[{NOBODY}] * 3)
+with socket.socket(socket.AF_UNIX) as listening:
+    if made_by == "stranger":
+        drop()
+    listening.bind(name)
+    if made_by == "us":
+        drop()
     listening.listen()
     print("listening", flush=True)
     while True:
@@ -40,12 +48,23 @@ socket = "{path}"
 """
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A path in a folder in which every user can make files, as in /tmp."""
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder / "disk.sock"
+
+
 @contextmanager
-def squatter(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process of another user that listens at ``path``, and prints how many bytes each connection sent it."""
-    with subprocess.Popen(
-        [sys.executable, "-I", "-c", SQUATTER, str(path)], stdout=subprocess.PIPE, text=True
-    ) as process:
+def squatter(path: Path, made_by: str = "stranger") -> Iterator[subprocess.Popen[str]]:
+    """A process of another user that listens at ``path``, and prints how many bytes each connection sent it.
+
+    The socket is made by that user, or by ``us`` before the process gives up its rights.
+    """
+    argv = [sys.executable, "-I", "-c", SQUATTER, str(path.parent), path.name, made_by]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "listening\n"
@@ -63,8 +82,7 @@ def received(process: subprocess.Popen[str]) -> list[str]:
 
 @pytest.mark.hostile("X04")
 @pytest.mark.usefixtures("privileged")
-async def test_a_driver_shares_its_memory_with_no_stranger_unless_the_user_says_so(tmp_path: Path) -> None:
-    path = tmp_path / "disk.sock"
+async def test_a_driver_shares_its_memory_with_no_stranger_unless_the_user_says_so(path: Path) -> None:
     topology = TOPOLOGY.format(path=path)
     with squatter(path) as stranger:
         async with open_world(parse(topology), "squat") as world:
@@ -73,7 +91,7 @@ async def test_a_driver_shares_its_memory_with_no_stranger_unless_the_user_says_
         assert f"{path}: a process of user {NOBODY} listens there, neither ours nor root's" in str(caught.value)
         assert f"to allow it: devices.disk.peer_uid = {NOBODY}" in str(caught.value)
         assert set(received(stranger)) <= {"got 0"}
-    path.unlink()
+    await trio.Path(path).unlink()
     with squatter(path) as stranger:
         async with open_world(parse(f"{topology}peer_uid = {NOBODY}"), "squat") as world:
             with pytest.raises(ProbeError):
@@ -81,10 +99,29 @@ async def test_a_driver_shares_its_memory_with_no_stranger_unless_the_user_says_
         assert "got 12" in received(stranger), "the first message, after which it hangs up"
 
 
+@pytest.mark.usefixtures("privileged")
+async def test_a_program_that_gave_up_its_rights_is_trusted_by_the_owner_of_its_socket(path: Path) -> None:
+    with squatter(path, made_by="us") as program:
+        async with open_world(parse(TOPOLOGY.format(path=path)), "squat") as world:
+            with pytest.raises(ProbeError):
+                await world.wait_up(timeout=1)
+        assert "got 12" in received(program), "the first message, after which it hangs up"
+
+
+@pytest.mark.usefixtures("privileged")
+async def test_the_owner_of_a_socket_says_nothing_if_others_can_replace_it(path: Path) -> None:
+    path.parent.chmod(0o777)
+    with squatter(path, made_by="us") as program:
+        async with open_world(parse(TOPOLOGY.format(path=path)), "squat") as world:
+            with pytest.raises(ProbeError, match="neither ours nor root's"):
+                await world.wait_up(timeout=1)
+        assert set(received(program)) <= {"got 0"}
+
+
 @pytest.mark.hostile("X04")
 @pytest.mark.usefixtures("privileged")
-def test_a_device_is_served_to_no_stranger_unless_the_user_says_so(tmp_path: Path) -> None:
-    path, image = tmp_path / "disk.sock", tmp_path / "disk.img"
+def test_a_device_is_served_to_no_stranger_unless_the_user_says_so(path: Path, tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
     serve = [VNET, "serve", "blk", "--file", str(image), "--size", "1", "--vhost-user", str(path), "--connect"]
     for options, line in (
         ([], f"neither ours nor root's: no memory is shared with it; to allow it: --peer-uid {NOBODY}"),

@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ __all__ = ["accept", "connect", "connect_trusted", "listen", "owner_uid", "remov
 
 RETRY = 0.5
 """Seconds between two attempts to accept while the process lacks descriptors or memory."""
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 UCRED = struct.Struct("iII")
 """Process, user and group of a socket's other end, as SO_PEERCRED tells them."""
 LOG = logging.getLogger(__name__)
@@ -84,14 +85,16 @@ def connect(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.
 
 
 def connect_trusted(path: Path, peer_uid: int | None, allow: str) -> socket.socket:
-    """Connect like `connect`, if the process that listens is ours, root's, or of the user with the id ``peer_uid``.
+    """Connect like `connect`, if the listening process is trusted: ours, root's, or of the user with id ``peer_uid``.
 
+    A process that gave up its rights after it made the socket, as passt does, is trusted by the owner of the file.
     Raises OSError, and TransportLost for a process of another user: with ``allow``, the setting that lets it in, in
     which {} is that user's id.
     """
     connected = connect(path)
     uid = owner_uid(connected)
-    if uid in (0, os.geteuid(), peer_uid):
+    trusted = {0, os.geteuid()} if peer_uid is None else {0, os.geteuid(), peer_uid}
+    if uid in trusted or _is_made_by(path, trusted):
         return connected
     connected.close()
     raise TransportLost(
@@ -104,6 +107,20 @@ def owner_uid(connected: socket.socket) -> int:
     """The user id of the process at the other end: of the one that listened, if we connected."""
     _, uid, _ = UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
     return int(uid)
+
+
+def _is_made_by(path: Path, users: Collection[int]) -> bool:
+    """Whether only these users can have put the file at ``path``: they own it, and no other user can replace it."""
+    folders = path.absolute().parents
+    try:
+        if path.lstat().st_uid not in users:
+            return False
+        return all(
+            place.st_uid in users and (place.st_mode & stat.S_ISVTX or not place.st_mode & OTHERS_WRITE)
+            for place in (folder.lstat() for folder in folders)
+        )
+    except OSError:
+        return False
 
 
 def remove_stale(path: Path) -> None:
