@@ -1,4 +1,4 @@
-"""A disk across a simulated PCI Express link, read and written through the Python API. Needs no root.
+"""Reads and writes a disk across a simulated PCI Express link, with the Python API. Needs no root.
 
 python examples/blk_api.py
 """

@@ -1,11 +1,11 @@
-"""A device type of your own, in one file and one line: entropy, virtio device id 4 (VIRTIO 1.4 section 5.4).
+"""A custom device type in one file: an entropy device, virtio device id 4 (VIRTIO 1.4 section 5.4).
 
 python examples/my_device.py [TRANSPORT]
 vnet --load examples/my_device.py up TOPOLOGY
 
-A device type is two drivers that never meet. The vhost driver is the device: it takes chains from its rings and gives
-them back. The virtio driver is its user: it adds buffers and gets them back used. Which transport lies between them,
-neither of them knows; resets, lost links and broken rings end `run`, and what follows is a new `probe`.
+A device type is two drivers. The vhost driver is the device: it takes chains from its rings and completes them. The
+virtio driver uses the device: it adds buffers and gets them back used. Neither knows the transport. A reset, a lost
+link or a broken ring ends `run`; a new `probe` follows.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from vnet.system.world import open_world
 from vnet.topology.extensions import add_device_type
 from vnet.topology.samples import built_in
 
-LIMIT = 64 << 10  # bytes that one request gets at most, whatever room it has: entropy is not for free
-BUDGET = 16  # requests of one batch, after which others have their turn
-BUFFERS = 4  # requests of the driver that are under way at the same time
+LIMIT = 64 << 10  # most bytes returned per request, because reading entropy costs time
+BUDGET = 16  # requests per batch, before other tasks run
+BUFFERS = 4  # most requests that the driver has in flight
 
 
 # The device
@@ -48,17 +48,17 @@ BUFFERS = 4  # requests of the driver that are under way at the same time
 
 @attrs.define(eq=False)
 class EntropyPlug:
-    """What one vhost_rng device is plugged into."""
+    """The back end of one vhost_rng device: its settings and its source of random bytes."""
 
-    features: int = RING_FEATURES  # the type has no bits of its own, and no configuration
+    features: int = RING_FEATURES  # the type has no feature bits of its own, and no configuration
     queue_size: int = 64
     limit: int = LIMIT
     source: Callable[[int], bytes] = os.urandom
-    given: Traffic = attrs.field(factory=Traffic)
+    traffic: Traffic = attrs.field(factory=Traffic)
 
 
-class Give(QueueFlow):
-    """requestq: fill what the driver made writable. A `drivers.flow.pump.Flow`."""
+class EntropyFill(QueueFlow):
+    """Fills the device-writable buffers of requestq. A `drivers.flow.pump.Flow`."""
 
     def __init__(self, queue: DeviceQueue, plug: EntropyPlug) -> None:
         self.queue, self._plug = queue, plug
@@ -67,13 +67,13 @@ class Give(QueueFlow):
         ring, plug, done = self.queue.ring, self._plug, []
         for head, readable, writable in ring.getdescs(BUDGET) if ring is not None else ():
             size = min(total(writable), plug.limit)
-            if readable or not size:  # section 5.4.6.1: no driver may send such a thing, and it gets nothing for it
-                plug.given.drop("not_writable")
+            if readable or not size:  # forbidden by section 5.4.6.1: complete it with 0 bytes
+                plug.traffic.drop("not_writable")
                 size = 0
             else:
                 copy_in(writable, plug.source(size))
-                plug.given.packets += 1
-                plug.given.bytes += size
+                plug.traffic.packets += 1
+                plug.traffic.bytes += size
             done.append((head, size))
         if ring is not None and done:
             ring.complete_each(done)
@@ -82,24 +82,24 @@ class Give(QueueFlow):
 
 @attrs.frozen(eq=False)
 class BoundVhostRng:
-    """One device with its plug."""
+    """A vhost_rng driver bound to a device."""
 
     device: VhostDevice
     plug: EntropyPlug
 
     async def run(self) -> None:
         [queue] = self.device.queues
-        await queue.serve_each_ring(partial(pump, Give(queue, self.plug), self.device.settle, in_place=True))
+        await queue.serve_each_ring(partial(pump, EntropyFill(queue, self.plug), self.device.settle, in_place=True))
 
     def config_written(self, offset: int, data: bytes) -> None:
-        """There is no configuration."""
+        """Do nothing: the device type has no configuration."""
 
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()
 
 
 class VhostRng:
-    """The vhost driver; ``plug_for`` says what a device is plugged into, None while that is not there yet."""
+    """The vhost driver; ``plug_for`` returns the plug of a device, or None while there is none yet."""
 
     name, id_table, table = "vhost_rng", (MatchId(DeviceId.ENTROPY),), EMPTY_TABLE
 
@@ -107,7 +107,7 @@ class VhostRng:
         self._plug_for = plug_for
 
     async def probe(self, device: VhostDevice) -> BoundVhostRng:
-        plug = require(self._plug_for(device), device, "it has no source yet")
+        plug = require(self._plug_for(device), device, "no entropy source yet")
         device.offer(self.table, plug.features, [("requestq", plug.queue_size)], b"")
         return BoundVhostRng(device, plug)
 
@@ -116,57 +116,57 @@ class VhostRng:
 
 
 class EntropyError(DriverError):
-    """The device gave a buffer back with nothing in it."""
+    """The device returned an empty buffer."""
 
 
 @attrs.define(eq=False)
-class Request:
+class EntropyRequest:
     size: int
     data: bytes = b""
     answered: trio.Event = attrs.field(factory=trio.Event)
 
 
 class Entropy:
-    """What a program on the driver's host has in its hands, whatever happens to the device."""
+    """The source of random bytes for programs on the driver's host. Outlives device resets."""
 
     def __init__(self, features: int = RING_FEATURES) -> None:
         self.features = features
         self.received = Traffic()
-        self.waiting = deque[Request]()
-        self.wake: Callable[[], None] | None = None  # set while there is a device
+        self.waiting = deque[EntropyRequest]()
+        self.wake: Callable[[], None] | None = None  # set while a device is bound
 
     async def read(self, size: int) -> bytes:
-        """That many random bytes, once a device has given them. Raises EntropyError."""
+        """Return ``size`` random bytes; wait while there is no device. Raises EntropyError."""
         data = bytearray()
         while len(data) < size:
-            request = Request(size - len(data))
+            request = EntropyRequest(size - len(data))
             self.waiting.append(request)
             if self.wake is not None:
                 self.wake()
             try:
                 await request.answered.wait()
             finally:
-                if request in self.waiting:  # whoever asked was cancelled
+                if request in self.waiting:  # the caller was cancelled
                     self.waiting.remove(request)
             if not request.data:
-                raise EntropyError("the device gave a buffer back with nothing in it")
+                raise EntropyError("the device returned an empty buffer")
             data += request.data
         return bytes(data)
 
 
-class Ask(QueueFlow):
-    """requestq from the other side: requests go out as buffers, and come back filled."""
+class EntropyFlow(QueueFlow):
+    """The driver's side of requestq: adds a buffer per request and takes used buffers back."""
 
     def __init__(self, queue: DriverQueue, entropy: Entropy, buffers: BufferBlock) -> None:
         self.queue, self._entropy, self._buffers = queue, entropy, buffers
         self._free = list(range(len(buffers.views)))
-        self.under_way: dict[int, Request] = {}
+        self.in_flight: dict[int, EntropyRequest] = {}
 
     def move(self) -> tuple[int, Need]:
         ring, entropy, buffers = self.queue.ring, self._entropy, self._buffers
         done = ring.get_each(BUDGET)
         for index, written in done:
-            request = self.under_way.pop(index)
+            request = self.in_flight.pop(index)
             request.data = bytes(buffers.views[index][:written])
             request.answered.set()
             self._free.append(index)
@@ -175,7 +175,7 @@ class Ask(QueueFlow):
         added = []
         while entropy.waiting and self._free:
             index, request = self._free.pop(), entropy.waiting.popleft()
-            self.under_way[index] = request
+            self.in_flight[index] = request
             added.append((buffers.addrs[index], min(request.size, buffers.size), index))
         if added:
             ring.add_each(added, True)
@@ -183,27 +183,27 @@ class Ask(QueueFlow):
 
 
 class BoundVirtioRng:
-    """One live device."""
+    """A virtio_rng driver bound to a device."""
 
     def __init__(self, queue: DriverQueue, entropy: Entropy, buffers: BufferBlock) -> None:
-        self._flow, self._entropy, self._buffers = Ask(queue, entropy, buffers), entropy, buffers
+        self._flow, self._entropy, self._buffers = EntropyFlow(queue, entropy, buffers), entropy, buffers
 
     async def run(self) -> None:
         self._entropy.wake = self._flow.queue.signal.set
         await pump(self._flow, in_place=True)
 
     async def config_changed(self) -> None:
-        """There is no configuration."""
+        """Do nothing: the device type has no configuration."""
 
     def close(self) -> None:
-        """The device was reset: what it did not answer, the next one will."""
+        """Queue unanswered requests for the next device: this one was reset."""
         self._entropy.wake = None
-        self._entropy.waiting.extendleft(reversed(self._flow.under_way.values()))
+        self._entropy.waiting.extendleft(reversed(self._flow.in_flight.values()))
         self._buffers.close()
 
 
 class VirtioRng:
-    """The virtio driver; ``entropy_for`` says whom a device serves, None while nobody wants it."""
+    """The virtio driver; ``entropy_for`` returns the `Entropy` that a device serves, or None while there is none."""
 
     name, id_table, table = "virtio_rng", (MatchId(DeviceId.ENTROPY),), EMPTY_TABLE
 
@@ -211,15 +211,15 @@ class VirtioRng:
         self._entropy_for = entropy_for
 
     def features(self, device: VirtioDevice) -> int:
-        return require(self._entropy_for(device), device, "nobody wants it yet").features
+        return require(self._entropy_for(device), device, "no user yet").features
 
     async def probe(self, device: VirtioDevice) -> BoundVirtioRng:
-        entropy = require(self._entropy_for(device), device, "nobody wants it yet")
+        entropy = require(self._entropy_for(device), device, "no user yet")
         [queue] = await device.find_vqs([QueueSpec("requestq")])
         return BoundVirtioRng(queue, entropy, BufferBlock(device.ops.dma, min(BUFFERS, queue.ring.num), LIMIT))
 
 
-# What a topology may say of such a device, and what is at its two ends
+# The topology keys of the device type, and its two ends
 
 
 @attrs.frozen
@@ -233,10 +233,10 @@ async def open_entropy(context: OpenContext) -> AsyncIterator[tuple[PlainEnd, Pl
     assert isinstance(spec, EntropySpec)
     entropy = Entropy(context.features)
     plug = EntropyPlug(context.features, spec.queue_size, spec.limit)
-    yield PlainEnd(entropy, [entropy.received], lambda: entropy.wake is not None), PlainEnd(plug, [plug.given])
+    yield PlainEnd(entropy, [entropy.received], lambda: entropy.wake is not None), PlainEnd(plug, [plug.traffic])
 
 
-# The one line.
+# Registers the device type.
 add_device_type(
     "entropy",
     DeviceType(DeviceId.ENTROPY, EMPTY_TABLE, RING_FEATURES, VirtioRng, VhostRng),
@@ -251,7 +251,9 @@ async def main(transport: str) -> None:
         assert isinstance(end.settings, Entropy)
         print((await end.settings.read(32)).hex())
         data = await end.settings.read(1 << 20)
-        print(f"{len(data)} bytes more, of {len(set(data))} values, in all {end.figures(0).packets} requests")
+        print(
+            f"{len(data)} more bytes with {len(set(data))} distinct values, {end.figures(0).packets} requests in total"
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""A transport of your own, in one file and one line: a network device comes up over it and carries a frame each way.
+"""A custom transport in one file: a network device comes up over it and carries a frame each way.
 
 python examples/my_transport.py
 vnet --load examples/my_transport.py demo --transport mine --port memory
 
-A transport joins two halves. The front half does what the virtio bus of the driver's side asks for, as
-`drivers.bus.virtio.ConfigOps` lists it. The back half turns what comes over into calls of a
-`drivers.bus.vhost.VhostDevice`.
-Between them may be anything; here it is eleven 64-bit registers and an interrupt line on a host's platform bus.
+A transport joins two halves. The front half implements `drivers.bus.virtio.ConfigOps` for the virtio bus of the
+driver's host. The back half turns register accesses into calls of a `drivers.bus.vhost.VhostDevice`. This transport is
+eleven 64-bit registers and an interrupt line on a host's platform bus.
 """
 
 from __future__ import annotations
@@ -32,40 +31,40 @@ from vnet.demo import default_topology
 from vnet.system.world import open_world
 from vnet.topology.extensions import add_transport
 
-MINE = MatchId(device=0x0001, vendor=int.from_bytes(b"MINE", "big"))  # what firmware calls it: so the front finds it
-CONFIG = 0x100  # behind the registers: the device's own configuration, such as its MAC address
+MINE = MatchId(device=0x0001, vendor=int.from_bytes(b"MINE", "big"))  # the firmware id that the front half matches
+CONFIG = 0x100  # offset of the device's configuration space, which holds its MAC address for example
 
 
-class Reg(IntEnum):  # offsets of the registers: all that the two halves have to agree on
-    ID = 0x00  # which virtio device this is
-    FEATURES = 0x08  # read: what is offered; write: what was chosen
-    STATUS = 0x10  # the device status of the specification; 0 resets
-    GENERATION = 0x18  # another number whenever the configuration changed
-    QUEUE = 0x20  # which queue the next five are about
-    SIZE = 0x28  # read: the largest; write: the one in use
-    DESC, DRIVER, DEVICE = 0x30, 0x38, 0x40  # where the three parts of its ring are
-    ENABLE = 0x48  # 1: the ring is there; 0: touch it no more
-    KICK = 0x50  # write the number of a queue: it has new buffers
+class Reg(IntEnum):  # register offsets, the whole interface between the two halves
+    ID = 0x00  # virtio device id
+    FEATURES = 0x08  # read: device features; write: driver features
+    STATUS = 0x10  # device status; writing 0 resets
+    GENERATION = 0x18  # changes with every configuration change
+    QUEUE = 0x20  # selects the queue for the next five registers
+    SIZE = 0x28  # read: largest size; write: size in use
+    DESC, DRIVER, DEVICE = 0x30, 0x38, 0x40  # addresses of the three ring areas
+    ENABLE = 0x48  # 1 starts the queue, 0 stops it
+    KICK = 0x50  # write a queue index: new buffers are available
 
 
-RING = {Reg.DESC: "desc", Reg.DRIVER: "driver", Reg.DEVICE: "used"}  # the fields of a queue that they set
+RING = {Reg.DESC: "desc", Reg.DRIVER: "driver", Reg.DEVICE: "used"}  # the `DeviceQueue` field that each register sets
 
 
 class Back(VhostOps):
-    """The device's half: what each register means to the device, which takes whatever is written."""
+    """The device's half: handles register accesses."""
 
     features = RING_FEATURES
 
     def __init__(self, slot: PlatformSlot, device_id: int, name: str = "") -> None:
         self.device = VhostDevice(device_id, MINE.vendor, self, name)
         self._slot, self._selected = slot, 0
-        self.bind, self.unbind = partial(slot.insert, self), slot.remove  # from now on it can be found; no more
+        self.bind, self.unbind = partial(slot.insert, self), slot.remove  # show and hide the device
 
     async def serve(self) -> None:
-        """Nothing: every access arrives in `read` or `write`."""
+        """Do nothing: accesses arrive as calls of `read` and `write`."""
 
     def registers(self) -> dict[str, int]:
-        return {}  # for reports
+        return {}  # no registers in reports
 
     def memory(self) -> Memory:
         return self._slot.memory
@@ -74,7 +73,7 @@ class Back(VhostOps):
         self.config_changed()
 
     def config_changed(self) -> None:
-        self._slot.set_irq(True)  # a pulse, whatever it is about: the other half looks at everything
+        self._slot.set_irq(True)  # one pulse for every cause: the front half checks all queues and the configuration
         self._slot.set_irq(False)
 
     def read(self, offset: int, size: int) -> int:
@@ -90,7 +89,7 @@ class Back(VhostOps):
     def write(self, offset: int, size: int, value: int) -> None:
         device, queue = self.device, self.device.idle_queue(self._selected)
         if offset == Reg.FEATURES:
-            for select in (0, 1):  # the device takes 32 bits at a time
+            for select in (0, 1):  # the device takes features 32 bits at a time
                 device.write_driver_features(select, value >> 32 * select)
         elif offset in (Reg.STATUS, Reg.KICK):
             (device.write_status if offset == Reg.STATUS else device.kick)(value)
@@ -98,7 +97,7 @@ class Back(VhostOps):
             self._selected = value
         elif offset == Reg.ENABLE and not value:
             device.disable_queue(self._selected)
-        elif queue is not None and offset == Reg.ENABLE:  # there is such a queue, and it is not too late
+        elif queue is not None and offset == Reg.ENABLE:  # the queue exists and is not enabled yet
             device.enable_queue(self._selected)
         elif queue is not None and offset == Reg.SIZE:
             queue.resize(value)
@@ -107,9 +106,9 @@ class Back(VhostOps):
 
 
 class Front:
-    """The driver's half: which registers to use for what the virtio bus wants done."""
+    """The driver's half: `drivers.bus.virtio.ConfigOps` in terms of the registers."""
 
-    features, vendor_id, online = RING_FEATURES, MINE.vendor, True  # a link could be lost; this can't
+    features, vendor_id, online = RING_FEATURES, MINE.vendor, True  # always online: there is no link to lose
 
     def __init__(self, region: MmioRegion) -> None:
         self._region, self.dma = region, region.dma
@@ -126,10 +125,10 @@ class Front:
         self._device = device
 
     def release(self) -> None:
-        """Nothing is held beyond `del_vqs`."""
+        """Do nothing: `del_vqs` releases everything."""
 
     async def wait_online(self) -> None:
-        """It is."""
+        """Return at once: the device is always online."""
 
     async def get_status(self) -> int:
         return self._read(Reg.STATUS)
@@ -157,7 +156,7 @@ class Front:
         raise ProbeError("no driver of a network device writes its configuration")
 
     async def find_vqs(self, device: VirtioDevice, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
-        """Allocate the rings, here in the driver's memory, and tell the device where they are."""
+        """Allocate the rings in the driver's memory, pass their addresses to the device, and return the queues."""
         self._region.request_irq(self._interrupt)
         for index, spec in enumerate(specs):
             self._write(Reg.QUEUE, index)
@@ -175,7 +174,7 @@ class Front:
             self._write(Reg.QUEUE, queue.index)
             self._write(Reg.ENABLE, 0)
         self._queues = []
-        self._rings.free()  # now that nobody looks there any more
+        self._rings.free()  # safe now: the device no longer uses them
 
     def _interrupt(self) -> None:
         for queue in self._queues:
@@ -183,10 +182,10 @@ class Front:
         self._device.interrupt()
 
 
-# The one line.
+# Registers the transport.
 add_transport("mine", Transport("host", VirtioPlatformDriver("mine", (MINE,), Front), Back))
 
-FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"hello over a transport of my own"
+FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"hello over a custom transport"
 
 
 async def main() -> None:
@@ -195,7 +194,7 @@ async def main() -> None:
         for source, sink in (("driver", "device"), ("device", "driver")):
             world.memory_port("net0", source).inject(FRAME)
             _, frame = await world.memory_port("net0", sink).receive()
-            print(f"from the {source}'s end to the {sink}'s arrived: {frame[14:].decode()}")
+            print(f"from the {source}'s end to the {sink}'s: {frame[14:].decode()}")
 
 
 if __name__ == "__main__":

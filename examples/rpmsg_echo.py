@@ -1,4 +1,4 @@
-"""The RFC's sample client: 100 times "hello world!" each way between two hosts. Needs no root.
+"""Sends "hello world!" 100 times each way between two hosts, as the sample client of the RFC does. Needs no root.
 
 python examples/rpmsg_echo.py
 """
@@ -24,8 +24,8 @@ COUNT = 100
 HELLO = b"hello world!"
 
 
-async def answer(endpoint: RpmsgEndpoint) -> None:
-    """The program on ep."""
+async def echo(endpoint: RpmsgEndpoint) -> None:
+    """Echo each message: the program on ep."""
     async for message in endpoint:
         await endpoint.send(message)
 
@@ -36,9 +36,9 @@ async def main() -> None:
         rc, ep = device.driver_end, device.device_end
         assert isinstance(rc, RpmsgEnd)
         assert isinstance(ep, RpmsgEnd)
-        # Created before the device runs, and announced as soon as it does.
+        # Created before the device runs; announced once it does.
         service = ep.bus.create("rpmsg-client-sample")
-        nursery.start_soon(answer, service)
+        nursery.start_soon(echo, service)
         await world.wait_up()
         client = rc.bus.create("rpmsg-client-sample")
         await client.wait_bound()

@@ -1,4 +1,4 @@
-"""A packet built with scapy goes in at one host's port and comes out at the other's, without root.
+"""Sends a packet built with scapy from one host's port to the other's. Needs no root.
 
 python examples/scapy_packets.py
 """

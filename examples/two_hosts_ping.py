@@ -1,4 +1,4 @@
-"""Two hosts joined by PCI Express, and the real ping across their virtqueues. Needs root.
+"""Pings across the virtqueues of two hosts joined by simulated PCI Express, with the system's ping. Needs root.
 
 python examples/two_hosts_ping.py
 """

@@ -41,8 +41,8 @@ class EntropyPair(Pair):
         return self.device.driver_end.settings
 
     @property
-    def given(self) -> Any:
-        return self.device.device_end.settings.given  # type: ignore[attr-defined]
+    def traffic(self) -> Any:
+        return self.device.device_end.settings.traffic  # type: ignore[attr-defined]
 
     async def transfer(self, size: int = 256 * KIB, device: str = "") -> None:
         """What comes out at the one end went in at the other, in order."""
@@ -92,10 +92,10 @@ async def test_a_request_gets_64_kib_at_most_whatever_it_asks_for() -> None:
         driver.kick(0)
         await until(lambda: ring.used_idx == 8)
         assert [ring.elem(i)[1] for i in range(8)] == [LIMIT] * 8
-        assert pair.given.bytes == 8 * LIMIT
+        assert pair.traffic.bytes == 8 * LIMIT
         driver.send(Desc(at, 2 << 30, WRITE), queue=0)  # more than there is
         await until(lambda: driver.status & Status.NEEDS_RESET)
-        assert pair.given.bytes == 8 * LIMIT
+        assert pair.traffic.bytes == 8 * LIMIT
 
 
 async def test_what_is_not_writable_gets_nothing_and_is_counted() -> None:
@@ -109,7 +109,7 @@ async def test_what_is_not_writable_gets_nothing_and_is_counted() -> None:
         await until(lambda: ring.used_idx == 3)
         assert [ring.elem(i) for i in range(3)] == [(0, 0), (4, 0), (8, 32)]
         assert driver.get(at, 64) == bytes(64)
-        assert pair.given.drops == {"not_writable": 2}
+        assert pair.traffic.drops == {"not_writable": 2}
 
 
 async def test_a_device_that_gives_nothing_is_an_error_and_one_that_lies_about_it_too(example: Any) -> None:
