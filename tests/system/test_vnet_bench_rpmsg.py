@@ -1,4 +1,4 @@
-"""How fast rpmsg is: ``pytest --benchmark-enable tests/system/test_rpmsg_bench.py``. Otherwise it only has to run."""
+"""How fast rpmsg is. Measure with ``pytest --benchmark-enable tests/system/test_vnet_bench_rpmsg.py``."""
 
 from __future__ import annotations
 
