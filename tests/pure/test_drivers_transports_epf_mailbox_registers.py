@@ -18,7 +18,7 @@ from rings.status import Status
 from vnet.linux.memory import HostMemory
 
 Reg, QueueReg, Ext, ExtQueue = mb.Reg, mb.QueueReg, mb.Ext, mb.ExtQueue
-OKAY, ERROR, NONE = mb.Outcome.OKAY, mb.Outcome.ERROR, mb.Outcome.NONE
+OKAY, ERROR, NONE = mb.MailboxOutcome.OKAY, mb.MailboxOutcome.ERROR, mb.MailboxOutcome.NONE
 ACTIVATE, DEACTIVATE, NOTIFY = mb.QueueCommand.ACTIVATE, mb.QueueCommand.DEACTIVATE, mb.QueueCommand.NOTIFY
 TABLE = FeatureTable({0: "ONE", 70: "FAR"})
 FEATURES = mask((0, 70, RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))
@@ -126,7 +126,7 @@ class Driver:
 
     def set_status(self, status: int) -> int:
         self.put(Reg.DEVICE_STATUS.value, status)
-        return self.ask(mb.Command.SET_STATUS)
+        return self.ask(mb.DeviceCommand.SET_STATUS)
 
     def negotiate(self, features: int = FEATURES) -> int:
         self.set_status(1)
@@ -135,7 +135,7 @@ class Driver:
         if self.extension:
             self.put(Ext.DRIVER_FEATURES.value, features)
             self.put(Ext.DRIVER_VERSION.value, mb.EXT_VERSION)
-        outcome = self.ask(mb.Command.FINALIZE_FEATURES)
+        outcome = self.ask(mb.DeviceCommand.FINALIZE_FEATURES)
         self.set_status(11)
         return outcome
 
@@ -185,7 +185,7 @@ def test_the_block_is_the_one_of_the_rfc_byte_for_byte() -> None:
         ]
     assert mb.QueueReg.ADDR.at(7)[0] + 8 == 0x9C == mb.CONFIG
     assert (mb.CONFIG_SIZE, mb.MSIX, mb.VECTORS, mb.BAR_SIZE) == (1024, 0x4A0, 9, 2048)
-    assert [c.value for c in mb.Command][:4] == [0, 1, 2, 3]
+    assert [c.value for c in mb.DeviceCommand][:4] == [0, 1, 2, 3]
     assert [c.value for c in mb.QueueCommand] == [0, 1, 2, 3]
 
 
@@ -271,7 +271,7 @@ def test_a_write_to_the_configuration_is_carried_out_on_command_and_undone_where
     driver.put((mb.CONFIG + 4, 2), 0xABCD)
     driver.put(Ext.CONFIG_OFFSET.value, 4)
     driver.put(Ext.CONFIG_LENGTH.value, 2)
-    assert driver.ask(mb.Command.WRITE_CONFIG) == OKAY
+    assert driver.ask(mb.DeviceCommand.WRITE_CONFIG) == OKAY
     assert written == [(4, b"\xcd\xab")]
     assert bytes(driver.at((mb.CONFIG, 12))) == CONFIG_BYTES  # this device does not keep it
 
@@ -281,7 +281,7 @@ def test_a_write_to_the_configuration_is_carried_out_on_command_and_undone_where
 def test_a_write_beyond_the_configuration_is_refused(driver: Driver, offset: int, length: int) -> None:
     driver.put(Ext.CONFIG_OFFSET.value, offset)
     driver.put(Ext.CONFIG_LENGTH.value, length)
-    assert driver.ask(mb.Command.WRITE_CONFIG) == ERROR
+    assert driver.ask(mb.DeviceCommand.WRITE_CONFIG) == ERROR
 
 
 # Commands
@@ -299,7 +299,7 @@ def test_status_is_cleared_when_a_command_is_accepted_and_the_answer_names_it(dr
         reset()
 
     driver.device.reset = watched  # type: ignore[method-assign]
-    assert driver.ask(mb.Command.RESET) == OKAY
+    assert driver.ask(mb.DeviceCommand.RESET) == OKAY
     assert seen == [NONE]
     assert driver.get(Reg.CMD.value) == NONE
     assert driver.get(Ext.COMPLETED.value) == driver.sequence
@@ -324,7 +324,7 @@ def test_reset_leaves_the_registers_as_they_were_at_first(driver: Driver) -> Non
     driver.put(QueueReg.MSIX_VECTOR.at(1), 2)
     driver.start()
     assert driver.get(QueueReg.STATUS.at(0)) == mb.QUEUE_ENABLED
-    assert driver.ask(mb.Command.RESET) == OKAY
+    assert driver.ask(mb.DeviceCommand.RESET) == OKAY
     assert driver.get(Reg.DEVICE_STATUS.value) == 0
     for place in (Reg.CMD_STATUS.value, *(QueueReg.CMD_STATUS.at(n) for n in range(2))):
         driver.put(place, NONE)
@@ -359,7 +359,7 @@ def test_features_that_do_not_work_are_an_error_and_features_ok_stays_clear(driv
 def test_features_can_not_be_changed_any_more_once_they_were_agreed_on(driver: Driver) -> None:
     driver.negotiate()
     driver.put(Ext.DRIVER_FEATURES.value, 1 << 32)
-    assert driver.ask(mb.Command.FINALIZE_FEATURES) == ERROR
+    assert driver.ask(mb.DeviceCommand.FINALIZE_FEATURES) == ERROR
     assert driver.device.features == driver.device.driver_features == FEATURES
 
 
@@ -381,7 +381,7 @@ def test_a_driver_that_knows_no_extension_has_its_ring_in_one_piece(extension: b
     driver.set_status(1)
     driver.set_status(3)
     driver.put(Reg.GUEST_FEATURES.value, 1 << 32 | 1)
-    assert driver.ask(mb.Command.FINALIZE_FEATURES) == OKAY
+    assert driver.ask(mb.DeviceCommand.FINALIZE_FEATURES) == OKAY
     driver.set_status(11)
     driver.put(QueueReg.ADDR.at(0), driver.epc.remote.base)
     assert driver.ask_queue(0, ACTIVATE) == OKAY
@@ -492,13 +492,13 @@ def test_a_doorbell_that_does_not_exist_is_counted_and_nothing_is_looked_at(
 ) -> None:
     doorbells = driver.epc.doorbells
     assert doorbells is not None
-    driver.put(Reg.CMD.value, mb.Command.RESET)
+    driver.put(Reg.CMD.value, mb.DeviceCommand.RESET)
     for n in range(8):
         driver.put(QueueReg.CMD.at(n), ACTIVATE)
     doorbells.write(offset, size, 1)
     assert driver.epf.spurious_doorbells == 1
     assert doorbells.read(offset, size) == 0
-    assert driver.get(Reg.CMD.value) == mb.Command.RESET
+    assert driver.get(Reg.CMD.value) == mb.DeviceCommand.RESET
 
 
 @pytest.mark.hostile("S07")
@@ -528,7 +528,7 @@ def test_nobody_rings_an_endpoint_that_polls() -> None:
 
 def test_link_down_ends_what_was_asked_for(driver: Driver) -> None:
     driver.start()
-    driver.put(Reg.CMD.value, mb.Command.SET_STATUS)
+    driver.put(Reg.CMD.value, mb.DeviceCommand.SET_STATUS)
     driver.put(QueueReg.CMD.at(3), ACTIVATE)
     driver.epf.link_down()
     assert driver.get(Reg.CMD.value) == driver.get(QueueReg.CMD.at(3)) == NONE

@@ -32,8 +32,8 @@ from drivers.transports.ntb.registers import (
     SPADS,
     VERSION,
     Answer,
+    NtbRefused,
     Offer,
-    Refused,
     RingArea,
     Spad,
     config_words,
@@ -174,7 +174,7 @@ BAD_OFFERS = [
 @pytest.mark.hostile("T05")
 @pytest.mark.parametrize(("words", "why"), BAD_OFFERS)
 def test_an_offer_that_makes_no_sense_is_refused(words: dict[int, int], why: str) -> None:
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(NtbRefused, match=why):
         Offer.parse({**OFFER.emit(), **words}.__getitem__)
 
 
@@ -194,7 +194,7 @@ BAD_ANSWERS = [
 @pytest.mark.hostile("T05")
 @pytest.mark.parametrize(("words", "why"), BAD_ANSWERS)
 def test_an_answer_that_makes_no_sense_is_refused(words: dict[int, int], why: str) -> None:
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(NtbRefused, match=why):
         Answer.parse({**ANSWER.emit(), **words}.__getitem__, OFFER)
 
 
@@ -204,7 +204,7 @@ def test_whatever_stands_in_the_scratchpads_is_taken_or_refused(words: list[int]
     if magic:
         words[Spad.MAGIC], words[Spad.VERSION], words[Spad.VIRTIO_VERSION] = MAGIC, VERSION, VERSION
     for parse in (lambda: Offer.parse(words.__getitem__), lambda: Answer.parse(words.__getitem__, OFFER)):
-        with suppress(Refused):  # and nothing else
+        with suppress(NtbRefused):  # and nothing else
             parse()
 
 
@@ -247,7 +247,7 @@ def test_a_configuration_of_any_length_is_words(config: bytes) -> None:
 
 
 def test_a_configuration_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(Refused, match="does not fit"):
+    with pytest.raises(NtbRefused, match="does not fit"):
         config_words(bytes(4 * CONFIG_WORDS + 1))
 
 

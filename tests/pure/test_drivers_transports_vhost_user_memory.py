@@ -6,7 +6,7 @@ import pytest
 
 from drivers.contracts.ipc import Handle
 from drivers.transports.vhost_user.memory import MAX_BYTES, PeerMemory
-from drivers.transports.vhost_user.payloads import MemRegion, Refused
+from drivers.transports.vhost_user.payloads import MemRegion, MessageRefused
 
 PAGE = 4096
 
@@ -37,8 +37,8 @@ def test_a_front_end_does_not_get_all_addresses_of_the_process() -> None:
     half = MAX_BYTES // 2
     for region in (MemRegion(0, half, 0, 0), MemRegion(half, half, half, 0)):
         memory.add(region, Shared())
-    with pytest.raises(Refused, match="more than"):
+    with pytest.raises(MessageRefused, match="more than"):
         memory.add(MemRegion(MAX_BYTES, PAGE, MAX_BYTES, 0), Shared())
-    with pytest.raises(Refused, match="more than"):
+    with pytest.raises(MessageRefused, match="more than"):
         PeerMemory(ipc).map([MemRegion(0, 1 << 46, 0, 0)], [Shared()])  # type: ignore[arg-type]
     assert ipc.mapped == MAX_BYTES

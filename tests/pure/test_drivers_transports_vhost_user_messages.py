@@ -21,8 +21,8 @@ from drivers.transports.vhost_user.messages import (
     FRONTEND_MESSAGES,
     HEADER_SIZE,
     Assembler,
-    Message,
     MessageType,
+    UserMessage,
     ack,
     emit,
     parse,
@@ -38,9 +38,9 @@ from drivers.transports.vhost_user.payloads import (
     Log,
     MemRegion,
     MemTable,
+    MessageRefused,
     Payload,
     ProtocolError,
-    Refused,
     SingleRegion,
     VringAddr,
     VringFd,
@@ -97,9 +97,9 @@ class Stream:
     def __init__(self, assembler: Assembler) -> None:
         self.assembler = assembler
         self.open: list[CountedHandle] = []
-        self.got: list[Message] = []
+        self.got: list[UserMessage] = []
 
-    def send(self, data: bytes, fds: int = 0, chunk: int = MAX_BODY) -> list[Message]:
+    def send(self, data: bytes, fds: int = 0, chunk: int = MAX_BODY) -> list[UserMessage]:
         """What one sendmsg carried, received at most ``chunk`` bytes at a time; all messages so far."""
         handles = [CountedHandle(self.open) for _ in range(fds)]
         while data:
@@ -195,7 +195,7 @@ def test_a_body_of_another_size_than_its_content_says(request_: R, body: bytes) 
     [message] = peer.send(header(request_, size=len(body)) + body, 1)
     with pytest.raises(ProtocolError) as caught:
         parse(message, FRONTEND_MESSAGES)
-    assert not isinstance(caught.value, Refused)
+    assert not isinstance(caught.value, MessageRefused)
     message.close()
     assert peer.open == []
 
@@ -207,7 +207,7 @@ def test_a_body_of_another_size_than_its_content_says(request_: R, body: bytes) 
 def test_unknown_requests_and_flags_can_be_refused(request_: int, flags: int) -> None:
     peer = stream()
     [message] = peer.send(header(request_, flags))
-    with pytest.raises(Refused):
+    with pytest.raises(MessageRefused):
         parse(message, FRONTEND_MESSAGES)
 
 
@@ -241,8 +241,8 @@ def test_a_wrong_number_of_file_descriptors_closes_all_of_them(number: int) -> N
 @pytest.mark.parametrize(
     ("request_", "payload", "count"),
     [
-        (R.SET_VRING_KICK, VringFd(0, there=True), 0),
-        (R.SET_VRING_CALL, VringFd(0, there=False), 1),
+        (R.SET_VRING_KICK, VringFd(0, has_fd=True), 0),
+        (R.SET_VRING_CALL, VringFd(0, has_fd=False), 1),
         (R.SET_MEM_TABLE, MemTable((MemRegion(0, 4096, 0, 0),)), 2),
     ],
 )
@@ -288,14 +288,14 @@ def test_what_is_here_in_part_is_given_back() -> None:
     ],
 )
 def test_memory_that_can_not_be_is_refused(bad: tuple[MemRegion, ...]) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(MessageRefused):
         MemTable.parse(MemTable(bad).emit())
 
 
 @pytest.mark.hostile("V08")
 @pytest.mark.parametrize("count", [0, 9, 0xFFFFFFFF])
 def test_a_table_of_too_many_regions_or_none_is_refused(count: int) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(MessageRefused):
         MemTable.parse(struct.pack("<II", count, 0) + bytes(32 * min(count, 8)))
 
 
@@ -311,21 +311,21 @@ def test_a_table_may_have_room_for_more_regions_than_there_are(count: int) -> No
 @pytest.mark.hostile("V07")
 @pytest.mark.parametrize("value", [0x200, 1 << 32, (1 << 64) - 1])
 def test_a_ring_index_of_more_than_eight_bits_is_not_cut_off(value: int) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(MessageRefused):
         VringFd.parse(value.to_bytes(8, "little"))
 
 
 @pytest.mark.hostile("V14")
 @pytest.mark.parametrize("size", [0, 3, 5, 0xFFFFFFFF])
 def test_configuration_of_another_size_than_it_says_is_refused(size: int) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(MessageRefused):
         Config.parse(struct.pack("<III", 0, size, 0) + bytes(4))
 
 
 @pytest.mark.parametrize("body", [Log(1 << 63, 1 << 63).emit(), Log(2, (1 << 64) - 1).emit()])
 def test_a_log_that_wraps_around_is_refused(body: bytes) -> None:
     if sum(struct.unpack("<QQ", body)) > 1 << 64:
-        with pytest.raises(Refused):
+        with pytest.raises(MessageRefused):
             Log.parse(body)
     else:
         Log.parse(body)
@@ -333,7 +333,7 @@ def test_a_log_that_wraps_around_is_refused(body: bytes) -> None:
 
 @pytest.mark.hostile("V11")
 def test_an_inflight_area_that_wraps_around_is_refused() -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(MessageRefused):
         Inflight.parse(struct.pack("<QQHH", (1 << 64) - 1, 2, 1, 1))
 
 

@@ -31,7 +31,7 @@ from vnet.testing.carriers import HostileMailbox
 
 MAILBOX = Options(transport="epf_mailbox", queue_size=16)
 POLLED = attrs.evolve(MAILBOX, poll=True)
-Reg, QueueReg, Ext, ExtQueue, Outcome = mb.Reg, mb.QueueReg, mb.Ext, mb.ExtQueue, mb.Outcome
+Reg, QueueReg, Ext, ExtQueue, Outcome = mb.Reg, mb.QueueReg, mb.Ext, mb.ExtQueue, mb.MailboxOutcome
 ACTIVATE, NOTIFY = mb.QueueCommand.ACTIVATE, mb.QueueCommand.NOTIFY
 OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 
@@ -335,7 +335,7 @@ async def test_a_late_answer_never_satisfies_the_next_command(monkeypatch: pytes
         done = []
 
         async def ask() -> None:
-            done.append(await front._ask(front._mailbox, mb.Command.RESET))
+            done.append(await front._ask(front._mailbox, mb.DeviceCommand.RESET))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
@@ -368,7 +368,7 @@ async def test_a_command_that_was_never_accepted_is_withdrawn_before_the_next_is
         numbers = [value for offset, value in order if offset == Ext.SEQUENCE.offset]
         assert numbers == [numbers[0], numbers[0] + 1]
         second = order.index((Ext.SEQUENCE.offset, numbers[1]))
-        assert order[second - 1] == (Reg.CMD.offset, mb.Command.NONE)
+        assert order[second - 1] == (Reg.CMD.offset, mb.DeviceCommand.NONE)
         slow2.wake()
 
 
@@ -397,7 +397,7 @@ async def test_commands_are_given_one_at_a_time(monkeypatch: pytest.MonkeyPatch)
         order: list[int] = []
 
         async def ask(number: int) -> None:
-            await front._ask(front._mailbox, mb.Command.SET_STATUS)
+            await front._ask(front._mailbox, mb.DeviceCommand.SET_STATUS)
             order.append(number)
 
         async with trio.open_nursery() as nursery:
@@ -578,18 +578,18 @@ async def test_without_the_extension_an_answer_that_is_owed_is_waited_for_first(
         asked: list[bool] = []
 
         async def ask() -> None:
-            asked.append(await front._ask(front._mailbox, mb.Command.RESET))
+            asked.append(await front._ask(front._mailbox, mb.DeviceCommand.RESET))
 
         with pytest.raises(TransportLost):
             await ask()  # what is owed never comes
-        assert front._get(Reg.CMD.value) == mb.Command.SET_STATUS
+        assert front._get(Reg.CMD.value) == mb.DeviceCommand.SET_STATUS
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
             await trio.sleep(0.1)
             slow.catch_up()  # the late one
             await trio.sleep(0.1)
             assert asked == []
-            assert front._get(Reg.CMD.value) == mb.Command.RESET
+            assert front._get(Reg.CMD.value) == mb.DeviceCommand.RESET
             slow.wake()
         assert asked == [True]
         with pytest.raises(ProbeError, match="can't be written"):

@@ -25,12 +25,12 @@ from drivers.transports.ntb.registers import (
     DB_CONTROL,
     VERSION,
     Answer,
-    Command,
+    NtbCommand,
+    NtbOutcome,
+    NtbSide,
     Offer,
-    Outcome,
     RingArea,
     Spad,
-    Type,
     emit_command,
     parse_command,
 )
@@ -86,7 +86,7 @@ async def test_the_scratchpads_read_as_the_table_says() -> None:
         words, front = hosts.peek(), hosts.front
         features = hosts.vhost.features
         assert words == words | {
-            Spad.TYPE: Type.VIRTIO,
+            Spad.TYPE: NtbSide.VIRTIO,
             Spad.VENDOR_ID: 0x1AF4,
             Spad.DEVICE_ID: DEVICE_ID,
             Spad.VHOST_FEATURES_LO: features & 0xFFFF_FFFF,
@@ -105,7 +105,7 @@ async def test_the_scratchpads_read_as_the_table_says() -> None:
             Spad.VIRTIO_SESSION: 1,
             Spad.BUFFER_OFFSET: BUFFER_OFFSET,
         }
-        assert hosts.ntb.secondary.spads[Spad.TYPE] == Type.VHOST
+        assert hosts.ntb.secondary.spads[Spad.TYPE] == NtbSide.VHOST
         config = b"".join(hosts.spad(Spad.CONFIG + i).to_bytes(4, "little") for i in range(8))
         assert config[:30] == hosts.vhost.config
 
@@ -396,12 +396,12 @@ class Puppet:
             self.ntb.spad_write(spad, value)
         self.ntb.peer_db_set(DB_CONTROL)
 
-    def complete(self, word: int, outcome: int = Outcome.OK) -> None:
+    def complete(self, word: int, outcome: int = NtbOutcome.OK) -> None:
         self.put({Spad.COMMAND_STATUS: emit_command(parse_command(word)[0], outcome)})
 
     def show(self, words: dict[int, int] | None = None) -> None:
         self.put({**self.offer.emit(), **(words or {})})
-        self.ntb.peer_spad_write(Spad.TYPE, Type.VHOST)
+        self.ntb.peer_spad_write(Spad.TYPE, NtbSide.VHOST)
         self.ntb.peer_db_set(DB_CONTROL)
 
     async def beat(self) -> None:
@@ -468,7 +468,10 @@ async def test_a_late_answer_never_ends_the_next_command() -> None:
             assert not done.is_set()
             vhost.complete(second)
         assert done.is_set()
-        assert [parse_command(word)[1] for word in vhost.commands] == [Command.SET_STATUS, Command.FINALIZE_FEATURES]
+        assert [parse_command(word)[1] for word in vhost.commands] == [
+            NtbCommand.SET_STATUS,
+            NtbCommand.FINALIZE_FEATURES,
+        ]
 
 
 async def test_commands_wait_for_one_another() -> None:
@@ -491,14 +494,14 @@ async def test_a_command_that_the_vhost_side_can_not_do_is_an_error_of_its_own()
         hosts.start()
         await hosts.wait_up()
         with pytest.raises(ProbeError, match="could not do ENABLE_QUEUES"):
-            await hosts.front._command(Command.ENABLE_QUEUES)  # they run already
+            await hosts.front._command(NtbCommand.ENABLE_QUEUES)  # they run already
 
 
 async def test_the_command_for_reset_means_the_same_as_status_0() -> None:
     async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()
-        await hosts.front._command(Command.RESET)
+        await hosts.front._command(NtbCommand.RESET)
         assert hosts.vhost.runs == 1
         assert hosts.back.device.resets >= 2
         await hosts.wait_up()  # the driver notices that it was reset behind its back
@@ -793,7 +796,7 @@ async def test_a_virtio_side_that_makes_no_sense_is_refused_with_a_reason(words:
         raw.link_enable()
         await trio.sleep(0.1)
         good = Answer(hosts.back.session, Addr(0x4000_0000), 4096, BUFFER_OFFSET).emit()
-        for spad, value in {Spad.TYPE: Type.VIRTIO, **good, **words}.items():
+        for spad, value in {Spad.TYPE: NtbSide.VIRTIO, **good, **words}.items():
             raw.peer_spad_write(spad, value)
         raw.peer_db_set(DB_CONTROL)
         await trio.sleep(1)
@@ -873,7 +876,7 @@ class Liar:
         self.ntb.mw_set_trans(0, self.base, 4 * MIB)
         for spad, value in Answer(session, self.base, 4096, BUFFER_OFFSET).emit().items():
             self.ntb.peer_spad_write(spad, value)
-        self.ntb.peer_spad_write(Spad.TYPE, Type.VIRTIO)
+        self.ntb.peer_spad_write(Spad.TYPE, NtbSide.VIRTIO)
         self.ntb.peer_db_set(DB_CONTROL)
         self.hosts.nursery.start_soon(self._beat)
         await wait_all_tasks_blocked()
@@ -893,15 +896,15 @@ class Liar:
         self.ntb.peer_db_set(DB_CONTROL)
         await wait_all_tasks_blocked()
         sequence, outcome = parse_command(self.ntb.peer_spad_read(Spad.COMMAND_STATUS))
-        return outcome if sequence == self.sequence else Outcome.NONE
+        return outcome if sequence == self.sequence else NtbOutcome.NONE
 
     async def accept(self, features: int = mask((RingFeature.VERSION_1,))) -> None:
-        await self.command(Command.SET_STATUS, 1)
-        await self.command(Command.SET_STATUS, 3)
+        await self.command(NtbCommand.SET_STATUS, 1)
+        await self.command(NtbCommand.SET_STATUS, 3)
         for at, spad in enumerate((Spad.VIRTIO_FEATURES_LO, Spad.VIRTIO_FEATURES_HI)):
             self.ntb.peer_spad_write(spad, features >> 32 * at & 0xFFFF_FFFF)
-        await self.command(Command.FINALIZE_FEATURES)
-        await self.command(Command.SET_STATUS, 11)
+        await self.command(NtbCommand.FINALIZE_FEATURES)
+        await self.command(NtbCommand.SET_STATUS, 11)
 
 
 async def waiting_liar(hosts: ThreeHosts) -> Liar:
@@ -928,7 +931,7 @@ async def test_a_virtio_side_that_answered_and_left_before_anybody_looked_gets_a
         session = hosts.back.session
         assert session
         driver.ntb.peer_spad_write(Spad.VIRTIO_SESSION, 0)
-        driver.ntb.peer_spad_write(Spad.TYPE, Type.VIRTIO)
+        driver.ntb.peer_spad_write(Spad.TYPE, NtbSide.VIRTIO)
         driver.ntb.peer_db_set(DB_CONTROL)
         await trio.sleep(10 * BEAT)
         assert hosts.back.session == session + 1, "once, and then it waits again"
@@ -962,7 +965,7 @@ async def test_a_ring_of_a_size_that_can_not_be_is_refused(num: int) -> None:
         driver = await liar(hosts)
         await driver.accept()
         driver.ntb.peer_spad_write(Spad.QUEUE_NUM, num)
-        assert await driver.command(Command.ENABLE_QUEUES) == Outcome.ERROR
+        assert await driver.command(NtbCommand.ENABLE_QUEUES) == NtbOutcome.ERROR
         assert hosts.back.device.queues[0].num == 64
         assert not hosts.back.device.queues[0].enabled
 
@@ -972,10 +975,10 @@ async def test_queues_are_not_enabled_before_features_ok_or_after_driver_ok() ->
     async with open_hosts() as hosts:
         driver = await liar(hosts)
         driver.ntb.peer_spad_write(Spad.QUEUE_NUM, 64)
-        assert await driver.command(Command.ENABLE_QUEUES) == Outcome.ERROR
+        assert await driver.command(NtbCommand.ENABLE_QUEUES) == NtbOutcome.ERROR
         await driver.accept()
-        assert await driver.command(Command.SET_STATUS, 15) == Outcome.OK
-        assert await driver.command(Command.ENABLE_QUEUES) == Outcome.ERROR
+        assert await driver.command(NtbCommand.SET_STATUS, 15) == NtbOutcome.OK
+        assert await driver.command(NtbCommand.ENABLE_QUEUES) == NtbOutcome.ERROR
 
 
 @pytest.mark.hostile("S08")
@@ -983,7 +986,7 @@ async def test_queues_are_not_enabled_before_features_ok_or_after_driver_ok() ->
 async def test_a_write_beyond_the_configuration_is_refused(where: int) -> None:
     async with open_hosts() as hosts:
         driver = await liar(hosts)
-        assert await driver.command(Command.WRITE_CONFIG, where) == Outcome.ERROR
+        assert await driver.command(NtbCommand.WRITE_CONFIG, where) == NtbOutcome.ERROR
         assert hosts.vhost.written == []
 
 
@@ -994,10 +997,10 @@ async def test_100_resets_in_a_row_each_end() -> None:
         driver.ntb.peer_spad_write(Spad.QUEUE_NUM, 64)
         for at in range(100):
             await driver.accept()
-            assert await driver.command(Command.ENABLE_QUEUES) == Outcome.OK
-            await driver.command(Command.SET_STATUS, 15)
+            assert await driver.command(NtbCommand.ENABLE_QUEUES) == NtbOutcome.OK
+            await driver.command(NtbCommand.SET_STATUS, 15)
             assert hosts.vhost.runs == at + 1
-            assert await driver.command(Command.SET_STATUS, 0) == Outcome.OK
+            assert await driver.command(NtbCommand.SET_STATUS, 0) == NtbOutcome.OK
             assert hosts.peek()[Spad.STATUS] == 0
 
 

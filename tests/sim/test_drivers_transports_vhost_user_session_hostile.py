@@ -328,9 +328,9 @@ def _made(front: FrontEnd, request_: R, variant: int) -> tuple[Payload | None, l
         R.SET_VRING_ENABLE: (VringState(index, odd), []),
         R.GET_VRING_BASE: (VringState(index, 0), []),
         R.SET_VRING_ADDR: (attrs.evolve(front.addrs(ring, log=variant > 1), index=index), []),
-        R.SET_VRING_KICK: (VringFd(index, there=not odd), [ring.kick_fd][odd:]),
-        R.SET_VRING_CALL: (VringFd(index, there=not odd), [ring.call_fd][odd:]),
-        R.SET_VRING_ERR: (VringFd(index, there=not odd), [ring.err_fd][odd:]),
+        R.SET_VRING_KICK: (VringFd(index, has_fd=not odd), [ring.kick_fd][odd:]),
+        R.SET_VRING_CALL: (VringFd(index, has_fd=not odd), [ring.call_fd][odd:]),
+        R.SET_VRING_ERR: (VringFd(index, has_fd=not odd), [ring.err_fd][odd:]),
         R.SET_BACKEND_REQ_FD: (Empty(), [front.memory.fd]),
         R.GET_CONFIG: (Config(0, 0, bytes(60)), []),
         R.SET_CONFIG: (Config(32, 0, bytes((odd,))), []),
@@ -534,7 +534,7 @@ async def test_a_front_end_that_does_not_kick_at_all() -> None:
     async with bench_() as bench, bench.front() as front:
         await front.bring_up()
         [ring] = front.rings
-        assert await front.tell(R.SET_VRING_KICK, VringFd(0, there=False))
+        assert await front.tell(R.SET_VRING_KICK, VringFd(0, has_fd=False))
         begin(front, ring, 1, 0, bytes(512), kick=False)
         assert (await finish(front, ring))[-1] == 0
 

@@ -69,12 +69,12 @@ class HostileMailbox(HostileDriver):
     @status.setter
     def status(self, value: int) -> None:
         self.put_reg(mb.Reg.DEVICE_STATUS.value, value)
-        self.command(mb.Command.SET_STATUS if value else mb.Command.RESET)
+        self.command(mb.DeviceCommand.SET_STATUS if value else mb.DeviceCommand.RESET)
 
     async def reset(self) -> None:
         self.status = Status(0)
         with trio.fail_after(1):
-            while self.reg(mb.Reg.CMD_STATUS.value) != mb.Outcome.OKAY:  # noqa: ASYNC110  a register tells nobody
+            while self.reg(mb.Reg.CMD_STATUS.value) != mb.MailboxOutcome.OKAY:  # noqa: ASYNC110  a register tells nobody
                 await trio.sleep(0.001)
 
     @property
@@ -90,7 +90,7 @@ class HostileMailbox(HostileDriver):
         self.put_reg(mb.Reg.GUEST_FEATURES.value, value & (1 << 64) - 1)
         self.put_reg(mb.Ext.DRIVER_FEATURES.value, value)
         self.put_reg(mb.Ext.DRIVER_VERSION.value, mb.EXT_VERSION)
-        self.command(mb.Command.FINALIZE_FEATURES)
+        self.command(mb.DeviceCommand.FINALIZE_FEATURES)
 
     def config(self, offset: int, size: int) -> int:
         return self.function.bar_read(mb.BAR, mb.CONFIG + offset, size)

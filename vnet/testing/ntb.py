@@ -15,11 +15,11 @@ from drivers.transports.ntb.registers import (
     VHOST_FEATURES,
     VIRTIO_FEATURES,
     Answer,
-    Command,
+    NtbCommand,
+    NtbSide,
     Offer,
     RingArea,
     Spad,
-    Type,
     emit_command,
 )
 from drivers.transports.ntb.window import WindowDma
@@ -55,7 +55,7 @@ class HostileNtb(HostileDriver):
         self.ntb.link_enable()
         trio.lowlevel.spawn_system_task(self._beat)
         with trio.fail_after(1):
-            while self.ntb.spad_read(Spad.TYPE) != Type.VHOST or not self._answer():  # noqa: ASYNC110
+            while self.ntb.spad_read(Spad.TYPE) != NtbSide.VHOST or not self._answer():  # noqa: ASYNC110
                 await trio.sleep(0.001)
 
     def _answer(self) -> bool:
@@ -69,7 +69,7 @@ class HostileNtb(HostileDriver):
             ntb.mw_set_trans(0, self.window.base, self.offer.mw_size)
             for spad, value in Answer(session, self.window.base, ALIGN, self.area.buffer_offset).emit().items():
                 ntb.peer_spad_write(spad, value)
-            ntb.peer_spad_write(Spad.TYPE, Type.VIRTIO)
+            ntb.peer_spad_write(Spad.TYPE, NtbSide.VIRTIO)
             ntb.peer_db_set(DB_CONTROL)
         return bool(session) and ntb.peer_spad_read(Spad.READY) == session
 
@@ -120,7 +120,7 @@ class HostileNtb(HostileDriver):
 
     @status.setter
     def status(self, value: int) -> None:
-        self.command(Command.SET_STATUS, value)
+        self.command(NtbCommand.SET_STATUS, value)
 
     @property
     def device_features(self) -> int:
@@ -134,7 +134,7 @@ class HostileNtb(HostileDriver):
     def driver_features(self, value: int) -> None:
         for select, spad in enumerate(VIRTIO_FEATURES):
             self.ntb.peer_spad_write(spad, word(value, select))
-        self.command(Command.FINALIZE_FEATURES)
+        self.command(NtbCommand.FINALIZE_FEATURES)
 
     def config(self, offset: int, size: int) -> int:
         words = (self.ntb.peer_spad_read(Spad.CONFIG + at) for at in range(offset // 4, -(-(offset + size) // 4)))
@@ -164,7 +164,7 @@ class HostileNtb(HostileDriver):
             self.ntb.peer_spad_write(Spad.QUEUE_NUM + other, num if other == queue else 0)
 
     def enable(self, queue: int) -> None:
-        self.command(Command.ENABLE_QUEUES)
+        self.command(NtbCommand.ENABLE_QUEUES)
 
     def map_vectors(self, queues: int = 2) -> None:
         self._seen = self._look_at_device()

@@ -13,7 +13,7 @@ from drivers.contracts.ipc import FdSocket, Handle
 from drivers.errors import TransportLost
 from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES, FrontendRequest
 from drivers.transports.vhost_user.front import PROTOCOL_FEATURES
-from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Assembler, Message, ack, parse, reply
+from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Assembler, UserMessage, ack, parse, reply
 from drivers.transports.vhost_user.payloads import U64, Config, Payload, VringState
 from rings.features import RingFeature
 from vnet.linux.ipc import UnixSocket
@@ -97,7 +97,7 @@ class ScriptedBack:
             while self.kept:
                 self.kept.popitem()[1].close()
 
-    async def _answer(self, socket: FdSocket, message: Message) -> bool:
+    async def _answer(self, socket: FdSocket, message: UserMessage) -> bool:
         request = R(message.request)
         payload: Any = parse(message, FRONTEND_MESSAGES)
         self.log.append((request, payload, len(message.handles)))

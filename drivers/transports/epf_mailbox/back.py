@@ -33,10 +33,10 @@ from drivers.transports.epf_mailbox.registers import (
     QUEUE_ENABLED,
     VECTORS,
     VRING_ALIGN,
-    Command,
+    DeviceCommand,
     Ext,
     ExtQueue,
-    Outcome,
+    MailboxOutcome,
     QueueCommand,
     QueueReg,
     Reg,
@@ -191,8 +191,8 @@ class MailboxEpf(EndpointFunction):
             (Reg.CMD.value, Reg.CMD_STATUS.value),
             *((QueueReg.CMD.at(i), QueueReg.CMD_STATUS.at(i)) for i in range(MAX_QUEUES)),
         ):
-            self._put(command, Command.NONE)
-            self._put(outcome, Outcome.NONE)
+            self._put(command, DeviceCommand.NONE)
+            self._put(outcome, MailboxOutcome.NONE)
 
     def registers(self) -> dict[str, int]:
         """Every register by name; of queues only those that exist."""
@@ -223,10 +223,12 @@ class MailboxEpf(EndpointFunction):
             return  # looked at again once that is done
         sequence = self._sequence(Ext.SEQUENCE.value)  # before the command, which is written after it
         command = self._get(Reg.CMD.value)
-        if command == Command.NONE:
+        if command == DeviceCommand.NONE:
             return
         self._accept(Reg.CMD.value, Reg.CMD_STATUS.value)
-        if command == Command.RESET or (command == Command.SET_STATUS and not self._get(Reg.DEVICE_STATUS.value)):
+        if command == DeviceCommand.RESET or (
+            command == DeviceCommand.SET_STATUS and not self._get(Reg.DEVICE_STATUS.value)
+        ):
             self._resetting = sequence
             self.device.reset()  # answered once it is done
             return
@@ -256,13 +258,13 @@ class MailboxEpf(EndpointFunction):
 
     def _accept(self, command: tuple[int, int], outcome: tuple[int, int]) -> None:
         """A status that still stands there is about an earlier command: nobody may take it for this one's."""
-        self._put(outcome, Outcome.NONE)
-        self._put(command, Command.NONE)
+        self._put(outcome, MailboxOutcome.NONE)
+        self._put(command, DeviceCommand.NONE)
 
     def _answer(self, outcome: tuple[int, int], completed: tuple[int, int], sequence: int, done: bool) -> None:
         if self._extension:
             self._put(completed, sequence)
-        self._put(outcome, Outcome.OKAY if done else Outcome.ERROR)
+        self._put(outcome, MailboxOutcome.OKAY if done else MailboxOutcome.ERROR)
 
     def _status_changed(self, status: Status) -> None:
         if status or self._buffer is None:
@@ -326,9 +328,9 @@ class MailboxEpf(EndpointFunction):
         return enabled
 
     _COMMANDS: ClassVar[Mapping[int, Callable[[MailboxEpf], bool]]] = {
-        Command.SET_STATUS: _set_status,
-        Command.FINALIZE_FEATURES: _finalize_features,
-        Command.WRITE_CONFIG: _write_config,
+        DeviceCommand.SET_STATUS: _set_status,
+        DeviceCommand.FINALIZE_FEATURES: _finalize_features,
+        DeviceCommand.WRITE_CONFIG: _write_config,
     }
     _QUEUE_COMMANDS: ClassVar[Mapping[int, Callable[[MailboxEpf, int], bool]]] = {
         QueueCommand.ACTIVATE: _activate,

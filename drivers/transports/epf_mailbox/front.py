@@ -33,10 +33,10 @@ from drivers.transports.epf_mailbox.registers import (
     PCI_VENDOR,
     QUEUE_ENABLED,
     VRING_ALIGN,
-    Command,
+    DeviceCommand,
     Ext,
     ExtQueue,
-    Outcome,
+    MailboxOutcome,
     QueueCommand,
     QueueReg,
     Reg,
@@ -145,36 +145,36 @@ class VirtioMailbox(FunctionTransport):
                 if mailbox.owed and not self.extended:
                     await self._answer(mailbox)
                 elif mailbox.owed:
-                    self._put(mailbox.command, Command.NONE)  # if it is still there, it never will be accepted
+                    self._put(mailbox.command, DeviceCommand.NONE)  # if it is still there, it never will be accepted
                 await self._taken(mailbox)
                 mailbox.sequence = mailbox.sequence + 1 & 0xFFFF_FFFF
                 mailbox.owed = True
-                self._put(mailbox.outcome, Outcome.NONE)
+                self._put(mailbox.outcome, MailboxOutcome.NONE)
                 if self.extended:
                     self._put(mailbox.ask, mailbox.sequence)
                 self._put(mailbox.command, command)
                 self._ring(mailbox)
-                return await self._answer(mailbox) == Outcome.OKAY
+                return await self._answer(mailbox) == MailboxOutcome.OKAY
         raise TransportLost(f"{self._function.name}: command {command} was not answered within {TIMEOUT:g} s")
 
     async def _taken(self, mailbox: Mailbox) -> None:
         """Wait until the command word is free: a NOTIFY that was posted may still be in it, its doorbell lost."""
-        while self._get(mailbox.command) != Command.NONE:
+        while self._get(mailbox.command) != DeviceCommand.NONE:
             await self._linger(mailbox)
 
     async def _answer(self, mailbox: Mailbox) -> int:
         while True:
             outcome = self._get(mailbox.outcome)
-            if outcome in (Outcome.OKAY, Outcome.ERROR) and self._is_of(mailbox):
+            if outcome in (MailboxOutcome.OKAY, MailboxOutcome.ERROR) and self._is_of(mailbox):
                 mailbox.owed = False
-                self._put(mailbox.outcome, Outcome.NONE)
+                self._put(mailbox.outcome, MailboxOutcome.NONE)
                 return outcome
             await self._linger(mailbox)
 
     async def _linger(self, mailbox: Mailbox) -> None:
         """Some time until the next look; a word that nobody took by then is rung for again, which is harmless."""
         self._check()
-        if self._get(mailbox.command) != Command.NONE and trio.current_time() >= mailbox.rung + RECHECK:
+        if self._get(mailbox.command) != DeviceCommand.NONE and trio.current_time() >= mailbox.rung + RECHECK:
             self._ring(mailbox)
         await trio.sleep(POLL)
 
@@ -214,11 +214,11 @@ class VirtioMailbox(FunctionTransport):
     async def set_status(self, status: int) -> None:
         """A bit that the device does not take reads back unset."""
         self._put(Reg.DEVICE_STATUS.value, status)
-        await self._ask(self._mailbox, Command.SET_STATUS)
+        await self._ask(self._mailbox, DeviceCommand.SET_STATUS)
 
     async def _reset(self) -> None:
         self._put(Reg.DEVICE_STATUS.value, 0)
-        if not await self._ask(self._mailbox, Command.RESET) or self._get(Reg.DEVICE_STATUS.value):
+        if not await self._ask(self._mailbox, DeviceCommand.RESET) or self._get(Reg.DEVICE_STATUS.value):
             raise TransportLost(f"{self._function.name}: the device did not reset")
         self.extended = self._has_extension()  # what the endpoint shows is its own again
         self._doorbells = self._find_doorbells() if self.extended else None
@@ -234,7 +234,7 @@ class VirtioMailbox(FunctionTransport):
         if self.extended:
             self._put(Ext.DRIVER_FEATURES.value, features)
             self._put(Ext.DRIVER_VERSION.value, EXT_VERSION)
-        if not await self._ask(self._mailbox, Command.FINALIZE_FEATURES):
+        if not await self._ask(self._mailbox, DeviceCommand.FINALIZE_FEATURES):
             raise FeatureMismatch(f"{self._function.name}: the device refused the features {features:#x}")
 
     async def generation(self) -> int:
@@ -261,7 +261,7 @@ class VirtioMailbox(FunctionTransport):
         self._put((CONFIG + offset, len(data)), int.from_bytes(data, "little"))
         self._put(Ext.CONFIG_OFFSET.value, offset)
         self._put(Ext.CONFIG_LENGTH.value, len(data))
-        await self._ask(self._mailbox, Command.WRITE_CONFIG)
+        await self._ask(self._mailbox, DeviceCommand.WRITE_CONFIG)
 
     def _check_config(self, offset: int, size: int) -> None:
         if offset + size > CONFIG_SIZE:

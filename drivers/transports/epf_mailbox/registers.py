@@ -30,11 +30,11 @@ __all__ = [
     "QUEUE_ENABLED",
     "VECTORS",
     "VRING_ALIGN",
-    "Command",
+    "DeviceCommand",
     "Ext",
     "ExtQueue",
-    "Field",
-    "Outcome",
+    "MailboxField",
+    "MailboxOutcome",
     "QueueCommand",
     "QueueReg",
     "Reg",
@@ -67,7 +67,7 @@ VRING_ALIGN = 4096
 QUEUE_ENABLED = 1
 
 
-class Command(IntEnum):
+class DeviceCommand(IntEnum):
     """The device's command word."""
 
     NONE = 0
@@ -87,7 +87,7 @@ class QueueCommand(IntEnum):
     NOTIFY = 3
 
 
-class Outcome(IntEnum):
+class MailboxOutcome(IntEnum):
     """A command status word: NONE from when the command is accepted until it is done."""
 
     NONE = 0
@@ -95,7 +95,7 @@ class Outcome(IntEnum):
     ERROR = 2
 
 
-class Field(Enum):
+class MailboxField(Enum):
     """(offset, bytes)."""
 
     @property
@@ -111,7 +111,7 @@ class Field(Enum):
         raise TypeError(f"{self} is not a queue's")
 
 
-class Reg(Field):
+class Reg(MailboxField):
     """Of the device."""
 
     HOST_FEATURES = (0x00, 8)
@@ -125,7 +125,7 @@ class Reg(Field):
     CMD_STATUS = (0x1B, 1)
 
 
-class QueueReg(Field):
+class QueueReg(MailboxField):
     """Of a queue, from the start of its block."""
 
     CMD = (0, 1)
@@ -139,7 +139,7 @@ class QueueReg(Field):
         return QUEUES + QUEUE_STRIDE * index + self.offset, self.size
 
 
-class Ext(Field):
+class Ext(MailboxField):
     """Of the extension."""
 
     MAGIC = (EXT, 4)
@@ -161,7 +161,7 @@ class Ext(Field):
     CONFIG_LENGTH = (EXT + 0x46, 2)
 
 
-class ExtQueue(Field):
+class ExtQueue(MailboxField):
     """Of a queue in the extension, from the start of its part."""
 
     SEQUENCE = (0x00, 4)

@@ -13,7 +13,7 @@ from rings.formats import RING_FEATURES
 from rings.memory import Memory
 from rings.status import Status
 
-__all__ = ["MmioDevice", "Registers"]
+__all__ = ["MmioDevice", "MmioRegisters"]
 
 VENDOR = 0x1AF4
 NO_REGION = 0xFFFF_FFFF
@@ -42,7 +42,7 @@ class MmioDevice(VhostOps):
         self._slot = slot
         self.interrupt_status = 0
         """Bits of `Interrupt`. A plain number, as flags of Python's cost more than the rest of an interrupt."""
-        self._registers = Registers(self)
+        self._registers = MmioRegisters(self)
         self.device.on_status = self._status_changed
 
     def bind(self) -> None:
@@ -89,7 +89,7 @@ class MmioDevice(VhostOps):
             self.acknowledge(WORD)
 
 
-class Registers:
+class MmioRegisters:
     """Control registers as aligned 32-bit words, the configuration at any natural width.
 
     Any other access, and any that a register is not made for, reads 0 and writes nothing.
@@ -150,7 +150,7 @@ class Registers:
         elif value == 1 and self._idle_queue() is not None:
             self._device.enable_queue(self._queue_select)
 
-    _READ: ClassVar[dict[int, Callable[[Registers], int]]] = {
+    _READ: ClassVar[dict[int, Callable[[MmioRegisters], int]]] = {
         Register.MAGIC_VALUE: lambda _: MAGIC,
         Register.VERSION: lambda _: VERSION,
         Register.DEVICE_ID: lambda self: self._device.device_id,
@@ -166,7 +166,7 @@ class Registers:
         Register.SHM_BASE_HIGH: lambda _: NO_REGION,
         Register.CONFIG_GENERATION: lambda self: self._device.generation,
     }
-    _WRITE: ClassVar[dict[int, Callable[[Registers, int], None]]] = {
+    _WRITE: ClassVar[dict[int, Callable[[MmioRegisters, int], None]]] = {
         Register.DEVICE_FEATURES_SEL: lambda self, value: self._select("_device_select", value),
         Register.DRIVER_FEATURES_SEL: lambda self, value: self._select("_driver_select", value),
         Register.DRIVER_FEATURES: lambda self, value: self._device.write_driver_features(self._driver_select, value),

@@ -18,13 +18,13 @@ from drivers.transports.ntb.registers import (
     MAX_QUEUES,
     VIRTIO_FEATURES,
     Answer,
-    Command,
+    NtbCommand,
+    NtbOutcome,
+    NtbRefused,
+    NtbSide,
     Offer,
-    Outcome,
-    Refused,
     RingArea,
     Spad,
-    Type,
     config_words,
     emit_command,
     parse_command,
@@ -166,7 +166,7 @@ class NtbVhost(NtbEnd):
         if ready and self.ntb.link_is_up:
             try:
                 self._step()
-            except Refused as exc:
+            except NtbRefused as exc:
                 self._refuse(str(exc))
 
     def end(self, fault: str = "") -> None:
@@ -181,7 +181,7 @@ class NtbVhost(NtbEnd):
         self._woken.set()
 
     def _step(self) -> None:
-        """One step towards a session, or one command in it. Raises Refused."""
+        """One step towards a session, or one command in it. Raises NtbRefused."""
         if self.session and self.engaged and self.ntb.spad_read(Spad.VIRTIO_SESSION) != self.session:
             self.end()
         if not self.session:
@@ -199,7 +199,7 @@ class NtbVhost(NtbEnd):
         ntb, device = self.ntb, self.device
         words = config_words(device.config)
         if not 1 <= len(device.queues) <= MAX_QUEUES:
-            raise Refused(f"a device of {len(device.queues)} queues; an NTB carries 1 to {MAX_QUEUES}")
+            raise NtbRefused(f"a device of {len(device.queues)} queues; an NTB carries 1 to {MAX_QUEUES}")
         last = self._last_session or ntb.spad_read(Spad.SESSION)
         self._last_session = last + 1 & 0xFFFF_FFFF or 1
         self._offer = Offer(
@@ -227,13 +227,13 @@ class NtbVhost(NtbEnd):
 
     def _show(self) -> None:
         """Say that a vhost side is here."""
-        self.ntb.peer_spad_write(Spad.TYPE, Type.VHOST)
+        self.ntb.peer_spad_write(Spad.TYPE, NtbSide.VHOST)
         self.tell()
 
     def _take_answer(self) -> None:
         ntb, offer = self.ntb, self._offer
         assert offer is not None
-        answered, session = ntb.spad_read(Spad.TYPE) == Type.VIRTIO, ntb.spad_read(Spad.VIRTIO_SESSION)
+        answered, session = ntb.spad_read(Spad.TYPE) == NtbSide.VIRTIO, ntb.spad_read(Spad.VIRTIO_SESSION)
         if answered and not session:
             self.end()  # it answered this one and left it, which it takes no second time: there will be another
             return
@@ -246,7 +246,7 @@ class NtbVhost(NtbEnd):
             for at in (answer.mw_addr, answer.mw_addr + offer.mw_size - 1):
                 memory.view(Addr(at), 1, True)
         except MemoryFault as fault:
-            raise Refused(f"the virtio side's window can't be reached: {fault}") from None
+            raise NtbRefused(f"the virtio side's window can't be reached: {fault}") from None
         self._answer, self._memory, self._refused = answer, memory, ""
         self.device.meter = self._toll = ntb.peer_mw_toll(0)
         self.engage()
@@ -271,9 +271,9 @@ class NtbVhost(NtbEnd):
         run = self._COMMANDS.get(code)
         done = run(self, self.ntb.spad_read(Spad.ARGUMENT)) if run is not None else False
         if done is not None:
-            self._complete(sequence, Outcome.OK if done else Outcome.ERROR)
+            self._complete(sequence, NtbOutcome.OK if done else NtbOutcome.ERROR)
 
-    def _complete(self, sequence: int, outcome: Outcome) -> None:
+    def _complete(self, sequence: int, outcome: NtbOutcome) -> None:
         self._write(Spad.COMMAND_STATUS, emit_command(sequence, outcome))
         self.tell()
 
@@ -320,11 +320,11 @@ class NtbVhost(NtbEnd):
         return True
 
     _COMMANDS: ClassVar[Mapping[int, Callable[[NtbVhost, int], bool | None]]] = {
-        Command.SET_STATUS: _set_status,
-        Command.FINALIZE_FEATURES: _finalize_features,
-        Command.RESET: lambda self, _: self._set_status(0),
-        Command.ENABLE_QUEUES: _enable_queues,
-        Command.WRITE_CONFIG: _write_config,
+        NtbCommand.SET_STATUS: _set_status,
+        NtbCommand.FINALIZE_FEATURES: _finalize_features,
+        NtbCommand.RESET: lambda self, _: self._set_status(0),
+        NtbCommand.ENABLE_QUEUES: _enable_queues,
+        NtbCommand.WRITE_CONFIG: _write_config,
     }
     """True or False say how it ended, None that it is not done yet."""
 
@@ -335,7 +335,7 @@ class NtbVhost(NtbEnd):
             self._write(Spad.STATUS, status)
             if not status and self._resetting is not None:
                 sequence, self._resetting = self._resetting, None
-                self._complete(sequence, Outcome.OK)
+                self._complete(sequence, NtbOutcome.OK)
         if not status and self._ntb is not None:
             self._woken.set()
 

@@ -22,13 +22,13 @@ from drivers.transports.ntb.registers import (
     VHOST_FEATURES,
     VIRTIO_FEATURES,
     Answer,
-    Command,
+    NtbCommand,
+    NtbOutcome,
+    NtbRefused,
+    NtbSide,
     Offer,
-    Outcome,
-    Refused,
     RingArea,
     Spad,
-    Type,
     emit_command,
     parse_command,
 )
@@ -133,7 +133,7 @@ class NtbVirtio(NtbEnd):
         if not self.session:
             try:
                 self._take_offer()
-            except Refused as exc:
+            except NtbRefused as exc:
                 self._refuse(str(exc))
             except TransportLost:
                 pass  # it went away just now, and there will be an event that says so
@@ -160,9 +160,9 @@ class NtbVirtio(NtbEnd):
         self.tell()
 
     def _take_offer(self) -> None:
-        """Answer what the vhost side published. Raises Refused, and TransportLost where the link goes meanwhile."""
+        """Answer what the vhost side published. Raises NtbRefused, and TransportLost where the link goes meanwhile."""
         ntb = self.ntb
-        if ntb.spad_read(Spad.TYPE) != Type.VHOST:
+        if ntb.spad_read(Spad.TYPE) != NtbSide.VHOST:
             return
         offer = Offer.parse(ntb.peer_spad_read)
         if offer.session in (0, self._past):
@@ -171,21 +171,23 @@ class NtbVirtio(NtbEnd):
         align = max(self._align, offer.align)
         area = RingArea(offer.nums, align)
         if offer.mw_size > limits.size_max or offer.mw_size % limits.size_align:
-            raise Refused(f"the vhost side wants a window of {offer.mw_size} bytes; this side has {limits.size_max}")
+            raise NtbRefused(f"the vhost side wants a window of {offer.mw_size} bytes; this side has {limits.size_max}")
         if offer.mw_size <= area.buffer_offset:
-            raise Refused(f"a window of {offer.mw_size} bytes has no room behind {area.buffer_offset} bytes of rings")
+            raise NtbRefused(
+                f"a window of {offer.mw_size} bytes has no room behind {area.buffer_offset} bytes of rings"
+            )
         try:
             if not self.dma.open(offer.mw_size, area.buffer_offset, max(limits.addr_align, align)):
                 return  # buffers of the last session are still being taken back
             ntb.mw_set_trans(0, self.dma.base, offer.mw_size)
         except (MemoryError, ValueError) as exc:
-            raise Refused(f"no window of {offer.mw_size} bytes: {exc}") from None
+            raise NtbRefused(f"no window of {offer.mw_size} bytes: {exc}") from None
         self._offer, self._area, self._sequence = offer, area, 0
         self.begin(offer.session)
         self.engage()
         for spad, value in Answer(offer.session, self.dma.base, align, area.buffer_offset).emit().items():
             ntb.peer_spad_write(spad, value)
-        ntb.peer_spad_write(Spad.TYPE, Type.VIRTIO)
+        ntb.peer_spad_write(Spad.TYPE, NtbSide.VIRTIO)
         self.tell()
 
     async def _go_online(self) -> None:
@@ -229,12 +231,12 @@ class NtbVirtio(NtbEnd):
         return self.ntb.peer_spad_read(Spad.STATUS) & 0xFF if self.online else NOBODY
 
     async def set_status(self, status: int) -> None:
-        await self._command(Command.SET_STATUS, status)
+        await self._command(NtbCommand.SET_STATUS, status)
 
     async def reset(self) -> None:
         """A device that does not stop loses its access to memory, and the session ends."""
         try:
-            await self._command(Command.SET_STATUS, 0)
+            await self._command(NtbCommand.SET_STATUS, 0)
             if self.ntb.peer_spad_read(Spad.STATUS):
                 raise TransportLost(f"{self.ntb.name}: the device says that it was reset, and shows that it was not")
         except TransportLost:
@@ -248,7 +250,7 @@ class NtbVirtio(NtbEnd):
     async def finalize_features(self, features: int) -> None:
         for select, spad in enumerate(VIRTIO_FEATURES):
             self.ntb.peer_spad_write(spad, word(features, select))
-        await self._command(Command.FINALIZE_FEATURES)
+        await self._command(NtbCommand.FINALIZE_FEATURES)
 
     async def generation(self) -> int:
         """An odd one stands only while words are being written."""
@@ -271,7 +273,7 @@ class NtbVirtio(NtbEnd):
         self._check_config(offset, len(data))
         for at in range(0, len(data), 4):
             part = data[at : at + 4]
-            await self._command(Command.WRITE_CONFIG, offset + at | len(part) << 16, int.from_bytes(part, "little"))
+            await self._command(NtbCommand.WRITE_CONFIG, offset + at | len(part) << 16, int.from_bytes(part, "little"))
 
     def _check_config(self, offset: int, size: int) -> None:
         self._check_online()
@@ -282,7 +284,7 @@ class NtbVirtio(NtbEnd):
         if not self.online:
             raise TransportLost(f"{self.ntb.name}: the other host can't be reached")
 
-    async def _command(self, command: Command, argument: int = 0, data: int = 0) -> None:
+    async def _command(self, command: NtbCommand, argument: int = 0, data: int = 0) -> None:
         """One at a time; only an outcome with the command's own number counts, so that a late one ends no other.
 
         Raises ProbeError where the vhost side can't do it, TransportLost where it does not answer.
@@ -303,7 +305,7 @@ class NtbVirtio(NtbEnd):
                     if sequence == self._sequence and outcome:
                         break
                     await self._completed.wait()
-                if outcome != Outcome.OK:
+                if outcome != NtbOutcome.OK:
                     raise ProbeError(f"{ntb.name}: the vhost side could not do {command.name} {argument:#x}")
                 return
             raise TransportLost(f"{ntb.name}: no answer to {command.name} within {COMMAND_TIMEOUT:g} s")
@@ -323,7 +325,7 @@ class NtbVirtio(NtbEnd):
         used = [queue.ring.num for queue in self._queues]
         for index, num in enumerate((*used, *(0 for _ in range(MAX_QUEUES - len(used))))):
             self.ntb.peer_spad_write(Spad.QUEUE_NUM + index, num)
-        await self._command(Command.ENABLE_QUEUES)
+        await self._command(NtbCommand.ENABLE_QUEUES)
         return self._queues
 
     def _place(self, index: int, form: RingFormat, num: int) -> RingAddrs:

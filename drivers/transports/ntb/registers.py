@@ -30,13 +30,13 @@ __all__ = [
     "VHOST_FEATURES",
     "VIRTIO_FEATURES",
     "Answer",
-    "Command",
+    "NtbCommand",
     "Offer",
-    "Outcome",
-    "Refused",
+    "NtbOutcome",
+    "NtbRefused",
     "RingArea",
     "Spad",
-    "Type",
+    "NtbSide",
     "config_words",
     "emit_command",
     "parse_command",
@@ -110,13 +110,13 @@ MAGIC = 0x3162_6E76
 VERSION = 1
 
 
-class Type(IntEnum):
+class NtbSide(IntEnum):
     NONE = 0
     VIRTIO = 1
     VHOST = 2
 
 
-class Command(IntEnum):
+class NtbCommand(IntEnum):
     """The first three are the RFC's."""
 
     SET_STATUS = 1
@@ -130,7 +130,7 @@ class Command(IntEnum):
     """Up to 4 bytes of DATA; ARGUMENT is the offset in its lower half, the number of bytes in its upper."""
 
 
-class Outcome(IntEnum):
+class NtbOutcome(IntEnum):
     NONE = 0
     OK = 1
     ERROR = 2
@@ -158,7 +158,7 @@ MAX_ALIGN = 1 << 16
 Read = Callable[[int], int]
 
 
-class Refused(Exception):
+class NtbRefused(Exception):
     """The other side's words make no sense, or nothing we can serve; one sentence says what."""
 
 
@@ -234,12 +234,12 @@ class Offer:
 
     @classmethod
     def parse(cls, read: Read) -> Offer:
-        """Raises Refused."""
+        """Raises NtbRefused."""
         if read(Spad.MAGIC) != MAGIC or read(Spad.VERSION) != VERSION:
-            raise Refused(f"the vhost side speaks version {read(Spad.VERSION)}; this side speaks {VERSION}")
+            raise NtbRefused(f"the vhost side speaks version {read(Spad.VERSION)}; this side speaks {VERSION}")
         count = read(Spad.NUM_QUEUES)
         if not 1 <= count <= MAX_QUEUES:
-            raise Refused(f"the vhost side has {count} queues; it must be 1 to {MAX_QUEUES}")
+            raise NtbRefused(f"the vhost side has {count} queues; it must be 1 to {MAX_QUEUES}")
         offer = cls(
             session=read(Spad.SESSION),
             vendor_id=read(Spad.VENDOR_ID),
@@ -252,13 +252,13 @@ class Offer:
         )
         for queue, num in enumerate(offer.nums):
             if not 1 <= num <= MAX_NUM or num & (num - 1):
-                raise Refused(f"the vhost side reports {num} buffers for queue {queue}")
+                raise NtbRefused(f"the vhost side reports {num} buffers for queue {queue}")
         if not offer.device_id:
-            raise Refused("the vhost side has no device id")
+            raise NtbRefused("the vhost side has no device id")
         if offer.config_bytes > 4 * CONFIG_WORDS:
-            raise Refused(f"the vhost side reports {offer.config_bytes} bytes of configuration")
+            raise NtbRefused(f"the vhost side reports {offer.config_bytes} bytes of configuration")
         if not _is_align(offer.align):
-            raise Refused(f"the vhost side wants rings aligned to {offer.align} bytes")
+            raise NtbRefused(f"the vhost side wants rings aligned to {offer.align} bytes")
         return offer
 
 
@@ -283,9 +283,9 @@ class Answer:
 
     @classmethod
     def parse(cls, read: Read, offer: Offer) -> Answer:
-        """An answer to that offer. Raises Refused."""
+        """An answer to that offer. Raises NtbRefused."""
         if read(Spad.VIRTIO_VERSION) != VERSION:
-            raise Refused(f"the virtio side speaks version {read(Spad.VIRTIO_VERSION)}; this side speaks {VERSION}")
+            raise NtbRefused(f"the virtio side speaks version {read(Spad.VIRTIO_VERSION)}; this side speaks {VERSION}")
         answer = cls(
             session=read(Spad.VIRTIO_SESSION),
             mw_addr=Addr(_join(read, (Spad.MW0_ADDR_LO, Spad.MW0_ADDR_HI))),
@@ -293,18 +293,20 @@ class Answer:
             buffer_offset=read(Spad.BUFFER_OFFSET),
         )
         if not _is_align(answer.align) or answer.align < offer.align:
-            raise Refused(f"the virtio side aligns rings to {answer.align} bytes, which is not {offer.align} or more")
+            raise NtbRefused(
+                f"the virtio side aligns rings to {answer.align} bytes, which is not {offer.align} or more"
+            )
         if answer.mw_addr % PAGE or answer.mw_addr + offer.mw_size > 1 << 64:
-            raise Refused(f"the virtio side has its window at {answer.mw_addr:#x}")
+            raise NtbRefused(f"the virtio side has its window at {answer.mw_addr:#x}")
         if not RingArea(offer.nums, answer.align).buffer_offset <= answer.buffer_offset < offer.mw_size:
-            raise Refused(f"the virtio side has its buffers {answer.buffer_offset:#x} bytes into the window")
+            raise NtbRefused(f"the virtio side has its buffers {answer.buffer_offset:#x} bytes into the window")
         return answer
 
 
 def config_words(config: bytes) -> dict[int, int]:
-    """The configuration space as scratchpads. Raises Refused where it is too large."""
+    """The configuration space as scratchpads. Raises NtbRefused where it is too large."""
     if len(config) > 4 * CONFIG_WORDS:
-        raise Refused(f"a configuration of {len(config)} bytes does not fit into {CONFIG_WORDS} scratchpads")
+        raise NtbRefused(f"a configuration of {len(config)} bytes does not fit into {CONFIG_WORDS} scratchpads")
     padded = config.ljust(-(-len(config) // 4) * 4, b"\0")
     return {Spad.CONFIG + at // 4: int.from_bytes(padded[at : at + 4], "little") for at in range(0, len(padded), 4)}
 

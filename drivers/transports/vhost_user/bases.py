@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from drivers.transports.vhost_user.payloads import Refused
+from drivers.transports.vhost_user.payloads import MessageRefused
 from rings.formats import RingFormat
 from rings.layout import DESC_SIZE, RingAddrs
 from rings.memory import Memory
@@ -21,18 +21,18 @@ HALF = 16
 @attrs.frozen
 class BaseFormat:
     emit: Callable[[int, int], int]
-    """The number for a device that takes next at the first position, and uses next at the second."""
+    """Return the base for a ring's next available position and next used position."""
     place: Callable[[int, int, Memory, RingAddrs], int]
-    """Where a ring of so many descriptors goes on that starts with this number: the position that the device uses next,
-    since the chains that another device did not give back have to be taken again. Raises Refused for no number at all.
+    """Return the used position at which a ring of ``num`` descriptors resumes from a base. Chains that another device
+    left incomplete are taken again. Raises MessageRefused for an invalid base.
 
-    The ring decides: after a crash of the back end, front ends repeat an old number, or say 0 or the available index.
+    The ring's contents decide: after a back-end crash, front ends send an old base, 0 or the available index.
     """
 
 
 def _split_place(base: int, num: int, memory: Memory, addrs: RingAddrs) -> int:
     if base >> HALF:
-        raise Refused(f"a split ring starts at {base:#x}: only the lower 16 bits are an index")
+        raise MessageRefused(f"a split ring starts at {base:#x}: only the lower 16 bits are an index")
     return int.from_bytes(memory.view(addrs.device, 4)[2:], "little")
 
 

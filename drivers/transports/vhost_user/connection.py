@@ -14,21 +14,21 @@ from drivers.transports.vhost_user.messages import (
     BACKEND_MESSAGES,
     FRONTEND_MESSAGES,
     Assembler,
-    Message,
+    UserMessage,
     ack,
     emit,
     parse,
     parse_reply,
 )
-from drivers.transports.vhost_user.payloads import U64, Payload, ProtocolError, Refused
+from drivers.transports.vhost_user.payloads import U64, MessageRefused, Payload, ProtocolError
 
-__all__ = ["REPLY_TIMEOUT", "Connection", "listen"]
+__all__ = ["REPLY_TIMEOUT", "BackEndConnection", "listen"]
 
 REPLY_TIMEOUT = 5.0
 """Seconds that a back end may take to hear a message and to answer it."""
 
 
-class Connection:
+class BackEndConnection:
     """Whatever is wrong with what comes in, the end is the same: the connection is closed, and `reason` says why."""
 
     def __init__(self, name: str, socket: FdSocket) -> None:
@@ -79,7 +79,7 @@ class Connection:
         finally:
             channel.close()
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: UserMessage) -> None:
         """Raises ProtocolError for what nobody asked, or no answer can be."""
         try:
             if self._asked is None:
@@ -171,9 +171,9 @@ async def listen(
             try:
                 parse(message, BACKEND_MESSAGES)
                 if message.request != BackendRequest.CONFIG_CHANGE_MSG:
-                    raise Refused(f"message {message.request}: this was not agreed on")
+                    raise MessageRefused(f"message {message.request}: this was not agreed on")
                 changed()
-            except Refused as exc:
+            except MessageRefused as exc:
                 if not message.need_reply:
                     raise
                 refused(str(exc))
@@ -189,7 +189,7 @@ async def listen(
         assembler.close()
 
 
-async def _receive(socket: FdSocket, assembler: Assembler) -> Message | None:
+async def _receive(socket: FdSocket, assembler: Assembler) -> UserMessage | None:
     """The next message; None at an end between two. Raises ProtocolError, TransportLost, Unusable."""
     message = None
     while message is None:

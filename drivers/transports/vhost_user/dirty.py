@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from drivers.contracts.ipc import Handle, Ipc, Notifier, SharedMemory, Unusable
-from drivers.transports.vhost_user.payloads import Log, Refused
+from drivers.transports.vhost_user.payloads import Log, MessageRefused
 from rings.observers.dirty import DirtyLog, Range
 
 __all__ = ["DirtyArea", "DirtyPages"]
@@ -23,19 +23,19 @@ class DirtyArea:
 
     @classmethod
     def take(cls, ipc: Ipc, given: Log, handle: Handle) -> DirtyArea:
-        """Raises Refused. The handle may be closed afterwards."""
+        """Raises MessageRefused. The handle may be closed afterwards."""
         if given.size > MAX_LOG:
-            raise Refused(f"a dirty log of {given.size:#x} bytes")
+            raise MessageRefused(f"a dirty log of {given.size:#x} bytes")
         try:
             return cls(ipc.map(handle, given.size, given.offset))
         except Unusable as exc:
-            raise Refused(f"the dirty log: {exc}") from None
+            raise MessageRefused(f"the dirty log: {exc}") from None
 
     def check(self, ranges: Iterable[Range]) -> None:
-        """Raises Refused where it is too small for one of these."""
+        """Raises MessageRefused where it is too small for one of these."""
         for addr, size in ranges:
             if not self.log.covers(addr, size):
-                raise Refused(f"the dirty log ends before {addr + size:#x}")
+                raise MessageRefused(f"the dirty log ends before {addr + size:#x}")
 
     def close(self) -> None:
         self._shared.close()
@@ -56,7 +56,7 @@ class DirtyPages:
         return self._area.log if self._area is not None else None
 
     def check(self, ranges: Iterable[Range]) -> None:
-        """Raises Refused where there is a log, and it is too small for one of these."""
+        """Raises MessageRefused where there is a log, and it is too small for one of these."""
         if self._area is not None:
             self._area.check(ranges)
 

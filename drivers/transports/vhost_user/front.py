@@ -17,7 +17,7 @@ from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ipc import FdSocket, Unusable
 from drivers.errors import ProbeError, TransportLost
 from drivers.flow.pump import Signal
-from drivers.transports.vhost_user.connection import Connection
+from drivers.transports.vhost_user.connection import BackEndConnection
 from drivers.transports.vhost_user.constants import (
     F_LOG_ALL,
     F_NET_MTU,
@@ -65,7 +65,7 @@ class VhostUserFront:
         self._virtio = virtio
         self._refuse = refuse
         self._device: VirtioDevice | None = None
-        self._connection: Connection | None = None
+        self._connection: BackEndConnection | None = None
         self._online = Signal()
         self._scope = trio.CancelScope(shield=True)
         self._agreed = 0
@@ -86,7 +86,7 @@ class VhostUserFront:
             while True:
                 try:
                     began = trio.current_time()
-                    await self._serve(Connection(self._socket.name, await self._socket.connect()))
+                    await self._serve(BackEndConnection(self._socket.name, await self._socket.connect()))
                     if trio.current_time() - began > longest:
                         pause = shortest
                 except TransportLost as exc:
@@ -94,7 +94,7 @@ class VhostUserFront:
                 await trio.sleep(pause)
                 pause = min(2 * pause, longest)
 
-    async def _serve(self, connection: Connection) -> None:
+    async def _serve(self, connection: BackEndConnection) -> None:
         """One connection, until it ends."""
         try:
             async with trio.open_nursery() as nursery:
@@ -118,7 +118,7 @@ class VhostUserFront:
                     self._device.failures.append(connection.reason)
                 self._device.changed.set()
 
-    async def _look(self, connection: Connection) -> None:
+    async def _look(self, connection: BackEndConnection) -> None:
         """Hang up on a back end that has rings and answers nothing."""
         with suppress(TransportLost):
             while True:
@@ -126,7 +126,7 @@ class VhostUserFront:
                 if self._rings.started:
                     await connection.ask(R.GET_FEATURES, patience=SILENT)
 
-    async def _introduce(self, connection: Connection) -> FdSocket | None:
+    async def _introduce(self, connection: BackEndConnection) -> FdSocket | None:
         """What is said before there is a device, in the order in which QEMU says it; the back end's own channel."""
         self._agreed, self._generation, self._queue_max = 0, 0, None
         self._offered = await connection.number(R.GET_FEATURES)
@@ -176,7 +176,7 @@ class VhostUserFront:
     def _has(self, feature: ProtocolFeature) -> bool:
         return bool(self._agreed >> feature & 1)
 
-    def _live(self) -> Connection:
+    def _live(self) -> BackEndConnection:
         """Raises TransportLost."""
         if self._connection is None or self._connection.reason:
             raise TransportLost(f"{self._socket.name}: there is no connection to a back end")

@@ -12,7 +12,7 @@ from drivers.carriers.vhost_user import UserSocket
 from drivers.contracts.ipc import Handle, Notifier, Unusable
 from drivers.errors import ProbeError
 from drivers.memory.vring import Vring, VringMemory
-from drivers.transports.vhost_user.connection import Connection
+from drivers.transports.vhost_user.connection import BackEndConnection
 from drivers.transports.vhost_user.constants import FrontendRequest
 from drivers.transports.vhost_user.payloads import MemRegion, MemTable, VringAddr, VringFd, VringState
 from rings.formats import ring_format
@@ -83,7 +83,7 @@ class FrontRings:
             self._rings.append(_Ring(index, vring, kick, call, err))
         return self._queues
 
-    async def start(self, connection: Connection, *, enable: bool) -> None:
+    async def start(self, connection: BackEndConnection, *, enable: bool) -> None:
         """Memory first, then each ring. Raises ProbeError, TransportLost."""
         regions = self._socket.regions
         table = MemTable(tuple(MemRegion(r.addr, r.size, USER_BASE + r.addr, r.offset) for r in regions))
@@ -104,7 +104,7 @@ class FrontRings:
             self._started.append(index)
             await connection.tell(R.SET_VRING_KICK, VringFd(index), (ring.kick,))
 
-    async def stop(self, connection: Connection) -> None:
+    async def stop(self, connection: BackEndConnection) -> None:
         """Return when the back end is done with all of them. Raises TransportLost."""
         while self._started:
             index = self._started[-1]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from drivers.contracts.ipc import Handle, Ipc, SharedMemory, Unusable
-from drivers.transports.vhost_user.payloads import MemRegion, Refused
+from drivers.transports.vhost_user.payloads import MemRegion, MessageRefused
 from rings.memory import Addr, MappedMemory
 from rings.observers.dirty import WriteRecorder
 
@@ -40,7 +40,7 @@ class PeerMemory:
         return (slot.region for slot in self._slots)
 
     def map(self, regions: Sequence[MemRegion], handles: Sequence[Handle]) -> PeerMemory:
-        """A memory of these regions instead. Raises Refused, and then nothing of it is left."""
+        """A memory of these regions instead. Raises MessageRefused, and then nothing of it is left."""
         memory = PeerMemory(self._ipc)
         try:
             for region, handle in zip(regions, handles, strict=True):
@@ -51,26 +51,26 @@ class PeerMemory:
         return memory
 
     def add(self, region: MemRegion, handle: Handle) -> None:
-        """Raises Refused. The handle may be closed afterwards."""
+        """Raises MessageRefused. The handle may be closed afterwards."""
         if len(self._slots) >= MAX_SLOTS:
-            raise Refused(f"more than {MAX_SLOTS} memory regions")
+            raise MessageRefused(f"more than {MAX_SLOTS} memory regions")
         if any(region.overlaps(other) for other in self):
-            raise Refused(f"the memory region at {region.addr:#x} overlaps another")
+            raise MessageRefused(f"the memory region at {region.addr:#x} overlaps another")
         if region.size + sum(other.size for other in self) > MAX_BYTES:
-            raise Refused(f"memory regions of more than {MAX_BYTES:#x} bytes")
+            raise MessageRefused(f"memory regions of more than {MAX_BYTES:#x} bytes")
         try:
             shared = self._ipc.map(handle, region.size, region.mmap_offset)
         except Unusable as exc:
-            raise Refused(f"the memory region at {region.addr:#x}: {exc}") from None
+            raise MessageRefused(f"the memory region at {region.addr:#x}: {exc}") from None
         self.memory.add(Addr(region.addr), shared.view)
         self._slots.append(_Slot(region, shared))
 
     def find(self, region: MemRegion) -> MemRegion:
-        """The region with these addresses and this size; where it is in its file does not matter. Raises Refused."""
+        """Return the region with these addresses and this size, at any file offset. Raises MessageRefused."""
         for other in self:
             if attrs.evolve(region, mmap_offset=other.mmap_offset) == other:
                 return other
-        raise Refused(f"there is no memory region of {region.size:#x} bytes at {region.addr:#x}")
+        raise MessageRefused(f"there is no memory region of {region.size:#x} bytes at {region.addr:#x}")
 
     def without(self, region: MemRegion) -> PeerMemory:
         """The same addresses without that region, for looking things up only."""
@@ -86,12 +86,12 @@ class PeerMemory:
         slot.shared.close()
 
     def translate(self, user_addr: int, size: int) -> Addr:
-        """The driver's address of ``size`` bytes that the front end's process has at ``user_addr``. Raises Refused."""
+        """Return the driver's address of ``size`` bytes at ``user_addr`` of the front end. Raises MessageRefused."""
         for region in self:
             offset = user_addr - region.user_addr
             if 0 <= offset and offset + size <= region.size:
                 return Addr(region.addr + offset)
-        raise Refused(f"no memory region has {size} bytes at {user_addr:#x} of the front end")
+        raise MessageRefused(f"no memory region has {size} bytes at {user_addr:#x} of the front end")
 
     def close(self) -> None:
         """Unmap everything."""

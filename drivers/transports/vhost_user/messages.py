@@ -30,9 +30,9 @@ from drivers.transports.vhost_user.payloads import (
     Iotlb,
     Log,
     MemTable,
+    MessageRefused,
     Payload,
     ProtocolError,
-    Refused,
     SingleRegion,
     VringAddr,
     VringFd,
@@ -44,7 +44,7 @@ __all__ = [
     "FRONTEND_MESSAGES",
     "HEADER_SIZE",
     "Assembler",
-    "Message",
+    "UserMessage",
     "MessageType",
     "ack",
     "emit",
@@ -124,7 +124,7 @@ _UNKNOWN = MessageType()
 
 
 @attrs.frozen(eq=False)
-class Message:
+class UserMessage:
     """One message as it came in: nothing of its body is checked but its size."""
 
     request: int
@@ -168,7 +168,7 @@ class Assembler:
         """Whether a message is here in part."""
         return bool(self._data)
 
-    def feed(self, data: bytes, handles: Sequence[Handle] = ()) -> Message | None:
+    def feed(self, data: bytes, handles: Sequence[Handle] = ()) -> UserMessage | None:
         """The message that ``data`` completes. Raises ProtocolError; then every file descriptor is closed."""
         first = not self._data
         self._handles += handles
@@ -216,29 +216,29 @@ class Assembler:
             raise ProtocolError(f"message {request} with {len(self._handles)} file descriptors")
         return size
 
-    def _cut(self) -> Message:
+    def _cut(self) -> UserMessage:
         request, flags, _ = _HEADER.unpack_from(self._data)
-        message = Message(request, flags, bytes(self._data[HEADER_SIZE:]), self._handles)
+        message = UserMessage(request, flags, bytes(self._data[HEADER_SIZE:]), self._handles)
         self._handles = []
         self._data.clear()
         self._size = None
         return message
 
 
-def parse(message: Message, messages: Mapping[int, MessageType]) -> Payload:
-    """The checked body of a request. Raises Refused, ProtocolError; the message keeps its file descriptors."""
+def parse(message: UserMessage, messages: Mapping[int, MessageType]) -> Payload:
+    """The checked body of a request. Raises MessageRefused, ProtocolError; the message keeps its file descriptors."""
     kind = messages.get(message.request)
     if kind is None:
-        raise Refused(f"message {message.request} is unknown here")
+        raise MessageRefused(f"message {message.request} is unknown here")
     if message.flags & ~HeaderFlag.NEED_REPLY != VERSION:
-        raise Refused(f"message {message.request} with flags {message.flags:#x}")
+        raise MessageRefused(f"message {message.request} with flags {message.flags:#x}")
     payload = kind.body.parse(message.body)
     if payload.fds not in (None, len(message.handles)):
         raise ProtocolError(f"message {message.request} with {len(message.handles)} file descriptors: {payload}")
     return payload
 
 
-def parse_reply(message: Message, request: int, messages: Mapping[int, MessageType]) -> Payload:
+def parse_reply(message: UserMessage, request: int, messages: Mapping[int, MessageType]) -> Payload:
     """The checked answer to ``request``. Raises ProtocolError, also for an answer to something else."""
     if message.request != request:
         raise ProtocolError(f"an answer to message {message.request} where {request} was asked")
@@ -246,7 +246,7 @@ def parse_reply(message: Message, request: int, messages: Mapping[int, MessageTy
         raise ProtocolError(f"an answer to message {request} with flags {message.flags:#x}")
     try:
         return (messages[request].answer or U64).parse(message.body)
-    except Refused as exc:
+    except MessageRefused as exc:
         raise ProtocolError(str(exc)) from None
 
 

@@ -21,7 +21,7 @@ __all__ = [
     "MemTable",
     "Payload",
     "ProtocolError",
-    "Refused",
+    "MessageRefused",
     "SingleRegion",
     "U64",
     "VringAddr",
@@ -36,7 +36,7 @@ class ProtocolError(DriverError):
     """The other side does not speak this protocol: nothing it sends from here on means anything."""
 
 
-class Refused(ProtocolError):
+class MessageRefused(ProtocolError):
     """One message that can't be served. An answer says so where one is asked for; else the connection has to end."""
 
 
@@ -49,7 +49,7 @@ class Payload(Protocol):
     @classmethod
     def parse(cls, body: bytes) -> Self:
         """From a body of a size within `SIZES`. Raises ProtocolError where it has another than its content says,
-        Refused where no such value can be.
+        MessageRefused where no such value can be.
         """
 
     def emit(self) -> bytes: ...
@@ -103,23 +103,23 @@ class VringFd:
     """A ring whose file descriptor goes beside the message, or is taken away."""
 
     index: int
-    there: bool = True
-    """Whether there is a file descriptor."""
+    has_fd: bool = True
+    """Whether a file descriptor accompanies the message."""
     SIZES: ClassVar = (8, 8)
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
         value = int.from_bytes(body, "little")
         if value & ~(NO_FD | 0xFF):
-            raise Refused(f"a ring's descriptor with reserved bits {value:#x}")
+            raise MessageRefused(f"a ring's descriptor with reserved bits {value:#x}")
         return cls(value & 0xFF, not value & NO_FD)
 
     def emit(self) -> bytes:
-        return (self.index | (0 if self.there else NO_FD)).to_bytes(8, "little")
+        return (self.index | (0 if self.has_fd else NO_FD)).to_bytes(8, "little")
 
     @property
     def fds(self) -> int | None:
-        return int(self.there)
+        return int(self.has_fd)
 
 
 @attrs.frozen
@@ -176,10 +176,10 @@ class MemRegion:
     def parse(cls, body: bytes) -> Self:
         region = cls(*cls.FORM.unpack(body))
         if not region.size:
-            raise Refused(f"a memory region of no bytes at {region.addr:#x}")
+            raise MessageRefused(f"a memory region of no bytes at {region.addr:#x}")
         for start in (region.addr, region.user_addr, region.mmap_offset):
             if start + region.size > ADDRESS_END:
-                raise Refused(f"a memory region of {region.size:#x} bytes from {start:#x} on wraps around")
+                raise MessageRefused(f"a memory region of {region.size:#x} bytes from {start:#x} on wraps around")
         return region
 
     def emit(self) -> bytes:
@@ -206,15 +206,15 @@ class MemTable:
         count, _ = cls._FORM.unpack_from(body)
         size = MemRegion.FORM.size
         if not 1 <= count <= MAX_REGIONS:
-            raise Refused(f"a table of {count} memory regions: 1 to {MAX_REGIONS} can be")
-        # Some front ends send room for all the regions that there can be, whatever they use of it.
+            raise MessageRefused(f"a table of {count} memory regions: 1 to {MAX_REGIONS} can be")
+        # Some front ends send the largest body whatever the number of regions.
         if len(body) not in (8 + count * size, cls.SIZES[1]):
             raise ProtocolError(f"{len(body)} bytes for {count} memory regions")
         regions = tuple(MemRegion.parse(body[8 + i * size : 8 + (i + 1) * size]) for i in range(count))
         for key in ("addr", "user_addr"):
             ordered = sorted(regions, key=lambda region: int(getattr(region, key)))
             if any(getattr(a, key) + a.size > getattr(b, key) for a, b in pairwise(ordered)):
-                raise Refused("memory regions overlap")
+                raise MessageRefused("memory regions overlap")
         return cls(regions)
 
     def emit(self) -> bytes:
@@ -253,7 +253,7 @@ class Log(_NoFds):
     def parse(cls, body: bytes) -> Self:
         log = cls(*cls._FORM.unpack(body))
         if log.offset + log.size > ADDRESS_END:
-            raise Refused(f"a log of {log.size:#x} bytes from {log.offset:#x} on wraps around")
+            raise MessageRefused(f"a log of {log.size:#x} bytes from {log.offset:#x} on wraps around")
         return log
 
     def emit(self) -> bytes:
@@ -283,7 +283,7 @@ class Iotlb(_NoFds):
 
 @attrs.frozen
 class Config(_NoFds):
-    """Bytes of the configuration space from ``offset`` on. In an answer none say that there are none to be had."""
+    """Bytes of the configuration space from ``offset`` on. An empty reply means that the back end can't read them."""
 
     offset: int
     flags: int
@@ -296,7 +296,7 @@ class Config(_NoFds):
         offset, size, flags = cls._FORM.unpack_from(body)
         data = body[cls._FORM.size :]
         if size != len(data):
-            raise Refused(f"{len(data)} bytes of configuration where {size} are announced")
+            raise MessageRefused(f"{len(data)} bytes of configuration where {size} are announced")
         return cls(offset, flags, data)
 
     def emit(self) -> bytes:
@@ -319,7 +319,7 @@ class Inflight(_NoFds):
     def parse(cls, body: bytes) -> Self:
         inflight = cls(*cls._FORM.unpack_from(body))
         if inflight.mmap_offset + inflight.mmap_size > ADDRESS_END:
-            raise Refused(f"{inflight.mmap_size:#x} bytes from {inflight.mmap_offset:#x} on wrap around")
+            raise MessageRefused(f"{inflight.mmap_size:#x} bytes from {inflight.mmap_offset:#x} on wrap around")
         return inflight
 
     def emit(self) -> bytes:

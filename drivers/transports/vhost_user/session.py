@@ -25,7 +25,7 @@ from drivers.transports.vhost_user.constants import (
 from drivers.transports.vhost_user.dirty import DirtyArea
 from drivers.transports.vhost_user.inflight import InflightArea
 from drivers.transports.vhost_user.memory import MAX_SLOTS
-from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Message, ack, parse, reply
+from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, UserMessage, ack, parse, reply
 from drivers.transports.vhost_user.payloads import (
     U64,
     Config,
@@ -33,8 +33,8 @@ from drivers.transports.vhost_user.payloads import (
     Inflight,
     Log,
     MemTable,
+    MessageRefused,
     Payload,
-    Refused,
     SingleRegion,
     VringAddr,
     VringFd,
@@ -68,8 +68,8 @@ RING_MAX = 1024
 """Descriptors of a ring, unless the device was made for more: what QEMU has at most. No size is agreed on, and a driver
 may chain as many as there are: chains of 32768, a batch of which takes seconds, would stop everybody else."""
 LEGACY = "a legacy driver: it does without VERSION_1; add disable-legacy=on to QEMU's -device"
-Answer = tuple[Payload | None, Sequence[Handle]]
-NOTHING: Answer = (None, ())
+Reply = tuple[Payload | None, Sequence[Handle]]
+NO_REPLY: Reply = (None, ())
 
 
 class Session:
@@ -96,7 +96,7 @@ class Session:
     def agreed(self, feature: ProtocolFeature) -> bool:
         return bool(self._protocol_features >> feature & 1)
 
-    async def serve(self, message: Message) -> tuple[bytes, Sequence[Handle]] | None:
+    async def serve(self, message: UserMessage) -> tuple[bytes, Sequence[Handle]] | None:
         """Do what a message asks for; the answer, where it gets one, with handles to close once they are passed.
 
         Raises ProtocolError where the connection has to end. The message keeps the file descriptors nobody took.
@@ -109,7 +109,7 @@ class Session:
             assert kind is not None
             self._check(R(message.request), payload)
             answer, handles = await self._SERVE[R(message.request)](self, payload, message)
-        except Refused as exc:
+        except MessageRefused as exc:
             if not asked:
                 raise
             self._trouble(f"refused: {exc}")
@@ -119,18 +119,18 @@ class Session:
         return (reply(message.request, answer), handles) if answer is not None else None
 
     def _check(self, request: FrontendRequest, payload: Any) -> None:
-        """Raises Refused for what may not be asked now."""
+        """Raises MessageRefused for what may not be asked now."""
         kind = FRONTEND_MESSAGES[request]
         if request not in self._SERVE or (kind.needs is not None and not self.agreed(kind.needs)):
-            raise Refused(f"{request.name}: this was not agreed on")
+            raise MessageRefused(f"{request.name}: this was not agreed on")
         if request not in LEGAL[self.state]:
-            raise Refused(f"{request.name}: not while the session is {self.state.value}")
+            raise MessageRefused(f"{request.name}: not while the session is {self.state.value}")
         if kind.ring:
             if payload.index >= len(self.rings):
-                raise Refused(f"{request.name}: ring {payload.index} of {len(self.rings)}")
+                raise MessageRefused(f"{request.name}: ring {payload.index} of {len(self.rings)}")
             ring = self.rings[payload.index]
             if request not in RING_LEGAL[ring.state]:
-                raise Refused(f"{request.name}: not while ring {ring.index} is {ring.state.value}")
+                raise MessageRefused(f"{request.name}: not while ring {ring.index} is {ring.state.value}")
 
     async def close(self) -> None:
         """The front end is gone."""
@@ -151,7 +151,7 @@ class Session:
 
     # Messages
 
-    async def _get_features(self, _: Empty, __: Message) -> Answer:
+    async def _get_features(self, _: Empty, __: UserMessage) -> Reply:
         features = self._device.device_features | NOT_THE_DEVICES
         if self._protocol_features:
             for bit, ways in AGREED_BY.get(self._device.device_id, {}).items():
@@ -159,102 +159,102 @@ class Session:
                     features &= ~(1 << bit)
         return U64(features), ()
 
-    async def _set_features(self, payload: U64, _: Message) -> Answer:
+    async def _set_features(self, payload: U64, _: UserMessage) -> Reply:
         # A front end's user may switch features off that others need: the device then does without those, too.
         features = self._device.table.prune(payload.value & ~NOT_THE_DEVICES)
         logging = bool(payload.value >> F_LOG_ALL & 1)
         if self.state is SessionState.RUNNING and features != self.rings.features:
-            raise Refused("SET_FEATURES: others while rings run")
+            raise MessageRefused("SET_FEATURES: others while rings run")
         if not features >> RingFeature.VERSION_1 & 1:
-            raise Refused(LEGACY)
+            raise MessageRefused(LEGACY)
         if not self._device.acceptable(features):
-            raise Refused(f"SET_FEATURES: the device does not work with {features:#x}")
+            raise MessageRefused(f"SET_FEATURES: the device does not work with {features:#x}")
         if logging and not self.agreed(F.LOG_SHMFD):
-            raise Refused("SET_FEATURES: a log of what is written was not agreed on")
+            raise MessageRefused("SET_FEATURES: a log of what is written was not agreed on")
         await self.rings.log(logging)
         self._run()
         self.rings.features = features
         if not payload.value >> F_PROTOCOL_FEATURES & 1:
             await self.rings.enable_all(True)
-        return NOTHING
+        return NO_REPLY
 
-    async def _set_owner(self, _: Empty, __: Message) -> Answer:
+    async def _set_owner(self, _: Empty, __: UserMessage) -> Reply:
         """A connection is a session, whether a front end says so or not."""
-        return NOTHING
+        return NO_REPLY
 
-    async def _reset_owner(self, _: Empty, __: Message) -> Answer:
+    async def _reset_owner(self, _: Empty, __: UserMessage) -> Reply:
         await self.rings.enable_all(False)
-        return NOTHING
+        return NO_REPLY
 
-    async def _set_mem_table(self, payload: MemTable, message: Message) -> Answer:
+    async def _set_mem_table(self, payload: MemTable, message: UserMessage) -> Reply:
         rings = self.rings
         memory = rings.memory.map(payload.regions, message.handles)
         try:
             rings.check(memory)
-        except Refused:
+        except MessageRefused:
             memory.close()
             raise
         async with rings.paused():
             rings.memory, old = memory, rings.memory
             old.close()
-        return NOTHING
+        return NO_REPLY
 
-    async def _add_mem_reg(self, payload: SingleRegion, message: Message) -> Answer:
+    async def _add_mem_reg(self, payload: SingleRegion, message: UserMessage) -> Reply:
         self.rings.check_region(payload.region)
         self.rings.memory.add(payload.region, message.handles[0])
-        return NOTHING
+        return NO_REPLY
 
-    async def _rem_mem_reg(self, payload: SingleRegion, _: Message) -> Answer:
+    async def _rem_mem_reg(self, payload: SingleRegion, _: UserMessage) -> Reply:
         rings = self.rings
         region = rings.memory.find(payload.region)
         rings.check(rings.memory.without(region))
         async with rings.paused():
             rings.memory.remove(region)
-        return NOTHING
+        return NO_REPLY
 
-    async def _get_max_mem_slots(self, _: Empty, __: Message) -> Answer:
+    async def _get_max_mem_slots(self, _: Empty, __: UserMessage) -> Reply:
         return U64(MAX_SLOTS), ()
 
-    async def _set_vring_num(self, payload: VringState, _: Message) -> Answer:
+    async def _set_vring_num(self, payload: VringState, _: UserMessage) -> Reply:
         # A front end has one size for all queues, be the control queue's own as small as it may.
         most = max(RING_MAX, *(queue.max_num for queue in self._device.queues))
         self.rings.set_num(self.rings[payload.index], payload.num, most)
-        return NOTHING
+        return NO_REPLY
 
-    async def _set_vring_addr(self, payload: VringAddr, _: Message) -> Answer:
+    async def _set_vring_addr(self, payload: VringAddr, _: UserMessage) -> Reply:
         ring = self.rings[payload.index]
         if payload.flags & ~(VRING_F_LOG if self.agreed(F.LOG_SHMFD) else 0):
-            raise Refused(f"SET_VRING_ADDR: flags {payload.flags:#x} were not agreed on")
+            raise MessageRefused(f"SET_VRING_ADDR: flags {payload.flags:#x} were not agreed on")
         if ring.state is RingState.STOPPED:
             self.rings.set_addrs(ring, payload)
-            return NOTHING
+            return NO_REPLY
         assert ring.addrs is not None
         if attrs.evolve(payload, flags=ring.addrs.flags, log=ring.addrs.log) != ring.addrs:
-            raise Refused("SET_VRING_ADDR: others while the ring is started")
+            raise MessageRefused("SET_VRING_ADDR: others while the ring is started")
         await self.rings.relog(ring, payload)
-        return NOTHING
+        return NO_REPLY
 
-    async def _set_vring_base(self, payload: VringState, _: Message) -> Answer:
+    async def _set_vring_base(self, payload: VringState, _: UserMessage) -> Reply:
         self.rings.set_base(self.rings[payload.index], payload.num)
-        return NOTHING
+        return NO_REPLY
 
-    async def _get_vring_base(self, payload: VringState, _: Message) -> Answer:
+    async def _get_vring_base(self, payload: VringState, _: UserMessage) -> Reply:
         ring = self.rings[payload.index]
         await self.rings.stop(ring)
         return VringState(ring.index, ring.base), ()
 
-    async def _set_vring_kick(self, payload: VringFd, message: Message) -> Answer:
+    async def _set_vring_kick(self, payload: VringFd, message: UserMessage) -> Reply:
         ring, watch = self.rings[payload.index], None
-        if payload.there:
+        if payload.has_fd:
             watch = self._take(message, lambda handle: self._ipc.watch(handle, partial(self._device.kick, ring.index)))
         try:
             if ring.state is RingState.STOPPED:
-                ring.polled = not payload.there
+                ring.polled = not payload.has_fd
                 await self.rings.start(ring)
                 self._run()
-            elif ring.polled is payload.there:
+            elif ring.polled is payload.has_fd:
                 async with self.rings.paused():  # whoever waits for it waits in the other way from now on
-                    ring.polled = not payload.there
+                    ring.polled = not payload.has_fd
         except BaseException:
             if watch is not None:
                 watch.close()
@@ -262,32 +262,32 @@ class Session:
         if ring.kick is not None:
             ring.kick.close()
         ring.kick = watch
-        return NOTHING
+        return NO_REPLY
 
-    async def _set_vring_call(self, payload: VringFd, message: Message) -> Answer:
+    async def _set_vring_call(self, payload: VringFd, message: UserMessage) -> Reply:
         ring = self.rings[payload.index]
-        notifier = self._take(message, self._ipc.notifier) if payload.there else None
+        notifier = self._take(message, self._ipc.notifier) if payload.has_fd else None
         if ring.call is not None:
             ring.call.close()
         ring.call = notifier
         if notifier is not None and ring.state is RingState.STARTED:
             notifier.notify()  # what was told to nobody in between
-        return NOTHING
+        return NO_REPLY
 
-    async def _set_vring_err(self, payload: VringFd, message: Message) -> Answer:
+    async def _set_vring_err(self, payload: VringFd, message: UserMessage) -> Reply:
         ring = self.rings[payload.index]
-        notifier = self._take(message, self._ipc.notifier) if payload.there else None
+        notifier = self._take(message, self._ipc.notifier) if payload.has_fd else None
         if ring.err is not None:
             ring.err.close()
         ring.err = notifier
-        return NOTHING
+        return NO_REPLY
 
-    def _take(self, message: Message, use: Callable[[Handle], Any]) -> Any:
-        """What is made of the handle that came with a message. Raises Refused; then the handle is closed."""
+    def _take(self, message: UserMessage, use: Callable[[Handle], Any]) -> Any:
+        """What is made of the handle that came with a message. Raises MessageRefused; then the handle is closed."""
         try:
             return use(message.handles.pop())
         except Unusable as exc:
-            raise Refused(f"{R(message.request).name}: {exc}") from None
+            raise MessageRefused(f"{R(message.request).name}: {exc}") from None
 
     def _offered(self) -> int:
         """QEMU 7.2 adds each region of memory once for every pair of queues: with several it shall give a table."""
@@ -297,117 +297,117 @@ class Session:
         able = {F.RARP: self._device.rarp, F.MTU: self._device.take_mtu}
         return offered | mask(feature for feature, do in able.items() if do is not None)
 
-    async def _get_protocol_features(self, _: Empty, __: Message) -> Answer:
+    async def _get_protocol_features(self, _: Empty, __: UserMessage) -> Reply:
         return U64(self._offered()), ()
 
-    async def _set_protocol_features(self, payload: U64, _: Message) -> Answer:
+    async def _set_protocol_features(self, payload: U64, _: UserMessage) -> Reply:
         if strange := payload.value & ~self._offered():
-            raise Refused(f"SET_PROTOCOL_FEATURES: {strange:#x} was not offered")
+            raise MessageRefused(f"SET_PROTOCOL_FEATURES: {strange:#x} was not offered")
         if self.state is SessionState.RUNNING and payload.value != self._protocol_features:
-            raise Refused("SET_PROTOCOL_FEATURES: others while rings run")
+            raise MessageRefused("SET_PROTOCOL_FEATURES: others while rings run")
         self._protocol_features = payload.value
-        return NOTHING
+        return NO_REPLY
 
     def _units(self) -> int:
         each, _ = RINGS_PER_UNIT.get(self._device.device_id, ONE_RING)
         return len(self.rings) // each
 
-    async def _get_queue_num(self, _: Empty, __: Message) -> Answer:
+    async def _get_queue_num(self, _: Empty, __: UserMessage) -> Reply:
         return U64(self._units()), ()
 
-    async def _set_vring_enable(self, payload: VringState, _: Message) -> Answer:
+    async def _set_vring_enable(self, payload: VringState, _: UserMessage) -> Reply:
         if payload.num > 1:
-            raise Refused(f"SET_VRING_ENABLE: {payload.num} of ring {payload.index}: must be 0 or 1")
+            raise MessageRefused(f"SET_VRING_ENABLE: {payload.num} of ring {payload.index}: must be 0 or 1")
         await self.rings.enable(self.rings[payload.index], bool(payload.num))
         self._run()
-        return NOTHING
+        return NO_REPLY
 
-    async def _set_backend_req_fd(self, _: Empty, message: Message) -> Answer:
+    async def _set_backend_req_fd(self, _: Empty, message: UserMessage) -> Reply:
         channel = self._take(message, self._ipc.channel)
         if self.channel is not None:
             self.channel.close()
         self.channel = channel
-        return NOTHING
+        return NO_REPLY
 
-    async def _get_config(self, payload: Config, _: Message) -> Answer:
+    async def _get_config(self, payload: Config, _: UserMessage) -> Reply:
         size = len(payload.data)
         if payload.offset + size > MAX_CONFIG:
             return Config(payload.offset, payload.flags, b""), ()
         return Config(payload.offset, payload.flags, self._device.read_config(payload.offset, size)), ()
 
-    async def _set_config(self, payload: Config, _: Message) -> Answer:
+    async def _set_config(self, payload: Config, _: UserMessage) -> Reply:
         device, size = self._device, len(payload.data)
         if payload.flags not in tuple(ConfigFlag):
-            raise Refused(f"SET_CONFIG: flags {payload.flags:#x}")
+            raise MessageRefused(f"SET_CONFIG: flags {payload.flags:#x}")
         if payload.offset + size > len(device.config):
-            raise Refused(f"SET_CONFIG: {size} bytes at {payload.offset} of {len(device.config)}")
+            raise MessageRefused(f"SET_CONFIG: {size} bytes at {payload.offset} of {len(device.config)}")
         device.write_config(payload.offset, payload.data)
         if device.read_config(payload.offset, size) != payload.data:
-            raise Refused(f"SET_CONFIG: {size} bytes at {payload.offset} that can't be written")
-        return NOTHING
+            raise MessageRefused(f"SET_CONFIG: {size} bytes at {payload.offset} that can't be written")
+        return NO_REPLY
 
-    async def _set_log_base(self, payload: Log, message: Message) -> Answer:
+    async def _set_log_base(self, payload: Log, message: UserMessage) -> Reply:
         await self.rings.log_to(DirtyArea.take(self._ipc, payload, message.handles[0]))
         self._run()
         return Empty(), ()
 
-    async def _set_log_fd(self, _: Empty, message: Message) -> Answer:
+    async def _set_log_fd(self, _: Empty, message: UserMessage) -> Reply:
         self.rings.dirty.tell(self._take(message, self._ipc.notifier))
-        return NOTHING
+        return NO_REPLY
 
-    async def _send_rarp(self, payload: U64, _: Message) -> Answer:
+    async def _send_rarp(self, payload: U64, _: UserMessage) -> Reply:
         mac = payload.emit()[:MAC_SIZE]
         if mac[0] & 1 or not any(mac):
-            raise Refused(f"SEND_RARP: {mac.hex(':')} is no station's address")
+            raise MessageRefused(f"SEND_RARP: {mac.hex(':')} is no station's address")
         if self._device.rarp is not None:
             self._device.rarp(mac)
-        return NOTHING
+        return NO_REPLY
 
-    async def _net_set_mtu(self, payload: U64, _: Message) -> Answer:
+    async def _net_set_mtu(self, payload: U64, _: UserMessage) -> Reply:
         if self._device.take_mtu is not None:
             try:
                 self._device.take_mtu(payload.value)
             except ValueError as exc:
-                raise Refused(f"NET_SET_MTU: {payload.value} bytes: {exc}") from None
-        return NOTHING
+                raise MessageRefused(f"NET_SET_MTU: {payload.value} bytes: {exc}") from None
+        return NO_REPLY
 
-    async def _get_inflight_fd(self, payload: Inflight, _: Message) -> Answer:
+    async def _get_inflight_fd(self, payload: Inflight, _: UserMessage) -> Reply:
         inflight, handle = InflightArea.make(self._ipc, payload, len(self.rings), self.rings.formats)
         return inflight, (handle,)
 
-    async def _set_inflight_fd(self, payload: Inflight, message: Message) -> Answer:
+    async def _set_inflight_fd(self, payload: Inflight, message: UserMessage) -> Reply:
         rings = self.rings
         area = InflightArea.take(self._ipc, payload, message.handles[0], len(rings), rings.formats)
         if rings.inflight is not None:
             rings.inflight.close()
         rings.inflight = area
-        return NOTHING
+        return NO_REPLY
 
-    async def _reset_device_message(self, _: Empty, __: Message) -> Answer:
+    async def _reset_device_message(self, _: Empty, __: UserMessage) -> Reply:
         await self._reset()
         await self.rings.enable_all(False)
-        return NOTHING
+        return NO_REPLY
 
     async def _reset(self) -> None:
         await self.rings.stop_all()
         await self.rings.log(False)
         self.rings.features = self._status = 0
 
-    async def _set_status(self, payload: U64, _: Message) -> Answer:
+    async def _set_status(self, payload: U64, _: UserMessage) -> Reply:
         if payload.value > 0xFF:
-            raise Refused(f"SET_STATUS: {payload.value:#x}: a status has 8 bits")
+            raise MessageRefused(f"SET_STATUS: {payload.value:#x}: a status has 8 bits")
         if not payload.value:
             await self._reset()
         elif payload.value & Status.FEATURES_OK and not self.rings.features:
-            raise Refused("SET_STATUS: FEATURES_OK without features")
+            raise MessageRefused("SET_STATUS: FEATURES_OK without features")
         self._status = payload.value
         self._run()
-        return NOTHING
+        return NO_REPLY
 
-    async def _get_status(self, _: Empty, __: Message) -> Answer:
+    async def _get_status(self, _: Empty, __: UserMessage) -> Reply:
         return U64(self._status | int(self._device.status & Status.NEEDS_RESET)), ()
 
-    _SERVE: ClassVar[Mapping[FrontendRequest, Callable[[Session, Any, Message], Awaitable[Answer]]]] = {
+    _SERVE: ClassVar[Mapping[FrontendRequest, Callable[[Session, Any, UserMessage], Awaitable[Reply]]]] = {
         R.GET_FEATURES: _get_features,
         R.SET_FEATURES: _set_features,
         R.SET_OWNER: _set_owner,

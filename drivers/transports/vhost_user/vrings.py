@@ -17,7 +17,7 @@ from drivers.transports.vhost_user.constants import VRING_F_LOG
 from drivers.transports.vhost_user.dirty import DirtyArea, DirtyPages
 from drivers.transports.vhost_user.inflight import InflightArea
 from drivers.transports.vhost_user.memory import PeerMemory
-from drivers.transports.vhost_user.payloads import MemRegion, Refused, VringAddr
+from drivers.transports.vhost_user.payloads import MemRegion, MessageRefused, VringAddr
 from drivers.transports.vhost_user.states import RingState
 from rings.errors import BadRing
 from rings.features import RingFeature
@@ -30,7 +30,7 @@ from rings.queue import Vringh
 from rings.split.vringh import SplitVringh
 from rings.status import Status
 
-__all__ = ["Ring", "Vrings"]
+__all__ = ["RingSettings", "Vrings"]
 
 DRAIN = 30.0
 """Seconds that what a device has begun may take before its ring is stopped all the same."""
@@ -39,7 +39,7 @@ LAST_DRAIN = 0.5
 
 
 @attrs.define(eq=False)
-class Ring:
+class RingSettings:
     """What a front end said of one ring. It keeps that over everything but the end of the session."""
 
     index: int
@@ -69,7 +69,7 @@ class Vrings:
 
     def __init__(self, device: VhostDevice, ipc: Ipc) -> None:
         self._device = device
-        self._rings = [Ring(index) for index in range(len(device.queues))]
+        self._rings = [RingSettings(index) for index in range(len(device.queues))]
         self.memory = PeerMemory(ipc)
         self.inflight: InflightArea | None = None
         self.features = 0
@@ -79,7 +79,7 @@ class Vrings:
     def __len__(self) -> int:
         return len(self._rings)
 
-    def __getitem__(self, index: int) -> Ring:
+    def __getitem__(self, index: int) -> RingSettings:
         return self._rings[index]
 
     @property
@@ -108,7 +108,7 @@ class Vrings:
         self._device.write_status(self._device.status | Status.DRIVER_OK)
 
     async def _bring_up(self) -> None:
-        """Let the device have its features, as a driver would. Raises Refused."""
+        """Let the device have its features, as a driver would. Raises MessageRefused."""
         device = self._device
         if device.status:
             await self.reset_device()
@@ -118,7 +118,7 @@ class Vrings:
             device.write_driver_features(select, self.features >> 32 * select & 0xFFFF_FFFF)
         device.write_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
         if not device.status & Status.FEATURES_OK:
-            raise Refused(f"the device does not work with features {self.features:#x}")
+            raise MessageRefused(f"the device does not work with features {self.features:#x}")
 
     # Rings
 
@@ -130,42 +130,42 @@ class Vrings:
         packed = self._device.device_features >> RingFeature.RING_PACKED & 1
         return tuple(FORMATS.values()) if packed else (FORMATS["split"],)
 
-    def set_num(self, ring: Ring, num: int, most: int) -> None:
-        """Raises Refused for a size that no ring of the device can have."""
+    def set_num(self, ring: RingSettings, num: int, most: int) -> None:
+        """Raises MessageRefused for a size that no ring of the device can have."""
         if not any(form.has_num(num, most) for form in self.formats):
             names = " or ".join(form.name for form in self.formats)
-            raise Refused(f"ring {ring.index}: no {names} ring has {num} descriptors, at most {most}")
+            raise MessageRefused(f"ring {ring.index}: no {names} ring has {num} descriptors, at most {most}")
         ring.num = num
 
-    def set_addrs(self, ring: Ring, given: VringAddr) -> None:
-        """Raises Refused for areas that are not in memory, as soon as there is any, or where no ring can be."""
+    def set_addrs(self, ring: RingSettings, given: VringAddr) -> None:
+        """Raises MessageRefused for areas that are not in memory, as soon as there is any, or where no ring can be."""
         if any(self.memory):
             refusals = []
             for form in self.formats:
                 try:
                     _areas(form, ring, given, self.memory)
                     break
-                except Refused as exc:
+                except MessageRefused as exc:
                     refusals.append(exc)
             else:
                 raise refusals[0]
         ring.addrs = given
 
-    def set_base(self, ring: Ring, base: int) -> None:
-        """Raises Refused. A front end that repeats what it was told goes on with what the device still held."""
+    def set_base(self, ring: RingSettings, base: int) -> None:
+        """Raises MessageRefused. A front end that repeats what it was told goes on with what the device still held."""
         if base >> 16 and self.formats == (FORMATS["split"],):
-            raise Refused(f"ring {ring.index}: a split ring starts at {base:#x}: its index has 16 bits")
+            raise MessageRefused(f"ring {ring.index}: a split ring starts at {base:#x}: its index has 16 bits")
         if base != ring.base:
             ring.base, ring.held = base, ()
 
-    async def start(self, ring: Ring) -> None:
-        """Raises Refused."""
+    async def start(self, ring: RingSettings) -> None:
+        """Raises MessageRefused."""
         if not self.running:
             await self._bring_up()
         self._revive(ring)
         ring.state = RingState.STARTED
 
-    async def stop(self, ring: Ring) -> None:
+    async def stop(self, ring: RingSettings) -> None:
         """With the last of them the device stops."""
         if ring.state is RingState.STARTED:
             await self._quiesce(ring)
@@ -181,7 +181,7 @@ class Vrings:
         for ring in self._rings:
             await self.stop(ring)
 
-    async def enable(self, ring: Ring, enabled: bool) -> None:
+    async def enable(self, ring: RingSettings, enabled: bool) -> None:
         if ring.enabled is not enabled:
             if ring.state is RingState.STARTED:
                 await self._quiesce(ring)
@@ -206,18 +206,18 @@ class Vrings:
                 self._revive(ring)
 
     def check(self, memory: PeerMemory) -> None:
-        """Raises Refused where a started ring could not go on in ``memory``, or not all that is written be logged."""
+        """Raise MessageRefused if ``memory`` lacks a started ring, or the dirty log is too small for ``memory``."""
         ranges = list(self._ranges(memory))
         if self.dirty.on:
             self.dirty.check(ranges)
 
     def check_region(self, region: MemRegion) -> None:
-        """Raises Refused where what is written to more memory could not be logged."""
+        """Raises MessageRefused where what is written to more memory could not be logged."""
         if self.dirty.on:
             self.dirty.check(((region.addr, region.size),))
 
     async def log(self, on: bool) -> None:
-        """Log what is written, or no longer. Where nobody said yet where to, rings stand still. Raises Refused."""
+        """Switch dirty logging. Without a log area rings stay paused until SET_LOG_BASE. Raises MessageRefused."""
         if self.dirty.on is not on:
             if on:
                 self.dirty.check(self._ranges(self.memory))
@@ -225,7 +225,7 @@ class Vrings:
                 self.dirty.on = on
 
     async def log_to(self, area: DirtyArea) -> None:
-        """Raises Refused; then it is closed."""
+        """Raises MessageRefused; then it is closed."""
         try:
             area.check(self._ranges(self.memory))
             async with self.paused() if self.dirty.on else nullcontext():
@@ -235,13 +235,13 @@ class Vrings:
                 area.close()
             raise
 
-    async def relog(self, ring: Ring, addrs: VringAddr) -> None:
-        """Of a started ring: what it says of logging is another. Raises Refused."""
+    async def relog(self, ring: RingSettings, addrs: VringAddr) -> None:
+        """Of a started ring: what it says of logging is another. Raises MessageRefused."""
         before, ring.addrs = ring.addrs, addrs
         try:
             if self.dirty.on:
                 self.dirty.check(self._written(ring, self._addrs(ring, self.memory)))
-        except Refused:
+        except MessageRefused:
             ring.addrs = before
             raise
         if self.dirty.on and addrs != before:
@@ -263,8 +263,8 @@ class Vrings:
         self.dirty.close()
         self.memory.close()
 
-    def _revive(self, ring: Ring) -> None:
-        """Give the device's queue its ring, from where it stands; none where it is disabled. Raises Refused."""
+    def _revive(self, ring: RingSettings) -> None:
+        """Give the device's queue its ring, from where it stands; none where it is disabled. Raises MessageRefused."""
         device = self._device
         queue = device.queues[ring.index]
         addrs = self._addrs(ring, self.memory)
@@ -279,25 +279,25 @@ class Vrings:
         queue.num, queue.desc, queue.driver, queue.used = ring.num, addrs.desc, addrs.driver, addrs.device
         queue.signal.every = RECHECK if ring.polled else None
         if not device.enable_queue(ring.index):
-            raise Refused(device.failures[-1])
+            raise MessageRefused(device.failures[-1])
         if ring.call is not None:
             ring.call.notify()  # whoever served it before may have ended before it told
 
-    def _addrs(self, ring: Ring, memory: PeerMemory) -> RingAddrs:
-        """Raises Refused."""
+    def _addrs(self, ring: RingSettings, memory: PeerMemory) -> RingAddrs:
+        """Raises MessageRefused."""
         if ring.addrs is None or not ring.num:
-            raise Refused(f"ring {ring.index} has no addresses or no size yet")
+            raise MessageRefused(f"ring {ring.index} has no addresses or no size yet")
         return _areas(ring_format(self.features), ring, ring.addrs, memory)
 
     def _ranges(self, memory: PeerMemory) -> Iterator[Range]:
-        """All that may have to be logged. Raises Refused where a started ring is not in ``memory``."""
+        """All that may have to be logged. Raises MessageRefused where a started ring is not in ``memory``."""
         for region in memory:
             yield region.addr, region.size
         for ring in self._rings:
             if ring.state is RingState.STARTED:
                 yield from self._written(ring, self._addrs(ring, memory))
 
-    def _written(self, ring: Ring, addrs: RingAddrs) -> Iterator[Range]:
+    def _written(self, ring: RingSettings, addrs: RingAddrs) -> Iterator[Range]:
         """Where the device writes in a ring itself, if that is to be logged; the device area at an address for that."""
         assert ring.addrs is not None
         if ring.addrs.flags & VRING_F_LOG:
@@ -311,8 +311,8 @@ class Vrings:
         ring = ring if resumed is None else resumed(ring)
         return DirtyVringh(ring, self.dirty.log, self.memory.recorder, written)
 
-    def _resumption(self, ring: Ring, addrs: RingAddrs) -> tuple[int, Callable[[Vringh], Vringh] | None]:
-        """The position that the device uses next, and what takes again the chains in flight. Raises Refused."""
+    def _resumption(self, ring: RingSettings, addrs: RingAddrs) -> tuple[int, Callable[[Vringh], Vringh] | None]:
+        """The position that the device uses next, and what takes again the chains in flight. Raises MessageRefused."""
         form = ring_format(self.features)
         place = base_format(form).place(ring.base, ring.num, self.memory.memory, addrs)
         if self.inflight is not None:
@@ -320,7 +320,7 @@ class Vrings:
             return place, partial(self.inflight.logged, ring.index, form)
         return place, partial(_resumed, place, ring.held)
 
-    async def _quiesce(self, ring: Ring) -> None:
+    async def _quiesce(self, ring: RingSettings) -> None:
         """Take nothing more from a ring, wait for what was taken, and remember where it stands."""
         queue = self._device.queues[ring.index]
         with trio.move_on_after(DRAIN):
@@ -332,8 +332,8 @@ class Vrings:
         self._device.disable_queue(ring.index)
 
 
-def _areas(form: RingFormat, ring: Ring, given: VringAddr, memory: PeerMemory) -> RingAddrs:
-    """Where the areas of a ring are by the driver's addresses. Raises Refused where no such ring can be."""
+def _areas(form: RingFormat, ring: RingSettings, given: VringAddr, memory: PeerMemory) -> RingAddrs:
+    """Where the areas of a ring are by the driver's addresses. Raises MessageRefused where no such ring can be."""
     num = ring.num or 1
     desc, avail, used = form.sizes(num)
     addrs = RingAddrs(
@@ -342,7 +342,7 @@ def _areas(form: RingFormat, ring: Ring, given: VringAddr, memory: PeerMemory) -
     try:
         form.check(num, addrs)
     except BadRing as exc:
-        raise Refused(f"ring {ring.index}: {exc}") from None
+        raise MessageRefused(f"ring {ring.index}: {exc}") from None
     return addrs
 
 
