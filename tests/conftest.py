@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import hypothesis
+import pytest
 
-pytest_plugins = ["machine", "pytester", "requirements_report", "ring_rig", "state_rig", "tun_rig", "up_rig"]
+pytest.register_assert_rewrite("support")
+
+pytest_plugins = [
+    "pytester",
+    "support.cli",
+    "support.machine",
+    "support.requirements",
+    "support.rigs.ring",
+    "support.rigs.run_dir",
+    "support.rigs.tun",
+]
 
 # Machines that run tests are shared and slow at times: examples are bounded by number, never by time.
 hypothesis.settings.register_profile("vnet", deadline=None, print_blob=True)

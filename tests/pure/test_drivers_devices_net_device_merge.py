@@ -11,7 +11,6 @@ from typing import cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ring_rig import Rig
 
 from drivers.bus.device_queue import DeviceQueue
 from drivers.contracts.ports import HEADER_SIZE, PacketQueue
@@ -26,6 +25,7 @@ from rings.queue import Segment
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.testing import Act
+from support.rigs.ring import Rig
 
 HEAD = bytes(HEADER_SIZE)
 HOLE = Addr(1 << 40)

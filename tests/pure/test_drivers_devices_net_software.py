@@ -7,7 +7,11 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from segment_rig import (
+
+from drivers.contracts.ports import ALL_OFFLOADS, NO_OFFLOADS, Offloads
+from drivers.devices.net.header import NEEDS_CSUM, GsoType
+from drivers.devices.net.software import Unfinished, finish, ones_sum
+from support.rigs.segments import (
     CSUM_ONLY,
     EVERY,
     PIECES,
@@ -19,10 +23,6 @@ from segment_rig import (
     pseudo,
     views,
 )
-
-from drivers.contracts.ports import ALL_OFFLOADS, NO_OFFLOADS, Offloads
-from drivers.devices.net.header import NEEDS_CSUM, GsoType
-from drivers.devices.net.software import Unfinished, finish, ones_sum
 
 
 @EVERY

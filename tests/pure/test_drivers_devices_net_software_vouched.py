@@ -12,7 +12,11 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import ARP
 from scapy.packet import Packet, Padding
-from segment_rig import (
+
+from drivers.contracts.ports import HEADER_SIZE, NO_OFFLOADS, Offloads
+from drivers.devices.net.header import DATA_VALID, NEEDS_CSUM
+from drivers.devices.net.software import vouched
+from support.rigs.segments import (
     CASES,
     CSUM_ONLY,
     ETHER,
@@ -24,10 +28,6 @@ from segment_rig import (
     unsummed,
     views,
 )
-
-from drivers.contracts.ports import HEADER_SIZE, NO_OFFLOADS, Offloads
-from drivers.devices.net.header import DATA_VALID, NEEDS_CSUM
-from drivers.devices.net.software import vouched
 
 
 def vouch(frame: bytes, *sizes: int, able: Offloads = CSUM_ONLY) -> tuple[bytes, bytes]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from scsi_rig import check, make_unit, perform
 
 from drivers.devices.scsi import Asc, Key, LogicalUnit, Sense
 from drivers.devices.scsi.cdb import Op
 from drivers.devices.scsi.device.unit import Io
 from drivers.devices.scsi.sense import Field
+from support.rigs.scsi import check, make_unit, perform
 
 TIMEOUTS = b"\0\x0a" + bytes(10)
 

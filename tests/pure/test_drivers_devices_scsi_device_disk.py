@@ -8,7 +8,6 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scsi_rig import BLOCKS, check, make_unit, perform, pyscsi
 
 from drivers.devices.scsi import Asc, Key, LogicalUnit, Lun, Response, ScsiDomain
 from drivers.devices.scsi import cdb as commands
@@ -17,6 +16,7 @@ from drivers.devices.scsi.device.inquiry import PAGES
 from drivers.devices.scsi.device.unit import Io
 from drivers.devices.scsi.layout import REPORT_LUNS, WELL_KNOWN
 from drivers.storage.workers import Kind
+from support.rigs.scsi import BLOCKS, check, make_unit, perform, pyscsi
 
 
 @pytest.fixture

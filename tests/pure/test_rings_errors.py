@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from packed_rig import PackedRig
-from ring_rig import MakeRig, seg
 
 from rings.errors import BadRing
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.split.virtqueue import SplitVirtqueue
+from support.rigs.packed import PackedRig
+from support.rigs.ring import MakeRig, seg
 
 
 def raised(driver: SplitVirtqueue[object] | PackedVirtqueue[object]) -> BadRing:

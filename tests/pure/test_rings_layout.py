@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ring_rig import Rig
 
 from rings.errors import BadRing, MemoryFault
 from rings.layout import MAX_NUM, RingAddrs, check_split, split_sizes
 from rings.memory import Addr
 from rings.split.ring import SplitRing
 from rings.split.vringh import SplitVringh
+from support.rigs.ring import Rig
 
 TOP = 1 << 64
 HOLE = 0x7000_0000

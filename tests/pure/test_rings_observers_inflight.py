@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed_rig import PackedRig
-from ring_rig import SPOT, Rig, seg
 
 from rings.chain import total
 from rings.errors import BadRing, MemoryFault
@@ -17,6 +15,8 @@ from rings.formats import FORMATS
 from rings.memory import Addr, Memory
 from rings.observers.inflight import LoggedVringh
 from rings.queue import Virtqueue
+from support.rigs.packed import PackedRig
+from support.rigs.ring import SPOT, Rig, seg
 
 NUM = 8
 RIGS: dict[str, Any] = {"split": Rig, "packed": PackedRig}

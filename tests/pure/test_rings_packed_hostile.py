@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed_rig import PackedRig
-from ring_rig import EVENT_IDX, collect, fill, seg, serve
 
 from rings.errors import BadRing, LocalRingError, MemoryFault, RemoteRingError
 from rings.layout import AVAIL, INDIRECT, NEXT, USED, WRITE
@@ -14,6 +12,8 @@ from rings.memory import Addr
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.packed.vringh import PackedVringh
 from rings.testing import Act, Changing, PackedDesc
+from support.rigs.packed import PackedRig
+from support.rigs.ring import EVENT_IDX, collect, fill, seg, serve
 
 HOLE = 0x7000_0000
 

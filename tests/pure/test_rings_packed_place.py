@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from packed_rig import PackedRig
-from ring_rig import SPOT, seg
 
 from rings.packed.place import used_next
 from rings.packed.ring import FIRST_LAP, at
 from rings.packed.vringh import PackedVringh
+from support.rigs.packed import PackedRig
+from support.rigs.ring import SPOT, seg
 
 NUM = 5
 

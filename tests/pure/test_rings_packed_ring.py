@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from packed_rig import PackedRig, position
-from ring_rig import EVENT_IDX, collect, fill, flat, seg, serve
 
 from rings.errors import BadRing, LocalRingError, QueueFull
 from rings.layout import (
@@ -21,6 +19,8 @@ from rings.layout import (
 from rings.memory import Addr
 from rings.packed.vringh import PackedVringh
 from rings.testing import Access, Act, PackedDesc, Watched
+from support.rigs.packed import PackedRig, position
+from support.rigs.ring import EVENT_IDX, collect, fill, flat, seg, serve
 
 
 @pytest.fixture

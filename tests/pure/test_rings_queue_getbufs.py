@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from packed_rig import PackedRig
-from ring_rig import Rig
 
 from rings.errors import BadRing, MemoryFault
 from rings.layout import WRITE
@@ -16,6 +14,8 @@ from rings.memory import Addr
 from rings.observers.wrapper import AroundVringh
 from rings.queue import Vringh
 from rings.testing import Act, Desc, PackedDesc
+from support.rigs.packed import PackedRig
+from support.rigs.ring import Rig
 
 HOLE = Addr(0x7000_0000)
 EVERYONE = (Rig, PackedRig)

@@ -16,8 +16,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from packed_rig import PackedRig, position
-from ring_rig import Rig, flat, seg
 
 from rings.chain import Chain, copy_in
 from rings.errors import LocalRingError, MemoryFault, QueueFull, RemoteRingError
@@ -25,6 +23,8 @@ from rings.layout import split_sizes
 from rings.memory import Addr
 from rings.queue import Segment, Virtqueue, Vringh
 from rings.testing import Act, Desc
+from support.rigs.packed import PackedRig, position
+from support.rigs.ring import Rig, flat, seg
 
 SLOT = 256
 NUMS = st.sampled_from([1, 2, 4, 8])

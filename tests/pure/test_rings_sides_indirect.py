@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from packed_rig import PackedRig
-from ring_rig import Rig, latch
 
 from rings.errors import BadRing
 from rings.layout import INDIRECT, NEXT, WRITE
 from rings.testing import Desc
 from rings.testing.packed import PackedDesc
+from support.rigs.packed import PackedRig
+from support.rigs.ring import Rig, latch
 
 NUM, TABLE_MAX = 8, 128
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from packed_rig import PackedRig
-from ring_rig import Rig, RingRig, seg
 
 from rings.errors import BadRing
 from rings.layout import NEXT
@@ -18,6 +16,8 @@ from rings.queue import Vringh
 from rings.sides import CHAIN_MAX
 from rings.split.vringh import SplitVringh
 from rings.testing import Desc
+from support.rigs.packed import PackedRig
+from support.rigs.ring import Rig, RingRig, seg
 
 SPOT = 0x1000
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from ring_rig import EVENT_IDX, MakeRig, collect, fill, flat, seg, serve
 
 from rings.layout import RingAddrs, split_sizes
 from rings.memory import Addr, MappedMemory
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.testing import RawRing
+from support.rigs.ring import EVENT_IDX, MakeRig, collect, fill, flat, seg, serve
 
 
 def big_ring(num: int) -> tuple[SplitVirtqueue[int], SplitVringh, RawRing]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from ring_rig import MakeRig, Rig, seg
 
 from rings.errors import BadRing, LocalRingError, MemoryFault, QueueFull
 from rings.layout import DESC_SIZE, INDIRECT, NEXT, WRITE, RingAddrs
 from rings.memory import Addr
 from rings.split.virtqueue import SplitVirtqueue
 from rings.testing import Act, Desc
+from support.rigs.ring import MakeRig, Rig, seg
 
 
 def shown(rig: Rig, index: int = 0) -> list[Desc]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from ring_rig import MakeRig, Rig, flat, seg
 
 from rings.errors import BadRing
 from rings.layout import NEXT
 from rings.split.virtqueue import SplitVirtqueue
 from rings.testing import Act, Changing, Desc
+from support.rigs.ring import MakeRig, Rig, flat, seg
 
 # ---------------------------------------------------------------- a device that lies
 

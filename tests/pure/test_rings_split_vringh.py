@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from ring_rig import MakeRig, Rig, flat
 
 from rings.errors import LocalRingError
 from rings.layout import WRITE
 from rings.memory import Addr
 from rings.testing import Act, Desc
+from support.rigs.ring import MakeRig, Rig, flat
 
 TOP = 1 << 64
 HOLE = 0x7000_0000

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from ring_rig import MakeRig, Rig, flat, latch
 
 from rings.errors import BadRing, MemoryFault
 from rings.layout import INDIRECT, NEXT, WRITE, RingAddrs
 from rings.memory import Addr, MappedMemory
 from rings.split.vringh import SplitVringh
 from rings.testing import Act, Changing, Desc, RawRing
+from support.rigs.ring import MakeRig, Rig, flat, latch
 
 TOP = 1 << 64
 HOLE = 0x7000_0000

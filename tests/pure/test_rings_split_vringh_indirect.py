@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from ring_rig import MakeRig, Rig, flat, latch
 
 from rings.errors import BadRing, MemoryFault
 from rings.layout import INDIRECT, NEXT, WRITE
 from rings.memory import Addr
 from rings.testing import Act, Desc
+from support.rigs.ring import MakeRig, Rig, flat, latch
 
 HOLE = 0x7000_0000
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from ring_rig import EVENT_IDX, MakeRig, Rig, collect, fill, serve
 
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.suppression import need_event
 from rings.testing import Access, Act, Watched
+from support.rigs.ring import EVENT_IDX, MakeRig, Rig, collect, fill, serve
 
 U16 = st.integers(0, 0xFFFF)
 

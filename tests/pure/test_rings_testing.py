@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from ring_rig import MakeRig, Rig, seg
 
 from rings.layout import NO_INTERRUPT
 from rings.testing import Desc, dump
+from support.rigs.ring import MakeRig, Rig, seg
 
 
 def test_the_picture_of_a_ring_shows_what_is_available_and_what_was_used(make_rig: MakeRig) -> None:

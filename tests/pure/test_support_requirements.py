@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import requirements_report as report
+
+from support import requirements as report
 
 TESTS = """
     import pytest
@@ -21,7 +22,7 @@ TESTS = """
 
 
 def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
-    return pytester.runpytest_inprocess("-p", "requirements_report", "--strict-markers", *args)
+    return pytester.runpytest_inprocess("-p", "support.requirements", "--strict-markers", *args)
 
 
 def test_both_tables_are_whole() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 import pytest
-from guest import shared
 
+from support.guest import shared
 from vnet.cli.serve import command, hint
 from vnet.system.exports import DeviceExport
 from vnet.system.qemu import PROGRAM, Version, qemu_version

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from state_rig import contents, put_stale_socket
 
+from support.rigs.run_dir import contents, put_stale_socket
 from vnet.errors import ControlError, PrivilegeError
 from vnet.system import state
 from vnet.system.state import State, claim, clean_up, read_state, running, signal_owner, socket_path, state_path

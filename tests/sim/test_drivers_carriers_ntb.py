@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
-from ntb_rig import MIB, Bridge, Events
 
 from drivers.carriers.ntb import NtbEpf
 from drivers.carriers.ntb_registers import (
@@ -28,6 +27,7 @@ from drivers.errors import ProbeError
 from drivers.testing import TappedFunction
 from rings.errors import MemoryFault
 from rings.memory import Addr, Memory
+from support.rigs.ntb import MIB, Bridge, Events
 from vnet.errors import LinkDown, UnsupportedRequest
 from vnet.pcie.config_space import Command
 from vnet.pcie.ntb import NtbFunction

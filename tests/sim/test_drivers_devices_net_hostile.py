@@ -8,7 +8,6 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from frame_rig import DROPPED, HEADER, NEEDS_CSUM, Build, cut, framed, virtio_net_hdr, whole
 
 from drivers.bus.model import BindState
 from drivers.bus.vhost import DeviceQueue
@@ -22,6 +21,7 @@ from rings.layout import NEXT, WRITE
 from rings.memory import Addr
 from rings.status import Status
 from rings.testing import Access, Act, Changing, Desc, RawRing, Watched
+from support.rigs.frames import DROPPED, HEADER, NEEDS_CSUM, Build, cut, framed, virtio_net_hdr, whole
 from vnet.link.base import Direction
 from vnet.testing import (
     FRAME,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from frame_rig import HEADER
 
 from rings.testing import Desc
+from support.rigs.frames import HEADER
 from vnet.ports.packet.memory import MemoryPort
 from vnet.testing import FRAME, Options, bounded, hostile_driver, open_pair, unharmed, until
 

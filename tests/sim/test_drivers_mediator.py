@@ -12,7 +12,6 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from frame_rig import DROPPED, Build
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
@@ -24,6 +23,7 @@ from rings.features import RingFeature
 from rings.layout import WRITE
 from rings.status import Status
 from rings.testing import Desc
+from support.rigs.frames import DROPPED, Build
 from vnet.ends.base import EndsType
 from vnet.ends.mediated import MediatorEnd
 from vnet.ends.net.end import NetSpec, PortSpec, mediate_net, net_specs, open_net

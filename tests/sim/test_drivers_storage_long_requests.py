@@ -6,7 +6,6 @@ import struct
 
 import pytest
 import trio
-from vhost_user_rig import R, open_bench
 
 from drivers.devices.blk import BlkPlug
 from drivers.devices.scsi import Status
@@ -16,6 +15,7 @@ from drivers.transports.vhost_user.payloads import Config
 from rings.layout import NEXT, WRITE
 from rings.memory import Addr
 from rings.testing import Desc, RawRing
+from support.rigs.vhost_user import R, open_bench
 from vnet.testing.blk import StubbornStore
 from vnet.testing.checks import until
 from vnet.testing.hostile import HostileDriver, hostile_driver

@@ -7,7 +7,6 @@ from itertools import pairwise, permutations
 
 import pytest
 import trio
-from ntb_rig import DEVICE_ID, MIB, TABLE, WIDE, PlainVhost, ThreeHosts, open_hosts
 from trio.testing import wait_all_tasks_blocked
 
 from drivers.bus.model import BindState
@@ -38,6 +37,7 @@ from rings.errors import MemoryFault
 from rings.features import RingFeature, mask
 from rings.memory import Addr
 from rings.status import Status
+from support.rigs.ntb import DEVICE_ID, MIB, TABLE, WIDE, PlainVhost, ThreeHosts, open_hosts
 
 RUNNING = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 STEPS = ("start_device", "start_back", "start_front", "start_driver", "link 0", "link 1")

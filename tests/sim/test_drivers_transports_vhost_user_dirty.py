@@ -13,7 +13,6 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from vhost_user_rig import NUM, Bench, FrontEnd, HungUp, R, Ring, begin, fds, finish, maps, open_bench, request
 
 from drivers.contracts.ports import HEADER_SIZE
 from drivers.devices.blk import BlkPlug
@@ -25,6 +24,7 @@ from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
 from rings.features import RingFeature, mask
 from rings.memory import Addr
 from rings.observers.dirty import SPAN, dirty_log_size
+from support.rigs.vhost_user import NUM, Bench, FrontEnd, HungUp, R, Ring, begin, fds, finish, maps, open_bench, request
 from vnet.linux.ipc import connect
 from vnet.ports.packet.memory import MemoryPort
 from vnet.system.exports import DeviceExport, open_exports

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import trio
-from vhost_user_rig import open_bench, request
 
 from drivers.devices.blk import BlkPlug
+from support.rigs.vhost_user import open_bench, request
 from vnet.testing.blk import StubbornStore
 
 SIZE = 1 << 20

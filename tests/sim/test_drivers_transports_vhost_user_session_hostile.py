@@ -14,7 +14,6 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vhost_user_rig import MIB, NUM, USER, Bench, FrontEnd, HungUp, R, begin, fds, finish, maps, open_bench, request
 
 from drivers.devices.blk import BlkPlug
 from drivers.errors import TransportLost
@@ -37,6 +36,21 @@ from drivers.transports.vhost_user.payloads import (
 )
 from drivers.transports.vhost_user.session import PROTOCOL_FEATURES, Session
 from rings.features import mask
+from support.rigs.vhost_user import (
+    MIB,
+    NUM,
+    USER,
+    Bench,
+    FrontEnd,
+    HungUp,
+    R,
+    begin,
+    fds,
+    finish,
+    maps,
+    open_bench,
+    request,
+)
 from vnet.testing.blk import StubbornStore
 
 SIZE = MIB

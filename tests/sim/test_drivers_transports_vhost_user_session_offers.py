@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from vhost_user_rig import FrontEnd, R
 
 from drivers.transports.vhost_user.constants import F_LOG_ALL, F_PROTOCOL_FEATURES, ProtocolFeature
 from drivers.transports.vhost_user.payloads import U64, Config, Inflight, MemTable, SingleRegion, VringState
@@ -16,6 +15,7 @@ from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
 from rings.features import RingFeature, mask
 from rings.memory import Addr
 from rings.observers.dirty import dirty_log_size
+from support.rigs.vhost_user import FrontEnd, R
 from vnet.linux.ipc import FileHandle, connect
 from vnet.system.exports import DeviceExport, Served, open_exports
 from vnet.testing import until

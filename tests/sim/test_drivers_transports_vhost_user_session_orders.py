@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 import attrs
 import pytest
 import trio
-from vhost_user_rig import MIB, NUM, USER, Bench, FrontEnd, R, begin, finish, open_bench, request
 
 from drivers.devices.blk import BlkPlug
 from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES
@@ -26,6 +25,7 @@ from drivers.transports.vhost_user.payloads import (
     VringState,
 )
 from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
+from support.rigs.vhost_user import MIB, NUM, USER, Bench, FrontEnd, R, begin, finish, open_bench, request
 from vnet.testing.blk import StubbornStore
 
 PACKED = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])

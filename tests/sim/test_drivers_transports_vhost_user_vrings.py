@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from vhost_user_rig import open_bench
 
 from drivers.devices.blk import BlkPlug
 from drivers.errors import ProbeError
@@ -17,6 +16,7 @@ from drivers.transports.vhost_user.front import VhostUserFront
 from drivers.transports.vhost_user.front_rings import USER_BASE
 from drivers.transports.vhost_user.payloads import MemRegion, MemTable, VringFd, VringState
 from rings.status import Status
+from support.rigs.vhost_user import open_bench
 from vnet.testing import FRAME, Options, Pair, open_pair, over, until
 from vnet.testing.blk import StubbornStore, open_blk_pair
 from vnet.testing.rpmsg import open_rpmsg_pair

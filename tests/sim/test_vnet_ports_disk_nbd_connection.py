@@ -10,11 +10,11 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from nbd_rig import DF, KIB, MIB, READ, TRIM, USUAL, WRITE, ZEROES, connected, serving
 
 from drivers.devices.blk.driver.geometry import Geometry
 from drivers.devices.blk.layout import SECTOR, BlkFeature, ConfigField
 from rings.features import mask
+from support.rigs.nbd import DF, KIB, MIB, READ, TRIM, USUAL, WRITE, ZEROES, connected, serving
 from vnet.nbd import NbdError
 from vnet.ports.disk.nbd_connection import BYTES_MAX, HANDSHAKE_TIMEOUT
 from vnet.ports.disk.nbd_server import CLIENTS_MAX

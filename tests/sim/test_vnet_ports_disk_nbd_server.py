@@ -9,7 +9,8 @@ import struct
 import pytest
 import trio
 import trio.testing
-from nbd_rig import (
+
+from support.rigs.nbd import (
     CACHE,
     DF,
     DISC,
@@ -28,7 +29,6 @@ from nbd_rig import (
     connected,
     serving,
 )
-
 from vnet.nbd import NbdError
 from vnet.ports.disk.nbd_connection import BYTES_MAX, COMMANDS_MAX
 from vnet.testing.blk import BlkOptions

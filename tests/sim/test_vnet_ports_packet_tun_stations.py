@@ -6,8 +6,24 @@ from ipaddress import ip_address
 
 import trio
 import trio.testing
-from tun_rig import ALL, ARP, IPV4, OTHER, OUR_IP, OWN, PEER, PEER_IP, PLAIN, Socket, arp, frame, ipv4, receive, room
 
+from support.rigs.tun import (
+    ALL,
+    ARP,
+    IPV4,
+    OTHER,
+    OUR_IP,
+    OWN,
+    PEER,
+    PEER_IP,
+    PLAIN,
+    Socket,
+    arp,
+    frame,
+    ipv4,
+    receive,
+    room,
+)
 from vnet.linux.netlink.link_table import InterfaceState
 from vnet.ports.packet.neighbour import AGE_SECONDS
 from vnet.ports.packet.tun import TunPort

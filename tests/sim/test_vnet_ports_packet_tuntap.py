@@ -9,7 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 import trio
 import trio.testing
-from tun_rig import (
+
+from drivers.contracts.ports import NO_OFFLOADS, Offloads
+from drivers.errors import PortGone
+from support.rigs.tun import (
     ALL,
     ARP,
     HEADER,
@@ -32,9 +35,6 @@ from tun_rig import (
     tap,
     tun,
 )
-
-from drivers.contracts.ports import NO_OFFLOADS, Offloads
-from drivers.errors import PortGone
 from vnet.ports.packet.base import KnownHeaders
 from vnet.ports.packet.tap import TapPort
 from vnet.ports.packet.tun import TunPort

@@ -6,15 +6,15 @@ import struct
 from ipaddress import ip_address
 
 import pytest
-from frame_rig import NEEDS_CSUM, virtio_net_hdr
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
-from tun_rig import HEADER, IPV6, OWN, PEER, PLAIN, Socket, ipv4, receive, tun
 
 from drivers.contracts.ports import ETH_HLEN
 from rings.memory import Addr
+from support.rigs.frames import NEEDS_CSUM, virtio_net_hdr
+from support.rigs.tun import HEADER, IPV6, OWN, PEER, PLAIN, Socket, ipv4, receive, tun
 from vnet.ports.packet.packets import MESSAGE_MAX
 from vnet.testing import FRAME, Options, bounded, hostile_device, open_pair, unharmed
 

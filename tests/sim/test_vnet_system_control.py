@@ -15,9 +15,9 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from state_rig import contents, put_stale_socket
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from support.rigs.run_dir import contents, put_stale_socket
 from vnet.errors import ControlError
 from vnet.linux.unix_socket import connect
 from vnet.system import control

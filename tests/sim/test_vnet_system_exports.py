@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from vhost_user_rig import NUM, FrontEnd, R, fds, maps, request
 
 from drivers.devices.blk import BlkPlug
 from drivers.devices.net import NetPlug
@@ -24,6 +23,7 @@ from drivers.transports.vhost_user.payloads import U64, Config, VringState
 from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
 from rings.features import RingFeature, mask
 from rings.status import Status
+from support.rigs.vhost_user import NUM, FrontEnd, R, fds, maps, request
 from vnet.ends.blk import DiskEnd
 from vnet.linux.ipc import UnixSocket, connect
 from vnet.linux.unix_socket import listen

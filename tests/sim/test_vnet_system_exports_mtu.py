@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from vhost_user_rig import FrontEnd, R
 
 from drivers.devices.net import NetPlug
 from drivers.devices.net.layout import NetFeature as F
 from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES, ProtocolFeature
 from drivers.transports.vhost_user.payloads import U64, Config, VringState
 from rings.features import RingFeature, mask
+from support.rigs.vhost_user import FrontEnd, R
 from vnet.linux.ipc import connect
 from vnet.ports.packet.memory import MemoryPort
 from vnet.system.exports import DeviceExport, Served, open_exports

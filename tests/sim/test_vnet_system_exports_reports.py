@@ -10,11 +10,11 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from vhost_user_rig import FrontEnd, R, request
 
 from drivers.transports.vhost_user.constants import F_PROTOCOL_FEATURES
 from drivers.transports.vhost_user.payloads import U64, VringState
 from rings.features import RingFeature, mask
+from support.rigs.vhost_user import FrontEnd, R, request
 from vnet.linux.ipc import connect
 from vnet.system.exports import DeviceExport, Served, open_exports
 from vnet.system.limited import AGAIN, LINES, PER, LimitedReport

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from machine import own_run
+
+from support.machine import own_run
 
 
 @pytest.fixture(scope="session", autouse=True)

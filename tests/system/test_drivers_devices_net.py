@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 import trio
-from machine import NETNS, RequireTool, ip
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
+from support.machine import NETNS, RequireTool, ip
 from vnet.linux.netns import netns_command, run_in_netns
 from vnet.system.control import COMMANDS
 from vnet.system.world import World, open_world

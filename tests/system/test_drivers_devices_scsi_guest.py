@@ -11,9 +11,9 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from guest import Guest, GuestKernel, guest_kernel
 
 from drivers.devices.scsi import Identity, LogicalUnit, Lun, ScsiPlug
+from support.guest import Guest, GuestKernel, guest_kernel
 from vnet.ports.disk.store import MemoryStore
 from vnet.system.exports import DeviceExport, open_exports
 from vnet.topology.topology import parse_device

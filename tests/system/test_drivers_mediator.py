@@ -7,8 +7,8 @@ import os
 
 import pytest
 import trio
-from machine import RequireTool
 
+from support.machine import RequireTool
 from vnet.ends.mediated import MediatorEnd
 from vnet.system.world import LOCAL, World, open_world
 from vnet.topology.topology import parse

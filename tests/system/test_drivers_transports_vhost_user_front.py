@@ -15,7 +15,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from machine import MakeNetns, RequireTool
+
+from support.machine import MakeNetns, RequireTool
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from machine import RequireTool
+
+from support.machine import RequireTool
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "__init__.py")

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from machine import NETNS, RequireTool
 
+from support.machine import NETNS, RequireTool
 from vnet.system.world import World, open_world
 from vnet.topology.topology import load
 from vnet.traffic.kernel import iperf3, iperf3_server, ping

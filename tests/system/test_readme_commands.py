@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from machine import RequireTool
+
+from support.machine import RequireTool
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

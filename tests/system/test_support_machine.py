@@ -10,11 +10,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from machine import NETNS, Holdings, MakeNetns, ip
+
+from support.machine import NETNS, Holdings, MakeNetns, ip
 
 
 def run(pytester: pytest.Pytester) -> pytest.RunResult:
-    return pytester.runpytest_inprocess("-p", "machine", "-ra")
+    return pytester.runpytest_inprocess("-p", "support.machine", "-ra")
 
 
 def test_a_namespace_has_a_unique_name_and_loopback_up(netns: MakeNetns) -> None:
@@ -102,10 +103,10 @@ class Kept:
 
 
 def test_a_test_that_leaves_something_behind_fails(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("machine.GRACE", 0.1)
+    monkeypatch.setattr("support.machine.GRACE", 0.1)
     pytester.makepyfile("import os\ndef test_it(no_leaks, kept):\n    kept.append(os.open('/dev/zero', os.O_RDONLY))\n")
     holder = Kept()
-    result = pytester.runpytest_inprocess("-p", "machine", plugins=[holder])
+    result = pytester.runpytest_inprocess("-p", "support.machine", plugins=[holder])
     for fd in holder.fds:
         os.close(fd)
     result.assert_outcomes(passed=1, errors=1)

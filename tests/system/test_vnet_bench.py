@@ -11,8 +11,8 @@ from pathlib import Path
 import attrs
 import pytest
 from click.testing import CliRunner
-from machine import NETNS, RequireTool, unavailable
 
+from support.machine import NETNS, RequireTool, unavailable
 from vnet.bench import disk, guest
 from vnet.bench.figures import FIGURES, QueueFigures, Results
 from vnet.bench.measure import WORKLOADS

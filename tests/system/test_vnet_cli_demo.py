@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from machine import RequireTool
-from up_rig import left_behind, vnet
+
+from support.cli import left_behind, vnet
+from support.machine import RequireTool
 
 pytestmark = pytest.mark.usefixtures("privileged")
 

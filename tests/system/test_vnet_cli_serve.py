@@ -16,11 +16,11 @@ from typing import IO
 
 import pytest
 import trio
-from guest import ENTROPY, Guest, GuestKernel, guest_kernel
-from machine import MakeNetns, RequireTool
-from vhost_user_rig import FrontEnd, request
 
 from rings.features import RingFeature, mask
+from support.guest import ENTROPY, Guest, GuestKernel, guest_kernel
+from support.machine import MakeNetns, RequireTool
+from support.rigs.vhost_user import FrontEnd, request
 from vnet.linux.ipc import connect
 from vnet.system.qemu import PROGRAM, qemu_version
 

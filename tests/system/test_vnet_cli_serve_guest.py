@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from guest import Guest, GuestKernel, Serve, guest_kernel
-from machine import RequireTool, ip
 
+from support.guest import Guest, GuestKernel, Serve, guest_kernel
+from support.machine import RequireTool, ip
 from vnet.system.qemu import qemu_version, reconnect
 
 __all__ = ["guest_kernel"]

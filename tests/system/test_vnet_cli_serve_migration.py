@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guest import Guest, GuestKernel, Serve, guest_kernel
-from machine import MakeNetns, RequireTool, ip
 
+from support.guest import Guest, GuestKernel, Serve, guest_kernel
+from support.machine import MakeNetns, RequireTool, ip
 from vnet.system.qemu import qemu_version, reconnect
 
 __all__ = ["guest_kernel"]

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import RequireTool
-from up_rig import PATIENCE, READY, VNET, Up, left_behind, vnet
 
+from support.cli import PATIENCE, READY, VNET, Up, left_behind, vnet
+from support.machine import RequireTool
 from vnet import __version__
 from vnet.topology.topology import DEFAULT
 

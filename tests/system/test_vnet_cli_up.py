@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import NETNS, MakeNetns, RequireTool
-from up_rig import PATIENCE, PING, READY, VNET, Up, clean_machine, left_behind, vnet
 
+from support.cli import PATIENCE, PING, READY, VNET, Up, clean_machine, left_behind, vnet
+from support.machine import NETNS, MakeNetns, RequireTool
 from vnet.topology.topology import DEFAULT
 
 pytestmark = pytest.mark.usefixtures("privileged")

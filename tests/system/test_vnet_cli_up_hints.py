@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from machine import RequireTool
+
+from support.machine import RequireTool
 
 BIN = Path(sys.executable).parent
 NOT_SERVED = 7

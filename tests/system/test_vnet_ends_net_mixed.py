@@ -12,12 +12,12 @@ from functools import partial
 import attrs
 import pytest
 import trio
-from machine import NETNS, MakeNetns, RequireTool, ip
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
+from support.machine import NETNS, MakeNetns, RequireTool, ip
 from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.tun import TunPort
 from vnet.system.world import World, open_world

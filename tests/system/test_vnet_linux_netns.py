@@ -10,9 +10,9 @@ from ipaddress import ip_interface
 from pathlib import Path
 
 import pytest
-from machine import NETNS, MakeNetns, RequireTool, ip
-from up_rig import READY, Up, left_behind, vnet
 
+from support.cli import READY, Up, left_behind, vnet
+from support.machine import NETNS, MakeNetns, RequireTool, ip
 from vnet.linux import netns as netns_module
 from vnet.linux.netns import Route, create_netns, has_netns, remove_netns, run_in_netns, set_up_interface
 from vnet.topology.topology import DEFAULT

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from machine import RequireTool, unavailable
 
 from drivers.registry import TRANSPORTS
+from support.machine import RequireTool, unavailable
 from vnet.topology.samples import built_in_text
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")

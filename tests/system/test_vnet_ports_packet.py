@@ -17,10 +17,10 @@ from typing import Any, Literal
 import attrs
 import pytest
 import trio
-from machine import NETNS, MakeNetns, RequireTool, ip
 
 from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
 from drivers.errors import PortGone
+from support.machine import NETNS, MakeNetns, RequireTool, ip
 from vnet.errors import PrivilegeError
 from vnet.linux.netns import Route, interface_statistics, netns_command, open_netns, run_in_netns
 from vnet.ports.packet.open import PortConfig, open_packet_port

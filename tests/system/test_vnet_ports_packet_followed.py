@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 import attrs
 import pytest
 import trio
-from machine import NETNS, MakeNetns, RequireTool, ip
 
 from drivers.bus.model import BindState
 from drivers.contracts.ports import PacketPort
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.errors import DriverError
+from support.machine import NETNS, MakeNetns, RequireTool, ip
 from vnet.cli.show import tree
 from vnet.linux.netns import netns_command, remove_netns
 from vnet.system.control import COMMANDS

@@ -12,10 +12,10 @@ from typing import Literal
 import attrs
 import pytest
 import trio
-from machine import MakeNetns, ip
 
 from drivers.contracts.ports import NO_OFFLOADS
 from drivers.errors import PortGone
+from support.machine import MakeNetns, ip
 from vnet.linux.netns import create_netns, has_netns, remove_netns
 from vnet.ports.packet.interface_watch import Watches, open_watches
 from vnet.ports.packet.open import PortConfig, open_packet_port

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import NETNS, MakeNetns, ip
 
+from support.machine import NETNS, MakeNetns, ip
 from vnet.errors import ConfigError
 from vnet.linux.netns import in_netns
 from vnet.system.world import open_world

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from machine import RequireTool
 
 from drivers.devices.rpmsg import RpmsgBus
+from support.machine import RequireTool
 from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd
 from vnet.errors import ConfigError
 from vnet.testing.rpmsg import RpmsgOptions, RpmsgPair, open_rpmsg_pair

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from machine import RequireTool
 
+from support.machine import RequireTool
 from vnet.system.world import open_world
 from vnet.topology.samples import built_in_text
 from vnet.topology.topology import parse

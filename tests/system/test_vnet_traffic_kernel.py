@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from machine import RequireTool
 
+from support.machine import RequireTool
 from vnet.system.world import World, open_world
 from vnet.topology.topology import DEFAULT, parse
 from vnet.traffic.kernel import PingResult, ping

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import NETNS
+
+from support.machine import NETNS
 
 VNET = str(Path(sys.executable).with_name("vnet"))
 RUN_DIR = Path("/run/vnet")

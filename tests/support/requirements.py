@@ -16,7 +16,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 
 def read_virtio() -> list[str]:

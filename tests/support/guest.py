@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from machine import RequireTool, unavailable
 
+from support.machine import RequireTool, unavailable
 from vnet.bench.guest import TOOLS, Guest, GuestKernel, shared
 from vnet.errors import PrivilegeError
 
 __all__ = ["Guest", "GuestKernel", "Serve", "guest_kernel", "shared"]
 
 VNET = str(Path(sys.executable).with_name("vnet"))
-ENTROPY = str(Path(__file__).parents[1] / "examples/my_device.py")
+ENTROPY = str(Path(__file__).parents[2] / "examples/my_device.py")
 
 
 @pytest.fixture(scope="session")

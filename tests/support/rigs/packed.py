@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from ring_rig import RingRig
-
 from rings.memory import Memory
 from rings.packed.ring import at, used
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.packed.vringh import PackedVringh
 from rings.testing import RawPackedRing
+from support.rigs.ring import RingRig
 
 __all__ = ["PackedRig", "position"]
 
@@ -19,7 +18,7 @@ def position(place: int, num: int) -> int:
 
 
 class PackedRig(RingRig):
-    """With a packed ring, otherwise as `ring_rig.Rig`."""
+    """With a packed ring, otherwise as `support.rigs.ring.Rig`."""
 
     AREAS = "desc", "driver", "device"
     PACKED = True
