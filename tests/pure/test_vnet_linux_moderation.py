@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from vnet.linux.moderation import LOOK, MUCH, PAUSE, PAUSED, REST, Moderation
+from vnet.linux.moderation import BYTES_PER_POLL, MAX_PAUSE, MIN_RATE, PAUSED_WINDOWS, REST_WINDOWS, Moderation
 
 
 def pauses(rate: Callable[[float], float], windows: int) -> list[float]:
@@ -16,18 +16,20 @@ def pauses(rate: Callable[[float], float], windows: int) -> list[float]:
     return [moderation.next(rate(moderation.pause)) for _ in range(windows)]
 
 
-@pytest.mark.parametrize(("rate", "pause"), [(MUCH, PAUSE), (4e8, LOOK / 4e8), (2e9, LOOK / 2e9)])
+@pytest.mark.parametrize(
+    ("rate", "pause"), [(MIN_RATE, MAX_PAUSE), (4e8, BYTES_PER_POLL / 4e8), (2e9, BYTES_PER_POLL / 2e9)]
+)
 def test_who_carries_as_much_with_pauses_has_them_nearly_always(rate: float, pause: float) -> None:
-    assert pauses(lambda _: rate, 3 * (PAUSED + 1)) == ([pause] * PAUSED + [0.0]) * 3
+    assert pauses(lambda _: rate, 3 * (PAUSED_WINDOWS + 1)) == ([pause] * PAUSED_WINDOWS + [0.0]) * 3
 
 
 def test_who_carries_little_has_none() -> None:
-    assert not any(pauses(lambda _: MUCH * 0.99, 100))
+    assert not any(pauses(lambda _: MIN_RATE * 0.99, 100))
 
 
 def test_who_asks_and_waits_for_the_answer_is_spared() -> None:
     """64 KiB every 200 us, and every 700 us with pauses: tried one window in many."""
-    found = pauses(lambda pause: 65536 / (200e-6 + pause), 10 * (REST + 1))
+    found = pauses(lambda pause: 65536 / (200e-6 + pause), 10 * (REST_WINDOWS + 1))
     assert 0 < sum(map(bool, found)) <= 11
     assert not any(a and b for a, b in pairwise(found))
 

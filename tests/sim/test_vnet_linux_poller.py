@@ -13,8 +13,8 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from vnet.linux.moderation import PAUSE, WINDOW
-from vnet.linux.poller import ROUNDS, Poller
+from vnet.linux.moderation import MAX_PAUSE, WINDOW
+from vnet.linux.poller import EPOLL_PASSES_PER_POLL, Poller
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ async def test_in_a_long_look_others_are_told_before_it_ends(nursery: trio.Nurse
         nursery.start_soon(poller.run)
         await trio.testing.wait_all_tasks_blocked()
         assert order.count("told") > 30
-        assert order[: ROUNDS + 1] == [*["told"] * ROUNDS, "tell"]
+        assert order[: EPOLL_PASSES_PER_POLL + 1] == [*["told"] * EPOLL_PASSES_PER_POLL, "tell"]
         assert order[-1] == "tell"
         nursery.cancel_scope.cancel()
     finally:
@@ -239,10 +239,10 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
     assert not pauses, "100 kB in 20 ms are little"
     meanwhile += [255, 255]
     await send(255, after=2 * WINDOW)
-    assert pauses[0] == PAUSE, "2.55 MB are much"
+    assert pauses[0] == MAX_PAUSE, "2.55 MB are much"
     assert [frames for _, frames in found] == [1, 1, 2], "two were found by one look"
-    assert found[-1][0] == pytest.approx(4 * WINDOW + PAUSE)
-    assert len(pauses) * PAUSE < 3 * WINDOW, "it ends soon after the last of them"
+    assert found[-1][0] == pytest.approx(4 * WINDOW + MAX_PAUSE)
+    assert len(pauses) * MAX_PAUSE < 3 * WINDOW, "it ends soon after the last of them"
     pauses.clear()
     await send(1, after=2 * WINDOW)
     assert (found[-1][1], pauses) == (1, [])

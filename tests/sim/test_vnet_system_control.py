@@ -322,7 +322,7 @@ async def test_clients_wait_while_the_process_lacks_descriptors(
         await ask(NAME, "query-vnet")
     assert refused == 4
     assert [record.getMessage() for record in caplog.records] == [
-        f"no client is let in at {socket_path(NAME)} for now: Too many open files"
+        f"cannot accept clients at {socket_path(NAME)} for now: Too many open files"
     ]
 
 

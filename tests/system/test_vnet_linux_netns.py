@@ -92,10 +92,10 @@ def test_on_a_kernel_without_ipv6_the_other_addresses_work_and_a_line_tells_so(
 
 
 def test_a_name_without_a_namespace_is_one_line_and_stays(name: str, stale: str) -> None:
-    with pytest.raises(OSError, match="it is no network namespace but a name that was left behind"):
+    with pytest.raises(OSError, match="a name left behind without a network namespace"):
         has_netns(stale)
     done = vnet("up", "--name", name)
-    line = f"vnet: /run/netns/{stale}: it is no network namespace but a name that was left behind; "
+    line = f"vnet: /run/netns/{stale}: a name left behind without a network namespace; "
     line += f"try: ip netns del {stale}\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
     assert left_behind(name) == [stale]

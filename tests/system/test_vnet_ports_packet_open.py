@@ -66,7 +66,9 @@ def stale(privileged: None) -> Iterator[str]:
 
 
 async def test_a_name_without_a_namespace_is_no_missing_right(stale: str) -> None:
-    with pytest.raises(OSError, match=f"a name that was left behind; try: ip netns del {stale}") as caught:
+    with pytest.raises(
+        OSError, match=f"a name left behind without a network namespace; try: ip netns del {stale}"
+    ) as caught:
         async with open_world(parse(topology(stale, "kind = 'tun'")), f"t{os.getpid()}-port"):
             pass
     assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, str(NETNS / stale))

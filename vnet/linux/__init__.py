@@ -1,1 +1,1 @@
-"""What the kernel gives: namespaces, unix sockets, shared memory, eventfds, epoll."""
+"""Linux kernel interfaces: namespaces, netlink, unix sockets, shared memory, eventfds, epoll."""

@@ -1,4 +1,4 @@
-"""The garbage collector, which stops the event loop for as long as it looks at all objects."""
+"""Shorter pauses of the garbage collector, which stops the event loop while it traverses all objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ignore_existing"]
 
 @contextmanager
 def ignore_existing() -> Iterator[None]:
-    """Keep the collector from what exists now: modules and the system itself, which take 30 ms and last anyway."""
+    """Exclude all existing objects from collection: traversing modules and the system takes 30 ms and frees nothing."""
     gc.freeze()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What two processes share: unix sockets that pass file descriptors, memory, and events (`drivers.contracts.ipc`)."""
+"""Linux's side of `drivers.contracts.ipc`: unix sockets that pass file descriptors, shared memory, and eventfds."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from vnet.linux.poller import Poller
 __all__ = ["FileHandle", "LocalIpc", "Mapping", "UnixSocket", "connect", "mapped_span", "socket_pair"]
 
 MAX_FDS = 253
-"""What one message can carry (SCM_MAX_FD)."""
+"""File descriptors per message (SCM_MAX_FD)."""
 _FD_SIZE = array.array("i").itemsize
 _ROOM = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE)
 _SEALED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class FileHandle:
-    """A file descriptor, and who closes it."""
+    """Owner of a file descriptor."""
 
     def __init__(self, fd: int) -> None:
-        """Owns ``fd`` from now on."""
+        """Take ownership of ``fd``."""
         self._fd = fd
 
     @classmethod
     def copy(cls, fd: int) -> FileHandle:
-        """Of a descriptor that stays somebody else's. Raises OSError."""
+        """Duplicate ``fd``, whose owner keeps it. Raises OSError."""
         return cls(os.dup(fd))
 
     def fileno(self) -> int:
-        """-1 once closed."""
+        """Return the descriptor; -1 once closed."""
         return self._fd
 
     def take(self) -> int:
-        """The descriptor, which is the caller's from now on."""
+        """Return the descriptor and hand its ownership to the caller."""
         fd, self._fd = self._fd, -1
         return fd
 
@@ -64,7 +64,7 @@ class UnixSocket:
     """`drivers.contracts.ipc.FdSocket` on a connected unix stream socket."""
 
     def __init__(self, connected: socket.socket) -> None:
-        """Owns it from now on."""
+        """Take ownership of ``connected``."""
         self._socket = trio.socket.from_stdlib_socket(connected)
 
     async def receive(self, limit: int) -> tuple[bytes, list[Handle]]:
@@ -76,7 +76,7 @@ class UnixSocket:
         if flags & socket.MSG_CTRUNC:
             for handle in handles:
                 handle.close()
-            raise Unusable("file descriptors were lost on the way: this process has no room for more")
+            raise Unusable("received file descriptors were dropped: this process has no room for more")
         return data, [*handles]
 
     async def send(self, data: bytes, handles: Sequence[Handle] = ()) -> None:
@@ -86,7 +86,7 @@ class UnixSocket:
         try:
             while left:
                 left = left[await self._socket.sendmsg([left], ancillary) :]
-                ancillary = []  # they went with the first byte
+                ancillary = []  # sent with the first byte
         except (OSError, trio.ClosedResourceError) as exc:
             raise TransportLost(_why(exc)) from None
 
@@ -106,20 +106,20 @@ def _why(error: Exception) -> str:
 
 
 async def connect(path: Path) -> UnixSocket:
-    """A connection to the socket at ``path``. Raises OSError; BlockingIOError if its backlog is full."""
+    """Connect to the socket at ``path``. Raises OSError; BlockingIOError if its backlog is full."""
     return UnixSocket(listen.connect(path))
 
 
 def socket_pair() -> tuple[UnixSocket, UnixSocket]:
-    """Two ends of one connection. Raises OSError."""
+    """Return the two ends of a new connection. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return UnixSocket(ours), UnixSocket(theirs)
 
 
 def mapped_span(offset: int, size: int, file_size: int, block: int) -> tuple[int, int]:
-    """The start and the bytes of a mapping with ``size`` bytes from ``offset`` of a file that has pages of ``block``.
+    """Return start and length of a page-aligned mapping that covers ``size`` bytes at ``offset`` of a file.
 
-    Memory of huge pages is mapped and unmapped in whole ones only.
+    ``block`` is the file's block size: memory of huge pages can be mapped and unmapped in whole pages only.
     """
     page = max(block, mmap.ALLOCATIONGRANULARITY)
     start = offset - offset % page
@@ -128,12 +128,12 @@ def mapped_span(offset: int, size: int, file_size: int, block: int) -> tuple[int
 
 
 class Mapping:
-    """`drivers.contracts.ipc.SharedMemory`: part of a file, shared."""
+    """`drivers.contracts.ipc.SharedMemory`: a shared mapping of part of a file."""
 
     def __init__(self, fd: int, size: int, offset: int = 0) -> None:
-        """Raises OSError, ValueError."""
-        found = os.fstat(fd)
-        start, length = mapped_span(offset, size, found.st_size, found.st_blksize)
+        """Map ``size`` bytes at ``offset`` of the file. Raises OSError, ValueError."""
+        status = os.fstat(fd)
+        start, length = mapped_span(offset, size, status.st_size, status.st_blksize)
         self._map: mmap.mmap | None = mmap.mmap(fd, length, offset=start)
         self.view = memoryview(self._map)[offset - start : offset - start + size]
 
@@ -145,26 +145,26 @@ class Mapping:
         try:
             self._map.close()
         except BufferError:
-            pass  # somebody still holds a slice: the mapping goes away together with the last of them
+            pass  # slices of the view still exist: the mapping ends with the last of them
         self._map = None
 
 
 class _Event(FileHandle):
-    """An eventfd, checked to be one and never to wait."""
+    """A non-blocking eventfd."""
 
     def __init__(self, handle: Handle) -> None:
-        """Take the handle over. Raises Unusable, and closes it, if it is no eventfd."""
+        """Take ownership of ``handle``. Closes it and raises Unusable if it is no eventfd."""
         assert isinstance(handle, FileHandle), "a handle of another kind of system"
         super().__init__(handle.take())
         if not _is_eventfd(self.fileno()):
             self.close()
-            raise Unusable("a file descriptor that is no eventfd")
+            raise Unusable("the file descriptor is no eventfd")
 
 
 def _is_eventfd(fd: int) -> bool:
-    """Whether it is one, which never blocks from now on: without /proc, which may not be mounted.
+    """Return whether ``fd`` is an eventfd, and make it non-blocking. Does without /proc, which may not be mounted.
 
-    An eventfd has no file type, and is the only such descriptor that takes 8 zero bytes, which add nothing to it.
+    Only an eventfd both lacks a file type and accepts a write of 8 zero bytes, which leaves its counter as it is.
     """
     try:
         if stat.S_IFMT(os.fstat(fd).st_mode):
@@ -191,19 +191,19 @@ class _Notifier(_Event):
             try:
                 os.eventfd_write(self._fd, 1)
             except BlockingIOError:
-                pass  # so full that it was told many times over
+                pass  # the counter is full, so its reader is notified already
 
 
 class _Watch(_Event):
-    def __init__(self, handle: Handle, poller: Poller, told: Callable[[], object]) -> None:
+    def __init__(self, handle: Handle, poller: Poller, callback: Callable[[], object]) -> None:
         self._poller = poller
         super().__init__(handle)
-        # Edges are enough, and each write is one: nobody reads the counter, which takes 2^64 of them.
+        # Each write is an edge, so the counter is never read: it overflows only after 2^64 writes.
         try:
-            poller.watch(self.fileno(), told)
+            poller.watch(self.fileno(), callback)
         except OSError as exc:
             super().close()
-            raise Unusable(f"no further event can be watched: {exc.strerror}") from None
+            raise Unusable(f"cannot watch another event: {exc.strerror}") from None
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -215,8 +215,8 @@ class LocalIpc:
     """`drivers.contracts.ipc.Ipc` on this machine."""
 
     def __init__(self, poller: Poller, *, allow_unsealed: bool = False) -> None:
-        """``poller`` watches events. With ``allow_unsealed`` memory is taken whose owner could still take it away:
-        whoever then touches it is killed by SIGBUS.
+        """``poller`` watches events. ``allow_unsealed`` accepts memory that its owner can still shrink: accesses
+        beyond the new end kill this process with SIGBUS.
         """
         self._poller = poller
         self._allow_unsealed = allow_unsealed
@@ -227,19 +227,19 @@ class LocalIpc:
     def map(self, handle: Handle, size: int, offset: int) -> SharedMemory:
         fd = _fileno(handle)
         try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise Unusable("a file descriptor that is no memory")
-            if offset < 0 or size <= 0 or offset + size > found.st_size:
-                raise Unusable(f"{size:#x} bytes from {offset:#x} on, of memory of {found.st_size:#x} bytes")
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise Unusable("the file descriptor is no memory")
+            if offset < 0 or size <= 0 or offset + size > status.st_size:
+                raise Unusable(f"{size:#x} bytes at offset {offset:#x} exceed memory of {status.st_size:#x} bytes")
             if not self._allow_unsealed and not _seals(fd) & fcntl.F_SEAL_SHRINK:
                 raise Unusable(
-                    "memory that is not sealed against shrinking: its owner could end this process by a cut"
+                    "the memory is not sealed against shrinking: its owner could kill this process by truncating it"
                     " (QEMU: memory-backend-memfd; else --allow-unsealed)"
                 )
             return Mapping(fd, size, offset)
         except (OSError, ValueError, OverflowError) as exc:
-            raise Unusable(f"{size:#x} bytes of memory can't be mapped: {exc}") from None
+            raise Unusable(f"cannot map {size:#x} bytes of memory: {exc}") from None
 
     def make(self, size: int) -> tuple[SharedMemory, Handle]:
         try:
@@ -252,43 +252,43 @@ class LocalIpc:
                 handle.close()
                 raise
         except (OSError, ValueError, OverflowError) as exc:
-            raise Unusable(f"no {size} bytes of shared memory: {exc}") from None
+            raise Unusable(f"cannot make {size} bytes of shared memory: {exc}") from None
 
     def make_event(self) -> Handle:
         try:
             return FileHandle(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         except OSError as exc:
-            raise Unusable(f"no further event: {exc.strerror}") from None
+            raise Unusable(f"cannot make another event: {exc.strerror}") from None
 
     def make_channel(self) -> tuple[FdSocket, Handle]:
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError as exc:
-            raise Unusable(f"no further connection: {exc.strerror}") from None
+            raise Unusable(f"cannot make another connection: {exc.strerror}") from None
         return UnixSocket(ours), FileHandle(theirs.detach())
 
     def channel(self, handle: Handle) -> FdSocket:
         assert isinstance(handle, FileHandle), "a handle of another kind of system"
         try:
-            found = socket.socket(fileno=handle.fileno())
+            received = socket.socket(fileno=handle.fileno())
         except OSError as exc:
             handle.close()
-            raise Unusable(f"a file descriptor that is no socket: {exc.strerror}") from None
+            raise Unusable(f"the file descriptor is no socket: {exc.strerror}") from None
         handle.take()
-        if (found.family, found.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-            found.close()
-            raise Unusable("a file descriptor that is no unix stream socket")
-        return UnixSocket(found)
+        if (received.family, received.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+            received.close()
+            raise Unusable("the file descriptor is no unix stream socket")
+        return UnixSocket(received)
 
     def notifier(self, handle: Handle) -> Notifier:
         return _Notifier(handle, self._poller)
 
-    def watch(self, handle: Handle, told: Callable[[], None]) -> Handle:
-        return _Watch(handle, self._poller, told)
+    def watch(self, handle: Handle, callback: Callable[[], None]) -> Handle:
+        return _Watch(handle, self._poller, callback)
 
 
 def _seals(fd: int) -> int:
     try:
         return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError:  # a file system that has none
+    except OSError:  # the file system does not support seals
         return 0

@@ -1,55 +1,55 @@
-"""How long whoever watches ports may pause between two looks: as long as hardly less is carried for it.
+"""Decides how long the poller may sleep between polls without losing throughput.
 
-Without a clock or a descriptor of its own: it is told what was carried, window by window.
+It has no clock and no descriptor: the poller reports the throughput of each window.
 """
 
 from __future__ import annotations
 
-__all__ = ["PAUSE", "WINDOW", "Moderation"]
+__all__ = ["MAX_PAUSE", "WINDOW", "Moderation"]
 
 WINDOW = 0.01
-"""Seconds over which bytes are counted, at least."""
-MUCH = 64e6
-"""Bytes a second from which on there are pauses."""
-PAUSE = 500e-6
-"""Seconds from one look to the next, at most."""
-LOOK = 192 << 10
-"""Bytes that shall be found by one: half of what a guest's ring of 256 buffers of 1.5 KiB takes."""
-PAUSED = 32
-"""Windows with pauses, before one without shows again what is carried then."""
-KEPT = 0.5
-"""Of what is carried without pauses, so much has to be with them: who asks and waits for answers is left with less."""
-REST = 32
-"""Windows without pauses, after some that cost more."""
+"""Minimum length of a measurement window, in seconds."""
+MIN_RATE = 64e6
+"""Throughput in bytes a second above which the poller pauses."""
+MAX_PAUSE = 500e-6
+"""Maximum pause between two polls, in seconds."""
+BYTES_PER_POLL = 192 << 10
+"""Bytes that one poll should find: half the room of a guest's ring of 256 buffers of 1.5 KiB."""
+PAUSED_WINDOWS = 32
+"""Windows with pauses before an unpaused one measures the throughput again."""
+MIN_THROUGHPUT_RATIO = 0.5
+"""Pausing continues only above this fraction of the unpaused throughput. Request/response traffic falls below it."""
+REST_WINDOWS = 32
+"""Windows without pauses after pauses that cost throughput."""
 
 
 class Moderation:
-    """The pause of each window."""
+    """Chooses the pause of each window."""
 
     def __init__(self) -> None:
         self.pause = 0.0
-        """Seconds; 0 for none."""
-        self._free = 0.0  # bytes a second in the last window without pauses
-        self._paused, self._carried = 0, 0.0  # windows with pauses since then, and the sum of their rates
-        self._rest = 0  # windows without pauses that are still to come
+        """Pause in seconds; 0 for none."""
+        self._unpaused_rate = 0.0  # bytes a second in the last window without pauses
+        self._paused, self._rate_sum = 0, 0.0  # windows with pauses since then, and the sum of their rates
+        self._rest = 0  # windows without pauses still to come
 
     def next(self, rate: float) -> float:
-        """The pause in the next window, after one in which ``rate`` bytes a second were carried."""
+        """Return the pause for the next window, after one with a throughput of ``rate`` bytes a second."""
         if not self.pause:
-            self._free, self._paused, self._carried = rate, 0, 0.0
+            self._unpaused_rate, self._paused, self._rate_sum = rate, 0, 0.0
             self._rest = max(0, self._rest - 1)
-            if rate >= MUCH and not self._rest:
+            if rate >= MIN_RATE and not self._rest:
                 self.pause = _pause(rate)
             return self.pause
         self._paused += 1
-        self._carried += rate
-        costly = self._carried < KEPT * self._free * self._paused
+        self._rate_sum += rate
+        costly = self._rate_sum < MIN_THROUGHPUT_RATIO * self._unpaused_rate * self._paused
         if costly:
-            self._rest = REST
-        ends = costly or rate < MUCH or self._paused == PAUSED
+            self._rest = REST_WINDOWS
+        ends = costly or rate < MIN_RATE or self._paused == PAUSED_WINDOWS
         self.pause = 0.0 if ends else _pause(rate)
         return self.pause
 
 
 def _pause(rate: float) -> float:
-    return min(LOOK / rate, PAUSE)
+    return min(BYTES_PER_POLL / rate, MAX_PAUSE)

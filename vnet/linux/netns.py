@@ -1,7 +1,7 @@
-"""Network namespaces and the interfaces in them: made, addressed, read and removed over netlink.
+"""Creates, configures, reads and removes network namespaces and their interfaces, over netlink.
 
-Everything here blocks. Most of it acts in the namespace of the calling thread; `run_in_netns` gives it a
-thread of its own there, which ends with it, since a thread that changed its namespace is of no other use.
+All functions block. Most act in the namespace of the calling thread. `run_in_netns` runs a call in a new
+thread, which ends with the call, because a thread that changed its namespace is of no other use.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ DISABLE_IPV6 = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable
 
 @attrs.frozen
 class Route:
-    """Packets to ``network`` go out of the interface, to the router ``via`` where there is one."""
+    """Route for packets to ``network`` through the interface, via the router ``via`` if any."""
 
     network: IPv4Network | IPv6Network
     via: IPv4Address | IPv6Address | None = None
 
     @classmethod
     def parse(cls, text: str) -> Route:
-        """From ``NETWORK`` or ``NETWORK via ROUTER``. Raises ValueError."""
+        """Parse ``NETWORK`` or ``NETWORK via ROUTER``. Raises ValueError."""
         network, word, via = text.partition(" via ")
         route = cls(ip_network(network.strip()), ip_address(via.strip()) if word else None)
         if route.via is not None and route.via.version != route.network.version:
@@ -93,7 +93,7 @@ class Route:
 
 @attrs.frozen
 class InterfaceStatistics:
-    """What the kernel counts for one interface. Received means: by the kernel, from the port."""
+    """The kernel's counters of one interface. Received means: by the kernel, from the port."""
 
     rx_packets: int
     rx_bytes: int
@@ -109,9 +109,9 @@ class InterfaceStatistics:
 
 
 def run_in_netns(netns: str | None, call: Callable[[], T]) -> T:
-    """What ``call()`` returns, or raises, in a thread of its own in namespace ``netns`` (None: ours).
+    """Run ``call`` in a new thread in namespace ``netns`` (None: ours); return its result or raise its error.
 
-    Raises FileNotFoundError where there is no such namespace, PrivilegeError where it may not be entered.
+    Raises FileNotFoundError if the namespace does not exist, PrivilegeError without the right to enter it.
     """
     if netns is None:
         return call()
@@ -120,7 +120,7 @@ def run_in_netns(netns: str | None, call: Callable[[], T]) -> T:
 
 
 def run_in_namespace(fd: int, call: Callable[[], T]) -> T:
-    """`run_in_netns` for the namespace of a descriptor. Raises OSError."""
+    """`run_in_netns` for the namespace that a descriptor refers to. Raises OSError."""
     from pyroute2 import netns as pyroute2_netns
 
     return in_new_thread(lambda: pyroute2_netns.setns(fd), call)
@@ -139,9 +139,9 @@ def check_netns() -> None:
 
 
 def create_netns(netns: str) -> bool:
-    """Make the namespace, its loopback up; False, and nothing done, if it exists.
+    """Make the namespace, with its loopback up; return False, without a change, if it exists.
 
-    Raises PrivilegeError, OSError; nothing stays behind then.
+    Raises PrivilegeError, OSError, and leaves nothing behind.
     """
     if has_netns(netns):
         return False
@@ -150,34 +150,34 @@ def create_netns(netns: str) -> bool:
 
 
 def has_netns(netns: str) -> bool:
-    """Whether there is a namespace of this name. Raises OSError for a name in use that has no namespace behind it."""
+    """Return whether the namespace exists. Raises OSError if the name is in use but refers to no namespace."""
     path = NETNS_DIR / netns
     if not os.path.lexists(path):
         return False
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            found = fcntl.ioctl(fd, NS_GET_NSTYPE)
+            kind = fcntl.ioctl(fd, NS_GET_NSTYPE)
         finally:
             os.close(fd)
     except OSError:
-        found = 0
-    if found == CLONE_NEWNET:
+        kind = 0
+    if kind == CLONE_NEWNET:
         return True
     raise _left_behind(path)
 
 
 def identity(netns: str) -> tuple[int, int] | None:
-    """Tell namespaces of the same name apart; None if there is none."""
+    """Return device and inode, which differ between namespaces of the same name; None if none has the name."""
     try:
-        found = (NETNS_DIR / netns).stat()
+        status = (NETNS_DIR / netns).stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def remove_netns(netns: str) -> None:
-    """Take the name away; the namespace ends with the last process in it. Harmless if there is none. Raises OSError."""
+    """Remove the name; the namespace ends with its last process. Harmless if it does not exist. Raises OSError."""
     path = NETNS_DIR / netns
     if not os.path.lexists(path):
         return
@@ -191,9 +191,9 @@ def remove_netns(netns: str) -> None:
 
 @asynccontextmanager
 async def open_netns(netns: str) -> AsyncIterator[bool]:
-    """The namespace for as long as the context lasts; one that existed before stays. Gives whether we made it.
+    """Make the namespace for the time of the context, unless it exists; yield whether we made it.
 
-    If its name was deleted meanwhile, and given to another namespace, that one stays.
+    Only a namespace that we made is removed, not another one that got its name meanwhile.
     """
     made = await trio.to_thread.run_sync(create_netns, netns)
     ours = identity(netns)
@@ -206,7 +206,7 @@ async def open_netns(netns: str) -> AsyncIterator[bool]:
 
 
 def netns_command(netns: str | None, argv: Sequence[str]) -> list[str]:
-    """The command line that runs ``argv`` in namespace ``netns``."""
+    """Return the command line that runs ``argv`` in namespace ``netns``."""
     return list(argv) if netns is None else ["nsenter", f"--net={NETNS_DIR / netns}", "--", *argv]
 
 
@@ -240,16 +240,16 @@ def enter(path: Path) -> None:
 
 
 def make(netns: str) -> None:
-    """Give the calling thread a new namespace, its loopback up, and then the namespace its name.
+    """Move the calling thread to a new namespace, bring up its loopback, then name the namespace.
 
-    A namespace that can't be set up has no name yet: it ends with the thread.
+    The name comes last, so that a namespace whose set-up fails ends with the thread.
     """
     try:
         unshare(CLONE_NEWNET)
     except OSError as error:
         raise refusal(error, f"make the network namespace {netns}", SYS_ADMIN) from error
     for conf in ("all", "default"):
-        _try_switch(IPV6_CONF / conf / "disable_ipv6", "0")  # what the machine has elsewhere is no matter here
+        _try_switch(IPV6_CONF / conf / "disable_ipv6", "0")  # a new namespace may inherit the machine's setting
     set_up_interface("lo")
     path = NETNS_DIR / netns
     try:
@@ -265,19 +265,19 @@ def make(netns: str) -> None:
 
 
 def _share_netns_dir() -> None:
-    """Make the directory of names a shared mount, as iproute2 does: a name that is taken away is gone everywhere."""
+    """Make the directory of names a shared mount, as iproute2 does: removing a name removes it everywhere."""
     NETNS_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
         mount(None, NETNS_DIR, flags=MS_SHARED | MS_REC)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        mount(NETNS_DIR, NETNS_DIR, flags=MS_BIND | MS_REC)  # it was no mount point
+        mount(NETNS_DIR, NETNS_DIR, flags=MS_BIND | MS_REC)  # EINVAL: not a mount point yet
         mount(None, NETNS_DIR, flags=MS_SHARED | MS_REC)
 
 
 def _left_behind(path: Path) -> OSError:
-    why = f"it is no network namespace but a name that was left behind; try: ip netns del {path.name}"
+    why = f"a name left behind without a network namespace; try: ip netns del {path.name}"
     return OSError(errno.EINVAL, why, str(path))
 
 
@@ -294,15 +294,15 @@ def set_up_interface(
     routes: Sequence[Route] = (),
     forward: bool = False,
 ) -> None:
-    """Configure an interface and bring it up. Its IPv6 addresses work at once, without a search for duplicates.
+    """Configure an interface and bring it up. Its IPv6 addresses skip duplicate address detection.
 
-    ``mac`` is 6 bytes, ``mtu`` in bytes without the Ethernet header, ``txqueuelen`` in packets. With ``forward`` what
-    comes in is routed on: IPv6 knows that for the namespace as a whole only. If the kernel has no IPv6, its addresses
-    and routes are left out, and a warning names them. Raises SettingRefused, PrivilegeError, OSError.
+    ``mac`` is 6 bytes, ``mtu`` in bytes without the Ethernet header, ``txqueuelen`` in packets. ``forward`` enables
+    forwarding, of IPv6 in the whole namespace. Without IPv6 in the kernel, a warning names the IPv6 addresses and
+    routes that are left out. Raises SettingRefused, PrivilegeError, OSError.
     """
     from pyroute2 import IPRoute
 
-    _try_switch(IPV6_CONF / ifname / "accept_dad", "0")  # if not, only the link-local address has to wait
+    _try_switch(IPV6_CONF / ifname / "accept_dad", "0")  # if this fails, only the link-local address has to wait
     for switch in (IPV4_CONF / ifname / "forwarding", IPV6_CONF / "all" / "forwarding") if forward else ():
         _write_switch(switch, "1")
     if not has_ipv6():
@@ -312,7 +312,7 @@ def set_up_interface(
             LOG.warning("%s: this kernel has no IPv6; left out: %s", ifname, ", ".join(left_out))
         addresses = [address for address in addresses if address.version == 4]
         routes = [route for route in routes if route.network.version == 4]
-    # The address comes first: the kernel makes the link-local one of it.
+    # The MAC address comes first: the kernel derives the link-local address from it.
     settings = (
         ("mac", "address", mac and mac.hex(":")),
         ("mtu", "mtu", mtu),
@@ -320,7 +320,7 @@ def set_up_interface(
         ("ifname", "state", "up"),
     )
     with IPRoute() as netlink:
-        index = find(netlink, ifname)
+        index = find_index(netlink, ifname)
         for field, key, value in settings:
             if value is not None:
                 with _setting(ifname, field, value):
@@ -337,12 +337,12 @@ def set_up_interface(
 
 
 def has_ipv6() -> bool:
-    """Whether the kernel has IPv6."""
+    """Return whether the kernel has IPv6."""
     return IF_INET6.exists()
 
 
 def _write_switch(switch: Path, value: str) -> None:
-    """Set a switch in /proc/sys, if there is one and it has another value. Raises OSError."""
+    """Set a switch in /proc/sys if it exists and has another value. Raises OSError."""
     try:
         if switch.read_text(encoding="ascii").strip() != value:
             switch.write_text(value, encoding="ascii")
@@ -351,7 +351,7 @@ def _write_switch(switch: Path, value: str) -> None:
 
 
 def _try_switch(switch: Path, value: str) -> None:
-    """Set a switch that is no condition; most containers have /proc/sys read-only."""
+    """Set an optional switch, ignoring errors; most containers mount /proc/sys read-only."""
     try:
         _write_switch(switch, value)
     except OSError:
@@ -360,7 +360,7 @@ def _try_switch(switch: Path, value: str) -> None:
 
 @contextmanager
 def _setting(ifname: str, field: str, value: object) -> Iterator[None]:
-    """Raise what netlink refuses inside as an error of the setting ``field``, or as a missing right."""
+    """Turn a netlink error into SettingRefused for ``field``, or into PrivilegeError."""
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:
@@ -376,7 +376,7 @@ def _setting(ifname: str, field: str, value: object) -> Iterator[None]:
 
 
 def _ipv6_off(ifname: str) -> str:
-    """Why an interface of the calling thread's namespace takes no IPv6 address; empty if it is not known."""
+    """Return why an interface in the calling thread's namespace accepts no IPv6 address; empty if unknown."""
     switch = IPV6_CONF / ifname / "disable_ipv6"
     if not switch.exists():
         return f"IPv6 needs an MTU of {IPV6_MIN_MTU} bytes"
@@ -386,22 +386,22 @@ def _ipv6_off(ifname: str) -> str:
 
 
 def interface_statistics(netns: str | None, ifname: str) -> InterfaceStatistics:
-    """The kernel's counters of an interface in namespace ``netns``. Raises OSError where it is gone."""
+    """Return the kernel's counters of an interface in namespace ``netns``. Raises OSError if it does not exist."""
 
     def read() -> InterfaceStatistics:
         from pyroute2 import IPRoute
 
         with IPRoute() as netlink:
-            [link] = netlink.get_links(find(netlink, ifname))
+            [link] = netlink.get_links(find_index(netlink, ifname))
             counters = link.get("stats64")
         return InterfaceStatistics(**{field.name: counters[field.name] for field in attrs.fields(InterfaceStatistics)})
 
     return run_in_netns(netns, read)
 
 
-def find(netlink: IPRoute, ifname: str) -> int:
-    """The index of an interface. Raises OSError where there is none."""
-    found = netlink.link_lookup(ifname=ifname)
-    if not found:
+def find_index(netlink: IPRoute, ifname: str) -> int:
+    """Return the index of an interface. Raises OSError if it does not exist."""
+    indices = netlink.link_lookup(ifname=ifname)
+    if not indices:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), ifname)
-    return int(found[0])
+    return int(indices[0])

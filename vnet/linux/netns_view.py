@@ -1,6 +1,6 @@
-"""A program's view of a network namespace, as `ip netns exec` gives it: interfaces, /sys, and files in /etc.
+"""A program's view of a network namespace, as `ip netns exec` provides it: interfaces, /sys, and files in /etc.
 
-Nothing but the standard library is imported, so that a program with that view starts fast.
+Imports the standard library only, so that the program starts fast.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ LOG = logging.getLogger(__name__)
 def execute(argv: Sequence[str]) -> NoReturn:
     """Replace this process by the program ``argv``. Raises OSError."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)  # Python ignores these, and programs would inherit that
+        signal.signal(number, signal.SIG_DFL)  # Python ignores these, and the program would inherit that
     try:
-        os.execvp(argv[0], [*argv])  # noqa: S606  running it is the point
+        os.execvp(argv[0], [*argv])  # noqa: S606  runs the user's program
     except OSError as exc:
         raise OSError(exc.errno, exc.strerror, argv[0]) from None
 
@@ -34,11 +34,11 @@ def execute(argv: Sequence[str]) -> NoReturn:
 def mount_view(netns: str) -> None:
     """Mount the /sys of the calling thread's network namespace, and bind the files in /etc/netns/NETNS over /etc.
 
-    This happens in a mount namespace of its own. What can't be mounted is logged, and stays as it is outside.
+    The mounts are in a new mount namespace. A mount that fails is logged, and the outer /sys or file stays visible.
     """
     try:
         syscalls.unshare(syscalls.CLONE_NEWNS)
-        # Else the mounts below would show up in the mount namespace that we come from.
+        # Otherwise the mounts below would appear in the mount namespace that we came from.
         syscalls.mount(None, Path("/"), flags=syscalls.MS_SLAVE | syscalls.MS_REC)
     except OSError as exc:
         LOG.warning("/sys and /etc stay as they are outside of the namespace: %s", exc.strerror)

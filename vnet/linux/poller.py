@@ -1,13 +1,12 @@
-"""One watch over all ports of a system, so that a frame that comes in wakes no task of its own.
+"""One epoll set for all ports of a system: an arriving frame wakes no task of its own.
 
-Waiting for a descriptor through Trio costs about as much as a small frame's whole way through both rings. Here one
-task waits for all of them; as long as frames keep coming it goes round by itself, and whoever waits for a port is
-served in place (see `drivers.flow.pump`).
+Waiting for a descriptor through Trio costs about as much as a small frame's whole path through both rings. Here one
+task waits for all descriptors; while frames keep arriving it polls without waiting, and a flow that waits for a port
+runs in place (see `drivers.flow.pump`).
 
-Where much is carried it may also not be woken for each frame: it looks again after a pause, as network cards moderate
-their interrupts, and finds more at once (`vnet.linux.moderation`). That is for whoever has the driver in another
-process, where each frame is a wake-up. All of this process sleeps meanwhile, and drivers are told of what was done for
-them once for each look.
+At high throughput the poller can also sleep between polls, as network cards moderate their interrupts, so that one
+poll finds more frames (`vnet.linux.moderation`). This is for drivers in another process, where each frame costs a
+wake-up. The whole process sleeps meanwhile, and a driver gets one notification per poll.
 """
 
 from __future__ import annotations
@@ -23,107 +22,107 @@ from vnet.linux.moderation import WINDOW, Moderation
 
 __all__ = ["Poller"]
 
-LOOKS = 4
-"""After which other tasks run."""
-ROUNDS = 4
-"""Over all that has something, in one look."""
+POLLS_BEFORE_YIELD = 4
+"""Polls before other tasks run."""
+EPOLL_PASSES_PER_POLL = 4
+"""Maximum epoll calls of one poll."""
 WATCHED = select.EPOLLIN | select.EPOLLET
-"""Edge-triggered: whoever waits has read all there was before, and a frame that comes in later is an edge."""
+"""Edge-triggered: a waiting flow has read everything before, so that the next frame is an edge."""
 
 
 class Poller:
-    """An epoll set, and whom to tell of each descriptor in it."""
+    """An epoll set with a callback for each descriptor."""
 
     def __init__(self, *, moderate: bool = False) -> None:
-        """With ``moderate`` there are pauses where much is carried, and `at_end` waits."""
+        """``moderate`` enables pauses at high throughput, and lets `at_end` defer calls."""
         self._moderation = Moderation() if moderate else None
         self._epoll = select.epoll()
-        self._told: dict[int, Callable[[], object]] = {}
-        self._carried: dict[int, Callable[[], int]] = {}
-        self._bytes, self._since = 0, 0.0  # carried when a pause was last decided on, and when that was
-        self._looking = False
-        self._owed: dict[Callable[[], object], None] = {}  # what is called at the end of this look, in order
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        self._byte_counts: dict[int, Callable[[], int]] = {}
+        self._window_bytes, self._window_start = 0, 0.0  # byte count and time at the start of the window
+        self._polling = False
+        self._deferred: dict[Callable[[], object], None] = {}  # calls for the end of this poll, in order
 
-    def register(self, fd: int, carried: Callable[[], int] = int) -> Signal:
-        """Watch ``fd``: what is returned is set when something may be there to be read, also an error.
+    def register(self, fd: int, byte_count: Callable[[], int] = int) -> Signal:
+        """Watch ``fd``, and return a signal that is set when data or an error may be readable.
 
-        ``carried`` says how many bytes passed there so far, in both directions.
+        ``byte_count`` returns the bytes that crossed the port so far, in both directions.
         """
         signal = Signal()
-        self._carried[fd] = carried
+        self._byte_counts[fd] = byte_count
         self.watch(fd, signal.set)
         return signal
 
-    def watch(self, fd: int, told: Callable[[], object]) -> None:
-        """Likewise call ``told``, which runs to completion and never raises."""
+    def watch(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call ``callback`` when ``fd`` may be readable. It must not wait or raise."""
         self._epoll.register(fd, WATCHED)
-        self._told[fd] = told
+        self._callbacks[fd] = callback
 
     def unregister(self, fd: int) -> None:
-        """Before the descriptor is closed. Harmless where it is not watched."""
-        self._carried.pop(fd, None)
-        if self._told.pop(fd, None) is not None:
+        """Stop watching ``fd``; call it before closing the descriptor. Harmless if it is not watched."""
+        self._byte_counts.pop(fd, None)
+        if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def at_end(self, tell: Callable[[], object]) -> None:
-        """Call ``tell``, which never raises: once at the end of the look that is under way, or else now.
+    def at_end(self, notify: Callable[[], object]) -> None:
+        """Call ``notify`` once at the end of the current poll, or now if there is none. It must not raise.
 
-        A driver in another process that is told again and again while much is done for it is woken for each part.
+        A driver in another process would otherwise be woken for each part of a batch.
         """
-        if self._looking and self._moderation is not None:
-            self._owed[tell] = None
+        if self._polling and self._moderation is not None:
+            self._deferred[notify] = None
         else:
-            tell()
+            notify()
 
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            for _ in range(LOOKS):
-                if not self._look():
+            for _ in range(POLLS_BEFORE_YIELD):
+                if not self._poll():
                     break
             else:
                 await trio.lowlevel.checkpoint()
                 continue
             if pause := self._pause_now():
-                await trio.lowlevel.checkpoint()  # whoever was woken does not wait for it
-                sleep(pause)  # noqa: ASYNC251  through Trio it would cost more than it is long
+                await trio.lowlevel.checkpoint()  # tasks that were woken run before the pause
+                sleep(pause)  # noqa: ASYNC251  a sleep through Trio costs more than the pause is long
             else:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
 
-    def _look(self) -> bool:
-        """Serve whatever has something; whether there may be more."""
-        poll, watched, ports = self._epoll.poll, self._told, self._carried
-        self._looking = True
+    def _poll(self) -> bool:
+        """Serve all ready descriptors; return whether more may be ready."""
+        poll, callbacks, ports = self._epoll.poll, self._callbacks, self._byte_counts
+        self._polling = True
         try:
-            for _ in range(ROUNDS):
+            for _ in range(EPOLL_PASSES_PER_POLL):
                 events = poll(0)
                 if not events:
                     return False
-                # Ports last: what they then have includes the answers to what they were just given.
+                # Ports last: they may by then have received the answers to the frames just sent.
                 for fd, _ in sorted(events, key=lambda event: event[0] in ports) if len(events) > 1 else events:
-                    told = watched.get(fd)
-                    if told is not None:
-                        told()
+                    callback = callbacks.get(fd)
+                    if callback is not None:
+                        callback()
             return True
         finally:
-            self._looking = False
-            if self._owed:
-                owed, self._owed = self._owed, {}
-                for tell in owed:
-                    tell()
+            self._polling = False
+            if self._deferred:
+                deferred, self._deferred = self._deferred, {}
+                for notify in deferred:
+                    notify()
 
     def _pause_now(self) -> float:
-        """Seconds that the next look can wait; 0 where nobody knows when the next frame comes."""
+        """Return the seconds until the next poll; 0 to wait for an event instead."""
         moderation = self._moderation
         if moderation is None:
             return 0.0
-        now = monotonic()  # as it sleeps
-        if (elapsed := now - self._since) >= WINDOW:
-            carried = sum(count() for count in self._carried.values())
-            moderation.next((carried - self._bytes) / elapsed)
-            self._bytes, self._since = carried, now
+        now = monotonic()  # the clock of `sleep`
+        if (elapsed := now - self._window_start) >= WINDOW:
+            total = sum(count() for count in self._byte_counts.values())
+            moderation.next((total - self._window_bytes) / elapsed)
+            self._window_bytes, self._window_start = total, now
         return moderation.pause
 
     def close(self) -> None:
-        """Give the set back; nobody may be registered any more."""
+        """Close the epoll set. All descriptors must be unregistered."""
         self._epoll.close()

@@ -14,23 +14,23 @@ NET_ADMIN, SYS_ADMIN = 12, 21
 NAMES = {NET_ADMIN: "CAP_NET_ADMIN", SYS_ADMIN: "CAP_SYS_ADMIN"}
 DENIED = {errno.EPERM, errno.EACCES}
 CONTAINER = "docker run --cap-add=NET_ADMIN --cap-add=SYS_ADMIN --device=/dev/net/tun"
-"""How root gets the capabilities that root of a container lacks."""
+"""Command that gives root of a container the capabilities it lacks."""
 
 
 def has_capability(number: int) -> bool:
-    """Whether the calling thread may use the capability (capabilities(7)); True if the kernel does not say."""
+    """Return whether the calling thread has the capability (capabilities(7)); True if /proc does not say."""
     try:
         lines = Path("/proc/thread-self/status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return True
-    found = next((line.split()[1] for line in lines if line.startswith("CapEff:")), None)
-    return found is None or bool(int(found, 16) >> number & 1)
+    effective = next((line.split()[1] for line in lines if line.startswith("CapEff:")), None)
+    return effective is None or bool(int(effective, 16) >> number & 1)
 
 
 def refusal(error: OSError, what: str, *capabilities: int) -> PrivilegeError | OSError:
-    """The error to raise if the kernel refused ``what``, which needs these capabilities.
+    """Return the error to raise after the kernel refused ``what``, which needs these capabilities.
 
-    It is a missing right only if one of them is missing: root is refused for other reasons, and those are named.
+    PrivilegeError only if one of them is missing: root is refused for other reasons, which OSError reports.
     """
     missing = [NAMES[number] for number in capabilities if not has_capability(number)]
     if error.errno in DENIED and missing:

@@ -1,6 +1,6 @@
-"""Linux system calls on namespaces and mounts that Python 3.11 lacks. All raise OSError with the path it is about.
+"""Linux system calls for namespaces and mounts that Python 3.11 lacks. All raise OSError with the path.
 
-Nothing but the standard library is imported, as in `vnet.linux.netns_view`.
+Imports the standard library only, as `vnet.linux.netns_view` does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def unshare(flags: int) -> None:
-    """Give the calling thread new namespaces of these kinds."""
+    """Move the calling thread to new namespaces of these kinds."""
     _check(_LIBC.unshare(flags), None)
 
 
@@ -41,7 +41,7 @@ def mount(source: Path | None, target: Path, kind: str | None = None, flags: int
 
 
 def umount(target: Path) -> None:
-    """Unmount ``target`` at once; what uses it keeps it."""
+    """Detach ``target`` at once; open files keep the file system mounted out of sight."""
     _check(_LIBC.umount2(os.fsencode(target), MNT_DETACH), target)
 
 

@@ -1,4 +1,4 @@
-"""Unix sockets of this user's own, for programs to connect to. Nothing here blocks the event loop."""
+"""Unix sockets that only this user may connect to. No call blocks the event loop."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from drivers.errors import TransportLost
 __all__ = ["accept", "connect", "connect_trusted", "listen", "owner_uid", "remove_stale"]
 
 RETRY = 0.5
-"""Seconds between two attempts to accept while the process lacks descriptors or memory."""
+"""Seconds between attempts to accept while the process lacks descriptors or memory."""
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+"""Mode bits that let other users write to a folder."""
 UCRED = struct.Struct("iII")
-"""Process, user and group of a socket's other end, as SO_PEERCRED tells them."""
+"""Process, user and group id of a socket's peer (SO_PEERCRED)."""
 LOG = logging.getLogger(__name__)
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 @contextmanager
 def listen(path: Path, kind: socket.SocketKind, backlog: int) -> Iterator[socket.socket]:
-    """A socket at ``path`` for this user alone; one that a killed process left there is replaced. Raises OSError."""
+    """Listen at ``path`` for this user alone, and replace the socket of a killed process. Raises OSError."""
     with socket.socket(socket.AF_UNIX, kind) as listening:
         listening.setblocking(False)
         remove_stale(path)
         listening.bind(os.fspath(path))
         made = path.stat()
         try:
-            path.chmod(0o600)  # before anybody can connect
+            path.chmod(0o600)  # before `listen`: no other user can ever connect
             listening.listen(backlog)
             yield listening
         finally:
@@ -46,11 +47,10 @@ def listen(path: Path, kind: socket.SocketKind, backlog: int) -> Iterator[socket
 
 
 async def accept(listening: socket.socket, short: Callable[[str], None] | None = None) -> socket.socket:
-    """Wait for the next client; return its socket, non-blocking.
+    """Wait for the next client, and return its socket, non-blocking.
 
-    While the process lacks descriptors or memory, the clients wait, and the reason is given to ``short``, or logged,
-    once.
-    (`trio.SocketListener` wants a stream socket, and `trio.serve_listeners` logs a traceback at each attempt.)
+    While the process lacks descriptors or memory, clients wait; the reason goes to ``short``, or to the log, once.
+    (`trio.SocketListener` needs a stream socket, and `trio.serve_listeners` logs a traceback at each attempt.)
     """
     reported = False
     while True:
@@ -63,7 +63,9 @@ async def accept(listening: socket.socket, short: Callable[[str], None] | None =
             if exc.errno not in SHORTAGES:
                 raise
             if not reported:
-                report = short or partial(LOG.warning, "no client is let in at %s for now: %s", listening.getsockname())
+                report = short or partial(
+                    LOG.warning, "cannot accept clients at %s for now: %s", listening.getsockname()
+                )
                 report(exc.strerror or str(exc))
                 reported = True
             await trio.sleep(RETRY)
@@ -73,7 +75,7 @@ async def accept(listening: socket.socket, short: Callable[[str], None] | None =
 
 
 def connect(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-    """A non-blocking connection to the socket at ``path``. Raises OSError; BlockingIOError if its backlog is full."""
+    """Return a non-blocking connection to ``path``. Raises OSError; BlockingIOError if the backlog is full."""
     connecting = socket.socket(socket.AF_UNIX, kind)
     try:
         connecting.setblocking(False)
@@ -85,11 +87,11 @@ def connect(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.
 
 
 def connect_trusted(path: Path, peer_uid: int | None, allow: str) -> socket.socket:
-    """Connect like `connect`, if the listening process is trusted: ours, root's, or of the user with id ``peer_uid``.
+    """Connect as `connect` does, but only to a process of this user, of root, or of the user ``peer_uid``.
 
     A process that gave up its rights after it made the socket, as passt does, is trusted by the owner of the file.
-    Raises OSError, and TransportLost for a process of another user: with ``allow``, the setting that lets it in, in
-    which {} is that user's id.
+    Raises OSError, and TransportLost for another user's process. Its message includes ``allow``, the setting that
+    permits the connection, with {} replaced by that user's id.
     """
     connected = connect(path)
     uid = owner_uid(connected)
@@ -104,13 +106,13 @@ def connect_trusted(path: Path, peer_uid: int | None, allow: str) -> socket.sock
 
 
 def owner_uid(connected: socket.socket) -> int:
-    """The user id of the process at the other end: of the one that listened, if we connected."""
+    """Return the user id of the peer process: of the one that called listen, if we connected."""
     _, uid, _ = UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
     return int(uid)
 
 
 def _is_made_by(path: Path, users: Collection[int]) -> bool:
-    """Whether only these users can have put the file at ``path``: they own it, and no other user can replace it."""
+    """Return whether only these users can have made the file: they own it, and no other user can replace it."""
     folders = path.absolute().parents
     try:
         if path.lstat().st_uid not in users:
@@ -124,24 +126,24 @@ def _is_made_by(path: Path, users: Collection[int]) -> bool:
 
 
 def remove_stale(path: Path) -> None:
-    """Remove the socket that a killed process left at ``path``, if there is one.
+    """Remove the socket that a killed process left at ``path``, if any.
 
-    Raises FileExistsError for anything but a socket, OSError (EADDRINUSE) for a socket whose owner is alive, even if
-    that does not accept.
+    Raises FileExistsError if the file is no socket, OSError (EADDRINUSE) if its owner is alive, even if the owner
+    does not accept connections.
     """
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "what is there is no socket; it is left alone", str(path))
+        raise FileExistsError(errno.EEXIST, "the file is no socket; it is left alone", str(path))
     if _is_alive(path):
         raise OSError(errno.EADDRINUSE, "another program listens there already", str(path))
     path.unlink(missing_ok=True)
 
 
 def _is_alive(path: Path) -> bool:
-    """Whether a process has the socket. A connection is refused only if none has."""
+    """Return whether a process has the socket open. A connection is refused only if none has."""
     try:
         connect(path).close()
     except (ConnectionRefusedError, FileNotFoundError):

@@ -1,1 +1,1 @@
-"""Interfaces of a namespace, followed by netlink messages."""
+"""Watches the interfaces of a namespace by netlink messages."""

@@ -1,4 +1,4 @@
-"""What is known of a namespace's interfaces, kept up to date by netlink messages. No I/O."""
+"""Table of a namespace's interfaces and addresses, kept up to date by netlink messages. No I/O."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ __all__ = ["InterfaceState", "LinkTable"]
 
 @attrs.frozen
 class InterfaceState:
-    """An interface as its users have set it up."""
+    """State of an interface, as users of its namespace configured it."""
 
     name: str
     mac: bytes | None = None
-    """6 bytes; None for one without an Ethernet address, such as a TUN."""
+    """6 bytes; None for an interface without an Ethernet address, such as a TUN."""
     mtu: int = 0
     running: bool = False
-    """Whether the kernel sends through it, which is some time after its carrier came."""
+    """Whether the kernel sends through it, which begins some time after its carrier is on."""
     promisc: bool = False
     allmulti: bool = False
     vlans: frozenset[int] = frozenset()
-    """Ids of the VLAN interfaces on top of it. Those that moved to another namespace stay: nothing tells their end."""
+    """Ids of the VLAN interfaces on top of it. Those in other namespaces stay, because no message reports their end."""
     addresses: tuple[bytes, ...] = ()
     """IP addresses of 4 or 16 bytes, in the order in which they were added."""
     networks: tuple[tuple[bytes, int], ...] = ()
-    """The networks of these addresses: an address in it, and the bits of its prefix."""
+    """Networks of these addresses: an address in the network, and its prefix length."""
 
 
 class LinkTable:
     """The links and addresses of one namespace.
 
-    `read_all` starts to read all of it, at first and after messages were lost; what is known stays until that is done.
+    `read_all` starts a dump of all of them, at first and after messages were lost. The old contents stay until the
+    dump is complete.
     """
 
     def __init__(self) -> None:
@@ -45,15 +46,15 @@ class LinkTable:
         self._serial = 0
         self._inconsistent = False
         self.readings = 0
-        """How often everything was read."""
+        """Number of complete dumps so far."""
 
     @property
     def reading(self) -> bool:
-        """Whether everything is being read, so that what is known may be outdated."""
+        """Whether a dump is under way, so that the contents may be outdated."""
         return self._next is not None
 
     def read_all(self) -> bytes:
-        """Begin to read everything; the request to send. If that is under way, it begins again when it is done."""
+        """Start a dump, and return the request to send. A dump under way is repeated when it ends."""
         if self._next is not None:
             self._inconsistent = True
             return b""
@@ -66,9 +67,9 @@ class LinkTable:
         return dump(kind, self._serial)
 
     def apply(self, message: Message) -> tuple[set[int], bytes]:
-        """Take in a message: the indices of the interfaces that it changed, and a request to send.
+        """Apply a message; return the indices of the interfaces that it changed, and a request to send.
 
-        What was read all at once counts as a change of none: see `readings`.
+        A dump reports no changes: see `readings`.
         """
         if self._next is None:
             return self._known.apply(message), b""
@@ -86,7 +87,7 @@ class LinkTable:
         return set(), b""
 
     def state(self, index: int) -> InterfaceState | None:
-        """Of the interface with this index; None if there is none."""
+        """Return the state of the interface with this index; None if it does not exist."""
         return self._known.state(index)
 
 
@@ -95,12 +96,12 @@ class _Contents:
         self.links: dict[int, Link] = {}
         self.addresses: dict[int, dict[Address, None]] = {}
         self.vlans: dict[int, dict[int, int]] = {}
-        """By the index of the interface below: VLAN ids by the index of the VLAN interface."""
+        """VLAN ids by the index of the VLAN interface, by the index of the interface below."""
         self.moved = {index: set(vlans) for index, vlans in moved.items()}
-        """By the index of the interface below: ids of VLAN interfaces that moved to another namespace."""
+        """Ids of VLAN interfaces that moved to another namespace, by the index of the interface below."""
 
     def apply(self, message: Message) -> set[int]:
-        """The indices of the interfaces that it changed."""
+        """Apply a message; return the indices of the interfaces that it changed."""
         if message.type in (Type.NEW_LINK, Type.DEL_LINK):
             link = Link.parse(message.body)
             if link is None:
@@ -129,7 +130,7 @@ class _Contents:
         return {link.index, link.lower}
 
     def _address(self, address: Address, new: bool) -> bool:
-        """Whether that changed anything."""
+        """Add or remove an address; return whether that is a change."""
         of_interface = self.addresses.setdefault(address.index, {})
         if new == (address in of_interface):
             return False

@@ -1,6 +1,6 @@
-"""One netlink socket for all interfaces that are followed in a namespace.
+"""One netlink socket for all watched interfaces of a namespace.
 
-Its messages are parsed; everything is read anew only after messages were lost.
+It keeps a table up to date from messages, and dumps all interfaces only after messages were lost.
 """
 
 from __future__ import annotations
@@ -19,31 +19,33 @@ __all__ = ["NamespaceWatch", "open_socket"]
 
 NETLINK_ROUTE = 0
 DATAGRAM = 65536
-DATAGRAMS_PER_TURN, DATAGRAMS_MAX = 8, 1 << 20
-"""Datagrams read before other tasks run: some 200 links of a dump. At most: more than a socket holds."""
+DATAGRAMS_PER_TURN = 8
+"""Datagrams read before other tasks run: some 200 links of a dump."""
+DATAGRAMS_MAX = 1 << 20
+"""Datagrams read without a limit: more than a socket holds."""
 REREAD_SECONDS = 0.25
-"""Interval at which promiscuity is read: the kernel raises it for a macvlan without a message."""
+"""Interval at which promiscuity is read, because the kernel raises it for a macvlan without a message."""
 
 
 class Watched(Protocol):
-    """An interface, as its watch sees it."""
+    """Receiver of one interface's changes."""
 
     rereads: bool
-    """Whether what the kernel changes without a message matters now."""
+    """Whether to poll the interface for changes that the kernel makes without a message."""
 
     def update(self, state: InterfaceState) -> None:
-        """The interface is like this now."""
+        """Handle a new state of the interface."""
 
     def missing(self) -> None:
-        """The namespace does not have it any more."""
+        """Handle the interface's removal from the namespace."""
 
 
 class NamespaceWatch:
-    """What netlink tells of one namespace, for all interfaces that are followed there."""
+    """Netlink messages of one namespace, passed on to its watched interfaces."""
 
-    def __init__(self, found: socket.socket) -> None:
-        """``found`` is a netlink socket in that namespace; `close` closes it."""
-        self.socket = found
+    def __init__(self, netlink: socket.socket) -> None:
+        """``netlink`` is a netlink socket in that namespace; `close` closes it."""
+        self.socket = netlink
         self.interfaces: dict[int, Watched] = {}
         self._table = LinkTable()
         self._all_read = trio.Event()
@@ -60,24 +62,24 @@ class NamespaceWatch:
             self.read(DATAGRAMS_PER_TURN)
 
     async def reread(self) -> None:
-        """Read what the kernel changes without a message, and repeat requests that failed, until closed."""
+        """Poll for changes that the kernel makes without a message, and repeat failed requests, until closed."""
         while self.socket.fileno() >= 0:
             await trio.sleep(REREAD_SECONDS)
             self._send()
-            asked = b"".join(link_request(i) for i, interface in self.interfaces.items() if interface.rereads)
+            requests = b"".join(link_request(i) for i, interface in self.interfaces.items() if interface.rereads)
             try:
-                if asked:
-                    await trio.to_thread.run_sync(self.socket.send, asked)  # the kernel may keep it waiting
+                if requests:
+                    await trio.to_thread.run_sync(self.socket.send, requests)  # may block in the kernel
             except OSError:
-                pass  # it was closed meanwhile; or the kernel has no memory now, and is asked again
+                pass  # the socket was closed, or the kernel lacks memory: the next round tries again
 
     async def wait_read(self) -> None:
-        """Return once everything in the namespace was read."""
+        """Wait for the first complete dump of the namespace."""
         while not self._table.readings:
             await self._all_read.wait()
 
     def read(self, limit: int = DATAGRAMS_MAX) -> None:
-        """Take in what has arrived, ``limit`` datagrams at most, and tell the interfaces that changed."""
+        """Apply up to ``limit`` datagrams that have arrived, and update the interfaces that changed."""
         changed: set[int] = set()
         readings = self._table.readings
         for _ in range(limit):
@@ -85,8 +87,8 @@ class NamespaceWatch:
                 data = self.socket.recv(DATAGRAM)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    break  # EAGAIN: that was all
-                self._send(self._table.read_all())  # messages were lost
+                    break  # EAGAIN: no more datagrams
+                self._send(self._table.read_all())  # ENOBUFS: messages were lost
                 continue
             for message in messages(data):
                 indices, request = self._table.apply(message)
@@ -99,7 +101,7 @@ class NamespaceWatch:
             self._update(index)
 
     def _update(self, index: int) -> None:
-        """Tell the interface with this index what it is like."""
+        """Pass its current state to the interface with this index."""
         interface, state = self.interfaces[index], self._table.state(index)
         if state is not None:
             interface.update(state)
@@ -107,14 +109,14 @@ class NamespaceWatch:
             interface.missing()
 
     def add(self, index: int, interface: Watched) -> None:
-        """Follow the interface with this index, and tell it what it is like."""
+        """Watch the interface with this index, and pass its current state to it."""
         self.interfaces[index] = interface
         self.read()
         if self.interfaces.get(index) is interface:
             self._update(index)
 
     def _send(self, request: bytes = b"") -> None:
-        """Send it, and what could not be sent before."""
+        """Send ``request`` after all requests that could not be sent before."""
         if request:
             self._unsent.append(request)
         try:
@@ -122,7 +124,7 @@ class NamespaceWatch:
                 self.socket.send(self._unsent[0])
                 self._unsent.popleft()
         except OSError:
-            pass  # the kernel has no memory now: `reread` tries again
+            pass  # the kernel lacks memory: `reread` tries again
 
     def close(self) -> None:
         trio.lowlevel.notify_closing(self.socket)
@@ -130,7 +132,7 @@ class NamespaceWatch:
 
 
 def open_socket() -> socket.socket:
-    """A socket in the calling thread's namespace that gets its changes. Raises OSError."""
+    """Return a socket that receives the changes of the calling thread's namespace. Raises OSError."""
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE)
     try:
         opened.bind((0, GROUPS))

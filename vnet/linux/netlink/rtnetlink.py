@@ -1,4 +1,4 @@
-"""Messages of the kernel's routing netlink: links and their IP addresses, read and asked for. No I/O."""
+"""Messages and requests of routing netlink about links and their IP addresses. No I/O."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ class Message:
     type: int
     flags: int
     serial: int
-    """Of the request that it answers; 0 for a notification."""
+    """Serial number of the request that it answers; 0 for a notification."""
     body: bytes
 
     @property
     def interrupted(self) -> bool:
-        """Whether what is dumped changed meanwhile, so that the dump may be inconsistent."""
+        """Whether the data changed during the dump, so that the dump may be inconsistent."""
         return bool(self.flags & NLM_F_DUMP_INTR)
 
 
 def messages(data: bytes) -> Iterator[Message]:
-    """The messages of one datagram; a truncated one ends it."""
+    """Parse the messages of one datagram, up to a truncated one."""
     at = 0
     while at + HEADER.size <= len(data):
         size, kind, flags, serial, _ = HEADER.unpack_from(data, at)
@@ -86,15 +86,15 @@ def messages(data: bytes) -> Iterator[Message]:
 
 
 def attributes(data: bytes, at: int = 0) -> dict[int, bytes]:
-    """Type to content of the attributes from offset ``at`` on; a truncated one ends them."""
-    found = {}
+    """Parse the attributes from offset ``at`` on, up to a truncated one; return their contents by type."""
+    contents = {}
     while at + ATTRIBUTE.size <= len(data):
         size, kind = ATTRIBUTE.unpack_from(data, at)
         if not ATTRIBUTE.size <= size <= len(data) - at:
             break
-        found[kind & NESTED_BITS] = data[at + ATTRIBUTE.size : at + size]
+        contents[kind & NESTED_BITS] = data[at + ATTRIBUTE.size : at + size]
         at += (size + 3) & ~3
-    return found
+    return contents
 
 
 @attrs.frozen
@@ -107,53 +107,53 @@ class Link:
     mac: bytes | None = None
     mtu: int = 0
     promiscuity: int = 0
-    """How many users want every frame; IFF_PROMISC does not count captures and bridges."""
+    """Number of users in promiscuous mode; IFF_PROMISC leaves out captures and bridges."""
     allmulti: bool = False
     lower: int = 0
-    """Index of the interface below a VLAN, in the same namespace; 0 for none."""
+    """Index of a VLAN's lower interface in the same namespace; 0 for none."""
     vlan: int | None = None
-    """The VLAN's id."""
+    """VLAN id; None if it is no VLAN interface."""
     moved: bool = False
-    """Whether RTM_DELLINK says that it moved to another namespace."""
+    """Whether RTM_DELLINK reports a move to another namespace."""
 
     @classmethod
     def parse(cls, body: bytes) -> Link | None:
-        """None for what another family says of a link: a bridge tells in such messages which ports it has.
+        """Parse the body; return None for another address family: a bridge reports its ports in such messages.
 
-        Raises struct.error for a body that is too short.
+        Raises struct.error if the body is too short.
         """
         family, _, index, flags, _ = LINK_HEADER.unpack_from(body)
         if family != AF_UNSPEC:
             return None
-        found = attributes(body, LINK_HEADER.size)
-        vlan, lower = _vlan(found.get(LinkAttribute.INFO, b"")), 0
-        if vlan is not None and LinkAttribute.LINK_NETNSID not in found:
-            lower = _number(found, LinkAttribute.LINK)
+        contents = attributes(body, LINK_HEADER.size)
+        vlan, lower = _vlan(contents.get(LinkAttribute.INFO, b"")), 0
+        if vlan is not None and LinkAttribute.LINK_NETNSID not in contents:
+            lower = _number(contents, LinkAttribute.LINK)
         return cls(
             index,
-            found.get(LinkAttribute.NAME, b"").rstrip(b"\0").decode(errors="replace"),
+            contents.get(LinkAttribute.NAME, b"").rstrip(b"\0").decode(errors="replace"),
             flags,
-            found.get(LinkAttribute.ADDRESS) or None,
-            _number(found, LinkAttribute.MTU),
-            _number(found, LinkAttribute.PROMISCUITY),
-            bool(flags & IFF_ALLMULTI or _number(found, LinkAttribute.ALLMULTI)),
+            contents.get(LinkAttribute.ADDRESS) or None,
+            _number(contents, LinkAttribute.MTU),
+            _number(contents, LinkAttribute.PROMISCUITY),
+            bool(flags & IFF_ALLMULTI or _number(contents, LinkAttribute.ALLMULTI)),
             lower,
             vlan,
-            LinkAttribute.NEW_NETNSID in found,
+            LinkAttribute.NEW_NETNSID in contents,
         )
 
 
-def _number(found: Mapping[int, bytes], kind: int) -> int:
-    content = found.get(kind, b"")
+def _number(contents: Mapping[int, bytes], kind: int) -> int:
+    content = contents.get(kind, b"")
     return int(NUMBER.unpack(content)[0]) if len(content) == NUMBER.size else 0
 
 
 def _vlan(info: bytes) -> int | None:
-    """The VLAN id in IFLA_LINKINFO; None for an interface of another kind."""
-    found = attributes(info) if info else {}
-    if found.get(LinkAttribute.INFO_KIND, b"").rstrip(b"\0") != b"vlan":
+    """Return the VLAN id in IFLA_LINKINFO; None for another kind of interface."""
+    contents = attributes(info) if info else {}
+    if contents.get(LinkAttribute.INFO_KIND, b"").rstrip(b"\0") != b"vlan":
         return None
-    content = attributes(found.get(LinkAttribute.INFO_DATA, b"")).get(LinkAttribute.VLAN_ID, b"")
+    content = attributes(contents.get(LinkAttribute.INFO_DATA, b"")).get(LinkAttribute.VLAN_ID, b"")
     return int.from_bytes(content, "little") if len(content) == 2 else None
 
 
@@ -162,22 +162,22 @@ class Address:
     """An IP address of an interface, as RTM_NEWADDR and RTM_DELADDR describe it."""
 
     index: int
-    """The interface's."""
+    """Index of the interface."""
     ip: bytes
     """4 or 16 bytes."""
     prefix: int
-    """Bits of its network's prefix."""
+    """Prefix length of its network, in bits."""
     network: bytes
-    """An address in its network: itself, or the other end's if it is a point-to-point address."""
+    """An address in its network: ``ip``, or the peer's address of a point-to-point link."""
 
     @classmethod
     def parse(cls, body: bytes) -> Address | None:
-        """None for a family without addresses here. Raises struct.error for a body that is too short."""
+        """Parse the body; return None for an address that is not IP. Raises struct.error if it is too short."""
         _, prefix, _, _, index = ADDRESS_HEADER.unpack_from(body)
-        found = attributes(body, ADDRESS_HEADER.size)
-        # A point-to-point address has its own end in IFA_LOCAL, and the other's in IFA_ADDRESS.
-        ip = found.get(AddressAttribute.LOCAL) or found.get(AddressAttribute.ADDRESS) or b""
-        network = found.get(AddressAttribute.ADDRESS) or ip
+        contents = attributes(body, ADDRESS_HEADER.size)
+        # A point-to-point link has our address in IFA_LOCAL, and the peer's in IFA_ADDRESS.
+        ip = contents.get(AddressAttribute.LOCAL) or contents.get(AddressAttribute.ADDRESS) or b""
+        network = contents.get(AddressAttribute.ADDRESS) or ip
         return cls(index, ip, prefix, network) if len(ip) == len(network) and len(ip) in (4, 16) else None
 
 
@@ -191,11 +191,11 @@ def _link_body(index: int) -> bytes:
 
 
 def dump(kind: int, serial: int) -> bytes:
-    """A request for all links (GET_LINK) or all addresses (GET_ADDRESS) of the namespace."""
+    """Return a request for all links (GET_LINK) or all addresses (GET_ADDRESS) of the namespace."""
     body = _link_body(0) if kind == Type.GET_LINK else ADDRESS_HEADER.pack(0, 0, 0, 0, 0)
     return _request(kind, NLM_F_DUMP, serial, body)
 
 
 def link_request(index: int) -> bytes:
-    """A request for one link; the answer looks like a notification."""
+    """Return a request for one link; its answer looks like a notification."""
     return _request(Type.GET_LINK, 0, 0, _link_body(index))
