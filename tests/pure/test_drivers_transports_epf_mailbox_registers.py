@@ -109,7 +109,7 @@ class Driver:
         if self.epc.doorbells is not None:
             self.epc.doorbells.write(mb.DOORBELL_SIZE * doorbell, mb.DOORBELL_SIZE, 1)
         else:
-            self.epf.look(doorbell)
+            self.epf.serve_doorbell(doorbell)
 
     def ask(self, command: int) -> int:
         self.put(Reg.CMD.value, command)
@@ -541,7 +541,7 @@ def test_a_device_with_more_than_there_is_room_for_is_not_bound() -> None:
     for queues, config in ((9, 0), (1, 1025)):
         epf = MailboxEpf(cast(Epc, epc), 0, 7)
         epf.device.offer(TABLE, FEATURES, [(f"q{n}", 8) for n in range(queues)], bytes(config))
-        with pytest.raises(ValueError, match="no mailbox has"):
+        with pytest.raises(ValueError, match="too large for a mailbox"):
             epf.bind()
     epc.dma.close()
     epc.remote.close()
@@ -551,7 +551,7 @@ def test_unbind_gives_the_registers_back(driver: Driver) -> None:
     driver.epf.unbind()
     assert driver.epc.dma.statistics().buffers == 0
     assert driver.epc.dma.pinned == 0
-    driver.epf.look(0)
+    driver.epf.serve_doorbell(0)
     driver.device.set_config(b"")
 
 

@@ -89,8 +89,8 @@ class Sluggish:
     def __init__(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rung: list[int] = []
         self._epf = back(pair)
-        self._look = self._epf.look
-        monkeypatch.setattr(self._epf, "look", self.rung.append)
+        self._look = self._epf.serve_doorbell
+        monkeypatch.setattr(self._epf, "serve_doorbell", self.rung.append)
 
     def catch_up(self) -> None:
         """Look for all that was rung."""
@@ -100,7 +100,7 @@ class Sluggish:
 
     def wake(self) -> None:
         self.catch_up()
-        self._epf.look = self._look  # type: ignore[method-assign]
+        self._epf.serve_doorbell = self._look  # type: ignore[method-assign]
 
 
 # It works
@@ -317,7 +317,7 @@ async def test_a_command_that_is_not_answered_is_given_up_after_a_second(monkeyp
     async with open_pair(MAILBOX) as pair, alone(pair) as front:
         slow = Sluggish(pair, monkeypatch)
         began = trio.current_time()
-        with pytest.raises(TransportLost, match="was not answered within 1 s"):
+        with pytest.raises(TransportLost, match=r"no answer to command \d+ within 1 s"):
             await front.set_status(1)
         assert trio.current_time() - began == pytest.approx(1, abs=0.01)
         slow.wake()
@@ -335,12 +335,12 @@ async def test_a_late_answer_never_satisfies_the_next_command(monkeypatch: pytes
         done = []
 
         async def ask() -> None:
-            done.append(await front._ask(front._mailbox, mb.DeviceCommand.RESET))
+            done.append(await front._command(front._mailbox, mb.DeviceCommand.RESET))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
             await trio.sleep(0.1)
-            back(pair)._answer(Reg.CMD_STATUS.value, Ext.COMPLETED.value, late, True)
+            back(pair)._complete(Reg.CMD_STATUS.value, Ext.COMPLETED.value, late, True)
             await trio.sleep(0.5)
             assert done == []
             assert front._get(Reg.CMD_STATUS.value) == Outcome.OKAY  # it is there, and not taken
@@ -397,7 +397,7 @@ async def test_commands_are_given_one_at_a_time(monkeypatch: pytest.MonkeyPatch)
         order: list[int] = []
 
         async def ask(number: int) -> None:
-            await front._ask(front._mailbox, mb.DeviceCommand.SET_STATUS)
+            await front._command(front._mailbox, mb.DeviceCommand.SET_STATUS)
             order.append(number)
 
         async with trio.open_nursery() as nursery:
@@ -419,7 +419,7 @@ async def test_a_notification_and_an_awaited_command_never_overwrite_each_other(
         front._kick(0)()
         assert front._get(QueueReg.CMD.at(0)) == NOTIFY
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(front._ask, front._queue_mailboxes[0], ACTIVATE)
+            nursery.start_soon(front._command, front._queue_mailboxes[0], ACTIVATE)
             await trio.sleep(0.1)
             assert front._get(QueueReg.CMD.at(0)) == NOTIFY
             slow.catch_up()
@@ -451,7 +451,7 @@ async def test_a_lost_doorbell_is_rung_again_also_that_of_a_notification_before_
         slow = Sluggish(pair, monkeypatch)
         front._kick(0)()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(front._ask, front._queue_mailboxes[0], ACTIVATE)
+            nursery.start_soon(front._command, front._queue_mailboxes[0], ACTIVATE)
             nursery.start_soon(front.set_status, 1)
             for _ in range(2):
                 await trio.sleep(0.001)
@@ -469,7 +469,7 @@ async def test_a_link_that_goes_while_a_command_is_under_way_ends_it(monkeypatch
         began = trio.current_time()
 
         async def ask() -> None:
-            with pytest.raises(TransportLost, match="nobody answers"):
+            with pytest.raises(TransportLost, match="does not respond"):
                 await front.set_status(1)
 
         async with trio.open_nursery() as nursery:
@@ -490,7 +490,7 @@ REFUSED: dict[str, tuple[int, Lie, str]] = {
     "no queue": (QueueReg.NUM_BUFFERS.at(0)[0], lambda _: 0, "does not exist"),
     "no power of two": (QueueReg.NUM_BUFFERS.at(0)[0], lambda _: 3, "reports a queue size of 3"),
     "too many": (QueueReg.NUM_BUFFERS.at(0)[0], lambda _: 0xFFFF, "reports a queue size of 65535"),
-    "in use": (QueueReg.STATUS.at(1)[0], lambda _: 1, "in use already"),
+    "in use": (QueueReg.STATUS.at(1)[0], lambda _: 1, "already in use"),
     "an error": (QueueReg.CMD_STATUS.at(1)[0], lambda value: value and 2, "can't be activated"),
 }
 
@@ -578,7 +578,7 @@ async def test_without_the_extension_an_answer_that_is_owed_is_waited_for_first(
         asked: list[bool] = []
 
         async def ask() -> None:
-            asked.append(await front._ask(front._mailbox, mb.DeviceCommand.RESET))
+            asked.append(await front._command(front._mailbox, mb.DeviceCommand.RESET))
 
         with pytest.raises(TransportLost):
             await ask()  # what is owed never comes

@@ -281,7 +281,7 @@ BAD_QUEUES: dict[str, tuple[Register, Lie, str]] = {
     "none": (R.QUEUE_SIZE_MAX, lambda _: 0, "does not exist"),
     "no power of two": (R.QUEUE_SIZE_MAX, lambda _: 3, "reports a queue size of 3"),
     "too many": (R.QUEUE_SIZE_MAX, lambda _: 1 << 16, "reports a queue size of 65536"),
-    "in use": (R.QUEUE_READY, lambda _: 1, "in use already"),
+    "in use": (R.QUEUE_READY, lambda _: 1, "already in use"),
     "not to be enabled": (R.QUEUE_READY, lambda _: 0, "can't be enabled"),
 }
 
@@ -332,7 +332,7 @@ async def test_a_region_where_nobody_answers_any_more_is_found_out_and_comes_bac
         virtio = pair.virtio
         virtio.interrupt()
         await trio.sleep(0.5)
-        assert "nobody answers" in " ".join(virtio.failures)
+        assert "does not respond" in " ".join(virtio.failures)
         tap.lies.clear()
         await pair.world.wait_up()
         await exchange(pair)

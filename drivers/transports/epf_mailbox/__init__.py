@@ -1,4 +1,4 @@
-"""A register block and command mailbox in plain memory, for an endpoint that can't trap what is written to it."""
+"""A register block and command mailbox in plain memory, for endpoints that can't trap register writes."""
 
 from drivers.transports.epf_mailbox.back import MailboxEpf
 from drivers.transports.epf_mailbox.front import EPF_MAILBOX

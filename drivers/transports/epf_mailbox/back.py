@@ -1,7 +1,7 @@
-"""The device's half: a function whose registers are memory of the endpoint, which looks there when a doorbell rings.
+"""The device's half: a function whose registers are endpoint memory, which it reads when a doorbell rings.
 
-Whatever stands in the registers may change at any moment: each is read once, and what this side put there is never
-read back. Commands are accepted one at a time for the device and for each queue.
+The driver may change registers at any moment, so each is read once, and this side never reads back what it wrote.
+The device and each queue accept one command at a time.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ from rings.status import Status
 __all__ = ["MailboxEpf"]
 
 POLL = 0.001
-"""Seconds between two looks of an endpoint without doorbells."""
+"""Seconds between two polls, for an endpoint without doorbells."""
 LOW = (1 << 64) - 1
 
 
 class MailboxEpf(EndpointFunction):
-    """One function of an endpoint controller behind a mailbox; the device's `drivers.bus.vhost.VhostOps`.
+    """A mailbox device on a function of an endpoint controller. Implements `drivers.bus.vhost.VhostOps`.
 
-    With ``poll`` nobody rings: `serve` looks every millisecond. Without ``extension`` it is what the RFC had, and
-    offers the first 64 feature bits only.
+    With ``poll`` there are no doorbells: `serve` polls every millisecond. Without ``extension`` the registers are those
+    of the RFC, which polls and offers only the first 64 feature bits.
     """
 
     def __init__(
@@ -72,16 +72,18 @@ class MailboxEpf(EndpointFunction):
         self._driver_version = 0
         self._generation = 0
         self._resetting: int | None = None
-        """The sequence number of the command that waits for a reset to finish."""
+        """Sequence number of the command that completes when the device has reset."""
         self.spurious_doorbells = 0
         self.device.on_status = self._status_changed
         self.device.on_change = self._publish
 
     def bind(self) -> None:
-        """Raises ValueError for a device with more queues or configuration than the registers have room for."""
+        """Set up the function. Raises ValueError for a device with too many queues or too much configuration."""
         device, epc, function = self.device, self._epc, self._function
         if len(device.queues) > MAX_QUEUES or len(device.config) > CONFIG_SIZE:
-            raise ValueError(f"{device.name}: no mailbox has {len(device.queues)} queues, {len(device.config)} bytes")
+            raise ValueError(
+                f"{device.name}: too large for a mailbox: {len(device.queues)} queues, {len(device.config)} bytes"
+            )
         self._buffer = epc.dma.alloc(BAR_SIZE, BAR_SIZE)
         self._regs = epc.dma.pin(self._buffer.addr, BAR_SIZE, "B")
         header = PciHeader(
@@ -112,10 +114,10 @@ class MailboxEpf(EndpointFunction):
         while self._poll:
             await trio.sleep(POLL)
             for doorbell in range(DEVICE_DOORBELL + 1):
-                self.look(doorbell)
+                self.serve_doorbell(doorbell)
 
     def link_down(self) -> None:
-        """The other side is gone, and what it asked for with it."""
+        """Drop pending commands: the driver is gone."""
         self._resetting = None
         super().link_down()
         if self._buffer is not None:
@@ -132,7 +134,7 @@ class MailboxEpf(EndpointFunction):
         self._regs[offset : offset + size] = value.to_bytes(size, "little")
 
     def _publish(self) -> None:
-        """Show what is this side's to show."""
+        """Write the registers that the device's half owns."""
         if self._buffer is None:
             return
         device = self.device
@@ -159,7 +161,7 @@ class MailboxEpf(EndpointFunction):
             self._regs[CONFIG : CONFIG + CONFIG_SIZE] = config
             self._step_generation()
         else:
-            self._put_generation()  # also over what a driver left there
+            self._put_generation()  # a driver may have overwritten it
 
     def _step_generation(self) -> None:
         self._generation = self._generation + 1 & 0xFFFF_FFFF
@@ -171,7 +173,7 @@ class MailboxEpf(EndpointFunction):
             self._put(Ext.GENERATION.value, self._generation)
 
     def _forget_driver(self) -> None:
-        """What the other side writes, as it is before it wrote anything; commands are no part of it."""
+        """Reset the registers that the driver writes, except for commands."""
         self._driver_version = 0
         self._put(Reg.GUEST_FEATURES.value, 0)
         self._put(Reg.MSIX_CONFIG.value, NO_VECTOR)
@@ -195,7 +197,7 @@ class MailboxEpf(EndpointFunction):
             self._put(outcome, MailboxOutcome.NONE)
 
     def registers(self) -> dict[str, int]:
-        """Every register by name; of queues only those that exist."""
+        """Return the registers by name, for the queues that exist."""
         if self._buffer is None:
             return {}
         values = {field.name.lower(): self._get(field.value) for field in Reg}
@@ -209,8 +211,8 @@ class MailboxEpf(EndpointFunction):
 
     # Commands
 
-    def look(self, doorbell: int) -> None:
-        """See to the command word that a doorbell is about; nothing happens where there is none."""
+    def serve_doorbell(self, doorbell: int) -> None:
+        """Handle the command word of a doorbell, if it has a command."""
         if self._buffer is None:
             return
         if doorbell == DEVICE_DOORBELL:
@@ -220,8 +222,8 @@ class MailboxEpf(EndpointFunction):
 
     def _device_command(self) -> None:
         if self._resetting is not None:
-            return  # looked at again once that is done
-        sequence = self._sequence(Ext.SEQUENCE.value)  # before the command, which is written after it
+            return  # `_status_changed` continues
+        sequence = self._sequence(Ext.SEQUENCE.value)  # read first, because the driver writes it before the command
         command = self._get(Reg.CMD.value)
         if command == DeviceCommand.NONE:
             return
@@ -230,17 +232,17 @@ class MailboxEpf(EndpointFunction):
             command == DeviceCommand.SET_STATUS and not self._get(Reg.DEVICE_STATUS.value)
         ):
             self._resetting = sequence
-            self.device.reset()  # answered once it is done
+            self.device.reset()  # `_status_changed` completes the command
             return
-        do = self._COMMANDS.get(command)
-        done = do is not None and do(self)
+        handler = self._COMMANDS.get(command)
+        success = handler is not None and handler(self)
         self._put(Reg.DEVICE_STATUS.value, self.device.status)
-        self._answer(Reg.CMD_STATUS.value, Ext.COMPLETED.value, sequence, done)
+        self._complete(Reg.CMD_STATUS.value, Ext.COMPLETED.value, sequence, success)
 
     def _queue_command(self, index: int) -> None:
         place = QueueReg.CMD.at(index)
         if self._regs[place[0]] == QueueCommand.NOTIFY:
-            # Cleared before the ring is looked at: what is notified from now on is another one.
+            # Cleared before the ring is read, so that a later notification is not lost.
             self._regs[place[0]] = QueueCommand.NONE
             self.device.kick(index)
             return
@@ -248,23 +250,23 @@ class MailboxEpf(EndpointFunction):
         command = self._get(place)
         if command not in (QueueCommand.NONE, QueueCommand.NOTIFY):
             self._accept(place, QueueReg.CMD_STATUS.at(index))
-            do = self._QUEUE_COMMANDS.get(command)
-            done = do is not None and do(self, index)
+            handler = self._QUEUE_COMMANDS.get(command)
+            success = handler is not None and handler(self, index)
             self._publish()
-            self._answer(QueueReg.CMD_STATUS.at(index), ExtQueue.COMPLETED.at(index), sequence, done)
+            self._complete(QueueReg.CMD_STATUS.at(index), ExtQueue.COMPLETED.at(index), sequence, success)
 
     def _sequence(self, place: tuple[int, int]) -> int:
         return self._get(place) if self._extension else 0
 
     def _accept(self, command: tuple[int, int], outcome: tuple[int, int]) -> None:
-        """A status that still stands there is about an earlier command: nobody may take it for this one's."""
+        """Accept a command: clear the outcome of an earlier command, then free the command word."""
         self._put(outcome, MailboxOutcome.NONE)
         self._put(command, DeviceCommand.NONE)
 
-    def _answer(self, outcome: tuple[int, int], completed: tuple[int, int], sequence: int, done: bool) -> None:
+    def _complete(self, outcome: tuple[int, int], completed: tuple[int, int], sequence: int, success: bool) -> None:
         if self._extension:
             self._put(completed, sequence)
-        self._put(outcome, MailboxOutcome.OKAY if done else MailboxOutcome.ERROR)
+        self._put(outcome, MailboxOutcome.OKAY if success else MailboxOutcome.ERROR)
 
     def _status_changed(self, status: Status) -> None:
         if status or self._buffer is None:
@@ -273,13 +275,13 @@ class MailboxEpf(EndpointFunction):
         self._publish()
         sequence, self._resetting = self._resetting, None
         if sequence is not None:
-            self._answer(Reg.CMD_STATUS.value, Ext.COMPLETED.value, sequence, True)
-            self._device_command()  # what was asked for meanwhile
+            self._complete(Reg.CMD_STATUS.value, Ext.COMPLETED.value, sequence, True)
+            self._device_command()  # a command that arrived during the reset
 
     def _set_status(self) -> bool:
-        wanted = self._get(Reg.DEVICE_STATUS.value)
-        self.device.write_status(wanted)
-        return not wanted & ~self.device.status
+        status = self._get(Reg.DEVICE_STATUS.value)
+        self.device.write_status(status)
+        return not status & ~self.device.status
 
     def _finalize_features(self) -> bool:
         if self.device.status & Status.FEATURES_OK:
@@ -298,7 +300,7 @@ class MailboxEpf(EndpointFunction):
         if not length or offset + length > len(self.device.config):
             return False
         self.device.write_config(offset, bytes(self._regs[CONFIG + offset : CONFIG + offset + length]))
-        self._publish_config()  # what the device did not take is undone
+        self._publish_config()  # restores bytes that the device did not accept
         return True
 
     def _activate(self, index: int) -> bool:
@@ -352,7 +354,7 @@ class MailboxEpf(EndpointFunction):
 
 
 class Doorbells:
-    """The few registers whose writes this endpoint does notice."""
+    """The doorbell BAR: its registers are the only ones whose writes are trapped."""
 
     def __init__(self, epf: MailboxEpf) -> None:
         self._epf = epf
@@ -365,4 +367,4 @@ class Doorbells:
         if odd or size != DOORBELL_SIZE or doorbell > DEVICE_DOORBELL:
             self._epf.spurious_doorbells += 1
         else:
-            self._epf.look(doorbell)
+            self._epf.serve_doorbell(doorbell)

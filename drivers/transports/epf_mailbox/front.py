@@ -1,4 +1,4 @@
-"""The driver's half: writes registers that nobody watches, then asks for them to be looked at."""
+"""The driver's half: writes registers in plain memory, then rings a doorbell if the endpoint has doorbells."""
 
 from __future__ import annotations
 
@@ -47,33 +47,34 @@ from rings.formats import RING_FEATURES
 __all__ = ["EPF_MAILBOX", "VirtioMailbox"]
 
 TIMEOUT = 1.0
-"""Seconds until a command that is not answered is given up."""
+"""Seconds until an unanswered command fails."""
 POLL = 0.0005
+"""Seconds between two reads of a command's outcome."""
 SUBSYSTEM_VENDOR, SUBSYSTEM = 0x2C, 0x2E
-NOBODY = 0xFF
+ALL_ONES = 0xFF
 LOW = (1 << 64) - 1
 
 
 @attrs.define(eq=False)
 class Mailbox:
-    """One command word with its status."""
+    """A command word with its outcome, and the driver's state for both."""
 
     command: tuple[int, int]
     outcome: tuple[int, int]
-    ask: tuple[int, int]
-    """Where the extension has the command's sequence number,"""
-    answered: tuple[int, int]
-    """and that of the one the status is about."""
+    sequence_field: tuple[int, int]
+    """Extension field for the command's sequence number."""
+    completed_field: tuple[int, int]
+    """Extension field for the sequence number that the outcome belongs to."""
     doorbell: int
     sequence: int = 0
-    rung: float = 0.0
-    """When its doorbell was rung last."""
-    owed: bool = False
-    """The last command was given up, and may still be answered."""
+    last_ring: float = 0.0
+    """Time of the last doorbell."""
+    pending: bool = False
+    """Whether the last command may still get an outcome."""
 
 
 class VirtioMailbox(FunctionTransport):
-    """`drivers.bus.virtio.ConfigOps` over one PCI function; also hears of its link."""
+    """`drivers.bus.virtio.ConfigOps` over one PCI function. Also handles the function's link events."""
 
     features = RING_FEATURES
 
@@ -85,7 +86,7 @@ class VirtioMailbox(FunctionTransport):
         self.vendor_id = function.config_read(SUBSYSTEM_VENDOR, 2)
         self.device_id = function.config_read(SUBSYSTEM, 2)
         self.extended = self._has_extension()
-        self._doorbells = self._usual_doorbells()
+        self._doorbells = self._default_doorbells()
         self._mutex = trio.Lock()
         self._mailbox = Mailbox(
             Reg.CMD.value, Reg.CMD_STATUS.value, Ext.SEQUENCE.value, Ext.COMPLETED.value, DEVICE_DOORBELL
@@ -99,12 +100,15 @@ class VirtioMailbox(FunctionTransport):
         magic, version, length = (self._get(field.value) for field in (Ext.MAGIC, Ext.VERSION, Ext.LENGTH))
         return magic == EXT_MAGIC and version >= EXT_VERSION and length >= EXT_SIZE
 
-    def _usual_doorbells(self) -> tuple[int, int] | None:
-        """BAR and offset of the doorbells before the first reset: a former driver may have overwritten what says so."""
+    def _default_doorbells(self) -> tuple[int, int] | None:
+        """Return the default BAR and offset of the doorbells, or None if the endpoint has none.
+
+        They hold until the first reset, because a former driver may have overwritten the registers for them.
+        """
         return (DOORBELL_BAR, 0) if self._has_doorbells(DOORBELL_BAR, 0) else None
 
     def _find_doorbells(self) -> tuple[int, int] | None:
-        """BAR and offset of the first, or None where the endpoint looks for itself. Raises ProbeError."""
+        """Return BAR and offset of the first doorbell, or None if the endpoint polls. Raises ProbeError."""
         bar, offset = self._get(Ext.DOORBELL_BAR.value), self._get(Ext.DOORBELL_OFFSET.value)
         if bar == NO_DOORBELL:
             return None
@@ -117,7 +121,7 @@ class VirtioMailbox(FunctionTransport):
 
     def link_down(self) -> None:
         for mailbox in (self._mailbox, *self._queue_mailboxes):
-            mailbox.owed = False  # the other end forgot as well
+            mailbox.pending = False  # the endpoint dropped the command as well
         super().link_down()
 
     # Registers
@@ -134,65 +138,68 @@ class VirtioMailbox(FunctionTransport):
 
     # Commands
 
-    async def _ask(self, mailbox: Mailbox, command: int) -> bool:
-        """Whether it was done; False where it was refused. Raises TransportLost where nobody answers in time.
+    async def _command(self, mailbox: Mailbox, command: int) -> bool:
+        """Run a command; return False if the device refused it. Raises TransportLost if there is no outcome in time.
 
-        An answer counts for this command only if it can't be about an earlier one: the extension numbers them;
-        without it the answer that is still owed is waited for before anything else is asked.
+        The outcome must not be that of an earlier command. The extension numbers commands; without it, wait for
+        the pending outcome first.
         """
         async with self._mutex:
             with trio.move_on_after(TIMEOUT):
-                if mailbox.owed and not self.extended:
-                    await self._answer(mailbox)
-                elif mailbox.owed:
-                    self._put(mailbox.command, DeviceCommand.NONE)  # if it is still there, it never will be accepted
-                await self._taken(mailbox)
+                if mailbox.pending and not self.extended:
+                    await self._wait_outcome(mailbox)
+                elif mailbox.pending:
+                    self._put(mailbox.command, DeviceCommand.NONE)  # withdraw it, if the device has not accepted it
+                await self._wait_free(mailbox)
                 mailbox.sequence = mailbox.sequence + 1 & 0xFFFF_FFFF
-                mailbox.owed = True
+                mailbox.pending = True
                 self._put(mailbox.outcome, MailboxOutcome.NONE)
                 if self.extended:
-                    self._put(mailbox.ask, mailbox.sequence)
+                    self._put(mailbox.sequence_field, mailbox.sequence)
                 self._put(mailbox.command, command)
                 self._ring(mailbox)
-                return await self._answer(mailbox) == MailboxOutcome.OKAY
-        raise TransportLost(f"{self._function.name}: command {command} was not answered within {TIMEOUT:g} s")
+                return await self._wait_outcome(mailbox) == MailboxOutcome.OKAY
+        raise TransportLost(f"{self._function.name}: no answer to command {command} within {TIMEOUT:g} s")
 
-    async def _taken(self, mailbox: Mailbox) -> None:
-        """Wait until the command word is free: a NOTIFY that was posted may still be in it, its doorbell lost."""
+    async def _wait_free(self, mailbox: Mailbox) -> None:
+        """Wait until the command word is free: it may hold a posted NOTIFY whose doorbell was lost."""
         while self._get(mailbox.command) != DeviceCommand.NONE:
-            await self._linger(mailbox)
+            await self._pause(mailbox)
 
-    async def _answer(self, mailbox: Mailbox) -> int:
+    async def _wait_outcome(self, mailbox: Mailbox) -> int:
         while True:
             outcome = self._get(mailbox.outcome)
-            if outcome in (MailboxOutcome.OKAY, MailboxOutcome.ERROR) and self._is_of(mailbox):
-                mailbox.owed = False
+            if outcome in (MailboxOutcome.OKAY, MailboxOutcome.ERROR) and self._is_current(mailbox):
+                mailbox.pending = False
                 self._put(mailbox.outcome, MailboxOutcome.NONE)
                 return outcome
-            await self._linger(mailbox)
+            await self._pause(mailbox)
 
-    async def _linger(self, mailbox: Mailbox) -> None:
-        """Some time until the next look; a word that nobody took by then is rung for again, which is harmless."""
+    async def _pause(self, mailbox: Mailbox) -> None:
+        """Sleep for one poll interval; first repeat the doorbell of an unaccepted command."""
         self._check()
-        if self._get(mailbox.command) != DeviceCommand.NONE and trio.current_time() >= mailbox.rung + RECHECK:
+        if self._get(mailbox.command) != DeviceCommand.NONE and trio.current_time() >= mailbox.last_ring + RECHECK:
             self._ring(mailbox)
         await trio.sleep(POLL)
 
-    def _is_of(self, mailbox: Mailbox) -> bool:
-        return not self.extended or self._get(mailbox.answered) == mailbox.sequence
+    def _is_current(self, mailbox: Mailbox) -> bool:
+        return not self.extended or self._get(mailbox.completed_field) == mailbox.sequence
 
     def _check(self) -> None:
-        if not self.online or self._get(Reg.DEVICE_STATUS.value) == NOBODY:
-            raise TransportLost(f"{self._function.name}: nobody answers")
+        if not self.online or self._get(Reg.DEVICE_STATUS.value) == ALL_ONES:
+            raise TransportLost(f"{self._function.name}: the device does not respond")
 
     def _ring(self, mailbox: Mailbox) -> None:
-        mailbox.rung = trio.current_time()
+        mailbox.last_ring = trio.current_time()
         if self._doorbells is not None:
             bar, offset = self._doorbells
             self._function.bar_write(bar, offset + DOORBELL_SIZE * mailbox.doorbell, DOORBELL_SIZE, 1)
 
     def _kick(self, index: int) -> Callable[[], None]:
-        """Post NOTIFY: it can't meet another command, as those are asked for while no buffer is made available."""
+        """Return a function that posts NOTIFY.
+
+        It overwrites no other command, because commands run only while the driver makes no buffer available.
+        """
         write = self._function.bar_write
         command = partial(write, BAR, *QueueReg.CMD.at(index), QueueCommand.NOTIFY)
         if self._doorbells is None:
@@ -212,15 +219,15 @@ class VirtioMailbox(FunctionTransport):
         return self._get(Reg.DEVICE_STATUS.value)
 
     async def set_status(self, status: int) -> None:
-        """A bit that the device does not take reads back unset."""
+        """Set the device status; a bit that the device rejects reads back as 0."""
         self._put(Reg.DEVICE_STATUS.value, status)
-        await self._ask(self._mailbox, DeviceCommand.SET_STATUS)
+        await self._command(self._mailbox, DeviceCommand.SET_STATUS)
 
     async def _reset(self) -> None:
         self._put(Reg.DEVICE_STATUS.value, 0)
-        if not await self._ask(self._mailbox, DeviceCommand.RESET) or self._get(Reg.DEVICE_STATUS.value):
+        if not await self._command(self._mailbox, DeviceCommand.RESET) or self._get(Reg.DEVICE_STATUS.value):
             raise TransportLost(f"{self._function.name}: the device did not reset")
-        self.extended = self._has_extension()  # what the endpoint shows is its own again
+        self.extended = self._has_extension()  # the device has rewritten its registers
         self._doorbells = self._find_doorbells() if self.extended else None
 
     async def get_features(self) -> int:
@@ -234,17 +241,17 @@ class VirtioMailbox(FunctionTransport):
         if self.extended:
             self._put(Ext.DRIVER_FEATURES.value, features)
             self._put(Ext.DRIVER_VERSION.value, EXT_VERSION)
-        if not await self._ask(self._mailbox, DeviceCommand.FINALIZE_FEATURES):
+        if not await self._command(self._mailbox, DeviceCommand.FINALIZE_FEATURES):
             raise FeatureMismatch(f"{self._function.name}: the device refused the features {features:#x}")
 
     async def generation(self) -> int:
         place = (Ext.GENERATION if self.extended else Reg.CONFIG_GENERATION).value
         with trio.move_on_after(TIMEOUT):
-            while (value := self._get(place)) & 1:  # it is being changed
+            while (value := self._get(place)) & 1:  # the device is changing the configuration
                 self._check()
                 await trio.sleep(POLL)
             return value
-        raise ProbeError(f"{self._function.name}: the configuration is being changed for {TIMEOUT:g} s")
+        raise ProbeError(f"{self._function.name}: the configuration was not stable within {TIMEOUT:g} s")
 
     async def read_config(self, offset: int, size: int) -> bytes:
         self._check_config(offset, size)
@@ -257,11 +264,11 @@ class VirtioMailbox(FunctionTransport):
     async def write_config(self, offset: int, data: bytes) -> None:
         self._check_config(offset, len(data))
         if not self.extended:
-            raise ProbeError(f"{self._function.name}: without the extension configuration can't be written")
+            raise ProbeError(f"{self._function.name}: the configuration is read-only without the extension")
         self._put((CONFIG + offset, len(data)), int.from_bytes(data, "little"))
         self._put(Ext.CONFIG_OFFSET.value, offset)
         self._put(Ext.CONFIG_LENGTH.value, len(data))
-        await self._ask(self._mailbox, DeviceCommand.WRITE_CONFIG)
+        await self._command(self._mailbox, DeviceCommand.WRITE_CONFIG)
 
     def _check_config(self, offset: int, size: int) -> None:
         if offset + size > CONFIG_SIZE:
@@ -278,20 +285,20 @@ class VirtioMailbox(FunctionTransport):
         for index, (spec, vector) in enumerate(zip(specs, vectors, strict=True)):
             self._set_up(device, index, spec, vector)
         for index in range(len(specs)):
-            if not await self._ask(self._queue_mailboxes[index], QueueCommand.ACTIVATE):
+            if not await self._command(self._queue_mailboxes[index], QueueCommand.ACTIVATE):
                 raise ProbeError(f"{self._function.name}: queue {index} can't be activated")
         return self._queues
 
     def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec, vector: int) -> None:
         name = f"{self._function.name}, queue {index}"
-        most = self._get(QueueReg.NUM_BUFFERS.at(index))
-        if not most:
-            raise ProbeError(f"{name}: it does not exist")
+        num_max = self._get(QueueReg.NUM_BUFFERS.at(index))
+        if not num_max:
+            raise ProbeError(f"{name}: does not exist")
         if self._get(QueueReg.STATUS.at(index)) & QUEUE_ENABLED:
-            raise ProbeError(f"{name}: it is in use already")
-        # Without the extension the endpoint takes for granted what it published, all in one piece.
-        wanted, align = (spec.num, None) if self.extended else (None, VRING_ALIGN)
-        vring = self._rings.make(device.features, most, wanted, spec.segments, name, align)
+            raise ProbeError(f"{name}: already in use")
+        # Without the extension the endpoint assumes its largest size, and one contiguous ring.
+        num, align = (spec.num, None) if self.extended else (None, VRING_ALIGN)
+        vring = self._rings.make(device.features, num_max, num, spec.segments, name, align)
         self._add_queue(DriverQueue(index, spec, vring.ring, self._kick(index)), vector)
         self._put(QueueReg.MSIX_VECTOR.at(index), vector)
         self._put(QueueReg.ADDR.at(index), vring.addrs.desc)

@@ -1,9 +1,9 @@
-"""The register block, before anything is done with it.
+"""Layout of the register block.
 
 Bytes 0x000 to 0x09b are the block of the Linux RFC "Enhance VHOST to enable SoC-to-SoC communication" (2020),
-unchanged; device configuration, MSI-X table and pending bits follow as there. What it lacked is an extension behind
-them, in what is left of the BAR: zeroes where there is none. Everything is little-endian, and accessed in
-naturally aligned pieces of at most 4 bytes, since some fields of the block are not aligned to their size.
+unchanged; device configuration, MSI-X table and pending bits follow as in the RFC. An extension uses the rest of the
+BAR, which is zero without it. All fields are little-endian, and accessed in naturally aligned pieces of at most 4
+bytes, because some fields are not aligned to their size.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ __all__ = [
 ]
 
 PCI_VENDOR, PCI_DEVICE = 0x104C, 0xB010
-"""Texas Instruments, as the RFC has it, and an id that none of its documents gives away. What virtio device it is
-say the subsystem ids."""
+"""Texas Instruments, as in the RFC, and an otherwise unused device id. The subsystem ids hold the virtio ids."""
 
 MAX_QUEUES = 8
 BAR, DOORBELL_BAR = 0, 2
@@ -56,30 +55,30 @@ EXT_SIZE = EXT_QUEUES + MAX_QUEUES * EXT_QUEUE_STRIDE - EXT
 BAR_SIZE = 0x800
 EXT_MAGIC = int.from_bytes(b"VMBX", "little")
 EXT_VERSION = 1
-"""Later versions only add fields at the end."""
+"""Version of the extension; later versions only add fields at the end."""
 DOORBELL_SIZE = 4
-"""Bytes of a doorbell: any 4-byte write rings it. One for each queue block, then one for the device's command."""
+"""Bytes of a doorbell: any 4-byte write rings it. There is one per queue, then one for device commands."""
 DEVICE_DOORBELL = MAX_QUEUES
 NO_DOORBELL = 0xFF
-"""In place of the doorbells' BAR: the endpoint looks for itself."""
+"""Value of DOORBELL_BAR if the endpoint polls."""
 VRING_ALIGN = 4096
-"""The used ring's alignment, where a ring is in one piece."""
+"""Alignment of the used ring in a contiguous ring, in bytes."""
 QUEUE_ENABLED = 1
 
 
 class DeviceCommand(IntEnum):
-    """The device's command word."""
+    """Values of the device's command word."""
 
     NONE = 0
     SET_STATUS = 1
     FINALIZE_FEATURES = 2
     RESET = 3
     WRITE_CONFIG = 4
-    """With the extension only: CONFIG_LENGTH bytes at CONFIG_OFFSET were written."""
+    """Accept CONFIG_LENGTH bytes written at CONFIG_OFFSET; needs the extension."""
 
 
 class QueueCommand(IntEnum):
-    """A queue's command word. NOTIFY is posted: nobody answers it."""
+    """Values of a queue's command word. NOTIFY is posted: it has no outcome."""
 
     NONE = 0
     ACTIVATE = 1
@@ -88,7 +87,7 @@ class QueueCommand(IntEnum):
 
 
 class MailboxOutcome(IntEnum):
-    """A command status word: NONE from when the command is accepted until it is done."""
+    """Values of a command status word: NONE from acceptance to completion."""
 
     NONE = 0
     OKAY = 1
@@ -96,7 +95,7 @@ class MailboxOutcome(IntEnum):
 
 
 class MailboxField(Enum):
-    """(offset, bytes)."""
+    """A register, as (offset, bytes)."""
 
     @property
     def offset(self) -> int:
@@ -107,12 +106,12 @@ class MailboxField(Enum):
         return int(self.value[1])
 
     def at(self, index: int) -> tuple[int, int]:
-        """The field of queue ``index``, of those that each queue has."""
-        raise TypeError(f"{self} is not a queue's")
+        """Return (offset, bytes) of the field for queue ``index``."""
+        raise TypeError(f"{self} is not a field of a queue")
 
 
 class Reg(MailboxField):
-    """Of the device."""
+    """Device registers."""
 
     HOST_FEATURES = (0x00, 8)
     GUEST_FEATURES = (0x08, 8)
@@ -126,7 +125,7 @@ class Reg(MailboxField):
 
 
 class QueueReg(MailboxField):
-    """Of a queue, from the start of its block."""
+    """Queue registers, relative to the queue's block."""
 
     CMD = (0, 1)
     CMD_STATUS = (1, 1)
@@ -140,21 +139,21 @@ class QueueReg(MailboxField):
 
 
 class Ext(MailboxField):
-    """Of the extension."""
+    """Device registers of the extension."""
 
     MAGIC = (EXT, 4)
     VERSION = (EXT + 0x04, 4)
     LENGTH = (EXT + 0x08, 4)
     DRIVER_VERSION = (EXT + 0x0C, 4)
-    """Written with the features: 0 where the driver knows no extension."""
+    """Extension version of the driver, written with the features; 0 without the extension."""
     DEVICE_FEATURES = (EXT + 0x10, 16)
     DRIVER_FEATURES = (EXT + 0x20, 16)
     GENERATION = (EXT + 0x30, 4)
-    """Of the configuration; odd while it is being changed."""
+    """Configuration generation; odd while the device changes the configuration."""
     SEQUENCE = (EXT + 0x34, 4)
-    """Written before each command."""
+    """Sequence number of the command, written before the command."""
     COMPLETED = (EXT + 0x38, 4)
-    """That of the command which the command status is about."""
+    """Sequence number of the command that the command status belongs to."""
     DOORBELL_BAR = (EXT + 0x3C, 1)
     DOORBELL_OFFSET = (EXT + 0x40, 4)
     CONFIG_OFFSET = (EXT + 0x44, 2)
@@ -162,7 +161,7 @@ class Ext(MailboxField):
 
 
 class ExtQueue(MailboxField):
-    """Of a queue in the extension, from the start of its part."""
+    """Queue registers of the extension, relative to the queue's part."""
 
     SEQUENCE = (0x00, 4)
     COMPLETED = (0x04, 4)
@@ -177,7 +176,7 @@ class ExtQueue(MailboxField):
 
 
 def pieces(offset: int, size: int) -> Iterator[tuple[int, int]]:
-    """Naturally aligned accesses, of at most 4 bytes, that make up one to a field: (offset, bytes), ascending."""
+    """Split a field access into naturally aligned accesses of at most 4 bytes. Yields (offset, bytes), ascending."""
     end = offset + size
     while offset < end:
         step = next(s for s in (4, 2, 1) if not offset % s and offset + s <= end)
@@ -186,7 +185,7 @@ def pieces(offset: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def register_name(bar: int, offset: int) -> str | None:
-    """What lies at ``offset`` of a BAR, or None where nothing does; a queue's doorbell is its notification."""
+    """Return the name of the register at ``offset`` of a BAR, or None; a queue's doorbell is named notify."""
     if bar == DOORBELL_BAR:
         doorbell = offset // DOORBELL_SIZE
         return f"notify[{doorbell}]" if doorbell < DEVICE_DOORBELL else "doorbell"

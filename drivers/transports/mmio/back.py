@@ -1,4 +1,4 @@
-"""The device's half: a virtio device in trapped registers of its driver's own host."""
+"""The device's half: a virtio device with trapped registers on its driver's own host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MmioDevice", "MmioRegisters"]
 
 VENDOR = 0x1AF4
 NO_REGION = 0xFFFF_FFFF
-"""Length and base, in both halves, of a shared memory region that does not exist."""
+"""Register value of the length and base of a shared memory region that does not exist."""
 WORD = 0xFFFF_FFFF
 USED_BUFFER, CONFIG_CHANGE = int(Interrupt.USED_BUFFER), int(Interrupt.CONFIG_CHANGE)
 _ADDRESSES = {
@@ -29,11 +29,11 @@ _ADDRESSES = {
     )
     for half in (0, 4)
 }
-"""Registers of ring addresses: the field of a queue that each is half of, and the bit it starts at."""
+"""By ring address register: the field of `DeviceQueue` that it holds half of, and the half's first bit."""
 
 
 class MmioDevice(VhostOps):
-    """A virtio device in a slot of the platform bus; its interrupt line is up while InterruptStatus is not 0."""
+    """A virtio device in a slot of the platform bus. Its interrupt line is high while InterruptStatus is not 0."""
 
     features = RING_FEATURES
 
@@ -41,7 +41,7 @@ class MmioDevice(VhostOps):
         self.device = VhostDevice(device_id, VENDOR, self, name)
         self._slot = slot
         self.interrupt_status = 0
-        """Bits of `Interrupt`. A plain number, as flags of Python's cost more than the rest of an interrupt."""
+        """Bits of `Interrupt`; an int, because IntFlag operations cost more than the rest of an interrupt."""
         self._registers = MmioRegisters(self)
         self.device.on_status = self._status_changed
 
@@ -52,16 +52,16 @@ class MmioDevice(VhostOps):
         self._slot.remove()
 
     async def serve(self) -> None:
-        """Every access is trapped."""
+        """Do nothing: accesses arrive as calls."""
 
     def registers(self) -> dict[str, int]:
-        """Those of the device as a whole, and those of every queue, whatever was selected last."""
+        """Return the device's registers and the registers of every queue."""
         names = Register.DEVICE_ID, Register.VENDOR_ID, Register.STATUS, Register.INTERRUPT_STATUS
         whole = {name.name.lower(): self._registers.read(name, 4) for name in (*names, Register.CONFIG_GENERATION)}
         return whole | self.device.queue_registers()
 
     def interrupt(self, cause: int) -> None:
-        """An event occurred: its bit stands until it is acknowledged (section 4.2.2.1)."""
+        """Set an interrupt bit; it stays set until the driver acknowledges it (section 4.2.2.1)."""
         self.interrupt_status |= cause
         self._slot.set_irq(True)
 
@@ -81,7 +81,7 @@ class MmioDevice(VhostOps):
         self.interrupt(CONFIG_CHANGE)
 
     async def settle(self) -> None:
-        """There is no link to pay."""
+        """Do nothing: there is no link whose time to pay."""
 
     def _status_changed(self, status: Status) -> None:
         if not status:
@@ -90,9 +90,9 @@ class MmioDevice(VhostOps):
 
 
 class MmioRegisters:
-    """Control registers as aligned 32-bit words, the configuration at any natural width.
+    """Control registers, accessed as aligned 32-bit words, and the configuration, at any natural width.
 
-    Any other access, and any that a register is not made for, reads 0 and writes nothing.
+    Any other access reads 0 or is ignored.
     """
 
     def __init__(self, mmio: MmioDevice) -> None:
@@ -127,7 +127,7 @@ class MmioRegisters:
     def _idle_queue(self) -> DeviceQueue | None:
         return self._device.idle_queue(self._queue_select)
 
-    def _of_queue(self, name: str) -> int:
+    def _queue_field(self, name: str) -> int:
         queue = self._queue()
         return int(getattr(queue, name)) if queue is not None else 0
 
@@ -156,8 +156,8 @@ class MmioRegisters:
         Register.DEVICE_ID: lambda self: self._device.device_id,
         Register.VENDOR_ID: lambda self: self._device.vendor_id,
         Register.DEVICE_FEATURES: lambda self: word(self._device.device_features, self._device_select),
-        Register.QUEUE_SIZE_MAX: lambda self: self._of_queue("max_num"),
-        Register.QUEUE_READY: lambda self: self._of_queue("enabled"),
+        Register.QUEUE_SIZE_MAX: lambda self: self._queue_field("max_num"),
+        Register.QUEUE_READY: lambda self: self._queue_field("enabled"),
         Register.INTERRUPT_STATUS: lambda self: self._mmio.interrupt_status,
         Register.STATUS: lambda self: self._device.status,
         Register.SHM_LEN_LOW: lambda _: NO_REGION,

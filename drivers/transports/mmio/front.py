@@ -1,4 +1,4 @@
-"""The driver's half: does to registers what the virtio bus asks for, and hears of one interrupt line."""
+"""The driver's half: implements the virtio bus's operations on registers, with one interrupt line."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rings.formats import RING_FEATURES
 __all__ = ["VIRTIO_MMIO", "VirtioMmio", "probe"]
 
 ACPI_VENDOR, ACPI_DEVICE = int.from_bytes(b"LNRO", "big"), 0x0005
-NOBODY = 0xFFFF_FFFF
+ALL_ONES = 0xFFFF_FFFF
 WORD = 0xFFFF_FFFF
 FEATURE_WORDS = 4
 USED_BUFFER, CONFIG_CHANGE = int(Interrupt.USED_BUFFER), int(Interrupt.CONFIG_CHANGE)
 
 
 class VirtioMmio:
-    """`drivers.bus.virtio.ConfigOps` over one region of the platform bus."""
+    """`drivers.bus.virtio.ConfigOps` over a region of the platform bus."""
 
     features = RING_FEATURES
 
@@ -40,11 +40,11 @@ class VirtioMmio:
 
     @property
     def online(self) -> bool:
-        """Always: there is no link to lose."""
+        """Always True: there is no link to lose."""
         return True
 
     async def wait_online(self) -> None:
-        """It is."""
+        """Return at once: the device is always online."""
 
     def own(self, device: VirtioDevice) -> None:
         self._device = device
@@ -66,8 +66,8 @@ class VirtioMmio:
 
     def _status(self) -> int:
         status = self._read(Register.STATUS)
-        if status == NOBODY:
-            raise TransportLost(f"{self._region.name}: nobody answers")
+        if status == ALL_ONES:
+            raise TransportLost(f"{self._region.name}: the device does not respond")
         return status
 
     async def set_status(self, status: int) -> None:
@@ -126,10 +126,10 @@ class VirtioMmio:
         name = f"{self._region.name}, queue {index}"
         self._write(Register.QUEUE_SEL, index)
         if self._read(Register.QUEUE_READY):
-            raise ProbeError(f"{name}: it is in use already")
+            raise ProbeError(f"{name}: already in use")
         most = self._read(Register.QUEUE_SIZE_MAX)
         if not most:
-            raise ProbeError(f"{name}: it does not exist")
+            raise ProbeError(f"{name}: does not exist")
         vring = self._rings.make(device.features, most, spec.num, spec.segments, name)
         self._queues.append(
             DriverQueue(index, spec, vring.ring, partial(self._region.write, Register.QUEUE_NOTIFY, 4, index))
@@ -144,13 +144,13 @@ class VirtioMmio:
             self._region.write(low + 4, 4, address >> 32)
 
     def del_vqs(self) -> None:
-        """Stop every queue before its memory goes: also one of a device that did not finish its reset."""
+        """Stop every queue, then free its memory, also if the device did not finish its reset."""
         self._region.free_irq()
         for queue in self._queues:
             queue.close()
             self._write(Register.QUEUE_SEL, queue.index)
             self._write(Register.QUEUE_READY, 0)
-            self._read(Register.QUEUE_READY)  # the device has seen it once this returns (section 4.2.2.2)
+            self._read(Register.QUEUE_READY)  # waits until the device has stopped the queue (section 4.2.2.2)
         self._queues = []
         self._rings.free()
 
@@ -158,7 +158,7 @@ class VirtioMmio:
 
     def _interrupt(self) -> None:
         pending = self._read(Register.INTERRUPT_STATUS)
-        if pending == NOBODY:
+        if pending == ALL_ONES:
             return
         causes = pending & (USED_BUFFER | CONFIG_CHANGE)
         if causes & USED_BUFFER:
@@ -171,7 +171,7 @@ class VirtioMmio:
 
 
 def probe(region: MmioRegion) -> VirtioMmio | None:
-    """The transport over a region; None for one without a virtio-mmio device, which is no error (section 4.2.3.1)."""
+    """Return the transport, or None for a region without a virtio-mmio device, which is no error (section 4.2.3.1)."""
     for register, expected in ((Register.MAGIC_VALUE, MAGIC), (Register.VERSION, VERSION)):
         if region.read(register, 4) != expected:
             return None

@@ -1,4 +1,4 @@
-"""The registers of virtio-mmio, before anything is done with them (VIRTIO 1.4 section 4.2.2)."""
+"""Layout of the registers of virtio-mmio (VIRTIO 1.4 section 4.2.2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["CONFIG", "MAGIC", "READABLE", "VERSION", "WRITABLE", "Interrupt", "R
 MAGIC = int.from_bytes(b"virt", "little")
 VERSION = 2
 CONFIG = 0x100
-"""Where device-specific configuration starts; everything before it is accessed as aligned 32-bit words."""
+"""Offset of the device-specific configuration. Registers before it are accessed as aligned 32-bit words."""
 
 
 class Interrupt(IntFlag):

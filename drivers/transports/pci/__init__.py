@@ -1,4 +1,4 @@
-"""virtio-pci modern: what an unmodified driver expects of a device on PCI Express (VIRTIO 1.4 section 4.1)."""
+"""virtio-pci, modern interface: a device that unmodified drivers use over PCI Express (VIRTIO 1.4 section 4.1)."""
 
 from drivers.transports.pci.back import VirtioEpf
 from drivers.transports.pci.front import VIRTIO_PCI

@@ -1,4 +1,4 @@
-"""The device's half: an endpoint function that shows a virtio device in trapped registers."""
+"""The device's half: an endpoint function with trapped virtio-pci registers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _WIDE = {Common.QUEUE_DESC: "desc", Common.QUEUE_DRIVER: "driver", Common.QUEUE_
 
 
 class VirtioEpf(EndpointFunction):
-    """One function of an endpoint controller that is a virtio device; the device's `drivers.bus.vhost.VhostOps`."""
+    """A function of an endpoint controller as a virtio device. Implements `drivers.bus.vhost.VhostOps`."""
 
     def __init__(self, epc: Epc, function: int, device_id: int, name: str = "") -> None:
         super().__init__(epc, function, device_id, name)
@@ -50,7 +50,7 @@ class VirtioEpf(EndpointFunction):
         self.device.on_status = self._status_changed
 
     def bind(self) -> None:
-        """Show the device on the controller, once a driver offered features; vectors: one a queue, one more."""
+        """Set up the function, after the vhost driver offered features. It has one vector per queue and one more."""
         device, epc, function = self.device, self._epc, self._function
         device_id = device.device_id
         self._vectors = min(len(device.queues) + 1, MAX_VECTORS)
@@ -80,11 +80,11 @@ class VirtioEpf(EndpointFunction):
         epc.watch(function, self, self.device.reset)
 
     def valid_vector(self, vector: int) -> int:
-        """``vector`` where it is in the table, else NO_VECTOR, which tells the driver that mapping failed."""
+        """Return ``vector`` if it is in the table, else NO_VECTOR, which tells the driver that mapping failed."""
         return vector if vector < self._vectors else NO_VECTOR
 
     def registers(self) -> dict[str, int]:
-        """The common configuration, of every queue whatever was selected last."""
+        """Return the common configuration, with the registers of every queue."""
         device = self.device
         return {
             "device_status": device.status,
@@ -113,7 +113,7 @@ class VirtioEpf(EndpointFunction):
             self._epc.raise_irq(self._function, self.config_vector)
 
     def read_isr(self) -> int:
-        """Reading clears, and ends INTx (section 4.1.4.5)."""
+        """Return the ISR status, clear it, and deassert INTx (section 4.1.4.5)."""
         value, self.isr = self.isr, 0
         if not self._epc.msix_enabled(self._function):
             self._epc.set_intx(self._function, False)
@@ -127,7 +127,7 @@ class VirtioEpf(EndpointFunction):
 
 
 class BarBlock:
-    """Several structures in one BAR; an access that is not wholly inside of one reads 0 and writes nothing."""
+    """Several structures in one BAR. An access that is not inside one of them reads 0 or is ignored."""
 
     def __init__(self, blocks: list[tuple[Structure, RegisterBlock]]) -> None:
         self._blocks = blocks
@@ -146,7 +146,7 @@ class BarBlock:
 
 
 class CommonBlock:
-    """Common configuration: the driver selects, reads and writes; what is not its to write stays (section 4.1.4.3)."""
+    """The common configuration structure; ignores writes to read-only fields (section 4.1.4.3)."""
 
     def __init__(self, epf: VirtioEpf) -> None:
         self._epf = epf
@@ -170,8 +170,8 @@ class CommonBlock:
                 queue = self._idle_queue()
                 if queue is not None:
                     shift = 8 * (offset - field)
-                    kept = getattr(queue, name) & ~((1 << 8 * size) - 1 << shift)
-                    setattr(queue, name, kept | value << shift)
+                    rest = getattr(queue, name) & ~((1 << 8 * size) - 1 << shift)
+                    setattr(queue, name, rest | value << shift)
                 return
         put = self._WRITE.get(offset)
         if put is not None and SIZES[Common(offset)] == size:
@@ -183,7 +183,7 @@ class CommonBlock:
     def _idle_queue(self) -> DeviceQueue | None:
         return self._epf.device.idle_queue(self._queue_select)
 
-    def _of_queue(self, name: str, absent: int = 0) -> int:
+    def _queue_field(self, name: str, absent: int = 0) -> int:
         queue = self._queue()
         return int(getattr(queue, name)) if queue is not None else absent
 
@@ -223,10 +223,10 @@ class CommonBlock:
         Common.DEVICE_STATUS: lambda self: int(self._epf.device.status),
         Common.CONFIG_GENERATION: lambda self: self._epf.device.generation & 0xFF,
         Common.QUEUE_SELECT: lambda self: self._queue_select,
-        Common.QUEUE_SIZE: lambda self: self._of_queue("num"),
-        Common.QUEUE_MSIX_VECTOR: lambda self: self._of_queue("vector", NO_VECTOR),
-        Common.QUEUE_ENABLE: lambda self: self._of_queue("enabled"),
-        Common.QUEUE_NOTIFY_OFF: lambda self: self._of_queue("index"),
+        Common.QUEUE_SIZE: lambda self: self._queue_field("num"),
+        Common.QUEUE_MSIX_VECTOR: lambda self: self._queue_field("vector", NO_VECTOR),
+        Common.QUEUE_ENABLE: lambda self: self._queue_field("enabled"),
+        Common.QUEUE_NOTIFY_OFF: lambda self: self._queue_field("index"),
     }
     _WRITE: ClassVar[dict[int, Callable[[CommonBlock, int], None]]] = {
         Common.DEVICE_FEATURE_SELECT: _set_device_select,
@@ -249,11 +249,11 @@ class IsrBlock:
         return self._epf.read_isr()
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Read-only."""
+        """Ignore the write: the register is read-only."""
 
 
 class DeviceBlock:
-    """Device-specific configuration, any access of it; beyond its end zeroes."""
+    """The device-specific configuration structure, for accesses of any size. Bytes beyond its end are 0."""
 
     def __init__(self, device: VhostDevice) -> None:
         self._device = device
@@ -266,7 +266,7 @@ class DeviceBlock:
 
 
 class NotifyBlock:
-    """A 16-bit write at a queue's own address kicks it; the value says the same and is not needed."""
+    """The notification structure: a 16-bit write at a queue's address kicks the queue. It ignores the value."""
 
     def __init__(self, epf: VirtioEpf) -> None:
         self._epf = epf
@@ -292,7 +292,7 @@ class PciCfgBlock:
         self._bar = bar
 
     def _target(self, offset: int, size: int) -> tuple[int, int] | None:
-        """Where in the BAR an access to pci_cfg_data goes; None where the fields name nothing sensible."""
+        """Return (offset, length) in the BAR for an access to pci_cfg_data, or None if a field is invalid."""
         at = int.from_bytes(self._body[self.OFFSET_AT : self.OFFSET_AT + 4], "little")
         length = int.from_bytes(self._body[self.LENGTH_AT : self.LENGTH_AT + 4], "little")
         good = self._body[self.BAR_AT] == BAR and length in (1, 2, 4) and not at % length and at + length <= BAR_SIZE
@@ -311,6 +311,6 @@ class PciCfgBlock:
                 at, length = target
                 self._bar.write(at, length, value & (1 << 8 * length) - 1)
         elif offset == self.BAR_AT or (self.OFFSET_AT <= offset and offset + size <= self.DATA_AT):
-            # Everything else of the capability is read-only.
+            # The other fields of the capability are read-only.
             count = 1 if offset == self.BAR_AT else size
             self._body[offset : offset + count] = (value & (1 << 8 * count) - 1).to_bytes(count, "little")

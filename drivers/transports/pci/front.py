@@ -1,4 +1,4 @@
-"""The driver's half: finds the structures, then does to registers what the virtio bus asks for."""
+"""The driver's half: finds the virtio structures, and implements the virtio bus's operations on their registers."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ BARS = 6
 
 
 def find_structures(function: PciFunction) -> dict[int, Structure]:
-    """The first usable structure of each kind in the capability list (section 4.1.4.1).
+    """Return the first usable structure of each kind in the capability list (section 4.1.4.1).
 
-    Raises ProbeError where one that every modern device has is missing, or lies outside of its BAR.
+    Raises ProbeError if a structure that every modern device has is missing or lies outside its BAR.
     """
-    found: dict[int, Structure] = {}
+    structures: dict[int, Structure] = {}
     at = function.config_read(CAP_POINTER, 1) & ~3 if function.config_read(STATUS, 2) & STATUS_CAPS else 0
-    for _ in range(64):  # a list that loops ends here
+    for _ in range(64):  # bounds a looping list
         if at < 0x40:
             break
         if function.config_read(at, 1) == CAP_VENDOR:
@@ -51,16 +51,16 @@ def find_structures(function: PciFunction) -> dict[int, Structure]:
                 end = structure.offset + structure.length
                 usable = structure.bar < BARS and structure.length and end <= function.bar_size(structure.bar)
                 if structure.kind in tuple(CfgType) and usable:
-                    found.setdefault(structure.kind, structure)
+                    structures.setdefault(structure.kind, structure)
         at = function.config_read(at + 1, 1) & ~3
-    missing = [kind.name for kind in (CfgType.COMMON, CfgType.NOTIFY, CfgType.ISR) if kind not in found]
+    missing = [kind.name for kind in (CfgType.COMMON, CfgType.NOTIFY, CfgType.ISR) if kind not in structures]
     if missing:
         raise ProbeError(f"{function.name}: no usable {', '.join(missing)} structure; not a modern virtio device")
-    return found
+    return structures
 
 
 class VirtioPci(FunctionTransport):
-    """`drivers.bus.virtio.ConfigOps` over one PCI function; also hears of its link."""
+    """`drivers.bus.virtio.ConfigOps` over one PCI function. Also handles the function's link events."""
 
     features = RING_FEATURES
 
@@ -68,13 +68,13 @@ class VirtioPci(FunctionTransport):
         super().__init__(function)
         self.device_id = TRANSITIONAL.get(function.device_id) or function.device_id - DEVICE_BASE
         self.vendor_id = function.vendor_id
-        self._found = find_structures(function)
+        self._structures = find_structures(function)
 
     # Registers
 
     def _read(self, field: Common) -> int:
-        at = self._found[CfgType.COMMON]
-        # The status says itself that nobody answers: no device shows 0xff.
+        at = self._structures[CfgType.COMMON]
+        # No device has status 0xff, so a failed read is recognized by its value.
         read = self._read_twice if field is Common.DEVICE_STATUS else self._read_surely
         return read(at.bar, at.offset + field, SIZES[field])
 
@@ -82,8 +82,8 @@ class VirtioPci(FunctionTransport):
         return self._read(Common.DEVICE_STATUS) != NOBODY
 
     def _write(self, field: Common, value: int) -> None:
-        at = self._found[CfgType.COMMON]
-        if SIZES[field] == 8:  # in halves (section 4.1.3.1)
+        at = self._structures[CfgType.COMMON]
+        if SIZES[field] == 8:  # as two 32-bit accesses (section 4.1.3.1)
             self._function.bar_write(at.bar, at.offset + field, 4, value & 0xFFFF_FFFF)
             self._function.bar_write(at.bar, at.offset + field + 4, 4, value >> 32)
         else:
@@ -128,7 +128,7 @@ class VirtioPci(FunctionTransport):
             self._function.bar_write(at.bar, at.offset + offset + i, step, value)
 
     def _config(self, offset: int, size: int) -> Structure:
-        at = self._found.get(CfgType.DEVICE)
+        at = self._structures.get(CfgType.DEVICE)
         if at is None or offset + size > at.length:
             raise ProbeError(f"{self._function.name}: no device configuration of {offset + size} bytes")
         return at
@@ -158,13 +158,13 @@ class VirtioPci(FunctionTransport):
         self._write(Common.QUEUE_SELECT, index)
         name = f"{self._function.name}, queue {index}"
         vring = self._rings.make(device.features, self._read(Common.QUEUE_SIZE), spec.num, spec.segments, name)
-        at = self._found[CfgType.NOTIFY]
-        where = self._read(Common.QUEUE_NOTIFY_OFF) * at.multiplier
-        if where + 2 > at.length:
+        at = self._structures[CfgType.NOTIFY]
+        offset = self._read(Common.QUEUE_NOTIFY_OFF) * at.multiplier
+        if offset + 2 > at.length:
             vring.ring.close()
-            raise ProbeError(f"{name}: it is notified outside of the structure")
+            raise ProbeError(f"{name}: notification address outside the structure")
         queue = DriverQueue(
-            index, spec, vring.ring, partial(self._function.bar_write, at.bar, at.offset + where, 2, index)
+            index, spec, vring.ring, partial(self._function.bar_write, at.bar, at.offset + offset, 2, index)
         )
         self._add_queue(queue, vector)
         self._write(Common.QUEUE_SIZE, vring.num)
@@ -176,14 +176,14 @@ class VirtioPci(FunctionTransport):
             self._verify(Common.QUEUE_MSIX_VECTOR, vector)
 
     def _verify(self, field: Common, vector: int) -> None:
-        """Reading back says whether the device could map the vector (section 4.1.5.1.2)."""
+        """Raise ProbeError unless the device mapped the vector: then it reads back (section 4.1.5.1.2)."""
         if self._read(field) != vector:
             raise ProbeError(f"{self._function.name}: the device could not map MSI-X vector {vector}")
 
     def _intx(self) -> None:
-        at = self._found[CfgType.ISR]
+        at = self._structures[CfgType.ISR]
         isr = self._function.bar_read(at.bar, at.offset, 1)
-        if isr == 0xFF:  # nobody answers
+        if isr == 0xFF:  # the device does not respond
             return
         if isr & ISR_QUEUE:
             self._queue_interrupt()

@@ -1,4 +1,4 @@
-"""What lies where in the BARs of a back half, for people who read traces."""
+"""Names of the registers in the BARs of a back half, for traces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["register_name"]
 
 
 def register_name(bar: int, offset: int) -> str | None:
-    """The register at ``offset`` of a BAR, or None where there is none."""
+    """Return the name of the register at ``offset`` of a BAR, or None if there is none."""
     if bar == MSIX_BAR:
         return f"msix[{offset // MSIX_ENTRY}]+{offset % MSIX_ENTRY:#x}"
     if bar != BAR or offset < COMMON_AT:

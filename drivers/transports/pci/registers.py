@@ -1,4 +1,4 @@
-"""The registers and capabilities of virtio-pci, before anything is done with them (VIRTIO 1.4 section 4.1.4)."""
+"""Layout of the registers and capabilities of virtio-pci (VIRTIO 1.4 section 4.1.4)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 VENDOR = 0x1AF4
 DEVICE_BASE = 0x1040
 TRANSITIONAL = {0x1000: 1, 0x1001: 2, 0x1002: 5, 0x1003: 3, 0x1004: 8, 0x1005: 4, 0x1009: 9}
-"""PCI device ids of transitional devices, and the virtio ids they stand for."""
+"""Virtio device id by PCI device id, of transitional devices."""
 CAP_VENDOR = 0x09
 ISR_QUEUE, ISR_CONFIG = 1, 2
 
@@ -61,31 +61,31 @@ class Common(IntEnum):
 COMMON_SIZE = 0x38
 _ENDS = [*Common, COMMON_SIZE]
 SIZES = {field: _ENDS[at + 1] - field for at, field in enumerate(Common)}
-"""Bytes of each field; the 64-bit ones may be accessed in halves."""
+"""Bytes of each field; 64-bit fields may be accessed in halves."""
 
 
 @attrs.frozen
 class Structure:
-    """Where one of the structures lies, as its vendor capability says (section 4.1.4)."""
+    """The location of a virtio structure, from its vendor capability (section 4.1.4)."""
 
     kind: int
     bar: int
     offset: int
     length: int
     multiplier: int = 0
-    """Bytes between the notification addresses of two queues; only of the notification structure."""
+    """Bytes between the notification addresses of two queues; 0 for other structures."""
 
     _FORM = struct.Struct("<BBBBxxII")
 
     def emit(self) -> bytes:
-        """The capability's body, from cap_len on, without what belongs to one kind only."""
+        """Return the capability's body, from cap_len on."""
         extra = 4 if self.kind in (CfgType.NOTIFY, CfgType.PCI) else 0
         body = self._FORM.pack(2 + self._FORM.size + extra, self.kind, self.bar, 0, self.offset, self.length)
         return body + (self.multiplier.to_bytes(4, "little") if extra else b"")
 
     @classmethod
     def parse(cls, body: bytes) -> Structure:
-        """From the capability's bytes behind id and next; more bytes than needed are fine (section 4.1.4.1)."""
+        """Parse the capability's bytes after id and next; extra bytes are ignored (section 4.1.4.1)."""
         cap_len, kind, bar, _, offset, length = cls._FORM.unpack_from(body)
         multiplier = int.from_bytes(body[14:18], "little") if kind == CfgType.NOTIFY and cap_len >= 20 else 0
         return cls(kind, bar, offset, length, multiplier)

@@ -207,7 +207,7 @@ class MemTable:
         size = MemRegion.FORM.size
         if not 1 <= count <= MAX_REGIONS:
             raise MessageRefused(f"a table of {count} memory regions: 1 to {MAX_REGIONS} can be")
-        # Some front ends send the largest body whatever the number of regions.
+        # Some front ends always send a body of the largest size.
         if len(body) not in (8 + count * size, cls.SIZES[1]):
             raise ProtocolError(f"{len(body)} bytes for {count} memory regions")
         regions = tuple(MemRegion.parse(body[8 + i * size : 8 + (i + 1) * size]) for i in range(count))
