@@ -1,4 +1,4 @@
-"""The areas of a queue as typed views that are kept, whatever the format."""
+"""Pinned typed views of a queue's areas, for either ring format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Areas"]
 
 
 class Areas:
-    """Views that were pinned in one memory, and are released together."""
+    """Views pinned in one memory and released together."""
 
     __slots__ = ("_memory", "_pins")
 
@@ -17,7 +17,7 @@ class Areas:
         self._pins: list[memoryview] = []
 
     def pin(self, addr: Addr, size: int, form: str) -> memoryview:
-        """A typed view of ``size`` bytes. Raises MemoryFault; then nothing is held any more."""
+        """Return a typed view of ``size`` bytes. On MemoryFault, releases all views pinned so far."""
         try:
             view = self._memory.pin(addr, size, form)
         except BaseException:
@@ -27,7 +27,7 @@ class Areas:
         return view
 
     def reachable(self) -> bool:
-        """Whether the views may still be used."""
+        """Return whether the views may still be used."""
         try:
             return bool(self._pins) and all(map(len, self._pins))
         except ValueError:

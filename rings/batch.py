@@ -1,4 +1,4 @@
-"""A device's side in terms of its batches: what is the same for both formats, and for whatever is put around one."""
+"""Single-chain calls of a device's side, shared by both formats and by the observers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["BatchVringh"]
 
 
 class BatchVringh:
-    """The calls of `rings.queue.Vringh` that are those for batches, said otherwise."""
+    """Single-chain calls and `getbufs` of `rings.queue.Vringh`, written in terms of the batch calls."""
 
     def getdesc(self) -> Chain | None:
         chains = self.getdescs(1)

@@ -1,8 +1,8 @@
-"""A descriptor chain after every check: which bytes the device may read, and which it may write.
+"""A validated descriptor chain: the bytes that the device may read, and those that it may write.
 
 A chain is the plain tuple ``(head, readable, writable)``: an object per packet would cost more than
-the walk. The two lists hold byte views, none of them empty, readable ones before writable ones as the
-driver has to order them (VIRTIO 1.4 section 2.7.4.2). They are valid until the next await.
+the walk. Both lists hold non-empty byte views, valid until the next await. The driver has to put readable
+descriptors before writable ones (VIRTIO 1.4 section 2.7.4.2).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ __all__ = ["Buffers", "Chain", "copy", "copy_in", "copy_out", "skip", "take", "t
 
 Chain = tuple[int, list[memoryview], list[memoryview]]
 Buffers = tuple[list[int], list[int], list[memoryview]]
-"""Chains that are nothing but room: their heads, the bytes that each takes, and views of all of them, one after the
-other. A view may belong to several, and none is empty."""
+"""A batch of write-only chains: their heads, the bytes of each, and non-empty views of all of them in order. One view
+may cover several chains."""
 
 
 def total(segs: Sequence[memoryview]) -> int:
-    """Bytes in all."""
+    """Return the total number of bytes."""
     return sum(map(len, segs))
 
 
 def skip(segs: Sequence[memoryview], size: int) -> list[memoryview]:
-    """What is left of ``segs`` behind their first ``size`` bytes."""
+    """Return ``segs`` without their first ``size`` bytes."""
     rest = []
     for seg in segs:
         if size >= len(seg):
@@ -35,7 +35,7 @@ def skip(segs: Sequence[memoryview], size: int) -> list[memoryview]:
 
 
 def take(segs: Sequence[memoryview], size: int) -> list[memoryview]:
-    """The first ``size`` bytes of ``segs``, or all where there are fewer."""
+    """Return the first ``size`` bytes of ``segs``, or all if there are fewer."""
     first = []
     for seg in segs:
         if not size:
@@ -47,7 +47,7 @@ def take(segs: Sequence[memoryview], size: int) -> list[memoryview]:
 
 
 def copy(into: Sequence[memoryview], segs: Sequence[memoryview]) -> int:
-    """Copy ``segs`` to the start of ``into``, each byte once; the number of bytes that found room."""
+    """Copy ``segs`` to the start of ``into``, reading each byte once. Returns the number of bytes copied."""
     done = 0
     rest = list(into)
     for seg in segs:
@@ -60,7 +60,7 @@ def copy(into: Sequence[memoryview], segs: Sequence[memoryview]) -> int:
 
 
 def copy_out(segs: Sequence[memoryview], size: int) -> bytes:
-    """A private copy of the first ``size`` bytes, or of all where there are fewer; each is read once."""
+    """Return a private copy of the first ``size`` bytes, or of all if there are fewer. Reads each byte once."""
     if segs and len(segs[0]) >= size:
         return bytes(segs[0][:size])
     parts = []
@@ -74,7 +74,7 @@ def copy_out(segs: Sequence[memoryview], size: int) -> bytes:
 
 
 def copy_in(segs: Sequence[memoryview], data: bytes | bytearray | memoryview) -> int:
-    """Write ``data`` to the start of ``segs``; the number of bytes that found room."""
+    """Write ``data`` to the start of ``segs``. Returns the number of bytes copied."""
     done = 0
     if not len(data):
         return 0

@@ -1,4 +1,4 @@
-"""Every error a ring can end in: an access that did not happen, our misuse, or the peer's violation."""
+"""Errors of rings: a failed memory access, our own misuse, or the peer's violation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ __all__ = ["BadChain", "BadRing", "LocalRingError", "MemoryFault", "QueueFull", 
 
 
 class MemoryFault(Exception):
-    """An access that did not happen; neither side's lie, so the transport decides what it means.
+    """A failed memory access. Neither side need be at fault, so the transport decides what it means.
 
-    ``addr`` and ``size`` (bytes) say what was asked for, ``write`` the direction, ``reason`` why not.
+    ``addr`` and ``size`` (bytes) are the requested range, ``write`` is the direction, ``reason`` the cause.
     """
 
     def __init__(self, addr: int, size: int, *, write: bool, reason: str) -> None:
@@ -23,27 +23,27 @@ class MemoryFault(Exception):
 
 
 class RingError(Exception):
-    """A virtqueue could not go on; exactly two kinds exist: ours (local) and theirs (remote)."""
+    """A ring error: either ours (`LocalRingError`) or the peer's (`RemoteRingError`)."""
 
 
 class LocalRingError(RingError):
-    """Our own code misused a ring: a bug on this side, never caught by the stack."""
+    """Misuse of a ring by our own code: a bug on this side, never caught by the stack."""
 
 
 class QueueFull(LocalRingError):
-    """More descriptors were asked for than are free; look at ``num_free`` before adding."""
+    """Too few free descriptors; check ``num_free`` before adding."""
 
 
 class RemoteRingError(RingError):
-    """The other side broke the rules of the ring; its queue stops, nothing else does."""
+    """A violation of the ring's rules by the other side. Stops only this queue."""
 
 
 class BadRing(RemoteRingError):
-    """The ring as a whole can't be trusted any more: it is latched until reset."""
+    """A violation that makes the whole ring untrustworthy: the queue is latched until reset."""
 
 
 class BadChain(RemoteRingError):
-    """One chain has a shape its device can't serve; the ring itself stays sound. ``head`` names it."""
+    """A chain, named by ``head``, with a shape that the device can't serve. The ring itself stays valid."""
 
     def __init__(self, head: int, reason: str) -> None:
         super().__init__(head, reason)

@@ -1,4 +1,4 @@
-"""Feature bits as arbitrary-width integers, their names, and which needs which (VIRTIO 1.4 sections 2.2 and 6)."""
+"""Feature bits as arbitrary-width integers, their names and prerequisites (VIRTIO 1.4 sections 2.2 and 6)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["EMPTY_TABLE", "FeatureTable", "RingFeature", "bits", "mask", "word"]
 
 
 class RingFeature(IntEnum):
-    """Bits that belong to queues and negotiation, the same for every device type."""
+    """Feature bits for queues and negotiation, common to all device types."""
 
     INDIRECT_DESC = 28
     EVENT_IDX = 29
@@ -29,7 +29,7 @@ class RingFeature(IntEnum):
 
 
 def mask(features: Iterable[int]) -> int:
-    """The integer in which exactly these bits are set."""
+    """Return the integer with exactly these bits set."""
     value = 0
     for bit in features:
         value |= 1 << bit
@@ -37,7 +37,7 @@ def mask(features: Iterable[int]) -> int:
 
 
 def bits(value: int) -> Iterator[int]:
-    """The set bits of ``value``, ascending."""
+    """Yield the set bits of ``value``, ascending."""
     while value:
         low = value & -value
         yield low.bit_length() - 1
@@ -45,38 +45,38 @@ def bits(value: int) -> Iterator[int]:
 
 
 def word(value: int, select: int) -> int:
-    """The 32 bits a transport shows for ``select``: bits 32*select and up; zero beyond the end."""
+    """Return the 32 bits of ``value`` that a transport shows for ``select``: bits 32*select and up."""
     return value >> 32 * select & 0xFFFF_FFFF if select < 1 << 16 else 0
 
 
 @attrs.frozen
 class FeatureTable:
-    """The feature bits of one device type: their names, and the prerequisites of each."""
+    """Names and prerequisites of the feature bits of one device type."""
 
     names: Mapping[int, str]
     needs: Mapping[int, tuple[frozenset[int], ...]] = attrs.field(factory=dict)
-    """For a bit: sets of bits, of each of which at least one has to be there too."""
+    """Prerequisites by bit: groups of bits, of each of which at least one has to be set too."""
 
     def known(self) -> int:
-        """Every bit with a name, ring features included."""
+        """Return all bits with a name, including ring features."""
         return mask(self.names) | mask(RingFeature)
 
     def name(self, bit: int) -> str:
-        """The specification's name without its prefix; ``bit N`` where it has none."""
+        """Return the specification's name of a bit without its prefix, or ``bit N`` if it has none."""
         if bit in self.names:
             return self.names[bit]
         return RingFeature(bit).name if bit in RingFeature.__members__.values() else f"bit {bit}"
 
     def describe(self, value: int) -> tuple[str, ...]:
-        """The names of the set bits, ascending."""
+        """Return the names of the set bits, ascending."""
         return tuple(self.name(bit) for bit in bits(value))
 
     def unmet(self, value: int) -> int:
-        """The set bits that lack a prerequisite in ``value``."""
+        """Return the set bits that lack a prerequisite in ``value``."""
         return mask(b for b in bits(value) if any(not mask(group) & value for group in self.needs.get(b, ())))
 
     def prune(self, value: int) -> int:
-        """``value`` without the bits that lack a prerequisite, and what lacks those, and so on."""
+        """Return ``value`` without the bits that lack a prerequisite, repeated until none does."""
         while lacking := self.unmet(value):
             value &= ~lacking
         return value

@@ -1,4 +1,4 @@
-"""The two ring formats, a line each: whoever sets a queue up asks here, and nowhere else is one told from the other."""
+"""The split and packed formats; `ring_format` picks the negotiated one."""
 
 from __future__ import annotations
 
@@ -36,37 +36,37 @@ from rings.split.vringh import SplitVringh
 __all__ = ["FORMATS", "RING_FEATURES", "RingFormat", "ring_format"]
 
 RING_FEATURES = mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX, RingFeature.RING_PACKED))
-"""What the rings of either format can do."""
+"""Feature bits that the rings of both formats support."""
 
 
 @attrs.frozen
 class RingFormat:
-    """What has to be known of a format before there is a ring of it."""
+    """Layout, limits and constructors of a ring format."""
 
     name: str
     sizes: Callable[[int], tuple[int, int, int]]
-    """Bytes of the descriptor, driver and device areas of a queue of that many descriptors."""
+    """Size in bytes of the descriptor, driver and device areas, by queue size."""
     align: tuple[int, int, int]
-    """Bytes to which each of them is aligned."""
+    """Alignment in bytes of these areas."""
     contiguous: Callable[[int, Addr, int], tuple[RingAddrs, int]]
-    """A ring in one piece, of this size, from an address on, its parts at multiples of an alignment; and its bytes."""
+    """Layout of a contiguous ring and its bytes, by queue size, start address and alignment."""
     any_num: bool
-    """Whether its size need not be a power of two."""
+    """Whether sizes other than powers of two are allowed."""
     start: int
-    """Where both sides of a new ring stand (see ``base`` of its device's side)."""
+    """Initial position of both sides of a new ring (see ``base`` of its device's side)."""
     driver: Callable[..., Virtqueue[Any]]
     device: Callable[..., Vringh]
     costs: RingCosts
     written: tuple[bool, bool, bool]
-    """Which of the areas a device writes to."""
+    """Whether the device writes to the descriptor, driver and device areas."""
     check: Callable[[int, RingAddrs], None]
-    """Raises BadRing for a size or for areas that no ring can have."""
+    """Raises BadRing if the size or the areas are invalid."""
     log: Callable[..., InflightLog]
     log_size: Callable[[int], int]
-    """Bytes of an inflight log of so many entries."""
+    """Bytes of an inflight log, by its number of entries."""
 
     def has_num(self, num: int, most: int = MAX_NUM) -> bool:
-        """Whether a queue can have this size (VIRTIO 1.4 sections 2.7 and 2.8)."""
+        """Return whether ``num`` is a valid queue size (VIRTIO 1.4 sections 2.7 and 2.8)."""
         return 1 <= num <= most and (self.any_num or not num & num - 1)
 
     def vringh(
@@ -80,7 +80,7 @@ class RingFormat:
         meter: Meter | None,
         table_max: int = 0,
     ) -> Vringh:
-        """Make the device's side as negotiated. Raises BadRing or MemoryFault if there can be no such ring."""
+        """Return a device's side with the negotiated features. Raises BadRing or MemoryFault for an invalid ring."""
         indirect = bool(features >> RingFeature.INDIRECT_DESC & 1)
         event_idx = bool(features >> RingFeature.EVENT_IDX & 1)
         base = self.start if base is None else base
@@ -88,9 +88,9 @@ class RingFormat:
         return ring if meter is None else MeteredVringh(ring, meter, self.costs, indirect=indirect)
 
     def logged(self, ring: Vringh, memory: memoryview, entries: int) -> LoggedVringh:
-        """A ring of this format with an inflight log in ``memory``, at the place where the log ends.
+        """Return ``ring`` with an inflight log in ``memory``, resumed at the state in the log.
 
-        Raises BadRing for a log that can't be: then ``memory`` is released, and the ring stays the caller's.
+        Raises BadRing for an invalid log: then ``memory`` is released, and the caller still owns the ring.
         """
         log = self.log(ring, memory, entries)
         try:
@@ -135,5 +135,5 @@ FORMATS: Mapping[str, RingFormat] = {
 
 
 def ring_format(features: int) -> RingFormat:
-    """The one that was negotiated."""
+    """Return the negotiated ring format."""
     return FORMATS["packed" if features >> RingFeature.RING_PACKED & 1 else "split"]

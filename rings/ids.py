@@ -1,4 +1,4 @@
-"""Virtio device ids (VIRTIO 1.4 section 5); rpmsg has an id but no normative chapter."""
+"""Virtio device ids (VIRTIO 1.4 section 5); rpmsg has an id but no normative section."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import IntEnum
 __all__ = ["ANY_ID", "DeviceId"]
 
 ANY_ID = 0xFFFF_FFFF
-"""Matches every device or vendor id in an id table."""
+"""Wildcard for device and vendor ids in id tables."""
 
 
 class DeviceId(IntEnum):

@@ -1,4 +1,4 @@
-"""Where the parts of a virtqueue lie and what their flags are called (VIRTIO 1.4 sections 2.7 and 2.8)."""
+"""Sizes, alignment and flags of a virtqueue's areas (VIRTIO 1.4 sections 2.7 and 2.8)."""
 
 from __future__ import annotations
 
@@ -36,18 +36,19 @@ NO_INTERRUPT = 1
 NO_NOTIFY = 1
 DESC_SIZE = 16
 MAX_NUM = 32768
-"""The largest queue size, in descriptors, of either format."""
+"""Maximum queue size of either format, in descriptors."""
 SPLIT_ALIGN = (16, 2, 4)
-"""Bytes to which descriptor table, available ring and used ring are aligned."""
+"""Alignment in bytes of descriptor table, available ring and used ring."""
 PACKED_ALIGN = (16, 4, 4)
-"""Bytes to which descriptor ring, driver and device event suppression areas are aligned."""
+"""Alignment in bytes of descriptor ring, driver and device event suppression areas."""
 
 
 @attrs.frozen
 class RingAddrs:
-    """Where the three areas of a queue start: descriptors, driver and device area.
+    """Start addresses of the descriptor, driver and device areas of a queue.
 
-    These are available and used ring of a split queue, the event suppression areas of a packed one.
+    The driver and device areas are available and used ring of a split queue, or the event suppression areas of a packed
+    one.
     """
 
     desc: Addr
@@ -56,14 +57,14 @@ class RingAddrs:
 
 
 def split_sizes(num: int) -> tuple[int, int, int]:
-    """Bytes of descriptor table, available ring and used ring of a split queue of ``num`` descriptors."""
+    """Return the bytes of descriptor table, available ring and used ring of a split queue of ``num`` descriptors."""
     return DESC_SIZE * num, 6 + 2 * num, 6 + 8 * num
 
 
 def contiguous_split(num: int, start: Addr, align: int) -> tuple[RingAddrs, int]:
-    """A ring in one piece from ``start`` on, the used ring at the next multiple of ``align``; and its bytes in all.
+    """Return the layout of legacy transports (section 2.7.2) and its size in bytes.
 
-    The layout of legacy transports (section 2.7.2).
+    The ring is contiguous from ``start``, with the used ring at the next multiple of ``align``.
     """
     desc, avail, used = split_sizes(num)
     rest = -(-(desc + avail) // align) * align
@@ -71,21 +72,21 @@ def contiguous_split(num: int, start: Addr, align: int) -> tuple[RingAddrs, int]
 
 
 def check_split(num: int, addrs: RingAddrs) -> None:
-    """Raise BadRing unless a split ring may lie like this: size, alignment, and no area over another."""
+    """Raise BadRing unless size and alignment of a split ring are valid and no areas overlap."""
     if not 1 <= num <= MAX_NUM or num & num - 1:
         raise BadRing(f"queue size {num} is not a power of two from 1 to {MAX_NUM}")
     _check_areas(addrs, split_sizes(num), SPLIT_ALIGN)
 
 
 def packed_sizes(num: int) -> tuple[int, int, int]:
-    """Bytes of descriptor ring, driver and device event suppression areas of a packed queue."""
+    """Return the bytes of descriptor ring, driver and device event suppression areas of a packed queue."""
     return DESC_SIZE * num, 4, 4
 
 
 def contiguous_packed(num: int, start: Addr, align: int) -> tuple[RingAddrs, int]:
-    """A packed ring in one piece from ``start`` on, the device's area at the next multiple of ``align``.
+    """Return the layout of a packed ring and its size in bytes, never larger than a split ring of the same size.
 
-    It never takes more room than a split ring of the same size.
+    The ring is contiguous from ``start``, with the device area at the next multiple of ``align``.
     """
     desc, driver, device = packed_sizes(num)
     rest = -(-(desc + driver) // align) * align
@@ -93,7 +94,7 @@ def contiguous_packed(num: int, start: Addr, align: int) -> tuple[RingAddrs, int
 
 
 def check_packed(num: int, addrs: RingAddrs) -> None:
-    """The same for a packed ring, whose size need not be a power of two."""
+    """Raise BadRing unless size and alignment of a packed ring are valid and no areas overlap. Any size is allowed."""
     if not 1 <= num <= MAX_NUM:
         raise BadRing(f"queue size {num} is not from 1 to {MAX_NUM}")
     _check_areas(addrs, packed_sizes(num), PACKED_ALIGN)

@@ -1,4 +1,4 @@
-"""Memory is an argument: rings are handed something that turns an address into a view, or faults."""
+"""Memory that rings work on: it turns an address into a view, or raises `MemoryFault`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rings.errors import MemoryFault
 __all__ = ["Addr", "MappedMemory", "Memory", "PciAddr", "PhysAddr", "was_released"]
 
 Addr = NewType("Addr", int)
-"""An address as it stands in a ring: whatever the bus between the two sides understands."""
+"""An address in a ring, in the address space of the bus between the two sides."""
 PhysAddr = NewType("PhysAddr", Addr)
-"""An address in one host."""
+"""A physical address of one host."""
 PciAddr = NewType("PciAddr", Addr)
 """An address on the link."""
 
@@ -20,34 +20,34 @@ ADDRESS_END = 1 << 64
 
 
 def was_released(error: ValueError) -> bool:
-    """Whether ``error`` comes from a view that was released. Python raises the same class for any bad value."""
+    """Return whether ``error`` comes from a released view. Python raises the same class for any bad value."""
     return "released memoryview" in str(error)
 
 
 class Memory(Protocol):
-    """What one side of a ring can reach. Views are only valid until the next await: never keep one."""
+    """Memory reachable from one side of a ring. Views are only valid until the next await: never keep one."""
 
     def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
-        """The ``size`` bytes at ``addr`` as one byte view.
+        """Return the ``size`` bytes at ``addr`` as one byte view.
 
-        Raises MemoryFault where any byte of it can't be reached, or no single view covers it.
+        Raises MemoryFault if any of these bytes is unreachable, or if no single view covers them.
         """
 
     def segments(self, addr: Addr, size: int, writable: bool = False, /) -> list[memoryview]:
-        """The same for a range that may straddle neighbouring regions: byte views, in order, none empty."""
+        """Return the ``size`` bytes at ``addr``, which may straddle regions, as non-empty byte views in order."""
 
     def pin(self, addr: Addr, size: int, form: str, /) -> memoryview:
-        """A typed view (``form`` as in struct: B, H, I or Q) that may be kept until `unpin`.
+        """Return a typed view (``form`` as in struct: B, H, I or Q) that may be kept until `unpin`.
 
-        The memory remembers it and releases it when the range goes away, so that stale use raises a ValueError
-        (see `was_released`) instead of touching memory. Raises MemoryFault like `view`.
+        The memory releases it when the range is unmapped, so that stale use raises a ValueError (see `was_released`)
+        instead of touching memory. Raises MemoryFault like `view`.
         """
 
     def unpin(self, view: memoryview, /) -> None:
-        """Release a view that `pin` gave; harmless when it was released before."""
+        """Release a view from `pin`; harmless if it is released already."""
 
     def fence(self) -> None:
-        """A full memory barrier: stores before it are visible before loads after it are done."""
+        """Execute a full memory barrier: stores before it become visible before loads after it are performed."""
 
 
 class _Region:
@@ -62,33 +62,33 @@ class _Region:
 
 
 def no_fence() -> None:
-    """For a ring whose two sides run in one thread: program order is enough."""
+    """Do nothing: program order is enough if both sides of a ring run in one thread."""
 
 
 class MappedMemory:
-    """Address ranges backed by buffers: a host's RAM, a window onto it, or a test's bytearray."""
+    """Address ranges backed by buffers: a host's RAM, a window into it, or a test's bytearray."""
 
     def __init__(self, fence: Callable[[], None] = no_fence) -> None:
         self._regions: list[_Region] = []
         self._fault: Callable[[int, int, bool], MemoryFault] | None = None
         self.fence = fence
-        # The region of the last access: nearly always the one of the next.
+        # Cache of the last region accessed, which is nearly always the next one too.
         self._base = 0
         self._size = -1
         self._view = memoryview(b"")
         self._writable = False
 
     def add(self, addr: Addr, buffer: memoryview, *, writable: bool = True) -> None:
-        """Make ``buffer`` (a flat byte view) reachable at ``addr``. Raises ValueError where it overlaps."""
+        """Map ``buffer`` (a flat byte view) at ``addr``. Raises ValueError if it overlaps another region."""
         if addr < 0 or addr + len(buffer) > ADDRESS_END:
             raise ValueError(f"region at {addr:#x} of {len(buffer)} bytes leaves the 64-bit address space")
         if any(addr < r.base + r.size and r.base < addr + len(buffer) for r in self._regions):
-            raise ValueError(f"region at {addr:#x} overlaps one that is mapped")
+            raise ValueError(f"region at {addr:#x} overlaps a mapped one")
         self._regions.append(_Region(addr, buffer, writable))
         self._regions.sort(key=lambda r: r.base)
 
     def remove(self, addr: Addr) -> None:
-        """Take the region that starts at ``addr`` away and release what was pinned in it. Raises KeyError."""
+        """Unmap the region that starts at ``addr`` and release the views pinned in it. Raises KeyError."""
         for at, region in enumerate(self._regions):
             if region.base == addr:
                 del self._regions[at]
@@ -97,19 +97,19 @@ class MappedMemory:
         raise KeyError(addr)
 
     def close(self, fault: Callable[[int, int, bool], MemoryFault] | None = None) -> None:
-        """End all access: pinned views are released, and later calls raise ``fault(addr, size, write)``."""
+        """Unmap all regions and release pinned views; later calls raise ``fault(addr, size, write)``."""
         self._fault = fault
         while self._regions:
             self._forget(self._regions.pop())
 
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
-        """(address, bytes) of every region, ascending."""
+        """Address and bytes of every region, ascending."""
         return tuple((r.base, r.size) for r in self._regions)
 
     @property
     def pinned(self) -> int:
-        """How many views are pinned now."""
+        """Number of pinned views."""
         return sum(len(r.pins) for r in self._regions)
 
     def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:

@@ -1,6 +1,6 @@
-"""The two interfaces of a virtqueue, one for each side, which both ring formats implement.
+"""The two interfaces of a virtqueue, one for each side, implemented by both ring formats.
 
-A driver holds a `Virtqueue`, a device a `Vringh`. Neither waits: "nothing yet" is a value.
+A driver holds a `Virtqueue`, a device a `Vringh`. Neither waits: an empty ring is a return value.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from rings.memory import Addr
 __all__ = ["Meter", "QueueState", "QueueStatistics", "Segment", "Virtqueue", "Vringh"]
 
 Segment = tuple[Addr, int]
-"""Address and bytes of one piece of a buffer, as the driver names it."""
+"""Address and size in bytes of one piece of a buffer, in the driver's address space."""
 T = TypeVar("T")
 
 
 @attrs.frozen
 class QueueStatistics:
-    """What one side of a queue did since it was enabled."""
+    """Counters of one side of a queue since it was enabled."""
 
     chains: int
     """Chains added (driver) or taken (device)."""
     returned: int
-    """Chains that came back (driver) or were given back (device)."""
+    """Used chains received (driver) or completed (device)."""
     notifications: int
-    """Times the other side had to be told: kicks (driver) or calls (device)."""
+    """Notifications due: kicks (driver) or calls (device)."""
     suppressed: int
-    """Publications about which the other side did not want to be told."""
+    """Publications without a notification, because the other side suppressed it."""
     bad_lengths: int = 0
-    """Used lengths beyond what the buffer could hold, which the driver refused."""
+    """Used lengths larger than the buffer, which the driver rejected."""
 
     def __add__(self, other: QueueStatistics) -> QueueStatistics:
         pairs = zip(attrs.astuple(self), attrs.astuple(other), strict=True)
@@ -42,20 +42,20 @@ class QueueStatistics:
 
 @attrs.frozen
 class QueueState:
-    """Where one side stands: its own indices, modulo 2^16."""
+    """Ring indices of one side, modulo 2^16."""
 
     num: int
     avail: int
-    """Next buffer to make available (driver) or to take (device)."""
+    """Position of the next buffer to make available (driver) or to take (device)."""
     used: int
-    """Next used buffer to get back (driver) or to give back (device)."""
+    """Position of the next used buffer to receive (driver) or to write (device)."""
     in_flight: int
-    """Chains the device has, as this side knows it."""
+    """Chains that the device has, from this side's point of view."""
     broken: bool = False
 
 
 class Meter(Protocol):
-    """Counts the accesses of one side to memory that somebody else has to carry for it; ``size`` in bytes."""
+    """Counter of memory accesses that cross a link; ``size`` in bytes."""
 
     def read(self, size: int, /) -> None: ...
 
@@ -67,50 +67,50 @@ class Virtqueue(Protocol, Generic[T]):
 
     num: int
     num_free: int
-    """Descriptors that are free; a chain that goes through an indirect table takes one."""
+    """Free descriptors; a chain in an indirect table takes one."""
 
     def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: T, /) -> None:
-        """Add one chain: what the device may read, then what it may write; ``token`` comes back with it.
+        """Add a chain of device-readable, then device-writable segments; `get` returns ``token`` with it.
 
-        Raises QueueFull when there is no room, LocalRingError for an empty or oversized chain.
+        Raises QueueFull if there is no room, LocalRingError for an empty or oversized chain.
         """
 
     def add_each(self, buffers: Sequence[tuple[Addr, int, T]], writable: bool, /) -> None:
-        """Add a chain of one descriptor for each (address, bytes, token): a batch costs far less than its parts.
+        """Add a single-descriptor chain for each (address, bytes, token). Far cheaper than as many calls of `add`.
 
-        Raises QueueFull where there is no room for all of them, and LocalRingError; then nothing was added.
+        Raises QueueFull if there is no room for all of them, or LocalRingError; then nothing is added.
         """
 
     def publish(self) -> bool:
-        """Show the device what was added since the last time; True when it wants to be kicked."""
+        """Make the added chains available to the device. Returns whether it has to be kicked."""
 
     def get(self) -> tuple[T, int] | None:
-        """The token of the next used buffer and the bytes the device wrote, or None.
+        """Return the token of the next used buffer and the bytes that the device wrote, or None.
 
-        Raises BadRing for whatever a device must not put into its used ring. A length beyond the writable
-        part counts as a bad length and is given as 0: nothing of that buffer was surely written.
+        Raises BadRing if the device violates the rules of the used ring. A length larger than the writable part counts
+        as a bad length and is returned as 0, because none of that buffer is certain to be written.
         """
 
     def get_each(self, limit: int, /) -> list[tuple[T, int]]:
-        """What up to ``limit`` calls of `get` give. BadRing is raised only where the first would raise it."""
+        """Return the results of up to ``limit`` calls of `get`. Raises BadRing only if the first of them would."""
 
     def enable_cb(self) -> bool:
-        """Ask to be called for the next used buffer; True when one is there already: look again."""
+        """Enable callbacks from the next used buffer on. Returns True if one is used already: call `get` again."""
 
     def enable_cb_delayed(self) -> bool:
-        """Ask to be called when most of what is in flight was used; True when that is so already."""
+        """Enable a callback after most of the buffers in flight are used. Returns True if they are used already."""
 
     def disable_cb(self) -> None:
-        """Ask not to be called; a hint, calls may still come."""
+        """Suppress callbacks; a hint, so the device may still call."""
 
     def detach_unused(self) -> Iterator[T]:
-        """After the queue was reset: the tokens that never came back, each once."""
+        """Yield each token still in flight, once. Only valid after the queue was reset."""
 
     def reachable(self) -> bool:
-        """Whether the ring's memory is still there: neither closed nor taken away."""
+        """Return whether the ring's memory is still mapped."""
 
     def close(self) -> None:
-        """Let go of the ring's memory."""
+        """Release the ring's memory."""
 
     def state(self) -> QueueState: ...
 
@@ -118,70 +118,70 @@ class Virtqueue(Protocol, Generic[T]):
 
 
 class Vringh(Protocol):
-    """The device's side: it sees the ring through a memory it was given and believes nothing it reads."""
+    """The device's side: it reaches the ring through the memory it is given, and validates all it reads."""
 
     num: int
     broken: bool
 
     @property
     def paused(self) -> bool:
-        """Whether the ring reads as empty because the work of this turn is done."""
+        """Whether the ring reads as empty because the work budget of this turn is used up."""
 
     def pace(self, work: int, /) -> None:
-        """Begin a turn of that much work; without, there is no bound.
+        """Begin a turn with a budget of ``work`` units. Without a call, the budget is unlimited.
 
-        Each descriptor of a chain that has several is one unit. Once all are spent the ring reads as empty, though
-        `notify_enable` says that there is more. A chain is never cut: one more than the turn has room for is taken.
+        Each descriptor of a multi-descriptor chain costs one unit. Once the budget is used up the ring reads as empty,
+        and `notify_enable` reports work left. A chain is never cut, so the last one may exceed the budget.
         """
 
     def spend(self, work: int, /) -> None:
-        """Count work of the device's own, such as bytes that it moves, among that of the turn."""
+        """Charge the device's own work, such as bytes moved, to the budget of the turn."""
 
     def getdesc(self) -> Chain | None:
-        """Take the next chain, every descriptor of it fetched once and checked; None when there is none.
+        """Take the next chain, fetching each descriptor once and checking it. Returns None if there is none.
 
-        Raises BadRing for what no driver may do, and the memory's MemoryFault for an unreachable buffer.
+        Raises BadRing for a violation by the driver, MemoryFault for an unreachable buffer.
         """
 
     def getdescs(self, limit: int, /) -> list[Chain]:
-        """What up to ``limit`` calls of `getdesc` give. An error is raised only where the first would raise it."""
+        """Return the results of up to ``limit`` calls of `getdesc`. Raises an error only if the first of them would."""
 
     def getbufs(self, limit: int, /) -> Buffers:
-        """Take up to ``limit`` chains that can only be written to, as receive buffers are. Costs half of `getdescs`.
+        """Take up to ``limit`` write-only chains, such as receive buffers. Costs half of `getdescs`.
 
-        Ends in front of any other chain, and of a bad one: `getdesc` says what is there. Raises BadRing where the ring
-        itself is bad.
+        Stops before any other chain, and before a bad one: `getdesc` reports it. Raises BadRing if the ring itself is
+        bad.
         """
 
     def abandon(self, head: int, /) -> None:
-        """Give the chain taken last back untouched; the next `getdesc` takes it again."""
+        """Return the chain taken last untouched; the next `getdesc` takes it again."""
 
     def complete(self, head: int, written: int, /) -> None:
-        """Give a chain back with the bytes written into it; shown to the driver by `publish`."""
+        """Mark a chain as used, with ``written`` bytes; `publish` shows it to the driver."""
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         """`complete` for each (head, bytes written)."""
 
     def publish(self) -> bool:
-        """Show the driver what was completed since the last time; True when it wants to be called."""
+        """Show the completed chains to the driver. Returns whether it has to be called."""
 
     def notify_enable(self) -> bool:
-        """Ask to be kicked; True when a chain is there already: look again."""
+        """Enable kicks. Returns True if work is left: call `getdesc` again."""
 
     def notify_disable(self) -> None:
-        """Ask not to be kicked; a hint, kicks may still come."""
+        """Suppress kicks; a hint, so the driver may still kick."""
 
-    def held(self) -> Sequence[int]:
-        """The heads of the chains that were taken and neither completed nor given back."""
+    def in_flight(self) -> Sequence[int]:
+        """Return the heads of the chains taken and neither completed nor abandoned."""
 
     def latch(self) -> None:
-        """Break the queue until reset: it reads as empty from now on, what was taken may be completed."""
+        """Break the queue until reset: it reads as empty. Chains in flight may still be completed."""
 
     def reachable(self) -> bool:
-        """Whether the ring's memory is still there: neither closed nor taken away."""
+        """Return whether the ring's memory is still mapped."""
 
     def close(self) -> None:
-        """Let go of the ring's memory."""
+        """Release the ring's memory."""
 
     def state(self) -> QueueState: ...
 

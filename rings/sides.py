@@ -1,4 +1,4 @@
-"""What the two formats share of each side: what is in flight, what is counted, and what no chain may be."""
+"""Driver and device side as shared by both formats: chains in flight, counters, and limits of a chain."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ __all__ = ["FREE", "IN_FLIGHT", "MAX_CHAIN_BYTES", "MAX_SEGMENT", "DeviceSide", 
 
 MAX_CHAIN_BYTES = 1 << 32
 CHAIN_MAX = 8192
-"""Descriptors of the longest chain that a device's side accepts, in rings of more: it takes some 5 ms to follow one."""
+"""Maximum descriptors of a chain that a device's side accepts, in larger rings: following one takes some 5 ms."""
 NO_PACE = 1 << 62
+"""Work budget of a turn without a limit."""
 MAX_SEGMENT = 0xFFFF_FFFF
-"""Bytes that the length field of a descriptor holds."""
+"""Maximum bytes of a descriptor: the largest value of its length field."""
 FREE, IN_FLIGHT = 0, 1 << 62
-"""Below and above the number of every batch of completed chains."""
+"""States of a chain; the number of each batch of completed chains lies between them."""
 T = TypeVar("T")
 
 
 class DriverSide(Generic[T]):
-    """The driver's books. Lengths and tokens of what is in flight are its own: no descriptor is ever read back."""
+    """State of the driver's side. It keeps lengths and tokens of chains in flight and never reads a descriptor back."""
 
     def __init__(
         self, memory: Memory, areas: Areas, indirect: Addr | None, indirect_max: int, num: int, lenient: bool
     ) -> None:
-        """``indirect`` is the address of ``num`` tables of ``indirect_max`` descriptors. Raises MemoryFault."""
+        """Take ``indirect`` as the address of ``num`` tables of ``indirect_max`` descriptors. Raises MemoryFault."""
         self.num = num
         self.num_free = num
         self._memory = memory
@@ -41,21 +42,20 @@ class DriverSide(Generic[T]):
         self._indirect, self._indirect_max = indirect, min(indirect_max, num)
         if indirect is not None:
             self._tables = areas.pin(indirect, num * self._indirect_max * DESC_SIZE, "Q")
-        # By head or buffer id: what is in flight.
+        # Chains in flight, by head or buffer id.
         self._tokens: list[T | None] = [None] * num
-        self._taken = [0] * num  # descriptors of the ring that the chain takes
-        self._writable = [0] * num  # bytes the device may write
-        self._bad: str | None = (
-            None  # why the ring is bad; not the exception, whose traceback each raise would lengthen
-        )
+        self._counts = [0] * num  # ring descriptors of the chain
+        self._writable = [0] * num  # bytes that the device may write
+        # The message of the BadRing; not the exception, whose traceback grows with each raise.
+        self._bad_reason: str | None = None
         self._kicks = self._suppressed = self._chains = self._returned = self._bad_lengths = 0
 
     def _segments(
         self, readable: Sequence[Segment], writable: Sequence[Segment]
     ) -> tuple[list[tuple[Addr, int, int]], bool]:
-        """(address, bytes, flags) of each descriptor of a chain, and whether they go to an indirect table.
+        """Return (address, bytes, flags) of each descriptor of a chain, and whether they go to an indirect table.
 
-        Raises LocalRingError for what no chain may be, QueueFull where there is no room now.
+        Raises LocalRingError for an invalid chain, QueueFull if there is no room.
         """
         segs = [*((addr, size, 0) for addr, size in readable), *((addr, size, WRITE) for addr, size in writable)]
         count = len(segs)
@@ -71,8 +71,8 @@ class DriverSide(Generic[T]):
             raise QueueFull(f"{wanted} descriptors wanted, {self.num_free} free")
         return segs, in_table
 
-    def _told(self, wanted: bool) -> bool:
-        """Count a publication and whether the device has to be kicked for it."""
+    def _count_publication(self, wanted: bool) -> bool:
+        """Count a publication, and a kick if ``wanted``. Returns ``wanted``."""
         if wanted:
             self._kicks += 1
         else:
@@ -87,7 +87,7 @@ class DriverSide(Generic[T]):
         raise NotImplementedError
 
     def _bad_length(self, ident: int) -> int:
-        """What counts as written where the device claims to have written more than there is room for."""
+        """Count a used length beyond the buffer. Returns the length to report instead."""
         self._bad_lengths += 1
         return self._writable[ident] if self._lenient else 0
 
@@ -108,13 +108,13 @@ class DriverSide(Generic[T]):
 
 
 class DeviceSide(BatchVringh):
-    """The device's books. Everything it reads may be a lie, and is read once."""
+    """State of the device's side. It trusts nothing in the ring and reads each field once."""
 
     def __init__(self, memory: Memory, areas: Areas, num: int, indirect: bool, table_max: int) -> None:
-        """``table_max``: descriptors of a chain with an indirect table that are accepted even if the ring has fewer.
+        """Accept chains of up to ``table_max`` descriptors in an indirect table, even if the ring has fewer.
 
-        A driver may not build a chain longer than the ring (sections 2.7.5.3.1, 2.8.17), but Linux's do where the
-        device's configuration promises more segments.
+        A driver must not build a chain longer than the ring (sections 2.7.5.3.1, 2.8.17), but Linux's drivers do if
+        the device's configuration allows more segments.
         """
         self.num = num
         self.broken = False
@@ -123,25 +123,25 @@ class DeviceSide(BatchVringh):
         self._allows_tables = indirect
         self._longest = min(num, CHAIN_MAX)
         self._table_max = max(self._longest, table_max)
-        # By head or buffer id: IN_FLIGHT while the device has it, then the batch with which it is shown as used. Until
-        # that batch is published the driver can't know, and must not make it available again.
-        self._taken = [FREE] * num
+        # By head or buffer id: IN_FLIGHT while the device has the chain, then the number of the batch that completes
+        # it. Until that batch is published the driver must not make the chain available again.
+        self._states = [FREE] * num
         self._batch = 1
         self._chains = self._calls = self._suppressed = self._returned = 0
-        self._left = NO_PACE  # work until the turn ends
+        self._budget = NO_PACE  # units of work left in this turn
 
     def pace(self, work: int, /) -> None:
-        self._left = work
+        self._budget = work
 
     def spend(self, work: int, /) -> None:
-        self._left -= work
+        self._budget -= work
 
     @property
     def paused(self) -> bool:
-        return self._left <= 0
+        return self._budget <= 0
 
     def _resolve(self, addr: Addr, size: int, writable: bool, into: list[memoryview]) -> None:
-        """Append what a descriptor points to. Raises MemoryFault."""
+        """Append views of a descriptor's buffer to ``into``. Raises MemoryFault."""
         if not size:
             return
         try:
@@ -150,7 +150,7 @@ class DeviceSide(BatchVringh):
             into.extend(self._memory.segments(addr, size, writable))
 
     def _table(self, head: int, addr: Addr, size: int) -> tuple[memoryview[Any], int]:
-        """A private copy of an indirect table as 64-bit words, and its number of entries."""
+        """Return a private copy of an indirect table as 64-bit words, and its number of entries."""
         if not self._allows_tables:
             raise BadRing(f"chain {head}: indirect table without the feature")
         entries, odd = divmod(size, DESC_SIZE)
@@ -161,10 +161,10 @@ class DeviceSide(BatchVringh):
         copy = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
         return memoryview(copy).cast("Q"), entries
 
-    def _lent(self, idents: Sequence[int], addrs: Sequence[Addr], sizes: Sequence[int]) -> list[memoryview]:
-        """Views to write into of so many bytes each, those that adjoin as one; none where one can't be reached.
+    def _writable_views(self, idents: Sequence[int], addrs: Sequence[Addr], sizes: Sequence[int]) -> list[memoryview]:
+        """Return writable views of these buffers, adjoining ones merged.
 
-        Then they are not taken any more either.
+        If any buffer is unreachable, returns [] and releases all of them.
         """
         views: list[memoryview] = []
         start = addrs[0]
@@ -178,19 +178,19 @@ class DeviceSide(BatchVringh):
             views.append(self._memory.view(start, end - start, True))
         except MemoryFault:
             for ident in idents:
-                self._taken[ident] = FREE
+                self._states[ident] = FREE
             return []
         return views
 
-    def _given_up(self, ident: int) -> None:
-        """Note that a chain goes back untouched. Raises LocalRingError where it was not taken."""
-        if self._taken[ident] != IN_FLIGHT:
+    def _untake(self, ident: int) -> None:
+        """Release an abandoned chain. Raises LocalRingError if it is not in flight."""
+        if self._states[ident] != IN_FLIGHT:
             raise LocalRingError(f"descriptor {ident} was not taken")
-        self._taken[ident] = FREE
+        self._states[ident] = FREE
         self._chains -= 1
 
-    def _told(self, wanted: bool) -> bool:
-        """Count a publication and whether the driver has to be called for it."""
+    def _count_publication(self, wanted: bool) -> bool:
+        """End a batch; count its publication, and a call if ``wanted``. Returns ``wanted``."""
         self._batch += 1
         if wanted:
             self._calls += 1
@@ -198,8 +198,8 @@ class DeviceSide(BatchVringh):
             self._suppressed += 1
         return wanted
 
-    def held(self) -> list[int]:
-        return [ident for ident, batch in enumerate(self._taken) if batch == IN_FLIGHT]
+    def in_flight(self) -> list[int]:
+        return [ident for ident, state in enumerate(self._states) if state == IN_FLIGHT]
 
     def latch(self) -> None:
         self.broken = True

@@ -1,4 +1,4 @@
-"""The device status field: who may set which bit after which (VIRTIO 1.4 sections 2.1 and 3.1.1)."""
+"""The device status field and the order in which a driver sets its bits (VIRTIO 1.4 sections 2.1 and 3.1.1)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Status(IntFlag):
 
 
 MOVES: dict[Status, Status] = {
-    # The bit a driver may set: the bits that must stand before it. NEEDS_RESET is the device's own.
+    # Bit that a driver may set: bits that have to be set before. Only the device sets NEEDS_RESET.
     Status.ACKNOWLEDGE: Status(0),
     Status.DRIVER: Status.ACKNOWLEDGE,
     Status.FEATURES_OK: Status.ACKNOWLEDGE | Status.DRIVER,
@@ -27,10 +27,10 @@ MOVES: dict[Status, Status] = {
 
 
 def next_status(old: Status, written: int) -> Status:
-    """What a device's status becomes when its driver writes ``written`` (not 0, which resets).
+    """Return a device's status after its driver writes ``written`` (not 0, which resets).
 
-    A write that would clear a bit changes nothing; a bit that is not due yet stays unset, as does any
-    after FAILED. What the device thinks of FEATURES_OK is for the caller to say.
+    A write that would clear a bit changes nothing. A bit without its predecessors stays unset, as does any bit after
+    FAILED. The caller decides whether the device accepts FEATURES_OK.
     """
     if old & ~Status.NEEDS_RESET & ~written or old & Status.FAILED:
         return old

@@ -1,1 +1,1 @@
-"""What watches a ring from the side of the device: meter, dirty log, inflight log."""
+"""Observers of a device-side ring: meter, dirty log, inflight log."""

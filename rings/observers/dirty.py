@@ -1,8 +1,8 @@
-"""The log of dirty pages: what a device writes while somebody copies the memory that it writes to.
+"""The dirty page log: pages that a device writes to while the front end migrates the memory.
 
-One bit for each page of the driver's addresses, as vhost has it: bit ``page % 8`` of byte ``page // 8``. Whoever copies
-clears bits meanwhile, and devices in other processes may set others; so whole bytes of ones are stored, which loses
-nobody's bit without an atomic OR, and marks up to eight pages where one was written.
+The log has vhost's layout, one bit per page of the driver's addresses: bit ``page % 8`` of byte ``page // 8``. The
+front end clears bits meanwhile, and devices in other processes set others. So we store whole bytes of ones, which needs
+no atomic OR to keep their bits, and marks up to eight pages for one written page.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from collections.abc import Callable, Sequence
 from rings.chain import Chain
 from rings.errors import LocalRingError, MemoryFault, RemoteRingError
 from rings.memory import Addr, Memory
-from rings.observers.wrapper import AroundVringh
+from rings.observers.wrapper import VringhWrapper
 from rings.queue import Vringh
 
 __all__ = ["DirtyLog", "DirtyVringh", "Range", "WriteRecorder", "dirty_log_size"]
 
 PAGE = 4096
 SPAN = 8 * PAGE
-"""Bytes of memory for each byte of the log."""
+"""Bytes of memory per byte of the log."""
 Range = tuple[int, int]
-"""Address and bytes."""
+"""Address and size in bytes."""
 
 
 def dirty_log_size(end: int) -> int:
-    """Bytes of a log for addresses below ``end``."""
+    """Return the bytes of a log for addresses below ``end``."""
     return -(-end // SPAN)
 
 
 class DirtyLog:
-    """The log itself, in a flat byte view; ``told`` is called whenever a batch was marked."""
+    """A dirty log in a flat byte view. ``on_mark`` is called after each published batch."""
 
-    def __init__(self, memory: memoryview, told: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, memory: memoryview, on_mark: Callable[[], None] = lambda: None) -> None:
         self._memory = memory
-        self.told = told
+        self.on_mark = on_mark
 
     def covers(self, addr: int, size: int) -> bool:
-        """Whether it has bits for all of that range."""
+        """Return whether the log has bits for the whole range."""
         return 0 <= addr and 0 <= size and dirty_log_size(addr + size) <= len(self._memory)
 
     def mark(self, addr: int, size: int) -> None:
-        """After a write: these bytes may have changed. Raises LocalRingError where they are not covered."""
+        """Mark the pages of these bytes, after a write. Raises LocalRingError if the log does not cover them."""
         if not size:
             return
         if not self.covers(addr, size):
@@ -54,7 +54,7 @@ class DirtyLog:
 
 
 class WriteRecorder:
-    """A `rings.memory.Memory` that remembers what was asked for in order to write to it, by address."""
+    """A `rings.memory.Memory` that records the ranges of writable views."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -74,15 +74,15 @@ class WriteRecorder:
         return views
 
 
-class DirtyVringh(AroundVringh[Vringh]):
-    """A `rings.queue.Vringh` that marks what its device may have written: buffers once they are given back, used or
-    not, or the ring is let go of; and of the ring itself what devices write.
+class DirtyVringh(VringhWrapper[Vringh]):
+    """A `rings.queue.Vringh` that marks all that its device may have written: the buffers of chains that are completed
+    or abandoned, or in flight when the ring closes, and the ring areas that a device writes.
 
-    The whole of a buffer counts, whatever length the device states: it may state less than it wrote.
+    Whole buffers are marked, because a device may state a smaller length than it wrote.
     """
 
     def __init__(self, ring: Vringh, log: DirtyLog, memory: WriteRecorder, areas: Sequence[Range]) -> None:
-        """``memory`` is what the ring inside was made with, ``areas`` is where its device writes in the ring itself."""
+        """Wrap ``ring``, made with ``memory``; ``areas`` are the ring areas that its device writes."""
         super().__init__(ring)
         self._log = log
         self._memory = memory
@@ -95,13 +95,13 @@ class DirtyVringh(AroundVringh[Vringh]):
         try:
             while len(chains) < limit:
                 writes.clear()
-                taken = self._ring.getdescs(1)  # one at a time: what it resolves is this chain's
+                taken = self._ring.getdescs(1)  # one at a time, so that all recorded ranges belong to this chain
                 if not taken:
                     break
                 self._taken[taken[0][0]] = writes.copy()
                 chains += taken
         except (RemoteRingError, MemoryFault):
-            # Met again, first, by the next call.
+            # The next call meets the bad chain first and raises.
             if not chains:
                 raise
         return chains
@@ -118,7 +118,7 @@ class DirtyVringh(AroundVringh[Vringh]):
     def publish(self) -> bool:
         wanted = self._ring.publish()
         self._mark_ring()
-        self._log.told()
+        self._log.on_mark()
         return wanted
 
     def notify_enable(self) -> bool:
@@ -131,12 +131,12 @@ class DirtyVringh(AroundVringh[Vringh]):
         self._mark_ring()
 
     def close(self) -> None:
-        """What was taken may have been written to, and is given back by nobody any more."""
+        """Mark the chains still in flight: the device may have written to them."""
         self._mark(list(self._taken))
         super().close()
 
     def _mark(self, heads: Sequence[int]) -> None:
-        # What was written before is seen by whoever sees the mark. Pairs with the exchange of whoever reads the log.
+        # Writes become visible before the mark. Pairs with the atomic exchange by which the front end reads the log.
         self._memory.fence()
         for head in heads:
             for addr, size in self._taken.pop(head):

@@ -1,4 +1,4 @@
-"""The device's side of a virtqueue, and somebody who counts what it moves through memory that is not its own."""
+"""A device-side ring that reports its memory accesses to a meter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 
 from rings.chain import Chain
 from rings.layout import DESC_SIZE
-from rings.observers.wrapper import AroundVringh
+from rings.observers.wrapper import VringhWrapper
 from rings.queue import Meter, Vringh
 
 __all__ = ["PACKED_COSTS", "SPLIT_COSTS", "MeteredVringh", "RingCosts"]
@@ -16,30 +16,29 @@ __all__ = ["PACKED_COSTS", "SPLIT_COSTS", "MeteredVringh", "RingCosts"]
 
 @attrs.frozen
 class RingCosts:
-    """Bytes of each field of a ring that a plain device accesses by itself; 0 where there is no such field."""
+    """Bytes of each ring field that a simple device accesses separately; 0 if the format has no such field."""
 
     look: int
-    """Read to see whether there is anything."""
+    """Read to detect new chains."""
     entry: int
-    """Read to find the descriptors of a chain."""
+    """Read to find a chain's head."""
     used: int
-    """Written to give a chain back."""
+    """Written to complete a chain."""
     index: int
-    """Written to show what was given back."""
+    """Written to publish completed chains."""
     event: int
-    """Read to know whether to call, and written to say whether to be kicked."""
+    """Read to decide whether to call, written to enable kicks."""
 
 
 SPLIT_COSTS = RingCosts(look=2, entry=2, used=8, index=2, event=2)
 PACKED_COSTS = RingCosts(look=DESC_SIZE, entry=0, used=DESC_SIZE, index=0, event=4)
 
 
-class MeteredVringh(AroundVringh[Vringh]):
-    """Any `rings.queue.Vringh`. What a chain moves is counted when it is given back; an abandoned one cost nothing.
+class MeteredVringh(VringhWrapper[Vringh]):
+    """Any `rings.queue.Vringh`. Meters a chain when it is completed; abandoned chains cost nothing.
 
-    Accesses are what a plain device would do: one for the descriptors of a chain, one for each of its buffers, and
-    one for each field of the rings. A chain of several descriptors is taken to lie in a table of its own where
-    ``indirect`` tables were negotiated.
+    The accesses are those of a simple device: one for the descriptors of a chain, one for each of its buffers, and
+    one for each ring field. If ``indirect`` tables are negotiated, a chain of several descriptors counts as one table.
     """
 
     def __init__(self, ring: Vringh, meter: Meter, costs: RingCosts, *, indirect: bool) -> None:

@@ -1,8 +1,8 @@
-"""The log of what is in flight in a packed ring: a copy of each descriptor taken, since those in the ring do not last.
+"""The inflight log of a packed ring: a copy of each descriptor taken, because the driver reuses those in the ring.
 
-Entries are linked: a chain is a run of them from its head on, and so are the free ones. What the links are is known
-here and only written to the log; it is read back by the next device. Two fields each that have to change together (the
-head of the free list and its value at the last commit; used index and wrap counters) lie in one 64-bit word.
+Each chain is a linked list of entries, and so are the free entries. The links are kept privately and only written to
+the log, for the next device to read. Fields that have to change together (the head of the free list and its value at
+the last commit; used index and wrap counters) share a 64-bit word, so that one store changes them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _COUNTER, _ID_FLAGS_LENGTH, _ADDR = 1, 2, 3
 
 
 class PackedLog:
-    """See `rings.observers.inflight.InflightLog`. A new log starts at the position that the ring was made with."""
+    """See `rings.observers.inflight.InflightLog`. A new log starts at the ring's initial position."""
 
     def __init__(self, ring: PackedVringh, memory: memoryview, entries: int) -> None:
-        """``memory`` of `packed_log_size` bytes, zeroes in a new log; ``entries`` is at least the ring's size."""
+        """Use ``memory`` of `packed_log_size` bytes, zeroed in a new log; ``entries`` is at least the ring's size."""
         self._ring = ring
         self._entries = entries
         self._bytes = memory.cast("B")
         self._words = self._bytes.cast("H")
         self._quads = self._bytes.cast("Q")
-        self._next = list(range(1, entries + 1))  # the last one leads nowhere
+        self._next = list(range(1, entries + 1))  # the last one ends the list
         self._free = 0
         self._chains: dict[int, tuple[int, int]] = {}  # by buffer id: first and last entry
         self._used = ring.state().used  # at the last commit
@@ -63,7 +63,7 @@ class PackedLog:
         return list(self._chains)
 
     def _settle(self) -> None:
-        """Commit the last batch if the driver sees it as used, else roll it back: by the first descriptor of it."""
+        """Commit the last batch if its first descriptor is published as used, else roll it back."""
         free, old_free, slot, old_slot = self._words[6:10]
         lap, old_lap = self._bytes[20] & 1, self._bytes[21] & 1
         if max(slot, old_slot) >= self._ring.num:
@@ -74,15 +74,15 @@ class PackedLog:
         self._place(self._used, self._used)
 
     def _read(self) -> list[Words]:
-        """Take links and chains from the log; the descriptors of each chain, in the order in which they were taken.
+        """Read links and chains from the log. Returns the descriptors of each chain, in the order of taking.
 
-        Raises BadRing where the lists are not apart from each other, or do not hold every entry.
+        Raises BadRing if the lists overlap or do not contain every entry.
         """
         words, seen = self._words, bytearray(self._entries)
         self._next = [words[(HEADER + ENTRY * entry) // 2 + _NEXT] for entry in range(self._entries)]
         for entry in self._run(self._free, self._entries, seen):
             self._bytes[HEADER + ENTRY * entry] = 0
-        found: list[tuple[int, int, int, Words]] = []
+        in_flight: list[tuple[int, int, int, Words]] = []
         for head in range(self._entries):
             base = HEADER + ENTRY * head
             if self._bytes[base]:
@@ -90,16 +90,16 @@ class PackedLog:
                 if not run or len(run) != words[base // 2 + _NUM] or run[-1] != words[base // 2 + _LAST]:
                     raise BadRing(f"an inflight log whose chain at entry {head} does not end where it should")
                 chain = [self._descriptor(entry) for entry in run]
-                found.append((self._quads[base // 8 + _COUNTER], head, run[-1], chain))
+                in_flight.append((self._quads[base // 8 + _COUNTER], head, run[-1], chain))
         if sum(seen) < self._entries:
             raise BadRing("an inflight log with entries that are neither free nor in flight")
-        found.sort()
-        self._chains = {chain[-1][1] >> 32 & 0xFFFF: (head, last) for _, head, last, chain in found}
-        self._counter = 1 + max((counter for counter, _, _, _ in found), default=0) & (1 << 63) - 1
-        return [chain for _, _, _, chain in found]
+        in_flight.sort()
+        self._chains = {chain[-1][1] >> 32 & 0xFFFF: (head, last) for _, head, last, chain in in_flight}
+        self._counter = 1 + max((counter for counter, _, _, _ in in_flight), default=0) & (1 << 63) - 1
+        return [chain for _, _, _, chain in in_flight]
 
     def _run(self, entry: int, limit: int, seen: bytearray) -> list[int]:
-        """The entries that are linked from this one on, up to ``limit``. Raises BadRing for one met before."""
+        """Return up to ``limit`` entries of the list from ``entry`` on. Raises BadRing for an entry seen before."""
         run: list[int] = []
         while entry < self._entries and len(run) < limit:
             if seen[entry]:
@@ -109,7 +109,7 @@ class PackedLog:
             entry = self._next[entry]
         return run
 
-    def took(self, heads: Sequence[int]) -> None:
+    def record(self, heads: Sequence[int]) -> None:
         for head, chain in zip(heads, self._ring.descriptors(heads), strict=True):
             first = last = entry = self._free
             for addr, word in chain:
@@ -127,14 +127,14 @@ class PackedLog:
             self._free = entry
             self._heads(entry, entry)
 
-    def untook(self, head: int) -> None:
+    def cancel(self, head: int) -> None:
         first, last = self._chains.pop(head)
         self._link(last, self._free)
         self._free = first
         self._heads(first, first)
         self._bytes[HEADER + ENTRY * first] = 0
 
-    def shows(self, heads: Sequence[int]) -> None:
+    def begin_publish(self, heads: Sequence[int]) -> None:
         free = self._free
         for head in heads:
             first, last = self._chains[head]
@@ -144,7 +144,7 @@ class PackedLog:
         self._place(self._ring.state().used, self._used)
         self._free = free
 
-    def shown(self, heads: Sequence[int]) -> None:
+    def end_publish(self, heads: Sequence[int]) -> None:
         for head in heads:
             first, _ = self._chains.pop(head)
             self._bytes[HEADER + ENTRY * first] = 0
@@ -153,7 +153,7 @@ class PackedLog:
         self._place(self._used, self._used)
 
     def _descriptor(self, entry: int) -> tuple[int, int]:
-        """The two words that stood in the ring."""
+        """Return the two words of the logged descriptor."""
         quad = (HEADER + ENTRY * entry) // 8
         word = self._quads[quad + _ID_FLAGS_LENGTH]
         return self._quads[quad + _ADDR], word >> 32 | (word & 0xFFFF_FFFF) << 32

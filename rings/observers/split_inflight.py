@@ -1,4 +1,4 @@
-"""The log of what is in flight in a split ring: one entry for each descriptor, counted for the head of a chain."""
+"""The inflight log of a split ring: one entry per descriptor, used for heads of chains."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rings.split.vringh import SplitVringh
 __all__ = ["SplitLog", "split_log_size"]
 
 HEADER, ENTRY = 16, 16
-# Positions in the 16-bit view of the header, and in those of an entry.
+# Positions in the 16-bit view of the header, and in the 16-bit and 64-bit views of an entry.
 _VERSION, _DESC_NUM, _LAST_BATCH, _USED = 4, 5, 6, 7
 _NEXT, _COUNTER = 3, 1
 split_log_size = partial(log_size, HEADER, ENTRY)
 
 
 class SplitLog:
-    """See `rings.observers.inflight.InflightLog`. The ring starts at the used index that the driver sees."""
+    """See `rings.observers.inflight.InflightLog`. The ring starts at the used index in the driver's memory."""
 
     def __init__(self, ring: SplitVringh, memory: memoryview, entries: int) -> None:
-        """``memory`` of `split_log_size` bytes, zeroes in a new log; ``entries`` is at least the ring's size."""
+        """Use ``memory`` of `split_log_size` bytes, zeroed in a new log; ``entries`` is at least the ring's size."""
         self._ring = ring
         self._entries = entries
         self._bytes = memory.cast("B")
@@ -44,10 +44,10 @@ class SplitLog:
             raise BadRing(
                 f"an inflight log of version {words[_VERSION]} for {words[_DESC_NUM]} descriptors, not {self._entries}"
             )
-        # The driver may see the last batch as used while the log still has it in flight.
+        # The last batch may be published as used while the log still has it in flight.
         batch = used - words[_USED] & 0xFFFF
         if batch > num:
-            raise BadRing(f"an inflight log at used index {words[_USED]}, of a ring that is at {used}")
+            raise BadRing(f"an inflight log at used index {words[_USED]}, of a ring at {used}")
         head = words[_LAST_BATCH]
         for _ in range(batch):
             if head >= num:
@@ -55,32 +55,32 @@ class SplitLog:
             self._bytes[HEADER + ENTRY * head] = 0
             head = words[(HEADER + ENTRY * head) // 2 + _NEXT]
         words[_USED] = used
-        found = sorted(
+        in_flight = sorted(
             (quads[(HEADER + ENTRY * head) // 8 + _COUNTER], head)
             for head in range(self._entries)
             if self._bytes[HEADER + ENTRY * head]
         )
-        self._counter = 1 + max((counter for counter, _ in found), default=0) & (1 << 63) - 1
-        again = [head for _, head in found]
-        self._ring.resume(again)
-        return again
+        self._counter = 1 + max((counter for counter, _ in in_flight), default=0) & (1 << 63) - 1
+        heads = [head for _, head in in_flight]
+        self._ring.resume(heads)
+        return heads
 
-    def took(self, heads: Sequence[int]) -> None:
+    def record(self, heads: Sequence[int]) -> None:
         for head in heads:
             entry = HEADER + ENTRY * head
             self._quads[entry // 8 + _COUNTER] = self._counter
             self._counter += 1
             self._bytes[entry] = 1
 
-    def untook(self, head: int) -> None:
+    def cancel(self, head: int) -> None:
         self._bytes[HEADER + ENTRY * head] = 0
 
-    def shows(self, heads: Sequence[int]) -> None:
+    def begin_publish(self, heads: Sequence[int]) -> None:
         for head in heads:
             self._words[(HEADER + ENTRY * head) // 2 + _NEXT] = self._words[_LAST_BATCH]
             self._words[_LAST_BATCH] = head
 
-    def shown(self, heads: Sequence[int]) -> None:
+    def end_publish(self, heads: Sequence[int]) -> None:
         for head in heads:
             self._bytes[HEADER + ENTRY * head] = 0
         self._words[_USED] = self._ring.state().used

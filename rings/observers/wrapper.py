@@ -1,4 +1,4 @@
-"""A device's side of a queue with another one inside: what wrappers do not change."""
+"""Base class of observers: a device-side ring that forwards all calls to the ring inside."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from rings.batch import BatchVringh
 from rings.chain import Chain
 from rings.queue import QueueState, QueueStatistics, Vringh
 
-__all__ = ["AroundVringh"]
+__all__ = ["VringhWrapper"]
 
 V = TypeVar("V", bound=Vringh)
 
 
-class AroundVringh(BatchVringh, Generic[V]):
-    """A `rings.queue.Vringh` that asks the ring inside."""
+class VringhWrapper(BatchVringh, Generic[V]):
+    """A `rings.queue.Vringh` that forwards to the ring inside."""
 
     def __init__(self, ring: V) -> None:
         self._ring = ring
@@ -50,8 +50,8 @@ class AroundVringh(BatchVringh, Generic[V]):
     def notify_disable(self) -> None:
         self._ring.notify_disable()
 
-    def held(self) -> Sequence[int]:
-        return self._ring.held()
+    def in_flight(self) -> Sequence[int]:
+        return self._ring.in_flight()
 
     def latch(self) -> None:
         self._ring.latch()

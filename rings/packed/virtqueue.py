@@ -1,7 +1,7 @@
 """The driver's side of a packed virtqueue (VIRTIO 1.4 section 2.8).
 
-Descriptors are made available in ring order, so the first one of a batch hides all that are behind it: its second
-word is kept until `publish`, and one store then shows the whole batch.
+The device reads descriptors in ring order, so the first one of a batch hides all behind it: its second word is withheld
+until `publish`, whose one store then makes the whole batch available.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ T = TypeVar("T")
 class PackedVirtqueue(DriverSide[T]):
     """See `rings.queue.Virtqueue`.
 
-    ``indirect`` is the address of ``num`` tables of ``indirect_max`` descriptors each, one per buffer id, where
-    the feature was negotiated; chains of two descriptors and more then take one slot of the ring.
+    ``indirect`` is the address of ``num`` tables of ``indirect_max`` descriptors each, one per buffer id, if the
+    feature is negotiated; chains of two descriptors and more then take one slot of the ring.
     """
 
     def __init__(
@@ -41,19 +41,19 @@ class PackedVirtqueue(DriverSide[T]):
         indirect_max: int = 0,
         lenient_used_len: bool = False,
     ) -> None:
-        """Zeroes all three areas. Raises BadRing or MemoryFault where no ring can be, and holds nothing."""
+        """Zero all three areas. On BadRing or MemoryFault, releases everything."""
         self._ring = PackedRing(memory, num, addrs)
         super().__init__(memory, self._ring, indirect, indirect_max, num, lenient_used_len)
         self._event_idx = event_idx
         self._desc = self._ring.desc
-        self._ids = [*range(num - 1, -1, -1)]  # free buffer ids, the next one last
+        self._ids = [*range(num - 1, -1, -1)]  # stack of free buffer ids
         self._slot = 0  # next descriptor to make available
         self._lap = 1
-        self._held, self._held_word = NOWHERE, 0  # the one that hides what was not published
-        self._hidden = self._hidden_chains = 0  # descriptors and chains that were not published
-        self._used_slot = 0  # next descriptor to find used
+        self._first_slot, self._first_word = NOWHERE, 0  # first descriptor of the unpublished batch, and its word
+        self._unpublished = self._unpublished_chains = 0  # descriptors and chains
+        self._used_slot = 0  # next descriptor that the device uses
         self._used_lap = 1
-        self._shown = 0  # chains the device may give back
+        self._in_flight = 0  # published chains that the device may use
         for index in range(2 * num):
             self._desc[index] = 0
         self._ring.driver[0] = self._ring.device[0] = ENABLE
@@ -72,15 +72,15 @@ class PackedVirtqueue(DriverSide[T]):
             word = size | flags << 48 | (NEXT << 48 if index < last else ident << 32)
             self._put(addr, word)
         self._tokens[ident] = token
-        self._taken[ident] = len(segs)
+        self._counts[ident] = len(segs)
         self._writable[ident] = sum(size for _, size in writable)
         self.num_free -= len(segs)
-        self._hidden += len(segs)
-        self._hidden_chains += 1
+        self._unpublished += len(segs)
+        self._unpublished_chains += 1
         self._chains += 1
 
     def _fill_table(self, ident: int, segs: Sequence[tuple[Addr, int, int]]) -> tuple[Addr, int, int]:
-        """Write the buffer id's indirect table; the descriptor that leads to it."""
+        """Write the buffer id's indirect table. Returns the descriptor that refers to it."""
         assert self._tables is not None
         assert self._indirect is not None
         first = ident * self._indirect_max
@@ -90,12 +90,12 @@ class PackedVirtqueue(DriverSide[T]):
         return Addr(self._indirect + first * DESC_SIZE), len(segs) * DESC_SIZE, INDIRECT
 
     def _put(self, addr: int, word: int) -> None:
-        """Fill the next descriptor; ``word`` lacks the bits that make it available."""
+        """Fill the next descriptor with ``word``, adding the bits that make it available."""
         slot = self._slot
         word |= available(self._lap) << 48
         self._desc[2 * slot] = addr
-        if self._held == NOWHERE:
-            self._held, self._held_word = slot, word
+        if self._first_slot == NOWHERE:
+            self._first_slot, self._first_word = slot, word
         else:
             self._desc[2 * slot + 1] = word
         self._slot += 1
@@ -109,11 +109,11 @@ class PackedVirtqueue(DriverSide[T]):
         if count > self.num_free:
             raise QueueFull(f"{count} descriptors wanted, {self.num_free} free")
         desc, num, slot, lap, ids = self._desc, self.num, self._slot, self._lap, self._ids
-        tokens, room, taken = self._tokens, self._writable, self._taken
+        tokens, room, counts = self._tokens, self._writable, self._counts
         write = WRITE if writable else 0
         flags = (available(lap) | write) << 48
-        held = slot if self._held == NOWHERE else self._held
-        held_word = self._held_word
+        first_slot = slot if self._first_slot == NOWHERE else self._first_slot
+        first_word = self._first_word
         index = len(ids)
         try:
             for addr, size, token in buffers:
@@ -122,68 +122,68 @@ class PackedVirtqueue(DriverSide[T]):
                 index -= 1
                 ident = ids[index]
                 tokens[ident] = token
-                taken[ident] = 1
+                counts[ident] = 1
                 room[ident] = size if writable else 0
                 desc[2 * slot] = addr
-                if slot != held:
+                if slot != first_slot:
                     desc[2 * slot + 1] = size | ident << 32 | flags
                 else:
-                    held_word = size | ident << 32 | flags
+                    first_word = size | ident << 32 | flags
                 slot += 1
                 if slot == num:
                     slot, lap = 0, lap ^ 1
                     flags = (available(lap) | write) << 48
         except BaseException:
-            self._take_back(ids[index:], held)
+            self._take_back(ids[index:], first_slot)
             raise
         del ids[index:]
-        self._held, self._held_word = held, held_word
+        self._first_slot, self._first_word = first_slot, first_word
         self._slot, self._lap = slot, lap
-        self._hidden += count
-        self._hidden_chains += count
+        self._unpublished += count
+        self._unpublished_chains += count
         self.num_free -= count
         self._chains += count
 
-    def _take_back(self, idents: Sequence[int], held: int) -> None:
-        """Nothing was added: what was written behind the held descriptor must not show when that one is published."""
+    def _take_back(self, idents: Sequence[int], first_slot: int) -> None:
+        """Undo a failed `add_each`: reset the descriptors written behind the batch's first one."""
         slot, lap = self._slot, self._lap
         for ident in idents:
             self._tokens[ident] = None
-            if slot != held:
+            if slot != first_slot:
                 self._desc[2 * slot + 1] = used(lap ^ 1) << 48
             slot += 1
             if slot == self.num:
                 slot, lap = 0, lap ^ 1
 
     def publish(self) -> bool:
-        if self._held == NOWHERE:
+        if self._first_slot == NOWHERE:
             return False
-        # Program order is store order on the machines this runs on: what lies behind is complete before it shows.
-        self._desc[2 * self._held + 1] = self._held_word
-        moved, self._hidden = self._hidden, 0
-        self._shown += self._hidden_chains
-        self._hidden_chains = 0
-        self._held = NOWHERE
+        # Program order is store order on the machines this runs on: the rest of the batch is visible before its first.
+        self._desc[2 * self._first_slot + 1] = self._first_word
+        moved, self._unpublished = self._unpublished, 0
+        self._in_flight += self._unpublished_chains
+        self._unpublished_chains = 0
+        self._first_slot = NOWHERE
         # Pairs with the fence in the device's notify_enable: it sees our descriptor, or we see its event.
         self._memory.fence()
         event = self._ring.device[0]
-        return self._told(need_position(event, self._slot, self._lap, moved, self.num, self._event_idx))
+        return self._count_publication(need_position(event, self._slot, self._lap, moved, self.num, self._event_idx))
 
     def get_each(self, limit: int, /) -> list[tuple[T, int]]:
         done: list[tuple[T, int]] = []
-        if self._bad is not None:
-            raise BadRing(self._bad)
+        if self._bad_reason is not None:
+            raise BadRing(self._bad_reason)
         desc, num, slot, lap = self._desc, self.num, self._used_slot, self._used_lap
-        tokens, taken, writable, ids = self._tokens, self._taken, self._writable, self._ids
-        want, freed, shown = used(lap), 0, self._shown
+        tokens, counts, writable, ids = self._tokens, self._counts, self._writable, self._ids
+        want, freed, in_flight = used(lap), 0, self._in_flight
         try:
             for _ in range(limit):
                 word = desc[2 * slot + 1]  # loaded once
                 if word >> 48 & HANDS != want:
                     break
-                if not shown:
+                if not in_flight:
                     raise BadRing(f"descriptor {slot} is used, with none in flight")
-                # The length counts without WRITE too: not every device sets that flag when it gives a buffer back.
+                # Use the length even without WRITE: not every device sets that flag in a used descriptor.
                 ident, written = word >> 32 & 0xFFFF, word & 0xFFFF_FFFF
                 if ident >= num:
                     raise BadRing(f"used descriptor {slot} names buffer {ident} of {num}")
@@ -194,19 +194,19 @@ class PackedVirtqueue(DriverSide[T]):
                     written = self._bad_length(ident)
                 tokens[ident] = None
                 ids.append(ident)
-                count = taken[ident]
+                count = counts[ident]
                 freed += count
-                shown -= 1
+                in_flight -= 1
                 slot += count
                 if slot >= num:
                     slot, lap, want = slot - num, lap ^ 1, want ^ HANDS
                 done.append((token, written))
         except BadRing as exc:
-            # What came before it is good, and is told first; the descriptor must not be looked at again then.
-            self._bad = str(exc)
+            # Return the good descriptors before it first, and never read the bad one again.
+            self._bad_reason = str(exc)
             if not done:
                 raise
-        self._used_slot, self._used_lap, self._shown = slot, lap, shown
+        self._used_slot, self._used_lap, self._in_flight = slot, lap, in_flight
         self.num_free += freed
         self._returned += len(done)
         return done
@@ -215,11 +215,11 @@ class PackedVirtqueue(DriverSide[T]):
         return self._enable_cb(0)
 
     def enable_cb_delayed(self) -> bool:
-        in_flight = self.num - self.num_free - self._hidden
+        in_flight = self.num - self.num_free - self._unpublished
         return self._enable_cb(in_flight * 3 // 4)
 
     def _enable_cb(self, after: int) -> bool:
-        """Ask to be called when the device is ``after`` descriptors further and uses one more."""
+        """Request a call once the device has used ``after`` descriptors and one more."""
         if not self._event_idx:
             self._ring.driver[0] = ENABLE
         else:
@@ -232,13 +232,13 @@ class PackedVirtqueue(DriverSide[T]):
         return self._is_past(after)
 
     def _is_past(self, after: int) -> bool:
-        """Whether the device used the descriptor that is ``after`` ahead: only by their lengths can lists be told."""
+        """Return whether the device used the descriptor ``after`` ahead, skipping from chain to chain."""
         slot, lap, passed = self._used_slot, self._used_lap, 0
         while (word := self._desc[2 * slot + 1]) >> 48 & HANDS == used(lap):
             ident = word >> 32 & 0xFFFF
             if passed >= after or ident >= self.num or self._tokens[ident] is None:
-                return True  # whatever is wrong with it, `get` will say
-            count = self._taken[ident]
+                return True  # `get` raises if the descriptor is bad
+            count = self._counts[ident]
             passed += count
             if passed > after:
                 return True

@@ -1,4 +1,4 @@
-"""The three areas of a split virtqueue as typed views, the same for both sides (VIRTIO 1.4 section 2.7)."""
+"""The three areas of a split virtqueue as typed views, for both sides (VIRTIO 1.4 section 2.7)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ FLAGS, IDX, AVAIL_RING = 0, 1, 2
 
 
 class SplitRing(Areas):
-    """Pinned typed views of one queue's areas, and nothing else.
+    """Pinned typed views of one queue's areas.
 
     A descriptor is two 64-bit words, the second of which holds len, flags and next. Used elements are one
-    64-bit word each, seen through a view that starts behind flags and idx. Indices, flags and events are
-    16-bit stores and loads, which are never torn as they are aligned.
+    64-bit word each, in a view that starts behind flags and idx. Indices, flags and events are aligned
+    16-bit stores and loads, which are never torn.
     """
 
     __slots__ = ("avail", "avail_event", "desc", "num", "used", "used_elems", "used_event")
 
     def __init__(self, memory: Memory, num: int, addrs: RingAddrs) -> None:
-        """Raises BadRing for addresses or a size that no ring can have, MemoryFault where nothing is."""
+        """Pin all areas. Raises BadRing for invalid addresses or an invalid size, MemoryFault for unmapped memory."""
         check_split(num, addrs)
         super().__init__(memory)
         desc, avail, used = split_sizes(num)
         self.num = num
-        self.desc: memoryview[Any] = self.pin(addrs.desc, desc, "Q")  # an `Addr` is the first of two
+        self.desc: memoryview[Any] = self.pin(addrs.desc, desc, "Q")  # the first word of each pair is an `Addr`
         self.avail = self.pin(addrs.driver, avail, "H")
         self.used = self.pin(addrs.device, used, "H")
         self.used_elems = self.pin(Addr(addrs.device + 4), 8 * num, "Q")

@@ -1,7 +1,7 @@
 """The driver's side of a split virtqueue (VIRTIO 1.4 section 2.7).
 
-What the device could change behind our back is never read: lengths, links and tokens of what is in flight
-live in private lists, and the descriptor table is only written.
+The descriptor table is only written, never read back: the device could change it. Lengths, links and tokens of chains
+in flight live in private lists.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ T = TypeVar("T")
 class SplitVirtqueue(DriverSide[T]):
     """See `rings.queue.Virtqueue`.
 
-    ``indirect`` is the address of ``num`` tables of ``indirect_max`` descriptors each, one per head, where
-    the feature was negotiated; chains of two descriptors and more then take one slot of the ring.
+    ``indirect`` is the address of ``num`` tables of ``indirect_max`` descriptors each, one per head, if the feature is
+    negotiated; chains of two descriptors and more then take one slot of the ring.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class SplitVirtqueue(DriverSide[T]):
         indirect_max: int = 0,
         lenient_used_len: bool = False,
     ) -> None:
-        """Zeroes flags, indices and events. Raises BadRing or MemoryFault where no ring can be, and holds nothing."""
+        """Zero flags, indices and events. On BadRing or MemoryFault, releases everything."""
         self._ring = SplitRing(memory, num, addrs)
         super().__init__(memory, self._ring, indirect, indirect_max, num, lenient_used_len)
         self._mask = num - 1
@@ -50,10 +50,10 @@ class SplitVirtqueue(DriverSide[T]):
         self._used_elems = self._ring.used_elems
         self._next = [*range(1, num), 0]  # by descriptor: the next free one, or the next in its chain
         self._free = 0
-        self._added = 0  # available index, ahead of what is published
+        self._added = 0  # available index including unpublished chains
         self._published = 0
         self._last_used = 0
-        self._seen = 0
+        self._used_end = 0
         for words, event in ((self._ring.avail, self._ring.used_event), (self._ring.used, self._ring.avail_event)):
             words[FLAGS] = words[IDX] = words[event] = 0
 
@@ -76,7 +76,7 @@ class SplitVirtqueue(DriverSide[T]):
         if count > self.num_free:
             raise QueueFull(f"{count} descriptors wanted, {self.num_free} free")
         head, added, mask, following = self._free, self._added, self._mask, self._next
-        desc, avail, room, taken, tokens = self._desc, self._avail, self._writable, self._taken, self._tokens
+        desc, avail, room, counts, tokens = self._desc, self._avail, self._writable, self._counts, self._tokens
         flags = WRITE << 32 if writable else 0
         try:
             for addr, size, token in buffers:
@@ -85,13 +85,13 @@ class SplitVirtqueue(DriverSide[T]):
                 room[head] = size if writable else 0
                 desc[2 * head] = addr
                 desc[2 * head + 1] = size | flags
-                taken[head] = 1
+                counts[head] = 1
                 tokens[head] = token
                 avail[AVAIL_RING + (added & mask)] = head
                 added += 1
                 head = following[head]
         except BaseException:
-            # Nothing was added: what is free has no token that the device could ask for.
+            # Add nothing: a free descriptor must not have a token, else the device could return it.
             head = self._free
             for _ in buffers:
                 tokens[head] = None
@@ -126,7 +126,7 @@ class SplitVirtqueue(DriverSide[T]):
                 index = following
             self._free = index
             taken = count
-        self._taken[head] = taken
+        self._counts[head] = taken
         self.num_free -= taken
 
     def publish(self) -> bool:
@@ -143,19 +143,19 @@ class SplitVirtqueue(DriverSide[T]):
             wanted = need_event(used[self._ring.avail_event], new, old)
         else:
             wanted = not used[FLAGS] & NO_NOTIFY
-        return self._told(wanted)
+        return self._count_publication(wanted)
 
     def get_each(self, limit: int, /) -> list[tuple[T, int]]:
         done: list[tuple[T, int]] = []
         first = last = self._last_used
-        if self._bad is not None:
-            raise BadRing(self._bad)
-        if last == self._seen and not self._look():
+        if self._bad_reason is not None:
+            raise BadRing(self._bad_reason)
+        if last == self._used_end and not self._fetch_index():
             return done
         num, mask, elems, following = self.num, self._mask, self._used_elems, self._next
-        tokens, writable, taken, free, freed = self._tokens, self._writable, self._taken, self._free, 0
+        tokens, writable, counts, free, freed = self._tokens, self._writable, self._counts, self._free, 0
         try:
-            for last in range(first, first + min(limit, self._seen - first & 0xFFFF)):
+            for last in range(first, first + min(limit, self._used_end - first & 0xFFFF)):
                 elem = elems[last & mask]  # loaded once
                 head, written = elem & 0xFFFF_FFFF, elem >> 32
                 if head >= num:
@@ -167,7 +167,7 @@ class SplitVirtqueue(DriverSide[T]):
                 if written > writable[head]:
                     written = self._bad_length(head)
                 tokens[head] = None
-                tail, count = head, taken[head]
+                tail, count = head, counts[head]
                 for _ in range(count - 1):
                     tail = following[tail]
                 following[tail] = free
@@ -175,9 +175,9 @@ class SplitVirtqueue(DriverSide[T]):
                 freed += count
                 done.append((token, written))
         except BadRing as exc:
-            # What came before it is good, and is told first. The element must not be looked at again then: a buffer
-            # that was returned twice may have been added anew meanwhile.
-            self._bad = str(exc)
+            # Return the good elements before it first. Never read the bad element again: the driver may meanwhile have
+            # added a buffer that the device returned twice, and the element would look valid.
+            self._bad_reason = str(exc)
             if not done:
                 raise
         self._free = free
@@ -186,15 +186,16 @@ class SplitVirtqueue(DriverSide[T]):
         self._returned += len(done)
         return done
 
-    def _look(self) -> bool:
-        seen = self._ring.used[IDX]
-        if seen == self._last_used:
+    def _fetch_index(self) -> bool:
+        """Read the used index. Returns whether it advanced."""
+        index = self._ring.used[IDX]
+        if index == self._last_used:
             return False
-        ahead = seen - self._last_used & 0xFFFF
-        shown = self._published - self._last_used & 0xFFFF
-        if ahead > shown:
-            raise BadRing(f"used index {seen} is {ahead} ahead, with {shown} in flight")
-        self._seen = seen
+        ahead = index - self._last_used & 0xFFFF
+        in_flight = self._published - self._last_used & 0xFFFF
+        if ahead > in_flight:
+            raise BadRing(f"used index {index} is {ahead} ahead, with {in_flight} in flight")
+        self._used_end = index
         return True
 
     def enable_cb(self) -> bool:
@@ -213,7 +214,7 @@ class SplitVirtqueue(DriverSide[T]):
         return (self._ring.used[IDX] - self._last_used & 0xFFFF) > after
 
     def disable_cb(self) -> None:
-        # With EVENT_IDX the event that was passed already says the same until 65536 buffers later.
+        # With EVENT_IDX the event already passed suppresses calls for the next 65536 buffers.
         if not self._event_idx:
             self._avail[FLAGS] = NO_INTERRUPT
 

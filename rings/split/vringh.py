@@ -1,7 +1,7 @@
-"""The device's side of a split virtqueue: everything it reads may be a lie, and is read once.
+"""The device's side of a split virtqueue: it trusts nothing in the ring and reads each field once.
 
-Indices are this side's own: the used index is never read back from memory, and the available index
-only ever says how much more there is to look at (VIRTIO 1.4 section 2.7).
+Indices are kept privately: the used index is never read back from memory, and the available index
+only bounds how many entries to read (VIRTIO 1.4 section 2.7).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["SplitVringh"]
 
 CHAINED, WRITABLE = (NEXT | INDIRECT) << 32, WRITE << 32
 KIND = CHAINED | WRITABLE
-"""Flags in a descriptor's second word, the lower half of which is a length."""
+"""Flags in a descriptor's second word, whose lower half is the length."""
 
 
 class SplitVringh(DeviceSide):
-    """See `rings.queue.Vringh`. ``base`` is the index both rings start from (0 but for migration)."""
+    """See `rings.queue.Vringh`. ``base`` is the initial index of both rings (0 except after a migration)."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class SplitVringh(DeviceSide):
         base: int = 0,
         table_max: int = 0,
     ) -> None:
-        """Raises BadRing or MemoryFault where no ring can be: then nothing is held."""
+        """Pin the areas. On BadRing or MemoryFault, releases everything."""
         self._ring = SplitRing(memory, num, addrs)
         super().__init__(memory, self._ring, num, indirect, table_max)
         self._mask = num - 1
@@ -48,47 +48,47 @@ class SplitVringh(DeviceSide):
         self._avail = self._ring.avail
         self._used_elems = self._ring.used_elems
         self._last_avail = base  # next entry of the available ring to take
-        self._seen = base  # how far the available ring is known to reach
+        self._avail_end = base  # available index last read
         self._used = base  # next entry of the used ring to write
         self._published = base
-        self._again: deque[int] = deque()  # heads to take before the available ring is looked at
-        self._retaken: set[int] = set()  # those of them that are in flight
+        self._backlog: deque[int] = deque()  # heads from another device's side, to take before the available ring
+        self._from_backlog: set[int] = set()  # heads taken from the backlog and in flight
 
-    def resume(self, again: Sequence[int]) -> None:
-        """Go on where another device's side ended, before anything is taken: the ring starts at its used index.
+    def resume(self, backlog: Sequence[int]) -> None:
+        """Continue the work of another device's side, before any chain is taken: the ring starts at its used index.
 
-        The chains that it took and did not give back, ``again`` by heads, are taken first: the available ring goes on
-        behind as many entries. Raises BadRing for heads that can't be.
+        Its chains in flight, ``backlog`` by heads, are taken first; the available ring continues behind as many
+        entries. Raises BadRing for invalid heads.
         """
-        if len(set(again)) < len(again) or any(head >= self.num for head in again):
-            raise BadRing(f"chains to be taken again that can't be: {again}")
-        self._last_avail = self._seen = self._used + len(again) & 0xFFFF
-        self._again = deque(again)
+        if len(set(backlog)) < len(backlog) or any(head >= self.num for head in backlog):
+            raise BadRing(f"invalid heads to resume with: {backlog}")
+        self._last_avail = self._avail_end = self._used + len(backlog) & 0xFFFF
+        self._backlog = deque(backlog)
 
     def getdescs(self, limit: int, /) -> list[Chain]:
         chains: list[Chain] = []
-        if self._left <= 0:
+        if self._budget <= 0:
             return chains
-        if self._again:
-            return self._retake(limit)
+        if self._backlog:
+            return self._take_backlog(limit)
         first = self._last_avail
-        if first == self._seen and not self._look():
+        if first == self._avail_end and not self._fetch_index():
             return chains
-        # One batch is one trip through here: what every chain needs is looked up once, and each word is loaded once:
-        # what is checked below is these copies.
-        num, desc, taken, batch, view = self.num, self._desc, self._taken, self._batch, self._memory.view
+        # One call handles a batch: attributes are looked up once, each word is loaded once, and the checks below use
+        # these copies.
+        num, desc, states, batch, view = self.num, self._desc, self._states, self._batch, self._memory.view
         try:
-            for head in self._entries(first, min(limit, self._seen - first & 0xFFFF)):
+            for head in self._entries(first, min(limit, self._avail_end - first & 0xFFFF)):
                 if head >= num:
                     entry = first + len(chains) & 0xFFFF
                     raise BadRing(f"available entry {entry} names descriptor {head} of {num}")
-                if taken[head] >= batch:
+                if states[head] >= batch:
                     raise BadRing(f"descriptor {head} was made available again while in flight")
                 addr, word = desc[2 * head], desc[2 * head + 1]
                 if word & CHAINED:
                     chain = self._walk(head, addr, word)
-                    if self._left <= 0:
-                        taken[head] = IN_FLIGHT
+                    if self._budget <= 0:
+                        states[head] = IN_FLIGHT
                         chains.append(chain)
                         break
                 elif size := word & MAX_SEGMENT:
@@ -100,10 +100,10 @@ class SplitVringh(DeviceSide):
                     chain = (head, [], segs) if writable else (head, segs, [])
                 else:
                     chain = head, [], []
-                taken[head] = IN_FLIGHT
+                states[head] = IN_FLIGHT
                 chains.append(chain)
         except (BadRing, MemoryFault):
-            # What came before it is good. It is met again, first, when the next one is asked for.
+            # Return the good chains before it. The next call meets the bad one first and raises.
             if not chains:
                 raise
         self._last_avail = first + len(chains) & 0xFFFF
@@ -115,67 +115,67 @@ class SplitVringh(DeviceSide):
         addrs: list[Addr] = []
         sizes: list[int] = []
         first = self._last_avail
-        if self._again or (first == self._seen and not self._look()):
+        if self._backlog or (first == self._avail_end and not self._fetch_index()):
             return heads, sizes, []
-        num, desc, taken, batch = self.num, self._desc, self._taken, self._batch
-        for head in self._entries(first, min(limit, self._seen - first & 0xFFFF)):
-            if head >= num or taken[head] >= batch:
+        num, desc, states, batch = self.num, self._desc, self._states, self._batch
+        for head in self._entries(first, min(limit, self._avail_end - first & 0xFFFF)):
+            if head >= num or states[head] >= batch:
                 break
             addr, word = desc[2 * head], desc[2 * head + 1]
             size = word & MAX_SEGMENT
             if word & KIND != WRITABLE or not size:
                 break
-            taken[head] = IN_FLIGHT
+            states[head] = IN_FLIGHT
             heads.append(head)
             addrs.append(addr)
             sizes.append(size)
-        if not heads or not (views := self._lent(heads, addrs, sizes)):
+        if not heads or not (views := self._writable_views(heads, addrs, sizes)):
             return [], [], []
         self._last_avail = first + len(heads) & 0xFFFF
         self._chains += len(heads)
         return heads, sizes, views
 
     def _entries(self, first: int, count: int) -> list[int]:
-        """What the available ring says from there on, as often as that."""
+        """Return ``count`` entries of the available ring from index ``first`` on."""
         at = first & self._mask
         entries = list(self._avail[AVAIL_RING + at : AVAIL_RING + min(at + count, self.num)])
         if len(entries) < count:
             entries += self._avail[AVAIL_RING : AVAIL_RING + count - len(entries)]
         return entries
 
-    def _retake(self, limit: int) -> list[Chain]:
+    def _take_backlog(self, limit: int) -> list[Chain]:
         chains: list[Chain] = []
-        while self._again and len(chains) < limit and not self.broken and self._left > 0:
-            head = self._again[0]
+        while self._backlog and len(chains) < limit and not self.broken and self._budget > 0:
+            head = self._backlog[0]
             try:
                 chains.append(self._walk(head, self._desc[2 * head], self._desc[2 * head + 1]))
             except (BadRing, MemoryFault):
                 if not chains:
                     raise
                 break
-            self._again.popleft()
-            self._taken[head] = IN_FLIGHT
-            self._retaken.add(head)
+            self._backlog.popleft()
+            self._states[head] = IN_FLIGHT
+            self._from_backlog.add(head)
             self._chains += 1
         return chains
 
-    def _look(self) -> bool:
-        """Whether the driver made more available; read at most once per batch."""
+    def _fetch_index(self) -> bool:
+        """Read the available index, at most once per batch. Returns whether it advanced."""
         if self.broken:
             return False
-        seen = self._avail[IDX]
-        if seen == self._last_avail:
+        index = self._avail[IDX]
+        if index == self._last_avail:
             return False
-        ahead = seen - self._last_avail & 0xFFFF
-        # What was taken and not shown as used still occupies its descriptors.
+        ahead = index - self._last_avail & 0xFFFF
+        # Chains taken and not published as used still occupy descriptors.
         room = self.num - (self._last_avail - self._published & 0xFFFF)
         if ahead > room:
-            raise BadRing(f"available index {seen} is {ahead} ahead of {self._last_avail}: more than {room}")
-        self._seen = seen
+            raise BadRing(f"available index {index} is {ahead} ahead of {self._last_avail}: more than {room}")
+        self._avail_end = index
         return True
 
     def _walk(self, head: int, addr: Addr, word: int) -> Chain:
-        """Follow a chain of more than one descriptor, or one that leads into an indirect table."""
+        """Return a chain of several descriptors, or one in an indirect table."""
         table = self._desc
         limit, longest = self.num, self._longest
         nested = wrote = False
@@ -205,7 +205,7 @@ class SplitVringh(DeviceSide):
                     raise BadRing(f"chain {head}: a readable descriptor after a writable one")
                 self._resolve(addr, length, wrote, writable if wrote else readable)
                 if not flags & NEXT:
-                    self._left -= count
+                    self._budget -= count
                     return head, readable, writable
                 index = word >> 48
                 if index >= limit:
@@ -213,28 +213,28 @@ class SplitVringh(DeviceSide):
             addr, word = table[2 * index], table[2 * index + 1]
 
     def abandon(self, head: int, /) -> None:
-        self._given_up(head)
-        if head in self._retaken:
-            self._retaken.remove(head)
-            self._again.appendleft(head)
+        self._untake(head)
+        if head in self._from_backlog:
+            self._from_backlog.remove(head)
+            self._backlog.appendleft(head)
             return
         self._last_avail = self._last_avail - 1 & 0xFFFF
         if self.broken:
-            self._seen = self._last_avail
+            self._avail_end = self._last_avail
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
-        taken, batch, mask = self._taken, self._batch, self._mask
+        states, batch, mask = self._states, self._batch, self._mask
         elems, used = self._used_elems, self._used
         for head, written in done:
-            if taken[head] != IN_FLIGHT:
+            if states[head] != IN_FLIGHT:
                 raise LocalRingError(f"descriptor {head} was not taken")
-            taken[head] = batch
+            states[head] = batch
             elems[used & mask] = head | written << 32
             used += 1
         self._used = used & 0xFFFF
         self._returned += len(done)
-        if self._retaken:
-            self._retaken.difference_update(head for head, _ in done)
+        if self._from_backlog:
+            self._from_backlog.difference_update(head for head, _ in done)
 
     def publish(self) -> bool:
         old, new = self._published, self._used
@@ -243,34 +243,34 @@ class SplitVringh(DeviceSide):
         used, avail = self._ring.used, self._avail
         used[IDX] = new
         self._published = new
-        # Pairs with the fence in the driver's enable_cb: it sees our index, or we see its event.
+        # Pairs with the fence in the driver's enable_cb: the driver sees our index, or we see its event.
         self._memory.fence()
         if self._event_idx:
             wanted = need_event(avail[self._ring.used_event], new, old)
         else:
             wanted = not avail[FLAGS] & NO_INTERRUPT
-        return self._told(wanted)
+        return self._count_publication(wanted)
 
     def notify_enable(self) -> bool:
         if self.broken:
             return False
-        # From where this side looked to: what it saw and gave back again was not enough for it.
+        # Compare with the index read, not with the chains taken: abandoned chains would make the device spin.
         if self._event_idx:
-            self._ring.used[self._ring.avail_event] = self._seen
+            self._ring.used[self._ring.avail_event] = self._avail_end
         else:
             self._ring.used[FLAGS] = 0
         # Pairs with the fence in the driver's publish.
         self._memory.fence()
-        return self._left <= 0 or bool(self._avail[IDX] != self._seen)
+        return self._budget <= 0 or bool(self._avail[IDX] != self._avail_end)
 
     def notify_disable(self) -> None:
-        # With EVENT_IDX the event that was passed already says the same until 65536 entries later.
+        # With EVENT_IDX the event already passed suppresses kicks for the next 65536 entries.
         if not self._event_idx:
             self._ring.used[FLAGS] = NO_NOTIFY
 
     def latch(self) -> None:
         super().latch()
-        self._seen = self._last_avail
+        self._avail_end = self._last_avail
 
     def state(self) -> QueueState:
         return QueueState(self.num, self._last_avail, self._used, self._chains - self._returned, self.broken)

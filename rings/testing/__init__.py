@@ -1,6 +1,6 @@
-"""The test kit of rings: a peer that writes whatever it likes, memories that tell on you, a picture of a ring.
+"""The test kit of rings: hostile peers, memories that check their users, and a ring dump.
 
-Nothing here checks what it is told to write. For tests, examples and other test kits only.
+Nothing here validates what it writes. For tests, examples and other test kits only.
 """
 
 from rings.testing.memory import Access, Act, Changing, Guarded, Watched

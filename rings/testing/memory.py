@@ -1,4 +1,4 @@
-"""Memories that tell on whoever uses them: canaries around what was granted, a log of every access, a liar."""
+"""Memories for tests: one with canaries, one with a log of all accesses, one that changes under its reader."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ CANARY = b"\xc5"
 
 
 class Guarded(MappedMemory):
-    """Memory that is granted range by range, with a page of canaries before and behind each."""
+    """Memory granted range by range, with a page of canaries before and behind each."""
 
     def __init__(self, size: int = 1 << 18, base: int = 0x10_0000) -> None:
-        """``size``: bytes of the whole, canaries included."""
+        """Allocate ``size`` bytes, including canaries."""
         super().__init__()
         self._origin = base
         self._whole = bytearray(CANARY * size)
         self._grants: list[tuple[int, int]] = []  # offset and end, ascending
 
     def grant(self, size: int, align: int = 64, *, adjoining: bool = False) -> Addr:
-        """``size`` zeroed bytes that may be accessed from now on; ``adjoining``: right behind the last grant.
+        """Return the address of ``size`` zeroed, accessible bytes; ``adjoining`` puts them right behind the last grant.
 
-        Raises ValueError when the whole is used up.
+        Raises ValueError if no room is left.
         """
         end = self._grants[-1][1] if self._grants else 0
         start = end if adjoining else -(-(end + PAGE) // align) * align
@@ -42,12 +42,12 @@ class Guarded(MappedMemory):
         return Addr(self._origin + start)
 
     def grant_ring(self, num: int, packed: bool = False) -> RingAddrs:
-        """The three areas of a ring, each aligned just as it has to be and no better."""
+        """Return the three areas of a ring, each with the minimum alignment."""
         sizes, align = (packed_sizes(num), PACKED_ALIGN) if packed else (split_sizes(num), SPLIT_ALIGN)
         return RingAddrs(*(self.grant(n, a) for n, a in zip(sizes, align, strict=True)))
 
     def check(self) -> None:
-        """Raises AssertionError where a byte that was not granted has changed."""
+        """Raise AssertionError if a byte outside all grants changed."""
         edges = [0, *(edge for grant in self._grants for edge in grant), len(self._whole)]
         for low, high in zip(edges[::2], edges[1::2], strict=True):
             if self._whole[low:high] != CANARY * (high - low):
@@ -57,22 +57,22 @@ class Guarded(MappedMemory):
 
 
 class Act(Enum):
-    """What was done to a watched memory."""
+    """Kind of access to a watched memory."""
 
     LOAD = "load"
-    """One word of a ring was read."""
+    """Read of a ring word."""
     STORE = "store"
-    """One word of a ring was written."""
+    """Write of a ring word."""
     READ = "read"
-    """Bytes were lent to be read."""
+    """Readable view of bytes."""
     WRITE = "write"
-    """Bytes were lent to be written."""
+    """Writable view of bytes."""
     FENCE = "fence"
 
 
 @attrs.frozen
 class Access:
-    """One access: ``size`` bytes at ``addr``."""
+    """An access to ``size`` bytes at ``addr``."""
 
     act: Act
     addr: int = 0
@@ -83,11 +83,11 @@ class Access:
 
 
 class _Words:
-    """Stands in for a pinned view: what rings do with one (index, slice, len), each access told."""
+    """A stand-in for a pinned view that reports each access. Supports indexing, slicing and len, as rings use them."""
 
-    def __init__(self, view: memoryview, addr: int, tell: Callable[[Access], None]) -> None:
+    def __init__(self, view: memoryview, addr: int, report: Callable[[Access], None]) -> None:
         self.view = view
-        self._addr, self._size, self._tell = addr, view.itemsize, tell
+        self._addr, self._size, self._report = addr, view.itemsize, report
 
     def __len__(self) -> int:
         return len(self.view)
@@ -102,18 +102,18 @@ class _Words:
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
         value: int = self.view[index]
-        self._tell(Access(Act.LOAD, self._addr + self._size * index, self._size))
+        self._report(Access(Act.LOAD, self._addr + self._size * index, self._size))
         return value
 
     def __setitem__(self, index: int, value: int) -> None:
         self.view[index] = value
-        self._tell(Access(Act.STORE, self._addr + self._size * index, self._size))
+        self._report(Access(Act.STORE, self._addr + self._size * index, self._size))
 
 
 class Watched:
-    """Any memory, with a log: every word loaded or stored, every range lent, every fence, in order.
+    """Any memory, with a log of all loads and stores of words, all views of ranges, and all fences, in order.
 
-    Byte views that are pinned (form B) are payload: told once, when they are lent.
+    Pinned byte views (form B) are payload: logged once, when they are pinned.
     """
 
     def __init__(self, memory: Memory) -> None:
@@ -121,7 +121,7 @@ class Watched:
         self.log: list[Access] = []
 
     def tell(self, access: Access) -> None:
-        """Called when an access is done; a subclass may meddle with the memory now."""
+        """Log an access, after it is done; a subclass may change the memory here."""
         self.log.append(access)
 
     def acts(self, act: Act) -> list[Access]:
@@ -145,8 +145,8 @@ class Watched:
         return cast("memoryview", _Words(view, addr, self.tell))
 
     def unpin(self, view: memoryview, /) -> None:
-        held: object = view
-        self.memory.unpin(held.view if isinstance(held, _Words) else view)
+        words: object = view
+        self.memory.unpin(words.view if isinstance(words, _Words) else view)
 
     def fence(self) -> None:
         self.memory.fence()
@@ -154,26 +154,25 @@ class Watched:
 
 
 class Changing(Watched):
-    """A memory that never says the same thing twice: the worst time of check, time of use.
+    """A memory that never reads the same twice: the worst case for time-of-check/time-of-use errors.
 
-    A word is turned into its complement as soon as it was loaded; bytes lent to be read are, as soon as
-    anything else is accessed.
+    A word is inverted right after its load; bytes of a readable view are inverted at the next access.
     """
 
     def __init__(self, memory: Memory) -> None:
         super().__init__(memory)
-        self._lent: list[Access] = []
+        self._views: list[Access] = []
 
     def tell(self, access: Access) -> None:
         super().tell(access)
-        for lent in self._lent:
-            self._turn(lent)
-        self._lent.clear()
+        for view in self._views:
+            self._invert(view)
+        self._views.clear()
         if access.act is Act.LOAD:
-            self._turn(access)
+            self._invert(access)
         elif access.act is Act.READ:
-            self._lent.append(access)
+            self._views.append(access)
 
-    def _turn(self, access: Access) -> None:
+    def _invert(self, access: Access) -> None:
         for view in self.memory.segments(Addr(access.addr), access.size, True):
             view[:] = bytes(byte ^ 0xFF for byte in view)

@@ -1,4 +1,4 @@
-"""A packed ring as bare words, written without a check by either side."""
+"""A packed ring as raw words that either side writes without validation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAPS = {0: USED, 1: AVAIL}
 
 @attrs.frozen
 class PackedDesc:
-    """One descriptor of a packed ring, of any content; what is too wide for its field is cut off."""
+    """A descriptor of a packed ring with any content; values too wide for their field are truncated."""
 
     addr: int
     size: int = 0
@@ -36,13 +36,14 @@ class PackedDesc:
 
 
 class RawPackedRing:
-    """Either side of a packed ring as bare words: reads and writes anything, checks nothing.
+    """Either side of a packed ring as raw words: reads and writes anything, validates nothing.
 
-    Positions are counted from where both sides started, over all laps; ``offered`` and ``given`` are the next ones.
+    Positions count descriptors from the start over all laps; ``offered`` and ``given`` are the next positions to make
+    available and to use.
     """
 
     def __init__(self, memory: Memory, num: int, addrs: RingAddrs) -> None:
-        """``num`` as the other side believes it to be. Raises MemoryFault where no memory is."""
+        """Pin the areas of a ring whose other side uses ``num`` descriptors. Raises MemoryFault for unmapped memory."""
         desc, driver, device = packed_sizes(num)
         self.memory = memory
         self.num = num
@@ -53,7 +54,7 @@ class RawPackedRing:
         self._device = memory.pin(addrs.device, device, "I")
 
     def lap(self, position: int) -> int:
-        """The wrap counter at a position."""
+        """Return the wrap counter at a position."""
         return 1 - position // self.num % 2
 
     def read(self, position: int) -> PackedDesc:
@@ -65,7 +66,7 @@ class RawPackedRing:
         self._desc[at : at + DESC_SIZE] = desc.emit()
 
     def available(self, position: int) -> int:
-        """The flags of a descriptor that a driver makes available there."""
+        """Return the flags of a descriptor that the driver makes available at ``position``."""
         return LAPS[self.lap(position)]
 
     @property
@@ -79,7 +80,7 @@ class RawPackedRing:
 
     @property
     def device_event(self) -> int:
-        """The device's likewise."""
+        """The device's event suppression area: position, wrap counter and flags as one word."""
         return int(self._device[0])
 
     @device_event.setter
@@ -87,13 +88,13 @@ class RawPackedRing:
         self._device[0] = word
 
     def table(self, addr: Addr, *descs: PackedDesc) -> PackedDesc:
-        """Write an indirect table at ``addr``, entries as given; the descriptor that leads to it."""
+        """Write an indirect table of ``descs`` at ``addr``. Returns the descriptor that refers to it."""
         data = b"".join(desc.emit() for desc in descs)
         self.memory.view(addr, len(data), True)[:] = data
         return PackedDesc(addr, len(data), INDIRECT)
 
     def offer(self, *descs: PackedDesc, ident: int = 0) -> None:
-        """As a driver: a list that is linked as it should be; the first descriptor is made available last."""
+        """Add a correctly linked list as a driver, making its first descriptor available last."""
         last = len(descs) - 1
         for at, desc in reversed(list(enumerate(descs))):
             flags = desc.flags | self.available(self.offered + at) | (NEXT if at < last else 0)
@@ -101,13 +102,13 @@ class RawPackedRing:
         self.offered += len(descs)
 
     def give(self, ident: int, size: int = 0, *, takes: int = 1, flags: int = 0) -> None:
-        """As a device: use the buffer with this id, which took that many descriptors."""
+        """Use the buffer ``ident`` of ``takes`` descriptors, as a device."""
         flags |= AVAIL | USED if self.lap(self.given) else 0
         self.write(self.given, PackedDesc(self.read(self.given).addr, size, flags, ident))
         self.given += takes
 
     def areas(self) -> Sequence[tuple[int, int]]:
-        """(address, bytes) of the three areas."""
+        """Return (address, bytes) of the three areas."""
         return list(zip(attrs.astuple(self.addrs), packed_sizes(self.num), strict=True))
 
     def clear(self, fill: bytes = b"\0") -> None:

@@ -1,4 +1,4 @@
-"""A split ring as bare words, written without a check by either side, and a picture of it."""
+"""A split ring as raw words that either side writes without validation, and a dump of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DESC = struct.Struct("<QIHH")
 
 @attrs.frozen
 class Desc:
-    """One descriptor of a split ring, of any content; what is too wide for its field is cut off."""
+    """A descriptor of a split ring with any content; values too wide for their field are truncated."""
 
     addr: int
     size: int = 0
@@ -40,7 +40,7 @@ class Desc:
 
 
 def linked(descs: Sequence[Desc], places: Iterable[int]) -> Iterator[tuple[int, Desc]]:
-    """Each descriptor with the place it goes to, linked to the place of the next: a chain as it should be."""
+    """Yield each descriptor of a correctly linked chain with its index in the table, taken from ``places``."""
     pairs = list(zip(places, descs, strict=False))
     for (place, desc), (following, _) in pairwise(pairs):
         yield place, attrs.evolve(desc, flags=desc.flags | NEXT, next=following)
@@ -48,7 +48,7 @@ def linked(descs: Sequence[Desc], places: Iterable[int]) -> Iterator[tuple[int, 
 
 
 class _Word:
-    """A 16-bit field of a raw ring: its area, and its position as ``first + per_num * num``."""
+    """A 16-bit field of a raw ring, at position ``first + per_num * num`` of its area."""
 
     def __init__(self, area: str, first: int, per_num: int = 0) -> None:
         self._area, self._first, self._per_num = area, first, per_num
@@ -62,9 +62,9 @@ class _Word:
 
 
 class RawRing:
-    """Either side of a split ring as bare words: reads and writes anything, checks nothing.
+    """Either side of a split ring as raw words: reads and writes anything, validates nothing.
 
-    Positions in rings are taken modulo the queue size, values cut to their field.
+    Positions are taken modulo the queue size; values are truncated to their field.
     """
 
     avail_flags = _Word("_avail", 0)
@@ -75,7 +75,7 @@ class RawRing:
     avail_event = _Word("_used", 2, 4)
 
     def __init__(self, memory: Memory, num: int, addrs: RingAddrs) -> None:
-        """``num`` as the other side believes it to be. Raises MemoryFault where no memory is."""
+        """Pin the areas of a ring whose other side uses ``num`` descriptors. Raises MemoryFault for unmapped memory."""
         desc, avail, used = split_sizes(num)
         self.memory = memory
         self.num = num
@@ -92,25 +92,25 @@ class RawRing:
         self._desc[DESC_SIZE * index : DESC_SIZE * (index + 1)] = desc.emit()
 
     def chain(self, head: int, *descs: Desc) -> None:
-        """Write a chain that is linked as it should be, into neighbouring descriptors from ``head`` on."""
+        """Write a correctly linked chain into consecutive descriptors from ``head`` on."""
         for index, desc in linked(descs, ((head + at) % self.num for at in range(len(descs)))):
             self.write(index, desc)
 
     def table(self, addr: Addr, *descs: Desc) -> Desc:
-        """Write an indirect table at ``addr``, entries as given; the descriptor that leads to it."""
+        """Write an indirect table of ``descs`` at ``addr``. Returns the descriptor that refers to it."""
         data = b"".join(desc.emit() for desc in descs)
         self.memory.view(addr, len(data), True)[:] = data
         return Desc(addr, len(data), INDIRECT)
 
     def entry(self, index: int) -> int:
-        """The head in an entry of the available ring."""
+        """Return the head in an entry of the available ring."""
         return int(self._avail[2 + index % self.num])
 
     def set_entry(self, index: int, head: int) -> None:
         self._avail[2 + index % self.num] = head & 0xFFFF
 
     def elem(self, index: int) -> tuple[int, int]:
-        """Id and length in an element of the used ring."""
+        """Return id and length of an element of the used ring."""
         at = 2 * (index % self.num)
         return int(self._elems[at]), int(self._elems[at + 1])
 
@@ -119,13 +119,13 @@ class RawRing:
         self._elems[at], self._elems[at + 1] = head & 0xFFFF_FFFF, size & 0xFFFF_FFFF
 
     def offer(self, *heads: int) -> None:
-        """As a driver: put heads into the available ring, then move its index."""
+        """Write heads into the available ring, then advance its index, as a driver."""
         for at, head in enumerate(heads):
             self.set_entry(self.avail_idx + at, head)
         self.avail_idx += len(heads)
 
     def give(self, head: int, size: int = 0) -> None:
-        """As a device: put one element into the used ring, then move its index."""
+        """Write an element into the used ring, then advance its index, as a device."""
         self.set_elem(self.used_idx, head, size)
         self.used_idx += 1
 
@@ -136,10 +136,10 @@ class RawRing:
 
 
 def dump(ring: RawRing) -> str:
-    """A picture of a split ring: indices, flags and events, what is available, and what was used last.
+    """Return a text dump of a split ring: indices, flags, events, available entries and used elements.
 
-    Available are the entries from the used index to the available index, each with its chain as the memory
-    has it now; with out-of-order use that is the right number of them, and some may be used already.
+    Available entries are those from the used index to the available index, each with its current chain. If the device
+    uses chains out of order, their number is right, but some may be used already.
     """
     avail, used, num = ring.avail_idx, ring.used_idx, ring.num
     outstanding = avail - used & 0xFFFF

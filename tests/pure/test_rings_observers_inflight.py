@@ -285,9 +285,9 @@ def test_only_what_this_device_took_is_held_by_it(name: str) -> None:
     life.add(2)
     life.take(2)
     life.start()
-    assert life.device.held() == []
+    assert life.device.in_flight() == []
     life.take(1)
-    assert len(life.device.held()) == 1
+    assert len(life.device.in_flight()) == 1
 
 
 SPLIT_HEADER = [(4, 2), (4, 0xFFFF), (5, NUM + 1), (5, 0), (7, 100), (7, 0xFFF0)]

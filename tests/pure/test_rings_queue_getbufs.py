@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rings.errors import BadRing, MemoryFault
 from rings.layout import WRITE
 from rings.memory import Addr
-from rings.observers.wrapper import AroundVringh
+from rings.observers.wrapper import VringhWrapper
 from rings.queue import Vringh
 from rings.testing import Act, Desc, PackedDesc
 from support.rigs.packed import PackedRig
@@ -139,7 +139,7 @@ def test_what_it_gives_is_what_getdescs_gives(
         driver.add(readable, writable, None)
     driver.publish()
     inner = rig.device()
-    around: Vringh = AroundVringh(rig.device())
+    around: Vringh = VringhWrapper(rig.device())
     once, by_chain = everything(inner, limit), everything(around, limit)
     assert once == by_chain
     assert len(once) == len(chains)

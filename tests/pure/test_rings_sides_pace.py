@@ -11,7 +11,7 @@ from rings.layout import NEXT
 from rings.memory import Addr
 from rings.observers.dirty import DirtyLog, DirtyVringh, WriteRecorder, dirty_log_size
 from rings.observers.meter import SPLIT_COSTS, MeteredVringh
-from rings.observers.wrapper import AroundVringh
+from rings.observers.wrapper import VringhWrapper
 from rings.queue import Vringh
 from rings.sides import CHAIN_MAX
 from rings.split.vringh import SplitVringh
@@ -33,7 +33,7 @@ def plain(rig: RingRig) -> Vringh:
 
 
 def around(rig: RingRig) -> Vringh:
-    return AroundVringh(plain(rig))
+    return VringhWrapper(plain(rig))
 
 
 def metered(rig: RingRig) -> Vringh:

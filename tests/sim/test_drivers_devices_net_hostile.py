@@ -347,9 +347,9 @@ async def test_a_broken_transmit_queue_is_latched_and_what_came_before_it_is_ans
 class Unsteady(Changing):
     """Descriptors and payload change as soon as they were read; the available ring is left in peace."""
 
-    def _turn(self, access: Access) -> None:
+    def _invert(self, access: Access) -> None:
         if access.act is Act.READ or access.size == 8:
-            super()._turn(access)
+            super()._invert(access)
 
 
 @pytest.mark.every_transport

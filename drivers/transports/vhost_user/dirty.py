@@ -76,7 +76,7 @@ class DirtyPages:
     def _tell_by(self, event: Notifier | None) -> None:
         self._event = event
         if event is not None and self._area is not None:
-            self._area.log.told = event.notify
+            self._area.log.on_mark = event.notify
 
     def close(self) -> None:
         self.use(None)

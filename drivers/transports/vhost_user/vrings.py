@@ -328,7 +328,7 @@ class Vrings:
         if queue.ring is not None:
             state = queue.ring.state()
             ring.base = base_format(ring_format(self.features)).emit(state.avail, state.used)
-            ring.held = queue.ring.held()
+            ring.held = queue.ring.in_flight()
         self._device.disable_queue(ring.index)
 
 

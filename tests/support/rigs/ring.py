@@ -134,7 +134,7 @@ class Rig(RingRig):
         """Both sides anew; ``start``: the index that both have come to, with nothing in flight."""
         driver, device = self.driver(), self.device(base=start)
         self.raw.avail_idx = self.raw.used_idx = start
-        driver._added = driver._published = driver._last_used = driver._seen = start
+        driver._added = driver._published = driver._last_used = driver._used_end = start
         return driver, device
 
     def offer(self, *descs: Desc, head: int = 0) -> None:
