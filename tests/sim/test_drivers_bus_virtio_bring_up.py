@@ -195,7 +195,7 @@ async def test_rings_are_aligned_and_their_used_flags_start_at_zero() -> None:
         (Common.QUEUE_ENABLE, lambda _: 0, "can't be enabled"),
         (Common.QUEUE_MSIX_VECTOR, lambda _: 0xFFFF, "could not map MSI-X vector 1"),
         (Common.CONFIG_MSIX_VECTOR, lambda _: 0xFFFF, "could not map MSI-X vector 0"),
-        (Common.QUEUE_NOTIFY_OFF, lambda _: 0x7000, "notified outside"),
+        (Common.QUEUE_NOTIFY_OFF, lambda _: 0x7000, "address outside the structure"),
     ],
 )
 async def test_a_step_that_fails_for_good_ends_in_failed_and_the_next_attempt_starts_with_a_reset(

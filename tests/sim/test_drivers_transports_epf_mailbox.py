@@ -592,7 +592,7 @@ async def test_without_the_extension_an_answer_that_is_owed_is_waited_for_first(
             assert front._get(Reg.CMD.value) == mb.DeviceCommand.RESET
             slow.wake()
         assert asked == [True]
-        with pytest.raises(ProbeError, match="can't be written"):
+        with pytest.raises(ProbeError, match="read-only without the extension"):
             await front.write_config(0, b"\0")
 
 

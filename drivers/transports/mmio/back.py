@@ -29,7 +29,7 @@ _ADDRESSES = {
     )
     for half in (0, 4)
 }
-"""By ring address register: the field of `DeviceQueue` that it holds half of, and the half's first bit."""
+"""Field of `DeviceQueue` and first bit, by ring address register: each register holds half an address."""
 
 
 class MmioDevice(VhostOps):
