@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from vnet.linux.netlink.link_table import InterfaceState, LinkTable
-from vnet.linux.netlink.rtnetlink import Address, Link, Message, Type, attributes, messages
+from vnet.linux.netlink.rtnetlink import AddressInfo, LinkInfo, Message, Type, attributes, messages
 
 MAC = b"\x02\0\0\0\0\x01"
 UP, RUNNING, ALLMULTI = 0x1003, 0x40, 0x200
@@ -214,5 +214,5 @@ def test_truncated_messages_and_attributes_are_left_out() -> None:
     assert list(messages(struct.pack("=IHHII", 4, 16, 0, 0, 0))) == []
     assert attributes(attribute(1, b"abc") + struct.pack("=HH", 9, 2) + b"abc") == {1: b"abc"}
     assert attributes(struct.pack("=HH", 3, 2)) == {}
-    assert Address.parse(struct.pack("=BBBBi", 2, 24, 0, 0, 2)) is None
-    assert Link.parse(link(2, attribute(4, b"\1")).body) == Link(2, "vnet0", UP | RUNNING)
+    assert AddressInfo.parse(struct.pack("=BBBBi", 2, 24, 0, 0, 2)) is None
+    assert LinkInfo.parse(link(2, attribute(4, b"\1")).body) == LinkInfo(2, "vnet0", UP | RUNNING)

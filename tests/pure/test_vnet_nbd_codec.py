@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from vnet.nbd import (
     REQUEST_SIZE,
-    Command,
+    CommandReceiver,
     CommandType,
     Export,
     Handshake,
+    NbdCommand,
     NbdError,
     NbdProtocolError,
-    Receiver,
     TransmissionFlag,
     error_reply,
     read_header,
@@ -162,7 +162,7 @@ def request(kind: int, cookie: int = 0, offset: int = 0, size: int = 0, flags: i
     return struct.pack(">IHHQQI", 0x25609513, flags, kind, cookie, offset, size)
 
 
-def receive(receiver: Receiver, data: bytes) -> bytes:
+def receive(receiver: CommandReceiver, data: bytes) -> bytes:
     """What goes in at once; the rest."""
     size = 0
     for view in receiver.targets():
@@ -175,14 +175,14 @@ def receive(receiver: Receiver, data: bytes) -> bytes:
 
 
 def test_a_command_has_all_its_fields() -> None:
-    receiver = Receiver(request(6, 1 << 63, 1 << 40, 0xFFFF_FFFF, 3))
-    assert receiver.next() == Command(3, 6, 1 << 63, 1 << 40, 0xFFFF_FFFF)
+    receiver = CommandReceiver(request(6, 1 << 63, 1 << 40, 0xFFFF_FFFF, 3))
+    assert receiver.next() == NbdCommand(3, 6, 1 << 63, 1 << 40, 0xFFFF_FFFF)
     assert receiver.next() is None
 
 
 def test_a_command_without_its_magic_is_none() -> None:
     with pytest.raises(NbdProtocolError):
-        Receiver(bytes(REQUEST_SIZE)).next()
+        CommandReceiver(bytes(REQUEST_SIZE)).next()
 
 
 def test_replies_are_as_the_protocol_has_them() -> None:
@@ -212,7 +212,7 @@ def test_data_of_writes_arrive_where_they_belong_however_the_stream_is_cut(
             stream += request(CommandType.READ, number, 0, 512)
         else:
             stream += request(CommandType.WRITE, write.cookie, 0, len(write.data)) + write.data
-    receiver, rest = Receiver(stream[:ahead], size=64), stream[ahead:]
+    receiver, rest = CommandReceiver(stream[:ahead], size=64), stream[ahead:]
     sizes = iter(cuts)
 
     def more() -> None:

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from vnet.nbd import Command, CommandType, Export, Handshake, Limits, NbdError, TransmissionFlag
+from vnet.nbd import CommandType, Export, Handshake, NbdCommand, NbdError, NbdLimits, TransmissionFlag
 from vnet.ports.disk.nbd_server import power_of_two
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -68,8 +68,8 @@ COMMANDS = [
 def test_each_command_has_the_error_that_the_document_says(
     offers: TransmissionFlag, kind: int, offset: int, size: int, flags: int, error: NbdError
 ) -> None:
-    limits = Limits(Export("disk0", SIZE, offers, block_min=512), 32 * MIB)
-    assert limits.check(Command(flags, kind, 7, offset, size), 4 * KIB) == error
+    limits = NbdLimits(Export("disk0", SIZE, offers, block_min=512), 32 * MIB)
+    assert limits.check(NbdCommand(flags, kind, 7, offset, size), 4 * KIB) == error
 
 
 def option(number: int, body: bytes = b"") -> bytes:

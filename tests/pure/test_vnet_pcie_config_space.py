@@ -12,8 +12,8 @@ from vnet.pcie.config_space import (
     CAP_PCI_EXPRESS,
     CAP_VENDOR,
     Capability,
-    Command,
     ConfigSpace,
+    PciCommand,
     msix_capability,
     pci_express_capability,
 )
@@ -70,22 +70,22 @@ def test_read_only_stays_read_only_whatever_is_written(writes: list[tuple[int, i
         config.write(offset, size, value)
     assert [config.read(at, 4) for at in read_only] == before
     assert (config.read(0x3D, 1), config.read(0x06, 2)) == pins
-    assert config.command & ~Command(sum(Command)) == 0
+    assert config.command & ~PciCommand(sum(PciCommand)) == 0
 
 
 def test_command_register_has_just_the_bits_of_an_endpoint_without_io(config: ConfigSpace) -> None:
     config.write(4, 2, 0xFFFF)
     assert config.read(4, 2) == 0x0546
     config.write(5, 1, 0)
-    assert config.command == Command.MEMORY | Command.BUS_MASTER | Command.PARITY
+    assert config.command == PciCommand.MEMORY | PciCommand.BUS_MASTER | PciCommand.PARITY
 
 
 @pytest.mark.parametrize(
-    ("asked", "size"), [(1, 128), (128, 128), (129, 256), (0x3001, 0x4000), (1 << 33, 1 << 33), (1 << 62, 1 << 62)]
+    ("requested", "size"), [(1, 128), (128, 128), (129, 256), (0x3001, 0x4000), (1 << 33, 1 << 33), (1 << 62, 1 << 62)]
 )
-def test_bar_sizing_gives_the_size_rounded_up_to_a_power_of_two(asked: int, size: int) -> None:
+def test_bar_sizing_gives_the_size_rounded_up_to_a_power_of_two(requested: int, size: int) -> None:
     config = ConfigSpace(HEADER)
-    assert config.set_bar(2, asked) == size
+    assert config.set_bar(2, requested) == size
     for at in (0x18, 0x1C):
         config.write(at, 4, 0xFFFFFFFF)
     mask = config.read(0x18, 4) | config.read(0x1C, 4) << 32
@@ -130,7 +130,7 @@ def test_without_capabilities_there_is_no_list() -> None:
 
 def test_capabilities_end_where_the_header_does(config: ConfigSpace) -> None:
     config.add(Capability(CAP_VENDOR, bytes(0x100 - 0x88 - 2)))
-    with pytest.raises(ValueError, match="finds no room"):
+    with pytest.raises(ValueError, match="does not fit"):
         config.add(Capability(CAP_VENDOR, b""))
 
 
@@ -216,7 +216,7 @@ def test_reset_restores_defaults_but_not_sizes_identity_and_payload(config: Conf
 
 
 def test_description_names_capabilities_and_command_bits(config: ConfigSpace) -> None:
-    config.write(4, 2, Command.MEMORY | Command.BUS_MASTER)
+    config.write(4, 2, PciCommand.MEMORY | PciCommand.BUS_MASTER)
     tree = config.describe()
     assert tree["command"] == ["MEMORY", "BUS_MASTER"]
     assert tree["class"] == 0x020000

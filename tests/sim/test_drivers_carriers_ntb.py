@@ -29,7 +29,7 @@ from rings.errors import MemoryFault
 from rings.memory import Addr, Memory
 from support.rigs.ntb import MIB, Bridge, Events
 from vnet.errors import LinkDown, UnsupportedRequest
-from vnet.pcie.config_space import Command
+from vnet.pcie.config_space import PciCommand
 from vnet.pcie.ntb import NtbFunction
 
 AT = Addr(0x1234_5000)
@@ -381,7 +381,7 @@ def test_a_host_that_takes_the_functions_rights_away_closes_its_memory(bridge: B
     memory, _ = reach(bridge)
     function = bridge.rcs[1].functions[0]
     if reset == "bus mastering":
-        function.config_write(4, 2, Command.MEMORY)
+        function.config_write(4, 2, PciCommand.MEMORY)
     else:
         assert function.reset()
         assert not bridge.ends[0].link_is_up
@@ -391,7 +391,7 @@ def test_a_host_that_takes_the_functions_rights_away_closes_its_memory(bridge: B
 
 def test_a_host_that_turns_its_own_bars_off_loses_its_windows(bridge: Bridge) -> None:
     memory, _ = reach(bridge)
-    bridge.rcs[0].functions[0].config_write(4, 2, Command.BUS_MASTER)
+    bridge.rcs[0].functions[0].config_write(4, 2, PciCommand.BUS_MASTER)
     with pytest.raises(UnsupportedRequest):
         memory.view(AT, 1)
 

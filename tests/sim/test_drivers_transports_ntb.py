@@ -1011,7 +1011,7 @@ async def test_a_translation_that_is_taken_away_stops_the_device_and_a_session_l
         memory = hosts.back.memory()
         hosts.front.ntb.mw_clear_trans(0)
         assert not hosts.back.device.queues[0].reachable()
-        with pytest.raises(MemoryFault, match="nothing is mapped"):
+        with pytest.raises(MemoryFault, match="the BAR memory was unmapped"):
             memory.view(hosts.front.dma.base, 1)
         hosts.front.end()
         await trio.sleep(0.2)

@@ -195,7 +195,7 @@ async def test_the_example_comes_up_and_shows_scratchpads_doorbells_and_windows_
             "NTB ntb0 on soc: the link between the hosts is up, epoch 1",
             "BAR0 at register 0, BAR1 at register 2, BAR2 at register 4",
             "MW1: 64 MiB at 0x1000 of BAR2, shares memory from 0x40000000 on",
-            "hears 32 doorbells",
+            "32 doorbells configured",
             "num_buffers(1) 0x100",
             "spad.vhost_align 0x40",
             "rang the other host's doorbells: notify[1] 1, notify[2] 2, notify[control] ",

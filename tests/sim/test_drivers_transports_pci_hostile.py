@@ -15,7 +15,7 @@ from rings.layout import WRITE, RingAddrs
 from rings.memory import Addr
 from rings.status import Status
 from rings.testing import Desc
-from vnet.pcie.config_space import CAP_MSIX, Command
+from vnet.pcie.config_space import CAP_MSIX, PciCommand
 from vnet.testing import FRAME, HostileDriver, Options, Pair, bounded, hostile_driver, open_pair, over, unharmed, until
 
 SMALL = Options(queue_size=16)
@@ -354,7 +354,7 @@ async def test_without_bus_mastering_not_a_byte_is_moved_and_set_up_again_it_wor
         driver.send(Desc(room, 2000, WRITE), queue=0)
         await trio.testing.wait_all_tasks_blocked()
         command = function.config_read(4, 2)
-        function.config_write(4, 2, command & ~Command.BUS_MASTER)
+        function.config_write(4, 2, command & ~PciCommand.BUS_MASTER)
         before = bytes(driver.rings[0]._used)
         pair.device_port.inject(FRAME)
         driver.send(Desc(driver.put(HEADER + FRAME), LENGTH))
@@ -382,7 +382,7 @@ async def test_whoever_kicks_for_a_ring_that_is_out_of_reach_hears_nothing_of_it
         async with open_pair(attrs.evolve(SMALL, features_off=("EVENT_IDX",))) as pair:
             await trio.testing.wait_all_tasks_blocked()
             command = pair.function.config_read(4, 2)
-            pair.function.config_write(4, 2, command & ~Command.BUS_MASTER)
+            pair.function.config_write(4, 2, command & ~PciCommand.BUS_MASTER)
             pair.driver_port.inject(FRAME)
             await trio.testing.wait_all_tasks_blocked()
             assert "went away" in pair.vhost.failures[-1]

@@ -488,7 +488,7 @@ async def test_a_back_end_that_asks_for_a_reset_in_its_status_is_reset(tmp_path:
 async def test_a_socket_where_nobody_listens_is_waited_for_and_said(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     async with front(path) as (world, device):
-        with pytest.raises(ProbeError, match=rf"{path}: nobody listens there; is the back end started"):
+        with pytest.raises(ProbeError, match=rf"{path}: no program listens there; is the back end started"):
             await world.wait_up(3)
         plain = describe(world)["devices"]["disk0"]  # type: ignore[index]
         assert (plain["up"], plain["driver"]["found"], plain["device"]["foreign"]) == (False, False, True)

@@ -19,7 +19,7 @@ from vnet.errors import LinkDown, UnsupportedRequest
 from vnet.link.base import Direction, Link
 from vnet.link.ideal import IdealLink
 from vnet.linux.memory import HostMemory
-from vnet.pcie.config_space import CAP_MSIX, CAP_PCI_EXPRESS, Command
+from vnet.pcie.config_space import CAP_MSIX, CAP_PCI_EXPRESS, PciCommand
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.msix import MsixTable
@@ -62,10 +62,10 @@ class Watcher:
     def irq(self) -> None:
         self.log.append(f"{self.name} irq")
 
-    def found(self, function: PciFunctionHandle) -> None:
+    def function_added(self, function: PciFunctionHandle) -> None:
         self.log.append(f"{self.name} found {function.name}")
 
-    def gone(self, function: PciFunctionHandle) -> None:
+    def function_removed(self, function: PciFunctionHandle) -> None:
         self.log.append(f"{self.name} gone {function.name}")
 
 
@@ -122,7 +122,7 @@ def function_mask(function: PciFunctionHandle, on: bool) -> None:
 
 
 def set_bus_master(function: PciFunctionHandle, on: bool) -> None:
-    function.config_write(4, 2, Command.MEMORY | (Command.BUS_MASTER if on else 0))
+    function.config_write(4, 2, PciCommand.MEMORY | (PciCommand.BUS_MASTER if on else 0))
 
 
 # Enumeration
@@ -148,7 +148,7 @@ def test_a_started_endpoint_is_found_configured_and_told_to_the_owner(world: Wor
     assert function.online
     assert function.dma is world.memory
     assert (function.vendor_id, function.device_id) == (0x1AF4, 0x1041)
-    assert function.config_read(4, 2) & 6 == Command.MEMORY | Command.BUS_MASTER
+    assert function.config_read(4, 2) & 6 == PciCommand.MEMORY | PciCommand.BUS_MASTER
     assert [function.bar_size(bar) for bar in range(6)] == [0x4000, 0, 0, 0, 0, 0]
     assert [cap_id for _, cap_id in function.capabilities()] == [CAP_PCI_EXPRESS, CAP_MSIX]
     late = Watcher([], "late")
@@ -268,7 +268,7 @@ def test_requests_that_nobody_answers_read_all_ones_write_nothing_and_are_counte
     for addr, size in ((0, 4), (address - 1, 2), (address + 0x3FFF, 2), (address + 0x4000, 8)):
         assert world.link.mem_read(Direction.DOWNSTREAM, addr, size) == (1 << 8 * size) - 1
         world.link.mem_write(Direction.DOWNSTREAM, addr, size, 0)
-    function.config_write(4, 2, Command.BUS_MASTER)  # memory decoding off
+    function.config_write(4, 2, PciCommand.BUS_MASTER)  # memory decoding off
     assert function.bar_read(0, 0, 4) == 0xFFFFFFFF
     function.bar_write(0, 0, 4, 0x12345678)
     after = world.link.statistics()
@@ -481,12 +481,12 @@ def test_intx_calls_on_assertion_and_when_it_is_let_through(world: World) -> Non
     assert world.log == ["intx irq"]
     world.epc.set_intx(0, True)
     assert world.log == ["intx irq"]
-    function.config_write(4, 2, Command.MEMORY | Command.INTX_DISABLE)
+    function.config_write(4, 2, PciCommand.MEMORY | PciCommand.INTX_DISABLE)
     world.epc.set_intx(0, False)
     world.epc.set_intx(0, True)
     assert world.log == ["intx irq"]
     assert function.config_read(6, 2) & 8  # the status bit shows it all the same
-    function.config_write(4, 2, Command.MEMORY)
+    function.config_write(4, 2, PciCommand.MEMORY)
     assert world.log == ["intx irq"] * 2
     world.epc.set_intx(0, False)
     function.free_irqs()

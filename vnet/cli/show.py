@@ -122,10 +122,9 @@ def _ntb(name: str, ntb: Plain) -> Iterator[str]:
     yield f"NTB {name} on {ntb['host']}: the link between the hosts is {_up(ntb['link_up'])}, epoch {ntb['link_epoch']}"
     for end in ("primary", "secondary"):
         side = ntb[end]
-        yield (
-            f"  {end}, controller {side['controller']}: {'asked' if side['asked'] else 'did not ask'} for the link, "
-            f"hears {side['hears']} doorbells"
-        )
+        link = "link requested" if side["link_requested"] else "link not requested"
+        doorbells = f"{side['configured_doorbells']} doorbells configured"
+        yield f"  {end}, controller {side['controller']}: {link}, {doorbells}"
         yield f"    {_counts({key: side[key] for key in ('doorbells', 'dead_doorbells', 'commands', 'refused')})}"
         yield "    " + ", ".join(f"{bar} at register {register}" for bar, register in side["bars"].items())
         yield from _wrap("    configuration: ", ", ".join(f"{key} {value:#x}" for key, value in side["config"].items()))

@@ -1,1 +1,1 @@
-"""A host: its memory, its buses, its platform slots and vhost-user sockets."""
+"""A host: its memory, buses, platform slots and vhost-user sockets."""

@@ -1,4 +1,4 @@
-"""A machine: memory of its own, a virtio bus, a vhost bus, and whatever joins it to a link."""
+"""A machine: its memory, virtio bus, vhost bus, root complex, and endpoint controllers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from drivers.carriers.platform import PlatformBus, VirtioPlatformDriver
 from drivers.carriers.vhost_user import UserBus, UserClient
 from drivers.contracts.hw import MmioRegion, PciFunction
 from drivers.registry import TRANSPORTS
-from vnet.host.platform import Platform, Region
+from vnet.host.platform import Platform, PlatformRegion
 from vnet.host.vhost_user import SocketEnd
 from vnet.link.base import Link
 from vnet.linux.memory import HostMemory
@@ -25,10 +25,10 @@ __all__ = ["Host"]
 
 
 class Host:
-    """One host. It shares no object with another host but links."""
+    """One host. Two hosts share links, and no other object."""
 
     def __init__(self, name: str, memory_size: int) -> None:
-        """``memory_size`` in bytes, whole pages."""
+        """``memory_size`` is whole pages, in bytes."""
         self.name = name
         self.memory = HostMemory(memory_size, name=name)
         self.virtio = VirtioBus()
@@ -48,34 +48,34 @@ class Host:
             elif isinstance(transport.front, UserClient):
                 self.user.register_driver(transport.front)
         self.rc = RootComplex(self.memory)
-        self.platform = Platform(self.memory, self.mmio.register_device, self._region_gone)
+        self.platform = Platform(self.memory, self.mmio.register_device, self._remove_region)
         self.sockets: list[SocketEnd] = []
-        """Its ends of vhost-user sockets."""
+        """The host's ends of vhost-user sockets."""
         self.controllers: dict[str, EndpointController] = {}
         self._nursery: trio.Nursery | None = None
 
     @property
     def carriers(self) -> tuple[CarrierBus[PciFunction], CarrierBus[MmioRegion], NtbBus, UserBus]:
-        """The buses on which virtio devices are found."""
+        """The buses that carry virtio devices."""
         return self.pci, self.mmio, self.ntb, self.user
 
     def add_controller(self, name: str, link: Link) -> EndpointController:
-        """Put an endpoint controller at this host's end of ``link``."""
+        """Add an endpoint controller at this host's end of ``link``, and return it."""
         self.controllers[name] = EndpointController(link, memory=self.memory, name=f"{self.name}.{name}")
         return self.controllers[name]
 
     def close(self) -> None:
-        """Give back memory, and what is shared of it. Twice is harmless."""
+        """Close vhost-user sockets and memory. Calling it twice is harmless."""
         for end in self.sockets:
             end.close()
         self.memory.close()
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the buses until cancelled; then everything is unbound and the memory given back."""
+        """Run the buses until cancelled; then unbind all devices and close the memory."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                # From the top down, so that cancelling unbinds from the bottom up.
+                # Start from the top down, so that cancelling unbinds from the bottom up.
                 for bus in (self.virtio, self.vhost, *self.carriers):
                     await nursery.start(bus.serve)
                 self.rc.watch(self)
@@ -90,17 +90,17 @@ class Host:
                 controller.stop()
             self.close()
 
-    # What the platform tells.
+    # Called by the platform.
 
-    def _region_gone(self, region: Region) -> None:
+    def _remove_region(self, region: PlatformRegion) -> None:
         if self._nursery is not None:
             self._nursery.start_soon(self.mmio.discard_device, region)
 
-    # What the root complex tells.
+    # Called by the root complex.
 
-    def found(self, function: PciFunctionHandle) -> None:
+    def function_added(self, function: PciFunctionHandle) -> None:
         self.pci.register_device(function)
 
-    def gone(self, function: PciFunctionHandle) -> None:
+    def function_removed(self, function: PciFunctionHandle) -> None:
         if self._nursery is not None:
             self._nursery.start_soon(self.pci.discard_device, function)

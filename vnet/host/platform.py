@@ -1,4 +1,4 @@
-"""The platform bus of one host: regions of registers at fixed addresses, each with an interrupt line of its own."""
+"""The platform bus of one host: register regions at fixed addresses, each with its own interrupt line."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from rings.memory import Memory
 from vnet.link.base import all_ones
 from vnet.linux.memory import HostMemory
 
-__all__ = ["Platform", "Region"]
+__all__ = ["Platform", "PlatformRegion"]
 
 LNRO0005 = MatchId(0x0005, int.from_bytes(b"LNRO", "big"))
-"""What firmware calls a virtio-mmio device."""
+"""ACPI id of a virtio-mmio device."""
 
 
-class Region:
-    """One place on the bus: an `MmioRegion` for its driver, a `PlatformSlot` for its device (`drivers.contracts.hw`).
+class PlatformRegion:
+    """A slot on the bus: an `MmioRegion` for its driver, a `PlatformSlot` for its device (`drivers.contracts.hw`).
 
-    Both are on this host, so they may be one object; neither is shown more than its half.
+    Driver and device are on the same host, so one object can serve both; each sees its own interface only.
     """
 
-    def __init__(self, platform: Platform, address: int, size: int, irq: int, called: MatchId) -> None:
+    def __init__(self, platform: Platform, address: int, size: int, irq: int, match_id: MatchId) -> None:
         self.name = f"{address:x}.virtio_mmio"
-        self.vendor_id = called.vendor
-        self.device_id = called.device
+        self.vendor_id = match_id.vendor
+        self.device_id = match_id.device
         self.address = address
         self.size = size
         self.irq = irq
@@ -65,21 +65,21 @@ class Region:
         return self._platform.memory
 
     def insert(self, block: RegisterBlock) -> None:
-        """Raises ValueError where something is in the slot."""
+        """Put a device's registers into the slot. Raises ValueError if it is occupied."""
         if self._block is not None:
             raise ValueError(f"{self.name} is occupied")
         self._block = block
-        self._platform.found(self)
+        self._platform.device_added(self)
 
     def remove(self) -> None:
         self._block = None
         self.set_irq(False)
-        self._platform.gone(self)
+        self._platform.device_removed(self)
 
     def set_irq(self, asserted: bool) -> None:
-        rose = asserted and not self._asserted
+        rising_edge = asserted and not self._asserted
         self._asserted = asserted
-        if rose:
+        if rising_edge:
             self._deliver()
 
     def describe(self) -> dict[str, object]:
@@ -95,7 +95,7 @@ class Region:
         }
 
     def _deliver(self) -> None:
-        """Once per rise: what a handler acknowledges lowers the line, what it leaves keeps it up."""
+        """Call the handler, once per rising edge: the line stays asserted until the driver acknowledges."""
         if self._handler is None:
             self.unhandled += 1
         else:
@@ -104,30 +104,36 @@ class Region:
 
 
 class Platform:
-    """Hands out regions, and passes on what appears in them; addresses and interrupts as on QEMU's ``virt`` machine."""
+    """Slots for virtio-mmio devices; addresses and interrupts as on QEMU's ``virt`` machine."""
 
     BASE, SIZE, FIRST_IRQ = 0x0A00_0000, 0x200, 48
 
-    def __init__(self, memory: HostMemory, found: Callable[[Region], None], gone: Callable[[Region], None]) -> None:
+    def __init__(
+        self,
+        memory: HostMemory,
+        device_added: Callable[[PlatformRegion], None],
+        device_removed: Callable[[PlatformRegion], None],
+    ) -> None:
+        """The callbacks run when a device is put into a slot or removed from it."""
         self.memory = memory
-        self.found = found
-        self.gone = gone
-        self._regions: list[Region] = []
+        self.device_added = device_added
+        self.device_removed = device_removed
+        self._regions: list[PlatformRegion] = []
 
     @property
-    def regions(self) -> tuple[Region, ...]:
+    def regions(self) -> tuple[PlatformRegion, ...]:
         return tuple(self._regions)
 
-    def add(self, called: MatchId = LNRO0005) -> Region:
-        """The next region, empty, ``called`` so by firmware. Raises MemoryError where RAM begins."""
+    def add(self, match_id: MatchId = LNRO0005) -> PlatformRegion:
+        """Add an empty slot with this firmware id, and return it. Raises MemoryError if it would overlap RAM."""
         at = len(self._regions)
         address = self.BASE + at * self.SIZE
         if address + self.SIZE > self.memory.base:
             raise MemoryError(f"no room for another region below {self.memory.base:#x}")
-        region = Region(self, address, self.SIZE, self.FIRST_IRQ + at, called)
+        region = PlatformRegion(self, address, self.SIZE, self.FIRST_IRQ + at, match_id)
         self._regions.append(region)
         return region
 
     def describe(self) -> list[dict[str, object]]:
-        """Every region as plain data."""
+        """Return every slot as plain data."""
         return [region.describe() for region in self._regions]

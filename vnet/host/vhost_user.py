@@ -1,4 +1,4 @@
-"""A host's ends of vhost-user sockets: to another program's at a path, or to a device of the same system."""
+"""A host's ends of vhost-user sockets: connections to another program, or to a device of the same system."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VENDOR = 0x1AF4
 
 
 class SocketEnd:
-    """`drivers.carriers.vhost_user.UserSocket`: all of a host's memory is shared with whoever is at the other end."""
+    """`drivers.carriers.vhost_user.UserSocket`: shares all of the host's memory with the back end."""
 
     vendor_id = VENDOR
 
@@ -39,7 +39,7 @@ class SocketEnd:
         packed: bool = False,
         own_config: OwnConfig | None = None,
     ) -> None:
-        """``packed`` rings may be used, too. ``connect_to`` makes a connection, or raises TransportLost."""
+        """``packed`` allows packed rings. ``connect_to`` returns a connection, or raises TransportLost."""
         self.name = name
         self.device_id = device_id
         self.queue_size = queue_size
@@ -61,7 +61,7 @@ class SocketEnd:
         return socket
 
     def close(self) -> None:
-        """Whoever has mapped the memory keeps it."""
+        """Close the memory's descriptor; a back end that mapped the memory keeps its mapping."""
         self._handle.close()
 
     def describe(self) -> dict[str, object]:
@@ -73,9 +73,9 @@ async def dial(path: Path, peer_uid: int | None, allow: str) -> FdSocket:
     try:
         return UnixSocket(connect_trusted(path, peer_uid, allow))
     except (FileNotFoundError, ConnectionRefusedError):
-        why = "nobody listens there; is the back end started?"
+        why = "no program listens there; is the back end started?"
     except BlockingIOError:
-        why = "the back end has no time for another connection"
+        why = "the back end accepts no further connection now"
     except OSError as exc:
         why = exc.strerror or str(exc)
     raise TransportLost(f"{path}: {why}")
@@ -83,36 +83,36 @@ async def dial(path: Path, peer_uid: int | None, allow: str) -> FdSocket:
 
 @runtime_checkable
 class BackEnd(Protocol):
-    """A device's half."""
+    """The vhost-user half of a device."""
 
     async def converse(self, socket: FdSocket) -> None:
-        """Serve one front end until it hangs up; takes the socket over. Raises DriverError."""
+        """Serve one front end until it disconnects, and close the socket. Raises DriverError."""
 
 
 class Junction:
-    """Where a front end finds a back end of the same process."""
+    """Connects front ends to a back end in the same process."""
 
     def __init__(self, back: BackEnd) -> None:
         self._back = back
-        self._coming, self._arriving = trio.open_memory_channel[FdSocket](1)
+        self._send_sockets, self._sockets = trio.open_memory_channel[FdSocket](1)
         self.last = ""
-        """How the last connection ended, where it did not just end."""
+        """Error that ended the last connection; empty if none did."""
 
     async def dial(self) -> FdSocket:
-        """Raises TransportLost."""
+        """Return a new connection to the back end. Raises TransportLost."""
         ours, theirs = socket_pair()
         try:
-            self._coming.send_nowait(theirs)
+            self._send_sockets.send_nowait(theirs)
         except (trio.WouldBlock, trio.BrokenResourceError):
             ours.close()
             theirs.close()
-            raise TransportLost("the back end has no time for another connection") from None
+            raise TransportLost("the back end accepts no further connection now") from None
         return ours
 
     async def serve(self) -> None:
-        """Until cancelled."""
-        async with trio.open_nursery() as nursery, self._arriving:
-            async for socket in self._arriving:
+        """Serve connections until cancelled."""
+        async with trio.open_nursery() as nursery, self._sockets:
+            async for socket in self._sockets:
                 nursery.start_soon(self._converse, socket)
 
     async def _converse(self, socket: FdSocket) -> None:

@@ -1,25 +1,25 @@
-"""The network block device protocol, a server's side, as far as bytes go: nothing here reads or sends any.
+"""Server side of the network block device protocol, without I/O.
 
-Fixed newstyle negotiation, then transmission with simple or structured replies, after the protocol's own
-description (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md). All numbers are big-endian.
+Fixed newstyle negotiation, then transmission with simple or structured replies
+(https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md). All numbers are big-endian.
 """
 
 from vnet.nbd.handshake import Handshake
-from vnet.nbd.limits import Limits
+from vnet.nbd.limits import NbdLimits
 from vnet.nbd.protocol import CommandFlag, CommandType, Export, NbdError, NbdProtocolError, TransmissionFlag
-from vnet.nbd.transmission import REQUEST_SIZE, Command, Receiver, error_reply, read_header, simple_reply
+from vnet.nbd.transmission import REQUEST_SIZE, CommandReceiver, NbdCommand, error_reply, read_header, simple_reply
 
 __all__ = [
     "REQUEST_SIZE",
-    "Command",
+    "NbdCommand",
     "CommandFlag",
     "CommandType",
     "Export",
     "Handshake",
-    "Limits",
+    "NbdLimits",
     "NbdError",
     "NbdProtocolError",
-    "Receiver",
+    "CommandReceiver",
     "TransmissionFlag",
     "error_reply",
     "read_header",

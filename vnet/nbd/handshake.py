@@ -1,4 +1,4 @@
-"""The negotiation with one client, fixed newstyle: what it may ask for before it reads and writes."""
+"""Fixed newstyle negotiation with one client: the options it may send before transmission."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ MAGIC, OPTION_MAGIC = b"NBDMAGIC", b"IHAVEOPT"
 REPLY_MAGIC = 0x3E889045565A9
 FIXED_NEWSTYLE, NO_ZEROES = 1, 2
 OPTION_MAX = 8 << 10
-"""Bytes of the longest option that is served: a name has 4096 at most. Longer options are skipped and refused."""
+"""Size of the longest accepted option in bytes: a name has 4096 at most. Longer options are skipped and refused."""
 OPTION_END = 32 << 20
-"""Bytes of an option beyond which it is taken for an attack: the connection ends."""
+"""Size of an option in bytes above which the connection ends, because it looks like an attack."""
 NAME_MAX = 4096
+"""Maximum size of an export name in bytes."""
 
 _CLIENT_FLAGS = struct.Struct(">I")
 _OPTION = struct.Struct(">8sII")
@@ -27,21 +28,21 @@ _OPTION_REPLY = struct.Struct(">QIII")
 
 
 class Handshake:
-    """The negotiation with one client: feed it what came in, send what it answers, until it is over.
+    """Negotiation with one client: `feed` it received bytes and send its replies, until it is over.
 
-    ``name`` is the one export; an empty name means it, too. ``find`` gives it as it is when it is asked for.
+    ``name`` is the only export; clients can also select it by an empty name. ``get_export`` returns its current state.
     """
 
-    def __init__(self, name: str, find: Callable[[], Export]) -> None:
+    def __init__(self, name: str, get_export: Callable[[], Export]) -> None:
         self.structured = False
         self.export: Export | None = None
-        """Set once transmission begins."""
+        """The export that the client selected; set when transmission begins."""
         self.over = False
-        """No more options: transmission, or the end."""
+        """Whether negotiation ended: in transmission, or in the end of the connection."""
         self._name = name
-        self._find = find
+        self._get_export = get_export
         self._data = bytearray()
-        self._excess = 0  # bytes of a refused option that are still to be skipped
+        self._excess = 0  # bytes of a refused option still to be skipped
         self._flags: int | None = None
 
     @staticmethod
@@ -49,7 +50,7 @@ class Handshake:
         return MAGIC + OPTION_MAGIC + struct.pack(">H", FIXED_NEWSTYLE | NO_ZEROES)
 
     def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
-        """Replies to what ``data`` completes. Raises NbdProtocolError."""
+        """Take received bytes; yield the replies to all options that are complete. Raises NbdProtocolError."""
         self._data += data
         while not self.over:
             if self._flags is None:
@@ -57,15 +58,15 @@ class Handshake:
                     return
                 (self._flags,) = _CLIENT_FLAGS.unpack(self._cut(_CLIENT_FLAGS.size))
                 if self._flags & ~(FIXED_NEWSTYLE | NO_ZEROES):
-                    raise NbdProtocolError(f"client flags {self._flags:#x}")
+                    raise NbdProtocolError(f"unknown client flags {self._flags:#x}")
             self._excess -= len(self._cut(self._excess))
             if len(self._data) < _OPTION.size:
                 return
             magic, option, size = _OPTION.unpack_from(self._data)
             if magic != OPTION_MAGIC:
-                raise NbdProtocolError("this is no option")
+                raise NbdProtocolError("an option without its magic number")
             if size > OPTION_END:
-                raise NbdProtocolError(f"an option of {size} bytes")
+                raise NbdProtocolError(f"an option of {size} bytes is too long")
             serve = self._OPTIONS.get(option, _unsupported)
             if size > OPTION_MAX:
                 serve, self._excess = self._TOO_LONG.get(option, serve), size
@@ -76,7 +77,7 @@ class Handshake:
             yield from serve(self, option, body)
 
     def rest(self) -> bytes:
-        """What came in behind the negotiation already."""
+        """Return the bytes received after the negotiation."""
         return self._cut(len(self._data))
 
     def _cut(self, size: int) -> bytes:
@@ -87,13 +88,13 @@ class Handshake:
     def _known(self, name: bytes) -> bool:
         return name in (b"", self._name.encode())
 
-    def _found(self) -> Export:
-        """The export as it is now, for this client: reads in one piece are offered with structured replies only."""
-        export = self._find()
+    def _offered_export(self) -> Export:
+        """Return the export's current state; offer "don't fragment" only to a client with structured replies."""
+        export = self._get_export()
         return attrs.evolve(export, flags=export.flags | TransmissionFlag.SEND_DF) if self.structured else export
 
     def _hang_up(self, option: int, body: bytes) -> Iterator[bytes]:
-        """EXPORT_NAME has no error reply."""
+        """End the connection, because EXPORT_NAME has no error reply."""
         self.over = True
         return iter(())
 
@@ -101,10 +102,10 @@ class Handshake:
         yield _reply(option, OptionReply.ERR_TOO_BIG)
 
     def _export_name(self, option: int, body: bytes) -> Iterator[bytes]:
-        """The one option of newstyle clients that are not "fixed"."""
+        """Serve EXPORT_NAME, the only option of newstyle clients that are not "fixed"."""
         self.over = True
         if self._known(body):
-            self.export = export = self._found()
+            self.export = export = self._offered_export()
             padding = b"" if (self._flags or 0) & NO_ZEROES else bytes(124)
             yield struct.pack(">QH", export.size, export.flags) + padding
 
@@ -125,7 +126,7 @@ class Handshake:
         yield _reply(option, OptionReply.ERR_INVALID if body else OptionReply.ACK)
 
     def _go(self, option: int, body: bytes) -> Iterator[bytes]:
-        """INFO and GO: the same answers, and GO begins transmission."""
+        """Serve INFO and GO, which have the same replies; GO begins transmission."""
         size = int.from_bytes(body[:4], "big")
         name, rest = body[4 : 4 + size], body[4 + size :]
         if len(rest) < 2 or len(rest) != 2 + 2 * int.from_bytes(rest[:2], "big") or size > NAME_MAX:
@@ -134,8 +135,8 @@ class Handshake:
         if not self._known(name):
             yield _reply(option, OptionReply.ERR_UNKNOWN, b"there is no such export")
             return
-        wanted = {int.from_bytes(rest[at : at + 2], "big") for at in range(2, len(rest), 2)}
-        export = self._found()
+        requested = {int.from_bytes(rest[at : at + 2], "big") for at in range(2, len(rest), 2)}
+        export = self._offered_export()
         answers = {
             Info.EXPORT: struct.pack(">QH", export.size, export.flags),
             Info.NAME: export.name.encode(),
@@ -143,7 +144,7 @@ class Handshake:
             Info.BLOCK_SIZE: struct.pack(">III", export.block_min, export.block_preferred, export.block_max),
         }
         for info, answer in answers.items():
-            if info in wanted or info is Info.EXPORT:
+            if info in requested or info is Info.EXPORT:
                 yield _reply(option, OptionReply.INFO, struct.pack(">H", info) + answer)
         yield _reply(option, OptionReply.ACK)
         if option == Option.GO:
@@ -162,7 +163,7 @@ class Handshake:
         Option.ABORT: _abort,
         Option.EXPORT_NAME: _hang_up,
     }
-    """What serves an option of more than OPTION_MAX bytes, which are not looked at."""
+    """Handlers of options longer than OPTION_MAX bytes, whose bodies are skipped."""
 
 
 def _unsupported(handshake: Handshake, option: int, body: bytes) -> Iterator[bytes]:

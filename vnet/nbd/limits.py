@@ -1,16 +1,16 @@
-"""May a command be done? Pure: what a client asks for, against what it was told of the export."""
+"""Checks commands of a client against the export's size and transmission flags. No I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from vnet.nbd.protocol import CommandFlag, CommandType, Export, NbdError, TransmissionFlag
-from vnet.nbd.transmission import Command
+from vnet.nbd.transmission import NbdCommand
 
-__all__ = ["FUA", "NO_HOLE", "Limits"]
+__all__ = ["FUA", "NO_HOLE", "NbdLimits"]
 
 F = TransmissionFlag
-FUA, NO_HOLE, DF = map(int, CommandFlag)  # as plain numbers: they are looked at for each command
+FUA, NO_HOLE, DF = map(int, CommandFlag)  # plain numbers are faster, and each command is checked
 OFFERS: Mapping[int, int] = {
     CommandType.READ: F.HAS_FLAGS,
     CommandType.WRITE: F.HAS_FLAGS,
@@ -18,24 +18,24 @@ OFFERS: Mapping[int, int] = {
     CommandType.TRIM: F.SEND_TRIM,
     CommandType.WRITE_ZEROES: F.SEND_WRITE_ZEROES,
 }
-"""Commands, and the transmission flag that offers each."""
+"""Transmission flag that offers each command."""
 FLAGS: Mapping[int, Mapping[int, int]] = {
     CommandType.READ: {DF: F.SEND_DF},
     CommandType.WRITE_ZEROES: {NO_HOLE: F.SEND_WRITE_ZEROES},
 }
-"""Flags of one command, and the transmission flag that offers each."""
+"""Transmission flag that offers each flag of a command, beside FUA."""
 WRITES = frozenset((CommandType.WRITE, CommandType.TRIM, CommandType.WRITE_ZEROES))
 FILLS = WRITES - {CommandType.TRIM}
-"""Commands that need room."""
+"""Commands that can run out of space."""
 WHOLE_MIN = 1 << 16
-"""Bytes that a read in one piece may always have."""
+"""Size in bytes up to which a read with DF ("don't fragment") is always accepted."""
 
 
-class Limits:
-    """Of one client's commands: what the protocol says of each that the server can't do."""
+class NbdLimits:
+    """Decides which commands of one client are valid."""
 
     def __init__(self, export: Export, payload_max: int) -> None:
-        """``payload_max``: bytes of the largest read or write."""
+        """``payload_max``: size of the largest read or write in bytes."""
         offers = export.flags
         self._size, self._block_mask, self._payload_max = export.size, export.block_min - 1, payload_max
         self._read_only = bool(offers & F.READ_ONLY)
@@ -47,8 +47,8 @@ class Limits:
             if offers & offer
         }
 
-    def check(self, command: Command, whole_max: int) -> NbdError:
-        """What is wrong with it; ``whole_max`` are the bytes that a read can give in one piece."""
+    def check(self, command: NbdCommand, whole_max: int) -> NbdError:
+        """Return the error of an invalid command, else OK; ``whole_max`` is the largest unfragmented read in bytes."""
         kind, size = command.type, command.size
         if self._read_only and kind in WRITES:
             return NbdError.PERM

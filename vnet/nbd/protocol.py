@@ -1,4 +1,4 @@
-"""The words of the network block device protocol: numbers, flags, errors. All numbers are big-endian on the wire."""
+"""Numbers, flags and errors of the network block device protocol."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 class NbdProtocolError(Exception):
-    """The client does not speak this protocol: nothing it sends from here on means anything."""
+    """The client violated the protocol, so that its later bytes have no meaning."""
 
 
 class Option(IntEnum):
@@ -80,7 +80,7 @@ class CommandFlag(IntFlag):
 
 
 class NbdError(IntEnum):
-    """What a reply says went wrong; 0 where nothing did."""
+    """Error number of a reply; 0 for success."""
 
     OK = 0
     PERM = 1
@@ -101,7 +101,7 @@ class ChunkType(IntEnum):
 
 @attrs.frozen
 class Export:
-    """What a client is told of the disk; sizes in bytes."""
+    """Properties of the disk that a client receives; sizes in bytes."""
 
     name: str
     size: int

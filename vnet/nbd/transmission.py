@@ -1,4 +1,4 @@
-"""After the negotiation: commands with their data come in, simple or structured replies go out."""
+"""Transmission phase: parses commands with their data, and emits simple and structured replies."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from vnet.nbd.protocol import ChunkType, NbdProtocolError
 
-__all__ = ["REQUEST_SIZE", "Command", "Receiver", "error_reply", "read_header", "simple_reply"]
+__all__ = ["REQUEST_SIZE", "NbdCommand", "CommandReceiver", "error_reply", "read_header", "simple_reply"]
 
 REQUEST_MAGIC, SIMPLE_MAGIC, STRUCTURED_MAGIC = 0x25609513, 0x67446698, 0x668E33EF
 DONE = 1
-"""The flag of a reply's last chunk."""
+"""Flag of a reply's last chunk."""
 
 _REQUEST = struct.Struct(">IHHQQI")
 _SIMPLE = struct.Struct(">IIQ")
@@ -21,26 +21,26 @@ _DATA_CHUNK = struct.Struct(">IHHQIQ")
 REQUEST_SIZE = _REQUEST.size
 
 
-class Command(NamedTuple):  # which is made for every command in a third of the time
-    """One request of a client, as it stands on the wire: nothing of it is checked but its magic."""
+class NbdCommand(NamedTuple):  # takes a third of the time that an attrs class takes to construct
+    """A client's request as received; only its magic number is checked."""
 
     flags: int
     type: int
     cookie: int
     offset: int
     size: int
-    """Bytes; of a write, what follows it."""
+    """Bytes to read, write or trim; a write's data follow the command."""
 
 
-class Receiver:
-    """Cuts what a client sends into commands, and lets the data of a write go where they belong without a copy.
+class CommandReceiver:
+    """Splits a client's bytes into commands, and receives the data of writes without a copy.
 
-    Receive into `targets`, then tell `received`; take commands with `next`. After a write, say with `into` where its
-    data go: what is here already is copied, the rest is received there.
+    Receive into `targets`, then call `received`; take commands with `next`. After a write, call `into` with the
+    destination of its data: bytes already in the buffer are copied, the rest is received there directly.
     """
 
     def __init__(self, first: bytes = b"", size: int = 16 << 10) -> None:
-        """``first`` came in already; ``size`` bytes of buffer for commands."""
+        """``first`` is data received before; ``size`` is the buffer's size in bytes."""
         size = max(size, len(first))
         self._buffer = bytearray(size)
         self._view = memoryview(self._buffer)
@@ -48,19 +48,19 @@ class Receiver:
         self._start, self._end = 0, len(first)
         self._payload: list[memoryview] = []
 
-    def next(self) -> Command | None:
-        """The next command that is here as a whole. Raises NbdProtocolError."""
+    def next(self) -> NbdCommand | None:
+        """Return the next command; None if it is incomplete. Raises NbdProtocolError."""
         start = self._start
         if self._end - start < REQUEST_SIZE:
             return None
         magic, flags, kind, cookie, offset, size = _REQUEST.unpack_from(self._buffer, start)
         if magic != REQUEST_MAGIC:
-            raise NbdProtocolError(f"this is no request: {magic:#010x}")
+            raise NbdProtocolError(f"a request without its magic number: {magic:#010x}")
         self._start = start + REQUEST_SIZE
-        return Command(flags, kind, cookie, offset, size)
+        return NbdCommand(flags, kind, cookie, offset, size)
 
     def into(self, views: Sequence[memoryview]) -> bool:
-        """Where the next bytes go; True when they are all here."""
+        """Set the destination of the next bytes; return whether all are already received."""
         rest = []
         for view in views:
             part = min(len(view), self._end - self._start)
@@ -73,11 +73,11 @@ class Receiver:
 
     @property
     def filled(self) -> bool:
-        """Whether what `into` said is all here."""
+        """Whether all data for `into` are received."""
         return not self._payload
 
     def targets(self) -> list[memoryview]:
-        """Where to receive to."""
+        """Return the buffers to receive into."""
         if self._start == self._end:
             self._start = self._end = 0
         elif len(self._buffer) - self._end < REQUEST_SIZE:
@@ -87,7 +87,7 @@ class Receiver:
         return [*self._payload, self._view[self._end :]]
 
     def received(self, size: int) -> None:
-        """``size`` bytes came into `targets`."""
+        """Account for ``size`` bytes received into `targets`."""
         payload = self._payload
         while payload and size:
             part = min(size, len(payload[0]))
@@ -100,18 +100,18 @@ class Receiver:
 
 
 def simple_reply(cookie: int, error: int = 0) -> bytes:
-    """A reply; data that were read follow it where it is no error."""
+    """Return a simple reply; after a successful read, its data follow."""
     return _SIMPLE.pack(SIMPLE_MAGIC, error, cookie)
 
 
 def read_header(cookie: int, offset: int, size: int, *, last: bool) -> bytes:
-    """What goes before ``size`` bytes read at ``offset``, as a chunk of a structured reply."""
+    """Return the header of a data chunk of a structured reply: ``size`` bytes read at ``offset``."""
     flags = DONE if last else 0
     return _DATA_CHUNK.pack(STRUCTURED_MAGIC, flags, ChunkType.OFFSET_DATA, cookie, 8 + size, offset)
 
 
 def error_reply(cookie: int, error: int) -> bytes:
-    """The last chunk of a structured reply to a read that failed; of one to a read of nothing, where it is no error."""
+    """Return the last chunk of a structured reply to a failed read, or, without an error, to a read of 0 bytes."""
     if not error:
         return _CHUNK.pack(STRUCTURED_MAGIC, DONE, ChunkType.NONE, cookie, 0)
     return _CHUNK.pack(STRUCTURED_MAGIC, DONE, ChunkType.ERROR, cookie, 6) + struct.pack(">IH", error, 0)

@@ -1,4 +1,4 @@
-"""A BAR that is RAM of the endpoint's host: the other host loads and stores there, and nobody is told."""
+"""A BAR backed by RAM of the endpoint's host. The other host loads and stores there without a notification."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class BarRam:
     """Implements `drivers.contracts.hw.RegisterBlock`."""
 
     def __init__(self, memory: Memory, buffer: DmaBuffer) -> None:
-        """Raises ValueError for a size that no BAR can have: behind the buffer lies what is not the other host's."""
+        """Raises ValueError if the size is no power of two: a larger BAR would expose memory behind the buffer."""
         if buffer.size & (buffer.size - 1):
-            raise ValueError(f"a BAR of {buffer.size} bytes can't be RAM alone; it must be a power of two")
+            raise ValueError(f"a RAM BAR of {buffer.size} bytes: the size must be a power of two")
         self._memory = memory
         self._buffer = buffer
 

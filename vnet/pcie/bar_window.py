@@ -1,4 +1,4 @@
-"""Memory in a BAR: what an endpoint shows there of a third host, and how the root complex reaches it."""
+"""A third host's memory in a BAR: the endpoint's mapping, and the root complex's window over it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["BarMemory", "BarWindow", "find_regions"]
 
 @attrs.frozen
 class BarMemory:
-    """``size`` bytes at ``addr`` behind another link of this host, reached through ``window``."""
+    """``size`` bytes at ``addr`` behind another link of this host, accessed through ``window``."""
 
     window: Outbound
     addr: PciAddr
@@ -25,24 +25,24 @@ class BarMemory:
 
 
 def find_regions(memories: Sequence[tuple[int, BarMemory]], addr: int, size: int) -> list[Region]:
-    """The memory itself in that range of addresses on the link; each of ``memories`` starts at its own there."""
-    found = []
+    """Return the memory regions in a range of link addresses; ``memories`` are (link address, memory) pairs."""
+    found_regions = []
     for start, memory in memories:
         if addr >= start + memory.size or start >= addr + size:
             continue
         for base, view in memory.window.memory.regions():
-            # From addresses behind the other link to addresses on this one.
+            # Translate addresses behind the other link to addresses on this one.
             at = base - memory.addr + start
             low, high = max(addr, at, start), min(addr + size, at + len(view), start + memory.size)
             if low < high:
-                found.append((Addr(low), view[low - at : high - at]))
-    return found
+                found_regions.append((Addr(low), view[low - at : high - at]))
+    return found_regions
 
 
 class BarWindow:
-    """A window over a BAR, at addresses of its user's choice: ``delta`` less than those on the link.
+    """A window over a BAR at local addresses: link addresses minus ``delta``.
 
-    An access costs one call more than on the link's own window (about 50 ns); bounds are the window's.
+    An access costs one call more than on the link's own window (about 50 ns). The link's window checks the bounds.
     """
 
     def __init__(self, window: Window, delta: int) -> None:
@@ -75,5 +75,5 @@ class BarWindow:
         full_fence()
 
     def _local(self, fault: MemoryFault) -> MemoryFault:
-        """The same, with the address that its user knows."""
+        """Return the fault with its local address."""
         return type(fault)(fault.addr - self._delta, fault.size, write=fault.write, reason=fault.reason)

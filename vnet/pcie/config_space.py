@@ -1,6 +1,6 @@
-"""A type 0 configuration space of 4096 bytes: every bit with its own write rule. Pure.
+"""A type 0 configuration space of 4096 bytes with a write rule per bit. No I/O.
 
-Registers and capabilities are those of the PCI Express Base Specification, chapter 7.
+Registers and capabilities follow the PCI Express Base Specification, chapter 7.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = [
     "CAP_VENDOR",
     "Bar",
     "Capability",
-    "Command",
+    "PciCommand",
     "ConfigSpace",
     "msix_capability",
     "pci_express_capability",
@@ -41,8 +41,8 @@ CAP_FLR, CONTROL_FLR, CONTROL_MAX_PAYLOAD = 1 << 28, 1 << 15, 0x00E0
 MSIX_CONTROL, MSIX_ENABLE, MSIX_FUNCTION_MASK, MSIX_SIZE = 0x02, 1 << 15, 1 << 14, 0x07FF
 
 
-class Command(IntFlag):
-    """The bits of the command register that an endpoint without I/O space has."""
+class PciCommand(IntFlag):
+    """Command register bits of an endpoint without I/O space."""
 
     MEMORY = 1 << 1
     BUS_MASTER = 1 << 2
@@ -51,30 +51,30 @@ class Command(IntFlag):
     INTX_DISABLE = 1 << 10
 
 
-# (offset, bytes, bits that can be written, bits that writing one clears)
+# (offset, bytes, writable bits, bits cleared by writing 1)
 WRITE_RULES = (
-    (COMMAND, 2, sum(Command), 0),
+    (COMMAND, 2, sum(PciCommand), 0),
     (STATUS, 2, 0, 0xF900),  # the error bits
-    (0x0C, 1, 0xFF, 0),  # cache line size: no meaning any more, yet writable
-    (0x3C, 1, 0xFF, 0),  # interrupt line: a scratch register of the software
+    (0x0C, 1, 0xFF, 0),  # cache line size: unused in PCI Express, but writable
+    (0x3C, 1, 0xFF, 0),  # interrupt line: a scratch register for software
 )
 
 
 @attrs.frozen
 class Capability:
-    """What stands behind the id and next bytes; ``writable`` and ``clearing`` are bit masks over ``body``."""
+    """A capability; ``body`` follows its id and next bytes, ``writable`` and ``clearing`` are bit masks over it."""
 
     cap_id: int
     body: bytes
     writable: bytes = b""
     clearing: bytes = b""
-    kept: bytes = b""
-    """Writable bits that a function-level reset leaves alone."""
+    sticky: bytes = b""
+    """Mask of the writable bits that survive a function-level reset."""
 
 
 @attrs.frozen
 class Bar:
-    """A 64-bit memory BAR; ``address`` is 0 until it is assigned."""
+    """A 64-bit memory BAR; ``address`` is 0 until software assigns one."""
 
     index: int
     address: int
@@ -87,12 +87,12 @@ def _capability(cap_id: int, rows: tuple[tuple[str, int, int, int, int], ...]) -
 
 
 def pci_express_capability(*, flr: bool = True, generation: int = 3, lanes: int = 4) -> Capability:
-    """An endpoint's capability (7.5.3): 256-byte payloads, and a link of that generation and width."""
+    """Return an endpoint's capability (7.5.3) with 256-byte payloads and this link generation and width."""
     link = generation | lanes << 4
     zero = ("I", 0, 0, 0, 0)
     return _capability(
         CAP_PCI_EXPRESS,
-        (  # form, value, writable, clearing, kept
+        (  # form, value, writable, clearing, sticky
             ("H", 0x0002, 0, 0, 0),  # version 2, endpoint
             ("I", 0x8001 | (CAP_FLR if flr else 0), 0, 0, 0),  # role-based errors, payload up to 256 bytes
             ("H", 0x2810, 0x79FF, 0, CONTROL_MAX_PAYLOAD),
@@ -101,7 +101,7 @@ def pci_express_capability(*, flr: bool = True, generation: int = 3, lanes: int 
             ("H", 0, 0x00CB, 0, 0),
             ("H", link, 0, 0, 0),
             *(zero for _ in range(4)),  # slot and root registers
-            ("I", 0x1F, 0, 0, 0),  # completion timeout ranges A to D, and that it can be disabled
+            ("I", 0x1F, 0, 0, 0),  # completion timeout ranges A to D, and timeout disable
             ("I", 0, 0x1F, 0, 0),
             ("I", (2 << generation) - 2, 0, 0, 0),
             ("I", generation, 0xF, 0, 0),
@@ -112,7 +112,10 @@ def pci_express_capability(*, flr: bool = True, generation: int = 3, lanes: int 
 
 
 def msix_capability(vectors: int, bar: int, table: int, pending: int) -> Capability:
-    """7.7.2: ``table`` and ``pending`` are offsets in ``bar``, multiples of 8. Raises ValueError."""
+    """Return an MSI-X capability (7.7.2); ``table`` and ``pending`` are offsets in ``bar``, multiples of 8.
+
+    Raises ValueError.
+    """
     if not 1 <= vectors <= 2048 or table % 8 or pending % 8:
         raise ValueError(f"{vectors} MSI-X vectors at {table:#x}, pending bits at {pending:#x}: not possible")
     control = ("H", vectors - 1, MSIX_ENABLE | MSIX_FUNCTION_MASK, 0, 0)
@@ -120,13 +123,16 @@ def msix_capability(vectors: int, bar: int, table: int, pending: int) -> Capabil
 
 
 class ConfigSpace:
-    """Accesses are 1, 2 or 4 bytes at a multiple of their size; others read all-ones and write nothing."""
+    """Configuration space of one function.
+
+    Accesses are 1, 2 or 4 bytes at a multiple of their size; others read all-ones, or write nothing.
+    """
 
     def __init__(self, header: PciHeader) -> None:
         self._bytes = bytearray(SIZE)
         self._writable = bytearray(SIZE)
         self._clearing = bytearray(SIZE)
-        self._kept = bytearray(SIZE)
+        self._sticky = bytearray(SIZE)
         self._traps: list[tuple[int, int, RegisterBlock]] = []
         self._bars: dict[int, int] = {}
         self._capabilities: dict[int, Capability] = {}
@@ -172,7 +178,7 @@ class ConfigSpace:
             self.write(offset + half, half, value >> 8 * half)
 
     def set_bar(self, bar: int, size: int, *, prefetchable: bool = False) -> int:
-        """A 64-bit memory BAR; its size after rounding up to a power of two. Raises ValueError."""
+        """Add a 64-bit memory BAR; return its size, rounded up to a power of two. Raises ValueError."""
         if not 0 <= bar <= 4 or size <= 0 or size > 1 << 62 or self._bars.keys() & {bar - 1, bar, bar + 1}:
             raise ValueError(f"there is no room for a 64-bit BAR {bar} of {size} bytes")
         size = max(MIN_BAR, 1 << (size - 1).bit_length())
@@ -183,18 +189,21 @@ class ConfigSpace:
         return size
 
     def add(self, capability: Capability, block: RegisterBlock | None = None) -> int:
-        """Append a capability, its body trapped by ``block`` if given; the offset of its id. Raises ValueError."""
+        """Append a capability, with ``block`` handling accesses to its body if given; return its offset.
+
+        Raises ValueError.
+        """
         offset, start = self._next, self._next + 2
         end = start + len(capability.body)
         if end > CAPABILITIES_END:
-            raise ValueError(f"capability {capability.cap_id:#x} of {len(capability.body)} bytes finds no room")
+            raise ValueError(f"capability {capability.cap_id:#x} of {len(capability.body)} bytes does not fit")
         self._set(self._link, 1, offset)
         self._set(offset, 2, capability.cap_id)
         for image, part in (
             (self._bytes, capability.body),
             (self._writable, capability.writable),
             (self._clearing, capability.clearing),
-            (self._kept, capability.kept),
+            (self._sticky, capability.sticky),
         ):
             image[start : start + len(part)] = part
         self._bytes[STATUS] |= STATUS_CAPABILITIES
@@ -209,28 +218,28 @@ class ConfigSpace:
         return offset
 
     def reset(self) -> None:
-        """Function-level reset: whatever can be written goes back to its default; sizes and identity stay."""
+        """Reset writable bits to their defaults, except the sticky ones: a function-level reset."""
         for at in range(SIZE):
-            mask = self._writable[at] & ~self._kept[at] | self._clearing[at]
+            mask = self._writable[at] & ~self._sticky[at] | self._clearing[at]
             self._bytes[at] = self._bytes[at] & ~mask | self._defaults[at] & mask
         self._flr = False
 
     def take_flr(self) -> bool:
-        """Whether a function-level reset was asked for since the last call; the bit itself reads 0."""
+        """Return whether software requested a function-level reset since the last call; the bit reads 0."""
         flr, self._flr = self._flr, False
         return flr
 
     def capability(self, cap_id: int) -> int | None:
-        """The offset of the first capability of that kind."""
+        """Return the offset of the first capability with this id; None without one."""
         return next((at for at, c in self._capabilities.items() if c.cap_id == cap_id), None)
 
     @property
-    def command(self) -> Command:
-        return Command(self._get(COMMAND, 2))
+    def command(self) -> PciCommand:
+        return PciCommand(self._get(COMMAND, 2))
 
     @property
     def msix_control(self) -> int:
-        """The message control word of the MSI-X capability; 0 without one."""
+        """Message control word of the MSI-X capability; 0 without one."""
         at = self.capability(CAP_MSIX)
         return 0 if at is None else self._get(at + MSIX_CONTROL, 2)
 
@@ -239,14 +248,14 @@ class ConfigSpace:
         return tuple(Bar(i, self._get(BARS + 4 * i, 8) & -size, size) for i, size in sorted(self._bars.items()))
 
     def set_interrupt_status(self, pending: bool) -> None:
-        """The status bit that shows a pending INTx, whether it is disabled or not."""
+        """Set the interrupt status bit, which shows a pending INTx even if INTx is disabled."""
         self._bytes[STATUS] = self._bytes[STATUS] & ~STATUS_INTERRUPT | (STATUS_INTERRUPT if pending else 0)
 
-    def set_multi_function(self, several: bool) -> None:
-        self._bytes[HEADER_TYPE] = MULTI_FUNCTION if several else 0
+    def set_multi_function(self, multi_function: bool) -> None:
+        self._bytes[HEADER_TYPE] = MULTI_FUNCTION if multi_function else 0
 
     def describe(self) -> dict[str, object]:
-        """Identity, command bits, BARs and capabilities as plain data."""
+        """Return identity, command bits, BARs and capabilities as plain data."""
         return {
             "vendor": self._get(0x00, 2),
             "device": self._get(0x02, 2),

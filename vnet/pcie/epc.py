@@ -1,4 +1,4 @@
-"""The endpoint controller: up to eight functions behind one link, and their way into the other host."""
+"""The endpoint controller: up to eight functions behind one link, with outbound windows into the other host."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vnet.pcie.config_space import (
     MSIX_ENABLE,
     MSIX_FUNCTION_MASK,
     Capability,
-    Command,
     ConfigSpace,
+    PciCommand,
     msix_capability,
     pci_express_capability,
 )
@@ -38,7 +38,7 @@ class _Function:
     config: ConfigSpace
     blocks: dict[int, RegisterBlock] = attrs.field(factory=dict)
     memory: dict[tuple[int, int], BarMemory] = attrs.field(factory=dict)
-    """By BAR and offset in it: memory that is found there in place of registers."""
+    """Memory that replaces registers, by BAR and offset in the BAR."""
     msix: MsixTable | None = None
     intx: bool = False
     intx_sent: bool = False
@@ -49,7 +49,7 @@ class _Function:
 
 
 class EndpointController:
-    """Implements `drivers.contracts.hw.Epc` towards the functions, `vnet.link.base.EndpointPort` towards the link."""
+    """Implements `drivers.contracts.hw.Epc` for the functions and `vnet.link.base.EndpointPort` for the link."""
 
     def __init__(
         self,
@@ -62,24 +62,24 @@ class EndpointController:
         window_align: int = 64 << 10,
         window_base: int = 0x80_0000_0000,
     ) -> None:
-        """``windows`` outbound windows of up to ``window_size`` bytes, from ``window_base`` on in our own addresses.
+        """Make ``windows`` outbound windows of up to ``window_size`` bytes, from local address ``window_base`` on.
 
-        ``memory`` is the host's, for functions that show some of it.
+        ``memory`` is the host's memory, for functions that expose part of it in a BAR.
         """
         self.name = name
-        self._memory_here = memory
+        self._host_memory = memory
         self._link = link
         self._functions: dict[int, _Function] = {}
         self._pool = OutboundPool(link, windows, window_size, window_align, window_base)
         self._decoder: list[tuple[int, int, RegisterBlock]] = []
         self._memory: list[tuple[int, BarMemory]] = []
-        """What of all that the other host reaches now, and at which address on the link."""
+        """BAR memory that is currently decoded, with its address on the link."""
         link.attach_endpoint(self)
 
-    # What the functions use.
+    # Used by the functions.
 
     def set_header(self, function: int, header: PciHeader) -> None:
-        """Raises ValueError where the function exists or can't."""
+        """Create a function. Raises ValueError if it exists or its number is out of range."""
         if not 0 <= function < FUNCTIONS or function in self._functions:
             raise ValueError(f"{self.name} has no room for a function {function}")
         config = ConfigSpace(header)
@@ -96,10 +96,10 @@ class EndpointController:
         f.blocks[bar] = block
 
     def set_bar_memory(self, function: int, bar: int, offset: int, memory: BarMemory | None) -> None:
-        """Let the other host find ``memory`` in ``bar`` from ``offset`` on; None makes it registers again.
+        """Map ``memory`` at ``offset`` of ``bar``; None makes it registers again.
 
-        It is reached as directly as the window's own host would: nothing is copied on the way. Whoever reached
-        what was there before has lost it, as soon as it is replaced or its window is closed.
+        The other host accesses the memory without a copy. Views of the previous memory end when it is replaced or its
+        window closes.
         """
         f = self._functions[function]
         old = f.memory.pop((bar, offset), None)
@@ -113,17 +113,17 @@ class EndpointController:
 
     @property
     def dma(self) -> DmaMemory:
-        """Raises ValueError where the controller was given no memory."""
-        if self._memory_here is None:
-            raise ValueError(f"{self.name} has no memory of its host")
-        return self._memory_here
+        """Memory of the endpoint's host. Raises ValueError if the controller has none."""
+        if self._host_memory is None:
+            raise ValueError(f"{self.name} has no access to its host's memory")
+        return self._host_memory
 
     def set_bar_ram(self, function: int, bar: int, buffer: DmaBuffer) -> None:
-        """Raises ValueError for a buffer whose size is no power of two."""
+        """Back ``bar`` with a buffer of RAM. Raises ValueError if its size is no power of two."""
         self.set_bar(function, bar, buffer.size, BarRam(self.dma, buffer))
 
     def set_msix(self, function: int, vectors: int, bar: int, offset: int) -> None:
-        """A BAR that `set_bar` did not make holds nothing else. Raises ValueError where the table does not fit."""
+        """Add MSI-X; a BAR that `set_bar` did not make holds nothing else. Raises ValueError if it does not fit."""
         f = self._functions[function]
         pending = offset + ENTRY * vectors
         if bar not in f.blocks:
@@ -136,7 +136,7 @@ class EndpointController:
         f.blocks[bar] = MsixBar(f.blocks[bar], f.msix, offset, pending)
 
     def clear(self, function: int) -> None:
-        self._revoke(function, _refused("the function was taken away"))
+        self._revoke(function, _refused("the function was removed"))
         self.set_intx(function, False)
         for memory in self._functions[function].memory.values():
             memory.window.on_end = None
@@ -157,10 +157,10 @@ class EndpointController:
         return f.window
 
     def map_addr(self, addr: PciAddr, size: int, function: int = 0) -> Outbound:
-        """Cover ``size`` bytes at ``addr`` by a window that stays until `unmap_addr`.
+        """Map a window over ``size`` bytes at ``addr``, and return it; it stays until `unmap_addr`.
 
-        Raises MemoryError when none is left, ValueError where one can't be that large, LinkDown, and
-        UnsupportedRequest while the function may not master the bus.
+        Raises MemoryError without a free window, ValueError if the range is larger than a window, LinkDown, and
+        UnsupportedRequest while bus mastering is off.
         """
         refusal = self._refusal(function)
         if refusal is not None:
@@ -168,7 +168,7 @@ class EndpointController:
         return self._pool.map(addr, size, function)
 
     def unmap_addr(self, window: OutboundWindow) -> None:
-        """Raises ValueError where it is not mapped (any more)."""
+        """Unmap ``window``. Raises ValueError if it is not mapped."""
         mapped = next((w for w in self._pool.mapped if w is window), None)
         if mapped is None:
             raise ValueError(f"{self.name} has no such outbound window")
@@ -185,7 +185,10 @@ class EndpointController:
         await self._link.settle()
 
     def raise_irq(self, function: int, vector: int) -> None:
-        """Does nothing while MSI-X is off, or once the function is taken away. Raises ValueError: no such vector."""
+        """Send an MSI-X interrupt, unless MSI-X is off or the function was removed.
+
+        Raises ValueError if the vector does not exist.
+        """
         f = self._functions.get(function)
         if f is not None and f.msix is not None:
             f.msix.fire(vector)
@@ -206,7 +209,7 @@ class EndpointController:
         f.events, f.on_reset = events, reset
 
     def describe(self) -> dict[str, object]:
-        """Functions and outbound windows as plain data."""
+        """Return functions and outbound windows as plain data."""
         return {
             "name": self.name,
             "link": self._link.name,
@@ -225,7 +228,7 @@ class EndpointController:
             ],
         }
 
-    # What the link uses.
+    # Used by the link.
 
     def config_read(self, function: int, offset: int, size: int) -> int | None:
         f = self._functions.get(function)
@@ -276,7 +279,7 @@ class EndpointController:
                 yield memory.window.link, Direction.UPSTREAM
 
     def _meters(self, addr: int, size: int) -> Iterator[Meter]:
-        """Of the links that an access goes on to."""
+        """Return the meters of the links that an access crosses after this one."""
         for link, direction in self.beyond(addr, size):
             meter = link.meter(direction)
             if meter is not None:
@@ -288,7 +291,7 @@ class EndpointController:
                 f.events.link_up()
 
     def link_down(self) -> None:
-        """The end of an epoch resets every function as a hot reset does (6.6.1), before any of them hears of it."""
+        """Reset all functions as a hot reset does (6.6.1), then report the end of the epoch to them."""
         for number, f in self._functions.items():
             self._reset(number, f, self._down)
         for f in list(self._functions.values()):
@@ -296,10 +299,10 @@ class EndpointController:
                 f.events.link_down()
 
     def _apply(self, function: int, f: _Function) -> None:
-        """Do what the configuration space says now."""
+        """Apply the command register and the MSI-X control word."""
         command, control = f.config.command, f.config.msix_control
         self._decode()
-        bus_master = Command.BUS_MASTER in command
+        bus_master = PciCommand.BUS_MASTER in command
         if f.bus_master and not bus_master:
             self._revoke(function, _refused("bus mastering was turned off"))
         f.bus_master = bus_master
@@ -332,34 +335,34 @@ class EndpointController:
             return self._down
         if self._functions[function].bus_master:
             return None
-        return _refused("the function may not master the bus")
+        return _refused("bus mastering is off")
 
     def _down(self, addr: int, size: int, write: bool) -> MemoryFault:
-        return LinkDown(addr, size, write=write, reason=f"link {self._link.name} is down, or was in between")
+        return LinkDown(addr, size, write=write, reason=f"link {self._link.name} is or was down")
 
     def _decode(self) -> None:
         self._decoder = [
             (bar.address, bar.address + bar.size, f.blocks[bar.index])
             for f in self._functions.values()
-            if Command.MEMORY in f.config.command
+            if PciCommand.MEMORY in f.config.command
             for bar in f.config.bars
         ]
-        before = self._memory
+        old_memory = self._memory
         self._memory = [
             (bar.address + offset, memory)
             for f in self._functions.values()
-            if Command.MEMORY in f.config.command
+            if PciCommand.MEMORY in f.config.command
             for bar in f.config.bars
             for (index, offset), memory in f.memory.items()
             if index == bar.index
         ]
-        for part in before:
-            if part not in self._memory:
-                fault = _refused("nothing is mapped there any more")
-                self._link.revoke(Direction.DOWNSTREAM, part[0], part[1].size, fault)
+        for address, memory in old_memory:
+            if (address, memory) not in self._memory:
+                fault = _refused("the BAR memory was unmapped")
+                self._link.revoke(Direction.DOWNSTREAM, address, memory.size, fault)
 
     def _route_intx(self, function: int, f: _Function) -> None:
-        enabled = Command.INTX_DISABLE not in f.config.command and not self.msix_enabled(function)
+        enabled = PciCommand.INTX_DISABLE not in f.config.command and not self.msix_enabled(function)
         if f.intx_sent != (f.intx and enabled):
             f.intx_sent = not f.intx_sent
             self._link.intx(function, f.intx_sent)

@@ -1,4 +1,4 @@
-"""One function behind a root port, as a driver on the root complex uses it."""
+"""A driver's handle of one function behind a root port."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vnet.pcie.config_space import (
     STATUS,
     STATUS_CAPABILITIES,
     Bar,
-    Command,
+    PciCommand,
 )
 from vnet.pcie.interrupts import Interrupts
 from vnet.pcie.msix import ENTRY, VECTOR_MASK
@@ -42,7 +42,7 @@ DOWNSTREAM = Direction.DOWNSTREAM
 
 
 class PciFunctionHandle:
-    """Implements `drivers.contracts.hw.PciFunction`. It stays the same object while the link goes down and up again."""
+    """Implements `drivers.contracts.hw.PciFunction`. The same object survives link-down and link-up."""
 
     def __init__(
         self, name: str, link: Link, number: int, dma: DmaMemory, interrupts: Interrupts, source: object
@@ -53,14 +53,14 @@ class PciFunctionHandle:
         self._dma = dma
         self._interrupts = interrupts
         self._source = source
-        self._gone = False
+        self._removed = False
         self._online = False
         self._bars: dict[int, Bar] = {}
         self._capabilities: tuple[tuple[int, int], ...] = ()
-        """As enumeration found them."""
+        """(offset, id) of each capability at the last enumeration."""
         self._events: LinkEvents | None = None
         self._table: tuple[int, int] = (0, 0)
-        """BAR and offset of the MSI-X table, while MSI-X is on."""
+        """BAR and offset of the MSI-X table; valid while MSI-X is on."""
         self._vectors: dict[int, int] = {}
         self._intx: Handler | None = None
         self._intx_asserted = False
@@ -87,10 +87,10 @@ class PciFunctionHandle:
         return self.identity >> 16
 
     def config_read(self, offset: int, size: int) -> int:
-        return all_ones(size) if self._gone else self._link.config_read(self.number, offset, size)
+        return all_ones(size) if self._removed else self._link.config_read(self.number, offset, size)
 
     def config_write(self, offset: int, size: int, value: int) -> None:
-        if not self._gone:
+        if not self._removed:
             self._link.config_write(self.number, offset, size, value)
 
     def bar_size(self, bar: int) -> int:
@@ -119,20 +119,20 @@ class PciFunctionHandle:
         return None if at is None else toll_of(self._link, DOWNSTREAM, at.address + offset, size)
 
     def capabilities(self) -> tuple[tuple[int, int], ...]:
-        """(offset, id) in list order; a list that loops or leaves its room ends there."""
-        found: dict[int, int] = {}
+        """Return (offset, id) in list order, up to a loop or a pointer out of range."""
+        ids: dict[int, int] = {}
         if self.config_read(STATUS, 2) & STATUS_CAPABILITIES:
             at = self.config_read(CAPABILITIES, 1) & ~3
-            while CAPABILITIES_START <= at < CAPABILITIES_END and at not in found:
-                found[at] = self.config_read(at, 1)
-                if found[at] == 0xFF:  # all-ones: the link went down, or the list was never there
+            while CAPABILITIES_START <= at < CAPABILITIES_END and at not in ids:
+                ids[at] = self.config_read(at, 1)
+                if ids[at] == 0xFF:  # all-ones: the link went down, or there is no list
                     break
                 at = self.config_read(at + 1, 1) & ~3
-        return tuple((at, cap_id) for at, cap_id in found.items() if cap_id != 0xFF)
+        return tuple((at, number) for at, number in ids.items() if number != 0xFF)
 
     def capability(self, cap_id: int) -> int | None:
-        """The offset of the first capability of that kind."""
-        return next((at for at, found in self.capabilities() if found == cap_id), None)
+        """Return the offset of the first capability with this id; None without one."""
+        return next((at for at, number in self.capabilities() if number == cap_id), None)
 
     def enable_msix(self) -> int:
         at = self.capability(CAP_MSIX)
@@ -145,7 +145,7 @@ class PciFunctionHandle:
         vectors = (control & MSIX_SIZE) + 1
         table = self.config_read(at + 4, 4)
         self._table = table & 7, table & ~7
-        # All of it masked while the entries are still whatever they were.
+        # The function mask is on while entries still have old contents.
         self.config_write(at + MSIX_CONTROL, 2, control | MSIX_ENABLE | MSIX_FUNCTION_MASK)
         for vector in range(vectors):
             self._entry_write(vector, 12, VECTOR_MASK)
@@ -166,10 +166,10 @@ class PciFunctionHandle:
         self._entry_write(vector, 0, self._interrupts.base & all_ones(4))
         self._entry_write(vector, 4, self._interrupts.base >> 32)
         self._entry_write(vector, 8, data)
-        self._entry_write(vector, 12, 0)  # last: a pending message goes out here
+        self._entry_write(vector, 12, 0)  # last: unmasking sends a pending message
 
     def request_intx(self, handler: Handler) -> None:
-        """Called when the function asserts INTx, and at once where it does already."""
+        """Call ``handler`` when the function asserts INTx, and now if it is asserted."""
         self._intx = handler
         if self._intx_asserted:
             handler()
@@ -182,9 +182,9 @@ class PciFunctionHandle:
         self._events = events
 
     def reset(self) -> bool:
-        """Function-level reset, then BARs and command register as before; False where it has none.
+        """Do a function-level reset and restore BARs and command register; return False if it is not supported.
 
-        Every interrupt must be requested again afterwards.
+        The driver must request all interrupts again.
         """
         at = self.capability(CAP_PCI_EXPRESS)
         if at is None or not self._online or not self.config_read(at + DEVICE_CAPS, 4) & CAP_FLR:
@@ -196,7 +196,7 @@ class PciFunctionHandle:
         return True
 
     def describe(self) -> dict[str, object]:
-        """Identity, BARs, capabilities and interrupts as plain data, from what is known: the link carries nothing."""
+        """Return identity, BARs, capabilities and interrupts as plain data, without link accesses."""
         return {
             "name": self.name,
             "vendor": self.vendor_id,
@@ -211,18 +211,18 @@ class PciFunctionHandle:
             "intx": self._intx_asserted,
         }
 
-    # What the root port uses.
+    # Used by the root port.
 
     @property
     def bars(self) -> tuple[Bar, ...]:
         return tuple(self._bars.values())
 
     def read_identity(self) -> int:
-        """Vendor and device as one word."""
+        """Read vendor and device id as one word."""
         return self.config_read(0, 4)
 
     def configure(self, place: Callable[[int], int | None]) -> None:
-        """Size every BAR, give it the address that ``place(size)`` finds, and turn the function on."""
+        """Size every BAR, assign the address that ``place(size)`` returns, and enable the function."""
         self._bars = {}
         self.config_write(COMMAND, 2, 0)
         bar = 0
@@ -230,7 +230,7 @@ class PciFunctionHandle:
             at = BAR_REGISTERS + 4 * bar
             low = self.config_read(at, 4)
             if bar == 5 or low & 0x7 != BAR_TYPE_64:
-                bar += 1  # absent, I/O or 32-bit: our window lies above 4 GiB
+                bar += 1  # absent, I/O or 32-bit: the aperture is above 4 GiB
                 continue
             for half in (at, at + 4):
                 self.config_write(half, 4, all_ones(4))
@@ -246,25 +246,26 @@ class PciFunctionHandle:
         self._start()
         self._online = True
 
-    def go_offline(self) -> None:
-        """The epoch is over: BARs, command register and interrupts are what a reset leaves."""
+    def set_offline(self) -> None:
+        """Forget interrupts at the end of an epoch, which reset the function."""
         self._online = False
         self._release_vectors()
         self._intx = None
         self._intx_asserted = False
 
-    def go_away(self) -> None:
-        """It will never be back: nothing reaches whatever takes its place."""
-        self.go_offline()
-        self._gone = True
+    def set_removed(self) -> None:
+        """Disable the handle for good, so that it never accesses another function in the same place."""
+        self.set_offline()
+        self._removed = True
         self._bars = {}
 
-    def tell(self, up: bool) -> None:
+    def report_link(self, up: bool) -> None:
+        """Report the link's state to the driver."""
         if self._events is not None:
             (self._events.link_up if up else self._events.link_down)()
 
     def set_intx(self, asserted: bool) -> bool:
-        """An INTx message came in; whether there was a handler to call."""
+        """Handle an INTx message; return False if it asserts and no handler is registered."""
         self._intx_asserted = asserted
         if asserted and self._intx is not None:
             self._intx()
@@ -273,7 +274,7 @@ class PciFunctionHandle:
     def _start(self) -> None:
         for bar in self._bars.values():
             self._write_bar(bar.index, bar.address)
-        self.config_write(COMMAND, 2, Command.MEMORY | Command.BUS_MASTER | Command.SERR)
+        self.config_write(COMMAND, 2, PciCommand.MEMORY | PciCommand.BUS_MASTER | PciCommand.SERR)
 
     def _write_bar(self, bar: int, address: int) -> None:
         self.config_write(BAR_REGISTERS + 4 * bar, 4, address & all_ones(4))

@@ -1,4 +1,4 @@
-"""Message-signalled interrupts at the root complex: which number belongs to whom."""
+"""Message-signalled interrupts at the root complex: numbers and their handlers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MSI_SIZE = 0x10_0000
 
 
 class Interrupts:
-    """Numbers are unique in the host and never used twice, so that a late message finds nobody."""
+    """Interrupt handlers by number. No number is used twice, so that a late message calls no other handler."""
 
     def __init__(self, base: int) -> None:
-        """Messages are 4-byte writes to the 1 MiB at ``base``."""
+        """``base`` is the address of the 1 MiB window for messages, which are 4-byte writes."""
         self.base = base
         self.delivered = 0
         self.spurious = 0
@@ -23,7 +23,7 @@ class Interrupts:
         self._handlers: dict[int, tuple[object, Handler]] = {}
 
     def request(self, source: object, handler: Handler) -> int:
-        """The data word of messages from behind the port ``source`` that shall call ``handler``."""
+        """Register ``handler`` for messages from root port ``source``; return their data word."""
         number = next(self._numbers)
         self._handlers[number] = source, handler
         return number
@@ -39,7 +39,7 @@ class Interrupts:
         return addr < self.base + MSI_SIZE and self.base < addr + size
 
     def message(self, source: object, addr: int, size: int, data: int) -> None:
-        """One write to the window came in; nobody's, or another port's, is spurious."""
+        """Handle a write to the window. It is spurious if its number is free or belongs to another port."""
         owner, handler = self._handlers.get(data, (None, None))
         if handler is None or owner is not source or size != 4 or addr != self.base:
             self.spurious += 1

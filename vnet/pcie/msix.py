@@ -1,4 +1,4 @@
-"""MSI-X of one function: the table, the pending bits, and the rule that none is lost or doubled (7.7.2, 6.1.4)."""
+"""MSI-X of one function: table and pending bits. No interrupt is lost or doubled (7.7.2, 6.1.4)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from drivers.contracts.hw import RegisterBlock
 __all__ = ["ENTRY", "MsixBar", "MsixTable", "NoRegisters", "pending_bytes"]
 
 ENTRY = 16
-"""Bytes of one table entry: address (8), data (4), vector control (4)."""
+"""Size of a table entry in bytes: address (8), data (4), vector control (4)."""
 VECTOR_MASK = 1
 
 
 def pending_bytes(vectors: int) -> int:
-    """The size of the pending bit array: whole 64-bit words."""
+    """Return the size of the pending bit array in bytes: whole 64-bit words."""
     return -(-vectors // 64) * 8
 
 
 class MsixTable:
-    """``send(address, data)`` puts one message on the link. Every vector starts masked."""
+    """MSI-X table; ``send(address, data)`` sends a message. Every vector starts masked."""
 
     def __init__(self, vectors: int, send: Callable[[int, int], None]) -> None:
         self.vectors = vectors
@@ -30,14 +30,14 @@ class MsixTable:
         self._table = bytearray(ENTRY * self.vectors)
         for vector in range(self.vectors):
             self._table[ENTRY * vector + 12] = VECTOR_MASK
-        # What each vector sends, taken out of the table when it changes; None while the vector is masked.
+        # Address and data of each vector, decoded when its entry changes; None while the vector is masked.
         self._messages: list[tuple[int, int] | None] = [None] * self.vectors
         self._pending = 0
         self.enabled = False
         self._open = False
 
     def configure(self, *, enabled: bool, masked: bool, bus_master: bool) -> None:
-        """The function's own switches moved. Turning MSI-X off forgets what is pending."""
+        """Apply MSI-X enable, function mask and bus mastering. Disabling MSI-X clears pending bits."""
         self.enabled = enabled
         self._open = enabled and bus_master and not masked
         if not enabled:
@@ -46,7 +46,7 @@ class MsixTable:
             self._flush(vector)
 
     def fire(self, vector: int) -> None:
-        """One message, or one pending bit while it can't go out. Raises ValueError for a vector beyond the table."""
+        """Send the vector's message, or set its pending bit while masked. Raises ValueError beyond the table."""
         if not 0 <= vector < self.vectors:
             raise ValueError(f"there is no MSI-X vector {vector} of {self.vectors}")
         if self.enabled:
@@ -85,13 +85,13 @@ class MsixTable:
     def _flush(self, vector: int) -> None:
         message = self._messages[vector]
         if self._open and self._pending >> vector & 1 and message is not None:
-            # Cleared first: whoever gets the message may fire this vector again before `_send` returns.
+            # Cleared first: the interrupt handler may cause this vector to fire again before `_send` returns.
             self._pending &= ~(1 << vector)
             self._send(*message)
 
 
 class NoRegisters:
-    """What surrounds a table that has a BAR to itself."""
+    """Register block of a BAR that holds an MSI-X table only: reads 0, ignores writes."""
 
     def read(self, offset: int, size: int) -> int:
         return 0
@@ -101,7 +101,7 @@ class NoRegisters:
 
 
 class MsixBar:
-    """A BAR whose owner answers everything but the table and the pending bits in it."""
+    """A BAR with an MSI-X table and pending bits; ``block`` handles all other accesses."""
 
     def __init__(self, block: RegisterBlock, table: MsixTable, table_at: int, pending_at: int) -> None:
         self._block = block

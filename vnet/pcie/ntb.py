@@ -1,7 +1,7 @@
-"""The NTB endpoint function: joins two links, and with them two hosts that reach nothing else of each other.
+"""The NTB endpoint function: connects two hosts, each behind a link of its own (Linux: pci-epf-ntb).
 
-It has an interface on each of two endpoint controllers of one host (Linux: pci-epf-ntb). What a host writes into the
-configuration region is carried out in that very access.
+It has an interface on each of two endpoint controllers of a third host. Each write to the configuration region takes
+effect during that access.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ from vnet.pcie.outbound import Outbound
 __all__ = ["NtbFunction", "NtbStatistics"]
 
 CLASS_CODE = 0x068000
-"""A bridge of no other kind."""
+"""PCI class "other bridge"."""
 ARRAYS = (Word.DB_DATA, Word.MWS)
 WRITABLE = (Word.COMMAND, Word.ARGUMENT, Word.ADDR_LO, Word.ADDR_HI, Word.SIZE)
 
 
 @attrs.frozen
 class NtbStatistics:
-    """What one host did through the function."""
+    """Doorbells and commands of one host."""
 
     doorbells: int
-    """Rung at the other host."""
+    """Doorbells that interrupted the other host."""
     dead_doorbells: int
-    """Not rung: wrong data, or nobody there to hear."""
+    """Doorbells with wrong data, or not configured by the other host."""
     commands: int
     refused: int
 
 
 class NtbFunction:
-    """Function ``number`` on two controllers of one host."""
+    """An NTB: function ``number`` on two endpoint controllers of one host."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class NtbFunction:
         spads: int = 128,
         number: int = 0,
     ) -> None:
-        """``windows``: bytes of each memory window, 1 to 4 of them. Raises ValueError."""
+        """``windows``: sizes of 1 to 4 memory windows in bytes. Raises ValueError."""
         if primary is secondary or not 1 <= len(windows) <= MAX_MWS or not 1 <= spads <= MAX_SPADS:
             raise ValueError(f"no NTB with {len(windows)} windows and {spads} scratchpads between two controllers")
         if any(size <= 0 or size % MW_ALIGN or size >> 32 for size in windows):
-            raise ValueError(f"memory windows have whole pages of {MW_ALIGN} bytes, and less than 4 GiB")
+            raise ValueError(f"a memory window must be whole pages of {MW_ALIGN} bytes and less than 4 GiB")
         self.windows = tuple(windows)
         self.spads = spads
         self.number = number
@@ -91,13 +91,13 @@ class NtbFunction:
         self.primary.peer, self.secondary.peer = self.secondary, self.primary
 
     def bind(self) -> None:
-        """Show the function on both controllers."""
+        """Add the function to both controllers."""
         self.primary.bind()
         self.secondary.bind()
 
     def settle(self) -> None:
-        """The link between the hosts is up while both ask for it; both are told when that changes."""
-        up = self.primary.asked and self.secondary.asked
+        """Set the NTB link up while both hosts request it; interrupt both hosts on a change."""
+        up = self.primary.link_requested and self.secondary.link_requested
         if up == self.link_is_up:
             return
         self.link_is_up = up
@@ -106,7 +106,7 @@ class NtbFunction:
             side.raise_irq(LINK_VECTOR)
 
     def describe(self) -> dict[str, object]:
-        """Both interfaces as plain data, by name."""
+        """Return both interfaces as plain data, by name."""
         return {
             "link_up": self.link_is_up,
             "link_epoch": self.link_epoch,
@@ -117,7 +117,7 @@ class NtbFunction:
 
 
 class NtbInterface:
-    """What one of the two hosts sees; hears of its link."""
+    """One host's interface of the NTB; implements `drivers.contracts.hw.LinkEvents` of its link."""
 
     peer: NtbInterface
 
@@ -127,11 +127,11 @@ class NtbInterface:
         self._topology = topology
         self._offsets, self._end = mw_offsets(ntb.windows)
         self.spads = [0] * ntb.spads
-        """This host's own words; the other one's peer words."""
-        self.asked = False
-        """Whether this host asked for the link."""
+        """This host's own scratchpads, which are the other host's peer scratchpads."""
+        self.link_requested = False
+        """Whether this host requests the NTB link."""
         self._doorbells = 0
-        """How many this host hears."""
+        """Number of doorbells that this host configured."""
         self._words: dict[int, int] = dict.fromkeys(WRITABLE, 0)
         self._fixed: dict[int, int] = {
             Word.TOPOLOGY: topology,
@@ -146,7 +146,7 @@ class NtbInterface:
         }
         self._status = CommandStatus(0)
         self._outbound: dict[int, tuple[Outbound, PciAddr]] = {}
-        """By window: through what the other host reaches this one's memory, and from which address on."""
+        """Per memory window: the outbound window that exposes this host's memory, and its start address."""
         self._rung: Counter[int] = Counter()
         self._dead = self._commands = self._refused = 0
 
@@ -167,19 +167,19 @@ class NtbInterface:
     # LinkEvents
 
     def link_up(self) -> None:
-        """The host has yet to configure its doorbells and to ask for the link."""
+        """Do nothing: the host's driver configures doorbells and requests the NTB link."""
 
     def link_down(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """The host is gone, or starts anew: what it configured is undone. Scratchpads stay as they are."""
+        """Undo the host's configuration after its link went down or it reset the function. Scratchpads stay."""
         self._doorbells = 0
         self._words = dict.fromkeys(WRITABLE, 0)
         self._status = CommandStatus(0)
         for window in list(self._outbound):
             self._unmap(window)
-        self.asked = False
+        self.link_requested = False
         self._ntb.settle()
 
     # Registers
@@ -198,7 +198,7 @@ class NtbInterface:
         return self._fixed.get(offset, 0)
 
     def write_word(self, offset: int, value: int) -> None:
-        """Only what is the host's to write; a command is carried out at once."""
+        """Write a writable word; a command runs at once."""
         if offset not in self._words:
             return
         self._words[offset] = value
@@ -211,14 +211,14 @@ class NtbInterface:
             self._words[Word.COMMAND] = 0
 
     def ring(self, doorbell: int, data: int) -> None:
-        """This host wrote to a doorbell of the other one."""
+        """Ring a doorbell of the other host."""
         if data == doorbell + 1 and doorbell < self.peer._doorbells:
             self._rung[doorbell] += 1
             self.peer.raise_irq(1 + doorbell)
         else:
             self._dead += 1
 
-    # Commands: whether they could be carried out
+    # Commands; each returns whether it succeeded.
 
     def _configure_doorbell(self, argument: int) -> bool:
         count = argument & ~MSIX_ENABLE
@@ -232,7 +232,7 @@ class NtbInterface:
         return True
 
     def _configure_mw(self, window: int) -> bool:
-        """Let the other host find our memory in its BAR2, through an outbound window of this side's controller."""
+        """Map our memory into the other host's BAR2, through an outbound window of this host's controller."""
         addr = PciAddr(Addr(self._words[Word.ADDR_LO] | self._words[Word.ADDR_HI] << 32))
         size = self._words[Word.SIZE]
         if window >= len(self._ntb.windows) or addr % MW_ALIGN or not 0 < size <= self._ntb.windows[window]:
@@ -253,12 +253,12 @@ class NtbInterface:
         return True
 
     def _link_up(self, _: int) -> bool:
-        self.asked = True
+        self.link_requested = True
         self._ntb.settle()
         return True
 
     def _link_down(self, _: int) -> bool:
-        self.asked = False
+        self.link_requested = False
         self._ntb.settle()
         return True
 
@@ -286,10 +286,10 @@ class NtbInterface:
     def describe(self) -> dict[str, object]:
         return {
             "controller": self._epc.name,
-            "asked": self.asked,
+            "link_requested": self.link_requested,
             "bars": {"BAR0": int(Bar.CONFIG), "BAR1": int(Bar.PEER_SPADS), "BAR2": int(Bar.WINDOWS)},
             "config": {word.name: int(self.read_word(word)) for word in Word if word not in ARRAYS},
-            "hears": self._doorbells,
+            "configured_doorbells": self._doorbells,
             "spads": list(self.spads),
             "rung": {str(doorbell): count for doorbell, count in sorted(self._rung.items())},
             "windows": [
@@ -297,7 +297,7 @@ class NtbInterface:
                     "name": f"MW{i + 1}",
                     "offset": self._offsets[i],
                     "size": size,
-                    # Through this window the other host reaches that much of this host's memory, at that address.
+                    # Address of this host's memory that the other host accesses through this window.
                     "shares": self._outbound[i][1] if i in self._outbound else 0,
                     "mapped": i in self._outbound,
                 }

@@ -1,4 +1,4 @@
-"""The three BARs of an NTB endpoint function as registers: 32-bit words, in accesses of just that size. Pure."""
+"""The three BARs of an NTB endpoint function as 32-bit registers. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ConfigBar", "DoorbellBar", "Words", "bank"]
 
 
 class Words:
-    """``size`` bytes of registers, each 4 bytes; any other access reads 0 and writes nothing."""
+    """``size`` bytes of 32-bit registers; an access of another size reads 0, or writes nothing."""
 
     def __init__(self, size: int, read: Callable[[int], int], write: Callable[[int, int], None]) -> None:
         self._size = size
@@ -30,7 +30,7 @@ class Words:
 
 
 def bank(spads: list[int]) -> Words:
-    """A bank of scratchpads."""
+    """Return the registers of a bank of scratchpads."""
 
     def write(offset: int, value: int) -> None:
         spads[offset // 4] = int(value)
@@ -39,7 +39,7 @@ def bank(spads: list[int]) -> Words:
 
 
 class ConfigBar:
-    """BAR0: the configuration region, and this host's own scratchpads behind it."""
+    """BAR0: the configuration region, followed by this host's own scratchpads."""
 
     def __init__(self, config: Words, spads: Words) -> None:
         self._config = config
@@ -58,7 +58,7 @@ class ConfigBar:
 
 
 class DoorbellBar:
-    """BAR2, but for windows that are mapped: those are memory."""
+    """BAR2 except mapped memory windows: the doorbells."""
 
     def __init__(self, ring: Callable[[int, int], None]) -> None:
         self._ring = ring

@@ -15,7 +15,7 @@ ADDRESS_END = 1 << 64
 
 
 class Outbound:
-    """One mapped window; implements `drivers.contracts.hw.OutboundWindow`."""
+    """A mapped window; implements `drivers.contracts.hw.OutboundWindow`."""
 
     def __init__(self, link: Link, index: int, phys: int, addr: int, size: int, function: int, memory: Window) -> None:
         self.link = link
@@ -26,23 +26,23 @@ class Outbound:
         self.function = function
         self.memory = memory
         self.owner: FunctionWindow | None = None
-        """Who mapped it on demand, and may lose it; nobody where it was mapped by hand."""
+        """The function window that mapped it on demand, and can lose it; None if `EndpointController` mapped it."""
         self.on_end: Callable[[], None] | None = None
-        """Called once, as soon as nothing can be reached through it any more."""
+        """Called once, when the window closes."""
 
     def end(self, fault: Fault | None) -> None:
-        """Close it. Whoever passed its memory on hears of it at once."""
+        """Close the window and call `on_end`."""
         self.memory.close(fault)
-        told, self.on_end = self.on_end, None
-        if told is not None:
-            told()
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end()
 
     def covers(self, addr: int, size: int) -> bool:
         return self.addr <= addr and addr + size <= self.addr + self.size
 
 
 class OutboundPool:
-    """``count`` windows of up to ``size`` bytes (a power of two) at multiples of ``align`` (likewise)."""
+    """``count`` windows of up to ``size`` bytes at multiples of ``align``, both powers of two."""
 
     def __init__(self, link: Link, count: int, size: int, align: int, base: int) -> None:
         if count < 1 or align < 1 or align & (align - 1) or size & (size - 1) or size < align:
@@ -53,16 +53,16 @@ class OutboundPool:
         self.align = align
         self._free = list(range(count))
         self._mapped: list[Outbound] = []
-        """The least recently switched to comes first."""
+        """Mapped windows, the least recently used first."""
 
     @property
     def mapped(self) -> tuple[Outbound, ...]:
         return tuple(self._mapped)
 
     def map(self, addr: int, size: int, function: int) -> Outbound:
-        """Cover the range, from the multiple of ``align`` at or below it on.
+        """Map a window over the range, extended to multiples of ``align``.
 
-        Raises ValueError where it is larger than a window, MemoryError when no window is left, LinkDown.
+        Raises ValueError if that is larger than a window, MemoryError without a free window, LinkDown.
         """
         low = addr & -self.align
         high = (addr + size + self.align - 1) & -self.align
@@ -77,7 +77,7 @@ class OutboundPool:
         return window
 
     def unmap(self, window: Outbound, fault: Fault | None = None) -> None:
-        """Raises ValueError where it is not mapped (any more)."""
+        """Unmap ``window``. Raises ValueError if it is not mapped."""
         self._mapped.remove(window)
         self._free.append(window.index)
         window.end(fault)
@@ -85,13 +85,13 @@ class OutboundPool:
             window.owner.forget(window)
 
     def reach(self, addr: int, size: int, owner: FunctionWindow) -> Outbound:
-        """The window of this owner over the range, mapped now if need be. Raises like `map`."""
+        """Return the owner's window over the range, mapped now if necessary. Raises as `map` does."""
         for window in self._mapped:
             if window.owner is owner and window.covers(addr, size):
                 self._mapped.remove(window)
                 self._mapped.append(window)
                 return window
-        # As much around the address as fits, unless the range would leave it at its end.
+        # The aligned window of maximum size around the address, unless the range crosses its end.
         low = addr & -self.size
         if addr + size > low + self.size:
             low = addr & -self.align
@@ -100,14 +100,14 @@ class OutboundPool:
             raise ValueError(f"no outbound window of {self.size} bytes covers {size} bytes at {addr:#x}")
         window = self.map(low, room, owner.function)
         if not window.memory.regions():
-            # Windows are few: none is kept for an address where nothing can be reached.
+            # Windows are few: an address without memory keeps none.
             self.unmap(window)
             raise ValueError("no memory there")
         window.owner = owner
         return window
 
     def revoke(self, function: int, fault: Fault) -> None:
-        """End what this function reaches. Windows mapped by hand stay taken until they are unmapped."""
+        """Close all windows of a function. Those mapped by `EndpointController` stay in use until unmapped."""
         for window in [w for w in self._mapped if w.function == function]:
             if window.owner is None:
                 window.end(fault)
@@ -123,14 +123,14 @@ class OutboundPool:
 
 
 class FunctionWindow:
-    """The other host's memory as one function reaches it: windows are mapped when an access needs them.
+    """One function's access to the other host's memory: accesses map windows on demand.
 
-    The one used last stays at hand, so that nearly every access is one call more than on the link's own
-    window (about 50 ns). A view that was handed out outlives the eviction of its window within a batch.
+    The last window is cached, so that nearly every access costs one call more than on the link's own
+    window (about 50 ns). A view stays valid within a batch even if its window is evicted.
     """
 
     def __init__(self, pool: OutboundPool, function: int, refusal: Callable[[], Fault | None]) -> None:
-        """``refusal`` says why this function may reach nothing now, or None."""
+        """``refusal`` returns the fault that currently denies this function all access; None if it has access."""
         self._pool = pool
         self.function = function
         self._refusal = refusal
@@ -140,7 +140,7 @@ class FunctionWindow:
         self._view: Callable[[Addr, int, bool], memoryview]
         self._start: int
         self._end: int
-        self._leave()
+        self._drop_current()
 
     def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
         try:
@@ -177,14 +177,14 @@ class FunctionWindow:
         full_fence()
 
     def end(self, fault: Fault) -> None:
-        """Every access raises ``fault`` from now on."""
+        """Make every later access raise ``fault``."""
         self._fault = fault
 
     def forget(self, window: Outbound) -> None:
-        """The pool took that window away, and the link released what was pinned in it."""
+        """Drop a window that the pool unmapped; the link released its pinned views."""
         self._pins = {key: pin for key, pin in self._pins.items() if pin[1] is not window}
         if window is self._current:
-            self._leave()
+            self._drop_current()
 
     def _switch(self, addr: int, size: int, write: bool) -> Outbound:
         fault = self._fault or self._refusal()
@@ -199,10 +199,10 @@ class FunctionWindow:
         self._start, self._end = window.addr, window.addr + window.size
         return window
 
-    def _leave(self) -> None:
+    def _drop_current(self) -> None:
         self._current = None
         self._start, self._end = ADDRESS_END, 0
-        self._view = self._nothing
+        self._view = self._refuse
 
-    def _nothing(self, addr: Addr, size: int, writable: bool, /) -> memoryview:
+    def _refuse(self, addr: Addr, size: int, writable: bool, /) -> memoryview:
         raise MemoryFault(addr, size, write=writable, reason="no outbound window is mapped")

@@ -1,4 +1,4 @@
-"""The root complex of one host: root ports, enumeration, addresses for BARs, and interrupts."""
+"""The root complex of one host: root ports, enumeration, BAR addresses, and interrupts."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from vnet.pcie.interrupts import MSI_SIZE, Interrupts
 __all__ = ["FunctionEvents", "RootComplex", "RootStatistics"]
 
 GIB = 1 << 30
-NOBODY = 0xFFFF
-"""The vendor id that reads back where no function is."""
+NO_VENDOR = 0xFFFF
+"""Vendor id that a read returns if the function does not exist."""
 
 
 class FunctionEvents(Protocol):
-    """Who owns the host's PCI bus: told about functions while the link's move is still under way."""
+    """Owner of the host's PCI bus. The calls come during the link's transition."""
 
-    def found(self, function: PciFunctionHandle) -> None: ...
+    def function_added(self, function: PciFunctionHandle) -> None: ...
 
-    def gone(self, function: PciFunctionHandle) -> None:
-        """It was pulled out, or something else took its place; it heard link_down before."""
+    def function_removed(self, function: PciFunctionHandle) -> None:
+        """Handle the removal or replacement of a function, after its link_down."""
 
 
 @attrs.frozen
 class RootStatistics:
-    """Interrupts that came in, and those that were nobody's."""
+    """Interrupts received; spurious ones have no handler."""
 
     msi: int
     msi_spurious: int
@@ -42,7 +42,7 @@ class RootStatistics:
 
 
 class _RootPort:
-    """One link, one bus number, one aperture; implements `vnet.link.base.RootPort`."""
+    """A root port with one link, bus number and aperture; implements `vnet.link.base.RootPort`."""
 
     def __init__(self, rc: RootComplex, link: Link, bus: int, aperture: tuple[int, int]) -> None:
         self.link = link
@@ -86,17 +86,17 @@ class _RootPort:
 
     def link_down(self) -> None:
         for handle in self.functions.values():
-            handle.go_offline()
+            handle.set_offline()
         for handle in list(self.functions.values()):
-            handle.tell(up=False)
+            handle.report_link(up=False)
 
     def removed(self) -> None:
         for number in list(self.functions):
             self._drop(number)
 
     def scan(self) -> None:
-        """Configure what is new or offline; functions that run are left alone."""
-        back: list[PciFunctionHandle] = []
+        """Configure functions that are new or offline; functions that are online stay as they are."""
+        returned: list[PciFunctionHandle] = []
         new: list[PciFunctionHandle] = []
         for number in range(FUNCTIONS):
             identity = self.link.config_read(number, 0, 4)
@@ -104,28 +104,28 @@ class _RootPort:
             if known is not None and known.identity != identity:
                 self._drop(number)
                 known = None
-            if identity & 0xFFFF == NOBODY or (known is not None and known.online):
+            if identity & 0xFFFF == NO_VENDOR or (known is not None and known.online):
                 continue
             handle = known or self._rc.make_handle(self, number)
-            (back if known else new).append(handle)
+            (returned if known else new).append(handle)
             self.functions[number] = handle
             handle.configure(self._place)
-        # Only now: whoever is told may use any function.
-        for handle in back:
-            handle.tell(up=True)
+        # Reported last, because a driver may use any function at once.
+        for handle in returned:
+            handle.report_link(up=True)
         for handle in new:
-            self._rc.tell_found(handle)
+            self._rc.report_added(handle)
 
     def _drop(self, number: int) -> None:
         handle = self.functions.pop(number)
         was_online = handle.online
-        handle.go_away()
+        handle.set_removed()
         if was_online:
-            handle.tell(up=False)
-        self._rc.tell_gone(handle)
+            handle.report_link(up=False)
+        self._rc.report_removed(handle)
 
     def _place(self, size: int) -> int | None:
-        """The lowest free multiple of ``size`` in the aperture; None where it is full."""
+        """Return the lowest free multiple of ``size`` in the aperture; None if it is full."""
         taken = sorted((bar.address, bar.address + bar.size) for h in self.functions.values() for bar in h.bars)
         start, end = self._aperture
         for low, high in taken:
@@ -138,7 +138,7 @@ class _RootPort:
 
 
 class RootComplex:
-    """Every attached link is a bus of its own behind a root port of its own: bus 1, 2, ... of ``domain``."""
+    """A root complex. Each attached link is a bus behind its own root port: bus 1, 2, ... of ``domain``."""
 
     def __init__(
         self,
@@ -149,9 +149,9 @@ class RootComplex:
         aperture: int = 64 * GIB,
         msi: int = MSI_BASE,
     ) -> None:
-        """``aperture`` bytes of addresses per root port from ``mmio`` on; interrupt messages go to ``msi``.
+        """Each root port has ``aperture`` bytes of addresses, from ``mmio`` on; ``msi`` is the MSI window's address.
 
-        Raises ValueError where either overlaps RAM.
+        Raises ValueError if either overlaps RAM.
         """
         if any((base < msi + MSI_SIZE and msi < base + size) or mmio < base + size for base, size in memory.ranges):
             raise ValueError(f"RAM reaches into the MSI window at {msi:#x} or the MMIO window at {mmio:#x}")
@@ -164,7 +164,7 @@ class RootComplex:
         self._events: FunctionEvents | None = None
 
     def attach(self, link: Link) -> int:
-        """Put ``link`` behind a new root port; the bus number on which its functions show up once it is up."""
+        """Put ``link`` behind a new root port; return the bus number of its functions."""
         bus = len(self._ports) + 1
         start = self._mmio + len(self._ports) * self._size
         port = _RootPort(self, link, bus, (start, start + self._size))
@@ -173,13 +173,13 @@ class RootComplex:
         return bus
 
     def watch(self, events: FunctionEvents | None) -> None:
-        """Tell ``events`` about functions from now on, and about the present ones first."""
+        """Report the existing functions, then all changes, to ``events``."""
         self._events = events
         for handle in self.functions:
-            self.tell_found(handle)
+            self.report_added(handle)
 
     def enumerate(self) -> tuple[PciFunctionHandle, ...]:
-        """Look behind every link that is up for functions that came or went since; all that are known now."""
+        """Scan every link that is up for added and removed functions; return all functions."""
         for port in self._ports:
             if port.link.up:
                 port.scan()
@@ -198,7 +198,7 @@ class RootComplex:
         )
 
     def describe(self) -> list[dict[str, object]]:
-        """The PCI tree as plain data: one entry per bus."""
+        """Return the PCI tree as plain data: one entry per bus."""
         return [
             {
                 "bus": port.bus,
@@ -211,19 +211,19 @@ class RootComplex:
         ]
 
     def function_name(self, bus: int, number: int) -> str:
-        """What lspci calls it."""
+        """Return the function's name as lspci shows it."""
         return f"{self._domain:04x}:{bus:02x}:00.{number}"
 
-    # What the root ports use.
+    # Used by the root ports.
 
     def make_handle(self, port: _RootPort, number: int) -> PciFunctionHandle:
         name = self.function_name(port.bus, number)
         return PciFunctionHandle(name, port.link, number, self.memory, self.interrupts, port)
 
-    def tell_found(self, handle: PciFunctionHandle) -> None:
+    def report_added(self, handle: PciFunctionHandle) -> None:
         if self._events is not None:
-            self._events.found(handle)
+            self._events.function_added(handle)
 
-    def tell_gone(self, handle: PciFunctionHandle) -> None:
+    def report_removed(self, handle: PciFunctionHandle) -> None:
         if self._events is not None:
-            self._events.gone(handle)
+            self._events.function_removed(handle)

@@ -15,7 +15,7 @@ from drivers.transports.epf_mailbox import registers as mb
 from drivers.transports.mmio import registers as mm
 from rings.layout import RingAddrs
 from rings.status import Status
-from vnet.host.platform import Region
+from vnet.host.platform import PlatformRegion
 from vnet.testing.hostile import HostileDriver
 from vnet.testing.ntb import HostileNtb
 from vnet.testing.pair import Pair
@@ -119,7 +119,7 @@ class HostileMailbox(HostileDriver):
 class HostileMmio(HostileDriver):
     """At a region of the platform bus. `calls` takes 0 for the configuration and 1 for any queue."""
 
-    region: Region
+    region: PlatformRegion
 
     def look(self, carrier: Any) -> None:
         self.region = carrier
@@ -208,7 +208,7 @@ DRIVERS: Mapping[str, type[HostileDriver]] = {
 class TappedRegion:
     """Any `drivers.contracts.hw.MmioRegion`, with a log of its accesses, and lies where a test wants them."""
 
-    def __init__(self, inner: Region) -> None:
+    def __init__(self, inner: PlatformRegion) -> None:
         self._inner = inner
         self.name, self.size = inner.name, inner.size
         self.vendor_id, self.device_id = inner.vendor_id, inner.device_id

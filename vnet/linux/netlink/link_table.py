@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import attrs
 
-from vnet.linux.netlink.rtnetlink import IFF_RUNNING, Address, Link, Message, Type, dump
+from vnet.linux.netlink.rtnetlink import IFF_RUNNING, AddressInfo, LinkInfo, Message, Type, dump
 
 __all__ = ["InterfaceState", "LinkTable"]
 
@@ -93,8 +93,8 @@ class LinkTable:
 
 class _Contents:
     def __init__(self, moved: Mapping[int, set[int]] = MappingProxyType({})) -> None:
-        self.links: dict[int, Link] = {}
-        self.addresses: dict[int, dict[Address, None]] = {}
+        self.links: dict[int, LinkInfo] = {}
+        self.addresses: dict[int, dict[AddressInfo, None]] = {}
         self.vlans: dict[int, dict[int, int]] = {}
         """VLAN ids by the index of the VLAN interface, by the index of the interface below."""
         self.moved = {index: set(vlans) for index, vlans in moved.items()}
@@ -103,16 +103,16 @@ class _Contents:
     def apply(self, message: Message) -> set[int]:
         """Apply a message; return the indices of the interfaces that it changed."""
         if message.type in (Type.NEW_LINK, Type.DEL_LINK):
-            link = Link.parse(message.body)
+            link = LinkInfo.parse(message.body)
             if link is None:
                 return set()
             return self._remove(link) if message.type == Type.DEL_LINK else self._add(link)
         if message.type in (Type.NEW_ADDRESS, Type.DEL_ADDRESS):
-            address = Address.parse(message.body)
+            address = AddressInfo.parse(message.body)
             return {address.index} if address and self._address(address, message.type == Type.NEW_ADDRESS) else set()
         return set()
 
-    def _add(self, link: Link) -> set[int]:
+    def _add(self, link: LinkInfo) -> set[int]:
         if link == self.links.get(link.index):
             return set()
         self.links[link.index] = link
@@ -121,7 +121,7 @@ class _Contents:
         self.vlans.setdefault(link.lower, {})[link.index] = link.vlan
         return {link.index, link.lower}
 
-    def _remove(self, link: Link) -> set[int]:
+    def _remove(self, link: LinkInfo) -> set[int]:
         for rest in (self.links, self.addresses, self.vlans, self.moved):
             rest.pop(link.index, None)
         vlan = self.vlans.get(link.lower, {}).pop(link.index, None)
@@ -129,7 +129,7 @@ class _Contents:
             self.moved.setdefault(link.lower, set()).add(vlan)
         return {link.index, link.lower}
 
-    def _address(self, address: Address, new: bool) -> bool:
+    def _address(self, address: AddressInfo, new: bool) -> bool:
         """Add or remove an address; return whether that is a change."""
         of_interface = self.addresses.setdefault(address.index, {})
         if new == (address in of_interface):

@@ -27,7 +27,7 @@ REREAD_SECONDS = 0.25
 """Interval at which promiscuity is read, because the kernel raises it for a macvlan without a message."""
 
 
-class Watched(Protocol):
+class WatchedInterface(Protocol):
     """Receiver of one interface's changes."""
 
     rereads: bool
@@ -46,7 +46,7 @@ class NamespaceWatch:
     def __init__(self, netlink: socket.socket) -> None:
         """``netlink`` is a netlink socket in that namespace; `close` closes it."""
         self.socket = netlink
-        self.interfaces: dict[int, Watched] = {}
+        self.interfaces: dict[int, WatchedInterface] = {}
         self._table = LinkTable()
         self._all_read = trio.Event()
         self._unsent: deque[bytes] = deque()
@@ -108,7 +108,7 @@ class NamespaceWatch:
         elif not self._table.reading:
             interface.missing()
 
-    def add(self, index: int, interface: Watched) -> None:
+    def add(self, index: int, interface: WatchedInterface) -> None:
         """Watch the interface with this index, and pass its current state to it."""
         self.interfaces[index] = interface
         self.read()

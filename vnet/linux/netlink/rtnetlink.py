@@ -10,8 +10,8 @@ import attrs
 __all__ = [
     "GROUPS",
     "IFF_RUNNING",
-    "Address",
-    "Link",
+    "AddressInfo",
+    "LinkInfo",
     "Message",
     "Type",
     "attributes",
@@ -98,7 +98,7 @@ def attributes(data: bytes, at: int = 0) -> dict[int, bytes]:
 
 
 @attrs.frozen
-class Link:
+class LinkInfo:
     """An interface of a namespace, as RTM_NEWLINK and RTM_DELLINK describe it."""
 
     index: int
@@ -117,7 +117,7 @@ class Link:
     """Whether RTM_DELLINK reports a move to another namespace."""
 
     @classmethod
-    def parse(cls, body: bytes) -> Link | None:
+    def parse(cls, body: bytes) -> LinkInfo | None:
         """Parse the body; return None for another address family: a bridge reports its ports in such messages.
 
         Raises struct.error if the body is too short.
@@ -158,7 +158,7 @@ def _vlan(info: bytes) -> int | None:
 
 
 @attrs.frozen
-class Address:
+class AddressInfo:
     """An IP address of an interface, as RTM_NEWADDR and RTM_DELADDR describe it."""
 
     index: int
@@ -171,7 +171,7 @@ class Address:
     """An address in its network: ``ip``, or the peer's address of a point-to-point link."""
 
     @classmethod
-    def parse(cls, body: bytes) -> Address | None:
+    def parse(cls, body: bytes) -> AddressInfo | None:
         """Parse the body; return None for an address that is not IP. Raises struct.error if it is too short."""
         _, prefix, _, _, index = ADDRESS_HEADER.unpack_from(body)
         contents = attributes(body, ADDRESS_HEADER.size)

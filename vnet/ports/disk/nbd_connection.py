@@ -15,11 +15,11 @@ import trio
 from drivers.devices.blk import BlkStatus, Disk, DiskError, DiskRequest, RequestType
 from drivers.storage.bounce import Buffer
 from vnet.nbd import (
-    Command,
     CommandType,
     Handshake,
-    Limits,
+    NbdCommand,
     NbdError,
+    NbdLimits,
     NbdProtocolError,
     error_reply,
     read_header,
@@ -64,7 +64,7 @@ class NbdStatistics:
 class _Pending:
     """A read or a write under way."""
 
-    command: Command
+    command: NbdCommand
     left: int
     """Parts that did not end yet."""
     error: NbdError = NbdError.OK
@@ -80,7 +80,7 @@ class Connection:
         self._statistics = statistics
         self._in = Inbox(client)
         self._out = Outbox(client, self._sent)
-        self._limits: Limits
+        self._limits: NbdLimits
         self._commands = self._bytes = 0
         self._freed = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -95,7 +95,7 @@ class Connection:
             self._statistics.refused += 1
         if deadline.cancelled_caught or export is None:
             return
-        self._limits = Limits(export, BLOCK_MAX)
+        self._limits = NbdLimits(export, BLOCK_MAX)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -125,7 +125,7 @@ class Connection:
             elif not self._begin_small_read(command):
                 await self._begin(command)
 
-    async def _begin(self, command: Command) -> None:
+    async def _begin(self, command: NbdCommand) -> None:
         self._statistics.commands += 1
         while self._commands >= COMMANDS_MAX:
             await self._wait_freed()
@@ -146,7 +146,7 @@ class Connection:
         elif self._nursery is not None:
             self._nursery.start_soon(self._do, command)
 
-    def _begin_small_read(self, command: Command) -> bool:
+    def _begin_small_read(self, command: NbdCommand) -> bool:
         """Begin what most commands are, without a coroutine; False for any other, and while there is no room."""
         size, disk = command.size, self._disk
         if command.type != CommandType.READ or self._commands >= COMMANDS_MAX or self._bytes + size > BYTES_MAX:
@@ -163,7 +163,7 @@ class Connection:
         disk.submit(DiskRequest(RequestType.IN, self._was_read, command.offset, size, buffer, context=pending))
         return True
 
-    async def _begin_read(self, command: Command) -> None:
+    async def _begin_read(self, command: NbdCommand) -> None:
         disk, most, size = self._disk, self._disk.transfer_max, command.size
         if size > most and (command.flags & DF or not self._handshake.structured):
             await self._read_in_order(command)
@@ -174,7 +174,7 @@ class Connection:
             buffer = await self._buffer(part)
             disk.submit(DiskRequest(RequestType.IN, self._was_read, command.offset + at, part, buffer, context=pending))
 
-    async def _read_in_order(self, command: Command) -> None:
+    async def _read_in_order(self, command: NbdCommand) -> None:
         """Serve a read whose data follow one header, and nothing else between them, though the device gives parts.
 
         At most BYTES_MAX are read before they are sent. An error behind the header can't be told any more, and ends
@@ -199,7 +199,7 @@ class Connection:
             self._out.wake()
         self._sent(None, command)
 
-    async def _begin_write(self, command: Command) -> None:
+    async def _begin_write(self, command: NbdCommand) -> None:
         disk, most, size = self._disk, self._disk.transfer_max, command.size
         pending = _Pending(command, -(-size // most))
         for at in range(0, size, most):
@@ -270,7 +270,7 @@ class Connection:
 
     # What is done step by step, in a task of its own.
 
-    async def _do(self, command: Command) -> None:
+    async def _do(self, command: NbdCommand) -> None:
         """Do anything but move data; of a write, whose data are moved already, what comes after."""
         disk, error = self._disk, NbdError.OK
         try:
@@ -287,7 +287,7 @@ class Connection:
 
     # What goes out.
 
-    def _end(self, command: Command, error: NbdError) -> None:
+    def _end(self, command: NbdCommand, error: NbdError) -> None:
         """Answer a command, but for data that are on their way already."""
         if error:
             self._statistics.errors += 1
@@ -297,7 +297,7 @@ class Connection:
             self._out.put(reply, None, command)
             self._out.wake()
 
-    def _sent(self, buffer: Buffer | None, command: Command | None) -> None:
+    def _sent(self, buffer: Buffer | None, command: NbdCommand | None) -> None:
         """Free a buffer whose data were moved, and forget a command whose answer was sent."""
         if buffer is not None:
             self._bytes -= buffer.size

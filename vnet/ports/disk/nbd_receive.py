@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import trio
 
-from vnet.nbd import Command, Handshake, Receiver
+from vnet.nbd import CommandReceiver, Handshake, NbdCommand
 
 __all__ = ["Inbox"]
 
@@ -24,7 +24,7 @@ class Inbox:
     def __init__(self, client: socket.socket) -> None:
         """``client`` does not block."""
         self._socket = client
-        self._receiver = Receiver()
+        self._receiver = CommandReceiver()
         self._reads = 0
 
     async def negotiate(self, handshake: Handshake) -> bool:
@@ -37,10 +37,10 @@ class Inbox:
                 return False
             await self._write(b"".join(handshake.feed(chunk[:size])))
             await trio.lowlevel.checkpoint()
-        self._receiver = Receiver(handshake.rest())
+        self._receiver = CommandReceiver(handshake.rest())
         return handshake.export is not None
 
-    def next(self) -> Command | None:
+    def next(self) -> NbdCommand | None:
         """The next command that is here as a whole. Raises NbdProtocolError."""
         return self._receiver.next()
 

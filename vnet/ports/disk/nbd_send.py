@@ -11,7 +11,7 @@ import trio
 
 from drivers.flow.pump import Signal
 from drivers.storage.bounce import Buffer
-from vnet.nbd import Command
+from vnet.nbd import NbdCommand
 
 __all__ = ["Outbox"]
 
@@ -22,13 +22,13 @@ IOV = 256
 class Outbox:
     """Bytes in order. ``sent`` is called with the buffer and the command of bytes that were sent."""
 
-    def __init__(self, client: socket.socket, sent: Callable[[Buffer | None, Command | None], None]) -> None:
+    def __init__(self, client: socket.socket, sent: Callable[[Buffer | None, NbdCommand | None], None]) -> None:
         self._socket = client
         self._sent = sent
-        self._items: deque[tuple[memoryview, Buffer | None, Command | None]] = deque()
+        self._items: deque[tuple[memoryview, Buffer | None, NbdCommand | None]] = deque()
         self._filled = Signal()
 
-    def put(self, data: bytes | memoryview, buffer: Buffer | None = None, command: Command | None = None) -> None:
+    def put(self, data: bytes | memoryview, buffer: Buffer | None = None, command: NbdCommand | None = None) -> None:
         """Nothing is sent before `wake`."""
         self._items.append((memoryview(data), buffer, command))
 
