@@ -224,7 +224,7 @@ class VirtioRng:
 
 @attrs.frozen
 class EntropySpec(DeviceSpec):
-    limit: int = attrs.field(default=LIMIT, validator=must(lambda v: 1 <= v <= LIMIT, f"bytes, 1 to {LIMIT}"))
+    limit: int = attrs.field(default=LIMIT, validator=must(lambda v: 1 <= v <= LIMIT, f"between 1 and {LIMIT} (bytes)"))
 
 
 @asynccontextmanager

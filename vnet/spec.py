@@ -1,4 +1,4 @@
-"""The records of a topology that every device type shares, and what checks their fields."""
+"""Records of a topology that every device type shares, and the validators of their fields."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ __all__ = [
     "MEMORY",
     "MEMORY_MAX",
     "MIB",
+    "Must",
     "NAME",
     "DeviceSpec",
     "FaultSpec",
@@ -44,229 +45,269 @@ __all__ = [
 
 MIB = 1 << 20
 ANY_UID = (1 << 32) - 1
-"""No user has it."""
+"""The user id that no user has."""
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-"""Names of systems, hosts, links and devices."""
+"""Names of systems, hosts, links, NTBs and devices."""
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
 """Names of namespaces and interfaces, which the kernel shows as files."""
-
-
 CARRIERS = ("link", "host", "ntb")
-"""Keys of a device for what carries it; a transport names one of them."""
+"""Keys of a device that name its carrier; each transport uses one of them."""
 MEMORY_MAX = 4078
-"""MiB of memory that a host can have."""
+"""Largest memory of a host in MiB."""
 MEMORY = 128
-"""MiB of memory that a host has at least, if nothing is given."""
+"""Smallest default memory of a host in MiB."""
 WINDOW_MAX = 2048
-"""MiB of the largest memory window."""
+"""Largest memory window in MiB."""
 WINDOW = 64
-"""MiB of a memory window at least, if nothing is given."""
+"""Smallest default memory window in MiB."""
 FLAP = 50.0
-"""Milliseconds that a link is down in a flap, if nothing is given, unless flaps follow faster."""
+"""Default length of a flap in milliseconds, unless flaps follow faster."""
 PATH_MAX = 107
-"""Bytes of the longest path that a unix socket can have."""
-PATH_RULE = f"the path of a socket, at most {PATH_MAX} bytes"
-FILE_RULE = "the path of a file"
+"""Longest path of a unix socket in bytes."""
+PATH_RULE = f"a socket path of 1 to {PATH_MAX} bytes"
+"""Reason given for a bad socket path, after "must be"."""
+FILE_RULE = "a file path, which is not empty"
+"""Reason given for a bad file path, after "must be"."""
 
 
 def fits_socket(path: str) -> bool:
+    """Return whether a unix socket can have this path."""
     return is_path(path) and len(os.fsencode(path)) <= PATH_MAX
 
 
 def is_path(path: str) -> bool:
-    """Whether a file can have this path."""
+    """Return whether a file can have this path."""
     return bool(path) and "\0" not in path
 
 
 def file_key(path: str) -> str:
-    """The same text for the same file or socket, however its path is written."""
+    """Return the absolute path without symbolic links: the same text for the same file or socket."""
     return str(Path(path).resolve())
 
 
+@attrs.frozen
+class Must:
+    """A validator for a field of a record. Raises FieldError "must be ``why``"; None always passes."""
+
+    good: Callable[[Any], object]
+    """Returns whether a value is valid."""
+    why: str | Callable[[], str]
+    """Description of the valid values, as it follows "must be"."""
+
+    def __call__(self, _: object, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None and not self.good(value):
+            raise FieldError(field.name, value, f"must be {self.why if isinstance(self.why, str) else self.why()}")
+
+
 def must(good: Callable[[Any], object], why: str | Callable[[], str]) -> Any:
-    """An attrs validator with a sentence of its own; None always passes."""
-
-    def validate(_: object, field: attrs.Attribute[Any], value: Any) -> None:
-        if value is not None and not good(value):
-            raise FieldError(field.name, value, why if isinstance(why, str) else why())
-
-    return validate
+    """Return a `Must` validator: ``why`` describes the values for which ``good`` is true, after "must be"."""
+    return Must(good, why)
 
 
 Problem = tuple[str, object, str]
-"""A field, its value, and why it can't have that."""
+"""A field, its value, and the reason why the value is invalid."""
 OF_TRANSPORT = {"transport": True}
-"""Metadata of a field that only some transports have."""
+"""Metadata of a field that only some transports use."""
 
 
-def _of(values: Iterable[object]) -> str:
+def _one_of(values: Iterable[object]) -> str:
     return f"one of {', '.join(map(str, values))}"
 
 
 @attrs.frozen
 class HostSpec:
-    """One machine."""
+    """A host: one simulated machine with its own memory."""
 
     memory: int | None = attrs.field(
-        default=None, validator=must(lambda v: 1 <= v <= MEMORY_MAX, f"MiB of memory, 1 to {MEMORY_MAX}")
+        default=None, validator=must(lambda v: 1 <= v <= MEMORY_MAX, f"between 1 and {MEMORY_MAX} (MiB)")
     )
-    """MiB; by default 128, or as much as its devices need. Untouched pages use no real memory."""
+    """Memory of the host in MiB. Default: 128, or more if the drivers of its devices need more. Must end below the MSI
+    window. Untouched pages use no real memory."""
 
 
 def _chance() -> Any:
     return attrs.field(
-        default=0.0, validator=must(lambda v: 0 <= v <= 1, "a probability, 0 to 1"), metadata={"chance": True}
+        default=0.0, validator=must(lambda v: 0 <= v <= 1, "between 0 and 1 (a probability)"), metadata={"chance": True}
     )
 
 
 def _milliseconds(default: float | None) -> Any:
-    return attrs.field(default=default, validator=must(lambda v: 0 < v <= 3_600_000, "milliseconds, up to an hour"))
+    return attrs.field(
+        default=default, validator=must(lambda v: 0 < v <= 3_600_000, "above 0 and at most 3600000 (ms)")
+    )
 
 
 @attrs.frozen
 class FaultSpec:
-    """What goes wrong on a link, by chance: the same ``seed`` and the same requests give the same faults."""
+    """Random faults of a link. The same ``seed`` and the same accesses give the same faults."""
 
     seed: int = 0
+    """Seed of the random numbers that decide which accesses fail."""
     lost_doorbells: float = _chance()
+    """Probability that a doorbell write (a kick of the driver) is lost."""
     lost_interrupts: float = _chance()
+    """Probability that an interrupt message is lost."""
     delayed_interrupts: float = _chance()
+    """Probability that an interrupt message arrives ``delay_ms`` late."""
     delay_ms: float = _milliseconds(5.0)
+    """Delay of a delayed interrupt in milliseconds."""
     timeouts: float = _chance()
-    """Of reads, whether of registers or of memory, like the three that follow."""
+    """Probability that a read of registers or memory gets no completion."""
     unsupported: float = _chance()
+    """Probability that a read of registers or memory completes with Unsupported Request."""
     aborted: float = _chance()
+    """Probability that a read of registers or memory completes with Completer Abort."""
     poisoned: float = _chance()
+    """Probability that the data of a read of registers or memory arrive poisoned."""
     flap_every_ms: float | None = _milliseconds(None)
-    """From the start of a flap to the start of the next."""
+    """Time from the start of a flap (the link goes down and up) to the next in milliseconds. Default: no flaps."""
     flap_ms: float | None = _milliseconds(None)
-    """How long a flap lasts; by default 50 ms, or half of the time from one to the next if that is less."""
+    """Length of a flap in milliseconds. Default: 50, or half of ``flap_every_ms`` if that is less."""
 
     @property
     def flap_length_ms(self) -> float:
-        """Milliseconds that the link is down in a flap."""
+        """Length of a flap in milliseconds, with the default filled in."""
         if self.flap_ms is not None:
             return self.flap_ms
         return FLAP if self.flap_every_ms is None else min(FLAP, self.flap_every_ms / 2)
 
     def clash(self) -> Problem | None:
-        """As `DeviceSpec.clash`."""
+        """Return the first conflict between two fields, as `DeviceSpec.clash` does."""
         if self.flap_every_ms is not None and self.flap_every_ms <= self.flap_length_ms:
-            why = f"a flap lasts {self.flap_length_ms:g} ms (flap_ms), so that the link would never be up"
+            why = f"must be above {self.flap_length_ms:g} (flap_ms), or the link is never up"
             return "flap_every_ms", self.flap_every_ms, why
         return None
 
 
 @attrs.frozen
 class LinkSpec:
-    """A PCI Express link from one host's root complex to another's endpoint controller.
+    """A PCI Express link from the root complex of one host to an endpoint controller of another host.
 
-    Whoever says nothing of generation, lanes, sizes (bytes) or latency gets a link that takes no time.
+    Accesses take no time unless at least one of ``generation``, ``lanes``, ``max_payload``, ``max_read_request``,
+    ``completion_boundary`` and ``read_latency_ns`` is given.
     """
 
     root: str
+    """Name of the host with the root complex."""
     endpoint: str
-    generation: int | None = attrs.field(default=None, validator=must(GENERATIONS.__contains__, _of(GENERATIONS)))
-    lanes: int | None = attrs.field(default=None, validator=must(LANES.__contains__, _of(LANES)))
-    max_payload: int | None = attrs.field(default=None, validator=must(SIZES.__contains__, _of(SIZES)))
-    max_read_request: int | None = attrs.field(default=None, validator=must(SIZES.__contains__, _of(SIZES)))
+    """Name of the host with the endpoint controller."""
+    generation: int | None = attrs.field(default=None, validator=must(GENERATIONS.__contains__, _one_of(GENERATIONS)))
+    """PCI Express generation, which sets the rate of a lane. Default on a timed link: 3."""
+    lanes: int | None = attrs.field(default=None, validator=must(LANES.__contains__, _one_of(LANES)))
+    """Number of lanes. Default on a timed link: 8."""
+    max_payload: int | None = attrs.field(default=None, validator=must(SIZES.__contains__, _one_of(SIZES)))
+    """Largest payload of a packet in bytes. Default on a timed link: 256."""
+    max_read_request: int | None = attrs.field(default=None, validator=must(SIZES.__contains__, _one_of(SIZES)))
+    """Largest read request in bytes. Default on a timed link: 512."""
     completion_boundary: int | None = attrs.field(default=None, validator=must((64, 128).__contains__, "64 or 128"))
-    """Where the root complex cuts every completion; by default only at the maximum payload."""
+    """Address boundary in bytes at which the root complex cuts completions. Default: cut at ``max_payload`` only."""
     read_latency_ns: int | None = attrs.field(
-        default=None, validator=must(lambda v: 0 <= v <= 1_000_000_000, "nanoseconds, up to a second")
+        default=None, validator=must(lambda v: 0 <= v <= 1_000_000_000, "between 0 and 1000000000 (ns)")
     )
+    """Time in nanoseconds from a read to its completion, besides the transfer. Default on a timed link: 500."""
     faults: FaultSpec | None = None
+    """Random faults. Default: none."""
     trace: str | None = attrs.field(default=None, validator=must(is_path, FILE_RULE))
-    """A file that is written anew with a line for everything that crosses."""
+    """File for a text trace, a line for each packet; an older file is overwritten. Default: no trace."""
 
     @property
     def timed(self) -> bool:
-        """Whether anything is said of how long accesses take."""
+        """Whether a field that makes accesses take time is given."""
         given = self.generation, self.lanes, self.max_payload, self.max_read_request
         return any(v is not None for v in (*given, self.completion_boundary, self.read_latency_ns))
 
 
 @attrs.frozen
 class NtbSpec:
-    """An NTB endpoint function on ``host`` that joins two links, both of which end there.
-
-    The root complex of ``primary`` is where devices are, that of ``secondary`` where their drivers are.
-    """
+    """A non-transparent bridge (NTB): an endpoint function that joins two links, both of which end at its host."""
 
     host: str
+    """Name of the host with the NTB function; the endpoint of both links."""
     primary: str
+    """Name of the link whose root complex belongs to the host with the device."""
     secondary: str
+    """Name of the link whose root complex belongs to the host with the driver."""
     mw: int | None = attrs.field(
-        default=None, validator=must(lambda v: 1 <= v <= WINDOW_MAX, f"MiB of a memory window, 1 to {WINDOW_MAX}")
+        default=None, validator=must(lambda v: 1 <= v <= WINDOW_MAX, f"between 1 and {WINDOW_MAX} (MiB)")
     )
-    """MiB of the memory window, a part of the driver's host's memory; by default 64, or as much as its device needs."""
+    """Size of the memory window in MiB: the part of the driver's host's memory that the device can access. Default: 64,
+    or more if the driver needs more."""
 
 
 @attrs.frozen
 class Netns:
-    """A namespace that a device's port needs on one host."""
+    """A network namespace used by a port of a device."""
 
     host: str
+    """Name of the port's host."""
     name: str
+    """Name of the namespace."""
     own: bool
-    """Whether it is made and removed with the system."""
+    """Whether the namespace is made and removed with the system."""
 
 
 @attrs.frozen
 class DeviceSpec:
-    """One virtio device: its type and what carries it. Each type adds what is at the two ends."""
+    """A virtio device: its type, transport and carrier. Each device type adds its own keys and both ends."""
 
-    type: str = attrs.field(default="net", validator=must(DEVICES.__contains__, lambda: _of(DEVICES)))
-    transport: str = attrs.field(default="pci", validator=must(TRANSPORTS.__contains__, lambda: _of(TRANSPORTS)))
+    type: str = attrs.field(default="net", validator=must(DEVICES.__contains__, lambda: _one_of(DEVICES)))
+    """Device type."""
+    transport: str = attrs.field(default="pci", validator=must(TRANSPORTS.__contains__, lambda: _one_of(TRANSPORTS)))
+    """Virtio transport between driver and device."""
     link: str | None = None
-    """What carries it, for transports on a link."""
+    """Name of the link that carries the device, for transports between two hosts on a link."""
     host: str | None = None
-    """What carries it, for transports within one host."""
+    """Name of the host that has both driver and device, for transports within one host."""
     ntb: str | None = None
-    """What carries it, for transports between two hosts that reach each other through a third."""
+    """Name of the NTB that carries the device, for transports over an NTB."""
     function: int = attrs.field(
-        default=0, validator=must(lambda v: 0 <= v <= 7, "a PCI function, 0 to 7"), metadata=OF_TRANSPORT
+        default=0, validator=must(lambda v: 0 <= v <= 7, "between 0 and 7"), metadata=OF_TRANSPORT
     )
+    """Number of the PCI endpoint function, for transports on a link. Each device on a link needs its own."""
     queue_size: int = attrs.field(
-        default=256, validator=must(lambda v: 2 <= v <= 32768 and not v & (v - 1), "a power of two from 2 to 32768")
+        default=256, validator=must(lambda v: 2 <= v <= 32768 and not v & (v - 1), "a power of two between 2 and 32768")
     )
+    """Largest number of descriptors in each virtqueue."""
     features_off: tuple[str, ...] = ()
+    """Names of feature bits that the device does not offer, such as EVENT_IDX."""
     ring: Literal["split", "packed"] = "split"
-    """The format of its queues, in shared memory."""
+    """Virtqueue format: packed is offered only if it is given here."""
     mode: Literal["direct", "mediated"] = "direct"
-    """Whether the device is the port itself, or has another driver behind it, on the endpoint."""
+    """In direct mode, the device reads and writes its port itself. In mediated mode, a second device and an unmodified
+    driver on the device's host do so, and a mediator copies between the two devices."""
     socket: str | None = attrs.field(default=None, validator=must(fits_socket, PATH_RULE), metadata=OF_TRANSPORT)
-    """Where another program's back end listens (vhost_user); without it the device is of this system, too."""
+    """Unix socket of a vhost-user back end in another process (transport vhost_user). Default: the device belongs to
+    this system."""
     peer_uid: int | None = attrs.field(
         default=None,
-        validator=must(lambda v: 0 <= v < ANY_UID, f"a user id, 0 to {ANY_UID - 1}"),
+        validator=must(lambda v: 0 <= v < ANY_UID, f"a user id between 0 and {ANY_UID - 1}"),
         metadata=OF_TRANSPORT,
     )
-    """The user, besides ours and root, whose process may listen at the socket: all of the host's memory is shared
-    with it."""
+    """User id, besides our own and root, whose process may be the back end at ``socket``: all of the host's memory is
+    shared with it. Default: no other user."""
     poll: bool = attrs.field(default=False, metadata=OF_TRANSPORT)
-    """Have the endpoint look for commands every millisecond rather than when a doorbell rings (epf_mailbox)."""
+    """Whether the device polls for commands every millisecond instead of waiting for a doorbell (epf_mailbox)."""
     extra: tuple[tuple[str, object], ...] = attrs.field(default=(), metadata={"key": False})
-    """Options of a transport that is not in the package, with their values; a file has them as keys of the device."""
+    """Options of transports added by extensions, as (name, value); in a file they are keys of the device."""
 
     queue_size_min: ClassVar[int] = 2
-    """Descriptors of the smallest ring that its driver can use."""
+    """Smallest ``queue_size`` that the driver of this device type can use."""
 
     def option(self, key: str) -> object:
-        """The value of a transport's option; None if it is not given and has no default."""
+        """Return the value of a transport's option, or None if it is not given and has no default."""
         return dict(self.extra).get(key, getattr(self, key, None))
 
     @property
     def features(self) -> int:
-        """The feature bits that may be used."""
+        """Feature bits that may be offered and accepted."""
         return DEVICES[self.type].supported & ~self.features_off_mask()
 
     def memory(self) -> int:
-        """Bytes of its host's memory that the driver needs at most; 0 if it is not known."""
+        """Return the most memory of its host that the driver needs, in bytes; 0 if unknown."""
         return 0
 
     def problem(self) -> Problem | None:
-        """The first thing that no device of its type can be: field, value and reason; None if all is well."""
+        """Return the first invalid field, with value and reason; None if the device is valid."""
         try:
             self.features_off_mask()
         except KeyError as exc:
@@ -274,69 +315,75 @@ class DeviceSpec:
         return self.clash()
 
     def shortage(self) -> Problem | None:
-        """As `problem`, of a size with which the device does not come up."""
+        """Return the first field whose size keeps the device from coming up, as `problem` does."""
         if self.queue_size < self.queue_size_min:
-            why = f"a {self.type} driver needs queues of {self.queue_size_min} descriptors at least"
+            why = f"must be at least {self.queue_size_min} for a {self.type} device"
             return "queue_size", self.queue_size, why
         return None
 
     def features_off_mask(self, off: tuple[str, ...] | None = None) -> int:
-        """The bits to switch off, by default those of ``features_off``. Raises KeyError with the names there are."""
+        """Return the feature bits named in ``off``, by default in ``features_off``.
+
+        Raises KeyError, with a message that lists the valid names.
+        """
         device = DEVICES[self.type]
         names = {device.table.name(bit): bit for bit in bits(device.switchable)}
         off = self.features_off if off is None else off
         for name in off:
             if name.upper() not in names:
-                raise KeyError(f"no feature {name} to switch off; there are {', '.join(names)}")
+                raise KeyError(f"unknown feature {name}; known are {', '.join(names)}")
         return mask(names[name.upper()] for name in off)
 
     @property
     def foreign(self) -> bool:
-        """Whether the device is another program's: there is a driver's end only."""
+        """Whether the device belongs to another process, so that this system has only the driver's end."""
         return self.socket is not None
 
     def namespaces(self, system: str, hosts: tuple[str, str]) -> Iterator[Netns]:
-        """What its ports need, in the system of that name, with its driver and its device on ``hosts``."""
+        """Yield the namespaces of its ports in ``system``; ``hosts`` are the driver's and the device's."""
         return iter(())
 
     @property
     def queue_count(self) -> tuple[str, int]:
-        """Queues that its transport has to carry, and the field that says so."""
+        """The field that sets the number of virtqueues, and that number."""
         return "type", 1
 
     def clash(self) -> Problem | None:
-        """Field, value and reason if two fields do not go together."""
+        """Return field, value and reason of the first conflict between two fields, or None."""
         return None
 
     def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
-        """What a user can type to try it out."""
+        """Yield shell commands with which a user can try the device."""
         return iter(())
 
     def paths(self) -> Iterator[Path]:
-        """The sockets and terminals that its ends make in the file system."""
+        """Yield the paths of sockets and terminals that its ends make."""
         return iter(())
 
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """(field, thing) for what no two devices can both have, such as an interface; a thing begins with its kind."""
+        """Yield (field, resource) for each resource that only one device can use, such as an interface.
+
+        The first item of a resource is its kind.
+        """
         if self.socket is not None:
             yield "socket", ("file", file_key(self.socket))
 
 
 @attrs.frozen
 class PeerSpec(DeviceSpec):
-    """A device at whose other end there can be a driver, too: one that may be mediated."""
+    """A device type whose device end can also be a driver (net, rpmsg), so that it can be mediated."""
 
     local_features_off: tuple[str, ...] = ()
-    """In mediated mode: what the endpoint's own driver is not offered."""
+    """In mediated mode, names of feature bits that are not offered to the driver on the device's host."""
     local_ring: Literal["split", "packed"] | None = None
-    """In mediated mode: the format of the queues that it is offered; by default that of the other driver's."""
+    """In mediated mode, the virtqueue format for the driver on the device's host. Default: the value of ``ring``."""
 
     def local_features(self, supported: int) -> int:
-        """In mediated mode: the bits of all that are ``supported`` for the endpoint's own driver."""
+        """Return those of the ``supported`` feature bits that the local driver is offered (mediated mode)."""
         return supported & ~self.features_off_mask(self.local_features_off)
 
     def local_memory(self) -> int:
-        """In mediated mode: bytes of the endpoint's memory that its own driver needs at most; 0 if it is not known."""
+        """Return the most memory that the local driver needs, in bytes; 0 if unknown (mediated mode)."""
         return 0
 
     def clash(self) -> Problem | None:
@@ -344,7 +391,7 @@ class PeerSpec(DeviceSpec):
             given = getattr(self, field)
             if self.mode == "direct" and given:
                 shown = given if isinstance(given, str) else list(given)
-                return field, shown, "only mode mediated has a local driver"
+                return field, shown, "requires mode = 'mediated': only there is a local driver"
         try:
             self.features_off_mask(self.local_features_off)
         except KeyError as exc:

@@ -15,7 +15,7 @@ from vnet.cli.common import errors_in_one_line
 from vnet.errors import SUDO, ConfigError, ControlError, LinkDown, PrivilegeError
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-WRONG = ConfigError("t.toml", "devices.a.mtu", 1, "it must be more")
+WRONG = ConfigError("t.toml", "devices.a.mtu", 1, "must be more")
 
 
 def run(error: BaseException) -> Result:
@@ -31,9 +31,9 @@ def run(error: BaseException) -> Result:
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (WRONG, "t.toml: devices.a.mtu = 1: it must be more"),
+        (WRONG, "t.toml: devices.a.mtu = 1: must be more"),
         (ConfigError("t.toml", "", None, "No such file or directory"), "t.toml: No such file or directory"),
-        (ConfigError("t.toml", "hosts", None, "it is missing"), "t.toml: hosts: it is missing"),
+        (ConfigError("t.toml", "hosts", None, "must be given"), "t.toml: hosts: must be given"),
         (ControlError("x is not running"), "x is not running"),
         (PrivilegeError("ping is missing", "sudo apt install ping"), "ping is missing; try: sudo apt install ping"),
         (ProbeError("net0 is not up:\nno memory"), "net0 is not up: no memory"),
@@ -56,7 +56,7 @@ def test_each_of_a_group_is_one_line_and_the_same_line_is_printed_once() -> None
     assert done.exit_code == 1
     assert done.stderr.splitlines() == [
         "vnet: No space left on device",
-        "vnet: t.toml: devices.a.mtu = 1: it must be more",
+        "vnet: t.toml: devices.a.mtu = 1: must be more",
     ]
 
 
@@ -66,7 +66,7 @@ def test_an_unexpected_error_is_raised_alone_or_in_a_group() -> None:
     done = run(ExceptionGroup("a", [FULL, ExceptionGroup("b", [WRONG, bug])]))
     assert done.stderr.splitlines() == [
         "vnet: No space left on device",
-        "vnet: t.toml: devices.a.mtu = 1: it must be more",
+        "vnet: t.toml: devices.a.mtu = 1: must be more",
     ]
     assert isinstance(done.exception, ExceptionGroup)
     [inner] = done.exception.exceptions

@@ -36,7 +36,7 @@ def test_what_is_not_said_has_a_default() -> None:
     found = spec("")
     assert (found.queue_size, found.queues, found.driver.buffers, found.device.workers) == (256, 1, 32, 4)
     assert found.device.luns == (LunSpec(size=64),)
-    assert found.device.luns[0].place == Lun(0, 0)
+    assert found.device.luns[0].address == Lun(0, 0)
 
 
 def test_units_are_a_list_and_each_has_a_place() -> None:
@@ -48,19 +48,23 @@ def test_units_are_a_list_and_each_has_a_place() -> None:
 @pytest.mark.parametrize(
     ("text", "where", "why"),
     [
-        (luns("size = 1", "size = 1"), f"{LUNS}[1].lun", "target 0 has it already"),
-        (luns(""), f"{LUNS}[0].size", "a memory store needs a size"),
-        (luns('store = "file"'), f"{LUNS}[0].path", "a file store needs the path"),
-        (luns('size = 1, path = "x"'), f"{LUNS}[0].path", "a memory store has no file"),
-        (luns("size = 1, target = 256"), f"{LUNS}[0].target", "a target, 0 to 255"),
-        (luns("size = 1, lun = 16384"), f"{LUNS}[0].lun", "a LUN, 0 to 16383"),
+        (luns("size = 1", "size = 1"), f"{LUNS}[1].lun", "already used by another unit of target 0"),
+        (luns(""), f"{LUNS}[0].size", "must be given for a memory store"),
+        (luns('store = "file"'), f"{LUNS}[0].path", "must be given for a file store"),
+        (luns('size = 1, path = "x"'), f"{LUNS}[0].path", "must be absent for a memory store"),
+        (luns("size = 1, target = 256"), f"{LUNS}[0].target", "must be between 0 and 255"),
+        (luns("size = 1, lun = 16384"), f"{LUNS}[0].lun", "must be between 0 and 16383"),
         (luns('size = 1, serial = ""'), f"{LUNS}[0].serial", "1 to 64"),
         (luns("size = 1, block_size = 513"), f"{LUNS}[0].block_size", "a power of two"),
         (luns("size = 1, workers = 4"), f"{LUNS}[0].workers", "unknown key"),
-        ("device = { max_target = 2, luns = [{ size = 1, target = 3 }] }", f"{LUNS}[0].target", "max_target is 2"),
-        ("queues = 0", "devices.scsi0.queues", "1 to 16"),
+        (
+            "device = { max_target = 2, luns = [{ size = 1, target = 3 }] }",
+            f"{LUNS}[0].target",
+            r"must be at most 2 \(max_target\)",
+        ),
+        ("queues = 0", "devices.scsi0.queues", "must be between 1 and 16"),
         ('mode = "mediated"', "devices.scsi0.mode", "no peer driver"),
-        ('features_off = ["T10_PI"]', "devices.scsi0.features_off", "no feature T10_PI"),
+        ('features_off = ["T10_PI"]', "devices.scsi0.features_off", "unknown feature T10_PI"),
     ],
 )
 def test_what_can_not_be_is_refused_in_one_line(text: str, where: str, why: str) -> None:
@@ -72,6 +76,6 @@ def test_what_can_not_be_is_refused_in_one_line(text: str, where: str, why: str)
 
 def test_no_two_units_write_to_one_file() -> None:
     unit = 'store = "file", path = "a.img"'
-    with pytest.raises(ConfigError, match="has it"):
+    with pytest.raises(ConfigError, match="already used by"):
         spec(luns(unit, f"lun = 1, {unit}"))
     spec(luns(f"read_only = true, {unit}", f"lun = 1, read_only = true, {unit}"))

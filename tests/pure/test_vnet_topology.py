@@ -22,7 +22,7 @@ endpoint = "ep"
 link = "pcie0"
 """
 DEVICE = "devices.net0"
-NO_FEATURE = "no feature {} to switch off; there are CSUM, GUEST_CSUM, "
+NO_FEATURE = "unknown feature {}; known are CSUM, GUEST_CSUM, "
 
 
 def refusal(text: str) -> str:
@@ -73,82 +73,91 @@ def test_features_are_switched_off_by_name() -> None:
         ("velocity = 1", f"{DEVICE}.velocity = 1: unknown key; known are "),
         ("[frob]", "frob = {}: unknown key; known are hosts, links, devices"),
         ("driver = { speed = 1 }", f"{DEVICE}.driver.speed = 1: unknown key; known are kind, "),
-        ("queue_size = 3", f"{DEVICE}.queue_size = 3: it must be a power of two from 2 to 32768"),
-        ("queue_size = 65536", f"{DEVICE}.queue_size = 65536: it must be a power of two from 2 to 32768"),
-        ("queue_size = '256'", f"{DEVICE}.queue_size = '256': it must be a whole number"),
-        ("queue_size = true", f"{DEVICE}.queue_size = True: it must be a whole number"),
-        ("mtu = 67", f"{DEVICE}.mtu = 67: it must be 68 to 65521 bytes"),
-        ("mtu = 1500.0", f"{DEVICE}.mtu = 1500.0: it must be a whole number"),
-        ("mtu = nan", f"{DEVICE}.mtu = nan: it must be a whole number"),
-        ("function = 8", f"{DEVICE}.function = 8: it must be a PCI function, 0 to 7"),
-        ("queue_pairs = 0", f"{DEVICE}.queue_pairs = 0: it must be 1 to 64 pairs of queues"),
-        ("queue_pairs = '2'", f"{DEVICE}.queue_pairs = '2': it must be a whole number"),
+        ("queue_size = 3", f"{DEVICE}.queue_size = 3: must be a power of two between 2 and 32768"),
+        ("queue_size = 65536", f"{DEVICE}.queue_size = 65536: must be a power of two between 2 and 32768"),
+        ("queue_size = '256'", f"{DEVICE}.queue_size = '256': must be a whole number"),
+        ("queue_size = true", f"{DEVICE}.queue_size = True: must be a whole number"),
+        ("mtu = 67", f"{DEVICE}.mtu = 67: must be between 68 and 65521 (bytes)"),
+        ("mtu = 1500.0", f"{DEVICE}.mtu = 1500.0: must be a whole number"),
+        ("mtu = nan", f"{DEVICE}.mtu = nan: must be a whole number"),
+        ("function = 8", f"{DEVICE}.function = 8: must be between 0 and 7"),
+        ("queue_pairs = 0", f"{DEVICE}.queue_pairs = 0: must be between 1 and 64"),
+        ("queue_pairs = '2'", f"{DEVICE}.queue_pairs = '2': must be a whole number"),
         (
             "queue_pairs = 2\nfeatures_off = ['CTRL_VQ']",
-            f"{DEVICE}.queue_pairs = 2: several pairs need CTRL_VQ, which is off",
+            f"{DEVICE}.queue_pairs = 2: requires feature CTRL_VQ, which features_off removes",
         ),
         (
             "transport = 'epf_mailbox'\nqueue_pairs = 4",
-            f"{DEVICE}.queue_pairs = 4: that takes 9 queues, and transport epf_mailbox carries 8 at most",
+            f"{DEVICE}.queue_pairs = 4: must be less: it takes 9 queues, and transport epf_mailbox carries 8",
         ),
         (
             "mode = 'mediated'\nqueue_pairs = 2",
-            f"{DEVICE}.queue_pairs = 2: mode mediated has one pair of queues, no control queue and no link of its own",
+            f"{DEVICE}.queue_pairs = 2: must be absent in mode mediated: it has one queue pair and no control queue",
         ),
-        ("mode = 'mediated'\nvlans = [5]", f"{DEVICE}.vlans = [5]: mode mediated has one pair of queues"),
-        ("speed = 0", f"{DEVICE}.speed = 0: it must be a speed in Mbit/s, 1 to 2147483647"),
-        ("duplex = 'both'", f"{DEVICE}.duplex = 'both': it must be one of full, half"),
-        ("vlans = [4096]", f"{DEVICE}.vlans = (4096,): it must be VLANs, 0 to 4095"),
-        ("promisc = 1", f"{DEVICE}.promisc = 1: it must be true or false"),
-        ("rx_buffer = 1", f"{DEVICE}.rx_buffer = 1: it must be 64 to 1048576 bytes"),
-        ("type = 'disk'", f"{DEVICE}.type = 'disk': it must be one of net"),
-        ("transport = 'isa'", f"{DEVICE}.transport = 'isa': it must be one of pci"),
-        ("mac = '01:00:5e:00:00:01'", f"{DEVICE}.mac = '01:00:5e:00:00:01': it must be a unicast MAC address, "),
-        ("mac = 'nonsense'", f"{DEVICE}.mac = 'nonsense': it must be a unicast MAC address, "),
+        (
+            "mode = 'mediated'\nvlans = [5]",
+            f"{DEVICE}.vlans = [5]: must be absent in mode mediated: it has one queue pair",
+        ),
+        ("speed = 0", f"{DEVICE}.speed = 0: must be between 1 and 2147483647 (Mbit/s)"),
+        ("duplex = 'both'", f"{DEVICE}.duplex = 'both': must be one of full, half"),
+        ("vlans = [4096]", f"{DEVICE}.vlans = (4096,): must be VLAN ids between 0 and 4095"),
+        ("promisc = 1", f"{DEVICE}.promisc = 1: must be true or false"),
+        ("rx_buffer = 1", f"{DEVICE}.rx_buffer = 1: must be between 64 and 1048576 (bytes)"),
+        ("type = 'disk'", f"{DEVICE}.type = 'disk': must be one of net"),
+        ("transport = 'isa'", f"{DEVICE}.transport = 'isa': must be one of pci"),
+        ("mac = '01:00:5e:00:00:01'", f"{DEVICE}.mac = '01:00:5e:00:00:01': must be a unicast MAC address, "),
+        ("mac = 'nonsense'", f"{DEVICE}.mac = 'nonsense': must be a unicast MAC address, "),
         (
             "mac = '02:00:00:00:00:0A'\npeer_mac = '02:00:00:00:00:0a'",
-            f"{DEVICE}.peer_mac = '02:00:00:00:00:0a': both ends have the same address",
+            f"{DEVICE}.peer_mac = '02:00:00:00:00:0a': must differ from mac",
         ),
         ("features_off = ['FROB']", f"{DEVICE}.features_off = ['FROB']: {NO_FEATURE.format('FROB')}"),
         ("features_off = ['VERSION_1']", f"{DEVICE}.features_off = ['VERSION_1']: {NO_FEATURE.format('VERSION_1')}"),
-        ("features_off = 'CSUM'", f"{DEVICE}.features_off = 'CSUM': it must be a list"),
-        ("features_off = [1]", f"{DEVICE}.features_off[0] = 1: it must be text in quotes"),
-        ("driver = 3", f"{DEVICE}.driver = 3: it must be a table"),
-        ("driver = []", f"{DEVICE}.driver = []: it must be a table"),
-        ("driver = { kind = 'veth' }", f"{DEVICE}.driver.kind = 'veth': it must be one of tun, tap, memory"),
-        ("device = { kind = 1 }", f"{DEVICE}.device.kind = 1: it must be one of tun, tap, memory"),
-        ("driver = { ifname = 'a b' }", f"{DEVICE}.driver.ifname = 'a b': it must be the name of an interface, "),
+        ("features_off = 'CSUM'", f"{DEVICE}.features_off = 'CSUM': must be a list"),
+        ("features_off = [1]", f"{DEVICE}.features_off[0] = 1: must be text in quotes"),
+        ("driver = 3", f"{DEVICE}.driver = 3: must be a table"),
+        ("driver = []", f"{DEVICE}.driver = []: must be a table"),
+        ("driver = { kind = 'veth' }", f"{DEVICE}.driver.kind = 'veth': must be one of tun, tap, memory"),
+        ("device = { kind = 1 }", f"{DEVICE}.device.kind = 1: must be one of tun, tap, memory"),
+        ("driver = { ifname = 'a b' }", f"{DEVICE}.driver.ifname = 'a b': must be an interface name "),
         (
             "driver = { ifname = 'sixteen-letters0' }",
-            f"{DEVICE}.driver.ifname = 'sixteen-letters0': it must be the name of an interface, at most 15 characters",
+            f"{DEVICE}.driver.ifname = 'sixteen-letters0': must be an interface name of at most 15 characters",
         ),
-        ("driver = { netns = '../etc' }", f"{DEVICE}.driver.netns = '../etc': it must be the name of a namespace"),
-        ("driver = { txqueuelen = 0 }", f"{DEVICE}.driver.txqueuelen = 0: it must be 1 to 1048576 packets"),
-        ("driver = { addresses = '198.18.0.1/24' }", f"{DEVICE}.driver.addresses = '198.18.0.1/24': it must be a list"),
-        ("driver = { addresses = [1] }", f"{DEVICE}.driver.addresses[0] = 1: it must be text in quotes"),
+        ("driver = { netns = '../etc' }", f"{DEVICE}.driver.netns = '../etc': must be the name of a namespace"),
+        ("driver = { txqueuelen = 0 }", f"{DEVICE}.driver.txqueuelen = 0: must be between 1 and 1048576 (packets)"),
+        ("driver = { addresses = '198.18.0.1/24' }", f"{DEVICE}.driver.addresses = '198.18.0.1/24': must be a list"),
+        ("driver = { addresses = [1] }", f"{DEVICE}.driver.addresses[0] = 1: must be text in quotes"),
         (
             "driver = { addresses = ['198.18.0.1'] }",
-            f"{DEVICE}.driver.addresses = ('198.18.0.1',): it must be addresses with their prefix, such as ",
+            f"{DEVICE}.driver.addresses = ('198.18.0.1',): must be addresses with prefix length, such as ",
         ),
         (
             "driver = { addresses = ['ff02::1/64'] }",
-            f"{DEVICE}.driver.addresses = ('ff02::1/64',): it must be addresses with their prefix, such as ",
+            f"{DEVICE}.driver.addresses = ('ff02::1/64',): must be addresses with prefix length, such as ",
         ),
-        ("[links.pcie1]\nroot = 'rc'", "links.pcie1.endpoint: it is missing"),
-        ("[links.pcie1]\nroot = 'rc'\nendpoint = 'x'", "links.pcie1.endpoint = 'x': hosts are rc, ep"),
-        ("[links.pcie1]\nroot = 'rc'\nendpoint = 'rc'", "links.pcie1 = 'rc': a link joins two different hosts"),
-        ("[links.pcie1]\nroot = 1\nendpoint = 'ep'", "links.pcie1.root = 1: it must be text in quotes"),
-        ("[devices.net1]\nlink = 'x'", "devices.net1.link = 'x': it must be one of pcie0"),
-        ("[devices.net1]\nfunction = 1", "devices.net1.link: it must be one of pcie0"),
-        ("[devices.net1]\nlink = 'pcie0'", "devices.net1.function = 0: net0 has it on the same link"),
+        ("[links.pcie1]\nroot = 'rc'", "links.pcie1.endpoint: must be given"),
+        ("[links.pcie1]\nroot = 'rc'\nendpoint = 'x'", "links.pcie1.endpoint = 'x': must be one of rc, ep"),
+        ("[links.pcie1]\nroot = 'rc'\nendpoint = 'rc'", "links.pcie1.endpoint = 'rc': must differ from root"),
+        ("[links.pcie1]\nroot = 1\nendpoint = 'ep'", "links.pcie1.root = 1: must be text in quotes"),
+        ("[devices.net1]\nlink = 'x'", "devices.net1.link = 'x': must be one of pcie0"),
+        ("[devices.net1]\nfunction = 1", "devices.net1.link: must be one of pcie0"),
+        ("[devices.net1]\nlink = 'pcie0'", "devices.net1.function = 0: already used by net0 on the same link"),
         (
             "[devices.net1]\nlink = 'pcie0'\nfunction = 1",
-            "devices.net1.driver.ifname = 'vnet0': devices.net0.driver has it in the same namespace",
+            "devices.net1.driver.ifname = 'vnet0': already used by devices.net0.driver in the same namespace",
         ),
-        ("[hosts.Rc]", "hosts = 'Rc': names are lower-case letters, digits, - and _"),
-        ("[hosts.'../up']", "hosts = '../up': names are lower-case letters, digits, - and _"),
-        ("[hosts.other]\nmemory = 0", "hosts.other.memory = 0: it must be MiB of memory, 1 to 4078"),
-        ("[hosts.other]\nmemory = 4079", "hosts.other.memory = 4079: it must be MiB of memory, 1 to 4078"),
+        (
+            "[hosts.Rc]",
+            "hosts = 'Rc': must be a lower-case letter, then at most 31 lower-case letters, digits, - and _",
+        ),
+        (
+            "[hosts.'../up']",
+            "hosts = '../up': must be a lower-case letter, then at most 31 lower-case letters, digits, - and _",
+        ),
+        ("[hosts.other]\nmemory = 0", "hosts.other.memory = 0: must be between 1 and 4078 (MiB)"),
+        ("[hosts.other]\nmemory = 4079", "hosts.other.memory = 4079: must be between 1 and 4078 (MiB)"),
         ("[hosts.rc]", "not valid TOML: Cannot declare ('hosts', 'rc') twice"),
         ("frob", "not valid TOML: Expected '=' after a key in a key/value pair "),
     ],
@@ -160,11 +169,11 @@ def test_what_is_wrong_is_said_in_one_line_with_file_path_value_and_reason(extra
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "hosts: it is missing"),
-        ("hosts = {}\nlinks = {}", "devices: it is missing"),
-        ("hosts = 3\nlinks = {}\ndevices = {}", "hosts = 3: it must be a table"),
-        ("hosts = []\nlinks = {}\ndevices = {}", "hosts = []: it must be a table"),
-        ("hosts = { rc = 3 }\nlinks = {}\ndevices = {}", "hosts.rc = 3: it must be a table"),
+        ("", "hosts: must be given"),
+        ("hosts = {}\nlinks = {}", "devices: must be given"),
+        ("hosts = 3\nlinks = {}\ndevices = {}", "hosts = 3: must be a table"),
+        ("hosts = []\nlinks = {}\ndevices = {}", "hosts = []: must be a table"),
+        ("hosts = { rc = 3 }\nlinks = {}\ndevices = {}", "hosts.rc = 3: must be a table"),
     ],
 )
 def test_what_is_missing_or_of_another_shape_is_said_too(text: str, line: str) -> None:
@@ -198,7 +207,8 @@ def test_only_namespaces_that_are_the_hosts_own_are_made() -> None:
 def test_a_file_that_can_not_be_read_is_one_line_too(tmp_path: Path) -> None:
     missing, binary = tmp_path / "missing.toml", tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe")
-    for path, why in ((missing, "No such file or directory"), (tmp_path, "Is a directory"), (binary, "not UTF-8")):
+    refused = ((missing, "No such file or directory"), (tmp_path, "Is a directory"), (binary, "must be UTF-8 text"))
+    for path, why in refused:
         with pytest.raises(ConfigError, match=why) as caught:
             load(path)
         assert str(caught.value).startswith(f"{path}: ")

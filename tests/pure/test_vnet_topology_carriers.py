@@ -32,7 +32,9 @@ def test_two_devices_on_one_host_do_not_clash_as_functions_of_one_link_would() -
     second = ON_HOST + "[devices.net1]\ntransport = 'mmio'\nhost = 'soc'\n"
     driver = "driver = { ifname = 'vnet1' }\ndevice = { ifname = 'vnet1' }\n"
     assert list(parse(second + driver).devices) == ["net0", "net1"]
-    with pytest.raises(ConfigError, match=r"net1\.driver\.ifname.*devices\.net0\.driver has it in the same namespace"):
+    with pytest.raises(
+        ConfigError, match=r"net1\.driver\.ifname.*already used by devices\.net0\.driver in the same namespace"
+    ):
         parse(second)
 
 
@@ -43,34 +45,38 @@ transport = "vhost_user"
 host = "rc"
 socket = "/tmp/net0.sock"
 """
-NOT_OURS = "nothing can be said of it here: with a socket the device is another program's"
+NOT_OURS = "must be absent with socket: the device belongs to another process"
 REFUSED = {
     "a port of a device that is not ours": (ABROAD + "device = { kind = 'tap' }", "net0.device", NOT_OURS),
     "a store of a device that is not ours": (ABROAD + "type = 'blk'\ndevice = { size = 1 }", "net0.device", NOT_OURS),
-    "no path": (ABROAD.replace("/tmp/net0.sock", ""), "socket = ''", "it must be the path of a socket"),
-    "a path too long": (ABROAD.replace("/tmp", 107 * "x"), "socket = ", "the path of a socket, at most 107 bytes"),
+    "no path": (ABROAD.replace("/tmp/net0.sock", ""), "socket = ''", "must be a socket path"),
+    "a path too long": (ABROAD.replace("/tmp", 107 * "x"), "socket = ", "must be a socket path of 1 to 107 bytes"),
     "a socket within a host": (
         ON_HOST + "socket = '/tmp/s'",
         "socket = '/tmp/s'",
-        "transport mmio has no such setting",
+        "must be absent for transport mmio",
     ),
     "a user without a socket": (
         ABROAD.replace("socket = ", "# ") + "peer_uid = 1000",
         "peer_uid = 1000",
-        "without a socket there is no other program",
+        "must be absent without socket",
     ),
-    "a user within a host": (ON_HOST + "peer_uid = 0", "peer_uid = 0", "transport mmio has no such setting"),
-    "no user at all": (ABROAD + "peer_uid = -1", "peer_uid = -1", "a user id, 0 to 4294967294"),
+    "a user within a host": (ON_HOST + "peer_uid = 0", "peer_uid = 0", "must be absent for transport mmio"),
+    "no user at all": (ABROAD + "peer_uid = -1", "peer_uid = -1", "must be a user id between 0 and 4294967294"),
     "mediated with nobody": (ABROAD + "mode = 'mediated'", "mode = 'mediated'", "there is nothing to mediate between"),
-    "a link under a platform device": (LINKED + "transport = 'mmio'", "link = 'pcie0'", "is carried by a host"),
-    "a host under a PCI function": (LINKED + "host = 'rc'", "host = 'rc'", "is carried by a link"),
-    "no host": ("[hosts.soc]\n[devices.net0]\ntransport = 'mmio'", "host: ", "it must be one of soc"),
-    "no such host": (ON_HOST.replace('host = "soc"', 'host = "rc"'), "host = 'rc'", "it must be one of soc"),
-    "a function on a platform": (ON_HOST + "function = 1", "function = 1", "transport mmio has no such setting"),
-    "polling virtio-pci": (LINKED + "poll = true", "poll = True", "transport pci has no such setting"),
-    "polling by number": (LINKED + "transport = 'epf_mailbox'\npoll = 1", "poll = 1", "it must be true or false"),
-    "a route that is none": (LINKED + "driver = { routes = ['elsewhere'] }", "routes", "it must be routes such as"),
-    "a router that is none": (LINKED + "driver = { routes = ['::/0 via me'] }", "routes", "it must be routes such as"),
+    "a link under a platform device": (
+        LINKED + "transport = 'mmio'",
+        "link = 'pcie0'",
+        "transport mmio needs the key host",
+    ),
+    "a host under a PCI function": (LINKED + "host = 'rc'", "host = 'rc'", "transport pci needs the key link"),
+    "no host": ("[hosts.soc]\n[devices.net0]\ntransport = 'mmio'", "host: ", "must be one of soc"),
+    "no such host": (ON_HOST.replace('host = "soc"', 'host = "rc"'), "host = 'rc'", "must be one of soc"),
+    "a function on a platform": (ON_HOST + "function = 1", "function = 1", "must be absent for transport mmio"),
+    "polling virtio-pci": (LINKED + "poll = true", "poll = True", "must be absent for transport pci"),
+    "polling by number": (LINKED + "transport = 'epf_mailbox'\npoll = 1", "poll = 1", "must be true or false"),
+    "a route that is none": (LINKED + "driver = { routes = ['elsewhere'] }", "routes", "must be routes such as"),
+    "a router that is none": (LINKED + "driver = { routes = ['::/0 via me'] }", "routes", "must be routes such as"),
     "a router of the other family": (LINKED + "driver = { routes = ['::/0 via 198.18.0.1'] }", "routes", "routes such"),
 }
 

@@ -36,61 +36,69 @@ def refusal(text: str) -> str:
 
 
 DEVICES = [
-    ("net", "queue_size = 1", f"{NET}.queue_size = 1: it must be a power of two"),
-    ("net", "queue_size = 65536", f"{NET}.queue_size = 65536: it must be a power of two"),
-    ("net", "mac = '00:00:00:00:00:00'", f"{NET}.mac = '00:00:00:00:00:00': it must be a unicast MAC address"),
-    ("net", "mac = 'ff:ff:ff:ff:ff:ff'", f"{NET}.mac = 'ff:ff:ff:ff:ff:ff': it must be a unicast MAC address"),
+    ("net", "queue_size = 1", f"{NET}.queue_size = 1: must be a power of two"),
+    ("net", "queue_size = 65536", f"{NET}.queue_size = 65536: must be a power of two"),
+    ("net", "mac = '00:00:00:00:00:00'", f"{NET}.mac = '00:00:00:00:00:00': must be a unicast MAC address"),
+    ("net", "mac = 'ff:ff:ff:ff:ff:ff'", f"{NET}.mac = 'ff:ff:ff:ff:ff:ff': must be a unicast MAC address"),
     (
         "net",
         "mac = '02:00:00:00:00:05'\nfeatures_off = ['MAC']",
-        f"{NET}.mac = '02:00:00:00:00:05': an address needs MAC",
+        f"{NET}.mac = '02:00:00:00:00:05': requires feature MAC, which features_off removes",
     ),
     (
         "net",
         "speed = 10\nfeatures_off = ['speed_duplex']",
-        f"{NET}.speed = 10: a speed needs SPEED_DUPLEX, which is off",
+        f"{NET}.speed = 10: requires feature SPEED_DUPLEX, which features_off removes",
     ),
-    ("net", "duplex = 'full'\nfeatures_off = ['SPEED_DUPLEX']", f"{NET}.duplex = 'full': duplex needs SPEED_DUPLEX"),
-    ("net", "queue_pairs = 2\nfeatures_off = ['MQ']", f"{NET}.queue_pairs = 2: several pairs need MQ, which is off"),
+    (
+        "net",
+        "duplex = 'full'\nfeatures_off = ['SPEED_DUPLEX']",
+        f"{NET}.duplex = 'full': requires feature SPEED_DUPLEX, which features_off removes",
+    ),
+    (
+        "net",
+        "queue_pairs = 2\nfeatures_off = ['MQ']",
+        f"{NET}.queue_pairs = 2: requires feature MQ, which features_off removes",
+    ),
     (
         "net",
         "rx_buffer = 65\nfeatures_off = ['MRG_RXBUF']",
-        f"{NET}.rx_buffer = 65: buffers of another size need MRG_RXBUF",
+        f"{NET}.rx_buffer = 65: requires feature MRG_RXBUF, which features_off removes",
     ),
     (
         "net",
         "rx_buffer = 762\nqueue_size = 2",
-        f"{NET}.rx_buffer = 762: 2 such buffers do not hold a frame of 1526 bytes",
+        f"{NET}.rx_buffer = 762: must be larger: 2 buffers must hold a frame of 1526 bytes",
     ),
     (
         "net",
         "mtu = 1501\nfeatures_off = ['MTU', 'CSUM', 'GUEST_CSUM']",
-        f"{NET}.mtu = 1501: without MTU, which is off, a driver expects 1500 bytes at most",
+        f"{NET}.mtu = 1501: must be at most 1500: features_off removes MTU",
     ),
     (
         "net",
         f"mtu = 1279\ndriver = {{ {IPV6} }}",
-        f"{NET}.driver.addresses = ['198.18.0.1/24', '2001:2::1/64']: IPv6 needs",
+        f"{NET}.driver.addresses = ['198.18.0.1/24', '2001:2::1/64']: must be IPv4 only: IPv6 needs",
     ),
     (
         "net",
         "mtu = 68\ndevice = { routes = ['::/0'] }",
-        f"{NET}.device.routes = ['::/0']: IPv6 needs an MTU of 1280 bytes",
+        f"{NET}.device.routes = ['::/0']: must be IPv4 only: IPv6 needs an MTU of 1280 bytes",
     ),
     *(
-        ("net", f"driver = {{ addresses = ['{text}'] }}", f"{NET}.driver.addresses = ('{text}',): it must be addresses")
+        ("net", f"driver = {{ addresses = ['{text}'] }}", f"{NET}.driver.addresses = ('{text}',): must be addresses")
         for text in ("::1/128", "127.0.0.1/8", "fe80::1%vnet0/64", "255.255.255.255/32", "0.0.0.0/0", "::/64")
     ),
     (
         "net",
         f"driver = {{ {IPV6} }}\ndevice = {{ addresses = ['198.18.0.2/24', '2001:2:0::1/64'] }}",
-        f"{NET}.device.addresses = ['198.18.0.2/24', '2001:2:0::1/64']: the driver's end has 2001:2:0::1/64 already",
+        f"{NET}.device.addresses = ['198.18.0.2/24', '2001:2:0::1/64']: must differ from driver.addresses (2001:",
     ),
     *(
         (
             "net",
             f"driver = {{ {IPV6}, routes = ['{network} via {router}'] }}",
-            f"{NET}.driver.routes[0] = '{network} via {router}': {router} is no other host in a network",
+            f"{NET}.driver.routes[0] = '{network} via {router}': must be via another host in a network of the ",
         )
         for network, router in (
             ("198.18.9.0/24", "198.18.1.1"),
@@ -103,13 +111,13 @@ DEVICES = [
     (
         "net",
         "driver = { routes = ['::/0 via fe80::1%a'] }",
-        f"{NET}.driver.routes = ('::/0 via fe80::1%a',): it must be routes",
+        f"{NET}.driver.routes = ('::/0 via fe80::1%a',): must be routes",
     ),
     *(
         (
             "net",
             f"device = {{ ifname = '{name}' }}",
-            f"{NET}.device.ifname = '{name}': it must be the name of an interface",
+            f"{NET}.device.ifname = '{name}': must be an interface name",
         )
         for name in ("", "lo", "all", "default", "..", "a/b", "a:b", "a" * 16)
     ),
@@ -117,7 +125,7 @@ DEVICES = [
         (
             "net",
             f"driver = {{ kind = 'memory', {key} = {value} }}",
-            f"{NET}.driver.{key} = {shown}: a port in memory has no",
+            f"{NET}.driver.{key} = {shown}: must be absent for a memory port",
         )
         for key, value, shown in (
             ("netns", "'a'", "'a'"),
@@ -127,20 +135,24 @@ DEVICES = [
             ("txqueuelen", "1", "1"),
         )
     ),
-    ("blk", "queue_size = 2", f"{BLK}.queue_size = 2: a blk driver needs queues of 4 descriptors at least"),
-    ("scsi", "queue_size = 2", f"{SCSI}.queue_size = 2: a scsi driver needs queues of 4 descriptors at least"),
-    ("blk", "queues = 0", f"{BLK}.queues = 0: it must be 1 to 16 queues"),
-    ("blk", "device = { size = 0 }", f"{BLK}.device.size = 0: it must be MiB, 1 to"),
-    ("blk", "device = { size = 1, shared = true }", f"{BLK}.device.shared = True: only files can be shared"),
-    ("blk", "device = { store = 'file', path = '' }", f"{BLK}.device.path = '': it must be the path of a file"),
-    ("blk", 'device = { size = 1, serial = "a\\n" }', f"{BLK}.device.serial = 'a\\n': it must be at most 20 printable"),
-    ("blk", "driver = { nbd = '' }", f"{BLK}.driver.nbd = '': it must be the path of a socket"),
-    ("scsi", "device.luns = [{ size = 1, lun = 16384 }]", f"{SCSI}.device.luns[0].lun = 16384: it must be a LUN"),
-    ("rpmsg", "to_driver = 59", f"{RPMSG}.to_driver = 59: it must be 60 to 65551 bytes"),
+    ("blk", "queue_size = 2", f"{BLK}.queue_size = 2: must be at least 4 for a blk device"),
+    ("scsi", "queue_size = 2", f"{SCSI}.queue_size = 2: must be at least 4 for a scsi device"),
+    ("blk", "queues = 0", f"{BLK}.queues = 0: must be between 1 and 16"),
+    ("blk", "device = { size = 0 }", f"{BLK}.device.size = 0: must be between 1 and 1073741824 (MiB)"),
+    ("blk", "device = { size = 1, shared = true }", f"{BLK}.device.shared = True: must be false for a memory store"),
+    ("blk", "device = { store = 'file', path = '' }", f"{BLK}.device.path = '': must be a file path"),
+    ("blk", 'device = { size = 1, serial = "a\\n" }', f"{BLK}.device.serial = 'a\\n': must be at most 20 printable"),
+    ("blk", "driver = { nbd = '' }", f"{BLK}.driver.nbd = '': must be a socket path"),
+    (
+        "scsi",
+        "device.luns = [{ size = 1, lun = 16384 }]",
+        f"{SCSI}.device.luns[0].lun = 16384: must be between 0 and 16383",
+    ),
+    ("rpmsg", "to_driver = 59", f"{RPMSG}.to_driver = 59: must be between 60 and 65551 (bytes)"),
     (
         "rpmsg",
         "driver.channels = [{ name = 'a', addr = 4294967295 }]",
-        f"{RPMSG}.driver.channels[0].addr = 4294967295: it",
+        f"{RPMSG}.driver.channels[0].addr = 4294967295: must be a 32-bit address other than 53 and 4294967295",
     ),
 ]
 
@@ -154,7 +166,7 @@ def test_a_value_of_a_device_that_can_not_work_is_refused(kind: str, keys: str, 
 def test_the_type_of_a_device_is_text(value: str) -> None:
     line = refusal(built_in_text("net").replace('type = "net"', f"type = {value}"))
     assert line.startswith(f"{NET}.type = ")
-    assert line.endswith(": it must be text in quotes")
+    assert line.endswith(": must be text in quotes")
 
 
 TRANSPORT = [
@@ -162,14 +174,14 @@ TRANSPORT = [
         "scsi",
         "epf_mailbox",
         "queues = 7",
-        f"{SCSI}.queues = 7: that takes 9 queues, and transport epf_mailbox carries 8",
+        f"{SCSI}.queues = 7: must be less: it takes 9 queues, and transport epf_mailbox carries 8",
     ),
-    ("scsi", "ntb", "queues = 7", f"{SCSI}.queues = 7: that takes 9 queues, and transport ntb carries 8 at most"),
-    ("blk", "ntb", "queues = 9", f"{BLK}.queues = 9: that takes 9 queues, and transport ntb carries 8 at most"),
-    ("net", "epf_mailbox", "queue_pairs = 4", f"{NET}.queue_pairs = 4: that takes 9 queues"),
-    ("net", "mmio", "peer_uid = 3", f"{NET}.peer_uid = 3: transport mmio has no such setting"),
-    ("net", "ntb", "queue_pairs = 3\nqueue_size = 32768", "ntbs.ntb0.mw: the driver of net0 needs "),
-    ("net", "pci", "queue_pairs = 64\nqueue_size = 32768", "hosts.rc.memory: the drivers of its devices need "),
+    ("scsi", "ntb", "queues = 7", f"{SCSI}.queues = 7: must be less: it takes 9 queues, and transport ntb carries 8"),
+    ("blk", "ntb", "queues = 9", f"{BLK}.queues = 9: must be less: it takes 9 queues, and transport ntb carries 8"),
+    ("net", "epf_mailbox", "queue_pairs = 4", f"{NET}.queue_pairs = 4: must be less: it takes 9 queues"),
+    ("net", "mmio", "peer_uid = 3", f"{NET}.peer_uid = 3: must be absent for transport mmio"),
+    ("net", "ntb", "queue_pairs = 3\nqueue_size = 32768", "ntbs.ntb0.mw: must be at least "),
+    ("net", "pci", "queue_pairs = 64\nqueue_size = 32768", "hosts.rc.memory: must be at least "),
 ]
 
 
@@ -181,17 +193,23 @@ def test_what_a_transport_or_its_memory_can_not_carry_is_refused(
 
 
 LINKS = [
-    ("faults = { flap_every_ms = 50, flap_ms = 50 }", "faults.flap_every_ms = 50.0: a flap lasts 50 ms"),
-    ("faults = { flap_every_ms = 10, flap_ms = 20 }", "faults.flap_every_ms = 10.0: a flap lasts 20 ms"),
-    ("faults = { flap_every_ms = 0 }", "faults.flap_every_ms = 0.0: it must be milliseconds"),
-    ("faults = { flap_ms = inf }", "faults.flap_ms = inf: it must be milliseconds"),
-    ("faults = { timeouts = nan }", "faults.timeouts = nan: it must be a probability"),
-    ("faults = { timeouts = 1.01 }", "faults.timeouts = 1.01: it must be a probability"),
-    ("faults = { seed = 1.0 }", "faults.seed = 1.0: it must be a whole number"),
-    ("trace = ''", "trace = '': it must be the path of a file"),
-    ("lanes = 0", "lanes = 0: it must be one of"),
-    ("max_payload = 0", "max_payload = 0: it must be one of"),
-    ("read_latency_ns = -1", "read_latency_ns = -1: it must be nanoseconds"),
+    (
+        "faults = { flap_every_ms = 50, flap_ms = 50 }",
+        "faults.flap_every_ms = 50.0: must be above 50 (flap_ms), or the link is never up",
+    ),
+    (
+        "faults = { flap_every_ms = 10, flap_ms = 20 }",
+        "faults.flap_every_ms = 10.0: must be above 20 (flap_ms), or the link is never up",
+    ),
+    ("faults = { flap_every_ms = 0 }", "faults.flap_every_ms = 0.0: must be above 0 and at most 3600000 (ms)"),
+    ("faults = { flap_ms = inf }", "faults.flap_ms = inf: must be above 0 and at most 3600000 (ms)"),
+    ("faults = { timeouts = nan }", "faults.timeouts = nan: must be between 0 and 1 (a probability)"),
+    ("faults = { timeouts = 1.01 }", "faults.timeouts = 1.01: must be between 0 and 1 (a probability)"),
+    ("faults = { seed = 1.0 }", "faults.seed = 1.0: must be a whole number"),
+    ("trace = ''", "trace = '': must be a file path"),
+    ("lanes = 0", "lanes = 0: must be one of"),
+    ("max_payload = 0", "max_payload = 0: must be one of"),
+    ("read_latency_ns = -1", "read_latency_ns = -1: must be between 0 and 1000000000 (ns)"),
 ]
 
 
@@ -203,13 +221,13 @@ def test_a_value_of_a_link_that_can_not_work_is_refused(keys: str, line: str) ->
 def test_memory_below_the_need_of_the_drivers_is_refused_with_that_need() -> None:
     text = built_in_text("net").replace("[hosts.rc]", "[hosts.rc]\nmemory = 32")
     assert refusal(text) == (
-        "hosts.rc.memory = 32: the drivers of its devices need 33 MiB (net0 33), and a host has 4078 at most"
+        "hosts.rc.memory = 32: must be at least 33 MiB for the drivers (net0 33), and at most 4078"
     )
 
 
 def test_a_window_below_the_need_of_its_driver_is_refused_with_that_need() -> None:
     text = built_in_text("net", "ntb").replace("[ntbs.ntb0]", "[ntbs.ntb0]\nmw = 32")
-    assert refusal(text) == "ntbs.ntb0.mw = 32: the driver of net0 needs 33 MiB, and a window has 2048 at most"
+    assert refusal(text) == "ntbs.ntb0.mw = 32: must be at least 33 MiB for the driver of net0, and at most 2048"
 
 
 # Files and sockets that two would use
@@ -237,7 +255,7 @@ def test_a_file_or_socket_that_another_part_has_is_refused_without_a_word_of_nam
     device = "b" if "devices.b" in keys else "blk0"
     path = Path("a" if owner else "trace").absolute()
     has = f"devices.{owner}" if owner else "links.pcie0"
-    assert line == f"devices.{device}.{field} = '{path}': {has} has it already"
+    assert line == f"devices.{device}.{field} = '{path}': already used by {has}"
 
 
 # Addresses that are made
@@ -265,7 +283,7 @@ def test_a_transport_may_have_options_of_its_own() -> None:
             f"{NET}.shape = 1: unknown key; known are "
         )
         assert refusal(built_in_text("net", "pci", "depth = 1")) == (
-            f"{NET}.depth = 1: transport pci has no such setting"
+            f"{NET}.depth = 1: must be absent for transport pci"
         )
         assert refusal(built_in_text("net", "mine", "extra = 1")).startswith(
             f"{NET}.extra = 1: unknown key; known are "
@@ -284,13 +302,13 @@ def test_a_transport_may_have_an_option_with_the_name_of_a_devices_key() -> None
 def test_a_transport_is_carried_by_something_that_exists() -> None:
     with (
         temporarily(),
-        pytest.raises(ValueError, match="a transport is carried by one of link, host, ntb, not by 'cable'"),
+        pytest.raises(ValueError, match="carrier of transport mine = 'cable': must be one of link, host, ntb"),
     ):
         add_transport("mine", attrs.evolve(TRANSPORTS["pci"], on="cable"))
 
 
 def test_a_device_without_a_topology_is_checked_alike() -> None:
-    with pytest.raises(ConfigError, match=r"^t: queue_size = 2: a blk driver needs queues of 4 descriptors at least"):
+    with pytest.raises(ConfigError, match=r"^t: queue_size = 2: must be at least 4 for a blk device"):
         parse_device({"type": "blk", "queue_size": 2}, "t")
 
 

@@ -35,29 +35,53 @@ def test_a_topology_without_ntbs_has_none() -> None:
 SECOND = '[devices.net1]\ntransport = "ntb"\nntb = "ntb0"\ndriver = { ifname = "b" }\ndevice = { ifname = "b" }\n'
 FUNCTION = '[devices.net1]\nlink = "pcie0"\nfunction = 0\ndriver = { ifname = "b" }\ndevice = { ifname = "b" }\n'
 REFUSED = {
-    "an NTB of its own for each device": (TEXT + SECOND, "devices.net1.ntb", "net0 has it already"),
-    "its function is taken": (TEXT + FUNCTION, "devices.net1.function", "ntb ntb0 has it on the same link"),
-    "no such NTB": (change(('ntb = "ntb0"', 'ntb = "ntb1"')), "devices.net0.ntb", "it must be one of ntb0"),
-    "no NTB": (change(('ntb = "ntb0"\n', "")), "devices.net0.ntb", "it must be one of ntb0"),
-    "a link and an NTB": (change(('ntb = "ntb0"', 'ntb = "ntb0"\nlink = "pcie0"')), "net0.link", "carried by a ntb"),
-    "a function number": (change(('ntb = "ntb0"', 'ntb = "ntb0"\nfunction = 1')), "net0.function", "no such setting"),
+    "an NTB of its own for each device": (TEXT + SECOND, "devices.net1.ntb", "already used by net0"),
+    "its function is taken": (TEXT + FUNCTION, "devices.net1.function", "already used by ntb ntb0 on the same link"),
+    "no such NTB": (change(('ntb = "ntb0"', 'ntb = "ntb1"')), "devices.net0.ntb", "must be one of ntb0"),
+    "no NTB": (change(('ntb = "ntb0"\n', "")), "devices.net0.ntb", "must be one of ntb0"),
+    "a link and an NTB": (
+        change(('ntb = "ntb0"', 'ntb = "ntb0"\nlink = "pcie0"')),
+        "net0.link",
+        "transport ntb needs the key ntb",
+    ),
+    "a function number": (
+        change(('ntb = "ntb0"', 'ntb = "ntb0"\nfunction = 1')),
+        "net0.function",
+        "must be absent for transport ntb",
+    ),
     "no such link": (change(('primary = "pcie0"', 'primary = "pcie9"')), "ntbs.ntb0.primary", "pcie0, pcie1"),
-    "no such host": (change(('host = "soc"', 'host = "sox"')), "ntbs.ntb0.primary", "whose endpoint is sox are none"),
+    "no such host": (
+        change(('host = "soc"', 'host = "sox"')),
+        "ntbs.ntb0.primary",
+        "must be a link whose endpoint is sox: there is none",
+    ),
     "a link that ends elsewhere": (
         change(('root = "host2"\nendpoint = "soc"', 'root = "soc"\nendpoint = "host2"')),
         "ntbs.ntb0.secondary",
-        "whose endpoint is soc are pcie0",
+        "must be a link whose endpoint is soc: pcie0",
     ),
-    "one link twice": (change(('secondary = "pcie1"', 'secondary = "pcie0"')), "ntbs.ntb0", "two different hosts"),
-    "two links of one host": (change(('root = "host2"', 'root = "host1"')), "ntbs.ntb0", "joins two different hosts"),
-    "no memory for the window": (change(("mw = 64", "mw = 128")), "ntbs.ntb0.mw", "host host2 has 128 MiB of memory"),
-    "a window of nothing": (change(("mw = 64", "mw = 0")), "ntbs.ntb0.mw", "1 to 2048"),
+    "one link twice": (
+        change(('secondary = "pcie1"', 'secondary = "pcie0"')),
+        "ntbs.ntb0.secondary",
+        "must be a link from another host",
+    ),
+    "two links of one host": (
+        change(('root = "host2"', 'root = "host1"')),
+        "ntbs.ntb0.secondary",
+        "must be a link from another host",
+    ),
+    "no memory for the window": (
+        change(("mw = 64", "mw = 128")),
+        "ntbs.ntb0.mw",
+        "must be below 128: the window is part of the memory of host host2",
+    ),
+    "a window of nothing": (change(("mw = 64", "mw = 0")), "ntbs.ntb0.mw", "must be between 1 and 2048 (MiB)"),
     "a bad name": (change(("[ntbs.ntb0]", "[ntbs.NTB]")), "ntbs", "lower-case"),
     "an unknown key": (change(("mw = 64", "mv = 64")), "ntbs.ntb0.mv", "unknown key"),
     "two NTBs on one link": (
         TEXT + '[ntbs.ntb1]\nhost = "soc"\nprimary = "pcie1"\nsecondary = "pcie0"\n',
         "ntbs.ntb1",
-        "ntb ntb0 has the link already",
+        "already used by ntb ntb0",
     ),
 }
 

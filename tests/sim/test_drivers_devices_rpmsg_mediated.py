@@ -279,5 +279,5 @@ async def test_a_driver_that_declines_a_service_is_not_sent_its_messages() -> No
 @pytest.mark.parametrize("key", ["local_to_driver = 1024", "local_to_device = 1024", 'local_features_off = ["AS"]'])
 def test_what_only_a_local_driver_has_is_refused_without_one(key: str) -> None:
     text = f'[hosts.rc]\n[devices.r]\ntype = "rpmsg"\ntransport = "mmio"\nhost = "rc"\n{key}\n'
-    with pytest.raises(ConfigError, match="only mode mediated has a local driver"):
+    with pytest.raises(ConfigError, match="requires mode = 'mediated': only there is a local driver"):
         parse(text, "test.toml")

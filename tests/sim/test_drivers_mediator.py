@@ -461,11 +461,11 @@ async def test_a_bad_frame_is_dropped_and_counted_once_and_both_devices_go_on(
     [
         (
             'transport = "mmio"\nhost = "rc"',
-            "transport mmio is within one host: there is nothing to mediate between",
+            "must be direct: transport mmio is within one host: there is nothing to mediate between",
         ),
         (
             'type = "blk"\nlink = "pcie0"',
-            "a blk device has no peer driver at its own end: use direct",
+            "must be direct: a blk device has no peer driver at its own end: use direct",
         ),
     ],
     ids=["mmio", "blk"],
@@ -488,7 +488,7 @@ mode = "mediated"
 
 
 def test_a_local_feature_can_be_switched_off_in_mediated_mode_only() -> None:
-    with pytest.raises(ConfigError, match="only mode mediated has a local driver"):
+    with pytest.raises(ConfigError, match="requires mode = 'mediated': only there is a local driver"):
         parse(
             '[hosts.rc]\n[devices.net0]\ntransport="mmio"\nhost="rc"\nlocal_features_off=["CSUM"]\n'
             'driver={kind="memory"}\ndevice={kind="memory"}',

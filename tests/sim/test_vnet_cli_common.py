@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from vnet.cli.common import errors_in_one_line
 from vnet.errors import ConfigError
 
-WRONG = ConfigError("t.toml", "devices.a.mtu", 1, "it must be more")
+WRONG = ConfigError("t.toml", "devices.a.mtu", 1, "must be more")
 
 
 async def cancelled() -> trio.Cancelled:
@@ -33,7 +33,7 @@ async def test_cancellations_beside_an_expected_error_are_not_printed() -> None:
         raise BaseExceptionGroup("", [stop, BaseExceptionGroup("", [WRONG, stop])])
 
     done = CliRunner().invoke(click.Command("it", callback=callback))
-    assert (done.exit_code, done.stderr) == (1, "vnet: t.toml: devices.a.mtu = 1: it must be more\n")
+    assert (done.exit_code, done.stderr) == (1, "vnet: t.toml: devices.a.mtu = 1: must be more\n")
 
 
 async def test_cancellations_beside_a_bug_do_not_hide_it() -> None:

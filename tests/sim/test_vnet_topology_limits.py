@@ -124,7 +124,7 @@ async def test_each_feature_may_be_off_alone(kind: str, feature: str) -> None:
 
 async def test_an_end_has_as_many_channels_as_endpoints_are_allowed() -> None:
     await comes_up(built_in_text("rpmsg", keys=f"driver.channels = [{CHANNELS}]"))
-    with pytest.raises(ConfigError, match=r"rpmsg0\.driver\.channels = 1025: an end has 1024 channels at most"):
+    with pytest.raises(ConfigError, match=r"rpmsg0\.driver\.channels = 1025: must be at most 1024 channels"):
         parse(built_in_text("rpmsg", keys=f"driver.channels = [{CHANNELS}, {{ name = 'more' }}]"))
 
 

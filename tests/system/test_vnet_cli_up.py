@@ -78,7 +78,7 @@ def test_exec_becomes_the_program_in_the_hosts_namespace(shared: Up, require_too
         (("exec", "rc", "--", "no-such-program"), "vnet: no-such-program: No such file or directory\n"),
         (("link", "down", "moon"), "vnet: no link is called 'moon'; there are: pcie0\n"),
         (("set", "moon", "mtu", "1400"), "vnet: no device is called 'moon'; there are: net0\n"),
-        (("set", "net0", "mtu", "1"), "vnet: net0: mtu '1': it must be a number from 68 to 65521\n"),
+        (("set", "net0", "mtu", "1"), "vnet: net0: mtu '1': must be between 68 and 65521\n"),
         (("set", "net0", "pairs", "2"), "vnet: net0: pairs '2': there is one pair\n"),
         (("up",), "vnet: {0} is running already; try: vnet show --name {0}\n"),
     ],
@@ -240,7 +240,7 @@ MISSING = "there is no such namespace; try: ip netns add"
 def test_a_topology_that_can_not_be_is_one_line(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "t.toml", driver="kind = 'veth'")
     for file, line in (
-        (path, f"{path}: devices.net0.driver.kind = 'veth': it must be one of tun, tap, memory"),
+        (path, f"{path}: devices.net0.driver.kind = 'veth': must be one of tun, tap, memory"),
         ("/nowhere.toml", "/nowhere.toml: No such file or directory"),
         (
             write(tmp_path / "n.toml", driver="netns = 'nowhere'"),

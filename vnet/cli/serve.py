@@ -243,7 +243,7 @@ def _serve(
     )
     with place():
         if not fits_socket(str(path)):
-            raise ConfigError("", "--vhost-user", str(path), f"it must be {PATH_RULE}")
+            raise ConfigError("", "--vhost-user", str(path), f"must be {PATH_RULE}")
         export = DeviceExport(parse_device(device, ""), path, connect, peer_uid)
     run_until_ended(partial(_run, f"{kind}0", export, allow_unsealed, qemu_version(), place))
 

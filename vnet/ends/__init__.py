@@ -1,4 +1,4 @@
-"""What devices are plugged into at their two ends: one module, and one line here, for each device type."""
+"""The two ends of each device type: a module and a line in `ENDS` per type."""
 
 from __future__ import annotations
 
@@ -17,3 +17,4 @@ ENDS: dict[str, EndsType] = {
     "blk": EndsType(BlkSpec, open_blk, open_device=open_blk_device, open_driver=open_blk_driver),
     "scsi": EndsType(ScsiSpec, open_scsi, open_device=open_scsi_device, open_driver=open_scsi_driver),
 }
+"""Ends by device type; extensions add theirs."""

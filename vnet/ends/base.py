@@ -1,4 +1,4 @@
-"""What is at the two ends of a device, whatever its type: the world opens it, the drivers use it, reports read it."""
+"""The two ends of a device of any type: opened by the world, used by the drivers, read by reports."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from vnet.spec import DeviceSpec
 __all__ = ["End", "EndsType", "Figures", "OpenContext", "PlainEnd", "Side"]
 
 Side = Literal["driver", "device"]
+"""A side of a virtio device."""
 
 
 @attrs.frozen
 class Figures:
-    """What one queue carried, as one side counts it."""
+    """Counts of one queue, taken on one side."""
 
     packets: int
-    """Packets, messages or requests."""
+    """Number of packets, messages or requests."""
     bytes: int
-    """Payload."""
+    """Bytes of payload."""
     drops: Mapping[str, int]
+    """Number of drops or errors by cause."""
 
 
 class End(Protocol):
@@ -36,32 +38,33 @@ class End(Protocol):
 
     @property
     def settings(self) -> object:
-        """What this side's driver is given."""
+        """Argument for the driver on this side, such as `NetSettings` or `NetPlug`."""
 
     @property
     def live(self) -> bool:
-        """Whether it is ready to carry something."""
+        """Whether the end can carry data now."""
 
     def figures(self, queue: int) -> Figures:
-        """Of the queue with this index."""
+        """Return the figures of the queue with this index."""
 
     def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
-        """(where, causes) of everything this end lost."""
+        """Yield (place, number of drops by cause) for each counter of this end."""
 
     def describe(self) -> dict[str, object]:
-        """Plain data."""
+        """Return the end as plain data, for reports."""
 
 
 @attrs.frozen(eq=False)
 class PlainEnd:
-    """An `End` for a device type that has nothing more to say of it than what its queues carried."""
+    """An `End` made of the traffic counters of its queues."""
 
     settings: object
     traffic: Sequence[Traffic]
-    """By queue."""
+    """Counters of each queue, by queue index."""
     ready: Callable[[], bool] = lambda: True
+    """Returns whether the end can carry data now."""
     about: Callable[[], Mapping[str, object]] = dict
-    """What reports show besides the figures."""
+    """Returns more plain data for reports."""
 
     @property
     def live(self) -> bool:
@@ -81,50 +84,53 @@ class PlainEnd:
 
 @attrs.frozen
 class OpenContext:
-    """What an end has to know of the system it belongs to."""
+    """Arguments for opening the ends of a device."""
 
     system: str
+    """Name of the system."""
     name: str
-    """The device's."""
+    """Name of the device."""
     index: int
-    """The device's place in the topology."""
+    """Index of the device in the topology."""
     spec: DeviceSpec
+    """The device's record in the topology."""
     hosts: tuple[str, str]
-    """Names of the driver's and of the device's host."""
+    """Names of the driver's and the device's host."""
     poller: Poller
-    """Watches the ports that can be watched."""
+    """Polls the file descriptors of ports."""
     supported: int
-    """Every feature bit of the device's type."""
+    """All feature bits of the device type that we implement."""
     features: int
-    """Those that may be used."""
+    """Feature bits that may be offered and accepted."""
     watches: Watches | None = None
-    """Follow the interfaces of ports; None has each port follow its own."""
+    """Shared watches of network interfaces; None: each port opens its own."""
 
 
 @attrs.frozen
 class EndsType:
-    """How a device type is described in a topology, and how its ends are opened."""
+    """The ends of a device type: its record in a topology, and the functions that open and change its ends."""
 
     spec: type[DeviceSpec]
+    """Class of the device type's record."""
     open: Callable[[OpenContext], AbstractAsyncContextManager[tuple[End, End]]]
-    """In mediated mode the second end is that of the endpoint's own driver."""
+    """Opens the driver's end and the device's end; in mediated mode, both are ends of drivers."""
     mediator: Callable[[OpenContext, tuple[str, str]], Mediator] | None = None
-    """Joins the two devices of these names, facing the other host and its own; None where nothing can be mediated."""
+    """Returns a mediator between two devices, given their names, the remote one first. None if the type has none."""
     open_device: Callable[[OpenContext], AbstractAsyncContextManager[End]] | None = None
-    """The device's end alone, for a driver that is somebody else's; None where opening both does no harm."""
+    """Opens only the device's end, for a driver in another process. None if opening both ends is harmless."""
     open_driver: Callable[[OpenContext], AbstractAsyncContextManager[End]] | None = None
-    """The driver's end alone, for a device that is somebody else's; None likewise."""
+    """Opens only the driver's end, for a device in another process. None if opening both ends is harmless."""
     change: Callable[[End, End, str, str], Awaitable[None]] | None = None
-    """Changes a setting of a running device, given as its two ends, a name and a value; None where nothing can be.
+    """Changes a setting of a running device. Arguments: both ends, name and value. None if nothing can be changed.
 
-    Raises LookupError, ValueError with what the value has to be, DriverError.
+    Raises LookupError for an unknown setting, ValueError "must be …" for an invalid value, DriverError.
     """
     own_config: Callable[[OpenContext], OwnConfig] | None = None
-    """What a topology says of a device that is somebody else's and has no configuration space; None: there is none."""
+    """Returns the configuration for a vhost-user back end that has no configuration space. None if all have one."""
 
     @asynccontextmanager
     async def alone(self, context: OpenContext) -> AsyncIterator[End]:
-        """The device's end, for a driver that is somebody else's."""
+        """Open the device's end for a driver in another process."""
         if self.open_device is not None:
             async with self.open_device(context) as end:
                 yield end
@@ -134,7 +140,7 @@ class EndsType:
 
     @asynccontextmanager
     async def driver_alone(self, context: OpenContext) -> AsyncIterator[End]:
-        """The driver's end, for a device that is somebody else's."""
+        """Open the driver's end for a device in another process."""
         if self.open_driver is not None:
             async with self.open_driver(context) as end:
                 yield end

@@ -1,4 +1,4 @@
-"""What a block device is plugged into: a store at the device's end, an NBD export or just the API at the driver's."""
+"""The ends of a block device: a store at the device's end, the API and an optional NBD export at the driver's end."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ __all__ = [
 
 @attrs.frozen
 class DiskSpec:
-    """How the disk surfaces on the driver's host. Whoever names no socket uses the API alone."""
+    """The disk on the driver's host: always the Python API, and an NBD export if ``nbd`` is given."""
 
     nbd: str | None = attrs.field(default=None, validator=must(fits_socket, PATH_RULE))
-    """The unix socket at which programs find it."""
-    buffers: int = attrs.field(default=32, validator=must(lambda v: 1 <= v <= 1024, "MiB of buffers, 1 to 1024"))
-    """MiB of the host's memory for data on their way."""
+    """Unix socket of the NBD export, for clients such as nbdcopy, fio or qemu-nbd. Default: no export."""
+    buffers: int = attrs.field(default=32, validator=must(lambda v: 1 <= v <= 1024, "between 1 and 1024 (MiB)"))
+    """Memory of the driver's host for the data of pending requests, in MiB."""
 
 
 @attrs.frozen
 class DiskStoreSpec(StoreSpec):
-    """Where the sectors are, and what else the device is."""
+    """The device end of a disk: its store, serial number and worker threads."""
 
     serial: str | None = attrs.field(
         default=None,
@@ -53,17 +53,21 @@ class DiskStoreSpec(StoreSpec):
             lambda v: len(v) <= 20 and v.isascii() and v.isprintable(), "at most 20 printable ASCII characters"
         ),
     )
-    """What the disk calls itself; by default the device's name."""
-    workers: int = attrs.field(default=4, validator=must(lambda v: 1 <= v <= 64, "1 to 64 requests that may block"))
+    """Serial number of the disk. Default: the device's name."""
+    workers: int = attrs.field(default=4, validator=must(lambda v: 1 <= v <= 64, "between 1 and 64"))
+    """Largest number of requests that block on the store at the same time."""
 
 
 @attrs.frozen
 class BlkSpec(DeviceSpec):
     """A block device."""
 
-    queues: int = attrs.field(default=1, validator=must(lambda v: 1 <= v <= 16, "1 to 16 queues"))
+    queues: int = attrs.field(default=1, validator=must(lambda v: 1 <= v <= 16, "between 1 and 16"))
+    """Number of request queues."""
     driver: DiskSpec = DiskSpec()
+    """Driver end: how programs on the driver's host use the disk."""
     device: DiskStoreSpec = attrs.field(factory=partial(DiskStoreSpec, size=64))
+    """Device end: the store. Default: 64 MiB in memory."""
 
     queue_size_min = MIN_NUM
 
@@ -101,24 +105,25 @@ def nbd_uri(path: str, name: str) -> str:
 
 
 class _BlkEnd:
-    """What both ends have in common: their figures."""
+    """Base of both ends: figures and drops from the counters of their request queues."""
 
     requests: list[RequestFigures]
+    """Counters by queue."""
 
     def figures(self, queue: int) -> Figures:
         if queue >= len(self.requests):
             return Figures(0, 0, {})
-        found = self.requests[queue]
-        return Figures(found.taken, found.bytes, dict(found.errors))
+        figures = self.requests[queue]
+        return Figures(figures.taken, figures.bytes, dict(figures.errors))
 
     def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
-        for queue, found in enumerate(self.requests, 1):
-            yield f"requestq{queue}", found.errors
+        for queue, figures in enumerate(self.requests, 1):
+            yield f"requestq{queue}", figures.errors
 
 
 @attrs.frozen(eq=False)
 class DiskEnd(_BlkEnd):
-    """The driver's end."""
+    """The driver's end: a disk, and an NBD server if the topology asks for one."""
 
     spec: DiskSpec
     name: str
@@ -151,7 +156,7 @@ class DiskEnd(_BlkEnd):
 
 @attrs.frozen(eq=False)
 class StoreEnd(_BlkEnd):
-    """The device's end."""
+    """The device's end: a store."""
 
     spec: DiskStoreSpec
     settings: BlkPlug
@@ -177,14 +182,14 @@ class StoreEnd(_BlkEnd):
 
 @asynccontextmanager
 async def open_blk(context: OpenContext, opener: OpenStore | None = None) -> AsyncIterator[tuple[DiskEnd, StoreEnd]]:
-    """Both ends of a block device. Raises ConfigError."""
+    """Open both ends of a block device. Raises ConfigError."""
     async with open_blk_device(context, opener) as store, open_blk_driver(context) as disk:
         yield disk, store
 
 
 @asynccontextmanager
 async def open_blk_driver(context: OpenContext) -> AsyncIterator[DiskEnd]:
-    """The driver's end alone. Raises ConfigError."""
+    """Open only the driver's end. Raises ConfigError."""
     spec = context.spec
     assert isinstance(spec, BlkSpec)
     disk = Disk(buffers=spec.driver.buffers * MIB, queues=spec.queues)
@@ -202,15 +207,15 @@ async def open_blk_driver(context: OpenContext) -> AsyncIterator[DiskEnd]:
 
 @asynccontextmanager
 async def open_blk_device(context: OpenContext, opener: OpenStore | None = None) -> AsyncIterator[StoreEnd]:
-    """The device's end alone. Raises ConfigError."""
+    """Open only the device's end. Raises ConfigError."""
     spec = context.spec
     assert isinstance(spec, BlkSpec)
     async with AsyncExitStack() as stack:
         try:
-            open_it = opener or partial(open_store, workers=spec.device.workers)
-            store = await stack.enter_async_context(open_it(spec.device))
+            opener = opener or partial(open_store, workers=spec.device.workers)
+            store = await stack.enter_async_context(opener(spec.device))
         except (OSError, MemoryError) as exc:
-            raise spec.device.trouble(f"devices.{context.name}.device", exc) from None
+            raise spec.device.open_error(f"devices.{context.name}.device", exc) from None
         serial = context.name[:20] if spec.device.serial is None else spec.device.serial
         plug = BlkPlug(store, serial, context.features, spec.queue_size, spec.queues, spec.device.workers)
         yield StoreEnd(spec.device, plug)

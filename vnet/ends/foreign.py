@@ -1,4 +1,4 @@
-"""The device's end where the device is another program's: nothing is known of it but where it is found."""
+"""The device end of a device in another process, of which only the socket is known."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ __all__ = ["ForeignEnd"]
 
 @attrs.frozen(eq=False)
 class ForeignEnd:
-    """Behind a socket."""
+    """The device end of a vhost-user back end in another process."""
 
     socket: str
+    """Path of the back end's socket."""
 
     @property
     def settings(self) -> object:
-        """No driver of ours asks."""
+        """None: no driver of this system reads it."""
         return None
 
     @property
     def live(self) -> bool:
-        """As far as anybody can tell from here: the driver's side says whether it is reached."""
+        """True: only the driver's side knows whether the back end is connected."""
         return True
 
     def figures(self, queue: int) -> Figures:
+        """Return zeros: another process counts."""
         return Figures(0, 0, {})
 
     def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:

@@ -1,4 +1,4 @@
-"""A mediator as the end of a device: behind it is another device, and its driver on the same host."""
+"""A mediator as the device end: behind it are a second device and its driver on the same host."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ NOTHING = MediatorStatistics()
 
 @attrs.frozen(eq=False)
 class MediatorEnd:
-    """One of a mediator's two sides: ``name`` is the device's that it serves, ``other`` the other one's."""
+    """One of the two sides of a mediator."""
 
     settings: Mediator
     name: str
+    """Name of the device on this side."""
     other: str
+    """Name of the device on the other side."""
 
     @property
     def live(self) -> bool:
         return self.settings.live
 
     def figures(self, queue: int) -> Figures:
-        """Even queues are received into, and so carry what came from the other side."""
+        """Return the figures of a queue. Even queues are receive queues, filled from the other side."""
         source = self.settings.statistics.get(self.name if queue & 1 else self.other, NOTHING)
         return Figures(source.buffers, source.payload_bytes, source.drops if queue & 1 else {})
 
@@ -35,6 +37,6 @@ class MediatorEnd:
         yield "mediator", self.settings.statistics.get(self.name, NOTHING).drops
 
     def describe(self) -> dict[str, object]:
-        """What came from this side's driver, and that each byte of it was copied once."""
+        """Return the buffers and bytes taken from this side's driver, as plain data."""
         source = self.settings.statistics.get(self.name, NOTHING)
         return {"kind": "mediator", "live": self.live, "behind": self.other, **attrs.asdict(source)}

@@ -1,4 +1,4 @@
-"""What an rpmsg device is for: the channels at each end, and how each of them surfaces."""
+"""The ends of an rpmsg device: channels, and the surface by which programs use each of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vnet.linux.background import open_background
 from vnet.ports.rpmsg.pty import PtySurface
 from vnet.ports.rpmsg.socket import SocketSurface
 from vnet.ports.rpmsg.surface import EchoSurface, Surface
-from vnet.spec import PeerSpec, Problem, file_key, fits_socket, must
+from vnet.spec import PATH_RULE, PeerSpec, Problem, file_key, fits_socket, must
 
 __all__ = ["SURFACES", "Channel", "ChannelSpec", "RpmsgEnd", "RpmsgEndSpec", "RpmsgSpec", "mediate_rpmsg", "open_rpmsg"]
 
@@ -40,7 +40,7 @@ SURFACES: Mapping[str, tuple[Callable[[Path], Surface], tuple[str, ...]]] = {
     "pty": (PtySurface, ("screen {}", "cat {}", "echo hello > {}")),
     "socket": (SocketSurface, ("socat - UNIX-CONNECT:{},type=5",)),
 }
-"""By kind: what makes one, and what a user can type to try it; only these with something to type have a path."""
+"""Constructor and shell commands to try it, by kind of surface. Only surfaces with commands have a path."""
 
 
 def _is_name(text: str) -> bool:
@@ -52,54 +52,61 @@ def _is_name(text: str) -> bool:
 
 @attrs.frozen
 class ChannelSpec:
-    """One channel at one end."""
+    """A channel at one end."""
 
     name: str = attrs.field(validator=must(_is_name, "1 to 31 printable ASCII characters"))
+    """Name of the channel; channels with the same name at both ends are joined."""
     surface: Literal["none", "echo", "pty", "socket"] = "none"
-    """Who uses it: none leaves it to a program that has the world in its hands."""
-    path: str | None = attrs.field(default=None, validator=must(fits_socket, "a path of at most 107 bytes"))
-    """Where a terminal or a socket is found."""
+    """How programs use the channel: pty is a terminal, socket a SOCK_SEQPACKET unix socket, echo sends each message
+    back, none leaves the channel to the Python API."""
+    path: str | None = attrs.field(default=None, validator=must(fits_socket, PATH_RULE))
+    """Path of the terminal or socket, required for these surfaces."""
     addr: int | None = attrs.field(
         default=None,
-        validator=must(lambda v: is_endpoint_addr(v, (NS_ADDR,)), "an address of 32 bits, but not 53 or 4294967295"),
+        validator=must(lambda v: is_endpoint_addr(v, (NS_ADDR,)), "a 32-bit address other than 53 and 4294967295"),
     )
-    """Its address; by default one from 1024 on."""
-    inbox: int = attrs.field(default=256, validator=must(lambda v: 1 <= v <= 65536, "1 to 65536 messages"))
+    """Address of the channel's endpoint. Default: a free address from 1024 on."""
+    inbox: int = attrs.field(default=256, validator=must(lambda v: 1 <= v <= 65536, "between 1 and 65536"))
+    """Largest number of received messages that wait for the program."""
 
 
 @attrs.frozen
 class RpmsgEndSpec:
-    """One end."""
+    """One end of an rpmsg device."""
 
     channels: tuple[ChannelSpec, ...] = ()
+    """Channels that this end creates."""
 
 
 def _is_buffer(size: int) -> bool:
     return MIN_BUFFER <= size <= MAX_BUFFER
 
 
+BUFFER_RULE = f"between {MIN_BUFFER} and {MAX_BUFFER} (bytes)"
+
+
 @attrs.frozen
 class RpmsgSpec(PeerSpec):
     """An rpmsg device; ``queue_size`` is the number of its buffers in each direction."""
 
-    to_driver: int = attrs.field(default=512, validator=must(_is_buffer, f"{MIN_BUFFER} to {MAX_BUFFER} bytes"))
-    """Bytes of a buffer for messages to the driver, 16 of which are their header."""
-    to_device: int = attrs.field(default=512, validator=must(_is_buffer, f"{MIN_BUFFER} to {MAX_BUFFER} bytes"))
-    local_to_driver: int | None = attrs.field(
-        default=None, validator=must(_is_buffer, f"{MIN_BUFFER} to {MAX_BUFFER} bytes")
-    )
-    """In mediated mode, the same of the endpoint's own driver; by default what the other driver may send."""
-    local_to_device: int | None = attrs.field(
-        default=None, validator=must(_is_buffer, f"{MIN_BUFFER} to {MAX_BUFFER} bytes")
-    )
+    to_driver: int = attrs.field(default=512, validator=must(_is_buffer, BUFFER_RULE))
+    """Size of a buffer for messages to the driver in bytes, 16 of which are the message's header."""
+    to_device: int = attrs.field(default=512, validator=must(_is_buffer, BUFFER_RULE))
+    """Size of a buffer for messages to the device in bytes, 16 of which are the message's header."""
+    local_to_driver: int | None = attrs.field(default=None, validator=must(_is_buffer, BUFFER_RULE))
+    """In mediated mode, size in bytes of a buffer for messages to the local driver. Default: ``to_device``."""
+    local_to_device: int | None = attrs.field(default=None, validator=must(_is_buffer, BUFFER_RULE))
+    """In mediated mode, size in bytes of a buffer for messages from the local driver. Default: ``to_driver``."""
     address_service: bool = False
-    """Offer and accept feature bit 1 as the address service of the 2020 RFC. In Linux it means buffer sizes, in NuttX
-    acknowledged announcements: only where both ends are of this project can it be asked for."""
+    """Whether feature bit 1 is offered and accepted as the address service of the 2020 RFC. Linux uses the bit for
+    buffer sizes, NuttX for acknowledged announcements: set it only if both ends belong to this project."""
     driver: RpmsgEndSpec = RpmsgEndSpec()
+    """Driver end: its channels."""
     device: RpmsgEndSpec = RpmsgEndSpec()
+    """Device end: its channels."""
 
     def ends(self) -> Iterator[tuple[Side, int, ChannelSpec]]:
-        """Every channel with its side and its place there."""
+        """Yield (side, index, channel) for every channel."""
         for index, channel in enumerate(self.driver.channels):
             yield "driver", index, channel
         for index, channel in enumerate(self.device.channels):
@@ -110,7 +117,7 @@ class RpmsgSpec(PeerSpec):
 
     @property
     def local(self) -> RpmsgConfig:
-        """The buffers of the endpoint's own driver."""
+        """Buffer sizes of the local driver, with the defaults filled in (mediated mode)."""
         return RpmsgConfig(self.local_to_driver or self.to_device, self.local_to_device or self.to_driver)
 
     def memory(self) -> int:
@@ -122,21 +129,21 @@ class RpmsgSpec(PeerSpec):
     def clash(self) -> Problem | None:
         for field in ("local_to_driver", "local_to_device"):
             if self.mode == "direct" and getattr(self, field) is not None:
-                return field, getattr(self, field), "only mode mediated has a local driver"
+                return field, getattr(self, field), "requires mode = 'mediated': only there is a local driver"
         for side, end in (("driver", self.driver), ("device", self.device)):
             if len(end.channels) > MAX_ENDPOINTS:
-                return f"{side}.channels", len(end.channels), f"an end has {MAX_ENDPOINTS} channels at most"
+                return f"{side}.channels", len(end.channels), f"must be at most {MAX_ENDPOINTS} channels"
         taken: set[tuple[str, int]] = set()
         for side, index, channel in self.ends():
             field = f"{side}.channels[{index}]"
             if bool(SURFACES[channel.surface][1]) != (channel.path is not None):
-                why = "has no path" if channel.path is not None else "needs the path where it is to be found"
-                return f"{field}.path", channel.path, f"surface {channel.surface} {why}"
+                presence = "absent" if channel.path is not None else "given"
+                return f"{field}.path", channel.path, f"must be {presence} for surface {channel.surface}"
             if channel.addr == AS_ADDR and self.address_service:
-                return f"{field}.addr", channel.addr, "with address_service = true that service has it"
+                return f"{field}.addr", channel.addr, "already used by the address service (address_service = true)"
             if channel.addr is not None:
                 if (side, channel.addr) in taken:
-                    return f"{field}.addr", channel.addr, "another channel of this end has it"
+                    return f"{field}.addr", channel.addr, "already used by another channel of this end"
                 taken.add((side, channel.addr))
         return super().clash()
 
@@ -159,7 +166,7 @@ class RpmsgSpec(PeerSpec):
 
 @attrs.frozen(eq=False)
 class Channel:
-    """One that a topology asks for."""
+    """An open channel of a topology: its endpoint and its surface."""
 
     spec: ChannelSpec
     endpoint: Endpoint
@@ -168,10 +175,10 @@ class Channel:
 
 @attrs.frozen(eq=False)
 class RpmsgEnd:
-    """One end: its bus, and who serves its channels."""
+    """One end: its rpmsg bus and its channels."""
 
     side: Side
-    """Of the device: behind a mediator there is a driver at either end."""
+    """Whether the end has a driver or a device; with a mediator, both ends have drivers."""
     settings: RpmsgSettings | RpmsgPlug
     channels: tuple[Channel, ...]
 
@@ -184,7 +191,7 @@ class RpmsgEnd:
         return self.bus.online
 
     def figures(self, queue: int) -> Figures:
-        """Queue 0 is the driver's receiveq, 1 its transmitq."""
+        """Return the figures of a queue: 0 is the driver's receiveq, 1 its transmitq."""
         traffic = self.bus.sent if (self.side == "driver") == bool(queue) else self.bus.received
         return Figures(traffic.packets, traffic.bytes, dict(traffic.drops))
 
@@ -195,19 +202,19 @@ class RpmsgEnd:
             yield f"{channel.spec.name} {channel.surface.kind}", channel.surface.drops
 
     def describe(self) -> dict[str, object]:
-        found = self.bus.statistics()
+        statistics = self.bus.statistics()
         surfaces = {channel.endpoint.addr: channel for channel in self.channels}
         return {
             "kind": "rpmsg",
             "live": self.live,
-            "max_payload": found.max_payload,
-            "services": [{"name": name, "addr": addr} for addr, name in found.services.items()],
+            "max_payload": statistics.max_payload,
+            "services": [{"name": name, "addr": addr} for addr, name in statistics.services.items()],
             "endpoints": [
                 {**attrs.asdict(endpoint), **_describe_surface(surfaces.get(endpoint.addr))}
-                for endpoint in found.endpoints
+                for endpoint in statistics.endpoints
             ],
-            "unsent": found.unsent,
-            "resets": found.resets,
+            "unsent": statistics.unsent,
+            "resets": statistics.resets,
         }
 
 
@@ -218,13 +225,13 @@ def _describe_surface(channel: Channel | None) -> dict[str, object]:
 
 
 def _addresses(end: RpmsgEndSpec) -> frozenset[int]:
-    """The addresses of channels that have one in the topology."""
+    """Return the addresses that the topology gives to channels."""
     return frozenset(channel.addr for channel in end.channels if channel.addr is not None)
 
 
 @asynccontextmanager
 async def open_rpmsg(context: OpenContext) -> AsyncIterator[tuple[RpmsgEnd, RpmsgEnd]]:
-    """Both ends, their channels created and served; announced they are once the device runs. Raises ConfigError."""
+    """Open both ends and serve their channels, which are announced once the device runs. Raises ConfigError."""
     spec = context.spec
     assert isinstance(spec, RpmsgSpec)
     buses: dict[Side, RpmsgBus] = {
@@ -253,7 +260,7 @@ async def open_rpmsg(context: OpenContext) -> AsyncIterator[tuple[RpmsgEnd, Rpms
 
 
 def mediate_rpmsg(context: OpenContext, names: tuple[str, str]) -> RpmsgMediator:
-    """The way between the two devices of a mediated one."""
+    """Return the mediator between the two devices with these ``names``."""
     spec = context.spec
     assert isinstance(spec, RpmsgSpec)
     offered = (

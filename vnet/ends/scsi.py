@@ -1,4 +1,4 @@
-"""What a SCSI host is for: logical units on stores at the device's end, an initiator at the driver's."""
+"""The ends of a SCSI host: logical units on stores at the device's end, an initiator at the driver's end."""
 
 from __future__ import annotations
 
@@ -30,50 +30,62 @@ __all__ = [
 ]
 
 SERIAL_MAX = 64
+"""Characters of the longest serial number."""
 
 
 @attrs.frozen
 class LunSpec(StoreSpec):
-    """One logical unit, and where its sectors are."""
+    """A logical unit: its store, serial number and address."""
 
     serial: str | None = attrs.field(
         default=None,
-        validator=must(lambda v: 0 < len(v) <= SERIAL_MAX and v.isascii() and v.isprintable(), "1 to 64 ASCII letters"),
+        validator=must(
+            lambda v: 0 < len(v) <= SERIAL_MAX and v.isascii() and v.isprintable(),
+            f"1 to {SERIAL_MAX} printable ASCII characters",
+        ),
     )
-    """What the disk calls itself; by default the device's name and its place."""
-    target: int = attrs.field(default=0, validator=must(lambda v: 0 <= v <= 255, "a target, 0 to 255"))
-    lun: int = attrs.field(default=0, validator=must(lambda v: 0 <= v <= 16383, "a LUN, 0 to 16383"))
+    """Serial number of the unit. Default: DEVICE-TARGET-LUN, such as scsi0-0-1."""
+    target: int = attrs.field(default=0, validator=must(lambda v: 0 <= v <= 255, "between 0 and 255"))
+    """Target number of the unit."""
+    lun: int = attrs.field(default=0, validator=must(lambda v: 0 <= v <= 16383, "between 0 and 16383"))
+    """Logical unit number, unique within the target."""
 
     @property
-    def place(self) -> Lun:
+    def address(self) -> Lun:
+        """Target and LUN."""
         return Lun(self.target, self.lun)
 
 
 @attrs.frozen
 class InitiatorSpec:
-    """How the initiator works; it surfaces as an API alone."""
+    """The initiator on the driver's host, which programs use by its Python API."""
 
-    buffers: int = attrs.field(default=32, validator=must(lambda v: 1 <= v <= 1024, "MiB of buffers, 1 to 1024"))
-    """MiB of the host's memory for data on their way."""
+    buffers: int = attrs.field(default=32, validator=must(lambda v: 1 <= v <= 1024, "between 1 and 1024 (MiB)"))
+    """Memory of the driver's host for the data of pending commands, in MiB."""
 
 
 @attrs.frozen
 class TargetsSpec:
-    """The logical units there are at first."""
+    """The device end of a SCSI host: the logical units at start."""
 
     luns: tuple[LunSpec, ...] = attrs.field(factory=lambda: (LunSpec(size=64),))
-    workers: int = attrs.field(default=4, validator=must(lambda v: 1 <= v <= 64, "1 to 64 commands that may block"))
-    max_target: int = attrs.field(default=255, validator=must(lambda v: 0 <= v <= 255, "a target, 0 to 255"))
-    """The highest that initiators look for."""
+    """Logical units. Default: one of 64 MiB in memory."""
+    workers: int = attrs.field(default=4, validator=must(lambda v: 1 <= v <= 64, "between 1 and 64"))
+    """Largest number of commands that block on stores at the same time."""
+    max_target: int = attrs.field(default=255, validator=must(lambda v: 0 <= v <= 255, "between 0 and 255"))
+    """Highest target number that the device reports, and that initiators scan."""
 
 
 @attrs.frozen
 class ScsiSpec(DeviceSpec):
     """A SCSI host."""
 
-    queues: int = attrs.field(default=1, validator=must(lambda v: 1 <= v <= 16, "1 to 16 request queues"))
+    queues: int = attrs.field(default=1, validator=must(lambda v: 1 <= v <= 16, "between 1 and 16"))
+    """Number of request queues."""
     driver: InitiatorSpec = InitiatorSpec()
+    """Driver end: the initiator."""
     device: TargetsSpec = attrs.field(factory=TargetsSpec)
+    """Device end: the logical units."""
 
     queue_size_min = MIN_NUM
 
@@ -85,17 +97,17 @@ class ScsiSpec(DeviceSpec):
         return host_memory(self.queue_size, self.queues, self.driver.buffers * MIB)
 
     def clash(self) -> Problem | None:
-        places: set[Lun] = set()
+        taken: set[Lun] = set()
         for index, unit in enumerate(self.device.luns):
             where = f"device.luns[{index}]"
-            found = unit.clash(where)
-            if found is not None:
-                return found
-            if unit.place in places:
-                return f"{where}.lun", unit.lun, f"target {unit.target} has it already"
+            clash = unit.clash(where)
+            if clash is not None:
+                return clash
+            if unit.address in taken:
+                return f"{where}.lun", unit.lun, f"already used by another unit of target {unit.target}"
             if unit.target > self.device.max_target:
-                return f"{where}.target", unit.target, f"max_target is {self.device.max_target}"
-            places.add(unit.place)
+                return f"{where}.target", unit.target, f"must be at most {self.device.max_target} (max_target)"
+            taken.add(unit.address)
         return None
 
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -105,11 +117,11 @@ class ScsiSpec(DeviceSpec):
 
 
 def _figures(queue: int, requests: list[RequestFigures], control: RequestFigures, events: Traffic) -> Figures:
-    """Queue 0 is for control, 1 for events."""
+    """Return the figures of a queue: 0 is the controlq, 1 the eventq, the others are request queues."""
     if queue == 1:
         return Figures(events.packets, events.bytes, dict(events.drops))
-    found = control if queue == 0 else requests[queue - REQUESTS] if queue - REQUESTS < len(requests) else None
-    return Figures(0, 0, {}) if found is None else Figures(found.taken, found.bytes, dict(found.errors))
+    figures = control if queue == 0 else requests[queue - REQUESTS] if queue - REQUESTS < len(requests) else None
+    return Figures(0, 0, {}) if figures is None else Figures(figures.taken, figures.bytes, dict(figures.errors))
 
 
 def _drops(
@@ -117,13 +129,13 @@ def _drops(
 ) -> Iterator[tuple[str, Mapping[str, int]]]:
     yield "controlq", control.errors
     yield "eventq", events.drops
-    for queue, found in enumerate(requests, 1):
-        yield f"requestq{queue}", found.errors
+    for queue, figures in enumerate(requests, 1):
+        yield f"requestq{queue}", figures.errors
 
 
 @attrs.frozen(eq=False)
 class InitiatorEnd:
-    """The driver's end."""
+    """The driver's end: an initiator."""
 
     settings: ScsiSettings
 
@@ -156,7 +168,7 @@ class InitiatorEnd:
 
 @attrs.frozen(eq=False)
 class TargetsEnd:
-    """The device's end."""
+    """The device's end: logical units."""
 
     settings: ScsiPlug
 
@@ -197,14 +209,14 @@ def _unit(lun: Lun, unit: LogicalUnit) -> dict[str, object]:
 async def open_scsi(
     context: OpenContext, opener: OpenStore | None = None
 ) -> AsyncIterator[tuple[InitiatorEnd, TargetsEnd]]:
-    """Both ends of a SCSI host. Raises ConfigError."""
+    """Open both ends of a SCSI host. Raises ConfigError."""
     async with open_scsi_device(context, opener) as targets, open_scsi_driver(context) as initiator:
         yield initiator, targets
 
 
 @asynccontextmanager
 async def open_scsi_driver(context: OpenContext) -> AsyncIterator[InitiatorEnd]:
-    """The driver's end alone."""
+    """Open only the driver's end."""
     spec = context.spec
     assert isinstance(spec, ScsiSpec)
     initiator = Initiator(buffers=spec.driver.buffers * MIB, queues=spec.queues)
@@ -215,19 +227,19 @@ async def open_scsi_driver(context: OpenContext) -> AsyncIterator[InitiatorEnd]:
 
 @asynccontextmanager
 async def open_scsi_device(context: OpenContext, opener: OpenStore | None = None) -> AsyncIterator[TargetsEnd]:
-    """The device's end alone. Raises ConfigError."""
+    """Open only the device's end. Raises ConfigError."""
     spec = context.spec
     assert isinstance(spec, ScsiSpec)
     units: dict[Lun, LogicalUnit] = {}
     async with AsyncExitStack() as stack:
+        opener = opener or partial(open_store, workers=spec.device.workers)
         for index, unit in enumerate(spec.device.luns):
-            open_it = opener or partial(open_store, workers=spec.device.workers)
             try:
-                store = await stack.enter_async_context(open_it(unit))
+                store = await stack.enter_async_context(opener(unit))
             except (OSError, MemoryError) as exc:
-                raise unit.trouble(f"devices.{context.name}.device.luns[{index}]", exc) from None
+                raise unit.open_error(f"devices.{context.name}.device.luns[{index}]", exc) from None
             serial = f"{context.name}-{unit.target}-{unit.lun}" if unit.serial is None else unit.serial
-            units[unit.place] = LogicalUnit(store, Identity(serial))
+            units[unit.address] = LogicalUnit(store, Identity(serial))
         yield TargetsEnd(
             ScsiPlug(
                 ScsiDomain(units),

@@ -1,4 +1,4 @@
-"""Where a device keeps its sectors, as a topology says it."""
+"""The store behind a disk or a logical unit: its record in a topology, and how it is opened."""
 
 from __future__ import annotations
 
@@ -17,60 +17,69 @@ from vnet.spec import FILE_RULE, MIB, Problem, file_key, is_path, must
 
 __all__ = ["OpenStore", "StoreSpec", "open_store"]
 
-
 TOO_LARGE = {errno.EFBIG, errno.ENOSPC}
-"""Errors of opening a file that are about its size."""
+"""Error numbers from opening a file that mean that its size is impossible."""
 
 
 @attrs.frozen
 class StoreSpec:
-    """Where the sectors are."""
+    """The store that holds the sectors of a disk or a logical unit."""
 
     store: Literal["file", "memory"] = "memory"
+    """Kind of store: a file or block device, or the memory of this process, which is empty at each start."""
     path: str | None = attrs.field(default=None, validator=must(is_path, FILE_RULE))
-    """Of a file or block device; a file that is not there is made where a size is given."""
-    size: int | None = attrs.field(default=None, validator=must(lambda v: 1 <= v <= 1 << 30, "MiB, 1 to 1073741824"))
-    """MiB; by default what the file has."""
-    read_only: bool = False
-    shared: bool = False
-    """Others may have the file open for writing as well, such as the device that a guest is migrated to."""
-    block_size: int = attrs.field(
-        default=512, validator=must(lambda v: 512 <= v <= 65536 and not v & v - 1, "a power of two from 512 to 65536")
+    """Path of the file or block device (file stores). A file that does not exist is made if ``size`` is given."""
+    size: int | None = attrs.field(
+        default=None, validator=must(lambda v: 1 <= v <= 1 << 30, "between 1 and 1073741824 (MiB)")
     )
+    """Capacity in MiB. Default: the size of the file; memory stores need a value."""
+    read_only: bool = False
+    """Whether the device refuses writes."""
+    shared: bool = False
+    """Whether other processes may open the file for writing, too, such as the back end of a migrated guest. They must
+    set the same. Default: the file is locked."""
+    block_size: int = attrs.field(
+        default=512,
+        validator=must(lambda v: 512 <= v <= 65536 and not v & v - 1, "a power of two between 512 and 65536"),
+    )
+    """Logical block size in bytes."""
 
     def clash(self, where: str) -> Problem | None:
-        """As `vnet.spec.DeviceSpec.clash`, of the store at that place of the device."""
+        """Return the first conflict of two fields, as `vnet.spec.DeviceSpec.clash`; ``where`` is the store's key."""
         if self.store == "file" and self.path is None:
-            return f"{where}.path", None, "a file store needs the path of its file"
+            return f"{where}.path", None, "must be given for a file store"
         if self.store == "memory" and self.path is not None:
-            return f"{where}.path", self.path, "a memory store has no file"
+            return f"{where}.path", self.path, "must be absent for a memory store"
         if self.store == "memory" and self.size is None:
-            return f"{where}.size", None, "a memory store needs a size"
+            return f"{where}.size", None, "must be given for a memory store"
         if self.store == "memory" and self.shared:
-            return f"{where}.shared", True, "only files can be shared with other programs"
+            return f"{where}.shared", True, "must be false for a memory store"
         return None
 
     def claims(self, where: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """As `vnet.spec.DeviceSpec.claims`: nobody else writes to that file."""
+        """Yield the file if only this device may write to it, as `vnet.spec.DeviceSpec.claims` does."""
         if self.path is not None and not (self.read_only or self.shared):
             yield f"{where}.path", ("file", file_key(self.path))
 
-    def trouble(self, where: str, error: OSError | MemoryError) -> ConfigError:
-        """The error to raise if it can't be opened."""
+    def open_error(self, where: str, error: OSError | MemoryError) -> ConfigError:
+        """Return the ConfigError for an ``error`` from opening the store; ``where`` is the store's key."""
         if isinstance(error, MemoryError):
-            return ConfigError("topology", f"{where}.size", self.size, "this machine has not so many MiB of memory")
+            return ConfigError(
+                "topology", f"{where}.size", self.size, "must be less than the free memory of this machine (MiB)"
+            )
         if error.errno in TOO_LARGE and self.size is not None:
             return ConfigError("topology", f"{where}.size", self.size, f"{self.path}: {error.strerror}")
-        why = "another program uses it" if isinstance(error, BlockingIOError) else error.strerror or str(error)
+        why = "already used by another process" if isinstance(error, BlockingIOError) else error.strerror or str(error)
         return ConfigError("topology", f"{where}.path", self.path, why)
 
 
 OpenStore = Callable[[StoreSpec], AbstractAsyncContextManager[SectorStore]]
+"""Opens a store; raises OSError or MemoryError."""
 
 
 @asynccontextmanager
 async def open_store(spec: StoreSpec, *, workers: int = 4) -> AsyncIterator[SectorStore]:
-    """The store that a topology asks for. Raises OSError."""
+    """Open the store of a topology, with ``workers`` threads for a file. Raises OSError, MemoryError."""
     size = None if spec.size is None else spec.size * MIB
     if spec.path is None:
         assert size is not None

@@ -77,7 +77,7 @@ async def _device_set(world: World, name: str, setting: str, value: str) -> obje
     try:
         await change(device.driver_end, device.device_end, setting, value)
     except ValueError as exc:
-        raise QmpError(f"{name}: {setting} {value!r}: it must be {exc}") from None
+        raise QmpError(f"{name}: {setting} {value!r}: {exc}") from None
     except LookupError as exc:
         raise QmpError(f"{name}: {exc.args[0]}") from None
     except DriverError as exc:

@@ -1,1 +1,1 @@
-"""Topology files: their records, the support matrix, samples, and extensions."""
+"""Topology files: reading and checking them, the support matrix, samples, and extensions."""

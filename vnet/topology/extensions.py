@@ -1,4 +1,4 @@
-"""Device types and transports that are not in the package: a file of your own adds them, with one call."""
+"""Extensions: device types and transports that a Python file of the user adds."""
 
 from __future__ import annotations
 
@@ -20,33 +20,36 @@ __all__ = ["add_device_type", "add_transport", "load_extension", "temporarily"]
 
 
 def add_device_type(name: str, kind: DeviceType, ends: EndsType) -> None:
-    """From now on topologies may have devices of type ``name``. Raises ValueError where that is no name, or taken."""
+    """Add the device type ``name``. Raises ValueError if the name is invalid or taken."""
     _check(name, DEVICES)
     DEVICES[name], ENDS[name] = kind, ends
 
 
 def add_transport(name: str, transport: Transport) -> None:
-    """Let any device go over transport ``name``. Raises ValueError if that is no name or taken, or has no carrier."""
+    """Add the transport ``name``. Raises ValueError if the name is invalid or taken, or the carrier is unknown."""
     _check(name, TRANSPORTS)
     if transport.on not in CARRIERS:
-        raise ValueError(f"a transport is carried by one of {', '.join(CARRIERS)}, not by {transport.on!r}")
+        raise ValueError(f"carrier of transport {name} = {transport.on!r}: must be one of {', '.join(CARRIERS)}")
     TRANSPORTS[name] = transport
 
 
 def _check(name: str, taken: dict[str, DeviceType] | dict[str, Transport]) -> None:
     if not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name: lower-case letters, digits, - and _, after a letter")
+        raise ValueError(f"name {name!r}: must be a lower-case letter, then lower-case letters, digits, - and _")
     if name in taken:
-        raise ValueError(f"there is a {name} already")
+        raise ValueError(f"name {name!r}: already used")
 
 
 def load_extension(path: Path) -> ModuleType:
-    """Run a Python file that adds something; it is trusted like any other program. Raises ConfigError."""
-    name = f"_extension_{path.stem}"  # never that of a module which somebody else imports
+    """Run a Python file that adds device types or transports, and return its module. Raises ConfigError.
+
+    The file is trusted like any other program.
+    """
+    name = f"_extension_{path.stem}"  # never the name of an imported module
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ConfigError(str(path), "file", path.name, "it must be a Python file, NAME.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where attrs looks a class's module up
+        raise ConfigError(str(path), "file", path.name, "must be a Python file, NAME.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # attrs looks up a class's module there
     try:
         spec.loader.exec_module(module)
     except Exception as exc:
@@ -54,13 +57,13 @@ def load_extension(path: Path) -> ModuleType:
         frames = traceback.extract_tb(exc.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
         line = exc.lineno if isinstance(exc, SyntaxError) else line
-        raise ConfigError(str(path), f"line {line or 1}", type(exc).__name__, str(exc) or "it can't be run") from exc
+        raise ConfigError(str(path), f"line {line or 1}", type(exc).__name__, str(exc) or "the file failed") from exc
     return module
 
 
 @contextmanager
 def temporarily() -> Iterator[None]:
-    """What is added inside is gone afterwards."""
+    """Remove device types and transports added in the context when it ends."""
     before = [(table, dict(table)) for table in (DEVICES, ENDS, TRANSPORTS)]
     try:
         yield

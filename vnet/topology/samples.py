@@ -1,4 +1,4 @@
-"""Topologies for who has no file: one device of any type, over any transport, and what has to be around it."""
+"""Sample topologies: one device of any type over any transport, with the hosts and links that it needs."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ CARRIERS: Mapping[str, tuple[str, tuple[str, ...], tuple[tuple[str, str, str], .
     "ntb": ("ntb0", ("host1", "soc", "host2"), (("pcie0", "host1", "soc"), ("pcie1", "host2", "soc")), NTB),
     "host": ("box", ("box",), (), ""),
 }
-"""By `drivers.registry.Transport.on`: the name of what carries the device, hosts, links, and the rest."""
+"""(carrier, hosts, links as (name, root, endpoint), other tables) by `drivers.registry.Transport.on`."""
 
 
 def built_in(
     kind: str, transport: str = "pci", keys: str = "", *, mode: str = "direct", link: str = "", name: str = ""
 ) -> Topology:
-    """One device of type ``kind``. Raises ConfigError.
+    """Return a topology with one device of type ``kind``. Raises ConfigError.
 
-    ``keys`` are more lines of TOML for the device, ``link`` some for every link; ``name`` is the device's, by default
-    the type with a 0 behind it.
+    ``keys`` are more lines of TOML for the device, ``link`` lines for every link; ``name`` is the device's name, by
+    default the type and 0.
     """
     return parse(built_in_text(kind, transport, keys, mode=mode, link=link, name=name), "built-in topology")
 
@@ -51,8 +51,8 @@ def built_in(
 def built_in_text(
     kind: str, transport: str = "pci", keys: str = "", *, mode: str = "direct", link: str = "", name: str = ""
 ) -> str:
-    """The same as it would stand in a file."""
-    on = TRANSPORTS[transport].on if transport in TRANSPORTS else "link"  # what is wrong with it, `parse` says
+    """Return the text of the topology that `built_in` returns."""
+    on = TRANSPORTS[transport].on if transport in TRANSPORTS else "link"  # `parse` reports an unknown transport
     place, hosts, links, rest = CARRIERS[on]
     joined = (LINK.format(name=at, root=root, endpoint=endpoint, keys=link) for at, root, endpoint in links)
     device = DEVICE.format(name=name or f"{kind}0", kind=kind, transport=transport, on=on, place=place, mode=mode)

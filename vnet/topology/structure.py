@@ -1,4 +1,4 @@
-"""From the values of a TOML file to records, with the first thing wrong named by its place in the file."""
+"""Conversion of TOML values to records; reports the first invalid value with its place in the file."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ __all__ = ["structure"]
 
 T = TypeVar("T")
 WORDS: Mapping[type, str] = {int: "a whole number", str: "text in quotes", bool: "true or false"}
+"""Description of a value of each type, after "must be"."""
 
 
 def structure(raw: Any, kind: type[T], file: str) -> T:
-    """The record of class ``kind`` that is made of ``raw``. Raises ConfigError for the first thing wrong."""
+    """Return ``raw`` as a record of class ``kind``. Raises ConfigError for the first invalid value."""
     try:
-        made: T = _converter().structure(raw, kind)
-        return made
+        record: T = _converter().structure(raw, kind)
+        return record
     except cattrs.BaseValidationError as exc:
         path, value, why = _first(exc, raw, "")
         raise ConfigError(file, path or "top level", value, why) from None
 
 
 def _keys(kind: Any) -> list[str]:
-    """The keys that a record's table may have."""
+    """Return the keys that a record's table may have."""
     return [field.name for field in attrs.fields(kind) if field.metadata.get("key", True)]
 
 
 def _exact(kind: type) -> Callable[[Any, Any], Any]:
-    """TOML has types of its own: a number in quotes is no number."""
+    """Return a hook that accepts exactly this TOML type: a number in quotes is no number."""
 
     def take(value: Any, _: Any) -> Any:
         if type(value) is not kind:
-            raise ValueError(f"it must be {WORDS[kind]}")
+            raise ValueError(f"must be {WORDS[kind]}")
         if isinstance(value, str) and "\0" in value:
-            raise ValueError("it must not contain a NUL character")  # no path and no name can
+            raise ValueError("must not contain a NUL character")  # neither paths nor names can
         return value
 
     return take
@@ -53,19 +54,19 @@ def _exact(kind: type) -> Callable[[Any, Any], Any]:
 
 def _number(value: Any, _: Any) -> float:
     if type(value) not in {int, float}:
-        raise ValueError("it must be a number")
+        raise ValueError("must be a number")
     return float(value)
 
 
 def _table(value: Any) -> Any:
     if not isinstance(value, dict):
-        raise ValueError("it must be a table")
+        raise ValueError("must be a table")
     return value
 
 
 def _choice(value: Any, kind: Any) -> Any:
     if value not in get_args(kind):
-        raise ValueError(f"it must be one of {', '.join(get_args(kind))}")
+        raise ValueError(f"must be one of {', '.join(get_args(kind))}")
     return value
 
 
@@ -75,13 +76,13 @@ def _is_a(origin: object) -> Callable[[Any], bool]:
 
 @cache
 def _converter() -> Any:
-    """The converter, which generates a function for each record that it meets; tables are read at each use."""
-    converter: Any = cattrs.Converter()  # its hooks can't be typed
+    """Return the converter. It generates functions per class once; `ENDS` and `TRANSPORTS` are read at each use."""
+    converter: Any = cattrs.Converter()  # its hooks cannot be typed
 
     def make_list(value: Any, kind: Any) -> Any:
-        # A string would do as any iterable does, letter by letter.
+        # cattrs accepts a string as a list of its letters.
         if not isinstance(value, list):
-            raise ValueError("it must be a list")
+            raise ValueError("must be a list")
         return tuple(converter.structure(value, types.GenericAlias(list, get_args(kind)[:1])))
 
     def make_mapping(value: Any, kind: Any) -> Any:
@@ -93,9 +94,9 @@ def _converter() -> Any:
         return lambda value, kind: make(_table(value), kind)
 
     def make_device(value: Any, _: Any) -> Any:
-        """A device's own keys, and beside them options of transports that no record has a field for."""
+        """Return the record of a device; options of transports that are no field of it go to ``extra``."""
         name = _table(value).get("type", "net")
-        # An unknown type is left to the record, whose own check reports it.
+        # The validator of the record reports an unknown type.
         kind = ENDS[name].spec if isinstance(name, str) and name in ENDS else next(iter(ENDS.values())).spec
         options = {key for transport in TRANSPORTS.values() for key in transport.options} - set(_keys(kind))
         device = converter.structure({key: given for key, given in value.items() if key not in options}, kind)
@@ -113,14 +114,14 @@ def _converter() -> Any:
 
 
 def _first(exc: BaseException, raw: Any, path: str) -> tuple[str, object, str]:
-    """Walk down to the first error: its place, the value there, and what is wrong with it."""
+    """Return the path, value and reason of the first error."""
     if isinstance(exc, ForbiddenExtraKeysError):
         key = min(exc.extra_fields)
         return f"{path}.{key}".lstrip("."), raw[key], f"unknown key; known are {', '.join(_keys(exc.cl))}"
     if isinstance(exc, FieldError):
-        return f"{path}.{exc.field}".lstrip("."), exc.value, f"it must be {exc.why}"
+        return f"{path}.{exc.field}".lstrip("."), exc.value, exc.why
     if isinstance(exc, cattrs.BaseValidationError):
-        # A key that should not be there tells more than what is missing in its place.
+        # A misspelt key says more than the missing key that it stands for.
         inner = next((e for e in exc.exceptions if isinstance(e, ForbiddenExtraKeysError)), exc.exceptions[0])
         for note in getattr(inner, "__notes__", ()):
             name = getattr(note, "name", getattr(note, "index", None))
@@ -132,5 +133,5 @@ def _first(exc: BaseException, raw: Any, path: str) -> tuple[str, object, str]:
             return _first(inner, below, f"{path}.{name}")
         return _first(inner, raw, path)
     if isinstance(exc, KeyError):
-        return path.lstrip("."), None, "it is missing"
+        return path.lstrip("."), None, "must be given"
     return path.lstrip("."), raw, str(exc) or type(exc).__name__

@@ -1,4 +1,4 @@
-"""Which device type runs on which transport, and how: made from the registry, so that no page can claim more."""
+"""The support matrix of device types and transports, generated from the registry."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from vnet.ends import ENDS
 __all__ = ["MatrixCell", "cells", "matrix", "unmediated"]
 
 KINDS = ("ideal", "timed", "faulty")
-"""Of links."""
+"""Kinds of links."""
 NOTES = "¹²³⁴⁵⁶⁷⁸⁹"
+"""Marks of notes, in order."""
 
 
 @attrs.frozen
 class MatrixCell:
-    """One device type on one transport."""
+    """Support of one device type on one transport."""
 
     device: str
     transport: str
     modes: tuple[str, ...]
     links: tuple[str, ...]
-    """Kinds of links; the first of them also stands for no link."""
+    """Supported kinds of links; only the first one for transports without a link."""
     missing: tuple[str, ...] = ()
-    """Why there is no more, a sentence each."""
+    """Reasons why other modes or links are not supported, a sentence each."""
 
 
 def unmediated(device: str, transport: str) -> str:
-    """Why a device of this type can't be mediated over that transport; empty where it can."""
+    """Return why a device of this type cannot be mediated over that transport; empty if it can."""
     if TRANSPORTS[transport].on == "host":
         return f"transport {transport} is within one host: there is nothing to mediate between"
     if ENDS[device].mediator is None:
@@ -39,7 +40,7 @@ def unmediated(device: str, transport: str) -> str:
 
 
 def cells() -> Mapping[tuple[str, str], MatrixCell]:
-    """All there are, by device type and transport."""
+    """Return all cells by device type and transport."""
     return {(device, transport): _cell(device, transport) for device in DEVICES for transport in TRANSPORTS}
 
 
@@ -53,18 +54,18 @@ def _cell(device: str, transport: str) -> MatrixCell:
 
 
 def matrix() -> str:
-    """The table as Markdown: in each cell the modes that exist, and notes that say why no other does."""
-    columns, found = list(TRANSPORTS), cells()
+    """Return the matrix as Markdown: each cell lists the supported modes; notes say why the others are not."""
+    columns, table = list(TRANSPORTS), cells()
     notes: dict[str, str] = {}
     lines = [f"| device | {' | '.join(f'`{name}`' for name in columns)} |", "|---" * (len(columns) + 1) + "|"]
     for device in DEVICES:
         row = []
         for transport in columns:
-            cell = found[device, transport]
+            cell = table[device, transport]
             marks = [notes.setdefault(why, NOTES[len(notes)]) for why in cell.missing]
             row.append(", ".join(cell.modes) + (f" {' '.join(marks)}" if marks else ""))
         lines.append(f"| `{device}` | {' | '.join(row)} |")
     some = next(iter(DEVICES))
-    links = [", ".join(found[some, name].links) if found[some, name].links == KINDS else "none" for name in columns]
+    links = [", ".join(table[some, name].links) if table[some, name].links == KINDS else "none" for name in columns]
     lines.append(f"| on links | {' | '.join(links)} |")
     return "\n".join([*lines, "", *(f"{mark} {why[0].upper()}{why[1:]}.  " for why, mark in notes.items())]).rstrip()

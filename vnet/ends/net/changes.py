@@ -1,4 +1,4 @@
-"""What of a network device can be changed while it runs, by name and in words."""
+"""Settings of a network device that can change while it runs, by name, with values as text."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from vnet.linux.netns import IPV6_MIN_MTU
 __all__ = ["SETTINGS", "change_net"]
 
 ON_OFF = {"on": True, "off": False}
+"""Values of a switch."""
 MTU = range(68, 65522)
+"""MTUs in bytes."""
 
 
 def _switch(value: str) -> bool:
     if value not in ON_OFF:
-        raise ValueError("on or off")
+        raise ValueError("must be on or off")
     return ON_OFF[value]
 
 
 def _number(value: str, numbers: range) -> int:
     if not value.isascii() or not value.isdigit() or int(value) not in numbers:
-        raise ValueError(f"a number from {numbers.start} to {numbers.stop - 1}")
+        raise ValueError(f"must be between {numbers.start} and {numbers.stop - 1}")
     return int(value)
 
 
@@ -44,7 +46,7 @@ def _mac(text: str, *, group: bool = False) -> bytes:
     except ValueError:
         mac = b""
     if len(mac) != 6 or text.count(":") != 5 or bool(mac[0] & 1) is not group or not any(mac):
-        raise ValueError(f"a {'multicast' if group else 'unicast'} MAC address")
+        raise ValueError(f"must be a {'multicast' if group else 'unicast'} MAC address")
     return mac
 
 
@@ -56,10 +58,10 @@ def _offloads(value: str) -> Offloads | None:
     if value == "all":
         return None
     names = [field.name for field in attrs.fields(Offloads)]
-    wanted = _words(value)
-    if not set(wanted) <= set(names):
-        raise ValueError(f"all, none, or some of {','.join(names)}")
-    return Offloads(**dict.fromkeys(wanted, True))
+    on = _words(value)
+    if not set(on) <= set(names):
+        raise ValueError(f"must be all, none, or some of {','.join(names)}")
+    return Offloads(**dict.fromkeys(on, True))
 
 
 def _reception(name: str, parse: Callable[[str], object]) -> Callable[[Wishes, str], Wishes]:
@@ -91,41 +93,46 @@ def _mtu(plug: NetPlug, value: str) -> None:
 
 
 def _check_mtu(value: str, ends: Iterable[End]) -> None:
-    """Raise ValueError for an MTU with which an interface would lose its IPv6 addresses."""
+    """Raise ValueError if an interface would lose its IPv6 addresses with this MTU."""
     addresses = [text for end in ends if isinstance(end, NetEnd) for text in end.spec.addresses]
     if any(":" in text for text in addresses) and _number(value, MTU) < IPV6_MIN_MTU:
-        raise ValueError(f"a number from {IPV6_MIN_MTU} to {MTU.stop - 1}, since an interface has an IPv6 address")
+        raise ValueError(f"must be between {IPV6_MIN_MTU} and {MTU.stop - 1}: an interface has an IPv6 address")
 
 
 def _announce(plug: NetPlug, value: str) -> None:
     if value not in ("", "now"):
-        raise ValueError("now")
+        raise ValueError("must be now, or absent")
     if not plug.announce():
-        raise LookupError("the driver can't be asked to announce itself: GUEST_ANNOUNCE was not agreed on")
+        raise LookupError("the driver cannot announce itself: GUEST_ANNOUNCE was not negotiated")
 
 
-# By what the device's side does.
-PLUG: Mapping[str, Callable[[NetPlug, str], None]] = {"carrier": _carrier, "mtu": _mtu, "announce": _announce}
-SETTINGS = (*WISHES, *PLUG)
+DEVICE_SETTINGS: Mapping[str, Callable[[NetPlug, str], None]] = {
+    "carrier": _carrier,
+    "mtu": _mtu,
+    "announce": _announce,
+}
+"""Setters of the device's side, by setting."""
+SETTINGS = (*WISHES, *DEVICE_SETTINGS)
+"""Names of all settings."""
 
 
 async def change_net(driver: End, device: End, setting: str, value: str) -> None:
-    """Change one thing about a running device.
+    """Change a setting of a running device.
 
-    Raises LookupError where there is no such thing, ValueError with what the value has to be, and what
-    `NetSettings.change` raises.
+    Raises LookupError for an unknown setting, ValueError "must be …" for an invalid value, and the errors of
+    `NetSettings.change`.
     """
     settings, plug = driver.settings, device.settings
     assert isinstance(settings, NetSettings)
     if setting in WISHES:
         await settings.change(WISHES[setting](settings.wishes, value))
-    elif setting not in PLUG:
-        raise LookupError(f"a network device has no {setting} to set; there are {', '.join(SETTINGS)}")
+    elif setting not in DEVICE_SETTINGS:
+        raise LookupError(f"unknown setting {setting}; known are {', '.join(SETTINGS)}")
     elif isinstance(plug, NetPlug):
         if setting == "mtu":
             _check_mtu(value, (driver, device))
-        PLUG[setting](plug, value)
+        DEVICE_SETTINGS[setting](plug, value)
     elif isinstance(device, ForeignEnd):
-        raise LookupError(f"the device is another program's: its {setting} is for that program to change")
+        raise LookupError(f"{setting} belongs to the back end, which is another process")
     else:
-        raise LookupError(f"the device is mediated: its {setting} follows the driver at the other end")
+        raise LookupError(f"{setting} of a mediated device follows the driver at the other end")

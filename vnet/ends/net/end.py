@@ -1,4 +1,4 @@
-"""What a network device is plugged into: a packet port at each end."""
+"""The ends of a network device: a packet port at each end."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ __all__ = [
 
 @attrs.frozen(eq=False)
 class NetEnd:
-    """One end: its port, and the settings of the driver that uses it."""
+    """One end: its port, and the argument of the driver or device that uses the port."""
 
     spec: PortSpec
     netns: str | None
+    """Name of the port's namespace; None: our own, or no interface."""
     settings: NetSettings | NetPlug
 
     @property
@@ -60,7 +61,7 @@ class NetEnd:
         return self.port.running
 
     def figures(self, queue: int) -> Figures:
-        """Even queues are receiveqs, odd ones transmitqs, as the driver sees it (VIRTIO 1.4 section 5.1.2)."""
+        """Return the figures of a queue: receiveqs are even, transmitqs odd (VIRTIO 1.4 section 5.1.2)."""
         figures = self.settings.figures
         if queue == figures.control_index:
             control = figures.control
@@ -98,13 +99,14 @@ class NetEnd:
 
 
 OpenPort = Callable[[PortSpec, PortConfig], AbstractAsyncContextManager[PacketPort]]
+"""Opens a packet port."""
 
 
 @asynccontextmanager
 async def open_port(
     spec: PortSpec, config: PortConfig, poller: Poller | None = None, watches: Watches | None = None
 ) -> AsyncIterator[PacketPort]:
-    """The port a topology asks for."""
+    """Open the port of a topology."""
     if spec.kind == "memory":
         yield MemoryPort(ALL_OFFLOADS, queues=config.queues)
     else:
@@ -114,7 +116,7 @@ async def open_port(
 
 @asynccontextmanager
 async def open_net(context: OpenContext, opener: OpenPort | None = None) -> AsyncIterator[tuple[NetEnd, NetEnd]]:
-    """Both ends of a network device, in namespaces that are made where they are not named.
+    """Open both ends of a network device. Namespaces without a name in the topology are made.
 
     Raises ConfigError, PrivilegeError, OSError.
     """
@@ -137,9 +139,9 @@ async def open_net(context: OpenContext, opener: OpenPort | None = None) -> Asyn
 async def _open_ports(
     context: OpenContext, spec: NetSpec, opener: OpenPort | None
 ) -> AsyncIterator[list[tuple[PortSpec, str | None, PacketPort]]]:
-    """Those that are of this system, driver's first, each with its namespace."""
+    """Open the ports of this system, the driver's first, each with its namespace."""
     macs = spec.macs(context.index)
-    # Another program's device has an address of its own, and so has a driver that is not told one.
+    # A device in another process has its own MAC address, and so has a driver without feature MAC.
     known = not spec.foreign or spec.peer_mac is not None, bool(context.features >> F.MAC & 1)
     opener = opener or partial(open_port, poller=context.poller, watches=context.watches)
     async with AsyncExitStack() as stack:
@@ -158,11 +160,11 @@ async def _open_ports(
 
 @contextmanager
 def _refused_at(device: str, side: Side) -> Iterator[None]:
-    """Raise a setting of a port that the kernel refuses as a ConfigError with its place in the topology."""
+    """Raise a SettingRefused of the kernel as a ConfigError with the key in the topology."""
     try:
         yield
     except SettingRefused as exc:
-        # The MTU is the device's: both of its ends have the same.
+        # The MTU is a key of the device: both of its ends use it.
         path = ".".join(filter(None, (device, "" if exc.field == "mtu" else side, exc.field)))
         raise ConfigError("topology", path, exc.value, exc.why) from None
 
@@ -173,7 +175,7 @@ def _settings(spec: NetSpec, port: PacketPort, features: int) -> NetSettings:
 
 @asynccontextmanager
 async def open_net_driver(context: OpenContext, opener: OpenPort | None = None) -> AsyncIterator[NetEnd]:
-    """The driver's end alone; it learns the device's address where that is not given.
+    """Open only the driver's end. Its port learns the device's MAC address if the topology gives none.
 
     Raises ConfigError, PrivilegeError, OSError.
     """
@@ -184,11 +186,11 @@ async def open_net_driver(context: OpenContext, opener: OpenPort | None = None) 
 
 
 OWN_FEATURES = mask((F.MAC, F.MTU, F.STATUS, F.SPEED_DUPLEX, F.CTRL_VQ, *COMMANDED))
-"""What a configuration space or a control queue belongs to."""
+"""Feature bits that need a configuration space or a control queue."""
 
 
 def own_net_config(context: OpenContext) -> OwnConfig:
-    """What back ends leave to their front end: the addresses and the MTU of the topology."""
+    """Return the configuration for back ends without a configuration space: MAC address, link status and MTU."""
     spec = context.spec
     assert isinstance(spec, NetSpec)
     offered = mask((F.MAC, F.MTU, F.STATUS)) & context.features
@@ -198,15 +200,16 @@ def own_net_config(context: OpenContext) -> OwnConfig:
 
 @asynccontextmanager
 async def open_net_device(context: OpenContext) -> AsyncIterator[NetEnd]:
-    """The device's end alone. Its port is in our own namespace where none is named, and learns the driver's address
-    where that is not given. Raises ConfigError, PrivilegeError, OSError.
+    """Open only the device's end. Its port is in our own namespace if the topology names none.
+
+    The port learns the driver's MAC address if the topology gives none. Raises ConfigError, PrivilegeError, OSError.
     """
     spec = context.spec
     assert isinstance(spec, NetSpec)
     port = spec.device
     _check_netns(port, "device.netns")
     driver_mac, mac = spec.macs(context.index)
-    # TAPs of several processes may be in one bridge: without a name of its own each keeps the address of the kernel.
+    # TAPs of several processes may be in one bridge: each keeps the kernel's random address if none is given.
     own = None if port.kind == "tap" and not spec.peer_mac else mac
     config = _port_config(spec, port, port.netns, own, driver_mac if spec.mac else None)
     async with AsyncExitStack() as stack:
@@ -231,7 +234,7 @@ def _plug(spec: NetSpec, port: PacketPort, mac: bytes, features: int) -> NetPlug
 
 def _check_netns(port: PortSpec, path: str) -> None:
     if port.netns is not None and not has_netns(port.netns):
-        why = f"there is no such namespace; try: ip netns add {port.netns}"
+        why = f"must be an existing namespace; try: ip netns add {port.netns}"
         raise ConfigError("topology", path, port.netns, why)
 
 
@@ -254,7 +257,7 @@ def _port_config(
 
 
 def mediate_net(context: OpenContext, names: tuple[str, str]) -> NetMediator:
-    """The cable between the two devices of a mediated one."""
+    """Return the mediator between the two devices with these ``names``."""
     spec = context.spec
     assert isinstance(spec, NetSpec)
     offered = (context.features, spec.local_features(context.supported))

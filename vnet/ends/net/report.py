@@ -1,4 +1,4 @@
-"""A network device as plain data: what ``ethtool`` would say of it, from either side."""
+"""A network device as plain data, as ``ethtool`` shows an interface, from either side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["describe_plug", "describe_settings"]
 
 
 def describe_settings(settings: NetSettings) -> dict[str, object]:
-    """The driver's side; while the device is down, only what is known then."""
+    """Return the driver's settings; while the device is down, only those that do not depend on it."""
     bound = settings.bound
     station = bound.station if bound is not None else None
     if bound is None or station is None:
@@ -31,7 +31,7 @@ def describe_settings(settings: NetSettings) -> dict[str, object]:
 
 
 def describe_plug(plug: NetPlug) -> dict[str, object]:
-    """The device's side, as the driver has set it up."""
+    """Return the device's settings, as the driver has set them."""
     bound = plug.bound
     if bound is None:
         return {"pairs": 0, **_common(plug.speed, plug.duplex, plug.figures)}

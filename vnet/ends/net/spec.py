@@ -1,4 +1,4 @@
-"""What a topology gives for a network device and the ports at its ends, and which values go together."""
+"""Records of a network device and its two ports in a topology, and their checks."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from vnet.spec import FILE_NAME, DeviceSpec, Netns, PeerSpec, Problem, must
 __all__ = ["NetSpec", "PortKind", "PortSpec", "net_specs"]
 
 PortKind = Literal["tun", "tap", "memory"]
-NEEDED: Mapping[str, tuple[str, frozenset[str]]] = {
-    "queue_pairs": ("several pairs need", frozenset({"CTRL_VQ", "MQ"})),
-    "speed": ("a speed needs", frozenset({"SPEED_DUPLEX"})),
-    "duplex": ("duplex needs", frozenset({"SPEED_DUPLEX"})),
-    "mac": ("an address needs", frozenset({"MAC"})),
+"""Kind of a packet port."""
+NEEDED: Mapping[str, frozenset[str]] = {
+    "queue_pairs": frozenset({"CTRL_VQ", "MQ"}),
+    "speed": frozenset({"SPEED_DUPLEX"}),
+    "duplex": frozenset({"SPEED_DUPLEX"}),
+    "mac": frozenset({"MAC"}),
 }
-"""Keys that mean nothing to a device without these features, and how to say so."""
+"""Features that a device must offer for a key to have an effect."""
 
 
 def _is_mac(text: str) -> bool:
@@ -41,13 +42,13 @@ def _is_mac(text: str) -> bool:
 
 
 def _is_interface(text: str) -> bool:
-    """Whether the kernel gives an interface this address; a zone (%eth0) has no place in it."""
+    """Return whether the kernel accepts this address for an interface; a zone (%eth0) is not part of it."""
     try:
         address = ipaddress.ip_interface(text)
     except ValueError:
         return False
-    useless = address.ip.is_multicast or address.ip.is_unspecified or address.ip.is_loopback
-    return "/" in text and "%" not in text and not useless and str(address.ip) != "255.255.255.255"
+    unusable = address.ip.is_multicast or address.ip.is_unspecified or address.ip.is_loopback
+    return "/" in text and "%" not in text and not unusable and str(address.ip) != "255.255.255.255"
 
 
 def _is_route(text: str) -> bool:
@@ -59,7 +60,7 @@ def _is_route(text: str) -> bool:
 
 
 def _is_reached(router: IPv4Address | IPv6Address, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    """Whether an interface with these networks reaches the router directly."""
+    """Return whether an interface in these networks reaches the router directly."""
     return router.is_link_local or any(
         router in network and (network.num_addresses <= 2 or router not in (network[0], network[-1]))
         for network in networks
@@ -67,63 +68,74 @@ def _is_reached(router: IPv4Address | IPv6Address, networks: Sequence[IPv4Networ
     )
 
 
-NAMES_TAKEN = ("lo", "all", "default")
-"""Names that the kernel keeps to itself in every namespace."""
+RESERVED_NAMES = ("lo", "all", "default")
+"""Interface names that the kernel reserves in every namespace."""
 INTERFACE_ONLY = ("netns", "ifname", "routes", "forward", "txqueuelen")
-"""Keys of a port that are about an interface."""
+"""Keys of a port that only apply to a network interface."""
 
 
 @attrs.frozen
 class PortSpec:
-    """What one end of a network device is plugged into."""
+    """The packet port at one end of a network device."""
 
     kind: PortKind = "tun"
+    """Kind of port: a TUN interface (IP packets), a TAP interface (Ethernet frames), or memory, for the Python API."""
     netns: str | None = attrs.field(default=None, validator=must(FILE_NAME.fullmatch, "the name of a namespace"))
-    """A namespace that exists already and is never deleted; by default the host's own, made and deleted."""
+    """Existing network namespace for the interface; it is never deleted. Default: SYSTEM-HOST, made and deleted with
+    the system."""
     ifname: str = attrs.field(
         default="vnet0",
         validator=must(
-            lambda v: len(v) < 16 and FILE_NAME.fullmatch(v) and v not in NAMES_TAKEN,
-            f"the name of an interface, at most 15 characters, and none of {', '.join(NAMES_TAKEN)}",
+            lambda v: len(v) < 16 and FILE_NAME.fullmatch(v) and v not in RESERVED_NAMES,
+            f"an interface name of at most 15 characters, none of {', '.join(RESERVED_NAMES)}",
         ),
     )
+    """Name of the interface in its namespace."""
     addresses: tuple[str, ...] = attrs.field(
         default=(),
-        validator=must(lambda v: all(map(_is_interface, v)), "addresses with their prefix, such as 198.18.0.1/24"),
+        validator=must(lambda v: all(map(_is_interface, v)), "addresses with prefix length, such as 198.18.0.1/24"),
     )
+    """IPv4 and IPv6 addresses of the interface, each with its prefix length."""
     routes: tuple[str, ...] = attrs.field(
         default=(),
         validator=must(lambda v: all(map(_is_route, v)), "routes such as 198.18.1.0/24 via 198.18.0.1"),
     )
-    """Where else than to its own networks packets go out of the interface."""
+    """Routes through the interface, as NETWORK or NETWORK via ROUTER, besides those to its own networks."""
     forward: bool = False
-    """Whether the namespace routes packets that come in here on to others; IPv6 from everywhere then."""
-    txqueuelen: int = attrs.field(default=1000, validator=must(lambda v: 1 <= v <= 1 << 20, "1 to 1048576 packets"))
+    """Whether the namespace forwards packets that arrive at this interface. IPv6 is then forwarded from all of them."""
+    txqueuelen: int = attrs.field(
+        default=1000, validator=must(lambda v: 1 <= v <= 1 << 20, "between 1 and 1048576 (packets)")
+    )
+    """Length of the interface's transmit queue in packets."""
 
     def problem(self, mtu: int) -> Problem | None:
-        """As `DeviceSpec.problem`, of the port of a device with this MTU."""
+        """Return the first invalid field of the port of a device with this MTU, as `DeviceSpec.problem` does."""
         if self.kind == "memory":
             for field in attrs.fields(PortSpec):
                 given = getattr(self, field.name)
                 if field.name in INTERFACE_ONLY and given != field.default:
                     shown = list(given) if isinstance(given, tuple) else given
-                    return field.name, shown, "a port in memory has no interface and no namespace"
+                    return field.name, shown, "must be absent for a memory port: it has no interface"
         networks = [ip_interface(text) for text in self.addresses]
         if mtu < IPV6_MIN_MTU:
             for key, texts in (("addresses", self.addresses), ("routes", self.routes)):
                 if any(":" in text for text in texts):
-                    return key, list(texts), f"IPv6 needs an MTU of {IPV6_MIN_MTU} bytes, and this device has {mtu}"
+                    return (
+                        key,
+                        list(texts),
+                        f"must be IPv4 only: IPv6 needs an MTU of {IPV6_MIN_MTU} bytes, and mtu is {mtu}",
+                    )
         for index, route in enumerate(map(Route.parse, self.routes)):
             if route.via is not None:
                 family = [net for net in networks if net.version == route.via.version]
                 reached = [net.network for net in family] + [r.network for r in map(Route.parse, self.routes[:index])]
                 if family and (route.via in [net.ip for net in family] or not _is_reached(route.via, reached)):
-                    why = f"{route.via} is no other host in a network of the interface's addresses"
+                    why = "must be via another host in a network of the interface"
                     return f"routes[{index}]", self.routes[index], why
         return None
 
     def netns_of(self, system: str, host: str) -> str | None:
-        """Its namespace on ``host`` of that system; None for a port that needs none."""
+        """Return the name of the port's namespace on ``host``; None for a port without an interface."""
         return None if self.kind == "memory" else self.netns or f"{system}-{host}"
 
 
@@ -134,31 +146,35 @@ class NetSpec(PeerSpec):
     mac: str | None = attrs.field(
         default=None, validator=must(_is_mac, "a unicast MAC address, such as 02:00:00:00:00:01")
     )
-    """The address of the driver's interface."""
+    """MAC address of the driver's interface. Default: an address made from the device's index, with the last byte 1."""
     peer_mac: str | None = attrs.field(
         default=None, validator=must(_is_mac, "a unicast MAC address, such as 02:00:00:00:00:02")
     )
-    """The address of the interface at the device's end."""
-    mtu: int = attrs.field(default=1500, validator=must(lambda v: 68 <= v <= 65521, "68 to 65521 bytes"))
+    """MAC address of the interface at the device's end. Default: likewise, with the last byte 2."""
+    mtu: int = attrs.field(default=1500, validator=must(lambda v: 68 <= v <= 65521, "between 68 and 65521 (bytes)"))
+    """MTU of the device and of both interfaces in bytes."""
     rx_buffer: int | None = attrs.field(
-        default=None, validator=must(lambda v: 64 <= v <= 1 << 20, "64 to 1048576 bytes")
+        default=None, validator=must(lambda v: 64 <= v <= 1 << 20, "between 64 and 1048576 (bytes)")
     )
-    """Bytes of the driver's receive buffers; by default each holds any frame."""
-    queue_pairs: int = attrs.field(default=1, validator=must(lambda v: 1 <= v <= 64, "1 to 64 pairs of queues"))
-    """Pairs of a receive and a transmit queue that device and interfaces have."""
+    """Size of the driver's receive buffers in bytes. Default: large enough for any frame."""
+    queue_pairs: int = attrs.field(default=1, validator=must(lambda v: 1 <= v <= 64, "between 1 and 64"))
+    """Number of pairs of a receive and a transmit queue, of the device and of the interfaces."""
     speed: int | None = attrs.field(
-        default=None, validator=must(lambda v: 1 <= v <= SPEED_MAX, f"a speed in Mbit/s, 1 to {SPEED_MAX}")
+        default=None, validator=must(lambda v: 1 <= v <= SPEED_MAX, f"between 1 and {SPEED_MAX} (Mbit/s)")
     )
-    """What the device says it has, in Mbit/s."""
+    """Link speed that the device reports, in Mbit/s; it does not limit throughput. Default: unknown."""
     duplex: Literal["full", "half"] | None = None
+    """Duplex mode that the device reports. Default: unknown."""
     promisc: bool = False
-    """Whether the driver wants everything, whoever it is for."""
+    """Whether the driver starts in promiscuous mode: it receives frames for any address."""
     vlans: tuple[int, ...] = attrs.field(
-        default=(), validator=must(lambda v: all(0 <= i <= VID_MAX for i in v), f"VLANs, 0 to {VID_MAX}")
+        default=(), validator=must(lambda v: all(0 <= i <= VID_MAX for i in v), f"VLAN ids between 0 and {VID_MAX}")
     )
-    """The VLANs that the driver wants besides those that its interface has."""
+    """VLAN ids that the driver receives, besides those of its interface. Default: all VLANs."""
     driver: PortSpec = PortSpec()
+    """Driver end: its port."""
     device: PortSpec = PortSpec()
+    """Device end: its port."""
 
     @property
     def queue_count(self) -> tuple[str, int]:
@@ -166,7 +182,7 @@ class NetSpec(PeerSpec):
 
     @property
     def wishes(self) -> Wishes:
-        """How the driver is to use the device, to begin with."""
+        """Settings that the driver requests at the start."""
         vlans = frozenset(self.vlans) if self.vlans else None
         return Wishes(reception=Reception(promisc=self.promisc, allmulti=True, vlans=vlans))
 
@@ -177,7 +193,8 @@ class NetSpec(PeerSpec):
                 yield Netns(host, name, port.netns is None)
 
     def memory(self) -> int:
-        rx_buffer = None if self.foreign else self.rx_buffer  # another program's may not have MRG_RXBUF
+        # A back end in another process may not offer MRG_RXBUF.
+        rx_buffer = None if self.foreign else self.rx_buffer
         return host_memory(TABLE.prune(self.features), self.mtu, self.queue_size, self.queue_pairs, rx_buffer)
 
     def local_memory(self) -> int:
@@ -190,28 +207,36 @@ class NetSpec(PeerSpec):
                 value = getattr(self, key)
                 if value != attrs.fields_dict(NetSpec)[key].default:
                     shown = list(value) if isinstance(value, tuple) else value
-                    return key, shown, "mode mediated has one pair of queues, no control queue and no link of its own"
+                    return (
+                        key,
+                        shown,
+                        "must be absent in mode mediated: it has one queue pair and no control queue",
+                    )
         off = {name.upper() for name in self.features_off}
-        for key, (words, needed) in NEEDED.items():
+        for key, needed in NEEDED.items():
             given = getattr(self, key)
             if given != attrs.fields_dict(NetSpec)[key].default and (missing := off & needed):
-                return key, given, f"{words} {', '.join(sorted(missing))}, which is off"
+                return key, given, f"requires feature {', '.join(sorted(missing))}, which features_off removes"
         if self.mac and self.peer_mac and self.mac.lower() == self.peer_mac.lower():
-            return "peer_mac", self.peer_mac, "both ends have the same address"
+            return "peer_mac", self.peer_mac, "must differ from mac"
         return self._port_problem() or super().clash()
 
     def shortage(self) -> Problem | None:
-        """Buffers in which not every frame finds room, too."""
+        """Return the first field that keeps the device from coming up, such as buffers too small for a frame."""
         features = TABLE.prune(self.features)
         receive, transmit = buffer_sizes(features, self.mtu if features >> F.MTU & 1 else None, None)
         if min(receive, transmit) < HEADER_SIZE + ETH_HLEN + self.mtu:
-            return "mtu", self.mtu, "without MTU, which is off, a driver expects 1500 bytes at most"
+            return "mtu", self.mtu, "must be at most 1500: features_off removes MTU"
         frame = HEADER_SIZE + ETH_HLEN + self.mtu
         if self.rx_buffer is not None and self.rx_buffer * self.queue_size < frame:
-            return "rx_buffer", self.rx_buffer, f"{self.queue_size} such buffers do not hold a frame of {frame} bytes"
+            return (
+                "rx_buffer",
+                self.rx_buffer,
+                f"must be larger: {self.queue_size} buffers must hold a frame of {frame} bytes",
+            )
         local = self.mode == "mediated" and "MRG_RXBUF" not in map(str.upper, self.local_features_off)
         if self.rx_buffer is not None and not local and "MRG_RXBUF" in map(str.upper, self.features_off):
-            return "rx_buffer", self.rx_buffer, "buffers of another size need MRG_RXBUF, which is off"
+            return "rx_buffer", self.rx_buffer, "requires feature MRG_RXBUF, which features_off removes"
         return super().shortage()
 
     def _port_problem(self) -> Problem | None:
@@ -223,7 +248,11 @@ class NetSpec(PeerSpec):
         own = {ip_interface(text).ip for text in self.driver.addresses}
         for text in self.device.addresses:
             if ip_interface(text).ip in own:
-                return "device.addresses", list(self.device.addresses), f"the driver's end has {text} already"
+                return (
+                    "device.addresses",
+                    list(self.device.addresses),
+                    f"must differ from driver.addresses ({text})",
+                )
         return None
 
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -233,7 +262,7 @@ class NetSpec(PeerSpec):
         yield from super().claims(hosts)
 
     def ports(self, hosts: tuple[str, str]) -> Iterator[tuple[Side, str, PortSpec]]:
-        """The ports that are of this system: side, host, and the port."""
+        """Yield (side, host, port) for the ports of this system."""
         yield "driver", hosts[0], self.driver
         if not self.foreign:
             yield "device", hosts[1], self.device
@@ -242,36 +271,36 @@ class NetSpec(PeerSpec):
         if self.foreign:
             return
         (_, root, port), (_, endpoint, peer) = self.ports(hosts)
-        for here, at, there in ((root, port, peer), (endpoint, peer, port)):
-            netns = at.netns_of(system, here)
+        for host, own, other in ((root, port, peer), (endpoint, peer, port)):
+            netns = own.netns_of(system, host)
             if netns is not None:
-                targets = [ip_interface(text).ip for text in there.addresses]
-                yield from (f"ip netns exec {netns} ping {target}    # {name}, from {here}" for target in targets)
-                # `vnet exec` enters a host's own namespace; the device's end within one host has no name there.
-                for target in targets[:1] if at.netns is None and self.host in (None, here) else ():
+                targets = [ip_interface(text).ip for text in other.addresses]
+                yield from (f"ip netns exec {netns} ping {target}    # {name}, from {host}" for target in targets)
+                # `vnet exec` only enters a host's own namespace; within one host, the device's end is in another one.
+                for target in targets[:1] if own.netns is None and self.host in (None, host) else ():
                     url = f"[{target}]" if target.version == 6 else str(target)
-                    yield f"vnet exec{'' if system == 'vnet' else f' --name {system}'} {here} -- curl http://{url}/"
+                    yield f"vnet exec{'' if system == 'vnet' else f' --name {system}'} {host} -- curl http://{url}/"
 
     def macs(self, index: int) -> tuple[bytes, bytes]:
-        """The MAC addresses at the driver's and at the device's end of the ``index``-th device of a system."""
+        """Return the MAC addresses at the driver's and the device's end of the system's ``index``-th device."""
         given = (self.mac, self.peer_mac)
-        made = (bytes((2, 0, 0, 0, index & 0xFF, end)) for end in (1, 2))
+        default = (bytes((2, 0, 0, 0, index & 0xFF, end)) for end in (1, 2))
         first, second = (
-            bytes.fromhex(text.replace(":", "")) if text else mac for text, mac in zip(given, made, strict=True)
+            bytes.fromhex(text.replace(":", "")) if text else mac for text, mac in zip(given, default, strict=True)
         )
-        if first == second:  # the one that was given is the one that would be made for the other end
+        if first == second:  # the given address is the default of the other end
             third = bytes((*first[:5], 3))
             return (first, third) if self.mac else (third, second)
         return first, second
 
 
 def net_specs(topology: HasDevices) -> dict[str, NetSpec]:
-    """The network devices of a topology."""
+    """Return the network devices of a topology, by name."""
     return {name: spec for name, spec in topology.devices.items() if isinstance(spec, NetSpec)}
 
 
 class HasDevices(Protocol):
-    """A topology."""
+    """A topology, as far as `net_specs` needs it."""
 
     @property
     def devices(self) -> Mapping[str, DeviceSpec]: ...
