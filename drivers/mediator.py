@@ -15,7 +15,7 @@ import trio
 
 from drivers.bus.vhost import DeviceQueue, VhostDevice
 from drivers.errors import ProbeDeferred
-from drivers.flow.pump import Need, Signal, count_batch, pump, wait_told
+from drivers.flow.pump import Need, Signal, count_batch, pump, wait_for_notification
 from rings.chain import Chain
 from rings.errors import MemoryFault, RemoteRingError
 from rings.queue import Vringh
@@ -43,7 +43,7 @@ class MediatorStatistics:
     def drop(self, cause: str) -> None:
         self.drops[cause] = self.drops.get(cause, 0) + 1
 
-    def crossed(self, buffers: int, size: int) -> None:
+    def count_copies(self, buffers: int, size: int) -> None:
         """So many buffers, of ``size`` bytes in all, were copied as they are."""
         self.buffers += buffers
         self.payload_bytes += size
@@ -90,9 +90,9 @@ class QueuePair:
         self.source = source
         self.sink = sink
         self.batches = source.batches
-        self.arrived = 0
+        self.fill_count = 0
         """Buffers that were filled for the sink, and not shown to it yet."""
-        self.blamed = source
+        self.active = source
         """Whose ring is being looked at: it is to blame for what is found there."""
 
     @property
@@ -112,24 +112,24 @@ class QueuePair:
 
     def quiet(self) -> None:
         self.source.quiet()
-        self.blamed = self.sink
+        self.active = self.sink
         self.sink.quiet()
-        self.blamed = self.source
+        self.active = self.source
 
     def rearm(self) -> bool:
         return self.source.rearm()
 
     def flush(self) -> None:
-        self.blamed = self.sink
+        self.active = self.sink
         self.sink.flush()
-        if self.arrived:
-            count_batch(self.sink.batches, self.arrived)
-            self.arrived = 0
-        self.blamed = self.source
+        if self.fill_count:
+            count_batch(self.sink.batches, self.fill_count)
+            self.fill_count = 0
+        self.active = self.source
         self.source.flush()
 
-    def broke(self, error: RemoteRingError | MemoryFault) -> None:
-        self.blamed.broke(error)
+    def fail(self, error: RemoteRingError | MemoryFault) -> None:
+        self.active.fail(error)
 
 
 class MediatedFlow:
@@ -143,10 +143,10 @@ class MediatedFlow:
         statistics = self._copier.statistics
         before = statistics.buffers
         moved, need = self._move()
-        arrived = statistics.buffers - before
-        self.queue.arrived += arrived
+        filled = statistics.buffers - before
+        self.queue.fill_count += filled
         # What a part of a buffer went into has to be shown, too: the driver makes new buffers of those.
-        return moved or min(arrived, 1), need
+        return moved or min(filled, 1), need
 
     def _move(self) -> tuple[int, Need]:
         pair, copy, statistics = self.queue, self._copier.copy, self._copier.statistics
@@ -161,9 +161,9 @@ class MediatedFlow:
                 return moved, Need.QUEUE
             done: list[tuple[int, int]] = []
             try:
-                pair.blamed = pair.sink
+                pair.active = pair.sink
                 copy(chains, sink, done)
-                pair.blamed = pair.source
+                pair.active = pair.source
             finally:
                 source.complete_each(done)
                 for head, _, _ in reversed(chains[len(done) :]):
@@ -176,14 +176,14 @@ class MediatedFlow:
     async def wait(self, need: Need) -> None:
         """Wait for buffers to receive into."""
         pair = self.queue
-        pair.blamed = sink = pair.sink
+        pair.active = sink = pair.sink
         if sink.rearm():
             await trio.lowlevel.checkpoint()
         else:
-            await wait_told(sink)
-        pair.blamed = pair.source
+            await wait_for_notification(sink)
+        pair.active = pair.source
 
-    def gone(self, error: Exception) -> None:
+    def on_port_gone(self, error: Exception) -> None:
         """There is no port here."""
 
 
@@ -231,7 +231,7 @@ class MediatedEnd:
         self._mediator.config_written(self, offset, data)
 
     async def close(self) -> None:
-        self._mediator.left(self)
+        self._mediator.remove(self)
 
 
 class Mediator:
@@ -251,7 +251,7 @@ class Mediator:
         self.statistics.setdefault(device.name, MediatorStatistics())
         return end
 
-    def left(self, end: MediatedEnd) -> None:
+    def remove(self, end: MediatedEnd) -> None:
         self.ends.remove(end)
 
     @property

@@ -14,7 +14,7 @@ from drivers.contracts.hw import DmaMemory, Handler, LinkEvents, PciFunction, To
 from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure
 from rings.memory import Addr, Memory
 
-__all__ = ["CONFIG", "AroundOps", "CountedHandle", "RegisterAccess", "TappedFunction", "read_structures"]
+__all__ = ["CONFIG", "WrappedOps", "CountedHandle", "RegisterAccess", "TappedFunction", "read_structures"]
 
 CONFIG = -1
 """Stands for the configuration space where a BAR is asked for."""
@@ -181,7 +181,7 @@ def read_structures(function: PciFunction) -> dict[int, Structure]:
     return found
 
 
-class AroundOps:
+class WrappedOps:
     """A back half whose memory is put into something else, such as a `rings.testing.Watched`."""
 
     def __init__(self, inner: VhostOps, around: Callable[[Memory], Memory]) -> None:

@@ -178,7 +178,7 @@ class Front:
 
     def _interrupt(self) -> None:
         for queue in self._queues:
-            queue.called()
+            queue.on_call()
         self._device.interrupt()
 
 

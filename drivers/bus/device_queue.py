@@ -57,7 +57,7 @@ class DeviceQueue:
         self.vector = NO_VECTOR
         self.base: int | None = None
         """Where the ring starts: set by a transport that can go on with one that was in use."""
-        self.around: Callable[[Vringh], Vringh] | None = None
+        self.wrap_ring: Callable[[Vringh], Vringh] | None = None
         """What such a transport puts around it. Raises BadRing."""
         self.muted = False
         """Set by such a transport: the driver wants this queue to have no effect for now."""
@@ -155,7 +155,7 @@ class DeviceQueue:
         if self._drained is not None:
             self._drained.set()
 
-    def broke(self, error: RemoteRingError | MemoryFault) -> None:
+    def fail(self, error: RemoteRingError | MemoryFault) -> None:
         if self.ring is not None:
             self.ring.latch()
         self.device.on_broken(self, error)

@@ -333,8 +333,8 @@ class VhostDevice:
                 meter=self.meter,
                 table_max=queue.table_max,
             )
-            if queue.around is not None:
-                ring = queue.around(ring)
+            if queue.wrap_ring is not None:
+                ring = queue.wrap_ring(ring)
         except (RemoteRingError, MemoryFault) as exc:
             if ring is not None:
                 ring.close()

@@ -24,7 +24,7 @@ from rings.queue import QueueStatistics, Virtqueue
 from rings.status import Status
 
 __all__ = [
-    "NOBODY",
+    "NO_ANSWER",
     "ConfigOps",
     "DriverQueue",
     "QueueSpec",
@@ -45,7 +45,7 @@ OFFER_PAUSE = 1.0
 FAILURES_KEPT = 8
 STATUS_RECHECK = 0.1
 """Seconds between two looks at the status where a configuration-change interrupt can get lost."""
-NOBODY = 0xFF
+NO_ANSWER = 0xFF
 """A status that no device can show: all-ones is what reads back where nobody answers."""
 
 
@@ -89,7 +89,7 @@ class DriverQueue:
         """The ring's figures since the device exists, over all resets."""
         return self._past + self.ring.statistics()
 
-    def called(self) -> None:
+    def on_call(self) -> None:
         """The device says it used buffers; ignored once the ring is down (section 2.7.8)."""
         self.calls += 1
         if self.live:
@@ -111,7 +111,7 @@ class DriverQueue:
         if self.ring.publish():
             self.kick()
 
-    def broke(self, error: RemoteRingError | MemoryFault) -> None:
+    def fail(self, error: RemoteRingError | MemoryFault) -> None:
         self.live = False
         self.fault = f"queue {self.index}: {error}"
         if self._on_fault is not None:
@@ -255,7 +255,7 @@ class VirtioDevice:
 
     def enable_recheck(self) -> None:
         """Its interrupts can get lost on the way: from now on, look at queues and status without being told."""
-        self._recheck, self.changed.every = RECHECK, STATUS_RECHECK
+        self._recheck, self.changed.recheck = RECHECK, STATUS_RECHECK
 
     def has(self, bit: int) -> bool:
         """Whether a feature was agreed on."""
@@ -290,7 +290,7 @@ class VirtioDevice:
             if queue.name in self._last:
                 queue.follow(self._last[queue.name])
             self._last[queue.name] = queue
-            queue.signal.every = self._recheck
+            queue.signal.recheck = self._recheck
         return self.queues
 
     def statistics(self, queue: DriverQueue) -> QueueStatistics:
@@ -331,7 +331,7 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
         await ops.finalize_features(wanted)
         await _advance(device, Status.FEATURES_OK)
         status = await ops.get_status()
-        if status == NOBODY:
+        if status == NO_ANSWER:
             raise TransportLost(f"{device.name}: the device does not answer")
         if not status & Status.FEATURES_OK:
             raise FeatureMismatch(f"{device.name}: refused {', '.join(driver.table.describe(wanted))}")
@@ -440,7 +440,7 @@ async def _watch(device: VirtioDevice, bound: VirtioBound) -> str:
             if not device.ops.online:
                 return "the device can't be reached"
             status = await device.ops.get_status()
-            if status == NOBODY:
+            if status == NO_ANSWER:
                 return "the device does not answer"
             for fault in (device.unplugged, device.trouble, *(queue.fault for queue in device.queues)):
                 if fault:

@@ -155,7 +155,7 @@ class FunctionTransport:
     def _add_queue(self, queue: DriverQueue, vector: int) -> None:
         self._queues.append(queue)
         if self._own_vectors:
-            self._function.request_irq(vector, queue.called)
+            self._function.request_irq(vector, queue.on_call)
 
     def del_vqs(self) -> None:
         self._function.free_irqs()
@@ -166,7 +166,7 @@ class FunctionTransport:
 
     def _queue_interrupt(self) -> None:
         for queue in self._queues:
-            queue.called()
+            queue.on_call()
 
     def _any_interrupt(self) -> None:
         self._queue_interrupt()

@@ -38,7 +38,7 @@ class OwnConfig:
 
     features: int
     """The bits that this side offers for itself."""
-    replaced: int
+    overrides: int
     """The bits that are this side's to offer: what the back end says of them counts for nothing."""
     data: bytes
     """The fields themselves, which never change."""

@@ -27,7 +27,7 @@ __all__ = [
     "Signal",
     "count_batch",
     "pump",
-    "wait_told",
+    "wait_for_notification",
 ]
 
 BATCH_BUCKETS = 9
@@ -41,10 +41,10 @@ RECHECK = 0.01
 class Signal:
     """A flag that a handler sets and one task awaits. It stays set until a wait returns: a cancelled one leaves it."""
 
-    __slots__ = ("_set", "_task", "every", "rescues", "serve")
+    __slots__ = ("_set", "_task", "recheck", "rescues", "serve")
 
-    def __init__(self, every: float | None = None) -> None:
-        self.every = every
+    def __init__(self, recheck: float | None = None) -> None:
+        self.recheck = recheck
         """Seconds after which a wait ends all the same, where whoever sets it may be lost on the way; None: never."""
         self.rescues = 0
         """Times that somebody then found what it should have been told of."""
@@ -73,11 +73,11 @@ class Signal:
             trio.lowlevel.reschedule(task)
 
     async def wait(self) -> bool:
-        """True once `set` was called since the last return, False when ``every`` is over. One task at a time."""
-        if self.every is None:
+        """True once `set` was called since the last return, False when ``recheck`` is over. One task at a time."""
+        if self.recheck is None:
             await self._wait()
             return True
-        with trio.move_on_after(self.every):
+        with trio.move_on_after(self.recheck):
             await self._wait()
             return True
         return False
@@ -141,7 +141,7 @@ class QueueEnd(Protocol):
     def flush(self) -> None:
         """Publish what was done, and tell the other side if it wants to be told."""
 
-    def broke(self, error: RemoteRingError | MemoryFault) -> None:
+    def fail(self, error: RemoteRingError | MemoryFault) -> None:
         """The other side broke the ring, or its memory is not reachable: stop this queue."""
 
 
@@ -157,7 +157,7 @@ class Flow(Protocol):
     async def wait(self, need: Need) -> None:
         """Wait until the port has (SOURCE) or takes (SINK) something. Raises PortGone."""
 
-    def gone(self, error: PortGone) -> None:
+    def on_port_gone(self, error: PortGone) -> None:
         """The port was taken away; this flow is over."""
 
 
@@ -167,7 +167,7 @@ class QueueFlow:
     async def wait(self, need: Need) -> None:
         raise AssertionError(f"{type(self).__name__} has no {need.value} to wait for")
 
-    def gone(self, error: PortGone) -> None:
+    def on_port_gone(self, error: PortGone) -> None:
         """Nothing can go away."""
 
 
@@ -190,23 +190,23 @@ async def pump(
     drain = _Drain(flow, queue)
     try:
         if in_place and settle is None:
-            queue.signal.serve = drain.when_told
+            queue.signal.serve = drain.serve_notification
             if source is not None:
-                source.serve = drain.when_readable
+                source.serve = drain.serve_readable
         await drain.run(settle)
     except (RemoteRingError, MemoryFault) as exc:
-        queue.broke(exc)
+        queue.fail(exc)
         if queue.reachable():
             queue.flush()  # what was done before the bad chain stays done
     except ValueError as exc:
         # The memory went away under the ring between two batches. Any other ValueError is a bug of the flow.
         if not was_released(exc) or (queue.live and queue.reachable()):
             raise
-        queue.broke(MemoryFault(0, 0, write=False, reason="the ring's memory went away"))
+        queue.fail(MemoryFault(0, 0, write=False, reason="the ring's memory went away"))
     except PortGone as exc:
         if queue.live and queue.reachable():
             queue.flush()
-        flow.gone(exc)
+        flow.on_port_gone(exc)
     finally:
         queue.signal.serve = None
         if source is not None:
@@ -252,7 +252,7 @@ class _Drain:
                 await trio.lowlevel.checkpoint()
                 queue.begin_turn()
             else:
-                await wait_told(queue)
+                await wait_for_notification(queue)
                 queue.begin_turn()
                 self._check()
                 if queue.live:
@@ -269,11 +269,11 @@ class _Drain:
         finally:
             del error
 
-    def when_told(self) -> bool:
+    def serve_notification(self) -> bool:
         """The other side notified, while `run` waits for just that; whether it may go on waiting."""
         return self._queue.live and self._step(told=True) is Need.QUEUE
 
-    def when_readable(self) -> bool:
+    def serve_readable(self) -> bool:
         """The port has something, while `run` waits for just that; whether it may go on waiting."""
         return self._queue.live and self._step(told=False) is Need.SOURCE
 
@@ -308,10 +308,10 @@ def count_batch(batches: list[int], moved: int) -> None:
     batches[min(moved.bit_length() - 1, len(batches) - 1)] += 1
 
 
-async def wait_told(queue: QueueEnd) -> None:
+async def wait_for_notification(queue: QueueEnd) -> None:
     """Wait until the other side notifies, or until a look of our own finds that it must have done so in vain.
 
-    Only a signal with ``every`` ever looks: a lost notification then costs that many seconds, and not the queue.
+    Only a signal with ``recheck`` ever looks: a lost notification then costs that many seconds, and not the queue.
     """
     while not await queue.signal.wait():
         if not queue.live:

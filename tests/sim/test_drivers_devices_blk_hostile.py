@@ -15,7 +15,7 @@ from drivers.bus.model import BindState
 from drivers.devices.blk import BlkStatus, DiskError
 from drivers.devices.blk.driver.driver import SLOT, STATUS_AT
 from drivers.devices.blk.layout import HEADER, SEGMENT, SUPPORTED, TABLE, ConfigField, RequestType
-from drivers.testing import AroundOps
+from drivers.testing import WrappedOps
 from drivers.transports.pci.registers import CfgType
 from rings.features import RingFeature
 from rings.layout import WRITE
@@ -279,7 +279,7 @@ async def test_the_status_is_written_last() -> None:
             found.append(Watched(memory))  # type: ignore[arg-type]
             return found[-1]
 
-        pair.vhost.ops = AroundOps(plain, around)
+        pair.vhost.ops = WrappedOps(plain, around)
         async with hostile_driver(pair) as driver:
             await driver.start()
             pair.store.at_once = False
@@ -426,7 +426,7 @@ async def test_nothing_reaches_the_device_but_the_request() -> None:
             found.append(Watched(memory))  # type: ignore[arg-type]
             return found[-1]
 
-        pair.vhost.ops = AroundOps(plain, around)
+        pair.vhost.ops = WrappedOps(plain, around)
         await pair.reset()
         await pair.disk.write(0, b"x" * 512)
         reads = [access for memory in found for access in memory.log if access.act is Act.READ]

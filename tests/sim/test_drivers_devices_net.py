@@ -20,7 +20,7 @@ from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
 from drivers.devices.net.device.merge import Taken
 from drivers.devices.net.driver.flows import POSTED, POSTED_BYTES
 from drivers.devices.net.layout import TABLE, NetFeature
-from drivers.testing import AroundOps
+from drivers.testing import WrappedOps
 from drivers.transports.pci.registers import Common
 from rings.features import RingFeature, bits, mask
 from rings.layout import WRITE
@@ -590,7 +590,7 @@ async def test_a_received_frame_and_its_used_element_are_written_before_the_used
                 return watched[-1]
 
             await driver.negotiate()
-            pair.vhost.ops = AroundOps(ops, around)
+            pair.vhost.ops = WrappedOps(ops, around)
             driver.map_vectors()
             for queue, ring in enumerate(driver.rings):
                 ring.clear()

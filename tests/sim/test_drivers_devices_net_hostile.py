@@ -14,7 +14,7 @@ from drivers.bus.vhost import DeviceQueue
 from drivers.devices.net.flow import BUDGET
 from drivers.devices.net.layout import TABLE, NetFeature
 from drivers.flow.pump import BATCHES
-from drivers.testing import AroundOps
+from drivers.testing import WrappedOps
 from drivers.transports.pci.registers import CfgType, Common
 from rings.features import mask
 from rings.layout import NEXT, WRITE
@@ -359,7 +359,7 @@ async def test_a_frame_is_checked_and_sent_from_one_reading_of_its_memory() -> N
     async with open_pair(SMALL) as pair, unharmed(pair):
         ops = pair.vhost.ops
         async with hostile_driver(pair) as driver:
-            pair.vhost.ops = AroundOps(ops, Unsteady)
+            pair.vhost.ops = WrappedOps(ops, Unsteady)
             await driver.start()
             header = virtio_net_hdr(NEEDS_CSUM, start=14, offset=6)
             for head in range(16):
@@ -410,7 +410,7 @@ async def test_the_device_touches_only_rings_and_buffers_that_it_was_given() -> 
             return memories[-1]
 
         async with hostile_driver(pair) as driver:
-            pair.vhost.ops = AroundOps(ops, around)
+            pair.vhost.ops = WrappedOps(ops, around)
             await driver.start()
             frame, room = driver.put(HEADER + FRAME), driver.alloc(2000)
             for head in range(8):
@@ -461,7 +461,7 @@ class _Sends(trio.abc.Instrument):
 
 
 @pytest.mark.every_transport
-class Flooding(AroundOps):
+class Flooding(WrappedOps):
     """Whenever the device publishes what it used, all of it is made available again at once, without a kick."""
 
     ring: RawRing | None = None

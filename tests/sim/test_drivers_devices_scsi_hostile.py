@@ -25,7 +25,7 @@ from drivers.devices.scsi.layout import (
     ScsiFeature,
 )
 from drivers.devices.scsi.sense import Asc
-from drivers.testing import AroundOps
+from drivers.testing import WrappedOps
 from rings.features import RingFeature
 from rings.layout import WRITE
 from rings.memory import Addr
@@ -620,7 +620,7 @@ async def test_nothing_reaches_the_device_but_the_request() -> None:
             found.append(Watched(memory))  # type: ignore[arg-type]
             return found[-1]
 
-        pair.vhost.ops = AroundOps(plain, around)
+        pair.vhost.ops = WrappedOps(plain, around)
         await pair.reset()
         result = await pair.initiator.execute(commands.write(0, 1), data_out=b"x" * 512, attention=True)
         assert result.sense is not None

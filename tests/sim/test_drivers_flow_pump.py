@@ -38,7 +38,7 @@ class Queue:
     def flush(self) -> None:
         pass
 
-    def broke(self, error: RemoteRingError | MemoryFault) -> None:
+    def fail(self, error: RemoteRingError | MemoryFault) -> None:
         self.error = error
         self.live = False
 

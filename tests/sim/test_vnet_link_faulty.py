@@ -301,9 +301,9 @@ async def test_nobody_looks_without_being_told_where_nothing_gets_lost(link: Lin
     async with open_pair(Options(link=link)) as pair:
         await pair.transfer()
         assert rescues(pair) == (0, 0)
-        assert {queue.signal.every for queue in pair.virtio.queues} == {None}
-        assert {queue.signal.every for queue in pair.vhost.queues} == {None}
-        assert pair.virtio.changed.every is None
+        assert {queue.signal.recheck for queue in pair.virtio.queues} == {None}
+        assert {queue.signal.recheck for queue in pair.vhost.queues} == {None}
+        assert pair.virtio.changed.recheck is None
 
 
 async def test_a_topology_that_asks_for_losses_gets_traffic_through_them() -> None:

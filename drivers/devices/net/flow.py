@@ -82,7 +82,7 @@ class NetFlow(Generic[Q]):
         self.queue: Q = queue
         self.port = port
         self.traffic = traffic
-        self.gone = on_gone
+        self.on_port_gone = on_gone
         self.on = True
         """Whether its pair is in use; otherwise it moves nothing and waits for `turn`."""
         self._turned = trio.Event()

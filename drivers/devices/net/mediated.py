@@ -78,7 +78,7 @@ class NetCopier(Copier):
             done.append((head, 0))
             octets += size
         sink.complete_each(filled)
-        self.statistics.crossed(len(filled), octets)
+        self.statistics.count_copies(len(filled), octets)
         for into, _, _ in reversed(ready[len(filled) :]):
             sink.abandon(into)
         if len(filled) < len(chains):

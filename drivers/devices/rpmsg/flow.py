@@ -25,7 +25,7 @@ class RpmsgFlow(Generic[Q]):
         self.queue: Q = queue
         self._bus = bus
 
-    def gone(self, error: PortGone) -> None:
+    def on_port_gone(self, error: PortGone) -> None:
         """A bus is never gone."""
 
 

@@ -163,7 +163,7 @@ class VirtioMmio:
         causes = pending & (USED_BUFFER | CONFIG_CHANGE)
         if causes & USED_BUFFER:
             for queue in self._queues:
-                queue.called()
+                queue.on_call()
         if causes & CONFIG_CHANGE and self._device is not None:
             self._device.interrupt()
         if causes:

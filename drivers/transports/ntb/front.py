@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from drivers.bus.model import Binding, BindState, MatchId
-from drivers.bus.virtio import CONFIG_TRIES, NOBODY, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
+from drivers.bus.virtio import CONFIG_TRIES, NO_ANSWER, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
 from drivers.carriers.ntb import NtbDevice
 from drivers.carriers.ntb_registers import NtbTopology
 from drivers.errors import ProbeError, TransportLost
@@ -116,7 +116,7 @@ class NtbVirtio(NtbEnd):
 
     def rang(self, queue: int) -> None:
         if queue < len(self._queues):
-            self._queues[queue].called()
+            self._queues[queue].on_call()
 
     def told(self) -> None:
         self._completed.set()
@@ -228,7 +228,7 @@ class NtbVirtio(NtbEnd):
             await self._back.wait()
 
     async def get_status(self) -> int:
-        return self.ntb.peer_spad_read(Spad.STATUS) & 0xFF if self.online else NOBODY
+        return self.ntb.peer_spad_read(Spad.STATUS) & 0xFF if self.online else NO_ANSWER
 
     async def set_status(self, status: int) -> None:
         await self._command(NtbCommand.SET_STATUS, status)

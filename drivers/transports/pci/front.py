@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from drivers.bus.model import MatchId
-from drivers.bus.virtio import NOBODY, DriverQueue, QueueSpec, VirtioDevice
+from drivers.bus.virtio import NO_ANSWER, DriverQueue, QueueSpec, VirtioDevice
 from drivers.carriers.base import config_step, wait_reset
 from drivers.carriers.pci import NO_VECTOR, FunctionTransport, VirtioPciDriver
 from drivers.contracts.hw import PciFunction
@@ -79,7 +79,7 @@ class VirtioPci(FunctionTransport):
         return read(at.bar, at.offset + field, SIZES[field])
 
     def _answers(self) -> bool:
-        return self._read(Common.DEVICE_STATUS) != NOBODY
+        return self._read(Common.DEVICE_STATUS) != NO_ANSWER
 
     def _write(self, field: Common, value: int) -> None:
         at = self._structures[CfgType.COMMON]

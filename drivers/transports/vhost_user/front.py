@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import trio
 
-from drivers.bus.virtio import NOBODY, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
+from drivers.bus.virtio import NO_ANSWER, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
 from drivers.carriers.vhost_user import OwnConfig, UserClient, UserSocket
 from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ipc import FdSocket, Unusable
@@ -204,7 +204,7 @@ class VhostUserFront:
 
     async def get_status(self) -> int:
         if not self.online:
-            return NOBODY
+            return NO_ANSWER
         if self._has(F.STATUS):
             return await self._live().number(R.GET_STATUS) & 0xFF
         return self._status
@@ -236,14 +236,14 @@ class VhostUserFront:
     async def get_features(self) -> int:
         self._offered = await self._live().number(R.GET_FEATURES)
         features, own = self._offered & ~NOT_THE_DEVICES, self._own()
-        return features if own is None or not features else features & ~own.replaced | own.features
+        return features if own is None or not features else features & ~own.overrides | own.features
 
     async def finalize_features(self, features: int) -> None:
         mtu = None
         if (own := self._own()) is not None:
             if self._has(F.MTU) and (features & self._offered) >> F_NET_MTU & 1:
                 mtu = own.mtu
-            features &= ~own.replaced
+            features &= ~own.overrides
             features |= 0 if mtu is None else 1 << F_NET_MTU
         if features >> 64:
             raise ProbeError(f"{self._socket.name}: vhost-user carries 64 features, and no {features:#x}")

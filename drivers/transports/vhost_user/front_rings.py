@@ -73,7 +73,7 @@ class FrontRings:
                 made.append(kick)
                 queue = DriverQueue(index, spec, vring.ring, kick.notify)
                 self._queues.append(queue)
-                call = ipc.watch(ipc.make_event(), queue.called)
+                call = ipc.watch(ipc.make_event(), queue.on_call)
                 made.append(call)
                 err = ipc.watch(ipc.make_event(), partial(broken, index))
             except Unusable as exc:

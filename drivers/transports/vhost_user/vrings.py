@@ -275,9 +275,9 @@ class Vrings:
         if (queue.muted and not queue.discards) or (self.dirty.on and self.dirty.log is None):
             return
         queue.base, resumed = self._resumption(ring, addrs)
-        queue.around = partial(self._logged, resumed, written) if self.dirty.on else resumed
+        queue.wrap_ring = partial(self._logged, resumed, written) if self.dirty.on else resumed
         queue.num, queue.desc, queue.driver, queue.used = ring.num, addrs.desc, addrs.driver, addrs.device
-        queue.signal.every = RECHECK if ring.polled else None
+        queue.signal.recheck = RECHECK if ring.polled else None
         if not device.enable_queue(ring.index):
             raise MessageRefused(device.failures[-1])
         if ring.call is not None:

@@ -103,7 +103,7 @@ class ControlFlow:
         gone: Callable[[PortGone], None],
     ) -> None:
         self.queue = queue
-        self.gone = gone
+        self.on_port_gone = gone
         self._device = device
         self._features = features
         self._figures = figures
