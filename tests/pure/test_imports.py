@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import attrs
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from support.paths import ROOT
+
 PACKAGES = ("rings", "drivers", "vnet")
 
 RINGS_MAY_IMPORT = {"attrs", "collections", "enum", "functools", "itertools", "struct", "typing"}

@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from support.paths import ROOT
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CI_RUN = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 

@@ -11,12 +11,13 @@ import click
 import pytest
 
 from support.guest import shared
+from support.paths import EXAMPLES
 from vnet.cli.serve import command, hint
 from vnet.system.exports import DeviceExport
 from vnet.system.qemu import PROGRAM, Version, qemu_version
 from vnet.topology.topology import parse_device
 
-EXAMPLE = Path(__file__).parents[2] / "examples/qemu_guest.md"
+EXAMPLE = EXAMPLES / "qemu_guest.md"
 SHOWN = re.findall(r"vnet serve (\w+ --vhost-user [^\n`]*)", EXAMPLE.read_text(encoding="utf-8"))
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from support.topologies import TWO_HOSTS
 from vnet.ends.rpmsg import SURFACES, ChannelSpec, RpmsgSpec
 from vnet.errors import ConfigError
 from vnet.topology.topology import parse
 
-BASE = """\
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
+BASE = (
+    TWO_HOSTS
+    + """\
 [devices.rpmsg0]
 type = "rpmsg"
 link = "pcie0"
 """
+)
 DEVICE = "devices.rpmsg0"
 CHANNELS = "devices.rpmsg0.driver.channels"
 

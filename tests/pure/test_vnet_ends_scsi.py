@@ -5,20 +5,19 @@ from __future__ import annotations
 import pytest
 
 from drivers.devices.scsi import Lun
+from support.topologies import TWO_HOSTS
 from vnet.ends.scsi import LunSpec, ScsiSpec
 from vnet.errors import ConfigError
 from vnet.topology.topology import parse
 
-BASE = """\
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
+BASE = (
+    TWO_HOSTS
+    + """\
 [devices.scsi0]
 type = "scsi"
 link = "pcie0"
 """
+)
 LUNS = "devices.scsi0.device.luns"
 
 

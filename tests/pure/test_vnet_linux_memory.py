@@ -16,6 +16,7 @@ from drivers.contracts.hw import DmaBuffer, DmaMemory
 from rings.errors import MemoryFault
 from rings.memory import Addr, PhysAddr
 from vnet.linux.memory import CACHE_LINE, PAGE, HostMemory
+from vnet.testing import fds
 
 BASE = PhysAddr(Addr(0x4000_0000))
 SIZE = 256 * PAGE
@@ -31,10 +32,6 @@ def memory() -> Iterator[HostMemory]:
 def resident(memory: HostMemory) -> int:
     """Bytes of real memory behind it."""
     return os.fstat(memory.fd).st_blocks * 512
-
-
-def open_descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def mappings() -> int:
@@ -141,7 +138,7 @@ def test_any_sequence_keeps_buffers_apart_zeroed_and_the_free_list_joined(dice: 
 
 
 def test_close_ends_access_releases_pins_and_gives_map_and_descriptors_back() -> None:
-    descriptors = open_descriptors()
+    descriptors = fds()
     memory = HostMemory(SIZE, BASE, name="test")
     pinned = memory.pin(Addr(BASE + 64), 64, "H")
     pinned[3] = 7
@@ -154,7 +151,7 @@ def test_close_ends_access_releases_pins_and_gives_map_and_descriptors_back() ->
         memory.view(BASE, 1)
     with pytest.raises(MemoryError):
         memory.alloc(1)
-    assert (memory.fd, mappings(), open_descriptors()) == (-1, 0, descriptors)
+    assert (memory.fd, mappings(), fds()) == (-1, 0, descriptors)
 
 
 def test_a_slice_that_somebody_still_holds_stays_sound_after_close() -> None:

@@ -7,20 +7,19 @@ from pathlib import Path
 import pytest
 
 from rings.features import RingFeature
+from support.paths import TOPOLOGIES
+from support.topologies import TWO_HOSTS
 from vnet.ends.net.end import net_specs
 from vnet.errors import ConfigError
 from vnet.topology.topology import DEFAULT, load, parse
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "topologies"
-BASE = """\
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
+BASE = (
+    TWO_HOSTS
+    + """\
 [devices.net0]
 link = "pcie0"
 """
+)
 DEVICE = "devices.net0"
 NO_FEATURE = "unknown feature {}; known are CSUM, GUEST_CSUM, "
 
@@ -33,13 +32,13 @@ def refusal(text: str) -> str:
     return line
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(TOPOLOGIES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_example_is_one(path: Path) -> None:
     assert load(path).devices
 
 
 def test_the_built_in_topology_is_that_of_the_first_example() -> None:
-    assert parse(DEFAULT) == load(EXAMPLES / "rc_ep.toml")
+    assert parse(DEFAULT) == load(TOPOLOGIES / "rc_ep.toml")
 
 
 def test_the_built_in_topology_is_two_hosts_a_link_and_a_network_device() -> None:

@@ -6,20 +6,19 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from support.topologies import TWO_HOSTS
 from vnet.ends.net.end import net_specs
 from vnet.errors import ConfigError
 from vnet.linux.netns import Route
 from vnet.topology.topology import parse
 
-LINKED = """\
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
+LINKED = (
+    TWO_HOSTS
+    + """\
 [devices.net0]
 link = "pcie0"
 """
+)
 ON_HOST = """\
 [hosts.soc]
 [devices.net0]

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from drivers.registry import DEVICES, TRANSPORTS
+from support.paths import EXAMPLES
 from vnet.ends import ENDS
 from vnet.errors import ConfigError
 from vnet.topology.extensions import add_device_type, add_transport, load_extension, temporarily
 from vnet.topology.topology import parse
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(autouse=True)

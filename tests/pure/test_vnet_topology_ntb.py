@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from support.paths import TOPOLOGIES
 from vnet.errors import ConfigError
 from vnet.topology.topology import Topology, load, parse
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "topologies" / "ntb.toml"
+EXAMPLE = TOPOLOGIES / "ntb.toml"
 TEXT = EXAMPLE.read_text(encoding="utf-8")
 
 

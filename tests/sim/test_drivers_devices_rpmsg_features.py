@@ -12,6 +12,7 @@ import trio.testing
 from drivers.devices.rpmsg.layout import AS_ADDR, HEADER, NS_ADDR, SUPPORTED, NameMessage, RpmsgFeature
 from drivers.errors import RpmsgError
 from rings.testing import Desc
+from support.topologies import TWO_HOSTS
 from vnet.ends.rpmsg import ChannelSpec
 from vnet.errors import ConfigError
 from vnet.system.world import open_world
@@ -21,16 +22,14 @@ from vnet.topology.topology import parse
 
 PLAIN = partial(RpmsgOptions, address_service=False)
 MODES: Mapping[str, RpmsgOptions] = {"direct": PLAIN(), "mediated": PLAIN(mode="mediated")}
-BASE = """
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
+BASE = (
+    TWO_HOSTS
+    + """\
 [devices.rpmsg0]
 type = "rpmsg"
 link = "pcie0"
 """
+)
 
 
 def offered(pair: RpmsgPair) -> list[int]:

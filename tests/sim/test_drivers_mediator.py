@@ -24,6 +24,7 @@ from rings.layout import WRITE
 from rings.status import Status
 from rings.testing import Desc
 from support.rigs.frames import DROPPED, Build
+from support.topologies import TWO_HOSTS
 from vnet.ends.base import EndsType
 from vnet.ends.mediated import MediatorEnd
 from vnet.ends.net.end import NetSpec, PortSpec, mediate_net, net_specs, open_net
@@ -471,16 +472,14 @@ async def test_a_bad_frame_is_dropped_and_counted_once_and_both_devices_go_on(
     ids=["mmio", "blk"],
 )
 def test_what_has_nobody_at_its_other_end_is_refused_with_the_reason(device: str, why: str) -> None:
-    text = f"""
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
+    text = (
+        TWO_HOSTS
+        + f"""\
 [devices.it]
 mode = "mediated"
 {device}
 """
+    )
     with pytest.raises(ConfigError) as caught:
         parse(text, "test.toml")
     error = caught.value

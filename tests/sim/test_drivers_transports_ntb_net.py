@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 import trio
@@ -12,6 +11,7 @@ from drivers.transports.ntb.back import NtbVhost
 from drivers.transports.ntb.front import NtbVirtio
 from drivers.transports.ntb.registers import Spad
 from rings.memory import Addr
+from support.paths import TOPOLOGIES
 from vnet.cli.show import tree
 from vnet.ports.packet.memory import MemoryPort
 from vnet.system.snapshot import describe
@@ -19,7 +19,7 @@ from vnet.system.world import open_world
 from vnet.testing.pair import FRAME, Options, Pair, open_pair
 from vnet.topology.topology import parse
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "topologies" / "ntb.toml"
+EXAMPLE = TOPOLOGIES / "ntb.toml"
 LINKS = "link0", "link1"
 OVER_NTB = Options(transport="ntb")
 

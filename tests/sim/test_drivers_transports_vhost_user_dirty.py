@@ -24,10 +24,11 @@ from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
 from rings.features import RingFeature, mask
 from rings.memory import Addr
 from rings.observers.dirty import SPAN, dirty_log_size
-from support.rigs.vhost_user import NUM, Bench, FrontEnd, HungUp, R, Ring, begin, fds, finish, maps, open_bench, request
+from support.rigs.vhost_user import NUM, Bench, FrontEnd, HungUp, R, Ring, begin, finish, open_bench, request
 from vnet.linux.ipc import connect
 from vnet.ports.packet.memory import MemoryPort
 from vnet.system.exports import DeviceExport, open_exports
+from vnet.testing import fds, maps
 from vnet.testing.blk import StubbornStore
 from vnet.topology.topology import parse_device
 

@@ -29,10 +29,11 @@ from drivers.transports.vhost_user.messages import ack, emit, reply
 from drivers.transports.vhost_user.payloads import U64, VringState
 from rings.features import RingFeature, mask
 from rings.status import Status
+from support.topologies import VHOST_USER_DISK
 from vnet.linux.ipc import FileHandle
 from vnet.system.snapshot import describe, queue_rows
 from vnet.system.world import Device, World, open_world
-from vnet.testing import until
+from vnet.testing import fds, until
 from vnet.testing.blk import BlkOptions, open_blk_pair
 from vnet.testing.scripted import HANG_UP, SILENCE, ScriptedBack
 from vnet.topology.topology import parse
@@ -41,24 +42,11 @@ R, F = FrontendRequest, ProtocolFeature
 PLAIN = mask((F.CONFIG, F.REPLY_ACK))
 OF_THE_DISK = 2
 """Buffers that a disk keeps over everything."""
-TOPOLOGY = """\
-[hosts.rc]
-memory = 48
-[devices.disk0]
-type = "blk"
-transport = "vhost_user"
-host = "rc"
-socket = "{path}"
-"""
-
-
-def fds() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 @asynccontextmanager
 async def front(path: Path) -> AsyncIterator[tuple[World, Device]]:
-    async with open_world(parse(TOPOLOGY.format(path=path)), "test") as world:
+    async with open_world(parse(VHOST_USER_DISK.format(path=path)), "test") as world:
         yield world, world.devices["disk0"]
 
 

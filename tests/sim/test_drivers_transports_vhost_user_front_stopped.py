@@ -11,20 +11,12 @@ from drivers.devices.blk import DiskError
 from drivers.storage.submit import PATIENCE
 from drivers.transports.vhost_user.constants import FrontendRequest
 from drivers.transports.vhost_user.front import LEAVE_TIMEOUT, LOOK, SILENT
+from support.topologies import VHOST_USER_DISK
 from vnet.system.world import open_world
 from vnet.testing.scripted import SILENCE, ScriptedBack
 from vnet.topology.topology import parse
 
 R = FrontendRequest
-TOPOLOGY = """\
-[hosts.rc]
-memory = 48
-[devices.disk0]
-type = "blk"
-transport = "vhost_user"
-host = "rc"
-socket = "{path}"
-"""
 
 
 @pytest.mark.hostile("C05")
@@ -33,7 +25,7 @@ async def test_a_system_ends_soon_although_its_back_end_does_not_answer(resettin
     back, path = ScriptedBack(), tmp_path / "socket"
     async with trio.open_nursery() as nursery:
         await nursery.start(back.listen, path)
-        async with open_world(parse(TOPOLOGY.format(path=path)), "test") as world:
+        async with open_world(parse(VHOST_USER_DISK.format(path=path)), "test") as world:
             device = world.devices["disk0"]
             await world.wait_up()
             for request in R:
@@ -52,7 +44,7 @@ async def test_requests_wait_for_a_stopped_back_end_as_for_one_that_is_gone(tmp_
     back, path = ScriptedBack(), tmp_path / "socket"
     async with trio.open_nursery() as nursery:
         await nursery.start(back.listen, path)
-        async with open_world(parse(TOPOLOGY.format(path=path)), "test") as world:
+        async with open_world(parse(VHOST_USER_DISK.format(path=path)), "test") as world:
             device = world.devices["disk0"]
             await world.wait_up()
             await trio.sleep(10 * LOOK)

@@ -36,21 +36,8 @@ from drivers.transports.vhost_user.payloads import (
 )
 from drivers.transports.vhost_user.session import PROTOCOL_FEATURES, Session
 from rings.features import mask
-from support.rigs.vhost_user import (
-    MIB,
-    NUM,
-    USER,
-    Bench,
-    FrontEnd,
-    HungUp,
-    R,
-    begin,
-    fds,
-    finish,
-    maps,
-    open_bench,
-    request,
-)
+from support.rigs.vhost_user import MIB, NUM, USER, Bench, FrontEnd, HungUp, R, begin, finish, open_bench, request
+from vnet.testing import fds, maps
 from vnet.testing.blk import StubbornStore
 
 SIZE = MIB

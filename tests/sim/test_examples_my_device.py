@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ import trio.testing
 from rings.layout import WRITE
 from rings.status import Status
 from rings.testing import Desc
+from support.paths import MY_DEVICE
 from vnet.ends import ENDS
 from vnet.system.snapshot import describe
 from vnet.system.world import open_world
@@ -23,7 +23,6 @@ from vnet.testing.pair import carried
 from vnet.topology.extensions import load_extension, temporarily
 
 pytestmark = pytest.mark.every_transport
-MY_DEVICE = Path(__file__).parents[2] / "examples" / "my_device.py"
 LIMIT = 64 << 10
 KIB = 1 << 10
 

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from drivers.contracts.ports import PortState
+from support.topologies import TWO_HOSTS
 from vnet.cli.show import tree
 from vnet.system.control import COMMANDS
 from vnet.system.qmp import QmpError
@@ -17,12 +18,9 @@ from vnet.system.snapshot import describe
 from vnet.system.world import World, open_world
 from vnet.topology.topology import parse
 
-SEVERAL = """
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
+SEVERAL = (
+    TWO_HOSTS
+    + """\
 [devices.net0]
 link = "pcie0"
 queue_pairs = 3
@@ -32,6 +30,7 @@ duplex = "full"
 driver = { kind = "memory" }
 device = { kind = "memory" }
 """
+)
 MEDIATED = (
     SEVERAL.replace("queue_pairs = 3", 'mode = "mediated"').replace("speed = 25000", "").replace('duplex = "full"', "")
 )

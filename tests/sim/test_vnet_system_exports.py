@@ -23,14 +23,14 @@ from drivers.transports.vhost_user.payloads import U64, Config, VringState
 from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
 from rings.features import RingFeature, mask
 from rings.status import Status
-from support.rigs.vhost_user import NUM, FrontEnd, R, fds, maps, request
+from support.rigs.vhost_user import NUM, FrontEnd, R, request
 from vnet.ends.blk import DiskEnd
 from vnet.linux.ipc import UnixSocket, connect
 from vnet.linux.unix_socket import listen
 from vnet.ports.disk.store import MemoryStore
 from vnet.system.exports import RETRY, DeviceExport, open_exports
 from vnet.system.world import open_world
-from vnet.testing import until
+from vnet.testing import fds, maps, until
 from vnet.topology.topology import parse, parse_device
 
 FEATURES = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))

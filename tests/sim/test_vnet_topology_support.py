@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from drivers.registry import DEVICES
+from support.paths import MY_DEVICE
 from vnet.errors import ConfigError
 from vnet.system.world import World
 from vnet.testing.exercises import EXERCISES, LINKS, Exercise, exercise
 from vnet.topology.extensions import load_extension, temporarily
 from vnet.topology.samples import built_in
 from vnet.topology.support import cells
-
-MY_DEVICE = Path(__file__).parents[2] / "examples" / "my_device.py"
 
 
 async def entropy(world: World, name: str) -> None:

@@ -7,15 +7,14 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.machine import NETNS
+from support.paths import VNET
 
-VNET = str(Path(sys.executable).with_name("vnet"))
 RUN_DIR = Path("/run/vnet")
 PATIENCE = 60.0
 READY = "Ctrl-C"

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from support.machine import RequireTool, unavailable
+from support.paths import MY_DEVICE, VNET
 from vnet.bench.guest import TOOLS, Guest, GuestKernel, shared
 from vnet.errors import PrivilegeError
 
 __all__ = ["Guest", "GuestKernel", "Serve", "guest_kernel", "shared"]
 
-VNET = str(Path(sys.executable).with_name("vnet"))
-ENTROPY = str(Path(__file__).parents[2] / "examples/my_device.py")
+ENTROPY = str(MY_DEVICE)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
 from support.machine import NETNS, RequireTool, ip
+from support.paths import TOPOLOGIES
 from vnet.linux.netns import netns_command, run_in_netns
 from vnet.system.control import COMMANDS
 from vnet.system.world import World, open_world
@@ -31,8 +31,7 @@ from vnet.traffic.kernel import iperf3, iperf3_server, ping
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "topologies"
-MULTIQUEUE = (EXAMPLES / "multiqueue.toml").read_text()
+MULTIQUEUE = (TOPOLOGIES / "multiqueue.toml").read_text()
 KINDS = {"tun": MULTIQUEUE.replace('"tap"', '"tun"'), "tap": MULTIQUEUE}
 ONE_PAIR = MULTIQUEUE.replace("queue_pairs = 4", "queue_pairs = 1")
 OTHER = "02:00:00:00:00:0a"
@@ -260,5 +259,5 @@ async def test_carrier_mtu_and_an_announcement_arrive_at_the_drivers_interface(r
 
 
 def test_the_example_is_what_its_comment_says() -> None:
-    topology = load(EXAMPLES / "multiqueue.toml")
+    topology = load(TOPOLOGIES / "multiqueue.toml")
     assert topology.devices["net0"].queue_count == ("queue_pairs", 9)

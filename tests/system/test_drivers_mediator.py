@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from support.machine import RequireTool
+from support.topologies import TWO_HOSTS
 from vnet.ends.mediated import MediatorEnd
 from vnet.system.world import LOCAL, World, open_world
 from vnet.topology.topology import parse
@@ -26,12 +27,9 @@ _serial = itertools.count(1)
 
 
 def topology(difference: str) -> str:
-    return f"""
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
+    return (
+        TWO_HOSTS
+        + f"""\
 [devices.net0]
 link = "pcie0"
 mode = "mediated"
@@ -39,6 +37,7 @@ mode = "mediated"
 driver = {{ kind = "tun", addresses = ["198.18.0.1/24", "2001:2::1/64"] }}
 device = {{ kind = "tun", addresses = ["198.18.0.2/24", "2001:2::2/64"] }}
 """
+    )
 
 
 def check(world: World) -> None:

@@ -8,7 +8,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from support.machine import MakeNetns, RequireTool
+from support.paths import TOPOLOGIES, VNET
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 
-VNET = str(Path(sys.executable).with_name("vnet"))
-EXAMPLE = Path(__file__).parents[2] / "examples" / "topologies" / "vhost_user_blk.toml"
+EXAMPLE = TOPOLOGIES / "vhost_user_blk.toml"
 MIB = 1 << 20
 SIZE = 64
 """MiB of the disk."""

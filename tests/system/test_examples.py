@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from support.machine import RequireTool
+from support.paths import ROOT, VNET
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "__init__.py")
-VNET = str(Path(sys.executable).with_name("vnet"))
 WITH_OTHERS = {"vhost_user_blk.toml"}
 """What needs another program has a test of its own (test_vhost_user_front)."""
 TOPOLOGIES = sorted(p for p in (ROOT / "examples" / "topologies").glob("*.toml") if p.name not in WITH_OTHERS)

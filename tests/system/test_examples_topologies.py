@@ -6,18 +6,17 @@ import itertools
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
 from support.machine import NETNS, RequireTool
+from support.paths import TOPOLOGIES
 from vnet.system.world import World, open_world
 from vnet.topology.topology import load
 from vnet.traffic.kernel import iperf3, iperf3_server, ping
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "topologies"
 PINGS = {
     "rc_ep": [("rc", "198.18.0.2"), ("ep", "198.18.0.1"), ("rc", "2001:2::2"), ("ep", "2001:2::1")],
     "ntb": [("host2", "198.18.0.2"), ("host1", "198.18.0.1"), ("host2", "2001:2::2"), ("host1", "2001:2::1")],
@@ -38,7 +37,7 @@ _serial = itertools.count(1)
 @asynccontextmanager
 async def running(example: str) -> AsyncIterator[World]:
     name = f"vt{os.getpid()}-{next(_serial)}"
-    async with open_world(load(EXAMPLES / f"{example}.toml"), name) as world:
+    async with open_world(load(TOPOLOGIES / f"{example}.toml"), name) as world:
         await world.wait_up()
         yield world
     assert not list(NETNS.glob(f"{name}-*"))

@@ -10,16 +10,14 @@ import json
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from support.machine import RequireTool
+from support.paths import BIN, ROOT
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BIN = Path(sys.executable).parent
 NOT_SERVED = 7
 """Exit status of curl where nobody listens: it did reach the other host."""
 

@@ -7,7 +7,6 @@ import os
 import shlex
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +19,13 @@ import trio
 from rings.features import RingFeature, mask
 from support.guest import ENTROPY, Guest, GuestKernel, guest_kernel
 from support.machine import MakeNetns, RequireTool
+from support.paths import VNET
 from support.rigs.vhost_user import FrontEnd, request
 from vnet.linux.ipc import connect
 from vnet.system.qemu import PROGRAM, qemu_version
 
 __all__ = ["guest_kernel"]
 
-VNET = str(Path(sys.executable).with_name("vnet"))
 FEATURES = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))
 PATIENCE = 60.0
 HINTS = {

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from support.cli import PATIENCE, READY, VNET, Up, left_behind, vnet
+from support.cli import PATIENCE, READY, Up, left_behind, vnet
 from support.machine import RequireTool
+from support.paths import VNET
+from support.topologies import TWO_HOSTS
 from vnet import __version__
 from vnet.topology.topology import DEFAULT
 
@@ -27,12 +29,9 @@ transport = "vhost_user"
 host = "box"
 socket = "{}"
 """
-FILES = """\
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
+FILES = (
+    TWO_HOSTS
+    + """\
 [devices.disk0]
 type = "blk"
 link = "pcie0"
@@ -50,6 +49,7 @@ name = "b"
 surface = "pty"
 path = "{0}/terminal"
 """
+)
 
 
 def test_python_m_vnet_is_the_command() -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from support.cli import PATIENCE, PING, READY, VNET, Up, clean_machine, left_behind, vnet
+from support.cli import PATIENCE, PING, READY, Up, clean_machine, left_behind, vnet
 from support.machine import NETNS, MakeNetns, RequireTool
+from support.paths import VNET
 from vnet.topology.topology import DEFAULT
 
 pytestmark = pytest.mark.usefixtures("privileged")

@@ -5,23 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from support.machine import RequireTool
+from support.paths import BIN
+from support.topologies import TWO_HOSTS
 
-BIN = Path(sys.executable).parent
 NOT_SERVED = 7
 """Exit status of curl if no server listens: it did reach the other host."""
-TOPOLOGY = """\
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
+TOPOLOGY = (
+    TWO_HOSTS
+    + """\
 [devices.net0]
 link = "pcie0"
 driver = {{ addresses = ["198.18.0.1/24", "2001:2::1/64"] }}
@@ -39,6 +36,7 @@ function = 2
 driver = {{ channels = [{{ name = "a", surface = "pty", path = "{folder}/tty" }}] }}
 device = {{ channels = [{{ name = "a", surface = "echo" }}] }}
 """
+)
 ENDS: Mapping[str, Callable[[str], str]] = {
     "ping": lambda line: f"{line} -c 1 -w 30",
     "cat": lambda line: line.replace("cat", "head -c 1", 1),

@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from drivers.errors import ProbeError
+from support.paths import VNET
 from vnet.system.world import open_world
 from vnet.topology.topology import parse
 
-VNET = str(Path(sys.executable).with_name("vnet"))
 NOBODY = 65534
 SQUATTER = f"""\
 import os, socket, sys

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,11 @@ import pytest
 
 from drivers.registry import TRANSPORTS
 from support.machine import RequireTool, unavailable
+from support.paths import VNET
 from vnet.topology.samples import built_in_text
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 
-VNET = str(Path(sys.executable).with_name("vnet"))
 MIB = 1 << 20
 SIZE = 64
 """MiB of the disk."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,13 +16,12 @@ import trio
 
 from drivers.devices.rpmsg import RpmsgBus
 from support.machine import RequireTool
+from support.paths import TOPOLOGIES, VNET
 from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd
 from vnet.errors import ConfigError
 from vnet.testing.rpmsg import RpmsgOptions, RpmsgPair, open_rpmsg_pair
 
 CHANNEL = "rpmsg-client-sample"
-EXAMPLES = Path(__file__).parents[2] / "examples" / "topologies"
-VNET = str(Path(sys.executable).with_name("vnet"))
 
 
 @asynccontextmanager
@@ -238,7 +236,7 @@ async def test_vnet_up_shows_how_to_reach_a_channel(
     """The example's topology, from a folder of its own, since its paths are relative."""
     name = f"rpmsgtest{os.getpid()}"
     path = tmp_path / "rpmsg-sample.tty"
-    command = [VNET, "up", "--name", name, str(EXAMPLES / f"{example}.toml")]
+    command = [VNET, "up", "--name", name, str(TOPOLOGIES / f"{example}.toml")]
     child = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path)
     try:
         assert child.stdout is not None

@@ -8,6 +8,7 @@ For tests and examples only.
 """
 
 from vnet.testing.checks import TURNS, Turns, bounded, unharmed, until
+from vnet.testing.footprint import Footprint, fds, maps
 from vnet.testing.hostile import (
     AGREED,
     OFFERED,
@@ -18,7 +19,7 @@ from vnet.testing.hostile import (
     hostile_driver,
     tapped,
 )
-from vnet.testing.pair import FRAME, MEGABYTE, Footprint, Options, Pair, open_pair, over
+from vnet.testing.pair import FRAME, MEGABYTE, Options, Pair, open_pair, over
 
 __all__ = [
     "AGREED",
@@ -34,8 +35,10 @@ __all__ = [
     "Pair",
     "Turns",
     "bounded",
+    "fds",
     "hostile_device",
     "hostile_driver",
+    "maps",
     "open_pair",
     "over",
     "tapped",

@@ -21,6 +21,7 @@ from vnet.ends.rpmsg import RpmsgEnd
 from vnet.ends.scsi import InitiatorEnd
 from vnet.system.snapshot import drop_total, queue_rows
 from vnet.system.world import World, open_world
+from vnet.testing.checks import until
 from vnet.testing.pair import send_and_compare as send_frames
 from vnet.testing.rpmsg import bound_pair
 from vnet.testing.rpmsg import send_and_compare as send_messages
@@ -34,6 +35,8 @@ FLAP = 0.2
 """Seconds that the links are down."""
 LIMIT = 60.0
 """Seconds for any of it."""
+TURNS = 1 << 30
+"""No limit of steps: an exercise moves data while it waits."""
 
 LINKS: Mapping[str, str] = {
     "ideal": "",
@@ -67,7 +70,7 @@ async def exercise(kind: str, transport: str, mode: str = "direct", link: str = 
             await world.wait_up()
             await what.act(world, name)
             if mode == "direct":  # a mediator counts what its own end saw
-                await _until(lambda: _agree(world, name))
+                await until(lambda: _agree(world, name), LIMIT, TURNS)
             async with trio.open_nursery() as nursery:
                 if what.kept:
                     nursery.start_soon(what.act, world, name)
@@ -103,11 +106,6 @@ def _agree(world: World, name: str) -> bool:
     return sides[0] == sides[1] and sum(row.bytes for row in rows) >= SIZE
 
 
-async def _until(holds: Callable[[], bool]) -> None:
-    while not holds():  # noqa: ASYNC110  counters wake nobody
-        await trio.sleep(0.001)
-
-
 async def _frames(world: World, name: str) -> None:
     ports = [world.memory_port(name, end) for end in ("driver", "device")]
     large = all(port.offloads != NO_OFFLOADS for port in ports)
@@ -126,9 +124,9 @@ async def _messages(world: World, name: str) -> None:
             nursery.start_soon(send_messages, source, sink, SIZE)
     # One after the other: of two that go at once, each would be told of one that is not there.
     ends[0].close()
-    await _until(lambda: not ends[1].bound)
+    await until(lambda: not ends[1].bound, LIMIT, TURNS)
     ends[1].close()
-    await _until(lambda: not any("exercise" in bus.services.values() for bus in (first.bus, second.bus)))
+    await until(lambda: not any("exercise" in bus.services.values() for bus in (first.bus, second.bus)), LIMIT, TURNS)
 
 
 async def _sectors(world: World, name: str) -> None:

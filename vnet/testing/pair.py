@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import attrs
@@ -31,9 +30,10 @@ from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig
 from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
 from vnet.system.world import Device, World, open_world
+from vnet.testing.footprint import Footprint, fds
 from vnet.topology.topology import Topology
 
-__all__ = ["FRAME", "MEGABYTE", "Footprint", "Options", "Pair", "carried", "open_pair", "over", "send_and_compare"]
+__all__ = ["FRAME", "MEGABYTE", "Options", "Pair", "carried", "open_pair", "over", "send_and_compare"]
 
 LINK, ROOT, ENDPOINT = "link0", "rc", "ep"
 OTHER, SOC, NTB = "link1", "soc", "ntb"
@@ -135,30 +135,6 @@ def over(transport: str, ring: Literal["split", "packed"] = "split") -> Iterator
         _ring.reset(other)
 
 
-@attrs.frozen
-class Footprint:
-    """Everything that is acquired and has to be given back: equal before and after, or something leaked."""
-
-    tasks: int
-    fds: int
-    buffers: int
-    """DMA buffers of both hosts."""
-    pinned: int
-    """Typed views into memory of either host, windows included."""
-    windows: int
-    """Outbound windows that something is pinned in; others are a cache, and bounded."""
-    interrupts: int
-    in_flight: int
-    """Chains that devices have taken and not given back."""
-
-    def within(self, before: Footprint) -> bool:
-        """Whether nothing is held that was not held before.
-
-        Fewer descriptors are fine: they were those of an object of somebody else's, which was collected meanwhile.
-        """
-        return attrs.evolve(self, fds=max(self.fds, before.fds)) == before
-
-
 class Pair:
     """Two hosts, one ideal link, and its devices; the first of them is meant where none is named."""
 
@@ -235,7 +211,7 @@ class Pair:
         rings = [queue.ring for d in self.world.devices.values() for queue in d.vhost.queues]
         return Footprint(
             tasks=trio.lowlevel.current_statistics().tasks_living,
-            fds=sum(1 for _ in Path("/proc/self/fd").iterdir()),
+            fds=fds(),
             buffers=sum(memory.statistics().buffers for memory in memories),
             pinned=sum(memory.pinned for memory in memories) + sum(window["pinned"] for window in epc),
             windows=sum(1 for window in epc if window["pinned"]),

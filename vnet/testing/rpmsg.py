@@ -15,6 +15,7 @@ from drivers.devices.rpmsg import Endpoint, RpmsgBus
 from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd, RpmsgEndSpec, RpmsgSpec
 from vnet.spec import LinkSpec
 from vnet.system.world import LOCAL, Device, open_world
+from vnet.testing.checks import until
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
 from vnet.topology.topology import Topology
 
@@ -89,9 +90,7 @@ class RpmsgPair(Pair):
                 nursery.start_soon(send_and_compare, source, sink, size)
         for end in ends:
             end.close()
-        with trio.fail_after(1):
-            while any("transfer" in bus.services.values() for bus in self.buses):  # noqa: ASYNC110  nobody tells
-                await trio.sleep(0.001)
+        await until(lambda: not any("transfer" in bus.services.values() for bus in self.buses))
 
 
 async def bound_pair(first: RpmsgBus, second: RpmsgBus, name: str) -> tuple[Endpoint, Endpoint]:

@@ -18,6 +18,7 @@ from drivers.transports.ntb.registers import Spad
 from rings.features import FeatureTable, RingFeature, mask
 from vnet.host.host import Host
 from vnet.link.ideal import IdealLink
+from vnet.linux.background import open_background
 from vnet.linux.memory import HostMemory
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.ntb import NtbFunction
@@ -256,14 +257,7 @@ async def open_hosts(
     window: int = 4 * MIB, align: int = 4096, spads: int = 128, memory: int = 16 * MIB
 ) -> AsyncIterator[ThreeHosts]:
     """Three hosts that serve; nothing is started yet."""
-    error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
+    async with open_background() as nursery:
         hosts = ThreeHosts(nursery, window, align, spads, memory)
         await hosts.serve()
-        try:
-            yield hosts
-        except BaseException as exc:  # noqa: BLE001  raised again below, outside of any group
-            error = exc
-        nursery.cancel_scope.cancel()
-    if error is not None:
-        raise error
+        yield hosts

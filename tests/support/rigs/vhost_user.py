@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -39,6 +38,7 @@ from rings.queue import Virtqueue
 from vnet.linux.ipc import FileHandle, LocalIpc, UnixSocket, socket_pair
 from vnet.linux.memory import HostMemory
 from vnet.linux.poller import Poller
+from vnet.testing import fds, maps
 
 __all__ = [
     "MIB",
@@ -50,9 +50,7 @@ __all__ = [
     "R",
     "Ring",
     "begin",
-    "fds",
     "finish",
-    "maps",
     "open_bench",
     "request",
 ]
@@ -66,16 +64,6 @@ MIB = 1 << 20
 
 class HungUp(Exception):
     """The back end closed the connection."""
-
-
-def fds() -> int:
-    """Descriptors that this process has."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
-def maps() -> int:
-    """Mappings of shared memory that this process has."""
-    return sum("memfd:" in line for line in Path("/proc/self/maps").read_text().splitlines())
 
 
 class Ring:
