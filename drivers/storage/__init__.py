@@ -1,1 +1,1 @@
-"""Requests of blk and scsi, which outlive resets of their device."""
+"""Requests of blk and scsi that survive resets of their device."""

@@ -1,4 +1,4 @@
-"""Memory for data on its way: pieces of two sizes, taken and given back, of which a device may reach all."""
+"""DMA buffers for request data, in 4 KiB and 256 KiB pieces."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from rings.queue import Segment
 __all__ = ["LARGE", "SMALL", "Buffer", "Buffers"]
 
 SMALL, LARGE = 4 << 10, 256 << 10
+"""Bytes of the two sizes of pieces."""
 SMALL_SHARE = 16
-"""One part in so many of all memory is cut into small pieces."""
+"""1/SMALL_SHARE of the memory is cut into small pieces."""
 ALIGN = 4096
 
 
 @attrs.frozen(eq=False)
 class Piece:
-    """One piece of memory, seen through one view that lasts as long as the memory."""
+    """One piece of memory, with one view that lasts as long as the memory."""
 
     addr: Addr
     view: memoryview
     home: list[Piece]
-    """Where it goes when it is free."""
+    """Free list of the piece."""
 
 
 @attrs.define(eq=False)
 class Buffer:
-    """Some bytes for one request. ``views`` are this side's, ``segs`` the same bytes as the device finds them."""
+    """Memory for one request. ``views`` are for the driver; ``segs`` are the same bytes for the device."""
 
     owner: Buffers
     size: int
@@ -38,15 +39,15 @@ class Buffer:
     pieces: list[Piece]
 
     def free(self) -> None:
-        """Give it back, once; neither side uses it any more."""
-        self.owner.give(self)
+        """Return the pieces, once. Neither side may use the buffer afterwards."""
+        self.owner.give_back(self)
 
 
 class Buffers:
-    """A block of memory cut into pieces. The one that was given back last is taken first: it is in the cache."""
+    """A pool of pieces. The most recently freed piece is taken first: it is in the cache."""
 
     def __init__(self, dma: DmaMemory, size: int) -> None:
-        """``size`` bytes at least. Raises MemoryError where there are not so many."""
+        """Allocate at least ``size`` bytes. Raises MemoryError."""
         self.dma = dma
         self._blocks: list[DmaBuffer] = []
         self._views: list[memoryview] = []
@@ -62,7 +63,7 @@ class Buffers:
             self.close()
             raise
         self.largest = LARGE * len(self._large)
-        """Bytes of the largest buffer there can be."""
+        """Bytes of the largest possible buffer."""
 
     def _cut(self, pieces: list[Piece], size: int, count: int) -> None:
         block = self.dma.alloc(size * count, ALIGN)
@@ -74,7 +75,7 @@ class Buffers:
             pieces.append(Piece(addr, view, pieces))
 
     def take(self, size: int) -> Buffer | None:
-        """``size`` bytes, at least 1, or None while there are too few free, or once the memory is gone."""
+        """Return a buffer of ``size`` >= 1 bytes, or None if too few are free or the pool is closed."""
         if size <= SMALL and self._small:
             piece = self._small[-1]
             try:
@@ -89,7 +90,7 @@ class Buffers:
             return None
         pieces = home[-count:]
         try:
-            # Views of our own: those that the pieces have are released with the memory, and a buffer must not be.
+            # Fresh views: those of the pieces are released with the memory, which must not happen to a buffer's views.
             views = [piece.view[:] for piece in pieces]
         except ValueError:
             return None
@@ -101,7 +102,8 @@ class Buffers:
         segs[-1] = pieces[-1].addr, last
         return Buffer(self, size, segs, views, pieces)
 
-    def give(self, buffer: Buffer) -> None:
+    def give_back(self, buffer: Buffer) -> None:
+        """Return the pieces of a buffer to the pool."""
         for piece in buffer.pieces:
             piece.home.append(piece)
         self._taken -= 1
@@ -111,11 +113,11 @@ class Buffers:
             self._release()
 
     async def wait(self) -> None:
-        """Return after the next buffer was given back."""
+        """Return after the next buffer was freed."""
         await self._room.park()
 
     def close(self) -> None:
-        """Hand out no more; the memory goes back when the last buffer has."""
+        """Stop handing out buffers. The memory is released with the last one."""
         self._closed = True
         self._small.clear()
         self._large.clear()

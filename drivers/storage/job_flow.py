@@ -1,4 +1,4 @@
-"""A queue of requests at the device's side: each is done at once, or by a worker, and answered in any order."""
+"""A request queue of a device: each request is done at once or by a worker, and answered in any order."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from rings.queue import Vringh
 __all__ = ["JobFlow"]
 
 BUDGET = 64
-"""Requests per batch."""
+"""Maximum requests per batch."""
 BUDGET_BYTES = 1 << 20
-"""Bytes per batch."""
+"""Maximum bytes per batch."""
 UNIT = 16 << 10
-"""Bytes whose copy costs about what a descriptor does."""
+"""Bytes whose copy costs about as much as processing a descriptor."""
 AT_ONCE = 2 << 20
-"""Bytes of the largest request that is done at once: a worker does a larger one piece by piece."""
+"""Maximum bytes of a request that is done at once; workers do larger ones in pieces."""
 
 
 class JobFlow(QueueFlow):
-    """One queue, from DRIVER_OK to reset. A device type says what a chain asks for, and how a job is answered."""
+    """One queue, from DRIVER_OK to reset. A device type implements `begin` and `end`."""
 
     def __init__(self, queue: DeviceQueue, workers: Workers, figures: RequestFigures) -> None:
         self.queue = queue
@@ -37,53 +37,53 @@ class JobFlow(QueueFlow):
         self._ended: deque[Job] = deque()
         self._working = 0
         self.serving = False
-        """Whether requests are taken: since the ring began, and until it ends or breaks."""
+        """Whether the flow takes requests: from the start of the ring until it stops or breaks."""
 
-    # What each device type says.
+        # Implemented by each device type.
 
     def begin(self, ring: Vringh, chain: Chain) -> int:
-        """Answer a request, or have somebody do it; the bytes that it moves. Raises BadChain."""
+        """Answer a request or submit a job for it. Returns the bytes that it moves. Raises BadChain."""
         raise NotImplementedError
 
     def end(self, ring: Vringh, job: Job) -> None:
-        """Answer what a worker did."""
+        """Answer the request of a completed job."""
         raise NotImplementedError
 
-    # What they have in common.
+    # Common to all.
 
     async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
-        """Serve the queue; one that breaks still gets back what was taken from it."""
+        """Serve the queue. If the ring breaks, still answer the requests taken from it."""
         self.serving = True
         try:
             try:
                 await pump(self, settle, in_place=True)
             finally:
-                self.served()
-            while self._working and self.held():
+                self.stop()
+            while self._working and self.attached():
                 if not self._ended:
                     await self.queue.signal.wait()
-                if self.held() and self._give_back():
+                if self.attached() and self._answer_ended():
                     if settle is not None:
                         await settle()
-                    if self.held():
+                    if self.attached():
                         self.queue.flush()
                     await trio.lowlevel.checkpoint()
         finally:
-            self._ended.clear()  # they hold the driver's memory, and each other
+            self._ended.clear()  # jobs hold views of the driver's memory, and each other
 
-    def served(self) -> None:
+    def stop(self) -> None:
         """Take no more requests."""
         self.serving = False
 
-    def held(self) -> bool:
-        """Whether ring and buffers are those the requests came from, and still there: nothing else is touched."""
+    def attached(self) -> bool:
+        """Return whether the requests' ring is still there and reachable; else their memory must not be touched."""
         return self._ring is not None and self.queue.ring is self._ring and self._ring.reachable()
 
     def move(self) -> tuple[int, Need]:
         ring = self._ring
         if ring is None or self.queue.ring is not ring:
             return 0, Need.QUEUE
-        moved, size = self._give_back(), 0
+        moved, size = self._answer_ended(), 0
         begin = self.begin
         while moved < BUDGET and size < BUDGET_BYTES:
             chain = ring.getdesc()
@@ -96,26 +96,26 @@ class JobFlow(QueueFlow):
                 ring.spend(done // UNIT)
         return moved, Need.TURN
 
-    def hand_over(self, job: Job) -> None:
-        """Have a worker do it."""
+    def submit_job(self, job: Job) -> None:
+        """Submit a job to the workers."""
         self._working += 1
         self.figures.queued += 1
         self._workers.submit(job)
 
-    def finished(self, jobs: Sequence[Job]) -> None:
-        """Answer jobs that workers completed."""
-        if self.held():
+    def on_finished(self, jobs: Sequence[Job]) -> None:
+        """Answer jobs that workers have completed."""
+        if self.attached():
             self._ended.extend(jobs)
             self.queue.signal.set()
 
-    def withdrawn(self, jobs: Sequence[Job]) -> None:
-        """Answer jobs that no worker began, in this flow's own task."""
-        if self.held():
+    def on_withdrawn(self, jobs: Sequence[Job]) -> None:
+        """Answer jobs that no worker has begun, in this flow's own task."""
+        if self.attached():
             self._ended.extend(jobs)
             self.queue.signal.wake()
 
-    def _give_back(self) -> int:
-        """Answer a batch of what workers are done with; how many."""
+    def _answer_ended(self) -> int:
+        """Answer a batch of ended jobs. Returns their number."""
         count = min(len(self._ended), BUDGET)
         for _ in range(count):
             job = self._ended.popleft()

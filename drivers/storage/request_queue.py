@@ -1,4 +1,4 @@
-"""A queue of requests at the driver's side: each has a slot of memory, and is taken back by it, in any order."""
+"""A request queue of a driver: each request has a slot of memory, and requests are answered in any order."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from drivers.storage.submit import Submission, Submitter
 __all__ = ["RequestQueue"]
 
 BUDGET = 64
-"""Requests per batch."""
+"""Maximum requests per batch."""
 R = TypeVar("R", bound=Submission)
 A = TypeVar("A")
 
 
 class RequestQueue(QueueFlow, Generic[R, A]):
-    """A `drivers.storage.submit.Queue`, and the flow that takes answers back.
+    """A `drivers.storage.submit.Queue`, and the flow that takes used buffers.
 
-    A device type says how a request is put into the ring, with its slot as token, and what an answer ``A`` means.
+    A device type implements `room`, `put`, `read` and `end`; ``A`` is its type of an answer.
     """
 
     def __init__(self, queue: DriverQueue, submitter: Submitter[R], figures: RequestFigures) -> None:
-        """There is a slot for each descriptor of the ring."""
+        """Create a slot for each descriptor of the ring."""
         self.queue = queue
         self.figures = figures
         self._submitter = submitter
         self._free = list(range(queue.ring.num - 1, -1, -1))
         self._requests: list[R | None] = [None] * queue.ring.num
 
-    # What each device type says.
+    # Implemented by each device type.
 
     def room(self, request: R) -> bool:
-        """Whether slots and ring take it now."""
+        """Return whether slots and ring have room for the request."""
         raise NotImplementedError
 
     def put(self, request: R, slot: int) -> None:
-        """Fill the slot, and add a chain of it and of the request's data."""
+        """Fill the slot, and add a chain of the slot and the request's data."""
         raise NotImplementedError
 
     def read(self, request: R, slot: int) -> A:
-        """What the device wrote into the slot, each byte loaded once: it belongs to another request afterwards."""
+        """Return the device's answer from the slot. Load each byte once: the slot is reused afterwards."""
         raise NotImplementedError
 
     def end(self, request: R, answer: A, written: int) -> None:
-        """The device gave the request back, and says that it wrote so many bytes."""
+        """Complete a request that the device used; ``written`` is the used length."""
         raise NotImplementedError
 
-    # What they have in common.
+    # Common to all.
 
     def add(self, request: R) -> None:
         slot = self._free.pop()
@@ -79,5 +79,5 @@ class RequestQueue(QueueFlow, Generic[R, A]):
         return moved, Need.TURN if moved == BUDGET else Need.QUEUE
 
     def unanswered(self) -> list[R]:
-        """After the device was reset: what it never gave back."""
+        """Return the requests that the device did not use before its reset."""
         return [request for request in self._requests if request is not None]

@@ -1,7 +1,7 @@
-"""Requests to a device that outlive resets and link flaps of it: whoever makes them sees one that is slow at worst.
+"""Requests that survive device resets: callers see latency, not errors.
 
-They wait while no queue has room, are told of to the device once for many, and those that it did not answer before it
-went away are kept and given to it again; for a time, then each ends with an error.
+Requests wait while no queue has room. `kick` notifies the device once for many. Requests that the device did not answer
+before it went away are sent again; after a time without device, they fail.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from rings.chain import copy_in, copy_out
 __all__ = ["BUFFERS", "PATIENCE", "Queue", "Submission", "Submitter"]
 
 PATIENCE = 30.0
-"""Seconds that a request may wait for a device that went away."""
+"""Seconds that a request may wait for a lost device."""
 BUFFERS = 32 << 20
+"""Bytes of memory for request data."""
 
 
 class Submission(Protocol):
-    """What has to be known of a request."""
+    """A request, as the submitter sees it."""
 
     buffer: Buffer | None
-    """Where its data are."""
+    """Memory of the request's data."""
     serial: int
+    """Number in the order of submission."""
     deadline: float | None
-    """When it is given up, set once the device went away."""
+    """Time at which the request fails, set when the device goes away."""
 
 
 R = TypeVar("R", bound=Submission)
@@ -39,27 +41,28 @@ R_contra = TypeVar("R_contra", bound=Submission, contravariant=True)
 
 
 class Queue(Protocol[R_contra]):
-    """A live queue of the device, as it is filled."""
+    """A live queue of the device."""
 
     figures: RequestFigures
 
     def room(self, request: R_contra, /) -> bool:
-        """Whether the ring takes it now."""
+        """Return whether the ring has room for the request."""
 
-    def add(self, request: R_contra, /) -> None: ...
+        def add(self, request: R_contra, /) -> None:
+            """Add the request to the ring. Requires `room`."""
 
     def flush(self) -> None:
-        """Show the device what was added, and tell it."""
+        """Publish the added requests, and notify the device."""
 
 
 class Submitter(Generic[R]):
-    """Requests on their way to one device, and their buffers. ``serve`` has to run for as long as it is used."""
+    """Requests to one device, and their buffers. Run ``serve`` while the submitter is in use."""
 
     def __init__(self, *, buffers: int = BUFFERS, patience: float = PATIENCE, queues: int = 1) -> None:
-        """``buffers``: bytes for data on its way; ``patience``: seconds that requests wait for a lost device."""
+        """``buffers``: bytes for request data; ``patience``: seconds that requests wait for a lost device."""
         self.online = False
         self.figures = [RequestFigures() for _ in range(queues)]
-        self._room = buffers
+        self._buffer_size = buffers
         self._patience = patience
         self._buffers: Buffers | None = None
         self._queues: Sequence[Queue[R]] = ()
@@ -67,87 +70,87 @@ class Submitter(Generic[R]):
         self._serial = 0
         self._waiting: deque[R] = deque()
         self._added: list[Queue[R]] = []
-        self._came_up = trio.Event()
-        self._changed = trio.Event()
+        self._device_up = trio.Event()
+        self._waiting_changed = trio.Event()
 
-    # What each kind of device says.
+        # Implemented by each device type.
 
     def admit(self, request: R) -> bool:
-        """Whether the device, which is there, may get it; one that it would have to refuse has ended then."""
+        """Return whether the request may go to the live device; else complete it, as the device would refuse it."""
         raise NotImplementedError
 
     def fail(self, request: R, cause: str) -> None:
-        """End a request with an error that no device answered."""
+        """Complete a request with an error of our own; ``cause`` is counted."""
         raise NotImplementedError
 
-    # What the driver says.
+    # Called by the driver.
 
     def attach(self, dma: DmaMemory) -> None:
-        """Have buffers in this memory from now on. Raises MemoryError."""
+        """Allocate buffers in this memory from now on. Raises MemoryError."""
         if self._buffers is None or self._buffers.dma is not dma:
-            old, self._buffers = self._buffers, Buffers(dma, self._room)
+            old, self._buffers = self._buffers, Buffers(dma, self._buffer_size)
             if old is not None:
                 old.close()
 
     def device_up(self, queues: Sequence[Queue[R]]) -> None:
-        """The device is live: it gets again what was kept."""
+        """Resume after the device became live, and send the kept requests again."""
         self._queues, self.online = queues, True
         self._expire_due()
         self.feed()
         self.kick()
-        self._came_up.set()
+        self._device_up.set()
 
     def device_down(self, kept: Sequence[R]) -> None:
-        """The device is gone, and did not answer these; it touches their buffers no more."""
+        """Keep the requests that the device did not answer; it no longer touches their buffers."""
         self.online, self._queues = False, ()
         self._added.clear()
-        if self._came_up.is_set():
-            self._came_up = trio.Event()
+        if self._device_up.is_set():
+            self._device_up = trio.Event()
         self._waiting.extendleft(sorted(kept, key=lambda request: -request.serial))
         self.figures[0].queued += len(kept)
         for request in self._waiting:
             self._set_deadline(request)
-        self._changed.set()
+        self._waiting_changed.set()
 
     def feed(self, queue: Queue[R] | None = None) -> None:
-        """Give the device what waits, as far as there is room; whoever says in which queue will flush that."""
+        """Add waiting requests while there is room. With ``queue``, only to that one, which the caller then flushes."""
         waiting = self._waiting
         while waiting and self.online:
-            found = self._queue(waiting[0]) if queue is None else queue if queue.room(waiting[0]) else None
-            if found is None:
+            free = self._queue(waiting[0]) if queue is None else queue if queue.room(waiting[0]) else None
+            if free is None:
                 return
-            self._add(found, waiting.popleft())
+            self._add(free, waiting.popleft())
 
-    # What programs say.
+    # Interface for programs.
 
     def submit(self, request: R) -> None:
-        """Have it done; nobody tells the device before `kick`."""
+        """Queue a request. The device is notified by `kick`."""
         self._serial += 1
         request.serial = self._serial
         if not self.online:
             self._set_deadline(request)
             self._waiting.append(request)
-            self._changed.set()
+            self._waiting_changed.set()
         elif self._waiting or (queue := self._queue(request)) is None:
             self._waiting.append(request)
         else:
             self._add(queue, request)
 
     def kick(self) -> None:
-        """Tell the device of everything that was submitted."""
+        """Notify the device of all submitted requests."""
         added = self._added
         while added:
             added.pop().flush()
 
     def take(self, size: int) -> Buffer | None:
-        """A buffer of ``size`` bytes for a request, or None while there is no room for it."""
+        """Return a buffer of ``size`` bytes for a request, or None if there is no room now."""
         return None if self._buffers is None else self._buffers.take(size)
 
     async def buffer(self, size: int) -> Buffer:
-        """A buffer as soon as there is one. Raises ValueError for more than there will ever be."""
+        """Return a buffer of ``size`` bytes as soon as there is room. Raises ValueError if it never fits."""
         while (buffer := self.take(size)) is None:
             if self._added:
-                self.kick()  # which may give some back at once
+                self.kick()  # may free buffers at once
             elif self._buffers is None:
                 await self.wait_up()
             elif size > self._buffers.largest:
@@ -157,33 +160,33 @@ class Submitter(Generic[R]):
         return buffer
 
     async def wait_up(self) -> None:
-        """Return once the device is there."""
+        """Return once the device is live."""
         while not self.online:
-            await self._came_up.wait()
+            await self._device_up.wait()
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Fail what waited for the device for too long. At the end, everything that still waits."""
+        """Fail requests that have waited too long for the device. When cancelled, fail all that wait."""
         task_status.started()
         try:
             while True:
-                self._changed = trio.Event()
+                self._waiting_changed = trio.Event()
                 due = min((r.deadline for r in self._waiting if r.deadline is not None), default=None)
                 if self.online or due is None:
-                    await self._changed.wait()
+                    await self._waiting_changed.wait()
                     continue
                 with trio.move_on_at(due):
-                    await self._changed.wait()
+                    await self._waiting_changed.wait()
                 if not self.online:
                     self._expire_due()
         finally:
             for request in list(self._waiting):
                 self._expire(request)
 
-    # How it is done.
+    # Internals.
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest buffer there can be; 0 before there are any."""
+        """Bytes of the largest possible buffer; 0 before `attach`."""
         return 0 if self._buffers is None else self._buffers.largest
 
     def _set_deadline(self, request: R) -> None:
@@ -200,7 +203,7 @@ class Submitter(Generic[R]):
         self.fail(request, "device_lost")
 
     def _queue(self, request: R) -> Queue[R] | None:
-        """The queue whose turn it is, among those with room."""
+        """Return the next queue with room, in turn, or None."""
         queues = self._queues
         for _ in queues:
             queue = queues[self._turn % len(queues)]

@@ -1,7 +1,7 @@
-"""What would block is done by a fixed number of tasks on private buffers, whatever a driver asks for at once.
+"""A fixed pool of tasks for store I/O that would block.
 
-A store may use threads; memory of the driver's host is only touched here, between two awaits, and only while the
-ring that the request came from is still there.
+Workers use private buffers. A store may use threads; memory of the driver's host is touched only between two awaits,
+and only while the request's ring is still there.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from rings.chain import copy, copy_in, copy_out, skip, take
 __all__ = ["PIECE", "Extent", "Job", "Kind", "Workers"]
 
 JOBS = 4
-"""Jobs after which a worker lets others run, whether or not the store did: the end of each may move a batch."""
+"""Number of jobs after which a worker yields, even if the store did not: each completion may move a batch."""
 PIECE = 1 << 20
-"""Bytes of a worker's buffer: larger requests are done piece by piece."""
+"""Bytes of a worker's buffer. Larger requests are done in pieces."""
 GATHER = 4 << 20
-"""Bytes of the buffer for writes that are done together."""
+"""Bytes of the buffer for gathered writes."""
 GATHER_PARTS = 1024
-"""Pieces of drivers' memory that are copied together: these cost time, however small they are."""
+"""Maximum number of memory pieces in gathered writes: each costs time, however small."""
 
 
 class Kind(Enum):
-    """What a store can be asked for."""
+    """Operations of a store."""
 
     READ = "read"
     WRITE = "write"
@@ -38,14 +38,14 @@ class Kind(Enum):
     DISCARD = "discard"
     WRITE_ZEROES = "write_zeroes"
     FILL = "fill"
-    """Write one pattern again and again."""
+    """Write one pattern repeatedly."""
     COMPARE = "compare"
-    """Read, and compare with what a driver sent."""
+    """Read, and compare with data of the driver."""
 
 
 @attrs.frozen
 class Extent:
-    """A range of the disk in bytes, and whether its blocks may be given up."""
+    """A range of the disk in bytes. ``unmap``: its blocks may be deallocated."""
 
     offset: int
     size: int
@@ -54,51 +54,51 @@ class Extent:
 
 @attrs.define(eq=False)
 class Job:
-    """Something that waits for a worker, and what came of it."""
+    """One store operation for a worker, and its result."""
 
     kind: Kind
     store: SectorStore
-    held: Callable[[], bool]
-    """Whether the driver's memory may still be touched, and the rest is still wanted."""
+    wanted: Callable[[], bool]
+    """Returns whether the driver's memory may still be touched and the result is still needed."""
     finished: Callable[[Sequence[Job]], None]
-    """Told of all jobs of its own that ended together."""
+    """Called with all jobs of the same owner that ended together."""
     request: object = None
-    """Whatever ``finished`` needs."""
+    """Free for the owner's use."""
     offset: int = 0
     """Bytes, as is ``size``."""
     size: int = 0
     data: Sequence[memoryview] = ()
-    """What to write or to compare with, or where to put what is read."""
+    """Data to write or to compare, or room for data to read."""
     extents: Sequence[Extent] = ()
-    """Of DISCARD and WRITE_ZEROES."""
+    """Ranges of DISCARD and WRITE_ZEROES."""
     pattern: bytes = b""
-    """Of FILL: a private copy, whose size divides that of all and is at most `PIECE`."""
+    """Pattern of FILL: a private copy, whose size divides ``size`` and is at most `PIECE`."""
     stable: bool = False
-    """Whether what is changed, or read, is on stable storage when it is done."""
+    """Whether changed or read data must be on stable storage at the end."""
     done: int = 0
-    """Bytes that were moved before it came here, or are now."""
+    """Bytes moved, including those moved before the job was submitted."""
     error: OSError | None = None
     differs: int | None = None
-    """Of COMPARE: how many bytes are equal before the first that is not."""
+    """Result of COMPARE: number of equal bytes before the first difference."""
 
     @property
     def cause(self) -> str:
-        """What went wrong, for who counts it."""
+        """Name of the error, for counters."""
         return "" if self.error is None else self.error.strerror or "short"
 
 
 class Workers:
-    """The pool of one device, from DRIVER_OK to reset."""
+    """The worker pool of one device, from DRIVER_OK to reset."""
 
     def __init__(self) -> None:
-        self._jobs: deque[Job] = deque()  # rings bound both
-        # One worker writes to a store at a time, and what comes meanwhile goes together then: a file system lets only
-        # one write to a file anyway, and threads that take turns cost more than the copy.
+        self._jobs: deque[Job] = deque()  # bounded by the rings, as is _writes
+        # Only one worker writes to a store at a time, and the writes that arrive meanwhile are gathered: a file system
+        # serializes writes to a file anyway, and threads that take turns cost more than the copy.
         self._writes: dict[SectorStore, deque[Job]] = {}
         self._writing: set[SectorStore] = set()
         self._writes_first = False
         self._idle = trio.lowlevel.ParkingLot()
-        # The one that was used last is taken first: it is in the cache.
+        # Last in, first out: the most recently used buffer is in the cache.
         self._buffers: list[memoryview] = []
         self._gathers: list[memoryview] = []
 
@@ -110,19 +110,18 @@ class Workers:
         self._idle.unpark()
 
     def withdraw(self, jobs: Iterable[Job]) -> list[Job]:
-        """Forget those jobs that no worker has begun, and return them; the others will finish by themselves."""
-        wanted, found = set(jobs), []
+        """Remove those of the jobs that no worker has begun, and return them. The others finish normally."""
+        withdrawn, removed = set(jobs), list[Job]()
         for queue in (self._jobs, *self._writes.values()):
-            mine = [job for job in queue if job in wanted]
-            if mine:
-                found += mine
-                kept = [job for job in queue if job not in wanted]
+            matches = [job for job in queue if job in withdrawn]
+            if matches:
+                removed += matches
+                kept = [job for job in queue if job not in withdrawn]
                 queue.clear()
                 queue.extend(kept)
-        return found
 
     async def work(self) -> None:
-        """One worker: serve jobs until cancelled, which waits for what the store has begun."""
+        """Serve jobs until cancelled. Cancellation waits for the store operation in progress."""
         self._buffers.append(memoryview(bytearray(PIECE)))
         for turn in count(1):
             if not turn % JOBS:
@@ -132,12 +131,12 @@ class Workers:
             buffer = self._buffers.pop()
             try:
                 if len(jobs) > 1:
-                    await self._together(jobs)
+                    await self._write_gathered(jobs)
                 else:
-                    await self._alone(jobs[0], buffer)
-            except OSError:  # somebody's: each for itself, so that nobody fails for another
+                    await self._run_one(jobs[0], buffer)
+            except OSError:  # one of the writes failed: repeat them one by one, so that only the culprit fails
                 for job in jobs:
-                    await self._alone(job, buffer)
+                    await self._run_one(job, buffer)
             self._buffers.append(buffer)
             if jobs[0].kind is Kind.WRITE:
                 self._writing.discard(jobs[0].store)
@@ -146,15 +145,15 @@ class Workers:
             ended: dict[Callable[[Sequence[Job]], None], list[Job]] = {}
             for job in jobs:
                 ended.setdefault(job.finished, []).append(job)
-            for finished, theirs in ended.items():
+            for finished, group in ended.items():
                 if len(ended) > 1:
                     await trio.lowlevel.checkpoint()  # each may move a batch of its queue
-                finished(theirs)
+                finished(group)
 
     def _next(self) -> list[Job]:
-        """The next job, or all writes to a store that wait, as far as they fit; nothing where none may be done now.
+        """Return the next job, or all writes waiting for one store that fit; empty if there is nothing to do.
 
-        Both in turn: however many of the one keep coming, the other goes on.
+        Jobs and writes alternate, so that neither starves the other.
         """
         self._writes_first = not self._writes_first
         if self._writes_first:
@@ -180,17 +179,17 @@ class Workers:
                 return jobs
         return []
 
-    async def _together(self, jobs: list[Job]) -> None:
-        """What lies side by side becomes one write, and all of them one turn of a thread.
+    async def _write_gathered(self, jobs: list[Job]) -> None:
+        """Write all jobs in one call to the store, adjacent ones as one range.
 
-        Raises OSError, and then nothing is known of any of them.
+        Raises OSError; the result of every job is unknown then.
         """
         buffer = self._gathers.pop() if self._gathers else memoryview(bytearray(GATHER))
         try:
             parts: list[tuple[int, memoryview]] = []
             start = end = used = 0
-            # Who overlaps two writes that are under way never knows which is last.
-            for job in sorted((job for job in jobs if job.held()), key=_offset):
+            # Sorting is allowed: the order of overlapping writes in flight is undefined.
+            for job in sorted((job for job in jobs if job.wanted()), key=_offset):
                 part = _fetch(job, buffer[used:])
                 if parts and job.offset + job.done == end:
                     parts[-1] = parts[-1][0], buffer[start : used + len(part)]
@@ -207,8 +206,8 @@ class Workers:
         for job in jobs:
             job.done = job.size
 
-    async def _alone(self, job: Job, buffer: memoryview) -> None:
-        if not job.held():
+    async def _run_one(self, job: Job, buffer: memoryview) -> None:
+        if not job.wanted():
             return
         try:
             if job.stable and job.kind is Kind.READ:
@@ -217,7 +216,7 @@ class Workers:
             if job.stable and job.kind in _CHANGES:
                 await job.store.flush()
         except OSError as error:
-            # Not the one that was raised: its traceback holds frames, these the job, and that the driver's memory.
+            # A copy: the original's traceback holds frames, these the job, and the job the driver's memory.
             job.error = OSError(error.errno, error.strerror)
 
 
@@ -225,19 +224,19 @@ async def _read(job: Job, buffer: memoryview) -> None:
     while job.done < job.size:
         part = buffer[: min(PIECE, job.size - job.done)]
         await job.store.read(part, job.offset + job.done)
-        if not job.held():
+        if not job.wanted():
             return
         copy_in(skip(job.data, job.done), part)
         job.done += len(part)
-        await _between(job)
+        await _yield_between(job)
 
 
 async def _write(job: Job, buffer: memoryview) -> None:
-    while job.done < job.size and job.held():
+    while job.done < job.size and job.wanted():
         part = _fetch(job, buffer)
         await job.store.write([(job.offset + job.done, part)])
         job.done += len(part)
-        await _between(job)
+        await _yield_between(job)
 
 
 async def _flush(job: Job, buffer: memoryview) -> None:
@@ -255,42 +254,42 @@ async def _write_zeroes(job: Job, buffer: memoryview) -> None:
 
 
 async def _fill(job: Job, buffer: memoryview) -> None:
-    most = min(job.size, PIECE // len(job.pattern) * len(job.pattern))
-    whole = buffer[:most]
-    whole[:] = job.pattern * (most // len(job.pattern))
-    while job.done < job.size and job.held():
+    size = min(job.size, PIECE // len(job.pattern) * len(job.pattern))
+    whole = buffer[:size]
+    whole[:] = job.pattern * (size // len(job.pattern))
+    while job.done < job.size and job.wanted():
         part = whole[: job.size - job.done]
         await job.store.write([(job.offset + job.done, part)])
         job.done += len(part)
-        await _between(job)
+        await _yield_between(job)
 
 
 async def _compare(job: Job, buffer: memoryview) -> None:
-    """With the data, over and over where they are fewer than what is read."""
+    """Compare with the data, repeated if it is shorter than the range."""
     whole = sum(map(len, job.data))
     while job.done < job.size:
         start = job.done % whole
         part = buffer[: min(PIECE, whole - start, job.size - job.done)]
         await job.store.read(part, job.offset + job.done)
-        if not job.held():
+        if not job.wanted():
             return
-        wanted = copy_out(skip(job.data, start), len(part))
-        found = bytes(part)
-        if found != wanted:
-            job.differs = job.done + _first_difference(found, wanted)
+        expected = copy_out(skip(job.data, start), len(part))
+        actual = bytes(part)
+        if actual != expected:
+            job.differs = job.done + _first_difference(actual, expected)
             return
         job.done += len(part)
-        await _between(job)
+        await _yield_between(job)
 
 
-async def _between(job: Job) -> None:
-    """Let others run between two pieces of a job: a store in memory does not."""
+async def _yield_between(job: Job) -> None:
+    """Yield between two pieces of a job, because a store in memory does not."""
     if job.done < job.size:
         await trio.lowlevel.checkpoint()
 
 
 def _first_difference(one: bytes, other: bytes) -> int:
-    """How many bytes at the start of both are equal; they differ. By halves: a loop takes 50 ms for 1 MiB."""
+    """Return the number of equal bytes before the first difference. Bisects: a loop takes 50 ms for 1 MiB."""
     low, high = 0, len(one)
     while high - low > 1:
         middle = (low + high) // 2
@@ -306,7 +305,7 @@ def _offset(job: Job) -> int:
 
 
 def _fetch(job: Job, buffer: memoryview) -> memoryview:
-    """A private copy of what is still to be written, as much as goes into ``buffer``."""
+    """Copy unwritten data into ``buffer``, as much as fits. Returns the filled part."""
     size = copy([buffer], take(skip(job.data, job.done), len(buffer)))
     return buffer[:size]
 

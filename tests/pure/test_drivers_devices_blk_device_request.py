@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.devices.blk.device.request import Limits, Refusal, Request
+from drivers.devices.blk.device.request import BlkLimits, Refusal, VhostBlkRequest
 from drivers.devices.blk.driver.geometry import Geometry
 from drivers.devices.blk.layout import (
     HEADER,
@@ -29,7 +29,7 @@ from drivers.errors import ProbeError
 from drivers.storage.workers import Extent
 from rings.errors import BadChain
 
-LIMITS = Limits(capacity=1000, features=SUPPORTED, max_sectors=100, max_segments=4)
+LIMITS = BlkLimits(capacity=1000, features=SUPPORTED, max_sectors=100, max_segments=4)
 READ_ONLY = attrs.evolve(LIMITS, read_only=True)
 PLAIN = attrs.evolve(LIMITS, features=0)
 IN, OUT, FLUSH, GET_ID, DISCARD, ZEROES = RequestType
@@ -53,25 +53,29 @@ def segments(*rows: tuple[int, int, int]) -> bytes:
     return b"".join(SEGMENT.pack(*row) for row in rows)
 
 
-def parse(read: Sequence[memoryview], write: Sequence[memoryview], limits: Limits = LIMITS) -> Request | Refusal:
-    return Request.parse((7, list(read), list(write)), limits)
+def parse(
+    read: Sequence[memoryview], write: Sequence[memoryview], limits: BlkLimits = LIMITS
+) -> VhostBlkRequest | Refusal:
+    return VhostBlkRequest.parse((7, list(read), list(write)), limits)
 
 
-def refused(read: Sequence[memoryview], write: Sequence[memoryview], limits: Limits = LIMITS) -> tuple[BlkStatus, str]:
-    found = parse(read, write, limits)
-    assert isinstance(found, Refusal)
-    assert (found.head, len(found.status)) == (7, 1)
-    return found.verdict, found.cause
+def refused(
+    read: Sequence[memoryview], write: Sequence[memoryview], limits: BlkLimits = LIMITS
+) -> tuple[BlkStatus, str]:
+    parsed = parse(read, write, limits)
+    assert isinstance(parsed, Refusal)
+    assert (parsed.head, len(parsed.status_byte)) == (7, 1)
+    return parsed.status, parsed.cause
 
 
 def test_a_read_has_its_data_before_the_status_wherever_descriptors_end() -> None:
     for write in (views(1024, 1), views(1025), views(512, 513), views(1, 1023, 1)):
-        found = parse(readable(header(IN, 5)), write)
-        assert isinstance(found, Request)
-        assert (found.kind, found.offset, found.size, sum(map(len, found.data))) == (IN, 5 * SECTOR, 1024, 1024)
-        found.status[0] = 9
+        parsed = parse(readable(header(IN, 5)), write)
+        assert isinstance(parsed, VhostBlkRequest)
+        assert (parsed.kind, parsed.offset, parsed.size, sum(map(len, parsed.data))) == (IN, 5 * SECTOR, 1024, 1024)
+        parsed.status_byte[0] = 9
         assert write[-1][-1] == 9
-        for part in found.data:
+        for part in parsed.data:
             part[:] = b"\1" * len(part)
         assert b"".join(write) == b"\1" * 1024 + b"\x09"
 
@@ -81,28 +85,28 @@ def test_a_write_has_its_data_behind_the_header_wherever_descriptors_end() -> No
     whole = header(OUT, 3) + data
     for cuts in ((16,), (1, 16), (20,), (), (16, 528), (5, 10, 700)):
         ends = [0, *cuts, len(whole)]
-        found = parse(readable(*(whole[a:b] for a, b in pairwise(ends))), views(1))
-        assert isinstance(found, Request)
-        assert (found.kind, found.offset, found.size) == (OUT, 3 * SECTOR, 1024)
-        assert b"".join(found.data) == data
+        parsed = parse(readable(*(whole[a:b] for a, b in pairwise(ends))), views(1))
+        assert isinstance(parsed, VhostBlkRequest)
+        assert (parsed.kind, parsed.offset, parsed.size) == (OUT, 3 * SECTOR, 1024)
+        assert b"".join(parsed.data) == data
 
 
 def test_flush_and_get_id_take_no_sector_into_account() -> None:
     flush = parse(readable(header(FLUSH, END)), views(1))
-    assert isinstance(flush, Request)
+    assert isinstance(flush, VhostBlkRequest)
     assert (flush.kind, flush.size) == (FLUSH, 0)
     name = parse(readable(header(GET_ID, END)), views(20, 1))
-    assert isinstance(name, Request)
+    assert isinstance(name, VhostBlkRequest)
     assert (name.kind, name.size) == (GET_ID, 20)
 
 
 def test_ranges_are_all_there_in_bytes_with_what_may_be_given_up() -> None:
-    found = parse(readable(header(ZEROES), segments((1, 2, UNMAP), (5, 0, 0))), views(1))
-    assert isinstance(found, Request)
-    assert found.extents == (Extent(512, 1024, True), Extent(2560, 0, False))
-    found = parse(readable(header(DISCARD) + segments((900, 100, 0))), views(1))
-    assert isinstance(found, Request)
-    assert found.extents == (Extent(900 * 512, 51200, True),)
+    parsed = parse(readable(header(ZEROES), segments((1, 2, UNMAP), (5, 0, 0))), views(1))
+    assert isinstance(parsed, VhostBlkRequest)
+    assert parsed.extents == (Extent(512, 1024, True), Extent(2560, 0, False))
+    parsed = parse(readable(header(DISCARD) + segments((900, 100, 0))), views(1))
+    assert isinstance(parsed, VhostBlkRequest)
+    assert parsed.extents == (Extent(900 * 512, 51200, True),)
 
 
 @pytest.mark.hostile("B02")
@@ -134,8 +138,8 @@ def test_nothing_reaches_beyond_the_end_not_even_around_it(sector: int, count: i
 
 @pytest.mark.hostile("B01")
 def test_the_last_sector_is_there() -> None:
-    assert isinstance(parse(readable(header(IN, 999)), views(512, 1)), Request)
-    assert isinstance(parse(readable(header(IN, 1000)), views(1)), Request)  # nothing, at the very end
+    assert isinstance(parse(readable(header(IN, 999)), views(512, 1)), VhostBlkRequest)
+    assert isinstance(parse(readable(header(IN, 1000)), views(1)), VhostBlkRequest)  # nothing, at the very end
 
 
 @pytest.mark.hostile("B03")
@@ -193,24 +197,24 @@ def test_ranges_come_as_whole_segments(size: int) -> None:
     st.sampled_from([LIMITS, READ_ONLY, PLAIN]),
 )
 def test_whatever_comes_it_is_one_of_three_and_within_the_disk(
-    data: bytes, cuts: list[int], writable: list[int], limits: Limits
+    data: bytes, cuts: list[int], writable: list[int], limits: BlkLimits
 ) -> None:
     pieces = []
     for cut in cuts:
         pieces.append(data[:cut])
         data = data[cut:]
     try:
-        found = parse([v for v in readable(*pieces, data) if v], [v for v in views(*writable) if v], limits)
+        parsed = parse([v for v in readable(*pieces, data) if v], [v for v in views(*writable) if v], limits)
     except BadChain:
         assert not sum(writable)
         return
-    assert len(found.status) == 1
-    if isinstance(found, Request):
-        assert found.kind in limits.types
-        ranges = found.extents or ((Extent(found.offset, found.size),) if found.kind in (IN, OUT) else ())
+    assert len(parsed.status_byte) == 1
+    if isinstance(parsed, VhostBlkRequest):
+        assert parsed.kind in limits.types
+        ranges = parsed.extents or ((Extent(parsed.offset, parsed.size),) if parsed.kind in (IN, OUT) else ())
         assert all(r.offset + r.size <= limits.capacity * SECTOR for r in ranges)
     else:
-        assert found.verdict in (IOERR, UNSUPP)
+        assert parsed.status in (IOERR, UNSUPP)
 
 
 # Configuration
@@ -243,9 +247,9 @@ def geometry(features: int = SUPPORTED, **fields: int) -> Geometry:
 
 
 def test_a_driver_takes_from_the_configuration_what_it_has_features_for() -> None:
-    found = geometry()
-    assert (found.size, found.block_size, found.preferred, found.queues) == (512000, 512, 4096, 2)
-    assert (found.discard_max, found.zeroes_max) == (51200, 1 << 30)
+    parsed = geometry()
+    assert (parsed.size, parsed.block_size, parsed.preferred, parsed.queues) == (512000, 512, 4096, 2)
+    assert (parsed.discard_max, parsed.zeroes_max) == (51200, 1 << 30)
     plain = geometry(0)
     assert (plain.block_size, plain.queues, plain.flushes, plain.segment_max) == (512, 1, False, 1 << 30)
 

@@ -49,7 +49,7 @@ def test_an_incomplete_unmap_descriptor_is_ignored(
     if unmapped:
         assert isinstance(found, Io)
         assert [extent.offset // 512 for extent in found.extents] == unmapped
-        assert found.taken == len(out)
+        assert found.out_used == len(out)
     else:
         assert perform(unit, cdb, out) == (b"", None)
 

@@ -290,8 +290,8 @@ def test_verify_compares_with_what_came_or_only_reads(unit: LogicalUnit) -> None
         return found
 
     assert verify(0, 3, 0) == Io(Kind.READ, 2048, 1536)
-    assert (verify(1, 3, 1536).kind, verify(1, 3, 1536).taken) == (Kind.COMPARE, 1536)
-    assert (verify(3, 3, 512).size, verify(3, 3, 512).taken) == (1536, 512)
+    assert (verify(1, 3, 1536).kind, verify(1, 3, 1536).out_used) == (Kind.COMPARE, 1536)
+    assert (verify(3, 3, 512).size, verify(3, 3, 512).out_used) == (1536, 512)
     illegal(check(unit, bytes((Op.VERIFY_16, 4)).ljust(16, b"\0")), Asc.INVALID_FIELD_IN_CDB, (1, 2, "cdb"))
     assert perform(unit, bytes((Op.VERIFY_12,)).ljust(12, b"\0")) == (b"", None)
 
@@ -419,8 +419,8 @@ def test_whatever_comes_ends_with_a_value(cdb: bytes, out: bytes, room: int) -> 
         if isinstance(found, Io):
             assert 0 <= found.offset <= found.offset + found.size <= 64 * 512
             assert all(0 <= e.offset <= e.offset + e.size <= 64 * 512 for e in found.extents)
-            assert found.given <= room
-            assert found.taken <= len(out)
+            assert found.in_size <= room
+            assert found.out_used <= len(out)
 
 
 # Attention

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.devices.scsi.device.request import Control, Request
+from drivers.devices.scsi.device.request import ControlRequest, VhostScsiRequest
 from drivers.devices.scsi.driver.queues import split
 from drivers.devices.scsi.driver.result import ScsiEvent, ScsiRequest, read_result
 from drivers.devices.scsi.layout import (
@@ -145,10 +145,10 @@ def test_a_request_is_the_same_wherever_descriptors_end(
     readable = cut(HEADER.pack(Lun(1, 2).emit(), 0x1122334455667788, 0, 0, 0) + cdb + out, places)
     size = RESPONSE.size + sense_size
     writable = cut(b"\xaa" * (size + room), places)
-    request = Request.parse((5, readable, writable), config)
+    request = VhostScsiRequest.parse((5, readable, writable), config)
     assert (request.head, request.lun, request.tag, request.cdb) == (5, Lun(1, 2), 0x1122334455667788, cdb)
     assert (request.out_size, b"".join(request.out)) == (len(out), out)
-    assert (request.in_size, request.response_size, request.whole) == (room, size, True)
+    assert (request.in_size, request.response_size, request.complete) == (room, size, True)
     request.answer(Response.OK, 2, Sense(Key.ILLEGAL_REQUEST, Asc.INVALID_FIELD_IN_CDB), min(5, room))
     raw = b"".join(writable)
     assert RESPONSE.unpack_from(raw) == (18, len(out) + room - min(5, room), 0, 2, 0)
@@ -161,8 +161,8 @@ def test_a_request_is_the_same_wherever_descriptors_end(
 @pytest.mark.parametrize(("read", "write"), [(50, 108), (0, 108), (51, 107), (18, 12)])
 def test_a_chain_that_is_too_short_can_still_be_answered(read: int, write: int) -> None:
     writable = cut(b"\xaa" * write, [])
-    request = Request.parse((5, cut(bytes(read), []), writable), CONFIG)
-    assert not request.whole
+    request = VhostScsiRequest.parse((5, cut(bytes(read), []), writable), CONFIG)
+    assert not request.complete
     request.answer(Response.FAILURE, 0, None, 0)
     assert RESPONSE.unpack_from(writable[0]) == (0, 0, 0, 0, 9)
 
@@ -171,22 +171,22 @@ def test_a_chain_that_is_too_short_can_still_be_answered(read: int, write: int) 
 @pytest.mark.parametrize("write", [0, 1, 11])
 def test_without_room_for_a_response_nothing_can_be_answered(write: int) -> None:
     with pytest.raises(BadChain, match="no room for a response"):
-        Request.parse((5, cut(bytes(51), []), cut(bytes(write), [])), CONFIG)
+        VhostScsiRequest.parse((5, cut(bytes(51), []), cut(bytes(write), [])), CONFIG)
     if not write:
         with pytest.raises(BadChain, match="no byte for the response"):
-            Control.parse((5, cut(bytes(24), []), []))
+            ControlRequest.parse((5, cut(bytes(24), []), []))
 
 
 @given(st.lists(st.integers(0, 30)), st.integers(1, 8))
 def test_a_question_is_the_same_wherever_descriptors_end(places: list[int], room: int) -> None:
     writable = cut(b"\xaa" * room, places)
-    tmf = Control.parse((5, cut(TMF.pack(0, 5, Lun(2, 3).emit(), 99), places), writable))
-    assert (tmf.whole, tmf.kind, tmf.function, tmf.lun, tmf.tag) == (True, ControlType.TMF, 5, Lun(2, 3), 99)
+    tmf = ControlRequest.parse((5, cut(TMF.pack(0, 5, Lun(2, 3).emit(), 99), places), writable))
+    assert (tmf.complete, tmf.kind, tmf.function, tmf.lun, tmf.tag) == (True, ControlType.TMF, 5, Lun(2, 3), 99)
     assert tmf.answer(Response.FUNCTION_REJECTED) == 1
     assert b"".join(writable) == b"\x0b" + b"\xaa" * (room - 1)
     writable = cut(b"\xaa" * room, places)
-    query = Control.parse((5, cut(NOTIFICATION.pack(1, Lun(2, 3).emit(), 18), places), writable))
-    assert (query.whole, query.kind, query.lun, query.events) == (room >= 5, 1, Lun(2, 3), 18)
+    query = ControlRequest.parse((5, cut(NOTIFICATION.pack(1, Lun(2, 3).emit(), 18), places), writable))
+    assert (query.complete, query.kind, query.lun, query.events) == (room >= 5, 1, Lun(2, 3), 18)
     assert query.answer(Response.OK, 16) == (5 if room >= 5 else 0)
     expected = struct.pack("<IB", 16, 0) + b"\xaa" * (room - 5) if room >= 5 else b"\xaa" * (room - 1) + b"\0"
     assert b"".join(writable) == expected
@@ -195,8 +195,8 @@ def test_a_question_is_the_same_wherever_descriptors_end(places: list[int], room
 @pytest.mark.parametrize("data", [b"", b"\0\0", TMF.pack(3, 0, bytes(8), 0), TMF.pack(0, 0, bytes(8), 0)[:-1]])
 def test_a_question_that_is_none_finds_its_answer_in_the_last_byte(data: bytes) -> None:
     writable = cut(b"\xaa" * 5, [2])
-    control = Control.parse((5, cut(data, []) if data else [], writable))
-    assert not control.whole
+    control = ControlRequest.parse((5, cut(data, []) if data else [], writable))
+    assert not control.complete
     assert control.answer(Response.FAILURE) == 0
     assert b"".join(writable) == b"\xaa" * 4 + b"\x09"
 

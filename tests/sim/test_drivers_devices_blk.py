@@ -303,10 +303,10 @@ async def test_nothing_beyond_the_end_gets_to_the_device() -> None:
 )
 @pytest.mark.virtio("BLK-DRV-20", "BLK-DEV-54")
 async def test_every_request_has_the_shape_that_its_type_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from drivers.devices.blk.device.request import Request
+    from drivers.devices.blk.device.request import VhostBlkRequest
 
     seen: list[tuple[int, int, bytes, int]] = []
-    parse_request = Request.parse
+    parse_request = VhostBlkRequest.parse
 
     def spy(chain: tuple[int, list[memoryview], list[memoryview]], limits: object) -> object:
         _, read, write = chain
@@ -315,7 +315,7 @@ async def test_every_request_has_the_shape_that_its_type_asks_for(monkeypatch: p
         seen.append((kind, sector, data[16:], sum(map(len, write)) - 1))
         return parse_request(chain, limits)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Request, "parse", staticmethod(spy))
+    monkeypatch.setattr(VhostBlkRequest, "parse", staticmethod(spy))
     async with open_blk_pair() as pair:
         await exercise(pair.disk)
         assert await pair.disk.get_id() == b"disk0"

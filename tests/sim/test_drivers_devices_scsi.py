@@ -30,7 +30,7 @@ from drivers.devices.scsi import (
 )
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.cdb import Op
-from drivers.devices.scsi.device.request import Request
+from drivers.devices.scsi.device.request import VhostScsiRequest
 from drivers.devices.scsi.layout import ConfigField, ScsiConfig
 from drivers.errors import ProbeError
 from drivers.storage.submit import PATIENCE
@@ -441,15 +441,15 @@ async def test_the_driver_writes_no_configuration_that_is_as_it_wants_it_and_fil
 @pytest.mark.virtio("SCSI-DRV-8", "SCSI-DRV-9", "SCSI-DRV-10")
 async def test_every_request_has_the_shape_that_the_specification_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bytes, bytes, int]] = []
-    parse = Request.parse
+    parse = VhostScsiRequest.parse
 
-    def spy(chain: Chain, config: ScsiConfig) -> Request:
+    def spy(chain: Chain, config: ScsiConfig) -> VhostScsiRequest:
         _, readable, writable = chain
         head = b"".join(readable)
         seen.append((head[:8], head[16:19], len(writable[0])))
         return parse(chain, config)
 
-    monkeypatch.setattr(Request, "parse", staticmethod(spy))
+    monkeypatch.setattr(VhostScsiRequest, "parse", staticmethod(spy))
     async with open_scsi_pair(ScsiOptions(luns=TWO)) as pair:
         await exercise(pair)
         await pair.read(0, 1, lun=Lun(4, 300))

@@ -1,4 +1,4 @@
-"""virtio-blk's words: feature bits, configuration space, requests and status (VIRTIO 1.4 sections 5.2.3 to 5.2.6)."""
+"""Constants and structures of virtio-blk: features, configuration, requests, status (VIRTIO 1.4 section 5.2)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ __all__ = [
 ]
 
 SECTOR = 512
-"""Bytes of the unit in which the specification counts, whatever the block size."""
+"""Bytes of a sector, the specification's unit at any block size."""
 ID_SIZE = 20
+"""Bytes of the answer to GET_ID."""
 UNMAP = 1
-"""The one flag of a write-zeroes segment."""
+"""Flag of a write-zeroes segment; there is no other."""
 HEADER = struct.Struct("<IIQ")
-"""Type, reserved, sector: what a request starts with."""
+"""Request header: type, reserved, sector."""
 SEGMENT = struct.Struct("<QII")
-"""Sector, number of sectors, flags: one range of a discard or write-zeroes request."""
+"""Segment of a discard or write-zeroes request: sector, number of sectors, flags."""
 
 
 class BlkFeature(IntEnum):
@@ -70,7 +71,7 @@ class BlkStatus(IntEnum):
 
 
 class ConfigField(Enum):
-    """Offset and bytes of the fields in use of the configuration space (section 5.2.4)."""
+    """Offset and size in bytes of each configuration field in use (section 5.2.4)."""
 
     CAPACITY = 0, 8
     SIZE_MAX = 8, 4
@@ -91,7 +92,7 @@ class ConfigField(Enum):
 
     @property
     def feature(self) -> BlkFeature | None:
-        """The feature without which a driver must not look at it."""
+        """The feature that makes the field valid; None if it always is."""
         return _NEEDS.get(self)
 
 
@@ -110,7 +111,7 @@ _NEEDS: Mapping[ConfigField, BlkFeature] = {
 
 @attrs.frozen(kw_only=True)
 class BlkConfig:
-    """The device-specific configuration space as the device holds it; fields of features it does not offer are 0."""
+    """The device-specific configuration space. Fields of features that are not offered are 0."""
 
     capacity: int
     """Sectors."""
@@ -131,7 +132,7 @@ class BlkConfig:
     max_write_zeroes_seg: int = 0
     write_zeroes_may_unmap: int = 0
 
-    # Geometry of no use to anybody, and padding: zeroes.
+    # The legacy geometry and padding are zeroes.
     _FORM = struct.Struct("<QII4xIBBHIBxHIIIIIB3x")
 
     def emit(self) -> bytes:

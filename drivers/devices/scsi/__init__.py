@@ -1,9 +1,10 @@
 """virtio-scsi and vhost-scsi (VIRTIO 1.4 section 5.6)."""
 
-from drivers.devices.scsi.device.device import ScsiPlug, VhostScsi
+from drivers.devices.scsi.device.device import VhostScsi
 from drivers.devices.scsi.device.disk import LogicalUnit
 from drivers.devices.scsi.device.domain import ScsiDomain
 from drivers.devices.scsi.device.inquiry import Identity
+from drivers.devices.scsi.device.plug import ScsiPlug
 from drivers.devices.scsi.driver.driver import ScsiSettings, VirtioScsi
 from drivers.devices.scsi.driver.initiator import Initiator
 from drivers.devices.scsi.driver.result import ScsiError, ScsiEvent, ScsiRequest, ScsiResult

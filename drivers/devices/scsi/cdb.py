@@ -1,7 +1,7 @@
-"""Command descriptor blocks: which there are, which of their bits mean something, and how to make them.
+"""Command descriptor blocks: the supported commands, their valid bits, and functions that build CDBs.
 
-The table is what SPC calls CDB usage data: a bit that is not set there has to be 0. So it also says where a CDB is
-wrong, and answers REPORT SUPPORTED OPERATION CODES.
+The table is SPC's CDB usage data: a bit that is not set there must be 0. It serves to check CDBs and to answer REPORT
+SUPPORTED OPERATION CODES.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from drivers.devices.scsi.sense import Asc, illegal
 
 __all__ = [
     "COMMANDS",
-    "Command",
+    "ScsiCommand",
     "Op",
     "blocks",
     "find",
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 LENGTHS = {0: 6, 1: 10, 2: 10, 4: 16, 5: 12}
-"""Bytes of a CDB, by the first three bits of its operation code."""
+"""CDB length in bytes, by the first three bits of the operation code."""
 FUA, EVPD, NDOB, UNMAP = 0x08, 0x01, 0x01, 0x08
 """Bits of byte 1."""
 
@@ -77,12 +77,12 @@ REPORT_OPCODES, REPORT_FUNCTIONS = 0x0C, 0x0D
 
 
 @attrs.frozen
-class Command:
-    """A command that exists."""
+class ScsiCommand:
+    """A row of the command table."""
 
     opcode: Op
     usage: bytes
-    """The bits that mean something; in the place of operation code and service action stand these themselves."""
+    """CDB usage data: a mask of the valid bits; operation code and service action stand for themselves."""
     action: int | None = None
 
     @property
@@ -90,14 +90,14 @@ class Command:
         return self.opcode.name.lower() if self.action is None else f"{self.opcode.name.lower()}/{self.action:x}"
 
     def check(self, cdb: bytes) -> None:
-        """Raises CheckCondition where a bit is set that means nothing, the first of them."""
+        """Raise CheckCondition for the first bit that is set and not valid."""
         for at, (byte, used) in enumerate(zip(cdb[1 : len(self.usage)], self.usage[1:], strict=False), 1):
             wrong = byte & ~used
             if wrong:
                 raise illegal(Asc.INVALID_FIELD_IN_CDB, at, wrong.bit_length() - 1)
 
 
-def _table() -> Iterator[Command]:
+def _table() -> Iterator[ScsiCommand]:
     lba, count = "ffffffff", "ffffffff"
     rows: dict[Op, str] = {
         Op.TEST_UNIT_READY: "00000000 00",
@@ -128,23 +128,25 @@ def _table() -> Iterator[Command]:
         Op.VERIFY_12: f"16 {lba} {count} 3f 00",
     }
     for opcode, usage in rows.items():
-        yield Command(opcode, bytes((opcode,)) + bytes.fromhex(usage))
+        yield ScsiCommand(opcode, bytes((opcode,)) + bytes.fromhex(usage))
     actions = {
         (Op.SERVICE_ACTION_IN_16, READ_CAPACITY_16): "0000000000000000 ffffffff 00 00",
         (Op.MAINTENANCE_IN, REPORT_OPCODES): "87 ff ffff ffffffff 00 00",
         (Op.MAINTENANCE_IN, REPORT_FUNCTIONS): "80 000000 ffffffff 00 00",
     }
     for (opcode, action), usage in actions.items():
-        yield Command(opcode, bytes((opcode, action)) + bytes.fromhex(usage), action)
+        yield ScsiCommand(opcode, bytes((opcode, action)) + bytes.fromhex(usage), action)
 
 
-COMMANDS: Mapping[tuple[int, int | None], Command] = {(command.opcode, command.action): command for command in _table()}
-"""By operation code and service action."""
+COMMANDS: Mapping[tuple[int, int | None], ScsiCommand] = {
+    (command.opcode, command.action): command for command in _table()
+}
+"""Commands by operation code and service action."""
 _WITH_ACTION = frozenset(opcode for opcode, action in COMMANDS if action is not None)
 
 
-def find(cdb: bytes) -> Command:
-    """Which command a CDB is, if it may be one. Raises CheckCondition. ``cdb`` may go on behind its end."""
+def find(cdb: bytes) -> ScsiCommand:
+    """Return the command of a valid CDB; bytes behind its end are ignored. Raises CheckCondition."""
     opcode = cdb[0]
     action = cdb[1] & 0x1F if opcode in _WITH_ACTION else None
     command = COMMANDS.get((opcode, action))
@@ -159,7 +161,7 @@ def find(cdb: bytes) -> Command:
 
 
 def blocks(cdb: bytes) -> tuple[int, int]:
-    """First block and number of blocks of any command that has them, by the size of the CDB."""
+    """Return first block and number of blocks of a command that has them, by its CDB length."""
     size = LENGTHS[cdb[0] >> 5]
     if size == 6:
         return int.from_bytes(cdb[1:4], "big") & 0x1F_FFFF, cdb[4] or 256
@@ -170,7 +172,7 @@ def blocks(cdb: bytes) -> tuple[int, int]:
     return int.from_bytes(cdb[2:10], "big"), int.from_bytes(cdb[10:14], "big")
 
 
-# What an initiator asks for.
+# CDBs of an initiator.
 
 
 def unit_ready() -> bytes:
@@ -178,7 +180,7 @@ def unit_ready() -> bytes:
 
 
 def inquiry(size: int = 96, page: int | None = None) -> bytes:
-    """Standard data, or a page of vital product data; ``size`` bytes at most."""
+    """INQUIRY for standard data, or for a page of vital product data; at most ``size`` bytes."""
     evpd, code = (0, 0) if page is None else (EVPD, page)
     return bytes((Op.INQUIRY, evpd, code, size >> 8, size & 0xFF, 0))
 
@@ -208,17 +210,17 @@ def write(lba: int, count: int, *, fua: bool = False) -> bytes:
 
 
 def synchronize_cache() -> bytes:
-    """All of it."""
+    """SYNCHRONIZE CACHE (16) of the whole unit."""
     return _sixteen(Op.SYNCHRONIZE_CACHE_16, 0, 0, 0)
 
 
 def write_same(lba: int, count: int, *, unmap: bool = False, zeroes: bool = False) -> bytes:
-    """WRITE SAME (16): one block of data goes with it, unless it is for ``zeroes``."""
+    """WRITE SAME (16) with one block of data, or without data for ``zeroes``."""
     return _sixteen(Op.WRITE_SAME_16, lba, count, (UNMAP if unmap else 0) | (NDOB if zeroes else 0))
 
 
 def unmap(*ranges: tuple[int, int]) -> tuple[bytes, bytes]:
-    """The CDB and its parameters, of ranges as (first block, number of blocks)."""
+    """Return the CDB and the parameters of an UNMAP; ``ranges`` are (first block, number of blocks)."""
     rows = b"".join(lba.to_bytes(8, "big") + count.to_bytes(4, "big") + bytes(4) for lba, count in ranges)
     data = (6 + len(rows)).to_bytes(2, "big") + len(rows).to_bytes(2, "big") + bytes(4) + rows
     return bytes((Op.UNMAP, 0, 0, 0, 0, 0, 0)) + len(data).to_bytes(2, "big") + b"\0", data

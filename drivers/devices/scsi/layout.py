@@ -1,4 +1,4 @@
-"""virtio-scsi's words: features, configuration, requests, control and events (VIRTIO 1.4 sections 5.6.3 to 5.6.6)."""
+"""Constants and structures of virtio-scsi: features, configuration, requests, events (VIRTIO 1.4 section 5.6)."""
 
 from __future__ import annotations
 
@@ -39,26 +39,27 @@ __all__ = [
 ]
 
 HEADER = struct.Struct("<8sQBBB")
-"""What a request starts with: LUN, id, task attribute, priority, CRN; cdb_size bytes of CDB follow, then data."""
+"""Request header: LUN, id, task attribute, priority, CRN. cdb_size bytes of CDB and data-out follow."""
 RESPONSE = struct.Struct("<IIHBB")
-"""sense_len, residual, status_qualifier, status, response; sense_size bytes of sense follow, then data."""
+"""Response: sense_len, residual, status_qualifier, status, response. sense_size bytes of sense and data-in follow."""
 TMF = struct.Struct("<II8sQ")
-"""Type, subtype, LUN, id; the answer is one byte."""
+"""Task management function: type, subtype, LUN, id. The answer is one byte."""
 NOTIFICATION = struct.Struct("<I8sI")
-"""Type, LUN, events asked for."""
+"""AN_QUERY and AN_SUBSCRIBE: type, LUN, requested events."""
 NOTIFICATION_ANSWER = struct.Struct("<IB")
-"""Events there are, response."""
+"""Answer to them: supported events, response."""
 EVENT = struct.Struct("<I8sI")
-"""Event, LUN, reason."""
+"""Event: event, LUN, reason."""
 EVENTS_MISSED = 0x8000_0000
-"""The bit of an event that says that others were lost."""
+"""Event flag: earlier events were lost."""
 SENSE_SIZE, CDB_SIZE = 96, 32
 """Bytes of sense data and of a CDB after a reset (section 5.6.4.2)."""
 SENSE_SIZES, CDB_SIZES = range(18, 253), range(16, 261)
-"""Those that a driver may choose: what SCSI's fixed format needs, and what SCSI knows at most."""
+"""Sizes that a driver may choose: from SCSI's fixed sense format, and from CDBs of 16 bytes, to SCSI's maxima."""
 WELL_KNOWN = 0xC101
-"""The REPORT LUNS well-known logical unit, as a single-level LUN."""
+"""Number of the REPORT LUNS well-known logical unit, as a single-level LUN."""
 LUNS = 1 << 14
+"""Number of LUNs per target."""
 
 
 class ScsiFeature(IntEnum):
@@ -75,7 +76,7 @@ SUPPORTED = mask((ScsiFeature.INOUT, ScsiFeature.HOTPLUG, ScsiFeature.CHANGE)) |
 
 
 class Response(IntEnum):
-    """What became of a request, or of something asked on the control queue."""
+    """Response codes of requests and of control requests."""
 
     OK = 0
     OVERRUN = 1
@@ -93,7 +94,7 @@ class Response(IntEnum):
 
 
 class Status(IntEnum):
-    """SAM's status of a command (SAM-5 section 5.3)."""
+    """Status codes of commands (SAM-5 section 5.3)."""
 
     GOOD = 0x00
     CHECK_CONDITION = 0x02
@@ -125,7 +126,7 @@ class Tmf(IntEnum):
 
 
 class AsyncEvent(IntFlag):
-    """Asynchronous notifications, as MMC names them."""
+    """Asynchronous notification events, named as in MMC."""
 
     OPERATIONAL_CHANGE = 2
     POWER_MGMT = 4
@@ -143,7 +144,7 @@ class EventType(IntEnum):
 
 
 class ResetReason(IntEnum):
-    """Of a TRANSPORT_RESET."""
+    """Reasons of a TRANSPORT_RESET."""
 
     HARD = 0
     RESCAN = 1
@@ -152,16 +153,16 @@ class ResetReason(IntEnum):
 
 @attrs.frozen(order=True)
 class Lun:
-    """A logical unit of the device's SCSI domain."""
+    """Address of a logical unit in the device's SCSI domain."""
 
     target: int
-    """0 to 255; -1 with `WELL_KNOWN` for that of the whole domain."""
+    """0 to 255; -1 with `WELL_KNOWN` for the unit of the whole domain."""
     lun: int
     """0 to 16383, or `WELL_KNOWN`."""
 
     @staticmethod
     def parse(data: bytes) -> Lun | None:
-        """From eight bytes of a request; None for what is no format there (section 5.6.6.1)."""
+        """Parse the eight bytes of a request's LUN field. Returns None for an invalid format (section 5.6.6.1)."""
         if any(data[4:]):
             return None
         method, number = data[2] >> 6, int.from_bytes(data[2:4], "big")
@@ -176,17 +177,17 @@ class Lun:
         return None
 
     def emit(self) -> bytes:
-        """For a request: a single-level LUN by flat space addressing, as Linux does it."""
+        """Return the LUN field of a request: a single-level LUN with flat space addressing, as Linux sends it."""
         if self.target < 0:
             return b"\xc1\x01" + bytes(6)
         return bytes((1, self.target, 0x40 | self.lun >> 8, self.lun & 0xFF)) + bytes(4)
 
     def emit_reported(self) -> bytes:
-        """The same in the form that REPORT LUNS has, which initiators take for one LUN's name: for events."""
+        """Return the LUN field of an event: addressed as in REPORT LUNS, so that initiators recognize the unit."""
         return bytes((1, self.target)) + self.emit_single()[:2] + bytes(4)
 
     def emit_single(self) -> bytes:
-        """The LUN alone, as the REPORT LUNS of its target lists it: peripheral addressing as long as that does."""
+        """Return the LUN as its target's REPORT LUNS lists it: peripheral addressing below 256, else flat space."""
         high = 0 if self.lun < 256 else 0x40 | self.lun >> 8
         return bytes((high, self.lun & 0xFF)) + bytes(6)
 
@@ -195,11 +196,11 @@ class Lun:
 
 
 REPORT_LUNS = Lun(-1, WELL_KNOWN)
-"""What lists the logical units of all targets."""
+"""The well-known logical unit that lists the units of all targets."""
 
 
 class ConfigField(Enum):
-    """Offset and bytes of the fields of the configuration space (section 5.6.4)."""
+    """Offset and size in bytes of each configuration field (section 5.6.4)."""
 
     NUM_QUEUES = 0, 4
     SEG_MAX = 4, 4
@@ -218,14 +219,14 @@ class ScsiConfig:
     """The device-specific configuration space."""
 
     num_queues: int = 1
-    """Request queues."""
+    """Number of request queues."""
     seg_max: int = 126
-    """Segments of data in one direction of one request."""
+    """Maximum number of data segments in one direction of a request."""
     max_sectors: int = 8192
-    """512 bytes each: the largest transfer that is of use."""
+    """Largest useful transfer, in units of 512 bytes."""
     cmd_per_lun: int = 128
     event_info_size: int = EVENT.size
-    """Bytes, like the two that follow."""
+    """Bytes, as are the two that follow."""
     sense_size: int = SENSE_SIZE
     cdb_size: int = CDB_SIZE
     max_channel: int = 0

@@ -1,4 +1,4 @@
-"""Sense data: why a command ended with CHECK CONDITION, in the fixed format (SPC-4 section 4.5.3)."""
+"""Sense data: the reason for a CHECK CONDITION, in the fixed format (SPC-4 section 4.5.3)."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ class Asc(IntEnum):
 
 @attrs.frozen
 class Field:
-    """Where an ILLEGAL REQUEST found what it did not like."""
+    """Field pointer: the invalid field of an ILLEGAL REQUEST."""
 
     byte: int
     bit: int | None = None
-    """Its most significant bit."""
+    """The field's most significant bit."""
     cdb: bool = True
-    """In the CDB; else in the parameters."""
+    """Whether the field is in the CDB; else it is in the parameter list."""
 
     def emit(self) -> tuple[int, int]:
         flags = SKSV | (IN_CDB if self.cdb else 0) | (0 if self.bit is None else BIT_POINTER_VALID | self.bit)
@@ -78,17 +78,17 @@ class Field:
 
 @attrs.frozen
 class Sense:
-    """Why."""
+    """Sense data."""
 
     key: int
     asc: int
-    """Additional sense code and qualifier, as in `Asc`; another side may know more of them."""
+    """Additional sense code and qualifier: an `Asc`, or a value that `Asc` does not list."""
     information: int | None = None
-    """A logical block address, most of the time."""
+    """Value of the INFORMATION field, usually a logical block address."""
     field: Field | None = None
 
     def emit(self) -> bytes:
-        """18 bytes. An address of more than 32 bits has no room there, and is left out."""
+        """Return 18 bytes in fixed format. INFORMATION of more than 32 bits does not fit and is left out."""
         known = self.information is not None and self.information <= _INFORMATION_MAX
         flags, byte = (0, 0) if self.field is None else self.field.emit()
         first = CURRENT_FIXED | (VALID if known else 0)
@@ -98,7 +98,7 @@ class Sense:
 
     @staticmethod
     def parse(data: bytes) -> Sense | None:
-        """From either format; None where it is none, or too short to say anything."""
+        """Parse either format. Returns None for another format, or data too short for key and code."""
         code = data[0] & 0x7F if data else 0
         if code in (CURRENT_DESCRIPTOR, CURRENT_DESCRIPTOR + 1) and len(data) >= 4:
             return Sense(data[1] & 0xF, int.from_bytes(data[2:4], "big"))
@@ -120,7 +120,7 @@ class Sense:
 
 
 class CheckCondition(Exception):
-    """A command ends here, with this sense."""
+    """End of a command with CHECK CONDITION and this sense."""
 
     def __init__(self, sense: Sense) -> None:
         super().__init__(sense)
@@ -128,5 +128,5 @@ class CheckCondition(Exception):
 
 
 def illegal(asc: Asc, byte: int | None = None, bit: int | None = None, *, cdb: bool = True) -> CheckCondition:
-    """An ILLEGAL REQUEST, and the place of what is wrong where there is one."""
+    """Return an ILLEGAL REQUEST, with a field pointer if ``byte`` is given."""
     return CheckCondition(Sense(Key.ILLEGAL_REQUEST, asc, field=None if byte is None else Field(byte, bit, cdb)))

@@ -40,7 +40,7 @@ def finish(unit: LogicalUnit, io: Io) -> bytes:
     if io.kind is Kind.READ:
         data = bytearray(io.size)
         store.preadv([memoryview(data)], io.offset)
-        return bytes(data[: io.given])
+        return bytes(data[: io.in_size])
     if io.kind is Kind.WRITE:
         store.pwritev([memoryview(copy_out(io.out, io.size))], io.offset)
     elif io.kind is Kind.FILL:

@@ -11,7 +11,7 @@ import trio
 from drivers.bus.model import MatchId, require
 from drivers.bus.vhost import DeviceQueue, VhostDevice
 from drivers.contracts.ports import SectorStore
-from drivers.devices.blk.device.request import Limits, Refusal, Request
+from drivers.devices.blk.device.request import BlkLimits, Refusal, VhostBlkRequest
 from drivers.devices.blk.layout import (
     ID_SIZE,
     SECTOR,
@@ -35,13 +35,15 @@ from rings.sides import MAX_CHAIN_BYTES
 __all__ = ["BlkPlug", "VhostBlk"]
 
 SIZE_MAX = 4 << 20
+"""Maximum bytes of one data segment."""
 SEG_MAX = 126
-"""Segments of data in one request. A larger ring does not raise it."""
+"""Maximum number of data segments of one request, at any ring size."""
 TABLE_MAX = SEG_MAX + 2
 """Descriptors of the longest request: header, data, status."""
 MAX_SECTORS = 1 << 21
-"""Of one segment of a discard or write-zeroes request: 1 GiB."""
+"""Maximum sectors of one segment of a discard or write-zeroes request: 1 GiB."""
 MAX_SEGMENTS = 16
+"""Maximum segments of one discard or write-zeroes request."""
 WRITEBACK = ConfigField.WRITEBACK.value[0]
 
 
@@ -51,28 +53,30 @@ def nothing() -> None:
 
 @attrs.define(eq=False)
 class BlkPlug:
-    """What one vhost-blk device is: its store, and what it offers."""
+    """Store and settings of one vhost-blk device, and its counters, which outlive resets."""
 
     store: SectorStore
     serial: str = ""
-    """What GET_ID says: at most 20 bytes of ASCII."""
+    """Answer to GET_ID: at most 20 ASCII characters."""
     features: int = SUPPORTED
+    """Feature bits to offer."""
     queue_size: int = 256
+    """Descriptors per ring."""
     queues: int = 1
     workers: int = 4
-    """Requests that may block at the same time."""
+    """Maximum number of requests that block at the same time."""
     figures: list[RequestFigures] = attrs.field(init=False)
-    """By queue."""
+    """Counters per queue."""
     resized: Callable[[], None] = attrs.field(init=False, default=nothing)
-    """Call it when what the store says of itself changed, such as its size."""
+    """Call it when the store's information changed, such as its size."""
 
     @figures.default
     def _figures(self) -> list[RequestFigures]:
         return [RequestFigures() for _ in range(self.queues)]
 
 
-class RequestFlow(JobFlow):
-    """One queue."""
+class VhostBlkRequestFlow(JobFlow):
+    """One request queue."""
 
     def __init__(self, queue: DeviceQueue, bound: BoundVhostBlk, workers: Workers, figures: RequestFigures) -> None:
         super().__init__(queue, workers, figures)
@@ -80,22 +84,23 @@ class RequestFlow(JobFlow):
         self._store = bound.plug.store
 
     def begin(self, ring: Vringh, chain: Chain) -> int:
-        request = Request.parse(chain, self._bound.limits)
+        request = VhostBlkRequest.parse(chain, self._bound.limits)
         self.figures.taken += 1
         if isinstance(request, Refusal):
-            self._answer(ring, request, request.verdict, 0, request.cause)
+            self._answer(ring, request, request.status, 0, request.cause)
             return 0
-        self._do(ring, request)
+        self._start_io(ring, request)
         return request.size
 
-    def _do(self, ring: Vringh, request: Request) -> None:
-        kind, got = request.kind, 0
+    def _start_io(self, ring: Vringh, request: VhostBlkRequest) -> None:
+        """Copy between store and driver memory at once if the store can, else submit a job."""
+        kind, moved = request.kind, 0
         writeback, small = self._bound.writeback, request.size <= AT_ONCE
         try:
             if kind == RequestType.IN and small:
-                got = self._store.preadv(request.data, request.offset)
+                moved = self._store.preadv(request.data, request.offset)
             elif kind == RequestType.OUT and writeback and small:
-                got = self._store.pwritev(request.data, request.offset)
+                moved = self._store.pwritev(request.data, request.offset)
             elif kind == RequestType.GET_ID:
                 serial = self._bound.plug.serial.encode("ascii", "replace")[:ID_SIZE].ljust(ID_SIZE, b"\0")
                 self._answer(ring, request, BlkStatus.OK, copy_in(request.data, serial))
@@ -103,39 +108,41 @@ class RequestFlow(JobFlow):
         except OSError as error:
             self._answer(ring, request, BlkStatus.IOERR, 0, error.strerror or "short")
             return
-        if got == request.size and kind in _MOVES:
-            self._answer(ring, request, BlkStatus.OK, got)
+        if moved == request.size and kind in _MOVES:
+            self._answer(ring, request, BlkStatus.OK, moved)
             return
-        self.hand_over(
+        self.submit_job(
             Job(
                 _KINDS[kind],
                 self._store,
-                self.held,
-                self.finished,
+                self.attached,
+                self.on_finished,
                 request,
                 request.offset,
                 request.size,
                 request.data,
                 request.extents,
                 stable=not writeback,
-                done=got,
+                done=moved,
             )
         )
 
     def end(self, ring: Vringh, job: Job) -> None:
-        assert isinstance(job.request, Request)
+        assert isinstance(job.request, VhostBlkRequest)
         status = BlkStatus.OK if job.error is None else BlkStatus.IOERR
         self._answer(ring, job.request, status, job.done, job.cause)
 
-    def _answer(self, ring: Vringh, request: Request | Refusal, status: BlkStatus, moved: int, cause: str = "") -> None:
-        """The status is written last, when everything else is. The length never covers what may be unwritten."""
-        request.status[0] = status
+    def _answer(
+        self, ring: Vringh, request: VhostBlkRequest | Refusal, status: BlkStatus, moved: int, cause: str = ""
+    ) -> None:
+        """Write the status last, and complete the chain. The used length never covers bytes that may be unwritten."""
+        request.status_byte[0] = status
         figures = self.figures
         if status:
             figures.fail(cause)
             ring.complete(request.head, 0)
             return
-        assert isinstance(request, Request)
+        assert isinstance(request, VhostBlkRequest)
         figures.done += 1
         figures.bytes += moved if request.kind != RequestType.GET_ID else 0
         ring.complete(request.head, 1 + (moved if request.kind in _ANSWERS else 0))
@@ -158,29 +165,30 @@ class BoundVhostBlk:
     def __init__(self, device: VhostDevice, plug: BlkPlug) -> None:
         self._device = device
         self.plug = plug
-        self.limits = Limits(0, 0)
+        self.limits = BlkLimits(0, 0)
         self.writeback = True
-        """Whether a write may be answered before it is on stable storage."""
+        """Whether a write may be answered before it is on stable storage (the writeback field)."""
 
     def offer(self) -> None:
+        """Offer features, queues and configuration to the driver."""
         plug, info = self.plug, self.plug.store.info
         features = plug.features & SUPPORTED
-        without = {
+        lacking = {
             BlkFeature.RO: not info.read_only,
             BlkFeature.DISCARD: info.read_only,
             BlkFeature.WRITE_ZEROES: info.read_only,
             BlkFeature.MQ: plug.queues == 1,
-            # A cache that can't be flushed must not be offered as one (section 5.2.5.2).
+            # A cache that cannot be flushed must not be offered (section 5.2.5.2).
             BlkFeature.CONFIG_WCE: not features >> BlkFeature.FLUSH & 1,
         }
-        features &= ~mask(bit for bit, lacks in without.items() if lacks)
+        features &= ~mask(bit for bit, lacks in lacking.items() if lacks)
         count = plug.queues if features >> BlkFeature.MQ & 1 else 1
         self._device.offer(
             TABLE, features, [(f"requestq{i + 1}", plug.queue_size) for i in range(count)], self._config(features)
         )
         for queue in self._device.queues:
             queue.table_max = TABLE_MAX
-        self._device.on_features = self._agreed
+        self._device.on_features = self._set_features
         plug.resized = self._resized
 
     def _config(self, features: int) -> bytes:
@@ -215,8 +223,8 @@ class BoundVhostBlk:
             ),
         ).emit()
 
-    def _agreed(self, features: int) -> None:
-        """At FEATURES_OK: a driver that can't flush gets no cache (section 5.2.5.2)."""
+    def _set_features(self, features: int) -> None:
+        """At FEATURES_OK, turn off the cache for a driver that cannot flush (section 5.2.5.2)."""
         self._set_writeback(bool(features >> BlkFeature.FLUSH & 1))
 
     def _set_writeback(self, on: bool) -> None:
@@ -230,7 +238,7 @@ class BoundVhostBlk:
     async def run(self) -> None:
         device, plug, info = self._device, self.plug, self.plug.store.info
         bounded = not mask((BlkFeature.SIZE_MAX, BlkFeature.SEG_MAX)) & ~device.features
-        self.limits = Limits(
+        self.limits = BlkLimits(
             info.size // SECTOR,
             device.features,
             info.read_only,
@@ -246,10 +254,10 @@ class BoundVhostBlk:
                 nursery.start_soon(queue.serve_each_ring, partial(self._serve, queue, workers, figures))
 
     async def _serve(self, queue: DeviceQueue, workers: Workers, figures: RequestFigures) -> None:
-        await RequestFlow(queue, self, workers, figures).run(self._device.settle)
+        await VhostBlkRequestFlow(queue, self, workers, figures).run(self._device.settle)
 
     def config_written(self, offset: int, data: bytes) -> None:
-        """Only the cache mode is a driver's to choose, and only if that was agreed on."""
+        """Accept the cache mode, the only writable field, if CONFIG_WCE was negotiated."""
         if (offset, len(data)) == (WRITEBACK, 1) and self._device.features >> BlkFeature.CONFIG_WCE & 1 and data[0] < 2:
             self._set_writeback(bool(data[0]))
 
@@ -259,7 +267,7 @@ class BoundVhostBlk:
 
 
 class VhostBlk:
-    """The device type; ``plug_for`` says what a device of it is, None while that is not there yet."""
+    """The device type. ``plug_for`` returns the plug of a device, or None until there is one."""
 
     name = "vhost_blk"
     id_table: Sequence[MatchId] = (MatchId(DeviceId.BLOCK),)

@@ -1,7 +1,7 @@
-"""Is this chain a request, and may it be done? Pure: what a driver sent becomes a checked value, or a verdict.
+"""Parsing of request chains. Pure: a chain becomes a checked request, or a refusal.
 
-A chain is a 16-byte header, data, and a byte for the status as the last one that the device may write (VIRTIO 1.4
-section 5.2.6). Header and segments are fetched once and checked as that copy; data are byte views of the chain.
+A chain is a 16-byte header, data, and a status byte as the last byte that the device may write (VIRTIO 1.4 section
+5.2.6). Header and segments are fetched once and that copy is checked; data are byte views of the chain.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from drivers.storage.workers import Extent
 from rings.chain import Chain, copy_out, skip, total
 from rings.errors import BadChain
 
-__all__ = ["Limits", "Refusal", "Request"]
+__all__ = ["BlkLimits", "Refusal", "VhostBlkRequest"]
 
 _NEEDS: Mapping[RequestType, BlkFeature | None] = {
     RequestType.IN: None,
@@ -27,48 +27,50 @@ _NEEDS: Mapping[RequestType, BlkFeature | None] = {
     RequestType.WRITE_ZEROES: BlkFeature.WRITE_ZEROES,
 }
 _FLAGS: Mapping[RequestType, int] = {RequestType.DISCARD: 0, RequestType.WRITE_ZEROES: UNMAP}
-"""The flags that a segment of each may have."""
+"""Valid flags of a segment, per request type."""
 
 
 @attrs.frozen
-class Limits:
-    """What requests are checked against, from what was agreed on and what the store is."""
+class BlkLimits:
+    """Limits of requests, from the negotiated features and the store."""
 
     capacity: int
     """Sectors."""
     features: int
-    """As negotiated."""
+    """Negotiated feature bits."""
     read_only: bool = False
     max_sectors: int = 0
-    """Of one segment of a discard or write-zeroes request."""
+    """Maximum sectors of one segment of a discard or write-zeroes request."""
     max_segments: int = 0
+    """Maximum segments of one discard or write-zeroes request."""
     max_data: int = 1 << 32
-    """Bytes of data of one request."""
+    """Maximum bytes of data of one request."""
     types: frozenset[int] = attrs.field(init=False)
-    """The requests that exist between these two sides."""
+    """Supported request types, from the features."""
 
     @types.default
     def _types(self) -> frozenset[int]:
         return frozenset(kind for kind, bit in _NEEDS.items() if bit is None or self.features >> bit & 1)
 
 
-class Request(NamedTuple):  # which is made for every request in a third of the time
-    """A request that may be done. ``status`` is the byte to write last; it and ``data`` are views of the chain."""
+class VhostBlkRequest(NamedTuple):  # a NamedTuple takes a third of the time to make
+    """A valid request. ``status_byte`` is written last; it and ``data`` are views of the chain."""
 
     head: int
-    status: memoryview
+    status_byte: memoryview
     kind: int
     offset: int
     """Bytes."""
     size: int
     """Bytes of data."""
     data: Sequence[memoryview]
-    """What to write to the disk, or where to put what is read."""
+    """Data to write to the disk, or room for data to read."""
     extents: tuple[Extent, ...] = ()
+    """Ranges of DISCARD and WRITE_ZEROES."""
 
     @staticmethod
-    def parse(chain: Chain, limits: Limits) -> Request | Refusal:
-        """Raises BadChain where there is no byte for a status, so that nothing could ever be answered."""
+    def parse(chain: Chain, limits: BlkLimits) -> VhostBlkRequest | Refusal:
+        """Parse and check a chain. Raises BadChain if it has no status byte, so that the device cannot answer."""
         head, readable, writable = chain
         if not writable:
             raise BadChain(head, "there is no byte for the status")
@@ -96,7 +98,7 @@ class Request(NamedTuple):  # which is made for every request in a third of the 
                 return Refusal(head, status, BlkStatus.IOERR, "unaligned")
             if sector + size // SECTOR > limits.capacity:
                 return Refusal(head, status, BlkStatus.IOERR, "beyond_end")
-        return Request(head, status, kind, sector * SECTOR, size, data)
+        return VhostBlkRequest(head, status, kind, sector * SECTOR, size, data)
 
 
 _MOVES = frozenset((RequestType.IN, RequestType.OUT))
@@ -105,16 +107,18 @@ _WRITES = frozenset((RequestType.OUT, RequestType.DISCARD, RequestType.WRITE_ZER
 
 @attrs.frozen
 class Refusal:
-    """A request that is answered with an error, and why."""
+    """An invalid request: the status to answer, and the cause for counters."""
 
     head: int
-    status: memoryview
-    verdict: BlkStatus
+    status_byte: memoryview
+    status: BlkStatus
     cause: str
 
 
-def _ranges(head: int, status: memoryview, kind: int, data: list[memoryview], limits: Limits) -> Request | Refusal:
-    """Discard and write zeroes: all segments are good, or nothing is done (section 5.2.6.2)."""
+def _ranges(
+    head: int, status: memoryview, kind: int, data: list[memoryview], limits: BlkLimits
+) -> VhostBlkRequest | Refusal:
+    """Parse discard or write zeroes: one invalid segment refuses the whole request (section 5.2.6.2)."""
     size = total(data)
     if not size or size % SEGMENT.size:
         return Refusal(head, status, BlkStatus.IOERR, "unaligned")
@@ -129,4 +133,4 @@ def _ranges(head: int, status: memoryview, kind: int, data: list[memoryview], li
         return Refusal(head, status, BlkStatus.IOERR, "beyond_end")
     unmap = kind == RequestType.DISCARD
     extents = tuple(Extent(s * SECTOR, n * SECTOR, unmap or bool(flags & UNMAP)) for s, n, flags in segments)
-    return Request(head, status, kind, 0, sum(extent.size for extent in extents), (), extents)
+    return VhostBlkRequest(head, status, kind, 0, sum(extent.size for extent in extents), (), extents)

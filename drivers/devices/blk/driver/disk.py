@@ -1,7 +1,7 @@
-"""A virtio-blk disk as programs on the driver's host use it: it outlives resets and link flaps of its device.
+"""A virtio-blk disk for programs on the driver's host. It survives resets and link failures of its device.
 
-Programs that want speed make `DiskRequest`s, `submit` several and `kick` once; everybody else awaits `read`, `write`
-and so on. Requests that the device did not answer before it went away are kept and given to it again.
+`Disk.read`, `Disk.write` and so on are the simple interface; fast programs make `DiskRequest`s, `submit` several and
+`kick` once. Requests that the device did not answer before it went away are sent again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from rings.chain import copy_in
 __all__ = ["Disk", "DiskError", "DiskRequest"]
 
 PART = 1 << 20
-"""Bytes of data in one request to the device at most: larger ones are done in parts."""
+"""Maximum bytes of data of one request; larger operations are split."""
 WRITES = frozenset((RequestType.OUT, RequestType.DISCARD, RequestType.WRITE_ZEROES))
 
 
 class DiskError(DriverError):
-    """A request ended with an error; ``status`` is the device's word for it."""
+    """A request that ended with an error. ``status`` is the device's."""
 
     def __init__(self, status: BlkStatus, what: str) -> None:
         super().__init__(f"{what}: {status.name}")
@@ -35,7 +35,7 @@ class DiskError(DriverError):
 
 @attrs.define(eq=False)
 class DiskRequest:
-    """One request to the device. ``done`` is called when it ended, with ``status`` set; the buffer is its maker's."""
+    """One request. When it ends, ``status`` is set and ``done`` is called. The caller owns the buffer."""
 
     kind: RequestType
     done: Callable[[DiskRequest], None]
@@ -43,96 +43,97 @@ class DiskRequest:
     """Bytes, as is ``size``."""
     size: int = 0
     buffer: Buffer | None = None
-    """Data to write, or where data that is read comes to."""
+    """Data to write, or room for data to read."""
     unmap: bool = False
     context: object = None
-    """Whatever ``done`` needs."""
+    """Free for the caller's use in ``done``."""
     status: BlkStatus = BlkStatus.OK
     answer: bytes = b""
-    """What GET_ID says."""
+    """Answer to GET_ID."""
     serial: int = 0
     deadline: float | None = None
-    """When it is given up, set once the device went away."""
+    """Time at which the request fails, set when the device goes away."""
 
 
 @attrs.define(eq=False)
 class _Operation:
-    """What one caller waits for: several requests, and where their data goes."""
+    """One call of `Disk`: a number of requests, and the destination of their data."""
 
     into: memoryview | None = None
     left: int = 0
-    """Requests that did not end yet, those that are still to be made among them."""
+    """Number of requests that have not ended, including those not yet submitted."""
     status: BlkStatus = BlkStatus.OK
     over: trio.Event = attrs.field(factory=trio.Event)
 
 
 @attrs.frozen(eq=False)
 class _Part:
-    """One request of an operation, and the bytes before it."""
+    """One request of an operation, and its offset in the operation's data."""
 
     operation: _Operation
     at: int = 0
 
 
 class Disk(Submitter[DiskRequest]):
-    """A disk. ``serve`` has to run for as long as it is used."""
+    """A disk. Run ``serve`` while the disk is in use."""
 
     def __init__(self, *, buffers: int = BUFFERS, patience: float = PATIENCE, queues: int = 1) -> None:
-        """``buffers``: bytes for data on its way; ``patience``: seconds that requests wait for a lost device."""
+        """``buffers``: bytes for request data; ``patience``: seconds that requests wait for a lost device."""
         super().__init__(buffers=buffers, patience=patience, queues=queues)
         self.geometry: Geometry | None = None
-        """Of the device when it was there last."""
+        """Geometry of the device when it was last up."""
         self.transfer_max = PART
-        """Bytes of data that one request may have."""
+        """Maximum bytes of data of one request."""
         self.resized = trio.lowlevel.ParkingLot()
-        """Woken when the geometry changes."""
+        """Unparked when the geometry changes."""
 
-    # What the driver says.
+        # Called by the driver.
 
     def come_up(self, geometry: Geometry, queues: Sequence[Queue[DiskRequest]], transfer_max: int) -> None:
-        """The device is live: it gets again what was kept."""
+        """Resume after the device became live."""
         self.transfer_max = min(transfer_max, self.largest)
         self.set_geometry(geometry)
         self.device_up(queues)
 
     def set_geometry(self, geometry: Geometry) -> None:
+        """Set the geometry and wake those who wait for a change."""
         self.geometry = geometry
         self.resized.unpark_all()
 
-    # What programs say.
+    # Interface for programs.
 
     async def wait_online(self) -> Geometry:
-        """The geometry, once the device is there."""
+        """Return the geometry, once the device is live."""
         await self.wait_up()
         assert self.geometry is not None
         return self.geometry
 
     async def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``, both multiples of the block size. Raises DiskError, ValueError."""
+        """Return ``size`` bytes from ``offset``, both multiples of the block size. Raises DiskError, ValueError."""
         data = bytearray(size)
         await self.read_into(offset, memoryview(data))
         return bytes(data)
 
     async def read_into(self, offset: int, into: memoryview) -> None:
-        """Fill ``into``, which changes no more once this returned, however it did. Raises DiskError, ValueError."""
+        """Fill ``into``; it does not change after the call has returned or raised. Raises DiskError, ValueError."""
         await self._transfer(RequestType.IN, offset, len(into), into=into)
 
     async def write(self, offset: int, data: bytes | bytearray | memoryview, *, fua: bool = False) -> None:
-        """Write; with ``fua`` it is on stable storage when this returns. Raises DiskError, ValueError."""
+        """Write ``data``. With ``fua``, the data are on stable storage on return. Raises DiskError, ValueError."""
         await self._transfer(RequestType.OUT, offset, len(data), data=memoryview(data))
         if fua:
             await self.flush()
 
     async def flush(self) -> None:
-        """Everything that was written is on stable storage when this returns. Raises DiskError."""
-        await self._request(DiskRequest(RequestType.FLUSH, self._ended))
+        """Return when all completed writes are on stable storage. Raises DiskError."""
+        await self._request(DiskRequest(RequestType.FLUSH, self._on_done))
 
     async def discard(self, offset: int, size: int) -> None:
-        """The range is of no use any more. Raises DiskError, also where the device can't; ValueError."""
+        """Discard the range's contents. Raises DiskError, also if the device does not support it; ValueError."""
         await self._ranges(RequestType.DISCARD, offset, size)
 
     async def write_zeroes(self, offset: int, size: int, *, unmap: bool = False) -> None:
-        """The range reads as zeroes from now on; its blocks may be given up with ``unmap``.
+        """Write zeroes; with ``unmap``, the device may deallocate the blocks.
 
         Raises DiskError, ValueError.
         """
@@ -144,12 +145,12 @@ class Disk(Submitter[DiskRequest]):
                 await self.write(offset + at, zeroes[: min(PART, size - at)])
 
     async def get_id(self) -> bytes:
-        """What the device calls itself: at most 20 bytes. Raises DiskError."""
-        request = DiskRequest(RequestType.GET_ID, self._ended)
+        """Return the device's id, at most 20 bytes. Raises DiskError."""
+        request = DiskRequest(RequestType.GET_ID, self._on_done)
         await self._request(request)
         return request.answer.rstrip(b"\0")
 
-    # How it is done.
+    # Internals.
 
     async def _known(self) -> Geometry:
         if self.geometry is None:
@@ -159,13 +160,13 @@ class Disk(Submitter[DiskRequest]):
         return self.geometry
 
     def admit(self, request: DiskRequest) -> bool:
-        """What the device would have to refuse does not get there (VIRTIO 1.4 section 5.2.6.1)."""
-        refused = self._refusal(request)
-        if refused is not None:
-            self._end(request, *refused)
+        """Complete requests here that the device would have to refuse (VIRTIO 1.4 section 5.2.6.1)."""
+        refusal = self._refusal(request)
+        if refusal is not None:
+            self._end(request, *refusal)
             return False
         if request.kind is RequestType.FLUSH and self.geometry is not None and not self.geometry.flushes:
-            request.done(request)  # there is no cache
+            request.done(request)  # the device has no cache
             return False
         return True
 
@@ -211,7 +212,7 @@ class Disk(Submitter[DiskRequest]):
                 buffer = await self.buffer(part)
                 if data is not None:
                     copy_in(buffer.views, data[at : at + part])
-                self.submit(DiskRequest(kind, self._ended, offset + at, part, buffer, context=_Part(operation, at)))
+                self.submit(DiskRequest(kind, self._on_done, offset + at, part, buffer, context=_Part(operation, at)))
             await self._finish(operation, f"{kind.name} of {size} bytes at {offset}")
         finally:
             operation.into = None
@@ -223,7 +224,7 @@ class Disk(Submitter[DiskRequest]):
         most = most or size
         operation = _Operation(left=-(-size // most) if size else 0)
         for at, part in _parts(size, most):
-            request = DiskRequest(kind, self._ended, offset + at, part, context=_Part(operation))
+            request = DiskRequest(kind, self._on_done, offset + at, part, context=_Part(operation))
             request.unmap = unmap and geometry.unmaps
             self.submit(request)
         await self._finish(operation, f"{kind.name} of {size} bytes at {offset}")
@@ -248,8 +249,8 @@ class Disk(Submitter[DiskRequest]):
             raise ValueError(f"{size} bytes at {offset} are not whole blocks of {geometry.block_size}")
 
     @staticmethod
-    def _ended(request: DiskRequest) -> None:
-        """One part ended; whoever waited for it may have gone."""
+    def _on_done(request: DiskRequest) -> None:
+        """Complete one part: copy read data to the caller, who may have been cancelled."""
         part = request.context
         assert isinstance(part, _Part)
         operation = part.operation
@@ -272,7 +273,7 @@ def _parts(size: int, most: int) -> Iterator[tuple[int, int]]:
 
 
 def transfer_max(geometry: Geometry, num: int) -> int:
-    """Bytes of data in one request to a device, with a ring of ``num`` descriptors, two of which it needs itself."""
+    """Return the maximum bytes of data of one request: header and status take two of the ring's ``num`` descriptors."""
     segments = min(geometry.segments_max, num - 2)
     pieces = segments // -(-LARGE // min(LARGE, geometry.segment_max))
     most = min(PART, pieces * LARGE if pieces else segments * geometry.segment_max)

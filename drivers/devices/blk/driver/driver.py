@@ -1,4 +1,4 @@
-"""virtio-blk: the driver's side of a disk, between its virtqueues and whoever uses the disk."""
+"""virtio-blk: the driver, between its virtqueues and a `Disk`."""
 
 from __future__ import annotations
 
@@ -40,39 +40,39 @@ from rings.queue import Segment
 
 __all__ = ["BlkSettings", "MIN_NUM", "VirtioBlk", "host_memory"]
 
-# A slot holds what a request has besides its data: header, one segment, id, status. Whole cache lines.
+# A slot holds the parts of a request besides its data: header, one segment, id, status. Whole cache lines.
 SLOT, SEGMENT_AT, ID_AT, STATUS_AT = 64, 16, 32, 56
 UNANSWERED = 0xFF
 SEGMENTS = PART // LARGE
-"""Segments of the largest request, if the device takes ours as they are."""
+"""Number of data segments of the largest request, if the device takes segments of `LARGE` bytes."""
 MIN_NUM = 4
-"""Descriptors of the smallest ring that has room for header, data and status."""
+"""Descriptors of the smallest ring with room for header, data and status."""
 
 
 def segments_of(most: int, largest: int) -> int:
-    """Descriptors of the longest request, if data are in ``most`` segments at most, each of ``largest`` bytes."""
+    """Return the descriptors of the longest request, for at most ``most`` data segments of ``largest`` bytes."""
     return 2 + min(most, PART // LARGE * -(-LARGE // min(LARGE, largest)))
 
 
 def host_memory(num: int, queues: int, buffers: int) -> int:
-    """Bytes of its host's memory that the driver takes at most, for a device that takes segments as large as ours."""
+    """Return the maximum bytes of host memory that the driver allocates, for a device that takes `LARGE` segments."""
     each = ring_memory(num, segments_of(SEGMENTS, LARGE)) + page_bytes(num * SLOT)
     return page_bytes(buffers) + queues * each
 
 
 @attrs.define(eq=False)
 class BlkSettings:
-    """What one virtio-blk device is to its host, and how its driver is to use it."""
+    """Disk and settings of the driver for one virtio-blk device."""
 
     disk: Disk
     features: int = SUPPORTED
-    """Bits to accept where offered."""
+    """Feature bits to accept if offered."""
     queue_size: int | None = None
-    """Largest ring to use, in descriptors; None takes what the device has."""
+    """Maximum ring size in descriptors; None for the device's."""
 
 
 class Slots:
-    """The small parts of requests, in this host's memory."""
+    """DMA memory for the parts of requests besides their data: one slot per descriptor."""
 
     def __init__(self, dma: DmaMemory, count: int) -> None:
         self._dma = dma
@@ -91,8 +91,8 @@ class Slots:
         self._dma.free(self._block)
 
 
-class RequestFlow(RequestQueue[DiskRequest, int]):
-    """One queue; an answer is the status byte."""
+class VirtioBlkRequestFlow(RequestQueue[DiskRequest, int]):
+    """One request queue. An answer is the status byte."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class RequestFlow(RequestQueue[DiskRequest, int]):
             self.queue.ring.add((header, slots.segment[slot]), (status,), slot)
 
     def _cut(self, segs: Sequence[Segment]) -> list[Segment]:
-        """The same in segments that the device takes."""
+        """Return the segments, split to the size that the device takes."""
         most = self._segment_max
         return [(Addr(addr + at), min(most, size - at)) for addr, size in segs for at in range(0, size, most)]
 
@@ -153,7 +153,7 @@ class RequestFlow(RequestQueue[DiskRequest, int]):
         return status
 
     def end(self, request: DiskRequest, status: int, written: int) -> None:
-        """Data counts as read only where the device says so of all of it: nothing else was surely written."""
+        """Complete a request. Read data are valid only if the used length covers all of them."""
         figures = self.figures
         if status:
             known = status in (BlkStatus.IOERR, BlkStatus.UNSUPP)
@@ -183,11 +183,11 @@ class BoundBlk:
         self._disk = settings.disk
         self._settings = settings
         self._geometry = geometry
-        self._flows: list[RequestFlow] = []
+        self._flows: list[VirtioBlkRequestFlow] = []
         self._transfer_max = 0
 
     async def set_up(self) -> None:
-        """Queues, and a slot for each of their descriptors. Raises ProbeError, MemoryError."""
+        """Set up queues, and a slot for each descriptor. Raises ProbeError, MemoryError."""
         device, geometry, disk = self._device, self._geometry, self._disk
         dma = device.ops.dma
         disk.attach(dma)
@@ -202,7 +202,7 @@ class BoundBlk:
         indirect = device.has(RingFeature.INDIRECT_DESC)
         for queue, figures in zip(queues, disk.figures, strict=False):
             slots = Slots(dma, queue.ring.num)
-            self._flows.append(RequestFlow(queue, disk, slots, geometry, indirect=indirect, figures=figures))
+            self._flows.append(VirtioBlkRequestFlow(queue, disk, slots, geometry, indirect=indirect, figures=figures))
         if device.has(BlkFeature.CONFIG_WCE) and geometry.flushes:
             await device.ops.write_config(ConfigField.WRITEBACK.value[0], b"\1")
 
@@ -213,7 +213,7 @@ class BoundBlk:
                 nursery.start_soon(partial(pump, in_place=True), flow)
 
     async def config_changed(self) -> None:
-        """The capacity may have changed (section 5.2.6.1)."""
+        """Read the geometry again: the capacity may have changed (section 5.2.6.1)."""
         self._geometry = await Geometry.read(self._device)
         self._disk.set_geometry(self._geometry)
 
@@ -225,7 +225,7 @@ class BoundBlk:
 
 
 class VirtioBlk:
-    """The driver; ``settings_for`` says whose disk a device is, None while nobody wants it yet."""
+    """The driver. ``settings_for`` returns the settings for a device, or None while no program uses it."""
 
     name = "virtio_blk"
     id_table: Sequence[MatchId] = (MatchId(DeviceId.BLOCK),)
@@ -235,7 +235,7 @@ class VirtioBlk:
         self._settings_for = settings_for
 
     def _settings(self, device: VirtioDevice) -> BlkSettings:
-        return require(self._settings_for(device), device, "nobody uses the disk yet")
+        return require(self._settings_for(device), device, "no program uses the disk yet")
 
     def features(self, device: VirtioDevice) -> int:
         return self._settings(device).features

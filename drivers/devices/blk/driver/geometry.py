@@ -1,4 +1,4 @@
-"""What a driver believes of the configuration it read: a checked value, or a sentence about what can't be."""
+"""The geometry of a disk, checked from the configuration that the driver read."""
 
 from __future__ import annotations
 
@@ -11,40 +11,42 @@ from drivers.errors import ProbeError
 __all__ = ["Geometry"]
 
 BLOCK_MAX = 1 << 16
+"""Bytes of the largest block that the driver accepts."""
 CAPACITY_MAX = 1 << 63
-"""Bytes that an offset of any program can name."""
+"""Maximum bytes of a disk: the range of a signed 64-bit file offset."""
 GIB = 1 << 30
 
 
 @attrs.frozen(kw_only=True)
 class Geometry:
-    """A disk as its driver uses it, in bytes where nothing else is said."""
+    """Geometry and limits of a disk, in bytes unless stated otherwise."""
 
     size: int
     read_only: bool
     block_size: int
-    """What offsets and sizes of requests are multiples of."""
+    """Offsets and sizes of requests must be multiples of it."""
     preferred: int
-    """What they had better be multiples of."""
+    """Preferred alignment of offsets and sizes."""
     segment_max: int
-    """Of one segment of a request."""
+    """Maximum size of one segment of a request."""
     segments_max: int
-    """Data segments of one request."""
+    """Maximum number of data segments of one request."""
     queues: int
+    """Number of request queues."""
     flushes: bool
-    """Whether data may wait in a cache, and can be flushed from it."""
+    """Whether the device has a write cache to flush."""
     discard_max: int
-    """Of one request; 0 where it can't discard."""
+    """Maximum size of a discard request; 0 if not supported."""
     zeroes_max: int
-    """Of one request; 0 where it can't write zeroes."""
+    """Maximum size of a write-zeroes request; 0 if not supported."""
     unmaps: bool
-    """Whether writing zeroes may give blocks up."""
+    """Whether write zeroes may deallocate blocks."""
 
     @classmethod
     async def read(cls, device: VirtioDevice) -> Geometry:
-        """From the configuration of a device whose features were agreed on: only fields of these are looked at.
+        """Read and check a device's configuration; fields of features that were not negotiated are ignored.
 
-        Raises ProbeError for what no disk can be.
+        Raises ProbeError for values no disk can have.
         """
         fields = dict.fromkeys(ConfigField, 0)
         for field in ConfigField:
@@ -54,7 +56,7 @@ class Geometry:
 
     @classmethod
     def check(cls, name: str, features: int, fields: dict[ConfigField, int]) -> Geometry:
-        """Raises ProbeError."""
+        """Check the fields and return the geometry. Raises ProbeError. ``name``: for messages."""
 
         def has(bit: BlkFeature) -> bool:
             return bool(features >> bit & 1)
@@ -65,7 +67,7 @@ class Geometry:
         size = fields[ConfigField.CAPACITY] * SECTOR
         if size > CAPACITY_MAX:
             raise ProbeError(f"{name}: the device reports {size} bytes, more than any offset can name")
-        # 0 is what devices report that have the field and say nothing in it (QEMU's storage daemon).
+        # QEMU's storage daemon offers SIZE_MAX and leaves the field 0.
         largest = (has(BlkFeature.SIZE_MAX) and fields[ConfigField.SIZE_MAX]) or GIB
         if largest < block:
             raise ProbeError(f"{name}: the device takes segments of {largest} bytes, less than a block of {block}")
@@ -88,5 +90,5 @@ class Geometry:
 
 
 def _whole(size: int, block: int) -> int:
-    """As much as one request takes, whole blocks; max_discard_seg and its like are at least 1 where this is not 0."""
+    """Return ``size``, at most 1 GiB, in whole blocks. max_discard_seg and its like are at least 1 if it is not 0."""
     return min(size, GIB) // block * block

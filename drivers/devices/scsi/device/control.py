@@ -1,15 +1,16 @@
-"""The control queue and the event queue at the device's side."""
+"""The control queue and the event queue of a vhost-scsi device."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import attrs
 
 from drivers.bus.vhost import DeviceQueue
-from drivers.devices.scsi.device.request import Control
+from drivers.devices.scsi.device.request import ControlRequest
+from drivers.devices.scsi.device.requests import VhostScsiRequestFlow
+from drivers.devices.scsi.device.session import Session
 from drivers.devices.scsi.layout import (
     EVENT,
     EVENTS_MISSED,
@@ -19,132 +20,134 @@ from drivers.devices.scsi.layout import (
     Lun,
     Response,
 )
-from drivers.flow.figures import Traffic
 from drivers.flow.pump import Need, QueueFlow
 from rings.chain import Chain, copy_in
 from rings.errors import BadChain
 from rings.queue import Vringh
 
-if TYPE_CHECKING:
-    from drivers.devices.scsi.device.device import BoundVhostScsi
-
-__all__ = ["ControlFlow", "EventFlow"]
+__all__ = ["VhostScsiControlFlow", "VhostScsiEventFlow"]
 
 BUDGET = 4
-"""Commands of the control queue per batch: each may end all requests there are."""
+"""Control requests per batch. Few, because each may end all commands of the device."""
 
 
 @attrs.frozen(eq=False)
-class _Waiting:
-    """A task management function whose tasks have ended."""
+class _FunctionResult:
+    """A task management function whose tasks have ended, and its response."""
 
-    control: Control
+    request: ControlRequest
     response: Response
 
 
-class ControlFlow(QueueFlow):
-    """The control queue. Nothing of it is done in place: a function may have to wait for the request queues."""
+class VhostScsiControlFlow(QueueFlow):
+    """The control queue. It is never served in place, because a function may have to wait for the request queues."""
 
-    def __init__(self, queue: DeviceQueue, bound: BoundVhostScsi) -> None:
+    def __init__(self, queue: DeviceQueue, session: Session, request_flows: Mapping[int, VhostScsiRequestFlow]) -> None:
+        """``request_flows``: the flows of the request queues by queue index; grows as queues start."""
         self.queue = queue
-        self._bound = bound
+        self._session = session
+        self._request_flows = request_flows
+        self._figures = session.plug.control
         self._ring = queue.ring
-        self._ended: deque[_Waiting] = deque()
+        self._results: deque[_FunctionResult] = deque()
 
     def move(self) -> tuple[int, Need]:
         ring = self._ring
         if ring is None or self.queue.ring is not ring:
             return 0, Need.QUEUE
-        moved = self._give_back(ring)
+        moved = self._answer_functions(ring)
         for _ in range(BUDGET):
             chain = ring.getdesc()
             if chain is None:
                 return moved, Need.QUEUE
             moved += 1
-            self._begin(ring, Control.parse(chain))
+            self._begin(ring, ControlRequest.parse(chain))
         return moved, Need.TURN
 
-    def _begin(self, ring: Vringh, control: Control) -> None:
-        figures = self._bound.plug.control
-        figures.taken += 1
-        if not control.whole:
-            self._answer(ring, control, Response.FAILURE)
-        elif control.kind == ControlType.TMF:
-            self._look(control)
+    def _begin(self, ring: Vringh, request: ControlRequest) -> None:
+        self._figures.taken += 1
+        if not request.complete:
+            self._answer(ring, request, Response.FAILURE)
+        elif request.kind == ControlType.TMF:
+            self._begin_function(request)
         else:
-            self._notifications(ring, control)
+            self._answer_notification(ring, request)
 
-    def _look(self, control: Control) -> None:
-        """Do a function once every request queue was looked at: it may mean a request that came just before it."""
-        flows = list(self._bound.flows.values())
+    def _begin_function(self, request: ControlRequest) -> None:
+        """Start a function once every request queue has caught up: it may refer to a command sent just before it."""
+        flows = list(self._request_flows.values())
         left = len(flows)
 
-        def looked() -> None:
+        def caught_up() -> None:
             nonlocal left
             left -= 1
             if left < 1 and self.queue.ring is self._ring:
-                self._bound.tasks.manage(control.function, control.lun, control.tag, self._later(control))
+                tasks = self._session.tasks
+                tasks.manage(request.function, request.lun, request.tag, self._on_result(request))
 
         for flow in flows:
-            flow.look(looked)
+            flow.catch_up(caught_up)
         if not flows:
-            looked()
+            caught_up()
 
-    def _later(self, control: Control) -> Callable[[Response], None]:
-        def over(response: Response) -> None:
-            self._ended.append(_Waiting(control, response))
+    def _on_result(self, request: ControlRequest) -> Callable[[Response], None]:
+        def on_result(response: Response) -> None:
+            self._results.append(_FunctionResult(request, response))
             self.queue.signal.set()
 
-        return over
+        return on_result
 
-    def _notifications(self, ring: Vringh, control: Control) -> None:
-        domain, lun = self._bound.plug.domain, control.lun
+    def _answer_notification(self, ring: Vringh, request: ControlRequest) -> None:
+        """Answer AN_QUERY or AN_SUBSCRIBE."""
+        domain, lun = self._session.plug.domain, request.lun
         if lun is None or domain.find(lun) is None:
-            self._answer(ring, control, Response.BAD_TARGET)
+            self._answer(ring, request, Response.BAD_TARGET)
             return
         disk = domain.disk(lun)
         if disk is None:
             known = lun == REPORT_LUNS
-            self._answer(ring, control, Response.OK if known else Response.INCORRECT_LUN)
+            self._answer(ring, request, Response.OK if known else Response.INCORRECT_LUN)
             return
-        events = control.events & disk.events
-        if control.kind == ControlType.AN_SUBSCRIBE:
+        events = request.events & disk.events
+        if request.kind == ControlType.AN_SUBSCRIBE:
             disk.subscribed = events
-        self._answer(ring, control, Response.OK, events)
+        self._answer(ring, request, Response.OK, events)
 
-    def _give_back(self, ring: Vringh) -> int:
-        """Answer functions that are done, behind the answers of the requests that they ended (section 5.6.6.2)."""
-        count = len(self._ended)
+    def _answer_functions(self, ring: Vringh) -> int:
+        """Answer completed functions, after the responses of the commands that they ended (section 5.6.6.2).
+
+        Returns their number.
+        """
+        count = len(self._results)
         if count:
-            for flow in self._bound.flows.values():
-                if flow.held():
+            for flow in self._request_flows.values():
+                if flow.attached():
                     flow.queue.flush()
         for _ in range(count):
-            waiting = self._ended.popleft()
-            self._answer(ring, waiting.control, waiting.response)
+            result = self._results.popleft()
+            self._answer(ring, result.request, result.response)
         return count
 
-    def _answer(self, ring: Vringh, control: Control, response: Response, events: int = 0) -> None:
-        figures = self._bound.plug.control
+    def _answer(self, ring: Vringh, request: ControlRequest, response: Response, events: int = 0) -> None:
         if response in (Response.OK, Response.FUNCTION_SUCCEEDED):
-            figures.done += 1
+            self._figures.done += 1
         else:
-            figures.fail(response.name.lower())
-        ring.complete(control.head, control.answer(response, events))
+            self._figures.fail(response.name.lower())
+        ring.complete(request.head, request.answer(response, events))
 
 
-class EventFlow(QueueFlow):
-    """The event queue: what happens is put into the driver's buffers, and what finds none is lost, and said to be."""
+class VhostScsiEventFlow(QueueFlow):
+    """The event queue. Events for which the driver has no buffer are lost, and the next one carries EVENTS_MISSED."""
 
-    def __init__(self, queue: DeviceQueue, bound: BoundVhostScsi, figures: Traffic) -> None:
+    def __init__(self, queue: DeviceQueue, session: Session) -> None:
         self.queue = queue
-        self._bound = bound
-        self._figures = figures
+        self._session = session
+        self._figures = session.plug.events
         self._ring = queue.ring
         self._events: deque[tuple[int, Lun, int]] = deque()
 
     def post(self, event: EventType, lun: Lun, reason: int) -> None:
-        """Tell the driver."""
+        """Queue an event for the driver."""
         self._events.append((event, lun, reason))
         self.queue.signal.set()
 
@@ -152,35 +155,38 @@ class EventFlow(QueueFlow):
         ring, moved = self._ring, 0
         if ring is None or self.queue.ring is not ring:
             return 0, Need.QUEUE
-        while self._events or self._bound.missed:
+        while self._events or self._session.events_missed:
             chain = ring.getdesc()
             if chain is None:
                 self._figures.drop("no_buffer", len(self._events))
                 self._events.clear()
-                self._bound.missed = True
+                self._session.events_missed = True
                 return moved, Need.QUEUE
             self._fill(ring, chain)
             moved += 1
         return moved, Need.SOURCE
 
     def _fill(self, ring: Vringh, chain: Chain) -> None:
-        """One buffer: the next event, or that some were lost. A short one is told nothing else (section 5.6.6.3)."""
+        """Write the next event, or EVENTS_MISSED alone, into a buffer (section 5.6.6.3).
+
+        A buffer too short for an event gets the EVENTS_MISSED flag at most.
+        """
         head, readable, writable = chain
         if readable or not writable:
             raise BadChain(head, "an event buffer has to be writable")
         size = sum(map(len, writable))
-        flag = EVENTS_MISSED if self._bound.missed else 0
+        flag = EVENTS_MISSED if self._session.events_missed else 0
         if size < EVENT.size:
             self._figures.drop("short_buffer")
             data = flag.to_bytes(4, "little")
         else:
             event, lun, reason = self._events.popleft() if self._events else (EventType.NO_EVENT, None, 0)
             data = EVENT.pack(event | flag, bytes(8) if lun is None else lun.emit_reported(), reason)
-            self._bound.missed = False
+            self._session.events_missed = False
             self._figures.packets += 1
             self._figures.bytes += EVENT.size
         ring.complete(head, copy_in(writable, data))
 
     async def wait(self, need: Need) -> None:
-        """For an event, or the end of the ring; what the driver adds meanwhile is looked at when there is something."""
+        """Wait for an event or the end of the ring. Buffers that the driver adds meanwhile need no attention yet."""
         await self.queue.signal.wait()

@@ -1,9 +1,9 @@
-"""A disk as a logical unit: the commands of SBC-3, between CDBs and a sector store."""
+"""A disk as a logical unit: the commands of SBC-3 on a sector store."""
 
 from __future__ import annotations
 
 from drivers.contracts.ports import SectorStore
-from drivers.devices.scsi.cdb import EVPD, FUA, LENGTHS, NDOB, READ_CAPACITY_16, UNMAP, Command, Op, blocks
+from drivers.devices.scsi.cdb import EVPD, FUA, LENGTHS, NDOB, READ_CAPACITY_16, UNMAP, Op, ScsiCommand, blocks
 from drivers.devices.scsi.device.inquiry import DISK, PAGES, Identity, Limits, standard
 from drivers.devices.scsi.device.mode import Mode
 from drivers.devices.scsi.device.primary import PRIMARY, Inventory
@@ -19,46 +19,46 @@ LBPME, UNMAPPED_ZEROES = 0x80, 0x40
 MANY = 0xFFFF_FFFF
 UNMAP_HEADER, UNMAP_ROW = 8, 16
 LENGTH_AT = {6: 4, 10: 7, 12: 6, 16: 10}
-"""Where the number of blocks stands in a CDB of so many bytes."""
+"""Offset of the field for the number of blocks, per CDB length in bytes."""
 LIMITS = Limits()
 NOT_READY = Sense(Key.NOT_READY, Asc.INITIALIZING_COMMAND_REQUIRED)
 PROTECTED = Sense(Key.DATA_PROTECT, Asc.WRITE_PROTECTED)
 
 
 class LogicalUnit(Unit):
-    """A disk. Its store may change its size; say so to the `ScsiDomain` it is in."""
+    """A disk. After the store has changed its size, call `ScsiDomain.resized`."""
 
     def __init__(self, store: SectorStore, identity: Identity, *, limits: Limits = LIMITS, events: int = 0) -> None:
-        """``events``: the `AsyncEvent`s that it may report of itself."""
+        """``events``: the `AsyncEvent`s that the disk can report."""
         super().__init__()
         self.store = store
         self.identity = identity
         self.limits = limits
         self.events = events
         self.subscribed = 0
-        """The events that the initiator wants to hear of."""
+        """Events that the initiator has subscribed to."""
         self.mode = Mode()
         self.stopped = False
         self.inventory: Inventory = tuple
 
     @property
     def block_size(self) -> int:
-        """Bytes."""
+        """Bytes per block."""
         return self.store.info.block_size
 
     @property
     def capacity(self) -> int:
-        """Blocks."""
+        """Number of blocks."""
         return self.store.info.size // self.store.info.block_size
 
     def reset(self, asc: Asc) -> None:
-        """Back to the state of its making, which the initiator is told."""
+        """Restore the initial state and raise unit attention ``asc``."""
         self.attentions = [asc]
         self.mode = Mode()
         self.stopped = False
         self.subscribed = 0
 
-    def find(self, cdb: bytes) -> Command:
+    def find(self, cdb: bytes) -> ScsiCommand:
         command = super().find(cdb)
         if self.stopped and command.opcode in _MEDIUM:
             raise CheckCondition(NOT_READY)
@@ -66,10 +66,10 @@ class LogicalUnit(Unit):
             raise CheckCondition(PROTECTED)
         return command
 
-    # What commands need.
+    # Helpers of the commands.
 
     def range(self, call: Call, most: int | None = None) -> tuple[int, int]:
-        """Offset and size in bytes of what a command is about. Raises CheckCondition."""
+        """Return offset and size, in bytes, of the command's range. Raises CheckCondition."""
         lba, count = blocks(call.cdb)
         block = self.block_size
         self.check_range(lba, count)
@@ -78,13 +78,13 @@ class LogicalUnit(Unit):
         return lba * block, count * block
 
     def check_range(self, lba: int, count: int) -> None:
-        """Raises CheckCondition with the first block that is not there."""
+        """Raise CheckCondition with the first block beyond the end, if the range exceeds the capacity."""
         if lba + count > self.capacity:
             beyond = max(lba, self.capacity)
             raise CheckCondition(Sense(Key.ILLEGAL_REQUEST, Asc.LBA_OUT_OF_RANGE, information=beyond))
 
     def stable(self, call: Call) -> bool:
-        """Whether what a write changes has to be on stable storage when it is answered."""
+        """Return whether a write must be on stable storage before it is answered."""
         return not self.mode.write_cache or bool(call.cdb[0] >> 5 and call.cdb[1] & FUA)
 
     # Commands.
@@ -113,7 +113,7 @@ class LogicalUnit(Unit):
         if not call.cdb[1] & PAGE_FORMAT:
             raise illegal(Asc.INVALID_FIELD_IN_CDB, 1, 4)
         self.mode = self.mode.select(call.parameters(size), self.store.info, long=long)
-        return Reply(taken=size)
+        return Reply(out_used=size)
 
     def start_stop(self, call: Call) -> Reply | Io:
         self.stopped = not call.cdb[4] & START
@@ -134,7 +134,7 @@ class LogicalUnit(Unit):
         offset, size = self.range(call, self.limits.transfer)
         fua = bool(call.cdb[0] >> 5 and call.cdb[1] & FUA)
         call.need_room(size)
-        return Io(Kind.READ, offset, size, given=size, stable=fua) if size else GOOD
+        return Io(Kind.READ, offset, size, in_size=size, stable=fua) if size else GOOD
 
     def write(self, call: Call) -> Reply | Io:
         offset, size = self.range(call, self.limits.transfer)
@@ -142,7 +142,7 @@ class LogicalUnit(Unit):
         return Io(Kind.WRITE, offset, size, out, size, stable=self.stable(call)) if size else GOOD
 
     def verify(self, call: Call) -> Reply | Io:
-        """Without data it is enough that they can be read."""
+        """Compare with data-out (BYTCHK), or without data check that the blocks can be read."""
         check = call.cdb[1] >> 1 & 3
         if check == 2:
             raise illegal(Asc.INVALID_FIELD_IN_CDB, 1, 2)
@@ -159,7 +159,7 @@ class LogicalUnit(Unit):
         return Io(Kind.FLUSH)
 
     def write_same(self, call: Call) -> Io:
-        if not blocks(call.cdb)[1]:  # WSNZ: not "all that follow"
+        if not blocks(call.cdb)[1]:  # WSNZ: 0 does not mean "all blocks to the end"
             raise illegal(Asc.INVALID_FIELD_IN_CDB, LENGTH_AT[LENGTHS[call.cdb[0] >> 5]], 7)
         offset, size = self.range(call, self.limits.unmap)
         unmap = bool(call.cdb[1] & UNMAP) and self.store.info.unmaps
@@ -168,11 +168,11 @@ class LogicalUnit(Unit):
         stable = not self.mode.write_cache
         if not any(pattern):
             extents = (Extent(offset, size, unmap),)
-            return Io(Kind.WRITE_ZEROES, taken=len(pattern), extents=extents, stable=stable)
-        return Io(Kind.FILL, offset, size, taken=len(pattern), pattern=pattern, stable=stable)
+            return Io(Kind.WRITE_ZEROES, out_used=len(pattern), extents=extents, stable=stable)
+        return Io(Kind.FILL, offset, size, out_used=len(pattern), pattern=pattern, stable=stable)
 
     def unmap(self, call: Call) -> Reply | Io:
-        """A descriptor that is incomplete, or cut by either length, is ignored (SBC-3 section 5.28.2)."""
+        """Ignore a descriptor that is incomplete or cut by either length (SBC-3 section 5.28.2)."""
         size = call.field(7, 2)
         if not self.store.info.unmaps:
             raise illegal(Asc.INVALID_COMMAND_OPERATION_CODE, 0)
@@ -195,8 +195,8 @@ class LogicalUnit(Unit):
             if count:
                 extents.append(Extent(lba * block, count * block, unmap=True))
         if not extents:
-            return Reply(taken=size)
-        return Io(Kind.WRITE_ZEROES, taken=size, extents=extents, stable=not self.mode.write_cache)
+            return Reply(out_used=size)
+        return Io(Kind.WRITE_ZEROES, out_used=size, extents=extents, stable=not self.mode.write_cache)
 
 
 LogicalUnit.handlers = {

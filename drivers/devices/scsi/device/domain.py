@@ -1,4 +1,4 @@
-"""The targets and logical units of one device, and what happens to them while initiators look."""
+"""The targets and logical units of one device, and hotplug, resets and notifications of units."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ TARGETS = 256
 
 
 class DomainListener(Protocol):
-    """A device that serves a domain, from DRIVER_OK to reset."""
+    """A device that serves a domain, registered from DRIVER_OK to reset."""
 
     def transport_reset(self, lun: Lun, reason: ResetReason) -> None:
-        """Tell the initiator, as far as it wants to know."""
+        """Report a reset of a unit to the initiator, if it negotiated such events."""
 
-    def parameters_changed(self, lun: Lun, asc: Asc) -> None: ...
+    def parameters_changed(self, lun: Lun, asc: Asc) -> None:
+        """Report a parameter change, if the initiator negotiated such events."""
 
-    def notify(self, lun: Lun, events: AsyncEvent) -> None: ...
+    def notify(self, lun: Lun, events: AsyncEvent) -> None:
+        """Report asynchronous notifications to the initiator."""
 
     async def abort(self, unit: Unit, *, reset: bool) -> None:
-        """End every command that the unit has, and return when they are answered."""
+        """End all commands of the unit, and return when they are answered."""
 
 
 class ScsiDomain:
-    """Logical units by `Lun`. What is done here to one that initiators know is told to them."""
+    """Logical units by `Lun`. Changes are reported to the initiator of a running device."""
 
     def __init__(self, units: Mapping[Lun, LogicalUnit] | None = None) -> None:
         self._units: dict[Lun, LogicalUnit] = {}
@@ -46,11 +48,11 @@ class ScsiDomain:
         return dict(sorted(self._units.items()))
 
     def disk(self, lun: Lun) -> LogicalUnit | None:
-        """The logical unit there."""
+        """Return the logical unit at ``lun``, or None."""
         return self._units.get(lun)
 
     def find(self, lun: Lun) -> Unit | None:
-        """Who answers at that place; None where there is no such target."""
+        """Return the unit that serves ``lun``, or None if the domain has no such target."""
         unit = self._units.get(lun)
         if unit is not None:
             return unit
@@ -62,7 +64,7 @@ class ScsiDomain:
         return target[lun.lun == WELL_KNOWN]
 
     def add(self, lun: Lun, unit: LogicalUnit) -> None:
-        """Plug a unit in. Raises ValueError where one is, or where none can be."""
+        """Plug in a unit. Raises ValueError if the address is taken or invalid."""
         self._add(lun, unit)
         for other in self._neighbours(lun):
             other.attention(Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
@@ -71,7 +73,7 @@ class ScsiDomain:
             self.listener.transport_reset(lun, ResetReason.RESCAN)
 
     async def remove(self, lun: Lun) -> LogicalUnit:
-        """Unplug a unit, once all its commands are answered; nothing uses its store any more then. Raises KeyError."""
+        """Unplug a unit and wait until its commands are answered; its store is unused then. Raises KeyError."""
         unit = self._units.pop(lun)
         unit.inventory = tuple
         if not any(other.target == lun.target for other in self._units):
@@ -80,12 +82,12 @@ class ScsiDomain:
             other.attention(Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
         if self.listener is not None:
             await self.listener.abort(unit, reset=False)
-        if self.listener is not None:  # it may have gone meanwhile
+        if self.listener is not None:  # the device may have been reset meanwhile
             self.listener.transport_reset(lun, ResetReason.REMOVED)
         return unit
 
     async def reset(self, lun: Lun) -> None:
-        """A unit loses its commands and its state, as after a failure of its own. Raises KeyError."""
+        """Reset a unit: end its commands and clear its state, as after a hardware failure. Raises KeyError."""
         unit = self._units[lun]
         if self.listener is not None:
             await self.listener.abort(unit, reset=True)
@@ -94,26 +96,26 @@ class ScsiDomain:
             self.listener.transport_reset(lun, ResetReason.HARD)
 
     def resized(self, lun: Lun) -> None:
-        """Its store has another size. Raises KeyError."""
+        """Report that the unit's store has changed its size. Raises KeyError."""
         self._units[lun].attention(Asc.CAPACITY_DATA_HAS_CHANGED)
         if self.listener is not None:
             self.listener.parameters_changed(lun, Asc.CAPACITY_DATA_HAS_CHANGED)
 
     def notify(self, lun: Lun, events: AsyncEvent) -> None:
-        """Those of the events that the initiator subscribed to are told. Raises KeyError."""
-        wanted = AsyncEvent(self._units[lun].subscribed & events)
-        if wanted and self.listener is not None:
-            self.listener.notify(lun, wanted)
+        """Report those of the events that the initiator has subscribed to. Raises KeyError."""
+        subscribed = AsyncEvent(self._units[lun].subscribed & events)
+        if subscribed and self.listener is not None:
+            self.listener.notify(lun, subscribed)
 
     def _add(self, lun: Lun, unit: LogicalUnit) -> None:
         if not (0 <= lun.target < TARGETS and 0 <= lun.lun < LUNS):
-            raise ValueError(f"{lun} is no place for a logical unit: targets are 0 to 255, LUNs 0 to {LUNS - 1}")
+            raise ValueError(f"{lun}: no valid address: target must be 0 to 255, LUN 0 to {LUNS - 1}")
         if lun in self._units:
-            raise ValueError(f"there is a logical unit at {lun}")
+            raise ValueError(f"{lun}: there is already a logical unit")
         target = lun.target
 
         def inventory() -> list[bytes]:
-            return [found.emit_single() for found in sorted(self._units) if found.target == target]
+            return [other.emit_single() for other in sorted(self._units) if other.target == target]
 
         self._units[lun] = unit
         unit.inventory = inventory

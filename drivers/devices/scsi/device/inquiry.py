@@ -1,4 +1,4 @@
-"""What a logical unit says of itself: INQUIRY's standard data and pages of vital product data (SPC-4, SBC-3)."""
+"""INQUIRY: standard data and vital product data pages of a logical unit (SPC-4, SBC-3)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from drivers.contracts.ports import StoreInfo
 __all__ = ["ABSENT", "DISK", "PAGES", "WELL_KNOWN_UNIT", "Identity", "Limits", "Page", "standard"]
 
 DISK, WELL_KNOWN_UNIT, ABSENT = 0x00, 0x1E, 0x7F
-"""Peripheral qualifier and device type: a disk, a well-known logical unit, and none at that number."""
+"""Peripheral qualifier and device type: disk, well-known logical unit, no logical unit at this LUN."""
 STANDARD_SIZE = 96
 SPC4, FORMAT, HISUP, CMDQUE = 0x06, 0x02, 0x10, 0x02
 VERSIONS = 0x00A0, 0x0460, 0x04C0
-"""SAM-5, SPC-4, SBC-3."""
+"""Version descriptors of SAM-5, SPC-4 and SBC-3."""
 NON_ROTATING, THIN = 1, 2
 WSNZ, UGAVALID = 0x01, 0x8000_0000
 LBPU, LBPWS, LBPWS10, LBPRZ = 0x80, 0x40, 0x20, 0x04
 BINARY, ASCII, T10_VENDOR, NAA = 1, 2, 1, 3
 NAA_LOCAL = 0x3
-"""An identifier that nobody assigned: the rest of its 8 bytes is a hash."""
+"""NAA 3h, a locally assigned identifier: the rest of its 8 bytes is a hash."""
 
 
 class Page(IntEnum):
-    """Of vital product data."""
+    """Codes of vital product data pages."""
 
     SUPPORTED = 0x00
     SERIAL_NUMBER = 0x80
@@ -39,7 +39,7 @@ class Page(IntEnum):
 
 @attrs.frozen
 class Identity:
-    """What a disk calls itself, in ASCII."""
+    """Identification of a disk, in ASCII."""
 
     serial: str
     vendor: str = "VNET"
@@ -52,18 +52,18 @@ class Identity:
 
 @attrs.frozen
 class Limits:
-    """How much one command may ask for."""
+    """Limits of one command."""
 
     transfer: int = 4 << 20
-    """Bytes of data."""
+    """Maximum bytes of data."""
     unmap: int = 1 << 30
-    """Bytes in all that one UNMAP or WRITE SAME covers."""
+    """Maximum total bytes of one UNMAP or WRITE SAME."""
     ranges: int = 64
-    """Of one UNMAP."""
+    """Maximum block descriptors of one UNMAP."""
 
 
 def standard(peripheral: int, identity: Identity) -> bytes:
-    """96 bytes."""
+    """Return the 96 bytes of standard INQUIRY data."""
     head = bytes((peripheral, 0, SPC4, HISUP | FORMAT, STANDARD_SIZE - 5, 0, 0, CMDQUE))
     names = _ascii(identity.vendor, 8) + _ascii(identity.product, 16) + _ascii(identity.revision, 4)
     versions = b"".join(version.to_bytes(2, "big") for version in VERSIONS)
@@ -108,7 +108,7 @@ def _block_characteristics(identity: Identity, info: StoreInfo, limits: Limits) 
 
 
 def _provisioning(identity: Identity, info: StoreInfo, limits: Limits) -> bytes:
-    """What was unmapped reads as zeroes, since that is how it is done."""
+    """Return the page; LBPRZ is set because unmapping writes zeroes."""
     return bytes((0, LBPU | LBPWS | LBPWS10 | LBPRZ, THIN, 0)) if info.unmaps else bytes(4)
 
 
@@ -120,4 +120,4 @@ PAGES: Mapping[int, Callable[[Identity, StoreInfo, Limits], bytes]] = {
     Page.BLOCK_CHARACTERISTICS: _block_characteristics,
     Page.PROVISIONING: _provisioning,
 }
-"""What stands in each behind its header."""
+"""Builder of each page's contents, without its header, per page code."""

@@ -16,7 +16,7 @@ ALL_SUBPAGES = 0xFF
 CURRENT, CHANGEABLE, DEFAULT, SAVED = range(4)
 WCE = 0x04
 WRITE_PROTECT, DPOFUA = 0x80, 0x10
-"""Of the device-specific parameter: FUA is understood in reads and writes."""
+"""Flags of the device-specific parameter: read-only medium; reads and writes support FUA."""
 LONG_LBA = 0x01
 UNRESTRICTED_REORDERING = 0x10
 CACHING_SIZE, CONTROL_SIZE = 20, 12
@@ -32,13 +32,13 @@ _CONTROL = bytes((CONTROL, CONTROL_SIZE - 2, 0, UNRESTRICTED_REORDERING)).ljust(
 
 @attrs.frozen
 class Mode:
-    """A unit's mode parameters; of all of them an initiator can only switch the write cache off and on."""
+    """Mode parameters of a unit. Only the write cache can be changed."""
 
     write_cache: bool = True
-    """Whether a write may be answered before it is on stable storage."""
+    """Whether a write may be answered before it is on stable storage (WCE)."""
 
     def pages(self, control: int) -> Mapping[int, bytes]:
-        """By page code, as the page control of a MODE SENSE asks for them."""
+        """Return the pages by page code, for the page control of a MODE SENSE."""
         if control == CHANGEABLE:
             return {
                 CACHING: _caching(wce=True),
@@ -47,7 +47,7 @@ class Mode:
         return {CACHING: _caching(self.write_cache or control == DEFAULT), CONTROL: _CONTROL}
 
     def sense(self, cdb: bytes, info: StoreInfo) -> bytes:
-        """What MODE SENSE (6) or (10) answers. Raises CheckCondition."""
+        """Return the answer to MODE SENSE (6) or (10). Raises CheckCondition."""
         long = cdb[0] >> 5 != 0
         control, code, subpage = cdb[2] >> 6, cdb[2] & 0x3F, cdb[3]
         if control == SAVED:
@@ -68,7 +68,7 @@ class Mode:
         return size.to_bytes(2, "big") + head + descriptor + body
 
     def select(self, data: bytes, info: StoreInfo, *, long: bool) -> Mode:
-        """What MODE SELECT (6) or (10) makes of it, all of it or nothing. Raises CheckCondition."""
+        """Return the mode after MODE SELECT (6) or (10), all changes or none. Raises CheckCondition."""
         header = 8 if long else 4
         if not data:
             return self
@@ -117,7 +117,7 @@ def _descriptor(info: StoreInfo, long_lba: bool) -> bytes:
 
 
 def _check_descriptor(data: bytes, at: int, info: StoreInfo, long_lba: bool) -> None:
-    """The medium is what it is: a descriptor may say that, or 0 blocks for all. Raises CheckCondition."""
+    """Check that the descriptor equals the current one; 0 blocks means all. Raises CheckCondition."""
     now = _descriptor(info, long_lba)
     if len(data) != len(now):
         raise illegal(Asc.INVALID_FIELD_IN_PARAMETER_LIST, 6 if long_lba or at == 8 else 3, cdb=False)

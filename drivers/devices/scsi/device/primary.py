@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
-from drivers.devices.scsi.cdb import COMMANDS, EVPD, REPORT_FUNCTIONS, REPORT_OPCODES, Command, Op
+from drivers.devices.scsi.cdb import COMMANDS, EVPD, REPORT_FUNCTIONS, REPORT_OPCODES, Op, ScsiCommand
 from drivers.devices.scsi.device.inquiry import ABSENT, WELL_KNOWN_UNIT, Identity, standard
 from drivers.devices.scsi.device.unit import GOOD, NO_SENSE, Call, Handler, Reply, Unit
 from drivers.devices.scsi.sense import Asc, CheckCondition, Key, Sense, illegal
@@ -13,24 +13,26 @@ from drivers.devices.scsi.sense import Asc, CheckCondition, Key, Sense, illegal
 __all__ = ["PRIMARY", "AbsentUnit", "Inventory", "ReportLunsUnit", "report_luns"]
 
 Inventory = Callable[[], Sequence[bytes]]
-"""The LUNs that a REPORT LUNS lists, eight bytes each."""
+"""Callable that returns the LUNs for REPORT LUNS, eight bytes each."""
 WELL_KNOWN_ONLY, ALL_LUNS = 1, (0, 2)
-"""Values of SELECT REPORT."""
+"""Supported values of SELECT REPORT."""
 SUPPORTED, NOT_SUPPORTED = 3, 1
 SERVACTV, CTDP = 0x01, 0x02
 """Flags of a command's descriptor: it has a service action; a timeouts descriptor follows it."""
 RCTD, CTDP_ONE = 0x80, 0x80
-"""The request for timeouts descriptors, and the flag that one follows the answer about one command."""
+"""RCTD of the CDB requests a timeouts descriptor; CTDP of the one-command answer announces it."""
 TIMEOUTS = b"\0\x0a" + bytes(10)
 """A command timeouts descriptor (SPC-4 section 6.35.4) that indicates no timeout."""
 REPD = 0x80
 FUNCTIONS = bytes((0x80 | 0x40 | 0x10 | 0x08 | 0x04, 0x01 | 0x02, 0, 0))
-"""Abort task, abort task set, clear task set, logical unit reset, query task; I_T nexus reset, query task set."""
+"""Flags: abort task, abort task set, clear task set, logical unit reset, query task; nexus reset, query task set."""
 FUNCTIONS_EXTENDED = FUNCTIONS[:3] + b"\x0c" + bytes(12)
-"""The same in the extended format (SPC-4 section 6.36.3), without timeouts."""
+"""The same functions in the extended format (SPC-4 section 6.36.3), without timeouts."""
 
 
 class Listing(Protocol):
+    """A unit that has an inventory."""
+
     inventory: Inventory
     attentions: list[Asc]
 
@@ -40,9 +42,9 @@ def unit_ready(unit: Unit, call: Call) -> Reply:
 
 
 def request_sense(unit: Unit, call: Call) -> Reply:
-    """What waits to be told, which is told by that."""
-    told = Sense(Key.UNIT_ATTENTION, unit.attentions[0]) if unit.attentions else NO_SENSE
-    reply = call.answer(told.emit(), call.cdb[4])
+    """Return the pending unit attention as sense data, and clear it."""
+    sense = Sense(Key.UNIT_ATTENTION, unit.attentions[0]) if unit.attentions else NO_SENSE
+    reply = call.answer(sense.emit(), call.cdb[4])
     if unit.attentions:
         unit.attentions.pop(0)
     return reply
@@ -54,7 +56,7 @@ def report_luns(unit: Listing, call: Call) -> Reply:
         raise illegal(Asc.INVALID_FIELD_IN_CDB, 2, 7)
     luns = b"" if select == WELL_KNOWN_ONLY else b"".join(unit.inventory())
     reply = call.answer(len(luns).to_bytes(4, "big") + bytes(4) + luns, allocation)
-    if Asc.REPORTED_LUNS_DATA_HAS_CHANGED in unit.attentions:  # told by that
+    if Asc.REPORTED_LUNS_DATA_HAS_CHANGED in unit.attentions:  # this answer reports the change
         unit.attentions.remove(Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
     return reply
 
@@ -66,7 +68,7 @@ def report_opcodes(unit: Unit, call: Call) -> Reply:
     if option == 0:
         rows = b"".join(_row(command, timeouts) for command in unit.supported())
         return call.answer(len(rows).to_bytes(4, "big") + rows, allocation)
-    has_actions = any(code == opcode and found is not None for code, found in COMMANDS)
+    has_actions = any(code == opcode and service_action is not None for code, service_action in COMMANDS)
     if option > 3 or (option == 1 and has_actions) or (option == 2 and not has_actions):
         raise illegal(Asc.INVALID_FIELD_IN_CDB, 2, 2)
     key = opcode, action if has_actions else None
@@ -77,7 +79,7 @@ def report_opcodes(unit: Unit, call: Call) -> Reply:
     return call.answer(bytes((0, support)) + len(usage).to_bytes(2, "big") + usage + timeouts, allocation)
 
 
-def _row(command: Command, timeouts: bytes) -> bytes:
+def _row(command: ScsiCommand, timeouts: bytes) -> bytes:
     action = command.action
     flags = (0 if action is None else SERVACTV) | (CTDP if timeouts else 0)
     return (
@@ -94,7 +96,7 @@ def report_functions(unit: Unit, call: Call) -> Reply:
 
 
 def inquire(peripheral: int, product: str) -> Handler:
-    """INQUIRY of a unit that has no vital product data."""
+    """Return the INQUIRY handler of a unit without vital product data."""
 
     identity = Identity("", product=product)
 
@@ -118,7 +120,7 @@ PRIMARY: dict[tuple[int, int | None], Handler] = {
 
 
 class ReportLunsUnit(Unit):
-    """The REPORT LUNS well-known logical unit, of a target or of the whole domain."""
+    """The REPORT LUNS well-known logical unit, of one target or of the whole domain."""
 
     handlers: ClassVar = {**PRIMARY, (Op.INQUIRY, None): inquire(WELL_KNOWN_UNIT, "REPORT LUNS")}
 
@@ -128,15 +130,15 @@ class ReportLunsUnit(Unit):
 
 
 def _absent_sense(unit: Unit, call: Call) -> Reply:
-    """Not a CHECK CONDITION: the sense is what was asked for."""
-    return call.answer(NOT_THERE.emit(), call.cdb[4])
+    """Return the sense as data: REQUEST SENSE does not end with CHECK CONDITION."""
+    return call.answer(UNSUPPORTED_LUN.emit(), call.cdb[4])
 
 
-NOT_THERE = Sense(Key.ILLEGAL_REQUEST, Asc.LOGICAL_UNIT_NOT_SUPPORTED)
+UNSUPPORTED_LUN = Sense(Key.ILLEGAL_REQUEST, Asc.LOGICAL_UNIT_NOT_SUPPORTED)
 
 
 class AbsentUnit(Unit):
-    """A LUN of a target that has no logical unit there (SPC-4 section 6.6.1)."""
+    """A LUN without logical unit at an existing target (SPC-4 section 6.6.1)."""
 
     handlers: ClassVar = {
         (Op.INQUIRY, None): inquire(ABSENT, ""),
@@ -148,7 +150,7 @@ class AbsentUnit(Unit):
         super().__init__()
         self.inventory = inventory
 
-    def find(self, cdb: bytes) -> Command:
+    def find(self, cdb: bytes) -> ScsiCommand:
         if not any(cdb[0] == opcode for opcode, _ in self.handlers):
-            raise CheckCondition(NOT_THERE)
+            raise CheckCondition(UNSUPPORTED_LUN)
         return super().find(cdb)

@@ -1,7 +1,7 @@
-"""What a chain of a request queue or of the control queue asks for. Pure: everything of the driver is read once.
+"""Requests of a request queue and of the control queue, parsed from chains. Pure: each byte of the driver is read once.
 
-A request is header, CDB and data-out, then response, sense and data-in, wherever descriptors end (VIRTIO 1.4 sections
-2.7.4 and 5.6.6.1).
+A request is header, CDB and data-out, then response, sense and data-in, with any division into descriptors (VIRTIO 1.4
+sections 2.7.4 and 5.6.6.1).
 """
 
 from __future__ import annotations
@@ -25,33 +25,34 @@ from drivers.devices.scsi.sense import Sense
 from rings.chain import Chain, copy_in, copy_out, skip, take, total
 from rings.errors import BadChain
 
-__all__ = ["Control", "Request"]
+__all__ = ["ControlRequest", "VhostScsiRequest"]
 
 
 @attrs.frozen
-class Request:
-    """A request, and where its answer goes. Views are of the chain."""
+class VhostScsiRequest:
+    """A parsed request. The memory views are of its chain."""
 
     head: int
     lun: Lun | None
-    """None for eight bytes that name nothing."""
+    """None if the eight bytes of the LUN field are invalid."""
     tag: int
     cdb: bytes
     out: Sequence[memoryview]
+    """Data-out."""
     out_size: int
-    """Bytes of data-out, as is in_size of data-in."""
+    """Bytes, as is in_size."""
     data: Sequence[memoryview]
-    """Where data-in goes."""
+    """Room for data-in."""
     in_size: int
     response: Sequence[memoryview]
-    """12 bytes and the sense."""
+    """Room for the 12 bytes of the response and the sense data."""
     response_size: int
-    whole: bool
-    """False where the chain is too short for what every request has."""
+    complete: bool
+    """False if the chain is too short for header, CDB, response and sense data."""
 
     @staticmethod
-    def parse(chain: Chain, config: ScsiConfig) -> Request:
-        """Raises BadChain where there is no room for a response, so that nothing could ever be answered."""
+    def parse(chain: Chain, config: ScsiConfig) -> VhostScsiRequest:
+        """Parse a chain. Raises BadChain if it has no room for a response, so that the device cannot answer."""
         head, readable, writable = chain
         header_size, response_size = HEADER.size + config.cdb_size, RESPONSE.size + config.sense_size
         if readable and len(readable[0]) == header_size:
@@ -65,17 +66,17 @@ class Request:
         room = total(response)
         if room < RESPONSE.size:
             raise BadChain(head, "there is no room for a response")
-        whole = len(header) == header_size and room == response_size
-        if not whole:
-            return Request(head, None, 0, b"", (), 0, (), 0, response, room, whole)
+        complete = len(header) == header_size and room == response_size
+        if not complete:
+            return VhostScsiRequest(head, None, 0, b"", (), 0, (), 0, response, room, complete)
         lun, tag, _, _, _ = HEADER.unpack_from(header)
         cdb = header[HEADER.size :]
-        return Request(
-            head, Lun.parse(lun), tag, cdb, out, total(out), data, total(data), response, response_size, whole
+        return VhostScsiRequest(
+            head, Lun.parse(lun), tag, cdb, out, total(out), data, total(data), response, response_size, complete
         )
 
     def answer(self, response: Response, status: int, sense: Sense | None, moved: int) -> None:
-        """Write all of the response. ``moved``: bytes of data in both directions."""
+        """Write response and sense data. ``moved``: bytes of data in both directions."""
         raw = b"" if sense is None else sense.emit()[: self.response_size - RESPONSE.size]
         residual = min(self.out_size + self.in_size - moved, 0xFFFF_FFFF)
         data = RESPONSE.pack(len(raw), residual, 0, status, response) + raw
@@ -83,24 +84,24 @@ class Request:
 
 
 @attrs.frozen
-class Control:
-    """Something asked on the control queue, and where the answer goes."""
+class ControlRequest:
+    """A parsed request of the control queue. The memory views are of its chain."""
 
     head: int
     kind: int
     function: int
-    """Of a TMF."""
+    """Subtype of a TMF."""
     lun: Lun | None
     tag: int
     events: int
-    """Of the notification commands."""
+    """Events of AN_QUERY and AN_SUBSCRIBE."""
     writable: Sequence[memoryview]
-    whole: bool
-    """False where the chain is too short for what it is, or is nothing."""
+    complete: bool
+    """False if the chain is too short for its type, or the type is unknown."""
 
     @staticmethod
-    def parse(chain: Chain) -> Control:
-        """Raises BadChain where there is no byte for a response."""
+    def parse(chain: Chain) -> ControlRequest:
+        """Parse a chain. Raises BadChain if it has no byte for a response."""
         head, readable, writable = chain
         room = total(writable)
         if not room:
@@ -109,16 +110,16 @@ class Control:
         kind = int.from_bytes(data[:4], "little") if len(data) >= 4 else -1
         if kind == ControlType.TMF and len(data) == TMF.size:
             _, function, lun, tag = TMF.unpack(data)
-            return Control(head, kind, function, Lun.parse(lun), tag, 0, writable, whole=True)
+            return ControlRequest(head, kind, function, Lun.parse(lun), tag, 0, writable, complete=True)
         if kind in (ControlType.AN_QUERY, ControlType.AN_SUBSCRIBE) and len(data) >= NOTIFICATION.size:
             _, lun, events = NOTIFICATION.unpack_from(data)
-            whole = room >= NOTIFICATION_ANSWER.size
-            return Control(head, kind, 0, Lun.parse(lun), 0, events, writable, whole)
-        return Control(head, kind, 0, None, 0, 0, writable, whole=False)
+            complete = room >= NOTIFICATION_ANSWER.size
+            return ControlRequest(head, kind, 0, Lun.parse(lun), 0, events, writable, complete)
+        return ControlRequest(head, kind, 0, None, 0, 0, writable, complete=False)
 
     def answer(self, response: Response, events: int = 0) -> int:
-        """The bytes written. One that is not whole finds its response in the last byte there is."""
-        if not self.whole:
+        """Write the response, into the last byte if the request is incomplete. Returns the bytes written."""
+        if not self.complete:
             self.writable[-1][-1] = response
             return 0
         if self.kind == ControlType.TMF:

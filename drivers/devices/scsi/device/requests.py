@@ -1,15 +1,15 @@
-"""A request queue at the device's side: commands, done at once or by a worker, and their answers."""
+"""A request queue of a vhost-scsi device: commands, run at once or by a worker, and their responses."""
 
 from __future__ import annotations
 
 import errno
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
 
 from drivers.bus.vhost import DeviceQueue
 from drivers.devices.scsi.device.disk import LogicalUnit
-from drivers.devices.scsi.device.request import Request
+from drivers.devices.scsi.device.request import VhostScsiRequest
+from drivers.devices.scsi.device.session import Session
 from drivers.devices.scsi.device.tasks import Task
 from drivers.devices.scsi.device.unit import Io, Unit
 from drivers.devices.scsi.layout import (
@@ -25,10 +25,7 @@ from drivers.storage.workers import Job, Kind
 from rings.chain import Chain, copy_in, take
 from rings.queue import Vringh
 
-if TYPE_CHECKING:
-    from drivers.devices.scsi.device.device import BoundVhostScsi
-
-__all__ = ["RequestFlow"]
+__all__ = ["VhostScsiRequestFlow"]
 
 FAILURES: dict[int, Response] = {
     errno.ENOLINK: Response.TRANSPORT_FAILURE,
@@ -39,66 +36,67 @@ FAILURES: dict[int, Response] = {
     errno.EBUSY: Response.BUSY,
     errno.ENOMEM: Response.BUSY,
 }
-"""What says that a store could not be reached, by the errors that Linux's block layer has for it."""
+"""Response per store error that means "unreachable" or "busy"; the errno values are those of Linux's block layer."""
 
 
-class RequestFlow(JobFlow):
+class VhostScsiRequestFlow(JobFlow):
     """One request queue."""
 
-    def __init__(self, queue: DeviceQueue, bound: BoundVhostScsi, figures: RequestFigures) -> None:
-        super().__init__(queue, bound.workers, figures)
-        self._bound = bound
-        self._domain = bound.plug.domain
-        self._looks: deque[tuple[int, Callable[[], None]]] = deque()
+    def __init__(self, queue: DeviceQueue, session: Session, figures: RequestFigures) -> None:
+        super().__init__(queue, session.workers, figures)
+        self._session = session
+        self._domain = session.plug.domain
+        self._catch_ups: deque[tuple[int, Callable[[], None]]] = deque()
+        """(number of requests taken at which the flow has caught up, callback)."""
 
     async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
         try:
             await super().run(settle)
         finally:
-            self._bound.tasks.lose()
+            self._session.tasks.forget_detached()
 
-    def served(self) -> None:
-        super().served()
-        self._end_looks(len(self._looks))
+    def stop(self) -> None:
+        super().stop()
+        self._end_catch_ups(len(self._catch_ups))
 
-    def finished(self, jobs: Sequence[Job]) -> None:
-        _end(jobs)
-        super().finished(jobs)
-        if not self.held():
-            self._bound.tasks.lose()
+    def on_finished(self, jobs: Sequence[Job]) -> None:
+        _mark_io_ended(jobs)
+        super().on_finished(jobs)
+        if not self.attached():
+            self._session.tasks.forget_detached()
 
-    def withdrawn(self, jobs: Sequence[Job]) -> None:
-        _end(jobs)
-        super().withdrawn(jobs)
-        if not self.held():
-            self._bound.tasks.lose()
+    def on_withdrawn(self, jobs: Sequence[Job]) -> None:
+        _mark_io_ended(jobs)
+        super().on_withdrawn(jobs)
+        if not self.attached():
+            self._session.tasks.forget_detached()
 
-    def look(self, over: Callable[[], None]) -> None:
-        """Call ``over`` once all that the driver made available so far was taken, by this flow in its own turns."""
+    def catch_up(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once this flow, in its own turns, has taken all requests available now."""
         ring = self._ring
-        if ring is None or not self.serving or not self.held():
-            over()
+        if ring is None or not self.serving or not self.attached():
+            callback()
         else:
-            self._looks.append((self.figures.taken + ring.num, over))
+            self._catch_ups.append((self.figures.taken + ring.num, callback))
             self.queue.signal.wake()
 
     def move(self) -> tuple[int, Need]:
         moved, need = super().move()
-        if self._looks:
+        if self._catch_ups:
             empty = need is Need.QUEUE and (self._ring is None or not self._ring.paused)
-            self._end_looks(sum(empty or self.figures.taken >= enough for enough, _ in self._looks))
+            self._end_catch_ups(sum(empty or self.figures.taken >= target for target, _ in self._catch_ups))
         return moved, need
 
-    def _end_looks(self, count: int) -> None:
+    def _end_catch_ups(self, count: int) -> None:
         for _ in range(count):
-            self._looks.popleft()[1]()
+            self._catch_ups.popleft()[1]()
 
     def begin(self, ring: Vringh, chain: Chain) -> int:
-        request = Request.parse(chain, self._bound.config)
+        request = VhostScsiRequest.parse(chain, self._session.config)
         self.figures.taken += 1
-        if not request.whole:
+        if not request.complete:
             return self._refuse(ring, request, Response.FAILURE)
-        if request.in_size and request.out_size and not self._bound.has(ScsiFeature.INOUT):
+        if request.in_size and request.out_size and not self._session.has(ScsiFeature.INOUT):
             return self._refuse(ring, request, Response.FAILURE)
         unit = None if request.lun is None else self._domain.find(request.lun)
         if unit is None:
@@ -107,34 +105,34 @@ class RequestFlow(JobFlow):
         if isinstance(outcome, Response):
             return self._refuse(ring, request, outcome)
         if isinstance(outcome, Io):
-            return self._do(ring, request, unit, outcome)
-        given = copy_in(request.data, outcome.data)
-        self._end(ring, request, outcome.sense, given, outcome.taken)
-        return given + outcome.taken
+            return self._start_io(ring, request, unit, outcome)
+        data_in = copy_in(request.data, outcome.data)
+        self._end(ring, request, outcome.sense, data_in, outcome.out_used)
+        return data_in + outcome.out_used
 
-    def _do(self, ring: Vringh, request: Request, unit: Unit, io: Io) -> int:
-        """At once where the store lets it, straight between it and the driver's memory; else by a worker."""
+    def _start_io(self, ring: Vringh, request: VhostScsiRequest, unit: Unit, io: Io) -> int:
+        """Copy between store and driver memory at once if the store can, else submit a job. Returns its bytes."""
         assert isinstance(unit, LogicalUnit)
-        store, got = unit.store, 0
-        data = take(request.data, io.given) if io.given else io.out
+        store, moved = unit.store, 0
+        data = take(request.data, io.in_size) if io.in_size else io.out
         try:
             small = io.size <= AT_ONCE and not io.stable
-            if io.given and small:
-                got = store.preadv(data, io.offset)
+            if io.in_size and small:
+                moved = store.preadv(data, io.offset)
             elif io.kind is Kind.WRITE and small:
-                got = store.pwritev(data, io.offset)
+                moved = store.pwritev(data, io.offset)
         except OSError as error:
             self._fail(ring, request, io, error, 0)
             return io.size
-        if got and got == io.size:
-            self._end(ring, request, None, io.given, io.taken)
-            return got
+        if moved and moved == io.size:
+            self._end(ring, request, None, io.in_size, io.out_used)
+            return moved
         task = Task(request, unit, io, self)
         task.job = Job(
             io.kind,
             store,
-            task.wanted,
-            self.finished,
+            task.unfinished,
+            self.on_finished,
             task,
             io.offset,
             io.size,
@@ -142,78 +140,78 @@ class RequestFlow(JobFlow):
             io.extents,
             io.pattern,
             io.stable,
-            got,
+            moved,
         )
-        self._bound.tasks.add(task)
-        self.hand_over(task.job)
+        self._session.tasks.add(task)
+        self.submit_job(task.job)
         return io.size
 
     def end(self, ring: Vringh, job: Job) -> None:
         task = job.request
         assert isinstance(task, Task)
         request, io = task.request, task.io
-        given = job.done if io.given else 0
+        data_in = job.done if io.in_size else 0
         if task.verdict is not None:
-            self._answer(ring, request, task.verdict, Status.GOOD, None, given, given)
+            self._answer(ring, request, task.verdict, Status.GOOD, None, data_in, data_in)
             self.figures.fail(task.verdict.name.lower())
         elif job.error is not None:
-            self._fail(ring, request, io, job.error, given)
+            self._fail(ring, request, io, job.error, data_in)
         elif job.differs is not None:
-            self._end(ring, request, _miscompare(task.unit, io, job.differs), 0, io.taken)
+            self._end(ring, request, _miscompare(task.unit, io, job.differs), 0, io.out_used)
         else:
-            self._end(ring, request, None, given, io.taken)
-        self._bound.tasks.ended(task)
+            self._end(ring, request, None, data_in, io.out_used)
+        self._session.tasks.forget(task)
 
-    def _fail(self, ring: Vringh, request: Request, io: Io, error: OSError, given: int) -> None:
+    def _fail(self, ring: Vringh, request: VhostScsiRequest, io: Io, error: OSError, data_in: int) -> None:
         response = FAILURES.get(error.errno or 0)
         if response is not None:
             self.figures.fail(response.name.lower())
-            self._answer(ring, request, response, Status.GOOD, None, given, given)
+            self._answer(ring, request, response, Status.GOOD, None, data_in, data_in)
         else:
             self.figures.fail(error.strerror or "short")
             sense = sense_of(io, error)
-            self._bound.plug.check(sense)
-            self._answer(ring, request, Response.OK, Status.CHECK_CONDITION, sense, given, given)
+            self._session.plug.count_check(sense)
+            self._answer(ring, request, Response.OK, Status.CHECK_CONDITION, sense, data_in, data_in)
 
-    def _refuse(self, ring: Vringh, request: Request, response: Response) -> int:
+    def _refuse(self, ring: Vringh, request: VhostScsiRequest, response: Response) -> int:
         self.figures.fail(response.name.lower())
         self._answer(ring, request, response, Status.GOOD, None, 0, 0)
         return 0
 
-    def _end(self, ring: Vringh, request: Request, sense: Sense | None, given: int, taken: int) -> None:
-        # A residual below the size of data-in says that all of data-out was processed, and so it was: nobody needs it.
-        moved = given + (request.out_size if given else taken)
+    def _end(self, ring: Vringh, request: VhostScsiRequest, sense: Sense | None, data_in: int, out_used: int) -> None:
+        # After data-in, all of data-out counts as moved: a residual below the size of data-in implies it.
+        moved = data_in + (request.out_size if data_in else out_used)
         self.figures.done += 1
         self.figures.bytes += moved
         status = Status.GOOD
         if sense is not None:
             status = Status.CHECK_CONDITION
-            self._bound.plug.check(sense)
-        self._answer(ring, request, Response.OK, status, sense, given, moved)
+            self._session.plug.count_check(sense)
+        self._answer(ring, request, Response.OK, status, sense, data_in, moved)
 
     def _answer(
         self,
         ring: Vringh,
-        request: Request,
+        request: VhostScsiRequest,
         response: Response,
         status: Status,
         sense: Sense | None,
-        given: int,
+        data_in: int,
         moved: int,
     ) -> None:
-        """``given`` bytes of data-in stand behind the response, which is written last and as a whole."""
+        """Write the response last and as a whole, and complete the chain. ``data_in``: bytes of data-in written."""
         request.answer(response, status, sense, moved)
-        ring.complete(request.head, request.response_size + given)
+        ring.complete(request.head, request.response_size + data_in)
 
 
-def _end(jobs: Sequence[Job]) -> None:
+def _mark_io_ended(jobs: Sequence[Job]) -> None:
     for job in jobs:
         assert isinstance(job.request, Task)
-        job.request.over = True
+        job.request.io_ended = True
 
 
 def sense_of(io: Io, error: OSError) -> Sense:
-    """What an initiator is told of what went wrong in a store."""
+    """Return the sense data that reports a store's error."""
     if io.kind in (Kind.READ, Kind.COMPARE):
         return Sense(Key.MEDIUM_ERROR, Asc.UNRECOVERED_READ_ERROR)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -224,5 +222,5 @@ def sense_of(io: Io, error: OSError) -> Sense:
 
 
 def _miscompare(unit: Unit, io: Io, at: int) -> Sense:
-    """INFORMATION is the offset in the data-out buffer (SBC-3 section 4.18)."""
-    return Sense(Key.MISCOMPARE, Asc.MISCOMPARE_DURING_VERIFY, information=at % max(1, io.taken))
+    """Return the sense of a miscompare. INFORMATION is the offset in the data-out buffer (SBC-3 section 4.18)."""
+    return Sense(Key.MISCOMPARE, Asc.MISCOMPARE_DURING_VERIFY, information=at % max(1, io.out_used))

@@ -1,4 +1,4 @@
-"""The task set: commands that units have begun and not ended, and the functions that manage them (SAM-5 section 7)."""
+"""The task set: commands in progress, and the task management functions on them (SAM-5 section 7)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 import attrs
 
 from drivers.devices.scsi.device.domain import ScsiDomain
-from drivers.devices.scsi.device.request import Request
+from drivers.devices.scsi.device.request import VhostScsiRequest
 from drivers.devices.scsi.device.unit import Io, Unit
 from drivers.devices.scsi.layout import Lun, Response, Tmf
 from drivers.devices.scsi.sense import Asc
@@ -18,45 +18,49 @@ __all__ = ["Task", "TaskFlow", "TaskSet"]
 
 
 class TaskFlow(Protocol):
-    """The queue that a task came from."""
+    """The request queue of a task."""
 
-    def held(self) -> bool:
-        """Whether it is still there."""
+    def attached(self) -> bool:
+        """Return whether the ring of the task is still there."""
 
-    def withdrawn(self, jobs: Sequence[Job], /) -> None:
-        """Answer tasks by their jobs, which no worker began."""
+    def on_withdrawn(self, jobs: Sequence[Job], /) -> None:
+        """Answer the tasks of these jobs, which no worker has begun."""
 
 
 @attrs.define(eq=False)
 class _Waiter:
-    """A task management function that waits until a number of tasks have ended."""
+    """A task management function that waits for a number of tasks."""
 
     left: int
-    over: Callable[[], None]
+    callback: Callable[[], None]
 
 
 @attrs.define(eq=False)
 class Task:
-    """A command that a worker has, or will have."""
+    """A command whose I/O is queued for a worker or in progress."""
 
-    request: Request
+    request: VhostScsiRequest
     unit: Unit
     io: Io
     flow: TaskFlow
-    over: bool = False
-    """Whether its I/O has ended, or never begins."""
+    io_ended: bool = False
+    """Whether the I/O has ended or was withdrawn before it began."""
     job: Job | None = None
     verdict: Response | None = None
-    """How it ends whatever the worker says, once a task management function ended it."""
+    """Response from a task management function; it overrides the result of the I/O."""
     waiters: list[_Waiter] = attrs.field(init=False, factory=list)
 
-    def wanted(self) -> bool:
-        return self.verdict is None and self.flow.held()
+    def unfinished(self) -> bool:
+        """Return whether the I/O is still needed and the driver's memory may be touched."""
+        return self.verdict is None and self.flow.attached()
 
 
 class TaskSet:
-    """All tasks of a device that runs. One that a worker has begun ends only when its I/O has: no write of an aborted
-    command may come after one that its initiator made since."""
+    """All tasks of a running device.
+
+    A task that a worker has begun ends only when its I/O has ended: a write of an aborted command must not follow a
+    later write of the same initiator.
+    """
 
     def __init__(self, domain: ScsiDomain, workers: Workers) -> None:
         self._domain = domain
@@ -67,8 +71,8 @@ class TaskSet:
     def add(self, task: Task) -> None:
         self._tasks.setdefault(task.unit, {})[task] = None
 
-    def ended(self, task: Task) -> None:
-        """Forget a task that was answered, or never will be."""
+    def forget(self, task: Task) -> None:
+        """Remove a task that was answered, or never will be."""
         own = self._tasks[task.unit]
         del own[task]
         if not own:
@@ -77,15 +81,15 @@ class TaskSet:
             waiter.left -= 1
             if not waiter.left and waiter in self._waiters:
                 del self._waiters[waiter]
-                waiter.over()
+                waiter.callback()
 
     def of(self, unit: Unit, tag: int | None = None) -> list[Task]:
-        """The tasks of a unit, or those with that tag."""
+        """Return the tasks of a unit, or only those with this tag."""
         return [task for task in self._tasks.get(unit, ()) if tag is None or task.request.tag == tag]
 
-    def cancel(self, tasks: Iterable[Task], verdict: Response, over: Callable[[], None]) -> None:
-        """End them with that response, and call ``over`` when all are answered."""
-        waiter = _Waiter(0, over)
+    def cancel(self, tasks: Iterable[Task], verdict: Response, callback: Callable[[], None]) -> None:
+        """End the tasks with response ``verdict``, and call ``callback`` when all are answered."""
+        waiter = _Waiter(0, callback)
         jobs: dict[Job, Task] = {}
         for task in tasks:
             waiter.left += 1
@@ -95,57 +99,58 @@ class TaskSet:
                 assert task.job is not None
                 jobs[task.job] = task
         if not waiter.left:
-            over()
+            callback()
             return
         self._waiters[waiter] = None
         by_flow: dict[TaskFlow, list[Job]] = {}
         for job in self._workers.withdraw(jobs) if jobs else ():
             by_flow.setdefault(jobs[job].flow, []).append(job)
         for flow, withdrawn in by_flow.items():
-            flow.withdrawn(withdrawn)
+            flow.on_withdrawn(withdrawn)
 
-    def lose(self) -> None:
-        """End the tasks of queues that are gone, unanswered, each as soon as its I/O has ended."""
-        for task in [task for own in self._tasks.values() for task in own if task.over and not task.flow.held()]:
-            self.ended(task)
+    def forget_detached(self) -> None:
+        """Remove tasks of queues that are gone, without a response, if their I/O has ended."""
+        tasks = [task for own in self._tasks.values() for task in own]
+        for task in [task for task in tasks if task.io_ended and not task.flow.attached()]:
+            self.forget(task)
 
     def drop(self) -> None:
-        """The device was reset, and its workers are idle: nobody is answered, and nobody waits for that any more."""
+        """Remove all tasks and release the waiters after a reset, when the workers are idle."""
         self._tasks.clear()
         while self._waiters:
-            self._waiters.popitem()[0].over()
+            self._waiters.popitem()[0].callback()
 
-    def manage(self, function: int, lun: Lun | None, tag: int, over: Callable[[Response], None]) -> None:
-        """Do a task management function, and call ``over`` with what it is answered with."""
+    def manage(self, function: int, lun: Lun | None, tag: int, callback: Callable[[Response], None]) -> None:
+        """Perform a task management function, and call ``callback`` with its response."""
         unit = None if lun is None else self._domain.find(lun)
         if lun is None or unit is None:
-            over(Response.BAD_TARGET)
+            callback(Response.BAD_TARGET)
             return
         if function == Tmf.I_T_NEXUS_RESET:
-            self._nexus_reset(lun.target, over)
+            self._nexus_reset(lun.target, callback)
             return
         disk = self._domain.disk(lun)
         if disk is None:
-            over(Response.INCORRECT_LUN)
+            callback(Response.INCORRECT_LUN)
             return
         if function in (Tmf.QUERY_TASK, Tmf.QUERY_TASK_SET):
-            found = self.of(disk, tag if function == Tmf.QUERY_TASK else None)
-            over(Response.FUNCTION_SUCCEEDED if found else Response.OK)
-        elif function in _SELECTS:
+            tasks = self.of(disk, tag if function == Tmf.QUERY_TASK else None)
+            callback(Response.FUNCTION_SUCCEEDED if tasks else Response.OK)
+        elif function in _ABORTS:
             tasks = self.of(disk, tag if function == Tmf.ABORT_TASK else None)
-            self.cancel(tasks, Response.ABORTED, lambda: over(Response.OK))
+            self.cancel(tasks, Response.ABORTED, lambda: callback(Response.OK))
         elif function == Tmf.LOGICAL_UNIT_RESET:
             disk.reset(Asc.BUS_DEVICE_RESET)
-            self.cancel(self.of(disk), Response.RESET, lambda: over(Response.OK))
-        else:  # there is no ACA, since NACA is refused
-            over(Response.FUNCTION_REJECTED)
+            self.cancel(self.of(disk), Response.RESET, lambda: callback(Response.OK))
+        else:  # CLEAR_ACA: there is no ACA, because NACA is refused
+            callback(Response.FUNCTION_REJECTED)
 
-    def _nexus_reset(self, target: int, over: Callable[[Response], None]) -> None:
+    def _nexus_reset(self, target: int, callback: Callable[[Response], None]) -> None:
         disks = [unit for lun, unit in self._domain.units.items() if lun.target == target]
         for disk in disks:
             disk.attention(Asc.I_T_NEXUS_LOSS)
         tasks = [task for disk in disks for task in self.of(disk)]
-        self.cancel(tasks, Response.RESET, lambda: over(Response.OK))
+        self.cancel(tasks, Response.RESET, lambda: callback(Response.OK))
 
 
-_SELECTS = frozenset((Tmf.ABORT_TASK, Tmf.ABORT_TASK_SET, Tmf.CLEAR_TASK_SET))
+_ABORTS = frozenset((Tmf.ABORT_TASK, Tmf.ABORT_TASK_SET, Tmf.CLEAR_TASK_SET))

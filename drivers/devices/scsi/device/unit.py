@@ -1,4 +1,4 @@
-"""Logical units: what a command does to one. Pure: a CDB becomes an answer, or what its store has to do for it."""
+"""Commands of a logical unit. Pure: a CDB becomes a reply, or an I/O request to the unit's store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from drivers.devices.scsi.cdb import COMMANDS, Command, Op, find
+from drivers.devices.scsi.cdb import COMMANDS, Op, ScsiCommand, find
 from drivers.devices.scsi.layout import Response
 from drivers.devices.scsi.sense import Asc, CheckCondition, Key, Sense, illegal
 from drivers.storage.workers import Extent, Kind
@@ -17,17 +17,17 @@ __all__ = ["NO_SENSE", "Call", "Handler", "Io", "Overrun", "Reply", "Unit"]
 
 NO_SENSE = Sense(Key.NO_SENSE, Asc.NONE)
 UNATTENDED = frozenset((Op.INQUIRY, Op.REPORT_LUNS, Op.REQUEST_SENSE))
-"""Commands that work whatever a unit has to tell first (SAM-5 section 5.14)."""
+"""Commands that a pending unit attention does not block (SAM-5 section 5.14)."""
 
 
 @attrs.frozen
 class Reply:
-    """A command that has ended: GOOD with ``data``, or CHECK CONDITION with ``sense``."""
+    """Result of a completed command: GOOD with ``data``, or CHECK CONDITION with ``sense``."""
 
     data: bytes = b""
     sense: Sense | None = None
-    taken: int = 0
-    """Bytes of data-out that were used."""
+    out_used: int = 0
+    """Bytes of data-out consumed."""
 
 
 GOOD = Reply()
@@ -35,59 +35,61 @@ GOOD = Reply()
 
 @attrs.frozen
 class Io:
-    """What the store has to do before a command can end."""
+    """I/O that the store must complete before the command can end."""
 
     kind: Kind
     offset: int = 0
     """Bytes, as is ``size``."""
     size: int = 0
     out: Sequence[memoryview] = ()
-    """Data to write or to compare with."""
-    taken: int = 0
-    """Bytes of data-out that are used once it is done."""
-    given: int = 0
-    """Bytes of data-in that are there then."""
+    """Data to write or to compare."""
+    out_used: int = 0
+    """Bytes of data-out that the I/O consumes."""
+    in_size: int = 0
+    """Bytes of data-in that the I/O returns."""
     extents: Sequence[Extent] = ()
+    """Ranges of DISCARD and WRITE_ZEROES."""
     pattern: bytes = b""
     stable: bool = False
 
 
 class Overrun(Exception):
-    """The buffers are smaller than what the CDB asks for."""
+    """A buffer of the request is smaller than the CDB requires."""
 
 
 @attrs.frozen
 class Call:
-    """A command, and the room for its data."""
+    """A command with its data buffers."""
 
-    command: Command
+    command: ScsiCommand
     cdb: bytes
     out: Sequence[memoryview]
-    """What the initiator sends."""
+    """Data-out."""
     room: int
-    """Bytes that it takes."""
+    """Bytes of room for data-in."""
 
     def field(self, at: int, size: int) -> int:
+        """Return the big-endian number of ``size`` bytes at offset ``at`` of the CDB."""
         return int.from_bytes(self.cdb[at : at + size], "big")
 
     def answer(self, data: bytes, allocation: int) -> Reply:
-        """``data``, as much of it as was allocated. Raises Overrun where there is not that much room."""
+        """Return ``data`` cut to the allocation length. Raises Overrun if data-in has less room than the allocation."""
         self.need_room(allocation)
         return Reply(data[:allocation])
 
     def need_room(self, size: int) -> None:
-        """Raises Overrun where there is less."""
+        """Raise Overrun if data-in has less than ``size`` bytes of room."""
         if size > self.room:
             raise Overrun
 
     def payload(self, size: int) -> list[memoryview]:
-        """The first bytes of data-out. Raises Overrun where there are not so many."""
+        """Return the first ``size`` bytes of data-out. Raises Overrun if there are fewer."""
         if total(self.out) < size:
             raise Overrun
         return take(self.out, size)
 
     def parameters(self, size: int) -> bytes:
-        """A private copy of them. Raises Overrun."""
+        """Return a private copy of the first ``size`` bytes of data-out. Raises Overrun if there are fewer."""
         return copy_out(self.payload(size), size)
 
 
@@ -95,24 +97,24 @@ Handler = Callable[[Any, Call], "Reply | Io"]
 
 
 class Unit:
-    """Whatever a LUN may name: a disk, a well-known logical unit, or nothing."""
+    """The object at a LUN: a disk, a well-known logical unit, or the stand-in for an absent unit."""
 
     handlers: ClassVar[Mapping[tuple[int, int | None], Handler]] = {}
-    """By operation code and service action."""
+    """Handlers by operation code and service action."""
 
     def __init__(self) -> None:
         self.attentions: list[Asc] = []
-        """What an initiator is told before it may go on, in order."""
+        """Pending unit attentions, oldest first."""
 
     def attention(self, asc: Asc) -> None:
-        """Something happened that the initiator has to know of; once is enough."""
+        """Add a unit attention, unless it is pending already."""
         if asc not in self.attentions:
             self.attentions.append(asc)
 
     def perform(self, cdb: bytes, out: Sequence[memoryview], room: int) -> Reply | Io | Response:
-        """Begin a command, with the data that came and ``room`` bytes for what goes; OVERRUN where these are too few.
+        """Begin a command with data-out ``out`` and ``room`` bytes for data-in; OVERRUN if a buffer is too small.
 
-        Nothing was done unless it is an `Io`, or a `Reply` without sense.
+        The command has changed nothing unless the result is an `Io`, or a `Reply` without sense.
         """
         try:
             if self.attentions and cdb[0] not in UNATTENDED:
@@ -124,13 +126,13 @@ class Unit:
         except Overrun:
             return Response.OVERRUN
 
-    def find(self, cdb: bytes) -> Command:
-        """Raises CheckCondition for what it can't do."""
+    def find(self, cdb: bytes) -> ScsiCommand:
+        """Return the command of a CDB. Raises CheckCondition if the unit does not support it."""
         command = find(cdb)
         if (command.opcode, command.action) not in self.handlers:
             raise illegal(Asc.INVALID_COMMAND_OPERATION_CODE, 0)
         return command
 
-    def supported(self) -> list[Command]:
-        """The commands it knows, in the order of their codes."""
+    def supported(self) -> list[ScsiCommand]:
+        """Return the supported commands in the order of their codes."""
         return [COMMANDS[key] for key in sorted(self.handlers, key=lambda key: (key[0], key[1] or 0))]

@@ -1,4 +1,4 @@
-"""virtio-scsi: the driver's side, between its virtqueues and an initiator."""
+"""virtio-scsi: the driver, between its virtqueues and an initiator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import trio
 from drivers.bus.model import MatchId, require
 from drivers.bus.virtio import QueueSpec, VirtioDevice, set_up_or_close
 from drivers.devices.scsi.driver.initiator import Initiator
-from drivers.devices.scsi.driver.queues import CONTROL_SLOT, EVENTS, SLOT, ControlFlow, EventFlow, RequestFlow
+from drivers.devices.scsi.driver.queues import (
+    CONTROL_SLOT,
+    EVENTS,
+    SLOT,
+    LunBudget,
+    VirtioScsiControlFlow,
+    VirtioScsiEventFlow,
+    VirtioScsiRequestFlow,
+)
 from drivers.devices.scsi.layout import (
     CDB_SIZE,
     EVENT,
@@ -19,7 +27,6 @@ from drivers.devices.scsi.layout import (
     SUPPORTED,
     TABLE,
     ConfigField,
-    Lun,
     ScsiConfig,
     ScsiFeature,
 )
@@ -35,21 +42,22 @@ from rings.ids import DeviceId
 __all__ = ["MIN_NUM", "ScsiSettings", "VirtioScsi", "host_memory"]
 
 TRANSFER = 4 << 20
-"""Bytes of data of one request at most."""
+"""Maximum bytes of data of one request."""
 SEGMENTS = TRANSFER // LARGE
+"""Maximum number of data segments of one request."""
 EVENT_SIZE_MAX = 4096
-"""Bytes of an event that a device may ask for."""
+"""Largest event size, in bytes, that the driver accepts."""
 MIN_NUM = 4
-"""Descriptors of the smallest request ring that has room for header, response and some data."""
+"""Descriptors of the smallest request ring with room for header, response and some data."""
 
 
 def segments_of(most: int) -> int:
-    """Segments of the data of the largest request, if a device takes ``most``."""
+    """Return the number of data segments of the largest request, for a device that takes ``most``."""
     return min(max(1, most), SEGMENTS)
 
 
 def host_memory(num: int, queues: int, buffers: int) -> int:
-    """Bytes of its host's memory that the driver takes at most, with ``queues`` request queues."""
+    """Return the maximum bytes of host memory that the driver allocates, with ``queues`` request queues."""
     control = ring_memory(num, 2) + block_memory(num, CONTROL_SLOT)
     events = ring_memory(num) + block_memory(min(EVENTS, num), EVENT_SIZE_MAX)
     requests = ring_memory(num, 2 + SEGMENTS) + block_memory(num, SLOT)
@@ -58,13 +66,13 @@ def host_memory(num: int, queues: int, buffers: int) -> int:
 
 @attrs.define(eq=False)
 class ScsiSettings:
-    """What one virtio-scsi device is to its host, and how its driver is to use it."""
+    """Initiator and settings of the driver for one virtio-scsi device."""
 
     initiator: Initiator
     features: int = SUPPORTED
-    """Bits to accept where offered."""
+    """Feature bits to accept if offered."""
     queue_size: int | None = None
-    """Largest ring to use, in descriptors; None takes what the device has."""
+    """Maximum ring size in descriptors; None for the device's."""
 
 
 class BoundScsi:
@@ -74,18 +82,15 @@ class BoundScsi:
         self._device = device
         self._settings = settings
         self._config = config
-        self.initiator = settings.initiator
-        self.indirect = device.has(RingFeature.INDIRECT_DESC)
-        self._linked: dict[Lun, int] = {}
-        self._most = 0
+        self._initiator = settings.initiator
         self._segments = 0
-        self._flows: list[RequestFlow] = []
-        self._control: ControlFlow | None = None
-        self._events: EventFlow | None = None
+        self._flows: list[VirtioScsiRequestFlow] = []
+        self._control: VirtioScsiControlFlow | None = None
+        self._events: VirtioScsiEventFlow | None = None
 
     async def set_up(self) -> None:
-        """Queues, and memory for what goes through them. Raises ProbeError, MemoryError."""
-        device, config, initiator = self._device, self._config, self.initiator
+        """Set up queues and their memory. Raises ProbeError, MemoryError."""
+        device, config, initiator = self._device, self._config, self._initiator
         dma = device.ops.dma
         initiator.attach(dma)
         num = self._settings.queue_size
@@ -98,37 +103,28 @@ class BoundScsi:
         if smallest < MIN_NUM or control.ring.num < 2:
             raise ProbeError(f"{device.name}: no request fits a queue of {min(smallest, control.ring.num)} descriptors")
         self._segments = min(segments, smallest - 2)
-        self._most = min(max(1, config.cmd_per_lun), smallest)
-        self._control = ControlFlow(control, dma, initiator.control_figures)
-        self._events = EventFlow(events, dma, max(EVENT.size, config.event_info_size), initiator)
+        budget = LunBudget(min(max(1, config.cmd_per_lun), smallest))
+        indirect = device.has(RingFeature.INDIRECT_DESC)
+        self._control = VirtioScsiControlFlow(control, dma, initiator.control_figures)
+        self._events = VirtioScsiEventFlow(events, dma, max(EVENT.size, config.event_info_size), initiator)
         self._events.post()
         for queue, figures in zip(queues, initiator.figures, strict=False):
-            self._flows.append(RequestFlow(queue, self, dma, figures))
-
-    def linked(self, lun: Lun) -> bool:
-        """Whether that unit may get one more command (section 5.6.4.1)."""
-        return self._linked.get(lun, 0) < self._most
-
-    def link(self, lun: Lun, more: int) -> None:
-        left = self._linked.get(lun, 0) + more
-        if left:
-            self._linked[lun] = left
-        else:
-            del self._linked[lun]
+            flow = VirtioScsiRequestFlow(queue, initiator, budget, dma, indirect=indirect, figures=figures)
+            self._flows.append(flow)
 
     async def run(self) -> None:
         control, events = self._control, self._events
         assert control is not None and events is not None  # noqa: PT018
         async with trio.open_nursery() as nursery:
-            self.initiator.come_up(self._config, list(self._flows), control, self._segments)
+            self._initiator.come_up(self._config, list(self._flows), control, self._segments)
             for flow in (control, events, *self._flows):
                 nursery.start_soon(partial(pump, in_place=True), flow)
 
     async def config_changed(self) -> None:
-        """What matters of it is for good: a device that wants it otherwise asks for a reset."""
+        """Ignore it: the fields in use do not change, and a device that changes them requests a reset."""
 
     def close(self) -> None:
-        self.initiator.device_down([request for flow in self._flows for request in flow.unanswered()])
+        self._initiator.device_down([request for flow in self._flows for request in flow.unanswered()])
         for flow in (*self._flows, self._control, self._events):
             if flow is not None:
                 flow.close()
@@ -137,7 +133,7 @@ class BoundScsi:
 
 
 async def read_config(device: VirtioDevice) -> ScsiConfig:
-    """The configuration, with the sizes that this driver uses. Raises ProbeError for what no SCSI host can be."""
+    """Read the configuration and set the driver's sizes. Raises ProbeError for values no SCSI host can have."""
     values = {
         field.name.lower(): int.from_bytes(await device.read_config(*field.value), "little") for field in ConfigField
     }
@@ -160,7 +156,7 @@ async def read_config(device: VirtioDevice) -> ScsiConfig:
 
 
 class VirtioScsi:
-    """The driver; ``settings_for`` says whose initiator a device is for, None while nobody wants it yet."""
+    """The driver. ``settings_for`` returns the settings for a device, or None while no program uses it."""
 
     name = "virtio_scsi"
     id_table: Sequence[MatchId] = (MatchId(DeviceId.SCSI),)
@@ -170,7 +166,7 @@ class VirtioScsi:
         self._settings_for = settings_for
 
     def _settings(self, device: VirtioDevice) -> ScsiSettings:
-        return require(self._settings_for(device), device, "nobody uses the SCSI host yet")
+        return require(self._settings_for(device), device, "no program uses the SCSI host yet")
 
     def features(self, device: VirtioDevice) -> int:
         return self._settings(device).features & ~(1 << ScsiFeature.T10_PI)

@@ -1,6 +1,6 @@
-"""A SCSI initiator as programs on the driver's host use it: it outlives resets and link flaps of its device.
+"""A SCSI initiator for programs on the driver's host. It survives resets and link failures of its device.
 
-`Initiator.execute` is for everybody; programs that want speed make `ScsiRequest`s, `submit` several and `kick` once.
+`Initiator.execute` is the simple interface; fast programs make `ScsiRequest`s, `submit` several and `kick` once.
 """
 
 from __future__ import annotations
@@ -38,52 +38,52 @@ from rings.chain import copy_in
 __all__ = ["Initiator"]
 
 RETRIES = 5
-"""Times that a command is given to the device again because a reset had to be told first."""
+"""Maximum number of retries of a command because of a unit attention for a reset."""
 RESET_ASC = 0x29
+"""Additional sense code of power on, reset and I_T nexus loss."""
 TAGS = 1 << 32
-"""From here on are the tags that nobody chose."""
+"""First of the tags for commands without a tag of the caller."""
 EVENTS_KEPT = 256
+"""Maximum number of unread events per listener."""
 LUNS_AT_FIRST, LUNS_MAX = 511, 1 << 22
-"""How many logical units a scan asks for, and will ask for."""
+"""Number of logical units that the first REPORT LUNS of a scan has room for, and the maximum."""
 
 
-class ControlQueue(Protocol):
+class Exchange(Protocol):
     """The live control queue."""
 
     async def ask(self, data: bytes, size: int, /) -> bytes:
-        """What the device answers, ``size`` bytes. Raises ScsiError where it goes away first."""
+        """Send a request, and return the ``size`` bytes of the answer. Raises ScsiError if the device goes away."""
 
 
 class Initiator(Submitter[ScsiRequest]):
-    """The initiator of one SCSI host device. ``serve`` has to run for as long as it is used."""
+    """The initiator of one SCSI host device. Run ``serve`` while the initiator is in use."""
 
     def __init__(self, *, buffers: int = BUFFERS, patience: float = PATIENCE, queues: int = 1) -> None:
-        """``buffers``: bytes for data on its way; ``patience``: seconds that commands wait for a lost device."""
+        """``buffers``: bytes for request data; ``patience``: seconds that commands wait for a lost device."""
         super().__init__(buffers=buffers, patience=patience, queues=queues)
         self.config: ScsiConfig | None = None
-        """Of the device when it was there last."""
+        """Configuration of the device when it was last up."""
         self.transfer_max = 0
-        """Bytes of data that one command may have."""
+        """Maximum bytes of data of one command."""
         self.control_figures = RequestFigures()
         self.event_figures = Traffic()
         self.resets = 0
-        """Times that a command was done again because a unit had to tell of a reset first."""
+        """Number of command retries because of a unit attention for a reset."""
         self._segments = 0
         self._tags = count(TAGS)
-        self._control: ControlQueue | None = None
-        self._listeners: dict[trio.MemorySendChannel[ScsiEvent], bool] = {}  # and whether it lost events
+        self._control: Exchange | None = None
+        self._listeners: dict[trio.MemorySendChannel[ScsiEvent], bool] = {}  # value: whether it missed events
 
-    # What the driver says.
+        # Called by the driver.
 
-    def come_up(
-        self, config: ScsiConfig, queues: list[Queue[ScsiRequest]], control: ControlQueue, segments: int
-    ) -> None:
-        """The device is live: it gets again what was kept. ``segments``: of the data of one request."""
-        again = self.config is not None
+    def come_up(self, config: ScsiConfig, queues: list[Queue[ScsiRequest]], control: Exchange, segments: int) -> None:
+        """Resume after the device became live. ``segments``: maximum number of data segments of one request."""
+        returned = self.config is not None
         self.config, self._control, self._segments = config, control, segments
         self.transfer_max = min(segments * LARGE, max(1, config.max_sectors) * 512, self.largest)
         self.device_up(queues)
-        if again:  # nobody told what happened meanwhile
+        if returned:  # events of the meantime are lost
             self.publish_event(ScsiEvent(EventType.NO_EVENT, None, 0, missed=True))
 
     def device_down(self, kept: list[ScsiRequest]) -> None:  # type: ignore[override]
@@ -91,7 +91,7 @@ class Initiator(Submitter[ScsiRequest]):
         super().device_down(kept)
 
     def publish_event(self, event: ScsiEvent) -> None:
-        """Tell who listens; who is too slow learns that it missed some."""
+        """Send an event to all listeners. If a listener's channel is full, its next event has ``missed`` set."""
         for channel, lost in list(self._listeners.items()):
             try:
                 channel.send_nowait(attrs.evolve(event, missed=event.missed or lost))
@@ -102,12 +102,11 @@ class Initiator(Submitter[ScsiRequest]):
                 del self._listeners[channel]
 
     def answered(self, request: ScsiRequest, result: ScsiResult) -> None:
-        """The device is done with a request."""
+        """Complete a request that the device answered, or queue it again after a unit attention for a reset."""
         sense = result.sense if result.status == Status.CHECK_CONDITION and result.response is Response.OK else None
-        attended = sense is not None and sense.key == Key.UNIT_ATTENTION and sense.asc >> 8 == RESET_ASC
-        if attended and not request.attention and request.retries < RETRIES:
-            # It comes of a reset of ours, or of one that nobody who makes requests can mend: what was asked for was
-            # not done, and can be done now.
+        was_reset = sense is not None and sense.key == Key.UNIT_ATTENTION and sense.asc >> 8 == RESET_ASC
+        if was_reset and not request.attention and request.retries < RETRIES:
+            # The reset was ours, or one that no caller can handle. The unit did not execute the command: send it again.
             request.retries += 1
             self.resets += 1
             self._waiting.appendleft(request)
@@ -133,7 +132,7 @@ class Initiator(Submitter[ScsiRequest]):
         request.result = ScsiResult(Response.TRANSPORT_FAILURE, Status.GOOD, b"", size, b"")
         request.done(request)
 
-    # What programs say.
+    # Interface for programs.
 
     async def execute(
         self,
@@ -145,21 +144,21 @@ class Initiator(Submitter[ScsiRequest]):
         attention: bool = False,
         tag: int | None = None,
     ) -> ScsiResult:
-        """Do a command with ``data_out``, and room for ``data_in`` bytes.
+        """Execute a command with ``data_out`` and room for ``data_in`` bytes. Returns its result.
 
-        A CHECK CONDITION is a result like any other; but with ``attention`` only that which tells of a reset, else the
-        command is done again. ``tag`` is the name that task management functions know it by.
-        Raises ScsiError where there is no result, also after a device was away for too long; ValueError for more data
-        than one command may have, or no CDB.
+        A CHECK CONDITION is a result. One that reports a reset is retried, unless ``attention`` is set.
+        ``tag`` identifies the command to task management functions.
+        Raises ScsiError if the command has no result, also if the device was away for too long; ValueError for too much
+        data or an invalid CDB length.
         """
         config = await self._known()
         size = len(data_out) + data_in
         if not 6 <= len(cdb) <= config.cdb_size:
-            raise ValueError(f"a CDB of {len(cdb)} bytes: it has 6 to {config.cdb_size}")
+            raise ValueError(f"CDB of {len(cdb)} bytes: must have 6 to {config.cdb_size}")
         if size > self.transfer_max:
-            raise ValueError(f"{size} bytes of data for one command, which has at most {self.transfer_max}")
+            raise ValueError(f"{size} bytes of data: at most {self.transfer_max} per command")
         over = trio.Event()
-        request = ScsiRequest(lun, bytes(cdb), _free, out_size=len(data_out), in_size=data_in, attention=attention)
+        request = ScsiRequest(lun, bytes(cdb), _on_done, out_size=len(data_out), in_size=data_in, attention=attention)
         request.tag = next(self._tags) if tag is None else tag
         request.context = over
         if size:
@@ -175,28 +174,28 @@ class Initiator(Submitter[ScsiRequest]):
         return result
 
     async def scan(self) -> list[Lun]:
-        """All logical units there are, by REPORT LUNS. Raises ScsiError."""
+        """Return all logical units, by REPORT LUNS. Raises ScsiError."""
         config = await self._known()
         try:
-            found = await self._report(REPORT_LUNS)
+            reported = await self._report(REPORT_LUNS)
         except ScsiError as exc:
             if exc.response is not Response.BAD_TARGET:
                 raise
         else:
-            return sorted({lun for raw in found if (lun := Lun.parse(raw)) is not None})
+            return sorted({lun for raw in reported if (lun := Lun.parse(raw)) is not None})
         luns: set[Lun] = set()
         for target in range(config.max_target + 1):
             try:
-                found = await self._report(Lun(target, 0))
+                reported = await self._report(Lun(target, 0))
             except ScsiError as exc:
                 if exc.response is not Response.BAD_TARGET:
                     raise
                 continue
-            luns |= {lun for raw in found if (lun := Lun.parse(bytes((1, target)) + raw[:2] + raw[4:])) is not None}
+            luns |= {lun for raw in reported if (lun := Lun.parse(bytes((1, target)) + raw[:2] + raw[4:])) is not None}
         return sorted(luns)
 
     async def _report(self, lun: Lun) -> list[bytes]:
-        """Raises ScsiError."""
+        """Return the LUNs that REPORT LUNS of ``lun`` lists, eight bytes each. Raises ScsiError."""
         size = 8 + 8 * LUNS_AT_FIRST
         while True:
             size = min(size, self.transfer_max)
@@ -210,21 +209,21 @@ class Initiator(Submitter[ScsiRequest]):
             size = min(whole, LUNS_MAX)
 
     async def manage(self, function: Tmf, lun: Lun, tag: int = 0) -> Response:
-        """Do a task management function; what the device answers. Raises ScsiError where nobody does."""
+        """Perform a task management function. Returns the response. Raises ScsiError if the device is away."""
         data = TMF.pack(ControlType.TMF, function, lun.emit(), tag)
         return _response((await self._ask(data, 1))[0])
 
     async def query_events(self, lun: Lun, events: AsyncEvent) -> AsyncEvent:
-        """Which of the events the unit can report. Raises ScsiError."""
+        """Return those of the events that the unit can report. Raises ScsiError."""
         return await self._notifications(ControlType.AN_QUERY, lun, events)
 
     async def subscribe(self, lun: Lun, events: AsyncEvent) -> AsyncEvent:
-        """Hear of these events from now on, and of no others, until a reset; those that there are. Raises ScsiError."""
+        """Subscribe to exactly these events until a reset. Returns those that the unit can report. Raises ScsiError."""
         return await self._notifications(ControlType.AN_SUBSCRIBE, lun, events)
 
     @contextmanager
     def events(self) -> Iterator[trio.MemoryReceiveChannel[ScsiEvent]]:
-        """What the device tells, from now on; whoever is too slow misses some, and learns that."""
+        """Yield a channel of the device's events. If it is full, events are lost, and the next has ``missed`` set."""
         send, receive = trio.open_memory_channel[ScsiEvent](EVENTS_KEPT)
         self._listeners[send] = False
         try:
@@ -233,7 +232,7 @@ class Initiator(Submitter[ScsiRequest]):
         finally:
             self._listeners.pop(send, None)
 
-    # How it is done.
+    # Internals.
 
     async def _notifications(self, kind: ControlType, lun: Lun, events: AsyncEvent) -> AsyncEvent:
         answer = await self._ask(NOTIFICATION.pack(kind, lun.emit(), events), NOTIFICATION_ANSWER.size)
@@ -260,8 +259,8 @@ class Initiator(Submitter[ScsiRequest]):
         return self.config
 
 
-def _free(request: ScsiRequest) -> None:
-    """Whoever waited for it may have gone."""
+def _on_done(request: ScsiRequest) -> None:
+    """Free the buffer and wake the caller, who may have been cancelled."""
     if request.buffer is not None:
         request.buffer.free()
     assert isinstance(request.context, trio.Event)

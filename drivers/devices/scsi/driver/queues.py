@@ -1,10 +1,9 @@
-"""The three kinds of queues of a SCSI host, at the driver's side."""
+"""Control, event and request queues of the virtio-scsi driver."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -31,37 +30,64 @@ from drivers.storage.request_queue import RequestQueue
 from rings.memory import Addr
 from rings.queue import Segment
 
-if TYPE_CHECKING:
-    from drivers.devices.scsi.driver.driver import BoundScsi
-
-__all__ = ["ControlFlow", "EventFlow", "RequestFlow"]
+__all__ = ["LunBudget", "VirtioScsiControlFlow", "VirtioScsiEventFlow", "VirtioScsiRequestFlow"]
 
 EVENTS = 16
-"""Buffers for events."""
-# A slot of a request holds header and response, one of the control queue question and answer. Whole cache lines.
+"""Number of event buffers."""
+# A request slot holds header and response; a control slot holds request and answer. Sizes are whole cache lines.
 HEADER_SIZE, RESPONSE_AT, RESPONSE_SIZE, SLOT = HEADER.size + CDB_SIZE, 64, RESPONSE.size + SENSE_SIZE, 192
 ANSWER_AT, CONTROL_SLOT = 32, 64
 
 
-class RequestFlow(RequestQueue[ScsiRequest, bytes]):
-    """One request queue; an answer is the whole response."""
+class LunBudget:
+    """Limit on the commands in flight per logical unit, cmd_per_lun (section 5.6.4.1)."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._in_flight: dict[Lun, int] = {}
+
+    def available(self, lun: Lun) -> bool:
+        """Return whether the unit may get one more command."""
+        return self._in_flight.get(lun, 0) < self._limit
+
+    def take(self, lun: Lun) -> None:
+        """Count a command sent to the unit."""
+        self._in_flight[lun] = self._in_flight.get(lun, 0) + 1
+
+    def give_back(self, lun: Lun) -> None:
+        """Count a command answered by the unit."""
+        left = self._in_flight[lun] - 1
+        if left:
+            self._in_flight[lun] = left
+        else:
+            del self._in_flight[lun]
+
+
+class VirtioScsiRequestFlow(RequestQueue[ScsiRequest, bytes]):
+    """One request queue. An answer is the whole response."""
 
     def __init__(
         self,
         queue: DriverQueue,
-        bound: BoundScsi,
+        initiator: Initiator,
+        budget: LunBudget,
         dma: DmaMemory,
+        *,
+        indirect: bool,
         figures: RequestFigures,
     ) -> None:
-        super().__init__(queue, bound.initiator, figures)
-        self._bound = bound
+        """``budget`` is shared by all request queues of the device."""
+        super().__init__(queue, initiator, figures)
+        self._initiator = initiator
+        self._budget = budget
+        self._indirect = indirect
         self._slots = BufferBlock(dma, queue.ring.num, SLOT)
 
     def room(self, request: ScsiRequest) -> bool:
-        if not self._free or not self.queue.live or not self._bound.linked(request.lun):
+        if not self._free or not self.queue.live or not self._budget.available(request.lun):
             return False
         segs = 0 if request.buffer is None else len(request.buffer.segs) + 1
-        return self.queue.ring.num_free >= (1 if self._bound.indirect else 2 + segs)
+        return self.queue.ring.num_free >= (1 if self._indirect else 2 + segs)
 
     def put(self, request: ScsiRequest, slot: int) -> None:
         view, addr = self._slots.views[slot], self._slots.addrs[slot]
@@ -71,13 +97,13 @@ class RequestFlow(RequestQueue[ScsiRequest, bytes]):
         header: Segment = (addr, HEADER_SIZE)
         response: Segment = (Addr(addr + RESPONSE_AT), RESPONSE_SIZE)
         self.queue.ring.add((header, *out), (response, *into), slot)
-        self._bound.link(request.lun, 1)
+        self._budget.take(request.lun)
 
     def read(self, request: ScsiRequest, slot: int) -> bytes:
         return bytes(self._slots.views[slot][RESPONSE_AT : RESPONSE_AT + RESPONSE_SIZE])
 
     def end(self, request: ScsiRequest, raw: bytes, written: int) -> None:
-        self._bound.link(request.lun, -1)
+        self._budget.give_back(request.lun)
         result = read_result(request, raw, SENSE_SIZE, written)
         figures = self.figures
         if result is None:
@@ -88,7 +114,7 @@ class RequestFlow(RequestQueue[ScsiRequest, bytes]):
             figures.bytes += request.out_size + request.in_size - result.residual
         else:
             figures.fail(result.response.name.lower())
-        self._bound.initiator.answered(request, result)
+        self._initiator.answered(request, result)
 
     def close(self) -> None:
         self._slots.close()
@@ -98,7 +124,7 @@ _UNANSWERED = RESPONSE.pack(0, 0, 0, 0, 0xFF).ljust(RESPONSE_SIZE, b"\0")
 
 
 def split(segs: Sequence[Segment], size: int) -> tuple[list[Segment], list[Segment]]:
-    """The first ``size`` bytes, and the rest."""
+    """Return the segments of the first ``size`` bytes, and those of the rest."""
     first: list[Segment] = []
     rest: list[Segment] = []
     for addr, length in segs:
@@ -112,73 +138,75 @@ def split(segs: Sequence[Segment], size: int) -> tuple[list[Segment], list[Segme
 
 
 @attrs.define(eq=False)
-class _Question:
+class _Exchange:
+    """A request of the control queue that waits for its answer."""
+
     data: bytes
     size: int
     over: trio.Event = attrs.field(factory=trio.Event)
     answer: bytes | None = None
 
 
-class ControlFlow(QueueFlow):
-    """The control queue: questions in the order of their making, answers in any."""
+class VirtioScsiControlFlow(QueueFlow):
+    """The control queue. Requests are sent in order; the device answers in any order."""
 
     def __init__(self, queue: DriverQueue, dma: DmaMemory, figures: RequestFigures) -> None:
         self.queue = queue
         self._figures = figures
         self._slots = BufferBlock(dma, queue.ring.num, CONTROL_SLOT)
         self._free = list(range(queue.ring.num))
-        self._asked: dict[int, _Question] = {}
-        self._waiting: deque[_Question] = deque()
+        self._in_flight: dict[int, _Exchange] = {}
+        self._waiting: deque[_Exchange] = deque()
 
     async def ask(self, data: bytes, size: int, /) -> bytes:
-        """Raises ScsiError."""
-        question = _Question(data, size)
-        self._waiting.append(question)
+        """Send a request, and return the ``size`` bytes of the answer. Raises ScsiError if the device goes away."""
+        exchange = _Exchange(data, size)
+        self._waiting.append(exchange)
         self._feed()
         if self.queue.live:
             self.queue.flush()
-        await question.over.wait()
-        if question.answer is None:
+        await exchange.over.wait()
+        if exchange.answer is None:
             raise ScsiError(Response.TRANSPORT_FAILURE, "the device went away before it answered")
-        return question.answer
+        return exchange.answer
 
     def _feed(self) -> None:
         while self._waiting and self._free and self.queue.live and self.queue.ring.num_free >= 2:
-            question, slot = self._waiting.popleft(), self._free.pop()
+            exchange, slot = self._waiting.popleft(), self._free.pop()
             view, addr = self._slots.views[slot], self._slots.addrs[slot]
-            view[: len(question.data)] = question.data
-            view[ANSWER_AT : ANSWER_AT + question.size] = b"\xff" * question.size
-            self.queue.ring.add(((addr, len(question.data)),), ((Addr(addr + ANSWER_AT), question.size),), slot)
-            self._asked[slot] = question
+            view[: len(exchange.data)] = exchange.data
+            view[ANSWER_AT : ANSWER_AT + exchange.size] = b"\xff" * exchange.size
+            self.queue.ring.add(((addr, len(exchange.data)),), ((Addr(addr + ANSWER_AT), exchange.size),), slot)
+            self._in_flight[slot] = exchange
             self._figures.taken += 1
 
     def move(self) -> tuple[int, Need]:
         moved = 0
         while (used := self.queue.ring.get()) is not None:
             slot, written = used
-            question = self._asked.pop(slot)
-            answer = bytes(self._slots.views[slot][ANSWER_AT : ANSWER_AT + question.size])
-            if written < question.size:  # not all of it was surely written, and the response is the last byte
-                answer = bytes(question.size - 1) + bytes((Response.FAILURE,))
+            exchange = self._in_flight.pop(slot)
+            answer = bytes(self._slots.views[slot][ANSWER_AT : ANSWER_AT + exchange.size])
+            if written < exchange.size:  # the response is the last byte, and may not be written
+                answer = bytes(exchange.size - 1) + bytes((Response.FAILURE,))
                 self._figures.fail("no_answer")
             else:
                 self._figures.done += 1
-            question.answer = answer
-            question.over.set()
+            exchange.answer = answer
+            exchange.over.set()
             self._free.append(slot)
             moved += 1
         self._feed()
         return moved, Need.QUEUE
 
     def close(self) -> None:
-        for question in (*self._asked.values(), *self._waiting):
+        for exchange in (*self._in_flight.values(), *self._waiting):
             self._figures.fail("device_lost")
-            question.over.set()
+            exchange.over.set()
         self._slots.close()
 
 
-class EventFlow(QueueFlow):
-    """The event queue. Every buffer goes back into the ring as soon as its event was read."""
+class VirtioScsiEventFlow(QueueFlow):
+    """The event queue. Each buffer returns to the ring as soon as its event was read."""
 
     def __init__(self, queue: DriverQueue, dma: DmaMemory, size: int, initiator: Initiator) -> None:
         self.queue = queue
@@ -186,7 +214,7 @@ class EventFlow(QueueFlow):
         self._buffers = BufferBlock(dma, min(EVENTS, queue.ring.num), size)
 
     def post(self) -> None:
-        """Give the device every buffer there is."""
+        """Give all buffers to the device."""
         size = self._buffers.size
         self.queue.ring.add_each([(addr, size, index) for index, addr in enumerate(self._buffers.addrs)], True)
 

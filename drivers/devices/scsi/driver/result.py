@@ -1,4 +1,4 @@
-"""Commands as an initiator makes them, and what it hears: how each ended, and what a device tells of itself."""
+"""Requests, results and events of an initiator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ScsiError", "ScsiEvent", "ScsiRequest", "ScsiResult", "read_result"]
 
 
 class ScsiError(DriverError):
-    """A command never got to a logical unit, or nothing is known of its end; ``response`` is the device's word."""
+    """A command that did not reach its logical unit, or whose result is unknown. ``response`` is the device's."""
 
     def __init__(self, response: Response, what: str) -> None:
         super().__init__(f"{what}: {response.name}")
@@ -25,14 +25,14 @@ class ScsiError(DriverError):
 
 @attrs.frozen
 class ScsiResult:
-    """How a command ended. Data are there whatever the status, as far as the device said so."""
+    """Result of a command. ``data`` may be present with any status."""
 
     response: Response
     status: int
-    """As in `Status`."""
+    """SAM status, as in `Status`."""
     raw_sense: bytes
     residual: int
-    """Bytes of both buffers that were not used."""
+    """Unused bytes of both buffers."""
     data: bytes
 
     @property
@@ -41,53 +41,53 @@ class ScsiResult:
 
     @property
     def sense(self) -> Sense | None:
-        """Why not."""
+        """Parsed sense data."""
         return Sense.parse(self.raw_sense)
 
 
 @attrs.frozen
 class ScsiEvent:
-    """Something the device told of itself."""
+    """An event that the device reported."""
 
     event: int
-    """As in `EventType`."""
+    """Event type, as in `EventType`."""
     lun: Lun | None
     reason: int
     missed: bool = False
-    """Whether others got lost before it."""
+    """Whether earlier events were lost."""
 
     @property
     def rescan(self) -> bool:
-        """Whether units may have come or gone, so that a scan is due (section 5.6.6.3.1)."""
+        """Whether units may have been added or removed, so that the caller should scan (section 5.6.6.3.1)."""
         moved = self.event == EventType.TRANSPORT_RESET and self.reason in (ResetReason.RESCAN, ResetReason.REMOVED)
         return self.missed or moved
 
 
 @attrs.define(eq=False)
 class ScsiRequest:
-    """One command. ``done`` is called when it ended, with ``result`` set; the buffer is its maker's."""
+    """One command. When it ends, ``result`` is set and ``done`` is called. The caller owns the buffer."""
 
     lun: Lun
     cdb: bytes
     done: Callable[[ScsiRequest], None]
     buffer: Buffer | None = None
-    """Data-out, and behind it room for data-in."""
+    """Data-out, followed by room for data-in."""
     out_size: int = 0
     """Bytes, as is in_size."""
     in_size: int = 0
     tag: int = 0
     attention: bool = False
-    """Whether it ends where a reset of the unit has to be told, rather than to be done after that."""
+    """Whether a unit attention for a reset ends the command; else the command is retried."""
     result: ScsiResult | None = None
     retries: int = 0
     serial: int = 0
     deadline: float | None = None
     context: object = None
-    """Whatever ``done`` needs."""
+    """Free for the caller's use in ``done``."""
 
 
 def read_result(request: ScsiRequest, raw: bytes, sense_size: int, written: int) -> ScsiResult | None:
-    """What a device wrote, and said it wrote: None where these do not go together, so that nothing is known."""
+    """Parse a response of which the device wrote ``written`` bytes. Returns None if response and length contradict."""
     if written < RESPONSE.size:
         return None
     sense_len, residual, _, status, response = RESPONSE.unpack_from(raw)
