@@ -9,7 +9,7 @@ from drivers.contracts.hw import DmaBuffer, DmaMemory
 from rings.memory import Addr
 from rings.queue import Segment
 
-__all__ = ["LARGE", "SMALL", "Buffer", "Buffers"]
+__all__ = ["LARGE", "SMALL", "Buffer", "BufferPool"]
 
 SMALL, LARGE = 4 << 10, 256 << 10
 """Bytes of the two sizes of pieces."""
@@ -32,7 +32,7 @@ class Piece:
 class Buffer:
     """Memory for one request. ``views`` are for the driver; ``segs`` are the same bytes for the device."""
 
-    owner: Buffers
+    owner: BufferPool
     size: int
     segs: list[Segment]
     views: list[memoryview]
@@ -43,7 +43,7 @@ class Buffer:
         self.owner.give_back(self)
 
 
-class Buffers:
+class BufferPool:
     """A pool of pieces. The most recently freed piece is taken first: it is in the cache."""
 
     def __init__(self, dma: DmaMemory, size: int) -> None:

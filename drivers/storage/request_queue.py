@@ -18,7 +18,7 @@ A = TypeVar("A")
 
 
 class RequestQueue(QueueFlow, Generic[R, A]):
-    """A `drivers.storage.submit.Queue`, and the flow that takes used buffers.
+    """A `drivers.storage.submit.SubmissionQueue`, and the flow that takes used buffers.
 
     A device type implements `room`, `put`, `read` and `end`; ``A`` is its type of an answer.
     """

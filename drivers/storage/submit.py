@@ -14,10 +14,10 @@ import trio
 
 from drivers.contracts.hw import DmaMemory
 from drivers.flow.figures import RequestFigures
-from drivers.storage.bounce import Buffer, Buffers
+from drivers.storage.bounce import Buffer, BufferPool
 from rings.chain import copy_in, copy_out
 
-__all__ = ["BUFFERS", "PATIENCE", "Queue", "Submission", "Submitter"]
+__all__ = ["BUFFERS", "PATIENCE", "SubmissionQueue", "Submission", "Submitter"]
 
 PATIENCE = 30.0
 """Seconds that a request may wait for a lost device."""
@@ -40,7 +40,7 @@ R = TypeVar("R", bound=Submission)
 R_contra = TypeVar("R_contra", bound=Submission, contravariant=True)
 
 
-class Queue(Protocol[R_contra]):
+class SubmissionQueue(Protocol[R_contra]):
     """A live queue of the device."""
 
     figures: RequestFigures
@@ -48,8 +48,8 @@ class Queue(Protocol[R_contra]):
     def room(self, request: R_contra, /) -> bool:
         """Return whether the ring has room for the request."""
 
-        def add(self, request: R_contra, /) -> None:
-            """Add the request to the ring. Requires `room`."""
+    def add(self, request: R_contra, /) -> None:
+        """Add the request to the ring. Requires `room`."""
 
     def flush(self) -> None:
         """Publish the added requests, and notify the device."""
@@ -64,12 +64,12 @@ class Submitter(Generic[R]):
         self.figures = [RequestFigures() for _ in range(queues)]
         self._buffer_size = buffers
         self._patience = patience
-        self._buffers: Buffers | None = None
-        self._queues: Sequence[Queue[R]] = ()
+        self._buffers: BufferPool | None = None
+        self._queues: Sequence[SubmissionQueue[R]] = ()
         self._turn = 0
         self._serial = 0
         self._waiting: deque[R] = deque()
-        self._added: list[Queue[R]] = []
+        self._added: list[SubmissionQueue[R]] = []
         self._device_up = trio.Event()
         self._waiting_changed = trio.Event()
 
@@ -88,11 +88,11 @@ class Submitter(Generic[R]):
     def attach(self, dma: DmaMemory) -> None:
         """Allocate buffers in this memory from now on. Raises MemoryError."""
         if self._buffers is None or self._buffers.dma is not dma:
-            old, self._buffers = self._buffers, Buffers(dma, self._buffer_size)
+            old, self._buffers = self._buffers, BufferPool(dma, self._buffer_size)
             if old is not None:
                 old.close()
 
-    def device_up(self, queues: Sequence[Queue[R]]) -> None:
+    def device_up(self, queues: Sequence[SubmissionQueue[R]]) -> None:
         """Resume after the device became live, and send the kept requests again."""
         self._queues, self.online = queues, True
         self._expire_due()
@@ -112,7 +112,7 @@ class Submitter(Generic[R]):
             self._set_deadline(request)
         self._waiting_changed.set()
 
-    def feed(self, queue: Queue[R] | None = None) -> None:
+    def feed(self, queue: SubmissionQueue[R] | None = None) -> None:
         """Add waiting requests while there is room. With ``queue``, only to that one, which the caller then flushes."""
         waiting = self._waiting
         while waiting and self.online:
@@ -202,7 +202,7 @@ class Submitter(Generic[R]):
         self._waiting.remove(request)
         self.fail(request, "device_lost")
 
-    def _queue(self, request: R) -> Queue[R] | None:
+    def _queue(self, request: R) -> SubmissionQueue[R] | None:
         """Return the next queue with room, in turn, or None."""
         queues = self._queues
         for _ in queues:
@@ -212,7 +212,7 @@ class Submitter(Generic[R]):
                 return queue
         return None
 
-    def _add(self, queue: Queue[R], request: R) -> None:
+    def _add(self, queue: SubmissionQueue[R], request: R) -> None:
         if not self.admit(request):
             return
         buffers, buffer = self._buffers, request.buffer

@@ -17,7 +17,7 @@ import trio
 from drivers.contracts.ports import SectorStore
 from rings.chain import copy, copy_in, copy_out, skip, take
 
-__all__ = ["PIECE", "Extent", "Job", "Kind", "Workers"]
+__all__ = ["PIECE", "Extent", "Job", "IoKind", "Workers"]
 
 JOBS = 4
 """Number of jobs after which a worker yields, even if the store did not: each completion may move a batch."""
@@ -29,7 +29,7 @@ GATHER_PARTS = 1024
 """Maximum number of memory pieces in gathered writes: each costs time, however small."""
 
 
-class Kind(Enum):
+class IoKind(Enum):
     """Operations of a store."""
 
     READ = "read"
@@ -56,7 +56,7 @@ class Extent:
 class Job:
     """One store operation for a worker, and its result."""
 
-    kind: Kind
+    kind: IoKind
     store: SectorStore
     wanted: Callable[[], bool]
     """Returns whether the driver's memory may still be touched and the result is still needed."""
@@ -103,7 +103,7 @@ class Workers:
         self._gathers: list[memoryview] = []
 
     def submit(self, job: Job) -> None:
-        if job.kind is Kind.WRITE:
+        if job.kind is IoKind.WRITE:
             self._writes.setdefault(job.store, deque()).append(job)
         else:
             self._jobs.append(job)
@@ -119,6 +119,7 @@ class Workers:
                 kept = [job for job in queue if job not in withdrawn]
                 queue.clear()
                 queue.extend(kept)
+        return removed
 
     async def work(self) -> None:
         """Serve jobs until cancelled. Cancellation waits for the store operation in progress."""
@@ -138,7 +139,7 @@ class Workers:
                 for job in jobs:
                     await self._run_one(job, buffer)
             self._buffers.append(buffer)
-            if jobs[0].kind is Kind.WRITE:
+            if jobs[0].kind is IoKind.WRITE:
                 self._writing.discard(jobs[0].store)
                 if self._writes:
                     self._idle.unpark()
@@ -210,7 +211,7 @@ class Workers:
         if not job.wanted():
             return
         try:
-            if job.stable and job.kind is Kind.READ:
+            if job.stable and job.kind is IoKind.READ:
                 await job.store.flush()
             await _SERVE[job.kind](job, buffer)
             if job.stable and job.kind in _CHANGES:
@@ -310,13 +311,13 @@ def _fetch(job: Job, buffer: memoryview) -> memoryview:
     return buffer[:size]
 
 
-_SERVE: Mapping[Kind, Callable[[Job, memoryview], Awaitable[None]]] = {
-    Kind.READ: _read,
-    Kind.WRITE: _write,
-    Kind.FLUSH: _flush,
-    Kind.DISCARD: _discard,
-    Kind.WRITE_ZEROES: _write_zeroes,
-    Kind.FILL: _fill,
-    Kind.COMPARE: _compare,
+_SERVE: Mapping[IoKind, Callable[[Job, memoryview], Awaitable[None]]] = {
+    IoKind.READ: _read,
+    IoKind.WRITE: _write,
+    IoKind.FLUSH: _flush,
+    IoKind.DISCARD: _discard,
+    IoKind.WRITE_ZEROES: _write_zeroes,
+    IoKind.FILL: _fill,
+    IoKind.COMPARE: _compare,
 }
-_CHANGES = frozenset((Kind.WRITE, Kind.DISCARD, Kind.WRITE_ZEROES, Kind.FILL))
+_CHANGES = frozenset((IoKind.WRITE, IoKind.DISCARD, IoKind.WRITE_ZEROES, IoKind.FILL))

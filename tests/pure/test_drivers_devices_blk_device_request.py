@@ -20,9 +20,9 @@ from drivers.devices.blk.layout import (
     TABLE,
     UNMAP,
     BlkConfig,
+    BlkConfigField,
     BlkFeature,
     BlkStatus,
-    ConfigField,
     RequestType,
 )
 from drivers.errors import ProbeError
@@ -223,8 +223,8 @@ def test_whatever_comes_it_is_one_of_three_and_within_the_disk(
 @pytest.mark.virtio("BLK-DEV-4")
 def test_every_field_is_where_the_specification_has_it_and_padding_is_zero() -> None:
     numbers = dict.fromkeys((f.name for f in attrs.fields(BlkConfig)), 0)
-    assert {field.name.lower() for field in ConfigField} == set(numbers)
-    for field in ConfigField:
+    assert {field.name.lower() for field in BlkConfigField} == set(numbers)
+    for field in BlkConfigField:
         offset, size = field.value
         value = (1 << 8 * size) - 1
         data = BlkConfig(**{**numbers, field.name.lower(): value}).emit()
@@ -242,7 +242,7 @@ def geometry(features: int = SUPPORTED, **fields: int) -> Geometry:
         "MAX_DISCARD_SECTORS": 100,
         "MAX_WRITE_ZEROES_SECTORS": 0xFFFF_FFFF,
     }
-    values = {field: fields.get(field.name, usual.get(field.name, 0)) for field in ConfigField}
+    values = {field: fields.get(field.name, usual.get(field.name, 0)) for field in BlkConfigField}
     return Geometry.check("disk", features, values)
 
 

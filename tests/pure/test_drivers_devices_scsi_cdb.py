@@ -7,7 +7,7 @@ import pytest
 from drivers.devices.scsi import Asc, Key, LogicalUnit, Sense
 from drivers.devices.scsi.cdb import Op
 from drivers.devices.scsi.device.unit import Io
-from drivers.devices.scsi.sense import Field
+from drivers.devices.scsi.sense import FieldPointer
 from support.rigs.scsi import check, make_unit, perform
 
 TIMEOUTS = b"\0\x0a" + bytes(10)
@@ -57,7 +57,9 @@ def test_an_incomplete_unmap_descriptor_is_ignored(
 def test_unmap_is_no_command_of_a_store_that_can_not(unit: LogicalUnit) -> None:
     unit.store.info = type(unit.store.info)(1 << 20, unmaps=False)  # type: ignore[misc]
     cdb = bytes((Op.UNMAP, 0, 0, 0, 0, 0, 0, 0, 24, 0))
-    assert perform(unit, cdb)[1] == Sense(Key.ILLEGAL_REQUEST, Asc.INVALID_COMMAND_OPERATION_CODE, field=Field(0))
+    assert perform(unit, cdb)[1] == Sense(
+        Key.ILLEGAL_REQUEST, Asc.INVALID_COMMAND_OPERATION_CODE, field=FieldPointer(0)
+    )
 
 
 def opcodes(options: int, opcode: int = 0, action: int = 0, room: int = 4096) -> bytes:

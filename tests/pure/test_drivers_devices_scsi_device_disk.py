@@ -15,7 +15,7 @@ from drivers.devices.scsi.cdb import COMMANDS, Op
 from drivers.devices.scsi.device.inquiry import PAGES
 from drivers.devices.scsi.device.unit import Io
 from drivers.devices.scsi.layout import REPORT_LUNS, WELL_KNOWN
-from drivers.storage.workers import Kind
+from drivers.storage.workers import IoKind
 from support.rigs.scsi import BLOCKS, check, make_unit, perform, pyscsi
 
 
@@ -237,7 +237,7 @@ def test_unmap_and_write_same_give_blocks_up_and_read_as_zeroes(unit: LogicalUni
     found = unit.perform(cdb.ljust(32, b"\0"), [memoryview(data)], 0)
     assert isinstance(found, Io)
     assert (found.kind, [(e.offset, e.size, e.unmap) for e in found.extents]) == (
-        Kind.WRITE_ZEROES,
+        IoKind.WRITE_ZEROES,
         [(0, 2048, True), (2000 * 512, 48 * 512, True)],
     )
     perform(unit, cdb, data)
@@ -248,7 +248,7 @@ def test_unmap_and_write_same_give_blocks_up_and_read_as_zeroes(unit: LogicalUni
         assert [(e.offset, e.size, e.unmap) for e in found.extents] == [(9 * 512, 3 * 512, unmap)]
     patterned = unit.perform(commands.write_same(9, 3, unmap=True).ljust(32, b"\0"), [memoryview(b"p" * 512)], 0)
     assert isinstance(patterned, Io)
-    assert (patterned.kind, patterned.pattern) == (Kind.FILL, b"p" * 512)
+    assert (patterned.kind, patterned.pattern) == (IoKind.FILL, b"p" * 512)
 
 
 def row(lba: int, count: int) -> bytes:
@@ -289,8 +289,8 @@ def test_verify_compares_with_what_came_or_only_reads(unit: LogicalUnit) -> None
         assert isinstance(found, Io)
         return found
 
-    assert verify(0, 3, 0) == Io(Kind.READ, 2048, 1536)
-    assert (verify(1, 3, 1536).kind, verify(1, 3, 1536).out_used) == (Kind.COMPARE, 1536)
+    assert verify(0, 3, 0) == Io(IoKind.READ, 2048, 1536)
+    assert (verify(1, 3, 1536).kind, verify(1, 3, 1536).out_used) == (IoKind.COMPARE, 1536)
     assert (verify(3, 3, 512).size, verify(3, 3, 512).out_used) == (1536, 512)
     illegal(check(unit, bytes((Op.VERIFY_16, 4)).ljust(16, b"\0")), Asc.INVALID_FIELD_IN_CDB, (1, 2, "cdb"))
     assert perform(unit, bytes((Op.VERIFY_12,)).ljust(12, b"\0")) == (b"", None)
@@ -304,8 +304,8 @@ def test_fua_and_synchronize_cache_reach_the_store(unit: LogicalUnit) -> None:
 
     assert io(commands.write(0, 1, fua=True), 512).stable
     assert io(commands.read(0, 1, fua=True), room=512).stable
-    assert io(commands.synchronize_cache()).kind is Kind.FLUSH
-    assert io(bytes((Op.SYNCHRONIZE_CACHE_10, 0, 0, 0, 7, 255, 0, 0, 1, 0))).kind is Kind.FLUSH
+    assert io(commands.synchronize_cache()).kind is IoKind.FLUSH
+    assert io(bytes((Op.SYNCHRONIZE_CACHE_10, 0, 0, 0, 7, 255, 0, 0, 1, 0))).kind is IoKind.FLUSH
     illegal(check(unit, bytes((Op.SYNCHRONIZE_CACHE_10, 0, 0, 0, 8, 1, 0, 0, 0, 0))), Asc.LBA_OUT_OF_RANGE)
 
 
@@ -313,7 +313,7 @@ def test_a_stopped_unit_is_not_ready_until_it_is_started(unit: LogicalUnit) -> N
     stop, start = bytes((Op.START_STOP_UNIT, 0, 0, 0, 0, 0)), bytes((Op.START_STOP_UNIT, 1, 0, 0, 1, 0))
     found = unit.perform(stop.ljust(32, b"\0"), [], 0)
     assert isinstance(found, Io)
-    assert found.kind is Kind.FLUSH
+    assert found.kind is IoKind.FLUSH
     for cdb in (commands.unit_ready(), commands.read(0, 1), commands.write(0, 1), commands.read_capacity()):
         sense = check(unit, cdb, bytes(512))
         assert (sense["sense_key"], sense["ascq"]) == (Key.NOT_READY, Asc.INITIALIZING_COMMAND_REQUIRED)

@@ -28,15 +28,15 @@ from drivers.devices.scsi.layout import (
     TMF,
     WELL_KNOWN,
     AsyncEvent,
-    ConfigField,
     ControlType,
     Lun,
     Response,
     ScsiConfig,
+    ScsiConfigField,
     ScsiFeature,
     Tmf,
 )
-from drivers.devices.scsi.sense import Asc, Field, Key, Sense
+from drivers.devices.scsi.sense import Asc, FieldPointer, Key, Sense
 from drivers.registry import DEVICES
 from rings.errors import BadChain
 from rings.ids import DeviceId
@@ -60,18 +60,18 @@ def test_the_configuration_is_that_of_the_specification() -> None:
     raw = ScsiConfig(num_queues=4).emit()
     assert len(raw) == 36
     found = {field: int.from_bytes(raw[at : at + size], "little") for field, (at, size) in values().items()}
-    assert found[ConfigField.NUM_QUEUES] == 4
-    assert (found[ConfigField.SENSE_SIZE], found[ConfigField.CDB_SIZE]) == (96, 32)
-    assert found[ConfigField.EVENT_INFO_SIZE] == 16
-    assert (found[ConfigField.MAX_CHANNEL], found[ConfigField.MAX_TARGET], found[ConfigField.MAX_LUN]) == (
+    assert found[ScsiConfigField.NUM_QUEUES] == 4
+    assert (found[ScsiConfigField.SENSE_SIZE], found[ScsiConfigField.CDB_SIZE]) == (96, 32)
+    assert found[ScsiConfigField.EVENT_INFO_SIZE] == 16
+    assert (found[ScsiConfigField.MAX_CHANNEL], found[ScsiConfigField.MAX_TARGET], found[ScsiConfigField.MAX_LUN]) == (
         0,
         255,
         16383,
     )
 
 
-def values() -> dict[ConfigField, tuple[int, int]]:
-    return {field: field.value for field in ConfigField}
+def values() -> dict[ScsiConfigField, tuple[int, int]]:
+    return {field: field.value for field in ScsiConfigField}
 
 
 def test_structures_have_the_sizes_of_the_specification() -> None:
@@ -208,9 +208,9 @@ def test_a_question_that_is_none_finds_its_answer_in_the_last_byte(data: bytes) 
     st.sampled_from(Key),
     st.sampled_from(Asc),
     st.none() | st.integers(0, 0xFFFF_FFFF),
-    st.none() | st.builds(Field, st.integers(0, 0xFFFF), st.none() | st.integers(0, 7), st.booleans()),
+    st.none() | st.builds(FieldPointer, st.integers(0, 0xFFFF), st.none() | st.integers(0, 7), st.booleans()),
 )
-def test_sense_is_what_was_sent(key: Key, asc: Asc, information: int | None, field: Field | None) -> None:
+def test_sense_is_what_was_sent(key: Key, asc: Asc, information: int | None, field: FieldPointer | None) -> None:
     sense = Sense(key, asc, information, field if key is Key.ILLEGAL_REQUEST else None)
     raw = sense.emit()
     assert (len(raw), raw[0] & 0x7F, raw[7]) == (18, 0x70, 10)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from drivers.contracts.ports import StoreInfo
 from drivers.devices.blk import BlkStatus, Disk, DiskError, DiskRequest, RequestType
-from drivers.devices.blk.layout import SEGMENT, BlkFeature, ConfigField
+from drivers.devices.blk.layout import SEGMENT, BlkConfigField, BlkFeature
 from drivers.registry import TRANSPORTS
 from drivers.storage.bounce import LARGE
 from drivers.storage.submit import PATIENCE
@@ -265,9 +265,9 @@ async def test_the_driver_reads_no_writeback_before_features_ok_and_only_fields_
             elif access.bar == config.bar and config.offset <= access.offset < config.offset + config.length:
                 assert status & Status.FEATURES_OK
                 seen.add(access.offset - config.offset)
-        without = {f.value[0] for f in ConfigField if f.feature in (F.TOPOLOGY, F.DISCARD, F.MQ)}
+        without = {f.value[0] for f in BlkConfigField if f.feature in (F.TOPOLOGY, F.DISCARD, F.MQ)}
         assert not seen & without
-        assert ConfigField.CAPACITY.value[0] in seen
+        assert BlkConfigField.CAPACITY.value[0] in seen
 
 
 @pytest.mark.virtio("BLK-DRV-10", "BLK-DEV-18", "BLK-DEV-19")
@@ -401,7 +401,7 @@ async def test_without_a_way_to_flush_every_change_is_home_when_it_is_answered(a
 @pytest.mark.virtio("BLK-DEV-26", "BLK-DRV-19")
 async def test_a_driver_chooses_the_cache_mode_while_it_runs_and_nothing_else() -> None:
     async with open_blk_pair() as pair:
-        ops, at = pair.virtio.ops, ConfigField.WRITEBACK.value[0]
+        ops, at = pair.virtio.ops, BlkConfigField.WRITEBACK.value[0]
         await ops.write_config(at, b"\0")
         assert pair.vhost.config[at] == 0
         await pair.disk.write(0, bytes(512))

@@ -14,7 +14,7 @@ import trio.testing
 from drivers.bus.model import BindState
 from drivers.devices.blk import BlkStatus, DiskError
 from drivers.devices.blk.driver.driver import SLOT, STATUS_AT
-from drivers.devices.blk.layout import HEADER, SEGMENT, SUPPORTED, TABLE, ConfigField, RequestType
+from drivers.devices.blk.layout import HEADER, SEGMENT, SUPPORTED, TABLE, BlkConfigField, RequestType
 from drivers.testing import WrappedOps
 from drivers.transports.pci.registers import CfgType
 from rings.features import RingFeature
@@ -382,14 +382,14 @@ async def test_a_ring_that_the_device_breaks_is_reset_and_its_requests_are_done(
 @pytest.mark.parametrize(
     ("field", "value", "why"),
     [
-        (ConfigField.BLK_SIZE, 3, "blocks of 3 bytes"),
-        (ConfigField.BLK_SIZE, 1 << 31, "blocks of 2147483648 bytes"),
-        (ConfigField.SIZE_MAX, 1, "segments of 1 bytes"),
-        (ConfigField.NUM_QUEUES, 0, "no queues"),
+        (BlkConfigField.BLK_SIZE, 3, "blocks of 3 bytes"),
+        (BlkConfigField.BLK_SIZE, 1 << 31, "blocks of 2147483648 bytes"),
+        (BlkConfigField.SIZE_MAX, 1, "segments of 1 bytes"),
+        (BlkConfigField.NUM_QUEUES, 0, "no queues"),
     ],
 )
 async def test_a_configuration_that_can_not_be_is_refused_in_one_sentence(
-    field: ConfigField, value: int, why: str
+    field: BlkConfigField, value: int, why: str
 ) -> None:
     async with open_blk_pair(TWO) as pair, unharmed(pair), tapped(pair) as tap:
         config = tap.structures[CfgType.DEVICE]
@@ -407,7 +407,7 @@ async def test_a_configuration_that_can_not_be_is_refused_in_one_sentence(
 async def test_segments_are_as_small_and_as_few_as_the_device_wants_them() -> None:
     async with open_blk_pair(TWO) as pair, tapped(pair) as tap:
         config = tap.structures[CfgType.DEVICE]
-        for field, value in ((ConfigField.SIZE_MAX, 4096), (ConfigField.SEG_MAX, 0)):
+        for field, value in ((BlkConfigField.SIZE_MAX, 4096), (BlkConfigField.SEG_MAX, 0)):
             tap.lies[config.bar, config.offset + field.value[0]] = lambda _, value=value: value  # type: ignore[misc]
         pair.rc.pci.register_device(tap)
         await pair.world.wait_up()

@@ -130,7 +130,7 @@ async def test_with_the_address_service_no_channel_may_have_its_address() -> Non
     with pytest.raises(ConfigError, match=r"channels\[0\].addr = 54: with address_service = true that service has it"):
         parse(BASE + channel + "address_service = true\n")
     async with open_rpmsg_pair(RpmsgOptions(driver=(ChannelSpec("a"),))) as pair:
-        with pytest.raises(RpmsgError, match="54 is no address"):
+        with pytest.raises(RpmsgError, match="54 is no endpoint address"):
             pair.buses[0].create("b", addr=AS_ADDR)
 
 

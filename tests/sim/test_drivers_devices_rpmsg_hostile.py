@@ -15,7 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from drivers.bus.model import BindState
 from drivers.devices.rpmsg import Endpoint, RpmsgBus
-from drivers.devices.rpmsg.bus import CROWD
+from drivers.devices.rpmsg.bus import CONGESTION
 from drivers.devices.rpmsg.directory import MAX_ENDPOINTS
 from drivers.devices.rpmsg.layout import (
     ADDR_ANY,
@@ -185,10 +185,10 @@ async def test_a_driver_that_announces_and_never_listens_fills_nothing_up() -> N
             await driver.start(SUPPORTED)
             bus = pair.buses[1]
             both = (NsFlag.AS_ANNOUNCE, NsFlag.AS_ANNOUNCE | NsFlag.DESTROY)
-            for _ in range(2 * CROWD):
+            for _ in range(2 * CONGESTION):
                 for flags in both:
                     bus.deliver(7, NS_ADDR, NameMessage("a", 7, flags).emit())
-            assert len(bus.outbox) <= CROWD + 1
+            assert len(bus.outbox) <= CONGESTION + 1
             assert bus.received.drops["ns_full"]
         end.close()
         await pair.transfer(1 << 16)
@@ -321,7 +321,7 @@ class Wire:
     def push(self) -> None:
         """The machine moves messages."""
 
-    def starve(self) -> None:
+    def request_room(self) -> None:
         """Nobody waits."""
 
 
@@ -448,7 +448,7 @@ TestExchanges = Exchanges.TestCase
 async def test_a_crowded_bus_refuses_new_endpoints_and_recovers() -> None:
     bus = RpmsgBus()
     bus.start(FEATURES[2], 496, Wire(8))
-    while len(bus.outbox) < CROWD:
+    while len(bus.outbox) < CONGESTION:
         bus.create("a").close()
     with pytest.raises(RpmsgError):
         bus.create("a")

@@ -31,7 +31,7 @@ from drivers.devices.scsi import (
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.cdb import Op
 from drivers.devices.scsi.device.request import VhostScsiRequest
-from drivers.devices.scsi.layout import ConfigField, ScsiConfig
+from drivers.devices.scsi.layout import ScsiConfig, ScsiConfigField
 from drivers.errors import ProbeError
 from drivers.storage.submit import PATIENCE
 from drivers.transports.pci.registers import CfgType
@@ -407,7 +407,7 @@ async def test_responses_say_why_a_command_never_got_there() -> None:
 @pytest.mark.virtio("SCSI-DEV-2", "SCSI-DEV-4")
 async def test_the_sizes_of_sense_and_cdb_are_the_drivers_until_a_reset() -> None:
     async with open_scsi_pair() as pair:
-        ops, size = pair.virtio.ops, ConfigField.SENSE_SIZE.value[0]
+        ops, size = pair.virtio.ops, ScsiConfigField.SENSE_SIZE.value[0]
         before = pair.vhost.config
         for offset, data in ((0, 4), (size, 17), (size, 253), (size + 4, 15), (size + 4, 300), (size + 4, 1 << 31)):
             await ops.write_config(offset, data.to_bytes(4, "little"))
@@ -464,14 +464,14 @@ async def test_every_request_has_the_shape_that_the_specification_gives_it(monke
 @pytest.mark.parametrize(
     ("field", "value", "why"),
     [
-        (ConfigField.NUM_QUEUES, 0, "reports no request queues"),
-        (ConfigField.EVENT_INFO_SIZE, 1 << 20, "events of 1048576 bytes"),
-        (ConfigField.SENSE_SIZE, 0, "insists on a sense_size of 0"),
-        (ConfigField.CDB_SIZE, 0xFFFF_FFFF, "insists on a cdb_size of 4294967295"),
+        (ScsiConfigField.NUM_QUEUES, 0, "reports no request queues"),
+        (ScsiConfigField.EVENT_INFO_SIZE, 1 << 20, "events of 1048576 bytes"),
+        (ScsiConfigField.SENSE_SIZE, 0, "insists on a sense_size of 0"),
+        (ScsiConfigField.CDB_SIZE, 0xFFFF_FFFF, "insists on a cdb_size of 4294967295"),
     ],
 )
 async def test_a_configuration_that_can_not_be_is_refused_in_one_sentence(
-    field: ConfigField, value: int, why: str
+    field: ScsiConfigField, value: int, why: str
 ) -> None:
     async with open_scsi_pair() as pair, tapped(pair) as tap:
         config = tap.structures[CfgType.DEVICE]
@@ -486,15 +486,15 @@ async def test_a_configuration_that_can_not_be_is_refused_in_one_sentence(
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        (ConfigField.CMD_PER_LUN, 0),
-        (ConfigField.CMD_PER_LUN, 3),
-        (ConfigField.SEG_MAX, 0),
-        (ConfigField.MAX_SECTORS, 0),
-        (ConfigField.MAX_TARGET, 0xFFFF),
-        (ConfigField.NUM_QUEUES, 0xFFFF_FFFF),
+        (ScsiConfigField.CMD_PER_LUN, 0),
+        (ScsiConfigField.CMD_PER_LUN, 3),
+        (ScsiConfigField.SEG_MAX, 0),
+        (ScsiConfigField.MAX_SECTORS, 0),
+        (ScsiConfigField.MAX_TARGET, 0xFFFF),
+        (ScsiConfigField.NUM_QUEUES, 0xFFFF_FFFF),
     ],
 )
-async def test_what_a_device_can_do_little_of_is_used_as_little(field: ConfigField, value: int) -> None:
+async def test_what_a_device_can_do_little_of_is_used_as_little(field: ScsiConfigField, value: int) -> None:
     async with open_scsi_pair() as pair, tapped(pair) as tap:
         config = tap.structures[CfgType.DEVICE]
         tap.lies[config.bar, config.offset + field.value[0]] = lambda _: value
@@ -514,7 +514,7 @@ async def test_what_a_device_can_do_little_of_is_used_as_little(field: ConfigFie
         async with trio.open_nursery() as nursery:
             for i in range(12):
                 nursery.start_soon(one, i)
-        if field is ConfigField.CMD_PER_LUN:
+        if field is ScsiConfigField.CMD_PER_LUN:
             assert most <= max(1, value)
         for i in range(12):
             assert (await pair.read(i, 1)).data == bytes([i]) * 512

@@ -20,8 +20,8 @@ from drivers.devices.scsi.layout import (
     NOTIFICATION,
     RESPONSE,
     SUPPORTED,
-    ConfigField,
     ControlType,
+    ScsiConfigField,
     ScsiFeature,
 )
 from drivers.devices.scsi.sense import Asc
@@ -483,15 +483,15 @@ async def test_a_driver_without_features_gets_none_of_them() -> None:
 async def test_sizes_that_a_driver_chose_are_those_of_its_chains_until_it_resets() -> None:
     async with open_scsi_pair(TWO) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await begin(driver)
-        for field, size in ((ConfigField.SENSE_SIZE, 18), (ConfigField.CDB_SIZE, 16)):
+        for field, size in ((ScsiConfigField.SENSE_SIZE, 18), (ScsiConfigField.CDB_SIZE, 16)):
             pair.vhost.write_config(field.value[0], size.to_bytes(4, "little"))
         short = HEADER.pack(DISK.emit(), 1, 0, 0, 0) + commands.read(3, 1)
         sent = send(driver, [short], 512, response=30)
         assert await answered(sent) == GOOD
         assert sent.data == bytes(pair.store.data[3 * 512 : 4 * 512])
         await driver.reset()
-        assert driver.config(ConfigField.SENSE_SIZE.value[0], 4) == 96
-        assert driver.config(ConfigField.CDB_SIZE.value[0], 4) == 32
+        assert driver.config(ScsiConfigField.SENSE_SIZE.value[0], 4) == 96
+        assert driver.config(ScsiConfigField.CDB_SIZE.value[0], 4) == 32
 
 
 # A hostile device

@@ -11,7 +11,7 @@ import trio
 from trio.abc import Instrument
 
 from drivers.bus.device_queue import PACE
-from drivers.devices.blk.layout import HEADER, BlkFeature, BlkStatus, ConfigField, RequestType
+from drivers.devices.blk.layout import HEADER, BlkConfigField, BlkFeature, BlkStatus, RequestType
 from drivers.devices.scsi import Response, Status, Tmf
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.layout import HEADER as SCSI_HEADER
@@ -169,7 +169,7 @@ async def test_a_request_of_more_than_size_max_times_seg_max_is_refused(kind: Re
     async with open_blk_pair(BlkOptions(queue_size=256, size=1)) as pair, hostile_driver(pair) as driver:
         await driver.start(queues=1)
         [ring] = driver.rings
-        size_max, seg_max = (driver.config(*field.value) for field in (ConfigField.SIZE_MAX, ConfigField.SEG_MAX))
+        size_max, seg_max = (driver.config(*field.value) for field in (BlkConfigField.SIZE_MAX, BlkConfigField.SEG_MAX))
         assert pair.vhost.features >> BlkFeature.SIZE_MAX & 1
         pair.store.info = type(pair.store.info)(1 << 40)
         pair.blk.resized()

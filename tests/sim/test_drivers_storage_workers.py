@@ -11,7 +11,7 @@ import attrs
 import pytest
 import trio
 
-from drivers.storage.workers import GATHER_PARTS, Job, Kind, Workers
+from drivers.storage.workers import GATHER_PARTS, IoKind, Job, Workers
 from vnet.ports.disk.store import MemoryStore
 
 MIB = 1 << 20
@@ -63,15 +63,15 @@ async def serve(jobs: Sequence[Job], ended: list[Job]) -> None:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("kind", [Kind.READ, Kind.WRITE, Kind.FLUSH])
+@pytest.mark.parametrize("kind", [IoKind.READ, IoKind.WRITE, IoKind.FLUSH])
 @pytest.mark.usefixtures("uncollected")
-async def test_a_job_that_failed_is_gone_with_its_last_user(kind: Kind) -> None:
+async def test_a_job_that_failed_is_gone_with_its_last_user(kind: IoKind) -> None:
     ended: list[Job] = []
     store, data = Broken(MIB), memoryview(bytearray(1024))
     jobs = [Job(kind, store, lambda: True, ended.extend, None, 512 * i, 512, [data[:512]]) for i in range(3)]
     await serve(jobs, ended)
-    assert {job.cause for job in ended} == {"full" if kind is Kind.WRITE else "broken"}
-    assert {job.error.errno for job in ended if job.error} == {errno.ENOSPC if kind is Kind.WRITE else errno.EIO}
+    assert {job.cause for job in ended} == {"full" if kind is IoKind.WRITE else "broken"}
+    assert {job.error.errno for job in ended if job.error} == {errno.ENOSPC if kind is IoKind.WRITE else errno.EIO}
     left = [weakref.ref(job) for job in jobs]
     jobs.clear()
     ended.clear()
@@ -82,7 +82,7 @@ async def test_writes_in_many_pieces_go_a_few_at_a_time() -> None:
     ended: list[Job] = []
     store = Counting(MIB)
     byte = memoryview(bytearray(b"x"))
-    jobs = [Job(Kind.WRITE, store, lambda: True, ended.extend, None, 512 * i, 512, [byte] * 512) for i in range(64)]
+    jobs = [Job(IoKind.WRITE, store, lambda: True, ended.extend, None, 512 * i, 512, [byte] * 512) for i in range(64)]
     await serve(jobs, ended)
     assert store.data[: 64 * 512] == b"x" * 64 * 512
     assert max(store.writes) <= GATHER_PARTS
@@ -95,7 +95,7 @@ async def test_a_comparison_finds_the_first_byte_that_differs(at: int) -> None:
     sent = bytearray(3 * MIB)
     sent[at] = 1
     sent[-1] = 1
-    job = Job(Kind.COMPARE, store, lambda: True, ended.extend, None, 512, 3 * MIB, [memoryview(sent)])
+    job = Job(IoKind.COMPARE, store, lambda: True, ended.extend, None, 512, 3 * MIB, [memoryview(sent)])
     await serve([job], ended)
     assert job.differs == at
     ended.clear()
@@ -106,7 +106,7 @@ async def test_a_comparison_finds_the_first_byte_that_differs(at: int) -> None:
 
 async def test_jobs_that_no_worker_began_are_withdrawn_together() -> None:
     workers, store, other = Workers(), MemoryStore(MIB), MemoryStore(MIB)
-    kinds = (Kind.READ, Kind.WRITE, Kind.FLUSH)
+    kinds = (IoKind.READ, IoKind.WRITE, IoKind.FLUSH)
     jobs = [Job(kind, where, lambda: True, lambda _: None) for kind in kinds for where in (store, other)]
     for job in jobs[1:]:
         workers.submit(job)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import trio
 
-from drivers.storage.workers import Job, Kind, Workers
+from drivers.storage.workers import IoKind, Job, Workers
 from vnet.testing.blk import StubbornStore
 
 BLOCK = 512
@@ -18,11 +18,11 @@ class SlowStore(StubbornStore):
         await trio.sleep(0.001)
 
 
-@pytest.mark.parametrize(("flood", "other"), [(Kind.READ, Kind.WRITE), (Kind.WRITE, Kind.READ)])
-async def test_a_flood_of_the_one_kind_does_not_keep_the_other_waiting(flood: Kind, other: Kind) -> None:
+@pytest.mark.parametrize(("flood", "other"), [(IoKind.READ, IoKind.WRITE), (IoKind.WRITE, IoKind.READ)])
+async def test_a_flood_of_the_one_kind_does_not_keep_the_other_waiting(flood: IoKind, other: IoKind) -> None:
     workers, store, over = Workers(), SlowStore(BLOCK), trio.Event()
 
-    def job(kind: Kind, finished: object) -> Job:
+    def job(kind: IoKind, finished: object) -> Job:
         return Job(kind, store, lambda: True, finished, size=BLOCK, data=[memoryview(bytearray(BLOCK))])  # type: ignore[arg-type]
 
     def once_more(jobs: Sequence[Job]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from drivers.devices.blk.driver.geometry import Geometry
-from drivers.devices.blk.layout import SECTOR, BlkFeature, ConfigField
+from drivers.devices.blk.layout import SECTOR, BlkConfigField, BlkFeature
 from rings.features import mask
 from support.rigs.nbd import DF, KIB, MIB, READ, TRIM, USUAL, WRITE, ZEROES, connected, serving
 from vnet.nbd import NbdError
@@ -114,8 +114,8 @@ async def test_what_was_not_offered_is_an_invalid_argument() -> None:
 @pytest.mark.parametrize("blocks", [0, 1, 3, 3072, 131072, 0x800000, 0xFFFF_FFFF])
 @pytest.mark.parametrize("block", [512, 65536])
 async def test_block_sizes_are_powers_of_two_in_order_whatever_the_device_says(block: int, blocks: int) -> None:
-    fields = dict.fromkeys(ConfigField, 0)
-    fields |= {ConfigField.CAPACITY: 1 << 20, ConfigField.BLK_SIZE: block, ConfigField.OPT_IO_SIZE: blocks}
+    fields = dict.fromkeys(BlkConfigField, 0)
+    fields |= {BlkConfigField.CAPACITY: 1 << 20, BlkConfigField.BLK_SIZE: block, BlkConfigField.OPT_IO_SIZE: blocks}
     geometry = Geometry.check("disk0", mask((BlkFeature.BLK_SIZE, BlkFeature.TOPOLOGY)), fields)
     assert geometry.size == SECTOR << 20
     async with serving() as (pair, server):

@@ -21,7 +21,7 @@ __all__ = [
     "BlkConfig",
     "BlkFeature",
     "BlkStatus",
-    "ConfigField",
+    "BlkConfigField",
     "RequestType",
 ]
 
@@ -70,7 +70,7 @@ class BlkStatus(IntEnum):
     UNSUPP = 2
 
 
-class ConfigField(Enum):
+class BlkConfigField(Enum):
     """Offset and size in bytes of each configuration field in use (section 5.2.4)."""
 
     CAPACITY = 0, 8
@@ -96,8 +96,8 @@ class ConfigField(Enum):
         return _NEEDS.get(self)
 
 
-C = ConfigField
-_NEEDS: Mapping[ConfigField, BlkFeature] = {
+C = BlkConfigField
+_NEEDS: Mapping[BlkConfigField, BlkFeature] = {
     C.SIZE_MAX: F.SIZE_MAX,
     C.SEG_MAX: F.SEG_MAX,
     C.BLK_SIZE: F.BLK_SIZE,

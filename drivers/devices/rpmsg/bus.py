@@ -1,18 +1,17 @@
-"""One side of an rpmsg device, whatever carries it: its endpoints, and what it knows of those of the other side.
+"""One side of an rpmsg device: its own endpoints, and the announced endpoints of the other side.
 
-The same on both sides, and for as long as the program wants: devices are reset and links go, endpoints stay. What
-they were bound to is forgotten then, and found out again.
+Both sides use this class. A bus and its endpoints outlive resets and link failures; a reset unbinds the endpoints, and
+they are bound anew afterwards.
 
-* An endpoint that is created is announced to the other side's name service (address 53) and, before the device runs,
-  as soon as it does. It is bound to the first endpoint of the same name that the other side announces, whichever came
-  first; names may be used many times, and are then bound in order.
-* Whoever binds an endpoint to one that was announced tells its own address: to the address service (54) where both
-  sides have it, else by announcing it as well. Without either, the first message that comes binds.
-* Nothing is lost without being counted. What can't be sent yet waits where `Endpoint.send` waits. What comes in for
-  an inbox that is full stays in its buffer, which the other side does not get back: its senders wait in turn, at the
-  price that everything behind it waits, too. An endpoint that nobody may be reading can be ``lossy`` instead: then
-  only its own messages are dropped. A reset drops what was accepted and not sent ("reset").
-* There are at most 1024 endpoints, and as many of the other side are known; further ones are refused.
+* A new endpoint is announced to the other side's name service (address 53), as soon as the device runs. It is bound to
+  the first unbound endpoint of the same name that the other side announces, whichever side announced first. Several
+  endpoints may share a name; they are bound in order.
+* The side that binds an endpoint to an announced one reports its own address: to the address service (54) if both
+  sides have it, else by an announcement. Without either service, the first received message binds.
+* Every lost message is counted. `Endpoint.send` waits if the transport has no room. A received message for a full
+  inbox stays in its buffer, so that the other side's senders wait in turn; messages behind it wait, too. An endpoint
+  can be ``lossy`` instead: then only its own messages are dropped. A reset drops accepted unsent messages ("reset").
+* Each side has at most 1024 endpoints; further ones are refused.
 """
 
 from __future__ import annotations
@@ -42,26 +41,26 @@ from drivers.flow.pump import Signal
 
 __all__ = ["RpmsgBus", "RpmsgStatistics", "Wire"]
 
-CROWD = 4 * MAX_ENDPOINTS
-"""Messages that wait to be sent, from which on nothing is announced or answered any more."""
+CONGESTION = 4 * MAX_ENDPOINTS
+"""Number of unsent messages above which nothing is announced or answered."""
 
 
 class Wire(Protocol):
-    """What carries messages to the other side while the device runs."""
+    """The transport of a running device."""
 
     def room(self) -> int:
-        """How many messages may wait to be sent now. Never raises."""
+        """Return the number of messages that may wait to be sent now. Never raises."""
 
     def push(self) -> None:
-        """There is something in `RpmsgBus.outbox`. Never raises."""
+        """Send from `RpmsgBus.outbox`, now or soon. Never raises."""
 
-    def starve(self) -> None:
-        """Somebody is about to wait for room: say so through `RpmsgBus.make_room`."""
+    def request_room(self) -> None:
+        """Call `RpmsgBus.make_room` as soon as there is room: a sender is about to wait for it."""
 
 
 @attrs.frozen
 class RpmsgStatistics:
-    """Figures of a bus."""
+    """Counters and state of a bus."""
 
     online: bool
     max_payload: int
@@ -69,31 +68,31 @@ class RpmsgStatistics:
     """Names of the other side's endpoints, by address."""
     endpoints: tuple[EndpointStatistics, ...]
     unsent: int
-    """Messages that wait to be sent."""
+    """Messages waiting to be sent."""
     resets: int
-    """Times the device went away."""
+    """Number of times that the device went away."""
 
 
 class RpmsgBus:
-    """Endpoints of one side, and the messages between them and a `Wire`."""
+    """Endpoints of one side, and their messages to and from a `Wire`."""
 
-    def __init__(self, given: Collection[int] = (), *, address_service: bool = True) -> None:
-        """``given`` addresses go to endpoints that ask for them only.
+    def __init__(self, reserved: Collection[int] = (), *, address_service: bool = True) -> None:
+        """``reserved``: addresses that are never assigned dynamically.
 
-        Without ``address_service``, which is then never agreed on, its address is one like any other.
+        Without ``address_service``, that feature is never negotiated, and its address is available to endpoints.
         """
-        self._reserved = frozenset({NS_ADDR, AS_ADDR} if address_service else {NS_ADDR})
-        self._given = given
+        self._service_addrs = frozenset({NS_ADDR, AS_ADDR} if address_service else {NS_ADDR})
+        self._reserved = reserved
         self.received, self.sent = Traffic(), Traffic()
         self.outbox: deque[tuple[int, int, bytes]] = deque()
-        """Source, destination and content of what is to be sent, in order."""
-        self.resumed = Signal()
-        """Set when a message that had to wait may be delivered."""
-        self.heard = True
-        """Whether anything came in, or all was sent, since somebody last sent."""
+        """Source, destination and content of unsent messages, in order."""
+        self.inbox_freed = Signal()
+        """Set when a received message that had to wait may be delivered."""
+        self.interactive = True
+        """Whether a message was received, or the outbox was empty, since the last message sent in place."""
         self.max_payload = DEFAULT_BUFFER - HEADER_SIZE
         self._wire: Wire | None = None
-        self._credit = 0  # messages that may be put into the outbox without asking
+        self._credit = 0  # number of messages that `put` may accept without asking the wire
         self._table: dict[int, Receiver] = {}
         self._endpoints: dict[int, Endpoint] = {}
         self._directory = Directory(self)
@@ -114,7 +113,7 @@ class RpmsgBus:
 
     @property
     def services(self) -> Mapping[int, str]:
-        """The names of the endpoints that the other side announced, by address."""
+        """Names of the endpoints that the other side announced, by address."""
         return self._directory.services
 
     def create(
@@ -127,21 +126,21 @@ class RpmsgBus:
         lossy: bool = False,
         announce: bool = True,
     ) -> Endpoint:
-        """A new endpoint, at ``addr`` or at a dynamic address, with room for ``inbox`` messages.
+        """Create an endpoint at ``addr``, or at a dynamic address, with room for ``inbox`` messages.
 
-        With ``dst`` it sends there for good, and is neither announced nor bound. Without ``announce`` it only waits
-        to be bound. Raises RpmsgError.
+        With ``dst``, the endpoint always sends there, and is neither announced nor bound. Without ``announce``, it only
+        waits to be bound. Raises RpmsgError.
         """
         check_name(name)
         if len(self._endpoints) >= MAX_ENDPOINTS:
             raise RpmsgError(f"{name}: there are {MAX_ENDPOINTS} endpoints already")
-        if self.crowded:
-            raise RpmsgError(f"{name}: too much waits to be sent, and it could not be announced")
+        if self.congested:
+            raise RpmsgError(f"{name}: too many unsent messages to announce another endpoint")
         if inbox < 1:
-            raise RpmsgError(f"{name}: an inbox of {inbox} messages")
-        for given in (addr, dst):
-            if given is not None and not is_endpoint_addr(given, self._reserved):
-                raise RpmsgError(f"{name}: {given} is no address of an endpoint")
+            raise RpmsgError(f"{name}: inbox of {inbox} messages: must be at least 1")
+        for address in (addr, dst):
+            if address is not None and not is_endpoint_addr(address, self._service_addrs):
+                raise RpmsgError(f"{name}: {address} is no endpoint address")
         if addr in self._endpoints:
             raise RpmsgError(f"{name}: {self._endpoints[addr].name} has address {addr}")
         addr = self._dynamic() if addr is None else addr
@@ -151,8 +150,8 @@ class RpmsgBus:
         return endpoint
 
     def _dynamic(self) -> int:
-        # Addresses go round, so that a message for an endpoint that is gone does not find a new one.
-        while self._next in self._endpoints or self._next in self._given:
+        # Addresses are assigned in turn, so that a late message for a closed endpoint does not reach a new one.
+        while self._next in self._endpoints or self._next in self._reserved:
             self._next = self._next + 1 if self._next + 1 < ADDR_ANY else FIRST_DYNAMIC
         addr = self._next
         self._next = addr + 1 if addr + 1 < ADDR_ANY else FIRST_DYNAMIC
@@ -168,14 +167,14 @@ class RpmsgBus:
             resets=self._resets,
         )
 
-    # For endpoints (`Hub`)
+    # EndpointBus
 
     @property
     def waiting(self) -> bool:
         return bool(self._senders)
 
     def is_endpoint_addr(self, addr: int, /) -> bool:
-        """Whether an endpoint of the other side can have this address: no service that was agreed on has it."""
+        """Return whether a remote endpoint can have this address, which no negotiated service uses."""
         return is_endpoint_addr(addr, self._directory.online)
 
     def put(self, src: int, dst: int, data: bytes, /) -> bool:
@@ -193,13 +192,13 @@ class RpmsgBus:
 
     async def wait_room(self) -> None:
         if self._wire is not None:
-            self._wire.starve()
+            self._wire.request_room()
         await self._senders.park()
 
     def resume(self) -> None:
-        self.resumed.set()
+        self.inbox_freed.set()
 
-    def count(self, size: int, count: int = 1, /) -> None:
+    def count_received(self, size: int, count: int = 1, /) -> None:
         self.received.packets += count
         self.received.bytes += size
 
@@ -209,19 +208,19 @@ class RpmsgBus:
     def remove(self, endpoint: Endpoint, /) -> None:
         del self._table[endpoint.addr], self._endpoints[endpoint.addr]
         self._directory.remove(endpoint)
-        self._senders.unpark_all()  # one of them may be sending from it
+        self._senders.unpark_all()  # a task may be sending from this endpoint
 
-    # For the driver and the device
+    # For driver and device
 
     def start(self, features: int, max_payload: int, wire: Wire) -> None:
-        """The device runs: ``features`` were agreed on, ``wire`` takes messages of up to ``max_payload`` bytes."""
+        """Start with negotiated ``features``; ``wire`` takes messages of up to ``max_payload`` bytes."""
         self.max_payload, self._wire = max_payload, wire
         self._table.update(self._directory.start(features))
         self._directory.introduce_all()
         self._senders.unpark_all()
 
     def stop(self) -> None:
-        """The device is gone. Harmless where it was not there."""
+        """Forget the device. Does nothing if the bus is offline."""
         if self._wire is None:
             return
         self._wire = None
@@ -233,30 +232,30 @@ class RpmsgBus:
             self._table.pop(addr, None)
 
     def make_room(self) -> None:
-        """Messages left, or buffers came back: wake as many as may send now."""
+        """Wake as many waiting senders as there is room for."""
         if self._senders and self._refresh():
             self._senders.unpark(count=self._credit)
 
     def deliver(self, src: int, dst: int, data: bytes) -> bool:
-        """A message came in; False where it has to wait for `resumed`, and then be delivered anew."""
-        self.heard = True
+        """Deliver a received message. Returns False if it has to be delivered again after `inbox_freed`."""
+        self.interactive = True
         receiver = self._table.get(dst)
         if receiver is None:
             self.received.drop("no_recipient")
             return True
         return receiver.take(src, data)
 
-    # For the directory (`Exchange`)
+    # DirectoryBus
 
     @property
-    def crowded(self) -> bool:
-        return len(self.outbox) >= CROWD
+    def congested(self) -> bool:
+        return len(self.outbox) >= CONGESTION
 
     def endpoint(self, addr: int, /) -> Endpoint | None:
         return self._endpoints.get(addr)
 
-    def tell(self, src: int, service: int, message: bytes, /) -> None:
-        # No room is asked for: endpoints are few, and what answers the other side ends where it is crowded.
+    def send_service_message(self, src: int, service: int, message: bytes, /) -> None:
+        # Without a check for room: endpoints are few, and answers to the other side stop at congestion.
         self._credit -= 1
         self.outbox.append((src, service, message))
         assert self._wire is not None

@@ -1,4 +1,4 @@
-"""Who is there: names and addresses of both sides' endpoints, and which of them belong together."""
+"""Names and addresses of both sides' endpoints, and their bindings: the name service and the address service."""
 
 from __future__ import annotations
 
@@ -20,80 +20,80 @@ from drivers.devices.rpmsg.layout import (
     NsFlag,
 )
 
-__all__ = ["MAX_ENDPOINTS", "Directory", "Exchange", "Receiver"]
+__all__ = ["MAX_ENDPOINTS", "Directory", "DirectoryBus", "Receiver"]
 
 MAX_ENDPOINTS = 1024
-"""Of one side; the other side's are not believed to be more either."""
+"""Maximum number of endpoints of each side."""
 
 
 class Receiver(Protocol):
-    """What has an address: an endpoint, or one of the two services."""
+    """The receiver at an address: an endpoint, or one of the two services."""
 
     def take(self, src: int, data: bytes, /) -> bool:
-        """A message came in; False where it has to wait."""
+        """Take a received message. Returns False if it has to wait."""
 
 
-class Exchange(Protocol):
-    """What a directory is for."""
+class DirectoryBus(Protocol):
+    """The bus, as its directory sees it."""
 
     @property
-    def crowded(self) -> bool:
-        """Whether so much waits to be sent that nothing is answered any more."""
+    def congested(self) -> bool:
+        """Whether there are too many unsent messages to answer the other side."""
 
     def endpoint(self, addr: int, /) -> Endpoint | None:
-        """This side's endpoint with that address."""
+        """Return this side's endpoint at the address, or None."""
 
-    def tell(self, src: int, service: int, message: bytes, /) -> None:
+    def send_service_message(self, src: int, service: int, message: bytes, /) -> None:
         """Send a message of a service from an endpoint's address."""
 
-    def count(self, size: int, count: int = 1, /) -> None:
-        """A message of ``size`` bytes came in and was understood."""
+    def count_received(self, size: int, count: int = 1, /) -> None:
+        """Count received messages, ``size`` bytes in all."""
 
     def drop(self, cause: str, count: int = 1, /) -> None:
-        """Messages that came in were dropped."""
+        """Count dropped messages."""
 
 
 @attrs.frozen
 class Announced:
-    """An endpoint of the other side."""
+    """An announced endpoint of the other side."""
 
     name: str
     assign: bool
-    """Whether it wants to be told the address of the endpoint that is bound to it."""
+    """Whether it asked for the address of the endpoint bound to it."""
 
 
 @attrs.frozen
 class ServiceEndpoint:
-    """One of the two services: parses, acts, and counts what it refused under its cause."""
+    """One of the two services: handles its messages, and counts refused ones by cause."""
 
-    exchange: Exchange
-    act: Callable[[bytes], str]
-    """Does what a message says; why it refuses to, or nothing. Raises Malformed."""
+    bus: DirectoryBus
+    handle: Callable[[bytes], str]
+    """Handles a message; returns the cause of a refusal, or "". Raises Malformed."""
 
     def take(self, src: int, data: bytes, /) -> bool:
         try:
-            refused = self.act(data)
+            cause = self.handle(data)
         except Malformed as exc:
-            refused = exc.cause
-        if refused:
-            self.exchange.drop(refused)
+            cause = exc.cause
+        if cause:
+            self.bus.drop(cause)
         else:
-            self.exchange.count(len(data))
+            self.bus.count_received(len(data))
         return True
 
 
 class Directory:
-    """Name service and address service of one side, both as client and as server."""
+    """Client and server of the name service and the address service, for one side."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, bus: DirectoryBus) -> None:
+        self._bus = bus
         self._named: dict[str, dict[int, Endpoint]] = {}
         self._announced: dict[int, Announced] = {}
-        self._online: frozenset[int] = frozenset()  # the services that both sides have
+        self._online: frozenset[int] = frozenset()  # addresses of the negotiated services
 
     @property
     def online(self) -> frozenset[int]:
-        """Addresses of the services that both sides agreed on."""
+        """Addresses of the negotiated services."""
         return self._online
 
     @property
@@ -101,28 +101,28 @@ class Directory:
         return {addr: announced.name for addr, announced in self._announced.items()}
 
     def start(self, features: int) -> Mapping[int, Receiver]:
-        """Both sides run, with these features: the services there are, by address."""
-        acts = {NS_ADDR: self._name_message, AS_ADDR: self._address_message}
+        """Start with negotiated ``features``. Returns the receivers of the services, by address."""
+        handlers = {NS_ADDR: self._name_message, AS_ADDR: self._address_message}
         served = {
-            addr: ServiceEndpoint(self._exchange, acts[addr]) for addr, bit in SERVICES.items() if features >> bit & 1
+            addr: ServiceEndpoint(self._bus, handlers[addr]) for addr, bit in SERVICES.items() if features >> bit & 1
         }
         self._online = frozenset(served)
         return served
 
     def introduce_all(self) -> None:
-        """Announce every endpoint there is, oldest first."""
+        """Bind or announce every endpoint, oldest first."""
         for endpoints in tuple(self._named.values()):
             for endpoint in tuple(endpoints.values()):
                 self._introduce(endpoint)
 
     def stop(self) -> frozenset[int]:
-        """The other side is gone, and all that it said; the addresses of services that are no more."""
-        gone, self._online = self._online, frozenset()
+        """Forget the other side. Returns the addresses of the services that ended."""
+        ended, self._online = self._online, frozenset()
         self._announced.clear()
         for endpoints in self._named.values():
             for endpoint in endpoints.values():
-                endpoint.forget()
-        return gone
+                endpoint.reset_binding()
+        return ended
 
     # This side's endpoints
 
@@ -135,31 +135,31 @@ class Directory:
         del self._named[name][addr]
         if not self._named[name]:
             del self._named[name]
-        if endpoint.told is not None:
-            self._tell(AS_ADDR, endpoint, AddressMessage(name, addr, endpoint.told, AsFlag.FREE))
+        if endpoint.assigned_peer is not None:
+            self._send(AS_ADDR, endpoint, AddressMessage(name, addr, endpoint.assigned_peer, AsFlag.FREE))
         if endpoint.announced:
-            self._tell(NS_ADDR, endpoint, NameMessage(name, addr, NsFlag.DESTROY))
+            self._send(NS_ADDR, endpoint, NameMessage(name, addr, NsFlag.DESTROY))
 
     def _introduce(self, endpoint: Endpoint) -> None:
         if NS_ADDR in self._online and not endpoint.fixed and not self._bind_any(endpoint):
             self._announce(endpoint)
 
     def _announce(self, endpoint: Endpoint) -> None:
-        if endpoint.wants_announcing and not endpoint.announced:
+        if endpoint.announce and not endpoint.announced:
             endpoint.announced = True
             flags = NsFlag.AS_ANNOUNCE if AS_ADDR in self._online else NsFlag(0)
-            self._tell(NS_ADDR, endpoint, NameMessage(endpoint.name, endpoint.addr, flags))
+            self._send(NS_ADDR, endpoint, NameMessage(endpoint.name, endpoint.addr, flags))
 
-    def _tell(self, service: int, endpoint: Endpoint, message: NameMessage | AddressMessage) -> None:
-        self._exchange.tell(endpoint.addr, service, message.emit())
+    def _send(self, service: int, endpoint: Endpoint, message: NameMessage | AddressMessage) -> None:
+        self._bus.send_service_message(endpoint.addr, service, message.emit())
 
-    # Which belong together
+    # Binding
 
     def _own(self, name: str) -> Iterator[Endpoint]:
         return iter(tuple(self._named.get(name, {}).values()))
 
     def _bind_any(self, endpoint: Endpoint) -> bool:
-        """Bind it to an endpoint of its name that was announced and that no other one is bound to."""
+        """Bind the endpoint to an announced, unbound endpoint of its name. Returns whether there was one."""
         taken = {own.dst for own in self._own(endpoint.name)}
         for addr, announced in self._announced.items():
             if announced.name == endpoint.name and addr not in taken:
@@ -170,12 +170,12 @@ class Directory:
     def _bind(self, endpoint: Endpoint, addr: int, announced: Announced) -> None:
         endpoint.bind(addr)
         if announced.assign:
-            endpoint.told = addr
-            self._tell(AS_ADDR, endpoint, AddressMessage(endpoint.name, endpoint.addr, addr, AsFlag.ASSIGN))
+            endpoint.assigned_peer = addr
+            self._send(AS_ADDR, endpoint, AddressMessage(endpoint.name, endpoint.addr, addr, AsFlag.ASSIGN))
         else:
             self._announce(endpoint)
 
-    # What the other side says
+    # Messages from the other side
 
     def _name_message(self, data: bytes) -> str:
         message = NameMessage.parse(data, self._online)
@@ -191,10 +191,10 @@ class Directory:
             return ""
         if addr in known:
             return "ns_duplicate"
-        if len(known) >= MAX_ENDPOINTS or self._exchange.crowded:
+        if len(known) >= MAX_ENDPOINTS or self._bus.congested:
             return "ns_full"
         known[addr] = Announced(name, AS_ADDR in self._online and bool(message.flags & NsFlag.AS_ANNOUNCE))
-        # One that was bound already, by an address service message or by the first that came, is bound properly now.
+        # An endpoint that an address message, or the first received message, has bound already is preferred.
         endpoints = [own for own in self._own(name) if own.dst in (ADDR_ANY, addr) and not own.fixed]
         if endpoints:
             self._bind(max(endpoints, key=lambda own: own.dst == addr), addr, known[addr])
@@ -202,7 +202,7 @@ class Directory:
 
     def _address_message(self, data: bytes) -> str:
         message = AddressMessage.parse(data)
-        endpoint = self._exchange.endpoint(message.src)
+        endpoint = self._bus.endpoint(message.src)
         if endpoint is None or endpoint.name != message.name or endpoint.fixed:
             return "as_unknown"
         if message.flag is AsFlag.FREE:

@@ -1,4 +1,4 @@
-"""Endpoints: what a program holds of a channel, with an inbox that is bounded."""
+"""Endpoints: a program's end of a channel, with a bounded inbox."""
 
 from __future__ import annotations
 
@@ -13,91 +13,95 @@ from drivers.devices.rpmsg.layout import ADDR_ANY
 from drivers.errors import MessageTooLong, NoBuffer, NotBound, RpmsgError, SendTimeout
 from drivers.flow.pump import Signal
 
-__all__ = ["INBOX", "SEND_TIMEOUT", "Endpoint", "EndpointStatistics", "Hub"]
+__all__ = ["INBOX", "SEND_TIMEOUT", "Endpoint", "EndpointBus", "EndpointStatistics"]
 
 SEND_TIMEOUT = 15.0
-"""Seconds that `Endpoint.send` waits for a buffer."""
+"""Default timeout of `Endpoint.send`, in seconds."""
 INBOX = 256
-"""Messages that wait in an endpoint for its program."""
+"""Default size of an inbox, in messages."""
 PACE = 64
-"""Messages after which a task that never has to wait lets others run."""
+"""Number of messages after which a task yields, even if it never has to wait."""
 
 Data = bytes | bytearray | memoryview
 
 
-class Hub(Protocol):
-    """What an endpoint is part of."""
+class EndpointBus(Protocol):
+    """The bus, as an endpoint sees it."""
 
     @property
-    def max_payload(self) -> int: ...
+    def max_payload(self) -> int:
+        """Maximum bytes of a message."""
 
     @property
     def waiting(self) -> bool:
-        """Whether somebody waits for a buffer."""
+        """Whether a sender waits for a buffer."""
 
     def is_endpoint_addr(self, addr: int, /) -> bool:
-        """Whether an endpoint of the other side can have this address."""
+        """Return whether an endpoint of the other side can have this address."""
 
     def put(self, src: int, dst: int, data: bytes, /) -> bool:
-        """Send; False where no buffer is free."""
+        """Send a message. Returns False if no buffer is free."""
 
     async def wait_room(self) -> None:
-        """Return when `put` may succeed, and it is the caller's turn; may return early."""
+        """Return when it is the caller's turn to try `put`; may return early."""
 
     def make_room(self) -> None:
-        """Wake those whose turn it is, if any."""
+        """Wake waiting senders for which there is room."""
 
     def resume(self) -> None:
-        """There is room in an inbox that held up what comes in."""
+        """Note that an inbox that blocked received messages has room again."""
 
-    def count(self, size: int, count: int = 1, /) -> None:
-        """Messages of ``size`` bytes in all were put into an inbox; fewer than none where they are taken back."""
+    def count_received(self, size: int, count: int = 1, /) -> None:
+        """Count messages put into an inbox, ``size`` bytes in all; negative if they are dropped unread."""
 
     def drop(self, cause: str, count: int = 1, /) -> None:
-        """Messages that came in were dropped."""
+        """Count dropped messages."""
 
     def remove(self, endpoint: Endpoint, /) -> None:
-        """The endpoint was closed."""
+        """Remove a closed endpoint."""
 
 
 @attrs.frozen
 class EndpointStatistics:
-    """Figures of one endpoint since it was created."""
+    """Counters of one endpoint since it was created."""
 
     name: str
     addr: int
     dst: int | None
-    """Where it sends to, None while it is not bound."""
+    """Destination; None while the endpoint is unbound."""
     sent: int
     received: int
-    """Messages that were put into its inbox."""
+    """Number of messages put into the inbox."""
     unread: int
-    """Of these, how many are still there."""
+    """Number of messages still in the inbox."""
     drops: Mapping[str, int]
-    """Messages for it that were dropped, by cause."""
+    """Number of dropped messages, by cause."""
 
 
 class Endpoint:
-    """See `drivers.contracts.ports.RpmsgEndpoint`. Made by `RpmsgBus.create`."""
+    """An rpmsg endpoint, made by `RpmsgBus.create`. See `drivers.contracts.ports.RpmsgEndpoint`."""
 
-    def __init__(self, hub: Hub, name: str, addr: int, dst: int, inbox: int, lossy: bool, announce: bool) -> None:
-        self._hub = hub
+    def __init__(
+        self, bus: EndpointBus, name: str, addr: int, dst: int, inbox: int, lossy: bool, announce: bool
+    ) -> None:
+        self._bus = bus
         self.name = name
         self.addr = addr
         self.dst = dst
-        """Where it sends to; ADDR_ANY while it is not bound."""
+        """Destination; ADDR_ANY while the endpoint is unbound."""
         self.fixed = dst != ADDR_ANY
-        """Whether the program said where it sends to: nothing the other side does changes that."""
-        self.wants_announcing = announce
+        """Whether the program chose the destination; the other side cannot change it then."""
+        self.announce = announce
+        """Whether to announce the endpoint."""
         self.announced = False
-        """Whether the other side was told that it is there."""
-        self.told: int | None = None
-        """The endpoint of the other side that was assigned this one's address."""
+        """Whether the endpoint was announced to the other side."""
+        self.assigned_peer: int | None = None
+        """Address of the remote endpoint to which the address service assigned this one."""
         self._inbox: deque[tuple[int, bytes]] = deque()
         self._room = inbox
         self._lossy = lossy
-        self._holding = False
-        self._came = Signal()
+        self._blocking = False  # whether a received message waits for room in the inbox
+        self._arrival = Signal()
         self._reading = False
         self._unbound = trio.lowlevel.ParkingLot()
         self._closed = False
@@ -106,8 +110,8 @@ class Endpoint:
         self._drops: dict[str, int] = {}
 
     def __repr__(self) -> str:
-        to = "nobody" if self.dst == ADDR_ANY else self.dst
-        return f"<rpmsg endpoint {self.name!r} at {self.addr}, bound to {to}>"
+        dst = "unbound" if self.dst == ADDR_ANY else f"bound to {self.dst}"
+        return f"<rpmsg endpoint {self.name!r} at {self.addr}, {dst}>"
 
     @property
     def bound(self) -> bool:
@@ -115,7 +119,7 @@ class Endpoint:
 
     @property
     def max_payload(self) -> int:
-        return self._hub.max_payload
+        return self._bus.max_payload
 
     @property
     def lossy(self) -> bool:
@@ -135,60 +139,60 @@ class Endpoint:
     # Sending
 
     def send_nowait(self, data: Data, dst: int | None = None) -> None:
-        """Send to ``dst``, or to the bound endpoint. Raises the errors of `drivers.contracts.ports.RpmsgEndpoint`."""
+        """Send to ``dst``, or to the bound endpoint. Raises as `drivers.contracts.ports.RpmsgEndpoint` does."""
         to, message = self._check(data, dst)
         if to == ADDR_ANY:
-            raise NotBound(f"{self.name}: the other side has shown no endpoint yet")
-        hub = self._hub
-        # Whoever waits for a buffer was here first.
-        if hub.waiting or not hub.put(self.addr, to, message):
-            raise NoBuffer(f"{self.name}: every buffer is under way")
+            raise NotBound(f"{self.name}: not bound to an endpoint of the other side")
+        bus = self._bus
+        # Senders that wait for a buffer go first.
+        if bus.waiting or not bus.put(self.addr, to, message):
+            raise NoBuffer(f"{self.name}: no free buffer")
         self._sent += 1
 
     async def send(self, data: Data, dst: int | None = None, *, timeout: float = SEND_TIMEOUT) -> None:
-        """The same, waiting ``timeout`` seconds at most until it is bound and for a buffer. Raises SendTimeout."""
+        """Like `send_nowait`, but wait up to ``timeout`` seconds until bound and for a buffer. Raises SendTimeout."""
         await trio.lowlevel.checkpoint_if_cancelled()
         to, message = self._check(data, dst)
-        hub = self._hub
-        if to == ADDR_ANY or hub.waiting or not hub.put(self.addr, to, message):
+        bus = self._bus
+        if to == ADDR_ANY or bus.waiting or not bus.put(self.addr, to, message):
             await self._send(message, dst, timeout)
             return
         self._sent += 1
         self._turn = turn = self._turn + 1
         if not turn % PACE:
-            # The message is away: a cancellation is left for the next one.
+            # The message is sent: do not raise Cancelled now.
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _send(self, message: bytes, dst: int | None, timeout: float) -> None:
-        hub = self._hub
+        bus = self._bus
         waited = False
         with trio.move_on_after(timeout):
             while True:
-                to, _ = self._check(message, dst)  # the device may be another one by now
+                to, _ = self._check(message, dst)  # max_payload may have changed with the device
                 if to == ADDR_ANY:
-                    hub.make_room()  # if it was this one's turn, it is somebody else's now
+                    bus.make_room()  # pass on this task's turn
                     await self._unbound.park()
-                elif (waited or not hub.waiting) and hub.put(self.addr, to, message):
+                elif (waited or not bus.waiting) and bus.put(self.addr, to, message):
                     self._sent += 1
                     return
                 else:
-                    await hub.wait_room()
+                    await bus.wait_room()
                     waited = True
-        why = "no buffer came back" if self.bound or dst is not None else "the other side showed no endpoint"
+        why = "no free buffer" if self.bound or dst is not None else "not bound to an endpoint of the other side"
         raise SendTimeout(f"{self.name}: {why} within {timeout:g} s")
 
     def _check(self, data: Data, dst: int | None) -> tuple[int, bytes]:
-        message = bytes(data)  # which for bytes is no copy
-        if len(message) > self._hub.max_payload:
-            raise MessageTooLong(f"{self.name}: {len(message)} bytes; a message has {self._hub.max_payload} at most")
+        message = bytes(data)  # no copy if data is bytes
+        if len(message) > self._bus.max_payload:
+            raise MessageTooLong(f"{self.name}: message of {len(message)} bytes: at most {self._bus.max_payload}")
         if self._closed:
             raise trio.ClosedResourceError
         if dst is not None and not 0 <= dst < ADDR_ANY:
-            raise RpmsgError(f"{self.name}: {dst} is no address")
+            raise RpmsgError(f"{self.name}: {dst} is no endpoint address")
         return self.dst if dst is None else dst, message
 
     async def wait_bound(self) -> None:
-        """Return when it knows an endpoint of the other side. Raises trio.ClosedResourceError."""
+        """Return when the endpoint is bound. Raises trio.ClosedResourceError."""
         await trio.lowlevel.checkpoint()
         while not self.bound:
             if self._closed:
@@ -208,9 +212,9 @@ class Endpoint:
         return (await self.receive_from())[1]
 
     async def receive_from(self) -> tuple[int, bytes]:
-        """The next message behind the address of the endpoint that sent it; raises what `receive` raises."""
+        """Return the sender's address and the next message. Raises as `receive` does."""
         self._turn = turn = self._turn + 1
-        if self._inbox:  # else it waits, which is a checkpoint
+        if self._inbox:  # else the wait below is a checkpoint
             if turn % PACE:
                 await trio.lowlevel.checkpoint_if_cancelled()
             else:
@@ -219,10 +223,10 @@ class Endpoint:
             if self._closed:
                 raise trio.ClosedResourceError
             if self._reading:
-                raise trio.BusyResourceError(f"{self.name}: another task receives already")
+                raise trio.BusyResourceError(f"{self.name}: another task is receiving")
             self._reading = True
             try:
-                await self._came.wait()
+                await self._arrival.wait()
             finally:
                 self._reading = False
         return self._pop()
@@ -238,64 +242,64 @@ class Endpoint:
 
     def _pop(self) -> tuple[int, bytes]:
         message = self._inbox.popleft()
-        if self._holding and 2 * len(self._inbox) <= self._room:
+        if self._blocking and 2 * len(self._inbox) <= self._room:
             self._resume()
         return message
 
     def _resume(self) -> None:
-        if self._holding:
-            self._holding = False
-            self._hub.resume()
+        if self._blocking:
+            self._blocking = False
+            self._bus.resume()
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._hub.remove(self)
-            self._hub.count(-sum(len(data) for _, data in self._inbox), -len(self._inbox))
+            self._bus.remove(self)
+            self._bus.count_received(-sum(len(data) for _, data in self._inbox), -len(self._inbox))
             self._drop("unread", len(self._inbox))
             self._inbox.clear()
             self._resume()
-            self._came.set()
+            self._arrival.set()
             self._unbound.unpark_all()
 
-    # What the bus says.
+    # Called by the bus and its directory.
 
     def take(self, src: int, data: bytes, /) -> bool:
-        """A message came in. False where it has to wait: there is no room, and nothing may be dropped."""
+        """Take a received message. Returns False if it has to wait, because the inbox is full and not lossy."""
         inbox = self._inbox
         if len(inbox) >= self._room:
             if self._lossy:
                 self._drop("inbox_full")
                 return True
-            self._holding = True
+            self._blocking = True
             return False
-        if self.dst == ADDR_ANY and self._hub.is_endpoint_addr(src):
-            self.bind(src)  # without name or address service the first message is what tells
+        if self.dst == ADDR_ANY and self._bus.is_endpoint_addr(src):
+            self.bind(src)  # without name and address service, the first message binds
         inbox.append((src, data))
         self._received += 1
-        self._hub.count(len(data))
+        self._bus.count_received(len(data))
         if self._reading:
             self._reading = False
-            self._came.set()
+            self._arrival.set()
         return True
 
     def bind(self, addr: int) -> None:
-        """It sends to ``addr`` from now on."""
+        """Send to ``addr`` from now on."""
         self.dst = addr
         self._unbound.unpark_all()
 
     def unbind(self) -> None:
-        """The endpoint it sent to is gone."""
+        """Forget the remote endpoint, which is gone."""
         if not self.fixed:
             self.dst = ADDR_ANY
-            self.told = None
+            self.assigned_peer = None
 
-    def forget(self) -> None:
-        """Both sides start anew: nobody was told anything."""
+    def reset_binding(self) -> None:
+        """Return to the state before any announcement, after a reset."""
         self.unbind()
-        self.announced, self.told, self._holding = False, None, False
+        self.announced, self.assigned_peer, self._blocking = False, None, False
 
     def _drop(self, cause: str, count: int = 1) -> None:
         if count:
             self._drops[cause] = self._drops.get(cause, 0) + count
-            self._hub.drop(cause, count)
+            self._bus.drop(cause, count)

@@ -1,4 +1,4 @@
-"""What the flows of both sides share: messages out of the bus into a queue, and out of a queue into the bus."""
+"""Base classes of the flows of both sides: messages from the bus into a queue, and from a queue into the bus."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from drivers.errors import PortGone
 from drivers.flow.pump import Need, QueueEnd, Signal
 from rings.errors import MemoryFault, RemoteRingError
 
-__all__ = ["BUDGET", "InFlow", "OutFlow"]
+__all__ = ["BUDGET", "RpmsgInFlow", "RpmsgOutFlow"]
 
 BUDGET = 64
-"""Messages per batch."""
+"""Maximum messages per batch."""
 
 Q = TypeVar("Q", bound=QueueEnd)
 
@@ -26,65 +26,66 @@ class RpmsgFlow(Generic[Q]):
         self._bus = bus
 
     def on_port_gone(self, error: PortGone) -> None:
-        """A bus is never gone."""
+        """Never called: a bus does not go away."""
 
 
-class OutFlow(RpmsgFlow[Q]):
-    """From the bus into a queue; a `Wire`.
+class RpmsgOutFlow(RpmsgFlow[Q]):
+    """Flow from the bus into a queue. Implements `Wire`.
 
-    While the pump has nothing to do, a message is put into the ring by the task that sends it, which saves an answer
-    a turn of the scheduler. A second one that follows with nothing heard in between looks like many: these are left
-    to the pump, for which a batch costs little more than one.
+    While the pump is idle, the sending task puts its message into the ring itself, which saves a round trip one turn of
+    the scheduler. A second message without a received one in between suggests a stream: it is left to the pump, which
+    moves a batch at little more than the cost of one message.
     """
 
     def __init__(self, queue: Q, bus: RpmsgBus, *, direct: bool) -> None:
-        """Without ``direct`` only the pump moves messages, since it has to pay the link for them."""
+        """``direct``: sending tasks may move messages in place; else only the pump does, to pay the link for them."""
         super().__init__(queue, bus)
         self._direct = direct
         self._signal = Signal()
         self._idle = False
-        self._trouble: RemoteRingError | MemoryFault | ValueError | None = None
+        self._error: RemoteRingError | MemoryFault | ValueError | None = None
 
     def room(self) -> int:
         raise NotImplementedError
+        """Return the number of messages that may wait to be sent now."""
 
     def fill(self) -> tuple[int, Need]:
-        """Move messages until they, the buffers or the budget end. SOURCE: nothing is left, and nobody waits."""
+        """Move messages up to the budget. Returns SOURCE if no message is left and no sender waits."""
         raise NotImplementedError
 
     def move(self) -> tuple[int, Need]:
-        if self._trouble is not None:
-            # It was met by a task that sends, and the pump alone knows what to do. It holds frames, they memory.
-            trouble, self._trouble = self._trouble, None
+        if self._error is not None:
+            # A sending task met it, and only the pump handles errors. Drop the reference: its traceback holds memory.
+            error, self._error = self._error, None
             try:
-                raise trouble
+                raise error
             finally:
-                del trouble
+                del error
         return self.fill()
 
     def push(self) -> None:
         if not self._idle:
-            self.stir()
-        elif not (self._direct and self._bus.heard and self.queue.live):
+            self.notify_pump()
+        elif not (self._direct and self._bus.interactive and self.queue.live):
             self._wake()
         else:
-            self._bus.heard = False
+            self._bus.interactive = False
             try:
                 moved, need = self.fill()
                 if moved:
                     self.queue.batches[min(moved.bit_length(), len(self.queue.batches)) - 1] += 1
                     self.queue.flush()
             except (RemoteRingError, MemoryFault, ValueError) as exc:
-                self._trouble = exc
+                self._error = exc
                 self._wake()
             else:
                 if need is not Need.SOURCE:
                     self._wake()
 
-    def stir(self) -> None:
-        """Something is to be sent while the pump waits for buffers, or is at work."""
+    def notify_pump(self) -> None:
+        """Note that there is a message to send while the pump waits for buffers or is at work."""
 
-    def starve(self) -> None:
+    def request_room(self) -> None:
         if self._idle:
             self._wake()
 
@@ -93,9 +94,9 @@ class OutFlow(RpmsgFlow[Q]):
         self._signal.set()
 
     async def wait(self, need: Need) -> None:
-        # The index was not published yet when the pump found nothing more: what came since was not pushed.
+        # Messages that came after the pump found none, and before it published the index, were not pushed.
         self._idle = not self._bus.outbox and not self._bus.waiting
-        self._bus.heard = True
+        self._bus.interactive = True
         if not self._idle:
             self._signal.set()
         try:
@@ -104,14 +105,14 @@ class OutFlow(RpmsgFlow[Q]):
             self._idle = False
 
 
-class InFlow(RpmsgFlow[Q]):
-    """From a queue into the bus."""
+class RpmsgInFlow(RpmsgFlow[Q]):
+    """Flow from a queue into the bus."""
 
     async def wait(self, need: Need) -> None:
-        await self._bus.resumed.wait()
+        await self._bus.inbox_freed.wait()
 
     def _take(self, message: memoryview, size: int) -> bool:
-        """Deliver what the other side put into ``size`` bytes; False where it has to wait. The header is read once."""
+        """Deliver a received message of ``size`` bytes. Returns False if it has to wait. Reads the header once."""
         if size < HEADER_SIZE:
             self._bus.drop("short")
             return True

@@ -1,10 +1,10 @@
-"""rpmsg's words: feature bits, configuration space, message header, name and address service.
+"""Constants and structures of rpmsg: features, configuration space, message header, name and address service.
 
-Virtio device id 7 has no chapter in VIRTIO 1.4: header and name service are those that every implementation of rpmsg
-shares. Feature bit 2 and the configuration space behind it are those of NuttX and OpenAMP. Feature bit 1 has three
-meanings: the address service of the RFC that brought vhost to SoC-to-SoC links, buffer sizes in Linux, acknowledged
-announcements in NuttX. A peer can't know which is meant, so it is offered and accepted only if the user asks for the
-address service. All fields are little-endian, since every device here has VERSION_1.
+VIRTIO 1.4 has no chapter for virtio device id 7. Header and name service are those of all rpmsg implementations.
+Feature bit 2 and its configuration space are those of NuttX and OpenAMP. Feature bit 1 has three meanings: the address
+service of the RFC that brought vhost to SoC-to-SoC links, buffer sizes in Linux, acknowledged announcements in NuttX. A
+peer cannot tell which is meant, so the bit is offered and accepted only if the user asks for the address service. All
+fields are little-endian, because every device here has VERSION_1.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ __all__ = [
 
 class RpmsgFeature(IntEnum):
     NS = 0
-    """The name service: endpoints are announced, created and destroyed."""
+    """Name service: announces created and destroyed endpoints."""
     AS = 1
-    """The address service: an announcement is answered with the address of the endpoint that was bound to it."""
+    """Address service: answers an announcement with the address of the endpoint bound to it."""
     BUFSZ = 2
-    """The configuration space says how large buffers are."""
+    """The configuration space has the sizes of buffers."""
 
 
 TABLE = FeatureTable(
@@ -60,36 +60,36 @@ TABLE = FeatureTable(
 )
 SUPPORTED = mask(RpmsgFeature) | mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
 DEFAULT_FEATURES = SUPPORTED & ~mask((RpmsgFeature.AS,))
-"""Feature bits that have one meaning everywhere."""
+"""Feature bits that mean the same in all implementations."""
 
 NS_ADDR, AS_ADDR = 53, 54
-"""Where name service and address service listen, on both sides, if they were agreed on."""
+"""Addresses of name service and address service, on both sides, if negotiated."""
 SERVICES = {NS_ADDR: RpmsgFeature.NS, AS_ADDR: RpmsgFeature.AS}
 ADDR_ANY = 0xFFFF_FFFF
-"""No address: a destination that is not known yet."""
+"""Wildcard address: the destination is not known yet."""
 FIRST_DYNAMIC = 1024
-"""Endpoints that ask for no address of their own get one from here on."""
+"""First dynamic address."""
 
 HEADER = struct.Struct("<IIIHH")
-"""In front of every message: source, destination, reserved, bytes of the message, flags."""
+"""Message header: source, destination, reserved, bytes of payload, flags."""
 HEADER_SIZE = HEADER.size
 DEFAULT_BUFFER = 512
-"""Bytes of a buffer, header included, without BUFSZ."""
+"""Bytes of a buffer, including the header, without BUFSZ."""
 MAX_BUFFER = HEADER_SIZE + 0xFFFF
-"""More than the header's length field can say is of no use."""
+"""Largest useful buffer, in bytes: the limit of the header's length field."""
 
 NAME_SIZE = 32
 NS_MESSAGE = struct.Struct(f"<{NAME_SIZE}sII")
 AS_MESSAGE = struct.Struct(f"<{NAME_SIZE}sIII")
 MIN_BUFFER = HEADER_SIZE + AS_MESSAGE.size
-"""Every buffer has to hold the messages of both services."""
+"""Smallest buffer, in bytes, that holds the messages of both services."""
 
 
 class NsFlag(IntFlag):
     DESTROY = 1
-    """The endpoint is gone; without it: is there."""
+    """The endpoint was destroyed; if unset, it was created."""
     AS_ANNOUNCE = 2
-    """Answer with the address of the endpoint that is bound to it."""
+    """The sender asks for the address of the endpoint bound to the announced one."""
 
 
 class AsFlag(IntEnum):
@@ -98,7 +98,7 @@ class AsFlag(IntEnum):
 
 
 class Malformed(ValueError):
-    """A message of the name or address service that says nothing; ``cause`` is what it is counted under."""
+    """An invalid message of the name or address service; it is counted under ``cause``."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(cause)
@@ -113,14 +113,14 @@ def _parse_name(field: bytes) -> str:
 
 
 def check_name(name: str) -> str:
-    """A name that an announcement can carry. Raises RpmsgError."""
+    """Check that an announcement can carry the name, and return it. Raises RpmsgError."""
     if not 0 < len(name) < NAME_SIZE or not name.isascii() or not name.isprintable():
-        raise RpmsgError(f"{name!r}: a channel's name is 1 to {NAME_SIZE - 1} printable ASCII characters")
+        raise RpmsgError(f"{name!r}: a channel's name must be 1 to {NAME_SIZE - 1} printable ASCII characters")
     return name
 
 
 def is_endpoint_addr(addr: int, services: Container[int] = SERVICES) -> bool:
-    """Whether an endpoint can have this address beside ``services``."""
+    """Return whether an endpoint can have this address, given the addresses of ``services``."""
     return 0 <= addr < ADDR_ANY and addr not in services
 
 
@@ -130,7 +130,7 @@ class NameMessage:
 
     name: str
     addr: int
-    """Of the endpoint at the side that announces it."""
+    """Address of the announced endpoint."""
     flags: NsFlag = attrs.field(default=NsFlag(0))
 
     def emit(self) -> bytes:
@@ -138,7 +138,7 @@ class NameMessage:
 
     @classmethod
     def parse(cls, data: bytes, services: Container[int] = SERVICES) -> NameMessage:
-        """``services`` are the addresses that no endpoint has. Raises Malformed."""
+        """Parse a message. ``services``: addresses that no endpoint has. Raises Malformed."""
         if len(data) != NS_MESSAGE.size:
             raise Malformed("ns_length")
         name, addr, flags = NS_MESSAGE.unpack(data)
@@ -155,9 +155,9 @@ class AddressMessage:
 
     name: str
     dst: int
-    """The address of the endpoint at the side that tells of it: where the other one is to send to."""
+    """Address of the sender's endpoint, to which the other one shall send."""
     src: int
-    """The address of that other endpoint, which was announced before."""
+    """Address of the other endpoint, which was announced before."""
     flag: AsFlag
 
     def emit(self) -> bytes:
@@ -165,7 +165,7 @@ class AddressMessage:
 
     @classmethod
     def parse(cls, data: bytes) -> AddressMessage:
-        """Raises Malformed."""
+        """Parse a message. Raises Malformed."""
         if len(data) != AS_MESSAGE.size:
             raise Malformed("as_length")
         name, dst, src, flag = AS_MESSAGE.unpack(data)
@@ -177,12 +177,12 @@ class AddressMessage:
 
 
 CONFIG_SIZES = struct.Struct("<II")
-"""What of the configuration space has a meaning."""
+"""The used part of the configuration space."""
 
 
 @attrs.frozen
 class RpmsgConfig:
-    """The configuration space: bytes of the buffers of each direction, headers included, and 56 reserved bytes."""
+    """The configuration space: buffer sizes in bytes per direction, including headers, and 56 reserved bytes."""
 
     to_driver: int = DEFAULT_BUFFER
     to_device: int = DEFAULT_BUFFER
@@ -194,7 +194,7 @@ class RpmsgConfig:
 
     @classmethod
     def parse(cls, data: bytes) -> RpmsgConfig:
-        """Of the 8 bytes of `CONFIG_SIZES`, whatever they say."""
+        """Parse the 8 bytes of `CONFIG_SIZES`, without a check; see `valid`."""
         return cls(*CONFIG_SIZES.unpack(data))
 
     @property

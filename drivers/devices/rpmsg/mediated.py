@@ -1,7 +1,7 @@
-"""vhost_rpmsg, mediated: two drivers, each with a device of its own here, talk to each other's endpoints.
+"""vhost_rpmsg, mediated: two drivers, each with its own device in this host, talk to each other's endpoints.
 
-Addresses, names and announcements are those of the two drivers, and pass through. Each byte of a message is copied
-once, as many as it has, not as many as its buffer. Whoever has no buffer to receive into makes the other one wait.
+Addresses, names and announcements pass through unchanged. Each byte of a message is copied once, without the unused
+rest of its buffer. If the receiving driver has no buffer, the sending driver waits.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ __all__ = ["MediatedRpmsgPlug", "RpmsgMediator"]
 
 @attrs.frozen
 class MediatedRpmsgPlug:
-    """What one of the two devices offers its driver."""
+    """Settings of one of the two devices."""
 
     features: int = DEFAULT_FEATURES
     queue_size: int = 256
     config: RpmsgConfig = attrs.field(factory=RpmsgConfig)
-    """Bytes of its buffers."""
+    """Buffer sizes in bytes."""
 
     @property
-    def receives(self) -> int:
-        """Bytes of the buffers that its driver receives into, if it accepts what is offered."""
+    def receive_size(self) -> int:
+        """Bytes of its driver's receive buffers, if the driver accepts the offered features."""
         return self.config.to_driver if self.features >> RpmsgFeature.BUFSZ & 1 else DEFAULT_BUFFER
 
 
 class RpmsgCopier(Copier):
-    """From one driver's transmitq to the other's receiveq."""
+    """Copies from one driver's transmitq to the other's receiveq."""
 
     def __init__(self, source: int, sink: int, statistics: MediatorStatistics) -> None:
-        """``source`` and ``sink`` are the features that the driver that sends and the one that receives agreed on.
+        """``source`` and ``sink``: features negotiated by the sending and by the receiving driver.
 
-        A message to a service that only the sender knows has no recipient. To a sender that does not know it, the
-        address is that of an endpoint.
+        A message to a service that only the sending driver negotiated is dropped. If only the receiving driver
+        negotiated it, the address is an ordinary endpoint's.
         """
         super().__init__(statistics)
         self._absent = {addr for addr, bit in SERVICES.items() if source & ~sink & 1 << bit}
@@ -70,7 +70,7 @@ class RpmsgCopier(Copier):
         into, readable, views = chain
         length = HEADER.unpack(head)[3]
         if readable:
-            sink.complete(into, 0)  # no receive buffer
+            sink.complete(into, 0)  # not a receive buffer
             statistics.drop("buffer_short")
         elif total(views) < HEADER_SIZE + length:
             sink.abandon(into)
@@ -83,7 +83,7 @@ class RpmsgCopier(Copier):
         return True
 
     def _refusal(self, head: bytes, size: int) -> str:
-        """Why a message of ``size`` bytes with this private header does not cross; empty where it does."""
+        """Return why the message may not cross, or "". ``head`` is a private copy of the header."""
         if size < HEADER_SIZE:
             return "short"
         _, dst, _, length, _ = HEADER.unpack(head)
@@ -93,14 +93,14 @@ class RpmsgCopier(Copier):
 
 
 class RpmsgMediator(Mediator):
-    """The way between two rpmsg devices.
+    """The connection between two rpmsg devices.
 
-    What a driver announced it does not announce again before its device is reset. So a driver that goes takes the
-    other one along: that one's device asks for a reset, and both start anew.
+    A driver announces each endpoint once between two resets. So if one driver goes away, the other one's device
+    requests a reset, and both start anew.
     """
 
     def __init__(self, plugs: Mapping[str, MediatedRpmsgPlug]) -> None:
-        """``plugs`` of the two devices, by name."""
+        """``plugs``: settings of the two devices, by name."""
         super().__init__()
         self._plugs = plugs
         self._met = False
@@ -109,8 +109,8 @@ class RpmsgMediator(Mediator):
         plug = self._plugs[device.name]
         if not plug.config.valid:
             raise ProbeError(f"{device.name}: buffers of {plug.config.to_driver} and {plug.config.to_device} bytes")
-        # Nobody is to send what the other one has no buffer for.
-        largest = min(other.receives for name, other in self._plugs.items() if name != device.name)
+        # No driver may send more than the other one's receive buffers hold.
+        largest = min(other.receive_size for name, other in self._plugs.items() if name != device.name)
         config = attrs.evolve(plug.config, to_device=min(plug.config.to_device, largest))
         queues = [(name, plug.queue_size) for name in ("receiveq", "transmitq")]
         device.offer(TABLE, plug.features & SUPPORTED, queues, config.emit())

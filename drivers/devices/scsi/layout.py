@@ -26,7 +26,7 @@ __all__ = [
     "TMF",
     "WELL_KNOWN",
     "AsyncEvent",
-    "ConfigField",
+    "ScsiConfigField",
     "ControlType",
     "EventType",
     "Lun",
@@ -199,7 +199,7 @@ REPORT_LUNS = Lun(-1, WELL_KNOWN)
 """The well-known logical unit that lists the units of all targets."""
 
 
-class ConfigField(Enum):
+class ScsiConfigField(Enum):
     """Offset and size in bytes of each configuration field (section 5.6.4)."""
 
     NUM_QUEUES = 0, 4

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import attrs
 
-__all__ = ["FIXED_SIZE", "Asc", "CheckCondition", "Field", "Key", "Sense", "illegal"]
+__all__ = ["FIXED_SIZE", "Asc", "CheckCondition", "FieldPointer", "Key", "Sense", "illegal"]
 
 FIXED_SIZE = 18
 """Bytes of sense data in the fixed format."""
@@ -62,8 +62,8 @@ class Asc(IntEnum):
 
 
 @attrs.frozen
-class Field:
-    """Field pointer: the invalid field of an ILLEGAL REQUEST."""
+class FieldPointer:
+    """Pointer to the invalid field of an ILLEGAL REQUEST."""
 
     byte: int
     bit: int | None = None
@@ -85,7 +85,7 @@ class Sense:
     """Additional sense code and qualifier: an `Asc`, or a value that `Asc` does not list."""
     information: int | None = None
     """Value of the INFORMATION field, usually a logical block address."""
-    field: Field | None = None
+    field: FieldPointer | None = None
 
     def emit(self) -> bytes:
         """Return 18 bytes in fixed format. INFORMATION of more than 32 bits does not fit and is left out."""
@@ -108,7 +108,7 @@ class Sense:
         first, _, key, information, _, _, asc, _, flags, byte = _FIXED.unpack(whole)
         field = None
         if flags & SKSV and key & 0xF == Key.ILLEGAL_REQUEST:
-            field = Field(byte, flags & 7 if flags & BIT_POINTER_VALID else None, bool(flags & IN_CDB))
+            field = FieldPointer(byte, flags & 7 if flags & BIT_POINTER_VALID else None, bool(flags & IN_CDB))
         return Sense(key & 0xF, asc, information if first & VALID else None, field)
 
     def __str__(self) -> str:
@@ -129,4 +129,4 @@ class CheckCondition(Exception):
 
 def illegal(asc: Asc, byte: int | None = None, bit: int | None = None, *, cdb: bool = True) -> CheckCondition:
     """Return an ILLEGAL REQUEST, with a field pointer if ``byte`` is given."""
-    return CheckCondition(Sense(Key.ILLEGAL_REQUEST, asc, field=None if byte is None else Field(byte, bit, cdb)))
+    return CheckCondition(Sense(Key.ILLEGAL_REQUEST, asc, field=None if byte is None else FieldPointer(byte, bit, cdb)))

@@ -10,7 +10,7 @@ import pytest
 from drivers.devices.scsi import Identity, LogicalUnit, Response
 from drivers.devices.scsi.device.unit import Io, Reply, Unit
 from drivers.devices.scsi.sense import Sense
-from drivers.storage.workers import Kind
+from drivers.storage.workers import IoKind
 from rings.chain import copy_out
 from vnet.ports.disk.store import MemoryStore
 
@@ -37,15 +37,15 @@ def perform(unit: Unit, cdb: bytes, out: bytes = b"", room: int = 0) -> tuple[by
 
 def finish(unit: LogicalUnit, io: Io) -> bytes:
     store = unit.store
-    if io.kind is Kind.READ:
+    if io.kind is IoKind.READ:
         data = bytearray(io.size)
         store.preadv([memoryview(data)], io.offset)
         return bytes(data[: io.in_size])
-    if io.kind is Kind.WRITE:
+    if io.kind is IoKind.WRITE:
         store.pwritev([memoryview(copy_out(io.out, io.size))], io.offset)
-    elif io.kind is Kind.FILL:
+    elif io.kind is IoKind.FILL:
         store.pwritev([memoryview(io.pattern * (io.size // len(io.pattern)))], io.offset)
-    elif io.kind is Kind.WRITE_ZEROES:
+    elif io.kind is IoKind.WRITE_ZEROES:
         for extent in io.extents:
             store.pwritev([memoryview(bytes(extent.size))], extent.offset)
     return b""

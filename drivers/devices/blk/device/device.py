@@ -18,14 +18,14 @@ from drivers.devices.blk.layout import (
     SUPPORTED,
     TABLE,
     BlkConfig,
+    BlkConfigField,
     BlkFeature,
     BlkStatus,
-    ConfigField,
     RequestType,
 )
 from drivers.flow.figures import RequestFigures
 from drivers.storage.job_flow import AT_ONCE, JobFlow
-from drivers.storage.workers import Job, Kind, Workers
+from drivers.storage.workers import IoKind, Job, Workers
 from rings.chain import Chain, copy_in
 from rings.features import mask
 from rings.ids import DeviceId
@@ -44,7 +44,7 @@ MAX_SECTORS = 1 << 21
 """Maximum sectors of one segment of a discard or write-zeroes request: 1 GiB."""
 MAX_SEGMENTS = 16
 """Maximum segments of one discard or write-zeroes request."""
-WRITEBACK = ConfigField.WRITEBACK.value[0]
+WRITEBACK = BlkConfigField.WRITEBACK.value[0]
 
 
 def nothing() -> None:
@@ -150,12 +150,12 @@ class VhostBlkRequestFlow(JobFlow):
 
 _ANSWERS = frozenset((RequestType.IN, RequestType.GET_ID))
 _MOVES = frozenset((RequestType.IN, RequestType.OUT))
-_KINDS: Mapping[int, Kind] = {
-    RequestType.IN: Kind.READ,
-    RequestType.OUT: Kind.WRITE,
-    RequestType.FLUSH: Kind.FLUSH,
-    RequestType.DISCARD: Kind.DISCARD,
-    RequestType.WRITE_ZEROES: Kind.WRITE_ZEROES,
+_KINDS: Mapping[int, IoKind] = {
+    RequestType.IN: IoKind.READ,
+    RequestType.OUT: IoKind.WRITE,
+    RequestType.FLUSH: IoKind.FLUSH,
+    RequestType.DISCARD: IoKind.DISCARD,
+    RequestType.WRITE_ZEROES: IoKind.WRITE_ZEROES,
 }
 
 

@@ -15,7 +15,7 @@ from drivers.devices.blk.driver.geometry import Geometry
 from drivers.devices.blk.layout import BlkStatus, RequestType
 from drivers.errors import DriverError
 from drivers.storage.bounce import LARGE, Buffer
-from drivers.storage.submit import BUFFERS, PATIENCE, Queue, Submitter
+from drivers.storage.submit import BUFFERS, PATIENCE, SubmissionQueue, Submitter
 from rings.chain import copy_in
 
 __all__ = ["Disk", "DiskError", "DiskRequest"]
@@ -89,7 +89,7 @@ class Disk(Submitter[DiskRequest]):
 
         # Called by the driver.
 
-    def come_up(self, geometry: Geometry, queues: Sequence[Queue[DiskRequest]], transfer_max: int) -> None:
+    def come_up(self, geometry: Geometry, queues: Sequence[SubmissionQueue[DiskRequest]], transfer_max: int) -> None:
         """Resume after the device became live."""
         self.transfer_max = min(transfer_max, self.largest)
         self.set_geometry(geometry)

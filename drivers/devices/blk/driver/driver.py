@@ -21,9 +21,9 @@ from drivers.devices.blk.layout import (
     SUPPORTED,
     TABLE,
     UNMAP,
+    BlkConfigField,
     BlkFeature,
     BlkStatus,
-    ConfigField,
     RequestType,
 )
 from drivers.errors import ProbeError
@@ -204,7 +204,7 @@ class BoundBlk:
             slots = Slots(dma, queue.ring.num)
             self._flows.append(VirtioBlkRequestFlow(queue, disk, slots, geometry, indirect=indirect, figures=figures))
         if device.has(BlkFeature.CONFIG_WCE) and geometry.flushes:
-            await device.ops.write_config(ConfigField.WRITEBACK.value[0], b"\1")
+            await device.ops.write_config(BlkConfigField.WRITEBACK.value[0], b"\1")
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from drivers.bus.virtio import VirtioDevice
-from drivers.devices.blk.layout import SECTOR, BlkFeature, ConfigField
+from drivers.devices.blk.layout import SECTOR, BlkConfigField, BlkFeature
 from drivers.errors import ProbeError
 
 __all__ = ["Geometry"]
@@ -48,44 +48,44 @@ class Geometry:
 
         Raises ProbeError for values no disk can have.
         """
-        fields = dict.fromkeys(ConfigField, 0)
-        for field in ConfigField:
-            if field.feature is None or (device.has(field.feature) and field is not ConfigField.WRITEBACK):
+        fields = dict.fromkeys(BlkConfigField, 0)
+        for field in BlkConfigField:
+            if field.feature is None or (device.has(field.feature) and field is not BlkConfigField.WRITEBACK):
                 fields[field] = int.from_bytes(await device.read_config(*field.value), "little")
         return cls.check(device.name, device.features, fields)
 
     @classmethod
-    def check(cls, name: str, features: int, fields: dict[ConfigField, int]) -> Geometry:
+    def check(cls, name: str, features: int, fields: dict[BlkConfigField, int]) -> Geometry:
         """Check the fields and return the geometry. Raises ProbeError. ``name``: for messages."""
 
         def has(bit: BlkFeature) -> bool:
             return bool(features >> bit & 1)
 
-        block = fields[ConfigField.BLK_SIZE] if has(BlkFeature.BLK_SIZE) else SECTOR
+        block = fields[BlkConfigField.BLK_SIZE] if has(BlkFeature.BLK_SIZE) else SECTOR
         if not SECTOR <= block <= BLOCK_MAX or block & block - 1:
             raise ProbeError(f"{name}: the device reports blocks of {block} bytes")
-        size = fields[ConfigField.CAPACITY] * SECTOR
+        size = fields[BlkConfigField.CAPACITY] * SECTOR
         if size > CAPACITY_MAX:
             raise ProbeError(f"{name}: the device reports {size} bytes, more than any offset can name")
         # QEMU's storage daemon offers SIZE_MAX and leaves the field 0.
-        largest = (has(BlkFeature.SIZE_MAX) and fields[ConfigField.SIZE_MAX]) or GIB
+        largest = (has(BlkFeature.SIZE_MAX) and fields[BlkConfigField.SIZE_MAX]) or GIB
         if largest < block:
             raise ProbeError(f"{name}: the device takes segments of {largest} bytes, less than a block of {block}")
-        if has(BlkFeature.MQ) and not fields[ConfigField.NUM_QUEUES]:
+        if has(BlkFeature.MQ) and not fields[BlkConfigField.NUM_QUEUES]:
             raise ProbeError(f"{name}: the device reports no queues")
-        preferred = block * max(1, fields[ConfigField.MIN_IO_SIZE], fields[ConfigField.OPT_IO_SIZE])
+        preferred = block * max(1, fields[BlkConfigField.MIN_IO_SIZE], fields[BlkConfigField.OPT_IO_SIZE])
         return cls(
             size=size - size % block,
             read_only=has(BlkFeature.RO),
             block_size=block,
-            preferred=max(preferred, 1 << (block.bit_length() - 1 + min(fields[ConfigField.PHYSICAL_BLOCK_EXP], 7))),
+            preferred=max(preferred, 1 << (block.bit_length() - 1 + min(fields[BlkConfigField.PHYSICAL_BLOCK_EXP], 7))),
             segment_max=largest - largest % block,
-            segments_max=max(1, fields[ConfigField.SEG_MAX]),
-            queues=fields[ConfigField.NUM_QUEUES] if has(BlkFeature.MQ) else 1,
+            segments_max=max(1, fields[BlkConfigField.SEG_MAX]),
+            queues=fields[BlkConfigField.NUM_QUEUES] if has(BlkFeature.MQ) else 1,
             flushes=has(BlkFeature.FLUSH),
-            discard_max=_whole(fields[ConfigField.MAX_DISCARD_SECTORS] * SECTOR, block),
-            zeroes_max=_whole(fields[ConfigField.MAX_WRITE_ZEROES_SECTORS] * SECTOR, block),
-            unmaps=bool(fields[ConfigField.WRITE_ZEROES_MAY_UNMAP]),
+            discard_max=_whole(fields[BlkConfigField.MAX_DISCARD_SECTORS] * SECTOR, block),
+            zeroes_max=_whole(fields[BlkConfigField.MAX_WRITE_ZEROES_SECTORS] * SECTOR, block),
+            unmaps=bool(fields[BlkConfigField.WRITE_ZEROES_MAY_UNMAP]),
         )
 
 

@@ -1,4 +1,4 @@
-"""vhost_rpmsg: the device's side. It has no buffers: messages go straight into those of the driver, and out of them."""
+"""vhost_rpmsg: the device. It has no buffers: messages are copied straight to and from the driver's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import trio
 from drivers.bus.model import MatchId, require
 from drivers.bus.vhost import DeviceQueue, Joinable, VhostBound, VhostDevice
 from drivers.devices.rpmsg.bus import RpmsgBus
-from drivers.devices.rpmsg.flow import BUDGET, InFlow, OutFlow
+from drivers.devices.rpmsg.flow import BUDGET, RpmsgInFlow, RpmsgOutFlow
 from drivers.devices.rpmsg.layout import (
     DEFAULT_BUFFER,
     DEFAULT_FEATURES,
@@ -33,17 +33,17 @@ __all__ = ["RpmsgPlug", "VhostRpmsg"]
 
 @attrs.define(eq=False)
 class RpmsgPlug:
-    """What one vhost_rpmsg device is: what it is for, and what it offers."""
+    """Bus and settings of one vhost_rpmsg device."""
 
     bus: RpmsgBus
     features: int = DEFAULT_FEATURES
     queue_size: int = 256
-    """Buffers in each direction."""
+    """Buffers per direction."""
     config: RpmsgConfig = attrs.field(factory=RpmsgConfig)
-    """Bytes of these."""
+    """Buffer sizes in bytes."""
 
     def join(self, device: VhostDevice) -> BoundVhostRpmsg:
-        """Make ``device`` this one. Raises ProbeError for sizes that no buffers can have."""
+        """Bind ``device`` to the bus. Raises ProbeError for invalid buffer sizes."""
         if not self.config.valid:
             raise ProbeError(f"{device.name}: buffers of {self.config.to_driver} and {self.config.to_device} bytes")
         bound = BoundVhostRpmsg(device, self)
@@ -51,11 +51,11 @@ class RpmsgPlug:
         return bound
 
 
-class ToDriver(OutFlow[DeviceQueue]):
-    """Queue 0: messages for the driver, into the buffers it posted."""
+class VhostRpmsgToDriver(RpmsgOutFlow[DeviceQueue]):
+    """Queue 0: messages for the driver, into its receive buffers."""
 
     def room(self) -> int:
-        # How many buffers the driver has posted is found out when they are used: until then, as many as there can be.
+        # The number of posted buffers is known only after they were taken: until then, assume a full ring.
         return self.queue.num
 
     def fill(self) -> tuple[int, Need]:
@@ -70,7 +70,7 @@ class ToDriver(OutFlow[DeviceQueue]):
             size = HEADER_SIZE + len(data)
             message = HEADER.pack(src, dst, 0, len(data), 0) + data
             if readable:
-                written = 0  # no receive buffer
+                written = 0  # not a receive buffer
             elif len(segs) == 1 and len(segs[0]) >= size:
                 segs[0][:size] = message
                 written = size
@@ -90,7 +90,7 @@ class ToDriver(OutFlow[DeviceQueue]):
         return len(done), Need.TURN if len(done) == BUDGET else Need.QUEUE
 
 
-class FromDriver(InFlow[DeviceQueue]):
+class VhostRpmsgFromDriver(RpmsgInFlow[DeviceQueue]):
     """Queue 1: messages from the driver."""
 
     def move(self) -> tuple[int, Need]:
@@ -118,19 +118,20 @@ class FromDriver(InFlow[DeviceQueue]):
         return len(done), need
 
     def _gather(self, segs: list[memoryview]) -> bool:
-        """A message in several pieces, or in none; no more is copied than a message can have."""
+        """Deliver a message in several pieces, or in none; copies at most `MAX_BUFFER` bytes."""
         whole = copy_out(segs, MAX_BUFFER)
         return self._take(memoryview(whole), len(whole))
 
 
 class BoundVhostRpmsg:
-    """One device with its plug."""
+    """One vhost_rpmsg device with its plug."""
 
     def __init__(self, device: VhostDevice, plug: RpmsgPlug) -> None:
         self._device = device
         self._plug = plug
 
     def offer(self) -> None:
+        """Offer features, queues and configuration to the driver."""
         plug = self._plug
         queues = [(name, plug.queue_size) for name in ("receiveq", "transmitq")]
         self._device.offer(TABLE, plug.features & SUPPORTED, queues, plug.config.emit())
@@ -140,24 +141,24 @@ class BoundVhostRpmsg:
         sized = device.features >> RpmsgFeature.BUFSZ & 1
         size = self._plug.config.to_driver if sized else DEFAULT_BUFFER
         receive, transmit = device.queues
-        to_driver = ToDriver(receive, bus, direct=device.meter is None)
+        to_driver = VhostRpmsgToDriver(receive, bus, direct=device.meter is None)
         bus.start(device.features, size - HEADER_SIZE, to_driver)
         try:
             async with trio.open_nursery() as nursery:
-                for flow in (to_driver, FromDriver(transmit, bus)):
+                for flow in (to_driver, VhostRpmsgFromDriver(transmit, bus)):
                     nursery.start_soon(flow.queue.serve_each_ring, partial(pump, flow, device.settle))
         finally:
             bus.stop()
 
     def config_written(self, offset: int, data: bytes) -> None:
-        """All of it is read-only."""
+        """Ignore it: all fields are read-only."""
 
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()
 
 
 class VhostRpmsg:
-    """The device type; ``plug_for`` says what a device of it is for, None while that is not there yet."""
+    """The device type. ``plug_for`` returns the plug of a device, or None until there is one."""
 
     name = "vhost_rpmsg"
     id_table = (MatchId(DeviceId.RPMSG),)

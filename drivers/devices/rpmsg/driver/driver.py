@@ -1,4 +1,4 @@
-"""virtio_rpmsg: the driver's side. Its memory holds all buffers, of both directions."""
+"""virtio_rpmsg: the driver. It owns the buffers of both directions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import trio
 from drivers.bus.model import MatchId, require
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, set_up_or_close
 from drivers.devices.rpmsg.bus import RpmsgBus
-from drivers.devices.rpmsg.flow import BUDGET, InFlow, OutFlow
+from drivers.devices.rpmsg.flow import BUDGET, RpmsgInFlow, RpmsgOutFlow
 from drivers.devices.rpmsg.layout import (
     CONFIG_SIZES,
     DEFAULT_FEATURES,
@@ -31,24 +31,24 @@ __all__ = ["RpmsgSettings", "VirtioRpmsg", "host_memory"]
 
 
 def host_memory(num: int, config: RpmsgConfig) -> int:
-    """Bytes of its host's memory that the driver takes at most, with ``num`` buffers in each direction."""
+    """Return the maximum bytes of host memory that the driver allocates, with ``num`` buffers per direction."""
     return sum(ring_memory(num) + block_memory(num, size) for size in (config.to_driver, config.to_device))
 
 
 @attrs.define(eq=False)
 class RpmsgSettings:
-    """What one rpmsg device is for, and how its driver is to use it."""
+    """Bus and settings of the driver for one rpmsg device."""
 
     bus: RpmsgBus
     features: int = DEFAULT_FEATURES
-    """Bits to accept where offered."""
+    """Feature bits to accept if offered."""
     queue_size: int | None = None
-    """Most buffers to use in each direction; None takes what the device has."""
+    """Maximum buffers per direction; None for the device's."""
 
 
-class Transmit(OutFlow[DriverQueue]):
-    """Queue 1. BufferBlock that came back are taken only when free ones run short, and nobody asks to be told of them
-    until somebody waits for one."""
+class VirtioRpmsgTransmit(RpmsgOutFlow[DriverQueue]):
+    """Queue 1. Used buffers are reclaimed only when free ones run short. The driver requests notifications of them
+    only while a sender waits."""
 
     def __init__(self, queue: DriverQueue, bus: RpmsgBus, buffers: BufferBlock) -> None:
         super().__init__(queue, bus, direct=True)
@@ -56,11 +56,11 @@ class Transmit(OutFlow[DriverQueue]):
         self._free = list(range(len(buffers.addrs)))
 
     def room(self) -> int:
-        if len(self._free) <= len(self._bus.outbox) and self.queue.live and self._trouble is None:
+        if len(self._free) <= len(self._bus.outbox) and self.queue.live and self._error is None:
             try:
                 self._reclaim()
             except (RemoteRingError, MemoryFault, ValueError) as exc:
-                self._trouble = exc
+                self._error = exc
                 self._wake()
                 self.queue.signal.set()
         return len(self._free)
@@ -91,40 +91,40 @@ class Transmit(OutFlow[DriverQueue]):
             return len(batch), Need.TURN if free else Need.QUEUE
         return len(batch), Need.QUEUE if bus.waiting else Need.SOURCE
 
-    def stir(self) -> None:
-        if self._free:  # it waits for buffers, and somebody found some before it was told
+    def notify_pump(self) -> None:
+        if self._free:  # a sender has reclaimed buffers before the device's notification woke the pump
             self.queue.signal.set()
 
 
-class Receive(InFlow[DriverQueue]):
-    """Queue 0. Every buffer goes back into the ring as soon as its message was taken."""
+class VirtioRpmsgReceive(RpmsgInFlow[DriverQueue]):
+    """Queue 0. Each buffer returns to the ring as soon as its message was delivered."""
 
     def __init__(self, queue: DriverQueue, bus: RpmsgBus, buffers: BufferBlock) -> None:
         super().__init__(queue, bus)
         self._buffers = buffers
-        self._came: list[tuple[int, int]] = []  # buffer and bytes written, the next one last
+        self._used: list[tuple[int, int]] = []  # (buffer, bytes written), the next one last
 
     def post(self) -> None:
-        """Put every buffer into the ring; the pump makes them available once the device is live."""
+        """Put all buffers into the ring; the pump publishes them once the device is live."""
         size = self._buffers.size
         self.queue.ring.add_each([(addr, size, index) for index, addr in enumerate(self._buffers.addrs)], True)
 
     def close(self) -> None:
-        self._bus.drop("reset", len(self._came))
+        self._bus.drop("reset", len(self._used))
 
     def move(self) -> tuple[int, Need]:
-        ring, came, take = self.queue.ring, self._came, self._take
+        ring, used, take = self.queue.ring, self._used, self._take
         views, addrs, size = self._buffers.views, self._buffers.addrs, self._buffers.size
         back = []
-        if not came:
-            came.extend(reversed(ring.get_each(BUDGET)))
-        need = Need.TURN if len(came) == BUDGET else Need.QUEUE
-        while came:
-            index, written = came[-1]
+        if not used:
+            used.extend(reversed(ring.get_each(BUDGET)))
+        need = Need.TURN if len(used) == BUDGET else Need.QUEUE
+        while used:
+            index, written = used[-1]
             if not take(views[index], written):
                 need = Need.SINK
                 break
-            came.pop()
+            used.pop()
             back.append((addrs[index], size, index))
         if back:
             ring.add_each(back, True)
@@ -132,7 +132,7 @@ class Receive(InFlow[DriverQueue]):
 
 
 class BoundRpmsg:
-    """One live device."""
+    """One live virtio-rpmsg device."""
 
     def __init__(self, device: VirtioDevice, settings: RpmsgSettings, config: RpmsgConfig) -> None:
         self._device = device
@@ -147,8 +147,8 @@ class BoundRpmsg:
         receive, transmit = await device.find_vqs(specs)
         for queue, size in ((receive, self._config.to_driver), (transmit, self._config.to_device)):
             self._buffers.append(BufferBlock(device.ops.dma, queue.ring.num, size))
-        self._receive = Receive(receive, settings.bus, self._buffers[0])
-        self._transmit = Transmit(transmit, settings.bus, self._buffers[1])
+        self._receive = VirtioRpmsgReceive(receive, settings.bus, self._buffers[0])
+        self._transmit = VirtioRpmsgTransmit(transmit, settings.bus, self._buffers[1])
         self._receive.post()
 
     async def run(self) -> None:
@@ -163,7 +163,7 @@ class BoundRpmsg:
             bus.stop()
 
     async def config_changed(self) -> None:
-        """Sizes are for good: a device that wants others asks for a reset."""
+        """Ignore it: a device that changes its sizes requests a reset."""
 
     def close(self) -> None:
         while self._buffers:
@@ -171,7 +171,7 @@ class BoundRpmsg:
 
 
 class VirtioRpmsg:
-    """The driver; ``settings_for`` says what a device is for, None while that is not there yet."""
+    """The driver. ``settings_for`` returns the settings for a device, or None while no program uses it."""
 
     name = "virtio_rpmsg"
     id_table = (MatchId(DeviceId.RPMSG),)

@@ -10,7 +10,7 @@ import attrs
 from drivers.bus.vhost import DeviceQueue
 from drivers.devices.scsi.device.request import ControlRequest
 from drivers.devices.scsi.device.requests import VhostScsiRequestFlow
-from drivers.devices.scsi.device.session import Session
+from drivers.devices.scsi.device.session import ScsiSession
 from drivers.devices.scsi.layout import (
     EVENT,
     EVENTS_MISSED,
@@ -42,7 +42,9 @@ class _FunctionResult:
 class VhostScsiControlFlow(QueueFlow):
     """The control queue. It is never served in place, because a function may have to wait for the request queues."""
 
-    def __init__(self, queue: DeviceQueue, session: Session, request_flows: Mapping[int, VhostScsiRequestFlow]) -> None:
+    def __init__(
+        self, queue: DeviceQueue, session: ScsiSession, request_flows: Mapping[int, VhostScsiRequestFlow]
+    ) -> None:
         """``request_flows``: the flows of the request queues by queue index; grows as queues start."""
         self.queue = queue
         self._session = session
@@ -139,7 +141,7 @@ class VhostScsiControlFlow(QueueFlow):
 class VhostScsiEventFlow(QueueFlow):
     """The event queue. Events for which the driver has no buffer are lost, and the next one carries EVENTS_MISSED."""
 
-    def __init__(self, queue: DeviceQueue, session: Session) -> None:
+    def __init__(self, queue: DeviceQueue, session: ScsiSession) -> None:
         self.queue = queue
         self._session = session
         self._figures = session.plug.events

@@ -13,14 +13,14 @@ from drivers.bus.vhost import DeviceQueue, VhostDevice
 from drivers.devices.scsi.device.control import VhostScsiControlFlow, VhostScsiEventFlow
 from drivers.devices.scsi.device.plug import ScsiPlug
 from drivers.devices.scsi.device.requests import VhostScsiRequestFlow
-from drivers.devices.scsi.device.session import Session
+from drivers.devices.scsi.device.session import ScsiSession
 from drivers.devices.scsi.layout import (
     CDB_SIZES,
     SENSE_SIZES,
     SUPPORTED,
     TABLE,
-    ConfigField,
     ScsiConfig,
+    ScsiConfigField,
 )
 from drivers.devices.scsi.sense import Asc
 from drivers.flow.figures import RequestFigures
@@ -52,7 +52,7 @@ class BoundVhostScsi:
             max_target=plug.max_target,
         )
         self._config = self._default
-        self._session: Session | None = None
+        self._session: ScsiSession | None = None
 
     def offer(self) -> None:
         """Offer features, queues and configuration to the driver."""
@@ -76,7 +76,7 @@ class BoundVhostScsi:
 
     async def run(self) -> None:
         device, plug = self._device, self.plug
-        session = Session(device, plug, self._config)
+        session = ScsiSession(device, plug, self._config)
         flows: dict[int, VhostScsiRequestFlow] = {}  # by queue index
         control, events, *queues = device.queues
         for unit in plug.domain.units.values():
@@ -96,11 +96,11 @@ class BoundVhostScsi:
             session.tasks.drop()
 
     async def _serve_control(
-        self, queue: DeviceQueue, session: Session, flows: dict[int, VhostScsiRequestFlow]
+        self, queue: DeviceQueue, session: ScsiSession, flows: dict[int, VhostScsiRequestFlow]
     ) -> None:
         await pump(VhostScsiControlFlow(queue, session, flows), self._device.settle)
 
-    async def _serve_events(self, queue: DeviceQueue, session: Session) -> None:
+    async def _serve_events(self, queue: DeviceQueue, session: ScsiSession) -> None:
         session.event_queue = flow = VhostScsiEventFlow(queue, session)
         try:
             await pump(flow, self._device.settle)
@@ -108,7 +108,7 @@ class BoundVhostScsi:
             session.event_queue = None
 
     async def _serve_requests(
-        self, queue: DeviceQueue, figures: RequestFigures, session: Session, flows: dict[int, VhostScsiRequestFlow]
+        self, queue: DeviceQueue, figures: RequestFigures, session: ScsiSession, flows: dict[int, VhostScsiRequestFlow]
     ) -> None:
         flows[queue.index] = flow = VhostScsiRequestFlow(queue, session, figures)
         await flow.run(self._device.settle)
@@ -116,9 +116,9 @@ class BoundVhostScsi:
     def config_written(self, offset: int, data: bytes) -> None:
         """Accept the driver's sizes of sense data and CDBs, the only writable fields (section 5.6.4)."""
         value = int.from_bytes(data, "little")
-        if (offset, len(data)) == ConfigField.SENSE_SIZE.value and value in SENSE_SIZES:
+        if (offset, len(data)) == ScsiConfigField.SENSE_SIZE.value and value in SENSE_SIZES:
             self._set_config(attrs.evolve(self._config, sense_size=value))
-        elif (offset, len(data)) == ConfigField.CDB_SIZE.value and value in CDB_SIZES:
+        elif (offset, len(data)) == ScsiConfigField.CDB_SIZE.value and value in CDB_SIZES:
             self._set_config(attrs.evolve(self._config, cdb_size=value))
 
     async def close(self) -> None:

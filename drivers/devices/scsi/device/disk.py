@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from drivers.contracts.ports import SectorStore
 from drivers.devices.scsi.cdb import EVPD, FUA, LENGTHS, NDOB, READ_CAPACITY_16, UNMAP, Op, ScsiCommand, blocks
-from drivers.devices.scsi.device.inquiry import DISK, PAGES, Identity, Limits, standard
+from drivers.devices.scsi.device.inquiry import DISK, PAGES, Identity, ScsiLimits, standard
 from drivers.devices.scsi.device.mode import Mode
 from drivers.devices.scsi.device.primary import PRIMARY, Inventory
 from drivers.devices.scsi.device.unit import GOOD, Call, Io, Reply, Unit
 from drivers.devices.scsi.sense import Asc, CheckCondition, Key, Sense, illegal
-from drivers.storage.workers import Extent, Kind
+from drivers.storage.workers import Extent, IoKind
 
 __all__ = ["LogicalUnit"]
 
@@ -20,7 +20,7 @@ MANY = 0xFFFF_FFFF
 UNMAP_HEADER, UNMAP_ROW = 8, 16
 LENGTH_AT = {6: 4, 10: 7, 12: 6, 16: 10}
 """Offset of the field for the number of blocks, per CDB length in bytes."""
-LIMITS = Limits()
+LIMITS = ScsiLimits()
 NOT_READY = Sense(Key.NOT_READY, Asc.INITIALIZING_COMMAND_REQUIRED)
 PROTECTED = Sense(Key.DATA_PROTECT, Asc.WRITE_PROTECTED)
 
@@ -28,7 +28,7 @@ PROTECTED = Sense(Key.DATA_PROTECT, Asc.WRITE_PROTECTED)
 class LogicalUnit(Unit):
     """A disk. After the store has changed its size, call `ScsiDomain.resized`."""
 
-    def __init__(self, store: SectorStore, identity: Identity, *, limits: Limits = LIMITS, events: int = 0) -> None:
+    def __init__(self, store: SectorStore, identity: Identity, *, limits: ScsiLimits = LIMITS, events: int = 0) -> None:
         """``events``: the `AsyncEvent`s that the disk can report."""
         super().__init__()
         self.store = store
@@ -117,7 +117,7 @@ class LogicalUnit(Unit):
 
     def start_stop(self, call: Call) -> Reply | Io:
         self.stopped = not call.cdb[4] & START
-        return Io(Kind.FLUSH) if self.stopped and not call.cdb[4] & NO_FLUSH else GOOD
+        return Io(IoKind.FLUSH) if self.stopped and not call.cdb[4] & NO_FLUSH else GOOD
 
     def read_capacity(self, call: Call) -> Reply:
         last = min(self.capacity - 1, MANY)
@@ -134,12 +134,12 @@ class LogicalUnit(Unit):
         offset, size = self.range(call, self.limits.transfer)
         fua = bool(call.cdb[0] >> 5 and call.cdb[1] & FUA)
         call.need_room(size)
-        return Io(Kind.READ, offset, size, in_size=size, stable=fua) if size else GOOD
+        return Io(IoKind.READ, offset, size, in_size=size, stable=fua) if size else GOOD
 
     def write(self, call: Call) -> Reply | Io:
         offset, size = self.range(call, self.limits.transfer)
         out = call.payload(size)
-        return Io(Kind.WRITE, offset, size, out, size, stable=self.stable(call)) if size else GOOD
+        return Io(IoKind.WRITE, offset, size, out, size, stable=self.stable(call)) if size else GOOD
 
     def verify(self, call: Call) -> Reply | Io:
         """Compare with data-out (BYTCHK), or without data check that the blocks can be read."""
@@ -150,13 +150,13 @@ class LogicalUnit(Unit):
         if not size:
             return GOOD
         if check == 0:
-            return Io(Kind.READ, offset, size)
+            return Io(IoKind.READ, offset, size)
         sent = size if check == 1 else self.block_size
-        return Io(Kind.COMPARE, offset, size, call.payload(sent), sent)
+        return Io(IoKind.COMPARE, offset, size, call.payload(sent), sent)
 
     def synchronize_cache(self, call: Call) -> Io:
         self.range(call)
-        return Io(Kind.FLUSH)
+        return Io(IoKind.FLUSH)
 
     def write_same(self, call: Call) -> Io:
         if not blocks(call.cdb)[1]:  # WSNZ: 0 does not mean "all blocks to the end"
@@ -168,8 +168,8 @@ class LogicalUnit(Unit):
         stable = not self.mode.write_cache
         if not any(pattern):
             extents = (Extent(offset, size, unmap),)
-            return Io(Kind.WRITE_ZEROES, out_used=len(pattern), extents=extents, stable=stable)
-        return Io(Kind.FILL, offset, size, out_used=len(pattern), pattern=pattern, stable=stable)
+            return Io(IoKind.WRITE_ZEROES, out_used=len(pattern), extents=extents, stable=stable)
+        return Io(IoKind.FILL, offset, size, out_used=len(pattern), pattern=pattern, stable=stable)
 
     def unmap(self, call: Call) -> Reply | Io:
         """Ignore a descriptor that is incomplete or cut by either length (SBC-3 section 5.28.2)."""
@@ -196,7 +196,7 @@ class LogicalUnit(Unit):
                 extents.append(Extent(lba * block, count * block, unmap=True))
         if not extents:
             return Reply(out_used=size)
-        return Io(Kind.WRITE_ZEROES, out_used=size, extents=extents, stable=not self.mode.write_cache)
+        return Io(IoKind.WRITE_ZEROES, out_used=size, extents=extents, stable=not self.mode.write_cache)
 
 
 LogicalUnit.handlers = {

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from drivers.bus.vhost import DeviceQueue
 from drivers.devices.scsi.device.disk import LogicalUnit
 from drivers.devices.scsi.device.request import VhostScsiRequest
-from drivers.devices.scsi.device.session import Session
+from drivers.devices.scsi.device.session import ScsiSession
 from drivers.devices.scsi.device.tasks import Task
 from drivers.devices.scsi.device.unit import Io, Unit
 from drivers.devices.scsi.layout import (
@@ -21,7 +21,7 @@ from drivers.devices.scsi.sense import Asc, Key, Sense
 from drivers.flow.figures import RequestFigures
 from drivers.flow.pump import Need
 from drivers.storage.job_flow import AT_ONCE, JobFlow
-from drivers.storage.workers import Job, Kind
+from drivers.storage.workers import IoKind, Job
 from rings.chain import Chain, copy_in, take
 from rings.queue import Vringh
 
@@ -42,7 +42,7 @@ FAILURES: dict[int, Response] = {
 class VhostScsiRequestFlow(JobFlow):
     """One request queue."""
 
-    def __init__(self, queue: DeviceQueue, session: Session, figures: RequestFigures) -> None:
+    def __init__(self, queue: DeviceQueue, session: ScsiSession, figures: RequestFigures) -> None:
         super().__init__(queue, session.workers, figures)
         self._session = session
         self._domain = session.plug.domain
@@ -119,7 +119,7 @@ class VhostScsiRequestFlow(JobFlow):
             small = io.size <= AT_ONCE and not io.stable
             if io.in_size and small:
                 moved = store.preadv(data, io.offset)
-            elif io.kind is Kind.WRITE and small:
+            elif io.kind is IoKind.WRITE and small:
                 moved = store.pwritev(data, io.offset)
         except OSError as error:
             self._fail(ring, request, io, error, 0)
@@ -212,7 +212,7 @@ def _mark_io_ended(jobs: Sequence[Job]) -> None:
 
 def sense_of(io: Io, error: OSError) -> Sense:
     """Return the sense data that reports a store's error."""
-    if io.kind in (Kind.READ, Kind.COMPARE):
+    if io.kind in (IoKind.READ, IoKind.COMPARE):
         return Sense(Key.MEDIUM_ERROR, Asc.UNRECOVERED_READ_ERROR)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Sense(Key.DATA_PROTECT, Asc.SPACE_ALLOCATION_FAILED)

@@ -14,7 +14,7 @@ from drivers.devices.scsi.layout import AsyncEvent, EventType, Lun, ResetReason,
 from drivers.devices.scsi.sense import Asc
 from drivers.storage.workers import Workers
 
-__all__ = ["Session"]
+__all__ = ["ScsiSession"]
 
 
 class EventQueue(Protocol):
@@ -24,7 +24,7 @@ class EventQueue(Protocol):
         """Queue an event for the driver."""
 
 
-class Session:
+class ScsiSession:
     """One period from DRIVER_OK to reset. Listens to the domain and reports its changes as events."""
 
     def __init__(self, device: VhostDevice, plug: ScsiPlug, config: ScsiConfig) -> None:

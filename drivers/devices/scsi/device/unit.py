@@ -10,7 +10,7 @@ import attrs
 from drivers.devices.scsi.cdb import COMMANDS, Op, ScsiCommand, find
 from drivers.devices.scsi.layout import Response
 from drivers.devices.scsi.sense import Asc, CheckCondition, Key, Sense, illegal
-from drivers.storage.workers import Extent, Kind
+from drivers.storage.workers import Extent, IoKind
 from rings.chain import copy_out, take, total
 
 __all__ = ["NO_SENSE", "Call", "Handler", "Io", "Overrun", "Reply", "Unit"]
@@ -37,7 +37,7 @@ GOOD = Reply()
 class Io:
     """I/O that the store must complete before the command can end."""
 
-    kind: Kind
+    kind: IoKind
     offset: int = 0
     """Bytes, as is ``size``."""
     size: int = 0

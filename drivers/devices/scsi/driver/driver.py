@@ -26,8 +26,8 @@ from drivers.devices.scsi.layout import (
     SENSE_SIZE,
     SUPPORTED,
     TABLE,
-    ConfigField,
     ScsiConfig,
+    ScsiConfigField,
     ScsiFeature,
 )
 from drivers.errors import ProbeError
@@ -135,7 +135,8 @@ class BoundScsi:
 async def read_config(device: VirtioDevice) -> ScsiConfig:
     """Read the configuration and set the driver's sizes. Raises ProbeError for values no SCSI host can have."""
     values = {
-        field.name.lower(): int.from_bytes(await device.read_config(*field.value), "little") for field in ConfigField
+        field.name.lower(): int.from_bytes(await device.read_config(*field.value), "little")
+        for field in ScsiConfigField
     }
     config = ScsiConfig(**values)
     if not config.num_queues:
@@ -143,8 +144,8 @@ async def read_config(device: VirtioDevice) -> ScsiConfig:
     if config.event_info_size > EVENT_SIZE_MAX:
         raise ProbeError(f"{device.name}: the device reports events of {config.event_info_size} bytes")
     for field, now, wanted in (
-        (ConfigField.SENSE_SIZE, config.sense_size, SENSE_SIZE),
-        (ConfigField.CDB_SIZE, config.cdb_size, CDB_SIZE),
+        (ScsiConfigField.SENSE_SIZE, config.sense_size, SENSE_SIZE),
+        (ScsiConfigField.CDB_SIZE, config.cdb_size, CDB_SIZE),
     ):
         if now == wanted:
             continue

@@ -32,7 +32,7 @@ from drivers.devices.scsi.layout import (
 from drivers.devices.scsi.sense import Key
 from drivers.flow.figures import RequestFigures, Traffic
 from drivers.storage.bounce import LARGE
-from drivers.storage.submit import BUFFERS, PATIENCE, Queue, Submitter
+from drivers.storage.submit import BUFFERS, PATIENCE, SubmissionQueue, Submitter
 from rings.chain import copy_in
 
 __all__ = ["Initiator"]
@@ -49,7 +49,7 @@ LUNS_AT_FIRST, LUNS_MAX = 511, 1 << 22
 """Number of logical units that the first REPORT LUNS of a scan has room for, and the maximum."""
 
 
-class Exchange(Protocol):
+class ScsiControlQueue(Protocol):
     """The live control queue."""
 
     async def ask(self, data: bytes, size: int, /) -> bytes:
@@ -72,12 +72,14 @@ class Initiator(Submitter[ScsiRequest]):
         """Number of command retries because of a unit attention for a reset."""
         self._segments = 0
         self._tags = count(TAGS)
-        self._control: Exchange | None = None
+        self._control: ScsiControlQueue | None = None
         self._listeners: dict[trio.MemorySendChannel[ScsiEvent], bool] = {}  # value: whether it missed events
 
         # Called by the driver.
 
-    def come_up(self, config: ScsiConfig, queues: list[Queue[ScsiRequest]], control: Exchange, segments: int) -> None:
+    def come_up(
+        self, config: ScsiConfig, queues: list[SubmissionQueue[ScsiRequest]], control: ScsiControlQueue, segments: int
+    ) -> None:
         """Resume after the device became live. ``segments``: maximum number of data segments of one request."""
         returned = self.config is not None
         self.config, self._control, self._segments = config, control, segments

@@ -138,7 +138,7 @@ def split(segs: Sequence[Segment], size: int) -> tuple[list[Segment], list[Segme
 
 
 @attrs.define(eq=False)
-class _Exchange:
+class _ControlExchange:
     """A request of the control queue that waits for its answer."""
 
     data: bytes
@@ -155,12 +155,12 @@ class VirtioScsiControlFlow(QueueFlow):
         self._figures = figures
         self._slots = BufferBlock(dma, queue.ring.num, CONTROL_SLOT)
         self._free = list(range(queue.ring.num))
-        self._in_flight: dict[int, _Exchange] = {}
-        self._waiting: deque[_Exchange] = deque()
+        self._in_flight: dict[int, _ControlExchange] = {}
+        self._waiting: deque[_ControlExchange] = deque()
 
     async def ask(self, data: bytes, size: int, /) -> bytes:
         """Send a request, and return the ``size`` bytes of the answer. Raises ScsiError if the device goes away."""
-        exchange = _Exchange(data, size)
+        exchange = _ControlExchange(data, size)
         self._waiting.append(exchange)
         self._feed()
         if self.queue.live:
