@@ -344,9 +344,9 @@ async def test_our_own_mistakes_are_told_before_anything_is_sent() -> None:
     async with open_scsi_pair() as pair:
         initiator = pair.initiator
         for bad in (bytes(5), bytes(33)):
-            with pytest.raises(ValueError, match="a CDB of"):
+            with pytest.raises(ValueError, match="CDB of"):
                 await initiator.execute(bad)
-        with pytest.raises(ValueError, match="bytes of data for one command"):
+        with pytest.raises(ValueError, match="bytes of data"):
             await initiator.execute(bytes(6), data_in=initiator.transfer_max + 1)
         assert pair.scsi.figures[0].taken == 0
 
