@@ -510,7 +510,7 @@ def test_where_no_unit_is_a_target_says_so_and_nothing_else_works() -> None:
     illegal(check(well_known, commands.read(0, 1)), Asc.INVALID_COMMAND_OPERATION_CODE)
     assert domain.find(Lun(1, 0)) is None
     for place in (Lun(256, 0), Lun(0, 16384), Lun(-1, 0)):
-        with pytest.raises(ValueError, match="no place"):
+        with pytest.raises(ValueError, match="no valid address"):
             domain.add(place, make_unit())
     with pytest.raises(ValueError, match="there is a logical unit at 0:1"):
         domain.add(Lun(0, 1), make_unit())
