@@ -512,7 +512,7 @@ def test_where_no_unit_is_a_target_says_so_and_nothing_else_works() -> None:
     for place in (Lun(256, 0), Lun(0, 16384), Lun(-1, 0)):
         with pytest.raises(ValueError, match="no valid address"):
             domain.add(place, make_unit())
-    with pytest.raises(ValueError, match="there is a logical unit at 0:1"):
+    with pytest.raises(ValueError, match="0:1: there is already a logical unit"):
         domain.add(Lun(0, 1), make_unit())
 
 
