@@ -7,7 +7,7 @@ import trio
 
 from vnet.ends.blk import DiskEnd
 from vnet.system.world import open_world
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 TOPOLOGY = """
 [hosts.rc]

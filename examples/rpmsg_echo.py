@@ -8,7 +8,7 @@ import trio
 from drivers.contracts.ports import RpmsgEndpoint
 from vnet.ends.rpmsg import RpmsgEnd
 from vnet.system.world import open_world
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 TOPOLOGY = """
 [hosts.rc]

@@ -12,7 +12,7 @@ from drivers.devices.scsi import cdb as scsi
 from vnet.ends.scsi import InitiatorEnd, TargetsEnd
 from vnet.ports.disk.store import MemoryStore
 from vnet.system.world import open_world
-from vnet.topology.topology import load
+from vnet.topology import load
 
 TOPOLOGY = Path(__file__).with_name("topologies") / "scsi_inquiry.toml"
 

@@ -6,7 +6,7 @@ python examples/two_hosts_ping.py
 import trio
 
 from vnet.system.world import open_world
-from vnet.topology.topology import DEFAULT, parse
+from vnet.topology import DEFAULT, parse
 from vnet.traffic.kernel import ping
 
 

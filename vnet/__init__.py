@@ -1,3 +1,60 @@
-"""The world around virtqueues: hosts, memory, PCI Express, links, ports, and the command line."""
+"""The world around virtqueues: hosts, memory, PCI Express, links, ports, and the command line.
 
-__version__ = "0.1.0"
+The names below are the package's public interface; each is imported when it is used, so that a command which needs none
+of them starts fast.
+
+```python
+async with open_world(load(Path("topology.toml")), "lab") as world:
+    await world.wait_up()
+```
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from vnet.version import __version__
+
+if TYPE_CHECKING:
+    from vnet.system.exports import DeviceExport, open_exports
+    from vnet.system.world import World, open_world
+    from vnet.topology import DEFAULT, Topology, load, parse
+    from vnet.topology.extensions import add_device_type, add_transport
+    from vnet.traffic.kernel import ping
+
+__all__ = [
+    "DEFAULT",
+    "DeviceExport",
+    "Topology",
+    "World",
+    "__version__",
+    "add_device_type",
+    "add_transport",
+    "load",
+    "open_exports",
+    "open_world",
+    "parse",
+    "ping",
+]
+
+_HOMES: Mapping[str, str] = {
+    "DEFAULT": "vnet.topology",
+    "DeviceExport": "vnet.system.exports",
+    "Topology": "vnet.topology",
+    "World": "vnet.system.world",
+    "add_device_type": "vnet.topology.extensions",
+    "add_transport": "vnet.topology.extensions",
+    "load": "vnet.topology",
+    "open_exports": "vnet.system.exports",
+    "open_world": "vnet.system.world",
+    "parse": "vnet.topology",
+    "ping": "vnet.traffic.kernel",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -32,7 +32,7 @@ from vnet.bench.measure import WORKLOADS, rotated
 from vnet.bench.processes import parse_cpu_ticks, parse_peak_memory
 from vnet.bench.relay import PRODUCED, SHARED, SLOTS, Lane, relay
 from vnet.bench.rpmsg import RpmsgFigures, RpmsgResults
-from vnet.bench.suites import CARRIERS, NET, SUITES, Asked
+from vnet.bench.suites import CARRIERS, NET, SUITES, BenchOptions
 from vnet.cli.bench import SHOW, command
 from vnet.cli.bench_tables import bucket_names, rpmsg_table, tables
 from vnet.ends.net.end import NetSpec
@@ -217,12 +217,12 @@ def test_rpmsg_has_a_line_for_each_transport() -> None:
 
 
 def test_suites_take_part_in_what_is_asked_for() -> None:
-    asked = Asked(
+    options = BenchOptions(
         rounds=2, seconds=1, only=("tcp",), contestants=("tun", "pci", "ntb"), size=1 << 20, congestion="reno"
     )
-    assert CARRIERS.runs(asked) == 2 * 2 * 2
-    assert NET.runs(asked) == 2 * 1 * 4
-    assert SUITES["net"].duration(attrs.evolve(asked, contestants=("pci",))) == 0
+    assert CARRIERS.runs(options) == 2 * 2 * 2
+    assert NET.runs(options) == 2 * 1 * 4
+    assert SUITES["net"].duration(attrs.evolve(options, contestants=("pci",))) == 0
     assert set(SUITES) == set(SHOW)
 
 

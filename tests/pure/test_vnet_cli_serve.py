@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from vnet.cli import serve
 from vnet.ends.scsi import ScsiSpec
-from vnet.topology.topology import parse_device
+from vnet.topology import parse_device
 
 SOCKET = ["--vhost-user", "/nowhere/s"]
 LONG = "/" + "x" * 107

@@ -15,7 +15,7 @@ from support.paths import EXAMPLES
 from vnet.cli.serve import command, hint
 from vnet.system.exports import DeviceExport
 from vnet.system.qemu import PROGRAM, Version, qemu_version
-from vnet.topology.topology import parse_device
+from vnet.topology import parse_device
 
 EXAMPLE = EXAMPLES / "qemu_guest.md"
 SHOWN = re.findall(r"vnet serve (\w+ --vhost-user [^\n`]*)", EXAMPLE.read_text(encoding="utf-8"))

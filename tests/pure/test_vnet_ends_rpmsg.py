@@ -7,7 +7,7 @@ import pytest
 from support.topologies import TWO_HOSTS
 from vnet.ends.rpmsg import SURFACES, ChannelSpec, RpmsgSpec
 from vnet.errors import ConfigError
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 BASE = (
     TWO_HOSTS

@@ -8,7 +8,7 @@ from drivers.devices.scsi import Lun
 from support.topologies import TWO_HOSTS
 from vnet.ends.scsi import LunSpec, ScsiSpec
 from vnet.errors import ConfigError
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 BASE = (
     TWO_HOSTS

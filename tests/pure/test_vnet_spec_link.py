@@ -8,7 +8,7 @@ import pytest
 from vnet.errors import ConfigError
 from vnet.link.faults import BY_NAME, Action, Request, Rule, rates
 from vnet.spec import FaultSpec, LinkSpec
-from vnet.topology.topology import DEFAULT, parse
+from vnet.topology import DEFAULT, parse
 
 HEAD = 'endpoint = "ep"\n'
 

@@ -17,8 +17,8 @@ from support.rigs.run_dir import contents, put_stale_socket
 from vnet.errors import ControlError, PrivilegeError
 from vnet.system import state
 from vnet.system.state import State, claim, clean_up, read_state, running, signal_owner, socket_path, state_path
+from vnet.topology import DEFAULT, parse
 from vnet.topology.samples import built_in
-from vnet.topology.topology import DEFAULT, parse
 
 IN_MEMORY = parse(DEFAULT.replace('"tun"', '"memory"'))
 NAME = "t-state"

@@ -11,7 +11,7 @@ from support.paths import TOPOLOGIES
 from support.topologies import TWO_HOSTS
 from vnet.ends.net.end import net_specs
 from vnet.errors import ConfigError
-from vnet.topology.topology import DEFAULT, load, parse
+from vnet.topology import DEFAULT, load, parse
 
 BASE = (
     TWO_HOSTS

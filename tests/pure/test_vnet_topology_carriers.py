@@ -10,7 +10,7 @@ from support.topologies import TWO_HOSTS
 from vnet.ends.net.end import net_specs
 from vnet.errors import ConfigError
 from vnet.linux.netns import Route
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 LINKED = (
     TWO_HOSTS

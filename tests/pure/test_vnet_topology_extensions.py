@@ -11,8 +11,8 @@ from drivers.registry import DEVICES, TRANSPORTS
 from support.paths import EXAMPLES
 from vnet.ends import ENDS
 from vnet.errors import ConfigError
+from vnet.topology import parse
 from vnet.topology.extensions import add_device_type, add_transport, load_extension, temporarily
-from vnet.topology.topology import parse
 
 
 @pytest.fixture(autouse=True)

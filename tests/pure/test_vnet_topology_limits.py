@@ -17,10 +17,10 @@ from vnet.ends.rpmsg import ChannelSpec, RpmsgEndSpec
 from vnet.ends.scsi import InitiatorSpec, LunSpec, TargetsSpec
 from vnet.errors import ConfigError
 from vnet.spec import FaultSpec, HostSpec, LinkSpec, NtbSpec
+from vnet.topology import Topology, parse, parse_device
 from vnet.topology.extensions import add_transport, temporarily
 from vnet.topology.samples import built_in_text
 from vnet.topology.structure import structure
-from vnet.topology.topology import Topology, parse, parse_device
 
 NET, BLK, SCSI, RPMSG = "devices.net0", "devices.blk0", "devices.scsi0", "devices.rpmsg0"
 IPV6 = "addresses = ['198.18.0.1/24', '2001:2::1/64']"

@@ -6,7 +6,7 @@ import pytest
 
 from support.paths import TOPOLOGIES
 from vnet.errors import ConfigError
-from vnet.topology.topology import Topology, load, parse
+from vnet.topology import Topology, load, parse
 
 EXAMPLE = TOPOLOGIES / "ntb.toml"
 TEXT = EXAMPLE.read_text(encoding="utf-8")

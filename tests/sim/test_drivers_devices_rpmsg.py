@@ -25,7 +25,7 @@ from vnet.system.world import open_world
 from vnet.testing.checks import until
 from vnet.testing.pair import ENDPOINT, ROOT
 from vnet.testing.rpmsg import RpmsgOptions, RpmsgPair, bound_pair, open_rpmsg_pair
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 SAMPLE = "rpmsg-client-sample"
 HELLO = b"hello world!"

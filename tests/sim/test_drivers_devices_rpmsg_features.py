@@ -18,7 +18,7 @@ from vnet.errors import ConfigError
 from vnet.system.world import open_world
 from vnet.testing import hostile_driver, unharmed, until
 from vnet.testing.rpmsg import RpmsgOptions, RpmsgPair, bound_pair, open_rpmsg_pair
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 PLAIN = partial(RpmsgOptions, address_service=False)
 MODES: Mapping[str, RpmsgOptions] = {"direct": PLAIN(), "mediated": PLAIN(mode="mediated")}

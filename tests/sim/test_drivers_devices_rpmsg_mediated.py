@@ -30,7 +30,7 @@ from vnet.spec import FaultSpec, LinkSpec
 from vnet.system.world import Device
 from vnet.testing import bounded, hostile_driver, until
 from vnet.testing.rpmsg import RpmsgOptions, RpmsgPair, bound_pair, open_rpmsg_pair
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 OVER = pytest.mark.parametrize("transport", ["pci", "epf_mailbox", "ntb"], indirect=True)
 HELLO = b"hello world!"

@@ -33,7 +33,7 @@ from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig
 from vnet.system.world import LOCAL, Device, open_world
 from vnet.testing import FRAME, Options, Pair, bounded, hostile_driver, until
-from vnet.topology.topology import Topology, parse
+from vnet.topology import Topology, parse
 
 BOTH = pytest.mark.parametrize("way", [0, 1], ids=["to the endpoint", "from the endpoint"])
 OVER = pytest.mark.parametrize("transport", ["pci", "epf_mailbox", "ntb"], indirect=True)

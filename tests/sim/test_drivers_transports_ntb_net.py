@@ -17,7 +17,7 @@ from vnet.ports.packet.memory import MemoryPort
 from vnet.system.snapshot import describe
 from vnet.system.world import open_world
 from vnet.testing.pair import FRAME, Options, Pair, open_pair
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 EXAMPLE = TOPOLOGIES / "ntb.toml"
 LINKS = "link0", "link1"

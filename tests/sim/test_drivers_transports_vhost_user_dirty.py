@@ -30,7 +30,7 @@ from vnet.ports.packet.memory import MemoryPort
 from vnet.system.exports import DeviceExport, open_exports
 from vnet.testing import fds, maps
 from vnet.testing.blk import StubbornStore
-from vnet.topology.topology import parse_device
+from vnet.topology import parse_device
 
 PAGE = 4096
 OFFSET = 2 * PAGE

@@ -36,7 +36,7 @@ from vnet.system.world import Device, World, open_world
 from vnet.testing import fds, until
 from vnet.testing.blk import BlkOptions, open_blk_pair
 from vnet.testing.scripted import HANG_UP, SILENCE, ScriptedBack
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 R, F = FrontendRequest, ProtocolFeature
 PLAIN = mask((F.CONFIG, F.REPLY_ACK))

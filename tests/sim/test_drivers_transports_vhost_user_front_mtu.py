@@ -15,7 +15,7 @@ from drivers.transports.vhost_user.payloads import U64
 from rings.features import RingFeature, mask
 from vnet.system.world import open_world
 from vnet.testing.scripted import ScriptedBack
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 R, F = FrontendRequest, ProtocolFeature
 TOPOLOGY = """\

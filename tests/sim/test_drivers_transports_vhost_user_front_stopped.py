@@ -14,7 +14,7 @@ from drivers.transports.vhost_user.front import LEAVE_TIMEOUT, LOOK, SILENT
 from support.topologies import VHOST_USER_DISK
 from vnet.system.world import open_world
 from vnet.testing.scripted import SILENCE, ScriptedBack
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 R = FrontendRequest
 

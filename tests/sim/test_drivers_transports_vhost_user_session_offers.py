@@ -19,7 +19,7 @@ from support.rigs.vhost_user import FrontEnd, R
 from vnet.linux.ipc import FileHandle, connect
 from vnet.system.exports import DeviceExport, Served, open_exports
 from vnet.testing import until
-from vnet.topology.topology import parse_device
+from vnet.topology import parse_device
 
 F = ProtocolFeature
 NUM = 8

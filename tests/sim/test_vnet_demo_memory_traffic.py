@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from vnet.demo import memory_traffic
+from vnet.demo import default_topology, memory_traffic
 from vnet.demo.memory_traffic import MemoryTraffic
 from vnet.system.world import open_world
-from vnet.topology.topology import DEFAULT, parse
+from vnet.topology import DEFAULT, parse
 from vnet.traffic.kernel import PingResult
 
 IN_MEMORY = parse(DEFAULT.replace('"tun"', '"memory"'))
@@ -37,3 +38,15 @@ async def test_a_ping_does_not_count_the_time_that_scapy_takes(
             assert trio.current_time() - began == pytest.approx(6)
             assert (result.sent, result.received) == (3, 3)
             assert result.rtt_max == pytest.approx(0)
+
+
+@pytest.mark.parametrize("mode", ["direct", "mediated"])
+async def test_traffic_crosses_between_the_two_drivers_of_either_mode(
+    mode: Literal["direct", "mediated"], autojump_clock: MockClock
+) -> None:
+    async with open_world(default_topology("memory", mode=mode), "t-mode") as world:
+        await world.wait_up()
+        for plan in MemoryTraffic(world).pings(2, (56,)):
+            result = (await plan.run()).result
+            assert isinstance(result, PingResult)
+            assert (result.sent, result.received) == (2, 2)

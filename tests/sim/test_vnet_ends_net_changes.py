@@ -16,7 +16,7 @@ from vnet.system.control import COMMANDS
 from vnet.system.qmp import QmpError
 from vnet.system.snapshot import describe
 from vnet.system.world import World, open_world
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 SEVERAL = (
     TWO_HOSTS

@@ -24,7 +24,7 @@ from vnet.system import control
 from vnet.system.control import COMMANDS, MESSAGE_MAX, ControlServer, ask, exchange
 from vnet.system.state import claim, socket_path, state_path
 from vnet.system.world import World, open_world
-from vnet.topology.topology import DEFAULT, parse
+from vnet.topology import DEFAULT, parse
 
 IN_MEMORY = parse(DEFAULT.replace('"tun"', '"memory"'))
 NAME = "t-control"

@@ -31,7 +31,7 @@ from vnet.ports.disk.store import MemoryStore
 from vnet.system.exports import RETRY, DeviceExport, open_exports
 from vnet.system.world import open_world
 from vnet.testing import fds, maps, until
-from vnet.topology.topology import parse, parse_device
+from vnet.topology import parse, parse_device
 
 FEATURES = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))
 TOPOLOGY = """\

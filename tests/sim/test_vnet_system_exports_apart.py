@@ -16,7 +16,7 @@ from vnet.ports.packet.memory import MemoryPort
 from vnet.system.exports import DeviceExport, Served, open_exports
 from vnet.system.world import World, open_world
 from vnet.testing import FRAME, until
-from vnet.topology.topology import parse, parse_device
+from vnet.topology import parse, parse_device
 
 DEVICE: Mapping[str, dict[str, Any]] = {
     "net": {"device": {"kind": "memory"}},

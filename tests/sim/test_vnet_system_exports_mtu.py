@@ -18,7 +18,7 @@ from vnet.linux.ipc import connect
 from vnet.ports.packet.memory import MemoryPort
 from vnet.system.exports import DeviceExport, Served, open_exports
 from vnet.testing import until
-from vnet.topology.topology import parse_device
+from vnet.topology import parse_device
 
 FEATURES = mask((RingFeature.VERSION_1, F.MTU))
 QEMUS = mask((ProtocolFeature.MQ, ProtocolFeature.REPLY_ACK, ProtocolFeature.MTU, ProtocolFeature.STATUS))

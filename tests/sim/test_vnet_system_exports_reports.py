@@ -19,7 +19,7 @@ from vnet.linux.ipc import connect
 from vnet.system.exports import DeviceExport, Served, open_exports
 from vnet.system.limited import AGAIN, LINES, PER, LimitedReport
 from vnet.testing import until
-from vnet.topology.topology import parse_device
+from vnet.topology import parse_device
 
 FEATURES = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))
 LEGACY = "blk0: the connection was closed: a legacy driver: it does without VERSION_1; add disable-legacy=on to QEMU's"

@@ -15,7 +15,7 @@ from drivers.devices.net.driver.driver import NetSettings
 from vnet.cli.show import tree
 from vnet.system.snapshot import QueueRow, describe, drop_total, queue_rows
 from vnet.system.world import World, open_world
-from vnet.topology.topology import DEFAULT, parse
+from vnet.topology import DEFAULT, parse
 
 IN_MEMORY = DEFAULT.replace('"tun"', '"memory"')
 FRAME = bytes(60)

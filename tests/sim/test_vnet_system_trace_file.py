@@ -17,7 +17,7 @@ from vnet.system.snapshot import describe
 from vnet.system.trace_file import BUFFER, TraceFile
 from vnet.system.world import World, open_world
 from vnet.testing import Options
-from vnet.topology.topology import Topology
+from vnet.topology import Topology
 
 
 def traced(path: object) -> Topology:

@@ -11,8 +11,8 @@ from rings.features import bits
 from vnet.errors import ConfigError
 from vnet.spec import MIB
 from vnet.system.world import World, open_world
+from vnet.topology import parse
 from vnet.topology.samples import built_in_text
-from vnet.topology.topology import parse
 
 PORTS = 'driver.kind = "memory"\ndevice.kind = "memory"\n'
 NET = {

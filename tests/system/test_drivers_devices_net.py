@@ -26,7 +26,7 @@ from support.paths import TOPOLOGIES
 from vnet.linux.netns import netns_command, run_in_netns
 from vnet.system.control import COMMANDS
 from vnet.system.world import World, open_world
-from vnet.topology.topology import load, parse
+from vnet.topology import load, parse
 from vnet.traffic.kernel import iperf3, iperf3_server, ping
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")

@@ -16,7 +16,7 @@ from drivers.devices.scsi import Identity, LogicalUnit, Lun, ScsiPlug
 from support.guest import Guest, GuestKernel, guest_kernel
 from vnet.ports.disk.store import MemoryStore
 from vnet.system.exports import DeviceExport, open_exports
-from vnet.topology.topology import parse_device
+from vnet.topology import parse_device
 
 __all__ = ["guest_kernel"]
 MIB = 1 << 20

@@ -12,7 +12,7 @@ from support.machine import RequireTool
 from support.topologies import TWO_HOSTS
 from vnet.ends.mediated import MediatorEnd
 from vnet.system.world import LOCAL, World, open_world
-from vnet.topology.topology import parse
+from vnet.topology import parse
 from vnet.traffic.kernel import iperf3, iperf3_server, ping
 
 CSUM = '["CSUM", "GUEST_CSUM"]'

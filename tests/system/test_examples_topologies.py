@@ -12,7 +12,7 @@ import pytest
 from support.machine import NETNS, RequireTool
 from support.paths import TOPOLOGIES
 from vnet.system.world import World, open_world
-from vnet.topology.topology import load
+from vnet.topology import load
 from vnet.traffic.kernel import iperf3, iperf3_server, ping
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")

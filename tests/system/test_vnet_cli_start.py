@@ -18,7 +18,7 @@ from support.machine import RequireTool
 from support.paths import VNET
 from support.topologies import TWO_HOSTS
 from vnet import __version__
-from vnet.topology.topology import DEFAULT
+from vnet.topology import DEFAULT
 
 IN_MEMORY = DEFAULT.replace('"tun"', '"memory"')
 DEAF = """\

@@ -17,7 +17,7 @@ import pytest
 from support.cli import PATIENCE, PING, READY, Up, clean_machine, left_behind, vnet
 from support.machine import NETNS, MakeNetns, RequireTool
 from support.paths import VNET
-from vnet.topology.topology import DEFAULT
+from vnet.topology import DEFAULT
 
 pytestmark = pytest.mark.usefixtures("privileged")
 

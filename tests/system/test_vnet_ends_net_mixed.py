@@ -21,7 +21,7 @@ from support.machine import NETNS, MakeNetns, RequireTool, ip
 from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.tun import TunPort
 from vnet.system.world import World, open_world
-from vnet.topology.topology import parse
+from vnet.topology import parse
 from vnet.traffic.kernel import ping
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")

@@ -14,7 +14,7 @@ import trio
 from drivers.errors import ProbeError
 from support.paths import VNET
 from vnet.system.world import open_world
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 NOBODY = 65534
 SQUATTER = f"""\

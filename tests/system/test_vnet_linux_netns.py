@@ -15,7 +15,7 @@ from support.cli import READY, Up, left_behind, vnet
 from support.machine import NETNS, MakeNetns, RequireTool, ip
 from vnet.linux import netns as netns_module
 from vnet.linux.netns import Route, create_netns, has_netns, remove_netns, run_in_netns, set_up_interface
-from vnet.topology.topology import DEFAULT
+from vnet.topology import DEFAULT
 
 pytestmark = pytest.mark.usefixtures("privileged")
 

@@ -13,7 +13,7 @@ from support.machine import NETNS, MakeNetns, ip
 from vnet.errors import ConfigError
 from vnet.linux.netns import in_netns
 from vnet.system.world import open_world
-from vnet.topology.topology import parse
+from vnet.topology import parse
 
 PORT = "devices.net0.driver"
 SWITCHES = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")

@@ -8,8 +8,8 @@ import pytest
 
 from support.machine import RequireTool
 from vnet.system.world import open_world
+from vnet.topology import parse
 from vnet.topology.samples import built_in_text
-from vnet.topology.topology import parse
 from vnet.traffic.kernel import ping
 
 pytestmark = pytest.mark.usefixtures("privileged")

@@ -12,7 +12,7 @@ import trio
 
 from support.machine import RequireTool
 from vnet.system.world import World, open_world
-from vnet.topology.topology import DEFAULT, parse
+from vnet.topology import DEFAULT, parse
 from vnet.traffic.kernel import PingResult, ping
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")

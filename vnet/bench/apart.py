@@ -17,7 +17,7 @@ from vnet.demo import default_topology
 from vnet.ends.net.end import PortSpec, net_specs
 from vnet.system.exports import DeviceExport, open_exports
 from vnet.system.world import open_world
-from vnet.topology.topology import Topology
+from vnet.topology import Topology
 
 __all__ = ["driver_topology", "export", "serve"]
 
@@ -47,14 +47,14 @@ def export(socket: Path, netns: str) -> dict[str, DeviceExport]:
 
 
 async def serve(side: str, socket: Path, netns: str) -> None:
-    async with trio.lowlevel.FdStream(0) as asked, trio.lowlevel.FdStream(1) as said, AsyncExitStack() as stack:
+    async with trio.lowlevel.FdStream(0) as requests, trio.lowlevel.FdStream(1) as replies, AsyncExitStack() as stack:
         if side == "device":
             await stack.enter_async_context(open_exports(export(socket, netns)))
         else:
             world = await stack.enter_async_context(open_world(driver_topology(socket, netns)))
             await world.wait_up()
-        await said.send_all(b"\n")
-        async for _ in asked:
+        await replies.send_all(b"\n")
+        async for _ in requests:
             pass
 
 

@@ -31,7 +31,7 @@ WORKLOADS: Mapping[str, str] = {
     "random": "fio, 4 KiB random reads, queue depth 16",
 }
 START = 10.0
-"""Seconds that a server may take to be there."""
+"""Seconds until a server must accept clients."""
 TOPOLOGY = """
 [hosts.rc]
 [hosts.ep]
@@ -53,7 +53,7 @@ class DiskSample:
     per_second: float
     """Bytes; of random reads, requests."""
     cpu_seconds: float
-    """Of the server, user and system."""
+    """User and system time of the server."""
 
 
 @attrs.frozen
@@ -61,7 +61,7 @@ class DiskResult:
     """One workload on one contestant over all rounds."""
 
     median: float
-    """Of what was done in a second."""
+    """Median over the rounds: bytes per second; for random reads, requests per second."""
     cpu_seconds: float
     """Median."""
     ratio: float | None
@@ -72,13 +72,13 @@ class DiskResult:
 
 @attrs.frozen
 class DiskResults:
-    """Everything."""
+    """All figures of the suite."""
 
     machine: Machine
     size: int
     """Bytes of the disk."""
     workloads: Mapping[str, Mapping[str, DiskResult]]
-    """By workload, by contestant."""
+    """Results by workload, then by contestant."""
     failures: tuple[str, ...]
 
     def as_dict(self) -> dict[str, object]:
@@ -96,9 +96,9 @@ class Server:
 
 
 async def run_disk_benchmark(*, rounds: int, seconds: int, size: int, progress: Callable[[str], None]) -> DiskResults:
-    """``size`` bytes are written and read in each run; random reads take ``seconds``. Nothing stays behind.
+    """Write and read ``size`` bytes in each run; random reads take ``seconds``. Leaves nothing behind.
 
-    A run that fails is reported and left out. Raises TrafficError, OSError where a server does not start.
+    A run that fails is reported and left out. Raises TrafficError, OSError if a server does not start.
     """
     samples: dict[str, dict[str, list[DiskSample | None]]] = {w: {VNET: [], BARE: []} for w in WORKLOADS}
     failures = []
@@ -119,8 +119,8 @@ async def run_disk_benchmark(*, rounds: int, seconds: int, size: int, progress: 
                     except TrafficError as exc:
                         failures.append(f"round {turn + 1}, {title}, {server.name}: {exc}")
                     samples[workload][server.name].append(sample)
-                said = ", ".join(f"{name} {_short(workload, row[-1])}" for name, row in samples[workload].items())
-                progress(f"round {turn + 1} of {rounds}, {title}: {said}")
+                figures = ", ".join(f"{name} {_short(workload, row[-1])}" for name, row in samples[workload].items())
+                progress(f"round {turn + 1} of {rounds}, {title}: {figures}")
     workloads = {
         workload: {name: _result(row, by_name[BARE]) for name, row in by_name.items() if any(row)}
         for workload, by_name in samples.items()
@@ -129,7 +129,7 @@ async def run_disk_benchmark(*, rounds: int, seconds: int, size: int, progress: 
 
 
 def _fill(disk: Path, source: Path, size: int) -> None:
-    fill(disk, size)  # which has all its blocks then: making them is nobody's part of the work
+    fill(disk, size)  # allocates all its blocks, so that no contestant has to
     fill(source, size)
 
 
@@ -179,7 +179,7 @@ async def _nbdkit(socket: Path, disk: Path) -> AsyncIterator[Server]:
     async with open_background() as nursery:
         process = await nursery.start(start, ["nbdkit", "-f", "-U", str(socket), "file", str(disk)])
         with trio.move_on_after(START):
-            while not socket.exists() and process.returncode is None:  # noqa: ASYNC110, ASYNC240  nobody tells
+            while not socket.exists() and process.returncode is None:  # noqa: ASYNC110, ASYNC240  nbdkit does not tell
                 await trio.sleep(0.01)
         if not socket.exists():  # noqa: ASYNC240  a name is looked up
             raise TrafficError("nbdkit did not start")
@@ -187,19 +187,19 @@ async def _nbdkit(socket: Path, disk: Path) -> AsyncIterator[Server]:
 
 
 async def serve(socket: str, disk: str) -> None:
-    """This stack as a process of its own: says so when it is up, and ends when its input does."""
+    """Run this stack as a process: print an empty line once it is up, end with standard input."""
     from vnet.system.world import open_world
-    from vnet.topology.topology import parse
+    from vnet.topology import parse
 
     topology = parse(TOPOLOGY.format(socket=json.dumps(socket), path=json.dumps(disk)), "benchmark")
     async with (
-        trio.lowlevel.FdStream(0) as asked,
+        trio.lowlevel.FdStream(0) as requests,
         trio.lowlevel.FdStream(1) as answers,
         open_world(topology, "bench") as world,
     ):
         await world.wait_up()
         await answers.send_all(b"up\n")
-        async for _ in asked:
+        async for _ in requests:
             await answers.send_all(b"up\n")
 
 

@@ -1,4 +1,4 @@
-"""What is counted and measured, as values, and the arithmetic on them: differences, medians, ratios."""
+"""Counts and measurements as values, with their arithmetic: differences, medians, ratios."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class QueueFigures:
 
 
 def queue_figures(rows: Iterable[QueueRow]) -> tuple[QueueFigures, ...]:
-    """The two sides of each queue put together."""
+    """Join the driver's and the device's row of each queue."""
     sides = {(row.device, row.queue, row.side): row for row in rows}
     return tuple(
         QueueFigures(
@@ -56,7 +56,7 @@ def queue_figures(rows: Iterable[QueueRow]) -> tuple[QueueFigures, ...]:
 
 
 def between(before: Sequence[QueueFigures], after: Sequence[QueueFigures]) -> tuple[QueueFigures, ...]:
-    """What was counted in the meantime."""
+    """The difference of two counts of the same queues."""
 
     def less(new: tuple[int, ...], old: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(n - o for n, o in zip(new, old, strict=True))
@@ -76,7 +76,7 @@ def between(before: Sequence[QueueFigures], after: Sequence[QueueFigures]) -> tu
 
 @attrs.frozen
 class Sample:
-    """One run of one workload on one contestant; None is what was not, or could not be, measured."""
+    """One run of one workload on one contestant; None for a figure that was not measured."""
 
     bits_per_second: float | None = None
     """Payload that arrived."""
@@ -87,7 +87,7 @@ class Sample:
     rtt_median: float | None = None
     """Milliseconds."""
     cpu_seconds_per_gigabyte: float | None = None
-    """Of the forwarding process, user and system, per 10^9 bytes of payload."""
+    """User and system time of the forwarding process per 10^9 bytes of payload."""
     notifications_per_packet: float | None = None
     """Kicks and calls, of all queues in both directions."""
     kicks_per_batch: float | None = None
@@ -97,7 +97,7 @@ class Sample:
     queues: tuple[QueueFigures, ...] = ()
 
     def with_queues(self, queues: tuple[QueueFigures, ...]) -> Sample:
-        """This sample and what its notifications come to."""
+        """Add the queues' counts, and the notifications per packet and per batch."""
 
         def ratio(part: int, whole: int) -> float | None:
             return part / whole if whole else None
@@ -116,7 +116,7 @@ FIGURES = tuple(field.name for field in attrs.fields(Sample) if field.name != "q
 
 
 def median_of(values: Iterable[float | None]) -> float | None:
-    """The median of what was measured; None where nothing was."""
+    """The median of the values that are not None; None if there is none."""
     there = [value for value in values if value is not None]
     return median(there) if there else None
 
@@ -126,15 +126,15 @@ class Result:
     """One workload on one contestant over all rounds."""
 
     median: Mapping[str, float]
-    """By figure, over the rounds; what was not measured is not in it."""
+    """Medians over the rounds, by figure; a figure that was not measured is absent."""
     ratio: Mapping[str, float]
-    """By figure: the median over the rounds of each round's ratio to the reference."""
+    """Medians over the rounds of each round's ratio to the reference, by figure."""
     rounds: tuple[Sample | None, ...]
     """None for a run that failed."""
 
 
 def from_samples(rounds: Sequence[Sample | None], reference: Sequence[Sample | None]) -> Result:
-    """The two are paired by round: what disturbs a round disturbs both alike."""
+    """Pair the two by round: a disturbance of a round meets both alike."""
 
     def ratios(name: str) -> Iterable[float | None]:
         for ours, theirs in zip(rounds, reference, strict=False):
@@ -154,7 +154,7 @@ def from_samples(rounds: Sequence[Sample | None], reference: Sequence[Sample | N
 
 @attrs.frozen
 class Machine:
-    """Where it was measured."""
+    """The machine that was measured on."""
 
     cores: int
     cpu: str
@@ -164,20 +164,20 @@ class Machine:
 
 @attrs.frozen
 class Results:
-    """Everything."""
+    """All figures of a suite."""
 
     machine: Machine
     rounds: int
     seconds: int
-    """Of each throughput run."""
+    """Length of each throughput run."""
     congestion: str
     """The algorithm that TCP used."""
     reference: str
     """The contestant that the others are compared with."""
     workloads: Mapping[str, Mapping[str, Result]]
-    """By workload, by contestant."""
+    """Results by workload, then by contestant."""
     peak_memory: Mapping[str, int | None]
-    """Bytes resident at most, of each contestant's forwarding process."""
+    """Peak resident bytes of each contestant's forwarding process."""
     failures: tuple[str, ...]
     """Runs that gave no figures, and why."""
 

@@ -1,7 +1,7 @@
 """The yardstick: what one Python process can move between two TUN interfaces, doing nothing else.
 
 ``python -m vnet.bench.forwarder FD FD`` forwards between two non-blocking descriptors that were opened and set up
-by whoever starts it, until its standard input ends.
+by the parent process, until standard input ends.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ REFUSED = {errno.EAGAIN, errno.EINVAL, errno.EIO, errno.ENOBUFS, errno.ENOMEM}
 
 
 def forward(peers: Mapping[int, int], stop: int) -> None:
-    """Write what comes from each descriptor to its peer, until ``stop`` becomes readable or is closed.
+    """Write each packet of a descriptor to its peer, until ``stop`` becomes readable or is closed.
 
-    Raises OSError when an interface is gone.
+    Raises OSError if an interface is gone.
     """
     buffer = bytearray(BUFFER_SIZE)
     view = memoryview(buffer)

@@ -48,7 +48,7 @@ done
 
 
 def shared(memory: str = MEMORY) -> tuple[str, ...]:
-    """Memory, of a size as QEMU reads it, that a back end can map, and nobody can cut off."""
+    """QEMU arguments for sealed guest memory that a back end can map; ``memory`` is a size as QEMU reads it."""
     return ("-object", f"memory-backend-memfd,id=m,size={memory},share=on", "-numa", "node,memdev=m")
 
 
@@ -58,14 +58,14 @@ def _run(*argv: str | Path, cwd: Path | None = None, data: bytes | None = None) 
 
 
 class GuestError(TrafficError):
-    """A guest did not start, did not answer, or failed at what it was told."""
+    """A guest did not start, did not answer, or a command in it failed."""
 
 
 class GuestKernel:
-    """A kernel and an initial file system, to be booted as often as is needed."""
+    """A kernel and an initial file system for any number of guests."""
 
     def __init__(self, folder: Path) -> None:
-        """Made in ``folder``, some 20 MiB. Raises PrivilegeError where there is no kernel to be had."""
+        """Write some 20 MiB to ``folder``. Raises PrivilegeError if no kernel can be downloaded."""
         package = kernel_package()
         root = folder / "package"
         _run("dpkg-deb", "-x", package, root)
@@ -98,17 +98,17 @@ class GuestKernel:
 
 
 def kernel_package() -> Path:
-    """Debian's current kernel package, downloaded once; never installed. Raises PrivilegeError where it can't be."""
-    found = _have() or _have()
-    if found is None:
+    """Debian's current kernel package, downloaded once and never installed. Raises PrivilegeError if that fails."""
+    package = _have() or _have()
+    if package is None:
         raise PrivilegeError(
             f"the package {KERNEL} can't be downloaded", f"apt-get update && apt-get download {KERNEL}"
         )
-    return found
+    return package
 
 
 def _have() -> Path | None:
-    """The package, downloaded where it is not; None where that fails, and then apt knows more the next time."""
+    """Return the package, downloading it if needed; None on failure, after `apt-get update` for the next try."""
     depends = subprocess.run(["apt-cache", "depends", KERNEL], capture_output=True, text=True, check=False).stdout
     names = re.findall(r"Depends: (linux-image-\S+)", depends)
     if names:
@@ -123,7 +123,7 @@ def _have() -> Path | None:
 
 
 def _copy_modules(root: Path, tree: Path, version: str) -> None:
-    """Those of `MODULES` and what they need."""
+    """Copy `MODULES` and their dependencies."""
     modules = root / "lib/modules" / version
     needs = dict(line.split(":") for line in (modules / "modules.dep").read_text().splitlines())
     paths = {Path(path).name.split(".")[0].replace("-", "_"): path for path in needs}
@@ -140,7 +140,7 @@ def _copy_modules(root: Path, tree: Path, version: str) -> None:
 
 
 class Guest:
-    """A running guest: a shell on its second serial port, and QEMU's monitor. To be closed."""
+    """A running guest with a shell on its second serial port, and QEMU's monitor. Close it after use."""
 
     def __init__(
         self,
@@ -153,9 +153,9 @@ class Guest:
         boot: str = "",
         wait: bool = True,
     ) -> None:
-        """``devices`` are arguments of QEMU, ``boot`` more words for the kernel.
+        """Start QEMU with the arguments ``devices`` and ``boot`` on the kernel's command line.
 
-        Without ``wait``, `wait_up` is the caller's. Raises GuestError.
+        Without ``wait`` the caller calls `wait_up`. Raises GuestError.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "console.log"
@@ -179,7 +179,7 @@ class Guest:
             self._monitor_socket = self._connect(self._monitor_path)
             self._monitor = self._monitor_socket.makefile("rw")
             self.monitor("qmp_capabilities")
-            self._said = ""
+            self._received = ""
             if wait:
                 self.wait_up()
         except BaseException:
@@ -201,19 +201,19 @@ class Guest:
                 return connected
 
     def wait_up(self) -> None:
-        """Return when it has booted, for the first time or again. Raises GuestError."""
+        """Wait until it has booted, also after a reboot. Raises GuestError."""
         self._read_until("guest is up\n", BOOT)
 
     def run(self, command: str, *, ok: bool = True, timeout: float = PATIENCE) -> str:
-        """What a line for its shell prints. Raises GuestError where its status is not 0, unless ``ok`` is false."""
+        """Run a shell line and return its output. Raises GuestError if its status is not 0 and ``ok`` is true."""
         self.send(command)
         return self.result(command, ok=ok, timeout=timeout)
 
     def send(self, command: str) -> None:
-        """Begin a line; `result` waits for it. Raises GuestError.
+        """Start a shell line; `result` waits for it. Raises GuestError.
 
-        Its length goes first: an emulated serial port drops what comes while the guest is not run, and half a line is
-        none to be obeyed.
+        The length goes first: an emulated serial port drops bytes while the guest is not scheduled, and the guest must
+        not run half a line.
         """
         command = command.strip()
         for _ in range(LINE_TRIES):
@@ -223,34 +223,36 @@ class Guest:
         raise GuestError(f"{command}: the guest never got the whole of it\n{self.complaints()}")
 
     def result(self, command: str = "", *, ok: bool = True, timeout: float = PATIENCE) -> str:
-        said = self._read_until(";\n", timeout)
-        text, _, status = said.rpartition("status=")
+        text = self._read_until(";\n", timeout)
+        text, _, status = text.rpartition("status=")
         if ok and status != "0":
             raise GuestError(f"{command}: status {status}\n{text}\n{self.complaints()}")
         return text
 
     def _read_until(self, end: str, timeout: float) -> str:
         deadline = time.monotonic() + timeout
-        while end not in self._said:
+        while end not in self._received:
             left = deadline - time.monotonic()
             try:
                 self._shell.settimeout(max(left, 0.001))
                 data = self._shell.recv(65536)
             except TimeoutError:
-                raise GuestError(f"the guest said only {self._said!r} in {timeout:g} s\n{self.complaints()}") from None
+                raise GuestError(
+                    f"the guest wrote only {self._received!r} in {timeout:g} s\n{self.complaints()}"
+                ) from None
             if not data:
                 raise GuestError(f"the guest is gone\n{self.complaints()}")
-            self._said += data.decode(errors="replace")
-        said, _, self._said = self._said.partition(end)
-        return said
+            self._received += data.decode(errors="replace")
+        text, _, self._received = self._received.partition(end)
+        return text
 
     def complaints(self) -> str:
-        """What its kernel and QEMU said last."""
+        """Return the last output of its kernel and of QEMU, for error messages."""
         console = self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
         return f"console: {console}\nQEMU: {self.errors.read_text(errors='replace')[-2000:]}"
 
     def monitor(self, command: str, **arguments: object) -> object:
-        """Have QEMU do something."""
+        """Run a QMP command and return its result. Raises GuestError."""
         if command == "qmp_capabilities":
             self._monitor.readline()
         self._monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
@@ -263,7 +265,7 @@ class Guest:
                 return answer["return"]
 
     def close(self) -> None:
-        """End QEMU, and with it whatever still waits for the guest in another thread."""
+        """End QEMU, and with it any thread that waits for the guest."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:

@@ -32,7 +32,7 @@ PING_TIMEOUT = 30.0
 
 @attrs.frozen
 class Workload:
-    """What is done to each contestant. From rc, which has the driver in this stack, to ep, which has the device."""
+    """One kind of traffic, from rc (in this stack the driver's host) to ep (the device's host)."""
 
     name: str
     title: str
@@ -61,7 +61,7 @@ WORKLOADS = (
 
 
 def rotated(items: Sequence[T], by: int) -> list[T]:
-    """The same in the same order, another one first: nobody always comes after the same neighbour's rest."""
+    """``items`` rotated left by ``by``, so that no contestant always follows the same one."""
     by %= len(items)
     return [*items[by:], *items[:by]]
 
@@ -76,11 +76,11 @@ async def run_benchmark(
     congestion: str | None,
     progress: Callable[[str], None],
 ) -> Results:
-    """Set the contestants up, measure them ``rounds`` times, and take them down; nothing stays behind.
+    """Set the contestants up, measure them ``rounds`` times, and remove them.
 
-    TCP uses the algorithm ``congestion``, None for the machine's. They are compared with ``reference``, where that is
+    TCP uses the algorithm ``congestion``, None for the machine's. Figures are compared with ``reference`` if that is
     one of them. A run that fails is reported and left out.
-    Raises PrivilegeError, OSError, TrafficError where a contestant can't be set up.
+    Raises PrivilegeError, OSError, TrafficError if a contestant can't be set up.
     """
     samples: dict[str, dict[str, list[Sample | None]]] = {w.name: {c: [] for c in contestants} for w in workloads}
     failures = []
@@ -88,10 +88,10 @@ async def run_benchmark(
         setups = []
         for name in contestants:
             setups.append(await stack.enter_async_context(open_setup(name, f"vnet-bench-{os.getpid()}")))
-            await round_trips(setups[-1], count=5)  # whoever has to ask for a MAC address has it from here on
+            await round_trips(setups[-1], count=5)  # resolves MAC addresses
         for turn in range(rounds):
             for at, workload in enumerate(workloads):
-                said = {}
+                shown = {}
                 for setup in rotated(setups, turn + at):
                     sample = None
                     try:
@@ -99,8 +99,8 @@ async def run_benchmark(
                     except TrafficError as exc:
                         failures.append(f"round {turn + 1}, {workload.title}, {setup.name}: {exc}")
                     samples[workload.name][setup.name].append(sample)
-                    said[setup.name] = in_short(workload, sample)
-                figures = ", ".join(f"{name} {said[name]}" for name in contestants)
+                    shown[setup.name] = in_short(workload, sample)
+                figures = ", ".join(f"{name} {shown[name]}" for name in contestants)
                 progress(f"round {turn + 1} of {rounds}, {workload.title}: {figures}")
         used = congestion or (await in_netns(setups[0].netns[1], CONGESTION.read_text)).strip()
         memory = {setup.name: _peak(setup) for setup in setups if setup.pids}
@@ -117,7 +117,7 @@ async def run_benchmark(
 
 
 def _peak(setup: Setup) -> int | None:
-    """Bytes of all its processes together; None where one of them has ended."""
+    """Sum of the peak memory of its processes in bytes; None if one of them has ended."""
     peaks = [peak_memory(pid) for pid in setup.pids]
     known = [peak for peak in peaks if peak is not None]
     return sum(known) if len(known) == len(peaks) else None
@@ -128,7 +128,7 @@ def _results(samples: dict[str, list[Sample | None]], reference: str) -> dict[st
 
 
 async def measure(workload: Workload, setup: Setup, seconds: int, congestion: str | None) -> Sample:
-    """One run. Raises TrafficError."""
+    """Run one workload once. Raises TrafficError."""
     before = await setup.figures() if setup.figures is not None else ()
     cpu_before = sum(map(cpu_seconds, setup.pids))
     if workload.kind == "ping":
@@ -183,7 +183,7 @@ async def round_trips(setup: Setup, count: int) -> list[float]:
 
 
 def in_short(workload: Workload, sample: Sample | None) -> str:
-    """The headline of one run, for the reader who waits."""
+    """The headline of one run, for progress messages."""
     match sample:
         case None:
             return "failed"

@@ -1,4 +1,4 @@
-"""What /proc says of a process and of the machine, and processes of our own that never outlive us."""
+"""Figures of a process and of the machine from /proc, and child processes that never outlive us."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ def parse_cpu_ticks(stat: str) -> int:
 
 def parse_peak_memory(status: str) -> int | None:
     """Bytes resident at most, from /proc/PID/status; None for a process that has ended and has no memory left."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    match = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
 
 
 def cpu_seconds(pid: int) -> float:
-    """Raises OSError when the process is gone."""
+    """Return user and system time. Raises OSError if the process is gone."""
     return parse_cpu_ticks((PROC / str(pid) / "stat").read_text()) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_memory(pid: int) -> int | None:
-    """Bytes; None for a process that has ended. Raises OSError when it is gone altogether."""
+    """Return peak resident bytes; None for a zombie. Raises OSError if the process is gone."""
     return parse_peak_memory((PROC / str(pid) / "status").read_text())
 
 
 def this_machine() -> Machine:
-    """What a reader needs to know of the machine."""
-    found = re.search(r"^model name\s*:\s*(.+)$", (PROC / "cpuinfo").read_text(), re.MULTILINE)
+    """Describe the machine, for readers of the figures."""
+    match = re.search(r"^model name\s*:\s*(.+)$", (PROC / "cpuinfo").read_text(), re.MULTILINE)
     return Machine(
         cores=len(os.sched_getaffinity(0)),
-        cpu=found[1].strip() if found else platform.machine(),
+        cpu=match[1].strip() if match else platform.machine(),
         kernel=f"{platform.system()} {platform.release()}",
         python=f"{platform.python_implementation()} {platform.python_version()}",
     )
 
 
 class Child:
-    """A module of ours that runs as a process of its own and answers on a line for a line."""
+    """A module of ours as a child process, which answers each line with a line."""
 
     def __init__(self, name: str, process: trio.Process) -> None:
         self.name = name
@@ -68,7 +68,7 @@ class Child:
         self._read = b""
 
     async def ask(self) -> bytes:
-        """Its next answer. Raises TrafficError when it has ended."""
+        """Send a line and return the answer. Raises TrafficError if it has ended."""
         stdin = self._process.stdin
         assert stdin is not None
         try:
@@ -78,7 +78,7 @@ class Child:
         return await self.line()
 
     async def line(self) -> bytes:
-        """What it says unasked. Raises TrafficError when it ends instead."""
+        """Return its next line. Raises TrafficError if it ends instead."""
         stdout = self._process.stdout
         assert stdout is not None
         while b"\n" not in self._read:

@@ -1,7 +1,7 @@
 """The yardstick in two processes: `vnet.bench.forwarder`, but what one process reads another one writes.
 
 ``python -m vnet.bench.relay FD MEMORY KICK KICKED SIDE`` is one of them, until its standard input ends: it joins a
-non-blocking TUN descriptor, opened and set up by whoever starts it, to the other process. ``MEMORY`` holds `SHARED`
+non-blocking TUN descriptor, opened and set up by the parent process, to the other process. ``MEMORY`` holds `SHARED`
 bytes of zeroes that both have, ``KICK`` is the eventfd that wakes the other, ``KICKED`` that which it is woken by,
 ``SIDE`` 0 or 1.
 """
@@ -69,7 +69,7 @@ def relay(fd: int, out: Lane, back: Lane, kick: int, kicked: int, stop: int) -> 
                 sent[FULL] = int(full)
                 full_fence()
                 busy = got[PRODUCED] != got[CONSUMED] or (full and sent[PRODUCED] - sent[CONSUMED] < SLOTS)
-            if any(found == stop for found, _ in epoll.poll(0 if busy else None)):
+            if any(ready == stop for ready, _ in epoll.poll(0 if busy else None)):
                 return
 
 

@@ -25,7 +25,7 @@ KEYS = 'device = { channels = [{ name = "echo", surface = "echo" }] }'
 
 @attrs.frozen
 class RpmsgFigures:
-    """What was measured over an ideal link, with both hosts and both programs in this process."""
+    """Figures over an ideal link, with both hosts and both programs in this process."""
 
     to_device: float
     """Messages a second, from a task that does nothing but send to one that does nothing but receive."""
@@ -36,14 +36,14 @@ class RpmsgFigures:
 
 @attrs.frozen
 class RpmsgResults:
-    """Everything."""
+    """All figures of the suite."""
 
     machine: Machine
     rounds: int
     size: int
     """Bytes of each message."""
     medians: Mapping[str, RpmsgFigures]
-    """By transport and mode, over the rounds."""
+    """Medians over the rounds, by transport and mode."""
     samples: Mapping[str, tuple[RpmsgFigures, ...]]
     failures: tuple[str, ...] = ()
 
@@ -55,16 +55,16 @@ class RpmsgResults:
 async def run_rpmsg_benchmark(
     ways: Mapping[str, tuple[str, str]], *, rounds: int, messages: int, progress: Callable[[str], None]
 ) -> RpmsgResults:
-    """``messages`` go each way in each round, and a tenth as many there and back, over each of ``ways``.
+    """Send ``messages`` each way in each round, and a tenth as many there and back, over each of ``ways``.
 
-    These are transport and mode, by a name for both.
+    ``ways`` maps a name to a transport and a mode.
     """
     samples: dict[str, list[RpmsgFigures]] = {name: [] for name in ways}
     for turn in range(rounds):
         for name in rotated(tuple(ways), turn):
             samples[name].append(await measure_rpmsg(messages, messages // 10, SIZE, *ways[name]))
-        said = ", ".join(f"{name} {rows[-1].to_device / 1e3:.0f} k/s" for name, rows in samples.items())
-        progress(f"round {turn + 1} of {rounds}, rpmsg: {said}")
+        rates = ", ".join(f"{name} {rows[-1].to_device / 1e3:.0f} k/s" for name, rows in samples.items())
+        progress(f"round {turn + 1} of {rounds}, rpmsg: {rates}")
     medians = {
         name: RpmsgFigures(*(median(column) for column in zip(*map(attrs.astuple, rows), strict=True)))
         for name, rows in samples.items()
@@ -75,7 +75,7 @@ async def run_rpmsg_benchmark(
 async def measure_rpmsg(
     messages: int = 50_000, trips: int = 5_000, size: int = SIZE, transport: str = "pci", mode: str = "direct"
 ) -> RpmsgFigures:
-    """Needs nothing but this process. Raises MessageTooLong."""
+    """Measure once, in this process. Raises MessageTooLong."""
     async with open_world(built_in("rpmsg", transport, KEYS, mode=mode, name=NAME), "bench") as world:
         await world.wait_up()
         driver, device = _buses(world)

@@ -36,7 +36,7 @@ GUEST_SERVER = (
     "while killall -q iperf3; do sleep 0.1; done; "
     "iperf3 -s -1 -D && until netstat -ltn | grep -q :5201; do sleep 0.1; done"
 )
-"""None that an earlier run has left, and a new one that listens."""
+"""Shell command for the guest: kill any old iperf3, start a new one, wait until it listens."""
 
 Ends = tuple[str, str]
 Figures = Callable[[], Awaitable[tuple[QueueFigures, ...]]]
@@ -51,20 +51,20 @@ class Setup:
     addresses: Ends
     """IPv4, without prefix."""
     pids: tuple[int, ...] = ()
-    """The processes that forward; none where the kernel does."""
+    """The forwarding processes; none if the kernel forwards."""
     figures: Figures | None = None
-    """What its queues have counted so far. Raises TrafficError when it has ended."""
+    """Returns its queues' counts so far. Raises TrafficError if it has ended."""
     guest_server: Callable[[], Awaitable[object]] | None = None
-    """Where rc is a guest: starts an iperf3 server there, for one run. Programs are then started at ep."""
+    """Set if rc is a guest: starts an iperf3 server there for one run. Clients then run at ep."""
 
     @property
     def client(self) -> tuple[str, str]:
-        """The namespace in which programs are started, and the address they are pointed at."""
+        """Namespace and target address of client programs."""
         return (self.netns[1], self.addresses[0]) if self.guest_server else (self.netns[0], self.addresses[1])
 
 
 def _configs(kind: PortKind, netns: Ends) -> list[PortConfig]:
-    """The interfaces of the default topology: everybody has the same."""
+    """The interfaces of the default topology, the same for every contestant."""
     [device] = net_specs(default_topology(kind)).values()
     return [
         PortConfig(
@@ -125,7 +125,7 @@ async def _guest(name: str, netns: Ends) -> AsyncIterator[Setup]:
         ]
         guest = Guest(kernel, folder, devices, wait=False)
         stack.callback(guest.close)
-        # It ends when QEMU does, as it does at once when we are cancelled.
+        # The thread ends with QEMU, which ends at once if this task is cancelled.
         await trio.to_thread.run_sync(guest.wait_up, abandon_on_cancel=True)
 
         async def tell(command: str) -> None:
@@ -177,7 +177,7 @@ async def _bare_apart(name: str, netns: Ends) -> AsyncIterator[Setup]:
 
 @asynccontextmanager
 async def _veth(name: str, netns: Ends) -> AsyncIterator[Setup]:
-    """The kernel alone. Both interfaces go with their namespaces."""
+    """A pair of veth interfaces; they go with their namespaces."""
 
     def make_pair() -> None:
         from pyroute2 import IPRoute
@@ -194,19 +194,19 @@ async def _veth(name: str, netns: Ends) -> AsyncIterator[Setup]:
 
 @attrs.frozen
 class Contestant:
-    """One way."""
+    """One way to carry packets between two namespaces."""
 
     title: str
-    """What its column is called."""
+    """Heading of its column."""
     open: Callable[[str, Ends], AbstractAsyncContextManager[Setup]]
-    """Of its name and of two namespaces that exist."""
+    """Sets it up, given its name and two existing namespaces."""
 
 
 WAYS: Mapping[str, tuple[str, str]] = {
     **{transport: (transport, "direct") for transport in TRANSPORTS},
     **{f"{transport}-mediated": (transport, "mediated") for transport, kind in TRANSPORTS.items() if kind.on != "host"},
 }
-"""Transport and mode, by the name of who is measured over it."""
+"""Transport and mode, by contestant."""
 CONTESTANTS: Mapping[str, Contestant] = {
     "tun": Contestant("vnet TUN", partial(_vnet, "tun", "pci", "direct")),
     "tap": Contestant("vnet TAP", partial(_vnet, "tap", "pci", "direct")),
@@ -220,12 +220,12 @@ CONTESTANTS: Mapping[str, Contestant] = {
         for name, (transport, mode) in WAYS.items()
     },
 }
-"""Those of `WAYS` are this stack on TUN."""
+"""All contestants, by name; those of `WAYS` are this stack on TUN."""
 
 
 @asynccontextmanager
 async def open_setup(name: str, prefix: str) -> AsyncIterator[Setup]:
-    """A contestant in two namespaces of its own, whose names start with ``prefix``.
+    """Set a contestant up in two new namespaces whose names start with ``prefix``.
 
     Raises PrivilegeError, OSError, TrafficError.
     """

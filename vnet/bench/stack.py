@@ -1,4 +1,4 @@
-"""The stack as a process of its own, so that its CPU time and memory can be told from everybody else's.
+"""The stack as a process of its own, so that its CPU time and memory are its own.
 
 ``python -m vnet.bench.stack KIND TRANSPORT MODE NETNS NETNS`` builds the default topology for that transport, with its
 ports in two namespaces that exist. It answers each line on its standard input with one line of JSON, and ends when its
@@ -19,7 +19,7 @@ from vnet.demo import default_topology
 from vnet.ends.net.end import PortKind, net_specs
 from vnet.system.snapshot import queue_rows
 from vnet.system.world import World, open_world
-from vnet.topology.topology import Topology
+from vnet.topology import Topology
 
 __all__ = ["serve"]
 
@@ -39,15 +39,15 @@ def topology(kind: PortKind, transport: str, mode: str, driver_netns: str, devic
 
 
 async def serve(kind: PortKind, transport: str, mode: str, driver_netns: str, device_netns: str) -> None:
-    """Says its figures once when it is up, then for each line it is sent."""
+    """Print figures once it is up, then for each line received."""
     async with (
-        trio.lowlevel.FdStream(0) as asked,
+        trio.lowlevel.FdStream(0) as requests,
         trio.lowlevel.FdStream(1) as answers,
         open_world(topology(kind, transport, mode, driver_netns, device_netns)) as world,
     ):
         await world.wait_up()
         await answers.send_all(figures(world))
-        async for _ in asked:
+        async for _ in requests:
             await answers.send_all(figures(world))
 
 

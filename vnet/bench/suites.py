@@ -1,4 +1,4 @@
-"""What ``vnet bench`` measures, suite by suite: who takes part, what is done, and who the others are compared with."""
+"""The suites of ``vnet bench``: contestants, workloads, and the reference of each."""
 
 from __future__ import annotations
 
@@ -16,34 +16,45 @@ from vnet.bench.setups import APART, BARE, BARE_APART, GUEST, WAYS
 from vnet.ports.packet.open import check_tun
 from vnet.traffic.kernel import need_tools
 
-__all__ = ["CARRIERS", "NET", "PROCESSES", "SUITES", "Asked", "Comparison", "Outcome", "Suite", "WITH_GUEST", "traffic"]
+__all__ = [
+    "CARRIERS",
+    "NET",
+    "PROCESSES",
+    "SUITES",
+    "BenchOptions",
+    "Comparison",
+    "Outcome",
+    "Suite",
+    "WITH_GUEST",
+    "traffic",
+]
 
 OVERHEAD = 0.7
-"""Seconds a run takes besides what it was asked for: programs start and end, pings."""
+"""Seconds a run takes besides its length: programs start and end."""
 BOOT = 30.0
 """Seconds until a guest is up."""
 MESSAGES = 20_000
-"""Of rpmsg, one way, for each second of a run."""
+"""rpmsg messages one way for each second of a run."""
 
 
 @attrs.frozen
-class Asked:
-    """What the user wants."""
+class BenchOptions:
+    """The options of one benchmark run."""
 
     rounds: int
     seconds: int
-    """Of each run."""
+    """Length of each run."""
     only: tuple[str, ...]
     """Kinds of workloads."""
     contestants: tuple[str, ...]
     size: int
     """Bytes of a disk."""
     congestion: str | None
-    """The algorithm by which TCP finds its rate; None for the machine's."""
+    """TCP's congestion control; None for the machine's."""
 
 
 class Outcome(Protocol):
-    """What a suite measured."""
+    """The figures of a suite."""
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -55,37 +66,37 @@ class Outcome(Protocol):
 
 @attrs.frozen
 class Comparison:
-    """Ways from one namespace to another, measured with the same workloads."""
+    """Contestants measured with the same workloads."""
 
     contestants: tuple[str, ...]
     reference: str
     workloads: tuple[Workload, ...]
 
-    def of(self, asked: Asked) -> tuple[list[str], list[Workload]]:
-        """Who takes part, and in what."""
+    def of(self, options: BenchOptions) -> tuple[list[str], list[Workload]]:
+        """The contestants and workloads that the user chose."""
         return (
-            [name for name in self.contestants if name in asked.contestants],
-            [workload for workload in self.workloads if workload.kind in asked.only],
+            [name for name in self.contestants if name in options.contestants],
+            [workload for workload in self.workloads if workload.kind in options.only],
         )
 
-    def runs(self, asked: Asked) -> float:
-        """How many there will be."""
-        contestants, workloads = self.of(asked)
-        return asked.rounds * len(contestants) * len(workloads)
+    def runs(self, options: BenchOptions) -> float:
+        """Number of runs."""
+        contestants, workloads = self.of(options)
+        return options.rounds * len(contestants) * len(workloads)
 
 
 @attrs.frozen
 class Suite:
-    """One table of figures."""
+    """One suite: its checks, its length, and how it is run."""
 
     check: Callable[[], None]
-    """Raises PrivilegeError where something is missing."""
-    duration: Callable[[Asked], float]
-    """Seconds, roughly; 0 where nothing is left to do."""
-    run: Callable[[Asked, Callable[[str], None]], Awaitable[Outcome]]
-    """The second argument is told of each step."""
+    """Raises PrivilegeError if something is missing."""
+    duration: Callable[[BenchOptions], float]
+    """Estimated seconds; 0 if nothing is left to do."""
+    run: Callable[[BenchOptions, Callable[[str], None]], Awaitable[Outcome]]
+    """Called with the options and a function for progress messages."""
     by_default: bool = True
-    """Whether it runs where nothing is said of suites."""
+    """Whether it runs without ``--suite``."""
 
 
 def _check_traffic() -> None:
@@ -99,34 +110,38 @@ def _check_guest() -> None:
     guest.kernel_package()
 
 
-async def _run_traffic(comparison: Comparison, asked: Asked, progress: Callable[[str], None]) -> Outcome:
-    contestants, workloads = comparison.of(asked)
+async def _run_traffic(comparison: Comparison, options: BenchOptions, progress: Callable[[str], None]) -> Outcome:
+    contestants, workloads = comparison.of(options)
     return await run_benchmark(
         contestants,
         comparison.reference,
         workloads,
-        rounds=asked.rounds,
-        seconds=asked.seconds,
-        congestion=asked.congestion,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        congestion=options.congestion,
         progress=progress,
     )
 
 
 def traffic(comparison: Comparison) -> Suite:
-    """The suite of one comparison."""
+    """Return the suite of one comparison."""
     return Suite(
         _check_traffic,
-        lambda asked: comparison.runs(asked) * (asked.seconds + OVERHEAD),
+        lambda options: comparison.runs(options) * (options.seconds + OVERHEAD),
         partial(_run_traffic, comparison),
     )
 
 
-async def _run_disk(asked: Asked, progress: Callable[[str], None]) -> Outcome:
-    return await run_disk_benchmark(rounds=asked.rounds, seconds=asked.seconds, size=asked.size, progress=progress)
+async def _run_disk(options: BenchOptions, progress: Callable[[str], None]) -> Outcome:
+    return await run_disk_benchmark(
+        rounds=options.rounds, seconds=options.seconds, size=options.size, progress=progress
+    )
 
 
-async def _run_rpmsg(asked: Asked, progress: Callable[[str], None]) -> Outcome:
-    return await run_rpmsg_benchmark(WAYS, rounds=asked.rounds, messages=MESSAGES * asked.seconds, progress=progress)
+async def _run_rpmsg(options: BenchOptions, progress: Callable[[str], None]) -> Outcome:
+    return await run_rpmsg_benchmark(
+        WAYS, rounds=options.rounds, messages=MESSAGES * options.seconds, progress=progress
+    )
 
 
 NET = Comparison(("tun", "tap", BARE, "veth"), BARE, WORKLOADS)
@@ -149,12 +164,14 @@ SUITES: Mapping[str, Suite] = {
     "processes": traffic(PROCESSES),
     "guest": Suite(
         _check_guest,
-        lambda asked: (asked.seconds + OVERHEAD) * runs + BOOT if (runs := WITH_GUEST.runs(asked)) else 0,
+        lambda options: (options.seconds + OVERHEAD) * runs + BOOT if (runs := WITH_GUEST.runs(options)) else 0,
         partial(_run_traffic, WITH_GUEST),
         by_default=False,
     ),
     "disk": Suite(
-        partial(need_tools, *TOOLS), lambda asked: asked.rounds * 2 * (asked.seconds + asked.size / 2**28), _run_disk
+        partial(need_tools, *TOOLS),
+        lambda options: options.rounds * 2 * (options.seconds + options.size / 2**28),
+        _run_disk,
     ),
-    "rpmsg": Suite(lambda: None, lambda asked: asked.rounds * len(WAYS) * asked.seconds / 2, _run_rpmsg),
+    "rpmsg": Suite(lambda: None, lambda options: options.rounds * len(WAYS) * options.seconds / 2, _run_rpmsg),
 }

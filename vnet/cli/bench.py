@@ -11,7 +11,7 @@ import click
 
 from vnet.bench.measure import WORKLOADS
 from vnet.bench.setups import CONTESTANTS
-from vnet.bench.suites import SUITES, Asked
+from vnet.bench.suites import SUITES, BenchOptions
 from vnet.cli.bench_tables import disk_table, rpmsg_table, tables
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.output import json_option, open_json
@@ -91,18 +91,18 @@ def command(
     kernel of 70 MB is downloaded once, so it runs only where --suite names it). disk: over NBD, beside
     `nbdkit file`. rpmsg: over every transport. Exit status 1 if a run failed.
     """
-    asked = Asked(rounds, seconds, only, contestants, size * MIB, congestion)
-    suites = {name: SUITES[name] for name in suite if SUITES[name].duration(asked)}
+    options = BenchOptions(rounds, seconds, only, contestants, size * MIB, congestion)
+    suites = {name: SUITES[name] for name in suite if SUITES[name].duration(options)}
     if not suites:
         raise click.UsageError("no suite has anything to measure for these contestants")
     for kind in suites.values():
         kind.check()
-    minutes = sum(kind.duration(asked) for kind in suites.values()) / 60
+    minutes = sum(kind.duration(options) for kind in suites.values()) / 60
     click.echo(f"{', '.join(suites)}: " + (f"about {minutes:.0f} min" if minutes >= 1 else "less than a minute"))
     figures, failures = {}, []
     with open_json(json_file) as write:
         for name, kind in suites.items():
-            outcome = run_until_signal(partial(kind.run, asked, click.echo))
+            outcome = run_until_signal(partial(kind.run, options, click.echo))
             click.echo(f"\n{name}\n\n{SHOW[name](outcome)}\n")
             figures[name] = outcome.as_dict()
             failures += [f"{name}, {failure}" for failure in outcome.failures]

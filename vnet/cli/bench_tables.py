@@ -91,10 +91,10 @@ def _contestants(results: Results) -> list[str]:
 
 
 def _over(results: Results, names: Sequence[str], contestant: str) -> Result:
-    """All runs of the workloads on one contestant, beside those on the reference."""
-    found = [results.workloads[name] for name in names if name in results.workloads]
+    """Join all runs of the workloads on one contestant, with ratios to the reference."""
+    chosen = [results.workloads[name] for name in names if name in results.workloads]
     rounds, reference = (
-        [sample for by_name in found if name in by_name for sample in by_name[name].rounds]
+        [sample for by_name in chosen if name in by_name for sample in by_name[name].rounds]
         for name in (contestant, results.reference)
     )
     return from_samples(rounds, reference)

@@ -21,7 +21,7 @@ from vnet.errors import PrivilegeError
 from vnet.linux.netns import check_netns
 from vnet.ports.packet.open import check_tun
 from vnet.system.state import claim
-from vnet.topology.topology import Topology
+from vnet.topology import Topology
 from vnet.traffic.kernel import Plan, Run, need_tools
 
 __all__ = ["command"]

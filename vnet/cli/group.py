@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
-from vnet import __version__
 from vnet.cli.start import imports_are_done
+from vnet.version import __version__
 
 __all__ = ["main"]
 
@@ -25,26 +26,36 @@ COMMANDS: Mapping[str, str] = {
     "set": "vnet.cli.set",
     "bench": "vnet.cli.bench",
     "serve": "vnet.cli.serve",
+    "schema": "vnet.cli.schema",
+    "completion": "vnet.cli.completion",
 }
 
 
-class LazyGroup(click.Group):
-    """Imports a command's module when the command is asked for: help and completion stay quick."""
+class LazyCommands(dict[str, click.Command]):
+    """The commands by name. A module is imported when its command is used: help and completion stay quick."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(COMMANDS, click.Command(None)))
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
+    def __getitem__(self, name: str) -> click.Command:
         command = importlib.import_module(COMMANDS[name]).command
         assert isinstance(command, click.Command)
         return command
 
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in COMMANDS else default
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in COMMANDS]
+
+
+class CommandGroup(click.Group):
+    """The group of all commands, which says when the imports are over."""
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As the base class; all imports are over then, and Ctrl-C is a KeyboardInterrupt again."""
+        """Resolve like the base class. All imports are over then, and Ctrl-C is a KeyboardInterrupt again."""
         resolved = super().resolve_command(ctx, args)
         imports_are_done()
         return resolved
@@ -72,7 +83,11 @@ def _load(_context: click.Context, _option: click.Parameter, files: tuple[Path, 
             errors_in_one_line(load_extension)(file)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=CommandGroup,
+    commands=LazyCommands(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="vnet")
 @click.option(
     "--load",

@@ -21,7 +21,7 @@ from vnet.errors import ConfigError, settings_of
 from vnet.spec import ANY_UID, PATH_RULE, fits_socket
 from vnet.system.exports import DeviceExport, open_exports
 from vnet.system.qemu import Version, arguments, describe, qemu_version
-from vnet.topology.topology import parse_device
+from vnet.topology import parse_device
 
 __all__ = ["command", "hint"]
 

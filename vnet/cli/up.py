@@ -20,7 +20,7 @@ from vnet.linux.netns import NETNS_DIR
 from vnet.system.control import ControlServer
 from vnet.system.state import claim, socket_path
 from vnet.system.world import World, open_world
-from vnet.topology.topology import DEFAULT, Topology, load, parse, read
+from vnet.topology import DEFAULT, Topology, load, parse, read
 
 __all__ = ["command"]
 

@@ -12,7 +12,7 @@ import attrs
 from vnet.ends.net.end import PortKind
 from vnet.system.snapshot import QueueRow, drop_total, queue_rows
 from vnet.system.world import World, open_world
-from vnet.topology.topology import Topology
+from vnet.topology import Topology
 from vnet.traffic.kernel import Plan, Run
 
 __all__ = ["Demo", "DemoReport", "Sections", "DemoSettings", "ends_of", "run_demo"]

@@ -15,8 +15,8 @@ from drivers.devices.blk import Disk
 from vnet.demo.base import Demo, DemoSettings, Sections, ends_of
 from vnet.ends.blk import DiskEnd, nbd_uri
 from vnet.system.world import World
+from vnet.topology import Topology
 from vnet.topology.samples import built_in
-from vnet.topology.topology import Topology
 from vnet.traffic.disk import fill, fio, nbdcopy, sha256
 from vnet.traffic.kernel import Plan, TextResult
 

@@ -42,7 +42,8 @@ class MemoryTraffic:
     """What ping and iperf3 do, with frames built by scapy; each arrival is compared byte for byte."""
 
     def __init__(self, world: World) -> None:
-        name, device = next(iter(world.devices.items()))
+        name = next(iter(world.topology.devices))
+        device = world.devices[name]
         self._ends = (
             _MemoryEnd(
                 device.root.name, world.memory_port(name, "driver"), "02:00:00:00:00:01", "198.18.0.1", "2001:2::1"

@@ -15,8 +15,8 @@ from vnet.demo.memory_traffic import MemoryTraffic
 from vnet.ends.net.end import PortKind, net_specs
 from vnet.linux.netns import has_ipv6
 from vnet.system.world import World
+from vnet.topology import Topology
 from vnet.topology.samples import built_in
-from vnet.topology.topology import Topology
 from vnet.traffic.kernel import Plan, iperf3, iperf3_server, ping
 
 __all__ = ["NET", "default_topology"]

@@ -13,8 +13,8 @@ from drivers.devices.rpmsg import Endpoint
 from vnet.demo.base import Demo, DemoSettings, Sections, ends_of
 from vnet.ends.rpmsg import RpmsgEnd
 from vnet.system.world import World
+from vnet.topology import Topology
 from vnet.topology.samples import built_in
-from vnet.topology.topology import Topology
 from vnet.traffic.kernel import Plan, TextResult
 from vnet.traffic.rpmsg import one_way, round_trip
 

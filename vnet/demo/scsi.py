@@ -14,8 +14,8 @@ from drivers.devices.scsi import Initiator, cdb
 from vnet.demo.base import Demo, DemoSettings, Sections, ends_of
 from vnet.ends.scsi import InitiatorEnd
 from vnet.system.world import World
+from vnet.topology import Topology
 from vnet.topology.samples import built_in
-from vnet.topology.topology import Topology
 from vnet.traffic.kernel import Plan, TextResult, TrafficError
 
 __all__ = ["SCSI"]

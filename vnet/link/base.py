@@ -1,7 +1,7 @@
-"""What a link is: requests from one end to the other, windows onto the other end's memory, and epochs.
+"""The contract of a link: requests between its ends, windows onto the other end's memory, and epochs.
 
 A link joins one root port to one endpoint controller. Links may wrap links (to take time, to lose
-things, to trace), so nobody asks a link, an end or a window for its class.
+things, to trace), so no code depends on the class of a link, an end or a window.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Direction(Enum):
 
 
 def all_ones(size: int) -> int:
-    """What a read of ``size`` bytes gives where nothing answers."""
+    """Return the value of a read of ``size`` bytes that is not answered."""
     return (1 << 8 * size) - 1
 
 
 class LinkEnd(LinkEvents, Protocol):
-    """What each end of a link answers to the other. ``function`` is the endpoint's function that asks."""
+    """Requests that each end of a link answers. ``function`` is the requesting function of the endpoint."""
 
     def mem_read(self, addr: int, size: int, function: int) -> int | None:
         """A register of 1, 2, 4 or 8 bytes; None is "unsupported request"."""
@@ -63,7 +63,7 @@ class LinkEnd(LinkEvents, Protocol):
         """False is "unsupported request"."""
 
     def regions(self, addr: int, size: int, function: int) -> Iterable[Region]:
-        """Whatever real memory lies in that range, cut to it; registers are never part of it."""
+        """Return the real memory in that range, cut to it; registers are never part of it."""
 
     def beyond(self, addr: int, size: int) -> Iterable[tuple[Link, Direction]]:
         """The links that accesses to memory in that range are passed on to."""
@@ -113,7 +113,7 @@ class Traffic:
 
 @attrs.frozen
 class DirectionTiming:
-    """What one direction of a timed link carried."""
+    """Figures of one direction of a timed link."""
 
     tlps: Mapping[str, int]
     """Transaction layer packets by kind, such as MWr."""
@@ -125,7 +125,7 @@ class DirectionTiming:
 
 @attrs.frozen
 class LinkTiming:
-    """What a timed link carried, and how long it made its users wait."""
+    """Figures of a timed link, with the time its users waited."""
 
     generation: int
     lanes: int
@@ -134,12 +134,12 @@ class LinkTiming:
     downstream: DirectionTiming
     upstream: DirectionTiming
     slept: float
-    """Seconds that were slept out, over all who waited."""
+    """Seconds slept, summed over all waiting tasks."""
 
 
 @attrs.frozen
 class LinkStatistics:
-    """What crossed a link. Accesses through windows are not requests: an ideal link does not see them."""
+    """Figures of a link. Accesses through windows are not requests: an ideal link does not see them."""
 
     up: bool
     epoch: int
@@ -150,20 +150,20 @@ class LinkStatistics:
     upstream: Traffic
     messages: Traffic
     timing: LinkTiming | None = None
-    """None where accesses take no time."""
+    """None if accesses take no time."""
     faults: Mapping[str, int] = attrs.field(factory=dict)
-    """What was made to go wrong, by request and fault, such as "doorbell lost"."""
+    """Injected faults by request and kind, such as "doorbell lost"."""
 
 
 class Link(Protocol):
-    """One link. While it is down, or where nothing answers, reads give all-ones and writes go nowhere."""
+    """One link. While it is down, or if nothing answers, reads return all-ones and writes are discarded."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def up(self) -> bool:
-        """Whether an endpoint is present and nobody took the link down."""
+        """Whether an endpoint is present and the link was not taken down."""
 
     @property
     def epoch(self) -> int:
@@ -177,7 +177,7 @@ class Link(Protocol):
         """The endpoint controller starts or stops to be seen (presence detect of a slot)."""
 
     def bring_up(self) -> None:
-        """Undo `bring_down`: the link comes up where an endpoint is present."""
+        """Undo `bring_down`: the link comes up if an endpoint is present."""
 
     def bring_down(self) -> None:
         """Take the link down and keep it down. The endpoint stays present."""
@@ -196,7 +196,7 @@ class Link(Protocol):
         """Reach the memory in that range. Raises LinkDown while the link is down."""
 
     def revoke(self, direction: Direction, addr: int, size: int, fault: Fault) -> None:
-        """What was in that range is gone: close every window over a byte of it; accesses raise ``fault``."""
+        """Close every window over a byte of that range, whose memory is gone; accesses raise ``fault``."""
 
     def statistics(self) -> LinkStatistics: ...
 
@@ -205,19 +205,19 @@ class Link(Protocol):
         """Whether a doorbell or an interrupt can get lost on it."""
 
     def meter(self, direction: Direction) -> Meter | None:
-        """Who has to be told of accesses through windows that go in that direction; None where nobody counts them."""
+        """The meter of accesses through windows in that direction; None if they are not counted."""
 
     def beyond(self, direction: Direction, addr: int, size: int) -> Iterable[tuple[Link, Direction]]:
         """The links that the other end passes accesses to that range on to: each has a meter of its own."""
 
     async def settle(self) -> None:
-        """Sleep out the time that accesses so far take; returns at once, without a checkpoint, where they take none."""
+        """Sleep out the time that accesses so far take; returns at once, without a checkpoint, if they take none."""
 
     def watch(self, events: LinkEvents) -> None:
-        """Tell ``events`` of every move from now on, before the two ends hear of it."""
+        """Report every change of state to ``events``, before the two ends are notified."""
 
     async def run(self) -> None:
-        """What the link does of its own accord, until cancelled or there is nothing more to do."""
+        """Run the link's own activity (flaps, delays) until cancelled or done."""
 
 
 def clip(memory: MappedMemory, addr: int, size: int) -> list[Region]:

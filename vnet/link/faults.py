@@ -1,4 +1,4 @@
-"""What can be made to go wrong on a link, as data: which request, how, and how often or when."""
+"""Faults of a link as data: which request, how it fails, and how often or when."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Action", "Flap", "Request", "Rule", "rates"]
 
 
 class Request(Enum):
-    """What crosses a link, as far as faults tell it apart. ``DMA_…`` are views through windows."""
+    """A request, as far as faults distinguish it. ``DMA_…`` are views through windows."""
 
     CONFIG_READ = "config read"
     CONFIG_WRITE = "config write"
@@ -26,10 +26,10 @@ class Request(Enum):
 
 
 class Action(Enum):
-    """What happens to it."""
+    """How a request fails."""
 
     LOSE = "lost"
-    """A posted write goes nowhere, and nobody is told."""
+    """A posted write is lost without an error."""
     DELAY = "delayed"
     """It arrives later, unless the epoch is over by then."""
     TIME_OUT = "timed out"
@@ -58,7 +58,7 @@ POSSIBLE = {
     Request.DMA_READ: _READ - {Action.COME_LATE},
     Request.DMA_WRITE: frozenset({Action.REFUSE, Action.POISON, Action.FLAP}),
 }
-"""What can happen to what: posted writes have no completion, and bytes written through a view are there at once."""
+"""The faults of each request: posted writes have no completion, and bytes written through a view arrive at once."""
 
 
 def _numbers(given: Iterable[int]) -> frozenset[int]:
@@ -82,7 +82,7 @@ class Rule:
     """Times after which it holds no more."""
 
     def __attrs_post_init__(self) -> None:
-        """Raises ValueError for what can't happen."""
+        """Raises ValueError for an impossible combination."""
         if self.action not in POSSIBLE[self.request]:
             raise ValueError(f"a {self.request.value} can't be {self.action.value}")
         if not 0 <= self.rate <= 1:

@@ -1,7 +1,7 @@
 """A link on which things go wrong, by seeded chance or by script; every fault is counted.
 
-Whoever asks in vain for a register gets all-ones, as from a root complex whose completion timer ran out; whoever
-asks in vain for memory gets a typed error, and no byte. A request is never repeated here.
+A register read that fails returns all-ones, as from a root complex whose completion timer ran out; a memory access
+that fails raises a typed error and moves no byte. A request is never repeated here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COMPLETION_TIMEOUT = 0.05
 SAME_REQUEST = 0.001
 """Seconds for which an access that failed fails again: shorter than any recovery takes."""
 LATE = "completion unexpected"
-"""Counted when a completion comes that nobody waits for any more."""
+"""Counts completions that arrive after their time-out."""
 WhichWrite = Callable[[int, int, int], bool]
 """Whether a write with this address, size in bytes and value is meant."""
 
@@ -75,7 +75,7 @@ class _Standing:
 
 
 class FaultyLink(LinkWrapper):
-    """``run`` has to be running for whatever happens later than its cause: delays, late completions, ends of flaps."""
+    """``run`` must be running for delayed effects: delays, late completions, ends of flaps."""
 
     lossy = True
 
@@ -115,12 +115,12 @@ class FaultyLink(LinkWrapper):
             self._plan(self._born + planned.at, lambda planned=planned: self._start(planned))  # type: ignore[misc]
 
     def add(self, *rules: Rule) -> None:
-        """Let more go wrong from now on."""
+        """Add rules, from now on."""
         for rule in rules:
             self._rules[rule.request].append(_Standing(rule))
 
     def clear(self) -> None:
-        """Let nothing more go wrong; what is under way takes its course."""
+        """Remove all rules; delayed effects still happen."""
         for standing in self._rules.values():
             standing.clear()
 
@@ -178,7 +178,7 @@ class FaultyLink(LinkWrapper):
     # Faults
 
     def _judge(self, request: Request) -> Action | None:
-        """What goes wrong with this one; counted, and done as far as it concerns the link as a whole."""
+        """Decide, count and return the fault of this request; link-wide effects happen here."""
         if not self.inner.up:
             return None
         age = trio.current_time() - self._born
@@ -241,7 +241,7 @@ class _FaultyWindow:
         self._inner = inner
         self._link = link
         self._judge = judge
-        # What failed last, and until when it fails again; not the error itself, which holds whatever was in sight.
+        # What failed last, and until when it fails again; not the error itself, whose traceback keeps frames alive.
         self._failed: tuple[int, int, bool, Action] | None = None
         self._until = -math.inf
         self.pin = inner.pin

@@ -1,4 +1,4 @@
-"""The ideal link: free, instant, and up whenever both ends are there and nobody took it down."""
+"""The ideal link: free, instant, and up while both ends are present and it was not taken down."""
 
 from __future__ import annotations
 
@@ -115,14 +115,14 @@ class IdealLink:
         return self._epoch
 
     def attach_root(self, port: RootPort) -> None:
-        """Raises ValueError where the end is taken."""
+        """Raises ValueError if the end is taken."""
         if self._root is not None:
             raise ValueError(f"link {self._name} has a root port already")
         self._root = port
         self._settle()
 
     def attach_endpoint(self, port: EndpointPort) -> None:
-        """Raises ValueError where the end is taken."""
+        """Raises ValueError if the end is taken."""
         if self._endpoint is not None:
             raise ValueError(f"link {self._name} has an endpoint already")
         self._endpoint = port
@@ -215,7 +215,7 @@ class IdealLink:
         self._watchers.append(events)
 
     async def run(self) -> None:
-        """It does nothing of its own accord."""
+        """Return at once: an ideal link has no activity of its own."""
 
     def _towards(self, direction: Direction) -> tuple[LinkEnd | None, _Tally]:
         if direction is Direction.DOWNSTREAM:
@@ -223,8 +223,8 @@ class IdealLink:
         return self._root, self._upstream
 
     def _settle(self) -> None:
-        # A move that is asked for while the ends are being told waits until all of them know of this one:
-        # nobody sees the moves in another order than they happened.
+        # A move requested while the ends are being notified waits until all of them know of this one, so that
+        # every end sees the moves in the order in which they happened.
         if self._moving or self._root is None or self._endpoint is None:
             return
         self._moving = True

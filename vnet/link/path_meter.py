@@ -1,4 +1,4 @@
-"""What accesses to memory at the other end of a link cost: on that link, and on those it passes them on to."""
+"""The cost of accesses to memory at the other end of a link, on that link and on those it forwards them to."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Toll:
 
 
 def toll_of(link: Link, direction: Direction, addr: int, size: int) -> Toll | None:
-    """For that range of addresses on ``link``; None where nothing on the way takes time."""
+    """For that range of addresses on ``link``; None if no link on the way takes time."""
     ways = [(link, direction), *link.beyond(direction, addr, size)]
     metered = [(meter, way.settle) for way, where in ways if (meter := way.meter(where)) is not None]
     return Toll(*zip(*metered, strict=True)) if metered else None

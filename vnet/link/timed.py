@@ -1,7 +1,7 @@
 """A link on which everything takes its time: accesses happen at once, and the bill is slept out afterwards.
 
 One clock per direction says until when that direction is taken. Reads of a batch are all in flight together: each
-takes room on both clocks, and the read latency once, behind whatever it waits for.
+takes room on both clocks, and the read latency once, behind the transfers before it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _DmaMeter:
 
 
 class TimedLink(LinkWrapper):
-    """``settle`` sleeps until everything so far has crossed; nobody else ever waits.
+    """``settle`` sleeps until all accesses so far have crossed; no other call waits.
 
     In real time debts below ``grain`` seconds are carried on, and a sleep that ends late is made up for: a link
     that was idle for less than that counts as busy. Under a clock that jumps, ``grain`` is 0 and all is exact.
@@ -120,7 +120,7 @@ class TimedLink(LinkWrapper):
         """A new epoch owes nothing: see `link_down`."""
 
     def link_down(self) -> None:
-        """What was on its way is lost, and takes no more time."""
+        """Drop all debt: transfers under way are lost."""
         self._due = -math.inf
         for lane in self._lanes.values():
             lane.busy_until = -math.inf

@@ -2,7 +2,7 @@
 
 The arithmetic is that of pcie-bench (Neugebauer et al., "Understanding PCIe performance for end host
 networking", SIGCOMM 2018), for generations 1 to 5: every TLP carries its framing, sequence number and
-LCRC, every address takes 64 bits, transfers start at a boundary of whatever they are cut by, and acknowledgements,
+LCRC, every address takes 64 bits, transfers start at a boundary of the size they are cut by, and acknowledgements,
 flow control and clock compensation cost what the specification recommends. Generation 6 packs TLPs into flits
 with other headers and is left out.
 """
@@ -109,7 +109,7 @@ class PcieParameters:
 
 @attrs.frozen
 class Way:
-    """What goes in one direction for one transfer."""
+    """The TLPs and bytes of one transfer in one direction."""
 
     kind: Kind
     tlps: int
@@ -121,14 +121,14 @@ class Way:
 
 @attrs.frozen
 class Cost:
-    """What one transfer takes: the way from the requester, and the way back where there is an answer."""
+    """The cost of one transfer: from the requester, and back if it is answered."""
 
     there: Way
     back: Way | None = None
 
 
 def _way(kind: Kind, tlps: int, payload: int) -> Way:
-    # Data goes in doublewords, whatever part of them is meant.
+    # Data goes in doublewords, even if only part of it is enabled.
     return Way(kind, tlps, payload, tlps * (FRAMING + HEADERS[kind]) + (payload + 3) // 4 * 4)
 
 
@@ -138,12 +138,12 @@ MESSAGE = Cost(_way(Kind.MSG, 1, 0))
 
 
 def write_cost(parameters: PcieParameters, size: int) -> Cost:
-    """Of writing ``size`` bytes: posted, no answer."""
+    """Return the cost of writing ``size`` bytes: posted, no answer."""
     return Cost(_way(Kind.MWR, -(-size // parameters.max_payload), size))
 
 
 def read_cost(parameters: PcieParameters, size: int) -> Cost:
-    """Of reading ``size`` bytes: every request is answered by completions of its own."""
+    """Return the cost of reading ``size`` bytes: every request is answered by completions of its own."""
     request = parameters.max_read_request
     step = min(parameters.completion_boundary or parameters.max_payload, parameters.max_payload)
     whole, rest = divmod(size, request)

@@ -14,7 +14,7 @@ from vnet.link.wrapper import LinkWrapper
 __all__ = ["Symbols", "TracedLink"]
 
 Symbols = Callable[[Direction, int], str | None]
-"""The name of what lies at an address that a request in that direction goes to, where it has one."""
+"""The name of what lies at an address that a request in that direction goes to, if it has one."""
 ARROWS = {Direction.DOWNSTREAM: ">", Direction.UPSTREAM: "<"}
 
 
@@ -25,8 +25,8 @@ def _no_symbols(direction: Direction, addr: int) -> str | None:
 class TracedLink(LinkWrapper):
     """``sink`` takes each line, without its end: seconds since the link was made, its name, and what happened.
 
-    ">" is from the root complex to the endpoint, "<" the other way. A view of memory is what may be accessed, as
-    nobody sees how much of it is; values in memory are not shown.
+    ">" is from the root complex to the endpoint, "<" the other way. A line for memory shows the view that was
+    requested: how much of it is used cannot be seen. Values in memory are not shown.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A link around a link: whatever a wrapper does not change goes to the link inside."""
+"""A link around a link: forwards every call that a wrapper does not override."""
 
 from __future__ import annotations
 

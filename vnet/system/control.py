@@ -12,7 +12,6 @@ import attrs
 import trio
 
 from drivers.errors import DriverError
-from vnet import __version__
 from vnet.ends import ENDS
 from vnet.errors import ControlError
 from vnet.linux.unix_socket import RETRY, accept, connect, listen, owner_uid
@@ -21,6 +20,7 @@ from vnet.system.qmp import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.system.snapshot import describe
 from vnet.system.state import socket_path
 from vnet.system.world import World
+from vnet.version import __version__
 
 __all__ = ["COMMANDS", "MESSAGE_MAX", "ControlCommand", "ControlServer", "ask", "exchange"]
 

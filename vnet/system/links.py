@@ -1,4 +1,4 @@
-"""A link as a topology asks for it: the ideal one, and around it what takes time, what fails, what writes it down."""
+"""Builds a link from its topology record: ideal, then timed, faulty and traced as required."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vnet.spec import FaultSpec, LinkSpec
 __all__ = ["Symbols", "build_link"]
 
 Symbols = Callable[[int], str | None]
-"""The name of the register at an address downstream, where it has one; a doorbell's has "notify[" in it."""
+"""The name of the register at an address downstream, if it has one; a doorbell's has "notify[" in it."""
 Sink = Callable[[str], object]
 MS = 0.001
 NS = 1e-9

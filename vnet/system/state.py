@@ -24,7 +24,7 @@ from vnet.linux.netns import NETNS_DIR, remove_netns
 from vnet.linux.unix_socket import remove_stale
 from vnet.ports.rpmsg.pty import remove_stale_terminal
 from vnet.spec import FILE_NAME
-from vnet.topology.topology import Topology
+from vnet.topology import Topology
 
 __all__ = ["State", "claim", "clean_up", "read_state", "run_dir", "running"]
 __all__ += ["signal_owner", "socket_path", "state_path"]

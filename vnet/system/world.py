@@ -37,7 +37,7 @@ from vnet.ports.packet.memory import MemoryPort
 from vnet.spec import MIB, DeviceSpec, PeerSpec
 from vnet.system.links import build_link
 from vnet.system.trace_file import TraceFile
-from vnet.topology.topology import Topology
+from vnet.topology import Topology
 
 __all__ = ["Device", "World", "open_world"]
 

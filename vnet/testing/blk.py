@@ -20,7 +20,7 @@ from vnet.ports.disk.store import MemoryStore
 from vnet.spec import MIB, LinkSpec
 from vnet.system.world import open_world
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
-from vnet.topology.topology import Topology
+from vnet.topology import Topology
 
 __all__ = ["BlkOptions", "BlkPair", "StubbornStore", "open_blk_pair"]
 

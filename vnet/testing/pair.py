@@ -31,7 +31,7 @@ from vnet.ports.packet.open import PortConfig
 from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
 from vnet.system.world import Device, World, open_world
 from vnet.testing.footprint import Footprint, fds
-from vnet.topology.topology import Topology
+from vnet.topology import Topology
 
 __all__ = ["FRAME", "MEGABYTE", "Options", "Pair", "carried", "open_pair", "over", "send_and_compare"]
 

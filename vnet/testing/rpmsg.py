@@ -17,7 +17,7 @@ from vnet.spec import LinkSpec
 from vnet.system.world import LOCAL, Device, open_world
 from vnet.testing.checks import until
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
-from vnet.topology.topology import Topology
+from vnet.topology import Topology
 
 __all__ = ["RpmsgOptions", "RpmsgPair", "bound_pair", "open_rpmsg_pair"]
 

@@ -22,7 +22,7 @@ from vnet.spec import MIB, LinkSpec
 from vnet.system.world import open_world
 from vnet.testing.blk import StubbornStore
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
-from vnet.topology.topology import Topology
+from vnet.topology import Topology
 
 __all__ = ["DISK", "ScsiOptions", "ScsiPair", "new_unit", "open_scsi_pair"]
 

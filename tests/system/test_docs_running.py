@@ -1,8 +1,4 @@
-"""What the README tells people to type for the demo and for a system that stays up does what it says there.
-
-The commands of the other blocks have tests of their own: the set-up lines are what runs these tests, the benchmark
-is in test_bench, the disks are in test_blk_clients, the examples in test_examples.
-"""
+"""The commands of docs/running.md do what the page says. `test_docs` plays the other pages."""
 
 from __future__ import annotations
 
@@ -17,14 +13,14 @@ import pytest
 from support.machine import RequireTool
 from support.paths import BIN, ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
 NOT_SERVED = 7
 """Exit status of curl where nobody listens: it did reach the other host."""
 
 
 def block(after: str) -> list[str]:
     """The lines of the first shell block behind these words, with the commands of this environment."""
-    found = re.search(r"```sh\n(.*?)```", README[README.index(after) :], flags=re.DOTALL)
+    found = re.search(r"```sh\n(.*?)```", PAGE[PAGE.index(after) :], flags=re.DOTALL)
     assert found is not None
     return [line.replace(".venv/bin/", f"{BIN}/") for line in found[1].splitlines()]
 
@@ -43,7 +39,9 @@ def test_every_demo_ends_well(line: str, require_tool: RequireTool, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("privileged", "no_leaks")
-@pytest.mark.parametrize("line", block("The other device types have one each"), ids=lambda line: line.split("vnet ")[1])
+@pytest.mark.parametrize(
+    "line", block("The other device types have a demo each"), ids=lambda line: line.split("vnet ")[1]
+)
 def test_every_demo_of_another_device_ends_well(line: str, require_tool: RequireTool, tmp_path: Path) -> None:
     require_tool("nbdcopy", "fio")
     done = run(f"{line} --seconds 1 --json figures.json", tmp_path)

@@ -1,0 +1,130 @@
+"""Write what is generated in this folder: pages, the schema, and manual pages.
+
+python docs/generate.py            write the files
+python docs/generate.py --check    exit with 1, and name them, if any is out of date
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import click
+from click_man.core import write_man_pages
+
+from vnet.cli.group import main
+from vnet.topology.reference import json_schema, reference
+from vnet.version import __version__
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+PACKAGES = ("rings", "drivers", "vnet")
+WIDTH = 100
+DATE = "2026"
+"""Shown in the manual pages."""
+
+TOPOLOGY = """\
+# Topology files
+
+<!-- Written by docs/generate.py from the records; do not edit. -->
+
+A topology file is [TOML](https://toml.io). It names hosts, the links and NTBs that join them, and devices with what is
+plugged into their two ends. `vnet up FILE` builds it. A key that does not exist, a value that is impossible and two
+parts that do not go together are reported in one line: file, key, value, reason.
+
+Editors that know TOML complete and check a file that begins with `#:schema vnet.schema.json`; `vnet schema` prints
+that [schema](vnet.schema.json). [The gallery](gallery.md) has a file for each use case.
+
+"""
+
+COMMANDS = """\
+# Commands
+
+<!-- Written by docs/generate.py from the commands; do not edit. -->
+
+"""
+
+
+DECISIONS = """\
+# Decisions
+
+<!-- Written by docs/generate.py from the READMEs of the rooms; do not edit. -->
+
+What was decided, because of what, and what was measured. Each stands in the README of the folder that it is about.
+
+"""
+
+
+def decisions() -> str:
+    """The decisions of every README of the packages."""
+    parts = [DECISIONS]
+    for readme in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("README.md")):
+        place = readme.parent.relative_to(ROOT)
+        section = readme.read_text(encoding="utf-8").partition("\n## Decisions\n")[2]
+        entries = [entry for entry in section.split("\n\n") if entry.lstrip().startswith("**")]
+        if entries:
+            parts += [f"## {place}\n\n", "\n\n".join(entry.strip() for entry in entries), "\n\n"]
+    return "".join(parts).rstrip() + "\n"
+
+
+def _commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group, info_name=name)
+    for word in group.list_commands(context):
+        command = group.get_command(context, word)
+        assert command is not None
+        yield f"{name} {word}", command
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{name} {word}")
+
+
+def _help(command: click.Command, name: str) -> str:
+    context = click.Context(command, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
+    context.help_option_names = ["-h", "--help"]
+    return f"```text\n{command.get_help(context)}\n```\n"
+
+
+def commands() -> str:
+    """The help of every command."""
+    parts = [COMMANDS, "## vnet\n\n", _help(main, "vnet")]
+    for name, command in _commands(main, "vnet"):
+        parts += [f"\n## {name}\n\n", _help(command, name)]
+    return "".join(parts)
+
+
+def man_pages() -> dict[str, str]:
+    """The manual page of every command, by file."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_man_pages("vnet", main, version=__version__, target_dir=folder, date=DATE)
+        return {f"man/{file.name}": file.read_text(encoding="utf-8") for file in sorted(Path(folder).iterdir())}
+
+
+FILES: Mapping[str, Callable[[], str]] = {
+    "topology.md": lambda: TOPOLOGY + reference(),
+    "commands.md": commands,
+    "decisions.md": decisions,
+    "vnet.schema.json": lambda: json.dumps(json_schema(), indent=2) + "\n",
+}
+
+
+def run(args: list[str]) -> int:
+    """The exit status."""
+    files = {name: make() for name, make in FILES.items()} | man_pages()
+    stale = [name for name, text in files.items() if not _is(name, text)]
+    if args == ["--check"]:
+        print("".join(f"out of date: docs/{name}; run: python docs/generate.py\n" for name in stale), end="")
+        return 1 if stale else 0
+    for name in stale:
+        (HERE / name).write_text(files[name], encoding="utf-8")
+    return 0
+
+
+def _is(name: str, text: str) -> bool:
+    file = HERE / name
+    return file.exists() and file.read_text(encoding="utf-8") == text
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

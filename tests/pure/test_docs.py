@@ -1,0 +1,121 @@
+"""Documentation is complete and true of the code: generated pages, topologies, links."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import attrs
+import jsonschema
+import pytest
+
+from support.docs import blocks, same_shape
+from vnet.topology.reference import json_schema, keys_of, records, reference
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
+TOPOLOGIES = sorted((ROOT / "examples").rglob("*.toml"))
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_site_builds_without_a_warning_or_a_dead_link(tmp_path: Path) -> None:
+    zensical = Path(sys.executable).with_name("zensical")
+    if not zensical.exists():
+        pytest.skip("not installed: zensical")
+    done = subprocess.run([zensical, "build", "--strict"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_topology_of_a_page_is_a_good_one(page: Path) -> None:
+    from vnet.topology import parse
+
+    for block in blocks(page.read_text(encoding="utf-8")):
+        if block.language == "toml":
+            assert parse(block.text, f"{page.name}:{block.line}").devices
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_program_of_a_page_compiles(page: Path) -> None:
+    for block in blocks(page.read_text(encoding="utf-8")):
+        if block.language == "python":
+            compile(block.text, f"{page.name}:{block.line}", "exec")
+
+
+def test_the_schema_is_one_and_every_example_satisfies_it() -> None:
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    known = [file for file in TOPOLOGIES if file.name != "my_device.toml"]
+    assert known
+    for file in known:
+        errors = [error.message for error in validator.iter_errors(tomllib.loads(file.read_text(encoding="utf-8")))]
+        assert not errors, file
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[hosts.a]\n[hosts.b]\n[links.l]\nroot = 1\nendpoint = 'b'\n[devices.d]\nlink = 'l'",
+        "[hosts.a]\nmemroy = 1\n[devices.d]",
+        "[hosts.A]\n[devices.d]",
+        "[hosts.a]\n[devices.d]\ntype = 'nett'",
+        "[hosts.a]\n[devices.d]\ntype = 'blk'\nmac = '02:00:00:00:00:01'",
+        "[hosts.a]\n[devices.d]\nring = 'round'",
+    ],
+)
+def test_the_schema_refuses_what_can_not_be(text: str) -> None:
+    validator = jsonschema.Draft202012Validator(json_schema())
+    assert not validator.is_valid(tomllib.loads(text))
+
+
+def test_the_reference_has_every_key_once_per_table() -> None:
+    text = reference()
+    for record in records():
+        assert text.count(f"## `{record.path}`\n") == 1
+        for key in record.keys:
+            assert f"| `{key.name}` |" in text
+
+
+def test_defaults_are_shown_as_a_file_would_have_them() -> None:
+    @attrs.frozen
+    class Sample:
+        """A table."""
+
+        on: bool = False
+        """Whether it is on."""
+        words: tuple[str, ...] = ("a", "b")
+
+    assert [(key.name, key.plain_default, key.doc) for key in keys_of(Sample)] == [
+        ("on", True, "Whether it is on."),
+        ("words", True, ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ("a 1.5 ms\nb", "a 22 ms\nb\n", True),
+        ("a\n...\nc", "a\nb\nb\nc\n", True),
+        ("a\n...\nc", "a\nc\n", True),
+        ("a", "b\na\nc\n", True),
+        ("a b", "a c\n", False),
+        ("a\nc", "a\nb\nc\n", False),
+        ("----  --", "-----------  ---\n", True),
+    ],
+)
+def test_shown_output_is_compared_apart_from_its_numbers(shown: str, printed: str, same: bool) -> None:
+    assert same_shape(shown, printed) is same
+
+
+def test_every_key_says_what_it_means() -> None:
+    silent = [f"{record.path}.{key.name}" for record in records() for key in record.keys if not key.doc]
+    assert not silent

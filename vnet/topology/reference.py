@@ -1,0 +1,246 @@
+"""What may stand in a topology file, read from its records: a table per record, and a JSON Schema for editors."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+import types
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import attrs
+
+from vnet.ends import ENDS
+from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
+
+__all__ = ["Key", "Record", "json_schema", "records", "reference"]
+
+TOP: Mapping[str, tuple[type, str]] = {
+    "hosts": (HostSpec, "hosts.NAME"),
+    "links": (LinkSpec, "links.NAME"),
+    "ntbs": (NtbSpec, "ntbs.NAME"),
+}
+"""The tables of a file whose entries are all of one kind; ``devices`` has a record per device type."""
+
+NAME_PATTERN = "^[a-z][a-z0-9_-]{0,31}$"
+WORDS: Mapping[type, tuple[str, str]] = {
+    int: ("integer", "whole number"),
+    float: ("number", "number"),
+    str: ("string", "text"),
+    bool: ("boolean", "true or false"),
+}
+
+
+@attrs.frozen
+class Key:
+    """One key of a table of the file."""
+
+    name: str
+    type: Any
+    default: Any
+    """`attrs.NOTHING` if the file has to give it."""
+    doc: str
+
+    @property
+    def plain_default(self) -> bool:
+        """Whether the default is a value that can stand in a file, rather than none, or tables."""
+        values = self.default if isinstance(self.default, tuple) else (self.default,)
+        return not any(value is None or value is attrs.NOTHING or attrs.has(type(value)) for value in values)
+
+    @property
+    def inner(self) -> type | None:
+        """The record of the table, or of the tables in the list, that the key holds."""
+        kind = _items(_some(self.type)) or _some(self.type)
+        return kind if isinstance(kind, type) and attrs.has(kind) else None
+
+
+@attrs.frozen
+class Record:
+    """One table of the file."""
+
+    path: str
+    """Where it stands, such as ``devices.NAME.driver``."""
+    doc: str
+    keys: tuple[Key, ...]
+    shared: tuple[str, ...] = ()
+    """Keys that every device has, described once."""
+
+
+@cache
+def _docs(kind: type) -> Mapping[str, str]:
+    """The docstrings that stand below the fields of a class and of its bases."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not attrs.has(base):
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError):  # a class made without a file
+            continue
+        [node] = [n for n in tree.body if isinstance(n, ast.ClassDef)]
+        for field, text in zip(node.body, node.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+                and isinstance(text.value.value, str)
+            ):
+                docs[field.target.id] = " ".join(text.value.value.split())
+    return docs
+
+
+def keys_of(kind: type) -> tuple[Key, ...]:
+    """The keys of a record, in order."""
+    hints, docs = get_type_hints(kind), _docs(kind)
+    keys = []
+    for field in attrs.fields(kind):
+        if field.metadata.get("key") is False:
+            continue
+        rule = getattr(field.validator, "why", None)
+        rule = rule() if callable(rule) else rule
+        parts = [docs.get(field.name, ""), f"Must be {rule}." if rule else ""]
+        default = field.default
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+            default = default.factory()
+        keys.append(Key(field.name, hints[field.name], default, " ".join(filter(None, parts))))
+    return tuple(keys)
+
+
+def records() -> Iterator[Record]:
+    """Every table that a file may have, those of known device types included."""
+    shared = keys_of(DeviceSpec)
+    for kind, path in TOP.values():
+        yield from _tree(kind, path)
+    yield Record("devices.NAME", _doc(DeviceSpec), shared)
+    names = tuple(key.name for key in shared)
+    for name, ends in ENDS.items():
+        own = tuple(key for key in keys_of(ends.spec) if key.name not in names)
+        path = f'devices.NAME (type = "{name}")'
+        yield Record(path, _doc(ends.spec), own, names)
+        for key in own:
+            if key.inner is not None:
+                yield from _tree(key.inner, f"{path}.{key.name}")
+
+
+def _tree(kind: type, path: str) -> Iterator[Record]:
+    keys = keys_of(kind)
+    yield Record(path, _doc(kind), keys)
+    for key in keys:
+        if key.inner is not None:
+            yield from _tree(key.inner, f"{path}.{key.name}")
+
+
+def _doc(kind: type) -> str:
+    return inspect.cleandoc(kind.__doc__ or "")
+
+
+def reference() -> str:
+    """All tables in Markdown."""
+    return "\n\n".join(_section(record) for record in records()) + "\n"
+
+
+def _section(record: Record) -> str:
+    lines = [f"## `{record.path}`", "", record.doc, ""]
+    if record.shared:
+        lines += ["Besides the keys of every device:", ""]
+    if record.keys:
+        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
+        lines += [f"| `{k.name}` | {_words(k.type)} | {_default(k)} | {k.doc or '-'} |" for k in record.keys]
+    return "\n".join(lines)
+
+
+def _some(kind: Any) -> Any:
+    """The type itself, without the None that a missing key stands for."""
+    if get_origin(kind) in {Union, types.UnionType}:
+        [kind] = [part for part in get_args(kind) if part is not type(None)]
+    return kind
+
+
+def _items(kind: Any) -> Any:
+    """The type of a list's items; None for what is no list."""
+    return get_args(kind)[0] if get_origin(kind) is tuple else None
+
+
+def _words(kind: Any) -> str:
+    kind = _some(kind)
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{_toml(value)}`" for value in get_args(kind))
+    if (items := _items(kind)) is not None:
+        return f"list of {'tables' if attrs.has(items) else WORDS[items][1]}"
+    return "table" if attrs.has(kind) else WORDS[kind][1]
+
+
+def _default(key: Key) -> str:
+    if key.default is attrs.NOTHING:
+        return "*required*"
+    return f"`{_toml(key.default)}`" if key.plain_default else "-"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return str(value)
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON Schema (draft 2020-12) of topology files: names, types and choices; what goes together is not in it."""
+    tables: dict[str, Any] = {name: _entries(_object(kind, _doc(kind))) for name, (kind, _) in TOP.items()}
+    devices = [{**_object(ends.spec, _doc(ends.spec)), **_only_if(name)} for name, ends in ENDS.items()]
+    tables["devices"] = _entries({"oneOf": devices})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "vnet topology",
+        "type": "object",
+        "properties": tables,
+        "required": ["hosts", "devices"],
+        "additionalProperties": False,
+    }
+
+
+def _only_if(name: str) -> dict[str, Any]:
+    """A device without ``type`` is a network device."""
+    only: dict[str, Any] = {"properties": {"type": {"const": name}}}
+    if name != attrs.fields(DeviceSpec).type.default:
+        only["required"] = ["type"]
+    return {"allOf": [only]}
+
+
+def _entries(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "patternProperties": {NAME_PATTERN: schema}, "additionalProperties": False}
+
+
+def _object(kind: type, doc: str) -> dict[str, Any]:
+    keys = keys_of(kind)
+    schema: dict[str, Any] = {
+        "type": "object",
+        "description": " ".join(doc.split()),
+        "properties": {key.name: _schema(key) for key in keys},
+        "additionalProperties": False,
+    }
+    required = [key.name for key in keys if key.default is attrs.NOTHING]
+    return {**schema, "required": required} if required else schema
+
+
+def _schema(key: Key) -> dict[str, Any]:
+    schema = _schema_of(key.type)
+    if key.doc:
+        schema["description"] = key.doc
+    if key.plain_default:
+        schema["default"] = list(key.default) if isinstance(key.default, tuple) else key.default
+    return schema
+
+
+def _schema_of(kind: Any) -> dict[str, Any]:
+    kind = _some(kind)
+    if get_origin(kind) is Literal:
+        return {"enum": list(get_args(kind))}
+    if (items := _items(kind)) is not None:
+        return {"type": "array", "items": _schema_of(items)}
+    return _object(kind, _doc(kind)) if attrs.has(kind) else {"type": WORDS[kind][0]}
