@@ -81,7 +81,8 @@ def check(package: str) -> Iterator[str]:
 def main(packages: list[str]) -> int:
     """The exit status."""
     lines = [line for package in packages or PACKAGES for line in check(package)]
-    print("\n".join(lines))
+    for line in lines:
+        print(line)
     return 1 if lines else 0
 
 
