@@ -155,8 +155,8 @@ def test_an_answer_survives_the_scratchpads(offer: Offer, align: int) -> None:
 BAD_OFFERS = [
     ({Spad.MAGIC: 0}, "version"),
     ({Spad.MAGIC: 0xFFFF_FFFF, Spad.VERSION: 0xFFFF_FFFF}, "version"),
-    ({Spad.VERSION: 0}, "speaks version 0"),
-    ({Spad.VERSION: VERSION + 1}, "speaks version 2"),
+    ({Spad.VERSION: 0}, "has version 0"),
+    ({Spad.VERSION: VERSION + 1}, "has version 2"),
     ({Spad.NUM_QUEUES: 0}, "0 queues"),
     ({Spad.NUM_QUEUES: 9}, "9 queues"),
     ({Spad.NUM_QUEUES: 0xFFFF_FFFF}, "queues"),
@@ -179,7 +179,7 @@ def test_an_offer_that_makes_no_sense_is_refused(words: dict[int, int], why: str
 
 
 BAD_ANSWERS = [
-    ({Spad.VIRTIO_VERSION: 0}, "speaks version 0"),
+    ({Spad.VIRTIO_VERSION: 0}, "has version 0"),
     ({Spad.VIRTIO_ALIGN: 32}, "aligns rings to 32"),
     ({Spad.VIRTIO_ALIGN: 96}, "aligns rings to 96"),
     ({Spad.VIRTIO_ALIGN: 1 << 20}, "aligns rings to"),

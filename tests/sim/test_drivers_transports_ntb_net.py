@@ -103,8 +103,8 @@ async def test_traffic_goes_on_once_an_end_that_stood_still_moves_again(
         still = ends(pair)[end]
         with monkeypatch.context() as frozen:
             frozen.setattr(still, "_beat", lambda: None)
-            frozen.setattr(still, "_rescue", lambda: None)
-            frozen.setattr(still, "look", trio.lowlevel.checkpoint)
+            frozen.setattr(still, "_recheck", lambda: None)
+            frozen.setattr(still, "handle_scratchpads", trio.lowlevel.checkpoint)
             frozen.setattr(still, "db_event", lambda: None)
             await trio.sleep(0.2)
             assert not pair.device.up
@@ -168,7 +168,7 @@ async def test_garbage_anywhere_in_the_window_harms_nobody_for_good(seed: int, w
     async with open_pair(OVER_NTB) as pair:
         back, front = ends(pair)
         for _ in range(60):
-            if pair.device.up and back.engaged:
+            if pair.device.up and back.peer_joined:
                 memory = back.memory() if writer == "vhost" else pair.rc.memory
                 # Mostly rings, which matter more than buffers do.
                 span = 0x3000 if dice.random() < 0.7 else 0x80_0000

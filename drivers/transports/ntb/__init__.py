@@ -1,4 +1,4 @@
-"""virtio between two hosts that an NTB joins: scratchpads, doorbells, and buffers in a memory window."""
+"""virtio between two hosts joined by an NTB: registers in scratchpads, doorbells, and buffers in a memory window."""
 
 from drivers.transports.ntb.back import NtbVhost
 from drivers.transports.ntb.front import NTB_VIRTIO, NtbVirtioDriver

@@ -1,4 +1,4 @@
-"""The vhost side: publishes a device in its scratchpads, and reaches the driver's memory through the window."""
+"""The vhost side: publishes a device in its scratchpads and accesses the driver's memory through the window."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ __all__ = ["NtbVhost"]
 
 VENDOR = 0x1AF4
 VHOST_ALIGN = 64
-"""The used ring starts on a cache line; the other end may want more."""
+"""Least alignment of the used ring in bytes, one cache line; the virtio side may choose a larger one."""
 CLEARED = (
-    # What the virtio side writes into this side's bank: a new session finds nothing of an older one there.
+    # The scratchpads in this side's bank that the virtio side writes: a new session starts with zeroes.
     Spad.TYPE,
     Spad.VIRTIO_SESSION,
     Spad.VIRTIO_VERSION,
@@ -53,7 +53,7 @@ CLEARED = (
 
 
 class NtbVhost(NtbEnd):
-    """The device's half: its `drivers.bus.vhost.VhostOps`, and the client of the NTB at ``location``."""
+    """The device's half: `drivers.bus.vhost.VhostOps` over the NTB at ``location``."""
 
     name = "ntb_vhost"
     id_table = (MatchId(ANY_ID),)
@@ -62,7 +62,7 @@ class NtbVhost(NtbEnd):
     def __init__(self, bus: NtbBus, location: str, device_id: int, name: str = "") -> None:
         super().__init__()
         self.device = VhostDevice(device_id, VENDOR, self, name)
-        self.device.on_change = self._changed
+        self.device.on_change = self._publish_changes
         self.device.on_status = self._status_changed
         self._bus = bus
         self._location = location
@@ -75,16 +75,16 @@ class NtbVhost(NtbEnd):
         self._last_session = 0
         self._generation = 0
         self._sequence = 0
-        """Of the command seen last."""
+        """Sequence number of the last command."""
         self._resetting: int | None = None
-        """Of the command that is done once the device has stopped."""
-        self._shown: dict[int, int] = {}
-        self._refused = ""
+        """Sequence number of the command that completes when the device has stopped."""
+        self._config_words: dict[int, int] = {}
+        self._last_refusal = ""
 
     # VhostBack
 
     def bind(self) -> None:
-        """Show the device from now on."""
+        """Offer the device to virtio sides."""
         if not self._bound:
             self._bound = True
             self._bus.register_driver(self)
@@ -94,13 +94,13 @@ class NtbVhost(NtbEnd):
         self.end()
 
     async def serve(self) -> None:
-        """The NTB's bus runs `attach`."""
+        """Do nothing: the NTB's bus runs `attach`."""
 
     def registers(self) -> dict[str, int]:
-        """Its scratchpads as it knows them, those of the configuration as far as there is one."""
+        """Return this side's scratchpads by name, and of CONFIG as many as the device has configuration."""
         if self._ntb is None:
             return {}
-        end = Spad.CONFIG + len(self._shown)
+        end = Spad.CONFIG + len(self._config_words)
         named = ((spad, name) for spad, name in spad_names().items() if not end <= spad < Spad.MAGIC)
         return {name.lower(): self._ntb.spads.get(spad, 0) for spad, name in named}
 
@@ -125,7 +125,7 @@ class NtbVhost(NtbEnd):
 
     def memory(self) -> Memory:
         if self._memory is None:
-            raise MemoryFault(0, 0, write=False, reason=f"{self._location}: nothing is mapped")
+            raise MemoryFault(0, 0, write=False, reason=f"{self._location}: no window is mapped")
         return self._memory
 
     def call(self, queue: DeviceQueue) -> None:
@@ -134,7 +134,7 @@ class NtbVhost(NtbEnd):
 
     def config_changed(self) -> None:
         if self._memory is not None:
-            self.tell()
+            self.ring_control()
 
     async def settle(self) -> None:
         if self._toll is not None:
@@ -150,18 +150,18 @@ class NtbVhost(NtbEnd):
     def queue_ends(self) -> Sequence[QueueEnd]:
         return self.device.queues
 
-    def rang(self, queue: int) -> None:
+    def queue_event(self, queue: int) -> None:
         self.device.kick(queue)
 
-    def told(self) -> None:
-        """A command is obeyed at once, as by a handler of its doorbell; anything else may wait."""
-        if self.engaged and self.ntb.spad_read(Spad.VIRTIO_SESSION) == self.session:
-            self._obey()
-        super().told()
+    def control_event(self) -> None:
+        """Run a command at once, as a doorbell handler would; leave other changes to `run`."""
+        if self.peer_joined and self.ntb.spad_read(Spad.VIRTIO_SESSION) == self.session:
+            self._run_command()
+        super().control_event()
 
-    async def look(self) -> None:
+    async def handle_scratchpads(self) -> None:
         ready = self._bound and self.device.ready.is_set()
-        if not ready or not self.linked():
+        if not ready or not self.link_valid():
             self.end()
         if ready and self.ntb.link_is_up:
             try:
@@ -174,32 +174,32 @@ class NtbVhost(NtbEnd):
             return
         if fault:
             self.device.failures.append(f"session {self.session}: {fault}")
-        self.session, self.engaged, self._memory, self._resetting = 0, False, None, None
+        self.session, self.peer_joined, self._memory, self._resetting = 0, False, None, None
         self.ntb.spad_write(Spad.READY, 0)
         self.device.reset()
-        self.tell()
-        self._woken.set()
+        self.ring_control()
+        self._wakeup.set()
 
     def _step(self) -> None:
-        """One step towards a session, or one command in it. Raises NtbRefused."""
-        if self.session and self.engaged and self.ntb.spad_read(Spad.VIRTIO_SESSION) != self.session:
+        """Do the next step towards a session, or run a command. Raises NtbRefused."""
+        if self.session and self.peer_joined and self.ntb.spad_read(Spad.VIRTIO_SESSION) != self.session:
             self.end()
         if not self.session:
-            # Only a device that has stopped is shown again: nothing of the last session may go on.
+            # Wait until the device has stopped: it may still access memory of the last session.
             if not self.device.status:
                 self._publish()
             elif not self.device.running:
                 self.device.reset()
-        elif not self.engaged:
+        elif not self.peer_joined:
             self._take_answer()
         else:
-            self._obey()
+            self._run_command()
 
     def _publish(self) -> None:
         ntb, device = self.ntb, self.device
         words = config_words(device.config)
         if not 1 <= len(device.queues) <= MAX_QUEUES:
-            raise NtbRefused(f"a device of {len(device.queues)} queues; an NTB carries 1 to {MAX_QUEUES}")
+            raise NtbRefused(f"a device of {len(device.queues)} queues; an NTB supports 1 to {MAX_QUEUES}")
         last = self._last_session or ntb.spad_read(Spad.SESSION)
         self._last_session = last + 1 & 0xFFFF_FFFF or 1
         self._offer = Offer(
@@ -214,31 +214,31 @@ class NtbVhost(NtbEnd):
         )
         self._sequence, self._resetting = 0, None
         self._generation = self._generation + 2 & 0xFFFF_FFFE
-        # The session's number comes last: who sees it sees the rest.
+        # The session number is written last: it validates the other words.
         self._write(Spad.SESSION, 0)
         for spad in CLEARED:
             self._write(spad, 0)
         first = {Spad.STATUS: 0, Spad.COMMAND_STATUS: 0, Spad.READY: 0, Spad.GENERATION: self._generation, **words}
         for spad, value in {**first, **self._offer.emit()}.items():
             self._write(spad, value)
-        self._shown = words
+        self._config_words = words
         self.begin(self._last_session)
-        self._show()
+        self._announce()
 
-    def _show(self) -> None:
-        """Say that a vhost side is here."""
+    def _announce(self) -> None:
+        """Announce the offer to the virtio side."""
         self.ntb.peer_spad_write(Spad.TYPE, NtbSide.VHOST)
-        self.tell()
+        self.ring_control()
 
     def _take_answer(self) -> None:
         ntb, offer = self.ntb, self._offer
         assert offer is not None
         answered, session = ntb.spad_read(Spad.TYPE) == NtbSide.VIRTIO, ntb.spad_read(Spad.VIRTIO_SESSION)
         if answered and not session:
-            self.end()  # it answered this one and left it, which it takes no second time: there will be another
+            self.end()  # the virtio side left this session and never rejoins it: start another
             return
         if not answered or session != offer.session:
-            self._show()  # said again on every beat: the other end may have started later
+            self._announce()  # repeated on every beat, because the virtio side may start later
             return
         answer = Answer.parse(ntb.spad_read, offer)
         try:
@@ -246,23 +246,23 @@ class NtbVhost(NtbEnd):
             for at in (answer.mw_addr, answer.mw_addr + offer.mw_size - 1):
                 memory.view(Addr(at), 1, True)
         except MemoryFault as fault:
-            raise NtbRefused(f"the virtio side's window can't be reached: {fault}") from None
-        self._answer, self._memory, self._refused = answer, memory, ""
+            raise NtbRefused(f"the virtio side's window can't be accessed: {fault}") from None
+        self._answer, self._memory, self._last_refusal = answer, memory, ""
         self.device.meter = self._toll = ntb.peer_mw_toll(0)
-        self.engage()
-        self._changed()
+        self.mark_joined()
+        self._publish_changes()
         self._write(Spad.READY, self.session)
-        self.tell()
+        self.ring_control()
 
     def _refuse(self, why: str) -> None:
-        if why != self._refused:
-            self._refused = why
+        if why != self._last_refusal:
+            self._last_refusal = why
             self.device.failures.append(why)
 
     # Commands
 
-    def _obey(self) -> None:
-        """Take the command that stands there, once. A word of its number tells the driver which one is done."""
+    def _run_command(self) -> None:
+        """Run the command in the scratchpad, once per sequence number."""
         sequence, code = parse_command(self.ntb.spad_read(Spad.COMMAND))
         if not code or sequence == self._sequence:
             return
@@ -275,7 +275,7 @@ class NtbVhost(NtbEnd):
 
     def _complete(self, sequence: int, outcome: NtbOutcome) -> None:
         self._write(Spad.COMMAND_STATUS, emit_command(sequence, outcome))
-        self.tell()
+        self.ring_control()
 
     def _set_status(self, status: int) -> bool | None:
         if status & 0xFF:
@@ -326,9 +326,9 @@ class NtbVhost(NtbEnd):
         NtbCommand.ENABLE_QUEUES: _enable_queues,
         NtbCommand.WRITE_CONFIG: _write_config,
     }
-    """True or False say how it ended, None that it is not done yet."""
+    """Handlers by command: they return whether the command succeeded, or None if it is not complete yet."""
 
-    # What the device tells
+    # Device events
 
     def _status_changed(self, status: Status) -> None:
         if self._memory is not None:
@@ -337,22 +337,22 @@ class NtbVhost(NtbEnd):
                 sequence, self._resetting = self._resetting, None
                 self._complete(sequence, NtbOutcome.OK)
         if not status and self._ntb is not None:
-            self._woken.set()
+            self._wakeup.set()
 
-    def _changed(self) -> None:
-        """Show the configuration and status as they are now; a reader of mixed words sees it by the generation."""
+    def _publish_changes(self) -> None:
+        """Publish configuration and status. A driver that reads mixed words sees the generation change."""
         if self._memory is not None and self.device.ready.is_set():
             self._write(Spad.STATUS, self.device.status)
-            words = config_words(self.device.config[: 4 * len(self._shown)])
-            if words != self._shown:
+            words = config_words(self.device.config[: 4 * len(self._config_words)])
+            if words != self._config_words:
                 self._write(Spad.GENERATION, self._generation | 1)
                 for spad, value in words.items():
                     self._write(spad, value)
                 self._generation = self._generation + 2 & 0xFFFF_FFFE
                 self._write(Spad.GENERATION, self._generation)
-                self._shown = words
+                self._config_words = words
         if self._ntb is not None:
-            self._woken.set()
+            self._wakeup.set()
 
     def _write(self, spad: int, value: int) -> None:
         self.ntb.spad_write(spad, value)

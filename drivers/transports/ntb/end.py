@@ -1,7 +1,7 @@
-"""What both ends of virtio over an NTB do alike: hear doorbells, beat, and look at the scratchpads.
+"""Common part of both ends of virtio over an NTB: doorbells, heartbeat, and scratchpad handling.
 
-Nothing polls: every change is followed by a doorbell. A look on every beat finds what was lost on the way, be it a
-doorbell or the other end itself.
+A doorbell follows every change. Each end also reads the scratchpads on every beat, to notice lost doorbells and a
+dead peer.
 """
 
 from __future__ import annotations
@@ -19,52 +19,52 @@ from rings.features import bits
 __all__ = ["BEAT", "BEATS_MISSED", "NtbEnd"]
 
 BEAT = 0.04
-"""Seconds between two beats."""
+"""Seconds between two heartbeats."""
 BEATS_MISSED = 4
-"""Beats of our own without one of the other end's, until it counts as dead: at most 0.2 s in all."""
+"""Own beats without a beat of the peer until the peer counts as dead: at most 0.2 s in total."""
 
 
 class NtbEnd:
-    """One end. ``session`` is not 0 while the two ends deal with each other, or are about to."""
+    """One end. ``session`` is not 0 during a session and during its handshake."""
 
     def __init__(self) -> None:
         self.session = 0
         self.link_epoch = 0
-        """Of the link, when the session began: a flap that was too short to be seen changes it."""
+        """Link epoch at the start of the session; it changes even with a very short link flap."""
         self.rescues = 0
-        """Times that a beat found what a doorbell should have told."""
-        self._woken = Signal()
-        self.engaged = False
-        """Whether the other end is known to be there, and has to beat."""
+        """Lost doorbells: re-checks on a beat that found work."""
+        self._wakeup = Signal()
+        self.peer_joined = False
+        """Whether the peer joined the session: then missed beats end the session."""
         self._beats = 0
-        self._heard = -1
-        self._missed = 0
+        self._peer_beat = -1
+        self._missed_beats = 0
 
     @property
     def ntb(self) -> NtbDevice:
         raise NotImplementedError
 
     def queue_ends(self) -> Sequence[QueueEnd]:
-        """This side's ends of all queues."""
+        """Return this side's ends of all queues."""
         raise NotImplementedError
 
-    def rang(self, queue: int) -> None:
-        """The other end notifies a queue."""
+    def queue_event(self, queue: int) -> None:
+        """Handle the doorbell of a queue."""
         raise NotImplementedError
 
-    async def look(self) -> None:
-        """See what the scratchpads say, and do what follows."""
+    async def handle_scratchpads(self) -> None:
+        """Read the scratchpads and act on changes."""
         raise NotImplementedError
 
     def end(self, fault: str = "") -> None:
-        """The session is over, at once: nothing of it is touched any more. Harmless where there is none.
+        """End the session at once, without further access to the peer's memory. Does nothing without a session.
 
-        ``fault`` says what was wrong with the other end; a link that goes, or an end that leaves, is no fault.
+        ``fault`` describes an error of the peer; a link failure or a peer that leaves is no fault.
         """
         raise NotImplementedError
 
     async def run(self) -> None:
-        """Deal with the other end until cancelled; `stop` comes after it. Raises ProbeError."""
+        """Serve the peer until cancelled; call `stop` afterwards. Raises ProbeError."""
         check(self.ntb)
         self.ntb.watch(self)
         self.ntb.db_clear(DB_MASK)
@@ -72,64 +72,64 @@ class NtbEnd:
         due = trio.current_time()
         while True:
             with trio.move_on_at(due):
-                await self._woken.wait()
+                await self._wakeup.wait()
             if trio.current_time() >= due:
-                due = trio.current_time() + BEAT  # after a stall none is made up for: the other end's are late, too
+                due = trio.current_time() + BEAT  # skip beats missed in a stall: the peer's are late, too
                 self._beat()
-                self._rescue()
-            await self.look()
+                self._recheck()
+            await self.handle_scratchpads()
 
     def stop(self) -> None:
         self.ntb.watch(None)
         self.end()
         self.ntb.link_disable()
 
-    def told(self) -> None:
-        """The other end changed something: look soon."""
-        self._woken.set()
+    def control_event(self) -> None:
+        """Handle the control doorbell: have `run` read the scratchpads."""
+        self._wakeup.set()
 
-    def tell(self) -> None:
-        """Have the other end look."""
+    def ring_control(self) -> None:
+        """Ring the control doorbell: the peer reads the scratchpads."""
         self.ntb.peer_db_set(DB_CONTROL)
 
     # NtbEvents
 
     def link_event(self) -> None:
-        if not self.linked():
+        if not self.link_valid():
             self.end()
-        self._woken.set()
+        self._wakeup.set()
 
     def db_event(self) -> None:
-        while rung := self.ntb.db_read() & DB_MASK:
-            self.ntb.db_clear(rung)
-            if rung & DB_CONTROL:
-                self.told()
-            for queue in bits(rung & ~DB_CONTROL):
-                self.rang(queue)
+        while doorbells := self.ntb.db_read() & DB_MASK:
+            self.ntb.db_clear(doorbells)
+            if doorbells & DB_CONTROL:
+                self.control_event()
+            for queue in bits(doorbells & ~DB_CONTROL):
+                self.queue_event(queue)
 
-    def linked(self) -> bool:
-        """Whether the link is up, and is still that of the session."""
+    def link_valid(self) -> bool:
+        """Return whether the link is up, and has been since the session began."""
         return self.ntb.link_is_up and (not self.session or self.ntb.link_epoch == self.link_epoch)
 
     def begin(self, session: int) -> None:
-        """A session, with the link as it is now."""
+        """Begin a session on the current link epoch."""
         self.session, self.link_epoch = session, self.ntb.link_epoch
 
-    def engage(self) -> None:
-        """From now on the other end has to beat."""
-        self.engaged, self._missed = True, 0
+    def mark_joined(self) -> None:
+        """Mark the peer as joined: from now on missed beats end the session."""
+        self.peer_joined, self._missed_beats = True, 0
 
     def _beat(self) -> None:
         if not self.ntb.link_is_up:
             return
         self._beats = self._beats + 1 & 0xFFFF_FFFF
         self.ntb.peer_spad_write(Spad.BEAT, self._beats)
-        heard, self._heard = self._heard, self.ntb.spad_read(Spad.BEAT)
-        self._missed = self._missed + 1 if heard == self._heard else 0
-        if self._missed >= BEATS_MISSED and self.engaged:
-            self.end("the other host gives no sign of life")
+        last, self._peer_beat = self._peer_beat, self.ntb.spad_read(Spad.BEAT)
+        self._missed_beats = self._missed_beats + 1 if last == self._peer_beat else 0
+        if self._missed_beats >= BEATS_MISSED and self.peer_joined:
+            self.end("no heartbeat from the other host")
 
-    def _rescue(self) -> None:
+    def _recheck(self) -> None:
         for queue in self.queue_ends():
             if queue.live and queue.reachable() and queue.signal.awaited and queue.rearm():
                 self.rescues += 1
@@ -138,8 +138,8 @@ class NtbEnd:
 
 
 def check(ntb: NtbDevice) -> None:
-    """Raise ProbeError for an NTB that lacks what this needs."""
+    """Raise ProbeError if the NTB has too few scratchpads or doorbells."""
     if ntb.spad_count < SPADS:
-        raise ProbeError(f"{ntb.name}: it has {ntb.spad_count} scratchpads, {SPADS} are needed")
+        raise ProbeError(f"{ntb.name}: {ntb.spad_count} scratchpads, {SPADS} needed")
     if DB_MASK & ~ntb.db_valid_mask:
-        raise ProbeError(f"{ntb.name}: it has doorbells {ntb.db_valid_mask:#x}, {DB_MASK:#x} are needed")
+        raise ProbeError(f"{ntb.name}: doorbells {ntb.db_valid_mask:#x}, {DB_MASK:#x} needed")

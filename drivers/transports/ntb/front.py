@@ -1,4 +1,4 @@
-"""The virtio side: allocates the window, and does to the other host's scratchpads what the virtio bus asks for."""
+"""The virtio side: allocates the window, and implements the virtio bus's operations on the vhost side's scratchpads."""
 
 from __future__ import annotations
 
@@ -42,19 +42,20 @@ from rings.status import Status
 __all__ = ["NTB_VIRTIO", "NtbVirtio", "NtbVirtioDriver"]
 
 COMMAND_TIMEOUT = 1.0
-"""Seconds until a command that is not answered is given up."""
+"""Seconds until an unanswered command fails."""
 CONFIG_PAUSE = 0.001
+"""Seconds between two reads of an odd configuration generation."""
 SEQUENCES = 0xFF_FFFF
 
 
 @attrs.frozen
 class NtbVirtioDriver:
-    """Makes a virtio device of what is behind an NTB whose secondary end this host is at."""
+    """Driver of an NTB's secondary end: makes a virtio device of the vhost side's offer."""
 
     name: str = "ntb_virtio"
     id_table: Sequence[MatchId] = (MatchId(ANY_ID),)
     align: int = 4096
-    """Bytes: what the used rings are aligned to, where the other end does not want more."""
+    """Alignment of the used rings in bytes, unless the vhost side asks for a larger one."""
 
     def wants(self, ntb: NtbDevice) -> bool:
         return ntb.topology is NtbTopology.SECONDARY
@@ -73,7 +74,7 @@ class NtbVirtioDriver:
 
 
 class NtbVirtio(NtbEnd):
-    """`drivers.bus.virtio.ConfigOps` over one NTB. The device and its ids appear with the first session."""
+    """`drivers.bus.virtio.ConfigOps` over an NTB. The device appears with the first session."""
 
     features = RING_FEATURES
 
@@ -88,22 +89,22 @@ class NtbVirtio(NtbEnd):
         self._device: VirtioDevice | None = None
         self._offer: Offer | None = None
         self._area = RingArea((), align)
-        self._past = 0
-        """The session that ended last, which must not begin again."""
+        self._last_session = 0
+        """The last session; it must not begin again."""
         self._rings = VringMemory(self.dma)
         self._queues: list[DriverQueue] = []
         self._commanding = trio.Lock()
         self._completed = Signal()
         self._sequence = 0
-        self._back = Signal()
-        self._seen = (0, 0)
+        self._online = Signal()
+        self._device_state = (0, 0)
 
     @property
     def ntb(self) -> NtbDevice:
         return self._ntb
 
     async def leave(self) -> None:
-        """Take the device off its bus while the other end may still hear of it, then end the session."""
+        """Remove the device from its bus while the vhost side can still handle the reset, then end the session."""
         if self._device is not None:
             await self._virtio.discard_device(self._device)
         self.stop()
@@ -114,32 +115,32 @@ class NtbVirtio(NtbEnd):
     def queue_ends(self) -> Sequence[QueueEnd]:
         return self._queues
 
-    def rang(self, queue: int) -> None:
+    def queue_event(self, queue: int) -> None:
         if queue < len(self._queues):
             self._queues[queue].on_call()
 
-    def told(self) -> None:
+    def control_event(self) -> None:
         self._completed.set()
-        super().told()
+        super().control_event()
 
-    async def look(self) -> None:
-        if not self.linked():
+    async def handle_scratchpads(self) -> None:
+        if not self.link_valid():
             self.end()
         if not self.ntb.link_is_up:
             return
         ready = self.session and self.ntb.peer_spad_read(Spad.READY) == self.session
         if self.session and (self.ntb.peer_spad_read(Spad.SESSION) != self.session or (self.online and not ready)):
-            self.end()  # the vhost side left it, or started anew
+            self.end()  # the vhost side left the session or restarted
         if not self.session:
             try:
                 self._take_offer()
             except NtbRefused as exc:
                 self._refuse(str(exc))
             except TransportLost:
-                pass  # it went away just now, and there will be an event that says so
+                pass  # the link went down: its event follows
         elif self.online:
-            self._completed.set()  # who waits for a command looks as well: its doorbell may have been lost
-            self._notice()
+            self._completed.set()  # wakes `_command`, whose doorbell may have been lost
+            self._report_changes()
         elif ready:
             await self._go_online()
 
@@ -148,24 +149,24 @@ class NtbVirtio(NtbEnd):
             return
         if fault and self._device is not None:
             self._device.failures.append(f"session {self.session}: {fault}")
-        self._past, self.session, self.online, self.engaged = self.session, 0, False, False
+        self._last_session, self.session, self.online, self.peer_joined = self.session, 0, False, False
         self.ntb.peer_spad_write(Spad.VIRTIO_SESSION, 0)
         self.ntb.mw_clear_trans(0)
         for queue in self._queues:
-            queue.live = False  # nothing more is moved into a session that is over
+            queue.live = False  # no more transfers after the session
         if self._device is not None:
             self._device.changed.set()
         self._completed.set()
-        self._woken.set()
-        self.tell()
+        self._wakeup.set()
+        self.ring_control()
 
     def _take_offer(self) -> None:
-        """Answer what the vhost side published. Raises NtbRefused, and TransportLost where the link goes meanwhile."""
+        """Answer the vhost side's offer. Raises NtbRefused, and TransportLost if the link fails."""
         ntb = self.ntb
         if ntb.spad_read(Spad.TYPE) != NtbSide.VHOST:
             return
         offer = Offer.parse(ntb.peer_spad_read)
-        if offer.session in (0, self._past):
+        if offer.session in (0, self._last_session):
             return
         limits = ntb.mw_get_align(0)
         align = max(self._align, offer.align)
@@ -178,46 +179,46 @@ class NtbVirtio(NtbEnd):
             )
         try:
             if not self.dma.open(offer.mw_size, area.buffer_offset, max(limits.addr_align, align)):
-                return  # buffers of the last session are still being taken back
+                return  # buffers of the last session are still allocated
             ntb.mw_set_trans(0, self.dma.base, offer.mw_size)
         except (MemoryError, ValueError) as exc:
             raise NtbRefused(f"no window of {offer.mw_size} bytes: {exc}") from None
         self._offer, self._area, self._sequence = offer, area, 0
         self.begin(offer.session)
-        self.engage()
+        self.mark_joined()
         for spad, value in Answer(offer.session, self.dma.base, align, area.buffer_offset).emit().items():
             ntb.peer_spad_write(spad, value)
         ntb.peer_spad_write(Spad.TYPE, NtbSide.VIRTIO)
-        self.tell()
+        self.ring_control()
 
     async def _go_online(self) -> None:
-        """The vhost side reaches the window."""
+        """Bring the device up: the vhost side has mapped the window."""
         offer = self._offer
         assert offer is not None
         ids = offer.device_id, offer.vendor_id
         if self._device is not None and ids != (self._device.device_id, self._device.vendor_id):
             device, self._device = self._device, None
-            with trio.CancelScope(shield=True):  # it uses what `leave` releases
+            with trio.CancelScope(shield=True):  # it uses the window, which `leave` releases
                 await self._virtio.discard_device(device)
         if not self.session:
-            return  # it ended while that took its time
+            return  # the session ended meanwhile
         self._refuse("")
         self.online = True
-        self._seen = self._look_at_device()
-        self._back.set()
+        self._device_state = self._read_device_state()
+        self._online.set()
         if self._device is None:
             self._device = VirtioDevice(*ids, self, self.ntb.name)
-        self._virtio.renew_device(self._device)  # a new session may be another device's, or follow a new start
+        self._virtio.renew_device(self._device)  # another device, or a restarted vhost side
 
-    def _notice(self) -> None:
-        """Tell a driver that is done with its set-up what the vhost side changed since the session began."""
+    def _report_changes(self) -> None:
+        """Interrupt the driver, after DRIVER_OK, if the vhost side changed status or configuration."""
         if self._device is not None and self._device.status & Status.DRIVER_OK:
-            seen = self._look_at_device()
-            if seen != self._seen:
-                self._seen = seen
+            state = self._read_device_state()
+            if state != self._device_state:
+                self._device_state = state
                 self._device.interrupt()
 
-    def _look_at_device(self) -> tuple[int, int]:
+    def _read_device_state(self) -> tuple[int, int]:
         status = self.ntb.peer_spad_read(Spad.STATUS)
         return status & (Status.NEEDS_RESET | Status.DRIVER_OK), self.ntb.peer_spad_read(Spad.GENERATION)
 
@@ -225,7 +226,7 @@ class NtbVirtio(NtbEnd):
 
     async def wait_online(self) -> None:
         while not self.online:
-            await self._back.wait()
+            await self._online.wait()
 
     async def get_status(self) -> int:
         return self.ntb.peer_spad_read(Spad.STATUS) & 0xFF if self.online else NO_ANSWER
@@ -234,11 +235,11 @@ class NtbVirtio(NtbEnd):
         await self._command(NtbCommand.SET_STATUS, status)
 
     async def reset(self) -> None:
-        """A device that does not stop loses its access to memory, and the session ends."""
+        """Reset the device. If it does not stop, end the session, which revokes its access to memory."""
         try:
             await self._command(NtbCommand.SET_STATUS, 0)
             if self.ntb.peer_spad_read(Spad.STATUS):
-                raise TransportLost(f"{self.ntb.name}: the device says that it was reset, and shows that it was not")
+                raise TransportLost(f"{self.ntb.name}: the device's status is not 0 after a reset")
         except TransportLost:
             self.end()
             raise
@@ -253,17 +254,17 @@ class NtbVirtio(NtbEnd):
         await self._command(NtbCommand.FINALIZE_FEATURES)
 
     async def generation(self) -> int:
-        """An odd one stands only while words are being written."""
+        """Return the configuration generation; wait while it is odd, which means that the device is writing words."""
         for _ in range(CONFIG_TRIES):
             self._check_online()
             generation = self.ntb.peer_spad_read(Spad.GENERATION)
             if not generation & 1:
                 return generation
             await trio.sleep(CONFIG_PAUSE)
-        raise TransportLost(f"{self.ntb.name}: the configuration is never complete")
+        raise TransportLost(f"{self.ntb.name}: the configuration generation stays odd")
 
     async def read_config(self, offset: int, size: int) -> bytes:
-        """Any bytes, from the words of the vhost side's bank that cover them."""
+        """Return ``size`` bytes, from the words of the vhost side's bank that cover them."""
         self._check_config(offset, size)
         first, last = offset // 4, -(-(offset + size) // 4)
         words = (self.ntb.peer_spad_read(Spad.CONFIG + at).to_bytes(4, "little") for at in range(first, last))
@@ -282,12 +283,13 @@ class NtbVirtio(NtbEnd):
 
     def _check_online(self) -> None:
         if not self.online:
-            raise TransportLost(f"{self.ntb.name}: the other host can't be reached")
+            raise TransportLost(f"{self.ntb.name}: offline")
 
     async def _command(self, command: NtbCommand, argument: int = 0, data: int = 0) -> None:
-        """One at a time; only an outcome with the command's own number counts, so that a late one ends no other.
+        """Run one command at a time. Only an outcome with the command's sequence number counts, because an earlier one
+        may arrive late.
 
-        Raises ProbeError where the vhost side can't do it, TransportLost where it does not answer.
+        Raises ProbeError if the command fails, TransportLost if there is no outcome in time.
         """
         async with self._commanding:
             self._check_online()
@@ -296,17 +298,17 @@ class NtbVirtio(NtbEnd):
             ntb.peer_spad_write(Spad.ARGUMENT, argument)
             ntb.peer_spad_write(Spad.DATA, data)
             ntb.peer_spad_write(Spad.COMMAND, emit_command(self._sequence, command))
-            self.tell()
+            self.ring_control()
             with trio.move_on_after(COMMAND_TIMEOUT):
                 while True:
                     sequence, outcome = parse_command(ntb.peer_spad_read(Spad.COMMAND_STATUS))
                     if session != self.session or not self.online:
-                        raise TransportLost(f"{ntb.name}: the other host went away during {command.name}")
+                        raise TransportLost(f"{ntb.name}: the session ended during {command.name}")
                     if sequence == self._sequence and outcome:
                         break
                     await self._completed.wait()
                 if outcome != NtbOutcome.OK:
-                    raise ProbeError(f"{ntb.name}: the vhost side could not do {command.name} {argument:#x}")
+                    raise ProbeError(f"{ntb.name}: the vhost side refused {command.name} {argument:#x}")
                 return
             raise TransportLost(f"{ntb.name}: no answer to {command.name} within {COMMAND_TIMEOUT:g} s")
 
@@ -329,7 +331,7 @@ class NtbVirtio(NtbEnd):
         return self._queues
 
     def _place(self, index: int, form: RingFormat, num: int) -> RingAddrs:
-        """The queue's place at the start of the window, and nothing in it."""
+        """Return the addresses of the queue's ring in the window, after clearing them."""
         self.dma.clear(self.dma.base + index * self._area.pitch, self._area.pitch)
         return self._area.addrs(self.dma.base, index, num, form)
 

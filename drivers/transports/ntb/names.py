@@ -1,4 +1,4 @@
-"""What lies where in the BARs of an NTB, for people who read traces."""
+"""Names of the registers in the BARs of an NTB, for traces."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["register_name"]
 
 MSIX_ENTRY = 16
 GROUPS = {Word.DB_DATA: 1, Word.MWS: 2}
-"""Words that begin a group, and how many words each of its members has."""
+"""First words of register groups, with the words per member."""
 SPAD_NAMES = spad_names()
 
 
 def register_name(bar: int, offset: int) -> str | None:
-    """The register, scratchpad or doorbell at ``offset`` of a BAR, or None where there is none."""
+    """Return the name of the register, scratchpad or doorbell at ``offset`` of a BAR, or None if there is none."""
     if bar == Bar.PEER_SPADS:
         return _spad("peer_spad", offset)
     if bar == Bar.WINDOWS:

@@ -1,8 +1,8 @@
-"""virtio over an NTB, before anything is done with it: scratchpads, commands, doorbells, and the window's layout.
+"""Layout of virtio over an NTB: scratchpads, commands, doorbells, and the memory window.
 
-The map up to `Spad.CONFIG` is the one of the 2020 Linux RFC that started this. What it lacked lies behind it and has a
-version: sessions, an agreed alignment, wide features, the queues' sizes, the configuration's bytes. Every word has
-one writer. All are in the vhost side's bank but TYPE and BEAT, which each side writes into the other's bank.
+The scratchpads up to `Spad.CONFIG` are those of the 2020 Linux RFC. A versioned extension follows: sessions, an agreed
+alignment, features beyond 64 bits, queue sizes, the configuration size. Every word has one writer. All words are in the
+vhost side's bank except TYPE and BEAT, which each side writes into the other's bank.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ __all__ = [
 
 MAX_QUEUES = 8
 FEATURE_WORDS = 4
-"""128 feature bits."""
+"""32-bit words for 128 feature bits."""
 
 
 class Spad(IntEnum):
-    """Numbers of scratchpads."""
+    """Scratchpad numbers."""
 
     TYPE = 0
     VENDOR_ID = 1
@@ -67,41 +67,41 @@ class Spad(IntEnum):
     COMMAND = 13
     COMMAND_STATUS = 14
     NUM_BUFFERS = 15
-    """8 words, one a queue: its largest size, in descriptors."""
+    """8 words: the largest size of each queue, in descriptors."""
     CONFIG = 23
-    """The device's configuration space."""
-    # What follows is not in the RFC.
+    """First word of the device's configuration space."""
+    # Extension of the RFC
     MAGIC = 96
     VERSION = 97
     SESSION = 98
-    """Counts up with every start of the vhost side; 0 is none."""
+    """Session that the vhost side offers, a new number each time; 0: none."""
     READY = 99
-    """The session in which the vhost side reaches the window."""
+    """Session in which the vhost side has mapped the window."""
     NUM_QUEUES = 100
     CONFIG_BYTES = 101
     VHOST_ALIGN = 102
-    """The least alignment of the used ring that the vhost side can live with."""
+    """Least alignment of the used ring that the vhost side accepts."""
     VHOST_FEATURES_64 = 103
     VHOST_FEATURES_96 = 104
     VIRTIO_SESSION = 105
-    """The session that the virtio side is in; 0 is none."""
+    """Session that the virtio side joined; 0: none."""
     VIRTIO_VERSION = 106
     VIRTIO_ALIGN = 107
-    """The alignment that holds: no less than VHOST_ALIGN."""
+    """Alignment in use, at least VHOST_ALIGN."""
     BUFFER_OFFSET = 108
-    """Where in the window the rings end and buffers start."""
+    """Offset in the window at which rings end and buffers start."""
     VIRTIO_FEATURES_64 = 109
     VIRTIO_FEATURES_96 = 110
     ARGUMENT = 111
     DATA = 112
     QUEUE_NUM = 113
-    """8 words, one a queue: the size that the virtio side uses; 0 where it does not use the queue."""
+    """8 words: the size of each queue in use; 0: unused queue."""
     BEAT = 121
-    """Changes all the time while its writer lives."""
+    """Heartbeat counter of its writer."""
 
 
 SPADS = Spad.BEAT + 1
-"""How many there have to be."""
+"""Number of scratchpads needed."""
 CONFIG_WORDS = Spad.MAGIC - Spad.CONFIG
 VHOST_FEATURES = Spad.VHOST_FEATURES_LO, Spad.VHOST_FEATURES_HI, Spad.VHOST_FEATURES_64, Spad.VHOST_FEATURES_96
 VIRTIO_FEATURES = Spad.VIRTIO_FEATURES_LO, Spad.VIRTIO_FEATURES_HI, Spad.VIRTIO_FEATURES_64, Spad.VIRTIO_FEATURES_96
@@ -117,17 +117,17 @@ class NtbSide(IntEnum):
 
 
 class NtbCommand(IntEnum):
-    """The first three are the RFC's."""
+    """Values of the command word; the first three are those of the RFC."""
 
     SET_STATUS = 1
-    """ARGUMENT is the status; 0 resets, and is done once the device has stopped."""
+    """ARGUMENT is the status; 0 resets, and completes when the device has stopped."""
     FINALIZE_FEATURES = 2
     RESET = 3
-    """SET_STATUS with 0, said otherwise."""
+    """The same as SET_STATUS with 0."""
     ENABLE_QUEUES = 4
-    """Every queue whose QUEUE_NUM is not 0."""
+    """Enables every queue whose QUEUE_NUM is not 0."""
     WRITE_CONFIG = 5
-    """Up to 4 bytes of DATA; ARGUMENT is the offset in its lower half, the number of bytes in its upper."""
+    """Writes up to 4 bytes of DATA. ARGUMENT holds the offset in its lower half, the number of bytes in its upper."""
 
 
 class NtbOutcome(IntEnum):
@@ -137,29 +137,29 @@ class NtbOutcome(IntEnum):
 
 
 def emit_command(sequence: int, code: int) -> int:
-    """A command or its outcome as one word: an outcome is only that of the command with the same number."""
+    """Return the word of a command, or of the outcome of the command with the same sequence number."""
     return (sequence & 0xFF_FFFF) << 8 | code
 
 
 def parse_command(word: int) -> tuple[int, int]:
-    """Its number and its code."""
+    """Return the sequence number and the code."""
     return word >> 8, word & 0xFF
 
 
 DB_QUEUES = (1 << MAX_QUEUES) - 1
-"""Bit n rings queue n."""
+"""Doorbell bits of the queues: bit n notifies queue n."""
 DB_CONTROL = 1 << MAX_QUEUES
-"""Anything else: look at the scratchpads."""
+"""Doorbell bit for every other change: read the scratchpads."""
 DB_MASK = DB_QUEUES | DB_CONTROL
 BUFFER_OFFSET = 0x20000
-"""Bytes of the window that are never used for buffers."""
+"""Least offset of buffers in the window, in bytes."""
 PAGE = 4096
 MAX_ALIGN = 1 << 16
 Read = Callable[[int], int]
 
 
 class NtbRefused(Exception):
-    """The other side's words make no sense, or nothing we can serve; one sentence says what."""
+    """The other side's words are invalid or unsupported. The message says which, in one sentence."""
 
 
 def _is_align(value: int) -> bool:
@@ -176,41 +176,41 @@ def _spread(words: Sequence[int], value: int) -> dict[int, int]:
 
 @attrs.frozen
 class RingArea:
-    """The rings at the start of the window: each in one piece, all equally far apart, as the largest needs it."""
+    """The rings at the start of the window: each contiguous, all in slots of the size of the largest."""
 
     nums: tuple[int, ...]
-    """The largest size of each queue."""
+    """Largest size of each queue."""
     align: int
 
     @property
     def pitch(self) -> int:
-        """Bytes from one ring to the next; both sides work it out from what was published.
+        """Bytes from one ring to the next. Both sides compute it from the offer.
 
-        Rings of either format fit, so that it stands before one is agreed on.
+        Rings of either format fit, because the format is negotiated later.
         """
         size = max((contiguous_split(num, Addr(0), self.align)[1] for num in self.nums), default=0)
         return -(-size // self.align) * self.align
 
     @property
     def buffer_offset(self) -> int:
-        """Where buffers may start."""
+        """Least offset of buffers in the window."""
         return max(BUFFER_OFFSET, -(-len(self.nums) * self.pitch // PAGE) * PAGE)
 
     def addrs(self, window: Addr, queue: int, num: int, form: RingFormat = FORMATS["split"]) -> RingAddrs:
-        """Where the ring of ``num`` descriptors of a queue lies, in a window that starts at ``window``."""
+        """Return the addresses of a queue's ring of ``num`` descriptors, in a window that starts at ``window``."""
         return form.contiguous(num, Addr(window + queue * self.pitch), self.align)[0]
 
 
 @attrs.frozen
 class Offer:
-    """What the vhost side publishes before it shows itself."""
+    """The vhost side's description of the device and its queues."""
 
     session: int
     vendor_id: int
     device_id: int
     features: int
     mw_size: int
-    """Bytes of the window."""
+    """Size of the window in bytes."""
     nums: tuple[int, ...]
     config_bytes: int
     align: int
@@ -234,12 +234,12 @@ class Offer:
 
     @classmethod
     def parse(cls, read: Read) -> Offer:
-        """Raises NtbRefused."""
+        """Read and check an offer. Raises NtbRefused."""
         if read(Spad.MAGIC) != MAGIC or read(Spad.VERSION) != VERSION:
-            raise NtbRefused(f"the vhost side speaks version {read(Spad.VERSION)}; this side speaks {VERSION}")
+            raise NtbRefused(f"the vhost side has version {read(Spad.VERSION)}; this side has {VERSION}")
         count = read(Spad.NUM_QUEUES)
         if not 1 <= count <= MAX_QUEUES:
-            raise NtbRefused(f"the vhost side has {count} queues; it must be 1 to {MAX_QUEUES}")
+            raise NtbRefused(f"the vhost side has {count} queues; must be 1 to {MAX_QUEUES}")
         offer = cls(
             session=read(Spad.SESSION),
             vendor_id=read(Spad.VENDOR_ID),
@@ -264,11 +264,11 @@ class Offer:
 
 @attrs.frozen
 class Answer:
-    """What the virtio side publishes when it takes an offer."""
+    """The virtio side's answer to an offer: the window."""
 
     session: int
     mw_addr: Addr
-    """Where the window starts in the virtio side's memory: what the addresses in rings count from."""
+    """Start address of the window in the virtio side's memory; the base of the addresses in rings."""
     align: int
     buffer_offset: int
 
@@ -283,9 +283,9 @@ class Answer:
 
     @classmethod
     def parse(cls, read: Read, offer: Offer) -> Answer:
-        """An answer to that offer. Raises NtbRefused."""
+        """Read and check an answer to ``offer``. Raises NtbRefused."""
         if read(Spad.VIRTIO_VERSION) != VERSION:
-            raise NtbRefused(f"the virtio side speaks version {read(Spad.VIRTIO_VERSION)}; this side speaks {VERSION}")
+            raise NtbRefused(f"the virtio side has version {read(Spad.VIRTIO_VERSION)}; this side has {VERSION}")
         answer = cls(
             session=read(Spad.VIRTIO_SESSION),
             mw_addr=Addr(_join(read, (Spad.MW0_ADDR_LO, Spad.MW0_ADDR_HI))),
@@ -293,9 +293,7 @@ class Answer:
             buffer_offset=read(Spad.BUFFER_OFFSET),
         )
         if not _is_align(answer.align) or answer.align < offer.align:
-            raise NtbRefused(
-                f"the virtio side aligns rings to {answer.align} bytes, which is not {offer.align} or more"
-            )
+            raise NtbRefused(f"the virtio side aligns rings to {answer.align} bytes; must be {offer.align} or more")
         if answer.mw_addr % PAGE or answer.mw_addr + offer.mw_size > 1 << 64:
             raise NtbRefused(f"the virtio side has its window at {answer.mw_addr:#x}")
         if not RingArea(offer.nums, answer.align).buffer_offset <= answer.buffer_offset < offer.mw_size:
@@ -304,7 +302,7 @@ class Answer:
 
 
 def config_words(config: bytes) -> dict[int, int]:
-    """The configuration space as scratchpads. Raises NtbRefused where it is too large."""
+    """Return the configuration space as scratchpads. Raises NtbRefused if it is too large."""
     if len(config) > 4 * CONFIG_WORDS:
         raise NtbRefused(f"a configuration of {len(config)} bytes does not fit into {CONFIG_WORDS} scratchpads")
     padded = config.ljust(-(-len(config) // 4) * 4, b"\0")
@@ -312,7 +310,7 @@ def config_words(config: bytes) -> dict[int, int]:
 
 
 def spad_names() -> Mapping[int, str]:
-    """What each scratchpad is called; those of a group by number."""
+    """Return the name of each scratchpad, with an index for members of a group."""
     names = {word.value: word.name for word in Spad}
     names |= {Spad.NUM_BUFFERS + i: f"NUM_BUFFERS({i})" for i in range(MAX_QUEUES)}
     names |= {Spad.QUEUE_NUM + i: f"QUEUE_NUM({i})" for i in range(MAX_QUEUES)}

@@ -1,4 +1,4 @@
-"""The virtio side's memory window: all that the other host reaches of this one, and so where buffers come from."""
+"""The virtio side's memory window: the vhost side can access nothing else, so all buffers are allocated in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ZEROS = bytes(PIECE)
 
 
 class WindowDma:
-    """Implements `drivers.contracts.hw.DmaMemory`: whatever is allocated lies in the window, behind the rings."""
+    """`drivers.contracts.hw.DmaMemory` that allocates in the window, behind the rings."""
 
     def __init__(self, memory: DmaMemory) -> None:
         self._memory = memory
@@ -26,10 +26,10 @@ class WindowDma:
         self.fence = memory.fence
 
     def open(self, size: int, reserved: int, align: int) -> bool:
-        """Have a window of ``size`` bytes, the first ``reserved`` of which are no buffers.
+        """Allocate a window of ``size`` bytes; buffers start after the first ``reserved`` bytes.
 
-        The one that is there already stays where it is, if it is like that. False while a different one is still in
-        use. Raises MemoryError.
+        Keeps an existing window with the same layout. Returns False if a different window still has buffers. Raises
+        MemoryError.
         """
         if self._block is not None:
             if self._block.size == size and self._pool.base == self._block.addr + reserved:
@@ -41,7 +41,7 @@ class WindowDma:
         return True
 
     def close(self) -> bool:
-        """Give the window up; False while something in it is allocated. The other host must not reach it any more."""
+        """Free the window, which the vhost side must not access any more. Returns False while it has buffers."""
         if self._pool.buffers:
             return False
         if self._block is not None:
@@ -51,13 +51,13 @@ class WindowDma:
 
     @property
     def base(self) -> Addr:
-        """Where the window starts."""
+        """Start address of the window."""
         assert self._block is not None
         return self._block.addr
 
     @property
     def used(self) -> int:
-        """Bytes that are allocated."""
+        """Bytes allocated."""
         return self._pool.used
 
     def alloc(self, size: int, align: int = 64) -> DmaBuffer:
@@ -69,7 +69,7 @@ class WindowDma:
         self._pool.free(buffer.addr)
 
     def clear(self, start: int, size: int) -> None:
-        """Write zeroes."""
+        """Fill ``size`` bytes with zeroes."""
         for at in range(start, start + size, PIECE):
             part = min(PIECE, start + size - at)
             self._memory.view(Addr(at), part, True)[:] = ZEROS[:part]
