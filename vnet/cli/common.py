@@ -16,6 +16,7 @@ import trio
 
 from drivers.errors import DriverError
 from rings.errors import MemoryFault
+from vnet.cli.live_names import complete_systems
 from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError
 from vnet.spec import NAME
 from vnet.traffic.kernel import TrafficError
@@ -115,5 +116,6 @@ name_option = click.option(
     default="vnet",
     show_default=True,
     callback=_check_name,
+    shell_complete=complete_systems,
     help="Which system; its namespaces and its control socket are named after it.",
 )

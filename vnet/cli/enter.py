@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vnet.cli.common import errors_in_one_line, name_option
+from vnet.cli.live_names import complete_hosts
 from vnet.errors import ControlError
 from vnet.linux.netns import NETNS_DIR, enter
 from vnet.linux.netns_view import execute, mount_view
@@ -15,7 +16,7 @@ __all__ = ["command"]
 
 @click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @name_option
-@click.argument("host")
+@click.argument("host", shell_complete=complete_hosts)
 @click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
 @errors_in_one_line
 def command(name: str, host: str, cmd: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ import click
 import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
+from vnet.cli.live_names import complete_links
 from vnet.errors import ControlError
 from vnet.system.control import ask
 
@@ -15,7 +16,7 @@ __all__ = ["command"]
 @click.command("link")
 @name_option
 @click.argument("move", type=click.Choice(["up", "down"]))
-@click.argument("link", required=False)
+@click.argument("link", required=False, shell_complete=complete_links)
 @errors_in_one_line
 def command(name: str, move: str, link: str | None) -> None:
     """Take LINK, or all links, up or down while everything runs."""

@@ -6,6 +6,7 @@ import click
 import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
+from vnet.cli.live_names import complete_devices
 from vnet.system.control import ask
 
 __all__ = ["command"]
@@ -13,7 +14,7 @@ __all__ = ["command"]
 
 @click.command("set")
 @name_option
-@click.argument("device")
+@click.argument("device", shell_complete=complete_devices)
 @click.argument("setting")
 @click.argument("value", default="")
 @errors_in_one_line

@@ -1,0 +1,55 @@
+"""Completion of names of running systems, and of what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import click
+import trio
+
+from vnet.errors import ControlError
+from vnet.system.control import ask
+from vnet.system.state import run_dir, running
+
+__all__ = ["complete_devices", "complete_hosts", "complete_links", "complete_systems"]
+
+Complete = Callable[[click.Context, click.Parameter, str], list[str]]
+PATIENCE = 1.0
+"""Seconds that a system may take to name its devices."""
+
+
+def _starting(names: Callable[[click.Context], Sequence[str]]) -> Complete:
+    """A completion of click from a function that lists names; an error completes nothing."""
+
+    def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+        try:
+            return [name for name in names(context) if name.startswith(incomplete)]
+        except (ControlError, OSError, trio.TooSlowError):
+            return []
+
+    return complete
+
+
+def _systems(_context: click.Context) -> list[str]:
+    names = sorted(path.stem for path in run_dir().glob("*.json"))
+    return [name for name in names if running(name) is not None]
+
+
+def _hosts(context: click.Context) -> list[str]:
+    state = running(context.params.get("name") or "vnet")
+    return [] if state is None else list(state.hosts)
+
+
+def _parts(kind: str) -> Callable[[click.Context], list[str]]:
+    async def query(name: str) -> list[str]:
+        with trio.fail_after(PATIENCE):
+            answer = await ask(name, "query-vnet")
+        return list(answer[kind]) if isinstance(answer, dict) else []
+
+    return lambda context: trio.run(query, context.params.get("name") or "vnet")
+
+
+complete_systems = _starting(_systems)
+complete_hosts = _starting(_hosts)
+complete_devices = _starting(_parts("devices"))
+complete_links = _starting(_parts("links"))
