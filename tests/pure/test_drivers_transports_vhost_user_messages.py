@@ -103,7 +103,7 @@ class Stream:
         """What one sendmsg carried, received at most ``chunk`` bytes at a time; all messages so far."""
         handles = [CountedHandle(self.open) for _ in range(fds)]
         while data:
-            part = data[: min(chunk, self.assembler.wanted)]
+            part = data[: min(chunk, self.assembler.missing)]
             data = data[len(part) :]
             message = self.assembler.feed(part, handles)
             handles = []
@@ -129,7 +129,7 @@ def test_any_split_gives_the_messages_that_were_sent(sent: list[tuple[R, Payload
         assert len(message.handles) == fds_of(request, payload)
         message.close()
     assert peer.open == []
-    assert not peer.assembler.begun
+    assert not peer.assembler.partial
 
 
 @pytest.mark.hostile("V01")
@@ -269,10 +269,10 @@ def test_a_file_descriptor_with_any_byte_but_the_first() -> None:
 def test_what_is_here_in_part_is_given_back() -> None:
     peer = stream()
     peer.send(emit(R.SET_VRING_KICK, VringFd(0))[:-1], 1)
-    assert peer.assembler.begun
+    assert peer.assembler.partial
     peer.assembler.close()
     assert peer.open == []
-    assert not peer.assembler.begun
+    assert not peer.assembler.partial
 
 
 @pytest.mark.hostile("V08")

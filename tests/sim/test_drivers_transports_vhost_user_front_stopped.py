@@ -10,7 +10,7 @@ import trio
 from drivers.devices.blk import DiskError
 from drivers.storage.submit import PATIENCE
 from drivers.transports.vhost_user.constants import FrontendRequest
-from drivers.transports.vhost_user.front import LEAVE_TIMEOUT, LOOK, SILENT
+from drivers.transports.vhost_user.front import CHECK_INTERVAL, CHECK_TIMEOUT, LEAVE_TIMEOUT
 from support.topologies import VHOST_USER_DISK
 from vnet.system.world import open_world
 from vnet.testing.scripted import SILENCE, ScriptedBack
@@ -47,7 +47,7 @@ async def test_requests_wait_for_a_stopped_back_end_as_for_one_that_is_gone(tmp_
         async with open_world(parse(VHOST_USER_DISK.format(path=path)), "test") as world:
             device = world.devices["disk0"]
             await world.wait_up()
-            await trio.sleep(10 * LOOK)
+            await trio.sleep(10 * CHECK_INTERVAL)
             assert device.up, "one that answers may be idle, and take its time for requests"
             for request in R:
                 back.lies[request] = lambda _: SILENCE
@@ -55,7 +55,7 @@ async def test_requests_wait_for_a_stopped_back_end_as_for_one_that_is_gone(tmp_
             disk = device.driver_end.settings.disk  # type: ignore[attr-defined]
             with pytest.raises(DiskError):
                 await disk.read(0, 512)
-            assert trio.current_time() - began <= LOOK + SILENT + PATIENCE + 1
+            assert trio.current_time() - began <= CHECK_INTERVAL + CHECK_TIMEOUT + PATIENCE + 1
             assert not device.up
             back.lies.clear()
             await world.wait_up()

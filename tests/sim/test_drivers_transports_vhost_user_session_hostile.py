@@ -362,7 +362,7 @@ async def _say(acts: list[tuple[R, int]]) -> None:
 
 @pytest.mark.hostile("V12")
 @settings(max_examples=60)
-@given(st.lists(st.tuples(st.sampled_from(sorted(Session._SERVE)), st.integers(0, 3)), max_size=40))
+@given(st.lists(st.tuples(st.sampled_from(sorted(Session._HANDLERS)), st.integers(0, 3)), max_size=40))
 def test_any_messages_in_any_order_are_answered_or_end_the_connection(acts: list[tuple[R, int]]) -> None:
     trio.run(_say, acts, clock=trio.testing.MockClock(autojump_threshold=0))
 

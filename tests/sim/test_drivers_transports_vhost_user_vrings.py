@@ -32,7 +32,7 @@ async def again(pair: Pair) -> None:
     [region] = front._socket.regions
     table = MemTable((MemRegion(region.addr, region.size, USER_BASE + region.addr, 0),))
     assert front._connection is not None
-    await front._connection.tell(R.SET_MEM_TABLE, table, [region.handle])
+    await front._connection.send(R.SET_MEM_TABLE, table, [region.handle])
 
 
 async def restart(pair: Pair) -> None:
@@ -41,16 +41,16 @@ async def restart(pair: Pair) -> None:
     assert isinstance(front, VhostUserFront)
     assert front._connection is not None
     for ring in front._rings._rings[1:]:
-        stood = await front._connection.ask(R.GET_VRING_BASE, VringState(ring.index, 0))
-        await front._connection.tell(R.SET_VRING_BASE, stood)
-        await front._connection.tell(R.SET_VRING_KICK, VringFd(ring.index), (ring.kick,))
+        stood = await front._connection.query(R.GET_VRING_BASE, VringState(ring.index, 0))
+        await front._connection.send(R.SET_VRING_BASE, stood)
+        await front._connection.send(R.SET_VRING_KICK, VringFd(ring.index), (ring.kick,))
 
 
 async def enable(pair: Pair, index: int, on: bool) -> None:
     front = pair.virtio.ops
     assert isinstance(front, VhostUserFront)
     assert front._connection is not None
-    await front._connection.tell(R.SET_VRING_ENABLE, VringState(index, int(on)))
+    await front._connection.send(R.SET_VRING_ENABLE, VringState(index, int(on)))
 
 
 @pytest.mark.parametrize("open_some", [open_pair, open_blk_pair, open_scsi_pair, open_rpmsg_pair])
@@ -87,10 +87,10 @@ async def test_no_ring_is_so_long_that_one_batch_of_it_stops_everybody_else() ->
             front = pair.virtio.ops
             assert isinstance(front, VhostUserFront)
             assert front._connection is not None
-            await front._connection.ask(R.GET_VRING_BASE, VringState(1, 0))
+            await front._connection.query(R.GET_VRING_BASE, VringState(1, 0))
             with pytest.raises(ProbeError, match="refused SET_VRING_NUM"):
-                await front._connection.tell(R.SET_VRING_NUM, VringState(1, 2048))
-            await front._connection.tell(R.SET_VRING_NUM, VringState(1, 1024))
+                await front._connection.send(R.SET_VRING_NUM, VringState(1, 2048))
+            await front._connection.send(R.SET_VRING_NUM, VringState(1, 1024))
 
 
 async def test_a_ring_that_broke_is_stopped_at_once() -> None:

@@ -22,7 +22,7 @@ from vnet.testing import until
 from vnet.topology import parse_device
 
 FEATURES = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))
-LEGACY = "blk0: the connection was closed: a legacy driver: it does without VERSION_1; add disable-legacy=on to QEMU's"
+LEGACY = "blk0: the connection was closed: a legacy driver: VERSION_1 is missing; add disable-legacy=on to QEMU's"
 
 
 @attrs.frozen
@@ -78,7 +78,7 @@ async def test_a_queue_that_breaks_is_reported_with_its_cause(tmp_path: Path) ->
         view[2:4] = (1).to_bytes(2, "little")
         ring.kick()
         await until(lambda: len(disk.said) > 1)
-        stands = "blk0: queue 0 (requestq1) stands still until the driver resets the device"
+        stands = "blk0: queue 0 (requestq1) is stopped until the driver resets the device"
         assert disk.said[1:] == [f"{stands}: available entry 0 names descriptor 77 of 8"]
 
 

@@ -85,7 +85,7 @@ async def dial(path: Path, peer_uid: int | None, allow: str) -> FdSocket:
 class BackEnd(Protocol):
     """The vhost-user half of a device."""
 
-    async def converse(self, socket: FdSocket) -> None:
+    async def serve_connection(self, socket: FdSocket) -> None:
         """Serve one front end until it disconnects, and close the socket. Raises DriverError."""
 
 
@@ -117,6 +117,6 @@ class Junction:
 
     async def _converse(self, socket: FdSocket) -> None:
         try:
-            await self._back.converse(socket)
+            await self._back.serve_connection(socket)
         except DriverError as exc:
             self.last = str(exc)

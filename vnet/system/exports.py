@@ -65,7 +65,7 @@ class Served:
     is then announced only once it runs."""
 
     def __attrs_post_init__(self) -> None:
-        self.back.trouble = self.lines.trouble
+        self.back.on_trouble = self.lines.trouble
         self.back.device.on_status = self._status_changed
 
     async def converse(self, connected: socket.socket) -> None:
@@ -75,7 +75,7 @@ class Served:
         if first and not self._failed:
             self.lines.say(CONNECTED)
         try:
-            await self.back.converse(UnixSocket(connected))
+            await self.back.serve_connection(UnixSocket(connected))
         except DriverError as exc:
             self._failed = True
             self.lines.trouble(f"the connection was closed: {exc}")

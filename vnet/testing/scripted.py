@@ -73,7 +73,7 @@ class ScriptedBack:
         heard = 0
         try:
             while True:
-                data, handles = await socket.receive(assembler.wanted)
+                data, handles = await socket.receive(assembler.missing)
                 if not data:
                     self.ends.append("the front end hung up")
                     return

@@ -1,4 +1,4 @@
-"""vhost-user: virtqueues shared between two processes, and the messages that set them up (QEMU's vhost-user.rst)."""
+"""vhost-user: virtqueues shared by two processes, and the messages that set them up (QEMU's vhost-user.rst)."""
 
 from drivers.transports.vhost_user.back import VhostUserBack
 from drivers.transports.vhost_user.front import VHOST_USER

@@ -1,4 +1,4 @@
-"""The device's half: a virtio device for whoever connects as its front end, one at a time."""
+"""The device's half: a virtio device that serves one connected front end at a time."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ __all__ = ["BackStatistics", "VhostUserBack"]
 T = TypeVar("T")
 VENDOR = 0x1AF4
 DEADLINE = 5.0
-"""Seconds that a front end may take to say what it began to say, to hear what it asked for, and to say anything."""
+"""Seconds that a front end may take to send its first message, to finish a message, and to receive a reply."""
 
 
 @attrs.define(eq=False)
 class BackStatistics:
-    """Since the device exists."""
+    """Counters since the device was created."""
 
     sessions: int = 0
     messages: int = 0
     refused: int = 0
-    """Connections that came while there was one."""
+    """Connections refused because another was open."""
     broken: int = 0
-    """Sessions that ended because the front end broke the protocol, or was too slow."""
+    """Sessions that ended with a protocol error or a timeout of the front end."""
 
 
 class VhostUserBack:
-    """`drivers.bus.vhost.VhostBack` and `drivers.bus.vhost.VhostOps` over connections that somebody else opens."""
+    """`drivers.bus.vhost.VhostBack` and `drivers.bus.vhost.VhostOps` over sockets that the caller accepts."""
 
     features = RING_FEATURES
 
@@ -49,39 +49,39 @@ class VhostUserBack:
         self.device = VhostDevice(device_id, VENDOR, self, name)
         self.device.on_change = self._changed
         self.device.on_broken = self._broken
-        self.trouble: Callable[[str], None] = lambda text: None
-        """Called with one line for each message that is refused and each queue that breaks, while a session goes on."""
+        self.on_trouble: Callable[[str], None] = lambda text: None
+        """Called with one line for each refused message and each broken queue of a session that continues."""
         self.statistics = BackStatistics()
         self._ipc = ipc
         self._session: Session | None = None
         self._scope: trio.CancelScope | None = None
         self._bound = False
         self._config_changed = trio.Event()
-        self._nothing = MappedMemory(ipc.fence)
+        self._no_memory = MappedMemory(ipc.fence)
 
     # VhostBack
 
     def bind(self) -> None:
-        """From now on front ends are served."""
+        """Serve front ends from now on."""
         self._bound = True
 
     def unbind(self) -> None:
-        """No longer; whoever is connected is hung up on."""
+        """Serve no more front ends, and disconnect the current one."""
         self._bound = False
         if self._scope is not None:
             self._scope.cancel()
 
     async def serve(self) -> None:
-        """`converse` does it all."""
+        """Do nothing: `serve_connection` runs the device."""
 
     def registers(self) -> dict[str, int]:
-        """There are none."""
+        """Return no registers: vhost-user has none."""
         return {}
 
     # VhostOps
 
     def memory(self) -> Memory:
-        return self._session.rings.reach if self._session is not None else self._nothing
+        return self._session.rings.ring_memory if self._session is not None else self._no_memory
 
     def call(self, queue: DeviceQueue) -> None:
         if self._session is not None:
@@ -90,7 +90,7 @@ class VhostUserBack:
                 call.notify()
 
     def config_changed(self) -> None:
-        """Where there is no channel to say it on, the front end finds out when it looks."""
+        """Notify the front end of a configuration change; without a channel it sees the change on its next read."""
         self._config_changed.set()
         if self._session is not None and self.device.status & Status.NEEDS_RESET:
             for queue in self.device.queues:
@@ -99,15 +99,15 @@ class VhostUserBack:
                     err.notify()
 
     async def settle(self) -> None:
-        """There is no link to pay."""
+        """Do nothing: there is no link whose time to pay."""
 
     def _changed(self) -> None:
-        """A device that lost its driver is nobody's any more."""
+        """Disconnect the front end if the vhost driver is gone."""
         if not self.device.ready.is_set() and self._scope is not None:
             self._scope.cancel()
 
     def _broken(self, queue: DeviceQueue, error: Exception) -> None:
-        self.trouble(f"queue {queue.index} ({queue.name}) stands still until the driver resets the device: {error}")
+        self.on_trouble(f"queue {queue.index} ({queue.name}) is stopped until the driver resets the device: {error}")
 
     # Connections
 
@@ -115,25 +115,25 @@ class VhostUserBack:
     def connected(self) -> bool:
         return self._session is not None
 
-    async def converse(self, socket: FdSocket) -> None:
-        """Serve one front end until it hangs up; one that comes while there is another is refused.
+    async def serve_connection(self, socket: FdSocket) -> None:
+        """Serve a front end until it disconnects; refuse it if another is connected.
 
-        Takes the socket over. Raises ProtocolError or TransportLost where it ended in any other way.
+        Takes over the socket. Raises ProtocolError or TransportLost if the connection ends in any other way.
         """
         if self._session is not None or not self._bound:
             self.statistics.refused += 1
             socket.close()
             return
         self.statistics.sessions += 1
-        session = self._session = Session(self.device, self._ipc, self.trouble)
+        session = self._session = Session(self.device, self._ipc, self.on_trouble)
         assembler = Assembler(FRONTEND_MESSAGES)
         error: ProtocolError | TransportLost | None = None
         try:
             with trio.CancelScope() as self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._tell_changes, session)
+                    nursery.start_soon(self._send_config_changes, session)
                     try:
-                        await self._listen(session, socket, assembler)
+                        await self._serve_messages(session, socket, assembler)
                     except (ProtocolError, TransportLost) as exc:
                         error = exc
                     nursery.cancel_scope.cancel()
@@ -147,48 +147,48 @@ class VhostUserBack:
             self.statistics.broken += isinstance(error, ProtocolError)
             raise error
 
-    async def _listen(self, session: Session, socket: FdSocket, assembler: Assembler) -> None:
-        spoken = False
+    async def _serve_messages(self, session: Session, socket: FdSocket, assembler: Assembler) -> None:
+        greeted = False
         while True:
-            receive = partial(socket.receive, assembler.wanted)
+            receive = partial(socket.receive, assembler.missing)
             try:
-                data, handles = await (receive() if spoken and not assembler.begun else _in_time(receive))
+                data, handles = await (receive() if greeted and not assembler.partial else _with_deadline(receive))
             except Unusable as exc:
                 raise ProtocolError(str(exc)) from None
             if not data:
-                if assembler.begun:
+                if assembler.partial:
                     raise ProtocolError("the connection ended in the middle of a message")
                 return
             message = assembler.feed(data, handles)
             if message is None:
                 continue
-            spoken = True
+            greeted = True
             self.statistics.messages += 1
-            passed: tuple[Handle, ...] = ()
+            handles_sent: tuple[Handle, ...] = ()
             try:
                 answer = await session.serve(message)
                 if answer is not None:
-                    said, passed = answer[0], tuple(answer[1])
-                    await _in_time(partial(socket.send, said, passed))
+                    body, handles_sent = answer[0], tuple(answer[1])
+                    await _with_deadline(partial(socket.send, body, handles_sent))
             finally:
                 message.close()
-                for handle in passed:
+                for handle in handles_sent:
                     handle.close()
 
-    async def _tell_changes(self, session: Session) -> None:
-        """Say that the configuration changed, once for all changes that nobody heard of yet."""
+    async def _send_config_changes(self, session: Session) -> None:
+        """Send configuration change messages; changes before a send coalesce."""
         while True:
             await self._config_changed.wait()
             self._config_changed = trio.Event()
-            if session.channel is not None and session.agreed(ProtocolFeature.CONFIG):
+            if session.channel is not None and session.negotiated(ProtocolFeature.CONFIG):
                 try:
-                    await _in_time(partial(session.channel.send, emit(BackendRequest.CONFIG_CHANGE_MSG)))
+                    await _with_deadline(partial(session.channel.send, emit(BackendRequest.CONFIG_CHANGE_MSG)))
                 except (ProtocolError, TransportLost):
-                    session.channel.close()  # nobody listens to it any more
+                    session.channel.close()  # the front end does not read it
                     session.channel = None
 
 
-async def _in_time(call: Callable[[], Awaitable[T]]) -> T:
+async def _with_deadline(call: Callable[[], Awaitable[T]]) -> T:
     with trio.move_on_after(DEADLINE):
         return await call()
-    raise ProtocolError(f"the front end did not go on for {DEADLINE:g} s")
+    raise ProtocolError(f"the front end made no progress for {DEADLINE:g} s")

@@ -1,4 +1,4 @@
-"""A ring's place as SET_VRING_BASE and GET_VRING_BASE say it, which is another number for each ring format."""
+"""Conversion between a ring's positions and the base in SET_VRING_BASE and GET_VRING_BASE, by ring format."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class BaseFormat:
 
 def _split_place(base: int, num: int, memory: Memory, addrs: RingAddrs) -> int:
     if base >> HALF:
-        raise MessageRefused(f"a split ring starts at {base:#x}: only the lower 16 bits are an index")
+        raise MessageRefused(f"a split ring's base {base:#x}: must have 16 bits")
     return int.from_bytes(memory.view(addrs.device, 4)[2:], "little")
 
 
 def _packed_place(base: int, num: int, memory: Memory, addrs: RingAddrs) -> int:
     lower, upper = base & 0xFFFF, base >> HALF
-    # Front ends that know one position only leave the upper half 0.
-    told = upper if upper or lower < FIRST_LAP else lower
-    return used_next(memory.view(addrs.desc, num * DESC_SIZE).cast("Q")[1::2].tolist(), told)
+    # Front ends that know only one position leave the upper half 0.
+    position = upper if upper or lower < FIRST_LAP else lower
+    return used_next(memory.view(addrs.desc, num * DESC_SIZE).cast("Q")[1::2].tolist(), position)
 
 
 _FORMATS: Mapping[str, BaseFormat] = {

@@ -1,4 +1,4 @@
-"""A front end's connection to a back end: what is asked and answered, one at a time, and what comes unasked."""
+"""A front end's connection to a back end: one request at a time, and the back end's own requests."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ from drivers.transports.vhost_user.messages import (
 )
 from drivers.transports.vhost_user.payloads import U64, MessageRefused, Payload, ProtocolError
 
-__all__ = ["REPLY_TIMEOUT", "BackEndConnection", "listen"]
+__all__ = ["REPLY_TIMEOUT", "BackEndConnection", "serve_backend_requests"]
 
 REPLY_TIMEOUT = 5.0
-"""Seconds that a back end may take to hear a message and to answer it."""
+"""Seconds that a back end may take to receive a message and to reply."""
 
 
 class BackEndConnection:
-    """Whatever is wrong with what comes in, the end is the same: the connection is closed, and `reason` says why."""
+    """A connection to a back end. Any invalid input closes it; `reason` says why."""
 
     def __init__(self, name: str, socket: FdSocket) -> None:
-        """Owns the socket from now on."""
+        """Take over the socket."""
         self.name = name
         self.reason = ""
-        """Why it ended; empty while it lasts."""
+        """Why the connection ended; empty while it is open."""
         self.acknowledged = False
-        """Whether REPLY_ACK was agreed on: then every message is answered."""
+        """Whether REPLY_ACK was negotiated: then the back end acknowledges every message."""
         self._socket = socket
-        self._one = trio.Lock()
-        self._asked: FrontendRequest | None = None
-        self._answer: Payload | None = None
-        self._told = Signal()
+        self._exchange_lock = trio.Lock()
+        self._request: FrontendRequest | None = None
+        self._reply: Payload | None = None
+        self._wakeup = Signal()
         self._deadline = float("inf")
-        self._waiting: trio.CancelScope | None = None
+        self._exchange_scope: trio.CancelScope | None = None
 
-    def hurry(self, seconds: float) -> None:
-        """Hang up unless the back end has answered everything within so many seconds from now on."""
+    def limit_wait(self, seconds: float) -> None:
+        """Close the connection if the back end has not replied to all requests within ``seconds`` from now."""
         self._deadline = min(self._deadline, trio.current_time() + seconds)
-        if self._waiting is not None:
-            self._waiting.deadline = min(self._waiting.deadline, self._deadline)
+        if self._exchange_scope is not None:
+            self._exchange_scope.deadline = min(self._exchange_scope.deadline, self._deadline)
 
-    async def run(self, ended: Callable[[], None]) -> None:
-        """Take what comes in, until the connection ends, and say so."""
+    async def run(self, on_end: Callable[[], None]) -> None:
+        """Receive replies until the connection ends, then call ``on_end``."""
         assembler = Assembler(FRONTEND_MESSAGES, replies=True)
-        reason = "it was closed"
+        reason = "the connection was closed"
         try:
             while True:
                 message = await _receive(self._socket, assembler)
                 if message is None:
-                    reason = "the back end hung up"
+                    reason = "the back end disconnected"
                     return
                 self._take(message)
         except DriverError as exc:
@@ -68,58 +68,62 @@ class BackEndConnection:
         finally:
             assembler.close()
             self.end(reason)
-            ended()
+            on_end()
 
-    async def overhear(self, channel: FdSocket, changed: Callable[[], None], refused: Callable[[str], None]) -> None:
-        """Serve what the back end asks on a ``channel``, which is closed at the end (see `listen`)."""
+    async def serve_channel(
+        self, channel: FdSocket, changed: Callable[[], None], refused: Callable[[str], None]
+    ) -> None:
+        """Serve the back end's requests on ``channel`` (see `serve_backend_requests`), then close it."""
         try:
-            await listen(channel, changed, refused)
+            await serve_backend_requests(channel, changed, refused)
         except DriverError as exc:
             self.end(f"on the back end's channel: {exc}")
         finally:
             channel.close()
 
     def _take(self, message: UserMessage) -> None:
-        """Raises ProtocolError for what nobody asked, or no answer can be."""
+        """Accept a reply. Raises ProtocolError if it is unexpected or invalid."""
         try:
-            if self._asked is None:
-                raise ProtocolError(f"an answer to message {message.request}, which nobody asked")
-            self._answer = parse_reply(message, self._asked, FRONTEND_MESSAGES)
+            if self._request is None:
+                raise ProtocolError(f"an unexpected reply to message {message.request}")
+            self._reply = parse_reply(message, self._request, FRONTEND_MESSAGES)
         finally:
             message.close()
-        self._asked = None
-        self._told.set()
+        self._request = None
+        self._wakeup.set()
 
     def end(self, reason: str) -> None:
-        """Hang up; who waits for an answer is told. Only the first reason counts."""
+        """Close the connection and wake the task that waits for a reply. The first reason counts."""
         if not self.reason:
             self.reason = reason
             self._socket.close()
-            self._told.set()
+            self._wakeup.set()
 
-    def broken(self, reason: str) -> TransportLost:
-        """Hang up, since an answer says what can't be; what is to be raised."""
+    def invalid_reply(self, reason: str) -> TransportLost:
+        """Close the connection because of an invalid reply. Returns the exception to raise."""
         self.end(reason)
         return TransportLost(f"{self.name}: {self.reason}")
 
-    async def ask(
+    async def query(
         self, request: FrontendRequest, payload: Payload | None = None, *, patience: float = REPLY_TIMEOUT
     ) -> Payload:
-        """What is answered always, within ``patience`` seconds. Raises TransportLost; then the connection has ended."""
+        """Send a request and return its reply, within ``patience`` seconds. Raises TransportLost once closed."""
         answer = await self._exchange(request, payload, (), answered=True, need_reply=False, patience=patience)
         assert answer is not None
         return answer
 
-    async def number(self, request: FrontendRequest) -> int:
-        """The same for an answer that is one number."""
-        answer = await self.ask(request)
+    async def query_u64(self, request: FrontendRequest) -> int:
+        """Send a request and return its reply, a number. Raises as `query`."""
+        answer = await self.query(request)
         assert isinstance(answer, U64)
         return answer.value
 
-    async def tell(
+    async def send(
         self, request: FrontendRequest, payload: Payload | None = None, handles: Sequence[Handle] = ()
     ) -> None:
-        """What is acknowledged at most. Raises ProbeError where the back end refuses it, else like `ask`."""
+        """Send a message without a reply and wait for the acknowledgement, if negotiated. Raises ProbeError if the back
+        end refuses it, else as `query`.
+        """
         answer = await self._exchange(request, payload, handles, self.acknowledged, self.acknowledged)
         if isinstance(answer, U64) and answer.value:
             raise ProbeError(f"{self.name}: the back end refused {request.name} ({answer.value:#x})")
@@ -133,22 +137,22 @@ class BackEndConnection:
         need_reply: bool,
         patience: float = REPLY_TIMEOUT,
     ) -> Payload | None:
-        async with self._one:
-            # A task that is cancelled must not leave half a message behind, nor an answer for the next one to take.
+        async with self._exchange_lock:
+            # Shielded: cancellation must not leave half a message, nor a reply for the next request.
             began = trio.current_time()
-            with trio.CancelScope(deadline=min(began + patience, self._deadline), shield=True) as self._waiting:
+            with trio.CancelScope(deadline=min(began + patience, self._deadline), shield=True) as self._exchange_scope:
                 self._check()
-                self._asked, self._answer = request if answered else None, None
+                self._request, self._reply = request if answered else None, None
                 try:
                     await self._socket.send(emit(request, payload, need_reply=need_reply), handles)
                 except TransportLost as exc:
                     self.end(f"{request.name} could not be sent: {exc}")
-                while answered and self._answer is None:
+                while answered and self._reply is None:
                     self._check()
-                    await self._told.wait()
+                    await self._wakeup.wait()
                 self._check()
-                return self._answer
-            self.end(f"no answer to {request.name} within {trio.current_time() - began:.3g} s")
+                return self._reply
+            self.end(f"no reply to {request.name} within {trio.current_time() - began:.3g} s")
             self._check()
             raise AssertionError
 
@@ -157,12 +161,13 @@ class BackEndConnection:
             raise TransportLost(f"{self.name}: {self.reason}")
 
 
-async def listen(
+async def serve_backend_requests(
     socket: FdSocket, changed: Callable[[], None], refused: Callable[[str], None] = lambda why: None
 ) -> None:
-    """Serve what a back end sends of its own accord, until it hangs up. Raises ProtocolError, TransportLost.
+    """Serve a back end's requests until it disconnects. Raises ProtocolError, TransportLost.
 
-    ``changed`` is called when its configuration changed, ``refused`` with the reason of a refusal that is acknowledged.
+    Calls ``changed`` on a configuration change, and ``refused`` with the reason if it refuses a message that needs a
+    reply.
     """
     assembler = Assembler(BACKEND_MESSAGES)
     try:
@@ -171,7 +176,7 @@ async def listen(
             try:
                 parse(message, BACKEND_MESSAGES)
                 if message.request != BackendRequest.CONFIG_CHANGE_MSG:
-                    raise MessageRefused(f"message {message.request}: this was not agreed on")
+                    raise MessageRefused(f"message {message.request}: not negotiated")
                 changed()
             except MessageRefused as exc:
                 if not message.need_reply:
@@ -184,24 +189,24 @@ async def listen(
                 with trio.move_on_after(REPLY_TIMEOUT) as scope:
                     await socket.send(ack(message.request, good=good))
                 if scope.cancelled_caught:
-                    raise ProtocolError(f"the back end does not hear the answer to message {message.request}")
+                    raise ProtocolError(f"the back end does not receive the reply to message {message.request}")
     finally:
         assembler.close()
 
 
 async def _receive(socket: FdSocket, assembler: Assembler) -> UserMessage | None:
-    """The next message; None at an end between two. Raises ProtocolError, TransportLost, Unusable."""
+    """Return the next message, or None at the end of the stream. Raises ProtocolError, TransportLost, Unusable."""
     message = None
     while message is None:
-        with trio.move_on_after(REPLY_TIMEOUT if assembler.begun else float("inf")) as scope:
-            data, handles = await socket.receive(assembler.wanted)
+        with trio.move_on_after(REPLY_TIMEOUT if assembler.partial else float("inf")) as scope:
+            data, handles = await socket.receive(assembler.missing)
         if scope.cancelled_caught:
-            raise ProtocolError(f"the rest of a message did not come within {REPLY_TIMEOUT:g} s")
+            raise ProtocolError(f"the rest of a message did not arrive within {REPLY_TIMEOUT:g} s")
         if not data:
             for handle in handles:
                 handle.close()
-            if assembler.begun:
-                raise ProtocolError("the back end hung up in the middle of a message")
+            if assembler.partial:
+                raise ProtocolError("the back end disconnected in the middle of a message")
             return None
         message = assembler.feed(data, handles)
     return message

@@ -1,4 +1,4 @@
-"""vhost-user's numbers: requests of both halves, protocol features, header flags, limits (QEMU's vhost-user.rst)."""
+"""Constants of vhost-user: requests, protocol features, header flags, limits (QEMU's vhost-user.rst)."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ __all__ = [
 
 VERSION = 1
 MAX_BODY = 4096
-"""Bytes of the longest body that is received at all, whatever a header says."""
+"""Most bytes of a body; a larger one is a protocol error."""
 MAX_FDS = 253
-"""What one message can carry (Linux: SCM_MAX_FD): whoever receives has room for them, so that none is lost."""
+"""Most file descriptors of a message (Linux: SCM_MAX_FD). Receivers reserve room for all, so that none is lost."""
 MAX_REGIONS = 8
-"""Of one memory table. Single regions may be added up to a number that the back end states."""
+"""Most regions of a memory table. Single regions may be added up to the number that the back end reports."""
 MAX_CONFIG = 256
-"""Bytes of configuration in one message."""
+"""Most bytes of configuration in a message."""
 MAX_RINGS = 256
-"""A message with a ring's file descriptor has eight bits for its index."""
+"""Most rings: messages with a ring's file descriptor have 8 bits for its index."""
 NO_FD = 1 << 8
-"""In such a message: there is none."""
+"""Flag in these messages: no file descriptor."""
 F_LOG_ALL = 26
-"""Feature bit of vhost itself: dirty pages are logged."""
+"""Feature bit of vhost: log dirty pages."""
 VRING_F_LOG = 1
-"""Among the flags of a ring's addresses: so is what the device writes in the ring itself."""
+"""Flag of SET_VRING_ADDR: also log the device's writes to the ring itself."""
 F_PROTOCOL_FEATURES = 30
-"""Feature bit of vhost-user itself; no driver ever sees it."""
+"""Feature bit of vhost-user; drivers never see it."""
 
 F_NET_MTU = 3
-"""Feature bit of a network device: its configuration space, which the front end may have itself, shows an MTU."""
+"""Feature bit of network devices: the configuration space has an MTU. The front end may supply the space itself."""
 
 
 class HeaderFlag(IntEnum):
-    """Bits of a header's flags; the two lowest are the version."""
+    """Bits of a header's flags; the two lowest bits are the version."""
 
     REPLY = 4
     NEED_REPLY = 8
 
 
 class FrontendRequest(IntEnum):
-    """What a front end sends."""
+    """Requests of the front end."""
 
     GET_FEATURES = 1
     SET_FEATURES = 2
@@ -111,7 +111,7 @@ class FrontendRequest(IntEnum):
 
 
 class BackendRequest(IntEnum):
-    """What a back end sends on the channel it was given for that."""
+    """Requests of the back end, on its own channel."""
 
     IOTLB_MSG = 1
     CONFIG_CHANGE_MSG = 2
@@ -150,19 +150,19 @@ class ProtocolFeature(IntEnum):
 
 ONE_RING = 1, 0
 RINGS_PER_UNIT: Mapping[int, tuple[int, int]] = {DeviceId.NET: (2, 1)}
-"""By virtio device id, where it is not `ONE_RING`: how many rings GET_QUEUE_NUM counts as one, and those that it does
-not count. Of a network device pairs of rings are counted, and the control queue is not."""
+"""Rings per unit of GET_QUEUE_NUM and rings that it does not count, by virtio device id; else `ONE_RING`. Network
+devices count pairs of rings, without the control queue."""
 
 AGREED_BY: Mapping[int, Mapping[int, tuple[ProtocolFeature, ...]]] = {
     DeviceId.NET: {F_NET_MTU: (ProtocolFeature.MTU, ProtocolFeature.CONFIG)}
 }
-"""By virtio device id: features that mean nothing unless both halves agree on a value, and the protocol features by
-which they can. The MTU is told by NET_SET_MTU, or read by GET_CONFIG."""
+"""Features that need a value known to both halves, with the protocol features that carry it, by virtio device id.
+NET_SET_MTU sends the MTU, GET_CONFIG reads it."""
 
 
 class ConfigFlag(IntEnum):
-    """Why a front end writes configuration."""
+    """Reasons of a configuration write."""
 
     WRITABLE = 0
-    """The driver wrote what is its to write."""
+    """The driver wrote a writable field."""
     MIGRATION = 1

@@ -1,4 +1,4 @@
-"""The memory in which a back end marks the pages that it wrote, while its front end copies them to somewhere else."""
+"""The dirty log: shared memory in which a back end marks the pages that it wrote, for live migration."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rings.observers.dirty import DirtyLog, Range
 __all__ = ["DirtyArea", "DirtyPages"]
 
 MAX_LOG = 1 << 37
-"""Bytes: for addresses of 52 bits, which is all that processors have."""
+"""Most bytes of a log: enough for 52-bit addresses, the most that processors have."""
 
 
 class DirtyArea:
-    """One log that a front end gave."""
+    """A log area from a front end."""
 
     def __init__(self, shared: SharedMemory) -> None:
         self._shared = shared
@@ -23,7 +23,7 @@ class DirtyArea:
 
     @classmethod
     def take(cls, ipc: Ipc, given: Log, handle: Handle) -> DirtyArea:
-        """Raises MessageRefused. The handle may be closed afterwards."""
+        """Map a log area. Raises MessageRefused. The caller may close the handle."""
         if given.size > MAX_LOG:
             raise MessageRefused(f"a dirty log of {given.size:#x} bytes")
         try:
@@ -32,7 +32,7 @@ class DirtyArea:
             raise MessageRefused(f"the dirty log: {exc}") from None
 
     def check(self, ranges: Iterable[Range]) -> None:
-        """Raises MessageRefused where it is too small for one of these."""
+        """Raise MessageRefused if the log is too small for one of ``ranges``."""
         for addr, size in ranges:
             if not self.log.covers(addr, size):
                 raise MessageRefused(f"the dirty log ends before {addr + size:#x}")
@@ -42,44 +42,44 @@ class DirtyArea:
 
 
 class DirtyPages:
-    """What a front end said of logging."""
+    """A front end's settings for dirty logging."""
 
     def __init__(self) -> None:
-        self.on = False
-        """Whether writes are to be logged."""
+        self.enabled = False
+        """Whether to log writes."""
         self._area: DirtyArea | None = None
         self._event: Notifier | None = None
 
     @property
     def log(self) -> DirtyLog | None:
-        """Where; None while it has not been said."""
+        """The log, or None before SET_LOG_BASE."""
         return self._area.log if self._area is not None else None
 
     def check(self, ranges: Iterable[Range]) -> None:
-        """Raises MessageRefused where there is a log, and it is too small for one of these."""
+        """Raise MessageRefused if there is a log that is too small for one of ``ranges``."""
         if self._area is not None:
             self._area.check(ranges)
 
-    def use(self, area: DirtyArea | None) -> None:
-        """Log there from now on. Nobody may still mark anything in the one before."""
+    def set_area(self, area: DirtyArea | None) -> None:
+        """Use ``area`` from now on. No ring may still use the former area, which is closed."""
         if self._area is not None:
             self._area.close()
         self._area = area
-        self._tell_by(self._event)
+        self._attach_event(self._event)
 
-    def tell(self, event: Notifier) -> None:
-        """Tell by this event whenever something was marked."""
+    def set_event(self, event: Notifier) -> None:
+        """Use ``event`` to notify the front end of marked pages."""
         if self._event is not None:
             self._event.close()
-        self._tell_by(event)
+        self._attach_event(event)
 
-    def _tell_by(self, event: Notifier | None) -> None:
+    def _attach_event(self, event: Notifier | None) -> None:
         self._event = event
         if event is not None and self._area is not None:
             self._area.log.on_mark = event.notify
 
     def close(self) -> None:
-        self.use(None)
+        self.set_area(None)
         if self._event is not None:
             self._event.close()
             self._event = None

@@ -1,7 +1,7 @@
-"""The driver's half: what the virtio bus asks for, as messages to a back end in another process.
+"""The driver's half: implements the virtio bus's operations as messages to a back end in another process.
 
-The protocol has no registers. Where a back end has no device status either (STATUS), it is kept here; the rings of a
-device are started at DRIVER_OK, and a device is reset by stopping all of them.
+The protocol has no registers. This half keeps the device status if the back end has none (STATUS). It starts a device's
+rings at DRIVER_OK, and resets a device by stopping all of them.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ __all__ = ["PROTOCOL_FEATURES", "VHOST_USER", "VhostUserFront"]
 
 R, F = FrontendRequest, ProtocolFeature
 PROTOCOL_FEATURES = mask((F.MQ, F.REPLY_ACK, F.MTU, F.BACKEND_REQ, F.CONFIG, F.RESET_DEVICE, F.STATUS))
-"""What is agreed on where a back end has it."""
-NOT_THE_DEVICES = 1 << F_PROTOCOL_FEATURES | 1 << F_LOG_ALL
+"""Protocol features to accept."""
+TRANSPORT_FEATURES = 1 << F_PROTOCOL_FEATURES | 1 << F_LOG_ALL
 RETRY = 0.01, 1.0
-"""Seconds between two attempts to connect: at first, and at most."""
-LOOK, SILENT = 10.0, 20.0
-"""Seconds between two looks whether a back end that has rings still answers, and seconds that it may take for that.
-Requests are held for one that is stopped as for one that is gone."""
+"""Shortest and longest pause between two connection attempts, in seconds."""
+CHECK_INTERVAL, CHECK_TIMEOUT = 10.0, 20.0
+"""Seconds between two liveness checks of a back end with started rings, and seconds that it may take to reply.
+Requests wait for a stopped back end as for a disconnected one."""
 LEAVE_TIMEOUT = 3.0
-"""Seconds that a back end may take to stop the device when the driver's end is closed. The host's memory ends then,
-too: a back end that is later has no driver that it could harm."""
+"""Seconds that a back end may take to stop the device when the driver's end closes. The host's memory is freed at the
+same time, so a later back end can't harm a driver."""
 
 
 class VhostUserFront:
-    """`drivers.bus.virtio.ConfigOps`. The device appears with the first connection and outlives it."""
+    """`drivers.bus.virtio.ConfigOps` over vhost-user. The device appears with the first connection and outlives it."""
 
     def __init__(self, socket: UserSocket, virtio: VirtioBus, refuse: Callable[[str], None]) -> None:
-        """``refuse`` is told why there is no connection, and "" once there is one."""
+        """``refuse`` is called with the reason for a missing connection, and with "" once connected."""
         self.features = socket.ring_features
         self.dma: DmaMemory = socket.dma
         self._socket = socket
@@ -68,18 +68,18 @@ class VhostUserFront:
         self._connection: BackEndConnection | None = None
         self._online = Signal()
         self._scope = trio.CancelScope(shield=True)
-        self._agreed = 0
-        self._offered = 0
+        self._protocol_features = 0
+        self._device_features = 0
         self._status = Status(0)
         self._generation = 0
         self._queue_max: int | None = None
-        """Rings that the back end has; None where it does not say."""
+        """Rings of the back end; None if it does not report them."""
         self._rings = FrontRings(socket)
 
     # Connections
 
     async def run(self) -> None:
-        """Connect as often as it takes, until `leave`: whoever cancels waits until the device was stopped."""
+        """Connect, and reconnect, until `leave`. Shielded: cancellation waits until the device has stopped."""
         shortest, longest = RETRY
         pause = shortest
         with self._scope:
@@ -95,17 +95,17 @@ class VhostUserFront:
                 pause = min(2 * pause, longest)
 
     async def _serve(self, connection: BackEndConnection) -> None:
-        """One connection, until it ends."""
+        """Serve one connection until it ends."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(connection.run, nursery.cancel_scope.cancel)
                 try:
-                    channel = await self._introduce(connection)
+                    channel = await self._negotiate(connection)
                     if channel is not None:
-                        nursery.start_soon(connection.overhear, channel, self._config_changed, self._refused)
+                        nursery.start_soon(connection.serve_channel, channel, self._config_changed, self._refused)
                     self._connection = connection
-                    nursery.start_soon(self._look, connection)
-                    self._show()
+                    nursery.start_soon(self._check_liveness, connection)
+                    self._publish()
                 except (ProbeError, TransportLost, Unusable) as exc:
                     connection.end(str(exc))
         finally:
@@ -118,68 +118,68 @@ class VhostUserFront:
                     self._device.failures.append(connection.reason)
                 self._device.changed.set()
 
-    async def _look(self, connection: BackEndConnection) -> None:
-        """Hang up on a back end that has rings and answers nothing."""
+    async def _check_liveness(self, connection: BackEndConnection) -> None:
+        """Query a back end with started rings at intervals, and close the connection if it does not reply."""
         with suppress(TransportLost):
             while True:
-                await trio.sleep(LOOK)
+                await trio.sleep(CHECK_INTERVAL)
                 if self._rings.started:
-                    await connection.ask(R.GET_FEATURES, patience=SILENT)
+                    await connection.query(R.GET_FEATURES, patience=CHECK_TIMEOUT)
 
-    async def _introduce(self, connection: BackEndConnection) -> FdSocket | None:
-        """What is said before there is a device, in the order in which QEMU says it; the back end's own channel."""
-        self._agreed, self._generation, self._queue_max = 0, 0, None
-        self._offered = await connection.number(R.GET_FEATURES)
-        if self._offered >> F_PROTOCOL_FEATURES & 1:
-            self._agreed = await connection.number(R.GET_PROTOCOL_FEATURES) & PROTOCOL_FEATURES
-            await connection.tell(R.SET_PROTOCOL_FEATURES, U64(self._agreed))
+    async def _negotiate(self, connection: BackEndConnection) -> FdSocket | None:
+        """Negotiate features, in QEMU's order. Returns the channel for the back end's own requests, or None."""
+        self._protocol_features, self._generation, self._queue_max = 0, 0, None
+        self._device_features = await connection.query_u64(R.GET_FEATURES)
+        if self._device_features >> F_PROTOCOL_FEATURES & 1:
+            self._protocol_features = await connection.query_u64(R.GET_PROTOCOL_FEATURES) & PROTOCOL_FEATURES
+            await connection.send(R.SET_PROTOCOL_FEATURES, U64(self._protocol_features))
             connection.acknowledged = self._has(F.REPLY_ACK)
         if self._has(F.MQ):
-            units = await connection.number(R.GET_QUEUE_NUM)
+            units = await connection.query_u64(R.GET_QUEUE_NUM)
             each, uncounted = RINGS_PER_UNIT.get(self._socket.device_id, ONE_RING)
             self._queue_max = min(each * units + uncounted, MAX_RINGS)
         channel = None
         if self._has(F.BACKEND_REQ):
             channel, theirs = self._socket.ipc.make_channel()
             try:
-                await connection.tell(R.SET_BACKEND_REQ_FD, None, (theirs,))
+                await connection.send(R.SET_BACKEND_REQ_FD, None, (theirs,))
             except BaseException:
                 channel.close()
                 raise
             finally:
                 theirs.close()
         try:
-            await connection.tell(R.SET_OWNER)
+            await connection.send(R.SET_OWNER)
         except BaseException:
             if channel is not None:
                 channel.close()
             raise
         return channel
 
-    def _show(self) -> None:
-        """There is a device: put it on its bus, or have the one that is there brought up again."""
+    def _publish(self) -> None:
+        """Add the device to its bus, or bring up the existing one again."""
         self._refuse("")
         self._online.set()
         if self._device is None:
             socket = self._socket
             self._device = VirtioDevice(socket.device_id, socket.vendor_id, self, socket.name)
-        self._virtio.renew_device(self._device)  # the back end may be another one, or follow a new start
+        self._virtio.renew_device(self._device)  # the back end may be another one, or restarted
 
     async def leave(self) -> None:
-        """Take the device off its bus, which stops it if the back end answers in time; then hang up."""
+        """Remove the device from its bus, which stops it if the back end replies in time; then disconnect."""
         if self._connection is not None:
-            self._connection.hurry(LEAVE_TIMEOUT)
+            self._connection.limit_wait(LEAVE_TIMEOUT)
         if self._device is not None:
             await self._virtio.discard_device(self._device)
         self._scope.cancel()
 
     def _has(self, feature: ProtocolFeature) -> bool:
-        return bool(self._agreed >> feature & 1)
+        return bool(self._protocol_features >> feature & 1)
 
-    def _live(self) -> BackEndConnection:
-        """Raises TransportLost."""
+    def _require_connection(self) -> BackEndConnection:
+        """Return the open connection. Raises TransportLost if there is none."""
         if self._connection is None or self._connection.reason:
-            raise TransportLost(f"{self._socket.name}: there is no connection to a back end")
+            raise TransportLost(f"{self._socket.name}: no connection to a back end")
         return self._connection
 
     def _config_changed(self) -> None:
@@ -188,7 +188,7 @@ class VhostUserFront:
             self._device.interrupt()
 
     def _refused(self, why: str) -> None:
-        """Note what the back end asked in vain, once."""
+        """Record a refused request of the back end, once per reason."""
         if self._device is not None and (text := f"refused: {why}") not in self._device.failures:
             self._device.failures.append(text)
 
@@ -206,66 +206,70 @@ class VhostUserFront:
         if not self.online:
             return NO_ANSWER
         if self._has(F.STATUS):
-            return await self._live().number(R.GET_STATUS) & 0xFF
+            return await self._require_connection().query_u64(R.GET_STATUS) & 0xFF
         return self._status
 
     async def set_status(self, status: int) -> None:
-        connection = self._live()
+        connection = self._require_connection()
         if status & ~self._status & Status.DRIVER_OK:
-            await self._rings.start(connection, enable=bool(self._offered >> F_PROTOCOL_FEATURES & 1))
+            await self._rings.start(connection, enable=bool(self._device_features >> F_PROTOCOL_FEATURES & 1))
             if not connection.acknowledged:
-                await connection.ask(R.GET_FEATURES)  # once this is answered, all of that was heard
+                await connection.query(R.GET_FEATURES)  # its reply confirms all messages before it
         self._status = Status(status)
         if self._has(F.STATUS):
-            await connection.tell(R.SET_STATUS, U64(status))
+            await connection.send(R.SET_STATUS, U64(status))
 
     async def reset(self) -> None:
-        """Stop every ring: a back end that does not say that it did is hung up on."""
-        connection = self._live()
+        """Stop every ring; close the connection if the back end does not confirm."""
+        connection = self._require_connection()
         try:
             await self._rings.stop(connection)
             if self._has(F.STATUS):
-                await connection.tell(R.SET_STATUS, U64(0))
+                await connection.send(R.SET_STATUS, U64(0))
             elif self._has(F.RESET_DEVICE) and self._status:
-                await connection.tell(R.RESET_DEVICE)
+                await connection.send(R.RESET_DEVICE)
         except ProbeError as exc:
             connection.end(str(exc))
             raise TransportLost(str(exc)) from None
         self._status = Status(0)
 
     async def get_features(self) -> int:
-        self._offered = await self._live().number(R.GET_FEATURES)
-        features, own = self._offered & ~NOT_THE_DEVICES, self._own()
-        return features if own is None or not features else features & ~own.overrides | own.features
+        self._device_features = await self._require_connection().query_u64(R.GET_FEATURES)
+        features, config = self._device_features & ~TRANSPORT_FEATURES, self._substitute_config()
+        return features if config is None or not features else features & ~config.overrides | config.features
 
     async def finalize_features(self, features: int) -> None:
         mtu = None
-        if (own := self._own()) is not None:
-            if self._has(F.MTU) and (features & self._offered) >> F_NET_MTU & 1:
-                mtu = own.mtu
-            features &= ~own.overrides
+        if (config := self._substitute_config()) is not None:
+            if self._has(F.MTU) and (features & self._device_features) >> F_NET_MTU & 1:
+                mtu = config.mtu
+            features &= ~config.overrides
             features |= 0 if mtu is None else 1 << F_NET_MTU
         if features >> 64:
-            raise ProbeError(f"{self._socket.name}: vhost-user carries 64 features, and no {features:#x}")
-        await self._live().tell(R.SET_FEATURES, U64(features | self._offered & 1 << F_PROTOCOL_FEATURES))
+            raise ProbeError(f"{self._socket.name}: vhost-user has 64 feature bits; can't accept {features:#x}")
+        await self._require_connection().send(
+            R.SET_FEATURES, U64(features | self._device_features & 1 << F_PROTOCOL_FEATURES)
+        )
         if mtu is not None:
             try:
-                await self._live().tell(R.NET_SET_MTU, U64(mtu))
+                await self._require_connection().send(R.NET_SET_MTU, U64(mtu))
             except ProbeError as exc:
                 raise ProbeError(f"{exc}: an MTU of {mtu} bytes; give the device another mtu") from None
 
     # ConfigOps: configuration
 
     async def generation(self) -> int:
-        self._live()
+        self._require_connection()
         return self._generation
 
     async def read_config(self, offset: int, size: int) -> bytes:
-        """From the start on: there are back ends that know no other offset."""
-        if (own := self._own()) is not None:
-            return own.data[offset : offset + size].ljust(size, b"\0")
+        """Return ``size`` bytes at ``offset``. Requests start at 0, because some back ends support no other offset."""
+        if (config := self._substitute_config()) is not None:
+            return config.data[offset : offset + size].ljust(size, b"\0")
         self._check_config(offset + size)
-        answer = await self._live().ask(R.GET_CONFIG, Config(0, ConfigFlag.WRITABLE, bytes(offset + size)))
+        answer = await self._require_connection().query(
+            R.GET_CONFIG, Config(0, ConfigFlag.WRITABLE, bytes(offset + size))
+        )
         assert isinstance(answer, Config)
         if len(answer.data) != offset + size:
             raise ProbeError(f"{self._socket.name}: the back end has no device configuration of {offset + size} bytes")
@@ -273,33 +277,31 @@ class VhostUserFront:
 
     async def write_config(self, offset: int, data: bytes) -> None:
         self._check_config(offset + len(data))
-        await self._live().tell(R.SET_CONFIG, Config(offset, ConfigFlag.WRITABLE, data))
+        await self._require_connection().send(R.SET_CONFIG, Config(offset, ConfigFlag.WRITABLE, data))
 
-    def _own(self) -> OwnConfig | None:
-        """What stands in for the configuration space of a back end that has none."""
+    def _substitute_config(self) -> OwnConfig | None:
+        """Return the substitute configuration for a back end without a configuration space, else None."""
         return None if self._has(F.CONFIG) else self._socket.own_config
 
     def _check_config(self, end: int) -> None:
         if not self._has(F.CONFIG):
-            raise ProbeError(
-                f"{self._socket.name}: the back end has no configuration space: is it a device of that type?"
-            )
+            raise ProbeError(f"{self._socket.name}: the back end has no configuration space: check its device type")
         if end > MAX_CONFIG:
-            raise ProbeError(f"{self._socket.name}: no device configuration of {end} bytes fits a message")
+            raise ProbeError(f"{self._socket.name}: a device configuration of {end} bytes does not fit a message")
 
     # ConfigOps: queues
 
     async def find_vqs(self, device: VirtioDevice, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
-        most = MAX_RINGS if self._queue_max is None else self._queue_max
-        if len(specs) > most:
-            raise ProbeError(f"{self._socket.name}: the back end has {most} queues, {len(specs)} needed")
+        rings_max = MAX_RINGS if self._queue_max is None else self._queue_max
+        if len(specs) > rings_max:
+            raise ProbeError(f"{self._socket.name}: the back end has {rings_max} queues, {len(specs)} needed")
         return self._rings.make(device.features, specs, self._broken)
 
     def _broken(self, index: int) -> None:
-        """The back end says that it can't go on with a ring."""
+        """Handle the back end's error event for a ring: the device needs a reset."""
         if self._device is not None and self._rings.started:
             self._status |= Status.NEEDS_RESET
-            self._device.trouble = f"queue {index}: the back end can't go on with it"
+            self._device.trouble = f"queue {index}: the back end reports an error"
             self._device.changed.set()
 
     def del_vqs(self) -> None:

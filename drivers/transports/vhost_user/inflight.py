@@ -1,4 +1,4 @@
-"""The memory in which a back end notes what is in flight, and which its front end keeps for the next one."""
+"""The inflight area: shared memory in which a back end logs chains in flight; its front end keeps it for the next."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["InflightArea"]
 class InflightArea:
     """The logs of all queues, one after the other, each with as many entries as the front end's largest ring.
 
-    The front end makes the area before a driver chooses the format and the sizes of its rings: a ring may be smaller
-    than the log it gets (VIRTIO 1.4 section 4.1.5.1.3).
+    The front end requests the area before the driver chooses format and sizes of its rings, so a ring may be smaller
+    than its log (VIRTIO 1.4 section 4.1.5.1.3).
     """
 
     def __init__(self, shared: SharedMemory, num_queues: int, queue_size: int) -> None:
@@ -25,32 +25,30 @@ class InflightArea:
         self._queue_size = queue_size
 
     @classmethod
-    def make(cls, ipc: Ipc, asked: Inflight, queues: int, formats: Sequence[RingFormat]) -> tuple[Inflight, Handle]:
-        """A new one for a front end: what to tell it, and what to pass. Raises MessageRefused."""
-        size = max(_sizes(asked, queues, formats))
+    def make(cls, ipc: Ipc, request: Inflight, queues: int, formats: Sequence[RingFormat]) -> tuple[Inflight, Handle]:
+        """Allocate an area for a front end. Returns its description and its handle. Raises MessageRefused."""
+        size = max(_sizes(request, queues, formats))
         try:
             shared, handle = ipc.make(size)
         except Unusable as exc:
             raise MessageRefused(str(exc)) from None
-        shared.close()  # it comes back with SET_INFLIGHT_FD
-        return Inflight(size, 0, asked.num_queues, asked.queue_size), handle
+        shared.close()  # SET_INFLIGHT_FD passes it back
+        return Inflight(size, 0, request.num_queues, request.queue_size), handle
 
     @classmethod
-    def take(
-        cls, ipc: Ipc, given: Inflight, handle: Handle, queues: int, formats: Sequence[RingFormat]
-    ) -> InflightArea:
-        """The one that a front end kept, for rings of one of these formats. Raises MessageRefused."""
-        sizes = _sizes(given, queues, formats)
-        if given.mmap_size < min(sizes):
-            raise MessageRefused(f"an inflight area of {given.mmap_size} bytes where {min(sizes)} are needed")
+    def take(cls, ipc: Ipc, area: Inflight, handle: Handle, queues: int, formats: Sequence[RingFormat]) -> InflightArea:
+        """Map the area that a front end kept, for rings of one of ``formats``. Raises MessageRefused."""
+        sizes = _sizes(area, queues, formats)
+        if area.mmap_size < min(sizes):
+            raise MessageRefused(f"an inflight area of {area.mmap_size} bytes, {min(sizes)} needed")
         try:
-            shared = ipc.map(handle, min(given.mmap_size, max(sizes)), given.mmap_offset)
+            shared = ipc.map(handle, min(area.mmap_size, max(sizes)), area.mmap_offset)
         except Unusable as exc:
             raise MessageRefused(f"the inflight area: {exc}") from None
-        return cls(shared, given.num_queues, given.queue_size)
+        return cls(shared, area.num_queues, area.queue_size)
 
     def check(self, index: int, num: int, form: RingFormat) -> None:
-        """Raises MessageRefused unless a ring of ``num`` descriptors has a log here."""
+        """Raise MessageRefused if the area has no log for a ring of ``num`` descriptors."""
         room = len(self._shared.view) // form.log_size(self._queue_size)
         if index >= min(self._num_queues, room) or num > self._queue_size:
             raise MessageRefused(
@@ -59,7 +57,7 @@ class InflightArea:
             )
 
     def logged(self, index: int, form: RingFormat, ring: Vringh) -> Vringh:
-        """``ring`` with its log around it; to be closed before the area is. Raises BadRing."""
+        """Return ``ring`` wrapped with its log; close it before the area. Raises BadRing."""
         size = form.log_size(self._queue_size)
         return form.logged(ring, self._shared.view[index * size : (index + 1) * size], self._queue_size)
 
@@ -68,9 +66,9 @@ class InflightArea:
 
 
 def _sizes(area: Inflight, queues: int, formats: Sequence[RingFormat]) -> list[int]:
-    """Bytes of such an area for rings of each format. Raises MessageRefused where there can be no such rings."""
+    """Return the bytes of the area for rings of each possible format. Raises MessageRefused if there is none."""
     if not 1 <= area.num_queues <= queues:
-        raise MessageRefused(f"an inflight area for {area.num_queues} queues of a device that has {queues}")
+        raise MessageRefused(f"an inflight area for {area.num_queues} queues; the device has {queues}")
     fitting = [form for form in formats if form.has_num(area.queue_size)]
     if not fitting:
         raise MessageRefused(f"an inflight area for queues of {area.queue_size} descriptors")

@@ -1,4 +1,4 @@
-"""The driver's memory as a front end shares it: regions of files, mapped, each at two addresses."""
+"""The driver's memory as shared by a front end: mapped regions of files, each with two addresses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from rings.observers.dirty import WriteRecorder
 __all__ = ["MAX_SLOTS", "PeerMemory"]
 
 MAX_SLOTS = 64
-"""Regions that may be added one by one."""
+"""Most regions."""
 MAX_BYTES = 1 << 42
-"""Of all regions. A file without contents may be larger than all addresses that this process has: none would be left
-for memory of its own, nor for a thread."""
+"""Most bytes of all regions. Sparse files could otherwise exhaust this process's address space."""
 
 
 @attrs.frozen
@@ -27,20 +26,20 @@ class _Slot:
 
 
 class PeerMemory:
-    """``memory`` is by the driver's addresses; rings are named by those of the front end's process (`translate`)."""
+    """``memory`` uses the driver's addresses; messages name rings by addresses of the front end (`translate`)."""
 
     def __init__(self, ipc: Ipc) -> None:
         self._ipc = ipc
         self._slots: list[_Slot] = []
         self.memory = MappedMemory(ipc.fence)
         self.recorder = WriteRecorder(self.memory)
-        """The same for rings whose writes are logged."""
+        """The same memory for rings with dirty logging: records writes."""
 
     def __iter__(self) -> Iterator[MemRegion]:
         return (slot.region for slot in self._slots)
 
     def map(self, regions: Sequence[MemRegion], handles: Sequence[Handle]) -> PeerMemory:
-        """A memory of these regions instead. Raises MessageRefused, and then nothing of it is left."""
+        """Map ``regions`` as a new memory. On MessageRefused everything is unmapped again."""
         memory = PeerMemory(self._ipc)
         try:
             for region, handle in zip(regions, handles, strict=True):
@@ -51,7 +50,7 @@ class PeerMemory:
         return memory
 
     def add(self, region: MemRegion, handle: Handle) -> None:
-        """Raises MessageRefused. The handle may be closed afterwards."""
+        """Map one more region. Raises MessageRefused. The caller may close the handle."""
         if len(self._slots) >= MAX_SLOTS:
             raise MessageRefused(f"more than {MAX_SLOTS} memory regions")
         if any(region.overlaps(other) for other in self):
@@ -70,16 +69,16 @@ class PeerMemory:
         for other in self:
             if attrs.evolve(region, mmap_offset=other.mmap_offset) == other:
                 return other
-        raise MessageRefused(f"there is no memory region of {region.size:#x} bytes at {region.addr:#x}")
+        raise MessageRefused(f"no memory region of {region.size:#x} bytes at {region.addr:#x}")
 
     def without(self, region: MemRegion) -> PeerMemory:
-        """The same addresses without that region, for looking things up only."""
+        """Return the memory without ``region``, only for checks of addresses."""
         memory = PeerMemory(self._ipc)
         memory._slots = [slot for slot in self._slots if slot.region is not region]
         return memory
 
     def remove(self, region: MemRegion) -> None:
-        """One that `find` gave; what was pinned in it is released."""
+        """Unmap a region that `find` returned, and release its pins."""
         [slot] = [slot for slot in self._slots if slot.region is region]
         self._slots.remove(slot)
         self.memory.remove(Addr(region.addr))
@@ -91,7 +90,7 @@ class PeerMemory:
             offset = user_addr - region.user_addr
             if 0 <= offset and offset + size <= region.size:
                 return Addr(region.addr + offset)
-        raise MessageRefused(f"no memory region has {size} bytes at {user_addr:#x} of the front end")
+        raise MessageRefused(f"no memory region has {size} bytes at address {user_addr:#x} of the front end")
 
     def close(self) -> None:
         """Unmap everything."""

@@ -1,6 +1,6 @@
-"""vhost-user's messages without I/O: which there are, what goes with them, and how a stream is cut into them.
+"""The messages of vhost-user, without I/O: their types, their framing in a stream, and their file descriptors.
 
-File descriptors travel beside the bytes. Here they are opaque (`drivers.contracts.ipc.Handle`): counted, handed on, or
+File descriptors accompany the bytes. They are opaque here (`drivers.contracts.ipc.Handle`): counted, passed on, or
 closed.
 """
 
@@ -59,19 +59,19 @@ HEADER_SIZE = _HEADER.size
 
 @attrs.frozen
 class MessageType:
-    """One type of message, and its answer."""
+    """A message type, with its reply."""
 
     body: type[Payload] = Empty
     answer: type[Payload] | None = None
-    """What is answered always; None where that is only an acknowledgement, and only when it is asked for."""
+    """Body of the mandatory reply; None for types that are only acknowledged, on request."""
     fds: tuple[int, int] = (0, 0)
-    """File descriptors that go with it, the fewest and the most."""
+    """Least and most file descriptors."""
     answer_fds: int = 0
-    """The most that go with the answer; one that says "there is none" has none."""
+    """Most file descriptors of the reply; a negative reply has none."""
     needs: ProtocolFeature | None = None
-    """It only exists where this was agreed on."""
+    """Protocol feature that the type needs."""
     ring: bool = False
-    """It is about one ring: the body has its ``index``."""
+    """Whether it concerns one ring: then the body has an ``index``."""
 
 
 R, F, T = FrontendRequest, ProtocolFeature, MessageType
@@ -111,7 +111,7 @@ FRONTEND_MESSAGES: Mapping[int, MessageType] = {
     R.SET_STATUS: T(U64, needs=F.STATUS),
     R.GET_STATUS: T(answer=U64, needs=F.STATUS),
 }
-"""What a front end sends, as far as it is known here; other types exist (crypto, postcopy, GPU, device state)."""
+"""Supported messages of the front end. Crypto, postcopy, GPU and device state messages are unsupported."""
 B = BackendRequest
 BACKEND_MESSAGES: Mapping[int, MessageType] = {
     B.IOTLB_MSG: T(Iotlb),
@@ -119,19 +119,19 @@ BACKEND_MESSAGES: Mapping[int, MessageType] = {
     B.VRING_CALL: T(VringState, needs=F.INBAND_NOTIFICATIONS, ring=True),
     B.VRING_ERR: T(VringState, needs=F.INBAND_NOTIFICATIONS, ring=True),
 }
-"""What a back end sends of its own accord."""
+"""Supported requests of the back end."""
 _UNKNOWN = MessageType()
 
 
 @attrs.frozen(eq=False)
 class UserMessage:
-    """One message as it came in: nothing of its body is checked but its size."""
+    """A received message; only the size of its body is checked."""
 
     request: int
     flags: int
     body: bytes
     handles: list[Handle]
-    """File descriptors that came with it; whoever takes one takes it off the list, `close` gives back the rest."""
+    """Received file descriptors. A user removes a handle from the list; `close` closes the rest."""
 
     @property
     def need_reply(self) -> bool:
@@ -143,14 +143,14 @@ class UserMessage:
 
 
 class Assembler:
-    """Cuts what one side sends into messages.
+    """Splits a byte stream into messages.
 
-    Receive at most `wanted` bytes at a time and `feed` them: file descriptors belong to the message whose first byte
-    they came with, and where two messages are received at once nobody can tell any more to which.
+    Receive at most `missing` bytes at a time and `feed` them. File descriptors belong to the message whose first byte
+    they accompany, so one receive call must not span two messages.
     """
 
     def __init__(self, messages: Mapping[int, MessageType], *, replies: bool = False) -> None:
-        """``messages`` that may come, or their answers."""
+        """``messages`` are the types to expect; with ``replies``, their replies."""
         self._messages = messages
         self._replies = replies
         self._fds_max = max(m.answer_fds if replies else m.fds[1] for m in messages.values())
@@ -159,47 +159,47 @@ class Assembler:
         self._size: int | None = None
 
     @property
-    def wanted(self) -> int:
-        """Bytes that are still lacking for the header, or for the message; never 0."""
+    def missing(self) -> int:
+        """Bytes missing from the header, or from the message; never 0."""
         return HEADER_SIZE - len(self._data) if self._size is None else HEADER_SIZE + self._size - len(self._data)
 
     @property
-    def begun(self) -> bool:
-        """Whether a message is here in part."""
+    def partial(self) -> bool:
+        """Whether part of a message has arrived."""
         return bool(self._data)
 
     def feed(self, data: bytes, handles: Sequence[Handle] = ()) -> UserMessage | None:
-        """The message that ``data`` completes. Raises ProtocolError; then every file descriptor is closed."""
+        """Return the message that ``data`` completes, or None. On ProtocolError all file descriptors are closed."""
         first = not self._data
         self._handles += handles
         try:
-            if not data or len(data) > self.wanted:
-                raise ProtocolError("more was received than a message is long")
+            if not data or len(data) > self.missing:
+                raise ProtocolError("more bytes than the message has")
             if handles and not first:
-                raise ProtocolError("a file descriptor came in the middle of a message")
+                raise ProtocolError("a file descriptor in the middle of a message")
             self._data += data
             if self._size is None:
-                # More than any message takes is not kept until the header says so, too.
+                # Reject more handles than any message takes before the header is complete.
                 if len(self._handles) > self._fds_max:
                     raise ProtocolError(f"{len(self._handles)} file descriptors with one message")
                 if len(self._data) == HEADER_SIZE:
                     request, _, size = _HEADER.unpack(self._data)
-                    self._size = self._judge(request, size)
-            return self._cut() if self._size is not None and not self.wanted else None
+                    self._size = self._check_header(request, size)
+            return self._pop_message() if self._size is not None and not self.missing else None
         except ProtocolError:
             self.close()
             raise
 
     def close(self) -> None:
-        """Forget what is here in part."""
+        """Drop the partial message, and close its file descriptors."""
         for handle in self._handles:
             handle.close()
         self._handles = []
         self._data.clear()
         self._size = None
 
-    def _judge(self, request: int, size: int) -> int:
-        """The bytes of the body to come. What is unknown is still received, so that it can be refused."""
+    def _check_header(self, request: int, size: int) -> int:
+        """Check a header; return the bytes of the body. Unknown messages are received, in order to refuse them."""
         kind = self._messages.get(request, _UNKNOWN)
         low, high = 0, MAX_BODY
         least, most = 0, self._fds_max
@@ -216,7 +216,7 @@ class Assembler:
             raise ProtocolError(f"message {request} with {len(self._handles)} file descriptors")
         return size
 
-    def _cut(self) -> UserMessage:
+    def _pop_message(self) -> UserMessage:
         request, flags, _ = _HEADER.unpack_from(self._data)
         message = UserMessage(request, flags, bytes(self._data[HEADER_SIZE:]), self._handles)
         self._handles = []
@@ -226,10 +226,10 @@ class Assembler:
 
 
 def parse(message: UserMessage, messages: Mapping[int, MessageType]) -> Payload:
-    """The checked body of a request. Raises MessageRefused, ProtocolError; the message keeps its file descriptors."""
+    """Return the checked body of a request. Raises MessageRefused, ProtocolError. The message keeps its handles."""
     kind = messages.get(message.request)
     if kind is None:
-        raise MessageRefused(f"message {message.request} is unknown here")
+        raise MessageRefused(f"message {message.request} is unknown")
     if message.flags & ~HeaderFlag.NEED_REPLY != VERSION:
         raise MessageRefused(f"message {message.request} with flags {message.flags:#x}")
     payload = kind.body.parse(message.body)
@@ -239,11 +239,11 @@ def parse(message: UserMessage, messages: Mapping[int, MessageType]) -> Payload:
 
 
 def parse_reply(message: UserMessage, request: int, messages: Mapping[int, MessageType]) -> Payload:
-    """The checked answer to ``request``. Raises ProtocolError, also for an answer to something else."""
+    """Return the checked body of the reply to ``request``. Raises ProtocolError, also for a wrong request."""
     if message.request != request:
-        raise ProtocolError(f"an answer to message {message.request} where {request} was asked")
+        raise ProtocolError(f"a reply to message {message.request} instead of {request}")
     if message.flags & ~HeaderFlag.NEED_REPLY != VERSION | HeaderFlag.REPLY:
-        raise ProtocolError(f"an answer to message {request} with flags {message.flags:#x}")
+        raise ProtocolError(f"a reply to message {request} with flags {message.flags:#x}")
     try:
         return (messages[request].answer or U64).parse(message.body)
     except MessageRefused as exc:
@@ -251,17 +251,17 @@ def parse_reply(message: UserMessage, request: int, messages: Mapping[int, Messa
 
 
 def emit(request: IntEnum, payload: Payload | None = None, *, need_reply: bool = False) -> bytes:
-    """The bytes of a request."""
+    """Return the bytes of a request."""
     return _emit(request, HeaderFlag.NEED_REPLY if need_reply else 0, payload)
 
 
 def reply(request: int, payload: Payload) -> bytes:
-    """The bytes of an answer."""
+    """Return the bytes of a reply."""
     return _emit(request, HeaderFlag.REPLY, payload)
 
 
 def ack(request: int, *, good: bool) -> bytes:
-    """The bytes of an acknowledgement (REPLY_ACK)."""
+    """Return the bytes of an acknowledgement (REPLY_ACK)."""
     return reply(request, U64(int(not good)))
 
 

@@ -33,34 +33,34 @@ ADDRESS_END = 1 << 64
 
 
 class ProtocolError(DriverError):
-    """The other side does not speak this protocol: nothing it sends from here on means anything."""
+    """The other side violated the protocol: the rest of its stream is meaningless."""
 
 
 class MessageRefused(ProtocolError):
-    """One message that can't be served. An answer says so where one is asked for; else the connection has to end."""
+    """A message can't be served. A negative acknowledgement reports it if requested; else the connection must end."""
 
 
 class Payload(Protocol):
     """The body of a message."""
 
     SIZES: ClassVar[tuple[int, int]]
-    """Bytes, the least and the most."""
+    """Least and most bytes."""
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        """From a body of a size within `SIZES`. Raises ProtocolError where it has another than its content says,
-        MessageRefused where no such value can be.
+        """Parse a body of a size within `SIZES`. Raises ProtocolError if its content contradicts its size,
+        MessageRefused if a value is invalid.
         """
 
     def emit(self) -> bytes: ...
 
     @property
     def fds(self) -> int | None:
-        """How many file descriptors go with it; None where the type of the message alone says so."""
+        """Number of file descriptors; None if it follows from the message type."""
 
 
 class _NoFds:
-    """What most payloads say about file descriptors: nothing."""
+    """Base of payloads whose message type fixes the number of file descriptors."""
 
     __slots__ = ()
 
@@ -71,7 +71,7 @@ class _NoFds:
 
 @attrs.frozen
 class Empty(_NoFds):
-    """No body at all."""
+    """An empty body."""
 
     SIZES: ClassVar = (0, 0)
 
@@ -85,7 +85,7 @@ class Empty(_NoFds):
 
 @attrs.frozen
 class U64(_NoFds):
-    """One number; as an acknowledgement 0 says that all went well."""
+    """A number; as an acknowledgement 0 means success."""
 
     value: int
     SIZES: ClassVar = (8, 8)
@@ -100,7 +100,7 @@ class U64(_NoFds):
 
 @attrs.frozen
 class VringFd:
-    """A ring whose file descriptor goes beside the message, or is taken away."""
+    """A ring whose file descriptor accompanies the message, or is removed."""
 
     index: int
     has_fd: bool = True
@@ -124,7 +124,7 @@ class VringFd:
 
 @attrs.frozen
 class VringState(_NoFds):
-    """A ring and a number: its size, its base, or whether it is enabled."""
+    """A ring with its size, its base or its enable flag."""
 
     index: int
     num: int
@@ -141,7 +141,7 @@ class VringState(_NoFds):
 
 @attrs.frozen
 class VringAddr(_NoFds):
-    """Where the areas of a ring are, as addresses of the front end's process; ``log`` is the driver's address."""
+    """The addresses of a ring's areas in the front end's process; ``log`` is an address of the driver."""
 
     index: int
     flags: int
@@ -162,21 +162,21 @@ class VringAddr(_NoFds):
 
 @attrs.frozen
 class MemRegion:
-    """A piece of the driver's memory: its address as the driver knows it, and as the front end's process does."""
+    """A region of the driver's memory, with its addresses in the driver and in the front end's process."""
 
     addr: int
     size: int
-    """Bytes."""
+    """Size in bytes."""
     user_addr: int
     mmap_offset: int
-    """Where it starts in the file."""
+    """Start of the region in its file."""
     FORM: ClassVar = struct.Struct("<QQQQ")
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
         region = cls(*cls.FORM.unpack(body))
         if not region.size:
-            raise MessageRefused(f"a memory region of no bytes at {region.addr:#x}")
+            raise MessageRefused(f"an empty memory region at {region.addr:#x}")
         for start in (region.addr, region.user_addr, region.mmap_offset):
             if start + region.size > ADDRESS_END:
                 raise MessageRefused(f"a memory region of {region.size:#x} bytes from {start:#x} on wraps around")
@@ -186,7 +186,7 @@ class MemRegion:
         return self.FORM.pack(self.addr, self.size, self.user_addr, self.mmap_offset)
 
     def overlaps(self, other: MemRegion) -> bool:
-        """In the driver's addresses or in the process's."""
+        """Return whether the regions overlap, in the driver's addresses or in the front end's."""
         return any(
             mine < theirs + other.size and theirs < mine + self.size
             for mine, theirs in ((self.addr, other.addr), (self.user_addr, other.user_addr))
@@ -195,7 +195,7 @@ class MemRegion:
 
 @attrs.frozen
 class MemTable:
-    """All of the driver's memory; a file descriptor for each region goes beside it."""
+    """All of the driver's memory; a file descriptor per region accompanies the message."""
 
     regions: tuple[MemRegion, ...]
     SIZES: ClassVar = (8, 8 + MAX_REGIONS * MemRegion.FORM.size)
@@ -206,7 +206,7 @@ class MemTable:
         count, _ = cls._FORM.unpack_from(body)
         size = MemRegion.FORM.size
         if not 1 <= count <= MAX_REGIONS:
-            raise MessageRefused(f"a table of {count} memory regions: 1 to {MAX_REGIONS} can be")
+            raise MessageRefused(f"a table of {count} memory regions: must be 1 to {MAX_REGIONS}")
         # Some front ends always send a body of the largest size.
         if len(body) not in (8 + count * size, cls.SIZES[1]):
             raise ProtocolError(f"{len(body)} bytes for {count} memory regions")
@@ -227,7 +227,7 @@ class MemTable:
 
 @attrs.frozen
 class SingleRegion(_NoFds):
-    """One region to add or to remove."""
+    """A region to add or to remove."""
 
     region: MemRegion
     SIZES: ClassVar = (40, 40)
@@ -242,7 +242,7 @@ class SingleRegion(_NoFds):
 
 @attrs.frozen
 class Log(_NoFds):
-    """Where dirty pages are marked, in the file that goes beside it."""
+    """The dirty log's place in the file that accompanies the message."""
 
     size: int
     offset: int
@@ -262,7 +262,7 @@ class Log(_NoFds):
 
 @attrs.frozen
 class Iotlb(_NoFds):
-    """A translation that is asked for, given or taken back."""
+    """An IOTLB miss, update or invalidation."""
 
     iova: int
     size: int
@@ -270,7 +270,7 @@ class Iotlb(_NoFds):
     perm: int
     kind: int
     SIZES: ClassVar = (26, 32)
-    """The last six bytes are padding, which not everybody sends."""
+    """The last six bytes are  padding, which some implementations omit."""
     _FORM: ClassVar = struct.Struct("<QQQBB")
 
     @classmethod
@@ -296,7 +296,7 @@ class Config(_NoFds):
         offset, size, flags = cls._FORM.unpack_from(body)
         data = body[cls._FORM.size :]
         if size != len(data):
-            raise MessageRefused(f"{len(data)} bytes of configuration where {size} are announced")
+            raise MessageRefused(f"{len(data)} bytes of configuration instead of {size}")
         return cls(offset, flags, data)
 
     def emit(self) -> bytes:
@@ -305,14 +305,14 @@ class Config(_NoFds):
 
 @attrs.frozen
 class Inflight(_NoFds):
-    """Where requests are noted that the device took and did not give back yet, in the file that goes beside it."""
+    """The inflight area's place in the file that accompanies the message: the log of chains in flight."""
 
     mmap_size: int
     mmap_offset: int
     num_queues: int
     queue_size: int
     SIZES: ClassVar = (20, 24)
-    """The last four bytes are padding, which not everybody sends."""
+    """The last four bytes are  padding, which some implementations omit."""
     _FORM: ClassVar = struct.Struct("<QQHH")
 
     @classmethod

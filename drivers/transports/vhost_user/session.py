@@ -1,4 +1,4 @@
-"""One front end and the device behind it: what each message does, from the first to the end of the connection."""
+"""The session of a front end: handlers of all messages, from the connection's start to its end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from rings.status import Status
 __all__ = ["PROTOCOL_FEATURES", "Session"]
 
 R, F = FrontendRequest, ProtocolFeature
-NOT_THE_DEVICES = mask((F_LOG_ALL, F_PROTOCOL_FEATURES))
+TRANSPORT_FEATURES = mask((F_LOG_ALL, F_PROTOCOL_FEATURES))
 PROTOCOL_FEATURES = mask(
     (
         F.MQ,
@@ -62,30 +62,30 @@ PROTOCOL_FEATURES = mask(
         F.STATUS,
     )
 )
-"""What every device has; those that have a network also have RARP and MTU."""
+"""Protocol features of every device; network devices also have RARP and MTU."""
 MAC_SIZE = 6
 RING_MAX = 1024
-"""Descriptors of a ring, unless the device was made for more: what QEMU has at most. No size is agreed on, and a driver
-may chain as many as there are: chains of 32768, a batch of which takes seconds, would stop everybody else."""
-LEGACY = "a legacy driver: it does without VERSION_1; add disable-legacy=on to QEMU's -device"
+"""Most descriptors of a ring, as in QEMU, unless the device has larger rings. vhost-user negotiates no size, and a
+chain may use the whole ring: a batch of chains of 32768 descriptors takes seconds and would block all other tasks."""
+LEGACY = "a legacy driver: VERSION_1 is missing; add disable-legacy=on to QEMU's -device"
 Reply = tuple[Payload | None, Sequence[Handle]]
 NO_REPLY: Reply = (None, ())
 
 
 class Session:
-    """From connection to end. It owns what the front end passed: memory, events, the channel back."""
+    """One connection of a front end. Owns the handles that the front end passed: memory, events, the channel."""
 
-    def __init__(self, device: VhostDevice, ipc: Ipc, trouble: Callable[[str], None] = lambda text: None) -> None:
-        """``trouble`` is called with what is refused by an acknowledgement, which the front end may keep to itself."""
+    def __init__(self, device: VhostDevice, ipc: Ipc, on_trouble: Callable[[str], None] = lambda text: None) -> None:
+        """``on_trouble`` is called with each refusal that is acknowledged, because the front end may not report it."""
         self._device = device
-        self._trouble = trouble
+        self._on_trouble = on_trouble
         self._ipc = ipc
         self._protocol_features = 0
         self._status = 0
-        """As the front end set it: a device's own goes its way by itself."""
+        """Device status from the front end; the device keeps its own."""
         self.rings = Vrings(device, ipc)
         self.channel: FdSocket | None = None
-        """On which the front end hears what it did not ask for."""
+        """Channel for the back end's own requests; None before SET_BACKEND_REQ_FD."""
 
     @property
     def state(self) -> SessionState:
@@ -93,93 +93,94 @@ class Session:
             return SessionState.RUNNING
         return SessionState.FEATURES if self.rings.features else SessionState.NEW
 
-    def agreed(self, feature: ProtocolFeature) -> bool:
+    def negotiated(self, feature: ProtocolFeature) -> bool:
         return bool(self._protocol_features >> feature & 1)
 
     async def serve(self, message: UserMessage) -> tuple[bytes, Sequence[Handle]] | None:
-        """Do what a message asks for; the answer, where it gets one, with handles to close once they are passed.
+        """Handle a message. Returns the reply, if there is one, with the handles to pass and then close.
 
-        Raises ProtocolError where the connection has to end. The message keeps the file descriptors nobody took.
+        Raises ProtocolError if the connection must end. The message keeps unused file descriptors.
         """
         kind = FRONTEND_MESSAGES.get(message.request)
-        # An answer without a body says no more than an acknowledgement, which says it where one is asked for.
-        asked = message.need_reply and self.agreed(F.REPLY_ACK) and (kind is None or kind.answer in (None, Empty))
+        # The acknowledgement, if requested, replaces a reply without a body.
+        no_body = kind is None or kind.answer in (None, Empty)
+        acknowledge = message.need_reply and self.negotiated(F.REPLY_ACK) and no_body
         try:
             payload = parse(message, FRONTEND_MESSAGES)
             assert kind is not None
             self._check(R(message.request), payload)
-            answer, handles = await self._SERVE[R(message.request)](self, payload, message)
+            answer, handles = await self._HANDLERS[R(message.request)](self, payload, message)
         except MessageRefused as exc:
-            if not asked:
+            if not acknowledge:
                 raise
-            self._trouble(f"refused: {exc}")
+            self._on_trouble(f"refused: {exc}")
             return ack(message.request, good=False), ()
-        if asked:
+        if acknowledge:
             return ack(message.request, good=True), ()
         return (reply(message.request, answer), handles) if answer is not None else None
 
     def _check(self, request: FrontendRequest, payload: Any) -> None:
-        """Raises MessageRefused for what may not be asked now."""
+        """Raise MessageRefused if the request is not allowed in the current state."""
         kind = FRONTEND_MESSAGES[request]
-        if request not in self._SERVE or (kind.needs is not None and not self.agreed(kind.needs)):
-            raise MessageRefused(f"{request.name}: this was not agreed on")
+        if request not in self._HANDLERS or (kind.needs is not None and not self.negotiated(kind.needs)):
+            raise MessageRefused(f"{request.name}: not negotiated")
         if request not in LEGAL[self.state]:
-            raise MessageRefused(f"{request.name}: not while the session is {self.state.value}")
+            raise MessageRefused(f"{request.name}: not allowed while the session is {self.state.value}")
         if kind.ring:
             if payload.index >= len(self.rings):
                 raise MessageRefused(f"{request.name}: ring {payload.index} of {len(self.rings)}")
             ring = self.rings[payload.index]
             if request not in RING_LEGAL[ring.state]:
-                raise MessageRefused(f"{request.name}: not while ring {ring.index} is {ring.state.value}")
+                raise MessageRefused(f"{request.name}: not allowed while ring {ring.index} is {ring.state.value}")
 
     async def close(self) -> None:
-        """The front end is gone."""
+        """Stop the rings and release everything that the front end passed."""
         await self.rings.close()
         if self._device.take_mtu is not None:
             self._device.take_mtu(None)
         if self.channel is not None:
             self.channel.close()
 
-    def _run(self) -> None:
-        """Let the device run as soon as a ring is enabled, or once the front end says so where it says such things.
+    def _start_device(self) -> None:
+        """Start the device if a ring is enabled and, if the front end uses SET_STATUS, DRIVER_OK is set.
 
-        Some agree on that and then never say that there is a driver, such as QEMU's vhost-user-scsi in version 7.2.
+        Some front ends negotiate STATUS but never set DRIVER, such as vhost-user-scsi of QEMU 7.2.
         """
-        silent = not self.agreed(F.STATUS) or not self._status & Status.DRIVER
-        if self.rings.live and (silent or self._status & Status.DRIVER_OK):
+        no_status = not self.negotiated(F.STATUS) or not self._status & Status.DRIVER
+        if self.rings.any_live and (no_status or self._status & Status.DRIVER_OK):
             self.rings.driver_ok()
 
     # Messages
 
     async def _get_features(self, _: Empty, __: UserMessage) -> Reply:
-        features = self._device.device_features | NOT_THE_DEVICES
+        features = self._device.device_features | TRANSPORT_FEATURES
         if self._protocol_features:
             for bit, ways in AGREED_BY.get(self._device.device_id, {}).items():
-                if not any(map(self.agreed, ways)):
+                if not any(map(self.negotiated, ways)):
                     features &= ~(1 << bit)
         return U64(features), ()
 
     async def _set_features(self, payload: U64, _: UserMessage) -> Reply:
-        # A front end's user may switch features off that others need: the device then does without those, too.
-        features = self._device.table.prune(payload.value & ~NOT_THE_DEVICES)
+        # The user may disable features in the front end that other features need: drop those, too.
+        features = self._device.table.prune(payload.value & ~TRANSPORT_FEATURES)
         logging = bool(payload.value >> F_LOG_ALL & 1)
         if self.state is SessionState.RUNNING and features != self.rings.features:
-            raise MessageRefused("SET_FEATURES: others while rings run")
+            raise MessageRefused("SET_FEATURES: can't change while rings are started")
         if not features >> RingFeature.VERSION_1 & 1:
             raise MessageRefused(LEGACY)
         if not self._device.acceptable(features):
-            raise MessageRefused(f"SET_FEATURES: the device does not work with {features:#x}")
-        if logging and not self.agreed(F.LOG_SHMFD):
-            raise MessageRefused("SET_FEATURES: a log of what is written was not agreed on")
-        await self.rings.log(logging)
-        self._run()
+            raise MessageRefused(f"SET_FEATURES: the device does not support {features:#x}")
+        if logging and not self.negotiated(F.LOG_SHMFD):
+            raise MessageRefused("SET_FEATURES: dirty logging was not negotiated")
+        await self.rings.set_logging(logging)
+        self._start_device()
         self.rings.features = features
         if not payload.value >> F_PROTOCOL_FEATURES & 1:
             await self.rings.enable_all(True)
         return NO_REPLY
 
     async def _set_owner(self, _: Empty, __: UserMessage) -> Reply:
-        """A connection is a session, whether a front end says so or not."""
+        """Do nothing: every connection is a session."""
         return NO_REPLY
 
     async def _reset_owner(self, _: Empty, __: UserMessage) -> Reply:
@@ -216,22 +217,22 @@ class Session:
         return U64(MAX_SLOTS), ()
 
     async def _set_vring_num(self, payload: VringState, _: UserMessage) -> Reply:
-        # A front end has one size for all queues, be the control queue's own as small as it may.
-        most = max(RING_MAX, *(queue.max_num for queue in self._device.queues))
-        self.rings.set_num(self.rings[payload.index], payload.num, most)
+        # A front end may use one size for all queues, also if the control queue's is smaller.
+        num_max = max(RING_MAX, *(queue.max_num for queue in self._device.queues))
+        self.rings.set_num(self.rings[payload.index], payload.num, num_max)
         return NO_REPLY
 
     async def _set_vring_addr(self, payload: VringAddr, _: UserMessage) -> Reply:
         ring = self.rings[payload.index]
-        if payload.flags & ~(VRING_F_LOG if self.agreed(F.LOG_SHMFD) else 0):
-            raise MessageRefused(f"SET_VRING_ADDR: flags {payload.flags:#x} were not agreed on")
+        if payload.flags & ~(VRING_F_LOG if self.negotiated(F.LOG_SHMFD) else 0):
+            raise MessageRefused(f"SET_VRING_ADDR: flags {payload.flags:#x} were not negotiated")
         if ring.state is RingState.STOPPED:
             self.rings.set_addrs(ring, payload)
             return NO_REPLY
         assert ring.addrs is not None
         if attrs.evolve(payload, flags=ring.addrs.flags, log=ring.addrs.log) != ring.addrs:
-            raise MessageRefused("SET_VRING_ADDR: others while the ring is started")
-        await self.rings.relog(ring, payload)
+            raise MessageRefused("SET_VRING_ADDR: can't change while the ring is started")
+        await self.rings.set_ring_log(ring, payload)
         return NO_REPLY
 
     async def _set_vring_base(self, payload: VringState, _: UserMessage) -> Reply:
@@ -251,9 +252,9 @@ class Session:
             if ring.state is RingState.STOPPED:
                 ring.polled = not payload.has_fd
                 await self.rings.start(ring)
-                self._run()
+                self._start_device()
             elif ring.polled is payload.has_fd:
-                async with self.rings.paused():  # whoever waits for it waits in the other way from now on
+                async with self.rings.paused():  # the device's queue switches between waiting and polling
                     ring.polled = not payload.has_fd
         except BaseException:
             if watch is not None:
@@ -271,7 +272,7 @@ class Session:
             ring.call.close()
         ring.call = notifier
         if notifier is not None and ring.state is RingState.STARTED:
-            notifier.notify()  # what was told to nobody in between
+            notifier.notify()  # for calls without a notifier before
         return NO_REPLY
 
     async def _set_vring_err(self, payload: VringFd, message: UserMessage) -> Reply:
@@ -283,14 +284,17 @@ class Session:
         return NO_REPLY
 
     def _take(self, message: UserMessage, use: Callable[[Handle], Any]) -> Any:
-        """What is made of the handle that came with a message. Raises MessageRefused; then the handle is closed."""
+        """Return the result of ``use`` for the message's handle. Raises MessageRefused; then the handle is closed."""
         try:
             return use(message.handles.pop())
         except Unusable as exc:
             raise MessageRefused(f"{R(message.request).name}: {exc}") from None
 
     def _offered(self) -> int:
-        """QEMU 7.2 adds each region of memory once for every pair of queues: with several it shall give a table."""
+        """Return the protocol features to offer.
+
+        Without CONFIGURE_MEM_SLOTS for several queue pairs: QEMU 7.2 would add each region once per pair.
+        """
         offered = PROTOCOL_FEATURES
         if self._device.device_id in RINGS_PER_UNIT and self._units() > 1:
             offered &= ~mask((F.CONFIGURE_MEM_SLOTS,))
@@ -301,10 +305,10 @@ class Session:
         return U64(self._offered()), ()
 
     async def _set_protocol_features(self, payload: U64, _: UserMessage) -> Reply:
-        if strange := payload.value & ~self._offered():
-            raise MessageRefused(f"SET_PROTOCOL_FEATURES: {strange:#x} was not offered")
+        if unknown := payload.value & ~self._offered():
+            raise MessageRefused(f"SET_PROTOCOL_FEATURES: {unknown:#x} was not offered")
         if self.state is SessionState.RUNNING and payload.value != self._protocol_features:
-            raise MessageRefused("SET_PROTOCOL_FEATURES: others while rings run")
+            raise MessageRefused("SET_PROTOCOL_FEATURES: can't change while rings are started")
         self._protocol_features = payload.value
         return NO_REPLY
 
@@ -317,9 +321,9 @@ class Session:
 
     async def _set_vring_enable(self, payload: VringState, _: UserMessage) -> Reply:
         if payload.num > 1:
-            raise MessageRefused(f"SET_VRING_ENABLE: {payload.num} of ring {payload.index}: must be 0 or 1")
+            raise MessageRefused(f"SET_VRING_ENABLE: {payload.num} for ring {payload.index}: must be 0 or 1")
         await self.rings.enable(self.rings[payload.index], bool(payload.num))
-        self._run()
+        self._start_device()
         return NO_REPLY
 
     async def _set_backend_req_fd(self, _: Empty, message: UserMessage) -> Reply:
@@ -343,22 +347,22 @@ class Session:
             raise MessageRefused(f"SET_CONFIG: {size} bytes at {payload.offset} of {len(device.config)}")
         device.write_config(payload.offset, payload.data)
         if device.read_config(payload.offset, size) != payload.data:
-            raise MessageRefused(f"SET_CONFIG: {size} bytes at {payload.offset} that can't be written")
+            raise MessageRefused(f"SET_CONFIG: {size} bytes at {payload.offset} are read-only")
         return NO_REPLY
 
     async def _set_log_base(self, payload: Log, message: UserMessage) -> Reply:
-        await self.rings.log_to(DirtyArea.take(self._ipc, payload, message.handles[0]))
-        self._run()
+        await self.rings.set_log_area(DirtyArea.take(self._ipc, payload, message.handles[0]))
+        self._start_device()
         return Empty(), ()
 
     async def _set_log_fd(self, _: Empty, message: UserMessage) -> Reply:
-        self.rings.dirty.tell(self._take(message, self._ipc.notifier))
+        self.rings.dirty.set_event(self._take(message, self._ipc.notifier))
         return NO_REPLY
 
     async def _send_rarp(self, payload: U64, _: UserMessage) -> Reply:
         mac = payload.emit()[:MAC_SIZE]
         if mac[0] & 1 or not any(mac):
-            raise MessageRefused(f"SEND_RARP: {mac.hex(':')} is no station's address")
+            raise MessageRefused(f"SEND_RARP: {mac.hex(':')} is no unicast address")
         if self._device.rarp is not None:
             self._device.rarp(mac)
         return NO_REPLY
@@ -390,24 +394,24 @@ class Session:
 
     async def _reset(self) -> None:
         await self.rings.stop_all()
-        await self.rings.log(False)
+        await self.rings.set_logging(False)
         self.rings.features = self._status = 0
 
     async def _set_status(self, payload: U64, _: UserMessage) -> Reply:
         if payload.value > 0xFF:
-            raise MessageRefused(f"SET_STATUS: {payload.value:#x}: a status has 8 bits")
+            raise MessageRefused(f"SET_STATUS: {payload.value:#x}: must have 8 bits")
         if not payload.value:
             await self._reset()
         elif payload.value & Status.FEATURES_OK and not self.rings.features:
             raise MessageRefused("SET_STATUS: FEATURES_OK without features")
         self._status = payload.value
-        self._run()
+        self._start_device()
         return NO_REPLY
 
     async def _get_status(self, _: Empty, __: UserMessage) -> Reply:
         return U64(self._status | int(self._device.status & Status.NEEDS_RESET)), ()
 
-    _SERVE: ClassVar[Mapping[FrontendRequest, Callable[[Session, Any, UserMessage], Awaitable[Reply]]]] = {
+    _HANDLERS: ClassVar[Mapping[FrontendRequest, Callable[[Session, Any, UserMessage], Awaitable[Reply]]]] = {
         R.GET_FEATURES: _get_features,
         R.SET_FEATURES: _set_features,
         R.SET_OWNER: _set_owner,

@@ -1,8 +1,8 @@
-"""Which message is legal when: the same tables for both halves, one refuses by them what the other must not send.
+"""Tables of the messages allowed in each state of a session and of a ring.
 
 A session belongs to one connection. The protocol prescribes hardly any order, and front ends differ: QEMU sets up
-eventfds and enables rings before features and memory; DPDK's virtio-user disables and stops rings first, when it comes
-back. Only what can't be carried out is refused.
+eventfds and enables rings before features and memory; DPDK's virtio-user disables and stops rings first when it
+reconnects. Only impossible requests are refused.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ R = FrontendRequest
 
 
 class SessionState(Enum):
-    """How far a front end has come."""
+    """States of a session."""
 
     NEW = "without features"
-    """Connected; the driver's features are not known."""
+    """Connected; the driver's features are unknown."""
     FEATURES = "stopped"
-    """SET_FEATURES came; no ring is started."""
+    """Features are set; no ring is started."""
     RUNNING = "running"
     """At least one ring is started."""
 
 
 class RingState(Enum):
-    """Of one ring; whether it is enabled is another matter, and remembered in both."""
+    """States of a ring. The enable flag is independent of them."""
 
     STOPPED = "stopped"
     STARTED = "started"
@@ -40,11 +40,11 @@ _EVERY = frozenset(R(request) for request in FRONTEND_MESSAGES)
 LEGAL: Mapping[SessionState, frozenset[FrontendRequest]] = {
     SessionState.NEW: _EVERY - {R.SET_VRING_KICK, R.VRING_KICK},
     SessionState.FEATURES: _EVERY,
-    # Protocol features and features may be said again, as they are.
+    # Features and protocol features may be repeated unchanged.
     SessionState.RUNNING: _EVERY - {R.SET_INFLIGHT_FD, R.SET_VRING_ENDIAN},
 }
 RING_LEGAL: Mapping[RingState, frozenset[FrontendRequest]] = {
     RingState.STOPPED: _EVERY - {R.VRING_KICK},
-    # A started ring's addresses may be said again, as they are but for the log: that is how logging is switched.
+    # The addresses of a started ring may be repeated with another log flag, which switches logging.
     RingState.STARTED: _EVERY - {R.SET_VRING_NUM, R.SET_VRING_BASE, R.SET_VRING_ENDIAN},
 }

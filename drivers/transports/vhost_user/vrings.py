@@ -1,4 +1,4 @@
-"""The rings of one session: what the front end said of each, and when the device has them."""
+"""The rings of a session: the front end's settings of each, and their start and stop in the device."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ from rings.status import Status
 __all__ = ["RingSettings", "Vrings"]
 
 DRAIN = 30.0
-"""Seconds that what a device has begun may take before its ring is stopped all the same."""
+"""Seconds that chains in flight may take before their ring stops without them."""
 LAST_DRAIN = 0.5
-"""The same where the front end is gone."""
+"""The same after the front end disconnected."""
 
 
 @attrs.define(eq=False)
 class RingSettings:
-    """What a front end said of one ring. It keeps that over everything but the end of the session."""
+    """The front end's settings of one ring, kept until the session ends."""
 
     index: int
     num: int = 0
     addrs: VringAddr | None = None
     base: int = 0
-    """Where to start, as SET_VRING_BASE says it."""
-    held: Sequence[int] = ()
-    """Heads of chains that the device had not given back when its ring was stopped all the same."""
+    """Start position, in the format of SET_VRING_BASE."""
+    in_flight: Sequence[int] = ()
+    """Heads of chains in flight when the ring stopped."""
     state: RingState = RingState.STOPPED
     enabled: bool = False
     polled: bool = False
-    """Nobody kicks."""
+    """Whether the device polls the ring, because the front end does not kick."""
     kick: Handle | None = None
     call: Notifier | None = None
     err: Notifier | None = None
 
     def close(self) -> None:
-        for held in (self.kick, self.call, self.err):
-            if held is not None:
-                held.close()
+        for handle in (self.kick, self.call, self.err):
+            if handle is not None:
+                handle.close()
         self.kick = self.call = self.err = None
 
 
 class Vrings:
-    """They run in the front end's memory, and stand still while that changes."""
+    """All rings of a session. They are in the front end's memory, and pause while it changes."""
 
     def __init__(self, device: VhostDevice, ipc: Ipc) -> None:
         self._device = device
@@ -73,7 +73,7 @@ class Vrings:
         self.memory = PeerMemory(ipc)
         self.inflight: InflightArea | None = None
         self.features = 0
-        """What the driver chose; 0 before it did, since no device works without VERSION_1."""
+        """Driver features; 0 before SET_FEATURES, because VERSION_1 is mandatory."""
         self.dirty = DirtyPages()
 
     def __len__(self) -> int:
@@ -87,28 +87,28 @@ class Vrings:
         return any(ring.state is RingState.STARTED for ring in self._rings)
 
     @property
-    def reach(self) -> Memory:
-        """What rings are made with: the driver's memory, where need be with somebody who takes down what is written."""
-        return self.memory.recorder if self.dirty.on else self.memory.memory
+    def ring_memory(self) -> Memory:
+        """The memory to build rings on; records writes while dirty logging is on."""
+        return self.memory.recorder if self.dirty.enabled else self.memory.memory
 
     @property
-    def live(self) -> bool:
-        """Whether the device has a ring: one that is started, and enabled or discarded from."""
+    def any_live(self) -> bool:
+        """Whether the device has a live ring: started, and enabled or discarding."""
         return any(queue.live for queue in self._device.queues)
 
     # The device
 
     async def reset_device(self) -> None:
-        """Return when the device has stopped. What was said of memory and rings stays."""
+        """Reset the device and wait until it has stopped. Keeps the settings of memory and rings."""
         self._device.reset()
         await self._device.wait_idle()
 
     def driver_ok(self) -> None:
-        """The device may run from now on."""
+        """Start the device: set DRIVER_OK."""
         self._device.write_status(self._device.status | Status.DRIVER_OK)
 
     async def _bring_up(self) -> None:
-        """Let the device have its features, as a driver would. Raises MessageRefused."""
+        """Negotiate the features with the device, as a driver would. Raises MessageRefused."""
         device = self._device
         if device.status:
             await self.reset_device()
@@ -118,27 +118,27 @@ class Vrings:
             device.write_driver_features(select, self.features >> 32 * select & 0xFFFF_FFFF)
         device.write_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
         if not device.status & Status.FEATURES_OK:
-            raise MessageRefused(f"the device does not work with features {self.features:#x}")
+            raise MessageRefused(f"the device does not support features {self.features:#x}")
 
     # Rings
 
     @property
     def formats(self) -> Sequence[RingFormat]:
-        """What rings may turn out to be: the format that the driver chose, or all that it may choose."""
+        """Possible ring formats: the negotiated one, or all that the device offers."""
         if self.features:
             return (ring_format(self.features),)
         packed = self._device.device_features >> RingFeature.RING_PACKED & 1
         return tuple(FORMATS.values()) if packed else (FORMATS["split"],)
 
-    def set_num(self, ring: RingSettings, num: int, most: int) -> None:
-        """Raises MessageRefused for a size that no ring of the device can have."""
-        if not any(form.has_num(num, most) for form in self.formats):
+    def set_num(self, ring: RingSettings, num: int, num_max: int) -> None:
+        """Set a ring's size. Raises MessageRefused if no possible format allows it."""
+        if not any(form.has_num(num, num_max) for form in self.formats):
             names = " or ".join(form.name for form in self.formats)
-            raise MessageRefused(f"ring {ring.index}: no {names} ring has {num} descriptors, at most {most}")
+            raise MessageRefused(f"ring {ring.index}: no {names} ring has {num} descriptors; at most {num_max}")
         ring.num = num
 
     def set_addrs(self, ring: RingSettings, given: VringAddr) -> None:
-        """Raises MessageRefused for areas that are not in memory, as soon as there is any, or where no ring can be."""
+        """Set a ring's addresses. Raises MessageRefused for misaligned areas, or areas outside the memory table."""
         if any(self.memory):
             refusals = []
             for form in self.formats:
@@ -152,21 +152,21 @@ class Vrings:
         ring.addrs = given
 
     def set_base(self, ring: RingSettings, base: int) -> None:
-        """Raises MessageRefused. A front end that repeats what it was told goes on with what the device still held."""
+        """Set a ring's base. A repeated base keeps the chains in flight. Raises MessageRefused."""
         if base >> 16 and self.formats == (FORMATS["split"],):
-            raise MessageRefused(f"ring {ring.index}: a split ring starts at {base:#x}: its index has 16 bits")
+            raise MessageRefused(f"ring {ring.index}: a split ring's base {base:#x}: must have 16 bits")
         if base != ring.base:
-            ring.base, ring.held = base, ()
+            ring.base, ring.in_flight = base, ()
 
     async def start(self, ring: RingSettings) -> None:
-        """Raises MessageRefused."""
+        """Start a ring, and bring up the device with the first. Raises MessageRefused."""
         if not self.running:
             await self._bring_up()
-        self._revive(ring)
+        self._enable_queue(ring)
         ring.state = RingState.STARTED
 
     async def stop(self, ring: RingSettings) -> None:
-        """With the last of them the device stops."""
+        """Stop a ring, and reset the device with the last."""
         if ring.state is RingState.STARTED:
             await self._quiesce(ring)
             ring.state = RingState.STOPPED
@@ -175,7 +175,7 @@ class Vrings:
                 ring.kick = None
             if not self.running:
                 await self.reset_device()
-                self.dirty.use(None)  # said anew for those that are started next: the front end may let go of it now
+                self.dirty.set_area(None)  # the front end may free the log now, and sets one again for the next start
 
     async def stop_all(self) -> None:
         for ring in self._rings:
@@ -187,7 +187,7 @@ class Vrings:
                 await self._quiesce(ring)
             ring.enabled = enabled
             if ring.state is RingState.STARTED:
-                self._revive(ring)
+                self._enable_queue(ring)
 
     async def enable_all(self, enabled: bool) -> None:
         for ring in self._rings:
@@ -195,7 +195,7 @@ class Vrings:
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
-        """All rings stand still, and go on afterwards from where they were."""
+        """Pause all started rings; afterwards they resume at their positions."""
         started = [ring for ring in self._rings if ring.state is RingState.STARTED]
         for ring in started:
             await self._quiesce(ring)
@@ -203,53 +203,53 @@ class Vrings:
             yield
         finally:
             for ring in started:
-                self._revive(ring)
+                self._enable_queue(ring)
 
     def check(self, memory: PeerMemory) -> None:
         """Raise MessageRefused if ``memory`` lacks a started ring, or the dirty log is too small for ``memory``."""
         ranges = list(self._ranges(memory))
-        if self.dirty.on:
+        if self.dirty.enabled:
             self.dirty.check(ranges)
 
     def check_region(self, region: MemRegion) -> None:
-        """Raises MessageRefused where what is written to more memory could not be logged."""
-        if self.dirty.on:
+        """Raise MessageRefused if the dirty log is too small for a new region."""
+        if self.dirty.enabled:
             self.dirty.check(((region.addr, region.size),))
 
-    async def log(self, on: bool) -> None:
+    async def set_logging(self, on: bool) -> None:
         """Switch dirty logging. Without a log area rings stay paused until SET_LOG_BASE. Raises MessageRefused."""
-        if self.dirty.on is not on:
+        if self.dirty.enabled is not on:
             if on:
                 self.dirty.check(self._ranges(self.memory))
             async with self.paused():
-                self.dirty.on = on
+                self.dirty.enabled = on
 
-    async def log_to(self, area: DirtyArea) -> None:
-        """Raises MessageRefused; then it is closed."""
+    async def set_log_area(self, area: DirtyArea) -> None:
+        """Log to ``area`` from now on. On MessageRefused the area is closed."""
         try:
             area.check(self._ranges(self.memory))
-            async with self.paused() if self.dirty.on else nullcontext():
-                self.dirty.use(area)
+            async with self.paused() if self.dirty.enabled else nullcontext():
+                self.dirty.set_area(area)
         except BaseException:
             if self.dirty.log is not area.log:
                 area.close()
             raise
 
-    async def relog(self, ring: RingSettings, addrs: VringAddr) -> None:
-        """Of a started ring: what it says of logging is another. Raises MessageRefused."""
+    async def set_ring_log(self, ring: RingSettings, addrs: VringAddr) -> None:
+        """Change the log flag and the log address of a started ring. Raises MessageRefused."""
         before, ring.addrs = ring.addrs, addrs
         try:
-            if self.dirty.on:
+            if self.dirty.enabled:
                 self.dirty.check(self._written(ring, self._addrs(ring, self.memory)))
         except MessageRefused:
             ring.addrs = before
             raise
-        if self.dirty.on and addrs != before:
+        if self.dirty.enabled and addrs != before:
             await self._quiesce(ring)
-            self._revive(ring)
+            self._enable_queue(ring)
 
     async def close(self) -> None:
-        """The front end is gone: end what was begun, stop everything, and give back what was passed."""
+        """Stop everything after the front end disconnected: drain, reset the device, release handles and memory."""
         with trio.CancelScope(shield=True):
             with trio.move_on_after(LAST_DRAIN):
                 for queue in self._device.queues:
@@ -263,34 +263,34 @@ class Vrings:
         self.dirty.close()
         self.memory.close()
 
-    def _revive(self, ring: RingSettings) -> None:
-        """Give the device's queue its ring, from where it stands; none where it is disabled. Raises MessageRefused."""
+    def _enable_queue(self, ring: RingSettings) -> None:
+        """Enable the device's queue at the ring's position, unless the ring is disabled. Raises MessageRefused."""
         device = self._device
         queue = device.queues[ring.index]
         addrs = self._addrs(ring, self.memory)
         written = list(self._written(ring, addrs))
-        if self.dirty.on:
+        if self.dirty.enabled:
             self.dirty.check(written)
         queue.muted = not ring.enabled
-        if (queue.muted and not queue.discards) or (self.dirty.on and self.dirty.log is None):
+        if (queue.muted and not queue.discards) or (self.dirty.enabled and self.dirty.log is None):
             return
         queue.base, resumed = self._resumption(ring, addrs)
-        queue.wrap_ring = partial(self._logged, resumed, written) if self.dirty.on else resumed
+        queue.wrap_ring = partial(self._with_dirty_log, resumed, written) if self.dirty.enabled else resumed
         queue.num, queue.desc, queue.driver, queue.used = ring.num, addrs.desc, addrs.driver, addrs.device
         queue.signal.recheck = RECHECK if ring.polled else None
         if not device.enable_queue(ring.index):
             raise MessageRefused(device.failures[-1])
         if ring.call is not None:
-            ring.call.notify()  # whoever served it before may have ended before it told
+            ring.call.notify()  # a former back end may have ended before its last call
 
     def _addrs(self, ring: RingSettings, memory: PeerMemory) -> RingAddrs:
-        """Raises MessageRefused."""
+        """Return the driver's addresses of the ring's areas. Raises MessageRefused."""
         if ring.addrs is None or not ring.num:
             raise MessageRefused(f"ring {ring.index} has no addresses or no size yet")
         return _areas(ring_format(self.features), ring, ring.addrs, memory)
 
     def _ranges(self, memory: PeerMemory) -> Iterator[Range]:
-        """All that may have to be logged. Raises MessageRefused where a started ring is not in ``memory``."""
+        """Yield all ranges that may need logging. Raises MessageRefused if a started ring is not in ``memory``."""
         for region in memory:
             yield region.addr, region.size
         for ring in self._rings:
@@ -298,42 +298,42 @@ class Vrings:
                 yield from self._written(ring, self._addrs(ring, memory))
 
     def _written(self, ring: RingSettings, addrs: RingAddrs) -> Iterator[Range]:
-        """Where the device writes in a ring itself, if that is to be logged; the device area at an address for that."""
+        """Yield the areas of a ring to log: those that the device writes, the device area at its log address."""
         assert ring.addrs is not None
         if ring.addrs.flags & VRING_F_LOG:
             form = ring_format(self.features)
             areas = zip((addrs.desc, addrs.driver, ring.addrs.log), form.sizes(ring.num), strict=True)
             yield from (area for area, written in zip(areas, form.written, strict=True) if written)
 
-    def _logged(self, resumed: Callable[[Vringh], Vringh] | None, written: list[Range], ring: Vringh) -> Vringh:
-        """Put the dirty log around a ring, outside of the inflight log."""
+    def _with_dirty_log(self, resumed: Callable[[Vringh], Vringh] | None, written: list[Range], ring: Vringh) -> Vringh:
+        """Wrap a ring with dirty logging, outermost."""
         assert self.dirty.log is not None
         ring = ring if resumed is None else resumed(ring)
         return DirtyVringh(ring, self.dirty.log, self.memory.recorder, written)
 
     def _resumption(self, ring: RingSettings, addrs: RingAddrs) -> tuple[int, Callable[[Vringh], Vringh] | None]:
-        """The position that the device uses next, and what takes again the chains in flight. Raises MessageRefused."""
+        """Return the used position to resume at and the wrapper that resumes chains. Raises MessageRefused."""
         form = ring_format(self.features)
         place = base_format(form).place(ring.base, ring.num, self.memory.memory, addrs)
         if self.inflight is not None:
             self.inflight.check(ring.index, ring.num, form)
             return place, partial(self.inflight.logged, ring.index, form)
-        return place, partial(_resumed, place, ring.held)
+        return place, partial(_take_again, place, ring.in_flight)
 
     async def _quiesce(self, ring: RingSettings) -> None:
-        """Take nothing more from a ring, wait for what was taken, and remember where it stands."""
+        """Drain a ring's chains in flight, save its position, and disable its queue."""
         queue = self._device.queues[ring.index]
         with trio.move_on_after(DRAIN):
             await queue.drain()
         if queue.ring is not None:
             state = queue.ring.state()
             ring.base = base_format(ring_format(self.features)).emit(state.avail, state.used)
-            ring.held = queue.ring.in_flight()
+            ring.in_flight = queue.ring.in_flight()
         self._device.disable_queue(ring.index)
 
 
 def _areas(form: RingFormat, ring: RingSettings, given: VringAddr, memory: PeerMemory) -> RingAddrs:
-    """Where the areas of a ring are by the driver's addresses. Raises MessageRefused where no such ring can be."""
+    """Return the driver's addresses of a ring's areas. Raises MessageRefused if the ring is invalid."""
     num = ring.num or 1
     desc, avail, used = form.sizes(num)
     addrs = RingAddrs(
@@ -346,10 +346,10 @@ def _areas(form: RingFormat, ring: RingSettings, given: VringAddr, memory: PeerM
     return addrs
 
 
-def _resumed(place: int, held: Sequence[int], ring: Vringh) -> Vringh:
-    """Have a split ring take chains again; a packed one finds those that it still has behind ``place``."""
+def _take_again(place: int, in_flight: Sequence[int], ring: Vringh) -> Vringh:
+    """Return ``ring``, set to take chains in flight again: a split ring by heads, a packed ring from ``place``."""
     if isinstance(ring, SplitVringh):
-        ring.resume(held)
+        ring.resume(in_flight)
     elif isinstance(ring, PackedVringh):
         ring.resume(place, ())
     return ring

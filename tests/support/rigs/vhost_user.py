@@ -150,7 +150,7 @@ class FrontEnd:
     async def answer(self, request: R) -> Payload:
         while True:
             try:
-                data, handles = await self.socket.receive(self._assembler.wanted)
+                data, handles = await self.socket.receive(self._assembler.missing)
             except Exception as exc:
                 raise HungUp from exc
             if not data:
@@ -272,7 +272,7 @@ class Bench:
 
     async def converse(self, socket: UnixSocket) -> None:
         try:
-            await self.back.converse(socket)
+            await self.back.serve_connection(socket)
         except Exception as exc:  # noqa: BLE001  whatever it is, a test looks at it
             self.errors.append(exc)
 
