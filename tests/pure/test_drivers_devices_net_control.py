@@ -8,7 +8,7 @@ import random
 import pytest
 
 from drivers.contracts.ports import Offloads
-from drivers.devices.net.control import COMMAND_MAX, TABLE_MAX, Command, Control, MacTable, changes, emit, parse
+from drivers.devices.net.control import COMMAND_MAX, TABLE_MAX, MacTable, NetCommand, NetControl, changes, emit, parse
 from drivers.devices.net.filter import KNOWN_MAX, FrameFilter, Reception
 from drivers.devices.net.header import HeaderRules
 from drivers.devices.net.layout import (
@@ -30,24 +30,26 @@ BROADCAST = b"\xff" * 6
 PEER = b"\x02\0\0\0\0\x02"
 
 COMMANDS = [
-    *(Control(command, on) for command in list(Command)[:6] for on in (False, True)),
-    Control(Command.MAC_TABLE_SET, MacTable()),
-    Control(Command.MAC_TABLE_SET, MacTable(frozenset({OWN, OTHER}), frozenset({GROUP, BROADCAST}))),
-    Control(Command.MAC_TABLE_SET, MacTable(frozenset(bytes((2, 0, 0, 0, *divmod(i, 256))) for i in range(TABLE_MAX)))),
-    Control(Command.MAC_ADDR_SET, OTHER),
-    Control(Command.VLAN_ADD, 0),
-    Control(Command.VLAN_DEL, 4095),
-    Control(Command.ANNOUNCE_ACK),
-    Control(Command.VQ_PAIRS_SET, 1),
-    Control(Command.VQ_PAIRS_SET, 0x8000),
-    Control(Command.GUEST_OFFLOADS_SET, 0),
-    Control(Command.GUEST_OFFLOADS_SET, mask({1, 7, 8, 9, 54, 55})),
+    *(NetControl(command, on) for command in list(NetCommand)[:6] for on in (False, True)),
+    NetControl(NetCommand.MAC_TABLE_SET, MacTable()),
+    NetControl(NetCommand.MAC_TABLE_SET, MacTable(frozenset({OWN, OTHER}), frozenset({GROUP, BROADCAST}))),
+    NetControl(
+        NetCommand.MAC_TABLE_SET, MacTable(frozenset(bytes((2, 0, 0, 0, *divmod(i, 256))) for i in range(TABLE_MAX)))
+    ),
+    NetControl(NetCommand.MAC_ADDR_SET, OTHER),
+    NetControl(NetCommand.VLAN_ADD, 0),
+    NetControl(NetCommand.VLAN_DEL, 4095),
+    NetControl(NetCommand.ANNOUNCE_ACK),
+    NetControl(NetCommand.VQ_PAIRS_SET, 1),
+    NetControl(NetCommand.VQ_PAIRS_SET, 0x8000),
+    NetControl(NetCommand.GUEST_OFFLOADS_SET, 0),
+    NetControl(NetCommand.GUEST_OFFLOADS_SET, mask({1, 7, 8, 9, 54, 55})),
 ]
 
 
 @pytest.mark.virtio("NET-DRV-81")
 @pytest.mark.parametrize("control", COMMANDS, ids=lambda c: f"{c.command.name} {str(c.value)[:20]}")
-def test_a_command_comes_out_as_it_went_in_and_needs_its_feature(control: Control) -> None:
+def test_a_command_comes_out_as_it_went_in_and_needs_its_feature(control: NetControl) -> None:
     data = emit(control)
     assert len(data) <= COMMAND_MAX
     assert parse(data, SUPPORTED) == control
@@ -55,7 +57,7 @@ def test_a_command_comes_out_as_it_went_in_and_needs_its_feature(control: Contro
 
 
 def test_every_command_was_among_these() -> None:
-    assert {control.command for control in COMMANDS} == set(Command)
+    assert {control.command for control in COMMANDS} == set(NetCommand)
 
 
 def table(*halves: tuple[int, bytes]) -> bytes:
@@ -173,7 +175,7 @@ def test_a_filter_lets_in_what_it_says_and_names_the_cause_of_the_rest(
     frames = FrameFilter(OWN, reception)
     for _ in range(2):  # judged, then remembered
         for head, cause in verdicts.items():
-            assert (frames.known(head) if frames.known(head) is not None else frames.judge(head)) == cause
+            assert (frames.verdict(head) if frames.verdict(head) is not None else frames.judge(head)) == cause
     assert frames.idle is (reception.promisc or reception == R(allmulti=True, alluni=True))
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from drivers.bus.device_queue import DeviceQueue
 from drivers.contracts.ports import HEADER_SIZE, PacketQueue
-from drivers.devices.net.device.flows import ToDriver
-from drivers.devices.net.device.merge import NUM_BUFFERS_AT, Taken, put
+from drivers.devices.net.device.flows import VhostNetToDriver
+from drivers.devices.net.device.merge import NUM_BUFFERS_AT, TakenChains, put
 from drivers.flow.figures import Traffic
 from drivers.flow.pump import Need
 from rings.chain import copy_in, total
@@ -90,12 +90,12 @@ def cut(data: bytes, *sizes: int) -> list[memoryview]:
     return [*parts, whole[at:]]
 
 
-# Taken
+# TakenChains
 
 
 def test_as_many_buffers_are_taken_as_it_takes_and_no_more() -> None:
     queue = Receive(100, 100, 100, 100)
-    taken = Taken(queue.ring)
+    taken = TakenChains(queue.ring)
     assert taken.gather(150, 16) == 200
     assert (len(taken), queue.taken()) == (2, 2)
     assert taken.gather(150, 16) == 200
@@ -106,11 +106,11 @@ def test_as_many_buffers_are_taken_as_it_takes_and_no_more() -> None:
 
 def test_what_is_given_back_is_taken_again_in_the_same_order_and_untouched() -> None:
     queue = Receive(64, (10, 20), 64)
-    first = Taken(queue.ring)
+    first = TakenChains(queue.ring)
     first.gather(1000, 16)
     first.give_back()
     assert queue.taken() == 0
-    again = Taken(queue.ring)
+    again = TakenChains(queue.ring)
     assert again.gather(1000, 16) == 158
     assert again.segments() == first.segments()
     assert not any(map(any, again.segments()))
@@ -120,7 +120,7 @@ def test_what_is_given_back_is_taken_again_in_the_same_order_and_untouched() -> 
 @pytest.mark.virtio("NET-DEV-31")
 def test_only_what_was_filled_is_completed_and_the_driver_sees_all_of_it_at_once() -> None:
     queue = Receive(64, 64, 64, 64)
-    taken = Taken(queue.ring)
+    taken = TakenChains(queue.ring)
     taken.gather(256, 16)
     taken.complete(100)
     assert queue.driver.get() is None, "nothing before it is published"
@@ -128,7 +128,7 @@ def test_only_what_was_filled_is_completed_and_the_driver_sees_all_of_it_at_once
     assert (queue.taken(), len(taken)) == (2, 2)
     taken.give_back()
     assert queue.taken() == 0
-    rest = Taken(queue.ring)
+    rest = TakenChains(queue.ring)
     assert rest.gather(256, 16) == 128
 
 
@@ -136,7 +136,7 @@ def test_only_what_was_filled_is_completed_and_the_driver_sees_all_of_it_at_once
 @pytest.mark.parametrize("first", [1, 10, 11, 12, 13])
 def test_num_buffers_is_set_wherever_a_buffer_ends(first: int) -> None:
     queue = Receive(first, 64)
-    taken = Taken(queue.ring)
+    taken = TakenChains(queue.ring)
     taken.gather(40, 16)
     taken.complete(40)
     used = queue.used()
@@ -152,7 +152,7 @@ def test_one_that_can_not_be_reached_costs_those_before_it_a_second_look_and_no_
     queue.driver.add((), ((HOLE, 13),), [])
     queue.driver.publish()
     queue.rig.device_side.log.clear()
-    taken = Taken(queue.ring)
+    taken = TakenChains(queue.ring)
     assert taken.gather(13 * num, num) == 13 * (num - 2) + 4000
     assert len([access for access in queue.rig.device_side.log if access.act is Act.LOAD]) < 8 * num
     with pytest.raises(MemoryFault):
@@ -298,7 +298,7 @@ def test_whatever_buffers_are_posted_frames_come_whole_and_in_order_and_each_is_
 ) -> None:
     queue, port, traffic = Receive(memory=1 << 22), Frames(), Traffic()
     holder = cast(DeviceQueue, SimpleNamespace(ring=queue.ring))
-    flow = ToDriver(holder, cast(PacketQueue, port), traffic, LARGEST, True, lambda _: None)
+    flow = VhostNetToDriver(holder, cast(PacketQueue, port), traffic, LARGEST, True, lambda _: None)
     sent: list[bytes] = []
     used: list[tuple[Buffer, int]] = []
     refill = [(BIG_ENOUGH, list[int]())] * 60  # a frame takes one at least

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from drivers.contracts.ports import ALL_OFFLOADS, NO_OFFLOADS, Offloads
 from drivers.devices.net.header import NEEDS_CSUM, GsoType
-from drivers.devices.net.software import Unfinished, finish, ones_sum
+from drivers.devices.net.software import BadGso, finish, ones_sum
 from support.rigs.segments import (
     CSUM_ONLY,
     EVERY,
@@ -136,7 +136,7 @@ UNFINISHED: dict[str, tuple[bytes, bytes]] = {
 @pytest.mark.parametrize("why", UNFINISHED)
 def test_a_frame_that_is_not_what_its_header_says_is_unfinished(why: str) -> None:
     header, frame = UNFINISHED[why]
-    with pytest.raises(Unfinished):
+    with pytest.raises(BadGso):
         list(finish(header, [memoryview(frame)], NO_OFFLOADS))
 
 
@@ -160,7 +160,7 @@ def test_whatever_the_header_and_the_frame_say_it_is_finished_or_unfinished(
     frame = prefix[:size] + noise
     try:
         made = finished(struct.pack("<BBHHHHH", *header), [memoryview(frame)], NO_OFFLOADS)
-    except Unfinished:
+    except BadGso:
         return
     assert made
     assert all(len(out) <= max(len(frame), 60) for _, out in made)

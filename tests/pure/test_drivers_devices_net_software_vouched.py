@@ -15,7 +15,7 @@ from scapy.packet import Packet, Padding
 
 from drivers.contracts.ports import HEADER_SIZE, NO_OFFLOADS, Offloads
 from drivers.devices.net.header import DATA_VALID, NEEDS_CSUM
-from drivers.devices.net.software import vouched
+from drivers.devices.net.software import convert_data_valid
 from support.rigs.segments import (
     CASES,
     CSUM_ONLY,
@@ -32,7 +32,7 @@ from support.rigs.segments import (
 
 def vouch(frame: bytes, *sizes: int, able: Offloads = CSUM_ONLY) -> tuple[bytes, bytes]:
     header = struct.pack("<BBHHHHH", DATA_VALID, 0, 0, 0, 0, 0, 1)
-    head, rest = vouched(header + frame[:14], views(frame[14:], *sizes), able)
+    head, rest = convert_data_valid(header + frame[:14], views(frame[14:], *sizes), able)
     assert len(head) == HEADER_SIZE + 14
     return head[:HEADER_SIZE], head[HEADER_SIZE:] + b"".join(rest)
 

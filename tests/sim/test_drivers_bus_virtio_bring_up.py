@@ -14,7 +14,7 @@ import trio.testing
 
 from drivers.bus.model import BindState
 from drivers.bus.virtio import VirtioDevice
-from drivers.devices.net.layout import TABLE, ConfigField, NetFeature
+from drivers.devices.net.layout import TABLE, NetConfigField, NetFeature
 from drivers.errors import ProbeError
 from drivers.registry import DEVICES
 from drivers.testing import CONFIG, RegisterAccess, TappedFunction
@@ -461,14 +461,14 @@ def config_reads(tap: TappedFunction) -> list[int]:
 @pytest.mark.parametrize(
     ("feature", "field"),
     [
-        (NetFeature.MAC, ConfigField.MAC),
-        (NetFeature.STATUS, ConfigField.STATUS),
-        (NetFeature.MTU, ConfigField.MTU),
-        (NetFeature.SPEED_DUPLEX, ConfigField.SPEED),
+        (NetFeature.MAC, NetConfigField.MAC),
+        (NetFeature.STATUS, NetConfigField.STATUS),
+        (NetFeature.MTU, NetConfigField.MTU),
+        (NetFeature.SPEED_DUPLEX, NetConfigField.SPEED),
     ],
     ids=lambda value: value.name,
 )
-async def test_a_field_is_read_only_where_its_feature_is_there(feature: NetFeature, field: ConfigField) -> None:
+async def test_a_field_is_read_only_where_its_feature_is_there(feature: NetFeature, field: NetConfigField) -> None:
     start, size = field.value
     for off in (False, True):
         options = Options(queue_size=16, features_off=(feature.name,) if off else ())

@@ -17,7 +17,7 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
-from drivers.devices.net.device.merge import Taken
+from drivers.devices.net.device.merge import TakenChains
 from drivers.devices.net.driver.flows import POSTED, POSTED_BYTES
 from drivers.devices.net.layout import TABLE, NetFeature
 from drivers.testing import WrappedOps
@@ -375,12 +375,12 @@ async def test_frames_of_one_buffer_among_larger_ones_arrive_whole_and_in_order(
     """Where frames fit one buffer each, though larger ones may come, buffers are taken for several at once."""
     gathered: list[int] = []
 
-    class Watched(Taken):
+    class Watched(TakenChains):
         def gather(self, wanted: int, limit: int) -> int:
             gathered.append(wanted)
             return super().gather(wanted, limit)
 
-    monkeypatch.setattr("drivers.devices.net.device.flows.Taken", Watched)
+    monkeypatch.setattr("drivers.devices.net.device.flows.TakenChains", Watched)
     async with open_pair(Options(queue_size=128)) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await start(driver, size=100, count=128)
         small, large = [(FRAME * 3)[:80] + bytes([i]) for i in range(6)], (FRAME * 50)[:1000]
@@ -402,12 +402,12 @@ async def test_no_buffers_are_taken_for_a_frame_that_is_not_there(monkeypatch: p
     """Once it is known how many a frame needs: each costs time, also where it is given back."""
     left: list[int] = []
 
-    class Watched(Taken):
+    class Watched(TakenChains):
         def give_back(self) -> None:
             left.append(len(self))
             super().give_back()
 
-    monkeypatch.setattr("drivers.devices.net.device.flows.Taken", Watched)
+    monkeypatch.setattr("drivers.devices.net.device.flows.TakenChains", Watched)
     async with open_pair(Options(queue_size=128)) as pair, hostile_driver(pair) as driver:
         await start(driver, size=100, count=100)
         left.clear()

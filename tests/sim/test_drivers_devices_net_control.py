@@ -11,11 +11,11 @@ import trio
 import trio.testing
 
 from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, NO_OFFLOADS, Offloads, PortState
-from drivers.devices.net.control import COMMAND_MAX, TABLE_MAX, Command, Control, MacTable, emit
-from drivers.devices.net.device.control import ControlFlow
-from drivers.devices.net.driver.station import Wishes
+from drivers.devices.net.control import COMMAND_MAX, TABLE_MAX, MacTable, NetCommand, NetControl, emit
+from drivers.devices.net.device.control import VhostNetControlFlow
+from drivers.devices.net.driver.station import NetRequest
 from drivers.devices.net.filter import Reception
-from drivers.devices.net.layout import ANNOUNCE, LINK_UP, ConfigField, Duplex, NetFeature, offload_features
+from drivers.devices.net.layout import ANNOUNCE, LINK_UP, Duplex, NetConfigField, NetFeature, offload_features
 from drivers.errors import CommandRefused, NeedsReset, TransportLost
 from drivers.flow.pump import Need
 from rings.features import mask
@@ -42,7 +42,7 @@ OWN, PEER, OTHER = (b"\x02\0\0\0\0" + bytes([last]) for last in (1, 2, 9))
 GROUP, BROADCAST = b"\x01\0\x5e\0\0\x01", b"\xff" * 6
 STATION = PortState()
 """An interface that wants only what is for it, and does not say which VLANs."""
-QUIET = Wishes(reception=Reception())
+QUIET = NetRequest(reception=Reception())
 RARP = b"\x80\x35"
 
 
@@ -105,7 +105,7 @@ async def test_the_device_lets_in_what_the_driver_asks_for_and_counts_the_rest_b
         assert await let_in(pair) == set(FRAMES), "a port that is nobody's takes everything"
         pair.driver_port.want(STATION)
         for reception, wanted in RECEPTIONS:
-            await pair.settings.change(Wishes(reception=reception))
+            await pair.settings.change(NetRequest(reception=reception))
             everything = "vlan 5", "vlan 6"  # CTRL_VLAN was not agreed on
             assert await let_in(pair) == {*wanted.split(), *(everything if "own" in wanted else ())}
         assert control(pair)[1] == 0
@@ -129,12 +129,12 @@ async def test_vlans_are_let_in_as_interface_and_wishes_name_them() -> None:
         assert pair.plug.sent.drops["filter_vlan"] == 2
         pair.driver_port.want(PortState(vlans=frozenset({5})))
         assert "vlan 5" in await let_in(pair)
-        await pair.settings.change(Wishes(reception=Reception(vlans=frozenset({6}))))
+        await pair.settings.change(NetRequest(reception=Reception(vlans=frozenset({6}))))
         assert await let_in(pair) & {"vlan 5", "vlan 6"} == {"vlan 5", "vlan 6"}
         pair.driver_port.want(PortState(vlans=frozenset()))
         assert await let_in(pair) & {"vlan 5", "vlan 6"} == {"vlan 6"}
         pair.driver_port.want(PortState(promisc=True))  # for unharmed: and without the feature again
-        await pair.settings.change(Wishes())
+        await pair.settings.change(NetRequest())
         await pair.reset()
 
 
@@ -145,7 +145,7 @@ async def test_another_address_is_the_devices_until_its_reset_and_the_driver_ask
         pair.driver_port.want(STATION)
         for mac, how in ((OTHER, "wish"), (b"\x02\0\0\0\0\x0a", "interface")):
             if how == "wish":
-                await pair.settings.change(Wishes(mac=mac, reception=Reception()))
+                await pair.settings.change(NetRequest(mac=mac, reception=Reception()))
             else:
                 pair.driver_port.want(PortState(mac))
                 await trio.testing.wait_all_tasks_blocked()
@@ -201,11 +201,11 @@ async def test_offloads_are_switched_while_it_runs_among_those_that_were_agreed_
         agreed = attrs.evolve(ALL_OFFLOADS, ecn=False)
         assert pair.device_port.offloads == agreed
         for offloads in (NO_OFFLOADS, Offloads(csum=True), Offloads(csum=True, tso4=True), agreed):
-            await pair.settings.change(Wishes(offloads=offloads))
+            await pair.settings.change(NetRequest(offloads=offloads))
             assert pair.device_port.offloads == offloads
-        with pytest.raises(CommandRefused, match="not all of it was agreed on"):
-            await pair.settings.change(Wishes(offloads=ALL_OFFLOADS))
-        await pair.settings.change(Wishes(offloads=Offloads(csum=True)))
+        with pytest.raises(CommandRefused, match="not negotiated: "):
+            await pair.settings.change(NetRequest(offloads=ALL_OFFLOADS))
+        await pair.settings.change(NetRequest(offloads=Offloads(csum=True)))
         pair.plug.link_up = False  # the port starts anew, and only with what was left
         pair.plug.changed()
         await until(lambda: not pair.device_port.live)
@@ -213,32 +213,32 @@ async def test_offloads_are_switched_while_it_runs_among_those_that_were_agreed_
         pair.plug.changed()
         await until(lambda: pair.device_port.live)
         assert pair.device_port.offloads == Offloads(csum=True)
-        await pair.settings.change(Wishes())
+        await pair.settings.change(NetRequest())
         assert control(pair)[1] == 0
 
 
 @pytest.mark.virtio("NET-DRV-77", "NET-DRV-78", "NET-DRV-79")
 async def test_nothing_is_asked_for_that_was_not_agreed_on() -> None:
     refused = [
-        (Wishes(reception=Reception(promisc=True, allmulti=True)), "CTRL_RX"),
-        (Wishes(mac=OTHER), "CTRL_MAC_ADDR"),
-        (Wishes(reception=Reception(allmulti=True, nobcast=True)), "CTRL_RX_EXTRA"),
-        (Wishes(reception=Reception(allmulti=True, vlans=frozenset({5}))), "CTRL_VLAN"),
-        (Wishes(offloads=NO_OFFLOADS), "CTRL_GUEST_OFFLOADS"),
-        (Wishes(pairs=2), "there is one pair"),
+        (NetRequest(reception=Reception(promisc=True, allmulti=True)), "CTRL_RX"),
+        (NetRequest(mac=OTHER), "CTRL_MAC_ADDR"),
+        (NetRequest(reception=Reception(allmulti=True, nobcast=True)), "CTRL_RX_EXTRA"),
+        (NetRequest(reception=Reception(allmulti=True, vlans=frozenset({5}))), "CTRL_VLAN"),
+        (NetRequest(offloads=NO_OFFLOADS), "CTRL_GUEST_OFFLOADS"),
+        (NetRequest(pairs=2), "the device has one queue pair"),
     ]
     off = "CTRL_RX", "CTRL_MAC_ADDR", "CTRL_RX_EXTRA", "CTRL_VLAN", "CTRL_GUEST_OFFLOADS"
     for options in (WITHOUT, attrs.evolve(WITH, features_off=off)):
         async with open_pair(options) as pair:
-            before = pair.settings.wishes
+            before = pair.settings.request
             for wishes, why in refused:
                 with pytest.raises(CommandRefused, match=why):
                     await pair.settings.change(wishes)
-            assert pair.settings.wishes == before
+            assert pair.settings.request == before
             assert control(pair) == (0, 0)
             await pair.transfer(1 << 14)
     with pytest.raises(TransportLost, match="not up"):
-        await pair.settings.change(Wishes())
+        await pair.settings.change(NetRequest())
 
 
 @pytest.mark.every_transport
@@ -246,16 +246,16 @@ async def test_wishes_that_the_device_refuses_are_not_kept_and_a_filter_is_opene
     async with open_pair(WITH) as pair, unharmed(pair):
         pair.driver_port.want(STATION)
         table = frozenset(bytes((2, 0, 0, 1, *divmod(i, 256))) for i in range(TABLE_MAX + 1))
-        await pair.settings.change(Wishes(reception=Reception(unicast=table)))
+        await pair.settings.change(NetRequest(reception=Reception(unicast=table)))
         assert await let_in(pair) == set(FRAMES), "more than a table holds: everything is let in"
-        await pair.settings.change(Wishes(reception=Reception(unicast=frozenset(list(table)[:TABLE_MAX]))))
+        await pair.settings.change(NetRequest(reception=Reception(unicast=frozenset(list(table)[:TABLE_MAX]))))
         assert "other" not in await let_in(pair)
         with pytest.raises(CommandRefused, match="the device refused it"):
-            await pair.settings.change(Wishes(reception=Reception(unicast=frozenset({GROUP}))))
+            await pair.settings.change(NetRequest(reception=Reception(unicast=frozenset({GROUP}))))
         assert control(pair)[1] == 1
-        assert pair.settings.wishes.reception.unicast < table
+        assert pair.settings.request.reception.unicast < table
         pair.driver_port.want(PortState(promisc=True))
-        await pair.settings.change(Wishes())
+        await pair.settings.change(NetRequest())
 
 
 # What the device's owner changes
@@ -302,7 +302,7 @@ async def test_another_mtu_comes_with_a_reset_that_the_device_asks_for() -> None
         async with hostile_driver(pair) as driver:
             pair.plug.mtu = 1480  # nobody has read it: it may change at once
             pair.plug.changed()
-            assert driver.config(*ConfigField.MTU.value) == 1480
+            assert driver.config(*NetConfigField.MTU.value) == 1480
 
 
 async def test_a_device_that_changes_the_mtu_under_its_driver_is_brought_up_anew() -> None:
@@ -370,7 +370,7 @@ REFUSED = {
     "switch that is neither": b"\0\0\2",
     "table that is cut": b"\1\0\2\0\0\0" + OWN,
     "table beyond all memory": b"\1\0\xff\xff\xff\xff" + OWN * 10,
-    "table that is too large": emit(Control(Command.MAC_TABLE_SET, MacTable()))[:2]
+    "table that is too large": emit(NetControl(NetCommand.MAC_TABLE_SET, MacTable()))[:2]
     + (TABLE_MAX + 1).to_bytes(4, "little")
     + OWN * (TABLE_MAX + 1)
     + bytes(4),
@@ -492,12 +492,12 @@ async def test_every_life_begins_with_empty_tables_and_all_that_was_agreed_on() 
             table = MacTable(frozenset({OTHER}), frozenset({GROUP}))
             bits = offload_features(Offloads(csum=True), from_driver=False)
             for command, value in (
-                (Command.MAC_TABLE_SET, table),
-                (Command.VLAN_ADD, 5),
-                (Command.NOBCAST, True),
-                (Command.GUEST_OFFLOADS_SET, bits),
+                (NetCommand.MAC_TABLE_SET, table),
+                (NetCommand.VLAN_ADD, 5),
+                (NetCommand.NOBCAST, True),
+                (NetCommand.GUEST_OFFLOADS_SET, bits),
             ):
-                assert await ask(driver, emit(Control(command, value))) == OK
+                assert await ask(driver, emit(NetControl(command, value))) == OK
             assert await let_in_by(driver) == {"own", "other", "group", "vlan 5"}
             assert pair.device_port.offloads == Offloads(csum=True)
         await start(driver, OFFERED & ~mask({F.CTRL_RX, F.CTRL_VLAN}))
@@ -511,14 +511,14 @@ async def test_every_life_begins_with_empty_tables_and_all_that_was_agreed_on() 
 
 
 @contextmanager
-def answering(answer: Callable[[ControlFlow], tuple[int, Need]]) -> Iterator[None]:
+def answering(answer: Callable[[VhostNetControlFlow], tuple[int, Need]]) -> Iterator[None]:
     """Every device's control queue does this instead."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ControlFlow, "move", answer)
+        patch.setattr(VhostNetControlFlow, "move", answer)
         yield
 
 
-def silence(flow: ControlFlow) -> tuple[int, Need]:
+def silence(flow: VhostNetControlFlow) -> tuple[int, Need]:
     """Take commands, and that is all."""
     while flow.queue.ring is not None and flow.queue.ring.getdesc() is not None:
         pass
@@ -529,7 +529,7 @@ async def test_a_device_that_does_not_answer_a_command_is_reset_and_whoever_aske
     async with open_pair(WITH) as pair, unharmed(pair):
         with answering(silence):
             with pytest.raises(NeedsReset, match="does not answer MAC_ADDR_SET within 5 s"):
-                await pair.settings.change(Wishes(mac=OTHER))
+                await pair.settings.change(NetRequest(mac=OTHER))
             pair.driver_port.want(PortState(OTHER))
             await until(lambda: any("does not answer" in failure for failure in pair.virtio.failures), seconds=10)
             assert pair.device_port.inject(frame(OWN)), "frames pass all the while"
@@ -541,7 +541,7 @@ async def test_a_device_that_does_not_answer_a_command_is_reset_and_whoever_aske
 
 @pytest.mark.parametrize("answer", [1, 2, 0x55, 0xFF])
 async def test_any_answer_but_ok_is_a_refusal(answer: int) -> None:
-    def move(flow: ControlFlow) -> tuple[int, Need]:
+    def move(flow: VhostNetControlFlow) -> tuple[int, Need]:
         ring = flow.queue.ring
         chain = ring.getdesc() if ring is not None else None
         if ring is None or chain is None:
@@ -552,13 +552,13 @@ async def test_any_answer_but_ok_is_a_refusal(answer: int) -> None:
 
     async with open_pair(WITH) as pair, unharmed(pair):
         with answering(move), pytest.raises(CommandRefused, match="the device refused it"):
-            await pair.settings.change(Wishes(mac=OTHER))
-        assert pair.settings.wishes.mac is None
+            await pair.settings.change(NetRequest(mac=OTHER))
+        assert pair.settings.request.mac is None
         assert pair.virtio.restarts == 0
 
 
 async def test_an_answer_without_a_byte_is_a_refusal() -> None:
-    def move(flow: ControlFlow) -> tuple[int, Need]:
+    def move(flow: VhostNetControlFlow) -> tuple[int, Need]:
         ring = flow.queue.ring
         chain = ring.getdesc() if ring is not None else None
         if ring is None or chain is None:
@@ -569,7 +569,7 @@ async def test_an_answer_without_a_byte_is_a_refusal() -> None:
 
     async with open_pair(WITH) as pair, unharmed(pair):
         with answering(move), pytest.raises(CommandRefused, match="the device refused it"):
-            await pair.settings.change(Wishes(mac=OTHER))
+            await pair.settings.change(NetRequest(mac=OTHER))
 
 
 async def test_a_reset_under_a_command_is_told_to_whoever_gave_it() -> None:
@@ -580,7 +580,7 @@ async def test_a_reset_under_a_command_is_told_to_whoever_gave_it() -> None:
                 @nursery.start_soon
                 async def ask_in_vain() -> None:
                     with pytest.raises(TransportLost, match="the device was reset before it answered MAC_ADDR_SET"):
-                        await pair.settings.change(Wishes(mac=OTHER))
+                        await pair.settings.change(NetRequest(mac=OTHER))
 
                 await trio.testing.wait_all_tasks_blocked()
                 await pair.reset()

@@ -15,7 +15,7 @@ from scapy.layers.l2 import Ether
 
 from drivers.bus.model import BindState
 from drivers.contracts.hw import DmaBuffer
-from drivers.devices.net.driver.station import Wishes
+from drivers.devices.net.driver.station import NetRequest
 from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature
 from drivers.errors import CommandRefused, ProbeError
 from drivers.transports.pci.registers import CfgType
@@ -65,7 +65,7 @@ async def in_use(pair: Pair, count: int) -> None:
     await trio.testing.wait_all_tasks_blocked()
     assert pair.settings.bound is not None
     assert pair.settings.bound.station is not None
-    assert pair.settings.bound.station.used == count
+    assert pair.settings.bound.station.pairs_used == count
 
 
 def moved(pair: Pair) -> tuple[list[int], list[int]]:
@@ -101,22 +101,22 @@ async def test_a_flow_keeps_to_its_pair_in_both_directions_and_all_pairs_are_use
 async def test_the_number_of_pairs_is_changed_while_it_runs() -> None:
     async with open_pair(attrs.evolve(SEVERAL, queue_size=8)) as pair, unharmed(pair):
         for count, first in ((1, 1000), (3, 2000), (2, 3000), (None, 4000)):
-            await pair.settings.change(Wishes(pairs=count))
+            await pair.settings.change(NetRequest(pairs=count))
             await in_use(pair, count or PAIRS)
             went = await cross(pair.driver_port, pair.device_port, list(flows(first=first)))
             assert set(went) == set(range(count or PAIRS))
             back = list(flows(reverse=True, first=first))
             assert await cross(pair.device_port, pair.driver_port, back) == went
         for bad in (PAIRS + 1, 0x8000):
-            with pytest.raises(CommandRefused, match="there are 3 pairs"):
-                await pair.settings.change(Wishes(pairs=bad))
+            with pytest.raises(CommandRefused, match="the device has 3 queue pairs"):
+                await pair.settings.change(NetRequest(pairs=bad))
         await in_use(pair, PAIRS)
-        await pair.settings.change(Wishes(pairs=2))
+        await pair.settings.change(NetRequest(pairs=2))
         await pair.reset()
         await in_use(pair, 2)
         assert pair.settings.bound is not None
-        assert len(pair.settings.bound._slots) == 4, "a pair that is not used has no buffers"
-        await pair.settings.change(Wishes())
+        assert len(pair.settings.bound._buffers) == 4, "a pair that is not used has no buffers"
+        await pair.settings.change(NetRequest())
         await in_use(pair, PAIRS)
         assert pair.plug.figures.control.refused == 0
 
@@ -131,7 +131,7 @@ async def test_without_mq_the_control_queue_is_the_third_and_one_pair_is_used() 
         assert [queue.name for queue in pair.virtio.queues] == ["receiveq1", "transmitq1", "controlq"]
         assert [queue.name for queue in pair.vhost.queues[:3]] == ["receiveq1", "transmitq1", "controlq"]
         before = pair.plug.figures.control.commands
-        await pair.settings.change(Wishes(mac=b"\x02\0\0\0\0\x09"))
+        await pair.settings.change(NetRequest(mac=b"\x02\0\0\0\0\x09"))
         assert pair.plug.figures.control.commands == before + 1
         await pair.device_port.receive()  # what everybody is told of it
         assert set(await cross(pair.driver_port, pair.device_port, list(flows()))) == {0}
@@ -154,21 +154,21 @@ async def test_all_pairs_come_back_after_a_reset_and_a_link_that_was_down() -> N
 
 
 async def test_pairs_that_there_is_no_memory_for_are_refused_with_what_helps() -> None:
-    with pytest.raises(ProbeError, match=r"no memory for 3 pairs of queues.* smaller queues, or fewer pairs") as error:
+    with pytest.raises(ProbeError, match=r"no memory for 3 queue pairs.* smaller queues or fewer pairs") as error:
         async with open_pair(attrs.evolve(SEVERAL, queue_size=128, memory=32)):
             pass
     assert "\n" not in str(error.value)
     async with open_pair(attrs.evolve(SEVERAL, queue_size=128, memory=64)) as pair:
-        await pair.settings.change(Wishes(pairs=1))
+        await pair.settings.change(NetRequest(pairs=1))
         await pair.reset()
         hogs: list[DmaBuffer] = []
         with pytest.raises(MemoryError):
             hogs.extend(pair.rc.memory.alloc(4 << 20, 4096) for _ in range(100))
         with pytest.raises(CommandRefused, match="no memory for buffers"):
-            await pair.settings.change(Wishes(pairs=3))
+            await pair.settings.change(NetRequest(pairs=3))
         await in_use(pair, 1)
         # What the interface or an earlier wish asks for is left where there is no memory: the device goes on.
-        pair.settings.wishes = Wishes(pairs=3)
+        pair.settings.request = NetRequest(pairs=3)
         for promisc in (True, False):
             pair.driver_port.want(attrs.evolve(pair.driver_port.state, promisc=promisc))
             await trio.sleep(1)
@@ -176,11 +176,11 @@ async def test_pairs_that_there_is_no_memory_for_are_refused_with_what_helps() -
         assert pair.virtio.restarts == 0
         buffers = pair.rc.memory.statistics().buffers
         with pytest.raises(CommandRefused, match="no memory for buffers"):
-            await pair.settings.change(Wishes(pairs=3))
+            await pair.settings.change(NetRequest(pairs=3))
         assert pair.rc.memory.statistics().buffers == buffers, "what was had of a pair is given back"
         for each in hogs:
             pair.rc.memory.free(each)
-        await pair.settings.change(Wishes(pairs=2))
+        await pair.settings.change(NetRequest(pairs=2))
         await in_use(pair, 2)
 
 

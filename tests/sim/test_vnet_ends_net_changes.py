@@ -111,9 +111,9 @@ async def test_every_setting_shows_at_both_sides() -> None:
         ("mac", "02:0", "net0: mac '02:0': must be a unicast MAC address"),
         ("multicast", "02:00:00:00:00:01", "must be a multicast MAC address"),
         ("vlans", "5,4096", "net0: vlans '5,4096': must be between 0 and 4095"),
-        ("vlans", "5", "net0: vlans '5': CTRL_VLAN was not agreed on"),
+        ("vlans", "5", "net0: vlans '5': CTRL_VLAN was not negotiated"),
         ("pairs", "0", "net0: pairs '0': must be between 1 and 32768"),
-        ("pairs", "4", "net0: pairs '4': there are 3 pairs"),
+        ("pairs", "4", "net0: pairs '4': the device has 3 queue pairs"),
         ("offloads", "lro", "net0: offloads 'lro': must be all, none, or some of csum,tso4,tso6,uso,ecn"),
         ("offloads", "tso4", "net0: offloads 'tso4': the device refused it"),
         ("carrier", "1", "net0: carrier '1': must be on or off"),
@@ -143,8 +143,8 @@ async def test_a_device_without_a_control_queue_says_so_and_a_link_that_is_down_
     async with open_world(parse(MEDIATED), "t") as world:
         await world.wait_up()
         for setting, value, why in (
-            ("promisc", "on", "CTRL_RX was not agreed on"),
-            ("pairs", "2", "net0: pairs '2': there is one pair"),
+            ("promisc", "on", "CTRL_RX was not negotiated"),
+            ("pairs", "2", "net0: pairs '2': the device has one queue pair"),
             ("mtu", "1400", "mtu of a mediated device follows the driver"),
         ):
             with pytest.raises(QmpError, match=why):

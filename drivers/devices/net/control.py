@@ -1,6 +1,6 @@
-"""The control queue's words: commands, what each carries, and which feature it belongs to (VIRTIO 1.4 section 5.1.9.5).
+"""Commands of virtio-net's control queue, with their data and features (VIRTIO 1.4 section 5.1.9.5). Pure.
 
-Pure. What the device may read of a command is class, number and data; what it may write, one byte of answer.
+The device reads class, number and data of a command, and writes one byte of answer.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = [
     "GUEST_OFFLOADS",
     "TABLE_MAX",
     "VID_MAX",
-    "Command",
-    "Control",
+    "NetCommand",
+    "NetControl",
     "MacTable",
     "changes",
     "emit",
@@ -32,17 +32,18 @@ __all__ = [
 
 ACK_OK, ACK_ERR = 0, 1
 TABLE_MAX = 512
-"""Addresses that each half of a table may have."""
+"""Maximum number of addresses in each half of a MAC table."""
 COMMAND_MAX = 2 + 2 * (4 + 6 * TABLE_MAX)
 """Bytes of the longest command."""
 VID_MAX = 4095
+"""Largest VLAN id."""
 GUEST_OFFLOADS = offload_features(ALL_OFFLOADS, from_driver=False)
-"""The bits that GUEST_OFFLOADS_SET may have; they are those of the features."""
+"""Valid bits of GUEST_OFFLOADS_SET, which are feature bits."""
 F = NetFeature
 
 
-class Command(Enum):
-    """Class, number, and the feature without which there is no such command."""
+class NetCommand(Enum):
+    """Class, number, and required feature."""
 
     PROMISC = 0, 0, F.CTRL_RX
     ALLMULTI = 0, 1, F.CTRL_RX
@@ -60,34 +61,36 @@ class Command(Enum):
 
     @property
     def head(self) -> bytes:
+        """Class and number, as in a chain."""
         return bytes(self.value[:2])
 
     @property
     def feature(self) -> NetFeature:
+        """Feature that has to be negotiated for the command."""
         return self.value[2]
 
 
 @attrs.frozen
 class MacTable:
-    """Addresses that are let in besides the station's own, 6 bytes each."""
+    """Addresses to receive besides the station's own, 6 bytes each."""
 
     unicast: frozenset[bytes] = frozenset()
     multicast: frozenset[bytes] = frozenset()
 
 
 Value = bool | int | bytes | MacTable | None
-"""What a command carries: a switch, a number, an address, a table, or nothing."""
+"""Argument of a command: a switch, a number, an address, a table, or none."""
 
 
 @attrs.frozen
-class Control:
-    """One command."""
+class NetControl:
+    """One command with its argument."""
 
-    command: Command
+    command: NetCommand
     value: Value = None
 
 
-# From bytes
+# Parsers of arguments. They return None for invalid data.
 
 
 def _switch(data: bytes) -> bool | None:
@@ -114,7 +117,7 @@ def _mac(data: bytes) -> bytes | None:
 
 
 def _table(data: bytes) -> MacTable | None:
-    """Both halves, of which the first may hold no multicast address and the second no other."""
+    """Parse both halves: unicast addresses, then multicast addresses."""
     halves = []
     for multicast in (False, True):
         if len(data) < 4:
@@ -130,36 +133,36 @@ def _table(data: bytes) -> MacTable | None:
     return None if data else MacTable(*halves)
 
 
-PARSERS: Mapping[Command, Callable[[bytes], Value]] = {
-    **dict.fromkeys((c for c in Command if c.value[0] == 0), _switch),
-    Command.MAC_TABLE_SET: _table,
-    Command.MAC_ADDR_SET: _mac,
-    Command.VLAN_ADD: _vid,
-    Command.VLAN_DEL: _vid,
-    Command.VQ_PAIRS_SET: _pairs,
-    Command.GUEST_OFFLOADS_SET: _offloads,
+PARSERS: Mapping[NetCommand, Callable[[bytes], Value]] = {
+    **dict.fromkeys((c for c in NetCommand if c.value[0] == 0), _switch),
+    NetCommand.MAC_TABLE_SET: _table,
+    NetCommand.MAC_ADDR_SET: _mac,
+    NetCommand.VLAN_ADD: _vid,
+    NetCommand.VLAN_DEL: _vid,
+    NetCommand.VQ_PAIRS_SET: _pairs,
+    NetCommand.GUEST_OFFLOADS_SET: _offloads,
 }
-"""What gives the value of a command's data, None where they are no such value."""
-HEADS = {command.head: command for command in Command}
+"""Parser of the argument, per command."""
+HEADS = {command.head: command for command in NetCommand}
 
 
-def parse(data: bytes, features: int) -> Control | None:
-    """The command in ``data``; None where that is none, or belongs to a feature that was not agreed on."""
+def parse(data: bytes, features: int) -> NetControl | None:
+    """Parse a command. Returns None if it is invalid, or its feature was not negotiated."""
     command = HEADS.get(data[:2])
     if command is None or not features >> command.feature & 1:
         return None
     parser = PARSERS.get(command)
     if parser is None:
-        return Control(command) if len(data) == 2 else None
+        return NetControl(command) if len(data) == 2 else None
     value = parser(data[2:])
-    return None if value is None else Control(command, value)
+    return None if value is None else NetControl(command, value)
 
 
-# To bytes
+# Encoding
 
 
-def emit(control: Control) -> bytes:
-    """What the device may read of it."""
+def emit(control: NetControl) -> bytes:
+    """Return class, number and data of the command."""
     value = control.value
     if isinstance(value, MacTable):
         halves = (value.unicast, value.multicast)
@@ -169,34 +172,39 @@ def emit(control: Control) -> bytes:
     elif value is None:
         body = b""
     else:
-        size = {Command.GUEST_OFFLOADS_SET: 8, Command.VLAN_ADD: 2, Command.VLAN_DEL: 2, Command.VQ_PAIRS_SET: 2}
+        size = {
+            NetCommand.GUEST_OFFLOADS_SET: 8,
+            NetCommand.VLAN_ADD: 2,
+            NetCommand.VLAN_DEL: 2,
+            NetCommand.VQ_PAIRS_SET: 2,
+        }
         body = int(value).to_bytes(size.get(control.command, 1), "little")
     return control.command.head + body
 
 
 SWITCHES = {
-    "promisc": Command.PROMISC,
-    "allmulti": Command.ALLMULTI,
-    "alluni": Command.ALLUNI,
-    "nomulti": Command.NOMULTI,
-    "nouni": Command.NOUNI,
-    "nobcast": Command.NOBCAST,
+    "promisc": NetCommand.PROMISC,
+    "allmulti": NetCommand.ALLMULTI,
+    "alluni": NetCommand.ALLUNI,
+    "nomulti": NetCommand.NOMULTI,
+    "nouni": NetCommand.NOUNI,
+    "nobcast": NetCommand.NOBCAST,
 }
 
 
-def changes(old: Reception, new: Reception) -> Iterator[tuple[Control, Reception]]:
-    """The commands that turn one reception into another, and what it is after each."""
+def changes(old: Reception, new: Reception) -> Iterator[tuple[NetControl, Reception]]:
+    """Yield the commands that change one reception into another, each with the reception after it."""
     for name, command in SWITCHES.items():
         value = getattr(new, name)
         if value is not getattr(old, name):
             old = old.evolve(**{name: value})
-            yield Control(command, value), old
+            yield NetControl(command, value), old
     if (old.unicast, old.multicast) != (new.unicast, new.multicast):
         old = old.evolve(unicast=new.unicast, multicast=new.multicast)
-        yield Control(Command.MAC_TABLE_SET, MacTable(new.unicast, new.multicast)), old
+        yield NetControl(NetCommand.MAC_TABLE_SET, MacTable(new.unicast, new.multicast)), old
     before, after = old.vlans or frozenset(), new.vlans or frozenset()
-    for command, vids in ((Command.VLAN_ADD, after - before), (Command.VLAN_DEL, before - after)):
+    for command, vids in ((NetCommand.VLAN_ADD, after - before), (NetCommand.VLAN_DEL, before - after)):
         for vid in sorted(vids):
             before = before ^ {vid}
             old = old.evolve(vlans=before)
-            yield Control(command, vid), old
+            yield NetControl(command, vid), old

@@ -1,4 +1,4 @@
-"""Which frames are for the driver: receive modes, tables of addresses and VLANs (VIRTIO 1.4 section 5.1.9.5). Pure."""
+"""Receive filter: modes, address tables and VLANs (VIRTIO 1.4 section 5.1.9.5). Pure."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ import attrs
 __all__ = ["EVERYTHING", "FILTER_AT", "FILTER_END", "FrameFilter", "Reception"]
 
 FILTER_AT, FILTER_END = 12, 28
-"""Of a frame behind its virtio_net_hdr: what decides, addresses, type and tag."""
+"""Range of a frame with its virtio_net_hdr that the filter looks at: addresses, EtherType and tag."""
 BROADCAST = b"\xff" * 6
 TYPE_AT, TAG_AT = 12, 14
 VLAN_TYPE = b"\x81\x00"
 KNOWN_MAX = 1024
+"""Maximum number of remembered verdicts."""
 
 
 @attrs.frozen
 class Reception:
-    """What a station wants to receive besides frames for its own address."""
+    """Receive settings of a station, besides its own address."""
 
     promisc: bool = False
-    """Everything, whatever the rest says."""
+    """Receive everything; the other fields do not matter then."""
     allmulti: bool = False
     alluni: bool = False
     nomulti: bool = False
     nouni: bool = False
     nobcast: bool = False
     unicast: frozenset[bytes] = frozenset()
-    """More addresses, of 6 bytes each."""
+    """More unicast addresses, 6 bytes each."""
     multicast: frozenset[bytes] = frozenset()
     vlans: frozenset[int] | None = None
-    """The VLANs whose tagged frames pass; None for all."""
+    """VLANs whose tagged frames pass; None for all."""
 
     def evolve(self, **changes: object) -> Reception:
-        """The same but for these fields."""
+        """Return a copy with changed fields."""
         return attrs.evolve(self, **changes)  # type: ignore[arg-type]
 
 
@@ -40,23 +41,23 @@ EVERYTHING = Reception(promisc=True)
 
 
 class FrameFilter:
-    """One station's filter. Its verdicts are remembered: traffic has few heads at one time."""
+    """Filter of one station. Verdicts are remembered, because traffic repeats few heads at a time."""
 
     def __init__(self, mac: bytes, reception: Reception) -> None:
         self._mac = mac
         self._reception = reception
         self._known: dict[bytes, str] = {}
-        self.known = self._known.get
-        """By head: look here first, then call `judge`."""
+        self.verdict = self._known.get
+        """Returns the remembered verdict of a head, or None; then call `judge`."""
 
     @property
     def idle(self) -> bool:
-        """Whether it lets everything pass."""
+        """Whether the filter passes all frames."""
         r = self._reception
         return r.promisc or (r.allmulti and r.alluni and not (r.nomulti or r.nouni or r.nobcast) and r.vlans is None)
 
     def judge(self, head: bytes) -> str:
-        """Why a frame with this head, up to 16 bytes from its destination on, is none for the station; else empty."""
+        """Return the cause to drop a frame with this head (up to 16 bytes, from its destination on), or "" to pass."""
         cause = "" if self._reception.promisc else self._by_address(head[:6]) or self._by_vlan(head)
         if len(self._known) >= KNOWN_MAX:
             self._known.clear()

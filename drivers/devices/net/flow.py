@@ -1,4 +1,4 @@
-"""What all flows of a net device share: a queue at one end, one of a port at the other, and the figures."""
+"""Base class and counters of the flows of a net device, each between a virtqueue and a queue of a port."""
 
 from __future__ import annotations
 
@@ -26,84 +26,84 @@ __all__ = [
 ]
 
 BUDGET = 64
-"""Packets per batch."""
+"""Maximum packets per batch."""
 BUDGET_BYTES = 1 << 20
-"""Bytes per batch: large frames are passed on while they are still in the cache."""
+"""Maximum bytes per batch, so that large frames are passed on while still in the cache."""
 CHUNK = 32
-"""Chains or used buffers taken from a ring at a time."""
+"""Number of chains or used buffers taken from a ring at a time."""
 FIRST_CHUNK = 4
-"""Where what is taken may have to be given back: so many at first, twice as many each time they are all used."""
+"""Initial number if unused chains have to be abandoned; it doubles each time that all are used."""
 
 Q = TypeVar("Q", bound=QueueEnd)
 
 
 @attrs.define(eq=False)
 class PairFigures:
-    """What one pair of queues carried, as one side sees it."""
+    """Counters of one queue pair, on one side."""
 
     received: Traffic = attrs.field(factory=Traffic)
-    """From the other side, out of the port."""
+    """From the other side, sent out of the port."""
     sent: Traffic = attrs.field(factory=Traffic)
-    """From the port, to the other side."""
+    """Read from the port, sent to the other side."""
 
 
 @attrs.define(eq=False)
 class ControlFigures:
-    """What the control queue carried, as one side sees it."""
+    """Counters of the control queue, on one side."""
 
     commands: int = 0
-    """Those that were carried out."""
+    """Number of executed commands."""
     refused: int = 0
     bytes: int = 0
-    """Of all of them, without their answers."""
+    """Total bytes of commands, without answers."""
 
 
 @attrs.define(eq=False)
 class NetFigures:
-    """What one side of a net device carried since it exists."""
+    """Counters of one side of a net device, which outlive resets."""
 
     pairs: list[PairFigures] = attrs.field(factory=lambda: [PairFigures()])
     control: ControlFigures = attrs.field(factory=ControlFigures)
     control_index: int | None = None
-    """The control queue's index, where there was one the last time."""
+    """Index of the control queue when the device was last up, or None without one."""
 
     def grow(self, count: int) -> None:
-        """Have figures for ``count`` pairs at least."""
+        """Add counters up to ``count`` pairs."""
         self.pairs += [PairFigures() for _ in range(count - len(self.pairs))]
 
 
 class NetFlow(Generic[Q]):
-    """One direction of one pair; subclasses move the packets."""
+    """One direction of one queue pair. Subclasses move the packets."""
 
     reads = False
-    """Whether it takes from the port."""
+    """Whether the flow reads from the port."""
 
-    def __init__(self, queue: Q, port: PacketQueue, traffic: Traffic, on_gone: Callable[[PortGone], None]) -> None:
+    def __init__(self, queue: Q, port: PacketQueue, traffic: Traffic, on_port_gone: Callable[[PortGone], None]) -> None:
         self.queue: Q = queue
         self.port = port
         self.traffic = traffic
-        self.on_port_gone = on_gone
-        self.on = True
-        """Whether its pair is in use; otherwise it moves nothing and waits for `turn`."""
-        self._turned = trio.Event()
+        self.on_port_gone = on_port_gone
+        self.enabled = True
+        """Whether the pair is in use; if not, the flow moves nothing and waits for `set_enabled`."""
+        self._switched = trio.Event()
 
-    def turn(self, on: bool) -> None:
-        """Have its pair used, or not any more, from the next packet on."""
-        self.on = on
-        self._turned.set()
-        self._turned = trio.Event()
+    def set_enabled(self, enabled: bool) -> None:
+        """Start or stop using the pair, from the next packet on."""
+        self.enabled = enabled
+        self._switched.set()
+        self._switched = trio.Event()
 
     @property
     def source(self) -> Signal | None:
-        """What says that the port has something, where the flow takes from it."""
+        """Signal that the port has packets to read; None if the flow does not read from it."""
         return self.port.source if self.reads else None
 
     def move(self) -> tuple[int, Need]:
         raise NotImplementedError
 
     async def wait(self, need: Need) -> None:
-        if not self.on:
-            await self._turned.wait()
+        if not self.enabled:
+            await self._switched.wait()
         elif need is Need.SOURCE:
             await self.port.wait_readable()
         else:

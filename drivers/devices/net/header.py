@@ -1,6 +1,6 @@
-"""Is this frame's virtio_net_hdr one that may be acted on? Pure; the same for both directions.
+"""Check of virtio_net_hdr. Pure; the same for both directions.
 
-The header is checked on a private copy, which is also what goes on to the port: nobody can change it in between.
+A private copy of the header is checked and passed on to the port, so that the other side cannot change it in between.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["ECN", "KNOWN_MAX", "DATA_VALID", "NEEDS_CSUM", "GsoType", "HeaderRul
 
 NEEDS_CSUM, DATA_VALID = 1, 2
 ECN = 0x80
-"""A flag of the gso_type: the connection uses ECN."""
+"""Flag of gso_type: the connection uses ECN."""
 
 
 class GsoType(IntEnum):
@@ -37,40 +37,40 @@ _NAMES: Mapping[int, tuple[str, ...]] = {
     GsoType.TCPV4 | ECN: ("tso4", "ecn"),
     GsoType.TCPV6 | ECN: ("tso6", "ecn"),
 }
-"""What has to have been agreed on for each."""
+"""Required offloads, per gso_type."""
 _HEADER = struct.Struct("<BBHHHHH")
 Verdict = tuple[int, int, bytes, int]
-"""Bytes of header and frame from which and up to which a head is good, what goes on in its place, num_buffers."""
+"""Minimum and maximum bytes of header and frame for which a head is valid, the head to pass on, num_buffers."""
 
 KNOWN_MAX = 1024
-"""Heads that are remembered at a time."""
+"""Maximum number of remembered heads."""
 _NEVER = 1, 0
 
 
 @attrs.define
 class HeaderRules:
-    """What was agreed on for one direction, and the heads that were judged by it.
+    """Rules for one direction, from the negotiated features, and remembered verdicts of heads.
 
-    A head is the first 26 bytes, virtio_net_hdr and Ethernet header. All that can be said of one but for the
-    length of its frame is said once: the same heads come again and again.
+    A head is the first 26 bytes, virtio_net_hdr and Ethernet header. Everything except the frame's length is judged
+    once per head, because traffic repeats heads.
     """
 
     offloads: Offloads
     mtu: int | None
-    """Largest packet without Ethernet header, where agreed on."""
-    vouched: bool = False
-    """Whether DATA_VALID counts: if the sender is a device. passt sets it without GUEST_CSUM, and Linux believes it."""
+    """Maximum packet size without Ethernet header; None if not negotiated."""
+    accept_data_valid: bool = False
+    """Whether DATA_VALID counts, as from a device. passt sets it without GUEST_CSUM, and Linux accepts that."""
     known: dict[bytes, Verdict] = attrs.field(init=False, factory=dict)
-    """Look here first, then call `judge`."""
-    valid: set[bytes] = attrs.field(init=False, factory=set)
-    """The heads among them whose sender vouches for the checksum, whatever its field says."""
+    """Remembered verdicts; call `judge` for other heads."""
+    data_valid: set[bytes] = attrs.field(init=False, factory=set)
+    """Remembered heads with DATA_VALID: the checksum field may be wrong."""
 
     def _limit(self, frame: bytes) -> int:
-        """The size of the largest frame without GSO that starts like this one."""
+        """Return the maximum size of a frame without GSO that starts like this one."""
         return MAX_FRAME if self.mtu is None else min(MAX_FRAME, frame_limit(self.mtu, frame))
 
     def judge(self, head: bytes) -> Verdict:
-        """Which lengths of frame make this head a good one, remembered; none do where it is bad by itself."""
+        """Judge a head and remember the verdict. An invalid head allows no length."""
         if len(head) < HEADER_SIZE + ETH_HLEN:
             return (*_NEVER, head, 1)
         flags, gso, hdr_len, gso_size, csum_start, csum_offset, count = _HEADER.unpack_from(head)
@@ -84,21 +84,21 @@ class HeaderRules:
             names = _NAMES.get(gso, ("",))
             good &= all(getattr(self.offloads, name, False) for name in names)
             good &= gso_size > 0 and bool(flags & NEEDS_CSUM)
-        # No other flag is passed on.
+        # All other flags are cleared.
         clean = head if flags in (0, NEEDS_CSUM) else bytes((flags & NEEDS_CSUM,)) + head[1:]
         verdict = (*((low + HEADER_SIZE, high + HEADER_SIZE) if good else _NEVER), clean, count)
         if len(self.known) >= KNOWN_MAX:
             self.known.clear()
-            self.valid.clear()
+            self.data_valid.clear()
         self.known[head] = verdict
-        if self.vouched and flags & (NEEDS_CSUM | DATA_VALID) == DATA_VALID:
-            self.valid.add(head)
+        if self.accept_data_valid and flags & (NEEDS_CSUM | DATA_VALID) == DATA_VALID:
+            self.data_valid.add(head)
         return verdict
 
     def cause(self, head: bytes, size: int, rest: Sequence[memoryview]) -> str:
-        """Why to drop a frame of ``size`` bytes, header included, that its head's verdict does not allow.
+        """Return the cause to drop a frame of ``size`` bytes, including the header, that its verdict does not allow.
 
-        Empty for a frame that is good all the same: one with several VLAN tags in ``rest``, what follows its head.
+        Returns "" if several VLAN tags in ``rest``, the bytes behind the head, make the frame valid.
         """
         if size <= HEADER_SIZE:
             return "short_header" if size else "used_length"

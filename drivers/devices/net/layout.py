@@ -1,4 +1,4 @@
-"""virtio-net's words: feature bits, configuration space, header fields (VIRTIO 1.4 sections 5.1.3, 5.1.4, 5.1.9)."""
+"""Constants and structures of virtio-net: features, configuration, header (VIRTIO 1.4 sections 5.1.3, 5.1.4, 5.1.9)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ __all__ = [
     "SPEED_UNKNOWN",
     "SUPPORTED",
     "TABLE",
-    "ConfigField",
     "Duplex",
     "NetConfig",
+    "NetConfigField",
     "NetFeature",
     "buffer_size",
     "device_offloads",
@@ -74,7 +74,7 @@ COMMANDED = (
     F.MQ,
     F.CTRL_MAC_ADDR,
 )
-"""What is used by commands, and so needs a queue for them; of two of these section 5.1.3.1 forgets to say so."""
+"""Features whose commands need CTRL_VQ; section 5.1.3.1 omits two of them."""
 TABLE = FeatureTable(
     names={f.value: f.name for f in NetFeature},
     needs={
@@ -87,11 +87,11 @@ TABLE = FeatureTable(
 )
 SUPPORTED = mask(NetFeature) | mask((RingFeature.VERSION_1, RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX))
 CONTROLLED = mask((F.CTRL_VQ, *COMMANDED))
-"""The control queue, and all that needs it."""
+"""CTRL_VQ, and all features that need it."""
 FRONTED_TABLE = FeatureTable(TABLE.names, {f: needs for f, needs in TABLE.needs.items() if f != F.MQ})
-"""Of a device whose control queue somebody else has, such as a vhost-user front end: what can do without one."""
+"""Features of a device whose front end serves the control queue (vhost-user): MQ works without CTRL_VQ."""
 
-# Which features let a frame towards the device, or towards the driver, carry which unfinished work.
+# Features that allow frames with an unfinished checksum or segmentation, per direction.
 _TO_DEVICE: Mapping[str, tuple[NetFeature, ...]] = {
     "csum": (F.CSUM,),
     "tso4": (F.HOST_TSO4,),
@@ -115,21 +115,20 @@ def _offloads(
 
 
 def driver_offloads(features: int) -> Offloads:
-    """What frames from the driver to the device may leave undone."""
+    """Return the offloads of frames from the driver to the device."""
     return _offloads(features, _TO_DEVICE, all)
 
 
 def device_offloads(features: int, need: Callable[[Iterable[bool]], bool] = all) -> Offloads:
-    """What frames from the device to the driver may leave undone.
+    """Return the offloads of frames from the device to the driver.
 
-    USO has a bit for each address family: a sender that can't tell them apart needs ``all``, a receiver
-    takes ``any``.
+    USO has a feature bit per IP version: a sender that does not distinguish them needs ``all``, a receiver ``any``.
     """
     return _offloads(features, _TO_DRIVER, need)
 
 
 def offload_features(able: Offloads, *, from_driver: bool) -> int:
-    """The feature bits for what a port is able to finish, in one direction."""
+    """Return the feature bits for the offloads that a port supports, in one direction."""
     table = _TO_DEVICE if from_driver else _TO_DRIVER
     return mask(bit for name, bits in table.items() if getattr(able, name) for bit in bits)
 
@@ -137,13 +136,15 @@ def offload_features(able: Offloads, *, from_driver: bool) -> int:
 LINK_UP, ANNOUNCE = 1, 2
 """Bits of the status field."""
 MIN_MTU = 68
+"""Smallest valid MTU, in bytes."""
 MAX_PAIRS = 0x8000
+"""Maximum number of queue pairs."""
 MAX_FRAME = 65550
-"""Bytes of the largest frame, Ethernet header included, that any header describes."""
+"""Bytes of the largest frame, including the Ethernet header."""
 _GSO_BUFFER = 65601
 _PLAIN_BUFFER = 1526
 SPEED_MAX, SPEED_UNKNOWN = 0x7FFF_FFFF, 0xFFFF_FFFF
-"""Mbit/s."""
+"""Largest valid speed, and the value for an unknown speed, in Mbit/s."""
 
 
 class Duplex(IntEnum):
@@ -153,28 +154,28 @@ class Duplex(IntEnum):
 
     @property
     def full(self) -> bool | None:
-        """None if it is unknown."""
+        """True for full duplex, None if unknown."""
         return {Duplex.HALF: False, Duplex.FULL: True}.get(self)
 
 
 def buffer_size(*, gso: bool, mtu: int | None) -> int:
-    """Bytes of a buffer that holds any frame together with its header (section 5.1.9.3.1)."""
+    """Return the bytes of a buffer that holds any frame with its header (section 5.1.9.3.1)."""
     return _GSO_BUFFER if gso else max(_PLAIN_BUFFER, HEADER_SIZE + ETH_HLEN + TAGS_ROOM + (mtu or 0))
 
 
 def pairs_of(features: int, most: int) -> int:
-    """Pairs of queues that come before the control queue, where the device has ``most`` (section 5.1.2)."""
+    """Return the number of queue pairs before the control queue, if the device has ``most`` (section 5.1.2)."""
     return most if features >> F.MQ & 1 else 1
 
 
 def queue_names(features: int, most: int) -> list[str]:
-    """The queues, in order, that there are under these features."""
+    """Return the queues' names, in order, under these features."""
     names = [f"{kind}q{i + 1}" for i in range(pairs_of(features, most)) for kind in ("receive", "transmit")]
     return [*names, "controlq"] if features >> F.CTRL_VQ & 1 else names
 
 
-class ConfigField(Enum):
-    """Offset and bytes of each field of the configuration space; each belongs to a feature."""
+class NetConfigField(Enum):
+    """Offset and size in bytes of each configuration field; each belongs to a feature."""
 
     MAC = 0, 6
     STATUS = 6, 2
@@ -186,13 +187,13 @@ class ConfigField(Enum):
 
 @attrs.frozen
 class NetConfig:
-    """The device-specific configuration space as the device holds it."""
+    """The device-specific configuration space."""
 
     mac: bytes
     """6 bytes."""
     status: int
     mtu: int
-    """Bytes of the largest packet, without the Ethernet header."""
+    """Maximum packet size in bytes, without the Ethernet header."""
     max_virtqueue_pairs: int = 1
     speed: int = SPEED_UNKNOWN
     """Mbit/s."""

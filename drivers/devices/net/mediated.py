@@ -1,9 +1,9 @@
-"""vhost-net, mediated: two drivers, each with a device of its own here, as if joined by a cable.
+"""vhost-net, mediated: two drivers, each with its own device in this host, as if joined by a cable.
 
-What one driver may leave undone and the other can't finish is finished on the way: checksums and segments in
-software. Buffers may be mergeable on either side, or on one. Each byte of payload is copied once.
+Checksums and segmentation that the sending driver leaves undone and the receiving driver does not support are done in
+software on the way. Either driver may use mergeable buffers. Each byte of payload is copied once.
 
-Neither driver is offered a control queue, nor what needs one: a cable filters nothing and has one lane.
+The drivers get no control queue and no feature that needs one: a cable has no filter and one queue pair.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from drivers.devices.net.layout import (
     device_offloads,
     driver_offloads,
 )
-from drivers.devices.net.software import Unfinished, finish, unfinished
+from drivers.devices.net.software import BadGso, finish, needs_finishing
 from drivers.mediator import Copier, Mediator, MediatorStatistics
 from rings.chain import Chain, copy_out, skip, total
 from rings.queue import Vringh
@@ -38,7 +38,7 @@ HEAD = HEADER_SIZE + ETH_HLEN
 
 @attrs.frozen
 class MediatedNetPlug:
-    """What one of the two devices offers its driver."""
+    """Settings of one of the two devices."""
 
     mac: bytes
     features: int = SUPPORTED
@@ -46,21 +46,21 @@ class MediatedNetPlug:
 
 
 class NetCopier(Copier):
-    """From one driver's transmitq to the other's receiveq."""
+    """Copies from one driver's transmitq to the other's receiveq."""
 
     def __init__(self, source: int, sink: int, mtu: int, statistics: MediatorStatistics) -> None:
-        """``source`` and ``sink`` are the features that each driver agreed on."""
+        """``source`` and ``sink``: features negotiated by the sending and by the receiving driver."""
         super().__init__(statistics)
         self._rules = HeaderRules(driver_offloads(source), mtu if source >> NetFeature.MTU & 1 else None)
-        self._able = device_offloads(sink)
+        self._offloads = device_offloads(sink)
         self._mergeable = bool(sink >> NetFeature.MRG_RXBUF & 1)
         self._delivered = 0
-        """Segments of the frame at hand that were delivered before buffers ran out."""
+        """Number of segments of the current frame that were delivered before buffers ran out."""
         self._plain: dict[bytes, tuple[int, int, bytes]] = {}
-        """By head: how long a frame with it may be to cross as it is, and the head that it then has."""
+        """Per head of frames that cross unchanged: minimum and maximum length, and the head to write."""
 
     def copy(self, chains: Sequence[Chain], sink: Vringh, done: list[tuple[int, int]]) -> None:
-        """Most frames are one buffer, and cross as they are into one; any other takes the way through `copy_one`."""
+        """Copy frames of one buffer that cross unchanged into one buffer; leave the others to `copy_one`."""
         plain, filled = self._plain, []
         octets = 0
         ready = sink.getdescs(len(chains)) if not self._delivered else []
@@ -69,7 +69,7 @@ class NetCopier(Copier):
                 break
             [seg], [view] = segs, views
             size, start = len(seg), bytes(seg[:HEAD])
-            low, high, top = plain.get(start) or self._as_it_is(start)
+            low, high, top = plain.get(start) or self._judge_plain(start)
             if not low <= size <= high or size > len(view):
                 break
             view[:HEAD] = top
@@ -84,10 +84,10 @@ class NetCopier(Copier):
         if len(filled) < len(chains):
             super().copy(chains[len(filled) :], sink, done)
 
-    def _as_it_is(self, head: bytes) -> tuple[int, int, bytes]:
-        """Judge a head for `_plain`. No length fits a bad one, nor one whose frame has to be finished here."""
+    def _judge_plain(self, head: bytes) -> tuple[int, int, bytes]:
+        """Judge a head for `_plain`. No length is valid for a bad head, nor for one whose frame has to be finished."""
         low, high, out, _ = self._rules.judge(head)
-        if low > high or unfinished(out, self._able):
+        if low > high or needs_finishing(out, self._offloads):
             return 1, 0, head
         if len(self._plain) >= KNOWN_MAX:
             self._plain.clear()
@@ -100,11 +100,11 @@ class NetCopier(Copier):
         low, high, out, _ = self._rules.known.get(head) or self._rules.judge(head)
         if not low <= size <= high and (cause := self._rules.cause(head, size, skip(source, HEAD))):
             statistics.drop(cause)
-            self._delivered = 0  # changed since a part of it was delivered
+            self._delivered = 0  # the driver changed the frame after a part of it was delivered
             return True
         skipped = self._delivered
         try:
-            for at, (top, payload) in enumerate(finish(out[:HEADER_SIZE], skip(source, HEADER_SIZE), self._able)):
+            for at, (top, payload) in enumerate(finish(out[:HEADER_SIZE], skip(source, HEADER_SIZE), self._offloads)):
                 if at < skipped:
                     continue
                 copied = put(sink, top, payload, self._mergeable)
@@ -112,7 +112,7 @@ class NetCopier(Copier):
                     self._delivered = at
                     return False
                 statistics.count(copied, len(top) + total(payload), "too_long")
-        except Unfinished:
+        except BadGso:
             statistics.drop("bad_gso")
         self._delivered = 0
         return True
@@ -122,7 +122,7 @@ class NetMediator(Mediator):
     """The cable between two net devices."""
 
     def __init__(self, plugs: Mapping[str, MediatedNetPlug], mtu: int) -> None:
-        """``plugs`` by the name of the device, ``mtu`` in bytes without the Ethernet header."""
+        """``plugs``: settings by device name; ``mtu``: bytes without the Ethernet header."""
         super().__init__()
         self._plugs = plugs
         self._mtu = mtu

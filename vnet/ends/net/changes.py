@@ -10,7 +10,7 @@ from drivers.contracts.ports import Offloads
 from drivers.devices.net.control import VID_MAX
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
-from drivers.devices.net.driver.station import Wishes
+from drivers.devices.net.driver.station import NetRequest
 from vnet.ends.base import End
 from vnet.ends.foreign import ForeignEnd
 from vnet.ends.net.end import NetEnd
@@ -64,12 +64,12 @@ def _offloads(value: str) -> Offloads | None:
     return Offloads(**dict.fromkeys(on, True))
 
 
-def _reception(name: str, parse: Callable[[str], object]) -> Callable[[Wishes, str], Wishes]:
+def _reception(name: str, parse: Callable[[str], object]) -> Callable[[NetRequest, str], NetRequest]:
     return lambda wishes, value: attrs.evolve(wishes, reception=wishes.reception.evolve(**{name: parse(value)}))
 
 
 # By what the driver's side is asked for.
-WISHES: Mapping[str, Callable[[Wishes, str], Wishes]] = {
+REQUESTS: Mapping[str, Callable[[NetRequest, str], NetRequest]] = {
     "mac": lambda wishes, value: attrs.evolve(wishes, mac=_mac(value)),
     **{name: _reception(name, _switch) for name in ("promisc", "allmulti", "alluni", "nomulti", "nouni", "nobcast")},
     "unicast": _reception("unicast", lambda value: _macs(value, group=False)),
@@ -112,7 +112,7 @@ DEVICE_SETTINGS: Mapping[str, Callable[[NetPlug, str], None]] = {
     "announce": _announce,
 }
 """Setters of the device's side, by setting."""
-SETTINGS = (*WISHES, *DEVICE_SETTINGS)
+SETTINGS = (*REQUESTS, *DEVICE_SETTINGS)
 """Names of all settings."""
 
 
@@ -124,8 +124,8 @@ async def change_net(driver: End, device: End, setting: str, value: str) -> None
     """
     settings, plug = driver.settings, device.settings
     assert isinstance(settings, NetSettings)
-    if setting in WISHES:
-        await settings.change(WISHES[setting](settings.wishes, value))
+    if setting in REQUESTS:
+        await settings.change(REQUESTS[setting](settings.request, value))
     elif setting not in DEVICE_SETTINGS:
         raise LookupError(f"unknown setting {setting}; known are {', '.join(SETTINGS)}")
     elif isinstance(plug, NetPlug):

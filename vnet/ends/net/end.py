@@ -170,7 +170,7 @@ def _refused_at(device: str, side: Side) -> Iterator[None]:
 
 
 def _settings(spec: NetSpec, port: PacketPort, features: int) -> NetSettings:
-    return NetSettings(port, features, rx_buffer=spec.rx_buffer, wishes=spec.wishes)
+    return NetSettings(port, features, rx_buffer=spec.rx_buffer, request=spec.request)
 
 
 @asynccontextmanager

@@ -22,8 +22,8 @@ def describe_settings(settings: NetSettings) -> dict[str, object]:
         return {"pairs": 0, **_common(settings.speed, settings.duplex, settings.figures)}
     return {
         "mac": station.own.hex(":"),
-        "pairs": station.used,
-        "max_pairs": bound.limit,
+        "pairs": station.pairs_used,
+        "max_pairs": bound.max_pairs,
         "offloads": _names(station.offloads),
         "receives": _reception(station.reception),
         **_common(settings.speed, settings.duplex, settings.figures),
@@ -40,7 +40,7 @@ def describe_plug(plug: NetPlug) -> dict[str, object]:
         "carrier": plug.link_up,
         "mtu": plug.mtu,
         "pairs": bound.pairs,
-        "max_pairs": bound.limit,
+        "max_pairs": bound.max_pairs,
         "offloads": _names(bound.offloads),
         "receives": _reception(bound.reception),
         **_common(plug.speed, plug.duplex, plug.figures),

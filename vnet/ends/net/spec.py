@@ -13,7 +13,7 @@ import attrs
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE
 from drivers.devices.net.control import VID_MAX
 from drivers.devices.net.driver.driver import buffer_sizes, host_memory
-from drivers.devices.net.driver.station import Wishes
+from drivers.devices.net.driver.station import NetRequest
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import SPEED_MAX, TABLE
 from drivers.devices.net.layout import NetFeature as F
@@ -181,10 +181,10 @@ class NetSpec(PeerSpec):
         return "queue_pairs", 2 * self.queue_pairs + 1
 
     @property
-    def wishes(self) -> Wishes:
+    def request(self) -> NetRequest:
         """Settings that the driver requests at the start."""
         vlans = frozenset(self.vlans) if self.vlans else None
-        return Wishes(reception=Reception(promisc=self.promisc, allmulti=True, vlans=vlans))
+        return NetRequest(reception=Reception(promisc=self.promisc, allmulti=True, vlans=vlans))
 
     def namespaces(self, system: str, hosts: tuple[str, str]) -> Iterator[Netns]:
         for _, host, port in self.ports(hosts):

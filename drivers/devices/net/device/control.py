@@ -1,4 +1,4 @@
-"""vhost-net's end of the control queue: each command is carried out, then answered, in the order they came."""
+"""The control queue of vhost-net: each command is executed, then answered, in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from drivers.bus.vhost import DeviceQueue
-from drivers.devices.net.control import ACK_ERR, ACK_OK, COMMAND_MAX, Command, Control, MacTable, Value, parse
+from drivers.devices.net.control import ACK_ERR, ACK_OK, COMMAND_MAX, MacTable, NetCommand, NetControl, Value, parse
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.flow import ControlFigures
 from drivers.errors import PortGone
@@ -14,102 +14,102 @@ from drivers.flow.pump import Need
 from rings.chain import copy_in, copy_out, total
 from rings.errors import BadChain
 
-__all__ = ["Commanded", "ControlFlow"]
+__all__ = ["NetCommandTarget", "VhostNetControlFlow"]
 
 BUDGET = 16
-"""Commands per batch."""
+"""Maximum commands per batch."""
 
 
-class Commanded(Protocol):
-    """What commands change of a device. What can't be is refused by False, and nothing was changed then."""
+class NetCommandTarget(Protocol):
+    """A device that executes commands. Methods return False, and change nothing, if the device refuses the command."""
 
     @property
     def reception(self) -> Reception: ...
 
-    def receive(self, reception: Reception) -> bool:
-        """Let in what this says, and nothing else, from the next frame on."""
+    def set_reception(self, reception: Reception) -> bool:
+        """Filter received frames by ``reception``, from the next frame on."""
 
-    def take_mac(self, mac: bytes) -> bool:
-        """The driver's station has another address."""
+    def set_mac(self, mac: bytes) -> bool:
+        """Set the MAC address of the driver's station."""
 
-    def use_pairs(self, count: int) -> bool:
-        """Use the first ``count`` pairs of queues only."""
+    def set_pairs(self, count: int) -> bool:
+        """Use only the first ``count`` queue pairs."""
 
-    def use_offloads(self, features: int) -> bool:
-        """Leave undone in frames to the driver only what these feature bits say."""
+    def set_offloads(self, features: int) -> bool:
+        """Restrict the offloads of frames to the driver to these feature bits."""
 
-    def announced(self) -> bool:
-        """The driver told its network where it is."""
-
-
-def _switch(name: str) -> Callable[[Commanded, Value], bool]:
-    return lambda device, value: device.receive(device.reception.evolve(**{name: value}))
+    def acknowledge_announcement(self) -> bool:
+        """Note that the driver has announced its station."""
 
 
-def _table(device: Commanded, value: Value) -> bool:
+def _switch(name: str) -> Callable[[NetCommandTarget, Value], bool]:
+    return lambda device, value: device.set_reception(device.reception.evolve(**{name: value}))
+
+
+def _table(device: NetCommandTarget, value: Value) -> bool:
     assert isinstance(value, MacTable)
-    return device.receive(device.reception.evolve(unicast=value.unicast, multicast=value.multicast))
+    return device.set_reception(device.reception.evolve(unicast=value.unicast, multicast=value.multicast))
 
 
-def _vlan(add: bool) -> Callable[[Commanded, Value], bool]:
-    def run(device: Commanded, value: Value) -> bool:
+def _vlan(add: bool) -> Callable[[NetCommandTarget, Value], bool]:
+    def run(device: NetCommandTarget, value: Value) -> bool:
         vlans = device.reception.vlans or frozenset()
-        return device.receive(device.reception.evolve(vlans=vlans | {value} if add else vlans - {value}))
+        return device.set_reception(device.reception.evolve(vlans=vlans | {value} if add else vlans - {value}))
 
     return run
 
 
-def _mac(device: Commanded, value: Value) -> bool:
+def _mac(device: NetCommandTarget, value: Value) -> bool:
     assert isinstance(value, bytes)
-    return device.take_mac(value)
+    return device.set_mac(value)
 
 
-def _pairs(device: Commanded, value: Value) -> bool:
+def _pairs(device: NetCommandTarget, value: Value) -> bool:
     assert isinstance(value, int)
-    return device.use_pairs(value)
+    return device.set_pairs(value)
 
 
-def _offloads(device: Commanded, value: Value) -> bool:
+def _offloads(device: NetCommandTarget, value: Value) -> bool:
     assert isinstance(value, int)
-    return device.use_offloads(value)
+    return device.set_offloads(value)
 
 
-ACTIONS: Mapping[Command, Callable[[Commanded, Value], bool]] = {
-    Command.PROMISC: _switch("promisc"),
-    Command.ALLMULTI: _switch("allmulti"),
-    Command.ALLUNI: _switch("alluni"),
-    Command.NOMULTI: _switch("nomulti"),
-    Command.NOUNI: _switch("nouni"),
-    Command.NOBCAST: _switch("nobcast"),
-    Command.MAC_TABLE_SET: _table,
-    Command.MAC_ADDR_SET: _mac,
-    Command.VLAN_ADD: _vlan(add=True),
-    Command.VLAN_DEL: _vlan(add=False),
-    Command.ANNOUNCE_ACK: lambda device, _: device.announced(),
-    Command.VQ_PAIRS_SET: _pairs,
-    Command.GUEST_OFFLOADS_SET: _offloads,
+ACTIONS: Mapping[NetCommand, Callable[[NetCommandTarget, Value], bool]] = {
+    NetCommand.PROMISC: _switch("promisc"),
+    NetCommand.ALLMULTI: _switch("allmulti"),
+    NetCommand.ALLUNI: _switch("alluni"),
+    NetCommand.NOMULTI: _switch("nomulti"),
+    NetCommand.NOUNI: _switch("nouni"),
+    NetCommand.NOBCAST: _switch("nobcast"),
+    NetCommand.MAC_TABLE_SET: _table,
+    NetCommand.MAC_ADDR_SET: _mac,
+    NetCommand.VLAN_ADD: _vlan(add=True),
+    NetCommand.VLAN_DEL: _vlan(add=False),
+    NetCommand.ANNOUNCE_ACK: lambda device, _: device.acknowledge_announcement(),
+    NetCommand.VQ_PAIRS_SET: _pairs,
+    NetCommand.GUEST_OFFLOADS_SET: _offloads,
 }
 
 
-class ControlFlow:
-    """The flow of the control queue: what comes in is answered in place, and nothing goes any further."""
+class VhostNetControlFlow:
+    """The flow of the control queue: executes and answers each command."""
 
     def __init__(
         self,
         queue: DeviceQueue,
-        device: Commanded,
+        device: NetCommandTarget,
         features: int,
         figures: ControlFigures,
-        gone: Callable[[PortGone], None],
+        on_port_gone: Callable[[PortGone], None],
     ) -> None:
         self.queue = queue
-        self.on_port_gone = gone
+        self.on_port_gone = on_port_gone
         self._device = device
         self._features = features
         self._figures = figures
 
     def move(self) -> tuple[int, Need]:
-        """Raises BadChain where an answer has no place: such a driver waits for ever."""
+        """Serve commands. Raises BadChain if a chain has no byte for the answer: its driver would wait for ever."""
         ring = self.queue.ring
         if ring is None:
             return 0, Need.QUEUE
@@ -131,7 +131,7 @@ class ControlFlow:
             ring.complete(head, 1)
         return BUDGET, Need.TURN
 
-    def _execute(self, control: Control | None) -> bool:
+    def _execute(self, control: NetControl | None) -> bool:
         return control is not None and ACTIONS[control.command](self._device, control.value)
 
     async def wait(self, need: Need) -> None:

@@ -1,4 +1,4 @@
-"""vhost-net: the device's side of a network device, between the driver's rings and a packet port."""
+"""vhost-net: the device, between the driver's rings and a packet port."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import trio
 from drivers.bus.model import MatchId, require
 from drivers.bus.vhost import Joinable, VhostBound, VhostDevice
 from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, PacketPort
-from drivers.devices.net.device.control import ControlFlow
-from drivers.devices.net.device.flows import FromDriver, ToDriver
+from drivers.devices.net.device.control import VhostNetControlFlow
+from drivers.devices.net.device.flows import VhostNetFromDriver, VhostNetToDriver
 from drivers.devices.net.device.rarp import rarp
 from drivers.devices.net.filter import FrameFilter, Reception
 from drivers.devices.net.flow import NetFigures, Traffic
@@ -47,60 +47,61 @@ __all__ = ["NetPlug", "VhostNet"]
 ETH_ZLEN = 60
 """Bytes of the shortest Ethernet frame."""
 MIN_MTU = 68
-"""Bytes of the smallest MTU that a device may report (section 5.1.4.1)."""
+"""Smallest MTU that a device may report, in bytes (section 5.1.4.1)."""
 CONTROL_NUM = 64
-"""Descriptors of the control queue, where its place is not that of another queue."""
+"""Maximum descriptors of the control queue, if no other queue can take its index."""
 F = NetFeature
 
 
 @attrs.define(eq=False)
 class NetPlug:
-    """What one vhost-net device is: its identity, its port, and what it offers."""
+    """Identity, port and settings of one vhost-net device."""
 
     port: PacketPort
     mac: bytes
-    """6 bytes: the address of the driver's interface, unless the driver chooses another."""
+    """6 bytes: the address of the driver's interface, unless the driver sets another."""
     mtu: int = 1500
     features: int = SUPPORTED
+    """Feature bits to offer."""
     queue_size: int = 256
     pairs: int = 1
-    """Pairs of queues to offer, as far as the port has as many."""
+    """Maximum number of queue pairs to offer; limited by the port's."""
     speed: int | None = None
     """Mbit/s."""
     duplex: Duplex = Duplex.UNKNOWN
     control: bool = True
-    """Whether to offer a control queue: not where a front end has one itself, and speaks by the queues."""
+    """Whether to offer a control queue. False if a vhost-user front end serves it: that one enables queues instead."""
     link_up: bool = True
-    """Whether the network is there; otherwise nothing passes."""
+    """Whether the network is connected; if not, all frames are dropped."""
     figures: NetFigures = attrs.field(factory=NetFigures)
     changed: Callable[[], None] = attrs.field(init=False, default=lambda: None)
-    """Call it after ``link_up`` or ``mtu`` was changed. A driver that runs is told to reset the device for another
-    MTU, which may not change under it (section 5.1.4.1)."""
+    """Call it after a change of ``link_up`` or ``mtu``. A new MTU makes the device ask a running driver for a reset,
+    because the MTU may not change under it (section 5.1.4.1)."""
     announce: Callable[[], bool] = attrs.field(init=False, default=lambda: False)
-    """Ask the driver to tell its network where it is; False where it can't be asked."""
+    """Asks the driver to announce its station; returns whether the driver supports it."""
 
     bound: BoundVhostNet | None = attrs.field(init=False, default=None)
-    """What its driver made of it."""
+    """The bound device, with the driver's settings."""
 
     @property
     def received(self) -> Traffic:
-        """Of the first pair: from the driver, out of the port."""
+        """Counters of the first pair: from the driver, out of the port."""
         return self.figures.pairs[0].received
 
     @property
     def sent(self) -> Traffic:
-        """Of the first pair: from the port, to the driver."""
+        """Counters of the first pair: from the port, to the driver."""
         return self.figures.pairs[0].sent
 
     def join(self, device: VhostDevice) -> BoundVhostNet:
-        """Make ``device`` this one."""
+        """Bind ``device`` to the port."""
         bound = BoundVhostNet(device, self)
         bound.offer()
         return bound
 
 
 class BoundVhostNet:
-    """One vhost-net device with its plug, and what its driver made of it since the last reset."""
+    """One vhost-net device with its plug, and the driver's settings since the last reset."""
 
     def __init__(self, device: VhostDevice, plug: NetPlug) -> None:
         self._device = device
@@ -109,27 +110,28 @@ class BoundVhostNet:
         self._table = TABLE if plug.control else FRONTED_TABLE
         self._port_gone = False
         self._announcing = False
-        self._link = Signal()
-        self._to_driver: list[ToDriver] = []
-        self._from_driver: list[FromDriver] = []
+        self._link_changed = Signal()
+        self._to_driver: list[VhostNetToDriver] = []
+        self._from_driver: list[VhostNetFromDriver] = []
         self._front_mtu: int | None = None
         self._mtu = plug.mtu
         self.mac = plug.mac
-        """The driver's station's, as it has chosen."""
+        """Address of the driver's station."""
         self.offloads = NO_OFFLOADS
-        """What frames to the driver may leave undone now."""
+        """Offloads of frames to the driver."""
         self.pairs = 1
-        """In use."""
+        """Number of queue pairs in use."""
         self.reception = Reception()
 
     @property
-    def limit(self) -> int:
-        """Pairs of queues that there are."""
+    def max_pairs(self) -> int:
+        """Maximum number of queue pairs."""
         return self._most
 
     def offer(self) -> None:
+        """Offer features, queues and configuration to the driver."""
         plug = self._plug
-        # What frames from the driver leave undone, and what may arrive undone, is for this port to finish or say.
+        # The port has to finish what frames from the driver leave undone, and to accept it in frames to the driver.
         able = offload_features(plug.port.caps, from_driver=True) | offload_features(plug.port.caps, from_driver=False)
         every = offload_features(ALL_OFFLOADS, from_driver=True) | offload_features(ALL_OFFLOADS, from_driver=False)
         features = plug.features & SUPPORTED & ~(every & ~able)
@@ -144,7 +146,7 @@ class BoundVhostNet:
         self._device.offer(self._table, features, queues, self._config())
         for queue in self._device.queues[1::2]:
             queue.discards = True
-        self._device.on_features, self._device.rarp = self._agreed, self._rarp
+        self._device.on_features, self._device.rarp = self._set_features, self._send_rarp
         self._device.take_mtu = self._take_mtu if features >> F.MTU & 1 else None
         plug.changed, plug.announce, plug.bound = self._plug_changed, self._announce, self
         plug.figures.grow(self._most)
@@ -156,17 +158,17 @@ class BoundVhostNet:
         speed = SPEED_UNKNOWN if plug.speed is None else plug.speed
         return NetConfig(self.mac, status, self._mtu, self._most, speed, plug.duplex).emit()
 
-    def _show(self, *, tell: bool = True) -> None:
+    def _update_config(self, *, tell: bool = True) -> None:
         self._device.set_config(self._config(), tell=tell)
 
-    def _agreed(self, features: int) -> None:
-        """At FEATURES_OK: where the control queue is depends on whether there are several pairs."""
+    def _set_features(self, features: int) -> None:
+        """At FEATURES_OK, name the queues: the index of the control queue depends on MQ."""
         names = queue_names(features, self._most)
         for queue in self._device.queues:
             queue.name = names[queue.index] if queue.index < len(names) else f"unused{queue.index}"
         self._plug.figures.control_index = len(names) - 1 if features >> F.CTRL_VQ & 1 else None
 
-    # What its owner changes
+    # Changes by the owner of the plug
 
     def _plug_changed(self) -> None:
         if self._next_mtu != self._mtu:
@@ -174,16 +176,16 @@ class BoundVhostNet:
                 self._device.fail(f"the MTU changes from {self._mtu} to {self._next_mtu}")
             elif not self._device.status & Status.FEATURES_OK:
                 self._mtu = self._next_mtu
-        self._link.set()
-        self._show()
+        self._link_changed.set()
+        self._update_config()
 
     @property
     def _next_mtu(self) -> int:
-        """The MTU that the device has after a reset."""
+        """The MTU of the device after a reset."""
         return self._plug.mtu if self._front_mtu is None else min(self._front_mtu, self._plug.mtu)
 
     def _take_mtu(self, mtu: int | None) -> None:
-        """See `VhostDevice.take_mtu`. Until None, the device and its interface have the front end's MTU."""
+        """Set the front end's MTU, until None. See `VhostDevice.take_mtu`."""
         most = self._plug.mtu
         if mtu is not None and not MIN_MTU <= mtu <= most:
             raise ValueError(f"must be {MIN_MTU} to {most}, the MTU of this device (QEMU: host_mtu={most})")
@@ -192,17 +194,17 @@ class BoundVhostNet:
         self._front_mtu = mtu
         if not self._device.running:
             self._mtu = self._next_mtu
-            self._show(tell=False)
+            self._update_config(tell=False)
 
     def _announce(self) -> bool:
         if not (self._device.running and self._has(F.GUEST_ANNOUNCE) and self._has(F.STATUS)):
             return False
         self._announcing = True
-        self._show()
+        self._update_config()
         return True
 
-    def _rarp(self, mac: bytes) -> None:
-        """Whatever takes such frames has it from now on that the station is here; one that is lost is no error."""
+    def _send_rarp(self, mac: bytes) -> None:
+        """Send one RARP so that switches learn where the station is; losing it is harmless."""
         if not (self._plug.port.live and self._plug.link_up):
             return
         frame = bytes(HEADER_SIZE) + rarp(mac).ljust(ETH_ZLEN, b"\0")
@@ -210,71 +212,71 @@ class BoundVhostNet:
         try:
             self._plug.port.send(frame[:front], (memoryview(frame)[front:],))
         except PortGone as exc:
-            self._gone(exc)
+            self._on_port_gone(exc)
 
     def _has(self, feature: NetFeature) -> bool:
         return bool(self._device.features >> feature & 1)
 
-    # What the driver changes, by commands
+    # NetCommandTarget
 
-    def receive(self, reception: Reception) -> bool:
+    def set_reception(self, reception: Reception) -> bool:
         self.reception = reception
-        frames = FrameFilter(self.mac, reception)
+        frame_filter = FrameFilter(self.mac, reception)
         for flow in self._to_driver:
-            flow.filter = None if frames.idle else frames
+            flow.filter = None if frame_filter.idle else frame_filter
         return True
 
-    def take_mac(self, mac: bytes) -> bool:
+    def set_mac(self, mac: bytes) -> bool:
         self.mac = mac
-        self.receive(self.reception)
+        self.set_reception(self.reception)
         self._plug.port.set_peer(mac)
-        self._show(tell=False)  # who changed it knows
+        self._update_config(tell=False)  # the driver knows its own change
         return True
 
-    def use_pairs(self, count: int) -> bool:
+    def set_pairs(self, count: int) -> bool:
         if count > len(self._to_driver) or not all(queue.live for queue in self._device.queues[: 2 * count]):
             return False
-        return self._turn(count)
+        return self._switch_pairs(count)
 
-    def _turn(self, count: int) -> bool:
+    def _switch_pairs(self, count: int) -> bool:
         try:
             self._plug.port.set_queues(count)
         except PortGone as exc:
-            self._gone(exc)
+            self._on_port_gone(exc)
             return False
         self.pairs = count
         for i, flows in enumerate(zip(self._to_driver, self._from_driver, strict=True)):
             for flow in flows:
-                flow.turn(i < count)
+                flow.set_enabled(i < count)
         return True
 
-    def use_offloads(self, features: int) -> bool:
+    def set_offloads(self, features: int) -> bool:
         if features & ~self._device.features or self._table.unmet(features):
             return False
         self.offloads = device_offloads(features) & self._plug.port.caps
         try:
             self._plug.port.set_offloads(self.offloads)
         except PortGone as exc:
-            self._gone(exc)
+            self._on_port_gone(exc)
             return False
         for flow in self._to_driver:
-            flow.forget("offload")
+            flow.drop_spill("offload")
         return True
 
-    def announced(self) -> bool:
+    def acknowledge_announcement(self) -> bool:
         self._announcing = False
-        self._show(tell=False)
+        self._update_config(tell=False)
         return True
 
-    # A life, from DRIVER_OK to reset
+    # From DRIVER_OK to reset
 
-    def _gone(self, error: PortGone) -> None:
-        """Tell the driver that the link is down."""
+    def _on_port_gone(self, error: PortGone) -> None:
+        """Report to the driver that the link is down."""
         self._plug.port.stop()
         if not self._port_gone:
             self._device.failures.append(str(error))
         self._port_gone = True
-        self._show()
+        self._update_config()
 
     def _make_flows(self) -> None:
         device, plug, features = self._device, self._plug, self._device.features
@@ -283,18 +285,18 @@ class BoundVhostNet:
         largest = HEADER_SIZE + (MAX_FRAME if self.offloads.gso else self._mtu + ETH_HLEN + TAGS_ROOM)
         count, figures, queues = pairs_of(features, self._most), plug.figures.pairs, device.queues
         self._to_driver = [
-            ToDriver(queues[2 * i], port, figures[i].sent, largest, self._has(F.MRG_RXBUF), self._gone)
+            VhostNetToDriver(queues[2 * i], port, figures[i].sent, largest, self._has(F.MRG_RXBUF), self._on_port_gone)
             for i, port in enumerate(plug.port.queues[:count])
         ]
         self._from_driver = [
-            FromDriver(queues[2 * i + 1], port, figures[i].received, rules, self._gone)
+            VhostNetFromDriver(queues[2 * i + 1], port, figures[i].received, rules, self._on_port_gone)
             for i, port in enumerate(plug.port.queues[:count])
         ]
-        everybody = not self._has(F.CTRL_RX)
-        self.receive(
-            Reception(allmulti=everybody, alluni=everybody, vlans=frozenset() if self._has(F.CTRL_VLAN) else None)
+        unfiltered = not self._has(F.CTRL_RX)
+        self.set_reception(
+            Reception(allmulti=unfiltered, alluni=unfiltered, vlans=frozenset() if self._has(F.CTRL_VLAN) else None)
         )
-        self._turn(1)
+        self._switch_pairs(1)
 
     async def run(self) -> None:
         device, plug = self._device, self._plug
@@ -303,21 +305,23 @@ class BoundVhostNet:
             device.fail(f"the MTU changes from {self._mtu} to {self._next_mtu}")
         self._make_flows()
         try:
-            await self._follow_link()
+            await self._apply_link()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_link)
                 for flow in (*self._to_driver, *self._from_driver):
                     serve = partial(pump, flow, device.settle, in_place=True, source=flow.source)
-                    nursery.start_soon(flow.queue.serve_each_ring, partial(self._life, serve))
+                    nursery.start_soon(flow.queue.serve_each_ring, partial(self._serve_pair_queue, serve))
                 if self._has(F.CTRL_VQ):
                     queue = device.queues[2 * len(self._to_driver)]
-                    control = ControlFlow(queue, self, device.features, plug.figures.control, self._gone)
+                    control = VhostNetControlFlow(
+                        queue, self, device.features, plug.figures.control, self._on_port_gone
+                    )
                     nursery.start_soon(queue.serve_each_ring, partial(pump, control, device.settle, in_place=True))
         finally:
             self._end()
 
-    async def _life(self, serve: Callable[[], Awaitable[None]]) -> None:
-        """A ring of one pair came, and goes."""
+    async def _serve_pair_queue(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Serve one ring of a queue pair, and adapt the number of pairs at its start and end."""
         self._count_pairs()
         try:
             await serve()
@@ -325,50 +329,50 @@ class BoundVhostNet:
             self._count_pairs()
 
     def _count_pairs(self) -> None:
-        """A driver without a queue for commands says by its queues themselves how many it uses."""
+        """Without a control queue, use the pairs whose queues the driver has enabled."""
         queues, used = self._device.queues, 1
-        if self._has(F.CTRL_VQ) or not queues:  # withdrawn
+        if self._has(F.CTRL_VQ) or not queues:  # no queues: the device was removed
             return
         while used < len(self._to_driver) and all(q.live and not q.muted for q in queues[2 * used : 2 * used + 2]):
             used += 1
         if used != self.pairs:
-            self._turn(used)
+            self._switch_pairs(used)
 
     async def _watch_link(self) -> None:
         while True:
-            await self._link.wait()
-            await self._follow_link()
+            await self._link_changed.wait()
+            await self._apply_link()
 
-    async def _follow_link(self) -> None:
-        """Have the port, and what is dropped, follow whether the network is there."""
+    async def _apply_link(self) -> None:
+        """Start or stop the port, and dropping, by ``link_up``."""
         plug, port = self._plug, self._plug.port
         for flow in self._from_driver:
             flow.link_up = plug.link_up
         if not plug.link_up:
             port.stop()
-            for receiving in self._to_driver:
-                receiving.forget("stopped")
+            for to_driver in self._to_driver:
+                to_driver.drop_spill("stopped")
         elif not port.live and not self._port_gone:
             try:
                 await port.start(mac=None, offloads=self.offloads, mtu=self._mtu)
                 port.set_link_mode(plug.speed, plug.duplex.full)
                 port.set_carrier(True)
             except PortGone as exc:
-                self._gone(exc)
-        self._show()
+                self._on_port_gone(exc)
+            self._update_config()
 
     def _end(self) -> None:
-        """Nothing of what a driver chose outlives it."""
+        """Discard all settings of the driver."""
         plug = self._plug
         plug.port.stop()
         self._to_driver, self._from_driver = [], []
         if self.mac != plug.mac:
             plug.port.set_peer(plug.mac)
         self.mac, self._mtu, self._announcing = plug.mac, self._next_mtu, False
-        self._show(tell=False)
+        self._update_config(tell=False)
 
     def config_written(self, offset: int, data: bytes) -> None:
-        """A driver must not write any field of it (section 5.1.4.2): ignored."""
+        """Ignore it: no field is writable (section 5.1.4.2)."""
 
     async def close(self) -> None:
         plug, self._device.on_features = self._plug, None
@@ -377,7 +381,7 @@ class BoundVhostNet:
 
 
 class VhostNet:
-    """The device type; ``plug_for`` says what a device of it is plugged into, None while it is not there yet."""
+    """The device type. ``plug_for`` returns the plug of a device, or None until there is one."""
 
     name = "vhost_net"
     id_table = (MatchId(DeviceId.NET),)

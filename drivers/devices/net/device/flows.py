@@ -1,4 +1,4 @@
-"""vhost-net's flows: between the rings of one pair and one queue of the port."""
+"""Flows of vhost-net, between the rings of one queue pair and one queue of the port."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from drivers.bus.vhost import DeviceQueue
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, PacketQueue
-from drivers.devices.net.device.merge import NUM_BUFFERS_AT, ONE_BUFFER, Taken
+from drivers.devices.net.device.merge import NUM_BUFFERS_AT, ONE_BUFFER, TakenChains
 from drivers.devices.net.filter import FILTER_AT, FILTER_END, FrameFilter
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
@@ -15,13 +15,14 @@ from drivers.flow.pump import Need
 from rings.chain import Chain, copy_in, copy_out, skip, total
 from rings.queue import Vringh
 
-__all__ = ["FromDriver", "ToDriver"]
+__all__ = ["VhostNetFromDriver", "VhostNetToDriver"]
 
 HEAD = HEADER_SIZE + ETH_HLEN
+"""Bytes of virtio_net_hdr and Ethernet header, by which frames are judged."""
 
 
-class FromDriver(NetFlow[DeviceQueue]):
-    """A transmitq: what the driver sends goes out of the port."""
+class VhostNetFromDriver(NetFlow[DeviceQueue]):
+    """A transmitq: frames from the driver to the port."""
 
     def __init__(
         self,
@@ -29,18 +30,18 @@ class FromDriver(NetFlow[DeviceQueue]):
         port: PacketQueue,
         traffic: Traffic,
         rules: HeaderRules,
-        gone: Callable[[PortGone], None],
+        on_port_gone: Callable[[PortGone], None],
     ) -> None:
-        super().__init__(queue, port, traffic, gone)
+        super().__init__(queue, port, traffic, on_port_gone)
         self._rules = rules
         self.link_up = True
-        """Otherwise what comes is dropped."""
+        """Whether the network is connected; if not, frames are dropped."""
 
     def move(self) -> tuple[int, Need]:
         ring, traffic, rules = self.queue.ring, self.traffic, self._rules
         if ring is None:
             return 0, Need.QUEUE
-        if not self.on:
+        if not self.enabled:
             return 0, Need.SINK
         if not self.link_up:
             return self._discard(ring)
@@ -88,16 +89,16 @@ class FromDriver(NetFlow[DeviceQueue]):
 
 
 def _settle(ring: Vringh, chains: list[Chain], done: list[tuple[int, int]]) -> None:
-    """Complete the chains at the front that are done, and give the rest back in the order that takes."""
+    """Complete the first chains, which are done, and abandon the rest in reverse order."""
     ring.complete_each(done)
     for index, _, _ in reversed(chains[len(done) :]):
         ring.abandon(index)
 
 
-class ToDriver(NetFlow[DeviceQueue]):
-    """A receiveq: what comes in at the port goes straight into the driver's buffers.
+class VhostNetToDriver(NetFlow[DeviceQueue]):
+    """A receiveq: frames from the port, read straight into the driver's buffers.
 
-    A frame that is not for the driver was read into one of them all the same; the next one overwrites it.
+    A filtered frame was read into a buffer too; the next frame overwrites it.
     """
 
     reads = True
@@ -109,25 +110,25 @@ class ToDriver(NetFlow[DeviceQueue]):
         traffic: Traffic,
         largest: int,
         mergeable: bool,
-        gone: Callable[[PortGone], None],
+        on_port_gone: Callable[[PortGone], None],
     ) -> None:
-        super().__init__(queue, port, traffic, gone)
-        self._largest = largest  # bytes of header and frame that may come
+        super().__init__(queue, port, traffic, on_port_gone)
+        self._largest = largest  # maximum bytes of header and frame
         self._mergeable = mergeable
-        self._small = 0  # bytes of the last chain that was smaller than frames may be; 0 where none was met
-        self._expected = HEAD  # bytes that frames have lately had
-        self._beyond = memoryview(bytearray(largest if mergeable else 0))  # what a larger one has more than that
-        self._spill = bytearray()  # a frame for which too few buffers are there
+        self._small = 0  # bytes of the last chain that was smaller than the largest frame; 0 if there was none
+        self._expected = HEAD  # bytes of recent frames
+        self._beyond = memoryview(bytearray(largest if mergeable else 0))  # room for the end of a larger frame
+        self._spill = bytearray()  # a frame that waits for more buffers
         self.filter: FrameFilter | None = None
-        """None while everything passes."""
+        """Receive filter; None if it passes all frames."""
 
-    def turn(self, on: bool) -> None:
-        super().turn(on)
-        if not on:
-            self.forget("stopped")
+    def set_enabled(self, enabled: bool) -> None:
+        super().set_enabled(enabled)
+        if not enabled:
+            self.drop_spill("stopped")
 
-    def forget(self, cause: str) -> None:
-        """Drop the frame that waits for buffers, if there is one: what it came by is over."""
+    def drop_spill(self, cause: str) -> None:
+        """Drop the frame that waits for buffers, if any, because the port or its settings changed."""
         if self._spill:
             self._spill.clear()
             self.traffic.drop(cause)
@@ -136,12 +137,12 @@ class ToDriver(NetFlow[DeviceQueue]):
         ring, traffic, recv = self.queue.ring, self.traffic, self.port.recv_into
         if ring is None:
             return 0, Need.QUEUE
-        if not self.on:
+        if not self.enabled:
             return 0, Need.SOURCE
         if self._spill or self._expected > self._small > 0:
             return self._move_merged(ring)
         largest = self._largest if self._mergeable else 0
-        known = self.filter.known if self.filter is not None else None
+        verdict = self.filter.verdict if self.filter is not None else None
         moved = size = 0
         limit = FIRST_CHUNK
         while moved < BUDGET and size < BUDGET_BYTES:
@@ -153,7 +154,7 @@ class ToDriver(NetFlow[DeviceQueue]):
             try:
                 for index, readable, into in chains:
                     if readable or not into:
-                        # Not a receive buffer (section 5.1.9.3): give it back empty.
+                        # Not a receive buffer (section 5.1.9.3): complete it with length 0.
                         traffic.drop("writable")
                         done.append((index, 0))
                         continue
@@ -162,14 +163,14 @@ class ToDriver(NetFlow[DeviceQueue]):
                         self._small = total(into)
                     segs = [*into, self._beyond] if over else into
                     got = recv(segs)
-                    if known is not None and got and known(bytes(segs[0][FILTER_AT:FILTER_END])) != "":
-                        got = self._next(segs, got)
+                    if verdict is not None and got and verdict(bytes(segs[0][FILTER_AT:FILTER_END])) != "":
+                        got = self._next_passing(segs, got)
                         if got < 0:
                             return moved + len(done), Need.TURN
                     if not got:
                         return moved + len(done), Need.SOURCE
                     if over and got > self._small:
-                        # It takes more buffers than one, and so may those that come next.
+                        # This frame takes several buffers, and so may the following ones.
                         self._spill = bytearray(copy_out(segs, got))
                         self._expected = got
                         return moved + len(done), Need.TURN
@@ -189,10 +190,10 @@ class ToDriver(NetFlow[DeviceQueue]):
             limit = min(2 * limit, CHUNK)
         return moved, Need.TURN
 
-    def _next(self, segs: Sequence[memoryview], got: int) -> int:
-        """Read on into ``segs``, which hold a frame of ``got`` bytes, until one is for the driver.
+    def _next_passing(self, segs: Sequence[memoryview], got: int) -> int:
+        """Read into ``segs``, which hold a frame of ``got`` bytes, until a frame passes the filter.
 
-        Its bytes; 0 where none comes any more, -1 where a budget of those that are not is used up.
+        Returns its bytes, 0 if the port has no more frames, or -1 if a budget of filtered frames is used up.
         """
         for left in range(BUDGET, -1, -1):
             if not got or not self._drops(segs, got):
@@ -202,24 +203,24 @@ class ToDriver(NetFlow[DeviceQueue]):
         return -1
 
     def _drops(self, segs: Sequence[memoryview], got: int) -> bool:
-        """Whether the frame in the first ``got`` bytes of ``segs`` is not for the driver; then it is counted."""
+        """Return whether the filter drops the frame in the first ``got`` bytes of ``segs``, and count it then."""
         assert self.filter is not None
         end = min(got, FILTER_END)
         head = bytes(segs[0][FILTER_AT:end]) if len(segs[0]) >= end else copy_out(segs, end)[FILTER_AT:]
-        cause = self.filter.known(head)
+        cause = self.filter.verdict(head)
         if cause is None:
             cause = self.filter.judge(head)
         self.traffic.drop(cause, 1 if cause else 0)
         return bool(cause)
 
     def _move_merged(self, ring: Vringh) -> tuple[int, Need]:
-        """Likewise where buffers are smaller than frames may be; what one frame leaves of them is for the next."""
+        """Move frames into buffers smaller than frames may be. Unused chains of one frame are for the next."""
         traffic, pending = self.traffic, self.port.pending
-        taken = Taken(ring, self._small)
+        taken = TakenChains(ring, self._small)
         moved = size = 0
         try:
             while moved < BUDGET and size < BUDGET_BYTES:
-                if not self._spill and not pending():  # dozens of buffers are not taken in vain
+                if not self._spill and not pending():  # do not take dozens of chains in vain
                     return moved, Need.SOURCE
                 got, need = self._merge(ring, taken)
                 if need is not None:
@@ -233,12 +234,12 @@ class ToDriver(NetFlow[DeviceQueue]):
             self._small = taken.share or self._small
         return moved, Need.TURN
 
-    def _merge(self, ring: Vringh, taken: Taken) -> tuple[int, Need | None]:
-        """One frame over as many buffers as it takes (section 5.1.9.3.2); all of them are published together.
+    def _merge(self, ring: Vringh, taken: TakenChains) -> tuple[int, Need | None]:
+        """Move one frame over as many buffers as it takes (section 5.1.9.3.2); all are published together.
 
-        Only as many are taken beforehand as frames have needed lately, since each costs time even where it is given
-        back. What a larger one has beyond that is read into private memory and copied, and so is all of a frame for
-        which there are too few buffers: it waits in ``_spill``.
+        Before the read, take only as many chains as recent frames needed, because each costs time even if abandoned.
+        The end of a larger frame is read into private memory and copied. If there are too few buffers, all of the frame
+        is copied to ``_spill`` and waits.
         """
         if not self._spill:
             room = taken.gather(self._expected, ring.num)
@@ -263,7 +264,7 @@ class ToDriver(NetFlow[DeviceQueue]):
         if taken.gather(got, ring.num) < got:
             if len(taken) < ring.num:
                 return 0, Need.QUEUE
-            # Every buffer the ring can hold was there, and the frame fits none of it.
+            # All buffers of the ring are taken, and the frame does not fit.
             self._spill.clear()
             self.traffic.drop("too_long")
             return 0, Need.TURN

@@ -1,4 +1,4 @@
-"""One frame over as many receive buffers as it takes (VIRTIO 1.4 section 5.1.9.3.2), for whoever delivers frames."""
+"""One frame over several receive buffers (VIRTIO 1.4 section 5.1.9.3.2)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from itertools import accumulate
 from rings.chain import copy, copy_in, skip, total
 from rings.queue import Vringh
 
-__all__ = ["NUM_BUFFERS_AT", "ONE_BUFFER", "Taken", "put"]
+__all__ = ["NUM_BUFFERS_AT", "ONE_BUFFER", "TakenChains", "put"]
 
 NUM_BUFFERS_AT, NUM_BUFFERS_END = 10, 12
-"""Where num_buffers stands in the virtio_net_hdr."""
+"""Range of num_buffers in the virtio_net_hdr."""
 ONE_BUFFER = b"\1\0"
+"""Value of num_buffers for one buffer."""
 
 
-class Taken:
-    """Chains that were taken from a receive queue and are neither completed nor given back, the oldest first.
+class TakenChains:
+    """Chains taken from a receive queue and neither completed nor abandoned, oldest first.
 
-    A frame may lie over dozens of them: they are kept by the column, and what is done with all is done by the list.
+    A frame may take dozens of chains, so their fields are kept in parallel lists, which one call processes.
     """
 
     __slots__ = ("_heads", "_ring", "_room", "_rooms", "_views", "share")
@@ -27,34 +28,34 @@ class Taken:
     def __init__(self, ring: Vringh, share: int = 0) -> None:
         self._ring = ring
         self.share = share
-        """Bytes that the next chain is expected to take: as many as the last one; 0 where nobody knows."""
+        """Expected bytes of the next chain: those of the last one, 0 if unknown."""
         self._heads: list[int] = []
         self._room = 0
-        self._rooms: list[int] = []  # bytes that each can take
-        self._views: list[memoryview] = []  # of all of them; none of a chain that is no receive buffer
+        self._rooms: list[int] = []  # bytes of each chain
+        self._views: list[memoryview] = []  # of all chains, except those that are no receive buffers
 
     def __len__(self) -> int:
         return len(self._heads)
 
     def gather(self, wanted: int, limit: int) -> int:
-        """Take chains until they have room for ``wanted`` bytes, are ``limit``, or no more are there; the room.
+        """Take chains until there is room for ``wanted`` bytes, or ``limit`` chains, or no more. Returns the room.
 
-        A chain at the front that is no receive buffer is completed empty: given back it would stand there for ever.
+        A chain at the front that is no receive buffer is completed with length 0; abandoned, it would block the queue.
         """
         heads, rooms = self._heads, self._rooms
         while self._room < wanted and len(heads) < limit:
-            # As many at a time as it takes where all are as large as the last one: nearly always they are.
+            # As many at a time as are needed if all are as large as the last one, which is the usual case.
             count = -(-(wanted - self._room) // self.share) if self.share else 1
             count = min(count, limit - len(heads))
-            found, sizes, views = self._ring.getbufs(count)
-            if found:
-                heads += found
+            new_heads, sizes, views = self._ring.getbufs(count)
+            if new_heads:
+                heads += new_heads
                 rooms += sizes
                 self._views += views
                 self._room += sum(sizes)
                 self.share = sizes[-1]
                 continue
-            # As many again: one that is no room, or not to be reached, must not cost a look at all others each time.
+            # Again in batches: a chain without room, or not reachable, must not cost a check of all others each time.
             chains = self._ring.getdescs(count)
             if not chains:
                 break
@@ -70,13 +71,13 @@ class Taken:
         return self._room
 
     def segments(self) -> list[memoryview]:
-        """Where a frame goes."""
+        """Return the views of all chains, in order."""
         return self._views.copy()
 
     def complete(self, size: int) -> None:
-        """Complete the chains that ``size`` bytes fill, with num_buffers set; the others stay.
+        """Complete the chains that ``size`` bytes fill, and set num_buffers. The other chains stay taken.
 
-        All of them are shown to the driver together, by the next publish.
+        The next publish shows all completed chains to the driver together.
         """
         heads, rooms, views = self._heads, self._rooms, self._views
         used = len(heads)
@@ -95,20 +96,20 @@ class Taken:
         self._room -= room
 
     def give_back(self) -> None:
-        """Untouched, so that they are the next to be taken again."""
+        """Abandon all chains, so that they are taken next."""
         abandon = self._ring.abandon
         for head in reversed(self._heads):
             abandon(head)
 
 
 def put(ring: Vringh, head: bytes, payload: Sequence[memoryview], mergeable: bool) -> int | None:
-    """Copy one frame, header first, into the queue's buffers and complete them: the bytes copied.
+    """Copy one frame, header first, into the queue's buffers, and complete them. Returns the bytes copied.
 
-    None when too few buffers are there, which is then as before; 0 when it can never fit.
+    Returns None if there are too few buffers now; the queue is unchanged then. Returns 0 if the frame can never fit.
     """
     size = len(head) + total(payload)
     limit = ring.num if mergeable else 1
-    taken = Taken(ring)
+    taken = TakenChains(ring)
     if taken.gather(size, limit) >= size:
         into = taken.segments()
         copy_in(into, head)

@@ -1,4 +1,4 @@
-"""The frame by which a network learns where a station is now that can't say so by an address of its own."""
+"""The RARP frame from which switches learn where a station is."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ NOTHING = bytes(4)
 
 
 def rarp(mac: bytes) -> bytes:
-    """A reverse ARP request of the station ``mac`` (RFC 903), 42 bytes: at least bridges learn from it."""
+    """Return a reverse ARP request of the station ``mac`` (RFC 903), 42 bytes."""
     return FRAME.pack(BROADCAST, mac, ETH_P_RARP, *ETHERNET_IPV4, REQUEST_REVERSE, mac, NOTHING, mac, NOTHING)

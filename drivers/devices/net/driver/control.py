@@ -1,4 +1,4 @@
-"""virtio-net's end of the control queue: commands are put into the ring, and whoever gave one waits for its answer."""
+"""The control queue of virtio-net: commands are put into the ring, and their senders wait for the answers."""
 
 from __future__ import annotations
 
@@ -9,103 +9,104 @@ import trio
 
 from drivers.bus.virtio import DriverQueue
 from drivers.contracts.hw import DmaMemory
-from drivers.devices.net.control import ACK_OK, COMMAND_MAX, Control, emit
+from drivers.devices.net.control import ACK_OK, COMMAND_MAX, NetControl, emit
 from drivers.devices.net.flow import ControlFigures
 from drivers.errors import NeedsReset, TransportLost
 from drivers.flow.pump import Need, QueueFlow
 from drivers.memory.buffers import BufferBlock, block_memory
 from rings.memory import Addr
 
-__all__ = ["ControlQueue"]
+__all__ = ["VirtioNetControlQueue"]
 
 SLOTS = 4
+"""Maximum number of commands in flight."""
 ACK_AT = -(-COMMAND_MAX // 64) * 64
-"""Where the answer goes: on a cache line of its own."""
+"""Offset of the answer in a slot, on its own cache line."""
 UNANSWERED = 0xFF
 TIMEOUT = 5.0
-"""Seconds after which a device that does not answer is given up."""
+"""Seconds to wait for an answer before the device needs a reset."""
 
 
 @attrs.define(eq=False)
-class Asked:
-    """A command under way."""
+class PendingCommand:
+    """A command that waits for its answer."""
 
     data: bytes
-    answered: trio.Event = attrs.field(factory=trio.Event)
+    over: trio.Event = attrs.field(factory=trio.Event)
     done: bool | None = None
-    """Whether the device carried it out; None where the device went away first."""
+    """Whether the device executed the command; None without an answer."""
 
 
 def _slots(num: int) -> int:
-    """Commands under way at most, in a ring of ``num`` descriptors."""
+    """Return the maximum number of commands in flight, in a ring of ``num`` descriptors."""
     return min(SLOTS, max(1, num // 2))
 
 
 def control_memory(num: int) -> int:
-    """Bytes of memory that commands take at most."""
+    """Return the maximum bytes of memory for commands."""
     return block_memory(_slots(num), ACK_AT + 1)
 
 
-class ControlQueue(QueueFlow):
-    """The flow of the control queue, and `ask`, which uses it. Commands are answered in the order they were given."""
+class VirtioNetControlQueue(QueueFlow):
+    """The flow of the control queue, and `execute`, which uses it. Commands are sent and answered in order."""
 
     def __init__(self, queue: DriverQueue, dma: DmaMemory, figures: ControlFigures) -> None:
-        """Raises MemoryError."""
+        """Allocate slots. Raises MemoryError."""
         self.queue = queue
         self._figures = figures
         self._block = BufferBlock(dma, _slots(queue.ring.num), ACK_AT + 1)
         self._free = list(range(len(self._block.addrs)))
-        self._waiting: deque[Asked] = deque()
-        self._under_way: dict[int, Asked] = {}
+        self._waiting: deque[PendingCommand] = deque()
+        self._in_flight: dict[int, PendingCommand] = {}
         self._closed = False
 
-    async def ask(self, control: Control) -> bool:
-        """Whether the device carried the command out.
+    async def execute(self, control: NetControl) -> bool:
+        """Send a command. Returns whether the device executed it.
 
-        Raises TransportLost where it was reset meanwhile, NeedsReset where it does not answer.
+        Raises TransportLost if the device was reset meanwhile, NeedsReset if it does not answer.
         """
         if self._closed:
             raise TransportLost("the device was reset")
-        asked = Asked(emit(control))
-        self._waiting.append(asked)
+        pending = PendingCommand(emit(control))
+        self._waiting.append(pending)
         self.queue.signal.set()
         with trio.move_on_after(TIMEOUT):
-            await asked.answered.wait()
-        if asked.done is None:
+            await pending.over.wait()
+        if pending.done is None:
             if self._closed:
                 raise TransportLost(f"the device was reset before it answered {control.command.name}")
             raise NeedsReset(f"the device does not answer {control.command.name} within {TIMEOUT:g} s")
-        return asked.done
+        return pending.done
 
     def move(self) -> tuple[int, Need]:
         ring, block, figures = self.queue.ring, self._block, self._figures
         moved = 0
         for slot, size in ring.get_each(ring.num):
-            asked = self._under_way.pop(slot)
-            asked.done = size > 0 and block.views[slot][ACK_AT] == ACK_OK
-            if asked.done:
+            pending = self._in_flight.pop(slot)
+            pending.done = size > 0 and block.views[slot][ACK_AT] == ACK_OK
+            if pending.done:
                 figures.commands += 1
             else:
                 figures.refused += 1
-            figures.bytes += len(asked.data)
-            asked.answered.set()
+            figures.bytes += len(pending.data)
+            pending.over.set()
             self._free.append(slot)
             moved += 1
         while self._waiting and self._free:
-            asked = self._waiting.popleft()
-            slot, size = self._free.pop(), len(asked.data)
+            pending = self._waiting.popleft()
+            slot, size = self._free.pop(), len(pending.data)
             view, addr = block.views[slot], block.addrs[slot]
-            view[:size], view[ACK_AT] = asked.data, UNANSWERED
-            self._under_way[slot] = asked
+            view[:size], view[ACK_AT] = pending.data, UNANSWERED
+            self._in_flight[slot] = pending
             ring.add(((addr, size),), ((Addr(addr + ACK_AT), 1),), slot)
             moved += 1
         return moved, Need.QUEUE
 
     def close(self) -> None:
-        """After the device was reset. Whoever still waits is told."""
+        """Wake all waiting senders after a reset of the device."""
         self._closed = True
-        for asked in (*self._under_way.values(), *self._waiting):
-            asked.answered.set()
-        self._under_way.clear()
+        for pending in (*self._in_flight.values(), *self._waiting):
+            pending.over.set()
+        self._in_flight.clear()
         self._waiting.clear()
         self._block.close()

@@ -1,4 +1,4 @@
-"""virtio-net: the driver's side of a network device, between its virtqueues and a packet port."""
+"""virtio-net: the driver, between its virtqueues and a packet port."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import trio
 from drivers.bus.model import MatchId, require
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, set_up_or_close
 from drivers.contracts.ports import ALL_OFFLOADS, PacketPort
-from drivers.devices.net.driver.control import ControlQueue, control_memory
-from drivers.devices.net.driver.flows import HEAD, Receive, Slots, Transmit
-from drivers.devices.net.driver.station import Station, Wishes
+from drivers.devices.net.driver.control import VirtioNetControlQueue, control_memory
+from drivers.devices.net.driver.flows import HEAD, FrameBuffers, VirtioNetReceive, VirtioNetTransmit
+from drivers.devices.net.driver.station import NetRequest, Station
 from drivers.devices.net.flow import NetFigures, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
 from drivers.devices.net.layout import (
@@ -23,8 +23,8 @@ from drivers.devices.net.layout import (
     SPEED_MAX,
     SUPPORTED,
     TABLE,
-    ConfigField,
     Duplex,
+    NetConfigField,
     NetFeature,
     buffer_size,
     device_offloads,
@@ -42,12 +42,12 @@ from rings.ids import DeviceId
 __all__ = ["NetSettings", "VirtioNet", "buffer_sizes", "host_memory"]
 
 PAIRS_MAX = 256
-"""As many queues as an interface can have (MAX_TAP_QUEUES); what a device has beyond that nobody would use."""
+"""Maximum number of queue pairs: an interface has no more queues (MAX_TAP_QUEUES)."""
 F = NetFeature
 
 
 def buffer_sizes(features: int, mtu: int | None, rx_buffer: int | None) -> tuple[int, int]:
-    """Bytes of a receive and of a transmit buffer under these features; ``rx_buffer`` counts under MRG_RXBUF."""
+    """Return the bytes of a receive and of a transmit buffer under these features; ``rx_buffer`` needs MRG_RXBUF."""
     incoming, outgoing = device_offloads(features, any), driver_offloads(features)
     receive, transmit = (buffer_size(gso=offloads.gso, mtu=mtu) for offloads in (incoming, outgoing))
     if features >> F.MRG_RXBUF & 1 and rx_buffer is not None:
@@ -56,7 +56,7 @@ def buffer_sizes(features: int, mtu: int | None, rx_buffer: int | None) -> tuple
 
 
 def host_memory(features: int, mtu: int, num: int, pairs: int, rx_buffer: int | None) -> int:
-    """Bytes of its host's memory that the driver of a device takes at most, with all of its pairs in use."""
+    """Return the maximum bytes of host memory that the driver allocates, with all pairs in use."""
     names = queue_names(features, pairs)
     rings = sum(ring_memory(num, segments_of(name)) for name in names)
     blocks = sum(block_memory(num, size) for size in buffer_sizes(features, mtu, rx_buffer))
@@ -64,74 +64,75 @@ def host_memory(features: int, mtu: int, num: int, pairs: int, rx_buffer: int | 
 
 
 def segments_of(queue: str) -> int:
-    """Descriptors of the longest chain in the queue of this name."""
+    """Return the descriptors of the longest chain in the queue of this name."""
     return 1 + (queue == "controlq")
 
 
 @attrs.define(eq=False)
 class NetSettings:
-    """What one virtio-net device is plugged into, and how its driver is to use it."""
+    """Port and settings of the driver for one virtio-net device."""
 
     port: PacketPort
     features: int = SUPPORTED
-    """Bits to accept where offered."""
+    """Feature bits to accept if offered."""
     queue_size: int | None = None
-    """Largest ring to use, in descriptors; None takes what the device has."""
+    """Maximum ring size in descriptors; None for the device's."""
     rx_buffer: int | None = None
-    """Bytes of a receive buffer under MRG_RXBUF; None makes every buffer hold any frame."""
-    wishes: Wishes = attrs.field(factory=Wishes)
-    """What `change` changes; kept over resets."""
+    """Bytes of a receive buffer under MRG_RXBUF; None for buffers that hold any frame."""
+    request: NetRequest = attrs.field(factory=NetRequest)
+    """Requested settings, which `change` changes; kept across resets."""
     speed: int | None = attrs.field(init=False, default=None)
-    """What the device says, in Mbit/s; None while it is not known."""
+    """Speed that the device reports, in Mbit/s; None if unknown."""
     duplex: Duplex = attrs.field(init=False, default=Duplex.UNKNOWN)
     figures: NetFigures = attrs.field(factory=NetFigures)
     bound: BoundNet | None = attrs.field(init=False, default=None)
-    """The live device."""
+    """The live device, or None."""
 
     @property
     def received(self) -> Traffic:
-        """Of the first pair."""
+        """Counters of the first pair: from the device, out of the port."""
         return self.figures.pairs[0].received
 
     @property
     def sent(self) -> Traffic:
+        """Counters of the first pair: from the port, to the device."""
         return self.figures.pairs[0].sent
 
-    async def change(self, wishes: Wishes) -> None:
-        """Have the device used like this from now on, also after a reset.
+    async def change(self, request: NetRequest) -> None:
+        """Change the device's settings, also for the time after resets.
 
-        Raises CommandRefused where it can't be, NeedsReset or TransportLost where the device does not answer;
-        what was wished before then stays.
+        Raises CommandRefused if the device refuses them, NeedsReset or TransportLost if it does not answer; the
+        previous request stays in force then.
         """
         if self.bound is None or self.bound.station is None:
             raise TransportLost("the device is not up")
-        await self.bound.station.change(wishes)
+        await self.bound.station.change(request)
 
 
 class BoundNet:
     """One live virtio-net device."""
 
     def __init__(self, device: VirtioDevice, settings: NetSettings, mac: bytes, mtu: int | None, most: int) -> None:
-        """``mac`` is the device's, ``most`` the number of its pairs of queues."""
+        """``mac``: the device's address; ``most``: the number of its queue pairs."""
         self._device = device
         self._settings = settings
         self._mac = mac
         self._mtu = mtu
         self._most = most
-        self._slots: list[Slots] = []
-        self._receive: list[Receive] = []
-        self._transmit: list[Transmit] = []
-        self._control: ControlQueue | None = None
+        self._buffers: list[FrameBuffers] = []
+        self._receive: list[VirtioNetReceive] = []
+        self._transmit: list[VirtioNetTransmit] = []
+        self._control: VirtioNetControlQueue | None = None
         self._nursery: trio.Nursery | None = None
-        self._asked = Signal()
-        """The device wants it announced where we are."""
+        self._announce_request = Signal()
+        """Set when the device asks for an announcement."""
         self.station: Station | None = None
-        """While it runs."""
+        """Settings of the device while it runs."""
 
-    # The pairs of queues, as the station sees them
+        # QueuePairs
 
     @property
-    def limit(self) -> int:
+    def max_pairs(self) -> int:
         return min(self._most, len(self._settings.port.queues))
 
     def prepare(self, count: int) -> None:
@@ -140,14 +141,14 @@ class BoundNet:
     def use(self, count: int) -> None:
         self._settings.port.set_queues(count)
         for i, flow in enumerate(self._transmit):
-            flow.turn(i < count)
+            flow.set_enabled(i < count)
 
     # From FEATURES_OK to reset
 
     async def set_up(self) -> None:
-        """Queues and buffers; nobody is told of a buffer before DRIVER_OK (section 3.1.1).
+        """Set up queues and buffers. The device is notified of none before DRIVER_OK (section 3.1.1).
 
-        Raises MemoryError.
+        Raises MemoryError, ProbeError.
         """
         device, settings = self._device, self._settings
         specs = [
@@ -162,32 +163,34 @@ class BoundNet:
             control = queues[-1]
             if control.ring.num < 2 and not device.has(RingFeature.INDIRECT_DESC):
                 raise ProbeError(f"{device.name}: a control queue of one descriptor holds no command")
-            self._control = ControlQueue(control, device.ops.dma, figures.control)
+            self._control = VirtioNetControlQueue(control, device.ops.dma, figures.control)
             figures.control_index = control.index
-        self._add_pairs(min(self.limit, settings.wishes.pairs or self.limit))
+        self._add_pairs(min(self.max_pairs, settings.request.pairs or self.max_pairs))
 
     def _add_pairs(self, count: int) -> None:
-        """Have buffers and flows for ``count`` pairs, of which only the first is used for now. Raises MemoryError."""
-        device, settings, gone = self._device, self._settings, self._gone
+        """Add buffers and flows up to ``count`` pairs. Only the first pair is enabled now. Raises MemoryError."""
+        device, settings, on_port_gone = self._device, self._settings, self._on_port_gone
         mergeable = device.has(F.MRG_RXBUF)
         rx_size, tx_size = buffer_sizes(device.features, self._mtu, settings.rx_buffer)
         incoming = device_offloads(device.features, any)
-        rules = HeaderRules(incoming, self._mtu, vouched=True)
+        rules = HeaderRules(incoming, self._mtu, accept_data_valid=True)
         for i in range(len(self._transmit), count):
             receive, transmit = device.queues[2 * i : 2 * i + 2]
             port, figures = settings.port.queues[i], settings.figures.pairs[i]
-            rx = Slots(device.ops.dma, receive.ring.num, rx_size)
+            rx = FrameBuffers(device.ops.dma, receive.ring.num, rx_size)
             try:
-                tx = Slots(device.ops.dma, transmit.ring.num, tx_size)
+                tx = FrameBuffers(device.ops.dma, transmit.ring.num, tx_size)
             except MemoryError:
                 rx.close()
                 raise
-            self._slots += (rx, tx)
-            receiver = Receive(receive, port, figures.received, rx, rules, mergeable, settings.port.caps, gone)
+            self._buffers += (rx, tx)
+            receiver = VirtioNetReceive(
+                receive, port, figures.received, rx, rules, mergeable, settings.port.caps, on_port_gone
+            )
             receiver.fill()
             self._receive.append(receiver)
-            self._transmit.append(Transmit(transmit, port, figures.sent, tx, gone))
-            self._transmit[-1].on = not i
+            self._transmit.append(VirtioNetTransmit(transmit, port, figures.sent, tx, on_port_gone))
+            self._transmit[-1].enabled = not i
             if self._nursery is not None:
                 for flow in (self._receive[-1], self._transmit[-1]):
                     self._serve(self._nursery, flow)
@@ -195,8 +198,8 @@ class BoundNet:
     def _serve(self, nursery: trio.Nursery, flow: NetFlow[DriverQueue]) -> None:
         nursery.start_soon(partial(pump, in_place=True, source=flow.source), flow)
 
-    def _gone(self, error: PortGone) -> None:
-        """Give up the device: its reset takes the carrier from the port at the other end."""
+    def _on_port_gone(self, error: PortGone) -> None:
+        """Give up the device; its reset turns off the carrier at the other end."""
         self._settings.port.stop()
         self._device.unplug(str(error))
 
@@ -205,9 +208,9 @@ class BoundNet:
         offloads = driver_offloads(device.features) & port.caps
         try:
             port.set_queues(1)
-            await port.start(mac=settings.wishes.mac or self._mac, offloads=offloads, mtu=self._mtu)
+            await port.start(mac=settings.request.mac or self._mac, offloads=offloads, mtu=self._mtu)
         except PortGone as exc:
-            self._gone(exc)
+            self._on_port_gone(exc)
             return
         self.station = Station(self._control, device.features, port, self._mac, self, settings)
         settings.bound = self
@@ -219,24 +222,24 @@ class BoundNet:
                     self._serve(nursery, flow)
                 if self._control is not None:
                     nursery.start_soon(pump, self._control)
-                nursery.start_soon(self._reporting, self._follow_interface)
-                nursery.start_soon(self._reporting, self._announce_when_asked)
+                nursery.start_soon(self._report_errors, self._follow_interface)
+                nursery.start_soon(self._report_errors, self._announce_on_request)
         finally:
             settings.bound = self._nursery = self.station = None
             port.stop()
 
-    async def _reporting(self, step: Callable[[], Awaitable[None]]) -> None:
-        """An error of ``step`` is one of the device."""
+    async def _report_errors(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Run ``step``, and report its error as one of the device."""
         try:
             await step()
         except PortGone as exc:
-            self._gone(exc)
+            self._on_port_gone(exc)
         except DriverError as exc:
             self._device.trouble = str(exc)
             self._device.changed.set()
 
     async def _follow_interface(self) -> None:
-        """Tell the device what the interface wants, now and whenever that changes."""
+        """Bring the device to the interface's settings, now and at every change."""
         port, station = self._settings.port, self.station
         assert station is not None
         while True:
@@ -245,26 +248,27 @@ class BoundNet:
             await port.wait_state(state)
 
     async def config_changed(self) -> None:
-        """Raises NeedsReset for another MTU, for which buffers and interface have to be made anew."""
+        """Apply the status. Raises NeedsReset for a new MTU, which needs new buffers and another interface MTU."""
         device, settings = self._device, self._settings
         status = LINK_UP
         if device.has(F.STATUS):
-            status = await _field(device, ConfigField.STATUS)
-        if device.has(F.MTU) and (mtu := await _field(device, ConfigField.MTU)) != self._mtu:
+            status = await _field(device, NetConfigField.STATUS)
+        if device.has(F.MTU) and (mtu := await _field(device, NetConfigField.MTU)) != self._mtu:
             raise NeedsReset(f"{device.name}: the MTU changed from {self._mtu} to {mtu}")
         if device.has(F.SPEED_DUPLEX):
-            speed, duplex = await _field(device, ConfigField.SPEED), await _field(device, ConfigField.DUPLEX)
+            speed, duplex = await _field(device, NetConfigField.SPEED), await _field(device, NetConfigField.DUPLEX)
             settings.speed = speed if speed <= SPEED_MAX else None
             settings.duplex = Duplex(duplex) if duplex in tuple(Duplex) else Duplex.UNKNOWN
         settings.port.set_link_mode(settings.speed, settings.duplex.full)
         settings.port.set_carrier(bool(status & LINK_UP))
         if status & ANNOUNCE and device.has(F.GUEST_ANNOUNCE):
-            self._asked.set()
+            self._announce_request.set()
 
-    async def _announce_when_asked(self) -> None:
-        """Say where our addresses are, then that it was said (section 5.1.9.5.4)."""
+    async def _announce_on_request(self) -> None:
+        """Send gratuitous ARP and unsolicited neighbour advertisements, then acknowledge with ANNOUNCE_ACK (section
+        5.1.9.5.4)."""
         while True:
-            await self._asked.wait()
+            await self._announce_request.wait()
             await self._settings.port.announce()
             if self.station is not None:
                 await self.station.acknowledge()
@@ -272,13 +276,13 @@ class BoundNet:
     def close(self) -> None:
         if self._control is not None:
             self._control.close()
-        for slots in self._slots:
-            slots.close()
-        self._slots.clear()
+        for buffers in self._buffers:
+            buffers.close()
+        self._buffers.clear()
 
 
 class VirtioNet:
-    """The driver; ``settings_for`` says what a device is plugged into, None while it is not there yet."""
+    """The driver. ``settings_for`` returns the settings for a device, or None until there is a port."""
 
     name = "virtio_net"
     id_table = (MatchId(DeviceId.NET),)
@@ -292,29 +296,29 @@ class VirtioNet:
 
     def features(self, device: VirtioDevice) -> int:
         settings = self._settings(device)
-        # What the device leaves undone our port has to finish; what we leave undone is the device's to refuse.
+        # Our port has to finish what the device leaves undone; the device refuses what we may not leave undone.
         able = offload_features(settings.port.caps, from_driver=False)
         features = settings.features & ~(offload_features(ALL_OFFLOADS, from_driver=False) & ~able)
         if len(settings.port.queues) == 1:
             features &= ~(1 << F.MQ)
-        if settings.wishes.reception.vlans is None and settings.port.state.vlans is None:
-            features &= ~(1 << F.CTRL_VLAN)  # nobody says which, so that all have to pass
+        if settings.request.reception.vlans is None and settings.port.state.vlans is None:
+            features &= ~(1 << F.CTRL_VLAN)  # no VLANs are selected, so all have to pass
         return features
 
     async def probe(self, device: VirtioDevice) -> BoundNet:
         mtu = None
         if device.has(F.MTU):
-            mtu = await _field(device, ConfigField.MTU)
+            mtu = await _field(device, NetConfigField.MTU)
             if mtu < MIN_MTU:
-                raise ProbeError(f"{device.name}: the device reports an MTU of {mtu}; it must be at least {MIN_MTU}")
+                raise ProbeError(f"{device.name}: the device reports an MTU of {mtu}: must be at least {MIN_MTU}")
         mac = _local_mac(device.name)
         if device.has(F.MAC):
-            mac = await device.read_config(*ConfigField.MAC.value)
+            mac = await device.read_config(*NetConfigField.MAC.value)
             if mac[0] & 1 or not any(mac):
                 raise ProbeError(f"{device.name}: the device reports {mac.hex(':')}, which is no unicast MAC address")
         most = 1
         if device.has(F.MQ):
-            most = await _field(device, ConfigField.MAX_VIRTQUEUE_PAIRS)
+            most = await _field(device, NetConfigField.MAX_VIRTQUEUE_PAIRS)
             if not 1 <= most <= PAIRS_MAX:
                 raise ProbeError(
                     f"{device.name}: the device reports {most} pairs of queues; 1 to {PAIRS_MAX} can be used"
@@ -323,14 +327,14 @@ class VirtioNet:
         try:
             return await set_up_or_close(bound)
         except MemoryError as exc:
-            what = f"{device.name}: no memory for {bound.limit} pairs of queues"
-            raise ProbeError(f"{what} ({exc}); the host needs more, or smaller queues, or fewer pairs") from None
+            what = f"{device.name}: no memory for {bound.max_pairs} queue pairs"
+            raise ProbeError(f"{what} ({exc}); add memory to the host, or use smaller queues or fewer pairs") from None
 
 
-async def _field(device: VirtioDevice, field: ConfigField) -> int:
+async def _field(device: VirtioDevice, field: NetConfigField) -> int:
     return int.from_bytes(await device.read_config(*field.value), "little")
 
 
 def _local_mac(name: str) -> bytes:
-    """A locally administered address for a device that has none; the same name gives the same one."""
+    """Return a locally administered address, derived from ``name``, for a device without one."""
     return b"\x02" + name.encode()[-5:].rjust(5, b"\0")

@@ -1,4 +1,4 @@
-"""virtio-net's flows: between the virtqueues of one pair and one queue of the port."""
+"""Flows of virtio-net, between the virtqueues of one queue pair and one queue of the port."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, Offloads, PacketQueue
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
-from drivers.devices.net.software import vouched
+from drivers.devices.net.software import convert_data_valid
 from drivers.errors import PortGone
 from drivers.flow.pump import Need
 from drivers.memory.buffers import BufferBlock
 from rings.chain import copy_out, skip, total
 from rings.memory import Addr
 
-__all__ = ["HEAD", "Receive", "Slots", "Transmit"]
+__all__ = ["HEAD", "FrameBuffers", "VirtioNetReceive", "VirtioNetTransmit"]
 
 HEAD = HEADER_SIZE + ETH_HLEN
-"""Bytes of a frame that are judged."""
+"""Bytes of virtio_net_hdr and Ethernet header, by which frames are judged."""
 POSTED = CHUNK
-"""Receive buffers that stay in the ring at least, where it has so many."""
+"""Minimum number of receive buffers in the ring, if the driver has as many."""
 POSTED_BYTES = 2 << 20
-"""What is written to those in the ring before they come round again, at most; but `POSTED` stay all the same."""
+"""Maximum bytes that the device writes before it reuses a buffer; `POSTED` takes precedence."""
 USUAL = 16
-"""Batches over which it is reckoned how large frames are: a few that are not change little."""
+"""Number of batches over which the average frame size is taken, so that single frames change little."""
 
 
-class Slots(BufferBlock):
-    """Buffers for frames, in the two forms that flows need at once: for a port, and for a ring."""
+class FrameBuffers(BufferBlock):
+    """Buffers for frames, as segments for a port and for a ring."""
 
     def __init__(self, dma: DmaMemory, count: int, size: int) -> None:
         super().__init__(dma, count, size)
@@ -37,23 +37,28 @@ class Slots(BufferBlock):
         self.whole = [(addr, size, slot) for slot, addr in enumerate(self.addrs)]
 
 
-class Transmit(NetFlow[DriverQueue]):
-    """From the port to the device. Used buffers are taken back before each batch: the fewer go round, the more of them
-    are still in the cache.
+class VirtioNetTransmit(NetFlow[DriverQueue]):
+    """From the port to the device. Used buffers are reclaimed before each batch: the fewer buffers are in use, the
+    more of them are still in the cache.
     """
 
     reads = True
 
     def __init__(
-        self, queue: DriverQueue, port: PacketQueue, traffic: Traffic, slots: Slots, gone: Callable[[PortGone], None]
+        self,
+        queue: DriverQueue,
+        port: PacketQueue,
+        traffic: Traffic,
+        slots: FrameBuffers,
+        on_port_gone: Callable[[PortGone], None],
     ) -> None:
-        super().__init__(queue, port, traffic, gone)
+        super().__init__(queue, port, traffic, on_port_gone)
         self._slots = slots
         self._free = list(range(len(slots.addrs)))
 
     def move(self) -> tuple[int, Need]:
         free, ring = self._free, self.queue.ring
-        if not self.on:
+        if not self.enabled:
             return 0, Need.SOURCE
         free.extend(slot for slot, _ in ring.get_each(ring.num))
         if not free:
@@ -77,9 +82,9 @@ class Transmit(NetFlow[DriverQueue]):
             self.traffic.bytes += size - len(buffers) * HEADER_SIZE
 
 
-class Receive(NetFlow[DriverQueue]):
-    """From the device to the port. Every buffer goes straight back into the ring, unless frames are so large that what
-    the ring holds would not stay in the cache: then as many are kept back as are over.
+class VirtioNetReceive(NetFlow[DriverQueue]):
+    """From the device to the port. Every buffer returns to the ring at once, unless the frames are so large that the
+    posted buffers would not stay in the cache: then the surplus is held back.
     """
 
     def __init__(
@@ -87,32 +92,32 @@ class Receive(NetFlow[DriverQueue]):
         queue: DriverQueue,
         port: PacketQueue,
         traffic: Traffic,
-        slots: Slots,
+        slots: FrameBuffers,
         rules: HeaderRules,
         mergeable: bool,
-        able: Offloads,
-        gone: Callable[[PortGone], None],
+        offloads: Offloads,
+        on_port_gone: Callable[[PortGone], None],
     ) -> None:
-        """``able`` is what the port finishes itself."""
-        super().__init__(queue, port, traffic, gone)
+        """``offloads``: those of the port."""
+        super().__init__(queue, port, traffic, on_port_gone)
         self._slots = slots
         self._rules = rules
         self._mergeable = mergeable
-        self._able = able
+        self._offloads = offloads
         self._taken: list[tuple[int, int]] = []
-        """Used buffers (slot, bytes) that were got from the ring, and not dealt with yet."""
-        self._kept: list[int] = []
-        """Slots that are not in the ring, those used last at the end."""
-        self._usual = 0.0  # bytes that lately came in a buffer
+        """Used buffers (slot, bytes) taken from the ring and not yet processed."""
+        self._spare: list[int] = []
+        """Slots held back from the ring, the most recently used last."""
+        self._usual = 0.0  # average bytes per buffer
 
     def fill(self) -> None:
-        """Add every buffer there is; the device is shown them once it is live."""
+        """Add all buffers to the ring; they are published once the device is live."""
         self.queue.ring.add_each(self._slots.whole, True)
 
     def move(self) -> tuple[int, Need]:
         ring, traffic, rules, port = self.queue.ring, self.traffic, self._rules, self.port
         send, known, segs, mergeable = port.send, rules.known, self._slots.segs, self._mergeable
-        valid = rules.valid
+        data_valid = rules.data_valid
         moved = size = 0
         while moved < BUDGET and size < BUDGET_BYTES:
             taken = self._taken or ring.get_each(min(CHUNK, BUDGET - moved))
@@ -131,12 +136,12 @@ class Receive(NetFlow[DriverQueue]):
                         head, rest = copy_out(parts, HEAD), skip(parts, HEAD)
                         low, high, out, _ = known.get(head) or rules.judge(head)
                         if count < spread:
-                            # The rest of the frame should have been shown together with its start.
+                            # The rest of the frame should have been published together with its start.
                             traffic.drop("num_buffers")
                             at += count
                             continue
-                    if valid and head in valid:
-                        out, rest = vouched(out, rest, self._able)
+                    if data_valid and head in data_valid:
+                        out, rest = convert_data_valid(out, rest, self._offloads)
                     if not low <= got <= high and (cause := rules.cause(head, got, rest)):
                         traffic.drop(cause)
                     elif send(out, rest):
@@ -155,18 +160,18 @@ class Receive(NetFlow[DriverQueue]):
         return moved, Need.TURN
 
     def _give_back(self, used: list[tuple[int, int]]) -> None:
-        """Have the device fill these again, or others that were kept back."""
+        """Return buffers to the ring: these, or others that were held back."""
         if not used:
             return
-        kept, whole = self._kept, self._slots.whole
+        spare, whole = self._spare, self._slots.whole
         self._usual += (sum(size for _, size in used) / len(used) - self._usual) / USUAL
-        kept += [slot for slot, _ in used]
+        spare += [slot for slot, _ in used]
         keep = max(0, len(whole) - max(POSTED, int(POSTED_BYTES / max(self._usual, 1.0))))
-        self.queue.ring.add_each([whole[slot] for slot in kept[keep:]], True)
-        del kept[keep:]
+        self.queue.ring.add_each([whole[slot] for slot in spare[keep:]], True)
+        del spare[keep:]
 
     def _parts(self, taken: list[tuple[int, int]], at: int, count: int) -> list[memoryview]:
-        """The ``count`` parts of the frame that starts at ``taken[at]``; fewer where the device showed fewer."""
+        """Return the ``count`` parts of the frame that starts at ``taken[at]``; fewer if the device published fewer."""
         missing = at + count - len(taken)
         if missing > 0:
             taken += self.queue.ring.get_each(missing)

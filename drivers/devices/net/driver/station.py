@@ -1,4 +1,4 @@
-"""How virtio-net has its device used: what is wished, what the interface wants, and the commands for both."""
+"""Requested settings, the settings of the interface, and the commands that bring the device to both."""
 
 from __future__ import annotations
 
@@ -8,133 +8,134 @@ import attrs
 import trio
 
 from drivers.contracts.ports import Offloads, PacketPort
-from drivers.devices.net.control import TABLE_MAX, Command, Control, changes
-from drivers.devices.net.driver.control import ControlQueue
+from drivers.devices.net.control import TABLE_MAX, NetCommand, NetControl, changes
+from drivers.devices.net.driver.control import VirtioNetControlQueue
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import NetFeature, device_offloads, offload_features
 from drivers.errors import CommandRefused
 
-__all__ = ["Pairs", "Station", "Wishes", "Wishing"]
+__all__ = ["NetRequest", "NetRequestHolder", "QueuePairs", "Station"]
 
 F = NetFeature
 UNTAGGED = 0
-"""The id in the tag of a frame that has a priority only."""
+"""VLAN id in the tag of a frame that has only a priority."""
 
 
 @attrs.frozen
-class Wishes:
-    """How a device shall be used. The defaults let in what no interface is asked about, and use all there is."""
+class NetRequest:
+    """Requested settings of a device. The defaults receive all multicast, and use all pairs and offloads."""
 
     mac: bytes | None = None
-    """6 bytes; None is the device's own."""
+    """6 bytes; None for the device's own."""
     reception: Reception = attrs.field(factory=lambda: Reception(allmulti=True))
-    """What to let in besides what the interface itself asks for. Who listens to which group nobody says."""
+    """Frames to receive besides those that the interface requests. All multicast by default: the interface does not
+    report its groups."""
     pairs: int | None = None
-    """Pairs of queues; None is as many as device and interface have."""
+    """Number of queue pairs; None for as many as device and interface have."""
     offloads: Offloads | None = None
-    """What frames from the device may leave undone; None is all that was agreed on."""
+    """Offloads of frames from the device; None for all negotiated ones."""
 
 
-class Pairs(Protocol):
-    """Whoever has the pairs of queues."""
+class QueuePairs(Protocol):
+    """The owner of the queue pairs."""
 
     @property
-    def limit(self) -> int:
-        """Most that can be used."""
+    def max_pairs(self) -> int:
+        """Maximum number of usable queue pairs."""
 
     def prepare(self, count: int) -> None:
-        """Have buffers for so many. Raises MemoryError."""
+        """Allocate buffers for ``count`` pairs. Raises MemoryError."""
 
     def use(self, count: int) -> None:
-        """Send on the first ``count`` only. Raises PortGone."""
+        """Send only on the first ``count`` pairs. Raises PortGone."""
 
 
-class Wishing(Protocol):
-    """Whoever keeps the wishes over resets."""
+class NetRequestHolder(Protocol):
+    """Holds the requested settings across resets."""
 
-    wishes: Wishes
+    request: NetRequest
 
 
 class Station:
-    """One device from DRIVER_OK to reset: knows what the device was told, and tells it what is different."""
+    """One device from DRIVER_OK to reset: knows the device's settings, and sends commands to change them."""
 
     def __init__(
         self,
-        control: ControlQueue | None,
+        control: VirtioNetControlQueue | None,
         features: int,
         port: PacketPort,
         mac: bytes,
-        pairs: Pairs,
-        wishing: Wishing,
+        pairs: QueuePairs,
+        holder: NetRequestHolder,
     ) -> None:
-        """``mac`` is what the device has come up with."""
-        self._wishing = wishing
+        """``mac``: the device's address at DRIVER_OK."""
+        self._holder = holder
         self._control = control
         self._features = features
         self._port = port
         self._pairs = pairs
         self._lock = trio.Lock()
-        everybody = not self._has(F.CTRL_RX)
+        unfiltered = not self._has(F.CTRL_RX)
         self.mac = mac if self._has(F.MAC) else b""
-        """As the device knows it; empty if the device has none for the driver (section 5.1.4)."""
+        """Address that the device lets in; empty if it has none for the driver (section 5.1.4)."""
         self.own = mac
-        """The station's own, which a device that can't be told has to let in as another one."""
+        """Address of the station; a device that cannot change ``mac`` has to let it in as an additional address."""
         self.reception = Reception(
-            allmulti=everybody, alluni=everybody, vlans=frozenset() if self._has(F.CTRL_VLAN) else None
+            allmulti=unfiltered, alluni=unfiltered, vlans=frozenset() if self._has(F.CTRL_VLAN) else None
         )
-        self.used = 1
-        """Pairs in use."""
+        self.pairs_used = 1
+        """Number of queue pairs in use."""
         self.offloads = device_offloads(features)
 
     def _has(self, feature: NetFeature) -> bool:
         return bool(self._features >> feature & 1)
 
     async def follow(self) -> None:
-        """Make of the device what is wished, and what its interface wants now.
+        """Bring the device to the requested settings and those of its interface.
 
-        What can't be is left, and a filter that the device refuses is opened. Raises NeedsReset, TransportLost,
-        PortGone.
+        Settings that the device refuses are left; if it refuses a filter, it receives everything. Raises NeedsReset,
+        TransportLost, PortGone.
         """
         async with self._lock:
-            state, wishing = self._port.state, self._wishing
-            if state.mac is not None and state.mac != (wishing.wishes.mac or self.own):
-                wishing.wishes = attrs.evolve(wishing.wishes, mac=state.mac)
-            await self._adopt(wishing.wishes, strict=False)
+            state, holder = self._port.state, self._holder
+            if state.mac is not None and state.mac != (holder.request.mac or self.own):
+                holder.request = attrs.evolve(holder.request, mac=state.mac)
+            await self._apply(holder.request, strict=False)
 
-    async def change(self, wishes: Wishes) -> None:
-        """Make of the device what is wished now, and keep it. Raises CommandRefused, and what `follow` raises."""
+    async def change(self, request: NetRequest) -> None:
+        """Bring the device to new settings, and hold them. Raises CommandRefused, and what `follow` raises."""
         async with self._lock:
-            await self._adopt(wishes, strict=True)
-            self._wishing.wishes = wishes
+            await self._apply(request, strict=True)
+            self._holder.request = request
 
-    async def _adopt(self, wishes: Wishes, *, strict: bool) -> None:
-        own = await self._adopt_mac(wishes.mac, strict)
-        await self._adopt_reception(wishes.reception, own, strict)
-        await self._adopt_offloads(wishes.offloads, strict)
-        await self._adopt_pairs(wishes.pairs, strict)
+    async def _apply(self, request: NetRequest, *, strict: bool) -> None:
+        own = await self._apply_mac(request.mac, strict)
+        await self._apply_reception(request.reception, own, strict)
+        await self._apply_offloads(request.offloads, strict)
+        await self._apply_pairs(request.pairs, strict)
 
     async def acknowledge(self) -> None:
-        """Say that it was announced where we are."""
-        await self._ask(Control(Command.ANNOUNCE_ACK), strict=False)
+        """Acknowledge a request of the device for an announcement."""
+        await self._execute(NetControl(NetCommand.ANNOUNCE_ACK), strict=False)
 
-    async def _ask(self, control: Control, strict: bool) -> bool:
-        """Whether the device did it. A command whose feature was not agreed on is never sent (section 5.1.9.5)."""
+    async def _execute(self, control: NetControl, strict: bool) -> bool:
+        """Send a command if its feature was negotiated (section 5.1.9.5). Returns whether the device executed it."""
         why = "the device refused it"
         if self._control is None or not self._has(control.command.feature):
-            why = f"{control.command.feature.name} was not agreed on"
-        elif await self._control.ask(control):
+            why = f"{control.command.feature.name} was not negotiated"
+        elif await self._control.execute(control):
             return True
         if strict:
             raise CommandRefused(why)
         return False
 
-    async def _adopt_mac(self, wanted: bytes | None, strict: bool) -> bytes:
-        """The station's own address then."""
+    async def _apply_mac(self, wanted: bytes | None, strict: bool) -> bytes:
+        """Set the station's address. Returns the address in use."""
         if wanted is None or wanted == self.own:
             return self.own
-        # A device that keeps its own address can still let in another one.
-        instead = self._has(F.CTRL_RX) and not self._has(F.CTRL_MAC_ADDR)
-        if not instead and await self._ask(Control(Command.MAC_ADDR_SET, wanted), strict):
+        # A device that keeps its own address can let in an additional one.
+        additional = self._has(F.CTRL_RX) and not self._has(F.CTRL_MAC_ADDR)
+        if not additional and await self._execute(NetControl(NetCommand.MAC_ADDR_SET, wanted), strict):
             self.mac = wanted
         if self._port.state.mac != wanted:
             self._port.set_mac(wanted)
@@ -142,17 +143,17 @@ class Station:
         await self._port.announce()
         return wanted
 
-    async def _adopt_reception(self, wished: Reception, own: bytes, strict: bool) -> None:
+    async def _apply_reception(self, requested: Reception, own: bytes, strict: bool) -> None:
         state = self._port.state
         vlans: frozenset[int] | None = None
         if self._has(F.CTRL_VLAN):
-            vlans = (wished.vlans or frozenset()) | (state.vlans or frozenset()) | {UNTAGGED}
-        elif strict and wished.vlans is not None:
-            raise CommandRefused("CTRL_VLAN was not agreed on")
-        target = wished.evolve(
-            promisc=wished.promisc or state.promisc,
-            allmulti=wished.allmulti or state.allmulti,
-            unicast=wished.unicast | ({own} - {self.mac}),
+            vlans = (requested.vlans or frozenset()) | (state.vlans or frozenset()) | {UNTAGGED}
+        elif strict and requested.vlans is not None:
+            raise CommandRefused("CTRL_VLAN was not negotiated")
+        target = requested.evolve(
+            promisc=requested.promisc or state.promisc,
+            allmulti=requested.allmulti or state.allmulti,
+            unicast=requested.unicast | ({own} - {self.mac}),
             vlans=vlans,
         )
         if len(target.unicast) > TABLE_MAX or len(target.multicast) > TABLE_MAX:
@@ -161,33 +162,34 @@ class Station:
             target = target.evolve(
                 promisc=False, allmulti=True, alluni=True, unicast=frozenset(), multicast=frozenset()
             )
-            if strict and (wished.promisc or wished.unicast or wished.multicast):
-                raise CommandRefused("CTRL_RX was not agreed on")
+            if strict and (requested.promisc or requested.unicast or requested.multicast):
+                raise CommandRefused("CTRL_RX was not negotiated")
         for control, after in changes(self.reception, target):
-            if await self._ask(control, strict):
+            if await self._execute(control, strict):
                 self.reception = after
-            elif control.command in (Command.MAC_TABLE_SET, Command.VLAN_ADD):
-                if await self._ask(Control(Command.PROMISC, True), strict=False):
+            elif control.command in (NetCommand.MAC_TABLE_SET, NetCommand.VLAN_ADD):
+                if await self._execute(NetControl(NetCommand.PROMISC, True), strict=False):
                     self.reception = self.reception.evolve(promisc=True)
                 return
 
-    async def _adopt_offloads(self, wished: Offloads | None, strict: bool) -> None:
-        agreed = device_offloads(self._features)
-        target = agreed if wished is None else wished & agreed
-        if strict and wished is not None and target != wished:
-            more = [name for name, wanted in attrs.asdict(wished).items() if wanted and not getattr(agreed, name)]
-            raise CommandRefused(f"not all of it was agreed on: {', '.join(more)}")
+    async def _apply_offloads(self, requested: Offloads | None, strict: bool) -> None:
+        negotiated = device_offloads(self._features)
+        target = negotiated if requested is None else requested & negotiated
+        if strict and requested is not None and target != requested:
+            more = [name for name, on in attrs.asdict(requested).items() if on and not getattr(negotiated, name)]
+            raise CommandRefused(f"not negotiated: {', '.join(more)}")
         if target != self.offloads:
             bits = offload_features(target, from_driver=False) & self._features
-            if await self._ask(Control(Command.GUEST_OFFLOADS_SET, bits), strict):
+            if await self._execute(NetControl(NetCommand.GUEST_OFFLOADS_SET, bits), strict):
                 self.offloads = target
 
-    async def _adopt_pairs(self, wished: int | None, strict: bool) -> None:
+    async def _apply_pairs(self, requested: int | None, strict: bool) -> None:
         pairs = self._pairs
-        count = min(wished or pairs.limit, pairs.limit)
-        if strict and wished is not None and wished > pairs.limit:
-            raise CommandRefused("there is one pair" if pairs.limit == 1 else f"there are {pairs.limit} pairs")
-        if count == self.used:
+        count = min(requested or pairs.max_pairs, pairs.max_pairs)
+        if strict and requested is not None and requested > pairs.max_pairs:
+            number = "one queue pair" if pairs.max_pairs == 1 else f"{pairs.max_pairs} queue pairs"
+            raise CommandRefused(f"the device has {number}")
+        if count == self.pairs_used:
             return
         try:
             pairs.prepare(count)
@@ -195,11 +197,11 @@ class Station:
             if strict:
                 raise CommandRefused(f"no memory for buffers: {exc}") from None
             return
-        # Nothing may be sent on the others from the moment on that the command is given (section 5.1.9.5.6.1).
-        pairs.use(min(count, self.used))
-        if await self._ask(Control(Command.VQ_PAIRS_SET, count), strict=False):
-            self.used = count
+        # From the command on, nothing may be sent on the pairs that it turns off (section 5.1.9.5.6.1).
+        pairs.use(min(count, self.pairs_used))
+        if await self._execute(NetControl(NetCommand.VQ_PAIRS_SET, count), strict=False):
+            self.pairs_used = count
         elif strict:
-            pairs.use(self.used)
+            pairs.use(self.pairs_used)
             raise CommandRefused("the device refused it")
-        pairs.use(self.used)
+        pairs.use(self.pairs_used)
