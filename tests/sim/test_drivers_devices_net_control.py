@@ -231,9 +231,9 @@ async def test_nothing_is_asked_for_that_was_not_agreed_on() -> None:
     for options in (WITHOUT, attrs.evolve(WITH, features_off=off)):
         async with open_pair(options) as pair:
             before = pair.settings.request
-            for wishes, why in refused:
+            for request, why in refused:
                 with pytest.raises(CommandRefused, match=why):
-                    await pair.settings.change(wishes)
+                    await pair.settings.change(request)
             assert pair.settings.request == before
             assert control(pair) == (0, 0)
             await pair.transfer(1 << 14)

@@ -65,20 +65,20 @@ def _offloads(value: str) -> Offloads | None:
 
 
 def _reception(name: str, parse: Callable[[str], object]) -> Callable[[NetRequest, str], NetRequest]:
-    return lambda wishes, value: attrs.evolve(wishes, reception=wishes.reception.evolve(**{name: parse(value)}))
+    return lambda request, value: attrs.evolve(request, reception=request.reception.evolve(**{name: parse(value)}))
 
 
 # By what the driver's side is asked for.
 REQUESTS: Mapping[str, Callable[[NetRequest, str], NetRequest]] = {
-    "mac": lambda wishes, value: attrs.evolve(wishes, mac=_mac(value)),
+    "mac": lambda request, value: attrs.evolve(request, mac=_mac(value)),
     **{name: _reception(name, _switch) for name in ("promisc", "allmulti", "alluni", "nomulti", "nouni", "nobcast")},
     "unicast": _reception("unicast", lambda value: _macs(value, group=False)),
     "multicast": _reception("multicast", lambda value: _macs(value, group=True)),
     "vlans": _reception("vlans", lambda value: frozenset(_number(word, range(VID_MAX + 1)) for word in _words(value))),
-    "pairs": lambda wishes, value: attrs.evolve(
-        wishes, pairs=None if value == "all" else _number(value, range(1, 0x8001))
+    "pairs": lambda request, value: attrs.evolve(
+        request, pairs=None if value == "all" else _number(value, range(1, 0x8001))
     ),
-    "offloads": lambda wishes, value: attrs.evolve(wishes, offloads=_offloads(value)),
+    "offloads": lambda request, value: attrs.evolve(request, offloads=_offloads(value)),
 }
 
 
