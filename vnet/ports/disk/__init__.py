@@ -1,1 +1,1 @@
-"""Stores of sectors, and the NBD server in front of a disk."""
+"""Sector stores, and an NBD server for a disk."""

@@ -1,7 +1,7 @@
-"""One client of a disk: its commands, and the requests that they are to the device.
+"""One NBD client of a disk: turns its commands into requests to the device.
 
-Data are received straight into the buffers that the device reads. Commands that came in together are shown to the
-device together, and what it answered together is sent together.
+Data are received directly into the buffers that the device reads. Commands received in one batch go to the device in
+one batch, and so do the replies to the client.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from vnet.ports.disk.nbd_send import Outbox
 __all__ = ["BLOCK_MAX", "Connection", "NbdStatistics"]
 
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds that a client may take to choose an export."""
+"""Maximum duration of the negotiation, in seconds."""
 COMMANDS_MAX = 128
+"""Maximum number of a client's commands under way; more wait in its socket."""
 BYTES_MAX = 2 << 20
-"""Commands, and bytes of their data, that one client may have under way; more wait in its socket."""
+"""Maximum data of a client's commands under way, in bytes; more wait in its socket."""
 BLOCK_MAX = 32 << 20
-"""Bytes of the largest command."""
+"""Maximum size of a command, in bytes."""
 
 ERRORS: Mapping[BlkStatus, NbdError] = {
     BlkStatus.OK: NbdError.OK,
@@ -48,16 +49,16 @@ ERRORS: Mapping[BlkStatus, NbdError] = {
 
 @attrs.define(eq=False)
 class NbdStatistics:
-    """Since the server exists."""
+    """Counters of an NBD server since its start."""
 
     clients: int = 0
-    """Connected now."""
+    """Clients connected now."""
     connections: int = 0
     commands: int = 0
     errors: int = 0
-    """Commands that were answered with one."""
+    """Commands that failed."""
     refused: int = 0
-    """Clients that were too many, or did not finish the handshake in time."""
+    """Clients beyond the limit, or too slow in the negotiation."""
 
 
 @attrs.define(eq=False)
@@ -66,15 +67,15 @@ class _Pending:
 
     command: NbdCommand
     left: int
-    """Parts that did not end yet."""
+    """Number of parts not completed yet."""
     error: NbdError = NbdError.OK
 
 
 class Connection:
-    """One client, from the greeting to the end."""
+    """A client's connection, from the greeting to its end."""
 
     def __init__(self, client: socket.socket, disk: Disk, handshake: Handshake, statistics: NbdStatistics) -> None:
-        """``client`` does not block; ``statistics`` are the server's."""
+        """``client`` is non-blocking; ``statistics`` are the server's."""
         self._disk = disk
         self._handshake = handshake
         self._statistics = statistics
@@ -86,7 +87,7 @@ class Connection:
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
-        """Raises OSError, NbdProtocolError."""
+        """Serve the client until it disconnects. Raises OSError, NbdProtocolError."""
         await self._disk.wait_online()
         with trio.move_on_after(HANDSHAKE_TIMEOUT) as deadline:
             await self._in.negotiate(self._handshake)
@@ -102,15 +103,15 @@ class Connection:
                 try:
                     nursery.start_soon(self._out.send)
                     await self._receive()
-                    while self._commands:  # what was asked for before the end is answered
+                    while self._commands:  # commands received before the disconnect get a reply
                         await self._wait_freed()
                 finally:
-                    self._nursery = None  # a nursery without tasks takes no more, and the device answers when it likes
+                    self._nursery = None  # replies that arrive later must not start tasks in the closed nursery
                 nursery.cancel_scope.cancel()
         finally:
             self._out.drop()
 
-    # What comes in.
+    # Commands
 
     async def _receive(self) -> None:
         while True:
@@ -133,9 +134,9 @@ class Connection:
         error = self._limits.check(command, self._disk.transfer_max)
         if command.type == CommandType.WRITE:
             if command.size > BLOCK_MAX:
-                raise NbdProtocolError(f"a write of {command.size} bytes")
+                raise NbdProtocolError(f"a write of {command.size} bytes is too long")
             if error:
-                await self._in.swallow(command.size)  # the data come all the same
+                await self._in.swallow(command.size)  # the client sends the data of a refused write, too
                 self._end(command, error)
             else:
                 await self._begin_write(command)
@@ -147,7 +148,7 @@ class Connection:
             self._nursery.start_soon(self._do, command)
 
     def _begin_small_read(self, command: NbdCommand) -> bool:
-        """Begin what most commands are, without a coroutine; False for any other, and while there is no room."""
+        """Begin a small read, the most frequent command, without a coroutine; return False for others or without room."""
         size, disk = command.size, self._disk
         if command.type != CommandType.READ or self._commands >= COMMANDS_MAX or self._bytes + size > BYTES_MAX:
             return False
@@ -175,10 +176,10 @@ class Connection:
             disk.submit(DiskRequest(RequestType.IN, self._was_read, command.offset + at, part, buffer, context=pending))
 
     async def _read_in_order(self, command: NbdCommand) -> None:
-        """Serve a read whose data follow one header, and nothing else between them, though the device gives parts.
+        """Serve a large read with one header followed by all data, though the device returns them in parts.
 
-        At most BYTES_MAX are read before they are sent. An error behind the header can't be told any more, and ends
-        the connection. Raises ConnectionError.
+        Reads at most BYTES_MAX ahead of sending. An error after the header was sent can't be reported in a reply, and
+        ends the connection. Raises ConnectionError.
         """
         cookie, offset, size = command.cookie, command.offset, command.size
         head = read_header(cookie, offset, size, last=True) if self._handshake.structured else simple_reply(cookie)
@@ -194,7 +195,7 @@ class Connection:
                 return
             if not at:
                 self._out.put(head)
-            self._commands += 1  # the data count as a command until they are sent
+            self._commands += 1  # count the data as a command until they are sent
             self._out.put(data, None, command)
             self._out.wake()
         self._sent(None, command)
@@ -219,14 +220,14 @@ class Connection:
             self._end(command, NbdError.OK)
 
     async def _buffer(self, size: int) -> Buffer:
-        """A buffer of the disk's, once this client has not more than its share of them."""
+        """Wait until this client is below its limit, and return a buffer of the disk."""
         while self._bytes and self._bytes + size > BYTES_MAX:
             await self._wait_freed()
         buffer = self._disk.take(size) or await self._disk.buffer(size)
         self._bytes += size
         return buffer
 
-    # What the device answers.
+    # Completions of the device
 
     def _was_read(self, request: DiskRequest) -> None:
         pending, buffer = request.context, request.buffer
@@ -268,10 +269,10 @@ class Connection:
             else:
                 self._end(pending.command, pending.error)
 
-    # What is done step by step, in a task of its own.
+    # Commands that need several requests, each in its own task
 
     async def _do(self, command: NbdCommand) -> None:
-        """Do anything but move data; of a write, whose data are moved already, what comes after."""
+        """Run a command without data, or the flush after the data of a write."""
         disk, error = self._disk, NbdError.OK
         try:
             if command.type == CommandType.TRIM:
@@ -285,10 +286,10 @@ class Connection:
             error = ERRORS[exc.status]
         self._end(command, error)
 
-    # What goes out.
+    # Replies
 
     def _end(self, command: NbdCommand, error: NbdError) -> None:
-        """Answer a command, but for data that are on their way already."""
+        """Send the last reply to a command; its data were queued before."""
         if error:
             self._statistics.errors += 1
         if self._nursery is not None:
@@ -298,7 +299,7 @@ class Connection:
             self._out.wake()
 
     def _sent(self, buffer: Buffer | None, command: NbdCommand | None) -> None:
-        """Free a buffer whose data were moved, and forget a command whose answer was sent."""
+        """Free a buffer whose data were transferred, and forget a command whose reply was sent."""
         if buffer is not None:
             self._bytes -= buffer.size
             buffer.free()
@@ -307,7 +308,7 @@ class Connection:
         self._freed.set()
 
     async def _wait_freed(self) -> None:
-        """Return after the next call of `_sent`, which `kick` may make itself."""
+        """Wait for the next call of `_sent`, which can happen during `kick`."""
         self._freed = trio.Event()
         self._disk.kick()
         await self._freed.wait()

@@ -1,4 +1,4 @@
-"""What a client of a disk sends: read from its socket, straight into the buffers that the device reads."""
+"""Receives commands and data of an NBD client, data directly into the buffers that the device reads."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["Inbox"]
 
 CHUNK = 64 << 10
 HANDSHAKE_CHUNK = 4 << 10
-"""Bytes of the negotiation that are served at a time: some 256 options."""
+"""Bytes of the negotiation received at a time: some 256 options."""
 READS = 8
-"""Times that a client that always has more to say is listened to before others have their turn."""
+"""Reads from a busy client before other tasks run."""
 
 
 class Inbox:
-    """One client's socket, as far as it is read; and written to before there are commands."""
+    """Receiving side of a client's socket; also sends the replies of the negotiation."""
 
     def __init__(self, client: socket.socket) -> None:
-        """``client`` does not block."""
+        """``client`` is non-blocking."""
         self._socket = client
         self._receiver = CommandReceiver()
         self._reads = 0
 
     async def negotiate(self, handshake: Handshake) -> bool:
-        """Serve options until the client has chosen; False if it ends without. Raises OSError, NbdProtocolError."""
+        """Negotiate; return whether the client selected an export. Raises OSError, NbdProtocolError."""
         await self._write(handshake.greeting())
         chunk = memoryview(bytearray(HANDSHAKE_CHUNK))
         while not handshake.over:
@@ -41,27 +41,27 @@ class Inbox:
         return handshake.export is not None
 
     def next(self) -> NbdCommand | None:
-        """The next command that is here as a whole. Raises NbdProtocolError."""
+        """Return the next command; None if it is incomplete. Raises NbdProtocolError."""
         return self._receiver.next()
 
     async def more(self) -> bool:
-        """Receive what there is; False when the client sends no more. Raises OSError."""
+        """Wait for data and receive them; return False after the client's last. Raises OSError."""
         size = await self._read_into(self._receiver.targets())
         self._receiver.received(size)
         return bool(size)
 
     def take(self, views: Sequence[memoryview]) -> bool:
-        """The data of a write go to ``views``; True when they are all here, else `fill` has to wait for them."""
+        """Set ``views`` as destination of a write's data; return False if `fill` has to wait for the rest."""
         return self._receiver.into(views)
 
     async def fill(self) -> None:
-        """Raises OSError when the client goes first."""
+        """Receive the rest of a write's data. Raises OSError if the client disconnects first."""
         while not self._receiver.filled:
             if not await self.more():
-                raise ConnectionError("it hung up in the middle of a write")
+                raise ConnectionError("the client disconnected in the middle of a write")
 
     async def swallow(self, size: int) -> None:
-        """The data of a write that is refused. Raises OSError."""
+        """Receive and discard the data of a refused write. Raises OSError."""
         chunk = memoryview(bytearray(min(CHUNK, size)))
         for at in range(0, size, CHUNK):
             if not self.take([chunk[: size - at]]):
@@ -75,7 +75,7 @@ class Inbox:
                 await trio.lowlevel.wait_writable(self._socket)
 
     async def _read_into(self, views: list[memoryview]) -> int:
-        """0 when the client sends no more."""
+        """Receive into ``views``; return the number of bytes, 0 after the client's last."""
         self._reads += 1
         if self._reads >= READS:
             self._reads = 0

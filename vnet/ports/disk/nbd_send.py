@@ -1,4 +1,4 @@
-"""What is on its way to a client of a disk, sent straight from the buffers that the device wrote."""
+"""Sends replies and data to an NBD client, data directly from the buffers that the device wrote."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vnet.nbd import NbdCommand
 __all__ = ["Outbox"]
 
 IOV = 256
-"""Views of one system call."""
+"""Maximum number of buffers per system call."""
 
 
 class Outbox:
-    """Bytes in order. ``sent`` is called with the buffer and the command of bytes that were sent."""
+    """Queue of bytes to send. Calls ``sent`` with their buffer and command after sending."""
 
     def __init__(self, client: socket.socket, sent: Callable[[Buffer | None, NbdCommand | None], None]) -> None:
         self._socket = client
@@ -29,14 +29,14 @@ class Outbox:
         self._filled = Signal()
 
     def put(self, data: bytes | memoryview, buffer: Buffer | None = None, command: NbdCommand | None = None) -> None:
-        """Nothing is sent before `wake`."""
+        """Queue ``data``, which are sent after `wake`."""
         self._items.append((memoryview(data), buffer, command))
 
     def wake(self) -> None:
         self._filled.set()
 
     async def send(self) -> None:
-        """Send, for ever. Raises OSError."""
+        """Send until cancelled. Raises OSError."""
         items = self._items
         while True:
             while items:
@@ -55,7 +55,7 @@ class Outbox:
             await self._filled.wait()
 
     def drop(self) -> None:
-        """Let go of everything: the client is gone."""
+        """Free all queued buffers after the client disconnected."""
         while self._items:
             self._done()
 

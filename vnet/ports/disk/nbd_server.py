@@ -1,4 +1,4 @@
-"""A disk as an NBD export on a unix socket, for any number of clients."""
+"""NBD server: exports a disk on a unix socket to several clients."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ CLIENTS_MAX = 64
 SEND_BUFFER = 4 << 20
 SO_SNDBUFFORCE = 32
 PREFERRED_MIN = 4096
-"""Bytes of the smallest block size that is preferred."""
+"""Smallest preferred block size, in bytes."""
 
 
 class NbdServer:
-    """Serves one disk. Clients come and go; each has its own limits."""
+    """Serves one disk to several clients, each with its own limits."""
 
     def __init__(self, disk: Disk, name: str) -> None:
-        """``name`` of the export; clients that ask for none get it as well."""
+        """``name`` is the export's name; clients that request an empty name get this export, too."""
         self.disk = disk
         self.name = name
         self.statistics = NbdStatistics()
 
     async def serve(self, path: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen at ``path`` until cancelled. Raises OSError where somebody listens there already."""
+        """Listen at ``path`` until cancelled. Raises OSError if another program listens there already."""
         with listen(path, socket.SOCK_STREAM, BACKLOG) as listening:
             async with trio.open_nursery() as nursery:
                 task_status.started()
@@ -55,12 +55,12 @@ class NbdServer:
             try:
                 await Connection(client, self.disk, Handshake(self.name, self.export), self.statistics).run()
             except* (OSError, NbdProtocolError):
-                pass  # it hung up, or makes no sense: nobody else notices
+                pass  # the client disconnected or violated the protocol: other clients are not affected
             finally:
                 self.statistics.clients -= 1
 
     def export(self) -> Export:
-        """The disk as it is now."""
+        """Return the disk's current properties."""
         geometry = self.disk.geometry
         assert geometry is not None
         offered = {
@@ -69,24 +69,24 @@ class NbdServer:
             TransmissionFlag.SEND_FUA: True,
             TransmissionFlag.SEND_TRIM: bool(geometry.discard_max) and not geometry.read_only,
             TransmissionFlag.SEND_WRITE_ZEROES: not geometry.read_only,
-            # One device behind all connections: what one flushes is flushed for all.
+            # All connections share one device: a flush of one client covers writes of all.
             TransmissionFlag.CAN_MULTI_CONN: True,
         }
         flags = TransmissionFlag.HAS_FLAGS
-        for flag, there in offered.items():
-            flags |= flag if there else TransmissionFlag(0)
+        for flag, supported in offered.items():
+            flags |= flag if supported else TransmissionFlag(0)
         return Export(
             self.name,
             geometry.size,
             flags,
             "virtio-blk disk",
             geometry.block_size,
-            # At least what one request to the device holds: clients that ask for that much at once have the fewest.
+            # At least the size of one request to the device, so that clients need the fewest requests.
             power_of_two(max(geometry.preferred, self.disk.transfer_max, PREFERRED_MIN), BLOCK_MAX),
             BLOCK_MAX,
         )
 
 
 def power_of_two(size: int, most: int) -> int:
-    """The largest power of two that is not above ``size`` or ``most``: block sizes of NBD are powers of two."""
+    """Return the largest power of two up to ``size`` and ``most``: NBD block sizes are powers of two."""
     return 1 << min(size, most).bit_length() - 1

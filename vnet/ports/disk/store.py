@@ -1,4 +1,4 @@
-"""Where the sectors of a disk are kept: a file, a block device, or memory."""
+"""Sector stores for disks: a file, a block device, or memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FileStore", "MemoryStore", "open_file_store"]
 
 SECTOR = 512
 IOV_MAX = 1024
-"""Buffers that one system call takes."""
+"""Maximum number of buffers per system call."""
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE = 0x01, 0x02, 0x10
 UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV}
 ZEROES = bytes(1 << 20)
@@ -29,10 +29,10 @@ _libc.fallocate64.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes
 
 
 class MemoryStore:
-    """Sectors in memory, which go with it. Nothing ever waits. Implements `drivers.contracts.ports.SectorStore`."""
+    """A store in memory, which never blocks. Implements `drivers.contracts.ports.SectorStore`."""
 
     def __init__(self, size: int, *, read_only: bool = False, block_size: int = SECTOR) -> None:
-        """``size`` in bytes, a multiple of 512; what was never written takes no real memory."""
+        """``size`` is in bytes, a multiple of 512. Unwritten sectors use no real memory."""
         self.data = bytearray(size)
         self.info = StoreInfo(size, read_only, block_size, max(block_size, 4096))
 
@@ -60,7 +60,7 @@ class MemoryStore:
             self.pwritev([part], offset)
 
     async def flush(self) -> None:
-        """There is nothing more stable than this."""
+        """Do nothing: memory needs no flush."""
 
     async def discard(self, offset: int, size: int, /) -> None:
         await self.write_zeroes(offset, size, True)
@@ -73,18 +73,18 @@ class MemoryStore:
 
 
 class FileStore:
-    """Sectors in an open file or block device. Implements `drivers.contracts.ports.SectorStore`.
+    """A store in an open file or block device. Implements `drivers.contracts.ports.SectorStore`.
 
-    Reads of what the page cache has are done at once. Everything else is done in threads, at most ``workers`` of them.
+    Reads from the page cache complete at once. All other calls run in up to ``workers`` threads.
     """
 
     def __init__(self, fd: int, info: StoreInfo, workers: int) -> None:
-        """``fd`` stays its opener's."""
+        """``fd`` is closed by its opener."""
         self.info = info
         self._fd = fd
         self._threads = trio.CapacityLimiter(workers)
         self._nowait = {os.preadv: True, os.pwritev: True}
-        self._failed: tuple[int, str] | None = None  # not the exception: each raise would lengthen its traceback
+        self._failed: tuple[int, str] | None = None  # no exception, because each raise would lengthen its traceback
 
     def preadv(self, segs: Sequence[memoryview], offset: int, /) -> int:
         return self._at_once(os.preadv, segs, offset)
@@ -102,7 +102,7 @@ class FileStore:
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
-            self._nowait[call] = False  # such as writes to many file systems
+            self._nowait[call] = False  # many file systems do not support RWF_NOWAIT for writes
             return 0
 
     async def read(self, into: memoryview, offset: int, /) -> None:
@@ -121,16 +121,16 @@ class FileStore:
         await self._in_thread(self._write_zeroes, offset, size, unmap)
 
     async def _in_thread(self, call: Callable[..., None], *args: object) -> None:
-        # Never abandoned: it ends before a reset of the device does.
+        # Not abandoned on cancellation, so that it ends before a reset of the device does.
         await trio.to_thread.run_sync(call, *args, limiter=self._threads)
 
-    # In a thread.
+    # In a worker thread
 
     def _read(self, into: memoryview, offset: int) -> None:
         while into:
             got = os.preadv(self._fd, [into], offset)
             if not got:
-                raise OSError(errno.EIO, "the file is shorter than it was")
+                raise OSError(errno.EIO, "the file was truncated")
             into, offset = into[got:], offset + got
 
     def _write(self, parts: Sequence[tuple[int, memoryview]]) -> None:
@@ -141,7 +141,7 @@ class FileStore:
                 rest, offset = rest[done:], offset + done
 
     def _flush(self) -> None:
-        """A failed flush lost data that no later one can save. Nor can anything in a file that has no name any more."""
+        """Flush, unless an earlier flush failed and lost data for good, or the file was deleted."""
         if self._failed is not None:
             raise OSError(*self._failed)
         try:
@@ -153,7 +153,7 @@ class FileStore:
             raise
 
     def _discard(self, offset: int, size: int) -> None:
-        self._fallocate(FALLOC_FL_PUNCH_HOLE, offset, size)  # where it can't, nothing was promised
+        self._fallocate(FALLOC_FL_PUNCH_HOLE, offset, size)  # discard is a hint: ignoring it is allowed
 
     def _write_zeroes(self, offset: int, size: int, unmap: bool) -> None:
         modes = (FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE) if unmap else (FALLOC_FL_ZERO_RANGE,)
@@ -162,11 +162,11 @@ class FileStore:
             zeroes = memoryview(ZEROES)
             self._write([(at, zeroes[: end - at]) for at in range(offset, end, len(ZEROES))])
         elif os.lseek(self._fd, 0, os.SEEK_END) < end:
-            # The file was truncated. Holes do not lengthen it, a write does, and what it skips reads as zeroes.
+            # The file was truncated. A write at its end extends it, a hole does not; skipped bytes read as zeroes.
             self._write([(end - 1, memoryview(ZEROES)[:1])])
 
     def _fallocate(self, mode: int, offset: int, size: int) -> bool:
-        """False where the file system can't."""
+        """Call fallocate; return False if the file system does not support the mode."""
         while size and _libc.fallocate64(self._fd, mode | FALLOC_FL_KEEP_SIZE, offset, size):
             number = ctypes.get_errno()
             if number in UNSUPPORTED:
@@ -186,28 +186,28 @@ async def open_file_store(
     block_size: int = SECTOR,
     workers: int = 4,
 ) -> AsyncIterator[FileStore]:
-    """The file or block device at ``path``, ours alone unless read-only or shared; a file that is not there is made.
+    """Open the file or block device at ``path``, locked for us alone unless read-only or shared.
 
-    ``size`` in bytes: a new file gets it, an existing one must have it; None takes what is there. Raises OSError,
-    BlockingIOError where somebody else uses it, unless both only read or share it, either of them.
+    With ``size`` (bytes) a missing file is created, and an existing one must have this size. Raises OSError, and
+    BlockingIOError if another program uses it, unless each of the two is read-only or shared.
     """
     make = size is not None and not read_only
     flags = (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_CREAT if make else 0) | os.O_CLOEXEC
     fd = await trio.to_thread.run_sync(os.open, path, flags, 0o600)
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if read_only or shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        found = os.fstat(fd)
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)):
+        status = os.fstat(fd)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
             raise OSError(errno.EINVAL, "it is neither a file nor a block device", str(path))
-        there = os.lseek(fd, 0, os.SEEK_END)
-        if not there and make and size is not None:
+        file_size = os.lseek(fd, 0, os.SEEK_END)
+        if not file_size and make and size is not None:
             os.ftruncate(fd, size)
-            there = size
-        if size is not None and there != size:
-            raise OSError(errno.EINVAL, f"it has {there} bytes, and not {size}", str(path))
-        if not there or there % block_size:
-            raise OSError(errno.EINVAL, f"its {there} bytes are not whole blocks of {block_size}", str(path))
-        physical = max(block_size, min(found.st_blksize, 1 << 16))
-        yield FileStore(fd, StoreInfo(there, read_only, block_size, physical), workers)
+            file_size = size
+        if size is not None and file_size != size:
+            raise OSError(errno.EINVAL, f"it has {file_size} bytes, and not {size}", str(path))
+        if not file_size or file_size % block_size:
+            raise OSError(errno.EINVAL, f"its {file_size} bytes are not whole blocks of {block_size}", str(path))
+        physical = max(block_size, min(status.st_blksize, 1 << 16))
+        yield FileStore(fd, StoreInfo(file_size, read_only, block_size, physical), workers)
     finally:
         os.close(fd)

@@ -1,1 +1,1 @@
-"""Where a program meets an rpmsg channel: a socket or a terminal."""
+"""Interfaces of rpmsg channels for programs: a socket or a terminal."""

@@ -1,4 +1,4 @@
-"""A channel as a terminal: `screen`, `cat` and `echo` talk to it as to a serial line."""
+"""An rpmsg channel as a terminal: `screen`, `cat` and `echo` use it as a serial line."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ DEVICES = Path("/dev/pts")
 
 
 class PtySurface(Surface):
-    """A pseudo-terminal, found through a symbolic link.
+    """A raw pseudo-terminal behind a symbolic link.
 
-    It is raw: bytes pass as they are, and nothing is echoed. What a program writes becomes messages of at most the
-    size that the device has, cut wherever the terminal cuts; of messages that come in, only the bytes are shown.
-    While no program reads, the terminal keeps some kilobytes and the inbox as many messages as it holds; what comes
-    then is dropped.
+    Bytes pass unchanged, without echo. Written bytes become messages of at most the channel's maximum size, with
+    boundaries chosen by the terminal; message boundaries are not visible to readers. While no program reads, the
+    terminal keeps some kilobytes, and the endpoint's inbox keeps messages until it is full; later ones are dropped.
     """
 
     kind = "pty"
@@ -64,7 +63,7 @@ class PtySurface(Surface):
             await trio.lowlevel.wait_writable(master)
 
     def _write(self, master: int) -> bool:
-        """Whether all of it was taken."""
+        """Write the rest of the message; return False if the terminal is full."""
         try:
             while self._rest:
                 self._rest = self._rest[os.write(master, self._rest) :]
@@ -74,17 +73,17 @@ class PtySurface(Surface):
 
 
 def remove_stale_terminal(path: Path) -> None:
-    """Remove the link to a terminal that a killed process left at ``path``; anything else is left alone."""
+    """Remove the terminal link that a killed process left at ``path``; other files stay."""
     if path.is_symlink() and path.readlink().is_relative_to(DEVICES):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
 def _terminal(path: Path) -> Iterator[int]:
-    """A terminal at ``path``; its master end, which never blocks. Raises OSError where something else is there.
+    """Make a terminal linked at ``path``, and yield its non-blocking master end. Raises OSError if ``path`` exists.
 
-    Its other end stays open here as well: else it would hang up with the last program, and read as broken until the
-    next one comes.
+    The slave end stays open: otherwise the terminal would hang up with the last program, and reads would fail until
+    the next program opens it.
     """
     master, slave = os.openpty()
     try:

@@ -1,4 +1,4 @@
-"""A channel as a unix socket that keeps messages apart (SOCK_SEQPACKET)."""
+"""An rpmsg channel as a unix socket that preserves message boundaries (SOCK_SEQPACKET)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from vnet.ports.rpmsg.surface import Surface, patiently
 __all__ = ["SocketSurface"]
 
 BACKLOG = 16
-LONGEST = 1 << 17
-"""Bytes to receive at a time: more than any message can have."""
+RECEIVE_SIZE = 1 << 17
+"""Size of a receive in bytes: larger than any message."""
 
 
 class SocketSurface(Surface):
-    """One program at a time has the channel; others wait until it hangs up.
+    """A socket that serves one program at a time; others wait until it disconnects.
 
-    A packet is a message. Empty ones are dropped: they look like the end. While nobody is connected the inbox keeps
-    as many messages as it holds; what comes then is dropped.
+    A packet is a message. Empty messages are dropped, because an empty packet looks like a disconnect. While no
+    program is connected, the endpoint's inbox keeps messages until it is full; later ones are dropped.
     """
 
     kind = "socket"
@@ -70,11 +70,11 @@ class SocketSurface(Surface):
 
 
 async def _receive(client: socket.socket) -> bytes:
-    """The next packet; nothing when there is no other."""
+    """Wait for the next packet; return an empty one after a disconnect."""
     while True:
         await trio.lowlevel.wait_readable(client)
         try:
-            return client.recv(LONGEST)
+            return client.recv(RECEIVE_SIZE)
         except BlockingIOError:
             continue
         except OSError:

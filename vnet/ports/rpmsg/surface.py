@@ -1,4 +1,4 @@
-"""How a channel of rpmsg surfaces: what serves one endpoint, for programs that know nothing of it."""
+"""Surfaces of rpmsg channels: each serves one endpoint for programs that do not speak rpmsg."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from drivers.errors import MessageTooLong, SendTimeout
 __all__ = ["PATIENCE", "EchoSurface", "Surface"]
 
 PATIENCE = 1.0
-"""Seconds that a program may leave a message untaken before it no longer holds up the other channels."""
+"""Seconds a program may leave a message unread before it stops delaying the other channels."""
 
 
 class Surface:
-    """Serves an endpoint; counts what it could not pass on."""
+    """Serves an endpoint, and counts messages it could not pass on."""
 
     kind = "none"
 
     def __init__(self) -> None:
         self.drops: dict[str, int] = {}
-        """Messages, by cause."""
+        """Dropped messages, by cause."""
 
     async def serve(
         self, endpoint: RpmsgEndpoint, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Until cancelled. Raises OSError before it has started where its place is taken."""
+        """Serve ``endpoint`` until cancelled. Raises OSError before it has started if its path is in use."""
         task_status.started()
         await trio.sleep_forever()
 
@@ -35,7 +35,7 @@ class Surface:
         self.drops[cause] = self.drops.get(cause, 0) + 1
 
     async def send(self, endpoint: RpmsgEndpoint, data: bytes) -> None:
-        """Towards the other side; what can't be sent is dropped."""
+        """Send a message to the other side; drop it if that fails."""
         try:
             await endpoint.send(data)
         except MessageTooLong:
@@ -45,9 +45,9 @@ class Surface:
 
 
 async def patiently(endpoint: RpmsgEndpoint, deliver: Callable[[], Awaitable[None]]) -> None:
-    """Deliver to a program that may be slow. One that takes nothing at all costs only its own messages in the end.
+    """Deliver a message to a slow program. After `PATIENCE` the endpoint drops its own messages instead of waiting.
 
-    ``deliver`` may be cancelled and called again: it goes on where it was.
+    ``deliver`` can be cancelled and called again: it continues where it stopped.
     """
     with trio.move_on_after(PATIENCE):
         await deliver()
@@ -60,7 +60,7 @@ async def patiently(endpoint: RpmsgEndpoint, deliver: Callable[[], Awaitable[Non
 
 
 class EchoSurface(Surface):
-    """Sends back what comes."""
+    """Sends every message back."""
 
     kind = "echo"
 
