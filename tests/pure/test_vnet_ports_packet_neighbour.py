@@ -20,7 +20,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, raw
 from scapy.utils6 import in6_getnsma, in6_getnsmac
 
-from vnet.ports.packet.neighbour import HELD_PACKETS, OUTBOX_FRAMES, RETRY_SECONDS, TRIES, Neighbour
+from vnet.ports.packet.neighbour import OUTBOX_FRAMES, RETRY_SECONDS, TRIES, WAITING_PACKETS_MAX, Neighbour
 from vnet.ports.packet.packets import (
     ETH_P_ARP,
     ETH_P_IP,
@@ -349,8 +349,8 @@ def test_one_destination_is_asked_for_once_however_many_packets_wait() -> None:
 
 def test_beyond_three_the_oldest_packet_gives_way() -> None:
     one = neighbour()
-    lost = [one.hold(HEADER, packet(number=number), now=0.0) for number in range(HELD_PACKETS + 2)]
-    assert lost == [0] * HELD_PACKETS + [1, 1]
+    lost = [one.hold(HEADER, packet(number=number), now=0.0) for number in range(WAITING_PACKETS_MAX + 2)]
+    assert lost == [0] * WAITING_PACKETS_MAX + [1, 1]
     sent(one)
     one.received(mac(PEER_MAC), ETH_P_IP, packet(OUR_IP))
     assert [frame[UDP].sport for frame in sent(one)] == [1002, 1003, 1004]

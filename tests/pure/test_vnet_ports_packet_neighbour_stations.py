@@ -16,7 +16,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 from scapy.utils6 import in6_getnsma
 
-from vnet.ports.packet.neighbour import HELD_PACKETS, QUESTIONS_MAX, STATIONS_MAX, Neighbour
+from vnet.ports.packet.neighbour import QUESTIONS_MAX, STATIONS_MAX, WAITING_PACKETS_MAX, Neighbour
 
 OUR_MAC, A_MAC, B_MAC, PEER_MAC = (f"02:00:00:00:00:0{n}" for n in (1, 2, 3, 9))
 OURS = ("198.18.0.1/24", "2001:2::1/64", "fe80::1/64")
@@ -39,7 +39,7 @@ def neighbour(peer: str | None = None) -> Neighbour:
     assert own is not None
     one = Neighbour(own, peer=mac(peer))
     interfaces = [ip_interface(text) for text in OURS]
-    one.move([i.ip.packed for i in interfaces], [(i.ip.packed, i.network.prefixlen) for i in interfaces])
+    one.set_addresses([i.ip.packed for i in interfaces], [(i.ip.packed, i.network.prefixlen) for i in interfaces])
     return one
 
 
@@ -114,7 +114,7 @@ def test_duplicate_address_detection_of_our_address_is_answered_to_all_nodes(tar
 
 def test_addresses_that_come_are_answered_for_and_those_that_went_are_not() -> None:
     one = neighbour()
-    one.move([packed("198.18.0.22"), packed("2001:2::22")])
+    one.set_addresses([packed("198.18.0.22"), packed("2001:2::22")])
     assert receive(one, speaks(A, A_MAC))
     assert sent(one) == []
     assert receive(one, speaks(A, A_MAC, pdst="198.18.0.22"))
@@ -163,7 +163,7 @@ def test_nobody_answers_and_each_packet_is_counted_once() -> None:
 def test_more_destinations_than_can_be_asked_for_are_dropped_and_counted() -> None:
     one = neighbour()
     receive(one, speaks(A, A_MAC))
-    one.move([packed("198.18.0.1")], [(packed("198.18.0.1"), 15)])
+    one.set_addresses([packed("198.18.0.1")], [(packed("198.18.0.1"), 15)])
     lost = [one.hold(HEADER, packet(f"198.18.1.{n}"), now=0.0) for n in range(QUESTIONS_MAX + 5)]
     assert lost == [0] * QUESTIONS_MAX + [1] * 5
 
@@ -338,7 +338,7 @@ def test_a_station_that_moved_without_a_word_is_found_when_it_is_asked_for() -> 
 
 def test_stations_are_bounded_and_the_recent_ones_stay() -> None:
     one = neighbour()
-    one.move([packed(OUR_IP)], [(packed("198.18.0.0"), 15)])
+    one.set_addresses([packed(OUR_IP)], [(packed("198.18.0.0"), 15)])
     for number in range(3 * STATIONS_MAX):
         receive(one, sends(str(ip_address("198.18.4.0") + number), A_MAC))
     assert len(one._recent) + len(one._aged) <= 2 * STATIONS_MAX
@@ -376,7 +376,7 @@ def test_groups_and_the_broadcast_address_of_our_network_are_sent_to_all(to: str
 
 def test_the_upper_address_of_a_network_of_two_is_a_station() -> None:
     one = neighbour()
-    one.move([packed("198.18.0.2")], [(packed("198.18.0.2"), 31)])
+    one.set_addresses([packed("198.18.0.2")], [(packed("198.18.0.2"), 31)])
     receive(one, sends("198.18.0.3", A_MAC))
     assert found(one, "198.18.0.3") == (A_MAC, True)
 
@@ -384,4 +384,4 @@ def test_the_upper_address_of_a_network_of_two_is_a_station() -> None:
 def test_held_packets_of_one_destination_do_not_push_out_those_of_another() -> None:
     one = neighbour()
     receive(one, speaks("198.18.0.9", A_MAC))
-    assert sum(one.hold(HEADER, packet(to), now=0.0) for _ in range(HELD_PACKETS) for to in (A, B)) == 0
+    assert sum(one.hold(HEADER, packet(to), now=0.0) for _ in range(WAITING_PACKETS_MAX) for to in (A, B)) == 0

@@ -22,7 +22,7 @@ from vnet.ends.net.spec import NetSpec, PortKind, PortSpec, net_specs
 from vnet.errors import ConfigError, SettingRefused
 from vnet.linux.netns import Route, has_netns, open_netns
 from vnet.linux.poller import Poller
-from vnet.ports.packet.followed import FollowedPort
+from vnet.ports.packet.interface_port import InterfacePort
 from vnet.ports.packet.interface_watch import Watches
 from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig, open_packet_port
@@ -88,7 +88,7 @@ class NetEnd:
             else describe_settings(self.settings),
             "kind": self.spec.kind,
             "netns": self.netns,
-            "ifname": self.port.ifname if isinstance(self.port, FollowedPort) else None,
+            "ifname": self.port.ifname if isinstance(self.port, InterfacePort) else None,
             "addresses": list(self.spec.addresses),
             "live": self.port.live,
             "lost": self.port.lost,

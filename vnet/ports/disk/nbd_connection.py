@@ -148,7 +148,7 @@ class Connection:
             self._nursery.start_soon(self._do, command)
 
     def _begin_small_read(self, command: NbdCommand) -> bool:
-        """Begin a small read, the most frequent command, without a coroutine; return False for others or without room."""
+        """Begin a small read, the most frequent command, without a coroutine; return False if that is impossible."""
         size, disk = command.size, self._disk
         if command.type != CommandType.READ or self._commands >= COMMANDS_MAX or self._bytes + size > BYTES_MAX:
             return False

@@ -1,1 +1,1 @@
-"""TUN, TAP and in-memory packet ports, and what they need of the network."""
+"""TUN, TAP and in-memory packet ports, with address resolution for TUN."""

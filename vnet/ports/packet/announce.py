@@ -1,4 +1,4 @@
-"""Frames that tell a network where a station is now: nobody asked for them, and nobody answers."""
+"""Unsolicited frames that announce a station's place in the network."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["announcements"]
 
 
 def announcements(mac: bytes, addresses: Iterable[bytes]) -> Iterator[bytes]:
-    """Ethernet frames for a station with these IP ``addresses``, of 4 or 16 bytes.
+    """Yield Ethernet frames that announce a station with these IP ``addresses`` of 4 or 16 bytes.
 
-    An ARP announcement (RFC 5227) or an unsolicited neighbour advertisement (RFC 4861, section 7.2.6) for each. Where
-    there is none, a reverse ARP request, from which at least bridges learn (RFC 903).
+    Each address gets an ARP announcement (RFC 5227) or an unsolicited neighbour advertisement (RFC 4861, section
+    7.2.6). Without addresses, a reverse ARP request (RFC 903) lets at least bridges learn the MAC.
     """
     none = True
     for address in addresses:

@@ -1,4 +1,4 @@
-"""What every port shares: its counters, and bytes laid over a list of segments."""
+"""Shared parts of packet ports: counters, header caches, offload checks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rings.chain import copy_in, total
 __all__ = ["NEEDS_CSUM", "CountingPort", "KnownFronts", "KnownHeaders", "agreed", "agreed_gso_types", "scatter"]
 
 NEEDS_CSUM = 1
-"""The flag of a virtio_net_hdr whose checksum is left to do. No other one passes a port."""
+"""VIRTIO_NET_HDR_F_NEEDS_CSUM, the only flag that ports pass on."""
 GSO_TYPES = {"tso4": 1, "tso6": 4, "uso": 5}
 TCP_TYPES, ECN = {1, 4}, 0x80
 
 
 class CountingPort:
-    """Counts what passes. Frames offered in either direction = received + sent + dropped + still waiting.
+    """A port's counters. Frames offered in both directions = received + sent + dropped + waiting.
 
     Bytes are those of the Ethernet frame, without the virtio_net_hdr.
     """
@@ -31,21 +31,21 @@ class CountingPort:
         self._drops: dict[str, int] = {}
 
     def drop(self, cause: str, count: int = 1) -> None:
-        """Count ``count`` frames that were dropped for one ``cause``."""
+        """Count ``count`` frames dropped for ``cause``."""
         if count:
             self._drops[cause] = self._drops.get(cause, 0) + count
 
-    def carried(self) -> int:
-        """Bytes that passed, in both directions."""
+    def byte_count(self) -> int:
+        """Return the bytes of both directions so far."""
         return self.rx_bytes + self.tx_bytes
 
     def statistics(self) -> PortStatistics:
-        """A frozen copy of the counters."""
+        """Return a frozen copy of the counters."""
         return CountingPort.total((self,))
 
     @staticmethod
     def total(ports: Sequence[CountingPort]) -> PortStatistics:
-        """A frozen copy of the sums over ``ports``."""
+        """Return a frozen copy of the sums over ``ports``."""
         drops: Counter[str] = Counter()
         for port in ports:
             drops.update(port._drops)
@@ -59,18 +59,18 @@ class CountingPort:
 
 
 class KnownHeaders(dict[bytes, bytes]):
-    """What is to be put in place of each header; traffic uses few at one time, a hostile peer finds it bounded."""
+    """Cache of replacement headers by header. It is bounded, because a hostile peer can send many headers."""
 
     MAX = 1024
 
-    def __setitem__(self, header: bytes, instead: bytes) -> None:
+    def __setitem__(self, header: bytes, replacement: bytes) -> None:
         if len(self) >= self.MAX:
             self.clear()
-        super().__setitem__(header, instead)
+        super().__setitem__(header, replacement)
 
 
 class KnownFronts(dict[int | bytes, dict[bytes, bytes]]):
-    """What goes before a packet, by its destination, then by its header. All of it together is bounded."""
+    """Cache of packet fronts by destination and header, with a bound on the total number."""
 
     MAX = 1024
 
@@ -90,7 +90,7 @@ class KnownFronts(dict[int | bytes, dict[bytes, bytes]]):
 
 
 def agreed_gso_types(offloads: Offloads) -> frozenset[int]:
-    """The gso_type values a header may have under ``offloads`` as soon as it asks for anything at all."""
+    """Return the gso_type values that a header may have under ``offloads``."""
     gso = {number for name, number in GSO_TYPES.items() if getattr(offloads, name)}
     if offloads.ecn:
         gso |= {number | ECN for number in gso & TCP_TYPES}
@@ -98,11 +98,11 @@ def agreed_gso_types(offloads: Offloads) -> frozenset[int]:
 
 
 def agreed(header: bytearray, gso_types: frozenset[int]) -> bool:
-    """Whether a virtio_net_hdr asks only for what was agreed to; flags that ask for nothing are cleared."""
+    """Return whether a virtio_net_hdr uses only negotiated offloads; clear flags without effect."""
     header[0] &= NEEDS_CSUM
     return header[1] in gso_types or not (header[0] or header[1])
 
 
 def scatter(segs: Sequence[memoryview], data: bytes | bytearray) -> bool:
-    """Copy ``data`` over the segments, in order; False, and nothing copied, where it does not fit."""
+    """Copy ``data`` into the segments, in order; return False, without a copy, if it does not fit."""
     return len(data) <= total(segs) and copy_in(segs, data) == len(data)

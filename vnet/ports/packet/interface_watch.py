@@ -1,6 +1,6 @@
-"""The interfaces of a system's ports, followed through renames, moves to other namespaces, and deletion.
+"""Follows the interfaces of ports through renames, moves to other namespaces, and deletion.
 
-An interface is known by its descriptor, which tells today's name and namespace.
+A descriptor of /dev/net/tun identifies an interface: ioctls return its current name and namespace.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ IFNAME = struct.Struct("16s24x")
 IFREQ_NUMBER = struct.Struct("16si20x")
 RETRY_SECONDS = 1.0
 ATTEMPTS = 10
-"""How often an interface is looked for that is renamed or moved meanwhile."""
+"""Attempts to find an interface that is renamed or moved at the same time."""
 
 
 class Follower(Protocol):
-    """What hears of an interface: a port."""
+    """Receiver of an interface's events: a port."""
 
     def interface_changed(self, state: InterfaceState) -> None:
-        """The interface is like this now."""
+        """Handle a new state of the interface."""
 
     def interface_gone(self, why: str) -> None:
-        """It was deleted."""
+        """Handle the interface's deletion."""
 
 
 class Interface:
-    """An interface of /dev/net/tun. Its methods raise OSError once it was deleted, or its descriptor closed."""
+    """An interface of /dev/net/tun. Methods raise OSError after its deletion, or after its descriptor was closed."""
 
     def __init__(self, watches: Watches, fd: int, follower: Follower, netns: str | None) -> None:
-        """``fd`` is any descriptor of it, ``netns`` the name of the namespace it was made in."""
+        """``fd`` is any descriptor of the interface, ``netns`` the name of its first namespace."""
         self.state: InterfaceState | None = None
-        """As far as messages were read."""
+        """State after the last message; None before the first."""
         self.rereads = False
-        """Whether what the kernel changes without a message matters now."""
+        """Whether to poll for changes that the kernel makes without a message."""
         self._watches = watches
         self._fd = fd
         self._follower = follower
         self._netns = netns
         self._watch: NamespaceWatch | None = None
-        """That of its namespace; None while it is looked for, and once it is gone."""
+        """Watch of its namespace; None while the interface is searched, and after its deletion."""
         self._index = 0
         self._link_mode: tuple[int | None, bool | None] | None = None
         self._closed = False
@@ -66,62 +66,62 @@ class Interface:
     def running(self) -> bool:
         return self.state is not None and self.state.running
 
-    def _ask(self, request: int, argument: bytes | int = 0) -> bytes | int:
-        """An ioctl of the descriptor, which was perhaps closed in the meantime."""
+    def _ioctl(self, request: int, argument: bytes | int = 0) -> bytes | int:
+        """Do an ioctl on the descriptor. Raises OSError, also if the descriptor is closed."""
         if self._closed:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return fcntl.ioctl(self._fd, request, argument)
 
     def name(self) -> bytes:
-        """Today's. Raises OSError."""
-        asked = self._ask(TUNGETIFF, bytes(IFNAME.size))
-        assert isinstance(asked, bytes)
-        return bytes(IFNAME.unpack(asked)[0])
+        """Return the current name. Raises OSError."""
+        ifreq = self._ioctl(TUNGETIFF, bytes(IFNAME.size))
+        assert isinstance(ifreq, bytes)
+        return bytes(IFNAME.unpack(ifreq)[0])
 
     def namespace(self) -> int:
-        """A new descriptor of today's namespace. Raises OSError."""
-        fd = self._ask(TUNGETDEVNETNS)
+        """Return a new descriptor of the current namespace. Raises OSError."""
+        fd = self._ioctl(TUNGETDEVNETNS)
         assert isinstance(fd, int)
         return fd
 
     def refresh(self) -> None:
-        """Have `state` include everything that was done to the interface before this call."""
+        """Update `state` with all changes made before this call."""
         if self._watch is not None:
             self._watch.read()
 
     def set_mtu(self, mtu: int) -> None:
-        """In bytes, without the Ethernet header. Raises OSError."""
+        """Set the MTU in bytes, without the Ethernet header. Raises OSError."""
         if self._watch is not None and (self.state is None or self.state.mtu != mtu):
             fcntl.ioctl(self._watch.socket, SIOCSIFMTU, IFREQ_NUMBER.pack(self.name(), mtu))
 
     def set_link_mode(self, speed: int | None, full_duplex: bool | None) -> None:
-        """Speed in Mbit/s, and the duplex mode; None: unknown. Raises OSError."""
+        """Set speed in Mbit/s and duplex mode; None: unknown. Raises OSError."""
         if self._watch is not None and (speed, full_duplex) != self._link_mode:
             set_link_mode(self._watch.socket.fileno(), self.name(), speed, full_duplex)
             self._link_mode = speed, full_duplex
 
     def update(self, state: InterfaceState) -> None:
-        """Take in what the watch found."""
+        """Take a state from the watch."""
         if state != self.state and not self._closed:
             self.state = state
             self._follower.interface_changed(state)
 
     def join(self, watch: NamespaceWatch) -> None:
-        """Be followed by ``watch``. Raises OSError (ENODEV) if it is not in that namespace."""
-        asked = IFREQ_NUMBER.pack(self.name(), 0)
-        index = int(IFREQ_NUMBER.unpack(fcntl.ioctl(watch.socket, SIOCGIFINDEX, asked))[1])
+        """Attach to ``watch``. Raises OSError (ENODEV) if the interface is not in that namespace."""
+        ifreq = IFREQ_NUMBER.pack(self.name(), 0)
+        index = int(IFREQ_NUMBER.unpack(fcntl.ioctl(watch.socket, SIOCGIFINDEX, ifreq))[1])
         self._watch, self._index = watch, index
         watch.add(index, self)
 
     def missing(self) -> None:
-        """It is no longer where it was: it moved, or it was deleted."""
+        """Search for the interface after it left its namespace by a move or deletion."""
         self._leave()
         if self.state is not None:
             self.state = attrs.evolve(self.state, running=False)
         self._watches.find(self)
 
     def lose(self) -> None:
-        """It was deleted."""
+        """Report that the interface was deleted."""
         if not self._closed:
             self._closed = True
             name = self.state.name if self.state is not None else "an interface"
@@ -136,37 +136,35 @@ class Interface:
             self._watches.close_unused()
 
     def close(self, devices: Iterable[Callable[[], object]] = ()) -> None:
-        """Follow it no more, and have its ``devices`` closed when the watches end. Twice is harmless."""
+        """Stop following, and close ``devices`` when the watches end. Calling it twice is harmless."""
         self._closed = True
         self._leave()
         self._watches.discarded.extend(devices)
 
 
 class Watches:
-    """The watches of one system, by namespace. `open_watches` makes them."""
+    """One system's netlink watches, one per namespace. `open_watches` makes them."""
 
     def __init__(self, nursery: trio.Nursery, report: Callable[[str], None]) -> None:
         self.report = report
-        """Takes a line for the user."""
+        """Shows a line to the user."""
         self.discarded: list[Callable[[], object]] = []
-        """Close descriptors of /dev/net/tun. The kernel takes some 20 ms for each interface, or for many at a time."""
+        """Functions that close descriptors. Deleting an interface takes the kernel 20 ms, many at once no longer."""
         self._nursery = nursery
         self._by_namespace: dict[tuple[int, int], NamespaceWatch] = {}
         self._lock = trio.Lock()
 
     async def follow(self, fd: int, follower: Follower, netns: str | None) -> Interface:
-        """Follow the interface of a descriptor of /dev/net/tun; ``follower`` knows its state at the return.
+        """Follow the interface of a descriptor of /dev/net/tun; pass its state to ``follower`` before returning.
 
-        ``netns`` is the name of the namespace it was made in, for messages.
-
-        Raises OSError.
+        ``netns`` is the name of its first namespace, for messages. Raises OSError.
         """
         interface = Interface(self, fd, follower, netns)
         await self._attach(interface)
         return interface
 
     def find(self, interface: Interface) -> None:
-        """Look for an interface that left its namespace, in a task of its own."""
+        """Search for an interface that left its namespace, in a new task."""
         self._nursery.start_soon(self._find, interface)
 
     async def _find(self, interface: Interface) -> None:
@@ -174,9 +172,9 @@ class Watches:
             try:
                 return await self._attach(interface)
             except OSError as error:
-                if error.errno in (errno.EBADFD, errno.EBADF):  # it was deleted, or its descriptor closed
+                if error.errno in (errno.EBADFD, errno.EBADF):  # the interface was deleted, or its descriptor closed
                     return interface.lose()
-            await trio.sleep(RETRY_SECONDS)  # there is no descriptor left, say
+            await trio.sleep(RETRY_SECONDS)  # a temporary error, such as a lack of descriptors
 
     async def _attach(self, interface: Interface) -> None:
         try:
@@ -191,19 +189,19 @@ class Watches:
                             raise
                     else:
                         return
-                raise OSError(errno.ENODEV, "it is renamed or moved again and again")
+                raise OSError(errno.ENODEV, "the interface is renamed or moved again and again")
         finally:
             self.close_unused()
 
     async def _watch(self, interface: Interface) -> NamespaceWatch:
-        """That of the interface's namespace, opened if need be. Raises OSError."""
+        """Return the watch of the interface's namespace, opened if necessary. Raises OSError."""
         fd = interface.namespace()
         try:
             status = os.fstat(fd)
             key = status.st_dev, status.st_ino
             if key not in self._by_namespace:
-                found = await trio.to_thread.run_sync(run_in_namespace, fd, open_socket)
-                watch = self._by_namespace[key] = NamespaceWatch(found)
+                netlink = await trio.to_thread.run_sync(run_in_namespace, fd, open_socket)
+                watch = self._by_namespace[key] = NamespaceWatch(netlink)
                 self._nursery.start_soon(watch.run)
                 self._nursery.start_soon(watch.reread)
             return self._by_namespace[key]
@@ -211,13 +209,13 @@ class Watches:
             os.close(fd)
 
     def close_unused(self) -> None:
-        """Close the watches of namespaces without interfaces, which would keep the namespaces alive."""
-        if not self._lock.locked():  # else it is done at the end of that search
+        """Close watches of namespaces without interfaces, because a watch keeps its namespace alive."""
+        if not self._lock.locked():  # otherwise a search is under way, which calls this at its end
             for key in [key for key, watch in self._by_namespace.items() if not watch.interfaces]:
                 self._by_namespace.pop(key).close()
 
     async def close(self) -> None:
-        """Return when all descriptors are closed."""
+        """Close all watches and discarded descriptors."""
         for watch in self._by_namespace.values():
             watch.close()
         self._by_namespace.clear()
@@ -229,7 +227,7 @@ class Watches:
 
 @asynccontextmanager
 async def open_watches(report: Callable[[str], None] = lambda line: None) -> AsyncIterator[Watches]:
-    """Watches for as long as the context lasts; ``report`` takes a line about an interface that is lost."""
+    """Open watches for the time of the context; ``report`` shows the user a line about each deleted interface."""
     async with open_background() as nursery:
         watches = Watches(nursery, report)
         try:

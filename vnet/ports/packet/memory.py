@@ -1,4 +1,4 @@
-"""A port without a device: frames are put in and taken out by the program itself."""
+"""A port in memory: the program itself injects and receives frames."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["MemoryPort"]
 
 PLAIN_HEADER = bytes(HEADER_SIZE)
 FLOWS_MAX = 1024
-"""Flows whose queue is remembered."""
+"""Maximum number of flows with a remembered queue."""
 IP_AT = ETH_HLEN
 
 
 def flow_of(frame: bytes) -> frozenset[bytes]:
-    """What the frames of one flow have in common, in both directions: the two ends of it."""
+    """Return the two ends of a frame's flow, which are the same in both directions."""
     ethertype, ip = frame[12:14], frame[IP_AT:]
     if ethertype == b"\x08\x00" and len(ip) >= 24 and ip[0] == 0x45:
         return frozenset((ip[12:16] + ip[20:22], ip[16:20] + ip[22:24]))
@@ -34,7 +34,7 @@ def flow_of(frame: bytes) -> frozenset[bytes]:
 
 
 class MemoryQueue:
-    """One of several queues of a port; the first is the port itself."""
+    """A further queue of a port; the port itself is the first queue."""
 
     source = None
 
@@ -59,11 +59,11 @@ class MemoryQueue:
 
 
 class MemoryPort(CountingPort):
-    """Frames in memory, for tests, for scapy, and where there is no TUN.
+    """A port in memory, for tests, for scapy, and for systems without TUN.
 
-    ``capacity`` bounds each direction, in frames: `inject` into a full queue counts a drop, `send` into a full one
-    would block; a frame beyond the MTU that needs no segmentation is dropped. What was given to `start` and the
-    ``set_`` methods can be read back. Nobody's station is here, and so everything is wanted.
+    ``capacity`` bounds each direction, in frames: `inject` into a full queue drops the frame, `send` to a full one
+    returns False. A frame above the MTU that needs no segmentation is dropped. Arguments of `start` and the ``set_``
+    methods can be read back. The port is promiscuous, because it has no station of its own.
     """
 
     def __init__(self, caps: Offloads = NO_OFFLOADS, *, capacity: int = 1024, queues: int = 1) -> None:
@@ -81,11 +81,11 @@ class MemoryPort(CountingPort):
         self._gso_types: frozenset[int] = frozenset()
         self.queues: Sequence[PacketQueue] = (self, *(MemoryQueue(self, i) for i in range(1, queues)))
         self.in_use = queues
-        """Queues in use."""
+        """Number of queues in use."""
         self.peer: bytes | None = None
         self.state = PortState(promisc=True)
-        self._lanes: list[deque[bytearray]] = [deque() for _ in range(queues)]
-        self._inbound = self._lanes[0]
+        self._rx_queues: list[deque[bytearray]] = [deque() for _ in range(queues)]
+        self._inbound = self._rx_queues[0]
         self._flows: dict[frozenset[bytes], int] = {}
         self._outbound: deque[tuple[bytes, bytes, int]] = deque()
         self._changed = trio.Event()
@@ -93,39 +93,39 @@ class MemoryPort(CountingPort):
     # The program's side
 
     def inject(self, frame: bytes, header: bytes = PLAIN_HEADER) -> bool:
-        """Offer one Ethernet frame behind its ``header`` (12 bytes) to the ring; False where it was dropped.
+        """Queue an Ethernet frame with a 12-byte ``header`` for the ring; return False if it is dropped.
 
-        Raises ValueError for a header of another size, or for no whole Ethernet header.
+        Raises ValueError for a header of another size, or a frame shorter than an Ethernet header.
         """
         if len(header) != HEADER_SIZE or len(frame) < ETH_HLEN:
             raise ValueError(f"a header of {len(header)} bytes before a frame of {len(frame)}")
         flow = flow_of(frame)
-        lane = self._lanes[self._queue_of(flow) if self.in_use > 1 else 0]
-        if len(lane) >= self._capacity:
+        frames = self._rx_queues[self._queue_of(flow) if self.in_use > 1 else 0]
+        if len(frames) >= self._capacity:
             self.drop("inject_full")
             return False
-        lane.append(bytearray(header[:10] + bytes(2) + frame))
+        frames.append(bytearray(header[:10] + bytes(2) + frame))
         self._wake()
         return True
 
     def _queue_of(self, flow: frozenset[bytes]) -> int:
-        """As the kernel has it: where the last frame of the flow went, else anywhere, but always the same."""
+        """Return the queue of a flow, as the kernel does: that of its last sent frame, else a hash."""
         queue = self._flows.get(flow, self.in_use)
         return queue if queue < self.in_use else zlib.crc32(b"".join(sorted(flow))) % self.in_use
 
     def receive_nowait(self) -> tuple[bytes, bytes]:
-        """The next (header, frame) that came out of the ring. Raises trio.WouldBlock."""
+        """Return the next (header, frame) from the ring. Raises trio.WouldBlock."""
         return self.receive_tagged()[:2]
 
     def receive_tagged(self) -> tuple[bytes, bytes, int]:
-        """The same, and the index of the queue it came out of."""
+        """Return (header, frame, queue index). Raises trio.WouldBlock."""
         if not self._outbound:
             raise trio.WouldBlock
         self._wake()
         return self._outbound.popleft()
 
     async def receive(self) -> tuple[bytes, bytes]:
-        """The next (header, frame) that came out of the ring, waiting for it. Raises PortGone."""
+        """Wait for the next (header, frame) from the ring. Raises PortGone."""
         await trio.lowlevel.checkpoint()
         while not self._outbound:
             self._check()
@@ -133,13 +133,13 @@ class MemoryPort(CountingPort):
         return self.receive_nowait()
 
     def want(self, state: PortState) -> None:
-        """Have the interface that there is not want this."""
+        """Set the state of the imaginary interface: the frames that the port wants."""
         self.state = state
         self.mac = state.mac or self.mac
         self._wake()
 
     def unplug(self) -> None:
-        """Take the port away, as when an interface is deleted: every use of it raises PortGone from now on."""
+        """Remove the port, as a deletion of its interface does: every later use raises PortGone."""
         self._gone = True
         self._wake()
 
@@ -177,9 +177,9 @@ class MemoryPort(CountingPort):
 
     def set_queues(self, count: int) -> None:
         self._check()
-        for lane in self._lanes[count:]:
-            self.drop("stopped", len(lane))
-            lane.clear()
+        for frames in self._rx_queues[count:]:
+            self.drop("stopped", len(frames))
+            frames.clear()
         self.in_use = count
 
     def set_offloads(self, offloads: Offloads) -> None:
@@ -214,9 +214,9 @@ class MemoryPort(CountingPort):
     def recv_from(self, index: int, segs: Sequence[memoryview]) -> int:
         """`recv_into` of one queue."""
         self._check()
-        lane = self._lanes[index]
-        while self.live and lane:
-            frame = lane.popleft()
+        frames = self._rx_queues[index]
+        while self.live and frames:
+            frame = frames.popleft()
             if not agreed(frame, self._gso_types):
                 self.drop("offload")
             elif not frame[1] and self._beyond_mtu(frame):
@@ -241,7 +241,7 @@ class MemoryPort(CountingPort):
     def pending_on(self, index: int) -> bool:
         """`pending` of one queue."""
         self._check()
-        return self.live and bool(self._lanes[index])
+        return self.live and bool(self._rx_queues[index])
 
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
         return self.send_on(0, head, rest)
@@ -253,7 +253,7 @@ class MemoryPort(CountingPort):
             return False
         frame = b"".join((head[HEADER_SIZE:], *rest))
         self._outbound.append((head[:HEADER_SIZE], frame, index))
-        if len(self._lanes) > 1:
+        if len(self._rx_queues) > 1:
             if len(self._flows) >= FLOWS_MAX:
                 self._flows.clear()
             self._flows[flow_of(frame)] = index
@@ -269,7 +269,7 @@ class MemoryPort(CountingPort):
         """`wait_readable` of one queue."""
         await trio.lowlevel.checkpoint()
         self._check()
-        while not (self.live and self._lanes[index]):
+        while not (self.live and self._rx_queues[index]):
             await self._changed.wait()
             self._check()
 
@@ -285,7 +285,7 @@ class MemoryPort(CountingPort):
             raise PortGone(self.lost)
 
     def _wake(self) -> None:
-        # One event for everything that can change: waiters look again, and waiting is not the hot path.
+        # One event for all changes, after which waiters check again: waiting is not the hot path.
         if self._changed.statistics().tasks_waiting:
             self._changed.set()
             self._changed = trio.Event()

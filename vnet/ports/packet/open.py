@@ -1,4 +1,4 @@
-"""From a description of an interface to the port behind it."""
+"""Creates an interface from its description, and opens a port on it."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ NAME_REFUSED = {
     errno.EINVAL: "the namespace has an interface of this name and of another kind",
     errno.EEXIST: "the namespace has such an interface",
 }
-"""Errors of TUNSETIFF that are about the name."""
+"""TUNSETIFF errors caused by the name."""
 
 
 @attrs.frozen
 class PortConfig:
-    """An interface to be made: which kind, where, and what it is given.
+    """Description of an interface to create.
 
-    A ``netns`` that does not exist is made, and removed with the port; None is the namespace we run in.
-    ``mac`` (6 bytes) is the interface's, or a TUN port's own, until `PacketPort.start` gives another; a TAP without
-    it has one that the kernel chose. ``peer_mac`` is the other end's, for a TUN port. ``mtu`` is in bytes without the
-    Ethernet header, ``txqueuelen`` in packets, ``queues`` how many the interface has.
+    A missing ``netns`` is created, and removed with the port; None is our own namespace. ``mac`` (6 bytes) belongs to
+    the TAP interface or the TUN port until `PacketPort.start` sets another; without it the kernel chooses that of a
+    TAP. ``peer_mac`` is the other end's, for a TUN port. ``mtu`` is in bytes without the Ethernet header,
+    ``txqueuelen`` in packets, ``queues`` the number of queues.
     """
 
     kind: Literal["tun", "tap"] = "tun"
@@ -57,14 +57,14 @@ class PortConfig:
 
     @property
     def own_mac(self) -> bytes:
-        """``mac``, else a locally administered one that is always the same for the same interface."""
+        """``mac``, else a locally administered one derived from namespace and name."""
         if self.mac is not None:
             return self.mac
         return b"\x02\x00" + zlib.crc32(f"{self.netns or ''}/{self.ifname}".encode()).to_bytes(4, "big")
 
 
 def check_tun() -> None:
-    """Raises PrivilegeError where there is no TUN, or none that we may use."""
+    """Raise PrivilegeError without a TUN device, or without the right to use it."""
     if not os.path.exists(TUN_DEVICE):  # noqa: PTH110
         raise PrivilegeError(f"{TUN_DEVICE} is missing", "sudo modprobe tun")
     if not os.access(TUN_DEVICE, os.R_OK | os.W_OK):
@@ -75,10 +75,10 @@ def check_tun() -> None:
 async def open_packet_port(
     config: PortConfig, poller: Poller | None = None, watches: Watches | None = None
 ) -> AsyncIterator[TunPort | TapPort]:
-    """The port of an interface that exists, is addressed and up for as long as the context lasts.
+    """Create an interface, configured and up, for the time of the context; yield its port.
 
-    Its carrier is off, and nothing is handed up, until `PacketPort.start`. With ``poller``, which has to run
-    meanwhile, that one watches for frames. ``watches`` follow the interface, by default some of its own.
+    Its carrier is off and it receives no frames until `PacketPort.start`. ``poller``, which has to run, watches for
+    frames; without one, tasks wait for the descriptor. ``watches`` follow the interface; the default is a new set.
     Raises SettingRefused, PrivilegeError, OSError.
     """
     check_tun()
@@ -99,7 +99,7 @@ async def open_packet_port(
 
 
 def make_queues(config: PortConfig) -> list[TunTapDevice]:
-    """Make the interface in the calling thread's namespace, with all of its queues."""
+    """Create the interface in the calling thread's namespace; return the devices of all its queues."""
     with ExitStack() as stack:
         devices = [make_interface(config)]
         stack.callback(devices[0].close)
@@ -111,7 +111,7 @@ def make_queues(config: PortConfig) -> list[TunTapDevice]:
 
 
 def make_interface(config: PortConfig) -> TunTapDevice:
-    """Make the interface in the calling thread's namespace, with the first of its queues."""
+    """Create the interface in the calling thread's namespace; return the device of its first queue."""
     try:
         device = open_device(config.kind, config.ifname, multi=config.queues > 1)
     except OSError as error:
@@ -136,7 +136,7 @@ def make_interface(config: PortConfig) -> TunTapDevice:
 
 
 def make_port(devices: Sequence[TunTapDevice], config: PortConfig) -> TunPort | TapPort:
-    """The port over all queues of an interface. If it can't be made they are closed."""
+    """Make a port over all queues of an interface; close the devices if that fails."""
     with ExitStack() as stack:
         for device in devices:
             stack.callback(device.close)

@@ -1,4 +1,4 @@
-"""The few packets a port reads and writes itself: ARP, neighbour solicitation and advertisement."""
+"""Packets that a port parses and emits itself: ARP, neighbour solicitation and advertisement."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
 NEIGHBOUR_SOLICITATION = 135
 NEIGHBOUR_ADVERTISEMENT = 136
 SOLICITED, OVERRIDE = 0x40, 0x20
-"""Flags of an advertisement."""
+"""Flags of a neighbour advertisement."""
 
 MESSAGE_MAX = 1280
-"""Bytes of the largest packet that is looked at here. No link carries fewer, and neighbour discovery is not fragmented
+"""Maximum size of a parsed packet in bytes: every link carries it, and neighbour discovery is not fragmented
 (RFC 8200, RFC 6980)."""
 ARP = struct.Struct(">HHBBH6s4s6s4s")
 ARP_ETHERNET_IPV4 = (1, ETH_P_IP, 6, 4)
@@ -55,13 +55,13 @@ IPV6 = struct.Struct(">IHBB16s16s")
 IPV6_VERSION = 6 << 28
 ICMPV6 = 58
 HOP_LIMIT = 255
-"""RFC 4861: a lower one came through a router and is not from a neighbour."""
+"""Hop limit of all neighbour discovery messages; a router would have decremented it (RFC 4861)."""
 MESSAGE = struct.Struct(">BBHI16s")
 OPTION_UNIT = 8
 OPTIONS_MAX = 32
-"""Options of one message; those of RFC 4861 and RFC 3971 together are ten."""
+"""Maximum number of options per message; RFC 4861 and RFC 3971 together define ten."""
 OPTIONS = {NEIGHBOUR_SOLICITATION: 1, NEIGHBOUR_ADVERTISEMENT: 2}
-"""Which option carries the sender's own MAC: source link-layer address, target link-layer address."""
+"""Option that carries the sender's MAC: source link-layer address, target link-layer address."""
 SOLICITED_NODE_PREFIX = bytes.fromhex("ff02000000000000 00000001ff")
 
 
@@ -77,7 +77,7 @@ class Arp:
 
     @classmethod
     def parse(cls, payload: bytes) -> Arp | None:
-        """None where it is short, or not about IPv4 over Ethernet; padding behind it is ignored."""
+        """Parse a payload, ignoring padding; return None if it is too short, or not IPv4 over Ethernet."""
         if len(payload) < ARP.size:
             return None
         *kind, operation, sender_mac, sender, target_mac, target = ARP.unpack_from(payload)
@@ -86,31 +86,31 @@ class Arp:
         return cls(operation, sender_mac, sender, target_mac, target)
 
     def emit(self) -> bytes:
-        """28 bytes."""
+        """Return the packet: 28 bytes."""
         return ARP.pack(*ARP_ETHERNET_IPV4, self.operation, self.sender_mac, self.sender, self.target_mac, self.target)
 
 
 @attrs.frozen
 class NeighbourMessage:
-    """A neighbour solicitation or advertisement with the IPv6 header before it (RFC 4861, section 4)."""
+    """A neighbour solicitation or advertisement with its IPv6 header (RFC 4861, section 4)."""
 
     kind: int
     source: bytes
     destination: bytes
     target: bytes
     mac: bytes | None = None
-    """What the link-layer address option says, where there is one."""
+    """MAC in the link-layer address option; None without the option."""
     flags: int = 0
-    """Of an advertisement: router 0x80, solicited 0x40, override 0x20."""
+    """Flags of an advertisement: router 0x80, solicited 0x40, override 0x20."""
 
     @staticmethod
     def applies(packet: bytes) -> bool:
-        """Whether an IPv6 packet is one of these two at all, sound or not."""
+        """Return whether an IPv6 packet is a neighbour solicitation or advertisement, valid or not."""
         return len(packet) > IPV6.size and packet[6] == ICMPV6 and packet[IPV6.size] in OPTIONS
 
     @classmethod
     def parse(cls, packet: bytes) -> NeighbourMessage | None:
-        """None if any check of RFC 4861, sections 7.1.1 and 7.1.2, fails, or the packet exceeds `MESSAGE_MAX`."""
+        """Parse a packet; return None if it exceeds `MESSAGE_MAX` or fails RFC 4861, sections 7.1.1 and 7.1.2."""
         if not IPV6.size + MESSAGE.size <= len(packet) <= MESSAGE_MAX:
             return None
         first, size, protocol, hops, source, destination = IPV6.unpack_from(packet)
@@ -133,7 +133,7 @@ class NeighbourMessage:
         return cls(kind, source, destination, target, mac, flags)
 
     def emit(self) -> bytes:
-        """The whole IPv6 packet, checksum included."""
+        """Return the IPv6 packet with its checksum."""
         body = MESSAGE.pack(self.kind, 0, 0, self.flags << 24, self.target)
         if self.mac is not None:
             body += bytes((OPTIONS[self.kind], 1)) + self.mac
@@ -142,9 +142,9 @@ class NeighbourMessage:
 
 
 def read_options(data: bytes) -> dict[int, bytes] | None:
-    """Type to content for options of one unit (8 bytes), others skipped.
+    """Parse options; return the contents of those of one unit (8 bytes) by type.
 
-    None if one has no length or ends beyond ``data``, or there are more than `OPTIONS_MAX`.
+    Returns None if an option has length 0 or ends beyond ``data``, or for more than `OPTIONS_MAX` options.
     """
     options: dict[int, bytes] = {}
     at = 0
@@ -161,32 +161,32 @@ def read_options(data: bytes) -> dict[int, bytes] | None:
 
 
 def checksum(source: bytes, destination: bytes, body: bytes) -> int:
-    """The ICMPv6 checksum (RFC 4443, section 2.3); 0 for a body that carries the right one."""
+    """Return the ICMPv6 checksum (RFC 4443, section 2.3); 0 for a body with a correct checksum."""
     return ~ones_sum(source + destination + struct.pack(">II", len(body), ICMPV6) + body) & 0xFFFF
 
 
 def ethernet(to: bytes, source: bytes, ethertype: int) -> bytes:
-    """An Ethernet header, 14 bytes."""
+    """Return an Ethernet header of 14 bytes."""
     return to + source + struct.pack(">H", ethertype)
 
 
 def destination(packet: bytes | bytearray) -> bytes:
-    """The destination address of an IP packet: 4 or 16 bytes."""
+    """Return the destination address of an IP packet: 4 or 16 bytes."""
     return bytes(packet[16:20] if packet[0] >> 4 == 4 else packet[24:40])
 
 
 def source(packet: bytes) -> bytes:
-    """The source address of an IP packet: 4 or 16 bytes."""
+    """Return the source address of an IP packet: 4 or 16 bytes."""
     return packet[12:16] if packet[0] >> 4 == 4 else packet[8:24]
 
 
 def is_unicast(mac: bytes) -> bool:
-    """Whether ``mac`` can be one station's own."""
+    """Return whether ``mac`` is a valid unicast address."""
     return len(mac) == 6 and not mac[0] & 1 and any(mac)
 
 
 def in_network(address: bytes, network: tuple[bytes, int]) -> bool:
-    """Whether an IP address is in a network: an address in it and the bits of its prefix."""
+    """Return whether an IP address is in ``network``: an address in it, and its prefix length."""
     base, prefix = network
     if len(base) != len(address):
         return False
@@ -195,9 +195,9 @@ def in_network(address: bytes, network: tuple[bytes, int]) -> bool:
 
 
 def group_mac(address: bytes, networks: Iterable[tuple[bytes, int]]) -> bytes | None:
-    """The MAC that packets to an IP multicast or broadcast ``address`` are sent to; None for any other address.
+    """Return the group MAC of an IP multicast or broadcast ``address``; None for another address.
 
-    The last address of one of the IPv4 ``networks`` is its broadcast address, unless it has but two.
+    The last address of each of the IPv4 ``networks`` is its broadcast address, except in a network of two addresses.
     """
     if address[0] >= 224 if len(address) == 4 else address[0] == 0xFF:
         return multicast_mac(address)
@@ -210,7 +210,7 @@ def group_mac(address: bytes, networks: Iterable[tuple[bytes, int]]) -> bytes | 
 
 
 def multicast_mac(address: bytes) -> bytes:
-    """The MAC that an IP multicast or the limited broadcast ``address`` is sent to (RFC 1112, RFC 2464)."""
+    """Return the MAC of an IP multicast or limited broadcast ``address`` (RFC 1112, RFC 2464)."""
     if len(address) == 16:
         return b"\x33\x33" + address[12:]
     if address[0] >= 240:
@@ -219,5 +219,5 @@ def multicast_mac(address: bytes) -> bytes:
 
 
 def solicited_node(address: bytes) -> bytes:
-    """The group that the owner of an IPv6 ``address`` listens to (RFC 4291, section 2.7.1)."""
+    """Return the solicited-node multicast address of an IPv6 ``address`` (RFC 4291, section 2.7.1)."""
     return SOLICITED_NODE_PREFIX + address[13:]

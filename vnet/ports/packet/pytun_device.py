@@ -1,4 +1,4 @@
-"""python-pytun behind types: it has none of its own."""
+"""Typed access to python-pytun, which has no types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODES: Mapping[str, int] = {"tun": pytun.IFF_TUN, "tap": pytun.IFF_TAP}
 
 
 class TunTapDevice(Protocol):
-    """What is used of python-pytun, which has no types of its own."""
+    """The methods of a python-pytun device that we use."""
 
     def fileno(self) -> int: ...
 
@@ -28,15 +28,15 @@ class TunTapDevice(Protocol):
 
 
 def open_device(kind: str, ifname: str, *, multi: bool = False) -> TunTapDevice:
-    """A new interface in the namespace of the calling thread: ``kind`` is tun or tap. Raises OSError.
+    """Create an interface of ``kind`` "tun" or "tap" in the calling thread's namespace. Raises OSError.
 
-    With ``multi`` each further call with the same name opens another queue of it.
+    With ``multi``, each further call with the same name opens another queue of the interface.
     """
     flags = MODES[kind] | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR | (pytun.IFF_MULTI_QUEUE if multi else 0)
     try:
         device = cast(TunTapDevice, pytun.TunTapDevice(name=ifname, flags=flags))
     except pytun.Error as error:
-        # pytun's own checks come without an errno, and its type is of no use to a caller.
+        # pytun's own checks raise errors without an errno; callers expect OSError.
         raise OSError(*error.args if len(error.args) > 1 else (errno.EINVAL, str(error)), ifname) from None
     os.set_blocking(device.fileno(), False)
     fcntl.ioctl(device.fileno(), TUNSETVNETHDRSZ, struct.pack("i", HEADER_SIZE))

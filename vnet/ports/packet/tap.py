@@ -1,4 +1,4 @@
-"""A TAP interface: Ethernet frames on both sides, passed through."""
+"""A port over a TAP interface, which carries Ethernet frames as the ring does."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ARPHRD_ETHER = 1
 
 
 class TapPort(TunTapPort):
-    """Frames of a TAP interface, whose own kernel speaks ARP and neighbour discovery for itself."""
+    """A port over a TAP interface; the kernel does ARP and neighbour discovery."""
 
-    FILTERED = True
+    NEEDS_PROMISC = True
 
     send = TunTapPort._write
 
@@ -34,7 +34,7 @@ class TapPort(TunTapPort):
         mac: bytes = bytes(6),
         lead: TapPort | None = None,
     ) -> None:
-        """``mac`` is what it announces until it is given another."""
+        """``mac`` is announced until `set_mac`."""
         super().__init__(device, ifname, lead)
         self._fronts = KnownHeaders()
         self._mac = mac
@@ -50,7 +50,7 @@ class TapPort(TunTapPort):
         return min(tags_end(bytes(seg[HEADER_SIZE:LEAD])) - ETHERTYPE_AT, TAGS_ROOM)
 
     def _take_mac(self, mac: bytes) -> None:
-        # The descriptor's ioctl needs neither the interface's name nor a socket in its namespace.
+        # This ioctl on the descriptor needs neither the interface's name nor a socket in its namespace.
         request = IFREQ_HWADDR.pack(b"", ARPHRD_ETHER, mac)
         try:
             fcntl.ioctl(self._fd, SIOCSIFHWADDR, request)

@@ -1,4 +1,4 @@
-"""A TUN interface: IP packets on its side, Ethernet frames on the ring's."""
+"""A port over a TUN interface: converts between IP packets and the ring's Ethernet frames."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = ["TunPort"]
 
 HEADER = struct.Struct("<BBHHHHH")
 OFFSET_MAX = 0xFFFF
-"""Largest offset that a virtio_net_hdr can hold."""
+"""Largest offset in a virtio_net_hdr, in bytes."""
 IP_AT = HEADER_SIZE + ETH_HLEN
 IPV4_END = IP_AT + 20
 IPV6_END = IP_AT + 40
 IPV4_START, IPV6_TO = struct.Struct("=B15xI"), struct.Struct("16s")
-"""The version of an IP packet, and the destination if that is 4; the destination of an IPv6 packet."""
+"""Version and IPv4 destination of an IP packet; destination of an IPv6 packet."""
 IPV6_DESTINATION = IP_AT + 24
 ETHERTYPES = {4: ETH_P_IP, 6: ETH_P_IPV6}
 
 
 class TunPort(TunTapPort):
-    """Puts an Ethernet header before each packet of a TUN interface, and takes it off again.
+    """A port over a TUN interface; adds and strips the Ethernet header.
 
-    The station that a packet is for is learnt from frames and asked for; ``peer_mac`` is that of the station at the
-    other end of the device, which gets what no other station answers for. ARP, neighbour solicitations and
-    advertisements end here: the port answers for its interface's addresses, and counts them as sent, or as received if
-    it made them itself.
+    Destination MACs are learnt from frames and resolved by ARP and neighbour discovery; ``peer_mac`` is the default
+    station's, at the other end of the device, which gets packets that no other station answers for. The port answers
+    ARP and neighbour solicitations for its interface's addresses. These frames do not reach the interface: received
+    ones count as sent, its own as received.
     """
 
     FRONT = IP_AT
@@ -53,15 +53,15 @@ class TunPort(TunTapPort):
         super().__init__(device, ifname, lead)
         self._neighbour: Neighbour = Neighbour(mac, peer=peer_mac) if lead is None else lead._neighbour
         self._version = self._neighbour.version
-        # Towards the ring: what goes before a packet, by its destination and the virtio_net_hdr it came with.
+        # Towards the ring: header and Ethernet header of a packet, by its destination and its virtio_net_hdr.
         self._ipv4, self._ipv6 = KnownFronts(), KnownFronts()
-        # From the ring: what the TUN wants in place of a virtio_net_hdr and an Ethernet header for us.
+        # From the ring: the TUN's virtio_net_hdr, by the ring's virtio_net_hdr and Ethernet header.
         self._heads = KnownHeaders()
 
     # Towards the ring
 
     def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
-        # A call of struct for both costs half of a slice, and an int is found faster than bytes.
+        # One struct call for both costs half of a slice, and an int is a faster key than bytes.
         first, to = IPV4_START.unpack_from(seg, IP_AT)
         version = first >> 4
         if version == 4 and size >= IPV4_END:
@@ -78,7 +78,7 @@ class TunPort(TunTapPort):
     def _new_front(
         self, fronts: KnownFronts, key: int | bytes, seg: memoryview, size: int, segs: Sequence[memoryview]
     ) -> bytes | None:
-        """`_front` for a destination and a virtio_net_hdr that did not come together before."""
+        """Return the front for a new pair of destination and virtio_net_hdr, and cache it."""
         header = self._frame_header()
         if header is None:
             return None
@@ -89,7 +89,7 @@ class TunPort(TunTapPort):
             whole = b"".join((seg, *skip(segs, len(seg))))
             self.drop("no_neighbour", neighbour.hold(header, whole[IP_AT:size], now))
         self._refresh_all()
-        if neighbour.deadline != due:  # the first queue's reader asks for the destination, now and later
+        if neighbour.deadline != due:  # the first queue's reader sends the requests
             self.lead._wake()
         if to is None:
             return None
@@ -98,7 +98,7 @@ class TunPort(TunTapPort):
         return front
 
     def _frame_header(self) -> bytes | None:
-        """The virtio_net_hdr just read, as it has to be when an Ethernet header stands before the packet."""
+        """Return the virtio_net_hdr just read, with offsets moved by the Ethernet header; None to drop the frame."""
         header = self._agreed_header()
         if header is None:
             return None
@@ -136,7 +136,7 @@ class TunPort(TunTapPort):
         return out is None or self._write(out, rest)
 
     def _inspect(self, head: bytes, rest: Sequence[memoryview]) -> bytes | None:
-        """What the TUN gets in place of ``head``; None where the frame ends here."""
+        """Return the virtio_net_hdr for the TUN in place of ``head``; None if the frame is dropped or handled here."""
         neighbour = self._neighbour
         to, source = head[HEADER_SIZE : HEADER_SIZE + 6], head[HEADER_SIZE + 6 : HEADER_SIZE + 12]
         if to != neighbour.mac and not to[0] & 1:
@@ -152,19 +152,19 @@ class TunPort(TunTapPort):
             if csum_start < 0:
                 self.drop("bad_csum")
                 return None
-        taken = neighbour.received(source, ethertype, copy_out(rest, MESSAGE_MAX + 1))
+        handled = neighbour.received(source, ethertype, copy_out(rest, MESSAGE_MAX + 1))
         self._refresh_all()
-        if taken:
+        if handled:
             self.tx_packets += 1
             self.tx_bytes += ETH_HLEN + sum(map(len, rest))
         if neighbour.outbox:
             self.lead._wake()
-        if taken:
+        if handled:
             return None
         hdr_len = max(0, hdr_len - ETH_HLEN)
         out = HEADER.pack(flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers)
-        # A group's frames are looked at each time: a solicitation may be among them. What comes to our own
-        # MAC from one seen before may go by; the kernel answers what of it asks whether we are still there.
+        # Frames to a group are inspected each time, because they can be solicitations. Later frames to our own MAC
+        # from the same station bypass the inspection; the kernel answers unicast solicitations among them.
         if to == neighbour.mac:
             self._heads[head] = out
         return out
@@ -179,19 +179,19 @@ class TunPort(TunTapPort):
         self._neighbour.configure(mac)
         self._refresh_all()
 
-    def _identify(self) -> None:
-        self._neighbour.move(self.addresses, self.networks)
+    def _addresses_changed(self) -> None:
+        self._neighbour.set_addresses(self.addresses, self.networks)
         self._refresh_all()
 
     def age(self) -> None:
-        """Have stations that were not heard of lately answer again before they get more packets."""
+        """Age the neighbour table: stations not seen lately are queried again before their next packet."""
         self._neighbour.age()
         for queue in self.queues:
-            queue._heads.clear()  # so that the next frames tell of their senders
+            queue._heads.clear()  # so that the next frames refresh their senders' entries
         self._refresh_all()
 
     async def keep_aging(self) -> None:
-        """Call `age` from time to time, for ever."""
+        """Call `age` periodically until cancelled."""
         while True:
             await trio.sleep(AGE_SECONDS)
             self.age()
@@ -211,13 +211,13 @@ class TunPort(TunTapPort):
             known.clear()
 
     def _refresh_all(self) -> None:
-        """What is known of the stations is the same for all queues."""
+        """Refresh all queues, which share one neighbour table."""
         for queue in self.lead.queues:
             queue._refresh()
 
     def _refresh(self) -> None:
         neighbour = self._neighbour
-        # Frames of our own go by the first queue, which is always in use.
+        # The port's own frames use the first queue, which is always in use.
         self._plain = self._live and (self.lead is not self or not (neighbour.busy or self._outbox))
         if neighbour.version != self._version:
             self._version = neighbour.version

@@ -1,4 +1,4 @@
-"""What TUN and TAP have in common: a non-blocking descriptor that speaks virtio_net_hdr, and its errors."""
+"""Shared parts of TUN and TAP ports: a non-blocking descriptor with virtio_net_hdr, and its errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rings.chain import skip
 from vnet.linux.poller import Poller
 from vnet.ports.packet.announce import announcements
 from vnet.ports.packet.base import CountingPort, agreed, agreed_gso_types, scatter
-from vnet.ports.packet.followed import FollowedPort
+from vnet.ports.packet.interface_port import InterfacePort
 from vnet.ports.packet.pytun_device import TunTapDevice
 
 __all__ = ["LEAD", "TunTapPort"]
@@ -35,41 +35,40 @@ ATTACH, DETACH = 0x0200, 0x0400
 
 TUN_F_CSUM, TUN_F_TSO4 = 1, 2
 OFFLOAD_FLAGS = {"csum": TUN_F_CSUM, "tso4": TUN_F_TSO4, "tso6": 4, "uso": 0x20 | 0x40, "ecn": 8}
-"""TUN_F_USO4 and TUN_F_USO6 are only taken together, TUN_F_TSO_ECN only with one of TSO."""
+"""TUNSETOFFLOAD flags by offload. The kernel accepts USO4 and USO6 only together, TSO_ECN only with TSO4 or TSO6."""
 
 IOV_MAX = 1024
 BURST_OF_DROPS = 64
-"""After so many dropped frames in a row `recv_into` returns, so that the caller's task may yield."""
+"""Consecutive dropped frames after which `recv_into` returns, so that the caller's task can yield."""
 PLAIN_HEADER = bytes(HEADER_SIZE)
 LEAD = HEADER_SIZE + ETH_HLEN + 40
-"""Bytes of a frame that anybody here looks at: up to the end of an IPv6 header."""
+"""Bytes of header and frame that ports inspect: up to the end of an IPv6 header."""
 STALE_FRAMES_MAX = 65536
-"""A bound on what one start throws away; more than any interface queues."""
+"""Maximum number of stale frames that a start discards; more than any interface queues."""
 
 SEND_DROPS = {
     errno.EINVAL: "refused",
     errno.EIO: "interface_down",
-    # Waiting for memory can't be waited for: the descriptor stays writable, so back-pressure would spin.
+    # A wait for memory is impossible: the descriptor stays writable, so back-pressure would spin.
     errno.ENOBUFS: "no_memory",
     errno.ENOMEM: "no_memory",
 }
 
 
-class TunTapPort(FollowedPort):
-    """One descriptor of /dev/net/tun; `TunPort` and `TapPort` say what the device carries.
+class TunTapPort(InterfacePort):
+    """A descriptor of /dev/net/tun: one queue of an interface. Base class of `TunPort` and `TapPort`.
 
-    An interface with several queues has a descriptor, and one of these, for each. The first of them is the port, the
-    others know it as their ``lead``. Which queue a packet is read from is for the kernel to say: the one to which the
-    last packet of its flow was written.
+    An interface with several queues has one object per queue. The first is the port, and the ``lead`` of the others.
+    The kernel selects the queue of a received packet: the one to which the last packet of its flow was written.
 
-    The virtio_net_hdr of a frame is read into private memory, and all that the device carries behind it
-    straight to where the caller wants it, where a peer may change it: what is looked at there decides
-    about nothing but the frame's own Ethernet header. What then goes before that, ``FRONT`` bytes, is
-    nearly always what went before an earlier frame with the same virtio_net_hdr, so subclasses keep it.
+    The virtio_net_hdr of a frame is read into private memory, and the data behind it directly into the caller's
+    buffer, where a peer can change it: bytes read back from there decide about the frame's Ethernet header only.
+    The first ``FRONT`` bytes of a frame are nearly always those of an earlier frame with the same virtio_net_hdr, so
+    subclasses cache them.
     """
 
     FRONT = HEADER_SIZE
-    """Bytes of a frame, its header included, that the device does not carry as they are."""
+    """Bytes of header and frame that the port writes itself instead of reading them from the device."""
 
     def __init__(self, device: TunTapDevice, ifname: str, lead: Self | None = None) -> None:
         super().__init__(ifname)
@@ -77,7 +76,7 @@ class TunTapPort(FollowedPort):
         self.queues: list[Self] = [self]
         self._attached = 1
         self._outbox: deque[bytes] = deque()
-        """Frames of the port's own making, each behind its virtio_net_hdr."""
+        """The port's own frames, each with its virtio_net_hdr."""
         self._device = device
         self._fd = device.fileno()
         self._poll = select.poll()
@@ -85,15 +84,15 @@ class TunTapPort(FollowedPort):
         self._poller: Poller | None = None
         self.source: Signal | None = None
         self._live = False
-        self._lives = 0
+        self._starts = 0
         self._started = trio.Event()
         self._plain = False
-        """Live, and nothing but the device has anything to hand up: one test on the data path."""
+        """Whether the port is live and has no own frames to hand up: one test on the data path."""
         self._gso_types: frozenset[int] = frozenset()
         self._limit = math.inf
-        """The size of the largest header and frame without VLAN tags and GSO. The interface's MTU may have grown."""
+        """Maximum size of header and frame without VLAN tags and GSO; the interface's MTU can be larger meanwhile."""
         self._header = memoryview(bytearray(HEADER_SIZE))
-        # A byte behind the caller's room: where it is reached, the frame was longer.
+        # One byte behind the caller's buffer, which is written only if the frame is too long.
         self._spill = memoryview(bytearray(1))
         if lead is not None:
             self._caps = lead.caps
@@ -108,13 +107,13 @@ class TunTapPort(FollowedPort):
     def caps(self) -> Offloads:
         return self._caps
 
-    # Life
+    # Start and stop
 
     def watch(self, poller: Poller) -> None:
-        """Have ``poller`` tell when there is something to read, from now until `close`."""
+        """Let ``poller`` watch for frames until `close`."""
         for queue in self.queues:
             queue._poller = poller
-            queue.source = poller.register(queue._fd, queue.carried)
+            queue.source = poller.register(queue._fd, queue.byte_count)
 
     @property
     def live(self) -> bool:
@@ -125,7 +124,7 @@ class TunTapPort(FollowedPort):
         return self._live and self.interface_running
 
     async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
-        """See `PacketPort.start`. The carrier is left to `set_carrier`. Raises PortGone."""
+        """Implement `PacketPort.start`. `set_carrier` turns the carrier on. Raises PortGone."""
         await trio.lowlevel.checkpoint()
         self._set_offloads(offloads)
         if mtu is not None:
@@ -139,10 +138,10 @@ class TunTapPort(FollowedPort):
             queue._begin()
 
     def _begin(self) -> None:
-        """This queue goes live."""
+        """Set this queue live."""
         self._forget()
         self._drop_stale()
-        self._lives += 1
+        self._starts += 1
         self._live = True
         self._refresh()
         self._started.set()
@@ -160,7 +159,7 @@ class TunTapPort(FollowedPort):
         self.set_carrier(False)
 
     def set_queues(self, count: int) -> None:
-        """The last ones are detached first, and the first attached first, so that the kernel's order stays ours."""
+        """Detach the last queues first, and attach the first ones first, so that the kernel's order stays ours."""
         while self._attached > count:
             queue = self.queues[self._attached - 1]
             if queue._live:
@@ -189,12 +188,12 @@ class TunTapPort(FollowedPort):
     def set_mac(self, mac: bytes) -> None:
         self._take_mac(mac)
         self._set_state(attrs.evolve(self.state, mac=mac))
-        self._refresh_interface()  # messages from before it are outdated
+        self._refresh_interface()  # earlier netlink messages have the old address
         for queue in self.queues:
             queue._forget()
 
     def set_peer(self, mac: bytes) -> None:
-        """Nothing here depends on it."""
+        """Do nothing; `TunPort` uses the peer's address."""
 
     async def announce(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -211,12 +210,12 @@ class TunTapPort(FollowedPort):
         try:
             fcntl.ioctl(self._fd, TUNSETCARRIER, struct.pack("i", up))
         except (OSError, ValueError) as error:
-            # A deleted interface shows nothing; the next `send` or `recv_into` raises PortGone.
+            # A deleted interface has no carrier; the next `send` or `recv_into` raises PortGone.
             if isinstance(error, OSError) and error.errno not in (errno.EBADF, errno.EBADFD):
                 raise
 
     def close(self) -> None:
-        """Give up the descriptors, and with them the interface. Waiters return; every later use raises PortGone."""
+        """Close the descriptors, which deletes the interface. Waiters return; every later use raises PortGone."""
         if self._fd < 0:
             return
         for queue in self.queues:
@@ -224,7 +223,7 @@ class TunTapPort(FollowedPort):
         self._close_devices([queue._device.close for queue in self.queues])
 
     def _leave(self) -> None:
-        """Use the descriptor no more."""
+        """Stop using the descriptor."""
         self._wake()
         if self._poller is not None:
             self._poller.unregister(self._fd)
@@ -265,14 +264,14 @@ class TunTapPort(FollowedPort):
         return 0
 
     def _beyond_mtu(self, seg: memoryview, size: int) -> bool:
-        """Whether a frame larger than ``_limit`` is too large: one without GSO and with too few VLAN tags."""
+        """Return whether a frame above ``_limit`` is too long; GSO frames and VLAN tags are allowed beyond it."""
         return not self._header[1] and size > self._limit + self._tags(seg)
 
     def pending(self) -> bool:
         return not self._plain or bool(self._poll.poll(0))
 
     def _read_list(self, segs: Sequence[memoryview]) -> tuple[memoryview, int, int]:
-        """Read into any list of segments: see `_front` for the first result, then their room, and the bytes read."""
+        """Read into any list of segments; return ``seg`` as for `_front`, the segments' size, and the bytes read."""
         if segs and len(segs[0]) > LEAD:
             seg, tail = segs[0], segs[1 : IOV_MAX - 2]
             room = len(seg) + sum(map(len, tail))
@@ -282,7 +281,7 @@ class TunTapPort(FollowedPort):
         return seg, room, os.readv(self._fd, (self._header, seg[self.FRONT :], *tail, self._spill))
 
     def _write(self, out: bytes, rest: Sequence[memoryview], /) -> bool:
-        """`send` for a frame whose first bytes are already what the device wants."""
+        """Implement `send`; ``out`` replaces the frame's head for the device."""
         try:
             size = os.writev(self._fd, (out, *rest))
         except BlockingIOError:
@@ -310,13 +309,13 @@ class TunTapPort(FollowedPort):
             self._check()
         deadline = self._deadline()
         try:
-            if deadline == math.inf:  # nearly always, and a scope costs a fifth of the wait
+            if deadline == math.inf:  # the usual case: a cancel scope would cost a fifth of the wait
                 await self._wait()
             else:
                 with trio.CancelScope(deadline=deadline):
                     await self._wait()
         except trio.ClosedResourceError:
-            pass  # woken
+            pass  # woken by `_wake`
 
     async def _wait(self) -> None:
         if self.source is None:
@@ -329,10 +328,10 @@ class TunTapPort(FollowedPort):
         try:
             await trio.lowlevel.wait_writable(self._fd)
         except trio.ClosedResourceError:
-            pass  # woken, for the reader's sake
+            pass  # `_wake` wakes writers, too
 
     def _wake(self) -> None:
-        """Make waiters look again. Closing is what this call announces; here the descriptor stays open."""
+        """Make waiters check again. `notify_closing` is meant for closing, but the descriptor stays open here."""
         trio.lowlevel.notify_closing(self._fd)
         if self.source is not None:
             self.source.set()
@@ -340,24 +339,24 @@ class TunTapPort(FollowedPort):
     # For subclasses
 
     def _take_mac(self, mac: bytes) -> None:
-        """Take on an address. Raises PortGone."""
+        """Set our MAC. Raises PortGone."""
         raise NotImplementedError
 
     def _own_mac(self) -> bytes:
         raise NotImplementedError
 
     def _forget(self) -> None:
-        """Forget which headers are known: addresses or offloads are others now."""
+        """Clear cached headers after a change of addresses or offloads."""
         raise NotImplementedError
 
     def _own_frame(self, segs: Sequence[memoryview]) -> int:
-        """Hand up a frame of the port's own making, if there is one."""
+        """Hand up one of the port's own frames; return its size, 0 without one."""
         size = self._hand_up(self._outbox, segs) if self._live else 0
         self._refresh()
         return size
 
     def _hand_up(self, frames: deque[bytes], segs: Sequence[memoryview]) -> int:
-        """Put the first of ``frames`` that fits into ``segs``; its size."""
+        """Copy the first of ``frames`` that fits into ``segs``; return its size, 0 without one."""
         while frames:
             frame = frames.popleft()
             if scatter(segs, frame):
@@ -368,26 +367,26 @@ class TunTapPort(FollowedPort):
         return 0
 
     def _deadline(self) -> float:
-        """When `recv_into` has to be called even if the device has nothing."""
+        """Return the time at which `recv_into` has own frames to hand up."""
         return trio.current_time() if self._outbox else math.inf
 
     def _refresh(self) -> None:
-        """Work out ``_plain`` anew."""
+        """Update ``_plain``."""
         self._plain = self._live and not self._outbox
 
     def _tags(self, seg: memoryview) -> int:
-        """The size of the VLAN tags of the frame that was read into ``seg``."""
+        """Return the size of the VLAN tags of the frame in ``seg``, in bytes."""
         return 0
 
     def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
-        """What goes before the part of a frame that was read into ``seg`` from `FRONT` on; None: don't hand it up.
+        """Return the first `FRONT` bytes of the frame whose rest was read into ``seg``; None to drop the frame.
 
         ``size`` counts header and frame. ``seg`` is the first of ``segs``, or a copy of their first `LEAD` bytes.
         """
         raise NotImplementedError
 
     def _agreed_header(self) -> bytearray | None:
-        """The virtio_net_hdr just read, without flags that ask for nothing; None, and counted, if it asks too much."""
+        """Return the virtio_net_hdr just read; None, and count a drop, if it uses offloads not negotiated."""
         header = bytearray(self._header)
         if agreed(header, self._gso_types):
             return header
@@ -411,7 +410,7 @@ class TunTapPort(FollowedPort):
         return True
 
     def _probe(self) -> Offloads:
-        """What this kernel takes, found by trying: each alone, on top of checksums, which all of them need."""
+        """Return the kernel's offloads, by trying each one together with checksums, which all others need."""
         return Offloads(
             **{
                 name: self._accepts(TUN_F_CSUM | flags | (TUN_F_TSO4 if name == "ecn" else 0))
@@ -420,18 +419,18 @@ class TunTapPort(FollowedPort):
         )
 
     def _set_offloads(self, offloads: Offloads) -> None:
-        """Raises ValueError for a set that the kernel does not take."""
+        """Set the kernel's offloads. Raises ValueError if the kernel does not support them."""
         self._check()
-        asked = attrs.evolve(offloads, ecn=offloads.ecn and (offloads.tso4 or offloads.tso6))
-        if not self._accepts(sum(flags for name, flags in OFFLOAD_FLAGS.items() if getattr(asked, name))):
-            raise ValueError(f"{self.ifname} can't do {offloads}")
+        requested = attrs.evolve(offloads, ecn=offloads.ecn and (offloads.tso4 or offloads.tso6))
+        if not self._accepts(sum(flags for name, flags in OFFLOAD_FLAGS.items() if getattr(requested, name))):
+            raise ValueError(f"{self.ifname} does not support {offloads}")
         for queue in self.queues:
-            queue._gso_types = agreed_gso_types(asked)
+            queue._gso_types = agreed_gso_types(requested)
 
     def _drop_stale(self, cause: str = "stale") -> None:
-        """Throw away what was queued for an earlier life, perhaps with offloads that are no longer agreed.
+        """Discard frames queued before this start, whose offloads may no longer be negotiated.
 
-        What the kernel said to a new interface before anybody was there to listen is not counted.
+        Frames before the first start, such as the kernel's own on a new interface, are not counted as drops.
         """
         for _ in range(STALE_FRAMES_MAX):
             try:
@@ -440,5 +439,5 @@ class TunTapPort(FollowedPort):
                 return
             except OSError as error:
                 raise self._gone(error) from error
-            if self._lives:
+            if self._starts:
                 self.drop(cause)

@@ -1,4 +1,4 @@
-"""A port whose interface is followed: what the interface is like, and what is set up of it from here."""
+"""A port that follows the state of its interface, and configures it."""
 
 from __future__ import annotations
 
@@ -13,65 +13,65 @@ from vnet.linux.netlink.link_table import InterfaceState
 from vnet.ports.packet.base import CountingPort
 from vnet.ports.packet.interface_watch import Interface, Watches
 
-__all__ = ["FollowedPort"]
+__all__ = ["InterfacePort"]
 
 GONE = {errno.EBADF, errno.EBADFD, errno.ENODEV, errno.ENXIO}
 
 
-class FollowedPort(CountingPort):
-    """The interface's side of a port over /dev/net/tun. Before `follow` nothing is known of the interface."""
+class InterfacePort(CountingPort):
+    """The interface's side of a port over /dev/net/tun. `follow` starts to track the interface's state."""
 
-    FILTERED = False
-    """Whether the interface may want frames for more stations than its own."""
+    NEEDS_PROMISC = False
+    """Whether the device's receive filter depends on the interface's promiscuity."""
     _fd: int
 
     def __init__(self, ifname: str) -> None:
         super().__init__()
         self.ifname = ifname
-        """Today's name."""
+        """The interface's current name."""
         self.state = PortState(vlans=frozenset())
         self.addresses: tuple[bytes, ...] = ()
-        """The interface's IP addresses, of 4 or 16 bytes; the kernel's own are among them."""
+        """The interface's IP addresses of 4 or 16 bytes, including link-local ones."""
         self.networks: tuple[tuple[bytes, int], ...] = ()
-        """Their networks, each an address in it and the bits of its prefix."""
+        """Networks of these addresses: an address in the network, and its prefix length."""
         self.lost = ""
-        """Why it can't be used any more."""
+        """Reason why the interface can't be used any more; empty if it can."""
         self._interface: Interface | None = None
         self._changed = trio.Event()
 
     async def follow(self, watches: Watches, netns: str | None) -> None:
-        """Have `state` and `addresses` follow the interface, made in ``netns``, until `close`. Raises OSError."""
+        """Keep `state` and `addresses` up to date until `close`; ``netns`` is the interface's. Raises OSError."""
         self._interface = await watches.follow(self._fd, self, netns)
 
     @property
     def interface_running(self) -> bool:
-        """Whether the kernel sends through the interface, as far as that is known."""
+        """Whether the kernel sends through the interface; True if the interface is not followed."""
         return self._interface is None or self._interface.running
 
     def interface_changed(self, state: InterfaceState) -> None:
         self.ifname = state.name
         if (state.addresses, state.networks) != (self.addresses, self.networks):
             self.addresses, self.networks = state.addresses, state.networks
-            self._identify()
+            self._addresses_changed()
         self._set_state(PortState(state.mac, state.promisc, state.allmulti, state.vlans))
 
     def interface_gone(self, why: str) -> None:
         self.lost = why
-        self._tell()  # tasks that wait for frames are woken by the kernel
+        self._wake_state_waiters()  # the kernel wakes tasks that wait for frames
 
     def _set_state(self, state: PortState) -> None:
         if state != self.state:
             self.state = state
-            self._tell()
+            self._wake_state_waiters()
 
-    def _tell(self) -> None:
-        """Have `wait_state` look again."""
+    def _wake_state_waiters(self) -> None:
+        """Make `wait_state` check again."""
         self._changed.set()
         self._changed = trio.Event()
 
     async def wait_state(self, known: PortState) -> PortState:
         if self._interface is not None:
-            self._interface.rereads = self.FILTERED
+            self._interface.rereads = self.NEEDS_PROMISC
         try:
             while self.state == known:
                 self._check()
@@ -86,10 +86,10 @@ class FollowedPort(CountingPort):
             try:
                 self._interface.set_link_mode(speed, full_duplex)
             except OSError:
-                pass  # an old kernel, or a deleted interface: it carries frames without, or is found out by those
+                pass  # an old kernel does not support it; the next frame reports a deleted interface
 
     def _set_mtu(self, mtu: int) -> None:
-        """Raises PortGone."""
+        """Set the interface's MTU. Raises PortGone."""
         if self._interface is not None:
             try:
                 self._interface.set_mtu(mtu)
@@ -97,13 +97,13 @@ class FollowedPort(CountingPort):
                 raise self._gone(error) from error
 
     def _refresh_interface(self) -> None:
-        """Have `state` and `addresses` include all that was done to the interface before this call."""
+        """Update `state` and `addresses` with all changes made before this call."""
         if self._interface is not None:
             self._interface.refresh()
 
     def _close_devices(self, devices: Sequence[Callable[[], None]]) -> None:
-        """Follow the interface no more, and have ``devices`` closed, perhaps later."""
-        self._tell()
+        """Stop following the interface, and close ``devices`` now or when the watches end."""
+        self._wake_state_waiters()
         if self._interface is not None:
             self._interface.close(devices)
         else:
@@ -111,16 +111,16 @@ class FollowedPort(CountingPort):
                 close()
 
     def _check(self) -> None:
-        """Raises PortGone."""
+        """Raise PortGone if the interface is lost."""
         if self.lost:
             raise PortGone(self.lost)
 
     def _gone(self, error: OSError) -> PortGone:
-        """The error to raise for one of the descriptor or of its interface."""
-        what = "is gone" if error.errno in GONE else "can't be used"
-        return PortGone(self.lost or f"{self.ifname} {what}: {error.strerror}")
+        """Return the error to raise for an error of the descriptor or of its interface."""
+        condition = "is gone" if error.errno in GONE else "can't be used"
+        return PortGone(self.lost or f"{self.ifname} {condition}: {error.strerror}")
 
     # For subclasses
 
-    def _identify(self) -> None:
-        """The interface has other `addresses` or `networks` than before."""
+    def _addresses_changed(self) -> None:
+        """Handle a change of `addresses` or `networks`."""
