@@ -1,4 +1,4 @@
-"""What can go wrong in the simulated world: an access lost on the link, a bad setting, a missing right."""
+"""Errors of vnet: failed accesses over a link, invalid settings, missing rights."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = [
 
 
 class LinkDown(MemoryFault):
-    """The access belongs to a link, or to an epoch of it, that is over."""
+    """The link is down, or the access belongs to an epoch that ended."""
 
 
 class CompletionTimeout(MemoryFault):
-    """The link is up, yet no completion came back in time."""
+    """The link is up, but no completion arrived in time."""
 
 
 class UnsupportedRequest(MemoryFault):
@@ -36,15 +36,15 @@ class UnsupportedRequest(MemoryFault):
 
 
 class CompleterAbort(MemoryFault):
-    """The other end began to serve the request, and gave up."""
+    """The other end aborted the request."""
 
 
 class PoisonedData(MemoryFault):
-    """The data came marked as damaged on its way: nobody may use it."""
+    """The data arrived marked as damaged, and must not be used."""
 
 
 class FieldError(ValueError):
-    """One ``field`` of a record has a ``value`` that can't be used; ``why`` is the end of the sentence."""
+    """One ``field`` of a record has an invalid ``value``; ``why`` completes the message."""
 
     def __init__(self, field: str, value: object, why: str) -> None:
         super().__init__(field, value, why)
@@ -55,7 +55,7 @@ class FieldError(ValueError):
 
 
 class SettingRefused(OSError):
-    """The kernel refused one ``value`` for an interface, that of the setting ``field``; ``why`` is its cause."""
+    """The kernel refused the ``value`` of an interface's setting ``field``; ``why`` is the reason."""
 
     def __init__(self, code: int, why: str, ifname: str, field: str, value: object) -> None:
         super().__init__(code, why, ifname)
@@ -63,9 +63,9 @@ class SettingRefused(OSError):
 
 
 class ConfigError(Exception):
-    """A setting that can't be used: in which ``file``, at which ``path`` in it, its ``value``, and why not.
+    """An invalid setting: its ``file``, its ``path`` in the file, its ``value``, and the reason.
 
-    An empty ``path`` is the file as a whole, a ``value`` of None one that is missing.
+    An empty ``path`` means the whole file, a ``value`` of None a missing one.
     """
 
     def __init__(self, file: str, path: str, value: object, why: str) -> None:
@@ -78,13 +78,13 @@ class ConfigError(Exception):
     def __str__(self) -> str:
         if self.value is None:
             return ": ".join(filter(None, (self.file, self.path, self.why)))
-        # repr keeps any text of the file on one line.
+        # repr keeps multi-line text of the file on one line.
         return f"{self.file}: {self.path} = {self.value!r}: {self.why}"
 
 
 @contextmanager
 def settings_of(file: str, rename: Callable[[str], str] = lambda path: path) -> Iterator[None]:
-    """Raise a `ConfigError` as one of the ``file`` that the setting came from, at the place that ``rename`` returns."""
+    """Re-raise a `ConfigError` with the name of the setting's ``file``, and its path changed by ``rename``."""
     try:
         yield
     except ConfigError as exc:
@@ -92,11 +92,11 @@ def settings_of(file: str, rename: Callable[[str], str] = lambda path: path) -> 
 
 
 SUDO = 'sudo "$(command -v vnet)"'
-"""The ``command`` of a `PrivilegeError` that means: the same command, as root. The command line adds its arguments."""
+"""``command`` of a `PrivilegeError` for the same command as root. The command line adds its arguments."""
 
 
 class PrivilegeError(Exception):
-    """A right or a tool that is ``missing``, and the ``command`` that grants or installs it."""
+    """A ``missing`` right or tool, and the ``command`` that grants or installs it."""
 
     def __init__(self, missing: str, command: str) -> None:
         super().__init__(missing, command)
@@ -108,4 +108,4 @@ class PrivilegeError(Exception):
 
 
 class ControlError(Exception):
-    """A running system that can't be reached, has the name already, or refuses a command; one sentence says which."""
+    """A running system can't be reached, has the name already, or refuses a command; the message says which."""

@@ -16,8 +16,8 @@ from vnet.link.tlp import (
     LANES,
     MESSAGE,
     SIZES,
-    Kind,
     PcieParameters,
+    TlpKind,
     effective_bandwidth,
     read_cost,
     write_cost,
@@ -74,11 +74,11 @@ def test_more_generations_and_lanes_are_never_slower() -> None:
 def test_a_transfer_takes_what_the_published_equations_say(size: int) -> None:
     """Headers of 24 bytes for a write or a read request and of 20 for a completion, framing and LCRC included."""
     write, read = write_cost(GEN3_X8, size), read_cost(GEN3_X8, size)
-    assert write.there.wire == ceil(size / 256) * 24 + size
-    assert write.back is None
-    assert read.there.wire == ceil(size / 512) * 24
-    assert read.back is not None
-    assert read.back.wire == ceil(size / 256) * 20 + size
+    assert write.request.wire == ceil(size / 256) * 24 + size
+    assert write.completion is None
+    assert read.request.wire == ceil(size / 512) * 24
+    assert read.completion is not None
+    assert read.completion.wire == ceil(size / 256) * 20 + size
     rate = GEN3_X8.rate
     assert effective_bandwidth(GEN3_X8, write) == pytest.approx(rate * size / (ceil(size / 256) * 24 + size))
     assert effective_bandwidth(GEN3_X8, read) == pytest.approx(rate * size / (ceil(size / 256) * 20 + size))
@@ -92,9 +92,9 @@ def test_the_effective_bandwidth_of_writes_is_a_saw_tooth_below_the_rate() -> No
 def test_a_request_of_less_than_a_payload_gets_a_completion_of_its_own() -> None:
     parameters = PcieParameters(max_payload=512, max_read_request=128)
     cost = read_cost(parameters, 520)
-    assert cost.there.tlps == 5
-    assert cost.back is not None
-    assert cost.back.tlps == 5
+    assert cost.request.tlps == 5
+    assert cost.completion is not None
+    assert cost.completion.tlps == 5
 
 
 @given(
@@ -117,22 +117,26 @@ def test_costs_are_those_of_a_transfer_cut_packet_by_packet(
     writes, requests = cut(size, payload), cut(size, request)
     completions = [part for asked in requests for part in cut(asked, min(boundary or payload, payload))]
     write, read = write_cost(parameters, size), read_cost(parameters, size)
-    assert (write.there.tlps, write.there.payload, write.there.wire) == (len(writes), size, wire(16, writes))
-    assert (read.there.tlps, read.there.payload, read.there.wire) == (len(requests), 0, 24 * len(requests))
-    assert read.back is not None
-    assert (read.back.tlps, read.back.payload, read.back.wire) == (len(completions), size, wire(12, completions))
+    assert (write.request.tlps, write.request.payload, write.request.wire) == (len(writes), size, wire(16, writes))
+    assert (read.request.tlps, read.request.payload, read.request.wire) == (len(requests), 0, 24 * len(requests))
+    assert read.completion is not None
+    assert (read.completion.tlps, read.completion.payload, read.completion.wire) == (
+        len(completions),
+        size,
+        wire(12, completions),
+    )
 
 
 def test_configuration_requests_are_answered_and_messages_are_not() -> None:
-    assert [(way.kind, way.wire) for way in (CONFIG_READ.there, CONFIG_READ.back) if way] == [
-        (Kind.CFG_RD, 20),
-        (Kind.CPLD, 24),
+    assert [(way.kind, way.wire) for way in (CONFIG_READ.request, CONFIG_READ.completion) if way] == [
+        (TlpKind.CFG_RD, 20),
+        (TlpKind.CPLD, 24),
     ]
-    assert [(way.kind, way.wire) for way in (CONFIG_WRITE.there, CONFIG_WRITE.back) if way] == [
-        (Kind.CFG_WR, 24),
-        (Kind.CPL, 20),
+    assert [(way.kind, way.wire) for way in (CONFIG_WRITE.request, CONFIG_WRITE.completion) if way] == [
+        (TlpKind.CFG_WR, 24),
+        (TlpKind.CPL, 20),
     ]
-    assert (MESSAGE.there.kind, MESSAGE.there.wire, MESSAGE.back) == (Kind.MSG, 24, None)
+    assert (MESSAGE.request.kind, MESSAGE.request.wire, MESSAGE.completion) == (TlpKind.MSG, 24, None)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from rings.memory import Addr
 from rings.status import Status
 from vnet.errors import CompleterAbort, CompletionTimeout, LinkDown, PoisonedData, UnsupportedRequest
 from vnet.link.base import Direction
-from vnet.link.faults import POSSIBLE, Action, Flap, Request, Rule, rates
+from vnet.link.faults import POSSIBLE, Action, Flap, LinkRequest, Rule, rates
 from vnet.link.faulty import COMPLETION_TIMEOUT, FaultyLink
 from vnet.link.ideal import IdealLink
 from vnet.linux.memory import HostMemory
@@ -122,19 +122,19 @@ def rescues(pair: Pair) -> tuple[int, int]:
 
 
 def test_what_can_not_happen_is_refused() -> None:
-    for request in Request:
+    for request in LinkRequest:
         for action in Action:
             if action not in POSSIBLE[request]:
                 with pytest.raises(ValueError, match="can't be"):
                     Rule(request, action)
     with pytest.raises(ValueError, match="no probability"):
-        Rule(Request.READ, Action.TIME_OUT, rate=1.5)
+        Rule(LinkRequest.READ, Action.TIME_OUT, rate=1.5)
 
 
 @pytest.mark.parametrize("action", FAILED_READS)
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 async def test_a_register_read_that_fails_gives_all_ones_and_is_counted(action: Action, size: int) -> None:
-    async with open_bench(Rule(Request.READ, action, nth={2})) as bench:
+    async with open_bench(Rule(LinkRequest.READ, action, nth={2})) as bench:
         right = bench.registers.value & (1 << 8 * size) - 1
         assert [bench.read(size) for _ in range(3)] == [right, (1 << 8 * size) - 1, right]
         assert bench.faults == {f"read {action.value}": 1}
@@ -142,7 +142,7 @@ async def test_a_register_read_that_fails_gives_all_ones_and_is_counted(action: 
 
 @pytest.mark.parametrize("action", FAILED_READS)
 async def test_a_memory_read_that_fails_raises_its_own_error_and_gives_no_byte(action: Action) -> None:
-    async with open_bench(Rule(Request.DMA_READ, action, nth={2})) as bench:
+    async with open_bench(Rule(LinkRequest.DMA_READ, action, nth={2})) as bench:
         window = bench.link.map(UP, RAM, 4096)
         window.view(RAM, 64)
         with pytest.raises(ERRORS[action]) as raised:
@@ -158,7 +158,7 @@ async def test_a_memory_read_that_fails_raises_its_own_error_and_gives_no_byte(a
 
 @pytest.mark.hostile("L05")
 async def test_a_completion_that_comes_late_is_dropped_and_counted() -> None:
-    async with open_bench(Rule(Request.READ, Action.COME_LATE, nth={1})) as bench:
+    async with open_bench(Rule(LinkRequest.READ, Action.COME_LATE, nth={1})) as bench:
         assert bench.read() == 0xFFFF_FFFF
         assert bench.registers.reads == 1  # it was served: what the read does is done
         assert bench.faults == {"read late": 1}
@@ -170,13 +170,13 @@ async def test_a_completion_that_comes_late_is_dropped_and_counted() -> None:
 
 @pytest.mark.hostile("L07")
 async def test_a_poisoned_write_is_dropped_and_the_next_one_arrives() -> None:
-    async with open_bench(Rule(Request.WRITE, Action.POISON, nth={1})) as bench:
+    async with open_bench(Rule(LinkRequest.WRITE, Action.POISON, nth={1})) as bench:
         bench.link.mem_write(DOWN, 0, 4, 1)
         assert bench.read() == 0x5566_7788
         bench.link.mem_write(DOWN, 0, 4, 2)
         assert bench.read() == 2
         window = bench.link.map(UP, RAM, 4096)
-        bench.link.add(Rule(Request.DMA_WRITE, Action.POISON, nth={1}))
+        bench.link.add(Rule(LinkRequest.DMA_WRITE, Action.POISON, nth={1}))
         with pytest.raises(PoisonedData):
             window.view(RAM, 8, True)
         assert bench.faults == {"write poisoned": 1, "DMA write poisoned": 1}
@@ -185,11 +185,12 @@ async def test_a_poisoned_write_is_dropped_and_the_next_one_arrives() -> None:
 async def test_configuration_requests_fail_by_script_only() -> None:
     by_chance = rates(timeouts=1.0, unsupported=1.0, aborted=1.0, poisoned=1.0)
     assert by_chance
-    assert not {rule.request for rule in by_chance} & {Request.CONFIG_READ, Request.CONFIG_WRITE}
+    assert not {rule.request for rule in by_chance} & {LinkRequest.CONFIG_READ, LinkRequest.CONFIG_WRITE}
     async with open_pair(Options(link=FAULTY)) as pair:
         link, command = faulty(pair), pair.function.config_read(4, 2)
         link.add(
-            Rule(Request.CONFIG_READ, Action.TIME_OUT, nth={1}), Rule(Request.CONFIG_WRITE, Action.REFUSE, nth={1})
+            Rule(LinkRequest.CONFIG_READ, Action.TIME_OUT, nth={1}),
+            Rule(LinkRequest.CONFIG_WRITE, Action.REFUSE, nth={1}),
         )
         assert link.config_read(0, 4, 2) == 0xFFFF
         link.config_write(0, 4, 2, 0)
@@ -216,7 +217,7 @@ async def test_requests_that_nobody_answers_are_counted_through_every_wrapper() 
 
 async def test_the_same_seed_and_the_same_requests_give_the_same_faults() -> None:
     async def course(seed: int) -> list[int]:
-        rules = Rule(Request.READ, Action.TIME_OUT, rate=0.3), Rule(Request.READ, Action.ABORT, rate=0.1)
+        rules = Rule(LinkRequest.READ, Action.TIME_OUT, rate=0.3), Rule(LinkRequest.READ, Action.ABORT, rate=0.1)
         async with open_bench(*rules, seed=seed) as bench:
             return [bench.read() for _ in range(100)]
 
@@ -224,7 +225,7 @@ async def test_the_same_seed_and_the_same_requests_give_the_same_faults() -> Non
 
 
 async def test_a_rule_holds_in_its_time_and_up_to_its_limit() -> None:
-    rule = Rule(Request.READ, Action.TIME_OUT, rate=1, start=1, stop=3, limit=2)
+    rule = Rule(LinkRequest.READ, Action.TIME_OUT, rate=1, start=1, stop=3, limit=2)
     async with open_bench(rule) as bench:
         lost = []
         for _ in range(5):
@@ -234,7 +235,7 @@ async def test_a_rule_holds_in_its_time_and_up_to_its_limit() -> None:
 
 
 async def test_nothing_fails_on_a_link_that_is_down() -> None:
-    async with open_bench(Rule(Request.READ, Action.TIME_OUT, rate=1)) as bench:
+    async with open_bench(Rule(LinkRequest.READ, Action.TIME_OUT, rate=1)) as bench:
         bench.link.bring_down()
         assert bench.read() == 0xFFFF_FFFF
         assert bench.faults == {}
@@ -247,7 +248,7 @@ async def test_nothing_fails_on_a_link_that_is_down() -> None:
 @pytest.mark.parametrize("transport", ["pci", "epf_mailbox"])
 async def test_lost_doorbells_cost_time_and_are_counted(transport: str) -> None:
     async with open_pair(Options(link=FAULTY, transport=transport)) as pair, unharmed(pair):
-        faulty(pair).add(Rule(Request.DOORBELL, Action.LOSE, rate=1, limit=5))
+        faulty(pair).add(Rule(LinkRequest.DOORBELL, Action.LOSE, rate=1, limit=5))
         began = trio.current_time()
         await pair.transfer()
         lost = faulty(pair).statistics().faults["doorbell lost"]
@@ -259,7 +260,7 @@ async def test_lost_doorbells_cost_time_and_are_counted(transport: str) -> None:
 @pytest.mark.parametrize("transport", ["pci", "epf_mailbox"])
 async def test_lost_interrupts_cost_time_and_are_counted(transport: str) -> None:
     async with open_pair(Options(link=FAULTY, transport=transport)) as pair, unharmed(pair):
-        faulty(pair).add(Rule(Request.INTERRUPT, Action.LOSE, rate=1, limit=5))
+        faulty(pair).add(Rule(LinkRequest.INTERRUPT, Action.LOSE, rate=1, limit=5))
         await pair.transfer()
         assert faulty(pair).statistics().faults["interrupt lost"] == 5
         driver, device = rescues(pair)
@@ -269,7 +270,7 @@ async def test_lost_interrupts_cost_time_and_are_counted(transport: str) -> None
 
 async def test_a_lost_configuration_interrupt_is_made_up_for_by_a_look_at_the_status() -> None:
     async with open_pair(Options(link=FAULTY)) as pair:
-        faulty(pair).add(Rule(Request.INTERRUPT, Action.LOSE, rate=1, limit=1))
+        faulty(pair).add(Rule(LinkRequest.INTERRUPT, Action.LOSE, rate=1, limit=1))
         pair.vhost.fail("told in vain")
         await until(lambda: pair.virtio.restarts == 1)
         await pair.world.wait_up()
@@ -278,7 +279,7 @@ async def test_a_lost_configuration_interrupt_is_made_up_for_by_a_look_at_the_st
 
 async def test_a_delayed_interrupt_arrives_and_one_of_an_epoch_that_is_over_does_not() -> None:
     async with open_pair(Options(link=FAULTY)) as pair:
-        faulty(pair).add(Rule(Request.INTERRUPT, Action.DELAY, rate=1))
+        faulty(pair).add(Rule(LinkRequest.INTERRUPT, Action.DELAY, rate=1))
         calls = pair.virtio.queues[0].calls
         pair.device_port.inject(FRAME)
         await trio.testing.wait_all_tasks_blocked()
@@ -332,7 +333,7 @@ async def test_a_topology_that_loses_doorbells_of_an_ntb_loses_them_and_a_beat_f
 @pytest.mark.parametrize("action", FAILED_READS)
 async def test_a_device_that_can_not_read_a_buffer_asks_for_a_reset_and_never_sends_it(action: Action) -> None:
     async with open_pair(Options(link=FAULTY, devices=2)) as pair, unharmed(pair):
-        faulty(pair).add(Rule(Request.DMA_READ, action, nth={3}))
+        faulty(pair).add(Rule(LinkRequest.DMA_READ, action, nth={3}))
         with bounded():
             for number in range(5):
                 pair.driver_port.inject(FRAME + bytes([number]))
@@ -352,7 +353,7 @@ async def test_a_device_that_can_not_read_a_buffer_asks_for_a_reset_and_never_se
 async def test_registers_that_read_all_ones_are_taken_for_a_lost_device_and_never_for_values() -> None:
     async with open_pair(Options(link=FAULTY)) as pair, unharmed(pair):
         device = pair.virtio
-        faulty(pair).add(Rule(Request.READ, Action.TIME_OUT, rate=1))
+        faulty(pair).add(Rule(LinkRequest.READ, Action.TIME_OUT, rate=1))
         with bounded(seconds=3):
             await until(lambda: device.restarts >= 2, seconds=3)  # noticed, and tried again in vain
         assert any("does not answer" in failure for failure in device.failures)
@@ -368,7 +369,7 @@ async def test_registers_that_read_all_ones_are_taken_for_a_lost_device_and_neve
 @pytest.mark.parametrize("number", range(1, 60, 3))
 async def test_one_lost_completion_during_bring_up_is_made_up_for(number: int) -> None:
     async with open_pair(Options(link=FAULTY, queue_size=16)) as pair:
-        faulty(pair).add(Rule(Request.READ, Action.TIME_OUT, nth={number}))
+        faulty(pair).add(Rule(LinkRequest.READ, Action.TIME_OUT, nth={number}))
         await pair.reset()
         assert pair.virtio.status & Status.DRIVER_OK
         assert [queue.ring.num for queue in pair.virtio.queues] == [16, 16]
@@ -385,7 +386,7 @@ async def test_a_flap_under_load_keeps_drivers_bound_and_starts_a_new_epoch(leng
     spec = LinkSpec("rc", "ep", faults=FaultSpec(flap_ms=1000 * length))
     async with open_pair(Options(link=spec)) as pair, unharmed(pair):
         function, device, epoch = pair.function, pair.virtio, pair.link.epoch
-        faulty(pair).add(Rule(Request.DOORBELL, Action.FLAP, nth={1}))
+        faulty(pair).add(Rule(LinkRequest.DOORBELL, Action.FLAP, nth={1}))
         for _ in range(200):
             pair.driver_port.inject(FRAME)
             pair.device_port.inject(FRAME)
@@ -422,7 +423,7 @@ async def test_flaps_come_as_planned_and_by_hand_it_stays_down() -> None:
         assert moves == [True, False, False, False]  # at 0, 1.01, 2.02, 3.03
         assert bench.link.up
         assert bench.link.epoch == 4
-        bench.link.add(Rule(Request.READ, Action.FLAP, nth={1}))
+        bench.link.add(Rule(LinkRequest.READ, Action.FLAP, nth={1}))
         assert bench.read() == 0xFFFF_FFFF
         assert not bench.link.up
         bench.link.bring_up()

@@ -28,7 +28,7 @@ __all__ = [
     "LinkTiming",
     "Region",
     "RootPort",
-    "Traffic",
+    "LinkTraffic",
     "Window",
     "all_ones",
     "clip",
@@ -102,7 +102,7 @@ class Window(Memory, Protocol):
 
 
 @attrs.frozen
-class Traffic:
+class LinkTraffic:
     """Requests of one kind: answered, lost because the link was down, and refused by the other end."""
 
     reads: int
@@ -145,10 +145,10 @@ class LinkStatistics:
     epoch: int
     windows: int
     """Open now."""
-    config: Traffic
-    downstream: Traffic
-    upstream: Traffic
-    messages: Traffic
+    config: LinkTraffic
+    downstream: LinkTraffic
+    upstream: LinkTraffic
+    messages: LinkTraffic
     timing: LinkTiming | None = None
     """None if accesses take no time."""
     faults: Mapping[str, int] = attrs.field(factory=dict)

@@ -8,10 +8,10 @@ from enum import Enum
 
 import attrs
 
-__all__ = ["Action", "Flap", "Request", "Rule", "rates"]
+__all__ = ["Action", "Flap", "LinkRequest", "Rule", "rates"]
 
 
-class Request(Enum):
+class LinkRequest(Enum):
     """A request, as far as faults distinguish it. ``DMA_…`` are views through windows."""
 
     CONFIG_READ = "config read"
@@ -19,7 +19,7 @@ class Request(Enum):
     READ = "read"
     WRITE = "write"
     DOORBELL = "doorbell"
-    """A write that only says that there is something to do."""
+    """A write to a doorbell register."""
     INTERRUPT = "interrupt"
     DMA_READ = "DMA read"
     DMA_WRITE = "DMA write"
@@ -31,32 +31,32 @@ class Action(Enum):
     LOSE = "lost"
     """A posted write is lost without an error."""
     DELAY = "delayed"
-    """It arrives later, unless the epoch is over by then."""
+    """The request arrives later, or never if the epoch ends before."""
     TIME_OUT = "timed out"
-    """No completion comes: the request never arrived."""
+    """The request is lost, so that no completion arrives."""
     COME_LATE = "late"
-    """The completion comes after the time-out: what the request did is done, its answer is dropped."""
+    """The request takes effect, but its completion arrives after the time-out and is dropped."""
     REFUSE = "unsupported"
     """The other end answers "unsupported request"."""
     ABORT = "aborted"
     """The other end answers "completer abort"."""
     POISON = "poisoned"
-    """The data comes marked as damaged, and is not used."""
+    """The data arrive marked as damaged, and are not used."""
     FLAP = "flap"
-    """The link goes down at this very request, and comes back."""
+    """The link goes down during the request, and comes back up."""
 
 
 _READ = frozenset({Action.TIME_OUT, Action.COME_LATE, Action.REFUSE, Action.ABORT, Action.POISON, Action.FLAP})
 _POSTED = frozenset({Action.LOSE, Action.REFUSE, Action.POISON, Action.FLAP})
 POSSIBLE = {
-    Request.CONFIG_READ: _READ,
-    Request.CONFIG_WRITE: _READ - {Action.POISON},
-    Request.READ: _READ,
-    Request.WRITE: _POSTED,
-    Request.DOORBELL: _POSTED | {Action.DELAY},
-    Request.INTERRUPT: _POSTED | {Action.DELAY},
-    Request.DMA_READ: _READ - {Action.COME_LATE},
-    Request.DMA_WRITE: frozenset({Action.REFUSE, Action.POISON, Action.FLAP}),
+    LinkRequest.CONFIG_READ: _READ,
+    LinkRequest.CONFIG_WRITE: _READ - {Action.POISON},
+    LinkRequest.READ: _READ,
+    LinkRequest.WRITE: _POSTED,
+    LinkRequest.DOORBELL: _POSTED | {Action.DELAY},
+    LinkRequest.INTERRUPT: _POSTED | {Action.DELAY},
+    LinkRequest.DMA_READ: _READ - {Action.COME_LATE},
+    LinkRequest.DMA_WRITE: frozenset({Action.REFUSE, Action.POISON, Action.FLAP}),
 }
 """The faults of each request: posted writes have no completion, and bytes written through a view arrive at once."""
 
@@ -67,19 +67,19 @@ def _numbers(given: Iterable[int]) -> frozenset[int]:
 
 @attrs.frozen
 class Rule:
-    """One thing that goes wrong: to some requests by chance, or to the ones with these numbers."""
+    """A fault of some requests, by chance or by their numbers."""
 
-    request: Request
+    request: LinkRequest
     action: Action
     rate: float = 0.0
     """Probability, 0 to 1."""
     nth: frozenset[int] = attrs.field(default=frozenset(), converter=_numbers)
-    """Requests of this kind, counted from 1 since the rule was added."""
+    """Numbers of the affected requests, counted from 1 since the rule was added."""
     start: float = 0.0
-    """Seconds since the link was made, from which the rule holds."""
+    """Start of the rule in seconds, after the link was made."""
     stop: float = math.inf
     limit: float = math.inf
-    """Times after which it holds no more."""
+    """Maximum number of faults."""
 
     def __attrs_post_init__(self) -> None:
         """Raises ValueError for an impossible combination."""
@@ -91,7 +91,7 @@ class Rule:
 
 @attrs.frozen
 class Flap:
-    """The link goes down ``at`` seconds after it was made, for ``length`` seconds; ``times`` times, every ``every``."""
+    """A link-down ``at`` seconds after the link was made, for ``length`` seconds; ``times`` times, every ``every``."""
 
     at: float
     length: float
@@ -100,7 +100,7 @@ class Flap:
 
 
 def rates(**chances: float) -> list[Rule]:
-    """The rules that a topology can ask for, by name: see `vnet.spec.FaultSpec`."""
+    """Return the rules for the ``chances`` of a topology by name: see `vnet.spec.FaultSpec`."""
     return [
         Rule(request, action, rate=chance)
         for name, chance in chances.items()
@@ -109,18 +109,18 @@ def rates(**chances: float) -> list[Rule]:
     ]
 
 
-def _each(action: Action, requests: Iterable[Request]) -> tuple[tuple[Request, Action], ...]:
+def _each(action: Action, requests: Iterable[LinkRequest]) -> tuple[tuple[LinkRequest, Action], ...]:
     return tuple((request, action) for request in requests)
 
 
-_READS = (Request.READ, Request.DMA_READ)
+_READS = (LinkRequest.READ, LinkRequest.DMA_READ)
 BY_NAME = {
-    "lost_doorbells": _each(Action.LOSE, [Request.DOORBELL]),
-    "lost_interrupts": _each(Action.LOSE, [Request.INTERRUPT]),
-    "delayed_interrupts": _each(Action.DELAY, [Request.INTERRUPT]),
+    "lost_doorbells": _each(Action.LOSE, [LinkRequest.DOORBELL]),
+    "lost_interrupts": _each(Action.LOSE, [LinkRequest.INTERRUPT]),
+    "delayed_interrupts": _each(Action.DELAY, [LinkRequest.INTERRUPT]),
     "timeouts": _each(Action.TIME_OUT, _READS),
     "unsupported": _each(Action.REFUSE, _READS),
     "aborted": _each(Action.ABORT, _READS),
     "poisoned": _each(Action.POISON, _READS),
 }
-"""Chances that a topology can give. Configuration space is spared: what enumeration misses stays missing."""
+"""Faults that a topology can set, by name. None affects configuration space: enumeration would miss functions."""

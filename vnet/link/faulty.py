@@ -1,4 +1,4 @@
-"""A link on which things go wrong, by seeded chance or by script; every fault is counted.
+"""A link with faults, by seeded chance or by script; counts every fault.
 
 A register read that fails returns all-ones, as from a root complex whose completion timer ran out; a memory access
 that fails raises a typed error and moves no byte. A request is never repeated here.
@@ -21,7 +21,7 @@ from rings.errors import MemoryFault
 from rings.memory import Addr
 from vnet.errors import CompleterAbort, CompletionTimeout, LinkDown, PoisonedData, UnsupportedRequest
 from vnet.link.base import Direction, Fault, Link, LinkStatistics, Region, Window, all_ones
-from vnet.link.faults import Action, Flap, Request, Rule
+from vnet.link.faults import Action, Flap, LinkRequest, Rule
 from vnet.link.wrapper import LinkWrapper
 
 __all__ = ["COMPLETION_TIMEOUT", "FaultyLink", "is_doorbell", "is_interrupt"]
@@ -29,11 +29,11 @@ __all__ = ["COMPLETION_TIMEOUT", "FaultyLink", "is_doorbell", "is_interrupt"]
 COMPLETION_TIMEOUT = 0.05
 """Seconds until a completion counts as lost (2.8; the longest of the default range)."""
 SAME_REQUEST = 0.001
-"""Seconds for which an access that failed fails again: shorter than any recovery takes."""
+"""Seconds in which a repetition of a failed access fails again: shorter than any recovery takes."""
 LATE = "completion unexpected"
 """Counts completions that arrive after their time-out."""
 WhichWrite = Callable[[int, int, int], bool]
-"""Whether a write with this address, size in bytes and value is meant."""
+"""Predicate over a write's address, size in bytes, and value."""
 
 ERRORS: dict[Action, tuple[type[MemoryFault], str]] = {
     Action.TIME_OUT: (CompletionTimeout, "no completion came in time"),
@@ -45,31 +45,32 @@ ERRORS: dict[Action, tuple[type[MemoryFault], str]] = {
 
 
 def is_doorbell(addr: int, size: int, value: int) -> bool:
-    """Two bytes: queue notifications are, and few other registers."""
+    """Return whether a write looks like a queue notification: two bytes, as few other registers have."""
     return size == 2
 
 
 def is_interrupt(addr: int, size: int, value: int) -> bool:
-    """Four bytes: interrupt messages are, and an endpoint writes hardly anything else but through windows."""
+    """Return whether a write looks like an interrupt message: four bytes; endpoints write other data by windows."""
     return size == 4
 
 
 @attrs.define
-class _Standing:
-    """A rule, and what it saw and did so far."""
+class _ActiveRule:
+    """A rule, with the number of its requests and faults so far."""
 
     rule: Rule
-    seen: int = 0
-    done: int = 0
+    requests: int = 0
+    faults: int = 0
 
-    def strikes(self, age: float, rng: random.Random) -> bool:
+    def applies(self, age: float, rng: random.Random) -> bool:
+        """Return whether the rule applies to the next request; ``age`` of the link in seconds."""
         rule = self.rule
-        if not rule.start <= age < rule.stop or self.done >= rule.limit:
+        if not rule.start <= age < rule.stop or self.faults >= rule.limit:
             return False
-        self.seen += 1
-        # The die is cast for every request that a rule with a rate looks at: one seed, one course of events.
-        if self.seen in rule.nth or (rule.rate > 0 and rng.random() < rule.rate):
-            self.done += 1
+        self.requests += 1
+        # A rule with a rate draws a number for each of its requests, so that a seed determines all faults.
+        if self.requests in rule.nth or (rule.rate > 0 and rng.random() < rule.rate):
+            self.faults += 1
             return True
         return False
 
@@ -91,53 +92,53 @@ class FaultyLink(LinkWrapper):
         doorbell: WhichWrite = is_doorbell,
         interrupt: WhichWrite = is_interrupt,
     ) -> None:
-        """``delay``: seconds that what is delayed takes; ``flap``: seconds of a flap that a request triggers.
+        """``delay``: seconds by which requests are delayed; ``flap``: seconds of a flap that a request triggers.
 
         ``doorbell`` and ``interrupt`` say which writes downstream and upstream are such.
         """
         super().__init__(inner)
         self._rng = rng
-        self._rules: dict[Request, list[_Standing]] = {request: [] for request in Request}
+        self._rules: dict[LinkRequest, list[_ActiveRule]] = {request: [] for request in LinkRequest}
         self._delay, self._flap = delay, flap
         self._posted = {
-            Direction.DOWNSTREAM: (Request.DOORBELL, doorbell),
-            Direction.UPSTREAM: (Request.INTERRUPT, interrupt),
+            Direction.DOWNSTREAM: (LinkRequest.DOORBELL, doorbell),
+            Direction.UPSTREAM: (LinkRequest.INTERRUPT, interrupt),
         }
         self._faults: Counter[str] = Counter()
-        self._born = trio.current_time()
-        self._wanted_up = True
+        self._created = trio.current_time()
+        self._enabled = True
         self._flapping = 0
-        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = count()
-        self._planned = Signal()
+        self._event_added = Signal()
         self.add(*rules)
         for planned in flaps:
-            self._plan(self._born + planned.at, lambda planned=planned: self._start(planned))  # type: ignore[misc]
+            self._plan(self._created + planned.at, lambda planned=planned: self._start(planned))  # type: ignore[misc]
 
     def add(self, *rules: Rule) -> None:
         """Add rules, from now on."""
         for rule in rules:
-            self._rules[rule.request].append(_Standing(rule))
+            self._rules[rule.request].append(_ActiveRule(rule))
 
     def clear(self) -> None:
         """Remove all rules; delayed effects still happen."""
-        for standing in self._rules.values():
-            standing.clear()
+        for rules in self._rules.values():
+            rules.clear()
 
     # Link
 
     def bring_up(self) -> None:
-        self._wanted_up = True
+        self._enabled = True
         if not self._flapping:
             self.inner.bring_up()
 
     def bring_down(self) -> None:
-        self._wanted_up = False
+        self._enabled = False
         self.inner.bring_down()
 
     def config_read(self, function: int, offset: int, size: int) -> int:
         return self._answer(
-            self._judge(Request.CONFIG_READ), size, lambda: self.inner.config_read(function, offset, size)
+            self._judge(LinkRequest.CONFIG_READ), size, lambda: self.inner.config_read(function, offset, size)
         )
 
     def config_write(self, function: int, offset: int, size: int, value: int) -> None:
@@ -145,16 +146,16 @@ class FaultyLink(LinkWrapper):
             self.inner.config_write(function, offset, size, value)
             return 0
 
-        self._answer(self._judge(Request.CONFIG_WRITE), size, write)
+        self._answer(self._judge(LinkRequest.CONFIG_WRITE), size, write)
 
     def mem_read(self, direction: Direction, addr: int, size: int, function: int = 0) -> int:
         return self._answer(
-            self._judge(Request.READ), size, lambda: self.inner.mem_read(direction, addr, size, function)
+            self._judge(LinkRequest.READ), size, lambda: self.inner.mem_read(direction, addr, size, function)
         )
 
     def mem_write(self, direction: Direction, addr: int, size: int, value: int, function: int = 0) -> None:
-        special, meant = self._posted[direction]
-        action = self._judge(special if meant(addr, size, value) else Request.WRITE)
+        special, is_special = self._posted[direction]
+        action = self._judge(special if is_special(addr, size, value) else LinkRequest.WRITE)
         if action is None:
             self.inner.mem_write(direction, addr, size, value, function)
         elif action is Action.DELAY:
@@ -170,39 +171,39 @@ class FaultyLink(LinkWrapper):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.inner.run)
             while True:
-                with trio.move_on_at(self._later[0][0] if self._later else math.inf):
-                    await self._planned.wait()
-                while self._later and self._later[0][0] <= trio.current_time():
-                    heappop(self._later)[2]()
+                with trio.move_on_at(self._events[0][0] if self._events else math.inf):
+                    await self._event_added.wait()
+                while self._events and self._events[0][0] <= trio.current_time():
+                    heappop(self._events)[2]()
 
     # Faults
 
-    def _judge(self, request: Request) -> Action | None:
+    def _judge(self, request: LinkRequest) -> Action | None:
         """Decide, count and return the fault of this request; link-wide effects happen here."""
         if not self.inner.up:
             return None
-        age = trio.current_time() - self._born
-        for standing in self._rules[request]:
-            if standing.strikes(age, self._rng):
-                action = standing.rule.action
+        age = trio.current_time() - self._created
+        for active in self._rules[request]:
+            if active.applies(age, self._rng):
+                action = active.rule.action
                 self._faults[f"{request.value} {action.value}"] += 1
                 if action is Action.FLAP:
                     self._start(Flap(0, self._flap))
                 return action
         return None
 
-    def _answer(self, action: Action | None, size: int, ask: Callable[[], int]) -> int:
+    def _answer(self, action: Action | None, size: int, access: Callable[[], int]) -> int:
         if action is None:
-            return ask()
+            return access()
         if action is Action.COME_LATE:
-            ask()
-            self._plan_in_epoch(COMPLETION_TIMEOUT, self._came_late)
+            access()
+            self._plan_in_epoch(COMPLETION_TIMEOUT, self._count_late)
         return all_ones(size)
 
     def _judge_view(self, write: bool) -> Action | None:
-        return self._judge(Request.DMA_WRITE if write else Request.DMA_READ)
+        return self._judge(LinkRequest.DMA_WRITE if write else LinkRequest.DMA_READ)
 
-    def _came_late(self) -> None:
+    def _count_late(self) -> None:
         self._faults[LATE] += 1
 
     def _start(self, flap: Flap) -> None:
@@ -211,27 +212,27 @@ class FaultyLink(LinkWrapper):
         self._flapping += 1
         self._plan(now + flap.length, self._end_flap)
         if flap.times > 1:
-            again = attrs.evolve(flap, times=flap.times - 1)
-            self._plan(now + flap.every, lambda: self._start(again))
+            following = attrs.evolve(flap, times=flap.times - 1)
+            self._plan(now + flap.every, lambda: self._start(following))
         self.inner.bring_down()
 
     def _end_flap(self) -> None:
         self._flapping -= 1
-        if not self._flapping and self._wanted_up:
+        if not self._flapping and self._enabled:
             self.inner.bring_up()
 
     def _plan(self, at: float, act: Callable[[], None]) -> None:
-        heappush(self._later, (at, next(self._serial), act))
-        self._planned.set()
+        heappush(self._events, (at, next(self._serial), act))
+        self._event_added.set()
 
     def _plan_in_epoch(self, delay: float, act: Callable[[], None]) -> None:
         epoch = self.epoch
 
-        def still() -> None:
+        def act_in_epoch() -> None:
             if self.up and self.epoch == epoch:
                 act()
 
-        self._plan(trio.current_time() + delay, still)
+        self._plan(trio.current_time() + delay, act_in_epoch)
 
 
 class _FaultyWindow:
@@ -241,7 +242,7 @@ class _FaultyWindow:
         self._inner = inner
         self._link = link
         self._judge = judge
-        # What failed last, and until when it fails again; not the error itself, whose traceback keeps frames alive.
+        # The last failed access, and the time until which it fails again. Not the error: its traceback keeps frames.
         self._failed: tuple[int, int, bool, Action] | None = None
         self._until = -math.inf
         self.pin = inner.pin
@@ -269,20 +270,20 @@ class _FaultyWindow:
         return views
 
     def _check(self, addr: int, size: int, write: bool, views: Iterable[memoryview]) -> None:
-        again = self._again(addr, size, write)
-        action = again or self._judge(write)
+        repeated = self._repeated(addr, size, write)
+        action = repeated or self._judge(write)
         if action is None:
             return
-        if again is None:
+        if repeated is None:
             self._failed, self._until = (addr, size, write, action), trio.current_time() + SAME_REQUEST
         for view in views:
             view.release()
         error, reason = ERRORS[action]
         raise error(addr, size, write=write, reason=f"{reason} (link {self._link})")
 
-    def _again(self, addr: int, size: int, write: bool) -> Action | None:
-        """The same access again, because its error was taken for memory in pieces, or put off to the end of a batch:
-        it is one request, and fails again."""
+    def _repeated(self, addr: int, size: int, write: bool) -> Action | None:
+        """Return the last access's fault if this is the same access: a ring can repeat one request, because it took
+        the error for fragmented memory, or deferred it to the end of a batch."""
         if self._failed is None:
             return None
         if trio.current_time() > self._until:

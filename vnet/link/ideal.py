@@ -18,9 +18,9 @@ from vnet.link.base import (
     Link,
     LinkEnd,
     LinkStatistics,
+    LinkTraffic,
     Region,
     RootPort,
-    Traffic,
     Window,
     all_ones,
 )
@@ -37,7 +37,7 @@ class _Tally:
     unsupported: int = 0
 
     def read(self, size: int, value: int | None) -> int:
-        """Count what the other end answered, and make it what the reader gets."""
+        """Count a read; return its value, or all-ones if the other end refused it."""
         if value is None:
             self.unsupported += 1
             return all_ones(size)
@@ -50,16 +50,16 @@ class _Tally:
         else:
             self.unsupported += 1
 
-    def lost(self, size: int) -> int:
+    def drop(self, size: int) -> int:
         self.dropped += 1
         return all_ones(size)
 
-    def frozen(self) -> Traffic:
-        return Traffic(self.reads, self.writes, self.dropped, self.unsupported)
+    def frozen(self) -> LinkTraffic:
+        return LinkTraffic(self.reads, self.writes, self.dropped, self.unsupported)
 
 
 class _LinkWindow(MappedMemory):
-    """The other end's memory itself: an access costs what it costs there."""
+    """A window of direct views of the other end's memory."""
 
     def __init__(self, direction: Direction, start: int, size: int, forget: Callable[[_LinkWindow], object]) -> None:
         super().__init__(full_fence)
@@ -70,8 +70,8 @@ class _LinkWindow(MappedMemory):
     def regions(self) -> Sequence[Region]:
         return [(Addr(region.base), region.view) for region in self._regions]
 
-    def over(self, direction: Direction, start: int, size: int) -> bool:
-        """Whether it was mapped over a byte of the range."""
+    def overlaps(self, direction: Direction, start: int, size: int) -> bool:
+        """Return whether the window overlaps the range."""
         return self._direction is direction and self._start < start + size and start < self._end
 
     def close(self, fault: Callable[[int, int, bool], MemoryFault] | None = None) -> None:
@@ -94,7 +94,7 @@ class IdealLink:
         self._epoch = 0
         self._present = False
         self._enabled = True
-        self._moving = False
+        self._in_transition = False
         self._windows: dict[int, _LinkWindow] = {}
         self._watchers: list[LinkEvents] = []
         self._config = _Tally()
@@ -146,31 +146,31 @@ class IdealLink:
 
     def config_read(self, function: int, offset: int, size: int) -> int:
         if not self._up or self._endpoint is None:
-            return self._config.lost(size)
+            return self._config.drop(size)
         return self._config.read(size, self._endpoint.config_read(function, offset, size))
 
     def config_write(self, function: int, offset: int, size: int, value: int) -> None:
         if not self._up or self._endpoint is None:
-            self._config.lost(size)
+            self._config.drop(size)
         else:
             self._config.write(self._endpoint.config_write(function, offset, size, value))
 
     def mem_read(self, direction: Direction, addr: int, size: int, function: int = 0) -> int:
         end, tally = self._towards(direction)
         if not self._up or end is None:
-            return tally.lost(size)
+            return tally.drop(size)
         return tally.read(size, end.mem_read(addr, size, function))
 
     def mem_write(self, direction: Direction, addr: int, size: int, value: int, function: int = 0) -> None:
         end, tally = self._towards(direction)
         if not self._up or end is None:
-            tally.lost(size)
+            tally.drop(size)
         else:
             tally.write(end.mem_write(addr, size, value, function))
 
     def intx(self, function: int, asserted: bool) -> None:
         if not self._up or self._root is None:
-            self._messages.lost(0)
+            self._messages.drop(0)
         else:
             self._messages.write(True)
             self._root.intx(function, asserted)
@@ -179,7 +179,7 @@ class IdealLink:
         end, _ = self._towards(direction)
         if not self._up or end is None:
             raise LinkDown(addr, size, write=True, reason=f"link {self._name} is down")
-        window = _LinkWindow(direction, addr, size, lambda it: self._windows.pop(id(it)))
+        window = _LinkWindow(direction, addr, size, lambda closed: self._windows.pop(id(closed)))
         for base, view in end.regions(addr, size, function):
             window.add(base, view)
         self._windows[id(window)] = window
@@ -187,7 +187,7 @@ class IdealLink:
 
     def revoke(self, direction: Direction, addr: int, size: int, fault: Fault) -> None:
         for window in list(self._windows.values()):
-            if window.over(direction, addr, size):
+            if window.overlaps(direction, addr, size):
                 window.close(fault)
 
     def statistics(self) -> LinkStatistics:
@@ -209,7 +209,7 @@ class IdealLink:
         return () if end is None else end.beyond(addr, size)
 
     async def settle(self) -> None:
-        """Nothing is owed."""
+        """Do nothing: accesses take no time."""
 
     def watch(self, events: LinkEvents) -> None:
         self._watchers.append(events)
@@ -225,23 +225,23 @@ class IdealLink:
     def _settle(self) -> None:
         # A move requested while the ends are being notified waits until all of them know of this one, so that
         # every end sees the moves in the order in which they happened.
-        if self._moving or self._root is None or self._endpoint is None:
+        if self._in_transition or self._root is None or self._endpoint is None:
             return
-        self._moving = True
+        self._in_transition = True
         try:
             while self._up != (self._present and self._enabled):
                 if self._up:
-                    self._go_down(self._endpoint, self._root)
+                    self._take_down(self._endpoint, self._root)
                 else:
                     self._up = True
                     self._epoch += 1
-                    # The endpoint first: it must be ready when the root complex looks at it.
+                    # The endpoint first: it must be ready when the root complex enumerates it.
                     for end in (*self._watchers, self._endpoint, self._root):
                         end.link_up()
         finally:
-            self._moving = False
+            self._in_transition = False
 
-    def _go_down(self, *ends: LinkEvents) -> None:
+    def _take_down(self, *ends: LinkEvents) -> None:
         self._up = False
         fault = self._fault(self._epoch)
         for window in list(self._windows.values()):

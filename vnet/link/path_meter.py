@@ -14,7 +14,7 @@ __all__ = ["Toll", "toll_of"]
 
 @attrs.frozen
 class Toll:
-    """Implements `drivers.contracts.hw.Toll`: every link on the way counts each access, on a clock of its own."""
+    """Implements `drivers.contracts.hw.Toll`: every link of the path counts each access, on its own clock."""
 
     meters: tuple[Meter, ...]
     settles: tuple[Callable[[], Awaitable[None]], ...]
@@ -28,13 +28,13 @@ class Toll:
             meter.write(size)
 
     async def settle(self) -> None:
-        """Sleep until the last of them has carried everything so far."""
+        """Sleep until all accesses so far have crossed all links."""
         for settle in self.settles:
             await settle()
 
 
 def toll_of(link: Link, direction: Direction, addr: int, size: int) -> Toll | None:
-    """For that range of addresses on ``link``; None if no link on the way takes time."""
+    """Return the toll for a range of addresses on ``link``; None if no link of the path takes time."""
     ways = [(link, direction), *link.beyond(direction, addr, size)]
     metered = [(meter, way.settle) for way, where in ways if (meter := way.meter(where)) is not None]
     return Toll(*zip(*metered, strict=True)) if metered else None

@@ -1,4 +1,4 @@
-"""A link on which everything takes its time: accesses happen at once, and the bill is slept out afterwards.
+"""A link with timing: accesses happen at once, and their users sleep for their duration afterwards.
 
 One clock per direction says until when that direction is taken. Reads of a batch are all in flight together: each
 takes room on both clocks, and the read latency once, behind the transfers before it.
@@ -15,7 +15,7 @@ import trio
 
 from rings.queue import Meter
 from vnet.link.base import Direction, DirectionTiming, Link, LinkStatistics, LinkTiming
-from vnet.link.tlp import CONFIG_READ, CONFIG_WRITE, MESSAGE, Cost, PcieParameters, Way, read_cost, write_cost
+from vnet.link.tlp import CONFIG_READ, CONFIG_WRITE, MESSAGE, Cost, DirectionCost, PcieParameters, read_cost, write_cost
 from vnet.link.wrapper import LinkWrapper
 
 __all__ = ["GRAIN", "READ_LATENCY", "TimedLink", "grain_of"]
@@ -30,13 +30,13 @@ DEFAULTS = PcieParameters()
 
 
 def grain_of(clock: trio.abc.Clock) -> float:
-    """The shortest sleep worth taking on ``clock``: none is too short where time only passes when it is told to."""
+    """Return the shortest sleep worth taking on ``clock``, in seconds; 0 for a clock that jumps."""
     waiting = clock.deadline_to_sleep_time(clock.current_time() + GRAIN)
     return GRAIN if waiting < FAR else 0.0
 
 
-class _Lane:
-    """One direction: its clock, and what it carried."""
+class _DirectionClock:
+    """Clock and counters of one direction."""
 
     def __init__(self) -> None:
         self.busy_until = -math.inf
@@ -44,12 +44,12 @@ class _Lane:
         self.payload = 0
         self.wire = 0
 
-    def reserve(self, way: Way, earliest: float, rate: float) -> float:
-        """Room for ``way`` from ``earliest`` on; when its last byte is across."""
-        self.tlps[way.kind.value] += way.tlps
-        self.payload += way.payload
-        self.wire += way.wire
-        self.busy_until = max(self.busy_until, earliest) + way.wire / rate
+    def reserve(self, cost: DirectionCost, earliest: float, rate: float) -> float:
+        """Reserve time for ``cost`` from ``earliest`` on; return when its last byte has crossed."""
+        self.tlps[cost.kind.value] += cost.tlps
+        self.payload += cost.payload
+        self.wire += cost.wire
+        self.busy_until = max(self.busy_until, earliest) + cost.wire / rate
         return self.busy_until
 
     def frozen(self) -> DirectionTiming:
@@ -60,7 +60,7 @@ OPPOSITE = {Direction.DOWNSTREAM: Direction.UPSTREAM, Direction.UPSTREAM: Direct
 
 
 class _DmaMeter:
-    """Bills one direction's accesses through windows: only who uses a view knows how much of it."""
+    """Charges one direction's accesses through windows, as reported by the user of a view."""
 
     def __init__(self, link: TimedLink, direction: Direction) -> None:
         self._link = link
@@ -88,13 +88,13 @@ class TimedLink(LinkWrapper):
         read_latency: float = READ_LATENCY,
         grain: float | None = None,
     ) -> None:
-        """``read_latency`` and ``grain`` in seconds; without ``grain``, what suits the running clock."""
+        """``read_latency`` and ``grain`` in seconds; the default ``grain`` depends on the running clock."""
         super().__init__(inner)
         self.parameters = parameters
         self._rate = parameters.rate
         self._latency = read_latency
         self._grain = grain_of(trio.lowlevel.current_clock()) if grain is None else grain
-        self._lanes = {direction: _Lane() for direction in Direction}
+        self._directions = {direction: _DirectionClock() for direction in Direction}
         self._due = -math.inf
         self._slept = 0.0
         self._meters = {direction: _DmaMeter(self, direction) for direction in Direction}
@@ -108,10 +108,11 @@ class TimedLink(LinkWrapper):
         return self._due
 
     def bill_read(self, direction: Direction, size: int) -> None:
-        """``size`` bytes were asked for in that direction, and come back in the other."""
+        """Charge a read of ``size`` bytes: requests in this direction, data in the other."""
         self._bill(direction, self._read_cost(size))
 
     def bill_write(self, direction: Direction, size: int) -> None:
+        """Charge a write of ``size`` bytes in this direction."""
         self._bill(direction, self._write_cost(size))
 
     # LinkEvents
@@ -122,8 +123,8 @@ class TimedLink(LinkWrapper):
     def link_down(self) -> None:
         """Drop all debt: transfers under way are lost."""
         self._due = -math.inf
-        for lane in self._lanes.values():
-            lane.busy_until = -math.inf
+        for clock in self._directions.values():
+            clock.busy_until = -math.inf
 
     # Link
 
@@ -162,19 +163,19 @@ class TimedLink(LinkWrapper):
             generation=self.parameters.generation,
             lanes=self.parameters.lanes,
             rate=self._rate,
-            downstream=self._lanes[Direction.DOWNSTREAM].frozen(),
-            upstream=self._lanes[Direction.UPSTREAM].frozen(),
+            downstream=self._directions[Direction.DOWNSTREAM].frozen(),
+            upstream=self._directions[Direction.UPSTREAM].frozen(),
             slept=self._slept,
         )
         return attrs.evolve(self.inner.statistics(), timing=timing)
 
     def _bill(self, direction: Direction, cost: Cost) -> None:
-        if not self.inner.up or not cost.there.tlps:
+        if not self.inner.up or not cost.request.tlps:
             return
         earliest = trio.current_time() - self._grain
-        done = self._lanes[direction].reserve(cost.there, earliest, self._rate)
-        if cost.back is not None:
-            answered = self._lanes[OPPOSITE[direction]].reserve(cost.back, earliest, self._rate)
-            # The answer follows its request; where other answers keep its direction busy, it follows those.
-            done = max(done + cost.back.wire / self._rate, answered) + self._latency
+        done = self._directions[direction].reserve(cost.request, earliest, self._rate)
+        if cost.completion is not None:
+            completed = self._directions[OPPOSITE[direction]].reserve(cost.completion, earliest, self._rate)
+            # The completion follows its request, and all earlier completions in its direction.
+            done = max(done + cost.completion.wire / self._rate, completed) + self._latency
         self._due = max(self._due, done)

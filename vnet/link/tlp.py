@@ -21,16 +21,16 @@ __all__ = [
     "MESSAGE",
     "SIZES",
     "Cost",
-    "Kind",
+    "TlpKind",
     "PcieParameters",
-    "Way",
+    "DirectionCost",
     "effective_bandwidth",
     "read_cost",
     "write_cost",
 ]
 
 
-class Kind(Enum):
+class TlpKind(Enum):
     """Transaction layer packets, as the specification calls them."""
 
     MWR = "MWr"
@@ -45,15 +45,15 @@ class Kind(Enum):
 FRAMING = 8
 """Bytes around every TLP: start and end symbols (from generation 3 on the STP token), sequence number, LCRC."""
 HEADERS = {
-    Kind.MWR: 16,
-    Kind.MRD: 16,
-    Kind.MSG: 16,
-    Kind.CPLD: 12,
-    Kind.CPL: 12,
-    Kind.CFG_RD: 12,
-    Kind.CFG_WR: 12,
+    TlpKind.MWR: 16,
+    TlpKind.MRD: 16,
+    TlpKind.MSG: 16,
+    TlpKind.CPLD: 12,
+    TlpKind.CPL: 12,
+    TlpKind.CFG_RD: 12,
+    TlpKind.CFG_WR: 12,
 }
-"""Bytes: four doublewords with a 64-bit address or a message, else three."""
+"""Header size in bytes: four doublewords with a 64-bit address or for a message, else three."""
 CONFIG_DATA = 4
 
 GIGATRANSFERS = {1: 2.5, 2: 5.0, 3: 8.0, 4: 16.0, 5: 32.0}
@@ -61,7 +61,7 @@ GIGATRANSFERS = {1: 2.5, 2: 5.0, 3: 8.0, 4: 16.0, 5: 32.0}
 GENERATIONS = tuple(GIGATRANSFERS)
 LANES = (1, 2, 4, 8, 16)
 SIZES = (128, 256, 512, 1024, 2048, 4096)
-"""Maximum payload and read request sizes there are."""
+"""Permitted maximum payload and read request sizes, in bytes."""
 
 DLLP = 8
 """Bytes of an Ack or of a flow control update on the link."""
@@ -76,14 +76,14 @@ INTERNAL_DELAY_LATER = 115
 
 @attrs.frozen
 class PcieParameters:
-    """How wide and fast a link is, and how transfers are cut on it. Sizes in bytes."""
+    """Width and speed of a link, and the limits of its packets. Sizes in bytes."""
 
     generation: int = attrs.field(default=3, validator=attrs.validators.in_(GENERATIONS))
     lanes: int = attrs.field(default=8, validator=attrs.validators.in_(LANES))
     max_payload: int = attrs.field(default=256, validator=attrs.validators.in_(SIZES))
     max_read_request: int = attrs.field(default=512, validator=attrs.validators.in_(SIZES))
     completion_boundary: int | None = attrs.field(default=None, validator=attrs.validators.in_((None, 64, 128)))
-    """Where completions are cut at every read completion boundary; None: only at the maximum payload."""
+    """Read completion boundary; None: completions are split at the maximum payload only."""
 
     @property
     def raw_rate(self) -> float:
@@ -103,15 +103,15 @@ class PcieParameters:
 
     @property
     def rate(self) -> float:
-        """Bytes per second and direction that are left for TLPs, their framing included."""
+        """Bytes per second and direction for TLPs, their framing included."""
         return self.raw_rate * (1 - 2 * DLLP / self.ack_interval - SKIP / SKIP_INTERVAL)
 
 
 @attrs.frozen
-class Way:
+class DirectionCost:
     """The TLPs and bytes of one transfer in one direction."""
 
-    kind: Kind
+    kind: TlpKind
     tlps: int
     payload: int
     """Bytes of data."""
@@ -121,37 +121,37 @@ class Way:
 
 @attrs.frozen
 class Cost:
-    """The cost of one transfer: from the requester, and back if it is answered."""
+    """The cost of one transfer: its request, and its completion if it has one."""
 
-    there: Way
-    back: Way | None = None
+    request: DirectionCost
+    completion: DirectionCost | None = None
 
 
-def _way(kind: Kind, tlps: int, payload: int) -> Way:
+def _direction_cost(kind: TlpKind, tlps: int, payload: int) -> DirectionCost:
     # Data goes in doublewords, even if only part of it is enabled.
-    return Way(kind, tlps, payload, tlps * (FRAMING + HEADERS[kind]) + (payload + 3) // 4 * 4)
+    return DirectionCost(kind, tlps, payload, tlps * (FRAMING + HEADERS[kind]) + (payload + 3) // 4 * 4)
 
 
-CONFIG_READ = Cost(_way(Kind.CFG_RD, 1, 0), _way(Kind.CPLD, 1, CONFIG_DATA))
-CONFIG_WRITE = Cost(_way(Kind.CFG_WR, 1, CONFIG_DATA), _way(Kind.CPL, 1, 0))
-MESSAGE = Cost(_way(Kind.MSG, 1, 0))
+CONFIG_READ = Cost(_direction_cost(TlpKind.CFG_RD, 1, 0), _direction_cost(TlpKind.CPLD, 1, CONFIG_DATA))
+CONFIG_WRITE = Cost(_direction_cost(TlpKind.CFG_WR, 1, CONFIG_DATA), _direction_cost(TlpKind.CPL, 1, 0))
+MESSAGE = Cost(_direction_cost(TlpKind.MSG, 1, 0))
 
 
 def write_cost(parameters: PcieParameters, size: int) -> Cost:
-    """Return the cost of writing ``size`` bytes: posted, no answer."""
-    return Cost(_way(Kind.MWR, -(-size // parameters.max_payload), size))
+    """Return the cost of writing ``size`` bytes: posted, without completions."""
+    return Cost(_direction_cost(TlpKind.MWR, -(-size // parameters.max_payload), size))
 
 
 def read_cost(parameters: PcieParameters, size: int) -> Cost:
-    """Return the cost of reading ``size`` bytes: every request is answered by completions of its own."""
+    """Return the cost of reading ``size`` bytes: each request has its own completions."""
     request = parameters.max_read_request
     step = min(parameters.completion_boundary or parameters.max_payload, parameters.max_payload)
     whole, rest = divmod(size, request)
     completions = whole * -(-request // step) + -(-rest // step)
-    return Cost(_way(Kind.MRD, whole + (rest > 0), 0), _way(Kind.CPLD, completions, size))
+    return Cost(_direction_cost(TlpKind.MRD, whole + (rest > 0), 0), _direction_cost(TlpKind.CPLD, completions, size))
 
 
 def effective_bandwidth(parameters: PcieParameters, cost: Cost) -> float:
-    """Bytes of data per second when nothing but such transfers keeps the link busy."""
-    ways = [way for way in (cost.there, cost.back) if way is not None]
-    return parameters.rate * sum(way.payload for way in ways) / max(way.wire for way in ways)
+    """Return the bytes of data per second on a link that carries such transfers only."""
+    costs = [part for part in (cost.request, cost.completion) if part is not None]
+    return parameters.rate * sum(part.payload for part in costs) / max(part.wire for part in costs)

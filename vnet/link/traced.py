@@ -1,4 +1,4 @@
-"""A link that writes down what crosses it: a line for every register access, doorbell, interrupt, DMA view and move."""
+"""A link with a trace: a line for each register access, doorbell, interrupt, DMA view, and link-up or link-down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vnet.link.wrapper import LinkWrapper
 __all__ = ["Symbols", "TracedLink"]
 
 Symbols = Callable[[Direction, int], str | None]
-"""The name of what lies at an address that a request in that direction goes to, if it has one."""
+"""Returns the name of the register at an address, for requests in a direction; None if it has no name."""
 ARROWS = {Direction.DOWNSTREAM: ">", Direction.UPSTREAM: "<"}
 
 
@@ -45,11 +45,11 @@ class TracedLink(LinkWrapper):
             Direction.DOWNSTREAM: ("doorbell", doorbell),
             Direction.UPSTREAM: ("interrupt", interrupt),
         }
-        self._born = trio.current_time()
+        self._created = trio.current_time()
         inner.watch(self)
 
     def _note(self, text: str) -> None:
-        self._sink(f"{trio.current_time() - self._born:.9f} {self.name} {text}")
+        self._sink(f"{trio.current_time() - self._created:.9f} {self.name} {text}")
 
     def _at(self, direction: Direction, addr: int, size: int) -> str:
         name = self._symbols(direction, addr)
@@ -80,10 +80,10 @@ class TracedLink(LinkWrapper):
         return value
 
     def mem_write(self, direction: Direction, addr: int, size: int, value: int, function: int = 0) -> None:
-        name, meant = self._special[direction]
-        what = name if meant(addr, size, value) else "write"
-        # Before it arrives: what it sets off comes below it.
-        self._note(f"{ARROWS[direction]} {what} {self._at(direction, addr, size)} = {value:#x}")
+        special, is_special = self._special[direction]
+        request = special if is_special(addr, size, value) else "write"
+        # Traced before the write arrives, so that its consequences follow in the trace.
+        self._note(f"{ARROWS[direction]} {request} {self._at(direction, addr, size)} = {value:#x}")
         self.inner.mem_write(direction, addr, size, value, function)
 
     def intx(self, function: int, asserted: bool) -> None:
@@ -95,8 +95,8 @@ class TracedLink(LinkWrapper):
         arrow = ARROWS[direction]
         self._note(f"{arrow} map .{function} {addr:#x}+{size}")
 
-        def note(what: str, addr: int, size: int) -> None:
-            self._note(f"{arrow} {what} {addr:#x}+{size}")
+        def note(access: str, addr: int, size: int) -> None:
+            self._note(f"{arrow} {access} {addr:#x}+{size}")
 
         return _TracedWindow(window, note)
 
