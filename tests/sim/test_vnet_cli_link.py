@@ -29,4 +29,4 @@ def test_a_link_that_is_not_there_is_not_moved(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(link, "_all_links", no_links)
     done = CliRunner().invoke(link.command, [move])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr == "vnet: vnet has no link: its devices are within one host\n"
+    assert done.stderr == "vnet: vnet has no link: all its devices are within one host\n"

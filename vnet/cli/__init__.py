@@ -1,6 +1,6 @@
-"""The ``vnet`` command: the only place that prints, reads argv or exits.
+"""The ``vnet`` command: the only package that prints, reads argv or exits.
 
-``main`` is the command group. It is imported when it is used: `vnet.cli.start` has to run before slow imports do.
+``main`` is the command group. It is imported at first use: `vnet.cli.start` must run before slow imports do.
 """
 
 from __future__ import annotations

@@ -83,7 +83,9 @@ def command(
     congestion: str | None,
     json_file: Path | None,
 ) -> None:
-    """Measure this stack beside what else could do the same, interleaved, and show medians.
+    """Measure this stack and alternatives to it; show medians.
+
+    The contestants of a suite take turns in each round.
 
     net: over TUN and TAP, beside a bare TUN-to-TUN forwarder and a veth pair. carriers: over every transport, direct
     and mediated, beside pci. processes: driver and device in two processes, beside both in one, and what that costs the

@@ -1,4 +1,4 @@
-"""What commands share: errors as one line, and the name of a running system."""
+"""Parts that commands share: errors in one line, and the option with the name of a system."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 EXPECTED = (ConfigError, ControlError, PrivilegeError, DriverError, TrafficError, MemoryFault, OSError)
-"""What may go wrong without anything being wrong with this program."""
+"""Errors that users cause or can fix: they are reported in one line, without a traceback."""
 
 
 class _Failure(click.ClickException):
-    """Ends the command with exit status 1, after one line for each error."""
+    """Ends the command with exit status 1, after a line per error."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__("\n".join(lines))
@@ -42,10 +42,10 @@ class _Failure(click.ClickException):
 
 
 def errors_in_one_line(command: Callable[P, R]) -> Callable[P, R]:
-    """Wrap the callback of a command: each expected error is one line on standard error, and the exit status is 1.
+    """Wrap the callback of a command: expected errors become lines on standard error and exit status 1.
 
-    Expected errors may come in groups, and beside cancellations. Anything else is a bug, whose traceback is wanted: a
-    group that holds one is printed without the expected errors in it, after their lines.
+    Expected errors may be in groups, together with cancellations. Any other error is a bug and keeps its traceback: a
+    group with a bug is raised without its expected errors, after their lines.
     """
 
     @functools.wraps(command)
@@ -53,28 +53,28 @@ def errors_in_one_line(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except BrokenPipeError:
-            raise  # the reader of our output has left; `vnet.cli.start` ends quietly
+            raise  # the reader of our output has closed it; `vnet.cli.start` exits quietly
         except EXPECTED as exc:
             raise _Failure([one_line(exc)]) from None
         except BaseExceptionGroup as group:
             closed, rest = group.split(BrokenPipeError)
             if closed is not None and (rest is None or rest.split(trio.Cancelled)[1] is None):
                 raise next(_leaves(closed)) from None
-            found, unexpected = _sort(group)
-            if unexpected is None and found:
-                raise _Failure(found) from None
-            _Failure(found).show()
+            lines, unexpected = _sort(group)
+            if unexpected is None and lines:
+                raise _Failure(lines) from None
+            _Failure(lines).show()
             raise (unexpected or group) from None
 
     return run
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error, on one line."""
+    """Return the message of an error on one line, with a command that helps if there is one."""
     if isinstance(error, PrivilegeError) and error.command == SUDO:
         text = f"{error.missing}; try: {SUDO} {shlex.join(sys.argv[1:])}"
     elif isinstance(error, OSError) and error.errno == errno.EMFILE:
-        # Whatever was to be opened: the limit is what is wrong, once for all tasks that met it.
+        # The limit is the cause, not the file that was to be opened: one line for all tasks that reached it.
         text = f"{error.strerror}; try: ulimit -n {4 * resource.getrlimit(resource.RLIMIT_NOFILE)[0]}"
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -84,7 +84,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _sort(group: BaseExceptionGroup) -> tuple[list[str], BaseExceptionGroup | None]:
-    """The lines of the expected errors in a group, each once, and the group of the others without cancellations."""
+    """Return the lines of the expected errors, without repetition, and a group of the others without cancellations."""
     expected, others = group.split(EXPECTED)
     unexpected = others.split(trio.Cancelled)[1] if others is not None else None
     lines = [] if expected is None else [one_line(error) for error in _leaves(expected)]
@@ -100,14 +100,14 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def report(line: str) -> None:
-    """Tell the user something about a system that goes on, also if nothing reads standard error any more."""
+    """Write a line about a running system to standard error, even if its reader has closed it."""
     with contextlib.suppress(OSError):
         click.echo(f"vnet: {line}", err=True)
 
 
 def _check_name(_context: click.Context, _option: click.Parameter, name: str) -> str:
     if not NAME.fullmatch(name):
-        raise click.BadParameter("a lower-case letter, then at most 31 letters, digits, - and _")
+        raise click.BadParameter("must be a lower-case letter, then at most 31 lower-case letters, digits, - and _")
     return name
 
 
@@ -117,5 +117,5 @@ name_option = click.option(
     show_default=True,
     callback=_check_name,
     shell_complete=complete_systems,
-    help="Which system; its namespaces and its control socket are named after it.",
+    help="Name of the system, which prefixes its namespaces and names its control socket.",
 )

@@ -1,4 +1,4 @@
-"""``vnet completion``: what a shell needs to complete vnet's commands and the names of what runs."""
+"""``vnet completion``: print a script by which a shell completes commands, options and names."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from click.shell_completion import get_completion_class
 __all__ = ["command"]
 
 VARIABLE = "_VNET_COMPLETE"
+"""Environment variable by which the script calls vnet."""
 
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print the completion script of SHELL, for its start-up file.
+    """Print the completion script for a SHELL.
 
     \b
     bash:  echo 'eval "$(vnet completion bash)"' >> ~/.bashrc

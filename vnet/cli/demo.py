@@ -1,4 +1,4 @@
-"""``vnet demo``: the whole thing in one command."""
+"""``vnet demo``: build a system, send traffic through one device, and judge the result."""
 
 from __future__ import annotations
 
@@ -28,27 +28,25 @@ __all__ = ["command"]
 
 
 @click.command("demo")
-@click.option(
-    "--device", type=click.Choice(list(DEMOS)), default="net", show_default=True, help="The device type that works."
-)
+@click.option("--device", type=click.Choice(list(DEMOS)), default="net", show_default=True, help="Device type.")
 @click.option(
     "--port",
     type=click.Choice(["tun", "tap", "memory"]),
-    help="What both ends of a network device are plugged into.  [default: tun]",
+    help="Port at both ends of a network device.  [default: tun]",
 )
 @click.option(
     "--transport",
     type=click.Choice(list(TRANSPORTS)),
     default="pci",
     show_default=True,
-    help="What carries the device.",
+    help="Transport between driver and device.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["direct", "mediated"]),
     default="direct",
     show_default=True,
-    help="Whether the device is the port itself, or has the endpoint's own driver behind it.",
+    help="direct: the device uses its port itself; mediated: a local driver does so, behind a mediator.",
 )
 @click.option("--seconds", type=click.IntRange(1, 3600), default=3, show_default=True, help="Length of each timed run.")
 @json_option
@@ -57,15 +55,15 @@ __all__ = ["command"]
 def command(
     device: str, port: PortKind | None, transport: str, mode: str, seconds: int, json_file: Path | None, name: str
 ) -> None:
-    """Build two hosts and what joins them, have programs use a device across its virtqueues, and judge the result.
+    """Build a system with one device and test the device.
 
-    net: ping and iperf3; if TUN, a right, or a program is missing, the same stack runs on in-memory ports. blk:
-    nbdcopy, compared by hash, and fio. scsi and rpmsg: programs of their own. What a missing program would have done
-    is left out, and said. Exit status 1 if data differ, a ping is lost, a TCP run ends early, UDP at 50 Mbit/s loses
-    more than 1 %, or a drop counter of ours rose.
+    net: ping and iperf3; without TUN, root or these programs, scapy frames on in-memory ports. blk: nbdcopy, compared
+    by hash, and fio. scsi and rpmsg: our own Python programs. Runs that need a missing program are left out, with a
+    line that says so. The exit status is 1 if data differ, a ping is lost, a TCP run ends early, UDP at 50 Mbit/s loses
+    more than 1 %, or a drop counter increases.
     """
     if port is not None and device != "net":
-        raise click.UsageError(f"--port is for --device net; a {device} device has no packet port")
+        raise click.UsageError(f"--port requires --device net: a {device} device has no packet port")
     kinds = _ports(port or "tun") if device == "net" else _ports("memory")
     with open_json(json_file) as write:
         report = _demonstrate(device, transport, mode, seconds, name, kinds)
@@ -80,7 +78,7 @@ def command(
 def _demonstrate(
     device: str, transport: str, mode: str, seconds: int, name: str, kinds: Iterator[PortKind]
 ) -> DemoReport:
-    """Run the demonstration on the first of the port ``kinds`` for which no right is missing."""
+    """Run the demonstration on the first of the port ``kinds`` that this process may use."""
     while True:
         port = next(kinds)
         with TemporaryDirectory(prefix="vnet-demo-") as folder:
@@ -91,7 +89,7 @@ def _demonstrate(
             kind = f"{device}, {port}" if device == "net" else device
             click.echo(f"{driver} (virtio-{kind}) <== {transport}, {mode} ==> {other} (vhost-{kind})")
             try:
-                # A system without a namespace is not visible outside, and leaves nothing to be removed later.
+                # A system without namespaces leaves nothing behind if it is killed.
                 with claim(name, topology) if topology.own_netns(name) else nullcontext():
                     return run_until_signal(partial(_run, DEMOS[device], settings, topology, name))
             except (PrivilegeError, PermissionError) as exc:
@@ -101,7 +99,7 @@ def _demonstrate(
 
 
 def _ports(port: PortKind) -> Iterator[PortKind]:
-    """The kind of port to try, if all that it needs is there, then memory."""
+    """Yield the kind of port to try, if its tools and rights are present, then memory."""
     if port != "memory":
         try:
             need_tools("ping", "iperf3", "nsenter")
@@ -119,13 +117,13 @@ def _report_fallback(error: Exception) -> None:
 
 
 async def _run(demo: Demo, settings: DemoSettings, topology: Topology, name: str) -> DemoReport:
-    def started(plan: Plan) -> None:
+    def on_start(plan: Plan) -> None:
         click.echo(f"  {plan.name}, {plan.source} to {plan.target} ... ", nl=False)
 
-    def finished(run: Run) -> None:
+    def on_end(run: Run) -> None:
         click.echo(run.line())
 
-    return await run_demo(demo, settings, topology, name=name, started=started, finished=finished)
+    return await run_demo(demo, settings, topology, name=name, on_start=on_start, on_end=on_end)
 
 
 def _tables(report: DemoReport) -> str:

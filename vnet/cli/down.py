@@ -1,4 +1,4 @@
-"""``vnet down``: end a running system, or remove what a killed one left."""
+"""``vnet down``: end a running system, or remove the remains of a killed one."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ from vnet.system.state import State, clean_up, running, signal_owner, state_path
 __all__ = ["command"]
 
 PATIENCE = 10.0
-"""Seconds that a system has to end."""
-LOOK = 0.02
+"""Seconds that a system may take to end."""
+POLL_INTERVAL = 0.02
+"""Seconds between two checks whether it has ended."""
 
 
 @click.command("down")
 @name_option
 @errors_in_one_line
 def command(name: str) -> None:
-    """End the running system, and wait until it is gone; after a kill -9, remove what it left."""
+    """End a running system, or clean up after a killed one."""
     state = running(name)
     if state is None:
-        left = clean_up(name)
-        if left is None:
+        remains = clean_up(name)
+        if remains is None:
             click.echo(f"{name} is not running")
         else:
-            click.echo(f"{name} was killed; removed {', '.join(left.netns) or 'its files'}")
+            click.echo(f"{name} was killed; removed {', '.join(remains.netns) or 'its files'}")
     else:
         trio.run(_end, name)
         click.echo(f"{name} is down")
 
 
 async def _end(name: str) -> None:
-    """Ask the system to end until it does. Raises ControlError."""
-    asked = False
+    """Request the end of the system and wait for it. Raises ControlError."""
+    requested = False
     state = None
     with trio.move_on_after(PATIENCE):
-        while (found := running(name)) is not None:
-            state = found
-            asked = asked or await _ask_to_end(state)
-            await trio.sleep(LOOK)
+        while (current := running(name)) is not None:
+            state = current
+            requested = requested or await _request_end(state)
+            await trio.sleep(POLL_INTERVAL)
         return
     assert state is not None
     if signal_owner(state, 0):
         raise ControlError(f"{name} does not end; try: sudo kill -9 {state.pid}; vnet down --name {name}")
     path = state_path(name)
-    why = f"{name} does not end, and {path} does not name the process that has locked it"
+    why = f"{name} does not end, and {path} does not name the process that holds its lock"
     raise ControlError(f"{why}; try: fuser {path}")
 
 
-async def _ask_to_end(state: State) -> bool:
-    """Whether the system was told: by its control socket, or by a signal if it hangs or does not listen yet."""
+async def _request_end(state: State) -> bool:
+    """Request the end by the control socket, else by SIGTERM. Returns whether the system got the request."""
     try:
         await ask(state.name, "quit")
     except ControlError:

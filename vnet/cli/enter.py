@@ -1,4 +1,4 @@
-"""``vnet exec``: run a program on one of the hosts of a running system."""
+"""``vnet exec``: run a program in the namespace of a host."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["command"]
 @click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
 @errors_in_one_line
 def command(name: str, host: str, cmd: tuple[str, ...]) -> None:
-    """Run CMD in the network namespace of HOST, and become it: its exit status is CMD's.
+    """Run CMD in the network namespace of HOST.
 
-    As with `ip netns exec`, CMD sees the namespace's own /sys, and the files in /etc/netns/NAMESPACE in place of those
-    of the same names in /etc.
+    CMD replaces vnet, so the exit status is CMD's. As with `ip netns exec`, CMD sees the namespace's own /sys, and the
+    files in /etc/netns/NAMESPACE instead of those with the same names in /etc.
 
     \b
     vnet exec rc -- curl http://198.18.0.2/
@@ -35,10 +35,10 @@ def command(name: str, host: str, cmd: tuple[str, ...]) -> None:
     if state is None:
         raise ControlError(f"{name} is not running; try: vnet up --name {name}")
     if host not in state.hosts:
-        raise ControlError(f"{name} has no host {host!r}; there are: {', '.join(state.hosts)}")
+        raise ControlError(f"{name}: host {host!r}: must be one of {', '.join(state.hosts)}")
     netns = state.hosts[host]
     if netns is None:
-        raise ControlError(f"{host} has in-memory ports only, and so no namespace")
+        raise ControlError(f"{name}: host {host!r}: must be a host with a namespace; this one only has in-memory ports")
     enter(NETNS_DIR / netns)
     mount_view(netns)
     execute(cmd)

@@ -1,4 +1,4 @@
-"""The command group; each command is in a module of its own, imported when it is used."""
+"""The command group. Each command is a module, imported when the command runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from vnet.cli.start import imports_are_done
+from vnet.cli.interrupt import raise_on_interrupt
 from vnet.version import __version__
 
 __all__ = ["main"]
@@ -29,10 +29,11 @@ COMMANDS: Mapping[str, str] = {
     "schema": "vnet.cli.schema",
     "completion": "vnet.cli.completion",
 }
+"""Module by command."""
 
 
 class LazyCommands(dict[str, click.Command]):
-    """The commands by name. A module is imported when its command is used: help and completion stay quick."""
+    """Commands by name. A module is imported when its command is used, so that completion is fast."""
 
     def __init__(self) -> None:
         super().__init__(dict.fromkeys(COMMANDS, click.Command(None)))
@@ -50,31 +51,31 @@ class LazyCommands(dict[str, click.Command]):
 
 
 class CommandGroup(click.Group):
-    """The group of all commands, which says when the imports are over."""
+    """The group of all commands, which switches the handler of Ctrl-C after the imports."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Resolve like the base class. All imports are over then, and Ctrl-C is a KeyboardInterrupt again."""
+        """Return the command as the base class does; from then on Ctrl-C is a KeyboardInterrupt."""
         resolved = super().resolve_command(ctx, args)
-        imports_are_done()
+        raise_on_interrupt()
         return resolved
 
 
 def _ignore_half_made_loops(
     report: Callable[[sys.UnraisableHookArgs], object], unraisable: sys.UnraisableHookArgs
 ) -> None:
-    """Report an error in a destructor, but not that of an event loop that had no descriptors.
+    """Report an error in a destructor, except in that of a half-made asyncio event loop.
 
-    pyroute2 makes an event loop for each netlink socket. If descriptors run out meanwhile, the loop's destructor fails
-    over what was never made; the lack itself is raised, and reported.
+    pyroute2 makes an event loop for each netlink socket. If the process has no free file descriptor, the loop's
+    destructor fails because its attributes are missing; the cause is raised and reported anyway.
     """
     if getattr(unraisable.object, "__qualname__", "") != "BaseEventLoop.__del__":
         report(unraisable)
 
 
 def _load(_context: click.Context, _option: click.Parameter, files: tuple[Path, ...]) -> None:
-    """Before any command is imported, whose options may list what there is."""
+    """Load extensions before a command is imported, because its options may list device types and transports."""
     if files:
         from vnet.cli.common import errors_in_one_line
         from vnet.topology.extensions import load_extension
@@ -95,9 +96,9 @@ def _load(_context: click.Context, _option: click.Parameter, files: tuple[Path, 
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     callback=_load,
     expose_value=False,
-    help="Run this Python file first, which adds a device type or a transport; may be given several times.",
+    help="Python file that adds a device type or a transport. Repeatable.",
 )
 def main() -> None:
-    """Virtio between two machines joined by a simulated PCI Express link."""
+    """Run virtio between two machines joined by a simulated PCI Express link."""
     if not isinstance(sys.unraisablehook, partial):
         sys.unraisablehook = partial(_ignore_half_made_loops, sys.unraisablehook)

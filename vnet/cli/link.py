@@ -1,4 +1,4 @@
-"""``vnet link``: take the link of a running system down, and up again."""
+"""``vnet link``: take links of a running system down and up."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["command"]
 @click.argument("link", required=False, shell_complete=complete_links)
 @errors_in_one_line
 def command(name: str, move: str, link: str | None) -> None:
-    """Take LINK, or all links, up or down while everything runs."""
+    """Take LINK, or all links, down or up while the system runs."""
     trio.run(_set, name, link, move == "up")
 
 
 async def _set(name: str, link: str | None, up: bool) -> None:
     links = await _all_links(name) if link is None else (link,)
     if not links:
-        raise ControlError(f"{name} has no link: its devices are within one host")
+        raise ControlError(f"{name} has no link: all its devices are within one host")
     for each in links:
         await ask(name, "link-set", {"name": each, "up": up})
         click.echo(f"{each} is {'up' if up else 'down'}")
 
 
 async def _all_links(name: str) -> tuple[str, ...]:
-    found = await ask(name, "query-vnet")
-    assert isinstance(found, dict)
-    return tuple(found["links"])
+    snapshot = await ask(name, "query-vnet")
+    assert isinstance(snapshot, dict)
+    return tuple(snapshot["links"])

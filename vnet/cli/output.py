@@ -1,4 +1,4 @@
-"""Files that a command writes its figures to."""
+"""JSON files with the figures of a command."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ json_option = click.option(
     "--json",
     "json_file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write all figures to this file, too.",
+    help="File for all figures as JSON.",
 )
 
 
 @contextmanager
 def open_json(path: Path | None) -> Iterator[Callable[[object], None]]:
-    """Open the file before the work that it is for; gives what writes the figures, in place of older contents.
+    """Open the file before the work starts; return a function that writes figures over its contents.
 
-    If nothing is written, a file that was there stays as it was, and no new one is left. Raises OSError.
+    If the work fails, an existing file keeps its contents, and a new one is removed. Raises OSError.
     """
     if path is None:
         yield lambda figures: None

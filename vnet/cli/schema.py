@@ -1,4 +1,4 @@
-"""``vnet schema``: what may stand in a topology file."""
+"""``vnet schema``: print the schema or the reference of topology files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["command"]
 @click.command("schema")
 @click.option("--markdown", is_flag=True, help="Print the reference as Markdown tables instead.")
 def command(markdown: bool) -> None:
-    """Print the JSON Schema of topology files, for editors and checkers.
+    """Print the JSON Schema of topology files.
 
-    A file that begins with `#:schema vnet.schema.json` is completed and checked by editors that know TOML.
-    Device types and transports of --load are in it.
+    Editors that know TOML complete and check a file whose first line is `#:schema vnet.schema.json`.
+    The schema includes the device types and transports of --load.
     """
     click.echo(reference() if markdown else json.dumps(json_schema(), indent=2))

@@ -1,4 +1,4 @@
-"""``vnet serve``: one device for somebody else's driver, such as that of a guest in QEMU, over vhost-user."""
+"""``vnet serve``: serve one device over vhost-user to a driver in another process, such as a guest in QEMU."""
 
 from __future__ import annotations
 
@@ -27,35 +27,42 @@ __all__ = ["command", "hint"]
 
 
 class _Value:
-    """Stands for what was given on the command line."""
+    """Type of `VALUE`."""
 
 
 VALUE = _Value()
+"""Placeholder for the value from the command line."""
 
 
 @attrs.frozen
 class ServeOption:
-    """An option, and the keys of a topology's device that it stands for."""
+    """An option, and the keys of a device in a topology that it sets."""
 
     flag: str
+    """Name, such as --mtu."""
     keys: Mapping[str, object]
+    """Values by dotted key; `VALUE` stands for the option's value."""
     help: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
+    """More arguments of `click.Option`."""
     make: Callable[[Any], object] = lambda given: list(given) if isinstance(given, tuple) else given
-    """What becomes of the option's value."""
+    """Converts the option's value to that of a key."""
 
     @property
     def name(self) -> str:
+        """Name of the option's parameter."""
         return self.flag.lstrip("-").replace("-", "_")
 
     def is_given(self, value: object) -> bool:
-        """Whether the user gave ``value``: 0 and an empty text are values, an absent flag is False, a list empty."""
+        """Return whether the user gave ``value``: an absent option is None, False or an empty tuple."""
         return value is not None and value is not False and value != ()
 
-    def option(self) -> click.Option:
+    def as_click(self) -> click.Option:
+        """Return the option for click."""
         return click.Option([self.flag], help=self.help, **self.options)
 
     def put(self, given: Any, device: dict[str, Any]) -> None:
+        """Set the keys of ``device`` for the value ``given``."""
         for path, value in self.keys.items():
             *tables, key = path.split(".")
             table = device
@@ -65,7 +72,7 @@ class ServeOption:
 
 
 def _value(kind: Any, text: str) -> object:
-    """The value of a key of this type that a topology would have for ``text``; text that is no such value stays."""
+    """Return ``text`` as a value of type ``kind``, or unchanged if it is none."""
     kinds = {kind, *get_args(kind)}
     if int in kinds and re.fullmatch(r"-?[0-9]{1,18}", text):
         return int(text)
@@ -73,7 +80,7 @@ def _value(kind: Any, text: str) -> object:
 
 
 def _table(text: str, record: type) -> dict[str, object]:
-    """``key=value,key=value`` as the table that a topology has for that record."""
+    """Return ``key=value,key=value`` as the table of a record in a topology."""
     kinds = get_type_hints(record)
     rows = [part.partition("=") for part in text.split(",")]
     keys = [key for key, _, _ in rows]
@@ -86,100 +93,99 @@ def _luns(given: Sequence[str]) -> list[dict[str, object]]:
     return [{"store": "file", "lun": number, **_table(text, LunSpec)} for number, text in enumerate(given)]
 
 
-def _flag(settings: Sequence[ServeOption], path: str) -> str:
-    """The option that gave the setting at ``path`` of a device, else the path itself."""
+def _flag(options: Sequence[ServeOption], path: str) -> str:
+    """Return the option that set the key at ``path`` of a device, else the path itself."""
     key = re.sub(r"^devices\.\w+\.", "", path)
-    for setting in settings:
-        for given, value in setting.keys.items():
+    for option in options:
+        for given, value in option.keys.items():
             if value is VALUE and re.match(rf"{re.escape(given)}(\[|$)", key):
-                return setting.flag + key.removeprefix(given)
+                return option.flag + key.removeprefix(given)
     return path
 
 
 COMMON = (
-    ServeOption(
-        "--queue-size", {"queue_size": VALUE}, "Descriptors of a queue, where the front end asks.", {"type": int}
-    ),
+    ServeOption("--queue-size", {"queue_size": VALUE}, "Largest number of descriptors in a queue.", {"type": int}),
     ServeOption(
         "--ring",
         {"ring": VALUE},
-        "The format of its queues: packed is offered where this says so.",
+        "Virtqueue format: packed is offered only if it is given here.",
         {"type": click.Choice(["split", "packed"])},
     ),
     ServeOption(
         "--features-off",
         {"features_off": VALUE},
-        "A feature not to offer, such as EVENT_IDX; may be given several times.",
+        "Feature that is not offered, such as EVENT_IDX. Repeatable.",
         {"multiple": True, "metavar": "NAME"},
     ),
 )
-SETTINGS: Mapping[str, Sequence[ServeOption]] = {
+OPTIONS: Mapping[str, Sequence[ServeOption]] = {
     "net": (
         ServeOption(
             "--tap",
             {"device.kind": "tap", "device.ifname": VALUE},
-            "Plug it into a TAP interface of this name, which is made.",
+            "Make a TAP interface of this name as the device's port.",
             {"metavar": "NAME"},
         ),
         ServeOption(
             "--tun",
             {"device.kind": "tun", "device.ifname": VALUE},
-            "Plug it into a TUN interface of this name, which is made.",
+            "Make a TUN interface of this name as the device's port.",
             {"metavar": "NAME"},
         ),
-        ServeOption("--netns", {"device.netns": VALUE}, "The namespace of that interface; it has to exist."),
+        ServeOption("--netns", {"device.netns": VALUE}, "Existing namespace for the interface."),
         ServeOption(
             "--address",
             {"device.addresses": VALUE},
-            "An address of the interface with its prefix; may be given several times.",
+            "Address of the interface, with prefix length. Repeatable.",
             {"multiple": True, "metavar": "ADDRESS"},
         ),
-        ServeOption("--mtu", {"mtu": VALUE}, "Bytes of a packet.", {"type": int}),
-        ServeOption("--pairs", {"queue_pairs": VALUE}, "How many pairs of queues it has at most.", {"type": int}),
-        ServeOption("--mac", {"mac": VALUE}, "The address of the driver's interface, where it shall not be learnt."),
+        ServeOption("--mtu", {"mtu": VALUE}, "MTU in bytes.", {"type": int}),
+        ServeOption("--pairs", {"queue_pairs": VALUE}, "Largest number of queue pairs.", {"type": int}),
+        ServeOption(
+            "--mac", {"mac": VALUE}, "MAC address of the driver's interface; learnt from its frames by default."
+        ),
     ),
     "blk": (
         ServeOption(
             "--file",
             {"device.store": "file", "device.path": VALUE},
-            "The file or block device that keeps the sectors.",
+            "File or block device with the sectors.",
             {"metavar": "IMG", "required": True},
         ),
-        ServeOption("--read-only", {"device.read_only": True}, "Let nobody write to it.", {"is_flag": True}),
+        ServeOption("--read-only", {"device.read_only": True}, "Refuse writes.", {"is_flag": True}),
         ServeOption(
             "--shared",
             {"device.shared": True},
-            "Others that say so too may have the file open as well, such as the device that a guest is migrated to.",
+            "Let other processes with this option open the file, such as the back end of a migrated guest.",
             {"is_flag": True},
         ),
-        ServeOption("--size", {"device.size": VALUE}, "MiB of a file that is not there yet.", {"type": int}),
-        ServeOption("--serial", {"device.serial": VALUE}, "What the disk calls itself, by default blk0."),
-        ServeOption("--queues", {"queues": VALUE}, "How many queues it has at most.", {"type": int}),
+        ServeOption("--size", {"device.size": VALUE}, "Size in MiB; needed to make a new file.", {"type": int}),
+        ServeOption("--serial", {"device.serial": VALUE}, "Serial number of the disk, by default blk0."),
+        ServeOption("--queues", {"queues": VALUE}, "Largest number of request queues.", {"type": int}),
     ),
     "scsi": (
         ServeOption(
             "--lun",
             {"device.luns": VALUE},
-            "A logical unit, such as path=disk.img,size=256; more keys are target, lun, read_only, shared, block_size, "
-            "serial. May be given several times.",
+            "Logical unit, such as path=disk.img,size=256; more keys are target, lun, read_only, shared, block_size, "
+            "serial. Repeatable.",
             {"multiple": True, "required": True, "metavar": "KEY=VALUE,..."},
             _luns,
         ),
-        ServeOption("--queues", {"queues": VALUE}, "How many request queues it has at most.", {"type": int}),
+        ServeOption("--queues", {"queues": VALUE}, "Largest number of request queues.", {"type": int}),
     ),
 }
-"""By device type; one that is not here has none but the common ones."""
+"""Options by device type; other types only have the common ones."""
 NEEDED: Mapping[str, tuple[str, ...]] = {"net": ("tap", "tun")}
-"""One of which has to be given."""
+"""Options by device type, exactly one of which must be given."""
 UNSEALED = (
-    "Take memory that is not sealed against shrinking, such as DPDK's. The risk: whoever owns it can cut it off, and "
-    "then this process is killed at its next access (SIGBUS), with every device it serves. QEMU's "
-    "memory-backend-memfd is sealed."
+    "Accept guest memory that is not sealed against shrinking, such as DPDK's. If its owner truncates it, SIGBUS kills "
+    "this process and all its devices at the next access. QEMU's memory-backend-memfd is sealed."
 )
 
 
 class ServeGroup(click.Group):
-    """A command for each device type there is, those of ``--load`` included."""
+    """A command for each device type, those of ``--load`` included."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(DEVICES)
@@ -187,29 +193,29 @@ class ServeGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in DEVICES:
             return None
-        settings = (*SETTINGS.get(name, ()), *COMMON)
+        options = (*OPTIONS.get(name, ()), *COMMON)
         params: list[click.Parameter] = [
             click.Option(
                 ["--vhost-user", "path"],
                 required=True,
                 metavar="SOCK",
                 type=click.Path(path_type=Path),
-                help="The unix socket at which a front end finds the device.",
+                help="Unix socket for the front end.",
             ),
-            *(setting.option() for setting in settings),
-            click.Option(["--connect"], is_flag=True, help="The front end listens there; connect to it."),
+            *(option.as_click() for option in options),
+            click.Option(["--connect"], is_flag=True, help="Connect to the socket, where the front end listens."),
             click.Option(
                 ["--peer-uid"],
                 type=click.IntRange(0, ANY_UID - 1),
                 metavar="UID",
-                help="With --connect: the user, besides yours and root, whose process may listen there.",
+                help="With --connect: user, besides yours and root, whose process may listen there.",
             ),
             click.Option(["--allow-unsealed"], is_flag=True, help=UNSEALED),
         ]
         return click.Command(
             name,
             params=params,
-            callback=errors_in_one_line(partial(_serve, name, settings)),
+            callback=errors_in_one_line(partial(_serve, name, options)),
             help=f"Serve a {name} device until Ctrl-C.",
             short_help=f"Serve a {name} device.",
         )
@@ -217,12 +223,12 @@ class ServeGroup(click.Group):
 
 @click.group("serve", cls=ServeGroup)
 def command() -> None:
-    """Serve a device to somebody else's driver, such as that of a guest in QEMU, over vhost-user."""
+    """Serve a device over vhost-user, for example to QEMU."""
 
 
 def _serve(
     kind: str,
-    settings: Sequence[ServeOption],
+    options: Sequence[ServeOption],
     path: Path,
     connect: bool,
     peer_uid: int | None,
@@ -230,16 +236,16 @@ def _serve(
     **given: Any,
 ) -> None:
     if peer_uid is not None and not connect:
-        raise click.UsageError("--peer-uid is for --connect: the mode of a socket of ours says who may connect to it")
+        raise click.UsageError("--peer-uid requires --connect: the mode of our own socket decides who may connect")
     needed = NEEDED.get(kind, ())
     if needed and sum(given[name] is not None for name in needed) != 1:
-        raise click.UsageError(f"exactly one of {' and '.join(f'--{name}' for name in needed)} has to be given")
+        raise click.UsageError(f"exactly one of {' and '.join(f'--{name}' for name in needed)} must be given")
     device: dict[str, Any] = {"type": kind}
-    for setting in settings:
-        if setting.is_given(given[setting.name]):
-            setting.put(given[setting.name], device)
+    for option in options:
+        if option.is_given(given[option.name]):
+            option.put(given[option.name], device)
     place = partial(
-        settings_of, f"vnet serve {kind}", partial(_flag, [s for s in settings if s.is_given(given[s.name])])
+        settings_of, f"vnet serve {kind}", partial(_flag, [o for o in options if o.is_given(given[o.name])])
     )
     with place():
         if not fits_socket(str(path)):
@@ -265,8 +271,8 @@ async def _run(
 
 
 def hint(name: str, export: DeviceExport, version: Version | None = None) -> str:
-    """Describe where the device is served, and the arguments with which that version of QEMU finds it."""
+    """Return lines with the socket of the device and the arguments for that version of QEMU."""
     verb = "connects to" if export.connect else "listens at"
     lines = [f"{name} {verb} {export.socket}; Ctrl-C ends it."]
-    found = arguments(export.spec, export.socket, version, connect=export.connect)
-    return "\n".join([*lines, *([describe(version)] if found else []), *(f"  {line}" for line in found)])
+    qemu = arguments(export.spec, export.socket, version, connect=export.connect)
+    return "\n".join([*lines, *([describe(version)] if qemu else []), *(f"  {line}" for line in qemu)])

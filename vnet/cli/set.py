@@ -1,4 +1,4 @@
-"""``vnet set``: change a device of a running system."""
+"""``vnet set``: change a setting of a device in a running system."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["command"]
 @click.argument("value", default="")
 @errors_in_one_line
 def command(name: str, device: str, setting: str, value: str) -> None:
-    """Change SETTING of DEVICE to VALUE while everything runs.
+    """Change SETTING of DEVICE while the system runs.
 
     \b
-    Of a network device, at the driver's side:
+    Settings of a network device at the driver's side:
       mac ADDRESS          pairs NUMBER|all       offloads all|none|csum,tso4,...
       promisc on|off       allmulti on|off        alluni, nomulti, nouni, nobcast
-      unicast ADDRESS,...  multicast ADDRESS,...  vlans NUMBER,...   (none: no more)
-    and at the device's side:
+      unicast ADDRESS,...  multicast ADDRESS,...  vlans NUMBER,...   (none: empty)
+    Settings at the device's side:
       carrier on|off       mtu BYTES              announce
     """
     trio.run(ask, name, "device-set", {"name": device, "setting": setting, "value": value})

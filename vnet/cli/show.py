@@ -1,4 +1,4 @@
-"""``vnet show``: what a running system looks like inside."""
+"""``vnet show``: print the state of a running system."""
 
 from __future__ import annotations
 
@@ -18,41 +18,44 @@ from vnet.system.control import ask
 __all__ = ["command", "tree"]
 
 WIDTH = 110
+"""Characters of the longest line."""
 COLUMNS = {
     "num": "num",
     "avail": "avail",
     "used": "used",
     "in_flight": "in flight",
 }
+"""Headers of the columns with ring state, by key."""
 COUNTERS = ("packets", "bytes", "kicks", "calls", "suppressed")
+"""Keys and headers of the columns with counters."""
 
 Plain = Mapping[str, Any]
-"""What `vnet.system.snapshot.describe` gives, come back from JSON."""
+"""Result of `vnet.system.snapshot.describe`, parsed from JSON."""
 
 
 @click.command("show")
 @name_option
-@click.option("--json", "as_json", is_flag=True, help="All there is, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @errors_in_one_line
 def command(name: str, as_json: bool) -> None:
-    """Print PCI tree, features, rings and counters of a running system."""
-    found = trio.run(ask, name, "query-vnet")
-    assert isinstance(found, dict)
-    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(tree(found)))
+    """Print hosts, links, devices, rings and counters."""
+    snapshot = trio.run(ask, name, "query-vnet")
+    assert isinstance(snapshot, dict)
+    click.echo(json.dumps(snapshot, indent=2) if as_json else "\n".join(tree(snapshot)))
 
 
-def tree(found: Plain) -> Iterator[str]:
-    """Everything, as lines that are indented by what they belong to."""
-    yield found["name"]
-    for name, host in found["hosts"].items():
+def tree(snapshot: Plain) -> Iterator[str]:
+    """Yield the snapshot as lines, indented below their parents."""
+    yield snapshot["name"]
+    for name, host in snapshot["hosts"].items():
         yield from _indent(1, _host(name, host))
-    for name, link in found["links"].items():
+    for name, link in snapshot["links"].items():
         yield from _indent(1, _link(name, link))
-    for name, ntb in found["ntbs"].items():
+    for name, ntb in snapshot["ntbs"].items():
         yield from _indent(1, _ntb(name, ntb))
-    for name, device in found["devices"].items():
+    for name, device in snapshot["devices"].items():
         yield from _indent(1, _device(name, device))
-    yield f"  drops: {_counts(found['drops'])}"
+    yield f"  drops: {_counts(snapshot['drops'])}"
 
 
 def _host(name: str, host: Plain) -> Iterator[str]:
@@ -147,9 +150,9 @@ def _device(name: str, device: Plain) -> Iterator[str]:
 
 def _end(side: str, end: Plain) -> Iterator[str]:
     if end.get("foreign"):
-        yield f"{side} at {end['host']}: another program's"
+        yield f"{side} at {end['host']}: in another process"
     elif not end.get("found", True):
-        yield f"{side} on {end['host']}: not found yet"
+        yield f"{side} on {end['host']}: not enumerated yet"
     else:
         yield f"{side} on {end['host']}: {end['name']}, {end['driver'] or 'no driver'} {end['state']}" + (
             f" ({end['error']})" if end["error"] else ""
@@ -169,14 +172,14 @@ def _end(side: str, end: Plain) -> Iterator[str]:
 
 
 def _last_reset(last: Plain | None) -> Iterator[str]:
-    """Why the driver had to reset the device, if it did so more than once for one reason, and how it slows down."""
+    """Yield the reason of repeated resets by the driver, and the pause before the next one."""
     if last is not None and last["in_a_row"] > 1:
         pause = f", next try after {last['pause']:.2f} s" if last["pause"] else ""
         yield f"  last reset, {last['in_a_row']} in a row: {last['reason']}{pause}"
 
 
 def _port(port: Plain) -> Iterator[str]:
-    """What an end is plugged into: an interface with its figures, or whatever else the device type says of it."""
+    """Yield the lines of an end: an interface with its figures, or the plain data of another device type."""
     if "ifname" not in port:
         tables = {key: value for key, value in port.items() if isinstance(value, list)}
         rest = _flat({key: value for key, value in port.items() if key not in {"kind", "live", *tables}})
@@ -199,7 +202,7 @@ def _port(port: Plain) -> Iterator[str]:
 
 
 def _network(network: Plain) -> Iterator[str]:
-    """What ``ethtool`` says of an interface, and the filter behind it."""
+    """Yield the link settings, as ``ethtool`` shows them, and the receive filter."""
     if "mac" not in network:
         return
     speed = "speed unknown" if network["speed"] is None else f"{network['speed']} Mbit/s"

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a cancellation, so that a command gives back what it holds before it ends."""
+"""Ctrl-C, SIGTERM and SIGHUP as a cancellation, so that a command cleans up before it exits."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
-    """Run ``main``; return what it returns. Exit with 128 and the signal's number if a signal comes first.
+    """Run ``main`` and return its result. If a signal arrives first, exit with 128 + its number.
 
-    SIGHUP stays ignored if it is, so that nohup works. (Not SIGINT: a shell without job control ignores it for each
-    background command, and ``kill -INT`` is meant to end those.)
+    SIGHUP stays ignored if it is ignored, so that nohup works. SIGINT does not: a shell without job control ignores it
+    for each background command, and ``kill -INT`` must end those.
     """
     caught: list[int] = []
     handled = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
@@ -35,7 +35,7 @@ def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
     async def watched() -> list[T]:
         results = []
         with trio.open_signal_receiver(*handled) as signals:
-            # Watched until everything is given back: a second Ctrl-C changes nothing.
+            # Signals are caught until the end of the clean-up: a second Ctrl-C changes nothing.
             async with open_background() as nursery:
                 with trio.CancelScope() as scope:
                     nursery.start_soon(watch, signals, scope)
@@ -49,9 +49,9 @@ def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
 
 
 def run_until_ended(main: Callable[[trio.Event], Awaitable[int]]) -> int:
-    """Run ``main``, which sets its event once it serves; return its exit status.
+    """Run ``main``, which sets its event once it serves, and return its exit status.
 
-    From then on a signal is how it is meant to end, and the status is 0.
+    Once it serves, a signal is the normal end, with status 0.
     """
     serving = trio.Event()
     try:

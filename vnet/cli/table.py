@@ -1,4 +1,4 @@
-"""Plain text tables, the same for every command."""
+"""Tables in plain text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["render"]
 
 
 def render(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as they need; numbers to the right."""
+    """Return a table with columns as wide as their cells, numbers aligned to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     right = [all(not isinstance(row[at], str) for row in rows) for at in range(len(headers))]

@@ -1,4 +1,4 @@
-"""``vnet up``: a topology that runs until somebody ends it."""
+"""``vnet up``: build a topology and keep it running."""
 
 from __future__ import annotations
 
@@ -25,27 +25,28 @@ from vnet.topology import DEFAULT, Topology, load, parse, read
 __all__ = ["command"]
 
 GRACE = 3.0
-"""Seconds that a command has to end once it is asked to."""
+"""Seconds between SIGTERM and SIGKILL for the command of --exec."""
 
 
 @click.command("up")
 @click.argument("topology", required=False, type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @name_option
-@click.option("--exec", "run", metavar="CMD", help="Run CMD in a shell on the root complex's host, then end with it.")
+@click.option("--exec", "run", metavar="CMD", help="Run CMD in a shell on the driver's host, then end with its status.")
 @errors_in_one_line
 def command(topology: Path | None, name: str, run: str | None) -> None:
-    """Build what TOPOLOGY (a TOML file) describes, by default two hosts and a network device, and keep it running.
+    """Build the system in a TOPOLOGY file and keep it running.
 
-    TOPOLOGY - is standard input. Ctrl-C, SIGTERM and `vnet down` end it, and nothing stays behind; the exit status is
-    then 0. It is 128 and the number of the signal if that comes before everything is up. With --exec it is CMD's, or
-    128 and the number of the signal that ended vnet before CMD was done.
+    Without TOPOLOGY, the system is two hosts with a network device. TOPOLOGY - is standard input. Ctrl-C, SIGTERM and
+    `vnet down` end the system and remove all of it; the exit status is then 0. It is 128 + the signal's number if a
+    signal arrives before all devices are up. With --exec, the status is CMD's, or 128 + the number of the signal that
+    ended vnet before CMD.
     """
-    file, found = _topology(topology)
-    click.get_current_context().exit(run_until_ended(partial(_up, found, file, name, run)))
+    file, parsed = _topology(topology)
+    click.get_current_context().exit(run_until_ended(partial(_up, parsed, file, name, run)))
 
 
 def _topology(path: Path | None) -> tuple[str, Topology]:
-    """What errors call the topology, and the topology. Raises ConfigError."""
+    """Return the name of the topology in errors, and the topology. Raises ConfigError."""
     if path is None:
         return (file := "built-in topology"), parse(DEFAULT, file)
     if str(path) == "-":
@@ -55,16 +56,16 @@ def _topology(path: Path | None) -> tuple[str, Topology]:
 
 
 async def _up(topology: Topology, file: str, name: str, run: str | None, serving: trio.Event) -> int:
-    """Run ``topology``, which came from ``file``. Returns the exit status."""
+    """Run ``topology``, read from ``file``; return the exit status."""
     with settings_of(file), claim(name, topology):
         async with open_world(topology, name, report=report) as world:
             return await _serve(world, run, serving)
 
 
 async def _serve(world: World, run: str | None, serving: trio.Event) -> int:
-    """Keep the control socket open until a client asks to quit, or CMD is done; return the exit status.
+    """Keep the control socket open until a client sends quit or CMD ends; return the exit status.
 
-    ``serving`` is set once everything is up, without a CMD.
+    Without a CMD, sets ``serving`` once all devices are up.
     """
     status = 0
     control = ControlServer(world)
@@ -89,11 +90,11 @@ async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
 
 
 async def _run(world: World, run: str) -> int:
-    """The exit status of ``run``, as a shell gives it, in the namespace of a driver's host where one has any."""
+    """Run a shell command in the namespace of the first driver's host that has one; return its exit status."""
     hosts = (world.topology.ends(spec)[0] for spec in world.topology.devices.values())
     netns = next(filter(None, (world.topology.host_netns(world.name, host) for host in hosts)), None)
-    # Where nobody types, a process group of its own, so that all of it can be ended. A terminal's keys go to
-    # one group only, and there Ctrl-C reaches everybody by itself.
+    # Without a terminal, CMD gets its own process group, so that all of it can be killed. With one, CMD stays in ours,
+    # because the terminal sends Ctrl-C to one group only.
     group = None if sys.stdin is not None and sys.stdin.isatty() else 0
 
     async def end(process: trio.Process) -> None:
@@ -111,7 +112,7 @@ async def _run(world: World, run: str) -> int:
 
 
 def _hints(world: World) -> Iterator[str]:
-    """What to type elsewhere."""
+    """Yield the commands to try in another shell."""
     topology, name = world.topology, world.name
     option = "" if name == "vnet" else f" --name {name}"
     yield f"{name} is up. In another shell:"

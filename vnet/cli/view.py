@@ -1,6 +1,6 @@
-"""Run ``python -P -m vnet.cli.view NETNS CMD...`` to become CMD with the view of the namespace at the path NETNS.
+"""``python -P -m vnet.cli.view NETNS CMD...`` runs CMD in the network namespace at path NETNS, with its /sys and /etc.
 
-Nothing but the standard library is imported, so that this starts fast.
+Only the standard library is imported, for a fast start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["view_command"]
 
 
 def view_command(netns: Path, argv: Sequence[str]) -> list[str]:
-    """The command line that runs ``argv`` with the view of the namespace at ``netns``."""
+    """Return the command line that runs ``argv`` in the namespace at ``netns``, with its /sys and /etc."""
     return [sys.executable, "-P", "-m", __name__, str(netns), *argv]
 
 

@@ -1,4 +1,4 @@
-"""What ``vnet demo`` runs: one line for each device type."""
+"""Demonstrations of ``vnet demo``: a module and a line in `DEMOS` per device type."""
 
 from __future__ import annotations
 
@@ -13,3 +13,4 @@ from vnet.demo.scsi import SCSI
 __all__ = ["DEMOS", "Demo", "DemoReport", "DemoSettings", "default_topology", "run_demo"]
 
 DEMOS: Mapping[str, Demo] = {"net": NET, "rpmsg": RPMSG, "blk": BLK, "scsi": SCSI}
+"""Demonstrations by device type."""

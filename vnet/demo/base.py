@@ -1,4 +1,4 @@
-"""A demonstration: one device over any transport, made to work, run and judged, then what every queue counted."""
+"""A demonstration: runs on one device over any transport, their results, and the counters of every queue."""
 
 from __future__ import annotations
 
@@ -18,65 +18,72 @@ from vnet.traffic.kernel import Plan, Run
 __all__ = ["Demo", "DemoReport", "Sections", "DemoSettings", "ends_of", "run_demo"]
 
 Sections = Mapping[str, Sequence[Plan]]
-"""What is to be run, in order."""
+"""Runs in order, by section."""
 
 
 @attrs.frozen
 class DemoSettings:
-    """What was asked for."""
+    """Options of a demonstration."""
 
     transport: str = "pci"
+    """Transport between driver and device."""
     mode: str = "direct"
+    """Mode of the device: direct or mediated."""
     seconds: float = 3
-    """Length of each run that has one."""
+    """Length of each timed run in seconds."""
     folder: Path = Path()
-    """For files and sockets that nobody wants afterwards."""
+    """Folder for temporary files and sockets."""
     port: PortKind = "tun"
-    """What a network device is plugged into."""
+    """Port at both ends of a network device."""
 
 
 @attrs.frozen
 class Demo:
-    """Of one device type."""
+    """The demonstration of a device type."""
 
     units: str
-    """What its queues carry."""
+    """Name of the items that its queues carry, such as frames."""
     topology: Callable[[DemoSettings], Topology]
+    """Returns the topology to build."""
     plan: Callable[[World, DemoSettings], AbstractAsyncContextManager[Sections]]
-    """Once the world is up; what the runs need is there as long as the context lasts."""
+    """Opens the runs on a world that is up, with their files and servers."""
 
 
 @attrs.frozen
 class DemoReport:
-    """All figures of one demonstration."""
+    """All figures of a demonstration."""
 
     sections: Mapping[str, tuple[Run, ...]]
+    """Runs by section."""
     queues: tuple[QueueRow, ...]
+    """Counters of every queue."""
     drops: Mapping[str, int]
-    """What our own counters say was dropped, by place and cause."""
+    """Drop counters by place and cause."""
     units: str = "frames"
+    """Name of the items that were dropped."""
 
     @property
     def runs(self) -> list[Run]:
+        """Runs of all sections, in order."""
         return [run for runs in self.sections.values() for run in runs]
 
     def failures(self) -> list[str]:
-        """What is not as it must be, a sentence each; empty when all is well."""
-        said = [f"{run.name} from {run.source} {run.result.failure()}" for run in self.runs if run.result.failure()]
-        return said + [f"{count} {self.units} dropped: {cause}" for cause, count in self.drops.items() if count]
+        """Return a sentence per failure; empty if all runs succeeded and nothing was dropped."""
+        failures = [f"{run.name} from {run.source} {run.result.failure()}" for run in self.runs if run.result.failure()]
+        return failures + [f"{count} {self.units} dropped: {cause}" for cause, count in self.drops.items() if count]
 
     def as_dict(self) -> dict[str, object]:
-        """Plain data, for JSON."""
+        """Return the report as plain data for JSON."""
 
         def plain(_: object, __: object, value: Any) -> Any:
             return dict(value) if isinstance(value, Mapping) else value
 
-        found = attrs.asdict(self, value_serializer=plain)
-        return {**found.pop("sections"), **found}
+        report = attrs.asdict(self, value_serializer=plain)
+        return {**report.pop("sections"), **report}
 
 
 def ends_of(world: World, device: str) -> tuple[str, str]:
-    """The names of the driver's and of the device's host."""
+    """Return the names of the driver's and the device's host."""
     return world.topology.ends(world.topology.devices[device])
 
 
@@ -86,10 +93,13 @@ async def run_demo(
     topology: Topology,
     *,
     name: str,
-    started: Callable[[Plan], None],
-    finished: Callable[[Run], None],
+    on_start: Callable[[Plan], None],
+    on_end: Callable[[Run], None],
 ) -> DemoReport:
-    """Build ``topology``, run everything, take it down. Raises what `open_world` raises, and TrafficError."""
+    """Build ``topology``, do all runs, take it down, and return the report.
+
+    ``on_start`` and ``on_end`` are called around each run. Raises TrafficError and the errors of `open_world`.
+    """
     async with open_world(topology, name) as world:
         await world.wait_up()
         runs: dict[str, tuple[Run, ...]] = {}
@@ -97,8 +107,8 @@ async def run_demo(
             for section, plans in sections.items():
                 done = []
                 for plan in plans:
-                    started(plan)
+                    on_start(plan)
                     done.append(await plan.run())
-                    finished(done[-1])
+                    on_end(done[-1])
                 runs[section] = tuple(done)
         return DemoReport(runs, tuple(queue_rows(world)), drop_total(world), demo.units)

@@ -1,4 +1,4 @@
-"""Of a disk: what its API and real NBD clients do with a file on the other host."""
+"""Demonstration of a disk: its Python API and NBD clients use a file on the other host."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ __all__ = ["BLK"]
 
 NAME = "disk0"
 SIZE = 256 << 20
+"""Bytes of the disk."""
 PART = 1 << 20
-UNDER_WAY = 4
-"""Requests of the API at one time."""
+"""Bytes of an API request."""
+API_DEPTH = 4
+"""Requests of the API in flight."""
 VERIFIED = 16 << 20
 """Bytes that fio writes, reads and compares."""
 DEPTH = 16
+"""Requests of fio in flight."""
 
 
 def blk_topology(settings: DemoSettings) -> Topology:
-    """A file behind the device, an NBD export at the driver's end."""
+    """Return a topology with a file behind the device and an NBD export at the driver's end."""
     socket, path = (json.dumps(str(settings.folder / name)) for name in ("disk.sock", "disk.img"))
     keys = f"""
 driver = {{ nbd = {socket} }}
@@ -44,35 +47,35 @@ device = {{ store = "file", path = {path}, size = {SIZE >> 20} }}
 
 @asynccontextmanager
 async def plan_blk(world: World, settings: DemoSettings) -> AsyncIterator[Sections]:
-    """Sequential and random, by the API and by programs; what was written is read and compared."""
+    """Plan sequential and random I/O by the API and by programs; written data are read and compared."""
     end = world.devices[NAME].driver_end
     assert isinstance(end, DiskEnd)
     assert end.spec.nbd is not None
     uri = nbd_uri(end.spec.nbd, NAME)
     source, copied = settings.folder / "source.img", settings.folder / "copied.img"
     await trio.to_thread.run_sync(fill, source, SIZE)
-    here, there = ends_of(world, NAME)
+    driver, device = ends_of(world, NAME)
     copying, random_io = ("nbdcopy",), ("fio",)
     yield {
         "api": [
-            Plan("API, 64 MiB written", here, there, partial(_api, end.disk, write=True)),
-            Plan("API, 64 MiB read and compared", there, here, partial(_api, end.disk, write=False)),
+            Plan("API, 64 MiB written", driver, device, partial(_api, end.disk, write=True)),
+            Plan("API, 64 MiB read and compared", device, driver, partial(_api, end.disk, write=False)),
         ],
         "nbdcopy": [
-            Plan("nbdcopy, 256 MiB written", here, there, partial(_copy, source, uri), copying),
-            Plan("nbdcopy, 256 MiB read, hash compared", there, here, partial(_copy, uri, copied, source), copying),
+            Plan("nbdcopy, 256 MiB written", driver, device, partial(_copy, source, uri), copying),
+            Plan("nbdcopy, 256 MiB read, hash compared", device, driver, partial(_copy, uri, copied, source), copying),
         ],
         "fio": [
-            Plan("fio, 4 KiB random reads, depth 16", there, here, partial(_fio, uri, settings.seconds), random_io),
-            Plan("fio, 4 KiB random writes, each compared", here, there, partial(_verify, uri), random_io),
+            Plan("fio, 4 KiB random reads, depth 16", device, driver, partial(_fio, uri, settings.seconds), random_io),
+            Plan("fio, 4 KiB random writes, each compared", driver, device, partial(_verify, uri), random_io),
         ],
     }
 
 
 async def _api(disk: Disk, *, write: bool) -> TextResult:
-    """The same bytes each time, so that the second run knows what the first one wrote."""
+    """Write or compare 64 MiB. The data are the same in each run, so that a second run can compare them."""
     data, count, wrong = random.Random(1).randbytes(PART), 64, 0
-    room = trio.CapacityLimiter(UNDER_WAY)
+    room = trio.CapacityLimiter(API_DEPTH)
 
     async def one(at: int) -> None:
         nonlocal wrong
@@ -89,7 +92,7 @@ async def _api(disk: Disk, *, write: bool) -> TextResult:
     if write:
         await disk.flush()
     rate = count * PART / (trio.current_time() - began)
-    failed = f"{wrong} MiB are not what was written" if wrong else ""
+    failed = f"{wrong} MiB differ from the written data" if wrong else ""
     return TextResult(f"{rate / 1e6:.0f} MB/s" + (", flushed" if write else ""), {"bytes_per_second": rate}, failed)
 
 
@@ -99,10 +102,10 @@ async def _copy(source: Path | str, target: Path | str, like: Path | None = None
     text, failed = f"{SIZE / seconds / 1e6:.0f} MB/s", ""
     if like is not None:
         assert isinstance(target, Path)
-        found, wanted = [await trio.to_thread.run_sync(sha256, path) for path in (target, like)]
-        figures["sha256"] = found
-        text += f", SHA-256 {found[:12]}… is that of the source"
-        failed = "" if found == wanted else "what was read is not what was written"
+        actual, expected = [await trio.to_thread.run_sync(sha256, path) for path in (target, like)]
+        figures["sha256"] = actual
+        text += f", SHA-256 {actual[:12]}… as the source"
+        failed = "" if actual == expected else "the data read differ from the data written"
     return TextResult(text if not failed else f"{SIZE / seconds / 1e6:.0f} MB/s", figures, failed)
 
 

@@ -1,4 +1,4 @@
-"""Of a network device: pings, TCP and UDP across the virtqueues."""
+"""Demonstration of a network device: pings, TCP and UDP."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from vnet.traffic.kernel import Plan, iperf3, iperf3_server, ping
 __all__ = ["NET", "default_topology"]
 
 PINGS = 10
+"""Echo requests of a ping run."""
 LARGE_PING = 60000
+"""Bytes of a large echo request, which IP fragments."""
 UDP_BITRATE = "50M"
+"""Bits per second of a UDP run."""
 UDP_BUFFER = "208K"
-"""The largest socket buffer that any kernel grants unasked: a receiver that is not run for a while loses less."""
+"""Largest socket buffer that every kernel grants: it loses fewest datagrams while the receiver is not scheduled."""
 
 
 def default_topology(port: PortKind, transport: str = "pci", mode: str = "direct") -> Topology:
-    """One network device with ports of this kind, and what that transport needs around it. Raises ConfigError."""
+    """Return a topology with one network device with ports of this kind. Raises ConfigError."""
     keys = f"""
 driver = {{ kind = "{port}", addresses = ["198.18.0.1/24", "2001:2::1/64"] }}
 device = {{ kind = "{port}", addresses = ["198.18.0.2/24", "2001:2::2/64"] }}
@@ -38,14 +41,16 @@ device = {{ kind = "{port}", addresses = ["198.18.0.2/24", "2001:2::2/64"] }}
 
 
 class DemoTraffic(Protocol):
-    """Where the runs of a demo come from."""
+    """Maker of the runs of a demonstration."""
 
-    def pings(self, count: int, sizes: tuple[int, ...]) -> list[Plan]: ...
+    def pings(self, count: int, sizes: tuple[int, ...]) -> list[Plan]:
+        """Return a run of ``count`` echo requests per size in bytes, IP version and direction."""
 
-    def flows(self, seconds: float, *, udp: bool) -> list[Plan]: ...
+    def flows(self, seconds: float, *, udp: bool) -> list[Plan]:
+        """Return a TCP or UDP run of so many seconds per direction."""
 
     def serving(self) -> AbstractAsyncContextManager[None]:
-        """What has to run meanwhile."""
+        """Run the servers that the runs need."""
 
 
 @attrs.frozen
@@ -57,7 +62,7 @@ class _NetnsEnd:
 
 
 class KernelTraffic:
-    """The real ping and the real iperf3, in the namespaces of the two ends."""
+    """Runs of ping and iperf3 in the namespaces of the two ends."""
 
     def __init__(self, world: World) -> None:
         spec = next(iter(net_specs(world.topology).values()))
@@ -75,13 +80,13 @@ class KernelTraffic:
         return [
             Plan(
                 f"ping {family}, {size} bytes",
-                here.host,
-                getattr(there, family),
-                partial(ping, here.netns, getattr(there, family), count=count, size=size),
+                source.host,
+                getattr(target, family),
+                partial(ping, source.netns, getattr(target, family), count=count, size=size),
             )
             for size in sizes
             for family in families
-            for here, there in (self._ends, self._ends[::-1])
+            for source, target in (self._ends, self._ends[::-1])
         ]
 
     def flows(self, seconds: float, *, udp: bool) -> list[Plan]:
@@ -102,7 +107,7 @@ class KernelTraffic:
 
 @asynccontextmanager
 async def plan_net(world: World, settings: DemoSettings) -> AsyncIterator[Sections]:
-    """Pings, TCP and UDP; `DemoSettings.seconds` is the length of each throughput run."""
+    """Plan pings, TCP and UDP; `DemoSettings.seconds` is the length of each throughput run."""
     kind = next(iter(net_specs(world.topology).values())).driver.kind
     traffic: DemoTraffic = MemoryTraffic(world) if kind == "memory" else KernelTraffic(world)
     async with traffic.serving():

@@ -1,4 +1,4 @@
-"""Of rpmsg: the sample client of the RFC, then messages one way, and there and back."""
+"""Demonstration of rpmsg: the sample client of the 2020 RFC, then messages one way and as round trips."""
 
 from __future__ import annotations
 
@@ -22,53 +22,56 @@ __all__ = ["RPMSG"]
 
 NAME = "rpmsg0"
 HELLO, TIMES = b"hello world!", 100
+"""Message of the sample client, and how often it is sent."""
 COMPARED = 2000
-"""Messages of random bytes and sizes that are compared."""
+"""Messages with random bytes and sizes that are compared."""
 SIZE = 64
+"""Bytes of a message in timed runs."""
 PER_SECOND = 20_000
-"""Messages that a run of one second is made of."""
+"""Messages per second of length of a one-way run."""
 TRIPS = 2000
+"""Round trips of a run."""
 
 
 def rpmsg_topology(settings: DemoSettings) -> Topology:
-    """One channel that answers with what it got."""
+    """Return a topology with a channel that echoes messages."""
     keys = 'device = { channels = [{ name = "echo", surface = "echo" }] }'
     return built_in("rpmsg", settings.transport, keys, mode=settings.mode, name=NAME)
 
 
 @asynccontextmanager
 async def plan_rpmsg(world: World, settings: DemoSettings) -> AsyncIterator[Sections]:
-    """Endpoints on either host; nothing but this process is needed."""
+    """Plan runs between endpoints on both hosts, without other programs."""
     first, second = world.ends(NAME)
     assert isinstance(first, RpmsgEnd)
     assert isinstance(second, RpmsgEnd)
-    here, there = ends_of(world, NAME)
+    driver, device = ends_of(world, NAME)
     ends = [end.bus.create("one way") for end in (first, second)]
     for end in ends:
         await end.wait_bound()
     messages = round(settings.seconds * PER_SECOND)
     yield {
-        "sample": [Plan(f'"{HELLO.decode()}" {TIMES} times', here, there, partial(_sample, first))],
+        "sample": [Plan(f'"{HELLO.decode()}" {TIMES} times', driver, device, partial(_sample, first))],
         "one way": [
-            Plan(f"{COMPARED} messages of any size, compared", here, there, partial(_compare, ends)),
-            Plan(f"{SIZE} bytes, one way", here, there, partial(_rate, ends, messages)),
-            Plan(f"{SIZE} bytes, one way", there, here, partial(_rate, ends[::-1], messages)),
+            Plan(f"{COMPARED} messages of any size, compared", driver, device, partial(_compare, ends)),
+            Plan(f"{SIZE} bytes, one way", driver, device, partial(_rate, ends, messages)),
+            Plan(f"{SIZE} bytes, one way", device, driver, partial(_rate, ends[::-1], messages)),
         ],
-        "round trip": [Plan(f"{SIZE} bytes, there and back", here, there, partial(_trip, first))],
+        "round trip": [Plan(f"{SIZE} bytes, round trip", driver, device, partial(_trip, first))],
     }
     for end in ends:
         end.close()
 
 
 async def _sample(end: RpmsgEnd) -> TextResult:
-    endpoint, back = end.bus.create("echo"), 0
+    endpoint, echoed = end.bus.create("echo"), 0
     await endpoint.wait_bound()
     for _ in range(TIMES):
         await endpoint.send(HELLO)
-        back += await endpoint.receive() == HELLO
+        echoed += await endpoint.receive() == HELLO
     endpoint.close()
     return TextResult(
-        f"{back} of {TIMES} back", {"sent": TIMES, "back": back}, "" if back == TIMES else "some were lost"
+        f"{echoed} of {TIMES} back", {"sent": TIMES, "back": echoed}, "" if echoed == TIMES else "some were lost"
     )
 
 
@@ -83,10 +86,10 @@ async def _compare(ends: list[Endpoint]) -> TextResult:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
-        got = [await sink.receive() for _ in sent]
+        received = [await sink.receive() for _ in sent]
     figures = {"messages": COMPARED, "bytes": sum(map(len, sent))}
-    if got != sent:
-        return TextResult(f"{COMPARED} messages", figures, "they are not those that were sent")
+    if received != sent:
+        return TextResult(f"{COMPARED} messages", figures, "the messages received differ from those sent")
     return TextResult("all arrived, in order", figures)
 
 

@@ -1,4 +1,4 @@
-"""Of a SCSI host: what a unit says of itself, then sequential and random commands, through the initiator's API."""
+"""Demonstration of a SCSI host: INQUIRY, READ CAPACITY, sequential and random commands by the initiator's API."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ __all__ = ["SCSI"]
 
 NAME = "scsi0"
 SIZE = 64 << 20
+"""Bytes of the unit."""
 BLOCK = 512
+"""Bytes of a block."""
 PART = 256 << 10
+"""Bytes of a sequential command."""
 SEQUENTIAL_DEPTH, RANDOM_DEPTH = 4, 16
+"""Commands in flight."""
 
 
 def scsi_topology(settings: DemoSettings) -> Topology:
-    """One unit whose sectors are in a file."""
+    """Return a topology with one unit on a file."""
     path = json.dumps(str(settings.folder / "unit.img"))
     keys = f'device = {{ luns = [{{ store = "file", path = {path}, size = {SIZE >> 20} }}] }}'
     return built_in("scsi", settings.transport, keys, mode=settings.mode, name=NAME)
@@ -36,72 +40,72 @@ def scsi_topology(settings: DemoSettings) -> Topology:
 
 @asynccontextmanager
 async def plan_scsi(world: World, settings: DemoSettings) -> AsyncIterator[Sections]:
-    """Nothing but this process is needed."""
+    """Plan commands by the initiator's API, without other programs."""
     end = world.devices[NAME].driver_end
     assert isinstance(end, InitiatorEnd)
-    use, (here, there) = end.initiator, ends_of(world, NAME)
+    initiator, (driver, device) = end.initiator, ends_of(world, NAME)
     yield {
         "unit": [
-            Plan("INQUIRY", here, there, partial(_inquiry, use)),
-            Plan("READ CAPACITY (16)", here, there, partial(_capacity, use)),
+            Plan("INQUIRY", driver, device, partial(_inquiry, initiator)),
+            Plan("READ CAPACITY (16)", driver, device, partial(_capacity, initiator)),
         ],
         "sequential": [
-            Plan("64 MiB written", here, there, partial(_sequential, use, write=True)),
-            Plan("64 MiB read and compared", there, here, partial(_sequential, use, write=False)),
+            Plan("64 MiB written", driver, device, partial(_sequential, initiator, write=True)),
+            Plan("64 MiB read and compared", device, driver, partial(_sequential, initiator, write=False)),
         ],
-        "random": [Plan("4 KiB random reads, depth 16", there, here, partial(_random, use, settings.seconds))],
+        "random": [Plan("4 KiB random reads, depth 16", device, driver, partial(_random, initiator, settings.seconds))],
     }
 
 
-async def _execute(use: Initiator, command: bytes, *, data_out: bytes = b"", data_in: int = 0) -> bytes:
-    """Raises TrafficError for anything but GOOD."""
-    result = await use.execute(command, data_out=data_out, data_in=data_in)
+async def _execute(initiator: Initiator, command: bytes, *, data_out: bytes = b"", data_in: int = 0) -> bytes:
+    """Execute a command and return its data. Raises TrafficError unless its status is GOOD."""
+    result = await initiator.execute(command, data_out=data_out, data_in=data_in)
     if not result.good:
         raise TrafficError(f"SCSI command {command[0]:#04x}: {result}")
     return result.data
 
 
-async def _inquiry(use: Initiator) -> TextResult:
-    data = await _execute(use, cdb.inquiry(), data_in=96)
+async def _inquiry(initiator: Initiator) -> TextResult:
+    data = await _execute(initiator, cdb.inquiry(), data_in=96)
     words = [data[start:end].decode("ascii").strip() for start, end in ((8, 16), (16, 32), (32, 36))]
     return TextResult(", ".join(words), dict(zip(("vendor", "product", "revision"), words, strict=True)))
 
 
-async def _capacity(use: Initiator) -> TextResult:
-    data = await _execute(use, cdb.read_capacity(), data_in=32)
+async def _capacity(initiator: Initiator) -> TextResult:
+    data = await _execute(initiator, cdb.read_capacity(), data_in=32)
     blocks, size = int.from_bytes(data[:8], "big") + 1, int.from_bytes(data[8:12], "big")
-    failed = "" if blocks * size == SIZE else f"the unit has {SIZE} bytes"
+    failed = "" if blocks * size == SIZE else f"the capacity must be {SIZE} bytes"
     return TextResult(f"{blocks} blocks of {size} bytes", {"blocks": blocks, "block_size": size}, failed)
 
 
-async def _sequential(use: Initiator, *, write: bool) -> TextResult:
-    """The same bytes each time, so that the second run knows what the first one wrote."""
+async def _sequential(initiator: Initiator, *, write: bool) -> TextResult:
+    """Write or compare the unit. The data are the same in each run, so that a second run can compare them."""
     data, count, wrong = random.Random(1).randbytes(PART), PART // BLOCK, 0
 
     async def one(at: int) -> None:
         nonlocal wrong
         if write:
-            await _execute(use, cdb.write(at * count, count), data_out=data)
+            await _execute(initiator, cdb.write(at * count, count), data_out=data)
         else:
-            wrong += await _execute(use, cdb.read(at * count, count), data_in=PART) != data
+            wrong += await _execute(initiator, cdb.read(at * count, count), data_in=PART) != data
 
     began = trio.current_time()
     await _together(SEQUENTIAL_DEPTH, [partial(one, at) for at in range(SIZE // PART)])
     if write:
-        await _execute(use, cdb.synchronize_cache())
+        await _execute(initiator, cdb.synchronize_cache())
     rate = SIZE / (trio.current_time() - began)
-    failed = f"{wrong} commands read what was never written" if wrong else ""
+    failed = f"{wrong} commands read other data than were written" if wrong else ""
     return TextResult(f"{rate / 1e6:.0f} MB/s" + (", flushed" if write else ""), {"bytes_per_second": rate}, failed)
 
 
-async def _random(use: Initiator, seconds: float) -> TextResult:
+async def _random(initiator: Initiator, seconds: float) -> TextResult:
     dice, count, done = random.Random(1), 4096 // BLOCK, 0
     began = trio.current_time()
 
     async def reader() -> None:
         nonlocal done
         while trio.current_time() < began + seconds:
-            await _execute(use, cdb.read(dice.randrange(SIZE // 4096) * count, count), data_in=4096)
+            await _execute(initiator, cdb.read(dice.randrange(SIZE // 4096) * count, count), data_in=4096)
             done += 1
 
     await _together(RANDOM_DEPTH, [reader] * RANDOM_DEPTH)
@@ -110,7 +114,7 @@ async def _random(use: Initiator, seconds: float) -> TextResult:
 
 
 async def _together(depth: int, calls: list[Callable[[], Awaitable[None]]]) -> None:
-    """All of them, ``depth`` at a time. Raises the first error alone."""
+    """Run all ``calls``, at most ``depth`` at the same time. Raises only the first error."""
     room = trio.CapacityLimiter(depth)
 
     async def run(call: Callable[[], Awaitable[None]]) -> None:

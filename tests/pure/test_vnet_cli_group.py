@@ -1,0 +1,37 @@
+"""Help texts of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from vnet.cli import main
+
+WIDTH = 80
+
+
+def groups() -> Iterator[tuple[list[str], click.Group]]:
+    """Yield (arguments, group) for the command line and every group of commands in it."""
+    yield [], main
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield [name], command
+
+
+@pytest.mark.parametrize(
+    ("args", "group"), list(groups()), ids=lambda value: " ".join(value) or "vnet" if isinstance(value, list) else ""
+)
+def test_help_shows_the_whole_summary_of_every_command(args: list[str], group: click.Group) -> None:
+    text = CliRunner().invoke(main, [*args, "--help"], terminal_width=WIDTH).output
+    names = group.list_commands(click.Context(group))
+    lines = {line.split()[0]: line for line in text.partition("Commands:")[2].splitlines() if line.strip()}
+    assert list(lines) == names
+    for name, line in lines.items():
+        assert len(line) <= WIDTH
+        assert line.endswith("."), name
+        assert not line.endswith("..."), name
