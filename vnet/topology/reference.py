@@ -1,4 +1,4 @@
-"""What may stand in a topology file, read from its records: a table per record, and a JSON Schema for editors."""
+"""The reference of topology files, generated from their records: a table per record, and a JSON Schema for editors."""
 
 from __future__ import annotations
 
@@ -22,55 +22,58 @@ TOP: Mapping[str, tuple[type, str]] = {
     "links": (LinkSpec, "links.NAME"),
     "ntbs": (NtbSpec, "ntbs.NAME"),
 }
-"""The tables of a file whose entries are all of one kind; ``devices`` has a record per device type."""
+"""Tables of a file whose entries have the same record; ``devices`` has a record per device type."""
 
 NAME_PATTERN = "^[a-z][a-z0-9_-]{0,31}$"
+"""Names of hosts, links, NTBs and devices."""
 WORDS: Mapping[type, tuple[str, str]] = {
     int: ("integer", "whole number"),
     float: ("number", "number"),
     str: ("string", "text"),
     bool: ("boolean", "true or false"),
 }
+"""Names of a type in the schema and in the tables."""
 
 
 @attrs.frozen
 class Key:
-    """One key of a table of the file."""
+    """A key of a table."""
 
     name: str
     type: Any
     default: Any
-    """`attrs.NOTHING` if the file has to give it."""
+    """Default value; `attrs.NOTHING` for a required key."""
     doc: str
+    """Docstring of the field, and the rule of its validator."""
 
     @property
     def plain_default(self) -> bool:
-        """Whether the default is a value that can stand in a file, rather than none, or tables."""
+        """Whether the default is a TOML value that is not a table."""
         values = self.default if isinstance(self.default, tuple) else (self.default,)
         return not any(value is None or value is attrs.NOTHING or attrs.has(type(value)) for value in values)
 
     @property
     def inner(self) -> type | None:
-        """The record of the table, or of the tables in the list, that the key holds."""
+        """The record of the key's table, or of the tables in its list; None for other types."""
         kind = _items(_some(self.type)) or _some(self.type)
         return kind if isinstance(kind, type) and attrs.has(kind) else None
 
 
 @attrs.frozen
 class Record:
-    """One table of the file."""
+    """A table of a topology file."""
 
     path: str
-    """Where it stands, such as ``devices.NAME.driver``."""
+    """Path of the table, such as ``devices.NAME.driver``."""
     doc: str
     keys: tuple[Key, ...]
     shared: tuple[str, ...] = ()
-    """Keys that every device has, described once."""
+    """Names of keys that every device has, which are described once."""
 
 
 @cache
 def _docs(kind: type) -> Mapping[str, str]:
-    """The docstrings that stand below the fields of a class and of its bases."""
+    """Return the docstrings below the fields of a class and its bases, by field."""
     docs: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if not attrs.has(base):
@@ -93,7 +96,7 @@ def _docs(kind: type) -> Mapping[str, str]:
 
 
 def keys_of(kind: type) -> tuple[Key, ...]:
-    """The keys of a record, in order."""
+    """Return the keys of a record, in order."""
     hints, docs = get_type_hints(kind), _docs(kind)
     keys = []
     for field in attrs.fields(kind):
@@ -110,7 +113,7 @@ def keys_of(kind: type) -> tuple[Key, ...]:
 
 
 def records() -> Iterator[Record]:
-    """Every table that a file may have, those of known device types included."""
+    """Yield every table that a file may have, with those of all known device types."""
     shared = keys_of(DeviceSpec)
     for kind, path in TOP.values():
         yield from _tree(kind, path)
@@ -138,7 +141,7 @@ def _doc(kind: type) -> str:
 
 
 def reference() -> str:
-    """All tables in Markdown."""
+    """Return all tables as Markdown."""
     return "\n\n".join(_section(record) for record in records()) + "\n"
 
 
@@ -153,14 +156,14 @@ def _section(record: Record) -> str:
 
 
 def _some(kind: Any) -> Any:
-    """The type itself, without the None that a missing key stands for."""
+    """Return the type without None, the value of a missing key."""
     if get_origin(kind) in {Union, types.UnionType}:
         [kind] = [part for part in get_args(kind) if part is not type(None)]
     return kind
 
 
 def _items(kind: Any) -> Any:
-    """The type of a list's items; None for what is no list."""
+    """Return the type of a list's items; None for other types."""
     return get_args(kind)[0] if get_origin(kind) is tuple else None
 
 
@@ -190,7 +193,7 @@ def _toml(value: Any) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """A JSON Schema (draft 2020-12) of topology files: names, types and choices; what goes together is not in it."""
+    """Return a JSON Schema (draft 2020-12) of topology files: keys, types and choices, without rules between keys."""
     tables: dict[str, Any] = {name: _entries(_object(kind, _doc(kind))) for name, (kind, _) in TOP.items()}
     devices = [{**_object(ends.spec, _doc(ends.spec)), **_only_if(name)} for name, ends in ENDS.items()]
     tables["devices"] = _entries({"oneOf": devices})
@@ -205,7 +208,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _only_if(name: str) -> dict[str, Any]:
-    """A device without ``type`` is a network device."""
+    """Return the condition that the device has this type; without the key ``type``, it is a network device."""
     only: dict[str, Any] = {"properties": {"type": {"const": name}}}
     if name != attrs.fields(DeviceSpec).type.default:
         only["required"] = ["type"]
