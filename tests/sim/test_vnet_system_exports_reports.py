@@ -60,12 +60,12 @@ async def test_a_refusal_that_is_acknowledged_is_reported_once(tmp_path: Path) -
         assert not await front.tell(R.SET_VRING_ENABLE, VringState(7, 1))
         assert disk.said == [
             "blk0: a front end is connected",
-            "blk0: refused: SET_VRING_ENABLE: 5 of ring 0: must be 0 or 1",
+            "blk0: refused: SET_VRING_ENABLE: 5 for ring 0: must be 0 or 1",
             "blk0: refused: SET_VRING_ENABLE: ring 7 of 1",
         ]
         await trio.sleep(AGAIN)
         assert not await front.tell(R.SET_VRING_ENABLE, VringState(0, 5))
-        assert disk.said[3:] == ["blk0: refused: SET_VRING_ENABLE: 5 of ring 0: must be 0 or 1 (49 more times)"]
+        assert disk.said[3:] == ["blk0: refused: SET_VRING_ENABLE: 5 for ring 0: must be 0 or 1 (49 more times)"]
 
 
 @pytest.mark.hostile("R04")
