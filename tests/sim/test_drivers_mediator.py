@@ -3,129 +3,28 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from typing import Literal
 
-import attrs
 import pytest
 import trio
 import trio.testing
-from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet import TCP, UDP
 from scapy.layers.l2 import Ether
-from scapy.packet import Packet
 
-from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE
-from drivers.mediator import Mediator, MediatorStatistics
+from drivers.contracts.ports import HEADER_SIZE
 from rings.features import RingFeature
-from rings.layout import WRITE
-from rings.status import Status
-from rings.testing import Desc
-from support.rigs.frames import DROPPED, Build
+from support.rigs.mediated import CSUM, HEADER, OVER, Mediated, cross, drained, large, open_mediated
 from support.topologies import TWO_HOSTS
-from vnet.ends.base import EndsType
-from vnet.ends.mediated import MediatorEnd
-from vnet.ends.net.end import NetSpec, PortSpec, mediate_net, net_specs, open_net
 from vnet.errors import ConfigError
-from vnet.ports.packet.memory import MemoryPort
-from vnet.ports.packet.open import PortConfig
-from vnet.system.world import LOCAL, Device, open_world
-from vnet.testing import FRAME, Options, Pair, bounded, hostile_driver, until
-from vnet.topology import Topology, parse
+from vnet.testing import FRAME
+from vnet.topology import parse
 
 BOTH = pytest.mark.parametrize("way", [0, 1], ids=["to the endpoint", "from the endpoint"])
-OVER = pytest.mark.parametrize("transport", ["pci", "epf_mailbox", "ntb"], indirect=True)
 NEEDS_CSUM = 1
 MSS = 1400
-HEADER = bytes(HEADER_SIZE)
 TSO = ("HOST_TSO4", "HOST_TSO6", "HOST_USO", "GUEST_TSO4", "GUEST_TSO6", "GUEST_USO4", "GUEST_USO6")
-CSUM = ("CSUM", "GUEST_CSUM", *TSO)
 LARGE = 2048
 """Bytes of a receive buffer, where large frames have to be spread over many."""
-
-
-@attrs.frozen
-class Mediated(Options):
-    """What differs from the usual mediated pair."""
-
-    queue_size: int = 64
-    local_features_off: tuple[str, ...] = ()
-    rings: tuple[Literal["split", "packed"], Literal["split", "packed"]] = ("split", "split")
-    """Of the other host's driver, and of the endpoint's own."""
-
-    def topology(self) -> Topology:
-        made = super().topology()
-        devices = {
-            name: attrs.evolve(
-                spec,
-                mode="mediated",
-                local_features_off=self.local_features_off,
-                ring=self.rings[0],
-                local_ring=self.rings[1],
-            )
-            for name, spec in net_specs(made).items()
-        }
-        return attrs.evolve(made, devices=devices).check("test")
-
-
-class MediatedPair(Pair):
-    """A pair whose device has another driver behind it."""
-
-    @property
-    def local(self) -> Device:
-        """The device of the endpoint's own driver."""
-        return self.world.devices[f"net0{LOCAL}"]
-
-    @property
-    def mediator(self) -> Mediator:
-        end = self.device.device_end
-        assert isinstance(end, MediatorEnd)
-        return end.settings
-
-    @property
-    def ports(self) -> tuple[MemoryPort, MemoryPort]:
-        return self.driver_port, self.device_port
-
-    def statistics(self, way: int) -> MediatorStatistics:
-        return self.mediator.statistics[(self.device.name, self.local.name)[way]]
-
-
-@asynccontextmanager
-async def open_mediated(options: Mediated = Mediated()) -> AsyncIterator[MediatedPair]:
-    @asynccontextmanager
-    async def opener(spec: PortSpec, config: PortConfig) -> AsyncIterator[MemoryPort]:
-        own = config.mac is not None and config.mac[-1] == 1
-        yield MemoryPort(options.driver_caps if own else options.device_caps, capacity=options.capacity)
-
-    ends = {"net": EndsType(NetSpec, partial(open_net, opener=opener), mediate_net)}
-    async with open_world(options.topology(), "test", ends) as world:
-        await world.wait_up()
-        await trio.testing.wait_all_tasks_blocked()
-        yield MediatedPair(world)
-
-
-async def cross(pair: MediatedPair, way: int, frame: bytes = FRAME, header: bytes = HEADER) -> tuple[bytes, bytes]:
-    """Send one frame, and what arrives of it, without num_buffers."""
-    source, sink = pair.ports[way], pair.ports[1 - way]
-    assert source.inject(frame, header)
-    with bounded():
-        head, came = await sink.receive()
-    await trio.testing.wait_all_tasks_blocked()
-    return head[:10] + bytes(2), came
-
-
-async def drained(port: MemoryPort) -> list[tuple[bytes, bytes]]:
-    await trio.testing.wait_all_tasks_blocked()
-    frames = []
-    while True:
-        try:
-            frames.append(port.receive_nowait())
-        except trio.WouldBlock:
-            return frames
-        await trio.testing.wait_all_tasks_blocked()
-
 
 # Frames
 
@@ -179,19 +78,6 @@ async def test_a_large_frame_crosses_as_it_is_where_both_sides_can_finish_it() -
 
 
 # Features that one side alone has
-
-
-def large(kind: str, size: int = 20_000) -> tuple[bytes, bytes]:
-    """A GSO frame and its virtio_net_hdr."""
-    v6 = kind.endswith("6")
-    packet: Packet = Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01")
-    packet = packet / (IPv6(src="2001:2::1", dst="2001:2::2") if v6 else IP(src="198.18.0.1", dst="198.18.0.2"))
-    start = ETH_HLEN + (40 if v6 else 20)
-    tcp = kind.startswith("tso")
-    packet = packet / (TCP(sport=1, dport=2, seq=1 << 31, flags="PA") if tcp else UDP(sport=1, dport=2))
-    gso, field, hlen = (4 if v6 else 1, 16, 20) if tcp else (5, 6, 8)
-    data = (b"0123456789abcdef" * (size // 16 + 1))[:size]
-    return struct.pack("<BBHHHHH", NEEDS_CSUM, gso, start + hlen, MSS, start, field, 0), bytes(packet / data)
 
 
 def payload(frame: bytes) -> bytes:
@@ -298,160 +184,6 @@ async def test_a_frame_that_takes_more_segments_than_there_are_buffers_is_delive
             pair.driver_port.inject(frame, header)
         came = [payload(body) for _, body in await drained(pair.device_port)]
         assert b"".join(came) == frame[-60_000:] * 3
-
-
-# Resets
-
-
-async def rebind(device: Device) -> None:
-    bus, virtio = device.root.virtio, device.virtio
-    assert virtio is not None
-    await bus.rebind(virtio)
-
-
-@OVER
-@pytest.mark.parametrize("which", [0, 1], ids=["remote", "local"])
-async def test_a_reset_of_one_side_is_a_link_that_goes_down_and_comes_up_for_the_other(which: int) -> None:
-    async with open_mediated() as pair:
-        devices, before = (pair.device, pair.local), pair.footprint()
-        reset, other = devices[which], devices[1 - which]
-        port = pair.ports[1 - which]
-        assert port.carrier
-        seen: list[bool] = []
-
-        def set_carrier(up: bool) -> None:
-            seen.append(up)
-            port.carrier = up
-
-        port.set_carrier = set_carrier  # type: ignore[method-assign]
-
-        async def load() -> None:
-            while True:
-                for end in pair.ports:
-                    end.inject(FRAME)
-                    end._outbound.clear()  # it never is full
-                await trio.sleep(0.0001)
-
-        resets = other.vhost.resets
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(load)
-            for _ in range(5):
-                await trio.sleep(0.005)
-                seen.clear()
-                await rebind(reset)
-                await pair.world.wait_up()
-                await until(lambda: port.carrier and seen[-1:] == [True])
-                assert False in seen
-            nursery.cancel_scope.cancel()
-        assert other.vhost.resets == resets, "the other side was not reset"
-        await drained(pair.ports[0])
-        await drained(pair.ports[1])
-        for way in (0, 1):
-            assert await cross(pair, way) == (HEADER, FRAME)
-        assert pair.footprint().within(before)
-
-
-@pytest.mark.parametrize("transport", ["pci", "epf_mailbox"], indirect=True)
-async def test_a_link_that_goes_down_under_load_is_no_fault_of_the_other_side() -> None:
-    async with open_mediated() as pair:
-
-        async def load() -> None:
-            while True:
-                for end in pair.ports:
-                    end.inject(FRAME)
-                    end._outbound.clear()
-                await trio.sleep(0.0001)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(load)
-            for _ in range(5):
-                await trio.sleep(0.005)
-                pair.link.bring_down()
-                await trio.sleep(0.005)
-                assert not pair.device_port.carrier
-                pair.link.bring_up()
-                await pair.world.wait_up()
-            nursery.cancel_scope.cancel()
-        assert (pair.local.vhost.resets, list(pair.local.vhost.failures)) == (1, [])
-        await pair.transfer()
-
-
-# Hostile drivers
-
-
-@OVER
-@pytest.mark.parametrize("queue", [0, 1], ids=["receiveq", "transmitq"])
-@pytest.mark.hostile("R01")
-async def test_a_driver_that_breaks_its_ring_breaks_its_own_device_alone(queue: int) -> None:
-    async with open_mediated() as pair:
-        async with hostile_driver(pair) as driver:
-            await driver.start()
-            driver.rings[queue].offer(9999)
-            driver.kick(queue)
-            pair.device_port.inject(FRAME)  # looks at the receiveq
-            await until(lambda: pair.vhost.status & Status.NEEDS_RESET)
-            assert not pair.local.vhost.status & Status.NEEDS_RESET
-            assert pair.local.vhost.resets == 1
-            assert not pair.local.vhost.failures
-        await drained(pair.device_port)
-        for way in (0, 1):
-            await drained(pair.ports[1 - way])
-            assert await cross(pair, way) == (HEADER, FRAME)
-
-
-async def test_buffers_that_no_driver_should_give_come_back_empty_and_hold_nothing_up() -> None:
-    async with open_mediated() as pair, hostile_driver(pair) as driver:
-        await driver.start()
-        received = driver.alloc(4096)
-        driver.send(Desc(driver.put(FRAME), len(FRAME)), head=0, queue=0)
-        driver.send(Desc(received, 4096, WRITE), head=1, queue=0)
-        driver.send(Desc(driver.alloc(64), 64, WRITE), head=0)
-        driver.send(Desc(driver.put(HEADER + FRAME), HEADER_SIZE + len(FRAME)), head=1)
-        with bounded():
-            assert (await pair.device_port.receive())[1] == FRAME
-        pair.device_port.inject(FRAME)
-        await until(lambda: driver.rings[0].used_idx == 2)
-        assert driver.get(received + HEADER_SIZE, len(FRAME)) == FRAME  # type: ignore[arg-type]
-        assert pair.statistics(0).drops == {"writable": 1}
-        assert not pair.vhost.status & Status.NEEDS_RESET
-
-
-@pytest.mark.parametrize("start", [35, 4000, 65_000])
-async def test_a_header_that_points_anywhere_costs_its_own_frame(start: int) -> None:
-    """Also one that says the transport header is where the frame ends."""
-    names = tuple(name for name in CSUM if name.startswith("GUEST"))
-    async with open_mediated(Mediated(local_features_off=names)) as pair, hostile_driver(pair) as driver:
-        await driver.start()
-        _, frame = large("tso4", max(0, start + 2 - 54))
-        bad = struct.pack("<BBHHHHH", NEEDS_CSUM, 1, 0, MSS, start, 0, 0) + frame[: start + 2]
-        driver.send(Desc(driver.put(bad), len(bad)), head=0)
-        driver.send(Desc(driver.put(HEADER + FRAME), HEADER_SIZE + len(FRAME)), head=1)
-        with bounded():
-            assert (await pair.device_port.receive())[1] == FRAME
-        assert pair.statistics(0).drops == {"bad_gso": 1}
-
-
-@pytest.mark.hostile("N01", "N02", "N03", "N04", "N05")
-@pytest.mark.parametrize("off", [(), CSUM], ids=["to one that finishes frames", "to one that does not"])
-@pytest.mark.parametrize(("row", "cause", "build"), DROPPED.values(), ids=[f"{v[0]} {k}" for k, v in DROPPED.items()])
-async def test_a_bad_frame_is_dropped_and_counted_once_and_both_devices_go_on(
-    row: str, cause: str, build: Build, off: tuple[str, ...]
-) -> None:
-    guest = tuple(name for name in off if name.startswith("GUEST"))
-    async with open_mediated(Mediated(local_features_off=guest)) as pair, hostile_driver(pair) as driver:
-        await driver.start()
-        descs = build(driver)
-        for turn in range(2):
-            driver.send(*descs)
-            with bounded():
-                await trio.testing.wait_all_tasks_blocked()
-            drops = pair.statistics(0).drops
-            assert list(drops.values()) == [turn + 1]
-            assert set(drops) <= set(cause.split())
-            assert driver.rings[1].elem(turn) == (0, 0)
-        driver.send(Desc(driver.put(HEADER + FRAME), HEADER_SIZE + len(FRAME)), head=8)
-        with bounded():
-            assert (await pair.device_port.receive())[1] == FRAME
 
 
 # What can't be

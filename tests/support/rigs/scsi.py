@@ -7,7 +7,8 @@ from typing import Any
 import attrs
 import pytest
 
-from drivers.devices.scsi import Identity, LogicalUnit, Response
+from drivers.devices.scsi import Asc, Identity, Key, LogicalUnit, Response
+from drivers.devices.scsi.cdb import Op
 from drivers.devices.scsi.device.unit import Io, Reply, Unit
 from drivers.devices.scsi.sense import Sense
 from drivers.storage.workers import IoKind
@@ -96,3 +97,20 @@ def pyscsi(unit: Unit, block: int = 512) -> Any:
     scsi = SCSI(None)
     scsi.device, scsi._blocksize = _Device(unit), block
     return scsi
+
+
+@pytest.fixture
+def unit() -> LogicalUnit:
+    return make_unit()
+
+
+def illegal(found: dict[str, Any], asc: Asc, field: tuple[int, int | None, str] | None = None) -> None:
+    assert (found["sense_key"], found["ascq"]) == (Key.ILLEGAL_REQUEST, asc)
+    if field is not None:
+        assert found["field"] == field
+
+
+def select(data: bytes, *, short: bool = False, flags: int = 0x10) -> bytes:
+    if short:
+        return bytes((Op.MODE_SELECT_6, flags, 0, 0, len(data), 0))
+    return bytes((Op.MODE_SELECT_10, flags, 0, 0, 0, 0, 0)) + len(data).to_bytes(2, "big") + b"\0"
