@@ -1,4 +1,4 @@
-"""What can go wrong between a driver, its bus and its transport."""
+"""Errors of drivers, buses and transports."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = [
 
 
 class DriverError(Exception):
-    """The root of what drivers raise; each has one sentence that says what was wrong."""
+    """Root of all errors that drivers raise; its message is one sentence with the cause."""
 
 
 class ProbeError(DriverError):
-    """The driver can't run this device; the device stays unbound, with FAILED set where it has a status."""
+    """The driver can't run this device; the device stays unbound, with FAILED set if it has a status."""
 
 
 class ProbeDeferred(DriverError):
-    """Something this driver needs is not there yet; the bus tries again when it changes."""
+    """A resource that the driver needs is missing; the bus probes again when resources change."""
 
 
 class NothingOffered(ProbeDeferred):
-    """The device is there, and has no driver at its own end that would make something of it."""
+    """The device exists, but no driver at its own end offers features."""
 
 
 class FeatureMismatch(ProbeError):
@@ -41,36 +41,36 @@ class FeatureMismatch(ProbeError):
 
 
 class NeedsReset(DriverError):
-    """The device set DEVICE_NEEDS_RESET, or broke a ring; only a reset helps."""
+    """The device set DEVICE_NEEDS_RESET or broke a ring, and needs a reset."""
 
 
 class TransportLost(DriverError):
-    """The device can't be reached any more: link down, removed, or it never answers."""
+    """The device is unreachable: its link is down, it was removed, or it does not answer."""
 
 
 class CommandRefused(DriverError):
-    """A device, or its driver, can't be made to do what was asked of it; it goes on as before."""
+    """The device or its driver rejected a command and continues as before."""
 
 
 class PortGone(DriverError):
-    """What a device was plugged into was taken away while it ran, such as a deleted TUN interface."""
+    """The port of a running device was removed, such as a deleted TUN interface."""
 
 
 class RpmsgError(DriverError):
-    """The root of what an rpmsg endpoint raises: a name or an address that can't be, too many endpoints."""
+    """Root of all errors of rpmsg endpoints: an invalid name or address, or too many endpoints."""
 
 
 class MessageTooLong(RpmsgError):
-    """A message that no buffer of this device holds."""
+    """The message is larger than the device's buffers."""
 
 
 class NoBuffer(RpmsgError):
-    """Every buffer is under way to the other side; `send` would have waited."""
+    """All buffers are in flight; `send` would have waited."""
 
 
 class SendTimeout(RpmsgError):
-    """The other side gave no buffer back, or showed no endpoint to send to, in all the time there was."""
+    """The other side returned no buffer, or announced no endpoint, before the timeout."""
 
 
 class NotBound(RpmsgError):
-    """The endpoint knows of none at the other side, and no address was given; `send` would have waited."""
+    """The endpoint is not bound, and the caller gave no address; `send` would have waited."""

@@ -1,1 +1,1 @@
-"""What `drivers` is given and `vnet` implements: hardware, ports, channels between processes."""
+"""Interfaces that `drivers` uses and `vnet` implements: hardware, ports, channels between processes."""

@@ -1,7 +1,6 @@
-"""What a transport stands on: the hardware that ``vnet`` simulates, as small contracts.
+"""Interfaces of the hardware that ``vnet`` simulates, as transports use it.
 
-Handlers passed in here are plain callables: they run to completion in the caller's task, never wait,
-and only note that something happened.
+Handlers are plain callables: they run to completion in the caller's task, never wait, and only record the event.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Handler = Callable[[], None]
 
 @attrs.frozen
 class DmaBuffer:
-    """Zeroed memory of this host that a device may reach: ``addr`` is what to tell the device."""
+    """Zeroed memory of this host that a device may access at ``addr``."""
 
     addr: Addr
     size: int
@@ -43,41 +42,41 @@ class DmaBuffer:
 
 
 class DmaMemory(Memory, Protocol):
-    """A host's own memory together with an allocator for what is shared with devices."""
+    """A host's own memory with an allocator for buffers shared with devices."""
 
     def alloc(self, size: int, align: int = 64) -> DmaBuffer:
-        """``size`` zeroed bytes at a multiple of ``align`` (a power of two). Raises MemoryError."""
+        """Return ``size`` zeroed bytes at a multiple of ``align`` (a power of two). Raises MemoryError."""
 
     def free(self, buffer: DmaBuffer) -> None:
-        """Give it back; its content is zeroed when it is next handed out."""
+        """Free the buffer; it is zeroed when it is allocated again."""
 
 
 class LinkEvents(Protocol):
-    """Who wants to know that the link went up or down."""
+    """Observer of a link's state."""
 
     def link_up(self) -> None:
-        """Both ends see each other; a new epoch has begun."""
+        """Handle link-up: both ends see each other, and a new epoch begins."""
 
     def link_down(self) -> None:
-        """The epoch is over: windows are closed, reads give all-ones, writes go nowhere."""
+        """Handle link-down: the epoch is over, windows are closed, reads return all-ones, writes are dropped."""
 
 
 class Toll(Meter, Protocol):
-    """Has to be told of accesses to memory that takes time to reach, and knows how much."""
+    """Meter of accesses across links that take time."""
 
     async def settle(self) -> None:
-        """Sleep out the time that every link on the way is owed for accesses so far."""
+        """Sleep until every link on the path has carried the accesses so far."""
 
 
 class PciFunction(Protocol):
-    """One function as the driver on the root complex sees it, after enumeration.
+    """An enumerated PCI function, as its driver on the root complex sees it.
 
     Registers are read and written as unsigned integers of ``size`` 1, 2, 4 or 8 bytes, little-endian.
-    While the link is down, or where nothing answers, reads give all-ones and writes are dropped.
+    While the link is down, or if no device answers, reads return all-ones and writes are dropped.
     """
 
     name: str
-    """Domain, bus, device and function, as lspci prints it."""
+    """Domain, bus, device and function in lspci's notation."""
 
     @property
     def vendor_id(self) -> int: ...
@@ -95,31 +94,31 @@ class PciFunction(Protocol):
 
     @property
     def lossy(self) -> bool:
-        """Whether a doorbell or an interrupt can get lost on the way."""
+        """Whether the link can lose doorbells and interrupts."""
 
     def config_read(self, offset: int, size: int) -> int: ...
 
     def config_write(self, offset: int, size: int, value: int) -> None: ...
 
     def bar_size(self, bar: int) -> int:
-        """Bytes; 0 where the BAR does not exist."""
+        """Return the bytes of a BAR; 0 if it does not exist."""
 
     def bar_read(self, bar: int, offset: int, size: int) -> int: ...
 
     def bar_write(self, bar: int, offset: int, size: int, value: int) -> None: ...
 
     def bar_map(self, bar: int, offset: int, size: int, at: Addr) -> Memory:
-        """``size`` bytes of memory behind a BAR, from ``offset`` on, to be reached at the addresses from ``at`` on.
+        """Return ``size`` bytes of memory behind a BAR, from ``offset`` on, mapped at address ``at``.
 
-        It belongs to one epoch, and ends earlier when the function puts something else there. Registers can't be
-        reached in this way: accesses raise a MemoryFault, as does the call itself where there is no such BAR.
+        The mapping ends with the epoch, or earlier if the function replaces that memory. Accesses to registers raise a
+        MemoryFault, as does the call itself if the BAR does not exist.
         """
 
     def bar_toll(self, bar: int, offset: int, size: int) -> Toll | None:
-        """What accesses through `bar_map` to that memory cost, as it is now; None where they take no time."""
+        """Return the meter of accesses through `bar_map` to the memory there now; None if they take no time."""
 
     def enable_msix(self) -> int:
-        """Turn MSI-X on; the number of vectors in the table, 0 where the function has no MSI-X."""
+        """Turn MSI-X on. Returns the number of vectors in the table, 0 if the function has no MSI-X."""
 
     def disable_msix(self) -> None: ...
 
@@ -127,18 +126,18 @@ class PciFunction(Protocol):
         """Program and unmask MSI-X ``vector``; the handler runs once per message."""
 
     def request_intx(self, handler: Handler) -> None:
-        """Be called while the function asserts INTx."""
+        """Set the handler that runs while the function asserts INTx."""
 
     def free_irqs(self) -> None:
-        """Mask every vector and forget every handler."""
+        """Mask all vectors and remove all handlers."""
 
     def watch(self, events: LinkEvents | None) -> None:
-        """Tell ``events`` about the link from now on."""
+        """Report link events to ``events`` from now on."""
 
 
 @attrs.frozen
 class PciHeader:
-    """The identity an endpoint function shows in its configuration space."""
+    """The identity of an endpoint function in its configuration space."""
 
     vendor_id: int
     device_id: int
@@ -151,7 +150,7 @@ class PciHeader:
 
 
 class RegisterBlock(Protocol):
-    """Registers whose accesses are trapped. ``size`` is 1, 2, 4 or 8; ``offset`` is any, aligned or not."""
+    """Registers with trapped accesses. ``size`` is 1, 2, 4 or 8; ``offset`` may be unaligned."""
 
     def read(self, offset: int, size: int) -> int: ...
 
@@ -159,7 +158,7 @@ class RegisterBlock(Protocol):
 
 
 class Epc(Protocol):
-    """An endpoint controller, as the function behind it sees it (Linux: pci_epc)."""
+    """An endpoint controller, as its functions see it (Linux: pci_epc)."""
 
     @property
     def dma(self) -> DmaMemory:
@@ -168,47 +167,47 @@ class Epc(Protocol):
     def set_header(self, function: int, header: PciHeader) -> None: ...
 
     def add_capability(self, function: int, cap_id: int, body: bytes, block: RegisterBlock | None = None) -> int:
-        """Append a capability whose bytes after id and next are ``body``; the offset of its id byte.
+        """Append a capability with ``body`` after its id and next bytes. Returns the offset of the id byte.
 
-        With ``block``, accesses to the body go there (offset 0 is the byte after next).
+        With ``block``, it handles accesses to the body (offset 0 is the byte after next).
         """
 
     def set_bar(self, function: int, bar: int, size: int, block: RegisterBlock) -> None:
-        """A 64-bit memory BAR of ``size`` bytes (rounded up to a power of two); accesses are trapped."""
+        """Set a 64-bit memory BAR of ``size`` bytes (rounded up to a power of two) with trapped accesses."""
 
     def set_bar_ram(self, function: int, bar: int, buffer: DmaBuffer) -> None:
-        """A 64-bit memory BAR that is ``buffer`` of `dma`, a power of two of bytes.
+        """Set a 64-bit memory BAR backed by ``buffer`` of `dma`, whose size is a power of two.
 
-        The other host's accesses are loads and stores there, and nobody is told of them.
+        The other host's accesses are plain loads and stores, without a trap.
         """
 
     def set_msix(self, function: int, vectors: int, bar: int, offset: int) -> None:
-        """``vectors`` MSI-X vectors, table at ``offset`` in ``bar``, the pending bits behind it."""
+        """Set up ``vectors`` MSI-X vectors: table at ``offset`` in ``bar``, pending bits behind it."""
 
     def clear(self, function: int) -> None:
-        """Take the function away."""
+        """Remove the function."""
 
     def start(self) -> None:
-        """Be seen on the link."""
+        """Appear on the link."""
 
     def stop(self) -> None: ...
 
     def window(self, function: int) -> Memory:
-        """The other host's memory as this function may reach it, through outbound windows.
+        """Return the other host's memory as this function may access it through outbound windows.
 
-        It belongs to one epoch: after link-down, reset of the function or loss of bus mastering, every
-        access raises a MemoryFault. Ask again after `LinkEvents.link_up`.
+        It is valid for one epoch: after link-down, reset of the function or loss of bus mastering, every
+        access raises a MemoryFault. Call again after `LinkEvents.link_up`.
         """
 
     def meter(self, function: int) -> Meter | None:
-        """Who has to be told of this function's accesses through windows; None where nobody counts them."""
+        """Return the meter of this function's accesses through windows; None if they take no time."""
 
     @property
     def lossy(self) -> bool:
-        """Whether a doorbell or an interrupt can get lost on the way."""
+        """Whether the link can lose doorbells and interrupts."""
 
     async def settle(self) -> None:
-        """Sleep out the time the link is owed for accesses so far; at once where it takes none."""
+        """Sleep until the link has carried the accesses so far; return at once if it takes no time."""
 
     def raise_irq(self, function: int, vector: int) -> None:
         """Send MSI-X ``vector``, or set its pending bit while it is masked."""
@@ -218,16 +217,16 @@ class Epc(Protocol):
     def msix_enabled(self, function: int) -> bool: ...
 
     def watch(self, function: int, events: LinkEvents, reset: Handler) -> None:
-        """Tell ``events`` about the link, and call ``reset`` on a function-level reset."""
+        """Report link events to ``events``, and call ``reset`` on a function-level reset."""
 
     def map_addr(self, addr: PciAddr, size: int) -> OutboundWindow:
-        """Map an outbound window over ``size`` bytes at ``addr``. Raises MemoryError when none is left."""
+        """Map an outbound window over ``size`` bytes at ``addr``. Raises MemoryError if none is free."""
 
     def unmap_addr(self, window: OutboundWindow) -> None: ...
 
 
 class OutboundWindow(Protocol):
-    """A range of the endpoint's own addresses that reaches the other host."""
+    """A range of the endpoint's own addresses that maps memory of the other host."""
 
     @property
     def phys(self) -> PhysAddr: ...
@@ -244,11 +243,11 @@ class OutboundWindow(Protocol):
 
 
 class MmioRegion(Protocol):
-    """The registers of a platform device as a driver on the same host sees them, and its interrupt line.
+    """Registers and interrupt line of a platform device, as its driver on the same host sees them.
 
-    Registers are read and written as unsigned integers of ``size`` 1, 2, 4 or 8 bytes, little-endian. A region
-    is named and identified by the host's description of itself, not by its registers: ``vendor_id`` are the four
-    letters and ``device_id`` is the number of its ACPI id.
+    Registers are read and written as unsigned integers of ``size`` 1, 2, 4 or 8 bytes, little-endian. Name and ids come
+    from the host's platform description, not from registers: ``vendor_id`` are the four letters and ``device_id`` is
+    the number of the ACPI id.
     """
 
     name: str
@@ -272,40 +271,40 @@ class MmioRegion(Protocol):
     def write(self, offset: int, size: int, value: int) -> None: ...
 
     def request_irq(self, handler: Handler) -> None:
-        """Be called whenever the line rises, and at once where it is up."""
+        """Set the handler that runs whenever the line rises, and at once if it is high."""
 
     def free_irq(self) -> None: ...
 
 
 class PlatformSlot(Protocol):
-    """A region of a host and its interrupt line, as the device in it sees them."""
+    """A register region of a host and its interrupt line, as the device in it sees them."""
 
     @property
     def memory(self) -> Memory:
-        """The host's memory: nothing stands between it and the device."""
+        """The host's memory, which the device accesses directly."""
 
     def insert(self, block: RegisterBlock) -> None:
-        """Answer accesses from now on, and be found."""
+        """Plug in a device whose registers are ``block``."""
 
     def remove(self) -> None:
-        """Be gone: reads give all-ones, writes go nowhere."""
+        """Unplug the device: reads return all-ones, writes are dropped."""
 
     def set_irq(self, asserted: bool) -> None: ...
 
 
 class NtbEvents(Protocol):
-    """Who wants to know what happens on a non-transparent bridge."""
+    """Observer of a non-transparent bridge."""
 
     def link_event(self) -> None:
-        """The link between the two hosts came up or went down: look at `Ntb.link_is_up`."""
+        """Handle a change of the link between the two hosts, see `Ntb.link_is_up`."""
 
     def db_event(self) -> None:
-        """A doorbell is set that is not masked: look at `Ntb.db_read`."""
+        """Handle an unmasked doorbell, see `Ntb.db_read`."""
 
 
 @attrs.frozen
 class MwLimits:
-    """What a range of memory has to be like for the other host to reach it through a window."""
+    """Alignment and size limits of memory exposed through a window."""
 
     addr_align: int
     size_align: int
@@ -316,57 +315,57 @@ class MwLimits:
 class Ntb(Protocol):
     """A non-transparent bridge to one other host, as a client on this host sees it (Linux: include/linux/ntb.h).
 
-    Nothing of the other host is reached but through this: doorbells (32 bits, each set until it is cleared),
-    scratchpads (32-bit words, a bank for each host), and memory windows. While this host's own link is down, reads
-    give all-ones and writes are dropped.
+    It is the only path to the other host: doorbells (32 bits, each set until it is cleared), scratchpads (32-bit
+    words, one bank per host), and memory windows. While this host's own link is down, reads return all-ones and writes
+    are dropped.
     """
 
     @property
     def name(self) -> str:
-        """Where it was found, such as the name of a PCI function."""
+        """Location of the bridge, such as the name of a PCI function."""
 
     @property
     def dma(self) -> DmaMemory:
-        """This host's memory, for what the other host is to reach."""
+        """This host's memory, for buffers that the other host accesses."""
 
     def watch(self, events: NtbEvents | None) -> None:
-        """Tell ``events`` from now on what happens."""
+        """Report events to ``events`` from now on."""
 
-    # The link between the two hosts: up once both asked for it.
+    # The link between the two hosts: up once both enable it.
 
     @property
     def link_is_up(self) -> bool: ...
 
     @property
     def link_epoch(self) -> int:
-        """Rises whenever the link comes up; the same number on both sides."""
+        """Number that rises whenever the link comes up, the same on both sides."""
 
     def link_enable(self) -> None:
-        """Ask for the link, now and after this host's own link was down. Nothing waits."""
+        """Enable the link, now and whenever this host's own link comes up again. Does not wait."""
 
     def link_disable(self) -> None: ...
 
-    # Doorbells: masks of bits. A bit that rings again before it is cleared stays one bit.
+    # Doorbells: masks of bits. A bit that rings again before it is cleared counts once.
 
     @property
     def db_valid_mask(self) -> int: ...
 
     def db_read(self) -> int:
-        """The bits that are set, masked ones included."""
+        """Return the bits that are set, including masked ones."""
 
     def db_clear(self, bits: int) -> None:
-        """Clear these, and no others that were set meanwhile."""
+        """Clear exactly these bits, even if others are set meanwhile."""
 
     def db_set_mask(self, bits: int) -> None:
-        """Ask not to be told of these bits; they are set nevertheless."""
+        """Mask events of these bits; the bits are still set."""
 
     def db_clear_mask(self, bits: int) -> None:
-        """Ask to be told of these bits; at once, where one is set already."""
+        """Unmask events of these bits; one that is set already causes an event at once."""
 
     def peer_db_set(self, bits: int) -> None:
-        """Ring the other host: every bit of the mask."""
+        """Ring the other host's doorbells for all bits of the mask."""
 
-    # Scratchpads: what one side writes as its peer's word is its own word for the other side.
+    # Scratchpads: a word that one side writes as its peer's is the other side's own word.
 
     @property
     def spad_count(self) -> int: ...
@@ -375,7 +374,7 @@ class Ntb(Protocol):
 
     @property
     def spads(self) -> Mapping[int, int]:
-        """This host's scratchpads as they were last read or written here: looking at them is no access."""
+        """This host's scratchpads as last read or written here, without an access."""
 
     def spad_write(self, index: int, value: int) -> None: ...
 
@@ -383,7 +382,7 @@ class Ntb(Protocol):
 
     def peer_spad_write(self, index: int, value: int) -> None: ...
 
-    # Memory windows: each is a range of this host that the other one reaches, and the other way round.
+    # Memory windows: each exposes a range of this host to the other one, and vice versa.
 
     @property
     def mw_count(self) -> int: ...
@@ -391,19 +390,20 @@ class Ntb(Protocol):
     def mw_get_align(self, window: int) -> MwLimits: ...
 
     def mw_set_trans(self, window: int, addr: Addr, size: int) -> None:
-        """Let the other host reach ``size`` bytes of ours at ``addr``. Raises ValueError where the limits are not met,
-        TransportLost where nobody answers.
+        """Expose ``size`` bytes of our memory at ``addr`` to the other host.
+
+        Raises ValueError if the limits are not met, TransportLost if the bridge does not answer.
         """
 
     def mw_clear_trans(self, window: int) -> None:
-        """Let it reach nothing there: what it had mapped is gone when this returns."""
+        """Expose nothing through the window; the other host's mappings are closed on return."""
 
     def peer_mw(self, window: int, at: Addr, size: int) -> Memory:
-        """The first ``size`` bytes of what the other host lets us reach, at the addresses from ``at`` on.
+        """Return the first ``size`` bytes that the other host exposes through the window, mapped at address ``at``.
 
-        It ends with the translation or with either link: then every access raises a MemoryFault, as it does where
-        there never was one. The call itself raises a MemoryFault while this host's own link is down.
+        After the translation or either link ends, every access raises a MemoryFault, as it does without a translation.
+        The call itself raises a MemoryFault while this host's own link is down.
         """
 
     def peer_mw_toll(self, window: int) -> Toll | None:
-        """What accesses through `peer_mw` cost now, on both hosts' links; None where they take no time."""
+        """Return the meter of accesses through `peer_mw` on both hosts' links; None if they take no time."""

@@ -1,6 +1,6 @@
-"""What a transport between two processes stands on: a socket that passes file descriptors, shared memory, events.
+"""Inter-process interfaces of a transport: a socket that passes file descriptors, shared memory, events.
 
-``vnet`` implements it. A file descriptor is a `Handle` here: it has an owner, and whoever owns it closes it.
+``vnet`` implements them. A file descriptor is a `Handle`, which its owner closes.
 """
 
 from __future__ import annotations
@@ -14,84 +14,90 @@ __all__ = ["FdSocket", "Handle", "Ipc", "Notifier", "SharedMemory", "Unusable"]
 
 
 class Unusable(DriverError):
-    """A file descriptor that is not what it has to be, such as memory that its owner could still take away."""
+    """An unsuitable file descriptor, such as memory that its owner could still truncate."""
 
 
 class Handle(Protocol):
-    """A file descriptor that came from another process, or is about to be passed to one."""
+    """A file descriptor received from another process, or to be passed to one."""
 
     def close(self) -> None:
-        """Twice is harmless."""
+        """Close the file descriptor; harmless if it is closed already."""
 
 
 class SharedMemory(Protocol):
-    """Memory that another process has, too, mapped here."""
+    """Memory shared with another process and mapped in this one."""
 
     @property
     def view(self) -> memoryview:
-        """All of it, writable."""
+        """A writable view of the whole mapping."""
 
     def close(self) -> None:
-        """Unmap it; slices of the view that are still held keep it until they are gone. Twice is harmless."""
+        """Unmap the memory, once all slices of the view are released. Harmless if it is closed already."""
 
 
 class Notifier(Handle, Protocol):
-    """The end of an event (eventfd) that tells; it can be passed on as well."""
+    """The notifying end of an event (eventfd); it can be passed on as well."""
 
     def notify(self) -> None:
-        """Never waits and never fails: what nobody has heard yet is told already."""
+        """Notify the other end. Never blocks or fails; unread notifications coalesce."""
 
 
 class FdSocket(Protocol):
     """One end of a connected unix stream socket."""
 
     async def receive(self, limit: int) -> tuple[bytes, list[Handle]]:
-        """At least one and at most ``limit`` bytes, and the file descriptors that came with them; no bytes at the end.
+        """Return up to ``limit`` bytes and the file descriptors received with them; no bytes at the end of the stream.
 
-        The caller owns the handles. Raises TransportLost where the connection broke, Unusable where file descriptors
-        were lost on the way: then all others are closed.
+        The caller owns the handles. Raises TransportLost if the connection broke, Unusable if file descriptors were
+        lost: then all others are closed.
         """
 
     async def send(self, data: bytes, handles: Sequence[Handle] = ()) -> None:
-        """All of ``data``, with copies of ``handles``, which stay the caller's. Raises TransportLost."""
+        """Send all of ``data``, with duplicates of ``handles``, which the caller still owns. Raises TransportLost."""
 
     def close(self) -> None:
-        """Twice is harmless."""
+        """Close the socket; harmless if it is closed already."""
 
 
 class Ipc(Protocol):
-    """Makes and takes what two processes share."""
+    """Factory of resources shared between two processes."""
 
     def map(self, handle: Handle, size: int, offset: int) -> SharedMemory:
-        """``size`` bytes from ``offset`` of the file, to be read and written. The handle may be closed afterwards.
+        """Map ``size`` bytes from ``offset`` of a file for reading and writing. The handle may be closed afterwards.
 
-        Raises Unusable: no memory, shorter than that, or not sealed against shrinking.
+        Raises Unusable if the file is not memory, is too short, or is not sealed against shrinking.
         """
 
     def make(self, size: int) -> tuple[SharedMemory, Handle]:
-        """``size`` bytes of zeroed memory, sealed, and what to pass to another process. Raises Unusable."""
+        """Return ``size`` bytes of zeroed, sealed memory, and its handle for another process. Raises Unusable."""
 
     def fence(self) -> None:
-        """A full memory barrier, as `rings.memory.Memory.fence`."""
+        """Execute a full memory barrier, see `rings.memory.Memory.fence`."""
 
     def make_event(self) -> Handle:
-        """A new event that nobody has told yet. Raises Unusable where there are too many."""
+        """Return a new event without notifications. Raises Unusable if there are too many file descriptors."""
 
     def make_channel(self) -> tuple[FdSocket, Handle]:
-        """One end of a new connection, and what to pass to another process as the other. Raises Unusable likewise."""
+        """Return one end of a new connection, and the handle of the other for another process.
+
+        Raises Unusable if there are too many file descriptors.
+        """
 
     def channel(self, handle: Handle) -> FdSocket:
-        """The end of a connection that came from another process: takes the handle over.
+        """Return the end of a connection received from another process. Takes ownership of the handle.
 
-        Raises Unusable, and closes it, where it is none.
+        If it is not a socket, closes it and raises Unusable.
         """
 
     def notifier(self, handle: Handle) -> Notifier:
-        """To tell through an event: takes the handle over. Raises Unusable, and closes it, where it is none."""
+        """Return the notifying end of an event. Takes ownership of the handle.
 
-    def watch(self, handle: Handle, told: Callable[[], None]) -> Handle:
-        """Call ``told`` whenever the event is told, until what is returned is closed: takes the handle over.
+        If it is not an event, closes it and raises Unusable.
+        """
 
-        What is returned can be passed on as well. ``told`` runs to completion in the task that watches. Raises
-        Unusable, and closes the handle, where it is none.
+    def watch(self, handle: Handle, on_event: Callable[[], None]) -> Handle:
+        """Call ``on_event`` after each notification, until the returned handle is closed.
+
+        Takes ownership of ``handle``; the returned one can be passed on as well. ``on_event`` runs to completion in the
+        polling task. If the handle is not an event, closes it and raises Unusable.
         """

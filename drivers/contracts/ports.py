@@ -1,4 +1,4 @@
-"""What a device is plugged into. ``vnet.ports`` implements these; nothing here opens anything."""
+"""Interfaces of ports, the outer ends of devices, implemented by ``vnet.ports``."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ __all__ = [
 ]
 
 HEADER_SIZE = 12
-"""Bytes of the virtio_net_hdr in front of every frame a packet port handles (VIRTIO 1.4 section 5.1.9)."""
+"""Bytes of the virtio_net_hdr in front of every frame of a packet port (VIRTIO 1.4 section 5.1.9)."""
 ETH_HLEN = 14
 
 
 @attrs.frozen
 class Offloads:
-    """Which unfinished work a frame may carry in its virtio_net_hdr; TSO and USO need ``csum``."""
+    """Checksum and segmentation work that a frame may leave to its receiver; TSO and USO need ``csum``."""
 
     csum: bool = False
     tso4: bool = False
     tso6: bool = False
     uso: bool = False
     ecn: bool = False
-    """TCP segments of a connection that uses ECN; means nothing without TSO."""
+    """TCP segments of a connection that uses ECN; ignored without TSO."""
 
     def __and__(self, other: Offloads) -> Offloads:
         return Offloads(*(a and b for a, b in zip(attrs.astuple(self), attrs.astuple(other), strict=True)))
@@ -55,156 +55,159 @@ ALL_OFFLOADS = Offloads(True, True, True, True, True)
 
 @attrs.frozen
 class PortState:
-    """What the interface behind a port is called and wants to receive, as whoever uses it has set it up."""
+    """Address and receive settings of the interface behind a port, as its users configured them."""
 
     mac: bytes | None = None
-    """6 bytes; None where it has none, or does not say."""
+    """6 bytes; None if the interface has no address or does not report it."""
     promisc: bool = False
     allmulti: bool = False
     vlans: frozenset[int] | None = None
-    """The VLANs that somebody there listens to; None where nobody says, so that it may be any."""
+    """VLANs in use on the interface; None if it does not report them."""
 
 
 @attrs.frozen
 class PortStatistics:
-    """Figures of a port since it was opened. Received means: from the outside world, towards the ring."""
+    """Counters of a port since it was opened. Received means from the outside towards the ring."""
 
     rx_packets: int
     rx_bytes: int
     tx_packets: int
     tx_bytes: int
     drops: Mapping[str, int]
-    """Frames the port itself dropped, in either direction, by cause."""
+    """Frames dropped by the port itself, in either direction, by cause."""
 
 
 class PacketQueue(Protocol):
-    """A place Ethernet frames come from and go to, each behind a 12-byte virtio_net_hdr.
+    """A source and sink of Ethernet frames, each behind a 12-byte virtio_net_hdr.
 
-    The data methods are synchronous, never block and never keep a view they were given.
+    The data methods are synchronous, never block and never keep a view passed to them.
     """
 
     def recv_into(self, segs: Sequence[memoryview], /) -> int:
-        """Put the next frame, header first, into ``segs``; the number of bytes, or 0 where none waits.
+        """Write the next frame with its header into ``segs``. Returns its bytes, or 0 if no frame is pending.
 
-        ``num_buffers`` is left 0, and of the flags only NEEDS_CSUM is handed up. A frame that does not fit is
-        dropped and counted, and the next one is tried. Raises PortGone.
+        ``num_buffers`` stays 0, and NEEDS_CSUM is the only flag set. A frame that does not fit is dropped and counted,
+        and the next one is read. Raises PortGone.
         """
 
     def pending(self) -> bool:
-        """Whether `recv_into` may find a frame; it costs less than room for a large one that is not there."""
+        """Return whether a frame may be pending. Cheaper than allocating a large buffer for a frame in vain."""
 
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
-        """Send one frame: ``head`` is a checked private copy of its 12-byte header and its 14-byte
-        Ethernet header, ``rest`` what follows. False when it would block (nothing was taken). Of the
-        flags only NEEDS_CSUM may be set.
+        """Send one frame. Returns False, having sent nothing, if it would block.
 
-        A frame the outside refuses is dropped and counted. Raises PortGone.
+        ``head`` is a validated private copy of the 12-byte header and the 14-byte Ethernet header, with no flag but
+        NEEDS_CSUM; ``rest`` is the remainder of the frame. A frame that the outside rejects is dropped and counted.
+        Raises PortGone.
         """
 
     @property
     def source(self) -> Signal | None:
-        """What `wait_readable` waits for, where it can be served in place; None where it can't."""
+        """Signal of `wait_readable`, for serving in place; None if the port does not support that."""
 
     async def wait_readable(self) -> None:
-        """Return when `recv_into` may find a frame; may return early. Raises PortGone."""
+        """Wait until a frame may be pending; may return early. Raises PortGone."""
 
     async def wait_writable(self) -> None:
-        """Return when `send` may succeed; may return early. Raises PortGone."""
+        """Wait until `send` may succeed; may return early. Raises PortGone."""
 
 
 class PacketPort(PacketQueue, Protocol):
-    """An interface: one or several queues of frames, and what is the same for all of them. It is its first queue."""
+    """A network interface with one or several queues of frames. The port itself is its first queue."""
 
     @property
     def queues(self) -> Sequence[PacketQueue]:
-        """All that it was opened with. Frames of one flow come from the queue that took the last one of it, and
-        from one and the same as long as none did."""
+        """All queues of the port. Frames of a flow are received from the queue that last sent a frame of it, or from
+        any one fixed queue if none did."""
 
     @property
     def caps(self) -> Offloads:
-        """What this port can do, both as sender and as receiver; features are cut to it."""
+        """Supported offloads in both directions; they limit the features."""
 
     @property
     def live(self) -> bool:
-        """Whether it was started, and not stopped since."""
+        """Whether the port is started and not stopped."""
 
     @property
     def running(self) -> bool:
-        """Whether the outside can use it, which may be some time after it was started and has its carrier."""
+        """Whether the outside can use the interface, which may lag behind `start` and its carrier."""
 
     @property
     def lost(self) -> str:
-        """Why it can't be used any more; empty while it can, as far as is known."""
+        """Reason why the port is unusable for good; empty while it is usable, as far as known."""
 
     @property
     def state(self) -> PortState:
-        """What its interface wants, as far as it is known by now."""
+        """Last known state of the interface."""
 
     async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
-        """Go live: ``mac`` (6 bytes) is the interface's own address, ``offloads`` what `recv_into` may
-        hand up from now on, ``mtu`` the largest packet without the Ethernet header. None leaves as is."""
+        """Go live with this configuration; None keeps a setting.
+
+        ``mac`` (6 bytes) is the interface's address, ``offloads`` are those that `recv_into` may use, and ``mtu`` is
+        the largest packet without the Ethernet header.
+        """
 
     def stop(self) -> None:
-        """Hand up nothing more until `start`; carrier off."""
+        """Receive nothing more until `start`, and turn the carrier off."""
 
     def set_carrier(self, up: bool) -> None:
-        """Show the link state to whoever uses the interface."""
+        """Show the link state to the interface's users."""
 
     def set_link_mode(self, speed: int | None, full_duplex: bool | None) -> None:
-        """Show the speed, in Mbit/s, and the duplex mode to whoever uses the interface; None: unknown."""
+        """Show the speed in Mbit/s and the duplex mode to the interface's users; None: unknown."""
 
     def set_queues(self, count: int) -> None:
-        """Hand up frames from the first ``count`` queues only, and use no other any more. Raises PortGone."""
+        """Use only the first ``count`` queues. Raises PortGone."""
 
     def set_offloads(self, offloads: Offloads) -> None:
-        """What `recv_into` may hand up from now on, of what it `caps`. Raises PortGone."""
+        """Set the offloads that `recv_into` may use, a subset of `caps`. Raises PortGone."""
 
     def set_mac(self, mac: bytes) -> None:
-        """Give the interface another address. Raises PortGone."""
+        """Set the interface's address. Raises PortGone."""
 
     def set_peer(self, mac: bytes) -> None:
-        """The station at the other end has another address: for a port that has to know."""
+        """Inform the port of the peer station's new address."""
 
     async def announce(self) -> None:
-        """Hand up frames that tell everybody at the other end where the interface's addresses are. Raises PortGone."""
+        """Receive frames that announce the interface's addresses to the stations of the other end. Raises PortGone."""
 
     async def wait_state(self, known: PortState) -> PortState:
-        """The `state`, as soon as it is not ``known`` any more. One task at a time. Raises PortGone."""
+        """Wait until `state` differs from ``known``, and return it. One task at a time. Raises PortGone."""
 
     def statistics(self) -> PortStatistics:
-        """A frozen copy of the counters, over all queues."""
+        """Return a frozen copy of the counters over all queues."""
 
 
 @attrs.frozen
 class StoreInfo:
-    """What a store is, in bytes."""
+    """Size, block sizes and abilities of a store."""
 
     size: int
-    """A multiple of 512."""
+    """Bytes, a multiple of 512."""
     read_only: bool = False
     block_size: int = 512
-    """What reads and writes should be multiples of: a power of two from 512 on."""
+    """Preferred unit of reads and writes in bytes: a power of two from 512 on."""
     physical_block: int = 4096
-    """What the store changes as a whole, a multiple of ``block_size``."""
+    """Unit in bytes that the store writes at once, a multiple of ``block_size``."""
     unmaps: bool = True
-    """Whether blocks can be given up."""
+    """Whether blocks can be deallocated."""
 
 
 class SectorStore(Protocol):
-    """A place for the sectors of a disk. Offsets and sizes are bytes, multiples of 512 and never beyond its end.
+    """Storage for the sectors of a disk. Offsets and sizes are bytes, multiples of 512 and never beyond its end.
 
-    What may block is done by somebody else meanwhile, never on memory of another host: the caller hands in private
-    buffers. Such a call ends only when the I/O has, also when it is cancelled. Every method raises OSError.
+    The async methods may use another thread, so callers pass private buffers, never memory of another host. They return
+    only after the I/O has ended, even if cancelled. Every method raises OSError.
     """
 
     @property
     def info(self) -> StoreInfo: ...
 
     def preadv(self, segs: Sequence[memoryview], offset: int, /) -> int:
-        """Fill ``segs`` with what can be had without waiting; the number of bytes, often all, maybe 0."""
+        """Fill ``segs`` as far as possible without blocking. Returns the bytes read: often all, maybe 0."""
 
     def pwritev(self, segs: Sequence[memoryview], offset: int, /) -> int:
-        """Write what can be written without waiting; the number of bytes, maybe 0."""
+        """Write as much as possible without blocking. Returns the bytes written, maybe 0."""
 
     async def read(self, into: memoryview, offset: int, /) -> None:
         """Fill ``into``, a private buffer, completely."""
@@ -213,58 +216,58 @@ class SectorStore(Protocol):
         """Write private buffers, each at its offset, completely."""
 
     async def flush(self) -> None:
-        """Return when all that was written before is on stable storage. Once this failed it always fails."""
+        """Wait until all earlier writes are on stable storage. After one failure, always fails."""
 
     async def discard(self, offset: int, size: int, /) -> None:
-        """The range is of no use any more; what it reads as is not said."""
+        """Discard the range; its contents are unspecified afterwards."""
 
     async def write_zeroes(self, offset: int, size: int, unmap: bool, /) -> None:
-        """The range reads as zeroes; its blocks may be given up with ``unmap``."""
+        """Zero the range; with ``unmap``, its blocks may be deallocated."""
 
 
 class RpmsgEndpoint(Protocol):
-    """One end of an rpmsg channel: a stream of messages to and from whatever endpoint of the other side it is bound to.
+    """One end of an rpmsg channel: a stream of messages to and from the endpoint that it is bound to.
 
-    ``async for message in endpoint`` ends when the endpoint is closed. The other side's comings and goings end
-    nothing: `send` waits until there is somebody again. One task at a time may receive. Receiving and sending are
-    checkpoints for cancellation each time, and let other tasks run every few messages at least.
+    ``async for message in endpoint`` ends when the endpoint is closed. It does not end when the other side's endpoint
+    goes: `send` waits until another one is bound. One task at a time may receive. Receiving and sending are
+    checkpoints for cancellation, and let other tasks run every few messages at least.
     """
 
     lossy: bool
-    """Whether a message that finds the inbox full is dropped and counted, rather than hold up all that is behind it."""
+    """Whether a message is dropped and counted if the inbox is full, instead of delaying all messages behind it."""
 
     @property
     def name(self) -> str:
-        """The channel's."""
+        """Name of the channel."""
 
     @property
     def addr(self) -> int:
-        """Its own address."""
+        """Address of this endpoint."""
 
     @property
     def bound(self) -> bool:
-        """Whether it knows an endpoint of the other side."""
+        """Whether the other side's endpoint is known."""
 
     @property
     def max_payload(self) -> int:
-        """Bytes of the largest message that can be sent."""
+        """Maximum bytes of a message."""
 
     async def send(self, data: bytes | bytearray | memoryview, *, timeout: float = ...) -> None:
-        """Send a message to the endpoint it is bound to, waiting ``timeout`` seconds at most for that and for a buffer.
+        """Send a message to the bound endpoint, waiting up to ``timeout`` seconds for the endpoint and a buffer.
 
         Raises MessageTooLong, SendTimeout, trio.ClosedResourceError.
         """
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> None:
-        """Send it now. Raises MessageTooLong, NotBound, NoBuffer, trio.ClosedResourceError."""
+        """Send a message without waiting. Raises MessageTooLong, NotBound, NoBuffer, trio.ClosedResourceError."""
 
     async def receive(self) -> bytes:
-        """The next message. Raises trio.ClosedResourceError, trio.BusyResourceError."""
+        """Wait for the next message and return it. Raises trio.ClosedResourceError, trio.BusyResourceError."""
 
     def receive_nowait(self) -> bytes:
-        """The next message. Raises trio.WouldBlock, trio.ClosedResourceError."""
+        """Return the next message. Raises trio.WouldBlock, trio.ClosedResourceError."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
     def close(self) -> None:
-        """Take it away and tell the other side. What was sent before is sent; what nobody received is dropped."""
+        """Close the endpoint and notify the other side. Messages already sent are delivered; the inbox is dropped."""

@@ -1,1 +1,1 @@
-"""The drain loop, and the figures of what it moves."""
+"""The drain loop, and the counters of packets and requests."""

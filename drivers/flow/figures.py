@@ -1,4 +1,4 @@
-"""What went one way, and what did not; what was asked for, and what came of it."""
+"""Counters of one direction's traffic, and of the requests of one queue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["RequestFigures", "Traffic"]
 
 
 class Traffic:
-    """Figures of one direction since the device exists: in = out + dropped."""
+    """Counters of one direction over the device's lifetime: in = out + dropped."""
 
     __slots__ = ("bytes", "drops", "packets")
 
@@ -16,9 +16,9 @@ class Traffic:
         self.packets = 0
         """Frames or messages passed on."""
         self.bytes = 0
-        """Bytes of these, without their headers of virtio's."""
+        """Bytes passed on, without virtio headers."""
         self.drops: dict[str, int] = {}
-        """Those not passed on, by cause."""
+        """Dropped frames or messages, by cause."""
 
     def drop(self, cause: str, count: int = 1) -> None:
         if count:
@@ -27,17 +27,17 @@ class Traffic:
 
 @attrs.define(eq=False)
 class RequestFigures:
-    """Requests of one queue since the device exists: taken = done + the sum of errors + still under way."""
+    """Request counters of one queue over the device's lifetime: taken = done + errors + in flight."""
 
     taken: int = 0
     done: int = 0
-    """Ended with OK."""
+    """Requests that ended with OK."""
     bytes: int = 0
-    """Of data that these read and wrote."""
+    """Data bytes read and written by these."""
     queued: int = 0
-    """Device: had to wait for a worker. Driver: were given to the device once more, after a reset."""
+    """Device: requests that waited for a worker. Driver: requests submitted again after a reset."""
     errors: dict[str, int] = attrs.field(factory=dict)
-    """Ended with an error, by cause."""
+    """Requests that ended with an error, by cause."""
 
     def fail(self, cause: str) -> None:
         self.errors[cause] = self.errors.get(cause, 0) + 1

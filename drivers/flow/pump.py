@@ -1,7 +1,7 @@
-"""The one drain loop, and the signal that wakes it.
+"""The drain loop of all flows, and the signal that wakes it.
 
-A task per flow, never per packet: quiet the other side, move a batch, publish its index once, tell the
-other side once if it wants to be told, re-arm, look again, and only then wait.
+Each flow has one task, not one per packet. The loop disables the other side's notifications, moves a batch, publishes
+its index once, notifies at most once, enables notifications again, re-checks the ring, and only then waits.
 """
 
 from __future__ import annotations
@@ -31,41 +31,42 @@ __all__ = [
 ]
 
 BATCH_BUCKETS = 9
-"""Batches are counted by size: 1, 2-3, 4-7, ... in powers of two, the last bucket takes the rest."""
+"""Buckets of the batch size histogram: 1, 2-3, 4-7, ... in powers of two; the last one takes all larger batches."""
 BATCHES = 4
-"""Batches after which a flow that could go on lets others run."""
+"""Batches that a flow moves before it lets other tasks run."""
 RECHECK = 0.01
-"""Seconds between two looks at a queue where a notification can get lost."""
+"""Re-check interval in seconds of a queue whose notifications can get lost."""
 
 
 class Signal:
-    """A flag that a handler sets and one task awaits. It stays set until a wait returns: a cancelled one leaves it."""
+    """A flag that handlers set and one task awaits. It stays set until a wait returns; a cancelled wait keeps it."""
 
     __slots__ = ("_set", "_task", "recheck", "rescues", "serve")
 
     def __init__(self, recheck: float | None = None) -> None:
         self.recheck = recheck
-        """Seconds after which a wait ends all the same, where whoever sets it may be lost on the way; None: never."""
+        """Re-check interval in seconds, for links that can lose a notification; None: wait until set."""
         self.rescues = 0
-        """Times that somebody then found what it should have been told of."""
+        """Lost notifications: re-checks that found work."""
         self.serve: Callable[[], bool] | None = None
-        """Called instead of waking who waits; False wakes it all the same."""
+        """Runs in the setter's task instead of waking the waiter; returns False to wake it."""
         self._set = False
         self._task: trio.lowlevel.Task | None = None
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits for it now."""
+        """Whether a task is waiting."""
         return self._task is not None
 
     def set(self) -> None:
+        """Set the flag. If a task waits, run `serve` here, or wake the task."""
         if self._task is None:
             self._set = True
         elif self.serve is None or not self.serve():
             self.wake()
 
     def wake(self) -> None:
-        """Do what `set` does, but leave the work to the task that waits, never to the caller."""
+        """Set the flag and wake the waiting task, without `serve`."""
         task, self._task = self._task, None
         if task is None:
             self._set = True
@@ -73,7 +74,7 @@ class Signal:
             trio.lowlevel.reschedule(task)
 
     async def wait(self) -> bool:
-        """True once `set` was called since the last return, False when ``recheck`` is over. One task at a time."""
+        """Wait for `set`. Returns False after ``recheck`` seconds without it, else True. One task at a time."""
         if self.recheck is None:
             await self._wait()
             return True
@@ -84,7 +85,7 @@ class Signal:
 
     async def _wait(self) -> None:
         if self._set:
-            await trio.lowlevel.checkpoint_if_cancelled()  # before it is consumed: else the next wait would miss it
+            await trio.lowlevel.checkpoint_if_cancelled()  # before the flag is cleared, else a cancelled wait loses it
             self._set = False
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
@@ -99,50 +100,50 @@ class Signal:
 
 
 class Need(Enum):
-    """What a flow lacks to go on."""
+    """Resource that a flow needs to continue."""
 
     TURN = "turn"
-    """Nothing: its budget is used up."""
+    """Another turn: the budget of this one is used up."""
     QUEUE = "queue"
-    """The other side has to add or return buffers."""
+    """Buffers from the other side."""
     SOURCE = "source"
-    """The port has nothing to read."""
+    """Data to read from the port."""
     SINK = "sink"
-    """The port takes nothing more for now."""
+    """Room to write to the port."""
 
 
 class QueueEnd(Protocol):
-    """One side's end of a queue, driver's or device's, as the pump sees it."""
+    """The driver's or the device's end of a queue, as the pump uses it."""
 
     @property
     def live(self) -> bool:
-        """False once the ring was taken down: nothing may be touched any more."""
+        """Whether the ring may be accessed."""
 
     @property
     def batches(self) -> list[int]:
-        """Batches so far, by size."""
+        """Histogram of batch sizes, see `BATCH_BUCKETS`."""
 
     @property
     def signal(self) -> Signal:
         """Set when the other side notifies."""
 
     def reachable(self) -> bool:
-        """Whether the ring's memory is still there."""
+        """Return whether the ring's memory is still mapped."""
 
     def begin_turn(self) -> None:
-        """Others had a turn: the flow may do as much work as one may have, in its own task or in place."""
+        """Renew the flow's work budget, after other tasks had a turn."""
 
     def quiet(self) -> None:
-        """Ask the other side not to notify."""
+        """Disable notifications from the other side."""
 
     def rearm(self) -> bool:
-        """Ask it to notify; True when there is something to do already."""
+        """Enable notifications. Returns True if work is left already."""
 
     def flush(self) -> None:
-        """Publish what was done, and tell the other side if it wants to be told."""
+        """Publish completed work, and notify the other side if it wants that."""
 
     def fail(self, error: RemoteRingError | MemoryFault) -> None:
-        """The other side broke the ring, or its memory is not reachable: stop this queue."""
+        """Stop this queue after a ring violation or an unreachable memory access."""
 
 
 class Flow(Protocol):
@@ -152,23 +153,23 @@ class Flow(Protocol):
     def queue(self) -> QueueEnd: ...
 
     def move(self) -> tuple[int, Need]:
-        """Move up to a budget of packets; how many, and what it lacks to go on. Never waits."""
+        """Move packets up to a budget, without waiting. Returns their number, and what the flow needs next."""
 
     async def wait(self, need: Need) -> None:
-        """Wait until the port has (SOURCE) or takes (SINK) something. Raises PortGone."""
+        """Wait until the port has data (SOURCE) or room (SINK). Raises PortGone."""
 
     def on_port_gone(self, error: PortGone) -> None:
-        """The port was taken away; this flow is over."""
+        """End the flow, because its port was removed."""
 
 
 class QueueFlow:
-    """What flows share that need nothing but their queue: there is no port."""
+    """Base class of flows without a port."""
 
     async def wait(self, need: Need) -> None:
         raise AssertionError(f"{type(self).__name__} has no {need.value} to wait for")
 
     def on_port_gone(self, error: PortGone) -> None:
-        """Nothing can go away."""
+        """Do nothing: there is no port."""
 
 
 async def pump(
@@ -178,13 +179,13 @@ async def pump(
     in_place: bool = False,
     source: Signal | None = None,
 ) -> None:
-    """Run ``flow`` until its queue goes down, breaks, or its port is gone.
+    """Run ``flow`` until its queue closes or breaks, or its port is gone.
 
-    ``settle`` is awaited once per batch before the index is published: it sleeps out what the link is owed.
-    With ``in_place``, and nothing to settle, a batch is moved where the notification arrives: in the task of
-    whoever sent it, who has published and waits for nothing. That saves waking a task for each batch. The same goes for
-    ``source``, where that is what tells the flow that its port has something to read.
-    This is the one place where the other side's violations are caught.
+    ``settle`` is awaited once per batch before the index is published: it sleeps until the link has carried the batch.
+    With ``in_place`` and without ``settle``, a batch is moved in the notifier's task, which has published its own work
+    and holds nothing up. That saves waking a task per batch. The same goes for ``source``, the signal set when the
+    flow's port has data.
+    Ring violations by the other side are caught here and nowhere else.
     """
     queue = flow.queue
     drain = _Drain(flow, queue)
@@ -197,9 +198,9 @@ async def pump(
     except (RemoteRingError, MemoryFault) as exc:
         queue.fail(exc)
         if queue.reachable():
-            queue.flush()  # what was done before the bad chain stays done
+            queue.flush()  # publish the chains completed before the bad one
     except ValueError as exc:
-        # The memory went away under the ring between two batches. Any other ValueError is a bug of the flow.
+        # The ring's memory was unmapped between two batches. Any other ValueError is a bug of the flow.
         if not was_released(exc) or (queue.live and queue.reachable()):
             raise
         queue.fail(MemoryFault(0, 0, write=False, reason="the ring's memory went away"))
@@ -214,7 +215,7 @@ async def pump(
 
 
 class _Drain:
-    """The loop of `pump`, and the same step taken in somebody else's task."""
+    """The loop of `pump`, and its single step in a notifier's task."""
 
     def __init__(self, flow: Flow, queue: QueueEnd) -> None:
         self._flow = flow
@@ -226,7 +227,7 @@ class _Drain:
         flow, queue = self._flow, self._queue
         turns = 0
         if queue.live:
-            queue.flush()  # what was added before the device was live
+            queue.flush()  # buffers added before DRIVER_OK
             queue.quiet()
         while queue.live:
             moved, need = flow.move()
@@ -259,8 +260,9 @@ class _Drain:
                     queue.quiet()
 
     def _check(self) -> None:
-        """Raises what went wrong in somebody else's task, and keeps it no longer: it holds the frames that met it, and
-        with them memory of the other side's.
+        """Re-raise an error caught while serving in place.
+
+        Drops our reference to it, because its traceback keeps the peer's memory alive.
         """
         error, self._error = self._error, None
         try:
@@ -270,32 +272,32 @@ class _Drain:
             del error
 
     def serve_notification(self) -> bool:
-        """The other side notified, while `run` waits for just that; whether it may go on waiting."""
-        return self._queue.live and self._step(told=True) is Need.QUEUE
+        """Serve a notification while `run` waits for one. Returns whether `run` may go on waiting."""
+        return self._queue.live and self._step(from_peer=True) is Need.QUEUE
 
     def serve_readable(self) -> bool:
-        """The port has something, while `run` waits for just that; whether it may go on waiting."""
-        return self._queue.live and self._step(told=False) is Need.SOURCE
+        """Serve a readable port while `run` waits for one. Returns whether `run` may go on waiting."""
+        return self._queue.live and self._step(from_peer=False) is Need.SOURCE
 
-    def _step(self, *, told: bool) -> Need | None:
-        """Move one batch in the notifier's task; what the flow needs next, or None to wake `run`.
+    def _step(self, *, from_peer: bool) -> Need | None:
+        """Move one batch in the notifier's task. Returns what the flow needs next, or None to wake `run`.
 
-        One batch is all that a notifier pays for: it may notify many queues in one turn. Errors are raised by `run`.
+        The notifier pays for one batch only, because it may notify many queues in one turn. `run` re-raises errors.
         """
         queue = self._queue
         if self._busy or self._error is not None:
             return None
         self._busy = True
         try:
-            if told:
-                queue.quiet()  # as all that touches the ring: its memory may be gone
+            if from_peer:
+                queue.quiet()  # inside the try, like all ring accesses: the memory may be unmapped
             moved, need = self._flow.move()
             if moved:
                 count_batch(queue.batches, moved)
                 queue.flush()
-            if told and need is Need.QUEUE and queue.rearm():
+            if from_peer and need is Need.QUEUE and queue.rearm():
                 return None
-        except Exception as exc:  # noqa: BLE001  whatever it is, it is this flow's: raised again in its own task
+        except Exception as exc:  # noqa: BLE001  any error belongs to this flow, whose own task re-raises it
             self._error = exc
             return None
         finally:
@@ -304,14 +306,14 @@ class _Drain:
 
 
 def count_batch(batches: list[int], moved: int) -> None:
-    """One more batch, of so many, which is at least 1."""
+    """Count a batch of ``moved`` >= 1 packets."""
     batches[min(moved.bit_length() - 1, len(batches) - 1)] += 1
 
 
 async def wait_for_notification(queue: QueueEnd) -> None:
-    """Wait until the other side notifies, or until a look of our own finds that it must have done so in vain.
+    """Wait until the other side notifies, or until a re-check finds work, after a lost notification.
 
-    Only a signal with ``recheck`` ever looks: a lost notification then costs that many seconds, and not the queue.
+    Only a signal with ``recheck`` re-checks: then a lost notification costs that many seconds instead of the queue.
     """
     while not await queue.signal.wait():
         if not queue.live:

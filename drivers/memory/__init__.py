@@ -1,1 +1,1 @@
-"""Addresses, buffers and rings in memory that a device can reach."""
+"""Allocation of buffers and rings in memory that a device can reach."""

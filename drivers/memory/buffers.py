@@ -1,4 +1,4 @@
-"""A block of equal buffers in a host's memory, which its driver gives to a device one by one."""
+"""A block of equal-sized buffers in a host's memory, for its driver to add to a device's queue."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ __all__ = ["BufferBlock", "block_memory"]
 
 
 def block_memory(count: int, size: int) -> int:
-    """Bytes of memory that `BufferBlock` takes at most."""
+    """Return the maximum bytes of memory of a `BufferBlock`."""
     return page_bytes(count * _pitch(size))
 
 
 def _pitch(size: int) -> int:
-    """Bytes from one buffer to the next."""
+    """Return the bytes from the start of one buffer to the next."""
     return -(-size // CACHE_LINE) * CACHE_LINE
 
 
 class BufferBlock:
-    """``count`` buffers of ``size`` bytes, each on cache lines of its own and seen through one view until `close`."""
+    """``count`` buffers of ``size`` bytes, each on its own cache lines, with a view pinned until `close`."""
 
     def __init__(self, dma: DmaMemory, count: int, size: int) -> None:
-        """Raises MemoryError."""
+        """Allocate the block. Raises MemoryError."""
         self._dma = dma
         pitch = _pitch(size)
         self._block: DmaBuffer = dma.alloc(count * pitch, PAGE)
@@ -32,7 +32,7 @@ class BufferBlock:
         self.views = [dma.pin(addr, size, "B") for addr in self.addrs]
 
     def close(self) -> None:
-        """Release the views and give the memory back; the device must not reach it any more."""
+        """Release the views and free the memory, which the device must not access any more."""
         for view in self.views:
             self._dma.unpin(view)
         self._dma.free(self._block)

@@ -1,4 +1,4 @@
-"""Which parts of a range of addresses are taken: the allocator behind memory that is shared with devices."""
+"""The allocator of address ranges in memory that is shared with devices."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ PAGE = 4096
 
 
 def page_bytes(*sizes: int) -> int:
-    """Bytes that buffers of these sizes take at most, wherever they come to lie: whole pages."""
+    """Return the maximum bytes that buffers of these sizes take, in whole pages."""
     return sum(-(-size // PAGE) * PAGE for size in sizes)
 
 
 @attrs.frozen
 class Extent:
-    """Addresses from ``start`` up to ``end``."""
+    """An address range from ``start`` up to ``end``."""
 
     start: int
     end: int
     used: int
-    """Up to here it may have been handed out before; from there on nobody ever had it."""
+    """End of the part that may have been allocated before; the rest never was."""
 
 
 class Pool:
-    """The lowest place that is free, in whole cache lines, and in whole pages from one page up."""
+    """First-fit allocator: whole cache lines, or whole pages for sizes of a page and more."""
 
     def __init__(self, base: int, size: int) -> None:
-        """``size`` bytes; both are multiples of a cache line."""
+        """Manage ``size`` bytes from ``base``, both multiples of a cache line."""
         self.base = base
         self.size = size
-        # Free extents as (start, end), ascending, never touching one another.
+        # Free extents as (start, end), ascending, never adjacent.
         self._free: list[tuple[int, int]] = [(base, base + size)] if size else []
-        self._taken: dict[int, int] = {}
+        self._allocations: dict[int, int] = {}  # start: end
         self.peak = base
-        """The highest end that was ever handed out."""
+        """Highest end of all allocations so far."""
 
     def alloc(self, size: int, align: int = CACHE_LINE) -> Extent:
-        """``size`` bytes at a multiple of ``align`` (a power of two), so that no two share a cache line or page.
+        """Return ``size`` bytes at a multiple of ``align`` (a power of two). No two extents share a cache line or page.
 
-        Raises ValueError for an impossible request and MemoryError when there is no room.
+        Raises ValueError for an invalid request, MemoryError if there is no room.
         """
         if size <= 0 or align <= 0 or align & (align - 1):
             raise ValueError(f"can't allocate {size} bytes at a multiple of {align}")
@@ -56,14 +56,14 @@ class Pool:
             end = start + room
             if end <= high:
                 self._free[at : at + 1] = [part for part in ((low, start), (end, high)) if part[0] < part[1]]
-                self._taken[start] = end
+                self._allocations[start] = end
                 used, self.peak = min(end, self.peak), max(self.peak, end)
                 return Extent(start, end, max(start, used))
         raise MemoryError(f"no room for {size} bytes at a multiple of {align}")
 
     def free(self, start: int) -> None:
-        """Give it back. Raises ValueError where it is not allocated (any more)."""
-        end = self._taken.pop(start, None)
+        """Free the extent at ``start``. Raises ValueError if none is allocated there."""
+        end = self._allocations.pop(start, None)
         if end is None:
             raise ValueError(f"{start:#x} is not the start of an allocated buffer")
         at = bisect_left(self._free, (start, end))
@@ -76,17 +76,17 @@ class Pool:
 
     @property
     def buffers(self) -> int:
-        """How many are allocated."""
-        return len(self._taken)
+        """Number of allocated extents."""
+        return len(self._allocations)
 
     @property
     def used(self) -> int:
-        """Bytes that are allocated."""
-        return sum(end - start for start, end in self._taken.items())
+        """Allocated bytes."""
+        return sum(end - start for start, end in self._allocations.items())
 
     def check(self) -> None:
         """Assert that free and allocated extents tile the range exactly; for tests."""
-        extents = sorted([*self._free, *self._taken.items()])
+        extents = sorted([*self._free, *self._allocations.items()])
         assert (extents[0][0], extents[-1][1]) == (self.base, self.base + self.size)
         assert all(a[1] == b[0] for a, b in pairwise(extents))
         assert all(a[1] < b[0] for a, b in pairwise(self._free)), "neighbouring free extents were not joined"

@@ -1,4 +1,4 @@
-"""The memory of a device's queues: rings and indirect tables, allocated for one set-up and freed together."""
+"""The memory of a device's queues: rings and indirect tables, allocated at set-up and freed together."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CACHE_LINE = 64
 
 
 def ring_memory(num: int, segments: int = 1) -> int:
-    """Bytes of memory that a ring of ``num`` descriptors takes at most, with indirect tables for its longest chains.
+    """Return the maximum bytes of memory of a ring of ``num`` descriptors with its indirect tables.
 
-    ``segments`` are those of `VringMemory.make`. The split format takes more than the packed one.
+    ``segments`` is that of `VringMemory.make`. The result is for the split format, which needs more than the packed.
     """
     tables = num * min(segments, num) * DESC_SIZE if segments > 1 else 0
     return page_bytes(*split_sizes(num), tables)
@@ -32,7 +32,7 @@ def ring_memory(num: int, segments: int = 1) -> int:
 
 @attrs.frozen
 class Vring:
-    """A driver's ring, and where the device finds it."""
+    """A driver's ring, with its size and addresses for the device."""
 
     ring: Virtqueue[Any]
     num: int
@@ -40,7 +40,7 @@ class Vring:
 
 
 class VringMemory:
-    """What every transport's front half needs to set queues up."""
+    """Allocator of a front half's rings and indirect tables."""
 
     def __init__(self, dma: DmaMemory) -> None:
         self._dma = dma
@@ -56,11 +56,11 @@ class VringMemory:
         align: int | None = None,
         place: Callable[[int], RingAddrs] | None = None,
     ) -> Vring:
-        """A ring of ``wanted`` descriptors, or of ``most``, the size that the device reports, where that is less.
+        """Return a new ring of ``wanted`` descriptors, or of ``most``, the device's maximum, if that is smaller.
 
-        ``segments`` descriptors are in its longest chain. With ``align`` it is in one piece, its used ring at a
-        multiple of that (section 2.7.2); ``place`` says of a size where the ring lies, in zeroed memory that is not
-        allocated here. Raises ProbeError for a size that no ring can have.
+        The longest chain has ``segments`` descriptors. With ``align`` the ring is contiguous, its used ring at a
+        multiple of ``align`` (section 2.7.2). With ``place``, which maps a size to addresses, the ring lies in memory
+        that the caller has zeroed. Raises ProbeError for an invalid ``most``.
         """
         form = ring_format(features)
         if not form.has_num(most):
@@ -71,7 +71,7 @@ class VringMemory:
         if place is not None:
             addrs = place(num)
         else:
-            addrs = self._areas(form, num) if align is None else self._one_piece(form, num, align)
+            addrs = self._areas(form, num) if align is None else self._contiguous(form, num, align)
         tables = None
         if features >> RingFeature.INDIRECT_DESC & 1 and segments > 1:
             tables = self._alloc(num * min(segments, num) * DESC_SIZE, DESC_SIZE)
@@ -80,14 +80,14 @@ class VringMemory:
         return Vring(ring, num, addrs)
 
     def free(self) -> None:
-        """Give everything back; the device must not reach it any more, and the rings must be closed."""
+        """Free all memory. The rings must be closed, and the device must not access the memory any more."""
         while self._buffers:
             self._dma.free(self._buffers.pop())
 
     def _areas(self, form: RingFormat, num: int) -> RingAddrs:
         return RingAddrs(*(self._alloc(size, at) for size, at in zip(form.sizes(num), form.align, strict=True)))
 
-    def _one_piece(self, form: RingFormat, num: int, align: int) -> RingAddrs:
+    def _contiguous(self, form: RingFormat, num: int, align: int) -> RingAddrs:
         _, size = form.contiguous(num, Addr(0), align)
         return form.contiguous(num, self._alloc(size, align), align)[0]
 
