@@ -1,1 +1,1 @@
-"""The virtio bus, the vhost bus, and a device's queue on them."""
+"""The virtio bus, the vhost bus, and the queues of their devices."""

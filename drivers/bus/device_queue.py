@@ -1,9 +1,9 @@
-"""One queue of a device, as its own side holds it: the same whatever carries the device and whatever it is."""
+"""A queue of a device, seen from the device's side, for all transports and device types."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
@@ -12,22 +12,49 @@ from rings.errors import MemoryFault, RemoteRingError
 from rings.formats import ring_format
 from rings.queue import QueueStatistics, Vringh
 
-if TYPE_CHECKING:
-    from drivers.bus.vhost import VhostDevice
-
-__all__ = ["NO_VECTOR", "DeviceQueue"]
+__all__ = ["NO_VECTOR", "DeviceQueue", "QueueOps", "QueueOwner"]
 
 NO_VECTOR = 0xFFFF
 PACE = 512
-"""Units of work after which a flow lets others run, as `rings.queue.Vringh.pace` counts them: about a millisecond."""
-DISCARDED = 64
-"""Chains at a time."""
+"""Work budget of a turn in units of `rings.queue.Vringh.pace`: about a millisecond."""
+DISCARD_BATCH = 64
+"""Chains discarded at a time."""
+
+
+class QueueOps(Protocol):
+    """The operation of a transport that a queue needs."""
+
+    def call(self, queue: DeviceQueue) -> None:
+        """Notify the driver that buffers were used. Posted."""
+
+
+class QueueOwner(Protocol):
+    """The device of a queue, as the queue uses it."""
+
+    @property
+    def ops(self) -> QueueOps:
+        """Operations of the device's transport."""
+
+    @property
+    def lossy(self) -> bool:
+        """Whether kicks can get lost."""
+
+    @property
+    def features(self) -> int:
+        """Negotiated feature bits."""
+
+    @property
+    def on_broken(self) -> Callable[[DeviceQueue, Exception], None]:
+        """Called with a queue that a driver's violation broke, before `fail`."""
+
+    def fail(self, reason: str) -> None:
+        """Stop the device until its driver resets it."""
 
 
 class DeviceQueue:
-    """One queue of a device: what the driver configured, and the ring once it is enabled."""
+    """A queue of a device: the driver's configuration, and the ring while it is enabled."""
 
-    def __init__(self, device: VhostDevice, index: int, name: str, max_num: int) -> None:
+    def __init__(self, device: QueueOwner, index: int, name: str, max_num: int) -> None:
         self.device = device
         self.index = index
         self.name = name
@@ -36,103 +63,103 @@ class DeviceQueue:
         self.batches = [0] * BATCH_BUCKETS
         self.kicks = self.spurious = 0
         self.discards = False
-        """Whether what is in it is thrown away while it is `muted`: said by the device type that offers it."""
+        """Whether chains are discarded while the queue is `muted`. Set by the device type."""
         self.table_max = 0
-        """Descriptors of a chain with an indirect table that the device accepts even if the ring has fewer. Set by a
-        device type whose configuration promises a number of segments: Linux builds tables by that number alone."""
+        """Maximum descriptors of an indirect table that the device accepts even if the ring has fewer. Set by a device
+        type whose configuration states a number of segments: Linux sizes its tables by that number alone."""
         self._past = QueueStatistics(0, 0, 0, 0)
-        self._lives = 0
-        self._changed = trio.lowlevel.ParkingLot()
-        self._life: trio.CancelScope | None = None
-        self._left = False  # by who served the ring: it broke, and what is in flight is given back by nobody
-        self._drained: trio.Event | None = None
+        self._ring_count = 0
+        self._new_ring = trio.lowlevel.ParkingLot()
+        self._ring_scope: trio.CancelScope | None = None
+        self._ended = False  # whether `serve` ended before its ring, so that chains in flight are never completed
+        self._progress: trio.Event | None = None  # set by each completion while `drain` waits
         self.ring: Vringh | None = None
         self.forget()
 
     def forget(self) -> None:
-        """Back to the values a reset leaves."""
+        """Reset the configuration to its initial values."""
         self.close()
         self.num = self.max_num
         self.desc = self.driver = self.used = 0
         self.vector = NO_VECTOR
         self.base: int | None = None
-        """Where the ring starts: set by a transport that can go on with one that was in use."""
+        """Initial position of the ring, set by a transport that can resume a used ring; None: a new ring."""
         self.wrap_ring: Callable[[Vringh], Vringh] | None = None
-        """What such a transport puts around it. Raises BadRing."""
+        """Adds observers to a new ring, set by a transport. Raises BadRing."""
         self.muted = False
-        """Set by such a transport: the driver wants this queue to have no effect for now."""
+        """Whether the driver wants the queue to have no effect for now. Set by a transport."""
         self.enabled = False
 
     def resize(self, num: int) -> None:
-        """The driver chose a size; one that can't be changes nothing (sections 2.7 and 2.8)."""
+        """Set the driver's queue size; ignored if it is invalid (sections 2.7 and 2.8)."""
         if ring_format(self.device.features).has_num(num, self.max_num):
             self.num = num
 
     def close(self) -> None:
-        """Let go of the ring at once; whoever waits for it is woken."""
+        """Release the ring at once and wake the tasks that wait for it."""
         self.live = False
-        if self._drained is not None:
-            self._drained.set()
+        if self._progress is not None:
+            self._progress.set()
         if self.ring is not None:
-            if self._life is not None:
-                # Before who waits is woken: the next ring may begin in this very turn, and is not for who served this.
-                self._life.cancel()
+            if self._ring_scope is not None:
+                # Cancel before the signal wakes the task: the next ring may begin in this turn, with its own `serve`.
+                self._ring_scope.cancel()
             self._past = self.statistics()
             self.ring.close()
             self.ring = None
             self.signal.set()
 
     def begin(self, ring: Vringh) -> None:
-        """From now on there is a ring."""
+        """Start to serve ``ring``."""
         self.ring = ring
         self.begin_turn()
         self.enabled = self.live = True
-        self._left = False
-        self._lives += 1
-        self._changed.unpark_all()
+        self._ended = False
+        self._ring_count += 1
+        self._new_ring.unpark_all()
 
     async def serve_each_ring(self, serve: Callable[[], Awaitable[None]]) -> None:
-        """Run ``serve`` on every ring that the queue comes to have, until cancelled.
+        """Run ``serve`` once per ring of the queue, until cancelled.
 
-        Some transports start and stop the rings of a running device one by one. ``serve`` is cancelled with its ring,
-        or ends before.
+        Some transports start and stop the rings of a running device one by one. ``serve`` is cancelled when its ring
+        closes, or ends before.
         """
         served = 0
         while True:
-            while not self.live or self._lives == served:
-                await self._changed.park()
-            served = self._lives
-            with trio.CancelScope() as self._life:
-                await (pump(_Discard(self)) if self.muted else serve())
-            self._life = None
-            if self._lives == served:
-                self._left = True
-                if self._drained is not None:
-                    self._drained.set()
+            while not self.live or self._ring_count == served:
+                await self._new_ring.park()
+            served = self._ring_count
+            with trio.CancelScope() as self._ring_scope:
+                await (pump(_DiscardFlow(self)) if self.muted else serve())
+            self._ring_scope = None
+            if self._ring_count == served:
+                self._ended = True
+                if self._progress is not None:
+                    self._progress.set()
 
     async def drain(self) -> None:
-        """Take nothing more from the ring, and return when all that was taken is given back, or nobody will do so."""
+        """Take no more chains, and wait until all chains in flight are completed, or never will be."""
         ring = self.ring
         if ring is None:
             return
         ring.latch()
-        self._drained = trio.Event()
+        self._progress = trio.Event()
         try:
             self.flush()
-            while ring is self.ring and not self._left and ring.reachable() and ring.state().in_flight:
-                await self._drained.wait()
-                self._drained = trio.Event()
+            while ring is self.ring and not self._ended and ring.reachable() and ring.state().in_flight:
+                await self._progress.wait()
+                self._progress = trio.Event()
         finally:
-            self._drained = None
+            self._progress = None
 
     def follow(self, former: DeviceQueue) -> None:
-        """Count on from the queue of the same name that the device's last driver offered."""
+        """Continue the counters of ``former``, the previous queue of the same name."""
         self._past = former.statistics()
         self.kicks, self.spurious, self.batches = former.kicks, former.spurious, former.batches
         self.signal.rescues = former.signal.rescues
 
     def statistics(self) -> QueueStatistics:
-        """The rings' figures since the device exists, over all resets."""
+        """Return the counters over the device's lifetime, including all resets."""
         return self._past if self.ring is None else self._past + self.ring.statistics()
 
     def reachable(self) -> bool:
@@ -152,8 +179,8 @@ class DeviceQueue:
     def flush(self) -> None:
         if self.ring is not None and self.ring.publish():
             self.device.ops.call(self)
-        if self._drained is not None:
-            self._drained.set()
+        if self._progress is not None:
+            self._progress.set()
 
     def fail(self, error: RemoteRingError | MemoryFault) -> None:
         if self.ring is not None:
@@ -162,15 +189,15 @@ class DeviceQueue:
         self.device.fail(f"queue {self.index}: {error}")
 
 
-class _Discard(QueueFlow):
-    """A flow that takes what there is, and gives it back unused."""
+class _DiscardFlow(QueueFlow):
+    """A flow that completes all available chains unused."""
 
     def __init__(self, queue: DeviceQueue) -> None:
         self.queue = queue
 
     def move(self) -> tuple[int, Need]:
         ring = self.queue.ring
-        chains = ring.getdescs(DISCARDED) if ring is not None and self.queue.discards else []
+        chains = ring.getdescs(DISCARD_BATCH) if ring is not None and self.queue.discards else []
         if ring is not None and chains:
             ring.complete_each([(head, 0) for head, _, _ in chains])
-        return len(chains), Need.TURN if len(chains) == DISCARDED else Need.QUEUE
+        return len(chains), Need.TURN if len(chains) == DISCARD_BATCH else Need.QUEUE

@@ -1,9 +1,9 @@
-"""Buses: devices on one side, drivers on the other, matched by id tables and bound for a while.
+"""Buses: they match devices with drivers by id tables and bind them.
 
-Either side may come first. A bus belongs to a host and serves until it is cancelled; nothing is global.
+Devices and drivers register in any order. A bus belongs to a host and serves until it is cancelled; nothing is global.
 
 Several tasks may unbind, rebind, and remove the same device at the same time. They only request it: one task at a time
-serves a binding, it alone changes the binding's state while it runs, and each requester waits for the end of that task.
+serves a binding and changes the binding's state, and each requester waits for the end of that task.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Binding", "BindState", "Bus", "BusDevice", "BusDriver", "MatchId", "
 
 @attrs.frozen
 class MatchId:
-    """One row of a driver's id table; ANY_ID matches all."""
+    """A row of a driver's id table; ANY_ID matches all ids."""
 
     device: int
     vendor: int = ANY_ID
@@ -33,7 +33,7 @@ class MatchId:
 
 
 class BusDevice(Protocol):
-    """What a bus needs to know of a device."""
+    """A device, as its bus sees it."""
 
     @property
     def device_id(self) -> int: ...
@@ -42,11 +42,11 @@ class BusDevice(Protocol):
     def vendor_id(self) -> int: ...
 
     name: str
-    """The bus gives one (virtio0, vhost1, ...) to a device whose name is empty."""
+    """Name of the device; if it is empty, the bus assigns one (virtio0, vhost1, ...)."""
 
 
 class BusDriver(Protocol):
-    """What a bus needs to know of a driver."""
+    """A driver, as its bus sees it."""
 
     @property
     def name(self) -> str: ...
@@ -62,15 +62,15 @@ R = TypeVar("R", bound=BusDriver)
 F = TypeVar("F")
 
 
-def require(found: F | None, device: BusDevice, missing: str) -> F:
-    """What a driver needs for ``device``, once it was ``found``. Raises ProbeDeferred with what is ``missing``."""
-    if found is None:
-        raise ProbeDeferred(f"{device.name}: {missing}")
-    return found
+def require(resource: F | None, device: BusDevice, reason: str) -> F:
+    """Return a resource that a driver needs for ``device``. If it is None, raises ProbeDeferred with ``reason``."""
+    if resource is None:
+        raise ProbeDeferred(f"{device.name}: {reason}")
+    return resource
 
 
 class BindState(Enum):
-    """Where a device stands on its bus."""
+    """State of a device on its bus."""
 
     UNBOUND = "unbound"
     PROBING = "probing"
@@ -81,27 +81,27 @@ class BindState(Enum):
 
 @attrs.define(eq=False)
 class Binding(Generic[D, R]):
-    """A device, and the driver it is bound to or was last tried with."""
+    """A device with its current driver, or with the driver of its last probe."""
 
     device: D
     driver: R | None = None
     state: BindState = BindState.UNBOUND
     error: str = ""
-    """Why the last probe was deferred or failed."""
+    """Reason why the last probe was deferred or failed."""
     scope: trio.CancelScope | None = None
     ended: trio.Event = attrs.field(factory=trio.Event)
-    """Set while no driver has the device."""
+    """Set while no driver uses the device."""
 
 
 class Bus(Generic[D, R]):
-    """Matches, probes, removes. Subclasses say in `attach` what binding means on their bus."""
+    """A bus that matches, probes and removes. Subclasses implement `attach`, which brings a device up."""
 
     prefix = "device"
 
     def __init__(self) -> None:
         self._bindings: list[Binding[D, R]] = []
         self._leaving: list[Binding[D, R]] = []
-        """Bindings that were removed while a driver had the device, which is not bound again before that ends."""
+        """Bindings removed while a driver still uses the device, which is not bound again before that driver ends."""
         self._drivers: list[R] = []
         self._changed = trio.Event()
         self._pokes = 0
@@ -115,7 +115,7 @@ class Bus(Generic[D, R]):
         self.poke()
 
     async def unregister_driver(self, driver: R) -> None:
-        """Remove the driver from the devices it has; they stay, unbound. Raises KeyError for one that is not there."""
+        """Unbind the driver from its devices, which stay on the bus. Raises KeyError if it is not registered."""
         if driver not in self._drivers:
             raise KeyError(driver.name)
         self._drivers.remove(driver)
@@ -123,24 +123,24 @@ class Bus(Generic[D, R]):
             await ended.wait()
 
     def register_device(self, device: D) -> None:
-        """Raises ValueError for one that is on the bus already."""
+        """Add a device. Raises ValueError if it is on the bus already."""
         if any(binding.device is device for binding in self._bindings):
             raise ValueError(f"{device.name} is on the bus already")
         if not device.name:
-            taken = {b.device.name for b in self._bindings}
-            device.name = next(n for i in range(len(taken) + 1) if (n := f"{self.prefix}{i}") not in taken)
+            names = {b.device.name for b in self._bindings}
+            device.name = next(n for i in range(len(names) + 1) if (n := f"{self.prefix}{i}") not in names)
         binding: Binding[D, R] = Binding(device)
         binding.ended.set()
         self._bindings.append(binding)
         self.poke()
 
     async def unregister_device(self, device: D) -> None:
-        """Unbind and forget it. Raises KeyError for one that is not on the bus."""
+        """Unbind and remove a device. Raises KeyError if it is not on the bus."""
         self.binding(device)
         await self.discard_device(device)
 
     async def discard_device(self, device: D) -> None:
-        """Unbind and forget it if it is on the bus; return once no driver has it, whichever task removed it."""
+        """Unbind and remove a device if it is on the bus. Returns once no driver uses it, whichever task removed it."""
         for binding in self._bindings:
             if binding.device is device:
                 self._bindings.remove(binding)
@@ -152,15 +152,15 @@ class Bus(Generic[D, R]):
                 await binding.ended.wait()
 
     def renew_device(self, device: D) -> None:
-        """Register it if it is not on the bus; have it matched anew if its last probe failed."""
-        found = next((binding for binding in self._bindings if binding.device is device), None)
-        if found is None:
+        """Register a device that is not on the bus; match it again if its last probe failed."""
+        binding = next((binding for binding in self._bindings if binding.device is device), None)
+        if binding is None:
             self.register_device(device)
-        elif found.state is BindState.FAILED:
-            self._release(found)
+        elif binding.state is BindState.FAILED:
+            self._release(binding)
 
     async def rebind(self, device: D) -> None:
-        """Remove the driver from the device, also from one whose probe failed, and have it matched anew."""
+        """Unbind the device, even if its probe failed, and match it again."""
         await self._release(self.binding(device)).wait()
 
     def binding(self, device: D) -> Binding[D, R]:
@@ -170,12 +170,12 @@ class Bus(Generic[D, R]):
         raise KeyError(device.name)
 
     def poke(self) -> None:
-        """Look again: something a deferred probe waits for may be there now."""
+        """Retry deferred probes, because a resource that they need may exist now."""
         self._pokes += 1
         self._changed.set()
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Bind what matches, for ever; cancelling it unbinds everything."""
+        """Bind matching devices and drivers until cancelled, then unbind all."""
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
@@ -190,21 +190,22 @@ class Bus(Generic[D, R]):
                 await self._changed.wait()
 
     def match(self, device: D) -> R | None:
-        """The first driver whose id table has the device."""
+        """Return the first driver whose id table matches the device, or None."""
         for driver in self._drivers:
             if any(row.matches(device.device_id, device.vendor_id) for row in driver.id_table):
                 return driver
         return None
 
     async def attach(self, binding: Binding[D, R], device: D, driver: R) -> None:
-        """Bring the device up with this driver and serve it until cancelled.
+        """Bring the device up with this driver, and serve it until cancelled.
 
-        Sets ``binding.state`` to BOUND once it runs. Raises ProbeDeferred to be tried again at the next
-        `poke`, another DriverError to be left alone. What it acquired it releases before it returns.
+        Sets ``binding.state`` to BOUND once the device runs, and releases all resources before it returns. On
+        ProbeDeferred the bus probes again at the next `poke`, on another DriverError it does not.
         """
         raise NotImplementedError
 
     def _leaves(self, device: D) -> bool:
+        """Return whether a removed binding of this device is still in use."""
         return any(binding.device is device for binding in self._leaving)
 
     async def _bind(self, binding: Binding[D, R], driver: R, scope: trio.CancelScope) -> None:
@@ -224,10 +225,10 @@ class Bus(Generic[D, R]):
             binding.scope = None
             binding.ended.set()
         if after is BindState.DEFERRED and pokes != self._pokes:
-            self._changed.set()  # what it missed may have come while it looked
+            self._changed.set()  # a `poke` during the probe may mean that its resource exists now
 
     def _release(self, binding: Binding[D, R]) -> trio.Event:
-        """Request that no driver has the device, and that it is matched anew; the event is set once that is so."""
+        """Request that the device is unbound and matched again. Returns the event that is set once it is unbound."""
         if binding.scope is not None:
             binding.scope.cancel()
         else:

@@ -1,7 +1,7 @@
-"""The device side's bus: a device's status, features, queues and configuration, whatever carries them.
+"""The device side's bus: a device's status, features, queues and configuration, for all transports.
 
 A transport's back half translates register accesses or messages into calls on `VhostDevice`; a device
-type's driver is bound to it here. Neither knows the other.
+type's driver is bound to it here. The two do not know each other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import trio
 
-from drivers.bus.device_queue import NO_VECTOR, DeviceQueue
+from drivers.bus.device_queue import NO_VECTOR, DeviceQueue, QueueOps
 from drivers.bus.model import Binding, BindState, Bus, BusDriver
 from drivers.flow.pump import Signal
 from rings import status as st
@@ -39,82 +39,79 @@ __all__ = [
 FAILURES_KEPT = 8
 
 
-class VhostOps(Protocol):
-    """What a transport's back half does for a device."""
+class VhostOps(QueueOps, Protocol):
+    """Operations of a transport's back half for a device."""
 
     @property
     def features(self) -> int:
-        """The ring and transport feature bits it can carry."""
+        """Ring and transport feature bits that the transport supports."""
 
     def memory(self) -> Memory:
-        """The driver's memory as it can be reached now. Raises MemoryFault when it can't."""
-
-    def call(self, queue: DeviceQueue) -> None:
-        """Tell the driver that buffers were used."""
+        """Return the driver's memory as mapped now. Raises MemoryFault if it is unreachable."""
 
     def config_changed(self) -> None:
-        """Tell the driver that configuration or status changed."""
+        """Notify the driver that configuration or status changed."""
 
     async def settle(self) -> None:
-        """Sleep out the time the link is owed for accesses so far."""
+        """Sleep until the link has carried the accesses so far."""
 
 
 class VhostBack(Protocol):
-    """A transport's back half around one device."""
+    """A transport's back half with its device."""
 
     @property
     def device(self) -> VhostDevice: ...
 
     def bind(self) -> None:
-        """Show the device to the other side; once a driver offered features, not before."""
+        """Show the device to the other side. Called once a driver has offered features."""
 
     def unbind(self) -> None:
-        """Take it away again."""
+        """Hide the device from the other side."""
 
     async def serve(self) -> None:
-        """What it has to do of its own accord, until cancelled; returns at once where that is nothing."""
+        """Run the transport's own tasks until cancelled; returns at once if it has none."""
 
     def registers(self) -> dict[str, int]:
-        """What the other side finds in registers or scratchpads now, by name; nothing where only traps answer."""
+        """Return the registers or scratchpads that the other side reads, by name; empty if all reads are trapped."""
 
 
 class VhostBound(Protocol):
-    """A device type's hold on one device, made by its driver's probe."""
+    """A device type bound to one device, made by `VhostDriver.probe`."""
 
     async def run(self) -> None:
-        """Serve from DRIVER_OK on, until cancelled by a reset; called again for the next DRIVER_OK."""
+        """Serve the device from DRIVER_OK until a reset cancels it; called again at the next DRIVER_OK."""
 
     def config_written(self, offset: int, data: bytes) -> None:
-        """The driver wrote configuration; the bytes are not stored unless this does it."""
+        """Handle a driver's write to the configuration, which is not stored otherwise."""
 
     async def close(self) -> None:
-        """Release what probe acquired."""
+        """Release the resources of the probe."""
 
 
 class Joinable(Protocol):
-    """What a device of some type can be plugged into: what it is for, or a mediator with another driver behind it."""
+    """The outer end of a device: a plug with a port, or a mediator with another driver behind it."""
 
     def join(self, device: VhostDevice) -> VhostBound:
-        """Offer what ``device`` is to its driver. Raises ProbeDeferred, ProbeError."""
+        """Offer features and configuration through ``device``. Returns it bound. Raises ProbeDeferred, ProbeError."""
 
 
 class VhostDriver(BusDriver, Protocol):
-    """A device type."""
+    """A device type's device side."""
 
     @property
     def table(self) -> FeatureTable: ...
 
     async def probe(self, device: VhostDevice) -> VhostBound:
-        """Offer features, queues and configuration through `VhostDevice.offer`.
+        """Offer features, queues and configuration through `VhostDevice.offer`. Returns the bound device.
 
         Raises ProbeDeferred or ProbeError.
         """
 
 
 class VhostDevice:
-    """A virtio device as its own side holds it.
+    """A virtio device, seen from the device's side.
 
-    All methods a transport calls are synchronous and accept whatever the other side may write.
+    All methods called by a transport are synchronous and accept any value from the other side.
     """
 
     def __init__(self, device_id: int, vendor_id: int, ops: VhostOps, name: str = "") -> None:
@@ -124,19 +121,19 @@ class VhostDevice:
         self.name = name
         self.table = EMPTY_TABLE
         self.ready = trio.Event()
-        """Set once a driver offered features: only then may the other side see the device."""
+        """Set once a driver has offered features; before that, the other side must not see the device."""
         self.meter: Meter | None = None
-        """Who counts what it moves through the driver's memory: set by a transport whose link takes time."""
+        """Meter of accesses to the driver's memory, set by a transport whose link takes time."""
         self.lossy = False
-        """Whether kicks can get lost on the way: set by the transport."""
+        """Whether kicks can get lost, set by the transport."""
         self.packed = False
-        """Whether its queues may be packed ones too, where the transport can carry them."""
+        """Whether to offer packed queues, if the transport supports them."""
         self.device_features = 0
         self.failures: deque[str] = deque(maxlen=FAILURES_KEPT)
         self.resets = 0
         self.queues: list[DeviceQueue] = []
         self._last: dict[str, DeviceQueue] = {}
-        """By name: the last queue that was offered, which keeps its figures."""
+        """Last queue of each name, for its counters."""
         self.generation = 0
         self._config = b""
         self._config_read = False
@@ -147,19 +144,19 @@ class VhostDevice:
         self._written: Callable[[int, bytes], None] | None = None
         self.on_status: Callable[[Status], None] | None = None
         self.on_features: Callable[[int], None] | None = None
-        """Called at FEATURES_OK with what was agreed on: the configuration may depend on it."""
+        """Called with the negotiated features at FEATURES_OK, because the configuration may depend on them."""
         self.rarp: Callable[[bytes], None] | None = None
-        """Tell the network that a station with this address is here, on behalf of a driver. Set by a device type that
-        has a network."""
+        """Announces a station with this address to the network, on behalf of a driver. Set by network devices."""
         self.take_mtu: Callable[[int | None], None] | None = None
-        """Agree on the MTU that a front end shows to its driver, or, with None, on the device's own again. Raises
-        ValueError with the reason if frames of that size cannot pass. Set by a device type that offers an MTU."""
+        """Adopts the MTU that a front end shows to its driver, or, with None, the device's own again. Raises ValueError
+        with the reason if frames of that size cannot pass. Set by a device type that offers an MTU."""
         self.on_reset: Callable[[], None] = lambda: None
-        """Called when a reset is complete: for what the driver changed in the configuration."""
+        """Called when a reset is complete, to undo the driver's changes of the configuration."""
         self.on_broken: Callable[[DeviceQueue, Exception], None] = lambda queue, error: None
-        """Called with a queue that a driver's violation broke, before the driver is told."""
+        """Called with a queue broken by a driver's violation, before the driver is notified."""
         self.on_change: Callable[[], None] = lambda: None
-        """What is offered, the configuration, or NEEDS_RESET changed: for who shows a copy. Before anybody is told."""
+        """Called when features, configuration or NEEDS_RESET change, before the driver is notified; for transports that
+        keep a copy."""
         self._clear()
 
     def _clear(self) -> None:
@@ -169,12 +166,12 @@ class VhostDevice:
         for queue in self.queues:
             queue.forget()
 
-    # What the device type says.
+    # Called by the device type
 
     def offer(self, table: FeatureTable, features: int, queues: Sequence[tuple[str, int]], config: bytes) -> None:
-        """Show the other side a device: feature bits, queues as (name, largest size), configuration space.
+        """Offer feature bits, queues as (name, maximum size), and the configuration space to the other side.
 
-        What the transport can't carry, or what lacks a prerequisite, is not offered.
+        Features that the transport does not support, or that lack a prerequisite, are left out.
         """
         self.table = table
         device_type = features & ~mask(RingFeature)
@@ -193,11 +190,11 @@ class VhostDevice:
         self.ready.set()
 
     def withdraw(self) -> None:
-        """No driver any more: nothing is offered. A live other side is told to reset, and then finds nothing."""
+        """Stop offering anything, after the device type's driver is unbound. A live other side is told to reset."""
         for queue in self.queues:
             queue.forget()
         self.ready = trio.Event()
-        self._go = Signal()  # a DRIVER_OK of before is none of what is offered next
+        self._go = Signal()  # an old DRIVER_OK does not count for the next offer
         self.device_features, self._config, self.queues = 0, b"", []
         self.on_change()
         if self.status & Status.DRIVER_OK:
@@ -209,22 +206,22 @@ class VhostDevice:
     def config(self) -> bytes:
         return self._config
 
-    def set_config(self, config: bytes, *, tell: bool = True) -> None:
-        """Change the configuration space as a whole and tell the driver (VIRTIO 1.4 section 2.5).
+    def set_config(self, config: bytes, *, notify: bool = True) -> None:
+        """Replace the configuration space and notify the driver (VIRTIO 1.4 section 2.5).
 
-        Without ``tell`` it is not told: of what it asked for itself, or what the next one finds.
+        Without ``notify``, for changes that the driver itself requested or that are for the next driver.
         """
         if config != self._config:
             self._config = bytes(config)
-            if self._config_read:  # a reader can only have mixed two values if it read since the last change
+            if self._config_read:  # without a read since the last change, no reader can mix two generations
                 self._config_read = False
                 self.generation = self.generation + 1 & 0xFFFF_FFFF
             self.on_change()
-            if tell and self.status & Status.DRIVER_OK:
+            if notify and self.status & Status.DRIVER_OK:
                 self.ops.config_changed()
 
     def fail(self, reason: str) -> None:
-        """Only a reset helps: set DEVICE_NEEDS_RESET and say so (section 2.1.2)."""
+        """Set DEVICE_NEEDS_RESET and notify the driver (section 2.1.2)."""
         self.failures.append(reason)
         if not self.status & Status.NEEDS_RESET:
             self.status |= Status.NEEDS_RESET
@@ -234,18 +231,18 @@ class VhostDevice:
 
     @property
     def settle(self) -> Callable[[], Awaitable[None]] | None:
-        """What to await before an index is published; None where the link takes no time."""
+        """Function to await before an index is published; None if the link takes no time."""
         return self.ops.settle if self.meter is not None else None
 
-    # What the transport says.
+    # Called by the transport
 
     @property
     def running(self) -> bool:
-        """Whether rings may be touched: between DRIVER_OK and reset."""
+        """Whether rings may be accessed: between DRIVER_OK and reset."""
         return bool(self.status & Status.DRIVER_OK) and self._scope is not None
 
     def read_config(self, offset: int, size: int) -> bytes:
-        """Bytes of the configuration space; zeroes beyond its end."""
+        """Return bytes of the configuration space, with zeroes beyond its end."""
         self._config_read = True
         return self._config[offset : offset + size].ljust(size, b"\0") if offset >= 0 else bytes(size)
 
@@ -254,13 +251,13 @@ class VhostDevice:
             self._written(offset, data)
 
     def write_driver_features(self, select: int, value: int) -> None:
-        """32 bits of the driver's features; ignored once FEATURES_OK stands (section 3.1.1)."""
+        """Set 32 bits of the driver's features; ignored once FEATURES_OK is set (section 3.1.1)."""
         if not self.status & Status.FEATURES_OK and select < 4:
             keep = self.driver_features & ~(0xFFFF_FFFF << 32 * select)
             self.driver_features = keep | (value & 0xFFFF_FFFF) << 32 * select
 
     def acceptable(self, features: int) -> bool:
-        """Whether the device works with this selection: offered, VERSION_1, prerequisites met."""
+        """Return whether these features are offered, include VERSION_1, and meet all prerequisites."""
         return (
             not features & ~self.device_features
             and bool(features >> RingFeature.VERSION_1 & 1)
@@ -268,7 +265,7 @@ class VhostDevice:
         )
 
     def write_status(self, value: int) -> None:
-        """The driver writes the status field; 0 resets, an illegal move changes nothing."""
+        """Handle a driver's write to the status field: 0 resets, an illegal transition is ignored."""
         if not value:
             self.reset()
             return
@@ -287,11 +284,11 @@ class VhostDevice:
             self._go.set()
 
     def queue(self, index: int) -> DeviceQueue | None:
-        """The queue with that index; None where there is none."""
+        """Return the queue with this index, or None."""
         return self.queues[index] if 0 <= index < len(self.queues) else None
 
     def queue_registers(self) -> dict[str, int]:
-        """What was configured of every queue, by the names of registers."""
+        """Return the configuration of all queues by register name."""
         return {
             f"queue{queue.index}.{name}": value
             for queue in self.queues
@@ -305,19 +302,19 @@ class VhostDevice:
         }
 
     def idle_queue(self, index: int) -> DeviceQueue | None:
-        """The same while it may be set up: not once it, or the device, runs."""
+        """Return the queue with this index if it may be configured: neither it nor the device is running. Else None."""
         queue = self.queue(index)
         return queue if queue is not None and not queue.enabled and not self.status & Status.DRIVER_OK else None
 
     def disable_queue(self, index: int) -> None:
-        """Touch its ring and buffers no more; what was configured stays. Harmless where it is not enabled."""
+        """Stop access to a queue's ring and buffers, keeping its configuration. Harmless if it is not enabled."""
         queue = self.queue(index)
         if queue is not None:
             queue.close()
             queue.enabled = False
 
     def enable_queue(self, index: int) -> bool:
-        """Build the ring from what was configured; False where no ring can be, which breaks the device."""
+        """Build a queue's ring from its configuration. Returns False, and fails the device, if that is invalid."""
         queue = self.queues[index]
         if queue.enabled or not self.status & Status.FEATURES_OK:
             return queue.enabled
@@ -344,17 +341,17 @@ class VhostDevice:
         return True
 
     def kick(self, index: int) -> None:
-        """The driver says buffers are available; ignored for a queue that does not run (section 2.9)."""
+        """Handle an available buffer notification; ignored for a queue that is not running (section 2.9)."""
         if 0 <= index < len(self.queues):
             queue = self.queues[index]
-            if queue.live and self._scope is not None:  # as `running`, since only DRIVER_OK begins it
+            if queue.live and self._scope is not None:  # as `running`: there is no scope before DRIVER_OK
                 queue.kicks += 1
                 queue.signal.set()
             else:
                 queue.spurious += 1
 
     def reset(self) -> None:
-        """Stop touching memory now; the status reads 0 once the device's tasks have ended (section 2.4.1)."""
+        """Stop memory accesses now; the status reads 0 once the device's tasks have ended (section 2.4.1)."""
         self.resets += 1
         for queue in self.queues:
             queue.close()
@@ -369,7 +366,7 @@ class VhostDevice:
         if self.on_status is not None:
             self.on_status(self.status)
 
-    # What the bus says.
+    # Called by the bus
 
     async def serve(self, bound: VhostBound) -> None:
         """Run ``bound`` from every DRIVER_OK to the next reset."""
@@ -391,23 +388,23 @@ class VhostDevice:
         finally:
             unfinished = self._scope is not None and self._scope.cancel_called
             self._written = self._scope = None
-            if unfinished:  # somebody waits for a reset that came together with the end of all this
+            if unfinished:  # the driver waits for a reset that was requested before the device type was unbound
                 self._finish_reset()
 
     async def wait_idle(self) -> None:
-        """Return when no task of the device runs: it was reset, or lost its driver."""
+        """Wait until no task of the device runs, after a reset or after its driver was unbound."""
         await self._idle.wait()
 
 
 class VhostBus(Bus[VhostDevice, VhostDriver]):
-    """Devices of this host and the device types that can be them."""
+    """The devices that a host implements, and their device types."""
 
     prefix = "vhost"
 
     async def attach(
         self, binding: Binding[VhostDevice, VhostDriver], device: VhostDevice, driver: VhostDriver
     ) -> None:
-        """The device side's bring-up: features first, then visible; rings only from DRIVER_OK to reset."""
+        """Bring the device up: offer features, then show it; rings exist from DRIVER_OK to reset."""
         bound = await driver.probe(device)
         try:
             binding.state = BindState.BOUND

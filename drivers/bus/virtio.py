@@ -1,8 +1,7 @@
-"""The driver side's bus: the one bring-up order, and a device as its driver sees it.
+"""The driver side's bus: the bring-up sequence, and a device as its driver sees it.
 
-A transport's front half implements `ConfigOps`; device types implement `VirtioDriver`. Whatever happens to
-the device later (it asks for a reset, breaks a ring, or the link goes), the answer is the same: stop, reset,
-and bring it up again from step 1.
+A transport's front half implements `ConfigOps`; device types implement `VirtioDriver`. If a device requests a reset,
+breaks a ring, or loses its link, the bus stops it, resets it, and brings it up again from step 1.
 """
 
 from __future__ import annotations
@@ -36,41 +35,41 @@ __all__ = [
 ]
 
 CONFIG_TRIES = 10
-"""Reads of the configuration before a generation that never stands still is refused."""
+"""Maximum reads of a configuration whose generation keeps changing."""
 RESTART_PAUSE = 0.01, 5.0
-"""Seconds between two bring-ups of a device that keeps failing: at first, and at most. The pause doubles each time, and
-is short again once the device has lived longer than the longest."""
+"""Minimum and maximum seconds between two bring-ups of a device that keeps failing. The pause doubles each time, and
+starts over once the device was live for longer than the maximum."""
 OFFER_PAUSE = 1.0
-"""Most seconds between two looks at a device that offers nothing yet, which is no failure."""
+"""Maximum seconds between two probes of a device that offers nothing yet, which is not a failure."""
 FAILURES_KEPT = 8
 STATUS_RECHECK = 0.1
-"""Seconds between two looks at the status where a configuration-change interrupt can get lost."""
+"""Re-check interval in seconds of the device status, if configuration-change interrupts can get lost."""
 NO_ANSWER = 0xFF
-"""A status that no device can show: all-ones is what reads back where nobody answers."""
+"""Status read from a device that does not answer: all-ones, which no device can have."""
 
 
 @attrs.frozen
 class QueueSpec:
-    """What a driver wants of one queue."""
+    """A driver's requirements of a queue."""
 
     name: str
     num: int | None = None
-    """Largest size to use, in descriptors; None leaves it to the device."""
+    """Maximum size in descriptors; None: the device's maximum."""
     segments: int = 1
-    """Descriptors of the longest chain it will add: sizes indirect tables."""
+    """Descriptors of the longest chain that the driver adds; determines the size of indirect tables."""
     delayed: bool = False
-    """Call only when most of what is in flight was used (transmit queues)."""
+    """Whether calls are delayed until most buffers in flight are used (transmit queues)."""
 
 
 class DriverQueue:
-    """One live queue of a device: its ring, and the way to tell the device."""
+    """A live queue of a device, seen from the driver's side: its ring, and the function that kicks the device."""
 
     def __init__(self, index: int, spec: QueueSpec, ring: Virtqueue[Any], kick: Callable[[], None]) -> None:
         self.index = index
         self.name = spec.name
         self.ring = ring
         self.kick = kick
-        """Tell the device: posted, never waited for."""
+        """Notifies the device. Posted: does not wait."""
         self.signal = Signal()
         self.batches = [0] * BATCH_BUCKETS
         self.calls = 0
@@ -81,16 +80,16 @@ class DriverQueue:
         self._on_fault: Signal | None = None
 
     def follow(self, former: DriverQueue) -> None:
-        """Count on from the queue of the same name that the device had before its last reset."""
+        """Continue the counters of ``former``, the queue of the same name before the last reset."""
         self._past = former.statistics()
         self.calls, self.batches, self.signal.rescues = former.calls, former.batches, former.signal.rescues
 
     def statistics(self) -> QueueStatistics:
-        """The ring's figures since the device exists, over all resets."""
+        """Return the counters over the device's lifetime, including all resets."""
         return self._past + self.ring.statistics()
 
     def on_call(self) -> None:
-        """The device says it used buffers; ignored once the ring is down (section 2.7.8)."""
+        """Handle a used buffer notification; ignored once the ring is down (section 2.7.8)."""
         self.calls += 1
         if self.live:
             self.signal.set()
@@ -99,7 +98,7 @@ class DriverQueue:
         return self.ring.reachable()
 
     def begin_turn(self) -> None:
-        """Nothing: used buffers are few, and each costs the same."""
+        """Do nothing: used buffers are few, and each costs the same."""
 
     def quiet(self) -> None:
         self.ring.disable_cb()
@@ -124,22 +123,22 @@ class DriverQueue:
 
 
 class ConfigOps(Protocol):
-    """A transport's front half. Everything may have to wait for the other side.
+    """A transport's front half. Its async methods may wait for the other side.
 
-    Whatever waits raises TransportLost when the device does not answer or is gone.
+    They raise TransportLost if the device does not answer or is removed.
     """
 
     @property
     def features(self) -> int:
-        """The ring and transport feature bits it can carry."""
+        """Ring and transport feature bits that the transport supports."""
 
     @property
     def dma(self) -> DmaMemory:
-        """Where buffers for the device come from."""
+        """Memory for buffers that the device accesses."""
 
     @property
     def online(self) -> bool:
-        """Whether the device can be reached."""
+        """Whether the device is reachable."""
 
     async def wait_online(self) -> None: ...
 
@@ -157,42 +156,42 @@ class ConfigOps(Protocol):
     async def generation(self) -> int: ...
 
     async def read_config(self, offset: int, size: int) -> bytes:
-        """A field of 1, 2 or 4 bytes in one access, anything else in several."""
+        """Read configuration bytes: a field of 1, 2 or 4 bytes in one access, larger ranges in several."""
 
     async def write_config(self, offset: int, data: bytes) -> None: ...
 
     async def find_vqs(self, device: VirtioDevice, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
-        """Set the queues up, all fields before enabling. Raises ProbeError where there are too few."""
+        """Set up and return the queues, all fields before enabling. Raises ProbeError if the device has too few."""
 
     def del_vqs(self) -> None:
         """Free ring memory and interrupts, after the device was reset."""
 
 
 class VirtioBound(Protocol):
-    """A device type's hold on one device that is live, made by its driver's probe."""
+    """A device type's driver bound to one live device, made by `VirtioDriver.probe`."""
 
     async def run(self) -> None:
-        """Serve, from DRIVER_OK until cancelled."""
+        """Serve the device from DRIVER_OK until cancelled."""
 
     async def config_changed(self) -> None:
-        """The device's configuration changed."""
+        """Handle a change of the device's configuration."""
 
     def close(self) -> None:
-        """The device was reset: take back every buffer it held, release what probe acquired."""
+        """Take all buffers back from the device, which was reset, and release the resources of the probe."""
 
 
 class Preparable(VirtioBound, Protocol):
-    """One that has to wait for its queues."""
+    """A bound driver whose queues have to be set up first."""
 
     async def set_up(self) -> None:
-        """Acquire what it needs; `VirtioBound.close` releases what that came to have."""
+        """Acquire queues and buffers; `VirtioBound.close` releases them, even after a failure."""
 
 
 P = TypeVar("P", bound=Preparable)
 
 
 async def set_up_or_close(bound: P) -> P:
-    """``bound`` once it is set up. Raises what that raises, and then holds nothing."""
+    """Set ``bound`` up and return it. If that fails, closes it and raises the error."""
     try:
         await bound.set_up()
     except BaseException:
@@ -202,20 +201,20 @@ async def set_up_or_close(bound: P) -> P:
 
 
 class VirtioDriver(BusDriver, Protocol):
-    """A device type, seen from the driver's side."""
+    """A device type's driver."""
 
     @property
     def table(self) -> FeatureTable: ...
 
     def features(self, device: VirtioDevice) -> int:
-        """The bits it understands and wants now. Raises ProbeDeferred while something it needs is missing."""
+        """Return the feature bits that the driver wants now. Raises ProbeDeferred for a missing resource."""
 
     async def probe(self, device: VirtioDevice) -> VirtioBound:
-        """Set up queues and buffers, after FEATURES_OK and before DRIVER_OK (step 7)."""
+        """Set up queues and buffers, after FEATURES_OK and before DRIVER_OK (step 7). Returns the bound driver."""
 
 
 class VirtioDevice:
-    """A virtio device as its driver holds it."""
+    """A virtio device, as its driver sees it."""
 
     def __init__(self, device_id: int, vendor_id: int, ops: ConfigOps, location: str) -> None:
         self.device_id = device_id
@@ -223,11 +222,11 @@ class VirtioDevice:
         self.ops = ops
         self.name = ""
         self.location = location
-        """Where it was found, such as the name of a PCI function."""
+        """Location of the device, such as the name of a PCI function."""
         self.features = 0
-        """What was agreed on, frozen at FEATURES_OK."""
+        """Negotiated feature bits, fixed at FEATURES_OK."""
         self.status = Status(0)
-        """The last status this side wrote or read."""
+        """Status last written or read by this side."""
         self.queues: list[DriverQueue] = []
         self.failures: deque[str] = deque(maxlen=FAILURES_KEPT)
         self.restarts = 0
@@ -238,44 +237,44 @@ class VirtioDevice:
         self.pause = 0.0
         """Seconds that the bus waits before the next bring-up; 0 while the device is live."""
         self.trouble = ""
-        """Why its driver can't go on, since the last bring-up."""
+        """Reason why the driver has to stop; empty after a bring-up."""
         self.unplugged = ""
-        """Why nothing can use it any more, since the last bring-up: what it was plugged into is gone."""
+        """Reason why the device was unplugged from its port; empty after a bring-up."""
         self.early_interrupts = 0
         self.changed = Signal()
-        """Configuration, status, or reachability changed: the supervisor looks."""
+        """Set when configuration, status, or reachability changed, for `_watch`."""
         self._recheck: float | None = None
         self._last: dict[str, DriverQueue] = {}
-        """By name: the last queue that the device had, which keeps its figures."""
+        """Last queue of each name, for its counters."""
 
-    def unplug(self, why: str) -> None:
-        """Reset it, and leave it alone until it is bound again: what it was plugged into is gone."""
-        self.unplugged = why
+    def unplug(self, reason: str) -> None:
+        """Reset the device, whose port is gone, and do not use it until it is bound again."""
+        self.unplugged = reason
         self.changed.set()
 
     def enable_recheck(self) -> None:
-        """Its interrupts can get lost on the way: from now on, look at queues and status without being told."""
+        """Re-check queues and status periodically, because interrupts can get lost."""
         self._recheck, self.changed.recheck = RECHECK, STATUS_RECHECK
 
     def has(self, bit: int) -> bool:
-        """Whether a feature was agreed on."""
+        """Return whether a feature is negotiated."""
         return bool(self.features >> bit & 1)
 
     def note_restart(self, reason: str) -> None:
-        """Count a restart, and how many in a row had that reason."""
+        """Count a restart, and consecutive restarts with the same reason."""
         self.failures.append(reason)
         self.restarts += 1
         self.repeats = self.repeats + 1 if reason == self.last_reset else 1
         self.last_reset = reason
 
     def interrupt(self) -> None:
-        """A configuration-change interrupt; harmless before DRIVER_OK and after remove."""
+        """Handle a configuration-change interrupt; harmless before DRIVER_OK and after remove."""
         if not self.status & Status.DRIVER_OK:
             self.early_interrupts += 1
         self.changed.set()
 
     async def read_config(self, offset: int, size: int) -> bytes:
-        """Bytes of one generation of the configuration (section 2.5.3). Raises ProbeError if it never settles."""
+        """Return configuration bytes of one generation (section 2.5.3). Raises ProbeError if it keeps changing."""
         for _ in range(CONFIG_TRIES):
             before = await self.ops.generation()
             data = await self.ops.read_config(offset, size)
@@ -294,21 +293,20 @@ class VirtioDevice:
         return self.queues
 
     def statistics(self, queue: DriverQueue) -> QueueStatistics:
-        """Figures of one queue since the device exists, over all resets."""
+        """Return the counters of a queue over the device's lifetime, including all resets."""
         return queue.statistics()
 
     def close_queues(self) -> None:
-        """Let go of the rings; figures are kept."""
+        """Release the rings; their counters stay."""
         for queue in self.queues:
             queue.close()
 
 
 async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
-    """Steps 1 to 8 of VIRTIO 1.4 section 3.1.1, the one place where they are.
+    """Perform steps 1 to 8 of VIRTIO 1.4 section 3.1.1. Returns the bound driver.
 
     Raises FeatureMismatch or ProbeError with FAILED set, ProbeDeferred (NothingOffered) with the device reset, or
-    TransportLost.
-    Whatever it raises, the device was reset before any memory was freed that it knew of (section 3.3.1).
+    TransportLost. On any error, the device is reset before memory known to it is freed (section 3.3.1).
     """
     ops = device.ops
     device.status, device.features, device.trouble, device.unplugged = Status(0), 0, "", ""
@@ -321,9 +319,9 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
         if not offered:
             raise NothingOffered(f"{device.name}: nothing is offered: there is no driver at the device's own end")
         device_type = driver.table.known() & ~mask(RingFeature)
-        # Of the format of its queues a driver needs not know: what is offered is taken (section 6.1).
-        understood = driver.features(device) | mask((RingFeature.RING_PACKED,))
-        wanted = driver.table.prune(offered & understood & (device_type | ops.features))
+        # Accept packed queues if the device offers them: the ring format does not concern the driver (section 6.1).
+        supported = driver.features(device) | mask((RingFeature.RING_PACKED,))
+        wanted = driver.table.prune(offered & supported & (device_type | ops.features))
         if not wanted >> RingFeature.VERSION_1 & 1:
             raise FeatureMismatch(
                 f"{device.name}: the device does not offer VERSION_1, and no legacy driver exists here"
@@ -342,13 +340,13 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
     except BaseException as exc:
         device.close_queues()
         with trio.CancelScope(shield=True):
-            if isinstance(exc, TransportLost):  # whoever raised it saw to that, as far as anybody can
+            if isinstance(exc, TransportLost):  # the front half that raised it has cut off the device if possible
                 ops.del_vqs()
             else:
                 await _give_up(device, failed=isinstance(exc, ProbeError | MemoryError))
         if bound is not None:
             bound.close()
-        if isinstance(exc, MemoryError):  # the device asked for more than there is
+        if isinstance(exc, MemoryError):  # the device's queues need more memory than the host has
             raise ProbeError(f"{device.name}: {exc}") from None
         raise
 
@@ -359,12 +357,12 @@ async def _advance(device: VirtioDevice, bit: Status) -> None:
 
 
 async def _give_up(device: VirtioDevice, *, failed: bool) -> None:
-    """Make sure the device touches nothing more, then let go of the queues."""
+    """Reset the device so that it accesses no memory any more, then free the queues."""
     try:
         if device.ops.online:
             await device.ops.reset()
             device.status = Status(0)
-            if failed:  # after the reset, which would clear it: nothing the device could still touch is freed
+            if failed:  # after the reset, which would clear FAILED, and which has to come before memory is freed
                 await _advance(device, Status.FAILED)
     except TransportLost:
         pass
@@ -372,14 +370,14 @@ async def _give_up(device: VirtioDevice, *, failed: bool) -> None:
 
 
 class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
-    """Devices this host found and the drivers for them."""
+    """The virtio devices of a host, and their drivers."""
 
     prefix = "virtio"
 
     async def attach(
         self, binding: Binding[VirtioDevice, VirtioDriver], device: VirtioDevice, driver: VirtioDriver
     ) -> None:
-        """Keep the device up: after a fault, a requested reset or a lost link, start again at step 1."""
+        """Keep the device up: after a fault, a requested reset or a lost link, bring it up again from step 1."""
         shortest, longest = RESTART_PAUSE
         pause = shortest
         while True:
@@ -388,7 +386,7 @@ class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
             try:
                 bound = await bring_up(device, driver)
             except NothingOffered as exc:
-                # No interrupt is set up that could tell when this changes: it is looked at again.
+                # Poll, because no interrupt is set up yet that could report an offer.
                 binding.error, most = str(exc), OFFER_PAUSE
             except TransportLost as exc:
                 device.note_restart(str(exc))
@@ -409,7 +407,7 @@ class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
 
 
 async def _live(device: VirtioDevice, bound: VirtioBound) -> str:
-    """Serve a device from DRIVER_OK until something ends it; the reason."""
+    """Serve a device from DRIVER_OK until it fails, is unplugged or reset. Returns the reason."""
     reason = "unbound"
     try:
         async with trio.open_nursery() as nursery:
@@ -418,7 +416,7 @@ async def _live(device: VirtioDevice, bound: VirtioBound) -> str:
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
-            # No task touches the rings any more; the device must not either before buffers are taken back.
+            # No task accesses the rings any more. Reset the device before buffers are taken back.
             device.close_queues()
             await _give_up(device, failed=False)
             bound.close()

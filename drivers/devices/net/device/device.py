@@ -158,8 +158,8 @@ class BoundVhostNet:
         speed = SPEED_UNKNOWN if plug.speed is None else plug.speed
         return NetConfig(self.mac, status, self._mtu, self._most, speed, plug.duplex).emit()
 
-    def _update_config(self, *, tell: bool = True) -> None:
-        self._device.set_config(self._config(), tell=tell)
+    def _update_config(self, *, notify: bool = True) -> None:
+        self._device.set_config(self._config(), notify=notify)
 
     def _set_features(self, features: int) -> None:
         """At FEATURES_OK, name the queues: the index of the control queue depends on MQ."""
@@ -194,7 +194,7 @@ class BoundVhostNet:
         self._front_mtu = mtu
         if not self._device.running:
             self._mtu = self._next_mtu
-            self._update_config(tell=False)
+            self._update_config(notify=False)
 
     def _announce(self) -> bool:
         if not (self._device.running and self._has(F.GUEST_ANNOUNCE) and self._has(F.STATUS)):
@@ -230,7 +230,7 @@ class BoundVhostNet:
         self.mac = mac
         self.set_reception(self.reception)
         self._plug.port.set_peer(mac)
-        self._update_config(tell=False)  # the driver knows its own change
+        self._update_config(notify=False)  # the driver knows its own change
         return True
 
     def set_pairs(self, count: int) -> bool:
@@ -265,7 +265,7 @@ class BoundVhostNet:
 
     def acknowledge_announcement(self) -> bool:
         self._announcing = False
-        self._update_config(tell=False)
+        self._update_config(notify=False)
         return True
 
     # From DRIVER_OK to reset
@@ -369,7 +369,7 @@ class BoundVhostNet:
         if self.mac != plug.mac:
             plug.port.set_peer(plug.mac)
         self.mac, self._mtu, self._announcing = plug.mac, self._next_mtu, False
-        self._update_config(tell=False)
+        self._update_config(notify=False)
 
     def config_written(self, offset: int, data: bytes) -> None:
         """Ignore it: no field is writable (section 5.1.4.2)."""
