@@ -165,13 +165,13 @@ class EntropyFlow(QueueFlow):
     def move(self) -> tuple[int, Need]:
         ring, entropy, buffers = self.queue.ring, self._entropy, self._buffers
         done = ring.get_each(BUDGET)
-        for index, written in done:
+        for index, length in done:
             request = self.in_flight.pop(index)
-            request.data = bytes(buffers.views[index][:written])
+            request.data = bytes(buffers.views[index][:length])
             request.answered.set()
             self._free.append(index)
             entropy.received.packets += 1
-            entropy.received.bytes += written
+            entropy.received.bytes += length
         added = []
         while entropy.waiting and self._free:
             index, request = self._free.pop(), entropy.waiting.popleft()

@@ -57,8 +57,8 @@ LOW = (1 << 64) - 1
 class MailboxEpf(EndpointFunction):
     """A mailbox device on a function of an endpoint controller. Implements `drivers.bus.vhost.VhostOps`.
 
-    With ``poll`` there are no doorbells: `serve` polls every millisecond. Without ``extension`` the registers are those
-    of the RFC, which polls and offers only the first 64 feature bits.
+    With ``poll`` there are no doorbells: `serve` polls every millisecond. Without ``extension`` the device has
+    only the RFC's registers: it polls, and offers the first 64 feature bits.
     """
 
     def __init__(

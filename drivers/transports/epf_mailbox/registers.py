@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 PCI_VENDOR, PCI_DEVICE = 0x104C, 0xB010
-"""Texas Instruments, as in the RFC, and an otherwise unused device id. The subsystem ids hold the virtio ids."""
+"""Texas Instruments, as in the RFC, and a device id that TI does not assign. The subsystem ids hold virtio ids."""
 
 MAX_QUEUES = 8
 BAR, DOORBELL_BAR = 0, 2

@@ -57,8 +57,8 @@ class MmioDevice(VhostOps):
     def registers(self) -> dict[str, int]:
         """Return the device's registers and the registers of every queue."""
         names = Register.DEVICE_ID, Register.VENDOR_ID, Register.STATUS, Register.INTERRUPT_STATUS
-        whole = {name.name.lower(): self._registers.read(name, 4) for name in (*names, Register.CONFIG_GENERATION)}
-        return whole | self.device.queue_registers()
+        registers = {name.name.lower(): self._registers.read(name, 4) for name in (*names, Register.CONFIG_GENERATION)}
+        return registers | self.device.queue_registers()
 
     def interrupt(self, cause: int) -> None:
         """Set an interrupt bit; it stays set until the driver acknowledges it (section 4.2.2.1)."""
@@ -81,7 +81,7 @@ class MmioDevice(VhostOps):
         self.interrupt(CONFIG_CHANGE)
 
     async def settle(self) -> None:
-        """Do nothing: there is no link whose time to pay."""
+        """Do nothing: there is no simulated link."""
 
     def _status_changed(self, status: Status) -> None:
         if not status:

@@ -127,10 +127,10 @@ class VirtioMmio:
         self._write(Register.QUEUE_SEL, index)
         if self._read(Register.QUEUE_READY):
             raise ProbeError(f"{name}: already in use")
-        most = self._read(Register.QUEUE_SIZE_MAX)
-        if not most:
+        num_max = self._read(Register.QUEUE_SIZE_MAX)
+        if not num_max:
             raise ProbeError(f"{name}: does not exist")
-        vring = self._rings.make(device.features, most, spec.num, spec.segments, name)
+        vring = self._rings.make(device.features, num_max, spec.num, spec.segments, name)
         self._queues.append(
             DriverQueue(index, spec, vring.ring, partial(self._region.write, Register.QUEUE_NOTIFY, 4, index))
         )

@@ -101,8 +101,8 @@ class NtbVhost(NtbEnd):
         if self._ntb is None:
             return {}
         end = Spad.CONFIG + len(self._config_words)
-        named = ((spad, name) for spad, name in spad_names().items() if not end <= spad < Spad.MAGIC)
-        return {name.lower(): self._ntb.spads.get(spad, 0) for spad, name in named}
+        names = ((spad, name) for spad, name in spad_names().items() if not end <= spad < Spad.MAGIC)
+        return {name.lower(): self._ntb.spads.get(spad, 0) for spad, name in names}
 
     # NtbClient
 
@@ -233,11 +233,11 @@ class NtbVhost(NtbEnd):
     def _take_answer(self) -> None:
         ntb, offer = self.ntb, self._offer
         assert offer is not None
-        answered, session = ntb.spad_read(Spad.TYPE) == NtbSide.VIRTIO, ntb.spad_read(Spad.VIRTIO_SESSION)
-        if answered and not session:
+        joined, session = ntb.spad_read(Spad.TYPE) == NtbSide.VIRTIO, ntb.spad_read(Spad.VIRTIO_SESSION)
+        if joined and not session:
             self.end()  # the virtio side left this session and never rejoins it: start another
             return
-        if not answered or session != offer.session:
+        if not joined or session != offer.session:
             self._announce()  # repeated on every beat, because the virtio side may start later
             return
         answer = Answer.parse(ntb.spad_read, offer)
@@ -269,9 +269,9 @@ class NtbVhost(NtbEnd):
         self._sequence, self._resetting = sequence, None
         self._write(Spad.COMMAND_STATUS, 0)
         run = self._COMMANDS.get(code)
-        done = run(self, self.ntb.spad_read(Spad.ARGUMENT)) if run is not None else False
-        if done is not None:
-            self._complete(sequence, NtbOutcome.OK if done else NtbOutcome.ERROR)
+        success = run(self, self.ntb.spad_read(Spad.ARGUMENT)) if run is not None else False
+        if success is not None:
+            self._complete(sequence, NtbOutcome.OK if success else NtbOutcome.ERROR)
 
     def _complete(self, sequence: int, outcome: NtbOutcome) -> None:
         self._write(Spad.COMMAND_STATUS, emit_command(sequence, outcome))
@@ -312,8 +312,8 @@ class NtbVhost(NtbEnd):
                 return False
         return True
 
-    def _write_config(self, where: int) -> bool:
-        offset, size = where & 0xFFFF, where >> 16
+    def _write_config(self, argument: int) -> bool:
+        offset, size = argument & 0xFFFF, argument >> 16
         if not 1 <= size <= 4 or offset + size > len(self.device.config):
             return False
         self.device.write_config(offset, self.ntb.spad_read(Spad.DATA).to_bytes(4, "little")[:size])

@@ -25,7 +25,7 @@ BEATS_MISSED = 4
 
 
 class NtbEnd:
-    """One end. ``session`` is not 0 during a session and during its handshake."""
+    """One end of virtio over an NTB. ``session`` is not 0 during a session and during its handshake."""
 
     def __init__(self) -> None:
         self.session = 0

@@ -295,8 +295,8 @@ class PciCfgBlock:
         """Return (offset, length) in the BAR for an access to pci_cfg_data, or None if a field is invalid."""
         at = int.from_bytes(self._body[self.OFFSET_AT : self.OFFSET_AT + 4], "little")
         length = int.from_bytes(self._body[self.LENGTH_AT : self.LENGTH_AT + 4], "little")
-        good = self._body[self.BAR_AT] == BAR and length in (1, 2, 4) and not at % length and at + length <= BAR_SIZE
-        return (at, length) if good and offset == self.DATA_AT and size >= length else None
+        valid = self._body[self.BAR_AT] == BAR and length in (1, 2, 4) and not at % length and at + length <= BAR_SIZE
+        return (at, length) if valid and offset == self.DATA_AT and size >= length else None
 
     def read(self, offset: int, size: int) -> int:
         if offset < self.DATA_AT:

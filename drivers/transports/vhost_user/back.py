@@ -99,7 +99,7 @@ class VhostUserBack:
                     err.notify()
 
     async def settle(self) -> None:
-        """Do nothing: there is no link whose time to pay."""
+        """Do nothing: there is no simulated link."""
 
     def _changed(self) -> None:
         """Disconnect the front end if the vhost driver is gone."""

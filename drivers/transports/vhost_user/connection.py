@@ -108,7 +108,7 @@ class BackEndConnection:
         self, request: FrontendRequest, payload: Payload | None = None, *, patience: float = REPLY_TIMEOUT
     ) -> Payload:
         """Send a request and return its reply, within ``patience`` seconds. Raises TransportLost once closed."""
-        answer = await self._exchange(request, payload, (), answered=True, need_reply=False, patience=patience)
+        answer = await self._exchange(request, payload, (), has_reply=True, need_reply=False, patience=patience)
         assert answer is not None
         return answer
 
@@ -133,26 +133,26 @@ class BackEndConnection:
         request: FrontendRequest,
         payload: Payload | None,
         handles: Sequence[Handle],
-        answered: bool,
+        has_reply: bool,
         need_reply: bool,
         patience: float = REPLY_TIMEOUT,
     ) -> Payload | None:
         async with self._exchange_lock:
             # Shielded: cancellation must not leave half a message, nor a reply for the next request.
-            began = trio.current_time()
-            with trio.CancelScope(deadline=min(began + patience, self._deadline), shield=True) as self._exchange_scope:
+            start = trio.current_time()
+            with trio.CancelScope(deadline=min(start + patience, self._deadline), shield=True) as self._exchange_scope:
                 self._check()
-                self._request, self._reply = request if answered else None, None
+                self._request, self._reply = request if has_reply else None, None
                 try:
                     await self._socket.send(emit(request, payload, need_reply=need_reply), handles)
                 except TransportLost as exc:
                     self.end(f"{request.name} could not be sent: {exc}")
-                while answered and self._reply is None:
+                while has_reply and self._reply is None:
                     self._check()
                     await self._wakeup.wait()
                 self._check()
                 return self._reply
-            self.end(f"no reply to {request.name} within {trio.current_time() - began:.3g} s")
+            self.end(f"no reply to {request.name} within {trio.current_time() - start:.3g} s")
             self._check()
             raise AssertionError
 

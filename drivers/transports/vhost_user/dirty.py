@@ -22,12 +22,12 @@ class DirtyArea:
         self.log = DirtyLog(shared.view)
 
     @classmethod
-    def take(cls, ipc: Ipc, given: Log, handle: Handle) -> DirtyArea:
+    def take(cls, ipc: Ipc, log: Log, handle: Handle) -> DirtyArea:
         """Map a log area. Raises MessageRefused. The caller may close the handle."""
-        if given.size > MAX_LOG:
-            raise MessageRefused(f"a dirty log of {given.size:#x} bytes")
+        if log.size > MAX_LOG:
+            raise MessageRefused(f"a dirty log of {log.size:#x} bytes")
         try:
-            return cls(ipc.map(handle, given.size, given.offset))
+            return cls(ipc.map(handle, log.size, log.offset))
         except Unusable as exc:
             raise MessageRefused(f"the dirty log: {exc}") from None
 

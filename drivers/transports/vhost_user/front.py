@@ -85,9 +85,9 @@ class VhostUserFront:
         with self._scope:
             while True:
                 try:
-                    began = trio.current_time()
+                    start = trio.current_time()
                     await self._serve(BackEndConnection(self._socket.name, await self._socket.connect()))
-                    if trio.current_time() - began > longest:
+                    if trio.current_time() - start > longest:
                         pause = shortest
                 except TransportLost as exc:
                     self._refuse(str(exc))
@@ -110,11 +110,11 @@ class VhostUserFront:
                     connection.end(str(exc))
         finally:
             connection.end("the driver's end was closed")
-            lost, self._connection = self._connection is not None, None
-            self._rings.lost()
+            was_connected, self._connection = self._connection is not None, None
+            self._rings.mark_dead()
             self._refuse(connection.reason)
             if self._device is not None:
-                if lost:
+                if was_connected:
                     self._device.failures.append(connection.reason)
                 self._device.changed.set()
 
@@ -136,18 +136,18 @@ class VhostUserFront:
             connection.acknowledged = self._has(F.REPLY_ACK)
         if self._has(F.MQ):
             units = await connection.query_u64(R.GET_QUEUE_NUM)
-            each, uncounted = RINGS_PER_UNIT.get(self._socket.device_id, ONE_RING)
-            self._queue_max = min(each * units + uncounted, MAX_RINGS)
+            per_unit, uncounted = RINGS_PER_UNIT.get(self._socket.device_id, ONE_RING)
+            self._queue_max = min(per_unit * units + uncounted, MAX_RINGS)
         channel = None
         if self._has(F.BACKEND_REQ):
-            channel, theirs = self._socket.ipc.make_channel()
+            channel, peer = self._socket.ipc.make_channel()
             try:
-                await connection.send(R.SET_BACKEND_REQ_FD, None, (theirs,))
+                await connection.send(R.SET_BACKEND_REQ_FD, None, (peer,))
             except BaseException:
                 channel.close()
                 raise
             finally:
-                theirs.close()
+                peer.close()
         try:
             await connection.send(R.SET_OWNER)
         except BaseException:

@@ -21,8 +21,8 @@ __all__ = ["STOP_TIMEOUT", "USER_BASE", "FrontRings"]
 
 R = FrontendRequest
 USER_BASE = 1 << 46
-"""Offset of ring addresses, which are of the front end's process, from buffer addresses, which are of the driver's
-host. The process's real addresses do not matter; a back end that confuses the two finds no region."""
+"""Difference between user addresses, which messages use for rings, and addresses of the driver's host, which rings use
+for buffers. The value is arbitrary, but large: a back end that confuses the two address spaces finds no region."""
 STOP_TIMEOUT = 35.0
 """Seconds that a back end may take to stop a ring. It first completes its requests, ours within 30 seconds. After the
 front end disconnects it frees the memory, which must not be written to any more."""
@@ -115,7 +115,7 @@ class FrontRings:
                 raise connection.invalid_reply(f"invalid reply to GET_VRING_BASE of ring {index}: {answer}")
             self._started.pop()
 
-    def lost(self) -> None:
+    def mark_dead(self) -> None:
         """Mark the rings as dead after the connection ended: queues add nothing more."""
         self._started.clear()
         for queue in self._queues:

@@ -69,7 +69,7 @@ def _sizes(area: Inflight, queues: int, formats: Sequence[RingFormat]) -> list[i
     """Return the bytes of the area for rings of each possible format. Raises MessageRefused if there is none."""
     if not 1 <= area.num_queues <= queues:
         raise MessageRefused(f"an inflight area for {area.num_queues} queues; the device has {queues}")
-    fitting = [form for form in formats if form.has_num(area.queue_size)]
-    if not fitting:
+    candidates = [form for form in formats if form.has_num(area.queue_size)]
+    if not candidates:
         raise MessageRefused(f"an inflight area for queues of {area.queue_size} descriptors")
-    return [form.log_size(area.queue_size) * area.num_queues for form in fitting]
+    return [form.log_size(area.queue_size) * area.num_queues for form in candidates]

@@ -202,17 +202,17 @@ class Assembler:
         """Check a header; return the bytes of the body. Unknown messages are received, in order to refuse them."""
         kind = self._messages.get(request, _UNKNOWN)
         low, high = 0, MAX_BODY
-        least, most = 0, self._fds_max
+        fds_min, fds_max = 0, self._fds_max
         if request in self._messages:
             if self._replies:
                 low, high = (kind.answer or U64).SIZES
-                most = kind.answer_fds
+                fds_max = kind.answer_fds
             else:
                 low, high = kind.body.SIZES
-                least, most = kind.fds
+                fds_min, fds_max = kind.fds
         if not low <= size <= high:
             raise ProtocolError(f"message {request} of {size} bytes")
-        if not least <= len(self._handles) <= most:
+        if not fds_min <= len(self._handles) <= fds_max:
             raise ProtocolError(f"message {request} with {len(self._handles)} file descriptors")
         return size
 

@@ -188,8 +188,8 @@ class MemRegion:
     def overlaps(self, other: MemRegion) -> bool:
         """Return whether the regions overlap, in the driver's addresses or in the front end's."""
         return any(
-            mine < theirs + other.size and theirs < mine + self.size
-            for mine, theirs in ((self.addr, other.addr), (self.user_addr, other.user_addr))
+            start < other_start + other.size and other_start < start + self.size
+            for start, other_start in ((self.addr, other.addr), (self.user_addr, other.user_addr))
         )
 
 
@@ -270,7 +270,7 @@ class Iotlb(_NoFds):
     perm: int
     kind: int
     SIZES: ClassVar = (26, 32)
-    """The last six bytes are  padding, which some implementations omit."""
+    """The last six bytes are padding, which some implementations omit."""
     _FORM: ClassVar = struct.Struct("<QQQBB")
 
     @classmethod
@@ -312,7 +312,7 @@ class Inflight(_NoFds):
     num_queues: int
     queue_size: int
     SIZES: ClassVar = (20, 24)
-    """The last four bytes are  padding, which some implementations omit."""
+    """The last four bytes are padding, which some implementations omit."""
     _FORM: ClassVar = struct.Struct("<QQHH")
 
     @classmethod

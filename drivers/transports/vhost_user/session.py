@@ -298,8 +298,8 @@ class Session:
         offered = PROTOCOL_FEATURES
         if self._device.device_id in RINGS_PER_UNIT and self._units() > 1:
             offered &= ~mask((F.CONFIGURE_MEM_SLOTS,))
-        able = {F.RARP: self._device.rarp, F.MTU: self._device.take_mtu}
-        return offered | mask(feature for feature, do in able.items() if do is not None)
+        handlers = {F.RARP: self._device.rarp, F.MTU: self._device.take_mtu}
+        return offered | mask(feature for feature, do in handlers.items() if do is not None)
 
     async def _get_protocol_features(self, _: Empty, __: UserMessage) -> Reply:
         return U64(self._offered()), ()
@@ -313,8 +313,8 @@ class Session:
         return NO_REPLY
 
     def _units(self) -> int:
-        each, _ = RINGS_PER_UNIT.get(self._device.device_id, ONE_RING)
-        return len(self.rings) // each
+        per_unit, _ = RINGS_PER_UNIT.get(self._device.device_id, ONE_RING)
+        return len(self.rings) // per_unit
 
     async def _get_queue_num(self, _: Empty, __: UserMessage) -> Reply:
         return U64(self._units()), ()

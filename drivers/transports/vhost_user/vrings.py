@@ -137,19 +137,19 @@ class Vrings:
             raise MessageRefused(f"ring {ring.index}: no {names} ring has {num} descriptors; at most {num_max}")
         ring.num = num
 
-    def set_addrs(self, ring: RingSettings, given: VringAddr) -> None:
+    def set_addrs(self, ring: RingSettings, user_addrs: VringAddr) -> None:
         """Set a ring's addresses. Raises MessageRefused for misaligned areas, or areas outside the memory table."""
         if any(self.memory):
             refusals = []
             for form in self.formats:
                 try:
-                    _areas(form, ring, given, self.memory)
+                    _areas(form, ring, user_addrs, self.memory)
                     break
                 except MessageRefused as exc:
                     refusals.append(exc)
             else:
                 raise refusals[0]
-        ring.addrs = given
+        ring.addrs = user_addrs
 
     def set_base(self, ring: RingSettings, base: int) -> None:
         """Set a ring's base. A repeated base keeps the chains in flight. Raises MessageRefused."""
@@ -237,14 +237,14 @@ class Vrings:
 
     async def set_ring_log(self, ring: RingSettings, addrs: VringAddr) -> None:
         """Change the log flag and the log address of a started ring. Raises MessageRefused."""
-        before, ring.addrs = ring.addrs, addrs
+        former, ring.addrs = ring.addrs, addrs
         try:
             if self.dirty.enabled:
-                self.dirty.check(self._written(ring, self._addrs(ring, self.memory)))
+                self.dirty.check(self._logged_areas(ring, self._addrs(ring, self.memory)))
         except MessageRefused:
-            ring.addrs = before
+            ring.addrs = former
             raise
-        if self.dirty.enabled and addrs != before:
+        if self.dirty.enabled and addrs != former:
             await self._quiesce(ring)
             self._enable_queue(ring)
 
@@ -268,14 +268,14 @@ class Vrings:
         device = self._device
         queue = device.queues[ring.index]
         addrs = self._addrs(ring, self.memory)
-        written = list(self._written(ring, addrs))
+        ranges = list(self._logged_areas(ring, addrs))
         if self.dirty.enabled:
-            self.dirty.check(written)
+            self.dirty.check(ranges)
         queue.muted = not ring.enabled
         if (queue.muted and not queue.discards) or (self.dirty.enabled and self.dirty.log is None):
             return
-        queue.base, resumed = self._resumption(ring, addrs)
-        queue.wrap_ring = partial(self._with_dirty_log, resumed, written) if self.dirty.enabled else resumed
+        queue.base, resume = self._resumption(ring, addrs)
+        queue.wrap_ring = partial(self._with_dirty_log, resume, ranges) if self.dirty.enabled else resume
         queue.num, queue.desc, queue.driver, queue.used = ring.num, addrs.desc, addrs.driver, addrs.device
         queue.signal.recheck = RECHECK if ring.polled else None
         if not device.enable_queue(ring.index):
@@ -295,9 +295,9 @@ class Vrings:
             yield region.addr, region.size
         for ring in self._rings:
             if ring.state is RingState.STARTED:
-                yield from self._written(ring, self._addrs(ring, memory))
+                yield from self._logged_areas(ring, self._addrs(ring, memory))
 
-    def _written(self, ring: RingSettings, addrs: RingAddrs) -> Iterator[Range]:
+    def _logged_areas(self, ring: RingSettings, addrs: RingAddrs) -> Iterator[Range]:
         """Yield the areas of a ring to log: those that the device writes, the device area at its log address."""
         assert ring.addrs is not None
         if ring.addrs.flags & VRING_F_LOG:
@@ -305,11 +305,11 @@ class Vrings:
             areas = zip((addrs.desc, addrs.driver, ring.addrs.log), form.sizes(ring.num), strict=True)
             yield from (area for area, written in zip(areas, form.written, strict=True) if written)
 
-    def _with_dirty_log(self, resumed: Callable[[Vringh], Vringh] | None, written: list[Range], ring: Vringh) -> Vringh:
+    def _with_dirty_log(self, resume: Callable[[Vringh], Vringh] | None, ranges: list[Range], ring: Vringh) -> Vringh:
         """Wrap a ring with dirty logging, outermost."""
         assert self.dirty.log is not None
-        ring = ring if resumed is None else resumed(ring)
-        return DirtyVringh(ring, self.dirty.log, self.memory.recorder, written)
+        ring = ring if resume is None else resume(ring)
+        return DirtyVringh(ring, self.dirty.log, self.memory.recorder, ranges)
 
     def _resumption(self, ring: RingSettings, addrs: RingAddrs) -> tuple[int, Callable[[Vringh], Vringh] | None]:
         """Return the used position to resume at and the wrapper that resumes chains. Raises MessageRefused."""
@@ -332,12 +332,14 @@ class Vrings:
         self._device.disable_queue(ring.index)
 
 
-def _areas(form: RingFormat, ring: RingSettings, given: VringAddr, memory: PeerMemory) -> RingAddrs:
+def _areas(form: RingFormat, ring: RingSettings, user_addrs: VringAddr, memory: PeerMemory) -> RingAddrs:
     """Return the driver's addresses of a ring's areas. Raises MessageRefused if the ring is invalid."""
     num = ring.num or 1
     desc, avail, used = form.sizes(num)
     addrs = RingAddrs(
-        memory.translate(given.desc, desc), memory.translate(given.avail, avail), memory.translate(given.used, used)
+        memory.translate(user_addrs.desc, desc),
+        memory.translate(user_addrs.avail, avail),
+        memory.translate(user_addrs.used, used),
     )
     try:
         form.check(num, addrs)
