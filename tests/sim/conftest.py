@@ -12,7 +12,7 @@ from trio.abc import Clock, Instrument
 from trio.testing import MockClock
 
 from vnet.testing import over
-from vnet.testing.carriers import DRIVERS
+from vnet.testing.hostile import DRIVERS
 
 HERE = Path(__file__).parent
 T = TypeVar("T")

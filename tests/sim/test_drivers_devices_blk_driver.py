@@ -20,7 +20,7 @@ from rings.status import Status
 from support.rigs.blk import exercise
 from vnet.testing.blk import BlkOptions, BlkPair, open_blk_pair
 from vnet.testing.checks import until
-from vnet.testing.hostile import tapped
+from vnet.testing.tapped import tapped
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 8 * MIB

@@ -20,7 +20,8 @@ from rings.testing import Act, Watched
 from support.rigs.blk import TWO, answer
 from vnet.testing.blk import BlkOptions, open_blk_pair
 from vnet.testing.checks import unharmed, until
-from vnet.testing.hostile import hostile_device, tapped
+from vnet.testing.hostile import hostile_device
+from vnet.testing.tapped import tapped
 
 
 @pytest.mark.hostile("D03", "D02")

@@ -24,8 +24,8 @@ from drivers.errors import ProbeError
 from drivers.transports.pci.registers import CfgType
 from rings.chain import Chain
 from support.rigs.scsi_host import TWO, exercise, sense
-from vnet.testing.hostile import tapped
 from vnet.testing.scsi import ScsiOptions, open_scsi_pair
+from vnet.testing.tapped import tapped
 
 KIB, MIB = 1 << 10, 1 << 20
 

@@ -20,7 +20,7 @@ from rings.status import Status
 from rings.testing import Desc
 from support.rigs.mailbox import MAILBOX, POLLED, Sluggish, alone, back
 from vnet.testing import FRAME, Pair, bounded, hostile_driver, open_pair, unharmed
-from vnet.testing.carriers import HostileMailbox
+from vnet.testing.hostile import HostileMailbox
 
 Reg, QueueReg, Ext, ExtQueue, Outcome = mb.Reg, mb.QueueReg, mb.Ext, mb.ExtQueue, mb.MailboxOutcome
 OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK

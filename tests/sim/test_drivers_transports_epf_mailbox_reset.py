@@ -7,7 +7,7 @@ import trio
 
 from drivers.transports.epf_mailbox import registers as mb
 from vnet.testing import Options, hostile_driver, open_pair, unharmed
-from vnet.testing.carriers import HostileMailbox
+from vnet.testing.hostile import HostileMailbox
 
 MAILBOX = Options(transport="epf_mailbox", queue_size=16)
 POLLED = Options(transport="epf_mailbox", queue_size=16, poll=True)

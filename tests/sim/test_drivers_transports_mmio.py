@@ -17,7 +17,7 @@ from rings.features import word
 from rings.status import Status
 from vnet.host.host import Host
 from vnet.testing import FRAME, Options, Pair, bounded, open_pair, unharmed, until
-from vnet.testing.carriers import TappedRegion, tapped_region
+from vnet.testing.tapped import TappedRegion, tapped_region
 from vnet.topology import parse
 
 MMIO = Options(transport="mmio", queue_size=16)

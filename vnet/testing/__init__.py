@@ -17,9 +17,9 @@ from vnet.testing.hostile import (
     HostileDriver,
     hostile_device,
     hostile_driver,
-    tapped,
 )
 from vnet.testing.pair import FRAME, MEGABYTE, Options, Pair, open_pair, over
+from vnet.testing.tapped import tapped
 
 __all__ = [
     "AGREED",

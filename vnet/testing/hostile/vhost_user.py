@@ -29,7 +29,7 @@ from rings.layout import RingAddrs
 from rings.status import Status
 from vnet.host.vhost_user import SocketEnd
 from vnet.linux.ipc import FileHandle
-from vnet.testing.hostile import HostileDriver
+from vnet.testing.hostile.driver import HostileDriver
 
 __all__ = ["HostileUser"]
 

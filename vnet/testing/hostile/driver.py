@@ -1,9 +1,8 @@
-"""Hostile ends: a driver and a device that do what a test says, unchecked, and a function that lies."""
+"""The hostile driver at a virtio-pci device; for other transports there are subclasses."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,10 +11,9 @@ import trio
 import trio.testing
 
 from drivers.contracts.hw import DmaBuffer
-from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature
-from drivers.testing import TappedFunction, read_structures
+from drivers.devices.net.layout import CONTROLLED
+from drivers.testing import read_structures
 from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure
-from rings.features import mask
 from rings.ids import DeviceId
 from rings.layout import SPLIT_ALIGN, RingAddrs, split_sizes
 from rings.memory import Addr
@@ -24,69 +22,7 @@ from rings.testing import Desc, RawRing
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.testing.pair import Pair
 
-__all__ = [
-    "AGREED",
-    "OFFERED",
-    "TWO_QUEUES",
-    "HostileDevice",
-    "HostileDriver",
-    "hostile_device",
-    "hostile_driver",
-    "tapped",
-]
-
-OFFERED = SUPPORTED & ~mask((NetFeature.MQ,))
-"""What a network device with a single pair of queues offers."""
-AGREED = OFFERED & ~mask((NetFeature.CTRL_VLAN,))
-"""What is agreed on of that where a port does not say which VLANs it needs."""
-TWO_QUEUES = SUPPORTED & ~CONTROLLED
-"""The same for a driver that sets up no control queue."""
-
-
-@asynccontextmanager
-async def tapped(pair: Pair) -> AsyncIterator[TappedFunction]:
-    """A recorder between the function and its drivers, bound to none yet: register it at `Host.pci` when it may lie.
-
-    At the end the bare function is bound again, and up.
-    """
-    function = pair.function
-    await pair.rc.pci.unregister_device(function)
-    tap = TappedFunction(function)
-    try:
-        yield tap
-    finally:
-        with trio.CancelScope(shield=True):
-            if any(binding.device is tap for binding in pair.rc.pci.bindings):
-                await pair.rc.pci.unregister_device(tap)
-        pair.rc.pci.register_device(function)
-    await pair.world.wait_up()
-
-
-@asynccontextmanager
-async def hostile_driver(pair: Pair) -> AsyncIterator[HostileDriver]:
-    """In place of the virtio driver, which is bound again, and up, at the end."""
-    from vnet.testing.carriers import DRIVERS  # made of the class below
-
-    bus, carrier = pair.carrier
-    await bus.unregister_device(carrier)
-    hostile = DRIVERS[pair.device.spec.transport](carrier, pair)
-    await hostile.arrive()
-    try:
-        yield hostile
-    finally:
-        hostile.close()
-        bus.register_device(carrier)
-    await pair.world.wait_up()
-
-
-@asynccontextmanager
-async def hostile_device(pair: Pair) -> AsyncIterator[HostileDevice]:
-    """Beside the real device, which stands still as long as nothing is injected."""
-    hostile = HostileDevice(pair)
-    try:
-        yield hostile
-    finally:
-        hostile.close()
+__all__ = ["HostileDriver", "unpin"]
 
 
 class HostileDriver:
@@ -273,7 +209,7 @@ class HostileDriver:
         self.status = Status(0)
         self.let_go()
         while self._raw:
-            _unpin(self._raw.pop())
+            unpin(self._raw.pop())
         while self._buffers:
             self.memory.free(self._buffers.pop())
 
@@ -282,34 +218,7 @@ class HostileDriver:
         self.function.free_irqs()
 
 
-class HostileDevice:
-    """The device's end of a pair at work: it writes what it likes into the driver's rings and buffers, and calls."""
-
-    def __init__(self, pair: Pair) -> None:
-        self.pair = pair
-        self.memory = pair.rc.memory
-        self.rings = [
-            RawRing(self.memory, q.num, RingAddrs(Addr(q.desc), Addr(q.driver), Addr(q.used)))
-            for q in pair.vhost.queues
-        ]
-
-    def call(self, queue: int) -> None:
-        """Interrupt for one queue."""
-        self.pair.vhost.ops.call(self.pair.vhost.queues[queue])
-
-    def deliver(self, data: bytes, size: int | None = None, head: int | None = None) -> None:
-        """Put ``data`` (virtio_net_hdr first) into the next receive buffer; ``size`` is the length told."""
-        ring = self.rings[0]
-        head = ring.entry(ring.used_idx) if head is None else head
-        self.memory.view(Addr(ring.read(head).addr), len(data), True)[:] = data
-        ring.give(head, len(data) if size is None else size)
-        self.call(0)
-
-    def close(self) -> None:
-        for ring in self.rings:
-            _unpin(ring)
-
-
-def _unpin(ring: RawRing) -> None:
+def unpin(ring: RawRing) -> None:
+    """Release the views into the memory of a ring."""
     for view in (ring._desc, ring._avail, ring._used, ring._elems):
         ring.memory.unpin(view)

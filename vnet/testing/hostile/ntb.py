@@ -27,7 +27,7 @@ from rings.features import bits, word
 from rings.layout import RingAddrs
 from rings.status import Status
 from rings.testing import RawRing
-from vnet.testing.hostile import HostileDriver
+from vnet.testing.hostile.driver import HostileDriver
 
 __all__ = ["HostileNtb"]
 
