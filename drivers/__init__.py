@@ -1,1 +1,1 @@
-"""Buses, device types and transports: what both sides of a virtio device do, over hardware they are given."""
+"""Buses, device types and transports: both sides of a virtio device, over hardware passed in by the caller."""

@@ -1,8 +1,8 @@
 """The mediated design: an endpoint has an ordinary virtio device for its own driver, and a mediator joins it to the
 device that the other host drives.
 
-Both are devices, so both ends are vringhs: what one driver makes available for sending is copied, once, into what
-the other made available for receiving. A device type says how a buffer is copied; the rest is the same for all.
+Both are devices, so both ends are vringhs: the mediator copies the buffers that one driver sends, once, into the
+buffers that the other driver has made available for receiving. Each device type defines how a buffer is copied.
 """
 
 from __future__ import annotations
@@ -24,33 +24,35 @@ from rings.status import Status
 __all__ = ["Copier", "MediatedEnd", "Mediator", "MediatorStatistics", "QueuePair"]
 
 BUDGET = 64
+"""Maximum chains moved in a turn."""
 BUDGET_BYTES = 1 << 19
+"""Bytes copied before a turn ends."""
 CHUNK = 32
 """Chains taken from the source at a time."""
 
 
 @attrs.define
 class MediatorStatistics:
-    """What one direction copied since the mediator exists."""
+    """Counters of one direction over the mediator's lifetime."""
 
     buffers: int = 0
     payload_bytes: int = 0
-    """Bytes that had to cross, headers included."""
+    """Bytes to transfer, including headers."""
     copied_bytes: int = 0
-    """Bytes that were copied: the same number, since each is copied once."""
+    """Bytes copied: the same number, because each is copied once."""
     drops: dict[str, int] = attrs.field(factory=dict)
 
     def drop(self, cause: str) -> None:
         self.drops[cause] = self.drops.get(cause, 0) + 1
 
     def count_copies(self, buffers: int, size: int) -> None:
-        """So many buffers, of ``size`` bytes in all, were copied as they are."""
+        """Count ``buffers`` copied unchanged, of ``size`` bytes in total."""
         self.buffers += buffers
         self.payload_bytes += size
         self.copied_bytes += size
 
     def count(self, copied: int, size: int, cause: str) -> None:
-        """A buffer of ``size`` bytes crossed in ``copied``; or, where nothing was copied, it was dropped."""
+        """Count a buffer of ``size`` bytes as transferred with ``copied`` bytes, or, if that is 0, as dropped."""
         if copied:
             self.buffers += 1
             self.payload_bytes += size
@@ -60,16 +62,16 @@ class MediatorStatistics:
 
 
 class Copier(ABC):
-    """How one device type's buffers get from one ring to another."""
+    """Copies buffers of one device type from one ring to another."""
 
     def __init__(self, statistics: MediatorStatistics) -> None:
         self.statistics = statistics
 
     def copy(self, chains: Sequence[Chain], sink: Vringh, done: list[tuple[int, int]]) -> None:
-        """Copy buffers from the front of ``chains`` into others taken from ``sink``, complete these, and count.
+        """Copy buffers from the front of ``chains`` into chains taken from ``sink``, complete the latter, and count.
 
-        What is over with goes to ``done``, with the number of bytes written. It ends early where too few chains
-        are there to receive into, and is called again with the same buffer.
+        Appends the heads of copied or dropped chains to ``done``, with 0 bytes written. Stops early if ``sink`` has too
+        few chains; the next call begins with the same buffer.
         """
         for head, readable, writable in chains:
             if writable:
@@ -80,20 +82,20 @@ class Copier(ABC):
 
     @abstractmethod
     def copy_one(self, source: Sequence[memoryview], sink: Vringh) -> bool:
-        """The same for one buffer; False when too few chains are there."""
+        """Copy one buffer. Returns False if ``sink`` has too few chains."""
 
 
 class QueuePair:
-    """A source's and a sink's queue as the pump's one: both are published, the source is waited for."""
+    """The source's and the sink's queue as one queue for the pump: it publishes both, and waits for the source."""
 
     def __init__(self, source: DeviceQueue, sink: DeviceQueue) -> None:
         self.source = source
         self.sink = sink
         self.batches = source.batches
         self.fill_count = 0
-        """Buffers that were filled for the sink, and not shown to it yet."""
+        """Sink buffers that are filled and not published."""
         self.active = source
-        """Whose ring is being looked at: it is to blame for what is found there."""
+        """The queue whose ring is being accessed, which breaks if an error is raised."""
 
     @property
     def live(self) -> bool:
@@ -133,7 +135,7 @@ class QueuePair:
 
 
 class MediatedFlow:
-    """One direction: from what one driver sends to what the other receives into."""
+    """One direction: from one driver's transmit queue to the other's receive queue."""
 
     def __init__(self, pair: QueuePair, copier: Copier) -> None:
         self.queue = pair
@@ -145,7 +147,7 @@ class MediatedFlow:
         moved, need = self._move()
         filled = statistics.buffers - before
         self.queue.fill_count += filled
-        # What a part of a buffer went into has to be shown, too: the driver makes new buffers of those.
+        # Publish sink chains even if only part of a source buffer fits: the driver then adds new ones.
         return moved or min(filled, 1), need
 
     def _move(self) -> tuple[int, Need]:
@@ -174,7 +176,7 @@ class MediatedFlow:
         return moved, Need.TURN
 
     async def wait(self, need: Need) -> None:
-        """Wait for buffers to receive into."""
+        """Wait for sink buffers."""
         pair = self.queue
         pair.active = sink = pair.sink
         if sink.rearm():
@@ -184,11 +186,11 @@ class MediatedFlow:
         pair.active = pair.source
 
     def on_port_gone(self, error: Exception) -> None:
-        """There is no port here."""
+        """Do nothing: there is no port."""
 
 
 class MediatedEnd:
-    """One of the two devices of a mediator, as its bus sees it."""
+    """One of the two devices of a mediator."""
 
     def __init__(self, mediator: Mediator, device: VhostDevice) -> None:
         self.device = device
@@ -199,11 +201,11 @@ class MediatedEnd:
 
     @property
     def usable(self) -> bool:
-        """Whether its rings may be used: not those of a device that waits to be reset."""
+        """Whether the rings may be used: the device runs and does not need a reset."""
         return self.running and not self.device.status & Status.NEEDS_RESET
 
     async def run(self) -> None:
-        """Copy what this end's driver sends, while the other end runs too."""
+        """Copy the buffers that this end's driver sends, while the other end runs too."""
         self.running = True
         self._mediator.changed()
         try:
@@ -214,15 +216,15 @@ class MediatedEnd:
                     continue
                 with trio.CancelScope() as self._scope:
                     await pump(flow, self._mediator.settle, in_place=True)
-                    await trio.sleep_forever()  # broken until one of the two is reset
+                    await trio.sleep_forever()  # the flow ended on an error: wait until either end is reset
                 self._scope = None
         finally:
             self.running = False
             self._scope = None
             self._mediator.changed()
 
-    def other_changed(self) -> None:
-        """The other end came or went: what runs now has to start anew."""
+    def restart(self) -> None:
+        """Restart the flow, because an end started or stopped."""
         if self._scope is not None:
             self._scope.cancel()
         self._changed.set()
@@ -235,14 +237,14 @@ class MediatedEnd:
 
 
 class Mediator:
-    """Joins two devices of one type. Subclasses know the type: what to offer, which queues cross, how to copy."""
+    """Joins two devices of one type. A subclass per type defines the offer, the pairs of queues, and the copying."""
 
     def __init__(self) -> None:
         self.ends: list[MediatedEnd] = []
         self.statistics: dict[str, MediatorStatistics] = {}
 
     def join(self, device: VhostDevice) -> MediatedEnd:
-        """Make ``device`` one of the two ends. Raises ProbeDeferred while there are two already."""
+        """Make ``device`` one of the two ends, and return it. Raises ProbeDeferred while there are two already."""
         if len(self.ends) == 2:
             raise ProbeDeferred(f"{device.name}: its mediator has two ends already")
         self.offer(device)
@@ -252,21 +254,22 @@ class Mediator:
         return end
 
     def remove(self, end: MediatedEnd) -> None:
+        """Remove an end whose device was unbound."""
         self.ends.remove(end)
 
     @property
     def live(self) -> bool:
-        """Whether both ends run, so that buffers cross."""
+        """Whether both ends run, so that buffers are copied."""
         return len(self.ends) == 2 and all(end.usable for end in self.ends)
 
     def changed(self) -> None:
-        """An end started or stopped."""
+        """Restart both flows, after an end started or stopped."""
         for end in self.ends:
-            end.other_changed()
+            end.restart()
             self.link_changed(end.device, self.live)
 
     def flow_from(self, end: MediatedEnd) -> MediatedFlow | None:
-        """The direction whose source is ``end``; None while the other end does not run."""
+        """Return the flow whose source is ``end``, or None while the other end does not run."""
         other = next((e for e in self.ends if e is not end), None)
         if other is None or not other.usable:
             return None
@@ -276,32 +279,33 @@ class Mediator:
 
     @property
     def settle(self) -> Callable[[], Awaitable[None]] | None:
-        """Sleeps out what either side's link is owed; None where neither takes time."""
-        owed = [end.device.settle for end in self.ends if end.device.settle is not None]
-        if not owed:
+        """Function that sleeps until both links have carried the accesses so far; None if neither takes time."""
+        links = [end.device.settle for end in self.ends if end.device.settle is not None]
+        if not links:
             return None
 
         async def settle() -> None:
-            for pay in owed:
-                await pay()
+            for settle_link in links:
+                await settle_link()
 
         return settle
 
-    # For subclasses
+    # Implemented by subclasses
 
     def offer(self, device: VhostDevice) -> None:
+        """Offer features, queues and configuration through ``device``."""
         raise NotImplementedError
 
     def queues(self, source: VhostDevice, sink: VhostDevice) -> tuple[DeviceQueue, DeviceQueue]:
-        """What the source's driver sends from, and what the sink's driver receives into."""
+        """Return the source driver's transmit queue and the sink driver's receive queue."""
         raise NotImplementedError
 
     def copier(self, source: VhostDevice, sink: VhostDevice, statistics: MediatorStatistics) -> Copier:
-        """For the features that each side agreed on."""
+        """Return the copier for the features negotiated on each side."""
         raise NotImplementedError
 
     def link_changed(self, device: VhostDevice, up: bool) -> None:
-        """Both ends run now, or one does not any more."""
+        """Show to the driver of ``device`` whether both ends run."""
 
     def config_written(self, end: MediatedEnd, offset: int, data: bytes) -> None:
-        """A driver wrote configuration."""
+        """Handle a driver's write to the configuration."""

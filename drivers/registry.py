@@ -1,4 +1,4 @@
-"""Every device type and every transport there is: one line each."""
+"""The table of device types and the table of transports."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ __all__ = ["DEVICES", "TRANSPORTS", "DeviceType", "Transport"]
 
 @attrs.frozen
 class DeviceType:
-    """What has to be known of a device type before any of its code runs."""
+    """A device type: its id, its features, and the constructors of its two drivers."""
 
     device_id: DeviceId
     table: FeatureTable
     supported: int
-    """Every feature bit it has, ring features included."""
+    """All supported feature bits, including ring features."""
 
     driver: Callable[[Callable[[VirtioDevice], Any]], VirtioDriver]
-    """The virtio driver, made of what says how a device is to be driven; None while that is not known."""
+    """Makes the virtio driver. Its argument returns a device's settings, or None while they are not known."""
     device: Callable[[Callable[[VhostDevice], Any]], VhostDriver]
-    """Likewise the vhost driver, of what says what a device is plugged into."""
+    """Makes the vhost driver. Its argument returns a device's plug, or None while it has none."""
 
     @property
     def switchable(self) -> int:
-        """The bits that may be switched off one by one: without VERSION_1 there is no device."""
+        """Feature bits that may be switched off one by one: all but VERSION_1, which is mandatory."""
         return self.supported & ~mask((RingFeature.VERSION_1,))
 
 
@@ -54,23 +54,23 @@ DEVICES: dict[str, DeviceType] = {
 
 @attrs.frozen
 class Transport:
-    """One way to carry a device."""
+    """A transport: its carrier, its two halves, and its limits."""
 
     on: str
-    """The key of a topology's device that says what carries it, such as "link"."""
+    """Key of a topology's device that names the carrier, such as "link"."""
     front: object
-    """What the driver's host needs: for "link" a `drivers.carriers.pci.VirtioPciDriver`, for "host" its platform's
-    likewise or a `drivers.carriers.vhost_user.UserClient`, for "ntb" a `drivers.carriers.ntb.NtbClient`."""
+    """Driver for a bus of the driver's host: for "link" a `drivers.carriers.pci.VirtioPciDriver`, for "host" a
+    `drivers.carriers.platform.VirtioPlatformDriver` or a `drivers.carriers.vhost_user.UserClient`, for "ntb" a
+    `drivers.carriers.ntb.NtbClient`."""
     back: Callable[..., VhostBack]
-    """``back(*carrier, device_id, name)`` makes the device half. ``carrier`` is an endpoint controller and a function
-    for "link", a `drivers.contracts.hw.PlatformSlot` or a `drivers.contracts.ipc.Ipc` for "host", the bus and the name
-    of an NTB for "ntb"."""
+    """``back(*carrier, device_id, name)`` makes the device half; ``carrier`` is (epc, function) for "link", (slot,) or
+    (ipc,) for "host", and (ntb_bus, name) for "ntb"."""
     names: Callable[[int, int], str | None] = lambda bar, offset: None
-    """For "link" and "ntb": what the register at an offset of a BAR is called. A doorbell's begins with "notify["."""
+    """For "link" and "ntb": maps BAR and offset to a register's name. Names of doorbells begin with "notify["."""
     queues: int | None = None
-    """Most that it can carry of a device; None where there is no such limit."""
+    """Maximum number of queues of a device; None: unlimited."""
     options: tuple[str, ...] = ()
-    """Keys of a topology's device that are for this transport alone; those that are given are arguments of ``back``."""
+    """Keys of a topology's device for this transport alone, passed to ``back`` as keyword arguments."""
 
 
 TRANSPORTS: dict[str, Transport] = {

@@ -1,4 +1,4 @@
-"""The test kit of drivers: a PCI function that records and lies, a back half that shows what it reaches.
+"""The test kit of drivers: a PCI function that logs and falsifies accesses, a back half with wrapped memory.
 
 For tests, examples and other test kits only.
 """
@@ -17,14 +17,14 @@ from rings.memory import Addr, Memory
 __all__ = ["CONFIG", "WrappedOps", "CountedHandle", "RegisterAccess", "TappedFunction", "read_structures"]
 
 CONFIG = -1
-"""Stands for the configuration space where a BAR is asked for."""
+"""Pseudo BAR number of the configuration space."""
 Lie = Callable[[int], int]
-"""What the reader is told in place of the value it gets."""
+"""Maps the register's value to the value that the reader gets."""
 
 
 @attrs.frozen
 class RegisterAccess:
-    """One access by a driver: a BAR, or CONFIG; bytes; the value written or read."""
+    """An access by a driver: BAR or CONFIG, ``size`` in bytes, the value written or read."""
 
     bar: int
     offset: int
@@ -34,9 +34,9 @@ class RegisterAccess:
 
 
 class TappedFunction:
-    """Any `drivers.contracts.hw.PciFunction`, with a log of what is read and written, and lies where a test wants them.
+    """Any `drivers.contracts.hw.PciFunction`, with a log of all accesses, and with false values on request.
 
-    ``lies`` are by (BAR or CONFIG, offset), whatever the size of the access; a place in ``deaf`` ignores writes.
+    The keys of ``lies`` are (BAR or CONFIG, offset), for accesses of any size; registers in ``deaf`` ignore writes.
     """
 
     def __init__(self, inner: PciFunction) -> None:
@@ -46,33 +46,33 @@ class TappedFunction:
         self.lies: dict[tuple[int, int], Lie] = {}
         self.deaf: set[tuple[int, int]] = set()
         self.on_write: Callable[[RegisterAccess], None] = lambda _: None
-        """Called behind every write that was not ignored."""
+        """Called after every write that is not ignored."""
         self.bar_sizes: dict[int, int] = {}
-        """Told in place of the real sizes."""
+        """Sizes to report instead of the real ones."""
         self.max_vectors: int | None = None
-        """Of MSI-X; 0 hides it."""
+        """Maximum number of MSI-X vectors; 0 hides MSI-X."""
         self.structures = read_structures(inner)
 
-    # What a test asks.
+    # For tests
 
     def at(self, field: Common) -> tuple[int, int]:
-        """Where a field of the common configuration is: the key for ``lies`` and ``deaf``."""
+        """Return the key of a common configuration field in ``lies`` and ``deaf``."""
         common = self.structures[CfgType.COMMON]
         return common.bar, common.offset + field
 
     def common(self) -> list[tuple[Common, int, bool]]:
-        """The log of the common configuration only: field, value, whether written. Halves show as two accesses."""
+        """Return the log of the common configuration: field, value, whether written. Halves are two accesses."""
         common = self.structures[CfgType.COMMON]
         ends = {common.offset + field: field for field in Common}
         return [(ends[a.offset], a.value, a.write) for a in self.log if a.bar == common.bar and a.offset in ends]
 
     def within(self, kind: CfgType) -> list[RegisterAccess]:
-        """The accesses to one structure, offsets as in the BAR."""
+        """Return the accesses to one structure, with offsets in the BAR."""
         s = self.structures[kind]
         return [a for a in self.log if a.bar == s.bar and s.offset <= a.offset < s.offset + s.length]
 
     def read_common(self, field: Common) -> int:
-        """Read a field past the log and the lies."""
+        """Read a field's true value, without logging."""
         bar, offset = self.at(field)
         return self._inner.bar_read(bar, offset, SIZES[field])
 
@@ -147,9 +147,9 @@ class TappedFunction:
 
     def _read(self, bar: int, offset: int, size: int, value: int) -> int:
         lie = self.lies.get((bar, offset))
-        told = value if lie is None else lie(value) & (1 << 8 * size) - 1
-        self.log.append(RegisterAccess(bar, offset, size, told, False))
-        return told
+        result = value if lie is None else lie(value) & (1 << 8 * size) - 1
+        self.log.append(RegisterAccess(bar, offset, size, result, False))
+        return result
 
     def _write(self, bar: int, offset: int, size: int, value: int) -> bool:
         self.log.append(RegisterAccess(bar, offset, size, value, True))
@@ -157,7 +157,7 @@ class TappedFunction:
 
 
 class CountedHandle:
-    """A file descriptor that is none; ``open`` says how many of those made with one list are not closed yet."""
+    """A fake file descriptor, which is in ``open_handles`` until it is closed."""
 
     def __init__(self, open_handles: list[CountedHandle]) -> None:
         self._open = open_handles
@@ -169,33 +169,33 @@ class CountedHandle:
 
 
 def read_structures(function: PciFunction) -> dict[int, Structure]:
-    """The first structure of each kind, as a test reads the list: nothing is checked."""
-    found: dict[int, Structure] = {}
+    """Return the first structure of each kind in the capability list, without validation."""
+    structures: dict[int, Structure] = {}
     at = function.config_read(0x34, 1)
     while at:
         if function.config_read(at, 1) == 0x09:
             size = function.config_read(at + 2, 1)
             structure = Structure.parse(bytes(function.config_read(at + i, 1) for i in range(2, size)))
-            found.setdefault(structure.kind, structure)
+            structures.setdefault(structure.kind, structure)
         at = function.config_read(at + 1, 1)
-    return found
+    return structures
 
 
 class WrappedOps:
-    """A back half whose memory is put into something else, such as a `rings.testing.Watched`."""
+    """A back half with wrapped memory, such as a `rings.testing.Watched`."""
 
-    def __init__(self, inner: VhostOps, around: Callable[[Memory], Memory]) -> None:
+    def __init__(self, inner: VhostOps, wrap: Callable[[Memory], Memory]) -> None:
         self._inner = inner
-        self._around = around
+        self._wrap = wrap
         self.calls: list[int] = []
-        """The queues that were called, in order."""
+        """Indices of the queues called, in order."""
 
     @property
     def features(self) -> int:
         return self._inner.features
 
     def memory(self) -> Memory:
-        return self._around(self._inner.memory())
+        return self._wrap(self._inner.memory())
 
     def call(self, queue: DeviceQueue) -> None:
         self.calls.append(queue.index)

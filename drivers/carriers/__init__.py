@@ -1,1 +1,1 @@
-"""What carries virtio devices: PCI functions, endpoint functions, platform slots, NTBs, vhost-user sockets."""
+"""Carriers of virtio devices: PCI functions, endpoint functions, platform slots, NTBs, vhost-user sockets."""

@@ -1,4 +1,4 @@
-"""What carries virtio devices in a host, PCI functions or platform regions, and what makes devices of it."""
+"""Buses of carriers, such as PCI functions or platform regions, and the drivers that make virtio devices of them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from drivers.errors import TransportLost
 __all__ = ["CarrierBus", "CarrierClient", "CarrierDriver", "CarrierOps", "config_step", "wait_reset"]
 
 RESET_TIMEOUT = 1.0
-"""Seconds until a device that does not finish its reset is given up."""
+"""Timeout of a device's reset in seconds."""
 RESET_POLL = 0.001
+"""Polling interval of the status during a reset, in seconds."""
 
 C = TypeVar("C", bound=BusDevice)
 
@@ -32,20 +33,20 @@ class CarrierOps(ConfigOps, Protocol):
     def vendor_id(self) -> int: ...
 
     def own(self, device: VirtioDevice) -> None:
-        """Tell ``device`` from now on what happens to the carrier."""
+        """Report events of the carrier to ``device`` from now on."""
 
     def release(self) -> None:
-        """Let go of the carrier."""
+        """Release the carrier."""
 
 
 @attrs.frozen
 class CarrierDriver(Generic[C]):
-    """Makes a virtio device of every carrier in its id table."""
+    """A driver that makes a virtio device of every carrier in its id table."""
 
     name: str
     id_table: Sequence[MatchId]
     probe: Callable[[C], CarrierOps | None]
-    """The transport over a carrier, or None where no device is behind it, which is no error. Raises ProbeError."""
+    """Returns the transport over a carrier, or None if it has no device, which is no error. Raises ProbeError."""
 
     async def attach(self, binding: Binding[C, Any], carrier: C, virtio: VirtioBus) -> None:
         ops = self.probe(carrier)
@@ -64,14 +65,14 @@ class CarrierDriver(Generic[C]):
 
 
 class CarrierClient(BusDriver, Protocol[C]):
-    """Whoever has a use for a carrier: nearly always a `CarrierDriver`."""
+    """A user of carriers, nearly always a `CarrierDriver`."""
 
     async def attach(self, binding: Binding[C, Any], carrier: C, virtio: VirtioBus) -> None:
-        """Use it until cancelled, for ``virtio``, the host's virtio bus; what `drivers.bus.model.Bus.attach` says."""
+        """Use the carrier until cancelled, for the host's virtio bus. See `drivers.bus.model.Bus.attach`."""
 
 
 class CarrierBus(Bus[C, CarrierClient[C]]):
-    """Passes on what it finds to the host's virtio bus."""
+    """A bus of carriers whose drivers put virtio devices on the host's virtio bus."""
 
     def __init__(self, virtio: VirtioBus) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class CarrierBus(Bus[C, CarrierClient[C]]):
 
 
 async def wait_reset(name: str, status: Callable[[], int], online: Callable[[], bool]) -> None:
-    """Return once ``status`` reads 0 (VIRTIO 1.4 section 2.4.2). Raises TransportLost after a second, or offline."""
+    """Wait until ``status`` reads 0 (VIRTIO 1.4 section 2.4.2). Raises TransportLost after a second, or if offline."""
     with trio.move_on_after(RESET_TIMEOUT):
         while online():
             if not status():
@@ -93,6 +94,6 @@ async def wait_reset(name: str, status: Callable[[], int], online: Callable[[], 
 
 
 def config_step(offset: int, size: int) -> int:
-    """Bytes of each access to a field of the configuration: its own width, 64 bits in halves (section 4.1.3.1)."""
+    """Return the access width in bytes of a configuration field: its own, or 32 bits for 64 (section 4.1.3.1)."""
     step = 4 if size == 8 else size
     return step if step in (1, 2, 4) and not offset % step else 1

@@ -1,4 +1,4 @@
-"""What every back half that is a function of an endpoint controller does alike."""
+"""Base class of back halves that are a function of an endpoint controller."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["VIRTIO_VENDOR", "EndpointFunction", "class_code"]
 
 VIRTIO_VENDOR = 0x1AF4
 CLASS_CODES: Mapping[int, int] = {DeviceId.NET: 0x020000, DeviceId.BLOCK: 0x018000, DeviceId.SCSI: 0x010000}
-"""Network controller, mass storage, SCSI."""
+"""PCI class codes by device id: Ethernet controller, other mass storage, SCSI."""
 
 
 def class_code(device_id: int) -> int:
-    """The PCI class of a virtio device id; 0xff is unclassified."""
+    """Return the PCI class code of a virtio device id; 0xff0000 is unclassified."""
     return CLASS_CODES.get(device_id, 0xFF0000)
 
 
 class EndpointFunction(VhostOps):
-    """One function that is a virtio device, except for its registers and interrupts."""
+    """A virtio device as an endpoint function. Subclasses add registers and interrupts."""
 
     features = RING_FEATURES
 
@@ -37,10 +37,10 @@ class EndpointFunction(VhostOps):
         self._epc.clear(self._function)
 
     async def serve(self) -> None:
-        """Whatever happens, it is told."""
+        """Do nothing: events arrive as calls."""
 
     def registers(self) -> dict[str, int]:
-        """What they show is made when they are read, of what the device says of itself."""
+        """Return nothing: register values are computed on read."""
         return {}
 
     # VhostOps
@@ -54,7 +54,7 @@ class EndpointFunction(VhostOps):
     # LinkEvents
 
     def link_up(self) -> None:
-        """The next set-up asks for the new epoch's window."""
+        """Do nothing: the next set-up gets the new epoch's window."""
 
     def link_down(self) -> None:
         self.device.reset()

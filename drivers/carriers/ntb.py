@@ -37,11 +37,11 @@ from rings.memory import Addr, Memory
 
 __all__ = ["NtbBus", "NtbClient", "NtbDevice", "NtbEpf", "NtbEpfDriver"]
 
-NOBODY = 0xFFFF_FFFF
+WORD_MASK = NO_ANSWER = 0xFFFF_FFFF
 
 
 class NtbDevice(Ntb, Protocol):
-    """An NTB as its bus knows it."""
+    """An NTB, as its bus sees it."""
 
     name: str
 
@@ -53,19 +53,19 @@ class NtbDevice(Ntb, Protocol):
 
     @property
     def topology(self) -> NtbTopology:
-        """At which end of it this host is."""
+        """The end of the NTB that this host is at."""
 
 
 @runtime_checkable
 class NtbClient(CarrierClient[NtbDevice], Protocol):
-    """Whoever uses an NTB for something."""
+    """A user of NTBs."""
 
     def wants(self, ntb: NtbDevice) -> bool:
-        """Whether this one is for it: ids say nothing about what an NTB is used for."""
+        """Return whether this client uses ``ntb``, which its ids do not tell."""
 
 
 class NtbBus(Bus[NtbDevice, NtbClient]):
-    """The NTBs of one host, and the clients that make virtio devices or the backs of such of them."""
+    """The bus of a host's NTBs, and of the clients that make front or back halves of virtio devices of them."""
 
     prefix = "ntb"
 
@@ -81,7 +81,7 @@ class NtbBus(Bus[NtbDevice, NtbClient]):
 
 
 class NtbEpfDriver:
-    """Puts an NTB on ``bus`` for every such function."""
+    """A PCI driver that puts an NTB on ``bus`` for every NTB endpoint function."""
 
     name = "ntb_hw_epf"
     id_table = (MatchId(DEVICE_ID, VENDOR_ID),)
@@ -102,10 +102,10 @@ class NtbEpfDriver:
 
 
 class NtbEpf:
-    """`drivers.contracts.hw.Ntb` over one PCI function. It stays the same while the link goes down and up again."""
+    """`drivers.contracts.hw.Ntb` over one PCI function. It survives link-down and link-up."""
 
     def __init__(self, function: PciFunction) -> None:
-        """Raises ProbeError for a function that is no such NTB."""
+        """Read and validate the registers. Raises ProbeError if the function is not such an NTB."""
         self.name = function.name
         self.vendor_id, self.device_id = function.vendor_id, function.device_id
         self._function = function
@@ -117,7 +117,7 @@ class NtbEpf:
         self._db = self._db_mask = 0
         self._db_data: list[int] = []
         if self._word(Word.MAGIC) != EXTENSION_MAGIC:
-            raise ProbeError(f"{self.name}: its configuration region does not say what BAR2 holds")
+            raise ProbeError(f"{self.name}: its configuration region does not describe BAR2")
         self.topology = NtbTopology(self._word(Word.TOPOLOGY) & 1)
         self.spad_count = self._word(Word.SPAD_COUNT)
         self.mw_count = self._word(Word.NO_OF_MW)
@@ -137,7 +137,7 @@ class NtbEpf:
         if not 1 <= self.spad_count <= MAX_SPADS or (
             self._spads + spads > function.bar_size(Bar.CONFIG) or spads > function.bar_size(Bar.PEER_SPADS)
         ):
-            raise ProbeError(f"{self.name}: {self.spad_count} scratchpads don't fit where it says they are")
+            raise ProbeError(f"{self.name}: {self.spad_count} scratchpads don't fit into their BARs")
         if not 4 <= self._db_entry <= MW_ALIGN // DB_COUNT or self._db_entry % 4:
             raise ProbeError(f"{self.name}: it reports doorbells of {self._db_entry} bytes")
         end = function.bar_size(Bar.WINDOWS)
@@ -145,20 +145,20 @@ class NtbEpf:
             raise ProbeError(f"{self.name}: its memory windows don't fit into BAR2 of {end} bytes")
 
     def _configure(self) -> None:
-        """Interrupts and doorbells, for a new epoch of this host's own link; then ask for the link, if wanted."""
+        """Set up interrupts and doorbells in a new epoch of this host's own link, then the link if it is enabled."""
         self._db = 0
         self._vectors = min(self._function.enable_msix(), 1 + DB_COUNT)
         if self._vectors < 2:
             raise ProbeError(f"{self.name}: doorbells need MSI-X")
-        self._function.request_irq(LINK_VECTOR, self._moved)
+        self._function.request_irq(LINK_VECTOR, self._on_link_event)
         for doorbell in range(self._vectors - 1):
-            self._function.request_irq(1 + doorbell, partial(self._rang, 1 << doorbell))
+            self._function.request_irq(1 + doorbell, partial(self._on_doorbell, 1 << doorbell))
         self._command(NtbCommand.CONFIGURE_DOORBELL, self._vectors - 1 | MSIX_ENABLE)
         if self._enabled:
             self._command(NtbCommand.LINK_UP)
 
     def release(self) -> None:
-        """Let go of the function."""
+        """Release the function."""
         self._function.watch(None)
         self._function.free_irqs()
 
@@ -174,19 +174,19 @@ class NtbEpf:
     def link_up(self) -> None:
         try:
             self._configure()
-        except (ProbeError, TransportLost):  # it went away again, or lies: the link between the hosts stays down
+        except (ProbeError, TransportLost):  # unplugged again, or hostile: the link between the hosts stays down
             return
-        self._moved()
+        self._on_link_event()
 
     def link_down(self) -> None:
-        self._moved()
+        self._on_link_event()
 
     # The link between the hosts
 
     @property
     def link_is_up(self) -> bool:
         status = self._word(Word.STATUS) if self._function.online else 0
-        return status != NOBODY and bool(status & CommandStatus.LINK_UP)
+        return status != NO_ANSWER and bool(status & CommandStatus.LINK_UP)
 
     @property
     def link_epoch(self) -> int:
@@ -200,7 +200,7 @@ class NtbEpf:
         self._enabled = False
         self._try(NtbCommand.LINK_DOWN)
 
-    def _moved(self) -> None:
+    def _on_link_event(self) -> None:
         self._db_data = []
         if self._events is not None:
             self._events.link_event()
@@ -226,12 +226,12 @@ class NtbEpf:
             self._events.db_event()
 
     def peer_db_set(self, bits: int) -> None:
-        if not self._db_data:  # known once the other host is there
+        if not self._db_data:  # valid once the other host is up
             self._db_data = [self._word(db_data(i)) for i in range(DB_COUNT)] if self.link_is_up else []
         for doorbell in features.bits(bits & self.db_valid_mask if self._db_data else 0):
             self._function.bar_write(Bar.WINDOWS, self._db_entry * doorbell, 4, self._db_data[doorbell])
 
-    def _rang(self, bit: int) -> None:
+    def _on_doorbell(self, bit: int) -> None:
         self._db |= bit
         if bit & ~self._db_mask and self._events is not None:
             self._events.db_event()
@@ -248,14 +248,14 @@ class NtbEpf:
         return value
 
     def spad_write(self, index: int, value: int) -> None:
-        self._known_spads[index] = value & NOBODY
-        self._function.bar_write(Bar.CONFIG, self._spads + 4 * self._spad(index), 4, value & NOBODY)
+        self._known_spads[index] = value & WORD_MASK
+        self._function.bar_write(Bar.CONFIG, self._spads + 4 * self._spad(index), 4, value & WORD_MASK)
 
     def peer_spad_read(self, index: int) -> int:
         return self._function.bar_read(Bar.PEER_SPADS, 4 * self._spad(index), 4)
 
     def peer_spad_write(self, index: int, value: int) -> None:
-        self._function.bar_write(Bar.PEER_SPADS, 4 * self._spad(index), 4, value & NOBODY)
+        self._function.bar_write(Bar.PEER_SPADS, 4 * self._spad(index), 4, value & WORD_MASK)
 
     def _spad(self, index: int) -> int:
         if not 0 <= index < self.spad_count:
@@ -270,8 +270,8 @@ class NtbEpf:
     def mw_set_trans(self, window: int, addr: Addr, size: int) -> None:
         limits = self.mw_get_align(window)
         if addr % limits.addr_align or not 0 < size <= limits.size_max:
-            raise ValueError(f"{self.name}: window {window} can't show {size} bytes at {addr:#x}")
-        for word, value in ((Word.ADDR_LO, addr & NOBODY), (Word.ADDR_HI, addr >> 32), (Word.SIZE, size)):
+            raise ValueError(f"{self.name}: window {window} can't expose {size} bytes at {addr:#x}")
+        for word, value in ((Word.ADDR_LO, addr & WORD_MASK), (Word.ADDR_HI, addr >> 32), (Word.SIZE, size)):
             self._function.bar_write(Bar.CONFIG, word, 4, value)
         self._command(NtbCommand.CONFIGURE_MW, window)
 
@@ -291,20 +291,20 @@ class NtbEpf:
         return self._function.bar_read(Bar.CONFIG, offset, 4)
 
     def _command(self, command: NtbCommand, argument: int = 0) -> None:
-        """The function carries a command out in the access that gives it.
+        """Execute a command, which completes within the register access.
 
-        Raises ValueError where it refuses, TransportLost where nobody answers.
+        Raises ValueError if the function rejects it, TransportLost if the function does not answer.
         """
         self._function.bar_write(Bar.CONFIG, Word.ARGUMENT, 4, argument)
         self._function.bar_write(Bar.CONFIG, Word.COMMAND, 4, command)
         status = self._word(Word.STATUS)
-        if status == NOBODY or not status & (CommandStatus.OK | CommandStatus.ERROR):
+        if status == NO_ANSWER or not status & (CommandStatus.OK | CommandStatus.ERROR):
             raise TransportLost(f"{self.name}: no answer to {command.name}")
         if status & CommandStatus.ERROR:
             raise ValueError(f"{self.name}: {command.name} was refused")
 
     def _try(self, command: NtbCommand, argument: int = 0) -> None:
-        """The same for what is asked for again later, or ends by itself, where nobody is there to hear it now."""
+        """Execute a command that may be lost while the function is unreachable: it is repeated later, or obsolete."""
         if self._function.online:
             try:
                 self._command(command, argument)

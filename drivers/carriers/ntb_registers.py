@@ -1,8 +1,8 @@
-"""The registers of an NTB endpoint function, before anything is done with them (Linux: pci-epf-ntb, ntb_hw_epf).
+"""Registers of an NTB endpoint function (Linux: pci-epf-ntb, ntb_hw_epf).
 
-The function shows the same on both of its links: a configuration region, two banks of scratchpads, doorbells, and
-memory windows. Linux names one BAR for each group and counts them BAR0, BAR1, BAR2, and so on. All BARs here have
-64 bits, so each takes two of the six registers: BAR0, BAR1 and BAR2 are found at registers 0, 2 and 4, and the
+The function has the same layout on both of its links: a configuration region, two banks of scratchpads, doorbells, and
+memory windows. Linux uses one BAR per group and counts them BAR0, BAR1, BAR2, and so on. All our BARs have
+64 bits, so each takes two of the six registers: BAR0, BAR1 and BAR2 are at registers 0, 2 and 4, and the
 windows that Linux puts into BAR3 to BAR5 lie behind the first one in BAR2.
 """
 
@@ -38,11 +38,11 @@ __all__ = [
 ]
 
 VENDOR_ID, DEVICE_ID = 0x104C, 0xB00D
-"""What the documented set-up of Linux gives the function."""
+"""PCI ids of the function, as in Linux's documentation."""
 
 
 class Bar(IntEnum):
-    """Linux's names, and the register at which each BAR starts."""
+    """First register of each BAR, by Linux's names."""
 
     CONFIG = 0
     """BAR0: configuration region, MSI-X table, this host's own scratchpads."""
@@ -68,13 +68,13 @@ class Word(IntEnum):
     SPAD_COUNT = 0x28
     DB_ENTRY_SIZE = 0x2C
     DB_DATA = 0x30
-    """32 words: what to write to each doorbell of the other host; 0 while that can't be rung."""
-    # What follows is not in Linux's layout.
+    """32 words: value to write to each doorbell of the other host; 0 while it can't be rung."""
+    # The words from here on are not in Linux's layout.
     MAGIC = 0xB0
     LINK_EPOCH = 0xB4
-    """How often the link between the hosts came up."""
+    """Number of times that the link between the hosts came up."""
     MWS = 0xB8
-    """For each of 4 windows: its offset in BAR2, and its bytes."""
+    """Offset in BAR2 and bytes of each of 4 windows."""
 
 
 DB_COUNT = 32
@@ -82,19 +82,19 @@ MAX_MWS = 4
 MAX_SPADS = 1024
 CONFIG_SIZE = Word.MWS + 8 * MAX_MWS
 EXTENSION_MAGIC = 0x3142_544E
-"""The bytes "NTB1": the words behind DB_DATA have a meaning."""
+"""The bytes "NTB1": the words behind DB_DATA are valid."""
 MSIX_OFFSET = 0x400
 SPAD_OFFSET = 0x1000
 DB_ENTRY_SIZE = 4
 MW_ALIGN = 4096
-"""Bytes to which a window's memory is aligned in its own host."""
+"""Alignment in bytes of a window's memory in its own host."""
 LINK_VECTOR = 0
 """The MSI-X vector of link events; doorbell n has vector n + 1."""
 VECTORS = 1 + DB_COUNT
 
 
 class NtbCommand(IntEnum):
-    """ARGUMENT is the number of doorbells (with MSIX_ENABLE) or the window. The first three are Linux's."""
+    """Values of COMMAND, the first three as in Linux. ARGUMENT: number of doorbells (with MSIX_ENABLE), or window."""
 
     CONFIGURE_DOORBELL = 1
     CONFIGURE_MW = 2
@@ -108,7 +108,7 @@ MSIX_ENABLE = 1 << 16
 
 
 class CommandStatus(IntFlag):
-    """STATUS: how the last command ended, and what the link between the hosts does."""
+    """Bits of STATUS: result of the last command, and state of the link between the hosts."""
 
     OK = 1
     ERROR = 2
@@ -116,29 +116,29 @@ class CommandStatus(IntFlag):
 
 
 class NtbTopology(IntEnum):
-    """Which end of the function a host is at."""
+    """The end of the function that a host is at."""
 
     PRIMARY = 0
     SECONDARY = 1
 
 
 def db_data(doorbell: int) -> int:
-    """Offset of a doorbell's DB_DATA word."""
+    """Return the offset of a doorbell's DB_DATA word."""
     return Word.DB_DATA + 4 * doorbell
 
 
 def mw_offset(window: int) -> int:
-    """Offset of the word that says where a window starts in BAR2."""
+    """Return the offset of the word with a window's offset in BAR2."""
     return Word.MWS + 8 * window
 
 
 def mw_size(window: int) -> int:
-    """Offset of the word that says how many bytes a window has."""
+    """Return the offset of the word with a window's bytes."""
     return Word.MWS + 8 * window + 4
 
 
 def mw_offsets(sizes: Sequence[int]) -> tuple[tuple[int, ...], int]:
-    """Where windows of these bytes start in BAR2, behind the doorbells, each on its own page; and where BAR2 ends."""
+    """Return the offsets in BAR2 of windows of these sizes, page-aligned behind the doorbells, and the end of BAR2."""
     at, offsets = MW_ALIGN, []
     for size in sizes:
         offsets.append(at)

@@ -1,4 +1,4 @@
-"""The PCI bus of a host, and what every front half over one of its functions does alike."""
+"""The PCI bus of a host, and the base class of front halves over its functions."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ COMMAND, COMMAND_MASTER = 0x04, 0x04
 
 @attrs.frozen
 class VirtioPciDriver(CarrierDriver[PciFunction]):
-    """Makes a virtio device of every function in its id table."""
+    """A driver that makes a virtio device of every function in its id table."""
 
 
 class PciBus(CarrierBus[PciFunction]):
-    """The functions that a root complex found. Each is bound only while its link is up: else its registers are gone."""
+    """The bus of the functions enumerated by a root complex. A function is bound once its link is up."""
 
     prefix = "pci"
 
@@ -56,20 +56,20 @@ async def _wait_online(function: PciFunction) -> None:
 
 
 class FunctionTransport:
-    """A front half over one PCI function: its link, its interrupts, and its queues' memory."""
+    """Base class of a front half over a PCI function: its link, its interrupts, and its queues' memory."""
 
     def __init__(self, function: PciFunction) -> None:
         self._function = function
         self._device: VirtioDevice | None = None
         self._queues: list[DriverQueue] = []
-        self._back = Signal()
+        self._online_again = Signal()
         self._own_vectors = False
         self.dma: DmaMemory = function.dma
         self._rings = VringMemory(self.dma)
         self.online = True
 
     def own(self, device: VirtioDevice) -> None:
-        """Tell ``device`` from now on what happens to the function."""
+        """Report events of the function to ``device`` from now on."""
         self._device = device
         if self._function.lossy:
             device.enable_recheck()
@@ -84,54 +84,55 @@ class FunctionTransport:
 
     def link_up(self) -> None:
         self.online = True
-        self._back.set()
+        self._online_again.set()
 
     def link_down(self) -> None:
         self.online = False
         for queue in self._queues:
-            queue.live = False  # nothing more is moved into an epoch that is over
+            queue.live = False  # no more accesses to the old epoch
         if self._device is not None:
-            self._device.trouble = "the link went down"  # it may be up again before anybody looks
+            self._device.trouble = "the link went down"  # recorded, because it may be up again before the bus reacts
             self._device.changed.set()
 
     async def wait_online(self) -> None:
         while not self.online:
-            await self._back.wait()
+            await self._online_again.wait()
 
     # Registers
 
     def _read_twice(self, bar: int, offset: int, size: int) -> int:
-        """A register that has no side effects: all-ones may be what is left of a completion that got lost."""
+        """Read a register without side effects, again if it is all-ones, which a lost completion returns too."""
         value = self._function.bar_read(bar, offset, size)
         return self._function.bar_read(bar, offset, size) if value == (1 << 8 * size) - 1 else value
 
-    def _read_surely(self, bar: int, offset: int, size: int) -> int:
-        """The same where all-ones is no value to go on with unless the device is there. Raises TransportLost."""
+    def _read_checked(self, bar: int, offset: int, size: int) -> int:
+        """Read a register without side effects. Raises TransportLost if it is all-ones and the device is gone."""
         value = self._read_twice(bar, offset, size)
         if value == (1 << 8 * size) - 1 and not self._answers():
             raise TransportLost(f"{self._function.name}: the device does not answer")
         return value
 
     def _answers(self) -> bool:
-        """Whether there is anybody to read from: asked when that is in doubt."""
+        """Return whether the device answers, after a read of all-ones."""
         raise NotImplementedError
 
     # Reset
 
     async def reset(self) -> None:
-        """A device that does not finish loses its access to memory, and gets it back once a later reset succeeds."""
+        """Reset the device. If it does not finish, revokes bus mastering until a later reset succeeds."""
         try:
             await self._reset()
         except TransportLost:
-            self._master(False)  # it may still write to memory that is about to be freed
+            self._master(False)  # the device could still write to memory that is about to be freed
             raise
         self._master(True)
 
     async def _reset(self) -> None:
-        """Tell the device, and return once its status is 0. Raises TransportLost where it never is."""
+        """Reset the device and wait until its status is 0. Raises TransportLost after the timeout."""
         raise NotImplementedError
 
     def _master(self, on: bool) -> None:
+        """Allow or revoke bus mastering."""
         command = self._function.config_read(COMMAND, 2)
         if bool(command & COMMAND_MASTER) != on:
             self._function.config_write(COMMAND, 2, command ^ COMMAND_MASTER)
@@ -139,9 +140,9 @@ class FunctionTransport:
     # Queues and interrupts
 
     def _share_vectors(self, device: VirtioDevice, queues: int) -> tuple[int, list[int]]:
-        """Turn MSI-X on: the vector of the configuration, and that of each queue; NO_VECTOR where there is none.
+        """Turn MSI-X on. Returns the vector of the configuration and those of the queues; NO_VECTOR without MSI-X.
 
-        One vector each where there are enough; else the queues share one, or everything does.
+        Each has its own vector if there are enough; else the queues share one, or all share one.
         """
         vectors = self._function.enable_msix()
         self._own_vectors = vectors > queues

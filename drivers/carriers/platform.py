@@ -1,4 +1,4 @@
-"""The platform bus of a host: regions of registers that its own description names."""
+"""The platform bus of a host: register regions listed in the host's platform description."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["PlatformBus", "VirtioPlatformDriver"]
 
 @attrs.frozen
 class VirtioPlatformDriver(CarrierDriver[MmioRegion]):
-    """Makes a virtio device of every region in its id table that has one behind it."""
+    """A driver that makes a virtio device of every matching region with a device in it."""
 
 
 class PlatformBus(CarrierBus[MmioRegion]):
-    """The regions of one host."""
+    """The bus of a host's platform regions."""
 
     prefix = "platform"

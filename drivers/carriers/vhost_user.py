@@ -1,4 +1,4 @@
-"""The bus of devices that other processes are: what is behind a vhost-user socket."""
+"""The bus of vhost-user sockets, whose devices are other processes."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ __all__ = ["OwnConfig", "SharedRegion", "UserBus", "UserClient", "UserSocket"]
 
 @attrs.frozen
 class SharedRegion:
-    """Memory of this host, and the file that another process maps to reach it."""
+    """A region of this host's memory, and the file by which another process maps it."""
 
     addr: int
-    """As this host's drivers and devices call it."""
+    """Address in this host."""
     size: int
     """Bytes."""
     handle: Handle
-    """Of memory sealed against shrinking; it stays the host's."""
+    """File of the memory, sealed against shrinking and owned by the host."""
     offset: int = 0
-    """Where it starts in the file."""
+    """Offset of the region in the file, in bytes."""
 
 
 @attrs.frozen
 class OwnConfig:
-    """What is said here of a device whose back end has no configuration space, such as a network device of DPDK."""
+    """Configuration from the topology, for back ends without a configuration space (DPDK net)."""
 
     features: int
-    """The bits that this side offers for itself."""
+    """Feature bits that the front end offers itself."""
     overrides: int
-    """The bits that are this side's to offer: what the back end says of them counts for nothing."""
+    """Feature bits decided by the front end alone; it ignores the back end's."""
     data: bytes
-    """The fields themselves, which never change."""
+    """The configuration fields, which never change."""
     mtu: int | None = None
-    """The MTU among them, of which a back end that can be told has to know."""
+    """The MTU in these fields, to send to back ends that support it."""
 
 
 class UserSocket(Protocol):
-    """The driver's end of a vhost-user socket, whether anybody is at the other or not.
+    """The driver's end of a vhost-user socket, even while no back end listens at the other.
 
-    The protocol says neither what a device is nor how large its rings may be: whoever knows the device has to.
+    The protocol transmits neither the device type nor the maximum ring size, so the topology states both.
     """
 
     name: str
@@ -63,37 +63,38 @@ class UserSocket(Protocol):
 
     @property
     def queue_size(self) -> int:
-        """Descriptors of its rings, a power of two."""
+        """Maximum ring size in descriptors, a power of two."""
 
     @property
     def own_config(self) -> OwnConfig | None:
-        """None where a device without a configuration space is none."""
+        """Configuration to use if the back end has none; None if the device type needs the back end's."""
 
     @property
     def ring_features(self) -> int:
-        """The ring features that may be used."""
+        """Ring feature bits that may be used."""
 
     @property
     def dma(self) -> DmaMemory: ...
 
     @property
     def regions(self) -> Sequence[SharedRegion]:
-        """All that is behind `dma`."""
+        """All memory of `dma`."""
 
     @property
     def ipc(self) -> Ipc: ...
 
     async def connect(self) -> FdSocket:
-        """A new connection to the back end. Raises TransportLost where nobody listens, to be tried again later."""
+        """Return a new connection to the back end. Raises TransportLost if none listens; try again later."""
 
 
 @attrs.frozen
 class UserClient:
-    """Makes a virtio device of every such socket."""
+    """A driver that makes a virtio device of every vhost-user socket."""
 
     name: str
     serve: Callable[[UserSocket, VirtioBus, Callable[[str], None]], Awaitable[None]]
-    """Be its front end until cancelled. The last argument is told why there is no back end, "" once there is one."""
+    """Runs the front end of a socket until cancelled. Calls its last argument with the reason why there is no back end,
+    and with "" once there is one."""
     id_table: Sequence[MatchId] = (MatchId(ANY_ID),)
 
     async def attach(self, binding: Binding[UserSocket, Any], carrier: UserSocket, virtio: VirtioBus) -> None:
@@ -102,6 +103,6 @@ class UserClient:
 
 
 class UserBus(CarrierBus[UserSocket]):
-    """The sockets of one host."""
+    """The bus of a host's vhost-user sockets."""
 
     prefix = "user"

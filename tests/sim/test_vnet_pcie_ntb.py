@@ -216,7 +216,7 @@ def test_outbound_windows_are_given_back() -> None:
 @pytest.mark.parametrize(
     ("word", "value", "why"),
     [
-        (Word.MAGIC, 0, "does not say what BAR2 holds"),
+        (Word.MAGIC, 0, "does not describe BAR2"),
         (Word.NO_OF_MW, 0, "0 memory windows"),
         (Word.NO_OF_MW, 5, "5 memory windows"),
         (Word.SPAD_COUNT, 0, "0 scratchpads"),

@@ -75,7 +75,7 @@ class VirtioPci(FunctionTransport):
     def _read(self, field: Common) -> int:
         at = self._structures[CfgType.COMMON]
         # No device has status 0xff, so a failed read is recognized by its value.
-        read = self._read_twice if field is Common.DEVICE_STATUS else self._read_surely
+        read = self._read_twice if field is Common.DEVICE_STATUS else self._read_checked
         return read(at.bar, at.offset + field, SIZES[field])
 
     def _answers(self) -> bool:
@@ -119,7 +119,7 @@ class VirtioPci(FunctionTransport):
     async def read_config(self, offset: int, size: int) -> bytes:
         at, step = self._config(offset, size), config_step(offset, size)
         parts = range(at.offset + offset, at.offset + offset + size, step)
-        return b"".join(self._read_surely(at.bar, part, step).to_bytes(step, "little") for part in parts)
+        return b"".join(self._read_checked(at.bar, part, step).to_bytes(step, "little") for part in parts)
 
     async def write_config(self, offset: int, data: bytes) -> None:
         at, step = self._config(offset, len(data)), config_step(offset, len(data))
