@@ -34,8 +34,8 @@ class JobFlow(QueueFlow):
         self.figures = figures
         self._workers = workers
         self._ring = queue.ring
-        self._ended: deque[Job] = deque()
-        self._working = 0
+        self._results: deque[Job] = deque()
+        self._in_progress = 0
         self.serving = False
         """Whether the flow takes requests: from the start of the ring until it stops or breaks."""
 
@@ -59,17 +59,17 @@ class JobFlow(QueueFlow):
                 await pump(self, settle, in_place=True)
             finally:
                 self.stop()
-            while self._working and self.attached():
-                if not self._ended:
+            while self._in_progress and self.attached():
+                if not self._results:
                     await self.queue.signal.wait()
-                if self.attached() and self._answer_ended():
+                if self.attached() and self._answer_results():
                     if settle is not None:
                         await settle()
                     if self.attached():
                         self.queue.flush()
                     await trio.lowlevel.checkpoint()
         finally:
-            self._ended.clear()  # jobs hold views of the driver's memory, and each other
+            self._results.clear()  # jobs hold views of the driver's memory, and each other
 
     def stop(self) -> None:
         """Take no more requests."""
@@ -83,7 +83,7 @@ class JobFlow(QueueFlow):
         ring = self._ring
         if ring is None or self.queue.ring is not ring:
             return 0, Need.QUEUE
-        moved, size = self._answer_ended(), 0
+        moved, size = self._answer_results(), 0
         begin = self.begin
         while moved < BUDGET and size < BUDGET_BYTES:
             chain = ring.getdesc()
@@ -98,28 +98,28 @@ class JobFlow(QueueFlow):
 
     def submit_job(self, job: Job) -> None:
         """Submit a job to the workers."""
-        self._working += 1
+        self._in_progress += 1
         self.figures.queued += 1
         self._workers.submit(job)
 
     def on_finished(self, jobs: Sequence[Job]) -> None:
         """Answer jobs that workers have completed."""
         if self.attached():
-            self._ended.extend(jobs)
+            self._results.extend(jobs)
             self.queue.signal.set()
 
     def on_withdrawn(self, jobs: Sequence[Job]) -> None:
         """Answer jobs that no worker has begun, in this flow's own task."""
         if self.attached():
-            self._ended.extend(jobs)
+            self._results.extend(jobs)
             self.queue.signal.wake()
 
-    def _answer_ended(self) -> int:
+    def _answer_results(self) -> int:
         """Answer a batch of ended jobs. Returns their number."""
-        count = min(len(self._ended), BUDGET)
+        count = min(len(self._results), BUDGET)
         for _ in range(count):
-            job = self._ended.popleft()
-            self._working -= 1
+            job = self._results.popleft()
+            self._in_progress -= 1
             assert self._ring is not None
             self.end(self._ring, job)
         return count

@@ -68,8 +68,8 @@ class Submitter(Generic[R]):
         self._queues: Sequence[SubmissionQueue[R]] = ()
         self._turn = 0
         self._serial = 0
-        self._waiting: deque[R] = deque()
-        self._added: list[SubmissionQueue[R]] = []
+        self._backlog: deque[R] = deque()
+        self._to_flush: list[SubmissionQueue[R]] = []
         self._device_up = trio.Event()
         self._waiting_changed = trio.Event()
 
@@ -93,28 +93,28 @@ class Submitter(Generic[R]):
                 old.close()
 
     def device_up(self, queues: Sequence[SubmissionQueue[R]]) -> None:
-        """Resume after the device became live, and send the kept requests again."""
+        """Resume after the device became live, and send the unanswered requests again."""
         self._queues, self.online = queues, True
         self._expire_due()
         self.feed()
         self.kick()
         self._device_up.set()
 
-    def device_down(self, kept: Sequence[R]) -> None:
+    def device_down(self, unanswered: Sequence[R]) -> None:
         """Keep the requests that the device did not answer; it no longer touches their buffers."""
         self.online, self._queues = False, ()
-        self._added.clear()
+        self._to_flush.clear()
         if self._device_up.is_set():
             self._device_up = trio.Event()
-        self._waiting.extendleft(sorted(kept, key=lambda request: -request.serial))
-        self.figures[0].queued += len(kept)
-        for request in self._waiting:
+        self._backlog.extendleft(sorted(unanswered, key=lambda request: -request.serial))
+        self.figures[0].queued += len(unanswered)
+        for request in self._backlog:
             self._set_deadline(request)
         self._waiting_changed.set()
 
     def feed(self, queue: SubmissionQueue[R] | None = None) -> None:
         """Add waiting requests while there is room. With ``queue``, only to that one, which the caller then flushes."""
-        waiting = self._waiting
+        waiting = self._backlog
         while waiting and self.online:
             free = self._queue(waiting[0]) if queue is None else queue if queue.room(waiting[0]) else None
             if free is None:
@@ -129,16 +129,16 @@ class Submitter(Generic[R]):
         request.serial = self._serial
         if not self.online:
             self._set_deadline(request)
-            self._waiting.append(request)
+            self._backlog.append(request)
             self._waiting_changed.set()
-        elif self._waiting or (queue := self._queue(request)) is None:
-            self._waiting.append(request)
+        elif self._backlog or (queue := self._queue(request)) is None:
+            self._backlog.append(request)
         else:
             self._add(queue, request)
 
     def kick(self) -> None:
         """Notify the device of all submitted requests."""
-        added = self._added
+        added = self._to_flush
         while added:
             added.pop().flush()
 
@@ -149,7 +149,7 @@ class Submitter(Generic[R]):
     async def buffer(self, size: int) -> Buffer:
         """Return a buffer of ``size`` bytes as soon as there is room. Raises ValueError if it never fits."""
         while (buffer := self.take(size)) is None:
-            if self._added:
+            if self._to_flush:
                 self.kick()  # may free buffers at once
             elif self._buffers is None:
                 await self.wait_up()
@@ -170,7 +170,7 @@ class Submitter(Generic[R]):
         try:
             while True:
                 self._waiting_changed = trio.Event()
-                due = min((r.deadline for r in self._waiting if r.deadline is not None), default=None)
+                due = min((r.deadline for r in self._backlog if r.deadline is not None), default=None)
                 if self.online or due is None:
                     await self._waiting_changed.wait()
                     continue
@@ -179,7 +179,7 @@ class Submitter(Generic[R]):
                 if not self.online:
                     self._expire_due()
         finally:
-            for request in list(self._waiting):
+            for request in list(self._backlog):
                 self._expire(request)
 
     # Internals.
@@ -195,11 +195,11 @@ class Submitter(Generic[R]):
 
     def _expire_due(self) -> None:
         now = trio.current_time()
-        for request in [r for r in self._waiting if r.deadline is not None and r.deadline <= now]:
+        for request in [r for r in self._backlog if r.deadline is not None and r.deadline <= now]:
             self._expire(request)
 
     def _expire(self, request: R) -> None:
-        self._waiting.remove(request)
+        self._backlog.remove(request)
         self.fail(request, "device_lost")
 
     def _queue(self, request: R) -> SubmissionQueue[R] | None:
@@ -225,5 +225,5 @@ class Submitter(Generic[R]):
             buffer.free()
             request.buffer = moved
         queue.add(request)
-        if queue not in self._added:
-            self._added.append(queue)
+        if queue not in self._to_flush:
+            self._to_flush.append(queue)

@@ -17,7 +17,7 @@ import trio
 from drivers.contracts.ports import SectorStore
 from rings.chain import copy, copy_in, copy_out, skip, take
 
-__all__ = ["PIECE", "Extent", "Job", "IoKind", "Workers"]
+__all__ = ["PIECE", "StoreExtent", "Job", "IoKind", "Workers"]
 
 JOBS = 4
 """Number of jobs after which a worker yields, even if the store did not: each completion may move a batch."""
@@ -44,7 +44,7 @@ class IoKind(Enum):
 
 
 @attrs.frozen
-class Extent:
+class StoreExtent:
     """A range of the disk in bytes. ``unmap``: its blocks may be deallocated."""
 
     offset: int
@@ -69,7 +69,7 @@ class Job:
     size: int = 0
     data: Sequence[memoryview] = ()
     """Data to write or to compare, or room for data to read."""
-    extents: Sequence[Extent] = ()
+    extents: Sequence[StoreExtent] = ()
     """Ranges of DISCARD and WRITE_ZEROES."""
     pattern: bytes = b""
     """Pattern of FILL: a private copy, whose size divides ``size`` and is at most `PIECE`."""
@@ -95,7 +95,7 @@ class Workers:
         # Only one worker writes to a store at a time, and the writes that arrive meanwhile are gathered: a file system
         # serializes writes to a file anyway, and threads that take turns cost more than the copy.
         self._writes: dict[SectorStore, deque[Job]] = {}
-        self._writing: set[SectorStore] = set()
+        self._busy_stores: set[SectorStore] = set()
         self._writes_first = False
         self._idle = trio.lowlevel.ParkingLot()
         # Last in, first out: the most recently used buffer is in the cache.
@@ -140,7 +140,7 @@ class Workers:
                     await self._run_one(job, buffer)
             self._buffers.append(buffer)
             if jobs[0].kind is IoKind.WRITE:
-                self._writing.discard(jobs[0].store)
+                self._busy_stores.discard(jobs[0].store)
                 if self._writes:
                     self._idle.unpark()
             ended: dict[Callable[[Sequence[Job]], None], list[Job]] = {}
@@ -165,10 +165,10 @@ class Workers:
         return [self._jobs.popleft()] if self._jobs else []
 
     def _next_writes(self) -> list[Job]:
-        for store in [store for store in self._writes if store not in self._writing]:
+        for store in [store for store in self._writes if store not in self._busy_stores]:
             waiting = self._writes.pop(store)
             if waiting:
-                self._writing.add(store)
+                self._busy_stores.add(store)
                 jobs = [waiting.popleft()]
                 room, parts = GATHER - jobs[0].size, GATHER_PARTS - len(jobs[0].data)
                 while waiting and waiting[0].size <= room and len(waiting[0].data) <= parts:

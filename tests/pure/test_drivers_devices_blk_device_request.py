@@ -26,7 +26,7 @@ from drivers.devices.blk.layout import (
     RequestType,
 )
 from drivers.errors import ProbeError
-from drivers.storage.workers import Extent
+from drivers.storage.workers import StoreExtent
 from rings.errors import BadChain
 
 LIMITS = BlkLimits(capacity=1000, features=SUPPORTED, max_sectors=100, max_segments=4)
@@ -103,10 +103,10 @@ def test_flush_and_get_id_take_no_sector_into_account() -> None:
 def test_ranges_are_all_there_in_bytes_with_what_may_be_given_up() -> None:
     parsed = parse(readable(header(ZEROES), segments((1, 2, UNMAP), (5, 0, 0))), views(1))
     assert isinstance(parsed, VhostBlkRequest)
-    assert parsed.extents == (Extent(512, 1024, True), Extent(2560, 0, False))
+    assert parsed.extents == (StoreExtent(512, 1024, True), StoreExtent(2560, 0, False))
     parsed = parse(readable(header(DISCARD) + segments((900, 100, 0))), views(1))
     assert isinstance(parsed, VhostBlkRequest)
-    assert parsed.extents == (Extent(900 * 512, 51200, True),)
+    assert parsed.extents == (StoreExtent(900 * 512, 51200, True),)
 
 
 @pytest.mark.hostile("B02")
@@ -211,7 +211,7 @@ def test_whatever_comes_it_is_one_of_three_and_within_the_disk(
     assert len(parsed.status_byte) == 1
     if isinstance(parsed, VhostBlkRequest):
         assert parsed.kind in limits.types
-        ranges = parsed.extents or ((Extent(parsed.offset, parsed.size),) if parsed.kind in (IN, OUT) else ())
+        ranges = parsed.extents or ((StoreExtent(parsed.offset, parsed.size),) if parsed.kind in (IN, OUT) else ())
         assert all(r.offset + r.size <= limits.capacity * SECTOR for r in ranges)
     else:
         assert parsed.status in (IOERR, UNSUPP)

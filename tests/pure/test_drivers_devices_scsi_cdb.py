@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drivers.devices.scsi import Asc, Key, LogicalUnit, Sense
+from drivers.devices.scsi import Asc, LogicalUnit, Sense, SenseKey
 from drivers.devices.scsi.cdb import Op
 from drivers.devices.scsi.device.unit import Io
 from drivers.devices.scsi.sense import FieldPointer
@@ -58,7 +58,7 @@ def test_unmap_is_no_command_of_a_store_that_can_not(unit: LogicalUnit) -> None:
     unit.store.info = type(unit.store.info)(1 << 20, unmaps=False)  # type: ignore[misc]
     cdb = bytes((Op.UNMAP, 0, 0, 0, 0, 0, 0, 0, 24, 0))
     assert perform(unit, cdb)[1] == Sense(
-        Key.ILLEGAL_REQUEST, Asc.INVALID_COMMAND_OPERATION_CODE, field=FieldPointer(0)
+        SenseKey.ILLEGAL_REQUEST, Asc.INVALID_COMMAND_OPERATION_CODE, field=FieldPointer(0)
     )
 
 
@@ -110,7 +110,7 @@ CACHING = bytes((0x08, 18, 0x04)).ljust(20, b"\0")
 def test_a_mode_page_that_is_cut_is_an_error_of_the_lists_length(unit: LogicalUnit, cut: int) -> None:
     data = bytes(8) + CACHING[:cut]
     cdb = bytes((Op.MODE_SELECT_10, 0x10, 0, 0, 0, 0, 0)) + len(data).to_bytes(2, "big") + b"\0"
-    assert perform(unit, cdb, data)[1] == Sense(Key.ILLEGAL_REQUEST, Asc.PARAMETER_LIST_LENGTH_ERROR)
+    assert perform(unit, cdb, data)[1] == Sense(SenseKey.ILLEGAL_REQUEST, Asc.PARAMETER_LIST_LENGTH_ERROR)
 
 
 def test_a_mode_page_is_set_once_in_a_list(unit: LogicalUnit) -> None:

@@ -36,7 +36,7 @@ from drivers.devices.scsi.layout import (
     ScsiFeature,
     Tmf,
 )
-from drivers.devices.scsi.sense import Asc, FieldPointer, Key, Sense
+from drivers.devices.scsi.sense import Asc, FieldPointer, Sense, SenseKey
 from drivers.registry import DEVICES
 from rings.errors import BadChain
 from rings.ids import DeviceId
@@ -149,10 +149,10 @@ def test_a_request_is_the_same_wherever_descriptors_end(
     assert (request.head, request.lun, request.tag, request.cdb) == (5, Lun(1, 2), 0x1122334455667788, cdb)
     assert (request.out_size, b"".join(request.out)) == (len(out), out)
     assert (request.in_size, request.response_size, request.complete) == (room, size, True)
-    request.answer(Response.OK, 2, Sense(Key.ILLEGAL_REQUEST, Asc.INVALID_FIELD_IN_CDB), min(5, room))
+    request.answer(Response.OK, 2, Sense(SenseKey.ILLEGAL_REQUEST, Asc.INVALID_FIELD_IN_CDB), min(5, room))
     raw = b"".join(writable)
     assert RESPONSE.unpack_from(raw) == (18, len(out) + room - min(5, room), 0, 2, 0)
-    assert raw[12:30] == Sense(Key.ILLEGAL_REQUEST, Asc.INVALID_FIELD_IN_CDB).emit()
+    assert raw[12:30] == Sense(SenseKey.ILLEGAL_REQUEST, Asc.INVALID_FIELD_IN_CDB).emit()
     assert raw[30:size] == bytes(size - 30)
     assert raw[size:] == b"\xaa" * room
 
@@ -205,13 +205,13 @@ def test_a_question_that_is_none_finds_its_answer_in_the_last_byte(data: bytes) 
 
 
 @given(
-    st.sampled_from(Key),
+    st.sampled_from(SenseKey),
     st.sampled_from(Asc),
     st.none() | st.integers(0, 0xFFFF_FFFF),
     st.none() | st.builds(FieldPointer, st.integers(0, 0xFFFF), st.none() | st.integers(0, 7), st.booleans()),
 )
-def test_sense_is_what_was_sent(key: Key, asc: Asc, information: int | None, field: FieldPointer | None) -> None:
-    sense = Sense(key, asc, information, field if key is Key.ILLEGAL_REQUEST else None)
+def test_sense_is_what_was_sent(key: SenseKey, asc: Asc, information: int | None, field: FieldPointer | None) -> None:
+    sense = Sense(key, asc, information, field if key is SenseKey.ILLEGAL_REQUEST else None)
     raw = sense.emit()
     assert (len(raw), raw[0] & 0x7F, raw[7]) == (18, 0x70, 10)
     assert Sense.parse(raw) == Sense.parse(raw + bytes(78)) == sense

@@ -12,7 +12,7 @@ from trio.abc import Instrument
 
 from drivers.bus.device_queue import PACE
 from drivers.devices.blk.layout import HEADER, BlkConfigField, BlkFeature, BlkStatus, RequestType
-from drivers.devices.scsi import Response, Status, Tmf
+from drivers.devices.scsi import Response, ScsiStatus, Tmf
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.layout import HEADER as SCSI_HEADER
 from drivers.devices.scsi.layout import RESPONSE
@@ -266,7 +266,7 @@ async def test_reads_in_front_of_a_function_are_taken_in_turns_and_all_of_them_b
             answers = [scsi(driver, i, commands.read(0, 4096), 2 * MIB, data, i) for i in range(60)]
             response = manage(driver, 0, Tmf.QUERY_TASK_SET)
             await until(lambda: got(driver, response))
-        assert all(status_of(driver, at) == (Response.OK, Status.GOOD) for at in answers)
+        assert all(status_of(driver, at) == (Response.OK, ScsiStatus.GOOD) for at in answers)
         assert driver.get(response, 1)[0] == Response.OK
         assert seen.most <= PACE * UNIT + AT_ONCE
 
@@ -285,7 +285,7 @@ async def test_a_command_that_was_taken_for_a_function_is_answered_before_that_h
         inquiry = scsi(driver, 2, commands.inquiry(96), 96, driver.put(bytes(96)), 8)  # and no kick
         response = manage(driver, 0, Tmf.ABORT_TASK, 7)
         await until(lambda: driver.rings[FIRST].used_idx == 2)
-        assert status_of(driver, inquiry) == (Response.OK, Status.GOOD)
+        assert status_of(driver, inquiry) == (Response.OK, ScsiStatus.GOOD)
         assert len(driver.calls) > before, "the driver is told"
         assert not got(driver, response), "the write is still under way"
         store.gate.set()

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from drivers.devices.blk import BlkPlug
-from drivers.devices.scsi import Status
+from drivers.devices.scsi import ScsiStatus
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.layout import HEADER, RESPONSE
 from drivers.transports.vhost_user.payloads import Config
@@ -72,7 +72,7 @@ async def scsi_read(driver: HostileDriver, segments: int) -> Addr:
 async def test_a_scsi_host_takes_as_many_segments_in_any_ring_and_no_more() -> None:
     async with open_scsi_pair(ScsiOptions(queue_size=16)) as pair, hostile_driver(pair) as driver:
         await driver.start(queues=3)
-        for status in (Status.CHECK_CONDITION, Status.GOOD):  # the unit attention of the power-on first
+        for status in (ScsiStatus.CHECK_CONDITION, ScsiStatus.GOOD):  # the unit attention of the power-on first
             response = await scsi_read(driver, SEGMENTS)
             await until(lambda at=response: driver.get(at, 1)[0] != PENDING)  # type: ignore[misc]
             _, _, _, found, _ = RESPONSE.unpack(driver.get(response, RESPONSE.size))

@@ -8,8 +8,8 @@ from drivers.devices.scsi.device.plug import ScsiPlug
 from drivers.devices.scsi.driver.driver import ScsiSettings, VirtioScsi
 from drivers.devices.scsi.driver.initiator import Initiator
 from drivers.devices.scsi.driver.result import ScsiError, ScsiEvent, ScsiRequest, ScsiResult
-from drivers.devices.scsi.layout import AsyncEvent, EventType, Lun, ResetReason, Response, ScsiFeature, Status, Tmf
-from drivers.devices.scsi.sense import Asc, Key, Sense
+from drivers.devices.scsi.layout import AsyncEvent, EventType, Lun, ResetReason, Response, ScsiFeature, ScsiStatus, Tmf
+from drivers.devices.scsi.sense import Asc, Sense, SenseKey
 
 __all__ = [
     "Asc",
@@ -17,7 +17,7 @@ __all__ = [
     "EventType",
     "Identity",
     "Initiator",
-    "Key",
+    "SenseKey",
     "LogicalUnit",
     "Lun",
     "ResetReason",
@@ -31,7 +31,7 @@ __all__ = [
     "ScsiResult",
     "ScsiSettings",
     "Sense",
-    "Status",
+    "ScsiStatus",
     "Tmf",
     "VhostScsi",
     "VirtioScsi",

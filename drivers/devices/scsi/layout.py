@@ -34,7 +34,7 @@ __all__ = [
     "Response",
     "ScsiConfig",
     "ScsiFeature",
-    "Status",
+    "ScsiStatus",
     "Tmf",
 ]
 
@@ -93,7 +93,7 @@ class Response(IntEnum):
     INCORRECT_LUN = 12
 
 
-class Status(IntEnum):
+class ScsiStatus(IntEnum):
     """Status codes of commands (SAM-5 section 5.3)."""
 
     GOOD = 0x00

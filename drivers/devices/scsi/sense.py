@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import attrs
 
-__all__ = ["FIXED_SIZE", "Asc", "CheckCondition", "FieldPointer", "Key", "Sense", "illegal"]
+__all__ = ["FIXED_SIZE", "Asc", "CheckCondition", "FieldPointer", "SenseKey", "Sense", "illegal"]
 
 FIXED_SIZE = 18
 """Bytes of sense data in the fixed format."""
@@ -17,7 +17,7 @@ _FIXED = struct.Struct(">BBBIBIHBBH")
 _INFORMATION_MAX = 0xFFFF_FFFF
 
 
-class Key(IntEnum):
+class SenseKey(IntEnum):
     """Sense keys."""
 
     NO_SENSE = 0x0
@@ -107,12 +107,12 @@ class Sense:
         whole = data[:FIXED_SIZE].ljust(FIXED_SIZE, b"\0")
         first, _, key, information, _, _, asc, _, flags, byte = _FIXED.unpack(whole)
         field = None
-        if flags & SKSV and key & 0xF == Key.ILLEGAL_REQUEST:
+        if flags & SKSV and key & 0xF == SenseKey.ILLEGAL_REQUEST:
             field = FieldPointer(byte, flags & 7 if flags & BIT_POINTER_VALID else None, bool(flags & IN_CDB))
         return Sense(key & 0xF, asc, information if first & VALID else None, field)
 
     def __str__(self) -> str:
-        key = Key(self.key).name if self.key in Key.__members__.values() else f"key {self.key:#x}"
+        key = SenseKey(self.key).name if self.key in SenseKey.__members__.values() else f"key {self.key:#x}"
         asc = (
             Asc(self.asc).name if self.asc in Asc.__members__.values() else f"{self.asc >> 8:02x}/{self.asc & 255:02x}"
         )
@@ -129,4 +129,6 @@ class CheckCondition(Exception):
 
 def illegal(asc: Asc, byte: int | None = None, bit: int | None = None, *, cdb: bool = True) -> CheckCondition:
     """Return an ILLEGAL REQUEST, with a field pointer if ``byte`` is given."""
-    return CheckCondition(Sense(Key.ILLEGAL_REQUEST, asc, field=None if byte is None else FieldPointer(byte, bit, cdb)))
+    return CheckCondition(
+        Sense(SenseKey.ILLEGAL_REQUEST, asc, field=None if byte is None else FieldPointer(byte, bit, cdb))
+    )

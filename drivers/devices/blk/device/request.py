@@ -12,7 +12,7 @@ from typing import NamedTuple
 import attrs
 
 from drivers.devices.blk.layout import HEADER, SECTOR, SEGMENT, UNMAP, BlkFeature, BlkStatus, RequestType
-from drivers.storage.workers import Extent
+from drivers.storage.workers import StoreExtent
 from rings.chain import Chain, copy_out, skip, total
 from rings.errors import BadChain
 
@@ -65,7 +65,7 @@ class VhostBlkRequest(NamedTuple):  # a NamedTuple takes a third of the time to 
     """Bytes of data."""
     data: Sequence[memoryview]
     """Data to write to the disk, or room for data to read."""
-    extents: tuple[Extent, ...] = ()
+    extents: tuple[StoreExtent, ...] = ()
     """Ranges of DISCARD and WRITE_ZEROES."""
 
     @staticmethod
@@ -73,7 +73,7 @@ class VhostBlkRequest(NamedTuple):  # a NamedTuple takes a third of the time to 
         """Parse and check a chain. Raises BadChain if it has no status byte, so that the device cannot answer."""
         head, readable, writable = chain
         if not writable:
-            raise BadChain(head, "there is no byte for the status")
+            raise BadChain(head, "the chain has no status byte")
         last = writable[-1]
         status, data = (last, writable[:-1]) if len(last) == 1 else (last[-1:], [*writable[:-1], last[:-1]])
         header = copy_out(readable, HEADER.size)
@@ -132,5 +132,5 @@ def _ranges(
     if any(sector + count > limits.capacity for sector, count, _ in segments):
         return Refusal(head, status, BlkStatus.IOERR, "beyond_end")
     unmap = kind == RequestType.DISCARD
-    extents = tuple(Extent(s * SECTOR, n * SECTOR, unmap or bool(flags & UNMAP)) for s, n, flags in segments)
+    extents = tuple(StoreExtent(s * SECTOR, n * SECTOR, unmap or bool(flags & UNMAP)) for s, n, flags in segments)
     return VhostBlkRequest(head, status, kind, 0, sum(extent.size for extent in extents), (), extents)

@@ -63,7 +63,7 @@ class _Operation:
     left: int = 0
     """Number of requests that have not ended, including those not yet submitted."""
     status: BlkStatus = BlkStatus.OK
-    over: trio.Event = attrs.field(factory=trio.Event)
+    completion: trio.Event = attrs.field(factory=trio.Event)
 
 
 @attrs.frozen(eq=False)
@@ -156,7 +156,7 @@ class Disk(Submitter[DiskRequest]):
         if self.geometry is None:
             with trio.move_on_after(self._patience):
                 return await self.wait_online()
-            raise DiskError(BlkStatus.IOERR, "there is no device yet")
+            raise DiskError(BlkStatus.IOERR, "no device has come up yet")
         return self.geometry
 
     def admit(self, request: DiskRequest) -> bool:
@@ -238,7 +238,7 @@ class Disk(Submitter[DiskRequest]):
     async def _finish(self, operation: _Operation, what: str) -> None:
         self.kick()
         if operation.left:
-            await operation.over.wait()
+            await operation.completion.wait()
         else:
             await trio.lowlevel.checkpoint()
         if operation.status:
@@ -264,7 +264,7 @@ class Disk(Submitter[DiskRequest]):
         operation.left -= 1
         operation.status = operation.status or request.status
         if not operation.left:
-            operation.over.set()
+            operation.completion.set()
 
 
 def _parts(size: int, most: int) -> Iterator[tuple[int, int]]:

@@ -119,7 +119,7 @@ class VhostNetControlFlow:
                 return moved, Need.QUEUE
             head, readable, writable = chain
             if not writable:
-                raise BadChain(head, "there is no byte for the answer")
+                raise BadChain(head, "the chain has no byte for the answer")
             size = total(readable)
             done = size <= COMMAND_MAX and self._execute(parse(copy_out(readable, COMMAND_MAX), self._features))
             if done:

@@ -52,30 +52,30 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
             if not chains:
                 return moved, Need.QUEUE
             done: list[tuple[int, int]] = []
-            passed = octets = 0
+            packets = octets = 0
             try:
                 for index, segs, writable in chains:
                     if len(segs) == 1:
                         seg = segs[0]
-                        got = len(seg)
+                        length = len(seg)
                         head, rest = bytes(seg[:HEAD]), [seg[HEAD:]]
                     else:
-                        got = total(segs)
+                        length = total(segs)
                         head, rest = copy_out(segs, HEAD), skip(segs, HEAD)
                     low, high, out, _ = known.get(head) or rules.judge(head)
                     if writable:
                         traffic.drop("writable")
-                    elif not low <= got <= high and (cause := rules.cause(head, got, rest)):
+                    elif not low <= length <= high and (cause := rules.cause(head, length, rest)):
                         traffic.drop(cause)
                     elif send(out, rest):
-                        passed += 1
-                        octets += got - HEADER_SIZE
+                        packets += 1
+                        octets += length - HEADER_SIZE
                     else:
                         return moved + len(done), Need.SINK
                     done.append((index, 0))
             finally:
                 _settle(ring, chains, done)
-                traffic.packets += passed
+                traffic.packets += packets
                 traffic.bytes += octets
             moved += len(done)
             size += octets
@@ -150,7 +150,7 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
             if not chains:
                 return moved, Need.QUEUE
             done: list[tuple[int, int]] = []
-            passed = octets = 0
+            packets = octets = 0
             try:
                 for index, readable, into in chains:
                     if readable or not into:
@@ -158,54 +158,54 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
                         traffic.drop("writable")
                         done.append((index, 0))
                         continue
-                    over = len(into[0]) < largest
-                    if over:
+                    undersized = len(into[0]) < largest
+                    if undersized:
                         self._small = total(into)
-                    segs = [*into, self._beyond] if over else into
-                    got = recv(segs)
-                    if verdict is not None and got and verdict(bytes(segs[0][FILTER_AT:FILTER_END])) != "":
-                        got = self._next_passing(segs, got)
-                        if got < 0:
+                    segs = [*into, self._beyond] if undersized else into
+                    length = recv(segs)
+                    if verdict is not None and length and verdict(bytes(segs[0][FILTER_AT:FILTER_END])) != "":
+                        length = self._next_passing(segs, length)
+                        if length < 0:
                             return moved + len(done), Need.TURN
-                    if not got:
+                    if not length:
                         return moved + len(done), Need.SOURCE
-                    if over and got > self._small:
+                    if undersized and length > self._small:
                         # This frame takes several buffers, and so may the following ones.
-                        self._spill = bytearray(copy_out(segs, got))
-                        self._expected = got
+                        self._spill = bytearray(copy_out(segs, length))
+                        self._expected = length
                         return moved + len(done), Need.TURN
                     if len(segs[0]) >= HEADER_SIZE:
                         segs[0][NUM_BUFFERS_AT:HEADER_SIZE] = ONE_BUFFER
                     else:
                         copy_in(skip(segs, NUM_BUFFERS_AT), ONE_BUFFER)
-                    done.append((index, got))
-                    passed += 1
-                    octets += got - HEADER_SIZE
+                    done.append((index, length))
+                    packets += 1
+                    octets += length - HEADER_SIZE
             finally:
                 _settle(ring, chains, done)
-                traffic.packets += passed
+                traffic.packets += packets
                 traffic.bytes += octets
             moved += len(done)
             size += octets
             limit = min(2 * limit, CHUNK)
         return moved, Need.TURN
 
-    def _next_passing(self, segs: Sequence[memoryview], got: int) -> int:
-        """Read into ``segs``, which hold a frame of ``got`` bytes, until a frame passes the filter.
+    def _next_passing(self, segs: Sequence[memoryview], length: int) -> int:
+        """Read into ``segs``, which hold a frame of ``length`` bytes, until a frame passes the filter.
 
         Returns its bytes, 0 if the port has no more frames, or -1 if a budget of filtered frames is used up.
         """
         for left in range(BUDGET, -1, -1):
-            if not got or not self._drops(segs, got):
-                return got
+            if not length or not self._drops(segs, length):
+                return length
             if left:
-                got = self.port.recv_into(segs)
+                length = self.port.recv_into(segs)
         return -1
 
-    def _drops(self, segs: Sequence[memoryview], got: int) -> bool:
-        """Return whether the filter drops the frame in the first ``got`` bytes of ``segs``, and count it then."""
+    def _drops(self, segs: Sequence[memoryview], length: int) -> bool:
+        """Return whether the filter drops the frame in the first ``length`` bytes of ``segs``, and count it then."""
         assert self.filter is not None
-        end = min(got, FILTER_END)
+        end = min(length, FILTER_END)
         head = bytes(segs[0][FILTER_AT:end]) if len(segs[0]) >= end else copy_out(segs, end)[FILTER_AT:]
         cause = self.filter.verdict(head)
         if cause is None:
@@ -222,13 +222,13 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
             while moved < BUDGET and size < BUDGET_BYTES:
                 if not self._spill and not pending():  # do not take dozens of chains in vain
                     return moved, Need.SOURCE
-                got, need = self._merge(ring, taken)
+                length, need = self._merge(ring, taken)
                 if need is not None:
                     return moved, need
                 moved += 1
-                size += got
+                size += length
                 traffic.packets += 1
-                traffic.bytes += got - HEADER_SIZE
+                traffic.bytes += length - HEADER_SIZE
         finally:
             taken.give_back()
             self._small = taken.share or self._small
@@ -246,22 +246,22 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
             into = taken.segments()
             if room < self._largest:
                 into.append(self._beyond)
-            got = self.port.recv_into(into)
-            if not got:
+            length = self.port.recv_into(into)
+            if not length:
                 return 0, Need.SOURCE
-            if self.filter is not None and self._drops(into, got):
+            if self.filter is not None and self._drops(into, length):
                 return 0, Need.TURN
-            self._expected = max(got, self._expected - (self._expected >> 4))
-            if got <= room:
-                taken.complete(got)
-                return got, None
-            if taken.gather(got, ring.num) >= got:
-                copy_in(skip(taken.segments(), room), self._beyond[: got - room])
-                taken.complete(got)
-                return got, None
-            self._spill = bytearray(copy_out(into, got))
-        got = len(self._spill)
-        if taken.gather(got, ring.num) < got:
+            self._expected = max(length, self._expected - (self._expected >> 4))
+            if length <= room:
+                taken.complete(length)
+                return length, None
+            if taken.gather(length, ring.num) >= length:
+                copy_in(skip(taken.segments(), room), self._beyond[: length - room])
+                taken.complete(length)
+                return length, None
+            self._spill = bytearray(copy_out(into, length))
+        length = len(self._spill)
+        if taken.gather(length, ring.num) < length:
             if len(taken) < ring.num:
                 return 0, Need.QUEUE
             # All buffers of the ring are taken, and the frame does not fit.
@@ -270,5 +270,5 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
             return 0, Need.TURN
         copy_in(taken.segments(), self._spill)
         self._spill.clear()
-        taken.complete(got)
-        return got, None
+        taken.complete(length)
+        return length, None

@@ -32,7 +32,7 @@ class PendingCommand:
     """A command that waits for its answer."""
 
     data: bytes
-    over: trio.Event = attrs.field(factory=trio.Event)
+    completion: trio.Event = attrs.field(factory=trio.Event)
     done: bool | None = None
     """Whether the device executed the command; None without an answer."""
 
@@ -56,7 +56,7 @@ class VirtioNetControlQueue(QueueFlow):
         self._figures = figures
         self._block = BufferBlock(dma, _slots(queue.ring.num), ACK_AT + 1)
         self._free = list(range(len(self._block.addrs)))
-        self._waiting: deque[PendingCommand] = deque()
+        self._backlog: deque[PendingCommand] = deque()
         self._in_flight: dict[int, PendingCommand] = {}
         self._closed = False
 
@@ -68,10 +68,10 @@ class VirtioNetControlQueue(QueueFlow):
         if self._closed:
             raise TransportLost("the device was reset")
         pending = PendingCommand(emit(control))
-        self._waiting.append(pending)
+        self._backlog.append(pending)
         self.queue.signal.set()
         with trio.move_on_after(TIMEOUT):
-            await pending.over.wait()
+            await pending.completion.wait()
         if pending.done is None:
             if self._closed:
                 raise TransportLost(f"the device was reset before it answered {control.command.name}")
@@ -89,11 +89,11 @@ class VirtioNetControlQueue(QueueFlow):
             else:
                 figures.refused += 1
             figures.bytes += len(pending.data)
-            pending.over.set()
+            pending.completion.set()
             self._free.append(slot)
             moved += 1
-        while self._waiting and self._free:
-            pending = self._waiting.popleft()
+        while self._backlog and self._free:
+            pending = self._backlog.popleft()
             slot, size = self._free.pop(), len(pending.data)
             view, addr = block.views[slot], block.addrs[slot]
             view[:size], view[ACK_AT] = pending.data, UNANSWERED
@@ -105,8 +105,8 @@ class VirtioNetControlQueue(QueueFlow):
     def close(self) -> None:
         """Wake all waiting senders after a reset of the device."""
         self._closed = True
-        for pending in (*self._in_flight.values(), *self._waiting):
-            pending.over.set()
+        for pending in (*self._in_flight.values(), *self._backlog):
+            pending.completion.set()
         self._in_flight.clear()
-        self._waiting.clear()
+        self._backlog.clear()
         self._block.close()

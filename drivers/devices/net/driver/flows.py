@@ -69,12 +69,12 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
         try:
             while size < BUDGET_BYTES and len(buffers) < BUDGET and free:
                 slot = free[-1]
-                got = recv(segs[slot])
-                if not got:
+                length = recv(segs[slot])
+                if not length:
                     return len(buffers), Need.SOURCE
                 free.pop()
-                buffers.append((addrs[slot], got, slot))
-                size += got
+                buffers.append((addrs[slot], length, slot))
+                size += length
             return len(buffers), Need.TURN
         finally:
             ring.add_each(buffers, False)
@@ -123,16 +123,16 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
             taken = self._taken or ring.get_each(min(CHUNK, BUDGET - moved))
             if not taken:
                 return moved, Need.QUEUE
-            at = passed = octets = 0
+            at = packets = octets = 0
             try:
                 while at < len(taken):
-                    slot, got = taken[at]
+                    slot, length = taken[at]
                     seg = segs[slot][0]
-                    head, rest, count = bytes(seg[: min(HEAD, got)]), [seg[HEAD:got]], 1
+                    head, rest, count = bytes(seg[: min(HEAD, length)]), [seg[HEAD:length]], 1
                     low, high, out, spread = known.get(head) or rules.judge(head)
                     if spread > 1 and mergeable:
                         parts = self._parts(taken, at, spread)
-                        got, count = total(parts), len(parts)
+                        length, count = total(parts), len(parts)
                         head, rest = copy_out(parts, HEAD), skip(parts, HEAD)
                         low, high, out, _ = known.get(head) or rules.judge(head)
                         if count < spread:
@@ -142,18 +142,18 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
                             continue
                     if data_valid and head in data_valid:
                         out, rest = convert_data_valid(out, rest, self._offloads)
-                    if not low <= got <= high and (cause := rules.cause(head, got, rest)):
+                    if not low <= length <= high and (cause := rules.cause(head, length, rest)):
                         traffic.drop(cause)
                     elif send(out, rest):
-                        passed += 1
-                        octets += got - HEADER_SIZE
+                        packets += 1
+                        octets += length - HEADER_SIZE
                     else:
                         return moved + at, Need.SINK
                     at += count
             finally:
                 self._give_back(taken[:at])
                 self._taken = taken[at:]
-                traffic.packets += passed
+                traffic.packets += packets
                 traffic.bytes += octets
             moved += at
             size += octets
@@ -175,4 +175,4 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
         missing = at + count - len(taken)
         if missing > 0:
             taken += self.queue.ring.get_each(missing)
-        return [self._slots.segs[slot][0][:got] for slot, got in taken[at : at + count]]
+        return [self._slots.segs[slot][0][:length] for slot, length in taken[at : at + count]]

@@ -8,8 +8,8 @@ from drivers.devices.scsi.device.inquiry import DISK, PAGES, Identity, ScsiLimit
 from drivers.devices.scsi.device.mode import Mode
 from drivers.devices.scsi.device.primary import PRIMARY, Inventory
 from drivers.devices.scsi.device.unit import GOOD, Call, Io, Reply, Unit
-from drivers.devices.scsi.sense import Asc, CheckCondition, Key, Sense, illegal
-from drivers.storage.workers import Extent, IoKind
+from drivers.devices.scsi.sense import Asc, CheckCondition, Sense, SenseKey, illegal
+from drivers.storage.workers import IoKind, StoreExtent
 
 __all__ = ["LogicalUnit"]
 
@@ -21,8 +21,8 @@ UNMAP_HEADER, UNMAP_ROW = 8, 16
 LENGTH_AT = {6: 4, 10: 7, 12: 6, 16: 10}
 """Offset of the field for the number of blocks, per CDB length in bytes."""
 LIMITS = ScsiLimits()
-NOT_READY = Sense(Key.NOT_READY, Asc.INITIALIZING_COMMAND_REQUIRED)
-PROTECTED = Sense(Key.DATA_PROTECT, Asc.WRITE_PROTECTED)
+NOT_READY = Sense(SenseKey.NOT_READY, Asc.INITIALIZING_COMMAND_REQUIRED)
+PROTECTED = Sense(SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)
 
 
 class LogicalUnit(Unit):
@@ -81,7 +81,7 @@ class LogicalUnit(Unit):
         """Raise CheckCondition with the first block beyond the end, if the range exceeds the capacity."""
         if lba + count > self.capacity:
             beyond = max(lba, self.capacity)
-            raise CheckCondition(Sense(Key.ILLEGAL_REQUEST, Asc.LBA_OUT_OF_RANGE, information=beyond))
+            raise CheckCondition(Sense(SenseKey.ILLEGAL_REQUEST, Asc.LBA_OUT_OF_RANGE, information=beyond))
 
     def stable(self, call: Call) -> bool:
         """Return whether a write must be on stable storage before it is answered."""
@@ -167,7 +167,7 @@ class LogicalUnit(Unit):
         pattern = b"" if without else call.parameters(self.block_size)
         stable = not self.mode.write_cache
         if not any(pattern):
-            extents = (Extent(offset, size, unmap),)
+            extents = (StoreExtent(offset, size, unmap),)
             return Io(IoKind.WRITE_ZEROES, out_used=len(pattern), extents=extents, stable=stable)
         return Io(IoKind.FILL, offset, size, out_used=len(pattern), pattern=pattern, stable=stable)
 
@@ -193,7 +193,7 @@ class LogicalUnit(Unit):
             if whole > self.limits.unmap:
                 raise illegal(Asc.INVALID_FIELD_IN_PARAMETER_LIST, at + 8, 7, cdb=False)
             if count:
-                extents.append(Extent(lba * block, count * block, unmap=True))
+                extents.append(StoreExtent(lba * block, count * block, unmap=True))
         if not extents:
             return Reply(out_used=size)
         return Io(IoKind.WRITE_ZEROES, out_used=size, extents=extents, stable=not self.mode.write_cache)

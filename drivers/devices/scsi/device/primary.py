@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 from drivers.devices.scsi.cdb import COMMANDS, EVPD, REPORT_FUNCTIONS, REPORT_OPCODES, Op, ScsiCommand
 from drivers.devices.scsi.device.inquiry import ABSENT, WELL_KNOWN_UNIT, Identity, standard
 from drivers.devices.scsi.device.unit import GOOD, NO_SENSE, Call, Handler, Reply, Unit
-from drivers.devices.scsi.sense import Asc, CheckCondition, Key, Sense, illegal
+from drivers.devices.scsi.sense import Asc, CheckCondition, Sense, SenseKey, illegal
 
 __all__ = ["PRIMARY", "AbsentUnit", "Inventory", "ReportLunsUnit", "report_luns"]
 
@@ -43,7 +43,7 @@ def unit_ready(unit: Unit, call: Call) -> Reply:
 
 def request_sense(unit: Unit, call: Call) -> Reply:
     """Return the pending unit attention as sense data, and clear it."""
-    sense = Sense(Key.UNIT_ATTENTION, unit.attentions[0]) if unit.attentions else NO_SENSE
+    sense = Sense(SenseKey.UNIT_ATTENTION, unit.attentions[0]) if unit.attentions else NO_SENSE
     reply = call.answer(sense.emit(), call.cdb[4])
     if unit.attentions:
         unit.attentions.pop(0)
@@ -134,7 +134,7 @@ def _absent_sense(unit: Unit, call: Call) -> Reply:
     return call.answer(UNSUPPORTED_LUN.emit(), call.cdb[4])
 
 
-UNSUPPORTED_LUN = Sense(Key.ILLEGAL_REQUEST, Asc.LOGICAL_UNIT_NOT_SUPPORTED)
+UNSUPPORTED_LUN = Sense(SenseKey.ILLEGAL_REQUEST, Asc.LOGICAL_UNIT_NOT_SUPPORTED)
 
 
 class AbsentUnit(Unit):

@@ -65,7 +65,7 @@ class VhostScsiRequest:
             response, data = take(writable, response_size), skip(writable, response_size)
         room = total(response)
         if room < RESPONSE.size:
-            raise BadChain(head, "there is no room for a response")
+            raise BadChain(head, "the chain has no room for a response")
         complete = len(header) == header_size and room == response_size
         if not complete:
             return VhostScsiRequest(head, None, 0, b"", (), 0, (), 0, response, room, complete)
@@ -105,7 +105,7 @@ class ControlRequest:
         head, readable, writable = chain
         room = total(writable)
         if not room:
-            raise BadChain(head, "there is no byte for the response")
+            raise BadChain(head, "the chain has no byte for the response")
         data = copy_out(readable, TMF.size)
         kind = int.from_bytes(data[:4], "little") if len(data) >= 4 else -1
         if kind == ControlType.TMF and len(data) == TMF.size:

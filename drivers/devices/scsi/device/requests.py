@@ -15,9 +15,9 @@ from drivers.devices.scsi.device.unit import Io, Unit
 from drivers.devices.scsi.layout import (
     Response,
     ScsiFeature,
-    Status,
+    ScsiStatus,
 )
-from drivers.devices.scsi.sense import Asc, Key, Sense
+from drivers.devices.scsi.sense import Asc, Sense, SenseKey
 from drivers.flow.figures import RequestFigures
 from drivers.flow.pump import Need
 from drivers.storage.job_flow import AT_ONCE, JobFlow
@@ -152,7 +152,7 @@ class VhostScsiRequestFlow(JobFlow):
         request, io = task.request, task.io
         data_in = job.done if io.in_size else 0
         if task.verdict is not None:
-            self._answer(ring, request, task.verdict, Status.GOOD, None, data_in, data_in)
+            self._answer(ring, request, task.verdict, ScsiStatus.GOOD, None, data_in, data_in)
             self.figures.fail(task.verdict.name.lower())
         elif job.error is not None:
             self._fail(ring, request, io, job.error, data_in)
@@ -166,16 +166,16 @@ class VhostScsiRequestFlow(JobFlow):
         response = FAILURES.get(error.errno or 0)
         if response is not None:
             self.figures.fail(response.name.lower())
-            self._answer(ring, request, response, Status.GOOD, None, data_in, data_in)
+            self._answer(ring, request, response, ScsiStatus.GOOD, None, data_in, data_in)
         else:
             self.figures.fail(error.strerror or "short")
             sense = sense_of(io, error)
             self._session.plug.count_check(sense)
-            self._answer(ring, request, Response.OK, Status.CHECK_CONDITION, sense, data_in, data_in)
+            self._answer(ring, request, Response.OK, ScsiStatus.CHECK_CONDITION, sense, data_in, data_in)
 
     def _refuse(self, ring: Vringh, request: VhostScsiRequest, response: Response) -> int:
         self.figures.fail(response.name.lower())
-        self._answer(ring, request, response, Status.GOOD, None, 0, 0)
+        self._answer(ring, request, response, ScsiStatus.GOOD, None, 0, 0)
         return 0
 
     def _end(self, ring: Vringh, request: VhostScsiRequest, sense: Sense | None, data_in: int, out_used: int) -> None:
@@ -183,9 +183,9 @@ class VhostScsiRequestFlow(JobFlow):
         moved = data_in + (request.out_size if data_in else out_used)
         self.figures.done += 1
         self.figures.bytes += moved
-        status = Status.GOOD
+        status = ScsiStatus.GOOD
         if sense is not None:
-            status = Status.CHECK_CONDITION
+            status = ScsiStatus.CHECK_CONDITION
             self._session.plug.count_check(sense)
         self._answer(ring, request, Response.OK, status, sense, data_in, moved)
 
@@ -194,7 +194,7 @@ class VhostScsiRequestFlow(JobFlow):
         ring: Vringh,
         request: VhostScsiRequest,
         response: Response,
-        status: Status,
+        status: ScsiStatus,
         sense: Sense | None,
         data_in: int,
         moved: int,
@@ -213,14 +213,14 @@ def _mark_io_ended(jobs: Sequence[Job]) -> None:
 def sense_of(io: Io, error: OSError) -> Sense:
     """Return the sense data that reports a store's error."""
     if io.kind in (IoKind.READ, IoKind.COMPARE):
-        return Sense(Key.MEDIUM_ERROR, Asc.UNRECOVERED_READ_ERROR)
+        return Sense(SenseKey.MEDIUM_ERROR, Asc.UNRECOVERED_READ_ERROR)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Sense(Key.DATA_PROTECT, Asc.SPACE_ALLOCATION_FAILED)
+        return Sense(SenseKey.DATA_PROTECT, Asc.SPACE_ALLOCATION_FAILED)
     if error.errno in (errno.EROFS, errno.EPERM, errno.EACCES):
-        return Sense(Key.DATA_PROTECT, Asc.WRITE_PROTECTED)
-    return Sense(Key.MEDIUM_ERROR, Asc.WRITE_ERROR)
+        return Sense(SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)
+    return Sense(SenseKey.MEDIUM_ERROR, Asc.WRITE_ERROR)
 
 
 def _miscompare(unit: Unit, io: Io, at: int) -> Sense:
     """Return the sense of a miscompare. INFORMATION is the offset in the data-out buffer (SBC-3 section 4.18)."""
-    return Sense(Key.MISCOMPARE, Asc.MISCOMPARE_DURING_VERIFY, information=at % max(1, io.out_used))
+    return Sense(SenseKey.MISCOMPARE, Asc.MISCOMPARE_DURING_VERIFY, information=at % max(1, io.out_used))

@@ -57,10 +57,10 @@ class ScsiSession:
         self._post(EventType.ASYNC_NOTIFY, lun, events)
 
     async def abort(self, unit: Unit, *, reset: bool) -> None:
-        over = trio.Event()
+        completion = trio.Event()
         verdict = Response.RESET if reset else Response.FAILURE
-        self.tasks.cancel(self.tasks.of(unit), verdict, over.set)
-        await over.wait()
+        self.tasks.cancel(self.tasks.of(unit), verdict, completion.set)
+        await completion.wait()
 
     def _post(self, event: EventType, lun: Lun, reason: int) -> None:
         if self.event_queue is None or self.events_missed:

@@ -9,13 +9,13 @@ import attrs
 
 from drivers.devices.scsi.cdb import COMMANDS, Op, ScsiCommand, find
 from drivers.devices.scsi.layout import Response
-from drivers.devices.scsi.sense import Asc, CheckCondition, Key, Sense, illegal
-from drivers.storage.workers import Extent, IoKind
+from drivers.devices.scsi.sense import Asc, CheckCondition, Sense, SenseKey, illegal
+from drivers.storage.workers import IoKind, StoreExtent
 from rings.chain import copy_out, take, total
 
 __all__ = ["NO_SENSE", "Call", "Handler", "Io", "Overrun", "Reply", "Unit"]
 
-NO_SENSE = Sense(Key.NO_SENSE, Asc.NONE)
+NO_SENSE = Sense(SenseKey.NO_SENSE, Asc.NONE)
 UNATTENDED = frozenset((Op.INQUIRY, Op.REPORT_LUNS, Op.REQUEST_SENSE))
 """Commands that a pending unit attention does not block (SAM-5 section 5.14)."""
 
@@ -47,7 +47,7 @@ class Io:
     """Bytes of data-out that the I/O consumes."""
     in_size: int = 0
     """Bytes of data-in that the I/O returns."""
-    extents: Sequence[Extent] = ()
+    extents: Sequence[StoreExtent] = ()
     """Ranges of DISCARD and WRITE_ZEROES."""
     pattern: bytes = b""
     stable: bool = False
@@ -118,7 +118,7 @@ class Unit:
         """
         try:
             if self.attentions and cdb[0] not in UNATTENDED:
-                raise CheckCondition(Sense(Key.UNIT_ATTENTION, self.attentions.pop(0)))
+                raise CheckCondition(Sense(SenseKey.UNIT_ATTENTION, self.attentions.pop(0)))
             command = self.find(cdb)
             return self.handlers[command.opcode, command.action](self, Call(command, cdb, out, room))
         except CheckCondition as check:

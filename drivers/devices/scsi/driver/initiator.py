@@ -26,10 +26,10 @@ from drivers.devices.scsi.layout import (
     Lun,
     Response,
     ScsiConfig,
-    Status,
+    ScsiStatus,
     Tmf,
 )
-from drivers.devices.scsi.sense import Key
+from drivers.devices.scsi.sense import SenseKey
 from drivers.flow.figures import RequestFigures, Traffic
 from drivers.storage.bounce import LARGE
 from drivers.storage.submit import BUFFERS, PATIENCE, SubmissionQueue, Submitter
@@ -88,9 +88,9 @@ class Initiator(Submitter[ScsiRequest]):
         if returned:  # events of the meantime are lost
             self.publish_event(ScsiEvent(EventType.NO_EVENT, None, 0, missed=True))
 
-    def device_down(self, kept: list[ScsiRequest]) -> None:  # type: ignore[override]
+    def device_down(self, unanswered: list[ScsiRequest]) -> None:  # type: ignore[override]
         self._control = None
-        super().device_down(kept)
+        super().device_down(unanswered)
 
     def publish_event(self, event: ScsiEvent) -> None:
         """Send an event to all listeners. If a listener's channel is full, its next event has ``missed`` set."""
@@ -103,15 +103,15 @@ class Initiator(Submitter[ScsiRequest]):
             except trio.BrokenResourceError:
                 del self._listeners[channel]
 
-    def answered(self, request: ScsiRequest, result: ScsiResult) -> None:
+    def on_response(self, request: ScsiRequest, result: ScsiResult) -> None:
         """Complete a request that the device answered, or queue it again after a unit attention for a reset."""
-        sense = result.sense if result.status == Status.CHECK_CONDITION and result.response is Response.OK else None
-        was_reset = sense is not None and sense.key == Key.UNIT_ATTENTION and sense.asc >> 8 == RESET_ASC
+        sense = result.sense if result.status == ScsiStatus.CHECK_CONDITION and result.response is Response.OK else None
+        was_reset = sense is not None and sense.key == SenseKey.UNIT_ATTENTION and sense.asc >> 8 == RESET_ASC
         if was_reset and not request.attention and request.retries < RETRIES:
             # The reset was ours, or one that no caller can handle. The unit did not execute the command: send it again.
             request.retries += 1
             self.resets += 1
-            self._waiting.appendleft(request)
+            self._backlog.appendleft(request)
             return
         request.result = result
         request.done(request)
@@ -131,7 +131,7 @@ class Initiator(Submitter[ScsiRequest]):
         self.figures[0].taken += 1
         self.figures[0].fail(cause)
         size = request.out_size + request.in_size
-        request.result = ScsiResult(Response.TRANSPORT_FAILURE, Status.GOOD, b"", size, b"")
+        request.result = ScsiResult(Response.TRANSPORT_FAILURE, ScsiStatus.GOOD, b"", size, b"")
         request.done(request)
 
     # Interface for programs.
@@ -159,16 +159,16 @@ class Initiator(Submitter[ScsiRequest]):
             raise ValueError(f"CDB of {len(cdb)} bytes: must have 6 to {config.cdb_size}")
         if size > self.transfer_max:
             raise ValueError(f"{size} bytes of data: at most {self.transfer_max} per command")
-        over = trio.Event()
+        completion = trio.Event()
         request = ScsiRequest(lun, bytes(cdb), _on_done, out_size=len(data_out), in_size=data_in, attention=attention)
         request.tag = next(self._tags) if tag is None else tag
-        request.context = over
+        request.context = completion
         if size:
             request.buffer = await self.buffer(size)
             copy_in(request.buffer.views, memoryview(data_out))
         self.submit(request)
         self.kick()
-        await over.wait()
+        await completion.wait()
         result = request.result
         assert result is not None
         if result.response is not Response.OK:
@@ -257,7 +257,7 @@ class Initiator(Submitter[ScsiRequest]):
             with trio.move_on_after(self._patience):
                 await self.wait_up()
         if self.config is None:
-            raise ScsiError(Response.TRANSPORT_FAILURE, "there is no device yet")
+            raise ScsiError(Response.TRANSPORT_FAILURE, "no device has come up yet")
         return self.config
 
 

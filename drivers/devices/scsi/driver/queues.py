@@ -21,7 +21,7 @@ from drivers.devices.scsi.layout import (
     SENSE_SIZE,
     Lun,
     Response,
-    Status,
+    ScsiStatus,
 )
 from drivers.flow.figures import RequestFigures
 from drivers.flow.pump import Need, QueueFlow
@@ -108,13 +108,13 @@ class VirtioScsiRequestFlow(RequestQueue[ScsiRequest, bytes]):
         figures = self.figures
         if result is None:
             figures.fail("no_answer")
-            result = ScsiResult(Response.FAILURE, Status.GOOD, b"", request.out_size + request.in_size, b"")
+            result = ScsiResult(Response.FAILURE, ScsiStatus.GOOD, b"", request.out_size + request.in_size, b"")
         elif result.response is Response.OK:
             figures.done += 1
             figures.bytes += request.out_size + request.in_size - result.residual
         else:
             figures.fail(result.response.name.lower())
-        self._initiator.answered(request, result)
+        self._initiator.on_response(request, result)
 
     def close(self) -> None:
         self._slots.close()
@@ -143,7 +143,7 @@ class _ControlExchange:
 
     data: bytes
     size: int
-    over: trio.Event = attrs.field(factory=trio.Event)
+    completion: trio.Event = attrs.field(factory=trio.Event)
     answer: bytes | None = None
 
 
@@ -156,23 +156,23 @@ class VirtioScsiControlFlow(QueueFlow):
         self._slots = BufferBlock(dma, queue.ring.num, CONTROL_SLOT)
         self._free = list(range(queue.ring.num))
         self._in_flight: dict[int, _ControlExchange] = {}
-        self._waiting: deque[_ControlExchange] = deque()
+        self._backlog: deque[_ControlExchange] = deque()
 
     async def ask(self, data: bytes, size: int, /) -> bytes:
         """Send a request, and return the ``size`` bytes of the answer. Raises ScsiError if the device goes away."""
         exchange = _ControlExchange(data, size)
-        self._waiting.append(exchange)
+        self._backlog.append(exchange)
         self._feed()
         if self.queue.live:
             self.queue.flush()
-        await exchange.over.wait()
+        await exchange.completion.wait()
         if exchange.answer is None:
             raise ScsiError(Response.TRANSPORT_FAILURE, "the device went away before it answered")
         return exchange.answer
 
     def _feed(self) -> None:
-        while self._waiting and self._free and self.queue.live and self.queue.ring.num_free >= 2:
-            exchange, slot = self._waiting.popleft(), self._free.pop()
+        while self._backlog and self._free and self.queue.live and self.queue.ring.num_free >= 2:
+            exchange, slot = self._backlog.popleft(), self._free.pop()
             view, addr = self._slots.views[slot], self._slots.addrs[slot]
             view[: len(exchange.data)] = exchange.data
             view[ANSWER_AT : ANSWER_AT + exchange.size] = b"\xff" * exchange.size
@@ -192,16 +192,16 @@ class VirtioScsiControlFlow(QueueFlow):
             else:
                 self._figures.done += 1
             exchange.answer = answer
-            exchange.over.set()
+            exchange.completion.set()
             self._free.append(slot)
             moved += 1
         self._feed()
         return moved, Need.QUEUE
 
     def close(self) -> None:
-        for exchange in (*self._in_flight.values(), *self._waiting):
+        for exchange in (*self._in_flight.values(), *self._backlog):
             self._figures.fail("device_lost")
-            exchange.over.set()
+            exchange.completion.set()
         self._slots.close()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import attrs
 
-from drivers.devices.scsi.layout import RESPONSE, EventType, Lun, ResetReason, Response, Status
+from drivers.devices.scsi.layout import RESPONSE, EventType, Lun, ResetReason, Response, ScsiStatus
 from drivers.devices.scsi.sense import Sense
 from drivers.errors import DriverError
 from drivers.storage.bounce import Buffer
@@ -29,7 +29,7 @@ class ScsiResult:
 
     response: Response
     status: int
-    """SAM status, as in `Status`."""
+    """SAM status, as in `ScsiStatus`."""
     raw_sense: bytes
     residual: int
     """Unused bytes of both buffers."""
@@ -37,7 +37,7 @@ class ScsiResult:
 
     @property
     def good(self) -> bool:
-        return self.response is Response.OK and self.status == Status.GOOD
+        return self.response is Response.OK and self.status == ScsiStatus.GOOD
 
     @property
     def sense(self) -> Sense | None:
