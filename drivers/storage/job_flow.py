@@ -39,7 +39,7 @@ class JobFlow(QueueFlow):
         self.serving = False
         """Whether the flow takes requests: from the start of the ring until it stops or breaks."""
 
-        # Implemented by each device type.
+    # Implemented by each device type.
 
     def begin(self, ring: Vringh, chain: Chain) -> int:
         """Answer a request or submit a job for it. Returns the bytes that it moves. Raises BadChain."""

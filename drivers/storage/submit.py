@@ -71,9 +71,9 @@ class Submitter(Generic[R]):
         self._backlog: deque[R] = deque()
         self._to_flush: list[SubmissionQueue[R]] = []
         self._device_up = trio.Event()
-        self._waiting_changed = trio.Event()
+        self._backlog_changed = trio.Event()
 
-        # Implemented by each device type.
+    # Implemented by each device type.
 
     def admit(self, request: R) -> bool:
         """Return whether the request may go to the live device; else complete it, as the device would refuse it."""
@@ -110,16 +110,16 @@ class Submitter(Generic[R]):
         self.figures[0].queued += len(unanswered)
         for request in self._backlog:
             self._set_deadline(request)
-        self._waiting_changed.set()
+        self._backlog_changed.set()
 
     def feed(self, queue: SubmissionQueue[R] | None = None) -> None:
         """Add waiting requests while there is room. With ``queue``, only to that one, which the caller then flushes."""
-        waiting = self._backlog
-        while waiting and self.online:
-            free = self._queue(waiting[0]) if queue is None else queue if queue.room(waiting[0]) else None
+        backlog = self._backlog
+        while backlog and self.online:
+            free = self._queue(backlog[0]) if queue is None else queue if queue.room(backlog[0]) else None
             if free is None:
                 return
-            self._add(free, waiting.popleft())
+            self._add(free, backlog.popleft())
 
     # Interface for programs.
 
@@ -130,7 +130,7 @@ class Submitter(Generic[R]):
         if not self.online:
             self._set_deadline(request)
             self._backlog.append(request)
-            self._waiting_changed.set()
+            self._backlog_changed.set()
         elif self._backlog or (queue := self._queue(request)) is None:
             self._backlog.append(request)
         else:
@@ -169,13 +169,13 @@ class Submitter(Generic[R]):
         task_status.started()
         try:
             while True:
-                self._waiting_changed = trio.Event()
+                self._backlog_changed = trio.Event()
                 due = min((r.deadline for r in self._backlog if r.deadline is not None), default=None)
                 if self.online or due is None:
-                    await self._waiting_changed.wait()
+                    await self._backlog_changed.wait()
                     continue
                 with trio.move_on_at(due):
-                    await self._waiting_changed.wait()
+                    await self._backlog_changed.wait()
                 if not self.online:
                     self._expire_due()
         finally:

@@ -73,7 +73,7 @@ class VhostBlkRequest(NamedTuple):  # a NamedTuple takes a third of the time to 
         """Parse and check a chain. Raises BadChain if it has no status byte, so that the device cannot answer."""
         head, readable, writable = chain
         if not writable:
-            raise BadChain(head, "the chain has no status byte")
+            raise BadChain(head, "the chain has no byte for the status")
         last = writable[-1]
         status, data = (last, writable[:-1]) if len(last) == 1 else (last[-1:], [*writable[:-1], last[:-1]])
         header = copy_out(readable, HEADER.size)

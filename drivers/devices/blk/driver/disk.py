@@ -87,7 +87,7 @@ class Disk(Submitter[DiskRequest]):
         self.resized = trio.lowlevel.ParkingLot()
         """Unparked when the geometry changes."""
 
-        # Called by the driver.
+    # Called by the driver.
 
     def come_up(self, geometry: Geometry, queues: Sequence[SubmissionQueue[DiskRequest]], transfer_max: int) -> None:
         """Resume after the device became live."""

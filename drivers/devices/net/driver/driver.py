@@ -129,7 +129,7 @@ class BoundNet:
         self.station: Station | None = None
         """Settings of the device while it runs."""
 
-        # QueuePairs
+    # QueuePairs
 
     @property
     def max_pairs(self) -> int:

@@ -75,7 +75,7 @@ class Initiator(Submitter[ScsiRequest]):
         self._control: ScsiControlQueue | None = None
         self._listeners: dict[trio.MemorySendChannel[ScsiEvent], bool] = {}  # value: whether it missed events
 
-        # Called by the driver.
+    # Called by the driver.
 
     def come_up(
         self, config: ScsiConfig, queues: list[SubmissionQueue[ScsiRequest]], control: ScsiControlQueue, segments: int
