@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.devices.scsi import Asc, Key, LogicalUnit, Response
+from drivers.devices.scsi import Asc, LogicalUnit, Response, SenseKey
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.cdb import Op
 from drivers.devices.scsi.device.unit import Io
@@ -101,7 +101,7 @@ def test_a_stopped_unit_is_not_ready_until_it_is_started(unit: LogicalUnit) -> N
     assert found.kind is IoKind.FLUSH
     for cdb in (commands.unit_ready(), commands.read(0, 1), commands.write(0, 1), commands.read_capacity()):
         sense = check(unit, cdb, bytes(512))
-        assert (sense["sense_key"], sense["ascq"]) == (Key.NOT_READY, Asc.INITIALIZING_COMMAND_REQUIRED)
+        assert (sense["sense_key"], sense["ascq"]) == (SenseKey.NOT_READY, Asc.INITIALIZING_COMMAND_REQUIRED)
     assert perform(unit, commands.inquiry(), room=96)[1] is None
     assert perform(unit, start) == (b"", None)
     assert perform(unit, commands.unit_ready()) == (b"", None)
@@ -119,7 +119,7 @@ def test_a_read_only_unit_is_protected() -> None:
         (bytes((Op.WRITE_6, 0, 0, 0, 1, 0)), bytes(512)),
     ):
         sense = check(unit, change, out)
-        assert (sense["sense_key"], sense["ascq"]) == (Key.DATA_PROTECT, Asc.WRITE_PROTECTED)
+        assert (sense["sense_key"], sense["ascq"]) == (SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)
     assert perform(unit, commands.read(0, 1), room=512) == (bytes(512), None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drivers.devices.scsi import Asc, Key, LogicalUnit, Lun, ScsiDomain
+from drivers.devices.scsi import Asc, LogicalUnit, Lun, ScsiDomain, SenseKey
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.cdb import COMMANDS, Op
 from drivers.devices.scsi.layout import REPORT_LUNS, WELL_KNOWN
@@ -31,7 +31,7 @@ def test_a_unit_attention_is_told_once_before_anything_else_is_done(unit: Logica
     assert perform(unit, commands.report_luns(16), room=16)[1] is None
     for asc in (Asc.POWER_ON_OR_RESET, Asc.CAPACITY_DATA_HAS_CHANGED):
         sense = check(unit, bytes((0x5E,)))  # even where the command does not exist
-        assert (sense["sense_key"], sense["ascq"]) == (Key.UNIT_ATTENTION, asc)
+        assert (sense["sense_key"], sense["ascq"]) == (SenseKey.UNIT_ATTENTION, asc)
     assert perform(unit, commands.unit_ready()) == (b"", None)
 
 
@@ -39,7 +39,7 @@ def test_request_sense_tells_what_waits_and_else_nothing(unit: LogicalUnit) -> N
     cdb = bytes((Op.REQUEST_SENSE, 0, 0, 0, 252, 0))
     unit.attention(Asc.BUS_DEVICE_RESET)
     first, second = (perform(unit, cdb, room=252)[0] for _ in range(2))
-    assert (first[2], first[12:14]) == (Key.UNIT_ATTENTION, b"\x29\x03")
+    assert (first[2], first[12:14]) == (SenseKey.UNIT_ATTENTION, b"\x29\x03")
     assert (second[0], second[2], second[7], second[12:14]) == (0x70, 0, 10, b"\0\0")
     assert perform(unit, cdb[:4] + b"\4\0", room=4)[0] == second[:4]
 

@@ -217,7 +217,7 @@ async def test_a_command_whose_answer_has_no_place_latches_the_queue(tail: bytes
         with bounded():
             await trio.testing.wait_all_tasks_blocked()
         assert driver.status & Status.NEEDS_RESET
-        assert "there is no byte for the answer" in pair.vhost.failures[-1]
+        assert "the chain has no byte for the answer" in pair.vhost.failures[-1]
         driver.send(Desc(driver.put(FRAME), 0), head=0, queue=2)  # latched: nothing more is looked at
         await trio.testing.wait_all_tasks_blocked()
         assert driver.rings[2].used_idx == 0

@@ -10,11 +10,11 @@ import trio.testing
 
 from drivers.devices.scsi import (
     Asc,
-    Key,
     Lun,
     Response,
     ScsiError,
     ScsiFeature,
+    SenseKey,
 )
 from drivers.devices.scsi import cdb as commands
 from drivers.errors import ProbeError
@@ -198,6 +198,6 @@ async def test_responses_say_why_a_command_never_got_there() -> None:
                 await what()
             assert caught.value.response is response
         missing = await do(commands.unit_ready(), lun=Lun(0, 5))
-        assert sense(missing) == (Key.ILLEGAL_REQUEST, Asc.LOGICAL_UNIT_NOT_SUPPORTED)
+        assert sense(missing) == (SenseKey.ILLEGAL_REQUEST, Asc.LOGICAL_UNIT_NOT_SUPPORTED)
         assert pair.scsi.figures[0].errors == {"bad_target": 1, "overrun": 2}
         assert not pair.store.log

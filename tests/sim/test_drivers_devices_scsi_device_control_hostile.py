@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.devices.scsi import Lun, Response, Status, Tmf
+from drivers.devices.scsi import Lun, Response, ScsiStatus, Tmf
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.layout import (
     EVENT,
@@ -30,8 +30,8 @@ from vnet.testing.scsi import DISK, new_unit, open_scsi_pair
 PENDING = 0xAA
 SENSE_SIZE = 96
 RESPONSE_SIZE = RESPONSE.size + SENSE_SIZE
-GOOD = (Response.OK, Status.GOOD)
-CHECK = (Response.OK, Status.CHECK_CONDITION)
+GOOD = (Response.OK, ScsiStatus.GOOD)
+CHECK = (Response.OK, ScsiStatus.CHECK_CONDITION)
 
 # Task management
 

@@ -13,12 +13,12 @@ from drivers.devices.scsi import (
     Asc,
     AsyncEvent,
     EventType,
-    Key,
     Lun,
     ResetReason,
     Response,
     ScsiError,
     ScsiEvent,
+    SenseKey,
 )
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.driver.initiator import EVENTS_KEPT
@@ -44,7 +44,7 @@ async def test_a_unit_that_is_plugged_in_is_told_found_and_used() -> None:
         assert event == ScsiEvent(EventType.TRANSPORT_RESET, new, ResetReason.RESCAN)
         assert event.rescan
         changed = await pair.read(0, 1)
-        assert sense(changed) == (Key.UNIT_ATTENTION, Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
+        assert sense(changed) == (SenseKey.UNIT_ATTENTION, Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
         assert await pair.initiator.scan() == [DISK, new]
         assert (await pair.write(5, b"n" * 512, lun=new)).good
         assert (await pair.read(5, 1, lun=new)).data == b"n" * 512
@@ -74,7 +74,7 @@ async def test_a_unit_is_unplugged_once_its_commands_are_answered() -> None:
                 assert store.inside == 0
         open_gate(pair)
         gone = await pair.initiator.execute(commands.unit_ready(), lun=Lun(0, 1))
-        assert sense(gone) == (Key.ILLEGAL_REQUEST, Asc.LOGICAL_UNIT_NOT_SUPPORTED)
+        assert sense(gone) == (SenseKey.ILLEGAL_REQUEST, Asc.LOGICAL_UNIT_NOT_SUPPORTED)
         with pytest.raises(ScsiError, match="BAD_TARGET"):
             await pair.initiator.execute(commands.unit_ready(), lun=Lun(7, 0))
         assert await pair.initiator.scan() == [DISK]
@@ -94,8 +94,8 @@ async def test_without_the_feature_nobody_is_told_of_units_that_come_and_go() ->
             with pytest.raises(trio.WouldBlock):
                 events.receive_nowait()
         first, second = await pair.read(0, 1), await pair.read(0, 1)
-        assert sense(first) == (Key.UNIT_ATTENTION, Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
-        assert sense(second) == (Key.UNIT_ATTENTION, Asc.CAPACITY_DATA_HAS_CHANGED)
+        assert sense(first) == (SenseKey.UNIT_ATTENTION, Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
+        assert sense(second) == (SenseKey.UNIT_ATTENTION, Asc.CAPACITY_DATA_HAS_CHANGED)
 
 
 @pytest.mark.virtio("SCSI-DEV-25", "SCSI-DRV-2")
@@ -109,7 +109,7 @@ async def test_a_unit_that_grows_says_so_by_event_and_by_attention() -> None:
                 event = await events.receive()
         assert event == ScsiEvent(EventType.PARAM_CHANGE, DISK, 0x092A)
         assert not event.rescan
-        assert sense(await pair.read(0, 1)) == (Key.UNIT_ATTENTION, Asc.CAPACITY_DATA_HAS_CHANGED)
+        assert sense(await pair.read(0, 1)) == (SenseKey.UNIT_ATTENTION, Asc.CAPACITY_DATA_HAS_CHANGED)
         found = await pair.initiator.execute(commands.read_capacity(), data_in=32)
         assert int.from_bytes(found.data[:8], "big") == (16 << 20) // 512 - 1
 
@@ -128,7 +128,7 @@ async def test_a_unit_that_resets_itself_says_so() -> None:
                 assert await events.receive() == ScsiEvent(EventType.TRANSPORT_RESET, DISK, ResetReason.HARD)
         assert (1, Response.RESET) in work.ended
         result = await pair.initiator.execute(commands.unit_ready(), attention=True)
-        assert sense(result) == (Key.UNIT_ATTENTION, Asc.POWER_ON_OR_RESET)
+        assert sense(result) == (SenseKey.UNIT_ATTENTION, Asc.POWER_ON_OR_RESET)
 
 
 # Events

@@ -8,9 +8,9 @@ import trio.testing
 
 from drivers.devices.scsi import (
     Asc,
-    Key,
     Lun,
     Response,
+    SenseKey,
     Tmf,
 )
 from drivers.devices.scsi import cdb as commands
@@ -106,7 +106,7 @@ async def test_a_reset_ends_the_commands_of_a_unit_or_of_a_target(function: Tmf,
         for i, lun in enumerate(LUNS):
             result = await pair.initiator.execute(commands.unit_ready(), lun=lun, attention=True)
             if i in gone:
-                assert sense(result) == (Key.UNIT_ATTENTION, asc)
+                assert sense(result) == (SenseKey.UNIT_ATTENTION, asc)
                 # Only a reset of the unit itself takes its settings back.
                 assert pair.unit(lun).mode.write_cache == (function is Tmf.LOGICAL_UNIT_RESET)
             else:

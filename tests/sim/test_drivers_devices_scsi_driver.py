@@ -11,10 +11,10 @@ import trio.testing
 
 from drivers.devices.scsi import (
     Asc,
-    Key,
     Lun,
     Response,
     ScsiError,
+    SenseKey,
 )
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.cdb import Op
@@ -156,10 +156,10 @@ async def test_what_a_device_can_do_little_of_is_used_as_little(field: ScsiConfi
 @pytest.mark.parametrize(
     ("method", "number", "expected"),
     [
-        ("read", errno.EIO, (Key.MEDIUM_ERROR, Asc.UNRECOVERED_READ_ERROR)),
-        ("write", errno.EIO, (Key.MEDIUM_ERROR, Asc.WRITE_ERROR)),
-        ("write", errno.ENOSPC, (Key.DATA_PROTECT, Asc.SPACE_ALLOCATION_FAILED)),
-        ("write", errno.EROFS, (Key.DATA_PROTECT, Asc.WRITE_PROTECTED)),
+        ("read", errno.EIO, (SenseKey.MEDIUM_ERROR, Asc.UNRECOVERED_READ_ERROR)),
+        ("write", errno.EIO, (SenseKey.MEDIUM_ERROR, Asc.WRITE_ERROR)),
+        ("write", errno.ENOSPC, (SenseKey.DATA_PROTECT, Asc.SPACE_ALLOCATION_FAILED)),
+        ("write", errno.EROFS, (SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)),
     ],
 )
 async def test_what_the_store_can_not_do_has_its_sense(

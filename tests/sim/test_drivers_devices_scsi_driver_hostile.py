@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.devices.scsi import Key, Response, ScsiError, ScsiEvent, Tmf
+from drivers.devices.scsi import Response, ScsiError, ScsiEvent, SenseKey, Tmf
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.layout import (
     EVENT,
@@ -135,7 +135,7 @@ async def test_nothing_reaches_the_device_but_the_request() -> None:
         await pair.reset()
         result = await pair.initiator.execute(commands.write(0, 1), data_out=b"x" * 512, attention=True)
         assert result.sense is not None
-        assert result.sense.key == Key.UNIT_ATTENTION
+        assert result.sense.key == SenseKey.UNIT_ATTENTION
         reads = [access for memory in found for access in memory.log if access.act is Act.READ]
         # The indirect table, the request, the data, each as long as it is: no slot, no piece as a whole.
         assert [access.size for access in reads] == [3 * 16, 51, 512]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from drivers.devices.scsi import (
     Asc,
-    Key,
     ScsiRequest,
+    SenseKey,
 )
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.cdb import Op
@@ -104,12 +104,12 @@ async def test_verify_says_where_the_first_difference_is() -> None:
             if not at:
                 assert result.good
             else:
-                assert sense(result) == (Key.MISCOMPARE, Asc.MISCOMPARE_DURING_VERIFY)
+                assert sense(result) == (SenseKey.MISCOMPARE, Asc.MISCOMPARE_DURING_VERIFY)
                 assert result.sense is not None
                 assert result.sense.information == 7
         same = await pair.initiator.execute(bytes((Op.VERIFY_10, 6, 0, 0, 0, 0, 0, 0, 2, 0)), data_out=data[:512])
         assert same.sense is not None
-        assert same.sense.key == Key.MISCOMPARE
+        assert same.sense.key == SenseKey.MISCOMPARE
 
 
 async def test_programs_that_want_speed_submit_several_and_tell_the_device_once() -> None:

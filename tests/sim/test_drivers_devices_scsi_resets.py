@@ -14,11 +14,11 @@ import trio.testing
 from drivers.devices.scsi import (
     Asc,
     Initiator,
-    Key,
     Response,
     ScsiError,
     ScsiResult,
     Sense,
+    SenseKey,
     Tmf,
 )
 from drivers.devices.scsi import cdb as commands
@@ -64,10 +64,10 @@ async def test_a_unit_attention_of_a_reset_is_no_end_of_a_command_unless_it_is_w
             assert pair.initiator.resets == 3 * times
             await pair.reset()
         result = await pair.initiator.execute(commands.unit_ready(), attention=True)
-        assert sense(result) == (Key.UNIT_ATTENTION, Asc.POWER_ON_OR_RESET)
+        assert sense(result) == (SenseKey.UNIT_ATTENTION, Asc.POWER_ON_OR_RESET)
         pair.unit().attention(Asc.CAPACITY_DATA_HAS_CHANGED)
         result = await pair.read(0, 1)
-        assert sense(result) == (Key.UNIT_ATTENTION, Asc.CAPACITY_DATA_HAS_CHANGED)
+        assert sense(result) == (SenseKey.UNIT_ATTENTION, Asc.CAPACITY_DATA_HAS_CHANGED)
 
 
 async def test_twenty_resets_under_load_lose_nothing() -> None:
@@ -170,7 +170,7 @@ async def test_before_there_is_a_device_nobody_waits_for_ever() -> None:
     ]
     for call in calls:
         began = trio.current_time()
-        with pytest.raises(ScsiError, match="there is no device yet"):
+        with pytest.raises(ScsiError, match="no device has come up yet"):
             await call()
         assert trio.current_time() - began == pytest.approx(3)
 
@@ -204,6 +204,6 @@ async def test_on_a_faulty_link_every_command_is_done_in_the_end(seed: int) -> N
 
 
 def test_a_result_knows_its_sense() -> None:
-    raw = Sense(Key.MEDIUM_ERROR, Asc.WRITE_ERROR).emit()
-    assert ScsiResult(Response.OK, 2, raw, 0, b"").sense == Sense(Key.MEDIUM_ERROR, Asc.WRITE_ERROR)
+    raw = Sense(SenseKey.MEDIUM_ERROR, Asc.WRITE_ERROR).emit()
+    assert ScsiResult(Response.OK, 2, raw, 0, b"").sense == Sense(SenseKey.MEDIUM_ERROR, Asc.WRITE_ERROR)
     assert ScsiResult(Response.OK, 0, b"", 0, b"").good

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
-from drivers.devices.scsi import Asc, Identity, Key, LogicalUnit, Response
+from drivers.devices.scsi import Asc, Identity, LogicalUnit, Response, SenseKey
 from drivers.devices.scsi.cdb import Op
 from drivers.devices.scsi.device.unit import Io, Reply, Unit
 from drivers.devices.scsi.sense import Sense
@@ -105,7 +105,7 @@ def unit() -> LogicalUnit:
 
 
 def illegal(found: dict[str, Any], asc: Asc, field: tuple[int, int | None, str] | None = None) -> None:
-    assert (found["sense_key"], found["ascq"]) == (Key.ILLEGAL_REQUEST, asc)
+    assert (found["sense_key"], found["ascq"]) == (SenseKey.ILLEGAL_REQUEST, asc)
     if field is not None:
         assert found["field"] == field
 

@@ -6,11 +6,11 @@ import os
 
 from drivers.devices.scsi import (
     Asc,
-    Key,
     Lun,
     Response,
     ScsiResult,
-    Status,
+    ScsiStatus,
+    SenseKey,
     Tmf,
 )
 from drivers.devices.scsi import cdb as commands
@@ -22,7 +22,7 @@ TWO = (Lun(0, 0), Lun(0, 1), Lun(4, 300))
 
 
 def sense(result: ScsiResult) -> tuple[int, int]:
-    assert (result.response, result.status) == (Response.OK, Status.CHECK_CONDITION)
+    assert (result.response, result.status) == (Response.OK, ScsiStatus.CHECK_CONDITION)
     found = result.sense
     assert found is not None
     return found.key, found.asc
@@ -51,10 +51,10 @@ async def exercise(pair: ScsiPair) -> None:
     wanted = data[: 5 * block] + b"pattern!" * (block // 2) + bytes(12 * block) + data[21 * block :]
     assert (await pair.read(3, len(data) // block)).data == wanted
     assert sense(await initiator.execute(b"\x5e" + bytes(9))) == (
-        Key.ILLEGAL_REQUEST,
+        SenseKey.ILLEGAL_REQUEST,
         Asc.INVALID_COMMAND_OPERATION_CODE,
     )
     assert await initiator.manage(Tmf.QUERY_TASK_SET, DISK) is Response.OK
     assert await initiator.manage(Tmf.LOGICAL_UNIT_RESET, DISK) is Response.OK
     after = await initiator.execute(commands.unit_ready(), attention=True)
-    assert sense(after) == (Key.UNIT_ATTENTION, Asc.BUS_DEVICE_RESET)
+    assert sense(after) == (SenseKey.UNIT_ATTENTION, Asc.BUS_DEVICE_RESET)

@@ -8,7 +8,7 @@ import attrs
 import trio
 import trio.testing
 
-from drivers.devices.scsi import Lun, Response, Status
+from drivers.devices.scsi import Lun, Response, ScsiStatus
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.layout import (
     HEADER,
@@ -26,8 +26,8 @@ CONTROL, EVENTS, FIRST, SECOND = range(4)
 PENDING = 0xAA
 SENSE_SIZE = 96
 RESPONSE_SIZE = RESPONSE.size + SENSE_SIZE
-GOOD = (Response.OK, Status.GOOD)
-CHECK = (Response.OK, Status.CHECK_CONDITION)
+GOOD = (Response.OK, ScsiStatus.GOOD)
+CHECK = (Response.OK, ScsiStatus.CHECK_CONDITION)
 
 
 def head(cdb: bytes, lun: bytes = DISK.emit(), tag: int = 1) -> bytes:

@@ -13,7 +13,7 @@ from drivers.devices.scsi import (
     Response,
     ScsiError,
     ScsiResult,
-    Status,
+    ScsiStatus,
     Tmf,
 )
 from drivers.devices.scsi import cdb as commands
@@ -24,7 +24,7 @@ LUNS = (Lun(0, 0), Lun(0, 1), Lun(7, 0))
 
 
 def sense(result: ScsiResult) -> tuple[int, int]:
-    assert (result.response, result.status) == (Response.OK, Status.CHECK_CONDITION)
+    assert (result.response, result.status) == (Response.OK, ScsiStatus.CHECK_CONDITION)
     assert result.sense is not None
     return result.sense.key, result.sense.asc
 
