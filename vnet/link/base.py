@@ -57,26 +57,26 @@ class LinkEnd(LinkEvents, Protocol):
     """Requests that each end of a link answers. ``function`` is the requesting function of the endpoint."""
 
     def mem_read(self, addr: int, size: int, function: int) -> int | None:
-        """A register of 1, 2, 4 or 8 bytes; None is "unsupported request"."""
+        """Read a register of 1, 2, 4 or 8 bytes; return None for "unsupported request"."""
 
     def mem_write(self, addr: int, size: int, value: int, function: int) -> bool:
-        """False is "unsupported request"."""
+        """Write a register; return False for "unsupported request"."""
 
     def regions(self, addr: int, size: int, function: int) -> Iterable[Region]:
         """Return the real memory in that range, cut to it; registers are never part of it."""
 
     def beyond(self, addr: int, size: int) -> Iterable[tuple[Link, Direction]]:
-        """The links that accesses to memory in that range are passed on to."""
+        """Return the links that the end forwards accesses to memory in that range to."""
 
 
 class RootPort(LinkEnd, Protocol):
     """The end at the root complex."""
 
     def intx(self, function: int, asserted: bool) -> None:
-        """An Assert_INTx or Deassert_INTx message came in."""
+        """Handle an Assert_INTx or Deassert_INTx message."""
 
     def removed(self) -> None:
-        """The endpoint is gone for good, after `link_down` where the link was up."""
+        """Handle the endpoint's removal, after `link_down` if the link was up."""
 
 
 class EndpointPort(LinkEnd, Protocol):
@@ -88,17 +88,17 @@ class EndpointPort(LinkEnd, Protocol):
 
 
 class Window(Memory, Protocol):
-    """A range of the other end's memory, until the epoch ends: then views raise LinkDown and pins are gone."""
+    """A range of the other end's memory. The end of the epoch closes it: accesses raise LinkDown, and pins end."""
 
     @property
     def pinned(self) -> int:
-        """How many pinned views there are."""
+        """Number of pinned views."""
 
     def regions(self) -> Sequence[Region]:
-        """The memory itself, for another link to pass on; asking is no access and takes no time."""
+        """Return the memory itself, for another link to forward; this is no access and takes no time."""
 
     def close(self, fault: Fault | None = None) -> None:
-        """Give the window up before that; later accesses raise ``fault``. Twice is harmless."""
+        """Close the window; later accesses raise ``fault``. Closing it twice is harmless."""
 
 
 @attrs.frozen
@@ -167,14 +167,14 @@ class Link(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Rises by one whenever the link comes up; 0 before the first time."""
+        """Number of link-ups so far."""
 
     def attach_root(self, port: RootPort) -> None: ...
 
     def attach_endpoint(self, port: EndpointPort) -> None: ...
 
     def set_present(self, present: bool) -> None:
-        """The endpoint controller starts or stops to be seen (presence detect of a slot)."""
+        """Set whether the endpoint is present (presence detect of a slot)."""
 
     def bring_up(self) -> None:
         """Undo `bring_down`: the link comes up if an endpoint is present."""
@@ -193,7 +193,7 @@ class Link(Protocol):
     def intx(self, function: int, asserted: bool) -> None: ...
 
     def map(self, direction: Direction, addr: int, size: int, function: int = 0) -> Window:
-        """Reach the memory in that range. Raises LinkDown while the link is down."""
+        """Return a window over the memory in that range. Raises LinkDown while the link is down."""
 
     def revoke(self, direction: Direction, addr: int, size: int, fault: Fault) -> None:
         """Close every window over a byte of that range, whose memory is gone; accesses raise ``fault``."""
@@ -205,13 +205,13 @@ class Link(Protocol):
         """Whether a doorbell or an interrupt can get lost on it."""
 
     def meter(self, direction: Direction) -> Meter | None:
-        """The meter of accesses through windows in that direction; None if they are not counted."""
+        """Return the meter of accesses through windows in that direction; None if they are not counted."""
 
     def beyond(self, direction: Direction, addr: int, size: int) -> Iterable[tuple[Link, Direction]]:
-        """The links that the other end passes accesses to that range on to: each has a meter of its own."""
+        """Return the links that the other end forwards accesses to that range to: each has its own meter."""
 
     async def settle(self) -> None:
-        """Sleep out the time that accesses so far take; returns at once, without a checkpoint, if they take none."""
+        """Sleep until all accesses so far have crossed; return at once, without a checkpoint, if they take no time."""
 
     def watch(self, events: LinkEvents) -> None:
         """Report every change of state to ``events``, before the two ends are notified."""
@@ -221,6 +221,6 @@ class Link(Protocol):
 
 
 def clip(memory: MappedMemory, addr: int, size: int) -> list[Region]:
-    """The parts of ``memory`` that lie in the range: what a window over it can reach."""
+    """Return the parts of ``memory`` in the range, for a window over it."""
     parts = ((max(addr, base), min(addr + size, base + length)) for base, length in memory.ranges)
     return [(Addr(low), memory.view(Addr(low), high - low, True)) for low, high in parts if low < high]

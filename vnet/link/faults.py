@@ -61,8 +61,8 @@ POSSIBLE = {
 """The faults of each request: posted writes have no completion, and bytes written through a view arrive at once."""
 
 
-def _numbers(given: Iterable[int]) -> frozenset[int]:
-    return frozenset(given)
+def _numbers(numbers: Iterable[int]) -> frozenset[int]:
+    return frozenset(numbers)
 
 
 @attrs.frozen

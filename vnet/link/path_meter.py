@@ -9,11 +9,11 @@ import attrs
 from rings.queue import Meter
 from vnet.link.base import Direction, Link
 
-__all__ = ["Toll", "toll_of"]
+__all__ = ["PathMeter", "path_meter"]
 
 
 @attrs.frozen
-class Toll:
+class PathMeter:
     """Implements `drivers.contracts.hw.Toll`: every link of the path counts each access, on its own clock."""
 
     meters: tuple[Meter, ...]
@@ -33,8 +33,8 @@ class Toll:
             await settle()
 
 
-def toll_of(link: Link, direction: Direction, addr: int, size: int) -> Toll | None:
-    """Return the toll for a range of addresses on ``link``; None if no link of the path takes time."""
-    ways = [(link, direction), *link.beyond(direction, addr, size)]
-    metered = [(meter, way.settle) for way, where in ways if (meter := way.meter(where)) is not None]
-    return Toll(*zip(*metered, strict=True)) if metered else None
+def path_meter(link: Link, direction: Direction, addr: int, size: int) -> PathMeter | None:
+    """Return a meter for a range of addresses on ``link``; None if no link of the path takes time."""
+    hops = [(link, direction), *link.beyond(direction, addr, size)]
+    metered = [(meter, hop.settle) for hop, way in hops if (meter := hop.meter(way)) is not None]
+    return PathMeter(*zip(*metered, strict=True)) if metered else None

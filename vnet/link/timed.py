@@ -118,10 +118,10 @@ class TimedLink(LinkWrapper):
     # LinkEvents
 
     def link_up(self) -> None:
-        """A new epoch owes nothing: see `link_down`."""
+        """Do nothing: `link_down` dropped all debt."""
 
     def link_down(self) -> None:
-        """Drop all debt: transfers under way are lost."""
+        """Drop all debt, because transfers under way are lost."""
         self._due = -math.inf
         for clock in self._directions.values():
             clock.busy_until = -math.inf

@@ -27,13 +27,13 @@ def has_capability(number: int) -> bool:
     return effective is None or bool(int(effective, 16) >> number & 1)
 
 
-def refusal(error: OSError, what: str, *capabilities: int) -> PrivilegeError | OSError:
-    """Return the error to raise after the kernel refused ``what``, which needs these capabilities.
+def refusal(error: OSError, action: str, *capabilities: int) -> PrivilegeError | OSError:
+    """Return the error to raise after the kernel refused ``action``, which needs these capabilities.
 
     PrivilegeError only if one of them is missing: root is refused for other reasons, which OSError reports.
     """
     missing = [NAMES[number] for number in capabilities if not has_capability(number)]
     if error.errno in DENIED and missing:
         command = SUDO if os.geteuid() else f"{CONTAINER} (this root lacks {' and '.join(missing)})"
-        return PrivilegeError(f"no right to {what}", command)
-    return OSError(error.errno, f"cannot {what}: {os.strerror(error.errno or 0)}")
+        return PrivilegeError(f"no right to {action}", command)
+    return OSError(error.errno, f"cannot {action}: {os.strerror(error.errno or 0)}")

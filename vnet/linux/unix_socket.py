@@ -36,13 +36,13 @@ def listen(path: Path, kind: socket.SocketKind, backlog: int) -> Iterator[socket
         listening.setblocking(False)
         remove_stale(path)
         listening.bind(os.fspath(path))
-        made = path.stat()
+        status = path.stat()
         try:
             path.chmod(0o600)  # before `listen`: no other user can ever connect
             listening.listen(backlog)
             yield listening
         finally:
-            if path.exists() and os.path.samestat(path.stat(), made):
+            if path.exists() and os.path.samestat(path.stat(), status):
                 path.unlink()
 
 

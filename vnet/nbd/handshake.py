@@ -85,7 +85,7 @@ class Handshake:
         del self._data[:size]
         return data
 
-    def _known(self, name: bytes) -> bool:
+    def _is_export(self, name: bytes) -> bool:
         return name in (b"", self._name.encode())
 
     def _offered_export(self) -> Export:
@@ -104,7 +104,7 @@ class Handshake:
     def _export_name(self, option: int, body: bytes) -> Iterator[bytes]:
         """Serve EXPORT_NAME, the only option of newstyle clients that are not "fixed"."""
         self.over = True
-        if self._known(body):
+        if self._is_export(body):
             self.export = export = self._offered_export()
             padding = b"" if (self._flags or 0) & NO_ZEROES else bytes(124)
             yield struct.pack(">QH", export.size, export.flags) + padding
@@ -132,7 +132,7 @@ class Handshake:
         if len(rest) < 2 or len(rest) != 2 + 2 * int.from_bytes(rest[:2], "big") or size > NAME_MAX:
             yield _reply(option, OptionReply.ERR_INVALID)
             return
-        if not self._known(name):
+        if not self._is_export(name):
             yield _reply(option, OptionReply.ERR_UNKNOWN, b"there is no such export")
             return
         requested = {int.from_bytes(rest[at : at + 2], "big") for at in range(2, len(rest), 2)}

@@ -18,7 +18,7 @@ __all__ = [
     "CAP_NAMES",
     "CAP_PCI_EXPRESS",
     "CAP_VENDOR",
-    "Bar",
+    "MemoryBar",
     "Capability",
     "PciCommand",
     "ConfigSpace",
@@ -73,7 +73,7 @@ class Capability:
 
 
 @attrs.frozen
-class Bar:
+class MemoryBar:
     """A 64-bit memory BAR; ``address`` is 0 until software assigns one."""
 
     index: int
@@ -244,8 +244,8 @@ class ConfigSpace:
         return 0 if at is None else self._get(at + MSIX_CONTROL, 2)
 
     @property
-    def bars(self) -> tuple[Bar, ...]:
-        return tuple(Bar(i, self._get(BARS + 4 * i, 8) & -size, size) for i, size in sorted(self._bars.items()))
+    def bars(self) -> tuple[MemoryBar, ...]:
+        return tuple(MemoryBar(i, self._get(BARS + 4 * i, 8) & -size, size) for i, size in sorted(self._bars.items()))
 
     def set_interrupt_status(self, pending: bool) -> None:
         """Set the interrupt status bit, which shows a pending INTx even if INTx is disabled."""

@@ -8,7 +8,7 @@ from drivers.contracts.hw import DmaMemory, Handler, LinkEvents
 from rings.errors import MemoryFault
 from rings.memory import Addr, Memory
 from vnet.link.base import Direction, Link, all_ones
-from vnet.link.path_meter import Toll, toll_of
+from vnet.link.path_meter import PathMeter, path_meter
 from vnet.pcie.bar_window import BarWindow
 from vnet.pcie.config_space import BARS as BAR_REGISTERS
 from vnet.pcie.config_space import (
@@ -29,7 +29,7 @@ from vnet.pcie.config_space import (
     MSIX_SIZE,
     STATUS,
     STATUS_CAPABILITIES,
-    Bar,
+    MemoryBar,
     PciCommand,
 )
 from vnet.pcie.interrupts import Interrupts
@@ -55,7 +55,7 @@ class PciFunctionHandle:
         self._source = source
         self._removed = False
         self._online = False
-        self._bars: dict[int, Bar] = {}
+        self._bars: dict[int, MemoryBar] = {}
         self._capabilities: tuple[tuple[int, int], ...] = ()
         """(offset, id) of each capability at the last enumeration."""
         self._events: LinkEvents | None = None
@@ -114,9 +114,9 @@ class PciFunctionHandle:
         address = bar_at.address + offset
         return BarWindow(self._link.map(DOWNSTREAM, address, size), address - at)
 
-    def bar_toll(self, bar: int, offset: int, size: int) -> Toll | None:
+    def bar_toll(self, bar: int, offset: int, size: int) -> PathMeter | None:
         at = self._bars.get(bar)
-        return None if at is None else toll_of(self._link, DOWNSTREAM, at.address + offset, size)
+        return None if at is None else path_meter(self._link, DOWNSTREAM, at.address + offset, size)
 
     def capabilities(self) -> tuple[tuple[int, int], ...]:
         """Return (offset, id) in list order, up to a loop or a pointer out of range."""
@@ -214,7 +214,7 @@ class PciFunctionHandle:
     # Used by the root port.
 
     @property
-    def bars(self) -> tuple[Bar, ...]:
+    def bars(self) -> tuple[MemoryBar, ...]:
         return tuple(self._bars.values())
 
     def read_identity(self) -> int:
@@ -238,7 +238,7 @@ class PciFunctionHandle:
             size = mask & -mask
             address = place(size) if size else None
             if address is not None:
-                self._bars[bar] = Bar(bar, address, size)
+                self._bars[bar] = MemoryBar(bar, address, size)
             else:
                 self._write_bar(bar, 0)
             bar += 2

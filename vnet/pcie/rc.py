@@ -126,9 +126,9 @@ class _RootPort:
 
     def _place(self, size: int) -> int | None:
         """Return the lowest free multiple of ``size`` in the aperture; None if it is full."""
-        taken = sorted((bar.address, bar.address + bar.size) for h in self.functions.values() for bar in h.bars)
+        occupied = sorted((bar.address, bar.address + bar.size) for h in self.functions.values() for bar in h.bars)
         start, end = self._aperture
-        for low, high in taken:
+        for low, high in occupied:
             start = -(-start // size) * size
             if start + size <= low:
                 break

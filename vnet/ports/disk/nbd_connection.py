@@ -136,7 +136,7 @@ class Connection:
             if command.size > BLOCK_MAX:
                 raise NbdProtocolError(f"a write of {command.size} bytes is too long")
             if error:
-                await self._in.swallow(command.size)  # the client sends the data of a refused write, too
+                await self._in.discard(command.size)  # the client sends the data of a refused write, too
                 self._end(command, error)
             else:
                 await self._begin_write(command)
@@ -161,19 +161,21 @@ class Connection:
         self._commands += 1
         self._bytes += size
         pending = _Pending(command, 1)
-        disk.submit(DiskRequest(RequestType.IN, self._was_read, command.offset, size, buffer, context=pending))
+        disk.submit(DiskRequest(RequestType.IN, self._complete_read, command.offset, size, buffer, context=pending))
         return True
 
     async def _begin_read(self, command: NbdCommand) -> None:
-        disk, most, size = self._disk, self._disk.transfer_max, command.size
-        if size > most and (command.flags & DF or not self._handshake.structured):
+        disk, part_max, size = self._disk, self._disk.transfer_max, command.size
+        if size > part_max and (command.flags & DF or not self._handshake.structured):
             await self._read_in_order(command)
             return
-        pending = _Pending(command, -(-size // most))
-        for at in range(0, size, most):
-            part = min(most, size - at)
+        pending = _Pending(command, -(-size // part_max))
+        for at in range(0, size, part_max):
+            part = min(part_max, size - at)
             buffer = await self._buffer(part)
-            disk.submit(DiskRequest(RequestType.IN, self._was_read, command.offset + at, part, buffer, context=pending))
+            disk.submit(
+                DiskRequest(RequestType.IN, self._complete_read, command.offset + at, part, buffer, context=pending)
+            )
 
     async def _read_in_order(self, command: NbdCommand) -> None:
         """Serve a large read with one header followed by all data, though the device returns them in parts.
@@ -201,10 +203,10 @@ class Connection:
         self._sent(None, command)
 
     async def _begin_write(self, command: NbdCommand) -> None:
-        disk, most, size = self._disk, self._disk.transfer_max, command.size
-        pending = _Pending(command, -(-size // most))
-        for at in range(0, size, most):
-            part = min(most, size - at)
+        disk, part_max, size = self._disk, self._disk.transfer_max, command.size
+        pending = _Pending(command, -(-size // part_max))
+        for at in range(0, size, part_max):
+            part = min(part_max, size - at)
             buffer = await self._buffer(part)
             try:
                 if not self._in.take(buffer.views):
@@ -214,7 +216,7 @@ class Connection:
                 self._sent(buffer, None)
                 raise
             disk.submit(
-                DiskRequest(RequestType.OUT, self._was_written, command.offset + at, part, buffer, context=pending)
+                DiskRequest(RequestType.OUT, self._complete_write, command.offset + at, part, buffer, context=pending)
             )
         if not size:
             self._end(command, NbdError.OK)
@@ -229,7 +231,7 @@ class Connection:
 
     # Completions of the device
 
-    def _was_read(self, request: DiskRequest) -> None:
+    def _complete_read(self, request: DiskRequest) -> None:
         pending, buffer = request.context, request.buffer
         assert isinstance(pending, _Pending)
         assert buffer is not None
@@ -256,7 +258,7 @@ class Connection:
         if last and pending.error:
             self._end(command, pending.error)
 
-    def _was_written(self, request: DiskRequest) -> None:
+    def _complete_write(self, request: DiskRequest) -> None:
         pending = request.context
         assert isinstance(pending, _Pending)
         assert request.buffer is not None

@@ -60,7 +60,7 @@ class Inbox:
             if not await self.more():
                 raise ConnectionError("the client disconnected in the middle of a write")
 
-    async def swallow(self, size: int) -> None:
+    async def discard(self, size: int) -> None:
         """Receive and discard the data of a refused write. Raises OSError."""
         chunk = memoryview(bytearray(min(CHUNK, size)))
         for at in range(0, size, CHUNK):

@@ -87,6 +87,6 @@ class NbdServer:
         )
 
 
-def power_of_two(size: int, most: int) -> int:
-    """Return the largest power of two up to ``size`` and ``most``: NBD block sizes are powers of two."""
-    return 1 << min(size, most).bit_length() - 1
+def power_of_two(size: int, limit: int) -> int:
+    """Return the largest power of two up to ``size`` and ``limit``: NBD block sizes are powers of two."""
+    return 1 << min(size, limit).bit_length() - 1

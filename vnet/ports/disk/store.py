@@ -128,10 +128,10 @@ class FileStore:
 
     def _read(self, into: memoryview, offset: int) -> None:
         while into:
-            got = os.preadv(self._fd, [into], offset)
-            if not got:
+            count = os.preadv(self._fd, [into], offset)
+            if not count:
                 raise OSError(errno.EIO, "the file was truncated")
-            into, offset = into[got:], offset + got
+            into, offset = into[count:], offset + count
 
     def _write(self, parts: Sequence[tuple[int, memoryview]]) -> None:
         for start, part in parts:

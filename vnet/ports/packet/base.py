@@ -9,7 +9,15 @@ from types import MappingProxyType
 from drivers.contracts.ports import Offloads, PortStatistics
 from rings.chain import copy_in, total
 
-__all__ = ["NEEDS_CSUM", "CountingPort", "KnownFronts", "KnownHeaders", "agreed", "agreed_gso_types", "scatter"]
+__all__ = [
+    "NEEDS_CSUM",
+    "CountingPort",
+    "KnownFronts",
+    "KnownHeaders",
+    "uses_agreed_offloads",
+    "agreed_gso_types",
+    "scatter",
+]
 
 NEEDS_CSUM = 1
 """VIRTIO_NET_HDR_F_NEEDS_CSUM, the only flag that ports pass on."""
@@ -97,7 +105,7 @@ def agreed_gso_types(offloads: Offloads) -> frozenset[int]:
     return frozenset({0} | gso if offloads.csum else ())
 
 
-def agreed(header: bytearray, gso_types: frozenset[int]) -> bool:
+def uses_agreed_offloads(header: bytearray, gso_types: frozenset[int]) -> bool:
     """Return whether a virtio_net_hdr uses only negotiated offloads; clear flags without effect."""
     header[0] &= NEEDS_CSUM
     return header[1] in gso_types or not (header[0] or header[1])

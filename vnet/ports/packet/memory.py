@@ -13,7 +13,7 @@ from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads
 from drivers.devices.net.vlan import TAGS_ROOM, frame_limit
 from drivers.errors import PortGone
 from vnet.ports.packet.announce import announcements
-from vnet.ports.packet.base import CountingPort, agreed, agreed_gso_types, scatter
+from vnet.ports.packet.base import CountingPort, agreed_gso_types, scatter, uses_agreed_offloads
 
 __all__ = ["MemoryPort"]
 
@@ -217,7 +217,7 @@ class MemoryPort(CountingPort):
         frames = self._rx_queues[index]
         while self.live and frames:
             frame = frames.popleft()
-            if not agreed(frame, self._gso_types):
+            if not uses_agreed_offloads(frame, self._gso_types):
                 self.drop("offload")
             elif not frame[1] and self._beyond_mtu(frame):
                 self.drop("too_long")

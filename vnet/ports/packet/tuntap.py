@@ -21,7 +21,7 @@ from drivers.flow.pump import Signal
 from rings.chain import skip
 from vnet.linux.poller import Poller
 from vnet.ports.packet.announce import announcements
-from vnet.ports.packet.base import CountingPort, agreed, agreed_gso_types, scatter
+from vnet.ports.packet.base import CountingPort, agreed_gso_types, scatter, uses_agreed_offloads
 from vnet.ports.packet.interface_port import InterfacePort
 from vnet.ports.packet.pytun_device import TunTapDevice
 
@@ -388,7 +388,7 @@ class TunTapPort(InterfacePort):
     def _agreed_header(self) -> bytearray | None:
         """Return the virtio_net_hdr just read; None, and count a drop, if it uses offloads not negotiated."""
         header = bytearray(self._header)
-        if agreed(header, self._gso_types):
+        if uses_agreed_offloads(header, self._gso_types):
             return header
         self.drop("offload")
         return None

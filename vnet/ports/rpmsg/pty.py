@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 from drivers.contracts.ports import RpmsgEndpoint
-from vnet.ports.rpmsg.surface import Surface, patiently
+from vnet.ports.rpmsg.surface import Surface, deliver_patiently
 
 __all__ = ["PtySurface", "remove_stale_terminal"]
 
@@ -56,7 +56,7 @@ class PtySurface(Surface):
         async for message in endpoint:
             self._rest = memoryview(message)
             if not self._write(master):
-                await patiently(endpoint, partial(self._write_all, master))
+                await deliver_patiently(endpoint, partial(self._write_all, master))
 
     async def _write_all(self, master: int) -> None:
         while not self._write(master):

@@ -10,7 +10,7 @@ import trio
 
 from drivers.contracts.ports import RpmsgEndpoint
 from vnet.linux.unix_socket import accept, listen
-from vnet.ports.rpmsg.surface import Surface, patiently
+from vnet.ports.rpmsg.surface import Surface, deliver_patiently
 
 __all__ = ["SocketSurface"]
 
@@ -62,7 +62,7 @@ class SocketSurface(Surface):
                 try:
                     client.send(message)
                 except BlockingIOError:
-                    await patiently(endpoint, partial(_send, client, message))
+                    await deliver_patiently(endpoint, partial(_send, client, message))
             except OSError:
                 self.drop("hung_up")
                 scope.cancel()

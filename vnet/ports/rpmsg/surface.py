@@ -44,8 +44,8 @@ class Surface:
             self.drop("send_timeout")
 
 
-async def patiently(endpoint: RpmsgEndpoint, deliver: Callable[[], Awaitable[None]]) -> None:
-    """Deliver a message to a slow program. After `PATIENCE` the endpoint drops its own messages instead of waiting.
+async def deliver_patiently(endpoint: RpmsgEndpoint, deliver: Callable[[], Awaitable[None]]) -> None:
+    """Deliver a message, however slowly the program reads. After `PATIENCE` the endpoint drops further messages.
 
     ``deliver`` can be cancelled and called again: it continues where it stopped.
     """
