@@ -78,10 +78,7 @@ class Ipc(Protocol):
         """Return a new event without notifications. Raises Unusable if there are too many file descriptors."""
 
     def make_channel(self) -> tuple[FdSocket, Handle]:
-        """Return one end of a new connection, and the handle of the other for another process.
-
-        Raises Unusable if there are too many file descriptors.
-        """
+        """Return one end of a new connection, and the other end's handle. Raises Unusable without free descriptors."""
 
     def channel(self, handle: Handle) -> FdSocket:
         """Return the end of a connection received from another process. Takes ownership of the handle.

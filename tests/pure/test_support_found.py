@@ -36,7 +36,7 @@ WITHOUT = {
     "vnet/link": "base faults",
     "vnet/linux/netlink": "rtnetlink",
     "vnet/nbd": "handshake transmission",
-    "vnet/ports/packet": "base interface_port",
+    "vnet/ports/packet": "base",
     "vnet/ports/rpmsg": "pty",
     "vnet/system": "qemu world",
     "vnet/topology": "reference structure",

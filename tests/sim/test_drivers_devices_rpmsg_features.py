@@ -127,7 +127,7 @@ async def test_a_first_message_binds_to_any_address_that_no_service_has(features
 async def test_with_the_address_service_no_channel_may_have_its_address() -> None:
     channel = 'driver = { channels = [{ name = "a", addr = 54 }] }\n'
     parse(BASE + channel)
-    with pytest.raises(ConfigError, match=r"channels\[0\].addr = 54: with address_service = true that service has it"):
+    with pytest.raises(ConfigError, match=r"channels\[0\].addr = 54: already used by the address service"):
         parse(BASE + channel + "address_service = true\n")
     async with open_rpmsg_pair(RpmsgOptions(driver=(ChannelSpec("a"),))) as pair:
         with pytest.raises(RpmsgError, match="54 is no endpoint address"):
