@@ -19,7 +19,7 @@ from drivers.errors import ProbeDeferred, ProbeError
 from rings.ids import DeviceId
 from vnet.system.control import COMMANDS
 from vnet.system.qmp import QmpError
-from vnet.testing import Options, Pair, open_pair, unharmed
+from vnet.testing import NetPair, Options, open_pair, unharmed
 
 settled = trio.testing.wait_all_tasks_blocked
 SMALL = Options(queue_size=16)
@@ -178,28 +178,28 @@ async def test_any_operations_by_several_tasks_end_in_every_device_bound_once(bu
 # A whole pair
 
 
-async def device_reset(pair: Pair) -> None:
+async def device_reset(pair: NetPair) -> None:
     try:
         await COMMANDS["device-reset"].run(pair.world, name="net0")
     except QmpError:
         assert pair.device.virtio is None, "the driver's side has not found it"
 
 
-async def device_side_reset(pair: Pair) -> None:
+async def device_side_reset(pair: NetPair) -> None:
     await pair.device.endpoint.vhost.rebind(pair.vhost)
 
 
-async def link_moves(pair: Pair) -> None:
+async def link_moves(pair: NetPair) -> None:
     pair.link.bring_down()
     await trio.sleep(0.001)
     pair.link.bring_up()
 
 
-async def device_asks(pair: Pair) -> None:
+async def device_asks(pair: NetPair) -> None:
     pair.vhost.fail("of its own accord")
 
 
-async def driver_leaves(which: int, pair: Pair) -> None:
+async def driver_leaves(which: int, pair: NetPair) -> None:
     bus: Bus[Any, Any] = (pair.rc.virtio, pair.device.endpoint.vhost)[which]
     for driver in (driver for driver in bus._drivers if driver.id_table == (MatchId(DeviceId.NET),)):
         await bus.unregister_driver(driver)
@@ -208,14 +208,14 @@ async def driver_leaves(which: int, pair: Pair) -> None:
         break
 
 
-async def virtio_is_removed(pair: Pair) -> None:
+async def virtio_is_removed(pair: NetPair) -> None:
     """The driver's device is taken off its bus by hand; what carries it shows it again once it is bound anew."""
     if pair.device.virtio is not None:
         await pair.rc.virtio.discard_device(pair.device.virtio)
     await carrier_is_rebound(pair)
 
 
-async def carrier_is_rebound(pair: Pair) -> None:
+async def carrier_is_rebound(pair: NetPair) -> None:
     buses: tuple[Bus[Any, Any], ...] = pair.rc.carriers
     for bus in buses:
         for carrier in [binding.device for binding in bus.bindings]:
@@ -223,14 +223,14 @@ async def carrier_is_rebound(pair: Pair) -> None:
                 await bus.rebind(carrier)
 
 
-async def pull_out(pair: Pair) -> None:
+async def pull_out(pair: NetPair) -> None:
     for controller in pair.world.hosts[pair.world.topology.links["link0"].endpoint].controllers.values():
         controller.stop()
         await trio.sleep(0.001)
         controller.start()
 
 
-OPERATIONS: dict[str, Callable[[Pair], Awaitable[None]]] = {
+OPERATIONS: dict[str, Callable[[NetPair], Awaitable[None]]] = {
     "device-reset": device_reset,
     "reset at the device's side": device_side_reset,
     "link": link_moves,

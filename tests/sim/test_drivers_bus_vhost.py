@@ -10,12 +10,12 @@ from drivers.bus.model import BindState
 from drivers.bus.vhost import VhostDevice, VhostDriver
 from drivers.bus.virtio import VirtioDriver
 from drivers.contracts.hw import DmaBuffer
-from vnet.testing import FRAME, Options, Pair, open_pair, unharmed
+from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed
 
 settled = trio.testing.wait_all_tasks_blocked
 
 
-def drivers_of(pair: Pair) -> tuple[VirtioDriver, VhostDriver]:
+def drivers_of(pair: NetPair) -> tuple[VirtioDriver, VhostDriver]:
     virtio, vhost = pair.rc.virtio.match(pair.virtio), pair.device.endpoint.vhost.match(pair.vhost)
     assert virtio is not None
     assert vhost is not None

@@ -15,7 +15,7 @@ from rings.queue import QueueStatistics
 from rings.status import Status
 from vnet.cli.show import tree
 from vnet.system.snapshot import describe
-from vnet.testing import FRAME, Options, Pair, open_pair, unharmed, until
+from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed, until
 from vnet.testing.blk import open_blk_pair
 from vnet.testing.rpmsg import open_rpmsg_pair
 from vnet.testing.scsi import open_scsi_pair
@@ -23,7 +23,7 @@ from vnet.testing.scsi import open_scsi_pair
 SMALL = Options(queue_size=16)
 
 
-def figures(pair: Pair) -> dict[str, tuple[QueueStatistics, int]]:
+def figures(pair: NetPair) -> dict[str, tuple[QueueStatistics, int]]:
     """Figures of both ends of the transmit queue, which no bring-up adds to: the rings', and the batches."""
     driver, device = pair.virtio.queues[1], pair.device.vhost.queues
     found = {"driver": (pair.virtio.statistics(driver), sum(driver.batches))}
@@ -84,7 +84,7 @@ async def test_rescues_count_over_all_resets() -> None:
 # The pace of bring-ups
 
 
-def doomed(pair: Pair, monkeypatch: pytest.MonkeyPatch, lives: float) -> list[float]:
+def doomed(pair: NetPair, monkeypatch: pytest.MonkeyPatch, lives: float) -> list[float]:
     """Have the device ask for a reset after ``lives`` seconds of each life; returns when it came up, as it happens."""
     began: list[float] = []
     write = pair.vhost.write_status

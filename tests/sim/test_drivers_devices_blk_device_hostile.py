@@ -41,7 +41,7 @@ def segments(*rows: tuple[int, int, int]) -> bytes:
 class Sent:
     """A request, and where its answer comes to."""
 
-    driver: HostileDriver
+    driver: HostileDriver[BlkPair]
     status: Addr
     data: Addr
     size: int
@@ -56,7 +56,13 @@ class Sent:
 
 
 def send(
-    driver: HostileDriver, read: Sequence[bytes], write: int = 0, *, head: int = 0, queue: int = 0, status: bool = True
+    driver: HostileDriver[BlkPair],
+    read: Sequence[bytes],
+    write: int = 0,
+    *,
+    head: int = 0,
+    queue: int = 0,
+    status: bool = True,
 ) -> Sent:
     """A chain of these readable parts, ``write`` bytes of data, and the status."""
     descs = [Desc(driver.put(part), len(part)) for part in read]
@@ -76,10 +82,10 @@ async def answered(sent: Sent) -> int:
     return sent.answer
 
 
-async def works(driver: HostileDriver, queue: int = 0) -> None:
+async def works(driver: HostileDriver[BlkPair], queue: int = 0) -> None:
     sent = send(driver, [header(IN, 7)], 512, head=8, queue=queue)
     assert await answered(sent) == OK
-    assert sent.read == bytes(driver.pair.store.data[7 * 512 : 8 * 512])  # type: ignore[attr-defined]
+    assert sent.read == bytes(driver.pair.store.data[7 * 512 : 8 * 512])
 
 
 def fill(pair: BlkPair) -> bytes:

@@ -19,6 +19,7 @@ from vnet.testing import (
     FRAME,
     OFFERED,
     HostileDriver,
+    NetPair,
     Options,
     bounded,
     hostile_driver,
@@ -109,7 +110,7 @@ async def test_the_driver_reads_speed_and_duplex_and_takes_for_unknown_what_can_
 # A hostile driver
 
 
-async def start(driver: HostileDriver, features: int = OFFERED) -> None:
+async def start(driver: HostileDriver[NetPair], features: int = OFFERED) -> None:
     """Three queues, the third of them for commands."""
     await driver.negotiate(features)
     driver.map_vectors(3)
@@ -118,7 +119,7 @@ async def start(driver: HostileDriver, features: int = OFFERED) -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def ask(driver: HostileDriver, data: bytes, *sizes: int, room: int = 1) -> bytes:
+async def ask(driver: HostileDriver[NetPair], data: bytes, *sizes: int, room: int = 1) -> bytes:
     """Give a command in pieces of these ``sizes`` and the rest; what the device wrote in answer."""
     answer, descs, at = driver.put(b"\xee" * room), [], 0
     for size in (*sizes, len(data) - sum(sizes)):
@@ -176,7 +177,7 @@ async def test_a_command_that_can_not_be_is_refused_and_changes_nothing() -> Non
         assert not driver.status & Status.NEEDS_RESET
 
 
-async def let_in_by(driver: HostileDriver) -> set[str]:
+async def let_in_by(driver: HostileDriver[NetPair]) -> set[str]:
     """Which of the `FRAMES` reach the hostile driver, with a buffer for each."""
     ring, names = driver.rings[0], {each: name for name, each in FRAMES.items()}
     start, got = ring.used_idx, set()

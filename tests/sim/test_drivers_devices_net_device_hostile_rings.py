@@ -21,8 +21,8 @@ from support.rigs.net_hostile import LENGTH, SMALL, at, works
 from vnet.testing import (
     FRAME,
     HostileDriver,
+    NetPair,
     Options,
-    Pair,
     bounded,
     hostile_driver,
     open_pair,
@@ -34,27 +34,27 @@ OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 # Rings that break the rules, at the device
 
 
-def ahead(driver: HostileDriver) -> None:
+def ahead(driver: HostileDriver[NetPair]) -> None:
     driver.rings[1].avail_idx += 17
 
 
-def backwards(driver: HostileDriver) -> None:
+def backwards(driver: HostileDriver[NetPair]) -> None:
     driver.rings[1].avail_idx -= 1
 
 
-def out_of_range(driver: HostileDriver) -> None:
+def out_of_range(driver: HostileDriver[NetPair]) -> None:
     driver.rings[1].offer(16)
 
 
-def loop(driver: HostileDriver) -> None:
+def loop(driver: HostileDriver[NetPair]) -> None:
     driver.rings[1].write(3, Desc(driver.put(HEADER), 12, NEXT, 3))
     driver.rings[1].offer(3)
 
 
-def chain(*descs: tuple[int, int, int]) -> Callable[[HostileDriver], None]:
+def chain(*descs: tuple[int, int, int]) -> Callable[[HostileDriver[NetPair]], None]:
     """Descriptors from 0 on, each as size, flags and next, all of the same buffer."""
 
-    def spoil(driver: HostileDriver) -> None:
+    def spoil(driver: HostileDriver[NetPair]) -> None:
         buffer = driver.alloc(64)
         for index, (size, flags, following) in enumerate(descs):
             driver.rings[1].write(index, Desc(buffer, size, flags, following))
@@ -63,13 +63,13 @@ def chain(*descs: tuple[int, int, int]) -> Callable[[HostileDriver], None]:
     return spoil
 
 
-def made_available_twice(driver: HostileDriver) -> None:
+def made_available_twice(driver: HostileDriver[NetPair]) -> None:
     driver.rings[1].write(0, Desc(driver.put(HEADER), 12))
     driver.rings[1].offer(0)
     driver.rings[1].offer(0)
 
 
-LATCHES: dict[str, Callable[[HostileDriver], None]] = {
+LATCHES: dict[str, Callable[[HostileDriver[NetPair]], None]] = {
     "R01 loop": loop,
     "R02 longer than the queue": chain(*((1, NEXT, (index + 1) % 16) for index in range(16))),
     "R03 next out of range": chain((12, NEXT, 16)),
@@ -90,7 +90,7 @@ LATCHES: dict[str, Callable[[HostileDriver], None]] = {
 @pytest.mark.virtio("STATUS-DEV-3", "STATUS-DEV-4")
 @pytest.mark.parametrize("change", LATCHES.values(), ids=LATCHES)
 async def test_a_broken_transmit_queue_is_latched_and_what_came_before_it_is_answered(
-    change: Callable[[HostileDriver], None],
+    change: Callable[[HostileDriver[NetPair]], None],
 ) -> None:
     """The other queue and the other device go on; only a reset helps, and it does."""
     async with open_pair(attrs.evolve(SMALL, devices=2)) as pair, unharmed(pair), hostile_driver(pair) as driver:
@@ -228,7 +228,7 @@ async def test_the_device_touches_only_rings_and_buffers_that_it_was_given() -> 
 class _Sends(trio.abc.Instrument):
     """How many frames a port took between two steps of tasks."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: NetPair) -> None:
         self._port = pair.device_port
         self._last = 0
         self.largest = 0

@@ -21,7 +21,7 @@ from drivers.flow.pump import Need
 from support.rigs.net_control import FRAMES, OTHER, OWN, WITH, WITHOUT, frame
 from vnet.testing import (
     FRAME,
-    Pair,
+    NetPair,
     bounded,
     hostile_driver,
     open_pair,
@@ -36,7 +36,7 @@ STATION = PortState()
 RARP = b"\x80\x35"
 
 
-async def let_in(pair: Pair) -> set[str]:
+async def let_in(pair: NetPair) -> set[str]:
     """Which of the `FRAMES` reach the driver's port; every other was dropped, and counted once."""
     await trio.testing.wait_all_tasks_blocked()
     before = sum(pair.plug.sent.drops.values())
@@ -50,7 +50,7 @@ async def let_in(pair: Pair) -> set[str]:
     return got
 
 
-def control(pair: Pair) -> tuple[int, int]:
+def control(pair: NetPair) -> tuple[int, int]:
     """Commands that were carried out and refused, which both sides count alike."""
     figures = pair.plug.figures.control, pair.settings.figures.control
     assert len({(f.commands, f.refused, f.bytes) for f in figures}) == 1

@@ -21,8 +21,8 @@ from vnet.testing import (
     FRAME,
     TWO_QUEUES,
     HostileDevice,
+    NetPair,
     Options,
-    Pair,
     bounded,
     hostile_device,
     open_pair,
@@ -34,7 +34,7 @@ from vnet.testing import (
 MSI = 0xFEE0_0000
 
 
-async def broke(pair: Pair, *why: str) -> None:
+async def broke(pair: NetPair, *why: str) -> None:
     """The queue is broken, the driver says why, resets, and works again; no exception goes anywhere."""
     await until(lambda: pair.virtio.restarts == 1 and pair.device.up)
     assert len(pair.virtio.failures) == 1

@@ -17,7 +17,7 @@ from rings.errors import MemoryFault
 from rings.memory import Addr
 from vnet.errors import LinkDown
 from vnet.ports.packet.memory import MemoryPort
-from vnet.testing import FRAME, Options, Pair, open_pair, unharmed, until
+from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed, until
 
 SMALL = Options(queue_size=16)
 LAYOUTS = {
@@ -31,7 +31,7 @@ LAYOUTS = {
 class Load:
     """Numbered frames that both ends keep sending, and which of them came out at the other end."""
 
-    pair: Pair
+    pair: NetPair
     sent: list[int] = attrs.field(factory=lambda: [0, 0])
     got: list[list[int]] = attrs.field(factory=lambda: [[], []])
 
@@ -66,7 +66,7 @@ class Load:
 
 
 @asynccontextmanager
-async def loaded(pair: Pair, seed: int = 0) -> AsyncIterator[Load]:
+async def loaded(pair: NetPair, seed: int = 0) -> AsyncIterator[Load]:
     """Frames flow in both directions all the while; at the end all that still waits is taken out."""
     load = Load(pair)
     async with trio.open_nursery() as nursery:
@@ -83,7 +83,7 @@ async def loaded(pair: Pair, seed: int = 0) -> AsyncIterator[Load]:
     load.check()
 
 
-async def flap(pair: Pair) -> None:
+async def flap(pair: NetPair) -> None:
     """The link goes down and comes up."""
     epoch = pair.link.epoch
     pair.link.bring_down()
@@ -95,19 +95,19 @@ async def flap(pair: Pair) -> None:
     assert pair.link.epoch == epoch + 1
 
 
-async def ask_for_reset(pair: Pair) -> None:
+async def ask_for_reset(pair: NetPair) -> None:
     """The device wants to be reset."""
     before = pair.virtio.restarts
     pair.vhost.fail("of its own accord")
     await until(lambda: pair.virtio.restarts == before + 1 and pair.device.up, seconds=3)
 
 
-async def rebind(pair: Pair) -> None:
+async def rebind(pair: NetPair) -> None:
     """The driver is unbound and bound again."""
     await pair.reset()
 
 
-async def pull_out(pair: Pair) -> None:
+async def pull_out(pair: NetPair) -> None:
     """The endpoint goes away for good, and another comes in its place."""
     controller = pair.ep.controllers["link0"]
     controller.stop()
@@ -117,7 +117,7 @@ async def pull_out(pair: Pair) -> None:
     await pair.world.wait_up()
 
 
-async def function_reset(pair: Pair) -> None:
+async def function_reset(pair: NetPair) -> None:
     """Somebody resets the function behind the driver's back."""
     before = pair.virtio.restarts
     assert pair.function.reset()
@@ -134,7 +134,7 @@ EVENTS = (flap, ask_for_reset, rebind, pull_out, function_reset)
 @pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
 async def test_traffic_stalls_and_resumes_and_nothing_is_doubled_torn_or_leaked(
-    event: Callable[[Pair], Awaitable[None]], options: Options
+    event: Callable[[NetPair], Awaitable[None]], options: Options
 ) -> None:
     async with open_pair(options) as pair, unharmed(pair), loaded(pair) as load:
         for _ in range(5):
@@ -144,7 +144,7 @@ async def test_traffic_stalls_and_resumes_and_nothing_is_doubled_torn_or_leaked(
             await until(lambda: all(len(g) > b + 20 for g, b in zip(load.got, before, strict=True)))  # noqa: B023
 
 
-async def vhost_leaves(pair: Pair) -> None:
+async def vhost_leaves(pair: NetPair) -> None:
     """The driver at the device's own end is removed, and probes the device anew."""
     bus, device = pair.device.endpoint.vhost, pair.vhost
     driver = bus.match(device)
@@ -155,7 +155,7 @@ async def vhost_leaves(pair: Pair) -> None:
     await pair.world.wait_up()
 
 
-async def both_leave(pair: Pair) -> None:
+async def both_leave(pair: NetPair) -> None:
     """Neither end has a driver for a while."""
     buses: list[Bus[Any, Any]] = [pair.rc.virtio, pair.device.endpoint.vhost]
     drivers = [buses[0].match(pair.virtio), buses[1].match(pair.vhost)]
@@ -169,7 +169,7 @@ async def both_leave(pair: Pair) -> None:
 
 @pytest.mark.every_transport
 @pytest.mark.parametrize("event", [ask_for_reset, rebind, vhost_leaves, both_leave], ids=lambda event: event.__name__)
-async def test_drivers_are_removed_and_probe_again_under_load(event: Callable[[Pair], Awaitable[None]]) -> None:
+async def test_drivers_are_removed_and_probe_again_under_load(event: Callable[[NetPair], Awaitable[None]]) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), loaded(pair) as load:
         for _ in range(3):
             await trio.sleep(0.02)
@@ -189,7 +189,7 @@ class State:
     config: bytes
 
     @classmethod
-    def of(cls, pair: Pair) -> State:
+    def of(cls, pair: NetPair) -> State:
         virtio, vhost = pair.virtio, pair.vhost
         return cls(
             (virtio.status, vhost.status),

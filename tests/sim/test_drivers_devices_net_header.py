@@ -22,6 +22,7 @@ from vnet.testing import (
     FRAME,
     TWO_QUEUES,
     HostileDriver,
+    NetPair,
     Options,
     hostile_device,
     hostile_driver,
@@ -37,7 +38,7 @@ OUT, IN = "driver to device", "device to driver"
 DIRECTIONS = (OUT, IN)
 
 
-def received(driver: HostileDriver) -> list[bytes]:
+def received(driver: HostileDriver[NetPair]) -> list[bytes]:
     ring = driver.rings[0]
     return [
         bytes(driver.memory.view(ring.read(head).addr, size))  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from rings.layout import WRITE
 from rings.status import Status
 from rings.testing import Desc
 from vnet.ports.packet.memory import MemoryPort
-from vnet.testing import HostileDriver, Options, Pair, bounded, hostile_driver, open_pair, tapped, unharmed, until
+from vnet.testing import HostileDriver, NetPair, Options, bounded, hostile_driver, open_pair, tapped, unharmed, until
 
 F = NetFeature
 PAIRS = 3
@@ -59,7 +59,7 @@ async def cross(source: MemoryPort, sink: MemoryPort, frames: list[bytes]) -> li
     return queues
 
 
-async def in_use(pair: Pair, count: int) -> None:
+async def in_use(pair: NetPair, count: int) -> None:
     """Both sides use ``count`` pairs."""
     await until(lambda: pair.driver_port.in_use == pair.device_port.in_use == count)
     await trio.testing.wait_all_tasks_blocked()
@@ -68,7 +68,7 @@ async def in_use(pair: Pair, count: int) -> None:
     assert pair.settings.bound.station.pairs_used == count
 
 
-def moved(pair: Pair) -> tuple[list[int], list[int]]:
+def moved(pair: NetPair) -> tuple[list[int], list[int]]:
     """Frames of each pair so far, as both sides count alike: to the device, and to the driver."""
     driver, device = pair.settings.figures.pairs, pair.plug.figures.pairs
     out, back = [p.sent.packets for p in driver], [p.sent.packets for p in device]
@@ -187,7 +187,7 @@ async def test_pairs_that_there_is_no_memory_for_are_refused_with_what_helps() -
 # A hostile driver
 
 
-async def start(driver: HostileDriver, queues: int) -> None:
+async def start(driver: HostileDriver[NetPair], queues: int) -> None:
     """All features, the first ``queues`` queues and the last one enabled, four buffers in each receiveq."""
     await driver.negotiate(driver.device_features & ~mask({F.CTRL_VLAN}))
     driver.map_vectors(2 * PAIRS + 1)
@@ -200,13 +200,13 @@ async def start(driver: HostileDriver, queues: int) -> None:
     ask(driver, b"\0\0\1")
 
 
-def ask(driver: HostileDriver, data: bytes) -> int:
+def ask(driver: HostileDriver[NetPair], data: bytes) -> int:
     answer = driver.put(b"\xee")
     driver.send(Desc(driver.put(data), len(data)), Desc(answer, 1, WRITE), head=0, queue=2 * PAIRS)
     return driver.get(answer, 1)[0]
 
 
-async def receive(driver: HostileDriver) -> list[int]:
+async def receive(driver: HostileDriver[NetPair]) -> list[int]:
     """Inject 12 frames of as many flows; how many came by each receiveq."""
     rings = [driver.rings[2 * i] for i in range(PAIRS)]
     before = [ring.used_idx for ring in rings]

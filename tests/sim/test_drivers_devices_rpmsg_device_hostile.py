@@ -25,12 +25,12 @@ from rings.status import Status
 from rings.testing import Desc
 from support.rigs.rpmsg import SMALL, message
 from vnet.testing import HostileDriver, bounded, hostile_driver, unharmed, until
-from vnet.testing.rpmsg import open_rpmsg_pair
+from vnet.testing.rpmsg import RpmsgPair, open_rpmsg_pair
 
 OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 HELLO = b"hello world!"
 NAME = b"a".ljust(32, b"\0")
-Build = Callable[[HostileDriver], Sequence[Desc]]
+Build = Callable[[HostileDriver[RpmsgPair]], Sequence[Desc]]
 
 
 def whole(data: bytes) -> Build:

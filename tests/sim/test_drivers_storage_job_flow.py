@@ -20,10 +20,11 @@ from drivers.storage.job_flow import AT_ONCE, BUDGET, UNIT
 from rings.layout import NEXT, WRITE
 from rings.memory import Addr
 from rings.testing import Desc
+from vnet.testing import Pair
 from vnet.testing.blk import BlkOptions, StubbornStore, open_blk_pair
 from vnet.testing.checks import until
 from vnet.testing.hostile import HostileDriver, hostile_driver
-from vnet.testing.pair import FRAME, Options, open_pair
+from vnet.testing.net import FRAME, Options, open_pair
 from vnet.testing.scsi import DISK, ScsiOptions, ScsiPair, open_scsi_pair
 
 MIB = 1 << 20
@@ -78,7 +79,7 @@ class Moved:
         monkeypatch.setattr(store, "read", read)
 
 
-def chain(driver: HostileDriver, descs: Sequence[Desc]) -> Desc:
+def chain(driver: HostileDriver[Pair], descs: Sequence[Desc]) -> Desc:
     """An indirect table of these descriptors, linked in order."""
     last = len(descs) - 1
     rows = [Desc(d.addr, d.size, d.flags | (NEXT if i < last else 0), i + 1) for i, d in enumerate(descs)]
@@ -206,7 +207,7 @@ async def test_requests_that_a_store_never_waits_for_do_not_keep_others_from_the
 # Task management functions
 
 
-def scsi(driver: HostileDriver, slot: int, cdb: bytes, size: int, data: Addr, tag: int) -> Addr:
+def scsi(driver: HostileDriver[Pair], slot: int, cdb: bytes, size: int, data: Addr, tag: int) -> Addr:
     """Make a command available that reads ``size`` bytes to ``data``; where its answer comes to."""
     request = driver.put(SCSI_HEADER.pack(DISK.emit(), tag, 0, 0, 0) + cdb.ljust(32, b"\0"))
     answer = driver.put(bytes([PENDING]) * (RESPONSE.size + 96))
@@ -217,7 +218,7 @@ def scsi(driver: HostileDriver, slot: int, cdb: bytes, size: int, data: Addr, ta
     return answer
 
 
-def writing(driver: HostileDriver, slot: int, data: Addr, tag: int) -> Addr:
+def writing(driver: HostileDriver[Pair], slot: int, data: Addr, tag: int) -> Addr:
     """The same of a write of one block."""
     request = driver.put(SCSI_HEADER.pack(DISK.emit(), tag, 0, 0, 0) + commands.write(slot, 1).ljust(32, b"\0"))
     answer = driver.put(bytes([PENDING]) * (RESPONSE.size + 96))
@@ -228,7 +229,7 @@ def writing(driver: HostileDriver, slot: int, data: Addr, tag: int) -> Addr:
     return answer
 
 
-def manage(driver: HostileDriver, slot: int, function: Tmf, tag: int = 0) -> Addr:
+def manage(driver: HostileDriver[Pair], slot: int, function: Tmf, tag: int = 0) -> Addr:
     """Make a task management function available; where its response comes to."""
     request = driver.put(struct.pack("<II8sQ", 0, function, DISK.emit(), tag))
     response = driver.put(bytes([PENDING]))
@@ -238,16 +239,16 @@ def manage(driver: HostileDriver, slot: int, function: Tmf, tag: int = 0) -> Add
     return response
 
 
-def got(driver: HostileDriver, at: Addr, offset: int = 0) -> bool:
+def got(driver: HostileDriver[Pair], at: Addr, offset: int = 0) -> bool:
     return driver.get(Addr(at + offset), 1)[0] != PENDING
 
 
-def status_of(driver: HostileDriver, at: Addr) -> tuple[int, int]:
+def status_of(driver: HostileDriver[Pair], at: Addr) -> tuple[int, int]:
     _, _, _, status, response = RESPONSE.unpack(driver.get(at, RESPONSE.size))
     return response, status
 
 
-async def attended(pair: ScsiPair, driver: HostileDriver) -> None:
+async def attended(pair: ScsiPair, driver: HostileDriver[Pair]) -> None:
     """The unit has told of its power-on."""
     answer = scsi(driver, 0, commands.unit_ready(), 0, Addr(0), 1)
     driver.kick(FIRST)

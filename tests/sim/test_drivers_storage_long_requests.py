@@ -16,6 +16,7 @@ from rings.layout import NEXT, WRITE
 from rings.memory import Addr
 from rings.testing import Desc, RawRing
 from support.rigs.vhost_user import R, open_bench
+from vnet.testing import Pair
 from vnet.testing.blk import StubbornStore
 from vnet.testing.checks import until
 from vnet.testing.hostile import HostileDriver, hostile_driver
@@ -54,7 +55,7 @@ async def test_a_disk_keeps_its_promise_in_a_ring_of_eight() -> None:
         assert bytes(front.memory.view(status.addr, 1)) == b"\0"
 
 
-async def scsi_read(driver: HostileDriver, segments: int) -> Addr:
+async def scsi_read(driver: HostileDriver[Pair], segments: int) -> Addr:
     """Make a read of that many blocks available, each block a segment; return where the response goes."""
     request = HEADER.pack(DISK.emit(), 1, 0, 0, 0) + commands.read(0, segments).ljust(32, b"\0")
     response = driver.put(bytes([PENDING]) * (RESPONSE.size + 96))

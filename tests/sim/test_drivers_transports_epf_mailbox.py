@@ -14,14 +14,14 @@ from drivers.testing import RegisterAccess, TappedFunction
 from drivers.transports.epf_mailbox import registers as mb
 from rings.features import RingFeature
 from support.rigs.mailbox import MAILBOX, POLLED, Sluggish, alone, back, exchange
-from vnet.testing import FRAME, Options, Pair, open_pair, tapped, unharmed, until
+from vnet.testing import FRAME, NetPair, Options, open_pair, tapped, unharmed, until
 
 Reg, QueueReg, Ext, ExtQueue, Outcome = mb.Reg, mb.QueueReg, mb.Ext, mb.ExtQueue, mb.MailboxOutcome
 ACTIVATE, NOTIFY = mb.QueueCommand.ACTIVATE, mb.QueueCommand.NOTIFY
 
 
 @asynccontextmanager
-async def recorded(pair: Pair) -> AsyncIterator[TappedFunction]:
+async def recorded(pair: NetPair) -> AsyncIterator[TappedFunction]:
     """A pair whose driver is bound to a recorder."""
     async with tapped(pair) as tap:
         pair.rc.pci.register_device(tap)

@@ -19,7 +19,7 @@ from rings.layout import WRITE, split_sizes
 from rings.status import Status
 from rings.testing import Desc
 from support.rigs.mailbox import MAILBOX, POLLED, Sluggish, alone, back
-from vnet.testing import FRAME, Pair, bounded, hostile_driver, open_pair, unharmed
+from vnet.testing import FRAME, NetPair, bounded, hostile_driver, open_pair, unharmed
 from vnet.testing.hostile import HostileMailbox
 
 Reg, QueueReg, Ext, ExtQueue, Outcome = mb.Reg, mb.QueueReg, mb.Ext, mb.ExtQueue, mb.MailboxOutcome
@@ -87,7 +87,7 @@ async def test_without_the_extension_an_answer_that_is_owed_is_waited_for_first(
 
 
 @asynccontextmanager
-async def intruder(pair: Pair) -> AsyncIterator[HostileMailbox]:
+async def intruder(pair: NetPair) -> AsyncIterator[HostileMailbox[NetPair]]:
     async with hostile_driver(pair) as driver:
         assert isinstance(driver, HostileMailbox)
         yield driver

@@ -16,7 +16,7 @@ from drivers.transports.mmio.registers import CONFIG, READABLE, WRITABLE, Interr
 from rings.features import word
 from rings.status import Status
 from vnet.host.host import Host
-from vnet.testing import FRAME, Options, Pair, bounded, open_pair, unharmed, until
+from vnet.testing import FRAME, NetPair, Options, bounded, open_pair, unharmed, until
 from vnet.testing.tapped import TappedRegion, tapped_region
 from vnet.topology import parse
 
@@ -32,7 +32,7 @@ host = "soc"
 
 
 @asynccontextmanager
-async def recorded(pair: Pair) -> AsyncIterator[TappedRegion]:
+async def recorded(pair: NetPair) -> AsyncIterator[TappedRegion]:
     """A pair whose driver is bound to a recorder."""
     async with tapped_region(pair) as tap:
         pair.rc.mmio.register_device(tap)
@@ -45,7 +45,7 @@ def words(log: list[RegisterAccess]) -> list[tuple[Register, int, bool]]:
     return [(Register(a.offset), a.value, a.write) for a in log if a.offset < CONFIG]
 
 
-async def exchange(pair: Pair, count: int = 20) -> None:
+async def exchange(pair: NetPair, count: int = 20) -> None:
     for source, sink in ((pair.driver_port, pair.device_port), (pair.device_port, pair.driver_port)):
         for _ in range(count):
             source.inject(FRAME)

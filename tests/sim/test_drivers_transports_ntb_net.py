@@ -16,7 +16,7 @@ from vnet.cli.show import tree
 from vnet.ports.packet.memory import MemoryPort
 from vnet.system.snapshot import describe
 from vnet.system.world import open_world
-from vnet.testing.pair import FRAME, Options, Pair, open_pair
+from vnet.testing.net import FRAME, NetPair, Options, open_pair
 from vnet.topology import parse
 
 EXAMPLE = TOPOLOGIES / "ntb.toml"
@@ -24,7 +24,7 @@ LINKS = "link0", "link1"
 OVER_NTB = Options(transport="ntb")
 
 
-def ends(pair: Pair) -> tuple[NtbVhost, NtbVirtio]:
+def ends(pair: NetPair) -> tuple[NtbVhost, NtbVirtio]:
     back, front = pair.device.back, pair.virtio.ops
     assert isinstance(back, NtbVhost)
     assert isinstance(front, NtbVirtio)

@@ -14,7 +14,7 @@ from rings.testing import Desc
 from support.rigs.virtio_pci import SMALL, bind, capabilities
 from vnet.testing import (
     FRAME,
-    Pair,
+    NetPair,
     bounded,
     hostile_driver,
     open_pair,
@@ -144,7 +144,7 @@ async def test_common_fields_have_their_own_size_and_no_other() -> None:
 class Through:
     """The capability that reaches BARs."""
 
-    pair: Pair
+    pair: NetPair
     at: int
 
     def aim(self, bar: int, offset: int, length: int) -> None:
@@ -162,7 +162,7 @@ class Through:
         self.pair.function.config_write(self.at + 16, size or length, value)
 
 
-def through(pair: Pair) -> Through:
+def through(pair: NetPair) -> Through:
     return Through(pair, capabilities(pair.function.config_read)[CfgType.PCI][0])
 
 

@@ -17,7 +17,18 @@ from rings.status import Status
 from rings.testing import Desc
 from support.rigs.pci_hostile import HEADER, LENGTH, SMALL, works
 from vnet.pcie.config_space import CAP_MSIX, PciCommand
-from vnet.testing import FRAME, HostileDriver, Options, Pair, bounded, hostile_driver, open_pair, over, unharmed, until
+from vnet.testing import (
+    FRAME,
+    HostileDriver,
+    NetPair,
+    Options,
+    bounded,
+    hostile_driver,
+    open_pair,
+    over,
+    unharmed,
+    until,
+)
 
 NO_REGISTERS = ("vhost_user",)
 """Transports on which a device shows no status, and no kick reaches a queue that is not set up."""
@@ -28,7 +39,7 @@ MMIO = 0x10_0000_0000
 RING = (Common.QUEUE_DESC, Common.QUEUE_DRIVER, Common.QUEUE_DEVICE)
 
 
-async def latched(driver: HostileDriver, *why: str) -> None:
+async def latched(driver: HostileDriver[NetPair], *why: str) -> None:
     """LATCH: DEVICE_NEEDS_RESET and its interrupt, once; the queue reads as empty; a reset recovers."""
     pair = driver.pair
     with bounded():
@@ -191,7 +202,7 @@ async def test_a_function_level_reset_ends_all_access_at_once_and_set_up_again_i
 # R15: buffers that are something else
 
 
-def overlapping(driver: HostileDriver) -> dict[str, int]:
+def overlapping(driver: HostileDriver[NetPair]) -> dict[str, int]:
     """Addresses that a buffer should not have."""
     (own, other), (registers, notifications) = driver.rings, driver.places()
     return {
@@ -297,7 +308,7 @@ async def test_a_queue_size_that_can_not_be_reads_back_as_the_old_one(value: int
 # R21: kicks for nothing
 
 
-async def rounds(pair: Pair, storm: Callable[[], None]) -> int:
+async def rounds(pair: NetPair, storm: Callable[[], None]) -> int:
     """Steps of all tasks that a hundred rounds of traffic on the second device take, with a storm in each."""
     source, sink = (pair.world.memory_port("net1", end) for end in ("driver", "device"))
     with bounded(turns=1 << 20) as turns:

@@ -14,6 +14,7 @@ from support.rigs.virtio_pci import SMALL, bind, capabilities, overlay
 from vnet.testing import (
     FRAME,
     HostileDriver,
+    NetPair,
     hostile_driver,
     open_pair,
     tapped,
@@ -91,7 +92,7 @@ async def test_all_events_may_share_one_vector(vector: int) -> None:
         assert driver.calls == [vector] * 3
 
 
-async def one_of_each(driver: HostileDriver) -> None:
+async def one_of_each(driver: HostileDriver[NetPair]) -> None:
     """A received frame, a sent one, and a change of the configuration and back."""
     pair = driver.pair
     driver.send(Desc(driver.alloc(2000), 2000, WRITE), queue=0)
@@ -122,7 +123,7 @@ async def test_an_event_without_a_vector_interrupts_nobody() -> None:
         assert not pair.function.config_read(STATUS, 2) & INTERRUPT_STATUS
 
 
-def isr(driver: HostileDriver) -> int:
+def isr(driver: HostileDriver[NetPair]) -> int:
     return driver.function.bar_read(0, driver.structures[CfgType.ISR].offset, 1)
 
 

@@ -17,7 +17,7 @@ from drivers.transports.vhost_user.front_rings import USER_BASE
 from drivers.transports.vhost_user.payloads import MemRegion, MemTable, VringFd, VringState
 from rings.status import Status
 from support.rigs.vhost_user import open_bench
-from vnet.testing import FRAME, Options, Pair, open_pair, over, until
+from vnet.testing import FRAME, NetPair, Options, open_pair, over, until
 from vnet.testing.blk import StubbornStore, open_blk_pair
 from vnet.testing.rpmsg import open_rpmsg_pair
 from vnet.testing.scsi import open_scsi_pair
@@ -25,7 +25,7 @@ from vnet.testing.scsi import open_scsi_pair
 R = FrontendRequest
 
 
-async def again(pair: Pair) -> None:
+async def again(pair: NetPair) -> None:
     """Say of the memory what was said of it before: rings stand still for that, and go on."""
     front = pair.virtio.ops
     assert isinstance(front, VhostUserFront)
@@ -35,7 +35,7 @@ async def again(pair: Pair) -> None:
     await front._connection.send(R.SET_MEM_TABLE, table, [region.handle])
 
 
-async def restart(pair: Pair) -> None:
+async def restart(pair: NetPair) -> None:
     """Stop every ring but the first, and start it where it stood: with the last one the device would stop, too."""
     front = pair.virtio.ops
     assert isinstance(front, VhostUserFront)
@@ -46,7 +46,7 @@ async def restart(pair: Pair) -> None:
         await front._connection.send(R.SET_VRING_KICK, VringFd(ring.index), (ring.kick,))
 
 
-async def enable(pair: Pair, index: int, on: bool) -> None:
+async def enable(pair: NetPair, index: int, on: bool) -> None:
     front = pair.virtio.ops
     assert isinstance(front, VhostUserFront)
     assert front._connection is not None

@@ -13,7 +13,7 @@ from vnet.link.base import Direction
 from vnet.link.faults import POSSIBLE, Action, LinkRequest, Rule, rates
 from vnet.link.faulty import COMPLETION_TIMEOUT
 from vnet.spec import FaultSpec, LinkSpec
-from vnet.testing import FRAME, Options, Pair, bounded, open_pair, unharmed, until
+from vnet.testing import FRAME, NetPair, Options, bounded, open_pair, unharmed, until
 
 UP, DOWN = Direction.UPSTREAM, Direction.DOWNSTREAM
 RAM = Addr(0x4000_0000)
@@ -21,7 +21,7 @@ TRACED = LinkSpec(root="rc", endpoint="ep", trace="/dev/null")
 TIMED = LinkSpec(root="rc", endpoint="ep", generation=3)
 
 
-def rescues(pair: Pair) -> tuple[int, int]:
+def rescues(pair: NetPair) -> tuple[int, int]:
     """Found by the driver, and by the device, without being told."""
     queues = pair.virtio.queues, pair.vhost.queues
     driver, device = (sum(queue.signal.rescues for queue in side) for side in queues)

@@ -22,7 +22,7 @@ from vnet.link.tlp import PcieParameters
 from vnet.spec import LinkSpec
 from vnet.system.snapshot import describe
 from vnet.system.world import open_world
-from vnet.testing import FRAME, Options, Pair, open_pair, unharmed
+from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed
 
 TIMED = LinkSpec(root="rc", endpoint="ep", generation=3, lanes=8)
 SLOW = LinkSpec(root="rc", endpoint="ep", generation=1, lanes=1, max_payload=128, max_read_request=128)
@@ -207,7 +207,7 @@ BOTH_LINKS = {"the driver's": ("link0",), "the device's": ("link1",), "both": ("
 
 
 @asynccontextmanager
-async def open_ntb(**links: LinkSpec) -> AsyncIterator[Pair]:
+async def open_ntb(**links: LinkSpec) -> AsyncIterator[NetPair]:
     """Two hosts, each with a link of its own to an NTB: link0 is that of the driver's host, link1 the other's."""
     topology = Options(transport="ntb").topology()
     specs = {
@@ -216,7 +216,7 @@ async def open_ntb(**links: LinkSpec) -> AsyncIterator[Pair]:
     }
     async with open_world(attrs.evolve(topology, links=specs).check("test"), "test") as world:
         await world.wait_up()
-        yield Pair(world)
+        yield NetPair(world)
 
 
 @pytest.mark.parametrize("names", BOTH_LINKS.values(), ids=BOTH_LINKS)
@@ -239,7 +239,7 @@ async def test_what_crosses_an_ntb_is_billed_on_every_link_on_its_way(names: tup
         assert rescues(pair) == 0
 
 
-def dma(pair: Pair, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
+def dma(pair: NetPair, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     """Bytes of data that went to the driver's memory, and that came from it, over each of these links."""
     found = {}
     for name in names:
@@ -272,7 +272,7 @@ async def test_a_word_that_is_read_through_a_window_is_billed_on_both_links() ->
         assert [b - a for a, b in zip(before, after, strict=True)] == [2, 2]
 
 
-def tlps(pair: Pair, link: str) -> int:
+def tlps(pair: NetPair, link: str) -> int:
     """Memory requests that went over it towards the driver's memory."""
     timing = pair.world.links[link].statistics().timing
     assert timing is not None
@@ -332,6 +332,6 @@ async def test_the_system_says_what_crossed_a_timed_link() -> None:
         assert shown["downstream"]["tlps"]["CfgRd"] > 0
 
 
-def rescues(pair: Pair) -> int:
+def rescues(pair: NetPair) -> int:
     signals = [queue.signal for queue in pair.virtio.queues] + [queue.signal for queue in pair.vhost.queues]
     return sum(signal.rescues for signal in signals)

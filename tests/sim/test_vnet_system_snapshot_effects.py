@@ -16,7 +16,7 @@ from vnet.spec import FaultSpec, LinkSpec
 from vnet.system.control import COMMANDS
 from vnet.system.snapshot import describe
 from vnet.system.world import World
-from vnet.testing import FRAME, Options, Pair, open_pair, unharmed
+from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed
 
 
 def state(world: World) -> tuple[object, ...]:
@@ -28,7 +28,7 @@ def state(world: World) -> tuple[object, ...]:
     )
 
 
-async def looked(pair: Pair) -> None:
+async def looked(pair: NetPair) -> None:
     world = pair.world
     before = {name: (link.statistics(), world.traces.get(name)) for name, link in world.links.items()}
     lines = {name: trace.statistics() for name, trace in world.traces.items()}
@@ -80,7 +80,7 @@ async def test_a_look_provokes_no_fault_and_changes_no_later_one(transport: str)
 
 
 async def test_what_enumeration_found_is_shown_also_while_the_link_is_down() -> None:
-    def capabilities(pair: Pair) -> list[int]:
+    def capabilities(pair: NetPair) -> list[int]:
         found: Any = describe(pair.world)
         [function] = found["hosts"]["rc"]["pci"][0]["functions"]
         return [capability["id"] for capability in function["capabilities"]]

@@ -18,7 +18,8 @@ from vnet.testing.hostile import (
     hostile_device,
     hostile_driver,
 )
-from vnet.testing.pair import FRAME, MEGABYTE, Options, Pair, open_pair, over
+from vnet.testing.net import FRAME, NetPair, Options, open_pair
+from vnet.testing.pair import MEGABYTE, Pair, over
 from vnet.testing.tapped import tapped
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Footprint",
     "HostileDevice",
     "HostileDriver",
+    "NetPair",
     "Options",
     "Pair",
     "Turns",

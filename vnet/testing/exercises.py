@@ -22,7 +22,7 @@ from vnet.ends.scsi import InitiatorEnd
 from vnet.system.snapshot import drop_total, queue_rows
 from vnet.system.world import World, open_world
 from vnet.testing.checks import until
-from vnet.testing.pair import send_and_compare as send_frames
+from vnet.testing.net import send_and_compare as send_frames
 from vnet.testing.rpmsg import bound_pair
 from vnet.testing.rpmsg import send_and_compare as send_messages
 from vnet.topology.samples import built_in

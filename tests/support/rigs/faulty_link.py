@@ -19,7 +19,7 @@ from vnet.link.ideal import IdealLink
 from vnet.linux.memory import HostMemory
 from vnet.pcie.rc import RootComplex
 from vnet.spec import FaultSpec, LinkSpec
-from vnet.testing import Pair
+from vnet.testing import NetPair
 
 UP, DOWN = Direction.UPSTREAM, Direction.DOWNSTREAM
 FAULTY = LinkSpec(root="rc", endpoint="ep", faults=FaultSpec())
@@ -100,6 +100,6 @@ async def open_bench(*rules: Rule, flaps: Iterable[Flap] = (), seed: int = 0) ->
         nursery.cancel_scope.cancel()
 
 
-def faulty(pair: Pair) -> FaultyLink:
+def faulty(pair: NetPair) -> FaultyLink:
     assert isinstance(pair.link, FaultyLink)
     return pair.link

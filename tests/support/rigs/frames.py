@@ -6,13 +6,13 @@ import struct
 from collections.abc import Callable, Sequence
 
 from rings.testing import Desc
-from vnet.testing import FRAME, HostileDriver
+from vnet.testing import FRAME, HostileDriver, NetPair
 
 __all__ = ["DROPPED", "HEADER", "NEEDS_CSUM", "Build", "cut", "framed", "virtio_net_hdr", "whole"]
 
 HEADER = bytes(12)
 NEEDS_CSUM = 1
-Build = Callable[[HostileDriver], Sequence[Desc]]
+Build = Callable[[HostileDriver[NetPair]], Sequence[Desc]]
 
 
 def virtio_net_hdr(
@@ -29,7 +29,7 @@ def whole(data: bytes) -> Build:
 def cut(data: bytes, *sizes: int) -> Build:
     """Pieces of these sizes, then the rest."""
 
-    def build(driver: HostileDriver) -> Sequence[Desc]:
+    def build(driver: HostileDriver[NetPair]) -> Sequence[Desc]:
         descs, at = [], 0
         for size in (*sizes, len(data) - sum(sizes)):
             descs.append(Desc(driver.put(data[at : at + size]), size))

@@ -12,14 +12,14 @@ import trio.testing
 
 from drivers.transports.epf_mailbox.back import MailboxEpf
 from drivers.transports.epf_mailbox.front import VirtioMailbox
-from vnet.testing import FRAME, Options, Pair, bounded
+from vnet.testing import FRAME, NetPair, Options, bounded
 
 MAILBOX = Options(transport="epf_mailbox", queue_size=16)
 POLLED = attrs.evolve(MAILBOX, poll=True)
 
 
 @asynccontextmanager
-async def alone(pair: Pair) -> AsyncIterator[VirtioMailbox]:
+async def alone(pair: NetPair) -> AsyncIterator[VirtioMailbox]:
     """The driver's half without a bus above it, which is bound again, and up, at the end."""
     bus, function = pair.carrier
     await bus.unregister_device(function)
@@ -33,13 +33,13 @@ async def alone(pair: Pair) -> AsyncIterator[VirtioMailbox]:
     await pair.world.wait_up()
 
 
-def back(pair: Pair) -> MailboxEpf:
+def back(pair: NetPair) -> MailboxEpf:
     found = pair.device.back
     assert isinstance(found, MailboxEpf)
     return found
 
 
-async def exchange(pair: Pair, count: int = 20) -> None:
+async def exchange(pair: NetPair, count: int = 20) -> None:
     for source, sink in ((pair.driver_port, pair.device_port), (pair.device_port, pair.driver_port)):
         for _ in range(count):
             source.inject(FRAME)
@@ -51,7 +51,7 @@ async def exchange(pair: Pair, count: int = 20) -> None:
 class Sluggish:
     """An endpoint that looks when a test says so: doorbells are kept until then."""
 
-    def __init__(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, pair: NetPair, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rung: list[int] = []
         self._epf = back(pair)
         self._look = self._epf.serve_doorbell

@@ -25,7 +25,7 @@ from vnet.ends.net.end import NetSpec, PortSpec, mediate_net, net_specs, open_ne
 from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig
 from vnet.system.world import LOCAL, Device, open_world
-from vnet.testing import FRAME, Options, Pair, bounded
+from vnet.testing import FRAME, NetPair, Options, bounded
 from vnet.topology import Topology
 
 OVER = pytest.mark.parametrize("transport", ["pci", "epf_mailbox", "ntb"], indirect=True)
@@ -60,7 +60,7 @@ class Mediated(Options):
         return attrs.evolve(made, devices=devices).check("test")
 
 
-class MediatedPair(Pair):
+class MediatedPair(NetPair):
     """A pair whose device has another driver behind it."""
 
     @property

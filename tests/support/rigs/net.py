@@ -21,8 +21,8 @@ from rings.testing import Desc
 from vnet.ports.packet.memory import MemoryPort
 from vnet.testing import (
     HostileDriver,
+    NetPair,
     Options,
-    Pair,
 )
 
 SMALL = Options(queue_size=16)
@@ -39,12 +39,12 @@ def virtio_net_hdr(
     return struct.pack("<BBHHHHH", flags, gso, hdr_len, gso_size, start, offset, count)
 
 
-def ends(pair: Pair, direction: str) -> tuple[MemoryPort, MemoryPort]:
+def ends(pair: NetPair, direction: str) -> tuple[MemoryPort, MemoryPort]:
     ports = pair.driver_port, pair.device_port
     return ports if direction == OUT else ports[::-1]
 
 
-async def cross(pair: Pair, direction: str, frame: bytes, header: bytes = PLAIN) -> tuple[bytes, bytes]:
+async def cross(pair: NetPair, direction: str, frame: bytes, header: bytes = PLAIN) -> tuple[bytes, bytes]:
     """Send one frame and take what comes out at the other end. Raises trio.TooSlowError.
 
     What a header says of receive buffers means nothing to a port, and is not compared.
@@ -127,7 +127,9 @@ PARTIAL = {
 }
 
 
-async def start(driver: HostileDriver, features: int | None = None, size: int = 2000, count: int = 8) -> list[int]:
+async def start(
+    driver: HostileDriver[NetPair], features: int | None = None, size: int = 2000, count: int = 8
+) -> list[int]:
     """Bring it up with ``count`` receive buffers of ``size`` bytes; their addresses."""
     await driver.start(features)
     addrs = [driver.put(b"\xee" * size) for _ in range(count)]

@@ -12,6 +12,7 @@ from support.rigs.frames import HEADER
 from vnet.testing import (
     FRAME,
     HostileDriver,
+    NetPair,
     Options,
     bounded,
 )
@@ -20,17 +21,17 @@ SMALL = Options(queue_size=16)
 LENGTH = len(HEADER) + len(FRAME)
 
 
-async def works(driver: HostileDriver, head: int = 8) -> None:
+async def works(driver: HostileDriver[NetPair], head: int = 8) -> None:
     driver.send(Desc(driver.put(HEADER + FRAME), LENGTH), head=head)
     with bounded():
         assert (await driver.pair.device_port.receive())[1] == FRAME
     await trio.testing.wait_all_tasks_blocked()
 
 
-def at(addr: int) -> Callable[[HostileDriver], None]:
+def at(addr: int) -> Callable[[HostileDriver[NetPair]], None]:
     """A buffer at an address that is none."""
 
-    def spoil(driver: HostileDriver) -> None:
+    def spoil(driver: HostileDriver[NetPair]) -> None:
         driver.rings[1].write(0, Desc(addr, 64))
         driver.rings[1].offer(0)
 

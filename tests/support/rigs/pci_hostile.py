@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from rings.layout import WRITE
 from rings.testing import Desc
-from vnet.testing import FRAME, HostileDriver, Options, bounded, until
+from vnet.testing import FRAME, HostileDriver, NetPair, Options, bounded, until
 
 SMALL = Options(queue_size=16)
 HEADER = bytes(12)
 LENGTH = len(HEADER) + len(FRAME)
 
 
-async def works(driver: HostileDriver, head: int = 5) -> None:
+async def works(driver: HostileDriver[NetPair], head: int = 5) -> None:
     """One frame crosses in each direction."""
     pair = driver.pair
     driver.send(Desc(driver.put(HEADER + FRAME), LENGTH), head=head)

@@ -38,7 +38,7 @@ def head(cdb: bytes, lun: bytes = DISK.emit(), tag: int = 1) -> bytes:
 class Sent:
     """A request, and where its answer comes to."""
 
-    driver: HostileDriver
+    driver: HostileDriver[ScsiPair]
     at: Addr
     data_at: Addr
     size: int
@@ -67,7 +67,7 @@ class Sent:
 
 
 def send(
-    driver: HostileDriver,
+    driver: HostileDriver[ScsiPair],
     read: Sequence[bytes],
     write: int = 0,
     *,
@@ -101,13 +101,13 @@ def tmf(function: int, lun: bytes = DISK.emit(), tag: int = 1) -> bytes:
     return b"".join((bytes(4), function.to_bytes(4, "little"), lun, tag.to_bytes(8, "little")))
 
 
-async def works(driver: HostileDriver, queue: int = FIRST) -> None:
+async def works(driver: HostileDriver[ScsiPair], queue: int = FIRST) -> None:
     sent = send(driver, [head(commands.read(7, 1))], 512, slot=8, queue=queue)
     assert await answered(sent) == GOOD
-    assert sent.data == bytes(driver.pair.store.data[7 * 512 : 8 * 512])  # type: ignore[attr-defined]
+    assert sent.data == bytes(driver.pair.store.data[7 * 512 : 8 * 512])
 
 
-async def begin(driver: HostileDriver, features: int | None = None) -> None:
+async def begin(driver: HostileDriver[ScsiPair], features: int | None = None) -> None:
     """Up, with the unit attentions of that taken."""
     await driver.start(features, queues=4)
     for lun in TWO.luns:

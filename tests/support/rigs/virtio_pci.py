@@ -8,8 +8,8 @@ from drivers.bus.model import BindState
 from drivers.testing import CONFIG, TappedFunction
 from drivers.transports.pci.registers import Common
 from vnet.testing import (
+    NetPair,
     Options,
-    Pair,
     until,
 )
 
@@ -18,7 +18,7 @@ CAP_POINTER, STATUS = 0x34, 0x06
 VENDOR_CAP = 0x09
 
 
-async def bind(pair: Pair, tap: TappedFunction) -> None:
+async def bind(pair: NetPair, tap: TappedFunction) -> None:
     pair.rc.pci.register_device(tap)
     await pair.world.wait_up()
 
@@ -45,7 +45,7 @@ def constant(value: int) -> Callable[[int], int]:
     return lambda _: value
 
 
-async def refused(pair: Pair, tap: TappedFunction) -> str:
+async def refused(pair: NetPair, tap: TappedFunction) -> str:
     """Bind it, and why the driver gave the device up, at once."""
     pair.rc.pci.register_device(tap)
     await until(lambda: pair.device.virtio and pair.rc.virtio.binding(pair.virtio).state is BindState.FAILED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature
 from rings.features import mask
@@ -30,13 +31,15 @@ __all__ = [
     "hostile_driver",
 ]
 
+P = TypeVar("P", bound=Pair)
+
 OFFERED = SUPPORTED & ~mask((NetFeature.MQ,))
 """What a network device with a single pair of queues offers."""
 AGREED = OFFERED & ~mask((NetFeature.CTRL_VLAN,))
 """What is agreed on of that where a port does not say which VLANs it needs."""
 TWO_QUEUES = SUPPORTED & ~CONTROLLED
 """The same for a driver that sets up no control queue."""
-DRIVERS: Mapping[str, type[HostileDriver]] = {
+DRIVERS: Mapping[str, type[HostileDriver[Any]]] = {
     "pci": HostileDriver,
     "epf_mailbox": HostileMailbox,
     "mmio": HostileMmio,
@@ -47,7 +50,7 @@ DRIVERS: Mapping[str, type[HostileDriver]] = {
 
 
 @asynccontextmanager
-async def hostile_driver(pair: Pair) -> AsyncIterator[HostileDriver]:
+async def hostile_driver(pair: P) -> AsyncIterator[HostileDriver[P]]:
     """In place of the virtio driver, which is bound again, and up, at the end."""
     bus, carrier = pair.carrier
     await bus.unregister_device(carrier)

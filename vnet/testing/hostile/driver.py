@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
@@ -22,10 +22,13 @@ from rings.testing import Desc, RawRing
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.testing.pair import Pair
 
-__all__ = ["HostileDriver", "unpin"]
+__all__ = ["HostileDriver", "P_co", "unpin"]
 
 
-class HostileDriver:
+P_co = TypeVar("P_co", bound=Pair, covariant=True)
+
+
+class HostileDriver(Generic[P_co]):
     """A driver's place at the registers and rings of a virtio-pci device: it does what the test says, unchecked.
 
     For other transports there are subclasses, which do the same elsewhere.
@@ -34,7 +37,7 @@ class HostileDriver:
     function: PciFunctionHandle
     structures: Mapping[int, Structure]
 
-    def __init__(self, carrier: Any, pair: Pair) -> None:
+    def __init__(self, carrier: Any, pair: P_co) -> None:
         """``carrier`` is what the transport stands on, such as a PCI function."""
         self.look(carrier)
         self.pair = pair

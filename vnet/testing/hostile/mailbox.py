@@ -8,14 +8,14 @@ import trio
 from drivers.transports.epf_mailbox import registers as mb
 from rings.layout import RingAddrs
 from rings.status import Status
-from vnet.testing.hostile.driver import HostileDriver
+from vnet.testing.hostile.driver import HostileDriver, P_co
 
 __all__ = ["HostileMailbox"]
 
 Place = tuple[int, int]
 
 
-class HostileMailbox(HostileDriver):
+class HostileMailbox(HostileDriver[P_co]):
     """At an endpoint that looks at its registers when a doorbell rings, and then at once."""
 
     sequence = 0

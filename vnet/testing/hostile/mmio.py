@@ -10,14 +10,14 @@ from drivers.transports.mmio import registers as mm
 from rings.layout import RingAddrs
 from rings.status import Status
 from vnet.host.platform import PlatformRegion
-from vnet.testing.hostile.driver import HostileDriver
+from vnet.testing.hostile.driver import HostileDriver, P_co
 
 __all__ = ["HostileMmio"]
 
 WORDS = range(4)
 
 
-class HostileMmio(HostileDriver):
+class HostileMmio(HostileDriver[P_co]):
     """At a region of the platform bus. `calls` takes 0 for the configuration and 1 for any queue."""
 
     region: PlatformRegion

@@ -27,14 +27,14 @@ from rings.features import bits, word
 from rings.layout import RingAddrs
 from rings.status import Status
 from rings.testing import RawRing
-from vnet.testing.hostile.driver import HostileDriver
+from vnet.testing.hostile.driver import HostileDriver, P_co
 
 __all__ = ["HostileNtb"]
 
 ALIGN = 4096
 
 
-class HostileNtb(HostileDriver):
+class HostileNtb(HostileDriver[P_co]):
     """In place of the virtio side. `calls` takes 0 for the configuration and a queue's number plus 1 for the queue."""
 
     ntb: NtbEpf

@@ -29,7 +29,7 @@ from rings.layout import RingAddrs
 from rings.status import Status
 from vnet.host.vhost_user import SocketEnd
 from vnet.linux.ipc import FileHandle
-from vnet.testing.hostile.driver import HostileDriver
+from vnet.testing.hostile.driver import HostileDriver, P_co
 
 __all__ = ["HostileUser"]
 
@@ -39,7 +39,7 @@ NOWHERE = 0x1000
 """An address that no memory of a host has."""
 
 
-class HostileUser(HostileDriver):
+class HostileUser(HostileDriver[P_co]):
     """In place of the front end. `calls` takes 0 for a ring that broke, and a queue's number plus 1 for used buffers.
 
     The protocol has no registers: what the device thinks is read where it thinks it.
