@@ -65,9 +65,9 @@ class RingFormat:
     log_size: Callable[[int], int]
     """Bytes of an inflight log, by its number of entries."""
 
-    def has_num(self, num: int, most: int = MAX_NUM) -> bool:
+    def has_num(self, num: int, num_max: int = MAX_NUM) -> bool:
         """Return whether ``num`` is a valid queue size (VIRTIO 1.4 sections 2.7 and 2.8)."""
-        return 1 <= num <= most and (self.any_num or not num & num - 1)
+        return 1 <= num <= num_max and (self.any_num or not num & num - 1)
 
     def vringh(
         self,
@@ -87,7 +87,7 @@ class RingFormat:
         ring = self.device(memory, num, addrs, event_idx=event_idx, indirect=indirect, base=base, table_max=table_max)
         return ring if meter is None else MeteredVringh(ring, meter, self.costs, indirect=indirect)
 
-    def logged(self, ring: Vringh, memory: memoryview, entries: int) -> LoggedVringh:
+    def with_log(self, ring: Vringh, memory: memoryview, entries: int) -> LoggedVringh:
         """Return ``ring`` with an inflight log in ``memory``, resumed at the state in the log.
 
         Raises BadRing for an invalid log: then ``memory`` is released, and the caller still owns the ring.

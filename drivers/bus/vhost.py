@@ -190,7 +190,7 @@ class VhostDevice:
         self.ready.set()
 
     def withdraw(self) -> None:
-        """Stop offering anything, after the device type's driver is unbound. A live other side is told to reset."""
+        """Offer nothing, because the device type's driver is unbound. Requests a reset from a live driver."""
         for queue in self.queues:
             queue.forget()
         self.ready = trio.Event()

@@ -49,23 +49,23 @@ class VringMemory:
     def make(
         self,
         features: int,
-        most: int,
-        wanted: int | None,
+        num_max: int,
+        limit: int | None,
         segments: int,
         name: str,
         align: int | None = None,
         place: Callable[[int], RingAddrs] | None = None,
     ) -> Vring:
-        """Return a new ring of ``wanted`` descriptors, or of ``most``, the device's maximum, if that is smaller.
+        """Return a new ring of ``num_max`` descriptors, the device's maximum, or of ``limit`` if that is smaller.
 
         The longest chain has ``segments`` descriptors. With ``align`` the ring is contiguous, its used ring at a
         multiple of ``align`` (section 2.7.2). With ``place``, which maps a size to addresses, the ring lies in memory
-        that the caller has zeroed. Raises ProbeError for an invalid ``most``.
+        that the caller has zeroed. Raises ProbeError for an invalid ``num_max``.
         """
         form = ring_format(features)
-        if not form.has_num(most):
-            raise ProbeError(f"{name}: the device reports a queue size of {most}")
-        num = min(most, wanted or most)
+        if not form.has_num(num_max):
+            raise ProbeError(f"{name}: the device reports a queue size of {num_max}")
+        num = min(num_max, limit or num_max)
         if not form.any_num:
             num = 1 << (num.bit_length() - 1)
         if place is not None:

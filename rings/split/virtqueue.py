@@ -115,7 +115,7 @@ class SplitVirtqueue(DriverSide[T]):
             self._desc[2 * head] = self._indirect + first * DESC_SIZE
             self._desc[2 * head + 1] = count * DESC_SIZE | INDIRECT << 32
             self._free = self._next[head]
-            taken = 1
+            slots = 1
         else:
             index = head
             for at, (addr, size, flags) in enumerate(segs):
@@ -125,9 +125,9 @@ class SplitVirtqueue(DriverSide[T]):
                 self._desc[2 * index + 1] = size | link
                 index = following
             self._free = index
-            taken = count
-        self._counts[head] = taken
-        self.num_free -= taken
+            slots = count
+        self._counts[head] = slots
+        self.num_free -= slots
 
     def publish(self) -> bool:
         old, new = self._published, self._added

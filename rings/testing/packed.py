@@ -38,8 +38,8 @@ class PackedDesc:
 class RawPackedRing:
     """Either side of a packed ring as raw words: reads and writes anything, validates nothing.
 
-    Positions count descriptors from the start over all laps; ``offered`` and ``given`` are the next positions to make
-    available and to use.
+    Positions count descriptors from the start over all laps: ``next_avail`` is the next one to make available,
+    ``next_used`` the next one to use.
     """
 
     def __init__(self, memory: Memory, num: int, addrs: RingAddrs) -> None:
@@ -48,7 +48,7 @@ class RawPackedRing:
         self.memory = memory
         self.num = num
         self.addrs = addrs
-        self.offered = self.given = 0
+        self.next_avail = self.next_used = 0
         self._desc = memory.pin(addrs.desc, desc, "B")
         self._driver = memory.pin(addrs.driver, driver, "I")
         self._device = memory.pin(addrs.device, device, "I")
@@ -97,15 +97,15 @@ class RawPackedRing:
         """Add a correctly linked list as a driver, making its first descriptor available last."""
         last = len(descs) - 1
         for at, desc in reversed(list(enumerate(descs))):
-            flags = desc.flags | self.available(self.offered + at) | (NEXT if at < last else 0)
-            self.write(self.offered + at, attrs.evolve(desc, flags=flags, id=ident if at == last else 0))
-        self.offered += len(descs)
+            flags = desc.flags | self.available(self.next_avail + at) | (NEXT if at < last else 0)
+            self.write(self.next_avail + at, attrs.evolve(desc, flags=flags, id=ident if at == last else 0))
+        self.next_avail += len(descs)
 
     def give(self, ident: int, size: int = 0, *, takes: int = 1, flags: int = 0) -> None:
         """Use the buffer ``ident`` of ``takes`` descriptors, as a device."""
-        flags |= AVAIL | USED if self.lap(self.given) else 0
-        self.write(self.given, PackedDesc(self.read(self.given).addr, size, flags, ident))
-        self.given += takes
+        flags |= AVAIL | USED if self.lap(self.next_used) else 0
+        self.write(self.next_used, PackedDesc(self.read(self.next_used).addr, size, flags, ident))
+        self.next_used += takes
 
     def areas(self) -> Sequence[tuple[int, int]]:
         """Return (address, bytes) of the three areas."""

@@ -99,7 +99,7 @@ class Life:
         # A front end that lost its back end knows no place in a packed ring: the log does.
         base = self.rig.raw.used_idx if self.form.name == "split" else 0
         log: Any = self.process.view(self.memory[:])
-        self.device = self.form.logged(self.rig.device(base, memory=memory), log, self.entries)
+        self.device = self.form.with_log(self.rig.device(base, memory=memory), log, self.entries)
         self.owed = []
 
     def add(self, count: int, segments: int = 1) -> None:

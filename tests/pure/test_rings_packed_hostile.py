@@ -254,7 +254,7 @@ def test_a_descriptor_that_is_used_with_nothing_in_flight_breaks_the_ring(rig: P
 def test_a_used_length_beyond_the_buffer_is_refused_and_counted(indirect: bool) -> None:
     rig = PackedRig(indirect=indirect)
     for lenient, given_up in ((False, 0), (True, 20)):
-        rig.raw.offered = rig.raw.given = 0
+        rig.raw.next_avail = rig.raw.next_used = 0
         driver = rig.driver(lenient=lenient)
         driver.add((seg(0x1000, 100),), (seg(0x1000, 10), seg(0x1000, 10)), "a")
         driver.publish()
@@ -273,7 +273,7 @@ def test_a_device_that_rewrites_the_ring_confuses_nobody(indirect: bool) -> None
         driver.add((seg(0x1000, 10),), (seg(0x2000, 20), seg(0x3000, 30)), turn)
         driver.publish()
         for place in range(8):
-            if place != rig.raw.given % 8:
+            if place != rig.raw.next_used % 8:
                 rig.raw.write(place, PackedDesc(0xDEAD, 0xFFFF_FFFF, NEXT, 7 - place))
         rig.raw.give(0, 50, takes=1 if indirect else 3)
         assert driver.get() == (turn, 50)

@@ -59,7 +59,7 @@ class InflightArea:
     def logged(self, index: int, form: RingFormat, ring: Vringh) -> Vringh:
         """Return ``ring`` wrapped with its log; close it before the area. Raises BadRing."""
         size = form.log_size(self._queue_size)
-        return form.logged(ring, self._shared.view[index * size : (index + 1) * size], self._queue_size)
+        return form.with_log(ring, self._shared.view[index * size : (index + 1) * size], self._queue_size)
 
     def close(self) -> None:
         self._shared.close()

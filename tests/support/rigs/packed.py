@@ -52,7 +52,7 @@ class PackedRig(RingRig):
     def pair(self, start: int = 0) -> tuple[PackedVirtqueue[object], PackedVringh]:
         """Both sides anew; ``start``: the place that both have come to, with nothing in flight."""
         driver, device = self.driver(), self.device(start)
-        self.raw.offered = self.raw.given = start
+        self.raw.next_avail = self.raw.next_used = start
         driver._slot = driver._used_slot = start % self.num
         driver._lap = driver._used_lap = self.raw.lap(start)
         for place in range(self.num):  # as used descriptors of this lap and of the one before leave it
