@@ -18,7 +18,7 @@ PAGES = [
 ]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("privileged", "no_leaks")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs").with_suffix("")))
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:

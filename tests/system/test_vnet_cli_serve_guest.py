@@ -123,11 +123,17 @@ def machine(
         ip("netns", "del", netns)
 
 
-def serving(machine: Machine, *argv: str) -> subprocess.Popen[bytes]:
-    """A server in the device's namespace."""
-    return subprocess.Popen(
+def serving(machine: Machine, port: int, *argv: str) -> subprocess.Popen[bytes]:
+    """A server in the device's namespace, which listens at ``port`` already."""
+    server = subprocess.Popen(
         ["ip", "netns", "exec", machine.netns, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     )
+    deadline = time.monotonic() + PATIENCE
+    while f":{port} " not in ip("netns", "exec", machine.netns, "ss", "-ltn"):
+        assert server.poll() is None, f"{argv} ended"
+        assert time.monotonic() < deadline, f"{argv} does not listen"
+        time.sleep(0.02)
+    return server
 
 
 def test_each_network_answers_with_the_features_that_were_agreed_on(machine: Machine) -> None:
@@ -148,13 +154,9 @@ def test_each_network_answers_with_the_features_that_were_agreed_on(machine: Mac
 
 
 def serving_iperf(stack: ExitStack, machine: Machine, address: str, port: int) -> subprocess.Popen[bytes]:
-    """For one client; it listens already."""
-    server = stack.enter_context(serving(machine, "iperf3", "-s", "-1", "-B", address, "-p", str(port)))
+    """An iperf3 server for one client."""
+    server = stack.enter_context(serving(machine, port, "iperf3", "-s", "-1", "-B", address, "-p", str(port)))
     stack.callback(server.kill)
-    deadline = time.monotonic() + PATIENCE
-    while f"{address}:{port}" not in ip("netns", "exec", machine.netns, "ss", "-ltn"):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
     return server
 
 
@@ -206,7 +208,7 @@ def queued(machine: Machine, ifname: str) -> list[int]:
 def test_a_download_is_what_was_sent(machine: Machine) -> None:
     content = os.urandom(4 << 20)
     (machine.folder / "file").write_bytes(content)
-    server = serving(machine, "busybox", "httpd", "-f", "-p", "80", "-h", str(machine.folder))
+    server = serving(machine, 80, "busybox", "httpd", "-f", "-p", "80", "-h", str(machine.folder))
     try:
         for index in range(len(OFF)):
             said = machine.guest.run(f"wget -q -O - http://198.18.{index}.1/file | sha256sum")
