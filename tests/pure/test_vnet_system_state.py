@@ -38,7 +38,7 @@ def put_link_to_socket(path: Path) -> None:
 def test_what_is_no_socket_is_left_alone(made_run_dir: Path, put: Callable[[Path], None]) -> None:
     put(socket_path(NAME))
     before = contents(made_run_dir)
-    with pytest.raises(ControlError, match="is no socket; it is left alone"), claim(NAME, IN_MEMORY):
+    with pytest.raises(ControlError, match="must be a socket"), claim(NAME, IN_MEMORY):
         pass
     assert sorted(before) == sorted(contents(made_run_dir))
 
@@ -48,7 +48,7 @@ def test_what_is_no_socket_is_left_alone(made_run_dir: Path, put: Callable[[Path
 def test_a_folder_that_others_may_write_to_is_refused(run_dir: Path, mode: int) -> None:
     run_dir.mkdir()
     run_dir.chmod(mode)
-    with pytest.raises(ControlError, match="nobody else may write to"), claim(NAME, IN_MEMORY):
+    with pytest.raises(ControlError, match="without write access for other users"), claim(NAME, IN_MEMORY):
         pass
     assert contents(run_dir) == []
 
@@ -58,7 +58,7 @@ def test_a_folder_that_is_a_link_is_refused(run_dir: Path) -> None:
     target = run_dir.with_name("target")
     target.mkdir(mode=0o700)
     run_dir.symlink_to(target)
-    with pytest.raises(ControlError, match="has to be a directory that is ours"), claim(NAME, IN_MEMORY):
+    with pytest.raises(ControlError, match="must be our own directory"), claim(NAME, IN_MEMORY):
         pass
 
 
@@ -118,9 +118,9 @@ def test_what_is_no_file_is_left_alone(made_run_dir: Path, put: Callable[[Path],
     put(state_path(NAME))
     before = contents(made_run_dir)
     for look in (running, read_state, clean_up):
-        with pytest.raises(ControlError, match="is no file of a system; it is left alone"):
+        with pytest.raises(ControlError, match="must be a regular file; not opened"):
             look(NAME)
-    with pytest.raises(ControlError, match="is no file of a system"), claim(NAME, IN_MEMORY):
+    with pytest.raises(ControlError, match="must be a regular file"), claim(NAME, IN_MEMORY):
         pass
     assert sorted(before) == sorted(contents(made_run_dir))
 

@@ -75,10 +75,10 @@ def test_exec_becomes_the_program_in_the_hosts_namespace(shared: Up, require_too
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (("exec", "moon", "--", "true"), "vnet: {} has no host 'moon'; there are: rc, ep\n"),
+        (("exec", "moon", "--", "true"), "vnet: {}: host 'moon': must be one of rc, ep\n"),
         (("exec", "rc", "--", "no-such-program"), "vnet: no-such-program: No such file or directory\n"),
-        (("link", "down", "moon"), "vnet: no link is called 'moon'; there are: pcie0\n"),
-        (("set", "moon", "mtu", "1400"), "vnet: no device is called 'moon'; there are: net0\n"),
+        (("link", "down", "moon"), "vnet: link 'moon': must be one of pcie0\n"),
+        (("set", "moon", "mtu", "1400"), "vnet: device 'moon': must be one of net0\n"),
         (("set", "net0", "mtu", "1"), "vnet: net0: mtu '1': must be between 68 and 65521\n"),
         (("set", "net0", "pairs", "2"), "vnet: net0: pairs '2': there is one pair\n"),
         (("up",), "vnet: {0} is running already; try: vnet show --name {0}\n"),
@@ -278,7 +278,7 @@ def test_a_missing_right_or_tun_is_one_line_and_ports_in_memory_still_work(
     started[0].wait_for(READY)
     assert json.loads(vnet("show", "--name", name, "--json").stdout)["devices"]["net0"]["up"]
     assert vnet("exec", "--name", name, "rc", "true").stderr == (
-        "vnet: rc has in-memory ports only, and so no namespace\n"
+        f"vnet: {name}: host 'rc': must be a host with a namespace; this one only has in-memory ports\n"
     )
     assert started[0].end(signal.SIGTERM) == 0
 

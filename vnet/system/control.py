@@ -1,4 +1,4 @@
-"""A running system's control socket, which speaks QMP so that QEMU's ``qmp-shell`` drives it; and its client."""
+"""The control socket of a running system and its client. It speaks QMP, so that QEMU's ``qmp-shell`` works with it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,15 @@ __all__ = ["COMMANDS", "MESSAGE_MAX", "ControlCommand", "ControlServer", "ask", 
 MESSAGE_MAX = 64 << 10
 """Bytes of the longest command."""
 REPLY_MAX = 16 << 20
+"""Bytes of the longest reply."""
 CHUNK = 16 << 10
+"""Bytes of a read from a client."""
 CLIENTS_MAX = 64
+"""Clients at the same time."""
 BACKLOG = 16
+"""Connections that wait to be accepted."""
 LINGER = 1.0
-"""Seconds a client has to take the last thing it is told."""
+"""Seconds that a client may take to read the error before we close the connection."""
 PATIENCE = 5.0
 """Seconds that a reply may take."""
 
@@ -40,9 +44,10 @@ T = TypeVar("T")
 
 @attrs.frozen
 class ControlCommand:
-    """What a command takes, by name and JSON type, and what it does."""
+    """A command: its parameters and its function."""
 
     parameters: Mapping[str, type]
+    """JSON types by parameter name."""
     run: Callable[..., Awaitable[object]]
 
 
@@ -60,20 +65,20 @@ async def _link_set(world: World, name: str, up: bool) -> object:
 
 
 async def _device_reset(world: World, name: str) -> object:
-    """The driver lets go of the device, which resets it, and takes it again from step 1."""
+    """Unbind the driver, which resets the device, and bind it again."""
     device = _named("device", world.devices, name)
     if device.virtio is None:
-        raise QmpError(f"the driver's side has not found {name} yet")
+        raise QmpError(f"{name} is not enumerated yet")
     await device.root.virtio.rebind(device.virtio)
     return {}
 
 
 async def _device_set(world: World, name: str, setting: str, value: str) -> object:
-    """Change something about a device while it runs."""
+    """Change a setting of a device while it runs."""
     device = _named("device", world.devices, name)
     change = ENDS[device.spec.type].change
     if change is None:
-        raise QmpError(f"nothing of a {device.spec.type} device can be changed while it runs")
+        raise QmpError(f"{name}: a {device.spec.type} device has no settings that can change while it runs")
     try:
         await change(device.driver_end, device.device_end, setting, value)
     except ValueError as exc:
@@ -90,7 +95,7 @@ async def _query_commands(_: World) -> object:
 
 
 async def _quit(_: World) -> object:
-    return {}  # the server ends once this is sent
+    return {}  # the server ends after the reply
 
 
 COMMANDS: Mapping[str, ControlCommand] = {
@@ -101,16 +106,19 @@ COMMANDS: Mapping[str, ControlCommand] = {
     "query-commands": ControlCommand({}, _query_commands),
     "quit": ControlCommand({}, _quit),
 }
+"""Commands by name."""
 
 
 def _named(kind: str, things: Mapping[str, T], name: str) -> T:
     if name not in things:
-        raise QmpError(f"no {kind} is called {name!r}; there are: {', '.join(things) or 'none'}")
+        raise QmpError(
+            f"{kind} {name!r}: must be one of {', '.join(things)}" if things else f"{kind} {name!r}: there is no {kind}"
+        )
     return things[name]
 
 
 class ControlServer:
-    """The control socket of one world. ``quit`` is set once somebody asked it to end."""
+    """The control socket of a world. ``quit`` is set when a client sends quit."""
 
     def __init__(self, world: World) -> None:
         self.quit = trio.Event()
@@ -132,28 +140,28 @@ class ControlServer:
                 await self.converse(stream)
 
     async def converse(self, stream: trio.abc.Stream) -> None:
-        """Serve one client until it leaves. Whatever it sends or does not read, nobody else notices."""
+        """Serve one client until it disconnects. Its requests and pauses do not disturb other clients."""
         framer, negotiated = Framer(MESSAGE_MAX), False
         self._clients += 1
         try:
             await stream.send_all(qmp.emit(qmp.greeting(__version__)))
             while data := await stream.receive_some(CHUNK):
                 for message in framer.feed(bytes(data)):
-                    reply, done = await self._answer(message, negotiated)
-                    negotiated |= done == NEGOTIATE
+                    reply, executed = await self._answer(message, negotiated)
+                    negotiated |= executed == NEGOTIATE
                     await stream.send_all(reply)
-                    if done == "quit":
+                    if executed == "quit":
                         self.quit.set()
         except TooLong as exc:
             with trio.move_on_after(LINGER):
-                await self._part(stream, QmpError(str(exc)))
+                await self._reject(stream, QmpError(str(exc)))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
             self._clients -= 1
 
-    async def _part(self, stream: trio.abc.Stream, error: QmpError) -> None:
-        """Say why we hang up. What the client still sends is read, else its end would throw our words away."""
+    async def _reject(self, stream: trio.abc.Stream, error: QmpError) -> None:
+        """Send the error before closing. Read the client's data to its end: unread data would discard our error."""
         try:
             await stream.send_all(qmp.emit(error.as_dict()))
             if isinstance(stream, trio.abc.HalfCloseableStream):
@@ -164,12 +172,12 @@ class ControlServer:
             pass
 
     async def _answer(self, message: bytes, negotiated: bool) -> tuple[bytes, str]:
-        """The reply, and the name of the command where it was carried out."""
+        """Return the reply, and the name of the command if it succeeded, else ""."""
         about: dict[str, object] = {}
         try:
-            found = qmp.parse(message)
-            about = {"id": found["id"]} if "id" in found else {}
-            request = qmp.request(found)
+            raw = qmp.parse(message)
+            about = {"id": raw["id"]} if "id" in raw else {}
+            request = qmp.request(raw)
             if request.execute == NEGOTIATE and negotiated:
                 raise QmpError("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
             if request.execute != NEGOTIATE and not negotiated:
@@ -184,7 +192,7 @@ class ControlServer:
             return qmp.emit({"return": returned, **about}), request.execute
         except QmpError as exc:
             return qmp.emit({**exc.as_dict(), **about}), ""
-        except OSError as exc:  # what the command asked of the kernel: no reason to end
+        except OSError as exc:  # the kernel refused the command: the server goes on
             why = exc.strerror or str(exc)
             refusal = QmpError(f"{exc.filename}: {why}" if exc.filename else why)
             return qmp.emit({**refusal.as_dict(), **about}), ""
@@ -196,7 +204,10 @@ class ControlServer:
 async def ask(
     name: str, command: str, arguments: Mapping[str, object] | None = None, timeout: float = PATIENCE
 ) -> object:
-    """What a command returns from the system ``name``, within ``timeout`` seconds. Raises ControlError, OSError."""
+    """Return the result of a command from the system ``name``. Raises ControlError, OSError.
+
+    A system that does not reply within ``timeout`` seconds is a ControlError.
+    """
     try:
         with trio.fail_after(timeout):
             async with await _connect(socket_path(name)) as stream:
@@ -208,7 +219,7 @@ async def ask(
 
 
 async def _connect(path: Path) -> trio.SocketStream:
-    """A connection to a control socket; waits while its backlog is full. Raises OSError."""
+    """Connect to a control socket; wait while its backlog is full. Raises OSError."""
     while True:
         try:
             return trio.SocketStream(trio.socket.from_stdlib_socket(connect(path)))
@@ -217,7 +228,7 @@ async def _connect(path: Path) -> trio.SocketStream:
 
 
 async def exchange(stream: trio.abc.Stream, command: str, arguments: Mapping[str, object]) -> object:
-    """One command over a connection that is new. Raises ControlError, with the server's words where it refused."""
+    """Execute one command over a new connection. Raises ControlError, with the server's message if it refused."""
     framer = Framer(REPLY_MAX)
     messages: list[dict[str, object]] = []
 
@@ -225,18 +236,18 @@ async def exchange(stream: trio.abc.Stream, command: str, arguments: Mapping[str
         while not messages:
             data = await stream.receive_some(REPLY_MAX)
             if not data:
-                raise ControlError(f"the other side hung up before it answered {command}")
+                raise ControlError(f"the system closed the connection before it replied to {command}")
             messages.extend(map(qmp.parse, framer.feed(bytes(data))))
         return messages.pop(0)
 
     try:
-        found = await reply()  # the greeting
+        answer = await reply()  # the greeting
         for sent in ({"execute": NEGOTIATE}, {"execute": command, "arguments": dict(arguments)}):
             await stream.send_all(qmp.emit(sent))
-            found = await reply()
-            if "return" not in found:
-                error = found.get("error")
-                raise ControlError(str(error["desc"] if isinstance(error, dict) and "desc" in error else found))
-        return found["return"]
+            answer = await reply()
+            if "return" not in answer:
+                error = answer.get("error")
+                raise ControlError(str(error["desc"] if isinstance(error, dict) and "desc" in error else answer))
+        return answer["return"]
     except (QmpError, TooLong, trio.BrokenResourceError) as exc:
-        raise ControlError(f"no sense in what answers to {command}: {exc}") from None
+        raise ControlError(f"unexpected reply to {command}: {exc}") from None

@@ -1,4 +1,4 @@
-"""Devices for drivers that are somebody else's: each a vhost-user back end at a socket of its own."""
+"""Devices served to drivers in other processes: each is a vhost-user back end at its own socket."""
 
 from __future__ import annotations
 
@@ -32,44 +32,48 @@ from vnet.system.limited import LimitedReport
 __all__ = ["DeviceExport", "Served", "open_exports"]
 
 BACKLOG = 16
+"""Connections that wait to be accepted."""
 RETRY = 0.5
 """Seconds between two attempts to connect."""
 UP_TIMEOUT = 30.0
+"""Seconds that a device may take to be ready."""
 CONNECTED = "a front end is connected"
-REFUSED = "another front end came, and was refused"
+REFUSED = "another front end connected and was refused"
 
 
 @attrs.frozen
 class DeviceExport:
-    """A device that somebody else's driver is to find."""
+    """A device to serve."""
 
     spec: DeviceSpec
     socket: Path
+    """Path of the unix socket."""
     connect: bool = False
-    """The front end listens at the socket, and we connect to it as often as it takes."""
+    """Whether the front end listens at the socket and we connect to it, again and again."""
     peer_uid: int | None = None
-    """The user, besides ours and root, whose front end may then listen there."""
+    """With ``connect``: user id, besides our own and root, whose front end may listen there."""
 
 
 @attrs.define(eq=False)
 class Served:
-    """One of them, as it runs."""
+    """A served device."""
 
     name: str
     export: DeviceExport
     back: VhostUserBack
     end: End
     lines: LimitedReport
+    """Lines for the user."""
     _failed: bool = False
-    """Whether the last session ended by our closing it: a front end that comes back at once, to fail in the same way,
-    is then announced only once it runs."""
+    """Whether we closed the last session because of an error. The next one is then reported only at DRIVER_OK, because
+    a front end may reconnect at once and fail in the same way."""
 
     def __attrs_post_init__(self) -> None:
         self.back.on_trouble = self.lines.trouble
         self.back.device.on_status = self._status_changed
 
     async def converse(self, connected: socket.socket) -> None:
-        """Serve one front end; however that ends, the next one may come."""
+        """Serve one front end until it disconnects or fails."""
         first = not self.back.connected
         before = self._carried()
         if first and not self._failed:
@@ -82,7 +86,7 @@ class Served:
         else:
             if first:
                 self._failed = False
-                self.lines.say(f"the front end hung up; {self._news(before)}")
+                self.lines.say(f"the front end hung up; {self._carried_since(before)}")
             else:
                 self.lines.trouble(REFUSED)
 
@@ -92,28 +96,29 @@ class Served:
             self.lines.say(CONNECTED)
 
     def _carried(self) -> list[int]:
-        """Packets, messages or requests by queue, ever."""
+        """Return the packets, messages or requests by queue since the device exists."""
         return [self.end.figures(queue.index).packets for queue in self.back.device.queues]
 
-    def _news(self, before: Sequence[int]) -> str:
-        """What its queues carried since then."""
+    def _carried_since(self, before: Sequence[int]) -> str:
+        """Return how much the queues carried since ``before``, as text."""
         counts = [now - then for now, then in zip(self._carried(), before, strict=True)]
         shown = [f"{queue.name} {count}" for queue, count in zip(self.back.device.queues, counts, strict=True) if count]
         return f"its queues carried {', '.join(shown) or 'nothing'}"
 
     async def listen(self, task_status: trio.TaskStatus[None]) -> None:
-        """Raises OSError where somebody listens there already."""
+        """Accept front ends at the socket. Raises OSError if another process listens there."""
         with listen(self.export.socket, socket.SOCK_STREAM, BACKLOG) as listening:
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
-                    client = await accept(listening, self._short)
+                    client = await accept(listening, self._report_refusal)
                     nursery.start_soon(self.converse, client)
 
-    def _short(self, why: str) -> None:
-        self.lines.trouble(f"a front end can't be let in: {why}")
+    def _report_refusal(self, why: str) -> None:
+        self.lines.trouble(f"cannot accept a front end: {why}")
 
     async def dial(self, task_status: trio.TaskStatus[None]) -> None:
+        """Connect to the front end at the socket, and again after each session."""
         task_status.started()
         while True:
             try:
@@ -134,9 +139,9 @@ async def open_exports(
     allow_unsealed: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> AsyncIterator[dict[str, Served]]:
-    """Serve these devices, by name, for as long as the context lasts; nothing stays behind.
+    """Serve these devices, by name, during the context.
 
-    ``report`` hears, a line at a time, how front ends come and go. Raises ConfigError, PrivilegeError, DriverError.
+    ``report`` takes lines for the user about connections. Raises ConfigError, PrivilegeError, DriverError.
     """
     poller = Poller(moderate=True)
     async with AsyncExitStack() as stack:
@@ -156,7 +161,7 @@ async def open_exports(
         for kind in DEVICES.values():
             bus.register_driver(kind.device(partial(_plug, served)))
         nursery = await stack.enter_async_context(open_background())
-        # Devices and the poller live until the last session has ended, whatever is cancelled.
+        # Devices and the poller outlive the last session, also on cancellation.
         scope = trio.CancelScope(shield=True)
         await nursery.start(_run, scope, poller, bus)
         stack.callback(scope.cancel)
@@ -186,7 +191,7 @@ def _plug(served: Mapping[str, Served], device: VhostDevice) -> Any:
 
 
 async def _bring_up(bus: VhostBus, back: VhostUserBack) -> None:
-    """Raises ProbeError."""
+    """Bring up the device behind ``back``. Raises ProbeError."""
     bus.register_device(back.device)
     with trio.move_on_after(UP_TIMEOUT) as scope:
         await back.device.ready.wait()

@@ -1,4 +1,4 @@
-"""Lines for the user about what peers do, limited so that no peer can flood a log."""
+"""Rate-limited lines for the user about peers, so that no peer can flood a log."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ import trio
 __all__ = ["LimitedReport"]
 
 LINES, PER = 10, 5.0
-"""Lines in so many seconds, whatever peers do."""
+"""Largest number of lines, and the seconds in which they are counted."""
 AGAIN = 60.0
-"""Seconds until the same trouble is reported again, with the number of times it came up meanwhile."""
+"""Seconds until the same problem is reported again, with the number of its repetitions."""
 KEPT = 64
-"""Troubles that are remembered."""
+"""Problems remembered."""
 
 
 @attrs.define(eq=False)
 class LimitedReport:
-    """Passes on lines with a name before them."""
+    """A reporter of lines that begin with a name."""
 
     name: str
     report: Callable[[str], None]
+    """Takes the lines."""
     _times: deque[float] = attrs.field(factory=lambda: deque([float("-inf")] * LINES, maxlen=LINES))
     _troubles: dict[str, tuple[float, int]] = attrs.field(factory=dict)
-    """By text: when it was last reported, and how often it came up since then."""
+    """Time of the last report and number of repetitions since, by text."""
 
     def say(self, text: str) -> bool:
-        """Report ``text``; returns whether the limit of lines left room for it."""
+        """Report ``text`` unless the limit is reached; return whether it was reported."""
         now = trio.current_time()
         if now - self._times[0] < PER:
             return False
@@ -38,7 +39,7 @@ class LimitedReport:
         return True
 
     def trouble(self, text: str) -> None:
-        """Report what goes wrong, and the same again only after `AGAIN` seconds."""
+        """Report a problem, and the same text again only after `AGAIN` seconds."""
         now = trio.current_time()
         last, more = self._troubles.get(text, (float("-inf"), 0))
         if now - last >= AGAIN and self.say(f"{text} ({more} more time{'s' * (more > 1)})" if more else text):

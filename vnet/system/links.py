@@ -16,20 +16,23 @@ from vnet.link.tlp import PcieParameters
 from vnet.link.traced import TracedLink
 from vnet.spec import FaultSpec, LinkSpec
 
-__all__ = ["Symbols", "build_link"]
+__all__ = ["RegisterName", "build_link"]
 
-Symbols = Callable[[int], str | None]
-"""The name of the register at an address downstream, if it has one; a doorbell's has "notify[" in it."""
+RegisterName = Callable[[int], str | None]
+"""Returns the name of the register at a downstream address, or None; names of doorbells contain "notify["."""
 Sink = Callable[[str], object]
+"""Takes a line of a trace."""
 MS = 0.001
+"""Seconds in a millisecond."""
 NS = 1e-9
+"""Seconds in a nanosecond."""
 
 
-def build_link(name: str, spec: LinkSpec, symbols: Symbols, sink: Sink | None = None) -> Link:
-    """``sink`` takes the lines of a trace, where one is wanted."""
+def build_link(name: str, spec: LinkSpec, register_name: RegisterName, sink: Sink | None = None) -> Link:
+    """Return the link of a record; ``sink``, if given, takes the lines of its trace."""
 
     def doorbell(addr: int, size: int, value: int) -> bool:
-        return "notify[" in (symbols(addr) or "")
+        return "notify[" in (register_name(addr) or "")
 
     link: Link = IdealLink(name)
     if spec.timed:
@@ -43,7 +46,7 @@ def build_link(name: str, spec: LinkSpec, symbols: Symbols, sink: Sink | None = 
         link = TracedLink(
             link,
             sink,
-            symbols=lambda direction, addr: symbols(addr) if direction is Direction.DOWNSTREAM else None,
+            symbols=lambda direction, addr: register_name(addr) if direction is Direction.DOWNSTREAM else None,
             doorbell=doorbell,
         )
     return link

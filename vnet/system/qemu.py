@@ -1,4 +1,4 @@
-"""The arguments with which QEMU finds a device that is served, as the version at hand takes them."""
+"""Arguments for QEMU to use a served device, for the installed version."""
 
 from __future__ import annotations
 
@@ -20,32 +20,34 @@ __all__ = ["PROGRAM", "Version", "arguments", "describe", "qemu_version", "recon
 PROGRAM = "qemu-system-x86_64"
 Version = tuple[int, int]
 OLDEST: Version = (7, 2)
+"""The oldest supported version."""
 RECONNECT_MS: Version = (9, 2)
-"""The first version that takes ``reconnect-ms``; ``reconnect``, in seconds, went with version 10."""
+"""First version with ``reconnect-ms``; version 10 removes ``reconnect``, in seconds."""
 PATIENCE = 10.0
-"""Seconds that QEMU may take to say its version."""
+"""Seconds that QEMU may take to print its version."""
 USUAL_MTU = 1500
+"""MTU in bytes for which no argument is needed."""
 MEMORY = "-object memory-backend-memfd,id=m,size=256M,share=on -numa node,memdev=m -m 256M"
-"""A guest's memory that a back end can map, and nobody can cut off."""
+"""Guest memory that a back end can map and the guest's process cannot shrink."""
 
 
 def qemu_version() -> Version | None:
-    """The version of the QEMU on PATH; None if there is none that says it."""
+    """Return the version of the QEMU on PATH; None if it is not installed or prints none."""
     try:
         done = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r"version (\d+)\.(\d+)", done.stdout)
-    return None if found is None else (int(found[1]), int(found[2]))
+    match = re.search(r"version (\d+)\.(\d+)", done.stdout)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def reconnect(version: Version | None) -> str:
-    """The option of a socket by which QEMU connects again after a second; the newer one if the version is unknown."""
+    """Return the socket option to reconnect after a second; the newer one if the version is unknown."""
     return "reconnect-ms=1000" if version is None or version >= RECONNECT_MS else "reconnect=1"
 
 
 def describe(version: Version | None) -> str:
-    """What the arguments are for."""
+    """Return the line above the arguments: the versions that take them."""
     if version is None:
         return f"For QEMU: (from {'.'.join(map(str, RECONNECT_MS))} on; before that, {reconnect(OLDEST)} at the socket)"
     return "For QEMU:"
@@ -53,16 +55,16 @@ def describe(version: Version | None) -> str:
 
 @attrs.frozen
 class FrontEnd:
-    """QEMU's side of one device type."""
+    """QEMU's front end of a device type."""
 
     device: str
-    """The device, with what every version takes."""
+    """Argument of -device that every version takes."""
     queues: str | None = None
-    """The property for the number of queues: by default QEMU wants one for each processor of the guest."""
+    """Property for the number of queues, by default one per processor of the guest; None: no such property."""
     size: str | None = None
-    """The property for the descriptors of a queue."""
+    """Property for the descriptors of a queue; None: no such property."""
     returns: Version | None = None
-    """The first version that connects again to a back end that was away; None if none does."""
+    """First version that reconnects to a restarted back end; None: no version does."""
 
 
 FRONT_ENDS: Mapping[int, FrontEnd] = {
@@ -78,9 +80,9 @@ FRONT_ENDS: Mapping[int, FrontEnd] = {
         returns=RECONNECT_MS,
     ),
 }
-"""By virtio device id. A transitional device is switched to its modern half, since firmware takes the legacy one."""
+"""Front ends by virtio device id. The legacy half of transitional devices is off, because firmware would use it."""
 SIZES = range(4, 1025)
-"""Descriptors of a queue of a disk or a SCSI host in QEMU; 128 by default."""
+"""Possible numbers of descriptors in a queue of a disk or a SCSI host in QEMU; the default is 128."""
 
 
 def _net(spec: NetSpec) -> Iterator[str]:
@@ -91,7 +93,7 @@ def _net(spec: NetSpec) -> Iterator[str]:
 
 
 def arguments(spec: DeviceSpec, path: Path, version: Version | None, *, connect: bool = False) -> list[str]:
-    """Return lines for a shell, none if QEMU has no such device. With ``connect`` QEMU listens, and we connect."""
+    """Return shell lines with the arguments, none if QEMU has no such device. With ``connect``, QEMU listens."""
     front = FRONT_ENDS.get(DEVICES[spec.type].device_id)
     if front is None:
         return []

@@ -1,8 +1,8 @@
-"""QEMU's machine protocol, as far as framing and shape go, without I/O: JSON objects, one after the other.
+"""Framing and parsing of QEMU's machine protocol (QMP), without I/O: a stream of JSON objects.
 
-The server greets, `NEGOTIATE` comes first, then any command; each is answered in the order they came. An object
-ends at its closing brace or at a newline, whichever is first: stock clients send no newline, and a newline gets
-whoever sent half an object back into step.
+The server sends a greeting; the client sends `NEGOTIATE` first, then commands, which are answered in order. An object
+ends at its closing brace or at a newline, whichever is first: stock clients send no newline, and a newline lets a
+client that sent half an object start again.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import attrs
 __all__ = ["NEGOTIATE", "Framer", "QmpError", "QmpRequest", "TooLong", "emit", "greeting", "parse", "request"]
 
 NEGOTIATE = "qmp_capabilities"
+"""The command that must come first."""
 _TOKEN = re.compile(rb'\\.|[{}"\n]')
 _MEMBERS = ("execute", "arguments", "id")
 
 
 class TooLong(Exception):
-    """A message has more bytes than were agreed on; what follows can't be told apart from it."""
+    """A message exceeds the limit; the start of the next message is unknown."""
 
 
 class QmpError(Exception):
-    """A command that can't be carried out: a sentence, and one of QMP's classes of errors."""
+    """A failed command: a sentence, and an error class of QMP."""
 
     def __init__(self, desc: str, kind: str = "GenericError") -> None:
         super().__init__(desc)
@@ -33,11 +34,12 @@ class QmpError(Exception):
         self.kind = kind
 
     def as_dict(self) -> dict[str, object]:
+        """Return the error message of QMP."""
         return {"error": {"class": self.kind, "desc": self.desc}}
 
 
 class Framer:
-    """Cuts a stream of bytes into messages of at most ``limit`` bytes."""
+    """A splitter of a byte stream into messages of at most ``limit`` bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -47,7 +49,7 @@ class Framer:
         self._quoted = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The messages that are complete now. Raises TooLong, after those before it."""
+        """Add ``data`` and yield the complete messages. Raises TooLong at the first message above the limit."""
         self._rest += data
         while (token := _TOKEN.search(self._rest, self._at)) is not None:
             self._at = token.end()
@@ -63,7 +65,7 @@ class Framer:
                 self._check(message)
                 if message:
                     yield message
-        # A backslash at the very end may belong to what comes next.
+        # A backslash at the end may escape the next byte.
         self._at = max(self._at, len(self._rest) - self._rest.endswith(b"\\"))
         self._check(self._rest)
 
@@ -74,13 +76,14 @@ class Framer:
 
 @attrs.frozen
 class QmpRequest:
-    """One command of a client."""
+    """A command of a client."""
 
     execute: str
+    """Name of the command."""
     arguments: Mapping[str, object]
 
     def check(self, parameters: Mapping[str, type]) -> None:
-        """Raises QmpError unless the arguments are exactly the ``parameters``, given by name and JSON type."""
+        """Raise QmpError unless the arguments match the ``parameters``, given by name and JSON type."""
         for name in self.arguments:
             if name not in parameters:
                 raise QmpError(f"Parameter '{name}' is unexpected")
@@ -95,26 +98,26 @@ _TYPES = {str: "string", bool: "boolean"}
 
 
 def parse(message: bytes) -> dict[str, object]:
-    """The JSON object in ``message``. Raises QmpError."""
+    """Return the JSON object in ``message``. Raises QmpError."""
     try:
-        found = json.loads(message.decode())
+        value = json.loads(message.decode())
     except RecursionError:
         raise QmpError("too many objects and arrays in one message") from None
     except ValueError:
         raise QmpError("Invalid JSON syntax") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise QmpError("QMP input must be a JSON object")
-    return found
+    return value
 
 
-def request(found: Mapping[str, object]) -> QmpRequest:
-    """The command that an object is. Raises QmpError."""
-    for key in found:
+def request(raw: Mapping[str, object]) -> QmpRequest:
+    """Return the command in a JSON object. Raises QmpError."""
+    for key in raw:
         if key not in _MEMBERS:
             raise QmpError(f"QMP input member '{key}' is unexpected")
-    if "execute" not in found:
+    if "execute" not in raw:
         raise QmpError("QMP input lacks member 'execute'")
-    execute, arguments = found["execute"], found.get("arguments", {})
+    execute, arguments = raw["execute"], raw.get("arguments", {})
     if not isinstance(execute, str):
         raise QmpError("QMP input member 'execute' must be a string")
     if not isinstance(arguments, dict):
@@ -123,12 +126,12 @@ def request(found: Mapping[str, object]) -> QmpRequest:
 
 
 def emit(message: Mapping[str, object]) -> bytes:
-    """A message on a line."""
+    """Return a message as a line of JSON."""
     return json.dumps(message).encode() + b"\r\n"
 
 
 def greeting(version: str) -> dict[str, object]:
-    """What a server says first; ``version`` is its own, in three numbers."""
+    """Return the first message of a server of ``version``, three numbers."""
     major, minor, micro = map(int, version.split(".")[:3])
     numbers = {"major": major, "minor": minor, "micro": micro}
     return {"QMP": {"version": {"qemu": numbers, "package": f"vnet {version}"}, "capabilities": []}}

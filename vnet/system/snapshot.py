@@ -1,6 +1,6 @@
-"""A running system as plain data: its PCI tree, devices, features by name, rings and counters.
+"""A running system as plain data for JSON: its PCI tree, devices, features by name, rings and counters.
 
-Everything here only reads, and gives copies: what it returns goes to JSON as it is.
+All functions only read and return copies.
 """
 
 from __future__ import annotations
@@ -22,37 +22,39 @@ from vnet.system.world import Device, World
 __all__ = ["NO_LOSS", "QueueRow", "describe", "drop_total", "queue_rows"]
 
 NO_LOSS = frozenset({"stale", "stopped"})
-"""Causes of port drops that are no lost traffic: frames of an earlier life of the interface, thrown away when it
-starts or stops. Nobody was there to take them, as on a cable that is not plugged in."""
+"""Causes of port drops that are not lost traffic: frames from before the interface's start, or after its stop, as on
+a cable without a plug."""
 FILTERED = "filter_"
-"""What causes of drops begin with where a device kept from its driver what that did not ask for."""
+"""Prefix of the drop causes that count frames rejected by the receive filter."""
 
 
 @attrs.frozen
 class QueueRow:
-    """One queue as one side sees it, since the device exists."""
+    """Counters of a queue on one side, since the device exists."""
 
     device: str
+    """Name of the device."""
     side: Side
     queue: str
-    """The queue's name, such as receiveq1."""
+    """Name of the queue, such as receiveq1."""
     kicks: int
-    """Sent at the driver's side, received at the device's."""
+    """Kicks sent (driver) or received (device)."""
     calls: int
-    """Received at the driver's side, sent at the device's."""
+    """Interrupts (calls) received (driver) or sent (device)."""
     suppressed: int
-    """Publications about which the other side did not want to be told: kicks (driver) or calls (device)."""
+    """Kicks (driver) or calls (device) suppressed by the other side."""
     packets: int
+    """Number of packets, messages or requests."""
     bytes: int
-    """Of the packets, without their virtio_net_hdr."""
+    """Bytes of payload, without virtio_net_hdr."""
     drops: Mapping[str, int]
-    """Frames that were not passed on, by cause; the ports' own drops are not among them."""
+    """Number of drops by cause, without those of the ports."""
     batches: Sequence[int]
-    """Batches by size: of 1, 2-3, 4-7, ... packets; the last number counts all larger ones."""
+    """Number of batches of 1, 2-3, 4-7, ... packets; the last number counts all larger ones."""
 
 
 def queue_rows(world: World) -> list[QueueRow]:
-    """A row for each queue at each side, driver's first; a side that was never up has none."""
+    """Return a row per queue and side, the driver's first; none for a side that was never up."""
     rows = []
     for device in world.devices.values():
         virtio = device.virtio
@@ -64,9 +66,9 @@ def queue_rows(world: World) -> list[QueueRow]:
 
 
 def drop_total(world: World) -> dict[str, int]:
-    """Every drop counter of ours that is not zero, as "device.side.where.cause", such as "net0.driver.port.refused".
+    """Return all non-zero drop counters as "device.side.place.cause", such as "net0.driver.port.refused".
 
-    What `NO_LOSS` names is left out, and what a driver did not want: it is no traffic that got lost.
+    Causes in `NO_LOSS`, and frames rejected by the receive filter, are left out: they are not lost traffic.
     """
     return {
         f"{device.name}.{side}.{where}.{cause}": count
@@ -78,7 +80,7 @@ def drop_total(world: World) -> dict[str, int]:
 
 
 def describe(world: World) -> dict[str, object]:
-    """The whole system. Figures count since the device, port or link exists."""
+    """Return the system as plain data. Counters start when the device, port or link is made."""
     return {
         "name": world.name,
         "hosts": {name: _host(world, name) for name in world.hosts},
@@ -113,9 +115,9 @@ def _ntb(world: World, name: str) -> dict[str, object]:
     spec = world.topology.ntbs[name]
     device = world.topology.carried(spec.primary, 0)
     names = TRANSPORTS[device.transport].names if device is not None else lambda bar, offset: None
-    found = world.ntbs[name].describe()
+    description = world.ntbs[name].describe()
     for end in ("primary", "secondary"):
-        side = found[end]
+        side = description[end]
         assert isinstance(side, dict)
         side["spads"] = {
             names(Bar.CONFIG, SPAD_OFFSET + 4 * at) or f"spad {at}": value for at, value in enumerate(side["spads"])
@@ -123,7 +125,7 @@ def _ntb(world: World, name: str) -> dict[str, object]:
         side["rung"] = {
             names(Bar.WINDOWS, DB_ENTRY_SIZE * int(at)) or f"doorbell {at}": count for at, count in side["rung"].items()
         }
-    return {"host": spec.host, **found}
+    return {"host": spec.host, **description}
 
 
 def _device(world: World, device: Device) -> dict[str, object]:
@@ -208,14 +210,14 @@ def _binding(binding: Binding[D, R]) -> dict[str, object]:
     return {"driver": driver, "state": binding.state.value, "error": binding.error}
 
 
-def _queue(row: QueueRow, queue: DriverQueue | DeviceQueue, told: QueueStatistics) -> dict[str, object]:
+def _queue(row: QueueRow, queue: DriverQueue | DeviceQueue, ring: QueueStatistics) -> dict[str, object]:
     return {
         "index": queue.index,
         "name": queue.name,
         "live": queue.live,
-        "chains": told.chains,
-        "returned": told.returned,
-        "bad_lengths": told.bad_lengths,
+        "chains": ring.chains,
+        "returned": ring.returned,
+        "bad_lengths": ring.bad_lengths,
         "rescues": queue.signal.rescues,
         **attrs.asdict(row, filter=attrs.filters.exclude("device", "side", "queue")),
     }
@@ -226,13 +228,13 @@ def _status(status: Status) -> list[str]:
 
 
 def _driver_row(device: Device, virtio: VirtioDevice, queue: DriverQueue) -> QueueRow:
-    told = virtio.statistics(queue)
-    return _row(device, "driver", queue, told.notifications, queue.calls, told.suppressed)
+    ring = virtio.statistics(queue)
+    return _row(device, "driver", queue, ring.notifications, queue.calls, ring.suppressed)
 
 
 def _device_row(device: Device, queue: DeviceQueue) -> QueueRow:
-    told = queue.statistics()
-    return _row(device, "device", queue, queue.kicks, told.notifications, told.suppressed)
+    ring = queue.statistics()
+    return _row(device, "device", queue, queue.kicks, ring.notifications, ring.suppressed)
 
 
 def _row(

@@ -1,6 +1,6 @@
-"""Which systems run on this machine: a locked file for each, which says what has to be removed if it is killed.
+"""State files of the systems on this machine: a locked file per system lists what to remove if it is killed.
 
-The lock ends with its process, however that ends, so a file that is not locked is what a killed one left.
+The kernel drops the lock when the process ends, so a file without a lock belongs to a killed system.
 """
 
 from __future__ import annotations
@@ -30,35 +30,38 @@ __all__ = ["State", "claim", "clean_up", "read_state", "run_dir", "running"]
 __all__ += ["signal_owner", "socket_path", "state_path"]
 
 ROOT_DIR = Path("/run/vnet")
+"""Directory of the files and sockets of root's systems."""
 LOCK_TRIES = 20
+"""Attempts to lock a file."""
 LOCK_PAUSE = 0.01
-"""Seconds between two tries: somebody who only looks has the lock for an instant."""
+"""Seconds between two attempts: readers hold the lock for an instant."""
 
 FILE_MAX = 1 << 20
-"""Bytes of the longest file; what is cut off is not believed."""
+"""Bytes of the longest file; a longer file is ignored."""
 PID_MAX = 1 << 22
-"""The highest process id there can be (PID_MAX_LIMIT)."""
+"""Highest possible process id (PID_MAX_LIMIT)."""
 
 
 @attrs.frozen
 class State:
-    """The contents of a system's file."""
+    """Contents of a system's file."""
 
     name: str
+    """Name of the system."""
     pid: int
-    """0 if the file does not say."""
+    """Process id; 0 if the file is damaged."""
     hosts: Mapping[str, str | None]
-    """The namespace of each host, None for one that needs none."""
+    """Namespace by host; None for a host without one."""
     netns: tuple[str, ...] = ()
-    """The namespaces that the system makes."""
+    """Names of namespaces that the system makes."""
     paths: tuple[str, ...] = ()
-    """Absolute paths of the sockets and terminals that it makes."""
+    """Absolute paths of sockets and terminals that the system makes."""
 
     @classmethod
     def parse(cls, name: str, text: str) -> State:
-        """Read ``text``: a killed process may have left half of it, so that it is believed as a whole or not at all.
+        """Return the state in ``text``, or an empty state if any of it is invalid: a killed process may leave half.
 
-        Of the namespaces only those are kept whose names a system of this name can make.
+        Namespaces that a system of this name cannot make are left out.
         """
         nothing = cls(name, 0, {})
         try:
@@ -86,7 +89,7 @@ def _is_own(name: str, netns: str) -> bool:
 
 
 def _is_path(text: object) -> bool:
-    """Whether this is an absolute path of a socket or a terminal, as the file system takes it."""
+    """Return whether this is an absolute path that the file system accepts."""
     try:
         return isinstance(text, str) and text.startswith("/") and 0 not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -94,29 +97,31 @@ def _is_path(text: object) -> bool:
 
 
 def run_dir() -> Path:
-    """Where files and sockets of this user's systems are. Raises PrivilegeError where there is no place."""
+    """Return the directory of the files and sockets of this user's systems. Raises PrivilegeError if there is none."""
     if os.geteuid() == 0:
         return ROOT_DIR
-    place = os.environ.get("XDG_RUNTIME_DIR")
-    if not place:
+    runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
+    if not runtime_dir:
         raise PrivilegeError("XDG_RUNTIME_DIR is not set", "export XDG_RUNTIME_DIR=/run/user/$(id -u)")
-    return Path(place) / "vnet"
+    return Path(runtime_dir) / "vnet"
 
 
 def state_path(name: str) -> Path:
+    """Return the path of a system's state file."""
     return run_dir() / f"{name}.json"
 
 
 def socket_path(name: str) -> Path:
+    """Return the path of a system's control socket."""
     return run_dir() / f"{name}.sock"
 
 
 @contextmanager
 def claim(name: str, topology: Topology) -> Iterator[State]:
-    """Have the name to ourselves, and the file that says what ``topology`` makes, for as long as the context lasts.
+    """Reserve the name during the context, with a state file that lists what ``topology`` makes.
 
-    What a killed process of this name left is removed first, and at the end whatever of ours is still there; if that
-    fails, the file stays for `vnet down`. Raises ControlError if the name is taken, OSError.
+    Remains of a killed system of this name are removed first, our own at the end; if that fails, the file stays for
+    `vnet down`. Raises ControlError if the name is taken, OSError.
     """
     _make_run_dir()
     with _owned(state_path(name), create=True) as fd:
@@ -141,8 +146,8 @@ def claim(name: str, topology: Topology) -> Iterator[State]:
 
 
 def running(name: str) -> State | None:
-    """The state of a system that runs, None if none does. Raises PrivilegeError, ControlError, OSError."""
-    fd = _lock(state_path(name), fcntl.LOCK_SH)  # which those who only look may have together
+    """Return the state of a running system; None if it does not run. Raises PrivilegeError, ControlError, OSError."""
+    fd = _lock(state_path(name), fcntl.LOCK_SH)  # shared: readers do not exclude each other
     if fd is not None:
         os.close(fd)
         return None
@@ -150,7 +155,7 @@ def running(name: str) -> State | None:
 
 
 def read_state(name: str) -> State | None:
-    """The contents of the file, whether or not its process is alive. Raises ControlError, OSError."""
+    """Return the contents of the file, of a running or a killed system. Raises ControlError, OSError."""
     fd = _open(state_path(name))
     if fd is None:
         return None
@@ -161,12 +166,12 @@ def read_state(name: str) -> State | None:
 
 
 def signal_owner(state: State, number: int) -> bool:
-    """Send a signal (0: none) to the process that ``state`` names; False if that has not locked the file.
+    """Send a signal (0: none) to the process in ``state``; return False if it does not hold the lock.
 
-    No number in a file is trusted: the process must be the one that holds the lock. Raises PermissionError.
+    The file is not trusted: the process must hold its lock. Raises PermissionError.
     """
     try:
-        process = os.pidfd_open(state.pid)  # what is checked stays the process that is signalled
+        process = os.pidfd_open(state.pid)  # the checked process is the signalled one, even if its id is reused
     except OSError:
         return False
     try:
@@ -181,15 +186,15 @@ def signal_owner(state: State, number: int) -> bool:
 
 
 def _holds_lock(pid: int, path: Path) -> bool:
-    """Whether a process has the file open and locked, as far as /proc shows."""
+    """Return whether a process has the file open and locked, according to /proc."""
     try:
-        wanted, proc = path.stat(), Path(f"/proc/{pid}")
+        expected, proc = path.stat(), Path(f"/proc/{pid}")
         fds = [entry.name for entry in (proc / "fd").iterdir()]
     except OSError:
         return False
     for fd in fds:
         try:
-            same = os.path.samestat((proc / "fd" / fd).stat(), wanted)
+            same = os.path.samestat((proc / "fd" / fd).stat(), expected)
             if same and "FLOCK" in (proc / "fdinfo" / fd).read_text(encoding="ascii"):
                 return True
         except OSError:
@@ -198,58 +203,58 @@ def _holds_lock(pid: int, path: Path) -> bool:
 
 
 def clean_up(name: str) -> State | None:
-    """Remove what a killed process of this name left; what that was, None if nothing was left.
+    """Remove the remains of a killed system and return its state; None if there are none.
 
-    Raises ControlError if it is alive, OSError.
+    Raises ControlError if the system is running, OSError.
     """
     with _owned(state_path(name), create=False) as fd:
         if fd is None:
             if not state_path(name).exists():
                 return None
             raise ControlError(f"{name} is running")
-        left = State.parse(name, _read(fd))
-        _remove(left)
+        remains = State.parse(name, _read(fd))
+        _remove(remains)
         _remove_socket(socket_path(name))
         state_path(name).unlink(missing_ok=True)
-    return left
+    return remains
 
 
-def _remove(left: State) -> None:
-    """Remove namespaces, sockets and terminals, if they are still there. Raises OSError."""
-    for netns in left.netns:
+def _remove(remains: State) -> None:
+    """Remove the namespaces, sockets and terminals that still exist. Raises OSError."""
+    for netns in remains.netns:
         remove_netns(netns)
-    for path in map(Path, left.paths):
+    for path in map(Path, remains.paths):
         try:
             remove_stale_terminal(path)
             remove_stale(path)
         except OSError:
-            pass  # another program's by now: a socket that is alive, a file
+            pass  # it belongs to another process now: an open socket, or a file
 
 
 def _remove_socket(path: Path) -> None:
-    """Raises ControlError for anything but a socket, and for one that is alive."""
+    """Remove the socket of a killed process. Raises ControlError if it is no socket, or open in another process."""
     try:
         remove_stale(path)
     except FileExistsError:
-        raise ControlError(f"{path} is no socket; it is left alone") from None
+        raise ControlError(f"{path}: must be a socket; not removed") from None
     except OSError as exc:
         if exc.errno != errno.EADDRINUSE:
             raise
-        raise ControlError(f"another program listens at {path} already") from None
+        raise ControlError(f"{path}: already used by another process") from None
 
 
 def _make_run_dir() -> None:
-    """Raises ControlError where somebody else could put files into it."""
+    """Make the directory. Raises ControlError if other users can write to it."""
     path = run_dir()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise ControlError(f"{path} has to be a directory that is ours, and that nobody else may write to")
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise ControlError(f"{path}: must be our own directory, without write access for other users")
 
 
 @contextmanager
 def _owned(path: Path, *, create: bool) -> Iterator[int | None]:
-    """The file, locked for as long as it lasts; None where another process has it, or there is no such file."""
+    """Open and lock the file during the context; None if another process holds it, or it does not exist."""
     fd = None
     for attempt in range(LOCK_TRIES):
         if attempt:
@@ -265,7 +270,7 @@ def _owned(path: Path, *, create: bool) -> Iterator[int | None]:
 
 
 def _lock(path: Path, kind: int, flags: int = 0) -> int | None:
-    """One try; None where another process has it, or the file is not there or was removed meanwhile."""
+    """Try once to lock the file; None if another process holds it, or it does not exist or was removed meanwhile."""
     fd = _open(path, flags)
     if fd is None:
         return None
@@ -283,7 +288,7 @@ def _lock(path: Path, kind: int, flags: int = 0) -> int | None:
 
 
 def _open(path: Path, flags: int = 0) -> int | None:
-    """The file, None if it is not there. Raises ControlError for anything but a file, OSError."""
+    """Open the file; None if it does not exist. Raises ControlError if it is no regular file, OSError."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o600)
     except FileNotFoundError:
@@ -291,10 +296,10 @@ def _open(path: Path, flags: int = 0) -> int | None:
     except OSError as exc:
         if exc.errno not in (errno.EISDIR, errno.ELOOP, errno.ENXIO):  # a directory, a link, a socket
             raise
-        raise ControlError(f"{path} is no file of a system; it is left alone") from None
+        raise ControlError(f"{path}: must be a regular file; not opened") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise ControlError(f"{path} is no file of a system; it is left alone")
+        raise ControlError(f"{path}: must be a regular file; not opened")
     return fd
 
 

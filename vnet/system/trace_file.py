@@ -1,4 +1,4 @@
-"""The file that a link's trace is written to."""
+"""The file for a link's trace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 __all__ = ["TraceFile", "TraceStatistics"]
 
 BUFFER = 8 << 10
-"""Bytes of lines that are written together."""
+"""Bytes that are written together."""
 
 
 @attrs.frozen
@@ -18,28 +18,30 @@ class TraceStatistics:
     """Figures of a trace."""
 
     path: str
+    """Path of the file."""
     lines: int
-    """Lines that the file took, or that wait in the buffer."""
+    """Lines written or in the buffer."""
     lost: int
-    """Lines that it did not take."""
+    """Lines lost after a write error."""
     error: str
-    """Why it takes no more; empty while it does."""
+    """The write error; empty if there was none."""
 
 
 class TraceFile:
-    """Takes lines. A file that can't be written any more is reported once; its link goes on without a trace."""
+    """A trace file. The first write error is reported; after it, lines are dropped and the link goes on."""
 
     def __init__(self, path: str, report: Callable[[str], None]) -> None:
-        """Empties the file. Raises OSError, also for a FIFO that no process reads."""
+        """Open and truncate the file. Raises OSError, also for a FIFO without a reader."""
         self._path = path
         self._report = report
-        # Nothing waits for a reader: that would stop the whole process.
+        # Non-blocking: waiting for the reader of a FIFO would stop the whole process.
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NONBLOCK, 0o666)
         self._buffer = bytearray()
         self._lines = self._lost = 0
         self._error = ""
 
     def write(self, line: str) -> None:
+        """Add a line; lost after an error."""
         if self._error:
             self._lost += 1
             return
@@ -52,6 +54,7 @@ class TraceFile:
         return TraceStatistics(self._path, self._lines, self._lost, self._error)
 
     def close(self) -> None:
+        """Write the buffered lines and close the file."""
         self._flush()
         os.close(self._fd)
 

@@ -1,4 +1,4 @@
-"""A topology that runs: hosts, links, devices and ports, made together and taken down together."""
+"""A running topology: its hosts, links, devices and ports, built and taken down together."""
 
 from __future__ import annotations
 
@@ -42,43 +42,47 @@ from vnet.topology import Topology
 __all__ = ["Device", "World", "open_world"]
 
 UP_TIMEOUT = 30.0
-"""Seconds until a device that does not come up is given up."""
-LOOK = 0.002
+"""Seconds that a device may take to come up."""
+POLL_INTERVAL = 0.002
+"""Seconds between two checks whether all devices are up."""
 LOCAL = "-local"
-"""Behind the name of a mediated device: the one that the endpoint's own driver has."""
+"""Suffix of the local driver's device behind a mediated device."""
 
 
 @attrs.define(eq=False)
 class Device:
-    """One device of the topology: both of its ends."""
+    """A device of the topology, with both ends."""
 
     name: str
     spec: DeviceSpec
     root: Host
+    """The driver's host."""
     endpoint: Host
-    """Where the device is. The driver's host, where the device is another program's."""
+    """The device's host; the driver's host if the device is in another process."""
     location: str
-    """Where the driver's host finds it, such as the name of a PCI function."""
+    """Name of the device on the driver's host, such as the name of a PCI function."""
     back: VhostBack | None
-    """None where the device is another program's."""
+    """Device half of the transport; None if the device is in another process."""
     driver_end: End
+    """End of the driver."""
     device_end: End
+    """End of the device; a `MediatorEnd` in mediated mode."""
 
     @property
     def vhost(self) -> VhostDevice:
-        """The device's own view, where it is not another program's."""
-        assert self.back is not None, f"{self.name} is another program's"
+        """The device on the vhost bus; only if it is in this process."""
+        assert self.back is not None, f"{self.name} is in another process"
         return self.back.device
 
     @property
     def virtio(self) -> VirtioDevice | None:
-        """The driver's view, once the function was found."""
+        """The device on the virtio bus, once the driver's host has enumerated it; else None."""
         devices = (binding.device for binding in self.root.virtio.bindings)
         return next((device for device in devices if device.location == self.location), None)
 
     @property
     def up(self) -> bool:
-        """Whether frames pass: DRIVER_OK on both sides, both ports live."""
+        """Whether the device carries data: DRIVER_OK on both sides, both ends live."""
         virtio = self.virtio
         return (
             virtio is not None
@@ -89,21 +93,21 @@ class Device:
         )
 
     def trouble(self) -> str:
-        """Why it is not up, as far as either bus can say."""
+        """Return why the device is not up: the errors of both buses."""
         virtio = self.virtio
-        said = [self.endpoint.vhost.binding(self.vhost).error] if self.back is not None else []
+        errors = [self.endpoint.vhost.binding(self.vhost).error] if self.back is not None else []
         if virtio is not None:
-            said += [self.root.virtio.binding(virtio).error, *virtio.failures]
+            errors += [self.root.virtio.binding(virtio).error, *virtio.failures]
         else:
-            found = (binding for bus in self.root.carriers for binding in bus.bindings)
-            said += [binding.error for binding in found if binding.device.name == self.location]
+            bindings = (binding for bus in self.root.carriers for binding in bus.bindings)
+            errors += [binding.error for binding in bindings if binding.device.name == self.location]
         if self.back is not None:
-            said += self.vhost.failures
-        return "; ".join(filter(None, dict.fromkeys(said))) or "it never came up"
+            errors += self.vhost.failures
+        return "; ".join(filter(None, dict.fromkeys(errors))) or "it never came up"
 
 
 class World:
-    """The running system. `open_world` makes one."""
+    """A running system, made by `open_world`."""
 
     def __init__(self, name: str, topology: Topology) -> None:
         self.name = name
@@ -111,31 +115,31 @@ class World:
         self.hosts: dict[str, Host] = {}
         self.links: dict[str, Link] = {}
         self.buses: dict[str, int] = {}
-        """By link: the bus number at its root complex."""
+        """Bus number at the root complex, by link."""
         self.traces: dict[str, TraceFile] = {}
-        """By link."""
+        """Trace file by link."""
         self.ntbs: dict[str, NtbFunction] = {}
         self.devices: dict[str, Device] = {}
         self.poller = Poller()
         self.watches: Watches | None = None
-        """Follow the interfaces of all ports."""
+        """Watches of the interfaces of all ports."""
         self.ipc = LocalIpc(self.poller)
         self.own_configs: dict[str, OwnConfig] = {}
-        """What is said here of devices that are somebody else's."""
+        """Configuration for back ends in other processes that have no configuration space, by device."""
         self.junctions: list[Junction] = []
-        """Where drivers of this system find devices of this system as if they were another program's."""
+        """In-process vhost-user connections between drivers and devices of this system."""
 
     def netns(self, host: str) -> str:
-        """The namespace of a host's ports, where they do not name another."""
+        """Return the namespace of a host's ports that name no other."""
         return f"{self.name}-{host}"
 
     def ends(self, device: str) -> tuple[End, End]:
-        """What is used at the two ends of a device: behind a mediator, that is the end of the endpoint's own driver."""
-        found, local = self.devices[device], self.devices.get(f"{device}{LOCAL}")
-        return found.driver_end, found.device_end if local is None else local.driver_end
+        """Return the two ends that programs use; in mediated mode, the second one is the local driver's end."""
+        remote, local = self.devices[device], self.devices.get(f"{device}{LOCAL}")
+        return remote.driver_end, remote.device_end if local is None else local.driver_end
 
     def memory_port(self, device: str, end: str) -> MemoryPort:
-        """The in-memory port at the ``driver`` or ``device`` end. Raises TypeError for one of another kind."""
+        """Return the in-memory port at the ``driver`` or ``device`` end. Raises TypeError for other ports."""
         port = getattr(self.ends(device)[end == "device"].settings, "port", None)
         if not isinstance(port, MemoryPort):
             raise TypeError(f"the port at the {end} end of {device} is no memory port")
@@ -144,7 +148,7 @@ class World:
     async def wait_up(self, timeout: float = UP_TIMEOUT) -> None:
         """Return when every device is up.
 
-        Raises ProbeError with the trouble of one, if it failed or if for ``timeout`` seconds no further device came up.
+        Raises ProbeError if a device failed, or if no further device came up for ``timeout`` seconds.
         """
         fewest = len(self.devices) + 1
         with trio.move_on_after(timeout) as scope:
@@ -153,7 +157,7 @@ class World:
                     raise ProbeError(f"{device.name}: {device.trouble()}")
                 if len(down) < fewest:
                     fewest, scope.deadline = len(down), trio.current_time() + timeout
-                await trio.sleep(LOOK)
+                await trio.sleep(POLL_INTERVAL)
             return
         raise ProbeError(f"{down[0].name} is not up after {timeout:g} s: {down[0].trouble()}")
 
@@ -166,7 +170,7 @@ class World:
 
 @attrs.frozen
 class Place:
-    """Where a device is: the driver's host, the device's host, and the device's half of its transport."""
+    """Hosts and transport of a device; fields as in `Device`."""
 
     root: Host
     endpoint: Host
@@ -189,7 +193,7 @@ def _on_host(world: World, name: str, spec: DeviceSpec) -> Place:
     if isinstance(front, UserClient):
         return _on_socket(world, name, spec, host)
     assert isinstance(front, VirtioPlatformDriver)
-    region = host.platform.add(front.id_table[0])  # what is there is what that transport's driver looks for
+    region = host.platform.add(front.id_table[0])  # the id that the transport's driver matches
     return Place(host, host, region.name, _back(name, spec, region))
 
 
@@ -234,7 +238,7 @@ def _back(name: str, spec: DeviceSpec, *carrier: object) -> VhostBack:
 
 
 CARRIERS: Mapping[str, Callable[[World, str, DeviceSpec], Place]] = {"link": _on_link, "host": _on_host, "ntb": _on_ntb}
-"""By `drivers.registry.Transport.on`: what puts a device on a carrier of that kind."""
+"""Functions that put a device on its carrier, by `drivers.registry.Transport.on`."""
 
 
 @asynccontextmanager
@@ -244,11 +248,10 @@ async def open_world(
     kinds: Mapping[str, EndsType] = ENDS,
     report: Callable[[str], None] = lambda line: None,
 ) -> AsyncIterator[World]:
-    """Build ``topology``, bring it up, and take it down at the end; nothing stays behind.
+    """Build ``topology``, bring it up, and remove all of it at the end.
 
-    ``name`` is put before what is visible outside, such as namespaces; ``kinds`` says by device type how ends are
-    opened. ``report`` takes a line for the user about an interface that is lost. Raises ConfigError, PrivilegeError,
-    DriverError.
+    ``name`` prefixes names visible outside, such as namespaces; ``kinds`` opens ends by device type. ``report`` takes
+    lines for the user, such as that an interface is gone. Raises ConfigError, PrivilegeError, DriverError.
     """
     topology = topology.sized()
     world = World(name, topology)
@@ -273,7 +276,7 @@ async def open_world(
             world.hosts[link_spec.endpoint].add_controller(link_name, link)
         for ntb_name, ntb in topology.ntbs.items():
             ends_at = (world.hosts[ntb.host].controllers[link_name] for link_name in (ntb.primary, ntb.secondary))
-            assert ntb.mw is not None  # likewise
+            assert ntb.mw is not None  # `Topology.sized`
             world.ntbs[ntb_name] = NtbFunction(*ends_at, windows=(ntb.mw * MIB,))
             world.ntbs[ntb_name].bind()
         for index, (device_name, spec) in enumerate(topology.devices.items()):
@@ -315,7 +318,7 @@ async def _open_ends(kind: EndsType, context: OpenContext) -> AsyncIterator[tupl
 
 
 def _register(world: World, link: str, addr: int) -> str | None:
-    """What lies at an address that a root complex reaches through that link, as a trace calls it."""
+    """Return the name of the register at a downstream address of the link, for traces; None if there is none."""
     spec = world.topology.links[link]
     for function in world.hosts[spec.root].rc.functions:
         for bar in function.bars:
@@ -328,7 +331,7 @@ def _register(world: World, link: str, addr: int) -> str | None:
 
 
 def _trace(link: str, path: str, report: Callable[[str], None]) -> AbstractContextManager[TraceFile]:
-    """Open the file for the trace of ``link``. Raises ConfigError where that can't be written."""
+    """Open the file for the trace of ``link``. Raises ConfigError if it cannot be written."""
     try:
         return closing(TraceFile(path, lambda trouble: report(f"links.{link}.trace: {trouble}")))
     except OSError as exc:
@@ -338,7 +341,7 @@ def _trace(link: str, path: str, report: Callable[[str], None]) -> AbstractConte
 def _mediate(
     world: World, kinds: Mapping[str, EndsType], context: OpenContext, host: Host, local_end: End
 ) -> MediatorEnd:
-    """Add the device of the endpoint's own driver, on its platform bus; the mediator, as the other device's end."""
+    """Add the local driver's device to the endpoint's platform bus; return the mediator as the remote device's end."""
     remote, local = context.name, f"{context.name}{LOCAL}"
     make = kinds[context.spec.type].mediator
     assert make is not None
@@ -347,9 +350,9 @@ def _mediate(
     ring = context.spec.local_ring or context.spec.ring
     spec = attrs.evolve(context.spec, transport="mmio", link=None, ntb=None, host=host.name, function=0)
     spec = attrs.evolve(spec, mode="direct", ring=ring)
-    found = _on_host(world, local, spec)
+    place = _on_host(world, local, spec)
     end = MediatorEnd(mediator, local, remote)
-    world.devices[local] = Device(local, spec, host, host, found.location, found.back, local_end, end)
+    world.devices[local] = Device(local, spec, host, host, place.location, place.back, local_end, end)
     return MediatorEnd(mediator, remote, local)
 
 
@@ -360,8 +363,8 @@ def _context(world: World, name: str, index: int, spec: DeviceSpec) -> OpenConte
 
 def _register_drivers(world: World, host: Host) -> None:
     def settings(device: VirtioDevice) -> Any:
-        found = (d for d in world.devices.values() if d.root is host and d.location == device.location)
-        return next((d.driver_end.settings for d in found), None)
+        matches = (d for d in world.devices.values() if d.root is host and d.location == device.location)
+        return next((d.driver_end.settings for d in matches), None)
 
     def plug(device: VhostDevice) -> Any:
         ours = (d for d in world.devices.values() if d.back is not None and d.back.device is device)
@@ -373,7 +376,7 @@ def _register_drivers(world: World, host: Host) -> None:
 
 
 async def _start(world: World) -> None:
-    """Devices first: each has its features before the other side may see it; then the links come up."""
+    """Start the devices, then the links: a device must have its features before a driver sees it."""
     ours = [(device, device.back) for device in world.devices.values() if device.back is not None]
     for device, back in ours:
         back.device.packed = device.spec.ring == "packed"

@@ -1,1 +1,1 @@
-"""Traffic by real programs and by messages, with their figures as values."""
+"""Traffic from real programs (ping, iperf3, nbdcopy, fio) and rpmsg messages, measured."""

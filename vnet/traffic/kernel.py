@@ -1,4 +1,4 @@
-"""Real programs that make real traffic: ping and iperf3, in a namespace, with their figures as values."""
+"""The programs ping and iperf3 in a network namespace, measured; and the runs of a demonstration."""
 
 from __future__ import annotations
 
@@ -50,40 +50,43 @@ PACKAGES = {
     "apt-get": "apt",
     "apt-cache": "apt",
 }
-"""By program: the package that has it, where that is called otherwise."""
+"""Debian package by program."""
 PATIENCE = 30.0
-"""Seconds that a program may take beyond what it was asked to do, on a machine that is busy with other things."""
-LOOK = 0.02
-"""Seconds between two looks at what is not ready yet: a kernel's counters, an iperf3 server."""
+"""Seconds that a program may take longer than its own duration, on a busy machine."""
+POLL_INTERVAL = 0.02
+"""Seconds between two checks of a kernel's counters or of a busy iperf3 server."""
 BUSY = "the server is busy"
-"""Part of the error of an iperf3 client whose server still ends the last run."""
+"""Part of an iperf3 client's error while the server still ends the last run."""
 IPERF3_PORT = 5201
+"""Default TCP and UDP port of iperf3."""
 UDP_LOSS = 0.01
-"""The part of a run's datagrams that may be lost."""
+"""Fraction of a run's datagrams that may be lost."""
 
 
 class TrafficError(Exception):
-    """A program that makes traffic did not do what it was started for; says which, and its last words."""
+    """A traffic program failed; the message has its name and its last line of output."""
 
 
 class RunResult(Protocol):
-    """What came of a run."""
+    """The result of a run."""
 
     def line(self) -> str:
-        """In a few words."""
+        """Return the result in a few words."""
 
     def failure(self) -> str:
-        """What is not as it must be, as the end of a sentence; empty when all is well."""
+        """Return the failure, as the end of a sentence; empty if the run succeeded."""
 
 
 @attrs.frozen
 class TextResult:
-    """What came of a run that has figures of its own kind."""
+    """A result given as text with named figures."""
 
     text: str
+    """The result in a few words."""
     figures: Mapping[str, float | int | str] = attrs.field(factory=dict)
-    """With units in their names."""
+    """Figures by name; names contain the units."""
     failed: str = ""
+    """The failure, as the end of a sentence; empty if the run succeeded."""
 
     def line(self) -> str:
         return f"{self.text}: {self.failed}" if self.failed else self.text
@@ -94,18 +97,22 @@ class TextResult:
 
 @attrs.frozen
 class PingResult:
-    """What ping counted; times in milliseconds, None where nothing came back."""
+    """Result of ping."""
 
     sent: int
+    """Echo requests sent."""
     received: int
+    """Echo replies received."""
     rtt_min: float | None
+    """Shortest round-trip time in milliseconds; None if no reply arrived. Likewise below."""
     rtt_avg: float | None
     rtt_max: float | None
     late: int = 0
-    """Of those received: replies that only the kernel saw, as ping waited no longer. They are not in the times."""
+    """Replies, included in ``received``, that arrived after ping stopped waiting. They are not in the times."""
 
     @property
     def lost(self) -> int:
+        """Requests without a reply."""
         return self.sent - self.received
 
     def line(self) -> str:
@@ -119,26 +126,28 @@ class PingResult:
 
 @attrs.frozen
 class FlowResult:
-    """What iperf3 measured of one run, as the receiving end saw it."""
+    """Result of iperf3, measured by the receiver."""
 
     seconds: float
+    """Duration of the run."""
     bytes: int
+    """Bytes received."""
     bits_per_second: float
     packets: int
-    """UDP only: datagrams that arrived."""
+    """UDP only: datagrams received."""
     lost: int
-    """UDP only: datagrams that did not."""
+    """UDP only: datagrams lost."""
     retransmits: int
-    """TCP only."""
+    """TCP only: segments sent again."""
     complete: bool
-    """Whether it ran as long as asked for."""
+    """Whether the run lasted as long as requested."""
     overflowed: int = 0
-    """UDP only: of those lost, datagrams that a kernel dropped before the driver or behind the device (in the queue of
-    an interface, in the buffer of a socket), because a program did not get to run in time."""
+    """UDP only: lost datagrams that a kernel dropped before the driver or after the device, in the queue of an
+    interface or the buffer of a socket, because a program was not scheduled in time."""
 
     @property
     def loss(self) -> float:
-        """Lost datagrams as a part of all, 0 to 1."""
+        """Lost datagrams as a fraction of all, 0 to 1."""
         return self.lost / (self.lost + self.packets) if self.lost + self.packets else 0.0
 
     def line(self) -> str:
@@ -155,31 +164,36 @@ class FlowResult:
 
 @attrs.frozen
 class Run:
-    """One run: what it was, from where to where, and what came of it."""
+    """A finished run and its result."""
 
     name: str
     source: str
+    """Sender, such as a host."""
     target: str
+    """Receiver, such as a host or an address."""
     result: RunResult
 
     def line(self) -> str:
-        """The result in a few words."""
+        """Return the result in a few words."""
         return self.result.line()
 
 
 @attrs.frozen
 class Plan:
-    """A run that has not happened yet."""
+    """A planned run."""
 
     name: str
     source: str
+    """Sender, such as a host."""
     target: str
+    """Receiver, such as a host or an address."""
     start: Callable[[], Awaitable[RunResult]]
+    """Does the run and returns its result."""
     tools: tuple[str, ...] = ()
-    """Programs without which it is left out."""
+    """Programs that the run needs."""
 
     async def run(self) -> Run:
-        """Raises TrafficError."""
+        """Do the run, or leave it out if a program is missing. Raises TrafficError."""
         try:
             need_tools(*self.tools)
         except PrivilegeError as exc:
@@ -188,7 +202,7 @@ class Plan:
 
 
 def need_tools(*names: str) -> None:
-    """Raises PrivilegeError for programs that are not installed, with the command that installs them."""
+    """Raise PrivilegeError if programs are not installed, with the command that installs them."""
     missing = [name for name in names if shutil.which(name) is None]
     if missing:
         packages = " ".join(dict.fromkeys(PACKAGES.get(name, name) for name in missing))
@@ -196,9 +210,9 @@ def need_tools(*names: str) -> None:
 
 
 async def run(netns: str | None, argv: Sequence[str], timeout: float) -> subprocess.CompletedProcess[bytes]:
-    """Run a program in a namespace for at most ``timeout`` seconds; its output, whatever its exit status.
+    """Run a program in a namespace for at most ``timeout`` seconds; return its output and exit status.
 
-    Raises TrafficError when it does not end.
+    Raises TrafficError if it does not end in time.
     """
     with trio.move_on_after(timeout):
         return await trio.run_process(
@@ -210,11 +224,10 @@ async def run(netns: str | None, argv: Sequence[str], timeout: float) -> subproc
 async def ping(
     netns: str | None, target: str, *, count: int = 5, size: int = 56, interval: float = 0.02, wait: float = 10.0
 ) -> PingResult:
-    """Send ``count`` echo requests of ``size`` bytes, ``interval`` seconds apart, and wait up to ``wait`` seconds.
+    """Send ``count`` echo requests of ``size`` bytes every ``interval`` s; wait up to ``wait`` seconds for replies.
 
-    Once a reply came, ping itself waits after its last request only for twice the longest round trip so far. A reply
-    that takes longer is not lost: the kernel's counter has it. With ping's own deadline (-w) it would go on sending
-    instead. Raises TrafficError.
+    After its last request, ping only waits twice the longest round-trip time. The kernel's counter has later
+    replies. ping's own deadline (-w) is no alternative, because ping would continue to send. Raises TrafficError.
     """
     before = await kernel_counters(netns)
     argv = ["ping", "-n", "-c", str(count), "-s", str(size), "-i", str(interval), "-W", str(wait), target]
@@ -222,7 +235,7 @@ async def ping(
     text = done.stdout.decode(errors="replace")
     counts = re.search(r"(\d+) packets transmitted, (\d+) received", text)
     if counts is None:
-        raise TrafficError(f"ping {target}: {_last_words(done.stderr, done.stdout)}")
+        raise TrafficError(f"ping {target}: {_last_line(done.stderr, done.stdout)}")
     times = re.search(r"= ([\d.]+)/([\d.]+)/([\d.]+)", text)
     low, mean, high = map(float, times.groups()) if times else (None, None, None)
     sent, seen = map(int, counts.groups())
@@ -231,30 +244,30 @@ async def ping(
 
 
 async def _echo_replies(netns: str | None, before: KernelCounters, sent: int, wait: float) -> int:
-    """Echo replies that came into ``netns`` since ``before``: ``sent`` of them, or as many as in ``wait`` seconds."""
+    """Return the echo replies in ``netns`` since ``before``; wait up to ``wait`` seconds for ``sent`` of them."""
     deadline = trio.current_time() + wait
     while True:
         replies = (await kernel_counters(netns)).since(before).echo_replies
         if replies >= sent or trio.current_time() >= deadline:
             return min(replies, sent)
-        await trio.sleep(LOOK)
+        await trio.sleep(POLL_INTERVAL)
 
 
 @asynccontextmanager
 async def iperf3_server(netns: str | None, port: int = IPERF3_PORT) -> AsyncIterator[None]:
-    """An iperf3 server in a namespace for as long as the context lasts. Raises TrafficError where it can't start."""
+    """Run an iperf3 server in a namespace during the context. Raises TrafficError if it does not start."""
     argv = netns_command(netns, ["iperf3", "-s", "-p", str(port), "--forceflush"])
     start = partial(trio.run_process, stdin=b"", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     async with open_background() as nursery:
         process = await nursery.start(start, argv)
-        said = b""
+        output = b""
         with trio.move_on_after(PATIENCE):
             async for chunk in process.stdout:
-                said += chunk
-                if b"listening" in said:
+                output += chunk
+                if b"listening" in output:
                     break
-        if b"listening" not in said:
-            raise TrafficError(f"iperf3 -s: {_last_words(said)}")
+        if b"listening" not in output:
+            raise TrafficError(f"iperf3 -s: {_last_line(output)}")
         nursery.start_soon(_drain, process.stdout)
         yield
 
@@ -279,13 +292,12 @@ async def iperf3(
     port: int = IPERF3_PORT,
     peer: str | None = None,
 ) -> FlowResult:
-    """One run against an iperf3 server, from this end or (``reverse``) towards it.
+    """Run an iperf3 client that sends to a server, or (``reverse``) receives from it.
 
-    ``seconds`` are rounded up: iperf3 knows whole ones only, and takes 0 for without end. ``bitrate`` is in bits per
-    second with iperf3's suffixes, 0 for as fast as it goes; ``length`` in bytes of a datagram or a write,
-    ``buffer`` what sockets are to hold at both ends, with suffixes likewise, ``congestion`` the algorithm that TCP
-    uses, None the machine's. With ``peer``, the server's namespace, datagrams that a kernel dropped are told apart.
-    Raises TrafficError.
+    ``seconds`` are rounded up: iperf3 only takes whole seconds, and 0 is endless. ``bitrate`` is in bits per second
+    with iperf3's suffixes, 0: unlimited; ``length`` is that of a datagram or a write in bytes; ``buffer`` is the
+    size of the sockets' buffers with a suffix; ``congestion`` is TCP's algorithm, or None. With ``peer``, the
+    server's namespace, datagrams dropped by a kernel are counted as ``overflowed``. Raises TrafficError.
     """
     seconds = math.ceil(seconds)
     argv = ["iperf3", "-J", "-c", server, "-p", str(port), "-t", str(seconds), "-P", str(streams), "-b", bitrate]
@@ -313,7 +325,7 @@ async def iperf3(
 
 
 async def _report(netns: str | None, argv: Sequence[str], timeout: float) -> Mapping[str, Any]:
-    """Run an iperf3 client; returns the end of its report. A server that still ends the last run is asked again.
+    """Run an iperf3 client; return the end of its report. Try again while the server still ends the last run.
 
     Raises TrafficError.
     """
@@ -324,14 +336,14 @@ async def _report(netns: str | None, argv: Sequence[str], timeout: float) -> Map
             report = json.loads(done.stdout)
             end: Mapping[str, Any] = report["end"]
         except (ValueError, KeyError):
-            raise TrafficError(f"iperf3: {_last_words(done.stderr, done.stdout)}") from None
+            raise TrafficError(f"iperf3: {_last_line(done.stderr, done.stdout)}") from None
         if "error" not in report:
             return end
         if BUSY not in report["error"] or trio.current_time() >= deadline:
             raise TrafficError(f"iperf3: {report['error']}")
-        await trio.sleep(LOOK)
+        await trio.sleep(POLL_INTERVAL)
 
 
-def _last_words(*outputs: bytes) -> str:
+def _last_line(*outputs: bytes) -> str:
     lines = [line for output in outputs for line in output.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip() if lines else "no output"

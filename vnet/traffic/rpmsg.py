@@ -1,4 +1,4 @@
-"""Messages between rpmsg endpoints, and how many a second, or how long one takes."""
+"""Messages between rpmsg endpoints: rate and round-trip time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["one_way", "round_trip"]
 
 
 async def one_way(ends: Sequence[RpmsgEndpoint], messages: int, data: bytes) -> float:
-    """Messages a second from the first endpoint to the second."""
+    """Send messages from the first endpoint to the second; return messages per second."""
     source, sink = ends
 
     async def send() -> None:
@@ -29,12 +29,12 @@ async def one_way(ends: Sequence[RpmsgEndpoint], messages: int, data: bytes) -> 
 
 
 async def round_trip(end: RpmsgEndpoint, trips: int, data: bytes) -> float:
-    """Seconds from sending a message to receiving it again, the median; the endpoint is closed then."""
-    took = []
+    """Return the median round-trip time of a message in seconds; close the endpoint."""
+    times = []
     for _ in range(trips):
         began = trio.current_time()
         await end.send(data)
         await end.receive()
-        took.append(trio.current_time() - began)
+        times.append(trio.current_time() - began)
     end.close()
-    return median(took)
+    return median(times)
