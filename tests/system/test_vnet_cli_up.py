@@ -80,7 +80,7 @@ def test_exec_becomes_the_program_in_the_hosts_namespace(shared: Up, require_too
         (("link", "down", "moon"), "vnet: link 'moon': must be one of pcie0\n"),
         (("set", "moon", "mtu", "1400"), "vnet: device 'moon': must be one of net0\n"),
         (("set", "net0", "mtu", "1"), "vnet: net0: mtu '1': must be between 68 and 65521\n"),
-        (("set", "net0", "pairs", "2"), "vnet: net0: pairs '2': there is one pair\n"),
+        (("set", "net0", "pairs", "2"), "vnet: net0: pairs '2': the device has one queue pair\n"),
         (("up",), "vnet: {0} is running already; try: vnet show --name {0}\n"),
     ],
 )
@@ -235,7 +235,7 @@ def test_a_namespace_that_was_there_before_is_used_and_stays(
     assert (NETNS / given).exists()
 
 
-MISSING = "there is no such namespace; try: ip netns add"
+MISSING = "must be an existing namespace; try: ip netns add"
 
 
 def test_a_topology_that_can_not_be_is_one_line(name: str, tmp_path: Path) -> None:
