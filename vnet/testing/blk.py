@@ -33,11 +33,11 @@ class StubbornStore(MemoryStore):
     def __init__(self, size: int, *, read_only: bool = False, block_size: int = 512) -> None:
         super().__init__(size, read_only=read_only, block_size=block_size)
         self.at_once = True
-        """Whether reads and writes are done without waiting."""
+        """Whether reads and writes complete without waiting."""
         self.gate: trio.Event | None = None
-        """What everything that may wait waits for, whatever is cancelled meanwhile: as a thread does."""
+        """Every call that may wait waits for this event and ignores cancellation, as a thread does."""
         self.errors: dict[str, OSError] = {}
-        """By method: what it raises."""
+        """Errors to raise, by method."""
         self.log: list[str] = []
         """The methods that were called, in order."""
         self.inside = 0
@@ -89,13 +89,13 @@ class StubbornStore(MemoryStore):
 
 @attrs.frozen
 class BlkOptions:
-    """What differs from the usual pair."""
+    """Options of a block pair."""
 
     features_off: tuple[str, ...] = ()
     queue_size: int = 64
     queues: int = 1
     transport: str | None = None
-    """As of `vnet.testing.pair.carried`."""
+    """See `vnet.testing.pair.carried`."""
     link: LinkSpec = IDEAL
     size: int = 8
     """MiB."""
@@ -120,7 +120,7 @@ class BlkOptions:
 
 
 class BlkPair(Pair):
-    """The pair, the disk at its one end and the store at the other."""
+    """A pair with a disk at the driver's end and a store at the device's."""
 
     @property
     def disk(self) -> Disk:
@@ -150,8 +150,8 @@ class BlkPair(Pair):
                 data = bytes(self.store.data[:size])
             else:
                 await self.disk.write(0, data, fua=True)
-            found = await self.disk.read(0, size)
-        assert hashlib.sha256(found).digest() == hashlib.sha256(data).digest(), "what was read is not what was written"
+            read = await self.disk.read(0, size)
+        assert hashlib.sha256(read).digest() == hashlib.sha256(data).digest(), "what was read is not what was written"
 
 
 @asynccontextmanager

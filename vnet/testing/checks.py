@@ -1,4 +1,4 @@
-"""What must hold after whatever happened, and how soon a verdict must fall."""
+"""Post-conditions of every test, and bounds on how soon a result must be there."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["TURNS", "Turns", "bounded", "unharmed", "until"]
 CANARY = 0xC5
 LOOK = 0.001
 TURNS = 20_000
-"""Steps of tasks within which every verdict falls; what runs on for ever takes more."""
+"""Steps of tasks within which every test has its result; an endless loop takes more."""
 
 
 @asynccontextmanager
 async def unharmed(pair: Pair) -> AsyncIterator[None]:
-    """Whatever happens inside: nothing leaks, no memory is written that was not granted, and it works again.
+    """Check that the body leaks nothing, writes only granted memory, and leaves a device that works.
 
     Afterwards the device is reset and brought up, a hashed megabyte crosses in each direction, and the
     footprint is what it was. A second device must have kept running without any of this.
@@ -47,7 +47,7 @@ async def unharmed(pair: Pair) -> AsyncIterator[None]:
 
 
 class _Canaries:
-    """Marks in memory that belongs to nobody: a write there is one outside of granted memory."""
+    """Marks in free memory: a write there is a write outside of granted memory."""
 
     STEP, SIZE = 64 << 10, 64
 
@@ -58,12 +58,12 @@ class _Canaries:
             host.memory.view(Addr(addr), self.SIZE, True)[:] = bytes([CANARY]) * self.SIZE
 
     def check(self) -> None:
-        """Of those places that are still free: an allocation in between may have used the others rightly."""
+        """Check the marks that are still in free memory: allocations may have used the others rightly."""
         still = set(self._free())
         for addr in self._places:
-            found = bytes(self._memory.view(Addr(addr), self.SIZE))
-            if addr in still and any(found):  # what was handed out in between was zeroed, and is free again
-                assert found.count(CANARY) == self.SIZE, f"memory at {addr:#x} was written, and is nobody's"
+            content = bytes(self._memory.view(Addr(addr), self.SIZE))
+            if addr in still and any(content):  # what was handed out in between was zeroed, and is free again
+                assert content.count(CANARY) == self.SIZE, f"memory at {addr:#x} was written although it is free"
 
     def _free(self) -> Iterator[int]:
         for low, high in self._memory._pool._free:
@@ -99,7 +99,7 @@ def bounded(turns: int = TURNS, seconds: float = 1.0) -> Iterator[Turns]:
 
 
 async def until(holds: Callable[[], object], seconds: float = 1.0, turns: int = TURNS) -> None:
-    """Return once it holds, which nobody tells. Raises AssertionError or trio.TooSlowError like `bounded`."""
+    """Poll until ``holds()`` is true. Raises AssertionError or trio.TooSlowError like `bounded`."""
     with bounded(turns, seconds):
-        while not holds():  # noqa: ASYNC110  registers and counters wake nobody
+        while not holds():  # noqa: ASYNC110  registers and counters wake no task
             await trio.sleep(LOOK)

@@ -1,4 +1,4 @@
-"""What each device type has to do on every transport, in each mode, and over links of every kind: one line each.
+"""Exercises, one per device type, that run on every transport, in each mode, and over links of every kind.
 
     await exercise("blk", "ntb", link="timed")
 
@@ -43,20 +43,20 @@ LINKS: Mapping[str, str] = {
     "timed": "generation = 3\nlanes = 4\nread_latency_ns = 500",
     "faulty": "faults = { seed = 1, lost_doorbells = 0.2, lost_interrupts = 0.2, delayed_interrupts = 0.2 }",
 }
-"""What a topology says of a link of each kind."""
+"""Keys of a topology for a link of each kind."""
 
 Act = Callable[[World, str], Awaitable[None]]
 
 
 @attrs.frozen
 class Exercise:
-    """What a device of one type is made to do. It raises where something is not as it was sent."""
+    """One exercise: ``act`` moves data over a device, and raises AssertionError if it arrives changed."""
 
     act: Act
     keys: str = ""
     """Lines of TOML for such a device."""
     kept: bool = False
-    """Whether the driver keeps what a link that goes down interrupts, so that nobody notices."""
+    """Whether the driver repeats requests that a link failure interrupts."""
 
 
 async def exercise(kind: str, transport: str, mode: str = "direct", link: str = "ideal") -> None:
@@ -156,8 +156,8 @@ async def _commands(world: World, name: str) -> None:
         assert size != SIZE or result.data == data
 
 
-def _same(found: bytes, data: bytes) -> None:
-    assert hashlib.sha256(found).digest() == hashlib.sha256(data).digest(), "what was read is not what was written"
+def _same(read: bytes, data: bytes) -> None:
+    assert hashlib.sha256(read).digest() == hashlib.sha256(data).digest(), "what was read is not what was written"
 
 
 PORTS = 'driver = { kind = "memory" }\ndevice = { kind = "memory" }'
@@ -168,4 +168,4 @@ EXERCISES: dict[str, Exercise] = {
     "blk": Exercise(_sectors, f"driver = {{ buffers = 8 }}\ndevice = {{ {STORE} }}", kept=True),
     "scsi": Exercise(_commands, f"driver = {{ buffers = 8 }}\ndevice = {{ luns = [{{ {STORE} }}] }}", kept=True),
 }
-"""By device type."""
+"""Exercises by device type."""

@@ -1,4 +1,4 @@
-"""What a pair of hosts and this process hold: equal before and after, or something leaked."""
+"""Resources of a pair of hosts and of this process: equal before and after a test, or something leaked."""
 
 from __future__ import annotations
 

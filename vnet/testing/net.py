@@ -26,7 +26,7 @@ from vnet.topology import Topology
 __all__ = ["FRAME", "NetPair", "Options", "open_pair", "send_and_compare"]
 
 FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"a frame of a local experiment"
-"""Ethernet header and payload that nobody but a test understands (IEEE 802 local experimental ethertype)."""
+"""Ethernet header and payload with an ethertype for local experiments (IEEE 802)."""
 PLAIN = bytes(HEADER_SIZE)
 GSO = bytes.fromhex("01 01 3600 b405 2200 1000 0000")
 """A virtio_net_hdr: NEEDS_CSUM and TCPV4, as for TCP without options over IPv4 without options."""
@@ -38,7 +38,7 @@ BURST = 32
 
 @attrs.frozen
 class Options:
-    """What differs from the usual pair."""
+    """Options of a network pair."""
 
     features_off: tuple[str, ...] = ()
     control: bool = False
@@ -58,7 +58,7 @@ class Options:
     capacity: int = 2048
     """Frames that each direction of a port holds."""
     transport: str | None = None
-    """As of `carried`."""
+    """See `vnet.testing.pair.carried`."""
     poll: bool = False
     link: LinkSpec = IDEAL
 
@@ -135,7 +135,7 @@ async def send_and_compare(source: MemoryPort, sink: MemoryPort, size: int, larg
     small = size // 8 if large and source.offloads.tso4 and sink.offloads.tso4 else size
     pieces = [(PLAIN, data[at : min(at + PIECE, small)]) for at in range(0, small, PIECE)]
     pieces += [(GSO, data[at : at + LARGE_PIECE]) for at in range(small, size, LARGE_PIECE)]
-    # To whom it is for: no filter of the device may keep it, whatever the driver has told it so far.
+    # The destination passes every filter that the driver may have set.
     head = (sink.mac or FRAME[:6]) + FRAME[6:ETH_HLEN]
     with trio.fail_after(60):
         while _drained(sink):

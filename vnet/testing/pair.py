@@ -35,8 +35,9 @@ IDEAL = LinkSpec(root=ROOT, endpoint=ENDPOINT)
 def carried(
     devices: Mapping[str, DeviceSpec], transport: str | None = None, link: LinkSpec = IDEAL, memory: int = 48
 ) -> Topology:
-    """Hosts of ``memory`` MiB, ``devices``, and what carries them: whatever transport `over` says where none is given,
-    and virtio-pci where that says nothing.
+    """Return a topology: hosts of ``memory`` MiB, the devices, and their links.
+
+    Without ``transport``, the devices use the one that `over` sets, virtio-pci by default.
     """
     transport = transport or _default.get()
     hosts = {name: HostSpec(memory=memory) for name in (ROOT, ENDPOINT)}
@@ -112,8 +113,8 @@ class Pair(ABC):
     def carrier(self) -> tuple[Bus[Any, Any], Any]:
         """The function or region behind which the driver finds the device, and the bus it is on."""
         # The NTB's bus before the PCI bus: the function and what is made of it have the same name.
-        found = ((bus, binding.device) for bus in reversed(self.rc.carriers) for binding in bus.bindings)
-        return next((bus, carrier) for bus, carrier in found if carrier.name == self.device.location)
+        carriers = ((bus, binding.device) for bus in reversed(self.rc.carriers) for binding in bus.bindings)
+        return next((bus, carrier) for bus, carrier in carriers if carrier.name == self.device.location)
 
     @property
     def function(self) -> PciFunctionHandle:

@@ -26,7 +26,7 @@ DEVICE = "rpmsg0"
 
 @attrs.frozen
 class RpmsgOptions:
-    """What differs from the usual pair."""
+    """Options of an rpmsg pair."""
 
     features_off: tuple[str, ...] = ()
     address_service: bool = True
@@ -35,7 +35,7 @@ class RpmsgOptions:
     """Bytes of a buffer, header included."""
     to_device: int = 512
     transport: str | None = None
-    """As of `vnet.testing.pair.carried`."""
+    """See `vnet.testing.pair.carried`."""
     link: LinkSpec = IDEAL
     mode: Literal["direct", "mediated"] = "direct"
     local_features_off: tuple[str, ...] = ()

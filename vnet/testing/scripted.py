@@ -36,11 +36,11 @@ class ScriptedBack:
     protocol_features: int = PROTOCOL_FEATURES
     config: bytes = (2048).to_bytes(8, "little") + bytes(52)
     lies: dict[FrontendRequest, Lie] = attrs.field(factory=dict)
-    """By request: the bytes that go out in place of the right ones."""
+    """Wrong answers, by request: bytes to send instead of the right ones."""
     lie_fds: list[Handle] = attrs.field(factory=list)
-    """What goes out beside every lie."""
+    """File descriptors to send with every wrong answer."""
     log: list[tuple[FrontendRequest, Payload, int]] = attrs.field(factory=list)
-    """What came in: request, body, number of file descriptors."""
+    """Messages in order: request, body, number of file descriptors."""
     ends: list[str] = attrs.field(factory=list)
     """How connections ended."""
     patience: int = 1 << 30
@@ -70,7 +70,7 @@ class ScriptedBack:
     async def converse(self, socket: FdSocket) -> None:
         assembler = Assembler(FRONTEND_MESSAGES)
         self.socket, self._status = socket, 0
-        heard = 0
+        count = 0
         try:
             while True:
                 data, handles = await socket.receive(assembler.missing)
@@ -80,11 +80,11 @@ class ScriptedBack:
                 message = assembler.feed(data, handles)
                 if message is None:
                     continue
-                if heard == self.patience:
+                if count == self.patience:
                     message.close()
                     self.ends.append("out of patience")
                     return
-                heard += 1
+                count += 1
                 if not await self._answer(socket, message):
                     self.ends.append("lied")
                     return
@@ -114,12 +114,12 @@ class ScriptedBack:
             if right:
                 await socket.send(right)
             return True
-        said = self.lies[request](right)
-        if said not in (SILENCE, HANG_UP):
-            await socket.send(said, self.lie_fds)
-        return said != HANG_UP
+        answer = self.lies[request](right)
+        if answer not in (SILENCE, HANG_UP):
+            await socket.send(answer, self.lie_fds)
+        return answer != HANG_UP
 
-    def _right(self, request: FrontendRequest, payload: Any, asked: bool) -> bytes:
+    def _right(self, request: FrontendRequest, payload: Any, need_reply: bool) -> bytes:
         answers: dict[FrontendRequest, Callable[[], Payload]] = {
             R.GET_FEATURES: lambda: U64(self.features),
             R.GET_PROTOCOL_FEATURES: lambda: U64(self.protocol_features),
@@ -130,7 +130,7 @@ class ScriptedBack:
         }
         if request in answers:
             return reply(request, answers[request]())
-        return ack(request, good=True) if asked else b""
+        return ack(request, good=True) if need_reply else b""
 
     def _config(self, size: int) -> bytes:
         return self.config[:size] if size <= len(self.config) else b""

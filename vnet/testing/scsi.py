@@ -33,13 +33,13 @@ DISK = Lun(0, 0)
 
 @attrs.frozen
 class ScsiOptions:
-    """What differs from the usual pair."""
+    """Options of a SCSI pair."""
 
     features_off: tuple[str, ...] = ()
     queue_size: int = 64
     queues: int = 1
     transport: str | None = None
-    """As of `vnet.testing.pair.carried`."""
+    """See `vnet.testing.pair.carried`."""
     link: LinkSpec = IDEAL
     size: int = 8
     """MiB."""
@@ -99,7 +99,7 @@ class ScsiPair(Pair):
 
     @property
     def store(self) -> StubbornStore:
-        """Of the first unit."""
+        """The store of the first unit."""
         store = self.unit().store
         assert isinstance(store, StubbornStore)
         return store
@@ -117,7 +117,7 @@ class ScsiPair(Pair):
         unit = self.unit()
         data = random.Random(size).randbytes(size)
         step = min(256 << 10, self.initiator.transfer_max)
-        found = bytearray()
+        received = bytearray()
         with trio.fail_after(60):
             if unit.store.info.read_only:
                 data = bytes(self.store.data[:size])
@@ -127,12 +127,14 @@ class ScsiPair(Pair):
                     assert written.good, written
                 read = await self.read(at // unit.block_size, len(data[at : at + step]) // unit.block_size)
                 assert read.good, read
-                found += read.data
-        assert hashlib.sha256(found).digest() == hashlib.sha256(data).digest(), "what was read is not what was written"
+                received += read.data
+        assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest(), (
+            "what was read is not what was written"
+        )
 
 
 def new_unit(size: int = MEGABYTE, serial: str = "new", events: int = 0) -> LogicalUnit:
-    """One to plug in, of ``size`` bytes."""
+    """Return a unit of ``size`` bytes to plug in."""
     return LogicalUnit(StubbornStore(size), Identity(serial), events=events)
 
 

@@ -45,7 +45,7 @@ class TappedRegion:
         self.log: list[RegisterAccess] = []
         """All of BAR 0, as there is no other."""
         self.lies: dict[int, Callable[[int], int]] = {}
-        """By offset: what the reader is told in place of the value it gets."""
+        """Values to return instead of the true one, by offset."""
         self.deaf: set[int] = set()
         """Offsets whose writes are ignored."""
 
@@ -56,9 +56,9 @@ class TappedRegion:
     def read(self, offset: int, size: int) -> int:
         value = self._inner.read(offset, size)
         lie = self.lies.get(offset)
-        told = value if lie is None else lie(value) & (1 << 8 * size) - 1
-        self.log.append(RegisterAccess(0, offset, size, told, False))
-        return told
+        shown = value if lie is None else lie(value) & (1 << 8 * size) - 1
+        self.log.append(RegisterAccess(0, offset, size, shown, False))
+        return shown
 
     def write(self, offset: int, size: int, value: int) -> None:
         self.log.append(RegisterAccess(0, offset, size, value, True))

@@ -34,11 +34,11 @@ __all__ = [
 P = TypeVar("P", bound=Pair)
 
 OFFERED = SUPPORTED & ~mask((NetFeature.MQ,))
-"""What a network device with a single pair of queues offers."""
+"""Features that a network device with a single pair of queues offers."""
 AGREED = OFFERED & ~mask((NetFeature.CTRL_VLAN,))
-"""What is agreed on of that where a port does not say which VLANs it needs."""
+"""Features that both sides accept if the port does not list the VLANs that it needs."""
 TWO_QUEUES = SUPPORTED & ~CONTROLLED
-"""The same for a driver that sets up no control queue."""
+"""Features for a driver without a control queue."""
 DRIVERS: Mapping[str, type[HostileDriver[Any]]] = {
     "pci": HostileDriver,
     "epf_mailbox": HostileMailbox,
@@ -46,12 +46,12 @@ DRIVERS: Mapping[str, type[HostileDriver[Any]]] = {
     "ntb": HostileNtb,
     "vhost_user": HostileUser,
 }
-"""By transport."""
+"""Hostile drivers by transport."""
 
 
 @asynccontextmanager
 async def hostile_driver(pair: P) -> AsyncIterator[HostileDriver[P]]:
-    """In place of the virtio driver, which is bound again, and up, at the end."""
+    """Replace the virtio driver by a hostile one; at the end it is bound again, and up."""
     bus, carrier = pair.carrier
     await bus.unregister_device(carrier)
     hostile = DRIVERS[pair.device.spec.transport](carrier, pair)

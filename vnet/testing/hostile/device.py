@@ -16,7 +16,7 @@ __all__ = ["HostileDevice", "hostile_device"]
 
 @asynccontextmanager
 async def hostile_device(pair: Pair) -> AsyncIterator[HostileDevice]:
-    """Beside the real device, which stands still as long as nothing is injected."""
+    """Open a hostile device beside the real one, which does nothing unless a frame is injected."""
     hostile = HostileDevice(pair)
     try:
         yield hostile

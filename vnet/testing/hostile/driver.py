@@ -49,7 +49,7 @@ class HostileDriver(Generic[P_co]):
         self._raw: list[RawRing] = []
 
     async def arrive(self) -> None:
-        """Whatever comes before the first access."""
+        """Do what the transport needs before the first access."""
 
     # Registers
 
@@ -116,7 +116,7 @@ class HostileDriver(Generic[P_co]):
         """Status 0, until it reads back. Raises trio.TooSlowError after a second."""
         self.status = Status(0)
         with trio.fail_after(1):
-            while self.status:  # noqa: ASYNC110  a register tells nobody
+            while self.status:  # noqa: ASYNC110  a register wakes no task
                 await trio.sleep(0.001)
 
     async def negotiate(self, features: int | None = None) -> None:
@@ -139,7 +139,7 @@ class HostileDriver(Generic[P_co]):
         return ring
 
     def queue_size(self, queue: int, num: int | None) -> int:
-        """What the size of a queue is once ``num`` is asked for, where it is."""
+        """Request ``num`` entries unless it is None. Returns the size of the queue."""
         self.write(Common.QUEUE_SELECT, queue)
         if num is not None:
             self.write(Common.QUEUE_SIZE, num)
@@ -217,7 +217,7 @@ class HostileDriver(Generic[P_co]):
             self.memory.free(self._buffers.pop())
 
     def let_go(self) -> None:
-        """Of the interrupts."""
+        """Release the interrupts."""
         self.function.free_irqs()
 
 

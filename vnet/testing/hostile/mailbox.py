@@ -21,7 +21,7 @@ class HostileMailbox(HostileDriver[P_co]):
     sequence = 0
 
     def reg(self, place: Place) -> int:
-        """What stands in a register."""
+        """Read a register, of any size."""
         parts = (self.function.bar_read(mb.BAR, at, n).to_bytes(n, "little") for at, n in mb.pieces(*place))
         return int.from_bytes(b"".join(parts), "little")
 
@@ -38,7 +38,7 @@ class HostileMailbox(HostileDriver[P_co]):
         self.function.bar_write(mb.DOORBELL_BAR, mb.DOORBELL_SIZE * doorbell, mb.DOORBELL_SIZE, 1)
 
     def command(self, command: int) -> int:
-        """Of the device; its status word, which is 0 while it is not done."""
+        """Give a command to the device. Returns its status word: 0 until it is complete."""
         self.sequence += 1
         self.put_reg(mb.Ext.SEQUENCE.value, self.sequence)
         self.put_reg(mb.Reg.CMD.value, command)
@@ -62,7 +62,7 @@ class HostileMailbox(HostileDriver[P_co]):
     async def reset(self) -> None:
         self.status = Status(0)
         with trio.fail_after(1):
-            while self.reg(mb.Reg.CMD_STATUS.value) != mb.MailboxOutcome.OKAY:  # noqa: ASYNC110  a register tells nobody
+            while self.reg(mb.Reg.CMD_STATUS.value) != mb.MailboxOutcome.OKAY:  # noqa: ASYNC110  a register wakes no task
                 await trio.sleep(0.001)
 
     @property

@@ -90,7 +90,7 @@ class HostileUser(HostileDriver[P_co]):
         self.status = Status(0)
         await trio.testing.wait_all_tasks_blocked()
         with trio.fail_after(1):
-            while self.status:  # noqa: ASYNC110  a status tells nobody
+            while self.status:  # noqa: ASYNC110  a status wakes no task
                 await trio.sleep(0.001)
 
     async def negotiate(self, features: int | None = None) -> None:
@@ -105,7 +105,7 @@ class HostileUser(HostileDriver[P_co]):
         self.rings = [self.set_up(queue, num) for queue in range(queues)]
         self.status = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
         await trio.testing.wait_all_tasks_blocked()
-        self.calls.clear()  # a back end calls once when a ring starts, for whoever served it before
+        self.calls.clear()  # a back end calls once when a ring starts, on behalf of the back end before it
 
     @property
     def device_features(self) -> int:
@@ -147,8 +147,8 @@ class HostileUser(HostileDriver[P_co]):
 
     def map_vectors(self, queues: int = 2) -> None:
         for queue in range(queues):
-            for request, told in ((R.SET_VRING_CALL, queue + 1), (R.SET_VRING_ERR, 0)):
-                watch = self.end.ipc.watch(self.end.ipc.make_event(), partial(self.calls.append, told))
+            for request, call in ((R.SET_VRING_CALL, queue + 1), (R.SET_VRING_ERR, 0)):
+                watch = self.end.ipc.watch(self.end.ipc.make_event(), partial(self.calls.append, call))
                 self._events.append(watch)
                 self.say(request, VringFd(queue), [watch])
 
