@@ -1,4 +1,4 @@
-"""Completion of names of running systems, and of what is in them."""
+"""Shell completion of the names of running systems, and of their hosts, devices and links."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["complete_devices", "complete_hosts", "complete_links", "complete_sys
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 PATIENCE = 1.0
-"""Seconds that a system may take to name its devices."""
+"""Seconds that a system may take to list its devices."""
 
 
 def _starting(names: Callable[[click.Context], Sequence[str]]) -> Complete:
-    """A completion of click from a function that lists names; an error completes nothing."""
+    """Return a completion for click from a function that lists names; after an error it completes nothing."""
 
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         try:
