@@ -13,7 +13,7 @@ from support.paths import ROOT, VNET
 
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "__init__.py")
 WITH_OTHERS = {"vhost_user_blk.toml"}
-"""What needs another program has a test of its own (test_vhost_user_front)."""
+"""Topologies that need another program; tests/system/test_drivers_transports_vhost_user_front.py runs them."""
 TOPOLOGIES = sorted(p for p in (ROOT / "examples" / "topologies").glob("*.toml") if p.name not in WITH_OTHERS)
 
 
