@@ -52,7 +52,7 @@ class Receive:
         self.driver.publish()
 
     def post_readable(self, writable: int = 0) -> None:
-        """What no driver should put into a receive queue."""
+        """A chain that no driver should put into a receive queue."""
         segments = [(self.rig.buffer(n), n) for n in (8, writable) if n]
         self.driver.add(segments[:1], segments[1:], [])
         self.driver.publish()
@@ -62,14 +62,14 @@ class Receive:
         return self.ring.state().in_flight
 
     def used(self) -> list[tuple[Buffer, int]]:
-        """What the driver gets back."""
+        """The used buffers that the driver gets back."""
         self.ring.publish()
-        found = []
+        actual = []
         while (done := self.driver.get()) is not None:
             token, size = done
             assert isinstance(token, list)
-            found.append((token, size))
-        return found
+            actual.append((token, size))
+        return actual
 
     def frame(self) -> bytes:
         """One frame, put together as section 5.1.9.4 says."""
@@ -281,7 +281,7 @@ class Frames:
         if not self.frames:
             return 0
         frame = self.frames.popleft()
-        assert total(segs) >= len(frame), "it would be dropped here, and nobody knows why"
+        assert total(segs) >= len(frame), "it would be dropped here without a cause"
         return copy_in(segs, frame)
 
 
@@ -327,7 +327,7 @@ def test_whatever_buffers_are_posted_frames_come_whole_and_in_order_and_each_is_
 
 
 def frames(queue: Receive, used: list[tuple[Buffer, int]]) -> list[bytes]:
-    """What the driver makes of the buffers that it got back (section 5.1.9.4)."""
+    """The frame as the driver puts it together from used buffers (section 5.1.9.4)."""
     got = []
     parts = [queue.bytes(*buffer) for buffer in used]
     while parts:

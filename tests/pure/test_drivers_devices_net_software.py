@@ -113,7 +113,7 @@ UNFINISHED: dict[str, tuple[bytes, bytes]] = {
     "a transport header far behind": (struct.pack("<BBHHHHH", 1, 4, 54, 9, 4000, 16, 0), Case(v6=True).frame()),
     "UDP far behind": (struct.pack("<BBHHHHH", 1, 5, 54, 9, 250, 6, 0), Case(tcp=False, v6=True).frame()),
     "no payload": (Case().header(), Case().frame()[:54]),
-    "more segments than anybody makes": (Case(size=1025, mss=1).header(), Case(size=1025, mss=1).frame()),
+    "more segments than any sender makes": (Case(size=1025, mss=1).header(), Case(size=1025, mss=1).frame()),
     "a checksum behind the end": (struct.pack("<BBHHHHH", 1, 0, 0, 0, 34, 16, 0), Case().frame()[:51]),
     "a checksum far behind the end": (struct.pack("<BBHHHHH", 1, 0, 0, 0, 65_000, 16, 0), Case().frame()),
     "an IPv6 header that is cut short": (struct.pack("<BBHHHHH", 1, 5, 62, 9, 54, 6, 0), Case(v6=True).frame()[:53]),

@@ -45,11 +45,11 @@ def test_an_incomplete_unmap_descriptor_is_ignored(
 ) -> None:
     out = (6 + length).to_bytes(3, "big")[-2:] + length.to_bytes(2, "big") + bytes(4) + data
     cdb = (bytes((Op.UNMAP, 0, 0, 0, 0, 0, 0)) + len(out).to_bytes(2, "big")).ljust(32, b"\0")
-    found = unit.perform(cdb, [memoryview(out)], 0)
+    actual = unit.perform(cdb, [memoryview(out)], 0)
     if unmapped:
-        assert isinstance(found, Io)
-        assert [extent.offset // 512 for extent in found.extents] == unmapped
-        assert found.out_used == len(out)
+        assert isinstance(actual, Io)
+        assert [extent.offset // 512 for extent in actual.extents] == unmapped
+        assert actual.out_used == len(out)
     else:
         assert perform(unit, cdb, out) == (b"", None)
 

@@ -23,18 +23,18 @@ __all__ = ["unit"]  # a fixture
 def test_unmap_and_write_same_give_blocks_up_and_read_as_zeroes(unit: LogicalUnit) -> None:
     unit.store.data[:] = b"x" * len(unit.store.data)  # type: ignore[attr-defined]
     cdb, data = commands.unmap((0, 4), (10, 0), (2000, 48))
-    found = unit.perform(cdb.ljust(32, b"\0"), [memoryview(data)], 0)
-    assert isinstance(found, Io)
-    assert (found.kind, [(e.offset, e.size, e.unmap) for e in found.extents]) == (
+    actual = unit.perform(cdb.ljust(32, b"\0"), [memoryview(data)], 0)
+    assert isinstance(actual, Io)
+    assert (actual.kind, [(e.offset, e.size, e.unmap) for e in actual.extents]) == (
         IoKind.WRITE_ZEROES,
         [(0, 2048, True), (2000 * 512, 48 * 512, True)],
     )
     perform(unit, cdb, data)
     assert unit.store.data[:2049] == bytes(2048) + b"x"  # type: ignore[attr-defined]
     for unmap in (True, False):
-        found = unit.perform(commands.write_same(9, 3, unmap=unmap).ljust(32, b"\0"), [memoryview(bytes(512))], 0)
-        assert isinstance(found, Io)
-        assert [(e.offset, e.size, e.unmap) for e in found.extents] == [(9 * 512, 3 * 512, unmap)]
+        actual = unit.perform(commands.write_same(9, 3, unmap=unmap).ljust(32, b"\0"), [memoryview(bytes(512))], 0)
+        assert isinstance(actual, Io)
+        assert [(e.offset, e.size, e.unmap) for e in actual.extents] == [(9 * 512, 3 * 512, unmap)]
     patterned = unit.perform(commands.write_same(9, 3, unmap=True).ljust(32, b"\0"), [memoryview(b"p" * 512)], 0)
     assert isinstance(patterned, Io)
     assert (patterned.kind, patterned.pattern) == (IoKind.FILL, b"p" * 512)
@@ -70,9 +70,9 @@ def test_unmap_of_more_than_the_limit_is_refused_and_of_nothing_is_good() -> Non
 def test_verify_compares_with_what_came_or_only_reads(unit: LogicalUnit) -> None:
     def verify(check: int, count: int, out: int) -> Io:
         cdb = bytes((Op.VERIFY_10, check << 1, 0, 0, 0, 4, 0, 0, count, 0)).ljust(32, b"\0")
-        found = unit.perform(cdb, [memoryview(bytes(out))], 0)
-        assert isinstance(found, Io)
-        return found
+        actual = unit.perform(cdb, [memoryview(bytes(out))], 0)
+        assert isinstance(actual, Io)
+        return actual
 
     assert verify(0, 3, 0) == Io(IoKind.READ, 2048, 1536)
     assert (verify(1, 3, 1536).kind, verify(1, 3, 1536).out_used) == (IoKind.COMPARE, 1536)
@@ -83,9 +83,9 @@ def test_verify_compares_with_what_came_or_only_reads(unit: LogicalUnit) -> None
 
 def test_fua_and_synchronize_cache_reach_the_store(unit: LogicalUnit) -> None:
     def io(cdb: bytes, out: int = 0, room: int = 0) -> Io:
-        found = unit.perform(cdb.ljust(32, b"\0"), [memoryview(bytes(out))], room)
-        assert isinstance(found, Io)
-        return found
+        actual = unit.perform(cdb.ljust(32, b"\0"), [memoryview(bytes(out))], room)
+        assert isinstance(actual, Io)
+        return actual
 
     assert io(commands.write(0, 1, fua=True), 512).stable
     assert io(commands.read(0, 1, fua=True), room=512).stable
@@ -96,9 +96,9 @@ def test_fua_and_synchronize_cache_reach_the_store(unit: LogicalUnit) -> None:
 
 def test_a_stopped_unit_is_not_ready_until_it_is_started(unit: LogicalUnit) -> None:
     stop, start = bytes((Op.START_STOP_UNIT, 0, 0, 0, 0, 0)), bytes((Op.START_STOP_UNIT, 1, 0, 0, 1, 0))
-    found = unit.perform(stop.ljust(32, b"\0"), [], 0)
-    assert isinstance(found, Io)
-    assert found.kind is IoKind.FLUSH
+    actual = unit.perform(stop.ljust(32, b"\0"), [], 0)
+    assert isinstance(actual, Io)
+    assert actual.kind is IoKind.FLUSH
     for cdb in (commands.unit_ready(), commands.read(0, 1), commands.write(0, 1), commands.read_capacity()):
         sense = check(unit, cdb, bytes(512))
         assert (sense["sense_key"], sense["ascq"]) == (SenseKey.NOT_READY, Asc.INITIALIZING_COMMAND_REQUIRED)
@@ -192,8 +192,8 @@ def test_buffers_that_are_smaller_than_the_cdb_asks_for_are_an_overrun(
     unit: LogicalUnit, cdb: bytes, out: bytes, room: int
 ) -> None:
     before, mode = bytes(unit.store.data), unit.mode  # type: ignore[attr-defined]
-    found = unit.perform(cdb.ljust(32, b"\0"), [memoryview(out)] if out else [], room)
-    assert found is Response.OVERRUN
+    actual = unit.perform(cdb.ljust(32, b"\0"), [memoryview(out)] if out else [], room)
+    assert actual is Response.OVERRUN
     assert (unit.store.data, unit.mode) == (before, mode)  # type: ignore[attr-defined]
 
 
@@ -201,9 +201,9 @@ def test_buffers_that_are_smaller_than_the_cdb_asks_for_are_an_overrun(
 def test_whatever_comes_ends_with_a_value(cdb: bytes, out: bytes, room: int) -> None:
     unit = make_unit(blocks=64)
     for opcode in (cdb[0], *Op):
-        found = unit.perform(bytes((opcode,)) + cdb[1:], [memoryview(out)], room)
-        if isinstance(found, Io):
-            assert 0 <= found.offset <= found.offset + found.size <= 64 * 512
-            assert all(0 <= e.offset <= e.offset + e.size <= 64 * 512 for e in found.extents)
-            assert found.in_size <= room
-            assert found.out_used <= len(out)
+        actual = unit.perform(bytes((opcode,)) + cdb[1:], [memoryview(out)], room)
+        if isinstance(actual, Io):
+            assert 0 <= actual.offset <= actual.offset + actual.size <= 64 * 512
+            assert all(0 <= e.offset <= e.offset + e.size <= 64 * 512 for e in actual.extents)
+            assert actual.in_size <= room
+            assert actual.out_used <= len(out)

@@ -19,21 +19,21 @@ __all__ = ["unit"]  # a fixture
 
 @pytest.mark.virtio("SCSI-DEV-28")  # no unit is an MMC device, of which changes must not be told
 def test_standard_inquiry_data_are_those_of_a_disk(unit: LogicalUnit) -> None:
-    found = pyscsi(unit).inquiry().result
-    assert (found["peripheral_qualifier"], found["peripheral_device_type"], found["rmb"]) == (0, 0, 0)
-    assert (found["version"], found["response_data_format"], found["cmdque"]) == (6, 2, 1)
-    assert bytes(found["t10_vendor_identification"]) == b"VNET    "
-    assert bytes(found["product_identification"]) == b"VIRTIO DISK     "
-    assert found["additional_length"] == 91
+    actual = pyscsi(unit).inquiry().result
+    assert (actual["peripheral_qualifier"], actual["peripheral_device_type"], actual["rmb"]) == (0, 0, 0)
+    assert (actual["version"], actual["response_data_format"], actual["cmdque"]) == (6, 2, 1)
+    assert bytes(actual["t10_vendor_identification"]) == b"VNET    "
+    assert bytes(actual["product_identification"]) == b"VIRTIO DISK     "
+    assert actual["additional_length"] == 91
 
 
 def test_vital_product_data_are_what_pyscsi_reads(unit: LogicalUnit) -> None:
     scsi = pyscsi(unit)
 
     def page(code: int) -> dict[str, Any]:
-        found: dict[str, Any] = scsi.inquiry(evpd=1, page_code=code, alloclen=255).result
-        assert found["page_code"] == code
-        return found
+        actual: dict[str, Any] = scsi.inquiry(evpd=1, page_code=code, alloclen=255).result
+        assert actual["page_code"] == code
+        return actual
 
     assert page(0x00)["vpd_pages"] == sorted(PAGES) == [0x00, 0x80, 0x83, 0xB0, 0xB1, 0xB2]
     assert bytes(page(0x80)["unit_serial_number"]) == b"serial-1"
@@ -65,9 +65,9 @@ def test_names_differ_where_serial_numbers_do() -> None:
 def test_capacity_is_that_of_the_store(block: int) -> None:
     scsi = pyscsi(make_unit(block=block), block)
     assert scsi.readcapacity10().result == {"returned_lba": BLOCKS - 1, "block_length": block}
-    found = scsi.readcapacity16().result
-    assert (found["returned_lba"], found["block_length"]) == (BLOCKS - 1, block)
-    assert (found["lbppbe"], found["lbpme"], found["lbprz"]) == ((4096 // block).bit_length() - 1, 1, 1)
+    actual = scsi.readcapacity16().result
+    assert (actual["returned_lba"], actual["block_length"]) == (BLOCKS - 1, block)
+    assert (actual["lbppbe"], actual["lbpme"], actual["lbprz"]) == ((4096 // block).bit_length() - 1, 1, 1)
 
 
 def test_a_disk_of_more_than_32_bits_of_blocks_says_so() -> None:
@@ -81,9 +81,9 @@ def test_a_disk_of_more_than_32_bits_of_blocks_says_so() -> None:
 
 
 def check_pointer(unit: LogicalUnit, cdb: bytes) -> dict[str, Any]:
-    found = check(unit, cdb)
-    illegal(found, Asc.LBA_OUT_OF_RANGE)
-    return found
+    actual = check(unit, cdb)
+    illegal(actual, Asc.LBA_OUT_OF_RANGE)
+    return actual
 
 
 def test_a_store_that_can_not_unmap_promises_nothing_of_that() -> None:
@@ -152,9 +152,9 @@ def test_an_initiator_switches_the_write_cache_off_and_on(unit: LogicalUnit, sho
     header = bytes(4) if short else bytes(8)
 
     def stable() -> bool:
-        found = unit.perform(commands.write(0, 1).ljust(32, b"\0"), [memoryview(bytes(512))], 0)
-        assert isinstance(found, Io)
-        return found.stable
+        actual = unit.perform(commands.write(0, 1).ljust(32, b"\0"), [memoryview(bytes(512))], 0)
+        assert isinstance(actual, Io)
+        return actual.stable
 
     assert not stable()
     data = header + CACHING

@@ -55,10 +55,10 @@ def test_the_table_of_commands_is_what_the_unit_reports(unit: LogicalUnit) -> No
     for row_ in rows:
         has_action, action = row_[5] & 1, int.from_bytes(row_[2:4], "big")
         one = bytes((0xA3, 0x0C, 2 if has_action else 1, row_[0])) + action.to_bytes(2, "big") + b"\0\0\1\0\0\0"
-        found = perform(unit, one, room=256)[0]
-        assert found[1] == 3
-        assert found[4:] == COMMANDS[row_[0], action if has_action else None].usage
-        assert len(found) - 4 == int.from_bytes(found[2:4], "big") == int.from_bytes(row_[6:8], "big")
+        actual = perform(unit, one, room=256)[0]
+        assert actual[1] == 3
+        assert actual[4:] == COMMANDS[row_[0], action if has_action else None].usage
+        assert len(actual) - 4 == int.from_bytes(actual[2:4], "big") == int.from_bytes(row_[6:8], "big")
     assert perform(unit, bytes.fromhex("a3 0c 01 5e 0000 00000100 00 00"), room=256)[0] == b"\0\1\0\0"
     assert perform(unit, bytes.fromhex("a3 0c 03 9e 0010 00000100 00 00"), room=256)[0][1] == 3
     assert perform(unit, bytes.fromhex("a3 0d 00 000000 00000010 00 00"), room=16)[0] == b"\xdc\3\0\0"

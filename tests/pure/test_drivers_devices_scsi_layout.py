@@ -59,11 +59,15 @@ def cut(data: bytes, places: Sequence[int]) -> list[memoryview]:
 def test_the_configuration_is_that_of_the_specification() -> None:
     raw = ScsiConfig(num_queues=4).emit()
     assert len(raw) == 36
-    found = {field: int.from_bytes(raw[at : at + size], "little") for field, (at, size) in values().items()}
-    assert found[ScsiConfigField.NUM_QUEUES] == 4
-    assert (found[ScsiConfigField.SENSE_SIZE], found[ScsiConfigField.CDB_SIZE]) == (96, 32)
-    assert found[ScsiConfigField.EVENT_INFO_SIZE] == 16
-    assert (found[ScsiConfigField.MAX_CHANNEL], found[ScsiConfigField.MAX_TARGET], found[ScsiConfigField.MAX_LUN]) == (
+    actual = {field: int.from_bytes(raw[at : at + size], "little") for field, (at, size) in values().items()}
+    assert actual[ScsiConfigField.NUM_QUEUES] == 4
+    assert (actual[ScsiConfigField.SENSE_SIZE], actual[ScsiConfigField.CDB_SIZE]) == (96, 32)
+    assert actual[ScsiConfigField.EVENT_INFO_SIZE] == 16
+    assert (
+        actual[ScsiConfigField.MAX_CHANNEL],
+        actual[ScsiConfigField.MAX_TARGET],
+        actual[ScsiConfigField.MAX_LUN],
+    ) == (
         0,
         255,
         16383,
@@ -252,12 +256,12 @@ def test_an_answer_that_contradicts_itself_says_nothing(raw: bytes, written: int
 
 
 def test_an_answer_is_read_as_far_as_it_was_written() -> None:
-    found = read_result(ASKED, answer(200, 30, 2, 0), 96, 50)
-    assert found is not None
-    assert found.raw_sense == bytes(range(38))
-    found = read_result(ASKED, answer(0xFFFF_FFFF, 20, 2, 0), 96, 128)
-    assert found is not None
-    assert (found.raw_sense, found.data, found.good) == (bytes(range(96)), b"", False)
+    actual = read_result(ASKED, answer(200, 30, 2, 0), 96, 50)
+    assert actual is not None
+    assert actual.raw_sense == bytes(range(38))
+    actual = read_result(ASKED, answer(0xFFFF_FFFF, 20, 2, 0), 96, 128)
+    assert actual is not None
+    assert (actual.raw_sense, actual.data, actual.good) == (bytes(range(96)), b"", False)
 
 
 def test_events_say_when_a_scan_is_due() -> None:

@@ -216,8 +216,8 @@ def test_unbind_gives_the_registers_back(driver: Driver) -> None:
 
 def test_every_register_is_described_by_name(driver: Driver) -> None:
     driver.start()
-    found = driver.epf.registers()
-    assert found["device_status"] == 15
-    assert found["queue1.status"] == mb.QUEUE_ENABLED
-    assert found["ext.magic"].to_bytes(4, "little") == b"VMBX"
-    assert found["ext.queue0.num"] == 8
+    actual = driver.epf.registers()
+    assert actual["device_status"] == 15
+    assert actual["queue1.status"] == mb.QUEUE_ENABLED
+    assert actual["ext.magic"].to_bytes(4, "little") == b"VMBX"
+    assert actual["ext.queue0.num"] == 8

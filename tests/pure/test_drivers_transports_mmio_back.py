@@ -43,7 +43,7 @@ class Slot:
 
 
 class Driver:
-    """Whoever reads and writes."""
+    """The accesses of a driver."""
 
     def __init__(self) -> None:
         self.slot = Slot()
@@ -89,9 +89,9 @@ class Driver:
 
 @pytest.fixture
 def driver() -> Iterator[Driver]:
-    found = Driver()
-    yield found
-    found.write(R.STATUS, 0)
+    actual = Driver()
+    yield actual
+    actual.write(R.STATUS, 0)
 
 
 SPECIFIED = {
@@ -103,8 +103,8 @@ SPECIFIED = {
 
 
 def test_registers_lie_where_the_specification_has_them_and_go_the_same_way() -> None:
-    found = {int(r): "R" * (r in READABLE) + "W" * (r in WRITABLE) for r in Register}
-    assert found == SPECIFIED
+    actual = {int(r): "R" * (r in READABLE) + "W" * (r in WRITABLE) for r in Register}
+    assert actual == SPECIFIED
     assert CONFIG == 0x100
 
 

@@ -1,4 +1,4 @@
-"""What a front end says of its memory is believed within limits."""
+"""Memory tables of a front end are believed within limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Shared:
 
 
 class Ipc:
-    """Maps whatever it is asked for, as a kernel does that has addresses left."""
+    """Maps any region, as a kernel with free addresses does."""
 
     mapped = 0
 

@@ -1,4 +1,4 @@
-"""vhost-user byte by byte: what goes in comes out, and whatever else comes in ends in one typed error and no leak."""
+"""vhost-user byte by byte: messages survive a round trip, and any other input ends in one typed error and no leak."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Stream:
         self.got: list[UserMessage] = []
 
     def send(self, data: bytes, fds: int = 0, chunk: int = MAX_BODY) -> list[UserMessage]:
-        """What one sendmsg carried, received at most ``chunk`` bytes at a time; all messages so far."""
+        """The messages of one sendmsg, received at most ``chunk`` bytes at a time; all messages so far."""
         handles = [CountedHandle(self.open) for _ in range(fds)]
         while data:
             part = data[: min(chunk, self.assembler.missing)]

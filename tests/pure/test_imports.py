@@ -102,18 +102,18 @@ def no_pack_into(source: Source) -> Findings:
 
 
 def lazy_scapy(source: Source) -> Findings:
-    for found in source.imports():
-        if in_package(found.module, "scapy") and found.eager:
-            yield found.line, "scapy is imported inside the function that needs it"
+    for actual in source.imports():
+        if in_package(actual.module, "scapy") and actual.eager:
+            yield actual.line, "scapy is imported inside the function that needs it"
 
 
 def only_cli_talks(source: Source) -> Findings:
     """Printing, reading the command line and ending the process are left to vnet/cli."""
     if in_package(source.name.removesuffix(".py").replace("/", "."), "vnet.cli"):
         return
-    for found in source.imports():
-        if found.module.split(".")[0] in {"click", "rich"}:
-            yield found.line, f"{found.module} belongs to vnet/cli"
+    for actual in source.imports():
+        if actual.module.split(".")[0] in {"click", "rich"}:
+            yield actual.line, f"{actual.module} belongs to vnet/cli"
     for node in ast.walk(source.tree):
         match node:
             case ast.Call(func=ast.Name(id="print" | "input" | "exit" | "quit" as name), lineno=line):
@@ -146,8 +146,8 @@ def test_the_packages_keep_the_rule(rule: str) -> None:
     find, packages = RULES[rule]
     files = sources(*packages)
     assert files
-    found = [f"{source.name}:{line}: {what}" for source in files for line, what in find(source)]
-    assert not found, "\n".join(found)
+    actual = [f"{source.name}:{line}: {what}" for source in files for line, what in find(source)]
+    assert not actual, "\n".join(actual)
 
 
 BROKEN = [

@@ -1,4 +1,4 @@
-"""What README.md tells people to type is what the project offers."""
+"""The commands of README.md exist."""
 
 from __future__ import annotations
 

@@ -25,9 +25,9 @@ def legal(value: int) -> bool:
 
 @given(FEATURES)
 def test_bits_and_mask_are_inverse(value: int) -> None:
-    found = list(bits(value))
-    assert found == sorted(set(found))
-    assert mask(found) == value
+    actual = list(bits(value))
+    assert actual == sorted(set(actual))
+    assert mask(actual) == value
 
 
 @given(FEATURES)

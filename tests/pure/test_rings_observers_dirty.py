@@ -1,4 +1,4 @@
-"""The dirty log: whatever a device writes, and whenever it is looked at, a copy made by it is the memory itself."""
+"""The dirty log: a copy made by it equals the memory, for any writes of a device and at any time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Moved:
         memory.add(Addr(BASE), memoryview(self.data)[: self.middle])
         memory.add(Addr(BASE + self.middle), memoryview(self.data)[self.middle :])
         self.bits = bytearray(dirty_log_size(BASE + SIZE))
-        self.told = 0
+        self.events = 0
         log = DirtyLog(memoryview(self.bits), self.tell)
         kind = FORMATS[form]
         addrs, _ = kind.contiguous(NUM, Addr(BASE), SPAN)
@@ -48,10 +48,10 @@ class Moved:
         self.added = 0
 
     def tell(self) -> None:
-        self.told += 1
+        self.events += 1
 
     def by_driver(self, act: Callable[[], object]) -> None:
-        """Its processor's writes are seen by whoever copies."""
+        """The copying side sees its processor's writes."""
         before = bytes(self.data)
         act()
         for page in range(0, SIZE, PAGE):
@@ -147,7 +147,7 @@ def test_nothing_is_marked_where_nothing_may_be_written(form: str) -> None:
     moved.look()
     moved.complete(3)
     moved.publish(0)
-    assert moved.told == 1
+    assert moved.events == 1
     marked = {at - BASE // SPAN for at, byte in enumerate(moved.bits) if byte}
     areas = {at for at, written in zip((0, 0, 1), FORMATS[form].written, strict=True) if written}
     assert marked == areas | {BUFFERS // SPAN + number for number in (0, 1, 2, 3)}

@@ -1,4 +1,4 @@
-"""The log of chains in flight: whatever instant a device ends at, the next one goes on with exactly what is owed."""
+"""The log of chains in flight: after a device ends at any instant, the next one resumes exactly the chains owed."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ def test_any_packed_log_at_all_gives_chains_of_the_ring_or_is_refused(
 
 
 def _start_and_serve(life: Life) -> None:
-    """Whatever the log says, the outcome is a ring that serves or latches, BadRing, or a buffer that is nowhere."""
+    """Any contents of the log end in a ring that serves or latches, BadRing, or a buffer out of memory."""
     try:
         life.start()
         assert all(0 <= head < NUM for head in life.owed)

@@ -1,4 +1,4 @@
-"""What a meter is told of a queue's accesses: descriptors, buffers and ring fields, and nothing twice."""
+"""A meter counts a queue's accesses: descriptors, buffers and ring fields, each once."""
 
 from __future__ import annotations
 

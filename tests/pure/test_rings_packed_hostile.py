@@ -1,4 +1,4 @@
-"""Both sides of a packed ring against a peer that writes whatever it likes."""
+"""Both sides of a packed ring against a peer that writes anything."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_a_used_id_beyond_the_queue_breaks_the_ring(rig: PackedRig, ident: int) 
     fill(driver)
     driver.publish()
     rig.raw.give(ident)
-    assert driver.enable_cb(), "whoever waits is told to look"
+    assert driver.enable_cb(), "the waiting side is notified"
     broken(rig, driver, f"names buffer {ident} of 8", 1)
 
 

@@ -1,4 +1,4 @@
-"""Where a new device goes on in a packed ring, whatever it is told: as the one before, which was stopped anywhere."""
+"""A new device resumes a packed ring where the one before it stopped, with any base it is given."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_chains_of_one_descriptor_need_no_word_of_where_it_was(
         device.publish()
         driver.get_each(NUM)
     position = device.state().used
-    told = position if exact else at(slot, lap)
-    found = used_next(words(rig), told)
+    events = position if exact else at(slot, lap)
+    actual = used_next(words(rig), events)
     # The one other place that may be believed is two behind the last one used: there is no knowing.
     beyond = at((position % FIRST_LAP + 1) % NUM, position // FIRST_LAP ^ (position % FIRST_LAP + 1 >= NUM))
-    assert found in (position, beyond if told == beyond else position)
+    assert actual in (position, beyond if events == beyond else position)
 
 
 @given(st.lists(st.integers(1, 3), max_size=30), st.integers(0, 3))

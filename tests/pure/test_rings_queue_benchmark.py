@@ -1,4 +1,4 @@
-"""What a descriptor costs: add, publish, getdesc, complete, publish, get. ``pytest --benchmark-enable`` measures."""
+"""The cost of a descriptor: add, publish, getdesc, complete, publish, get. ``pytest --benchmark-enable`` measures."""
 
 from __future__ import annotations
 

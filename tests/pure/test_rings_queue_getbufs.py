@@ -148,14 +148,14 @@ def test_what_it_gives_is_what_getdescs_gives(
 
 def everything(device: Vringh, limit: int) -> list[tuple[int, int]]:
     """Heads, and the bytes that each takes."""
-    found: list[tuple[int, int]] = []
+    actual: list[tuple[int, int]] = []
     while True:
         heads, rooms, views = device.getbufs(limit)
         assert len(heads) <= limit
         assert sum(rooms) == sum(sizes(views))
-        found += zip(heads, rooms, strict=True)
+        actual += zip(heads, rooms, strict=True)
         if not heads:
             chain = device.getdesc()
             if chain is None:
-                return found
-            found.append((chain[0], sum(sizes(chain[2]))))
+                return actual
+            actual.append((chain[0], sum(sizes(chain[2]))))

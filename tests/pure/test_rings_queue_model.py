@@ -31,7 +31,7 @@ ANY_NUMS = st.sampled_from([1, 2, 3, 5, 8])
 
 @attrs.define(eq=False)
 class Sent:
-    """What one chain carries, as the model knows it; also the token."""
+    """The contents of one chain in the model; also its token."""
 
     slot: int
     readable: bytes
@@ -43,7 +43,7 @@ class Sent:
 
 
 class Pair(RuleBasedStateMachine):
-    """Nothing is lost, doubled, or reordered within a chain; nobody who waits is forgotten."""
+    """Nothing is lost, doubled, or reordered within a chain; no waiting side is forgotten."""
 
     rig: Rig | PackedRig
     driver: Virtqueue[object]
@@ -114,9 +114,9 @@ class Pair(RuleBasedStateMachine):
     def driver_publishes(self) -> None:
         entries = range(self.published, self.published + self.count(self.added))
         wanted = self.wants_kick(entries)
-        told = self.driver.publish()
-        assert told == wanted
-        self.kicked |= told
+        events = self.driver.publish()
+        assert events == wanted
+        self.kicked |= events
         self.published = entries.stop
         self.avail += self.added
         self.added = []
@@ -258,9 +258,9 @@ class Pair(RuleBasedStateMachine):
     def device_publishes(self) -> None:
         entries = range(self.shown, self.shown + self.count(self.done))
         wanted = self.wants_call(entries)
-        told = self.device.publish()
-        assert told == wanted
-        self.called |= told
+        events = self.device.publish()
+        assert events == wanted
+        self.called |= events
         self.shown = entries.stop
         self.used += self.done
         self.done = []

@@ -17,7 +17,7 @@ from support.rigs.ring import MakeRig, Rig, seg
 def shown(rig: Rig, index: int = 0) -> list[Desc]:
     """The chain that an entry of the available ring leads to, tables resolved, links cut off."""
     table = [rig.raw.read(at) for at in range(rig.num)]
-    found, at = [], rig.raw.entry(index)
+    actual, at = [], rig.raw.entry(index)
     while True:
         desc = table[at]
         if desc.flags & INDIRECT:
@@ -25,9 +25,9 @@ def shown(rig: Rig, index: int = 0) -> list[Desc]:
             table = [Desc.parse(data[i : i + DESC_SIZE]) for i in range(0, desc.size, DESC_SIZE)]
             at = 0
             continue
-        found.append(Desc(desc.addr, desc.size, desc.flags & ~NEXT))
+        actual.append(Desc(desc.addr, desc.size, desc.flags & ~NEXT))
         if not desc.flags & NEXT:
-            return found
+            return actual
         at = desc.next
 
 

@@ -1,4 +1,4 @@
-"""The driver's side of a split ring against a device that writes whatever it likes."""
+"""The driver's side of a split ring against a device that writes anything."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_used_index_beyond_what_is_in_flight_breaks_the_ring_at_once(rig: Rig,
         driver.add((), (seg(0x1000, 8),), token)
     driver.publish()
     rig.raw.used_idx = move
-    assert driver.enable_cb(), "whoever waits is told to look"
+    assert driver.enable_cb(), "the waiting side is notified"
     rig.driver_side.log.clear()
     with pytest.raises(BadRing, match="ahead, with 2 in flight"):
         driver.get()

@@ -38,7 +38,7 @@ def test_a_used_element_is_shown_only_by_publish(rig: Rig) -> None:
     assert rig.raw.used_idx == 0
     assert device.publish()
     assert (rig.raw.used_idx, rig.raw.elem(0)) == (1, (3, 17))
-    assert not device.publish(), "nothing new: nobody is told"
+    assert not device.publish(), "nothing new: no notification"
     assert rig.raw.used_idx == 1
 
 

@@ -227,7 +227,7 @@ def test_an_empty_descriptor_is_an_empty_segment_wherever_it_points(rig: Rig, ad
 @pytest.mark.parametrize("through_table", [False, True])
 def test_a_chain_of_more_than_4_gib_breaks_the_ring(make_rig: MakeRig, through_table: bool) -> None:
     rig = make_rig(64)
-    # One region of 64 MiB that is lent over and over; nobody touches its pages.
+    # One region of 64 MiB that is lent over and over; its pages are never touched.
     big = Addr(0x10_0000_0000)
     rig.memory.add(big, memoryview(bytearray(1 << 26)))
     device = rig.device()
@@ -261,7 +261,7 @@ def test_order_is_checked_though_the_writable_descriptor_was_empty(rig: Rig) -> 
 @pytest.mark.hostile("R15")
 @pytest.mark.parametrize("area", ["desc", "driver", "device"])
 def test_a_buffer_over_its_own_ring_hurts_nobody_but_its_driver(rig: Rig, area: str) -> None:
-    """Whatever the device writes there is the driver's own memory; the device's indices are its own."""
+    """The device writes to the driver's memory only; its indices are its own."""
     device = rig.device()
     start: Addr = getattr(rig.addrs, area)
     size = {"desc": 128, "driver": 22, "device": 70}[area]

@@ -17,7 +17,7 @@ HOLE = 0x7000_0000
 def test_an_available_index_too_far_ahead_or_behind_breaks_the_ring(rig: Rig, ahead: int) -> None:
     device = rig.device()
     rig.raw.avail_idx = ahead
-    assert device.notify_enable(), "whoever waits is told to look"
+    assert device.notify_enable(), "the waiting side is notified"
     latch(rig, device, BadRing, "ahead of 0")
 
 

@@ -16,11 +16,13 @@ BYTE = st.integers(1, 255)
 
 def reachable() -> set[Status]:
     """Every status a driver can bring about from a reset, with the device asking for one at any time."""
-    found, new = set(), {Status(0)}
+    actual, new = set(), {Status(0)}
     while new:
-        found |= new
-        new = {then for now in found for value in range(1, 256) for then in (next_status(now, value), now | 64)} - found
-    return found
+        actual |= new
+        new = {
+            then for now in actual for value in range(1, 256) for then in (next_status(now, value), now | 64)
+        } - actual
+    return actual
 
 
 def test_a_driver_climbs_one_step_at_a_time() -> None:

@@ -102,12 +102,12 @@ def test_with_event_idx_the_driver_kicks_when_the_event_is_passed(make_rig: Make
     for event in range(start, start + 6):
         driver, _ = rig.pair(start)
         rig.raw.avail_event, rig.raw.used_flags = event, 0xFFFF
-        told = []
+        events = []
         for at in range(0, 6, batch):
             fill(driver, batch)
             if driver.publish():
-                told.append(range(start + at, start + at + batch))
-        assert [event in covered for covered in told] == [True], (event, told)
+                events.append(range(start + at, start + at + batch))
+        assert [event in covered for covered in events] == [True], (event, events)
 
 
 @pytest.mark.virtio("SPLIT-DEV-10", "SPLIT-DEV-11", "SPLIT-DEV-12")
@@ -120,12 +120,12 @@ def test_with_event_idx_the_device_calls_when_the_event_is_passed(make_rig: Make
         fill(driver, 6)
         driver.publish()
         rig.raw.used_event, rig.raw.avail_flags = event, 0xFFFF
-        told = []
+        events = []
         for at in range(0, 6, batch):
             serve(device, batch)
             if device.publish():
-                told.append(range(start + at, start + at + batch))
-        assert [event in covered for covered in told] == [True], (event, told)
+                events.append(range(start + at, start + at + batch))
+        assert [event in covered for covered in events] == [True], (event, events)
 
 
 @pytest.mark.hostile("R19")
@@ -179,17 +179,17 @@ def test_a_side_that_does_not_wait_is_not_told(make_rig: MakeRig, event_idx: boo
     assert driver.publish()
     device.notify_disable()
     driver.disable_cb()
-    told = 0
+    events = 0
     for _ in range(5):
         fill(driver)
-        told += driver.publish()
+        events += driver.publish()
     serve(device)
     first = device.publish()
     for _ in range(5):
         serve(device)
-        told += device.publish()
-    assert told == 0
-    # With EVENT_IDX the event still names the first buffer, which nobody has passed yet.
+        events += device.publish()
+    assert events == 0
+    # With EVENT_IDX the event still names the first buffer, which no side has passed yet.
     assert first == event_idx
 
 
@@ -230,7 +230,7 @@ def test_the_driver_looks_again_after_it_asked_to_be_called(make_rig: MakeRig, e
 
 @EVENT_IDX
 def test_chains_that_were_given_up_are_not_waited_for_again(make_rig: MakeRig, event_idx: bool) -> None:
-    """What a device saw and could not use was not enough for it: it waits for more than that."""
+    """A device that could not use the chains it saw waits for more than those."""
     rig = make_rig(event_idx=event_idx)
     driver, device = rig.driver(), rig.device()
     fill(driver, 2)

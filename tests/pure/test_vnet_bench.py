@@ -170,19 +170,19 @@ def lines(results: Results) -> Iterator[list[str]]:
 
 
 def test_the_table_shows_each_figure_beside_its_ratio_to_bare(results: Results) -> None:
-    found = list(lines(results))
-    assert ["vnet TUN", "/bare", "bare", "veth", "/bare"] in found
-    assert ["TCP 1 stream, rc to ep, Gbit/s", "10.00", "1.00", "10.00", "20.00", "2.00"] in found
-    assert ["UDP 64 bytes, rc to ep, 1000 packets/s", "10.0", "0.50", "20.0", "-", "-"] in found
-    assert ["UDP 64 bytes, notifications per packet", "0.020", "-", "-", "-", "-"] in found
-    assert ["peak memory, MiB", "72.0", "6.00", "12.0", "-", "-"] in found
+    actual = list(lines(results))
+    assert ["vnet TUN", "/bare", "bare", "veth", "/bare"] in actual
+    assert ["TCP 1 stream, rc to ep, Gbit/s", "10.00", "1.00", "10.00", "20.00", "2.00"] in actual
+    assert ["UDP 64 bytes, rc to ep, 1000 packets/s", "10.0", "0.50", "20.0", "-", "-"] in actual
+    assert ["UDP 64 bytes, notifications per packet", "0.020", "-", "-", "-", "-"] in actual
+    assert ["peak memory, MiB", "72.0", "6.00", "12.0", "-", "-"] in actual
 
 
 def test_the_table_shows_how_large_batches_were(results: Results) -> None:
-    found = list(lines(results))
+    actual = list(lines(results))
     assert bucket_names() == ["1", "2-3", "4-7", "8-15", "16-31", "32-63", "64-127", "128-255", "256-"]
     device = ["UDP 64 bytes, % of batches of", "vnet TUN", "device", "25.0", "0.0", "75.0", *["0.0"] * 6]
-    assert device in found
+    assert device in actual
 
 
 def test_the_table_is_fenced_text_without_what_was_not_measured(results: Results) -> None:
@@ -277,7 +277,7 @@ def test_nothing_to_measure_is_said() -> None:
 def test_the_forwarder_forwards_both_ways_until_it_is_told_to_stop() -> None:
     left, first = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     right, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    stop, told = os.pipe()
+    stop, events = os.pipe()
     with left, first, right, second:
         for end in (first, second):
             end.setblocking(False)
@@ -293,7 +293,7 @@ def test_the_forwarder_forwards_both_ways_until_it_is_told_to_stop() -> None:
             right.send(b"back")
             assert left.recv(100) == b"back"
         finally:
-            os.close(told)
+            os.close(events)
             thread.join(5)
             os.close(stop)
         assert not thread.is_alive()
@@ -303,7 +303,7 @@ def test_the_yardstick_in_two_processes_passes_on_whatever_comes_and_waits_where
     memory = memoryview(bytearray(SHARED))
     lanes = [Lane(memory[: SHARED // 2]), Lane(memory[SHARED // 2 :])]
     kicks = [os.eventfd(0), os.eventfd(0)]
-    stop, told = os.pipe()
+    stop, events = os.pipe()
     pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
     threads = []
     for side, (far, near) in enumerate(pairs):
@@ -329,7 +329,7 @@ def test_the_yardstick_in_two_processes_passes_on_whatever_comes_and_waits_where
                 source.send(packet)
             assert [sink.recv(1000) for _ in packets] == packets
     finally:
-        os.close(told)
+        os.close(events)
         for thread in threads:
             thread.join(5)
         for fd in (stop, *kicks):

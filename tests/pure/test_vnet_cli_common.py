@@ -1,4 +1,4 @@
-"""What the command line prints of errors: one line for each that is expected, and a traceback for every other."""
+"""The command line prints one line for each expected error, and a traceback for every other."""
 
 from __future__ import annotations
 

@@ -29,9 +29,9 @@ def test_the_example_shows_a_network_and_a_disk_and_where_they_move_to() -> None
 def test_what_the_example_shows_is_understood(line: str) -> None:
     assert isinstance(command, click.Group)
     kind, *options = shlex.split(line)
-    found = command.get_command(click.Context(command), kind)
-    assert found is not None
-    given = found.make_context(kind, options).params
+    actual = command.get_command(click.Context(command), kind)
+    assert actual is not None
+    given = actual.make_context(kind, options).params
     assert given["path"].is_absolute()
 
 
@@ -46,17 +46,19 @@ def exported(
     kind: str, path: str, connect: bool = False, version: Version | None = (7, 2), **device: object
 ) -> list[str]:
     """The options that ``vnet serve`` prints for that version of QEMU."""
-    said = hint(f"{kind}0", DeviceExport(parse_device({"type": kind, **device}, "test"), Path(path), connect), version)
-    return words(said.split("For QEMU:")[1])
+    output = hint(
+        f"{kind}0", DeviceExport(parse_device({"type": kind, **device}, "test"), Path(path), connect), version
+    )
+    return words(output.split("For QEMU:")[1])
 
 
 def test_qemu_in_the_example_is_told_what_serve_tells_and_what_the_tests_of_guests_tell() -> None:
     [shown] = re.findall(r"```sh\n(qemu-.*?)```", EXAMPLE.read_text(encoding="utf-8"), re.DOTALL)
-    told = words(shown)
+    events = words(shown)
     for option in (*exported("net", "/tmp/net0.sock"), *exported("blk", "/tmp/disk0.sock")):
-        assert option in told
+        assert option in events
     for option, value in itertools.pairwise(shared()):
-        assert not option.startswith("-") or f"{option} {value}" in told
+        assert not option.startswith("-") or f"{option} {value}" in events
     assert shown.count("-pci,") == shown.count(",vectors=0")
 
 
@@ -106,7 +108,7 @@ def test_a_path_that_a_shell_and_qemu_would_take_apart_is_quoted_for_both() -> N
 
 
 @pytest.mark.parametrize(
-    ("said", "version"),
+    ("output", "version"),
     [
         ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", (7, 2)),
         ("QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)", (11, 1)),
@@ -114,11 +116,11 @@ def test_a_path_that_a_shell_and_qemu_would_take_apart_is_quoted_for_both() -> N
     ],
 )
 def test_the_version_is_that_of_the_program_on_path(
-    said: str, version: Version | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    output: str, version: Version | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert qemu_version() is None
     program = tmp_path / PROGRAM
-    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.write_text(f"#!/bin/sh\necho '{output}'\n")
     program.chmod(0o755)
     assert qemu_version() == version

@@ -22,32 +22,32 @@ CHANNELS = "devices.rpmsg0.driver.channels"
 
 
 def spec(text: str) -> RpmsgSpec:
-    found = parse(BASE + text).devices["rpmsg0"]
-    assert isinstance(found, RpmsgSpec)
-    return found
+    actual = parse(BASE + text).devices["rpmsg0"]
+    assert isinstance(actual, RpmsgSpec)
+    return actual
 
 
 def test_what_is_not_said_has_a_default() -> None:
-    found = spec("")
-    assert (found.queue_size, found.to_driver, found.to_device) == (256, 512, 512)
-    assert found.driver.channels == found.device.channels == ()
+    actual = spec("")
+    assert (actual.queue_size, actual.to_driver, actual.to_device) == (256, 512, 512)
+    assert actual.driver.channels == actual.device.channels == ()
 
 
 def test_channels_are_lists_at_either_end() -> None:
-    found = spec(
+    actual = spec(
         'driver = { channels = [{ name = "a" }, { name = "b", surface = "pty", path = "b.tty" }] }\n'
         'device = { channels = [{ name = "a", surface = "echo", addr = 7, inbox = 3 }] }\n'
     )
-    assert found.driver.channels == (ChannelSpec("a"), ChannelSpec("b", surface="pty", path="b.tty"))
-    assert found.device.channels == (ChannelSpec("a", surface="echo", addr=7, inbox=3),)
+    assert actual.driver.channels == (ChannelSpec("a"), ChannelSpec("b", surface="pty", path="b.tty"))
+    assert actual.device.channels == (ChannelSpec("a", surface="echo", addr=7, inbox=3),)
 
 
 def test_whoever_has_a_path_is_shown_how_to_use_it() -> None:
-    found = spec(
+    actual = spec(
         'driver = { channels = [{ name = "a" }, { name = "b", surface = "pty", path = "/run/b.tty" }] }\n'
         'device = { channels = [{ name = "c", surface = "socket", path = "/run/c" }] }\n'
     )
-    hints = list(found.hints("vnet", "rpmsg0", ("rc", "ep")))
+    hints = list(actual.hints("vnet", "rpmsg0", ("rc", "ep")))
     assert hints[0] == "screen /run/b.tty    # rpmsg0, b on rc"
     assert "echo hello > /run/b.tty    # rpmsg0, b on rc" in hints
     assert hints[-1].endswith("/run/c,type=5    # rpmsg0, c on ep")

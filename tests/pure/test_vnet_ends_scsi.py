@@ -22,9 +22,9 @@ LUNS = "devices.scsi0.device.luns"
 
 
 def spec(text: str) -> ScsiSpec:
-    found = parse(BASE + text).devices["scsi0"]
-    assert isinstance(found, ScsiSpec)
-    return found
+    actual = parse(BASE + text).devices["scsi0"]
+    assert isinstance(actual, ScsiSpec)
+    return actual
 
 
 def luns(*units: str) -> str:
@@ -32,15 +32,15 @@ def luns(*units: str) -> str:
 
 
 def test_what_is_not_said_has_a_default() -> None:
-    found = spec("")
-    assert (found.queue_size, found.queues, found.driver.buffers, found.device.workers) == (256, 1, 32, 4)
-    assert found.device.luns == (LunSpec(size=64),)
-    assert found.device.luns[0].address == Lun(0, 0)
+    actual = spec("")
+    assert (actual.queue_size, actual.queues, actual.driver.buffers, actual.device.workers) == (256, 1, 32, 4)
+    assert actual.device.luns == (LunSpec(size=64),)
+    assert actual.device.luns[0].address == Lun(0, 0)
 
 
 def test_units_are_a_list_and_each_has_a_place() -> None:
-    found = spec(luns("size = 1", 'target = 3, lun = 300, store = "file", path = "a.img", serial = "s"'))
-    assert found.device.luns == (LunSpec(size=1), LunSpec("file", "a.img", serial="s", target=3, lun=300))
+    actual = spec(luns("size = 1", 'target = 3, lun = 300, store = "file", path = "a.img", serial = "s"'))
+    assert actual.device.luns == (LunSpec(size=1), LunSpec("file", "a.img", serial="s", target=3, lun=300))
     assert spec("device = { luns = [] }").device.luns == ()
 
 

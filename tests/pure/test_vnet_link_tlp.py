@@ -115,7 +115,7 @@ def test_costs_are_those_of_a_transfer_cut_packet_by_packet(
         return sum(8 + header + ceil(part / 4) * 4 for part in parts)
 
     writes, requests = cut(size, payload), cut(size, request)
-    completions = [part for asked in requests for part in cut(asked, min(boundary or payload, payload))]
+    completions = [part for queries in requests for part in cut(queries, min(boundary or payload, payload))]
     write, read = write_cost(parameters, size), read_cost(parameters, size)
     assert (write.request.tlps, write.request.payload, write.request.wire) == (len(writes), size, wire(16, writes))
     assert (read.request.tlps, read.request.payload, read.request.wire) == (len(requests), 0, 24 * len(requests))

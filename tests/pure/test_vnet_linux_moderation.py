@@ -29,18 +29,18 @@ def test_who_carries_little_has_none() -> None:
 
 def test_who_asks_and_waits_for_the_answer_is_spared() -> None:
     """64 KiB every 200 us, and every 700 us with pauses: tried one window in many."""
-    found = pauses(lambda pause: 65536 / (200e-6 + pause), 10 * (REST_WINDOWS + 1))
-    assert 0 < sum(map(bool, found)) <= 11
-    assert not any(a and b for a, b in pairwise(found))
+    actual = pauses(lambda pause: 65536 / (200e-6 + pause), 10 * (REST_WINDOWS + 1))
+    assert 0 < sum(map(bool, actual)) <= 11
+    assert not any(a and b for a, b in pairwise(actual))
 
 
 @pytest.mark.parametrize(("good", "goes_on"), [(1, False), (2, True)])
 def test_what_is_kept_on_average_decides(good: int, goes_on: bool) -> None:
     """One window in which little came is one of two, which is too much, or one of three."""
     rates = iter([1e9] + [6e8] * good + [3.5e8])
-    found = pauses(lambda _: next(rates), 2 + good)
-    assert all(found[:-1])
-    assert bool(found[-1]) == goes_on
+    actual = pauses(lambda _: next(rates), 2 + good)
+    assert all(actual[:-1])
+    assert bool(actual[-1]) == goes_on
 
 
 def test_the_end_of_traffic_ends_pauses() -> None:

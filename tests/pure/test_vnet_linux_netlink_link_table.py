@@ -1,4 +1,4 @@
-"""What netlink messages make known of a namespace's interfaces."""
+"""A namespace's interfaces as netlink messages describe them."""
 
 from __future__ import annotations
 
@@ -56,23 +56,23 @@ def address(
 
 def done(table: LinkTable, *, interrupted: bool = False) -> bytes:
     """The end of the dump that was asked for last; what is asked for next."""
-    changed, request = table.apply(Message(Type.DONE, 0x10 if interrupted else 0, asked(table), b""))
+    changed, request = table.apply(Message(Type.DONE, 0x10 if interrupted else 0, requests(table), b""))
     assert not changed
     return request
 
 
-def asked(table: LinkTable) -> int:
+def requests(table: LinkTable) -> int:
     return table._serial
 
 
-def table_of(*found: Message) -> LinkTable:
+def table_of(*actual: Message) -> LinkTable:
     """A table that has read its namespace, with these messages after that."""
     table = LinkTable()
     assert kind_of(table.read_all()) == Type.GET_LINK
     assert kind_of(done(table)) == Type.GET_ADDRESS
     assert done(table) == b""
     assert (table.reading, table.readings) == (False, 1)
-    for each in found:
+    for each in actual:
         table.apply(each)
     return table
 
@@ -86,7 +86,7 @@ MACVLAN = attribute(18 | 0x8000, attribute(1, b"macvlan\0"))
 
 
 @pytest.mark.parametrize(
-    ("found", "state"),
+    ("actual", "state"),
     [
         ([tap()], PLAIN),
         ([tap(flags=UP)], InterfaceState("vnet0", MAC, 1500)),
@@ -125,19 +125,21 @@ MACVLAN = attribute(18 | 0x8000, attribute(1, b"macvlan\0"))
         "never there",
     ],
 )
-def test_the_state_of_an_interface_is_what_its_messages_say(found: list[Message], state: InterfaceState | None) -> None:
-    assert table_of(*found).state(2) == state
+def test_the_state_of_an_interface_is_what_its_messages_say(
+    actual: list[Message], state: InterfaceState | None
+) -> None:
+    assert table_of(*actual).state(2) == state
 
 
 def test_a_vlan_that_moved_to_another_namespace_stays_on_its_interface() -> None:
     table = table_of(tap(), vlan(5, 2, 7))
     assert table.apply(vlan(5, 2, 7, number(45, 3), kind=Type.DEL_LINK)) == ({2, 5}, b"")
     for _ in range(2):
-        found = table.state(2)
-        assert found is not None
-        assert found.vlans == {7}
+        actual = table.state(2)
+        assert actual is not None
+        assert actual.vlans == {7}
         table.read_all()
-        table.apply(tap(serial=asked(table)))
+        table.apply(tap(serial=requests(table)))
         done(table)
         done(table)
     table.apply(link(2, kind=Type.DEL_LINK))
@@ -155,9 +157,9 @@ def test_addresses_come_and_go_in_the_order_of_their_messages() -> None:
     table.apply(address(bytes((198, 18, 0, 7)), index=3))
 
     def known() -> tuple[bytes, ...]:
-        found = table.state(2)
-        assert found is not None
-        return found.addresses
+        actual = table.state(2)
+        assert actual is not None
+        return actual.addresses
 
     assert known() == (V4, V6, bytes((198, 18, 0, 3))), "of a point-to-point address the interface's own end"
     table.apply(address(V4, kind=Type.DEL_ADDRESS))
@@ -180,10 +182,10 @@ def test_only_messages_that_change_something_count_as_a_change() -> None:
 def test_after_lost_messages_everything_is_read_once_and_what_is_known_stays_until_then() -> None:
     table = table_of(tap(), address(V4))
     assert kind_of(table.read_all()) == Type.GET_LINK
-    table.apply(tap(number(30, 1), serial=asked(table)))
+    table.apply(tap(number(30, 1), serial=requests(table)))
     table.apply(link(9, name="x0"))
     assert table.state(2) == InterfaceState("vnet0", MAC, 1500, running=True, addresses=(V4,), networks=((V4, 24),))
-    assert table.apply(Message(Type.ERROR, 0, asked(table) + 1, b"")) == (set(), b""), "an answer to another request"
+    assert table.apply(Message(Type.ERROR, 0, requests(table) + 1, b"")) == (set(), b""), "an answer to another request"
     assert kind_of(done(table)) == Type.GET_ADDRESS
     table.apply(address(V6, prefix=64))
     assert done(table) == b""

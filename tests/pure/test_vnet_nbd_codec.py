@@ -46,13 +46,13 @@ def go(name: bytes = b"", *infos: int, number: int = 7) -> bytes:
 
 def replies(data: bytes) -> list[tuple[int, int, bytes]]:
     """Option, kind and body of each."""
-    found = []
+    actual = []
     while data:
         magic, number, kind, size = struct.unpack_from(">QIII", data)
         assert magic == 0x3E889045565A9
-        found.append((number, kind, data[20 : 20 + size]))
+        actual.append((number, kind, data[20 : 20 + size]))
         data = data[20 + size :]
-    return found
+    return actual
 
 
 def feed(shake: Handshake, data: bytes) -> list[tuple[int, int, bytes]]:
@@ -148,11 +148,11 @@ def test_it_does_not_matter_where_the_bytes_are_cut(cuts: list[int]) -> None:
     data = FLAGS + option(8) + option(3) + go(b"nobody") + go(b"disk0", 3)
     whole = handshake()
     expected = b"".join(whole.feed(data))
-    shake, found = handshake(), b""
+    shake, actual = handshake(), b""
     for cut in (*cuts, len(data)):
-        found += b"".join(shake.feed(data[:cut]))
+        actual += b"".join(shake.feed(data[:cut]))
         data = data[cut:]
-    assert found == expected
+    assert actual == expected
 
 
 # Transmission
@@ -163,7 +163,7 @@ def request(kind: int, cookie: int = 0, offset: int = 0, size: int = 0, flags: i
 
 
 def receive(receiver: CommandReceiver, data: bytes) -> bytes:
-    """What goes in at once; the rest."""
+    """The part that fits at once; the rest."""
     size = 0
     for view in receiver.targets():
         part = data[: len(view)]

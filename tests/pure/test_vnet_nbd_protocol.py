@@ -100,22 +100,22 @@ def handshake() -> Handshake:
 
 
 def kinds(data: bytes) -> list[int]:
-    found = []
+    actual = []
     while data:
         _, _, kind, size = struct.unpack_from(">QIII", data)
-        found.append(kind)
+        actual.append(kind)
         data = data[20 + size :]
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("flags", range(4))
 @pytest.mark.parametrize("name", OPTIONS)
 def test_each_option_has_its_answer_and_the_next_one_is_understood(name: str, flags: int) -> None:
     sent, expected = OPTIONS[name]
-    data, shake, found = struct.pack(">I", flags) + sent, handshake(), b""
+    data, shake, actual = struct.pack(">I", flags) + sent, handshake(), b""
     for at in range(0, len(data), 4096):
-        found += b"".join(shake.feed(data[at : at + 4096]))
-    assert kinds(found) == expected
+        actual += b"".join(shake.feed(data[at : at + 4096]))
+    assert kinds(actual) == expected
 
 
 @pytest.mark.parametrize("name", [b"x", LONG])

@@ -15,9 +15,9 @@ def test_every_address_is_announced_by_its_own_protocol_and_none_by_reverse_arp(
     v4, v6 = bytes((198, 18, 0, 1)), bytes.fromhex("20010002000000000000000000000001")
     arp, neighbour = announcements(MAC, (v4, v6))
     assert arp[:14] == b"\xff" * 6 + MAC + b"\x08\x06"
-    told = Arp.parse(arp[14:])
-    assert told is not None
-    assert (told.sender_mac, told.sender, told.target) == (MAC, v4, v4)
+    events = Arp.parse(arp[14:])
+    assert events is not None
+    assert (events.sender_mac, events.sender, events.target) == (MAC, v4, v4)
     assert neighbour[:14] == bytes.fromhex("333300000001") + MAC + b"\x86\xdd"
     message = NeighbourMessage.parse(neighbour[14:])
     assert message is not None

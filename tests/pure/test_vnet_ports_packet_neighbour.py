@@ -63,7 +63,7 @@ def receive(one: Neighbour, frame: Packet) -> bool:
 
 
 def sent(one: Neighbour) -> list[Packet]:
-    """What waits to be sent, decoded; the virtio_net_hdr of each has been looked at."""
+    """The packets waiting to be sent, decoded, after a check of each virtio_net_hdr."""
     frames = []
     while one.outbox:
         frame = one.outbox.popleft()
@@ -219,8 +219,8 @@ def test_a_solicitation_for_our_address_is_answered_and_teaches_the_peer(target:
     [answer] = sent(one)
     assert (answer.dst, answer.src) == (PEER_MAC, OUR_MAC)
     assert (answer[IPv6].src, answer[IPv6].dst, answer[IPv6].hlim) == (target, PEER_IPV6, 255)
-    told = answer[ICMPv6ND_NA]
-    assert (told.tgt, told.R, told.S, told.O) == (target, 0, 1, 1)
+    events = answer[ICMPv6ND_NA]
+    assert (events.tgt, events.R, events.S, events.O) == (target, 0, 1, 1)
     assert answer[ICMPv6NDOptDstLLAddr].lladdr == OUR_MAC
     assert one.peer == mac(PEER_MAC)
 
@@ -321,13 +321,13 @@ def test_a_held_packet_asks_and_goes_out_when_the_reply_comes() -> None:
 def test_a_held_ipv6_packet_asks_the_group_and_goes_out_when_the_advertisement_comes() -> None:
     one = neighbour()
     one.hold(HEADER, packet(PEER_IPV6), now=0.0)
-    [asked] = sent(one)
+    [requests] = sent(one)
     group = in6_getnsma(packed(PEER_IPV6))
-    assert (asked.dst, asked[IPv6].src, packed(asked[IPv6].dst)) == (in6_getnsmac(group), OUR_IPV6, group)
-    assert asked[ICMPv6ND_NS].tgt == PEER_IPV6
-    assert asked[ICMPv6NDOptSrcLLAddr].lladdr == OUR_MAC
-    told = ICMPv6ND_NA(R=0, S=1, O=1, tgt=PEER_IPV6) / ICMPv6NDOptDstLLAddr(lladdr=PEER_MAC)
-    assert receive(one, Ether(src=OTHER_MAC, dst=OUR_MAC) / IPv6(src=PEER_IPV6, dst=OUR_IPV6, hlim=255) / told)
+    assert (requests.dst, requests[IPv6].src, packed(requests[IPv6].dst)) == (in6_getnsmac(group), OUR_IPV6, group)
+    assert requests[ICMPv6ND_NS].tgt == PEER_IPV6
+    assert requests[ICMPv6NDOptSrcLLAddr].lladdr == OUR_MAC
+    events = ICMPv6ND_NA(R=0, S=1, O=1, tgt=PEER_IPV6) / ICMPv6NDOptDstLLAddr(lladdr=PEER_MAC)
+    assert receive(one, Ether(src=OTHER_MAC, dst=OUR_MAC) / IPv6(src=PEER_IPV6, dst=OUR_IPV6, hlim=255) / events)
     # The frame's own source taught first; the option, the peer's own word, overruled it.
     assert one.peer == mac(PEER_MAC)
     assert [frame[IPv6].dst for frame in sent(one)] == [PEER_IPV6]
@@ -360,17 +360,17 @@ def test_after_three_questions_a_second_apart_the_packets_are_dropped() -> None:
     one = neighbour()
     one.hold(HEADER, packet(number=0), now=0.0)
     one.hold(HEADER, packet(number=1), now=0.5)
-    asked = [(0.0, len(sent(one)))]
+    requests = [(0.0, len(sent(one)))]
     lost = 0
     for step in range(1, 100):
         now = step / 10
         before = lost
         lost += one.poll(now)
         if frames := sent(one):
-            asked.append((now, len(frames)))
+            requests.append((now, len(frames)))
         if lost > before:
             assert now == TRIES * RETRY_SECONDS
-    assert asked == [(0.0, 1), (1.0, 1), (2.0, 1)]
+    assert requests == [(0.0, 1), (1.0, 1), (2.0, 1)]
     assert lost == 2
     assert not one.busy
 

@@ -74,7 +74,7 @@ def sends(address: str, hwsrc: str) -> Packet:
     return Ether(src=hwsrc, dst=OUR_MAC) / head / UDP()
 
 
-def found(one: Neighbour, to: str, now: float = 0.0) -> tuple[str | None, bool]:
+def actual(one: Neighbour, to: str, now: float = 0.0) -> tuple[str | None, bool]:
     """Where a packet goes that is handled as a port does it."""
     at, known = one.find(packet(to), now)
     if not known:
@@ -107,8 +107,8 @@ def test_duplicate_address_detection_of_our_address_is_answered_to_all_nodes(tar
     [answer] = sent(one)
     assert (answer.dst, answer.src) == ("33:33:00:00:00:01", OUR_MAC)
     assert (answer[IPv6].src, answer[IPv6].dst, answer[IPv6].hlim) == (target, "ff02::1", 255)
-    said = answer[ICMPv6ND_NA]
-    assert (said.tgt, said.R, said.S, said.O) == (target, 0, 0, 1)
+    output = answer[ICMPv6ND_NA]
+    assert (output.tgt, output.R, output.S, output.O) == (target, 0, 0, 1)
     assert answer[ICMPv6NDOptDstLLAddr].lladdr == OUR_MAC
 
 
@@ -131,7 +131,7 @@ def test_each_station_gets_what_is_for_it(first: str, second: str, peer: str | N
     receive(one, speaks(first, A_MAC))
     receive(one, speaks(second, B_MAC))
     sent(one)
-    assert [found(one, to) for to in (first, second, first)] == [(A_MAC, True), (B_MAC, True), (A_MAC, True)]
+    assert [actual(one, to) for to in (first, second, first)] == [(A_MAC, True), (B_MAC, True), (A_MAC, True)]
     assert not one.busy
 
 
@@ -140,14 +140,14 @@ def test_a_destination_that_is_not_known_is_asked_for_though_another_station_is(
     one = neighbour()
     receive(one, speaks(A if to == B else A6, A_MAC))
     sent(one)
-    assert found(one, to) == (None, False)
+    assert actual(one, to) == (None, False)
     [question] = sent(one)
     assert question.dst == ("ff:ff:ff:ff:ff:ff" if to == B else "33:33:ff:00:00:03")
     reply = ARP(op=2, hwsrc=B_MAC, psrc=B, hwdst=OUR_MAC, pdst=OUR_IP)
     receive(one, Ether(src=B_MAC, dst=OUR_MAC) / reply if to == B else speaks(B6, B_MAC))
     [held] = sent(one)
     assert (held.dst, bytes(held)[14:]) == (B_MAC, packet(to))
-    assert found(one, to) == (B_MAC, True)
+    assert actual(one, to) == (B_MAC, True)
 
 
 def test_nobody_answers_and_each_packet_is_counted_once() -> None:
@@ -157,7 +157,7 @@ def test_nobody_answers_and_each_packet_is_counted_once() -> None:
     lost += sum(one.poll(now / 2) for now in range(10))
     assert lost == 10
     assert not one._questions
-    assert found(one, B, now=9.0) == (None, False), "asked again for the next packet"
+    assert actual(one, B, now=9.0) == (None, False), "asked again for the next packet"
 
 
 def test_more_destinations_than_can_be_asked_for_are_dropped_and_counted() -> None:
@@ -174,7 +174,7 @@ def test_more_destinations_than_can_be_asked_for_are_dropped_and_counted() -> No
 def test_beyond_our_networks_packets_go_to_the_peer_and_are_not_asked_for() -> None:
     one = neighbour(PEER_MAC)
     for to in (FAR, FAR6):
-        assert found(one, to) == (PEER_MAC, True)
+        assert actual(one, to) == (PEER_MAC, True)
     assert not one.busy
 
 
@@ -183,27 +183,27 @@ def test_the_peer_is_the_station_and_not_its_mac() -> None:
     one = neighbour(PEER_MAC)
     receive(one, speaks(A, PEER_MAC))
     receive(one, speaks(A, A_MAC))
-    assert found(one, FAR) == found(one, A) == (A_MAC, True)
+    assert actual(one, FAR) == actual(one, A) == (A_MAC, True)
     receive(one, speaks(B, B_MAC))
-    assert found(one, FAR) == (A_MAC, True)
+    assert actual(one, FAR) == (A_MAC, True)
 
 
 def test_a_station_beyond_our_networks_is_answered_by_the_way_it_came() -> None:
     one = neighbour(PEER_MAC)
     receive(one, sends(FAR, B_MAC))
-    assert found(one, FAR) == (B_MAC, True)
+    assert actual(one, FAR) == (B_MAC, True)
 
 
 def test_a_peer_that_never_asks_or_answers_gets_packets_at_once_all_the_same() -> None:
     one = neighbour(PEER_MAC)
-    assert found(one, A) == (PEER_MAC, False)
+    assert actual(one, A) == (PEER_MAC, False)
     assert [frame[ARP].pdst for frame in sent(one)] == [A]
     lost = sum(one.poll(float(now)) for now in range(1, 5))
-    assert (lost, found(one, A, now=5.0)) == (0, (PEER_MAC, True))
+    assert (lost, actual(one, A, now=5.0)) == (0, (PEER_MAC, True))
     assert len(sent(one)) == 2
     assert not one.busy
     one.age()
-    assert found(one, A, now=9.0) == (PEER_MAC, False), "it is asked again from time to time"
+    assert actual(one, A, now=9.0) == (PEER_MAC, False), "it is asked again from time to time"
 
 
 @pytest.mark.parametrize(("answers", "again"), [(PEER_MAC, 0), (B_MAC, 1)], ids=["the peer", "another station"])
@@ -211,12 +211,12 @@ def test_what_was_sent_to_the_peer_for_want_of_better_goes_to_the_station_that_a
     answers: str, again: int
 ) -> None:
     one = neighbour(PEER_MAC)
-    assert found(one, A) == (PEER_MAC, False)
+    assert actual(one, A) == (PEER_MAC, False)
     sent(one)
     receive(one, speaks(A, answers))
     held = [frame for frame in sent(one) if ARP not in frame]
     assert [frame.dst for frame in held] == [answers] * again
-    assert found(one, A) == (answers, True)
+    assert actual(one, A) == (answers, True)
 
 
 def test_a_driver_that_changes_its_mac_is_followed_for_all_of_its_addresses() -> None:
@@ -226,7 +226,7 @@ def test_a_driver_that_changes_its_mac_is_followed_for_all_of_its_addresses() ->
     other = mac(A_MAC)
     assert other is not None
     one.configure(other)
-    assert [found(one, to)[0] for to in (A, B, FAR)] == [A_MAC, B_MAC, A_MAC]
+    assert [actual(one, to)[0] for to in (A, B, FAR)] == [A_MAC, B_MAC, A_MAC]
 
 
 # What is believed
@@ -236,9 +236,9 @@ def test_a_station_overrules_what_was_known_and_a_frame_does_not() -> None:
     one = neighbour()
     receive(one, speaks(A, A_MAC))
     receive(one, sends(A, B_MAC))
-    assert found(one, A) == (A_MAC, True)
+    assert actual(one, A) == (A_MAC, True)
     receive(one, speaks(A, B_MAC))
-    assert found(one, A) == (B_MAC, True)
+    assert actual(one, A) == (B_MAC, True)
 
 
 @pytest.mark.parametrize(
@@ -256,20 +256,20 @@ def test_an_announcement_updates_who_is_known_and_adds_nobody(frame: Packet) -> 
     assert not one._recent
     receive(one, speaks(A, A_MAC))
     receive(one, frame)
-    assert found(one, A) == (B_MAC, True)
+    assert actual(one, A) == (B_MAC, True)
 
 
 @pytest.mark.parametrize(("override", "wins"), [(0, A_MAC), (1, B_MAC)])
 def test_an_unsolicited_advertisement_updates_who_is_known_if_it_may(override: int, wins: str) -> None:
     """RFC 4861, section 7.2.5."""
     one = neighbour()
-    said = ICMPv6ND_NA(R=0, S=0, O=override, tgt=A6) / ICMPv6NDOptDstLLAddr(lladdr=B_MAC)
-    frame = Ether(src=B_MAC) / IPv6(src=A6, dst="ff02::1", hlim=255) / said
+    output = ICMPv6ND_NA(R=0, S=0, O=override, tgt=A6) / ICMPv6NDOptDstLLAddr(lladdr=B_MAC)
+    frame = Ether(src=B_MAC) / IPv6(src=A6, dst="ff02::1", hlim=255) / output
     receive(one, frame)
     assert not one._recent
     receive(one, speaks(A6, A_MAC))
     receive(one, frame)
-    assert found(one, A6) == (wins, True)
+    assert actual(one, A6) == (wins, True)
 
 
 @pytest.mark.parametrize(
@@ -303,13 +303,13 @@ def test_a_station_that_was_not_heard_of_is_asked_itself_and_used_until_it_is_gi
     receive(one, speaks(address, A_MAC))
     sent(one)
     one.age()
-    assert found(one, address) == (A_MAC, True)
+    assert actual(one, address) == (A_MAC, True)
     [question] = sent(one)
     assert question.dst == A_MAC
     lost = sum(one.poll(float(now)) for now in range(1, 5))
     assert lost == 0
     assert [frame.dst[:5] for frame in sent(one)] == ["ff:ff" if address == A else "33:33"] * 2
-    assert found(one, address, now=9.0) == (None, False)
+    assert actual(one, address, now=9.0) == (None, False)
 
 
 @pytest.mark.parametrize("confirm", [speaks, sends])
@@ -321,7 +321,7 @@ def test_a_station_that_is_heard_of_stays(confirm: object) -> None:
         assert callable(confirm)
         receive(one, confirm(A, A_MAC))
     sent(one)
-    assert found(one, A) == (A_MAC, True)
+    assert actual(one, A) == (A_MAC, True)
     assert not one.busy
 
 
@@ -329,11 +329,11 @@ def test_a_station_that_moved_without_a_word_is_found_when_it_is_asked_for() -> 
     one = neighbour()
     receive(one, speaks(A, A_MAC))
     one.age()
-    found(one, A)
+    actual(one, A)
     sent(one)
     one.poll(1.0)
     receive(one, speaks(A, B_MAC))
-    assert found(one, A) == (B_MAC, True)
+    assert actual(one, A) == (B_MAC, True)
 
 
 def test_stations_are_bounded_and_the_recent_ones_stay() -> None:
@@ -342,7 +342,7 @@ def test_stations_are_bounded_and_the_recent_ones_stay() -> None:
     for number in range(3 * STATIONS_MAX):
         receive(one, sends(str(ip_address("198.18.4.0") + number), A_MAC))
     assert len(one._recent) + len(one._aged) <= 2 * STATIONS_MAX
-    assert found(one, str(ip_address("198.18.4.0") + 3 * STATIONS_MAX - 1)) == (A_MAC, True)
+    assert actual(one, str(ip_address("198.18.4.0") + 3 * STATIONS_MAX - 1)) == (A_MAC, True)
 
 
 def test_whatever_changes_where_a_packet_goes_changes_the_version() -> None:
@@ -371,14 +371,14 @@ def test_whatever_changes_where_a_packet_goes_changes_the_version() -> None:
     ],
 )
 def test_groups_and_the_broadcast_address_of_our_network_are_sent_to_all(to: str, at: str) -> None:
-    assert found(neighbour(PEER_MAC), to) == (at, True)
+    assert actual(neighbour(PEER_MAC), to) == (at, True)
 
 
 def test_the_upper_address_of_a_network_of_two_is_a_station() -> None:
     one = neighbour()
     one.set_addresses([packed("198.18.0.2")], [(packed("198.18.0.2"), 31)])
     receive(one, sends("198.18.0.3", A_MAC))
-    assert found(one, "198.18.0.3") == (A_MAC, True)
+    assert actual(one, "198.18.0.3") == (A_MAC, True)
 
 
 def test_held_packets_of_one_destination_do_not_push_out_those_of_another() -> None:

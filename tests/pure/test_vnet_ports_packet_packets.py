@@ -1,4 +1,4 @@
-"""What a port reads of neighbour discovery is bounded, whatever a peer sends."""
+"""A port reads a bounded part of any neighbour discovery message."""
 
 from __future__ import annotations
 

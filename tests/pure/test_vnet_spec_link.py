@@ -1,4 +1,4 @@
-"""What a topology file may say of a link."""
+"""Keys of a link in a topology file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def test_a_link_of_which_nothing_is_said_is_ideal() -> None:
     assert not link("").timed
 
 
-@pytest.mark.parametrize("said", ["generation = 3", "lanes = 4", "max_payload = 128", "read_latency_ns = 0"])
-def test_a_word_about_its_time_makes_it_take_some(said: str) -> None:
-    assert link(said).timed
+@pytest.mark.parametrize("output", ["generation = 3", "lanes = 4", "max_payload = 128", "read_latency_ns = 0"])
+def test_a_word_about_its_time_makes_it_take_some(output: str) -> None:
+    assert link(output).timed
 
 
 def test_everything_can_be_said() -> None:

@@ -25,10 +25,10 @@ def test_objects_come_out_whole_however_the_stream_is_cut_and_whatever_is_betwee
 ) -> None:
     stream = b"".join(json.dumps(each).encode() + data.draw(ENDS) for each in objects)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
-    framer, found = Framer(1 << 20), list[object]()
+    framer, actual = Framer(1 << 20), list[object]()
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        found += map(parse, framer.feed(stream[start:end]))
-    assert found == objects
+        actual += map(parse, framer.feed(stream[start:end]))
+    assert actual == objects
 
 
 @given(st.binary(max_size=200), st.data())
@@ -49,10 +49,10 @@ def test_half_an_object_ends_at_the_newline(garbage: bytes) -> None:
 
 @pytest.mark.parametrize("message", [b"[" * 65, b'{"a": "' + b"x" * 60 + b'"}', b"{" * 65])
 def test_a_message_beyond_the_limit_is_refused_after_those_before_it(message: bytes) -> None:
-    framer, found = Framer(64), list[bytes]()
+    framer, actual = Framer(64), list[bytes]()
     with pytest.raises(TooLong, match="at most 64 bytes"):
-        found.extend(framer.feed(b"{}" + message))
-    assert found == [b"{}"]
+        actual.extend(framer.feed(b"{}" + message))
+    assert actual == [b"{}"]
 
 
 def test_an_answer_may_have_as_many_objects_as_a_large_system() -> None:

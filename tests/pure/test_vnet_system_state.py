@@ -92,9 +92,9 @@ def test_what_a_killed_process_left_is_removed_once(run_dir: Path, monkeypatch: 
     state_path(NAME).write_text(json.dumps(left))
     put_stale_socket(socket_path(NAME))
     assert running(NAME) is None
-    found = clean_up(NAME)
-    assert found is not None
-    assert list(found.netns) == removed == [f"{NAME}-rc"]
+    actual = clean_up(NAME)
+    assert actual is not None
+    assert list(actual.netns) == removed == [f"{NAME}-rc"]
     assert contents(run_dir) == []
     assert clean_up(NAME) is None
 
@@ -146,9 +146,9 @@ def locked(pid: int) -> Iterator[State]:
     state_path(NAME).write_text(json.dumps({"pid": pid, "hosts": {}, "netns": []}))
     with flock() as process:
         try:
-            found = running(NAME)
-            assert found is not None
-            yield found
+            actual = running(NAME)
+            assert actual is not None
+            yield actual
         finally:
             process.communicate()
 
@@ -157,8 +157,8 @@ def test_a_process_that_the_file_names_and_that_has_not_locked_it_is_never_signa
     with subprocess.Popen(["sleep", "60"]) as bystander:
         try:
             for pid in (-1, 0, bystander.pid, 1 << 22):
-                with locked(pid) as found:
-                    assert not signal_owner(found, signal.SIGTERM)
+                with locked(pid) as actual:
+                    assert not signal_owner(actual, signal.SIGTERM)
             assert bystander.poll() is None
         finally:
             bystander.kill()
@@ -167,12 +167,12 @@ def test_a_process_that_the_file_names_and_that_has_not_locked_it_is_never_signa
 def test_the_process_that_has_locked_the_file_is_signalled(made_run_dir: Path) -> None:
     with flock("--no-fork") as owner:
         state_path(NAME).write_text(json.dumps({"pid": owner.pid, "hosts": {}, "netns": []}))
-        found = running(NAME)
-        assert found is not None
-        assert signal_owner(found, 0)
-        assert signal_owner(found, signal.SIGTERM)
+        actual = running(NAME)
+        assert actual is not None
+        assert signal_owner(actual, 0)
+        assert signal_owner(actual, signal.SIGTERM)
         assert owner.wait() == -signal.SIGTERM
-        assert not signal_owner(found, signal.SIGTERM)
+        assert not signal_owner(actual, signal.SIGTERM)
 
 
 TERMINAL = "/dev/pts/999999"
@@ -197,11 +197,11 @@ def test_the_sockets_and_terminals_of_a_killed_process_are_removed_and_nothing_e
 def test_sockets_and_terminals_are_recorded_before_they_are_made(run_dir: Path) -> None:
     channels = '{ name = "a", surface = "pty", path = "tty" }, { name = "b", surface = "socket", path = "/tmp/b" }'
     topology = built_in("rpmsg", keys=f"driver = {{ channels = [{channels}] }}")
-    with claim(NAME, topology) as found:
-        assert found.paths == (str(Path.cwd() / "tty"), "/tmp/b")
-        assert read_state(NAME) == found
-    with claim(NAME, built_in("blk", keys='driver = { nbd = "/tmp/nbd" }')) as found:
-        assert found.paths == ("/tmp/nbd",)
+    with claim(NAME, topology) as actual:
+        assert actual.paths == (str(Path.cwd() / "tty"), "/tmp/b")
+        assert read_state(NAME) == actual
+    with claim(NAME, built_in("blk", keys='driver = { nbd = "/tmp/nbd" }')) as actual:
+        assert actual.paths == ("/tmp/nbd",)
 
 
 @pytest.mark.parametrize(

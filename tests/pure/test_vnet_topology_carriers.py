@@ -1,4 +1,4 @@
-"""What a topology may say of the transports that are on a host or behind a mailbox, and of routes between networks."""
+"""Topology keys of transports on a host or behind a mailbox, and of routes between networks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,11 @@ REFUSED = {
     ),
     "a user within a host": (ON_HOST + "peer_uid = 0", "peer_uid = 0", "must be absent for transport mmio"),
     "no user at all": (ABROAD + "peer_uid = -1", "peer_uid = -1", "must be a user id between 0 and 4294967294"),
-    "mediated with nobody": (ABROAD + "mode = 'mediated'", "mode = 'mediated'", "there is nothing to mediate between"),
+    "mediated without a peer": (
+        ABROAD + "mode = 'mediated'",
+        "mode = 'mediated'",
+        "there is nothing to mediate between",
+    ),
     "a link under a platform device": (
         LINKED + "transport = 'mmio'",
         "link = 'pcie0'",

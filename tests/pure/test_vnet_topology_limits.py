@@ -363,8 +363,8 @@ def test_a_value_of_another_type_is_one_line_with_its_place(kind: str, path: str
                 table = table.setdefault(name, {})
             listed = last in ("luns", "channels")
             there = [{"name": "a"} if last == "channels" else {"size": 1}] if listed else {}
-            found = table.setdefault(last, there)
-            (found[0] if listed else found)[field.name] = value
+            actual = table.setdefault(last, there)
+            (actual[0] if listed else actual)[field.name] = value
             try:
                 structure({"links": {}} | changed, Topology, "t.toml").check("t.toml").sized().check_sizes("t.toml")
             except ConfigError as exc:

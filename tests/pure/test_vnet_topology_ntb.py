@@ -1,4 +1,4 @@
-"""What a topology may say of NTBs."""
+"""Topology keys of NTBs."""
 
 from __future__ import annotations
 

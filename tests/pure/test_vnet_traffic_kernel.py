@@ -1,4 +1,4 @@
-"""What pings and flows say of themselves: the verdict is about the device, not about how busy the machine is."""
+"""Verdicts of pings and flows depend on the device, not on how busy the machine is."""
 
 from __future__ import annotations
 

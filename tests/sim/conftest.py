@@ -47,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)  # a fixture that no test asks for would only be a name in its id
 def transport(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What pairs go over that do not say it themselves."""
+    """Transport of pairs that do not choose one."""
     name: str = getattr(request, "param", "pci")
     with over(name):
         yield name

@@ -43,7 +43,7 @@ class Slow:
     id_table: tuple[MatchId, ...] = (MatchId(1),)
     fails: bool = False
     bound: Counter[str] = attrs.field(factory=Counter)
-    """By device: the tasks that serve it now."""
+    """Tasks that serve each device now."""
 
     async def pause(self) -> None:
         await trio.sleep(self.dice.choice((0, 0, 0.001, 0.002)))

@@ -65,7 +65,7 @@ async def test_a_driver_that_has_no_port_yet_is_deferred_on_either_bus() -> None
         await trio.sleep(0.1)
         binding = pair.rc.virtio.binding(pair.virtio)
         assert (binding.state, binding.error) == (BindState.DEFERRED, f"{pair.virtio.name}: no port to plug into yet")
-        assert pair.vhost.status == 0, "a device that nobody drives is left reset"
+        assert pair.vhost.status == 0, "a device without a driver is left reset"
         late = VhostDevice(1, 0x1AF4, pair.vhost.ops)
         pair.ep.vhost.register_device(late)
         await settled()

@@ -127,12 +127,12 @@ async def test_a_broken_ring_sets_needs_reset_and_then_tells_the_driver() -> Non
         await driver.start()
         driver.rings[1].set_entry(0, 999)
         driver.rings[1].avail_idx = 1
-        told: list[Status] = []
-        driver.function.request_irq(0, lambda: told.append(driver.status))
+        events: list[Status] = []
+        driver.function.request_irq(0, lambda: events.append(driver.status))
         driver.kick(1)
         with bounded():
             await trio.testing.wait_all_tasks_blocked()
-        assert told == [OK | Status.NEEDS_RESET]
+        assert events == [OK | Status.NEEDS_RESET]
 
 
 @pytest.mark.every_transport

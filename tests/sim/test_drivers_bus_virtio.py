@@ -26,10 +26,10 @@ SMALL = Options(queue_size=16)
 def figures(pair: NetPair) -> dict[str, tuple[QueueStatistics, int]]:
     """Figures of both ends of the transmit queue, which no bring-up adds to: the rings', and the batches."""
     driver, device = pair.virtio.queues[1], pair.device.vhost.queues
-    found = {"driver": (pair.virtio.statistics(driver), sum(driver.batches))}
+    actual = {"driver": (pair.virtio.statistics(driver), sum(driver.batches))}
     if device:
-        found["device"] = (device[1].statistics(), sum(device[1].batches))
-    return found
+        actual["device"] = (device[1].statistics(), sum(device[1].batches))
+    return actual
 
 
 @pytest.mark.every_transport
@@ -120,10 +120,10 @@ async def test_a_device_that_resets_again_and_again_slows_down_and_says_so(
         virtio = pair.virtio
         reason = "the device asked for a reset"
         assert (virtio.last_reset, virtio.repeats, virtio.restarts) == (reason, virtio.restarts, virtio.restarts)
-        found: Any = describe(pair.world)
-        shown = found["devices"]["net0"]["driver"]["last_reset"]
+        actual: Any = describe(pair.world)
+        shown = actual["devices"]["net0"]["driver"]["last_reset"]
         assert shown == {"reason": reason, "in_a_row": virtio.restarts, "pause": virtio.pause}
-        text = "\n".join(tree(found))
+        text = "\n".join(tree(actual))
         assert f"last reset, {virtio.restarts} in a row: {reason}" in text
         assert text.count("failed: the device asked for a reset") == 1
 
@@ -165,7 +165,7 @@ OPENERS: dict[str, tuple[Callable[[], AbstractAsyncContextManager[Any]], int | N
     "scsi": (open_scsi_pair, 1),
     "rpmsg": (open_rpmsg_pair, 0),
 }
-"""By device type: a pair, and the queue that its driver fills with buffers, if there is one."""
+"""For each device type: a pair, and the queue that its driver fills with buffers, if there is one."""
 
 
 @pytest.mark.every_transport

@@ -25,7 +25,7 @@ from vnet.testing import (
 )
 
 SHORT = Options(queue_size=16, features_off=("SPEED_DUPLEX",))
-"""Without speed and duplex, whose "unknown" is what reads back where nobody answers."""
+"""Without speed and duplex, whose "unknown" is the value of a read that is not answered."""
 QUEUE_FIELDS = {
     Common.QUEUE_SIZE,
     Common.QUEUE_MSIX_VECTOR,

@@ -116,14 +116,14 @@ def length_lie(tap: TappedFunction, kind: CfgType, length: int) -> None:
 
 
 def vendor_capabilities(tap: TappedFunction) -> list[tuple[int, bytes]]:
-    found = []
+    actual = []
     at = tap.config_read(0x34, 1)
     while at:
         if tap.config_read(at, 1) == 9:
             size = tap.config_read(at + 2, 1)
-            found.append((at, bytes(tap.config_read(at + i, 1) for i in range(2, size))))
+            actual.append((at, bytes(tap.config_read(at + i, 1) for i in range(2, size))))
         at = tap.config_read(at + 1, 1)
-    return found
+    return actual
 
 
 @pytest.mark.virtio("CFG-DRV-5", "CFG-DRV-6", "PCI-DRV-10")

@@ -274,11 +274,11 @@ async def test_what_a_request_turns_into_while_it_is_done_changes_nothing(kind: 
 async def test_the_status_is_written_last() -> None:
     async with open_blk_pair(TWO) as pair, unharmed(pair):
         plain = pair.vhost.ops
-        found: list[Watched] = []
+        actual: list[Watched] = []
 
         def around(memory: object) -> Watched:
-            found.append(Watched(memory))  # type: ignore[arg-type]
-            return found[-1]
+            actual.append(Watched(memory))  # type: ignore[arg-type]
+            return actual[-1]
 
         pair.vhost.ops = WrappedOps(plain, around)
         async with hostile_driver(pair) as driver:
@@ -295,7 +295,7 @@ async def test_the_status_is_written_last() -> None:
             pair.store.read = look  # type: ignore[method-assign]
             assert await answered(sent) == OK
             assert seen == [PENDING]
-            assert any(access.act is Act.WRITE for memory in found for access in memory.log)
+            assert any(access.act is Act.WRITE for memory in actual for access in memory.log)
             pair.vhost.ops = plain
             pair.store.at_once = True
             del pair.store.read

@@ -62,7 +62,7 @@ async def test_without_a_way_to_flush_every_change_is_home_when_it_is_answered(a
             del pair.store.log[:]
             await change
             assert pair.store.log[-1] == "flush"
-        await pair.disk.flush()  # there is nothing to do, and nobody to ask
+        await pair.disk.flush()  # there is nothing to do, and no device to ask
         settings.features &= ~(1 << F.CONFIG_WCE)  # type: ignore[attr-defined]
         await pair.reset()
         del pair.store.log[:]

@@ -228,10 +228,10 @@ async def test_over_a_link_flap_every_request_is_kept_and_done(at_once: bool) ->
         pair.store.at_once = at_once
         pair.store.data[:MIB] = os.urandom(MIB)
         wanted = bytes(pair.store.data[:MIB])
-        found: dict[int, bytes] = {}
+        actual: dict[int, bytes] = {}
 
         async def read(at: int) -> None:
-            found[at] = await pair.disk.read(at * 4096, 4096)
+            actual[at] = await pair.disk.read(at * 4096, 4096)
 
         async with trio.open_nursery() as nursery:
             for at in range(200):
@@ -242,7 +242,7 @@ async def test_over_a_link_flap_every_request_is_kept_and_done(at_once: bool) ->
                 if at % 50 == 49:
                     loss.end()
             await trio.sleep(5)
-        assert b"".join(found[at] for at in range(200)) == wanted[: 200 * 4096]
+        assert b"".join(actual[at] for at in range(200)) == wanted[: 200 * 4096]
         assert pair.disk.figures[0].errors == {}
 
 

@@ -100,10 +100,10 @@ async def test_several_queues_share_the_work() -> None:
 async def test_the_system_describes_it() -> None:
     async with open_blk_pair() as pair:
         await pair.disk.write(0, bytes(4096))
-        found = describe(pair.world)["devices"]["disk0"]  # type: ignore[index]
-        assert found["driver"]["port"]["disk"]["size"] == SIZE
-        assert found["driver"]["queues"][0]["bytes"] == found["device"]["queues"][0]["bytes"] == 4096
-        assert found["device"]["port"]["kind"] == "memory"
+        actual = describe(pair.world)["devices"]["disk0"]  # type: ignore[index]
+        assert actual["driver"]["port"]["disk"]["size"] == SIZE
+        assert actual["driver"]["queues"][0]["bytes"] == actual["device"]["queues"][0]["bytes"] == 4096
+        assert actual["device"]["port"]["kind"] == "memory"
 
 
 # Against a model

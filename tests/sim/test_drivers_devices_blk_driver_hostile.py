@@ -64,11 +64,11 @@ async def test_a_ring_that_the_device_breaks_is_reset_and_its_requests_are_done(
         store.data[:512] = b"d" * 512
         for breaks in ("index", "head"):
             store.at_once, store.gate = False, trio.Event()
-            found = b""
+            actual = b""
 
             async def read() -> None:
-                nonlocal found
-                found = await pair.disk.read(0, 512)
+                nonlocal actual
+                actual = await pair.disk.read(0, 512)
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(read)
@@ -81,7 +81,7 @@ async def test_a_ring_that_the_device_breaks_is_reset_and_its_requests_are_done(
                     device.call(0)
                     await trio.testing.wait_all_tasks_blocked()
                 store.gate.set()
-            assert found == b"d" * 512
+            assert actual == b"d" * 512
         store.gate = None
         assert pair.disk.figures[0].queued == 2
 
@@ -128,16 +128,16 @@ async def test_segments_are_as_small_and_as_few_as_the_device_wants_them() -> No
 async def test_nothing_reaches_the_device_but_the_request() -> None:
     async with open_blk_pair() as pair:
         plain = pair.vhost.ops
-        found: list[Watched] = []
+        actual: list[Watched] = []
 
         def around(memory: object) -> Watched:
-            found.append(Watched(memory))  # type: ignore[arg-type]
-            return found[-1]
+            actual.append(Watched(memory))  # type: ignore[arg-type]
+            return actual[-1]
 
         pair.vhost.ops = WrappedOps(plain, around)
         await pair.reset()
         await pair.disk.write(0, b"x" * 512)
-        reads = [access for memory in found for access in memory.log if access.act is Act.READ]
+        reads = [access for memory in actual for access in memory.log if access.act is Act.READ]
         # The indirect table, the header, the data, each as long as it is: no slot, no piece as a whole.
         assert [access.size for access in reads] == [3 * 16, 16, 512]
         pair.vhost.ops = plain

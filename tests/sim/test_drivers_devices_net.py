@@ -81,7 +81,7 @@ async def test_frames_of_every_kind_cross_unchanged_and_nothing_is_claimed_of_th
 
 
 def finish(header: bytes, frame: bytes) -> bytes:
-    """What completes the checksum: summed from csum_start to the end, put at csum_offset."""
+    """Complete the checksum: sum from csum_start to the end, store at csum_offset."""
     flags, _, _, _, start, offset, _ = struct.unpack("<BBHHHHH", header)
     assert flags == NEEDS_CSUM
     body = frame[start:] + bytes(len(frame[start:]) % 2)
@@ -166,7 +166,7 @@ SWITCHABLE = [b for b in bits(AGREED) if b != RingFeature.VERSION_1]
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("bit", SWITCHABLE, ids=TABLE.name)
 async def test_without_a_feature_ordinary_frames_pass_and_no_header_asks_for_it(bit: int, direction: str) -> None:
-    """What may not be left undone is not let in: the port is told so, and drops and counts it."""
+    """The port drops and counts frames with offloads that were not agreed on."""
     async with open_pair(Options(queue_size=16, control=True, features_off=(TABLE.name(bit),))) as pair, unharmed(pair):
         features = pair.virtio.features
         assert features == TABLE.prune(AGREED & ~(1 << bit))

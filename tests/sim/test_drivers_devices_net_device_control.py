@@ -73,7 +73,7 @@ async def test_another_mtu_comes_with_a_reset_that_the_device_asks_for() -> None
                     assert (await sink.receive())[1] == big
         assert "the MTU changes from 9000 to 1500" in pair.vhost.failures
         async with hostile_driver(pair) as driver:
-            pair.plug.mtu = 1480  # nobody has read it: it may change at once
+            pair.plug.mtu = 1480  # it was not read yet: it may change at once
             pair.plug.changed()
             assert driver.config(*NetConfigField.MTU.value) == 1480
 

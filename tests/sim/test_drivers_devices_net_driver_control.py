@@ -80,7 +80,7 @@ RECEPTIONS: list[tuple[Reception, str]] = [
 @pytest.mark.virtio("NET-DEV-86", "NET-DEV-88", "NET-DEV-89", "NET-DEV-91", "NET-DEV-93", "NET-DRV-81", "NET-DEV-94")
 async def test_the_device_lets_in_what_the_driver_asks_for_and_counts_the_rest_by_cause() -> None:
     async with open_pair(WITH) as pair, unharmed(pair):
-        assert await let_in(pair) == set(FRAMES), "a port that is nobody's takes everything"
+        assert await let_in(pair) == set(FRAMES), "a port without a driver takes everything"
         pair.driver_port.want(STATION)
         for reception, wanted in RECEPTIONS:
             await pair.settings.change(NetRequest(reception=reception))
@@ -128,7 +128,7 @@ async def test_another_address_is_the_devices_until_its_reset_and_the_driver_ask
                 pair.driver_port.want(PortState(mac))
                 await trio.testing.wait_all_tasks_blocked()
             assert pair.vhost.config[:6] == mac == pair.driver_port.mac == pair.device_port.peer
-            assert (await pair.device_port.receive())[1][6:14] == mac + RARP, "and everybody is told"
+            assert (await pair.device_port.receive())[1][6:14] == mac + RARP, "and each side is notified"
             assert pair.device_port.inject(frame(mac))
             with bounded():
                 assert (await pair.driver_port.receive())[1] == frame(mac)
@@ -168,7 +168,7 @@ async def test_a_driver_that_is_asked_announces_itself_then_acknowledges_once() 
             await trio.testing.wait_all_tasks_blocked()
             assert control(pair)[0] == before + 1
     async with open_pair(WITHOUT) as pair:
-        assert not pair.plug.announce(), "there is nobody to ask"
+        assert not pair.plug.announce(), "there is no device to ask"
         assert pair.vhost.config[6] == LINK_UP
 
 

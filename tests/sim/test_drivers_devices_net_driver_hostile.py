@@ -113,14 +113,14 @@ async def test_a_used_length_beyond_the_buffer_is_refused_and_not_a_byte_of_it_h
 
 @pytest.mark.every_transport
 @pytest.mark.hostile("D03")
-@pytest.mark.parametrize("told", [0, 1, 11, 12, 13, 25])
-async def test_a_used_length_shorter_than_any_frame_hands_nothing_up(told: int) -> None:
+@pytest.mark.parametrize("events", [0, 1, 11, 12, 13, 25])
+async def test_a_used_length_shorter_than_any_frame_hands_nothing_up(events: int) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_device(pair) as device:
-        device.deliver(HEADER + FRAME, told)
+        device.deliver(HEADER + FRAME, events)
         with bounded():
             await trio.testing.wait_all_tasks_blocked()
         assert not pair.driver_port._outbound
-        cause = "used_length" if not told else "short_header" if told <= 12 else "short_frame"
+        cause = "used_length" if not events else "short_header" if events <= 12 else "short_frame"
         assert pair.settings.received.drops == {cause: 1}
 
 
@@ -289,7 +289,7 @@ async def test_a_device_that_never_finishes_its_reset_is_given_up_within_a_secon
         tap.lies[tap.at(Common.DEVICE_STATUS)] = lambda _: status
         pair.rc.pci.register_device(tap)
         with bounded(seconds=1.1):
-            while not (pair.device.virtio and pair.virtio.failures):  # noqa: ASYNC110  it tells nobody
+            while not (pair.device.virtio and pair.virtio.failures):  # noqa: ASYNC110  there is no event
                 await trio.sleep(0.01)
         assert "did not finish its reset within 1 s" in pair.virtio.failures[0]
         assert not tap.config_read(4, 2) & 4, "bus mastering is taken away"

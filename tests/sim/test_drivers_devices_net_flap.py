@@ -118,7 +118,7 @@ async def pull_out(pair: NetPair) -> None:
 
 
 async def function_reset(pair: NetPair) -> None:
-    """Somebody resets the function behind the driver's back."""
+    """The function is reset behind the driver's back."""
     before = pair.virtio.restarts
     assert pair.function.reset()
     await until(lambda: pair.vhost.status == 0)
@@ -180,7 +180,7 @@ async def test_drivers_are_removed_and_probe_again_under_load(event: Callable[[N
 
 @attrs.frozen
 class State:
-    """What both ends have come to."""
+    """The state of both ends."""
 
     status: tuple[int, int]
     features: tuple[int, int]
@@ -297,7 +297,7 @@ async def test_nothing_reaches_into_an_epoch_that_is_over() -> None:
 
 @pytest.mark.hostile("D11")
 async def test_the_link_goes_in_the_midst_of_bring_up_and_the_device_still_comes_up() -> None:
-    """Whatever step it catches."""
+    """Flaps at any step."""
     async with open_pair(SMALL) as pair, unharmed(pair):
         for turns in range(40):
             pair.link.bring_down()

@@ -265,7 +265,7 @@ async def test_what_there_is_no_feature_for_here_never_gets_into_a_ring(directio
             source.inject(bytes(FRAMES["tcp"]), header)
         await until(lambda: source.statistics().drops == {"offload": len(NOT_AGREED)})
         got = await cross(pair, direction, FRAME, virtio_net_hdr(0xFE & ~NEEDS_CSUM))
-        assert got == (PLAIN, FRAME), "flags that nobody agreed on are cleared"
+        assert got == (PLAIN, FRAME), "flags that were not negotiated are cleared"
 
 
 class Ordered(Watched):

@@ -51,7 +51,7 @@ async def cross(source: MemoryPort, sink: MemoryPort, frames: list[bytes]) -> li
     for frame in frames:
         assert source.inject(frame)
         with trio.fail_after(1):
-            while not sink._outbound:  # noqa: ASYNC110  nobody says when
+            while not sink._outbound:  # noqa: ASYNC110  there is no event
                 await trio.sleep(0.001)
         _, got, queue = sink.receive_tagged()
         assert got == frame
@@ -133,7 +133,7 @@ async def test_without_mq_the_control_queue_is_the_third_and_one_pair_is_used() 
         before = pair.plug.figures.control.commands
         await pair.settings.change(NetRequest(mac=b"\x02\0\0\0\0\x09"))
         assert pair.plug.figures.control.commands == before + 1
-        await pair.device_port.receive()  # what everybody is told of it
+        await pair.device_port.receive()  # as each side is notified
         assert set(await cross(pair.driver_port, pair.device_port, list(flows()))) == {0}
         pair.settings.features |= mask({F.MQ})
         await pair.reset()

@@ -178,15 +178,15 @@ async def test_a_running_system_shows_its_channels() -> None:
     channels = (ChannelSpec("echo", surface="echo"), ChannelSpec("idle", addr=9))
     async with open_rpmsg_pair(RpmsgOptions(device=channels)) as pair:
         await ping_pong_echo(pair.buses[0].create("echo"))
-        found = json.loads(json.dumps(describe(pair.world)))
-        port = found["devices"]["rpmsg0"]["device"]["port"]
+        actual = json.loads(json.dumps(describe(pair.world)))
+        port = actual["devices"]["rpmsg0"]["device"]["port"]
         assert [(end["name"], end["addr"], end["surface"]) for end in port["endpoints"]] == [
             ("echo", FIRST_DYNAMIC, "echo"),
             ("idle", 9, "none"),
         ]
-        assert found["drops"] == {}
-        assert any("rpmsg0" in line for line in tree(found))
-        rows = found["devices"]["rpmsg0"]["driver"]["queues"]
+        assert actual["drops"] == {}
+        assert any("rpmsg0" in line for line in tree(actual))
+        rows = actual["devices"]["rpmsg0"]["driver"]["queues"]
         assert [row["name"] for row in rows] == ["receiveq", "transmitq"]
         assert [row["packets"] for row in rows] == [12, 11], "10 messages, two announcements, one assignment"
 
@@ -200,7 +200,7 @@ async def ping_pong_echo(end: Endpoint) -> None:
 
 @pytest.mark.hostile("M02")
 async def test_a_hundred_thousand_announcements_are_bounded() -> None:
-    """By a peer that is otherwise well: what it can still say afterwards is heard."""
+    """The peer is well otherwise: its later messages are delivered."""
     flood = 100_000
     async with open_rpmsg_pair() as pair:
         driver, device = pair.buses

@@ -50,7 +50,7 @@ BAD = {
     "no whole header": (whole(message(100)[:15]), "short"),
     "more than the buffer holds": (whole(message(100, length=len(HELLO) + 1)), "too_long"),
     "more than any buffer holds": (whole(message(100, length=0xFFFF)), "too_long"),
-    "to nobody": (whole(message(4711)), "no_recipient"),
+    "to no endpoint": (whole(message(4711)), "no_recipient"),
     "to any address": (whole(message(ADDR_ANY)), "no_recipient"),
     "a writable buffer": (lambda driver: [Desc(driver.alloc(512), 512, WRITE)], "writable"),
     "partly writable": (
@@ -63,7 +63,7 @@ BAD = {
     "an announcement of the name service": (whole(message(NS_ADDR, NAME + struct.pack("<II", 53, 0))), "ns_address"),
     "an end of what never was": (whole(message(NS_ADDR, NAME + struct.pack("<II", 7, 1))), "ns_unknown"),
     "a short address message": (whole(message(AS_ADDR, bytes(43))), "as_length"),
-    "an assignment to nobody": (whole(message(AS_ADDR, NAME + struct.pack("<III", 7, 4711, 1))), "as_unknown"),
+    "an assignment to no endpoint": (whole(message(AS_ADDR, NAME + struct.pack("<III", 7, 4711, 1))), "as_unknown"),
     "an assignment under another name": (whole(message(AS_ADDR, NAME + struct.pack("<III", 7, 100, 1))), "as_unknown"),
     "a free of what never was": (whole(message(AS_ADDR, NAME + struct.pack("<III", 7, 100, 2))), "as_unknown"),
 }

@@ -44,7 +44,7 @@ async def test_endpoints_find_each_other_whichever_comes_first(order: tuple[str,
 @pytest.mark.parametrize("off", SERVICES.values(), ids=SERVICES.keys())
 @pytest.mark.parametrize("side", [0, 1])
 async def test_one_that_only_binds_finds_one_that_announces(side: int, off: tuple[str, ...]) -> None:
-    """What Linux does: the virtio side never announces what it did not create."""
+    """Like Linux, the virtio side never announces an endpoint that it did not create."""
     async with open_rpmsg_pair(RpmsgOptions(features_off=off)) as pair:
         quiet = pair.buses[side].create(SAMPLE, announce=False)
         loud = pair.buses[1 - side].create(SAMPLE)

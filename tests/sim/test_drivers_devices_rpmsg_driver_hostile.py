@@ -41,7 +41,7 @@ LIES = {
     "more than it wrote": (message(100), 20, "too_long"),
     "more than the buffer holds": (message(100, length=497), None, "too_long"),
     "a used length beyond the buffer": (message(100), 513, "short"),
-    "to nobody": (message(4711), None, "no_recipient"),
+    "to no endpoint": (message(4711), None, "no_recipient"),
     "a long announcement": (message(NS_ADDR, bytes(41)), None, "ns_length"),
 }
 
@@ -99,7 +99,7 @@ async def test_a_device_that_returns_no_buffer_makes_senders_time_out() -> None:
 
 
 async def test_a_device_that_breaks_a_ring_while_somebody_sends_is_reset() -> None:
-    """A used element that nobody asked for is met by the task that sends, and never shown to it."""
+    """The sending task meets an unrequested used element, and never returns it."""
     async with open_rpmsg_pair(SMALL) as pair, unharmed(pair):
         source = pair.buses[0].create("a", dst=7)
         async with hostile_device(pair) as device:
@@ -147,7 +147,7 @@ class Wire:
         """The machine moves messages."""
 
     def request_room(self) -> None:
-        """Nobody waits."""
+        """No task waits."""
 
 
 FEATURES = [mask(bits) for bits in ((), (RpmsgFeature.NS,), (RpmsgFeature.NS, RpmsgFeature.AS))]
@@ -173,7 +173,7 @@ class Exchanges(RuleBasedStateMachine):
 
     @rule(features=st.sampled_from(FEATURES))
     def reset(self, features: int) -> None:
-        """What is on the wire is gone; the count begins anew, with what inboxes still hold."""
+        """Messages under way are lost; counting restarts with the contents of the inboxes."""
         self.features = features
         for bus, wire in zip(self.buses, self.wires, strict=True):
             bus.stop()
@@ -254,7 +254,7 @@ class Exchanges(RuleBasedStateMachine):
             assert all(bus.endpoint(end.addr) is end for end in bus.endpoints)
 
     def teardown(self) -> None:
-        """Whatever happened: after a reset two new endpoints find each other."""
+        """After a reset two new endpoints always find each other."""
         for bus in self.buses:
             for end in bus.endpoints:
                 end.close()

@@ -1,4 +1,4 @@
-"""rpmsg beside other implementations: feature bit 1 is off unless asked for, and address 54 then is nobody's."""
+"""rpmsg beside other implementations: feature bit 1 is off unless asked for, and address 54 is then free."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ def offered(pair: RpmsgPair) -> list[int]:
     return [device.vhost.device_features >> RpmsgFeature.AS & 1 for device in pair.world.devices.values()]
 
 
-@pytest.mark.parametrize(("asked", "bit"), [("", 0), ("address_service = false\n", 0), ("address_service = true\n", 1)])
-async def test_a_topology_has_bit_1_only_if_it_asks_for_the_address_service(asked: str, bit: int) -> None:
-    async with open_world(parse(BASE + asked), "test") as world:
+@pytest.mark.parametrize(
+    ("requests", "bit"), [("", 0), ("address_service = false\n", 0), ("address_service = true\n", 1)]
+)
+async def test_a_topology_has_bit_1_only_if_it_asks_for_the_address_service(requests: str, bit: int) -> None:
+    async with open_world(parse(BASE + requests), "test") as world:
         await world.wait_up()
         device = world.devices["rpmsg0"]
         assert device.virtio is not None

@@ -42,7 +42,7 @@ def mediated(**given: Any) -> RpmsgOptions:
 
 
 def statistics(device: Device) -> MediatorStatistics:
-    """What came from that device's driver."""
+    """Figures of the frames from that device's driver."""
     assert isinstance(device.device_end, MediatorEnd)
     return device.device_end.settings.statistics[device.name]
 
@@ -152,7 +152,7 @@ async def test_a_side_without_the_name_service_is_told_no_names(off: str) -> Non
     """Endpoints with fixed addresses talk all the same."""
     async with open_rpmsg_pair(mediated(**{off: ("NS", "AS")})) as pair:
         mute, talker = pair.buses if off == "features_off" else pair.buses[::-1]
-        assert not talker.create("nobody hears").bound
+        assert not talker.create("no endpoint receives").bound
         first, second = mute.create("a", addr=100, dst=200), talker.create("b", addr=200, dst=100)
         with trio.fail_after(1):
             await first.send(HELLO)
@@ -266,7 +266,7 @@ async def test_a_bad_message_is_dropped_by_the_mediator_and_its_buffer_comes_bac
 
 
 async def test_a_driver_that_declines_a_service_is_not_sent_its_messages() -> None:
-    """What counts is what it agreed to, not what it was offered."""
+    """The negotiated features count, not the offered ones."""
     async with open_rpmsg_pair(mediated(queue_size=16)) as pair:
         async with hostile_driver(pair) as driver:
             await driver.start(SUPPORTED & ~mask((RpmsgFeature.NS, RpmsgFeature.AS)))

@@ -109,11 +109,11 @@ async def test_several_queues_share_the_work_and_answer_where_they_were_asked() 
 async def test_the_system_describes_it() -> None:
     async with open_scsi_pair(ScsiOptions(luns=TWO)) as pair:
         await pair.write(0, bytes(4096))
-        found = describe(pair.world)["devices"]["scsi0"]  # type: ignore[index]
-        assert found["driver"]["port"]["config"]["num_queues"] == 1
-        assert found["driver"]["queues"][2]["bytes"] == found["device"]["queues"][2]["bytes"] == 4096
-        assert [unit["lun"] for unit in found["device"]["port"]["luns"]] == ["0:0", "0:1", "4:300"]
-        assert found["device"]["port"]["checks"] == {"unit attention, power on or reset": 1}
+        actual = describe(pair.world)["devices"]["scsi0"]  # type: ignore[index]
+        assert actual["driver"]["port"]["config"]["num_queues"] == 1
+        assert actual["driver"]["queues"][2]["bytes"] == actual["device"]["queues"][2]["bytes"] == 4096
+        assert [unit["lun"] for unit in actual["device"]["port"]["luns"]] == ["0:0", "0:1", "4:300"]
+        assert actual["device"]["port"]["checks"] == {"unit attention, power on or reset": 1}
         assert describe(pair.world)["drops"] == {}
 
 
@@ -138,11 +138,11 @@ LINUX = {
     "is there WRITE SAME (16)": ("a3 0c 01 93 00 00 00 00 02 00 00 00", 512, 20),
     "is there SYNCHRONIZE CACHE": ("a3 0c 01 35 00 00 00 00 02 00 00 00", 512, 14),
 }
-"""What is asked for: the CDB, the room for the answer, and its bytes."""
+"""One command: the CDB, the room for the answer, and its bytes."""
 
 
 async def test_what_linux_asks_a_disk_for_when_it_finds_one_is_answered() -> None:
-    """By virtio_scsi's midlayer and sd: each with the buffer that it has for it."""
+    """Commands of Linux's midlayer and sd, each with its buffer size."""
     async with open_scsi_pair(ScsiOptions(luns=TWO)) as pair:
         for what, (cdb, room, size) in LINUX.items():
             result = await pair.initiator.execute(bytes.fromhex(cdb), data_in=room)

@@ -180,7 +180,7 @@ async def test_an_event_buffer_that_can_not_be_written_latches_the_event_queue()
         await begin(driver)
         driver.send(Desc(driver.alloc(16), 16), queue=EVENTS)
         await trio.sleep(0.1)
-        assert not pair.vhost.status & DeviceStatus.NEEDS_RESET  # nobody looked
+        assert not pair.vhost.status & DeviceStatus.NEEDS_RESET  # the queue was not served
         pair.domain.notify(DISK, pair.scsi.domain.units[DISK].events or 2)  # type: ignore[arg-type]
         pair.domain.resized(DISK)
         await until(lambda: bool(pair.vhost.status & DeviceStatus.NEEDS_RESET))

@@ -110,8 +110,8 @@ async def test_a_unit_that_grows_says_so_by_event_and_by_attention() -> None:
         assert event == ScsiEvent(EventType.PARAM_CHANGE, DISK, 0x092A)
         assert not event.rescan
         assert sense(await pair.read(0, 1)) == (SenseKey.UNIT_ATTENTION, Asc.CAPACITY_DATA_HAS_CHANGED)
-        found = await pair.initiator.execute(commands.read_capacity(), data_in=32)
-        assert int.from_bytes(found.data[:8], "big") == (16 << 20) // 512 - 1
+        actual = await pair.initiator.execute(commands.read_capacity(), data_in=32)
+        assert int.from_bytes(actual.data[:8], "big") == (16 << 20) // 512 - 1
 
 
 async def test_a_unit_that_resets_itself_says_so() -> None:
@@ -141,17 +141,17 @@ async def test_notifications_are_told_to_who_subscribed_to_them() -> None:
         initiator = pair.initiator
         pair.domain.add(Lun(0, 1), new_unit(events=can))
         await initiator.execute(commands.unit_ready(), lun=Lun(0, 1))
-        asked = AsyncEvent.MEDIA_CHANGE | AsyncEvent.POWER_MGMT
-        assert await initiator.query_events(Lun(0, 1), asked) == AsyncEvent.MEDIA_CHANGE
+        requests = AsyncEvent.MEDIA_CHANGE | AsyncEvent.POWER_MGMT
+        assert await initiator.query_events(Lun(0, 1), requests) == AsyncEvent.MEDIA_CHANGE
         assert await initiator.query_events(DISK, AsyncEvent(126)) == AsyncEvent(0)
         assert await initiator.query_events(REPORT_LUNS, AsyncEvent(126)) == AsyncEvent(0)
         for lun, response in ((Lun(0, 9), Response.INCORRECT_LUN), (Lun(9, 0), Response.BAD_TARGET)):
             with pytest.raises(ScsiError) as caught:
-                await initiator.query_events(lun, asked)
+                await initiator.query_events(lun, requests)
             assert caught.value.response is response
         with initiator.events() as events:
-            pair.domain.notify(Lun(0, 1), can)  # nobody subscribed
-            assert await initiator.subscribe(Lun(0, 1), asked) == AsyncEvent.MEDIA_CHANGE
+            pair.domain.notify(Lun(0, 1), can)  # no subscription
+            assert await initiator.subscribe(Lun(0, 1), requests) == AsyncEvent.MEDIA_CHANGE
             pair.domain.notify(Lun(0, 1), AsyncEvent.OPERATIONAL_CHANGE)
             pair.domain.notify(Lun(0, 1), can)
             with trio.fail_after(1):
@@ -170,11 +170,11 @@ async def test_more_events_than_there_are_buffers_are_lost_and_said_to_be() -> N
         with pair.initiator.events() as events:
             for lun in range(1, 31):
                 pair.domain.add(Lun(0, lun), new_unit(4096))
-            found = [await events.receive() for _ in range(17)]
-            assert [event.lun for event in found[:16]] == [Lun(0, lun) for lun in range(1, 17)]
-            assert not any(event.missed for event in found[:16])
-            assert found[16] == ScsiEvent(EventType.NO_EVENT, None, 0, missed=True)
-            assert found[16].rescan
+            actual = [await events.receive() for _ in range(17)]
+            assert [event.lun for event in actual[:16]] == [Lun(0, lun) for lun in range(1, 17)]
+            assert not any(event.missed for event in actual[:16])
+            assert actual[16] == ScsiEvent(EventType.NO_EVENT, None, 0, missed=True)
+            assert actual[16].rescan
             assert len(await pair.initiator.scan()) == 31
             pair.domain.add(Lun(0, 31), new_unit(4096))
             assert not (await events.receive()).missed

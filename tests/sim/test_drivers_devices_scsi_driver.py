@@ -195,7 +195,7 @@ async def test_a_store_that_is_not_reached_is_told_from_a_bad_medium(number: int
         with pytest.raises(ScsiError) as caught:
             await pair.read(0, 1)
         assert caught.value.response is response
-        assert pair.store.log.count("read") == 1  # nobody tried again
+        assert pair.store.log.count("read") == 1  # no retry
 
 
 @pytest.mark.parametrize("at_once", [True, False])

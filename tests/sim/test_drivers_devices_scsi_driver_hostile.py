@@ -63,11 +63,11 @@ async def test_a_ring_that_the_device_breaks_is_reset_and_its_commands_are_done(
         store.data[:512] = b"d" * 512
         for breaks in ("index", "head"):
             store.at_once, store.gate = False, trio.Event()
-            found = b""
+            actual = b""
 
             async def read() -> None:
-                nonlocal found
-                found = (await pair.read(0, 1)).data
+                nonlocal actual
+                actual = (await pair.read(0, 1)).data
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(read)
@@ -80,7 +80,7 @@ async def test_a_ring_that_the_device_breaks_is_reset_and_its_commands_are_done(
                     device.call(FIRST)
                     await trio.testing.wait_all_tasks_blocked()
                 store.gate.set()
-            assert found == b"d" * 512
+            assert actual == b"d" * 512
         store.gate = None
         assert pair.initiator.figures[0].queued == 2
 
@@ -100,43 +100,43 @@ async def test_events_and_answers_of_a_device_that_makes_them_up_harm_nobody() -
 async def test_a_function_is_done_only_where_the_device_surely_said_so(value: int, size: int) -> None:
     async with open_scsi_pair(ScsiOptions(queue_size=16)) as pair, unharmed(pair), trio.open_nursery() as nursery:
         pair.store.at_once, pair.store.gate = False, trio.Event()
-        found: list[object] = []
+        actual: list[object] = []
 
         async def read() -> None:
-            found.append((await pair.read(0, 1)).good)
+            actual.append((await pair.read(0, 1)).good)
 
         async def manage() -> None:
-            found.append(await pair.initiator.manage(Tmf.LOGICAL_UNIT_RESET, DISK))
+            actual.append(await pair.initiator.manage(Tmf.LOGICAL_UNIT_RESET, DISK))
 
         nursery.start_soon(read)
         await until(lambda: pair.store.inside == 1)
         nursery.start_soon(manage)
         await trio.testing.wait_all_tasks_blocked()
         answer(pair, CONTROL, bytes((value,)), size)
-        await until(lambda: found == [Response.FAILURE])
+        await until(lambda: actual == [Response.FAILURE])
         nursery.start_soon(pair.reset)
         await trio.testing.wait_all_tasks_blocked()
         pair.store.gate.set()
         pair.store.gate, pair.store.at_once = None, True
-        await until(lambda: found == [Response.FAILURE, True])
+        await until(lambda: actual == [Response.FAILURE, True])
 
 
 @pytest.mark.hostile("D12")
 async def test_nothing_reaches_the_device_but_the_request() -> None:
     async with open_scsi_pair() as pair:
         plain = pair.vhost.ops
-        found: list[Watched] = []
+        actual: list[Watched] = []
 
         def around(memory: object) -> Watched:
-            found.append(Watched(memory))  # type: ignore[arg-type]
-            return found[-1]
+            actual.append(Watched(memory))  # type: ignore[arg-type]
+            return actual[-1]
 
         pair.vhost.ops = WrappedOps(plain, around)
         await pair.reset()
         result = await pair.initiator.execute(commands.write(0, 1), data_out=b"x" * 512, attention=True)
         assert result.sense is not None
         assert result.sense.key == SenseKey.UNIT_ATTENTION
-        reads = [access for memory in found for access in memory.log if access.act is Act.READ]
+        reads = [access for memory in actual for access in memory.log if access.act is Act.READ]
         # The indirect table, the request, the data, each as long as it is: no slot, no piece as a whole.
         assert [access.size for access in reads] == [3 * 16, 51, 512]
         pair.vhost.ops = plain

@@ -106,10 +106,10 @@ async def test_over_a_link_flap_every_command_is_kept_and_done(transport: str, a
         pair.store.at_once = at_once
         pair.store.data[:MIB] = os.urandom(MIB)
         wanted = bytes(pair.store.data[:MIB])
-        found: dict[int, bytes] = {}
+        actual: dict[int, bytes] = {}
 
         async def read(at: int) -> None:
-            found[at] = (await pair.read(at * 8, 8)).data
+            actual[at] = (await pair.read(at * 8, 8)).data
 
         async with trio.open_nursery() as nursery:
             for at in range(200):
@@ -120,7 +120,7 @@ async def test_over_a_link_flap_every_command_is_kept_and_done(transport: str, a
                 if at % 50 == 49:
                     pair.link.bring_up()
             await trio.sleep(5)
-        assert b"".join(found[at] for at in range(200)) == wanted[: 200 * 4096]
+        assert b"".join(actual[at] for at in range(200)) == wanted[: 200 * 4096]
         assert pair.initiator.figures[0].errors == {}
 
 

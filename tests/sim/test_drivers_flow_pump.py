@@ -1,4 +1,4 @@
-"""What a flow's error does to its queue, and which errors are bugs that have to come out."""
+"""Errors of a flow: the effect on its queue, and the bugs that must propagate."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ async def test_a_wait_that_is_cancelled_loses_no_wake_up(every: float | None) ->
 
 @pytest.mark.parametrize("set_first", [True, False])
 async def test_a_wait_that_is_cancelled_while_it_is_woken_returns(set_first: bool) -> None:
-    """What was consumed is told: the wait returns, and the cancellation is met at the next checkpoint."""
+    """A consumed notification is reported: the wait returns, and the next checkpoint is cancelled."""
     signal, returned, scope = Signal(), [], trio.CancelScope()
 
     async def wait() -> None:

@@ -81,7 +81,7 @@ async def test_a_large_frame_crosses_as_it_is_where_both_sides_can_finish_it() -
 
 
 def payload(frame: bytes) -> bytes:
-    """What TCP or UDP carries; its checksum is the one that scapy makes."""
+    """The payload of TCP or UDP, with scapy's checksum."""
     packet = Ether(frame)
     layer = TCP if TCP in packet else UDP
     again = packet.copy()

@@ -23,7 +23,7 @@ from vnet.testing.hostile import HostileDriver, hostile_driver
 from vnet.testing.scsi import DISK, ScsiOptions, open_scsi_pair
 
 SEGMENTS = 126
-"""What QEMU shows for any vhost-user SCSI host, and what Linux then uses."""
+"""The limits that QEMU shows for any vhost-user SCSI host, and Linux's use of them."""
 REQUESTS, PENDING = 2, 0xAA
 
 
@@ -76,7 +76,7 @@ async def test_a_scsi_host_takes_as_many_segments_in_any_ring_and_no_more() -> N
         for status in (ScsiStatus.CHECK_CONDITION, ScsiStatus.GOOD):  # the unit attention of the power-on first
             response = await scsi_read(driver, SEGMENTS)
             await until(lambda at=response: driver.get(at, 1)[0] != PENDING)  # type: ignore[misc]
-            _, _, _, found, _ = RESPONSE.unpack(driver.get(response, RESPONSE.size))
-            assert found == status
+            _, _, _, actual, _ = RESPONSE.unpack(driver.get(response, RESPONSE.size))
+            assert actual == status
         await scsi_read(driver, SEGMENTS + 1)
         await until(lambda: f"indirect table of {16 * (SEGMENTS + 3)} bytes" in "".join(pair.vhost.failures))

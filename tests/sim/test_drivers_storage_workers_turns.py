@@ -1,4 +1,4 @@
-"""The pool that does what would block: whatever keeps coming, everything has its turn."""
+"""The pool for blocking I/O: under any load, every job gets its turn."""
 
 from __future__ import annotations
 

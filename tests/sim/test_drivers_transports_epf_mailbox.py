@@ -153,7 +153,7 @@ async def test_ring_memory_is_freed_only_once_the_device_has_answered_the_reset(
 
 
 async def test_status_0_is_written_and_reads_back_and_registers_are_as_at_first() -> None:
-    """Defect of the RFC: status 0 was never written, and reset reached nobody."""
+    """Defect of the RFC: status 0 was never written, and no handler saw the reset."""
     async with open_pair(MAILBOX) as pair:
         bus, function = pair.carrier
         driver = bus.match(pair.carrier[1])

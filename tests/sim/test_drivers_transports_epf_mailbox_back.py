@@ -62,10 +62,10 @@ async def test_without_the_extension_an_answer_that_is_owed_is_waited_for_first(
         slow = Sluggish(pair, monkeypatch)
         with pytest.raises(TransportLost):
             await front.set_status(1)
-        asked: list[bool] = []
+        requests: list[bool] = []
 
         async def ask() -> None:
-            asked.append(await front._command(front._mailbox, mb.DeviceCommand.RESET))
+            requests.append(await front._command(front._mailbox, mb.DeviceCommand.RESET))
 
         with pytest.raises(TransportLost):
             await ask()  # what is owed never comes
@@ -75,10 +75,10 @@ async def test_without_the_extension_an_answer_that_is_owed_is_waited_for_first(
             await trio.sleep(0.1)
             slow.catch_up()  # the late one
             await trio.sleep(0.1)
-            assert asked == []
+            assert requests == []
             assert front._get(Reg.CMD.value) == mb.DeviceCommand.RESET
             slow.wake()
-        assert asked == [True]
+        assert requests == [True]
         with pytest.raises(ProbeError, match="read-only without the extension"):
             await front.write_config(0, b"\0")
 

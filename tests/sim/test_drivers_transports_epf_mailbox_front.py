@@ -155,7 +155,7 @@ async def test_a_burst_of_notifications_is_one_look_and_none_is_lost(monkeypatch
 async def test_a_lost_doorbell_is_rung_again_also_that_of_a_notification_before_a_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A NOTIFY that nobody was told of must not keep the queue from being activated for ever."""
+    """A lost NOTIFY must not keep the queue from being activated for ever."""
     async with open_pair(MAILBOX) as pair, alone(pair) as front:
         began = trio.current_time()
         slow = Sluggish(pair, monkeypatch)

@@ -1,4 +1,4 @@
-"""Registers that nobody watches: whatever one driver leaves there, the next one comes up."""
+"""Registers without traps: the next driver comes up after any values that one leaves there."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ async def test_a_command_without_an_answer_ends_after_a_second() -> None:
 
 
 async def test_a_late_answer_never_ends_the_next_command() -> None:
-    """In the RFC the outcome had no number: a late one satisfied whatever came next."""
+    """In the RFC the outcome had no number: a late one satisfied the next command."""
     async with open_hosts() as hosts:
         vhost = await puppet(hosts)
         vhost.show()

@@ -32,13 +32,13 @@ def ends(pair: NetPair) -> tuple[NtbVhost, NtbVirtio]:
 
 
 def numbers(port: MemoryPort) -> list[int]:
-    """Of the frames that came out of ``port`` so far."""
-    found = []
+    """Counters of the frames that came out of ``port`` so far."""
+    actual = []
     while True:
         try:
-            found.append(int.from_bytes(port.receive_nowait()[1][-4:], "big"))
+            actual.append(int.from_bytes(port.receive_nowait()[1][-4:], "big"))
         except trio.WouldBlock:
-            return found
+            return actual
 
 
 async def test_a_megabyte_crosses_in_each_direction_and_no_doorbell_is_missed() -> None:
@@ -85,11 +85,11 @@ async def test_a_flap_under_load_loses_frames_and_brings_none_back(link: str) ->
             await trio.sleep(0.1)
             await pair.world.wait_up()
             assert back.session == flap + 2
-            for port, found in zip(ports, seen, strict=True):
-                found.extend(numbers(port))
-        for found in seen:
-            assert found == sorted(set(found)), "a frame came twice, or after a later one"
-            assert len(found) >= 100
+            for port, actual in zip(ports, seen, strict=True):
+                actual.extend(numbers(port))
+        for actual in seen:
+            assert actual == sorted(set(actual)), "a frame came twice, or after a later one"
+            assert len(actual) >= 100
         await trio.sleep(0.1)
         await pair.transfer()
 

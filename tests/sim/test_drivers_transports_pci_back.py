@@ -73,14 +73,14 @@ async def test_each_structure_is_listed_aligned_inside_its_bar_and_large_enough(
         listed = capabilities(pair.function.config_read)
         assert sorted(listed) == sorted(CfgType)
         assert {kind: len(body) for kind, (_, body) in listed.items()} == {1: 16, 2: 20, 3: 16, 4: 16, 5: 20}
-        found = {kind: Structure.parse(body[2:]) for kind, (_, body) in listed.items()}
+        actual = {kind: Structure.parse(body[2:]) for kind, (_, body) in listed.items()}
         for kind, align in ((CfgType.COMMON, 4), (CfgType.NOTIFY, 2), (CfgType.ISR, 1), (CfgType.DEVICE, 4)):
-            structure = found[kind]
+            structure = actual[kind]
             assert structure.offset % align == 0
             assert 0 < structure.length
             assert structure.offset + structure.length <= pair.function.bar_size(structure.bar)
-        assert found[CfgType.COMMON].length >= 0x38
-        notify = found[CfgType.NOTIFY]
+        assert actual[CfgType.COMMON].length >= 0x38
+        notify = actual[CfgType.NOTIFY]
         assert notify.multiplier % 2 == 0
         assert notify.multiplier & (notify.multiplier - 1) == 0
         for queue in range(driver.read(Common.NUM_QUEUES)):

@@ -221,7 +221,7 @@ def overlapping(driver: HostileDriver[NetPair]) -> dict[str, int]:
 @pytest.mark.parametrize("queue", [0, 1])
 @pytest.mark.parametrize("what", range(8))
 async def test_a_buffer_that_overlaps_rings_or_registers_is_latched_or_completed_safely(what: int, queue: int) -> None:
-    """Whatever it scribbles over, a reset recovers; registers are never reached by a buffer."""
+    """A reset recovers from any writes; buffers never reach registers."""
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.start()
         name, addr = list(overlapping(driver).items())[what]

@@ -95,7 +95,7 @@ async def test_a_ring_itself_is_logged_where_its_flag_says_so_at_the_address_it_
         [ring] = front.rings
         used = spans((ring.addrs.device, 6 + 8 * NUM))
         elsewhere = attrs.evolve(front.addrs(ring, log=True), log=0)
-        for addrs, found in (
+        for addrs, actual in (
             (front.addrs(ring, log=True), used),
             (elsewhere, spans((0, 1))),
             (front.addrs(ring), set()),
@@ -104,7 +104,7 @@ async def test_a_ring_itself_is_logged_where_its_flag_says_so_at_the_address_it_
             file.take()
             begin(front, ring, 1, 0, bytes(512))
             _, status = await answered(ring)
-            assert (file.take() | spans((status.addr, 1))) == found | spans((status.addr, 1))
+            assert (file.take() | spans((status.addr, 1))) == actual | spans((status.addr, 1))
 
 
 async def test_rings_that_are_logged_stand_still_until_it_is_said_where_to(files: list[DirtyFile]) -> None:
@@ -195,8 +195,8 @@ async def test_what_a_scsi_host_answers_is_marked(files: list[DirtyFile], tmp_pa
         async with logging(front, files) as file:
             ring = front.rings[2]
             inquiry = bytes((1, 0, 0x40, 0, 0, 0, 0, 0)) + bytes(11) + bytes((0x12, 0, 0, 0, 36)) + bytes(27)
-            asked, response, data = front.buffer(inquiry), front.buffer(108), front.buffer(2 * PAGE)
-            ring.queue.add(((asked.addr, 51),), ((response.addr, 108), (Addr(data.addr + PAGE - 8), 36)), "inquiry")
+            requests, response, data = front.buffer(inquiry), front.buffer(108), front.buffer(2 * PAGE)
+            ring.queue.add(((requests.addr, 51),), ((response.addr, 108), (Addr(data.addr + PAGE - 8), 36)), "inquiry")
             ring.queue.publish()
             ring.kick()
             before = contents(front)

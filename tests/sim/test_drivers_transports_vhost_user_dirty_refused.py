@@ -152,7 +152,7 @@ async def test_a_network_says_where_a_migrated_station_is_and_a_disk_offers_no_s
     mac: str, tmp_path: Path
 ) -> None:
     address = bytes.fromhex(mac.replace(":", ""))
-    asked = U64(int.from_bytes(address, "little"))
+    requests = U64(int.from_bytes(address, "little"))
     export = DeviceExport(parse_device({"type": "net", "device": {"kind": "memory"}}, "test"), tmp_path / "net")
     async with open_exports({"net": export}) as served:
         plug = served["net"].end.settings
@@ -160,7 +160,7 @@ async def test_a_network_says_where_a_migrated_station_is_and_a_disk_offers_no_s
         assert isinstance(plug.port, MemoryPort)
         front = FrontEnd(await connect(tmp_path / "net"), mask((RingFeature.VERSION_1,)), rings=2)
         await front.bring_up(PROTOCOL_FEATURES | mask((ProtocolFeature.RARP,)))
-        assert await front.tell(R.SEND_RARP, asked) == (not address[0] & 1 and any(address))
+        assert await front.tell(R.SEND_RARP, requests) == (not address[0] & 1 and any(address))
         frames = []
         with suppress(trio.WouldBlock):
             while True:
@@ -175,4 +175,4 @@ async def test_a_network_says_where_a_migrated_station_is_and_a_disk_offers_no_s
         front.close()
     async with bench_() as bench, bench.front() as front:
         await front.bring_up()
-        assert not await front.tell(R.SEND_RARP, asked)
+        assert not await front.tell(R.SEND_RARP, requests)

@@ -58,9 +58,9 @@ def without(requests: list[FrontendRequest], *left_out: FrontendRequest) -> list
 async def test_messages_come_in_the_order_that_back_ends_expect(tmp_path: Path) -> None:
     back = ScriptedBack()
     async with meeting(back, tmp_path) as (world, device):
-        told = without(back.requests, R.GET_CONFIG, R.GET_STATUS)
-        assert told[: len(INTRODUCTION)] == INTRODUCTION
-        assert told[len(INTRODUCTION) :] == [
+        events = without(back.requests, R.GET_CONFIG, R.GET_STATUS)
+        assert events[: len(INTRODUCTION)] == INTRODUCTION
+        assert events[len(INTRODUCTION) :] == [
             *[R.SET_STATUS] * 3,
             R.GET_FEATURES,
             R.SET_FEATURES,
@@ -69,20 +69,20 @@ async def test_messages_come_in_the_order_that_back_ends_expect(tmp_path: Path) 
             *RING,
             R.SET_STATUS,
         ]
-        said = {request: (body, count) for request, body, count in back.log}
-        assert said[R.SET_FEATURES] == (U64(1 << RingFeature.VERSION_1 | 1 << F_PROTOCOL_FEATURES), 0)
-        assert said[R.SET_STATUS] == (U64(0x0F), 0)
-        assert [said[request][1] for request in (R.SET_MEM_TABLE, *RING)] == [1, 0, 0, 0, 1, 1, 0, 1]
-        assert said[R.SET_VRING_NUM][0] == VringState(0, 256)
+        output = {request: (body, count) for request, body, count in back.log}
+        assert output[R.SET_FEATURES] == (U64(1 << RingFeature.VERSION_1 | 1 << F_PROTOCOL_FEATURES), 0)
+        assert output[R.SET_STATUS] == (U64(0x0F), 0)
+        assert [output[request][1] for request in (R.SET_MEM_TABLE, *RING)] == [1, 0, 0, 0, 1, 1, 0, 1]
+        assert output[R.SET_VRING_NUM][0] == VringState(0, 256)
         assert device.virtio is not None
         assert device.virtio.restarts == 0
         assert device.virtio.features == 1 << RingFeature.VERSION_1
         back.log.clear()
         await device.root.virtio.rebind(device.virtio)
         await world.wait_up()
-        told = without(back.requests, R.GET_CONFIG, R.GET_STATUS)
-        assert told[:2] == [R.GET_VRING_BASE, R.SET_STATUS]
-        assert told.count(R.SET_VRING_KICK) == 1
+        events = without(back.requests, R.GET_CONFIG, R.GET_STATUS)
+        assert events[:2] == [R.GET_VRING_BASE, R.SET_STATUS]
+        assert events.count(R.SET_VRING_KICK) == 1
 
 
 async def test_a_device_is_stopped_before_anybody_hangs_up(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ async def test_a_device_is_stopped_before_anybody_hangs_up(tmp_path: Path) -> No
 async def test_a_back_end_without_status_is_reset_by_message_or_by_its_rings_alone(tmp_path: Path, reset: bool) -> None:
     back = ScriptedBack(protocol_features=mask((F.CONFIG, F.RESET_DEVICE) if reset else (F.CONFIG,)))
     async with meeting(back, tmp_path) as (world, device):
-        told = without(back.requests, R.GET_CONFIG)
-        assert told == [
+        events = without(back.requests, R.GET_CONFIG)
+        assert events == [
             *without(INTRODUCTION, R.GET_QUEUE_NUM, R.SET_BACKEND_REQ_FD),
             R.GET_FEATURES,
             R.SET_FEATURES,
@@ -183,7 +183,7 @@ async def test_what_a_back_end_lacks_or_refuses_is_one_clear_error_and_its_succe
                 await again.start(good.listen, path)
                 await world.wait_up()
                 again.cancel_scope.cancel()
-    assert fds() <= before, "fewer are fine: somebody else's were collected meanwhile"
+    assert fds() <= before, "fewer are fine: other objects were collected meanwhile"
 
 
 NET = """\
@@ -200,7 +200,7 @@ driver = {{ kind = "memory" }}
 
 
 async def test_a_network_device_without_a_configuration_space_has_that_of_the_topology(tmp_path: Path) -> None:
-    """And no control queue, whatever it says: these are what front ends have always answered for themselves."""
+    """Never a control queue either: front ends have always handled these features themselves."""
     path = tmp_path / "socket"
     theirs = mask((N.MTU, N.CTRL_VQ, N.CTRL_RX, N.MQ, N.GUEST_ANNOUNCE, N.MRG_RXBUF, RingFeature.VERSION_1))
     back = ScriptedBack(features=theirs | 1 << F_PROTOCOL_FEATURES, protocol_features=mask((F.MQ, F.REPLY_ACK)))
@@ -213,16 +213,16 @@ async def test_a_network_device_without_a_configuration_space_has_that_of_the_to
             ours = mask((N.MAC, N.MTU, N.STATUS))
             agreed = mask((N.MRG_RXBUF, RingFeature.VERSION_1))
             assert virtio.features == ours | agreed
-            said = {request: body for request, body, _ in back.log}
-            assert said[R.SET_FEATURES] == U64(agreed | 1 << F_PROTOCOL_FEATURES)
-            assert R.GET_CONFIG not in said
+            output = {request: body for request, body, _ in back.log}
+            assert output[R.SET_FEATURES] == U64(agreed | 1 << F_PROTOCOL_FEATURES)
+            assert R.GET_CONFIG not in output
             assert (await virtio.read_config(0, 6)).hex(":") == "02:00:00:00:00:07"
             assert await virtio.read_config(10, 2) == (1400).to_bytes(2, "little")
             assert [queue.name for queue in virtio.queues] == ["receiveq1", "transmitq1"]
         nursery.cancel_scope.cancel()
 
 
-# Where nobody is
+# At a path without a listener
 
 
 async def test_a_socket_where_nobody_listens_is_waited_for_and_said(tmp_path: Path) -> None:

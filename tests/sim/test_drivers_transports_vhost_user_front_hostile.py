@@ -50,7 +50,7 @@ def patched(at: int, value: int) -> Callable[[bytes], bytes]:
 
 LIES: dict[str, Callable[[bytes], bytes]] = {
     "another type": patched(0, 2),
-    "a type that nobody knows": patched(0, 0xFFFF_FFFF),
+    "an unknown type": patched(0, 0xFFFF_FFFF),
     "no reply flag": patched(4, 1),
     "another version": patched(4, 6),
     "reserved flags": patched(4, 0xFFFF_FFF5),
@@ -85,7 +85,7 @@ async def test_an_answer_that_is_none_closes_the_connection_and_the_next_one_wor
             assert back.socket is not None
             back.socket.close()  # what is said when a connection begins is asked again as well
             with trio.fail_after(40):
-                while len(back.ends) < 3:  # noqa: ASYNC110  a list tells nobody
+                while len(back.ends) < 3:  # noqa: ASYNC110  a list has no event
                     await trio.sleep(0.1)
             assert not device.up
             assert device.trouble()

@@ -36,7 +36,7 @@ def back_end(*features: N, protocol: tuple[ProtocolFeature, ...] = (F.MQ, F.REPL
 
 
 @pytest.mark.parametrize(
-    ("back", "told"),
+    ("back", "events"),
     [
         (back_end(N.MTU), U64(1400)),
         (back_end(), None),
@@ -45,17 +45,17 @@ def back_end(*features: N, protocol: tuple[ProtocolFeature, ...] = (F.MQ, F.REPL
     ids=["both", "the message alone", "the feature alone"],
 )
 async def test_the_mtu_is_told_where_the_feature_is_agreed_on(
-    back: ScriptedBack, told: U64 | None, tmp_path: Path
+    back: ScriptedBack, events: U64 | None, tmp_path: Path
 ) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(back.listen, tmp_path / "s")
         async with open_world(parse(TOPOLOGY.format(path=tmp_path / "s")), "test") as world:
             await world.wait_up()
-            said = {request: body for request, body, _ in back.log}
-            agreed = mask((N.MRG_RXBUF, RingFeature.VERSION_1, *([N.MTU] if told else [])))
-            assert said[R.SET_FEATURES] == U64(agreed | 1 << F_PROTOCOL_FEATURES)
-            assert said.get(R.NET_SET_MTU) == told
-            if told:
+            output = {request: body for request, body, _ in back.log}
+            agreed = mask((N.MRG_RXBUF, RingFeature.VERSION_1, *([N.MTU] if events else [])))
+            assert output[R.SET_FEATURES] == U64(agreed | 1 << F_PROTOCOL_FEATURES)
+            assert output.get(R.NET_SET_MTU) == events
+            if events:
                 assert back.requests.index(R.SET_FEATURES) < back.requests.index(R.NET_SET_MTU)
                 assert back.requests.index(R.NET_SET_MTU) < back.requests.index(R.SET_VRING_KICK)
         nursery.cancel_scope.cancel()

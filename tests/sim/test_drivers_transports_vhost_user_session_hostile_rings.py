@@ -244,12 +244,12 @@ async def test_a_kick_that_never_comes_and_one_that_never_ends() -> None:
         assert await front.tell(R.SET_FEATURES, U64(front.features | 1 << F_PROTOCOL_FEATURES))
         assert await front.share()
         [ring] = front.rings
-        os.eventfd_write(ring.kick_fd, 1 << 60)  # nobody ever reads it
-        begin(front, ring, 1, 0, bytes(512))  # before the ring is started: nobody will kick for it again
+        os.eventfd_write(ring.kick_fd, 1 << 60)  # it is never read
+        begin(front, ring, 1, 0, bytes(512))  # before the ring is started: no kick will follow
         assert await front.start(ring)
         assert await front.tell(R.SET_STATUS, U64(15))
         assert (await finish(front, ring))[-1] == 0
-        with trio.fail_after(1):  # there is no busy loop: the clock only goes on when everybody waits
+        with trio.fail_after(1):  # there is no busy loop: the clock only advances while all tasks wait
             await trio.sleep(0.5)
         ring.called()
         os.eventfd_write(ring.call_fd, 0xFFFFFFFFFFFFFFFE)  # full: to tell must not wait

@@ -56,7 +56,7 @@ TYPES: Mapping[str, tuple[Request, dict[str, object], int]] = {
     "scsi": (scsi, {"luns": [{"store": "memory", "size": 1}]}, 3),
     "rpmsg": (rpmsg, {}, 2),
 }
-"""By device type: one request and its ring, options of the device, and the number of rings."""
+"""For each device type: one request and its ring, options of the device, and the number of rings."""
 
 
 class Peer:
@@ -109,7 +109,7 @@ class Peer:
                 await trio.sleep(0.01)
 
     async def use_the_rest(self) -> None:
-        """What can be said while rings run, or of rings that were stopped."""
+        """Messages allowed while rings run, or for stopped rings."""
         front = self.front
         if self.has(F.LOG_SHMFD):
             size = dirty_log_size(front.region.addr + front.region.size)

@@ -1,4 +1,4 @@
-"""What the protocol allows a front end: any order, any place to start from, any memory; and what it never allows."""
+"""The protocol allows a front end any order, any base and any memory; some things it never allows."""
 
 from __future__ import annotations
 
@@ -167,10 +167,10 @@ async def test_a_ring_in_use_goes_on_at_its_used_index_wherever_it_is_said_to_be
         ring = front.rings[0]
         for sector in range(2 * NUM + 3):
             assert (await request(front, ring, 1, sector, bytes(512)))[-1] == 0
-        told = (await front.ask(R.GET_VRING_BASE, VringState(0, 0))).num
-        assert await front.start(ring, told)
+        events = (await front.ask(R.GET_VRING_BASE, VringState(0, 0))).num
+        assert await front.start(ring, events)
         assert await front.tell(R.SET_STATUS, U64(15))
-        bases = {"used": told, "zero": 0, "stale": told - 2, "available": told + 2, "first": ring.form.start}
+        bases = {"used": events, "zero": 0, "stale": events - 2, "available": events + 2, "first": ring.form.start}
         for sector in range(2):
             assert (await request(front, ring, 1, sector, bytes(512)))[-1] == 0
         await bench.reconnect(front)
@@ -254,6 +254,6 @@ async def test_a_region_may_have_any_size_and_start_anywhere_in_its_file(
         )
         assert await front.tell(R.SET_VRING_NUM, VringState(0, NUM))
         assert await front.tell(R.SET_VRING_ADDR, front.addrs(ring)) == inside
-        # One byte beyond the region is beyond memory, whatever else is in that page.
+        # One byte beyond the region is outside memory, even within the same page.
         behind = attrs.evolve(front.addrs(ring), desc=USER + (start + size - 16 * NUM + 16) // 16 * 16)
         assert not await front.tell(R.SET_VRING_ADDR, behind)

@@ -94,7 +94,7 @@ async def test_no_ring_is_so_long_that_one_batch_of_it_stops_everybody_else() ->
 
 
 async def test_a_ring_that_broke_is_stopped_at_once() -> None:
-    """What it was broken by is given back by nobody, and waited for by nobody."""
+    """The chain that broke it is neither given back nor waited for."""
     async with open_bench(BlkPlug(StubbornStore(1 << 20))) as bench, bench.front() as front:
         await front.bring_up()
         [ring] = front.rings
@@ -108,7 +108,7 @@ async def test_a_ring_that_broke_is_stopped_at_once() -> None:
 
 
 async def test_memory_is_given_back_only_when_the_device_is_done_with_it() -> None:
-    """A store that does not answer: by the time that the driver is gone nobody writes to its rings any more."""
+    """A store that does not answer: once the driver is gone, its rings are not written any more."""
     with over("vhost_user"):
         async with open_blk_pair() as pair, trio.open_nursery() as nursery:
             await pair.disk.wait_online()

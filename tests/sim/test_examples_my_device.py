@@ -44,7 +44,7 @@ class EntropyPair(Pair):
         return self.device.device_end.settings.traffic  # type: ignore[attr-defined]
 
     async def transfer(self, size: int = 256 * KIB, device: str = "") -> None:
-        """What comes out at the one end went in at the other, in order."""
+        """Bytes arrive at one end as they entered at the other, in order."""
         self.device.device_end.settings.source = random.Random(size).randbytes  # type: ignore[attr-defined]
         model = random.Random(size)
         with trio.fail_after(60):
@@ -67,9 +67,9 @@ async def test_random_bytes_come_across() -> None:
             for _ in range(20):
                 nursery.start_soon(pair.entropy.read, 100_000)
         row = describe(pair.world)["devices"]["entropy0"]  # type: ignore[index]
-        asked, answered = row["driver"]["queues"][0], row["device"]["queues"][0]
-        assert asked["packets"] == answered["packets"]
-        assert asked["bytes"] == answered["bytes"] == 1 + 1000 + 2 * LIMIT + 20 * 100_000
+        requests, answered = row["driver"]["queues"][0], row["device"]["queues"][0]
+        assert requests["packets"] == answered["packets"]
+        assert requests["bytes"] == answered["bytes"] == 1 + 1000 + 2 * LIMIT + 20 * 100_000
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -1,4 +1,4 @@
-"""What of a network device is changed while it runs, by name, over the control socket; and how it is reported."""
+"""Changes of a running network device, by name, over the control socket; and their reports."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ MEDIATED = (
 
 async def change(world: World, setting: str, value: str = "", name: str = "net0") -> object:
     """As the control socket does it."""
-    found = await COMMANDS["device-set"].run(world, name, setting, value)
+    actual = await COMMANDS["device-set"].run(world, name, setting, value)
     await trio.testing.wait_all_tasks_blocked()
-    return found
+    return actual
 
 
 def network(world: World, side: str) -> dict[str, Any]:
-    found = json.loads(json.dumps(describe(world)))["devices"]["net0"][side]["port"]["network"]
-    assert isinstance(found, dict)
-    return found
+    actual = json.loads(json.dumps(describe(world)))["devices"]["net0"][side]["port"]["network"]
+    assert isinstance(actual, dict)
+    return actual
 
 
 async def test_every_setting_shows_at_both_sides() -> None:

@@ -119,7 +119,7 @@ async def test_flaps_come_as_planned_and_by_hand_it_stays_down() -> None:
         assert not bench.link.up  # the flap is not over
         bench.link.bring_down()
         await trio.sleep(1)
-        assert not bench.link.up  # somebody took it down by hand meanwhile
+        assert not bench.link.up  # it was taken down by hand meanwhile
         bench.link.bring_up()
         assert bench.link.up
 

@@ -1,4 +1,4 @@
-"""A link that takes time: what is billed, who waits for it, and that nobody is shown anything before."""
+"""A link that takes time: its bills, the tasks that wait, and that nothing is shown before."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def timed(**changes: object) -> TimedLink:
 
 
 def timing(link: TimedLink) -> LinkTiming:
-    found = link.statistics().timing
-    assert found is not None
-    return found
+    actual = link.statistics().timing
+    assert actual is not None
+    return actual
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -108,10 +108,10 @@ async def test_reads_take_the_time_of_their_completions_and_the_latency_once(siz
     least = 100 * wire / RATE + LATENCY
     assert least <= trio.current_time() - began + 1e-12
     assert trio.current_time() - began <= least + (requests + wire) / RATE
-    found = timing(link)
-    assert found.upstream.tlps == {"MRd": 100 * ceil(size / 512)}
-    assert found.downstream.tlps == {"CplD": 100 * ceil(size / 256)}
-    assert (found.upstream.payload, found.downstream.payload) == (0, 100 * size)
+    actual = timing(link)
+    assert actual.upstream.tlps == {"MRd": 100 * ceil(size / 512)}
+    assert actual.downstream.tlps == {"CplD": 100 * ceil(size / 256)}
+    assert (actual.upstream.payload, actual.downstream.payload) == (0, 100 * size)
 
 
 async def test_each_direction_has_a_clock_of_its_own() -> None:
@@ -134,11 +134,11 @@ async def test_registers_configuration_and_messages_are_counted_by_kind() -> Non
     link.mem_write(DOWN, 0x1000, 2, 1)
     link.mem_write(UP, 0xFEE0_0000, 4, 33)
     link.intx(0, True)
-    found = timing(link)
-    assert found.downstream.tlps == {"CfgRd": 1, "CfgWr": 1, "MRd": 1, "MWr": 1}
-    assert found.upstream.tlps == {"CplD": 2, "Cpl": 1, "MWr": 1, "Msg": 1}
-    assert found.downstream.wire == 20 + 24 + 24 + 28
-    assert found.upstream.wire == 2 * 24 + 20 + 28 + 24
+    actual = timing(link)
+    assert actual.downstream.tlps == {"CfgRd": 1, "CfgWr": 1, "MRd": 1, "MWr": 1}
+    assert actual.upstream.tlps == {"CplD": 2, "Cpl": 1, "MWr": 1, "Msg": 1}
+    assert actual.downstream.wire == 20 + 24 + 24 + 28
+    assert actual.upstream.wire == 2 * 24 + 20 + 28 + 24
 
 
 async def test_an_idle_link_owes_nothing_and_settling_it_is_no_checkpoint() -> None:
@@ -195,11 +195,11 @@ async def test_traffic_passes_and_costs_time(link: LinkSpec, transport: str) -> 
     async with open_pair(Options(link=link, transport=transport)) as pair:
         began = trio.current_time()
         await pair.transfer()
-        found = pair.link.statistics().timing
-        assert found is not None
-        assert trio.current_time() - began >= (1 << 20) / found.rate
-        assert found.slept > 0
-        assert found.upstream.payload > 1 << 20 < found.downstream.payload
+        actual = pair.link.statistics().timing
+        assert actual is not None
+        assert trio.current_time() - began >= (1 << 20) / actual.rate
+        assert actual.slept > 0
+        assert actual.upstream.payload > 1 << 20 < actual.downstream.payload
         assert rescues(pair) == 0
 
 
@@ -230,10 +230,10 @@ async def test_what_crosses_an_ntb_is_billed_on_every_link_on_its_way(names: tup
             # driver's memory data go down the one and up the other.
             payload = [after - old for after, old in zip(carried[link], before[link], strict=True)]
             assert min(payload) > 1 << 20
-            found = pair.world.links[link].statistics().timing
-            assert found is not None
-            assert found.slept > 0
-            assert took >= max(payload) / found.rate
+            actual = pair.world.links[link].statistics().timing
+            assert actual is not None
+            assert actual.slept > 0
+            assert took >= max(payload) / actual.rate
         # The same but for each host's own registers and interrupts.
         assert carried[names[0]] == pytest.approx(carried[names[-1]], rel=0.01)
         assert rescues(pair) == 0
@@ -241,13 +241,13 @@ async def test_what_crosses_an_ntb_is_billed_on_every_link_on_its_way(names: tup
 
 def dma(pair: NetPair, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     """Bytes of data that went to the driver's memory, and that came from it, over each of these links."""
-    found = {}
+    actual = {}
     for name in names:
         timing = pair.world.links[name].statistics().timing
         assert timing is not None
         ways = (timing.upstream, timing.downstream) if name == "link0" else (timing.downstream, timing.upstream)
-        found[name] = ways[0].payload, ways[1].payload
-    return found
+        actual[name] = ways[0].payload, ways[1].payload
+    return actual
 
 
 @pytest.mark.parametrize("slow", ["link0", "link1"])
@@ -261,7 +261,7 @@ async def test_over_an_ntb_the_slower_link_says_when_the_driver_is_shown_a_frame
 
 
 async def test_a_word_that_is_read_through_a_window_is_billed_on_both_links() -> None:
-    """As a register would be: by whoever maps nothing."""
+    """Like a register: read without a mapping."""
     async with open_ntb(link0=TIMED, link1=TIMED) as pair:
         function = next(f for f in pair.ep.rc.functions if f.bar_size(Bar.WINDOWS))
         offset = pair.world.ntbs["ntb0"].describe()["primary"]["windows"][0]["offset"]  # type: ignore[index]

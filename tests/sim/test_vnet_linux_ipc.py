@@ -1,4 +1,4 @@
-"""What two processes share: sockets that pass file descriptors, memory that can't be taken away, events."""
+"""Objects shared by two processes: sockets that pass file descriptors, sealed memory, events."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_bytes_and_file_descriptors_cross_together_and_the_sender_keeps_it
     for handle in (copy, reader, theirs):
         handle.close()
         handle.close()
-    assert fds() <= before, "fewer are fine: somebody else's were collected meanwhile"
+    assert fds() <= before, "fewer are fine: other objects were collected meanwhile"
 
 
 async def test_more_bytes_than_a_socket_holds_are_sent_whole() -> None:
@@ -92,7 +92,7 @@ async def test_file_descriptors_that_find_no_room_are_an_error_and_none_leaks() 
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for fd in gaps:
             os.close(fd)
-    assert fds() <= before, "fewer are fine: somebody else's were collected meanwhile"
+    assert fds() <= before, "fewer are fine: other objects were collected meanwhile"
     for handle in (ours, theirs, null):
         handle.close()
 
@@ -166,34 +166,34 @@ def test_only_sealed_memory_of_that_size_is_mapped(ipc: LocalIpc, poller: Poller
     things: list[Handle] = [memory, file, *pipe, folder, read_only, made, handle, again, host]
     for thing in things:
         thing.close()
-    assert fds() <= before, "fewer are fine: somebody else's were collected meanwhile"
+    assert fds() <= before, "fewer are fine: other objects were collected meanwhile"
 
 
 @pytest.mark.hostile("V18")
 async def test_every_telling_is_heard_once_and_one_that_came_early_as_well(ipc: LocalIpc, poller: Poller) -> None:
     before = fds()
-    heard: list[int] = []
+    messages: list[int] = []
     event = ipc.make_event()
     assert isinstance(event, FileHandle)
     notifier = ipc.notifier(FileHandle.copy(event.fileno()))
     notifier.notify()
-    watch = ipc.watch(event, lambda: heard.append(1))
+    watch = ipc.watch(event, lambda: messages.append(1))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(poller.run)
-        for told in range(1, 5):
+        for events in range(1, 5):
             await trio.testing.wait_all_tasks_blocked(0.001)
-            assert len(heard) == told, "an event that stays readable is no reason to go round"
+            assert len(messages) == events, "an event that stays readable is no reason to go round"
             notifier.notify()
         watch.close()
         watch.close()
         notifier.notify()
         os.eventfd_write(FileHandle.fileno(notifier), (1 << 64) - 10)  # type: ignore[arg-type]
         for _ in range(20):
-            notifier.notify()  # a full one is told all the same, and nobody waits
+            notifier.notify()  # a full one counts as notified, and no task waits
         nursery.cancel_scope.cancel()
     notifier.close()
     notifier.notify()
-    assert fds() <= before, "fewer are fine: somebody else's were collected meanwhile"
+    assert fds() <= before, "fewer are fine: other objects were collected meanwhile"
 
 
 @pytest.mark.hostile("V05")
@@ -228,4 +228,4 @@ async def test_what_is_no_event_and_no_socket_is_refused_and_closed(ipc: LocalIp
     assert (await theirs.receive(5))[0] == b"hello"
     ours.close()
     theirs.close()
-    assert fds() <= before, "fewer are fine: somebody else's were collected meanwhile"
+    assert fds() <= before, "fewer are fine: other objects were collected meanwhile"

@@ -40,14 +40,14 @@ class Kernel:
     socket: socket.socket
     near: Near
 
-    def asked(self) -> list[tuple[int, int]]:
+    def requests(self) -> list[tuple[int, int]]:
         """(type, serial) of the requests since the last call."""
-        found = []
+        actual = []
         while True:
             try:
-                found += [(m.type, m.serial) for m in messages(self.socket.recv(65536))]
+                actual += [(m.type, m.serial) for m in messages(self.socket.recv(65536))]
             except BlockingIOError:
-                return found
+                return actual
 
     def say(self, kind: int, body: bytes = b"", serial: int = 0) -> None:
         self.socket.send(struct.pack("=IHHII", 16 + len(body), kind, 0, serial, 0) + body)
@@ -60,7 +60,7 @@ class Kernel:
     def all_said(self, watch: NamespaceWatch) -> None:
         """Answer both dumps with what was said before."""
         for expected in (Type.GET_LINK, Type.GET_ADDRESS):
-            [(kind, serial)] = self.asked()
+            [(kind, serial)] = self.requests()
             assert kind == expected
             self.say(Type.DONE, serial=serial)
             watch.read()
@@ -131,14 +131,14 @@ async def test_only_silent_changes_that_matter_are_asked_for(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.reread)
         await trio.sleep(10)
-        assert kernel.asked() == []
+        assert kernel.requests() == []
         this.rereads = True
-        found: list[tuple[int, int]] = []
-        while not found:  # it is sent by a thread, which the clock knows nothing of
+        actual: list[tuple[int, int]] = []
+        while not actual:  # it is sent by a thread, which the clock knows nothing of
             await trio.to_thread.run_sync(lambda: None)
             await trio.sleep(1)
-            found = kernel.asked()
-        assert set(found) == {(Type.GET_LINK, 0)}
+            actual = kernel.requests()
+        assert set(actual) == {(Type.GET_LINK, 0)}
         nursery.cancel_scope.cancel()
 
 

@@ -105,7 +105,7 @@ async def test_an_unwatched_descriptor_is_nobodys_and_may_be_forgotten_twice(
 async def test_ports_are_read_after_what_other_processes_ask_for(
     poller: Poller, ends: tuple[socket.socket, socket.socket], nursery: trio.Nursery
 ) -> None:
-    """What that brings to the ports is then found by the same look."""
+    """The same poll then finds the packets that arrive at the ports."""
     here, there = ends
     order: list[str] = []
     port, kick = poller.register(here.fileno()), os.eventfd(0, os.EFD_NONBLOCK)
@@ -152,8 +152,8 @@ async def test_who_moderates_tells_others_once_at_the_end_of_a_look(
         poller.at_end(tell)
 
     try:
-        for kick, told in zip(kicks, (a, b, c), strict=True):
-            poller.watch(kick, told)
+        for kick, events in zip(kicks, (a, b, c), strict=True):
+            poller.watch(kick, events)
         os.eventfd_write(first, 1)
         nursery.start_soon(poller.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -175,14 +175,14 @@ async def test_in_a_long_look_others_are_told_before_it_ends(nursery: trio.Nurse
     def tell() -> None:
         order.append("tell")
 
-    def told() -> None:
+    def events() -> None:
         order.append("told")
         poller.at_end(tell)
         if len(order) < 40:
             os.eventfd_write(kick, 1)
 
     try:
-        poller.watch(kick, told)
+        poller.watch(kick, events)
         os.eventfd_write(kick, 1)
         nursery.start_soon(poller.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -203,7 +203,7 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
     pauses: list[float] = []
     meanwhile: list[int] = []
     carried = 0
-    found: list[tuple[float, int]] = []
+    actual: list[tuple[float, int]] = []
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
@@ -211,21 +211,21 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
         while meanwhile:
             there.send(bytes([meanwhile.pop()]))
 
-    def told() -> bool:
+    def events() -> bool:
         nonlocal carried
         frames = 0
         with contextlib.suppress(BlockingIOError):
             while True:
                 carried += 10_000 * here.recv(9)[0]
                 frames += 1
-        found.append((trio.current_time() - began, frames))
+        actual.append((trio.current_time() - began, frames))
         return True
 
     monkeypatch.setattr("vnet.linux.poller.sleep", pause)
     monkeypatch.setattr("vnet.linux.poller.monotonic", trio.current_time)
     poller = Poller(moderate=True)
     signal = poller.register(here.fileno(), lambda: carried)
-    signal.serve = told
+    signal.serve = events
     nursery.start_soon(signal.wait)
     nursery.start_soon(poller.run)
 
@@ -240,12 +240,12 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
     meanwhile += [255, 255]
     await send(255, after=2 * WINDOW)
     assert pauses[0] == MAX_PAUSE, "2.55 MB are much"
-    assert [frames for _, frames in found] == [1, 1, 2], "two were found by one look"
-    assert found[-1][0] == pytest.approx(4 * WINDOW + MAX_PAUSE)
+    assert [frames for _, frames in actual] == [1, 1, 2], "two were found by one look"
+    assert actual[-1][0] == pytest.approx(4 * WINDOW + MAX_PAUSE)
     assert len(pauses) * MAX_PAUSE < 3 * WINDOW, "it ends soon after the last of them"
     pauses.clear()
     await send(1, after=2 * WINDOW)
-    assert (found[-1][1], pauses) == (1, [])
+    assert (actual[-1][1], pauses) == (1, [])
     nursery.cancel_scope.cancel()
     poller.unregister(here.fileno())
     poller.close()

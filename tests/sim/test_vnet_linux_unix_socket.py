@@ -16,7 +16,7 @@ from vnet.linux.unix_socket import RETRY, accept, listen, remove_stale
 
 
 class Refusing(socket.socket):
-    """Fails with these before it lets anybody in."""
+    """Fails with these errors before it accepts a client."""
 
     errors: list[int]
 
@@ -38,15 +38,15 @@ def refusing(path: Path, *errors: int) -> Refusing:
 
 async def test_a_client_waits_while_the_process_lacks_descriptors_or_memory(tmp_path: Path) -> None:
     """The shortage is reported once per client, however many attempts it takes."""
-    told: list[str] = []
+    events: list[str] = []
     errors = (errno.EMFILE, errno.ECONNABORTED, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS)
     with refusing(tmp_path / "s", *errors) as listening, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "s"))
         began = trio.current_time()
-        with await accept(listening, told.append) as taken:
+        with await accept(listening, events.append) as taken:
             assert not taken.getblocking()
         assert trio.current_time() - began == pytest.approx(4 * RETRY)
-    assert told == [os.strerror(errno.EMFILE)]
+    assert events == [os.strerror(errno.EMFILE)]
 
 
 async def test_any_other_error_is_raised(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_messages_without_an_owner_are_counted_as_spurious(world: World) -> None
     other = IdealLink("other")
     world.rc.attach(other)
     EndpointController(other).start()
-    other.mem_write(Direction.UPSTREAM, MSI, 4, data)  # somebody else's number
+    other.mem_write(Direction.UPSTREAM, MSI, 4, data)  # the number of another vector
     function.free_irqs()
     world.link.mem_write(Direction.UPSTREAM, MSI, 4, data)
     assert world.log == []
@@ -220,7 +220,7 @@ def test_disabling_msix_forgets_what_is_pending_and_falls_back_to_intx(world: Wo
 def test_intx_calls_on_assertion_and_when_it_is_let_through(world: World) -> None:
     world.epc.start()
     function = world.function
-    world.epc.set_intx(0, True)  # nobody listens yet
+    world.epc.set_intx(0, True)  # no handler yet
     assert function.config_read(6, 2) & 8
     function.request_intx(Watcher(world.log, "intx").irq)
     assert world.log == ["intx irq"]

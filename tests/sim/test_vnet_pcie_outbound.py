@@ -77,7 +77,7 @@ def test_an_outbound_window_covers_what_was_asked_for_in_whole_alignments() -> N
 
 
 def test_an_outbound_window_over_nothing_is_not_kept(world: World) -> None:
-    """Whatever addresses a driver makes up, no window is taken from what can be reached."""
+    """Invented addresses of a driver take no window from reachable memory."""
     world.ready()
     window = world.epc.window(0)
     buffer = world.memory.alloc(64)

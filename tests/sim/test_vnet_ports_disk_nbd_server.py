@@ -184,8 +184,8 @@ async def test_what_was_asked_for_before_the_end_is_answered() -> None:
         await client.ask(WRITE, 1, 0, 512, 0, b"w" * 512)
         await client.ask(READ, 2, 4096, 3 * MIB, DF * 0)
         await client.ask(DISC)
-        found = [await client.chunk() for _ in range(4)]
-        assert {chunk.cookie for chunk in found} == {1, 2}
+        actual = [await client.chunk() for _ in range(4)]
+        assert {chunk.cookie for chunk in actual} == {1, 2}
         await client.hung_up()
         assert pair.store.data[:512] == b"w" * 512
 

@@ -1,4 +1,4 @@
-"""A TUN port sends each packet to the station that it is for, whatever was sent with the same header before."""
+"""A TUN port sends each packet to its own station, also after others with the same header."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ async def test_a_packet_gets_the_ethernet_header_of_its_destination(
     device: Socket, packet: bytes, to: bytes, ethertype: bytes
 ) -> None:
     port = await tun(device)
-    for before in (ipv4(), ipv6(), ipv4("224.0.0.1")):  # whatever went before
+    for before in (ipv4(), ipv6(), ipv4("224.0.0.1")):  # after any other state
         device.write(PLAIN + before)
         receive(port)
         device.write(PLAIN + packet)

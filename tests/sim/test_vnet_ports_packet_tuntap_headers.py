@@ -1,4 +1,4 @@
-"""What a virtio_net_hdr says of checksums is not lost on its way to a TUN or a TAP, and no offset in it is believed."""
+"""Checksum fields of a virtio_net_hdr reach a TUN or TAP, and no offset in it is trusted."""
 
 from __future__ import annotations
 

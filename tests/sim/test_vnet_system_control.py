@@ -44,9 +44,9 @@ class Client:
                 raise EOFError
             self._lines += data
         line, self._lines = self._lines.split(b"\n", 1)
-        found = json.loads(line)
-        assert isinstance(found, dict)
-        return found
+        actual = json.loads(line)
+        assert isinstance(actual, dict)
+        return actual
 
     async def say(self, what: object) -> dict[str, object]:
         """Send an object, or bytes as they are; the reply."""
@@ -217,7 +217,7 @@ async def test_one_who_leaves_in_the_middle_is_forgotten(world: World) -> None:
 
 
 async def talk(server: Callable[[trio.abc.Stream], Awaitable[None]], command: str = "query-vnet") -> object:
-    """What the helper makes of that server: what it returns, or its error."""
+    """The helper's result against that server, or its error."""
     ours, theirs = memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server, theirs)
@@ -231,9 +231,9 @@ async def talk(server: Callable[[trio.abc.Stream], Awaitable[None]], command: st
 
 
 async def test_the_helper_returns_what_the_server_returns_and_raises_what_it_refuses(world: World) -> None:
-    found = await talk(ControlServer(world).converse)
-    assert isinstance(found, dict)
-    assert found["name"] == NAME
+    actual = await talk(ControlServer(world).converse)
+    assert isinstance(actual, dict)
+    assert actual["name"] == NAME
     refusal = await talk(ControlServer(world).converse, "frob")
     assert isinstance(refusal, ControlError)
     assert str(refusal) == "The command frob has not been found"
@@ -272,9 +272,9 @@ async def serving(world: World, name: str = NAME) -> AsyncIterator[ControlServer
 async def test_a_socket_is_for_its_owner_only_and_gone_afterwards(world: World, run_dir: Path) -> None:
     async with serving(world):
         assert [mode(path) for path in (socket_path(NAME), state_path(NAME), run_dir)] == [0o600, 0o600, 0o700]
-        found = await ask(NAME, "query-vnet")
-        assert isinstance(found, dict)
-        assert found["name"] == NAME
+        actual = await ask(NAME, "query-vnet")
+        assert isinstance(actual, dict)
+        assert actual["name"] == NAME
     assert contents(run_dir) == []
     with pytest.raises(ControlError, match=f"{NAME} is not running; try: vnet up"):
         await ask(NAME, "query-vnet")

@@ -99,10 +99,10 @@ async def nothing_at_all(front: FrontEnd) -> None:
 
 @pytest.mark.hostile("V15", "V16")
 async def test_what_one_front_end_breaks_leaves_the_other_devices_alone(tmp_path: Path) -> None:
-    before, said = (fds(), maps()), list[str]()
+    before, output = (fds(), maps()), list[str]()
     paths = {name: tmp_path / name for name in ("good", "bad")}
     exports = {name: disk(path) for name, path in paths.items()}
-    async with open_exports(exports, report=said.append) as served, front_end(paths["good"]) as good:
+    async with open_exports(exports, report=output.append) as served, front_end(paths["good"]) as good:
         await good.bring_up()
         for number, break_it in enumerate((garbage, half_a_message, broken_ring, nothing_at_all), 1):
             async with front_end(paths["bad"]) as bad:
@@ -117,18 +117,18 @@ async def test_what_one_front_end_breaks_leaves_the_other_devices_alone(tmp_path
         assert served["good"].back.statistics.sessions == 1
         assert served["bad"].back.statistics.sessions == 8
         assert served["bad"].back.statistics.broken == 2
-    assert any("the connection was closed: " in line for line in said)
-    assert "bad: the front end hung up; its queues carried requestq1 2" in said
+    assert any("the connection was closed: " in line for line in output)
+    assert "bad: the front end hung up; its queues carried requestq1 2" in output
     assert not any(path.exists() for path in paths.values())
     assert (fds(), maps()) <= before
 
 
 async def test_a_front_end_that_listens_is_connected_to_and_again_after_it_was_away(tmp_path: Path) -> None:
-    path, said = tmp_path / "front", list[str]()
-    async with open_exports({"disk": disk(path, connect=True)}, report=said.append) as served:
+    path, output = tmp_path / "front", list[str]()
+    async with open_exports({"disk": disk(path, connect=True)}, report=output.append) as served:
         await trio.sleep(3 * RETRY)
         assert served["disk"].back.statistics.sessions == 0
-        assert said == []  # nobody is there yet, which is no error
+        assert output == []  # no listener yet, which is no error
         for turn in range(3):
             with listen(path, socket.SOCK_STREAM, 1) as listening:
                 for _ in range(2):  # it hangs up and is connected to again, and then it is gone as a whole
@@ -143,14 +143,14 @@ async def test_a_front_end_that_listens_is_connected_to_and_again_after_it_was_a
             await trio.sleep(3 * RETRY)
         assert served["disk"].back.statistics.sessions == 6
         assert served["disk"].back.statistics.broken == 0
-    assert len(said) == 2 * 6
+    assert len(output) == 2 * 6
 
 
 # What a device says by itself
 
 
 @asynccontextmanager
-async def told(front: FrontEnd) -> AsyncIterator[UnixSocket]:
+async def events(front: FrontEnd) -> AsyncIterator[UnixSocket]:
     """The front end's end of the channel on which a back end speaks by itself."""
     ours, theirs = socket.socketpair()
     assert await front.tell(R.SET_BACKEND_REQ_FD, None, [theirs.fileno()])
@@ -163,8 +163,8 @@ async def told(front: FrontEnd) -> AsyncIterator[UnixSocket]:
         channel.close()
 
 
-async def heard(channel: UnixSocket) -> bytes:
-    """What comes within a second, or until it is closed."""
+async def received_messages(channel: UnixSocket) -> bytes:
+    """Bytes that arrive within a second, or until it is closed."""
     data = b""
     with trio.move_on_after(1), suppress(TransportLost):
         while more := (await channel.receive(4096))[0]:
@@ -186,28 +186,28 @@ async def test_a_network_says_by_its_channel_that_its_link_or_its_mtu_changed(tm
         plug = served["net"].end.settings
         assert isinstance(plug, NetPlug)
         await front.bring_up()
-        async with told(front) as channel:
+        async with events(front) as channel:
             assert await network(front) == (LINK_UP, 1500)
             plug.link_up = False
             plug.changed()
-            assert await heard(channel) == CONFIG_CHANGE
+            assert await received_messages(channel) == CONFIG_CHANGE
             assert await network(front) == (0, 1500)
             plug.link_up = True
             plug.changed()
-            assert await heard(channel) == CONFIG_CHANGE
+            assert await received_messages(channel) == CONFIG_CHANGE
             assert await network(front) == (LINK_UP, 1500)
             plug.mtu = 9000
             plug.changed()
-            assert await heard(channel) == CONFIG_CHANGE
+            assert await received_messages(channel) == CONFIG_CHANGE
             assert (await front.ask(R.GET_STATUS)).value & Status.NEEDS_RESET
             assert await network(front) == (LINK_UP, 1500)  # it may not change under a driver
             for status in (0, 3):
                 assert await front.tell(R.SET_STATUS, U64(status))
             assert await network(front) == (LINK_UP, 9000)
-            plug.changed()  # whatever did not change is nothing to tell
-            assert await heard(channel) == b""
+            plug.changed()  # without a change there is no report
+            assert await received_messages(channel) == b""
         plug.link_up = False
-        plug.changed()  # nobody listens to the channel any more: the connection goes on
+        plug.changed()  # the channel has no reader any more: the connection goes on
         assert await network(front) == (0, 9000)
 
 
@@ -219,13 +219,13 @@ async def test_a_disk_says_by_its_channel_once_that_its_size_changed(tmp_path: P
         store = plug.store
         assert isinstance(store, MemoryStore)
         await front.bring_up()
-        async with told(front) as channel, told(front) as newer:
+        async with events(front) as channel, events(front) as newer:
             for size in (2 << 20, 4 << 20):  # at once: it is told of once
                 store.data.extend(bytes(size - len(store.data)))
                 store.info = attrs.evolve(store.info, size=size)
                 plug.resized()
-            assert await heard(newer) == CONFIG_CHANGE
-            assert await heard(channel) == b""  # it was replaced, and hung up on
+            assert await received_messages(newer) == CONFIG_CHANGE
+            assert await received_messages(channel) == b""  # it was replaced, and hung up on
             capacity = (await front.ask(R.GET_CONFIG, Config(0, 0, bytes(8)))).data
             assert int.from_bytes(capacity, "little") * 512 == 4 << 20
             assert (await request(front, front.rings[0], 0, (4 << 20) // 512 - 1, 512))[-1] == 0

@@ -24,7 +24,7 @@ DEVICE: Mapping[str, dict[str, Any]] = {
     "scsi": {},
     "rpmsg": {"device": {"channels": [{"name": "echo", "surface": "echo"}]}},
 }
-"""What each needs to be said of its device."""
+"""Options that each device type needs."""
 TOPOLOGY = """\
 [hosts.rc]
 memory = 48

@@ -22,16 +22,16 @@ from vnet.topology import parse_device
 
 FEATURES = mask((RingFeature.VERSION_1, F.MTU))
 QEMUS = mask((ProtocolFeature.MQ, ProtocolFeature.REPLY_ACK, ProtocolFeature.MTU, ProtocolFeature.STATUS))
-"""What QEMU agrees on for a network device: it has the configuration space itself, and never asks for ours."""
+"""Protocol features that QEMU negotiates for a network device: it never reads our configuration space."""
 OWN = 1500
 
 
 @asynccontextmanager
-async def served_net(folder: Path, said: list[str]) -> AsyncIterator[tuple[Served, MemoryPort]]:
+async def served_net(folder: Path, output: list[str]) -> AsyncIterator[tuple[Served, MemoryPort]]:
     export = DeviceExport(
         parse_device({"type": "net", "mtu": OWN, "device": {"kind": "memory"}}, "test"), folder / "net"
     )
-    async with open_exports({"net0": export}, report=said.append) as served:
+    async with open_exports({"net0": export}, report=output.append) as served:
         plug = served["net0"].end.settings
         assert isinstance(plug, NetPlug)
         assert isinstance(plug.port, MemoryPort)
@@ -63,8 +63,8 @@ async def run(front: FrontEnd, mtu: int | None) -> bool:
 @pytest.mark.virtio("NET-DEV-4", "NET-DEV-7", "NET-DEV-8")
 @pytest.mark.parametrize("mtu", [68, 1280, OWN])
 async def test_what_the_device_can_pass_is_agreed_on_and_its_interface_follows(mtu: int, tmp_path: Path) -> None:
-    said = list[str]()
-    async with served_net(tmp_path, said) as (served, port):
+    output = list[str]()
+    async with served_net(tmp_path, output) as (served, port):
         async with front_end(served) as front:
             assert await run(front, mtu)
             await until(lambda: port.live)
@@ -82,18 +82,18 @@ async def test_what_the_device_can_pass_is_agreed_on_and_its_interface_follows(m
             assert await run(front, None)
             await until(lambda: port.live)
             assert port.mtu == OWN, "the next front end says for itself"
-    assert len([line for line in said if "refused" in line]) == 1
+    assert len([line for line in output if "refused" in line]) == 1
 
 
 @pytest.mark.virtio("NET-DEV-4", "NET-DEV-8")
 @pytest.mark.parametrize("mtu", [0, 67, OWN + 1, 9000, 65535, 1 << 32, (1 << 64) - 1])
 async def test_what_it_can_not_pass_is_refused_with_the_reason(mtu: int, tmp_path: Path) -> None:
-    said = list[str]()
-    async with served_net(tmp_path, said) as (served, port), front_end(served) as front:
+    output = list[str]()
+    async with served_net(tmp_path, output) as (served, port), front_end(served) as front:
         assert not await run(front, mtu)
         await until(lambda: port.live)
         assert port.mtu == OWN
-        assert said[1:] == [
+        assert output[1:] == [
             f"net0: refused: NET_SET_MTU: {mtu} bytes: must be 68 to 1500, the MTU of this device (QEMU: host_mtu=1500)"
         ]
 

@@ -1,4 +1,4 @@
-"""What `vnet serve` reports of front ends: refusals, queues that break, legacy drivers, a line each."""
+"""Reports of `vnet serve` about front ends: refusals, broken queues, legacy drivers, a line each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Disk:
 
     path: Path
     served: Served
-    said: list[str]
+    output: list[str]
 
     @asynccontextmanager
     async def front(self, **options: Any) -> AsyncIterator[FrontEnd]:
@@ -45,10 +45,10 @@ class Disk:
 
 @asynccontextmanager
 async def served_disk(folder: Path) -> AsyncIterator[Disk]:
-    path, said = folder / "disk", list[str]()
+    path, output = folder / "disk", list[str]()
     export = DeviceExport(parse_device({"type": "blk", "device": {"size": 1}}, "test"), path)
-    async with open_exports({"blk0": export}, report=said.append) as served:
-        yield Disk(path, served["blk0"], said)
+    async with open_exports({"blk0": export}, report=output.append) as served:
+        yield Disk(path, served["blk0"], output)
 
 
 @pytest.mark.hostile("V07")
@@ -58,14 +58,14 @@ async def test_a_refusal_that_is_acknowledged_is_reported_once(tmp_path: Path) -
         for _ in range(50):
             assert not await front.tell(R.SET_VRING_ENABLE, VringState(0, 5))
         assert not await front.tell(R.SET_VRING_ENABLE, VringState(7, 1))
-        assert disk.said == [
+        assert disk.output == [
             "blk0: a front end is connected",
             "blk0: refused: SET_VRING_ENABLE: 5 for ring 0: must be 0 or 1",
             "blk0: refused: SET_VRING_ENABLE: ring 7 of 1",
         ]
         await trio.sleep(AGAIN)
         assert not await front.tell(R.SET_VRING_ENABLE, VringState(0, 5))
-        assert disk.said[3:] == ["blk0: refused: SET_VRING_ENABLE: 5 for ring 0: must be 0 or 1 (49 more times)"]
+        assert disk.output[3:] == ["blk0: refused: SET_VRING_ENABLE: 5 for ring 0: must be 0 or 1 (49 more times)"]
 
 
 @pytest.mark.hostile("R04")
@@ -77,9 +77,9 @@ async def test_a_queue_that_breaks_is_reported_with_its_cause(tmp_path: Path) ->
         view[4:6] = (77).to_bytes(2, "little")
         view[2:4] = (1).to_bytes(2, "little")
         ring.kick()
-        await until(lambda: len(disk.said) > 1)
+        await until(lambda: len(disk.output) > 1)
         stands = "blk0: queue 0 (requestq1) is stopped until the driver resets the device"
-        assert disk.said[1:] == [f"{stands}: available entry 0 names descriptor 77 of 8"]
+        assert disk.output[1:] == [f"{stands}: available entry 0 names descriptor 77 of 8"]
 
 
 async def test_a_legacy_driver_that_comes_again_and_again_is_reported_once(tmp_path: Path) -> None:
@@ -90,11 +90,11 @@ async def test_a_legacy_driver_that_comes_again_and_again_is_reported_once(tmp_p
                 await front.post(R.SET_FEATURES, U64(FEATURES & ~(1 << RingFeature.VERSION_1)))
                 assert await front.hung_up()
             await trio.sleep(1)
-        assert [line.removesuffix(" -device") for line in disk.said] == ["blk0: a front end is connected", LEGACY]
+        assert [line.removesuffix(" -device") for line in disk.output] == ["blk0: a front end is connected", LEGACY]
         async with disk.front() as front:
             await front.bring_up()
             assert (await request(front, front.rings[0], 0, 0, 512))[-1] == 0
-        assert disk.said[2:] == [
+        assert disk.output[2:] == [
             "blk0: a front end is connected",
             "blk0: the front end hung up; its queues carried requestq1 1",
         ]
@@ -105,17 +105,17 @@ async def test_a_legacy_driver_is_named_where_the_refusal_is_acknowledged(tmp_pa
         await front.negotiate()
         legacy = FEATURES & ~(1 << RingFeature.VERSION_1) | 1 << F_PROTOCOL_FEATURES
         assert not await front.tell(R.SET_FEATURES, U64(legacy))
-        assert "refused: a legacy driver: " in disk.said[-1]
-        assert "disable-legacy=on" in disk.said[-1]
+        assert "refused: a legacy driver: " in disk.output[-1]
+        assert "disable-legacy=on" in disk.output[-1]
 
 
 @pytest.mark.hostile("V12")
 async def test_troubles_that_are_all_different_are_limited_as_well() -> None:
-    said = list[str]()
-    lines = LimitedReport("x", said.append)
+    output = list[str]()
+    lines = LimitedReport("x", output.append)
     for number in range(1000):
         lines.trouble(f"trouble {number}")
-    assert said == [f"x: trouble {number}" for number in range(LINES)]
+    assert output == [f"x: trouble {number}" for number in range(LINES)]
     await trio.sleep(PER)
     lines.trouble("trouble 999")
-    assert said[LINES:] == ["x: trouble 999 (1 more time)"]
+    assert output[LINES:] == ["x: trouble 999 (1 more time)"]

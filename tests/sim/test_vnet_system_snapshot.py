@@ -38,9 +38,9 @@ async def send(world: World, source: str, count: int = 1) -> None:
 
 def plain(world: World) -> dict[str, Any]:
     """As it comes out at the other end of a socket."""
-    found = json.loads(json.dumps(describe(world)))
-    assert isinstance(found, dict)
-    return found
+    actual = json.loads(json.dumps(describe(world)))
+    assert isinstance(actual, dict)
+    return actual
 
 
 def rows(world: World) -> dict[tuple[str, str], QueueRow]:
@@ -48,20 +48,20 @@ def rows(world: World) -> dict[tuple[str, str], QueueRow]:
 
 
 async def test_everything_is_there_by_its_name(world: World) -> None:
-    found = plain(world)
-    assert (found["name"], list(found["hosts"]), list(found["links"])) == ("t", ["rc", "ep"], ["pcie0"])
-    [bus] = found["hosts"]["rc"]["pci"]
+    actual = plain(world)
+    assert (actual["name"], list(actual["hosts"]), list(actual["links"])) == ("t", ["rc", "ep"], ["pcie0"])
+    [bus] = actual["hosts"]["rc"]["pci"]
     [function] = bus["functions"]
     assert (bus["link"], bus["up"], bus["epoch"]) == ("pcie0", True, 1)
     assert (function["name"], function["vendor"], function["device"]) == ("0000:01:00.0", 0x1AF4, 0x1041)
     assert {"PCI Express", "MSI-X"} <= {capability["name"] for capability in function["capabilities"]}
     assert all(bar["size"] and bar["address"] % bar["size"] == 0 for bar in function["bars"])
-    [controller] = found["hosts"]["ep"]["controllers"]
+    [controller] = actual["hosts"]["ep"]["controllers"]
     assert controller["link"] == "pcie0"
-    assert found["links"]["pcie0"]["root"] == "rc"
-    assert found["links"]["pcie0"]["downstream"]["writes"] > 0
+    assert actual["links"]["pcie0"]["root"] == "rc"
+    assert actual["links"]["pcie0"]["downstream"]["writes"] > 0
 
-    device = found["devices"]["net0"]
+    device = actual["devices"]["net0"]
     assert (device["type"], device["transport"], device["location"]) == ("net", "pci", "0000:01:00.0")
     assert (device["up"], device["trouble"]) == (True, "")
     for side, driver in (("driver", "virtio_net"), ("device", "vhost_net")):
@@ -74,7 +74,7 @@ async def test_everything_is_there_by_its_name(world: World) -> None:
         assert all(queue["live"] and not queue["ring"]["broken"] for queue in end["queues"])
         assert [queue["ring"]["num"] for queue in end["queues"]] == [256, 256, 64]
     assert set(device["device"]["features"]) <= set(device["device"]["device_features"])
-    assert found["drops"] == {}
+    assert actual["drops"] == {}
 
 
 async def test_features_that_were_switched_off_are_not_there() -> None:
@@ -88,8 +88,8 @@ async def test_features_that_were_switched_off_are_not_there() -> None:
 async def test_packets_are_counted_at_both_sides_of_both_queues_and_at_both_ports(world: World) -> None:
     await send(world, "driver", 3)
     await send(world, "device", 2)
-    found = rows(world)
-    assert list(found) == [
+    actual = rows(world)
+    assert list(actual) == [
         ("driver", "receiveq1"),
         ("driver", "transmitq1"),
         ("driver", "controlq"),
@@ -97,7 +97,7 @@ async def test_packets_are_counted_at_both_sides_of_both_queues_and_at_both_port
         ("device", "transmitq1"),
         ("device", "controlq"),
     ]
-    for (_, queue), row in found.items():
+    for (_, queue), row in actual.items():
         if queue == "controlq":
             continue
         count = 3 if queue == "transmitq1" else 2
@@ -112,11 +112,11 @@ async def test_packets_are_counted_at_both_sides_of_both_queues_and_at_both_port
 async def test_what_one_side_sent_the_other_received(world: World) -> None:
     await send(world, "driver", 3)
     await send(world, "device", 2)
-    found = rows(world)
-    transmit = found["driver", "transmitq1"], found["device", "transmitq1"]
+    actual = rows(world)
+    transmit = actual["driver", "transmitq1"], actual["device", "transmitq1"]
     assert transmit[0].kicks == transmit[1].kicks == 3
     assert transmit[0].calls == transmit[1].calls
-    assert found["driver", "receiveq1"].calls == found["device", "receiveq1"].calls == 2
+    assert actual["driver", "receiveq1"].calls == actual["device", "receiveq1"].calls == 2
 
 
 async def test_rows_and_tree_say_the_same(world: World) -> None:
@@ -155,16 +155,16 @@ async def test_a_link_that_is_down_is_shown_with_the_figures_until_then(world: W
     before = rows(world)
     world.links["pcie0"].bring_down()
     await wait_all_tasks_blocked()
-    found = plain(world)
-    assert not found["links"]["pcie0"]["up"]
-    assert not found["devices"]["net0"]["up"]
-    assert found["devices"]["net0"]["trouble"]
+    actual = plain(world)
+    assert not actual["links"]["pcie0"]["up"]
+    assert not actual["devices"]["net0"]["up"]
+    assert actual["devices"]["net0"]["trouble"]
     assert rows(world) == before
     world.links["pcie0"].bring_up()
     await world.wait_up()
-    found = plain(world)
-    assert (found["links"]["pcie0"]["epoch"], found["devices"]["net0"]["up"]) == (2, True)
-    assert found["devices"]["net0"]["driver"]["restarts"] == 1
+    actual = plain(world)
+    assert (actual["links"]["pcie0"]["epoch"], actual["devices"]["net0"]["up"]) == (2, True)
+    assert actual["devices"]["net0"]["driver"]["restarts"] == 1
     for side in ("driver", "device"):
         row, earlier = rows(world)[side, "transmitq1"], before[side, "transmitq1"]
         assert (row.packets, row.kicks, row.calls, row.batches) == (3, 3, earlier.calls, earlier.batches)
@@ -172,9 +172,9 @@ async def test_a_link_that_is_down_is_shown_with_the_figures_until_then(world: W
 
 async def test_before_the_other_side_was_found_there_is_something_to_show() -> None:
     async with open_world(parse(IN_MEMORY), "t") as world:
-        found = plain(world)  # nothing had a chance to run yet
-        assert found["devices"]["net0"]["up"] is False
-        assert "\n".join(tree(found))
+        actual = plain(world)  # nothing had a chance to run yet
+        assert actual["devices"]["net0"]["up"] is False
+        assert "\n".join(tree(actual))
         await world.wait_up()
 
 

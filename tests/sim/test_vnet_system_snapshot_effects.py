@@ -81,8 +81,8 @@ async def test_a_look_provokes_no_fault_and_changes_no_later_one(transport: str)
 
 async def test_what_enumeration_found_is_shown_also_while_the_link_is_down() -> None:
     def capabilities(pair: NetPair) -> list[int]:
-        found: Any = describe(pair.world)
-        [function] = found["hosts"]["rc"]["pci"][0]["functions"]
+        actual: Any = describe(pair.world)
+        [function] = actual["hosts"]["rc"]["pci"][0]["functions"]
         return [capability["id"] for capability in function["capabilities"]]
 
     async with open_pair(Options(queue_size=16)) as pair:

@@ -38,12 +38,12 @@ async def test_a_full_disk_ends_the_trace_and_nothing_else() -> None:
     async with open_world(traced("/dev/full"), "test", report=reports.append) as world:
         await world.wait_up()
         await flap(world, 5)
-        found: Any = describe(world)
-        trace = found["links"]["link0"]["trace"]
+        actual: Any = describe(world)
+        trace = actual["links"]["link0"]["trace"]
         reason = os.strerror(errno.ENOSPC)
         assert (trace["path"], trace["lines"], trace["error"]) == ("/dev/full", 0, reason)
         assert trace["lost"] > 500
-        assert f"trace /dev/full: 0 lines; it ended: {reason}, {trace['lost']} lines lost" in "\n".join(tree(found))
+        assert f"trace /dev/full: 0 lines; it ended: {reason}, {trace['lost']} lines lost" in "\n".join(tree(actual))
     assert reports == [f"links.link0.trace: /dev/full: {reason}; the link goes on without a trace"]
 
 

@@ -96,9 +96,9 @@ def _kept(text: str, folder: Path, where: str) -> Iterator[None]:
         try:
             end = time.monotonic() + PATIENCE
             while "Ctrl-C" not in log.read_text(encoding="utf-8"):
-                said = log.read_text(encoding="utf-8")
-                assert process.poll() is None, f"{where}: it ended\n{said}"
-                assert time.monotonic() < end, f"{where}: it did not come up\n{said}"
+                output = log.read_text(encoding="utf-8")
+                assert process.poll() is None, f"{where}: it ended\n{output}"
+                assert time.monotonic() < end, f"{where}: it did not come up\n{output}"
                 time.sleep(0.05)
             yield
         finally:

@@ -20,7 +20,7 @@ ENTROPY = str(MY_DEVICE)
 
 @pytest.fixture(scope="session")
 def guest_kernel(tmp_path_factory: pytest.TempPathFactory, require_tool: RequireTool) -> GuestKernel:
-    """What every guest boots; nothing of it is installed on this machine."""
+    """The kernel that every guest boots; it is not installed on this machine."""
     require_tool(*TOOLS)
     try:
         return GuestKernel(tmp_path_factory.mktemp("guest"))
@@ -45,18 +45,18 @@ class Serve:
                 self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
             )
         assert self.process.stdout is not None
-        said = self.process.stdout.readline()
-        assert "Ctrl-C ends it" in said, said + self._errors.read_text()
+        output = self.process.stdout.readline()
+        assert "Ctrl-C ends it" in output, output + self._errors.read_text()
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._errors.read_text()
 
     def end(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
         status = self.process.wait(60)
-        assert status == (0 if number != signal.SIGKILL else -number), self.said
+        assert status == (0 if number != signal.SIGKILL else -number), self.output
         assert self.process.stdout is not None
         self.process.stdout.close()
         assert number == signal.SIGKILL or not self.socket.exists()
-        assert "Traceback" not in self.said, self.said
+        assert "Traceback" not in self.output, self.output

@@ -1,4 +1,4 @@
-"""What tests need of the machine they run on: tools, privileges, network namespaces, and nothing left behind."""
+"""Requirements of tests on their machine: tools, privileges, network namespaces, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def own_run() -> None:
 
 @attrs.frozen
 class Holdings:
-    """What this process holds: each a set, so that a difference names what leaked.
+    """Resources of this process: each a set, so that a difference names the leak.
 
     Of the machine's it has only what no other system owns: `own_run` hides their namespaces, and an interface that a
     test makes beside them has this process's number in its name.

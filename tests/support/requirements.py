@@ -82,7 +82,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def check(mark: pytest.Mark, known: set[str]) -> Iterator[str]:
-    """What is wrong with a mark: nothing named, or something that stands in no table."""
+    """The defect of a mark: no id, or an id that is in no table."""
     if not mark.args or mark.kwargs:
         yield f"mark {mark.name!r} takes ids, at least one, and nothing else"
     for name in mark.args:

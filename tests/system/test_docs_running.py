@@ -15,14 +15,14 @@ from support.paths import BIN, ROOT
 
 PAGE = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
 NOT_SERVED = 7
-"""Exit status of curl where nobody listens: it did reach the other host."""
+"""Exit status of curl without a listener: it did reach the other host."""
 
 
 def block(after: str) -> list[str]:
     """The lines of the first shell block behind these words, with the commands of this environment."""
-    found = re.search(r"```sh\n(.*?)```", PAGE[PAGE.index(after) :], flags=re.DOTALL)
-    assert found is not None
-    return [line.replace(".venv/bin/", f"{BIN}/") for line in found[1].splitlines()]
+    actual = re.search(r"```sh\n(.*?)```", PAGE[PAGE.index(after) :], flags=re.DOTALL)
+    assert actual is not None
+    return [line.replace(".venv/bin/", f"{BIN}/") for line in actual[1].splitlines()]
 
 
 def run(line: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -63,17 +63,17 @@ def test_a_demo_leaves_out_what_programs_are_missing_for_and_says_so(tmp_path: P
 
 @pytest.mark.usefixtures("no_leaks")
 @pytest.mark.parametrize(
-    ("options", "status", "said"),
+    ("options", "status", "output"),
     [
         ("--device blk --port tap", 2, "--port is for --device net"),
         ("--device blk --mode mediated", 1, "a blk device has no peer driver at its own end: use direct"),
         ("--device rpmsg --transport mmio --mode mediated", 1, "transport mmio is within one host"),
     ],
 )
-def test_a_demo_that_can_not_be_says_why(options: str, status: int, said: str) -> None:
+def test_a_demo_that_can_not_be_says_why(options: str, status: int, output: str) -> None:
     done = run(f"{BIN / 'vnet'} demo {options}")
     assert done.returncode == status
-    assert said in done.stderr
+    assert output in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""What a running network device can do, seen from the kernel's side: queues, filters, addresses, carrier, MTU."""
+"""A running network device from the kernel's side: queues, filters, addresses, carrier, MTU."""
 
 from __future__ import annotations
 
@@ -63,20 +63,20 @@ def ends(world: World) -> tuple[NetSettings, NetPlug]:
 async def seen(what: str, look: Any) -> None:
     """Wait until it is so."""
     with trio.move_on_after(PATIENCE):
-        while not await trio.to_thread.run_sync(look):  # noqa: ASYNC110  the kernel tells nobody
+        while not await trio.to_thread.run_sync(look):  # noqa: ASYNC110  the kernel has no event for it
             await trio.sleep(0.01)
         return
     pytest.fail(f"not within {PATIENCE:g} s: {what}")
 
 
 def link(world: World, host: str, ifname: str = "vnet0") -> dict[str, Any]:
-    [found] = json.loads(ip("-n", world.netns(host), "-d", "-j", "link", "show", ifname))
-    assert isinstance(found, dict)
-    return found
+    [actual] = json.loads(ip("-n", world.netns(host), "-d", "-j", "link", "show", ifname))
+    assert isinstance(actual, dict)
+    return actual
 
 
 def vlan_of(frame: Ether) -> int:
-    """The kernel takes a tag off before anybody sees the frame, and puts it aside."""
+    """The kernel removes a tag before a program sees the frame, and keeps it aside."""
     return frame[Dot1Q].vlan if Dot1Q in frame else getattr(frame, "vlan_aside", 0)
 
 
@@ -143,8 +143,8 @@ async def test_parallel_streams_spread_over_the_pairs_and_each_flow_keeps_to_its
         for count in ("1", "3", "all"):
             await change(world, "pairs", count)
             for host, address in (("rc", "198.18.0.2"), ("ep", "198.18.0.1"), ("rc", "2001:2::2")):
-                found = await ping(world.netns(host), address, count=5)
-                assert (found.sent, found.lost) == (5, 0)
+                actual = await ping(world.netns(host), address, count=5)
+                assert (actual.sent, actual.lost) == (5, 0)
 
 
 async def test_the_interface_of_the_driver_is_followed_and_what_is_not_for_it_is_filtered(
@@ -170,7 +170,7 @@ async def test_the_interface_of_the_driver_is_followed_and_what_is_not_for_it_is
             for each in (stranger, tagged):
                 outside.send(bytes(each))
             await seen("strangers filtered", lambda: drops.get("filter_unicast", 0) >= 1)
-            await seen("a VLAN that is nobody's filtered", lambda: drops.get("filter_vlan", 0) >= 1)
+            await seen("a VLAN without an interface is filtered", lambda: drops.get("filter_vlan", 0) >= 1)
             got = list(frames(inside))
             assert not [f for f in got if f.dst == stranger.dst or vlan_of(f)]
 
@@ -201,7 +201,7 @@ async def test_the_interface_of_the_driver_is_followed_and_what_is_not_for_it_is
 
 
 def link_mode(world: World, host: str) -> list[str]:
-    """What ethtool shows of the speed and the duplex mode."""
+    """Speed and duplex mode as ethtool shows them."""
     argv = netns_command(world.netns(host), ["ethtool", "vnet0"])
     shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     return re.findall(r"(?:Speed|Duplex): (\S+)", shown)
@@ -244,15 +244,15 @@ async def test_carrier_mtu_and_an_announcement_arrive_at_the_drivers_interface(r
             assert (await ping(world.netns("rc"), "198.18.0.2", count=2, size=mtu - 28)).lost == 0
         with sniffer(world.netns("ep")) as outside:
             await change(world, "announce")
-            told: set[str] = set()
+            events: set[str] = set()
 
             def announced() -> bool:
                 for f in frames(outside):
                     if ARP in f and f.dst == "ff:ff:ff:ff:ff:ff" and f[ARP].psrc == f[ARP].pdst:
-                        told.add(f[ARP].psrc)
+                        events.add(f[ARP].psrc)
                     elif f.dst == "33:33:00:00:00:01":
-                        told.add(f.payload.src)
-                return {"198.18.0.1", "2001:2::1"} <= told
+                        events.add(f.payload.src)
+                return {"198.18.0.1", "2001:2::1"} <= events
 
             await seen("every address announced", announced)
         await seen("acknowledged", lambda: not world.devices["net0"].vhost.config[6] & 2)

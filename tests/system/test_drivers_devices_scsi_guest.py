@@ -30,16 +30,16 @@ class Served:
     plug: ScsiPlug
 
     async def run(self, command: str) -> str:
-        """What a line prints in the guest."""
+        """The output of a line in the guest."""
         return (await trio.to_thread.run_sync(self.guest.run, command)).strip()
 
     async def until(self, command: str, wanted: str) -> None:
         """Wait until it prints that."""
-        found = ""
+        actual = ""
         with trio.move_on_after(30):
-            while (found := await self.run(command)) != wanted:  # noqa: ASYNC110  another kernel's
+            while (actual := await self.run(command)) != wanted:  # noqa: ASYNC110  another kernel's
                 await trio.sleep(0.2)
-        assert found == wanted
+        assert actual == wanted
 
 
 @asynccontextmanager

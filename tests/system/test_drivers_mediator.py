@@ -1,4 +1,4 @@
-"""Mediated devices carry real traffic whatever one side can do that the other can't, and leave nothing behind."""
+"""Mediated devices carry real traffic between sides with different features, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ device = {{ kind = "tun", addresses = ["198.18.0.2/24", "2001:2::2/64"] }}
 
 
 def check(world: World) -> None:
-    """Each byte was copied once, nothing was dropped on the way, nobody had to be reset."""
+    """Each byte was copied once, nothing was dropped on the way, and no device was reset."""
     for name in ("net0", f"net0{LOCAL}"):
         device = world.devices[name]
         assert isinstance(device.device_end, MediatorEnd)

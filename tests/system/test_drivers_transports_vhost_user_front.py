@@ -77,14 +77,14 @@ class Shown:
         return process
 
     @staticmethod
-    def said(process: subprocess.Popen[str], words: str) -> str:
+    def output(process: subprocess.Popen[str], words: str) -> str:
         assert process.stdout is not None
-        said = ""
-        while words not in said:
+        output = ""
+        while words not in output:
             line = process.stdout.readline()
-            assert line, f"it ended: {said}"
-            said += line
-        return said
+            assert line, f"it ended: {output}"
+            output += line
+        return output
 
     def end(self) -> None:
         for process in reversed(self.processes):
@@ -116,7 +116,7 @@ def test_a_disk_of_the_storage_daemon_keeps_what_our_driver_writes(shown: Shown,
     up = shown.up()
     time.sleep(0.5)
     daemon = shown.serve()
-    shown.said(up, "Ctrl-C")
+    shown.output(up, "Ctrl-C")
     source = random_file(tmp_path / "source.img", SIZE * MIB)
     run("nbdcopy", "--flush", source, shown.uri)
     assert digest(shown.image) == digest(source)
@@ -145,7 +145,7 @@ def test_a_disk_of_the_storage_daemon_keeps_what_our_driver_writes(shown: Shown,
 def test_a_daemon_that_is_killed_under_load_and_comes_back_costs_time_and_no_data(shown: Shown, tmp_path: Path) -> None:
     daemon = shown.serve()
     up = shown.up()
-    shown.said(up, "Ctrl-C")
+    shown.output(up, "Ctrl-C")
     source = random_file(tmp_path / "source.img", SIZE * MIB)
     with subprocess.Popen(["nbdcopy", "--flush", "--requests=16", source, shown.uri], text=True) as copying:
         for _ in range(3):
@@ -165,7 +165,7 @@ def test_a_system_goes_down_although_its_back_end_was_stopped_with_requests_unde
 ) -> None:
     daemon = shown.serve()
     up = shown.up()
-    shown.said(up, "Ctrl-C")
+    shown.output(up, "Ctrl-C")
     daemon.send_signal(signal.SIGSTOP)
     source = random_file(tmp_path / "source.img", MIB)
     try:
@@ -199,8 +199,8 @@ def running(*argv: str | Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode in (0, -signal.SIGKILL), said
+        output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode in (0, -signal.SIGKILL), output
 
 
 NET = """
@@ -291,7 +291,7 @@ def test_a_disk_in_another_process_outlives_that_process(require_tool: RequireTo
     try:
         with running("serve", "blk", "--vhost-user", sock, "--file", shown.image):
             up = shown.up()
-            shown.said(up, "Ctrl-C")
+            shown.output(up, "Ctrl-C")
             run("nbdcopy", "--flush", source, shown.uri)
             assert digest(shown.image) == digest(source)
         with running("serve", "blk", "--vhost-user", sock, "--file", shown.image):

@@ -1,4 +1,4 @@
-"""The benchmark runs end to end, with few and short runs; its figures are nobody's business here."""
+"""The benchmark runs end to end, with few and short runs; its figures are not judged here."""
 
 from __future__ import annotations
 

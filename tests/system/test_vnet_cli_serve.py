@@ -65,8 +65,8 @@ def serving(folder: Path, line: str, *around: str) -> Iterator[tuple[list[str], 
 
 def _arguments(printed: IO[str], reports: Path) -> Iterator[str]:
     """Lines that are indented, as a shell reads them; the last one is that of the device."""
-    found = printed.readline()
-    assert "Ctrl-C ends it" in found, found + reports.read_text()
+    actual = printed.readline()
+    assert "Ctrl-C ends it" in actual, actual + reports.read_text()
     words: list[str] = []
     while "-device" not in words:
         line = printed.readline()

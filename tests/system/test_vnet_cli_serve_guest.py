@@ -160,9 +160,9 @@ def serving_iperf(stack: ExitStack, machine: Machine, address: str, port: int) -
     return server
 
 
-def received(said: str) -> float:
+def received(output: str) -> float:
     """Mbit/s that iperf3's client says its receiver had, of all its streams."""
-    return float(said.split("receiver")[-2].splitlines()[-1].split("Mbits/sec")[0].split()[-1])
+    return float(output.split("receiver")[-2].splitlines()[-1].split("Mbits/sec")[0].split()[-1])
 
 
 def test_tcp_runs_both_ways_on_each_network(machine: Machine) -> None:
@@ -211,8 +211,8 @@ def test_a_download_is_what_was_sent(machine: Machine) -> None:
     server = serving(machine, 80, "busybox", "httpd", "-f", "-p", "80", "-h", str(machine.folder))
     try:
         for index in range(len(OFF)):
-            said = machine.guest.run(f"wget -q -O - http://198.18.{index}.1/file | sha256sum")
-            assert hashlib.sha256(content).hexdigest() in said
+            output = machine.guest.run(f"wget -q -O - http://198.18.{index}.1/file | sha256sum")
+            assert hashlib.sha256(content).hexdigest() in output
     finally:
         server.kill()
         server.communicate()
@@ -248,7 +248,7 @@ def mount(disk: str) -> str:
 @DISK
 def test_a_file_system_on_a_disk(machine: Machine, disk: str) -> None:
     guest = machine.guest
-    assert "closed" not in machine.serve[disk].said, "the firmware's rings were good, too"
+    assert "closed" not in machine.serve[disk].output, "the firmware's rings were good, too"
     assert guest.run(f"cat /sys/block/{device(disk)}/serial").strip() == disk
     packed = guest.run(f"cat /sys/block/{device(disk)}/device/features").strip()[34]
     assert packed == str(int(disk == "packed-disk"))
@@ -321,8 +321,8 @@ def test_nothing_is_left_when_they_end(machine: Machine) -> None:
     machine.guest.close()
     for name, serve in machine.serve.items():
         serve.end(signal.SIGINT if name == "plain" else signal.SIGTERM)
-        assert "hung up" in serve.said
-    [counts] = re.findall("hung up; its queues carried (.*)", machine.serve["pairs"].said)
+        assert "hung up" in serve.output
+    [counts] = re.findall("hung up; its queues carried (.*)", machine.serve["pairs"].output)
     carried = {name: int(count) for name, count in (part.split() for part in counts.split(", "))}
     print(carried)
     assert all(carried[f"{which}q{pair}"] > 20 for which in ("receive", "transmit") for pair in (1, 2))

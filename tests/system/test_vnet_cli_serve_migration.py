@@ -25,14 +25,14 @@ MAC = "52:54:00:00:00:01"
 HOST, GUEST = "198.18.0.1", "198.18.0.2"
 PATIENCE = 60.0
 UNEVEN = f"{(256 << 10) + 8}K"
-"""Of memory. Where it can look for changes in 64 pages at a time, QEMU before 9.0 misses some of those that an emulated
-processor makes, and migrated guests crash whatever devices they have."""
+"""Memory of a guest, of an odd size: QEMU before 9.0 checks 64 pages at a time for changes if it can, and then misses
+some of an emulated processor's, so that migrated guests crash with any devices."""
 HELD = 4096
 """Bytes a second at which a migration stands still."""
 
 
 class Place:
-    """What there is of a guest at one of the two places: devices on the bridge and on the image, and QEMU."""
+    """A guest at one of the two places: devices on the bridge and on the image, and QEMU."""
 
     def __init__(
         self, stack: ExitStack, kernel: GuestKernel, folder: Path, netns: str, image: Path, *qemu: str
@@ -57,7 +57,7 @@ class Place:
         stack.callback(self.guest.close)
 
     def ask(self, command: str, **arguments: object) -> dict[str, Any]:
-        """Of QEMU."""
+        """Arguments of QEMU."""
         answer = self.guest.monitor(command, **arguments)
         assert isinstance(answer, dict)
         return answer
@@ -94,12 +94,12 @@ def until(place: Place, status: str, left: float = 1.0) -> dict[str, Any]:
     """Wait until a migration has come so far, with no more ``left`` of the memory to be sent than that."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        found = place.ask("query-migrate")
-        ram = found.get("ram", {"remaining": 0, "total": 1})
-        if found["status"] == status and ram["remaining"] <= left * ram["total"]:
-            return found
-        assert found["status"] not in ("failed", "completed"), found
-        assert time.monotonic() < deadline, (found, place.guest.complaints())
+        actual = place.ask("query-migrate")
+        ram = actual.get("ram", {"remaining": 0, "total": 1})
+        if actual["status"] == status and ram["remaining"] <= left * ram["total"]:
+            return actual
+        assert actual["status"] not in ("failed", "completed"), actual
+        assert time.monotonic() < deadline, (actual, place.guest.complaints())
         time.sleep(0.02)
 
 
@@ -188,8 +188,8 @@ def test_a_guest_that_reads_writes_and_is_talked_to_is_migrated(
         assert "I/O error" not in kernel
         assert "EXT4-fs error" not in kernel
         pings.send_signal(2)
-        said, _ = pings.communicate(timeout=PATIENCE)
-        print(said.decode().splitlines()[-2])
+        output, _ = pings.communicate(timeout=PATIENCE)
+        print(output.decode().splitlines()[-2])
         lap("done")
         for place in (source, target):
             assert "RARP" not in place.guest.errors.read_text()

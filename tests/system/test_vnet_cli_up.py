@@ -58,9 +58,9 @@ def test_show_prints_tree_features_rings_and_counters(shared: Up) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for part in ("0000:01:00.0 1af4:1041", "BAR 0 at", "MSI-X", "EVENT_IDX", "transmitq1", "tun vnet0 in"):
         assert part in done.stdout
-    found = json.loads(vnet("show", "--name", shared.name, "--json").stdout)
-    assert found["name"] == shared.name
-    assert found["devices"]["net0"]["driver"]["port"]["netns"] == f"{shared.name}-rc"
+    actual = json.loads(vnet("show", "--name", shared.name, "--json").stdout)
+    assert actual["name"] == shared.name
+    assert actual["devices"]["net0"]["driver"]["port"]["netns"] == f"{shared.name}-rc"
 
 
 def test_exec_becomes_the_program_in_the_hosts_namespace(shared: Up, require_tool: RequireTool) -> None:
@@ -106,8 +106,8 @@ def test_a_link_goes_down_and_up_under_a_running_ping(up: Up, require_tool: Requ
     assert len(list(itertools.islice(replies, 10))) == 10
     ping.send_signal(signal.SIGINT)
     ping.communicate(timeout=PATIENCE)
-    found = json.loads(vnet("show", "--name", up.name, "--json").stdout)
-    assert (found["links"]["pcie0"]["epoch"], found["devices"]["net0"]["up"]) == (2, True)
+    actual = json.loads(vnet("show", "--name", up.name, "--json").stdout)
+    assert (actual["links"]["pcie0"]["epoch"], actual["devices"]["net0"]["up"]) == (2, True)
 
 
 def test_two_names_run_side_by_side(name: str, started: list[Up], require_tool: RequireTool) -> None:

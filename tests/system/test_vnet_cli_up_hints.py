@@ -1,4 +1,4 @@
-"""Every line that `vnet up` prints to be typed elsewhere works as it stands, whatever the paths are called."""
+"""Every line that `vnet up` prints to be typed elsewhere works as it stands, with any path names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ENDS: Mapping[str, Callable[[str], str]] = {
     "cat": lambda line: line.replace("cat", "head -c 1", 1),
     "screen": lambda line: f"command -v screen || true # {line}",  # which needs a terminal, and may not be installed
 }
-"""By the program of a line that ends only when its user wants it to: how it ends here."""
+"""The end of each program that runs until its user ends it, by program."""
 
 
 def ended(line: str) -> str:

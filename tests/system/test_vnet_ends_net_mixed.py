@@ -78,13 +78,13 @@ class Station:
         if ARP in frame and frame[ARP].op == 1 and frame[ARP].pdst == ipv4:
             return ARP(op=2, hwsrc=self.mac, psrc=ipv4, hwdst=frame[ARP].hwsrc, pdst=frame[ARP].psrc)
         if ICMPv6ND_NS in frame and frame[ICMPv6ND_NS].tgt == ipv6:
-            said = ICMPv6ND_NA(R=0, S=1, O=1, tgt=ipv6) / ICMPv6NDOptDstLLAddr(lladdr=self.mac)
-            return IPv6(src=ipv6, dst=frame[IPv6].src, hlim=255) / said
+            output = ICMPv6ND_NA(R=0, S=1, O=1, tgt=ipv6) / ICMPv6NDOptDstLLAddr(lladdr=self.mac)
+            return IPv6(src=ipv6, dst=frame[IPv6].src, hlim=255) / output
         if ICMP in frame and frame[IP].dst == ipv4 and frame[ICMP].type == 8:
             return IP(src=ipv4, dst=frame[IP].src) / ICMP(type=0, id=frame[ICMP].id, seq=frame[ICMP].seq) / frame.load
         if ICMPv6EchoRequest in frame and frame[IPv6].dst == ipv6:
-            asked = frame[ICMPv6EchoRequest]
-            echo = ICMPv6EchoReply(id=asked.id, seq=asked.seq, data=asked.data)
+            requests = frame[ICMPv6EchoRequest]
+            echo = ICMPv6EchoReply(id=requests.id, seq=requests.seq, data=requests.data)
             return IPv6(src=ipv6, dst=frame[IPv6].src) / echo
         if ICMP in frame and frame[ICMP].type == 0 and frame[IP].dst == ipv4:
             self.answers.append(frame[IP].src)
@@ -126,8 +126,8 @@ async def all_pings(world: World, kinds: tuple[str, str], macs: tuple[str, ...])
 
 
 def mac_of(world: World, host: str) -> str:
-    [found] = json.loads(ip("-n", f"{world.name}-{host}", "-j", "link", "show", "vnet0"))
-    return str(found["address"])
+    [actual] = json.loads(ip("-n", f"{world.name}-{host}", "-j", "link", "show", "vnet0"))
+    return str(actual["address"])
 
 
 @pytest.mark.parametrize("named", [(), NAMED], ids=["no MAC named", "both named"])
@@ -206,6 +206,6 @@ async def test_a_probe_for_the_address_of_a_tun_is_answered(require_tool: Requir
         await trio.to_thread.run_sync(duplicate)
         shown = partial(ip, "-n", rc, "-6", "addr", "show", "dev", "vnet0", "to", "2001:2::2/128")
         with trio.fail_after(15):
-            while "dadfailed" not in (said := await trio.to_thread.run_sync(shown)):
-                assert "tentative" in said, said
+            while "dadfailed" not in (output := await trio.to_thread.run_sync(shown)):
+                assert "tentative" in output, output
                 await trio.sleep(0.1)

@@ -16,14 +16,14 @@ from support.paths import VNET
 from vnet.system.world import open_world
 from vnet.topology import parse
 
-NOBODY = 65534
+STRANGER = 65534
 SQUATTER = f"""\
 import os, socket, sys
 folder, name, made_by = sys.argv[1:]
 os.chdir(folder)
 def drop():
-    os.setresgid(*[{NOBODY}] * 3)
-    os.setresuid(*[{NOBODY}] * 3)
+    os.setresgid(*[{STRANGER}] * 3)
+    os.setresuid(*[{STRANGER}] * 3)
 with socket.socket(socket.AF_UNIX) as listening:
     if made_by == "stranger":
         drop()
@@ -88,12 +88,12 @@ async def test_a_driver_shares_its_memory_with_no_stranger_unless_the_user_says_
         async with open_world(parse(topology), "squat") as world:
             with pytest.raises(ProbeError) as caught:
                 await world.wait_up(timeout=1)
-        assert f"{path}: a process of user {NOBODY} listens there, neither ours nor root's" in str(caught.value)
-        assert f"to allow it: devices.disk.peer_uid = {NOBODY}" in str(caught.value)
+        assert f"{path}: a process of user {STRANGER} listens there, neither ours nor root's" in str(caught.value)
+        assert f"to allow it: devices.disk.peer_uid = {STRANGER}" in str(caught.value)
         assert set(received(stranger)) <= {"got 0"}
     await trio.Path(path).unlink()
     with squatter(path) as stranger:
-        async with open_world(parse(f"{topology}peer_uid = {NOBODY}"), "squat") as world:
+        async with open_world(parse(f"{topology}peer_uid = {STRANGER}"), "squat") as world:
             with pytest.raises(ProbeError):
                 await world.wait_up(timeout=1)
         assert "got 12" in received(stranger), "the first message, after which it hangs up"
@@ -124,8 +124,8 @@ def test_a_device_is_served_to_no_stranger_unless_the_user_says_so(path: Path, t
     image = tmp_path / "disk.img"
     serve = [VNET, "serve", "blk", "--file", str(image), "--size", "1", "--vhost-user", str(path), "--connect"]
     for options, line in (
-        ([], f"neither ours nor root's: no memory is shared with it; to allow it: --peer-uid {NOBODY}"),
-        (["--peer-uid", str(NOBODY)], "a front end is connected"),
+        ([], f"neither ours nor root's: no memory is shared with it; to allow it: --peer-uid {STRANGER}"),
+        (["--peer-uid", str(STRANGER)], "a front end is connected"),
     ):
         with (
             squatter(path) as stranger,

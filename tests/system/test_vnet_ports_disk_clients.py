@@ -64,12 +64,12 @@ class Disk:
             text=True,
         )
         assert process.stdout is not None
-        said = ""
-        while "Ctrl-C" not in said:
+        output = ""
+        while "Ctrl-C" not in output:
             line = process.stdout.readline()
-            assert line, f"it ended: {said}"
-            said += line
-        assert f"nbdinfo '{self.uri}'" in said
+            assert line, f"it ended: {output}"
+            output += line
+        assert f"nbdinfo '{self.uri}'" in output
         return process
 
     def vnet(self, command: str, *args: str) -> None:
@@ -82,8 +82,8 @@ class Disk:
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            said, _ = self.process.communicate(timeout=PATIENCE)
-            assert self.process.returncode == 0, said
+            output, _ = self.process.communicate(timeout=PATIENCE)
+            assert self.process.returncode == 0, output
         elif self.process.stdout is not None:
             self.process.stdout.close()
         run(VNET, "down", "--name", self.name, ok=False)
@@ -175,20 +175,20 @@ def test_qemu_io_finds_its_patterns(disk: Disk, image: Path) -> None:
         "read -P 0x33 512 512",
         "read -P 0xa5 1024 4k",
     )
-    said = run("qemu-io", "-f", "raw", *(word for command in commands for word in ("-c", command)), disk.uri).stdout
-    assert "failed" not in said
-    assert "error" not in said.lower()
+    output = run("qemu-io", "-f", "raw", *(word for command in commands for word in ("-c", command)), disk.uri).stdout
+    assert "failed" not in output
+    assert "error" not in output.lower()
     disk.end()
     assert image.read_bytes()[: 1 << 10] == b"\xa5" * 512 + b"\x33" * 512
 
 
 def test_fio_verifies_what_it_wrote_at_random(disk: Disk) -> None:
-    said = run(
+    output = run(
         "fio", "--name=verify", "--ioengine=nbd", f"--uri={disk.uri}", "--rw=randwrite", "--bs=4k", "--size=8m",
         "--iodepth=16", "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0",
         "--fsync=256", "--output-format=json",
     ).stdout  # fmt: skip
-    [job] = json.loads(said[said.index("{") :])["jobs"]
+    [job] = json.loads(output[output.index("{") :])["jobs"]
     assert (job["error"], job["read"]["total_ios"]) == (0, 2048)
 
 

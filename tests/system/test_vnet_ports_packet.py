@@ -93,8 +93,8 @@ async def test_the_link_local_address_the_kernel_gave_is_answered_for(
 ) -> None:
     require_tool("ping")
     async with bridged(names, ("tun", "tap"), ALL_OFFLOADS):
-        [found] = json.loads(ip("-n", names[0], "-6", "-j", "addr", "show", "vnet0", "scope", "link"))
-        [address] = [entry["local"] for entry in found["addr_info"] if entry]
+        [actual] = json.loads(ip("-n", names[0], "-6", "-j", "addr", "show", "vnet0", "scope", "link"))
+        [address] = [entry["local"] for entry in actual["addr_info"] if entry]
         assert (await ping(names[1], f"{address}%vnet0", count=2)).failure() == ""
 
 
@@ -106,7 +106,7 @@ async def test_a_tun_is_still_there_when_a_kernel_asks_again(names: tuple[str, s
             await run(names[1], "ping", "-c2", "-i0.05", "-W2", address)
             ip("-n", names[1], "neigh", "change", address, "dev", "vnet0", "nud", "probe")
             with trio.fail_after(60):
-                while "REACHABLE" not in ip(  # noqa: ASYNC110  the kernel tells nobody
+                while "REACHABLE" not in ip(  # noqa: ASYNC110  the kernel has no event for it
                     "-n", names[1], "neigh", "show", address
                 ):
                     await trio.sleep(0.05)

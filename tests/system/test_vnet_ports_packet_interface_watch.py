@@ -141,7 +141,7 @@ async def test_another_namespace_with_the_name_of_ours_stays(netns: MakeNetns) -
 async def test_a_deleted_interface_is_reported_once_and_every_waiter_hears_of_it(netns: MakeNetns, kind: Kind) -> None:
     name = netns("a")
     async with followed(kind, name) as this:
-        heard: list[str] = []
+        messages: list[str] = []
         why = f"vnet0 in {name} was deleted"
 
         async def wait() -> None:
@@ -149,7 +149,7 @@ async def test_a_deleted_interface_is_reported_once_and_every_waiter_hears_of_it
                 while True:
                     await this.port.wait_state(this.port.state)
             except PortGone as error:
-                heard.append(str(error))
+                messages.append(str(error))
 
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
@@ -161,7 +161,7 @@ async def test_a_deleted_interface_is_reported_once_and_every_waiter_hears_of_it
                 await use()
         this.port.stop()
         this.port.set_carrier(True)
-        assert (heard, this.lines, this.namespaces) == ([why] * 2, [why], 0)
+        assert (messages, this.lines, this.namespaces) == ([why] * 2, [why], 0)
 
 
 async def test_lost_messages_cost_one_reading_of_the_namespace_and_no_state(netns: MakeNetns) -> None:

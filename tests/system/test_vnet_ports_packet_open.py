@@ -1,4 +1,4 @@
-"""What the kernel refuses of an interface is an error of the setting that asked for it, with the true cause."""
+"""A refusal of the kernel is an error of the setting that caused it, with the true cause."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ MACS = (b"\x02\0\0\0\0\x0a", b"\x02\0\0\0\0\x0b")
 
 
 def link(netns: str) -> dict[str, object]:
-    [found] = json.loads(ip("-n", netns, "-j", "link", "show", "vnet0"))
-    assert isinstance(found, dict)
-    return found
+    [actual] = json.loads(ip("-n", netns, "-j", "link", "show", "vnet0"))
+    assert isinstance(actual, dict)
+    return actual
 
 
 # The interface
@@ -111,8 +111,8 @@ async def test_an_interface_has_what_it_was_given(names: tuple[str, str]) -> Non
     given = attrs.evolve(config("tap", names[0], 1), mtu=9000, txqueuelen=123, routes=routes)
     async with open_packet_port(given) as port:
         await port.start(mac=MACS[1], offloads=NO_OFFLOADS, mtu=1400)
-        found = link(names[0])
-        assert (found["mtu"], found["txqlen"], found["address"]) == (1400, 123, MACS[1].hex(":"))
+        actual = link(names[0])
+        assert (actual["mtu"], actual["txqlen"], actual["address"]) == (1400, 123, MACS[1].hex(":"))
         assert "dev vnet0" in ip("-n", names[0], "route", "show", "198.19.1.0/24")
         assert "via 2001:2::9 dev vnet0" in ip("-n", names[0], "-6", "route", "show", "2001:2:0:1::/64")
         assert "tentative" not in ip("-n", names[0], "-6", "addr", "show", "dev", "vnet0")
@@ -207,9 +207,9 @@ def test_without_capabilities_the_error_names_what_may_not_be_done() -> None:
         "trio.run(main, None)\n"
         "trio.run(main, 't-not-made')\n"
     )
-    said = without_capabilities(program)
-    assert said[0].startswith("no right to make the interface vnet0; try: ")
-    assert said[1].startswith("no right to make the network namespace t-not-made; try: ")
+    output = without_capabilities(program)
+    assert output[0].startswith("no right to make the interface vnet0; try: ")
+    assert output[1].startswith("no right to make the network namespace t-not-made; try: ")
     assert not (NETNS / "t-not-made").exists()
 
 
@@ -224,11 +224,11 @@ def without_capabilities(program: str) -> Sequence[str]:
 
 @pytest.mark.parametrize("kind", ["tun", "tap"])
 async def test_a_port_is_running_once_the_kernel_sends_through_it(names: tuple[str, str], kind: Kind) -> None:
-    """Between the carrier and that, the kernel drops what it is given: nobody may be told that it is up."""
+    """Between the carrier and that, the kernel drops packets: the port must not count as up yet."""
 
     async def becomes(running: bool) -> None:
         with trio.fail_after(60):
-            while port.running != running:  # noqa: ASYNC110  the kernel tells nobody here
+            while port.running != running:  # noqa: ASYNC110  the kernel has no event for it
                 await trio.sleep(0.001)
 
     async with open_packet_port(config(kind, names[0], 1)) as port:

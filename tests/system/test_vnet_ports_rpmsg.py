@@ -33,8 +33,8 @@ async def surface(kind: str, path: Path, *, inbox: int = 256) -> AsyncIterator[R
 
 
 def drops(pair: RpmsgPair, end: int = 0) -> dict[str, int]:
-    found: RpmsgEnd = pair.ends[end]
-    return found.channels[0].surface.drops
+    actual: RpmsgEnd = pair.ends[end]
+    return actual.channels[0].surface.drops
 
 
 def deaf(bus: RpmsgBus) -> dict[str, int]:
@@ -117,7 +117,7 @@ async def test_a_terminal_that_nobody_reads_holds_up_the_other_channels_only_for
             await other.send(b"hello")
             assert await sink.receive() == b"hello"
         assert deaf(pair.buses[0])["inbox_full"] > 0
-        # Whoever reads then gets what the terminal and the inbox kept, and what comes from now on.
+        # A later reader gets the messages that the terminal and the inbox kept, and all new ones.
         lost = deaf(pair.buses[0])["inbox_full"]
         kept = 400 * (1000 - lost)
         assert len(await run("head", "-c", str(kept), str(path))) == kept
@@ -163,10 +163,10 @@ async def test_a_packet_is_a_message_in_both_directions(tmp_path: Path) -> None:
     async with surface("socket", path) as pair:
         assert path.stat().st_mode & 0o777 == 0o600
         end = pair.buses[1].create(CHANNEL)
-        await end.send(b"before anybody came")
+        await end.send(b"before a program came")
         with connect(path) as client:
             receive = partial(trio.to_thread.run_sync, client.recv, 1000, abandon_on_cancel=True)
-            assert await receive() == b"before anybody came"
+            assert await receive() == b"before a program came"
             for size in (1, 100, 496):
                 client.send(bytes(size))
                 with trio.fail_after(60):
@@ -240,13 +240,13 @@ async def test_vnet_up_shows_how_to_reach_a_channel(
     child = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path)
     try:
         assert child.stdout is not None
-        said = b""
+        output = b""
         with trio.fail_after(60):
-            while b"ends it" not in said:
+            while b"ends it" not in output:
                 more = await child.stdout.receive_some()
-                assert more, said.decode()
-                said += more
-        assert f"screen {path}" in said.decode()
+                assert more, output.decode()
+                output += more
+        assert f"screen {path}" in output.decode()
         async with trio.open_nursery() as nursery:
             shown = bytearray()
 

@@ -34,27 +34,27 @@ async def test_replies_that_come_later_than_ping_waits_are_not_lost(target: str,
     require_tool("ping")
     async with running() as world:
         assert (await ping(world.netns("rc"), target, count=1)).lost == 0  # neighbours know each other
-        found: list[PingResult] = []
+        actual: list[PingResult] = []
 
         async def run() -> None:
-            found.append(await ping(world.netns("rc"), target, count=3))
+            actual.append(await ping(world.netns("rc"), target, count=3))
 
         async with trio.open_nursery() as nursery:
             queue = world.devices["net0"].vhost.queues[1]
             before = queue.statistics().chains
             nursery.start_soon(run)
-            while queue.statistics().chains == before:  # noqa: ASYNC110  a figure tells nobody
+            while queue.statistics().chains == before:  # noqa: ASYNC110  a figure has no event
                 await trio.sleep(0.001)
             await trio.sleep(0.005)
             time.sleep(LATE)  # noqa: ASYNC251  that is what is tested
-        assert (found[0].sent, found[0].received, found[0].lost) == (3, 3, 0)
+        assert (actual[0].sent, actual[0].received, actual[0].lost) == (3, 3, 0)
 
 
 async def test_requests_that_nobody_answers_are_lost(require_tool: RequireTool) -> None:
     require_tool("ping")
     async with running() as world:
-        found = await ping(world.netns("rc"), "198.18.0.9", count=3, wait=0.5)
-        assert (found.sent, found.received, found.failure()) == (3, 0, "lost 3 of 3")
+        actual = await ping(world.netns("rc"), "198.18.0.9", count=3, wait=0.5)
+        assert (actual.sent, actual.received, actual.failure()) == (3, 0, "lost 3 of 3")
         world.links["pcie0"].bring_down()
-        found = await ping(world.netns("rc"), "198.18.0.2", count=3, wait=0.5)
-        assert (found.sent, found.received) == (3, 0)
+        actual = await ping(world.netns("rc"), "198.18.0.2", count=3, wait=0.5)
+        assert (actual.sent, actual.received) == (3, 0)

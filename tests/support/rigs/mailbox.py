@@ -34,9 +34,9 @@ async def alone(pair: NetPair) -> AsyncIterator[VirtioMailbox]:
 
 
 def back(pair: NetPair) -> MailboxEpf:
-    found = pair.device.back
-    assert isinstance(found, MailboxEpf)
-    return found
+    actual = pair.device.back
+    assert isinstance(actual, MailboxEpf)
+    return actual
 
 
 async def exchange(pair: NetPair, count: int = 20) -> None:

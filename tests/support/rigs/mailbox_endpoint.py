@@ -73,7 +73,7 @@ class Controller:
 
 
 class Driver:
-    """Whoever writes registers and rings doorbells."""
+    """A host that writes registers and rings doorbells."""
 
     def __init__(self, *, poll: bool = False, extension: bool = True) -> None:
         self.epc = Controller()
@@ -157,6 +157,6 @@ class Driver:
 
 @pytest.fixture
 def driver() -> Iterator[Driver]:
-    found = Driver()
-    yield found
-    found.close()
+    actual = Driver()
+    yield actual
+    actual.close()

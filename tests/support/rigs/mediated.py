@@ -38,12 +38,12 @@ CSUM = ("CSUM", "GUEST_CSUM", *TSO)
 
 @attrs.frozen
 class Mediated(Options):
-    """What differs from the usual mediated pair."""
+    """Differences from the usual mediated pair."""
 
     queue_size: int = 64
     local_features_off: tuple[str, ...] = ()
     rings: tuple[Literal["split", "packed"], Literal["split", "packed"]] = ("split", "split")
-    """Of the other host's driver, and of the endpoint's own."""
+    """Options of the other host's driver, and of the endpoint's own."""
 
     def topology(self) -> Topology:
         made = super().topology()

@@ -72,11 +72,11 @@ class Client:
             if not got:
                 raise EOFError
             self._data += got
-        found, self._data = self._data[:size], self._data[size:]
-        return found
+        actual, self._data = self._data[:size], self._data[size:]
+        return actual
 
     async def hung_up(self) -> None:
-        """Return once the server did, whatever it says before. Raises trio.TooSlowError."""
+        """Return once the server did, skipping its output. Raises trio.TooSlowError."""
         with trio.fail_after(1):
             try:
                 while await self.stream.receive_some(MIB):
@@ -128,16 +128,16 @@ class Client:
                 return chunk.error
 
     async def read(self, offset: int, size: int) -> bytes:
-        """What is there, however it is cut."""
+        """The received bytes, in any pieces."""
         await self.ask(READ, 9, offset, size)
-        found, done = bytearray(size), False
+        actual, done = bytearray(size), False
         while not done:
             chunk = await self.chunk()
             assert (chunk.cookie, chunk.error) == (9, 0)
             at = chunk.offset - offset if self.structured else 0
-            found[at : at + len(chunk.data)] = chunk.data
+            actual[at : at + len(chunk.data)] = chunk.data
             done = chunk.done
-        return bytes(found)
+        return bytes(actual)
 
 
 @asynccontextmanager
@@ -152,7 +152,7 @@ async def connected(server: NbdServer, *, structured: bool = True, begin: bool =
                 await client.begin()
             yield client
         with trio.fail_after(40):
-            while nursery.child_tasks:  # noqa: ASYNC110  the server tells nobody
+            while nursery.child_tasks:  # noqa: ASYNC110  the server has no event
                 await trio.sleep(0.001)
 
 

@@ -98,7 +98,7 @@ class Unfinished:
     gso: int = NONE
     mss: int = 0
     features: tuple[tuple[NetFeature, ...], tuple[NetFeature, ...]] = ((F.CSUM,), (F.GUEST_CSUM,))
-    """What has to be agreed on: to the device, to the driver."""
+    """Features to negotiate: towards the device, towards the driver."""
 
     def emit(self) -> tuple[bytes, bytes]:
         """Header, and a frame whose checksum field holds the sum of the pseudo-header."""

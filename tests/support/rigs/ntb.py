@@ -25,7 +25,7 @@ from vnet.pcie.ntb import NtbFunction
 from vnet.pcie.rc import RootComplex
 
 DEVICE_ID = 0x3F
-"""A virtio id that nobody has."""
+"""A virtio id without a driver."""
 MIB = 1 << 20
 WIDE = 70, 100
 """Feature bits beyond the 64 of the RFC."""
@@ -169,7 +169,7 @@ class ThreeHosts:
         location = self.host1.rc.function_name(1, 0)
         self.back = NtbVhost(self.host1.ntb, location, DEVICE_ID, "plain0")
         self.front_driver = NtbVirtioDriver(align=align)
-        # What every host registers of itself wants the secondary end of whatever it finds: here it is by hand.
+        # Drivers that a host registers itself take the secondary end of every NTB: here it is chosen by hand.
         for host in (self.host1, self.host2):
             host.ntb._drivers.clear()
         self.vhost = PlainVhost()
@@ -179,7 +179,7 @@ class ThreeHosts:
         for host in (self.host1, self.soc, self.host2):
             await self.nursery.start(host.serve)
 
-    # Steps of a start, in whatever order
+    # Steps of a start, in any order
 
     def start_link(self, at: int) -> None:
         self.controllers[at].start()
@@ -235,7 +235,7 @@ class ThreeHosts:
                 await trio.sleep(0.001)
 
     async def raw(self, end: int) -> NtbEpf:
-        """The NTB of a host on which nobody uses it: 0 the vhost side's, 1 the virtio side's."""
+        """The unused NTB of a host: 0 the vhost side's, 1 the virtio side's."""
         host = (self.host1, self.host2)[end]
         with trio.fail_after(1):
             while not host.ntb.bindings:  # noqa: ASYNC110
@@ -245,7 +245,7 @@ class ThreeHosts:
         return ntb
 
     def spad(self, spad: int) -> int:
-        """A word of the vhost side's bank, read by nobody's link."""
+        """A word of the vhost side's bank, read without a link."""
         return self.ntb.primary.spads[spad]
 
     def peek(self) -> dict[Spad, int]:

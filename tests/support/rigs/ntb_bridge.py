@@ -13,7 +13,7 @@ from rings.memory import Addr, Memory
 from support.rigs.ntb import Bridge
 
 AT = Addr(0x1234_5000)
-"""An address that is nobody's: windows are reached at addresses of their user's choice."""
+"""A free address: users choose the addresses of windows."""
 SIZE = 8 * MW_ALIGN
 
 

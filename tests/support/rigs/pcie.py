@@ -86,7 +86,7 @@ class World:
     def close(self) -> None:
         self.epc.stop()
         self.memory.close()
-        assert self.name not in Path("/proc/self/maps").read_text(), "somebody kept a view of closed memory"
+        assert self.name not in Path("/proc/self/maps").read_text(), "a view of closed memory was kept"
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ __all__ = [
 
 EVENT_IDX = pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event_idx"])
 SPOT = 0x1000
-"""Where every rig has memory that nobody looks at."""
+"""Address of memory that every rig ignores."""
 
 BLOCK = 4096
 
@@ -42,7 +42,7 @@ BLOCK = 4096
 class RingRig:
     """Memory with one ring of either format, and both of its sides watched.
 
-    ``check`` is the post-condition of every test: nobody touched what was not granted, and neither side
+    ``check`` is the post-condition of every test: no access outside the granted memory, and neither side
     touched an area of the ring that is none of its business.
     """
 
@@ -248,5 +248,5 @@ def serve(device: Vringh, count: int = 1) -> None:
 
 
 def collect(driver: Virtqueue[object]) -> int:
-    """Get back whatever there is; how many."""
+    """Get all used buffers back; return their number."""
     return sum(1 for _ in iter(driver.get, None))

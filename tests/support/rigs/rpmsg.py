@@ -40,7 +40,7 @@ async def settled() -> None:
 
 
 def balance(pair: RpmsgPair) -> None:
-    """What one side sent the other received or dropped, and counted."""
+    """Each message sent by one side was received or dropped by the other, and counted."""
     for source, sink in (pair.buses, pair.buses[::-1]):
         assert source.sent.packets == sink.received.packets + sum(sink.received.drops.values())
 

@@ -37,4 +37,4 @@ async def meeting(back: ScriptedBack, path: Path) -> AsyncIterator[tuple[World, 
             await trio.testing.wait_all_tasks_blocked()
             assert device.root.memory.statistics().buffers == buffers
         nursery.cancel_scope.cancel()
-    assert fds() <= before, "fewer are fine: somebody else's were collected meanwhile"
+    assert fds() <= before, "fewer are fine: other objects were collected meanwhile"

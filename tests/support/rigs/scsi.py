@@ -27,7 +27,7 @@ def make_unit(*, block: int = 512, read_only: bool = False, blocks: int = BLOCKS
 
 
 def perform(unit: Unit, cdb: bytes, out: bytes = b"", room: int = 0) -> tuple[bytes, Sense | None]:
-    """What comes of a command: data and sense. Raises AssertionError for an OVERRUN."""
+    """The result of a command: data and sense. Raises AssertionError for an OVERRUN."""
     outcome = unit.perform(bytes(cdb).ljust(32, b"\0"), [memoryview(bytearray(out))] if out else [], room)
     assert not isinstance(outcome, Response), outcome
     if isinstance(outcome, Reply):
@@ -64,19 +64,19 @@ def check(unit: Unit, cdb: bytes, out: bytes = b"", room: int = 1 << 20) -> dict
     if sense.information is not None and sense.information > 0xFFFF_FFFF:
         sense = attrs.evolve(sense, information=None)  # fixed format has no room for it
     assert Sense.parse(raw) == sense
-    found = senses.SCSICheckCondition(raw)
-    fields: dict[str, Any] = dict(found.data)
+    actual = senses.SCSICheckCondition(raw)
+    fields: dict[str, Any] = dict(actual.data)
     specific = fields["sense_key_specific_information"]
-    fields["ascq"] = found._ascq()
+    fields["ascq"] = actual._ascq()
     flags, byte = specific >> 16, specific & 0xFFFF
     bit = flags & 7 if flags & 8 else None
     fields["field"] = (byte, bit, "cdb" if flags & 0x40 else "") if fields["sksv"] else None
-    str(found)  # PYSCSI knows the code
+    str(actual)  # PYSCSI knows the code
     return fields
 
 
 class _Device:
-    """What `pyscsi.pyscsi.scsi.SCSI` takes for a device."""
+    """A device for `pyscsi.pyscsi.scsi.SCSI`."""
 
     def __init__(self, unit: Unit) -> None:
         self.unit = unit
@@ -104,10 +104,10 @@ def unit() -> LogicalUnit:
     return make_unit()
 
 
-def illegal(found: dict[str, Any], asc: Asc, field: tuple[int, int | None, str] | None = None) -> None:
-    assert (found["sense_key"], found["ascq"]) == (SenseKey.ILLEGAL_REQUEST, asc)
+def illegal(actual: dict[str, Any], asc: Asc, field: tuple[int, int | None, str] | None = None) -> None:
+    assert (actual["sense_key"], actual["ascq"]) == (SenseKey.ILLEGAL_REQUEST, asc)
     if field is not None:
-        assert found["field"] == field
+        assert actual["field"] == field
 
 
 def select(data: bytes, *, short: bool = False, flags: int = 0x10) -> bytes:

@@ -23,18 +23,18 @@ TWO = (Lun(0, 0), Lun(0, 1), Lun(4, 300))
 
 def sense(result: ScsiResult) -> tuple[int, int]:
     assert (result.response, result.status) == (Response.OK, ScsiStatus.CHECK_CONDITION)
-    found = result.sense
-    assert found is not None
-    return found.key, found.asc
+    actual = result.sense
+    assert actual is not None
+    return actual.key, actual.asc
 
 
 async def exercise(pair: ScsiPair) -> None:
-    """What a disk is asked for, once."""
+    """One request to a disk."""
     initiator, block = pair.initiator, pair.unit().block_size
     assert await initiator.scan() == sorted(pair.domain.units)
-    found = await initiator.execute(commands.inquiry(255, 0x80), data_in=255)
-    assert found.data[4:] == b"scsi0-0-0"
-    assert found.residual == 255 - len(found.data)
+    actual = await initiator.execute(commands.inquiry(255, 0x80), data_in=255)
+    assert actual.data[4:] == b"scsi0-0-0"
+    assert actual.residual == 255 - len(actual.data)
     capacity = await initiator.execute(commands.read_capacity(), data_in=32)
     assert int.from_bytes(capacity.data[:8], "big") == pair.unit().capacity - 1
     data = os.urandom(256 * KIB)

@@ -97,7 +97,7 @@ class Case:
         return packet / layer / PATTERN[at : at + size]
 
     def segments(self) -> list[bytes]:
-        """What scapy makes of it, cut by hand."""
+        """The segments as scapy builds them."""
         cuts = range(0, self.size, self.mss)
         made = []
         for index, at in enumerate(cuts):
@@ -110,7 +110,7 @@ class Case:
         return made
 
     def frame(self) -> bytes:
-        """The large frame as a sender with offloads leaves it: no checksums, lengths that nobody looks at."""
+        """The large frame as a sender with offloads leaves it: no checksums, and lengths that are ignored."""
         return unsummed(bytes(self.packet()), self.start + self.field)
 
     def header(self, gso: bool = True, mss: int | None = None) -> bytes:

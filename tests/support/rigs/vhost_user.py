@@ -255,7 +255,7 @@ def begin(front: FrontEnd, ring: Ring, kind: int, sector: int, data: bytes | int
 
 
 async def finish(front: FrontEnd, ring: Ring) -> bytes:
-    """What the next request to be answered came back with, the status last."""
+    """The data of the next answered request, its status last."""
     with trio.fail_after(5):
         while (used := ring.queue.get()) is None:  # noqa: ASYNC110  as a driver that polls
             await trio.sleep(0.01)
@@ -273,7 +273,7 @@ class Bench:
     async def converse(self, socket: UnixSocket) -> None:
         try:
             await self.back.serve_connection(socket)
-        except Exception as exc:  # noqa: BLE001  whatever it is, a test looks at it
+        except Exception as exc:  # noqa: BLE001  a test inspects any error
             self.errors.append(exc)
 
     @asynccontextmanager
@@ -308,7 +308,7 @@ class Bench:
         await trio.testing.wait_all_tasks_blocked()
 
     async def idle(self) -> None:
-        """Return when nobody is connected."""
+        """Wait until no front end is connected."""
         while self.back.connected:  # noqa: ASYNC110  there is nothing else to wait for
             await trio.sleep(0.01)
 

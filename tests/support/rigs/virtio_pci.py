@@ -24,15 +24,15 @@ async def bind(pair: NetPair, tap: TappedFunction) -> None:
 
 
 def capabilities(read: Callable[[int, int], int]) -> dict[int, tuple[int, bytes]]:
-    """By cfg_type: the offset of a vendor capability and its bytes."""
-    found: dict[int, tuple[int, bytes]] = {}
+    """Offset and bytes of each vendor capability, by cfg_type."""
+    actual: dict[int, tuple[int, bytes]] = {}
     at = read(CAP_POINTER, 1)
     while at:
         if read(at, 1) == VENDOR_CAP:
             body = bytes(read(at + i, 1) for i in range(read(at + 2, 1)))
-            found.setdefault(body[3], (at, body))
+            actual.setdefault(body[3], (at, body))
         at = read(at + 1, 1)
-    return found
+    return actual
 
 
 def overlay(tap: TappedFunction, at: int, data: bytes) -> None:
