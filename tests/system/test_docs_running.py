@@ -65,7 +65,7 @@ def test_a_demo_leaves_out_what_programs_are_missing_for_and_says_so(tmp_path: P
 @pytest.mark.parametrize(
     ("options", "status", "output"),
     [
-        ("--device blk --port tap", 2, "--port is for --device net"),
+        ("--device blk --port tap", 2, "--port requires --device net"),
         ("--device blk --mode mediated", 1, "a blk device has no peer driver at its own end: use direct"),
         ("--device rpmsg --transport mmio --mode mediated", 1, "transport mmio is within one host"),
     ],
