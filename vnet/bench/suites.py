@@ -14,7 +14,7 @@ from vnet.bench.measure import WORKLOADS, Workload, run_benchmark
 from vnet.bench.rpmsg import run_rpmsg_benchmark
 from vnet.bench.setups import APART, BARE, BARE_APART, GUEST, WAYS
 from vnet.ports.packet.open import check_tun
-from vnet.traffic.kernel import need_tools
+from vnet.traffic.tools import need_tools
 
 __all__ = [
     "CARRIERS",

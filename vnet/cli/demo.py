@@ -22,7 +22,8 @@ from vnet.linux.netns import check_netns
 from vnet.ports.packet.open import check_tun
 from vnet.system.state import claim
 from vnet.topology import Topology
-from vnet.traffic.kernel import Plan, Run, need_tools
+from vnet.traffic.kernel import Plan, Run
+from vnet.traffic.tools import need_tools
 
 __all__ = ["command"]
 

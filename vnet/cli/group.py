@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "set": "vnet.cli.set",
     "bench": "vnet.cli.bench",
     "serve": "vnet.cli.serve",
+    "doctor": "vnet.cli.doctor",
     "schema": "vnet.cli.schema",
     "completion": "vnet.cli.completion",
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from vnet.errors import PrivilegeError
 from vnet.linux.background import open_background
 from vnet.linux.netns import netns_command
 from vnet.traffic.counters import KernelCounters, kernel_counters
+from vnet.traffic.tools import need_tools
 
 __all__ = [
     "FlowResult",
@@ -30,27 +30,10 @@ __all__ = [
     "TrafficError",
     "iperf3",
     "iperf3_server",
-    "need_tools",
     "ping",
     "run",
 ]
 
-PACKAGES = {
-    "ping": "iputils-ping",
-    "iperf3": "iperf3",
-    "curl": "curl",
-    "ip": "iproute2",
-    "nsenter": "util-linux",
-    "nbdcopy": "libnbd-bin",
-    "nbdinfo": "libnbd-bin",
-    "qemu-system-x86_64": "qemu-system-x86",
-    "busybox": "busybox-static",
-    "depmod": "kmod",
-    "dpkg-deb": "dpkg",
-    "apt-get": "apt",
-    "apt-cache": "apt",
-}
-"""Debian package by program."""
 PATIENCE = 30.0
 """Seconds that a program may take longer than its own duration, on a busy machine."""
 POLL_INTERVAL = 0.02
@@ -199,14 +182,6 @@ class Plan:
         except PrivilegeError as exc:
             return Run(self.name, self.source, self.target, TextResult(f"left out: {exc}"))
         return Run(self.name, self.source, self.target, await self.start())
-
-
-def need_tools(*names: str) -> None:
-    """Raise PrivilegeError if programs are not installed, with the command that installs them."""
-    missing = [name for name in names if shutil.which(name) is None]
-    if missing:
-        packages = " ".join(dict.fromkeys(PACKAGES.get(name, name) for name in missing))
-        raise PrivilegeError(f"not installed: {', '.join(missing)}", f"sudo apt-get install -y {packages}")
 
 
 async def run(netns: str | None, argv: Sequence[str], timeout: float) -> subprocess.CompletedProcess[bytes]:
