@@ -15,7 +15,7 @@ import trio
 
 from drivers.bus.vhost import DeviceQueue, VhostDevice
 from drivers.errors import ProbeDeferred
-from drivers.flow.pump import Need, Signal, count_batch, pump, wait_for_notification
+from drivers.flow.pump import Need, Serve, Signal, count_batch, pump, wait_for_notification
 from rings.chain import Chain
 from rings.errors import MemoryFault, RemoteRingError
 from rings.queue import Vringh
@@ -175,7 +175,7 @@ class MediatedFlow:
                 return moved, Need.SINK
         return moved, Need.TURN
 
-    async def wait(self, need: Need) -> None:
+    async def wait(self, need: Need, serve: Serve | None = None) -> None:
         """Wait for sink buffers."""
         pair = self.queue
         pair.active = sink = pair.sink

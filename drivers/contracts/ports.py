@@ -7,7 +7,7 @@ from typing import Protocol
 
 import attrs
 
-from drivers.flow.pump import Signal
+from drivers.flow.pump import Serve
 
 __all__ = [
     "ALL_OFFLOADS",
@@ -101,12 +101,11 @@ class PacketQueue(Protocol):
         Raises PortGone.
         """
 
-    @property
-    def source(self) -> Signal | None:
-        """Signal of `wait_readable`, for serving in place; None if the port does not support that."""
+    async def wait_readable(self, serve: Serve | None = None, /) -> None:
+        """Wait until a frame may be pending; may return early. Raises PortGone.
 
-    async def wait_readable(self) -> None:
-        """Wait until a frame may be pending; may return early. Raises PortGone."""
+        A port that can calls ``serve`` instead of waking the waiting task, as `Signal.wait` does.
+        """
 
     async def wait_writable(self) -> None:
         """Wait until `send` may succeed; may return early. Raises PortGone."""

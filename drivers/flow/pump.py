@@ -24,6 +24,7 @@ __all__ = [
     "Need",
     "QueueEnd",
     "QueueFlow",
+    "Serve",
     "Signal",
     "count_batch",
     "pump",
@@ -38,20 +39,23 @@ RECHECK = 0.01
 """Re-check interval in seconds of a queue whose notifications can get lost."""
 
 
+Serve = Callable[[], bool]
+"""Serves an event in the task that signals it. Returns False to wake the waiting task instead."""
+
+
 class Signal:
     """A flag that handlers set and one task awaits. It stays set until a wait returns; a cancelled wait keeps it."""
 
-    __slots__ = ("_set", "_task", "recheck", "rescues", "serve")
+    __slots__ = ("_serve", "_set", "_task", "recheck", "rescues")
 
     def __init__(self, recheck: float | None = None) -> None:
         self.recheck = recheck
         """Re-check interval in seconds, for links that can lose a notification; None: wait until set."""
         self.rescues = 0
         """Lost notifications: re-checks that found work."""
-        self.serve: Callable[[], bool] | None = None
-        """Runs in the setter's task instead of waking the waiter; returns False to wake it."""
         self._set = False
         self._task: trio.lowlevel.Task | None = None
+        self._serve: Serve | None = None
 
     @property
     def awaited(self) -> bool:
@@ -59,41 +63,46 @@ class Signal:
         return self._task is not None
 
     def set(self) -> None:
-        """Set the flag. If a task waits, run `serve` here, or wake the task."""
+        """Set the flag. If a task waits, call the ``serve`` of its wait here, or wake it."""
         if self._task is None:
             self._set = True
-        elif self.serve is None or not self.serve():
+        elif self._serve is None or not self._serve():
             self.wake()
 
     def wake(self) -> None:
-        """Set the flag and wake the waiting task, without `serve`."""
-        task, self._task = self._task, None
+        """Set the flag and wake the waiting task, without its ``serve``."""
+        task, self._task, self._serve = self._task, None, None
         if task is None:
             self._set = True
         else:
             trio.lowlevel.reschedule(task)
 
-    async def wait(self) -> bool:
-        """Wait for `set`. Returns False after ``recheck`` seconds without it, else True. One task at a time."""
+    async def wait(self, serve: Serve | None = None) -> bool:
+        """Wait for `set`. Returns False after ``recheck`` seconds without it, else True.
+
+        With ``serve``, `set` calls that in its own task as long as this wait lasts, and the wait ends only once it
+        returns False. Raises trio.BusyResourceError if another task waits already.
+        """
         if self.recheck is None:
-            await self._wait()
+            await self._wait(serve)
             return True
         with trio.move_on_after(self.recheck):
-            await self._wait()
+            await self._wait(serve)
             return True
         return False
 
-    async def _wait(self) -> None:
+    async def _wait(self, serve: Serve | None) -> None:
+        if self._task is not None:
+            raise trio.BusyResourceError("another task waits for this signal")
         if self._set:
             await trio.lowlevel.checkpoint_if_cancelled()  # before the flag is cleared, else a cancelled wait loses it
             self._set = False
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
-        assert self._task is None, "two tasks wait for one signal"
-        self._task = trio.lowlevel.current_task()
+        self._task, self._serve = trio.lowlevel.current_task(), serve
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            self._task = None
+            self._task = self._serve = None
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -155,8 +164,11 @@ class Flow(Protocol):
     def move(self) -> tuple[int, Need]:
         """Move packets up to a budget, without waiting. Returns their number, and what the flow needs next."""
 
-    async def wait(self, need: Need) -> None:
-        """Wait until the port has data (SOURCE) or room (SINK). Raises PortGone."""
+    async def wait(self, need: Need, serve: Serve | None = None) -> None:
+        """Wait until the port has data (SOURCE) or room (SINK); may use ``serve`` as `Signal.wait` does.
+
+        Raises PortGone.
+        """
 
     def on_port_gone(self, error: PortGone) -> None:
         """End the flow, because its port was removed."""
@@ -165,7 +177,7 @@ class Flow(Protocol):
 class QueueFlow:
     """Base class of flows without a port."""
 
-    async def wait(self, need: Need) -> None:
+    async def wait(self, need: Need, serve: Serve | None = None) -> None:
         raise AssertionError(f"{type(self).__name__} has no {need.value} to wait for")
 
     def on_port_gone(self, error: PortGone) -> None:
@@ -177,24 +189,17 @@ async def pump(
     settle: Callable[[], Awaitable[None]] | None = None,
     *,
     in_place: bool = False,
-    source: Signal | None = None,
 ) -> None:
     """Run ``flow`` until its queue closes or breaks, or its port is gone.
 
     ``settle`` is awaited once per batch before the index is published: it sleeps until the link has carried the batch.
-    With ``in_place`` and without ``settle``, a batch is moved in the notifier's task, which has published its own work
-    and holds nothing up. That saves waking a task per batch. The same goes for ``source``, the signal set when the
-    flow's port has data.
+    With ``in_place`` and without ``settle``, a batch is moved in the task that signals what the flow waits for: the
+    other side's, which has published its own work, or the port's. That saves waking a task per batch.
     Ring violations by the other side are caught here and nowhere else.
     """
     queue = flow.queue
-    drain = _Drain(flow, queue)
     try:
-        if in_place and settle is None:
-            queue.signal.serve = drain.serve_notification
-            if source is not None:
-                source.serve = drain.serve_readable
-        await drain.run(settle)
+        await _Drain(flow, queue).run(settle, in_place=in_place)
     except (RemoteRingError, MemoryFault) as exc:
         queue.fail(exc)
         if queue.reachable():
@@ -208,23 +213,21 @@ async def pump(
         if queue.live and queue.reachable():
             queue.flush()
         flow.on_port_gone(exc)
-    finally:
-        queue.signal.serve = None
-        if source is not None:
-            source.serve = None
 
 
 class _Drain:
-    """The loop of `pump`, and its single step in a notifier's task."""
+    """The loop of `pump`, and its single step in the task that signals."""
 
     def __init__(self, flow: Flow, queue: QueueEnd) -> None:
         self._flow = flow
         self._queue = queue
+        self._awaited = Need.TURN  # what `run` waits for
         self._busy = False
         self._error: Exception | None = None
 
-    async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
+    async def run(self, settle: Callable[[], Awaitable[None]] | None, *, in_place: bool) -> None:
         flow, queue = self._flow, self._queue
+        serve = self._serve if in_place and settle is None else None
         turns = 0
         if queue.live:
             queue.flush()  # buffers added before DRIVER_OK
@@ -245,7 +248,8 @@ class _Drain:
                     queue.begin_turn()
             elif need is not Need.QUEUE:
                 turns = 0
-                await flow.wait(need)
+                self._awaited = need
+                await flow.wait(need, serve)
                 queue.begin_turn()
                 self._check()
             elif queue.rearm():
@@ -253,7 +257,8 @@ class _Drain:
                 await trio.lowlevel.checkpoint()
                 queue.begin_turn()
             else:
-                await wait_for_notification(queue)
+                self._awaited = need
+                await wait_for_notification(queue, serve)
                 queue.begin_turn()
                 self._check()
                 if queue.live:
@@ -271,22 +276,15 @@ class _Drain:
         finally:
             del error
 
-    def serve_notification(self) -> bool:
-        """Serve a notification while `run` waits for one. Returns whether `run` may go on waiting."""
-        return self._queue.live and self._step(from_peer=True) is Need.QUEUE
+    def _serve(self) -> bool:
+        """Move one batch in the task that signals what `run` waits for. Returns whether `run` may go on waiting.
 
-    def serve_readable(self) -> bool:
-        """Serve a readable port while `run` waits for one. Returns whether `run` may go on waiting."""
-        return self._queue.live and self._step(from_peer=False) is Need.SOURCE
-
-    def _step(self, *, from_peer: bool) -> Need | None:
-        """Move one batch in the notifier's task. Returns what the flow needs next, or None to wake `run`.
-
-        The notifier pays for one batch only, because it may notify many queues in one turn. `run` re-raises errors.
+        The signaller pays for one batch only, because it may signal many flows in one turn. `run` re-raises errors.
         """
-        queue = self._queue
-        if self._busy or self._error is not None:
-            return None
+        queue, awaited = self._queue, self._awaited
+        if not queue.live or self._busy or self._error is not None:
+            return False
+        from_peer = awaited is Need.QUEUE
         self._busy = True
         try:
             if from_peer:
@@ -295,14 +293,12 @@ class _Drain:
             if moved:
                 count_batch(queue.batches, moved)
                 queue.flush()
-            if from_peer and need is Need.QUEUE and queue.rearm():
-                return None
+            return need is awaited and not (from_peer and queue.rearm())
         except Exception as exc:  # noqa: BLE001  any error belongs to this flow, whose own task re-raises it
             self._error = exc
-            return None
+            return False
         finally:
             self._busy = False
-        return need
 
 
 def count_batch(batches: list[int], moved: int) -> None:
@@ -310,12 +306,13 @@ def count_batch(batches: list[int], moved: int) -> None:
     batches[min(moved.bit_length() - 1, len(batches) - 1)] += 1
 
 
-async def wait_for_notification(queue: QueueEnd) -> None:
+async def wait_for_notification(queue: QueueEnd, serve: Serve | None = None) -> None:
     """Wait until the other side notifies, or until a re-check finds work, after a lost notification.
 
     Only a signal with ``recheck`` re-checks: then a lost notification costs that many seconds instead of the queue.
+    ``serve`` is that of `Signal.wait`.
     """
-    while not await queue.signal.wait():
+    while not await queue.signal.wait(serve):
         if not queue.live:
             return
         if queue.rearm():

@@ -70,3 +70,67 @@ async def test_any_order_of_setting_and_cancelling_ends_in_one_last_return() -> 
         await trio.testing.wait_all_tasks_blocked()
         assert seen == work
         nursery.cancel_scope.cancel()
+
+
+async def test_a_second_waiter_is_refused_and_the_first_is_woken() -> None:
+    signal, woken = Signal(), []
+
+    async def wait() -> None:
+        woken.append(await signal.wait())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await signal.wait()
+        signal.set()
+    assert woken == [True]
+
+
+async def test_a_wait_with_serve_ends_only_once_that_returns_false() -> None:
+    """Between two waits nothing is served, and the flag is kept."""
+    signal, served = Signal(), 0
+
+    def serve() -> bool:
+        nonlocal served
+        served += 1
+        return served % 2 == 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(signal.wait, serve)
+        await trio.testing.wait_all_tasks_blocked()
+        signal.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (signal.awaited, served) == (True, 1)
+        signal.set()
+        assert (signal.awaited, served) == (False, 2)
+    signal.set()
+    assert served == 2
+    with trio.fail_after(1):
+        await signal.wait()
+
+
+@pytest.mark.parametrize("set_first", [True, False])
+async def test_a_cancelled_wait_with_serve_loses_no_wake_up(set_first: bool) -> None:
+    """What is set before the cancellation is served, what is set after it is kept for the next wait."""
+    signal, scope, served = Signal(), trio.CancelScope(), 0
+
+    def serve() -> bool:
+        nonlocal served
+        served += 1
+        return True
+
+    async def wait() -> None:
+        with scope:
+            await signal.wait(serve)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        for step in (signal.set, scope.cancel) if set_first else (scope.cancel, signal.set):
+            step()
+    assert scope.cancelled_caught
+    assert served == set_first
+    with trio.move_on_after(1) as late:
+        await signal.wait(serve)
+    assert late.cancelled_caught == set_first

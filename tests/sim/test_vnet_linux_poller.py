@@ -71,8 +71,7 @@ async def test_whoever_can_be_served_in_place_is_not_woken(
         return True
 
     async def wait() -> None:
-        signal.serve = serve
-        await signal.wait()
+        await signal.wait(serve)
         raise AssertionError("it was woken")
 
     nursery.start_soon(wait)
@@ -110,9 +109,8 @@ async def test_ports_are_read_after_what_other_processes_ask_for(
     order: list[str] = []
     port, kick = poller.register(here.fileno()), os.eventfd(0, os.EFD_NONBLOCK)
     try:
-        port.serve = lambda: order.append("port") is None  # type: ignore[func-returns-value]
         poller.watch(kick, lambda: order.append("kick"))
-        nursery.start_soon(port.wait)
+        nursery.start_soon(port.wait, lambda: order.append("port") is None)  # type: ignore[func-returns-value]
         await trio.testing.wait_all_tasks_blocked()
         there.send(b"frame")
         os.eventfd_write(kick, 1)
@@ -225,8 +223,7 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
     monkeypatch.setattr("vnet.linux.poller.monotonic", trio.current_time)
     poller = Poller(moderate=True)
     signal = poller.register(here.fileno(), lambda: carried)
-    signal.serve = events
-    nursery.start_soon(signal.wait)
+    nursery.start_soon(signal.wait, events)
     nursery.start_soon(poller.run)
 
     async def send(much: int, after: float = 0.0) -> None:

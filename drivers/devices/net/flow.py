@@ -11,7 +11,7 @@ import trio
 from drivers.contracts.ports import PacketQueue
 from drivers.errors import PortGone
 from drivers.flow.figures import Traffic
-from drivers.flow.pump import Need, QueueEnd, Signal
+from drivers.flow.pump import Need, QueueEnd, Serve
 
 __all__ = [
     "BUDGET",
@@ -75,9 +75,6 @@ class NetFigures:
 class NetFlow(Generic[Q]):
     """One direction of one queue pair. Subclasses move the packets."""
 
-    reads = False
-    """Whether the flow reads from the port."""
-
     def __init__(self, queue: Q, port: PacketQueue, traffic: Traffic, on_port_gone: Callable[[PortGone], None]) -> None:
         self.queue: Q = queue
         self.port = port
@@ -93,18 +90,13 @@ class NetFlow(Generic[Q]):
         self._switched.set()
         self._switched = trio.Event()
 
-    @property
-    def source(self) -> Signal | None:
-        """Signal that the port has packets to read; None if the flow does not read from it."""
-        return self.port.source if self.reads else None
-
     def move(self) -> tuple[int, Need]:
         raise NotImplementedError
 
-    async def wait(self, need: Need) -> None:
+    async def wait(self, need: Need, serve: Serve | None = None) -> None:
         if not self.enabled:
             await self._switched.wait()
         elif need is Need.SOURCE:
-            await self.port.wait_readable()
+            await self.port.wait_readable(serve)
         else:
             await self.port.wait_writable()

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.layout import HEADER, HEADER_SIZE
 from drivers.errors import PortGone
-from drivers.flow.pump import Need, QueueEnd, Signal
+from drivers.flow.pump import Need, QueueEnd, Serve, Signal
 from rings.errors import MemoryFault, RemoteRingError
 
 __all__ = ["BUDGET", "RpmsgInFlow", "RpmsgOutFlow"]
@@ -93,7 +93,7 @@ class RpmsgOutFlow(RpmsgFlow[Q]):
         self._idle = False
         self._signal.set()
 
-    async def wait(self, need: Need) -> None:
+    async def wait(self, need: Need, serve: Serve | None = None) -> None:
         # Messages that came after the pump found none, and before it published the index, were not pushed.
         self._idle = not self._bus.outbox and not self._bus.waiting
         self._bus.interactive = True
@@ -108,7 +108,7 @@ class RpmsgOutFlow(RpmsgFlow[Q]):
 class RpmsgInFlow(RpmsgFlow[Q]):
     """Flow from a queue into the bus."""
 
-    async def wait(self, need: Need) -> None:
+    async def wait(self, need: Need, serve: Serve | None = None) -> None:
         await self._bus.inbox_freed.wait()
 
     def _take(self, message: memoryview, size: int) -> bool:

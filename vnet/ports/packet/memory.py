@@ -12,6 +12,7 @@ import trio
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads, PacketQueue, PortState
 from drivers.devices.net.vlan import TAGS_ROOM, frame_limit
 from drivers.errors import PortGone
+from drivers.flow.pump import Serve
 from vnet.ports.packet.announce import announcements
 from vnet.ports.packet.base import CountingPort, agreed_gso_types, scatter, uses_agreed_offloads
 
@@ -36,8 +37,6 @@ def flow_of(frame: bytes) -> frozenset[bytes]:
 class MemoryQueue:
     """A further queue of a port; the port itself is the first queue."""
 
-    source = None
-
     def __init__(self, port: MemoryPort, index: int) -> None:
         self._port = port
         self._index = index
@@ -51,7 +50,7 @@ class MemoryQueue:
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
         return self._port.send_on(self._index, head, rest)
 
-    async def wait_readable(self) -> None:
+    async def wait_readable(self, serve: Serve | None = None, /) -> None:
         await self._port.wait_queue(self._index)
 
     async def wait_writable(self) -> None:
@@ -144,8 +143,6 @@ class MemoryPort(CountingPort):
         self._wake()
 
     # The device's side
-
-    source = None
 
     @property
     def running(self) -> bool:
@@ -262,7 +259,7 @@ class MemoryPort(CountingPort):
         self._wake()
         return True
 
-    async def wait_readable(self) -> None:
+    async def wait_readable(self, serve: Serve | None = None, /) -> None:
         await self.wait_queue(0)
 
     async def wait_queue(self, index: int) -> None:

@@ -17,7 +17,7 @@ import trio
 
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads, PortStatistics
 from drivers.errors import PortGone
-from drivers.flow.pump import Signal
+from drivers.flow.pump import Serve, Signal
 from rings.chain import skip
 from vnet.linux.poller import Poller
 from vnet.ports.packet.announce import announcements
@@ -82,7 +82,7 @@ class TunTapPort(InterfacePort):
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
         self._poller: Poller | None = None
-        self.source: Signal | None = None
+        self._arrival: Signal | None = None
         self._live = False
         self._starts = 0
         self._started = trio.Event()
@@ -113,7 +113,7 @@ class TunTapPort(InterfacePort):
         """Let ``poller`` watch for frames until `close`."""
         for queue in self.queues:
             queue._poller = poller
-            queue.source = poller.register(queue._fd, queue.byte_count)
+            queue._arrival = poller.register(queue._fd, queue.byte_count)
 
     @property
     def live(self) -> bool:
@@ -302,7 +302,7 @@ class TunTapPort(InterfacePort):
 
     # Waiting
 
-    async def wait_readable(self) -> None:
+    async def wait_readable(self, serve: Serve | None = None, /) -> None:
         self._check()
         if not self._live:
             await self._started.wait()
@@ -310,18 +310,18 @@ class TunTapPort(InterfacePort):
         deadline = self._deadline()
         try:
             if deadline == math.inf:  # the usual case: a cancel scope would cost a fifth of the wait
-                await self._wait()
+                await self._wait(serve)
             else:
                 with trio.CancelScope(deadline=deadline):
-                    await self._wait()
+                    await self._wait(serve)
         except trio.ClosedResourceError:
             pass  # woken by `_wake`
 
-    async def _wait(self) -> None:
-        if self.source is None:
+    async def _wait(self, serve: Serve | None) -> None:
+        if self._arrival is None:
             await trio.lowlevel.wait_readable(self._fd)
         else:
-            await self.source.wait()
+            await self._arrival.wait(serve)
 
     async def wait_writable(self) -> None:
         self._check()
@@ -333,8 +333,8 @@ class TunTapPort(InterfacePort):
     def _wake(self) -> None:
         """Make waiters check again. `notify_closing` is meant for closing, but the descriptor stays open here."""
         trio.lowlevel.notify_closing(self._fd)
-        if self.source is not None:
-            self.source.set()
+        if self._arrival is not None:
+            self._arrival.set()
 
     # For subclasses
 

@@ -10,7 +10,7 @@ from drivers.devices.net.control import ACK_ERR, ACK_OK, COMMAND_MAX, MacTable, 
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.flow import ControlFigures
 from drivers.errors import PortGone
-from drivers.flow.pump import Need
+from drivers.flow.pump import Need, Serve
 from rings.chain import copy_in, copy_out, total
 from rings.errors import BadChain
 
@@ -134,5 +134,5 @@ class VhostNetControlFlow:
     def _execute(self, control: NetControl | None) -> bool:
         return control is not None and ACTIONS[control.command](self._device, control.value)
 
-    async def wait(self, need: Need) -> None:
+    async def wait(self, need: Need, serve: Serve | None = None) -> None:
         raise AssertionError(f"a control queue needs no {need}")

@@ -309,7 +309,7 @@ class BoundVhostNet:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_link)
                 for flow in (*self._to_driver, *self._from_driver):
-                    serve = partial(pump, flow, device.settle, in_place=True, source=flow.source)
+                    serve = partial(pump, flow, device.settle, in_place=True)
                     nursery.start_soon(flow.queue.serve_each_ring, partial(self._serve_pair_queue, serve))
                 if self._has(F.CTRL_VQ):
                     queue = device.queues[2 * len(self._to_driver)]

@@ -101,8 +101,6 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
     A filtered frame was read into a buffer too; the next frame overwrites it.
     """
 
-    reads = True
-
     def __init__(
         self,
         queue: DeviceQueue,

@@ -196,7 +196,7 @@ class BoundNet:
                     self._serve(self._nursery, flow)
 
     def _serve(self, nursery: trio.Nursery, flow: NetFlow[DriverQueue]) -> None:
-        nursery.start_soon(partial(pump, in_place=True, source=flow.source), flow)
+        nursery.start_soon(partial(pump, in_place=True), flow)
 
     def _on_port_gone(self, error: PortGone) -> None:
         """Give up the device; its reset turns off the carrier at the other end."""

@@ -42,8 +42,6 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
     more of them are still in the cache.
     """
 
-    reads = True
-
     def __init__(
         self,
         queue: DriverQueue,

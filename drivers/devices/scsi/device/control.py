@@ -20,7 +20,7 @@ from drivers.devices.scsi.layout import (
     Lun,
     Response,
 )
-from drivers.flow.pump import Need, QueueFlow
+from drivers.flow.pump import Need, QueueFlow, Serve
 from rings.chain import Chain, copy_in
 from rings.errors import BadChain
 from rings.queue import Vringh
@@ -189,6 +189,6 @@ class VhostScsiEventFlow(QueueFlow):
             self._figures.bytes += EVENT.size
         ring.complete(head, copy_in(writable, data))
 
-    async def wait(self, need: Need) -> None:
+    async def wait(self, need: Need, serve: Serve | None = None) -> None:
         """Wait for an event or the end of the ring. Buffers that the driver adds meanwhile need no attention yet."""
         await self.queue.signal.wait()
