@@ -1,38 +1,26 @@
-"""The ends of an rpmsg device: channels, and the surface by which programs use each of them."""
+"""Records of an rpmsg device and its channels in a topology, and their checks."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import attrs
 
-from drivers.devices.rpmsg import (
-    Endpoint,
-    MediatedRpmsgPlug,
-    RpmsgBus,
-    RpmsgConfig,
-    RpmsgFeature,
-    RpmsgMediator,
-    RpmsgPlug,
-    RpmsgSettings,
-)
+from drivers.devices.rpmsg import RpmsgConfig, RpmsgFeature
 from drivers.devices.rpmsg.directory import MAX_ENDPOINTS
 from drivers.devices.rpmsg.driver.driver import host_memory
 from drivers.devices.rpmsg.layout import AS_ADDR, MAX_BUFFER, MIN_BUFFER, NS_ADDR, check_name, is_endpoint_addr
 from drivers.errors import RpmsgError
-from vnet.ends.base import Figures, OpenContext, Side
-from vnet.errors import ConfigError
-from vnet.linux.background import open_background
+from vnet.ends.base import Side
 from vnet.ports.rpmsg.pty import PtySurface
 from vnet.ports.rpmsg.socket import SocketSurface
 from vnet.ports.rpmsg.surface import EchoSurface, Surface
 from vnet.spec import PATH_RULE, PeerSpec, Problem, file_key, fits_socket, must
 
-__all__ = ["SURFACES", "Channel", "ChannelSpec", "RpmsgEnd", "RpmsgEndSpec", "RpmsgSpec", "mediate_rpmsg", "open_rpmsg"]
+__all__ = ["SURFACES", "ChannelSpec", "RpmsgEndSpec", "RpmsgSpec"]
 
 SURFACES: Mapping[str, tuple[Callable[[Path], Surface], tuple[str, ...]]] = {
     "none": (lambda path: Surface(), ()),
@@ -162,114 +150,3 @@ class RpmsgSpec(PeerSpec):
             for hint in SURFACES[channel.surface][1]:
                 path = shlex.quote(str(Path(channel.path or "").absolute()))
                 yield f"{hint.format(path)}    # {name}, {channel.name} on {at[side]}"
-
-
-@attrs.frozen(eq=False)
-class Channel:
-    """An open channel of a topology: its endpoint and its surface."""
-
-    spec: ChannelSpec
-    endpoint: Endpoint
-    surface: Surface
-
-
-@attrs.frozen(eq=False)
-class RpmsgEnd:
-    """One end: its rpmsg bus and its channels."""
-
-    side: Side
-    """Whether the end has a driver or a device; with a mediator, both ends have drivers."""
-    settings: RpmsgSettings | RpmsgPlug
-    channels: tuple[Channel, ...]
-
-    @property
-    def bus(self) -> RpmsgBus:
-        return self.settings.bus
-
-    @property
-    def live(self) -> bool:
-        return self.bus.online
-
-    def figures(self, queue: int) -> Figures:
-        """Return the figures of a queue: 0 is the driver's receiveq, 1 its transmitq."""
-        traffic = self.bus.sent if (self.side == "driver") == bool(queue) else self.bus.received
-        return Figures(traffic.packets, traffic.bytes, dict(traffic.drops))
-
-    def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
-        yield "sent", self.bus.sent.drops
-        yield "received", self.bus.received.drops
-        for channel in self.channels:
-            yield f"{channel.spec.name} {channel.surface.kind}", channel.surface.drops
-
-    def describe(self) -> dict[str, object]:
-        statistics = self.bus.statistics()
-        surfaces = {channel.endpoint.addr: channel for channel in self.channels}
-        return {
-            "kind": "rpmsg",
-            "live": self.live,
-            "max_payload": statistics.max_payload,
-            "services": [{"name": name, "addr": addr} for addr, name in statistics.services.items()],
-            "endpoints": [
-                {**attrs.asdict(endpoint), **_describe_surface(surfaces.get(endpoint.addr))}
-                for endpoint in statistics.endpoints
-            ],
-            "unsent": statistics.unsent,
-            "resets": statistics.resets,
-        }
-
-
-def _describe_surface(channel: Channel | None) -> dict[str, object]:
-    if channel is None:
-        return {"surface": None, "path": None, "untaken": {}}
-    return {"surface": channel.surface.kind, "path": channel.spec.path, "untaken": dict(channel.surface.drops)}
-
-
-def _addresses(end: RpmsgEndSpec) -> frozenset[int]:
-    """Return the addresses that the topology gives to channels."""
-    return frozenset(channel.addr for channel in end.channels if channel.addr is not None)
-
-
-@asynccontextmanager
-async def open_rpmsg(context: OpenContext) -> AsyncIterator[tuple[RpmsgEnd, RpmsgEnd]]:
-    """Open both ends and serve their channels, which are announced once the device runs. Raises ConfigError."""
-    spec = context.spec
-    assert isinstance(spec, RpmsgSpec)
-    buses: dict[Side, RpmsgBus] = {
-        "driver": RpmsgBus(_addresses(spec.driver), address_service=spec.address_service),
-        "device": RpmsgBus(_addresses(spec.device), address_service=spec.address_service),
-    }
-    channels: dict[Side, list[Channel]] = {"driver": [], "device": []}
-    async with open_background() as nursery:
-        for side, index, channel in spec.ends():
-            surface = SURFACES[channel.surface][0](Path(channel.path or ""))
-            endpoint = buses[side].create(channel.name, addr=channel.addr, inbox=channel.inbox)
-            try:
-                await nursery.start(surface.serve, endpoint)
-            except OSError as exc:
-                where = f"devices.{context.name}.{side}.channels[{index}].path"
-                raise ConfigError("topology", where, channel.path, exc.strerror or str(exc)) from None
-            channels[side].append(Channel(channel, endpoint, surface))
-        settings = RpmsgSettings(buses["driver"], context.features)
-        bus, served = buses["device"], tuple(channels["device"])
-        if spec.mode == "mediated":
-            second = RpmsgEnd("driver", RpmsgSettings(bus, spec.local_features(context.supported)), served)
-        else:
-            config = RpmsgConfig(spec.to_driver, spec.to_device)
-            second = RpmsgEnd("device", RpmsgPlug(bus, context.features, spec.queue_size, config), served)
-        yield RpmsgEnd("driver", settings, tuple(channels["driver"])), second
-
-
-def mediate_rpmsg(context: OpenContext, names: tuple[str, str]) -> RpmsgMediator:
-    """Return the mediator between the two devices with these ``names``."""
-    spec = context.spec
-    assert isinstance(spec, RpmsgSpec)
-    offered = (
-        (context.features, RpmsgConfig(spec.to_driver, spec.to_device)),
-        (spec.local_features(context.supported), spec.local),
-    )
-    return RpmsgMediator(
-        {
-            name: MediatedRpmsgPlug(features, spec.queue_size, config)
-            for name, (features, config) in zip(names, offered, strict=True)
-        }
-    )

@@ -1,0 +1,87 @@
+"""Records of a block device in a topology, and their checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+import attrs
+
+from drivers.devices.blk.driver.driver import MIN_NUM, host_memory
+from vnet.ends.store import StoreSpec
+from vnet.spec import MIB, PATH_RULE, DeviceSpec, Problem, file_key, fits_socket, must
+
+__all__ = ["BlkSpec", "DiskSpec", "DiskStoreSpec", "nbd_uri"]
+
+
+@attrs.frozen
+class DiskSpec:
+    """The disk on the driver's host: always the Python API, and an NBD export if ``nbd`` is given."""
+
+    nbd: str | None = attrs.field(default=None, validator=must(fits_socket, PATH_RULE))
+    """Unix socket of the NBD export, for clients such as nbdcopy, fio or qemu-nbd. Default: no export."""
+    buffers: int = attrs.field(default=32, validator=must(lambda v: 1 <= v <= 1024, "between 1 and 1024 (MiB)"))
+    """Memory of the driver's host for the data of pending requests, in MiB."""
+
+
+@attrs.frozen
+class DiskStoreSpec(StoreSpec):
+    """The device end of a disk: its store, serial number and worker threads."""
+
+    serial: str | None = attrs.field(
+        default=None,
+        validator=must(
+            lambda v: len(v) <= 20 and v.isascii() and v.isprintable(), "at most 20 printable ASCII characters"
+        ),
+    )
+    """Serial number of the disk. Default: the device's name."""
+    workers: int = attrs.field(default=4, validator=must(lambda v: 1 <= v <= 64, "between 1 and 64"))
+    """Largest number of requests that block on the store at the same time."""
+
+
+@attrs.frozen
+class BlkSpec(DeviceSpec):
+    """A block device."""
+
+    queues: int = attrs.field(default=1, validator=must(lambda v: 1 <= v <= 16, "between 1 and 16"))
+    """Number of request queues."""
+    driver: DiskSpec = DiskSpec()
+    """Driver end: how programs on the driver's host use the disk."""
+    device: DiskStoreSpec = attrs.field(factory=partial(DiskStoreSpec, size=64))
+    """Device end: the store. Default: 64 MiB in memory."""
+
+    queue_size_min = MIN_NUM
+
+    @property
+    def queue_count(self) -> tuple[str, int]:
+        return "queues", self.queues
+
+    def memory(self) -> int:
+        return host_memory(self.queue_size, self.queues, self.driver.buffers * MIB)
+
+    def clash(self) -> Problem | None:
+        return None if self.foreign else self.device.clash("device")
+
+    def paths(self) -> Iterator[Path]:
+        if self.driver.nbd is not None:
+            yield Path(self.driver.nbd)
+
+    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        if self.driver.nbd is not None:
+            yield "driver.nbd", ("file", file_key(self.driver.nbd))
+        if not self.foreign:
+            yield from self.device.claims("device")
+        yield from super().claims(hosts)
+
+    def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
+        if self.driver.nbd is not None:
+            uri = nbd_uri(self.driver.nbd, name)
+            yield f"nbdinfo '{uri}'    # {name}, from {hosts[0]}"
+            yield f"nbdcopy --progress '{uri}' copy.img"
+
+
+def nbd_uri(path: str, name: str) -> str:
+    """Return the URI by which NBD clients find the export ``name`` at the socket ``path``."""
+    return f"nbd+unix:///{name}?socket={quote(str(Path(path).absolute()))}"
