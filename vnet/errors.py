@@ -18,6 +18,7 @@ __all__ = [
     "PrivilegeError",
     "SUDO",
     "SettingRefused",
+    "TrafficError",
     "UnsupportedRequest",
     "settings_of",
 ]
@@ -109,3 +110,7 @@ class PrivilegeError(Exception):
 
 class ControlError(Exception):
     """A running system can't be reached, has the name already, or refuses a command; the message says which."""
+
+
+class TrafficError(Exception):
+    """A traffic program failed; the message has its name and its last line of output."""

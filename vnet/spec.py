@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,7 +15,6 @@ from vnet.errors import FieldError
 from vnet.link.tlp import GENERATIONS, LANES, SIZES
 
 __all__ = [
-    "FILE_NAME",
     "ANY_UID",
     "CARRIERS",
     "FILE_RULE",
@@ -24,7 +22,6 @@ __all__ = [
     "MEMORY_MAX",
     "MIB",
     "Must",
-    "NAME",
     "DeviceSpec",
     "FaultSpec",
     "HostSpec",
@@ -46,10 +43,6 @@ __all__ = [
 MIB = 1 << 20
 ANY_UID = (1 << 32) - 1
 """The user id that no user has."""
-NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-"""Names of systems, hosts, links, NTBs and devices."""
-FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
-"""Names of namespaces and interfaces, which the kernel shows as files."""
 CARRIERS = ("link", "host", "ntb")
 """Keys of a device that name its carrier; each transport uses one of them."""
 MEMORY_MAX = 4078

@@ -23,7 +23,7 @@ async def test_links_are_advised_where_there_are_some(transport: str, advised: b
 
 @pytest.mark.parametrize("move", ["up", "down"])
 def test_a_link_that_is_not_there_is_not_moved(monkeypatch: pytest.MonkeyPatch, move: str) -> None:
-    async def no_links(name: str) -> tuple[str, ...]:
+    def no_links(name: str) -> tuple[str, ...]:
         return ()
 
     monkeypatch.setattr(link, "_all_links", no_links)

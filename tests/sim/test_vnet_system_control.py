@@ -8,8 +8,8 @@ import os
 import random
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -19,10 +19,11 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from support.rigs.run_dir import contents, put_stale_socket
 from vnet.errors import ControlError
-from vnet.linux.unix_socket import connect
 from vnet.system import control
-from vnet.system.control import COMMANDS, MESSAGE_MAX, ControlServer, ask, exchange
-from vnet.system.state import claim, socket_path, state_path
+from vnet.system.claim import claim
+from vnet.system.client import ask
+from vnet.system.control import COMMANDS, MESSAGE_MAX, ControlServer
+from vnet.system.state import socket_path, state_path
 from vnet.system.world import World, open_world
 from vnet.topology import DEFAULT, parse
 
@@ -65,6 +66,9 @@ async def open_client(server: ControlServer) -> AsyncIterator[Client]:
         nursery.start_soon(server.converse, theirs)
         yield Client(ours)
         await ours.aclose()
+
+
+in_thread = trio.to_thread.run_sync
 
 
 def refused(desc: str, kind: str = "GenericError") -> dict[str, object]:
@@ -213,44 +217,6 @@ async def test_one_who_leaves_in_the_middle_is_forgotten(world: World) -> None:
         assert "return" in await client.say({"execute": "query-vnet"})
 
 
-# The client's helper
-
-
-async def talk(server: Callable[[trio.abc.Stream], Awaitable[None]], command: str = "query-vnet") -> object:
-    """The helper's result against that server, or its error."""
-    ours, theirs = memory_stream_pair()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(server, theirs)
-        result: object
-        try:
-            result = await exchange(ours, command, {})
-        except ControlError as error:
-            result = error
-        nursery.cancel_scope.cancel()
-    return result
-
-
-async def test_the_helper_returns_what_the_server_returns_and_raises_what_it_refuses(world: World) -> None:
-    actual = await talk(ControlServer(world).converse)
-    assert isinstance(actual, dict)
-    assert actual["name"] == NAME
-    refusal = await talk(ControlServer(world).converse, "frob")
-    assert isinstance(refusal, ControlError)
-    assert str(refusal) == "The command frob has not been found"
-
-
-@pytest.mark.parametrize("words", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b'{"QMP": {}}\n{"error": 3}\n'])
-async def test_the_helper_makes_one_line_of_whatever_else_answers(words: bytes) -> None:
-    async def other(stream: trio.abc.Stream) -> None:
-        if words:
-            await stream.send_all(words)
-        await stream.aclose()
-
-    error = await talk(other)
-    assert isinstance(error, ControlError)
-    assert "\n" not in str(error)
-
-
 # Sockets and files
 
 
@@ -272,12 +238,12 @@ async def serving(world: World, name: str = NAME) -> AsyncIterator[ControlServer
 async def test_a_socket_is_for_its_owner_only_and_gone_afterwards(world: World, run_dir: Path) -> None:
     async with serving(world):
         assert [mode(path) for path in (socket_path(NAME), state_path(NAME), run_dir)] == [0o600, 0o600, 0o700]
-        actual = await ask(NAME, "query-vnet")
+        actual = await in_thread(ask, NAME, "query-vnet")
         assert isinstance(actual, dict)
         assert actual["name"] == NAME
     assert contents(run_dir) == []
     with pytest.raises(ControlError, match=f"{NAME} is not running; try: vnet up"):
-        await ask(NAME, "query-vnet")
+        await in_thread(ask, NAME, "query-vnet")
 
 
 @pytest.mark.hostile("X04")
@@ -287,7 +253,7 @@ async def test_another_users_process_gets_no_answer(
     monkeypatch.setattr(control, "owner_uid", lambda _: os.geteuid() + 1)
     async with serving(world):
         with pytest.raises(ControlError, match="closed the connection"):
-            await ask(NAME, "query-vnet")
+            await in_thread(ask, NAME, "query-vnet")
 
 
 async def test_one_client_too_many_is_hung_up_on_until_another_leaves(
@@ -298,9 +264,9 @@ async def test_one_client_too_many_is_hung_up_on_until_another_leaves(
         async with await trio.open_unix_socket(socket_path(NAME)) as stream:
             await Client(stream).shake_hands()
             with pytest.raises(ControlError, match="closed the connection"):
-                await ask(NAME, "query-vnet")
+                await in_thread(ask, NAME, "query-vnet")
         await wait_all_tasks_blocked()
-        await ask(NAME, "query-vnet")
+        await in_thread(ask, NAME, "query-vnet")
 
 
 async def test_clients_wait_while_the_process_lacks_descriptors(
@@ -319,7 +285,7 @@ async def test_clients_wait_while_the_process_lacks_descriptors(
 
     monkeypatch.setattr(socket.socket, "accept", accept)
     async with serving(world):
-        await ask(NAME, "query-vnet")
+        await in_thread(ask, NAME, "query-vnet")
     assert refused == 4
     assert [record.getMessage() for record in caplog.records] == [
         f"cannot accept clients at {socket_path(NAME)} for now: Too many open files"
@@ -336,31 +302,11 @@ async def test_an_error_of_the_kernel_is_the_commands_reply(world: World, monkey
         assert await client.say({"execute": "query-vnet"}) == refused("vnet0: No such device")
 
 
-async def test_a_server_whose_backlog_is_full_is_given_up(made_run_dir: Path) -> None:
-    with ExitStack() as stack:
-        silent = stack.enter_context(socket.socket(socket.AF_UNIX))
-        silent.bind(str(socket_path(NAME)))
-        silent.listen(0)
-        stack.enter_context(connect(socket_path(NAME)))
-        with pytest.raises(BlockingIOError):
-            connect(socket_path(NAME))
-        with pytest.raises(ControlError, match=f"{NAME} does not answer within 5 s"):
-            await ask(NAME, "query-vnet")
-
-
-async def test_a_server_that_does_not_answer_is_given_up(made_run_dir: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(socket_path(NAME)))
-        silent.listen()
-        with pytest.raises(ControlError, match=f"{NAME} does not answer within 5 s"):
-            await ask(NAME, "query-vnet")
-
-
 @pytest.mark.hostile("X04")
 async def test_a_stale_socket_is_replaced(world: World, made_run_dir: Path) -> None:
     put_stale_socket(socket_path(NAME))
     async with serving(world):
-        await ask(NAME, "query-vnet")
+        await in_thread(ask, NAME, "query-vnet")
 
 
 @pytest.mark.hostile("X04")

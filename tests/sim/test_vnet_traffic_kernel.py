@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import pytest
 import trio
 
+from vnet.errors import TrafficError
 from vnet.traffic import kernel as traffic
-from vnet.traffic.kernel import TrafficError, iperf3
+from vnet.traffic.kernel import iperf3
 
 BUSY = {"start": {}, "end": {}, "error": "error - the server is busy running a test. try again later"}
 GONE = {"start": {}, "end": {}, "error": "unable to connect to server: Connection refused"}

@@ -17,9 +17,9 @@ import trio
 from vnet.bench.figures import Machine
 from vnet.bench.measure import rotated
 from vnet.bench.processes import cpu_seconds, open_child, this_machine
+from vnet.errors import TrafficError
 from vnet.linux.background import open_background
 from vnet.traffic.disk import fill, fio, nbdcopy
-from vnet.traffic.kernel import TrafficError
 
 __all__ = ["BARE", "TOOLS", "WORKLOADS", "DiskResult", "DiskResults", "DiskSample", "run_disk_benchmark", "serve"]
 

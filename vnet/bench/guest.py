@@ -14,8 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vnet.errors import PrivilegeError
-from vnet.traffic.kernel import TrafficError
+from vnet.errors import PrivilegeError, TrafficError
 
 __all__ = ["TOOLS", "Guest", "GuestError", "GuestKernel", "kernel_package", "shared"]
 

@@ -15,8 +15,9 @@ import attrs
 from vnet.bench.figures import Result, Results, Sample, between, from_samples
 from vnet.bench.processes import cpu_seconds, peak_memory, this_machine
 from vnet.bench.setups import Setup, open_setup
+from vnet.errors import TrafficError
 from vnet.linux.netns import in_netns
-from vnet.traffic.kernel import TrafficError, iperf3, iperf3_server, run
+from vnet.traffic.kernel import iperf3, iperf3_server, run
 
 __all__ = ["WORKLOADS", "Kind", "Workload", "rotated", "run_benchmark"]
 

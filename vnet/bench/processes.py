@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from vnet.bench.figures import Machine
-from vnet.traffic.kernel import TrafficError
+from vnet.errors import TrafficError
 
 __all__ = ["Child", "cpu_seconds", "open_child", "parse_cpu_ticks", "parse_peak_memory", "peak_memory", "this_machine"]
 

@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import click
-import trio
 
 from drivers.errors import DriverError
 from rings.errors import MemoryFault
 from vnet.cli.live_names import complete_systems
-from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError
-from vnet.spec import NAME
-from vnet.traffic.kernel import TrafficError
+from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError, TrafficError
+from vnet.names import NAME
 
 __all__ = ["EXPECTED", "errors_in_one_line", "name_option", "one_line", "report"]
 
@@ -58,7 +56,7 @@ def errors_in_one_line(command: Callable[P, R]) -> Callable[P, R]:
             raise _Failure([one_line(exc)]) from None
         except BaseExceptionGroup as group:
             closed, rest = group.split(BrokenPipeError)
-            if closed is not None and (rest is None or rest.split(trio.Cancelled)[1] is None):
+            if closed is not None and _uncancelled(rest) is None:
                 raise next(_leaves(closed)) from None
             lines, unexpected = _sort(group)
             if unexpected is None and lines:
@@ -86,9 +84,16 @@ def one_line(error: BaseException) -> str:
 def _sort(group: BaseExceptionGroup) -> tuple[list[str], BaseExceptionGroup | None]:
     """Return the lines of the expected errors, without repetition, and a group of the others without cancellations."""
     expected, others = group.split(EXPECTED)
-    unexpected = others.split(trio.Cancelled)[1] if others is not None else None
+    unexpected = _uncancelled(others)
     lines = [] if expected is None else [one_line(error) for error in _leaves(expected)]
     return list(dict.fromkeys(lines)), unexpected
+
+
+def _uncancelled(group: BaseExceptionGroup | None) -> BaseExceptionGroup | None:
+    """Return the group without cancellations; None if nothing is left."""
+    import trio  # here, because most commands do not need it
+
+    return None if group is None else group.split(trio.Cancelled)[1]
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

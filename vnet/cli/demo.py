@@ -20,7 +20,7 @@ from vnet.ends.net.end import PortKind
 from vnet.errors import PrivilegeError
 from vnet.linux.netns import check_netns
 from vnet.ports.packet.open import check_tun
-from vnet.system.state import claim
+from vnet.system.claim import claim
 from vnet.topology import Topology
 from vnet.traffic.kernel import Plan, Run
 from vnet.traffic.tools import need_tools

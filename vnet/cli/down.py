@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import click
-import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.errors import ControlError
-from vnet.system.control import ask
-from vnet.system.state import State, clean_up, running, signal_owner, state_path
+from vnet.system.claim import clean_up
+from vnet.system.client import ask
+from vnet.system.state import State, running, signal_owner, state_path
 
 __all__ = ["command"]
 
@@ -33,20 +34,22 @@ def command(name: str) -> None:
         else:
             click.echo(f"{name} was killed; removed {', '.join(remains.netns) or 'its files'}")
     else:
-        trio.run(_end, name)
+        _end(name)
         click.echo(f"{name} is down")
 
 
-async def _end(name: str) -> None:
+def _end(name: str) -> None:
     """Request the end of the system and wait for it. Raises ControlError."""
     requested = False
     state = None
-    with trio.move_on_after(PATIENCE):
-        while (current := running(name)) is not None:
-            state = current
-            requested = requested or await _request_end(state)
-            await trio.sleep(POLL_INTERVAL)
-        return
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        current = running(name)
+        if current is None:
+            return
+        state = current
+        requested = requested or _request_end(state)
+        time.sleep(POLL_INTERVAL)
     assert state is not None
     if signal_owner(state, 0):
         raise ControlError(f"{name} does not end; try: sudo kill -9 {state.pid}; vnet down --name {name}")
@@ -55,10 +58,10 @@ async def _end(name: str) -> None:
     raise ControlError(f"{why}; try: fuser {path}")
 
 
-async def _request_end(state: State) -> bool:
+def _request_end(state: State) -> bool:
     """Request the end by the control socket, else by SIGTERM. Returns whether the system got the request."""
     try:
-        await ask(state.name, "quit")
+        ask(state.name, "quit")
     except ControlError:
         return signal_owner(state, signal.SIGTERM)
     return True

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import click
-import trio
 
 from vnet.errors import ControlError
-from vnet.system.control import ask
+from vnet.system.client import ask
 from vnet.system.state import run_dir, running
 
 __all__ = ["complete_devices", "complete_hosts", "complete_links", "complete_systems"]
@@ -24,7 +23,7 @@ def _starting(names: Callable[[click.Context], Sequence[str]]) -> Complete:
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         try:
             return [name for name in names(context) if name.startswith(incomplete)]
-        except (ControlError, OSError, trio.TooSlowError):
+        except (ControlError, OSError):
             return []
 
     return complete
@@ -41,12 +40,11 @@ def _hosts(context: click.Context) -> list[str]:
 
 
 def _parts(kind: str) -> Callable[[click.Context], list[str]]:
-    async def query(name: str) -> list[str]:
-        with trio.fail_after(PATIENCE):
-            answer = await ask(name, "query-vnet")
+    def query(context: click.Context) -> list[str]:
+        answer = ask(context.params.get("name") or "vnet", "query-vnet", timeout=PATIENCE)
         return list(answer[kind]) if isinstance(answer, dict) else []
 
-    return lambda context: trio.run(query, context.params.get("name") or "vnet")
+    return query
 
 
 complete_systems = _starting(_systems)

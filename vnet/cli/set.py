@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import click
-import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.live_names import complete_devices
-from vnet.system.control import ask
+from vnet.system.client import ask
 
 __all__ = ["command"]
 
@@ -29,5 +28,5 @@ def command(name: str, device: str, setting: str, value: str) -> None:
     Settings at the device's side:
       carrier on|off       mtu BYTES              announce
     """
-    trio.run(ask, name, "device-set", {"name": device, "setting": setting, "value": value})
+    ask(name, "device-set", {"name": device, "setting": setting, "value": value})
     click.echo(" ".join(filter(None, (f"{device}: {setting}", value))))

@@ -9,11 +9,10 @@ from itertools import groupby
 from typing import Any
 
 import click
-import trio
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.table import render
-from vnet.system.control import ask
+from vnet.system.client import ask
 
 __all__ = ["command", "tree"]
 
@@ -39,7 +38,7 @@ Plain = Mapping[str, Any]
 @errors_in_one_line
 def command(name: str, as_json: bool) -> None:
     """Print hosts, links, devices, rings and counters."""
-    snapshot = trio.run(ask, name, "query-vnet")
+    snapshot = ask(name, "query-vnet")
     assert isinstance(snapshot, dict)
     click.echo(json.dumps(snapshot, indent=2) if as_json else "\n".join(tree(snapshot)))
 

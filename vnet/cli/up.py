@@ -17,8 +17,9 @@ from vnet.cli.signals import run_until_ended
 from vnet.cli.view import view_command
 from vnet.errors import settings_of
 from vnet.linux.netns import NETNS_DIR
+from vnet.system.claim import claim
 from vnet.system.control import ControlServer
-from vnet.system.state import claim, socket_path
+from vnet.system.state import socket_path
 from vnet.system.world import World, open_world
 from vnet.topology import DEFAULT, Topology, load, parse, read
 

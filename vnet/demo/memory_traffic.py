@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from vnet.errors import TrafficError
 from vnet.ports.packet.memory import PLAIN_HEADER, MemoryPort
-from vnet.traffic.kernel import FlowResult, PingResult, Plan, TrafficError
+from vnet.traffic.kernel import FlowResult, PingResult, Plan
 
 if TYPE_CHECKING:
     from scapy.packet import Packet

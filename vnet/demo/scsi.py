@@ -13,10 +13,11 @@ import trio
 from drivers.devices.scsi import Initiator, cdb
 from vnet.demo.base import Demo, DemoSettings, Sections, ends_of
 from vnet.ends.scsi import InitiatorEnd
+from vnet.errors import TrafficError
 from vnet.system.world import World
 from vnet.topology import Topology
 from vnet.topology.samples import built_in
-from vnet.traffic.kernel import Plan, TextResult, TrafficError
+from vnet.traffic.kernel import Plan, TextResult
 
 __all__ = ["SCSI"]
 

@@ -1,4 +1,4 @@
-"""The control socket of a running system and its client. It speaks QMP, so that QEMU's ``qmp-shell`` works with it."""
+"""The control socket of a running system. It speaks QMP, so that QEMU's ``qmp-shell`` works with it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,17 @@ import trio
 
 from drivers.errors import DriverError
 from vnet.ends import ENDS
-from vnet.errors import ControlError
-from vnet.linux.unix_socket import RETRY, accept, connect, listen, owner_uid
+from vnet.linux.unix_socket import accept, listen, owner_uid
 from vnet.system import qmp
 from vnet.system.qmp import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.system.snapshot import describe
-from vnet.system.state import socket_path
 from vnet.system.world import World
 from vnet.version import __version__
 
-__all__ = ["COMMANDS", "MESSAGE_MAX", "ControlCommand", "ControlServer", "ask", "exchange"]
+__all__ = ["COMMANDS", "MESSAGE_MAX", "ControlCommand", "ControlServer"]
 
 MESSAGE_MAX = 64 << 10
 """Bytes of the longest command."""
-REPLY_MAX = 16 << 20
-"""Bytes of the longest reply."""
 CHUNK = 16 << 10
 """Bytes of a read from a client."""
 CLIENTS_MAX = 64
@@ -36,8 +32,6 @@ BACKLOG = 16
 """Connections that wait to be accepted."""
 LINGER = 1.0
 """Seconds that a client may take to read the error before we close the connection."""
-PATIENCE = 5.0
-"""Seconds that a reply may take."""
 
 T = TypeVar("T")
 
@@ -196,58 +190,3 @@ class ControlServer:
             why = exc.strerror or str(exc)
             refusal = QmpError(f"{exc.filename}: {why}" if exc.filename else why)
             return qmp.emit({**refusal.as_dict(), **about}), ""
-
-
-# Client
-
-
-async def ask(
-    name: str, command: str, arguments: Mapping[str, object] | None = None, timeout: float = PATIENCE
-) -> object:
-    """Return the result of a command from the system ``name``. Raises ControlError, OSError.
-
-    A system that does not reply within ``timeout`` seconds is a ControlError.
-    """
-    try:
-        with trio.fail_after(timeout):
-            async with await _connect(socket_path(name)) as stream:
-                return await exchange(stream, command, arguments or {})
-    except trio.TooSlowError:
-        raise ControlError(f"{name} does not answer within {timeout:g} s") from None
-    except (FileNotFoundError, ConnectionRefusedError):
-        raise ControlError(f"{name} is not running; try: vnet up --name {name}") from None
-
-
-async def _connect(path: Path) -> trio.SocketStream:
-    """Connect to a control socket; wait while its backlog is full. Raises OSError."""
-    while True:
-        try:
-            return trio.SocketStream(trio.socket.from_stdlib_socket(connect(path)))
-        except BlockingIOError:
-            await trio.sleep(RETRY)
-
-
-async def exchange(stream: trio.abc.Stream, command: str, arguments: Mapping[str, object]) -> object:
-    """Execute one command over a new connection. Raises ControlError, with the server's message if it refused."""
-    framer = Framer(REPLY_MAX)
-    messages: list[dict[str, object]] = []
-
-    async def reply() -> dict[str, object]:
-        while not messages:
-            data = await stream.receive_some(REPLY_MAX)
-            if not data:
-                raise ControlError(f"the system closed the connection before it replied to {command}")
-            messages.extend(map(qmp.parse, framer.feed(bytes(data))))
-        return messages.pop(0)
-
-    try:
-        answer = await reply()  # the greeting
-        for sent in ({"execute": NEGOTIATE}, {"execute": command, "arguments": dict(arguments)}):
-            await stream.send_all(qmp.emit(sent))
-            answer = await reply()
-            if "return" not in answer:
-                error = answer.get("error")
-                raise ControlError(str(error["desc"] if isinstance(error, dict) and "desc" in error else answer))
-        return answer["return"]
-    except (QmpError, TooLong, trio.BrokenResourceError) as exc:
-        raise ControlError(f"unexpected reply to {command}: {exc}") from None

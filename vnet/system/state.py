@@ -12,30 +12,19 @@ import os
 import re
 import signal
 import stat
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
 from vnet.errors import ControlError, PrivilegeError
-from vnet.linux.netns import NETNS_DIR, remove_netns
-from vnet.linux.unix_socket import remove_stale
-from vnet.ports.rpmsg.pty import remove_stale_terminal
-from vnet.spec import FILE_NAME
-from vnet.topology import Topology
+from vnet.names import FILE_NAME
 
-__all__ = ["State", "claim", "clean_up", "read_state", "run_dir", "running"]
+__all__ = ["State", "lock_file", "make_run_dir", "read_state", "read_text", "run_dir", "running"]
 __all__ += ["signal_owner", "socket_path", "state_path"]
 
 ROOT_DIR = Path("/run/vnet")
 """Directory of the files and sockets of root's systems."""
-LOCK_TRIES = 20
-"""Attempts to lock a file."""
-LOCK_PAUSE = 0.01
-"""Seconds between two attempts: readers hold the lock for an instant."""
-
 FILE_MAX = 1 << 20
 """Bytes of the longest file; a longer file is ignored."""
 PID_MAX = 1 << 22
@@ -116,38 +105,9 @@ def socket_path(name: str) -> Path:
     return run_dir() / f"{name}.sock"
 
 
-@contextmanager
-def claim(name: str, topology: Topology) -> Iterator[State]:
-    """Reserve the name during the context, with a state file that lists what ``topology`` makes.
-
-    Remains of a killed system of this name are removed first, our own at the end; if that fails, the file stays for
-    `vnet down`. Raises ControlError if the name is taken, OSError.
-    """
-    _make_run_dir()
-    with _owned(state_path(name), create=True) as fd:
-        if fd is None:
-            raise ControlError(f"{name} is running already; try: vnet show --name {name}")
-        _remove(State.parse(name, _read(fd)))
-        state = State(name, os.getpid(), {})
-        try:
-            _remove_socket(socket_path(name))
-            made = tuple(netns for netns in topology.own_netns(name) if not (NETNS_DIR / netns).exists())
-            hosts = dict.fromkeys(topology.hosts) | {
-                netns.host: topology.host_netns(name, netns.host) for netns in topology.namespaces(name)
-            }
-            paths = tuple(str(path.absolute()) for device in topology.devices.values() for path in device.paths())
-            state = State(name, os.getpid(), hosts, made, paths)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, json.dumps(attrs.asdict(state)).encode() + b"\n", 0)
-            yield state
-        finally:
-            _remove(state)
-            state_path(name).unlink(missing_ok=True)
-
-
 def running(name: str) -> State | None:
     """Return the state of a running system; None if it does not run. Raises PrivilegeError, ControlError, OSError."""
-    fd = _lock(state_path(name), fcntl.LOCK_SH)  # shared: readers do not exclude each other
+    fd = lock_file(state_path(name), fcntl.LOCK_SH)  # shared: readers do not exclude each other
     if fd is not None:
         os.close(fd)
         return None
@@ -160,7 +120,7 @@ def read_state(name: str) -> State | None:
     if fd is None:
         return None
     try:
-        return State.parse(name, _read(fd))
+        return State.parse(name, read_text(fd))
     finally:
         os.close(fd)
 
@@ -202,48 +162,7 @@ def _holds_lock(pid: int, path: Path) -> bool:
     return False
 
 
-def clean_up(name: str) -> State | None:
-    """Remove the remains of a killed system and return its state; None if there are none.
-
-    Raises ControlError if the system is running, OSError.
-    """
-    with _owned(state_path(name), create=False) as fd:
-        if fd is None:
-            if not state_path(name).exists():
-                return None
-            raise ControlError(f"{name} is running")
-        remains = State.parse(name, _read(fd))
-        _remove(remains)
-        _remove_socket(socket_path(name))
-        state_path(name).unlink(missing_ok=True)
-    return remains
-
-
-def _remove(remains: State) -> None:
-    """Remove the namespaces, sockets and terminals that still exist. Raises OSError."""
-    for netns in remains.netns:
-        remove_netns(netns)
-    for path in map(Path, remains.paths):
-        try:
-            remove_stale_terminal(path)
-            remove_stale(path)
-        except OSError:
-            pass  # it belongs to another process now: an open socket, or a file
-
-
-def _remove_socket(path: Path) -> None:
-    """Remove the socket of a killed process. Raises ControlError if it is no socket, or open in another process."""
-    try:
-        remove_stale(path)
-    except FileExistsError:
-        raise ControlError(f"{path}: must be a socket; not removed") from None
-    except OSError as exc:
-        if exc.errno != errno.EADDRINUSE:
-            raise
-        raise ControlError(f"{path}: already used by another process") from None
-
-
-def _make_run_dir() -> None:
+def make_run_dir() -> None:
     """Make the directory. Raises ControlError if other users can write to it."""
     path = run_dir()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -252,24 +171,7 @@ def _make_run_dir() -> None:
         raise ControlError(f"{path}: must be our own directory, without write access for other users")
 
 
-@contextmanager
-def _owned(path: Path, *, create: bool) -> Iterator[int | None]:
-    """Open and lock the file during the context; None if another process holds it, or it does not exist."""
-    fd = None
-    for attempt in range(LOCK_TRIES):
-        if attempt:
-            time.sleep(LOCK_PAUSE)
-        fd = _lock(path, fcntl.LOCK_EX, os.O_CREAT if create else 0)
-        if fd is not None or not path.exists():
-            break
-    try:
-        yield fd
-    finally:
-        if fd is not None:
-            os.close(fd)
-
-
-def _lock(path: Path, kind: int, flags: int = 0) -> int | None:
+def lock_file(path: Path, kind: int, flags: int = 0) -> int | None:
     """Try once to lock the file; None if another process holds it, or it does not exist or was removed meanwhile."""
     fd = _open(path, flags)
     if fd is None:
@@ -303,5 +205,5 @@ def _open(path: Path, flags: int = 0) -> int | None:
     return fd
 
 
-def _read(fd: int) -> str:
+def read_text(fd: int) -> str:
     return os.pread(fd, FILE_MAX, 0).decode(errors="replace")

@@ -14,7 +14,8 @@ from drivers.registry import DEVICES, TRANSPORTS, DeviceType, Transport
 from vnet.ends import ENDS
 from vnet.ends.base import EndsType
 from vnet.errors import ConfigError
-from vnet.spec import CARRIERS, NAME
+from vnet.names import NAME
+from vnet.spec import CARRIERS
 
 __all__ = ["add_device_type", "add_transport", "load_extension", "temporarily"]
 

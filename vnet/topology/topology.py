@@ -11,11 +11,11 @@ import attrs
 
 from drivers.registry import TRANSPORTS
 from vnet.errors import ConfigError
+from vnet.names import NAME
 from vnet.spec import (
     MEMORY,
     MEMORY_MAX,
     MIB,
-    NAME,
     WINDOW,
     WINDOW_MAX,
     DeviceSpec,

@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vnet.traffic.kernel import PATIENCE, TrafficError, run
+from vnet.errors import TrafficError
+from vnet.traffic.kernel import PATIENCE, run
 
 __all__ = ["fill", "fio", "nbdcopy", "sha256"]
 

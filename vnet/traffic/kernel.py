@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import attrs
 import trio
 
-from vnet.errors import PrivilegeError
+from vnet.errors import PrivilegeError, TrafficError
 from vnet.linux.background import open_background
 from vnet.linux.netns import netns_command
 from vnet.traffic.counters import KernelCounters, kernel_counters
@@ -27,7 +27,6 @@ __all__ = [
     "Plan",
     "RunResult",
     "Run",
-    "TrafficError",
     "iperf3",
     "iperf3_server",
     "ping",
@@ -44,10 +43,6 @@ IPERF3_PORT = 5201
 """Default TCP and UDP port of iperf3."""
 UDP_LOSS = 0.01
 """Fraction of a run's datagrams that may be lost."""
-
-
-class TrafficError(Exception):
-    """A traffic program failed; the message has its name and its last line of output."""
 
 
 class RunResult(Protocol):

@@ -20,7 +20,8 @@ from drivers.devices.net.layout import NetFeature as F
 from drivers.registry import DEVICES
 from vnet.ends.base import Side
 from vnet.linux.netns import IPV6_MIN_MTU, Route
-from vnet.spec import FILE_NAME, DeviceSpec, Netns, PeerSpec, Problem, must
+from vnet.names import FILE_NAME
+from vnet.spec import DeviceSpec, Netns, PeerSpec, Problem, must
 
 __all__ = ["NetSpec", "PortKind", "PortSpec", "net_specs"]
 

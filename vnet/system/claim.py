@@ -1,0 +1,115 @@
+"""Owns the state file of a system while it runs, and removes what a killed system left."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from vnet.errors import ControlError
+from vnet.linux.netns import NETNS_DIR, remove_netns
+from vnet.linux.unix_socket import remove_stale
+from vnet.ports.rpmsg.pty import remove_stale_terminal
+from vnet.system.state import State, lock_file, make_run_dir, read_text, socket_path, state_path
+from vnet.topology import Topology
+
+__all__ = ["claim", "clean_up"]
+
+LOCK_TRIES = 20
+"""Attempts to lock a file."""
+LOCK_PAUSE = 0.01
+"""Seconds between two attempts: readers hold the lock for an instant."""
+
+
+@contextmanager
+def claim(name: str, topology: Topology) -> Iterator[State]:
+    """Reserve the name during the context, with a state file that lists what ``topology`` makes.
+
+    Remains of a killed system of this name are removed first, our own at the end; if that fails, the file stays for
+    `vnet down`. Raises ControlError if the name is taken, OSError.
+    """
+    make_run_dir()
+    with _owned(state_path(name), create=True) as fd:
+        if fd is None:
+            raise ControlError(f"{name} is running already; try: vnet show --name {name}")
+        _remove(State.parse(name, read_text(fd)))
+        state = State(name, os.getpid(), {})
+        try:
+            _remove_socket(socket_path(name))
+            made = tuple(netns for netns in topology.own_netns(name) if not (NETNS_DIR / netns).exists())
+            hosts = dict.fromkeys(topology.hosts) | {
+                netns.host: topology.host_netns(name, netns.host) for netns in topology.namespaces(name)
+            }
+            paths = tuple(str(path.absolute()) for device in topology.devices.values() for path in device.paths())
+            state = State(name, os.getpid(), hosts, made, paths)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(attrs.asdict(state)).encode() + b"\n", 0)
+            yield state
+        finally:
+            _remove(state)
+            state_path(name).unlink(missing_ok=True)
+
+
+def clean_up(name: str) -> State | None:
+    """Remove the remains of a killed system and return its state; None if there are none.
+
+    Raises ControlError if the system is running, OSError.
+    """
+    with _owned(state_path(name), create=False) as fd:
+        if fd is None:
+            if not state_path(name).exists():
+                return None
+            raise ControlError(f"{name} is running")
+        remains = State.parse(name, read_text(fd))
+        _remove(remains)
+        _remove_socket(socket_path(name))
+        state_path(name).unlink(missing_ok=True)
+    return remains
+
+
+def _remove(remains: State) -> None:
+    """Remove the namespaces, sockets and terminals that still exist. Raises OSError."""
+    for netns in remains.netns:
+        remove_netns(netns)
+    for path in map(Path, remains.paths):
+        try:
+            remove_stale_terminal(path)
+            remove_stale(path)
+        except OSError:
+            pass  # it belongs to another process now: an open socket, or a file
+
+
+def _remove_socket(path: Path) -> None:
+    """Remove the socket of a killed process. Raises ControlError if it is no socket, or open in another process."""
+    try:
+        remove_stale(path)
+    except FileExistsError:
+        raise ControlError(f"{path}: must be a socket; not removed") from None
+    except OSError as exc:
+        if exc.errno != errno.EADDRINUSE:
+            raise
+        raise ControlError(f"{path}: already used by another process") from None
+
+
+@contextmanager
+def _owned(path: Path, *, create: bool) -> Iterator[int | None]:
+    """Open and lock the file during the context; None if another process holds it, or it does not exist."""
+    fd = None
+    for attempt in range(LOCK_TRIES):
+        if attempt:
+            time.sleep(LOCK_PAUSE)
+        fd = lock_file(path, fcntl.LOCK_EX, os.O_CREAT if create else 0)
+        if fd is not None or not path.exists():
+            break
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)
