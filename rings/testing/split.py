@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import attrs
 
-from rings.errors import MemoryFault
 from rings.layout import DESC_SIZE, INDIRECT, NEXT, WRITE, RingAddrs, split_sizes
 from rings.memory import Addr, Memory
+from rings.view import lines, view_split
 
 __all__ = ["Desc", "RawRing", "dump", "linked"]
 
@@ -136,49 +136,5 @@ class RawRing:
 
 
 def dump(ring: RawRing) -> str:
-    """Return a text dump of a split ring: indices, flags, events, available entries and used elements.
-
-    Available entries are those from the used index to the available index, each with its current chain. If the device
-    uses chains out of order, their number is right, but some may be used already.
-    """
-    avail, used, num = ring.avail_idx, ring.used_idx, ring.num
-    outstanding = avail - used & 0xFFFF
-    lines = [
-        f"split ring of {num} descriptors",
-        f"available  idx {avail}  flags {ring.avail_flags}  used_event {ring.used_event}  ({outstanding} outstanding)",
-    ]
-    for index in (avail - back & 0xFFFF for back in range(min(outstanding, num), 0, -1)):
-        head = ring.entry(index)
-        lines.append(f"  {index:>5}: head {head}")
-        lines += [f"         {line}" for line in _chain(ring, head)]
-    lines.append(f"used       idx {used}  flags {ring.used_flags}  avail_event {ring.avail_event}")
-    for index in (used - back & 0xFFFF for back in range(min(num, used), 0, -1)):
-        head, size = ring.elem(index)
-        lines.append(f"  {index:>5}: id {head}  len {size}")
-    return "\n".join(lines)
-
-
-def _chain(ring: RawRing, index: int) -> Iterator[str]:
-    for _ in range(ring.num):
-        if index >= ring.num:
-            yield f"{index}: no such descriptor"
-            return
-        desc = ring.read(index)
-        yield f"{index}: {desc}"
-        if desc.flags & INDIRECT:
-            yield from (f"   {line}" for line in _table(ring, desc))
-        if not desc.flags & NEXT:
-            return
-        index = desc.next
-    yield "... longer than the queue"
-
-
-def _table(ring: RawRing, desc: Desc) -> Iterator[str]:
-    size = min(desc.size, ring.num * DESC_SIZE) // DESC_SIZE * DESC_SIZE
-    try:
-        data = b"".join(map(bytes, ring.memory.segments(Addr(desc.addr), size)))
-    except MemoryFault as fault:
-        yield str(fault)
-        return
-    for at in range(0, size, DESC_SIZE):
-        yield f"{at // DESC_SIZE}: {Desc.parse(data[at : at + DESC_SIZE])}"
+    """Return a text of the ring, see `rings.view`."""
+    return "\n".join(lines(view_split(ring.memory, ring.num, ring.addrs)))

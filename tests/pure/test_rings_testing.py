@@ -19,16 +19,18 @@ def test_the_picture_of_a_ring_shows_what_is_available_and_what_was_used(make_ri
     rig.raw.give(0, 0)
     tables = rig.tables
     assert tables is not None
+    desc, driver_area, device_area = (rig.addrs.desc, rig.addrs.driver, rig.addrs.device)
     assert dump(rig.raw).splitlines() == [
-        "split ring of 4 descriptors",
-        "available  idx 2  flags 1  used_event 0  (1 outstanding)",
+        f"split ring of 4 descriptors at {desc:#x}, driver area {driver_area:#x}, device area {device_area:#x}",
+        "driver  flags 1  idx 2  used_event 0",
+        "device  flags 0  idx 1  avail_event 0",
+        "1 chain outstanding",
         "      1: head 1",
-        f"         1: {tables + 64:#x} +48 table",
-        "            0: 0x100 +1 r -> 1",
-        "            1: 0x200 +2 r -> 2",
-        "            2: 0x300 +3 w",
-        "used       idx 1  flags 0  avail_event 0",
-        "      0: id 0  len 0",
+        f"         1: {tables + 64:#x} +48 indirect table",
+        "            0: 0x100 +1 device reads -> 1",
+        "            1: 0x200 +2 device reads -> 2",
+        "            2: 0x300 +3 device writes",
+        "      0: used 0, 0 bytes written",
     ]
     assert rig.raw.avail_flags == NO_INTERRUPT
 
@@ -38,9 +40,9 @@ def test_a_picture_can_be_had_of_a_ring_of_any_content(rig: Rig) -> None:
     rig.raw.write(1, Desc(0x7000_0000, 32, 4))
     rig.raw.offer(0, 1, 99)
     text = dump(rig.raw)
-    assert "... longer than the queue" in text
-    assert "read of 32 bytes at 0x70000000: no memory there" in text
-    assert "99: no such descriptor" in text
+    assert "head 0  fault: loops" in text
+    assert "head 1  fault: read of 32 bytes at 0x70000000: no memory there" in text
+    assert "head 99  fault: names descriptor 99 of 8" in text
     rig.raw.clear(b"\xff")
     assert dump(rig.raw).startswith("split ring of 8")
 

@@ -1,0 +1,276 @@
+"""A ring as it stands in memory: its words, and each chain with its descriptors. Looking changes nothing.
+
+The areas are copied once and read as a stranger would read them, without trust in either side, so the view of a broken
+or hostile ring shows what is wrong with it. A ring that both sides use meanwhile may change between two areas.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+
+import attrs
+
+from rings.errors import MemoryFault
+from rings.layout import AVAIL, DESC_SIZE, INDIRECT, NEXT, USED, WRITE, RingAddrs, packed_sizes, split_sizes
+from rings.memory import Addr, Memory
+
+__all__ = ["ChainView", "DescriptorView", "RingView", "UsedView", "flag_names", "lines", "view_packed", "view_split"]
+
+DESC = struct.Struct("<QIHH")
+USED_ELEM = struct.Struct("<II")
+TABLE_SHOWN = 1024
+"""Entries of an indirect table that a view has; a longer table is cut."""
+USED_SHOWN = 8
+"""Used elements that a view of a split ring has, the latest ones."""
+LAP = 1 << 15
+EVENT_MODES = ("enabled", "disabled", "at position", "reserved")
+"""Meanings of the flags of a packed ring's event suppression area (VIRTIO 1.4 section 2.8.10)."""
+
+
+@attrs.frozen
+class DescriptorView:
+    """A descriptor of a ring or of an indirect table."""
+
+    index: int
+    """Its index in the table or ring that holds it."""
+    addr: int
+    size: int
+    """Bytes."""
+    flags: int
+    """The flags field; see `flag_names`."""
+    last: int
+    """The ``next`` field of a split ring, the buffer id of a packed one."""
+    table: tuple[DescriptorView, ...] = ()
+    """Entries of the indirect table that it refers to."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether the device writes to the buffer; else it reads from it."""
+        return bool(self.flags & WRITE)
+
+
+@attrs.frozen
+class ChainView:
+    """A chain that the driver made available and that is not used yet."""
+
+    position: int
+    """Index of its entry in the available ring (split), index of its first descriptor (packed)."""
+    head: int
+    """Index of its first descriptor (split), its buffer id (packed)."""
+    descriptors: tuple[DescriptorView, ...]
+    fault: str = ""
+    """Reason why it cannot be followed to its end; empty for a sound chain."""
+
+
+@attrs.frozen
+class UsedView:
+    """A used element."""
+
+    position: int
+    """Index in the used ring (split) or in the descriptor ring (packed)."""
+    head: int
+    """Head of the chain (split), buffer id (packed)."""
+    written: int
+    """Bytes that the device claims to have written."""
+
+
+@attrs.frozen
+class RingView:
+    """One ring."""
+
+    format: str
+    """Either split or packed."""
+    num: int
+    """Queue size in descriptors."""
+    addrs: RingAddrs
+    driver: Mapping[str, int | str]
+    """Words of the driver's area, by name in the specification."""
+    device: Mapping[str, int | str]
+    """Words of the device's area."""
+    chains: tuple[ChainView, ...]
+    """Outstanding chains, the oldest first."""
+    used: tuple[UsedView, ...]
+    """Split: the latest used elements, the newest last. Packed: those that the driver has not taken back."""
+    fault: str = ""
+    """Reason why the areas cannot be read, or why the indices contradict each other; empty if neither is the case."""
+
+
+def flag_names(flags: int) -> str:
+    """Return the names of a descriptor's flags (sections 2.7.5 and 2.8.1)."""
+    names = ((NEXT, "NEXT"), (WRITE, "WRITE"), (INDIRECT, "INDIRECT"), (AVAIL, "AVAIL"), (USED, "USED"))
+    return " ".join(name for bit, name in names if flags & bit)
+
+
+def view_split(memory: Memory, num: int, addrs: RingAddrs) -> RingView:
+    """Return a split ring of ``num`` descriptors (section 2.7).
+
+    Outstanding chains are those from the used index to the available index. If the device uses chains out of order,
+    their number is right, but some of them may be used already, and older ones outstanding in their place.
+    """
+    try:
+        desc, avail, used = _areas(memory, addrs, split_sizes(num))
+    except MemoryFault as unreachable:
+        return RingView("split", num, addrs, {}, {}, (), (), str(unreachable))
+    avail_words = struct.unpack(f"<{num + 3}H", avail)
+    used_flags, used_idx = struct.unpack_from("<HH", used)
+    avail_idx = avail_words[1]
+    outstanding = avail_idx - used_idx & 0xFFFF
+    fault = f"available index {avail_idx} is {outstanding} ahead of used index {used_idx}" if outstanding > num else ""
+    table = [_split_descriptor(index, desc) for index in range(num)]
+    return RingView(
+        "split",
+        num,
+        addrs,
+        {"flags": avail_words[0], "idx": avail_idx, "used_event": avail_words[-1]},
+        {"flags": used_flags, "idx": used_idx, "avail_event": struct.unpack_from("<H", used, 4 + 8 * num)[0]},
+        tuple(
+            _split_chain(memory, table, index % num, avail_words[2 + index % num])
+            for index in (avail_idx - back & 0xFFFF for back in range(min(outstanding, num), 0, -1))
+        ),
+        tuple(
+            UsedView(index % num, *USED_ELEM.unpack_from(used, 4 + 8 * (index % num)))
+            for index in (used_idx - back & 0xFFFF for back in range(min(num, used_idx, USED_SHOWN), 0, -1))
+        ),
+        fault,
+    )
+
+
+def _split_chain(memory: Memory, table: Sequence[DescriptorView], position: int, head: int) -> ChainView:
+    chain: list[DescriptorView] = []
+    index, fault = head, ""
+    while True:
+        if index >= len(table):
+            fault = f"names descriptor {index} of {len(table)}"
+            break
+        if len(chain) == len(table):
+            fault = "loops"
+            break
+        desc, why = _with_table(memory, table[index], _split_descriptor)
+        chain.append(desc)
+        fault = fault or why
+        if not desc.flags & NEXT:
+            break
+        index = desc.last
+    return ChainView(position, head, tuple(chain), fault or _order_fault(chain))
+
+
+def view_packed(memory: Memory, num: int, addrs: RingAddrs, position: int) -> RingView:
+    """Return a packed ring of ``num`` descriptors (section 2.8).
+
+    ``position`` is where a driver looks for the next used descriptor: the descriptor's number, with the wrap counter in
+    bit 15. A device that uses chains out of order overwrites descriptors of older ones, which are then missing here.
+    """
+    try:
+        desc, driver, device = _areas(memory, addrs, packed_sizes(num))
+    except MemoryFault as unreachable:
+        return RingView("packed", num, addrs, {}, {}, (), (), str(unreachable))
+    slot, lap = position % LAP, position // LAP & 1
+    chains: list[ChainView] = []
+    used: list[UsedView] = []
+    parts: list[DescriptorView] = []
+    faults: list[str] = []
+    for _ in range(num if slot < num else 0):
+        raw = _packed_descriptor(slot, desc)
+        is_available, is_used = bool(raw.flags & AVAIL), bool(raw.flags & USED)
+        if is_available is is_used and is_available is bool(lap) and not parts:
+            used.append(UsedView(slot, raw.last, raw.size))
+        elif is_available is bool(lap) and is_used is not bool(lap):
+            view, why = _with_table(memory, raw, _packed_descriptor)
+            parts.append(view)
+            faults.append(why)
+            if not raw.flags & NEXT:
+                chains.append(_packed_chain(parts, faults))
+                parts, faults = [], []
+        else:
+            break
+        slot += 1
+        if slot == num:
+            slot, lap = 0, lap ^ 1
+    if parts:
+        chains.append(attrs.evolve(_packed_chain(parts, faults), fault="NEXT is set on its last available descriptor"))
+    return RingView("packed", num, addrs, _event(driver), _event(device), tuple(chains), tuple(used))
+
+
+def _packed_chain(parts: Sequence[DescriptorView], faults: Sequence[str]) -> ChainView:
+    fault = next(filter(None, faults), "") or _order_fault(parts)
+    return ChainView(parts[0].index, parts[-1].last, tuple(parts), fault)
+
+
+def _event(area: bytes) -> dict[str, int | str]:
+    """Return the words of an event suppression area."""
+    position, flags = struct.unpack("<HH", area)
+    return {"desc": position % LAP, "wrap": position // LAP, "flags": flags, "meaning": EVENT_MODES[flags & 3]}
+
+
+def _areas(memory: Memory, addrs: RingAddrs, sizes: Sequence[int]) -> list[bytes]:
+    """Return private copies of the areas. Raises MemoryFault."""
+    return [b"".join(memory.segments(start, size)) for start, size in zip(attrs.astuple(addrs), sizes, strict=True)]
+
+
+def _split_descriptor(index: int, table: bytes) -> DescriptorView:
+    addr, size, flags, following = DESC.unpack_from(table, DESC_SIZE * index)
+    return DescriptorView(index, addr, size, flags, following)
+
+
+def _packed_descriptor(index: int, table: bytes) -> DescriptorView:
+    addr, size, ident, flags = DESC.unpack_from(table, DESC_SIZE * index)
+    return DescriptorView(index, addr, size, flags, ident)
+
+
+def _order_fault(chain: Sequence[DescriptorView]) -> str:
+    """Return why the order of a chain's descriptors is invalid (section 2.7.4.2), or ""."""
+    entries = [entry for desc in chain for entry in (desc.table or (desc,))]
+    wrong = any(before.writable and not after.writable for before, after in pairwise(entries))
+    return "a readable descriptor after a writable one" if wrong else ""
+
+
+def _with_table(
+    memory: Memory, desc: DescriptorView, parse: Callable[[int, bytes], DescriptorView]
+) -> tuple[DescriptorView, str]:
+    """Return the descriptor with its indirect table, and why the table is invalid, or ""."""
+    if not desc.flags & INDIRECT:
+        return desc, ""
+    count, odd = divmod(desc.size, DESC_SIZE)
+    fault = f"an indirect table of {desc.size} bytes" if odd or not count else ""
+    try:
+        size = min(count, TABLE_SHOWN) * DESC_SIZE
+        data = b"".join(memory.segments(Addr(desc.addr), size))
+    except MemoryFault as unreachable:
+        return desc, str(unreachable)
+    table = tuple(parse(index, data) for index in range(len(data) // DESC_SIZE))
+    if any(entry.flags & INDIRECT for entry in table):
+        fault = fault or "an indirect table inside a table"
+    return attrs.evolve(desc, table=table), fault
+
+
+def lines(view: RingView) -> Iterator[str]:
+    """Yield a text of the view, line by line."""
+    desc, driver, device = attrs.astuple(view.addrs)
+    yield f"{view.format} ring of {view.num} descriptors at {desc:#x}, driver area {driver:#x}, device area {device:#x}"
+    for side, words in (("driver", view.driver), ("device", view.device)):
+        if words:
+            yield f"{side}  " + "  ".join(f"{name} {value}" for name, value in words.items())
+    if view.fault:
+        yield f"fault: {view.fault}"
+    count = len(view.chains)
+    yield f"{count} chain{'' if count == 1 else 's'} outstanding"
+    for chain in view.chains:
+        name = "head" if view.format == "split" else "id"
+        yield f"  {chain.position:>5}: {name} {chain.head}" + (f"  fault: {chain.fault}" if chain.fault else "")
+        for one in chain.descriptors:
+            yield f"         {_text(one, view.format)}"
+            for entry in one.table:
+                yield f"            {_text(entry, view.format)}"
+    for element in view.used:
+        yield f"  {element.position:>5}: used {element.head}, {element.written} bytes written"
+
+
+def _text(desc: DescriptorView, form: str) -> str:
+    if desc.flags & INDIRECT:
+        action = "indirect table"
+    else:
+        action = "device writes" if desc.writable else "device reads"
+    following = f" -> {desc.last}" if form == "split" and desc.flags & NEXT else ""
+    return f"{desc.index}: {desc.addr:#x} +{desc.size} {action}{following}"
