@@ -168,8 +168,7 @@ class MediatedFlow:
                 pair.active = pair.source
             finally:
                 source.complete_each(done)
-                for head, _, _ in reversed(chains[len(done) :]):
-                    source.abandon(head)
+                source.abandon(len(chains) - len(done))
             moved += len(done)
             if len(done) < len(chains):
                 return moved, Need.SINK

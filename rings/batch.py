@@ -26,15 +26,14 @@ class BatchVringh:
         chains = self.getdescs(limit)
         for at, (head, readable, writable) in enumerate(chains):
             if readable or not writable:
-                for other, _, _ in reversed(chains[at:]):
-                    self.abandon(other)
+                self.abandon(len(chains) - at)
                 break
             heads.append(head)
             sizes.append(total(writable))
             views += writable
         return heads, sizes, views
 
-    def abandon(self, head: int, /) -> None:
+    def abandon(self, count: int, /) -> Sequence[int]:
         raise NotImplementedError
 
     def complete(self, head: int, written: int, /) -> None:

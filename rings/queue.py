@@ -153,8 +153,12 @@ class Vringh(Protocol):
         bad.
         """
 
-    def abandon(self, head: int, /) -> None:
-        """Return the chain taken last untouched; the next `getdesc` takes it again."""
+    def abandon(self, count: int, /) -> Sequence[int]:
+        """Put the ``count`` chains taken last back; they are taken next, in the same order as before.
+
+        Returns their heads, the last one first. Raises LocalRingError, and puts none back, if one of them was
+        completed, or fewer were taken.
+        """
 
     def complete(self, head: int, written: int, /) -> None:
         """Mark a chain as used, with ``written`` bytes; `publish` shows it to the driver."""

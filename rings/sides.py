@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -127,6 +128,7 @@ class DeviceSide(BatchVringh):
         # it. Until that batch is published the driver must not make the chain available again.
         self._states = [FREE] * num
         self._batch = 1
+        self._taken: deque[int] = deque(maxlen=num)  # heads in the order of taking, without those abandoned
         self._chains = self._calls = self._suppressed = self._returned = 0
         self._budget = NO_PACE  # units of work left in this turn
 
@@ -182,12 +184,26 @@ class DeviceSide(BatchVringh):
             return []
         return views
 
-    def _untake(self, ident: int) -> None:
-        """Release an abandoned chain. Raises LocalRingError if it is not in flight."""
-        if self._states[ident] != IN_FLIGHT:
-            raise LocalRingError(f"descriptor {ident} was not taken")
-        self._states[ident] = FREE
-        self._chains -= 1
+    def _untake(self, count: int) -> list[int]:
+        """Release the ``count`` chains taken last. Returns their heads, the last one first.
+
+        Raises LocalRingError, and releases none, if fewer were taken or one of them was completed.
+        """
+        taken, states = self._taken, self._states
+        if not 0 <= count <= len(taken):
+            raise LocalRingError(f"{count} chains abandoned, of {len(taken)} taken")
+        heads: list[int] = []
+        for _ in range(count):
+            head = taken.pop()
+            heads.append(head)
+            if states[head] != IN_FLIGHT:
+                taken.extend(reversed(heads))
+                for other in heads[:-1]:
+                    states[other] = IN_FLIGHT
+                raise LocalRingError(f"{count} chains abandoned, but descriptor {head} among them was completed")
+            states[head] = FREE
+        self._chains -= count
+        return heads
 
     def _count_publication(self, wanted: bool) -> bool:
         """End a batch; count its publication, and a call if ``wanted``. Returns ``wanted``."""

@@ -106,9 +106,10 @@ class DirtyVringh(VringhWrapper[Vringh]):
                 raise
         return chains
 
-    def abandon(self, head: int, /) -> None:
-        self._ring.abandon(head)
-        self._mark((head,))
+    def abandon(self, count: int, /) -> Sequence[int]:
+        heads = self._ring.abandon(count)
+        self._mark(heads)
+        return heads
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         self._ring.complete_each(done)

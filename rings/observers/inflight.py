@@ -68,10 +68,12 @@ class LoggedVringh(VringhWrapper[Vringh]):
             self._log.record([head for head, _, _ in chains])
         return chains
 
-    def abandon(self, head: int, /) -> None:
-        self._ring.abandon(head)
-        if head not in self._resumed:
-            self._log.cancel(head)
+    def abandon(self, count: int, /) -> Sequence[int]:
+        heads = self._ring.abandon(count)
+        for head in heads:
+            if head not in self._resumed:
+                self._log.cancel(head)
+        return heads
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         self._ring.complete_each(done)

@@ -57,9 +57,11 @@ class MeteredVringh(VringhWrapper[Vringh]):
             self._taken[head] = [len(seg) for seg in readable], [len(seg) for seg in writable]
         return chains
 
-    def abandon(self, head: int, /) -> None:
-        self._ring.abandon(head)
-        del self._taken[head]
+    def abandon(self, count: int, /) -> Sequence[int]:
+        heads = self._ring.abandon(count)
+        for head in heads:
+            del self._taken[head]
+        return heads
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         self._ring.complete_each(done)

@@ -25,8 +25,8 @@ class VringhWrapper(BatchVringh, Generic[V]):
     def getdescs(self, limit: int, /) -> list[Chain]:
         return self._ring.getdescs(limit)
 
-    def abandon(self, head: int, /) -> None:
-        self._ring.abandon(head)
+    def abandon(self, count: int, /) -> Sequence[int]:
+        return self._ring.abandon(count)
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         self._ring.complete_each(done)

@@ -115,6 +115,7 @@ class PackedVringh(DeviceSide):
         # One call handles a batch: attributes are looked up once.
         num, desc, slot, lap, in_flight = self.num, self._desc, self._slot, self._lap, self._in_flight
         states, counts, batch, view = self._states, self._counts, self._batch, self._memory.view
+        took = self._taken.append
         want, paused = available(lap), False
         try:
             for _ in range(limit):
@@ -145,6 +146,7 @@ class PackedVringh(DeviceSide):
                     raise BadRing(f"buffer {ident} was made available again while in flight")
                 states[ident] = IN_FLIGHT
                 counts[ident] = count
+                took(ident)
                 in_flight += count
                 slot += count
                 if slot >= num:
@@ -186,6 +188,7 @@ class PackedVringh(DeviceSide):
                 slot, lap, want = 0, lap ^ 1, want ^ HANDS
         if not idents or not (views := self._writable_views(idents, addrs, sizes)):
             return [], [], []
+        self._taken.extend(idents)
         self._advance(slot, lap, in_flight, len(idents))
         return idents, sizes, views
 
@@ -225,6 +228,7 @@ class PackedVringh(DeviceSide):
                 break
             self._from_backlog[ident] = self._backlog.popleft()
             self._states[ident] = IN_FLIGHT
+            self._taken.append(ident)
             self._chains += 1
         return chains
 
@@ -251,17 +255,22 @@ class PackedVringh(DeviceSide):
             self._resolve(Addr(addr), word & MAX_SEGMENT, wrote, writable if wrote else readable)
         return readable, writable
 
-    def abandon(self, head: int, /) -> None:
-        self._untake(head)
-        if head in self._from_backlog:
-            self._backlog.appendleft(self._from_backlog.pop(head))
-            return
-        count = self._counts[head]
-        self._in_flight -= count
-        self._ahead += count
-        self._slot -= count
+    def abandon(self, count: int, /) -> list[int]:
+        if not count:
+            return []
+        heads = self._untake(count)
+        descs = 0
+        for head in heads:
+            if head in self._from_backlog:
+                self._backlog.appendleft(self._from_backlog.pop(head))
+            else:
+                descs += self._counts[head]
+        self._in_flight -= descs
+        self._ahead += descs
+        self._slot -= descs
         if self._slot < 0:
             self._slot, self._lap = self._slot + self.num, self._lap ^ 1
+        return heads
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         states, counts, batch = self._states, self._counts, self._batch

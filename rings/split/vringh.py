@@ -77,8 +77,9 @@ class SplitVringh(DeviceSide):
         # One call handles a batch: attributes are looked up once, each word is loaded once, and the checks below use
         # these copies.
         num, desc, states, batch, view = self.num, self._desc, self._states, self._batch, self._memory.view
+        heads = self._entries(first, min(limit, self._avail_end - first & 0xFFFF))
         try:
-            for head in self._entries(first, min(limit, self._avail_end - first & 0xFFFF)):
+            for head in heads:
                 if head >= num:
                     entry = first + len(chains) & 0xFFFF
                     raise BadRing(f"available entry {entry} names descriptor {head} of {num}")
@@ -106,8 +107,10 @@ class SplitVringh(DeviceSide):
             # Return the good chains before it. The next call meets the bad one first and raises.
             if not chains:
                 raise
-        self._last_avail = first + len(chains) & 0xFFFF
-        self._chains += len(chains)
+        count = len(chains)
+        self._taken.extend(heads[:count])
+        self._last_avail = first + count & 0xFFFF
+        self._chains += count
         return chains
 
     def getbufs(self, limit: int, /) -> Buffers:
@@ -131,6 +134,7 @@ class SplitVringh(DeviceSide):
             sizes.append(size)
         if not heads or not (views := self._writable_views(heads, addrs, sizes)):
             return [], [], []
+        self._taken.extend(heads)
         self._last_avail = first + len(heads) & 0xFFFF
         self._chains += len(heads)
         return heads, sizes, views
@@ -156,6 +160,7 @@ class SplitVringh(DeviceSide):
             self._backlog.popleft()
             self._states[head] = IN_FLIGHT
             self._from_backlog.add(head)
+            self._taken.append(head)
             self._chains += 1
         return chains
 
@@ -212,15 +217,20 @@ class SplitVringh(DeviceSide):
                     raise BadRing(f"chain {head}: next descriptor {index} of {limit}")
             addr, word = table[2 * index], table[2 * index + 1]
 
-    def abandon(self, head: int, /) -> None:
-        self._untake(head)
-        if head in self._from_backlog:
-            self._from_backlog.remove(head)
-            self._backlog.appendleft(head)
-            return
-        self._last_avail = self._last_avail - 1 & 0xFFFF
+    def abandon(self, count: int, /) -> list[int]:
+        if not count:
+            return []
+        heads = self._untake(count)
+        if self._from_backlog:
+            for head in heads:
+                if head in self._from_backlog:
+                    self._from_backlog.remove(head)
+                    self._backlog.appendleft(head)
+                    count -= 1
+        self._last_avail = self._last_avail - count & 0xFFFF
         if self.broken:
             self._avail_end = self._last_avail
+        return heads
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         states, batch, mask = self._states, self._batch, self._mask

@@ -92,9 +92,9 @@ class Moved:
         self.device.complete_each([(head, 0) for head, _, _ in done])
 
     def abandon(self, number: int) -> None:
-        for _ in range(min(number, len(self.taken))):
-            head, _, _ = self.taken.pop()
-            self.device.abandon(head)
+        number = min(number, len(self.taken))
+        del self.taken[len(self.taken) - number :]
+        self.device.abandon(number)
 
     def publish(self, _: int) -> None:
         self.device.publish()

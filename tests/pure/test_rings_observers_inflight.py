@@ -125,7 +125,8 @@ class Life:
     def undo(self, _: int) -> None:
         """Give the chain taken last back untouched, unless it was completed."""
         if self.owed and self.owed[-1] == self.last:
-            self.device.abandon(self.owed.pop())
+            self.owed.pop()
+            self.device.abandon(1)
             self.last = -1
 
     def publish(self, _: int) -> None:

@@ -107,7 +107,7 @@ def test_what_is_abandoned_costs_nothing_until_it_is_taken_again() -> None:
     queue.add([10], [])
     for _ in range(3):
         (chain,) = queue.device.getdescs(4)
-        queue.device.abandon(chain[0])
+        assert queue.device.abandon(1) == [chain[0]]
     assert queue.tape.take() == []
     (chain,) = queue.device.getdescs(4)
     queue.device.complete(chain[0], 0)

@@ -62,7 +62,6 @@ def test_no_more_are_taken_than_asked_for_and_what_is_given_back_comes_again(rig
     assert device.getbufs(1)[0] == [0]
     assert device.getbufs(2)[0] == [1, 2]
     device.abandon(2)
-    device.abandon(1)
     assert device.getbufs(3)[0] == [1, 2, 3]
     device.complete_each([(0, 1), (1, 2), (2, 3), (3, 4)])
     assert device.publish()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import attrs
 import pytest
@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from rings.chain import Chain, copy_in
-from rings.errors import QueueFull
+from rings.errors import LocalRingError, QueueFull
 from rings.memory import Addr
 from rings.queue import Segment, Virtqueue, Vringh
 from support.rigs.packed import PackedRig, position
@@ -233,13 +233,21 @@ class Pair(RuleBasedStateMachine):
         assert copy_in(writable, text) == len(text)
         sent.answer = text
 
-    @precondition(lambda self: self.taken and self.taken[-1] in self.held)
-    @rule()
-    def abandon(self) -> None:
-        sent = self.taken.pop()
-        self.held.remove(sent)
-        self.device.abandon(sent.head)
-        self.avail.insert(0, sent)
+    @rule(data=st.data())
+    def abandon(self, data: st.DataObject) -> None:
+        last = list(takewhile(lambda sent: sent in self.held, reversed(self.taken)))
+        count = data.draw(st.integers(0, len(last)))
+        assert self.device.abandon(count) == [sent.head for sent in last[:count]]
+        for sent in last[:count]:
+            self.taken.pop()
+            self.held.remove(sent)
+            self.avail.insert(0, sent)
+
+    @rule(more=st.integers(1, 9))
+    def abandon_more_than_may_be(self, more: int) -> None:
+        count = sum(1 for _ in takewhile(lambda sent: sent in self.held, reversed(self.taken))) + more
+        with pytest.raises(LocalRingError):
+            self.device.abandon(count)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())

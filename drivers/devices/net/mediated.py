@@ -78,9 +78,8 @@ class NetCopier(Copier):
             done.append((head, 0))
             octets += size
         sink.complete_each(filled)
+        sink.abandon(len(ready) - len(filled))
         self.statistics.count_copies(len(filled), octets)
-        for into, _, _ in reversed(ready[len(filled) :]):
-            sink.abandon(into)
         if len(filled) < len(chains):
             super().copy(chains[len(filled) :], sink, done)
 

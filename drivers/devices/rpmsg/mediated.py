@@ -73,7 +73,7 @@ class RpmsgCopier(Copier):
             sink.complete(into, 0)  # not a receive buffer
             statistics.drop("buffer_short")
         elif total(views) < HEADER_SIZE + length:
-            sink.abandon(into)
+            sink.abandon(1)
             statistics.drop("buffer_short")
         else:
             copied = copy_in(views, head)

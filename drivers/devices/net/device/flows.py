@@ -12,7 +12,7 @@ from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, N
 from drivers.devices.net.header import HeaderRules
 from drivers.errors import PortGone
 from drivers.flow.pump import Need
-from rings.chain import Chain, copy_in, copy_out, skip, total
+from rings.chain import copy_in, copy_out, skip, total
 from rings.queue import Vringh
 
 __all__ = ["VhostNetFromDriver", "VhostNetToDriver"]
@@ -74,7 +74,8 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
                         return moved + len(done), Need.SINK
                     done.append((index, 0))
             finally:
-                _settle(ring, chains, done)
+                ring.complete_each(done)
+                ring.abandon(len(chains) - len(done))
                 traffic.packets += packets
                 traffic.bytes += octets
             moved += len(done)
@@ -86,13 +87,6 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
         ring.complete_each([(index, 0) for index, _, _ in chains])
         self.traffic.drop("link_down", len(chains))
         return len(chains), Need.TURN if chains else Need.QUEUE
-
-
-def _settle(ring: Vringh, chains: list[Chain], done: list[tuple[int, int]]) -> None:
-    """Complete the first chains, which are done, and abandon the rest in reverse order."""
-    ring.complete_each(done)
-    for index, _, _ in reversed(chains[len(done) :]):
-        ring.abandon(index)
 
 
 class VhostNetToDriver(NetFlow[DeviceQueue]):
@@ -180,7 +174,8 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
                     packets += 1
                     octets += length - HEADER_SIZE
             finally:
-                _settle(ring, chains, done)
+                ring.complete_each(done)
+                ring.abandon(len(chains) - len(done))
                 traffic.packets += packets
                 traffic.bytes += octets
             moved += len(done)

@@ -111,10 +111,8 @@ class VhostRpmsgFromDriver(RpmsgInFlow[DeviceQueue]):
             if need is Need.SINK:
                 break
             done.append((head, 0))
-        for head, _, _ in reversed(chains[len(done) :]):
-            ring.abandon(head)
-        if done:
-            ring.complete_each(done)
+        ring.complete_each(done)
+        ring.abandon(len(chains) - len(done))
         return len(done), need
 
     def _gather(self, segs: list[memoryview]) -> bool:
