@@ -191,6 +191,8 @@ class MediatedFlow:
 class MediatedEnd:
     """One of the two devices of a mediator."""
 
+    net = None
+
     def __init__(self, mediator: Mediator, device: VhostDevice) -> None:
         self.device = device
         self.running = False
@@ -230,6 +232,12 @@ class MediatedEnd:
 
     def config_written(self, offset: int, data: bytes) -> None:
         self._mediator.config_written(self, offset, data)
+
+    def agreed(self, features: int) -> None:
+        """Do nothing: no configuration depends on the features."""
+
+    def reset(self) -> None:
+        """Do nothing: the mediator sets the configuration when `run` ends."""
 
     async def close(self) -> None:
         self._mediator.remove(self)

@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from drivers.bus.vhost import VhostBack, VhostDevice, VhostDriver
+from drivers.bus.back import VhostBack
+from drivers.bus.vhost import VhostDevice, VhostDriver
 from drivers.bus.virtio import VirtioDevice, VirtioDriver
 from drivers.devices.blk import VhostBlk, VirtioBlk
 from drivers.devices.blk import layout as blk
@@ -63,7 +64,7 @@ class Transport:
     `drivers.carriers.platform.VirtioPlatformDriver` or a `drivers.carriers.vhost_user.UserClient`, for "ntb" a
     `drivers.carriers.ntb.NtbClient`."""
     back: Callable[..., VhostBack]
-    """``back(*carrier, device_id, name)`` makes the device half; ``carrier`` is (epc, function) for "link", (slot,) or
+    """``back(*carrier, identity)`` makes the device half; ``carrier`` is (epc, function) for "link", (slot,) or
     (ipc,) for "host", and (ntb_bus, name) for "ntb"."""
     names: Callable[[int, int], str | None] = lambda bar, offset: None
     """For "link" and "ntb": maps BAR and offset to a register's name. Names of doorbells begin with "notify["."""

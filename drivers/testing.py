@@ -13,6 +13,8 @@ from drivers.bus.vhost import DeviceQueue, VhostOps
 from drivers.contracts.hw import DmaMemory, Handler, LinkEvents, PciFunction, Toll
 from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure
 from rings.memory import Addr, Memory
+from rings.queue import Meter
+from rings.status import Status
 
 __all__ = ["CONFIG", "WrappedOps", "CountedHandle", "RegisterAccess", "TappedFunction", "read_structures"]
 
@@ -194,6 +196,14 @@ class WrappedOps:
     def features(self) -> int:
         return self._inner.features
 
+    @property
+    def meter(self) -> Meter | None:
+        return self._inner.meter
+
+    @property
+    def lossy(self) -> bool:
+        return self._inner.lossy
+
     def memory(self) -> Memory:
         return self._wrap(self._inner.memory())
 
@@ -206,3 +216,12 @@ class WrappedOps:
 
     async def settle(self) -> None:
         await self._inner.settle()
+
+    def status_changed(self, status: Status) -> None:
+        self._inner.status_changed(status)
+
+    def changed(self) -> None:
+        self._inner.changed()
+
+    def broken(self, queue: DeviceQueue, error: Exception) -> None:
+        self._inner.broken(queue, error)

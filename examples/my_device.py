@@ -94,6 +94,14 @@ class BoundVhostRng:
     def config_written(self, offset: int, data: bytes) -> None:
         """Do nothing: the device type has no configuration."""
 
+    net = None  # no network device
+
+    def agreed(self, features: int) -> None:
+        """Do nothing: nothing depends on the features."""
+
+    def reset(self) -> None:
+        """Do nothing: the driver changes no configuration."""
+
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()
 

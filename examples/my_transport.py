@@ -16,8 +16,9 @@ from functools import partial
 
 import trio
 
+from drivers.bus.back import Identity, VhostBack
 from drivers.bus.model import MatchId
-from drivers.bus.vhost import DeviceQueue, VhostDevice, VhostOps
+from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
 from drivers.carriers.base import wait_reset
 from drivers.carriers.platform import VirtioPlatformDriver
@@ -50,21 +51,18 @@ class Reg(IntEnum):  # register offsets, the whole interface between the two hal
 RING = {Reg.DESC: "desc", Reg.DRIVER: "driver", Reg.DEVICE: "used"}  # the `DeviceQueue` field that each register sets
 
 
-class Back(VhostOps):
+class Back(VhostBack):
     """The device's half: handles register accesses."""
 
-    features = RING_FEATURES
-
-    def __init__(self, slot: PlatformSlot, device_id: int, name: str = "") -> None:
-        self.device = VhostDevice(device_id, MINE.vendor, self, name)
+    def __init__(self, slot: PlatformSlot, identity: Identity) -> None:
+        super().__init__(identity, MINE.vendor)
         self._slot, self._selected = slot, 0
-        self.bind, self.unbind = partial(slot.insert, self), slot.remove  # show and hide the device
 
-    async def serve(self) -> None:
-        """Do nothing: accesses arrive as calls of `read` and `write`."""
+    def bind(self) -> None:
+        self._slot.insert(self)  # shows the device
 
-    def registers(self) -> dict[str, int]:
-        return {}  # no registers in reports
+    def unbind(self) -> None:
+        self._slot.remove()
 
     def memory(self) -> Memory:
         return self._slot.memory

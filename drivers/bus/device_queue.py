@@ -22,10 +22,17 @@ DISCARD_BATCH = 64
 
 
 class QueueOps(Protocol):
-    """The operation of a transport that a queue needs."""
+    """What a queue uses of its transport's back half."""
+
+    @property
+    def lossy(self) -> bool:
+        """Whether kicks can get lost."""
 
     def call(self, queue: DeviceQueue) -> None:
         """Notify the driver that buffers were used. Posted."""
+
+    def broken(self, queue: DeviceQueue, error: Exception) -> None:
+        """Handle a queue that a driver's violation broke, before the driver is notified."""
 
 
 class QueueOwner(Protocol):
@@ -36,16 +43,8 @@ class QueueOwner(Protocol):
         """Operations of the device's transport."""
 
     @property
-    def lossy(self) -> bool:
-        """Whether kicks can get lost."""
-
-    @property
     def features(self) -> int:
         """Negotiated feature bits."""
-
-    @property
-    def on_broken(self) -> Callable[[DeviceQueue, Exception], None]:
-        """Called with a queue that a driver's violation broke, before `fail`."""
 
     def fail(self, reason: str) -> None:
         """Stop the device until its driver resets it."""
@@ -59,7 +58,7 @@ class DeviceQueue:
         self.index = index
         self.name = name
         self.max_num = max_num
-        self.signal = Signal(RECHECK if device.lossy else None)
+        self.signal = Signal(RECHECK if device.ops.lossy else None)
         self.batches = [0] * BATCH_BUCKETS
         self.kicks = self.spurious = 0
         self.discards = False
@@ -185,7 +184,7 @@ class DeviceQueue:
     def fail(self, error: RemoteRingError | MemoryFault) -> None:
         if self.ring is not None:
             self.ring.latch()
-        self.device.on_broken(self, error)
+        self.device.ops.broken(self, error)
         self.device.fail(f"queue {self.index}: {error}")
 
 

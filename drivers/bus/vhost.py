@@ -27,8 +27,8 @@ from rings.status import Status
 __all__ = [
     "NO_VECTOR",
     "DeviceQueue",
+    "FrontEndNet",
     "Joinable",
-    "VhostBack",
     "VhostBound",
     "VhostBus",
     "VhostDevice",
@@ -40,11 +40,15 @@ FAILURES_KEPT = 8
 
 
 class VhostOps(QueueOps, Protocol):
-    """Operations of a transport's back half for a device."""
+    """A transport's back half, as its device uses it; `drivers.bus.back.VhostBack` implements it."""
 
     @property
     def features(self) -> int:
         """Ring and transport feature bits that the transport supports."""
+
+    @property
+    def meter(self) -> Meter | None:
+        """Meter of accesses to the driver's memory; None if the link takes no time."""
 
     def memory(self) -> Memory:
         """Return the driver's memory as mapped now. Raises MemoryFault if it is unreachable."""
@@ -55,24 +59,28 @@ class VhostOps(QueueOps, Protocol):
     async def settle(self) -> None:
         """Sleep until the link has carried the accesses so far."""
 
+    def status_changed(self, status: Status) -> None:
+        """Handle a new device status: after a driver's write, and 0 at the end of a reset."""
 
-class VhostBack(Protocol):
-    """A transport's back half with its device."""
+    def changed(self) -> None:
+        """Handle new features, configuration or NEEDS_RESET, before the driver is notified."""
+
+
+class FrontEndNet(Protocol):
+    """What a vhost-user front end asks of a network device on behalf of its driver."""
 
     @property
-    def device(self) -> VhostDevice: ...
+    def has_mtu(self) -> bool:
+        """Whether the device offers an MTU."""
 
-    def bind(self) -> None:
-        """Show the device to the other side. Called once a driver has offered features."""
+    def send_rarp(self, mac: bytes) -> None:
+        """Announce a station with this address to the network."""
 
-    def unbind(self) -> None:
-        """Hide the device from the other side."""
+    def take_mtu(self, mtu: int | None) -> None:
+        """Adopt the MTU that the front end shows to its driver, or, with None, the device's own again.
 
-    async def serve(self) -> None:
-        """Run the transport's own tasks until cancelled; returns at once if it has none."""
-
-    def registers(self) -> dict[str, int]:
-        """Return the registers or scratchpads that the other side reads, by name; empty if all reads are trapped."""
+        Raises ValueError with the reason if frames of that size cannot pass.
+        """
 
 
 class VhostBound(Protocol):
@@ -81,8 +89,18 @@ class VhostBound(Protocol):
     async def run(self) -> None:
         """Serve the device from DRIVER_OK until a reset cancels it; called again at the next DRIVER_OK."""
 
+    @property
+    def net(self) -> FrontEndNet | None:
+        """A network device's part for vhost-user front ends; None for other device types."""
+
+    def agreed(self, features: int) -> None:
+        """Adapt to the negotiated features at FEATURES_OK; the configuration may depend on them."""
+
     def config_written(self, offset: int, data: bytes) -> None:
         """Handle a driver's write to the configuration, which is not stored otherwise."""
+
+    def reset(self) -> None:
+        """Undo the driver's changes of the configuration, at the end of a reset."""
 
     async def close(self) -> None:
         """Release the resources of the probe."""
@@ -122,12 +140,8 @@ class VhostDevice:
         self.table = EMPTY_TABLE
         self.ready = trio.Event()
         """Set once a driver has offered features; before that, the other side must not see the device."""
-        self.meter: Meter | None = None
-        """Meter of accesses to the driver's memory, set by a transport whose link takes time."""
-        self.lossy = False
-        """Whether kicks can get lost, set by the transport."""
-        self.packed = False
-        """Whether to offer packed queues, if the transport supports them."""
+        self.bound: VhostBound | None = None
+        """The device type bound to the device; None between two drivers."""
         self.device_features = 0
         self.failures: deque[str] = deque(maxlen=FAILURES_KEPT)
         self.resets = 0
@@ -141,22 +155,6 @@ class VhostDevice:
         self._idle = trio.Event()
         self._idle.set()
         self._go = Signal()
-        self._written: Callable[[int, bytes], None] | None = None
-        self.on_status: Callable[[Status], None] | None = None
-        self.on_features: Callable[[int], None] | None = None
-        """Called with the negotiated features at FEATURES_OK, because the configuration may depend on them."""
-        self.rarp: Callable[[bytes], None] | None = None
-        """Announces a station with this address to the network, on behalf of a driver. Set by network devices."""
-        self.take_mtu: Callable[[int | None], None] | None = None
-        """Adopts the MTU that a front end shows to its driver, or, with None, the device's own again. Raises ValueError
-        with the reason if frames of that size cannot pass. Set by a device type that offers an MTU."""
-        self.on_reset: Callable[[], None] = lambda: None
-        """Called when a reset is complete, to undo the driver's changes of the configuration."""
-        self.on_broken: Callable[[DeviceQueue, Exception], None] = lambda queue, error: None
-        """Called with a queue broken by a driver's violation, before the driver is notified."""
-        self.on_change: Callable[[], None] = lambda: None
-        """Called when features, configuration or NEEDS_RESET change, before the driver is notified; for transports that
-        keep a copy."""
         self._clear()
 
     def _clear(self) -> None:
@@ -175,8 +173,6 @@ class VhostDevice:
         """
         self.table = table
         device_type = features & ~mask(RingFeature)
-        packed = mask((RingFeature.RING_PACKED,))
-        features = features | packed if self.packed else features & ~packed
         self.device_features = table.prune(device_type | features & self.ops.features)
         for queue in self.queues:
             queue.close()
@@ -186,7 +182,7 @@ class VhostDevice:
                 queue.follow(self._last[queue.name])
             self._last[queue.name] = queue
         self._config = bytes(config)
-        self.on_change()
+        self.ops.changed()
         self.ready.set()
 
     def withdraw(self) -> None:
@@ -196,7 +192,7 @@ class VhostDevice:
         self.ready = trio.Event()
         self._go = Signal()  # an old DRIVER_OK does not count for the next offer
         self.device_features, self._config, self.queues = 0, b"", []
-        self.on_change()
+        self.ops.changed()
         if self.status & Status.DRIVER_OK:
             self.fail("the device was withdrawn")
         else:
@@ -216,7 +212,7 @@ class VhostDevice:
             if self._config_read:  # without a read since the last change, no reader can mix two generations
                 self._config_read = False
                 self.generation = self.generation + 1 & 0xFFFF_FFFF
-            self.on_change()
+            self.ops.changed()
             if notify and self.status & Status.DRIVER_OK:
                 self.ops.config_changed()
 
@@ -225,14 +221,14 @@ class VhostDevice:
         self.failures.append(reason)
         if not self.status & Status.NEEDS_RESET:
             self.status |= Status.NEEDS_RESET
-            self.on_change()
+            self.ops.changed()
             if self.status & Status.DRIVER_OK:
                 self.ops.config_changed()
 
     @property
     def settle(self) -> Callable[[], Awaitable[None]] | None:
         """Function to await before an index is published; None if the link takes no time."""
-        return self.ops.settle if self.meter is not None else None
+        return self.ops.settle if self.ops.meter is not None else None
 
     # Called by the transport
 
@@ -247,8 +243,8 @@ class VhostDevice:
         return self._config[offset : offset + size].ljust(size, b"\0") if offset >= 0 else bytes(size)
 
     def write_config(self, offset: int, data: bytes) -> None:
-        if self._written is not None and 0 <= offset and offset + len(data) <= len(self._config):
-            self._written(offset, data)
+        if self.bound is not None and 0 <= offset and offset + len(data) <= len(self._config):
+            self.bound.config_written(offset, data)
 
     def write_driver_features(self, select: int, value: int) -> None:
         """Set 32 bits of the driver's features; ignored once FEATURES_OK is set (section 3.1.1)."""
@@ -273,13 +269,13 @@ class VhostDevice:
         if new & ~old & Status.FEATURES_OK:
             if self.acceptable(self.driver_features):
                 self.features = self.driver_features
-                if self.on_features is not None:
-                    self.on_features(self.features)
+                if self.bound is not None:
+                    self.bound.agreed(self.features)
             else:
                 new = old | new & ~(Status.FEATURES_OK | Status.DRIVER_OK)
         self.status = new
-        if self.on_status is not None and new != old:
-            self.on_status(new)
+        if new != old:
+            self.ops.status_changed(new)
         if new & ~old & Status.DRIVER_OK:
             self._go.set()
 
@@ -327,7 +323,7 @@ class VhostDevice:
                 addrs,
                 self.features,
                 base=queue.base,
-                meter=self.meter,
+                meter=self.ops.meter,
                 table_max=queue.table_max,
             )
             if queue.wrap_ring is not None:
@@ -362,15 +358,15 @@ class VhostDevice:
 
     def _finish_reset(self) -> None:
         self._clear()
-        self.on_reset()
-        if self.on_status is not None:
-            self.on_status(self.status)
+        if self.bound is not None:
+            self.bound.reset()
+        self.ops.status_changed(self.status)
 
     # Called by the bus
 
     async def serve(self, bound: VhostBound) -> None:
         """Run ``bound`` from every DRIVER_OK to the next reset."""
-        self._written = bound.config_written
+        self.bound = bound
         try:
             while True:
                 await self._go.wait()
@@ -387,7 +383,7 @@ class VhostDevice:
                 self._finish_reset()
         finally:
             unfinished = self._scope is not None and self._scope.cancel_called
-            self._written = self._scope = None
+            self.bound = self._scope = None
             if unfinished:  # the driver waits for a reset that was requested before the device type was unbound
                 self._finish_reset()
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from drivers.bus.vhost import VhostDevice, VhostOps
+from drivers.bus.back import Identity, VhostBack
 from drivers.contracts.hw import Epc
-from rings.formats import RING_FEATURES
 from rings.ids import DeviceId
 from rings.memory import Memory
 
-__all__ = ["VIRTIO_VENDOR", "EndpointFunction", "class_code"]
+__all__ = ["EndpointFunction", "class_code"]
 
-VIRTIO_VENDOR = 0x1AF4
 CLASS_CODES: Mapping[int, int] = {DeviceId.NET: 0x020000, DeviceId.BLOCK: 0x018000, DeviceId.SCSI: 0x010000}
 """PCI class codes by device id: Ethernet controller, other mass storage, SCSI."""
 
@@ -22,26 +20,17 @@ def class_code(device_id: int) -> int:
     return CLASS_CODES.get(device_id, 0xFF0000)
 
 
-class EndpointFunction(VhostOps):
+class EndpointFunction(VhostBack):
     """A virtio device as an endpoint function. Subclasses add registers and interrupts."""
 
-    features = RING_FEATURES
-
-    def __init__(self, epc: Epc, function: int, device_id: int, name: str = "") -> None:
-        self.device = VhostDevice(device_id, VIRTIO_VENDOR, self, name)
-        self.device.meter, self.device.lossy = epc.meter(function), epc.lossy
+    def __init__(self, epc: Epc, function: int, identity: Identity) -> None:
+        super().__init__(identity)
+        self.meter, self.lossy = epc.meter(function), epc.lossy
         self._epc = epc
         self._function = function
 
     def unbind(self) -> None:
         self._epc.clear(self._function)
-
-    async def serve(self) -> None:
-        """Do nothing: events arrive as calls."""
-
-    def registers(self) -> dict[str, int]:
-        """Return nothing: register values are computed on read."""
-        return {}
 
     # VhostOps
 

@@ -7,6 +7,7 @@ import pytest
 from drivers.transports.epf_mailbox import registers as mb
 from rings.status import Status
 from support.rigs.mailbox_endpoint import CONFIG_BYTES, FEATURES, Driver, driver
+from support.rigs.ntb import PlainVhost
 
 __all__ = ["driver"]  # a fixture
 
@@ -53,13 +54,12 @@ def test_configuration_can_be_read_and_its_generation_moves_with_it(driver: Driv
 
 
 def test_a_write_to_the_configuration_is_carried_out_on_command_and_undone_where_it_is_refused(driver: Driver) -> None:
-    written: list[tuple[int, bytes]] = []
-    driver.device._written = lambda offset, data: written.append((offset, data))
+    driver.device.bound = plain = PlainVhost()
     driver.put((mb.CONFIG + 4, 2), 0xABCD)
     driver.put(Ext.CONFIG_OFFSET.value, 4)
     driver.put(Ext.CONFIG_LENGTH.value, 2)
     assert driver.ask(mb.DeviceCommand.WRITE_CONFIG) == OKAY
-    assert written == [(4, b"\xcd\xab")]
+    assert plain.written == [(4, b"\xcd\xab")]
     assert bytes(driver.at((mb.CONFIG, 12))) == CONFIG_BYTES  # this device does not keep it
 
 

@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 
+from drivers.bus.back import Identity
 from drivers.contracts.hw import Epc
 from drivers.transports.epf_mailbox import registers as mb
 from drivers.transports.epf_mailbox.back import MailboxEpf
@@ -198,7 +199,7 @@ def test_link_down_ends_what_was_asked_for(driver: Driver) -> None:
 def test_a_device_with_more_than_there_is_room_for_is_not_bound() -> None:
     epc = Controller()
     for queues, config in ((9, 0), (1, 1025)):
-        epf = MailboxEpf(cast(Epc, epc), 0, 7)
+        epf = MailboxEpf(cast(Epc, epc), 0, Identity(7))
         epf.device.offer(TABLE, FEATURES, [(f"q{n}", 8) for n in range(queues)], bytes(config))
         with pytest.raises(ValueError, match="too large for a mailbox"):
             epf.bind()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
+from drivers.bus.back import Identity
 from drivers.contracts.hw import RegisterBlock
 from drivers.transports.mmio.back import MmioDevice
 from drivers.transports.mmio.registers import CONFIG, READABLE, WRITABLE, Interrupt, Register
@@ -48,7 +49,7 @@ class Driver:
     def __init__(self) -> None:
         self.slot = Slot()
         self.slot.memory.add(Addr(RAM), memoryview(bytearray(0x4000)))
-        self.mmio = MmioDevice(self.slot, 1)
+        self.mmio = MmioDevice(self.slot, Identity(1))
         self.mmio.device.offer(TABLE, FEATURES, [("first", 16), ("second", 8)], CONFIG_BYTES)
         self.mmio.bind()
 

@@ -8,8 +8,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from drivers.bus.back import VhostBack
 from drivers.bus.model import BindState
-from drivers.bus.vhost import VhostBack
 from drivers.bus.virtio import ConfigOps
 from drivers.carriers.ntb import NtbEpf
 from drivers.contracts.hw import DmaMemory

@@ -50,7 +50,7 @@ async def test_the_format_may_change_with_every_reset() -> None:
     async with open_pair(Options(queue_size=32)) as pair:
         before = None
         for turn in range(24):
-            pair.vhost.packed = bool(turn % 2)
+            pair.back.features = RING_FEATURES if turn % 2 else RING_FEATURES & ~PACKED
             bus = pair.ep.vhost
             driver = bus.match(pair.vhost)
             assert driver is not None

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import trio
 
+from drivers.bus.back import Identity
 from drivers.bus.vhost import VhostBus, VhostDevice
 from drivers.errors import DriverError, ProbeError, TransportLost
 from drivers.registry import DEVICES
@@ -55,6 +56,20 @@ class DeviceExport:
 
 
 @attrs.define(eq=False)
+class ExportReport(LimitedReport):
+    """The lines for the user about a served device. Implements `drivers.transports.vhost_user.back.SessionReport`."""
+
+    failed: bool = False
+    """Whether we closed the last session because of an error. The next one is then reported only at DRIVER_OK, because
+    a front end may reconnect at once and fail in the same way."""
+
+    def status_changed(self, status: Status) -> None:
+        if self.failed and status & Status.DRIVER_OK:
+            self.failed = False
+            self.say(CONNECTED)
+
+
+@attrs.define(eq=False)
 class Served:
     """A served device."""
 
@@ -62,38 +77,25 @@ class Served:
     export: DeviceExport
     back: VhostUserBack
     end: End
-    lines: LimitedReport
-    """Lines for the user."""
-    _failed: bool = False
-    """Whether we closed the last session because of an error. The next one is then reported only at DRIVER_OK, because
-    a front end may reconnect at once and fail in the same way."""
-
-    def __attrs_post_init__(self) -> None:
-        self.back.on_trouble = self.lines.trouble
-        self.back.device.on_status = self._status_changed
+    lines: ExportReport
 
     async def converse(self, connected: socket.socket) -> None:
         """Serve one front end until it disconnects or fails."""
         first = not self.back.connected
         before = self._carried()
-        if first and not self._failed:
+        if first and not self.lines.failed:
             self.lines.say(CONNECTED)
         try:
             await self.back.serve_connection(UnixSocket(connected))
         except DriverError as exc:
-            self._failed = True
+            self.lines.failed = True
             self.lines.trouble(f"the connection was closed: {exc}")
         else:
             if first:
-                self._failed = False
+                self.lines.failed = False
                 self.lines.say(f"the front end hung up; {self._carried_since(before)}")
             else:
                 self.lines.trouble(REFUSED)
-
-    def _status_changed(self, status: Status) -> None:
-        if self._failed and status & Status.DRIVER_OK:
-            self._failed = False
-            self.lines.say(CONNECTED)
 
     def _carried(self) -> list[int]:
         """Return the packets, messages or requests by queue since the device exists."""
@@ -154,9 +156,9 @@ async def open_exports(
             spec = export.spec
             context = OpenContext("serve", name, index, spec, ("", ""), poller, kind.supported, spec.features, watches)
             end = await stack.enter_async_context(ENDS[export.spec.type].alone(context))
-            back = VhostUserBack(ipc, kind.device_id, name)
-            back.device.packed = export.spec.ring == "packed"
-            served[name] = Served(name, export, back, end, LimitedReport(name, report))
+            lines = ExportReport(name, report)
+            back = VhostUserBack(ipc, Identity(kind.device_id, name, export.spec.ring == "packed"), lines)
+            served[name] = Served(name, export, back, end, lines)
         bus = VhostBus()
         for kind in DEVICES.values():
             bus.register_driver(kind.device(partial(_plug, served)))

@@ -11,8 +11,9 @@ from typing import Any
 import attrs
 import trio
 
+from drivers.bus.back import Identity, VhostBack
 from drivers.bus.model import BindState
-from drivers.bus.vhost import VhostBack, VhostDevice
+from drivers.bus.vhost import VhostDevice
 from drivers.bus.virtio import VirtioDevice
 from drivers.carriers.platform import VirtioPlatformDriver
 from drivers.carriers.vhost_user import OwnConfig, UserClient
@@ -203,7 +204,7 @@ def _on_socket(world: World, name: str, spec: DeviceSpec, host: Host) -> Place:
     if spec.socket is not None:
         connect = partial(dial, Path(spec.socket), spec.peer_uid, f"devices.{name}.peer_uid = {{}}")
     else:
-        back = TRANSPORTS[spec.transport].back(world.ipc, DEVICES[spec.type].device_id, name)
+        back = TRANSPORTS[spec.transport].back(world.ipc, _identity(name, spec))
         assert isinstance(back, BackEnd)
         world.junctions.append(Junction(back))
         connect = partial(world.junctions[-1].dial)
@@ -234,7 +235,11 @@ def _on_ntb(world: World, name: str, spec: DeviceSpec) -> Place:
 def _back(name: str, spec: DeviceSpec, *carrier: object) -> VhostBack:
     transport = TRANSPORTS[spec.transport]
     options = {key: given for key in transport.options if (given := spec.option(key)) is not None}
-    return transport.back(*carrier, DEVICES[spec.type].device_id, name, **options)
+    return transport.back(*carrier, _identity(name, spec), **options)
+
+
+def _identity(name: str, spec: DeviceSpec) -> Identity:
+    return Identity(DEVICES[spec.type].device_id, name, packed=spec.ring == "packed")
 
 
 CARRIERS: Mapping[str, Callable[[World, str, DeviceSpec], Place]] = {"link": _on_link, "host": _on_host, "ntb": _on_ntb}
@@ -379,7 +384,6 @@ async def _start(world: World) -> None:
     """Start the devices, then the links: a device must have its features before a driver sees it."""
     ours = [(device, device.back) for device in world.devices.values() if device.back is not None]
     for device, back in ours:
-        back.device.packed = device.spec.ring == "packed"
         device.endpoint.vhost.register_device(back.device)
     for device, back in ours:
         with trio.move_on_after(UP_TIMEOUT) as scope:

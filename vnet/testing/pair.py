@@ -11,8 +11,9 @@ from typing import Any, Literal
 import attrs
 import trio
 
+from drivers.bus.back import VhostBack
 from drivers.bus.model import Bus
-from drivers.bus.vhost import VhostBack, VhostDevice
+from drivers.bus.vhost import VhostDevice
 from drivers.bus.virtio import VirtioDevice
 from drivers.registry import TRANSPORTS
 from drivers.transports.pci import VirtioEpf

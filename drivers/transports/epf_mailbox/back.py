@@ -11,8 +11,9 @@ from typing import ClassVar
 
 import trio
 
+from drivers.bus.back import VIRTIO_VENDOR, Identity
 from drivers.bus.vhost import NO_VECTOR, DeviceQueue
-from drivers.carriers.epf import VIRTIO_VENDOR, EndpointFunction, class_code
+from drivers.carriers.epf import EndpointFunction, class_code
 from drivers.contracts.hw import DmaBuffer, Epc, PciHeader
 from drivers.transports.epf_mailbox.registers import (
     BAR,
@@ -55,16 +56,16 @@ LOW = (1 << 64) - 1
 
 
 class MailboxEpf(EndpointFunction):
-    """A mailbox device on a function of an endpoint controller. Implements `drivers.bus.vhost.VhostOps`.
+    """A mailbox device on a function of an endpoint controller.
 
     With ``poll`` there are no doorbells: `serve` polls every millisecond. Without ``extension`` the device has
     only the RFC's registers: it polls, and offers the first 64 feature bits.
     """
 
     def __init__(
-        self, epc: Epc, function: int, device_id: int, name: str = "", *, poll: bool = False, extension: bool = True
+        self, epc: Epc, function: int, identity: Identity, *, poll: bool = False, extension: bool = True
     ) -> None:
-        super().__init__(epc, function, device_id, name)
+        super().__init__(epc, function, identity)
         self._poll = poll or not extension
         self._extension = extension
         self._buffer: DmaBuffer | None = None
@@ -74,8 +75,6 @@ class MailboxEpf(EndpointFunction):
         self._resetting: int | None = None
         """Sequence number of the command that completes when the device has reset."""
         self.spurious_doorbells = 0
-        self.device.on_status = self._status_changed
-        self.device.on_change = self._publish
 
     def bind(self) -> None:
         """Set up the function. Raises ValueError for a device with too many queues or too much configuration."""
@@ -101,7 +100,7 @@ class MailboxEpf(EndpointFunction):
         epc.set_msix(function, VECTORS, BAR, MSIX)
         epc.watch(function, self, device.reset)
         self._forget_driver()
-        self._publish()
+        self.changed()
 
     def unbind(self) -> None:
         super().unbind()
@@ -133,7 +132,7 @@ class MailboxEpf(EndpointFunction):
         offset, size = place
         self._regs[offset : offset + size] = value.to_bytes(size, "little")
 
-    def _publish(self) -> None:
+    def changed(self) -> None:
         """Write the registers that the device's half owns."""
         if self._buffer is None:
             return
@@ -222,7 +221,7 @@ class MailboxEpf(EndpointFunction):
 
     def _device_command(self) -> None:
         if self._resetting is not None:
-            return  # `_status_changed` continues
+            return  # `status_changed` continues
         sequence = self._sequence(Ext.SEQUENCE.value)  # read first, because the driver writes it before the command
         command = self._get(Reg.CMD.value)
         if command == DeviceCommand.NONE:
@@ -232,7 +231,7 @@ class MailboxEpf(EndpointFunction):
             command == DeviceCommand.SET_STATUS and not self._get(Reg.DEVICE_STATUS.value)
         ):
             self._resetting = sequence
-            self.device.reset()  # `_status_changed` completes the command
+            self.device.reset()  # `status_changed` completes the command
             return
         handler = self._COMMANDS.get(command)
         success = handler is not None and handler(self)
@@ -252,7 +251,7 @@ class MailboxEpf(EndpointFunction):
             self._accept(place, QueueReg.CMD_STATUS.at(index))
             handler = self._QUEUE_COMMANDS.get(command)
             success = handler is not None and handler(self, index)
-            self._publish()
+            self.changed()
             self._complete(QueueReg.CMD_STATUS.at(index), ExtQueue.COMPLETED.at(index), sequence, success)
 
     def _sequence(self, place: tuple[int, int]) -> int:
@@ -268,11 +267,11 @@ class MailboxEpf(EndpointFunction):
             self._put(completed, sequence)
         self._put(outcome, MailboxOutcome.OKAY if success else MailboxOutcome.ERROR)
 
-    def _status_changed(self, status: Status) -> None:
+    def status_changed(self, status: Status) -> None:
         if status or self._buffer is None:
             return
         self._forget_driver()
-        self._publish()
+        self.changed()
         sequence, self._resetting = self._resetting, None
         if sequence is not None:
             self._complete(Reg.CMD_STATUS.value, Ext.COMPLETED.value, sequence, True)

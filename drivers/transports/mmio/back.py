@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from drivers.bus.vhost import DeviceQueue, VhostDevice, VhostOps
+from drivers.bus.back import Identity, VhostBack
+from drivers.bus.vhost import DeviceQueue
 from drivers.contracts.hw import PlatformSlot
 from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
 from rings.features import word
-from rings.formats import RING_FEATURES
 from rings.memory import Memory
 from rings.status import Status
 
 __all__ = ["MmioDevice", "MmioRegisters"]
 
-VENDOR = 0x1AF4
 NO_REGION = 0xFFFF_FFFF
 """Register value of the length and base of a shared memory region that does not exist."""
 WORD = 0xFFFF_FFFF
@@ -32,27 +31,21 @@ _ADDRESSES = {
 """Field of `DeviceQueue` and first bit, by ring address register: each register holds half an address."""
 
 
-class MmioDevice(VhostOps):
+class MmioDevice(VhostBack):
     """A virtio device in a slot of the platform bus. Its interrupt line is high while InterruptStatus is not 0."""
 
-    features = RING_FEATURES
-
-    def __init__(self, slot: PlatformSlot, device_id: int, name: str = "") -> None:
-        self.device = VhostDevice(device_id, VENDOR, self, name)
+    def __init__(self, slot: PlatformSlot, identity: Identity) -> None:
+        super().__init__(identity)
         self._slot = slot
         self.interrupt_status = 0
         """Bits of `Interrupt`; an int, because IntFlag operations cost more than the rest of an interrupt."""
         self._registers = MmioRegisters(self)
-        self.device.on_status = self._status_changed
 
     def bind(self) -> None:
         self._slot.insert(self._registers)
 
     def unbind(self) -> None:
         self._slot.remove()
-
-    async def serve(self) -> None:
-        """Do nothing: accesses arrive as calls."""
 
     def registers(self) -> dict[str, int]:
         """Return the device's registers and the registers of every queue."""
@@ -80,10 +73,7 @@ class MmioDevice(VhostOps):
     def config_changed(self) -> None:
         self.interrupt(CONFIG_CHANGE)
 
-    async def settle(self) -> None:
-        """Do nothing: there is no simulated link."""
-
-    def _status_changed(self, status: Status) -> None:
+    def status_changed(self, status: Status) -> None:
         if not status:
             self._registers.clear()
             self.acknowledge(WORD)

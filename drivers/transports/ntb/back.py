@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from drivers.bus.back import Identity, VhostBack
 from drivers.bus.model import Binding, BindState, MatchId
-from drivers.bus.vhost import DeviceQueue, VhostDevice
+from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import VirtioBus
 from drivers.carriers.ntb import NtbBus, NtbDevice
 from drivers.contracts.hw import Toll
@@ -31,14 +32,13 @@ from drivers.transports.ntb.registers import (
     spad_names,
 )
 from rings.errors import MemoryFault
-from rings.formats import RING_FEATURES, ring_format
+from rings.formats import ring_format
 from rings.ids import ANY_ID
 from rings.memory import Addr, Memory
 from rings.status import Status
 
 __all__ = ["NtbVhost"]
 
-VENDOR = 0x1AF4
 VHOST_ALIGN = 64
 """Least alignment of the used ring in bytes, one cache line; the virtio side may choose a larger one."""
 CLEARED = (
@@ -52,18 +52,15 @@ CLEARED = (
 )
 
 
-class NtbVhost(NtbEnd):
-    """The device's half: `drivers.bus.vhost.VhostOps` over the NTB at ``location``."""
+class NtbVhost(NtbEnd, VhostBack):
+    """The device's half over the NTB at ``location``."""
 
     name = "ntb_vhost"
     id_table = (MatchId(ANY_ID),)
-    features = RING_FEATURES
 
-    def __init__(self, bus: NtbBus, location: str, device_id: int, name: str = "") -> None:
-        super().__init__()
-        self.device = VhostDevice(device_id, VENDOR, self, name)
-        self.device.on_change = self._publish_changes
-        self.device.on_status = self._status_changed
+    def __init__(self, bus: NtbBus, location: str, identity: Identity) -> None:
+        NtbEnd.__init__(self)
+        VhostBack.__init__(self, identity)
         self._bus = bus
         self._location = location
         self._ntb: NtbDevice | None = None
@@ -92,9 +89,6 @@ class NtbVhost(NtbEnd):
     def unbind(self) -> None:
         self._bound = False
         self.end()
-
-    async def serve(self) -> None:
-        """Do nothing: the NTB's bus runs `attach`."""
 
     def registers(self) -> dict[str, int]:
         """Return this side's scratchpads by name, and of CONFIG as many as the device has configuration."""
@@ -248,9 +242,9 @@ class NtbVhost(NtbEnd):
         except MemoryFault as fault:
             raise NtbRefused(f"the virtio side's window can't be accessed: {fault}") from None
         self._answer, self._memory, self._last_refusal = answer, memory, ""
-        self.device.meter = self._toll = ntb.peer_mw_toll(0)
+        self.meter = self._toll = ntb.peer_mw_toll(0)
         self.mark_joined()
-        self._publish_changes()
+        self.changed()
         self._write(Spad.READY, self.session)
         self.ring_control()
 
@@ -330,7 +324,7 @@ class NtbVhost(NtbEnd):
 
     # Device events
 
-    def _status_changed(self, status: Status) -> None:
+    def status_changed(self, status: Status) -> None:
         if self._memory is not None:
             self._write(Spad.STATUS, status)
             if not status and self._resetting is not None:
@@ -339,7 +333,7 @@ class NtbVhost(NtbEnd):
         if not status and self._ntb is not None:
             self._wakeup.set()
 
-    def _publish_changes(self) -> None:
+    def changed(self) -> None:
         """Publish configuration and status. A driver that reads mixed words sees the generation change."""
         if self._memory is not None and self.device.ready.is_set():
             self._write(Spad.STATUS, self.device.status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+from drivers.bus.back import Identity
 from drivers.bus.vhost import NO_VECTOR, DeviceQueue, VhostDevice
 from drivers.carriers.epf import EndpointFunction, class_code
 from drivers.contracts.hw import Epc, PciHeader, RegisterBlock
@@ -37,17 +38,16 @@ _WIDE = {Common.QUEUE_DESC: "desc", Common.QUEUE_DRIVER: "driver", Common.QUEUE_
 
 
 class VirtioEpf(EndpointFunction):
-    """A function of an endpoint controller as a virtio device. Implements `drivers.bus.vhost.VhostOps`."""
+    """A function of an endpoint controller as a virtio device."""
 
-    def __init__(self, epc: Epc, function: int, device_id: int, name: str = "") -> None:
-        super().__init__(epc, function, device_id, name)
+    def __init__(self, epc: Epc, function: int, identity: Identity) -> None:
+        super().__init__(epc, function, identity)
         self._vectors = 0
         self._common = CommonBlock(self)
         self._isr = IsrBlock(self)
         self.config_vector = NO_VECTOR
         self.isr = 0
         self.spurious_notifies = 0
-        self.device.on_status = self._status_changed
 
     def bind(self) -> None:
         """Set up the function, after the vhost driver offered features. It has one vector per queue and one more."""
@@ -119,7 +119,7 @@ class VirtioEpf(EndpointFunction):
             self._epc.set_intx(self._function, False)
         return value
 
-    def _status_changed(self, status: Status) -> None:
+    def status_changed(self, status: Status) -> None:
         if not status:
             self._common.clear()
             self.config_vector = NO_VECTOR

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import attrs
 import trio
 
-from drivers.bus.vhost import DeviceQueue, VhostDevice
+from drivers.bus.back import Identity, VhostBack
+from drivers.bus.vhost import DeviceQueue
 from drivers.contracts.ipc import FdSocket, Handle, Ipc, Unusable
 from drivers.errors import TransportLost
 from drivers.transports.vhost_user.constants import BackendRequest, ProtocolFeature
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Assembler, emit
 from drivers.transports.vhost_user.payloads import ProtocolError
 from drivers.transports.vhost_user.session import Session
-from rings.formats import RING_FEATURES
 from rings.memory import MappedMemory, Memory
 from rings.status import Status
 
-__all__ = ["BackStatistics", "VhostUserBack"]
+__all__ = ["BackStatistics", "SessionReport", "VhostUserBack"]
 
 T = TypeVar("T")
-VENDOR = 0x1AF4
 DEADLINE = 5.0
 """Seconds that a front end may take to send its first message, to finish a message, and to receive a reply."""
 
@@ -40,17 +39,22 @@ class BackStatistics:
     """Sessions that ended with a protocol error or a timeout of the front end."""
 
 
-class VhostUserBack:
-    """`drivers.bus.vhost.VhostBack` and `drivers.bus.vhost.VhostOps` over sockets that the caller accepts."""
+class SessionReport(Protocol):
+    """Takes what the owner of a device reports to the user."""
 
-    features = RING_FEATURES
+    def trouble(self, text: str) -> None:
+        """Handle one line for each refused message and each broken queue of a session that continues."""
 
-    def __init__(self, ipc: Ipc, device_id: int, name: str = "") -> None:
-        self.device = VhostDevice(device_id, VENDOR, self, name)
-        self.device.on_change = self._changed
-        self.device.on_broken = self._broken
-        self.on_trouble: Callable[[str], None] = lambda text: None
-        """Called with one line for each refused message and each broken queue of a session that continues."""
+    def status_changed(self, status: Status) -> None:
+        """Handle a new device status."""
+
+
+class VhostUserBack(VhostBack):
+    """A device that serves front ends at sockets that the caller accepts."""
+
+    def __init__(self, ipc: Ipc, identity: Identity, report: SessionReport | None = None) -> None:
+        super().__init__(identity)
+        self._report = report
         self.statistics = BackStatistics()
         self._ipc = ipc
         self._session: Session | None = None
@@ -70,13 +74,6 @@ class VhostUserBack:
         self._bound = False
         if self._scope is not None:
             self._scope.cancel()
-
-    async def serve(self) -> None:
-        """Do nothing: `serve_connection` runs the device."""
-
-    def registers(self) -> dict[str, int]:
-        """Return no registers: vhost-user has none."""
-        return {}
 
     # VhostOps
 
@@ -98,16 +95,21 @@ class VhostUserBack:
                 if err is not None and queue.ring is not None and queue.ring.broken:
                     err.notify()
 
-    async def settle(self) -> None:
-        """Do nothing: there is no simulated link."""
+    def status_changed(self, status: Status) -> None:
+        if self._report is not None:
+            self._report.status_changed(status)
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
         """Disconnect the front end if the vhost driver is gone."""
         if not self.device.ready.is_set() and self._scope is not None:
             self._scope.cancel()
 
-    def _broken(self, queue: DeviceQueue, error: Exception) -> None:
-        self.on_trouble(f"queue {queue.index} ({queue.name}) is stopped until the driver resets the device: {error}")
+    def broken(self, queue: DeviceQueue, error: Exception) -> None:
+        self._tell(f"queue {queue.index} ({queue.name}) is stopped until the driver resets the device: {error}")
+
+    def _tell(self, trouble: str) -> None:
+        if self._report is not None:
+            self._report.trouble(trouble)
 
     # Connections
 
@@ -125,7 +127,7 @@ class VhostUserBack:
             socket.close()
             return
         self.statistics.sessions += 1
-        session = self._session = Session(self.device, self._ipc, self.on_trouble)
+        session = self._session = Session(self.device, self._ipc, self._tell)
         assembler = Assembler(FRONTEND_MESSAGES)
         error: ProtocolError | TransportLost | None = None
         try:

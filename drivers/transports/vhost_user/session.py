@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from drivers.bus.vhost import VhostDevice
+from drivers.bus.vhost import FrontEndNet, VhostDevice
 from drivers.contracts.ipc import FdSocket, Handle, Ipc, Unusable
 from drivers.transports.vhost_user.constants import (
     AGREED_BY,
@@ -75,7 +75,7 @@ NO_REPLY: Reply = (None, ())
 class Session:
     """One connection of a front end. Owns the handles that the front end passed: memory, events, the channel."""
 
-    def __init__(self, device: VhostDevice, ipc: Ipc, on_trouble: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, device: VhostDevice, ipc: Ipc, on_trouble: Callable[[str], None]) -> None:
         """``on_trouble`` is called with each refusal that is acknowledged, because the front end may not report it."""
         self._device = device
         self._on_trouble = on_trouble
@@ -92,6 +92,10 @@ class Session:
         if self.rings.running:
             return SessionState.RUNNING
         return SessionState.FEATURES if self.rings.features else SessionState.NEW
+
+    @property
+    def _net(self) -> FrontEndNet | None:
+        return self._device.bound.net if self._device.bound is not None else None
 
     def negotiated(self, feature: ProtocolFeature) -> bool:
         return bool(self._protocol_features >> feature & 1)
@@ -136,8 +140,9 @@ class Session:
     async def close(self) -> None:
         """Stop the rings and release everything that the front end passed."""
         await self.rings.close()
-        if self._device.take_mtu is not None:
-            self._device.take_mtu(None)
+        net = self._net
+        if net is not None and net.has_mtu:
+            net.take_mtu(None)
         if self.channel is not None:
             self.channel.close()
 
@@ -298,8 +303,8 @@ class Session:
         offered = PROTOCOL_FEATURES
         if self._device.device_id in RINGS_PER_UNIT and self._units() > 1:
             offered &= ~mask((F.CONFIGURE_MEM_SLOTS,))
-        handlers = {F.RARP: self._device.rarp, F.MTU: self._device.take_mtu}
-        return offered | mask(feature for feature, do in handlers.items() if do is not None)
+        net = self._net
+        return offered if net is None else offered | mask((F.RARP, F.MTU) if net.has_mtu else (F.RARP,))
 
     async def _get_protocol_features(self, _: Empty, __: UserMessage) -> Reply:
         return U64(self._offered()), ()
@@ -363,14 +368,15 @@ class Session:
         mac = payload.emit()[:MAC_SIZE]
         if mac[0] & 1 or not any(mac):
             raise MessageRefused(f"SEND_RARP: {mac.hex(':')} is no unicast address")
-        if self._device.rarp is not None:
-            self._device.rarp(mac)
+        if self._net is not None:
+            self._net.send_rarp(mac)
         return NO_REPLY
 
     async def _net_set_mtu(self, payload: U64, _: UserMessage) -> Reply:
-        if self._device.take_mtu is not None:
+        net = self._net
+        if net is not None and net.has_mtu:
             try:
-                self._device.take_mtu(payload.value)
+                net.take_mtu(payload.value)
             except ValueError as exc:
                 raise MessageRefused(f"NET_SET_MTU: {payload.value} bytes: {exc}") from None
         return NO_REPLY

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from drivers.bus.back import Identity
 from drivers.contracts.hw import DmaBuffer, Epc, Handler, LinkEvents, PciHeader, RegisterBlock
 from drivers.transports.epf_mailbox import registers as mb
 from drivers.transports.epf_mailbox.back import MailboxEpf
@@ -77,7 +78,7 @@ class Driver:
 
     def __init__(self, *, poll: bool = False, extension: bool = True) -> None:
         self.epc = Controller()
-        self.epf = MailboxEpf(cast(Epc, self.epc), 0, 7, "test", poll=poll, extension=extension)
+        self.epf = MailboxEpf(cast(Epc, self.epc), 0, Identity(7, "test"), poll=poll, extension=extension)
         self.device = self.epf.device
         self.device.offer(TABLE, FEATURES, [("first", 16), ("second", 8)], CONFIG_BYTES)
         self.epf.bind()

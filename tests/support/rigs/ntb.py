@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
+from drivers.bus.back import Identity
 from drivers.bus.model import Binding, BindState, MatchId
 from drivers.bus.vhost import VhostBound, VhostDevice, VhostDriver
 from drivers.bus.virtio import QueueSpec, VirtioBound, VirtioDevice, VirtioDriver
@@ -114,6 +115,14 @@ class PlainVhost:
     def config_written(self, offset: int, data: bytes) -> None:
         self.written.append((offset, data))
 
+    net = None
+
+    def agreed(self, features: int) -> None:
+        pass
+
+    def reset(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 
@@ -167,7 +176,7 @@ class ThreeHosts:
         self.ntb = NtbFunction(self.controllers[0], self.controllers[1], windows=(window,), spads=spads)
         self.ntb.bind()
         location = self.host1.rc.function_name(1, 0)
-        self.back = NtbVhost(self.host1.ntb, location, DEVICE_ID, "plain0")
+        self.back = NtbVhost(self.host1.ntb, location, Identity(DEVICE_ID, "plain0"))
         self.front_driver = NtbVirtioDriver(align=align)
         # Drivers that a host registers itself take the secondary end of every NTB: here it is chosen by hand.
         for host in (self.host1, self.host2):

@@ -10,6 +10,7 @@ from typing import Any
 import trio
 import trio.testing
 
+from drivers.bus.back import Identity
 from drivers.bus.vhost import VhostBus, VhostDevice
 from drivers.contracts.hw import DmaBuffer
 from drivers.contracts.ipc import Handle
@@ -318,8 +319,7 @@ async def open_bench(plug: BlkPlug, *, allow_unsealed: bool = False, packed: boo
     """Nothing is left afterwards: neither descriptors nor mappings."""
     before = fds(), maps()
     poller = Poller()
-    back = VhostUserBack(LocalIpc(poller, allow_unsealed=allow_unsealed), DeviceId.BLOCK, "disk0")
-    back.device.packed = packed
+    back = VhostUserBack(LocalIpc(poller, allow_unsealed=allow_unsealed), Identity(DeviceId.BLOCK, "disk0", packed))
     bus = VhostBus()
 
     def plug_for(device: VhostDevice) -> BlkPlug:

@@ -47,10 +47,6 @@ MAX_SEGMENTS = 16
 WRITEBACK = BlkConfigField.WRITEBACK.value[0]
 
 
-def nothing() -> None:
-    """Do nothing."""
-
-
 @attrs.define(eq=False)
 class BlkPlug:
     """Store and settings of one vhost-blk device, and its counters, which outlive resets."""
@@ -67,12 +63,26 @@ class BlkPlug:
     """Maximum number of requests that block at the same time."""
     figures: list[RequestFigures] = attrs.field(init=False)
     """Counters per queue."""
-    resized: Callable[[], None] = attrs.field(init=False, default=nothing)
-    """Call it when the store's information changed, such as its size."""
+    bound: BoundVhostBlk | None = attrs.field(init=False, default=None)
 
     @figures.default
     def _figures(self) -> list[RequestFigures]:
         return [RequestFigures() for _ in range(self.queues)]
+
+    def join(self, device: VhostDevice) -> BoundVhostBlk:
+        """Bind ``device`` to the store."""
+        self.bound = BoundVhostBlk(device, self)
+        self.bound.offer()
+        return self.bound
+
+    def leave(self) -> None:
+        """Release the bound device."""
+        self.bound = None
+
+    def resized(self) -> None:
+        """Handle a change of the store's information, such as its size."""
+        if self.bound is not None:
+            self.bound.store_changed()
 
 
 class VhostBlkRequestFlow(JobFlow):
@@ -162,6 +172,8 @@ _KINDS: Mapping[int, IoKind] = {
 class BoundVhostBlk:
     """One vhost-blk device with its store."""
 
+    net = None
+
     def __init__(self, device: VhostDevice, plug: BlkPlug) -> None:
         self._device = device
         self.plug = plug
@@ -188,8 +200,6 @@ class BoundVhostBlk:
         )
         for queue in self._device.queues:
             queue.table_max = TABLE_MAX
-        self._device.on_features = self._set_features
-        plug.resized = self._resized
 
     def _config(self, features: int) -> bytes:
         plug, info = self.plug, self.plug.store.info
@@ -223,7 +233,7 @@ class BoundVhostBlk:
             ),
         ).emit()
 
-    def _set_features(self, features: int) -> None:
+    def agreed(self, features: int) -> None:
         """At FEATURES_OK, turn off the cache for a driver that cannot flush (section 5.2.5.2)."""
         self._set_writeback(bool(features >> BlkFeature.FLUSH & 1))
 
@@ -231,7 +241,8 @@ class BoundVhostBlk:
         self.writeback = on
         self._device.set_config(self._config(self._device.device_features))
 
-    def _resized(self) -> None:
+    def store_changed(self) -> None:
+        """Report the store's size to the driver."""
         self.limits = attrs.evolve(self.limits, capacity=self.plug.store.info.size // SECTOR)
         self._device.set_config(self._config(self._device.device_features))
 
@@ -261,9 +272,11 @@ class BoundVhostBlk:
         if (offset, len(data)) == (WRITEBACK, 1) and self._device.features >> BlkFeature.CONFIG_WCE & 1 and data[0] < 2:
             self._set_writeback(bool(data[0]))
 
+    def reset(self) -> None:
+        """Do nothing: the next driver's features decide the cache mode."""
+
     async def close(self) -> None:
-        self._device.on_features = None
-        self.plug.resized = nothing
+        self.plug.leave()
 
 
 class VhostBlk:
@@ -277,7 +290,4 @@ class VhostBlk:
         self._plug_for = plug_for
 
     async def probe(self, device: VhostDevice) -> BoundVhostBlk:
-        plug = require(self._plug_for(device), device, "no store yet")
-        bound = BoundVhostBlk(device, plug)
-        bound.offer()
-        return bound
+        return require(self._plug_for(device), device, "no store yet").join(device)

@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from drivers.bus.model import MatchId, require
-from drivers.bus.vhost import Joinable, VhostBound, VhostDevice
+from drivers.bus.vhost import FrontEndNet, Joinable, VhostBound, VhostDevice
 from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, PacketPort
 from drivers.devices.net.device.control import VhostNetControlFlow
 from drivers.devices.net.device.flows import VhostNetFromDriver, VhostNetToDriver
@@ -74,12 +74,6 @@ class NetPlug:
     link_up: bool = True
     """Whether the network is connected; if not, all frames are dropped."""
     figures: NetFigures = attrs.field(factory=NetFigures)
-    changed: Callable[[], None] = attrs.field(init=False, default=lambda: None)
-    """Call it after a change of ``link_up`` or ``mtu``. A new MTU makes the device ask a running driver for a reset,
-    because the MTU may not change under it (section 5.1.4.1)."""
-    announce: Callable[[], bool] = attrs.field(init=False, default=lambda: False)
-    """Asks the driver to announce its station; returns whether the driver supports it."""
-
     bound: BoundVhostNet | None = attrs.field(init=False, default=None)
     """The bound device, with the driver's settings."""
 
@@ -95,9 +89,26 @@ class NetPlug:
 
     def join(self, device: VhostDevice) -> BoundVhostNet:
         """Bind ``device`` to the port."""
-        bound = BoundVhostNet(device, self)
-        bound.offer()
-        return bound
+        self.bound = BoundVhostNet(device, self)
+        self.bound.offer()
+        return self.bound
+
+    def leave(self) -> None:
+        """Release the bound device."""
+        self.bound = None
+
+    def changed(self) -> None:
+        """Handle a change of ``link_up`` or ``mtu``.
+
+        A new MTU makes the device ask a running driver for a reset, because the MTU may not change under it
+        (section 5.1.4.1).
+        """
+        if self.bound is not None:
+            self.bound.plug_changed()
+
+    def announce(self) -> bool:
+        """Ask the driver to announce its station; return whether there is one that supports it."""
+        return self.bound is not None and self.bound.announce()
 
 
 class BoundVhostNet:
@@ -146,9 +157,6 @@ class BoundVhostNet:
         self._device.offer(self._table, features, queues, self._config())
         for queue in self._device.queues[1::2]:
             queue.discards = True
-        self._device.on_features, self._device.rarp = self._set_features, self._send_rarp
-        self._device.take_mtu = self._take_mtu if features >> F.MTU & 1 else None
-        plug.changed, plug.announce, plug.bound = self._plug_changed, self._announce, self
         plug.figures.grow(self._most)
 
     def _config(self) -> bytes:
@@ -161,7 +169,7 @@ class BoundVhostNet:
     def _update_config(self, *, notify: bool = True) -> None:
         self._device.set_config(self._config(), notify=notify)
 
-    def _set_features(self, features: int) -> None:
+    def agreed(self, features: int) -> None:
         """At FEATURES_OK, name the queues: the index of the control queue depends on MQ."""
         names = queue_names(features, self._most)
         for queue in self._device.queues:
@@ -170,7 +178,8 @@ class BoundVhostNet:
 
     # Changes by the owner of the plug
 
-    def _plug_changed(self) -> None:
+    def plug_changed(self) -> None:
+        """Adopt the plug's ``link_up`` and ``mtu``."""
         if self._next_mtu != self._mtu:
             if self._device.running:
                 self._device.fail(f"the MTU changes from {self._mtu} to {self._next_mtu}")
@@ -184,8 +193,17 @@ class BoundVhostNet:
         """The MTU of the device after a reset."""
         return self._plug.mtu if self._front_mtu is None else min(self._front_mtu, self._plug.mtu)
 
-    def _take_mtu(self, mtu: int | None) -> None:
-        """Set the front end's MTU, until None. See `VhostDevice.take_mtu`."""
+    # FrontEndNet
+
+    @property
+    def net(self) -> FrontEndNet:
+        return self
+
+    @property
+    def has_mtu(self) -> bool:
+        return bool(self._device.device_features >> F.MTU & 1)
+
+    def take_mtu(self, mtu: int | None) -> None:
         most = self._plug.mtu
         if mtu is not None and not MIN_MTU <= mtu <= most:
             raise ValueError(f"must be {MIN_MTU} to {most}, the MTU of this device (QEMU: host_mtu={most})")
@@ -196,14 +214,15 @@ class BoundVhostNet:
             self._mtu = self._next_mtu
             self._update_config(notify=False)
 
-    def _announce(self) -> bool:
+    def announce(self) -> bool:
+        """Ask the driver to announce its station; return whether it supports that."""
         if not (self._device.running and self._has(F.GUEST_ANNOUNCE) and self._has(F.STATUS)):
             return False
         self._announcing = True
         self._update_config()
         return True
 
-    def _send_rarp(self, mac: bytes) -> None:
+    def send_rarp(self, mac: bytes) -> None:
         """Send one RARP so that switches learn where the station is; losing it is harmless."""
         if not (self._plug.port.live and self._plug.link_up):
             return
@@ -374,10 +393,11 @@ class BoundVhostNet:
     def config_written(self, offset: int, data: bytes) -> None:
         """Ignore it: no field is writable (section 5.1.4.2)."""
 
+    def reset(self) -> None:
+        """Do nothing: `run` undoes the driver's changes when it ends."""
+
     async def close(self) -> None:
-        plug, self._device.on_features = self._plug, None
-        self._device.rarp = self._device.take_mtu = None
-        plug.changed, plug.announce, plug.bound = lambda: None, lambda: False, None
+        self._plug.leave()
 
 
 class VhostNet:

@@ -124,6 +124,8 @@ class VhostRpmsgFromDriver(RpmsgInFlow[DeviceQueue]):
 class BoundVhostRpmsg:
     """One vhost_rpmsg device with its plug."""
 
+    net = None
+
     def __init__(self, device: VhostDevice, plug: RpmsgPlug) -> None:
         self._device = device
         self._plug = plug
@@ -139,7 +141,7 @@ class BoundVhostRpmsg:
         sized = device.features >> RpmsgFeature.BUFSZ & 1
         size = self._plug.config.to_driver if sized else DEFAULT_BUFFER
         receive, transmit = device.queues
-        to_driver = VhostRpmsgToDriver(receive, bus, direct=device.meter is None)
+        to_driver = VhostRpmsgToDriver(receive, bus, direct=device.settle is None)
         bus.start(device.features, size - HEADER_SIZE, to_driver)
         try:
             async with trio.open_nursery() as nursery:
@@ -150,6 +152,12 @@ class BoundVhostRpmsg:
 
     def config_written(self, offset: int, data: bytes) -> None:
         """Ignore it: all fields are read-only."""
+
+    def agreed(self, features: int) -> None:
+        """Do nothing: no configuration depends on the features."""
+
+    def reset(self) -> None:
+        """Do nothing: the driver changes no configuration."""
 
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -41,6 +41,8 @@ CMD_PER_LUN = 128
 class BoundVhostScsi:
     """One vhost-scsi device with its domain."""
 
+    net = None
+
     def __init__(self, device: VhostDevice, plug: ScsiPlug) -> None:
         self._device = device
         self.plug = plug
@@ -62,9 +64,11 @@ class BoundVhostScsi:
         self._device.offer(TABLE, plug.features & SUPPORTED, queues, self._config.emit())
         for queue in self._device.queues[REQUESTS:]:
             queue.table_max = TABLE_MAX
-        self._device.on_reset = self._reset
 
-    def _reset(self) -> None:
+    def agreed(self, features: int) -> None:
+        """Do nothing: no configuration depends on the features."""
+
+    def reset(self) -> None:
         """Restore the default sizes of CDBs and sense data (section 5.6.4.2)."""
         self._set_config(self._default)
 
@@ -122,7 +126,7 @@ class BoundVhostScsi:
             self._set_config(attrs.evolve(self._config, cdb_size=value))
 
     async def close(self) -> None:
-        self._device.on_reset = lambda: None
+        await trio.lowlevel.checkpoint()
 
 
 class VhostScsi:

@@ -1,0 +1,88 @@
+"""The base class of transports' back halves: a device, and what its device type and its owner need of the transport."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import attrs
+
+from drivers.bus.device_queue import DeviceQueue
+from drivers.bus.vhost import VhostDevice
+from rings.features import RingFeature, mask
+from rings.formats import RING_FEATURES
+from rings.memory import Memory
+from rings.queue import Meter
+from rings.status import Status
+
+__all__ = ["VIRTIO_VENDOR", "Identity", "VhostBack"]
+
+VIRTIO_VENDOR = 0x1AF4
+SPLIT_ONLY = RING_FEATURES & ~mask((RingFeature.RING_PACKED,))
+
+
+@attrs.frozen
+class Identity:
+    """What a device is, as its transport shows it."""
+
+    device_id: int
+    """Virtio device id."""
+    name: str = ""
+    packed: bool = False
+    """Whether packed queues are offered."""
+
+
+class VhostBack(ABC):
+    """A transport's back half with its device. Implements `drivers.bus.vhost.VhostOps`.
+
+    The methods with a body are hooks, which a transport overrides if it needs them.
+    """
+
+    meter: Meter | None = None
+    lossy: bool = False
+
+    def __init__(self, identity: Identity, vendor_id: int = VIRTIO_VENDOR) -> None:
+        self.features = RING_FEATURES if identity.packed else SPLIT_ONLY
+        self.device = VhostDevice(identity.device_id, vendor_id, self, identity.name)
+
+    # Called by the system
+
+    @abstractmethod
+    def bind(self) -> None:
+        """Show the device to the other side. Called once a driver has offered features."""
+
+    @abstractmethod
+    def unbind(self) -> None:
+        """Hide the device from the other side."""
+
+    async def serve(self) -> None:
+        """Run the transport's own tasks until cancelled; by default there are none, and it returns at once."""
+
+    def registers(self) -> dict[str, int]:
+        """Return the registers or scratchpads that the other side reads, by name; empty if all reads are trapped."""
+        return {}
+
+    # VhostOps
+
+    @abstractmethod
+    def memory(self) -> Memory:
+        """Return the driver's memory as mapped now. Raises MemoryFault if it is unreachable."""
+
+    @abstractmethod
+    def call(self, queue: DeviceQueue) -> None:
+        """Notify the driver that buffers were used. Posted."""
+
+    @abstractmethod
+    def config_changed(self) -> None:
+        """Notify the driver that configuration or status changed."""
+
+    async def settle(self) -> None:
+        """Sleep until the link has carried the accesses so far; by default there is no link that takes time."""
+
+    def status_changed(self, status: Status) -> None:
+        """Handle a new device status. By default there is nothing to do: it is computed on read."""
+
+    def changed(self) -> None:
+        """Handle new features, configuration or NEEDS_RESET. By default there is nothing to do: there is no copy."""
+
+    def broken(self, queue: DeviceQueue, error: Exception) -> None:
+        """Handle a queue that a driver's violation broke. By default the device's status is enough."""
