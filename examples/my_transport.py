@@ -27,6 +27,7 @@ from drivers.errors import ProbeError
 from drivers.memory.vring import VringMemory
 from drivers.registry import Transport
 from rings.formats import RING_FEATURES
+from rings.layout import Area
 from rings.memory import Memory
 from vnet.demo import default_topology
 from vnet.system.world import open_world
@@ -48,7 +49,7 @@ class Reg(IntEnum):  # register offsets, the whole interface between the two hal
     KICK = 0x50  # write a queue index: new buffers are available
 
 
-RING = {Reg.DESC: "desc", Reg.DRIVER: "driver", Reg.DEVICE: "used"}  # the `DeviceQueue` field that each register sets
+RING = {Reg.DESC: Area.DESC, Reg.DRIVER: Area.DRIVER, Reg.DEVICE: Area.DEVICE}  # the ring area of each register
 
 
 class Back(VhostBack):
@@ -100,7 +101,7 @@ class Back(VhostBack):
         elif queue is not None and offset == Reg.SIZE:
             queue.resize(value)
         elif queue is not None and offset in RING:
-            setattr(queue, RING[Reg(offset)], value)
+            queue.addrs = queue.addrs.with_bits(RING[Reg(offset)], value)
 
 
 class Front:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from itertools import pairwise
 
 import attrs
@@ -21,6 +22,7 @@ __all__ = [
     "SPLIT_ALIGN",
     "USED",
     "WRITE",
+    "Area",
     "RingAddrs",
     "check_packed",
     "check_split",
@@ -43,6 +45,14 @@ PACKED_ALIGN = (16, 4, 4)
 """Alignment in bytes of descriptor ring, driver and device event suppression areas."""
 
 
+class Area(IntEnum):
+    """Areas of a queue, in the order of `RingAddrs`."""
+
+    DESC = 0
+    DRIVER = 1
+    DEVICE = 2
+
+
 @attrs.frozen
 class RingAddrs:
     """Start addresses of the descriptor, driver and device areas of a queue.
@@ -54,6 +64,17 @@ class RingAddrs:
     desc: Addr
     driver: Addr
     device: Addr
+
+    def bits(self, area: Area, shift: int = 0, width: int = 64) -> int:
+        """Return ``width`` bits of an area's address from bit ``shift`` on, as a register shows them."""
+        return int(attrs.astuple(self)[area]) >> shift & (1 << width) - 1
+
+    def with_bits(self, area: Area, value: int, shift: int = 0, width: int = 64) -> RingAddrs:
+        """Return the addresses after a register write that sets ``width`` bits of one of them from bit ``shift`` on."""
+        field = (1 << width) - 1 << shift
+        addrs = list(attrs.astuple(self))
+        addrs[area] = Addr(addrs[area] & ~field | value << shift & field)
+        return RingAddrs(*addrs)
 
 
 def split_sizes(num: int) -> tuple[int, int, int]:

@@ -10,6 +10,8 @@ import trio
 from drivers.flow.pump import BATCH_BUCKETS, RECHECK, Need, QueueFlow, Signal, pump
 from rings.errors import MemoryFault, RemoteRingError
 from rings.formats import ring_format
+from rings.layout import RingAddrs
+from rings.memory import Addr
 from rings.queue import QueueStatistics, Vringh
 
 __all__ = ["NO_VECTOR", "DeviceQueue", "QueueOps", "QueueOwner"]
@@ -19,6 +21,7 @@ PACE = 512
 """Work budget of a turn in units of `rings.queue.Vringh.pace`: about a millisecond."""
 DISCARD_BATCH = 64
 """Chains discarded at a time."""
+NOWHERE = RingAddrs(Addr(0), Addr(0), Addr(0))
 
 
 class QueueOps(Protocol):
@@ -79,12 +82,8 @@ class DeviceQueue:
         """Reset the configuration to its initial values."""
         self.close()
         self.num = self.max_num
-        self.desc = self.driver = self.used = 0
+        self.addrs = NOWHERE
         self.vector = NO_VECTOR
-        self.base: int | None = None
-        """Initial position of the ring, set by a transport that can resume a used ring; None: a new ring."""
-        self.wrap_ring: Callable[[Vringh], Vringh] | None = None
-        """Adds observers to a new ring, set by a transport. Raises BadRing."""
         self.muted = False
         """Whether the driver wants the queue to have no effect for now. Set by a transport."""
         self.enabled = False

@@ -19,8 +19,7 @@ from rings import status as st
 from rings.errors import MemoryFault, RemoteRingError
 from rings.features import EMPTY_TABLE, FeatureTable, RingFeature, mask
 from rings.formats import ring_format
-from rings.layout import RingAddrs
-from rings.memory import Addr, Memory
+from rings.memory import Memory
 from rings.queue import Meter, Vringh
 from rings.status import Status
 
@@ -291,9 +290,9 @@ class VhostDevice:
             for name, value in (
                 ("size", queue.num),
                 ("enable", int(queue.enabled)),
-                ("desc", queue.desc),
-                ("driver", queue.driver),
-                ("device", queue.used),
+                ("desc", queue.addrs.desc),
+                ("driver", queue.addrs.driver),
+                ("device", queue.addrs.device),
             )
         }
 
@@ -309,25 +308,28 @@ class VhostDevice:
             queue.close()
             queue.enabled = False
 
-    def enable_queue(self, index: int) -> bool:
-        """Build a queue's ring from its configuration. Returns False, and fails the device, if that is invalid."""
+    def enable_queue(self, index: int, base: int | None = None, wrap: Callable[[Vringh], Vringh] | None = None) -> bool:
+        """Build a queue's ring from its configuration. Returns False, and fails the device, if that is invalid.
+
+        ``base`` is the position at which a used ring resumes; None: a new ring. ``wrap`` adds observers to the ring,
+        and may raise BadRing.
+        """
         queue = self.queues[index]
         if queue.enabled or not self.status & Status.FEATURES_OK:
             return queue.enabled
         ring: Vringh | None = None
-        addrs = RingAddrs(Addr(queue.desc), Addr(queue.driver), Addr(queue.used))
         try:
             ring = ring_format(self.features).vringh(
                 self.ops.memory(),
                 queue.num,
-                addrs,
+                queue.addrs,
                 self.features,
-                base=queue.base,
+                base=base,
                 meter=self.ops.meter,
                 table_max=queue.table_max,
             )
-            if queue.wrap_ring is not None:
-                ring = queue.wrap_ring(ring)
+            if wrap is not None:
+                ring = wrap(ring)
         except (RemoteRingError, MemoryFault) as exc:
             if ring is not None:
                 ring.close()

@@ -32,7 +32,7 @@ def test_a_ring_may_be_in_three_pieces_in_any_order(driver: Driver) -> None:
     addrs = driver.place(1, 4)
     assert driver.ask_queue(1, ACTIVATE) == OKAY
     queue = driver.device.queues[1]
-    assert (queue.desc, queue.driver, queue.used, queue.num) == (addrs.desc, addrs.driver, addrs.device, 4)
+    assert (queue.addrs, queue.num) == (addrs, 4)
 
 
 @pytest.mark.parametrize("extension", [True, False])
@@ -46,8 +46,8 @@ def test_a_driver_that_knows_no_extension_has_its_ring_in_one_piece(extension: b
     driver.put(QueueReg.ADDR.at(0), driver.epc.remote.base)
     assert driver.ask_queue(0, ACTIVATE) == OKAY
     queue = driver.device.queues[0]
-    assert (queue.num, queue.desc, queue.driver) == (16, driver.epc.remote.base, driver.epc.remote.base + 256)
-    assert queue.used == driver.epc.remote.base + 4096
+    base = driver.epc.remote.base
+    assert (queue.num, queue.addrs) == (16, RingAddrs(base, Addr(base + 256), Addr(base + 4096)))
     if not extension:
         assert driver.dump()[0x540:] == bytes(0x2C0)
     driver.close()
@@ -67,10 +67,10 @@ def test_a_second_activate_is_an_error_and_changes_nothing(driver: Driver) -> No
     driver.place(0)
     assert driver.ask_queue(0, ACTIVATE) == OKAY
     queue = driver.device.queues[0]
-    before = queue.ring, queue.desc, queue.num
+    before = queue.ring, queue.addrs.desc, queue.num
     driver.place(0, 4, at=0x4000)
     assert driver.ask_queue(0, ACTIVATE) == ERROR
-    assert (queue.ring, queue.desc, queue.num) == before
+    assert (queue.ring, queue.addrs.desc, queue.num) == before
     assert driver.get(QueueReg.STATUS.at(0)) == mb.QUEUE_ENABLED
 
 

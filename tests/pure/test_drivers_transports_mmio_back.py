@@ -248,11 +248,11 @@ def test_a_queue_that_is_ready_keeps_what_it_was_configured_with(driver: Driver)
     driver.place(0)
     driver.write(R.QUEUE_READY, 1)
     queue = driver.mmio.device.queues[0]
-    before = queue.num, queue.desc, queue.driver, queue.used, queue.ring
+    before = queue.num, queue.addrs.desc, queue.addrs.driver, queue.addrs.device, queue.ring
     driver.place(0, 4)
     driver.write(R.QUEUE_DESC_HIGH, 0xFFFF_FFFF)
     driver.write(R.QUEUE_READY, 1)
-    assert (queue.num, queue.desc, queue.driver, queue.used, queue.ring) == before
+    assert (queue.num, queue.addrs.desc, queue.addrs.driver, queue.addrs.device, queue.ring) == before
 
 
 @pytest.mark.hostile("R23")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rings.errors import BadRing, MemoryFault
-from rings.layout import MAX_NUM, RingAddrs, check_split, split_sizes
+from rings.layout import MAX_NUM, Area, RingAddrs, check_split, split_sizes
 from rings.memory import Addr
 from rings.split.ring import SplitRing
 from rings.split.vringh import SplitVringh
@@ -108,3 +108,15 @@ def test_an_area_that_ends_beyond_its_memory_is_refused_and_lets_go_of_the_other
 def test_a_queue_size_that_no_split_ring_has_is_refused(rig: Rig, num: int) -> None:
     with pytest.raises(BadRing, match="queue size"):
         SplitVringh(rig.memory, num, rig.addrs, event_idx=False, indirect=False)
+
+
+@pytest.mark.parametrize("area", Area)
+def test_a_register_write_changes_its_bits_of_one_address_and_nothing_else(area: Area) -> None:
+    addrs = RingAddrs(Addr(0x1_0000_0001), Addr(0x2_0000_0002), Addr(0x3_0000_0003))
+    for shift, width in ((0, 64), (0, 32), (32, 32)):
+        after = addrs.with_bits(area, 0x1234_5678, shift, width)
+        assert after.bits(area, shift, width) == 0x1234_5678
+        others = [other for other in Area if other is not area]
+        assert [after.bits(other) for other in others] == [addrs.bits(other) for other in others]
+    assert addrs.with_bits(area, 0x1234_5678, 32, 32).bits(area, 0, 32) == addrs.bits(area, 0, 32)
+    assert addrs.with_bits(area, 0x1_1234_5678, 0, 32).bits(area) == addrs.bits(area) >> 32 << 32 | 0x1234_5678

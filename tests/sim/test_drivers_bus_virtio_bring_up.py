@@ -11,7 +11,6 @@ import trio.testing
 from drivers.testing import RegisterAccess, TappedFunction
 from drivers.transports.pci.registers import CfgType, Common
 from rings.layout import WRITE
-from rings.memory import Addr
 from rings.status import Status
 from rings.testing import Desc
 from support.rigs.virtio_pci import SMALL, bind, written
@@ -133,13 +132,14 @@ async def test_rings_are_aligned_and_their_used_flags_start_at_zero() -> None:
 
         def look(access: RegisterAccess) -> None:
             if (access.bar, access.offset) == tap.at(Common.QUEUE_ENABLE):
-                zero.append([pair.rc.memory.view(Addr(q.used), 2).tobytes() for q in pair.vhost.queues if q.used])
+                used = [queue.addrs.device for queue in pair.vhost.queues]
+                zero.append([pair.rc.memory.view(addr, 2).tobytes() for addr in used if addr])
 
         tap.on_write = look
         await bind(pair, tap)
         assert zero == [[bytes(2)] * 2] * 2
         for queue in pair.vhost.queues:
-            assert (queue.desc % 16, queue.driver % 2, queue.used % 4) == (0, 0, 0)
+            assert (queue.addrs.desc % 16, queue.addrs.driver % 2, queue.addrs.device % 4) == (0, 0, 0)
 
 
 # Reset

@@ -273,7 +273,7 @@ async def test_nothing_reaches_into_an_epoch_that_is_over() -> None:
             await pair.device_port.receive()
         old = pair.vhost.queues[1].ring
         window = pair.epf.memory()
-        addr = Addr(pair.vhost.queues[1].desc)
+        addr = Addr(pair.vhost.queues[1].addrs.desc)
         pinned = window.pin(addr, 16, "Q")
         assert old is not None
         assert old.state().avail == 40

@@ -46,9 +46,9 @@ async def test_without_the_extension_rings_are_in_one_piece_and_it_works_all_the
         for queue in pair.vhost.queues:
             desc, avail, _ = split_sizes(queue.num)
             assert queue.num == queue.max_num
-            assert queue.desc % 4096 == 0
-            assert queue.driver == queue.desc + desc
-            assert queue.used == -(-(queue.desc + desc + avail) // 4096) * 4096
+            assert queue.addrs.desc % 4096 == 0
+            assert queue.addrs.driver == queue.addrs.desc + desc
+            assert queue.addrs.device == -(-(queue.addrs.desc + desc + avail) // 4096) * 4096
         assert "ext.magic" not in back(pair).registers()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import permutations
 
+import attrs
 import pytest
 import trio
 
@@ -122,7 +123,7 @@ async def test_everything_a_driver_allocates_lies_in_the_window_and_comes_back()
         low, high = front.dma.base + BUFFER_OFFSET, front.dma.base + 4 * MIB
         assert all(low <= buffer.addr and buffer.addr + buffer.size <= high for buffer in buffers)
         assert hosts.host2.memory.statistics() == memory
-        rings = [state for queue in hosts.back.device.queues for state in (queue.desc, queue.driver, queue.used)]
+        rings = [state for queue in hosts.back.device.queues for state in attrs.astuple(queue.addrs)]
         assert all(front.dma.base <= at < low for at in rings)
         with pytest.raises(MemoryError):
             front.dma.alloc(4 * MIB)

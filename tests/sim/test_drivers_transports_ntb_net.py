@@ -56,7 +56,7 @@ async def test_every_buffer_that_a_driver_posts_lies_in_the_window() -> None:
         back, front = ends(pair)
         low, high = front.dma.base, front.dma.base + back.ntb.mw_get_align(0).size_max
         for queue in pair.vhost.queues:
-            descs = pair.rc.memory.view(Addr(queue.desc), 16 * queue.num).cast("Q")
+            descs = pair.rc.memory.view(Addr(queue.addrs.desc), 16 * queue.num).cast("Q")
             for at in range(queue.num):
                 addr, size = descs[2 * at], descs[2 * at + 1] & 0xFFFF_FFFF
                 assert not addr or low + 0x20000 <= addr < addr + size <= high
@@ -145,14 +145,14 @@ async def test_indices_that_can_not_be_break_the_queue_until_it_is_reset(index: 
         back, _ = ends(pair)
         queue = pair.vhost.queues[0]
         # The vhost side writes the used index, through its window.
-        back.memory().view(Addr(queue.used + 2), 2, True)[:] = index.to_bytes(2, "little")
+        back.memory().view(Addr(queue.addrs.device + 2), 2, True)[:] = index.to_bytes(2, "little")
         back.call(queue)
         await trio.sleep(0.05)
         assert "used index" in pair.virtio.failures[0]
         await pair.world.wait_up()
         # The virtio side writes the available index, in its memory.
         queue = pair.vhost.queues[1]
-        pair.rc.memory.view(Addr(queue.driver + 2), 2, True)[:] = index.to_bytes(2, "little")
+        pair.rc.memory.view(Addr(queue.addrs.driver + 2), 2, True)[:] = index.to_bytes(2, "little")
         pair.virtio.queues[1].kick()
         await trio.sleep(0.05)
         assert "available index" in pair.vhost.failures[-1]

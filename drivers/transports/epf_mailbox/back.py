@@ -318,8 +318,7 @@ class MailboxEpf(EndpointFunction):
         queue.resize(num)
         if queue.num != num:
             return False
-        queue.desc, queue.driver, queue.used = addrs.desc, addrs.driver, addrs.device
-        queue.vector = vector
+        queue.addrs, queue.vector = addrs, vector
         return self.device.enable_queue(index)
 
     def _deactivate(self, index: int) -> bool:

@@ -10,6 +10,7 @@ from drivers.bus.vhost import DeviceQueue
 from drivers.contracts.hw import PlatformSlot
 from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
 from rings.features import word
+from rings.layout import Area
 from rings.memory import Memory
 from rings.status import Status
 
@@ -19,16 +20,9 @@ NO_REGION = 0xFFFF_FFFF
 """Register value of the length and base of a shared memory region that does not exist."""
 WORD = 0xFFFF_FFFF
 USED_BUFFER, CONFIG_CHANGE = int(Interrupt.USED_BUFFER), int(Interrupt.CONFIG_CHANGE)
-_ADDRESSES = {
-    low + half: (name, 8 * half)
-    for low, name in (
-        (Register.QUEUE_DESC_LOW, "desc"),
-        (Register.QUEUE_DRIVER_LOW, "driver"),
-        (Register.QUEUE_DEVICE_LOW, "used"),
-    )
-    for half in (0, 4)
-}
-"""Field of `DeviceQueue` and first bit, by ring address register: each register holds half an address."""
+_LOWS = Register.QUEUE_DESC_LOW, Register.QUEUE_DRIVER_LOW, Register.QUEUE_DEVICE_LOW
+_ADDRESSES = {low + at: (area, 8 * at) for low, area in zip(_LOWS, Area, strict=True) for at in (0, 4)}
+"""Area and first bit of its address, by register: each holds half an address."""
 
 
 class MmioDevice(VhostBack):
@@ -106,7 +100,9 @@ class MmioRegisters:
                 self._device.write_config(offset - CONFIG, value.to_bytes(size, "little"))
             return
         if size == 4 and offset in _ADDRESSES:
-            self._set_address(*_ADDRESSES[offset], value)
+            queue, (area, shift) = self._idle_queue(), _ADDRESSES[offset]
+            if queue is not None:
+                queue.addrs = queue.addrs.with_bits(area, value, shift, 32)
         put = self._WRITE.get(offset)
         if put is not None and size == 4:
             put(self, value)
@@ -117,22 +113,23 @@ class MmioRegisters:
     def _idle_queue(self) -> DeviceQueue | None:
         return self._device.idle_queue(self._queue_select)
 
-    def _queue_field(self, name: str) -> int:
+    def _queue_field(self, get: Callable[[DeviceQueue], int]) -> int:
         queue = self._queue()
-        return int(getattr(queue, name)) if queue is not None else 0
+        return get(queue) if queue is not None else 0
 
-    def _select(self, name: str, value: int) -> None:
-        setattr(self, name, value)
+    def _select_device_features(self, value: int) -> None:
+        self._device_select = value
+
+    def _select_driver_features(self, value: int) -> None:
+        self._driver_select = value
+
+    def _select_queue(self, value: int) -> None:
+        self._queue_select = value
 
     def _set_size(self, value: int) -> None:
         queue = self._idle_queue()
         if queue is not None:
             queue.resize(value)
-
-    def _set_address(self, name: str, shift: int, value: int) -> None:
-        queue = self._idle_queue()
-        if queue is not None:
-            setattr(queue, name, getattr(queue, name) & ~(WORD << shift) | value << shift)
 
     def _set_ready(self, value: int) -> None:
         if value == 0:
@@ -146,8 +143,8 @@ class MmioRegisters:
         Register.DEVICE_ID: lambda self: self._device.device_id,
         Register.VENDOR_ID: lambda self: self._device.vendor_id,
         Register.DEVICE_FEATURES: lambda self: word(self._device.device_features, self._device_select),
-        Register.QUEUE_SIZE_MAX: lambda self: self._queue_field("max_num"),
-        Register.QUEUE_READY: lambda self: self._queue_field("enabled"),
+        Register.QUEUE_SIZE_MAX: lambda self: self._queue_field(lambda queue: queue.max_num),
+        Register.QUEUE_READY: lambda self: self._queue_field(lambda queue: queue.enabled),
         Register.INTERRUPT_STATUS: lambda self: self._mmio.interrupt_status,
         Register.STATUS: lambda self: self._device.status,
         Register.SHM_LEN_LOW: lambda _: NO_REGION,
@@ -157,10 +154,10 @@ class MmioRegisters:
         Register.CONFIG_GENERATION: lambda self: self._device.generation,
     }
     _WRITE: ClassVar[dict[int, Callable[[MmioRegisters, int], None]]] = {
-        Register.DEVICE_FEATURES_SEL: lambda self, value: self._select("_device_select", value),
-        Register.DRIVER_FEATURES_SEL: lambda self, value: self._select("_driver_select", value),
+        Register.DEVICE_FEATURES_SEL: _select_device_features,
+        Register.DRIVER_FEATURES_SEL: _select_driver_features,
         Register.DRIVER_FEATURES: lambda self, value: self._device.write_driver_features(self._driver_select, value),
-        Register.QUEUE_SEL: lambda self, value: self._select("_queue_select", value),
+        Register.QUEUE_SEL: _select_queue,
         Register.QUEUE_SIZE: _set_size,
         Register.QUEUE_READY: _set_ready,
         Register.QUEUE_NOTIFY: lambda self, value: self._device.kick(value),

@@ -300,8 +300,7 @@ class NtbVhost(NtbEnd, VhostBack):
             queue.resize(num)
             if queue.num != num:
                 return False
-            addrs = area.addrs(answer.mw_addr, index, num, ring_format(device.features))
-            queue.desc, queue.driver, queue.used = addrs.desc, addrs.driver, addrs.device
+            queue.addrs = area.addrs(answer.mw_addr, index, num, ring_format(device.features))
             if not device.enable_queue(index):
                 return False
         return True

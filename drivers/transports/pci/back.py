@@ -22,6 +22,7 @@ from drivers.transports.pci.registers import (
     Structure,
 )
 from rings.features import word
+from rings.layout import Area
 from rings.status import Status
 
 __all__ = ["VirtioEpf"]
@@ -34,7 +35,12 @@ MULTIPLIER = 4
 MAX_VECTORS = 0x800
 MSIX_ENTRY = 16
 
-_WIDE = {Common.QUEUE_DESC: "desc", Common.QUEUE_DRIVER: "driver", Common.QUEUE_DEVICE: "used"}
+_ADDRESSES = {
+    (field + at, size): (area, 8 * at)
+    for field, area in zip((Common.QUEUE_DESC, Common.QUEUE_DRIVER, Common.QUEUE_DEVICE), Area, strict=True)
+    for at, size in ((0, 8), (0, 4), (4, 4))
+}
+"""Area and first bit of its address, by offset and size of an access: a whole register, or half of it."""
 
 
 class VirtioEpf(EndpointFunction):
@@ -156,23 +162,18 @@ class CommonBlock:
         self._device_select = self._driver_select = self._queue_select = 0
 
     def read(self, offset: int, size: int) -> int:
-        for field, name in _WIDE.items():
-            if field <= offset < field + 8 and (offset - field, size) in ((0, 8), (0, 4), (4, 4)):
-                queue = self._queue()
-                value: int = getattr(queue, name) if queue is not None else 0
-                return value >> 8 * (offset - field) & (1 << 8 * size) - 1
+        if (offset, size) in _ADDRESSES:
+            queue = self._queue()
+            return queue.addrs.bits(*_ADDRESSES[offset, size], 8 * size) if queue is not None else 0
         get = self._READ.get(offset)
         return get(self) if get is not None and SIZES[Common(offset)] == size else 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        for field, name in _WIDE.items():
-            if field <= offset < field + 8 and (offset - field, size) in ((0, 8), (0, 4), (4, 4)):
-                queue = self._idle_queue()
-                if queue is not None:
-                    shift = 8 * (offset - field)
-                    rest = getattr(queue, name) & ~((1 << 8 * size) - 1 << shift)
-                    setattr(queue, name, rest | value << shift)
-                return
+        if (offset, size) in _ADDRESSES:
+            queue, (area, shift) = self._idle_queue(), _ADDRESSES[offset, size]
+            if queue is not None:
+                queue.addrs = queue.addrs.with_bits(area, value, shift, 8 * size)
+            return
         put = self._WRITE.get(offset)
         if put is not None and SIZES[Common(offset)] == size:
             put(self, value)
@@ -183,9 +184,9 @@ class CommonBlock:
     def _idle_queue(self) -> DeviceQueue | None:
         return self._epf.device.idle_queue(self._queue_select)
 
-    def _queue_field(self, name: str, absent: int = 0) -> int:
+    def _queue_field(self, get: Callable[[DeviceQueue], int], absent: int = 0) -> int:
         queue = self._queue()
-        return int(getattr(queue, name)) if queue is not None else absent
+        return get(queue) if queue is not None else absent
 
     def _set_select(self, value: int) -> None:
         self._queue_select = value
@@ -223,10 +224,10 @@ class CommonBlock:
         Common.DEVICE_STATUS: lambda self: int(self._epf.device.status),
         Common.CONFIG_GENERATION: lambda self: self._epf.device.generation & 0xFF,
         Common.QUEUE_SELECT: lambda self: self._queue_select,
-        Common.QUEUE_SIZE: lambda self: self._queue_field("num"),
-        Common.QUEUE_MSIX_VECTOR: lambda self: self._queue_field("vector", NO_VECTOR),
-        Common.QUEUE_ENABLE: lambda self: self._queue_field("enabled"),
-        Common.QUEUE_NOTIFY_OFF: lambda self: self._queue_field("index"),
+        Common.QUEUE_SIZE: lambda self: self._queue_field(lambda queue: queue.num),
+        Common.QUEUE_MSIX_VECTOR: lambda self: self._queue_field(lambda queue: queue.vector, NO_VECTOR),
+        Common.QUEUE_ENABLE: lambda self: self._queue_field(lambda queue: queue.enabled),
+        Common.QUEUE_NOTIFY_OFF: lambda self: self._queue_field(lambda queue: queue.index),
     }
     _WRITE: ClassVar[dict[int, Callable[[CommonBlock, int], None]]] = {
         Common.DEVICE_FEATURE_SELECT: _set_device_select,

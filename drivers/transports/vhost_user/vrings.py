@@ -274,11 +274,11 @@ class Vrings:
         queue.muted = not ring.enabled
         if (queue.muted and not queue.discards) or (self.dirty.enabled and self.dirty.log is None):
             return
-        queue.base, resume = self._resumption(ring, addrs)
-        queue.wrap_ring = partial(self._with_dirty_log, resume, ranges) if self.dirty.enabled else resume
-        queue.num, queue.desc, queue.driver, queue.used = ring.num, addrs.desc, addrs.driver, addrs.device
+        base, resume = self._resumption(ring, addrs)
+        wrap = partial(self._with_dirty_log, resume, ranges) if self.dirty.enabled else resume
+        queue.num, queue.addrs = ring.num, addrs
         queue.signal.recheck = RECHECK if ring.polled else None
-        if not device.enable_queue(ring.index):
+        if not device.enable_queue(ring.index, base, wrap):
             raise MessageRefused(device.failures[-1])
         if ring.call is not None:
             ring.call.notify()  # a former back end may have ended before its last call

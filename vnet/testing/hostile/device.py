@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from rings.layout import RingAddrs
 from rings.memory import Addr
 from rings.testing import RawRing
 from vnet.testing.hostile.driver import unpin
@@ -30,10 +29,7 @@ class HostileDevice:
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
         self.memory = pair.rc.memory
-        self.rings = [
-            RawRing(self.memory, q.num, RingAddrs(Addr(q.desc), Addr(q.driver), Addr(q.used)))
-            for q in pair.vhost.queues
-        ]
+        self.rings = [RawRing(self.memory, queue.num, queue.addrs) for queue in pair.vhost.queues]
 
     def call(self, queue: int) -> None:
         """Interrupt for one queue."""
