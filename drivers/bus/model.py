@@ -9,16 +9,17 @@ serves a binding and changes the binding's state, and each requester waits for t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import attrs
 import trio
 
+from drivers.bus.binding import Binding, BindMove, BindState
 from drivers.errors import DriverError, ProbeDeferred
 from rings.ids import ANY_ID
 
-__all__ = ["Binding", "BindState", "Bus", "BusDevice", "BusDriver", "MatchId", "require"]
+__all__ = ["Bus", "BusDevice", "BusDriver", "MatchId", "require"]
 
 
 @attrs.frozen
@@ -57,8 +58,6 @@ class BusDriver(Protocol):
 
 D = TypeVar("D", bound=BusDevice)
 R = TypeVar("R", bound=BusDriver)
-
-
 F = TypeVar("F")
 
 
@@ -67,30 +66,6 @@ def require(resource: F | None, device: BusDevice, reason: str) -> F:
     if resource is None:
         raise ProbeDeferred(f"{device.name}: {reason}")
     return resource
-
-
-class BindState(Enum):
-    """State of a device on its bus."""
-
-    UNBOUND = "unbound"
-    PROBING = "probing"
-    DEFERRED = "deferred"
-    BOUND = "bound"
-    FAILED = "failed"
-
-
-@attrs.define(eq=False)
-class Binding(Generic[D, R]):
-    """A device with its current driver, or with the driver of its last probe."""
-
-    device: D
-    driver: R | None = None
-    state: BindState = BindState.UNBOUND
-    error: str = ""
-    """Reason why the last probe was deferred or failed."""
-    scope: trio.CancelScope | None = None
-    ended: trio.Event = attrs.field(factory=trio.Event)
-    """Set while no driver uses the device."""
 
 
 class Bus(Generic[D, R]):
@@ -129,9 +104,7 @@ class Bus(Generic[D, R]):
         if not device.name:
             names = {b.device.name for b in self._bindings}
             device.name = next(n for i in range(len(names) + 1) if (n := f"{self.prefix}{i}") not in names)
-        binding: Binding[D, R] = Binding(device)
-        binding.ended.set()
-        self._bindings.append(binding)
+        self._bindings.append(Binding(device))
         self.poke()
 
     async def unregister_device(self, device: D) -> None:
@@ -181,12 +154,10 @@ class Bus(Generic[D, R]):
             while True:
                 self._changed = trio.Event()
                 for binding in self._bindings:
-                    if binding.state in (BindState.UNBOUND, BindState.DEFERRED) and not self._leaves(binding.device):
+                    if binding.allows(BindMove.PROBE) and not self._leaves(binding.device):
                         driver = self.match(binding.device)
                         if driver is not None:
-                            binding.driver, binding.state, binding.error = driver, BindState.PROBING, ""
-                            binding.ended, binding.scope = trio.Event(), trio.CancelScope()
-                            nursery.start_soon(self._bind, binding, driver, binding.scope)
+                            nursery.start_soon(self._bind, binding, driver, binding.probe(driver))
                 await self._changed.wait()
 
     def match(self, device: D) -> R | None:
@@ -199,8 +170,8 @@ class Bus(Generic[D, R]):
     async def attach(self, binding: Binding[D, R], device: D, driver: R) -> None:
         """Bring the device up with this driver, and serve it until cancelled.
 
-        Sets ``binding.state`` to BOUND once the device runs, and releases all resources before it returns. On
-        ProbeDeferred the bus probes again at the next `poke`, on another DriverError it does not.
+        Calls ``binding.bound()`` once the device runs, and releases all resources before it returns. On ProbeDeferred
+        the bus probes again at the next `poke`, on another DriverError it does not.
         """
         raise NotImplementedError
 
@@ -209,22 +180,20 @@ class Bus(Generic[D, R]):
         return any(binding.device is device for binding in self._leaving)
 
     async def _bind(self, binding: Binding[D, R], driver: R, scope: trio.CancelScope) -> None:
-        after, error, pokes = BindState.UNBOUND, "", self._pokes
+        end, pokes = binding.end, self._pokes
         try:
             with scope:
                 await self.attach(binding, binding.device, driver)
         except ProbeDeferred as exc:
-            after, error = BindState.DEFERRED, str(exc)
+            end = partial(binding.defer, str(exc))
         except DriverError as exc:
-            after, error = BindState.FAILED, str(exc)
+            end = partial(binding.fail, str(exc))
         finally:
             if scope.cancel_called:
                 self._free(binding)
             else:
-                binding.state, binding.error = after, error
-            binding.scope = None
-            binding.ended.set()
-        if after is BindState.DEFERRED and pokes != self._pokes:
+                end()
+        if binding.state is BindState.DEFERRED and pokes != self._pokes:
             self._changed.set()  # a `poke` during the probe may mean that its resource exists now
 
     def _release(self, binding: Binding[D, R]) -> trio.Event:
@@ -236,7 +205,7 @@ class Bus(Generic[D, R]):
         return binding.ended
 
     def _free(self, binding: Binding[D, R]) -> None:
-        binding.state, binding.driver, binding.error = BindState.UNBOUND, None, ""
+        binding.free()
         if binding in self._leaving:
             self._leaving.remove(binding)
         self.poke()

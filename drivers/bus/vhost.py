@@ -12,8 +12,9 @@ from typing import Protocol
 
 import trio
 
+from drivers.bus.binding import Binding
 from drivers.bus.device_queue import NO_VECTOR, DeviceQueue, QueueOps
-from drivers.bus.model import Binding, BindState, Bus, BusDriver
+from drivers.bus.model import Bus, BusDriver
 from drivers.flow.pump import Signal
 from rings import status as st
 from rings.errors import MemoryFault, RemoteRingError
@@ -168,11 +169,13 @@ class VhostDevice:
     def offer(self, table: FeatureTable, features: int, queues: Sequence[tuple[str, int]], config: bytes) -> None:
         """Offer feature bits, queues as (name, maximum size), and the configuration space to the other side.
 
-        Features that the transport does not support, or that lack a prerequisite, are left out.
+        Features that the transport does not support, or that lack a prerequisite, are left out. The transport alone
+        decides about packed queues: the ring format does not concern the device type (section 6).
         """
         self.table = table
         device_type = features & ~mask(RingFeature)
-        self.device_features = table.prune(device_type | features & self.ops.features)
+        ring = (features | mask((RingFeature.RING_PACKED,))) & self.ops.features
+        self.device_features = table.prune(device_type | ring)
         for queue in self.queues:
             queue.close()
         self.queues = [DeviceQueue(self, i, name, num) for i, (name, num) in enumerate(queues)]
@@ -405,7 +408,7 @@ class VhostBus(Bus[VhostDevice, VhostDriver]):
         """Bring the device up: offer features, then show it; rings exist from DRIVER_OK to reset."""
         bound = await driver.probe(device)
         try:
-            binding.state = BindState.BOUND
+            binding.bound()
             await device.serve(bound)
         finally:
             device.withdraw()

@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar
 import attrs
 import trio
 
-from drivers.bus.model import Binding, BindState, Bus, BusDriver
+from drivers.bus.binding import Binding
+from drivers.bus.model import Bus, BusDriver
 from drivers.contracts.hw import DmaMemory
 from drivers.errors import DriverError, FeatureMismatch, NothingOffered, ProbeError, TransportLost
 from drivers.flow.pump import BATCH_BUCKETS, RECHECK, Signal
@@ -387,11 +388,13 @@ class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
                 bound = await bring_up(device, driver)
             except NothingOffered as exc:
                 # Poll, because no interrupt is set up yet that could report an offer.
-                binding.error, most = str(exc), OFFER_PAUSE
+                binding.note(str(exc))
+                most = OFFER_PAUSE
             except TransportLost as exc:
                 device.note_restart(str(exc))
             else:
-                binding.state, binding.error, device.pause = BindState.BOUND, "", 0.0
+                binding.bound()
+                device.pause = 0.0
                 began = trio.current_time()
                 reason = await _live(device, bound)
                 if device.unplugged:
@@ -399,7 +402,7 @@ class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
                 device.note_restart(reason)
                 if trio.current_time() - began > longest:
                     pause = shortest
-            binding.state = BindState.PROBING
+            binding.retry()
             if device.ops.online:
                 device.pause = pause = min(pause, most)
                 await trio.sleep(pause)

@@ -8,7 +8,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import attrs
 import trio
 
-from drivers.bus.model import Binding, BindState, Bus, BusDevice, BusDriver, MatchId
+from drivers.bus.binding import Binding
+from drivers.bus.model import Bus, BusDevice, BusDriver, MatchId
 from drivers.bus.virtio import ConfigOps, VirtioBus, VirtioDevice
 from drivers.errors import TransportLost
 
@@ -56,7 +57,7 @@ class CarrierDriver(Generic[C]):
         ops.own(device)
         try:
             virtio.register_device(device)
-            binding.state = BindState.BOUND
+            binding.bound()
             await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):

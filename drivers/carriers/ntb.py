@@ -8,7 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import trio
 
-from drivers.bus.model import Binding, BindState, Bus, MatchId
+from drivers.bus.binding import Binding
+from drivers.bus.model import Bus, MatchId
 from drivers.bus.virtio import VirtioBus
 from drivers.carriers.base import CarrierClient
 from drivers.carriers.ntb_registers import (
@@ -93,7 +94,7 @@ class NtbEpfDriver:
         ntb = NtbEpf(carrier)
         self._bus.register_device(ntb)
         try:
-            binding.state = BindState.BOUND
+            binding.bound()
             await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):

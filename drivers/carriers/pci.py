@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from drivers.bus.model import Binding
+from drivers.bus.binding import Binding
 from drivers.bus.virtio import DriverQueue, VirtioDevice
 from drivers.carriers.base import CarrierBus, CarrierClient, CarrierDriver
 from drivers.contracts.hw import DmaMemory, PciFunction

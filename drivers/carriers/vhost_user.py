@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import attrs
 
-from drivers.bus.model import Binding, BindState, MatchId
+from drivers.bus.binding import Binding
+from drivers.bus.model import MatchId
 from drivers.bus.virtio import VirtioBus
 from drivers.carriers.base import CarrierBus
 from drivers.contracts.hw import DmaMemory
@@ -98,8 +98,8 @@ class UserClient:
     id_table: Sequence[MatchId] = (MatchId(ANY_ID),)
 
     async def attach(self, binding: Binding[UserSocket, Any], carrier: UserSocket, virtio: VirtioBus) -> None:
-        binding.state = BindState.BOUND
-        await self.serve(carrier, virtio, partial(setattr, binding, "error"))
+        binding.bound()
+        await self.serve(carrier, virtio, binding.note)
 
 
 class UserBus(CarrierBus[UserSocket]):

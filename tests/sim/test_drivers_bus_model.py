@@ -9,7 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.bus.model import BindState, MatchId
+from drivers.bus.binding import BindState
+from drivers.bus.model import MatchId
 from drivers.errors import DriverError, ProbeDeferred, ProbeError, TransportLost
 from rings.ids import ANY_ID
 from support.rigs.bus import Taker, Thing, ThingBus, bus

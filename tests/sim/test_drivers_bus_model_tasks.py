@@ -14,7 +14,8 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.bus.model import Binding, BindState, Bus, MatchId
+from drivers.bus.binding import Binding, BindState
+from drivers.bus.model import Bus, MatchId
 from drivers.errors import ProbeDeferred, ProbeError
 from rings.ids import DeviceId
 from vnet.system.control import COMMANDS
@@ -57,7 +58,7 @@ class PartBus(Bus[Part, Slow]):
             await driver.pause()
             if driver.fails and driver.dice.random() < 0.3:
                 raise driver.dice.choice((ProbeDeferred, ProbeError))("by chance")
-            binding.state = BindState.BOUND
+            binding.bound()
             await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):

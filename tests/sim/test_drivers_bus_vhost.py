@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.bus.vhost import VhostDevice, VhostDriver
 from drivers.bus.virtio import VirtioDriver
 from drivers.contracts.hw import DmaBuffer

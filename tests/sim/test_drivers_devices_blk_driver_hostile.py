@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.devices.blk import DiskError
 from drivers.devices.blk.driver.driver import SLOT, STATUS_AT
 from drivers.devices.blk.layout import SUPPORTED, TABLE, BlkConfigField

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.devices.net.layout import TABLE, NetFeature
 from rings.features import mask
 from rings.layout import WRITE

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.transports.pci.registers import CfgType, Common
 from rings.memory import Addr
 from rings.status import Status

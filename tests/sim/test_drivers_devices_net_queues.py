@@ -13,7 +13,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.contracts.hw import DmaBuffer
 from drivers.devices.net.driver.station import NetRequest
 from drivers.devices.net.layout import CONTROLLED, SUPPORTED, NetFeature

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.devices.rpmsg import Endpoint, RpmsgBus
 from drivers.devices.rpmsg.bus import CONGESTION
 from drivers.devices.rpmsg.directory import MAX_ENDPOINTS

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.errors import FeatureMismatch, ProbeError, TransportLost
 from drivers.testing import TappedFunction
 from drivers.transports.epf_mailbox import registers as mb

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.testing import RegisterAccess
 from drivers.transports.mmio.registers import CONFIG, READABLE, WRITABLE, Interrupt, Register
 from rings.features import word

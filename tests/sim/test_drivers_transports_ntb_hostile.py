@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from drivers.bus.back import VhostBack
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.bus.virtio import ConfigOps
 from drivers.carriers.ntb import NtbEpf
 from drivers.contracts.hw import DmaMemory

@@ -7,7 +7,7 @@ import struct
 import attrs
 import pytest
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.testing import CONFIG
 from drivers.transports.pci.registers import CfgType
 from support.rigs.virtio_pci import SMALL, bind, capabilities, overlay

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.errors import TransportLost
 from drivers.transports.vhost_user.connection import REPLY_TIMEOUT
 from drivers.transports.vhost_user.constants import (

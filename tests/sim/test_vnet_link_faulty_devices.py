@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from rings.status import Status
 from support.rigs.faulty_link import ERRORS, FAILED_READS, FAULTY, faulty, open_bench
 from vnet.link.base import Direction

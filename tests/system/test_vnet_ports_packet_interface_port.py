@@ -12,7 +12,7 @@ import attrs
 import pytest
 import trio
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.contracts.ports import PacketPort
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.errors import DriverError

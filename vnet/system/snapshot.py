@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from drivers.bus.model import Binding, D, R
+from drivers.bus.binding import Binding
+from drivers.bus.model import D, R
 from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import DriverQueue, VirtioDevice
 from drivers.carriers.ntb_registers import DB_ENTRY_SIZE, SPAD_OFFSET, Bar

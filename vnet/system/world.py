@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from drivers.bus.back import Identity, VhostBack
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.bus.vhost import VhostDevice
 from drivers.bus.virtio import VirtioDevice
 from drivers.carriers.platform import VirtioPlatformDriver

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from drivers.bus.back import Identity, VhostBack
-from drivers.bus.model import Binding, BindState, MatchId
+from drivers.bus.binding import Binding
+from drivers.bus.model import MatchId
 from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import VirtioBus
 from drivers.carriers.ntb import NtbBus, NtbDevice
@@ -106,7 +107,7 @@ class NtbVhost(NtbEnd, VhostBack):
     async def attach(self, binding: Binding[NtbDevice, Any], carrier: NtbDevice, virtio: VirtioBus) -> None:
         self._ntb = carrier
         try:
-            binding.state = BindState.BOUND
+            binding.bound()
             await self.run()
         except ProbeError as exc:
             self.device.failures.append(str(exc))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import attrs
 import trio
 
-from drivers.bus.model import Binding, BindState, MatchId
+from drivers.bus.binding import Binding
+from drivers.bus.model import MatchId
 from drivers.bus.virtio import CONFIG_TRIES, NO_ANSWER, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
 from drivers.carriers.ntb import NtbDevice
 from drivers.carriers.ntb_registers import NtbTopology
@@ -61,11 +62,8 @@ class NtbVirtioDriver:
         return ntb.topology is NtbTopology.SECONDARY
 
     async def attach(self, binding: Binding[NtbDevice, Any], carrier: NtbDevice, virtio: VirtioBus) -> None:
-        def refuse(why: str) -> None:
-            binding.error = why
-
-        front = NtbVirtio(carrier, virtio, self.align, refuse)
-        binding.state = BindState.BOUND
+        front = NtbVirtio(carrier, virtio, self.align, binding.note)
+        binding.bound()
         try:
             await front.run()
         finally:
@@ -78,7 +76,7 @@ class NtbVirtio(NtbEnd):
 
     features = RING_FEATURES
 
-    def __init__(self, ntb: NtbDevice, virtio: VirtioBus, align: int, refuse: Any) -> None:
+    def __init__(self, ntb: NtbDevice, virtio: VirtioBus, align: int, refuse: Callable[[str], None]) -> None:
         super().__init__()
         self._ntb = ntb
         self._virtio = virtio

@@ -9,7 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.bus.model import Binding, BindState, Bus, MatchId
+from drivers.bus.binding import Binding
+from drivers.bus.model import Bus, MatchId
 
 
 @attrs.define(eq=False)
@@ -38,7 +39,7 @@ class ThingBus(Bus[Thing, Taker]):
         driver.log.append(f"probe {device.name}")
         if driver.probe is not None:
             await driver.probe(device)
-        binding.state = BindState.BOUND
+        binding.bound()
         try:
             await trio.sleep_forever()
         finally:

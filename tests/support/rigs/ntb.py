@@ -9,7 +9,8 @@ import attrs
 import trio
 
 from drivers.bus.back import Identity
-from drivers.bus.model import Binding, BindState, MatchId
+from drivers.bus.binding import Binding, BindState
+from drivers.bus.model import MatchId
 from drivers.bus.vhost import VhostBound, VhostDevice, VhostDriver
 from drivers.bus.virtio import QueueSpec, VirtioBound, VirtioDevice, VirtioDriver
 from drivers.carriers.ntb import NtbClient, NtbDevice, NtbEpf

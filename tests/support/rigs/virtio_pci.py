@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from drivers.bus.model import BindState
+from drivers.bus.binding import BindState
 from drivers.testing import CONFIG, TappedFunction
 from drivers.transports.pci.registers import Common
 from vnet.testing import (
