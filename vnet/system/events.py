@@ -1,0 +1,57 @@
+"""Distributes the events of a system to sinks, by topic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from drivers.contracts.events import Emit, Event, Topic
+
+__all__ = ["EventHub", "Sink"]
+
+Sink = Callable[[Event], None]
+"""Takes an event. It must neither raise nor wait: a sink that can do no more counts what it loses."""
+
+
+class EventHub:
+    """Implements `drivers.contracts.events.Events`. Costs nothing while no sink listens to a topic."""
+
+    __slots__ = ("_sinks", *(topic.name.lower() for topic in Topic))
+
+    lifecycle: Emit | None
+    rings: Emit | None
+    frames: Emit | None
+    registers: Emit | None
+    tlps: Emit | None
+    links: Emit | None
+    vhost_user: Emit | None
+    control: Emit | None
+
+    def __init__(self) -> None:
+        self._sinks: dict[Topic, list[Sink]] = {topic: [] for topic in Topic}
+        for topic in Topic:
+            self._connect(topic)
+
+    @contextmanager
+    def listen(self, sink: Sink, topics: Iterable[Topic] = tuple(Topic)) -> Iterator[None]:
+        """Give ``sink`` all events of these topics until the end of the context."""
+        chosen = tuple(dict.fromkeys(topics))
+        for topic in chosen:
+            self._sinks[topic].append(sink)
+            self._connect(topic)
+        try:
+            yield
+        finally:
+            for topic in chosen:
+                self._sinks[topic].remove(sink)
+                self._connect(topic)
+
+    def _connect(self, topic: Topic) -> None:
+        sinks = tuple(self._sinks[topic])
+
+        def emit_to_all(event: Event) -> None:
+            for sink in sinks:
+                sink(event)
+
+        emit = None if not sinks else sinks[0] if len(sinks) == 1 else emit_to_all
+        setattr(self, topic.name.lower(), emit)
