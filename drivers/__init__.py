@@ -1,1 +1,75 @@
-"""Buses, device types and transports: both sides of a virtio device, over hardware passed in by the caller."""
+"""Buses, device types and transports: both sides of a virtio device, over hardware passed in by the caller.
+
+The names below are the package's public interface; each is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from drivers.bus.vhost import VhostBus, VhostDevice
+    from drivers.bus.virtio import VirtioBus, VirtioDevice
+    from drivers.devices.blk import Disk
+    from drivers.devices.rpmsg import Endpoint, RpmsgBus
+    from drivers.devices.scsi import Initiator
+    from drivers.errors import (
+        DriverError,
+        FeatureMismatch,
+        NeedsReset,
+        PortGone,
+        ProbeDeferred,
+        ProbeError,
+        TransportLost,
+    )
+    from drivers.registry import TRANSPORTS, DeviceType, Transport
+
+__all__ = [
+    "DeviceType",
+    "Disk",
+    "DriverError",
+    "Endpoint",
+    "FeatureMismatch",
+    "Initiator",
+    "NeedsReset",
+    "PortGone",
+    "ProbeDeferred",
+    "ProbeError",
+    "RpmsgBus",
+    "TRANSPORTS",
+    "Transport",
+    "TransportLost",
+    "VhostBus",
+    "VhostDevice",
+    "VirtioBus",
+    "VirtioDevice",
+]
+
+_HOMES: Mapping[str, str] = {
+    "DeviceType": "drivers.registry",
+    "Disk": "drivers.devices.blk",
+    "DriverError": "drivers.errors",
+    "Endpoint": "drivers.devices.rpmsg",
+    "FeatureMismatch": "drivers.errors",
+    "Initiator": "drivers.devices.scsi",
+    "NeedsReset": "drivers.errors",
+    "PortGone": "drivers.errors",
+    "ProbeDeferred": "drivers.errors",
+    "ProbeError": "drivers.errors",
+    "RpmsgBus": "drivers.devices.rpmsg",
+    "TRANSPORTS": "drivers.registry",
+    "Transport": "drivers.registry",
+    "TransportLost": "drivers.errors",
+    "VhostBus": "drivers.bus.vhost",
+    "VhostDevice": "drivers.bus.vhost",
+    "VirtioBus": "drivers.bus.virtio",
+    "VirtioDevice": "drivers.bus.virtio",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -88,3 +88,4 @@ TRANSPORTS: dict[str, Transport] = {
     "ntb": Transport("ntb", ntb.NTB_VIRTIO, ntb.NtbVhost, ntb.register_name, ntb.MAX_QUEUES),
     "vhost_user": Transport("host", vhost_user.VHOST_USER, vhost_user.VhostUserBack, options=("socket", "peer_uid")),
 }
+"""Transports by name; extensions add theirs."""

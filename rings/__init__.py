@@ -1,9 +1,90 @@
 """Virtqueues in shared memory and the rules of both sides: sans-I/O, no clock, no tasks.
 
-See ``rings/README.md`` for the map. Section numbers in docstrings are those of VIRTIO 1.4.
+See ``rings/README.md`` for the map. Section numbers in docstrings are those of VIRTIO 1.4. The names below are the
+package's public interface; each is imported when it is used.
 """
 
+from __future__ import annotations
+
+import importlib
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 if sys.byteorder != "little":  # ring fields are little-endian and read through native typed views
     raise ImportError("rings needs a little-endian machine: its typed views read ring fields in native order")
+
+if TYPE_CHECKING:
+    from rings.errors import BadChain, BadRing, LocalRingError, MemoryFault, QueueFull, RemoteRingError, RingError
+    from rings.features import FeatureTable, RingFeature
+    from rings.formats import FORMATS, RING_FEATURES, RingFormat, ring_format
+    from rings.ids import DeviceId
+    from rings.layout import RingAddrs
+    from rings.memory import Addr, MappedMemory, Memory
+    from rings.queue import QueueState, QueueStatistics, Virtqueue, Vringh
+    from rings.status import Status
+    from rings.view import RingView, view_packed, view_split
+
+__all__ = [
+    "Addr",
+    "BadChain",
+    "BadRing",
+    "DeviceId",
+    "FORMATS",
+    "FeatureTable",
+    "LocalRingError",
+    "MappedMemory",
+    "Memory",
+    "MemoryFault",
+    "QueueFull",
+    "QueueState",
+    "QueueStatistics",
+    "RING_FEATURES",
+    "RemoteRingError",
+    "RingAddrs",
+    "RingError",
+    "RingFeature",
+    "RingFormat",
+    "RingView",
+    "Status",
+    "Virtqueue",
+    "Vringh",
+    "ring_format",
+    "view_packed",
+    "view_split",
+]
+
+_HOMES: Mapping[str, str] = {
+    "Addr": "rings.memory",
+    "BadChain": "rings.errors",
+    "BadRing": "rings.errors",
+    "DeviceId": "rings.ids",
+    "FORMATS": "rings.formats",
+    "FeatureTable": "rings.features",
+    "LocalRingError": "rings.errors",
+    "MappedMemory": "rings.memory",
+    "Memory": "rings.memory",
+    "MemoryFault": "rings.errors",
+    "QueueFull": "rings.errors",
+    "QueueState": "rings.queue",
+    "QueueStatistics": "rings.queue",
+    "RING_FEATURES": "rings.formats",
+    "RemoteRingError": "rings.errors",
+    "RingAddrs": "rings.layout",
+    "RingError": "rings.errors",
+    "RingFeature": "rings.features",
+    "RingFormat": "rings.formats",
+    "RingView": "rings.view",
+    "Status": "rings.status",
+    "Virtqueue": "rings.queue",
+    "Vringh": "rings.queue",
+    "ring_format": "rings.formats",
+    "view_packed": "rings.view",
+    "view_split": "rings.view",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -132,6 +132,7 @@ FORMATS: Mapping[str, RingFormat] = {
         packed_log_size,
     ),
 }
+"""Ring formats by name."""
 
 
 def ring_format(features: int) -> RingFormat:

@@ -11,6 +11,8 @@ ANY_ID = 0xFFFF_FFFF
 
 
 class DeviceId(IntEnum):
+    """Virtio device ids."""
+
     NET = 1
     BLOCK = 2
     CONSOLE = 3

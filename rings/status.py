@@ -8,6 +8,8 @@ __all__ = ["MOVES", "Status", "next_status"]
 
 
 class Status(IntFlag):
+    """Bits of the device status field."""
+
     ACKNOWLEDGE = 1
     DRIVER = 2
     DRIVER_OK = 4

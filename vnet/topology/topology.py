@@ -335,3 +335,4 @@ link = "pcie0"
 driver = { kind = "tun", addresses = ["198.18.0.1/24", "2001:2::1/64"] }
 device = { kind = "tun", addresses = ["198.18.0.2/24", "2001:2::2/64"] }
 """
+"""The topology of `vnet up` without a file, in TOML."""
