@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import hypothesis
 import pytest
 
@@ -20,3 +22,7 @@ pytest_plugins = [
 # Machines that run tests are shared and slow at times: examples are bounded by number, never by time.
 hypothesis.settings.register_profile("vnet", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("vnet")
+
+# A shell ignores Ctrl-C in jobs that it starts in the background, and so would every program that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
