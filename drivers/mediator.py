@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import attrs
 import trio
 
-from drivers.bus.vhost import DeviceQueue, VhostDevice
+from drivers.bus.vhost import DeviceQueue, VhostBound, VhostDevice
 from drivers.errors import ProbeDeferred
 from drivers.flow.pump import Need, Serve, Signal, count_batch, pump, wait_for_notification
 from rings.chain import Chain
@@ -188,15 +188,12 @@ class MediatedFlow:
         """Do nothing: there is no port."""
 
 
-class MediatedEnd:
-    """One of the two devices of a mediator."""
+class MediatedEnd(VhostBound["Mediator"]):
+    """One of the two devices of a mediator, which is its plug."""
 
-    net = None
-
-    def __init__(self, mediator: Mediator, device: VhostDevice) -> None:
-        self.device = device
+    def __init__(self, device: VhostDevice, mediator: Mediator) -> None:
+        super().__init__(device, mediator)
         self.running = False
-        self._mediator = mediator
         self._scope: trio.CancelScope | None = None
         self._changed = Signal()
 
@@ -205,24 +202,27 @@ class MediatedEnd:
         """Whether the rings may be used: the device runs and does not need a reset."""
         return self.running and not self.device.status & Status.NEEDS_RESET
 
+    def offer(self) -> None:
+        self.plug.add(self)
+
     async def run(self) -> None:
         """Copy the buffers that this end's driver sends, while the other end runs too."""
         self.running = True
-        self._mediator.changed()
+        self.plug.changed()
         try:
             while True:
-                flow = self._mediator.flow_from(self)
+                flow = self.plug.flow_from(self)
                 if flow is None:
                     await self._changed.wait()
                     continue
                 with trio.CancelScope() as self._scope:
-                    await pump(flow, self._mediator.settle, in_place=True)
+                    await pump(flow, self.plug.settle, in_place=True)
                     await trio.sleep_forever()  # the flow ended on an error: wait until either end is reset
                 self._scope = None
         finally:
             self.running = False
             self._scope = None
-            self._mediator.changed()
+            self.plug.changed()
 
     def restart(self) -> None:
         """Restart the flow, because an end started or stopped."""
@@ -231,16 +231,10 @@ class MediatedEnd:
         self._changed.set()
 
     def config_written(self, offset: int, data: bytes) -> None:
-        self._mediator.config_written(self, offset, data)
-
-    def agreed(self, features: int) -> None:
-        """Do nothing: no configuration depends on the features."""
-
-    def reset(self) -> None:
-        """Do nothing: the mediator sets the configuration when `run` ends."""
+        self.plug.config_written(self, offset, data)
 
     async def close(self) -> None:
-        self._mediator.remove(self)
+        self.plug.remove(self)
 
 
 class Mediator:
@@ -251,14 +245,17 @@ class Mediator:
         self.statistics: dict[str, MediatorStatistics] = {}
 
     def join(self, device: VhostDevice) -> MediatedEnd:
-        """Make ``device`` one of the two ends, and return it. Raises ProbeDeferred while there are two already."""
+        """Return ``device`` as an end, which `VhostBound.offer` adds to this mediator."""
+        return MediatedEnd(device, self)
+
+    def add(self, end: MediatedEnd) -> None:
+        """Make ``end`` one of the two ends. Raises ProbeDeferred while there are two already, ProbeError."""
+        device = end.device
         if len(self.ends) == 2:
             raise ProbeDeferred(f"{device.name}: its mediator has two ends already")
         self.offer(device)
-        end = MediatedEnd(self, device)
         self.ends.append(end)
         self.statistics.setdefault(device.name, MediatorStatistics())
-        return end
 
     def remove(self, end: MediatedEnd) -> None:
         """Remove an end whose device was unbound."""

@@ -8,49 +8,17 @@ from typing import Any
 import attrs
 
 from drivers.bus.back import VhostBack
-from drivers.bus.vhost import VhostDevice, VhostDriver
-from drivers.bus.virtio import VirtioDevice, VirtioDriver
-from drivers.devices.blk import VhostBlk, VirtioBlk
-from drivers.devices.blk import layout as blk
-from drivers.devices.net import VhostNet, VirtioNet
-from drivers.devices.net import layout as net
-from drivers.devices.rpmsg import VhostRpmsg, VirtioRpmsg
-from drivers.devices.rpmsg import layout as rpmsg
-from drivers.devices.scsi import VhostScsi, VirtioScsi
-from drivers.devices.scsi import layout as scsi
+from drivers.device_type import DeviceType
+from drivers.devices.blk import BLK
+from drivers.devices.net import NET
+from drivers.devices.rpmsg import RPMSG
+from drivers.devices.scsi import SCSI
 from drivers.transports import epf_mailbox, mmio, ntb, pci, vhost_user
-from rings.features import FeatureTable, RingFeature, mask
-from rings.ids import DeviceId
 
-__all__ = ["DEVICES", "TRANSPORTS", "DeviceType", "Transport"]
+__all__ = ["DEVICES", "TRANSPORTS", "Transport"]
 
 
-@attrs.frozen
-class DeviceType:
-    """A device type: its id, its features, and the constructors of its two drivers."""
-
-    device_id: DeviceId
-    table: FeatureTable
-    supported: int
-    """All supported feature bits, including ring features."""
-
-    driver: Callable[[Callable[[VirtioDevice], Any]], VirtioDriver]
-    """Makes the virtio driver. Its argument returns a device's settings, or None while they are not known."""
-    device: Callable[[Callable[[VhostDevice], Any]], VhostDriver]
-    """Makes the vhost driver. Its argument returns a device's plug, or None while it has none."""
-
-    @property
-    def switchable(self) -> int:
-        """Feature bits that may be switched off one by one: all but VERSION_1, which is mandatory."""
-        return self.supported & ~mask((RingFeature.VERSION_1,))
-
-
-DEVICES: dict[str, DeviceType] = {
-    "net": DeviceType(DeviceId.NET, net.TABLE, net.SUPPORTED, VirtioNet, VhostNet),
-    "rpmsg": DeviceType(DeviceId.RPMSG, rpmsg.TABLE, rpmsg.SUPPORTED, VirtioRpmsg, VhostRpmsg),
-    "blk": DeviceType(DeviceId.BLOCK, blk.TABLE, blk.SUPPORTED, VirtioBlk, VhostBlk),
-    "scsi": DeviceType(DeviceId.SCSI, scsi.TABLE, scsi.SUPPORTED, VirtioScsi, VhostScsi),
-}
+DEVICES: dict[str, DeviceType[Any, Any]] = {"net": NET, "rpmsg": RPMSG, "blk": BLK, "scsi": SCSI}
 
 
 @attrs.frozen

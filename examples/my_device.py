@@ -3,9 +3,9 @@
 python examples/my_device.py [TRANSPORT]
 vnet --load examples/my_device.py up TOPOLOGY
 
-A device type is two drivers. The vhost driver is the device: it takes chains from its rings and completes them. The
-virtio driver uses the device: it adds buffers and gets them back used. Neither knows the transport. A reset, a lost
-link or a broken ring ends `run`; a new `probe` follows.
+A device type is two classes and one record. The bound device takes chains from its rings and completes them. The bound
+driver uses the device: it adds buffers and gets them back used. Neither knows the transport. A reset, a lost link or a
+broken ring ends `run`; the device runs again at the next DRIVER_OK, and the driver is bound anew.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, require
-from drivers.bus.vhost import DeviceQueue, VhostDevice
-from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
+from drivers.bus.vhost import DeviceQueue, VhostBound
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioBound
+from drivers.device_type import DeviceType, Side
 from drivers.errors import DriverError
 from drivers.flow.figures import Traffic
 from drivers.flow.pump import Need, QueueFlow, pump
 from drivers.memory.buffers import BufferBlock
-from drivers.registry import DeviceType
 from rings.chain import copy_in, total
 from rings.features import EMPTY_TABLE
 from rings.formats import RING_FEATURES
@@ -80,44 +79,16 @@ class EntropyFill(QueueFlow):
         return len(done), Need.TURN if len(done) == BUDGET else Need.QUEUE
 
 
-@attrs.frozen(eq=False)
-class BoundVhostRng:
-    """A vhost_rng driver bound to a device."""
+class BoundVhostRng(VhostBound[EntropyPlug]):
+    """A vhost_rng device bound to its plug."""
 
-    device: VhostDevice
-    plug: EntropyPlug
+    def offer(self) -> None:
+        self.device.offer(EMPTY_TABLE, self.plug.features, [("requestq", self.plug.queue_size)], b"")
 
     async def run(self) -> None:
         [queue] = self.device.queues
-        await queue.serve_each_ring(partial(pump, EntropyFill(queue, self.plug), self.device.settle, in_place=True))
-
-    def config_written(self, offset: int, data: bytes) -> None:
-        """Do nothing: the device type has no configuration."""
-
-    net = None  # no network device
-
-    def agreed(self, features: int) -> None:
-        """Do nothing: nothing depends on the features."""
-
-    def reset(self) -> None:
-        """Do nothing: the driver changes no configuration."""
-
-    async def close(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-
-class VhostRng:
-    """The vhost driver; ``plug_for`` returns the plug of a device, or None while there is none yet."""
-
-    name, id_table, table = "vhost_rng", (MatchId(DeviceId.ENTROPY),), EMPTY_TABLE
-
-    def __init__(self, plug_for: Callable[[VhostDevice], EntropyPlug | None]) -> None:
-        self._plug_for = plug_for
-
-    async def probe(self, device: VhostDevice) -> BoundVhostRng:
-        plug = require(self._plug_for(device), device, "no entropy source yet")
-        device.offer(self.table, plug.features, [("requestq", plug.queue_size)], b"")
-        return BoundVhostRng(device, plug)
+        flow = EntropyFill(queue, self.plug)
+        await queue.serve_each_ring(partial(pump, flow, self.device.settle, in_place=True))
 
 
 # The driver
@@ -190,41 +161,27 @@ class EntropyFlow(QueueFlow):
         return len(done) + len(added), Need.TURN if len(done) == BUDGET else Need.QUEUE
 
 
-class BoundVirtioRng:
+class BoundVirtioRng(VirtioBound[Entropy]):
     """A virtio_rng driver bound to a device."""
 
-    def __init__(self, queue: DriverQueue, entropy: Entropy, buffers: BufferBlock) -> None:
-        self._flow, self._entropy, self._buffers = EntropyFlow(queue, entropy, buffers), entropy, buffers
+    _flow: EntropyFlow | None = None
+
+    async def set_up(self) -> None:
+        [queue] = await self.device.find_vqs([QueueSpec("requestq")])
+        self._buffers = BufferBlock(self.device.ops.dma, min(BUFFERS, queue.ring.num), LIMIT)
+        self._flow = EntropyFlow(queue, self.settings, self._buffers)
 
     async def run(self) -> None:
-        self._entropy.wake = self._flow.queue.signal.set
+        assert self._flow is not None
+        self.settings.wake = self._flow.queue.signal.set
         await pump(self._flow, in_place=True)
-
-    async def config_changed(self) -> None:
-        """Do nothing: the device type has no configuration."""
 
     def close(self) -> None:
         """Queue unanswered requests for the next device: this one was reset."""
-        self._entropy.wake = None
-        self._entropy.waiting.extendleft(reversed(self._flow.in_flight.values()))
-        self._buffers.close()
-
-
-class VirtioRng:
-    """The virtio driver; ``entropy_for`` returns the `Entropy` that a device serves, or None while there is none."""
-
-    name, id_table, table = "virtio_rng", (MatchId(DeviceId.ENTROPY),), EMPTY_TABLE
-
-    def __init__(self, entropy_for: Callable[[VirtioDevice], Entropy | None]) -> None:
-        self._entropy_for = entropy_for
-
-    def features(self, device: VirtioDevice) -> int:
-        return require(self._entropy_for(device), device, "no user yet").features
-
-    async def probe(self, device: VirtioDevice) -> BoundVirtioRng:
-        entropy = require(self._entropy_for(device), device, "no user yet")
-        [queue] = await device.find_vqs([QueueSpec("requestq")])
-        return BoundVirtioRng(queue, entropy, BufferBlock(device.ops.dma, min(BUFFERS, queue.ring.num), LIMIT))
+        self.settings.wake = None
+        if self._flow is not None:
+            self.settings.waiting.extendleft(reversed(self._flow.in_flight.values()))
+            self._buffers.close()
 
 
 # The topology keys of the device type, and its two ends
@@ -247,7 +204,13 @@ async def open_entropy(context: OpenContext) -> AsyncIterator[tuple[PlainEnd, Pl
 # Registers the device type.
 add_device_type(
     "entropy",
-    DeviceType(DeviceId.ENTROPY, EMPTY_TABLE, RING_FEATURES, VirtioRng, VhostRng),
+    DeviceType(
+        DeviceId.ENTROPY,
+        EMPTY_TABLE,
+        RING_FEATURES,
+        driver=Side("virtio_rng", BoundVirtioRng),
+        device=Side("vhost_rng", BoundVhostRng),
+    ),
     EndsType(EntropySpec, open_entropy),
 )
 

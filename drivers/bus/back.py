@@ -14,9 +14,11 @@ from rings.memory import Memory
 from rings.queue import Meter
 from rings.status import Status
 
-__all__ = ["VIRTIO_VENDOR", "Identity", "VhostBack"]
+__all__ = ["UNCLASSIFIED", "VIRTIO_VENDOR", "Identity", "VhostBack"]
 
 VIRTIO_VENDOR = 0x1AF4
+UNCLASSIFIED = 0xFF0000
+"""PCI class code of a device that fits no class."""
 SPLIT_ONLY = RING_FEATURES & ~mask((RingFeature.RING_PACKED,))
 
 
@@ -29,6 +31,8 @@ class Identity:
     name: str = ""
     packed: bool = False
     """Whether packed queues are offered."""
+    class_code: int = UNCLASSIFIED
+    """PCI class code, which a PCI function shows."""
 
 
 class VhostBack(ABC):

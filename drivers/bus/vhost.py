@@ -6,9 +6,10 @@ type's driver is bound to it here. The two do not know each other.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import trio
 
@@ -83,47 +84,56 @@ class FrontEndNet(Protocol):
         """
 
 
-class VhostBound(Protocol):
-    """A device type bound to one device, made by `VhostDriver.probe`."""
+P_co = TypeVar("P_co", covariant=True)
 
+
+class VhostBound(ABC, Generic[P_co]):
+    """A device type's device side bound to one device, until it is unbound. The bus calls the methods."""
+
+    def __init__(self, device: VhostDevice, plug: P_co) -> None:
+        """``plug``: settings of the device, and where its data go."""
+        self.device = device
+        self.plug = plug
+
+    @abstractmethod
+    def offer(self) -> None:
+        """Offer features, queues and configuration through `VhostDevice.offer`. Raises ProbeDeferred, ProbeError."""
+
+    @abstractmethod
     async def run(self) -> None:
         """Serve the device from DRIVER_OK until a reset cancels it; called again at the next DRIVER_OK."""
 
     @property
     def net(self) -> FrontEndNet | None:
         """A network device's part for vhost-user front ends; None for other device types."""
+        return None
 
     def agreed(self, features: int) -> None:
         """Adapt to the negotiated features at FEATURES_OK; the configuration may depend on them."""
 
     def config_written(self, offset: int, data: bytes) -> None:
-        """Handle a driver's write to the configuration, which is not stored otherwise."""
+        """Handle a driver's write to the configuration, which is not stored otherwise. Ignores it by default."""
 
     def reset(self) -> None:
         """Undo the driver's changes of the configuration, at the end of a reset."""
 
     async def close(self) -> None:
-        """Release the resources of the probe."""
+        """Release the resources of `offer`. Does nothing by default."""
+        await trio.lowlevel.checkpoint()
 
 
 class Joinable(Protocol):
     """The outer end of a device: a plug with a port, or a mediator with another driver behind it."""
 
-    def join(self, device: VhostDevice) -> VhostBound:
-        """Offer features and configuration through ``device``. Returns it bound. Raises ProbeDeferred, ProbeError."""
+    def join(self, device: VhostDevice) -> VhostBound[object]:
+        """Return ``device`` bound to this end. Raises ProbeDeferred, ProbeError."""
 
 
 class VhostDriver(BusDriver, Protocol):
-    """A device type's device side."""
+    """A device type's device side, as `drivers.device_type.DeviceType.vhost_driver` makes it."""
 
-    @property
-    def table(self) -> FeatureTable: ...
-
-    async def probe(self, device: VhostDevice) -> VhostBound:
-        """Offer features, queues and configuration through `VhostDevice.offer`. Returns the bound device.
-
-        Raises ProbeDeferred or ProbeError.
-        """
+    def bind(self, device: VhostDevice) -> VhostBound[object]:
+        """Return the device bound to its plug. Raises ProbeDeferred for a missing resource, ProbeError."""
 
 
 class VhostDevice:
@@ -140,7 +150,7 @@ class VhostDevice:
         self.table = EMPTY_TABLE
         self.ready = trio.Event()
         """Set once a driver has offered features; before that, the other side must not see the device."""
-        self.bound: VhostBound | None = None
+        self.bound: VhostBound[object] | None = None
         """The device type bound to the device; None between two drivers."""
         self.device_features = 0
         self.failures: deque[str] = deque(maxlen=FAILURES_KEPT)
@@ -231,6 +241,10 @@ class VhostDevice:
     def settle(self) -> Callable[[], Awaitable[None]] | None:
         """Function to await before an index is published; None if the link takes no time."""
         return self.ops.settle if self.ops.meter is not None else None
+
+    def has(self, bit: int) -> bool:
+        """Return whether a feature is negotiated."""
+        return bool(self.features >> bit & 1)
 
     # Called by the transport
 
@@ -369,7 +383,7 @@ class VhostDevice:
 
     # Called by the bus
 
-    async def serve(self, bound: VhostBound) -> None:
+    async def serve(self, bound: VhostBound[object]) -> None:
         """Run ``bound`` from every DRIVER_OK to the next reset."""
         self.bound = bound
         try:
@@ -406,7 +420,8 @@ class VhostBus(Bus[VhostDevice, VhostDriver]):
         self, binding: Binding[VhostDevice, VhostDriver], device: VhostDevice, driver: VhostDriver
     ) -> None:
         """Bring the device up: offer features, then show it; rings exist from DRIVER_OK to reset."""
-        bound = await driver.probe(device)
+        bound = driver.bind(device)
+        bound.offer()
         try:
             binding.bound()
             await device.serve(bound)

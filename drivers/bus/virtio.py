@@ -1,14 +1,15 @@
 """The driver side's bus: the bring-up sequence, and a device as its driver sees it.
 
-A transport's front half implements `ConfigOps`; device types implement `VirtioDriver`. If a device requests a reset,
+A transport's front half implements `ConfigOps`; device types derive from `VirtioBound`. If a device requests a reset,
 breaks a ring, or loses its link, the bus stops it, resets it, and brings it up again from step 1.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 import trio
@@ -27,12 +28,12 @@ __all__ = [
     "NO_ANSWER",
     "ConfigOps",
     "DriverQueue",
+    "DriverSettings",
     "QueueSpec",
     "VirtioBound",
     "VirtioBus",
     "VirtioDevice",
     "VirtioDriver",
-    "set_up_or_close",
 ]
 
 CONFIG_TRIES = 10
@@ -168,50 +169,61 @@ class ConfigOps(Protocol):
         """Free ring memory and interrupts, after the device was reset."""
 
 
-class VirtioBound(Protocol):
-    """A device type's driver bound to one live device, made by `VirtioDriver.probe`."""
+class DriverSettings(Protocol):
+    """What a driver needs for one device: its user's settings, and where its data go."""
 
+    @property
+    def features(self) -> int:
+        """Feature bits to accept if offered."""
+
+
+S_co = TypeVar("S_co", bound=DriverSettings, covariant=True)
+
+
+class VirtioBound(ABC, Generic[S_co]):
+    """A device type's driver bound to one device, from its bring-up to its reset. The bus calls the methods."""
+
+    def __init__(self, device: VirtioDevice, settings: S_co) -> None:
+        self.device = device
+        self.settings = settings
+
+    def features(self) -> int:
+        """Return the feature bits to accept if offered."""
+        return self.settings.features
+
+    @abstractmethod
+    async def set_up(self) -> None:
+        """Set up queues and buffers, after FEATURES_OK and before DRIVER_OK (VIRTIO 1.4 section 3.1.1, step 7).
+
+        Buffers may be added, but not published: the device is notified of none before DRIVER_OK. Raises ProbeError,
+        MemoryError.
+        """
+
+    @abstractmethod
     async def run(self) -> None:
         """Serve the device from DRIVER_OK until cancelled."""
 
     async def config_changed(self) -> None:
-        """Handle a change of the device's configuration."""
+        """Handle a change of the device's configuration. Does nothing by default."""
 
     def close(self) -> None:
-        """Take all buffers back from the device, which was reset, and release the resources of the probe."""
+        """Take all buffers back from the device, which was reset, and release them. Does nothing by default.
 
-
-class Preparable(VirtioBound, Protocol):
-    """A bound driver whose queues have to be set up first."""
-
-    async def set_up(self) -> None:
-        """Acquire queues and buffers; `VirtioBound.close` releases them, even after a failure."""
-
-
-P = TypeVar("P", bound=Preparable)
-
-
-async def set_up_or_close(bound: P) -> P:
-    """Set ``bound`` up and return it. If that fails, closes it and raises the error."""
-    try:
-        await bound.set_up()
-    except BaseException:
-        bound.close()
-        raise
-    return bound
+        Also called if `set_up` failed or was never called.
+        """
 
 
 class VirtioDriver(BusDriver, Protocol):
-    """A device type's driver."""
+    """A device type's driver, as `drivers.device_type.DeviceType.virtio_driver` makes it."""
 
     @property
     def table(self) -> FeatureTable: ...
 
-    def features(self, device: VirtioDevice) -> int:
-        """Return the feature bits that the driver wants now. Raises ProbeDeferred for a missing resource."""
+    def bind(self, device: VirtioDevice) -> VirtioBound[DriverSettings]:
+        """Return the driver bound to ``device``, before features are negotiated.
 
-    async def probe(self, device: VirtioDevice) -> VirtioBound:
-        """Set up queues and buffers, after FEATURES_OK and before DRIVER_OK (step 7). Returns the bound driver."""
+        Raises ProbeDeferred for a missing resource.
+        """
 
 
 class VirtioDevice:
@@ -303,7 +315,7 @@ class VirtioDevice:
             queue.close()
 
 
-async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
+async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound[DriverSettings]:
     """Perform steps 1 to 8 of VIRTIO 1.4 section 3.1.1. Returns the bound driver.
 
     Raises FeatureMismatch or ProbeError with FAILED set, ProbeDeferred (NothingOffered) with the device reset, or
@@ -311,7 +323,7 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
     """
     ops = device.ops
     device.status, device.features, device.trouble, device.unplugged = Status(0), 0, "", ""
-    bound: VirtioBound | None = None
+    bound: VirtioBound[DriverSettings] | None = None
     try:
         await ops.reset()
         await _advance(device, Status.ACKNOWLEDGE)
@@ -321,7 +333,8 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
             raise NothingOffered(f"{device.name}: nothing is offered: there is no driver at the device's own end")
         device_type = driver.table.known() & ~mask(RingFeature)
         # Accept packed queues if the device offers them: the ring format does not concern the driver (section 6.1).
-        supported = driver.features(device) | mask((RingFeature.RING_PACKED,))
+        bound = driver.bind(device)
+        supported = bound.features() | mask((RingFeature.RING_PACKED,))
         wanted = driver.table.prune(offered & supported & (device_type | ops.features))
         if not wanted >> RingFeature.VERSION_1 & 1:
             raise FeatureMismatch(
@@ -335,7 +348,7 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound:
         if not status & Status.FEATURES_OK:
             raise FeatureMismatch(f"{device.name}: refused {', '.join(driver.table.describe(wanted))}")
         device.features = wanted
-        bound = await driver.probe(device)
+        await bound.set_up()
         await _advance(device, Status.DRIVER_OK)
         return bound
     except BaseException as exc:
@@ -409,7 +422,7 @@ class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
                 pause *= 2
 
 
-async def _live(device: VirtioDevice, bound: VirtioBound) -> str:
+async def _live(device: VirtioDevice, bound: VirtioBound[DriverSettings]) -> str:
     """Serve a device from DRIVER_OK until it fails, is unplugged or reset. Returns the reason."""
     reason = "unbound"
     try:
@@ -426,7 +439,7 @@ async def _live(device: VirtioDevice, bound: VirtioBound) -> str:
     return reason
 
 
-async def _run(device: VirtioDevice, bound: VirtioBound) -> None:
+async def _run(device: VirtioDevice, bound: VirtioBound[DriverSettings]) -> None:
     try:
         await bound.run()
     except DriverError as exc:
@@ -434,7 +447,7 @@ async def _run(device: VirtioDevice, bound: VirtioBound) -> None:
         device.changed.set()
 
 
-async def _watch(device: VirtioDevice, bound: VirtioBound) -> str:
+async def _watch(device: VirtioDevice, bound: VirtioBound[DriverSettings]) -> str:
     while True:
         await device.changed.wait()
         try:

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from drivers.bus.back import Identity, VhostBack
 from drivers.contracts.hw import Epc
-from rings.ids import DeviceId
 from rings.memory import Memory
 
-__all__ = ["EndpointFunction", "class_code"]
-
-CLASS_CODES: Mapping[int, int] = {DeviceId.NET: 0x020000, DeviceId.BLOCK: 0x018000, DeviceId.SCSI: 0x010000}
-"""PCI class codes by device id: Ethernet controller, other mass storage, SCSI."""
-
-
-def class_code(device_id: int) -> int:
-    """Return the PCI class code of a virtio device id; 0xff0000 is unclassified."""
-    return CLASS_CODES.get(device_id, 0xFF0000)
+__all__ = ["EndpointFunction"]
 
 
 class EndpointFunction(VhostBack):
@@ -26,6 +15,7 @@ class EndpointFunction(VhostBack):
     def __init__(self, epc: Epc, function: int, identity: Identity) -> None:
         super().__init__(identity)
         self.meter, self.lossy = epc.meter(function), epc.lossy
+        self._class_code = identity.class_code
         self._epc = epc
         self._function = function
 

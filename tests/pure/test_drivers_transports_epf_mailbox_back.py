@@ -54,7 +54,8 @@ def test_configuration_can_be_read_and_its_generation_moves_with_it(driver: Driv
 
 
 def test_a_write_to_the_configuration_is_carried_out_on_command_and_undone_where_it_is_refused(driver: Driver) -> None:
-    driver.device.bound = plain = PlainVhost()
+    plain = PlainVhost()
+    driver.device.bound = plain.bind(driver.device)
     driver.put((mb.CONFIG + 4, 2), 0xABCD)
     driver.put(Ext.CONFIG_OFFSET.value, 4)
     driver.put(Ext.CONFIG_LENGTH.value, 2)

@@ -161,7 +161,7 @@ async def open_exports(
             served[name] = Served(name, export, back, end, lines)
         bus = VhostBus()
         for kind in DEVICES.values():
-            bus.register_driver(kind.device(partial(_plug, served)))
+            bus.register_driver(kind.vhost_driver(partial(_plug, served)))
         nursery = await stack.enter_async_context(open_background())
         # Devices and the poller outlive the last session, also on cancellation.
         scope = trio.CancelScope(shield=True)

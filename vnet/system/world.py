@@ -239,7 +239,8 @@ def _back(name: str, spec: DeviceSpec, *carrier: object) -> VhostBack:
 
 
 def _identity(name: str, spec: DeviceSpec) -> Identity:
-    return Identity(DEVICES[spec.type].device_id, name, packed=spec.ring == "packed")
+    kind = DEVICES[spec.type]
+    return Identity(kind.device_id, name, spec.ring == "packed", kind.class_code)
 
 
 CARRIERS: Mapping[str, Callable[[World, str, DeviceSpec], Place]] = {"link": _on_link, "host": _on_host, "ntb": _on_ntb}
@@ -376,8 +377,8 @@ def _register_drivers(world: World, host: Host) -> None:
         return next((d.device_end.settings for d in ours), None)
 
     for kind in DEVICES.values():
-        host.virtio.register_driver(kind.driver(settings))
-        host.vhost.register_driver(kind.device(plug))
+        host.virtio.register_driver(kind.virtio_driver(settings))
+        host.vhost.register_driver(kind.vhost_driver(plug))
 
 
 async def _start(world: World) -> None:

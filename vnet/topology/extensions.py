@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from drivers.registry import DEVICES, TRANSPORTS, DeviceType, Transport
+from drivers.device_type import DeviceType
+from drivers.registry import DEVICES, TRANSPORTS, Transport
 from vnet.ends import ENDS
 from vnet.ends.base import EndsType
 from vnet.errors import ConfigError
@@ -20,7 +22,7 @@ from vnet.spec import CARRIERS
 __all__ = ["add_device_type", "add_transport", "load_extension", "temporarily"]
 
 
-def add_device_type(name: str, kind: DeviceType, ends: EndsType) -> None:
+def add_device_type(name: str, kind: DeviceType[Any, Any], ends: EndsType) -> None:
     """Add the device type ``name``. Raises ValueError if the name is invalid or taken."""
     _check(name, DEVICES)
     DEVICES[name], ENDS[name] = kind, ends
@@ -34,7 +36,7 @@ def add_transport(name: str, transport: Transport) -> None:
     TRANSPORTS[name] = transport
 
 
-def _check(name: str, taken: dict[str, DeviceType] | dict[str, Transport]) -> None:
+def _check(name: str, taken: Collection[str]) -> None:
     if not NAME.fullmatch(name):
         raise ValueError(f"name {name!r}: must be a lower-case letter, then lower-case letters, digits, - and _")
     if name in taken:

@@ -1,11 +1,14 @@
 """virtio-blk and vhost-blk (VIRTIO 1.4 section 5.2)."""
 
-from drivers.devices.blk.device.device import BlkPlug, VhostBlk
+from drivers.device_type import DeviceType, Side
+from drivers.devices.blk.device.device import BlkPlug, BoundVhostBlk
 from drivers.devices.blk.driver.disk import Disk, DiskError, DiskRequest
-from drivers.devices.blk.driver.driver import BlkSettings, VirtioBlk
-from drivers.devices.blk.layout import BlkFeature, BlkStatus, RequestType
+from drivers.devices.blk.driver.driver import BlkSettings, BoundVirtioBlk
+from drivers.devices.blk.layout import SUPPORTED, TABLE, BlkFeature, BlkStatus, RequestType
+from rings.ids import DeviceId
 
 __all__ = [
+    "BLK",
     "BlkFeature",
     "BlkPlug",
     "BlkSettings",
@@ -14,6 +17,13 @@ __all__ = [
     "DiskError",
     "DiskRequest",
     "RequestType",
-    "VhostBlk",
-    "VirtioBlk",
 ]
+
+BLK = DeviceType(
+    DeviceId.BLOCK,
+    TABLE,
+    SUPPORTED,
+    driver=Side("virtio_blk", BoundVirtioBlk),
+    device=Side("vhost_blk", BoundVhostBlk, "store"),
+    class_code=0x018000,  # other mass storage
+)

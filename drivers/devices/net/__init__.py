@@ -1,8 +1,19 @@
 """virtio-net and vhost-net (VIRTIO 1.4 section 5.1)."""
 
-from drivers.devices.net.device.device import NetPlug, VhostNet
-from drivers.devices.net.driver.driver import VirtioNet
-from drivers.devices.net.layout import NetFeature
+from drivers.device_type import DeviceType, Side, join
+from drivers.devices.net.device.device import NetPlug
+from drivers.devices.net.driver.driver import BoundVirtioNet
+from drivers.devices.net.layout import SUPPORTED, TABLE, NetFeature
 from drivers.devices.net.mediated import MediatedNetPlug, NetMediator
+from rings.ids import DeviceId
 
-__all__ = ["MediatedNetPlug", "NetFeature", "NetMediator", "NetPlug", "VhostNet", "VirtioNet"]
+__all__ = ["NET", "MediatedNetPlug", "NetFeature", "NetMediator", "NetPlug"]
+
+NET = DeviceType(
+    DeviceId.NET,
+    TABLE,
+    SUPPORTED,
+    driver=Side("virtio_net", BoundVirtioNet, "port to plug into"),
+    device=Side("vhost_net", join, "port to plug into"),
+    class_code=0x020000,  # Ethernet controller
+)

@@ -1,13 +1,16 @@
 """virtio_rpmsg and vhost_rpmsg: messages between endpoints of two machines (virtio device id 7)."""
 
+from drivers.device_type import DeviceType, Side, join
 from drivers.devices.rpmsg.bus import RpmsgBus, RpmsgStatistics
-from drivers.devices.rpmsg.device.device import RpmsgPlug, VhostRpmsg
-from drivers.devices.rpmsg.driver.driver import RpmsgSettings, VirtioRpmsg
+from drivers.devices.rpmsg.device.device import RpmsgPlug
+from drivers.devices.rpmsg.driver.driver import BoundVirtioRpmsg, RpmsgSettings
 from drivers.devices.rpmsg.endpoint import Endpoint, EndpointStatistics
-from drivers.devices.rpmsg.layout import RpmsgConfig, RpmsgFeature
+from drivers.devices.rpmsg.layout import SUPPORTED, TABLE, RpmsgConfig, RpmsgFeature
 from drivers.devices.rpmsg.mediated import MediatedRpmsgPlug, RpmsgMediator
+from rings.ids import DeviceId
 
 __all__ = [
+    "RPMSG",
     "Endpoint",
     "EndpointStatistics",
     "MediatedRpmsgPlug",
@@ -18,6 +21,12 @@ __all__ = [
     "RpmsgPlug",
     "RpmsgSettings",
     "RpmsgStatistics",
-    "VhostRpmsg",
-    "VirtioRpmsg",
 ]
+
+RPMSG = DeviceType(
+    DeviceId.RPMSG,
+    TABLE,
+    SUPPORTED,
+    driver=Side("virtio_rpmsg", BoundVirtioRpmsg),
+    device=Side("vhost_rpmsg", join),
+)

@@ -13,7 +13,7 @@ import trio
 
 from drivers.bus.back import VIRTIO_VENDOR, Identity
 from drivers.bus.vhost import NO_VECTOR, DeviceQueue
-from drivers.carriers.epf import EndpointFunction, class_code
+from drivers.carriers.epf import EndpointFunction
 from drivers.contracts.hw import DmaBuffer, Epc, PciHeader
 from drivers.transports.epf_mailbox.registers import (
     BAR,
@@ -89,7 +89,7 @@ class MailboxEpf(EndpointFunction):
             vendor_id=PCI_VENDOR,
             device_id=PCI_DEVICE,
             revision=1,
-            class_code=class_code(device.device_id),
+            class_code=self._class_code,
             subsystem_vendor_id=VIRTIO_VENDOR,
             subsystem_id=device.device_id,
         )

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from drivers.bus.back import Identity
 from drivers.bus.vhost import NO_VECTOR, DeviceQueue, VhostDevice
-from drivers.carriers.epf import EndpointFunction, class_code
+from drivers.carriers.epf import EndpointFunction
 from drivers.contracts.hw import Epc, PciHeader, RegisterBlock
 from drivers.transports.pci.registers import (
     CAP_VENDOR,
@@ -64,7 +64,7 @@ class VirtioEpf(EndpointFunction):
             vendor_id=VENDOR,
             device_id=DEVICE_BASE + device_id,
             revision=1,
-            class_code=class_code(device_id),
+            class_code=self._class_code,
             subsystem_vendor_id=VENDOR,
             subsystem_id=0x40 + device_id,
         )

@@ -12,7 +12,7 @@ from drivers.bus.back import Identity
 from drivers.bus.binding import Binding, BindState
 from drivers.bus.model import MatchId
 from drivers.bus.vhost import VhostBound, VhostDevice, VhostDriver
-from drivers.bus.virtio import QueueSpec, VirtioBound, VirtioDevice, VirtioDriver
+from drivers.bus.virtio import DriverSettings, QueueSpec, VirtioBound, VirtioDevice, VirtioDriver
 from drivers.carriers.ntb import NtbClient, NtbDevice, NtbEpf
 from drivers.transports.ntb.back import NtbVhost
 from drivers.transports.ntb.front import NtbVirtio, NtbVirtioDriver
@@ -101,31 +101,23 @@ class PlainVhost:
 
     name = "plain_vhost"
     id_table = (MatchId(DEVICE_ID),)
-    table = TABLE
 
-    async def probe(self, device: VhostDevice) -> VhostBound:
-        queues = [(f"queue{i}", num) for i, num in enumerate(self.nums)]
-        device.offer(TABLE, self.features, queues, self.config)
-        return self
+    def bind(self, device: VhostDevice) -> VhostBound[object]:
+        return BoundPlainVhost(device, self)
+
+
+class BoundPlainVhost(VhostBound[PlainVhost]):
+    def offer(self) -> None:
+        queues = [(f"queue{i}", num) for i, num in enumerate(self.plug.nums)]
+        self.device.offer(TABLE, self.plug.features, queues, self.plug.config)
 
     async def run(self) -> None:
-        self.runs += 1
-        with self.stubborn or trio.CancelScope():
+        self.plug.runs += 1
+        with self.plug.stubborn or trio.CancelScope():
             await trio.sleep_forever()
 
     def config_written(self, offset: int, data: bytes) -> None:
-        self.written.append((offset, data))
-
-    net = None
-
-    def agreed(self, features: int) -> None:
-        pass
-
-    def reset(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
+        self.plug.written.append((offset, data))
 
 
 @attrs.define(eq=False)
@@ -143,22 +135,25 @@ class PlainVirtio:
     id_table = (MatchId(DEVICE_ID),)
     table = TABLE
 
-    def features(self, device: VirtioDevice) -> int:
+    @property
+    def features(self) -> int:
         return ~self.refuse
 
-    async def probe(self, device: VirtioDevice) -> VirtioBound:
-        self.config = await device.read_config(0, 30)
-        await device.find_vqs([QueueSpec(f"queue{i}", self.num, segments=4) for i in range(self.queues)])
-        return self
+    def bind(self, device: VirtioDevice) -> VirtioBound[DriverSettings]:
+        return BoundPlainVirtio(device, self)
+
+
+class BoundPlainVirtio(VirtioBound[PlainVirtio]):
+    async def set_up(self) -> None:
+        plain = self.settings
+        plain.config = await self.device.read_config(0, 30)
+        await self.device.find_vqs([QueueSpec(f"queue{i}", plain.num, segments=4) for i in range(plain.queues)])
 
     async def run(self) -> None:
         await trio.sleep_forever()
 
     async def config_changed(self) -> None:
-        self.changes += 1
-
-    def close(self) -> None:
-        pass
+        self.settings.changes += 1
 
 
 class ThreeHosts:

@@ -14,7 +14,7 @@ from drivers.bus.back import Identity
 from drivers.bus.vhost import VhostBus, VhostDevice
 from drivers.contracts.hw import DmaBuffer
 from drivers.contracts.ipc import Handle
-from drivers.devices.blk import BlkPlug, VhostBlk
+from drivers.devices.blk import BLK, BlkPlug
 from drivers.transports.vhost_user.back import VhostUserBack
 from drivers.transports.vhost_user.constants import F_LOG_ALL, F_PROTOCOL_FEATURES, VRING_F_LOG, FrontendRequest
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Assembler, emit, parse_reply
@@ -327,7 +327,7 @@ async def open_bench(plug: BlkPlug, *, allow_unsealed: bool = False, packed: boo
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(poller.run)
-        bus.register_driver(VhostBlk(plug_for))
+        bus.register_driver(BLK.vhost_driver(plug_for))
         await nursery.start(bus.serve)
         bus.register_device(back.device)
         await back.device.ready.wait()

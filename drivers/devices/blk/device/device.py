@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, require
-from drivers.bus.vhost import DeviceQueue, VhostDevice
+from drivers.bus.vhost import DeviceQueue, VhostBound, VhostDevice
 from drivers.contracts.ports import SectorStore
 from drivers.devices.blk.device.request import BlkLimits, Refusal, VhostBlkRequest
 from drivers.devices.blk.layout import (
@@ -28,11 +27,10 @@ from drivers.storage.job_flow import AT_ONCE, JobFlow
 from drivers.storage.workers import IoKind, Job, Workers
 from rings.chain import Chain, copy_in
 from rings.features import mask
-from rings.ids import DeviceId
 from rings.queue import Vringh
 from rings.sides import MAX_CHAIN_BYTES
 
-__all__ = ["BlkPlug", "VhostBlk"]
+__all__ = ["BlkPlug", "BoundVhostBlk"]
 
 SIZE_MAX = 4 << 20
 """Maximum bytes of one data segment."""
@@ -68,16 +66,6 @@ class BlkPlug:
     @figures.default
     def _figures(self) -> list[RequestFigures]:
         return [RequestFigures() for _ in range(self.queues)]
-
-    def join(self, device: VhostDevice) -> BoundVhostBlk:
-        """Bind ``device`` to the store."""
-        self.bound = BoundVhostBlk(device, self)
-        self.bound.offer()
-        return self.bound
-
-    def leave(self) -> None:
-        """Release the bound device."""
-        self.bound = None
 
     def resized(self) -> None:
         """Handle a change of the store's information, such as its size."""
@@ -169,20 +157,16 @@ _KINDS: Mapping[int, IoKind] = {
 }
 
 
-class BoundVhostBlk:
+class BoundVhostBlk(VhostBound[BlkPlug]):
     """One vhost-blk device with its store."""
 
-    net = None
-
     def __init__(self, device: VhostDevice, plug: BlkPlug) -> None:
-        self._device = device
-        self.plug = plug
+        super().__init__(device, plug)
         self.limits = BlkLimits(0, 0)
         self.writeback = True
         """Whether a write may be answered before it is on stable storage (the writeback field)."""
 
     def offer(self) -> None:
-        """Offer features, queues and configuration to the driver."""
         plug, info = self.plug, self.plug.store.info
         features = plug.features & SUPPORTED
         lacking = {
@@ -195,11 +179,12 @@ class BoundVhostBlk:
         }
         features &= ~mask(bit for bit, lacks in lacking.items() if lacks)
         count = plug.queues if features >> BlkFeature.MQ & 1 else 1
-        self._device.offer(
+        self.device.offer(
             TABLE, features, [(f"requestq{i + 1}", plug.queue_size) for i in range(count)], self._config(features)
         )
-        for queue in self._device.queues:
+        for queue in self.device.queues:
             queue.table_max = TABLE_MAX
+        plug.bound = self
 
     def _config(self, features: int) -> bytes:
         plug, info = self.plug, self.plug.store.info
@@ -239,15 +224,15 @@ class BoundVhostBlk:
 
     def _set_writeback(self, on: bool) -> None:
         self.writeback = on
-        self._device.set_config(self._config(self._device.device_features))
+        self.device.set_config(self._config(self.device.device_features))
 
     def store_changed(self) -> None:
         """Report the store's size to the driver."""
         self.limits = attrs.evolve(self.limits, capacity=self.plug.store.info.size // SECTOR)
-        self._device.set_config(self._config(self._device.device_features))
+        self.device.set_config(self._config(self.device.device_features))
 
     async def run(self) -> None:
-        device, plug, info = self._device, self.plug, self.plug.store.info
+        device, plug, info = self.device, self.plug, self.plug.store.info
         bounded = not mask((BlkFeature.SIZE_MAX, BlkFeature.SEG_MAX)) & ~device.features
         self.limits = BlkLimits(
             info.size // SECTOR,
@@ -265,29 +250,12 @@ class BoundVhostBlk:
                 nursery.start_soon(queue.serve_each_ring, partial(self._serve, queue, workers, figures))
 
     async def _serve(self, queue: DeviceQueue, workers: Workers, figures: RequestFigures) -> None:
-        await VhostBlkRequestFlow(queue, self, workers, figures).run(self._device.settle)
+        await VhostBlkRequestFlow(queue, self, workers, figures).run(self.device.settle)
 
     def config_written(self, offset: int, data: bytes) -> None:
         """Accept the cache mode, the only writable field, if CONFIG_WCE was negotiated."""
-        if (offset, len(data)) == (WRITEBACK, 1) and self._device.features >> BlkFeature.CONFIG_WCE & 1 and data[0] < 2:
+        if (offset, len(data)) == (WRITEBACK, 1) and self.device.has(BlkFeature.CONFIG_WCE) and data[0] < 2:
             self._set_writeback(bool(data[0]))
 
-    def reset(self) -> None:
-        """Do nothing: the next driver's features decide the cache mode."""
-
     async def close(self) -> None:
-        self.plug.leave()
-
-
-class VhostBlk:
-    """The device type. ``plug_for`` returns the plug of a device, or None until there is one."""
-
-    name = "vhost_blk"
-    id_table: Sequence[MatchId] = (MatchId(DeviceId.BLOCK),)
-    table = TABLE
-
-    def __init__(self, plug_for: Callable[[VhostDevice], BlkPlug | None]) -> None:
-        self._plug_for = plug_for
-
-    async def probe(self, device: VhostDevice) -> BoundVhostBlk:
-        return require(self._plug_for(device), device, "no store yet").join(device)
+        self.plug.bound = None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, require
-from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, set_up_or_close
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioBound, VirtioDevice
 from drivers.contracts.hw import DmaMemory
 from drivers.devices.blk.driver.disk import PART, Disk, DiskRequest, transfer_max
 from drivers.devices.blk.driver.geometry import Geometry
@@ -19,7 +18,6 @@ from drivers.devices.blk.layout import (
     SECTOR,
     SEGMENT,
     SUPPORTED,
-    TABLE,
     UNMAP,
     BlkConfigField,
     BlkFeature,
@@ -34,11 +32,10 @@ from drivers.memory.vring import ring_memory
 from drivers.storage.bounce import LARGE
 from drivers.storage.request_queue import RequestQueue
 from rings.features import RingFeature
-from rings.ids import DeviceId
 from rings.memory import Addr
 from rings.queue import Segment
 
-__all__ = ["BlkSettings", "MIN_NUM", "VirtioBlk", "host_memory"]
+__all__ = ["MIN_NUM", "BlkSettings", "BoundVirtioBlk", "host_memory"]
 
 # A slot holds the parts of a request besides its data: header, one segment, id, status. Whole cache lines.
 SLOT, SEGMENT_AT, ID_AT, STATUS_AT = 64, 16, 32, 56
@@ -175,25 +172,25 @@ class VirtioBlkRequestFlow(RequestQueue[DiskRequest, int]):
 _ANSWERS = frozenset((RequestType.IN, RequestType.GET_ID))
 
 
-class BoundBlk:
+class BoundVirtioBlk(VirtioBound[BlkSettings]):
     """One live virtio-blk device."""
 
-    def __init__(self, device: VirtioDevice, settings: BlkSettings, geometry: Geometry) -> None:
-        self._device = device
+    _geometry: Geometry
+
+    def __init__(self, device: VirtioDevice, settings: BlkSettings) -> None:
+        super().__init__(device, settings)
         self._disk = settings.disk
-        self._settings = settings
-        self._geometry = geometry
         self._flows: list[VirtioBlkRequestFlow] = []
         self._transfer_max = 0
 
     async def set_up(self) -> None:
-        """Set up queues, and a slot for each descriptor. Raises ProbeError, MemoryError."""
-        device, geometry, disk = self._device, self._geometry, self._disk
+        device, disk = self.device, self._disk
+        self._geometry = geometry = await Geometry.read(device)
         dma = device.ops.dma
         disk.attach(dma)
         count = min(geometry.queues, len(disk.figures))
         segments = segments_of(geometry.segments_max, geometry.segment_max)
-        specs = [QueueSpec(f"requestq{i + 1}", self._settings.queue_size, segments=segments) for i in range(count)]
+        specs = [QueueSpec(f"requestq{i + 1}", self.settings.queue_size, segments=segments) for i in range(count)]
         queues = await device.find_vqs(specs)
         num = min(queue.ring.num for queue in queues)
         if num < MIN_NUM:
@@ -214,7 +211,7 @@ class BoundBlk:
 
     async def config_changed(self) -> None:
         """Read the geometry again: the capacity may have changed (section 5.2.6.1)."""
-        self._geometry = await Geometry.read(self._device)
+        self._geometry = await Geometry.read(self.device)
         self._disk.set_geometry(self._geometry)
 
     def close(self) -> None:
@@ -222,23 +219,3 @@ class BoundBlk:
         for flow in self._flows:
             flow.close()
         self._flows.clear()
-
-
-class VirtioBlk:
-    """The driver. ``settings_for`` returns the settings for a device, or None while no program uses it."""
-
-    name = "virtio_blk"
-    id_table: Sequence[MatchId] = (MatchId(DeviceId.BLOCK),)
-    table = TABLE
-
-    def __init__(self, settings_for: Callable[[VirtioDevice], BlkSettings | None]) -> None:
-        self._settings_for = settings_for
-
-    def _settings(self, device: VirtioDevice) -> BlkSettings:
-        return require(self._settings_for(device), device, "no program uses the disk yet")
-
-    def features(self, device: VirtioDevice) -> int:
-        return self._settings(device).features
-
-    async def probe(self, device: VirtioDevice) -> BoundBlk:
-        return await set_up_or_close(BoundBlk(device, self._settings(device), await Geometry.read(device)))

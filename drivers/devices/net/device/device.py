@@ -8,8 +8,7 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, require
-from drivers.bus.vhost import FrontEndNet, Joinable, VhostBound, VhostDevice
+from drivers.bus.vhost import FrontEndNet, VhostBound, VhostDevice
 from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, PacketPort
 from drivers.devices.net.device.control import VhostNetControlFlow
 from drivers.devices.net.device.flows import VhostNetFromDriver, VhostNetToDriver
@@ -39,10 +38,9 @@ from drivers.devices.net.layout import (
 from drivers.devices.net.vlan import TAGS_ROOM
 from drivers.errors import PortGone
 from drivers.flow.pump import Signal, pump
-from rings.ids import DeviceId
 from rings.status import Status
 
-__all__ = ["NetPlug", "VhostNet"]
+__all__ = ["BoundVhostNet", "NetPlug"]
 
 ETH_ZLEN = 60
 """Bytes of the shortest Ethernet frame."""
@@ -88,14 +86,8 @@ class NetPlug:
         return self.figures.pairs[0].sent
 
     def join(self, device: VhostDevice) -> BoundVhostNet:
-        """Bind ``device`` to the port."""
-        self.bound = BoundVhostNet(device, self)
-        self.bound.offer()
-        return self.bound
-
-    def leave(self) -> None:
-        """Release the bound device."""
-        self.bound = None
+        """Return ``device`` bound to the port."""
+        return BoundVhostNet(device, self)
 
     def changed(self) -> None:
         """Handle a change of ``link_up`` or ``mtu``.
@@ -111,12 +103,14 @@ class NetPlug:
         return self.bound is not None and self.bound.announce()
 
 
-class BoundVhostNet:
-    """One vhost-net device with its plug, and the driver's settings since the last reset."""
+class BoundVhostNet(VhostBound[NetPlug]):
+    """One vhost-net device with its plug, and the driver's settings since the last reset.
+
+    The driver may write no field of the configuration (section 5.1.4.2).
+    """
 
     def __init__(self, device: VhostDevice, plug: NetPlug) -> None:
-        self._device = device
-        self._plug = plug
+        super().__init__(device, plug)
         self._most = min(plug.pairs, len(plug.port.queues), MAX_PAIRS) if plug.features >> F.MQ & 1 else 1
         self._table = TABLE if plug.control else FRONTED_TABLE
         self._port_gone = False
@@ -140,8 +134,7 @@ class BoundVhostNet:
         return self._most
 
     def offer(self) -> None:
-        """Offer features, queues and configuration to the driver."""
-        plug = self._plug
+        plug = self.plug
         # The port has to finish what frames from the driver leave undone, and to accept it in frames to the driver.
         able = offload_features(plug.port.caps, from_driver=True) | offload_features(plug.port.caps, from_driver=False)
         every = offload_features(ALL_OFFLOADS, from_driver=True) | offload_features(ALL_OFFLOADS, from_driver=False)
@@ -154,36 +147,37 @@ class BoundVhostNet:
         queues = [(name, plug.queue_size) for name in queue_names(features, self._most)]
         if features >> F.CTRL_VQ & 1:
             queues[-1] = queues[-1][0], min(CONTROL_NUM, plug.queue_size)
-        self._device.offer(self._table, features, queues, self._config())
-        for queue in self._device.queues[1::2]:
+        self.device.offer(self._table, features, queues, self._config())
+        for queue in self.device.queues[1::2]:
             queue.discards = True
+        plug.bound = self
         plug.figures.grow(self._most)
 
     def _config(self) -> bytes:
-        plug = self._plug
+        plug = self.plug
         status = LINK_UP if plug.link_up and not self._port_gone else 0
         status |= ANNOUNCE if self._announcing else 0
         speed = SPEED_UNKNOWN if plug.speed is None else plug.speed
         return NetConfig(self.mac, status, self._mtu, self._most, speed, plug.duplex).emit()
 
     def _update_config(self, *, notify: bool = True) -> None:
-        self._device.set_config(self._config(), notify=notify)
+        self.device.set_config(self._config(), notify=notify)
 
     def agreed(self, features: int) -> None:
         """At FEATURES_OK, name the queues: the index of the control queue depends on MQ."""
         names = queue_names(features, self._most)
-        for queue in self._device.queues:
+        for queue in self.device.queues:
             queue.name = names[queue.index] if queue.index < len(names) else f"unused{queue.index}"
-        self._plug.figures.control_index = len(names) - 1 if features >> F.CTRL_VQ & 1 else None
+        self.plug.figures.control_index = len(names) - 1 if features >> F.CTRL_VQ & 1 else None
 
     # Changes by the owner of the plug
 
     def plug_changed(self) -> None:
         """Adopt the plug's ``link_up`` and ``mtu``."""
         if self._next_mtu != self._mtu:
-            if self._device.running:
-                self._device.fail(f"the MTU changes from {self._mtu} to {self._next_mtu}")
-            elif not self._device.status & Status.FEATURES_OK:
+            if self.device.running:
+                self.device.fail(f"the MTU changes from {self._mtu} to {self._next_mtu}")
+            elif not self.device.status & Status.FEATURES_OK:
                 self._mtu = self._next_mtu
         self._link_changed.set()
         self._update_config()
@@ -191,7 +185,7 @@ class BoundVhostNet:
     @property
     def _next_mtu(self) -> int:
         """The MTU of the device after a reset."""
-        return self._plug.mtu if self._front_mtu is None else min(self._front_mtu, self._plug.mtu)
+        return self.plug.mtu if self._front_mtu is None else min(self._front_mtu, self.plug.mtu)
 
     # FrontEndNet
 
@@ -201,22 +195,22 @@ class BoundVhostNet:
 
     @property
     def has_mtu(self) -> bool:
-        return bool(self._device.device_features >> F.MTU & 1)
+        return bool(self.device.device_features >> F.MTU & 1)
 
     def take_mtu(self, mtu: int | None) -> None:
-        most = self._plug.mtu
+        most = self.plug.mtu
         if mtu is not None and not MIN_MTU <= mtu <= most:
             raise ValueError(f"must be {MIN_MTU} to {most}, the MTU of this device (QEMU: host_mtu={most})")
-        if mtu is not None and mtu != self._mtu and self._device.running:
+        if mtu is not None and mtu != self._mtu and self.device.running:
             raise ValueError(f"the MTU is {self._mtu}, and may not change while a driver uses it (section 5.1.4.1)")
         self._front_mtu = mtu
-        if not self._device.running:
+        if not self.device.running:
             self._mtu = self._next_mtu
             self._update_config(notify=False)
 
     def announce(self) -> bool:
         """Ask the driver to announce its station; return whether it supports that."""
-        if not (self._device.running and self._has(F.GUEST_ANNOUNCE) and self._has(F.STATUS)):
+        if not (self.device.running and self.device.has(F.GUEST_ANNOUNCE) and self.device.has(F.STATUS)):
             return False
         self._announcing = True
         self._update_config()
@@ -224,17 +218,14 @@ class BoundVhostNet:
 
     def send_rarp(self, mac: bytes) -> None:
         """Send one RARP so that switches learn where the station is; losing it is harmless."""
-        if not (self._plug.port.live and self._plug.link_up):
+        if not (self.plug.port.live and self.plug.link_up):
             return
         frame = bytes(HEADER_SIZE) + rarp(mac).ljust(ETH_ZLEN, b"\0")
         front = HEADER_SIZE + ETH_HLEN
         try:
-            self._plug.port.send(frame[:front], (memoryview(frame)[front:],))
+            self.plug.port.send(frame[:front], (memoryview(frame)[front:],))
         except PortGone as exc:
             self._on_port_gone(exc)
-
-    def _has(self, feature: NetFeature) -> bool:
-        return bool(self._device.features >> feature & 1)
 
     # NetCommandTarget
 
@@ -248,18 +239,18 @@ class BoundVhostNet:
     def set_mac(self, mac: bytes) -> bool:
         self.mac = mac
         self.set_reception(self.reception)
-        self._plug.port.set_peer(mac)
+        self.plug.port.set_peer(mac)
         self._update_config(notify=False)  # the driver knows its own change
         return True
 
     def set_pairs(self, count: int) -> bool:
-        if count > len(self._to_driver) or not all(queue.live for queue in self._device.queues[: 2 * count]):
+        if count > len(self._to_driver) or not all(queue.live for queue in self.device.queues[: 2 * count]):
             return False
         return self._switch_pairs(count)
 
     def _switch_pairs(self, count: int) -> bool:
         try:
-            self._plug.port.set_queues(count)
+            self.plug.port.set_queues(count)
         except PortGone as exc:
             self._on_port_gone(exc)
             return False
@@ -270,11 +261,11 @@ class BoundVhostNet:
         return True
 
     def set_offloads(self, features: int) -> bool:
-        if features & ~self._device.features or self._table.unmet(features):
+        if features & ~self.device.features or self._table.unmet(features):
             return False
-        self.offloads = device_offloads(features) & self._plug.port.caps
+        self.offloads = device_offloads(features) & self.plug.port.caps
         try:
-            self._plug.port.set_offloads(self.offloads)
+            self.plug.port.set_offloads(self.offloads)
         except PortGone as exc:
             self._on_port_gone(exc)
             return False
@@ -291,34 +282,34 @@ class BoundVhostNet:
 
     def _on_port_gone(self, error: PortGone) -> None:
         """Report to the driver that the link is down."""
-        self._plug.port.stop()
+        self.plug.port.stop()
         if not self._port_gone:
-            self._device.failures.append(str(error))
+            self.device.failures.append(str(error))
         self._port_gone = True
         self._update_config()
 
     def _make_flows(self) -> None:
-        device, plug, features = self._device, self._plug, self._device.features
-        rules = HeaderRules(driver_offloads(features), self._mtu if self._has(F.MTU) else None)
+        device, plug, features = self.device, self.plug, self.device.features
+        rules = HeaderRules(driver_offloads(features), self._mtu if device.has(F.MTU) else None)
         self.offloads = device_offloads(features) & plug.port.caps
         largest = HEADER_SIZE + (MAX_FRAME if self.offloads.gso else self._mtu + ETH_HLEN + TAGS_ROOM)
         count, figures, queues = pairs_of(features, self._most), plug.figures.pairs, device.queues
         self._to_driver = [
-            VhostNetToDriver(queues[2 * i], port, figures[i].sent, largest, self._has(F.MRG_RXBUF), self._on_port_gone)
+            VhostNetToDriver(queues[2 * i], port, figures[i].sent, largest, device.has(F.MRG_RXBUF), self._on_port_gone)
             for i, port in enumerate(plug.port.queues[:count])
         ]
         self._from_driver = [
             VhostNetFromDriver(queues[2 * i + 1], port, figures[i].received, rules, self._on_port_gone)
             for i, port in enumerate(plug.port.queues[:count])
         ]
-        unfiltered = not self._has(F.CTRL_RX)
+        unfiltered = not device.has(F.CTRL_RX)
         self.set_reception(
-            Reception(allmulti=unfiltered, alluni=unfiltered, vlans=frozenset() if self._has(F.CTRL_VLAN) else None)
+            Reception(allmulti=unfiltered, alluni=unfiltered, vlans=frozenset() if device.has(F.CTRL_VLAN) else None)
         )
         self._switch_pairs(1)
 
     async def run(self) -> None:
-        device, plug = self._device, self._plug
+        device, plug = self.device, self.plug
         self._port_gone = False
         if self._next_mtu != self._mtu:
             device.fail(f"the MTU changes from {self._mtu} to {self._next_mtu}")
@@ -330,7 +321,7 @@ class BoundVhostNet:
                 for flow in (*self._to_driver, *self._from_driver):
                     serve = partial(pump, flow, device.settle, in_place=True)
                     nursery.start_soon(flow.queue.serve_each_ring, partial(self._serve_pair_queue, serve))
-                if self._has(F.CTRL_VQ):
+                if device.has(F.CTRL_VQ):
                     queue = device.queues[2 * len(self._to_driver)]
                     control = VhostNetControlFlow(
                         queue, self, device.features, plug.figures.control, self._on_port_gone
@@ -349,8 +340,8 @@ class BoundVhostNet:
 
     def _count_pairs(self) -> None:
         """Without a control queue, use the pairs whose queues the driver has enabled."""
-        queues, used = self._device.queues, 1
-        if self._has(F.CTRL_VQ) or not queues:  # no queues: the device was removed
+        queues, used = self.device.queues, 1
+        if self.device.has(F.CTRL_VQ) or not queues:  # no queues: the device was removed
             return
         while used < len(self._to_driver) and all(q.live and not q.muted for q in queues[2 * used : 2 * used + 2]):
             used += 1
@@ -364,7 +355,7 @@ class BoundVhostNet:
 
     async def _apply_link(self) -> None:
         """Start or stop the port, and dropping, by ``link_up``."""
-        plug, port = self._plug, self._plug.port
+        plug, port = self.plug, self.plug.port
         for flow in self._from_driver:
             flow.link_up = plug.link_up
         if not plug.link_up:
@@ -382,7 +373,7 @@ class BoundVhostNet:
 
     def _end(self) -> None:
         """Discard all settings of the driver."""
-        plug = self._plug
+        plug = self.plug
         plug.port.stop()
         self._to_driver, self._from_driver = [], []
         if self.mac != plug.mac:
@@ -390,26 +381,5 @@ class BoundVhostNet:
         self.mac, self._mtu, self._announcing = plug.mac, self._next_mtu, False
         self._update_config(notify=False)
 
-    def config_written(self, offset: int, data: bytes) -> None:
-        """Ignore it: no field is writable (section 5.1.4.2)."""
-
-    def reset(self) -> None:
-        """Do nothing: `run` undoes the driver's changes when it ends."""
-
     async def close(self) -> None:
-        self._plug.leave()
-
-
-class VhostNet:
-    """The device type. ``plug_for`` returns the plug of a device, or None until there is one."""
-
-    name = "vhost_net"
-    id_table = (MatchId(DeviceId.NET),)
-    table = TABLE
-
-    def __init__(self, plug_for: Callable[[VhostDevice], Joinable | None]) -> None:
-        self._plug_for = plug_for
-
-    async def probe(self, device: VhostDevice) -> VhostBound:
-        plug = require(self._plug_for(device), device, "no port to plug into yet")
-        return plug.join(device)
+        self.plug.bound = None

@@ -8,8 +8,7 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, require
-from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, set_up_or_close
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioBound, VirtioDevice
 from drivers.contracts.ports import ALL_OFFLOADS, PacketPort
 from drivers.devices.net.driver.control import VirtioNetControlQueue, control_memory
 from drivers.devices.net.driver.flows import HEAD, FrameBuffers, VirtioNetReceive, VirtioNetTransmit
@@ -22,7 +21,6 @@ from drivers.devices.net.layout import (
     MIN_MTU,
     SPEED_MAX,
     SUPPORTED,
-    TABLE,
     Duplex,
     NetConfigField,
     NetFeature,
@@ -37,9 +35,8 @@ from drivers.flow.pump import Signal, pump
 from drivers.memory.buffers import block_memory
 from drivers.memory.vring import ring_memory
 from rings.features import RingFeature
-from rings.ids import DeviceId
 
-__all__ = ["NetSettings", "VirtioNet", "buffer_sizes", "host_memory"]
+__all__ = ["BoundVirtioNet", "NetSettings", "buffer_sizes", "host_memory"]
 
 PAIRS_MAX = 256
 """Maximum number of queue pairs: an interface has no more queues (MAX_TAP_QUEUES)."""
@@ -85,7 +82,7 @@ class NetSettings:
     """Speed that the device reports, in Mbit/s; None if unknown."""
     duplex: Duplex = attrs.field(init=False, default=Duplex.UNKNOWN)
     figures: NetFigures = attrs.field(factory=NetFigures)
-    bound: BoundNet | None = attrs.field(init=False, default=None)
+    bound: BoundVirtioNet | None = attrs.field(init=False, default=None)
     """The live device, or None."""
 
     @property
@@ -109,16 +106,15 @@ class NetSettings:
         await self.bound.station.change(request)
 
 
-class BoundNet:
+class BoundVirtioNet(VirtioBound[NetSettings]):
     """One live virtio-net device."""
 
-    def __init__(self, device: VirtioDevice, settings: NetSettings, mac: bytes, mtu: int | None, most: int) -> None:
-        """``mac``: the device's address; ``most``: the number of its queue pairs."""
-        self._device = device
-        self._settings = settings
-        self._mac = mac
-        self._mtu = mtu
-        self._most = most
+    def __init__(self, device: VirtioDevice, settings: NetSettings) -> None:
+        super().__init__(device, settings)
+        self._mac = _local_mac(device.name)
+        self._mtu: int | None = None
+        self._most = 1
+        """Number of queue pairs of the device."""
         self._buffers: list[FrameBuffers] = []
         self._receive: list[VirtioNetReceive] = []
         self._transmit: list[VirtioNetTransmit] = []
@@ -133,24 +129,58 @@ class BoundNet:
 
     @property
     def max_pairs(self) -> int:
-        return min(self._most, len(self._settings.port.queues))
+        return min(self._most, len(self.settings.port.queues))
 
     def prepare(self, count: int) -> None:
         self._add_pairs(count)
 
     def use(self, count: int) -> None:
-        self._settings.port.set_queues(count)
+        self.settings.port.set_queues(count)
         for i, flow in enumerate(self._transmit):
             flow.set_enabled(i < count)
 
     # From FEATURES_OK to reset
 
-    async def set_up(self) -> None:
-        """Set up queues and buffers. The device is notified of none before DRIVER_OK (section 3.1.1).
+    def features(self) -> int:
+        settings = self.settings
+        # Our port has to finish what the device leaves undone; the device refuses what we may not leave undone.
+        able = offload_features(settings.port.caps, from_driver=False)
+        features = settings.features & ~(offload_features(ALL_OFFLOADS, from_driver=False) & ~able)
+        if len(settings.port.queues) == 1:
+            features &= ~(1 << F.MQ)
+        if settings.request.reception.vlans is None and settings.port.state.vlans is None:
+            features &= ~(1 << F.CTRL_VLAN)  # no VLANs are selected, so all have to pass
+        return features
 
-        Raises MemoryError, ProbeError.
-        """
-        device, settings = self._device, self._settings
+    async def set_up(self) -> None:
+        await self._read_config()
+        try:
+            await self._set_up_queues()
+        except MemoryError as exc:
+            what = f"{self.device.name}: no memory for {self.max_pairs} queue pairs"
+            raise ProbeError(f"{what} ({exc}); add memory to the host, or use smaller queues or fewer pairs") from None
+
+    async def _read_config(self) -> None:
+        """Read the fields that do not change while the device is up. Raises ProbeError for invalid ones."""
+        device = self.device
+        if device.has(F.MTU):
+            self._mtu = mtu = await _field(device, NetConfigField.MTU)
+            if mtu < MIN_MTU:
+                raise ProbeError(f"{device.name}: the device reports an MTU of {mtu}: must be at least {MIN_MTU}")
+        if device.has(F.MAC):
+            self._mac = mac = await device.read_config(*NetConfigField.MAC.value)
+            if mac[0] & 1 or not any(mac):
+                raise ProbeError(f"{device.name}: the device reports {mac.hex(':')}, which is no unicast MAC address")
+        if device.has(F.MQ):
+            self._most = most = await _field(device, NetConfigField.MAX_VIRTQUEUE_PAIRS)
+            if not 1 <= most <= PAIRS_MAX:
+                raise ProbeError(
+                    f"{device.name}: the device reports {most} pairs of queues; 1 to {PAIRS_MAX} can be used"
+                )
+
+    async def _set_up_queues(self) -> None:
+        """Set up the queues, and buffers for the pairs in use. Raises MemoryError, ProbeError."""
+        device, settings = self.device, self.settings
         specs = [
             QueueSpec(name, settings.queue_size, segments=segments_of(name), delayed=name.startswith("transmit"))
             for name in queue_names(device.features, self._most)
@@ -169,7 +199,7 @@ class BoundNet:
 
     def _add_pairs(self, count: int) -> None:
         """Add buffers and flows up to ``count`` pairs. Only the first pair is enabled now. Raises MemoryError."""
-        device, settings, on_port_gone = self._device, self._settings, self._on_port_gone
+        device, settings, on_port_gone = self.device, self.settings, self._on_port_gone
         mergeable = device.has(F.MRG_RXBUF)
         rx_size, tx_size = buffer_sizes(device.features, self._mtu, settings.rx_buffer)
         incoming = device_offloads(device.features, any)
@@ -200,11 +230,11 @@ class BoundNet:
 
     def _on_port_gone(self, error: PortGone) -> None:
         """Give up the device; its reset turns off the carrier at the other end."""
-        self._settings.port.stop()
-        self._device.unplug(str(error))
+        self.settings.port.stop()
+        self.device.unplug(str(error))
 
     async def run(self) -> None:
-        settings, port, device = self._settings, self._settings.port, self._device
+        settings, port, device = self.settings, self.settings.port, self.device
         offloads = driver_offloads(device.features) & port.caps
         try:
             port.set_queues(1)
@@ -235,12 +265,12 @@ class BoundNet:
         except PortGone as exc:
             self._on_port_gone(exc)
         except DriverError as exc:
-            self._device.trouble = str(exc)
-            self._device.changed.set()
+            self.device.trouble = str(exc)
+            self.device.changed.set()
 
     async def _follow_interface(self) -> None:
         """Bring the device to the interface's settings, now and at every change."""
-        port, station = self._settings.port, self.station
+        port, station = self.settings.port, self.station
         assert station is not None
         while True:
             state = port.state
@@ -249,7 +279,7 @@ class BoundNet:
 
     async def config_changed(self) -> None:
         """Apply the status. Raises NeedsReset for a new MTU, which needs new buffers and another interface MTU."""
-        device, settings = self._device, self._settings
+        device, settings = self.device, self.settings
         status = LINK_UP
         if device.has(F.STATUS):
             status = await _field(device, NetConfigField.STATUS)
@@ -269,7 +299,7 @@ class BoundNet:
         5.1.9.5.4)."""
         while True:
             await self._announce_request.wait()
-            await self._settings.port.announce()
+            await self.settings.port.announce()
             if self.station is not None:
                 await self.station.acknowledge()
 
@@ -279,56 +309,6 @@ class BoundNet:
         for buffers in self._buffers:
             buffers.close()
         self._buffers.clear()
-
-
-class VirtioNet:
-    """The driver. ``settings_for`` returns the settings for a device, or None until there is a port."""
-
-    name = "virtio_net"
-    id_table = (MatchId(DeviceId.NET),)
-    table = TABLE
-
-    def __init__(self, settings_for: Callable[[VirtioDevice], NetSettings | None]) -> None:
-        self._settings_for = settings_for
-
-    def _settings(self, device: VirtioDevice) -> NetSettings:
-        return require(self._settings_for(device), device, "no port to plug into yet")
-
-    def features(self, device: VirtioDevice) -> int:
-        settings = self._settings(device)
-        # Our port has to finish what the device leaves undone; the device refuses what we may not leave undone.
-        able = offload_features(settings.port.caps, from_driver=False)
-        features = settings.features & ~(offload_features(ALL_OFFLOADS, from_driver=False) & ~able)
-        if len(settings.port.queues) == 1:
-            features &= ~(1 << F.MQ)
-        if settings.request.reception.vlans is None and settings.port.state.vlans is None:
-            features &= ~(1 << F.CTRL_VLAN)  # no VLANs are selected, so all have to pass
-        return features
-
-    async def probe(self, device: VirtioDevice) -> BoundNet:
-        mtu = None
-        if device.has(F.MTU):
-            mtu = await _field(device, NetConfigField.MTU)
-            if mtu < MIN_MTU:
-                raise ProbeError(f"{device.name}: the device reports an MTU of {mtu}: must be at least {MIN_MTU}")
-        mac = _local_mac(device.name)
-        if device.has(F.MAC):
-            mac = await device.read_config(*NetConfigField.MAC.value)
-            if mac[0] & 1 or not any(mac):
-                raise ProbeError(f"{device.name}: the device reports {mac.hex(':')}, which is no unicast MAC address")
-        most = 1
-        if device.has(F.MQ):
-            most = await _field(device, NetConfigField.MAX_VIRTQUEUE_PAIRS)
-            if not 1 <= most <= PAIRS_MAX:
-                raise ProbeError(
-                    f"{device.name}: the device reports {most} pairs of queues; 1 to {PAIRS_MAX} can be used"
-                )
-        bound = BoundNet(device, self._settings(device), mac, mtu, most)
-        try:
-            return await set_up_or_close(bound)
-        except MemoryError as exc:
-            what = f"{device.name}: no memory for {bound.max_pairs} queue pairs"
-            raise ProbeError(f"{what} ({exc}); add memory to the host, or use smaller queues or fewer pairs") from None
 
 
 async def _field(device: VirtioDevice, field: NetConfigField) -> int:

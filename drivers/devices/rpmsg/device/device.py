@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, require
-from drivers.bus.vhost import DeviceQueue, Joinable, VhostBound, VhostDevice
+from drivers.bus.vhost import DeviceQueue, VhostBound, VhostDevice
 from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.flow import BUDGET, RpmsgInFlow, RpmsgOutFlow
 from drivers.devices.rpmsg.layout import (
@@ -26,9 +24,8 @@ from drivers.devices.rpmsg.layout import (
 from drivers.errors import ProbeError
 from drivers.flow.pump import Need, pump
 from rings.chain import copy_in, copy_out, total
-from rings.ids import DeviceId
 
-__all__ = ["RpmsgPlug", "VhostRpmsg"]
+__all__ = ["BoundVhostRpmsg", "RpmsgPlug"]
 
 
 @attrs.define(eq=False)
@@ -43,12 +40,8 @@ class RpmsgPlug:
     """Buffer sizes in bytes."""
 
     def join(self, device: VhostDevice) -> BoundVhostRpmsg:
-        """Bind ``device`` to the bus. Raises ProbeError for invalid buffer sizes."""
-        if not self.config.valid:
-            raise ProbeError(f"{device.name}: buffers of {self.config.to_driver} and {self.config.to_device} bytes")
-        bound = BoundVhostRpmsg(device, self)
-        bound.offer()
-        return bound
+        """Return ``device`` bound to the bus."""
+        return BoundVhostRpmsg(device, self)
 
 
 class VhostRpmsgToDriver(RpmsgOutFlow[DeviceQueue]):
@@ -121,25 +114,20 @@ class VhostRpmsgFromDriver(RpmsgInFlow[DeviceQueue]):
         return self._take(memoryview(whole), len(whole))
 
 
-class BoundVhostRpmsg:
-    """One vhost_rpmsg device with its plug."""
-
-    net = None
-
-    def __init__(self, device: VhostDevice, plug: RpmsgPlug) -> None:
-        self._device = device
-        self._plug = plug
+class BoundVhostRpmsg(VhostBound[RpmsgPlug]):
+    """One vhost_rpmsg device with its plug. All fields of its configuration are read-only."""
 
     def offer(self) -> None:
-        """Offer features, queues and configuration to the driver."""
-        plug = self._plug
+        """Offer the device. Raises ProbeError for invalid buffer sizes."""
+        plug, config = self.plug, self.plug.config
+        if not config.valid:
+            raise ProbeError(f"{self.device.name}: buffers of {config.to_driver} and {config.to_device} bytes")
         queues = [(name, plug.queue_size) for name in ("receiveq", "transmitq")]
-        self._device.offer(TABLE, plug.features & SUPPORTED, queues, plug.config.emit())
+        self.device.offer(TABLE, plug.features & SUPPORTED, queues, config.emit())
 
     async def run(self) -> None:
-        device, bus = self._device, self._plug.bus
-        sized = device.features >> RpmsgFeature.BUFSZ & 1
-        size = self._plug.config.to_driver if sized else DEFAULT_BUFFER
+        device, bus = self.device, self.plug.bus
+        size = self.plug.config.to_driver if device.has(RpmsgFeature.BUFSZ) else DEFAULT_BUFFER
         receive, transmit = device.queues
         to_driver = VhostRpmsgToDriver(receive, bus, direct=device.settle is None)
         bus.start(device.features, size - HEADER_SIZE, to_driver)
@@ -149,29 +137,3 @@ class BoundVhostRpmsg:
                     nursery.start_soon(flow.queue.serve_each_ring, partial(pump, flow, device.settle))
         finally:
             bus.stop()
-
-    def config_written(self, offset: int, data: bytes) -> None:
-        """Ignore it: all fields are read-only."""
-
-    def agreed(self, features: int) -> None:
-        """Do nothing: no configuration depends on the features."""
-
-    def reset(self) -> None:
-        """Do nothing: the driver changes no configuration."""
-
-    async def close(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-
-class VhostRpmsg:
-    """The device type. ``plug_for`` returns the plug of a device, or None until there is one."""
-
-    name = "vhost_rpmsg"
-    id_table = (MatchId(DeviceId.RPMSG),)
-    table = TABLE
-
-    def __init__(self, plug_for: Callable[[VhostDevice], Joinable | None]) -> None:
-        self._plug_for = plug_for
-
-    async def probe(self, device: VhostDevice) -> VhostBound:
-        return require(self._plug_for(device), device, "nothing to connect to it yet").join(device)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, require
-from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice, set_up_or_close
+from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioBound, VirtioDevice
 from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.flow import BUDGET, RpmsgInFlow, RpmsgOutFlow
 from drivers.devices.rpmsg.layout import (
@@ -16,7 +13,6 @@ from drivers.devices.rpmsg.layout import (
     DEFAULT_FEATURES,
     HEADER,
     HEADER_SIZE,
-    TABLE,
     RpmsgConfig,
     RpmsgFeature,
 )
@@ -25,9 +21,8 @@ from drivers.flow.pump import Need, pump
 from drivers.memory.buffers import BufferBlock, block_memory
 from drivers.memory.vring import ring_memory
 from rings.errors import MemoryFault, RemoteRingError
-from rings.ids import DeviceId
 
-__all__ = ["RpmsgSettings", "VirtioRpmsg", "host_memory"]
+__all__ = ["BoundVirtioRpmsg", "RpmsgSettings", "host_memory"]
 
 
 def host_memory(num: int, config: RpmsgConfig) -> int:
@@ -131,18 +126,25 @@ class VirtioRpmsgReceive(RpmsgInFlow[DriverQueue]):
         return len(back), need
 
 
-class BoundRpmsg:
-    """One live virtio-rpmsg device."""
+class BoundVirtioRpmsg(VirtioBound[RpmsgSettings]):
+    """One live virtio-rpmsg device. One that changes its configuration requests a reset."""
 
-    def __init__(self, device: VirtioDevice, settings: RpmsgSettings, config: RpmsgConfig) -> None:
-        self._device = device
-        self._settings = settings
-        self._config = config
+    _receive: VirtioRpmsgReceive
+    _transmit: VirtioRpmsgTransmit
+
+    def __init__(self, device: VirtioDevice, settings: RpmsgSettings) -> None:
+        super().__init__(device, settings)
+        self._config = RpmsgConfig()
         self._buffers: list[BufferBlock] = []
 
     async def set_up(self) -> None:
-        """Set up queues and buffers. The device is notified of none before DRIVER_OK (section 3.1.1)."""
-        device, settings = self._device, self._settings
+        device, settings = self.device, self.settings
+        if device.has(RpmsgFeature.BUFSZ):
+            self._config = config = RpmsgConfig.parse(await device.read_config(0, CONFIG_SIZES.size))
+            if not config.valid:
+                raise ProbeError(
+                    f"{device.name}: the device reports buffers of {config.to_driver} and {config.to_device} bytes"
+                )
         specs = [QueueSpec(name, settings.queue_size) for name in ("receiveq", "transmitq")]
         receive, transmit = await device.find_vqs(specs)
         for queue, size in ((receive, self._config.to_driver), (transmit, self._config.to_device)):
@@ -152,8 +154,8 @@ class BoundRpmsg:
         self._receive.post()
 
     async def run(self) -> None:
-        bus = self._settings.bus
-        bus.start(self._device.features, self._config.to_device - HEADER_SIZE, self._transmit)
+        bus = self.settings.bus
+        bus.start(self.device.features, self._config.to_device - HEADER_SIZE, self._transmit)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pump, self._receive)
@@ -162,36 +164,6 @@ class BoundRpmsg:
             self._receive.close()
             bus.stop()
 
-    async def config_changed(self) -> None:
-        """Ignore it: a device that changes its sizes requests a reset."""
-
     def close(self) -> None:
         while self._buffers:
             self._buffers.pop().close()
-
-
-class VirtioRpmsg:
-    """The driver. ``settings_for`` returns the settings for a device, or None while no program uses it."""
-
-    name = "virtio_rpmsg"
-    id_table = (MatchId(DeviceId.RPMSG),)
-    table = TABLE
-
-    def __init__(self, settings_for: Callable[[VirtioDevice], RpmsgSettings | None]) -> None:
-        self._settings_for = settings_for
-
-    def _settings(self, device: VirtioDevice) -> RpmsgSettings:
-        return require(self._settings_for(device), device, "nothing to connect to it yet")
-
-    def features(self, device: VirtioDevice) -> int:
-        return self._settings(device).features
-
-    async def probe(self, device: VirtioDevice) -> BoundRpmsg:
-        config = RpmsgConfig()
-        if device.has(RpmsgFeature.BUFSZ):
-            config = RpmsgConfig.parse(await device.read_config(0, CONFIG_SIZES.size))
-            if not config.valid:
-                raise ProbeError(
-                    f"{device.name}: the device reports buffers of {config.to_driver} and {config.to_device} bytes"
-                )
-        return await set_up_or_close(BoundRpmsg(device, self._settings(device), config))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, require
-from drivers.bus.vhost import DeviceQueue, VhostDevice
+from drivers.bus.vhost import DeviceQueue, VhostBound, VhostDevice
 from drivers.devices.scsi.device.control import VhostScsiControlFlow, VhostScsiEventFlow
 from drivers.devices.scsi.device.plug import ScsiPlug
 from drivers.devices.scsi.device.requests import VhostScsiRequestFlow
@@ -25,9 +23,8 @@ from drivers.devices.scsi.layout import (
 from drivers.devices.scsi.sense import Asc
 from drivers.flow.figures import RequestFigures
 from drivers.flow.pump import pump
-from rings.ids import DeviceId
 
-__all__ = ["REQUESTS", "VhostScsi"]
+__all__ = ["REQUESTS", "BoundVhostScsi"]
 
 REQUESTS = 2
 """Index of the first request queue, after the control queue and the event queue."""
@@ -38,14 +35,11 @@ TABLE_MAX = SEG_MAX + 2
 CMD_PER_LUN = 128
 
 
-class BoundVhostScsi:
+class BoundVhostScsi(VhostBound[ScsiPlug]):
     """One vhost-scsi device with its domain."""
 
-    net = None
-
     def __init__(self, device: VhostDevice, plug: ScsiPlug) -> None:
-        self._device = device
-        self.plug = plug
+        super().__init__(device, plug)
         size = plug.queue_size
         self._default = ScsiConfig(
             num_queues=plug.queues,
@@ -57,16 +51,12 @@ class BoundVhostScsi:
         self._session: ScsiSession | None = None
 
     def offer(self) -> None:
-        """Offer features, queues and configuration to the driver."""
         plug = self.plug
         names = ["controlq", "eventq", *(f"requestq{i + 1}" for i in range(plug.queues))]
         queues = [(name, plug.queue_size) for name in names]
-        self._device.offer(TABLE, plug.features & SUPPORTED, queues, self._config.emit())
-        for queue in self._device.queues[REQUESTS:]:
+        self.device.offer(TABLE, plug.features & SUPPORTED, queues, self._config.emit())
+        for queue in self.device.queues[REQUESTS:]:
             queue.table_max = TABLE_MAX
-
-    def agreed(self, features: int) -> None:
-        """Do nothing: no configuration depends on the features."""
 
     def reset(self) -> None:
         """Restore the default sizes of CDBs and sense data (section 5.6.4.2)."""
@@ -76,10 +66,10 @@ class BoundVhostScsi:
         self._config = config
         if self._session is not None:
             self._session.config = config
-        self._device.set_config(config.emit())
+        self.device.set_config(config.emit())
 
     async def run(self) -> None:
-        device, plug = self._device, self.plug
+        device, plug = self.device, self.plug
         session = ScsiSession(device, plug, self._config)
         flows: dict[int, VhostScsiRequestFlow] = {}  # by queue index
         control, events, *queues = device.queues
@@ -102,12 +92,12 @@ class BoundVhostScsi:
     async def _serve_control(
         self, queue: DeviceQueue, session: ScsiSession, flows: dict[int, VhostScsiRequestFlow]
     ) -> None:
-        await pump(VhostScsiControlFlow(queue, session, flows), self._device.settle)
+        await pump(VhostScsiControlFlow(queue, session, flows), self.device.settle)
 
     async def _serve_events(self, queue: DeviceQueue, session: ScsiSession) -> None:
         session.event_queue = flow = VhostScsiEventFlow(queue, session)
         try:
-            await pump(flow, self._device.settle)
+            await pump(flow, self.device.settle)
         finally:
             session.event_queue = None
 
@@ -115,7 +105,7 @@ class BoundVhostScsi:
         self, queue: DeviceQueue, figures: RequestFigures, session: ScsiSession, flows: dict[int, VhostScsiRequestFlow]
     ) -> None:
         flows[queue.index] = flow = VhostScsiRequestFlow(queue, session, figures)
-        await flow.run(self._device.settle)
+        await flow.run(self.device.settle)
 
     def config_written(self, offset: int, data: bytes) -> None:
         """Accept the driver's sizes of sense data and CDBs, the only writable fields (section 5.6.4)."""
@@ -124,23 +114,3 @@ class BoundVhostScsi:
             self._set_config(attrs.evolve(self._config, sense_size=value))
         elif (offset, len(data)) == ScsiConfigField.CDB_SIZE.value and value in CDB_SIZES:
             self._set_config(attrs.evolve(self._config, cdb_size=value))
-
-    async def close(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-
-class VhostScsi:
-    """The device type. ``plug_for`` returns the plug of a device, or None until there is one."""
-
-    name = "vhost_scsi"
-    id_table: Sequence[MatchId] = (MatchId(DeviceId.SCSI),)
-    table = TABLE
-
-    def __init__(self, plug_for: Callable[[VhostDevice], ScsiPlug | None]) -> None:
-        self._plug_for = plug_for
-
-    async def probe(self, device: VhostDevice) -> BoundVhostScsi:
-        plug = require(self._plug_for(device), device, "no logical units yet")
-        bound = BoundVhostScsi(device, plug)
-        bound.offer()
-        return bound

@@ -41,7 +41,7 @@ class ScsiSession:
 
     def has(self, feature: ScsiFeature) -> bool:
         """Return whether the feature was negotiated."""
-        return bool(self._device.features >> feature & 1)
+        return self._device.has(feature)
 
     # DomainListener
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 
 import attrs
 import trio
 
-from drivers.bus.model import MatchId, require
-from drivers.bus.virtio import QueueSpec, VirtioDevice, set_up_or_close
+from drivers.bus.virtio import QueueSpec, VirtioBound, VirtioDevice
 from drivers.devices.scsi.driver.initiator import Initiator
 from drivers.devices.scsi.driver.queues import (
     CONTROL_SLOT,
@@ -25,10 +23,8 @@ from drivers.devices.scsi.layout import (
     EVENT,
     SENSE_SIZE,
     SUPPORTED,
-    TABLE,
     ScsiConfig,
     ScsiConfigField,
-    ScsiFeature,
 )
 from drivers.errors import ProbeError
 from drivers.flow.pump import pump
@@ -37,9 +33,8 @@ from drivers.memory.pool import page_bytes
 from drivers.memory.vring import ring_memory
 from drivers.storage.bounce import LARGE
 from rings.features import RingFeature
-from rings.ids import DeviceId
 
-__all__ = ["MIN_NUM", "ScsiSettings", "VirtioScsi", "host_memory"]
+__all__ = ["MIN_NUM", "BoundVirtioScsi", "ScsiSettings", "host_memory"]
 
 TRANSFER = 4 << 20
 """Maximum bytes of data of one request."""
@@ -75,13 +70,13 @@ class ScsiSettings:
     """Maximum ring size in descriptors; None for the device's."""
 
 
-class BoundScsi:
-    """One live virtio-scsi device."""
+class BoundVirtioScsi(VirtioBound[ScsiSettings]):
+    """One live virtio-scsi device. The fields in use do not change: a device that changes them requests a reset."""
 
-    def __init__(self, device: VirtioDevice, settings: ScsiSettings, config: ScsiConfig) -> None:
-        self._device = device
-        self._settings = settings
-        self._config = config
+    _config: ScsiConfig
+
+    def __init__(self, device: VirtioDevice, settings: ScsiSettings) -> None:
+        super().__init__(device, settings)
         self._initiator = settings.initiator
         self._segments = 0
         self._flows: list[VirtioScsiRequestFlow] = []
@@ -89,11 +84,11 @@ class BoundScsi:
         self._events: VirtioScsiEventFlow | None = None
 
     async def set_up(self) -> None:
-        """Set up queues and their memory. Raises ProbeError, MemoryError."""
-        device, config, initiator = self._device, self._config, self._initiator
+        device, initiator = self.device, self._initiator
+        self._config = config = await read_config(device)
         dma = device.ops.dma
         initiator.attach(dma)
-        num = self._settings.queue_size
+        num = self.settings.queue_size
         segments = segments_of(config.seg_max)
         names = [f"requestq{i + 1}" for i in range(min(config.num_queues, len(initiator.figures)))]
         specs = [QueueSpec("controlq", num, segments=2), QueueSpec("eventq", num)]
@@ -119,9 +114,6 @@ class BoundScsi:
             self._initiator.come_up(self._config, list(self._flows), control, self._segments)
             for flow in (control, events, *self._flows):
                 nursery.start_soon(partial(pump, in_place=True), flow)
-
-    async def config_changed(self) -> None:
-        """Ignore it: the fields in use do not change, and a device that changes them requests a reset."""
 
     def close(self) -> None:
         self._initiator.device_down([request for flow in self._flows for request in flow.unanswered()])
@@ -154,23 +146,3 @@ async def read_config(device: VirtioDevice) -> ScsiConfig:
         if int.from_bytes(await device.read_config(offset, size), "little") != wanted:
             raise ProbeError(f"{device.name}: the device insists on a {field.name.lower()} of {now}, not {wanted}")
     return attrs.evolve(config, sense_size=SENSE_SIZE, cdb_size=CDB_SIZE, max_target=min(config.max_target, 255))
-
-
-class VirtioScsi:
-    """The driver. ``settings_for`` returns the settings for a device, or None while no program uses it."""
-
-    name = "virtio_scsi"
-    id_table: Sequence[MatchId] = (MatchId(DeviceId.SCSI),)
-    table = TABLE
-
-    def __init__(self, settings_for: Callable[[VirtioDevice], ScsiSettings | None]) -> None:
-        self._settings_for = settings_for
-
-    def _settings(self, device: VirtioDevice) -> ScsiSettings:
-        return require(self._settings_for(device), device, "no program uses the SCSI host yet")
-
-    def features(self, device: VirtioDevice) -> int:
-        return self._settings(device).features & ~(1 << ScsiFeature.T10_PI)
-
-    async def probe(self, device: VirtioDevice) -> BoundScsi:
-        return await set_up_or_close(BoundScsi(device, self._settings(device), await read_config(device)))
