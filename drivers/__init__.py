@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from drivers.bus.vhost import VhostBus, VhostDevice
-    from drivers.bus.virtio import VirtioBus, VirtioDevice
+    from drivers.bus.vhost import VhostBound, VhostBus, VhostDevice
+    from drivers.bus.virtio import VirtioBound, VirtioBus, VirtioDevice
+    from drivers.device_type import DeviceType, Side
     from drivers.devices.blk import Disk
     from drivers.devices.rpmsg import Endpoint, RpmsgBus
     from drivers.devices.scsi import Initiator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         ProbeError,
         TransportLost,
     )
-    from drivers.registry import TRANSPORTS, DeviceType, Transport
+    from drivers.registry import TRANSPORTS, Transport
 
 __all__ = [
     "DeviceType",
@@ -38,17 +39,20 @@ __all__ = [
     "ProbeDeferred",
     "ProbeError",
     "RpmsgBus",
+    "Side",
     "TRANSPORTS",
     "Transport",
     "TransportLost",
+    "VhostBound",
     "VhostBus",
     "VhostDevice",
+    "VirtioBound",
     "VirtioBus",
     "VirtioDevice",
 ]
 
 _HOMES: Mapping[str, str] = {
-    "DeviceType": "drivers.registry",
+    "DeviceType": "drivers.device_type",
     "Disk": "drivers.devices.blk",
     "DriverError": "drivers.errors",
     "Endpoint": "drivers.devices.rpmsg",
@@ -59,11 +63,14 @@ _HOMES: Mapping[str, str] = {
     "ProbeDeferred": "drivers.errors",
     "ProbeError": "drivers.errors",
     "RpmsgBus": "drivers.devices.rpmsg",
+    "Side": "drivers.device_type",
     "TRANSPORTS": "drivers.registry",
     "Transport": "drivers.registry",
     "TransportLost": "drivers.errors",
+    "VhostBound": "drivers.bus.vhost",
     "VhostBus": "drivers.bus.vhost",
     "VhostDevice": "drivers.bus.vhost",
+    "VirtioBound": "drivers.bus.virtio",
     "VirtioBus": "drivers.bus.virtio",
     "VirtioDevice": "drivers.bus.virtio",
 }
