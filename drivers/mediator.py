@@ -15,7 +15,7 @@ import trio
 
 from drivers.bus.vhost import DeviceQueue, VhostBound, VhostDevice
 from drivers.errors import ProbeDeferred
-from drivers.flow.pump import Need, Serve, Signal, count_batch, pump, wait_for_notification
+from drivers.flow.pump import AGAIN, QUEUE, Serve, Signal, Wait, count_batch, pump, wait_for_notification
 from rings.chain import Chain
 from rings.errors import MemoryFault, RemoteRingError
 from rings.queue import Vringh
@@ -141,26 +141,26 @@ class MediatedFlow:
         self.queue = pair
         self._copier = copier
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         statistics = self._copier.statistics
         before = statistics.buffers
-        moved, need = self._move()
+        moved, wait = self._move()
         filled = statistics.buffers - before
         self.queue.fill_count += filled
         # Publish sink chains even if only part of a source buffer fits: the driver then adds new ones.
-        return moved or min(filled, 1), need
+        return moved or min(filled, 1), wait
 
-    def _move(self) -> tuple[int, Need]:
+    def _move(self) -> tuple[int, Wait]:
         pair, copy, statistics = self.queue, self._copier.copy, self._copier.statistics
         source, sink = pair.source.ring, pair.sink.ring
         if source is None or sink is None:
-            return 0, Need.QUEUE
+            return 0, QUEUE
         moved = 0
         enough = statistics.copied_bytes + BUDGET_BYTES
         while moved < BUDGET and statistics.copied_bytes < enough:
             chains = source.getdescs(min(CHUNK, BUDGET - moved))
             if not chains:
-                return moved, Need.QUEUE
+                return moved, QUEUE
             done: list[tuple[int, int]] = []
             try:
                 pair.active = pair.sink
@@ -171,11 +171,11 @@ class MediatedFlow:
                 source.abandon(len(chains) - len(done))
             moved += len(done)
             if len(done) < len(chains):
-                return moved, Need.SINK
-        return moved, Need.TURN
+                return moved, self._wait_for_sink
+        return moved, AGAIN
 
-    async def wait(self, need: Need, serve: Serve | None = None) -> None:
-        """Wait for sink buffers."""
+    async def _wait_for_sink(self, serve: Serve | None) -> None:
+        """Wait for sink buffers. Not in place: the pump re-arms the source only."""
         pair = self.queue
         pair.active = sink = pair.sink
         if sink.rearm():
@@ -183,9 +183,6 @@ class MediatedFlow:
         else:
             await wait_for_notification(sink)
         pair.active = pair.source
-
-    def on_port_gone(self, error: Exception) -> None:
-        """Do nothing: there is no port."""
 
 
 class MediatedEnd(VhostBound["Mediator"]):

@@ -25,7 +25,7 @@ from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioBound
 from drivers.device_type import DeviceType, Side
 from drivers.errors import DriverError
 from drivers.flow.figures import Traffic
-from drivers.flow.pump import Need, QueueFlow, pump
+from drivers.flow.pump import AGAIN, QUEUE, Wait, pump
 from drivers.memory.buffers import BufferBlock
 from rings.chain import copy_in, total
 from rings.features import EMPTY_TABLE
@@ -56,13 +56,13 @@ class EntropyPlug:
     traffic: Traffic = attrs.field(factory=Traffic)
 
 
-class EntropyFill(QueueFlow):
+class EntropyFill:
     """Fills the device-writable buffers of requestq. A `drivers.flow.pump.Flow`."""
 
     def __init__(self, queue: DeviceQueue, plug: EntropyPlug) -> None:
         self.queue, self._plug = queue, plug
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         ring, plug, done = self.queue.ring, self._plug, []
         for head, readable, writable in ring.getdescs(BUDGET) if ring is not None else ():
             size = min(total(writable), plug.limit)
@@ -76,7 +76,7 @@ class EntropyFill(QueueFlow):
             done.append((head, size))
         if ring is not None and done:
             ring.complete_each(done)
-        return len(done), Need.TURN if len(done) == BUDGET else Need.QUEUE
+        return len(done), AGAIN if len(done) == BUDGET else QUEUE
 
 
 class BoundVhostRng(VhostBound[EntropyPlug]):
@@ -133,7 +133,7 @@ class Entropy:
         return bytes(data)
 
 
-class EntropyFlow(QueueFlow):
+class EntropyFlow:
     """The driver's side of requestq: adds a buffer per request and takes used buffers back."""
 
     def __init__(self, queue: DriverQueue, entropy: Entropy, buffers: BufferBlock) -> None:
@@ -141,7 +141,7 @@ class EntropyFlow(QueueFlow):
         self._free = list(range(len(buffers.views)))
         self.in_flight: dict[int, EntropyRequest] = {}
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         ring, entropy, buffers = self.queue.ring, self._entropy, self._buffers
         done = ring.get_each(BUDGET)
         for index, length in done:
@@ -158,7 +158,7 @@ class EntropyFlow(QueueFlow):
             added.append((buffers.addrs[index], min(request.size, buffers.size), index))
         if added:
             ring.add_each(added, True)
-        return len(done) + len(added), Need.TURN if len(done) == BUDGET else Need.QUEUE
+        return len(done) + len(added), AGAIN if len(done) == BUDGET else QUEUE
 
 
 class BoundVirtioRng(VirtioBound[Entropy]):

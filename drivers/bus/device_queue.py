@@ -7,7 +7,7 @@ from typing import Protocol
 
 import trio
 
-from drivers.flow.pump import BATCH_BUCKETS, RECHECK, Need, QueueFlow, Signal, pump
+from drivers.flow.pump import AGAIN, BATCH_BUCKETS, QUEUE, RECHECK, Signal, Wait, pump
 from rings.errors import MemoryFault, RemoteRingError
 from rings.formats import ring_format
 from rings.layout import RingAddrs
@@ -187,15 +187,15 @@ class DeviceQueue:
         self.device.fail(f"queue {self.index}: {error}")
 
 
-class _DiscardFlow(QueueFlow):
+class _DiscardFlow:
     """A flow that completes all available chains unused."""
 
     def __init__(self, queue: DeviceQueue) -> None:
         self.queue = queue
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         ring = self.queue.ring
         chains = ring.getdescs(DISCARD_BATCH) if ring is not None and self.queue.discards else []
         if ring is not None and chains:
             ring.complete_each([(head, 0) for head, _, _ in chains])
-        return len(chains), Need.TURN if len(chains) == DISCARD_BATCH else Need.QUEUE
+        return len(chains), AGAIN if len(chains) == DISCARD_BATCH else QUEUE

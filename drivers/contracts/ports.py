@@ -107,8 +107,8 @@ class PacketQueue(Protocol):
         A port that can calls ``serve`` instead of waking the waiting task, as `Signal.wait` does.
         """
 
-    async def wait_writable(self) -> None:
-        """Wait until `send` may succeed; may return early. Raises PortGone."""
+    async def wait_writable(self, serve: Serve | None = None, /) -> None:
+        """Wait until `send` may succeed, like `wait_readable`."""
 
 
 class PacketPort(PacketQueue, Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -17,15 +17,16 @@ from rings.errors import MemoryFault, RemoteRingError
 from rings.memory import was_released
 
 __all__ = [
+    "AGAIN",
     "BATCHES",
     "BATCH_BUCKETS",
+    "QUEUE",
     "RECHECK",
     "Flow",
-    "Need",
     "QueueEnd",
-    "QueueFlow",
     "Serve",
     "Signal",
+    "Wait",
     "count_batch",
     "pump",
     "wait_for_notification",
@@ -108,17 +109,22 @@ class Signal:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
 
-class Need(Enum):
-    """Resource that a flow needs to continue."""
+class Next(Enum):
+    """What a flow does next without waiting for anything but its queue."""
 
-    TURN = "turn"
-    """Another turn: the budget of this one is used up."""
+    AGAIN = "again"
     QUEUE = "queue"
-    """Buffers from the other side."""
-    SOURCE = "source"
-    """Data to read from the port."""
-    SINK = "sink"
-    """Room to write to the port."""
+
+
+AGAIN: Final = Next.AGAIN
+"""Move again: the budget of this batch is used up."""
+QUEUE: Final = Next.QUEUE
+"""Wait for buffers from the other side."""
+Wait = Next | Callable[[Serve | None], Awaitable[object]]
+"""What a flow waits for: `AGAIN`, `QUEUE`, or a function to await, such as the ``wait`` of a signal.
+
+A flow returns the same object whenever it waits for the same thing: the pump compares them by identity.
+"""
 
 
 class QueueEnd(Protocol):
@@ -161,27 +167,8 @@ class Flow(Protocol):
     @property
     def queue(self) -> QueueEnd: ...
 
-    def move(self) -> tuple[int, Need]:
-        """Move packets up to a budget, without waiting. Returns their number, and what the flow needs next."""
-
-    async def wait(self, need: Need, serve: Serve | None = None) -> None:
-        """Wait until the port has data (SOURCE) or room (SINK); may use ``serve`` as `Signal.wait` does.
-
-        Raises PortGone.
-        """
-
-    def on_port_gone(self, error: PortGone) -> None:
-        """End the flow, because its port was removed."""
-
-
-class QueueFlow:
-    """Base class of flows without a port."""
-
-    async def wait(self, need: Need, serve: Serve | None = None) -> None:
-        raise AssertionError(f"{type(self).__name__} has no {need.value} to wait for")
-
-    def on_port_gone(self, error: PortGone) -> None:
-        """Do nothing: there is no port."""
+    def move(self) -> tuple[int, Wait]:
+        """Move packets up to a budget, without waiting. Returns their number, and what the flow waits for next."""
 
 
 async def pump(
@@ -190,7 +177,7 @@ async def pump(
     *,
     in_place: bool = False,
 ) -> None:
-    """Run ``flow`` until its queue closes or breaks, or its port is gone.
+    """Run ``flow`` until its queue closes or breaks. Raises PortGone if the flow's port was removed.
 
     ``settle`` is awaited once per batch before the index is published: it sleeps until the link has carried the batch.
     With ``in_place`` and without ``settle``, a batch is moved in the task that signals what the flow waits for: the
@@ -209,10 +196,10 @@ async def pump(
         if not was_released(exc) or (queue.live and queue.reachable()):
             raise
         queue.fail(MemoryFault(0, 0, write=False, reason="the ring's memory went away"))
-    except PortGone as exc:
+    except PortGone:
         if queue.live and queue.reachable():
             queue.flush()
-        flow.on_port_gone(exc)
+        raise
 
 
 class _Drain:
@@ -221,7 +208,7 @@ class _Drain:
     def __init__(self, flow: Flow, queue: QueueEnd) -> None:
         self._flow = flow
         self._queue = queue
-        self._awaited = Need.TURN  # what `run` waits for
+        self._awaited: Wait = AGAIN  # what `run` waits for
         self._busy = False
         self._error: Exception | None = None
 
@@ -233,7 +220,7 @@ class _Drain:
             queue.flush()  # buffers added before DRIVER_OK
             queue.quiet()
         while queue.live:
-            moved, need = flow.move()
+            moved, wait = flow.move()
             if moved:
                 count_batch(queue.batches, moved)
                 if settle is not None:
@@ -241,15 +228,15 @@ class _Drain:
                     if not queue.live:
                         return
                 queue.flush()
-            if need is Need.TURN:
+            if wait is AGAIN:
                 turns += 1
                 if turns % BATCHES == 0:
                     await trio.lowlevel.checkpoint()
                     queue.begin_turn()
-            elif need is not Need.QUEUE:
+            elif wait is not QUEUE:
                 turns = 0
-                self._awaited = need
-                await flow.wait(need, serve)
+                self._awaited = wait
+                await wait(serve)
                 queue.begin_turn()
                 self._check()
             elif queue.rearm():
@@ -257,7 +244,7 @@ class _Drain:
                 await trio.lowlevel.checkpoint()
                 queue.begin_turn()
             else:
-                self._awaited = need
+                self._awaited = wait
                 await wait_for_notification(queue, serve)
                 queue.begin_turn()
                 self._check()
@@ -284,16 +271,16 @@ class _Drain:
         queue, awaited = self._queue, self._awaited
         if not queue.live or self._busy or self._error is not None:
             return False
-        from_peer = awaited is Need.QUEUE
+        from_peer = awaited is QUEUE
         self._busy = True
         try:
             if from_peer:
                 queue.quiet()  # inside the try, like all ring accesses: the memory may be unmapped
-            moved, need = self._flow.move()
+            moved, wait = self._flow.move()
             if moved:
                 count_batch(queue.batches, moved)
                 queue.flush()
-            return need is awaited and not (from_peer and queue.rearm())
+            return wait is awaited and not (from_peer and queue.rearm())
         except Exception as exc:  # noqa: BLE001  any error belongs to this flow, whose own task re-raises it
             self._error = exc
             return False

@@ -9,7 +9,7 @@ import trio
 
 from drivers.bus.vhost import DeviceQueue
 from drivers.flow.figures import RequestFigures
-from drivers.flow.pump import Need, QueueFlow, pump
+from drivers.flow.pump import AGAIN, QUEUE, Wait, pump
 from drivers.storage.workers import Job, Workers
 from rings.chain import Chain
 from rings.queue import Vringh
@@ -26,7 +26,7 @@ AT_ONCE = 2 << 20
 """Maximum bytes of a request that is done at once; workers do larger ones in pieces."""
 
 
-class JobFlow(QueueFlow):
+class JobFlow:
     """One queue, from DRIVER_OK to reset. A device type implements `begin` and `end`."""
 
     def __init__(self, queue: DeviceQueue, workers: Workers, figures: RequestFigures) -> None:
@@ -79,22 +79,22 @@ class JobFlow(QueueFlow):
         """Return whether the requests' ring is still there and reachable; else their memory must not be touched."""
         return self._ring is not None and self.queue.ring is self._ring and self._ring.reachable()
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         ring = self._ring
         if ring is None or self.queue.ring is not ring:
-            return 0, Need.QUEUE
+            return 0, QUEUE
         moved, size = self._answer_results(), 0
         begin = self.begin
         while moved < BUDGET and size < BUDGET_BYTES:
             chain = ring.getdesc()
             if chain is None:
-                return moved, Need.QUEUE
+                return moved, QUEUE
             moved += 1
             done = begin(ring, chain)
             size += done
             if done >= UNIT:
                 ring.spend(done // UNIT)
-        return moved, Need.TURN
+        return moved, AGAIN
 
     def submit_job(self, job: Job) -> None:
         """Submit a job to the workers."""

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from drivers.bus.virtio import DriverQueue
 from drivers.flow.figures import RequestFigures
-from drivers.flow.pump import Need, QueueFlow
+from drivers.flow.pump import AGAIN, QUEUE, Wait
 from drivers.storage.submit import Submission, Submitter
 
 __all__ = ["RequestQueue"]
@@ -17,7 +17,7 @@ R = TypeVar("R", bound=Submission)
 A = TypeVar("A")
 
 
-class RequestQueue(QueueFlow, Generic[R, A]):
+class RequestQueue(Generic[R, A]):
     """A `drivers.storage.submit.SubmissionQueue`, and the flow that takes used buffers.
 
     A device type implements `room`, `put`, `read` and `end`; ``A`` is its type of an answer.
@@ -61,7 +61,7 @@ class RequestQueue(QueueFlow, Generic[R, A]):
         if self.queue.live:
             self.queue.flush()
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         get, requests = self.queue.ring.get, self._requests
         moved = 0
         while moved < BUDGET:
@@ -76,7 +76,7 @@ class RequestQueue(QueueFlow, Generic[R, A]):
             self.end(request, answer, written)
             moved += 1
         self._submitter.feed(self)
-        return moved, Need.TURN if moved == BUDGET else Need.QUEUE
+        return moved, AGAIN if moved == BUDGET else QUEUE
 
     def unanswered(self) -> list[R]:
         """Return the requests that the device did not use before its reset."""

@@ -17,7 +17,7 @@ from drivers.devices.net.driver.station import NetRequest
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import ANNOUNCE, LINK_UP, NetFeature
 from drivers.errors import CommandRefused, NeedsReset, TransportLost
-from drivers.flow.pump import Need
+from drivers.flow.pump import AGAIN, QUEUE, Wait
 from support.rigs.net_control import FRAMES, OTHER, OWN, WITH, WITHOUT, frame
 from vnet.testing import (
     FRAME,
@@ -240,18 +240,18 @@ async def test_wishes_that_the_device_refuses_are_not_kept_and_a_filter_is_opene
 
 
 @contextmanager
-def answering(answer: Callable[[VhostNetControlFlow], tuple[int, Need]]) -> Iterator[None]:
+def answering(answer: Callable[[VhostNetControlFlow], tuple[int, Wait]]) -> Iterator[None]:
     """Every device's control queue does this instead."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VhostNetControlFlow, "move", answer)
         yield
 
 
-def silence(flow: VhostNetControlFlow) -> tuple[int, Need]:
+def silence(flow: VhostNetControlFlow) -> tuple[int, Wait]:
     """Take commands, and that is all."""
     while flow.queue.ring is not None and flow.queue.ring.getdesc() is not None:
         pass
-    return 0, Need.QUEUE
+    return 0, QUEUE
 
 
 async def test_a_device_that_does_not_answer_a_command_is_reset_and_whoever_asked_is_told() -> None:
@@ -270,14 +270,14 @@ async def test_a_device_that_does_not_answer_a_command_is_reset_and_whoever_aske
 
 @pytest.mark.parametrize("answer", [1, 2, 0x55, 0xFF])
 async def test_any_answer_but_ok_is_a_refusal(answer: int) -> None:
-    def move(flow: VhostNetControlFlow) -> tuple[int, Need]:
+    def move(flow: VhostNetControlFlow) -> tuple[int, Wait]:
         ring = flow.queue.ring
         chain = ring.getdesc() if ring is not None else None
         if ring is None or chain is None:
-            return 0, Need.QUEUE
+            return 0, QUEUE
         chain[2][0][0] = answer
         ring.complete(chain[0], 1)
-        return 1, Need.TURN
+        return 1, AGAIN
 
     async with open_pair(WITH) as pair, unharmed(pair):
         with answering(move), pytest.raises(CommandRefused, match="the device refused it"):
@@ -287,14 +287,14 @@ async def test_any_answer_but_ok_is_a_refusal(answer: int) -> None:
 
 
 async def test_an_answer_without_a_byte_is_a_refusal() -> None:
-    def move(flow: VhostNetControlFlow) -> tuple[int, Need]:
+    def move(flow: VhostNetControlFlow) -> tuple[int, Wait]:
         ring = flow.queue.ring
         chain = ring.getdesc() if ring is not None else None
         if ring is None or chain is None:
-            return 0, Need.QUEUE
+            return 0, QUEUE
         chain[2][0][0] = 0
         ring.complete(chain[0], 0)
-        return 1, Need.TURN
+        return 1, AGAIN
 
     async with open_pair(WITH) as pair, unharmed(pair):
         with answering(move), pytest.raises(CommandRefused, match="the device refused it"):

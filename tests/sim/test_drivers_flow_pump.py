@@ -1,13 +1,17 @@
-"""Errors of a flow: the effect on its queue, and the bugs that must propagate."""
+"""The drain loop: which task moves a batch, and the effect of errors on the queue."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 
 import pytest
+import trio
+import trio.testing
 
-from drivers.flow.pump import BATCH_BUCKETS, Need, QueueFlow, Signal, pump
+from drivers.errors import PortGone
+from drivers.flow.pump import BATCH_BUCKETS, QUEUE, Signal, Wait, pump
 from rings.errors import MemoryFault, RemoteRingError
 
 
@@ -43,14 +47,15 @@ class Queue:
         self.live = False
 
 
-class Flow(QueueFlow):
-    def __init__(self, step: Callable[[Queue], object]) -> None:
+class Flow:
+    def __init__(self, step: Callable[[Queue], object], wait: Wait = QUEUE) -> None:
         self.queue = Queue()
         self._step = step
+        self._wait = wait
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         self._step(self.queue)
-        return 0, Need.QUEUE
+        return 0, self._wait
 
 
 USES: dict[str, Callable[[memoryview], object]] = {
@@ -98,3 +103,76 @@ async def test_a_released_view_of_something_else_is_a_bug_and_comes_out() -> Non
     other.release()
     with pytest.raises(ValueError, match="released"):
         await pump(Flow(lambda queue: other[0]))
+
+
+class Waiting:
+    """A flow that waits for each of ``waits`` in turn, and notes which task moved."""
+
+    def __init__(self, *waits: Wait) -> None:
+        self.queue = Queue()
+        self.waits = list(waits)
+        self.movers: list[trio.lowlevel.Task] = []
+
+    def move(self) -> tuple[int, Wait]:
+        self.movers.append(trio.lowlevel.current_task())
+        return 1, self.waits.pop(0)
+
+
+async def test_a_batch_is_moved_by_whoever_signals_what_the_flow_waits_for(nursery: trio.Nursery) -> None:
+    """Its own task moves only what comes once the flow waits for something else."""
+    port = Signal()
+    readable = port.wait
+    flow = Waiting(readable, readable, readable, QUEUE, QUEUE, QUEUE, readable, readable)
+    nursery.start_soon(partial(pump, flow, in_place=True))
+    await trio.testing.wait_all_tasks_blocked()
+    here, own = trio.lowlevel.current_task(), flow.movers.pop()
+    port.set()
+    port.set()
+    assert (flow.movers, port.awaited) == ([here, here], True)
+    port.set()
+    assert (flow.movers.pop(), port.awaited) == (here, False), "it waits for its queue now"
+    await trio.testing.wait_all_tasks_blocked()
+    assert flow.movers.pop() is own
+    flow.queue.signal.set()
+    assert flow.movers.pop() is here
+    flow.queue.signal.set()
+    assert (flow.movers.pop(), flow.queue.signal.awaited) == (here, False)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+async def test_a_flow_on_a_link_that_takes_time_moves_everything_itself(nursery: trio.Nursery, in_place: bool) -> None:
+    port = Signal()
+    flow = Waiting(*[port.wait] * 2)
+    nursery.start_soon(partial(pump, flow, trio.lowlevel.checkpoint if in_place else None, in_place=in_place))
+    await trio.testing.wait_all_tasks_blocked()
+    port.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert flow.movers == [flow.movers[0]] * 2
+    assert flow.movers[0] is not trio.lowlevel.current_task()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+async def test_a_lost_port_ends_the_flow_after_a_last_flush(in_place: bool) -> None:
+    port, flushes, gone = Signal(), list[int](), False
+
+    def step(queue: Queue) -> None:
+        queue.flush = lambda: flushes.append(len(flushes))  # type: ignore[method-assign]
+        if gone:
+            raise PortGone("the interface was deleted")
+
+    flow = Flow(step, port.wait)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(expect_port_gone, flow, in_place)
+        await trio.testing.wait_all_tasks_blocked()
+        gone = True
+        port.set()
+        assert not flushes
+    assert flushes == [0]
+    assert flow.queue.error is None
+
+
+async def expect_port_gone(flow: Flow, in_place: bool) -> None:
+    with pytest.raises(PortGone, match="was deleted"):
+        await pump(flow, in_place=in_place)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import attrs
-import trio
 
 from drivers.contracts.ports import PacketQueue
-from drivers.errors import PortGone
 from drivers.flow.figures import Traffic
-from drivers.flow.pump import Need, QueueEnd, Serve
+from drivers.flow.pump import QueueEnd, Signal, Wait
 
 __all__ = [
     "BUDGET",
@@ -75,28 +72,21 @@ class NetFigures:
 class NetFlow(Generic[Q]):
     """One direction of one queue pair. Subclasses move the packets."""
 
-    def __init__(self, queue: Q, port: PacketQueue, traffic: Traffic, on_port_gone: Callable[[PortGone], None]) -> None:
+    def __init__(self, queue: Q, port: PacketQueue, traffic: Traffic) -> None:
         self.queue: Q = queue
         self.port = port
         self.traffic = traffic
-        self.on_port_gone = on_port_gone
         self.enabled = True
         """Whether the pair is in use; if not, the flow moves nothing and waits for `set_enabled`."""
-        self._switched = trio.Event()
+        self._switch = Signal()
+        self._readable: Wait = port.wait_readable
+        self._writable: Wait = port.wait_writable
+        self._switched: Wait = self._switch.wait
 
     def set_enabled(self, enabled: bool) -> None:
         """Start or stop using the pair, from the next packet on."""
         self.enabled = enabled
-        self._switched.set()
-        self._switched = trio.Event()
+        self._switch.set()
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         raise NotImplementedError
-
-    async def wait(self, need: Need, serve: Serve | None = None) -> None:
-        if not self.enabled:
-            await self._switched.wait()
-        elif need is Need.SOURCE:
-            await self.port.wait_readable(serve)
-        else:
-            await self.port.wait_writable()

@@ -6,8 +6,7 @@ from typing import Generic, TypeVar
 
 from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.layout import HEADER, HEADER_SIZE
-from drivers.errors import PortGone
-from drivers.flow.pump import Need, QueueEnd, Serve, Signal
+from drivers.flow.pump import QueueEnd, Serve, Signal, Wait
 from rings.errors import MemoryFault, RemoteRingError
 
 __all__ = ["BUDGET", "RpmsgInFlow", "RpmsgOutFlow"]
@@ -25,9 +24,6 @@ class RpmsgFlow(Generic[Q]):
         self.queue: Q = queue
         self._bus = bus
 
-    def on_port_gone(self, error: PortGone) -> None:
-        """Never called: a bus does not go away."""
-
 
 class RpmsgOutFlow(RpmsgFlow[Q]):
     """Flow from the bus into a queue. Implements `Wire`.
@@ -42,6 +38,7 @@ class RpmsgOutFlow(RpmsgFlow[Q]):
         super().__init__(queue, bus)
         self._direct = direct
         self._signal = Signal()
+        self._message: Wait = self._wait_message
         self._idle = False
         self._error: RemoteRingError | MemoryFault | ValueError | None = None
 
@@ -49,11 +46,11 @@ class RpmsgOutFlow(RpmsgFlow[Q]):
         raise NotImplementedError
         """Return the number of messages that may wait to be sent now."""
 
-    def fill(self) -> tuple[int, Need]:
-        """Move messages up to the budget. Returns SOURCE if no message is left and no sender waits."""
+    def fill(self) -> tuple[int, Wait]:
+        """Move messages up to the budget. Waits for a message if none is left and no sender waits."""
         raise NotImplementedError
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         if self._error is not None:
             # A sending task met it, and only the pump handles errors. Drop the reference: its traceback holds memory.
             error, self._error = self._error, None
@@ -71,7 +68,7 @@ class RpmsgOutFlow(RpmsgFlow[Q]):
         else:
             self._bus.interactive = False
             try:
-                moved, need = self.fill()
+                moved, wait = self.fill()
                 if moved:
                     self.queue.batches[min(moved.bit_length(), len(self.queue.batches)) - 1] += 1
                     self.queue.flush()
@@ -79,7 +76,7 @@ class RpmsgOutFlow(RpmsgFlow[Q]):
                 self._error = exc
                 self._wake()
             else:
-                if need is not Need.SOURCE:
+                if wait is not self._message:
                     self._wake()
 
     def notify_pump(self) -> None:
@@ -93,7 +90,7 @@ class RpmsgOutFlow(RpmsgFlow[Q]):
         self._idle = False
         self._signal.set()
 
-    async def wait(self, need: Need, serve: Serve | None = None) -> None:
+    async def _wait_message(self, serve: Serve | None) -> None:
         # Messages that came after the pump found none, and before it published the index, were not pushed.
         self._idle = not self._bus.outbox and not self._bus.waiting
         self._bus.interactive = True
@@ -108,8 +105,9 @@ class RpmsgOutFlow(RpmsgFlow[Q]):
 class RpmsgInFlow(RpmsgFlow[Q]):
     """Flow from a queue into the bus."""
 
-    async def wait(self, need: Need, serve: Serve | None = None) -> None:
-        await self._bus.inbox_freed.wait()
+    def __init__(self, queue: Q, bus: RpmsgBus) -> None:
+        super().__init__(queue, bus)
+        self._room: Wait = bus.inbox_freed.wait
 
     def _take(self, message: memoryview, size: int) -> bool:
         """Deliver a received message of ``size`` bytes. Returns False if it has to wait. Reads the header once."""

@@ -53,7 +53,7 @@ class MemoryQueue:
     async def wait_readable(self, serve: Serve | None = None, /) -> None:
         await self._port.wait_queue(self._index)
 
-    async def wait_writable(self) -> None:
+    async def wait_writable(self, serve: Serve | None = None, /) -> None:
         await self._port.wait_writable()
 
 
@@ -270,7 +270,7 @@ class MemoryPort(CountingPort):
             await self._changed.wait()
             self._check()
 
-    async def wait_writable(self) -> None:
+    async def wait_writable(self, serve: Serve | None = None, /) -> None:
         await trio.lowlevel.checkpoint()
         self._check()
         while len(self._outbound) >= self._capacity:

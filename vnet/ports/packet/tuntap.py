@@ -323,7 +323,7 @@ class TunTapPort(InterfacePort):
         else:
             await self._arrival.wait(serve)
 
-    async def wait_writable(self) -> None:
+    async def wait_writable(self, serve: Serve | None = None, /) -> None:
         self._check()
         try:
             await trio.lowlevel.wait_writable(self._fd)

@@ -9,8 +9,7 @@ from drivers.bus.vhost import DeviceQueue
 from drivers.devices.net.control import ACK_ERR, ACK_OK, COMMAND_MAX, MacTable, NetCommand, NetControl, Value, parse
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.flow import ControlFigures
-from drivers.errors import PortGone
-from drivers.flow.pump import Need, Serve
+from drivers.flow.pump import AGAIN, QUEUE, Wait
 from rings.chain import copy_in, copy_out, total
 from rings.errors import BadChain
 
@@ -100,23 +99,21 @@ class VhostNetControlFlow:
         device: NetCommandTarget,
         features: int,
         figures: ControlFigures,
-        on_port_gone: Callable[[PortGone], None],
     ) -> None:
         self.queue = queue
-        self.on_port_gone = on_port_gone
         self._device = device
         self._features = features
         self._figures = figures
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         """Serve commands. Raises BadChain if a chain has no byte for the answer: its driver would wait for ever."""
         ring = self.queue.ring
         if ring is None:
-            return 0, Need.QUEUE
+            return 0, QUEUE
         for moved in range(BUDGET):
             chain = ring.getdesc()
             if chain is None:
-                return moved, Need.QUEUE
+                return moved, QUEUE
             head, readable, writable = chain
             if not writable:
                 raise BadChain(head, "the chain has no byte for the answer")
@@ -129,10 +126,7 @@ class VhostNetControlFlow:
             self._figures.bytes += size
             copy_in(writable, bytes((ACK_OK if done else ACK_ERR,)))
             ring.complete(head, 1)
-        return BUDGET, Need.TURN
+        return BUDGET, AGAIN
 
     def _execute(self, control: NetControl | None) -> bool:
         return control is not None and ACTIONS[control.command](self._device, control.value)
-
-    async def wait(self, need: Need, serve: Serve | None = None) -> None:
-        raise AssertionError(f"a control queue needs no {need}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
@@ -37,7 +36,7 @@ from drivers.devices.net.layout import (
 )
 from drivers.devices.net.vlan import TAGS_ROOM
 from drivers.errors import PortGone
-from drivers.flow.pump import Signal, pump
+from drivers.flow.pump import Flow, Signal, pump
 from rings.status import Status
 
 __all__ = ["BoundVhostNet", "NetPlug"]
@@ -295,11 +294,11 @@ class BoundVhostNet(VhostBound[NetPlug]):
         largest = HEADER_SIZE + (MAX_FRAME if self.offloads.gso else self._mtu + ETH_HLEN + TAGS_ROOM)
         count, figures, queues = pairs_of(features, self._most), plug.figures.pairs, device.queues
         self._to_driver = [
-            VhostNetToDriver(queues[2 * i], port, figures[i].sent, largest, device.has(F.MRG_RXBUF), self._on_port_gone)
+            VhostNetToDriver(queues[2 * i], port, figures[i].sent, largest, device.has(F.MRG_RXBUF))
             for i, port in enumerate(plug.port.queues[:count])
         ]
         self._from_driver = [
-            VhostNetFromDriver(queues[2 * i + 1], port, figures[i].received, rules, self._on_port_gone)
+            VhostNetFromDriver(queues[2 * i + 1], port, figures[i].received, rules)
             for i, port in enumerate(plug.port.queues[:count])
         ]
         unfiltered = not device.has(F.CTRL_RX)
@@ -319,22 +318,26 @@ class BoundVhostNet(VhostBound[NetPlug]):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_link)
                 for flow in (*self._to_driver, *self._from_driver):
-                    serve = partial(pump, flow, device.settle, in_place=True)
-                    nursery.start_soon(flow.queue.serve_each_ring, partial(self._serve_pair_queue, serve))
+                    nursery.start_soon(flow.queue.serve_each_ring, partial(self._serve_pair, flow))
                 if device.has(F.CTRL_VQ):
                     queue = device.queues[2 * len(self._to_driver)]
-                    control = VhostNetControlFlow(
-                        queue, self, device.features, plug.figures.control, self._on_port_gone
-                    )
-                    nursery.start_soon(queue.serve_each_ring, partial(pump, control, device.settle, in_place=True))
+                    control = VhostNetControlFlow(queue, self, device.features, plug.figures.control)
+                    nursery.start_soon(queue.serve_each_ring, partial(self._serve, control))
         finally:
             self._end()
 
-    async def _serve_pair_queue(self, serve: Callable[[], Awaitable[None]]) -> None:
+    async def _serve(self, flow: Flow) -> None:
+        """Serve one ring of a queue."""
+        try:
+            await pump(flow, self.device.settle, in_place=True)
+        except PortGone as exc:
+            self._on_port_gone(exc)
+
+    async def _serve_pair(self, flow: Flow) -> None:
         """Serve one ring of a queue pair, and adapt the number of pairs at its start and end."""
         self._count_pairs()
         try:
-            await serve()
+            await self._serve(flow)
         finally:
             self._count_pairs()
 

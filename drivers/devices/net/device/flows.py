@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from drivers.bus.vhost import DeviceQueue
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, PacketQueue
@@ -10,8 +10,7 @@ from drivers.devices.net.device.merge import NUM_BUFFERS_AT, ONE_BUFFER, TakenCh
 from drivers.devices.net.filter import FILTER_AT, FILTER_END, FrameFilter
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
-from drivers.errors import PortGone
-from drivers.flow.pump import Need
+from drivers.flow.pump import AGAIN, QUEUE, Wait
 from rings.chain import copy_in, copy_out, skip, total
 from rings.queue import Vringh
 
@@ -30,19 +29,18 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
         port: PacketQueue,
         traffic: Traffic,
         rules: HeaderRules,
-        on_port_gone: Callable[[PortGone], None],
     ) -> None:
-        super().__init__(queue, port, traffic, on_port_gone)
+        super().__init__(queue, port, traffic)
         self._rules = rules
         self.link_up = True
         """Whether the network is connected; if not, frames are dropped."""
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         ring, traffic, rules = self.queue.ring, self.traffic, self._rules
         if ring is None:
-            return 0, Need.QUEUE
+            return 0, QUEUE
         if not self.enabled:
-            return 0, Need.SINK
+            return 0, self._switched
         if not self.link_up:
             return self._discard(ring)
         send, known = self.port.send, rules.known
@@ -50,7 +48,7 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
         while moved < BUDGET and size < BUDGET_BYTES:
             chains = ring.getdescs(min(CHUNK, BUDGET - moved))
             if not chains:
-                return moved, Need.QUEUE
+                return moved, QUEUE
             done: list[tuple[int, int]] = []
             packets = octets = 0
             try:
@@ -71,7 +69,7 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
                         packets += 1
                         octets += length - HEADER_SIZE
                     else:
-                        return moved + len(done), Need.SINK
+                        return moved + len(done), self._writable
                     done.append((index, 0))
             finally:
                 ring.complete_each(done)
@@ -80,13 +78,13 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
                 traffic.bytes += octets
             moved += len(done)
             size += octets
-        return moved, Need.TURN
+        return moved, AGAIN
 
-    def _discard(self, ring: Vringh) -> tuple[int, Need]:
+    def _discard(self, ring: Vringh) -> tuple[int, Wait]:
         chains = ring.getdescs(BUDGET)
         ring.complete_each([(index, 0) for index, _, _ in chains])
         self.traffic.drop("link_down", len(chains))
-        return len(chains), Need.TURN if chains else Need.QUEUE
+        return len(chains), AGAIN if chains else QUEUE
 
 
 class VhostNetToDriver(NetFlow[DeviceQueue]):
@@ -102,9 +100,8 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
         traffic: Traffic,
         largest: int,
         mergeable: bool,
-        on_port_gone: Callable[[PortGone], None],
     ) -> None:
-        super().__init__(queue, port, traffic, on_port_gone)
+        super().__init__(queue, port, traffic)
         self._largest = largest  # maximum bytes of header and frame
         self._mergeable = mergeable
         self._small = 0  # bytes of the last chain that was smaller than the largest frame; 0 if there was none
@@ -125,12 +122,12 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
             self._spill.clear()
             self.traffic.drop(cause)
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         ring, traffic, recv = self.queue.ring, self.traffic, self.port.recv_into
         if ring is None:
-            return 0, Need.QUEUE
+            return 0, QUEUE
         if not self.enabled:
-            return 0, Need.SOURCE
+            return 0, self._switched
         if self._spill or self._expected > self._small > 0:
             return self._move_merged(ring)
         largest = self._largest if self._mergeable else 0
@@ -140,7 +137,7 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
         while moved < BUDGET and size < BUDGET_BYTES:
             chains = ring.getdescs(min(limit, BUDGET - moved))
             if not chains:
-                return moved, Need.QUEUE
+                return moved, QUEUE
             done: list[tuple[int, int]] = []
             packets = octets = 0
             try:
@@ -158,14 +155,14 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
                     if verdict is not None and length and verdict(bytes(segs[0][FILTER_AT:FILTER_END])) != "":
                         length = self._next_passing(segs, length)
                         if length < 0:
-                            return moved + len(done), Need.TURN
+                            return moved + len(done), AGAIN
                     if not length:
-                        return moved + len(done), Need.SOURCE
+                        return moved + len(done), self._readable
                     if undersized and length > self._small:
                         # This frame takes several buffers, and so may the following ones.
                         self._spill = bytearray(copy_out(segs, length))
                         self._expected = length
-                        return moved + len(done), Need.TURN
+                        return moved + len(done), AGAIN
                     if len(segs[0]) >= HEADER_SIZE:
                         segs[0][NUM_BUFFERS_AT:HEADER_SIZE] = ONE_BUFFER
                     else:
@@ -181,7 +178,7 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
             moved += len(done)
             size += octets
             limit = min(2 * limit, CHUNK)
-        return moved, Need.TURN
+        return moved, AGAIN
 
     def _next_passing(self, segs: Sequence[memoryview], length: int) -> int:
         """Read into ``segs``, which hold a frame of ``length`` bytes, until a frame passes the filter.
@@ -206,7 +203,7 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
         self.traffic.drop(cause, 1 if cause else 0)
         return bool(cause)
 
-    def _move_merged(self, ring: Vringh) -> tuple[int, Need]:
+    def _move_merged(self, ring: Vringh) -> tuple[int, Wait]:
         """Move frames into buffers smaller than frames may be. Unused chains of one frame are for the next."""
         traffic, pending = self.traffic, self.port.pending
         taken = TakenChains(ring, self._small)
@@ -214,10 +211,10 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
         try:
             while moved < BUDGET and size < BUDGET_BYTES:
                 if not self._spill and not pending():  # do not take dozens of chains in vain
-                    return moved, Need.SOURCE
-                length, need = self._merge(ring, taken)
-                if need is not None:
-                    return moved, need
+                    return moved, self._readable
+                length, wait = self._merge(ring, taken)
+                if wait is not None:
+                    return moved, wait
                 moved += 1
                 size += length
                 traffic.packets += 1
@@ -225,9 +222,9 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
         finally:
             taken.give_back()
             self._small = taken.share or self._small
-        return moved, Need.TURN
+        return moved, AGAIN
 
-    def _merge(self, ring: Vringh, taken: TakenChains) -> tuple[int, Need | None]:
+    def _merge(self, ring: Vringh, taken: TakenChains) -> tuple[int, Wait | None]:
         """Move one frame over as many buffers as it takes (section 5.1.9.3.2); all are published together.
 
         Before the read, take only as many chains as recent frames needed, because each costs time even if abandoned.
@@ -241,9 +238,9 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
                 into.append(self._beyond)
             length = self.port.recv_into(into)
             if not length:
-                return 0, Need.SOURCE
+                return 0, self._readable
             if self.filter is not None and self._drops(into, length):
-                return 0, Need.TURN
+                return 0, AGAIN
             self._expected = max(length, self._expected - (self._expected >> 4))
             if length <= room:
                 taken.complete(length)
@@ -256,11 +253,11 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
         length = len(self._spill)
         if taken.gather(length, ring.num) < length:
             if len(taken) < ring.num:
-                return 0, Need.QUEUE
+                return 0, QUEUE
             # All buffers of the ring are taken, and the frame does not fit.
             self._spill.clear()
             self.traffic.drop("too_long")
-            return 0, Need.TURN
+            return 0, AGAIN
         copy_in(taken.segments(), self._spill)
         self._spill.clear()
         taken.complete(length)

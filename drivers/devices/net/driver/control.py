@@ -12,7 +12,7 @@ from drivers.contracts.hw import DmaMemory
 from drivers.devices.net.control import ACK_OK, COMMAND_MAX, NetControl, emit
 from drivers.devices.net.flow import ControlFigures
 from drivers.errors import NeedsReset, TransportLost
-from drivers.flow.pump import Need, QueueFlow
+from drivers.flow.pump import QUEUE, Wait
 from drivers.memory.buffers import BufferBlock, block_memory
 from rings.memory import Addr
 
@@ -47,7 +47,7 @@ def control_memory(num: int) -> int:
     return block_memory(_slots(num), ACK_AT + 1)
 
 
-class VirtioNetControlQueue(QueueFlow):
+class VirtioNetControlQueue:
     """The flow of the control queue, and `execute`, which uses it. Commands are sent and answered in order."""
 
     def __init__(self, queue: DriverQueue, dma: DmaMemory, figures: ControlFigures) -> None:
@@ -78,7 +78,7 @@ class VirtioNetControlQueue(QueueFlow):
             raise NeedsReset(f"the device does not answer {control.command.name} within {TIMEOUT:g} s")
         return pending.done
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         ring, block, figures = self.queue.ring, self._block, self._figures
         moved = 0
         for slot, size in ring.get_each(ring.num):
@@ -100,7 +100,7 @@ class VirtioNetControlQueue(QueueFlow):
             self._in_flight[slot] = pending
             ring.add(((addr, size),), ((Addr(addr + ACK_AT), 1),), slot)
             moved += 1
-        return moved, Need.QUEUE
+        return moved, QUEUE
 
     def close(self) -> None:
         """Wake all waiting senders after a reset of the device."""

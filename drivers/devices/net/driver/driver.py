@@ -199,7 +199,7 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
 
     def _add_pairs(self, count: int) -> None:
         """Add buffers and flows up to ``count`` pairs. Only the first pair is enabled now. Raises MemoryError."""
-        device, settings, on_port_gone = self.device, self.settings, self._on_port_gone
+        device, settings = self.device, self.settings
         mergeable = device.has(F.MRG_RXBUF)
         rx_size, tx_size = buffer_sizes(device.features, self._mtu, settings.rx_buffer)
         incoming = device_offloads(device.features, any)
@@ -214,19 +214,17 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
                 rx.close()
                 raise
             self._buffers += (rx, tx)
-            receiver = VirtioNetReceive(
-                receive, port, figures.received, rx, rules, mergeable, settings.port.caps, on_port_gone
-            )
+            receiver = VirtioNetReceive(receive, port, figures.received, rx, rules, mergeable, settings.port.caps)
             receiver.fill()
             self._receive.append(receiver)
-            self._transmit.append(VirtioNetTransmit(transmit, port, figures.sent, tx, on_port_gone))
+            self._transmit.append(VirtioNetTransmit(transmit, port, figures.sent, tx))
             self._transmit[-1].enabled = not i
             if self._nursery is not None:
                 for flow in (self._receive[-1], self._transmit[-1]):
                     self._serve(self._nursery, flow)
 
     def _serve(self, nursery: trio.Nursery, flow: NetFlow[DriverQueue]) -> None:
-        nursery.start_soon(partial(pump, in_place=True), flow)
+        nursery.start_soon(self._report_errors, partial(pump, flow, in_place=True))
 
     def _on_port_gone(self, error: PortGone) -> None:
         """Give up the device; its reset turns off the carrier at the other end."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from drivers.bus.virtio import DriverQueue
 from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, Offloads, PacketQueue
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
 from drivers.devices.net.software import convert_data_valid
-from drivers.errors import PortGone
-from drivers.flow.pump import Need
+from drivers.flow.pump import AGAIN, QUEUE, Wait
 from drivers.memory.buffers import BufferBlock
 from rings.chain import copy_out, skip, total
 from rings.memory import Addr
@@ -48,19 +45,18 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
         port: PacketQueue,
         traffic: Traffic,
         slots: FrameBuffers,
-        on_port_gone: Callable[[PortGone], None],
     ) -> None:
-        super().__init__(queue, port, traffic, on_port_gone)
+        super().__init__(queue, port, traffic)
         self._slots = slots
         self._free = list(range(len(slots.addrs)))
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         free, ring = self._free, self.queue.ring
         if not self.enabled:
-            return 0, Need.SOURCE
+            return 0, self._switched
         free.extend(slot for slot, _ in ring.get_each(ring.num))
         if not free:
-            return 0, Need.QUEUE
+            return 0, QUEUE
         recv, segs, addrs = self.port.recv_into, self._slots.segs, self._slots.addrs
         buffers: list[tuple[Addr, int, int]] = []
         size = 0
@@ -69,11 +65,11 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
                 slot = free[-1]
                 length = recv(segs[slot])
                 if not length:
-                    return len(buffers), Need.SOURCE
+                    return len(buffers), self._readable
                 free.pop()
                 buffers.append((addrs[slot], length, slot))
                 size += length
-            return len(buffers), Need.TURN
+            return len(buffers), AGAIN
         finally:
             ring.add_each(buffers, False)
             self.traffic.packets += len(buffers)
@@ -94,10 +90,9 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
         rules: HeaderRules,
         mergeable: bool,
         offloads: Offloads,
-        on_port_gone: Callable[[PortGone], None],
     ) -> None:
         """``offloads``: those of the port."""
-        super().__init__(queue, port, traffic, on_port_gone)
+        super().__init__(queue, port, traffic)
         self._slots = slots
         self._rules = rules
         self._mergeable = mergeable
@@ -112,7 +107,7 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
         """Add all buffers to the ring; they are published once the device is live."""
         self.queue.ring.add_each(self._slots.whole, True)
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         ring, traffic, rules, port = self.queue.ring, self.traffic, self._rules, self.port
         send, known, segs, mergeable = port.send, rules.known, self._slots.segs, self._mergeable
         data_valid = rules.data_valid
@@ -120,7 +115,7 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
         while moved < BUDGET and size < BUDGET_BYTES:
             taken = self._taken or ring.get_each(min(CHUNK, BUDGET - moved))
             if not taken:
-                return moved, Need.QUEUE
+                return moved, QUEUE
             at = packets = octets = 0
             try:
                 while at < len(taken):
@@ -146,7 +141,7 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
                         packets += 1
                         octets += length - HEADER_SIZE
                     else:
-                        return moved + at, Need.SINK
+                        return moved + at, self._writable
                     at += count
             finally:
                 self._give_back(taken[:at])
@@ -155,7 +150,7 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
                 traffic.bytes += octets
             moved += at
             size += octets
-        return moved, Need.TURN
+        return moved, AGAIN
 
     def _give_back(self, used: list[tuple[int, int]]) -> None:
         """Return buffers to the ring: these, or others that were held back."""

@@ -22,7 +22,7 @@ from drivers.devices.rpmsg.layout import (
     RpmsgFeature,
 )
 from drivers.errors import ProbeError
-from drivers.flow.pump import Need, pump
+from drivers.flow.pump import AGAIN, QUEUE, Wait, pump
 from rings.chain import copy_in, copy_out, total
 
 __all__ = ["BoundVhostRpmsg", "RpmsgPlug"]
@@ -51,11 +51,11 @@ class VhostRpmsgToDriver(RpmsgOutFlow[DeviceQueue]):
         # The number of posted buffers is known only after they were taken: until then, assume a full ring.
         return self.queue.num
 
-    def fill(self) -> tuple[int, Need]:
+    def fill(self) -> tuple[int, Wait]:
         ring, bus = self.queue.ring, self._bus
         outbox, traffic = bus.outbox, bus.sent
         if ring is None:
-            return 0, Need.QUEUE
+            return 0, QUEUE
         chains = ring.getdescs(min(len(outbox), BUDGET)) if outbox else []
         done = []
         for head, readable, segs in chains:
@@ -79,34 +79,34 @@ class VhostRpmsgToDriver(RpmsgOutFlow[DeviceQueue]):
             ring.complete_each(done)
         bus.make_room()
         if not outbox:
-            return len(done), Need.SOURCE
-        return len(done), Need.TURN if len(done) == BUDGET else Need.QUEUE
+            return len(done), self._message
+        return len(done), AGAIN if len(done) == BUDGET else QUEUE
 
 
 class VhostRpmsgFromDriver(RpmsgInFlow[DeviceQueue]):
     """Queue 1: messages from the driver."""
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         ring, bus, take = self.queue.ring, self._bus, self._take
         if ring is None:
-            return 0, Need.QUEUE
+            return 0, QUEUE
         chains = ring.getdescs(BUDGET)
-        need = Need.TURN if len(chains) == BUDGET else Need.QUEUE
+        wait: Wait = AGAIN if len(chains) == BUDGET else QUEUE
         done: list[tuple[int, int]] = []
         for head, segs, writable in chains:
             if writable:
                 bus.drop("writable")
             elif len(segs) == 1:
                 if not take(segs[0], len(segs[0])):
-                    need = Need.SINK
+                    wait = self._room
             elif not self._gather(segs):
-                need = Need.SINK
-            if need is Need.SINK:
+                wait = self._room
+            if wait is self._room:
                 break
             done.append((head, 0))
         ring.complete_each(done)
         ring.abandon(len(chains) - len(done))
-        return len(done), need
+        return len(done), wait
 
     def _gather(self, segs: list[memoryview]) -> bool:
         """Deliver a message in several pieces, or in none; copies at most `MAX_BUFFER` bytes."""

@@ -17,7 +17,7 @@ from drivers.devices.rpmsg.layout import (
     RpmsgFeature,
 )
 from drivers.errors import ProbeError
-from drivers.flow.pump import Need, pump
+from drivers.flow.pump import AGAIN, QUEUE, Wait, pump
 from drivers.memory.buffers import BufferBlock, block_memory
 from drivers.memory.vring import ring_memory
 from rings.errors import MemoryFault, RemoteRingError
@@ -65,7 +65,7 @@ class VirtioRpmsgTransmit(RpmsgOutFlow[DriverQueue]):
         while done := ring.get_each(ring.num):
             self._free.extend(index for index, _ in done)
 
-    def fill(self) -> tuple[int, Need]:
+    def fill(self) -> tuple[int, Wait]:
         bus, free = self._bus, self._free
         outbox, traffic = bus.outbox, bus.sent
         if len(free) < len(outbox) or bus.waiting:
@@ -83,8 +83,8 @@ class VirtioRpmsgTransmit(RpmsgOutFlow[DriverQueue]):
             self.queue.ring.add_each(batch, False)
         bus.make_room()
         if outbox:
-            return len(batch), Need.TURN if free else Need.QUEUE
-        return len(batch), Need.QUEUE if bus.waiting else Need.SOURCE
+            return len(batch), AGAIN if free else QUEUE
+        return len(batch), QUEUE if bus.waiting else self._message
 
     def notify_pump(self) -> None:
         if self._free:  # a sender has reclaimed buffers before the device's notification woke the pump
@@ -107,23 +107,23 @@ class VirtioRpmsgReceive(RpmsgInFlow[DriverQueue]):
     def close(self) -> None:
         self._bus.drop("reset", len(self._used))
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         ring, used, take = self.queue.ring, self._used, self._take
         views, addrs, size = self._buffers.views, self._buffers.addrs, self._buffers.size
         back = []
         if not used:
             used.extend(reversed(ring.get_each(BUDGET)))
-        need = Need.TURN if len(used) == BUDGET else Need.QUEUE
+        wait: Wait = AGAIN if len(used) == BUDGET else QUEUE
         while used:
             index, written = used[-1]
             if not take(views[index], written):
-                need = Need.SINK
+                wait = self._room
                 break
             used.pop()
             back.append((addrs[index], size, index))
         if back:
             ring.add_each(back, True)
-        return len(back), need
+        return len(back), wait
 
 
 class BoundVirtioRpmsg(VirtioBound[RpmsgSettings]):

@@ -20,7 +20,7 @@ from drivers.devices.scsi.layout import (
     Lun,
     Response,
 )
-from drivers.flow.pump import Need, QueueFlow, Serve
+from drivers.flow.pump import AGAIN, QUEUE, Wait
 from rings.chain import Chain, copy_in
 from rings.errors import BadChain
 from rings.queue import Vringh
@@ -39,7 +39,7 @@ class _FunctionResult:
     response: Response
 
 
-class VhostScsiControlFlow(QueueFlow):
+class VhostScsiControlFlow:
     """The control queue. It is never served in place, because a function may have to wait for the request queues."""
 
     def __init__(
@@ -53,18 +53,18 @@ class VhostScsiControlFlow(QueueFlow):
         self._ring = queue.ring
         self._results: deque[_FunctionResult] = deque()
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         ring = self._ring
         if ring is None or self.queue.ring is not ring:
-            return 0, Need.QUEUE
+            return 0, QUEUE
         moved = self._answer_functions(ring)
         for _ in range(BUDGET):
             chain = ring.getdesc()
             if chain is None:
-                return moved, Need.QUEUE
+                return moved, QUEUE
             moved += 1
             self._begin(ring, ControlRequest.parse(chain))
-        return moved, Need.TURN
+        return moved, AGAIN
 
     def _begin(self, ring: Vringh, request: ControlRequest) -> None:
         self._figures.taken += 1
@@ -138,7 +138,7 @@ class VhostScsiControlFlow(QueueFlow):
         ring.complete(request.head, request.answer(response, events))
 
 
-class VhostScsiEventFlow(QueueFlow):
+class VhostScsiEventFlow:
     """The event queue. Events for which the driver has no buffer are lost, and the next one carries EVENTS_MISSED."""
 
     def __init__(self, queue: DeviceQueue, session: ScsiSession) -> None:
@@ -147,26 +147,28 @@ class VhostScsiEventFlow(QueueFlow):
         self._figures = session.plug.events
         self._ring = queue.ring
         self._events: deque[tuple[int, Lun, int]] = deque()
+        # An event or the end of the ring. Buffers that the driver adds meanwhile need no attention yet.
+        self._event: Wait = queue.signal.wait
 
     def post(self, event: EventType, lun: Lun, reason: int) -> None:
         """Queue an event for the driver."""
         self._events.append((event, lun, reason))
         self.queue.signal.set()
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         ring, moved = self._ring, 0
         if ring is None or self.queue.ring is not ring:
-            return 0, Need.QUEUE
+            return 0, QUEUE
         while self._events or self._session.events_missed:
             chain = ring.getdesc()
             if chain is None:
                 self._figures.drop("no_buffer", len(self._events))
                 self._events.clear()
                 self._session.events_missed = True
-                return moved, Need.QUEUE
+                return moved, QUEUE
             self._fill(ring, chain)
             moved += 1
-        return moved, Need.SOURCE
+        return moved, self._event
 
     def _fill(self, ring: Vringh, chain: Chain) -> None:
         """Write the next event, or EVENTS_MISSED alone, into a buffer (section 5.6.6.3).
@@ -188,7 +190,3 @@ class VhostScsiEventFlow(QueueFlow):
             self._figures.packets += 1
             self._figures.bytes += EVENT.size
         ring.complete(head, copy_in(writable, data))
-
-    async def wait(self, need: Need, serve: Serve | None = None) -> None:
-        """Wait for an event or the end of the ring. Buffers that the driver adds meanwhile need no attention yet."""
-        await self.queue.signal.wait()

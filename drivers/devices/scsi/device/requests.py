@@ -19,7 +19,7 @@ from drivers.devices.scsi.layout import (
 )
 from drivers.devices.scsi.sense import Asc, Sense, SenseKey
 from drivers.flow.figures import RequestFigures
-from drivers.flow.pump import Need
+from drivers.flow.pump import QUEUE, Wait
 from drivers.storage.job_flow import AT_ONCE, JobFlow
 from drivers.storage.workers import IoKind, Job
 from rings.chain import Chain, copy_in, take
@@ -80,12 +80,12 @@ class VhostScsiRequestFlow(JobFlow):
             self._catch_ups.append((self.figures.taken + ring.num, callback))
             self.queue.signal.wake()
 
-    def move(self) -> tuple[int, Need]:
-        moved, need = super().move()
+    def move(self) -> tuple[int, Wait]:
+        moved, wait = super().move()
         if self._catch_ups:
-            empty = need is Need.QUEUE and (self._ring is None or not self._ring.paused)
+            empty = wait is QUEUE and (self._ring is None or not self._ring.paused)
             self._end_catch_ups(sum(empty or self.figures.taken >= target for target, _ in self._catch_ups))
-        return moved, need
+        return moved, wait
 
     def _end_catch_ups(self, count: int) -> None:
         for _ in range(count):

@@ -24,7 +24,7 @@ from drivers.devices.scsi.layout import (
     ScsiStatus,
 )
 from drivers.flow.figures import RequestFigures
-from drivers.flow.pump import Need, QueueFlow
+from drivers.flow.pump import QUEUE, Wait
 from drivers.memory.buffers import BufferBlock
 from drivers.storage.request_queue import RequestQueue
 from rings.memory import Addr
@@ -147,7 +147,7 @@ class _ControlExchange:
     answer: bytes | None = None
 
 
-class VirtioScsiControlFlow(QueueFlow):
+class VirtioScsiControlFlow:
     """The control queue. Requests are sent in order; the device answers in any order."""
 
     def __init__(self, queue: DriverQueue, dma: DmaMemory, figures: RequestFigures) -> None:
@@ -180,7 +180,7 @@ class VirtioScsiControlFlow(QueueFlow):
             self._in_flight[slot] = exchange
             self._figures.taken += 1
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         moved = 0
         while (used := self.queue.ring.get()) is not None:
             slot, written = used
@@ -196,7 +196,7 @@ class VirtioScsiControlFlow(QueueFlow):
             self._free.append(slot)
             moved += 1
         self._feed()
-        return moved, Need.QUEUE
+        return moved, QUEUE
 
     def close(self) -> None:
         for exchange in (*self._in_flight.values(), *self._backlog):
@@ -205,7 +205,7 @@ class VirtioScsiControlFlow(QueueFlow):
         self._slots.close()
 
 
-class VirtioScsiEventFlow(QueueFlow):
+class VirtioScsiEventFlow:
     """The event queue. Each buffer returns to the ring as soon as its event was read."""
 
     def __init__(self, queue: DriverQueue, dma: DmaMemory, size: int, initiator: Initiator) -> None:
@@ -218,7 +218,7 @@ class VirtioScsiEventFlow(QueueFlow):
         size = self._buffers.size
         self.queue.ring.add_each([(addr, size, index) for index, addr in enumerate(self._buffers.addrs)], True)
 
-    def move(self) -> tuple[int, Need]:
+    def move(self) -> tuple[int, Wait]:
         moved, figures = 0, self._initiator.event_figures
         while (used := self.queue.ring.get()) is not None:
             index, written = used
@@ -233,7 +233,7 @@ class VirtioScsiEventFlow(QueueFlow):
             figures.packets += 1
             figures.bytes += EVENT.size
             self._initiator.publish_event(ScsiEvent(event & ~EVENTS_MISSED, Lun.parse(lun), reason, missed))
-        return moved, Need.QUEUE
+        return moved, QUEUE
 
     def close(self) -> None:
         self._buffers.close()
