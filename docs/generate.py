@@ -32,8 +32,9 @@ TOPOLOGY = """\
 <!-- Written by docs/generate.py from the records; do not edit. -->
 
 A topology file is [TOML](https://toml.io). It names hosts, the links and NTBs that join them, and devices with what is
-plugged into their two ends. `vnet up FILE` builds it. A key that does not exist, a value that is impossible and two
-parts that do not go together are reported in one line: file, key, value, reason.
+plugged into their two ends. `vnet up FILE` builds it, and `vnet validate FILE` checks it. Each unknown key, impossible
+value and conflict between two parts is one line: file, key, value, reason. All problems of a file are reported in the
+order of the file, the first 100 of them in full. A check that needs a valid record waits until the record is valid.
 
 Editors that know TOML complete and check a file that begins with `#:schema vnet.schema.json`; `vnet schema` prints
 that [schema](vnet.schema.json). [The gallery](gallery.md) has a file for each use case.

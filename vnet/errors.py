@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rings.errors import MemoryFault
@@ -13,6 +13,7 @@ __all__ = [
     "ConfigError",
     "ControlError",
     "FieldError",
+    "Keys",
     "LinkDown",
     "PoisonedData",
     "PrivilegeError",
@@ -20,6 +21,7 @@ __all__ = [
     "SettingRefused",
     "TrafficError",
     "UnsupportedRequest",
+    "dotted",
     "settings_of",
 ]
 
@@ -44,15 +46,45 @@ class PoisonedData(MemoryFault):
     """The data arrived marked as damaged, and must not be used."""
 
 
-class FieldError(ValueError):
-    """One ``field`` of a record has an invalid ``value``; ``why`` completes the message."""
+Keys = tuple[str | int, ...]
+"""Keys of tables and indexes of lists that lead to a value."""
 
-    def __init__(self, field: str, value: object, why: str) -> None:
-        super().__init__(field, value, why)
-        self.field, self.value, self.why = field, value, why
+
+def dotted(keys: Keys) -> str:
+    """Return the keys as one path, such as devices.scsi0.device.luns[0].size."""
+    texts = (f"[{key}]" if isinstance(key, int) else f".{_printable(key)}" for key in keys)
+    return "".join(texts).removeprefix(".")
+
+
+def _printable(key: str) -> str:
+    return key if key.isprintable() else repr(key)
+
+
+def _shown(value: object) -> str:
+    """Return ``value`` on one line: `repr` keeps the lines of a text together."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, or tables nested too deeply
+        return "a value too long to print"
+
+
+class FieldError(ValueError):
+    """A record has an invalid ``value`` at ``keys``; a ``value`` of None is a missing one. ``why`` is the reason."""
+
+    def __init__(self, keys: Keys, value: object, why: str) -> None:
+        super().__init__(keys, value, why)
+        self.keys, self.value, self.why = keys, value, why
 
     def __str__(self) -> str:
-        return f"{self.field} = {self.value!r}: {self.why}"
+        return str(self.in_file(""))
+
+    def inside(self, *keys: str | int) -> FieldError:
+        """Return the same error of the record that has this one at ``keys``."""
+        return FieldError((*keys, *self.keys), self.value, self.why)
+
+    def in_file(self, file: str) -> ConfigError:
+        """Return the error of a ``file`` whose top level is the record."""
+        return ConfigError(file, dotted(self.keys) or "top level", self.value, self.why)
 
 
 class SettingRefused(OSError):
@@ -66,30 +98,45 @@ class SettingRefused(OSError):
 class ConfigError(Exception):
     """An invalid setting: its ``file``, its ``path`` in the file, its ``value``, and the reason.
 
-    An empty ``path`` means the whole file, a ``value`` of None a missing one.
+    An empty ``path`` means the whole file, a ``value`` of None a missing one. If the file has more invalid settings,
+    this is the first one, and ``more`` has the others; the message is about the first one alone.
     """
 
-    def __init__(self, file: str, path: str, value: object, why: str) -> None:
+    def __init__(self, file: str, path: str, value: object, why: str, more: Sequence[ConfigError] = ()) -> None:
         super().__init__(file, path, value, why)
         self.file = file
         self.path = path
         self.value = value
         self.why = why
+        self.more = tuple(more)
+
+    @classmethod
+    def of(cls, file: str, errors: Sequence[FieldError]) -> ConfigError:
+        """Return the error of a ``file`` with at least one invalid setting."""
+        first, *others = (error.in_file(file) for error in errors)
+        first.more = tuple(others)
+        return first
+
+    @property
+    def all(self) -> tuple[ConfigError, ...]:
+        """This error and those in ``more``."""
+        return self, *self.more
 
     def __str__(self) -> str:
         if self.value is None:
             return ": ".join(filter(None, (self.file, self.path, self.why)))
-        # repr keeps multi-line text of the file on one line.
-        return f"{self.file}: {self.path} = {self.value!r}: {self.why}"
+        return ": ".join(filter(None, (self.file, f"{self.path} = {_shown(self.value)}", self.why)))
 
 
 @contextmanager
 def settings_of(file: str, rename: Callable[[str], str] = lambda path: path) -> Iterator[None]:
-    """Re-raise a `ConfigError` with the name of the setting's ``file``, and its path changed by ``rename``."""
+    """Re-raise a `ConfigError` with the name of the setting's ``file``, and its paths changed by ``rename``."""
     try:
         yield
     except ConfigError as exc:
-        raise ConfigError(file, rename(exc.path), exc.value, exc.why) from None
+        first, *others = (ConfigError(file, rename(each.path), each.value, each.why) for each in exc.all)
+        first.more = tuple(others)
+        raise first from None
 
 
 SUDO = 'sudo "$(command -v vnet)"'

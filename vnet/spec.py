@@ -11,7 +11,7 @@ import attrs
 
 from drivers.registry import DEVICES, TRANSPORTS
 from rings.features import bits, mask
-from vnet.errors import FieldError
+from vnet.errors import FieldError, Keys
 from vnet.link.tlp import GENERATIONS, LANES, SIZES
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "OF_TRANSPORT",
     "PATH_RULE",
     "PeerSpec",
-    "Problem",
     "WINDOW",
     "WINDOW_MAX",
     "file_key",
@@ -89,7 +88,7 @@ class Must:
 
     def __call__(self, _: object, field: attrs.Attribute[Any], value: Any) -> None:
         if value is not None and not self.good(value):
-            raise FieldError(field.name, value, f"must be {self.why if isinstance(self.why, str) else self.why()}")
+            raise FieldError((field.name,), value, f"must be {self.why if isinstance(self.why, str) else self.why()}")
 
 
 def must(good: Callable[[Any], object], why: str | Callable[[], str]) -> Any:
@@ -97,8 +96,6 @@ def must(good: Callable[[Any], object], why: str | Callable[[], str]) -> Any:
     return Must(good, why)
 
 
-Problem = tuple[str, object, str]
-"""A field, its value, and the reason why the value is invalid."""
 OF_TRANSPORT = {"transport": True}
 """Metadata of a field that only some transports use."""
 
@@ -164,12 +161,11 @@ class FaultSpec:
             return self.flap_ms
         return FLAP if self.flap_every_ms is None else min(FLAP, self.flap_every_ms / 2)
 
-    def clash(self) -> Problem | None:
-        """Return the first conflict between two fields, as `DeviceSpec.clash` does."""
+    def problems(self) -> Iterator[FieldError]:
+        """Yield the conflicts between fields."""
         if self.flap_every_ms is not None and self.flap_every_ms <= self.flap_length_ms:
             why = f"must be above {self.flap_length_ms:g} (flap_ms), or the link is never up"
-            return "flap_every_ms", self.flap_every_ms, why
-        return None
+            yield FieldError(("flap_every_ms",), self.flap_every_ms, why)
 
 
 @attrs.frozen
@@ -299,20 +295,22 @@ class DeviceSpec:
         """Return the most memory of its host that the driver needs, in bytes; 0 if unknown."""
         return 0
 
-    def problem(self) -> Problem | None:
-        """Return the first invalid field, with value and reason; None if the device is valid."""
-        try:
-            self.features_off_mask()
-        except KeyError as exc:
-            return "features_off", list(self.features_off), str(exc.args[0])
-        return self.clash()
+    def problems(self) -> Iterator[FieldError]:
+        """Yield the invalid fields and the conflicts between fields."""
+        yield from self._unknown_features("features_off")
 
-    def shortage(self) -> Problem | None:
-        """Return the first field whose size keeps the device from coming up, as `problem` does."""
+    def shortages(self) -> Iterator[FieldError]:
+        """Yield the fields whose size keeps the device from coming up; only for a device without `problems`."""
         if self.queue_size < self.queue_size_min:
             why = f"must be at least {self.queue_size_min} for a {self.type} device"
-            return "queue_size", self.queue_size, why
-        return None
+            yield FieldError(("queue_size",), self.queue_size, why)
+
+    def _unknown_features(self, field: str) -> Iterator[FieldError]:
+        names = getattr(self, field)
+        try:
+            self.features_off_mask(names)
+        except KeyError as exc:
+            yield FieldError((field,), list(names), str(exc.args[0]))
 
     def features_off_mask(self, off: tuple[str, ...] | None = None) -> int:
         """Return the feature bits named in ``off``, by default in ``features_off``.
@@ -341,10 +339,6 @@ class DeviceSpec:
         """The field that sets the number of virtqueues, and that number."""
         return "type", 1
 
-    def clash(self) -> Problem | None:
-        """Return field, value and reason of the first conflict between two fields, or None."""
-        return None
-
     def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
         """Yield shell commands with which a user can try the device."""
         return iter(())
@@ -353,13 +347,13 @@ class DeviceSpec:
         """Yield the paths of sockets and terminals that its ends make."""
         return iter(())
 
-    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield (field, resource) for each resource that only one device can use, such as an interface.
+    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[Keys, tuple[str, ...]]]:
+        """Yield (keys, resource) for each resource that only one device can use, such as an interface.
 
         The first item of a resource is its kind.
         """
         if self.socket is not None:
-            yield "socket", ("file", file_key(self.socket))
+            yield ("socket",), ("file", file_key(self.socket))
 
 
 @attrs.frozen
@@ -379,14 +373,11 @@ class PeerSpec(DeviceSpec):
         """Return the most memory that the local driver needs, in bytes; 0 if unknown (mediated mode)."""
         return 0
 
-    def clash(self) -> Problem | None:
+    def problems(self) -> Iterator[FieldError]:
         for field in ("local_features_off", "local_ring"):
             given = getattr(self, field)
             if self.mode == "direct" and given:
                 shown = given if isinstance(given, str) else list(given)
-                return field, shown, "requires mode = 'mediated': only there is a local driver"
-        try:
-            self.features_off_mask(self.local_features_off)
-        except KeyError as exc:
-            return "local_features_off", list(self.local_features_off), str(exc.args[0])
-        return None
+                yield FieldError((field,), shown, "requires mode = 'mediated': only there is a local driver")
+        yield from self._unknown_features("local_features_off")
+        yield from super().problems()

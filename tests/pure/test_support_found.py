@@ -42,7 +42,7 @@ WITHOUT = {
     "vnet/ports/packet": "base",
     "vnet/ports/rpmsg": "pty",
     "vnet/system": "qemu world",
-    "vnet/topology": "reference structure",
+    "vnet/topology": "reference",
 }
 """Per folder: long modules that are tested under another name, or through others. Take names off; add none."""
 

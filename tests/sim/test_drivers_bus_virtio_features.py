@@ -27,6 +27,7 @@ from vnet.testing import (
     tapped,
     unharmed,
 )
+from vnet.topology import check
 
 CONTROLLED = Options(queue_size=16, control=True)
 NO_REGISTERS = ("vhost_user",)
@@ -95,7 +96,7 @@ async def test_features_and_buffers_are_the_table_s_unless_the_topology_override
     """The device publishes what its driver then has."""
     topology = Options().topology()
     spec = attrs.evolve(topology.devices["net0"], **{"queue_size": NetSpec().queue_size, **given})
-    async with open_world(attrs.evolve(topology, devices={"net0": spec}).check("test"), "test") as world:
+    async with open_world(check(attrs.evolve(topology, devices={"net0": spec}), "test"), "test") as world:
         await world.wait_up()
         device = world.devices["net0"]
         assert device.virtio is not None

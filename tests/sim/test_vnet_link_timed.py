@@ -23,6 +23,7 @@ from vnet.spec import LinkSpec
 from vnet.system.snapshot import describe
 from vnet.system.world import open_world
 from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed
+from vnet.topology import check
 
 TIMED = LinkSpec(root="rc", endpoint="ep", generation=3, lanes=8)
 SLOW = LinkSpec(root="rc", endpoint="ep", generation=1, lanes=1, max_payload=128, max_read_request=128)
@@ -214,7 +215,7 @@ async def open_ntb(**links: LinkSpec) -> AsyncIterator[NetPair]:
         name: attrs.evolve(links.get(name, spec), root=spec.root, endpoint=spec.endpoint)
         for name, spec in topology.links.items()
     }
-    async with open_world(attrs.evolve(topology, links=specs).check("test"), "test") as world:
+    async with open_world(check(attrs.evolve(topology, links=specs), "test"), "test") as world:
         await world.wait_up()
         yield NetPair(world)
 

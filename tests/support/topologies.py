@@ -1,6 +1,11 @@
-"""Topology text that several test files begin with."""
+"""Topology text that several test files begin with, and the problems of a text."""
 
 from __future__ import annotations
+
+import pytest
+
+from vnet.errors import ConfigError
+from vnet.topology import parse
 
 TWO_HOSTS = """\
 [hosts.rc]
@@ -18,3 +23,16 @@ transport = "vhost_user"
 host = "rc"
 socket = "{path}"
 """
+
+
+def errors(text: str) -> tuple[ConfigError, ...]:
+    """All problems of a topology text."""
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "t.toml")
+    assert all("\n" not in str(error) and error.file == "t.toml" for error in caught.value.all)
+    return caught.value.all
+
+
+def places(text: str) -> list[str]:
+    """Where the problems of a topology text are."""
+    return [error.path for error in errors(text)]

@@ -17,7 +17,7 @@ from vnet.demo import default_topology
 from vnet.ends.net.end import PortSpec, net_specs
 from vnet.system.exports import DeviceExport, open_exports
 from vnet.system.world import open_world
-from vnet.topology import Topology
+from vnet.topology import Topology, check
 
 __all__ = ["driver_topology", "export", "serve"]
 
@@ -34,7 +34,7 @@ def driver_topology(socket: Path, netns: str) -> Topology:
         )
         for name, spec in net_specs(default).items()
     }
-    return attrs.evolve(default, devices=devices).check("benchmark")
+    return check(attrs.evolve(default, devices=devices), "benchmark")
 
 
 def export(socket: Path, netns: str) -> dict[str, DeviceExport]:

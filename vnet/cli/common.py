@@ -1,4 +1,4 @@
-"""Parts that commands share: errors in one line, and the option with the name of a system."""
+"""Parts that commands share: errors in one line each, and the option with the name of a system."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from vnet.cli.live_names import complete_systems
 from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError, TrafficError
 from vnet.names import NAME
 
-__all__ = ["EXPECTED", "errors_in_one_line", "name_option", "one_line", "report"]
+__all__ = ["EXPECTED", "errors_in_one_line", "lines", "name_option", "one_line", "report"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 EXPECTED = (ConfigError, ControlError, PrivilegeError, DriverError, TrafficError, MemoryFault, OSError)
 """Errors that users cause or can fix: they are reported in one line, without a traceback."""
+PROBLEMS = 100
+"""Most problems of one file that are shown."""
 
 
 class _Failure(click.ClickException):
@@ -53,18 +55,27 @@ def errors_in_one_line(command: Callable[P, R]) -> Callable[P, R]:
         except BrokenPipeError:
             raise  # the reader of our output has closed it; `vnet.cli.start` exits quietly
         except EXPECTED as exc:
-            raise _Failure([one_line(exc)]) from None
+            raise _Failure(lines(exc)) from None
         except BaseExceptionGroup as group:
             closed, rest = group.split(BrokenPipeError)
             if closed is not None and _uncancelled(rest) is None:
                 raise next(_leaves(closed)) from None
-            lines, unexpected = _sort(group)
-            if unexpected is None and lines:
-                raise _Failure(lines) from None
-            _Failure(lines).show()
+            texts, unexpected = _sort(group)
+            if unexpected is None and texts:
+                raise _Failure(texts) from None
+            _Failure(texts).show()
             raise (unexpected or group) from None
 
     return run
+
+
+def lines(error: BaseException) -> list[str]:
+    """Return a line per problem of a `ConfigError`, at most `PROBLEMS` and how many more there are; else one line."""
+    if not isinstance(error, ConfigError):
+        return [one_line(error)]
+    shown = [one_line(each) for each in error.all[:PROBLEMS]]
+    more = len(error.all) - len(shown)
+    return [*shown, f"{error.file}: {more} more"] if more else shown
 
 
 def one_line(error: BaseException) -> str:
@@ -85,8 +96,8 @@ def _sort(group: BaseExceptionGroup) -> tuple[list[str], BaseExceptionGroup | No
     """Return the lines of the expected errors, without repetition, and a group of the others without cancellations."""
     expected, others = group.split(EXPECTED)
     unexpected = _uncancelled(others)
-    lines = [] if expected is None else [one_line(error) for error in _leaves(expected)]
-    return list(dict.fromkeys(lines)), unexpected
+    texts = [] if expected is None else [line for error in _leaves(expected) for line in lines(error)]
+    return list(dict.fromkeys(texts)), unexpected
 
 
 def _uncancelled(group: BaseExceptionGroup | None) -> BaseExceptionGroup | None:

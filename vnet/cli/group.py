@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "bench": "vnet.cli.bench",
     "serve": "vnet.cli.serve",
     "doctor": "vnet.cli.doctor",
+    "validate": "vnet.cli.validate",
     "schema": "vnet.cli.schema",
     "completion": "vnet.cli.completion",
 }

@@ -14,6 +14,7 @@ import trio
 
 from vnet.cli.common import errors_in_one_line, name_option, report
 from vnet.cli.signals import run_until_ended
+from vnet.cli.topology_file import FILE, open_topology
 from vnet.cli.view import view_command
 from vnet.errors import settings_of
 from vnet.linux.netns import NETNS_DIR
@@ -21,16 +22,18 @@ from vnet.system.claim import claim
 from vnet.system.control import ControlServer
 from vnet.system.state import socket_path
 from vnet.system.world import World, open_world
-from vnet.topology import DEFAULT, Topology, load, parse, read
+from vnet.topology import DEFAULT, Topology, parse
 
 __all__ = ["command"]
 
+BUILT_IN = "built-in topology"
+"""Name in errors of the topology without a file."""
 GRACE = 3.0
 """Seconds between SIGTERM and SIGKILL for the command of --exec."""
 
 
 @click.command("up")
-@click.argument("topology", required=False, type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.argument("topology", required=False, type=FILE)
 @name_option
 @click.option("--exec", "run", metavar="CMD", help="Run CMD in a shell on the driver's host, then end with its status.")
 @errors_in_one_line
@@ -42,18 +45,8 @@ def command(topology: Path | None, name: str, run: str | None) -> None:
     signal arrives before all devices are up. With --exec, the status is CMD's, or 128 + the number of the signal that
     ended vnet before CMD.
     """
-    file, parsed = _topology(topology)
+    file, parsed = open_topology(topology) if topology else (BUILT_IN, parse(DEFAULT, BUILT_IN))
     click.get_current_context().exit(run_until_ended(partial(_up, parsed, file, name, run)))
-
-
-def _topology(path: Path | None) -> tuple[str, Topology]:
-    """Return the name of the topology in errors, and the topology. Raises ConfigError."""
-    if path is None:
-        return (file := "built-in topology"), parse(DEFAULT, file)
-    if str(path) == "-":
-        with os.fdopen(0, "rb", closefd=False) as stdin:
-            return (file := "standard input"), read(stdin, file)
-    return str(path), load(path)
 
 
 async def _up(topology: Topology, file: str, name: str, run: str | None, serving: trio.Event) -> int:

@@ -11,9 +11,9 @@ from typing import Literal
 import attrs
 
 from drivers.contracts.ports import SectorStore
-from vnet.errors import ConfigError
+from vnet.errors import ConfigError, FieldError, Keys
 from vnet.ports.disk.store import MemoryStore, open_file_store
-from vnet.spec import FILE_RULE, MIB, Problem, file_key, is_path, must
+from vnet.spec import FILE_RULE, MIB, file_key, is_path, must
 
 __all__ = ["OpenStore", "StoreSpec", "open_store"]
 
@@ -44,22 +44,24 @@ class StoreSpec:
     )
     """Logical block size in bytes."""
 
-    def clash(self, where: str) -> Problem | None:
-        """Return the first conflict of two fields, as `vnet.spec.DeviceSpec.clash`; ``where`` is the store's key."""
+    def problems(self) -> Iterator[FieldError]:
+        """Yield the conflicts between fields."""
         if self.store == "file" and self.path is None:
-            return f"{where}.path", None, "must be given for a file store"
+            yield FieldError(("path",), None, "must be given for a file store")
         if self.store == "memory" and self.path is not None:
-            return f"{where}.path", self.path, "must be absent for a memory store"
+            yield FieldError(("path",), self.path, "must be absent for a memory store")
         if self.store == "memory" and self.size is None:
-            return f"{where}.size", None, "must be given for a memory store"
+            yield FieldError(("size",), None, "must be given for a memory store")
         if self.store == "memory" and self.shared:
-            return f"{where}.shared", True, "must be false for a memory store"
-        return None
+            yield FieldError(("shared",), True, "must be false for a memory store")
 
-    def claims(self, where: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield the file if only this device may write to it, as `vnet.spec.DeviceSpec.claims` does."""
+    def claims(self, *where: str | int) -> Iterator[tuple[Keys, tuple[str, ...]]]:
+        """Yield the file if only this device may write to it, as `vnet.spec.DeviceSpec.claims` does.
+
+        ``where`` are the keys of the store in the device.
+        """
         if self.path is not None and not (self.read_only or self.shared):
-            yield f"{where}.path", ("file", file_key(self.path))
+            yield (*where, "path"), ("file", file_key(self.path))
 
     def open_error(self, where: str, error: OSError | MemoryError) -> ConfigError:
         """Return the ConfigError for an ``error`` from opening the store; ``where`` is the store's key."""

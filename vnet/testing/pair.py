@@ -23,7 +23,7 @@ from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
 from vnet.system.world import Device, World
 from vnet.testing.footprint import Footprint, fds
-from vnet.topology import Topology
+from vnet.topology import Topology, check
 
 __all__ = ["IDEAL", "MEGABYTE", "Pair", "carried", "over"]
 
@@ -58,7 +58,7 @@ def carried(
             links[own], links[other] = attrs.evolve(link, endpoint=SOC), LinkSpec(root=ENDPOINT, endpoint=SOC)
             ntbs[f"{NTB}{i}"] = NtbSpec(SOC, other, own, mw=memory * 3 // 4 // len(devices))
             places[name] = attrs.evolve(spec, transport=transport, ntb=f"{NTB}{i}")
-    return Topology(hosts, links, places, ntbs).check("test")
+    return check(Topology(hosts, links, places, ntbs), "test")
 
 
 _default: ContextVar[str] = ContextVar("transport", default="pci")

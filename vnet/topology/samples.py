@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from drivers.registry import TRANSPORTS
-from vnet.topology.topology import Topology, parse
+from vnet.topology.reader import parse
+from vnet.topology.topology import Topology
 
 __all__ = ["built_in", "built_in_text"]
 

@@ -1,42 +1,76 @@
-"""Conversion of TOML values to records; reports the first invalid value with its place in the file."""
+"""Conversion of TOML values to records; reports all invalid values with their places."""
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache, lru_cache
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.errors import ForbiddenExtraKeysError, IterableValidationError
+from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
 from drivers.registry import TRANSPORTS
 from vnet.ends import ENDS
-from vnet.errors import ConfigError, FieldError
-from vnet.spec import DeviceSpec
+from vnet.errors import FieldError, Keys
+from vnet.spec import CARRIERS, DeviceSpec, HostSpec, LinkSpec, Must, NtbSpec
 
-__all__ = ["structure"]
+__all__ = ["references", "structure"]
 
 T = TypeVar("T")
 WORDS: Mapping[type, str] = {int: "a whole number", str: "text in quotes", bool: "true or false"}
 """Description of a value of each type, after "must be"."""
+LIKENESS = 0.7
+"""Least similarity of a misspelt key to the key that it stands for, between 0 and 1."""
+REFERENCES: Mapping[str, tuple[type, tuple[str, ...]]] = {
+    "hosts": (HostSpec, ("memory",)),
+    "links": (LinkSpec, ("root", "endpoint")),
+    "ntbs": (NtbSpec, ("host", "primary", "secondary")),
+    "devices": (DeviceSpec, ("type", "transport", *CARRIERS, "function")),
+}
+"""Class of records by table, and the keys that concern other records."""
 
 
-def structure(raw: Any, kind: type[T], file: str) -> T:
-    """Return ``raw`` as a record of class ``kind``. Raises ConfigError for the first invalid value."""
+def structure(raw: Any, kind: type[T]) -> tuple[T | None, list[FieldError]]:
+    """Return ``raw`` as a record of class ``kind`` and no errors, or None and all errors."""
     try:
-        record: T = _converter().structure(raw, kind)
-        return record
+        return _converter().structure(raw, kind), []
     except cattrs.BaseValidationError as exc:
-        path, value, why = _first(exc, raw, "")
-        raise ConfigError(file, path or "top level", value, why) from None
+        return None, list(_errors(exc, raw, ()))
 
 
-def _keys(kind: Any) -> list[str]:
+def references(raw: Mapping[str, Any], invalid: set[Keys]) -> tuple[dict[str, dict[str, Any]], set[Keys]]:
+    """Return the valid part of the tables of a topology, and the keys of the records that are incomplete in it.
+
+    A record with an ``invalid`` value keeps only the keys of `REFERENCES`, for the checks of other records. It is left
+    out if one of these is invalid or missing.
+    """
+    incomplete = {keys[:2] for keys in invalid}
+    tables: dict[str, dict[str, Any]] = {}
+    for table, (kind, shared) in REFERENCES.items():
+        required = {field.name for field in attrs.fields(kind) if field.default is attrs.NOTHING}
+        tables[table] = {}
+        for name, record in raw[table].items() if isinstance(raw.get(table), dict) else ():
+            path = (table, name)
+            if path not in incomplete:
+                tables[table][name] = record
+            elif not {path, *((*path, key) for key in shared)} & invalid and required <= record.keys():
+                tables[table][name] = {key: record[key] for key in shared if key in record}
+    return tables, incomplete
+
+
+def _keys(kind: Any) -> tuple[str, ...]:
     """Return the keys that a record's table may have."""
-    return [field.name for field in attrs.fields(kind) if field.metadata.get("key", True)]
+    return tuple(field.name for field in attrs.fields(kind) if field.metadata.get("key", True))
+
+
+@lru_cache(maxsize=1024)
+def _meant(key: str, known: tuple[str, ...]) -> str | None:
+    """Return the known key that a misspelt ``key`` is most like, if there is one."""
+    return next(iter(get_close_matches(key, known, 1, LIKENESS)), None)
 
 
 def _exact(kind: type) -> Callable[[Any, Any], Any]:
@@ -89,15 +123,16 @@ def _converter() -> Any:
         return converter.structure(_table(value), types.GenericAlias(dict, get_args(kind)))
 
     def record(kind: Any) -> Callable[[Any, Any], Any]:
-        hidden: Any = {field.name: override(omit=True) for field in attrs.fields(kind) if field.name not in _keys(kind)}
-        make = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True, **hidden)
+        fields = {field.name: _field(converter, field) for field in attrs.fields(kind)}
+        make = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True, **fields)
         return lambda value, kind: make(_table(value), kind)
 
     def make_device(value: Any, _: Any) -> Any:
         """Return the record of a device; options of transports that are no field of it go to ``extra``."""
         name = _table(value).get("type", "net")
-        # The validator of the record reports an unknown type.
-        kind = ENDS[name].spec if isinstance(name, str) and name in ENDS else next(iter(ENDS.values())).spec
+        if not isinstance(name, str) or name not in ENDS:
+            value, name = {"type": name}, next(iter(ENDS))  # the record refuses the type; other keys depend on it
+        kind = ENDS[name].spec
         options = {key for transport in TRANSPORTS.values() for key in transport.options} - set(_keys(kind))
         device = converter.structure({key: given for key, given in value.items() if key not in options}, kind)
         return attrs.evolve(device, extra=tuple((key, given) for key, given in value.items() if key in options))
@@ -113,25 +148,47 @@ def _converter() -> Any:
     return converter
 
 
-def _first(exc: BaseException, raw: Any, path: str) -> tuple[str, object, str]:
-    """Return the path, value and reason of the first error."""
-    if isinstance(exc, ForbiddenExtraKeysError):
-        key = min(exc.extra_fields)
-        return f"{path}.{key}".lstrip("."), raw[key], f"unknown key; known are {', '.join(_keys(exc.cl))}"
-    if isinstance(exc, FieldError):
-        return f"{path}.{exc.field}".lstrip("."), exc.value, exc.why
-    if isinstance(exc, cattrs.BaseValidationError):
-        # A misspelt key says more than the missing key that it stands for.
-        inner = next((e for e in exc.exceptions if isinstance(e, ForbiddenExtraKeysError)), exc.exceptions[0])
-        for note in getattr(inner, "__notes__", ()):
-            name = getattr(note, "name", getattr(note, "index", None))
-            if name is None:
-                continue
-            below = raw.get(name) if isinstance(raw, dict) else raw
-            if isinstance(exc, IterableValidationError) and isinstance(raw, list):
-                return _first(inner, raw[int(name)], f"{path}[{name}]")
-            return _first(inner, below, f"{path}.{name}")
-        return _first(inner, raw, path)
-    if isinstance(exc, KeyError):
-        return path.lstrip("."), None, "must be given"
-    return path.lstrip("."), raw, str(exc) or type(exc).__name__
+def _field(converter: Any, field: attrs.Attribute[Any]) -> Any:
+    """Return how a field is made: with its validator, because attrs stops at the first error of a record."""
+    if not field.metadata.get("key", True):
+        return override(omit=True)
+    validator = field.validator
+    if not isinstance(validator, Must):
+        return override()
+
+    def make(value: Any, kind: Any) -> Any:
+        made = converter.structure(value, kind)
+        try:
+            validator(None, field, made)
+        except FieldError as exc:
+            raise FieldError((), exc.value, exc.why) from None  # cattrs adds the field
+        return made
+
+    return override(struct_hook=make)
+
+
+def _errors(exc: BaseException, raw: Any, keys: Keys) -> Iterator[FieldError]:
+    """Yield the errors in ``exc``, which is about the value ``raw`` at ``keys``."""
+    if isinstance(exc, ClassValidationError):
+        fields, others = exc.group_exceptions()
+        unknown = {key for error in others if isinstance(error, ForbiddenExtraKeysError) for key in error.extra_fields}
+        known = _keys(exc.cl)
+        meant = {key: _meant(key, known) for key in raw if key in unknown}
+        for key, guess in meant.items():
+            hint = f"did you mean {guess}? " if guess else ""
+            yield FieldError((*keys, key), raw[key], f"unknown key; {hint}known are {', '.join(known)}")
+        for error, field in fields:
+            if not isinstance(error, KeyError):
+                yield from _errors(error, raw[field.name], (*keys, field.name))
+            elif field.name not in meant.values():  # the misspelt key is the cause
+                yield FieldError((*keys, field.name), None, "must be given")
+        for error in others:
+            if not isinstance(error, ForbiddenExtraKeysError):
+                yield from _errors(error, raw, keys)
+    elif isinstance(exc, IterableValidationError):
+        for error, item in exc.group_exceptions()[0]:
+            yield from _errors(error, raw[item.index], (*keys, item.index))
+    elif isinstance(exc, FieldError):
+        yield exc.inside(*keys)
+    else:
+        yield FieldError(keys, raw, str(exc) or type(exc).__name__)

@@ -26,7 +26,7 @@ from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig
 from vnet.system.world import LOCAL, Device, open_world
 from vnet.testing import FRAME, NetPair, Options, bounded
-from vnet.topology import Topology
+from vnet.topology import Topology, check
 
 OVER = pytest.mark.parametrize("transport", ["pci", "epf_mailbox", "ntb"], indirect=True)
 NEEDS_CSUM = 1
@@ -57,7 +57,7 @@ class Mediated(Options):
             )
             for name, spec in net_specs(made).items()
         }
-        return attrs.evolve(made, devices=devices).check("test")
+        return check(attrs.evolve(made, devices=devices), "test")
 
 
 class MediatedPair(NetPair):

@@ -11,7 +11,8 @@ import attrs
 
 from drivers.devices.blk.driver.driver import MIN_NUM, host_memory
 from vnet.ends.store import StoreSpec
-from vnet.spec import MIB, PATH_RULE, DeviceSpec, Problem, file_key, fits_socket, must
+from vnet.errors import FieldError, Keys
+from vnet.spec import MIB, PATH_RULE, DeviceSpec, file_key, fits_socket, must
 
 __all__ = ["BlkSpec", "DiskSpec", "DiskStoreSpec", "nbd_uri"]
 
@@ -61,16 +62,18 @@ class BlkSpec(DeviceSpec):
     def memory(self) -> int:
         return host_memory(self.queue_size, self.queues, self.driver.buffers * MIB)
 
-    def clash(self) -> Problem | None:
-        return None if self.foreign else self.device.clash("device")
+    def problems(self) -> Iterator[FieldError]:
+        if not self.foreign:
+            yield from (problem.inside("device") for problem in self.device.problems())
+        yield from super().problems()
 
     def paths(self) -> Iterator[Path]:
         if self.driver.nbd is not None:
             yield Path(self.driver.nbd)
 
-    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[Keys, tuple[str, ...]]]:
         if self.driver.nbd is not None:
-            yield "driver.nbd", ("file", file_key(self.driver.nbd))
+            yield ("driver", "nbd"), ("file", file_key(self.driver.nbd))
         if not self.foreign:
             yield from self.device.claims("device")
         yield from super().claims(hosts)

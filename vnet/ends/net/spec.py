@@ -19,9 +19,10 @@ from drivers.devices.net.layout import SPEED_MAX, TABLE
 from drivers.devices.net.layout import NetFeature as F
 from drivers.registry import DEVICES
 from vnet.ends.base import Side
+from vnet.errors import FieldError, Keys
 from vnet.linux.netns import IPV6_MIN_MTU, Route
 from vnet.names import FILE_NAME
-from vnet.spec import DeviceSpec, Netns, PeerSpec, Problem, must
+from vnet.spec import DeviceSpec, Netns, PeerSpec, must
 
 __all__ = ["NetSpec", "PortKind", "PortSpec", "net_specs"]
 
@@ -109,31 +110,28 @@ class PortSpec:
     )
     """Length of the interface's transmit queue in packets."""
 
-    def problem(self, mtu: int) -> Problem | None:
-        """Return the first invalid field of the port of a device with this MTU, as `DeviceSpec.problem` does."""
+    def problems(self, mtu: int) -> Iterator[FieldError]:
+        """Yield the invalid fields of the port of a device with this MTU."""
         if self.kind == "memory":
             for field in attrs.fields(PortSpec):
                 given = getattr(self, field.name)
                 if field.name in INTERFACE_ONLY and given != field.default:
                     shown = list(given) if isinstance(given, tuple) else given
-                    return field.name, shown, "must be absent for a memory port: it has no interface"
+                    why = "must be absent for a memory port: it has no interface"
+                    yield FieldError((field.name,), shown, why)
         networks = [ip_interface(text) for text in self.addresses]
         if mtu < IPV6_MIN_MTU:
             for key, texts in (("addresses", self.addresses), ("routes", self.routes)):
                 if any(":" in text for text in texts):
-                    return (
-                        key,
-                        list(texts),
-                        f"must be IPv4 only: IPv6 needs an MTU of {IPV6_MIN_MTU} bytes, and mtu is {mtu}",
-                    )
+                    why = f"must be IPv4 only: IPv6 needs an MTU of {IPV6_MIN_MTU} bytes, and mtu is {mtu}"
+                    yield FieldError((key,), list(texts), why)
         for index, route in enumerate(map(Route.parse, self.routes)):
             if route.via is not None:
                 family = [net for net in networks if net.version == route.via.version]
                 reached = [net.network for net in family] + [r.network for r in map(Route.parse, self.routes[:index])]
                 if family and (route.via in [net.ip for net in family] or not _is_reached(route.via, reached)):
                     why = "must be via another host in a network of the interface"
-                    return f"routes[{index}]", self.routes[index], why
-        return None
+                    yield FieldError(("routes", index), self.routes[index], why)
 
     def netns_of(self, system: str, host: str) -> str | None:
         """Return the name of the port's namespace on ``host``; None for a port without an interface."""
@@ -202,64 +200,51 @@ class NetSpec(PeerSpec):
         features = TABLE.prune(self.local_features(DEVICES[self.type].supported))
         return host_memory(features, self.mtu, self.queue_size, 1, self.rx_buffer)
 
-    def clash(self) -> Problem | None:
+    def problems(self) -> Iterator[FieldError]:
         if self.mode == "mediated":
             for key in ("queue_pairs", "speed", "duplex", "promisc", "vlans"):
                 value = getattr(self, key)
                 if value != attrs.fields_dict(NetSpec)[key].default:
                     shown = list(value) if isinstance(value, tuple) else value
-                    return (
-                        key,
-                        shown,
-                        "must be absent in mode mediated: it has one queue pair and no control queue",
-                    )
+                    why = "must be absent in mode mediated: it has one queue pair and no control queue"
+                    yield FieldError((key,), shown, why)
         off = {name.upper() for name in self.features_off}
         for key, needed in NEEDED.items():
             given = getattr(self, key)
             if given != attrs.fields_dict(NetSpec)[key].default and (missing := off & needed):
-                return key, given, f"requires feature {', '.join(sorted(missing))}, which features_off removes"
+                why = f"requires feature {', '.join(sorted(missing))}, which features_off removes"
+                yield FieldError((key,), given, why)
         if self.mac and self.peer_mac and self.mac.lower() == self.peer_mac.lower():
-            return "peer_mac", self.peer_mac, "must differ from mac"
-        return self._port_problem() or super().clash()
+            yield FieldError(("peer_mac",), self.peer_mac, "must differ from mac")
+        for side, _, port in self.ports(("", "")):
+            yield from (problem.inside(side) for problem in port.problems(self.mtu))
+        own = {ip_interface(text).ip for text in self.driver.addresses}
+        shared = next((text for text in self.device.addresses if ip_interface(text).ip in own), None)
+        if shared is not None:
+            why = f"must differ from driver.addresses ({shared})"
+            yield FieldError(("device", "addresses"), list(self.device.addresses), why)
+        yield from super().problems()
 
-    def shortage(self) -> Problem | None:
-        """Return the first field that keeps the device from coming up, such as buffers too small for a frame."""
+    def shortages(self) -> Iterator[FieldError]:
+        """Yield the fields that keep the device from coming up, such as buffers too small for a frame."""
         features = TABLE.prune(self.features)
         receive, transmit = buffer_sizes(features, self.mtu if features >> F.MTU & 1 else None, None)
         if min(receive, transmit) < HEADER_SIZE + ETH_HLEN + self.mtu:
-            return "mtu", self.mtu, "must be at most 1500: features_off removes MTU"
+            yield FieldError(("mtu",), self.mtu, "must be at most 1500: features_off removes MTU")
         frame = HEADER_SIZE + ETH_HLEN + self.mtu
         if self.rx_buffer is not None and self.rx_buffer * self.queue_size < frame:
-            return (
-                "rx_buffer",
-                self.rx_buffer,
-                f"must be larger: {self.queue_size} buffers must hold a frame of {frame} bytes",
-            )
+            why = f"must be larger: {self.queue_size} buffers must hold a frame of {frame} bytes"
+            yield FieldError(("rx_buffer",), self.rx_buffer, why)
         local = self.mode == "mediated" and "MRG_RXBUF" not in map(str.upper, self.local_features_off)
         if self.rx_buffer is not None and not local and "MRG_RXBUF" in map(str.upper, self.features_off):
-            return "rx_buffer", self.rx_buffer, "requires feature MRG_RXBUF, which features_off removes"
-        return super().shortage()
+            why = "requires feature MRG_RXBUF, which features_off removes"
+            yield FieldError(("rx_buffer",), self.rx_buffer, why)
+        yield from super().shortages()
 
-    def _port_problem(self) -> Problem | None:
-        ports = [(side, port) for side, _, port in self.ports(("", ""))]
-        for side, port in ports:
-            problem = port.problem(self.mtu)
-            if problem is not None:
-                return f"{side}.{problem[0]}", *problem[1:]
-        own = {ip_interface(text).ip for text in self.driver.addresses}
-        for text in self.device.addresses:
-            if ip_interface(text).ip in own:
-                return (
-                    "device.addresses",
-                    list(self.device.addresses),
-                    f"must differ from driver.addresses ({text})",
-                )
-        return None
-
-    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[Keys, tuple[str, ...]]]:
         for side, host, port in self.ports(hosts):
             if port.kind != "memory":
-                yield f"{side}.ifname", ("interface", port.netns or f"host {host}", port.ifname)
+                yield (side, "ifname"), ("interface", port.netns or f"host {host}", port.ifname)
         yield from super().claims(hosts)
 
     def ports(self, hosts: tuple[str, str]) -> Iterator[tuple[Side, str, PortSpec]]:

@@ -15,10 +15,11 @@ from drivers.devices.rpmsg.driver.driver import host_memory
 from drivers.devices.rpmsg.layout import AS_ADDR, MAX_BUFFER, MIN_BUFFER, NS_ADDR, check_name, is_endpoint_addr
 from drivers.errors import RpmsgError
 from vnet.ends.base import Side
+from vnet.errors import FieldError, Keys
 from vnet.ports.rpmsg.pty import PtySurface
 from vnet.ports.rpmsg.socket import SocketSurface
 from vnet.ports.rpmsg.surface import EchoSurface, Surface
-from vnet.spec import PATH_RULE, PeerSpec, Problem, file_key, fits_socket, must
+from vnet.spec import PATH_RULE, PeerSpec, file_key, fits_socket, must
 
 __all__ = ["SURFACES", "ChannelSpec", "RpmsgEndSpec", "RpmsgSpec"]
 
@@ -114,34 +115,39 @@ class RpmsgSpec(PeerSpec):
     def local_memory(self) -> int:
         return host_memory(self.queue_size, self.local)
 
-    def clash(self) -> Problem | None:
+    def problems(self) -> Iterator[FieldError]:
         for field in ("local_to_driver", "local_to_device"):
             if self.mode == "direct" and getattr(self, field) is not None:
-                return field, getattr(self, field), "requires mode = 'mediated': only there is a local driver"
+                why = "requires mode = 'mediated': only there is a local driver"
+                yield FieldError((field,), getattr(self, field), why)
         for side, end in (("driver", self.driver), ("device", self.device)):
             if len(end.channels) > MAX_ENDPOINTS:
-                return f"{side}.channels", len(end.channels), f"must be at most {MAX_ENDPOINTS} channels"
+                why = f"must be at most {MAX_ENDPOINTS} channels"
+                yield FieldError((side, "channels"), len(end.channels), why)
         taken: set[tuple[str, int]] = set()
         for side, index, channel in self.ends():
-            field = f"{side}.channels[{index}]"
+            where = (side, "channels", index)
             if bool(SURFACES[channel.surface][1]) != (channel.path is not None):
                 presence = "absent" if channel.path is not None else "given"
-                return f"{field}.path", channel.path, f"must be {presence} for surface {channel.surface}"
+                why = f"must be {presence} for surface {channel.surface}"
+                yield FieldError((*where, "path"), channel.path, why)
             if channel.addr == AS_ADDR and self.address_service:
-                return f"{field}.addr", channel.addr, "already used by the address service (address_service = true)"
+                why = "already used by the address service (address_service = true)"
+                yield FieldError((*where, "addr"), channel.addr, why)
             if channel.addr is not None:
                 if (side, channel.addr) in taken:
-                    return f"{field}.addr", channel.addr, "already used by another channel of this end"
+                    why = "already used by another channel of this end"
+                    yield FieldError((*where, "addr"), channel.addr, why)
                 taken.add((side, channel.addr))
-        return super().clash()
+        yield from super().problems()
 
     def paths(self) -> Iterator[Path]:
         return (Path(channel.path) for _, _, channel in self.ends() if channel.path is not None)
 
-    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[Keys, tuple[str, ...]]]:
         for side, index, channel in self.ends():
             if channel.path is not None:
-                yield f"{side}.channels[{index}].path", ("file", file_key(channel.path))
+                yield (side, "channels", index, "path"), ("file", file_key(channel.path))
         yield from super().claims(hosts)
 
     def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:

@@ -10,7 +10,8 @@ from drivers.devices.scsi import Lun
 from drivers.devices.scsi.device.device import REQUESTS
 from drivers.devices.scsi.driver.driver import MIN_NUM, host_memory
 from vnet.ends.store import StoreSpec
-from vnet.spec import MIB, DeviceSpec, Problem, must
+from vnet.errors import FieldError, Keys
+from vnet.spec import MIB, DeviceSpec, must
 
 __all__ = ["InitiatorSpec", "LunSpec", "ScsiSpec", "TargetsSpec"]
 
@@ -81,21 +82,20 @@ class ScsiSpec(DeviceSpec):
     def memory(self) -> int:
         return host_memory(self.queue_size, self.queues, self.driver.buffers * MIB)
 
-    def clash(self) -> Problem | None:
+    def problems(self) -> Iterator[FieldError]:
         taken: set[Lun] = set()
         for index, unit in enumerate(self.device.luns):
-            where = f"device.luns[{index}]"
-            clash = unit.clash(where)
-            if clash is not None:
-                return clash
+            where = ("device", "luns", index)
+            yield from (problem.inside(*where) for problem in unit.problems())
             if unit.address in taken:
-                return f"{where}.lun", unit.lun, f"already used by another unit of target {unit.target}"
+                yield FieldError((*where, "lun"), unit.lun, f"already used by another unit of target {unit.target}")
             if unit.target > self.device.max_target:
-                return f"{where}.target", unit.target, f"must be at most {self.device.max_target} (max_target)"
+                why = f"must be at most {self.device.max_target} (max_target)"
+                yield FieldError((*where, "target"), unit.target, why)
             taken.add(unit.address)
-        return None
+        yield from super().problems()
 
-    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[Keys, tuple[str, ...]]]:
         yield from super().claims(hosts)
         for index, unit in enumerate(() if self.foreign else self.device.luns):
-            yield from unit.claims(f"device.luns[{index}]")
+            yield from unit.claims("device", "luns", index)

@@ -1,0 +1,215 @@
+"""Checks of a topology: names that refer to nothing, fields that exclude each other, resources used twice, sizes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
+
+import attrs
+
+from drivers.registry import TRANSPORTS
+from vnet.errors import ConfigError, FieldError, Keys, dotted
+from vnet.names import NAME
+from vnet.spec import CARRIERS, MEMORY, MEMORY_MAX, MIB, WINDOW_MAX, DeviceSpec, file_key
+from vnet.topology.support import unmediated
+from vnet.topology.topology import Topology, mebibytes
+
+__all__ = ["Names", "check", "problems"]
+
+Names = Mapping[str, Collection[str]]
+"""Names of records by table."""
+NAMES_SHOWN = 20
+"""Most names that one message lists."""
+NAME_RULE = "must be a lower-case letter, then at most 31 lower-case letters, digits, - and _"
+"""Reason given for a bad name."""
+
+
+def check(topology: Topology, file: str) -> Topology:
+    """Return the topology. Raises ConfigError for unknown names, invalid fields and resources used twice."""
+    named = {field.name: getattr(topology, field.name) for field in attrs.fields(Topology)}
+    errors = list(problems(topology, named, sizes=False))
+    if errors:
+        raise ConfigError.of(file, errors)
+    return topology
+
+
+def problems(
+    topology: Topology, named: Names, incomplete: Collection[Keys] = (), *, sizes: bool = True
+) -> Iterator[FieldError]:
+    """Yield all problems of the topology in a file; ``sizes`` also with which a driver can't start.
+
+    ``named`` has all names in the file. ``topology`` lacks the invalid records among them, to which others may refer.
+    ``incomplete`` records have only the keys that refer to other records, so that only these are checked.
+    """
+    faulty = set(incomplete)
+    for errors in (
+        _names(named),
+        _links(topology, named),
+        _ntbs(topology, named),
+        _devices(topology, named, incomplete),
+    ):
+        for error in errors:
+            faulty.add(error.keys[:2])
+            yield error
+    whole = _whole(topology, faulty)
+    yield from _claimed_twice(whole)
+    if sizes:
+        yield from _sizes(whole.sized())
+
+
+def _one_of(names: Collection[str]) -> str:
+    """Return a list of the names, the first `NAMES_SHOWN` of them."""
+    listed = ", ".join(islice(names, NAMES_SHOWN))
+    return listed if len(names) <= NAMES_SHOWN else f"{listed} and {len(names) - NAMES_SHOWN} more"
+
+
+def _names(named: Names) -> Iterator[FieldError]:
+    for table, names in named.items():
+        yield from (FieldError((table,), name, NAME_RULE) for name in names if not NAME.fullmatch(name))
+
+
+def _links(topology: Topology, named: Names) -> Iterator[FieldError]:
+    """Yield the problems of links: their ends must be two hosts."""
+    hosts = named.get("hosts", ())
+    for name, link in topology.links.items():
+        path = ("links", name)
+        for end in ("root", "endpoint"):
+            if getattr(link, end) not in hosts:
+                yield FieldError((*path, end), getattr(link, end), f"must be one of {_one_of(hosts)}")
+        if link.root == link.endpoint:
+            yield FieldError((*path, "endpoint"), link.endpoint, "must differ from root")
+        if link.faults is not None:
+            yield from (problem.inside(*path, "faults") for problem in link.faults.problems())
+
+
+def _ntbs(topology: Topology, named: Names) -> Iterator[FieldError]:
+    """Yield the problems of NTBs: their links must end at their host and start at two others; their window must fit."""
+    links = topology.links
+    ending_at = defaultdict(list)
+    for link_name, link in links.items():
+        ending_at[link.endpoint].append(link_name)
+    for name, ntb in topology.ntbs.items():
+        ours = ending_at.get(ntb.host, [])
+        for end in ("primary", "secondary"):
+            given = getattr(ntb, end)
+            if given not in ours and (given in links or given not in named.get("links", ())):
+                why = f"must be a link whose endpoint is {ntb.host}: {_one_of(ours) or 'there is none'}"
+                yield FieldError(("ntbs", name, end), given, why)
+        if ntb.secondary not in links:
+            continue
+        driver = links[ntb.secondary].root
+        if ntb.primary in links and links[ntb.primary].root == driver:
+            why = f"must be a link from another host than primary: both start at {driver}"
+            yield FieldError(("ntbs", name, "secondary"), ntb.secondary, why)
+        memory = topology.hosts[driver].memory or MEMORY if driver in topology.hosts else MEMORY_MAX
+        if ntb.mw is not None and ntb.mw >= memory:
+            why = f"must be below {memory}: the window is part of the memory of host {driver}"
+            yield FieldError(("ntbs", name, "mw"), ntb.mw, why)
+
+
+def _devices(topology: Topology, named: Names, incomplete: Collection[Keys]) -> Iterator[FieldError]:
+    """Yield the problems of devices: each needs a carrier of its own, and its fields must go together."""
+    functions: dict[tuple[str | None, int], str] = {}
+    for name, ntb in topology.ntbs.items():
+        for key, link in (("primary", ntb.primary), ("secondary", ntb.secondary)):
+            other = functions.setdefault((link, 0), f"ntb {name}")
+            if other != f"ntb {name}":
+                yield FieldError(("ntbs", name, key), link, f"already used by {other}")
+    carried: dict[str | None, str] = {}
+    for name, device in topology.devices.items():
+        path = ("devices", name)
+        yield from (problem.inside(*path) for problem in _of_carrier(device, named))
+        other = functions.setdefault((device.link, device.function), name)
+        if other != name and device.link is not None:
+            yield FieldError((*path, "function"), device.function, f"already used by {other} on the same link")
+        other = carried.setdefault(device.ntb, name)
+        if other != name and device.ntb is not None:
+            yield FieldError((*path, "ntb"), device.ntb, f"already used by {other}: an NTB carries one device")
+        why = unmediated(device.type, device.transport) if device.mode == "mediated" else ""
+        if why:
+            yield FieldError((*path, "mode"), device.mode, f"must be direct: {why}")
+        if path not in incomplete:
+            yield from (problem.inside(*path) for problem in device.problems())
+
+
+def _of_carrier(device: DeviceSpec, named: Names) -> Iterator[FieldError]:
+    """Yield the problems of a device's carrier and transport options."""
+    transport = TRANSPORTS[device.transport]
+    for key in CARRIERS:
+        given, names = getattr(device, key), named.get(f"{key}s", ())
+        if key != transport.on and given is not None:
+            why = f"must be absent: transport {device.transport} needs the key {transport.on}"
+            yield FieldError((key,), given, why)
+        if key == transport.on and given not in names:
+            why = f"must be one of {_one_of(names)}" if names else f"must be a {key}, and there is none"
+            yield FieldError((key,), given, why)
+    field, queues = device.queue_count
+    if transport.queues is not None and queues > transport.queues:
+        why = f"must be less: it takes {queues} queues, and transport {device.transport} carries {transport.queues}"
+        yield FieldError((field,), getattr(device, field), why)
+    allowed = {*transport.options, *(["function"] if transport.on == "link" else [])}
+    fields = [field for field in attrs.fields(type(device)) if field.metadata.get("transport")]
+    given_of = {field.name: getattr(device, field.name) for field in fields}
+    defaults = {field.name: field.default for field in fields}
+    for key, given in {**given_of, **dict(device.extra)}.items():
+        if key not in allowed and given != defaults.get(key):
+            yield FieldError((key,), given, f"must be absent for transport {device.transport}")
+    if device.peer_uid is not None and not device.foreign:
+        yield FieldError(("peer_uid",), device.peer_uid, "must be absent without socket")
+    standard = type(device)(type=device.type)
+    if device.foreign and getattr(device, "device", None) != getattr(standard, "device", None):
+        yield FieldError(("device",), None, "must be absent with socket: the device belongs to another process")
+
+
+def _whole(topology: Topology, faulty: Collection[Keys]) -> Topology:
+    """Return the topology without faulty devices, and without those whose carrier is not in it."""
+    links = topology.links
+    ntbs = {name: ntb for name, ntb in topology.ntbs.items() if {ntb.primary, ntb.secondary} <= links.keys()}
+    devices = {
+        name: device
+        for name, device in topology.devices.items()
+        if ("devices", name) not in faulty
+        and (device.link is None or device.link in links)
+        and (device.ntb is None or device.ntb in ntbs)
+    }
+    return attrs.evolve(topology, ntbs=ntbs, devices=devices)
+
+
+def _claimed_twice(topology: Topology) -> Iterator[FieldError]:
+    """Yield the interfaces, files and sockets that two parts of the system would use."""
+    taken: dict[tuple[str, ...], Keys] = {}
+    for path, resource in _claims(topology):
+        other = taken.setdefault(resource, path)
+        if other != path:
+            scope = " in the same namespace" if resource[0] == "interface" else ""
+            yield FieldError(path, resource[-1], f"already used by {dotted(other[:-1])}{scope}")
+
+
+def _claims(topology: Topology) -> Iterator[tuple[Keys, tuple[str, ...]]]:
+    for name, link in topology.links.items():
+        if link.trace:
+            yield ("links", name, "trace"), ("file", file_key(link.trace))
+    for name, device in topology.devices.items():
+        for keys, resource in device.claims(topology.ends(device)):
+            yield ("devices", name, *keys), resource
+
+
+def _sizes(topology: Topology) -> Iterator[FieldError]:
+    """Yield the sizes with which a driver can't start; the topology is `Topology.sized`."""
+    for name, device in topology.devices.items():
+        yield from (problem.inside("devices", name) for problem in device.shortages())
+    windows, needs = topology.windows(), topology.needs(foreign=False)
+    for name, ntb in topology.ntbs.items():
+        device_name, need = windows.get(name, ("", 0))
+        assert ntb.mw is not None
+        if need > ntb.mw:
+            why = f"must be at least {need} MiB for the driver of {device_name}, and at most {WINDOW_MAX}"
+            yield FieldError(("ntbs", name, "mw"), ntb.mw if need <= WINDOW_MAX else None, why)
+    for name, host in topology.hosts.items():
+        need = mebibytes(needs[name])
+        assert host.memory is not None
+        if need > host.memory:
+            each = ", ".join(f"{of} {-(-size // MIB)}" for of, size in needs[name].items() if size)
+            why = f"must be at least {need} MiB for the drivers ({each}), and at most {MEMORY_MAX}"
+            yield FieldError(("hosts", name, "memory"), host.memory if need <= MEMORY_MAX else None, why)

@@ -1,0 +1,126 @@
+"""Reads topologies from TOML, and reports all problems of a file at once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vnet.errors import ConfigError, FieldError, Keys
+from vnet.spec import DeviceSpec
+from vnet.topology.checks import problems
+from vnet.topology.structure import references, structure
+from vnet.topology.topology import Topology
+
+__all__ = ["DEFAULT", "load", "parse", "parse_device", "read"]
+
+FILE_MAX = 16 << 20
+"""Largest topology file in bytes: the path may be a device that never ends."""
+END = -1
+"""Index that no value has."""
+DEPTH = 10
+"""Most keys that lead to an error; below unknown keys, tables can be nested without end."""
+
+
+def load(path: Path) -> Topology:
+    """Return the topology in a file. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            return read(file, str(path))
+    except OSError as exc:
+        raise ConfigError(str(path), "", None, exc.strerror or str(exc)) from None
+
+
+def read(stream: BinaryIO, file: str) -> Topology:
+    """Return the topology in an open file; errors call it ``file``. Raises ConfigError, OSError."""
+    text = stream.read(FILE_MAX + 1)
+    if len(text) > FILE_MAX:
+        raise ConfigError(file, "", None, f"must be at most {FILE_MAX >> 20} MiB long")
+    try:
+        return parse(text.decode(), file)
+    except UnicodeDecodeError:
+        raise ConfigError(file, "", None, "must be UTF-8 text") from None
+
+
+def parse(text: str, file: str = "topology") -> Topology:
+    """Return the topology in a TOML text, with default sizes filled in.
+
+    Raises ConfigError: the first problem, and all others in its ``more``, in the order of the text.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except ValueError as exc:  # also for a number that Python does not convert
+        raise ConfigError(file, "", None, f"not valid TOML: {exc}") from None
+    except RecursionError:
+        raise ConfigError(file, "", None, "not valid TOML: nested too deeply") from None
+    return from_tables(raw, file)
+
+
+def from_tables(raw: Mapping[str, Any], file: str) -> Topology:
+    """Return the topology in the tables of a TOML text, as `parse` does."""
+    tables = {"links": {}, **raw}
+    topology, errors = structure(tables, Topology)
+    known = {error.keys for error in errors}
+    incomplete: set[Keys] = set()
+    if topology is None:
+        tables, incomplete = references(tables, known)
+        topology, _ = structure(tables, Topology)
+        assert topology is not None
+    named = {name: table for name, table in raw.items() if isinstance(table, dict)}
+    errors += (error for error in problems(topology, named, incomplete) if error.keys not in known)
+    if errors:
+        raise ConfigError.of(file, _sorted(errors, raw))
+    return topology.sized()
+
+
+def _sorted(errors: Iterable[FieldError], raw: Mapping[str, Any]) -> list[FieldError]:
+    """Return the errors in the order of the text; a key that is not there counts as the last of its table."""
+    places = {keys: place for place, keys in enumerate(_walk(raw, ()))}
+
+    def place(error: FieldError) -> int:
+        keys = error.keys
+        while keys not in places:
+            keys = (*keys[:-1], END) if keys[-1] != END else (*keys[:-2], END)
+        return places[keys]
+
+    return sorted(errors, key=place)
+
+
+def _walk(value: Any, keys: Keys) -> Iterator[Keys]:
+    """Yield the keys of ``value`` and of all values in it, and at the end of each table and list the key `END`."""
+    yield keys
+    if isinstance(value, dict | list) and len(keys) < DEPTH:
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _walk(each, (*keys, key))
+        yield (*keys, END)
+
+
+def parse_device(keys: Mapping[str, Any], file: str) -> DeviceSpec:
+    """Return a device outside any topology from its ``keys``. Raises ConfigError as `parse` does."""
+    device, errors = structure(keys, DeviceSpec)
+    if device is not None:
+        errors = list(device.problems()) or list(device.shortages())
+    if errors:
+        raise ConfigError.of(file, _sorted(errors, keys))
+    assert device is not None
+    return device
+
+
+DEFAULT = """\
+# Two hosts, one PCI Express link, one network device: virtio-net on rc, vhost-net on ep.
+[hosts.rc]
+[hosts.ep]
+
+[links.pcie0]
+root = "rc"
+endpoint = "ep"
+
+[devices.net0]
+type = "net"
+transport = "pci"
+link = "pcie0"
+driver = { kind = "tun", addresses = ["198.18.0.1/24", "2001:2::1/64"] }
+device = { kind = "tun", addresses = ["198.18.0.2/24", "2001:2::2/64"] }
+"""
+"""The topology of `vnet up` without a file, in TOML."""
