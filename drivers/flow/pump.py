@@ -36,6 +36,8 @@ BATCH_BUCKETS = 9
 """Buckets of the batch size histogram: 1, 2-3, 4-7, ... in powers of two; the last one takes all larger batches."""
 BATCHES = 4
 """Batches that a flow moves before it lets other tasks run."""
+IN_PLACE_BATCHES = 2
+"""Batches that a flow moves in the task that signals: the first is often full, and the second finds nothing left."""
 RECHECK = 0.01
 """Re-check interval in seconds of a queue whose notifications can get lost."""
 
@@ -264,9 +266,9 @@ class _Drain:
             del error
 
     def _serve(self) -> bool:
-        """Move one batch in the task that signals what `run` waits for. Returns whether `run` may go on waiting.
+        """Move batches in the task that signals what `run` waits for. Returns whether `run` may go on waiting.
 
-        The signaller pays for one batch only, because it may signal many flows in one turn. `run` re-raises errors.
+        The signaller pays for few batches only, because it may signal many flows in one turn. `run` re-raises errors.
         """
         queue, awaited = self._queue, self._awaited
         if not queue.live or self._busy or self._error is not None:
@@ -276,10 +278,13 @@ class _Drain:
         try:
             if from_peer:
                 queue.quiet()  # inside the try, like all ring accesses: the memory may be unmapped
-            moved, wait = self._flow.move()
-            if moved:
-                count_batch(queue.batches, moved)
-                queue.flush()
+            for _ in range(IN_PLACE_BATCHES):
+                moved, wait = self._flow.move()
+                if moved:
+                    count_batch(queue.batches, moved)
+                    queue.flush()
+                if wait is not AGAIN or not queue.live:
+                    break
             return wait is awaited and not (from_peer and queue.rearm())
         except Exception as exc:  # noqa: BLE001  any error belongs to this flow, whose own task re-raises it
             self._error = exc

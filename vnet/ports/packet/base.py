@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from types import MappingProxyType
+from typing import TypeVar
 
 from drivers.contracts.ports import Offloads, PortStatistics
 from rings.chain import copy_in, total
@@ -12,7 +13,6 @@ from rings.chain import copy_in, total
 __all__ = [
     "NEEDS_CSUM",
     "CountingPort",
-    "KnownFronts",
     "KnownHeaders",
     "uses_agreed_offloads",
     "agreed_gso_types",
@@ -23,6 +23,7 @@ NEEDS_CSUM = 1
 """VIRTIO_NET_HDR_F_NEEDS_CSUM, the only flag that ports pass on."""
 GSO_TYPES = {"tso4": 1, "tso6": 4, "uso": 5}
 TCP_TYPES, ECN = {1, 4}, 0x80
+K = TypeVar("K")
 
 
 class CountingPort:
@@ -66,35 +67,15 @@ class CountingPort:
         )
 
 
-class KnownHeaders(dict[bytes, bytes]):
+class KnownHeaders(dict[K, bytes]):
     """Cache of replacement headers by header. It is bounded, because a hostile peer can send many headers."""
 
     MAX = 1024
 
-    def __setitem__(self, header: bytes, replacement: bytes) -> None:
+    def __setitem__(self, key: K, replacement: bytes) -> None:
         if len(self) >= self.MAX:
             self.clear()
-        super().__setitem__(header, replacement)
-
-
-class KnownFronts(dict[int | bytes, dict[bytes, bytes]]):
-    """Cache of packet fronts by destination and header, with a bound on the total number."""
-
-    MAX = 1024
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._count = 0
-
-    def add(self, to: int | bytes, header: bytes, front: bytes) -> None:
-        if self._count >= self.MAX:
-            self.clear()
-        self.setdefault(to, {})[header] = front
-        self._count += 1
-
-    def clear(self) -> None:
-        super().clear()
-        self._count = 0
+        super().__setitem__(key, replacement)
 
 
 def agreed_gso_types(offloads: Offloads) -> frozenset[int]:

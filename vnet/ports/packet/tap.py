@@ -17,6 +17,8 @@ __all__ = ["TapPort"]
 SIOCSIFHWADDR = 0x8924
 IFREQ_HWADDR = struct.Struct("16sH6s16x")
 ARPHRD_ETHER = 1
+START = struct.Struct("10s")
+"""The part of a virtio_net_hdr that the kernel fills."""
 
 
 class TapPort(TunTapPort):
@@ -36,14 +38,14 @@ class TapPort(TunTapPort):
     ) -> None:
         """``mac`` is announced until `set_mac`."""
         super().__init__(device, ifname, lead)
-        self._fronts = KnownHeaders()
+        self._fronts = KnownHeaders[bytes]()
         self._mac = mac
 
     def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
-        header = self._header.tobytes()
-        front = self._fronts.get(header)
-        if front is None and (known := self._agreed_header()):
-            front = self._fronts[header] = bytes(known)
+        (start,) = START.unpack_from(seg)
+        front = self._fronts.get(start)
+        if front is None and (header := self._agreed_header(start)):
+            front = self._fronts[start] = bytes(header)
         return front
 
     def _tags(self, seg: memoryview) -> int:

@@ -10,7 +10,7 @@ import trio
 
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from rings.chain import copy_out, skip
-from vnet.ports.packet.base import NEEDS_CSUM, KnownFronts, KnownHeaders
+from vnet.ports.packet.base import NEEDS_CSUM, KnownHeaders
 from vnet.ports.packet.neighbour import AGE_SECONDS, Neighbour
 from vnet.ports.packet.packets import ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, MESSAGE_MAX, ethernet
 from vnet.ports.packet.pytun_device import TunTapDevice
@@ -24,9 +24,10 @@ OFFSET_MAX = 0xFFFF
 IP_AT = HEADER_SIZE + ETH_HLEN
 IPV4_END = IP_AT + 20
 IPV6_END = IP_AT + 40
-IPV4_START, IPV6_TO = struct.Struct("=B15xI"), struct.Struct("16s")
-"""Version and IPv4 destination of an IP packet; destination of an IPv6 packet."""
-IPV6_DESTINATION = IP_AT + 24
+IPV4_KEY, IPV6_KEY = struct.Struct("=10s2xB15xI"), struct.Struct("=10s2xB23x16s")
+"""What decides the front of a packet: the part of its virtio_net_hdr that the kernel fills, the byte that starts with
+the IP version, and the destination."""
+Key = tuple[bytes, int, int | bytes]
 ETHERTYPES = {4: ETH_P_IP, 6: ETH_P_IPV6}
 
 
@@ -53,33 +54,28 @@ class TunPort(TunTapPort):
         super().__init__(device, ifname, lead)
         self._neighbour: Neighbour = Neighbour(mac, peer=peer_mac) if lead is None else lead._neighbour
         self._version = self._neighbour.version
-        # Towards the ring: header and Ethernet header of a packet, by its destination and its virtio_net_hdr.
-        self._ipv4, self._ipv6 = KnownFronts(), KnownFronts()
+        # Towards the ring: header and Ethernet header of a packet, by its `IPV4_KEY` or `IPV6_KEY`.
+        self._fronts = KnownHeaders[Key]()
         # From the ring: the TUN's virtio_net_hdr, by the ring's virtio_net_hdr and Ethernet header.
-        self._heads = KnownHeaders()
+        self._heads = KnownHeaders[bytes]()
 
     # Towards the ring
 
     def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
-        # One struct call for both costs half of a slice, and an int is a faster key than bytes.
-        first, to = IPV4_START.unpack_from(seg, IP_AT)
-        version = first >> 4
-        if version == 4 and size >= IPV4_END:
-            fronts = self._ipv4
-        elif version == 6 and size >= IPV6_END:
-            fronts = self._ipv6
-            (to,) = IPV6_TO.unpack_from(seg, IPV6_DESTINATION)
-        else:
-            self.drop("too_short" if version in ETHERTYPES else "ethertype")
-            return None
-        known = fronts.get(to)
-        return (known and known.get(self._header.tobytes())) or self._new_front(fronts, to, seg, size, segs)
+        # One call of a struct takes half as long as one slice.
+        key, end = IPV4_KEY.unpack_from(seg, ETH_HLEN), IPV4_END
+        if key[1] >> 4 == 6:
+            key, end = IPV6_KEY.unpack_from(seg, ETH_HLEN), IPV6_END
+        front = self._fronts.get(key) if size >= end else None
+        return front or self._new_front(key, end, seg, size, segs)
 
-    def _new_front(
-        self, fronts: KnownFronts, key: int | bytes, seg: memoryview, size: int, segs: Sequence[memoryview]
-    ) -> bytes | None:
-        """Return the front for a new pair of destination and virtio_net_hdr, and cache it."""
-        header = self._frame_header()
+    def _new_front(self, key: Key, end: int, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
+        """Return the front for a new ``key``, and cache it; the IP header is complete up to ``end``."""
+        ethertype = ETHERTYPES.get(key[1] >> 4)
+        if ethertype is None or size < end:
+            self.drop("too_short" if ethertype else "ethertype")
+            return None
+        header = self._frame_header(key[0])
         if header is None:
             return None
         neighbour, now = self._neighbour, trio.current_time()
@@ -93,13 +89,12 @@ class TunPort(TunTapPort):
             self.lead._wake()
         if to is None:
             return None
-        front = header + ethernet(to, neighbour.mac, ETHERTYPES[seg[IP_AT] >> 4])
-        fronts.add(key, self._header.tobytes(), front)
+        front = self._fronts[key] = header + ethernet(to, neighbour.mac, ethertype)
         return front
 
-    def _frame_header(self) -> bytes | None:
-        """Return the virtio_net_hdr just read, with offsets moved by the Ethernet header; None to drop the frame."""
-        header = self._agreed_header()
+    def _frame_header(self, start: bytes) -> bytes | None:
+        """Return `_agreed_header`, with offsets moved by the Ethernet header; None to drop the frame."""
+        header = self._agreed_header(start)
         if header is None:
             return None
         flags, gso_type, hdr_len, gso_size, csum_start, *rest = HEADER.unpack(header)
@@ -207,8 +202,8 @@ class TunPort(TunTapPort):
         return self._neighbour.mac
 
     def _forget(self) -> None:
-        for known in (self._ipv4, self._ipv6, self._heads):
-            known.clear()
+        self._fronts.clear()
+        self._heads.clear()
 
     def _refresh_all(self) -> None:
         """Refresh all queues, which share one neighbour table."""
@@ -221,5 +216,4 @@ class TunPort(TunTapPort):
         self._plain = self._live and (self.lead is not self or not (neighbour.busy or self._outbox))
         if neighbour.version != self._version:
             self._version = neighbour.version
-            self._ipv4.clear()
-            self._ipv6.clear()
+            self._fronts.clear()

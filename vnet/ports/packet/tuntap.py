@@ -9,13 +9,15 @@ import os
 import select
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from io import FileIO
 from typing import Self
 
 import attrs
 import trio
 
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads, PortStatistics
+from drivers.devices.net.vlan import TAGS_ROOM
 from drivers.errors import PortGone
 from drivers.flow.pump import Serve, Signal
 from rings.chain import skip
@@ -41,6 +43,8 @@ IOV_MAX = 1024
 BURST_OF_DROPS = 64
 """Consecutive dropped frames after which `recv_into` returns, so that the caller's task can yield."""
 PLAIN_HEADER = bytes(HEADER_SIZE)
+LARGEST = HEADER_SIZE + ETH_HLEN + TAGS_ROOM + 0xFFFF
+"""Maximum bytes of header and frame that an interface delivers."""
 LEAD = HEADER_SIZE + ETH_HLEN + 40
 """Bytes of header and frame that ports inspect: up to the end of an IPv6 header."""
 STALE_FRAMES_MAX = 65536
@@ -55,20 +59,25 @@ SEND_DROPS = {
 }
 
 
+def _read_closed(_: memoryview) -> int:
+    """Fail as a read from a closed descriptor does."""
+    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
 class TunTapPort(InterfacePort):
     """A descriptor of /dev/net/tun: one queue of an interface. Base class of `TunPort` and `TapPort`.
 
     An interface with several queues has one object per queue. The first is the port, and the ``lead`` of the others.
     The kernel selects the queue of a received packet: the one to which the last packet of its flow was written.
 
-    The virtio_net_hdr of a frame is read into private memory, and the data behind it directly into the caller's
-    buffer, where a peer can change it: bytes read back from there decide about the frame's Ethernet header only.
+    A frame is read directly into the caller's buffer, where a peer can change it. Its virtio_net_hdr is copied from
+    there once, and a checked replacement written over it; what a peer changes is in the frame that it gets anyway.
     The first ``FRONT`` bytes of a frame are nearly always those of an earlier frame with the same virtio_net_hdr, so
     subclasses cache them.
     """
 
     FRONT = HEADER_SIZE
-    """Bytes of header and frame that the port writes itself instead of reading them from the device."""
+    """Bytes of header and frame that the port writes itself. The virtio_net_hdr that the device delivers ends there."""
 
     def __init__(self, device: TunTapDevice, ifname: str, lead: Self | None = None) -> None:
         super().__init__(ifname)
@@ -91,7 +100,8 @@ class TunTapPort(InterfacePort):
         self._gso_types: frozenset[int] = frozenset()
         self._limit = math.inf
         """Maximum size of header and frame without VLAN tags and GSO; the interface's MTU can be larger meanwhile."""
-        self._header = memoryview(bytearray(HEADER_SIZE))
+        # Reads into one buffer, which takes half as long as a list of buffers. Returns None if there is no frame.
+        self._read: Callable[[memoryview], int | None] = FileIO(self._fd, closefd=False).readinto
         # One byte behind the caller's buffer, which is written only if the frame is too long.
         self._spill = memoryview(bytearray(1))
         if lead is not None:
@@ -228,11 +238,13 @@ class TunTapPort(InterfacePort):
         if self._poller is not None:
             self._poller.unregister(self._fd)
         self._fd = -1
+        self._read = _read_closed
         self._started.set()
 
     # Data
 
     def recv_into(self, segs: Sequence[memoryview], /) -> int:
+        at = self.FRONT - HEADER_SIZE
         drops = 0
         while drops < BURST_OF_DROPS:
             if not self._plain:
@@ -240,19 +252,20 @@ class TunTapPort(InterfacePort):
                 if size or not self._live:
                     return size
             try:
-                if len(segs) == 1 and len(segs[0]) > LEAD:
+                if segs and (room := len(segs[0])) > LARGEST:
                     seg = segs[0]
-                    room = len(seg)
-                    size = os.readv(self._fd, (self._header, seg[self.FRONT :], self._spill))
+                    read = self._read(seg[at:])
                 else:
-                    seg, room, size = self._read_list(segs)
+                    seg, room, read = self._read_list(segs)
             except BlockingIOError:
                 return 0
             except OSError as error:
                 raise self._gone(error) from error
-            size += self.FRONT - HEADER_SIZE
-            if size > room or (size > self._limit and self._beyond_mtu(seg, size)):
-                self.drop("too_long")
+            if read is None:
+                return 0
+            size = at + read
+            if size > room or (size > self._limit and not seg[at + 1] and size > self._limit + self._tags(seg)):
+                self.drop("too_long")  # GSO frames and VLAN tags are allowed beyond the MTU
             elif front := self._front(seg, size, segs):
                 seg[: self.FRONT] = front
                 if seg is not segs[0]:
@@ -263,22 +276,22 @@ class TunTapPort(InterfacePort):
             drops += 1
         return 0
 
-    def _beyond_mtu(self, seg: memoryview, size: int) -> bool:
-        """Return whether a frame above ``_limit`` is too long; GSO frames and VLAN tags are allowed beyond it."""
-        return not self._header[1] and size > self._limit + self._tags(seg)
-
     def pending(self) -> bool:
         return not self._plain or bool(self._poll.poll(0))
 
     def _read_list(self, segs: Sequence[memoryview]) -> tuple[memoryview, int, int]:
-        """Read into any list of segments; return ``seg`` as for `_front`, the segments' size, and the bytes read."""
+        """Read into any list of segments; return ``seg`` as for `_front`, the segments' size, and the bytes read.
+
+        Raises BlockingIOError if there is no frame.
+        """
+        at = self.FRONT - HEADER_SIZE
         if segs and len(segs[0]) > LEAD:
-            seg, tail = segs[0], segs[1 : IOV_MAX - 2]
+            seg, tail = segs[0], segs[1 : IOV_MAX - 1]
             room = len(seg) + sum(map(len, tail))
         else:
-            seg, tail = memoryview(bytearray(LEAD)), skip(segs, LEAD)[: IOV_MAX - 3]
+            seg, tail = memoryview(bytearray(LEAD)), skip(segs, LEAD)[: IOV_MAX - 2]
             room = min(sum(map(len, segs)), LEAD + sum(map(len, tail)))
-        return seg, room, os.readv(self._fd, (self._header, seg[self.FRONT :], *tail, self._spill))
+        return seg, room, os.readv(self._fd, (seg[at:], *tail, self._spill))
 
     def _write(self, out: bytes, rest: Sequence[memoryview], /) -> bool:
         """Implement `send`; ``out`` replaces the frame's head for the device."""
@@ -379,15 +392,18 @@ class TunTapPort(InterfacePort):
         return 0
 
     def _front(self, seg: memoryview, size: int, segs: Sequence[memoryview]) -> bytes | None:
-        """Return the first `FRONT` bytes of the frame whose rest was read into ``seg``; None to drop the frame.
+        """Return the first `FRONT` bytes of the frame that was read into ``seg``; None to drop the frame.
 
-        ``size`` counts header and frame. ``seg`` is the first of ``segs``, or a copy of their first `LEAD` bytes.
+        They start with a virtio_net_hdr in place of the one that ends at `FRONT`. ``size`` counts header and frame.
+        ``seg`` is the first of ``segs``, or their first `LEAD` bytes.
         """
         raise NotImplementedError
 
-    def _agreed_header(self) -> bytearray | None:
-        """Return the virtio_net_hdr just read; None, and count a drop, if it uses offloads not negotiated."""
-        header = bytearray(self._header)
+    def _agreed_header(self, start: bytes) -> bytearray | None:
+        """Return the virtio_net_hdr with these first 10 bytes, the kernel's; None, and count a drop, if it uses
+        offloads not negotiated.
+        """
+        header = bytearray(start + bytes(HEADER_SIZE - len(start)))
         if uses_agreed_offloads(header, self._gso_types):
             return header
         self.drop("offload")
@@ -434,7 +450,7 @@ class TunTapPort(InterfacePort):
         """
         for _ in range(STALE_FRAMES_MAX):
             try:
-                os.readv(self._fd, (self._header,))
+                os.read(self._fd, HEADER_SIZE)
             except BlockingIOError:
                 return
             except OSError as error:
