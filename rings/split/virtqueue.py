@@ -168,11 +168,11 @@ class SplitVirtqueue(DriverSide[T]):
                     written = self._bad_length(head)
                 tokens[head] = None
                 tail, count = head, counts[head]
-                for _ in range(count - 1):
-                    tail = following[tail]
+                freed += count
+                while count > 1:
+                    tail, count = following[tail], count - 1
                 following[tail] = free
                 free = head
-                freed += count
                 done.append((token, written))
         except BadRing as exc:
             # Return the good elements before it first. Never read the bad element again: the driver may meanwhile have

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from drivers.bus.vhost import DeviceQueue, VhostDevice
-from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE
+from drivers.contracts.ports import HEADER_SIZE
 from drivers.devices.net.device.merge import NUM_BUFFERS_AT, ONE_BUFFER, put
-from drivers.devices.net.header import KNOWN_MAX, HeaderRules
+from drivers.devices.net.header import HEAD, KNOWN_MAX, HeaderRules
 from drivers.devices.net.layout import (
     CONTROLLED,
     LINK_UP,
@@ -32,8 +32,6 @@ from rings.chain import Chain, copy_out, skip, total
 from rings.queue import Vringh
 
 __all__ = ["MediatedNetPlug", "NetMediator"]
-
-HEAD = HEADER_SIZE + ETH_HLEN
 
 
 @attrs.frozen

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from drivers.bus.vhost import DeviceQueue
-from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, PacketQueue
+from drivers.contracts.ports import HEADER_SIZE, PacketQueue
 from drivers.devices.net.device.merge import NUM_BUFFERS_AT, ONE_BUFFER, TakenChains
 from drivers.devices.net.filter import FILTER_AT, FILTER_END, FrameFilter
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, NetFlow, Traffic
-from drivers.devices.net.header import HeaderRules
+from drivers.devices.net.header import HEAD, HeaderRules, unpack_head
 from drivers.flow.pump import AGAIN, QUEUE, Wait
 from rings.chain import copy_in, copy_out, skip, total
 from rings.queue import Vringh
 
 __all__ = ["VhostNetFromDriver", "VhostNetToDriver"]
-
-HEAD = HEADER_SIZE + ETH_HLEN
-"""Bytes of virtio_net_hdr and Ethernet header, by which frames are judged."""
 
 
 class VhostNetFromDriver(NetFlow[DeviceQueue]):
@@ -53,10 +50,8 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
             packets = octets = 0
             try:
                 for index, segs, writable in chains:
-                    if len(segs) == 1:
-                        seg = segs[0]
-                        length = len(seg)
-                        head, rest = bytes(seg[:HEAD]), [seg[HEAD:]]
+                    if len(segs) == 1 and (length := len(segs[0])) >= HEAD:
+                        (head,), rest = unpack_head(segs[0]), [segs[0][HEAD:]]
                     else:
                         length = total(segs)
                         head, rest = copy_out(segs, HEAD), skip(segs, HEAD)

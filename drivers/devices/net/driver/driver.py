@@ -11,10 +11,10 @@ import trio
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioBound, VirtioDevice
 from drivers.contracts.ports import ALL_OFFLOADS, PacketPort
 from drivers.devices.net.driver.control import VirtioNetControlQueue, control_memory
-from drivers.devices.net.driver.flows import HEAD, FrameBuffers, VirtioNetReceive, VirtioNetTransmit
+from drivers.devices.net.driver.flows import FrameBuffers, VirtioNetReceive, VirtioNetTransmit
 from drivers.devices.net.driver.station import NetRequest, Station
 from drivers.devices.net.flow import NetFigures, NetFlow, Traffic
-from drivers.devices.net.header import HeaderRules
+from drivers.devices.net.header import HEAD, HeaderRules
 from drivers.devices.net.layout import (
     ANNOUNCE,
     LINK_UP,

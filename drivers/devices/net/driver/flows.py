@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from drivers.bus.virtio import DriverQueue
 from drivers.contracts.hw import DmaMemory
-from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, Offloads, PacketQueue
+from drivers.contracts.ports import HEADER_SIZE, Offloads, PacketQueue
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, NetFlow, Traffic
-from drivers.devices.net.header import HeaderRules
+from drivers.devices.net.header import HEAD, HeaderRules, unpack_head
 from drivers.devices.net.software import convert_data_valid
 from drivers.flow.pump import AGAIN, QUEUE, Wait
 from drivers.memory.buffers import BufferBlock
 from rings.chain import copy_out, skip, total
 from rings.memory import Addr
 
-__all__ = ["HEAD", "FrameBuffers", "VirtioNetReceive", "VirtioNetTransmit"]
+__all__ = ["FrameBuffers", "VirtioNetReceive", "VirtioNetTransmit"]
 
-HEAD = HEADER_SIZE + ETH_HLEN
-"""Bytes of virtio_net_hdr and Ethernet header, by which frames are judged."""
 POSTED = CHUNK
 """Minimum number of receive buffers in the ring, if the driver has as many."""
 POSTED_BYTES = 2 << 20
@@ -54,7 +52,7 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
         free, ring = self._free, self.queue.ring
         if not self.enabled:
             return 0, self._switched
-        free.extend(slot for slot, _ in ring.get_each(ring.num))
+        free += [slot for slot, _ in ring.get_each(ring.num)]
         if not free:
             return 0, QUEUE
         recv, segs, addrs = self.port.recv_into, self._slots.segs, self._slots.addrs
@@ -121,7 +119,8 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
                 while at < len(taken):
                     slot, length = taken[at]
                     seg = segs[slot][0]
-                    head, rest, count = bytes(seg[: min(HEAD, length)]), [seg[HEAD:length]], 1
+                    (head,) = unpack_head(seg) if length >= HEAD else (bytes(seg[:length]),)
+                    rest, count = [seg[HEAD:length]], 1
                     low, high, out, spread = known.get(head) or rules.judge(head)
                     if spread > 1 and mergeable:
                         parts = self._parts(taken, at, spread)
@@ -157,7 +156,7 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
         if not used:
             return
         spare, whole = self._spare, self._slots.whole
-        self._usual += (sum(size for _, size in used) / len(used) - self._usual) / USUAL
+        self._usual += (sum([size for _, size in used]) / len(used) - self._usual) / USUAL
         spare += [slot for slot, _ in used]
         keep = max(0, len(whole) - max(POSTED, int(POSTED_BYTES / max(self._usual, 1.0))))
         self.queue.ring.add_each([whole[slot] for slot in spare[keep:]], True)
