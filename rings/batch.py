@@ -12,10 +12,6 @@ __all__ = ["BatchVringh"]
 class BatchVringh:
     """Single-chain calls and `getbufs` of `rings.queue.Vringh`, written in terms of the batch calls."""
 
-    def getdesc(self) -> Chain | None:
-        chains = self.getdescs(1)
-        return chains[0] if chains else None
-
     def getdescs(self, limit: int, /) -> list[Chain]:
         raise NotImplementedError
 
@@ -34,10 +30,4 @@ class BatchVringh:
         return heads, sizes, views
 
     def abandon(self, count: int, /) -> Sequence[int]:
-        raise NotImplementedError
-
-    def complete(self, head: int, written: int, /) -> None:
-        self.complete_each(((head, written),))
-
-    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         raise NotImplementedError

@@ -13,7 +13,7 @@ import attrs
 from rings.chain import Buffers, Chain
 from rings.memory import Addr
 
-__all__ = ["Meter", "QueueState", "QueueStatistics", "Segment", "Virtqueue", "Vringh"]
+__all__ = ["Meter", "QueueState", "QueueStatistics", "Segment", "Virtqueue", "Vringh", "complete", "getdesc"]
 
 Segment = tuple[Addr, int]
 """Address and size in bytes of one piece of a buffer, in the driver's address space."""
@@ -84,18 +84,16 @@ class Virtqueue(Protocol, Generic[T]):
     def publish(self) -> bool:
         """Make the added chains available to the device. Returns whether it has to be kicked."""
 
-    def get(self) -> tuple[T, int] | None:
-        """Return the token of the next used buffer and the bytes that the device wrote, or None.
+    def get_each(self, limit: int, /) -> list[tuple[T, int]]:
+        """Return token and bytes written of up to ``limit`` used buffers.
 
-        Raises BadRing if the device violates the rules of the used ring. A length larger than the writable part counts
-        as a bad length and is returned as 0, because none of that buffer is certain to be written.
+        Raises BadRing if the device violates the rules of the used ring; then the next call does so after the good
+        buffers. A length larger than the writable part counts as a bad length and is returned as 0, because none of
+        that buffer is certain to be written.
         """
 
-    def get_each(self, limit: int, /) -> list[tuple[T, int]]:
-        """Return the results of up to ``limit`` calls of `get`. Raises BadRing only if the first of them would."""
-
     def enable_cb(self) -> bool:
-        """Enable callbacks from the next used buffer on. Returns True if one is used already: call `get` again."""
+        """Enable callbacks from the next used buffer on. Returns True if one is used already: call `get_each` again."""
 
     def enable_cb_delayed(self) -> bool:
         """Enable a callback after most of the buffers in flight are used. Returns True if they are used already."""
@@ -137,19 +135,17 @@ class Vringh(Protocol):
     def spend(self, work: int, /) -> None:
         """Charge the device's own work, such as bytes moved, to the budget of the turn."""
 
-    def getdesc(self) -> Chain | None:
-        """Take the next chain, fetching each descriptor once and checking it. Returns None if there is none.
-
-        Raises BadRing for a violation by the driver, MemoryFault for an unreachable buffer.
-        """
-
     def getdescs(self, limit: int, /) -> list[Chain]:
-        """Return the results of up to ``limit`` calls of `getdesc`. Raises an error only if the first of them would."""
+        """Take up to ``limit`` chains, fetching each descriptor once and checking it.
+
+        Raises BadRing for a violation by the driver, MemoryFault for an unreachable buffer, in the first chain. A bad
+        chain behind good ones ends the batch; the next call meets it first.
+        """
 
     def getbufs(self, limit: int, /) -> Buffers:
         """Take up to ``limit`` write-only chains, such as receive buffers. Costs half of `getdescs`.
 
-        Stops before any other chain, and before a bad one: `getdesc` reports it. Raises BadRing if the ring itself is
+        Stops before any other chain, and before a bad one: `getdescs` reports it. Raises BadRing if the ring itself is
         bad.
         """
 
@@ -160,17 +156,17 @@ class Vringh(Protocol):
         completed, or fewer were taken.
         """
 
-    def complete(self, head: int, written: int, /) -> None:
-        """Mark a chain as used, with ``written`` bytes; `publish` shows it to the driver."""
-
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
-        """`complete` for each (head, bytes written)."""
+        """Mark chains as used, each as (head, bytes written); `publish` shows them to the driver.
+
+        Raises LocalRingError for a chain that is not in flight.
+        """
 
     def publish(self) -> bool:
         """Show the completed chains to the driver. Returns whether it has to be called."""
 
     def notify_enable(self) -> bool:
-        """Enable kicks. Returns True if work is left: call `getdesc` again."""
+        """Enable kicks. Returns ``work_left``: True if there are chains to take already, so call `getdescs` again."""
 
     def notify_disable(self) -> None:
         """Suppress kicks; a hint, so the driver may still kick."""
@@ -190,3 +186,14 @@ class Vringh(Protocol):
     def state(self) -> QueueState: ...
 
     def statistics(self) -> QueueStatistics: ...
+
+
+def getdesc(ring: Vringh) -> Chain | None:
+    """Take the next chain: `Vringh.getdescs` for devices that answer chain by chain. Returns None if there is none."""
+    chains = ring.getdescs(1)
+    return chains[0] if chains else None
+
+
+def complete(ring: Vringh, head: int, written: int) -> None:
+    """Mark one chain as used, with ``written`` bytes: `Vringh.complete_each` for devices that answer chain by chain."""
+    ring.complete_each(((head, written),))

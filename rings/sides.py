@@ -80,13 +80,6 @@ class DriverSide(Generic[T]):
             self._suppressed += 1
         return wanted
 
-    def get(self) -> tuple[T, int] | None:
-        done = self.get_each(1)
-        return done[0] if done else None
-
-    def get_each(self, limit: int, /) -> list[tuple[T, int]]:
-        raise NotImplementedError
-
     def _bad_length(self, ident: int) -> int:
         """Count a used length beyond the buffer. Returns the length to report instead."""
         self._bad_lengths += 1

@@ -12,7 +12,7 @@ from drivers.flow.figures import RequestFigures
 from drivers.flow.pump import AGAIN, QUEUE, Wait, pump
 from drivers.storage.workers import Job, Workers
 from rings.chain import Chain
-from rings.queue import Vringh
+from rings.queue import Vringh, getdesc
 
 __all__ = ["JobFlow"]
 
@@ -86,7 +86,7 @@ class JobFlow:
         moved, size = self._answer_results(), 0
         begin = self.begin
         while moved < BUDGET and size < BUDGET_BYTES:
-            chain = ring.getdesc()
+            chain = getdesc(ring)
             if chain is None:
                 return moved, QUEUE
             moved += 1

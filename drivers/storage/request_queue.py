@@ -62,21 +62,16 @@ class RequestQueue(Generic[R, A]):
             self.queue.flush()
 
     def move(self) -> tuple[int, Wait]:
-        get, requests = self.queue.ring.get, self._requests
-        moved = 0
-        while moved < BUDGET:
-            used = get()
-            if used is None:
-                break
-            slot, written = used
+        requests = self._requests
+        used = self.queue.ring.get_each(BUDGET)
+        for slot, written in used:
             request, requests[slot] = requests[slot], None
             assert request is not None
             answer = self.read(request, slot)
             self._free.append(slot)
             self.end(request, answer, written)
-            moved += 1
         self._submitter.feed(self)
-        return moved, AGAIN if moved == BUDGET else QUEUE
+        return len(used), AGAIN if len(used) == BUDGET else QUEUE
 
     def unanswered(self) -> list[R]:
         """Return the requests that the device did not use before its reset."""

@@ -237,7 +237,7 @@ class PackedVirtqueue(DriverSide[T]):
         while (word := self._desc[2 * slot + 1]) >> 48 & HANDS == used(lap):
             ident = word >> 32 & 0xFFFF
             if passed >= after or ident >= self.num or self._tokens[ident] is None:
-                return True  # `get` raises if the descriptor is bad
+                return True  # `get_each` raises if the descriptor is bad
             count = self._counts[ident]
             passed += count
             if passed > after:

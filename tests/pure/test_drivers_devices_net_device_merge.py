@@ -25,7 +25,7 @@ from rings.queue import Segment
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.testing import Act
-from support.rigs.ring import Rig
+from support.rigs.ring import Rig, get
 
 HEAD = bytes(HEADER_SIZE)
 HOLE = Addr(1 << 40)
@@ -65,7 +65,7 @@ class Receive:
         """The used buffers that the driver gets back."""
         self.ring.publish()
         actual = []
-        while (done := self.driver.get()) is not None:
+        while (done := get(self.driver)) is not None:
             token, size = done
             assert isinstance(token, list)
             actual.append((token, size))
@@ -123,7 +123,7 @@ def test_only_what_was_filled_is_completed_and_the_driver_sees_all_of_it_at_once
     taken = TakenChains(queue.ring)
     taken.gather(256, 16)
     taken.complete(100)
-    assert queue.driver.get() is None, "nothing before it is published"
+    assert get(queue.driver) is None, "nothing before it is published"
     assert [size for _, size in queue.used()] == [64, 36]
     assert (queue.taken(), len(taken)) == (2, 2)
     taken.give_back()

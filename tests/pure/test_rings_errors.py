@@ -8,12 +8,12 @@ from rings.errors import BadRing
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.split.virtqueue import SplitVirtqueue
 from support.rigs.packed import PackedRig
-from support.rigs.ring import MakeRig, seg
+from support.rigs.ring import MakeRig, get, seg
 
 
 def raised(driver: SplitVirtqueue[object] | PackedVirtqueue[object]) -> BadRing:
     with pytest.raises(BadRing) as caught:
-        driver.get()
+        get(driver)
     return caught.value
 
 

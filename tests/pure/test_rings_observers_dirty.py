@@ -14,6 +14,7 @@ from rings.formats import FORMATS
 from rings.layout import DESC_SIZE, NEXT, WRITE
 from rings.memory import Addr, MappedMemory
 from rings.observers.dirty import DirtyLog, DirtyVringh, WriteRecorder, dirty_log_size
+from support.rigs.ring import get
 
 PAGE, SPAN, NUM = 4096, 32768, 8
 BASE = 3 * SPAN
@@ -69,7 +70,7 @@ class Moved:
 
     def collect(self, _: int) -> None:
         self.by_driver(self.driver.enable_cb)
-        while self.driver.get() is not None:
+        while get(self.driver) is not None:
             pass
 
     def take(self, number: int) -> None:

@@ -14,9 +14,9 @@ from rings.errors import BadRing, MemoryFault
 from rings.formats import FORMATS
 from rings.memory import Addr, Memory
 from rings.observers.inflight import LoggedVringh
-from rings.queue import Virtqueue
+from rings.queue import Virtqueue, complete
 from support.rigs.packed import PackedRig
-from support.rigs.ring import SPOT, Rig, seg
+from support.rigs.ring import SPOT, Rig, get, seg
 
 NUM = 8
 RIGS: dict[str, Any] = {"split": Rig, "packed": PackedRig}
@@ -120,7 +120,7 @@ class Life:
 
     def give(self, place: int) -> None:
         if self.owed:
-            self.device.complete(self.owed.pop(place % len(self.owed)), 1)
+            complete(self.device, self.owed.pop(place % len(self.owed)), 1)
 
     def undo(self, _: int) -> None:
         """Give the chain taken last back untouched, unless it was completed."""
@@ -136,7 +136,7 @@ class Life:
         self.process.left = steps
 
     def collect(self) -> None:
-        while (used := self.driver.get()) is not None:
+        while (used := get(self.driver)) is not None:
             self.served[used[0]] += 1
 
     def finish(self) -> None:

@@ -7,9 +7,10 @@ import pytest
 from rings.errors import BadRing
 from rings.features import RingFeature, mask
 from rings.formats import FORMATS
-from rings.queue import Virtqueue
+from rings.queue import Virtqueue, complete, getdesc
 from rings.split.virtqueue import SplitVirtqueue
 from rings.testing import Guarded
+from support.rigs.ring import get
 
 NUM = 8
 
@@ -57,10 +58,10 @@ ENTRY, DESC, ELEM = ("read", 2), ("read", 16), ("write", 8)
 def test_a_chain_is_billed_when_it_is_given_back() -> None:
     queue = Queue(indirect=False)
     queue.add([100, 1000], [200, 300])
-    chain = queue.device.getdesc()
+    chain = getdesc(queue.device)
     assert chain is not None
     assert queue.tape.take() == []
-    queue.device.complete(chain[0], 250)
+    complete(queue.device, chain[0], 250)
     assert queue.tape.take() == [
         ENTRY,
         ("read", 64),
@@ -72,7 +73,7 @@ def test_a_chain_is_billed_when_it_is_given_back() -> None:
     ]
     assert queue.device.publish()
     assert queue.tape.take() == [("write", 2), ("read", 2)]
-    assert queue.driver.get() == ("token", 250)
+    assert get(queue.driver) == ("token", 250)
 
 
 @pytest.mark.parametrize(("buffers", "fetched"), [(1, [DESC]), (3, [DESC, ("read", 48)])])
@@ -82,24 +83,24 @@ def test_several_descriptors_lie_in_a_table_where_tables_were_agreed_on(
     queue = Queue(indirect=True)
     queue.add([10] * buffers, [])
     (chain,) = queue.device.getdescs(4)
-    queue.device.complete(chain[0], 0)
+    complete(queue.device, chain[0], 0)
     assert queue.tape.take() == [ENTRY, *fetched, *[("read", 10)] * buffers, ELEM]
 
 
 def test_a_packed_ring_is_billed_by_its_own_fields() -> None:
     """A chain's descriptors lie in the ring itself, one more tells its end, and nothing else says that it is there."""
     queue = Queue(indirect=False, form="packed")
-    assert queue.device.getdesc() is None
+    assert getdesc(queue.device) is None
     assert queue.tape.take() == [DESC]
     queue.add([100, 1000], [200])
     (chain,) = queue.device.getdescs(4)
-    queue.device.complete(chain[0], 50)
+    complete(queue.device, chain[0], 50)
     assert queue.tape.take() == [("read", 48), ("read", 100), ("read", 1000), ("write", 50), ("write", 16)]
     assert queue.device.publish()
     assert queue.tape.take() == [("read", 4)]
     assert not queue.device.notify_enable()
     assert queue.tape.take() == [("write", 4), DESC]
-    assert queue.driver.get() == ("token", 50)
+    assert get(queue.driver) == ("token", 50)
 
 
 def test_what_is_abandoned_costs_nothing_until_it_is_taken_again() -> None:
@@ -110,13 +111,13 @@ def test_what_is_abandoned_costs_nothing_until_it_is_taken_again() -> None:
         assert queue.device.abandon(1) == [chain[0]]
     assert queue.tape.take() == []
     (chain,) = queue.device.getdescs(4)
-    queue.device.complete(chain[0], 0)
+    complete(queue.device, chain[0], 0)
     assert queue.tape.take() == [ENTRY, DESC, ("read", 10), ELEM]
 
 
 def test_looking_in_vain_and_arming_are_billed_and_publishing_nothing_is_not() -> None:
     queue = Queue(indirect=False)
-    assert queue.device.getdesc() is None
+    assert getdesc(queue.device) is None
     assert queue.tape.take() == [("read", 2)]
     assert not queue.device.notify_enable()
     assert queue.tape.take() == [("write", 2), ("read", 2)]
@@ -134,8 +135,8 @@ def test_everything_else_is_the_ring_inside() -> None:
     queue.device.notify_disable()
     queue.device.latch()
     assert queue.device.broken
-    queue.device.complete(chain[0], 0)
-    assert queue.device.getdesc() is None
+    complete(queue.device, chain[0], 0)
+    assert getdesc(queue.device) is None
     queue.device.close()
     assert not queue.device.reachable()
 
@@ -145,5 +146,5 @@ def test_a_ring_that_lies_is_not_billed() -> None:
     assert isinstance(queue.driver, SplitVirtqueue)
     queue.driver._avail[1] = 100
     with pytest.raises(BadRing):
-        queue.device.getdesc()
+        getdesc(queue.device)
     assert queue.tape.take() == []

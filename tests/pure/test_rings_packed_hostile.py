@@ -11,9 +11,10 @@ from rings.layout import AVAIL, INDIRECT, NEXT, USED, WRITE
 from rings.memory import Addr
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.packed.vringh import PackedVringh
+from rings.queue import complete, getdesc
 from rings.testing import Act, Changing, PackedDesc
 from support.rigs.packed import PackedRig
-from support.rigs.ring import EVENT_IDX, collect, fill, seg, serve
+from support.rigs.ring import EVENT_IDX, collect, fill, get, seg, serve
 
 HOLE = 0x7000_0000
 
@@ -26,9 +27,9 @@ def rig() -> PackedRig:
 def latched(rig: PackedRig, device: PackedVringh, match: str, error: type[Exception] = BadRing) -> None:
     """The exact outcome LATCH: one error, then an empty queue."""
     with pytest.raises(error, match=match):
-        device.getdesc()
+        getdesc(device)
     device.latch()
-    assert device.getdesc() is None
+    assert getdesc(device) is None
     assert not device.notify_enable()
     assert device.state().broken
     rig.check()
@@ -38,7 +39,7 @@ def broken(rig: PackedRig, driver: PackedVirtqueue[object], match: str, in_fligh
     """One typed error, each time it is asked; every buffer still ends once."""
     for _ in range(2):
         with pytest.raises(BadRing, match=match):
-            driver.get()
+            get(driver)
     assert len(list(driver.detach_unused())) == in_flight
     rig.check()
 
@@ -51,7 +52,7 @@ def broken(rig: PackedRig, driver: PackedVirtqueue[object], match: str, in_fligh
 def test_a_descriptor_of_another_lap_is_not_available(rig: PackedRig, flags: int) -> None:
     device = rig.device()
     rig.raw.write(0, PackedDesc(rig.buffer(), 8, flags))
-    assert device.getdesc() is None
+    assert getdesc(device) is None
     assert not device.notify_enable()
 
 
@@ -94,7 +95,7 @@ def test_a_buffer_id_in_flight_breaks_the_queue(rig: PackedRig, completed: bool)
     """It is so until its end was published: before, the driver can't know."""
     device = rig.device()
     rig.raw.offer(PackedDesc(rig.buffer(), 8), ident=3)
-    serve(device, 1) if completed else device.getdesc()
+    serve(device, 1) if completed else getdesc(device)
     rig.raw.offer(PackedDesc(rig.buffer(), 8), ident=3)
     latched(rig, device, "buffer 3 was made available again")
 
@@ -114,7 +115,7 @@ def test_reserved_flags_mean_nothing(rig: PackedRig) -> None:
     device = rig.device()
     reserved = 0xFFFF & ~(AVAIL | USED | NEXT | WRITE | INDIRECT)
     rig.raw.offer(PackedDesc(rig.buffer(), 8, reserved))
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert len(chain[1][0]) == 8
 
@@ -205,7 +206,7 @@ def test_every_descriptor_is_loaded_once() -> None:
     device = rig.device(memory=memory)
     there, back = rig.buffer(8), rig.buffer(8)
     rig.raw.offer(PackedDesc(there, 8), PackedDesc(back, 8, WRITE), ident=5)
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert (chain[0], len(chain[1][0]), len(chain[2][0])) == (5, 8, 8)
     loads = memory.acts(Act.LOAD)
@@ -259,7 +260,7 @@ def test_a_used_length_beyond_the_buffer_is_refused_and_counted(indirect: bool) 
         driver.add((seg(0x1000, 100),), (seg(0x1000, 10), seg(0x1000, 10)), "a")
         driver.publish()
         rig.raw.give(0, 21)
-        assert driver.get() == ("a", given_up)
+        assert get(driver) == ("a", given_up)
         assert (driver.statistics().bad_lengths, driver.num_free) == (1, 8)
         driver.close()
 
@@ -276,7 +277,7 @@ def test_a_device_that_rewrites_the_ring_confuses_nobody(indirect: bool) -> None
             if place != rig.raw.next_used % 8:
                 rig.raw.write(place, PackedDesc(0xDEAD, 0xFFFF_FFFF, NEXT, 7 - place))
         rig.raw.give(0, 50, takes=1 if indirect else 3)
-        assert driver.get() == (turn, 50)
+        assert get(driver) == (turn, 50)
         assert driver.num_free == 8
     rig.check()
 
@@ -322,7 +323,7 @@ def test_no_driver_makes_the_device_do_more_than_stop(
         rig.raw.driver_event = word
         rig.device_side.log.clear()
         try:
-            chain = device.getdesc()
+            chain = getdesc(device)
         except (RemoteRingError, MemoryFault):
             assert not latched
             device.latch()
@@ -335,7 +336,7 @@ def test_no_driver_makes_the_device_do_more_than_stop(
             for view in chain[2]:
                 view[:16] = b"\xee" * len(view[:16])
             if finish:
-                device.complete(chain[0], 0)
+                complete(device, chain[0], 0)
                 device.publish()
                 device.notify_enable()
     assert device.state().in_flight <= num
@@ -371,7 +372,7 @@ def test_no_device_makes_the_driver_do_more_than_stop(
     for place in range(num):
         rig.raw.write(place, ring[place])
     try:
-        while (done := driver.get()) is not None:
+        while (done := get(driver)) is not None:
             assert done[1] <= rooms.pop(done[0])
     except RemoteRingError:
         pass

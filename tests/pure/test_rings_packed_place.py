@@ -9,7 +9,7 @@ from rings.packed.place import used_next
 from rings.packed.ring import FIRST_LAP, at
 from rings.packed.vringh import PackedVringh
 from support.rigs.packed import PackedRig
-from support.rigs.ring import SPOT, seg
+from support.rigs.ring import SPOT, get, seg
 
 NUM = 5
 
@@ -57,7 +57,7 @@ def test_behind_chains_of_several_the_place_that_is_told_is_believed(sizes: list
         driver.publish()
         device.complete_each([(head, 1) for head, _, _ in device.getdescs(1)])
         device.publish()
-        driver.get()
+        get(driver)
     for _ in range(after):
         driver.add((), (seg(SPOT, 8),), "token")
     driver.publish()
@@ -90,7 +90,7 @@ def test_a_batch_whose_first_chain_was_not_shown_is_served_again(before: int, ba
         refill()
         use(device, 1)
         device.publish()
-        assert driver.get() is not None
+        assert get(driver) is not None
     if more:
         refill()
     position = device.state().used
@@ -113,7 +113,7 @@ def test_a_batch_that_the_driver_has_not_published_moves_no_place(before: int, b
         driver.publish()
         device.complete_each([(head, 1) for head, _, _ in device.getdescs(1)])
         device.publish()
-        driver.get()
+        get(driver)
     for _ in range(batch):
         driver.add((), (seg(SPOT, 8),), "token")
     position = device.state().used

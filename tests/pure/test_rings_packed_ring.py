@@ -18,9 +18,10 @@ from rings.layout import (
 )
 from rings.memory import Addr
 from rings.packed.vringh import PackedVringh
+from rings.queue import complete, getdesc
 from rings.testing import Access, Act, PackedDesc, Watched
 from support.rigs.packed import PackedRig, position
-from support.rigs.ring import EVENT_IDX, collect, fill, flat, seg, serve
+from support.rigs.ring import EVENT_IDX, collect, fill, flat, get, seg, serve
 
 
 @pytest.fixture
@@ -31,19 +32,19 @@ def rig() -> PackedRig:
 def test_a_chain_crosses_and_its_answer_comes_back(rig: PackedRig) -> None:
     there, back = rig.buffer(b"question"), rig.buffer(6)
     driver, device = rig.driver(), rig.device()
-    assert device.getdesc() is None
+    assert getdesc(device) is None
     driver.add((seg(there, 8),), (seg(back, 6),), "token")
-    assert device.getdesc() is None, "nothing shows before publish"
+    assert getdesc(device) is None, "nothing shows before publish"
     assert driver.publish(), "a device that never said otherwise wants to be kicked"
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     head, readable, writable = chain
     assert flat(readable) == b"question"
     writable[0][:] = b"answer"
-    device.complete(head, 6)
-    assert driver.get() is None, "nothing shows before publish"
+    complete(device, head, 6)
+    assert get(driver) is None, "nothing shows before publish"
     assert device.publish()
-    assert driver.get() == ("token", 6)
+    assert get(driver) == ("token", 6)
     assert rig.bytes(back, 6) == b"answer"
     rig.check()
 
@@ -110,8 +111,8 @@ def test_the_first_descriptor_of_a_batch_is_marked_used_last(rig: PackedRig) -> 
 def test_whatever_lay_in_its_memory_a_new_ring_is_empty(rig: PackedRig, fill_with: bytes) -> None:
     rig.raw.clear(fill_with)
     driver = rig.driver()
-    assert driver.get() is None
-    assert rig.device().getdesc() is None
+    assert get(driver) is None
+    assert getdesc(rig.device()) is None
     assert (rig.raw.driver_event, rig.raw.device_event) == (0, 0)
 
 
@@ -129,7 +130,7 @@ def test_a_list_that_has_no_room_is_not_begun() -> None:
         driver.add((), (), "x")
     assert not driver.publish()
     assert len(device.getdescs(9)) == 2
-    assert device.getdesc() is None
+    assert getdesc(device) is None
 
 
 def test_a_batch_that_can_not_be_added_leaves_nothing_behind(rig: PackedRig) -> None:
@@ -151,7 +152,7 @@ def test_of_a_table_only_addresses_lengths_and_write_count(rig: PackedRig) -> No
     entries = PackedDesc(there, 4, everything, 0xDEAD), PackedDesc(back, 4, 0xFFFF, 0xBEEF)
     outer = rig.raw.table(table, *entries)
     rig.raw.offer(PackedDesc(outer.addr, outer.size, INDIRECT | WRITE), ident=5)
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert (chain[0], flat(chain[1]), len(chain[2][0])) == (5, b"abcd", 4)
     driver = rig.driver()

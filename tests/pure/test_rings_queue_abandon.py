@@ -9,7 +9,7 @@ from rings.features import RingFeature, mask
 from rings.formats import FORMATS
 from rings.layout import WRITE
 from rings.memory import Addr
-from rings.queue import Vringh
+from rings.queue import Vringh, complete
 from rings.testing import Desc, Guarded, PackedDesc, RawPackedRing, RawRing
 
 NUM, COUNT = 8, 5
@@ -69,7 +69,7 @@ def test_abandoning_none_changes_nothing(device: Vringh) -> None:
 
 def test_only_chains_taken_after_the_last_completed_one_can_be_abandoned(device: Vringh) -> None:
     heads(device, 5)
-    device.complete(2, 0)
+    complete(device, 2, 0)
     with pytest.raises(LocalRingError, match="descriptor 2 among them was completed"):
         device.abandon(3)
     assert device.in_flight() == [0, 1, 3, 4], "none of them was put back"

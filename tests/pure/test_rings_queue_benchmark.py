@@ -8,7 +8,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from rings.formats import FORMATS
 from rings.layout import RingAddrs
 from rings.memory import Addr, MappedMemory
-from rings.queue import Segment, Virtqueue, Vringh
+from rings.queue import Segment, Virtqueue, Vringh, complete, getdesc
+from support.rigs.ring import get
 
 NUM = 256
 BATCH = 64
@@ -65,16 +66,16 @@ def test_a_batch_goes_round_one_by_one(
     readable, writable = ((), segs) if written else (segs, ())
 
     def batch() -> int:
-        add, get, getdesc, complete = driver.add, driver.get, device.getdesc, device.complete
+        add = driver.add
         for token in range(BATCH):
             add(readable, writable, token)
         driver.publish()
-        while (chain := getdesc()) is not None:
-            complete(chain[0], 0)
+        while (chain := getdesc(device)) is not None:
+            complete(device, chain[0], 0)
         device.notify_enable()
         device.publish()
         moved = 0
-        while get() is not None:
+        while get(driver) is not None:
             moved += 1
         driver.enable_cb()
         return moved

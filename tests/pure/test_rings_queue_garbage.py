@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from rings.errors import LocalRingError, MemoryFault, RemoteRingError
 from rings.layout import split_sizes
 from rings.memory import Addr
+from rings.queue import complete, getdesc
 from rings.testing import Act, Desc
-from support.rigs.ring import Rig, seg
+from support.rigs.ring import Rig, get, seg
 
 NUMS = st.sampled_from([1, 2, 4, 8])
 PAYLOAD, TABLE = 0x20_0000, 0x30_0000
@@ -69,7 +70,7 @@ def test_no_driver_makes_the_device_do_more_than_stop(
             case "take", _, finish:
                 rig.device_side.log.clear()
                 try:
-                    chain = device.getdesc()
+                    chain = getdesc(device)
                 except (RemoteRingError, MemoryFault):
                     assert not latched
                     device.latch()
@@ -84,7 +85,7 @@ def test_no_driver_makes_the_device_do_more_than_stop(
                     for view in writable:
                         view[:16] = b"\xee" * len(view[:16])
                     if finish:
-                        device.complete(head, 0)
+                        complete(device, head, 0)
                         device.publish()
                         device.notify_enable()
     assert device.state().in_flight <= num
@@ -130,7 +131,7 @@ def test_no_device_makes_the_driver_do_more_than_stop(
         rig.raw.set_elem(at, head, size)
     rig.raw.used_idx = index
     try:
-        while (done := driver.get()) is not None:
+        while (done := get(driver)) is not None:
             assert done[1] <= rooms.pop(done[0])
     except RemoteRingError:
         pass

@@ -12,7 +12,7 @@ from rings.errors import BadRing, MemoryFault
 from rings.layout import WRITE
 from rings.memory import Addr
 from rings.observers.wrapper import VringhWrapper
-from rings.queue import Vringh
+from rings.queue import Vringh, getdesc
 from rings.testing import Act, Desc, PackedDesc
 from support.rigs.packed import PackedRig
 from support.rigs.ring import Rig
@@ -75,7 +75,7 @@ def test_it_ends_in_front_of_a_chain_that_is_no_room(rig: Rig | PackedRig, flags
     offer(rig, (addr, 1000, WRITE), (addr, 0 if flags else 1000, flags), (addr + 1000, 1000, WRITE))
     assert device.getbufs(8)[0] == [0]
     assert device.getbufs(8)[0] == []
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert (chain[0], sizes(chain[1])) == (1, [] if flags else [1000])
     assert device.getbufs(8)[0] == [2]
@@ -92,7 +92,7 @@ def test_it_ends_in_front_of_what_is_wrong_and_getdesc_says_what_it_is(rig: Rig 
     assert device.getbufs(8)[0] == [0]
     assert device.getbufs(8)[0] == []
     with pytest.raises(BadRing, match="in flight"):
-        device.getdesc()
+        getdesc(device)
 
 
 @pytest.mark.parametrize("size", [1000, 0xFFFF_FFFF])
@@ -105,11 +105,11 @@ def test_where_one_can_not_be_reached_none_is_taken_and_the_good_ones_come_one_b
     assert device.getbufs(8) == ([], [], [])
     assert device.state().in_flight == 0
     for ident in range(2):
-        chain = device.getdesc()
+        chain = getdesc(device)
         assert chain is not None
         assert chain[0] == ident
     with pytest.raises(MemoryFault):
-        device.getdesc()
+        getdesc(device)
 
 
 def test_a_broken_ring_has_none(rig: Rig | PackedRig) -> None:
@@ -154,7 +154,7 @@ def everything(device: Vringh, limit: int) -> list[tuple[int, int]]:
         assert sum(rooms) == sum(sizes(views))
         actual += zip(heads, rooms, strict=True)
         if not heads:
-            chain = device.getdesc()
+            chain = getdesc(device)
             if chain is None:
                 return actual
             actual.append((chain[0], sum(sizes(chain[2]))))

@@ -20,9 +20,9 @@ from hypothesis.stateful import (
 from rings.chain import Chain, copy_in
 from rings.errors import LocalRingError, QueueFull
 from rings.memory import Addr
-from rings.queue import Segment, Virtqueue, Vringh
+from rings.queue import Segment, Virtqueue, Vringh, complete, getdesc
 from support.rigs.packed import PackedRig, position
-from support.rigs.ring import Rig, flat, seg
+from support.rigs.ring import Rig, flat, get, seg
 
 SLOT = 256
 NUMS = st.sampled_from([1, 2, 4, 8])
@@ -169,7 +169,7 @@ class Pair(RuleBasedStateMachine):
 
     @rule()
     def get(self) -> None:
-        self.got_back([done] if (done := self.driver.get()) else [], 1)
+        self.got_back([done] if (done := get(self.driver)) else [], 1)
 
     @rule(limit=st.integers(1, 9))
     def get_each(self, limit: int) -> None:
@@ -204,7 +204,7 @@ class Pair(RuleBasedStateMachine):
 
     @rule()
     def getdesc(self) -> None:
-        self.took([chain] if (chain := self.device.getdesc()) else [], 1)
+        self.took([chain] if (chain := getdesc(self.device)) else [], 1)
 
     @rule(limit=st.integers(1, 9))
     def getdescs(self, limit: int) -> None:
@@ -253,7 +253,7 @@ class Pair(RuleBasedStateMachine):
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
         sent = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-        self.device.complete(sent.head, len(sent.answer))
+        complete(self.device, sent.head, len(sent.answer))
         self.done.append(sent)
 
     @rule()

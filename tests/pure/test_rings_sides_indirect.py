@@ -8,6 +8,7 @@ import pytest
 
 from rings.errors import BadRing
 from rings.layout import INDIRECT, NEXT, WRITE
+from rings.queue import complete, getdesc
 from rings.testing import Desc
 from rings.testing.packed import PackedDesc
 from support.rigs.packed import PackedRig
@@ -36,10 +37,10 @@ def test_a_table_as_long_as_was_promised_is_taken_whatever_the_ring(make: Any, e
     rig = make(NUM)
     device = rig.device(table_max=TABLE_MAX)
     offer_table(rig, entries)
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert (len(chain[1]), len(chain[2])) == (1, entries - 1)
-    device.complete(chain[0], entries - 1)
+    complete(device, chain[0], entries - 1)
     assert device.state().in_flight == 0
     rig.check()
 
@@ -51,7 +52,7 @@ def test_a_longer_one_breaks_the_ring(make: Any) -> None:
     device = rig.device(table_max=TABLE_MAX)
     offer_table(rig, TABLE_MAX + 1)
     with pytest.raises(BadRing, match=f"indirect table of {16 * (TABLE_MAX + 1)} bytes"):
-        device.getdesc()
+        getdesc(device)
 
 
 @pytest.mark.hostile("I04")
@@ -60,7 +61,7 @@ def test_a_promise_smaller_than_the_ring_takes_nothing_away(make: Any) -> None:
     rig = make(NUM)
     device = rig.device(table_max=2)
     offer_table(rig, NUM)
-    assert device.getdesc() is not None
+    assert getdesc(device) is not None
 
 
 @pytest.mark.hostile("R01", "R02")

@@ -6,10 +6,11 @@ import pytest
 
 from rings.layout import RingAddrs, split_sizes
 from rings.memory import Addr, MappedMemory
+from rings.queue import complete, getdesc
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.testing import RawRing
-from support.rigs.ring import EVENT_IDX, MakeRig, collect, fill, flat, seg, serve
+from support.rigs.ring import EVENT_IDX, MakeRig, collect, fill, flat, get, seg, serve
 
 
 def big_ring(num: int) -> tuple[SplitVirtqueue[int], SplitVringh, RawRing]:
@@ -37,14 +38,14 @@ def test_bytes_cross_in_both_directions(make_rig: MakeRig, num: int, event_idx: 
     driver, device = rig.driver(), rig.device()
     driver.add((seg(there, 8),), (seg(back, 6),), "token")
     assert driver.publish(), "a device that never said otherwise wants to be kicked"
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     head, readable, writable = chain
     assert flat(readable) == b"question"
     writable[0][:] = b"answer"
-    device.complete(head, 6)
+    complete(device, head, 6)
     assert device.publish()
-    assert driver.get() == ("token", 6)
+    assert get(driver) == ("token", 6)
     assert rig.bytes(back, 6) == b"answer"
 
 
@@ -53,11 +54,11 @@ def test_chains_may_come_back_in_any_order(make_rig: MakeRig) -> None:
     driver, device = rig.driver(), rig.device()
     fill(driver, 8)
     driver.publish()
-    heads = [chain[0] for chain in (device.getdesc() for _ in range(8)) if chain]
+    heads = [chain[0] for chain in (getdesc(device) for _ in range(8)) if chain]
     for head in (*heads[::2], *heads[::-2]):
-        device.complete(head, 0)
+        complete(device, head, 0)
     device.publish()
-    assert [done[0] for done in (driver.get() for _ in range(8)) if done] == [0, 2, 4, 6, 7, 5, 3, 1]
+    assert [done[0] for done in (get(driver) for _ in range(8)) if done] == [0, 2, 4, 6, 7, 5, 3, 1]
 
 
 def test_state_and_statistics_agree_on_both_sides(make_rig: MakeRig) -> None:
@@ -66,7 +67,7 @@ def test_state_and_statistics_agree_on_both_sides(make_rig: MakeRig) -> None:
     fill(driver, 5)
     driver.publish()
     serve(device, 3)
-    device.getdesc()
+    getdesc(device)
     device.publish()
     collect(driver)
     assert (driver.state().avail, driver.state().used, driver.state().in_flight) == (5, 3, 2)
@@ -82,7 +83,7 @@ def test_state_and_statistics_agree_on_both_sides(make_rig: MakeRig) -> None:
 def test_indices_wrap_three_times_and_more(num: int) -> None:
     """Batches as large as the ring; the tokens show that nothing is lost, doubled or reordered."""
     driver, device, raw = big_ring(num)
-    add, getdesc, complete, get = driver.add, device.getdesc, device.complete, driver.get
+    add = driver.add
     buffer = ((Addr(0), 1),)
     token = wraps = last = 0
     while wraps < 3:
@@ -91,11 +92,11 @@ def test_indices_wrap_three_times_and_more(num: int) -> None:
             add((), buffer, token)
         token += 1
         assert driver.publish()
-        while (chain := getdesc()) is not None:
-            complete(chain[0], 1)
+        while (chain := getdesc(device)) is not None:
+            complete(device, chain[0], 1)
         assert not device.notify_enable()
         assert device.publish()
-        returned = [done[0] for done in iter(get, None)]
+        returned = [done[0] for done in iter(lambda: get(driver), None)]
         assert returned == list(range(first, token))
         assert not driver.enable_cb()
         wraps += raw.used_idx < last

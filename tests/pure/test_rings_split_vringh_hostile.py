@@ -7,6 +7,7 @@ import pytest
 from rings.errors import BadRing, MemoryFault
 from rings.layout import NEXT, WRITE, RingAddrs
 from rings.memory import Addr, MappedMemory
+from rings.queue import complete, getdesc
 from rings.split.vringh import SplitVringh
 from rings.testing import Act, Changing, Desc, RawRing
 from support.rigs.ring import MakeRig, Rig, flat, latch
@@ -53,7 +54,7 @@ def test_a_loop_over_the_largest_ring_ends() -> None:
     raw.offer(0)
     device = SplitVringh(memory, 32768, addrs, event_idx=False, indirect=False)
     with pytest.raises(BadRing, match="loops"):
-        device.getdesc()
+        getdesc(device)
 
 
 @pytest.mark.hostile("R02")
@@ -64,10 +65,10 @@ def test_a_chain_of_the_queue_size_works_and_one_more_breaks_the_ring(rig: Rig) 
     singles = [Desc(data + at, 1) for at in range(8)]
     rig.offer(*singles)
     rig.raw.chain(0, *singles)
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert flat(chain[1]) == b"abcdefgh"
-    device.complete(0, 0)
+    complete(device, 0, 0)
     device.publish()
 
     def split(direct: int) -> None:
@@ -77,10 +78,10 @@ def test_a_chain_of_the_queue_size_works_and_one_more_breaks_the_ring(rig: Rig) 
         rig.offer(*singles[:direct], rig.raw.table(spot, *rest))
 
     split(7)
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert flat(chain[1]) == b"abcdefgh"
-    device.complete(0, 0)
+    complete(device, 0, 0)
     device.publish()
 
     singles.append(Desc(data, 1))
@@ -101,7 +102,7 @@ def test_a_next_without_its_flag_means_nothing(rig: Rig) -> None:
     device = rig.device()
     rig.raw.write(0, Desc(rig.buffer(b"x"), 1, 0, 0xFFFF))
     rig.raw.offer(0)
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert flat(chain[1]) == b"x"
 
@@ -167,9 +168,9 @@ def test_memory_that_may_only_be_read_is_never_lent_for_writing(rig: Rig, behind
         rig.memory.add(Addr(fixed + 4096 * at), memoryview(bytearray(4096)), writable=False)
     device = rig.device()
     rig.offer(*[Desc(good, 16)] * behind, Desc(fixed, size))
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
-    device.complete(0, 0)
+    complete(device, 0, 0)
     device.publish()
     rig.offer(*[Desc(good, 16)] * behind, Desc(fixed, size, WRITE))
     latch(rig, device, MemoryFault, "read-only")
@@ -182,7 +183,7 @@ def test_memory_at_both_ends_of_the_address_space_does_not_make_a_wrapping_range
     device = rig.device()
     rig.offer(Desc(TOP - 16, 16), head=0)
     rig.offer(Desc(TOP - 16, 17), head=1)
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert len(chain[1][0]) == 16
     latch(rig, device, MemoryFault, taken=(0,))
@@ -196,11 +197,11 @@ def test_a_buffer_over_two_regions_comes_in_two_pieces(rig: Rig, flags: int, beh
     rig.buffer(b"b" * 100, adjoining=True)
     device = rig.device()
     rig.offer(*[Desc(first, 1)] * behind, Desc(first + 90, 30, flags))
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     segs = chain[2] if flags else chain[1][behind:]
     assert [bytes(seg) for seg in segs] == [b"a" * 10, b"b" * 20]
-    device.complete(0, 0)
+    complete(device, 0, 0)
     device.publish()
     rig.offer(*[Desc(first, 1)] * behind, Desc(first + 90, 111, flags))
     latch(rig, device, MemoryFault)
@@ -212,11 +213,11 @@ def test_an_empty_descriptor_is_an_empty_segment_wherever_it_points(rig: Rig, ad
     data, back = rig.buffer(b"data"), rig.buffer(4)
     device = rig.device()
     rig.offer(Desc(addr, 0), head=7)
-    assert device.getdesc() == (7, [], []), "no bytes at all: what that means is for the device to say"
+    assert getdesc(device) == (7, [], []), "no bytes at all: what that means is for the device to say"
     rig.offer(Desc(addr, 0, WRITE), head=6)
-    assert device.getdesc() == (6, [], [])
+    assert getdesc(device) == (6, [], [])
     rig.offer(Desc(addr), Desc(data, 2), Desc(addr), Desc(data + 2, 2), Desc(back, 4, WRITE), Desc(addr, 0, WRITE))
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert [len(seg) for seg in (*chain[1], *chain[2])] == [2, 2, 4]
     assert flat(chain[1]) == b"data"
@@ -266,17 +267,17 @@ def test_a_buffer_over_its_own_ring_hurts_nobody_but_its_driver(rig: Rig, area: 
     start: Addr = getattr(rig.addrs, area)
     size = {"desc": 128, "driver": 22, "device": 70}[area]
     rig.offer(Desc(start, size, WRITE), head=0)
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     for seg in chain[2]:
         seg[:] = b"\xff" * len(seg)
-    device.complete(0, size)
+    complete(device, 0, size)
     device.publish()
     assert (rig.raw.used_idx, rig.raw.elem(0)) == (1, (0, size))
     if area == "driver":
         latch(rig, device, BadRing, "ahead of 1")  # its index reads 0xffff now
     else:
-        assert device.getdesc() is None
+        assert getdesc(device) is None
         rig.recovers()
 
 
@@ -296,7 +297,7 @@ def test_every_word_of_a_chain_is_fetched_once(rig: Rig, shape: str) -> None:
     rig.offer(*descs, head=3)
     memory = Changing(rig.memory)
     device = rig.device(memory=memory)
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     head, readable, writable = chain
     # The last range that was lent has not changed yet: the payload of what was lent before it is moving already.
@@ -305,6 +306,6 @@ def test_every_word_of_a_chain_is_fetched_once(rig: Rig, shape: str) -> None:
     assert len(loads) == len(set(loads)), "no word twice"
     tables = [access for access in memory.acts(Act.READ) if access.addr == spot]
     assert len(tables) == ("table" in shape), "a table is copied once"
-    device.complete(head, 8)
+    complete(device, head, 8)
     device.publish()
     assert rig.raw.elem(0) == (3, 8)

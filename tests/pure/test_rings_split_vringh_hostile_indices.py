@@ -6,6 +6,7 @@ import pytest
 
 from rings.errors import BadRing
 from rings.layout import INDIRECT, NEXT, WRITE
+from rings.queue import complete, getdesc
 from rings.testing import Desc
 from support.rigs.ring import Rig, latch
 
@@ -27,7 +28,7 @@ def test_an_index_that_moves_back_breaks_the_ring_and_what_was_taken_may_end(rig
     device = rig.device()
     for head in range(3):
         rig.offer(Desc(rig.buffer(), 8), head=head)
-    taken = [device.getdesc() for _ in range(3)]
+    taken = [getdesc(device) for _ in range(3)]
     rig.raw.avail_idx -= back
     latch(rig, device, BadRing, "ahead of 3", taken=tuple(chain[0] for chain in taken if chain))
 
@@ -37,7 +38,7 @@ def test_more_than_the_queue_holds_breaks_the_ring_though_half_of_it_was_taken_a
     device = rig.device()
     for head in range(8):
         rig.offer(Desc(rig.buffer(8), 8), head=head)
-    taken = tuple(chain[0] for chain in (device.getdesc() for _ in range(8)) if chain)
+    taken = tuple(chain[0] for chain in (getdesc(device) for _ in range(8)) if chain)
     rig.raw.offer(0)  # a ninth, while none came back
     latch(rig, device, BadRing, "ahead", taken=taken)
 
@@ -46,7 +47,7 @@ def test_more_than_the_queue_holds_breaks_the_ring_though_half_of_it_was_taken_a
 def test_a_head_that_is_in_flight_is_not_taken_again(rig: Rig) -> None:
     device = rig.device()
     rig.offer(Desc(rig.buffer(), 8), head=4)
-    assert device.getdesc() is not None
+    assert getdesc(device) is not None
     rig.raw.offer(4)
     latch(rig, device, BadRing, "while in flight", taken=(4,))
 
@@ -57,12 +58,12 @@ def test_a_head_is_in_flight_until_it_was_shown_as_used(rig: Rig) -> None:
     device = rig.device()
     rig.raw.write(4, Desc(rig.buffer(), 8))
     rig.raw.offer(*[4] * 8)
-    assert device.getdesc() is not None
-    device.complete(4, 0)
+    assert getdesc(device) is not None
+    complete(device, 4, 0)
     with pytest.raises(BadRing, match="while in flight"):
-        device.getdesc()
+        getdesc(device)
     device.publish()
-    assert device.getdesc() is not None, "from now on it is legal"
+    assert getdesc(device) is not None, "from now on it is legal"
 
 
 @pytest.mark.hostile("R18")
@@ -73,8 +74,8 @@ def test_what_the_driver_writes_into_the_used_ring_is_never_read(rig: Rig) -> No
         for index in range(8):
             rig.raw.set_elem(index, 0xFFFF_FFFF, 0xFFFF_FFFF)
         rig.offer(Desc(rig.buffer(64), 8), head=at % 8)
-        assert device.getdesc() is not None
-        device.complete(at % 8, at)
+        assert getdesc(device) is not None
+        complete(device, at % 8, at)
         assert device.publish()
         assert (rig.raw.used_idx, rig.raw.elem(at)) == (at + 1, (at % 8, at))
     assert ("load", "used") not in rig.words(rig.device_side)
@@ -85,11 +86,11 @@ def test_descriptors_that_change_in_flight_count_as_fetched(rig: Rig) -> None:
     device = rig.device()
     back = rig.buffer()
     rig.offer(Desc(back, 16, WRITE), head=2)
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     rig.raw.write(2, Desc(HOLE, 0xFFFF_FFFF, NEXT | INDIRECT, 0xFFFF))
     chain[2][0][:] = b"sixteen bytes !!"
-    device.complete(2, 16)
+    complete(device, 2, 16)
     device.publish()
     assert (rig.bytes(back, 16), rig.raw.elem(0)) == (b"sixteen bytes !!", (2, 16))
 
@@ -101,7 +102,7 @@ def test_a_ring_that_is_flooded_while_it_is_drained_gives_no_more_than_its_size_
     for head in range(8):
         rig.offer(Desc(buffer, 8), head=head)
     for head in range(8):
-        assert device.getdesc() is not None
-        device.complete(head, 0)
+        assert getdesc(device) is not None
+        complete(device, head, 0)
         rig.raw.offer(head)  # before it was told that it may
     latch(rig, device, BadRing, "more than 0")

@@ -9,6 +9,7 @@ import pytest
 from rings.errors import BadRing, MemoryFault
 from rings.layout import INDIRECT, NEXT, WRITE
 from rings.memory import Addr
+from rings.queue import complete, getdesc
 from rings.testing import Act, Desc
 from support.rigs.ring import MakeRig, Rig, flat, latch
 
@@ -20,7 +21,7 @@ def test_a_table_is_walked_by_its_own_links(rig: Rig) -> None:
     device = rig.device()
     entries = [Desc(data, 1, NEXT, 3), Desc(HOLE, 9, NEXT, 9), Desc(data + 2, 2), Desc(data + 1, 1, NEXT, 2)]
     rig.offer(rig.raw.table(spot, *entries), head=6)
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert (chain[0], flat(chain[1])) == (6, b"abcd")
 
@@ -86,10 +87,10 @@ def test_a_table_over_two_regions_works_and_one_that_is_partly_there_stops_the_q
     rig.memory.view(spot, 8, True)[:] = table[:8]
     rig.memory.view(Addr(spot + 8), 24, True)[:] = table[8:]
     rig.offer(Desc(spot, 32, INDIRECT))
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert flat(chain[1]) == b"both"
-    device.complete(0, 0)
+    complete(device, 0, 0)
     device.publish()
     rig.offer(Desc(first + 48, 32, INDIRECT))
     latch(rig, device, MemoryFault)
@@ -102,7 +103,7 @@ def test_the_write_flag_of_a_descriptor_that_leads_to_a_table_means_nothing(rig:
     device = rig.device()
     table = rig.raw.table(spot, Desc(data, 2))
     rig.offer(Desc(data, 2), Desc(table.addr, table.size, INDIRECT | WRITE))
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert (flat(chain[1]), chain[2]) == (b"inin", [])
 
@@ -111,6 +112,6 @@ def test_the_write_flag_of_a_descriptor_that_leads_to_a_table_means_nothing(rig:
 def test_reserved_descriptor_flags_mean_nothing(rig: Rig, flags: int) -> None:
     device = rig.device()
     rig.offer(Desc(rig.buffer(), 8, flags))
-    chain = device.getdesc()
+    chain = getdesc(device)
     assert chain is not None
     assert [len(chain[1]), len(chain[2])] == ([0, 1] if flags & WRITE else [1, 0])

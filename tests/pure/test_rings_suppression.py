@@ -6,11 +6,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rings.queue import getdesc
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.suppression import need_event
 from rings.testing import Access, Act, Watched
-from support.rigs.ring import EVENT_IDX, MakeRig, Rig, collect, fill, serve
+from support.rigs.ring import EVENT_IDX, MakeRig, Rig, collect, fill, get, serve
 
 U16 = st.integers(0, 0xFFFF)
 
@@ -199,7 +200,7 @@ def test_the_device_looks_again_after_it_asked_to_be_kicked(make_rig: MakeRig, e
     rig = make_rig(event_idx=event_idx)
     driver, device = rig.driver(), rig.device()
     device.notify_disable()
-    assert device.getdesc() is None
+    assert getdesc(device) is None
     fill(driver)
     driver.publish()
     assert device.notify_enable()
@@ -217,7 +218,7 @@ def test_the_driver_looks_again_after_it_asked_to_be_called(make_rig: MakeRig, e
     fill(driver, 2)
     driver.publish()
     driver.disable_cb()
-    assert driver.get() is None
+    assert get(driver) is None
     serve(device)
     device.publish()
     assert driver.enable_cb()
@@ -235,7 +236,7 @@ def test_chains_that_were_given_up_are_not_waited_for_again(make_rig: MakeRig, e
     driver, device = rig.driver(), rig.device()
     fill(driver, 2)
     driver.publish()
-    device.abandon(len([chain for chain in (device.getdesc(), device.getdesc()) if chain]))
+    device.abandon(len([chain for chain in (getdesc(device), getdesc(device)) if chain]))
     assert not device.notify_enable()
     fill(driver)
     assert driver.publish()

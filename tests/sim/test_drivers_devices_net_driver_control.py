@@ -18,6 +18,7 @@ from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import ANNOUNCE, LINK_UP, NetFeature
 from drivers.errors import CommandRefused, NeedsReset, TransportLost
 from drivers.flow.pump import AGAIN, QUEUE, Wait
+from rings.queue import complete, getdesc
 from support.rigs.net_control import FRAMES, OTHER, OWN, WITH, WITHOUT, frame
 from vnet.testing import (
     FRAME,
@@ -249,7 +250,7 @@ def answering(answer: Callable[[VhostNetControlFlow], tuple[int, Wait]]) -> Iter
 
 def silence(flow: VhostNetControlFlow) -> tuple[int, Wait]:
     """Take commands, and that is all."""
-    while flow.queue.ring is not None and flow.queue.ring.getdesc() is not None:
+    while flow.queue.ring is not None and getdesc(flow.queue.ring) is not None:
         pass
     return 0, QUEUE
 
@@ -272,11 +273,11 @@ async def test_a_device_that_does_not_answer_a_command_is_reset_and_whoever_aske
 async def test_any_answer_but_ok_is_a_refusal(answer: int) -> None:
     def move(flow: VhostNetControlFlow) -> tuple[int, Wait]:
         ring = flow.queue.ring
-        chain = ring.getdesc() if ring is not None else None
+        chain = getdesc(ring) if ring is not None else None
         if ring is None or chain is None:
             return 0, QUEUE
         chain[2][0][0] = answer
-        ring.complete(chain[0], 1)
+        complete(ring, chain[0], 1)
         return 1, AGAIN
 
     async with open_pair(WITH) as pair, unharmed(pair):
@@ -289,11 +290,11 @@ async def test_any_answer_but_ok_is_a_refusal(answer: int) -> None:
 async def test_an_answer_without_a_byte_is_a_refusal() -> None:
     def move(flow: VhostNetControlFlow) -> tuple[int, Wait]:
         ring = flow.queue.ring
-        chain = ring.getdesc() if ring is not None else None
+        chain = getdesc(ring) if ring is not None else None
         if ring is None or chain is None:
             return 0, QUEUE
         chain[2][0][0] = 0
-        ring.complete(chain[0], 0)
+        complete(ring, chain[0], 0)
         return 1, AGAIN
 
     async with open_pair(WITH) as pair, unharmed(pair):

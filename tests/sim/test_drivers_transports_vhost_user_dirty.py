@@ -18,6 +18,7 @@ from rings.features import RingFeature, mask
 from rings.memory import Addr
 from rings.observers.dirty import SPAN
 from support.rigs.dirty_log import DirtyFile, bench_, files, logging
+from support.rigs.ring import get
 from support.rigs.vhost_user import NUM, FrontEnd, R, Ring, begin, finish, request
 from vnet.linux.ipc import connect
 from vnet.ports.packet.memory import MemoryPort
@@ -57,7 +58,7 @@ def contents(front: FrontEnd) -> bytes:
 async def answered(ring: Ring) -> Any:
     """The token of what was used next; the driver writes nothing meanwhile."""
     with trio.fail_after(5):
-        while (used := ring.queue.get()) is None:  # noqa: ASYNC110
+        while (used := get(ring.queue)) is None:  # noqa: ASYNC110
             await trio.sleep(0.01)
     return used[0]
 
@@ -119,7 +120,7 @@ async def test_rings_that_are_logged_stand_still_until_it_is_said_where_to(files
         file.take()
         begin(front, ring, 0, 0, 512)
         await trio.sleep(1)
-        assert ring.queue.get() is None
+        assert get(ring.queue) is None
         await front.log_to(file.fd, file.size, OFFSET)
         assert (await finish(front, ring))[-1] == 0
         assert file.take()
@@ -128,7 +129,7 @@ async def test_rings_that_are_logged_stand_still_until_it_is_said_where_to(files
         assert await front.start(ring, base)
         begin(front, ring, 0, 0, 512)
         await trio.sleep(1)
-        assert ring.queue.get() is None
+        assert get(ring.queue) is None
         await front.log(False)
         assert (await finish(front, ring))[-1] == 0
 
@@ -179,7 +180,7 @@ async def test_frames_over_several_buffers_are_marked(files: list[DirtyFile], tm
                 assert len(changed) >= size // PAGE + 1
                 assert changed <= marked
             got = 0
-            while (used := ring.queue.get()) is not None:
+            while (used := get(ring.queue)) is not None:
                 got += used[1]
             assert got == 60 + 9000 + 2 * HEADER_SIZE
         front.close()

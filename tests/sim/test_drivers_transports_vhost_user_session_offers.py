@@ -15,6 +15,7 @@ from drivers.transports.vhost_user.session import PROTOCOL_FEATURES
 from rings.features import RingFeature, mask
 from rings.memory import Addr
 from rings.observers.dirty import dirty_log_size
+from support.rigs.ring import get
 from support.rigs.vhost_user import FrontEnd, R
 from vnet.linux.ipc import FileHandle, connect
 from vnet.system.exports import DeviceExport, Served, open_exports
@@ -105,7 +106,7 @@ class Peer:
         if ring.queue.publish():
             ring.kick()
         with trio.fail_after(5):
-            while ring.queue.get() is None:  # noqa: ASYNC110
+            while get(ring.queue) is None:  # noqa: ASYNC110
                 await trio.sleep(0.01)
 
     async def use_the_rest(self) -> None:

@@ -25,7 +25,7 @@ from drivers.devices.rpmsg.layout import (
 from drivers.errors import ProbeError
 from drivers.mediator import Copier, Mediator, MediatorStatistics
 from rings.chain import copy, copy_in, copy_out, skip, take, total
-from rings.queue import Vringh
+from rings.queue import Vringh, complete, getdesc
 
 __all__ = ["MediatedRpmsgPlug", "RpmsgMediator"]
 
@@ -64,13 +64,13 @@ class RpmsgCopier(Copier):
         if cause:
             statistics.drop(cause)
             return True
-        chain = sink.getdesc()
+        chain = getdesc(sink)
         if chain is None:
             return False
         into, readable, views = chain
         length = HEADER.unpack(head)[3]
         if readable:
-            sink.complete(into, 0)  # not a receive buffer
+            complete(sink, into, 0)  # not a receive buffer
             statistics.drop("buffer_short")
         elif total(views) < HEADER_SIZE + length:
             sink.abandon(1)
@@ -78,7 +78,7 @@ class RpmsgCopier(Copier):
         else:
             copied = copy_in(views, head)
             copied += copy(skip(views, HEADER_SIZE), take(skip(source, HEADER_SIZE), length))
-            sink.complete(into, copied)
+            complete(sink, into, copied)
             statistics.count(copied, HEADER_SIZE + length, "empty")
         return True
 

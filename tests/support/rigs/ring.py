@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
@@ -12,7 +13,7 @@ from rings.chain import copy_in, copy_out, total
 from rings.errors import RingError
 from rings.layout import DESC_SIZE, packed_sizes, split_sizes
 from rings.memory import Addr, Memory
-from rings.queue import Segment, Virtqueue, Vringh
+from rings.queue import Segment, Virtqueue, Vringh, complete, getdesc
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.testing import Access, Act, Desc, Guarded, RawRing, Watched
@@ -25,6 +26,7 @@ __all__ = [
     "collect",
     "fill",
     "flat",
+    "get",
     "latch",
     "make_rig",
     "rig",
@@ -37,6 +39,7 @@ SPOT = 0x1000
 """Address of memory that every rig ignores."""
 
 BLOCK = 4096
+T = TypeVar("T")
 
 
 class RingRig:
@@ -161,18 +164,18 @@ class Rig(RingRig):
             sent.update(block)
             driver.add(((there, 100), (Addr(there + 100), BLOCK - 100)), ((back, BLOCK),), block)
             driver.publish()
-            chain = device.getdesc()
+            chain = getdesc(device)
             assert chain is not None
             head, readable, writable = chain
             data = copy_out(readable, BLOCK)
             arrived.update(data)
-            device.complete(head, copy_in(writable, data))
+            complete(device, head, copy_in(writable, data))
             device.publish()
-            assert driver.get() == (block, BLOCK)
+            assert get(driver) == (block, BLOCK)
             answered.update(self.memory.view(back, BLOCK))
         assert sent.digest() == arrived.digest() == answered.digest()
-        assert device.getdesc() is None
-        assert driver.get() is None
+        assert getdesc(device) is None
+        assert get(driver) is None
         assert driver.num_free == self.num
         driver.close()
         device.close()
@@ -206,17 +209,17 @@ def latch(
 ) -> None:
     """The exact outcome LATCH: one error, then an empty queue; what was taken may end; a reset recovers."""
     with pytest.raises(error, match=match) as caught:
-        device.getdesc()
+        getdesc(device)
     assert not isinstance(caught.value, RingError) or type(caught.value) is error
     device.latch()
     for _ in range(2):
-        assert device.getdesc() is None, "a latched queue reads as empty"
+        assert getdesc(device) is None, "a latched queue reads as empty"
         assert not device.notify_enable(), "and never says that it is not"
         rig.raw.avail_idx += 1
     state = device.state()
     assert (state.broken, state.in_flight) == (True, len(taken))
     for head in taken:
-        device.complete(head, 0)
+        complete(device, head, 0)
     device.publish()
     assert rig.raw.used_idx == state.used + len(taken)
     assert device.state().in_flight == 0
@@ -242,11 +245,17 @@ def fill(driver: Virtqueue[object], count: int = 1) -> None:
 def serve(device: Vringh, count: int = 1) -> None:
     """Take this many chains and complete each; none is published."""
     for _ in range(count):
-        chain = device.getdesc()
+        chain = getdesc(device)
         assert chain is not None
-        device.complete(chain[0], 0)
+        complete(device, chain[0], 0)
+
+
+def get(driver: Virtqueue[T]) -> tuple[T, int] | None:
+    """The next used buffer: its token and the bytes written, or None."""
+    done = driver.get_each(1)
+    return done[0] if done else None
 
 
 def collect(driver: Virtqueue[object]) -> int:
     """Get all used buffers back; return their number."""
-    return sum(1 for _ in iter(driver.get, None))
+    return sum(1 for _ in iter(lambda: get(driver), None))

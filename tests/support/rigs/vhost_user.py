@@ -36,6 +36,7 @@ from rings.formats import ring_format
 from rings.ids import DeviceId
 from rings.layout import DESC_SIZE, RingAddrs
 from rings.queue import Virtqueue
+from support.rigs.ring import get
 from vnet.linux.ipc import FileHandle, LocalIpc, UnixSocket, socket_pair
 from vnet.linux.memory import HostMemory
 from vnet.linux.poller import Poller
@@ -258,7 +259,7 @@ def begin(front: FrontEnd, ring: Ring, kind: int, sector: int, data: bytes | int
 async def finish(front: FrontEnd, ring: Ring) -> bytes:
     """The data of the next answered request, its status last."""
     with trio.fail_after(5):
-        while (used := ring.queue.get()) is None:  # noqa: ASYNC110  as a driver that polls
+        while (used := get(ring.queue)) is None:  # noqa: ASYNC110  as a driver that polls
             await trio.sleep(0.01)
     (body, status), _ = used
     return bytes(front.memory.view(body.addr, body.size)) + bytes(front.memory.view(status.addr, 1))

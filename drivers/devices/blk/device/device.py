@@ -27,7 +27,7 @@ from drivers.storage.job_flow import AT_ONCE, JobFlow
 from drivers.storage.workers import IoKind, Job, Workers
 from rings.chain import Chain, copy_in
 from rings.features import mask
-from rings.queue import Vringh
+from rings.queue import Vringh, complete
 from rings.sides import MAX_CHAIN_BYTES
 
 __all__ = ["BlkPlug", "BoundVhostBlk"]
@@ -138,12 +138,12 @@ class VhostBlkRequestFlow(JobFlow):
         figures = self.figures
         if status:
             figures.fail(cause)
-            ring.complete(request.head, 0)
+            complete(ring, request.head, 0)
             return
         assert isinstance(request, VhostBlkRequest)
         figures.done += 1
         figures.bytes += moved if request.kind != RequestType.GET_ID else 0
-        ring.complete(request.head, 1 + (moved if request.kind in _ANSWERS else 0))
+        complete(ring, request.head, 1 + (moved if request.kind in _ANSWERS else 0))
 
 
 _ANSWERS = frozenset((RequestType.IN, RequestType.GET_ID))

@@ -12,6 +12,7 @@ from drivers.devices.net.flow import ControlFigures
 from drivers.flow.pump import AGAIN, QUEUE, Wait
 from rings.chain import copy_in, copy_out, total
 from rings.errors import BadChain
+from rings.queue import complete, getdesc
 
 __all__ = ["NetCommandTarget", "VhostNetControlFlow"]
 
@@ -111,7 +112,7 @@ class VhostNetControlFlow:
         if ring is None:
             return 0, QUEUE
         for moved in range(BUDGET):
-            chain = ring.getdesc()
+            chain = getdesc(ring)
             if chain is None:
                 return moved, QUEUE
             head, readable, writable = chain
@@ -125,7 +126,7 @@ class VhostNetControlFlow:
                 self._figures.refused += 1
             self._figures.bytes += size
             copy_in(writable, bytes((ACK_OK if done else ACK_ERR,)))
-            ring.complete(head, 1)
+            complete(ring, head, 1)
         return BUDGET, AGAIN
 
     def _execute(self, control: NetControl | None) -> bool:

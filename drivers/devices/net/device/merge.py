@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from rings.chain import copy, copy_in, skip, total
-from rings.queue import Vringh
+from rings.queue import Vringh, complete
 
 __all__ = ["NUM_BUFFERS_AT", "ONE_BUFFER", "TakenChains", "put"]
 
@@ -61,7 +61,7 @@ class TakenChains:
                 break
             for head, readable, views in chains:
                 if readable and not heads:
-                    self._ring.complete(head, 0)
+                    complete(self._ring, head, 0)
                     continue
                 heads.append(head)
                 rooms.append(0 if readable else total(views))

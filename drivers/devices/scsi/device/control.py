@@ -23,7 +23,7 @@ from drivers.devices.scsi.layout import (
 from drivers.flow.pump import AGAIN, QUEUE, Wait
 from rings.chain import Chain, copy_in
 from rings.errors import BadChain
-from rings.queue import Vringh
+from rings.queue import Vringh, complete, getdesc
 
 __all__ = ["VhostScsiControlFlow", "VhostScsiEventFlow"]
 
@@ -59,7 +59,7 @@ class VhostScsiControlFlow:
             return 0, QUEUE
         moved = self._answer_functions(ring)
         for _ in range(BUDGET):
-            chain = ring.getdesc()
+            chain = getdesc(ring)
             if chain is None:
                 return moved, QUEUE
             moved += 1
@@ -135,7 +135,7 @@ class VhostScsiControlFlow:
             self._figures.done += 1
         else:
             self._figures.fail(response.name.lower())
-        ring.complete(request.head, request.answer(response, events))
+        complete(ring, request.head, request.answer(response, events))
 
 
 class VhostScsiEventFlow:
@@ -160,7 +160,7 @@ class VhostScsiEventFlow:
         if ring is None or self.queue.ring is not ring:
             return 0, QUEUE
         while self._events or self._session.events_missed:
-            chain = ring.getdesc()
+            chain = getdesc(ring)
             if chain is None:
                 self._figures.drop("no_buffer", len(self._events))
                 self._events.clear()
@@ -189,4 +189,4 @@ class VhostScsiEventFlow:
             self._session.events_missed = False
             self._figures.packets += 1
             self._figures.bytes += EVENT.size
-        ring.complete(head, copy_in(writable, data))
+        complete(ring, head, copy_in(writable, data))

@@ -23,7 +23,7 @@ from drivers.flow.pump import QUEUE, Wait
 from drivers.storage.job_flow import AT_ONCE, JobFlow
 from drivers.storage.workers import IoKind, Job
 from rings.chain import Chain, copy_in, take
-from rings.queue import Vringh
+from rings.queue import Vringh, complete
 
 __all__ = ["VhostScsiRequestFlow"]
 
@@ -201,7 +201,7 @@ class VhostScsiRequestFlow(JobFlow):
     ) -> None:
         """Write the response last and as a whole, and complete the chain. ``data_in``: bytes of data-in written."""
         request.answer(response, status, sense, moved)
-        ring.complete(request.head, request.response_size + data_in)
+        complete(ring, request.head, request.response_size + data_in)
 
 
 def _mark_io_ended(jobs: Sequence[Job]) -> None:

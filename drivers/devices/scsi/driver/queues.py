@@ -182,8 +182,7 @@ class VirtioScsiControlFlow:
 
     def move(self) -> tuple[int, Wait]:
         moved = 0
-        while (used := self.queue.ring.get()) is not None:
-            slot, written = used
+        for slot, written in self.queue.ring.get_each(self.queue.ring.num):
             exchange = self._in_flight.pop(slot)
             answer = bytes(self._slots.views[slot][ANSWER_AT : ANSWER_AT + exchange.size])
             if written < exchange.size:  # the response is the last byte, and may not be written
@@ -220,8 +219,7 @@ class VirtioScsiEventFlow:
 
     def move(self) -> tuple[int, Wait]:
         moved, figures = 0, self._initiator.event_figures
-        while (used := self.queue.ring.get()) is not None:
-            index, written = used
+        for index, written in self.queue.ring.get_each(self.queue.ring.num):
             data = bytes(self._buffers.views[index][: EVENT.size])
             self.queue.ring.add_each([(self._buffers.addrs[index], self._buffers.size, index)], True)
             moved += 1
