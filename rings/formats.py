@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import attrs
 
@@ -54,7 +53,7 @@ class RingFormat:
     """Whether sizes other than powers of two are allowed."""
     start: int
     """Initial position of both sides of a new ring (see ``base`` of its device's side)."""
-    driver: Callable[..., Virtqueue[Any]]
+    driver: Callable[..., Virtqueue]
     device: Callable[..., Vringh]
     costs: RingCosts
     written: tuple[bool, bool, bool]

@@ -5,8 +5,8 @@ A driver holds a `Virtqueue`, a device a `Vringh`. Neither waits: an empty ring 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Protocol
 
 import attrs
 
@@ -17,7 +17,6 @@ __all__ = ["Meter", "QueueState", "QueueStatistics", "Segment", "Virtqueue", "Vr
 
 Segment = tuple[Addr, int]
 """Address and size in bytes of one piece of a buffer, in the driver's address space."""
-T = TypeVar("T")
 
 
 @attrs.frozen
@@ -62,20 +61,23 @@ class Meter(Protocol):
     def write(self, size: int, /) -> None: ...
 
 
-class Virtqueue(Protocol, Generic[T]):
-    """The driver's side: it owns the memory, adds buffers and gets them back."""
+class Virtqueue(Protocol):
+    """The driver's side: it owns the memory, adds buffers and gets them back.
+
+    A token is the driver's own number for a chain, such as an index of its buffers.
+    """
 
     num: int
     num_free: int
     """Free descriptors; a chain in an indirect table takes one."""
 
-    def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: T, /) -> None:
-        """Add a chain of device-readable, then device-writable segments; `get` returns ``token`` with it.
+    def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: int, /) -> None:
+        """Add a chain of device-readable, then device-writable segments; `get_each` returns ``token`` with it.
 
         Raises QueueFull if there is no room, LocalRingError for an empty or oversized chain.
         """
 
-    def add_each(self, buffers: Sequence[tuple[Addr, int, T]], writable: bool, /) -> None:
+    def add_each(self, buffers: Sequence[tuple[Addr, int, int]], writable: bool, /) -> None:
         """Add a single-descriptor chain for each (address, bytes, token). Far cheaper than as many calls of `add`.
 
         Raises QueueFull if there is no room for all of them, or LocalRingError; then nothing is added.
@@ -84,7 +86,7 @@ class Virtqueue(Protocol, Generic[T]):
     def publish(self) -> bool:
         """Make the added chains available to the device. Returns whether it has to be kicked."""
 
-    def get_each(self, limit: int, /) -> list[tuple[T, int]]:
+    def get_each(self, limit: int, /) -> list[tuple[int, int]]:
         """Return token and bytes written of up to ``limit`` used buffers.
 
         Raises BadRing if the device violates the rules of the used ring; then the next call does so after the good
@@ -100,9 +102,6 @@ class Virtqueue(Protocol, Generic[T]):
 
     def disable_cb(self) -> None:
         """Suppress callbacks; a hint, so the device may still call."""
-
-    def detach_unused(self) -> Iterator[T]:
-        """Yield each token still in flight, once. Only valid after the queue was reset."""
 
     def reachable(self) -> bool:
         """Return whether the ring's memory is still mapped."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from rings.areas import Areas
 from rings.batch import BatchVringh
@@ -24,27 +24,23 @@ MAX_SEGMENT = 0xFFFF_FFFF
 """Maximum bytes of a descriptor: the largest value of its length field."""
 FREE, IN_FLIGHT = 0, 1 << 62
 """States of a chain; the number of each batch of completed chains lies between them."""
-T = TypeVar("T")
 
 
-class DriverSide(Generic[T]):
+class DriverSide:
     """State of the driver's side. It keeps lengths and tokens of chains in flight and never reads a descriptor back."""
 
-    def __init__(
-        self, memory: Memory, areas: Areas, indirect: Addr | None, indirect_max: int, num: int, lenient: bool
-    ) -> None:
+    def __init__(self, memory: Memory, areas: Areas, indirect: Addr | None, indirect_max: int, num: int) -> None:
         """Take ``indirect`` as the address of ``num`` tables of ``indirect_max`` descriptors. Raises MemoryFault."""
         self.num = num
         self.num_free = num
         self._memory = memory
         self._areas = areas
-        self._lenient = lenient
         self._tables: memoryview | None = None
         self._indirect, self._indirect_max = indirect, min(indirect_max, num)
         if indirect is not None:
             self._tables = areas.pin(indirect, num * self._indirect_max * DESC_SIZE, "Q")
         # Chains in flight, by head or buffer id.
-        self._tokens: list[T | None] = [None] * num
+        self._tokens: list[int | None] = [None] * num
         self._counts = [0] * num  # ring descriptors of the chain
         self._writable = [0] * num  # bytes that the device may write
         # The message of the BadRing; not the exception, whose traceback grows with each raise.
@@ -79,17 +75,6 @@ class DriverSide(Generic[T]):
         else:
             self._suppressed += 1
         return wanted
-
-    def _bad_length(self, ident: int) -> int:
-        """Count a used length beyond the buffer. Returns the length to report instead."""
-        self._bad_lengths += 1
-        return self._writable[ident] if self._lenient else 0
-
-    def detach_unused(self) -> Iterator[T]:
-        for ident, token in enumerate(self._tokens):
-            if token is not None:
-                self._tokens[ident] = None
-                yield token
 
     def reachable(self) -> bool:
         return self._areas.reachable()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import attrs
 import trio
@@ -66,7 +66,7 @@ class QueueSpec:
 class DriverQueue:
     """A live queue of a device, seen from the driver's side: its ring, and the function that kicks the device."""
 
-    def __init__(self, index: int, spec: QueueSpec, ring: Virtqueue[Any], kick: Callable[[], None]) -> None:
+    def __init__(self, index: int, spec: QueueSpec, ring: Virtqueue, kick: Callable[[], None]) -> None:
         self.index = index
         self.name = spec.name
         self.ring = ring

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 
@@ -34,7 +33,7 @@ def ring_memory(num: int, segments: int = 1) -> int:
 class Vring:
     """A driver's ring, with its size and addresses for the device."""
 
-    ring: Virtqueue[Any]
+    ring: Virtqueue
     num: int
     addrs: RingAddrs
 

@@ -7,7 +7,6 @@ until `publish`, whose one store then makes the whole batch available.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 from rings.errors import BadRing, LocalRingError, QueueFull
 from rings.layout import DESC_SIZE, INDIRECT, NEXT, WRITE, RingAddrs
@@ -20,10 +19,9 @@ from rings.suppression import need_position
 __all__ = ["PackedVirtqueue"]
 
 NOWHERE = -1
-T = TypeVar("T")
 
 
-class PackedVirtqueue(DriverSide[T]):
+class PackedVirtqueue(DriverSide):
     """See `rings.queue.Virtqueue`.
 
     ``indirect`` is the address of ``num`` tables of ``indirect_max`` descriptors each, one per buffer id, if the
@@ -39,11 +37,10 @@ class PackedVirtqueue(DriverSide[T]):
         event_idx: bool,
         indirect: Addr | None = None,
         indirect_max: int = 0,
-        lenient_used_len: bool = False,
     ) -> None:
         """Zero all three areas. On BadRing or MemoryFault, releases everything."""
         self._ring = PackedRing(memory, num, addrs)
-        super().__init__(memory, self._ring, indirect, indirect_max, num, lenient_used_len)
+        super().__init__(memory, self._ring, indirect, indirect_max, num)
         self._event_idx = event_idx
         self._desc = self._ring.desc
         self._ids = [*range(num - 1, -1, -1)]  # stack of free buffer ids
@@ -58,7 +55,7 @@ class PackedVirtqueue(DriverSide[T]):
             self._desc[index] = 0
         self._ring.driver[0] = self._ring.device[0] = ENABLE
 
-    def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: T, /) -> None:
+    def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: int, /) -> None:
         if len(readable) + len(writable) == 1:
             [(addr, size)] = readable or writable
             self.add_each(((addr, size, token),), bool(writable))
@@ -102,7 +99,7 @@ class PackedVirtqueue(DriverSide[T]):
         if self._slot == self.num:
             self._slot, self._lap = 0, self._lap ^ 1
 
-    def add_each(self, buffers: Sequence[tuple[Addr, int, T]], writable: bool, /) -> None:
+    def add_each(self, buffers: Sequence[tuple[Addr, int, int]], writable: bool, /) -> None:
         count = len(buffers)
         if not count:
             return
@@ -169,8 +166,8 @@ class PackedVirtqueue(DriverSide[T]):
         event = self._ring.device[0]
         return self._count_publication(need_position(event, self._slot, self._lap, moved, self.num, self._event_idx))
 
-    def get_each(self, limit: int, /) -> list[tuple[T, int]]:
-        done: list[tuple[T, int]] = []
+    def get_each(self, limit: int, /) -> list[tuple[int, int]]:
+        done: list[tuple[int, int]] = []
         if self._bad_reason is not None:
             raise BadRing(self._bad_reason)
         desc, num, slot, lap = self._desc, self.num, self._used_slot, self._used_lap
@@ -191,7 +188,8 @@ class PackedVirtqueue(DriverSide[T]):
                 if token is None:
                     raise BadRing(f"used descriptor {slot} names buffer {ident}, which is not in flight")
                 if written > writable[ident]:
-                    written = self._bad_length(ident)
+                    written = 0
+                    self._bad_lengths += 1
                 tokens[ident] = None
                 ids.append(ident)
                 count = counts[ident]

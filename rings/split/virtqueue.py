@@ -7,7 +7,6 @@ in flight live in private lists.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 from rings.errors import BadRing, LocalRingError, QueueFull
 from rings.layout import DESC_SIZE, INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE, RingAddrs
@@ -19,10 +18,8 @@ from rings.suppression import need_event
 
 __all__ = ["SplitVirtqueue"]
 
-T = TypeVar("T")
 
-
-class SplitVirtqueue(DriverSide[T]):
+class SplitVirtqueue(DriverSide):
     """See `rings.queue.Virtqueue`.
 
     ``indirect`` is the address of ``num`` tables of ``indirect_max`` descriptors each, one per head, if the feature is
@@ -38,11 +35,10 @@ class SplitVirtqueue(DriverSide[T]):
         event_idx: bool,
         indirect: Addr | None = None,
         indirect_max: int = 0,
-        lenient_used_len: bool = False,
     ) -> None:
         """Zero flags, indices and events. On BadRing or MemoryFault, releases everything."""
         self._ring = SplitRing(memory, num, addrs)
-        super().__init__(memory, self._ring, indirect, indirect_max, num, lenient_used_len)
+        super().__init__(memory, self._ring, indirect, indirect_max, num)
         self._mask = num - 1
         self._event_idx = event_idx
         self._desc = self._ring.desc
@@ -57,7 +53,7 @@ class SplitVirtqueue(DriverSide[T]):
         for words, event in ((self._ring.avail, self._ring.used_event), (self._ring.used, self._ring.avail_event)):
             words[FLAGS] = words[IDX] = words[event] = 0
 
-    def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: T, /) -> None:
+    def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: int, /) -> None:
         count = len(readable) + len(writable)
         if count == 1:
             [(addr, size)] = readable or writable
@@ -71,7 +67,7 @@ class SplitVirtqueue(DriverSide[T]):
         self._added = self._added + 1 & 0xFFFF
         self._chains += 1
 
-    def add_each(self, buffers: Sequence[tuple[Addr, int, T]], writable: bool, /) -> None:
+    def add_each(self, buffers: Sequence[tuple[Addr, int, int]], writable: bool, /) -> None:
         count = len(buffers)
         if count > self.num_free:
             raise QueueFull(f"{count} descriptors wanted, {self.num_free} free")
@@ -145,8 +141,8 @@ class SplitVirtqueue(DriverSide[T]):
             wanted = not used[FLAGS] & NO_NOTIFY
         return self._count_publication(wanted)
 
-    def get_each(self, limit: int, /) -> list[tuple[T, int]]:
-        done: list[tuple[T, int]] = []
+    def get_each(self, limit: int, /) -> list[tuple[int, int]]:
+        done: list[tuple[int, int]] = []
         first = last = self._last_used
         if self._bad_reason is not None:
             raise BadRing(self._bad_reason)
@@ -165,7 +161,8 @@ class SplitVirtqueue(DriverSide[T]):
                     where = f"used element {last & 0xFFFF} names descriptor {head}"
                     raise BadRing(f"{where}, which is not the head of one in flight")
                 if written > writable[head]:
-                    written = self._bad_length(head)
+                    written = 0
+                    self._bad_lengths += 1
                 tokens[head] = None
                 tail, count = head, counts[head]
                 freed += count

@@ -41,20 +41,23 @@ class Receive:
 
     def __init__(self, *buffers: int | tuple[int, ...], num: int = 16, memory: int = 1 << 18) -> None:
         self.rig = Rig(num, indirect=False, memory=memory)
-        self.driver: SplitVirtqueue[object] = self.rig.driver()
+        self.driver: SplitVirtqueue = self.rig.driver()
         self.ring: SplitVringh = self.rig.device()
+        self.posted: list[Buffer] = []
         self.post(*buffers)
 
     def post(self, *buffers: int | tuple[int, ...]) -> None:
         for sizes in buffers:
             pieces = [(self.rig.buffer(n), n) for n in (sizes if isinstance(sizes, tuple) else (sizes,))]
-            self.driver.add((), pieces, pieces)
+            self.driver.add((), pieces, len(self.posted))
+            self.posted.append(pieces)
         self.driver.publish()
 
     def post_readable(self, writable: int = 0) -> None:
         """A chain that no driver should put into a receive queue."""
         segments = [(self.rig.buffer(n), n) for n in (8, writable) if n]
-        self.driver.add(segments[:1], segments[1:], [])
+        self.driver.add(segments[:1], segments[1:], len(self.posted))
+        self.posted.append([])
         self.driver.publish()
 
     def taken(self) -> int:
@@ -67,8 +70,7 @@ class Receive:
         actual = []
         while (done := get(self.driver)) is not None:
             token, size = done
-            assert isinstance(token, list)
-            actual.append((token, size))
+            actual.append((self.posted[token], size))
         return actual
 
     def frame(self) -> bytes:
@@ -149,7 +151,7 @@ def test_num_buffers_is_set_wherever_a_buffer_ends(first: int) -> None:
 def test_one_that_can_not_be_reached_costs_those_before_it_a_second_look_and_no_third() -> None:
     num = 32
     queue = Receive(*(13,) * (num - 2), 4000, num=num)
-    queue.driver.add((), ((HOLE, 13),), [])
+    queue.driver.add((), ((HOLE, 13),), 0)
     queue.driver.publish()
     queue.rig.device_side.log.clear()
     taken = TakenChains(queue.ring)

@@ -82,7 +82,7 @@ class Life:
         """Without ``tables``, a chain of several descriptors takes as many in the ring itself."""
         self.form = FORMATS[name]
         self.rig: Any = RIGS[name](num, indirect=tables)
-        self.driver: Virtqueue[Any] = self.rig.driver(memory=self.rig.memory)
+        self.driver: Virtqueue = self.rig.driver(memory=self.rig.memory)
         self.memory = memoryview(bytearray(self.form.log_size(entries)))
         self.entries = entries
         self.owed: list[int] = []

@@ -39,7 +39,7 @@ class Queue:
         self.memory = Guarded()
         addrs = self.memory.grant_ring(NUM, packed=form == "packed")
         tables = self.memory.grant(NUM * 4 * 16) if indirect else None
-        self.driver: Virtqueue[str] = FORMATS[form].driver(
+        self.driver: Virtqueue = FORMATS[form].driver(
             self.memory, NUM, addrs, event_idx=True, indirect=tables, indirect_max=4
         )
         self.tape = Tape()
@@ -48,7 +48,7 @@ class Queue:
         self.buffer = self.memory.grant(4096)
 
     def add(self, readable: list[int], writable: list[int]) -> None:
-        self.driver.add([(self.buffer, size) for size in readable], [(self.buffer, size) for size in writable], "token")
+        self.driver.add([(self.buffer, size) for size in readable], [(self.buffer, size) for size in writable], 7)
         self.driver.publish()
 
 
@@ -73,7 +73,7 @@ def test_a_chain_is_billed_when_it_is_given_back() -> None:
     ]
     assert queue.device.publish()
     assert queue.tape.take() == [("write", 2), ("read", 2)]
-    assert get(queue.driver) == ("token", 250)
+    assert get(queue.driver) == (7, 250)
 
 
 @pytest.mark.parametrize(("buffers", "fetched"), [(1, [DESC]), (3, [DESC, ("read", 48)])])
@@ -100,7 +100,7 @@ def test_a_packed_ring_is_billed_by_its_own_fields() -> None:
     assert queue.tape.take() == [("read", 4)]
     assert not queue.device.notify_enable()
     assert queue.tape.take() == [("write", 4), DESC]
-    assert get(queue.driver) == ("token", 50)
+    assert get(queue.driver) == (7, 50)
 
 
 def test_what_is_abandoned_costs_nothing_until_it_is_taken_again() -> None:

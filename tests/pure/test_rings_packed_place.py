@@ -33,7 +33,7 @@ def test_chains_of_one_descriptor_need_no_word_of_where_it_was(
     owed: list[int] = []
     for add, take, give in turns:
         for _ in range(min(add, driver.num_free)):
-            driver.add((), (seg(SPOT, 8),), "token")
+            driver.add((), (seg(SPOT, 8),), 7)
         driver.publish()
         owed += [head for head, _, _ in device.getdescs(take)]
         done, owed = owed[:give], owed[give:]
@@ -53,13 +53,13 @@ def test_behind_chains_of_several_the_place_that_is_told_is_believed(sizes: list
     rig = PackedRig(7, indirect=False)
     driver, device = rig.driver(memory=rig.memory), rig.device(memory=rig.memory)
     for size in sizes:
-        driver.add((), (seg(SPOT, 8),) * size, "token")
+        driver.add((), (seg(SPOT, 8),) * size, 7)
         driver.publish()
         device.complete_each([(head, 1) for head, _, _ in device.getdescs(1)])
         device.publish()
         get(driver)
     for _ in range(after):
-        driver.add((), (seg(SPOT, 8),), "token")
+        driver.add((), (seg(SPOT, 8),), 7)
     driver.publish()
     assert used_next(words(rig), device.state().used) == device.state().used
 
@@ -80,7 +80,7 @@ def test_a_batch_whose_first_chain_was_not_shown_is_served_again(before: int, ba
 
     def refill() -> None:
         while driver.num_free:
-            driver.add((), (seg(SPOT, 8),), "token")
+            driver.add((), (seg(SPOT, 8),), 7)
         driver.publish()
 
     def use(device: PackedVringh, count: int) -> None:
@@ -109,12 +109,12 @@ def test_a_batch_that_the_driver_has_not_published_moves_no_place(before: int, b
     rig = PackedRig(NUM)
     driver, device = rig.driver(memory=rig.memory), rig.device(memory=rig.memory)
     for _ in range(before):
-        driver.add((), (seg(SPOT, 8),), "token")
+        driver.add((), (seg(SPOT, 8),), 7)
         driver.publish()
         device.complete_each([(head, 1) for head, _, _ in device.getdescs(1)])
         device.publish()
         get(driver)
     for _ in range(batch):
-        driver.add((), (seg(SPOT, 8),), "token")
+        driver.add((), (seg(SPOT, 8),), 7)
     position = device.state().used
     assert used_next(words(rig), position) == position

@@ -18,7 +18,7 @@ ADDRS = RingAddrs(Addr(0), Addr(0x1000), Addr(0x2000))
 FORMAT = pytest.mark.parametrize("name", FORMATS)
 
 
-def pair(name: str, *, indirect: bool) -> tuple[Virtqueue[int], Vringh]:
+def pair(name: str, *, indirect: bool) -> tuple[Virtqueue, Vringh]:
     ring = FORMATS[name]
     memory = MappedMemory()
     memory.add(Addr(0), memoryview(bytearray(1 << 16)))

@@ -135,7 +135,7 @@ def test_what_it_gives_is_what_getdescs_gives(
         segs = [(rig.buffer(max(size, 1)), size) for size, _ in pieces]
         readable = [seg for seg, (_, write) in zip(segs, pieces, strict=True) if not write]
         writable = [seg for seg, (_, write) in zip(segs, pieces, strict=True) if write]
-        driver.add(readable, writable, None)
+        driver.add(readable, writable, 0)
     driver.publish()
     inner = rig.device()
     around: Vringh = VringhWrapper(rig.device())

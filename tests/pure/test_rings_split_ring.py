@@ -13,7 +13,7 @@ from rings.testing import RawRing
 from support.rigs.ring import EVENT_IDX, MakeRig, collect, fill, flat, get, seg, serve
 
 
-def big_ring(num: int) -> tuple[SplitVirtqueue[int], SplitVringh, RawRing]:
+def big_ring(num: int) -> tuple[SplitVirtqueue, SplitVringh, RawRing]:
     """A ring of any size in one region, with room for the largest."""
     memory = MappedMemory()
     memory.add(Addr(0), memoryview(bytearray(1 << 20)))
@@ -36,7 +36,7 @@ def test_bytes_cross_in_both_directions(make_rig: MakeRig, num: int, event_idx: 
     rig = make_rig(num, event_idx=event_idx, indirect=indirect)
     there, back = rig.buffer(b"question"), rig.buffer(6)
     driver, device = rig.driver(), rig.device()
-    driver.add((seg(there, 8),), (seg(back, 6),), "token")
+    driver.add((seg(there, 8),), (seg(back, 6),), 7)
     assert driver.publish(), "a device that never said otherwise wants to be kicked"
     chain = getdesc(device)
     assert chain is not None
@@ -45,7 +45,7 @@ def test_bytes_cross_in_both_directions(make_rig: MakeRig, num: int, event_idx: 
     writable[0][:] = b"answer"
     complete(device, head, 6)
     assert device.publish()
-    assert get(driver) == ("token", 6)
+    assert get(driver) == (7, 6)
     assert rig.bytes(back, 6) == b"answer"
 
 

@@ -298,7 +298,7 @@ def fenced(log: list[Access], stored: Access, loaded: Access) -> bool:
     return Access(Act.FENCE) in behind[: behind.index(loaded)]
 
 
-def publications(rig: Rig, driver: SplitVirtqueue[object], device: SplitVringh) -> dict[str, tuple[Watched, int, int]]:
+def publications(rig: Rig, driver: SplitVirtqueue, device: SplitVringh) -> dict[str, tuple[Watched, int, int]]:
     """Run each of the four moments where a store must be seen before a load; side, store and load address."""
     used_event, avail_event = rig.addrs.driver + 4 + 2 * rig.num, rig.addrs.device + 4 + 8 * rig.num
     avail_idx, used_idx = rig.addrs.driver + 2, rig.addrs.device + 2

@@ -12,8 +12,8 @@ from support.rigs.ring import MakeRig, Rig, seg
 def test_the_picture_of_a_ring_shows_what_is_available_and_what_was_used(make_rig: MakeRig) -> None:
     rig = make_rig(4)
     driver = rig.driver()
-    driver.add((seg(0x100, 1),), (), "a")
-    driver.add((seg(0x100, 1), seg(0x200, 2)), (seg(0x300, 3),), "b")
+    driver.add((seg(0x100, 1),), (), 1)
+    driver.add((seg(0x100, 1), seg(0x200, 2)), (seg(0x300, 3),), 2)
     driver.publish()
     driver.disable_cb()
     rig.raw.give(0, 0)

@@ -102,7 +102,7 @@ class Peer:
         index, readable, writable = self.request(self.front)
         ring = self.front.rings[index]
         ring.queue.enable_cb()
-        ring.queue.add(readable, writable, "token")
+        ring.queue.add(readable, writable, 0)
         if ring.queue.publish():
             ring.kick()
         with trio.fail_after(5):

@@ -99,7 +99,7 @@ async def test_a_ring_that_broke_is_stopped_at_once() -> None:
         await front.bring_up()
         [ring] = front.rings
         no_status = front.buffer(bytes(16))
-        ring.queue.add([(no_status.addr, 16)], [], None)
+        ring.queue.add([(no_status.addr, 16)], [], 0)
         ring.queue.publish()
         ring.kick()
         await until(lambda: bool(bench.back.device.status & Status.NEEDS_RESET))

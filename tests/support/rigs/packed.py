@@ -27,7 +27,7 @@ class PackedRig(RingRig):
         super().__init__(num, event_idx=event_idx, indirect=indirect)
         self.raw = RawPackedRing(self.memory, num, self.addrs)
 
-    def driver(self, *, lenient: bool = False, memory: Memory | None = None) -> PackedVirtqueue[object]:
+    def driver(self, *, memory: Memory | None = None) -> PackedVirtqueue:
         return PackedVirtqueue(
             memory or self.driver_side,
             self.num,
@@ -35,7 +35,6 @@ class PackedRig(RingRig):
             event_idx=self.event_idx,
             indirect=self.tables,
             indirect_max=4,
-            lenient_used_len=lenient,
         )
 
     def device(self, start: int = 0, *, memory: Memory | None = None, table_max: int = 0) -> PackedVringh:
@@ -49,7 +48,7 @@ class PackedRig(RingRig):
             table_max=table_max,
         )
 
-    def pair(self, start: int = 0) -> tuple[PackedVirtqueue[object], PackedVringh]:
+    def pair(self, start: int = 0) -> tuple[PackedVirtqueue, PackedVringh]:
         """Both sides anew; ``start``: the place that both have come to, with nothing in flight."""
         driver, device = self.driver(), self.device(start)
         self.raw.next_avail = self.raw.next_used = start

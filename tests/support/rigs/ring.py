@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 import pytest
 
@@ -14,6 +13,7 @@ from rings.errors import RingError
 from rings.layout import DESC_SIZE, packed_sizes, split_sizes
 from rings.memory import Addr, Memory
 from rings.queue import Segment, Virtqueue, Vringh, complete, getdesc
+from rings.sides import DriverSide
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.testing import Access, Act, Desc, Guarded, RawRing, Watched
@@ -32,6 +32,7 @@ __all__ = [
     "rig",
     "seg",
     "serve",
+    "tokens",
 ]
 
 EVENT_IDX = pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event_idx"])
@@ -39,7 +40,6 @@ SPOT = 0x1000
 """Address of memory that every rig ignores."""
 
 BLOCK = 4096
-T = TypeVar("T")
 
 
 class RingRig:
@@ -111,7 +111,7 @@ class Rig(RingRig):
         super().__init__(num, event_idx=event_idx, indirect=indirect, memory=memory)
         self.raw = RawRing(self.memory, num, self.addrs)
 
-    def driver(self, *, lenient: bool = False, memory: Memory | None = None) -> SplitVirtqueue[object]:
+    def driver(self, *, memory: Memory | None = None) -> SplitVirtqueue:
         return SplitVirtqueue(
             memory or self.driver_side,
             self.num,
@@ -119,7 +119,6 @@ class Rig(RingRig):
             event_idx=self.event_idx,
             indirect=self.tables,
             indirect_max=4,
-            lenient_used_len=lenient,
         )
 
     def device(self, base: int = 0, *, memory: Memory | None = None, table_max: int = 0) -> SplitVringh:
@@ -133,7 +132,7 @@ class Rig(RingRig):
             table_max=table_max,
         )
 
-    def pair(self, start: int = 0) -> tuple[SplitVirtqueue[object], SplitVringh]:
+    def pair(self, start: int = 0) -> tuple[SplitVirtqueue, SplitVringh]:
         """Both sides anew; ``start``: the index that both have come to, with nothing in flight."""
         driver, device = self.driver(), self.device(base=start)
         self.raw.avail_idx = self.raw.used_idx = start
@@ -158,11 +157,11 @@ class Rig(RingRig):
         there, back = self.buffer(), self.buffer()
         rng = random.Random(size)
         sent, arrived, answered = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-        for _ in range(0, size, BLOCK):
+        for number in range(size // BLOCK):
             block = rng.randbytes(BLOCK)
             self.memory.view(there, BLOCK, True)[:] = block
             sent.update(block)
-            driver.add(((there, 100), (Addr(there + 100), BLOCK - 100)), ((back, BLOCK),), block)
+            driver.add(((there, 100), (Addr(there + 100), BLOCK - 100)), ((back, BLOCK),), number)
             driver.publish()
             chain = getdesc(device)
             assert chain is not None
@@ -171,7 +170,7 @@ class Rig(RingRig):
             arrived.update(data)
             complete(device, head, copy_in(writable, data))
             device.publish()
-            assert get(driver) == (block, BLOCK)
+            assert get(driver) == (number, BLOCK)
             answered.update(self.memory.view(back, BLOCK))
         assert sent.digest() == arrived.digest() == answered.digest()
         assert getdesc(device) is None
@@ -236,7 +235,7 @@ def seg(addr: int, size: int) -> Segment:
     return Addr(addr), size
 
 
-def fill(driver: Virtqueue[object], count: int = 1) -> None:
+def fill(driver: Virtqueue, count: int = 1) -> None:
     """Add chains of one descriptor, tokens counting from 0; none is published."""
     for at in range(count):
         driver.add((), (seg(SPOT, 1),), at)
@@ -250,12 +249,17 @@ def serve(device: Vringh, count: int = 1) -> None:
         complete(device, chain[0], 0)
 
 
-def get(driver: Virtqueue[T]) -> tuple[T, int] | None:
+def get(driver: Virtqueue) -> tuple[int, int] | None:
     """The next used buffer: its token and the bytes written, or None."""
     done = driver.get_each(1)
     return done[0] if done else None
 
 
-def collect(driver: Virtqueue[object]) -> int:
+def tokens(driver: DriverSide) -> list[int]:
+    """Tokens of the chains in flight, by head or buffer id."""
+    return [token for token in driver._tokens if token is not None]
+
+
+def collect(driver: Virtqueue) -> int:
     """Get all used buffers back; return their number."""
     return sum(1 for _ in iter(lambda: get(driver), None))

@@ -82,8 +82,10 @@ class Ring:
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.err_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.queue = self.driver()
+        self.begun: list[tuple[DmaBuffer, DmaBuffer]] = []
+        """Data and status of each request begun; its token is its index."""
 
-    def driver(self) -> Virtqueue[Any]:
+    def driver(self) -> Virtqueue:
         """The driver's side, anew: the ring starts at 0."""
         for buffer in self.buffers:
             self._memory.view(buffer.addr, buffer.size, True)[:] = bytes(buffer.size)
@@ -251,7 +253,8 @@ def begin(front: FrontEnd, ring: Ring, kind: int, sector: int, data: bytes | int
     else:
         readable.append((body.addr, body.size))
     ring.queue.enable_cb()
-    ring.queue.add(readable, writable, (body, status))
+    ring.queue.add(readable, writable, len(ring.begun))
+    ring.begun.append((body, status))
     if ring.queue.publish() and kick:
         ring.kick()
 
@@ -261,7 +264,7 @@ async def finish(front: FrontEnd, ring: Ring) -> bytes:
     with trio.fail_after(5):
         while (used := get(ring.queue)) is None:  # noqa: ASYNC110  as a driver that polls
             await trio.sleep(0.01)
-    (body, status), _ = used
+    body, status = ring.begun[used[0]]
     return bytes(front.memory.view(body.addr, body.size)) + bytes(front.memory.view(status.addr, 1))
 
 
