@@ -1,24 +1,15 @@
-"""The table of device types and the table of transports."""
+"""The table of transports."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 
 from drivers.bus.back import VhostBack
-from drivers.device_type import DeviceType
-from drivers.devices.blk import BLK
-from drivers.devices.net import NET
-from drivers.devices.rpmsg import RPMSG
-from drivers.devices.scsi import SCSI
 from drivers.transports import epf_mailbox, mmio, ntb, pci, vhost_user
 
-__all__ = ["DEVICES", "TRANSPORTS", "Transport"]
-
-
-DEVICES: dict[str, DeviceType[Any, Any]] = {"net": NET, "rpmsg": RPMSG, "blk": BLK, "scsi": SCSI}
+__all__ = ["TRANSPORTS", "Transport"]
 
 
 @attrs.frozen

@@ -31,7 +31,18 @@ from rings.chain import copy_in, total
 from rings.features import EMPTY_TABLE
 from rings.formats import RING_FEATURES
 from rings.ids import DeviceId
-from vnet.ends.base import EndsType, OpenContext, PlainEnd
+from vnet.ends import (
+    EXERCISE_SIZE,
+    VALUE,
+    DeviceKind,
+    Exercise,
+    OpenContext,
+    PlainEnd,
+    QemuDevice,
+    RunningDevice,
+    Serve,
+    ServeOption,
+)
 from vnet.spec import DeviceSpec, must
 from vnet.system.world import open_world
 from vnet.topology.extensions import add_device_type
@@ -189,30 +200,47 @@ class BoundVirtioRng(VirtioBound[Entropy]):
 
 @attrs.frozen
 class EntropySpec(DeviceSpec):
+    """An entropy device."""
+
     limit: int = attrs.field(default=LIMIT, validator=must(lambda v: 1 <= v <= LIMIT, f"between 1 and {LIMIT} (bytes)"))
+    """Most bytes per request."""
 
-
-@asynccontextmanager
-async def open_entropy(context: OpenContext) -> AsyncIterator[tuple[PlainEnd, PlainEnd]]:
-    spec = context.spec
-    assert isinstance(spec, EntropySpec)
-    entropy = Entropy(context.features)
-    plug = EntropyPlug(context.features, spec.queue_size, spec.limit)
-    yield PlainEnd(entropy, [entropy.received], lambda: entropy.wake is not None), PlainEnd(plug, [plug.traffic])
-
-
-# Registers the device type.
-add_device_type(
-    "entropy",
-    DeviceType(
+    virtio = DeviceType(
         DeviceId.ENTROPY,
         EMPTY_TABLE,
         RING_FEATURES,
         driver=Side("virtio_rng", BoundVirtioRng),
         device=Side("vhost_rng", BoundVhostRng),
+    )
+
+
+Ends = tuple[PlainEnd[Entropy], PlainEnd[EntropyPlug]]
+
+
+@asynccontextmanager
+async def open_entropy(context: OpenContext[EntropySpec]) -> AsyncIterator[Ends]:
+    spec = context.spec
+    entropy = Entropy(context.features)
+    plug = EntropyPlug(context.features, spec.queue_size, spec.limit)
+    yield PlainEnd(entropy, [entropy.received], lambda: entropy.wake is not None), PlainEnd(plug, [plug.traffic])
+
+
+async def exercise(device: RunningDevice[EntropySpec, Ends]) -> None:
+    """Read bytes, as tests do over each transport: each value occurs."""
+    assert len({*await device.ends[0].settings.read(EXERCISE_SIZE)}) == 256
+
+
+# The device type as one record: `vnet serve entropy` and tests use it as they use a built-in type.
+ENTROPY = DeviceKind(
+    EntropySpec,
+    open_entropy,
+    serve=Serve(
+        [ServeOption("--limit", {"limit": VALUE}, "Most bytes per request.", int)],
+        qemu=QemuDevice("vhost-user-rng-pci,chardev=c0"),
     ),
-    EndsType(EntropySpec, open_entropy),
+    exercise=Exercise(exercise, kept=True),
 )
+add_device_type("entropy", ENTROPY)
 
 
 async def main(transport: str) -> None:

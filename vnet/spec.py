@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
-from drivers.registry import DEVICES, TRANSPORTS
+from drivers.device_type import DeviceType
+from drivers.registry import TRANSPORTS
 from rings.features import bits, mask
 from vnet.errors import FieldError, Keys
 from vnet.link.tlp import GENERATIONS, LANES, SIZES
@@ -239,7 +240,7 @@ class Netns:
 class DeviceSpec:
     """A virtio device: its type, transport and carrier. Each device type adds its own keys and both ends."""
 
-    type: str = attrs.field(default="net", validator=must(DEVICES.__contains__, lambda: _one_of(DEVICES)))
+    type: str = "net"
     """Device type."""
     transport: str = attrs.field(default="pci", validator=must(TRANSPORTS.__contains__, lambda: _one_of(TRANSPORTS)))
     """Virtio transport between driver and device."""
@@ -279,6 +280,8 @@ class DeviceSpec:
     extra: tuple[tuple[str, object], ...] = attrs.field(default=(), metadata={"key": False})
     """Options of transports added by extensions, as (name, value); in a file they are keys of the device."""
 
+    virtio: ClassVar[DeviceType[Any, Any]]
+    """The virtio device type; each subclass names its own."""
     queue_size_min: ClassVar[int] = 2
     """Smallest ``queue_size`` that the driver of this device type can use."""
 
@@ -289,7 +292,7 @@ class DeviceSpec:
     @property
     def features(self) -> int:
         """Feature bits that may be offered and accepted."""
-        return DEVICES[self.type].supported & ~self.features_off_mask()
+        return self.virtio.supported & ~self.features_off_mask()
 
     def memory(self) -> int:
         """Return the most memory of its host that the driver needs, in bytes; 0 if unknown."""
@@ -317,8 +320,7 @@ class DeviceSpec:
 
         Raises KeyError, with a message that lists the valid names.
         """
-        device = DEVICES[self.type]
-        names = {device.table.name(bit): bit for bit in bits(device.switchable)}
+        names = {self.virtio.table.name(bit): bit for bit in bits(self.virtio.switchable)}
         off = self.features_off if off is None else off
         for name in off:
             if name.upper() not in names:
@@ -365,9 +367,10 @@ class PeerSpec(DeviceSpec):
     local_ring: Literal["split", "packed"] | None = None
     """In mediated mode, the virtqueue format for the driver on the device's host. Default: the value of ``ring``."""
 
-    def local_features(self, supported: int) -> int:
-        """Return those of the ``supported`` feature bits that the local driver is offered (mediated mode)."""
-        return supported & ~self.features_off_mask(self.local_features_off)
+    @property
+    def local_features(self) -> int:
+        """Feature bits that the local driver is offered (mediated mode)."""
+        return self.virtio.supported & ~self.features_off_mask(self.local_features_off)
 
     def local_memory(self) -> int:
         """Return the most memory that the local driver needs, in bytes; 0 if unknown (mediated mode)."""

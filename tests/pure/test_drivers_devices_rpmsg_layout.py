@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drivers.devices.rpmsg import RPMSG
 from drivers.devices.rpmsg.layout import (
     ADDR_ANY,
     AS_ADDR,
@@ -27,7 +28,6 @@ from drivers.devices.rpmsg.layout import (
     check_name,
 )
 from drivers.errors import RpmsgError
-from drivers.registry import DEVICES
 from rings.features import mask
 from rings.ids import DeviceId
 
@@ -135,4 +135,4 @@ def test_buffers_hold_every_message_of_the_services_and_no_more_than_the_length_
 
 def test_the_address_service_is_not_offered_without_the_name_service() -> None:
     assert TABLE.prune(mask((RpmsgFeature.AS,))) == 0
-    assert DEVICES["rpmsg"].device_id is DeviceId.RPMSG
+    assert RPMSG.device_id is DeviceId.RPMSG

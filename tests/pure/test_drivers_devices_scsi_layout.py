@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drivers.devices.scsi import SCSI
 from drivers.devices.scsi.device.request import ControlRequest, VhostScsiRequest
 from drivers.devices.scsi.driver.queues import split
 from drivers.devices.scsi.driver.result import ScsiEvent, ScsiRequest, read_result
@@ -37,7 +38,6 @@ from drivers.devices.scsi.layout import (
     Tmf,
 )
 from drivers.devices.scsi.sense import Asc, FieldPointer, Sense, SenseKey
-from drivers.registry import DEVICES
 from rings.errors import BadChain
 from rings.ids import DeviceId
 from rings.memory import Addr
@@ -81,7 +81,7 @@ def values() -> dict[ScsiConfigField, tuple[int, int]]:
 def test_structures_have_the_sizes_of_the_specification() -> None:
     assert (HEADER.size + 32, RESPONSE.size + 96) == (51, 108)
     assert (TMF.size, NOTIFICATION.size, NOTIFICATION_ANSWER.size, EVENT.size) == (24, 16, 5, 16)
-    assert DEVICES["scsi"].device_id is DeviceId.SCSI
+    assert SCSI.device_id is DeviceId.SCSI
     assert not SUPPORTED >> ScsiFeature.T10_PI & 1
     assert TABLE.names == {0: "INOUT", 1: "HOTPLUG", 2: "CHANGE", 3: "T10_PI"}
     assert [int(value) for value in Response] == list(range(13))

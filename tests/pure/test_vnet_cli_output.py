@@ -52,7 +52,7 @@ def test_a_demonstration_that_lacks_a_right_runs_in_memory(monkeypatch: pytest.M
     """Some rights turn out to be missing only when they are used, such as that to write to /run."""
     tried: list[str] = []
 
-    def ports(_: str) -> Iterator[str]:
+    def ports(*_: object) -> Iterator[str]:
         yield from ("tun", "memory")
 
     def run(main: object) -> DemoReport:

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from vnet.cli import serve
 from vnet.ends.scsi import ScsiSpec
+from vnet.ends.scsi.serve import _luns
 from vnet.topology import parse_device
 
 SOCKET = ["--vhost-user", "/nowhere/s"]
@@ -57,7 +58,7 @@ def test_a_unit_has_each_key_once_and_with_a_value(text: str) -> None:
 
 
 def test_the_type_of_a_units_value_is_that_of_its_key() -> None:
-    units = serve._luns(["path=1,serial=123,size=64,read_only=true", "path=true=false,lun=7,block_size=4096"])
+    units = _luns(["path=1,serial=123,size=64,read_only=true", "path=true=false,lun=7,block_size=4096"])
     spec = parse_device({"type": "scsi", "device": {"luns": units}}, "test")
     assert isinstance(spec, ScsiSpec)
     first, second = spec.device.luns

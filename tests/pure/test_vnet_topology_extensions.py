@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from drivers.registry import DEVICES, TRANSPORTS
+from drivers.registry import TRANSPORTS
 from support.paths import EXAMPLES
-from vnet.ends import ENDS
+from vnet.ends import DEVICE_TYPES
 from vnet.errors import ConfigError
 from vnet.topology import parse
 from vnet.topology.extensions import add_device_type, add_transport, load_extension, temporarily
@@ -21,7 +21,7 @@ def examples() -> Iterator[None]:
         for name in ("my_device.py", "my_transport.py"):
             load_extension(EXAMPLES / name)
         yield
-    assert "entropy" not in DEVICES and "mine" not in TRANSPORTS  # noqa: PT018
+    assert "entropy" not in DEVICE_TYPES and "mine" not in TRANSPORTS  # noqa: PT018
 
 
 BROKEN_FILES = [
@@ -46,7 +46,7 @@ def test_a_file_that_can_not_be_run_is_one_line(tmp_path: Path, text: str, why: 
 def test_names_are_names_and_are_given_once() -> None:
     for name in ("net", "entropy", "Net", ""):
         with pytest.raises(ValueError, match=r"already|must be"):
-            add_device_type(name, DEVICES["net"], ENDS["net"])
+            add_device_type(name, DEVICE_TYPES["net"])
     for name in ("pci", "mine"):
         with pytest.raises(ValueError, match="already"):
             add_transport(name, TRANSPORTS["pci"])

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from drivers.registry import TRANSPORTS
-from vnet.ends import ENDS
+from vnet.ends import DEVICE_TYPES
 from vnet.ends.blk import DiskSpec, DiskStoreSpec
 from vnet.ends.net.end import NetSpec, PortSpec
 from vnet.ends.rpmsg import ChannelSpec, RpmsgEndSpec
@@ -337,7 +337,7 @@ RECORDS: list[tuple[str, str, type]] = [
     ("net", "links.pcie0", LinkSpec),
     ("net", "links.pcie0.faults", FaultSpec),
     ("net", "ntbs.ntb0", NtbSpec),
-    *((kind, f"devices.{kind}0", ENDS[kind].spec) for kind in ("net", "blk", "scsi", "rpmsg")),
+    *((kind, f"devices.{kind}0", DEVICE_TYPES[kind].spec) for kind in ("net", "blk", "scsi", "rpmsg")),
     *(("net", f"devices.net0.{end}", PortSpec) for end in ("driver", "device")),
     ("blk", "devices.blk0.driver", DiskSpec),
     ("blk", "devices.blk0.device", DiskStoreSpec),

@@ -9,8 +9,8 @@ from typing import Any
 import attrs
 import pytest
 
+from drivers.devices.net import NET
 from drivers.devices.net.layout import TABLE, NetFeature
-from drivers.registry import DEVICES
 from drivers.testing import TappedFunction
 from drivers.transports.pci.registers import Common
 from rings.features import RingFeature, bits, mask
@@ -104,7 +104,7 @@ async def test_features_and_buffers_are_the_table_s_unless_the_topology_override
         assert [queue.max_num for queue in device.vhost.queues[:2]] == [num, num]
         assert [queue.ring.num for queue in device.virtio.queues[:2]] == [num, num]
         for features in (device.vhost.device_features, device.virtio.features):
-            assert not features & ~DEVICES["net"].supported
+            assert not features & ~NET.supported
             assert bool(features >> NetFeature.MRG_RXBUF & 1) == ("features_off" not in given)
 
 

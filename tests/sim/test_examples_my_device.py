@@ -15,7 +15,7 @@ from rings.layout import WRITE
 from rings.status import Status
 from rings.testing import Desc
 from support.paths import MY_DEVICE
-from vnet.ends import ENDS
+from vnet.ends import DEVICE_TYPES
 from vnet.system.snapshot import describe
 from vnet.system.world import open_world
 from vnet.testing import Pair, hostile_device, hostile_driver, unharmed, until
@@ -54,7 +54,7 @@ class EntropyPair(Pair):
 
 @asynccontextmanager
 async def open_entropy_pair(queue_size: int = 64, **keys: Any) -> AsyncIterator[EntropyPair]:
-    spec = ENDS["entropy"].spec(type="entropy", queue_size=queue_size, **keys)
+    spec = DEVICE_TYPES["entropy"].spec(type="entropy", queue_size=queue_size, **keys)
     async with open_world(carried({"entropy0": spec}), "test") as world:
         await world.wait_up()
         yield EntropyPair(world)

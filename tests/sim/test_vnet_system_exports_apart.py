@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from drivers.registry import DEVICES
+from vnet.ends import DEVICE_TYPES
 from vnet.ends.blk import DiskEnd
 from vnet.ends.net.end import NetEnd
 from vnet.ports.packet.memory import MemoryPort
@@ -62,7 +62,7 @@ async def nothing(world: World, served: Served) -> None:
 EXERCISES = {"net": net, "blk": blk}
 
 
-@pytest.mark.parametrize("kind", DEVICES)
+@pytest.mark.parametrize("kind", DEVICE_TYPES)
 async def test_a_served_device_of_any_type_is_used_and_used_again_after_it_was_gone(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     export = DeviceExport(parse_device({"type": kind, **DEVICE[kind]}, "test"), path)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers.registry import DEVICES
 from rings.features import bits
+from vnet.ends import DEVICE_TYPES
 from vnet.errors import ConfigError
 from vnet.spec import MIB
 from vnet.system.world import World, open_world
@@ -115,7 +115,11 @@ async def test_limits_of_a_device_are_none_of_its_transport(kind: str, keys: str
 
 @pytest.mark.parametrize(
     ("kind", "feature"),
-    [(kind, device.table.name(bit)) for kind, device in DEVICES.items() for bit in bits(device.switchable)],
+    [
+        (name, kind.virtio.table.name(bit))
+        for name, kind in DEVICE_TYPES.items()
+        for bit in bits(kind.virtio.switchable)
+    ],
 )
 async def test_each_feature_may_be_off_alone(kind: str, feature: str) -> None:
     keys = f"queue_size = 16\nfeatures_off = ['{feature}']\n"

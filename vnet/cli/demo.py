@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 
@@ -15,25 +16,33 @@ from vnet.cli.common import errors_in_one_line, name_option, one_line
 from vnet.cli.output import json_option, open_json
 from vnet.cli.signals import run_until_signal
 from vnet.cli.table import render
-from vnet.demo import DEMOS, Demo, DemoReport, DemoSettings, run_demo
-from vnet.ends.net.end import PortKind
+from vnet.demo import DemoReport, demo_topology, run_demo
+from vnet.ends import DEVICE_TYPES
+from vnet.ends.running import Demo, DemoSettings
 from vnet.errors import PrivilegeError
-from vnet.linux.netns import check_netns
-from vnet.ports.packet.open import check_tun
 from vnet.system.claim import claim
 from vnet.topology import Topology
 from vnet.traffic.kernel import Plan, Run
-from vnet.traffic.tools import need_tools
 
 __all__ = ["command"]
 
+DEMOS: Mapping[str, Demo[Any, Any]] = {name: kind.demo for name, kind in DEVICE_TYPES.items() if kind.demo is not None}
+PORTED = [name for name, demo in DEMOS.items() if demo.ports]
+"""Device types with ports to choose from."""
+HELP = f"""Build a system with one device and test the device.
 
-@click.command("demo")
+{" ".join(f"{name}: {demo.about}." for name, demo in DEMOS.items())} Runs that need a missing program are left out, with
+a line that says so. The exit status is 1 if data differ, a ping is lost, a TCP run ends early, UDP at 50 Mbit/s loses
+more than 1 %, or a drop counter increases.
+"""
+
+
+@click.command("demo", help=HELP)
 @click.option("--device", type=click.Choice(list(DEMOS)), default="net", show_default=True, help="Device type.")
 @click.option(
     "--port",
-    type=click.Choice(["tun", "tap", "memory"]),
-    help="Port at both ends of a network device.  [default: tun]",
+    type=click.Choice(list(dict.fromkeys(port for name in PORTED for port in DEMOS[name].ports))),
+    help=f"Port at both ends of a {' or '.join(PORTED)} device.  [default: {DEMOS['net'].ports[0]}]",
 )
 @click.option(
     "--transport",
@@ -54,20 +63,14 @@ __all__ = ["command"]
 @name_option
 @errors_in_one_line
 def command(
-    device: str, port: PortKind | None, transport: str, mode: str, seconds: int, json_file: Path | None, name: str
+    device: str, port: str | None, transport: str, mode: str, seconds: int, json_file: Path | None, name: str
 ) -> None:
-    """Build a system with one device and test the device.
-
-    net: ping and iperf3; without TUN, root or these programs, scapy frames on in-memory ports. blk: nbdcopy, compared
-    by hash, and fio. scsi and rpmsg: our own Python programs. Runs that need a missing program are left out, with a
-    line that says so. The exit status is 1 if data differ, a ping is lost, a TCP run ends early, UDP at 50 Mbit/s loses
-    more than 1 %, or a drop counter increases.
-    """
-    if port is not None and device != "net":
-        raise click.UsageError(f"--port requires --device net: a {device} device has no packet port")
-    kinds = _ports(port or "tun") if device == "net" else _ports("memory")
+    demo = DEMOS[device]
+    if port is not None and port not in demo.ports:
+        raise click.UsageError(f"--port requires --device {' or '.join(PORTED)}: a {device} device has no {port} port")
+    ports = _ports(demo, port or next(iter(demo.ports), ""))
     with open_json(json_file) as write:
-        report = _demonstrate(device, transport, mode, seconds, name, kinds)
+        report = _demonstrate(device, transport, mode, seconds, name, ports)
         click.echo("\n" + _tables(report))
         write(report.as_dict())
     failures = report.failures()
@@ -76,55 +79,52 @@ def command(
     click.get_current_context().exit(1 if failures else 0)
 
 
-def _demonstrate(
-    device: str, transport: str, mode: str, seconds: int, name: str, kinds: Iterator[PortKind]
-) -> DemoReport:
-    """Run the demonstration on the first of the port ``kinds`` that this process may use."""
+def _demonstrate(device: str, transport: str, mode: str, seconds: int, name: str, ports: Iterator[str]) -> DemoReport:
+    """Run the demonstration on the first of the ``ports`` that this process may use."""
     while True:
-        port = next(kinds)
+        port = next(ports)
         with TemporaryDirectory(prefix="vnet-demo-") as folder:
             settings = DemoSettings(transport, mode, seconds, Path(folder), port)
-            topology = DEMOS[device].topology(settings)
+            topology = demo_topology(device, settings)
             [spec] = topology.devices.values()
             driver, other = topology.ends(spec)
-            kind = f"{device}, {port}" if device == "net" else device
+            kind = ", ".join(filter(None, (device, port)))
             click.echo(f"{driver} (virtio-{kind}) <== {transport}, {mode} ==> {other} (vhost-{kind})")
             try:
                 # A system without namespaces leaves nothing behind if it is killed.
                 with claim(name, topology) if topology.own_netns(name) else nullcontext():
-                    return run_until_signal(partial(_run, DEMOS[device], settings, topology, name))
+                    return run_until_signal(partial(_run, device, settings, topology, name))
             except (PrivilegeError, PermissionError) as exc:
-                if port == "memory":
+                if port in DEMOS[device].ports[-1:] or not port:
                     raise
-                _report_fallback(exc)
+                _report_fallback(DEMOS[device], exc)
 
 
-def _ports(port: PortKind) -> Iterator[PortKind]:
-    """Yield the kind of port to try, if its tools and rights are present, then memory."""
-    if port != "memory":
+def _ports(demo: Demo[Any, Any], port: str) -> Iterator[str]:
+    """Yield the kind of port to try, if its programs and rights are present, then the one that needs none."""
+    *_, last = demo.ports or ("",)
+    if port != last:
         try:
-            need_tools("ping", "iperf3", "nsenter")
-            check_tun()
-            check_netns()
+            demo.check_port(port)
             yield port
         except PrivilegeError as exc:
-            _report_fallback(exc)
-    yield "memory"
+            _report_fallback(demo, exc)
+    yield last
 
 
-def _report_fallback(error: Exception) -> None:
+def _report_fallback(demo: Demo[Any, Any], error: Exception) -> None:
     click.echo(f"vnet: {one_line(error)}", err=True)
-    click.echo("vnet: running on in-memory ports with scapy traffic instead", err=True)
+    click.echo(f"vnet: running on {demo.fallback} instead", err=True)
 
 
-async def _run(demo: Demo, settings: DemoSettings, topology: Topology, name: str) -> DemoReport:
+async def _run(device: str, settings: DemoSettings, topology: Topology, name: str) -> DemoReport:
     def on_start(plan: Plan) -> None:
         click.echo(f"  {plan.name}, {plan.source} to {plan.target} ... ", nl=False)
 
     def on_end(run: Run) -> None:
         click.echo(run.line())
 
-    return await run_demo(demo, settings, topology, name=name, on_start=on_start, on_end=on_end)
+    return await run_demo(device, settings, topology, name=name, on_start=on_start, on_end=on_end)
 
 
 def _tables(report: DemoReport) -> str:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn
 
-import attrs
 import click
 import trio
 
-from drivers.registry import DEVICES
 from vnet.cli.common import errors_in_one_line, report
 from vnet.cli.signals import run_until_ended
-from vnet.ends.scsi import LunSpec
+from vnet.ends import DEVICE_TYPES
+from vnet.ends.serve import VALUE, ServeOption
 from vnet.errors import ConfigError, settings_of
 from vnet.spec import ANY_UID, PATH_RULE, fits_socket
 from vnet.system.exports import DeviceExport, open_exports
@@ -26,71 +25,17 @@ from vnet.topology import parse_device
 __all__ = ["command", "hint"]
 
 
-class _Value:
-    """Type of `VALUE`."""
-
-
-VALUE = _Value()
-"""Placeholder for the value from the command line."""
-
-
-@attrs.frozen
-class ServeOption:
-    """An option, and the keys of a device in a topology that it sets."""
-
-    flag: str
-    """Name, such as --mtu."""
-    keys: Mapping[str, object]
-    """Values by dotted key; `VALUE` stands for the option's value."""
-    help: str
-    options: Mapping[str, Any] = attrs.field(factory=dict)
-    """More arguments of `click.Option`."""
-    make: Callable[[Any], object] = lambda given: list(given) if isinstance(given, tuple) else given
-    """Converts the option's value to that of a key."""
-
-    @property
-    def name(self) -> str:
-        """Name of the option's parameter."""
-        return self.flag.lstrip("-").replace("-", "_")
-
-    def is_given(self, value: object) -> bool:
-        """Return whether the user gave ``value``: an absent option is None, False or an empty tuple."""
-        return value is not None and value is not False and value != ()
-
-    def as_click(self) -> click.Option:
-        """Return the option for click."""
-        return click.Option([self.flag], help=self.help, **self.options)
-
-    def put(self, given: Any, device: dict[str, Any]) -> None:
-        """Set the keys of ``device`` for the value ``given``."""
-        for path, value in self.keys.items():
-            *tables, key = path.split(".")
-            table = device
-            for name in tables:
-                table = table.setdefault(name, {})
-            table[key] = self.make(given) if value is VALUE else value
-
-
-def _value(kind: Any, text: str) -> object:
-    """Return ``text`` as a value of type ``kind``, or unchanged if it is none."""
-    kinds = {kind, *get_args(kind)}
-    if int in kinds and re.fullmatch(r"-?[0-9]{1,18}", text):
-        return int(text)
-    return {"true": True, "false": False}.get(text, text) if bool in kinds else text
-
-
-def _table(text: str, record: type) -> dict[str, object]:
-    """Return ``key=value,key=value`` as the table of a record in a topology."""
-    kinds = get_type_hints(record)
-    rows = [part.partition("=") for part in text.split(",")]
-    keys = [key for key, _, _ in rows]
-    if len({*keys}) < len(keys) or not all(equals for _, equals, _ in rows):
-        raise click.BadParameter(f"{text!r}: must be KEY=VALUE,..., each key once", param_hint="'--lun'")
-    return {key: _value(kinds.get(key), value) for key, _, value in rows}
-
-
-def _luns(given: Sequence[str]) -> list[dict[str, object]]:
-    return [{"store": "file", "lun": number, **_table(text, LunSpec)} for number, text in enumerate(given)]
+def _as_click(option: ServeOption) -> click.Option:
+    """Return the option for click."""
+    kind: Any = click.Choice(list(option.choices)) if option.choices else option.kind
+    return click.Option(
+        [option.flag],
+        help=option.help,
+        metavar=option.metavar,
+        required=option.required,
+        multiple=option.repeatable,
+        **({"is_flag": True} if option.kind is bool else {"type": kind}),
+    )
 
 
 def _flag(options: Sequence[ServeOption], path: str) -> str:
@@ -104,80 +49,22 @@ def _flag(options: Sequence[ServeOption], path: str) -> str:
 
 
 COMMON = (
-    ServeOption("--queue-size", {"queue_size": VALUE}, "Largest number of descriptors in a queue.", {"type": int}),
+    ServeOption("--queue-size", {"queue_size": VALUE}, "Largest number of descriptors in a queue.", int),
     ServeOption(
         "--ring",
         {"ring": VALUE},
         "Virtqueue format: packed is offered only if it is given here.",
-        {"type": click.Choice(["split", "packed"])},
+        choices=("split", "packed"),
     ),
     ServeOption(
         "--features-off",
         {"features_off": VALUE},
         "Feature that is not offered, such as EVENT_IDX. Repeatable.",
-        {"multiple": True, "metavar": "NAME"},
+        metavar="NAME",
+        repeatable=True,
     ),
 )
-OPTIONS: Mapping[str, Sequence[ServeOption]] = {
-    "net": (
-        ServeOption(
-            "--tap",
-            {"device.kind": "tap", "device.ifname": VALUE},
-            "Make a TAP interface of this name as the device's port.",
-            {"metavar": "NAME"},
-        ),
-        ServeOption(
-            "--tun",
-            {"device.kind": "tun", "device.ifname": VALUE},
-            "Make a TUN interface of this name as the device's port.",
-            {"metavar": "NAME"},
-        ),
-        ServeOption("--netns", {"device.netns": VALUE}, "Existing namespace for the interface."),
-        ServeOption(
-            "--address",
-            {"device.addresses": VALUE},
-            "Address of the interface, with prefix length. Repeatable.",
-            {"multiple": True, "metavar": "ADDRESS"},
-        ),
-        ServeOption("--mtu", {"mtu": VALUE}, "MTU in bytes.", {"type": int}),
-        ServeOption("--pairs", {"queue_pairs": VALUE}, "Largest number of queue pairs.", {"type": int}),
-        ServeOption(
-            "--mac", {"mac": VALUE}, "MAC address of the driver's interface; learnt from its frames by default."
-        ),
-    ),
-    "blk": (
-        ServeOption(
-            "--file",
-            {"device.store": "file", "device.path": VALUE},
-            "File or block device with the sectors.",
-            {"metavar": "IMG", "required": True},
-        ),
-        ServeOption("--read-only", {"device.read_only": True}, "Refuse writes.", {"is_flag": True}),
-        ServeOption(
-            "--shared",
-            {"device.shared": True},
-            "Let other processes with this option open the file, such as the back end of a migrated guest.",
-            {"is_flag": True},
-        ),
-        ServeOption("--size", {"device.size": VALUE}, "Size in MiB; needed to make a new file.", {"type": int}),
-        ServeOption("--serial", {"device.serial": VALUE}, "Serial number of the disk, by default blk0."),
-        ServeOption("--queues", {"queues": VALUE}, "Largest number of request queues.", {"type": int}),
-    ),
-    "scsi": (
-        ServeOption(
-            "--lun",
-            {"device.luns": VALUE},
-            "Logical unit, such as path=disk.img,size=256; more keys are target, lun, read_only, shared, block_size, "
-            "serial. Repeatable.",
-            {"multiple": True, "required": True, "metavar": "KEY=VALUE,..."},
-            _luns,
-        ),
-        ServeOption("--queues", {"queues": VALUE}, "Largest number of request queues.", {"type": int}),
-    ),
-}
-"""Options by device type; other types only have the common ones."""
-NEEDED: Mapping[str, tuple[str, ...]] = {"net": ("tap", "tun")}
-"""Options by device type, exactly one of which must be given."""
+"""Options of every device type."""
 UNSEALED = (
     "Accept guest memory that is not sealed against shrinking, such as DPDK's. If its owner truncates it, SIGBUS kills "
     "this process and all its devices at the next access. QEMU's memory-backend-memfd is sealed."
@@ -188,12 +75,13 @@ class ServeGroup(click.Group):
     """A command for each device type, those of ``--load`` included."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(DEVICES)
+        return list(DEVICE_TYPES)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in DEVICES:
+        if name not in DEVICE_TYPES:
             return None
-        options = (*OPTIONS.get(name, ()), *COMMON)
+        serve = DEVICE_TYPES[name].serve
+        options = (*serve.options, *COMMON)
         params: list[click.Parameter] = [
             click.Option(
                 ["--vhost-user", "path"],
@@ -202,7 +90,7 @@ class ServeGroup(click.Group):
                 type=click.Path(path_type=Path),
                 help="Unix socket for the front end.",
             ),
-            *(option.as_click() for option in options),
+            *map(_as_click, options),
             click.Option(["--connect"], is_flag=True, help="Connect to the socket, where the front end listens."),
             click.Option(
                 ["--peer-uid"],
@@ -215,7 +103,7 @@ class ServeGroup(click.Group):
         return click.Command(
             name,
             params=params,
-            callback=errors_in_one_line(partial(_serve, name, options)),
+            callback=errors_in_one_line(partial(_serve, name, options, serve.one_of)),
             help=f"Serve a {name} device until Ctrl-C.",
             short_help=f"Serve a {name} device.",
         )
@@ -229,6 +117,7 @@ def command() -> None:
 def _serve(
     kind: str,
     options: Sequence[ServeOption],
+    one_of: Sequence[str],
     path: Path,
     connect: bool,
     peer_uid: int | None,
@@ -237,16 +126,16 @@ def _serve(
 ) -> None:
     if peer_uid is not None and not connect:
         raise click.UsageError("--peer-uid requires --connect: the mode of our own socket decides who may connect")
-    needed = NEEDED.get(kind, ())
-    if needed and sum(given[name] is not None for name in needed) != 1:
-        raise click.UsageError(f"exactly one of {' and '.join(f'--{name}' for name in needed)} must be given")
+    used = [option for option in options if option.is_given(given[option.name])]
+    if one_of and sum(option.flag in one_of for option in used) != 1:
+        raise click.UsageError(f"exactly one of {' and '.join(one_of)} must be given")
     device: dict[str, Any] = {"type": kind}
-    for option in options:
-        if option.is_given(given[option.name]):
+    for option in used:
+        try:
             option.put(given[option.name], device)
-    place = partial(
-        settings_of, f"vnet serve {kind}", partial(_flag, [o for o in options if o.is_given(given[o.name])])
-    )
+        except ValueError as exc:
+            raise click.BadParameter(str(exc), param_hint=f"'{option.flag}'") from None
+    place = partial(settings_of, f"vnet serve {kind}", partial(_flag, used))
     with place():
         if not fits_socket(str(path)):
             raise ConfigError("", "--vhost-user", str(path), f"must be {PATH_RULE}")

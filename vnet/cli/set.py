@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
 from vnet.cli.common import errors_in_one_line, name_option
@@ -11,22 +13,40 @@ from vnet.system.client import ask
 __all__ = ["command"]
 
 
-@click.command("set")
+def _settings() -> Iterator[str]:
+    """Yield a paragraph for help texts per device type and side that has settings, a line per setting."""
+    from vnet.ends import DEVICE_TYPES
+
+    for name, kind in DEVICE_TYPES.items():
+        for side in ("driver", "device"):
+            rows = [(f"{key} {own.values}", own.help) for key, own in kind.settings.items() if own.side == side]
+            if rows:
+                width = max(len(setting) for setting, _ in rows)
+                lines = [f"  {setting:<{width}}  {about}" for setting, about in rows]
+                yield "\n".join(["\b", f"Settings of a {name} device at the {side}'s side:", *lines])
+
+
+class SetCommand(click.Command):
+    """The command, whose help lists the settings of all device types. Only the help imports them."""
+
+    _about: str | None = None
+
+    def _set_help(self, text: str | None) -> None:
+        self._about = text
+
+    def _full_help(self) -> str:
+        return "\n\n".join([self._about or "", *_settings()])
+
+    help = property(_full_help, _set_help)
+
+
+@click.command("set", cls=SetCommand, short_help="Change a setting of a device while the system runs.")
 @name_option
 @click.argument("device", shell_complete=complete_devices)
 @click.argument("setting")
 @click.argument("value", default="")
 @errors_in_one_line
 def command(name: str, device: str, setting: str, value: str) -> None:
-    """Change SETTING of DEVICE while the system runs.
-
-    \b
-    Settings of a network device at the driver's side:
-      mac ADDRESS          pairs NUMBER|all       offloads all|none|csum,tso4,...
-      promisc on|off       allmulti on|off        alluni, nomulti, nouni, nobcast
-      unicast ADDRESS,...  multicast ADDRESS,...  vlans NUMBER,...   (none: empty)
-    Settings at the device's side:
-      carrier on|off       mtu BYTES              announce
-    """
+    """Change SETTING of DEVICE while the system runs."""
     ask(name, "device-set", {"name": device, "setting": setting, "value": value})
     click.echo(" ".join(filter(None, (f"{device}: {setting}", value))))

@@ -1,20 +1,41 @@
-"""The two ends of each device type: a module and a line in `ENDS` per type."""
+"""Device types as systems use them: a folder per type, whose record is one line of the registry."""
 
 from __future__ import annotations
 
-from vnet.ends.base import EndsType
-from vnet.ends.blk import BlkSpec, open_blk, open_blk_device, open_blk_driver
-from vnet.ends.net.changes import change_net
-from vnet.ends.net.end import NetSpec, mediate_net, open_net, open_net_device, open_net_driver, own_net_config
-from vnet.ends.rpmsg import RpmsgSpec, mediate_rpmsg, open_rpmsg
-from vnet.ends.scsi import ScsiSpec, open_scsi, open_scsi_device, open_scsi_driver
+from typing import Any
 
-__all__ = ["ENDS"]
+from vnet.ends.base import End, Figures, OpenContext, PlainEnd
+from vnet.ends.blk import BLK
+from vnet.ends.kind import DeviceKind
+from vnet.ends.net import NET
+from vnet.ends.rpmsg import RPMSG
+from vnet.ends.running import EXERCISE_SIZE, Demo, DemoSettings, Exercise, RunningDevice, Sections
+from vnet.ends.scsi import SCSI
+from vnet.ends.serve import VALUE, QemuDevice, Serve, ServeOption
+from vnet.ends.settings import Setting
+from vnet.registry import Registry
 
-ENDS: dict[str, EndsType] = {
-    "net": EndsType(NetSpec, open_net, mediate_net, open_net_device, open_net_driver, change_net, own_net_config),
-    "rpmsg": EndsType(RpmsgSpec, open_rpmsg, mediate_rpmsg),
-    "blk": EndsType(BlkSpec, open_blk, open_device=open_blk_device, open_driver=open_blk_driver),
-    "scsi": EndsType(ScsiSpec, open_scsi, open_device=open_scsi_device, open_driver=open_scsi_driver),
-}
-"""Ends by device type; extensions add theirs."""
+__all__ = [
+    "DEVICE_TYPES",
+    "EXERCISE_SIZE",
+    "VALUE",
+    "Demo",
+    "DemoSettings",
+    "DeviceKind",
+    "End",
+    "Exercise",
+    "Figures",
+    "OpenContext",
+    "PlainEnd",
+    "QemuDevice",
+    "RunningDevice",
+    "Sections",
+    "Serve",
+    "ServeOption",
+    "Setting",
+]
+
+DEVICE_TYPES: Registry[DeviceKind[Any, Any]] = Registry(
+    "vnet.device_types", DeviceKind, {"net": NET, "rpmsg": RPMSG, "blk": BLK, "scsi": SCSI}
+)
+"""Device types by name."""

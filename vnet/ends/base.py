@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Generic, Literal, Protocol, TypeVar
 
 import attrs
 
-from drivers.carriers.vhost_user import OwnConfig
 from drivers.flow.figures import Traffic
-from drivers.mediator import Mediator
 from vnet.linux.poller import Poller
 from vnet.ports.packet.interface_watch import Watches
 from vnet.spec import DeviceSpec
 
-__all__ = ["End", "EndsType", "Figures", "OpenContext", "PlainEnd", "Side"]
+__all__ = ["End", "Figures", "OpenContext", "PlainEnd", "Side"]
+
+PlugT_co = TypeVar("PlugT_co", covariant=True)
+SpecT_co = TypeVar("SpecT_co", bound=DeviceSpec, covariant=True)
 
 Side = Literal["driver", "device"]
 """A side of a virtio device."""
@@ -55,10 +55,10 @@ class End(Protocol):
 
 
 @attrs.frozen(eq=False)
-class PlainEnd:
+class PlainEnd(Generic[PlugT_co]):
     """An `End` made of the traffic counters of its queues."""
 
-    settings: object
+    settings: PlugT_co
     traffic: Sequence[Traffic]
     """Counters of each queue, by queue index."""
     ready: Callable[[], bool] = lambda: True
@@ -83,7 +83,7 @@ class PlainEnd:
 
 
 @attrs.frozen
-class OpenContext:
+class OpenContext(Generic[SpecT_co]):
     """Arguments for opening the ends of a device."""
 
     system: str
@@ -92,58 +92,16 @@ class OpenContext:
     """Name of the device."""
     index: int
     """Index of the device in the topology."""
-    spec: DeviceSpec
+    spec: SpecT_co
     """The device's record in the topology."""
     hosts: tuple[str, str]
     """Names of the driver's and the device's host."""
     poller: Poller
     """Polls the file descriptors of ports."""
-    supported: int
-    """All feature bits of the device type that we implement."""
-    features: int
-    """Feature bits that may be offered and accepted."""
     watches: Watches | None = None
     """Shared watches of network interfaces; None: each port opens its own."""
 
-
-@attrs.frozen
-class EndsType:
-    """The ends of a device type: its record in a topology, and the functions that open and change its ends."""
-
-    spec: type[DeviceSpec]
-    """Class of the device type's record."""
-    open: Callable[[OpenContext], AbstractAsyncContextManager[tuple[End, End]]]
-    """Opens the driver's end and the device's end; in mediated mode, both are ends of drivers."""
-    mediator: Callable[[OpenContext, tuple[str, str]], Mediator] | None = None
-    """Returns a mediator between two devices, given their names, the remote one first. None if the type has none."""
-    open_device: Callable[[OpenContext], AbstractAsyncContextManager[End]] | None = None
-    """Opens only the device's end, for a driver in another process. None if opening both ends is harmless."""
-    open_driver: Callable[[OpenContext], AbstractAsyncContextManager[End]] | None = None
-    """Opens only the driver's end, for a device in another process. None if opening both ends is harmless."""
-    change: Callable[[End, End, str, str], Awaitable[None]] | None = None
-    """Changes a setting of a running device. Arguments: both ends, name and value. None if nothing can be changed.
-
-    Raises LookupError for an unknown setting, ValueError "must be …" for an invalid value, DriverError.
-    """
-    own_config: Callable[[OpenContext], OwnConfig] | None = None
-    """Returns the configuration for a vhost-user back end that has no configuration space. None if all have one."""
-
-    @asynccontextmanager
-    async def alone(self, context: OpenContext) -> AsyncIterator[End]:
-        """Open the device's end for a driver in another process."""
-        if self.open_device is not None:
-            async with self.open_device(context) as end:
-                yield end
-        else:
-            async with self.open(context) as (_, end):
-                yield end
-
-    @asynccontextmanager
-    async def driver_alone(self, context: OpenContext) -> AsyncIterator[End]:
-        """Open the driver's end for a device in another process."""
-        if self.open_driver is not None:
-            async with self.open_driver(context) as end:
-                yield end
-        else:
-            async with self.open(context) as (end, _):
-                yield end
+    @property
+    def features(self) -> int:
+        """Feature bits that may be offered and accepted."""
+        return self.spec.features

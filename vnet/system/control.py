@@ -12,7 +12,8 @@ import attrs
 import trio
 
 from drivers.errors import DriverError
-from vnet.ends import ENDS
+from vnet.ends import DEVICE_TYPES
+from vnet.ends.settings import change_setting
 from vnet.linux.unix_socket import accept, listen, owner_uid
 from vnet.system import qmp
 from vnet.system.qmp import NEGOTIATE, Framer, QmpError, TooLong
@@ -70,11 +71,9 @@ async def _device_reset(world: World, name: str) -> object:
 async def _device_set(world: World, name: str, setting: str, value: str) -> object:
     """Change a setting of a device while it runs."""
     device = _named("device", world.devices, name)
-    change = ENDS[device.spec.type].change
-    if change is None:
-        raise QmpError(f"{name}: a {device.spec.type} device has no settings that can change while it runs")
+    settings = DEVICE_TYPES[device.spec.type].settings
     try:
-        await change(device.driver_end, device.device_end, setting, value)
+        await change_setting(settings, device.spec, device.driver_end, device.device_end, setting, value)
     except ValueError as exc:
         raise QmpError(f"{name}: {setting} {value!r}: {exc}") from None
     except LookupError as exc:

@@ -15,10 +15,9 @@ import trio
 from drivers.bus.back import Identity
 from drivers.bus.vhost import VhostBus, VhostDevice
 from drivers.errors import DriverError, ProbeError, TransportLost
-from drivers.registry import DEVICES
 from drivers.transports.vhost_user import VhostUserBack
 from rings.status import Status
-from vnet.ends import ENDS
+from vnet.ends import DEVICE_TYPES
 from vnet.ends.base import End, OpenContext
 from vnet.errors import ConfigError
 from vnet.linux.background import open_background
@@ -152,16 +151,15 @@ async def open_exports(
         ipc = LocalIpc(poller, allow_unsealed=allow_unsealed)
         served: dict[str, Served] = {}
         for index, (name, export) in enumerate(exports.items()):
-            kind = DEVICES[export.spec.type]
             spec = export.spec
-            context = OpenContext("serve", name, index, spec, ("", ""), poller, kind.supported, spec.features, watches)
-            end = await stack.enter_async_context(ENDS[export.spec.type].alone(context))
+            context = OpenContext("serve", name, index, spec, ("", ""), poller, watches)
+            end = await stack.enter_async_context(DEVICE_TYPES[spec.type].device_alone(context))
             lines = ExportReport(name, report)
-            back = VhostUserBack(ipc, Identity(kind.device_id, name, export.spec.ring == "packed"), lines)
+            back = VhostUserBack(ipc, Identity(spec.virtio.device_id, name, spec.ring == "packed"), lines)
             served[name] = Served(name, export, back, end, lines)
         bus = VhostBus()
-        for kind in DEVICES.values():
-            bus.register_driver(kind.vhost_driver(partial(_plug, served)))
+        for kind in DEVICE_TYPES.values():
+            bus.register_driver(kind.virtio.vhost_driver(partial(_plug, served)))
         nursery = await stack.enter_async_context(open_background())
         # Devices and the poller outlive the last session, also on cancellation.
         scope = trio.CancelScope(shield=True)

@@ -14,7 +14,7 @@ from drivers.bus.model import D, R
 from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import DriverQueue, VirtioDevice
 from drivers.carriers.ntb_registers import DB_ENTRY_SIZE, SPAD_OFFSET, Bar
-from drivers.registry import DEVICES, TRANSPORTS
+from drivers.registry import TRANSPORTS
 from rings.queue import QueueStatistics
 from rings.status import Status
 from vnet.ends.base import Side
@@ -163,7 +163,7 @@ def _driver_end(device: Device) -> dict[str, object]:
         "name": virtio.name,
         **_binding(binding),
         "status": _status(virtio.status),
-        "features": list(DEVICES[device.spec.type].table.describe(virtio.features)),
+        "features": list(device.spec.virtio.table.describe(virtio.features)),
         "restarts": virtio.restarts,
         "last_reset": {"reason": virtio.last_reset, "in_a_row": virtio.repeats, "pause": virtio.pause},
         "failures": list(virtio.failures),

@@ -18,12 +18,13 @@ from drivers.bus.virtio import VirtioDevice
 from drivers.carriers.platform import VirtioPlatformDriver
 from drivers.carriers.vhost_user import OwnConfig, UserClient
 from drivers.errors import ProbeError
-from drivers.registry import DEVICES, TRANSPORTS
+from drivers.registry import TRANSPORTS
 from rings.status import Status
-from vnet.ends import ENDS
-from vnet.ends.base import End, EndsType, OpenContext
+from vnet.ends import DEVICE_TYPES, DeviceKind
+from vnet.ends.base import End, OpenContext
 from vnet.ends.foreign import ForeignEnd
 from vnet.ends.mediated import MediatorEnd
+from vnet.ends.running import RunningDevice
 from vnet.errors import ConfigError
 from vnet.host.host import Host
 from vnet.host.vhost_user import BackEnd, Junction, SocketEnd, dial
@@ -139,6 +140,11 @@ class World:
         remote, local = self.devices[device], self.devices.get(f"{device}{LOCAL}")
         return remote.driver_end, remote.device_end if local is None else local.driver_end
 
+    def running(self, device: str) -> RunningDevice[Any, Any]:
+        """Return a device of the topology as its demonstration and its exercise use it."""
+        spec = self.topology.devices[device]
+        return RunningDevice(self.name, device, spec, self.topology.ends(spec), self.ends(device))
+
     def memory_port(self, device: str, end: str) -> MemoryPort:
         """Return the in-memory port at the ``driver`` or ``device`` end. Raises TypeError for other ports."""
         port = getattr(self.ends(device)[end == "device"].settings, "port", None)
@@ -210,7 +216,7 @@ def _on_socket(world: World, name: str, spec: DeviceSpec, host: Host) -> Place:
         connect = partial(world.junctions[-1].dial)
     end = SocketEnd(
         location,
-        DEVICES[spec.type].device_id,
+        spec.virtio.device_id,
         spec.queue_size,
         host.memory,
         world.ipc,
@@ -239,8 +245,7 @@ def _back(name: str, spec: DeviceSpec, *carrier: object) -> VhostBack:
 
 
 def _identity(name: str, spec: DeviceSpec) -> Identity:
-    kind = DEVICES[spec.type]
-    return Identity(kind.device_id, name, spec.ring == "packed", kind.class_code)
+    return Identity(spec.virtio.device_id, name, spec.ring == "packed", spec.virtio.class_code)
 
 
 CARRIERS: Mapping[str, Callable[[World, str, DeviceSpec], Place]] = {"link": _on_link, "host": _on_host, "ntb": _on_ntb}
@@ -251,7 +256,7 @@ CARRIERS: Mapping[str, Callable[[World, str, DeviceSpec], Place]] = {"link": _on
 async def open_world(
     topology: Topology,
     name: str = "vnet",
-    kinds: Mapping[str, EndsType] = ENDS,
+    kinds: Mapping[str, DeviceKind[Any, Any]] = DEVICE_TYPES,
     report: Callable[[str], None] = lambda line: None,
 ) -> AsyncIterator[World]:
     """Build ``topology``, bring it up, and remove all of it at the end.
@@ -314,7 +319,7 @@ async def open_world(
 
 
 @asynccontextmanager
-async def _open_ends(kind: EndsType, context: OpenContext) -> AsyncIterator[tuple[End, End]]:
+async def _open_ends(kind: DeviceKind[Any, Any], context: OpenContext[Any]) -> AsyncIterator[tuple[End, End]]:
     if context.spec.foreign:
         async with kind.driver_alone(context) as driver:
             yield driver, ForeignEnd(context.spec.socket or "")
@@ -345,7 +350,7 @@ def _trace(link: str, path: str, report: Callable[[str], None]) -> AbstractConte
 
 
 def _mediate(
-    world: World, kinds: Mapping[str, EndsType], context: OpenContext, host: Host, local_end: End
+    world: World, kinds: Mapping[str, DeviceKind[Any, Any]], context: OpenContext[Any], host: Host, local_end: End
 ) -> MediatorEnd:
     """Add the local driver's device to the endpoint's platform bus; return the mediator as the remote device's end."""
     remote, local = context.name, f"{context.name}{LOCAL}"
@@ -362,9 +367,8 @@ def _mediate(
     return MediatorEnd(mediator, remote, local)
 
 
-def _context(world: World, name: str, index: int, spec: DeviceSpec) -> OpenContext:
-    supported, ends = DEVICES[spec.type].supported, world.topology.ends(spec)
-    return OpenContext(world.name, name, index, spec, ends, world.poller, supported, spec.features, world.watches)
+def _context(world: World, name: str, index: int, spec: DeviceSpec) -> OpenContext[Any]:
+    return OpenContext(world.name, name, index, spec, world.topology.ends(spec), world.poller, world.watches)
 
 
 def _register_drivers(world: World, host: Host) -> None:
@@ -376,9 +380,9 @@ def _register_drivers(world: World, host: Host) -> None:
         ours = (d for d in world.devices.values() if d.back is not None and d.back.device is device)
         return next((d.device_end.settings for d in ours), None)
 
-    for kind in DEVICES.values():
-        host.virtio.register_driver(kind.virtio_driver(settings))
-        host.vhost.register_driver(kind.vhost_driver(plug))
+    for kind in DEVICE_TYPES.values():
+        host.virtio.register_driver(kind.virtio.virtio_driver(settings))
+        host.vhost.register_driver(kind.virtio.vhost_driver(plug))
 
 
 async def _start(world: World) -> None:

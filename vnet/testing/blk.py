@@ -13,8 +13,7 @@ import trio
 
 from drivers.contracts.ports import SectorStore
 from drivers.devices.blk import BlkPlug, Disk
-from vnet.ends.base import EndsType
-from vnet.ends.blk import BlkSpec, DiskEnd, DiskSpec, DiskStoreSpec, open_blk
+from vnet.ends.blk import BLK, BlkSpec, DiskEnd, DiskSpec, DiskStoreSpec, open_blk
 from vnet.ends.store import StoreSpec
 from vnet.ports.disk.store import MemoryStore
 from vnet.spec import MIB, LinkSpec
@@ -163,7 +162,7 @@ async def open_blk_pair(options: BlkOptions = BlkOptions()) -> AsyncIterator[Blk
         assert spec.size is not None
         yield StubbornStore(spec.size * MIB, read_only=spec.read_only, block_size=spec.block_size)
 
-    ends = {"blk": EndsType(BlkSpec, partial(open_blk, opener=opener))}
+    ends = {"blk": attrs.evolve(BLK, open=partial(open_blk, opener=opener))}
     async with open_world(options.topology(), "test", ends) as world:
         await world.wait_up()
         yield BlkPair(world)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache, partial
+from functools import partial
 
 import attrs
 import trio
 
-from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, Offloads, PacketPort
+from drivers.contracts.ports import ALL_OFFLOADS, Offloads, PacketPort
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
-from vnet.ends.base import EndsType
-from vnet.ends.net.end import NetSpec, PortSpec, open_net
+from vnet.ends.net import NET, NetSpec, PortSpec, open_net
+from vnet.ends.net.exercise import ETHER, send_and_compare
 from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig
 from vnet.spec import LinkSpec
@@ -23,17 +21,9 @@ from vnet.system.world import open_world
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
 from vnet.topology import Topology
 
-__all__ = ["FRAME", "NetPair", "Options", "open_pair", "send_and_compare"]
+__all__ = ["FRAME", "NetPair", "Options", "open_pair"]
 
-FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"a frame of a local experiment"
-"""Ethernet header and payload with an ethertype for local experiments (IEEE 802)."""
-PLAIN = bytes(HEADER_SIZE)
-GSO = bytes.fromhex("01 01 3600 b405 2200 1000 0000")
-"""A virtio_net_hdr: NEEDS_CSUM and TCPV4, as for TCP without options over IPv4 without options."""
-LARGE_PIECE = 60_000
-PIECE = 1400
-"""Bytes of payload: a frame that needs no feature."""
-BURST = 32
+FRAME = ETHER + b"a frame of a local experiment"
 
 
 @attrs.frozen
@@ -122,42 +112,7 @@ async def open_pair(options: Options = Options()) -> AsyncIterator[NetPair]:
             options.driver_caps if own else options.device_caps, capacity=options.capacity, queues=options.pairs
         )
 
-    ends = {"net": EndsType(NetSpec, partial(open_net, opener=opener))}
+    ends = {"net": attrs.evolve(NET, open=partial(open_net, opener=opener))}
     async with open_world(options.topology(), "test", ends) as world:
         await world.wait_up()
         yield NetPair(world)
-
-
-async def send_and_compare(source: MemoryPort, sink: MemoryPort, size: int, large: bool) -> None:
-    data = _random(size)
-    received = hashlib.sha256()
-    # Enough small frames for any small ring to wrap around, then large ones, which cost less.
-    small = size // 8 if large and source.offloads.tso4 and sink.offloads.tso4 else size
-    pieces = [(PLAIN, data[at : min(at + PIECE, small)]) for at in range(0, small, PIECE)]
-    pieces += [(GSO, data[at : at + LARGE_PIECE]) for at in range(small, size, LARGE_PIECE)]
-    # The destination passes every filter that the driver may have set.
-    head = (sink.mac or FRAME[:6]) + FRAME[6:ETH_HLEN]
-    with trio.fail_after(60):
-        while _drained(sink):
-            pass
-        for at in range(0, len(pieces), BURST):
-            burst = pieces[at : at + BURST]
-            for header, piece in burst:
-                source.inject(head + piece, header)
-            for _ in burst:
-                _, frame = await sink.receive()
-                received.update(frame[ETH_HLEN:])
-    assert received.digest() == hashlib.sha256(data).digest(), "the transfer did not arrive as it was sent"
-
-
-@cache
-def _random(size: int) -> bytes:
-    return random.Random(size).randbytes(size)
-
-
-def _drained(port: MemoryPort) -> bool:
-    try:
-        port.receive_nowait()
-    except trio.WouldBlock:
-        return False
-    return True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -11,8 +9,9 @@ from typing import Literal
 import attrs
 import trio
 
-from drivers.devices.rpmsg import Endpoint, RpmsgBus
+from drivers.devices.rpmsg import RpmsgBus
 from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd, RpmsgEndSpec, RpmsgSpec
+from vnet.ends.rpmsg.exercise import bound_pair, send_and_compare
 from vnet.spec import LinkSpec
 from vnet.system.world import LOCAL, Device, open_world
 from vnet.testing.checks import until
@@ -93,35 +92,9 @@ class RpmsgPair(Pair):
         await until(lambda: not any("transfer" in bus.services.values() for bus in self.buses))
 
 
-async def bound_pair(first: RpmsgBus, second: RpmsgBus, name: str) -> tuple[Endpoint, Endpoint]:
-    """An endpoint on each side, and each knows the other. Raises trio.TooSlowError."""
-    ends = first.create(name), second.create(name)
-    with trio.fail_after(1):
-        for end in ends:
-            await end.wait_bound()
-    return ends
-
-
 @asynccontextmanager
 async def open_rpmsg_pair(options: RpmsgOptions = RpmsgOptions()) -> AsyncIterator[RpmsgPair]:
     """A pair that is up, and taken down at the end."""
     async with open_world(options.topology(), "test") as world:
         await world.wait_up()
         yield RpmsgPair(world)
-
-
-async def send_and_compare(source: Endpoint, sink: Endpoint, size: int) -> None:
-    data = random.Random(size).randbytes(size)
-    piece = source.max_payload
-
-    async def send() -> None:
-        for at in range(0, size, piece):
-            await source.send(data[at : at + piece])
-
-    received = bytearray()
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(send)
-            while len(received) < size:
-                received += await sink.receive()
-    assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest(), "it did not arrive as it was sent"

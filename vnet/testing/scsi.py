@@ -15,8 +15,7 @@ from drivers.contracts.ports import SectorStore
 from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiResult
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.device.inquiry import Identity
-from vnet.ends.base import EndsType
-from vnet.ends.scsi import InitiatorEnd, InitiatorSpec, LunSpec, ScsiSpec, TargetsSpec, open_scsi
+from vnet.ends.scsi import SCSI, InitiatorEnd, InitiatorSpec, LunSpec, ScsiSpec, TargetsSpec, open_scsi
 from vnet.ends.store import StoreSpec
 from vnet.spec import MIB, LinkSpec
 from vnet.system.world import open_world
@@ -147,7 +146,7 @@ async def open_scsi_pair(options: ScsiOptions = ScsiOptions()) -> AsyncIterator[
         assert spec.size is not None
         yield StubbornStore(spec.size * MIB, read_only=spec.read_only, block_size=spec.block_size)
 
-    ends = {"scsi": EndsType(ScsiSpec, partial(open_scsi, opener=opener))}
+    ends = {"scsi": attrs.evolve(SCSI, open=partial(open_scsi, opener=opener))}
     async with open_world(options.topology(), "test", ends) as world:
         await world.wait_up()
         yield ScsiPair(world)

@@ -11,10 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from drivers.device_type import DeviceType
-from drivers.registry import DEVICES, TRANSPORTS, Transport
-from vnet.ends import ENDS
-from vnet.ends.base import EndsType
+from drivers.registry import TRANSPORTS, Transport
+from vnet.ends import DEVICE_TYPES, DeviceKind
 from vnet.errors import ConfigError
 from vnet.names import NAME
 from vnet.spec import CARRIERS
@@ -22,10 +20,9 @@ from vnet.spec import CARRIERS
 __all__ = ["add_device_type", "add_transport", "load_extension", "temporarily"]
 
 
-def add_device_type(name: str, kind: DeviceType[Any, Any], ends: EndsType) -> None:
-    """Add the device type ``name``. Raises ValueError if the name is invalid or taken."""
-    _check(name, DEVICES)
-    DEVICES[name], ENDS[name] = kind, ends
+def add_device_type(name: str, kind: DeviceKind[Any, Any]) -> None:
+    """Add the device type ``name``. Raises ValueError if the name is invalid or taken, or ``kind`` is no record."""
+    DEVICE_TYPES.add(name, kind)
 
 
 def add_transport(name: str, transport: Transport) -> None:
@@ -67,10 +64,10 @@ def load_extension(path: Path) -> ModuleType:
 @contextmanager
 def temporarily() -> Iterator[None]:
     """Remove device types and transports added in the context when it ends."""
-    before = [(table, dict(table)) for table in (DEVICES, ENDS, TRANSPORTS)]
-    try:
-        yield
-    finally:
-        for table, entries in before:
-            table.clear()
-            table.update(entries)  # type: ignore[arg-type]
+    before = dict(TRANSPORTS)
+    with DEVICE_TYPES.temporarily():
+        try:
+            yield
+        finally:
+            TRANSPORTS.clear()
+            TRANSPORTS.update(before)

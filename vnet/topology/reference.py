@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
-from vnet.ends import ENDS
+from vnet.ends import DEVICE_TYPES
 from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
 
 __all__ = ["Key", "Record", "json_schema", "records", "reference"]
@@ -117,12 +117,14 @@ def records() -> Iterator[Record]:
     shared = keys_of(DeviceSpec)
     for kind, path in TOP.values():
         yield from _tree(kind, path)
-    yield Record("devices.NAME", _doc(DeviceSpec), shared)
+    which, *others = shared
+    which = attrs.evolve(which, doc=f"{which.doc} Must be one of {', '.join(DEVICE_TYPES)}.")
+    yield Record("devices.NAME", _doc(DeviceSpec), (which, *others))
     names = tuple(key.name for key in shared)
-    for name, ends in ENDS.items():
-        own = tuple(key for key in keys_of(ends.spec) if key.name not in names)
+    for name, device in DEVICE_TYPES.items():
+        own = tuple(key for key in keys_of(device.spec) if key.name not in names)
         path = f'devices.NAME (type = "{name}")'
-        yield Record(path, _doc(ends.spec), own, names)
+        yield Record(path, _doc(device.spec), own, names)
         for key in own:
             if key.inner is not None:
                 yield from _tree(key.inner, f"{path}.{key.name}")
@@ -195,7 +197,7 @@ def _toml(value: Any) -> str:
 def json_schema() -> dict[str, Any]:
     """Return a JSON Schema (draft 2020-12) of topology files: keys, types and choices, without rules between keys."""
     tables: dict[str, Any] = {name: _entries(_object(kind, _doc(kind))) for name, (kind, _) in TOP.items()}
-    devices = [{**_object(ends.spec, _doc(ends.spec)), **_only_if(name)} for name, ends in ENDS.items()]
+    devices = [{**_object(device.spec, _doc(device.spec)), **_only_if(name)} for name, device in DEVICE_TYPES.items()]
     tables["devices"] = _entries({"oneOf": devices})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -14,7 +14,7 @@ from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, Iterabl
 from cattrs.gen import make_dict_structure_fn, override
 
 from drivers.registry import TRANSPORTS
-from vnet.ends import ENDS
+from vnet.ends import DEVICE_TYPES
 from vnet.errors import FieldError, Keys
 from vnet.spec import CARRIERS, DeviceSpec, HostSpec, LinkSpec, Must, NtbSpec
 
@@ -38,7 +38,7 @@ def structure(raw: Any, kind: type[T]) -> tuple[T | None, list[FieldError]]:
     """Return ``raw`` as a record of class ``kind`` and no errors, or None and all errors."""
     try:
         return _converter().structure(raw, kind), []
-    except cattrs.BaseValidationError as exc:
+    except (cattrs.BaseValidationError, FieldError) as exc:
         return None, list(_errors(exc, raw, ()))
 
 
@@ -110,7 +110,7 @@ def _is_a(origin: object) -> Callable[[Any], bool]:
 
 @cache
 def _converter() -> Any:
-    """Return the converter. It generates functions per class once; `ENDS` and `TRANSPORTS` are read at each use."""
+    """Return the converter. It generates functions per class once; both registries are read at each use."""
     converter: Any = cattrs.Converter()  # its hooks cannot be typed
 
     def make_list(value: Any, kind: Any) -> Any:
@@ -130,9 +130,11 @@ def _converter() -> Any:
     def make_device(value: Any, _: Any) -> Any:
         """Return the record of a device; options of transports that are no field of it go to ``extra``."""
         name = _table(value).get("type", "net")
-        if not isinstance(name, str) or name not in ENDS:
-            value, name = {"type": name}, next(iter(ENDS))  # the record refuses the type; other keys depend on it
-        kind = ENDS[name].spec
+        if not isinstance(name, str):
+            value, name = {"type": name}, "net"  # whose record refuses the value; other keys depend on it
+        if name not in DEVICE_TYPES:
+            raise FieldError(("type",), name, f"must be one of {', '.join(DEVICE_TYPES)}")
+        kind = DEVICE_TYPES[name].spec
         options = {key for transport in TRANSPORTS.values() for key in transport.options} - set(_keys(kind))
         device = converter.structure({key: given for key, given in value.items() if key not in options}, kind)
         return attrs.evolve(device, extra=tuple((key, given) for key, given in value.items() if key in options))

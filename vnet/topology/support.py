@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from drivers.registry import DEVICES, TRANSPORTS
-from vnet.ends import ENDS
+from drivers.registry import TRANSPORTS
+from vnet.ends import DEVICE_TYPES
 
 __all__ = ["MatrixCell", "cells", "matrix", "unmediated"]
 
@@ -34,14 +34,14 @@ def unmediated(device: str, transport: str) -> str:
     """Return why a device of this type cannot be mediated over that transport; empty if it can."""
     if TRANSPORTS[transport].on == "host":
         return f"transport {transport} is within one host: there is nothing to mediate between"
-    if ENDS[device].mediator is None:
+    if DEVICE_TYPES[device].mediator is None:
         return f"a {device} device has no peer driver at its own end: use direct"
     return ""
 
 
 def cells() -> Mapping[tuple[str, str], MatrixCell]:
     """Return all cells by device type and transport."""
-    return {(device, transport): _cell(device, transport) for device in DEVICES for transport in TRANSPORTS}
+    return {(device, transport): _cell(device, transport) for device in DEVICE_TYPES for transport in TRANSPORTS}
 
 
 def _cell(device: str, transport: str) -> MatrixCell:
@@ -58,14 +58,14 @@ def matrix() -> str:
     columns, table = list(TRANSPORTS), cells()
     notes: dict[str, str] = {}
     lines = [f"| device | {' | '.join(f'`{name}`' for name in columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for device in DEVICES:
+    for device in DEVICE_TYPES:
         row = []
         for transport in columns:
             cell = table[device, transport]
             marks = [notes.setdefault(why, NOTES[len(notes)]) for why in cell.missing]
             row.append(", ".join(cell.modes) + (f" {' '.join(marks)}" if marks else ""))
         lines.append(f"| `{device}` | {' | '.join(row)} |")
-    some = next(iter(DEVICES))
+    some = next(iter(DEVICE_TYPES))
     links = [", ".join(table[some, name].links) if table[some, name].links == KINDS else "none" for name in columns]
     lines.append(f"| on links | {' | '.join(links)} |")
     return "\n".join([*lines, "", *(f"{mark} {why[0].upper()}{why[1:]}.  " for why, mark in notes.items())]).rstrip()

@@ -19,9 +19,8 @@ from scapy.packet import Packet
 
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE
 from drivers.mediator import Mediator, MediatorStatistics
-from vnet.ends.base import EndsType
 from vnet.ends.mediated import MediatorEnd
-from vnet.ends.net.end import NetSpec, PortSpec, mediate_net, net_specs, open_net
+from vnet.ends.net import NET, PortSpec, net_specs, open_net
 from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig
 from vnet.system.world import LOCAL, Device, open_world
@@ -89,7 +88,7 @@ async def open_mediated(options: Mediated = Mediated()) -> AsyncIterator[Mediate
         own = config.mac is not None and config.mac[-1] == 1
         yield MemoryPort(options.driver_caps if own else options.device_caps, capacity=options.capacity)
 
-    ends = {"net": EndsType(NetSpec, partial(open_net, opener=opener), mediate_net)}
+    ends = {"net": attrs.evolve(NET, open=partial(open_net, opener=opener))}
     async with open_world(options.topology(), "test", ends) as world:
         await world.wait_up()
         await trio.testing.wait_all_tasks_blocked()

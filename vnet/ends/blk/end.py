@@ -99,17 +99,18 @@ class StoreEnd(_BlkEnd):
 
 
 @asynccontextmanager
-async def open_blk(context: OpenContext, opener: OpenStore | None = None) -> AsyncIterator[tuple[DiskEnd, StoreEnd]]:
+async def open_blk(
+    context: OpenContext[BlkSpec], opener: OpenStore | None = None
+) -> AsyncIterator[tuple[DiskEnd, StoreEnd]]:
     """Open both ends of a block device. Raises ConfigError."""
     async with open_blk_device(context, opener) as store, open_blk_driver(context) as disk:
         yield disk, store
 
 
 @asynccontextmanager
-async def open_blk_driver(context: OpenContext) -> AsyncIterator[DiskEnd]:
+async def open_blk_driver(context: OpenContext[BlkSpec]) -> AsyncIterator[DiskEnd]:
     """Open only the driver's end. Raises ConfigError."""
     spec = context.spec
-    assert isinstance(spec, BlkSpec)
     disk = Disk(buffers=spec.driver.buffers * MIB, queues=spec.queues)
     server = None if spec.driver.nbd is None else NbdServer(disk, context.name)
     async with open_background() as nursery:
@@ -124,10 +125,9 @@ async def open_blk_driver(context: OpenContext) -> AsyncIterator[DiskEnd]:
 
 
 @asynccontextmanager
-async def open_blk_device(context: OpenContext, opener: OpenStore | None = None) -> AsyncIterator[StoreEnd]:
+async def open_blk_device(context: OpenContext[BlkSpec], opener: OpenStore | None = None) -> AsyncIterator[StoreEnd]:
     """Open only the device's end. Raises ConfigError."""
     spec = context.spec
-    assert isinstance(spec, BlkSpec)
     async with AsyncExitStack() as stack:
         try:
             opener = opener or partial(open_store, workers=spec.device.workers)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import attrs
 
+from drivers.devices.blk import BLK
 from drivers.devices.blk.driver.driver import MIN_NUM, host_memory
 from vnet.ends.store import StoreSpec
 from vnet.errors import FieldError, Keys
@@ -53,6 +54,7 @@ class BlkSpec(DeviceSpec):
     device: DiskStoreSpec = attrs.field(factory=partial(DiskStoreSpec, size=64))
     """Device end: the store. Default: 64 MiB in memory."""
 
+    virtio = BLK
     queue_size_min = MIN_NUM
 
     @property

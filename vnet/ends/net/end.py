@@ -34,6 +34,7 @@ __all__ = [
     "PortKind",
     "PortSpec",
     "mediate_net",
+    "memory_port",
     "net_specs",
     "open_net",
     "open_net_device",
@@ -98,6 +99,13 @@ class NetEnd:
         }
 
 
+def memory_port(end: NetEnd) -> MemoryPort:
+    """Return the in-memory port of an end. Raises TypeError if its port is of another kind."""
+    if not isinstance(end.port, MemoryPort):
+        raise TypeError(f"the port is no memory port but of kind {end.spec.kind}")
+    return end.port
+
+
 OpenPort = Callable[[PortSpec, PortConfig], AbstractAsyncContextManager[PacketPort]]
 """Opens a packet port."""
 
@@ -115,18 +123,19 @@ async def open_port(
 
 
 @asynccontextmanager
-async def open_net(context: OpenContext, opener: OpenPort | None = None) -> AsyncIterator[tuple[NetEnd, NetEnd]]:
+async def open_net(
+    context: OpenContext[NetSpec], opener: OpenPort | None = None
+) -> AsyncIterator[tuple[NetEnd, NetEnd]]:
     """Open both ends of a network device. Namespaces without a name in the topology are made.
 
     Raises ConfigError, PrivilegeError, OSError.
     """
     spec = context.spec
-    assert isinstance(spec, NetSpec)
     async with _open_ports(context, spec, opener) as ports:
         (driver, driver_netns, driver_port), (device, device_netns, device_port) = ports
         plug: NetSettings | NetPlug
         if spec.mode == "mediated":
-            plug = NetSettings(device_port, spec.local_features(context.supported), rx_buffer=spec.rx_buffer)
+            plug = NetSettings(device_port, spec.local_features, rx_buffer=spec.rx_buffer)
         else:
             plug = _plug(spec, device_port, spec.macs(context.index)[0], context.features)
         yield (
@@ -137,7 +146,7 @@ async def open_net(context: OpenContext, opener: OpenPort | None = None) -> Asyn
 
 @asynccontextmanager
 async def _open_ports(
-    context: OpenContext, spec: NetSpec, opener: OpenPort | None
+    context: OpenContext[NetSpec], spec: NetSpec, opener: OpenPort | None
 ) -> AsyncIterator[list[tuple[PortSpec, str | None, PacketPort]]]:
     """Open the ports of this system, the driver's first, each with its namespace."""
     macs = spec.macs(context.index)
@@ -174,13 +183,12 @@ def _settings(spec: NetSpec, port: PacketPort, features: int) -> NetSettings:
 
 
 @asynccontextmanager
-async def open_net_driver(context: OpenContext, opener: OpenPort | None = None) -> AsyncIterator[NetEnd]:
+async def open_net_driver(context: OpenContext[NetSpec], opener: OpenPort | None = None) -> AsyncIterator[NetEnd]:
     """Open only the driver's end. Its port learns the device's MAC address if the topology gives none.
 
     Raises ConfigError, PrivilegeError, OSError.
     """
     spec = context.spec
-    assert isinstance(spec, NetSpec)
     async with _open_ports(context, spec, opener) as [(port, netns, opened)]:
         yield NetEnd(port, netns, _settings(spec, opened, context.features))
 
@@ -189,23 +197,21 @@ OWN_FEATURES = mask((F.MAC, F.MTU, F.STATUS, F.SPEED_DUPLEX, F.CTRL_VQ, *COMMAND
 """Feature bits that need a configuration space or a control queue."""
 
 
-def own_net_config(context: OpenContext) -> OwnConfig:
+def own_net_config(context: OpenContext[NetSpec]) -> OwnConfig:
     """Return the configuration for back ends without a configuration space: MAC address, link status and MTU."""
     spec = context.spec
-    assert isinstance(spec, NetSpec)
     offered = mask((F.MAC, F.MTU, F.STATUS)) & context.features
     fields = NetConfig(spec.macs(context.index)[0], LINK_UP, spec.mtu).emit()
     return OwnConfig(offered, OWN_FEATURES, fields, spec.mtu if offered >> F.MTU & 1 else None)
 
 
 @asynccontextmanager
-async def open_net_device(context: OpenContext) -> AsyncIterator[NetEnd]:
+async def open_net_device(context: OpenContext[NetSpec]) -> AsyncIterator[NetEnd]:
     """Open only the device's end. Its port is in our own namespace if the topology names none.
 
     The port learns the driver's MAC address if the topology gives none. Raises ConfigError, PrivilegeError, OSError.
     """
     spec = context.spec
-    assert isinstance(spec, NetSpec)
     port = spec.device
     _check_netns(port, "device.netns")
     driver_mac, mac = spec.macs(context.index)
@@ -256,11 +262,10 @@ def _port_config(
     )
 
 
-def mediate_net(context: OpenContext, names: tuple[str, str]) -> NetMediator:
+def mediate_net(context: OpenContext[NetSpec], names: tuple[str, str]) -> NetMediator:
     """Return the mediator between the two devices with these ``names``."""
     spec = context.spec
-    assert isinstance(spec, NetSpec)
-    offered = (context.features, spec.local_features(context.supported))
+    offered = (context.features, spec.local_features)
     plugs = {
         name: MediatedNetPlug(mac, features, spec.queue_size)
         for name, mac, features in zip(names, spec.macs(context.index), offered, strict=True)

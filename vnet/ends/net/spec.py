@@ -11,13 +11,13 @@ from typing import Literal, Protocol
 import attrs
 
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE
+from drivers.devices.net import NET
 from drivers.devices.net.control import VID_MAX
 from drivers.devices.net.driver.driver import buffer_sizes, host_memory
 from drivers.devices.net.driver.station import NetRequest
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import SPEED_MAX, TABLE
 from drivers.devices.net.layout import NetFeature as F
-from drivers.registry import DEVICES
 from vnet.ends.base import Side
 from vnet.errors import FieldError, Keys
 from vnet.linux.netns import IPV6_MIN_MTU, Route
@@ -175,6 +175,8 @@ class NetSpec(PeerSpec):
     device: PortSpec = PortSpec()
     """Device end: its port."""
 
+    virtio = NET
+
     @property
     def queue_count(self) -> tuple[str, int]:
         return "queue_pairs", 2 * self.queue_pairs + 1
@@ -197,7 +199,7 @@ class NetSpec(PeerSpec):
         return host_memory(TABLE.prune(self.features), self.mtu, self.queue_size, self.queue_pairs, rx_buffer)
 
     def local_memory(self) -> int:
-        features = TABLE.prune(self.local_features(DEVICES[self.type].supported))
+        features = TABLE.prune(self.local_features)
         return host_memory(features, self.mtu, self.queue_size, 1, self.rx_buffer)
 
     def problems(self) -> Iterator[FieldError]:

@@ -92,10 +92,9 @@ def _addresses(end: RpmsgEndSpec) -> frozenset[int]:
 
 
 @asynccontextmanager
-async def open_rpmsg(context: OpenContext) -> AsyncIterator[tuple[RpmsgEnd, RpmsgEnd]]:
+async def open_rpmsg(context: OpenContext[RpmsgSpec]) -> AsyncIterator[tuple[RpmsgEnd, RpmsgEnd]]:
     """Open both ends and serve their channels, which are announced once the device runs. Raises ConfigError."""
     spec = context.spec
-    assert isinstance(spec, RpmsgSpec)
     buses: dict[Side, RpmsgBus] = {
         "driver": RpmsgBus(_addresses(spec.driver), address_service=spec.address_service),
         "device": RpmsgBus(_addresses(spec.device), address_service=spec.address_service),
@@ -114,20 +113,19 @@ async def open_rpmsg(context: OpenContext) -> AsyncIterator[tuple[RpmsgEnd, Rpms
         settings = RpmsgSettings(buses["driver"], context.features)
         bus, served = buses["device"], tuple(channels["device"])
         if spec.mode == "mediated":
-            second = RpmsgEnd("driver", RpmsgSettings(bus, spec.local_features(context.supported)), served)
+            second = RpmsgEnd("driver", RpmsgSettings(bus, spec.local_features), served)
         else:
             config = RpmsgConfig(spec.to_driver, spec.to_device)
             second = RpmsgEnd("device", RpmsgPlug(bus, context.features, spec.queue_size, config), served)
         yield RpmsgEnd("driver", settings, tuple(channels["driver"])), second
 
 
-def mediate_rpmsg(context: OpenContext, names: tuple[str, str]) -> RpmsgMediator:
+def mediate_rpmsg(context: OpenContext[RpmsgSpec], names: tuple[str, str]) -> RpmsgMediator:
     """Return the mediator between the two devices with these ``names``."""
     spec = context.spec
-    assert isinstance(spec, RpmsgSpec)
     offered = (
         (context.features, RpmsgConfig(spec.to_driver, spec.to_device)),
-        (spec.local_features(context.supported), spec.local),
+        (spec.local_features, spec.local),
     )
     return RpmsgMediator(
         {

@@ -9,7 +9,7 @@ from typing import Literal
 
 import attrs
 
-from drivers.devices.rpmsg import RpmsgConfig, RpmsgFeature
+from drivers.devices.rpmsg import RPMSG, RpmsgConfig, RpmsgFeature
 from drivers.devices.rpmsg.directory import MAX_ENDPOINTS
 from drivers.devices.rpmsg.driver.driver import host_memory
 from drivers.devices.rpmsg.layout import AS_ADDR, MAX_BUFFER, MIN_BUFFER, NS_ADDR, check_name, is_endpoint_addr
@@ -93,6 +93,8 @@ class RpmsgSpec(PeerSpec):
     """Driver end: its channels."""
     device: RpmsgEndSpec = RpmsgEndSpec()
     """Device end: its channels."""
+
+    virtio = RPMSG
 
     def ends(self) -> Iterator[tuple[Side, int, ChannelSpec]]:
         """Yield (side, index, channel) for every channel."""

@@ -111,7 +111,7 @@ def _unit(lun: Lun, unit: LogicalUnit) -> dict[str, object]:
 
 @asynccontextmanager
 async def open_scsi(
-    context: OpenContext, opener: OpenStore | None = None
+    context: OpenContext[ScsiSpec], opener: OpenStore | None = None
 ) -> AsyncIterator[tuple[InitiatorEnd, TargetsEnd]]:
     """Open both ends of a SCSI host. Raises ConfigError."""
     async with open_scsi_device(context, opener) as targets, open_scsi_driver(context) as initiator:
@@ -119,10 +119,9 @@ async def open_scsi(
 
 
 @asynccontextmanager
-async def open_scsi_driver(context: OpenContext) -> AsyncIterator[InitiatorEnd]:
+async def open_scsi_driver(context: OpenContext[ScsiSpec]) -> AsyncIterator[InitiatorEnd]:
     """Open only the driver's end."""
     spec = context.spec
-    assert isinstance(spec, ScsiSpec)
     initiator = Initiator(buffers=spec.driver.buffers * MIB, queues=spec.queues)
     async with open_background() as nursery:
         await nursery.start(initiator.serve)
@@ -130,10 +129,11 @@ async def open_scsi_driver(context: OpenContext) -> AsyncIterator[InitiatorEnd]:
 
 
 @asynccontextmanager
-async def open_scsi_device(context: OpenContext, opener: OpenStore | None = None) -> AsyncIterator[TargetsEnd]:
+async def open_scsi_device(
+    context: OpenContext[ScsiSpec], opener: OpenStore | None = None
+) -> AsyncIterator[TargetsEnd]:
     """Open only the device's end. Raises ConfigError."""
     spec = context.spec
-    assert isinstance(spec, ScsiSpec)
     units: dict[Lun, LogicalUnit] = {}
     async with AsyncExitStack() as stack:
         opener = opener or partial(open_store, workers=spec.device.workers)

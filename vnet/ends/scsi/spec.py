@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from drivers.devices.scsi import Lun
+from drivers.devices.scsi import SCSI, Lun
 from drivers.devices.scsi.device.device import REQUESTS
 from drivers.devices.scsi.driver.driver import MIN_NUM, host_memory
 from vnet.ends.store import StoreSpec
@@ -73,6 +73,7 @@ class ScsiSpec(DeviceSpec):
     device: TargetsSpec = attrs.field(factory=TargetsSpec)
     """Device end: the logical units."""
 
+    virtio = SCSI
     queue_size_min = MIN_NUM
 
     @property

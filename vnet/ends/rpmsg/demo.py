@@ -10,17 +10,14 @@ from functools import partial
 import trio
 
 from drivers.devices.rpmsg import Endpoint
-from vnet.demo.base import Demo, DemoSettings, Sections, ends_of
-from vnet.ends.rpmsg import RpmsgEnd
-from vnet.system.world import World
-from vnet.topology import Topology
-from vnet.topology.samples import built_in
+from vnet.ends.rpmsg.end import RpmsgEnd
+from vnet.ends.rpmsg.spec import RpmsgSpec
+from vnet.ends.running import Demo, DemoSettings, RunningDevice, Sections
 from vnet.traffic.kernel import Plan, TextResult
 from vnet.traffic.rpmsg import one_way, round_trip
 
-__all__ = ["RPMSG"]
+__all__ = ["DEMO"]
 
-NAME = "rpmsg0"
 HELLO, TIMES = b"hello world!", 100
 """Message of the sample client, and how often it is sent."""
 COMPARED = 2000
@@ -33,20 +30,19 @@ TRIPS = 2000
 """Round trips of a run."""
 
 
-def rpmsg_topology(settings: DemoSettings) -> Topology:
-    """Return a topology with a channel that echoes messages."""
-    keys = 'device = { channels = [{ name = "echo", surface = "echo" }] }'
-    return built_in("rpmsg", settings.transport, keys, mode=settings.mode, name=NAME)
+def keys(settings: DemoSettings) -> str:
+    """Return the keys of a device with a channel that echoes messages."""
+    return 'device = { channels = [{ name = "echo", surface = "echo" }] }'
 
 
 @asynccontextmanager
-async def plan_rpmsg(world: World, settings: DemoSettings) -> AsyncIterator[Sections]:
+async def plan(
+    running: RunningDevice[RpmsgSpec, tuple[RpmsgEnd, RpmsgEnd]], settings: DemoSettings
+) -> AsyncIterator[Sections]:
     """Plan runs between endpoints on both hosts, without other programs."""
-    first, second = world.ends(NAME)
-    assert isinstance(first, RpmsgEnd)
-    assert isinstance(second, RpmsgEnd)
-    driver, device = ends_of(world, NAME)
-    ends = [end.bus.create("one way") for end in (first, second)]
+    first, _ = running.ends
+    driver, device = running.hosts
+    ends = [end.bus.create("one way") for end in running.ends]
     for end in ends:
         await end.wait_bound()
     messages = round(settings.seconds * PER_SECOND)
@@ -103,4 +99,4 @@ async def _trip(end: RpmsgEnd) -> TextResult:
     return TextResult(f"{seconds * 1e6:.0f} us, the median of {TRIPS}", {"median_us": seconds * 1e6})
 
 
-RPMSG = Demo("messages", rpmsg_topology, plan_rpmsg)
+DEMO = Demo("messages by the Python API", "messages", plan, keys)

@@ -10,16 +10,16 @@ from typing import Protocol
 
 import attrs
 
-from vnet.demo.base import Demo, DemoSettings, Sections
-from vnet.demo.memory_traffic import MemoryTraffic
-from vnet.ends.net.end import PortKind, net_specs
-from vnet.linux.netns import has_ipv6
-from vnet.system.world import World
-from vnet.topology import Topology
-from vnet.topology.samples import built_in
+from vnet.ends.net.end import NetEnd
+from vnet.ends.net.memory_traffic import MemoryTraffic
+from vnet.ends.net.spec import NetSpec
+from vnet.ends.running import Demo, DemoSettings, RunningDevice, Sections
+from vnet.linux.netns import check_netns, has_ipv6
+from vnet.ports.packet.open import check_tun
 from vnet.traffic.kernel import Plan, iperf3, iperf3_server, ping
+from vnet.traffic.tools import need_tools
 
-__all__ = ["NET", "default_topology"]
+__all__ = ["DEMO"]
 
 PINGS = 10
 """Echo requests of a ping run."""
@@ -30,14 +30,23 @@ UDP_BITRATE = "50M"
 UDP_BUFFER = "208K"
 """Largest socket buffer that every kernel grants: it loses fewest datagrams while the receiver is not scheduled."""
 
+RunningNet = RunningDevice[NetSpec, tuple[NetEnd, NetEnd]]
 
-def default_topology(port: PortKind, transport: str = "pci", mode: str = "direct") -> Topology:
-    """Return a topology with one network device with ports of this kind. Raises ConfigError."""
-    keys = f"""
-driver = {{ kind = "{port}", addresses = ["198.18.0.1/24", "2001:2::1/64"] }}
-device = {{ kind = "{port}", addresses = ["198.18.0.2/24", "2001:2::2/64"] }}
+
+def keys(settings: DemoSettings) -> str:
+    """Return the keys of a device with a port of the requested kind and two addresses at each end."""
+    return f"""
+driver = {{ kind = "{settings.port}", addresses = ["198.18.0.1/24", "2001:2::1/64"] }}
+device = {{ kind = "{settings.port}", addresses = ["198.18.0.2/24", "2001:2::2/64"] }}
 """
-    return built_in("net", transport, keys, mode=mode)
+
+
+def check_port(port: str) -> None:
+    """Raise PrivilegeError if this process lacks a right or a program for ports of this kind."""
+    if port != "memory":
+        need_tools("ping", "iperf3", "nsenter")
+        check_tun()
+        check_netns()
 
 
 class DemoTraffic(Protocol):
@@ -64,15 +73,14 @@ class _NetnsEnd:
 class KernelTraffic:
     """Runs of ping and iperf3 in the namespaces of the two ends."""
 
-    def __init__(self, world: World) -> None:
-        spec = next(iter(net_specs(world.topology).values()))
+    def __init__(self, running: RunningNet) -> None:
         self._ends = [
             _NetnsEnd(
                 host,
-                port.netns_of(world.name, host) or "",
+                port.netns_of(running.system, host) or "",
                 **{f"ipv{ip_interface(text).version}": str(ip_interface(text).ip) for text in port.addresses},
             )
-            for _, host, port in spec.ports(world.topology.ends(spec))
+            for _, host, port in running.spec.ports(running.hosts)
         ]
 
     def pings(self, count: int, sizes: tuple[int, ...]) -> list[Plan]:
@@ -106,10 +114,9 @@ class KernelTraffic:
 
 
 @asynccontextmanager
-async def plan_net(world: World, settings: DemoSettings) -> AsyncIterator[Sections]:
+async def plan(running: RunningNet, settings: DemoSettings) -> AsyncIterator[Sections]:
     """Plan pings, TCP and UDP; `DemoSettings.seconds` is the length of each throughput run."""
-    kind = next(iter(net_specs(world.topology).values())).driver.kind
-    traffic: DemoTraffic = MemoryTraffic(world) if kind == "memory" else KernelTraffic(world)
+    traffic: DemoTraffic = MemoryTraffic(running) if settings.port == "memory" else KernelTraffic(running)
     async with traffic.serving():
         yield {
             "ping": traffic.pings(PINGS, (56, LARGE_PING)),
@@ -118,4 +125,12 @@ async def plan_net(world: World, settings: DemoSettings) -> AsyncIterator[Sectio
         }
 
 
-NET = Demo("frames", lambda settings: default_topology(settings.port, settings.transport, settings.mode), plan_net)
+DEMO = Demo(
+    "ping and iperf3; without TUN, root or these programs, scapy frames on in-memory ports",
+    "frames",
+    plan,
+    keys,
+    ports=("tun", "tap", "memory"),
+    fallback="in-memory ports with scapy traffic",
+    check_port=check_port,
+)

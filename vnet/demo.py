@@ -1,52 +1,22 @@
-"""A demonstration: runs on one device over any transport, their results, and the counters of every queue."""
+"""A demonstration of any device type over any transport: its runs, their results, and the counters of every queue."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
-from vnet.ends.net.end import PortKind
+from vnet.ends import DEVICE_TYPES
+from vnet.ends.net import PortKind
+from vnet.ends.running import Demo, DemoSettings
 from vnet.system.snapshot import QueueRow, drop_total, queue_rows
-from vnet.system.world import World, open_world
+from vnet.system.world import open_world
 from vnet.topology import Topology
+from vnet.topology.samples import built_in
 from vnet.traffic.kernel import Plan, Run
 
-__all__ = ["Demo", "DemoReport", "Sections", "DemoSettings", "ends_of", "run_demo"]
-
-Sections = Mapping[str, Sequence[Plan]]
-"""Runs in order, by section."""
-
-
-@attrs.frozen
-class DemoSettings:
-    """Options of a demonstration."""
-
-    transport: str = "pci"
-    """Transport between driver and device."""
-    mode: str = "direct"
-    """Mode of the device: direct or mediated."""
-    seconds: float = 3
-    """Length of each timed run in seconds."""
-    folder: Path = Path()
-    """Folder for temporary files and sockets."""
-    port: PortKind = "tun"
-    """Port at both ends of a network device."""
-
-
-@attrs.frozen
-class Demo:
-    """The demonstration of a device type."""
-
-    units: str
-    """Name of the items that its queues carry, such as frames."""
-    topology: Callable[[DemoSettings], Topology]
-    """Returns the topology to build."""
-    plan: Callable[[World, DemoSettings], AbstractAsyncContextManager[Sections]]
-    """Opens the runs on a world that is up, with their files and servers."""
+__all__ = ["DemoReport", "default_topology", "demo_of", "demo_topology", "run_demo"]
 
 
 @attrs.frozen
@@ -82,13 +52,27 @@ class DemoReport:
         return {**report.pop("sections"), **report}
 
 
-def ends_of(world: World, device: str) -> tuple[str, str]:
-    """Return the names of the driver's and the device's host."""
-    return world.topology.ends(world.topology.devices[device])
+def demo_of(kind: str) -> Demo[Any, Any]:
+    """Return the demonstration of a device type. Raises LookupError if it has none."""
+    demo = DEVICE_TYPES[kind].demo
+    if demo is None:
+        raise LookupError(f"device type {kind} has no demonstration")
+    return demo
+
+
+def demo_topology(kind: str, settings: DemoSettings) -> Topology:
+    """Return the topology of the demonstration of a device type. Raises ConfigError."""
+    demo = demo_of(kind)
+    return built_in(kind, settings.transport, demo.keys(settings), mode=settings.mode, name=demo.name)
+
+
+def default_topology(port: PortKind, transport: str = "pci", mode: str = "direct") -> Topology:
+    """Return a topology with one network device with ports of this kind. Raises ConfigError."""
+    return demo_topology("net", DemoSettings(transport, mode, port=port))
 
 
 async def run_demo(
-    demo: Demo,
+    kind: str,
     settings: DemoSettings,
     topology: Topology,
     *,
@@ -96,14 +80,15 @@ async def run_demo(
     on_start: Callable[[Plan], None],
     on_end: Callable[[Run], None],
 ) -> DemoReport:
-    """Build ``topology``, do all runs, take it down, and return the report.
+    """Build ``topology``, do all runs of the device type ``kind`` on its device, and return the report.
 
     ``on_start`` and ``on_end`` are called around each run. Raises TrafficError and the errors of `open_world`.
     """
+    demo, [device] = demo_of(kind), topology.devices
     async with open_world(topology, name) as world:
         await world.wait_up()
         runs: dict[str, tuple[Run, ...]] = {}
-        async with demo.plan(world, settings) as sections:
+        async with demo.plan(world.running(device), settings) as sections:
             for section, plans in sections.items():
                 done = []
                 for plan in plans:

@@ -9,8 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from vnet.demo import default_topology, memory_traffic
-from vnet.demo.memory_traffic import MemoryTraffic
+from vnet.demo import default_topology
+from vnet.ends.net import memory_traffic
+from vnet.ends.net.memory_traffic import MemoryTraffic
 from vnet.system.world import open_world
 from vnet.topology import DEFAULT, parse
 from vnet.traffic.kernel import PingResult
@@ -31,7 +32,7 @@ async def test_a_ping_does_not_count_the_time_that_scapy_takes(
     monkeypatch.setattr(memory_traffic, "_echo", build_slowly)
     async with open_world(IN_MEMORY, "t-ping") as world:
         await world.wait_up()
-        for plan in MemoryTraffic(world).pings(3, (56,)):
+        for plan in MemoryTraffic(world.running("net0")).pings(3, (56,)):
             began = trio.current_time()
             result = (await plan.run()).result
             assert isinstance(result, PingResult)
@@ -46,7 +47,7 @@ async def test_traffic_crosses_between_the_two_drivers_of_either_mode(
 ) -> None:
     async with open_world(default_topology("memory", mode=mode), "t-mode") as world:
         await world.wait_up()
-        for plan in MemoryTraffic(world).pings(2, (56,)):
+        for plan in MemoryTraffic(world.running("net0")).pings(2, (56,)):
             result = (await plan.run()).result
             assert isinstance(result, PingResult)
             assert (result.sent, result.received) == (2, 2)

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from vnet.ends.net.end import NetEnd, memory_port
+from vnet.ends.net.spec import NetSpec
+from vnet.ends.running import RunningDevice
 from vnet.errors import TrafficError
 from vnet.ports.packet.memory import PLAIN_HEADER, MemoryPort
 from vnet.traffic.kernel import FlowResult, PingResult, Plan
 
 if TYPE_CHECKING:
     from scapy.packet import Packet
-
-    from vnet.system.world import World
 
 __all__ = ["MemoryTraffic"]
 
@@ -43,16 +44,11 @@ class _MemoryEnd:
 class MemoryTraffic:
     """Pings and flows like those of ping and iperf3, with scapy's frames; each received frame is compared."""
 
-    def __init__(self, world: World) -> None:
-        name = next(iter(world.topology.devices))
-        device = world.devices[name]
+    def __init__(self, running: RunningDevice[NetSpec, tuple[NetEnd, NetEnd]]) -> None:
+        (driver, device), (first, second) = running.hosts, map(memory_port, running.ends)
         self._ends = (
-            _MemoryEnd(
-                device.root.name, world.memory_port(name, "driver"), "02:00:00:00:00:01", "198.18.0.1", "2001:2::1"
-            ),
-            _MemoryEnd(
-                device.endpoint.name, world.memory_port(name, "device"), "02:00:00:00:00:02", "198.18.0.2", "2001:2::2"
-            ),
+            _MemoryEnd(driver, first, "02:00:00:00:00:01", "198.18.0.1", "2001:2::1"),
+            _MemoryEnd(device, second, "02:00:00:00:00:02", "198.18.0.2", "2001:2::2"),
         )
 
     def pings(self, count: int, sizes: tuple[int, ...]) -> list[Plan]:

@@ -1,4 +1,4 @@
-"""Demonstration of a disk: its Python API and NBD clients use a file on the other host."""
+"""Demonstration of a block device: its Python API and NBD clients use a file on the other host."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ from pathlib import Path
 import trio
 
 from drivers.devices.blk import Disk
-from vnet.demo.base import Demo, DemoSettings, Sections, ends_of
-from vnet.ends.blk import DiskEnd, nbd_uri
-from vnet.system.world import World
-from vnet.topology import Topology
-from vnet.topology.samples import built_in
+from vnet.ends.blk.end import DiskEnd, StoreEnd
+from vnet.ends.blk.spec import BlkSpec, nbd_uri
+from vnet.ends.running import Demo, DemoSettings, RunningDevice, Sections
 from vnet.traffic.disk import fill, fio, nbdcopy, sha256
 from vnet.traffic.kernel import Plan, TextResult
 
-__all__ = ["BLK"]
+__all__ = ["DEMO"]
 
-NAME = "disk0"
 SIZE = 256 << 20
 """Bytes of the disk."""
 PART = 1 << 20
@@ -35,35 +32,42 @@ DEPTH = 16
 """Requests of fio in flight."""
 
 
-def blk_topology(settings: DemoSettings) -> Topology:
-    """Return a topology with a file behind the device and an NBD export at the driver's end."""
+def keys(settings: DemoSettings) -> str:
+    """Return the keys of a device with a file behind it and an NBD export at the driver's end."""
     socket, path = (json.dumps(str(settings.folder / name)) for name in ("disk.sock", "disk.img"))
-    keys = f"""
+    return f"""
 driver = {{ nbd = {socket} }}
 device = {{ store = "file", path = {path}, size = {SIZE >> 20} }}
 """
-    return built_in("blk", settings.transport, keys, mode=settings.mode, name=NAME)
 
 
 @asynccontextmanager
-async def plan_blk(world: World, settings: DemoSettings) -> AsyncIterator[Sections]:
+async def plan(
+    running: RunningDevice[BlkSpec, tuple[DiskEnd, StoreEnd]], settings: DemoSettings
+) -> AsyncIterator[Sections]:
     """Plan sequential and random I/O by the API and by programs; written data are read and compared."""
-    end = world.devices[NAME].driver_end
-    assert isinstance(end, DiskEnd)
-    assert end.spec.nbd is not None
-    uri = nbd_uri(end.spec.nbd, NAME)
+    disk, socket = running.ends[0].disk, running.spec.driver.nbd
+    assert socket is not None
+    uri = nbd_uri(socket, running.name)
     source, copied = settings.folder / "source.img", settings.folder / "copied.img"
     await trio.to_thread.run_sync(fill, source, SIZE)
-    driver, device = ends_of(world, NAME)
+    driver, device = running.hosts
+    compared = copied, source
     copying, random_io = ("nbdcopy",), ("fio",)
     yield {
         "api": [
-            Plan("API, 64 MiB written", driver, device, partial(_api, end.disk, write=True)),
-            Plan("API, 64 MiB read and compared", device, driver, partial(_api, end.disk, write=False)),
+            Plan("API, 64 MiB written", driver, device, partial(_api, disk, write=True)),
+            Plan("API, 64 MiB read and compared", device, driver, partial(_api, disk, write=False)),
         ],
         "nbdcopy": [
             Plan("nbdcopy, 256 MiB written", driver, device, partial(_copy, source, uri), copying),
-            Plan("nbdcopy, 256 MiB read, hash compared", device, driver, partial(_copy, uri, copied, source), copying),
+            Plan(
+                "nbdcopy, 256 MiB read, hash compared",
+                device,
+                driver,
+                partial(_copy, uri, copied, compared),
+                copying,
+            ),
         ],
         "fio": [
             Plan("fio, 4 KiB random reads, depth 16", device, driver, partial(_fio, uri, settings.seconds), random_io),
@@ -96,13 +100,12 @@ async def _api(disk: Disk, *, write: bool) -> TextResult:
     return TextResult(f"{rate / 1e6:.0f} MB/s" + (", flushed" if write else ""), {"bytes_per_second": rate}, failed)
 
 
-async def _copy(source: Path | str, target: Path | str, like: Path | None = None) -> TextResult:
+async def _copy(source: Path | str, target: Path | str, compared: tuple[Path, Path] | None = None) -> TextResult:
     seconds = await nbdcopy(source, target, SIZE)
     figures: dict[str, float | int | str] = {"bytes_per_second": SIZE / seconds, "bytes": SIZE}
     text, failed = f"{SIZE / seconds / 1e6:.0f} MB/s", ""
-    if like is not None:
-        assert isinstance(target, Path)
-        actual, expected = [await trio.to_thread.run_sync(sha256, path) for path in (target, like)]
+    if compared is not None:
+        actual, expected = [await trio.to_thread.run_sync(sha256, path) for path in compared]
         figures["sha256"] = actual
         text += f", SHA-256 {actual[:12]}… as the source"
         failed = "" if actual == expected else "the data read differ from the data written"
@@ -119,4 +122,4 @@ async def _verify(uri: str) -> TextResult:
     return TextResult(f"{rate:,.0f} IOPS, all read back as written", {"iops": rate})
 
 
-BLK = Demo("requests", blk_topology, plan_blk)
+DEMO = Demo("nbdcopy, compared by hash, and fio", "requests", plan, keys, name="disk0")

@@ -11,17 +11,14 @@ from functools import partial
 import trio
 
 from drivers.devices.scsi import Initiator, cdb
-from vnet.demo.base import Demo, DemoSettings, Sections, ends_of
-from vnet.ends.scsi import InitiatorEnd
+from vnet.ends.running import Demo, DemoSettings, RunningDevice, Sections
+from vnet.ends.scsi.end import InitiatorEnd, TargetsEnd
+from vnet.ends.scsi.spec import ScsiSpec
 from vnet.errors import TrafficError
-from vnet.system.world import World
-from vnet.topology import Topology
-from vnet.topology.samples import built_in
 from vnet.traffic.kernel import Plan, TextResult
 
-__all__ = ["SCSI"]
+__all__ = ["DEMO"]
 
-NAME = "scsi0"
 SIZE = 64 << 20
 """Bytes of the unit."""
 BLOCK = 512
@@ -32,19 +29,18 @@ SEQUENTIAL_DEPTH, RANDOM_DEPTH = 4, 16
 """Commands in flight."""
 
 
-def scsi_topology(settings: DemoSettings) -> Topology:
-    """Return a topology with one unit on a file."""
+def keys(settings: DemoSettings) -> str:
+    """Return the keys of a device with one unit on a file."""
     path = json.dumps(str(settings.folder / "unit.img"))
-    keys = f'device = {{ luns = [{{ store = "file", path = {path}, size = {SIZE >> 20} }}] }}'
-    return built_in("scsi", settings.transport, keys, mode=settings.mode, name=NAME)
+    return f'device = {{ luns = [{{ store = "file", path = {path}, size = {SIZE >> 20} }}] }}'
 
 
 @asynccontextmanager
-async def plan_scsi(world: World, settings: DemoSettings) -> AsyncIterator[Sections]:
+async def plan(
+    running: RunningDevice[ScsiSpec, tuple[InitiatorEnd, TargetsEnd]], settings: DemoSettings
+) -> AsyncIterator[Sections]:
     """Plan commands by the initiator's API, without other programs."""
-    end = world.devices[NAME].driver_end
-    assert isinstance(end, InitiatorEnd)
-    initiator, (driver, device) = end.initiator, ends_of(world, NAME)
+    initiator, (driver, device) = running.ends[0].initiator, running.hosts
     yield {
         "unit": [
             Plan("INQUIRY", driver, device, partial(_inquiry, initiator)),
@@ -127,4 +123,4 @@ async def _together(depth: int, calls: list[Callable[[], Awaitable[None]]]) -> N
             nursery.start_soon(run, call)
 
 
-SCSI = Demo("commands", scsi_topology, plan_scsi)
+DEMO = Demo("commands by the Python API", "commands", plan, keys)

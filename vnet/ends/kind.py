@@ -1,0 +1,74 @@
+"""The record of a device type: everything that topologies and commands know of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from drivers.carriers.vhost_user import OwnConfig
+from drivers.device_type import DeviceType
+from drivers.mediator import Mediator
+from vnet.ends.base import End, OpenContext
+from vnet.ends.running import Demo, Exercise
+from vnet.ends.serve import Serve
+from vnet.ends.settings import Setting
+from vnet.spec import DeviceSpec
+
+__all__ = ["DeviceKind"]
+
+SpecT = TypeVar("SpecT", bound=DeviceSpec)
+EndsT = TypeVar("EndsT", bound=tuple[End, End])
+
+
+@attrs.frozen(eq=False)
+class DeviceKind(Generic[SpecT, EndsT]):
+    """A device type. Only its record in a topology and its ends are required."""
+
+    spec: type[SpecT]
+    """Class of its record in a topology, which names the virtio device type with its two drivers."""
+    open: Callable[[OpenContext[SpecT]], AbstractAsyncContextManager[EndsT]]
+    """Opens the driver's end and the device's end; in mediated mode, both are ends of drivers."""
+    open_driver: Callable[[OpenContext[SpecT]], AbstractAsyncContextManager[End]] | None = None
+    """Opens only the driver's end, for a device in another process. None if opening both ends is harmless."""
+    open_device: Callable[[OpenContext[SpecT]], AbstractAsyncContextManager[End]] | None = None
+    """Opens only the device's end, for a driver in another process. None if opening both ends is harmless."""
+    mediator: Callable[[OpenContext[SpecT], tuple[str, str]], Mediator] | None = None
+    """Returns a mediator between two devices, given their names, the remote one first. None if the type has none."""
+    own_config: Callable[[OpenContext[SpecT]], OwnConfig] | None = None
+    """Returns the configuration for a vhost-user back end that has no configuration space. None if all have one."""
+    settings: Mapping[str, Setting[SpecT]] = attrs.field(factory=dict)
+    """Settings that ``vnet set`` changes, by name."""
+    serve: Serve[SpecT] = attrs.field(factory=Serve)
+    """Options of ``vnet serve``."""
+    demo: Demo[SpecT, EndsT] | None = None
+    """Demonstration of ``vnet demo``; None if the type has none."""
+    exercise: Exercise[SpecT, EndsT] | None = None
+    """Exercise for tests, see `vnet.testing.exercises`; None if the type has none."""
+
+    @property
+    def virtio(self) -> DeviceType[Any, Any]:
+        """The virtio device type: its id, its features and its two drivers."""
+        return self.spec.virtio
+
+    @asynccontextmanager
+    async def driver_alone(self, context: OpenContext[SpecT]) -> AsyncIterator[End]:
+        """Open the driver's end for a device in another process."""
+        if self.open_driver is not None:
+            async with self.open_driver(context) as end:
+                yield end
+        else:
+            async with self.open(context) as (end, _):
+                yield end
+
+    @asynccontextmanager
+    async def device_alone(self, context: OpenContext[SpecT]) -> AsyncIterator[End]:
+        """Open the device's end for a driver in another process."""
+        if self.open_device is not None:
+            async with self.open_device(context) as end:
+                yield end
+        else:
+            async with self.open(context) as (_, end):
+                yield end

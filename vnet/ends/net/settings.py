@@ -1,0 +1,150 @@
+"""Settings of a network device that can change while it runs, by name, with values as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from drivers.contracts.ports import Offloads
+from drivers.devices.net.control import VID_MAX
+from drivers.devices.net.device.device import NetPlug
+from drivers.devices.net.driver.driver import NetSettings
+from drivers.devices.net.driver.station import NetRequest
+from vnet.ends.net.spec import NetSpec
+from vnet.ends.settings import Setting
+from vnet.linux.netns import IPV6_MIN_MTU
+
+__all__ = ["SETTINGS"]
+
+ON_OFF = {"on": True, "off": False}
+"""Values of a switch."""
+MTU = range(68, 65522)
+"""MTUs in bytes."""
+
+
+def _switch(value: str) -> bool:
+    if value not in ON_OFF:
+        raise ValueError("must be on or off")
+    return ON_OFF[value]
+
+
+def _number(value: str, numbers: range) -> int:
+    if not value.isascii() or not value.isdigit() or int(value) not in numbers:
+        raise ValueError(f"must be between {numbers.start} and {numbers.stop - 1}")
+    return int(value)
+
+
+def _words(value: str) -> list[str]:
+    return [] if value in ("", "none") else value.split(",")
+
+
+def _mac(text: str, *, group: bool = False) -> bytes:
+    try:
+        mac = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        mac = b""
+    if len(mac) != 6 or text.count(":") != 5 or bool(mac[0] & 1) is not group or not any(mac):
+        raise ValueError(f"must be a {'multicast' if group else 'unicast'} MAC address")
+    return mac
+
+
+def _macs(value: str, *, group: bool) -> frozenset[bytes]:
+    return frozenset(_mac(word, group=group) for word in _words(value))
+
+
+def _offloads(value: str) -> Offloads | None:
+    if value == "all":
+        return None
+    names = [field.name for field in attrs.fields(Offloads)]
+    on = _words(value)
+    if not set(on) <= set(names):
+        raise ValueError(f"must be all, none, or some of {','.join(names)}")
+    return Offloads(**dict.fromkeys(on, True))
+
+
+def _reception(name: str, parse: Callable[[str], object]) -> Callable[[NetRequest, str], NetRequest]:
+    return lambda request, value: attrs.evolve(request, reception=request.reception.evolve(**{name: parse(value)}))
+
+
+def _of_driver(values: str, about: str, request: Callable[[NetRequest, str], NetRequest]) -> Setting[NetSpec]:
+    """Return a setting that the driver asks its device for; ``request`` returns the request with the value."""
+
+    async def change(settings: NetSettings, value: str, spec: NetSpec) -> None:
+        await settings.change(request(settings.request, value))
+
+    return Setting("driver", values, about, change)
+
+
+def _of_device(values: str, about: str, put: Callable[[NetPlug, str, NetSpec], None]) -> Setting[NetSpec]:
+    async def change(plug: NetPlug, value: str, spec: NetSpec) -> None:
+        put(plug, value, spec)
+
+    return Setting("device", values, about, change)
+
+
+def _carrier(plug: NetPlug, value: str, spec: NetSpec) -> None:
+    plug.link_up = _switch(value)
+    plug.changed()
+
+
+def _mtu(plug: NetPlug, value: str, spec: NetSpec) -> None:
+    mtu = _number(value, MTU)
+    addresses = (*spec.driver.addresses, *spec.device.addresses)
+    if mtu < IPV6_MIN_MTU and any(":" in text for text in addresses):
+        raise ValueError(f"must be between {IPV6_MIN_MTU} and {MTU.stop - 1}: an interface has an IPv6 address")
+    plug.mtu = mtu
+    plug.changed()
+
+
+def _announce(plug: NetPlug, value: str, spec: NetSpec) -> None:
+    if value not in ("", "now"):
+        raise ValueError("must be now, or absent")
+    if not plug.announce():
+        raise LookupError("the driver cannot announce itself: GUEST_ANNOUNCE was not negotiated")
+
+
+SWITCHES: Mapping[str, str] = {
+    "promisc": "receive frames for any address",
+    "allmulti": "receive frames for any multicast address",
+    "alluni": "receive frames for any unicast address",
+    "nomulti": "receive no frames for multicast addresses",
+    "nouni": "receive no frames for unicast addresses",
+    "nobcast": "receive no broadcast frames",
+}
+"""Settings of the driver's receive filter that are on or off, and what they do."""
+SETTINGS: Mapping[str, Setting[NetSpec]] = {
+    "mac": _of_driver("ADDRESS", "MAC address", lambda request, value: attrs.evolve(request, mac=_mac(value))),
+    **{name: _of_driver("on|off", about, _reception(name, _switch)) for name, about in SWITCHES.items()},
+    "unicast": _of_driver(
+        "ADDRESS,...|none",
+        "more unicast addresses to receive",
+        _reception("unicast", lambda value: _macs(value, group=False)),
+    ),
+    "multicast": _of_driver(
+        "ADDRESS,...|none",
+        "multicast addresses to receive",
+        _reception("multicast", lambda value: _macs(value, group=True)),
+    ),
+    "vlans": _of_driver(
+        "NUMBER,...|none",
+        "VLANs to receive, besides those of the interface",
+        _reception("vlans", lambda value: frozenset(_number(word, range(VID_MAX + 1)) for word in _words(value))),
+    ),
+    "pairs": _of_driver(
+        "NUMBER|all",
+        "queue pairs to use",
+        lambda request, value: attrs.evolve(
+            request, pairs=None if value == "all" else _number(value, range(1, 0x8001))
+        ),
+    ),
+    "offloads": _of_driver(
+        "NAME,...|all|none",
+        f"receive offloads, of {','.join(field.name for field in attrs.fields(Offloads))}",
+        lambda request, value: attrs.evolve(request, offloads=_offloads(value)),
+    ),
+    "carrier": _of_device("on|off", "whether the link is up", _carrier),
+    "mtu": _of_device("BYTES", "MTU; the device is reset", _mtu),
+    "announce": _of_device("", "have the driver announce its addresses", _announce),
+}
+"""Settings by name."""

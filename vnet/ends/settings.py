@@ -1,0 +1,58 @@
+"""Settings of a device that ``vnet set`` changes while the device runs: a table per device type."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from vnet.ends.base import End, Side
+from vnet.ends.foreign import ForeignEnd
+from vnet.ends.mediated import MediatorEnd
+from vnet.spec import DeviceSpec
+
+__all__ = ["Setting", "change_setting"]
+
+SpecT = TypeVar("SpecT", bound=DeviceSpec)
+
+FIXED: Mapping[type, str] = {
+    ForeignEnd: "belongs to the back end, which is another process",
+    MediatorEnd: "of a mediated device follows the driver at the other end",
+}
+"""Reason why a setting of the device's side cannot change, by class of its end."""
+
+
+@attrs.frozen
+class Setting(Generic[SpecT]):
+    """A setting of a device type."""
+
+    side: Side
+    """The side that it belongs to."""
+    values: str
+    """Its values as a help text shows them, such as on|off; empty for a setting without a value."""
+    help: str
+    """A phrase that says what it sets."""
+    change: Callable[[Any, str, SpecT], Awaitable[None]]
+    """Changes it. Arguments: `End.settings` of its side, the value, and the device's record in the topology.
+
+    Raises ValueError "must be …" for an invalid value, LookupError if there is nothing to change now, DriverError.
+    """
+
+
+async def change_setting(
+    settings: Mapping[str, Setting[SpecT]], spec: SpecT, driver: End, device: End, name: str, value: str
+) -> None:
+    """Change the setting ``name`` of a running device with this record and these ends.
+
+    Raises LookupError for a setting that does not exist or is not ours, and the errors of `Setting.change`.
+    """
+    if not settings:
+        raise LookupError(f"a {spec.type} device has no settings that can change while it runs")
+    if name not in settings:
+        raise LookupError(f"unknown setting {name}; known are {', '.join(settings)}")
+    setting = settings[name]
+    end = driver if setting.side == "driver" else device
+    if type(end) in FIXED:
+        raise LookupError(f"{name} {FIXED[type(end)]}")
+    await setting.change(end.settings, value, spec)

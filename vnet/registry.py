@@ -1,0 +1,76 @@
+"""Records by name: the built-in ones, those that a file of the user adds, and those of installed packages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from vnet.names import NAME
+
+__all__ = ["Registry"]
+
+T = TypeVar("T")
+LOG = logging.getLogger(__name__)
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """A table of records of one class.
+
+    An installed package adds a record by an entry point: its group is that of the registry, its name that of the
+    record. Entry points are looked for when a name is missing, or when all names are asked for. One that fails is
+    reported in one line and left out.
+    """
+
+    def __init__(
+        self, group: str, record: type[T], built_in: Mapping[str, T], check: Callable[[T], None] = lambda record: None
+    ) -> None:
+        """``check`` raises ValueError if a record cannot be added."""
+        self._group, self._record, self._check = group, record, check
+        self._records = dict(built_in)
+        self._complete = False
+
+    def add(self, name: str, record: T) -> None:
+        """Add a record. Raises ValueError if the name is invalid or taken, or the record is invalid."""
+        if not NAME.fullmatch(name):
+            raise ValueError(f"name {name!r}: must be a lower-case letter, then lower-case letters, digits, - and _")
+        if name in self._records:
+            raise ValueError(f"name {name!r}: already used")
+        if not isinstance(record, self._record):
+            raise ValueError(f"{name} = {record!r}: must be a {self._record.__name__}")
+        self._check(record)
+        self._records[name] = record
+
+    @contextmanager
+    def temporarily(self) -> Iterator[None]:
+        """Remove the records added in the context when it ends, and look for entry points again."""
+        before = dict(self._records), self._complete
+        try:
+            yield
+        finally:
+            self._records, self._complete = before
+
+    def __getitem__(self, name: str) -> T:
+        return (self._records if name in self._records else self._all())[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> Mapping[str, T]:
+        """Return all records, with those of installed packages."""
+        if not self._complete:
+            self._complete = True  # before the packages are imported, which may ask for names
+            from importlib.metadata import entry_points
+
+            for point in entry_points(group=self._group):
+                try:
+                    self.add(point.name, point.load())
+                except Exception as exc:  # noqa: BLE001  the package is not ours: any error is its own
+                    package = point.dist.name if point.dist is not None else point.value
+                    why = " ".join(str(exc).split()) or type(exc).__name__
+                    LOG.warning("%s %s of package %s is left out: %s", self._group, point.name, package, why)
+        return self._records
