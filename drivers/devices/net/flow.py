@@ -54,6 +54,14 @@ class ControlFigures:
     bytes: int = 0
     """Total bytes of commands, without answers."""
 
+    def count(self, size: int, *, executed: bool) -> None:
+        """Count an answered command of ``size`` bytes."""
+        self.bytes += size
+        if executed:
+            self.commands += 1
+        else:
+            self.refused += 1
+
 
 @attrs.define(eq=False)
 class NetFigures:

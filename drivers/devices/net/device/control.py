@@ -9,15 +9,11 @@ from drivers.bus.vhost import DeviceQueue
 from drivers.devices.net.control import ACK_ERR, ACK_OK, COMMAND_MAX, MacTable, NetCommand, NetControl, Value, parse
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.flow import ControlFigures
-from drivers.flow.pump import AGAIN, QUEUE, Wait
-from rings.chain import copy_in, copy_out, total
+from drivers.questions.answer import AnswerFlow
+from rings.chain import Chain, copy_in, copy_out, total
 from rings.errors import BadChain
-from rings.queue import complete, getdesc
 
 __all__ = ["NetCommandTarget", "VhostNetControlFlow"]
-
-BUDGET = 16
-"""Maximum commands per batch."""
 
 
 class NetCommandTarget(Protocol):
@@ -91,43 +87,24 @@ ACTIONS: Mapping[NetCommand, Callable[[NetCommandTarget, Value], bool]] = {
 }
 
 
-class VhostNetControlFlow:
+class VhostNetControlFlow(AnswerFlow):
     """The flow of the control queue: executes and answers each command."""
 
-    def __init__(
-        self,
-        queue: DeviceQueue,
-        device: NetCommandTarget,
-        features: int,
-        figures: ControlFigures,
-    ) -> None:
-        self.queue = queue
+    def __init__(self, queue: DeviceQueue, device: NetCommandTarget, features: int, counts: ControlFigures) -> None:
+        super().__init__(queue, self._answer_command)
         self._device = device
         self._features = features
-        self._figures = figures
+        self._counts = counts
 
-    def move(self) -> tuple[int, Wait]:
-        """Serve commands. Raises BadChain if a chain has no byte for the answer: its driver would wait for ever."""
-        ring = self.queue.ring
-        if ring is None:
-            return 0, QUEUE
-        for moved in range(BUDGET):
-            chain = getdesc(ring)
-            if chain is None:
-                return moved, QUEUE
-            head, readable, writable = chain
-            if not writable:
-                raise BadChain(head, "the chain has no byte for the answer")
-            size = total(readable)
-            done = size <= COMMAND_MAX and self._execute(parse(copy_out(readable, COMMAND_MAX), self._features))
-            if done:
-                self._figures.commands += 1
-            else:
-                self._figures.refused += 1
-            self._figures.bytes += size
-            copy_in(writable, bytes((ACK_OK if done else ACK_ERR,)))
-            complete(ring, head, 1)
-        return BUDGET, AGAIN
+    def _answer_command(self, chain: Chain) -> int:
+        """Execute a command. Raises BadChain if there is no byte for the answer: its driver would wait for ever."""
+        head, readable, writable = chain
+        if not writable:
+            raise BadChain(head, "the chain has no byte for the answer")
+        size = total(readable)
+        executed = size <= COMMAND_MAX and self._execute(parse(copy_out(readable, COMMAND_MAX), self._features))
+        self._counts.count(size, executed=executed)
+        return copy_in(writable, bytes((ACK_OK if executed else ACK_ERR,)))
 
     def _execute(self, control: NetControl | None) -> bool:
         return control is not None and ACTIONS[control.command](self._device, control.value)

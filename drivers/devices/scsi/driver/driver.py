@@ -10,19 +10,20 @@ import trio
 from drivers.bus.virtio import QueueSpec, VirtioBound, VirtioDevice
 from drivers.devices.scsi.driver.initiator import Initiator
 from drivers.devices.scsi.driver.queues import (
-    CONTROL_SLOT,
     EVENTS,
     SLOT,
     LunBudget,
-    VirtioScsiControlFlow,
     VirtioScsiEventFlow,
     VirtioScsiRequestFlow,
 )
 from drivers.devices.scsi.layout import (
     CDB_SIZE,
     EVENT,
+    NOTIFICATION,
+    NOTIFICATION_ANSWER,
     SENSE_SIZE,
     SUPPORTED,
+    TMF,
     ScsiConfig,
     ScsiConfigField,
 )
@@ -31,6 +32,7 @@ from drivers.flow.pump import pump
 from drivers.memory.buffers import block_memory
 from drivers.memory.pool import page_bytes
 from drivers.memory.vring import ring_memory
+from drivers.questions.ask import QUESTION_SEGMENTS, QuestionFlow, question_memory
 from drivers.storage.bounce import LARGE
 from rings.features import RingFeature
 
@@ -42,6 +44,8 @@ SEGMENTS = TRANSFER // LARGE
 """Maximum number of data segments of one request."""
 EVENT_SIZE_MAX = 4096
 """Largest event size, in bytes, that the driver accepts."""
+QUESTION, ANSWER = max(TMF.size, NOTIFICATION.size), NOTIFICATION_ANSWER.size
+"""Maximum bytes of a control request and of its answer."""
 MIN_NUM = 4
 """Descriptors of the smallest request ring with room for header, response and some data."""
 
@@ -53,7 +57,7 @@ def segments_of(most: int) -> int:
 
 def host_memory(num: int, queues: int, buffers: int) -> int:
     """Return the maximum bytes of host memory that the driver allocates, with ``queues`` request queues."""
-    control = ring_memory(num, 2) + block_memory(num, CONTROL_SLOT)
+    control = ring_memory(num, QUESTION_SEGMENTS) + question_memory(num, question=QUESTION, answer=ANSWER)
     events = ring_memory(num) + block_memory(min(EVENTS, num), EVENT_SIZE_MAX)
     requests = ring_memory(num, 2 + SEGMENTS) + block_memory(num, SLOT)
     return page_bytes(buffers) + control + events + queues * requests
@@ -80,7 +84,7 @@ class BoundVirtioScsi(VirtioBound[ScsiSettings]):
         self._initiator = settings.initiator
         self._segments = 0
         self._flows: list[VirtioScsiRequestFlow] = []
-        self._control: VirtioScsiControlFlow | None = None
+        self._control: QuestionFlow | None = None
         self._events: VirtioScsiEventFlow | None = None
 
     async def set_up(self) -> None:
@@ -91,7 +95,7 @@ class BoundVirtioScsi(VirtioBound[ScsiSettings]):
         num = self.settings.queue_size
         segments = segments_of(config.seg_max)
         names = [f"requestq{i + 1}" for i in range(min(config.num_queues, len(initiator.figures)))]
-        specs = [QueueSpec("controlq", num, segments=2), QueueSpec("eventq", num)]
+        specs = [QueueSpec("controlq", num, segments=QUESTION_SEGMENTS), QueueSpec("eventq", num)]
         specs += [QueueSpec(name, num, segments=2 + segments) for name in names]
         control, events, *queues = await device.find_vqs(specs)
         smallest = min(queue.ring.num for queue in queues)
@@ -100,7 +104,7 @@ class BoundVirtioScsi(VirtioBound[ScsiSettings]):
         self._segments = min(segments, smallest - 2)
         budget = LunBudget(min(max(1, config.cmd_per_lun), smallest))
         indirect = device.has(RingFeature.INDIRECT_DESC)
-        self._control = VirtioScsiControlFlow(control, dma, initiator.control_figures)
+        self._control = QuestionFlow(control, dma, question=QUESTION, answer=ANSWER, figures=initiator.control_figures)
         self._events = VirtioScsiEventFlow(events, dma, max(EVENT.size, config.event_info_size), initiator)
         self._events.post()
         for queue, figures in zip(queues, initiator.figures, strict=False):

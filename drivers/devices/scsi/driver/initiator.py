@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Protocol
 
 import attrs
 import trio
@@ -30,7 +29,9 @@ from drivers.devices.scsi.layout import (
     Tmf,
 )
 from drivers.devices.scsi.sense import SenseKey
+from drivers.errors import TransportLost
 from drivers.flow.figures import RequestFigures, Traffic
+from drivers.questions.ask import QuestionFlow
 from drivers.storage.bounce import LARGE
 from drivers.storage.submit import BUFFERS, PATIENCE, SubmissionQueue, Submitter
 from rings.chain import copy_in
@@ -49,13 +50,6 @@ LUNS_AT_FIRST, LUNS_MAX = 511, 1 << 22
 """Number of logical units that the first REPORT LUNS of a scan has room for, and the maximum."""
 
 
-class ScsiControlQueue(Protocol):
-    """The live control queue."""
-
-    async def ask(self, data: bytes, size: int, /) -> bytes:
-        """Send a request, and return the ``size`` bytes of the answer. Raises ScsiError if the device goes away."""
-
-
 class Initiator(Submitter[ScsiRequest]):
     """The initiator of one SCSI host device. Run ``serve`` while the initiator is in use."""
 
@@ -72,13 +66,13 @@ class Initiator(Submitter[ScsiRequest]):
         """Number of command retries because of a unit attention for a reset."""
         self._segments = 0
         self._tags = count(TAGS)
-        self._control: ScsiControlQueue | None = None
+        self._control: QuestionFlow | None = None
         self._listeners: dict[trio.MemorySendChannel[ScsiEvent], bool] = {}  # value: whether it missed events
 
     # Called by the driver.
 
     def come_up(
-        self, config: ScsiConfig, queues: list[SubmissionQueue[ScsiRequest]], control: ScsiControlQueue, segments: int
+        self, config: ScsiConfig, queues: list[SubmissionQueue[ScsiRequest]], control: QuestionFlow, segments: int
     ) -> None:
         """Resume after the device became live. ``segments``: maximum number of data segments of one request."""
         returned = self.config is not None
@@ -244,13 +238,18 @@ class Initiator(Submitter[ScsiRequest]):
         return AsyncEvent(actual & events)
 
     async def _ask(self, data: bytes, size: int) -> bytes:
+        """Send a control request. Returns the ``size`` bytes of the answer. Raises ScsiError if the device is away."""
         await self._known()
         if self._control is None:
             with trio.move_on_after(self._patience):
                 await self.wait_up()
         if self._control is None:
             raise ScsiError(Response.TRANSPORT_FAILURE, "the device is away")
-        return await self._control.ask(data, size)
+        try:
+            answer = await self._control.ask(data, size)
+        except TransportLost as exc:
+            raise ScsiError(Response.TRANSPORT_FAILURE, str(exc)) from None
+        return answer or bytes(size - 1) + bytes((Response.FAILURE,))  # the response is the last byte
 
     async def _known(self) -> ScsiConfig:
         if self.config is None:

@@ -1,17 +1,13 @@
-"""Control, event and request queues of the virtio-scsi driver."""
+"""Event and request queues of the virtio-scsi driver."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-
-import attrs
-import trio
 
 from drivers.bus.virtio import DriverQueue
 from drivers.contracts.hw import DmaMemory
 from drivers.devices.scsi.driver.initiator import Initiator
-from drivers.devices.scsi.driver.result import ScsiError, ScsiEvent, ScsiRequest, ScsiResult, read_result
+from drivers.devices.scsi.driver.result import ScsiEvent, ScsiRequest, ScsiResult, read_result
 from drivers.devices.scsi.layout import (
     CDB_SIZE,
     EVENT,
@@ -30,13 +26,12 @@ from drivers.storage.request_queue import RequestQueue
 from rings.memory import Addr
 from rings.queue import Segment
 
-__all__ = ["LunBudget", "VirtioScsiControlFlow", "VirtioScsiEventFlow", "VirtioScsiRequestFlow"]
+__all__ = ["LunBudget", "VirtioScsiEventFlow", "VirtioScsiRequestFlow"]
 
 EVENTS = 16
 """Number of event buffers."""
-# A request slot holds header and response; a control slot holds request and answer. Sizes are whole cache lines.
+# A slot holds header and response. Sizes are whole cache lines.
 HEADER_SIZE, RESPONSE_AT, RESPONSE_SIZE, SLOT = HEADER.size + CDB_SIZE, 64, RESPONSE.size + SENSE_SIZE, 192
-ANSWER_AT, CONTROL_SLOT = 32, 64
 
 
 class LunBudget:
@@ -135,73 +130,6 @@ def split(segs: Sequence[Segment], size: int) -> tuple[list[Segment], list[Segme
             rest.append((Addr(addr + part), length - part))
         size -= part
     return first, rest
-
-
-@attrs.define(eq=False)
-class _ControlExchange:
-    """A request of the control queue that waits for its answer."""
-
-    data: bytes
-    size: int
-    completion: trio.Event = attrs.field(factory=trio.Event)
-    answer: bytes | None = None
-
-
-class VirtioScsiControlFlow:
-    """The control queue. Requests are sent in order; the device answers in any order."""
-
-    def __init__(self, queue: DriverQueue, dma: DmaMemory, figures: RequestFigures) -> None:
-        self.queue = queue
-        self._figures = figures
-        self._slots = BufferBlock(dma, queue.ring.num, CONTROL_SLOT)
-        self._free = list(range(queue.ring.num))
-        self._in_flight: dict[int, _ControlExchange] = {}
-        self._backlog: deque[_ControlExchange] = deque()
-
-    async def ask(self, data: bytes, size: int, /) -> bytes:
-        """Send a request, and return the ``size`` bytes of the answer. Raises ScsiError if the device goes away."""
-        exchange = _ControlExchange(data, size)
-        self._backlog.append(exchange)
-        self._feed()
-        if self.queue.live:
-            self.queue.flush()
-        await exchange.completion.wait()
-        if exchange.answer is None:
-            raise ScsiError(Response.TRANSPORT_FAILURE, "the device went away before it answered")
-        return exchange.answer
-
-    def _feed(self) -> None:
-        while self._backlog and self._free and self.queue.live and self.queue.ring.num_free >= 2:
-            exchange, slot = self._backlog.popleft(), self._free.pop()
-            view, addr = self._slots.views[slot], self._slots.addrs[slot]
-            view[: len(exchange.data)] = exchange.data
-            view[ANSWER_AT : ANSWER_AT + exchange.size] = b"\xff" * exchange.size
-            self.queue.ring.add(((addr, len(exchange.data)),), ((Addr(addr + ANSWER_AT), exchange.size),), slot)
-            self._in_flight[slot] = exchange
-            self._figures.taken += 1
-
-    def move(self) -> tuple[int, Wait]:
-        moved = 0
-        for slot, written in self.queue.ring.get_each(self.queue.ring.num):
-            exchange = self._in_flight.pop(slot)
-            answer = bytes(self._slots.views[slot][ANSWER_AT : ANSWER_AT + exchange.size])
-            if written < exchange.size:  # the response is the last byte, and may not be written
-                answer = bytes(exchange.size - 1) + bytes((Response.FAILURE,))
-                self._figures.fail("no_answer")
-            else:
-                self._figures.done += 1
-            exchange.answer = answer
-            exchange.completion.set()
-            self._free.append(slot)
-            moved += 1
-        self._feed()
-        return moved, QUEUE
-
-    def close(self) -> None:
-        for exchange in (*self._in_flight.values(), *self._backlog):
-            self._figures.fail("device_lost")
-            exchange.completion.set()
-        self._slots.close()
 
 
 class VirtioScsiEventFlow:
