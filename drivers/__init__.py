@@ -25,9 +25,12 @@ if TYPE_CHECKING:
         ProbeError,
         TransportLost,
     )
+    from drivers.questions.answer import AnswerFlow
+    from drivers.questions.ask import QuestionFlow
     from drivers.registry import TRANSPORTS, Transport
 
 __all__ = [
+    "AnswerFlow",
     "DeviceType",
     "Disk",
     "DriverError",
@@ -38,6 +41,7 @@ __all__ = [
     "PortGone",
     "ProbeDeferred",
     "ProbeError",
+    "QuestionFlow",
     "RpmsgBus",
     "Side",
     "TRANSPORTS",
@@ -52,6 +56,7 @@ __all__ = [
 ]
 
 _HOMES: Mapping[str, str] = {
+    "AnswerFlow": "drivers.questions.answer",
     "DeviceType": "drivers.device_type",
     "Disk": "drivers.devices.blk",
     "DriverError": "drivers.errors",
@@ -62,6 +67,7 @@ _HOMES: Mapping[str, str] = {
     "PortGone": "drivers.errors",
     "ProbeDeferred": "drivers.errors",
     "ProbeError": "drivers.errors",
+    "QuestionFlow": "drivers.questions.ask",
     "RpmsgBus": "drivers.devices.rpmsg",
     "Side": "drivers.device_type",
     "TRANSPORTS": "drivers.registry",

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,14 +19,15 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.vhost import DeviceQueue, VhostBound
-from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioBound
+from drivers.bus.vhost import VhostBound
+from drivers.bus.virtio import QueueSpec, VirtioBound
 from drivers.device_type import DeviceType, Side
-from drivers.errors import DriverError
+from drivers.errors import DriverError, TransportLost
 from drivers.flow.figures import Traffic
-from drivers.flow.pump import AGAIN, QUEUE, Wait, pump
-from drivers.memory.buffers import BufferBlock
-from rings.chain import copy_in, total
+from drivers.flow.pump import pump
+from drivers.questions.answer import AnswerFlow
+from drivers.questions.ask import QuestionFlow
+from rings.chain import Chain, copy_in, total
 from rings.features import EMPTY_TABLE
 from rings.formats import RING_FEATURES
 from rings.ids import DeviceId
@@ -49,8 +49,7 @@ from vnet.topology.extensions import add_device_type
 from vnet.topology.samples import built_in
 
 LIMIT = 64 << 10  # most bytes returned per request, because reading entropy costs time
-BUDGET = 16  # requests per batch, before other tasks run
-BUFFERS = 4  # most requests that the driver has in flight
+REQUESTS = 4  # most requests that the driver has in flight
 
 
 # The device
@@ -67,39 +66,27 @@ class EntropyPlug:
     traffic: Traffic = attrs.field(factory=Traffic)
 
 
-class EntropyFill:
-    """Fills the device-writable buffers of requestq. A `drivers.flow.pump.Flow`."""
-
-    def __init__(self, queue: DeviceQueue, plug: EntropyPlug) -> None:
-        self.queue, self._plug = queue, plug
-
-    def move(self) -> tuple[int, Wait]:
-        ring, plug, done = self.queue.ring, self._plug, []
-        for head, readable, writable in ring.getdescs(BUDGET) if ring is not None else ():
-            size = min(total(writable), plug.limit)
-            if readable or not size:  # forbidden by section 5.4.6.1: complete it with 0 bytes
-                plug.traffic.drop("not_writable")
-                size = 0
-            else:
-                copy_in(writable, plug.source(size))
-                plug.traffic.packets += 1
-                plug.traffic.bytes += size
-            done.append((head, size))
-        if ring is not None and done:
-            ring.complete_each(done)
-        return len(done), AGAIN if len(done) == BUDGET else QUEUE
-
-
 class BoundVhostRng(VhostBound[EntropyPlug]):
-    """A vhost_rng device bound to its plug."""
+    """A vhost_rng device with its plug: fills the device-writable buffers of requestq."""
 
     def offer(self) -> None:
         self.device.offer(EMPTY_TABLE, self.plug.features, [("requestq", self.plug.queue_size)], b"")
 
     async def run(self) -> None:
         [queue] = self.device.queues
-        flow = EntropyFill(queue, self.plug)
+        flow = AnswerFlow(queue, self.answer)
         await queue.serve_each_ring(partial(pump, flow, self.device.settle, in_place=True))
+
+    def answer(self, chain: Chain) -> int:
+        """Fill a buffer. Returns the bytes written."""
+        _, readable, writable = chain
+        size = min(total(writable), self.plug.limit)
+        if readable or not size:  # forbidden by section 5.4.6.1: the driver gets 0 bytes
+            self.plug.traffic.drop("not_writable")
+            return 0
+        self.plug.traffic.packets += 1
+        self.plug.traffic.bytes += size
+        return copy_in(writable, self.plug.source(size))
 
 
 # The driver
@@ -109,90 +96,52 @@ class EntropyError(DriverError):
     """The device returned an empty buffer."""
 
 
-@attrs.define(eq=False)
-class EntropyRequest:
-    size: int
-    data: bytes = b""
-    answered: trio.Event = attrs.field(factory=trio.Event)
-
-
 class Entropy:
     """The source of random bytes for programs on the driver's host. Outlives device resets."""
 
     def __init__(self, features: int = RING_FEATURES) -> None:
         self.features = features
         self.received = Traffic()
-        self.waiting = deque[EntropyRequest]()
-        self.wake: Callable[[], None] | None = None  # set while a device is bound
+        self.questions: QuestionFlow | None = None  # while a device runs
+        self.up = trio.Event()
 
     async def read(self, size: int) -> bytes:
         """Return ``size`` random bytes; wait while there is no device. Raises EntropyError."""
         data = bytearray()
         while len(data) < size:
-            request = EntropyRequest(size - len(data))
-            self.waiting.append(request)
-            if self.wake is not None:
-                self.wake()
+            await self.up.wait()
+            assert self.questions is not None
             try:
-                await request.answered.wait()
-            finally:
-                if request in self.waiting:  # the caller was cancelled
-                    self.waiting.remove(request)
-            if not request.data:
+                part = await self.questions.ask(b"", min(size - len(data), LIMIT), least=1)
+            except TransportLost:
+                continue  # the device was reset: ask the next one
+            if not part:
                 raise EntropyError("the device returned an empty buffer")
-            data += request.data
+            self.received.packets += 1
+            self.received.bytes += len(part)
+            data += part
         return bytes(data)
 
 
-class EntropyFlow:
-    """The driver's side of requestq: adds a buffer per request and takes used buffers back."""
-
-    def __init__(self, queue: DriverQueue, entropy: Entropy, buffers: BufferBlock) -> None:
-        self.queue, self._entropy, self._buffers = queue, entropy, buffers
-        self._free = list(range(len(buffers.views)))
-        self.in_flight: dict[int, EntropyRequest] = {}
-
-    def move(self) -> tuple[int, Wait]:
-        ring, entropy, buffers = self.queue.ring, self._entropy, self._buffers
-        done = ring.get_each(BUDGET)
-        for index, length in done:
-            request = self.in_flight.pop(index)
-            request.data = bytes(buffers.views[index][:length])
-            request.answered.set()
-            self._free.append(index)
-            entropy.received.packets += 1
-            entropy.received.bytes += length
-        added = []
-        while entropy.waiting and self._free:
-            index, request = self._free.pop(), entropy.waiting.popleft()
-            self.in_flight[index] = request
-            added.append((buffers.addrs[index], min(request.size, buffers.size), index))
-        if added:
-            ring.add_each(added, True)
-        return len(done) + len(added), AGAIN if len(done) == BUDGET else QUEUE
-
-
 class BoundVirtioRng(VirtioBound[Entropy]):
-    """A virtio_rng driver bound to a device."""
+    """A virtio_rng driver bound to a device, from its bring-up to its reset."""
 
-    _flow: EntropyFlow | None = None
+    questions: QuestionFlow | None = None
 
     async def set_up(self) -> None:
         [queue] = await self.device.find_vqs([QueueSpec("requestq")])
-        self._buffers = BufferBlock(self.device.ops.dma, min(BUFFERS, queue.ring.num), LIMIT)
-        self._flow = EntropyFlow(queue, self.settings, self._buffers)
+        self.questions = QuestionFlow(queue, self.device.ops.dma, question=0, answer=LIMIT, limit=REQUESTS)
 
     async def run(self) -> None:
-        assert self._flow is not None
-        self.settings.wake = self._flow.queue.signal.set
-        await pump(self._flow, in_place=True)
+        assert self.questions is not None
+        self.settings.questions = self.questions
+        self.settings.up.set()
+        await pump(self.questions, in_place=True)
 
     def close(self) -> None:
-        """Queue unanswered requests for the next device: this one was reset."""
-        self.settings.wake = None
-        if self._flow is not None:
-            self.settings.waiting.extendleft(reversed(self._flow.in_flight.values()))
-            self._buffers.close()
+        if self.questions is not None:
+            self.settings.questions, self.settings.up = None, trio.Event()
+            self.questions.close()
 
 
 # The topology keys of the device type, and its two ends
@@ -222,7 +171,7 @@ async def open_entropy(context: OpenContext[EntropySpec]) -> AsyncIterator[Ends]
     spec = context.spec
     entropy = Entropy(context.features)
     plug = EntropyPlug(context.features, spec.queue_size, spec.limit)
-    yield PlainEnd(entropy, [entropy.received], lambda: entropy.wake is not None), PlainEnd(plug, [plug.traffic])
+    yield PlainEnd(entropy, [entropy.received], entropy.up.is_set), PlainEnd(plug, [plug.traffic])
 
 
 async def exercise(device: RunningDevice[EntropySpec, Ends]) -> None:

@@ -88,6 +88,11 @@ class QuestionFlow:
         self._in_flight: dict[int, _Question] = {}
         self._closed = False
 
+    @property
+    def waiting(self) -> int:
+        """Number of questions that are not sent yet."""
+        return len(self._backlog)
+
     async def ask(self, data: bytes, size: int, *, least: int | None = None) -> bytes:
         """Send a question, and return the answer of at most ``size`` bytes, as far as the device wrote it.
 

@@ -72,6 +72,11 @@ async def test_random_bytes_come_across() -> None:
         assert requests["bytes"] == answered["bytes"] == 1 + 1000 + 2 * LIMIT + 20 * 100_000
 
 
+async def test_a_packed_ring_does_as_well() -> None:
+    async with open_entropy_pair(ring="packed") as pair:
+        await pair.transfer()
+
+
 @pytest.mark.parametrize("size", [2, 4])
 async def test_the_smallest_rings_do(size: int) -> None:
     async with open_entropy_pair(queue_size=size) as pair:
@@ -139,7 +144,7 @@ async def test_requests_outlive_a_reset_and_a_cancelled_one_is_forgotten() -> No
             await trio.testing.wait_all_tasks_blocked()
             with trio.move_on_after(0.5):
                 await entropy.read(10)  # one more than can be under way
-            assert not entropy.waiting
+            assert not entropy.questions.waiting
             assert not got
             await pair.reset()
         assert sorted(got) == [1, 2, 3, 4]
