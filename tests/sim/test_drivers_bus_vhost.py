@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -10,6 +11,7 @@ from drivers.bus.binding import BindState
 from drivers.bus.vhost import VhostDevice, VhostDriver
 from drivers.bus.virtio import VirtioDriver
 from drivers.contracts.hw import DmaBuffer
+from drivers.device_type import SideDriver
 from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed
 
 settled = trio.testing.wait_all_tasks_blocked
@@ -58,10 +60,10 @@ async def test_a_vhost_driver_that_leaves_makes_the_other_side_wait_until_it_com
 async def test_a_driver_that_has_no_port_yet_is_deferred_on_either_bus() -> None:
     async with open_pair() as pair, unharmed(pair):
         driver, _ = drivers_of(pair)
-        world, device = pair.world, pair.device
+        assert isinstance(driver, SideDriver)
+        ports: dict[str, object] = {}
         await pair.rc.virtio.unregister_driver(driver)
-        del world.devices["net0"]
-        pair.rc.virtio.register_driver(driver)
+        pair.rc.virtio.register_driver(attrs.evolve(driver, settings_for=lambda device: ports.get(device.location)))
         await trio.sleep(0.1)
         binding = pair.rc.virtio.binding(pair.virtio)
         assert (binding.state, binding.error) == (BindState.DEFERRED, f"{pair.virtio.name}: no port to plug into yet")
@@ -71,9 +73,9 @@ async def test_a_driver_that_has_no_port_yet_is_deferred_on_either_bus() -> None
         await settled()
         assert pair.ep.vhost.binding(late).state is BindState.DEFERRED
         await pair.ep.vhost.unregister_device(late)
-        world.devices["net0"] = device
+        ports[pair.virtio.location] = pair.device.driver_end.settings
         pair.rc.virtio.poke()
-        await world.wait_up()
+        await pair.world.wait_up()
 
 
 @pytest.mark.virtio("CLEANUP-DRV-2")

@@ -5,16 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import attrs
 import trio
 
 from drivers.bus.back import Identity
-from drivers.bus.vhost import VhostBus, VhostDevice
-from drivers.errors import DriverError, ProbeError, TransportLost
+from drivers.bus.vhost import VhostBus
+from drivers.errors import DriverError, TransportLost
 from drivers.transports.vhost_user import VhostUserBack
 from rings.status import Status
 from vnet.ends import DEVICE_TYPES
@@ -27,6 +25,7 @@ from vnet.linux.poller import Poller
 from vnet.linux.unix_socket import accept, connect_trusted, listen
 from vnet.ports.packet.interface_watch import open_watches
 from vnet.spec import DeviceSpec
+from vnet.system.bring_up import bring_up, register_device_types
 from vnet.system.limited import LimitedReport
 
 __all__ = ["DeviceExport", "Served", "open_exports"]
@@ -35,8 +34,6 @@ BACKLOG = 16
 """Connections that wait to be accepted."""
 RETRY = 0.5
 """Seconds between two attempts to connect."""
-UP_TIMEOUT = 30.0
-"""Seconds that a device may take to be ready."""
 CONNECTED = "a front end is connected"
 REFUSED = "another front end connected and was refused"
 
@@ -158,15 +155,13 @@ async def open_exports(
             back = VhostUserBack(ipc, Identity(spec.virtio.device_id, name, spec.ring == "packed"), lines)
             served[name] = Served(name, export, back, end, lines)
         bus = VhostBus()
-        for kind in DEVICE_TYPES.values():
-            bus.register_driver(kind.virtio.vhost_driver(partial(_plug, served)))
+        register_device_types(bus, {device.back.device: device.end.settings for device in served.values()})
         nursery = await stack.enter_async_context(open_background())
         # Devices and the poller outlive the last session, also on cancellation.
         scope = trio.CancelScope(shield=True)
         await nursery.start(_run, scope, poller, bus)
         stack.callback(scope.cancel)
-        for device in served.values():
-            await _bring_up(bus, device.back)
+        await bring_up((bus, device.back) for device in served.values())
         sessions = await stack.enter_async_context(open_background())
         for device in served.values():
             serve = device.dial if device.export.connect else device.listen
@@ -184,17 +179,3 @@ async def _run(scope: trio.CancelScope, poller: Poller, bus: VhostBus, task_stat
             nursery.start_soon(poller.run)
             await nursery.start(bus.serve)
             task_status.started()
-
-
-def _plug(served: Mapping[str, Served], device: VhostDevice) -> Any:
-    return next((each.end.settings for each in served.values() if each.back.device is device), None)
-
-
-async def _bring_up(bus: VhostBus, back: VhostUserBack) -> None:
-    """Bring up the device behind ``back``. Raises ProbeError."""
-    bus.register_device(back.device)
-    with trio.move_on_after(UP_TIMEOUT) as scope:
-        await back.device.ready.wait()
-    if scope.cancelled_caught:
-        raise ProbeError(f"{back.device.name}: {bus.binding(back.device).error or 'it never came up'}")
-    back.bind()

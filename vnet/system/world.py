@@ -37,14 +37,13 @@ from vnet.pcie.ntb import NtbFunction
 from vnet.ports.packet.interface_watch import Watches, open_watches
 from vnet.ports.packet.memory import MemoryPort
 from vnet.spec import MIB, DeviceSpec, PeerSpec
+from vnet.system.bring_up import UP_TIMEOUT, bring_up, reason_of, register_device_types, register_drivers
 from vnet.system.links import build_link
 from vnet.system.trace_file import TraceFile
 from vnet.topology import Topology
 
 __all__ = ["Device", "World", "open_world"]
 
-UP_TIMEOUT = 30.0
-"""Seconds that a device may take to come up."""
 POLL_INTERVAL = 0.002
 """Seconds between two checks whether all devices are up."""
 LOCAL = "-local"
@@ -105,7 +104,7 @@ class Device:
             errors += [binding.error for binding in bindings if binding.device.name == self.location]
         if self.back is not None:
             errors += self.vhost.failures
-        return "; ".join(filter(None, dict.fromkeys(errors))) or "it never came up"
+        return reason_of(errors)
 
 
 class World:
@@ -303,17 +302,27 @@ async def open_world(
             )
         nursery = await stack.enter_async_context(open_background())
         nursery.start_soon(world.poller.run)
+        devices = world.devices.values()
+        halves = [(device.endpoint.vhost, device.back) for device in devices if device.back is not None]
+        plugs = {device.vhost: device.device_end.settings for device in devices if device.back is not None}
         for host in world.hosts.values():
-            _register_drivers(world, host)
+            settings = {device.location: device.driver_end.settings for device in devices if device.root is host}
+            register_drivers(host.virtio, settings)
+            register_device_types(host.vhost, plugs)
             await nursery.start(host.serve)
         for link in world.links.values():
             nursery.start_soon(link.run)
-        for device in world.devices.values():
-            if device.back is not None:
-                nursery.start_soon(device.back.serve)
+        for _, back in halves:
+            nursery.start_soon(back.serve)
         for junction in world.junctions:
             nursery.start_soon(junction.serve)
-        await _start(world)
+        await bring_up(halves)
+        # Links start after the devices: a device must have its features before a driver sees it.
+        for host in world.hosts.values():
+            for end in host.sockets:
+                host.user.register_device(end)
+            for controller in host.controllers.values():
+                controller.start()
         stack.enter_context(ignore_existing())
         yield world
 
@@ -369,35 +378,3 @@ def _mediate(
 
 def _context(world: World, name: str, index: int, spec: DeviceSpec) -> OpenContext[Any]:
     return OpenContext(world.name, name, index, spec, world.topology.ends(spec), world.poller, world.watches)
-
-
-def _register_drivers(world: World, host: Host) -> None:
-    def settings(device: VirtioDevice) -> Any:
-        matches = (d for d in world.devices.values() if d.root is host and d.location == device.location)
-        return next((d.driver_end.settings for d in matches), None)
-
-    def plug(device: VhostDevice) -> Any:
-        ours = (d for d in world.devices.values() if d.back is not None and d.back.device is device)
-        return next((d.device_end.settings for d in ours), None)
-
-    for kind in DEVICE_TYPES.values():
-        host.virtio.register_driver(kind.virtio.virtio_driver(settings))
-        host.vhost.register_driver(kind.virtio.vhost_driver(plug))
-
-
-async def _start(world: World) -> None:
-    """Start the devices, then the links: a device must have its features before a driver sees it."""
-    ours = [(device, device.back) for device in world.devices.values() if device.back is not None]
-    for device, back in ours:
-        device.endpoint.vhost.register_device(back.device)
-    for device, back in ours:
-        with trio.move_on_after(UP_TIMEOUT) as scope:
-            await back.device.ready.wait()
-        if scope.cancelled_caught:
-            raise ProbeError(f"{device.name}: {device.trouble()}")
-        back.bind()
-    for host in world.hosts.values():
-        for end in host.sockets:
-            host.user.register_device(end)
-        for controller in host.controllers.values():
-            controller.start()

@@ -1,0 +1,53 @@
+"""Bringing devices up: the drivers of all device types on a host's buses, and the back halves of transports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import trio
+
+from drivers.bus.back import VhostBack
+from drivers.bus.vhost import VhostBus, VhostDevice
+from drivers.bus.virtio import VirtioBus
+from drivers.errors import ProbeError
+from vnet.ends import DEVICE_TYPES
+
+__all__ = ["UP_TIMEOUT", "bring_up", "reason_of", "register_device_types", "register_drivers"]
+
+UP_TIMEOUT = 30.0
+"""Seconds that a device may take to come up."""
+
+
+def register_drivers(bus: VirtioBus, settings: Mapping[str, Any]) -> None:
+    """Register the driver of each device type; ``settings`` has a device's settings by its location."""
+    for kind in DEVICE_TYPES.values():
+        bus.register_driver(kind.virtio.virtio_driver(lambda device: settings.get(device.location)))
+
+
+def register_device_types(bus: VhostBus, plugs: Mapping[VhostDevice, Any]) -> None:
+    """Register the device's side of each device type; ``plugs`` has the plug of each device."""
+    for kind in DEVICE_TYPES.values():
+        bus.register_driver(kind.virtio.vhost_driver(plugs.get))
+
+
+async def bring_up(backs: Iterable[tuple[VhostBus, VhostBack]]) -> None:
+    """Register the devices of back halves on their buses, and show each to the other side when it has its features.
+
+    Raises ProbeError if a device has none after `UP_TIMEOUT`.
+    """
+    backs = list(backs)
+    for bus, back in backs:
+        bus.register_device(back.device)
+    for bus, back in backs:
+        with trio.move_on_after(UP_TIMEOUT) as scope:
+            await back.device.ready.wait()
+        if scope.cancelled_caught:
+            errors = (bus.binding(back.device).error, *back.device.failures)
+            raise ProbeError(f"{back.device.name}: {reason_of(errors)}")
+        back.bind()
+
+
+def reason_of(errors: Iterable[str]) -> str:
+    """Return why a device is not up: its ``errors``, each once."""
+    return "; ".join(filter(None, dict.fromkeys(errors))) or "it never came up"
