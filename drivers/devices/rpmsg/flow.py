@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+import trio
+
 from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.layout import HEADER, HEADER_SIZE
 from drivers.flow.pump import QueueEnd, Serve, Signal, Wait
-from rings.errors import MemoryFault, RemoteRingError
 
 __all__ = ["BUDGET", "RpmsgInFlow", "RpmsgOutFlow"]
 
@@ -28,78 +29,47 @@ class RpmsgFlow(Generic[Q]):
 class RpmsgOutFlow(RpmsgFlow[Q]):
     """Flow from the bus into a queue. Implements `Wire`.
 
-    While the pump is idle, the sending task puts its message into the ring itself, which saves a round trip one turn of
-    the scheduler. A second message without a received one in between suggests a stream: it is left to the pump, which
-    moves a batch at little more than the cost of one message.
+    If its pump waits for a message, a sending task moves its message into the ring in place, which saves a round trip
+    one turn of the scheduler. A second message without a received one in between suggests a stream: it is left to the
+    pump's task, which moves a batch at little more than the cost of one message.
     """
 
-    def __init__(self, queue: Q, bus: RpmsgBus, *, direct: bool) -> None:
-        """``direct``: sending tasks may move messages in place; else only the pump does, to pay the link for them."""
+    def __init__(self, queue: Q, bus: RpmsgBus) -> None:
         super().__init__(queue, bus)
-        self._direct = direct
-        self._signal = Signal()
-        self._message: Wait = self._wait_message
-        self._idle = False
-        self._error: RemoteRingError | MemoryFault | ValueError | None = None
+        self._outgoing = Signal()  # set for a message while the pump waits for one
+        self._message: Wait = self._wait_for_message
 
     def room(self) -> int:
-        raise NotImplementedError
         """Return the number of messages that may wait to be sent now."""
-
-    def fill(self) -> tuple[int, Wait]:
-        """Move messages up to the budget. Waits for a message if none is left and no sender waits."""
         raise NotImplementedError
 
     def move(self) -> tuple[int, Wait]:
-        if self._error is not None:
-            # A sending task met it, and only the pump handles errors. Drop the reference: its traceback holds memory.
-            error, self._error = self._error, None
-            try:
-                raise error
-            finally:
-                del error
-        return self.fill()
+        """Move messages up to the budget. Waits for a message if none is left and no sender waits."""
+        raise NotImplementedError
 
     def push(self) -> None:
-        if not self._idle:
+        if not self._outgoing.awaited:
             self.notify_pump()
-        elif not (self._direct and self._bus.interactive and self.queue.live):
-            self._wake()
-        else:
+        elif self._bus.interactive:
             self._bus.interactive = False
-            try:
-                moved, wait = self.fill()
-                if moved:
-                    self.queue.batches[min(moved.bit_length(), len(self.queue.batches)) - 1] += 1
-                    self.queue.flush()
-            except (RemoteRingError, MemoryFault, ValueError) as exc:
-                self._error = exc
-                self._wake()
-            else:
-                if wait is not self._message:
-                    self._wake()
+            self._outgoing.set()
+        else:
+            self._outgoing.wake()
 
     def notify_pump(self) -> None:
         """Note that there is a message to send while the pump waits for buffers or is at work."""
 
     def request_room(self) -> None:
-        if self._idle:
-            self._wake()
+        if self._outgoing.awaited:
+            self._outgoing.wake()
 
-    def _wake(self) -> None:
-        self._idle = False
-        self._signal.set()
-
-    async def _wait_message(self, serve: Serve | None) -> None:
-        # Messages that came after the pump found none, and before it published the index, were not pushed.
-        self._idle = not self._bus.outbox and not self._bus.waiting
+    async def _wait_for_message(self, serve: Serve | None) -> None:
         self._bus.interactive = True
-        if not self._idle:
-            self._signal.set()
-        try:
-            await self._signal.wait()
-        finally:
-            self._idle = False
+        # Messages that came after the pump found none, and before it published the index, were not pushed.
+        if self._bus.outbox or self._bus.waiting:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._outgoing.wait(serve)
 
 
 class RpmsgInFlow(RpmsgFlow[Q]):

@@ -51,7 +51,7 @@ class VhostRpmsgToDriver(RpmsgOutFlow[DeviceQueue]):
         # The number of posted buffers is known only after they were taken: until then, assume a full ring.
         return self.queue.num
 
-    def fill(self) -> tuple[int, Wait]:
+    def move(self) -> tuple[int, Wait]:
         ring, bus = self.queue.ring, self._bus
         outbox, traffic = bus.outbox, bus.sent
         if ring is None:
@@ -129,11 +129,11 @@ class BoundVhostRpmsg(VhostBound[RpmsgPlug]):
         device, bus = self.device, self.plug.bus
         size = self.plug.config.to_driver if device.has(RpmsgFeature.BUFSZ) else DEFAULT_BUFFER
         receive, transmit = device.queues
-        to_driver = VhostRpmsgToDriver(receive, bus, direct=device.settle is None)
+        to_driver, from_driver = VhostRpmsgToDriver(receive, bus), VhostRpmsgFromDriver(transmit, bus)
         bus.start(device.features, size - HEADER_SIZE, to_driver)
         try:
             async with trio.open_nursery() as nursery:
-                for flow in (to_driver, VhostRpmsgFromDriver(transmit, bus)):
-                    nursery.start_soon(flow.queue.serve_each_ring, partial(pump, flow, device.settle))
+                nursery.start_soon(receive.serve_each_ring, partial(pump, to_driver, device.settle, in_place=True))
+                nursery.start_soon(transmit.serve_each_ring, partial(pump, from_driver, device.settle))
         finally:
             bus.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import attrs
 import trio
 
@@ -20,7 +22,6 @@ from drivers.errors import ProbeError
 from drivers.flow.pump import AGAIN, QUEUE, Wait, pump
 from drivers.memory.buffers import BufferBlock, block_memory
 from drivers.memory.vring import ring_memory
-from rings.errors import MemoryFault, RemoteRingError
 
 __all__ = ["BoundVirtioRpmsg", "RpmsgSettings", "host_memory"]
 
@@ -42,34 +43,26 @@ class RpmsgSettings:
 
 
 class VirtioRpmsgTransmit(RpmsgOutFlow[DriverQueue]):
-    """Queue 1. Used buffers are reclaimed only when free ones run short. The driver requests notifications of them
-    only while a sender waits."""
+    """Queue 1. Used buffers are reclaimed before each batch. The driver requests notifications of them only while a
+    sender waits."""
 
     def __init__(self, queue: DriverQueue, bus: RpmsgBus, buffers: BufferBlock) -> None:
-        super().__init__(queue, bus, direct=True)
+        super().__init__(queue, bus)
         self._buffers = buffers
         self._free = list(range(len(buffers.addrs)))
 
     def room(self) -> int:
-        if len(self._free) <= len(self._bus.outbox) and self.queue.live and self._error is None:
-            try:
-                self._reclaim()
-            except (RemoteRingError, MemoryFault, ValueError) as exc:
-                self._error = exc
-                self._wake()
-                self.queue.signal.set()
+        if not self._free:
+            # The device may have used buffers since: have the pump take them back in place, whatever it waits for.
+            for signal in (self._outgoing, self.queue.signal):
+                if signal.awaited:
+                    signal.set()
         return len(self._free)
 
-    def _reclaim(self) -> None:
-        ring = self.queue.ring
-        while done := ring.get_each(ring.num):
-            self._free.extend(index for index, _ in done)
-
-    def fill(self) -> tuple[int, Wait]:
-        bus, free = self._bus, self._free
+    def move(self) -> tuple[int, Wait]:
+        bus, free, ring = self._bus, self._free, self.queue.ring
         outbox, traffic = bus.outbox, bus.sent
-        if len(free) < len(outbox) or bus.waiting:
-            self._reclaim()
+        free.extend(index for index, _ in ring.get_each(ring.num))
         views, addrs = self._buffers.views, self._buffers.addrs
         batch = []
         for _ in range(min(len(outbox), len(free), BUDGET)):
@@ -80,15 +73,16 @@ class VirtioRpmsgTransmit(RpmsgOutFlow[DriverQueue]):
             traffic.packets += 1
             traffic.bytes += size - HEADER_SIZE
         if batch:
-            self.queue.ring.add_each(batch, False)
-        bus.make_room()
+            ring.add_each(batch, False)
+        if free:
+            bus.make_room()
         if outbox:
             return len(batch), AGAIN if free else QUEUE
         return len(batch), QUEUE if bus.waiting else self._message
 
     def notify_pump(self) -> None:
-        if self._free:  # a sender has reclaimed buffers before the device's notification woke the pump
-            self.queue.signal.set()
+        if self._free:  # the last batch left room for waiting senders
+            self.queue.signal.wake()
 
 
 class VirtioRpmsgReceive(RpmsgInFlow[DriverQueue]):
@@ -159,7 +153,7 @@ class BoundVirtioRpmsg(VirtioBound[RpmsgSettings]):
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pump, self._receive)
-                nursery.start_soon(pump, self._transmit)
+                nursery.start_soon(partial(pump, self._transmit, in_place=True))
         finally:
             self._receive.close()
             bus.stop()
