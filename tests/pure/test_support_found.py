@@ -28,7 +28,7 @@ WITHOUT = {
     "drivers/transports/mmio": "front",
     "drivers/transports/vhost_user": "back connection constants front_rings payloads",
     "vnet/bench": "disk figures guest measure processes relay setups suites",
-    "vnet/cli": "bench bench_tables show",
+    "vnet/cli": "bench bench_tables",
     "vnet/ends": "base",
     "vnet/ends/blk": "demo end",
     "vnet/ends/net": "demo end spec",

@@ -17,6 +17,7 @@ from vnet.pcie.config_space import (
     msix_capability,
     pci_express_capability,
 )
+from vnet.views.plain import to_plain
 
 HEADER = PciHeader(0x1AF4, 0x1041, 1, 0x020000, 0x1AF4, 0x0040)
 
@@ -217,7 +218,7 @@ def test_reset_restores_defaults_but_not_sizes_identity_and_payload(config: Conf
 
 def test_description_names_capabilities_and_command_bits(config: ConfigSpace) -> None:
     config.write(4, 2, PciCommand.MEMORY | PciCommand.BUS_MASTER)
-    tree = config.describe()
+    tree = to_plain(config.snapshot())
     assert tree["command"] == ["MEMORY", "BUS_MASTER"]
     assert tree["class"] == 0x020000
     assert tree["capabilities"] == [

@@ -13,12 +13,13 @@ import trio.testing
 
 from rings.queue import QueueStatistics
 from rings.status import Status
-from vnet.cli.show import tree
-from vnet.system.snapshot import describe
+from vnet.cli.tree import tree
+from vnet.system.snapshot import take_snapshot
 from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed, until
 from vnet.testing.blk import open_blk_pair
 from vnet.testing.rpmsg import open_rpmsg_pair
 from vnet.testing.scsi import open_scsi_pair
+from vnet.views.plain import to_plain
 
 SMALL = Options(queue_size=16)
 
@@ -120,10 +121,10 @@ async def test_a_device_that_resets_again_and_again_slows_down_and_says_so(
         virtio = pair.virtio
         reason = "the device asked for a reset"
         assert (virtio.last_reset, virtio.repeats, virtio.restarts) == (reason, virtio.restarts, virtio.restarts)
-        actual: Any = describe(pair.world)
+        actual: Any = to_plain(take_snapshot(pair.world))
         shown = actual["devices"]["net0"]["driver"]["last_reset"]
         assert shown == {"reason": reason, "in_a_row": virtio.restarts, "pause": virtio.pause}
-        text = "\n".join(tree(actual))
+        text = "\n".join(tree(take_snapshot(pair.world)))
         assert f"last reset, {virtio.restarts} in a row: {reason}" in text
         assert text.count("failed: the device asked for a reset") == 1
 

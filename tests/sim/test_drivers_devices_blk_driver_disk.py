@@ -14,10 +14,11 @@ from drivers.devices.blk import BlkStatus, DiskError, DiskRequest, RequestType
 from drivers.devices.blk.layout import BlkFeature
 from support.rigs.blk import exercise
 from vnet.spec import LinkSpec
-from vnet.system.snapshot import describe
+from vnet.system.snapshot import take_snapshot
 from vnet.testing.blk import BlkOptions, open_blk_pair
 from vnet.testing.checks import until
 from vnet.testing.pair import ENDPOINT, ROOT
+from vnet.views.plain import to_plain
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 8 * MIB
@@ -100,7 +101,7 @@ async def test_several_queues_share_the_work() -> None:
 async def test_the_system_describes_it() -> None:
     async with open_blk_pair() as pair:
         await pair.disk.write(0, bytes(4096))
-        actual = describe(pair.world)["devices"]["disk0"]  # type: ignore[index]
+        actual = to_plain(take_snapshot(pair.world))["devices"]["disk0"]
         assert actual["driver"]["port"]["disk"]["size"] == SIZE
         assert actual["driver"]["queues"][0]["bytes"] == actual["device"]["queues"][0]["bytes"] == 4096
         assert actual["device"]["port"]["kind"] == "memory"

@@ -15,14 +15,15 @@ from drivers.devices.rpmsg.layout import FIRST_DYNAMIC, NS_ADDR, NameMessage
 from drivers.errors import MessageTooLong, SendTimeout
 from drivers.registry import TRANSPORTS
 from support.rigs.rpmsg import SERVICES, balance, fill, ping_pong, settled
-from vnet.cli.show import tree
+from vnet.cli.tree import tree
 from vnet.ends.rpmsg import ChannelSpec
 from vnet.spec import FaultSpec, LinkSpec
-from vnet.system.snapshot import describe
+from vnet.system.snapshot import take_snapshot
 from vnet.system.world import open_world
 from vnet.testing.pair import ENDPOINT, ROOT
 from vnet.testing.rpmsg import RpmsgOptions, bound_pair, open_rpmsg_pair
 from vnet.topology import parse
+from vnet.views.plain import to_plain
 
 SAMPLE = "rpmsg-client-sample"
 HELLO = b"hello world!"
@@ -178,14 +179,14 @@ async def test_a_running_system_shows_its_channels() -> None:
     channels = (ChannelSpec("echo", surface="echo"), ChannelSpec("idle", addr=9))
     async with open_rpmsg_pair(RpmsgOptions(device=channels)) as pair:
         await ping_pong_echo(pair.buses[0].create("echo"))
-        actual = json.loads(json.dumps(describe(pair.world)))
+        actual = json.loads(json.dumps(to_plain(take_snapshot(pair.world))))
         port = actual["devices"]["rpmsg0"]["device"]["port"]
         assert [(end["name"], end["addr"], end["surface"]) for end in port["endpoints"]] == [
             ("echo", FIRST_DYNAMIC, "echo"),
             ("idle", 9, "none"),
         ]
         assert actual["drops"] == {}
-        assert any("rpmsg0" in line for line in tree(actual))
+        assert any("rpmsg0" in line for line in tree(take_snapshot(pair.world)))
         rows = actual["devices"]["rpmsg0"]["driver"]["queues"]
         assert [row["name"] for row in rows] == ["receiveq", "transmitq"]
         assert [row["packets"] for row in rows] == [12, 11], "10 messages, two announcements, one assignment"

@@ -20,9 +20,10 @@ from drivers.devices.scsi import cdb as commands
 from drivers.errors import ProbeError
 from support.rigs.scsi_host import TWO, exercise, sense
 from vnet.spec import LinkSpec
-from vnet.system.snapshot import describe
+from vnet.system.snapshot import take_snapshot
 from vnet.testing.pair import ENDPOINT, ROOT, over
 from vnet.testing.scsi import ScsiOptions, open_scsi_pair
+from vnet.views.plain import to_plain
 
 KIB, MIB = 1 << 10, 1 << 20
 F = ScsiFeature
@@ -109,12 +110,12 @@ async def test_several_queues_share_the_work_and_answer_where_they_were_asked() 
 async def test_the_system_describes_it() -> None:
     async with open_scsi_pair(ScsiOptions(luns=TWO)) as pair:
         await pair.write(0, bytes(4096))
-        actual = describe(pair.world)["devices"]["scsi0"]  # type: ignore[index]
+        actual = to_plain(take_snapshot(pair.world))["devices"]["scsi0"]
         assert actual["driver"]["port"]["config"]["num_queues"] == 1
         assert actual["driver"]["queues"][2]["bytes"] == actual["device"]["queues"][2]["bytes"] == 4096
         assert [unit["lun"] for unit in actual["device"]["port"]["luns"]] == ["0:0", "0:1", "4:300"]
         assert actual["device"]["port"]["checks"] == {"unit attention, power on or reset": 1}
-        assert describe(pair.world)["drops"] == {}
+        assert to_plain(take_snapshot(pair.world))["drops"] == {}
 
 
 LINUX = {

@@ -78,7 +78,7 @@ async def test_a_megabyte_crosses_each_way_and_the_interrupt_line_is_shared() ->
         await pair.transfer()
         [region] = pair.rc.platform.regions
         assert region.interrupts > 0
-        assert region.describe()["asserted"] is False
+        assert not region.snapshot().asserted
 
 
 async def test_two_devices_on_one_host_have_regions_and_interrupts_of_their_own() -> None:
@@ -352,5 +352,5 @@ async def test_a_device_that_is_taken_out_and_put_back_is_found_again() -> None:
 
 def test_a_host_without_devices_has_no_regions() -> None:
     host = Host("bare", 1 << 20)
-    assert host.platform.describe() == []
+    assert host.platform.regions == ()
     host.memory.close()

@@ -12,9 +12,9 @@ from drivers.transports.ntb.front import NtbVirtio
 from drivers.transports.ntb.registers import Spad
 from rings.memory import Addr
 from support.paths import TOPOLOGIES
-from vnet.cli.show import tree
+from vnet.cli.tree import tree
 from vnet.ports.packet.memory import MemoryPort
-from vnet.system.snapshot import describe
+from vnet.system.snapshot import take_snapshot
 from vnet.system.world import open_world
 from vnet.testing.net import FRAME, NetPair, Options, open_pair
 from vnet.topology import parse
@@ -190,7 +190,7 @@ async def test_the_example_comes_up_and_shows_scratchpads_doorbells_and_windows_
         await world.wait_up()
         world.memory_port("net0", "driver").inject(FRAME)
         assert (await world.memory_port("net0", "device").receive())[1] == FRAME
-        shown = "\n".join(tree(describe(world)))
+        shown = "\n".join(tree(take_snapshot(world)))
         for words in (
             "NTB ntb0 on soc: the link between the hosts is up, epoch 1",
             "BAR0 at register 0, BAR1 at register 2, BAR2 at register 4",

@@ -22,12 +22,13 @@ from drivers.transports.vhost_user.messages import ack, reply
 from drivers.transports.vhost_user.payloads import U64, VringState
 from rings.features import RingFeature, mask
 from support.rigs.scripted_back import front, meeting
-from vnet.system.snapshot import describe, queue_rows
+from vnet.system.snapshot import queue_rows, take_snapshot
 from vnet.system.world import open_world
 from vnet.testing import fds, until
 from vnet.testing.blk import BlkOptions, open_blk_pair
 from vnet.testing.scripted import ScriptedBack
 from vnet.topology import parse
+from vnet.views.plain import to_plain
 
 R, F = FrontendRequest, ProtocolFeature
 OF_THE_DISK = 2
@@ -230,7 +231,7 @@ async def test_a_socket_where_nobody_listens_is_waited_for_and_said(tmp_path: Pa
     async with front(path) as (world, device):
         with pytest.raises(ProbeError, match=rf"{path}: no program listens there; is the back end started"):
             await world.wait_up(3)
-        plain = describe(world)["devices"]["disk0"]  # type: ignore[index]
+        plain = to_plain(take_snapshot(world))["devices"]["disk0"]
         assert (plain["up"], plain["driver"]["found"], plain["device"]["foreign"]) == (False, False, True)
         assert plain["on"] == "rc"
         assert queue_rows(world) == []
@@ -238,7 +239,7 @@ async def test_a_socket_where_nobody_listens_is_waited_for_and_said(tmp_path: Pa
         async with trio.open_nursery() as nursery:
             await nursery.start(back.listen, path)
             await world.wait_up()
-            plain = describe(world)["devices"]["disk0"]  # type: ignore[index]
+            plain = to_plain(take_snapshot(world))["devices"]["disk0"]
             assert plain["up"]
             assert [row.side for row in queue_rows(world)] == ["driver"]
             nursery.cancel_scope.cancel()

@@ -16,11 +16,12 @@ from rings.status import Status
 from rings.testing import Desc
 from support.paths import MY_DEVICE
 from vnet.ends import DEVICE_TYPES
-from vnet.system.snapshot import describe
+from vnet.system.snapshot import take_snapshot
 from vnet.system.world import open_world
 from vnet.testing import Pair, hostile_device, hostile_driver, unharmed, until
 from vnet.testing.pair import carried
 from vnet.topology.extensions import load_extension, temporarily
+from vnet.views.plain import to_plain
 
 pytestmark = pytest.mark.every_transport
 LIMIT = 64 << 10
@@ -66,7 +67,7 @@ async def test_random_bytes_come_across() -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(pair.entropy.read, 100_000)
-        row = describe(pair.world)["devices"]["entropy0"]  # type: ignore[index]
+        row = to_plain(take_snapshot(pair.world))["devices"]["entropy0"]
         requests, answered = row["driver"]["queues"][0], row["device"]["queues"][0]
         assert requests["packets"] == answered["packets"]
         assert requests["bytes"] == answered["bytes"] == 1 + 1000 + 2 * LIMIT + 20 * 100_000

@@ -11,12 +11,13 @@ import trio.testing
 
 from drivers.contracts.ports import PortState
 from support.topologies import TWO_HOSTS
-from vnet.cli.show import tree
+from vnet.cli.tree import tree
 from vnet.system.control import COMMANDS
 from vnet.system.qmp import QmpError
-from vnet.system.snapshot import describe
+from vnet.system.snapshot import take_snapshot
 from vnet.system.world import World, open_world
 from vnet.topology import parse
+from vnet.views.plain import to_plain
 
 SEVERAL = (
     TWO_HOSTS
@@ -44,7 +45,7 @@ async def change(world: World, setting: str, value: str = "", name: str = "net0"
 
 
 def network(world: World, side: str) -> dict[str, Any]:
-    actual = json.loads(json.dumps(describe(world)))["devices"]["net0"][side]["port"]["network"]
+    actual = json.loads(json.dumps(to_plain(take_snapshot(world))))["devices"]["net0"][side]["port"]["network"]
     assert isinstance(actual, dict)
     return actual
 
@@ -84,7 +85,7 @@ async def test_every_setting_shows_at_both_sides() -> None:
         await change(world, "carrier", "off")
         assert not world.memory_port("net0", "driver").carrier
         assert not world.devices["net0"].up
-        assert "carrier off, 25000 Mbit/s, duplex full, pairs of queues 3 of 3" in "\n".join(tree(describe(world)))
+        assert "carrier off, 25000 Mbit/s, duplex full, pairs of queues 3 of 3" in "\n".join(tree(take_snapshot(world)))
         await change(world, "carrier", "on")
         await change(world, "mtu", "1400")
         await trio.sleep(1)
@@ -93,7 +94,7 @@ async def test_every_setting_shows_at_both_sides() -> None:
             world.memory_port("net0", "device").receive_nowait()
         await change(world, "announce")
         assert (await world.memory_port("net0", "device").receive())[1][:6] == b"\xff" * 6
-        shown_tree = "\n".join(tree(describe(world)))
+        shown_tree = "\n".join(tree(take_snapshot(world)))
         assert "pair 3: received 0 packets 0 bytes" in shown_tree
         assert "receives: nobcast, multicast 01:00:5e:00:00:01, VLANs 0 7" in shown_tree
         figures = [network(world, side)["commands"] for side in ("driver", "device")]
@@ -157,7 +158,7 @@ async def test_a_device_without_a_control_queue_says_so_and_a_link_that_is_down_
             await change(world, "promisc", "on")
         with pytest.raises(QmpError, match="the driver cannot announce itself"):
             await change(world, "announce")
-        assert "\n".join(tree(describe(world)))
+        assert "\n".join(tree(take_snapshot(world)))
 
 
 ABROAD = """

@@ -13,6 +13,7 @@ from vnet.errors import LinkDown
 from vnet.link.base import Direction
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.rc import RootComplex
+from vnet.views.plain import to_plain
 
 __all__ = ["world"]  # a fixture
 
@@ -165,7 +166,7 @@ def test_a_hundred_flaps_leave_nothing_behind(world: World) -> None:
         world.link.bring_up()
     assert world.link.epoch == 101
     assert (world.link.statistics().windows, world.rc.interrupts.requested) == (0, 0)
-    assert world.epc.describe()["windows"] == []
+    assert world.epc.snapshot().windows == ()
     assert function.bars[0].address == 0x10_0000_0000
 
 
@@ -178,11 +179,11 @@ def test_each_end_of_a_link_is_taken_once(world: World) -> None:
 
 def test_descriptions_are_plain_data_for_the_tree(world: World) -> None:
     world.ready().request_irq(1, Watcher(world.log, "v1").irq)
-    (bus,) = world.rc.describe()
-    (function,) = cast("list[dict[str, object]]", bus["functions"])
+    (bus,) = to_plain(world.rc.snapshot())
+    (function,) = bus["functions"]
     assert (bus["bus"], bus["link"], bus["up"], bus["epoch"]) == (1, "link0", True, 1)
     assert function["bars"] == [{"bar": 0, "address": 0x10_0000_0000, "size": 0x4000}]
-    assert [c["name"] for c in cast("list[dict[str, object]]", function["capabilities"])] == ["PCI Express", "MSI-X"]
+    assert [c["name"] for c in function["capabilities"]] == ["PCI Express", "MSI-X"]
     assert function["vectors"] == [1]
-    (endpoint,) = cast("list[dict[str, object]]", world.epc.describe()["functions"])
+    (endpoint,) = to_plain(world.epc.snapshot())["functions"]
     assert endpoint["msix"] == {"vectors": 4, "enabled": True, "masked": [0, 2, 3], "pending": []}

@@ -15,15 +15,17 @@ from trio.testing import MockClock
 from drivers.carriers.ntb_registers import Bar
 from rings.observers.meter import MeteredVringh
 from rings.split.vringh import SplitVringh
-from vnet.link.base import Direction, LinkTiming
+from vnet.link.base import Direction
 from vnet.link.ideal import IdealLink
 from vnet.link.timed import GRAIN, TimedLink, grain_of
 from vnet.link.tlp import PcieParameters
 from vnet.spec import LinkSpec
-from vnet.system.snapshot import describe
+from vnet.system.snapshot import take_snapshot
 from vnet.system.world import open_world
 from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed
 from vnet.topology import check
+from vnet.views.link import LinkTiming
+from vnet.views.plain import to_plain
 
 TIMED = LinkSpec(root="rc", endpoint="ep", generation=3, lanes=8)
 SLOW = LinkSpec(root="rc", endpoint="ep", generation=1, lanes=1, max_payload=128, max_read_request=128)
@@ -265,7 +267,7 @@ async def test_a_word_that_is_read_through_a_window_is_billed_on_both_links() ->
     """Like a register: read without a mapping."""
     async with open_ntb(link0=TIMED, link1=TIMED) as pair:
         function = next(f for f in pair.ep.rc.functions if f.bar_size(Bar.WINDOWS))
-        offset = pair.world.ntbs["ntb0"].describe()["primary"]["windows"][0]["offset"]  # type: ignore[index]
+        offset = pair.world.ntbs["ntb0"].snapshot("mid").primary.windows[0].offset
         before = [tlps(pair, name) for name in ("link0", "link1")]
         function.bar_write(Bar.WINDOWS, offset + (8 << 20), 4, 0x1234_5678)
         assert function.bar_read(Bar.WINDOWS, offset + (8 << 20), 4) == 0x1234_5678
@@ -328,7 +330,7 @@ async def test_only_a_link_that_takes_time_has_its_ring_accesses_counted() -> No
 
 async def test_the_system_says_what_crossed_a_timed_link() -> None:
     async with open_pair(Options(link=TIMED)) as pair:
-        shown = json.loads(json.dumps(describe(pair.world)))["links"]["link0"]["timing"]
+        shown = json.loads(json.dumps(to_plain(take_snapshot(pair.world))))["links"]["link0"]["timing"]
         assert (shown["generation"], shown["lanes"]) == (3, 8)
         assert shown["downstream"]["tlps"]["CfgRd"] > 0
 

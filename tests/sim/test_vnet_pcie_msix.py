@@ -213,7 +213,7 @@ def test_disabling_msix_forgets_what_is_pending_and_falls_back_to_intx(world: Wo
     world.epc.set_intx(0, True)
     assert world.log == ["intx irq"]
     function.enable_msix()
-    assert function.describe()["intx"] is False  # MSI-X takes the line back
+    assert function.snapshot().intx is False  # MSI-X takes the line back
     assert pending(function) == 0
 
 

@@ -24,6 +24,7 @@ from support.rigs.ntb_bridge import AT, bridge, reach, share
 from vnet.errors import LinkDown, UnsupportedRequest
 from vnet.pcie.config_space import PciCommand
 from vnet.pcie.ntb import NtbFunction
+from vnet.views.plain import to_plain
 
 __all__ = ["bridge"]  # a fixture
 
@@ -254,13 +255,13 @@ def test_an_ntb_that_can_not_be_is_refused(bridge: Bridge, windows: tuple[int, .
 def test_everything_shows_by_name(bridge: Bridge) -> None:
     reach(bridge)
     bridge.ends[0].spad_write(3, 42)
-    shown = bridge.ntb.describe()
+    shown = to_plain(bridge.ntb.snapshot("mid"))
     assert (shown["link_up"], shown["link_epoch"]) == (True, 1)
     primary, secondary = shown["primary"], shown["secondary"]
     assert isinstance(primary, dict)
     assert isinstance(secondary, dict)
     assert primary["bars"] == {"BAR0": 0, "BAR1": 2, "BAR2": 4}
-    assert primary["spads"][3] == 42
+    assert primary["spads"]["spad 3"] == 42
     assert primary["config"]["TOPOLOGY"] == 0
     assert [w["name"] for w in secondary["windows"]] == ["MW1", "MW2"]
     assert [w["mapped"] for w in secondary["windows"]] == [True, False]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 
 from rings.errors import MemoryFault
@@ -82,12 +80,12 @@ def test_an_outbound_window_over_nothing_is_not_kept(world: World) -> None:
     window = world.epc.window(0)
     buffer = world.memory.alloc(64)
     window.view(buffer.addr, 64)
-    mapped = world.epc.describe()["windows"]
+    mapped = world.epc.snapshot().windows
     for addr in (0x1_0000_0000_0000, 0x7777_0000_0000, 1 << 62, (1 << 64) - 64):
         for access in (window.view, window.segments):
             with pytest.raises(MemoryFault, match="no memory there"):
                 access(Addr(addr), 64)
-        assert world.epc.describe()["windows"] == mapped
+        assert world.epc.snapshot().windows == mapped
     window.view(buffer.addr, 64)
     world.memory.free(buffer)
 
@@ -129,7 +127,7 @@ def test_windows_on_demand_follow_the_addresses_and_spare_what_is_pinned() -> No
     assert window.view(Addr(base), 1)[0] == 0x34
     window.unpin(second)
     assert window.view(Addr(base + (4 << 16)), 1)[0] == 4
-    assert cast("list[dict[str, object]]", world.epc.describe()["windows"])[0]["pinned"] == 1
+    assert world.epc.snapshot().windows[0].pinned == 1
     world.close()
 
 
@@ -139,8 +137,8 @@ def test_the_least_recently_used_window_goes_first() -> None:
     window = world.epc.window(0)
     for block in (0, 1, 0, 2):
         window.view(Addr(0x4000_0000 + (block << 16)), 1)
-    windows = cast("list[dict[str, int]]", world.epc.describe()["windows"])
-    assert sorted(entry["addr"] - 0x4000_0000 >> 16 for entry in windows) == [0, 2]
+    windows = world.epc.snapshot().windows
+    assert sorted(entry.addr - 0x4000_0000 >> 16 for entry in windows) == [0, 2]
     world.close()
 
 

@@ -14,9 +14,10 @@ from drivers.transports.ntb.registers import Spad, spad_names
 from vnet.link.faulty import FaultyLink
 from vnet.spec import FaultSpec, LinkSpec
 from vnet.system.control import COMMANDS
-from vnet.system.snapshot import describe
+from vnet.system.snapshot import take_snapshot
 from vnet.system.world import World
 from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed
+from vnet.views.plain import to_plain
 
 
 def state(world: World) -> tuple[object, ...]:
@@ -24,7 +25,7 @@ def state(world: World) -> tuple[object, ...]:
     return (
         {name: link.statistics() for name, link in world.links.items()},
         {name: trace.statistics() for name, trace in world.traces.items()},
-        json.dumps(describe(world), default=str),
+        json.dumps(to_plain(take_snapshot(world)), default=str),
     )
 
 
@@ -32,10 +33,10 @@ async def looked(pair: NetPair) -> None:
     world = pair.world
     before = {name: (link.statistics(), world.traces.get(name)) for name, link in world.links.items()}
     lines = {name: trace.statistics() for name, trace in world.traces.items()}
-    first = describe(world)
+    first = to_plain(take_snapshot(world))
     assert {name: (link.statistics(), world.traces.get(name)) for name, link in world.links.items()} == before
     assert {name: trace.statistics() for name, trace in world.traces.items()} == lines
-    assert describe(world) == first
+    assert to_plain(take_snapshot(world)) == first
     shown = state(world)
     await COMMANDS["query-vnet"].run(world)
     assert state(world) == shown
@@ -81,7 +82,7 @@ async def test_a_look_provokes_no_fault_and_changes_no_later_one(transport: str)
 
 async def test_what_enumeration_found_is_shown_also_while_the_link_is_down() -> None:
     def capabilities(pair: NetPair) -> list[int]:
-        actual: Any = describe(pair.world)
+        actual: Any = to_plain(take_snapshot(pair.world))
         [function] = actual["hosts"]["rc"]["pci"][0]["functions"]
         return [capability["id"] for capability in function["capabilities"]]
 

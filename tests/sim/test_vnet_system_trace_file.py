@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import trio
 
-from vnet.cli.show import tree
+from vnet.cli.tree import tree
 from vnet.errors import ConfigError
 from vnet.spec import LinkSpec
-from vnet.system.snapshot import describe
+from vnet.system.snapshot import take_snapshot
 from vnet.system.trace_file import BUFFER, TraceFile
 from vnet.system.world import World, open_world
 from vnet.testing import Options
 from vnet.topology import Topology
+from vnet.views.plain import to_plain
 
 
 def traced(path: object) -> Topology:
@@ -38,12 +39,14 @@ async def test_a_full_disk_ends_the_trace_and_nothing_else() -> None:
     async with open_world(traced("/dev/full"), "test", report=reports.append) as world:
         await world.wait_up()
         await flap(world, 5)
-        actual: Any = describe(world)
+        actual: Any = to_plain(take_snapshot(world))
         trace = actual["links"]["link0"]["trace"]
         reason = os.strerror(errno.ENOSPC)
         assert (trace["path"], trace["lines"], trace["error"]) == ("/dev/full", 0, reason)
         assert trace["lost"] > 500
-        assert f"trace /dev/full: 0 lines; it ended: {reason}, {trace['lost']} lines lost" in "\n".join(tree(actual))
+        assert f"trace /dev/full: 0 lines; it ended: {reason}, {trace['lost']} lines lost" in "\n".join(
+            tree(take_snapshot(world))
+        )
     assert reports == [f"links.link0.trace: /dev/full: {reason}; the link goes on without a trace"]
 
 

@@ -125,7 +125,7 @@ def test_a_disk_of_the_storage_daemon_keeps_what_our_driver_writes(shown: Shown,
     assert digest(tmp_path / "copy.img") == digest(source)
     commands = ("discard 1M 1M", "write -z 3M 1M", "write -P 7 5M 64k", "flush", "read -P 7 5M 64k", "read -P 0 3M 1M")
     run("qemu-io", "-f", "raw", *(word for command in commands for word in ("-c", command)), shown.uri)
-    shown_now = run(VNET, "show", "--name", shown.name).stdout
+    shown_now = run(VNET, "show", "--name", shown.name, "--all").stdout
     assert "in another process" in shown_now
     assert "driver" in shown_now
     daemon.terminate()
@@ -172,7 +172,7 @@ def test_a_system_goes_down_although_its_back_end_was_stopped_with_requests_unde
         with subprocess.Popen(["nbdcopy", source, shown.uri], stderr=subprocess.DEVNULL) as copying:
             deadline = time.monotonic() + PATIENCE
             row = r"driver +requestq1 +live +\d+ +\d+ +\d+ +[1-9]"  # the last one is in flight
-            while not re.search(row, run(VNET, "show", "--name", shown.name).stdout):
+            while not re.search(row, run(VNET, "show", "--name", shown.name, "--all").stdout):
                 assert time.monotonic() < deadline
             assert "is down" in run(VNET, "down", "--name", shown.name).stdout
             assert up.wait(PATIENCE) == 0

@@ -54,13 +54,34 @@ def test_it_says_what_to_type_elsewhere_and_that_works(shared: Up, require_tool:
 
 
 def test_show_prints_tree_features_rings_and_counters(shared: Up) -> None:
-    done = vnet("show", "--name", shared.name)
+    done = vnet("show", "--name", shared.name, "--all")
     assert (done.returncode, done.stderr) == (0, "")
     for part in ("0000:01:00.0 1af4:1041", "BAR 0 at", "MSI-X", "EVENT_IDX", "transmitq1", "tun vnet0 in"):
         assert part in done.stdout
     actual = json.loads(vnet("show", "--name", shared.name, "--json").stdout)
     assert actual["name"] == shared.name
     assert actual["devices"]["net0"]["driver"]["port"]["netns"] == f"{shared.name}-rc"
+
+
+def test_show_prints_a_few_lines_and_more_of_what_is_named(shared: Up) -> None:
+    done = vnet("show", "--name", shared.name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) <= 10
+    for part in ("host rc", "link pcie0: rc", ": up\n", "driver on rc: in "):
+        assert part in done.stdout
+    assert "virtio_net bound" in vnet("show", "--name", shared.name, "net0").stdout
+    assert "device transmitq1: live" in vnet("show", "--name", shared.name, "net0", "transmitq1").stdout
+    sides = json.loads(vnet("show", "--name", shared.name, "net0", "transmitq1", "--json").stdout)
+    assert [side["index"] for side in sides.values()] == [1, 1]
+
+
+def test_ps_lists_running_systems(shared: Up) -> None:
+    rows = {row["name"]: row for row in json.loads(vnet("ps", "--json").stdout)}
+    row = rows[shared.name]
+    assert (row["pid"], row["state"], row["hosts"]) == (shared.process.pid, "up", 2)
+    assert (row["devices"], row["devices_up"]) == (1, 1)
+    assert row["uptime"] > 0
+    assert re.search(rf"^{shared.name} .* up$", vnet("ps").stdout, re.MULTILINE)
 
 
 def test_exec_becomes_the_program_in_the_hosts_namespace(shared: Up, require_tool: RequireTool) -> None:
@@ -81,6 +102,8 @@ def test_exec_becomes_the_program_in_the_hosts_namespace(shared: Up, require_too
         (("set", "moon", "mtu", "1400"), "vnet: device 'moon': must be one of net0\n"),
         (("set", "net0", "mtu", "1"), "vnet: net0: mtu '1': must be between 68 and 65521\n"),
         (("set", "net0", "pairs", "2"), "vnet: net0: pairs '2': the device has one queue pair\n"),
+        (("show", "moon"), "vnet: device 'moon': must be one of net0\n"),
+        (("show", "net0", "moon"), "vnet: net0: queue 'moon': must be one of receiveq1, transmitq1, controlq\n"),
         (("up",), "vnet: {0} is running already; try: vnet show --name {0}\n"),
     ],
 )
@@ -167,6 +190,9 @@ def test_down_cleans_up_after_kill_9(up: Up) -> None:
     for args in (("show",), ("exec", "rc", "--", "true"), ("link", "down")):
         done = vnet(args[0], "--name", up.name, *args[1:])
         assert (done.returncode, done.stderr) == (1, f"vnet: {up.name} is not running; try: vnet up --name {up.name}\n")
+    killed = next(row for row in json.loads(vnet("ps", "--json").stdout) if row["name"] == up.name)
+    assert (killed["state"], killed["uptime"], killed["hosts"], killed["devices"]) == ("killed", None, 2, None)
+    assert f"killed; try: vnet down --name {up.name}" in vnet("ps").stdout
     done = vnet("down", "--name", up.name)
     assert (done.returncode, done.stdout) == (0, f"{up.name} was killed; removed {up.name}-ep, {up.name}-rc\n")
     assert left_behind(up.name) == []

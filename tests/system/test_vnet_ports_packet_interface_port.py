@@ -17,11 +17,11 @@ from drivers.contracts.ports import PacketPort
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.errors import DriverError
 from support.machine import NETNS, MakeNetns, RequireTool, ip
-from vnet.cli.show import tree
+from vnet.cli.tree import tree
 from vnet.linux.netns import netns_command, remove_netns
 from vnet.system.control import COMMANDS
 from vnet.system.qmp import QmpError
-from vnet.system.snapshot import describe
+from vnet.system.snapshot import take_snapshot
 from vnet.system.world import World, open_world
 from vnet.topology import parse
 
@@ -110,7 +110,7 @@ async def test_an_interface_carries_on_under_another_name_and_in_another_namespa
             await system.world.wait_up()
             await system.carries(device)
         assert "mtu 1400" in system.link("rc", "eth7")
-        assert f"{kind} eth7 in {rc}" in "\n".join(tree(describe(system.world)))
+        assert f"{kind} eth7 in {rc}" in "\n".join(tree(take_snapshot(system.world)))
         ip("-n", rc, "link", "set", "eth7", "netns", box)
         ip("-n", box, "addr", "add", address, "dev", "eth7")
         ip("-n", box, "link", "set", "eth7", "up")
@@ -138,7 +138,7 @@ async def test_a_deleted_interface_costs_its_device_and_takes_the_carrier_from_t
         ip("-n", system.world.netns(host), "link", "del", device)
         await becomes(lambda: "NO-CARRIER" in system.link(other, device))
         assert system.lines == [why]
-        assert why in "\n".join(tree(describe(system.world)))
+        assert why in "\n".join(tree(take_snapshot(system.world)))
         for setting, value in (("announce", ""), ("mtu", "1400"), ("mac", "02:00:00:00:00:0a"), ("carrier", "off")):
             try:
                 await system.command("device-set", device, setting, value)

@@ -29,6 +29,6 @@ def command(name: str, move: str, link: str | None) -> None:
 
 
 def _all_links(name: str) -> tuple[str, ...]:
-    snapshot = ask(name, "query-vnet")
-    assert isinstance(snapshot, dict)
-    return tuple(snapshot["links"])
+    status = ask(name, "query-status")
+    assert isinstance(status, dict)
+    return tuple(status["links"])

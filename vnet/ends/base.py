@@ -11,6 +11,7 @@ from drivers.flow.figures import Traffic
 from vnet.linux.poller import Poller
 from vnet.ports.packet.interface_watch import Watches
 from vnet.spec import DeviceSpec
+from vnet.views.ends import EndView, OtherEndView
 
 __all__ = ["End", "Figures", "OpenContext", "PlainEnd", "Side"]
 
@@ -50,8 +51,8 @@ class End(Protocol):
     def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
         """Yield (place, number of drops by cause) for each counter of this end."""
 
-    def describe(self) -> dict[str, object]:
-        """Return the end as plain data, for reports."""
+    def snapshot(self) -> EndView:
+        """Return the end as it is now."""
 
 
 @attrs.frozen(eq=False)
@@ -64,7 +65,7 @@ class PlainEnd(Generic[PlugT_co]):
     ready: Callable[[], bool] = lambda: True
     """Returns whether the end can carry data now."""
     about: Callable[[], Mapping[str, object]] = dict
-    """Returns more plain data for reports."""
+    """Returns more facts for `vnet show`: names with scalars, lists or mappings."""
 
     @property
     def live(self) -> bool:
@@ -78,8 +79,8 @@ class PlainEnd(Generic[PlugT_co]):
         for index, traffic in enumerate(self.traffic):
             yield f"queue {index}", traffic.drops
 
-    def describe(self) -> dict[str, object]:
-        return {"kind": "api", "live": self.live, **self.about()}
+    def snapshot(self) -> EndView:
+        return OtherEndView("api", self.live, dict(self.about()))
 
 
 @attrs.frozen

@@ -7,8 +7,17 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from vnet.ends.base import Figures
+from vnet.views.ends import EndView
 
-__all__ = ["ForeignEnd"]
+__all__ = ["ForeignEnd", "ForeignView"]
+
+
+@attrs.frozen
+class ForeignView(EndView):
+    """The device end of a vhost-user back end in another process."""
+
+    socket: str
+    """Path of the back end's socket."""
 
 
 @attrs.frozen(eq=False)
@@ -35,5 +44,5 @@ class ForeignEnd:
     def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
         return iter(())
 
-    def describe(self) -> dict[str, object]:
-        return {"kind": "vhost-user", "socket": self.socket, "live": self.live}
+    def snapshot(self) -> EndView:
+        return ForeignView("vhost-user", self.live, self.socket)

@@ -8,10 +8,22 @@ import attrs
 
 from drivers.mediator import Mediator, MediatorStatistics
 from vnet.ends.base import Figures
+from vnet.views.ends import EndView
+from vnet.views.plain import INLINE
 
-__all__ = ["MediatorEnd"]
+__all__ = ["MediatorEnd", "MediatorView"]
 
 NOTHING = MediatorStatistics()
+
+
+@attrs.frozen
+class MediatorView(EndView):
+    """One of the two sides of a mediator."""
+
+    behind: str
+    """Name of the device on the other side."""
+    figures: MediatorStatistics = attrs.field(metadata=INLINE)
+    """Buffers and bytes taken from this side's driver."""
 
 
 @attrs.frozen(eq=False)
@@ -36,7 +48,6 @@ class MediatorEnd:
     def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
         yield "mediator", self.settings.statistics.get(self.name, NOTHING).drops
 
-    def describe(self) -> dict[str, object]:
-        """Return the buffers and bytes taken from this side's driver, as plain data."""
+    def snapshot(self) -> EndView:
         source = self.settings.statistics.get(self.name, NOTHING)
-        return {"kind": "mediator", "live": self.live, "behind": self.other, **attrs.asdict(source)}
+        return MediatorView("mediator", self.live, self.other, attrs.evolve(source, drops=dict(source.drops)))

@@ -9,6 +9,7 @@ from drivers.contracts.hw import DmaMemory, Handler, RegisterBlock
 from rings.memory import Memory
 from vnet.link.base import all_ones
 from vnet.linux.memory import HostMemory
+from vnet.views.system import RegionView
 
 __all__ = ["Platform", "PlatformRegion"]
 
@@ -82,17 +83,17 @@ class PlatformRegion:
         if rising_edge:
             self._deliver()
 
-    def describe(self) -> dict[str, object]:
-        return {
-            "name": self.name,
-            "address": self.address,
-            "size": self.size,
-            "irq": self.irq,
-            "occupied": self._block is not None,
-            "asserted": self._asserted,
-            "interrupts": self.interrupts,
-            "unhandled": self.unhandled,
-        }
+    def snapshot(self) -> RegionView:
+        return RegionView(
+            self.name,
+            self.address,
+            self.size,
+            self.irq,
+            self._block is not None,
+            self._asserted,
+            self.interrupts,
+            self.unhandled,
+        )
 
     def _deliver(self) -> None:
         """Call the handler, once per rising edge: the line stays asserted until the driver acknowledges."""
@@ -133,7 +134,3 @@ class Platform:
         region = PlatformRegion(self, address, self.SIZE, self.FIRST_IRQ + at, match_id)
         self._regions.append(region)
         return region
-
-    def describe(self) -> list[dict[str, object]]:
-        """Return every slot as plain data."""
-        return [region.describe() for region in self._regions]

@@ -16,6 +16,7 @@ from rings.formats import RING_FEATURES
 from vnet.linux.ipc import FileHandle, UnixSocket, socket_pair
 from vnet.linux.memory import HostMemory
 from vnet.linux.unix_socket import connect_trusted
+from vnet.views.system import SocketView
 
 __all__ = ["BackEnd", "Junction", "SocketEnd", "dial"]
 
@@ -64,8 +65,8 @@ class SocketEnd:
         """Close the memory's descriptor; a back end that mapped the memory keeps its mapping."""
         self._handle.close()
 
-    def describe(self) -> dict[str, object]:
-        return {"name": self.name, "connections": self.connections}
+    def snapshot(self) -> SocketView:
+        return SocketView(self.name, self.connections)
 
 
 async def dial(path: Path, peer_uid: int | None, allow: str) -> FdSocket:

@@ -6,29 +6,24 @@ things, to trace), so no code depends on the class of a link, an end or a window
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Protocol
-
-import attrs
 
 from drivers.contracts.hw import LinkEvents
 from rings.errors import MemoryFault
 from rings.memory import Addr, MappedMemory, Memory
 from rings.queue import Meter
+from vnet.views.link import LinkStatistics
 
 __all__ = [
     "Direction",
-    "DirectionTiming",
     "EndpointPort",
     "Fault",
     "Link",
     "LinkEnd",
-    "LinkStatistics",
-    "LinkTiming",
     "Region",
     "RootPort",
-    "LinkTraffic",
     "Window",
     "all_ones",
     "clip",
@@ -99,60 +94,6 @@ class Window(Memory, Protocol):
 
     def close(self, fault: Fault | None = None) -> None:
         """Close the window; later accesses raise ``fault``. Closing it twice is harmless."""
-
-
-@attrs.frozen
-class LinkTraffic:
-    """Requests of one kind: answered, lost because the link was down, and refused by the other end."""
-
-    reads: int
-    writes: int
-    dropped: int
-    unsupported: int
-
-
-@attrs.frozen
-class DirectionTiming:
-    """Figures of one direction of a timed link."""
-
-    tlps: Mapping[str, int]
-    """Transaction layer packets by kind, such as MWr."""
-    payload: int
-    """Bytes of data in them."""
-    wire: int
-    """Bytes that they took, headers and framing included."""
-
-
-@attrs.frozen
-class LinkTiming:
-    """Figures of a timed link, with the time its users waited."""
-
-    generation: int
-    lanes: int
-    rate: float
-    """Bytes per second and direction, for TLPs with their framing."""
-    downstream: DirectionTiming
-    upstream: DirectionTiming
-    slept: float
-    """Seconds slept, summed over all waiting tasks."""
-
-
-@attrs.frozen
-class LinkStatistics:
-    """Figures of a link. Accesses through windows are not requests: an ideal link does not see them."""
-
-    up: bool
-    epoch: int
-    windows: int
-    """Open now."""
-    config: LinkTraffic
-    downstream: LinkTraffic
-    upstream: LinkTraffic
-    messages: LinkTraffic
-    timing: LinkTiming | None = None
-    """None if accesses take no time."""
-    faults: Mapping[str, int] = attrs.field(factory=dict)
-    """Injected faults by request and kind, such as "doorbell lost"."""
 
 
 class Link(Protocol):

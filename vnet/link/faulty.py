@@ -20,9 +20,10 @@ from drivers.flow.pump import Signal
 from rings.errors import MemoryFault
 from rings.memory import Addr
 from vnet.errors import CompleterAbort, CompletionTimeout, LinkDown, PoisonedData, UnsupportedRequest
-from vnet.link.base import Direction, Fault, Link, LinkStatistics, Region, Window, all_ones
+from vnet.link.base import Direction, Fault, Link, Region, Window, all_ones
 from vnet.link.faults import Action, Flap, LinkRequest, Rule
 from vnet.link.wrapper import LinkWrapper
+from vnet.views.link import LinkStatistics
 
 __all__ = ["COMPLETION_TIMEOUT", "FaultyLink", "is_doorbell", "is_interrupt"]
 

@@ -17,14 +17,13 @@ from vnet.link.base import (
     Fault,
     Link,
     LinkEnd,
-    LinkStatistics,
-    LinkTraffic,
     Region,
     RootPort,
     Window,
     all_ones,
 )
 from vnet.linux.memory import full_fence
+from vnet.views.link import LinkStatistics, LinkTraffic
 
 __all__ = ["IdealLink"]
 

@@ -14,9 +14,10 @@ import attrs
 import trio
 
 from rings.queue import Meter
-from vnet.link.base import Direction, DirectionTiming, Link, LinkStatistics, LinkTiming
+from vnet.link.base import Direction, Link
 from vnet.link.tlp import CONFIG_READ, CONFIG_WRITE, MESSAGE, Cost, DirectionCost, PcieParameters, read_cost, write_cost
 from vnet.link.wrapper import LinkWrapper
+from vnet.views.link import DirectionTiming, LinkStatistics, LinkTiming
 
 __all__ = ["GRAIN", "READ_LATENCY", "TimedLink", "grain_of"]
 

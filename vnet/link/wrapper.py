@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from drivers.contracts.hw import LinkEvents
 from rings.queue import Meter
-from vnet.link.base import Direction, EndpointPort, Fault, Link, LinkStatistics, RootPort, Window
+from vnet.link.base import Direction, EndpointPort, Fault, Link, RootPort, Window
+from vnet.views.link import LinkStatistics
 
 __all__ = ["LinkWrapper"]
 

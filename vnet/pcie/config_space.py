@@ -12,16 +12,17 @@ import attrs
 
 from drivers.contracts.hw import PciHeader, RegisterBlock
 from vnet.link.base import all_ones
+from vnet.views.pci import BarView, CapabilityView, ConfigView
 
 __all__ = [
     "CAP_MSIX",
-    "CAP_NAMES",
     "CAP_PCI_EXPRESS",
     "CAP_VENDOR",
     "MemoryBar",
     "Capability",
     "PciCommand",
     "ConfigSpace",
+    "capability_view",
     "msix_capability",
     "pci_express_capability",
 ]
@@ -79,6 +80,14 @@ class MemoryBar:
     index: int
     address: int
     size: int
+
+    def snapshot(self) -> BarView:
+        return BarView(self.index, self.address, self.size)
+
+
+def capability_view(offset: int, cap_id: int) -> CapabilityView:
+    """Return the view of a capability, with its name."""
+    return CapabilityView(offset, cap_id, CAP_NAMES.get(cap_id, "unknown"))
 
 
 def _capability(cap_id: int, rows: tuple[tuple[str, int, int, int, int], ...]) -> Capability:
@@ -254,19 +263,16 @@ class ConfigSpace:
     def set_multi_function(self, multi_function: bool) -> None:
         self._bytes[HEADER_TYPE] = MULTI_FUNCTION if multi_function else 0
 
-    def describe(self) -> dict[str, object]:
-        """Return identity, command bits, BARs and capabilities as plain data."""
-        return {
-            "vendor": self._get(0x00, 2),
-            "device": self._get(0x02, 2),
-            "class": self._get(0x09, 2) | self._bytes[0x0B] << 16,
-            "command": [flag.name for flag in self.command],
-            "bars": [attrs.asdict(bar) for bar in self.bars],
-            "capabilities": [
-                {"offset": at, "id": c.cap_id, "name": CAP_NAMES.get(c.cap_id, "unknown")}
-                for at, c in self._capabilities.items()
-            ],
-        }
+    def snapshot(self) -> ConfigView:
+        """Return identity, command bits, BARs and capabilities."""
+        return ConfigView(
+            self._get(0x00, 2),
+            self._get(0x02, 2),
+            self._get(0x09, 2) | self._bytes[0x0B] << 16,
+            tuple(str(flag.name) for flag in self.command),
+            tuple(bar.snapshot() for bar in self.bars),
+            tuple(capability_view(at, c.cap_id) for at, c in self._capabilities.items()),
+        )
 
     def _get(self, offset: int, size: int) -> int:
         return int.from_bytes(self._bytes[offset : offset + size], "little")

@@ -26,6 +26,7 @@ from vnet.pcie.config_space import (
 )
 from vnet.pcie.msix import ENTRY, MsixBar, MsixTable, NoRegisters, pending_bytes
 from vnet.pcie.outbound import FunctionWindow, Outbound, OutboundPool
+from vnet.views.pci import ControllerView, EndpointFunctionView, OutboundView
 
 __all__ = ["FUNCTIONS", "EndpointController"]
 
@@ -208,25 +209,17 @@ class EndpointController:
         f = self._functions[function]
         f.events, f.on_reset = events, reset
 
-    def describe(self) -> dict[str, object]:
-        """Return functions and outbound windows as plain data."""
-        return {
-            "name": self.name,
-            "link": self._link.name,
-            "functions": [
-                {
-                    "function": number,
-                    **f.config.describe(),
-                    "msix": None if f.msix is None else f.msix.describe(),
-                    "intx": f.intx,
-                }
+    def snapshot(self) -> ControllerView:
+        """Return functions and outbound windows."""
+        return ControllerView(
+            self.name,
+            self._link.name,
+            tuple(
+                EndpointFunctionView(number, f.config.snapshot(), None if f.msix is None else f.msix.snapshot(), f.intx)
                 for number, f in sorted(self._functions.items())
-            ],
-            "windows": [
-                {"addr": w.addr, "size": w.size, "function": w.function, "pinned": w.memory.pinned}
-                for w in self._pool.mapped
-            ],
-        }
+            ),
+            tuple(OutboundView(w.addr, w.size, w.function, w.memory.pinned) for w in self._pool.mapped),
+        )
 
     # Used by the link.
 

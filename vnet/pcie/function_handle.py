@@ -14,7 +14,6 @@ from vnet.pcie.config_space import BARS as BAR_REGISTERS
 from vnet.pcie.config_space import (
     CAP_FLR,
     CAP_MSIX,
-    CAP_NAMES,
     CAP_PCI_EXPRESS,
     CAPABILITIES,
     CAPABILITIES_END,
@@ -31,9 +30,11 @@ from vnet.pcie.config_space import (
     STATUS_CAPABILITIES,
     MemoryBar,
     PciCommand,
+    capability_view,
 )
 from vnet.pcie.interrupts import Interrupts
 from vnet.pcie.msix import ENTRY, VECTOR_MASK
+from vnet.views.pci import FunctionView
 
 __all__ = ["PciFunctionHandle"]
 
@@ -195,21 +196,18 @@ class PciFunctionHandle:
         self._start()
         return True
 
-    def describe(self) -> dict[str, object]:
-        """Return identity, BARs, capabilities and interrupts as plain data, without link accesses."""
-        return {
-            "name": self.name,
-            "vendor": self.vendor_id,
-            "device": self.device_id,
-            "online": self.online,
-            "bars": [{"bar": b.index, "address": b.address, "size": b.size} for b in self._bars.values()],
-            "capabilities": [
-                {"offset": at, "id": cap_id, "name": CAP_NAMES.get(cap_id, "unknown")}
-                for at, cap_id in self._capabilities
-            ],
-            "vectors": sorted(self._vectors),
-            "intx": self._intx_asserted,
-        }
+    def snapshot(self) -> FunctionView:
+        """Return the function as it was enumerated, and its interrupts. No access crosses the link."""
+        return FunctionView(
+            self.name,
+            self.vendor_id,
+            self.device_id,
+            self.online,
+            tuple(bar.snapshot() for bar in self._bars.values()),
+            tuple(capability_view(at, cap_id) for at, cap_id in self._capabilities),
+            tuple(sorted(self._vectors)),
+            self._intx_asserted,
+        )
 
     # Used by the root port.
 

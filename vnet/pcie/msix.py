@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from drivers.contracts.hw import RegisterBlock
+from vnet.views.pci import MsixView
 
 __all__ = ["ENTRY", "MsixBar", "MsixTable", "NoRegisters", "pending_bytes"]
 
@@ -74,13 +75,13 @@ class MsixTable:
     def read_pending(self, offset: int, size: int) -> int:
         return self._pending >> 8 * offset & (1 << 8 * size) - 1
 
-    def describe(self) -> dict[str, object]:
-        return {
-            "vectors": self.vectors,
-            "enabled": self.enabled,
-            "masked": [v for v, message in enumerate(self._messages) if message is None],
-            "pending": [v for v in range(self.vectors) if self._pending >> v & 1],
-        }
+    def snapshot(self) -> MsixView:
+        return MsixView(
+            self.vectors,
+            self.enabled,
+            tuple(v for v, message in enumerate(self._messages) if message is None),
+            tuple(v for v in range(self.vectors) if self._pending >> v & 1),
+        )
 
     def _flush(self, vector: int) -> None:
         message = self._messages[vector]

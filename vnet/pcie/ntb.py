@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-import attrs
-
 from drivers.carriers.ntb_registers import (
     CONFIG_SIZE,
     DB_COUNT,
@@ -43,8 +41,9 @@ from vnet.pcie.bar_window import BarMemory
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.ntb_bars import ConfigBar, DoorbellBar, Words, bank
 from vnet.pcie.outbound import Outbound
+from vnet.views.pci import NtbSideView, NtbStatistics, NtbView, NtbWindowView
 
-__all__ = ["NtbFunction", "NtbStatistics"]
+__all__ = ["NtbFunction"]
 
 CLASS_CODE = 0x068000
 """PCI class "other bridge"."""
@@ -52,16 +51,12 @@ ARRAYS = (Word.DB_DATA, Word.MWS)
 WRITABLE = (Word.COMMAND, Word.ARGUMENT, Word.ADDR_LO, Word.ADDR_HI, Word.SIZE)
 
 
-@attrs.frozen
-class NtbStatistics:
-    """Doorbells and commands of one host."""
+RegisterName = Callable[[int, int], str | None]
+"""Returns the name of the register at an offset of a BAR; None if it has none."""
 
-    doorbells: int
-    """Doorbells that interrupted the other host."""
-    dead_doorbells: int
-    """Doorbells with wrong data, or not configured by the other host."""
-    commands: int
-    refused: int
+
+def _no_name(bar: int, offset: int) -> None:
+    return None
 
 
 class NtbFunction:
@@ -105,15 +100,16 @@ class NtbFunction:
         for side in (self.primary, self.secondary):
             side.raise_irq(LINK_VECTOR)
 
-    def describe(self) -> dict[str, object]:
-        """Return both interfaces as plain data, by name."""
-        return {
-            "link_up": self.link_is_up,
-            "link_epoch": self.link_epoch,
-            "windows": list(self.windows),
-            "primary": self.primary.describe(),
-            "secondary": self.secondary.describe(),
-        }
+    def snapshot(self, host: str, register_name: RegisterName = _no_name) -> NtbView:
+        """Return both interfaces. ``host`` is the name of the host that has the function."""
+        return NtbView(
+            host,
+            self.link_is_up,
+            self.link_epoch,
+            self.windows,
+            self.primary.snapshot(register_name),
+            self.secondary.snapshot(register_name),
+        )
 
 
 class NtbInterface:
@@ -283,25 +279,28 @@ class NtbInterface:
     def statistics(self) -> NtbStatistics:
         return NtbStatistics(self._rung.total(), self._dead, self._commands, self._refused)
 
-    def describe(self) -> dict[str, object]:
-        return {
-            "controller": self._epc.name,
-            "link_requested": self.link_requested,
-            "bars": {"BAR0": int(Bar.CONFIG), "BAR1": int(Bar.PEER_SPADS), "BAR2": int(Bar.WINDOWS)},
-            "config": {word.name: int(self.read_word(word)) for word in Word if word not in ARRAYS},
-            "configured_doorbells": self._doorbells,
-            "spads": list(self.spads),
-            "rung": {str(doorbell): count for doorbell, count in sorted(self._rung.items())},
-            "windows": [
-                {
-                    "name": f"MW{i + 1}",
-                    "offset": self._offsets[i],
-                    "size": size,
-                    # Address of this host's memory that the other host accesses through this window.
-                    "shares": self._outbound[i][1] if i in self._outbound else 0,
-                    "mapped": i in self._outbound,
-                }
+    def snapshot(self, register_name: RegisterName) -> NtbSideView:
+        spads = ((register_name(Bar.CONFIG, SPAD_OFFSET + 4 * at) or f"spad {at}", at) for at in range(len(self.spads)))
+        return NtbSideView(
+            controller=self._epc.name,
+            link_requested=self.link_requested,
+            bars={"BAR0": int(Bar.CONFIG), "BAR1": int(Bar.PEER_SPADS), "BAR2": int(Bar.WINDOWS)},
+            config={word.name: int(self.read_word(word)) for word in Word if word not in ARRAYS},
+            configured_doorbells=self._doorbells,
+            spads={name: self.spads[at] for name, at in spads},
+            rung={
+                register_name(Bar.WINDOWS, DB_ENTRY_SIZE * doorbell) or f"doorbell {doorbell}": count
+                for doorbell, count in sorted(self._rung.items())
+            },
+            windows=tuple(
+                NtbWindowView(
+                    name=f"MW{i + 1}",
+                    offset=self._offsets[i],
+                    size=size,
+                    shares=self._outbound[i][1] if i in self._outbound else 0,
+                    mapped=i in self._outbound,
+                )
                 for i, size in enumerate(self._ntb.windows)
-            ],
-            **attrs.asdict(self.statistics()),
-        }
+            ),
+            figures=self.statistics(),
+        )

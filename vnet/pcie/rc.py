@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-import attrs
-
 from rings.errors import MemoryFault
 from rings.memory import Addr
 from vnet.link.base import Direction, Link, Region, all_ones, clip
@@ -14,8 +12,9 @@ from vnet.linux.memory import MSI_BASE, HostMemory
 from vnet.pcie.epc import FUNCTIONS
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.interrupts import MSI_SIZE, Interrupts
+from vnet.views.pci import BusView, RootStatistics
 
-__all__ = ["FunctionEvents", "RootComplex", "RootStatistics"]
+__all__ = ["FunctionEvents", "RootComplex"]
 
 GIB = 1 << 30
 NO_VENDOR = 0xFFFF
@@ -29,16 +28,6 @@ class FunctionEvents(Protocol):
 
     def function_removed(self, function: PciFunctionHandle) -> None:
         """Handle the removal or replacement of a function, after its link_down."""
-
-
-@attrs.frozen
-class RootStatistics:
-    """Interrupts received; spurious ones have no handler."""
-
-    msi: int
-    msi_spurious: int
-    intx: int
-    intx_spurious: int
 
 
 class _RootPort:
@@ -197,18 +186,18 @@ class RootComplex:
             sum(port.unhandled for port in self._ports),
         )
 
-    def describe(self) -> list[dict[str, object]]:
-        """Return the PCI tree as plain data: one entry per bus."""
-        return [
-            {
-                "bus": port.bus,
-                "link": port.link.name,
-                "up": port.link.up,
-                "epoch": port.link.epoch,
-                "functions": [handle.describe() for _, handle in sorted(port.functions.items())],
-            }
+    def snapshot(self) -> tuple[BusView, ...]:
+        """Return a view per bus. No access crosses a link."""
+        return tuple(
+            BusView(
+                port.bus,
+                port.link.name,
+                port.link.up,
+                port.link.epoch,
+                tuple(handle.snapshot() for _, handle in sorted(port.functions.items())),
+            )
             for port in self._ports
-        ]
+        )
 
     def function_name(self, bus: int, number: int) -> str:
         """Return the function's name as lspci shows it."""

@@ -17,9 +17,10 @@ from vnet.ends.settings import change_setting
 from vnet.linux.unix_socket import accept, listen, owner_uid
 from vnet.system import qmp
 from vnet.system.qmp import NEGOTIATE, Framer, QmpError, TooLong
-from vnet.system.snapshot import describe
+from vnet.system.snapshot import take_snapshot, take_status
 from vnet.system.world import World
 from vnet.version import __version__
+from vnet.views.plain import to_plain
 
 __all__ = ["COMMANDS", "MESSAGE_MAX", "ControlCommand", "ControlServer"]
 
@@ -47,7 +48,12 @@ class ControlCommand:
 
 
 async def _query_vnet(world: World) -> object:
-    return describe(world)
+    return to_plain(take_snapshot(world))
+
+
+async def _query_status(world: World) -> object:
+    """Return only names, and which parts are up."""
+    return to_plain(take_status(world))
 
 
 async def _link_set(world: World, name: str, up: bool) -> object:
@@ -93,6 +99,7 @@ async def _quit(_: World) -> object:
 
 COMMANDS: Mapping[str, ControlCommand] = {
     "query-vnet": ControlCommand({}, _query_vnet),
+    "query-status": ControlCommand({}, _query_status),
     "link-set": ControlCommand({"name": str, "up": bool}, _link_set),
     "device-reset": ControlCommand({"name": str}, _device_reset),
     "device-set": ControlCommand({"name": str, "setting": str, "value": str}, _device_set),

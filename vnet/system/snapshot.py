@@ -1,6 +1,6 @@
-"""A running system as plain data for JSON: its PCI tree, devices, features by name, rings and counters.
+"""A look at a running system, as records: each part's own copy of what it knows.
 
-All functions only read and return copies.
+No access crosses a link, and nothing is counted because it was looked at.
 """
 
 from __future__ import annotations
@@ -13,14 +13,29 @@ from drivers.bus.binding import Binding
 from drivers.bus.model import D, R
 from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import DriverQueue, VirtioDevice
-from drivers.carriers.ntb_registers import DB_ENTRY_SIZE, SPAD_OFFSET, Bar
 from drivers.registry import TRANSPORTS
 from rings.queue import QueueStatistics
 from rings.status import Status
 from vnet.ends.base import Side
 from vnet.system.world import Device, World
+from vnet.views.link import LinkView
+from vnet.views.pci import NtbView
+from vnet.views.system import (
+    BindingView,
+    DeviceQueueView,
+    DeviceSideView,
+    DeviceView,
+    DriverQueueView,
+    DriverSideView,
+    HostView,
+    QueueCounters,
+    QueueView,
+    ResetView,
+    StatusView,
+    SystemView,
+)
 
-__all__ = ["NO_LOSS", "QueueRow", "describe", "drop_total", "queue_rows"]
+__all__ = ["NO_LOSS", "QueueRow", "drop_total", "queue_rows", "take_snapshot", "take_status"]
 
 NO_LOSS = frozenset({"stale", "stopped"})
 """Causes of port drops that are not lost traffic: frames from before the interface's start, or after its stop, as on
@@ -60,9 +75,9 @@ def queue_rows(world: World) -> list[QueueRow]:
     for device in world.devices.values():
         virtio = device.virtio
         if virtio is not None:
-            rows += [_driver_row(device, virtio, queue) for queue in virtio.queues]
+            rows += [_driver_row(device, queue, virtio.statistics(queue)) for queue in virtio.queues]
         if device.back is not None:
-            rows += [_device_row(device, queue) for queue in device.vhost.queues]
+            rows += [_device_row(device, queue, queue.statistics()) for queue in device.vhost.queues]
     return rows
 
 
@@ -80,161 +95,151 @@ def drop_total(world: World) -> dict[str, int]:
     }
 
 
-def describe(world: World) -> dict[str, object]:
-    """Return the system as plain data. Counters start when the device, port or link is made."""
-    return {
-        "name": world.name,
-        "hosts": {name: _host(world, name) for name in world.hosts},
-        "links": {
-            name: {
-                "root": spec.root,
-                "endpoint": spec.endpoint,
-                **attrs.asdict(world.links[name].statistics()),
-                "trace": attrs.asdict(world.traces[name].statistics()) if name in world.traces else None,
-            }
-            for name, spec in world.topology.links.items()
-        },
-        "ntbs": {name: _ntb(world, name) for name in world.ntbs},
-        "devices": {name: _device(world, device) for name, device in world.devices.items()},
-        "drops": drop_total(world),
-    }
+def take_snapshot(world: World) -> SystemView:
+    """Return the system as it is now. Counters start when the device, port or link is made."""
+    return SystemView(
+        name=world.name,
+        hosts={name: _host(world, name) for name in world.hosts},
+        links={name: _link(world, name) for name in world.links},
+        ntbs={name: _ntb(world, name) for name in world.ntbs},
+        devices={name: _device(world, device) for name, device in world.devices.items()},
+        drops=drop_total(world),
+    )
 
 
-def _host(world: World, name: str) -> dict[str, object]:
+def take_status(world: World) -> StatusView:
+    """Return the names of all parts, and which of them are up."""
+    return StatusView(
+        tuple(world.hosts),
+        {name: link.up for name, link in world.links.items()},
+        {name: device.up for name, device in world.devices.items()},
+    )
+
+
+def _host(world: World, name: str) -> HostView:
     host = world.hosts[name]
-    return {
-        "netns": world.topology.host_netns(world.name, name),
-        "pci": host.rc.describe(),
-        "interrupts": attrs.asdict(host.rc.statistics()),
-        "controllers": [controller.describe() for controller in host.controllers.values()],
-        "platform": host.platform.describe(),
-        "sockets": [socket.describe() for socket in host.sockets],
-    }
+    return HostView(
+        netns=world.topology.host_netns(world.name, name),
+        pci=host.rc.snapshot(),
+        interrupts=host.rc.statistics(),
+        controllers=tuple(controller.snapshot() for controller in host.controllers.values()),
+        platform=tuple(region.snapshot() for region in host.platform.regions),
+        sockets=tuple(socket.snapshot() for socket in host.sockets),
+    )
 
 
-def _ntb(world: World, name: str) -> dict[str, object]:
-    spec = world.topology.ntbs[name]
+def _link(world: World, name: str) -> LinkView:
+    spec, trace = world.topology.links[name], world.traces.get(name)
+    statistics = world.links[name].statistics()
+    return LinkView(spec.root, spec.endpoint, statistics, None if trace is None else trace.statistics())
+
+
+def _ntb(world: World, name: str) -> NtbView:
+    spec, ntb = world.topology.ntbs[name], world.ntbs[name]
     device = world.topology.carried(spec.primary, 0)
-    names = TRANSPORTS[device.transport].names if device is not None else lambda bar, offset: None
-    description = world.ntbs[name].describe()
-    for end in ("primary", "secondary"):
-        side = description[end]
-        assert isinstance(side, dict)
-        side["spads"] = {
-            names(Bar.CONFIG, SPAD_OFFSET + 4 * at) or f"spad {at}": value for at, value in enumerate(side["spads"])
-        }
-        side["rung"] = {
-            names(Bar.WINDOWS, DB_ENTRY_SIZE * int(at)) or f"doorbell {at}": count for at, count in side["rung"].items()
-        }
-    return {"host": spec.host, **description}
+    return ntb.snapshot(spec.host) if device is None else ntb.snapshot(spec.host, TRANSPORTS[device.transport].names)
 
 
-def _device(world: World, device: Device) -> dict[str, object]:
+def _device(world: World, device: Device) -> DeviceView:
     spec = device.spec
     hosts = world.topology.ends(spec)
-    return {
-        "type": spec.type,
-        "transport": spec.transport,
-        "link": spec.link,
-        "on": spec.link or spec.host or spec.ntb,
-        "location": device.location,
-        "up": device.up,
-        "trouble": "" if device.up else device.trouble(),
-        "driver": {
-            "host": hosts[0],
-            **_driver_end(device),
-            "port": device.driver_end.describe(),
-        },
-        "device": {
-            "host": hosts[1],
-            **_device_end(device),
-            "port": device.device_end.describe(),
-        },
-    }
+    return DeviceView(
+        type=spec.type,
+        transport=spec.transport,
+        link=spec.link,
+        on=spec.link or spec.host or spec.ntb,
+        location=device.location,
+        up=device.up,
+        trouble="" if device.up else device.trouble(),
+        driver=_driver_side(device, hosts[0]),
+        device=_device_side(device, hosts[1]),
+    )
 
 
-def _driver_end(device: Device) -> dict[str, object]:
+def _driver_side(device: Device, host: str) -> DriverSideView:
     virtio = device.virtio
-    binding = next((b for b in device.root.virtio.bindings if b.device is virtio), None)
-    if virtio is None or binding is None:
-        return {"found": False}
-    return {
-        "found": True,
-        "name": virtio.name,
-        **_binding(binding),
-        "status": _status(virtio.status),
-        "features": list(device.spec.virtio.table.describe(virtio.features)),
-        "restarts": virtio.restarts,
-        "last_reset": {"reason": virtio.last_reset, "in_a_row": virtio.repeats, "pause": virtio.pause},
-        "failures": list(virtio.failures),
-        "early_interrupts": virtio.early_interrupts,
-        "queues": [
-            {
-                **_queue(_driver_row(device, virtio, queue), queue, virtio.statistics(queue)),
-                "ring": attrs.asdict(queue.ring.state()),
-                "fault": queue.fault,
-            }
-            for queue in virtio.queues
-        ],
-    }
+    port = device.driver_end.snapshot()
+    if virtio is None:
+        return DriverSideView(host=host, port=port)
+    return DriverSideView(
+        host=host,
+        found=True,
+        name=virtio.name,
+        binding=_binding(device.root.virtio.binding(virtio)),
+        status=_status(virtio.status),
+        features=device.spec.virtio.table.describe(virtio.features),
+        restarts=virtio.restarts,
+        last_reset=ResetView(virtio.last_reset, virtio.repeats, virtio.pause),
+        failures=tuple(virtio.failures),
+        early_interrupts=virtio.early_interrupts,
+        queues=tuple(_driver_queue(device, virtio, queue) for queue in virtio.queues),
+        port=port,
+    )
 
 
-def _device_end(device: Device) -> dict[str, object]:
+def _device_side(device: Device, host: str) -> DeviceSideView:
+    port = device.device_end.snapshot()
     if device.back is None:
-        return {"found": False, "foreign": True}
+        return DeviceSideView(host=host, port=port)
     vhost = device.vhost
-    return {
-        "name": vhost.name,
-        "registers": device.back.registers(),
-        **_binding(device.endpoint.vhost.binding(vhost)),
-        "status": _status(vhost.status),
-        "device_features": list(vhost.table.describe(vhost.device_features)),
-        "driver_features": list(vhost.table.describe(vhost.driver_features)),
-        "features": list(vhost.table.describe(vhost.features)),
-        "resets": vhost.resets,
-        "failures": list(vhost.failures),
-        "queues": [
-            {
-                **_queue(_device_row(device, queue), queue, queue.statistics()),
-                "ring": attrs.asdict(queue.ring.state()) if queue.ring is not None else None,
-                "enabled": queue.enabled,
-                "max_num": queue.max_num,
-                "spurious_kicks": queue.spurious,
-            }
-            for queue in vhost.queues
-        ],
-    }
+    return DeviceSideView(
+        host=host,
+        foreign=False,
+        name=vhost.name,
+        registers=device.back.registers(),
+        binding=_binding(device.endpoint.vhost.binding(vhost)),
+        status=_status(vhost.status),
+        device_features=vhost.table.describe(vhost.device_features),
+        driver_features=vhost.table.describe(vhost.driver_features),
+        features=vhost.table.describe(vhost.features),
+        resets=vhost.resets,
+        failures=tuple(vhost.failures),
+        queues=tuple(_device_queue(device, queue) for queue in vhost.queues),
+        port=port,
+    )
 
 
-def _binding(binding: Binding[D, R]) -> dict[str, object]:
+def _binding(binding: Binding[D, R]) -> BindingView:
     driver = binding.driver.name if binding.driver is not None else None
-    return {"driver": driver, "state": binding.state.value, "error": binding.error}
+    return BindingView(driver, binding.state.value, binding.error)
 
 
-def _queue(row: QueueRow, queue: DriverQueue | DeviceQueue, ring: QueueStatistics) -> dict[str, object]:
-    return {
-        "index": queue.index,
-        "name": queue.name,
-        "live": queue.live,
-        "chains": ring.chains,
-        "returned": ring.returned,
-        "bad_lengths": ring.bad_lengths,
-        "rescues": queue.signal.rescues,
-        **attrs.asdict(row, filter=attrs.filters.exclude("device", "side", "queue")),
-    }
-
-
-def _status(status: Status) -> list[str]:
-    return [str(bit.name) for bit in Status if status & bit]
-
-
-def _driver_row(device: Device, virtio: VirtioDevice, queue: DriverQueue) -> QueueRow:
+def _driver_queue(device: Device, virtio: VirtioDevice, queue: DriverQueue) -> DriverQueueView:
     ring = virtio.statistics(queue)
+    return DriverQueueView(_queue(_driver_row(device, queue, ring), queue, ring), queue.fault)
+
+
+def _device_queue(device: Device, queue: DeviceQueue) -> DeviceQueueView:
+    ring = queue.statistics()
+    view = _queue(_device_row(device, queue, ring), queue, ring)
+    return DeviceQueueView(view, queue.enabled, queue.max_num, queue.spurious)
+
+
+def _queue(row: QueueRow, queue: DriverQueue | DeviceQueue, ring: QueueStatistics) -> QueueView:
+    return QueueView(
+        index=queue.index,
+        name=queue.name,
+        live=queue.live,
+        ring=None if queue.ring is None else queue.ring.state(),
+        chains=ring.chains,
+        returned=ring.returned,
+        bad_lengths=ring.bad_lengths,
+        rescues=queue.signal.rescues,
+        counters=QueueCounters(
+            row.kicks, row.calls, row.suppressed, row.packets, row.bytes, row.drops, tuple(row.batches)
+        ),
+    )
+
+
+def _status(status: Status) -> tuple[str, ...]:
+    return tuple(str(bit.name) for bit in Status if status & bit)
+
+
+def _driver_row(device: Device, queue: DriverQueue, ring: QueueStatistics) -> QueueRow:
     return _row(device, "driver", queue, ring.notifications, queue.calls, ring.suppressed)
 
 
-def _device_row(device: Device, queue: DeviceQueue) -> QueueRow:
-    ring = queue.statistics()
+def _device_row(device: Device, queue: DeviceQueue, ring: QueueStatistics) -> QueueRow:
     return _row(device, "device", queue, queue.kicks, ring.notifications, ring.suppressed)
 
 

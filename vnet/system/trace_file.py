@@ -5,26 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-import attrs
+from vnet.views.link import TraceStatistics
 
-__all__ = ["TraceFile", "TraceStatistics"]
+__all__ = ["TraceFile"]
 
 BUFFER = 8 << 10
 """Bytes that are written together."""
-
-
-@attrs.frozen
-class TraceStatistics:
-    """Figures of a trace."""
-
-    path: str
-    """Path of the file."""
-    lines: int
-    """Lines written or in the buffer."""
-    lost: int
-    """Lines lost after a write error."""
-    error: str
-    """The write error; empty if there was none."""
 
 
 class TraceFile:

@@ -125,15 +125,14 @@ class Pair(ABC):
         """Call it when nothing moves."""
         memories = self.rc.memory, self.ep.memory
         controllers = self.world.hosts[self.world.topology.links[LINK].endpoint].controllers
-        epc = controllers[LINK].describe()["windows"]
-        assert isinstance(epc, list)
+        epc = controllers[LINK].snapshot().windows
         rings = [queue.ring for d in self.world.devices.values() for queue in d.vhost.queues]
         return Footprint(
             tasks=trio.lowlevel.current_statistics().tasks_living,
             fds=fds(),
             buffers=sum(memory.statistics().buffers for memory in memories),
-            pinned=sum(memory.pinned for memory in memories) + sum(window["pinned"] for window in epc),
-            windows=sum(1 for window in epc if window["pinned"]),
+            pinned=sum(memory.pinned for memory in memories) + sum(window.pinned for window in epc),
+            windows=sum(1 for window in epc if window.pinned),
             interrupts=self.rc.rc.interrupts.requested,
             in_flight=sum(ring.state().in_flight for ring in rings if ring is not None),
         )

@@ -12,12 +12,14 @@ import attrs
 from drivers.devices.blk import BlkPlug, BlkSettings, Disk
 from drivers.flow.figures import RequestFigures
 from vnet.ends.base import Figures, OpenContext
+from vnet.ends.blk.report import DiskView, StoreView
 from vnet.ends.blk.spec import BlkSpec, DiskSpec, DiskStoreSpec, nbd_uri
 from vnet.ends.store import OpenStore, open_store
 from vnet.errors import ConfigError
 from vnet.linux.background import open_background
 from vnet.ports.disk.nbd_server import NbdServer
 from vnet.spec import MIB
+from vnet.views.ends import EndView
 
 __all__ = ["DiskEnd", "StoreEnd", "open_blk", "open_blk_device", "open_blk_driver"]
 
@@ -60,16 +62,15 @@ class DiskEnd(_BlkEnd):
     def live(self) -> bool:
         return self.disk.online
 
-    def describe(self) -> dict[str, object]:
-        geometry = self.disk.geometry
-        return {
-            "kind": "api" if self.spec.nbd is None else "nbd",
-            "uri": None if self.spec.nbd is None else nbd_uri(self.spec.nbd, self.name),
-            "live": self.live,
-            "disk": None if geometry is None else attrs.asdict(geometry),
-            "nbd": None if self.server is None else attrs.asdict(self.server.statistics),
-            "resubmitted": sum(figures.queued for figures in self.requests),
-        }
+    def snapshot(self) -> EndView:
+        return DiskView(
+            "api" if self.spec.nbd is None else "nbd",
+            self.live,
+            uri=None if self.spec.nbd is None else nbd_uri(self.spec.nbd, self.name),
+            disk=self.disk.geometry,
+            nbd=None if self.server is None else attrs.evolve(self.server.statistics),
+            resubmitted=sum(figures.queued for figures in self.requests),
+        )
 
 
 @attrs.frozen(eq=False)
@@ -87,15 +88,15 @@ class StoreEnd(_BlkEnd):
     def live(self) -> bool:
         return True
 
-    def describe(self) -> dict[str, object]:
-        return {
-            "kind": self.spec.store,
-            "path": self.spec.path,
-            "live": self.live,
-            "store": attrs.asdict(self.settings.store.info),
-            "serial": self.settings.serial,
-            "in_worker": sum(figures.queued for figures in self.requests),
-        }
+    def snapshot(self) -> EndView:
+        return StoreView(
+            self.spec.store,
+            self.live,
+            path=self.spec.path,
+            store=self.settings.store.info,
+            serial=self.settings.serial,
+            in_worker=sum(figures.queued for figures in self.requests),
+        )
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from drivers.devices.net.layout import COMMANDED, LINK_UP, Duplex, NetConfig
 from drivers.devices.net.layout import NetFeature as F
 from rings.features import mask
 from vnet.ends.base import Figures, OpenContext, Side
-from vnet.ends.net.report import describe_plug, describe_settings
+from vnet.ends.net.report import plug_view, settings_view
 from vnet.ends.net.spec import NetSpec, PortKind, PortSpec, net_specs
 from vnet.errors import ConfigError, SettingRefused
 from vnet.linux.netns import Route, has_netns, open_netns
@@ -26,6 +26,7 @@ from vnet.ports.packet.interface_port import InterfacePort
 from vnet.ports.packet.interface_watch import Watches
 from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig, open_packet_port
+from vnet.views.ends import EndView, PortView
 
 __all__ = [
     "NetEnd",
@@ -81,22 +82,23 @@ class NetEnd:
             yield f"received{which}", pair.received.drops
         yield "port", self.port.statistics().drops
 
-    def describe(self) -> dict[str, object]:
-        figures = self.port.statistics()
-        return {
-            "network": describe_plug(self.settings)
-            if isinstance(self.settings, NetPlug)
-            else describe_settings(self.settings),
-            "kind": self.spec.kind,
-            "netns": self.netns,
-            "ifname": self.port.ifname if isinstance(self.port, InterfacePort) else None,
-            "addresses": list(self.spec.addresses),
-            "live": self.port.live,
-            "lost": self.port.lost,
-            "caps": attrs.asdict(self.port.caps),
-            **attrs.asdict(figures, filter=attrs.filters.exclude("drops")),
-            "drops": dict(figures.drops),
-        }
+    def snapshot(self) -> EndView:
+        port, figures = self.port, self.port.statistics()
+        return PortView(
+            self.spec.kind,
+            port.live,
+            network=plug_view(self.settings) if isinstance(self.settings, NetPlug) else settings_view(self.settings),
+            netns=self.netns,
+            ifname=port.ifname if isinstance(port, InterfacePort) else None,
+            addresses=tuple(map(str, self.spec.addresses)),
+            lost=port.lost,
+            caps=attrs.asdict(port.caps),
+            rx_packets=figures.rx_packets,
+            rx_bytes=figures.rx_bytes,
+            tx_packets=figures.tx_packets,
+            tx_bytes=figures.tx_bytes,
+            drops=dict(figures.drops),
+        )
 
 
 def memory_port(end: NetEnd) -> MemoryPort:

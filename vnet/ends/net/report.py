@@ -1,4 +1,4 @@
-"""A network device as plain data, as ``ethtool`` shows an interface, from either side."""
+"""Views of a network device, as ``ethtool`` shows an interface, from either side."""
 
 from __future__ import annotations
 
@@ -9,68 +9,74 @@ from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.flow import NetFigures
-from drivers.devices.net.layout import Duplex
+from drivers.flow.figures import Traffic
+from vnet.views.ends import NetworkView, PairView, ReceptionView, TrafficView
 
-__all__ = ["describe_plug", "describe_settings"]
+__all__ = ["plug_view", "settings_view"]
 
 
-def describe_settings(settings: NetSettings) -> dict[str, object]:
+def settings_view(settings: NetSettings) -> NetworkView:
     """Return the driver's settings; while the device is down, only those that do not depend on it."""
+    view = NetworkView(
+        speed=settings.speed,
+        duplex=settings.duplex.name.lower(),
+        by_pair=_by_pair(settings.figures),
+        commands=attrs.asdict(settings.figures.control),
+    )
     bound = settings.bound
     station = bound.station if bound is not None else None
     if bound is None or station is None:
-        return {"pairs": 0, **_common(settings.speed, settings.duplex, settings.figures)}
-    return {
-        "mac": station.own.hex(":"),
-        "pairs": station.pairs_used,
-        "max_pairs": bound.max_pairs,
-        "offloads": _names(station.offloads),
-        "receives": _reception(station.reception),
-        **_common(settings.speed, settings.duplex, settings.figures),
-    }
+        return view
+    return attrs.evolve(
+        view,
+        mac=station.own.hex(":"),
+        pairs=station.pairs_used,
+        max_pairs=bound.max_pairs,
+        offloads=_names(station.offloads),
+        receives=_reception(station.reception),
+    )
 
 
-def describe_plug(plug: NetPlug) -> dict[str, object]:
+def plug_view(plug: NetPlug) -> NetworkView:
     """Return the device's settings, as the driver has set them."""
+    view = NetworkView(
+        speed=plug.speed,
+        duplex=plug.duplex.name.lower(),
+        by_pair=_by_pair(plug.figures),
+        commands=attrs.asdict(plug.figures.control),
+    )
     bound = plug.bound
     if bound is None:
-        return {"pairs": 0, **_common(plug.speed, plug.duplex, plug.figures)}
-    return {
-        "mac": bound.mac.hex(":"),
-        "carrier": plug.link_up,
-        "mtu": plug.mtu,
-        "pairs": bound.pairs,
-        "max_pairs": bound.max_pairs,
-        "offloads": _names(bound.offloads),
-        "receives": _reception(bound.reception),
-        **_common(plug.speed, plug.duplex, plug.figures),
-    }
+        return view
+    return attrs.evolve(
+        view,
+        mac=bound.mac.hex(":"),
+        carrier=plug.link_up,
+        mtu=plug.mtu,
+        pairs=bound.pairs,
+        max_pairs=bound.max_pairs,
+        offloads=_names(bound.offloads),
+        receives=_reception(bound.reception),
+    )
 
 
-def _common(speed: int | None, duplex: Duplex, figures: NetFigures) -> dict[str, object]:
-    return {
-        "speed": speed,
-        "duplex": duplex.name.lower(),
-        "by_pair": [
-            {
-                side: {"packets": traffic.packets, "bytes": traffic.bytes, "drops": dict(traffic.drops)}
-                for side, traffic in (("received", pair.received), ("sent", pair.sent))
-            }
-            for pair in figures.pairs
-        ],
-        "commands": attrs.asdict(figures.control),
-    }
+def _by_pair(figures: NetFigures) -> tuple[PairView, ...]:
+    return tuple(PairView(_traffic(pair.received), _traffic(pair.sent)) for pair in figures.pairs)
 
 
-def _names(offloads: Offloads) -> list[str]:
-    return [name for name, on in attrs.asdict(offloads).items() if on]
+def _traffic(traffic: Traffic) -> TrafficView:
+    return TrafficView(traffic.packets, traffic.bytes, dict(traffic.drops))
 
 
-def _reception(reception: Reception) -> dict[str, object]:
+def _names(offloads: Offloads) -> tuple[str, ...]:
+    return tuple(name for name, on in attrs.asdict(offloads).items() if on)
+
+
+def _reception(reception: Reception) -> ReceptionView:
     switches = ("promisc", "allmulti", "alluni", "nomulti", "nouni", "nobcast")
-    return {
-        "modes": [name for name in switches if getattr(reception, name)],
-        "unicast": sorted(mac.hex(":") for mac in reception.unicast),
-        "multicast": sorted(mac.hex(":") for mac in reception.multicast),
-        "vlans": None if reception.vlans is None else sorted(reception.vlans),
-    }
+    return ReceptionView(
+        modes=tuple(name for name in switches if getattr(reception, name)),
+        unicast=tuple(sorted(mac.hex(":") for mac in reception.unicast)),
+        multicast=tuple(sorted(mac.hex(":") for mac in reception.multicast)),
+        vlans=None if reception.vlans is None else tuple(sorted(reception.vlans)),
+    )

@@ -10,6 +10,7 @@ import attrs
 
 from drivers.devices.rpmsg import (
     Endpoint,
+    EndpointStatistics,
     MediatedRpmsgPlug,
     RpmsgBus,
     RpmsgConfig,
@@ -18,10 +19,12 @@ from drivers.devices.rpmsg import (
     RpmsgSettings,
 )
 from vnet.ends.base import Figures, OpenContext, Side
+from vnet.ends.rpmsg.report import EndpointView, RpmsgView, ServiceView
 from vnet.ends.rpmsg.spec import SURFACES, ChannelSpec, RpmsgEndSpec, RpmsgSpec
 from vnet.errors import ConfigError
 from vnet.linux.background import open_background
 from vnet.ports.rpmsg.surface import Surface
+from vnet.views.ends import EndView
 
 __all__ = ["Channel", "RpmsgEnd", "mediate_rpmsg", "open_rpmsg"]
 
@@ -63,27 +66,24 @@ class RpmsgEnd:
         for channel in self.channels:
             yield f"{channel.spec.name} {channel.surface.kind}", channel.surface.drops
 
-    def describe(self) -> dict[str, object]:
+    def snapshot(self) -> EndView:
         statistics = self.bus.statistics()
         surfaces = {channel.endpoint.addr: channel for channel in self.channels}
-        return {
-            "kind": "rpmsg",
-            "live": self.live,
-            "max_payload": statistics.max_payload,
-            "services": [{"name": name, "addr": addr} for addr, name in statistics.services.items()],
-            "endpoints": [
-                {**attrs.asdict(endpoint), **_describe_surface(surfaces.get(endpoint.addr))}
-                for endpoint in statistics.endpoints
-            ],
-            "unsent": statistics.unsent,
-            "resets": statistics.resets,
-        }
+        return RpmsgView(
+            "rpmsg",
+            self.live,
+            max_payload=statistics.max_payload,
+            services=tuple(ServiceView(name, addr) for addr, name in statistics.services.items()),
+            endpoints=tuple(_endpoint(own, surfaces.get(own.addr)) for own in statistics.endpoints),
+            unsent=statistics.unsent,
+            resets=statistics.resets,
+        )
 
 
-def _describe_surface(channel: Channel | None) -> dict[str, object]:
+def _endpoint(figures: EndpointStatistics, channel: Channel | None) -> EndpointView:
     if channel is None:
-        return {"surface": None, "path": None, "untaken": {}}
-    return {"surface": channel.surface.kind, "path": channel.spec.path, "untaken": dict(channel.surface.drops)}
+        return EndpointView(figures, None, None, {})
+    return EndpointView(figures, channel.surface.kind, channel.spec.path, dict(channel.surface.drops))
 
 
 def _addresses(end: RpmsgEndSpec) -> frozenset[int]:

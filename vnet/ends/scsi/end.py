@@ -12,10 +12,12 @@ from drivers.devices.scsi import Identity, Initiator, LogicalUnit, Lun, ScsiDoma
 from drivers.devices.scsi.device.device import REQUESTS
 from drivers.flow.figures import RequestFigures, Traffic
 from vnet.ends.base import Figures, OpenContext
+from vnet.ends.scsi.report import InitiatorView, TargetsView, UnitView
 from vnet.ends.scsi.spec import ScsiSpec
 from vnet.ends.store import OpenStore, open_store
 from vnet.linux.background import open_background
 from vnet.spec import MIB
+from vnet.views.ends import EndView
 
 __all__ = ["InitiatorEnd", "TargetsEnd", "open_scsi", "open_scsi_device", "open_scsi_driver"]
 
@@ -59,15 +61,14 @@ class InitiatorEnd:
         own = self.initiator
         return _drops(own.figures, own.control_figures, own.event_figures)
 
-    def describe(self) -> dict[str, object]:
-        config = self.initiator.config
-        return {
-            "kind": "api",
-            "live": self.live,
-            "config": None if config is None else attrs.asdict(config),
-            "resubmitted": sum(figures.queued for figures in self.initiator.figures),
-            "resets": self.initiator.resets,
-        }
+    def snapshot(self) -> EndView:
+        return InitiatorView(
+            "api",
+            self.live,
+            config=self.initiator.config,
+            resubmitted=sum(figures.queued for figures in self.initiator.figures),
+            resets=self.initiator.resets,
+        )
 
 
 @attrs.frozen(eq=False)
@@ -88,25 +89,20 @@ class TargetsEnd:
         own = self.settings
         return _drops(own.figures, own.control, own.events)
 
-    def describe(self) -> dict[str, object]:
+    def snapshot(self) -> EndView:
         own = self.settings
-        return {
-            "kind": "targets",
-            "live": self.live,
-            "in_worker": sum(figures.queued for figures in own.figures),
-            "checks": dict(own.checks),
-            "luns": [_unit(lun, unit) for lun, unit in own.domain.units.items()],
-        }
+        return TargetsView(
+            "targets",
+            self.live,
+            in_worker=sum(figures.queued for figures in own.figures),
+            checks=dict(own.checks),
+            luns=tuple(_unit(lun, unit) for lun, unit in own.domain.units.items()),
+        )
 
 
-def _unit(lun: Lun, unit: LogicalUnit) -> dict[str, object]:
-    return {
-        "lun": str(lun),
-        "serial": unit.identity.serial,
-        **attrs.asdict(unit.store.info),
-        "write_cache": unit.mode.write_cache,
-        "attentions": " ".join(asc.name.lower() for asc in unit.attentions) or None,
-    }
+def _unit(lun: Lun, unit: LogicalUnit) -> UnitView:
+    attentions = " ".join(asc.name.lower() for asc in unit.attentions)
+    return UnitView(str(lun), unit.identity.serial, unit.store.info, unit.mode.write_cache, attentions or None)
 
 
 @asynccontextmanager

@@ -1,0 +1,43 @@
+"""An end of a device type that a program does not know keeps all its facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import pytest
+
+from vnet.views.ends import EndView, OtherEndView
+from vnet.views.parse import from_plain
+from vnet.views.plain import INLINE, to_plain
+
+
+@attrs.frozen
+class Part:
+    size: int
+    names: tuple[str, ...]
+
+
+@attrs.frozen
+class MyView(EndView):
+    path: str | None
+    part: Part
+    inner: Part = attrs.field(metadata=INLINE)
+    table: Mapping[int, Part | None]
+
+
+def test_an_unknown_record_is_received_as_facts() -> None:
+    part = Part(7, ("a", "b"))
+    plain = to_plain(MyView("mine", True, None, part, part, {3: part, 4: None}))
+    inner = {"size": 7, "names": ["a", "b"]}
+    facts = {"path": None, "part": inner, **inner, "table": {"3": inner, "4": None}}
+    assert plain == {"kind": "mine", "live": True, **facts}
+    received = from_plain(EndView, plain)
+    assert received == OtherEndView("mine", True, facts)
+    assert to_plain(received) == plain
+
+
+@pytest.mark.parametrize("raw", [None, 3, [], {}, {"kind": "x"}, {"kind": "x", "live": True, "network": 3}])
+def test_anything_else_is_a_value_error(raw: object) -> None:
+    with pytest.raises(ValueError, match="no EndView"):
+        from_plain(EndView, raw)

@@ -1,0 +1,47 @@
+"""The records of a snapshot cross a socket as JSON and come back as they were."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from trio.testing import wait_all_tasks_blocked
+
+from vnet.system.snapshot import take_snapshot, take_status
+from vnet.system.world import World, open_world
+from vnet.topology.samples import built_in
+from vnet.views.ends import OtherEndView, PortView
+from vnet.views.parse import from_plain
+from vnet.views.plain import to_plain
+from vnet.views.system import StatusView, SystemView
+
+PORTS = 'driver = { kind = "memory" }\ndevice = { kind = "memory" }'
+
+
+def received(world: World) -> SystemView:
+    """The snapshot, as a client has it."""
+    plain = to_plain(take_snapshot(world))
+    system = from_plain(SystemView, json.loads(json.dumps(plain)))
+    assert to_plain(system) == plain
+    return system
+
+
+@pytest.mark.every_transport
+@pytest.mark.parametrize("kind", ["net", "blk", "scsi", "rpmsg"])
+async def test_every_type_of_device_comes_back_as_it_was(kind: str, transport: str) -> None:
+    async with open_world(built_in(kind, transport, PORTS if kind == "net" else "")) as world:
+        received(world)
+        await world.wait_up()
+        [device] = received(world).devices.values()
+        assert device.up
+        assert isinstance(device.driver.port, PortView if kind == "net" else OtherEndView)
+
+
+async def test_the_status_has_names_and_what_is_up() -> None:
+    async with open_world(built_in("net", "pci", PORTS)) as world:
+        await world.wait_up()
+        world.links["pcie0"].bring_down()
+        await wait_all_tasks_blocked()
+        plain = to_plain(take_status(world))
+        assert plain == {"hosts": ["rc", "ep"], "links": {"pcie0": False}, "devices": {"net0": False}}
+        assert from_plain(StatusView, plain) == take_status(world)

@@ -1,0 +1,103 @@
+"""Views of the two ends of a device. Each device type adds the fields of its own ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from vnet.views.plain import INLINE
+
+__all__ = ["EndView", "NetworkView", "OtherEndView", "PairView", "PortView", "ReceptionView", "TrafficView"]
+
+
+@attrs.frozen
+class EndView:
+    """One end of a device; base of the record of each device type."""
+
+    kind: str
+    """Kind of the end, such as tun or api."""
+    live: bool
+    """Whether the end can carry data now."""
+
+
+@attrs.frozen
+class OtherEndView(EndView):
+    """An end whose record this program does not have."""
+
+    facts: Mapping[str, object] = attrs.field(metadata=INLINE)
+
+
+@attrs.frozen
+class TrafficView:
+    """Traffic in one direction."""
+
+    packets: int
+    bytes: int
+    drops: Mapping[str, int]
+
+
+@attrs.frozen
+class PairView:
+    """Traffic of one pair of queues."""
+
+    received: TrafficView
+    """From the other side, sent out of the port."""
+    sent: TrafficView
+    """Read from the port, sent to the other side."""
+
+
+@attrs.frozen
+class ReceptionView:
+    """A receive filter."""
+
+    modes: tuple[str, ...]
+    """Switches that are on, such as promisc."""
+    unicast: tuple[str, ...]
+    multicast: tuple[str, ...]
+    vlans: tuple[int, ...] | None
+    """None: all."""
+
+
+@attrs.frozen(kw_only=True)
+class NetworkView:
+    """A network device as ``ethtool`` shows an interface, from one side. The defaults are those of a device down."""
+
+    speed: int | None
+    """Mbit/s; None: unknown."""
+    duplex: str
+    by_pair: tuple[PairView, ...]
+    commands: Mapping[str, int]
+    """Counters of the control queue."""
+    pairs: int = 0
+    """Pairs of queues in use."""
+    max_pairs: int = 0
+    mac: str | None = None
+    carrier: bool | None = None
+    """None at the driver's side, which reads it from the device."""
+    mtu: int | None = None
+    """None at the driver's side, which reads it from the device."""
+    offloads: tuple[str, ...] = ()
+    receives: ReceptionView | None = None
+
+
+@attrs.frozen
+class PortView(EndView):
+    """An end of a network device: a port."""
+
+    network: NetworkView
+    netns: str | None
+    ifname: str | None
+    """None if the port has no interface."""
+    addresses: tuple[str, ...]
+    """Addresses in the topology."""
+    lost: str
+    """Reason why the interface is gone; empty if it is not."""
+    caps: Mapping[str, object]
+    """Capabilities of the port."""
+    rx_packets: int
+    rx_bytes: int
+    tx_packets: int
+    tx_bytes: int
+    drops: Mapping[str, int]
+    """Frames that the port dropped, by cause."""

@@ -1,0 +1,53 @@
+"""Views from plain data, as a client receives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import attrs
+from cattrs import Converter
+from cattrs.gen import make_dict_structure_fn
+
+from vnet.views.ends import EndView, OtherEndView, PortView
+from vnet.views.plain import INLINE, KEY
+
+__all__ = ["from_plain"]
+
+T = TypeVar("T")
+CONVERTER = Converter(detailed_validation=False)
+
+
+def from_plain(record: type[T], raw: object) -> T:
+    """Return the view that `vnet.views.plain.to_plain` made ``raw`` of.
+
+    Raises ValueError if ``raw`` is that of another version.
+    """
+    try:
+        return CONVERTER.structure(raw, record)
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise ValueError(f"no {record.__name__}: {type(exc).__name__} {exc}") from None
+
+
+def _structure_record(record: type[Any]) -> Callable[[Any, Any], Any]:
+    fields = attrs.fields(attrs.resolve_types(record))
+    inline = [field.name for field in fields if field.metadata == INLINE]
+    keys = {field.name: field.metadata[KEY] for field in fields if KEY in field.metadata}
+    structure = make_dict_structure_fn(record, CONVERTER)
+    if not inline and not keys:
+        return structure
+    return lambda raw, _: structure(
+        {**raw, **dict.fromkeys(inline, raw), **{name: raw[key] for name, key in keys.items()}}, record
+    )
+
+
+def _structure_end(raw: dict[str, object], _: object) -> EndView:
+    if "network" in raw:
+        return CONVERTER.structure(raw, PortView)
+    facts = {key: value for key, value in raw.items() if key not in {"kind", "live"}}
+    return OtherEndView(str(raw["kind"]), bool(raw["live"]), facts)
+
+
+CONVERTER.register_structure_hook_factory(attrs.has, _structure_record)
+CONVERTER.register_structure_hook_func(lambda record: record is object, lambda raw, _: raw)
+CONVERTER.register_structure_hook_func(lambda record: record is EndView, _structure_end)
