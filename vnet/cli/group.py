@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "up": "vnet.cli.up",
     "down": "vnet.cli.down",
     "show": "vnet.cli.show",
+    "ps": "vnet.cli.ps",
     "exec": "vnet.cli.enter",
     "link": "vnet.cli.link",
     "set": "vnet.cli.set",

@@ -8,7 +8,7 @@ import click
 
 from vnet.errors import ControlError
 from vnet.system.client import ask
-from vnet.system.state import run_dir, running
+from vnet.system.state import running, system_names
 
 __all__ = ["complete_devices", "complete_hosts", "complete_links", "complete_systems"]
 
@@ -30,8 +30,7 @@ def _starting(names: Callable[[click.Context], Sequence[str]]) -> Complete:
 
 
 def _systems(_context: click.Context) -> list[str]:
-    names = sorted(path.stem for path in run_dir().glob("*.json"))
-    return [name for name in names if running(name) is not None]
+    return [name for name in system_names() if running(name) is not None]
 
 
 def _hosts(context: click.Context) -> list[str]:
@@ -41,7 +40,7 @@ def _hosts(context: click.Context) -> list[str]:
 
 def _parts(kind: str) -> Callable[[click.Context], list[str]]:
     def query(context: click.Context) -> list[str]:
-        answer = ask(context.params.get("name") or "vnet", "query-vnet", timeout=PATIENCE)
+        answer = ask(context.params.get("name") or "vnet", "query-status", timeout=PATIENCE)
         return list(answer[kind]) if isinstance(answer, dict) else []
 
     return query

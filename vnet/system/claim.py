@@ -17,7 +17,7 @@ from vnet.errors import ControlError
 from vnet.linux.netns import NETNS_DIR, remove_netns
 from vnet.linux.unix_socket import remove_stale
 from vnet.ports.rpmsg.pty import remove_stale_terminal
-from vnet.system.state import State, lock_file, make_run_dir, read_text, socket_path, state_path
+from vnet.system.state import State, lock_file, make_run_dir, read_text, socket_path, state_path, uptime
 from vnet.topology import Topology
 
 __all__ = ["claim", "clean_up"]
@@ -48,7 +48,7 @@ def claim(name: str, topology: Topology) -> Iterator[State]:
                 netns.host: topology.host_netns(name, netns.host) for netns in topology.namespaces(name)
             }
             paths = tuple(str(path.absolute()) for device in topology.devices.values() for path in device.paths())
-            state = State(name, os.getpid(), hosts, made, paths)
+            state = State(name, os.getpid(), hosts, made, paths, uptime())
             os.ftruncate(fd, 0)
             os.pwrite(fd, json.dumps(attrs.asdict(state)).encode() + b"\n", 0)
             yield state

@@ -8,20 +8,22 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import signal
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
 from vnet.errors import ControlError, PrivilegeError
-from vnet.names import FILE_NAME
+from vnet.names import FILE_NAME, NAME
 
 __all__ = ["State", "lock_file", "make_run_dir", "read_state", "read_text", "run_dir", "running"]
-__all__ += ["signal_owner", "socket_path", "state_path"]
+__all__ += ["signal_owner", "socket_path", "state_path", "system_names", "uptime"]
 
 ROOT_DIR = Path("/run/vnet")
 """Directory of the files and sockets of root's systems."""
@@ -45,6 +47,13 @@ class State:
     """Names of namespaces that the system makes."""
     paths: tuple[str, ...] = ()
     """Absolute paths of sockets and terminals that the system makes."""
+    started: float = attrs.field(default=0.0, eq=False)
+    """Start of the system in seconds since this machine was booted; 0 if the file does not say."""
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        return uptime() - self.started
 
     @classmethod
     def parse(cls, name: str, text: str) -> State:
@@ -56,9 +65,10 @@ class State:
         try:
             raw = json.loads(text)
             pid, hosts, netns, paths = raw["pid"], raw["hosts"], raw["netns"], raw.get("paths", [])
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            started = float(raw.get("started", 0.0))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return nothing
-        if not (type(pid) is int and 0 < pid <= PID_MAX and isinstance(hosts, dict)):
+        if not (type(pid) is int and 0 < pid <= PID_MAX and isinstance(hosts, dict) and math.isfinite(started)):
             return nothing
         if not (isinstance(netns, list) and isinstance(paths, list)):
             return nothing
@@ -66,7 +76,7 @@ class State:
         if not (all(isinstance(text, str) for text in names) and all(map(_is_path, paths))):
             return nothing
         hosts = {host: made if _is_file_name(made) else None for host, made in hosts.items()}
-        return cls(name, pid, hosts, tuple(made for made in netns if _is_own(name, made)), tuple(paths))
+        return cls(name, pid, hosts, tuple(made for made in netns if _is_own(name, made)), tuple(paths), started)
 
 
 def _is_file_name(text: str | None) -> bool:
@@ -98,6 +108,16 @@ def run_dir() -> Path:
 def state_path(name: str) -> Path:
     """Return the path of a system's state file."""
     return run_dir() / f"{name}.json"
+
+
+def system_names() -> list[str]:
+    """Return the names of this user's systems, running or killed. Raises PrivilegeError."""
+    return sorted(path.stem for path in run_dir().glob("*.json") if NAME.fullmatch(path.stem))
+
+
+def uptime() -> float:
+    """Return the seconds since this machine was booted. Setting its clock changes nothing."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def socket_path(name: str) -> Path:
