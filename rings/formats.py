@@ -21,8 +21,9 @@ from rings.layout import (
     split_sizes,
 )
 from rings.memory import Addr, Memory
-from rings.observers.inflight import InflightLog, LoggedVringh
-from rings.observers.meter import PACKED_COSTS, SPLIT_COSTS, MeteredVringh, RingCosts
+from rings.observers.inflight import InflightLog, InflightObserver
+from rings.observers.meter import PACKED_COSTS, SPLIT_COSTS, MeterObserver, RingCosts
+from rings.observers.observed import ObservedVringh
 from rings.observers.packed_inflight import PackedLog, packed_log_size
 from rings.observers.split_inflight import SplitLog, split_log_size
 from rings.packed.ring import FIRST_LAP
@@ -84,16 +85,18 @@ class RingFormat:
         event_idx = bool(features >> RingFeature.EVENT_IDX & 1)
         base = self.start if base is None else base
         ring = self.device(memory, num, addrs, event_idx=event_idx, indirect=indirect, base=base, table_max=table_max)
-        return ring if meter is None else MeteredVringh(ring, meter, self.costs, indirect=indirect)
+        if meter is None:
+            return ring
+        return ObservedVringh(ring, MeterObserver(meter, self.costs, indirect=indirect))
 
-    def with_log(self, ring: Vringh, memory: memoryview, entries: int) -> LoggedVringh:
+    def with_log(self, ring: Vringh, memory: memoryview, entries: int) -> ObservedVringh:
         """Return ``ring`` with an inflight log in ``memory``, resumed at the state in the log.
 
         Raises BadRing for an invalid log: then ``memory`` is released, and the caller still owns the ring.
         """
         log = self.log(ring, memory, entries)
         try:
-            return LoggedVringh(ring, log)
+            return ObservedVringh(ring, InflightObserver(log))
         except RemoteRingError:
             log.close()
             raise
@@ -101,34 +104,34 @@ class RingFormat:
 
 FORMATS: Mapping[str, RingFormat] = {
     "split": RingFormat(
-        "split",
-        split_sizes,
-        SPLIT_ALIGN,
-        contiguous_split,
-        False,
-        0,
-        SplitVirtqueue,
-        SplitVringh,
-        SPLIT_COSTS,
-        (False, False, True),
-        check_split,
-        SplitLog,
-        split_log_size,
+        name="split",
+        sizes=split_sizes,
+        align=SPLIT_ALIGN,
+        contiguous=contiguous_split,
+        any_num=False,
+        start=0,
+        driver=SplitVirtqueue,
+        device=SplitVringh,
+        costs=SPLIT_COSTS,
+        written=(False, False, True),
+        check=check_split,
+        log=SplitLog,
+        log_size=split_log_size,
     ),
     "packed": RingFormat(
-        "packed",
-        packed_sizes,
-        PACKED_ALIGN,
-        contiguous_packed,
-        True,
-        FIRST_LAP,
-        PackedVirtqueue,
-        PackedVringh,
-        PACKED_COSTS,
-        (True, False, True),
-        check_packed,
-        PackedLog,
-        packed_log_size,
+        name="packed",
+        sizes=packed_sizes,
+        align=PACKED_ALIGN,
+        contiguous=contiguous_packed,
+        any_num=True,
+        start=FIRST_LAP,
+        driver=PackedVirtqueue,
+        device=PackedVringh,
+        costs=PACKED_COSTS,
+        written=(True, False, True),
+        check=check_packed,
+        log=PackedLog,
+        log_size=packed_log_size,
     ),
 }
 """Ring formats by name."""

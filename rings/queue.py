@@ -1,6 +1,29 @@
 """The two interfaces of a virtqueue, one for each side, implemented by both ring formats.
 
-A driver holds a `Virtqueue`, a device a `Vringh`. Neither waits: an empty ring is a return value.
+A driver holds a `Virtqueue`, a device a `Vringh`. Neither waits: an empty ring is a return value. A queue's whole life,
+with its memory, the two sides, and one request:
+
+>>> from rings import FORMATS, Addr, MappedMemory
+>>> memory, form = MappedMemory(), FORMATS["split"]
+>>> memory.add(Addr(0), memoryview(bytearray(1 << 16)))
+>>> addrs, _ = form.contiguous(8, Addr(0), 64)
+>>> driver = form.driver(memory, 8, addrs, event_idx=True)
+>>> device = form.device(memory, 8, addrs, event_idx=True, indirect=False)
+>>> device.notify_enable()  # the device waits: is work left?
+False
+>>> memory.view(Addr(0x8000), 5, True)[:] = b"hello"
+>>> driver.add([(Addr(0x8000), 5)], [(Addr(0x9000), 16)], 7)
+>>> driver.publish()  # must the driver kick?
+True
+>>> [(head, readable, writable)] = device.getdescs(64)
+>>> writable[0][:5] = bytes(readable[0]).upper()
+>>> device.complete_each([(head, 5)])
+>>> device.publish()  # must the device call?
+True
+>>> driver.get_each(64), bytes(memory.view(Addr(0x9000), 5))  # token and bytes written
+([(7, 5)], b'HELLO')
+>>> device.close(), driver.close()  # as after a reset
+(None, None)
 """
 
 from __future__ import annotations
@@ -117,8 +140,13 @@ class Virtqueue(Protocol):
 class Vringh(Protocol):
     """The device's side: it reaches the ring through the memory it is given, and validates all it reads."""
 
-    num: int
-    broken: bool
+    @property
+    def num(self) -> int:
+        """Descriptors in the ring."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether the queue is latched: it reads as empty."""
 
     @property
     def paused(self) -> bool:
@@ -188,11 +216,17 @@ class Vringh(Protocol):
 
 
 def getdesc(ring: Vringh) -> Chain | None:
-    """Take the next chain: `Vringh.getdescs` for devices that answer chain by chain. Returns None if there is none."""
+    """Take the next chain, as `Vringh.getdescs` with a limit of 1. Returns None if there is none.
+
+    For devices whose requests differ much in work (disks, SCSI, control queues): their budget is checked before each.
+    """
     chains = ring.getdescs(1)
     return chains[0] if chains else None
 
 
 def complete(ring: Vringh, head: int, written: int) -> None:
-    """Mark one chain as used, with ``written`` bytes: `Vringh.complete_each` for devices that answer chain by chain."""
+    """Mark one chain as used, with ``written`` bytes, as `Vringh.complete_each` does.
+
+    For devices that answer each request when it is done.
+    """
     ring.complete_each(((head, written),))

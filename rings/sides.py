@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from rings.areas import Areas
-from rings.batch import BatchVringh
 from rings.errors import BadRing, LocalRingError, MemoryFault, QueueFull
 from rings.layout import DESC_SIZE, WRITE
 from rings.memory import Addr, Memory
@@ -86,7 +85,7 @@ class DriverSide:
         return QueueStatistics(self._chains, self._returned, self._kicks, self._suppressed, self._bad_lengths)
 
 
-class DeviceSide(BatchVringh):
+class DeviceSide:
     """State of the device's side. It trusts nothing in the ring and reads each field once."""
 
     def __init__(self, memory: Memory, areas: Areas, num: int, indirect: bool, table_max: int) -> None:

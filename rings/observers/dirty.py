@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rings.chain import Chain
-from rings.errors import LocalRingError, MemoryFault, RemoteRingError
+from rings.chain import Chain, total
+from rings.errors import LocalRingError
 from rings.memory import Addr, Memory
-from rings.observers.wrapper import VringhWrapper
-from rings.queue import Vringh
+from rings.observers.observed import Observer
 
-__all__ = ["DirtyLog", "DirtyVringh", "Range", "WriteRecorder", "dirty_log_size"]
+__all__ = ["DirtyLog", "DirtyObserver", "Range", "WriteRecorder", "dirty_log_size"]
 
 PAGE = 4096
 SPAN = 8 * PAGE
@@ -74,67 +73,51 @@ class WriteRecorder:
         return views
 
 
-class DirtyVringh(VringhWrapper[Vringh]):
-    """A `rings.queue.Vringh` that marks all that its device may have written: the buffers of chains that are completed
-    or abandoned, or in flight when the ring closes, and the ring areas that a device writes.
+class DirtyObserver(Observer):
+    """Marks all that a device may have written: the buffers of chains that are completed or abandoned, or in flight
+    when the ring closes, and the ring areas that a device writes.
 
     Whole buffers are marked, because a device may state a smaller length than it wrote.
     """
 
-    def __init__(self, ring: Vringh, log: DirtyLog, memory: WriteRecorder, areas: Sequence[Range]) -> None:
-        """Wrap ``ring``, made with ``memory``; ``areas`` are the ring areas that its device writes."""
-        super().__init__(ring)
+    def __init__(self, log: DirtyLog, memory: WriteRecorder, areas: Sequence[Range]) -> None:
+        """Watch a ring that was made with ``memory``; ``areas`` are the ring areas that its device writes."""
         self._log = log
         self._memory = memory
         self._areas = areas
         self._taken: dict[int, list[Range]] = {}
 
-    def getdescs(self, limit: int, /) -> list[Chain]:
-        chains: list[Chain] = []
-        writes = self._memory.writes
-        try:
-            while len(chains) < limit:
-                writes.clear()
-                taken = self._ring.getdescs(1)  # one at a time, so that all recorded ranges belong to this chain
-                if not taken:
-                    break
-                self._taken[taken[0][0]] = writes.copy()
-                chains += taken
-        except (RemoteRingError, MemoryFault):
-            # The next call meets the bad chain first and raises.
-            if not chains:
-                raise
-        return chains
+    def taking(self) -> None:
+        self._memory.writes.clear()
 
-    def abandon(self, count: int, /) -> Sequence[int]:
-        heads = self._ring.abandon(count)
+    def took(self, chains: Sequence[Chain], /) -> None:
+        # The ranges were recorded in the order of the chains; a bad chain may have left more of them at the end.
+        writes = iter(self._memory.writes)
+        for head, _, writable in chains:
+            ranges: list[Range] = []
+            size = total(writable)
+            while size:
+                ranges.append(next(writes))
+                size -= ranges[-1][1]
+            self._taken[head] = ranges
+
+    def put_back(self, heads: Sequence[int], /) -> None:
         self._mark(heads)
-        return heads
 
-    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
-        self._ring.complete_each(done)
+    def completed(self, done: Sequence[tuple[int, int]], /) -> None:
         self._mark([head for head, _ in done])
         self._mark_ring()
 
-    def publish(self) -> bool:
-        wanted = self._ring.publish()
+    def published(self) -> None:
         self._mark_ring()
         self._log.on_mark()
-        return wanted
 
-    def notify_enable(self) -> bool:
-        work_left = self._ring.notify_enable()
-        self._mark_ring()
-        return work_left
-
-    def notify_disable(self) -> None:
-        self._ring.notify_disable()
+    def kicks_switched(self, enabled: bool, /) -> None:
         self._mark_ring()
 
-    def close(self) -> None:
+    def closed(self) -> None:
         """Mark the chains still in flight: the device may have written to them."""
         self._mark(list(self._taken))
-        super().close()
 
     def _mark(self, heads: Sequence[int]) -> None:
         # Writes become visible before the mark. Pairs with the atomic exchange by which the front end reads the log.

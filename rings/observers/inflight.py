@@ -1,4 +1,4 @@
-"""A device-side ring that logs chains in flight, so that the next device can resume after a crash.
+"""The log of chains in flight, with which the next device can resume after a crash.
 
 The layouts are those of vhost-user's inflight region, one per ring format. The front end keeps that memory and does not
 write to it, but a device still validates the contents like all data from the other side.
@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rings.chain import Chain
-from rings.observers.wrapper import VringhWrapper
-from rings.queue import Vringh
+from rings.observers.observed import Observer
 
-__all__ = ["InflightLog", "LoggedVringh", "log_size"]
+__all__ = ["InflightLog", "InflightObserver", "log_size"]
 
 ALIGN = 64
 VERSION = 1
@@ -50,45 +49,38 @@ class InflightLog(Protocol):
         """Release the log's memory; later use raises ValueError."""
 
 
-class LoggedVringh(VringhWrapper[Vringh]):
-    """A `rings.queue.Vringh` with an `InflightLog`, which costs a few stores per chain."""
+class InflightObserver(Observer):
+    """Keeps an `InflightLog`, which costs a few stores per chain."""
 
-    def __init__(self, ring: Vringh, log: InflightLog) -> None:
-        """Resume ``ring`` from ``log``. On BadRing, the caller closes both."""
-        super().__init__(ring)
+    def __init__(self, log: InflightLog) -> None:
+        """Resume the ring of ``log``. On BadRing, the caller closes both."""
         self._log = log
         self._resumed = set(log.resume())
         """Heads taken by the previous device and not completed yet; they keep their entries in the log."""
         self._batch: list[int] = []
 
-    def getdescs(self, limit: int, /) -> list[Chain]:
-        chains = self._ring.getdescs(limit)
+    def took(self, chains: Sequence[Chain], /) -> None:
         # A batch has either resumed or new chains, never both.
         if chains and chains[0][0] not in self._resumed:
             self._log.record([head for head, _, _ in chains])
-        return chains
 
-    def abandon(self, count: int, /) -> Sequence[int]:
-        heads = self._ring.abandon(count)
+    def put_back(self, heads: Sequence[int], /) -> None:
         for head in heads:
             if head not in self._resumed:
                 self._log.cancel(head)
-        return heads
 
-    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
-        self._ring.complete_each(done)
+    def completed(self, done: Sequence[tuple[int, int]], /) -> None:
         self._batch += [head for head, _ in done]
 
-    def publish(self) -> bool:
-        if not self._batch:
-            return self._ring.publish()
-        self._log.begin_publish(self._batch)
-        wanted = self._ring.publish()
-        self._log.end_publish(self._batch)
-        self._resumed.difference_update(self._batch)
-        self._batch = []
-        return wanted
+    def publishing(self) -> None:
+        if self._batch:
+            self._log.begin_publish(self._batch)
 
-    def close(self) -> None:
-        super().close()
+    def published(self) -> None:
+        if self._batch:
+            self._log.end_publish(self._batch)
+            self._resumed.difference_update(self._batch)
+            self._batch = []
+
+    def closed(self) -> None:
         self._log.close()

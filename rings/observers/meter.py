@@ -1,4 +1,4 @@
-"""A device-side ring that reports its memory accesses to a meter."""
+"""The meter of a timed link: it counts the accesses of a device's side to the driver's memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import attrs
 
 from rings.chain import Chain
 from rings.layout import DESC_SIZE
-from rings.observers.wrapper import VringhWrapper
-from rings.queue import Meter, Vringh
+from rings.observers.observed import Observer
+from rings.queue import Meter
 
-__all__ = ["PACKED_COSTS", "SPLIT_COSTS", "MeteredVringh", "RingCosts"]
+__all__ = ["PACKED_COSTS", "SPLIT_COSTS", "MeterObserver", "RingCosts"]
 
 
 @attrs.frozen
@@ -34,37 +34,31 @@ SPLIT_COSTS = RingCosts(look=2, entry=2, used=8, index=2, event=2)
 PACKED_COSTS = RingCosts(look=DESC_SIZE, entry=0, used=DESC_SIZE, index=0, event=4)
 
 
-class MeteredVringh(VringhWrapper[Vringh]):
-    """Any `rings.queue.Vringh`. Meters a chain when it is completed; abandoned chains cost nothing.
+class MeterObserver(Observer):
+    """Meters a chain when it is completed; abandoned chains cost nothing.
 
     The accesses are those of a simple device: one for the descriptors of a chain, one for each of its buffers, and
     one for each ring field. If ``indirect`` tables are negotiated, a chain of several descriptors counts as one table.
     """
 
-    def __init__(self, ring: Vringh, meter: Meter, costs: RingCosts, *, indirect: bool) -> None:
-        super().__init__(ring)
+    def __init__(self, meter: Meter, costs: RingCosts, *, indirect: bool) -> None:
         self._meter = meter
         self._costs = costs
         self._indirect = indirect
         self._taken: dict[int, tuple[list[int], list[int]]] = {}
         self._unpublished = False
 
-    def getdescs(self, limit: int, /) -> list[Chain]:
-        chains = self._ring.getdescs(limit)
+    def took(self, chains: Sequence[Chain], /) -> None:
         if not chains:
             self._meter.read(self._costs.look)
         for head, readable, writable in chains:
             self._taken[head] = [len(seg) for seg in readable], [len(seg) for seg in writable]
-        return chains
 
-    def abandon(self, count: int, /) -> Sequence[int]:
-        heads = self._ring.abandon(count)
+    def put_back(self, heads: Sequence[int], /) -> None:
         for head in heads:
             del self._taken[head]
-        return heads
 
-    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
-        self._ring.complete_each(done)
+    def completed(self, done: Sequence[tuple[int, int]], /) -> None:
         for head, written in done:
             self._bill(*self._taken.pop(head), written)
         self._unpublished = True
@@ -86,20 +80,18 @@ class MeteredVringh(VringhWrapper[Vringh]):
             written -= part
         meter.write(self._costs.used)
 
-    def publish(self) -> bool:
-        wanted = self._ring.publish()
+    def published(self) -> None:
         if self._unpublished:
             self._unpublished = False
             self._access(self._meter.write, self._costs.index)
             self._meter.read(self._costs.event)
-        return wanted
 
     @staticmethod
     def _access(act: Callable[[int], None], size: int) -> None:
         if size:
             act(size)
 
-    def notify_enable(self) -> bool:
-        self._meter.write(self._costs.event)
-        self._meter.read(self._costs.look)
-        return self._ring.notify_enable()
+    def kicks_switched(self, enabled: bool, /) -> None:
+        if enabled:
+            self._meter.write(self._costs.event)
+            self._meter.read(self._costs.look)

@@ -13,7 +13,8 @@ from rings.errors import BadRing, LocalRingError
 from rings.formats import FORMATS
 from rings.layout import DESC_SIZE, NEXT, WRITE
 from rings.memory import Addr, MappedMemory
-from rings.observers.dirty import DirtyLog, DirtyVringh, WriteRecorder, dirty_log_size
+from rings.observers.dirty import DirtyLog, DirtyObserver, WriteRecorder, dirty_log_size
+from rings.observers.observed import ObservedVringh
 from support.rigs.ring import get
 
 PAGE, SPAN, NUM = 4096, 32768, 8
@@ -44,7 +45,8 @@ class Moved:
         inside = kind.device(self.recorder, NUM, addrs, event_idx=event_idx, indirect=True)
         places = zip((addrs.desc, addrs.driver, addrs.device), kind.sizes(NUM), strict=True)
         areas = [place for place, written in zip(places, kind.written, strict=True) if written]
-        self.device = DirtyVringh(inside, log, self.recorder, areas)
+        self.observer = DirtyObserver(log, self.recorder, areas)
+        self.device = ObservedVringh(inside, self.observer)
         self.taken: list[Chain] = []
         self.added = 0
 
@@ -115,7 +117,7 @@ class Moved:
         self.bits[:] = bytes(len(self.bits))
         for at in range(0, SIZE, SPAN):
             if self.copy[at : at + SPAN] != self.data[at : at + SPAN]:
-                held = [seg for segs in self.device._taken.values() for seg in segs]
+                held = [seg for segs in self.observer._taken.values() for seg in segs]
                 assert any(addr < BASE + at + SPAN and BASE + at < addr + size for addr, size in held), at // SPAN
 
 

@@ -13,7 +13,7 @@ from rings.chain import total
 from rings.errors import BadRing, MemoryFault
 from rings.formats import FORMATS
 from rings.memory import Addr, Memory
-from rings.observers.inflight import LoggedVringh
+from rings.observers.observed import ObservedVringh
 from rings.queue import Virtqueue, complete
 from support.rigs.packed import PackedRig
 from support.rigs.ring import SPOT, Rig, get, seg
@@ -90,7 +90,7 @@ class Life:
         self.served: Counter[object] = Counter()
         self.sizes: dict[object, int] = {}
         self.added = 0
-        self.device: LoggedVringh
+        self.device: ObservedVringh
         self.start()
 
     def start(self) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rings.errors import BadRing, MemoryFault
 from rings.layout import WRITE
 from rings.memory import Addr
-from rings.observers.wrapper import VringhWrapper
+from rings.observers.observed import ObservedVringh, Observer
 from rings.queue import Vringh, getdesc
 from rings.testing import Act, Desc, PackedDesc
 from support.rigs.packed import PackedRig
@@ -138,7 +138,7 @@ def test_what_it_gives_is_what_getdescs_gives(
         driver.add(readable, writable, 0)
     driver.publish()
     inner = rig.device()
-    around: Vringh = VringhWrapper(rig.device())
+    around: Vringh = ObservedVringh(rig.device(), Observer())
     once, by_chain = everything(inner, limit), everything(around, limit)
     assert once == by_chain
     assert len(once) == len(chains)

@@ -9,9 +9,9 @@ import pytest
 from rings.errors import BadRing
 from rings.layout import NEXT
 from rings.memory import Addr
-from rings.observers.dirty import DirtyLog, DirtyVringh, WriteRecorder, dirty_log_size
-from rings.observers.meter import SPLIT_COSTS, MeteredVringh
-from rings.observers.wrapper import VringhWrapper
+from rings.observers.dirty import DirtyLog, DirtyObserver, WriteRecorder, dirty_log_size
+from rings.observers.meter import SPLIT_COSTS, MeterObserver
+from rings.observers.observed import ObservedVringh, Observer
 from rings.queue import Vringh, getdesc
 from rings.sides import CHAIN_MAX
 from rings.split.vringh import SplitVringh
@@ -33,17 +33,18 @@ def plain(rig: RingRig) -> Vringh:
 
 
 def around(rig: RingRig) -> Vringh:
-    return VringhWrapper(plain(rig))
+    return ObservedVringh(plain(rig), Observer())
 
 
 def metered(rig: RingRig) -> Vringh:
-    return MeteredVringh(plain(rig), Meter(), SPLIT_COSTS, indirect=True)
+    return ObservedVringh(plain(rig), MeterObserver(Meter(), SPLIT_COSTS, indirect=True))
 
 
 def dirty(rig: RingRig) -> Vringh:
     memory = WriteRecorder(rig.memory)
     ring = rig.device(memory=memory)  # type: ignore[attr-defined]
-    return DirtyVringh(ring, DirtyLog(memoryview(bytearray(dirty_log_size(1 << 30)))), memory, ())
+    log = DirtyLog(memoryview(bytearray(dirty_log_size(1 << 30))))
+    return ObservedVringh(ring, DirtyObserver(log, memory, ()))
 
 
 RIGS: dict[str, Callable[[], RingRig]] = {"split": lambda: Rig(16), "packed": lambda: PackedRig(16)}

@@ -9,7 +9,8 @@ import pytest
 from drivers.registry import TRANSPORTS
 from rings.features import RingFeature
 from rings.formats import RING_FEATURES
-from rings.observers.meter import MeteredVringh
+from rings.observers.meter import MeterObserver
+from rings.observers.observed import ObservedVringh
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.packed.vringh import PackedVringh
 from vnet.spec import LinkSpec
@@ -73,7 +74,8 @@ async def test_a_link_that_takes_time_bills_the_fields_of_a_packed_ring() -> Non
         async with open_pair(Options(link=TIMED)) as pair:
             await pair.transfer(1 << 16)
             queue = pair.vhost.queues[1]
-            assert isinstance(queue.ring, MeteredVringh)
+            assert isinstance(queue.ring, ObservedVringh)
+            assert isinstance(queue.ring.observer, MeterObserver)
             timing = pair.link.statistics().timing
             assert timing is not None
             assert timing.slept > 0

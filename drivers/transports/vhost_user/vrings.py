@@ -24,7 +24,8 @@ from rings.features import RingFeature
 from rings.formats import FORMATS, RingFormat, ring_format
 from rings.layout import RingAddrs
 from rings.memory import Memory
-from rings.observers.dirty import DirtyVringh, Range
+from rings.observers.dirty import DirtyObserver, Range
+from rings.observers.observed import ObservedVringh
 from rings.packed.vringh import PackedVringh
 from rings.queue import Vringh
 from rings.split.vringh import SplitVringh
@@ -309,7 +310,7 @@ class Vrings:
         """Wrap a ring with dirty logging, outermost."""
         assert self.dirty.log is not None
         ring = ring if resume is None else resume(ring)
-        return DirtyVringh(ring, self.dirty.log, self.memory.recorder, ranges)
+        return ObservedVringh(ring, DirtyObserver(self.dirty.log, self.memory.recorder, ranges))
 
     def _resumption(self, ring: RingSettings, addrs: RingAddrs) -> tuple[int, Callable[[Vringh], Vringh] | None]:
         """Return the used position to resume at and the wrapper that resumes chains. Raises MessageRefused."""
