@@ -23,7 +23,6 @@ from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
 from drivers.carriers.base import wait_reset
 from drivers.carriers.platform import VirtioPlatformDriver
 from drivers.contracts.hw import MmioRegion, PlatformSlot
-from drivers.errors import ProbeError
 from drivers.memory.vring import VringMemory
 from drivers.registry import Transport
 from rings.formats import RING_FEATURES
@@ -87,7 +86,9 @@ class Back(VhostBack):
 
     def write(self, offset: int, size: int, value: int) -> None:
         device, queue = self.device, self.device.idle_queue(self._selected)
-        if offset == Reg.FEATURES:
+        if offset >= CONFIG:
+            device.write_config(offset - CONFIG, value.to_bytes(size, "little"))
+        elif offset == Reg.FEATURES:
             for select in (0, 1):  # the device takes features 32 bits at a time
                 device.write_driver_features(select, value >> 32 * select)
         elif offset in (Reg.STATUS, Reg.KICK):
@@ -152,7 +153,7 @@ class Front:
         return self._region.read(CONFIG + offset, size).to_bytes(size, "little")
 
     async def write_config(self, offset: int, data: bytes) -> None:
-        raise ProbeError("no driver of a network device writes its configuration")
+        self._region.write(CONFIG + offset, len(data), int.from_bytes(data, "little"))
 
     async def find_vqs(self, device: VirtioDevice, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
         """Allocate the rings in the driver's memory, pass their addresses to the device, and return the queues."""

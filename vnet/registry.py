@@ -72,5 +72,5 @@ class Registry(Mapping[str, T], Generic[T]):
                 except Exception as exc:  # noqa: BLE001  the package is not ours: any error is its own
                     package = point.dist.name if point.dist is not None else point.value
                     why = " ".join(str(exc).split()) or type(exc).__name__
-                    LOG.warning("%s %s of package %s is left out: %s", self._group, point.name, package, why)
+                    LOG.warning("%s: %s of package %s is left out: %s", self._group, point.name, package, why)
         return self._records

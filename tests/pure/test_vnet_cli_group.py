@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from vnet.cli import main
+from vnet.cli.group import COMMANDS
 
 WIDTH = 80
 
@@ -35,3 +36,10 @@ def test_help_shows_the_whole_summary_of_every_command(args: list[str], group: c
         assert len(line) <= WIDTH
         assert line.endswith("."), name
         assert not line.endswith("..."), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_summary_of_a_command_is_the_first_sentence_of_its_help(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert command.get_short_help_str(limit=1000) == COMMANDS[name][1]

@@ -16,23 +16,23 @@ from vnet.version import __version__
 
 __all__ = ["main"]
 
-COMMANDS: Mapping[str, str] = {
-    "demo": "vnet.cli.demo",
-    "up": "vnet.cli.up",
-    "down": "vnet.cli.down",
-    "show": "vnet.cli.show",
-    "ps": "vnet.cli.ps",
-    "exec": "vnet.cli.enter",
-    "link": "vnet.cli.link",
-    "set": "vnet.cli.set",
-    "bench": "vnet.cli.bench",
-    "serve": "vnet.cli.serve",
-    "doctor": "vnet.cli.doctor",
-    "validate": "vnet.cli.validate",
-    "schema": "vnet.cli.schema",
-    "completion": "vnet.cli.completion",
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": ("vnet.cli.demo", "Build a system with one device and test the device."),
+    "up": ("vnet.cli.up", "Build the system in a TOPOLOGY file and keep it running."),
+    "down": ("vnet.cli.down", "End a running system, or clean up after a killed one."),
+    "show": ("vnet.cli.show", "Print hosts, links, devices and traffic."),
+    "ps": ("vnet.cli.ps", "List the systems of this user."),
+    "exec": ("vnet.cli.enter", "Run CMD in the network namespace of HOST."),
+    "link": ("vnet.cli.link", "Take LINK, or all links, down or up while the system runs."),
+    "set": ("vnet.cli.set", "Change SETTING of DEVICE while the system runs."),
+    "bench": ("vnet.cli.bench", "Measure this stack and alternatives to it; show medians."),
+    "serve": ("vnet.cli.serve", "Serve a device over vhost-user, for example to QEMU."),
+    "doctor": ("vnet.cli.doctor", "Check the machine: Python, kernel, rights and programs."),
+    "validate": ("vnet.cli.validate", "Check topology files without building anything."),
+    "schema": ("vnet.cli.schema", "Print the JSON Schema of topology files."),
+    "completion": ("vnet.cli.completion", "Print the completion script for a SHELL."),
 }
-"""Module by command."""
+"""Module, and first sentence of the help, by command."""
 
 
 class LazyCommands(dict[str, click.Command]):
@@ -42,8 +42,7 @@ class LazyCommands(dict[str, click.Command]):
         super().__init__(dict.fromkeys(COMMANDS, click.Command(None)))
 
     def __getitem__(self, name: str) -> click.Command:
-        command = importlib.import_module(COMMANDS[name]).command
-        assert isinstance(command, click.Command)
+        command: click.Command = importlib.import_module(COMMANDS[name][0]).command
         return command
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -54,7 +53,11 @@ class LazyCommands(dict[str, click.Command]):
 
 
 class CommandGroup(click.Group):
-    """The group of all commands, which switches the handler of Ctrl-C after the imports."""
+    """The group of all commands: its help imports none of them; Ctrl-C is handled differently once one is imported."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -40,7 +40,7 @@ class SetCommand(click.Command):
     help = property(_full_help, _set_help)
 
 
-@click.command("set", cls=SetCommand, short_help="Change a setting of a device while the system runs.")
+@click.command("set", cls=SetCommand)
 @name_option
 @click.argument("device", shell_complete=complete_devices)
 @click.argument("setting")
