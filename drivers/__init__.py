@@ -10,8 +10,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from drivers.bus.back import Identity, VhostBack
     from drivers.bus.vhost import VhostBound, VhostBus, VhostDevice
     from drivers.bus.virtio import VirtioBound, VirtioBus, VirtioDevice
+    from drivers.carriers.options import TransportOptions
+    from drivers.carriers.transport import (
+        LinkTransport,
+        NtbTransport,
+        PlatformTransport,
+        SocketTransport,
+        Transport,
+    )
     from drivers.device_type import DeviceType, Side
     from drivers.devices.blk import Disk
     from drivers.devices.rpmsg import Endpoint, RpmsgBus
@@ -27,7 +36,7 @@ if TYPE_CHECKING:
     )
     from drivers.questions.answer import AnswerFlow
     from drivers.questions.ask import QuestionFlow
-    from drivers.registry import TRANSPORTS, Transport
+    from drivers.registry import TRANSPORTS
 
 __all__ = [
     "AnswerFlow",
@@ -36,17 +45,24 @@ __all__ = [
     "DriverError",
     "Endpoint",
     "FeatureMismatch",
+    "Identity",
     "Initiator",
+    "LinkTransport",
     "NeedsReset",
+    "NtbTransport",
+    "PlatformTransport",
     "PortGone",
     "ProbeDeferred",
     "ProbeError",
     "QuestionFlow",
     "RpmsgBus",
     "Side",
+    "SocketTransport",
     "TRANSPORTS",
     "Transport",
     "TransportLost",
+    "TransportOptions",
+    "VhostBack",
     "VhostBound",
     "VhostBus",
     "VhostDevice",
@@ -62,17 +78,24 @@ _HOMES: Mapping[str, str] = {
     "DriverError": "drivers.errors",
     "Endpoint": "drivers.devices.rpmsg",
     "FeatureMismatch": "drivers.errors",
+    "Identity": "drivers.bus.back",
     "Initiator": "drivers.devices.scsi",
+    "LinkTransport": "drivers.carriers.transport",
     "NeedsReset": "drivers.errors",
+    "NtbTransport": "drivers.carriers.transport",
+    "PlatformTransport": "drivers.carriers.transport",
     "PortGone": "drivers.errors",
     "ProbeDeferred": "drivers.errors",
     "ProbeError": "drivers.errors",
     "QuestionFlow": "drivers.questions.ask",
     "RpmsgBus": "drivers.devices.rpmsg",
     "Side": "drivers.device_type",
+    "SocketTransport": "drivers.carriers.transport",
     "TRANSPORTS": "drivers.registry",
-    "Transport": "drivers.registry",
+    "Transport": "drivers.carriers.transport",
     "TransportLost": "drivers.errors",
+    "TransportOptions": "drivers.carriers.options",
+    "VhostBack": "drivers.bus.back",
     "VhostBound": "drivers.bus.vhost",
     "VhostBus": "drivers.bus.vhost",
     "VhostDevice": "drivers.bus.vhost",

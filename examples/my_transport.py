@@ -22,9 +22,9 @@ from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
 from drivers.carriers.base import wait_reset
 from drivers.carriers.platform import VirtioPlatformDriver
+from drivers.carriers.transport import PlatformTransport
 from drivers.contracts.hw import MmioRegion, PlatformSlot
 from drivers.memory.vring import VringMemory
-from drivers.registry import Transport
 from rings.formats import RING_FEATURES
 from rings.layout import Area
 from rings.memory import Memory
@@ -183,7 +183,7 @@ class Front:
 
 
 # Registers the transport.
-add_transport("mine", Transport("host", VirtioPlatformDriver("mine", (MINE,), Front), Back))
+add_transport("mine", PlatformTransport(VirtioPlatformDriver("mine", (MINE,), Front), Back))
 
 FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"hello over a custom transport"
 

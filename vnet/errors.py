@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from drivers.fields import FieldError, Keys, dotted, shown
 from rings.errors import MemoryFault
 
 __all__ = [
@@ -46,47 +47,6 @@ class PoisonedData(MemoryFault):
     """The data arrived marked as damaged, and must not be used."""
 
 
-Keys = tuple[str | int, ...]
-"""Keys of tables and indexes of lists that lead to a value."""
-
-
-def dotted(keys: Keys) -> str:
-    """Return the keys as one path, such as devices.scsi0.device.luns[0].size."""
-    texts = (f"[{key}]" if isinstance(key, int) else f".{_printable(key)}" for key in keys)
-    return "".join(texts).removeprefix(".")
-
-
-def _printable(key: str) -> str:
-    return key if key.isprintable() else repr(key)
-
-
-def _shown(value: object) -> str:
-    """Return ``value`` on one line: `repr` keeps the lines of a text together."""
-    try:
-        return repr(value)
-    except (ValueError, RecursionError):  # a number of too many digits, or tables nested too deeply
-        return "a value too long to print"
-
-
-class FieldError(ValueError):
-    """A record has an invalid ``value`` at ``keys``; a ``value`` of None is a missing one. ``why`` is the reason."""
-
-    def __init__(self, keys: Keys, value: object, why: str) -> None:
-        super().__init__(keys, value, why)
-        self.keys, self.value, self.why = keys, value, why
-
-    def __str__(self) -> str:
-        return str(self.in_file(""))
-
-    def inside(self, *keys: str | int) -> FieldError:
-        """Return the same error of the record that has this one at ``keys``."""
-        return FieldError((*keys, *self.keys), self.value, self.why)
-
-    def in_file(self, file: str) -> ConfigError:
-        """Return the error of a ``file`` whose top level is the record."""
-        return ConfigError(file, dotted(self.keys) or "top level", self.value, self.why)
-
-
 class SettingRefused(OSError):
     """The kernel refused the ``value`` of an interface's setting ``field``; ``why`` is the reason."""
 
@@ -113,7 +73,7 @@ class ConfigError(Exception):
     @classmethod
     def of(cls, file: str, errors: Sequence[FieldError]) -> ConfigError:
         """Return the error of a ``file`` with at least one invalid setting."""
-        first, *others = (error.in_file(file) for error in errors)
+        first, *others = (cls(file, dotted(error.keys) or "top level", error.value, error.why) for error in errors)
         first.more = tuple(others)
         return first
 
@@ -125,7 +85,7 @@ class ConfigError(Exception):
     def __str__(self) -> str:
         if self.value is None:
             return ": ".join(filter(None, (self.file, self.path, self.why)))
-        return ": ".join(filter(None, (self.file, f"{self.path} = {_shown(self.value)}", self.why)))
+        return ": ".join(filter(None, (self.file, f"{self.path} = {shown(self.value)}", self.why)))
 
 
 @contextmanager

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import attrs
 
+from drivers.bus.back import Identity
+from drivers.carriers.options import ANY_UID, TransportOptions
 from drivers.device_type import DeviceType
+from drivers.fields import PATH_RULE, Must, fits_socket, is_path, must
 from drivers.registry import TRANSPORTS
 from rings.features import bits, mask
 from vnet.errors import FieldError, Keys
@@ -29,7 +31,6 @@ __all__ = [
     "LinkSpec",
     "Netns",
     "NtbSpec",
-    "OF_TRANSPORT",
     "PATH_RULE",
     "PeerSpec",
     "WINDOW",
@@ -41,8 +42,6 @@ __all__ = [
 ]
 
 MIB = 1 << 20
-ANY_UID = (1 << 32) - 1
-"""The user id that no user has."""
 CARRIERS = ("link", "host", "ntb")
 """Keys of a device that name its carrier; each transport uses one of them."""
 MEMORY_MAX = 4078
@@ -55,50 +54,13 @@ WINDOW = 64
 """Smallest default memory window in MiB."""
 FLAP = 50.0
 """Default length of a flap in milliseconds, unless flaps follow faster."""
-PATH_MAX = 107
-"""Longest path of a unix socket in bytes."""
-PATH_RULE = f"a socket path of 1 to {PATH_MAX} bytes"
-"""Reason given for a bad socket path, after "must be"."""
 FILE_RULE = "a file path, which is not empty"
 """Reason given for a bad file path, after "must be"."""
-
-
-def fits_socket(path: str) -> bool:
-    """Return whether a unix socket can have this path."""
-    return is_path(path) and len(os.fsencode(path)) <= PATH_MAX
-
-
-def is_path(path: str) -> bool:
-    """Return whether a file can have this path."""
-    return bool(path) and "\0" not in path
 
 
 def file_key(path: str) -> str:
     """Return the absolute path without symbolic links: the same text for the same file or socket."""
     return str(Path(path).resolve())
-
-
-@attrs.frozen
-class Must:
-    """A validator for a field of a record. Raises FieldError "must be ``why``"; None always passes."""
-
-    good: Callable[[Any], object]
-    """Returns whether a value is valid."""
-    why: str | Callable[[], str]
-    """Description of the valid values, as it follows "must be"."""
-
-    def __call__(self, _: object, field: attrs.Attribute[Any], value: Any) -> None:
-        if value is not None and not self.good(value):
-            raise FieldError((field.name,), value, f"must be {self.why if isinstance(self.why, str) else self.why()}")
-
-
-def must(good: Callable[[Any], object], why: str | Callable[[], str]) -> Any:
-    """Return a `Must` validator: ``why`` describes the values for which ``good`` is true, after "must be"."""
-    return Must(good, why)
-
-
-OF_TRANSPORT = {"transport": True}
-"""Metadata of a field that only some transports use."""
 
 
 def _one_of(values: Iterable[object]) -> str:
@@ -250,9 +212,7 @@ class DeviceSpec:
     """Name of the host that has both driver and device, for transports within one host."""
     ntb: str | None = None
     """Name of the NTB that carries the device, for transports over an NTB."""
-    function: int = attrs.field(
-        default=0, validator=must(lambda v: 0 <= v <= 7, "between 0 and 7"), metadata=OF_TRANSPORT
-    )
+    function: int = attrs.field(default=0, validator=must(lambda v: 0 <= v <= 7, "between 0 and 7"))
     """Number of the PCI endpoint function, for transports on a link. Each device on a link needs its own."""
     queue_size: int = attrs.field(
         default=256, validator=must(lambda v: 2 <= v <= 32768 and not v & (v - 1), "a power of two between 2 and 32768")
@@ -265,29 +225,17 @@ class DeviceSpec:
     mode: Literal["direct", "mediated"] = "direct"
     """In direct mode, the device reads and writes its port itself. In mediated mode, a second device and an unmodified
     driver on the device's host do so, and a mediator copies between the two devices."""
-    socket: str | None = attrs.field(default=None, validator=must(fits_socket, PATH_RULE), metadata=OF_TRANSPORT)
-    """Unix socket of a vhost-user back end in another process (transport vhost_user). Default: the device belongs to
-    this system."""
-    peer_uid: int | None = attrs.field(
-        default=None,
-        validator=must(lambda v: 0 <= v < ANY_UID, f"a user id between 0 and {ANY_UID - 1}"),
-        metadata=OF_TRANSPORT,
-    )
-    """User id, besides our own and root, whose process may be the back end at ``socket``: all of the host's memory is
-    shared with it. Default: no other user."""
-    poll: bool = attrs.field(default=False, metadata=OF_TRANSPORT)
-    """Whether the device polls for commands every millisecond instead of waiting for a doorbell (epf_mailbox)."""
-    extra: tuple[tuple[str, object], ...] = attrs.field(default=(), metadata={"key": False})
-    """Options of transports added by extensions, as (name, value); in a file they are keys of the device."""
+    options: TransportOptions = attrs.field(default=TransportOptions(), metadata={"key": False})
+    """Options of the transport; in a file they are keys of the device."""
 
     virtio: ClassVar[DeviceType[Any, Any]]
     """The virtio device type; each subclass names its own."""
     queue_size_min: ClassVar[int] = 2
     """Smallest ``queue_size`` that the driver of this device type can use."""
 
-    def option(self, key: str) -> object:
-        """Return the value of a transport's option, or None if it is not given and has no default."""
-        return dict(self.extra).get(key, getattr(self, key, None))
+    def identity(self, name: str) -> Identity:
+        """Return what the transport shows of the device with this name."""
+        return Identity(self.virtio.device_id, name, self.ring == "packed", self.virtio.class_code)
 
     @property
     def features(self) -> int:
@@ -328,9 +276,14 @@ class DeviceSpec:
         return mask(names[name.upper()] for name in off)
 
     @property
+    def socket(self) -> str | None:
+        """Unix socket of the process that has the device; None: this system has it."""
+        return None if self.options.peer is None else self.options.peer.path
+
+    @property
     def foreign(self) -> bool:
         """Whether the device belongs to another process, so that this system has only the driver's end."""
-        return self.socket is not None
+        return self.options.peer is not None
 
     def namespaces(self, system: str, hosts: tuple[str, str]) -> Iterator[Netns]:
         """Yield the namespaces of its ports in ``system``; ``hosts`` are the driver's and the device's."""

@@ -34,6 +34,11 @@ class Identity:
     class_code: int = UNCLASSIFIED
     """PCI class code, which a PCI function shows."""
 
+    @property
+    def ring_features(self) -> int:
+        """Ring feature bits that may be used."""
+        return RING_FEATURES if self.packed else SPLIT_ONLY
+
 
 class VhostBack(ABC):
     """A transport's back half with its device. Implements `drivers.bus.vhost.VhostOps`.
@@ -45,7 +50,7 @@ class VhostBack(ABC):
     lossy: bool = False
 
     def __init__(self, identity: Identity, vendor_id: int = VIRTIO_VENDOR) -> None:
-        self.features = RING_FEATURES if identity.packed else SPLIT_ONLY
+        self.features = identity.ring_features
         self.device = VhostDevice(identity.device_id, vendor_id, self, identity.name)
 
     # Called by the system

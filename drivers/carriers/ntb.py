@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import trio
 
@@ -57,7 +57,6 @@ class NtbDevice(Ntb, Protocol):
         """The end of the NTB that this host is at."""
 
 
-@runtime_checkable
 class NtbClient(CarrierClient[NtbDevice], Protocol):
     """A user of NTBs."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import attrs
 
+from drivers.bus.back import VhostBack
 from drivers.bus.binding import Binding
 from drivers.bus.model import MatchId
 from drivers.bus.virtio import VirtioBus
@@ -15,7 +17,7 @@ from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ipc import FdSocket, Handle, Ipc
 from rings.ids import ANY_ID
 
-__all__ = ["OwnConfig", "SharedRegion", "UserBus", "UserClient", "UserSocket"]
+__all__ = ["OwnConfig", "SharedRegion", "SocketBack", "UserBus", "UserClient", "UserSocket"]
 
 
 @attrs.frozen
@@ -100,6 +102,14 @@ class UserClient:
     async def attach(self, binding: Binding[UserSocket, Any], carrier: UserSocket, virtio: VirtioBus) -> None:
         binding.bound()
         await self.serve(carrier, virtio, binding.note)
+
+
+class SocketBack(VhostBack):
+    """The device's half over a unix socket."""
+
+    @abstractmethod
+    async def serve_connection(self, socket: FdSocket) -> None:
+        """Serve one front end until it disconnects, and close the socket. Raises DriverError."""
 
 
 class UserBus(CarrierBus[UserSocket]):

@@ -6,6 +6,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from drivers.transports.epf_mailbox import MailboxOptions
 from support.topologies import TWO_HOSTS
 from vnet.ends.net.end import net_specs
 from vnet.errors import ConfigError
@@ -107,7 +108,8 @@ def test_a_setting_that_its_transport_does_not_have_is_refused_in_one_line(text:
 
 
 def test_a_mailbox_may_be_polled() -> None:
-    assert parse(LINKED + "transport = 'epf_mailbox'\npoll = true").devices["net0"].poll
+    device = parse(LINKED + "transport = 'epf_mailbox'\npoll = true").devices["net0"]
+    assert device.options == MailboxOptions(poll=True)
 
 
 def test_routes_are_networks_with_or_without_a_router() -> None:

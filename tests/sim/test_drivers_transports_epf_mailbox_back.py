@@ -13,6 +13,7 @@ import trio.testing
 
 from drivers.errors import ProbeError, TransportLost
 from drivers.registry import TRANSPORTS
+from drivers.transports import epf_mailbox
 from drivers.transports.epf_mailbox import registers as mb
 from drivers.transports.epf_mailbox.back import MailboxEpf
 from rings.layout import WRITE, split_sizes
@@ -31,12 +32,8 @@ OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """The endpoint is what the RFC had."""
-    row = TRANSPORTS["epf_mailbox"]
-    monkeypatch.setitem(
-        TRANSPORTS,
-        "epf_mailbox",
-        attrs.evolve(row, back=partial(MailboxEpf, extension=False)),
-    )
+    plain = attrs.evolve(epf_mailbox.MAILBOX, back=partial(MailboxEpf, extension=False))
+    monkeypatch.setitem(TRANSPORTS, "epf_mailbox", plain)
 
 
 @pytest.mark.usefixtures("plain")

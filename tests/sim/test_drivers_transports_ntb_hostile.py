@@ -13,7 +13,7 @@ from drivers.bus.binding import BindState
 from drivers.bus.virtio import ConfigOps
 from drivers.carriers.ntb import NtbEpf
 from drivers.contracts.hw import DmaMemory
-from drivers.registry import TRANSPORTS
+from drivers.transports.ntb import NTB
 from drivers.transports.ntb.back import NtbVhost
 from drivers.transports.ntb.end import BEAT
 from drivers.transports.ntb.registers import (
@@ -325,4 +325,4 @@ async def test_both_halves_are_what_their_buses_expect() -> None:
         back: VhostBack = hosts.back
         dma: DmaMemory = ops.dma
         assert (ops.online, back.device, dma.view) == (True, hosts.back.device, hosts.host2.memory.view)
-        assert TRANSPORTS["ntb"].back is NtbVhost
+        assert NTB.back is NtbVhost

@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from drivers.carriers.options import SocketOptions
 from vnet.demo import default_topology
 from vnet.ends.net.end import PortSpec, net_specs
 from vnet.system.exports import DeviceExport, open_exports
@@ -28,7 +29,7 @@ def driver_topology(socket: Path, netns: str) -> Topology:
     devices = {
         name: attrs.evolve(
             spec,
-            socket=str(socket),
+            options=SocketOptions(str(socket)),
             driver=attrs.evolve(spec.driver, netns=netns),
             device=PortSpec(),
         )

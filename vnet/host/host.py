@@ -7,10 +7,10 @@ import trio
 from drivers.bus.vhost import VhostBus
 from drivers.bus.virtio import VirtioBus
 from drivers.carriers.base import CarrierBus
-from drivers.carriers.ntb import NtbBus, NtbClient, NtbEpfDriver
-from drivers.carriers.pci import PciBus, VirtioPciDriver
-from drivers.carriers.platform import PlatformBus, VirtioPlatformDriver
-from drivers.carriers.vhost_user import UserBus, UserClient
+from drivers.carriers.ntb import NtbBus, NtbEpfDriver
+from drivers.carriers.pci import PciBus
+from drivers.carriers.platform import PlatformBus
+from drivers.carriers.vhost_user import UserBus
 from drivers.contracts.hw import MmioRegion, PciFunction
 from drivers.registry import TRANSPORTS
 from vnet.host.platform import Platform, PlatformRegion
@@ -39,14 +39,7 @@ class Host:
         self.user = UserBus(self.virtio)
         self.pci.register_driver(NtbEpfDriver(self.ntb))
         for transport in TRANSPORTS.values():
-            if isinstance(transport.front, VirtioPciDriver):
-                self.pci.register_driver(transport.front)
-            elif isinstance(transport.front, VirtioPlatformDriver):
-                self.mmio.register_driver(transport.front)
-            elif isinstance(transport.front, NtbClient):
-                self.ntb.register_driver(transport.front)
-            elif isinstance(transport.front, UserClient):
-                self.user.register_driver(transport.front)
+            transport.install(self)
         self.rc = RootComplex(self.memory)
         self.platform = Platform(self.memory, self.mmio.register_device, self._remove_region)
         self.sockets: list[SocketEnd] = []

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import trio
 
-from drivers.carriers.vhost_user import OwnConfig, SharedRegion
+from drivers.bus.back import Identity
+from drivers.carriers.vhost_user import OwnConfig, SharedRegion, SocketBack
 from drivers.contracts.ipc import FdSocket, Ipc
 from drivers.errors import DriverError, TransportLost
-from rings.features import RingFeature, mask
-from rings.formats import RING_FEATURES
 from vnet.linux.ipc import FileHandle, UnixSocket, socket_pair
 from vnet.linux.memory import HostMemory
 from vnet.linux.unix_socket import connect_trusted
 from vnet.views.system import SocketView
 
-__all__ = ["BackEnd", "Junction", "SocketEnd", "dial"]
+__all__ = ["Junction", "SocketEnd", "dial"]
 
 VENDOR = 0x1AF4
 
@@ -31,20 +29,18 @@ class SocketEnd:
     def __init__(
         self,
         name: str,
-        device_id: int,
+        identity: Identity,
         queue_size: int,
         memory: HostMemory,
         ipc: Ipc,
         connect_to: Callable[[], Awaitable[FdSocket]],
-        *,
-        packed: bool = False,
         own_config: OwnConfig | None = None,
     ) -> None:
-        """``packed`` allows packed rings. ``connect_to`` returns a connection, or raises TransportLost."""
+        """``connect_to`` returns a connection, or raises TransportLost."""
         self.name = name
-        self.device_id = device_id
+        self.device_id = identity.device_id
         self.queue_size = queue_size
-        self.ring_features = RING_FEATURES if packed else RING_FEATURES & ~mask((RingFeature.RING_PACKED,))
+        self.ring_features = identity.ring_features
         self.own_config = own_config
         self.dma = memory
         self.ipc = ipc
@@ -82,18 +78,10 @@ async def dial(path: Path, peer_uid: int | None, allow: str) -> FdSocket:
     raise TransportLost(f"{path}: {why}")
 
 
-@runtime_checkable
-class BackEnd(Protocol):
-    """The vhost-user half of a device."""
-
-    async def serve_connection(self, socket: FdSocket) -> None:
-        """Serve one front end until it disconnects, and close the socket. Raises DriverError."""
-
-
 class Junction:
     """Connects front ends to a back end in the same process."""
 
-    def __init__(self, back: BackEnd) -> None:
+    def __init__(self, back: SocketBack) -> None:
         self._back = back
         self._send_sockets, self._sockets = trio.open_memory_channel[FdSocket](1)
         self.last = ""

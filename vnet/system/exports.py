@@ -10,7 +10,6 @@ from pathlib import Path
 import attrs
 import trio
 
-from drivers.bus.back import Identity
 from drivers.bus.vhost import VhostBus
 from drivers.errors import DriverError, TransportLost
 from drivers.transports.vhost_user import VhostUserBack
@@ -152,7 +151,7 @@ async def open_exports(
             context = OpenContext("serve", name, index, spec, ("", ""), poller, watches)
             end = await stack.enter_async_context(DEVICE_TYPES[spec.type].device_alone(context))
             lines = ExportReport(name, report)
-            back = VhostUserBack(ipc, Identity(spec.virtio.device_id, name, spec.ring == "packed"), lines)
+            back = VhostUserBack(ipc, spec.identity(name), lines)
             served[name] = Served(name, export, back, end, lines)
         bus = VhostBus()
         register_device_types(bus, {device.back.device: device.end.settings for device in served.values()})

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import attrs
 
+from drivers.carriers.transport import Transport
+from drivers.registry import TRANSPORTS
 from vnet.link.base import Direction, Link
 from vnet.link.faults import Flap, rates
 from vnet.link.faulty import FaultyLink
@@ -14,12 +16,12 @@ from vnet.link.ideal import IdealLink
 from vnet.link.timed import READ_LATENCY, TimedLink
 from vnet.link.tlp import PcieParameters
 from vnet.link.traced import TracedLink
+from vnet.pcie.rc import RootComplex
 from vnet.spec import FaultSpec, LinkSpec
+from vnet.topology import Topology
 
-__all__ = ["RegisterName", "build_link"]
+__all__ = ["LinkRegisters", "build_link"]
 
-RegisterName = Callable[[int], str | None]
-"""Returns the name of the register at a downstream address, or None; names of doorbells contain "notify["."""
 Sink = Callable[[str], object]
 """Takes a line of a trace."""
 MS = 0.001
@@ -28,12 +30,41 @@ NS = 1e-9
 """Seconds in a nanosecond."""
 
 
-def build_link(name: str, spec: LinkSpec, register_name: RegisterName, sink: Sink | None = None) -> Link:
+@attrs.frozen(eq=False)
+class LinkRegisters:
+    """The registers that a link's root complex has enumerated, by their address on the link."""
+
+    link: str
+    topology: Topology
+    rc: RootComplex
+
+    def name(self, direction: Direction, addr: int) -> str | None:
+        """Return the name of the register at a downstream address, for traces; None if there is none."""
+        place = self._find(addr) if direction is Direction.DOWNSTREAM else None
+        if place is None:
+            return None
+        function, transport, bar, offset = place
+        name = transport.register_name(bar, offset) if transport is not None else None
+        return f"{function} " + (name or f"BAR {bar}+{offset:#x}")
+
+    def is_notify(self, addr: int, size: int, value: int) -> bool:
+        """Return whether a downstream write notifies a device of buffers."""
+        place = self._find(addr)
+        return place is not None and place[1] is not None and place[1].is_notify(*place[2:])
+
+    def _find(self, addr: int) -> tuple[str, Transport | None, int, int] | None:
+        """Return the function, its transport, the BAR and the offset of an address; None if nothing is there."""
+        for function in self.rc.functions:
+            for bar in function.bars:
+                if 0 <= addr - bar.address < bar.size:
+                    device = self.topology.carried(self.link, function.number)
+                    transport = None if device is None else TRANSPORTS[device.transport]
+                    return function.name, transport, bar.index, addr - bar.address
+        return None
+
+
+def build_link(name: str, spec: LinkSpec, registers: LinkRegisters, sink: Sink | None = None) -> Link:
     """Return the link of a record; ``sink``, if given, takes the lines of its trace."""
-
-    def doorbell(addr: int, size: int, value: int) -> bool:
-        return "notify[" in (register_name(addr) or "")
-
     link: Link = IdealLink(name)
     if spec.timed:
         given = {field.name: getattr(spec, field.name) for field in attrs.fields(PcieParameters)}
@@ -41,18 +72,13 @@ def build_link(name: str, spec: LinkSpec, register_name: RegisterName, sink: Sin
         latency = READ_LATENCY if spec.read_latency_ns is None else spec.read_latency_ns * NS
         link = TimedLink(link, parameters, read_latency=latency)
     if spec.faults is not None:
-        link = _faulty(link, spec.faults, doorbell)
+        link = _faulty(link, spec.faults, registers)
     if sink is not None:
-        link = TracedLink(
-            link,
-            sink,
-            symbols=lambda direction, addr: register_name(addr) if direction is Direction.DOWNSTREAM else None,
-            doorbell=doorbell,
-        )
+        link = TracedLink(link, sink, symbols=registers.name, doorbell=registers.is_notify)
     return link
 
 
-def _faulty(link: Link, spec: FaultSpec, doorbell: Callable[[int, int, int], bool]) -> Link:
+def _faulty(link: Link, spec: FaultSpec, registers: LinkRegisters) -> Link:
     flaps = []
     if spec.flap_every_ms is not None:
         every = spec.flap_every_ms * MS
@@ -65,5 +91,5 @@ def _faulty(link: Link, spec: FaultSpec, doorbell: Callable[[int, int, int], boo
         flaps,
         delay=spec.delay_ms * MS,
         flap=spec.flap_length_ms * MS,
-        doorbell=doorbell,
+        doorbell=registers.is_notify,
     )

@@ -137,7 +137,9 @@ def _link(world: World, name: str) -> LinkView:
 def _ntb(world: World, name: str) -> NtbView:
     spec, ntb = world.topology.ntbs[name], world.ntbs[name]
     device = world.topology.carried(spec.primary, 0)
-    return ntb.snapshot(spec.host) if device is None else ntb.snapshot(spec.host, TRANSPORTS[device.transport].names)
+    if device is None:
+        return ntb.snapshot(spec.host)
+    return ntb.snapshot(spec.host, TRANSPORTS[device.transport].register_name)
 
 
 def _device(world: World, device: Device) -> DeviceView:

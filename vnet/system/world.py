@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, closing
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 
-from drivers.bus.back import Identity, VhostBack
+from drivers.bus.back import VhostBack
 from drivers.bus.binding import BindState
 from drivers.bus.vhost import VhostDevice
 from drivers.bus.virtio import VirtioDevice
-from drivers.carriers.platform import VirtioPlatformDriver
-from drivers.carriers.vhost_user import OwnConfig, UserClient
+from drivers.carriers.options import TransportOptions
+from drivers.carriers.vhost_user import OwnConfig
 from drivers.errors import ProbeError
-from drivers.registry import TRANSPORTS
 from rings.status import Status
 from vnet.ends import DEVICE_TYPES, DeviceKind
 from vnet.ends.base import End, OpenContext
@@ -27,7 +24,7 @@ from vnet.ends.mediated import MediatorEnd
 from vnet.ends.running import RunningDevice
 from vnet.errors import ConfigError
 from vnet.host.host import Host
-from vnet.host.vhost_user import BackEnd, Junction, SocketEnd, dial
+from vnet.host.vhost_user import Junction
 from vnet.link.base import Link
 from vnet.linux.background import open_background
 from vnet.linux.collector import ignore_existing
@@ -38,7 +35,8 @@ from vnet.ports.packet.interface_watch import Watches, open_watches
 from vnet.ports.packet.memory import MemoryPort
 from vnet.spec import MIB, DeviceSpec, PeerSpec
 from vnet.system.bring_up import UP_TIMEOUT, bring_up, reason_of, register_device_types, register_drivers
-from vnet.system.links import build_link
+from vnet.system.links import LinkRegisters, build_link
+from vnet.system.sites import DeviceSite, Place
 from vnet.system.trace_file import TraceFile
 from vnet.topology import Topology
 
@@ -125,8 +123,6 @@ class World:
         self.watches: Watches | None = None
         """Watches of the interfaces of all ports."""
         self.ipc = LocalIpc(self.poller)
-        self.own_configs: dict[str, OwnConfig] = {}
-        """Configuration for back ends in other processes that have no configuration space, by device."""
         self.junctions: list[Junction] = []
         """In-process vhost-user connections between drivers and devices of this system."""
 
@@ -174,83 +170,6 @@ class World:
         return BindState.FAILED in states
 
 
-@attrs.frozen
-class Place:
-    """Hosts and transport of a device; fields as in `Device`."""
-
-    root: Host
-    endpoint: Host
-    location: str
-    back: VhostBack | None
-
-
-def _on_link(world: World, name: str, spec: DeviceSpec) -> Place:
-    assert spec.link is not None
-    link = world.topology.links[spec.link]
-    root, endpoint = world.hosts[link.root], world.hosts[link.endpoint]
-    back = _back(name, spec, endpoint.controllers[spec.link], spec.function)
-    return Place(root, endpoint, root.rc.function_name(world.buses[spec.link], spec.function), back)
-
-
-def _on_host(world: World, name: str, spec: DeviceSpec) -> Place:
-    assert spec.host is not None
-    host = world.hosts[spec.host]
-    front = TRANSPORTS[spec.transport].front
-    if isinstance(front, UserClient):
-        return _on_socket(world, name, spec, host)
-    assert isinstance(front, VirtioPlatformDriver)
-    region = host.platform.add(front.id_table[0])  # the id that the transport's driver matches
-    return Place(host, host, region.name, _back(name, spec, region))
-
-
-def _on_socket(world: World, name: str, spec: DeviceSpec, host: Host) -> Place:
-    back: VhostBack | None = None
-    location = spec.socket or f"{name}.vhost_user"
-    if spec.socket is not None:
-        connect = partial(dial, Path(spec.socket), spec.peer_uid, f"devices.{name}.peer_uid = {{}}")
-    else:
-        back = TRANSPORTS[spec.transport].back(world.ipc, _identity(name, spec))
-        assert isinstance(back, BackEnd)
-        world.junctions.append(Junction(back))
-        connect = partial(world.junctions[-1].dial)
-    end = SocketEnd(
-        location,
-        spec.virtio.device_id,
-        spec.queue_size,
-        host.memory,
-        world.ipc,
-        connect,
-        packed=spec.ring == "packed",
-        own_config=world.own_configs.get(name),
-    )
-    host.sockets.append(end)
-    return Place(host, host, location, back)
-
-
-def _on_ntb(world: World, name: str, spec: DeviceSpec) -> Place:
-    assert spec.ntb is not None
-    ntb = world.topology.ntbs[spec.ntb]
-    endpoint, root = (world.hosts[world.topology.links[link].root] for link in (ntb.primary, ntb.secondary))
-    at, location = (
-        host.rc.function_name(world.buses[link], 0) for host, link in ((endpoint, ntb.primary), (root, ntb.secondary))
-    )
-    return Place(root, endpoint, location, _back(name, spec, endpoint.ntb, at))
-
-
-def _back(name: str, spec: DeviceSpec, *carrier: object) -> VhostBack:
-    transport = TRANSPORTS[spec.transport]
-    options = {key: given for key in transport.options if (given := spec.option(key)) is not None}
-    return transport.back(*carrier, _identity(name, spec), **options)
-
-
-def _identity(name: str, spec: DeviceSpec) -> Identity:
-    return Identity(spec.virtio.device_id, name, spec.ring == "packed", spec.virtio.class_code)
-
-
-CARRIERS: Mapping[str, Callable[[World, str, DeviceSpec], Place]] = {"link": _on_link, "host": _on_host, "ntb": _on_ntb}
-"""Functions that put a device on its carrier, by `drivers.registry.Transport.on`."""
-
-
 @asynccontextmanager
 async def open_world(
     topology: Topology,
@@ -280,9 +199,10 @@ async def open_world(
             if link_spec.trace is not None:
                 world.traces[link_name] = stack.enter_context(_trace(link_name, link_spec.trace, report))
             sink = world.traces[link_name].write if link_name in world.traces else None
-            link = build_link(link_name, link_spec, partial(_register, world, link_name), sink)
+            rc = world.hosts[link_spec.root].rc
+            link = build_link(link_name, link_spec, LinkRegisters(link_name, topology, rc), sink)
             world.links[link_name] = link
-            world.buses[link_name] = world.hosts[link_spec.root].rc.attach(link)
+            world.buses[link_name] = rc.attach(link)
             world.hosts[link_spec.endpoint].add_controller(link_name, link)
         for ntb_name, ntb in topology.ntbs.items():
             ends_at = (world.hosts[ntb.host].controllers[link_name] for link_name in (ntb.primary, ntb.secondary))
@@ -290,10 +210,10 @@ async def open_world(
             world.ntbs[ntb_name] = NtbFunction(*ends_at, windows=(ntb.mw * MIB,))
             world.ntbs[ntb_name].bind()
         for index, (device_name, spec) in enumerate(topology.devices.items()):
-            own_config = kinds[spec.type].own_config
-            if spec.foreign and own_config is not None:
-                world.own_configs[device_name] = own_config(_context(world, device_name, index, spec))
-            place = CARRIERS[TRANSPORTS[spec.transport].on](world, device_name, spec)
+            own_config = None
+            if spec.foreign and (make_config := kinds[spec.type].own_config) is not None:
+                own_config = make_config(_context(world, device_name, index, spec))
+            place = _place(world, device_name, spec, own_config)
             first, second = ends[device_name]
             if spec.mode == "mediated":
                 second = _mediate(world, kinds, _context(world, device_name, index, spec), place.endpoint, second)
@@ -337,17 +257,12 @@ async def _open_ends(kind: DeviceKind[Any, Any], context: OpenContext[Any]) -> A
             yield ends
 
 
-def _register(world: World, link: str, addr: int) -> str | None:
-    """Return the name of the register at a downstream address of the link, for traces; None if there is none."""
-    spec = world.topology.links[link]
-    for function in world.hosts[spec.root].rc.functions:
-        for bar in function.bars:
-            offset = addr - bar.address
-            if 0 <= offset < bar.size:
-                carried = world.topology.carried(link, function.number)
-                name = TRANSPORTS[carried.transport].names(bar.index, offset) if carried is not None else None
-                return f"{function.name} " + (name or f"BAR {bar.index}+{offset:#x}")
-    return None
+def _place(world: World, name: str, spec: DeviceSpec, own_config: OwnConfig | None = None) -> Place:
+    """Put a device on its carrier."""
+    place = DeviceSite(name, spec, world.topology, world.hosts, world.buses, world.ipc, own_config).place()
+    if place.junction is not None:
+        world.junctions.append(place.junction)
+    return place
 
 
 def _trace(link: str, path: str, report: Callable[[str], None]) -> AbstractContextManager[TraceFile]:
@@ -369,8 +284,8 @@ def _mediate(
     assert isinstance(context.spec, PeerSpec)
     ring = context.spec.local_ring or context.spec.ring
     spec = attrs.evolve(context.spec, transport="mmio", link=None, ntb=None, host=host.name, function=0)
-    spec = attrs.evolve(spec, mode="direct", ring=ring)
-    place = _on_host(world, local, spec)
+    spec = attrs.evolve(spec, mode="direct", ring=ring, options=TransportOptions())
+    place = _place(world, local, spec)
     end = MediatorEnd(mediator, local, remote)
     world.devices[local] = Device(local, spec, host, host, place.location, place.back, local_end, end)
     return MediatorEnd(mediator, remote, local)

@@ -9,9 +9,11 @@ from functools import partial
 import attrs
 import trio
 
+from drivers.carriers.options import TransportOptions
 from drivers.contracts.ports import ALL_OFFLOADS, Offloads, PacketPort
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
+from drivers.transports.epf_mailbox import MailboxOptions
 from vnet.ends.net import NET, NetSpec, PortSpec, open_net
 from vnet.ends.net.exercise import ETHER, send_and_compare
 from vnet.ports.packet.memory import MemoryPort
@@ -55,7 +57,7 @@ class Options:
     def topology(self) -> Topology:
         port = PortSpec(kind="memory")
         spec = NetSpec(
-            poll=self.poll,
+            options=MailboxOptions(poll=True) if self.poll else TransportOptions(),
             queue_size=self.queue_size,
             features_off=self.features_off if self.control else (*self.features_off, "CTRL_VQ"),
             queue_pairs=self.pairs,

@@ -148,15 +148,13 @@ def _of_carrier(device: DeviceSpec, named: Names) -> Iterator[FieldError]:
     if transport.queues is not None and queues > transport.queues:
         why = f"must be less: it takes {queues} queues, and transport {device.transport} carries {transport.queues}"
         yield FieldError((field,), getattr(device, field), why)
-    allowed = {*transport.options, *(["function"] if transport.on == "link" else [])}
-    fields = [field for field in attrs.fields(type(device)) if field.metadata.get("transport")]
-    given_of = {field.name: getattr(device, field.name) for field in fields}
-    defaults = {field.name: field.default for field in fields}
-    for key, given in {**given_of, **dict(device.extra)}.items():
-        if key not in allowed and given != defaults.get(key):
-            yield FieldError((key,), given, f"must be absent for transport {device.transport}")
-    if device.peer_uid is not None and not device.foreign:
-        yield FieldError(("peer_uid",), device.peer_uid, "must be absent without socket")
+    if transport.on != "link" and device.function:
+        yield FieldError(("function",), device.function, f"must be absent for transport {device.transport}")
+    own = [option.name for option in attrs.fields(transport.options)]
+    for option in attrs.fields(type(device.options)):
+        given = getattr(device.options, option.name)
+        if option.name not in own and given != option.default:
+            yield FieldError((option.name,), given, f"must be absent for transport {device.transport}")
     standard = type(device)(type=device.type)
     if device.foreign and getattr(device, "device", None) != getattr(standard, "device", None):
         yield FieldError(("device",), None, "must be absent with socket: the device belongs to another process")

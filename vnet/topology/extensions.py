@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from drivers.registry import TRANSPORTS, Transport
+from drivers.carriers.transport import Transport
+from drivers.registry import TRANSPORTS
 from vnet.ends import DEVICE_TYPES, DeviceKind
 from vnet.errors import ConfigError
 from vnet.names import NAME

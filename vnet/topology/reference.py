@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
+from drivers.registry import TRANSPORTS
 from vnet.ends import DEVICE_TYPES
 from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
 
@@ -128,6 +129,9 @@ def records() -> Iterator[Record]:
         for key in own:
             if key.inner is not None:
                 yield from _tree(key.inner, f"{path}.{key.name}")
+    for name, transport in TRANSPORTS.items():
+        if options := keys_of(transport.options):
+            yield Record(f'devices.NAME (transport = "{name}")', _doc(transport.options), options, names)
 
 
 def _tree(kind: type, path: str) -> Iterator[Record]:
@@ -197,7 +201,10 @@ def _toml(value: Any) -> str:
 def json_schema() -> dict[str, Any]:
     """Return a JSON Schema (draft 2020-12) of topology files: keys, types and choices, without rules between keys."""
     tables: dict[str, Any] = {name: _entries(_object(kind, _doc(kind))) for name, (kind, _) in TOP.items()}
-    devices = [{**_object(device.spec, _doc(device.spec)), **_only_if(name)} for name, device in DEVICE_TYPES.items()]
+    devices = [
+        _with_options({**_object(device.spec, _doc(device.spec)), **_only_if(name)})
+        for name, device in DEVICE_TYPES.items()
+    ]
     tables["devices"] = _entries({"oneOf": devices})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -207,6 +214,23 @@ def json_schema() -> dict[str, Any]:
         "required": ["hosts", "devices"],
         "additionalProperties": False,
     }
+
+
+def _with_options(device: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a device with the keys of its transport, each of which requires a transport that has it."""
+    owners: dict[str, list[str]] = {}
+    for name, transport in TRANSPORTS.items():
+        for key in keys_of(transport.options):
+            if not owners.get(key.name) and key.name in device["properties"]:
+                continue  # a key of the device type has the same name
+            device["properties"][key.name] = _schema(key)
+            owners.setdefault(key.name, []).append(name)
+    needs: dict[str, Any] = {}
+    for key_name, names in owners.items():
+        needs[key_name] = {"properties": {"transport": {"enum": names}}}
+        if attrs.fields(DeviceSpec).transport.default not in names:
+            needs[key_name]["required"] = ["transport"]
+    return {**device, "dependentSchemas": needs} if needs else device
 
 
 def _only_if(name: str) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import cattrs
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
+from drivers.carriers.options import TransportOptions
+from drivers.carriers.transport import Transport
 from drivers.registry import TRANSPORTS
 from vnet.ends import DEVICE_TYPES
 from vnet.errors import FieldError, Keys
@@ -21,6 +23,7 @@ from vnet.spec import CARRIERS, DeviceSpec, HostSpec, LinkSpec, Must, NtbSpec
 __all__ = ["references", "structure"]
 
 T = TypeVar("T")
+DEFAULT_TRANSPORT = attrs.fields(DeviceSpec).transport.default
 WORDS: Mapping[type, str] = {int: "a whole number", str: "text in quotes", bool: "true or false"}
 """Description of a value of each type, after "must be"."""
 LIKENESS = 0.7
@@ -65,6 +68,23 @@ def references(raw: Mapping[str, Any], invalid: set[Keys]) -> tuple[dict[str, di
 def _keys(kind: Any) -> tuple[str, ...]:
     """Return the keys that a record's table may have."""
     return tuple(field.name for field in attrs.fields(kind) if field.metadata.get("key", True))
+
+
+def _transport(device: Mapping[str, Any]) -> Transport | None:
+    """Return the transport of a device; None if it is unknown, which its record reports."""
+    name = device.get("transport", DEFAULT_TRANSPORT)
+    return TRANSPORTS.get(name) if isinstance(name, str) else None
+
+
+def _options(device: Mapping[str, Any]) -> type[TransportOptions]:
+    transport = _transport(device)
+    return TransportOptions if transport is None else transport.options
+
+
+def _options_of_others(options: type[TransportOptions]) -> dict[str, object]:
+    """Return the options that other transports have, with their defaults; not those in ``options``."""
+    fields = (field for transport in TRANSPORTS.values() for field in attrs.fields(transport.options))
+    return {field.name: field.default for field in fields if field.name not in _keys(options)}
 
 
 @lru_cache(maxsize=1024)
@@ -128,16 +148,33 @@ def _converter() -> Any:
         return lambda value, kind: make(_table(value), kind)
 
     def make_device(value: Any, _: Any) -> Any:
-        """Return the record of a device; options of transports that are no field of it go to ``extra``."""
+        """Return the record of a device, with the options of its transport."""
         name = _table(value).get("type", "net")
         if not isinstance(name, str):
             value, name = {"type": name}, "net"  # whose record refuses the value; other keys depend on it
         if name not in DEVICE_TYPES:
             raise FieldError(("type",), name, f"must be one of {', '.join(DEVICE_TYPES)}")
-        kind = DEVICE_TYPES[name].spec
-        options = {key for transport in TRANSPORTS.values() for key in transport.options} - set(_keys(kind))
-        device = converter.structure({key: given for key, given in value.items() if key not in options}, kind)
-        return attrs.evolve(device, extra=tuple((key, given) for key, given in value.items() if key in options))
+        kind, options = DEVICE_TYPES[name].spec, _options(value)
+        own, foreign = {*_keys(kind)}, _options_of_others(options)
+        others = (foreign.keys() | {*_keys(options)}) - own
+        errors: list[Exception] = [
+            FieldError((key,), value[key], f"must be absent for transport {value.get('transport', DEFAULT_TRANSPORT)}")
+            for key, default in foreign.items()
+            if key not in own and value.get(key, default) != default and _transport(value) is not None
+        ]
+        made = []
+        for record, given in (
+            (kind, {key: given for key, given in value.items() if key not in others}),
+            (options, {key: value[key] for key in _keys(options) if key in value}),
+        ):
+            try:
+                made.append(converter.structure(given, record))
+            except cattrs.BaseValidationError as exc:
+                errors.append(exc)
+        if errors:
+            raise ClassValidationError("invalid keys of a device", errors, kind)
+        device, device_options = made
+        return attrs.evolve(device, options=device_options)
 
     for plain in WORDS:
         converter.register_structure_hook(plain, _exact(plain))
@@ -174,7 +211,7 @@ def _errors(exc: BaseException, raw: Any, keys: Keys) -> Iterator[FieldError]:
     if isinstance(exc, ClassValidationError):
         fields, others = exc.group_exceptions()
         unknown = {key for error in others if isinstance(error, ForbiddenExtraKeysError) for key in error.extra_fields}
-        known = _keys(exc.cl)
+        known = _keys(exc.cl) + (_keys(_options(raw)) if issubclass(exc.cl, DeviceSpec) else ())
         meant = {key: _meant(key, known) for key in raw if key in unknown}
         for key, guess in meant.items():
             hint = f"did you mean {guess}? " if guess else ""

@@ -1,7 +1,35 @@
 """A register block and command mailbox in plain memory, for endpoints that can't trap register writes."""
 
+import attrs
+
+from drivers.carriers.options import TransportOptions
+from drivers.carriers.transport import Doorbells, LinkTransport
 from drivers.transports.epf_mailbox.back import MailboxEpf
 from drivers.transports.epf_mailbox.front import EPF_MAILBOX
-from drivers.transports.epf_mailbox.registers import MAX_QUEUES, register_name
+from drivers.transports.epf_mailbox.registers import (
+    DEVICE_DOORBELL,
+    DOORBELL_BAR,
+    DOORBELL_SIZE,
+    MAX_QUEUES,
+    register_name,
+)
 
-__all__ = ["EPF_MAILBOX", "MAX_QUEUES", "MailboxEpf", "register_name"]
+__all__ = ["MAILBOX", "MailboxOptions"]
+
+
+@attrs.frozen
+class MailboxOptions(TransportOptions):
+    """How the endpoint notices commands."""
+
+    poll: bool = False
+    """Whether the device polls for commands every millisecond instead of waiting for a doorbell."""
+
+
+MAILBOX = LinkTransport(
+    EPF_MAILBOX,
+    MailboxEpf,
+    queues=MAX_QUEUES,
+    options=MailboxOptions,
+    register_name=register_name,
+    doorbells=(Doorbells(DOORBELL_BAR, 0, DOORBELL_SIZE * DEVICE_DOORBELL),),
+)

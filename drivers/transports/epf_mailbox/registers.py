@@ -185,7 +185,7 @@ def pieces(offset: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def register_name(bar: int, offset: int) -> str | None:
-    """Return the name of the register at ``offset`` of a BAR, or None; a queue's doorbell is named notify."""
+    """Return the name of the register at ``offset`` of a BAR, or None."""
     if bar == DOORBELL_BAR:
         doorbell = offset // DOORBELL_SIZE
         return f"notify[{doorbell}]" if doorbell < DEVICE_DOORBELL else "doorbell"

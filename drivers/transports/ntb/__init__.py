@@ -1,8 +1,18 @@
 """virtio between two hosts joined by an NTB: registers in scratchpads, doorbells, and buffers in a memory window."""
 
+from drivers.carriers.ntb_registers import DB_COUNT, DB_ENTRY_SIZE, Bar
+from drivers.carriers.transport import Doorbells, NtbTransport
 from drivers.transports.ntb.back import NtbVhost
-from drivers.transports.ntb.front import NTB_VIRTIO, NtbVirtioDriver
+from drivers.transports.ntb.front import NTB_VIRTIO
 from drivers.transports.ntb.names import register_name
-from drivers.transports.ntb.registers import MAX_QUEUES, spad_names
+from drivers.transports.ntb.registers import MAX_QUEUES
 
-__all__ = ["MAX_QUEUES", "NTB_VIRTIO", "NtbVhost", "NtbVirtioDriver", "register_name", "spad_names"]
+__all__ = ["NTB"]
+
+NTB = NtbTransport(
+    NTB_VIRTIO,
+    NtbVhost,
+    queues=MAX_QUEUES,
+    register_name=register_name,
+    doorbells=(Doorbells(Bar.WINDOWS, 0, DB_ENTRY_SIZE * DB_COUNT),),
+)

@@ -9,8 +9,9 @@ from typing import Protocol, TypeVar
 import attrs
 import trio
 
-from drivers.bus.back import Identity, VhostBack
+from drivers.bus.back import Identity
 from drivers.bus.vhost import DeviceQueue
+from drivers.carriers.vhost_user import SocketBack
 from drivers.contracts.ipc import FdSocket, Handle, Ipc, Unusable
 from drivers.errors import TransportLost
 from drivers.transports.vhost_user.constants import BackendRequest, ProtocolFeature
@@ -49,7 +50,7 @@ class SessionReport(Protocol):
         """Handle a new device status."""
 
 
-class VhostUserBack(VhostBack):
+class VhostUserBack(SocketBack):
     """A device that serves front ends at sockets that the caller accepts."""
 
     def __init__(self, ipc: Ipc, identity: Identity, report: SessionReport | None = None) -> None:

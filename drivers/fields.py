@@ -1,0 +1,82 @@
+"""Fields of records whose values come from a user: their rules, and the error for an invalid value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+__all__ = ["PATH_RULE", "FieldError", "Keys", "Must", "dotted", "fits_socket", "is_path", "must", "shown"]
+
+PATH_MAX = 107
+"""Longest path of a unix socket in bytes."""
+PATH_RULE = f"a socket path of 1 to {PATH_MAX} bytes"
+"""Reason given for a bad socket path, after "must be"."""
+
+
+Keys = tuple[str | int, ...]
+"""Keys of tables and indexes of lists that lead to a value."""
+
+
+def dotted(keys: Keys) -> str:
+    """Return the keys as one path, such as devices.scsi0.device.luns[0].size."""
+    texts = (f"[{key}]" if isinstance(key, int) else f".{_printable(key)}" for key in keys)
+    return "".join(texts).removeprefix(".")
+
+
+def _printable(key: str) -> str:
+    return key if key.isprintable() else repr(key)
+
+
+def shown(value: object) -> str:
+    """Return ``value`` on one line: `repr` keeps the lines of a text together."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, or tables nested too deeply
+        return "a value too long to print"
+
+
+class FieldError(ValueError):
+    """A record has an invalid ``value`` at ``keys``; a ``value`` of None is a missing one. ``why`` is the reason."""
+
+    def __init__(self, keys: Keys, value: object, why: str) -> None:
+        super().__init__(keys, value, why)
+        self.keys, self.value, self.why = keys, value, why
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f" = {shown(self.value)}"
+        return f"{dotted(self.keys) or 'top level'}{value}: {self.why}"
+
+    def inside(self, *keys: str | int) -> FieldError:
+        """Return the same error of the record that has this one at ``keys``."""
+        return FieldError((*keys, *self.keys), self.value, self.why)
+
+
+@attrs.frozen
+class Must:
+    """A validator for a field of a record. Raises FieldError "must be ``why``"; None always passes."""
+
+    good: Callable[[Any], object]
+    """Returns whether a value is valid."""
+    why: str | Callable[[], str]
+    """Description of the valid values, as it follows "must be"."""
+
+    def __call__(self, _: object, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None and not self.good(value):
+            raise FieldError((field.name,), value, f"must be {self.why if isinstance(self.why, str) else self.why()}")
+
+
+def must(good: Callable[[Any], object], why: str | Callable[[], str]) -> Any:
+    """Return a `Must` validator: ``why`` describes the values for which ``good`` is true, after "must be"."""
+    return Must(good, why)
+
+
+def is_path(path: str) -> bool:
+    """Return whether a file can have this path."""
+    return bool(path) and "\0" not in path
+
+
+def fits_socket(path: str) -> bool:
+    """Return whether a unix socket can have this path."""
+    return is_path(path) and len(path.encode("utf-8", "surrogateescape")) <= PATH_MAX

@@ -1,0 +1,107 @@
+"""The sites of a system's devices: each transport asks its device's site for the carrier that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from drivers.bus.back import VhostBack
+from drivers.bus.model import MatchId
+from drivers.carriers.ntb import NtbBus
+from drivers.carriers.options import BackEndSocket
+from drivers.carriers.vhost_user import OwnConfig, SocketBack
+from drivers.contracts.hw import Epc, PlatformSlot
+from drivers.contracts.ipc import Ipc
+from drivers.registry import TRANSPORTS
+from vnet.host.host import Host
+from vnet.host.vhost_user import Junction, SocketEnd, dial
+from vnet.spec import DeviceSpec
+from vnet.topology import Topology
+
+__all__ = ["DeviceSite", "Place"]
+
+
+@attrs.frozen
+class Place:
+    """Where a device is, with its transport's device half; fields as in `vnet.system.world.Device`."""
+
+    root: Host
+    endpoint: Host
+    location: str
+    back: VhostBack | None
+    junction: Junction | None = None
+    """Connects the driver's socket to a device of this system; None for other transports."""
+
+
+@attrs.frozen(eq=False)
+class DeviceSite:
+    """The site of one device of a topology. Implements `drivers.carriers.transport.Site`."""
+
+    name: str
+    spec: DeviceSpec
+    topology: Topology
+    hosts: Mapping[str, Host]
+    buses: Mapping[str, int]
+    """Bus number at the root complex, by link."""
+    ipc: Ipc
+    own_config: OwnConfig | None = None
+    """Configuration for a back end in another process that has no configuration space."""
+
+    def place(self) -> Place:
+        """Make the device half of the device on its carrier."""
+        spec = self.spec
+        return TRANSPORTS[spec.transport].place(self, spec.identity(self.name), spec.options)
+
+    def on_link(self, make: Callable[[Epc, int], VhostBack]) -> Place:
+        spec = self.spec
+        assert spec.link is not None
+        link = self.topology.links[spec.link]
+        root, endpoint = self.hosts[link.root], self.hosts[link.endpoint]
+        location = root.rc.function_name(self.buses[spec.link], spec.function)
+        return Place(root, endpoint, location, make(endpoint.controllers[spec.link], spec.function))
+
+    def on_ntb(self, make: Callable[[NtbBus, str], VhostBack]) -> Place:
+        assert self.spec.ntb is not None
+        ntb = self.topology.ntbs[self.spec.ntb]
+        endpoint, root = (self.hosts[self.topology.links[link].root] for link in (ntb.primary, ntb.secondary))
+        at, location = (
+            host.rc.function_name(self.buses[link], 0)
+            for host, link in ((endpoint, ntb.primary), (root, ntb.secondary))
+        )
+        return Place(root, endpoint, location, make(endpoint.ntb, at))
+
+    def on_platform(self, match_id: MatchId, make: Callable[[PlatformSlot], VhostBack]) -> Place:
+        host = self._host
+        region = host.platform.add(match_id)
+        return Place(host, host, region.name, make(region))
+
+    def on_socket(self, peer: BackEndSocket | None, make: Callable[[Ipc], SocketBack]) -> Place:
+        host, spec = self._host, self.spec
+        back, junction = None, None
+        if peer is not None:
+            location = peer.path
+            connect = partial(dial, Path(peer.path), peer.uid, f"devices.{self.name}.peer_uid = {{}}")
+        else:
+            location = f"{self.name}.vhost_user"
+            back = make(self.ipc)
+            junction = Junction(back)
+            connect = partial(junction.dial)
+        end = SocketEnd(
+            location,
+            spec.identity(self.name),
+            spec.queue_size,
+            host.memory,
+            self.ipc,
+            connect,
+            own_config=self.own_config,
+        )
+        host.sockets.append(end)
+        return Place(host, host, location, back, junction)
+
+    @property
+    def _host(self) -> Host:
+        assert self.spec.host is not None
+        return self.hosts[self.spec.host]
