@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
 
 import trio
 
@@ -26,15 +27,18 @@ AT_ONCE = 2 << 20
 """Maximum bytes of a request that is done at once; workers do larger ones in pieces."""
 
 
-class JobFlow:
-    """One queue, from DRIVER_OK to reset. A device type implements `begin` and `end`."""
+R = TypeVar("R")
+
+
+class JobFlow(Generic[R]):
+    """One queue, from DRIVER_OK to reset. A device type implements `begin` and `end`; ``R`` is its request."""
 
     def __init__(self, queue: DeviceQueue, workers: Workers, figures: RequestFigures) -> None:
         self.queue = queue
         self.figures = figures
         self._workers = workers
         self._ring = queue.ring
-        self._results: deque[Job] = deque()
+        self._results: deque[Job[R]] = deque()
         self._in_progress = 0
         self.serving = False
         """Whether the flow takes requests: from the start of the ring until it stops or breaks."""
@@ -45,7 +49,7 @@ class JobFlow:
         """Answer a request or submit a job for it. Returns the bytes that it moves. Raises BadChain."""
         raise NotImplementedError
 
-    def end(self, ring: Vringh, job: Job) -> None:
+    def end(self, ring: Vringh, job: Job[R]) -> None:
         """Answer the request of a completed job."""
         raise NotImplementedError
 
@@ -96,19 +100,19 @@ class JobFlow:
                 ring.spend(done // UNIT)
         return moved, AGAIN
 
-    def submit_job(self, job: Job) -> None:
+    def submit_job(self, job: Job[R]) -> None:
         """Submit a job to the workers."""
         self._in_progress += 1
         self.figures.queued += 1
         self._workers.submit(job)
 
-    def on_finished(self, jobs: Sequence[Job]) -> None:
+    def on_finished(self, jobs: Sequence[Job[R]]) -> None:
         """Answer jobs that workers have completed."""
         if self.attached():
             self._results.extend(jobs)
             self.queue.signal.set()
 
-    def on_withdrawn(self, jobs: Sequence[Job]) -> None:
+    def on_withdrawn(self, jobs: Sequence[Job[R]]) -> None:
         """Answer jobs that no worker has begun, in this flow's own task."""
         if self.attached():
             self._results.extend(jobs)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import count
+from typing import Generic, TypeVar
 
 import attrs
 import trio
@@ -52,18 +53,22 @@ class StoreExtent:
     unmap: bool = False
 
 
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
+
+
 @attrs.define(eq=False)
-class Job:
-    """One store operation for a worker, and its result."""
+class Job(Generic[R_co]):
+    """One store operation for a worker, and its result. ``R_co`` is the owner's type of a request."""
 
     kind: IoKind
     store: SectorStore
     wanted: Callable[[], bool]
     """Returns whether the driver's memory may still be touched and the result is still needed."""
-    finished: Callable[[Sequence[Job]], None]
+    finished: Callable[[Sequence[Job[R_co]]], None]
     """Called with all jobs of the same owner that ended together."""
-    request: object = None
-    """Free for the owner's use."""
+    request: R_co
+    """Request that the job is for."""
     offset: int = 0
     """Bytes, as is ``size``."""
     size: int = 0
@@ -91,10 +96,10 @@ class Workers:
     """The worker pool of one device, from DRIVER_OK to reset."""
 
     def __init__(self) -> None:
-        self._jobs: deque[Job] = deque()  # bounded by the rings, as is _writes
+        self._jobs: deque[Job[object]] = deque()  # bounded by the rings, as is _writes
         # Only one worker writes to a store at a time, and the writes that arrive meanwhile are gathered: a file system
         # serializes writes to a file anyway, and threads that take turns cost more than the copy.
-        self._writes: dict[SectorStore, deque[Job]] = {}
+        self._writes: dict[SectorStore, deque[Job[object]]] = {}
         self._busy_stores: set[SectorStore] = set()
         self._writes_first = False
         self._idle = trio.lowlevel.ParkingLot()
@@ -102,18 +107,19 @@ class Workers:
         self._buffers: list[memoryview] = []
         self._gathers: list[memoryview] = []
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job[object]) -> None:
         if job.kind is IoKind.WRITE:
             self._writes.setdefault(job.store, deque()).append(job)
         else:
             self._jobs.append(job)
         self._idle.unpark()
 
-    def withdraw(self, jobs: Iterable[Job]) -> list[Job]:
+    def withdraw(self, jobs: Iterable[Job[R]]) -> list[Job[R]]:
         """Remove those of the jobs that no worker has begun, and return them. The others finish normally."""
-        withdrawn, removed = set(jobs), list[Job]()
+        withdrawn: dict[Job[object], Job[R]] = {job: job for job in jobs}
+        removed: list[Job[R]] = []
         for queue in (self._jobs, *self._writes.values()):
-            matches = [job for job in queue if job in withdrawn]
+            matches = [withdrawn[job] for job in queue if job in withdrawn]
             if matches:
                 removed += matches
                 kept = [job for job in queue if job not in withdrawn]
@@ -143,7 +149,7 @@ class Workers:
                 self._busy_stores.discard(jobs[0].store)
                 if self._writes:
                     self._idle.unpark()
-            ended: dict[Callable[[Sequence[Job]], None], list[Job]] = {}
+            ended: dict[Callable[[Sequence[Job[object]]], None], list[Job[object]]] = {}
             for job in jobs:
                 ended.setdefault(job.finished, []).append(job)
             for finished, group in ended.items():
@@ -151,7 +157,7 @@ class Workers:
                     await trio.lowlevel.checkpoint()  # each may move a batch of its queue
                 finished(group)
 
-    def _next(self) -> list[Job]:
+    def _next(self) -> list[Job[object]]:
         """Return the next job, or all writes waiting for one store that fit; empty if there is nothing to do.
 
         Jobs and writes alternate, so that neither starves the other.
@@ -161,10 +167,10 @@ class Workers:
             return self._next_writes() or self._next_job()
         return self._next_job() or self._next_writes()
 
-    def _next_job(self) -> list[Job]:
+    def _next_job(self) -> list[Job[object]]:
         return [self._jobs.popleft()] if self._jobs else []
 
-    def _next_writes(self) -> list[Job]:
+    def _next_writes(self) -> list[Job[object]]:
         for store in [store for store in self._writes if store not in self._busy_stores]:
             waiting = self._writes.pop(store)
             if waiting:
@@ -180,7 +186,7 @@ class Workers:
                 return jobs
         return []
 
-    async def _write_gathered(self, jobs: list[Job]) -> None:
+    async def _write_gathered(self, jobs: list[Job[object]]) -> None:
         """Write all jobs in one call to the store, adjacent ones as one range.
 
         Raises OSError; the result of every job is unknown then.
@@ -207,7 +213,7 @@ class Workers:
         for job in jobs:
             job.done = job.size
 
-    async def _run_one(self, job: Job, buffer: memoryview) -> None:
+    async def _run_one(self, job: Job[object], buffer: memoryview) -> None:
         if not job.wanted():
             return
         try:
@@ -221,7 +227,7 @@ class Workers:
             job.error = OSError(error.errno, error.strerror)
 
 
-async def _read(job: Job, buffer: memoryview) -> None:
+async def _read(job: Job[object], buffer: memoryview) -> None:
     while job.done < job.size:
         part = buffer[: min(PIECE, job.size - job.done)]
         await job.store.read(part, job.offset + job.done)
@@ -232,7 +238,7 @@ async def _read(job: Job, buffer: memoryview) -> None:
         await _yield_between(job)
 
 
-async def _write(job: Job, buffer: memoryview) -> None:
+async def _write(job: Job[object], buffer: memoryview) -> None:
     while job.done < job.size and job.wanted():
         part = _fetch(job, buffer)
         await job.store.write([(job.offset + job.done, part)])
@@ -240,21 +246,21 @@ async def _write(job: Job, buffer: memoryview) -> None:
         await _yield_between(job)
 
 
-async def _flush(job: Job, buffer: memoryview) -> None:
+async def _flush(job: Job[object], buffer: memoryview) -> None:
     await job.store.flush()
 
 
-async def _discard(job: Job, buffer: memoryview) -> None:
+async def _discard(job: Job[object], buffer: memoryview) -> None:
     for extent in job.extents:
         await job.store.discard(extent.offset, extent.size)
 
 
-async def _write_zeroes(job: Job, buffer: memoryview) -> None:
+async def _write_zeroes(job: Job[object], buffer: memoryview) -> None:
     for extent in job.extents:
         await job.store.write_zeroes(extent.offset, extent.size, extent.unmap)
 
 
-async def _fill(job: Job, buffer: memoryview) -> None:
+async def _fill(job: Job[object], buffer: memoryview) -> None:
     size = min(job.size, PIECE // len(job.pattern) * len(job.pattern))
     whole = buffer[:size]
     whole[:] = job.pattern * (size // len(job.pattern))
@@ -265,7 +271,7 @@ async def _fill(job: Job, buffer: memoryview) -> None:
         await _yield_between(job)
 
 
-async def _compare(job: Job, buffer: memoryview) -> None:
+async def _compare(job: Job[object], buffer: memoryview) -> None:
     """Compare with the data, repeated if it is shorter than the range."""
     whole = sum(map(len, job.data))
     while job.done < job.size:
@@ -283,7 +289,7 @@ async def _compare(job: Job, buffer: memoryview) -> None:
         await _yield_between(job)
 
 
-async def _yield_between(job: Job) -> None:
+async def _yield_between(job: Job[object]) -> None:
     """Yield between two pieces of a job, because a store in memory does not."""
     if job.done < job.size:
         await trio.lowlevel.checkpoint()
@@ -301,17 +307,17 @@ def _first_difference(one: bytes, other: bytes) -> int:
     return low
 
 
-def _offset(job: Job) -> int:
+def _offset(job: Job[object]) -> int:
     return job.offset
 
 
-def _fetch(job: Job, buffer: memoryview) -> memoryview:
+def _fetch(job: Job[object], buffer: memoryview) -> memoryview:
     """Copy unwritten data into ``buffer``, as much as fits. Returns the filled part."""
     size = copy([buffer], take(skip(job.data, job.done), len(buffer)))
     return buffer[:size]
 
 
-_SERVE: Mapping[IoKind, Callable[[Job, memoryview], Awaitable[None]]] = {
+_SERVE: Mapping[IoKind, Callable[[Job[object], memoryview], Awaitable[None]]] = {
     IoKind.READ: _read,
     IoKind.WRITE: _write,
     IoKind.FLUSH: _flush,

@@ -74,7 +74,7 @@ def test_verify_compares_with_what_came_or_only_reads(unit: LogicalUnit) -> None
         assert isinstance(actual, Io)
         return actual
 
-    assert verify(0, 3, 0) == Io(IoKind.READ, 2048, 1536)
+    assert verify(0, 3, 0) == Io(unit.store, IoKind.READ, 2048, 1536)
     assert (verify(1, 3, 1536).kind, verify(1, 3, 1536).out_used) == (IoKind.COMPARE, 1536)
     assert (verify(3, 3, 512).size, verify(3, 3, 512).out_used) == (1536, 512)
     illegal(check(unit, bytes((Op.VERIFY_16, 4)).ljust(16, b"\0")), Asc.INVALID_FIELD_IN_CDB, (1, 2, "cdb"))

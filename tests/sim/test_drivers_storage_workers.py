@@ -50,7 +50,7 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
-async def serve(jobs: Sequence[Job], ended: list[Job]) -> None:
+async def serve(jobs: Sequence[Job[None]], ended: list[Job[None]]) -> None:
     """Give jobs to one worker, and return once all have ended."""
     workers = Workers()
     async with trio.open_nursery() as nursery:
@@ -66,7 +66,7 @@ async def serve(jobs: Sequence[Job], ended: list[Job]) -> None:
 @pytest.mark.parametrize("kind", [IoKind.READ, IoKind.WRITE, IoKind.FLUSH])
 @pytest.mark.usefixtures("uncollected")
 async def test_a_job_that_failed_is_gone_with_its_last_user(kind: IoKind) -> None:
-    ended: list[Job] = []
+    ended: list[Job[None]] = []
     store, data = Broken(MIB), memoryview(bytearray(1024))
     jobs = [Job(kind, store, lambda: True, ended.extend, None, 512 * i, 512, [data[:512]]) for i in range(3)]
     await serve(jobs, ended)
@@ -79,7 +79,7 @@ async def test_a_job_that_failed_is_gone_with_its_last_user(kind: IoKind) -> Non
 
 
 async def test_writes_in_many_pieces_go_a_few_at_a_time() -> None:
-    ended: list[Job] = []
+    ended: list[Job[None]] = []
     store = Counting(MIB)
     byte = memoryview(bytearray(b"x"))
     jobs = [Job(IoKind.WRITE, store, lambda: True, ended.extend, None, 512 * i, 512, [byte] * 512) for i in range(64)]
@@ -90,7 +90,7 @@ async def test_writes_in_many_pieces_go_a_few_at_a_time() -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 511, 512, 4096, MIB - 1, MIB, 3 * MIB - 1])
 async def test_a_comparison_finds_the_first_byte_that_differs(at: int) -> None:
-    ended: list[Job] = []
+    ended: list[Job[None]] = []
     store = MemoryStore(4 * MIB)
     sent = bytearray(3 * MIB)
     sent[at] = 1
@@ -107,7 +107,7 @@ async def test_a_comparison_finds_the_first_byte_that_differs(at: int) -> None:
 async def test_jobs_that_no_worker_began_are_withdrawn_together() -> None:
     workers, store, other = Workers(), MemoryStore(MIB), MemoryStore(MIB)
     kinds = (IoKind.READ, IoKind.WRITE, IoKind.FLUSH)
-    jobs = [Job(kind, where, lambda: True, lambda _: None) for kind in kinds for where in (store, other)]
+    jobs = [Job(kind, where, lambda: True, lambda _: None, None) for kind in kinds for where in (store, other)]
     for job in jobs[1:]:
         workers.submit(job)
     assert set(workers.withdraw(jobs[:4])) == set(jobs[1:4])

@@ -22,10 +22,10 @@ class SlowStore(StubbornStore):
 async def test_a_flood_of_the_one_kind_does_not_keep_the_other_waiting(flood: IoKind, other: IoKind) -> None:
     workers, store, over = Workers(), SlowStore(BLOCK), trio.Event()
 
-    def job(kind: IoKind, finished: object) -> Job:
-        return Job(kind, store, lambda: True, finished, size=BLOCK, data=[memoryview(bytearray(BLOCK))])  # type: ignore[arg-type]
+    def job(kind: IoKind, finished: object) -> Job[None]:
+        return Job(kind, store, lambda: True, finished, None, size=BLOCK, data=[memoryview(bytearray(BLOCK))])  # type: ignore[arg-type]
 
-    def once_more(jobs: Sequence[Job]) -> None:
+    def once_more(jobs: Sequence[Job[None]]) -> None:
         for _ in jobs:
             workers.submit(job(flood, once_more))
 

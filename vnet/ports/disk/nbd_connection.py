@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from functools import partial
 
 import attrs
 import trio
@@ -160,8 +161,8 @@ class Connection:
         self._statistics.commands += 1
         self._commands += 1
         self._bytes += size
-        pending = _Pending(command, 1)
-        disk.submit(DiskRequest(RequestType.IN, self._complete_read, command.offset, size, buffer, context=pending))
+        done = partial(self._complete_read, _Pending(command, 1))
+        disk.submit(DiskRequest(RequestType.IN, done, command.offset, size, buffer))
         return True
 
     async def _begin_read(self, command: NbdCommand) -> None:
@@ -169,13 +170,11 @@ class Connection:
         if size > part_max and (command.flags & DF or not self._handshake.structured):
             await self._read_in_order(command)
             return
-        pending = _Pending(command, -(-size // part_max))
+        done = partial(self._complete_read, _Pending(command, -(-size // part_max)))
         for at in range(0, size, part_max):
             part = min(part_max, size - at)
             buffer = await self._buffer(part)
-            disk.submit(
-                DiskRequest(RequestType.IN, self._complete_read, command.offset + at, part, buffer, context=pending)
-            )
+            disk.submit(DiskRequest(RequestType.IN, done, command.offset + at, part, buffer))
 
     async def _read_in_order(self, command: NbdCommand) -> None:
         """Serve a large read with one header followed by all data, though the device returns them in parts.
@@ -204,7 +203,7 @@ class Connection:
 
     async def _begin_write(self, command: NbdCommand) -> None:
         disk, part_max, size = self._disk, self._disk.transfer_max, command.size
-        pending = _Pending(command, -(-size // part_max))
+        done = partial(self._complete_write, _Pending(command, -(-size // part_max)))
         for at in range(0, size, part_max):
             part = min(part_max, size - at)
             buffer = await self._buffer(part)
@@ -215,9 +214,7 @@ class Connection:
             except BaseException:
                 self._sent(buffer, None)
                 raise
-            disk.submit(
-                DiskRequest(RequestType.OUT, self._complete_write, command.offset + at, part, buffer, context=pending)
-            )
+            disk.submit(DiskRequest(RequestType.OUT, done, command.offset + at, part, buffer))
         if not size:
             self._end(command, NbdError.OK)
 
@@ -231,9 +228,8 @@ class Connection:
 
     # Completions of the device
 
-    def _complete_read(self, request: DiskRequest) -> None:
-        pending, buffer = request.context, request.buffer
-        assert isinstance(pending, _Pending)
+    def _complete_read(self, pending: _Pending, request: DiskRequest) -> None:
+        buffer = request.buffer
         assert buffer is not None
         pending.left -= 1
         command = pending.command
@@ -258,9 +254,7 @@ class Connection:
         if last and pending.error:
             self._end(command, pending.error)
 
-    def _complete_write(self, request: DiskRequest) -> None:
-        pending = request.context
-        assert isinstance(pending, _Pending)
+    def _complete_write(self, pending: _Pending, request: DiskRequest) -> None:
         assert request.buffer is not None
         self._sent(request.buffer, None)
         pending.left -= 1

@@ -73,7 +73,7 @@ class BlkPlug:
             self.bound.store_changed()
 
 
-class VhostBlkRequestFlow(JobFlow):
+class VhostBlkRequestFlow(JobFlow[VhostBlkRequest]):
     """One request queue."""
 
     def __init__(self, queue: DeviceQueue, bound: BoundVhostBlk, workers: Workers, figures: RequestFigures) -> None:
@@ -85,7 +85,7 @@ class VhostBlkRequestFlow(JobFlow):
         request = VhostBlkRequest.parse(chain, self._bound.limits)
         self.figures.taken += 1
         if isinstance(request, Refusal):
-            self._answer(ring, request, request.status, 0, request.cause)
+            self._fail(ring, request, request.status, request.cause)
             return 0
         self._start_io(ring, request)
         return request.size
@@ -101,13 +101,13 @@ class VhostBlkRequestFlow(JobFlow):
                 moved = self._store.pwritev(request.data, request.offset)
             elif kind == RequestType.GET_ID:
                 serial = self._bound.plug.serial.encode("ascii", "replace")[:ID_SIZE].ljust(ID_SIZE, b"\0")
-                self._answer(ring, request, BlkStatus.OK, copy_in(request.data, serial))
+                self._answer(ring, request, copy_in(request.data, serial))
                 return
         except OSError as error:
-            self._answer(ring, request, BlkStatus.IOERR, 0, error.strerror or "short")
+            self._fail(ring, request, BlkStatus.IOERR, error.strerror or "short")
             return
         if moved == request.size and kind in _MOVES:
-            self._answer(ring, request, BlkStatus.OK, moved)
+            self._answer(ring, request, moved)
             return
         self.submit_job(
             Job(
@@ -116,34 +116,33 @@ class VhostBlkRequestFlow(JobFlow):
                 self.attached,
                 self.on_finished,
                 request,
-                request.offset,
-                request.size,
-                request.data,
-                request.extents,
+                offset=request.offset,
+                size=request.size,
+                data=request.data,
+                extents=request.extents,
                 stable=not writeback,
                 done=moved,
             )
         )
 
-    def end(self, ring: Vringh, job: Job) -> None:
-        assert isinstance(job.request, VhostBlkRequest)
-        status = BlkStatus.OK if job.error is None else BlkStatus.IOERR
-        self._answer(ring, job.request, status, job.done, job.cause)
+    def end(self, ring: Vringh, job: Job[VhostBlkRequest]) -> None:
+        if job.error is None:
+            self._answer(ring, job.request, job.done)
+        else:
+            self._fail(ring, job.request, BlkStatus.IOERR, job.cause)
 
-    def _answer(
-        self, ring: Vringh, request: VhostBlkRequest | Refusal, status: BlkStatus, moved: int, cause: str = ""
-    ) -> None:
+    def _answer(self, ring: Vringh, request: VhostBlkRequest, moved: int) -> None:
         """Write the status last, and complete the chain. The used length never covers bytes that may be unwritten."""
-        request.status_byte[0] = status
-        figures = self.figures
-        if status:
-            figures.fail(cause)
-            complete(ring, request.head, 0)
-            return
-        assert isinstance(request, VhostBlkRequest)
-        figures.done += 1
-        figures.bytes += moved if request.kind != RequestType.GET_ID else 0
+        request.status_byte[0] = BlkStatus.OK
+        self.figures.done += 1
+        self.figures.bytes += moved if request.kind != RequestType.GET_ID else 0
         complete(ring, request.head, 1 + (moved if request.kind in _ANSWERS else 0))
+
+    def _fail(self, ring: Vringh, request: VhostBlkRequest | Refusal, status: BlkStatus, cause: str) -> None:
+        """Answer with an error, and complete the chain with 0 bytes: data may be unwritten in front of the status."""
+        request.status_byte[0] = status
+        self.figures.fail(cause)
+        complete(ring, request.head, 0)
 
 
 _ANSWERS = frozenset((RequestType.IN, RequestType.GET_ID))

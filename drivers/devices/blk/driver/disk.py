@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import attrs
 import trio
@@ -45,8 +46,6 @@ class DiskRequest:
     buffer: Buffer | None = None
     """Data to write, or room for data to read."""
     unmap: bool = False
-    context: object = None
-    """Free for the caller's use in ``done``."""
     status: BlkStatus = BlkStatus.OK
     answer: bytes = b""
     """Answer to GET_ID."""
@@ -65,13 +64,23 @@ class _Operation:
     status: BlkStatus = BlkStatus.OK
     completion: trio.Event = attrs.field(factory=trio.Event)
 
+    def part(self, at: int = 0) -> Callable[[DiskRequest], None]:
+        """Return the ``done`` of a request for the data from offset ``at`` of the operation's."""
+        return partial(self._complete, at)
 
-@attrs.frozen(eq=False)
-class _Part:
-    """One request of an operation, and its offset in the operation's data."""
-
-    operation: _Operation
-    at: int = 0
+    def _complete(self, at: int, request: DiskRequest) -> None:
+        """Complete one part: copy read data to the caller, who may have been cancelled."""
+        if request.buffer is not None:
+            if self.into is not None and not request.status:
+                into = self.into[at : at + request.size]
+                for view in request.buffer.views:
+                    into[: len(view)] = view
+                    into = into[len(view) :]
+            request.buffer.free()
+        self.left -= 1
+        self.status = self.status or request.status
+        if not self.left:
+            self.completion.set()
 
 
 class Disk(Submitter[DiskRequest]):
@@ -126,7 +135,7 @@ class Disk(Submitter[DiskRequest]):
 
     async def flush(self) -> None:
         """Return when all completed writes are on stable storage. Raises DiskError."""
-        await self._request(DiskRequest(RequestType.FLUSH, self._on_done))
+        await self._request(RequestType.FLUSH)
 
     async def discard(self, offset: int, size: int) -> None:
         """Discard the range's contents. Raises DiskError, also if the device does not support it; ValueError."""
@@ -146,8 +155,7 @@ class Disk(Submitter[DiskRequest]):
 
     async def get_id(self) -> bytes:
         """Return the device's id, at most 20 bytes. Raises DiskError."""
-        request = DiskRequest(RequestType.GET_ID, self._on_done)
-        await self._request(request)
+        request = await self._request(RequestType.GET_ID)
         return request.answer.rstrip(b"\0")
 
     # Internals.
@@ -212,7 +220,7 @@ class Disk(Submitter[DiskRequest]):
                 buffer = await self.buffer(part)
                 if data is not None:
                     copy_in(buffer.views, data[at : at + part])
-                self.submit(DiskRequest(kind, self._on_done, offset + at, part, buffer, context=_Part(operation, at)))
+                self.submit(DiskRequest(kind, operation.part(at), offset + at, part, buffer))
             await self._finish(operation, f"{kind.name} of {size} bytes at {offset}")
         finally:
             operation.into = None
@@ -224,16 +232,18 @@ class Disk(Submitter[DiskRequest]):
         most = most or size
         operation = _Operation(left=-(-size // most) if size else 0)
         for at, part in _parts(size, most):
-            request = DiskRequest(kind, self._on_done, offset + at, part, context=_Part(operation))
+            request = DiskRequest(kind, operation.part(), offset + at, part)
             request.unmap = unmap and geometry.unmaps
             self.submit(request)
         await self._finish(operation, f"{kind.name} of {size} bytes at {offset}")
 
-    async def _request(self, request: DiskRequest) -> None:
+    async def _request(self, kind: RequestType) -> DiskRequest:
+        """Submit a request without data, and return it when it has ended. Raises DiskError."""
         operation = _Operation(left=1)
-        request.context = _Part(operation)
+        request = DiskRequest(kind, operation.part())
         self.submit(request)
-        await self._finish(operation, request.kind.name)
+        await self._finish(operation, kind.name)
+        return request
 
     async def _finish(self, operation: _Operation, what: str) -> None:
         self.kick()
@@ -247,24 +257,6 @@ class Disk(Submitter[DiskRequest]):
     def _check(self, offset: int, size: int, geometry: Geometry) -> None:
         if offset < 0 or offset % geometry.block_size or size % geometry.block_size:
             raise ValueError(f"{size} bytes at {offset} are not whole blocks of {geometry.block_size}")
-
-    @staticmethod
-    def _on_done(request: DiskRequest) -> None:
-        """Complete one part: copy read data to the caller, who may have been cancelled."""
-        part = request.context
-        assert isinstance(part, _Part)
-        operation = part.operation
-        if request.buffer is not None:
-            if operation.into is not None and not request.status:
-                into = operation.into[part.at : part.at + request.size]
-                for view in request.buffer.views:
-                    into[: len(view)] = view
-                    into = into[len(view) :]
-            request.buffer.free()
-        operation.left -= 1
-        operation.status = operation.status or request.status
-        if not operation.left:
-            operation.completion.set()
 
 
 def _parts(size: int, most: int) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from drivers.bus.vhost import DeviceQueue
 from drivers.devices.net.control import ACK_ERR, ACK_OK, COMMAND_MAX, MacTable, NetCommand, NetControl, Value, parse
@@ -38,52 +38,46 @@ class NetCommandTarget(Protocol):
         """Note that the driver has announced its station."""
 
 
-def _switch(name: str) -> Callable[[NetCommandTarget, Value], bool]:
+Action = Callable[[NetCommandTarget, Value], bool]
+"""Executes a command with this value; returns False if the device refuses it."""
+V = TypeVar("V")
+
+
+def _with(kind: type[V], act: Callable[[NetCommandTarget, V], bool]) -> Action:
+    """Return an action for values of this type, which refuses others."""
+    return lambda device, value: isinstance(value, kind) and act(device, value)
+
+
+def _switch(name: str) -> Action:
     return lambda device, value: device.set_reception(device.reception.evolve(**{name: value}))
 
 
-def _table(device: NetCommandTarget, value: Value) -> bool:
-    assert isinstance(value, MacTable)
-    return device.set_reception(device.reception.evolve(unicast=value.unicast, multicast=value.multicast))
+def _set_table(device: NetCommandTarget, table: MacTable) -> bool:
+    return device.set_reception(device.reception.evolve(unicast=table.unicast, multicast=table.multicast))
 
 
-def _vlan(add: bool) -> Callable[[NetCommandTarget, Value], bool]:
-    def run(device: NetCommandTarget, value: Value) -> bool:
-        vlans = device.reception.vlans or frozenset()
-        return device.set_reception(device.reception.evolve(vlans=vlans | {value} if add else vlans - {value}))
-
-    return run
+def _add_vlan(device: NetCommandTarget, vlan: int) -> bool:
+    return device.set_reception(device.reception.evolve(vlans=(device.reception.vlans or frozenset()) | {vlan}))
 
 
-def _mac(device: NetCommandTarget, value: Value) -> bool:
-    assert isinstance(value, bytes)
-    return device.set_mac(value)
+def _remove_vlan(device: NetCommandTarget, vlan: int) -> bool:
+    return device.set_reception(device.reception.evolve(vlans=(device.reception.vlans or frozenset()) - {vlan}))
 
 
-def _pairs(device: NetCommandTarget, value: Value) -> bool:
-    assert isinstance(value, int)
-    return device.set_pairs(value)
-
-
-def _offloads(device: NetCommandTarget, value: Value) -> bool:
-    assert isinstance(value, int)
-    return device.set_offloads(value)
-
-
-ACTIONS: Mapping[NetCommand, Callable[[NetCommandTarget, Value], bool]] = {
+ACTIONS: Mapping[NetCommand, Action] = {
     NetCommand.PROMISC: _switch("promisc"),
     NetCommand.ALLMULTI: _switch("allmulti"),
     NetCommand.ALLUNI: _switch("alluni"),
     NetCommand.NOMULTI: _switch("nomulti"),
     NetCommand.NOUNI: _switch("nouni"),
     NetCommand.NOBCAST: _switch("nobcast"),
-    NetCommand.MAC_TABLE_SET: _table,
-    NetCommand.MAC_ADDR_SET: _mac,
-    NetCommand.VLAN_ADD: _vlan(add=True),
-    NetCommand.VLAN_DEL: _vlan(add=False),
+    NetCommand.MAC_TABLE_SET: _with(MacTable, _set_table),
+    NetCommand.MAC_ADDR_SET: _with(bytes, lambda device, mac: device.set_mac(mac)),
+    NetCommand.VLAN_ADD: _with(int, _add_vlan),
+    NetCommand.VLAN_DEL: _with(int, _remove_vlan),
     NetCommand.ANNOUNCE_ACK: lambda device, _: device.acknowledge_announcement(),
-    NetCommand.VQ_PAIRS_SET: _pairs,
-    NetCommand.GUEST_OFFLOADS_SET: _offloads,
+    NetCommand.VQ_PAIRS_SET: _with(int, lambda device, count: device.set_pairs(count)),
+    NetCommand.GUEST_OFFLOADS_SET: _with(int, lambda device, features: device.set_offloads(features)),
 }
 
 

@@ -240,7 +240,7 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         except PortGone as exc:
             self._on_port_gone(exc)
             return
-        self.station = Station(self._control, device.features, port, self._mac, self, settings)
+        self.station = Station(device, self._control, self._mac, self, settings)
         settings.bound = self
         try:
             await self.config_changed()

@@ -7,6 +7,7 @@ from typing import Protocol
 import attrs
 import trio
 
+from drivers.bus.virtio import VirtioDevice
 from drivers.contracts.ports import Offloads, PacketPort
 from drivers.devices.net.control import TABLE_MAX, NetCommand, NetControl, changes
 from drivers.devices.net.driver.control import VirtioNetControlQueue
@@ -51,9 +52,10 @@ class QueuePairs(Protocol):
 
 
 class NetRequestHolder(Protocol):
-    """Holds the requested settings across resets."""
+    """Holds the requested settings across resets, and the port."""
 
     request: NetRequest
+    port: PacketPort
 
 
 class Station:
@@ -61,9 +63,8 @@ class Station:
 
     def __init__(
         self,
+        device: VirtioDevice,
         control: VirtioNetControlQueue | None,
-        features: int,
-        port: PacketPort,
         mac: bytes,
         pairs: QueuePairs,
         holder: NetRequestHolder,
@@ -71,8 +72,9 @@ class Station:
         """``mac``: the device's address at DRIVER_OK."""
         self._holder = holder
         self._control = control
-        self._features = features
-        self._port = port
+        self._features = device.features
+        self._has = device.has
+        self._port = holder.port
         self._pairs = pairs
         self._lock = trio.Lock()
         unfiltered = not self._has(F.CTRL_RX)
@@ -85,10 +87,7 @@ class Station:
         )
         self.pairs_used = 1
         """Number of queue pairs in use."""
-        self.offloads = device_offloads(features)
-
-    def _has(self, feature: NetFeature) -> bool:
-        return bool(self._features >> feature & 1)
+        self.offloads = device_offloads(device.features)
 
     async def follow(self) -> None:
         """Bring the device to the requested settings and those of its interface.

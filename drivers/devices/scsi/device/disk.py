@@ -117,7 +117,7 @@ class LogicalUnit(Unit):
 
     def start_stop(self, call: Call) -> Reply | Io:
         self.stopped = not call.cdb[4] & START
-        return Io(IoKind.FLUSH) if self.stopped and not call.cdb[4] & NO_FLUSH else GOOD
+        return Io(self.store, IoKind.FLUSH) if self.stopped and not call.cdb[4] & NO_FLUSH else GOOD
 
     def read_capacity(self, call: Call) -> Reply:
         last = min(self.capacity - 1, MANY)
@@ -134,12 +134,12 @@ class LogicalUnit(Unit):
         offset, size = self.range(call, self.limits.transfer)
         fua = bool(call.cdb[0] >> 5 and call.cdb[1] & FUA)
         call.need_room(size)
-        return Io(IoKind.READ, offset, size, in_size=size, stable=fua) if size else GOOD
+        return Io(self.store, IoKind.READ, offset, size, in_size=size, stable=fua) if size else GOOD
 
     def write(self, call: Call) -> Reply | Io:
         offset, size = self.range(call, self.limits.transfer)
         out = call.payload(size)
-        return Io(IoKind.WRITE, offset, size, out, size, stable=self.stable(call)) if size else GOOD
+        return Io(self.store, IoKind.WRITE, offset, size, out, size, stable=self.stable(call)) if size else GOOD
 
     def verify(self, call: Call) -> Reply | Io:
         """Compare with data-out (BYTCHK), or without data check that the blocks can be read."""
@@ -150,13 +150,13 @@ class LogicalUnit(Unit):
         if not size:
             return GOOD
         if check == 0:
-            return Io(IoKind.READ, offset, size)
+            return Io(self.store, IoKind.READ, offset, size)
         sent = size if check == 1 else self.block_size
-        return Io(IoKind.COMPARE, offset, size, call.payload(sent), sent)
+        return Io(self.store, IoKind.COMPARE, offset, size, call.payload(sent), sent)
 
     def synchronize_cache(self, call: Call) -> Io:
         self.range(call)
-        return Io(IoKind.FLUSH)
+        return Io(self.store, IoKind.FLUSH)
 
     def write_same(self, call: Call) -> Io:
         if not blocks(call.cdb)[1]:  # WSNZ: 0 does not mean "all blocks to the end"
@@ -168,8 +168,8 @@ class LogicalUnit(Unit):
         stable = not self.mode.write_cache
         if not any(pattern):
             extents = (StoreExtent(offset, size, unmap),)
-            return Io(IoKind.WRITE_ZEROES, out_used=len(pattern), extents=extents, stable=stable)
-        return Io(IoKind.FILL, offset, size, out_used=len(pattern), pattern=pattern, stable=stable)
+            return Io(self.store, IoKind.WRITE_ZEROES, out_used=len(pattern), extents=extents, stable=stable)
+        return Io(self.store, IoKind.FILL, offset, size, out_used=len(pattern), pattern=pattern, stable=stable)
 
     def unmap(self, call: Call) -> Reply | Io:
         """Ignore a descriptor that is incomplete or cut by either length (SBC-3 section 5.28.2)."""
@@ -196,7 +196,7 @@ class LogicalUnit(Unit):
                 extents.append(StoreExtent(lba * block, count * block, unmap=True))
         if not extents:
             return Reply(out_used=size)
-        return Io(IoKind.WRITE_ZEROES, out_used=size, extents=extents, stable=not self.mode.write_cache)
+        return Io(self.store, IoKind.WRITE_ZEROES, out_used=size, extents=extents, stable=not self.mode.write_cache)
 
 
 LogicalUnit.handlers = {

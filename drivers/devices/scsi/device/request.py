@@ -33,21 +33,21 @@ class VhostScsiRequest:
     """A parsed request. The memory views are of its chain."""
 
     head: int
-    lun: Lun | None
+    lun: Lun | None = None
     """None if the eight bytes of the LUN field are invalid."""
-    tag: int
-    cdb: bytes
-    out: Sequence[memoryview]
+    tag: int = 0
+    cdb: bytes = b""
+    out: Sequence[memoryview] = ()
     """Data-out."""
-    out_size: int
+    out_size: int = 0
     """Bytes, as is in_size."""
-    data: Sequence[memoryview]
+    data: Sequence[memoryview] = ()
     """Room for data-in."""
-    in_size: int
-    response: Sequence[memoryview]
+    in_size: int = 0
+    response: Sequence[memoryview] = attrs.field(kw_only=True)
     """Room for the 12 bytes of the response and the sense data."""
-    response_size: int
-    complete: bool
+    response_size: int = attrs.field(kw_only=True)
+    complete: bool = attrs.field(kw_only=True)
     """False if the chain is too short for header, CDB, response and sense data."""
 
     @staticmethod
@@ -68,11 +68,21 @@ class VhostScsiRequest:
             raise BadChain(head, "the chain has no room for a response")
         complete = len(header) == header_size and room == response_size
         if not complete:
-            return VhostScsiRequest(head, None, 0, b"", (), 0, (), 0, response, room, complete)
+            return VhostScsiRequest(head, response=response, response_size=room, complete=False)
         lun, tag, _, _, _ = HEADER.unpack_from(header)
         cdb = header[HEADER.size :]
         return VhostScsiRequest(
-            head, Lun.parse(lun), tag, cdb, out, total(out), data, total(data), response, response_size, complete
+            head,
+            Lun.parse(lun),
+            tag,
+            cdb,
+            out=out,
+            out_size=total(out),
+            data=data,
+            in_size=total(data),
+            response=response,
+            response_size=response_size,
+            complete=True,
         )
 
     def answer(self, response: Response, status: int, sense: Sense | None, moved: int) -> None:
@@ -110,12 +120,16 @@ class ControlRequest:
         kind = int.from_bytes(data[:4], "little") if len(data) >= 4 else -1
         if kind == ControlType.TMF and len(data) == TMF.size:
             _, function, lun, tag = TMF.unpack(data)
-            return ControlRequest(head, kind, function, Lun.parse(lun), tag, 0, writable, complete=True)
+            return ControlRequest(
+                head, kind, function, Lun.parse(lun), tag=tag, events=0, writable=writable, complete=True
+            )
         if kind in (ControlType.AN_QUERY, ControlType.AN_SUBSCRIBE) and len(data) >= NOTIFICATION.size:
             _, lun, events = NOTIFICATION.unpack_from(data)
             complete = room >= NOTIFICATION_ANSWER.size
-            return ControlRequest(head, kind, 0, Lun.parse(lun), 0, events, writable, complete)
-        return ControlRequest(head, kind, 0, None, 0, 0, writable, complete=False)
+            return ControlRequest(
+                head, kind, 0, Lun.parse(lun), tag=0, events=events, writable=writable, complete=complete
+            )
+        return ControlRequest(head, kind, 0, None, tag=0, events=0, writable=writable, complete=False)
 
     def answer(self, response: Response, events: int = 0) -> int:
         """Write the response, into the last byte if the request is incomplete. Returns the bytes written."""

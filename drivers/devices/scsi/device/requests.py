@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from drivers.bus.vhost import DeviceQueue
-from drivers.devices.scsi.device.disk import LogicalUnit
 from drivers.devices.scsi.device.request import VhostScsiRequest
 from drivers.devices.scsi.device.session import ScsiSession
 from drivers.devices.scsi.device.tasks import Task
@@ -39,7 +38,7 @@ FAILURES: dict[int, Response] = {
 """Response per store error that means "unreachable" or "busy"; the errno values are those of Linux's block layer."""
 
 
-class VhostScsiRequestFlow(JobFlow):
+class VhostScsiRequestFlow(JobFlow[Task]):
     """One request queue."""
 
     def __init__(self, queue: DeviceQueue, session: ScsiSession, figures: RequestFigures) -> None:
@@ -59,13 +58,13 @@ class VhostScsiRequestFlow(JobFlow):
         super().stop()
         self._end_catch_ups(len(self._catch_ups))
 
-    def on_finished(self, jobs: Sequence[Job]) -> None:
+    def on_finished(self, jobs: Sequence[Job[Task]]) -> None:
         _mark_io_ended(jobs)
         super().on_finished(jobs)
         if not self.attached():
             self._session.tasks.forget_detached()
 
-    def on_withdrawn(self, jobs: Sequence[Job]) -> None:
+    def on_withdrawn(self, jobs: Sequence[Job[Task]]) -> None:
         _mark_io_ended(jobs)
         super().on_withdrawn(jobs)
         if not self.attached():
@@ -112,8 +111,7 @@ class VhostScsiRequestFlow(JobFlow):
 
     def _start_io(self, ring: Vringh, request: VhostScsiRequest, unit: Unit, io: Io) -> int:
         """Copy between store and driver memory at once if the store can, else submit a job. Returns its bytes."""
-        assert isinstance(unit, LogicalUnit)
-        store, moved = unit.store, 0
+        store, moved = io.store, 0
         data = take(request.data, io.in_size) if io.in_size else io.out
         try:
             small = io.size <= AT_ONCE and not io.stable
@@ -134,25 +132,24 @@ class VhostScsiRequestFlow(JobFlow):
             task.unfinished,
             self.on_finished,
             task,
-            io.offset,
-            io.size,
-            data,
-            io.extents,
-            io.pattern,
-            io.stable,
-            moved,
+            offset=io.offset,
+            size=io.size,
+            data=data,
+            extents=io.extents,
+            pattern=io.pattern,
+            stable=io.stable,
+            done=moved,
         )
         self._session.tasks.add(task)
         self.submit_job(task.job)
         return io.size
 
-    def end(self, ring: Vringh, job: Job) -> None:
+    def end(self, ring: Vringh, job: Job[Task]) -> None:
         task = job.request
-        assert isinstance(task, Task)
         request, io = task.request, task.io
         data_in = job.done if io.in_size else 0
         if task.verdict is not None:
-            self._answer(ring, request, task.verdict, ScsiStatus.GOOD, None, data_in, data_in)
+            self._answer(ring, request, task.verdict, data_in=data_in, moved=data_in)
             self.figures.fail(task.verdict.name.lower())
         elif job.error is not None:
             self._fail(ring, request, io, job.error, data_in)
@@ -166,16 +163,16 @@ class VhostScsiRequestFlow(JobFlow):
         response = FAILURES.get(error.errno or 0)
         if response is not None:
             self.figures.fail(response.name.lower())
-            self._answer(ring, request, response, ScsiStatus.GOOD, None, data_in, data_in)
+            self._answer(ring, request, response, data_in=data_in, moved=data_in)
         else:
             self.figures.fail(error.strerror or "short")
             sense = sense_of(io, error)
             self._session.plug.count_check(sense)
-            self._answer(ring, request, Response.OK, ScsiStatus.CHECK_CONDITION, sense, data_in, data_in)
+            self._answer(ring, request, Response.OK, sense, data_in=data_in, moved=data_in)
 
     def _refuse(self, ring: Vringh, request: VhostScsiRequest, response: Response) -> int:
         self.figures.fail(response.name.lower())
-        self._answer(ring, request, response, ScsiStatus.GOOD, None, 0, 0)
+        self._answer(ring, request, response)
         return 0
 
     def _end(self, ring: Vringh, request: VhostScsiRequest, sense: Sense | None, data_in: int, out_used: int) -> None:
@@ -183,30 +180,28 @@ class VhostScsiRequestFlow(JobFlow):
         moved = data_in + (request.out_size if data_in else out_used)
         self.figures.done += 1
         self.figures.bytes += moved
-        status = ScsiStatus.GOOD
         if sense is not None:
-            status = ScsiStatus.CHECK_CONDITION
             self._session.plug.count_check(sense)
-        self._answer(ring, request, Response.OK, status, sense, data_in, moved)
+        self._answer(ring, request, Response.OK, sense, data_in=data_in, moved=moved)
 
     def _answer(
         self,
         ring: Vringh,
         request: VhostScsiRequest,
         response: Response,
-        status: ScsiStatus,
-        sense: Sense | None,
-        data_in: int,
-        moved: int,
+        sense: Sense | None = None,
+        *,
+        data_in: int = 0,
+        moved: int = 0,
     ) -> None:
         """Write the response last and as a whole, and complete the chain. ``data_in``: bytes of data-in written."""
+        status = ScsiStatus.GOOD if sense is None else ScsiStatus.CHECK_CONDITION
         request.answer(response, status, sense, moved)
         complete(ring, request.head, request.response_size + data_in)
 
 
-def _mark_io_ended(jobs: Sequence[Job]) -> None:
+def _mark_io_ended(jobs: Sequence[Job[Task]]) -> None:
     for job in jobs:
-        assert isinstance(job.request, Task)
         job.request.io_ended = True
 
 

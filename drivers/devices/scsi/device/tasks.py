@@ -23,7 +23,7 @@ class TaskFlow(Protocol):
     def attached(self) -> bool:
         """Return whether the ring of the task is still there."""
 
-    def on_withdrawn(self, jobs: Sequence[Job], /) -> None:
+    def on_withdrawn(self, jobs: Sequence[Job[Task]], /) -> None:
         """Answer the tasks of these jobs, which no worker has begun."""
 
 
@@ -45,7 +45,7 @@ class Task:
     flow: TaskFlow
     io_ended: bool = False
     """Whether the I/O has ended or was withdrawn before it began."""
-    job: Job | None = None
+    job: Job[Task] | None = None
     verdict: Response | None = None
     """Response from a task management function; it overrides the result of the I/O."""
     waiters: list[_Waiter] = attrs.field(init=False, factory=list)
@@ -90,7 +90,7 @@ class TaskSet:
     def cancel(self, tasks: Iterable[Task], verdict: Response, callback: Callable[[], None]) -> None:
         """End the tasks with response ``verdict``, and call ``callback`` when all are answered."""
         waiter = _Waiter(0, callback)
-        jobs: dict[Job, Task] = {}
+        jobs: dict[Job[Task], Task] = {}
         for task in tasks:
             waiter.left += 1
             task.waiters.append(waiter)
@@ -102,7 +102,7 @@ class TaskSet:
             callback()
             return
         self._waiters[waiter] = None
-        by_flow: dict[TaskFlow, list[Job]] = {}
+        by_flow: dict[TaskFlow, list[Job[Task]]] = {}
         for job in self._workers.withdraw(jobs) if jobs else ():
             by_flow.setdefault(jobs[job].flow, []).append(job)
         for flow, withdrawn in by_flow.items():

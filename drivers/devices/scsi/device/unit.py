@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import attrs
 
+from drivers.contracts.ports import SectorStore
 from drivers.devices.scsi.cdb import COMMANDS, Op, ScsiCommand, find
 from drivers.devices.scsi.layout import Response
 from drivers.devices.scsi.sense import Asc, CheckCondition, Sense, SenseKey, illegal
@@ -37,6 +38,7 @@ GOOD = Reply()
 class Io:
     """I/O that the store must complete before the command can end."""
 
+    store: SectorStore
     kind: IoKind
     offset: int = 0
     """Bytes, as is ``size``."""

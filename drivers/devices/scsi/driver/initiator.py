@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 
 import attrs
@@ -154,9 +155,10 @@ class Initiator(Submitter[ScsiRequest]):
         if size > self.transfer_max:
             raise ValueError(f"{size} bytes of data: at most {self.transfer_max} per command")
         completion = trio.Event()
-        request = ScsiRequest(lun, bytes(cdb), _on_done, out_size=len(data_out), in_size=data_in, attention=attention)
+        request = ScsiRequest(
+            lun, bytes(cdb), partial(_on_done, completion), out_size=len(data_out), in_size=data_in, attention=attention
+        )
         request.tag = next(self._tags) if tag is None else tag
-        request.context = completion
         if size:
             request.buffer = await self.buffer(size)
             copy_in(request.buffer.views, memoryview(data_out))
@@ -260,12 +262,11 @@ class Initiator(Submitter[ScsiRequest]):
         return self.config
 
 
-def _on_done(request: ScsiRequest) -> None:
+def _on_done(completion: trio.Event, request: ScsiRequest) -> None:
     """Free the buffer and wake the caller, who may have been cancelled."""
     if request.buffer is not None:
         request.buffer.free()
-    assert isinstance(request.context, trio.Event)
-    request.context.set()
+    completion.set()
 
 
 def _response(value: int) -> Response:

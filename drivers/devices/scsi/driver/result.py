@@ -82,8 +82,6 @@ class ScsiRequest:
     retries: int = 0
     serial: int = 0
     deadline: float | None = None
-    context: object = None
-    """Free for the caller's use in ``done``."""
 
 
 def read_result(request: ScsiRequest, raw: bytes, sense_size: int, written: int) -> ScsiResult | None:
