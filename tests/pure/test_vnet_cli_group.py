@@ -1,7 +1,9 @@
-"""Help texts of the command line."""
+"""Help texts of the command line, and what its commands import."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import click
@@ -43,3 +45,11 @@ def test_the_summary_of_a_command_is_the_first_sentence_of_its_help(name: str) -
     command = main.get_command(click.Context(main), name)
     assert command is not None
     assert command.get_short_help_str(limit=1000) == COMMANDS[name][1]
+
+
+@pytest.mark.parametrize("command", ["show", "ps", "link", "set"])
+def test_a_command_that_asks_a_running_system_starts_without_the_world(command: str) -> None:
+    program = f"import sys; import vnet.cli.start, vnet.cli.group, vnet.cli.{command}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    slow = {"trio", "scapy", "pyroute2", "drivers.registry", "vnet.topology", "vnet.system.world"}
+    assert slow & set(done.stdout.split()) == set()
