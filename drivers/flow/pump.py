@@ -20,6 +20,7 @@ __all__ = [
     "AGAIN",
     "BATCHES",
     "BATCH_BUCKETS",
+    "END",
     "QUEUE",
     "RECHECK",
     "Flow",
@@ -112,18 +113,21 @@ class Signal:
 
 
 class Next(Enum):
-    """What a flow does next without waiting for anything but its queue."""
+    """What a flow does next unless it waits for something of its own."""
 
     AGAIN = "again"
     QUEUE = "queue"
+    END = "end"
 
 
 AGAIN: Final = Next.AGAIN
 """Move again: the budget of this batch is used up."""
 QUEUE: Final = Next.QUEUE
 """Wait for buffers from the other side."""
+END: Final = Next.END
+"""Move nothing any more: the pump returns."""
 Wait = Next | Callable[[Serve | None], Awaitable[object]]
-"""What a flow waits for: `AGAIN`, `QUEUE`, or a function to await, such as the ``wait`` of a signal.
+"""What a flow waits for: `AGAIN`, `QUEUE`, `END`, or a function to await, such as the ``wait`` of a signal.
 
 A flow returns the same object whenever it waits for the same thing: the pump compares them by identity.
 """
@@ -179,7 +183,7 @@ async def pump(
     *,
     in_place: bool = False,
 ) -> None:
-    """Run ``flow`` until its queue closes or breaks. Raises PortGone if the flow's port was removed.
+    """Run ``flow`` until it ends, or its queue closes or breaks. Raises PortGone if the flow's port was removed.
 
     ``settle`` is awaited once per batch before the index is published: it sleeps until the link has carried the batch.
     With ``in_place`` and without ``settle``, a batch is moved in the task that signals what the flow waits for: the
@@ -235,6 +239,8 @@ class _Drain:
                 if turns % BATCHES == 0:
                     await trio.lowlevel.checkpoint()
                     queue.begin_turn()
+            elif wait is END:
+                return
             elif wait is not QUEUE:
                 turns = 0
                 self._awaited = wait

@@ -6,11 +6,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-import trio
-
 from drivers.bus.vhost import DeviceQueue
 from drivers.flow.figures import RequestFigures
-from drivers.flow.pump import AGAIN, QUEUE, Wait, pump
+from drivers.flow.pump import AGAIN, END, QUEUE, Wait, pump
 from drivers.storage.workers import Job, Workers
 from rings.chain import Chain
 from rings.queue import Vringh, getdesc
@@ -56,22 +54,15 @@ class JobFlow(Generic[R]):
     # Common to all.
 
     async def run(self, settle: Callable[[], Awaitable[None]] | None) -> None:
-        """Serve the queue. If the ring breaks, still answer the requests taken from it."""
+        """Serve the queue. If the ring breaks, still answer the requests taken from it: it gives no more."""
         self.serving = True
         try:
             try:
                 await pump(self, settle, in_place=True)
             finally:
                 self.stop()
-            while self._in_progress and self.attached():
-                if not self._results:
-                    await self.queue.signal.wait()
-                if self.attached() and self._answer_results():
-                    if settle is not None:
-                        await settle()
-                    if self.attached():
-                        self.queue.flush()
-                    await trio.lowlevel.checkpoint()
+            if self.attached():
+                await pump(self, settle, in_place=True)
         finally:
             self._results.clear()  # jobs hold views of the driver's memory, and each other
 
@@ -87,6 +78,8 @@ class JobFlow(Generic[R]):
         ring = self._ring
         if ring is None or self.queue.ring is not ring:
             return 0, QUEUE
+        if not self.serving and not (self._in_progress and self.attached()):
+            return 0, END
         moved, size = self._answer_results(), 0
         begin = self.begin
         while moved < BUDGET and size < BUDGET_BYTES:

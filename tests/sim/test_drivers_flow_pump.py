@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from drivers.errors import PortGone
-from drivers.flow.pump import BATCH_BUCKETS, QUEUE, Signal, Wait, pump
+from drivers.flow.pump import AGAIN, BATCH_BUCKETS, END, QUEUE, Signal, Wait, pump
 from rings.errors import MemoryFault, RemoteRingError
 
 
@@ -151,6 +151,14 @@ async def test_a_flow_on_a_link_that_takes_time_moves_everything_itself(nursery:
     assert flow.movers == [flow.movers[0]] * 2
     assert flow.movers[0] is not trio.lowlevel.current_task()
     nursery.cancel_scope.cancel()
+
+
+async def test_a_flow_that_ends_is_moved_no_more_and_its_last_batch_is_published() -> None:
+    flow, flushed = Waiting(AGAIN, END), list[int]()
+    flow.queue.flush = lambda: flushed.append(len(flow.movers))  # type: ignore[method-assign]
+    await pump(flow, in_place=True)
+    assert flushed == [0, 1, 2]
+    assert not flow.waits
 
 
 @pytest.mark.parametrize("in_place", [False, True])
