@@ -187,7 +187,7 @@ async def device_reset(pair: NetPair) -> None:
 
 
 async def device_side_reset(pair: NetPair) -> None:
-    await pair.device.endpoint.vhost.rebind(pair.vhost)
+    await pair.device.device_host.vhost.rebind(pair.vhost)
 
 
 async def link_moves(pair: NetPair) -> None:
@@ -201,7 +201,7 @@ async def device_asks(pair: NetPair) -> None:
 
 
 async def driver_leaves(which: int, pair: NetPair) -> None:
-    bus: Bus[Any, Any] = (pair.rc.virtio, pair.device.endpoint.vhost)[which]
+    bus: Bus[Any, Any] = (pair.rc.virtio, pair.device.device_host.vhost)[which]
     for driver in (driver for driver in bus._drivers if driver.id_table == (MatchId(DeviceId.NET),)):
         await bus.unregister_driver(driver)
         await trio.sleep(0.001)

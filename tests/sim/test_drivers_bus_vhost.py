@@ -18,7 +18,7 @@ settled = trio.testing.wait_all_tasks_blocked
 
 
 def drivers_of(pair: NetPair) -> tuple[VirtioDriver, VhostDriver]:
-    virtio, vhost = pair.rc.virtio.match(pair.virtio), pair.device.endpoint.vhost.match(pair.vhost)
+    virtio, vhost = pair.rc.virtio.match(pair.virtio), pair.device.device_host.vhost.match(pair.vhost)
     assert virtio is not None
     assert vhost is not None
     return virtio, vhost
@@ -39,7 +39,7 @@ async def test_a_virtio_driver_that_comes_after_its_device_binds_it() -> None:
 async def test_a_vhost_driver_that_leaves_makes_the_other_side_wait_until_it_comes_back(transport: str) -> None:
     async with open_pair() as pair, unharmed(pair):
         _, driver = drivers_of(pair)
-        virtio, bus = pair.virtio, pair.device.endpoint.vhost
+        virtio, bus = pair.virtio, pair.device.device_host.vhost
         await bus.unregister_driver(driver)
         for pause in (0.1, 10):
             await trio.sleep(pause)

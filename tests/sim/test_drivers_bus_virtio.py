@@ -42,7 +42,7 @@ async def test_figures_of_former_lives_count_once_over_failed_bring_ups(transpor
         await trio.testing.wait_all_tasks_blocked()
         before = figures(pair)
         assert before["driver"][0].chains == 5
-        bus = pair.device.endpoint.vhost
+        bus = pair.device.device_host.vhost
         driver = bus.match(pair.vhost)
         assert driver is not None
         virtio = pair.virtio
@@ -77,7 +77,7 @@ async def test_rescues_count_over_all_resets() -> None:
         pair.virtio.queues[0].signal.rescues = 3
         pair.vhost.queues[0].signal.rescues = 4
         await pair.reset()
-        await pair.device.endpoint.vhost.rebind(pair.vhost)
+        await pair.device.device_host.vhost.rebind(pair.vhost)
         await pair.world.wait_up()
         assert (pair.virtio.queues[0].signal.rescues, pair.vhost.queues[0].signal.rescues) == (3, 4)
 

@@ -203,7 +203,7 @@ class Loss:
     """The device can't be reached: its link is down, or its own driver has left it where there is no link."""
 
     def __init__(self, pair: BlkPair) -> None:
-        self.pair, self.bus = pair, pair.device.endpoint.vhost
+        self.pair, self.bus = pair, pair.device.device_host.vhost
         self.linked = TRANSPORTS[pair.device.spec.transport].on != "host"
         self.driver = self.bus.match(pair.vhost)
 

@@ -146,7 +146,7 @@ async def test_traffic_stalls_and_resumes_and_nothing_is_doubled_torn_or_leaked(
 
 async def vhost_leaves(pair: NetPair) -> None:
     """The driver at the device's own end is removed, and probes the device anew."""
-    bus, device = pair.device.endpoint.vhost, pair.vhost
+    bus, device = pair.device.device_host.vhost, pair.vhost
     driver = bus.match(device)
     assert driver is not None
     await bus.unregister_driver(driver)
@@ -157,7 +157,7 @@ async def vhost_leaves(pair: NetPair) -> None:
 
 async def both_leave(pair: NetPair) -> None:
     """Neither end has a driver for a while."""
-    buses: list[Bus[Any, Any]] = [pair.rc.virtio, pair.device.endpoint.vhost]
+    buses: list[Bus[Any, Any]] = [pair.rc.virtio, pair.device.device_host.vhost]
     drivers = [buses[0].match(pair.virtio), buses[1].match(pair.vhost)]
     for bus, driver in zip(buses, drivers, strict=True):
         await bus.unregister_driver(driver)
@@ -207,7 +207,7 @@ async def test_drivers_and_the_link_come_in_any_order_and_the_end_is_the_same(tr
     dice = random.Random(seed)
     async with open_pair(SMALL) as pair, unharmed(pair):
         before = State.of(pair)
-        buses: list[Bus[Any, Any]] = [pair.rc.virtio, pair.device.endpoint.vhost]
+        buses: list[Bus[Any, Any]] = [pair.rc.virtio, pair.device.device_host.vhost]
         drivers = [buses[0].match(pair.virtio), buses[1].match(pair.vhost)]
         parts = ["virtio", "vhost"] if transport == "mmio" else ["virtio", "vhost", "link"]
         there = dict.fromkeys(parts, True)

@@ -54,7 +54,7 @@ async def test_a_driver_does_not_accept_bit_1_that_another_device_offers(monkeyp
     async with open_rpmsg_pair(PLAIN()) as pair, unharmed(pair):
         offer = pair.vhost.offer
         monkeypatch.setattr(pair.vhost, "offer", lambda table, features, *rest: offer(table, features | 2, *rest))
-        await pair.device.endpoint.vhost.rebind(pair.vhost)
+        await pair.device.device_host.vhost.rebind(pair.vhost)
         await pair.world.wait_up()
         assert pair.vhost.device_features >> 1 & 1
         assert not pair.virtio.has(RpmsgFeature.AS)

@@ -27,7 +27,7 @@ from rings.testing import Desc
 from vnet.ends.mediated import MediatorEnd
 from vnet.errors import ConfigError
 from vnet.spec import FaultSpec, LinkSpec
-from vnet.system.world import Device
+from vnet.system.device import Device
 from vnet.testing import bounded, hostile_driver, until
 from vnet.testing.rpmsg import RpmsgOptions, RpmsgPair, bound_pair, open_rpmsg_pair
 from vnet.topology import parse
@@ -195,7 +195,7 @@ async def test_a_driver_that_starts_anew_takes_the_other_one_along(which: int) -
         restarts = [device.virtio.restarts for device in devices if device.virtio is not None]
         virtio = devices[which].virtio
         assert virtio is not None
-        await devices[which].root.virtio.rebind(virtio)
+        await devices[which].driver_host.virtio.rebind(virtio)
         await trio.sleep(0.5)
         await pair.world.wait_up()
         with trio.fail_after(1):

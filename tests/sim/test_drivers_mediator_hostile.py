@@ -14,7 +14,7 @@ from rings.status import Status
 from rings.testing import Desc
 from support.rigs.frames import DROPPED, Build
 from support.rigs.mediated import CSUM, HEADER, OVER, Mediated, cross, drained, large, open_mediated
-from vnet.system.world import Device
+from vnet.system.device import Device
 from vnet.testing import FRAME, bounded, hostile_driver, until
 
 NEEDS_CSUM = 1
@@ -25,7 +25,7 @@ TSO = ("HOST_TSO4", "HOST_TSO6", "HOST_USO", "GUEST_TSO4", "GUEST_TSO6", "GUEST_
 
 
 async def rebind(device: Device) -> None:
-    bus, virtio = device.root.virtio, device.virtio
+    bus, virtio = device.driver_host.virtio, device.virtio
     assert virtio is not None
     await bus.rebind(virtio)
 

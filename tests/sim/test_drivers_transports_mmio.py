@@ -66,7 +66,7 @@ def test_both_ends_are_on_one_host_in_namespaces_of_their_own() -> None:
 
 async def test_driver_and_device_share_one_memory_and_no_link() -> None:
     async with open_pair(MMIO) as pair:
-        assert pair.device.root is pair.device.endpoint
+        assert pair.device.driver_host is pair.device.device_host
         assert pair.vhost.ops.memory() is pair.rc.memory
         traffic = pair.link.statistics()
         await pair.transfer(1 << 16)

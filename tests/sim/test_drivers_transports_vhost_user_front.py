@@ -79,7 +79,7 @@ async def test_messages_come_in_the_order_that_back_ends_expect(tmp_path: Path) 
         assert device.virtio.restarts == 0
         assert device.virtio.features == 1 << RingFeature.VERSION_1
         back.log.clear()
-        await device.root.virtio.rebind(device.virtio)
+        await device.driver_host.virtio.rebind(device.virtio)
         await world.wait_up()
         events = without(back.requests, R.GET_CONFIG, R.GET_STATUS)
         assert events[:2] == [R.GET_VRING_BASE, R.SET_STATUS]
@@ -95,12 +95,12 @@ async def test_a_device_is_stopped_before_anybody_hangs_up(tmp_path: Path) -> No
         async with front(path) as (world, device):
             await world.wait_up()
             back.log.clear()
-            [socket] = device.root.sockets
-            await device.root.user.unregister_device(socket)
+            [socket] = device.driver_host.sockets
+            await device.driver_host.user.unregister_device(socket)
             assert back.requests == stopping
             await until(lambda: back.ends == ["the front end hung up"])
-            assert device.root.virtio.bindings == ()
-            device.root.user.register_device(socket)
+            assert device.driver_host.virtio.bindings == ()
+            device.driver_host.user.register_device(socket)
             await world.wait_up()
             back.log.clear()
         await until(lambda: len(back.ends) == 2)
@@ -123,7 +123,7 @@ async def test_a_back_end_without_status_is_reset_by_message_or_by_its_rings_alo
         ]
         assert device.virtio is not None
         back.log.clear()
-        await device.root.virtio.rebind(device.virtio)
+        await device.driver_host.virtio.rebind(device.virtio)
         await world.wait_up()
         assert back.requests[: 1 + reset] == [R.GET_VRING_BASE, R.RESET_DEVICE][: 1 + reset]
         assert back.requests.count(R.RESET_DEVICE) == reset
@@ -177,7 +177,7 @@ async def test_what_a_back_end_lacks_or_refuses_is_one_clear_error_and_its_succe
             with pytest.raises(ProbeError, match=why):
                 await world.wait_up()
             await trio.testing.wait_all_tasks_blocked()
-            assert device.root.memory.statistics().buffers <= OF_THE_DISK
+            assert device.driver_host.memory.statistics().buffers <= OF_THE_DISK
             nursery.cancel_scope.cancel()
             await until(lambda: not path.exists())
             async with trio.open_nursery() as again:

@@ -80,7 +80,7 @@ async def test_an_answer_that_is_none_closes_the_connection_and_the_next_one_wor
             virtio = device.virtio
             assert virtio is not None
             back.lies[request] = lie
-            await device.root.virtio.rebind(virtio)
+            await device.driver_host.virtio.rebind(virtio)
             virtio.changed.set()
             assert back.socket is not None
             back.socket.close()  # what is said when a connection begins is asked again as well
@@ -93,7 +93,7 @@ async def test_an_answer_that_is_none_closes_the_connection_and_the_next_one_wor
             back.log.clear()
             await world.wait_up()
             assert back.requests.count(R.SET_OWNER) >= 1
-            assert device.root.virtio.binding(virtio).state is BindState.BOUND, "it stayed on its driver"
+            assert device.driver_host.virtio.binding(virtio).state is BindState.BOUND, "it stayed on its driver"
 
 
 @pytest.mark.hostile("V04", "V20")
@@ -104,7 +104,7 @@ async def test_file_descriptors_beside_an_answer_are_closed_with_the_connection(
         null = FileHandle(os.open("/dev/null", os.O_RDONLY))
         back.lie_fds.append(null)
         back.lies[R.GET_FEATURES] = lambda right: right
-        await device.root.virtio.rebind(device.virtio)
+        await device.driver_host.virtio.rebind(device.virtio)
         await until(lambda: back.ends, 10)
         assert any("file descriptors" in failure for failure in device.virtio.failures)
         back.lie_fds.clear()
@@ -122,7 +122,7 @@ async def test_an_answer_that_never_comes_is_waited_for_so_long_and_no_longer(
         assert device.virtio is not None
         back.lies[request_] = lambda _: SILENCE
         began = trio.current_time()
-        await device.root.virtio.rebind(device.virtio)
+        await device.driver_host.virtio.rebind(device.virtio)
         await until(lambda: back.ends, 40)
         assert trio.current_time() - began == pytest.approx(timeout, abs=0.1)
         back.lies.clear()
@@ -136,7 +136,7 @@ async def test_a_ring_that_another_answers_for_was_not_stopped(tmp_path: Path) -
     async with meeting(back, tmp_path) as (_, device):
         assert device.virtio is not None
         back.lies[R.GET_VRING_BASE] = lambda _: reply(R.GET_VRING_BASE, VringState(1, 0))
-        await device.root.virtio.rebind(device.virtio)
+        await device.driver_host.virtio.rebind(device.virtio)
         await until(lambda: back.ends)
         back.lies.clear()
         await until(lambda: device.up)

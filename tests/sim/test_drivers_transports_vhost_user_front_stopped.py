@@ -32,7 +32,7 @@ async def test_a_system_ends_soon_although_its_back_end_does_not_answer(resettin
                 back.lies[request] = lambda _: SILENCE
             if resetting:  # and is waited for when the end comes
                 assert device.virtio is not None
-                nursery.start_soon(device.root.virtio.rebind, device.virtio)
+                nursery.start_soon(device.driver_host.virtio.rebind, device.virtio)
                 await trio.sleep(1)
             began = trio.current_time()
         assert trio.current_time() - began <= LEAVE_TIMEOUT + 0.1

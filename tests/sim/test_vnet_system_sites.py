@@ -12,8 +12,8 @@ async def test_a_device_is_on_a_carrier_of_its_drivers_host(transport: str) -> N
     async with open_pair() as pair:
         device, topology = pair.device, pair.world.topology
         driver_host, device_host = topology.ends(device.spec)
-        assert device.root.name == driver_host
-        assert device.endpoint.name == device_host.removesuffix("-dev")
+        assert device.driver_host.name == driver_host
+        assert device.device_host.name == device_host.removesuffix("-dev")
         bus, carrier = pair.carrier
         assert carrier.name == device.location
         assert bus.binding(carrier).error == ""

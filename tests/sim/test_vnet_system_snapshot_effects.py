@@ -59,7 +59,7 @@ async def test_a_look_crosses_no_link(tmp_path: Path) -> None:
         pair.link.bring_up()
         await pair.world.wait_up()
         await looked(pair)
-        for bus in (pair.rc.virtio, pair.device.endpoint.vhost):
+        for bus in (pair.rc.virtio, pair.device.device_host.vhost):
             await bus.rebind(bus.bindings[0].device)  # type: ignore[arg-type]
             await looked(pair)
             await pair.world.wait_up()

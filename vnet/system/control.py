@@ -70,7 +70,7 @@ async def _device_reset(world: World, name: str) -> object:
     device = _named("device", world.devices, name)
     if device.virtio is None:
         raise QmpError(f"{name} is not enumerated yet")
-    await device.root.virtio.rebind(device.virtio)
+    await device.driver_host.virtio.rebind(device.virtio)
     return {}
 
 

@@ -26,10 +26,10 @@ __all__ = ["DeviceSite", "Place"]
 
 @attrs.frozen
 class Place:
-    """Where a device is, with its transport's device half; fields as in `vnet.system.world.Device`."""
+    """Where a device is, with its transport's device half; fields as in `vnet.system.device.Device`."""
 
-    root: Host
-    endpoint: Host
+    driver_host: Host
+    device_host: Host
     location: str
     back: VhostBack | None
     junction: Junction | None = None

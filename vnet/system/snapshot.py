@@ -17,7 +17,8 @@ from drivers.registry import TRANSPORTS
 from rings.queue import QueueStatistics
 from rings.status import Status
 from vnet.ends.base import Side
-from vnet.system.world import Device, World
+from vnet.system.device import Device
+from vnet.system.world import World
 from vnet.views.link import LinkView
 from vnet.views.pci import NtbView
 from vnet.views.system import (
@@ -167,7 +168,7 @@ def _driver_side(device: Device, host: str) -> DriverSideView:
         host=host,
         found=True,
         name=virtio.name,
-        binding=_binding(device.root.virtio.binding(virtio)),
+        binding=_binding(device.driver_host.virtio.binding(virtio)),
         status=_status(virtio.status),
         features=device.spec.virtio.table.describe(virtio.features),
         restarts=virtio.restarts,
@@ -189,7 +190,7 @@ def _device_side(device: Device, host: str) -> DeviceSideView:
         foreign=False,
         name=vhost.name,
         registers=device.back.registers(),
-        binding=_binding(device.endpoint.vhost.binding(vhost)),
+        binding=_binding(device.device_host.vhost.binding(vhost)),
         status=_status(vhost.status),
         device_features=vhost.table.describe(vhost.device_features),
         driver_features=vhost.table.describe(vhost.driver_features),

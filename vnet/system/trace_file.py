@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
+from vnet.errors import ConfigError
 from vnet.views.link import TraceStatistics
 
-__all__ = ["TraceFile"]
+__all__ = ["TraceFile", "open_trace"]
 
 BUFFER = 8 << 10
 """Bytes that are written together."""
@@ -54,3 +56,14 @@ class TraceFile:
             self._lines, self._lost = self._lines - waiting, self._lost + waiting
             self._error = exc.strerror or str(exc)
             self._report(f"{self._path}: {self._error}; the link goes on without a trace")
+
+
+@contextmanager
+def open_trace(link: str, path: str, report: Callable[[str], None]) -> Iterator[TraceFile]:
+    """Open the file for the trace of ``link``. Raises ConfigError if it cannot be written."""
+    try:
+        trace = TraceFile(path, lambda trouble: report(f"links.{link}.trace: {trouble}"))
+    except OSError as exc:
+        raise ConfigError("topology", f"links.{link}.trace", path, exc.strerror or str(exc)) from None
+    with closing(trace):
+        yield trace

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import attrs
 import trio
 
-from drivers.bus.back import VhostBack
-from drivers.bus.binding import BindState
-from drivers.bus.vhost import VhostDevice
-from drivers.bus.virtio import VirtioDevice
 from drivers.carriers.options import TransportOptions
 from drivers.carriers.vhost_user import OwnConfig
 from drivers.errors import ProbeError
-from rings.status import Status
 from vnet.ends import DEVICE_TYPES, DeviceKind
 from vnet.ends.base import End, OpenContext
 from vnet.ends.foreign import ForeignEnd
 from vnet.ends.mediated import MediatorEnd
 from vnet.ends.running import RunningDevice
-from vnet.errors import ConfigError
 from vnet.host.host import Host
 from vnet.host.vhost_user import Junction
 from vnet.link.base import Link
@@ -34,75 +28,19 @@ from vnet.pcie.ntb import NtbFunction
 from vnet.ports.packet.interface_watch import Watches, open_watches
 from vnet.ports.packet.memory import MemoryPort
 from vnet.spec import MIB, DeviceSpec, PeerSpec
-from vnet.system.bring_up import UP_TIMEOUT, bring_up, reason_of, register_device_types, register_drivers
+from vnet.system.bring_up import UP_TIMEOUT, bring_up, register_device_types, register_drivers
+from vnet.system.device import Device
 from vnet.system.links import LinkRegisters, build_link
-from vnet.system.sites import DeviceSite, Place
-from vnet.system.trace_file import TraceFile
+from vnet.system.sites import DeviceSite
+from vnet.system.trace_file import TraceFile, open_trace
 from vnet.topology import Topology
 
-__all__ = ["Device", "World", "open_world"]
+__all__ = ["World", "open_world"]
 
 POLL_INTERVAL = 0.002
 """Seconds between two checks whether all devices are up."""
 LOCAL = "-local"
 """Suffix of the local driver's device behind a mediated device."""
-
-
-@attrs.define(eq=False)
-class Device:
-    """A device of the topology, with both ends."""
-
-    name: str
-    spec: DeviceSpec
-    root: Host
-    """The driver's host."""
-    endpoint: Host
-    """The device's host; the driver's host if the device is in another process."""
-    location: str
-    """Name of the device on the driver's host, such as the name of a PCI function."""
-    back: VhostBack | None
-    """Device half of the transport; None if the device is in another process."""
-    driver_end: End
-    """End of the driver."""
-    device_end: End
-    """End of the device; a `MediatorEnd` in mediated mode."""
-
-    @property
-    def vhost(self) -> VhostDevice:
-        """The device on the vhost bus; only if it is in this process."""
-        assert self.back is not None, f"{self.name} is in another process"
-        return self.back.device
-
-    @property
-    def virtio(self) -> VirtioDevice | None:
-        """The device on the virtio bus, once the driver's host has enumerated it; else None."""
-        devices = (binding.device for binding in self.root.virtio.bindings)
-        return next((device for device in devices if device.location == self.location), None)
-
-    @property
-    def up(self) -> bool:
-        """Whether the device carries data: DRIVER_OK on both sides, both ends live."""
-        virtio = self.virtio
-        return (
-            virtio is not None
-            and bool(virtio.status & Status.DRIVER_OK)
-            and (self.back is None or self.vhost.running)
-            and self.driver_end.live
-            and self.device_end.live
-        )
-
-    def trouble(self) -> str:
-        """Return why the device is not up: the errors of both buses."""
-        virtio = self.virtio
-        errors = [self.endpoint.vhost.binding(self.vhost).error] if self.back is not None else []
-        if virtio is not None:
-            errors += [self.root.virtio.binding(virtio).error, *virtio.failures]
-        else:
-            bindings = (binding for bus in self.root.carriers for binding in bus.bindings)
-            errors += [binding.error for binding in bindings if binding.device.name == self.location]
-        if self.back is not None:
-            errors += self.vhost.failures
-        return reason_of(errors)
 
 
 class World:
@@ -132,8 +70,7 @@ class World:
 
     def ends(self, device: str) -> tuple[End, End]:
         """Return the two ends that programs use; in mediated mode, the second one is the local driver's end."""
-        remote, local = self.devices[device], self.devices.get(f"{device}{LOCAL}")
-        return remote.driver_end, remote.device_end if local is None else local.driver_end
+        return self.devices[device].ends
 
     def running(self, device: str) -> RunningDevice[Any, Any]:
         """Return a device of the topology as its demonstration and its exercise use it."""
@@ -155,19 +92,13 @@ class World:
         fewest = len(self.devices) + 1
         with trio.move_on_after(timeout) as scope:
             while down := [device for device in self.devices.values() if not device.up]:
-                for device in filter(self._failed, down):
+                for device in (device for device in down if device.failed):
                     raise ProbeError(f"{device.name}: {device.trouble()}")
                 if len(down) < fewest:
                     fewest, scope.deadline = len(down), trio.current_time() + timeout
                 await trio.sleep(POLL_INTERVAL)
             return
         raise ProbeError(f"{down[0].name} is not up after {timeout:g} s: {down[0].trouble()}")
-
-    def _failed(self, device: Device) -> bool:
-        states = [device.endpoint.vhost.binding(device.vhost).state] if device.back is not None else []
-        if device.virtio is not None:
-            states.append(device.root.virtio.binding(device.virtio).state)
-        return BindState.FAILED in states
 
 
 @asynccontextmanager
@@ -182,67 +113,23 @@ async def open_world(
     ``name`` prefixes names visible outside, such as namespaces; ``kinds`` opens ends by device type. ``report`` takes
     lines for the user, such as that an interface is gone. Raises ConfigError, PrivilegeError, DriverError.
     """
-    topology = topology.sized()
-    world = World(name, topology)
+    world = World(name, topology.sized())
     async with AsyncExitStack() as stack:
         stack.callback(world.poller.close)
         world.watches = await stack.enter_async_context(open_watches(report))
-        ends = {
-            name: await stack.enter_async_context(_open_ends(kinds[spec.type], _context(world, name, index, spec)))
-            for index, (name, spec) in enumerate(topology.devices.items())
-        }
-        for host_name, host_spec in topology.hosts.items():
-            assert host_spec.memory is not None  # `Topology.sized`
-            world.hosts[host_name] = Host(host_name, host_spec.memory * MIB)
-            stack.callback(world.hosts[host_name].close)
-        for link_name, link_spec in topology.links.items():
-            if link_spec.trace is not None:
-                world.traces[link_name] = stack.enter_context(_trace(link_name, link_spec.trace, report))
-            sink = world.traces[link_name].write if link_name in world.traces else None
-            rc = world.hosts[link_spec.root].rc
-            link = build_link(link_name, link_spec, LinkRegisters(link_name, topology, rc), sink)
-            world.links[link_name] = link
-            world.buses[link_name] = rc.attach(link)
-            world.hosts[link_spec.endpoint].add_controller(link_name, link)
-        for ntb_name, ntb in topology.ntbs.items():
-            ends_at = (world.hosts[ntb.host].controllers[link_name] for link_name in (ntb.primary, ntb.secondary))
-            assert ntb.mw is not None  # `Topology.sized`
-            world.ntbs[ntb_name] = NtbFunction(*ends_at, windows=(ntb.mw * MIB,))
-            world.ntbs[ntb_name].bind()
+        opened = []
         for index, (device_name, spec) in enumerate(topology.devices.items()):
-            own_config = None
-            if spec.foreign and (make_config := kinds[spec.type].own_config) is not None:
-                own_config = make_config(_context(world, device_name, index, spec))
-            place = _place(world, device_name, spec, own_config)
-            first, second = ends[device_name]
-            if spec.mode == "mediated":
-                second = _mediate(world, kinds, _context(world, device_name, index, spec), place.endpoint, second)
-            world.devices[device_name] = Device(
-                device_name, spec, place.root, place.endpoint, place.location, place.back, first, second
-            )
+            hosts = topology.ends(spec)
+            context = OpenContext(name, device_name, index, spec, hosts, world.poller, world.watches)
+            ends = await stack.enter_async_context(_open_ends(kinds[spec.type], context))
+            opened.append((context, ends))
+        _add_hosts(world, stack)
+        _add_links(world, stack, report)
+        _add_ntbs(world)
+        for context, ends in opened:
+            _add_device(world, kinds[context.spec.type], context, *ends)
         nursery = await stack.enter_async_context(open_background())
-        nursery.start_soon(world.poller.run)
-        devices = world.devices.values()
-        halves = [(device.endpoint.vhost, device.back) for device in devices if device.back is not None]
-        plugs = {device.vhost: device.device_end.settings for device in devices if device.back is not None}
-        for host in world.hosts.values():
-            settings = {device.location: device.driver_end.settings for device in devices if device.root is host}
-            register_drivers(host.virtio, settings)
-            register_device_types(host.vhost, plugs)
-            await nursery.start(host.serve)
-        for link in world.links.values():
-            nursery.start_soon(link.run)
-        for _, back in halves:
-            nursery.start_soon(back.serve)
-        for junction in world.junctions:
-            nursery.start_soon(junction.serve)
-        await bring_up(halves)
-        # Links start after the devices: a device must have its features before a driver sees it.
-        for host in world.hosts.values():
-            for end in host.sockets:
-                host.user.register_device(end)
-            for controller in host.controllers.values():
-                controller.start()
+        await _start(world, nursery)
         stack.enter_context(ignore_existing())
         yield world
 
@@ -257,39 +144,91 @@ async def _open_ends(kind: DeviceKind[Any, Any], context: OpenContext[Any]) -> A
             yield ends
 
 
-def _place(world: World, name: str, spec: DeviceSpec, own_config: OwnConfig | None = None) -> Place:
-    """Put a device on its carrier."""
-    place = DeviceSite(name, spec, world.topology, world.hosts, world.buses, world.ipc, own_config).place()
+def _add_hosts(world: World, stack: AsyncExitStack) -> None:
+    for name, spec in world.topology.hosts.items():
+        assert spec.memory is not None  # `Topology.sized`
+        world.hosts[name] = Host(name, spec.memory * MIB)
+        stack.callback(world.hosts[name].close)
+
+
+def _add_links(world: World, stack: AsyncExitStack, report: Callable[[str], None]) -> None:
+    for name, spec in world.topology.links.items():
+        if spec.trace is not None:
+            world.traces[name] = stack.enter_context(open_trace(name, spec.trace, report))
+        sink = world.traces[name].write if name in world.traces else None
+        rc = world.hosts[spec.root].rc
+        link = world.links[name] = build_link(name, spec, LinkRegisters(name, world.topology, rc), sink)
+        world.buses[name] = rc.attach(link)
+        world.hosts[spec.endpoint].add_controller(name, link)
+
+
+def _add_ntbs(world: World) -> None:
+    for name, spec in world.topology.ntbs.items():
+        controllers = world.hosts[spec.host].controllers
+        assert spec.mw is not None  # `Topology.sized`
+        ntb = world.ntbs[name] = NtbFunction(
+            controllers[spec.primary], controllers[spec.secondary], windows=(spec.mw * MIB,)
+        )
+        ntb.bind()
+
+
+def _add_device(
+    world: World, kind: DeviceKind[Any, Any], context: OpenContext[Any], driver_end: End, device_end: End
+) -> None:
+    """Put a device on its carrier; in mediated mode, also the local driver's device, which is behind it."""
+    spec = context.spec
+    own_config = kind.own_config(context) if spec.foreign and kind.own_config is not None else None
+    place = _site(world, context.name, spec, own_config).place()
     if place.junction is not None:
         world.junctions.append(place.junction)
-    return place
+    local = None
+    if spec.mode == "mediated":
+        device_end, local = _mediate(world, kind, context, place.device_host, device_end)
+    halves = (place.driver_host, place.device_host, place.location, place.back)
+    world.devices[context.name] = Device(context.name, spec, *halves, driver_end, device_end, local)
 
 
-def _trace(link: str, path: str, report: Callable[[str], None]) -> AbstractContextManager[TraceFile]:
-    """Open the file for the trace of ``link``. Raises ConfigError if it cannot be written."""
-    try:
-        return closing(TraceFile(path, lambda trouble: report(f"links.{link}.trace: {trouble}")))
-    except OSError as exc:
-        raise ConfigError("topology", f"links.{link}.trace", path, exc.strerror or str(exc)) from None
+def _site(world: World, name: str, spec: DeviceSpec, own_config: OwnConfig | None = None) -> DeviceSite:
+    return DeviceSite(name, spec, world.topology, world.hosts, world.buses, world.ipc, own_config)
 
 
 def _mediate(
-    world: World, kinds: Mapping[str, DeviceKind[Any, Any]], context: OpenContext[Any], host: Host, local_end: End
-) -> MediatorEnd:
-    """Add the local driver's device to the endpoint's platform bus; return the mediator as the remote device's end."""
+    world: World, kind: DeviceKind[Any, Any], context: OpenContext[Any], host: Host, local_end: End
+) -> tuple[MediatorEnd, Device]:
+    """Add the local driver's device to the platform bus of ``host``; return the remote device's end and this device."""
     remote, local = context.name, f"{context.name}{LOCAL}"
-    make = kinds[context.spec.type].mediator
-    assert make is not None
-    mediator = make(context, (remote, local))
+    assert kind.mediator is not None
+    mediator = kind.mediator(context, (remote, local))
     assert isinstance(context.spec, PeerSpec)
     ring = context.spec.local_ring or context.spec.ring
     spec = attrs.evolve(context.spec, transport="mmio", link=None, ntb=None, host=host.name, function=0)
     spec = attrs.evolve(spec, mode="direct", ring=ring, options=TransportOptions())
-    place = _place(world, local, spec)
+    place = _site(world, local, spec).place()
     end = MediatorEnd(mediator, local, remote)
-    world.devices[local] = Device(local, spec, host, host, place.location, place.back, local_end, end)
-    return MediatorEnd(mediator, remote, local)
+    device = world.devices[local] = Device(local, spec, host, host, place.location, place.back, local_end, end)
+    return MediatorEnd(mediator, remote, local), device
 
 
-def _context(world: World, name: str, index: int, spec: DeviceSpec) -> OpenContext[Any]:
-    return OpenContext(world.name, name, index, spec, world.topology.ends(spec), world.poller, world.watches)
+async def _start(world: World, nursery: trio.Nursery) -> None:
+    """Start the hosts, then the devices, then the links: a device must have its features before a driver sees it."""
+    nursery.start_soon(world.poller.run)
+    devices = world.devices.values()
+    halves = [(device.device_host.vhost, device.back) for device in devices if device.back is not None]
+    plugs = {device.vhost: device.device_end.settings for device in devices if device.back is not None}
+    for host in world.hosts.values():
+        settings = {device.location: device.driver_end.settings for device in devices if device.driver_host is host}
+        register_drivers(host.virtio, settings)
+        register_device_types(host.vhost, plugs)
+        await nursery.start(host.serve)
+    for link in world.links.values():
+        nursery.start_soon(link.run)
+    for _, back in halves:
+        nursery.start_soon(back.serve)
+    for junction in world.junctions:
+        nursery.start_soon(junction.serve)
+    await bring_up(halves)
+    for host in world.hosts.values():
+        for end in host.sockets:
+            host.user.register_device(end)
+        for controller in host.controllers.values():
+            controller.start()

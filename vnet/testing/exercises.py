@@ -68,7 +68,7 @@ async def _interrupt(world: World, name: str) -> None:
             link.bring_up()
         await trio.sleep(FLAP)
     else:
-        bus, virtio = world.devices[name].root.virtio, world.devices[name].virtio
+        bus, virtio = world.devices[name].driver_host.virtio, world.devices[name].virtio
         assert virtio is not None
         driver = bus.match(virtio)
         assert driver is not None

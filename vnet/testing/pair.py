@@ -21,7 +21,8 @@ from vnet.host.host import Host
 from vnet.link.base import Link
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
-from vnet.system.world import Device, World
+from vnet.system.device import Device
+from vnet.system.world import World
 from vnet.testing.footprint import Footprint, fds
 from vnet.topology import Topology, check
 

@@ -13,7 +13,8 @@ from drivers.devices.rpmsg import RpmsgBus
 from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd, RpmsgEndSpec, RpmsgSpec
 from vnet.ends.rpmsg.exercise import bound_pair, send_and_compare
 from vnet.spec import LinkSpec
-from vnet.system.world import LOCAL, Device, open_world
+from vnet.system.device import Device
+from vnet.system.world import open_world
 from vnet.testing.checks import until
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
 from vnet.topology import Topology
@@ -67,7 +68,8 @@ class RpmsgPair(Pair):
     @property
     def local(self) -> Device:
         """In mediated mode: the device of the endpoint's own driver."""
-        return self.world.devices[f"{DEVICE}{LOCAL}"]
+        assert self.device.local is not None
+        return self.device.local
 
     @property
     def ends(self) -> tuple[RpmsgEnd, RpmsgEnd]:

@@ -23,7 +23,8 @@ from vnet.ends.mediated import MediatorEnd
 from vnet.ends.net import NET, PortSpec, net_specs, open_net
 from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig
-from vnet.system.world import LOCAL, Device, open_world
+from vnet.system.device import Device
+from vnet.system.world import open_world
 from vnet.testing import FRAME, NetPair, Options, bounded
 from vnet.topology import Topology, check
 
@@ -65,7 +66,8 @@ class MediatedPair(NetPair):
     @property
     def local(self) -> Device:
         """The device of the endpoint's own driver."""
-        return self.world.devices[f"net0{LOCAL}"]
+        assert self.device.local is not None
+        return self.device.local
 
     @property
     def mediator(self) -> Mediator:

@@ -10,7 +10,8 @@ import trio
 import trio.testing
 
 from support.topologies import VHOST_USER_DISK
-from vnet.system.world import Device, World, open_world
+from vnet.system.device import Device
+from vnet.system.world import World, open_world
 from vnet.testing import fds
 from vnet.testing.scripted import ScriptedBack
 from vnet.topology import parse
@@ -31,10 +32,10 @@ async def meeting(back: ScriptedBack, path: Path) -> AsyncIterator[tuple[World, 
         async with front(path / "socket") as (world, device):
             await world.wait_up()
             await trio.testing.wait_all_tasks_blocked()
-            buffers = device.root.memory.statistics().buffers
+            buffers = device.driver_host.memory.statistics().buffers
             yield world, device
             await world.wait_up()
             await trio.testing.wait_all_tasks_blocked()
-            assert device.root.memory.statistics().buffers == buffers
+            assert device.driver_host.memory.statistics().buffers == buffers
         nursery.cancel_scope.cancel()
     assert fds() <= before, "fewer are fine: other objects were collected meanwhile"

@@ -1,0 +1,54 @@
+"""A device comes up once its driver has given it features, or its error says why it does not."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from drivers.bus.back import Identity, VhostBack
+from drivers.bus.device_queue import DeviceQueue
+from drivers.bus.vhost import VhostBus
+from drivers.errors import ProbeError
+from rings.memory import Memory
+from vnet.system.bring_up import UP_TIMEOUT, bring_up, reason_of, register_device_types
+
+
+class SilentBack(VhostBack):
+    """A back half on no carrier."""
+
+    bound = False
+
+    def bind(self) -> None:
+        self.bound = True
+
+    def unbind(self) -> None:
+        self.bound = False
+
+    def memory(self) -> Memory:
+        raise NotImplementedError
+
+    def call(self, queue: DeviceQueue) -> None:
+        raise NotImplementedError
+
+    def config_changed(self) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("types", "why"), [(True, "no port to plug into yet"), (False, "it never came up")])
+async def test_a_device_without_features_is_not_shown_and_the_error_says_why(types: bool, why: str) -> None:
+    bus, back = VhostBus(), SilentBack(Identity(1, "net0"))
+    if types:
+        register_device_types(bus, {})
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.serve)
+        start = trio.current_time()
+        with pytest.raises(ProbeError, match=rf"^net0: .*{why}$"):
+            await bring_up([(bus, back)])
+        assert trio.current_time() - start == pytest.approx(UP_TIMEOUT)
+        assert not back.bound
+        nursery.cancel_scope.cancel()
+
+
+def test_each_error_is_told_once() -> None:
+    assert reason_of(["a", "", "b", "a"]) == "a; b"
+    assert reason_of([""]) == "it never came up"

@@ -1,0 +1,89 @@
+"""A device of a running system: its two hosts, its two halves, and its two ends."""
+
+from __future__ import annotations
+
+import attrs
+
+from drivers.bus.back import VhostBack
+from drivers.bus.binding import BindState
+from drivers.bus.vhost import VhostDevice
+from drivers.bus.virtio import VirtioDevice
+from rings.status import Status
+from vnet.ends.base import End
+from vnet.host.host import Host
+from vnet.spec import DeviceSpec
+from vnet.system.bring_up import reason_of
+
+__all__ = ["Device"]
+
+
+@attrs.define(eq=False)
+class Device:
+    """A device of the topology, or the local driver's device behind a mediated one, with both ends."""
+
+    name: str
+    spec: DeviceSpec
+    driver_host: Host
+    device_host: Host
+    """The device's host; the driver's host if the device is in another process."""
+    location: str
+    """Name of the device on the driver's host, such as the name of a PCI function."""
+    back: VhostBack | None
+    """Device half of the transport; None if the device is in another process."""
+    driver_end: End
+    """End of the driver."""
+    device_end: End
+    """End of the device; a `MediatorEnd` in mediated mode."""
+    local: Device | None = None
+    """In mediated mode, the local driver's device, which is behind this one."""
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        """The two ends that programs use; in mediated mode, the second one is the local driver's end."""
+        return self.driver_end, self.device_end if self.local is None else self.local.driver_end
+
+    @property
+    def vhost(self) -> VhostDevice:
+        """The device on the vhost bus; only if it is in this process."""
+        assert self.back is not None, f"{self.name} is in another process"
+        return self.back.device
+
+    @property
+    def virtio(self) -> VirtioDevice | None:
+        """The device on the virtio bus, once the driver's host has enumerated it; else None."""
+        devices = (binding.device for binding in self.driver_host.virtio.bindings)
+        return next((device for device in devices if device.location == self.location), None)
+
+    @property
+    def up(self) -> bool:
+        """Whether the device carries data: DRIVER_OK on both sides, both ends live."""
+        virtio = self.virtio
+        return (
+            virtio is not None
+            and bool(virtio.status & Status.DRIVER_OK)
+            and (self.back is None or self.vhost.running)
+            and self.driver_end.live
+            and self.device_end.live
+        )
+
+    @property
+    def failed(self) -> bool:
+        """Whether a driver on either bus has failed."""
+        virtio = self.virtio
+        states = [self.device_host.vhost.binding(self.vhost).state] if self.back is not None else []
+        if virtio is not None:
+            states.append(self.driver_host.virtio.binding(virtio).state)
+        return BindState.FAILED in states
+
+    def trouble(self) -> str:
+        """Return why the device is not up: the errors of both buses."""
+        virtio = self.virtio
+        errors = [self.device_host.vhost.binding(self.vhost).error] if self.back is not None else []
+        if virtio is not None:
+            errors += [self.driver_host.virtio.binding(virtio).error, *virtio.failures]
+        else:
+            bindings = (binding for bus in self.driver_host.carriers for binding in bus.bindings)
+            errors += [binding.error for binding in bindings if binding.device.name == self.location]
+        if self.back is not None:
+            errors += self.vhost.failures
+        return reason_of(errors)
