@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
     from drivers.questions.answer import AnswerFlow
     from drivers.questions.ask import QuestionFlow
-    from drivers.registry import TRANSPORTS
+    from drivers.registry import BUILT_IN_TRANSPORTS
 
 __all__ = [
     "AnswerFlow",
@@ -58,7 +58,7 @@ __all__ = [
     "RpmsgBus",
     "Side",
     "SocketTransport",
-    "TRANSPORTS",
+    "BUILT_IN_TRANSPORTS",
     "Transport",
     "TransportLost",
     "TransportOptions",
@@ -91,7 +91,7 @@ _HOMES: Mapping[str, str] = {
     "RpmsgBus": "drivers.devices.rpmsg",
     "Side": "drivers.device_type",
     "SocketTransport": "drivers.carriers.transport",
-    "TRANSPORTS": "drivers.registry",
+    "BUILT_IN_TRANSPORTS": "drivers.registry",
     "Transport": "drivers.carriers.transport",
     "TransportLost": "drivers.errors",
     "TransportOptions": "drivers.carriers.options",

@@ -24,9 +24,13 @@ class Registry(Mapping[str, T], Generic[T]):
     """
 
     def __init__(
-        self, group: str, record: type[T], built_in: Mapping[str, T], check: Callable[[T], None] = lambda record: None
+        self,
+        group: str,
+        record: type,
+        built_in: Mapping[str, T],
+        check: Callable[[str, T], None] = lambda name, record: None,
     ) -> None:
-        """``check`` raises ValueError if a record cannot be added."""
+        """``check`` raises ValueError if a record cannot be added under a name."""
         self._group, self._record, self._check = group, record, check
         self._records = dict(built_in)
         self._complete = False
@@ -39,7 +43,7 @@ class Registry(Mapping[str, T], Generic[T]):
             raise ValueError(f"name {name!r}: already used")
         if not isinstance(record, self._record):
             raise ValueError(f"{name} = {record!r}: must be a {self._record.__name__}")
-        self._check(record)
+        self._check(name, record)
         self._records[name] = record
 
     @contextmanager
@@ -64,7 +68,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return all records, with those of installed packages."""
         if not self._complete:
             self._complete = True  # before the packages are imported, which may ask for names
-            from importlib.metadata import entry_points
+            from importlib.metadata import entry_points  # slow to import
 
             for point in entry_points(group=self._group):
                 try:

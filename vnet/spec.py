@@ -12,14 +12,13 @@ from drivers.bus.back import Identity
 from drivers.carriers.options import ANY_UID, TransportOptions
 from drivers.device_type import DeviceType
 from drivers.fields import PATH_RULE, Must, fits_socket, is_path, must
-from drivers.registry import TRANSPORTS
 from rings.features import bits, mask
 from vnet.errors import FieldError, Keys
 from vnet.link.tlp import GENERATIONS, LANES, SIZES
+from vnet.transports import TRANSPORTS
 
 __all__ = [
     "ANY_UID",
-    "CARRIERS",
     "FILE_RULE",
     "MEMORY",
     "MEMORY_MAX",
@@ -42,8 +41,6 @@ __all__ = [
 ]
 
 MIB = 1 << 20
-CARRIERS = ("link", "host", "ntb")
-"""Keys of a device that name its carrier; each transport uses one of them."""
 MEMORY_MAX = 4078
 """Largest memory of a host in MiB."""
 MEMORY = 128

@@ -17,11 +17,11 @@ from drivers.carriers.vhost_user import SocketBack
 from drivers.contracts.hw import Epc, PlatformSlot
 from drivers.contracts.ipc import Ipc
 from drivers.fields import FieldError
-from drivers.registry import TRANSPORTS
 from drivers.transports.mmio import MMIO
 from drivers.transports.ntb import NTB
 from drivers.transports.pci import PCI
 from drivers.transports.vhost_user import USER
+from vnet.transports import TRANSPORTS
 
 ENTROPY = Identity(4, "rng0")
 

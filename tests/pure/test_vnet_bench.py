@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner
 
 from drivers.flow.pump import BATCH_BUCKETS
-from drivers.registry import TRANSPORTS
 from vnet.bench.apart import driver_topology, export
 from vnet.bench.figures import (
     Machine,
@@ -37,6 +36,7 @@ from vnet.cli.bench import SHOW, command
 from vnet.cli.bench_tables import bucket_names, rpmsg_table, tables
 from vnet.ends.net.end import NetSpec
 from vnet.system.snapshot import QueueRow
+from vnet.transports import TRANSPORTS
 
 MACHINE = Machine(2, "a processor", "Linux 6.1", "CPython 3.11")
 QUIET = (0,) * BATCH_BUCKETS

@@ -38,7 +38,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 
 def registry() -> Registry[int]:
-    def check(record: int) -> None:
+    def check(name: str, record: int) -> None:
         if record < 0:
             raise ValueError(f"{record}: must be at least 0")
 

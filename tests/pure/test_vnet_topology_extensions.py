@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from drivers.registry import TRANSPORTS
 from support.paths import EXAMPLES
 from vnet.ends import DEVICE_TYPES
 from vnet.errors import ConfigError
 from vnet.topology import parse
 from vnet.topology.extensions import add_device_type, add_transport, load_extension, temporarily
+from vnet.transports import TRANSPORTS
 
 
 @pytest.fixture(autouse=True)

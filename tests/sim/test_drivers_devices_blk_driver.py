@@ -12,7 +12,6 @@ import trio.testing
 from drivers.contracts.ports import StoreInfo
 from drivers.devices.blk import BlkStatus, DiskError, DiskRequest, RequestType
 from drivers.devices.blk.layout import SEGMENT, BlkConfigField, BlkFeature
-from drivers.registry import TRANSPORTS
 from drivers.storage.submit import PATIENCE
 from drivers.transports.pci.registers import CfgType, Common
 from rings.features import RingFeature
@@ -21,6 +20,7 @@ from support.rigs.blk import exercise
 from vnet.testing.blk import BlkOptions, BlkPair, open_blk_pair
 from vnet.testing.checks import until
 from vnet.testing.tapped import tapped
+from vnet.transports import TRANSPORTS
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 8 * MIB

@@ -13,7 +13,6 @@ from drivers.devices.rpmsg import Endpoint
 from drivers.devices.rpmsg.directory import MAX_ENDPOINTS
 from drivers.devices.rpmsg.layout import FIRST_DYNAMIC, NS_ADDR, NameMessage
 from drivers.errors import MessageTooLong, SendTimeout
-from drivers.registry import TRANSPORTS
 from support.rigs.rpmsg import SERVICES, balance, fill, ping_pong, settled
 from vnet.cli.tree import tree
 from vnet.ends.rpmsg import ChannelSpec
@@ -23,6 +22,7 @@ from vnet.system.world import open_world
 from vnet.testing.pair import ENDPOINT, ROOT
 from vnet.testing.rpmsg import RpmsgOptions, bound_pair, open_rpmsg_pair
 from vnet.topology import parse
+from vnet.transports import TRANSPORTS
 from vnet.views.plain import to_plain
 
 SAMPLE = "rpmsg-client-sample"

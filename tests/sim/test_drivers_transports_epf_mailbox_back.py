@@ -12,7 +12,6 @@ import trio
 import trio.testing
 
 from drivers.errors import ProbeError, TransportLost
-from drivers.registry import TRANSPORTS
 from drivers.transports import epf_mailbox
 from drivers.transports.epf_mailbox import registers as mb
 from drivers.transports.epf_mailbox.back import MailboxEpf
@@ -22,6 +21,7 @@ from rings.testing import Desc
 from support.rigs.mailbox import MAILBOX, POLLED, Sluggish, alone, back
 from vnet.testing import FRAME, NetPair, bounded, hostile_driver, open_pair, unharmed
 from vnet.testing.hostile import HostileMailbox
+from vnet.transports import TRANSPORTS
 
 Reg, QueueReg, Ext, ExtQueue, Outcome = mb.Reg, mb.QueueReg, mb.Ext, mb.ExtQueue, mb.MailboxOutcome
 OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from drivers.registry import TRANSPORTS
 from rings.features import RingFeature
 from rings.formats import RING_FEATURES
 from rings.observers.meter import MeterObserver
@@ -15,6 +14,7 @@ from rings.packed.virtqueue import PackedVirtqueue
 from rings.packed.vringh import PackedVringh
 from vnet.spec import LinkSpec
 from vnet.testing import Options, open_pair, over, until
+from vnet.transports import TRANSPORTS
 
 TIMED = LinkSpec(root="rc", endpoint="ep", generation=3, lanes=4)
 PACKED = 1 << RingFeature.RING_PACKED

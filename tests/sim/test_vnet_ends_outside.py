@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from support.outside import NOISE
-from support.paths import EXAMPLES
+from support.outside import CUSTOM, NOISE
 from vnet.demo import demo_topology, run_demo
 from vnet.ends import DEVICE_TYPES, DemoSettings
 from vnet.system.control import COMMANDS
@@ -18,7 +17,7 @@ from vnet.system.qmp import QmpError
 from vnet.system.world import open_world
 from vnet.testing.exercises import exercise
 from vnet.topology import parse, parse_device
-from vnet.topology.extensions import add_device_type, load_extension, temporarily
+from vnet.topology.extensions import add_device_type, add_transport, temporarily
 from vnet.topology.samples import built_in
 
 
@@ -27,7 +26,7 @@ def outside() -> Iterator[None]:
     """A device type and a transport that are not built in."""
     with temporarily():
         add_device_type("noise", NOISE)
-        load_extension(EXAMPLES / "my_transport.py")
+        add_transport("custom", CUSTOM)
         yield
 
 
@@ -39,11 +38,11 @@ async def test_it_does_its_exercise_and_its_demonstration(transport: str) -> Non
 
 @pytest.mark.parametrize("kind", ["net", "rpmsg", "blk", "scsi", "noise"])
 async def test_a_transport_from_outside_carries_every_type(kind: str) -> None:
-    await exercise(kind, "mine")
+    await exercise(kind, "custom")
 
 
 async def test_a_transport_from_outside_runs_demonstrations() -> None:
-    await _demonstrate("noise", "mine")
+    await _demonstrate("noise", "custom")
 
 
 async def _demonstrate(kind: str, transport: str) -> None:

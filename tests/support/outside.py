@@ -1,6 +1,6 @@
-"""A device type from outside with every part that a built-in one has: the example's entropy device as type ``noise``.
+"""A device type and a transport from outside: the example's entropy device with every part of a built-in one.
 
-For ``--load``, and for a package whose entry point names `NOISE`.
+They are registered by a file for ``--load``, or by a package whose entry points name `NOISE` and `CUSTOM`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from typing import Any
 
 import attrs
 
-from support.paths import MY_DEVICE
+from support.paths import EXAMPLES, MY_DEVICE
 from vnet.ends import Demo, DemoSettings, DeviceKind, RunningDevice, Sections, Setting
 from vnet.spec import DeviceSpec
 from vnet.topology.extensions import load_extension, temporarily
 from vnet.traffic.kernel import Plan, TextResult
+from vnet.transports import TRANSPORTS
 
-with temporarily():  # without the example's own registration
+with temporarily():  # without the registration of the examples
     ENTROPY: DeviceKind[DeviceSpec, Any] = load_extension(MY_DEVICE).ENTROPY
+    load_extension(EXAMPLES / "my_transport.py")
+    CUSTOM = TRANSPORTS["mine"]
 
 
 async def _set_limit(plug: Any, value: str, spec: DeviceSpec) -> None:

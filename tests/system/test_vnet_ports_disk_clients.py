@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from drivers.registry import TRANSPORTS
 from support.machine import RequireTool, unavailable
 from support.paths import VNET
 from vnet.topology.samples import built_in_text
+from vnet.transports import TRANSPORTS
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 

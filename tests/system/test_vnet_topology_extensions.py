@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from support.cli import vnet
-from support.paths import EXAMPLES, ROOT, VNET
+from support.paths import ROOT, VNET
 
-TRANSPORT = ("--load", str(EXAMPLES / "my_transport.py"))
 METADATA = "Metadata-Version: 2.1\nName: noise-maker\nVersion: 1.0\n"
 
 
@@ -28,12 +27,15 @@ def options(request: pytest.FixtureRequest, folder: Path) -> tuple[str, ...]:
     if request.param == "file":
         file = folder / "noise_file.py"
         file.write_text(
-            "from support.outside import NOISE\n"
-            "from vnet.topology.extensions import add_device_type\n"
+            "from support.outside import CUSTOM, NOISE\n"
+            "from vnet.topology.extensions import add_device_type, add_transport\n"
             "add_device_type('noise', NOISE)\n"
+            "add_transport('custom', CUSTOM)\n"
         )
         return ("--load", str(file))
-    install(folder, "noise = support.outside:NOISE")
+    install(
+        folder, "[vnet.device_types]\nnoise = support.outside:NOISE\n[vnet.transports]\ncustom = support.outside:CUSTOM"
+    )
     return ()
 
 
@@ -41,7 +43,7 @@ def install(folder: Path, points: str) -> None:
     info = folder / "noise_maker-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(METADATA)
-    (info / "entry_points.txt").write_text(f"[vnet.device_types]\n{points}\n")
+    (info / "entry_points.txt").write_text(f"{points}\n")
 
 
 def output(*args: str) -> str:
@@ -54,6 +56,7 @@ def test_help_lists_it_like_a_built_in_one(options: tuple[str, ...]) -> None:
     demo, serve = output(*options, "demo", "--help"), output(*options, "serve", "--help")
     assert "noise: random bytes read by the Python API." in " ".join(demo.split())
     assert "[net|rpmsg|blk|scsi|noise]" in demo
+    assert "vhost_user|custom]" in "".join(demo.split())
     assert "Serve a noise device." in serve
     assert "--limit INTEGER" in output(*options, "serve", "noise", "--help")
     settings = output(*options, "set", "--help")
@@ -61,11 +64,11 @@ def test_help_lists_it_like_a_built_in_one(options: tuple[str, ...]) -> None:
     assert '"const": "noise"' in output(*options, "schema")
 
 
-@pytest.mark.parametrize("transport", ["pci", "mine"])
-def test_its_demonstration_runs_over_a_built_in_transport_and_one_of_a_file(
+@pytest.mark.parametrize("transport", ["pci", "custom"])
+def test_its_demonstration_runs_over_a_built_in_transport_and_one_from_outside(
     options: tuple[str, ...], transport: str
 ) -> None:
-    lines = output(*options, *TRANSPORT, "demo", "--device", "noise", "--transport", transport).splitlines()
+    lines = output(*options, "demo", "--device", "noise", "--transport", transport).splitlines()
     assert lines[0].startswith(f"{'rc' if transport == 'pci' else 'box'} (virtio-noise) <== {transport}, direct ==> ")
     assert lines[1].endswith(" ... 1000 bytes")
 
@@ -85,7 +88,7 @@ def test_it_is_served_with_its_own_options(options: tuple[str, ...], folder: Pat
 
 
 def test_a_broken_package_is_one_line_and_breaks_no_command(folder: Path) -> None:
-    install(folder, "noise = support.outside:NOTHING")
+    install(folder, "[vnet.device_types]\nnoise = support.outside:NOTHING")
     done = vnet("schema")
     assert done.returncode == 0
     assert done.stdout.startswith("{")

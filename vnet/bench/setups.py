@@ -15,7 +15,6 @@ import attrs
 import cattrs
 import trio
 
-from drivers.registry import TRANSPORTS
 from vnet.bench.figures import QueueFigures
 from vnet.bench.guest import Guest, GuestKernel
 from vnet.bench.processes import Child, open_child
@@ -24,6 +23,7 @@ from vnet.demo import default_topology
 from vnet.ends.net.end import PortKind, net_specs
 from vnet.linux.netns import in_netns, open_netns, set_up_interface
 from vnet.ports.packet.open import PortConfig, make_interface, make_port
+from vnet.transports import TRANSPORTS
 
 __all__ = ["APART", "BARE", "BARE_APART", "CONTESTANTS", "GUEST", "WAYS", "Contestant", "Setup", "open_setup"]
 

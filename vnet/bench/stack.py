@@ -13,13 +13,13 @@ import json
 import attrs
 import trio
 
-from drivers.registry import TRANSPORTS
 from vnet.bench.figures import queue_figures
 from vnet.demo import default_topology
 from vnet.ends.net.end import PortKind, net_specs
 from vnet.system.snapshot import queue_rows
 from vnet.system.world import World, open_world
 from vnet.topology import Topology
+from vnet.transports import TRANSPORTS
 
 __all__ = ["serve"]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from drivers.registry import TRANSPORTS
 from vnet.cli.common import errors_in_one_line, name_option, one_line
 from vnet.cli.output import json_option, open_json
 from vnet.cli.signals import run_until_signal
@@ -23,6 +22,7 @@ from vnet.errors import PrivilegeError
 from vnet.system.claim import claim
 from vnet.topology import Topology
 from vnet.traffic.kernel import Plan, Run
+from vnet.transports import TRANSPORTS
 
 __all__ = ["command"]
 

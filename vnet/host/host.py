@@ -12,7 +12,6 @@ from drivers.carriers.pci import PciBus
 from drivers.carriers.platform import PlatformBus
 from drivers.carriers.vhost_user import UserBus
 from drivers.contracts.hw import MmioRegion, PciFunction
-from drivers.registry import TRANSPORTS
 from vnet.host.platform import Platform, PlatformRegion
 from vnet.host.vhost_user import SocketEnd
 from vnet.link.base import Link
@@ -20,6 +19,7 @@ from vnet.linux.memory import HostMemory
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.rc import RootComplex
+from vnet.transports import TRANSPORTS
 
 __all__ = ["Host"]
 

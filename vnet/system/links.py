@@ -8,7 +8,6 @@ from collections.abc import Callable
 import attrs
 
 from drivers.carriers.transport import Transport
-from drivers.registry import TRANSPORTS
 from vnet.link.base import Direction, Link
 from vnet.link.faults import Flap, rates
 from vnet.link.faulty import FaultyLink
@@ -19,6 +18,7 @@ from vnet.link.traced import TracedLink
 from vnet.pcie.rc import RootComplex
 from vnet.spec import FaultSpec, LinkSpec
 from vnet.topology import Topology
+from vnet.transports import TRANSPORTS
 
 __all__ = ["LinkRegisters", "build_link"]
 

@@ -15,11 +15,11 @@ from drivers.carriers.options import BackEndSocket
 from drivers.carriers.vhost_user import OwnConfig, SocketBack
 from drivers.contracts.hw import Epc, PlatformSlot
 from drivers.contracts.ipc import Ipc
-from drivers.registry import TRANSPORTS
 from vnet.host.host import Host
 from vnet.host.vhost_user import Junction, SocketEnd, dial
 from vnet.spec import DeviceSpec
 from vnet.topology import Topology
+from vnet.transports import TRANSPORTS
 
 __all__ = ["DeviceSite", "Place"]
 

@@ -13,12 +13,12 @@ from drivers.bus.binding import Binding
 from drivers.bus.model import D, R
 from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import DriverQueue, VirtioDevice
-from drivers.registry import TRANSPORTS
 from rings.queue import QueueStatistics
 from rings.status import Status
 from vnet.ends.base import Side
 from vnet.system.device import Device
 from vnet.system.world import World
+from vnet.transports import TRANSPORTS
 from vnet.views.link import LinkView
 from vnet.views.pci import NtbView
 from vnet.views.system import (

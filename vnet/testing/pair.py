@@ -15,7 +15,6 @@ from drivers.bus.back import VhostBack
 from drivers.bus.model import Bus
 from drivers.bus.vhost import VhostDevice
 from drivers.bus.virtio import VirtioDevice
-from drivers.registry import TRANSPORTS
 from drivers.transports.pci import VirtioEpf
 from vnet.host.host import Host
 from vnet.link.base import Link
@@ -25,6 +24,7 @@ from vnet.system.device import Device
 from vnet.system.world import World
 from vnet.testing.footprint import Footprint, fds
 from vnet.topology import Topology, check
+from vnet.transports import TRANSPORTS
 
 __all__ = ["IDEAL", "MEGABYTE", "Pair", "carried", "over"]
 

@@ -8,12 +8,12 @@ from itertools import islice
 
 import attrs
 
-from drivers.registry import TRANSPORTS
 from vnet.errors import ConfigError, FieldError, Keys, dotted
 from vnet.names import NAME
-from vnet.spec import CARRIERS, MEMORY, MEMORY_MAX, MIB, WINDOW_MAX, DeviceSpec, file_key
+from vnet.spec import MEMORY, MEMORY_MAX, MIB, WINDOW_MAX, DeviceSpec, file_key
 from vnet.topology.support import unmediated
 from vnet.topology.topology import Topology, mebibytes
+from vnet.transports import CARRIERS, TRANSPORTS
 
 __all__ = ["Names", "check", "problems"]
 

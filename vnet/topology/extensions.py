@@ -5,18 +5,16 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from drivers.carriers.transport import Transport
-from drivers.registry import TRANSPORTS
 from vnet.ends import DEVICE_TYPES, DeviceKind
 from vnet.errors import ConfigError
-from vnet.names import NAME
-from vnet.spec import CARRIERS
+from vnet.transports import TRANSPORTS
 
 __all__ = ["add_device_type", "add_transport", "load_extension", "temporarily"]
 
@@ -28,17 +26,7 @@ def add_device_type(name: str, kind: DeviceKind[Any, Any]) -> None:
 
 def add_transport(name: str, transport: Transport) -> None:
     """Add the transport ``name``. Raises ValueError if the name is invalid or taken, or the carrier is unknown."""
-    _check(name, TRANSPORTS)
-    if transport.on not in CARRIERS:
-        raise ValueError(f"carrier of transport {name} = {transport.on!r}: must be one of {', '.join(CARRIERS)}")
-    TRANSPORTS[name] = transport
-
-
-def _check(name: str, taken: Collection[str]) -> None:
-    if not NAME.fullmatch(name):
-        raise ValueError(f"name {name!r}: must be a lower-case letter, then lower-case letters, digits, - and _")
-    if name in taken:
-        raise ValueError(f"name {name!r}: already used")
+    TRANSPORTS.add(name, transport)
 
 
 def load_extension(path: Path) -> ModuleType:
@@ -65,10 +53,5 @@ def load_extension(path: Path) -> ModuleType:
 @contextmanager
 def temporarily() -> Iterator[None]:
     """Remove device types and transports added in the context when it ends."""
-    before = dict(TRANSPORTS)
-    with DEVICE_TYPES.temporarily():
-        try:
-            yield
-        finally:
-            TRANSPORTS.clear()
-            TRANSPORTS.update(before)
+    with DEVICE_TYPES.temporarily(), TRANSPORTS.temporarily():
+        yield

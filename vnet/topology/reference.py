@@ -12,9 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
-from drivers.registry import TRANSPORTS
 from vnet.ends import DEVICE_TYPES
 from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
+from vnet.transports import TRANSPORTS
 
 __all__ = ["Key", "Record", "json_schema", "records", "reference"]
 

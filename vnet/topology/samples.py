@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from drivers.registry import TRANSPORTS
 from vnet.topology.reader import parse
 from vnet.topology.topology import Topology
+from vnet.transports import TRANSPORTS
 
 __all__ = ["built_in", "built_in_text"]
 
@@ -35,7 +35,7 @@ CARRIERS: Mapping[str, tuple[str, tuple[str, ...], tuple[tuple[str, str, str], .
     "ntb": ("ntb0", ("host1", "soc", "host2"), (("pcie0", "host1", "soc"), ("pcie1", "host2", "soc")), NTB),
     "host": ("box", ("box",), (), ""),
 }
-"""(carrier, hosts, links as (name, root, endpoint), other tables) by `drivers.registry.Transport.on`."""
+"""(carrier, hosts, links as (name, root, endpoint), other tables) by `drivers.carriers.transport.Transport.on`."""
 
 
 def built_in(

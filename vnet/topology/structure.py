@@ -15,10 +15,10 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from drivers.carriers.options import TransportOptions
 from drivers.carriers.transport import Transport
-from drivers.registry import TRANSPORTS
 from vnet.ends import DEVICE_TYPES
 from vnet.errors import FieldError, Keys
-from vnet.spec import CARRIERS, DeviceSpec, HostSpec, LinkSpec, Must, NtbSpec
+from vnet.spec import DeviceSpec, HostSpec, LinkSpec, Must, NtbSpec
+from vnet.transports import CARRIERS, TRANSPORTS
 
 __all__ = ["references", "structure"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from drivers.registry import TRANSPORTS
 from vnet.ends import DEVICE_TYPES
+from vnet.transports import TRANSPORTS
 
 __all__ = ["MatrixCell", "cells", "matrix", "unmediated"]
 

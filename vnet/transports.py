@@ -1,0 +1,21 @@
+"""The registry of transports: built-in ones, those of a file of the user, and those of installed packages."""
+
+from __future__ import annotations
+
+from drivers.carriers.transport import Transport
+from drivers.registry import BUILT_IN_TRANSPORTS
+from vnet.registry import Registry
+
+__all__ = ["CARRIERS", "TRANSPORTS"]
+
+CARRIERS = ("link", "host", "ntb")
+"""Keys of a device that name its carrier; each transport uses one of them."""
+
+
+def _check(name: str, transport: Transport) -> None:
+    if transport.on not in CARRIERS:
+        raise ValueError(f"carrier of transport {name} = {transport.on!r}: must be one of {', '.join(CARRIERS)}")
+
+
+TRANSPORTS: Registry[Transport] = Registry("vnet.transports", Transport, BUILT_IN_TRANSPORTS, _check)
+"""Transports by name."""
