@@ -115,7 +115,6 @@ class PackedVringh(DeviceSide):
         # One call handles a batch: attributes are looked up once.
         num, desc, slot, lap, in_flight = self.num, self._desc, self._slot, self._lap, self._in_flight
         states, counts, batch, view = self._states, self._counts, self._batch, self._memory.view
-        took = self._taken.append
         want, paused = available(lap), False
         try:
             for _ in range(limit):
@@ -146,7 +145,6 @@ class PackedVringh(DeviceSide):
                     raise BadRing(f"buffer {ident} was made available again while in flight")
                 states[ident] = IN_FLIGHT
                 counts[ident] = count
-                took(ident)
                 in_flight += count
                 slot += count
                 if slot >= num:
@@ -159,6 +157,7 @@ class PackedVringh(DeviceSide):
             if not chains:
                 raise
         if chains:
+            self._taken.extend([chain[0] for chain in chains])
             self._advance(slot, lap, in_flight, len(chains))
         return chains
 
@@ -194,7 +193,8 @@ class PackedVringh(DeviceSide):
 
     def _advance(self, slot: int, lap: int, in_flight: int, chains: int) -> None:
         """Count ``chains`` as taken and move to the descriptor behind them."""
-        self._ahead = max(0, self._ahead - (in_flight - self._in_flight))
+        if self._ahead:
+            self._ahead = max(0, self._ahead - (in_flight - self._in_flight))
         self._slot, self._lap, self._in_flight = slot, lap, in_flight
         self._chains += chains
 
@@ -292,9 +292,9 @@ class PackedVringh(DeviceSide):
                 slot += count
                 if slot >= num:
                     slot, lap, flags = slot - num, lap ^ 1, used(lap ^ 1) << 48
-                self._returned += 1
         finally:
             self._used_slot, self._used_lap, self._unpublished = slot, lap, unpublished
+        self._returned += len(done)
         if self._from_backlog:
             for ident, _ in done:
                 self._from_backlog.pop(ident, None)
