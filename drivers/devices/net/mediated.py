@@ -15,7 +15,7 @@ import attrs
 from drivers.bus.vhost import DeviceQueue, VhostDevice
 from drivers.contracts.ports import HEADER_SIZE
 from drivers.devices.net.device.merge import NUM_BUFFERS_AT, ONE_BUFFER, put
-from drivers.devices.net.header import HEAD, KNOWN_MAX, HeaderRules
+from drivers.devices.net.header import HEAD, KNOWN_MAX, HeaderRules, unpack_head
 from drivers.devices.net.layout import (
     CONTROLLED,
     LINK_UP,
@@ -63,10 +63,10 @@ class NetCopier(Copier):
         octets = 0
         ready = sink.getdescs(len(chains)) if not self._delivered else []
         for (head, segs, writable), (into, readable, views) in zip(chains, ready, strict=False):
-            if writable or readable or len(segs) != 1 or len(views) != 1:
+            if writable or readable or len(segs) != 1 or len(views) != 1 or (size := len(segs[0])) < HEAD:
                 break
             [seg], [view] = segs, views
-            size, start = len(seg), bytes(seg[:HEAD])
+            (start,) = unpack_head(seg)
             low, high, top = plain.get(start) or self._judge_plain(start)
             if not low <= size <= high or size > len(view):
                 break

@@ -94,4 +94,8 @@ def uses_agreed_offloads(header: bytearray, gso_types: frozenset[int]) -> bool:
 
 def scatter(segs: Sequence[memoryview], data: bytes | bytearray) -> bool:
     """Copy ``data`` into the segments, in order; return False, without a copy, if it does not fit."""
-    return len(data) <= total(segs) and copy_in(segs, data) == len(data)
+    size = len(data)
+    if segs and size <= len(segs[0]):
+        segs[0][:size] = data
+        return True
+    return size <= total(segs) and copy_in(segs, data) == size

@@ -87,7 +87,7 @@ class MemoryPort(CountingPort):
         self._inbound = self._rx_queues[0]
         self._flows: dict[frozenset[bytes], int] = {}
         self._outbound: deque[tuple[bytes, bytes, int]] = deque()
-        self._changed = trio.Event()
+        self._waiters = trio.lowlevel.ParkingLot()
 
     # The program's side
 
@@ -128,7 +128,7 @@ class MemoryPort(CountingPort):
         await trio.lowlevel.checkpoint()
         while not self._outbound:
             self._check()
-            await self._changed.wait()
+            await self._waiters.park()
         return self.receive_nowait()
 
     def want(self, state: PortState) -> None:
@@ -202,7 +202,7 @@ class MemoryPort(CountingPort):
     async def wait_state(self, known: PortState) -> PortState:
         await trio.lowlevel.checkpoint()
         while self.state == known:
-            await self._changed.wait()
+            await self._waiters.park()
         return self.state
 
     def recv_into(self, segs: Sequence[memoryview], /) -> int:
@@ -216,7 +216,7 @@ class MemoryPort(CountingPort):
             frame = frames.popleft()
             if not uses_agreed_offloads(frame, self._gso_types):
                 self.drop("offload")
-            elif not frame[1] and self._beyond_mtu(frame):
+            elif not frame[1] and self.mtu is not None and len(frame) > self.mtu and self._beyond_mtu(frame, self.mtu):
                 self.drop("too_long")
             elif scatter(segs, frame):
                 self.rx_packets += 1
@@ -226,11 +226,9 @@ class MemoryPort(CountingPort):
                 self.drop("too_long")
         return 0
 
-    def _beyond_mtu(self, frame: bytearray) -> bool:
-        if self.mtu is None:
-            return False
+    def _beyond_mtu(self, frame: bytearray, mtu: int) -> bool:
         start = bytes(frame[HEADER_SIZE : HEADER_SIZE + ETH_HLEN + TAGS_ROOM])
-        return len(frame) - HEADER_SIZE > frame_limit(self.mtu, start)
+        return len(frame) - HEADER_SIZE > frame_limit(mtu, start)
 
     def pending(self) -> bool:
         return self.pending_on(0)
@@ -267,22 +265,21 @@ class MemoryPort(CountingPort):
         await trio.lowlevel.checkpoint()
         self._check()
         while not (self.live and self._rx_queues[index]):
-            await self._changed.wait()
+            await self._waiters.park()
             self._check()
 
     async def wait_writable(self, serve: Serve | None = None, /) -> None:
         await trio.lowlevel.checkpoint()
         self._check()
         while len(self._outbound) >= self._capacity:
-            await self._changed.wait()
+            await self._waiters.park()
             self._check()
 
     def _check(self) -> None:
-        if self.lost:
+        if self._gone:
             raise PortGone(self.lost)
 
     def _wake(self) -> None:
-        # One event for all changes, after which waiters check again: waiting is not the hot path.
-        if self._changed.statistics().tasks_waiting:
-            self._changed.set()
-            self._changed = trio.Event()
+        # All waiters wake and check again after any change: waiting is not the hot path.
+        if self._waiters:
+            self._waiters.unpark_all()

@@ -46,10 +46,9 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
             chains = ring.getdescs(min(CHUNK, BUDGET - moved))
             if not chains:
                 return moved, QUEUE
-            done: list[tuple[int, int]] = []
-            packets = octets = 0
+            done = packets = octets = 0
             try:
-                for index, segs, writable in chains:
+                for _, segs, writable in chains:
                     if len(segs) == 1 and (length := len(segs[0])) >= HEAD:
                         (head,), rest = unpack_head(segs[0]), [segs[0][HEAD:]]
                     else:
@@ -64,14 +63,14 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
                         packets += 1
                         octets += length - HEADER_SIZE
                     else:
-                        return moved + len(done), self._writable
-                    done.append((index, 0))
+                        return moved + done, self._writable
+                    done += 1
             finally:
-                ring.complete_each(done)
-                ring.abandon(len(chains) - len(done))
+                ring.complete_each([(head, 0) for head, _, _ in chains[:done]])
+                ring.abandon(len(chains) - done)
                 traffic.packets += packets
                 traffic.bytes += octets
-            moved += len(done)
+            moved += done
             size += octets
         return moved, AGAIN
 
