@@ -114,8 +114,9 @@ class MappedMemory:
 
     def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
         start = addr - self._base
-        if 0 <= start and 0 <= size and start + size <= self._size and (self._writable or not writable):
-            return self._view[start : start + size]
+        end = start + size
+        if 0 <= start <= end <= self._size and (self._writable or not writable):
+            return self._view[start:end]
         region = self._find(addr, size, writable)
         if addr + size > region.base + region.size:
             raise self._fail(addr, size, writable, "the range crosses the end of its region")

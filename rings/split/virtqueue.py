@@ -79,8 +79,9 @@ class SplitVirtqueue(DriverSide):
                 if size > MAX_SEGMENT:
                     raise LocalRingError(f"a segment of {size} bytes does not fit a descriptor")
                 room[head] = size if writable else 0
-                desc[2 * head] = addr
-                desc[2 * head + 1] = size | flags
+                at = 2 * head
+                desc[at] = addr
+                desc[at + 1] = size | flags
                 counts[head] = 1
                 tokens[head] = token
                 avail[AVAIL_RING + (added & mask)] = head

@@ -85,7 +85,8 @@ class SplitVringh(DeviceSide):
                     raise BadRing(f"available entry {entry} names descriptor {head} of {num}")
                 if states[head] >= batch:
                     raise BadRing(f"descriptor {head} was made available again while in flight")
-                addr, word = desc[2 * head], desc[2 * head + 1]
+                at = 2 * head
+                addr, word = desc[at], desc[at + 1]
                 if word & CHAINED:
                     chain = self._walk(head, addr, word)
                     if self._budget <= 0:
@@ -124,7 +125,8 @@ class SplitVringh(DeviceSide):
         for head in self._entries(first, min(limit, self._avail_end - first & 0xFFFF)):
             if head >= num or states[head] >= batch:
                 break
-            addr, word = desc[2 * head], desc[2 * head + 1]
+            at = 2 * head
+            addr, word = desc[at], desc[at + 1]
             size = word & MAX_SEGMENT
             if word & KIND != WRITABLE or not size:
                 break

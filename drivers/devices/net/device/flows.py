@@ -141,12 +141,14 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
                         traffic.drop("writable")
                         done.append((index, 0))
                         continue
-                    undersized = len(into[0]) < largest
+                    first = into[0]
+                    room = len(first)
+                    undersized = room < largest
                     if undersized:
                         self._small = total(into)
                     segs = [*into, self._beyond] if undersized else into
                     length = recv(segs)
-                    if verdict is not None and length and verdict(bytes(segs[0][FILTER_AT:FILTER_END])) != "":
+                    if verdict is not None and length and verdict(bytes(first[FILTER_AT:FILTER_END])) != "":
                         length = self._next_passing(segs, length)
                         if length < 0:
                             return moved + len(done), AGAIN
@@ -157,8 +159,8 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
                         self._spill = bytearray(copy_out(segs, length))
                         self._expected = length
                         return moved + len(done), AGAIN
-                    if len(segs[0]) >= HEADER_SIZE:
-                        segs[0][NUM_BUFFERS_AT:HEADER_SIZE] = ONE_BUFFER
+                    if room >= HEADER_SIZE:
+                        first[NUM_BUFFERS_AT:HEADER_SIZE] = ONE_BUFFER
                     else:
                         copy_in(skip(segs, NUM_BUFFERS_AT), ONE_BUFFER)
                     done.append((index, length))

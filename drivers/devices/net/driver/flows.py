@@ -59,16 +59,17 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
         buffers: list[tuple[Addr, int, int]] = []
         size = 0
         try:
-            while size < BUDGET_BYTES and len(buffers) < BUDGET and free:
-                slot = free[-1]
+            for slot in free[: -BUDGET - 1 : -1]:
                 length = recv(segs[slot])
                 if not length:
                     return len(buffers), self._readable
-                free.pop()
                 buffers.append((addrs[slot], length, slot))
                 size += length
+                if size >= BUDGET_BYTES:
+                    break
             return len(buffers), AGAIN
         finally:
+            del free[len(free) - len(buffers) :]
             ring.add_each(buffers, False)
             self.traffic.packets += len(buffers)
             self.traffic.bytes += size - len(buffers) * HEADER_SIZE
