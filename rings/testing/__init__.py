@@ -3,9 +3,10 @@
 Nothing here validates what it writes. For tests, examples and other test kits only.
 """
 
-from rings.testing.memory import Access, Act, Changing, Guarded, Watched
+from rings.testing.memory import Changing, Guarded
 from rings.testing.packed import PackedDesc, RawPackedRing
 from rings.testing.split import Desc, RawRing, dump, linked
+from rings.watched import Access, Act, Watched
 
 __all__ = [
     "Access",
