@@ -145,7 +145,7 @@ async def test_a_message_that_waited_is_refused_where_the_next_device_has_smalle
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             await settled()
-            pair.ends[1].settings.config = RpmsgConfig(512, 128)  # type: ignore[union-attr]
+            pair.ends[1].settings.config = RpmsgConfig(512, 128)
             await pair.ep.vhost.rebind(pair.vhost)
             await until(lambda: pair.virtio.restarts)
             await pair.world.wait_up()

@@ -123,15 +123,13 @@ class BlkPair(Pair):
 
     @property
     def disk(self) -> Disk:
-        end = self.device.driver_end
-        assert isinstance(end, DiskEnd)
+        end: DiskEnd = self.ends[0]
         return end.disk
 
     @property
     def blk(self) -> BlkPlug:
         """The device's end."""
-        plug = self.device.device_end.settings
-        assert isinstance(plug, BlkPlug)
+        plug: BlkPlug = self.ends[1].settings
         return plug
 
     @property

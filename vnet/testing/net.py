@@ -84,15 +84,13 @@ class NetPair(Pair):
     @property
     def settings(self) -> NetSettings:
         """The driver's end."""
-        settings = self.device.driver_end.settings
-        assert isinstance(settings, NetSettings)
+        settings: NetSettings = self.ends[0].settings
         return settings
 
     @property
     def plug(self) -> NetPlug:
         """The device's end."""
-        plug = self.device.device_end.settings
-        assert isinstance(plug, NetPlug)
+        plug: NetPlug = self.ends[1].settings
         return plug
 
     async def transfer(self, size: int = MEGABYTE, device: str = "net0") -> None:

@@ -88,6 +88,11 @@ class Pair(ABC):
         self.device: Device = world.devices[next(iter(world.topology.devices))]
 
     @property
+    def ends(self) -> Any:
+        """The two ends that `vnet.ends.kind.DeviceKind.open` has opened."""
+        return self.world.running(self.device.name).ends
+
+    @property
     def epf(self) -> VirtioEpf:
         """The back half, where it is an endpoint function."""
         back = self.device.back

@@ -72,15 +72,10 @@ class RpmsgPair(Pair):
         return self.device.local
 
     @property
-    def ends(self) -> tuple[RpmsgEnd, RpmsgEnd]:
-        first, second = self.world.ends(DEVICE)
-        assert isinstance(first, RpmsgEnd) and isinstance(second, RpmsgEnd)  # noqa: PT018
-        return first, second
-
-    @property
     def buses(self) -> tuple[RpmsgBus, RpmsgBus]:
         """The driver's and the device's."""
-        first, second = self.ends
+        ends: tuple[RpmsgEnd, RpmsgEnd] = self.ends
+        first, second = ends
         return first.bus, second.bus
 
     async def transfer(self, size: int = MEGABYTE, device: str = DEVICE) -> None:

@@ -76,15 +76,13 @@ class ScsiPair(Pair):
 
     @property
     def initiator(self) -> Initiator:
-        end = self.device.driver_end
-        assert isinstance(end, InitiatorEnd)
+        end: InitiatorEnd = self.ends[0]
         return end.initiator
 
     @property
     def scsi(self) -> ScsiPlug:
         """The device's end."""
-        plug = self.device.device_end.settings
-        assert isinstance(plug, ScsiPlug)
+        plug: ScsiPlug = self.ends[1].settings
         return plug
 
     @property
