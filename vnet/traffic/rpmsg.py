@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 
 import trio
 
@@ -30,6 +29,8 @@ async def one_way(ends: Sequence[RpmsgEndpoint], messages: int, data: bytes) -> 
 
 async def round_trip(end: RpmsgEndpoint, trips: int, data: bytes) -> float:
     """Return the median round-trip time of a message in seconds; close the endpoint."""
+    from statistics import median  # slow to import, and every system imports this module
+
     times = []
     for _ in range(trips):
         began = trio.current_time()
