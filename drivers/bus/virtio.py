@@ -340,14 +340,13 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound[Dr
             raise FeatureMismatch(
                 f"{device.name}: the device does not offer VERSION_1, and no legacy driver exists here"
             )
-        await ops.finalize_features(wanted)
-        await _advance(device, Status.FEATURES_OK)
-        status = await ops.get_status()
-        if status == NO_ANSWER:
-            raise TransportLost(f"{device.name}: the device does not answer")
-        if not status & Status.FEATURES_OK:
-            raise FeatureMismatch(f"{device.name}: refused {', '.join(driver.table.describe(wanted))}")
-        device.features = wanted
+        try:
+            await _agree(device, driver, wanted)
+        except FeatureMismatch:
+            if await ops.get_features() == offered:
+                raise
+            # A read that failed on a lossy link returned all-ones, which is no offer.
+            raise TransportLost(f"{device.name}: a read of its features failed") from None
         await bound.set_up()
         await _advance(device, Status.DRIVER_OK)
         return bound
@@ -363,6 +362,18 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound[Dr
         if isinstance(exc, MemoryError):  # the device's queues need more memory than the host has
             raise ProbeError(f"{device.name}: {exc}") from None
         raise
+
+
+async def _agree(device: VirtioDevice, driver: VirtioDriver, features: int) -> None:
+    """Accept ``features`` (steps 5 and 6). Raises FeatureMismatch if the device refuses them."""
+    await device.ops.finalize_features(features)
+    await _advance(device, Status.FEATURES_OK)
+    status = await device.ops.get_status()
+    if status == NO_ANSWER:
+        raise TransportLost(f"{device.name}: the device does not answer")
+    if not status & Status.FEATURES_OK:
+        raise FeatureMismatch(f"{device.name}: refused {', '.join(driver.table.describe(features))}")
+    device.features = features
 
 
 async def _advance(device: VirtioDevice, bit: Status) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 import pytest
 import trio
@@ -223,6 +224,17 @@ async def test_features_that_the_endpoint_refuses_are_a_mismatch() -> None:
     async with open_pair(MAILBOX) as pair, alone(pair) as front:
         with pytest.raises(FeatureMismatch, match="refused the features"):
             await front.finalize_features(1 << 100)
+
+
+async def test_features_that_read_all_ones_are_read_again_and_are_no_refusal() -> None:
+    """A read that timed out on a faulty link: the bus brings the device up again, and it does not stay failed."""
+    async with open_pair(MAILBOX) as pair, tapped(pair) as tap:
+        reads = count(1)
+        tap.lies[mb.BAR, Ext.DEVICE_FEATURES.offset + 4] = lambda value: value if next(reads) > 2 else 0xFFFF_FFFF
+        pair.rc.pci.register_device(tap)
+        await pair.world.wait_up()
+        assert pair.virtio.last_reset == "virtio0: a read of its features failed"
+        assert pair.virtio.features == pair.vhost.features
 
 
 @pytest.mark.parametrize("bar", [1, 4, 0xFE])

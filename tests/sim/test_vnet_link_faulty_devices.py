@@ -66,6 +66,17 @@ async def test_one_lost_completion_during_bring_up_is_made_up_for(number: int) -
         await pair.transfer(10_000)
 
 
+@pytest.mark.hostile("L05")
+async def test_a_lost_completion_during_bring_up_of_a_mailbox_is_made_up_for() -> None:
+    async with open_pair(Options(link=FAULTY, queue_size=16, transport="epf_mailbox")) as pair:
+        for number in range(1, 120, 3):
+            faulty(pair).add(Rule(LinkRequest.READ, Action.TIME_OUT, nth={number}))
+            await pair.reset()
+            faulty(pair).clear()
+            assert pair.vhost.features == pair.virtio.features
+            await pair.transfer(1000)
+
+
 # Flaps
 
 

@@ -126,9 +126,12 @@ class VirtioMailbox(FunctionTransport):
 
     # Registers
 
+    def _answers(self) -> bool:
+        return self._get(Reg.DEVICE_STATUS.value) != ALL_ONES
+
     def _get(self, place: tuple[int, int]) -> int:
         offset, size = place
-        parts = (self._function.bar_read(BAR, at, step).to_bytes(step, "little") for at, step in pieces(offset, size))
+        parts = (self._read_twice(BAR, at, step).to_bytes(step, "little") for at, step in pieces(offset, size))
         return int.from_bytes(b"".join(parts), "little")
 
     def _put(self, place: tuple[int, int], value: int) -> None:
@@ -186,7 +189,7 @@ class VirtioMailbox(FunctionTransport):
         return not self.extended or self._get(mailbox.completed_field) == mailbox.sequence
 
     def _check(self) -> None:
-        if not self.online or self._get(Reg.DEVICE_STATUS.value) == ALL_ONES:
+        if not self.online or not self._answers():
             raise TransportLost(f"{self._function.name}: the device does not respond")
 
     def _ring(self, mailbox: Mailbox) -> None:
@@ -257,7 +260,7 @@ class VirtioMailbox(FunctionTransport):
         self._check_config(offset, size)
         step = config_step(offset, size)
         return b"".join(
-            self._function.bar_read(BAR, CONFIG + at, step).to_bytes(step, "little")
+            self._read_checked(BAR, CONFIG + at, step).to_bytes(step, "little")
             for at in range(offset, offset + size, step)
         )
 
