@@ -47,8 +47,7 @@ class TappedFunction:
         self.log: list[RegisterAccess] = []
         self.lies: dict[tuple[int, int], Lie] = {}
         self.deaf: set[tuple[int, int]] = set()
-        self.on_write: Callable[[RegisterAccess], None] = lambda _: None
-        """Called after every write that is not ignored."""
+        self._on_write: Callable[[RegisterAccess], object] | None = None
         self.bar_sizes: dict[int, int] = {}
         """Sizes to report instead of the real ones."""
         self.max_vectors: int | None = None
@@ -56,6 +55,10 @@ class TappedFunction:
         self.structures = read_structures(inner)
 
     # For tests
+
+    def call_on_write(self, call: Callable[[RegisterAccess], object] | None) -> None:
+        """Call ``call`` from now on after every write that is not ignored; None: no more."""
+        self._on_write = call
 
     def at(self, field: Common) -> tuple[int, int]:
         """Return the key of a common configuration field in ``lies`` and ``deaf``."""
@@ -106,7 +109,7 @@ class TappedFunction:
     def config_write(self, offset: int, size: int, value: int) -> None:
         if self._write(CONFIG, offset, size, value):
             self._inner.config_write(offset, size, value)
-            self.on_write(RegisterAccess(CONFIG, offset, size, value, True))
+            self._written(RegisterAccess(CONFIG, offset, size, value, True))
 
     def bar_size(self, bar: int) -> int:
         return self.bar_sizes.get(bar, self._inner.bar_size(bar))
@@ -117,7 +120,7 @@ class TappedFunction:
     def bar_write(self, bar: int, offset: int, size: int, value: int) -> None:
         if self._write(bar, offset, size, value):
             self._inner.bar_write(bar, offset, size, value)
-            self.on_write(RegisterAccess(bar, offset, size, value, True))
+            self._written(RegisterAccess(bar, offset, size, value, True))
 
     def bar_map(self, bar: int, offset: int, size: int, at: Addr) -> Memory:
         return self._inner.bar_map(bar, offset, size, at)
@@ -152,6 +155,10 @@ class TappedFunction:
         result = value if lie is None else lie(value) & (1 << 8 * size) - 1
         self.log.append(RegisterAccess(bar, offset, size, result, False))
         return result
+
+    def _written(self, access: RegisterAccess) -> None:
+        if self._on_write is not None:
+            self._on_write(access)
 
     def _write(self, bar: int, offset: int, size: int, value: int) -> bool:
         self.log.append(RegisterAccess(bar, offset, size, value, True))

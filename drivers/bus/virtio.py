@@ -81,6 +81,10 @@ class DriverQueue:
         self._delayed = spec.delayed
         self._on_fault: Signal | None = None
 
+    def report_to(self, faults: Signal, recheck: float | None) -> None:
+        """Set ``faults`` when the ring breaks; re-check the ring every ``recheck`` seconds if calls can get lost."""
+        self._on_fault, self.signal.recheck = faults, recheck
+
     def follow(self, former: DriverQueue) -> None:
         """Continue the counters of ``former``, the queue of the same name before the last reset."""
         self._past = former.statistics()
@@ -298,11 +302,10 @@ class VirtioDevice:
     async def find_vqs(self, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
         self.queues = await self.ops.find_vqs(self, specs)
         for queue in self.queues:
-            queue._on_fault = self.changed
+            queue.report_to(self.changed, self._recheck)
             if queue.name in self._last:
                 queue.follow(self._last[queue.name])
             self._last[queue.name] = queue
-            queue.signal.recheck = self._recheck
         return self.queues
 
     def statistics(self, queue: DriverQueue) -> QueueStatistics:

@@ -30,10 +30,13 @@ class EndpointFunction(VhostBack):
     async def settle(self) -> None:
         await self._epc.settle()
 
-    # LinkEvents
+    # FunctionEvents
 
     def link_up(self) -> None:
         """Do nothing: the next set-up gets the new epoch's window."""
 
     def link_down(self) -> None:
+        self.device.reset()
+
+    def reset(self) -> None:
         self.device.reset()

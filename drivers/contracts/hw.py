@@ -61,6 +61,13 @@ class LinkEvents(Protocol):
         """Handle link-down: the epoch is over, windows are closed, reads return all-ones, writes are dropped."""
 
 
+class FunctionEvents(LinkEvents, Protocol):
+    """Observer of an endpoint function."""
+
+    def reset(self) -> None:
+        """Handle a function-level reset."""
+
+
 class Toll(Meter, Protocol):
     """Meter of accesses across links that take time."""
 
@@ -216,8 +223,8 @@ class Epc(Protocol):
 
     def msix_enabled(self, function: int) -> bool: ...
 
-    def watch(self, function: int, events: LinkEvents, reset: Handler) -> None:
-        """Report link events to ``events``, and call ``reset`` on a function-level reset."""
+    def watch(self, function: int, events: FunctionEvents) -> None:
+        """Report events of the function and of its link to ``events`` from now on."""
 
     def map_addr(self, addr: PciAddr, size: int) -> OutboundWindow:
         """Map an outbound window over ``size`` bytes at ``addr``. Raises MemoryError if none is free."""

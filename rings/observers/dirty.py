@@ -33,7 +33,7 @@ class DirtyLog:
 
     def __init__(self, memory: memoryview, on_mark: Callable[[], None] = lambda: None) -> None:
         self._memory = memory
-        self.on_mark = on_mark
+        self.notify = on_mark
 
     def covers(self, addr: int, size: int) -> bool:
         """Return whether the log has bits for the whole range."""
@@ -110,7 +110,7 @@ class DirtyObserver(Observer):
 
     def published(self) -> None:
         self._mark_ring()
-        self._log.on_mark()
+        self._log.notify()
 
     def kicks_switched(self, enabled: bool, /) -> None:
         self._mark_ring()

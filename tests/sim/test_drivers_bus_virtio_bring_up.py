@@ -135,7 +135,7 @@ async def test_rings_are_aligned_and_their_used_flags_start_at_zero() -> None:
                 used = [queue.addrs.device for queue in pair.vhost.queues]
                 zero.append([pair.rc.memory.view(addr, 2).tobytes() for addr in used if addr])
 
-        tap.on_write = look
+        tap.call_on_write(look)
         await bind(pair, tap)
         assert zero == [[bytes(2)] * 2] * 2
         for queue in pair.vhost.queues:

@@ -191,7 +191,7 @@ async def test_the_driver_uses_the_multiplier_that_it_is_told(multiplier: int) -
         at, _ = capabilities(tap.config_read)[CfgType.NOTIFY]
         overlay(tap, at + 16, multiplier.to_bytes(4, "little"))
         notify = tap.structures[CfgType.NOTIFY]
-        tap.on_write = lambda a: pair.vhost.kick(a.value) if a in tap.within(CfgType.NOTIFY) else None
+        tap.call_on_write(lambda a: pair.vhost.kick(a.value) if a in tap.within(CfgType.NOTIFY) else None)
         await bind(pair, tap)
         await pair.transfer(1 << 14)
         places = {a.offset - notify.offset for a in tap.within(CfgType.NOTIFY)}

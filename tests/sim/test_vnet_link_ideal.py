@@ -86,7 +86,7 @@ def test_after_a_flap_the_same_function_is_back_configured_before_anybody_is_tol
             order.append(("driver down", function.online, world.link.up))
 
     function.watch(Driver())
-    world.epc.watch(0, Watcher(cast("list[str]", order), "device"), lambda: None)
+    world.epc.watch(0, Watcher(cast("list[str]", order), "device"))
     world.rc.watch(Watcher(cast("list[str]", order), "bus"))
     order.clear()
     world.link.bring_down()
@@ -146,7 +146,7 @@ def test_a_move_made_while_the_ends_are_told_waits_until_all_know(world: World) 
                 world.link.bring_up()
                 world.link.bring_down()
 
-    world.epc.watch(0, Nervous(world.log, "device"), lambda: None)
+    world.epc.watch(0, Nervous(world.log, "device"))
     world.rc.watch(Watcher(world.log, "bus"))
     world.epc.start()
     assert world.log == ["device up", "bus found 0000:01:00.0", "device down"]

@@ -73,13 +73,14 @@ def test_a_function_level_reset_stops_dma_before_the_function_hears_of_it_and_sp
     function.request_irq(0, Watcher(world.log, "v0").irq)
     seen: list[object] = []
 
-    def reset() -> None:
-        with pytest.raises(UnsupportedRequest):
-            window.view(Addr(0x4000_0000), 1)
-        seen.append((function.config_read(4, 2), function.config_read(0x10, 4), function.config_read(0x14, 4)))
-        seen.append((world.epc.msix_enabled(0), function.config_read(6, 2) & 8))
+    class Device(Watcher):
+        def reset(self) -> None:
+            with pytest.raises(UnsupportedRequest):
+                window.view(Addr(0x4000_0000), 1)
+            seen.append((function.config_read(4, 2), function.config_read(0x10, 4), function.config_read(0x14, 4)))
+            seen.append((world.epc.msix_enabled(0), function.config_read(6, 2) & 8))
 
-    world.epc.watch(0, Watcher(world.log, "device"), reset)
+    world.epc.watch(0, Device(world.log, "device"))
     addresses = function.bars
     assert function.reset()
     assert seen == [(0, 4, 0), (False, 0)]

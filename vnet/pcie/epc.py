@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 
 import attrs
 
-from drivers.contracts.hw import DmaBuffer, DmaMemory, Handler, LinkEvents, OutboundWindow, PciHeader, RegisterBlock
+from drivers.contracts.hw import DmaBuffer, DmaMemory, FunctionEvents, OutboundWindow, PciHeader, RegisterBlock
 from rings.errors import MemoryFault
 from rings.memory import Memory, PciAddr
 from rings.queue import Meter
@@ -45,8 +44,7 @@ class _Function:
     intx_sent: bool = False
     bus_master: bool = False
     window: FunctionWindow | None = None
-    events: LinkEvents | None = None
-    on_reset: Handler | None = None
+    events: FunctionEvents | None = None
 
 
 class EndpointController:
@@ -105,12 +103,18 @@ class EndpointController:
         f = self._functions[function]
         old = f.memory.pop((bar, offset), None)
         if old is not None:
-            old.window.on_end = None
+            old.window.watch(None)
             self._decode()
         if memory is not None:
             f.memory[bar, offset] = memory
-            memory.window.on_end = partial(self.set_bar_memory, function, bar, offset, None)
+            memory.window.watch(self)
             self._decode()
+
+    def window_ended(self, window: Outbound) -> None:
+        """Make the BAR memory behind a window that closed registers again."""
+        for number, f in self._functions.items():
+            for bar, offset in [place for place, memory in f.memory.items() if memory.window is window]:
+                self.set_bar_memory(number, bar, offset, None)
 
     @property
     def dma(self) -> DmaMemory:
@@ -140,7 +144,7 @@ class EndpointController:
         self._revoke(function, _refused("the function was removed"))
         self.set_intx(function, False)
         for memory in self._functions[function].memory.values():
-            memory.window.on_end = None
+            memory.window.watch(None)
         del self._functions[function]
         self._count_functions()
         self._decode()
@@ -205,9 +209,8 @@ class EndpointController:
         f = self._functions.get(function)
         return f is not None and f.msix is not None and f.msix.enabled
 
-    def watch(self, function: int, events: LinkEvents, reset: Handler) -> None:
-        f = self._functions[function]
-        f.events, f.on_reset = events, reset
+    def watch(self, function: int, events: FunctionEvents) -> None:
+        self._functions[function].events = events
 
     def snapshot(self) -> ControllerView:
         """Return functions and outbound windows."""
@@ -234,8 +237,8 @@ class EndpointController:
         f.config.write(offset, size, value)
         if f.config.take_flr():
             self._reset(function, f, _refused("the function was reset"))
-            if f.on_reset is not None:
-                f.on_reset()
+            if f.events is not None:
+                f.events.reset()
         else:
             self._apply(function, f)
         return True

@@ -155,12 +155,12 @@ class NtbInterface:
         epc.set_bar(number, Bar.PEER_SPADS, 4 * self._ntb.spads, bank(self.peer.spads))
         epc.set_bar(number, Bar.WINDOWS, self._end, DoorbellBar(self.ring))
         epc.set_msix(number, VECTORS, Bar.CONFIG, MSIX_OFFSET)
-        epc.watch(number, self, self.reset)
+        epc.watch(number, self)
 
     def raise_irq(self, vector: int) -> None:
         self._epc.raise_irq(self._ntb.number, vector)
 
-    # LinkEvents
+    # FunctionEvents
 
     def link_up(self) -> None:
         """Do nothing: the host's driver configures doorbells and requests the NTB link."""

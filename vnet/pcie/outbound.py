@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from rings.errors import MemoryFault
 from rings.memory import Addr, PciAddr, PhysAddr
@@ -12,6 +13,13 @@ from vnet.linux.memory import full_fence
 __all__ = ["FunctionWindow", "Outbound", "OutboundPool"]
 
 ADDRESS_END = 1 << 64
+
+
+class WindowUser(Protocol):
+    """A user of a mapped window."""
+
+    def window_ended(self, window: Outbound) -> None:
+        """Handle the end of ``window``, which is closed."""
 
 
 class Outbound:
@@ -27,15 +35,18 @@ class Outbound:
         self.memory = memory
         self.owner: FunctionWindow | None = None
         """The function window that mapped it on demand, and can lose it; None if `EndpointController` mapped it."""
-        self.on_end: Callable[[], None] | None = None
-        """Called once, when the window closes."""
+        self._user: WindowUser | None = None
+
+    def watch(self, user: WindowUser | None) -> None:
+        """Report the end of the window to ``user``, once."""
+        self._user = user
 
     def end(self, fault: Fault | None) -> None:
-        """Close the window and call `on_end`."""
+        """Close the window and report its end."""
         self.memory.close(fault)
-        on_end, self.on_end = self.on_end, None
-        if on_end is not None:
-            on_end()
+        user, self._user = self._user, None
+        if user is not None:
+            user.window_ended(self)
 
     def covers(self, addr: int, size: int) -> bool:
         return self.addr <= addr and addr + size <= self.addr + self.size

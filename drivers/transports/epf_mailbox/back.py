@@ -98,7 +98,7 @@ class MailboxEpf(EndpointFunction):
         if not self._poll:
             epc.set_bar(function, DOORBELL_BAR, DOORBELL_SIZE * (MAX_QUEUES + 1), Doorbells(self))
         epc.set_msix(function, VECTORS, BAR, MSIX)
-        epc.watch(function, self, device.reset)
+        epc.watch(function, self)
         self._forget_driver()
         self.changed()
 

@@ -83,7 +83,7 @@ class VirtioEpf(EndpointFunction):
             epc.add_capability(function, CAP_VENDOR, structure.emit())
         access = Structure(CfgType.PCI, 0, 0, 0)
         epc.add_capability(function, CAP_VENDOR, access.emit(), PciCfgBlock(access.emit(), bar))
-        epc.watch(function, self, self.device.reset)
+        epc.watch(function, self)
 
     def valid_vector(self, vector: int) -> int:
         """Return ``vector`` if it is in the table, else NO_VECTOR, which tells the driver that mapping failed."""

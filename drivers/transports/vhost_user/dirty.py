@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from drivers.contracts.ipc import Handle, Ipc, Notifier, SharedMemory, Unusable
 from drivers.transports.vhost_user.payloads import Log, MessageRefused
@@ -17,17 +17,20 @@ MAX_LOG = 1 << 37
 class DirtyArea:
     """A log area from a front end."""
 
-    def __init__(self, shared: SharedMemory) -> None:
+    def __init__(self, shared: SharedMemory, on_mark: Callable[[], None]) -> None:
         self._shared = shared
-        self.log = DirtyLog(shared.view)
+        self.log = DirtyLog(shared.view, on_mark)
 
     @classmethod
-    def take(cls, ipc: Ipc, log: Log, handle: Handle) -> DirtyArea:
-        """Map a log area. Raises MessageRefused. The caller may close the handle."""
+    def take(cls, ipc: Ipc, log: Log, handle: Handle, on_mark: Callable[[], None]) -> DirtyArea:
+        """Map a log area; ``on_mark`` is called after pages were marked. The caller may close the handle.
+
+        Raises MessageRefused.
+        """
         if log.size > MAX_LOG:
             raise MessageRefused(f"a dirty log of {log.size:#x} bytes")
         try:
-            return cls(ipc.map(handle, log.size, log.offset))
+            return cls(ipc.map(handle, log.size, log.offset), on_mark)
         except Unusable as exc:
             raise MessageRefused(f"the dirty log: {exc}") from None
 
@@ -65,18 +68,17 @@ class DirtyPages:
         if self._area is not None:
             self._area.close()
         self._area = area
-        self._attach_event(self._event)
 
     def set_event(self, event: Notifier) -> None:
         """Use ``event`` to notify the front end of marked pages."""
         if self._event is not None:
             self._event.close()
-        self._attach_event(event)
-
-    def _attach_event(self, event: Notifier | None) -> None:
         self._event = event
-        if event is not None and self._area is not None:
-            self._area.log.on_mark = event.notify
+
+    def notify(self) -> None:
+        """Notify the front end of marked pages, if it wants to be notified."""
+        if self._event is not None:
+            self._event.notify()
 
     def close(self) -> None:
         self.set_area(None)

@@ -356,7 +356,8 @@ class Session:
         return NO_REPLY
 
     async def _set_log_base(self, payload: Log, message: UserMessage) -> Reply:
-        await self.rings.set_log_area(DirtyArea.take(self._ipc, payload, message.handles[0]))
+        area = DirtyArea.take(self._ipc, payload, message.handles[0], self.rings.dirty.notify)
+        await self.rings.set_log_area(area)
         self._start_device()
         return Empty(), ()
 

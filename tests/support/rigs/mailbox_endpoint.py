@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from drivers.bus.back import Identity
-from drivers.contracts.hw import DmaBuffer, Epc, Handler, LinkEvents, PciHeader, RegisterBlock
+from drivers.contracts.hw import DmaBuffer, Epc, FunctionEvents, PciHeader, RegisterBlock
 from drivers.transports.epf_mailbox import registers as mb
 from drivers.transports.epf_mailbox.back import MailboxEpf
 from rings.features import FeatureTable, RingFeature, mask
@@ -37,7 +37,7 @@ class Controller:
         self.doorbells: RegisterBlock | None = None
         self.msix: tuple[int, ...] = ()
         self.header: PciHeader | None = None
-        self.events: LinkEvents | None = None
+        self.events: FunctionEvents | None = None
         self.irqs: list[int] = []
 
     def set_header(self, function: int, header: PciHeader) -> None:
@@ -54,7 +54,7 @@ class Controller:
     def set_msix(self, function: int, vectors: int, bar: int, offset: int) -> None:
         self.msix = vectors, bar, offset
 
-    def watch(self, function: int, events: LinkEvents, reset: Handler) -> None:
+    def watch(self, function: int, events: FunctionEvents) -> None:
         self.events = events
 
     def clear(self, function: int) -> None:
