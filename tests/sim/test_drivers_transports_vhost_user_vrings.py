@@ -41,7 +41,7 @@ async def restart(pair: NetPair) -> None:
     assert isinstance(front, VhostUserFront)
     assert front._connection is not None
     for ring in front._rings._rings[1:]:
-        stood = await front._connection.query(R.GET_VRING_BASE, VringState(ring.index, 0))
+        stood = await front._connection.query(R.GET_VRING_BASE, VringState, VringState(ring.index, 0))
         await front._connection.send(R.SET_VRING_BASE, stood)
         await front._connection.send(R.SET_VRING_KICK, VringFd(ring.index), (ring.kick,))
 
@@ -87,7 +87,7 @@ async def test_no_ring_is_so_long_that_one_batch_of_it_stops_everybody_else() ->
             front = pair.virtio.ops
             assert isinstance(front, VhostUserFront)
             assert front._connection is not None
-            await front._connection.query(R.GET_VRING_BASE, VringState(1, 0))
+            await front._connection.query(R.GET_VRING_BASE, VringState, VringState(1, 0))
             with pytest.raises(ProbeError, match="refused SET_VRING_NUM"):
                 await front._connection.send(R.SET_VRING_NUM, VringState(1, 2048))
             await front._connection.send(R.SET_VRING_NUM, VringState(1, 1024))

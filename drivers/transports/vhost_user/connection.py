@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import trio
 
@@ -24,6 +25,7 @@ from drivers.transports.vhost_user.payloads import U64, MessageRefused, Payload,
 
 __all__ = ["REPLY_TIMEOUT", "BackEndConnection", "serve_backend_requests"]
 
+P = TypeVar("P", bound=Payload)
 REPLY_TIMEOUT = 5.0
 """Seconds that a back end may take to receive a message and to reply."""
 
@@ -105,18 +107,24 @@ class BackEndConnection:
         return TransportLost(f"{self.name}: {self.reason}")
 
     async def query(
-        self, request: FrontendRequest, payload: Payload | None = None, *, patience: float = REPLY_TIMEOUT
-    ) -> Payload:
-        """Send a request and return its reply, within ``patience`` seconds. Raises TransportLost once closed."""
+        self,
+        request: FrontendRequest,
+        kind: type[P],
+        payload: Payload | None = None,
+        *,
+        patience: float = REPLY_TIMEOUT,
+    ) -> P:
+        """Send a request and return its reply, a ``kind``, within ``patience`` seconds. Raises TransportLost once
+        closed.
+        """
         answer = await self._exchange(request, payload, (), has_reply=True, need_reply=False, patience=patience)
-        assert answer is not None
+        if not isinstance(answer, kind):
+            raise self.invalid_reply(f"invalid reply to {request.name}: {answer}")
         return answer
 
     async def query_u64(self, request: FrontendRequest) -> int:
         """Send a request and return its reply, a number. Raises as `query`."""
-        answer = await self.query(request)
-        assert isinstance(answer, U64)
-        return answer.value
+        return (await self.query(request, U64)).value
 
     async def send(
         self, request: FrontendRequest, payload: Payload | None = None, handles: Sequence[Handle] = ()

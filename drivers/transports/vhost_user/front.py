@@ -124,7 +124,7 @@ class VhostUserFront:
             while True:
                 await trio.sleep(CHECK_INTERVAL)
                 if self._rings.started:
-                    await connection.query(R.GET_FEATURES, patience=CHECK_TIMEOUT)
+                    await connection.query(R.GET_FEATURES, U64, patience=CHECK_TIMEOUT)
 
     async def _negotiate(self, connection: BackEndConnection) -> FdSocket | None:
         """Negotiate features, in QEMU's order. Returns the channel for the back end's own requests, or None."""
@@ -214,7 +214,7 @@ class VhostUserFront:
         if status & ~self._status & Status.DRIVER_OK:
             await self._rings.start(connection, enable=bool(self._device_features >> F_PROTOCOL_FEATURES & 1))
             if not connection.acknowledged:
-                await connection.query(R.GET_FEATURES)  # its reply confirms all messages before it
+                await connection.query_u64(R.GET_FEATURES)  # its reply confirms all messages before it
         self._status = Status(status)
         if self._has(F.STATUS):
             await connection.send(R.SET_STATUS, U64(status))
@@ -268,9 +268,8 @@ class VhostUserFront:
             return config.data[offset : offset + size].ljust(size, b"\0")
         self._check_config(offset + size)
         answer = await self._require_connection().query(
-            R.GET_CONFIG, Config(0, ConfigFlag.WRITABLE, bytes(offset + size))
+            R.GET_CONFIG, Config, Config(0, ConfigFlag.WRITABLE, bytes(offset + size))
         )
-        assert isinstance(answer, Config)
         if len(answer.data) != offset + size:
             raise ProbeError(f"{self._socket.name}: the back end has no device configuration of {offset + size} bytes")
         return answer.data[offset:]

@@ -110,8 +110,8 @@ class FrontRings:
         """Stop all rings; return when the back end has stopped using them. Raises TransportLost."""
         while self._started:
             index = self._started[-1]
-            answer = await connection.query(R.GET_VRING_BASE, VringState(index, 0), patience=STOP_TIMEOUT)
-            if not isinstance(answer, VringState) or answer.index != index:
+            answer = await connection.query(R.GET_VRING_BASE, VringState, VringState(index, 0), patience=STOP_TIMEOUT)
+            if answer.index != index:
                 raise connection.invalid_reply(f"invalid reply to GET_VRING_BASE of ring {index}: {answer}")
             self._started.pop()
 

@@ -70,6 +70,21 @@ class _NoFds:
 
 
 @attrs.frozen
+class _Packed(_NoFds):
+    """Base of payloads whose fields are packed one after the other, as ``FORM`` says."""
+
+    FORM: ClassVar[struct.Struct]
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Parse a body, whose last bytes may be missing if they are padding."""
+        return cls(*cls.FORM.unpack(body.ljust(cls.FORM.size, b"\0")))
+
+    def emit(self) -> bytes:
+        return self.FORM.pack(*attrs.astuple(self, recurse=False))
+
+
+@attrs.frozen
 class Empty(_NoFds):
     """An empty body."""
 
@@ -84,18 +99,12 @@ class Empty(_NoFds):
 
 
 @attrs.frozen
-class U64(_NoFds):
+class U64(_Packed):
     """A number; as an acknowledgement 0 means success."""
 
     value: int
     SIZES: ClassVar = (8, 8)
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        return cls(int.from_bytes(body, "little"))
-
-    def emit(self) -> bytes:
-        return self.value.to_bytes(8, "little")
+    FORM: ClassVar = struct.Struct("<Q")
 
 
 @attrs.frozen
@@ -123,24 +132,17 @@ class VringFd:
 
 
 @attrs.frozen
-class VringState(_NoFds):
+class VringState(_Packed):
     """A ring with its size, its base or its enable flag."""
 
     index: int
     num: int
     SIZES: ClassVar = (8, 8)
-    _FORM: ClassVar = struct.Struct("<II")
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        return cls(*cls._FORM.unpack(body))
-
-    def emit(self) -> bytes:
-        return self._FORM.pack(self.index, self.num)
+    FORM: ClassVar = struct.Struct("<II")
 
 
 @attrs.frozen
-class VringAddr(_NoFds):
+class VringAddr(_Packed):
     """The addresses of a ring's areas in the front end's process; ``log`` is an address of the driver."""
 
     index: int
@@ -150,18 +152,11 @@ class VringAddr(_NoFds):
     avail: int
     log: int = 0
     SIZES: ClassVar = (40, 40)
-    _FORM: ClassVar = struct.Struct("<IIQQQQ")
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        return cls(*cls._FORM.unpack(body))
-
-    def emit(self) -> bytes:
-        return self._FORM.pack(self.index, self.flags, self.desc, self.used, self.avail, self.log)
+    FORM: ClassVar = struct.Struct("<IIQQQQ")
 
 
 @attrs.frozen
-class MemRegion:
+class MemRegion(_Packed):
     """A region of the driver's memory, with its addresses in the driver and in the front end's process."""
 
     addr: int
@@ -174,16 +169,13 @@ class MemRegion:
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        region = cls(*cls.FORM.unpack(body))
+        region = super().parse(body)
         if not region.size:
             raise MessageRefused(f"an empty memory region at {region.addr:#x}")
         for start in (region.addr, region.user_addr, region.mmap_offset):
             if start + region.size > ADDRESS_END:
                 raise MessageRefused(f"a memory region of {region.size:#x} bytes from {start:#x} on wraps around")
         return region
-
-    def emit(self) -> bytes:
-        return self.FORM.pack(self.addr, self.size, self.user_addr, self.mmap_offset)
 
     def overlaps(self, other: MemRegion) -> bool:
         """Return whether the regions overlap, in the driver's addresses or in the front end's."""
@@ -241,27 +233,24 @@ class SingleRegion(_NoFds):
 
 
 @attrs.frozen
-class Log(_NoFds):
+class Log(_Packed):
     """The dirty log's place in the file that accompanies the message."""
 
     size: int
     offset: int
     SIZES: ClassVar = (16, 16)
-    _FORM: ClassVar = struct.Struct("<QQ")
+    FORM: ClassVar = struct.Struct("<QQ")
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        log = cls(*cls._FORM.unpack(body))
+        log = super().parse(body)
         if log.offset + log.size > ADDRESS_END:
             raise MessageRefused(f"a log of {log.size:#x} bytes from {log.offset:#x} on wraps around")
         return log
 
-    def emit(self) -> bytes:
-        return self._FORM.pack(self.size, self.offset)
-
 
 @attrs.frozen
-class Iotlb(_NoFds):
+class Iotlb(_Packed):
     """An IOTLB miss, update or invalidation."""
 
     iova: int
@@ -271,14 +260,7 @@ class Iotlb(_NoFds):
     kind: int
     SIZES: ClassVar = (26, 32)
     """The last six bytes are padding, which some implementations omit."""
-    _FORM: ClassVar = struct.Struct("<QQQBB")
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        return cls(*cls._FORM.unpack_from(body))
-
-    def emit(self) -> bytes:
-        return self._FORM.pack(self.iova, self.size, self.user_addr, self.perm, self.kind) + bytes(6)
+    FORM: ClassVar = struct.Struct("<QQQBB6x")
 
 
 @attrs.frozen
@@ -304,7 +286,7 @@ class Config(_NoFds):
 
 
 @attrs.frozen
-class Inflight(_NoFds):
+class Inflight(_Packed):
     """The inflight area's place in the file that accompanies the message: the log of chains in flight."""
 
     mmap_size: int
@@ -313,14 +295,11 @@ class Inflight(_NoFds):
     queue_size: int
     SIZES: ClassVar = (20, 24)
     """The last four bytes are padding, which some implementations omit."""
-    _FORM: ClassVar = struct.Struct("<QQHH")
+    FORM: ClassVar = struct.Struct("<QQHH4x")
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        inflight = cls(*cls._FORM.unpack_from(body))
+        inflight = super().parse(body)
         if inflight.mmap_offset + inflight.mmap_size > ADDRESS_END:
             raise MessageRefused(f"{inflight.mmap_size:#x} bytes from {inflight.mmap_offset:#x} on wrap around")
         return inflight
-
-    def emit(self) -> bytes:
-        return self._FORM.pack(self.mmap_size, self.mmap_offset, self.num_queues, self.queue_size) + bytes(4)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 
 from drivers.bus.vhost import FrontEndNet, VhostDevice
-from drivers.contracts.ipc import FdSocket, Handle, Ipc, Unusable
+from drivers.contracts.ipc import FdSocket, Handle, Ipc, Notifier, Unusable
 from drivers.transports.vhost_user.constants import (
     AGREED_BY,
     F_LOG_ALL,
@@ -48,6 +48,7 @@ from rings.status import Status
 __all__ = ["PROTOCOL_FEATURES", "Session"]
 
 R, F = FrontendRequest, ProtocolFeature
+T = TypeVar("T")
 TRANSPORT_FEATURES = mask((F_LOG_ALL, F_PROTOCOL_FEATURES))
 PROTOCOL_FEATURES = mask(
     (
@@ -272,23 +273,24 @@ class Session:
 
     async def _set_vring_call(self, payload: VringFd, message: UserMessage) -> Reply:
         ring = self.rings[payload.index]
-        notifier = self._take(message, self._ipc.notifier) if payload.has_fd else None
-        if ring.call is not None:
-            ring.call.close()
-        ring.call = notifier
-        if notifier is not None and ring.state is RingState.STARTED:
-            notifier.notify()  # for calls without a notifier before
+        ring.call = self._take_notifier(payload, message, ring.call)
+        if ring.call is not None and ring.state is RingState.STARTED:
+            ring.call.notify()  # for calls without a notifier before
         return NO_REPLY
 
     async def _set_vring_err(self, payload: VringFd, message: UserMessage) -> Reply:
         ring = self.rings[payload.index]
-        notifier = self._take(message, self._ipc.notifier) if payload.has_fd else None
-        if ring.err is not None:
-            ring.err.close()
-        ring.err = notifier
+        ring.err = self._take_notifier(payload, message, ring.err)
         return NO_REPLY
 
-    def _take(self, message: UserMessage, use: Callable[[Handle], Any]) -> Any:
+    def _take_notifier(self, payload: VringFd, message: UserMessage, former: Notifier | None) -> Notifier | None:
+        """Return the notifier that replaces ``former``, which is closed. Raises MessageRefused."""
+        notifier = self._take(message, self._ipc.notifier) if payload.has_fd else None
+        if former is not None:
+            former.close()
+        return notifier
+
+    def _take(self, message: UserMessage, use: Callable[[Handle], T]) -> T:
         """Return the result of ``use`` for the message's handle. Raises MessageRefused; then the handle is closed."""
         try:
             return use(message.handles.pop())
