@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import attrs
 
@@ -180,9 +180,7 @@ class Notified(Event):
 
 
 @attrs.frozen
-class ChainAdded(Event):
-    """The driver added a chain."""
-
+class _ChainOffered(Event):
     topic = Topic.RINGS
     serial: int
     head: int
@@ -194,20 +192,17 @@ class ChainAdded(Event):
 
 
 @attrs.frozen
-class ChainTaken(Event):
-    """The device took a chain. Fields as in `ChainAdded`."""
-
-    topic = Topic.RINGS
-    serial: int
-    head: int
-    readable: Sequence[int]
-    writable: Sequence[int]
+class ChainAdded(_ChainOffered):
+    """The driver added a chain."""
 
 
 @attrs.frozen
-class ChainCompleted(Event):
-    """The device marked a chain as used."""
+class ChainTaken(_ChainOffered):
+    """The device took a chain."""
 
+
+@attrs.frozen
+class _ChainUsed(Event):
     topic = Topic.RINGS
     serial: int
     head: int
@@ -216,22 +211,20 @@ class ChainCompleted(Event):
 
 
 @attrs.frozen
-class ChainReturned(Event):
-    """The driver took a used chain back. Fields as in `ChainCompleted`."""
+class ChainCompleted(_ChainUsed):
+    """The device marked a chain as used."""
 
-    topic = Topic.RINGS
-    serial: int
-    head: int
-    written: int
+
+@attrs.frozen
+class ChainReturned(_ChainUsed):
+    """The driver took a used chain back."""
 
 
 # Frames
 
 
 @attrs.frozen
-class FrameReceived(Event):
-    """A frame from the outside entered through a port."""
-
+class _Frame(Event):
     topic = Topic.FRAMES
     serial: int
     """Chain that holds its first byte."""
@@ -244,14 +237,13 @@ class FrameReceived(Event):
 
 
 @attrs.frozen
-class FrameSent(Event):
-    """A frame left through a port. Fields as in `FrameReceived`."""
+class FrameReceived(_Frame):
+    """A frame from the outside entered through a port."""
 
-    topic = Topic.FRAMES
-    serial: int
-    header: bytes
-    frame: bytes
-    size: int
+
+@attrs.frozen
+class FrameSent(_Frame):
+    """A frame left through a port."""
 
 
 @attrs.frozen
@@ -370,36 +362,10 @@ Emit = Callable[[Event], None]
 """Takes an event. Never raises and never waits."""
 
 
-class Events(Protocol):
+@attrs.define(eq=False)
+class Events:
     """Functions that take the events of each topic; None while no sink wants them."""
 
-    @property
-    def lifecycle(self) -> Emit | None: ...
-
-    @property
-    def rings(self) -> Emit | None: ...
-
-    @property
-    def frames(self) -> Emit | None: ...
-
-    @property
-    def registers(self) -> Emit | None: ...
-
-    @property
-    def tlps(self) -> Emit | None: ...
-
-    @property
-    def links(self) -> Emit | None: ...
-
-    @property
-    def vhost_user(self) -> Emit | None: ...
-
-    @property
-    def control(self) -> Emit | None: ...
-
-
-@attrs.frozen
-class _NoEvents:
     lifecycle: Emit | None = None
     rings: Emit | None = None
     frames: Emit | None = None
@@ -410,5 +376,5 @@ class _NoEvents:
     control: Emit | None = None
 
 
-NO_EVENTS: Events = _NoEvents()
+NO_EVENTS = Events()
 """Events of code that runs outside any system: nothing ever listens."""

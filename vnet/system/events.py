@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from drivers.contracts.events import Emit, Event, Topic
+from drivers.contracts.events import Event, Events, Topic
 
 __all__ = ["EventHub", "Sink"]
 
@@ -13,24 +13,14 @@ Sink = Callable[[Event], None]
 """Takes an event. It must neither raise nor wait: a sink that can do no more counts what it loses."""
 
 
-class EventHub:
-    """Implements `drivers.contracts.events.Events`. Costs nothing while no sink listens to a topic."""
+class EventHub(Events):
+    """Emits the events of each topic to its sinks. Costs nothing while no sink listens to a topic."""
 
-    __slots__ = ("_sinks", *(topic.name.lower() for topic in Topic))
-
-    lifecycle: Emit | None
-    rings: Emit | None
-    frames: Emit | None
-    registers: Emit | None
-    tlps: Emit | None
-    links: Emit | None
-    vhost_user: Emit | None
-    control: Emit | None
+    __slots__ = ("_sinks",)
 
     def __init__(self) -> None:
+        super().__init__()
         self._sinks: dict[Topic, list[Sink]] = {topic: [] for topic in Topic}
-        for topic in Topic:
-            self._connect(topic)
 
     @contextmanager
     def listen(self, sink: Sink, topics: Iterable[Topic] = tuple(Topic)) -> Iterator[None]:
