@@ -118,7 +118,7 @@ async def test_buffers_before_driver_ok_are_not_consumed_and_not_answered() -> N
         assert [ring.used_idx for ring in driver.rings] == [0, 0]
         assert [queue.kicks for queue in pair.vhost.queues] == kicks
         assert driver.calls == []
-        assert pair.plug.received.packets == pair.plug.sent.packets == 0
+        assert pair.plug.figures.pairs[0].received.packets == pair.plug.figures.pairs[0].sent.packets == 0
 
 
 @pytest.mark.virtio("STATUS-DEV-3", "STATUS-DEV-4")

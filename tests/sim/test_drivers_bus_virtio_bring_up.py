@@ -159,7 +159,7 @@ async def test_after_reset_nothing_is_touched_or_told_until_it_is_set_up_again()
             assert driver.read(Common.QUEUE_ENABLE) == 0
             assert driver.read(Common.QUEUE_MSIX_VECTOR) == 0xFFFF
             assert driver.read(Common.QUEUE_DESC) == 0
-        received = pair.plug.received.packets
+        received = pair.plug.figures.pairs[0].received.packets
         for _ in range(10):
             pair.device_port.inject(FRAME)
             driver.send(Desc(frame, 12 + len(FRAME)))
@@ -171,7 +171,7 @@ async def test_after_reset_nothing_is_touched_or_told_until_it_is_set_up_again()
         assert driver.status == 0
         assert [bytes(ring._used) + bytes(ring._desc) for ring in driver.rings] == before
         assert driver.get(room, 2000) == b"\xee" * 2000
-        assert pair.plug.received.packets == received
+        assert pair.plug.figures.pairs[0].received.packets == received
         pair.vhost.set_config(pair.vhost.config[:-2] + (1500).to_bytes(2, "little"))
         while pair.device_port._inbound:
             pair.device_port._inbound.pop()

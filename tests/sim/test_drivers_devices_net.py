@@ -72,10 +72,10 @@ async def test_frames_of_every_kind_cross_unchanged_and_nothing_is_claimed_of_th
         for packet in FRAMES.values():
             frame = bytes(packet)
             assert await cross(pair, direction, frame) == (PLAIN, frame)
-        assert pair.plug.received.drops == pair.settings.received.drops == {}
-        counts = (pair.settings.sent, pair.plug.received) if direction == OUT else (
-            pair.plug.sent,
-            pair.settings.received,
+        assert pair.plug.figures.pairs[0].received.drops == pair.settings.figures.pairs[0].received.drops == {}
+        counts = (pair.settings.figures.pairs[0].sent, pair.plug.figures.pairs[0].received) if direction == OUT else (
+            pair.plug.figures.pairs[0].sent,
+            pair.settings.figures.pairs[0].received,
         )  # fmt: skip
         assert {(t.packets, t.bytes) for t in counts} == {(len(FRAMES), sum(map(len, FRAMES.values())))}
 
@@ -220,8 +220,8 @@ async def test_what_a_port_can_not_do_is_not_agreed_on(caps: Offloads, end: str)
 async def test_both_directions_carry_a_megabyte_at_once(options: Options) -> None:
     async with open_pair(options) as pair:
         await pair.transfer()
-        sent = pair.settings.sent, pair.plug.sent
-        got = pair.plug.received, pair.settings.received
+        sent = pair.settings.figures.pairs[0].sent, pair.plug.figures.pairs[0].sent
+        got = pair.plug.figures.pairs[0].received, pair.settings.figures.pairs[0].received
         assert [(t.packets, t.bytes, t.drops) for t in sent] == [(t.packets, t.bytes, t.drops) for t in got]
         for queue in pair.virtio.queues:
             assert sum(queue.batches) <= sum(t.packets for t in got)
@@ -233,7 +233,7 @@ async def test_a_burst_costs_few_notifications() -> None:
         kicks = sum(queue.kicks for queue in pair.vhost.queues)
         for _ in range(1000):
             pair.driver_port.inject(FRAME)
-        await until(lambda: pair.plug.received.packets == 1000)
+        await until(lambda: pair.plug.figures.pairs[0].received.packets == 1000)
         assert sum(queue.kicks for queue in pair.vhost.queues) - kicks < 50
 
 

@@ -43,9 +43,9 @@ async def test_a_network_that_goes_away_is_a_carrier_that_goes_and_nothing_passe
             pair.plug.link_up = False
             pair.plug.changed()
             await until(lambda: not pair.driver_port.carrier and not pair.device_port.live)
-            before = pair.plug.received.drops.get("link_down", 0)
+            before = pair.plug.figures.pairs[0].received.drops.get("link_down", 0)
             assert pair.driver_port.inject(FRAME)
-            await until(lambda: pair.plug.received.drops.get("link_down", 0) == before + 1)  # noqa: B023
+            await until(lambda: pair.plug.figures.pairs[0].received.drops.get("link_down", 0) == before + 1)  # noqa: B023
             assert pair.virtio.status & Status.DRIVER_OK, "it is no reset"
             pair.plug.link_up = True
             pair.plug.changed()
@@ -252,7 +252,7 @@ async def test_a_flood_of_commands_and_a_flood_of_strangers_hold_nobody_up() -> 
             await trio.testing.wait_all_tasks_blocked()
         assert driver.rings[0].used_idx == 1
         assert driver.get(room, 12 + len(FRAMES["own"]))[12:] == FRAMES["own"]
-        assert pair.plug.sent.drops["filter_unicast"] >= 1000
+        assert pair.plug.figures.pairs[0].sent.drops["filter_unicast"] >= 1000
 
 
 @pytest.mark.every_transport

@@ -65,7 +65,7 @@ async def test_a_good_frame_passes_however_it_is_cut(build: Build) -> None:
         assert (header, frame) == (data[:12], data[12:])
         assert driver.rings[1].elem(0) == (0, 0)
         assert driver.rings[1].used_idx == 1
-        assert pair.plug.received.drops == {}
+        assert pair.plug.figures.pairs[0].received.drops == {}
 
 
 @pytest.mark.every_transport
@@ -81,7 +81,7 @@ async def test_a_bad_frame_is_dropped_counted_once_and_its_buffer_returned_once(
             driver.send(*descs)
             with bounded():
                 await trio.testing.wait_all_tasks_blocked()
-            drops = pair.plug.received.drops
+            drops = pair.plug.figures.pairs[0].received.drops
             assert list(drops.values()) == [turn + 1]
             assert set(drops) <= set(cause.split())
             assert driver.rings[1].used_idx == turn + 1
@@ -104,7 +104,7 @@ async def test_a_header_that_asks_for_what_was_not_agreed_on_is_a_bad_frame(bit:
         driver.send(*whole(framed(60, virtio_net_hdr(NEEDS_CSUM, *gso, 34, 16)))(driver))
         with bounded():
             await trio.testing.wait_all_tasks_blocked()
-        assert pair.plug.received.drops == {cause: 1}
+        assert pair.plug.figures.pairs[0].received.drops == {cause: 1}
         await works(driver)
 
 
@@ -119,7 +119,7 @@ async def test_a_writable_part_in_what_the_driver_sends_is_not_touched_and_the_f
             driver.send(*descs)
             with bounded():
                 await trio.testing.wait_all_tasks_blocked()
-        assert pair.plug.received.drops == {"writable": 2}
+        assert pair.plug.figures.pairs[0].received.drops == {"writable": 2}
         assert [driver.rings[1].elem(i) for i in range(2)] == [(0, 0), (0, 0)]
         assert driver.get(room, 100) == b"\xee" * 100
         await works(driver)
@@ -145,7 +145,7 @@ async def test_a_readable_receive_buffer_comes_back_empty_and_untouched(mergeabl
         assert [driver.rings[0].elem(i) for i in range(3)] == [(0, 0), (1, 0), (3, LENGTH)]
         assert driver.get(room, 2000) == b"\xee" * 2000
         assert driver.get(good, LENGTH)[12:] == FRAME
-        assert pair.plug.sent.drops == {"writable": 2}
+        assert pair.plug.figures.pairs[0].sent.drops == {"writable": 2}
         await works(driver)
 
 
@@ -178,7 +178,7 @@ async def test_a_frame_that_its_buffer_can_not_hold_is_dropped_and_the_buffer_ke
 async def test_a_frame_that_no_number_of_merged_buffers_holds_is_dropped_and_all_are_kept(size: int) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.start()
-        before = dict(pair.plug.sent.drops)
+        before = dict(pair.plug.figures.pairs[0].sent.drops)
         small = driver.put(b"\xee" * 64)
         for head in range(16):
             driver.send(Desc(small + size * head, size, WRITE), head=head, queue=0)
@@ -186,12 +186,12 @@ async def test_a_frame_that_no_number_of_merged_buffers_holds_is_dropped_and_all
         with bounded():
             await trio.testing.wait_all_tasks_blocked()
         if size:
-            assert pair.plug.sent.drops == {**before, "too_long": 1}
+            assert pair.plug.figures.pairs[0].sent.drops == {**before, "too_long": 1}
             assert driver.rings[0].used_idx == 0
             # They are the device's until used: a part of the frame may stand in them, and nothing behind them.
             assert driver.get(Addr(small + 16 * size), 64 - 16 * size) == b"\xee" * (64 - 16 * size)
         else:  # buffers without a byte are no receive buffers
-            assert pair.plug.sent.drops == {"writable": 16}
+            assert pair.plug.figures.pairs[0].sent.drops == {"writable": 16}
             assert driver.rings[0].used_idx == 16
             pair.device_port._inbound.clear()
         assert driver.status == OK

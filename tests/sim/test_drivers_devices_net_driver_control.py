@@ -40,14 +40,14 @@ RARP = b"\x80\x35"
 async def let_in(pair: NetPair) -> set[str]:
     """Which of the `FRAMES` reach the driver's port; every other was dropped, and counted once."""
     await trio.testing.wait_all_tasks_blocked()
-    before = sum(pair.plug.sent.drops.values())
+    before = sum(pair.plug.figures.pairs[0].sent.drops.values())
     for each in FRAMES.values():
         assert pair.device_port.inject(each)
     await trio.testing.wait_all_tasks_blocked()
     names, got = {each: name for name, each in FRAMES.items()}, set()
     while pair.driver_port._outbound:
         got.add(names[pair.driver_port.receive_nowait()[1]])
-    assert sum(pair.plug.sent.drops.values()) - before == len(FRAMES) - len(got)
+    assert sum(pair.plug.figures.pairs[0].sent.drops.values()) - before == len(FRAMES) - len(got)
     return got
 
 
@@ -88,7 +88,7 @@ async def test_the_device_lets_in_what_the_driver_asks_for_and_counts_the_rest_b
             everything = "vlan 5", "vlan 6"  # CTRL_VLAN was not agreed on
             assert await let_in(pair) == {*wanted.split(), *(everything if "own" in wanted else ())}
         assert control(pair)[1] == 0
-        assert set(pair.plug.sent.drops) == {"filter_unicast", "filter_multicast", "filter_broadcast"}
+        assert set(pair.plug.figures.pairs[0].sent.drops) == {"filter_unicast", "filter_multicast", "filter_broadcast"}
         await pair.reset()  # what was wished is so after a reset, too
         await until(lambda: control(pair)[0] > 0)
         assert await let_in(pair) == {"own", "broadcast", "vlan 5", "vlan 6"}
@@ -105,7 +105,7 @@ async def test_vlans_are_let_in_as_interface_and_wishes_name_them() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert pair.virtio.has(F.CTRL_VLAN)
         assert await let_in(pair) & {"vlan 5", "vlan 6"} == set()
-        assert pair.plug.sent.drops["filter_vlan"] == 2
+        assert pair.plug.figures.pairs[0].sent.drops["filter_vlan"] == 2
         pair.driver_port.want(PortState(vlans=frozenset({5})))
         assert "vlan 5" in await let_in(pair)
         await pair.settings.change(NetRequest(reception=Reception(vlans=frozenset({6}))))

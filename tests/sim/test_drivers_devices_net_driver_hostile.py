@@ -103,7 +103,7 @@ async def test_a_used_length_beyond_the_buffer_is_refused_and_not_a_byte_of_it_h
         with bounded():
             await trio.testing.wait_all_tasks_blocked()
         assert not pair.driver_port._outbound
-        assert pair.settings.received.drops == {"used_length": 1}
+        assert pair.settings.figures.pairs[0].received.drops == {"used_length": 1}
         assert pair.virtio.statistics(pair.virtio.queues[0]).bad_lengths == 1
         assert device.rings[0].avail_idx == 17, "the buffer is given to the device again"
         device.deliver(HEADER + FRAME)
@@ -121,7 +121,7 @@ async def test_a_used_length_shorter_than_any_frame_hands_nothing_up(events: int
             await trio.testing.wait_all_tasks_blocked()
         assert not pair.driver_port._outbound
         cause = "used_length" if not events else "short_header" if events <= 12 else "short_frame"
-        assert pair.settings.received.drops == {cause: 1}
+        assert pair.settings.figures.pairs[0].received.drops == {cause: 1}
 
 
 @pytest.mark.every_transport
@@ -154,7 +154,7 @@ async def test_a_received_header_that_can_not_be_is_dropped_and_counted_once(cau
         with bounded():
             await trio.testing.wait_all_tasks_blocked()
         assert not pair.driver_port._outbound
-        assert pair.settings.received.drops == {cause: 1}
+        assert pair.settings.figures.pairs[0].received.drops == {cause: 1}
         assert pair.virtio.restarts == 0
         device.deliver(HEADER + FRAME)
         assert (await pair.driver_port.receive())[1] == FRAME

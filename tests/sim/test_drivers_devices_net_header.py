@@ -158,7 +158,7 @@ async def test_a_frame_that_waits_for_buffers_ends_with_the_network_it_came_from
             pair.plug.link_up = up
             pair.plug.changed()
             await until(lambda: pair.device_port.live is up)  # noqa: B023
-        assert pair.plug.sent.drops == {"stopped": 1}
+        assert pair.plug.figures.pairs[0].sent.drops == {"stopped": 1}
         for head in range(3, 20):
             driver.send(Desc(driver.put(b"\xee" * 100), 100, WRITE), head=head, queue=0)
         pair.device_port.inject(FRAME)

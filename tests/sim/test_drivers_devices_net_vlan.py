@@ -54,7 +54,7 @@ async def test_a_device_counts_the_tags_of_a_frame_and_drops_one_byte_more(types
             driver.send(Desc(driver.put(data), len(data)), head=head)
         with bounded():
             assert (await pair.device_port.receive())[1] == tagged(1500, *types)
-        assert pair.plug.received.drops == {"too_long": 1}
+        assert pair.plug.figures.pairs[0].received.drops == {"too_long": 1}
 
 
 @pytest.mark.hostile("N02")
@@ -64,4 +64,4 @@ async def test_a_frame_of_nothing_but_tags_is_no_way_around_the_mtu(count: int) 
         await driver.start()
         data = HEADER + tagged(1500, *[Q] * count)
         driver.send(Desc(driver.put(data), len(data)))
-        await until(lambda: pair.plug.received.drops == {"too_long": 1})
+        await until(lambda: pair.plug.figures.pairs[0].received.drops == {"too_long": 1})

@@ -64,7 +64,7 @@ async def test_a_checksum_that_the_device_vouches_for_is_one_left_to_do(
             with bounded():
                 header, frame = await pair.driver_port.receive()
             assert (header[:10], frame) == (PLAIN[:10], bytes(data))
-        assert pair.settings.received.drops == {}
+        assert pair.settings.figures.pairs[0].received.drops == {}
 
 
 async def test_a_checksum_that_is_left_to_do_is_not_vouched_for_as_well() -> None:

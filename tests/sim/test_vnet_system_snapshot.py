@@ -137,9 +137,9 @@ async def test_drops_are_told_by_place_and_cause_but_not_those_of_an_earlier_lif
     assert isinstance(settings, NetSettings)
     assert isinstance(plug, NetPlug)
     assert drop_total(world) == {}
-    settings.received.drop("bad_csum")
-    plug.received.drop("short_frame")
-    plug.received.drop("short_frame")
+    settings.figures.pairs[0].received.drop("bad_csum")
+    plug.figures.pairs[0].received.drop("short_frame")
+    plug.figures.pairs[0].received.drop("short_frame")
     world.memory_port("net0", "driver").drop("too_long")
     for cause in ("stale", "stopped"):
         world.memory_port("net0", "device").drop(cause)

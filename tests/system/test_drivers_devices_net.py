@@ -157,7 +157,7 @@ async def test_the_interface_of_the_driver_is_followed_and_what_is_not_for_it_is
         assert bound is not None
         rc, ep = world.netns("rc"), world.netns("ep")
         assert (await ping(rc, "198.18.0.2", count=2)).lost == 0
-        drops = plug.sent.drops
+        drops = plug.figures.pairs[0].sent.drops
 
         ip("-n", rc, "link", "set", "vnet0", "promisc", "on")
         await seen("promiscuous", lambda: bound.reception.promisc)

@@ -13,7 +13,7 @@ from drivers.devices.net.device.control import VhostNetControlFlow
 from drivers.devices.net.device.flows import VhostNetFromDriver, VhostNetToDriver
 from drivers.devices.net.device.rarp import rarp
 from drivers.devices.net.filter import FrameFilter, Reception
-from drivers.devices.net.flow import NetFigures, Traffic
+from drivers.devices.net.flow import NetFigures
 from drivers.devices.net.header import HeaderRules
 from drivers.devices.net.layout import (
     ANNOUNCE,
@@ -73,16 +73,6 @@ class NetPlug:
     figures: NetFigures = attrs.field(factory=NetFigures)
     bound: BoundVhostNet | None = attrs.field(init=False, default=None)
     """The bound device, with the driver's settings."""
-
-    @property
-    def received(self) -> Traffic:
-        """Counters of the first pair: from the driver, out of the port."""
-        return self.figures.pairs[0].received
-
-    @property
-    def sent(self) -> Traffic:
-        """Counters of the first pair: from the port, to the driver."""
-        return self.figures.pairs[0].sent
 
     def join(self, device: VhostDevice) -> BoundVhostNet:
         """Return ``device`` bound to the port."""

@@ -13,7 +13,7 @@ from drivers.contracts.ports import ALL_OFFLOADS, PacketPort
 from drivers.devices.net.driver.control import VirtioNetControlQueue, control_memory
 from drivers.devices.net.driver.flows import FrameBuffers, VirtioNetReceive, VirtioNetTransmit
 from drivers.devices.net.driver.station import NetRequest, Station
-from drivers.devices.net.flow import NetFigures, NetFlow, Traffic
+from drivers.devices.net.flow import NetFigures, NetFlow
 from drivers.devices.net.header import HEAD, HeaderRules
 from drivers.devices.net.layout import (
     ANNOUNCE,
@@ -84,16 +84,6 @@ class NetSettings:
     figures: NetFigures = attrs.field(factory=NetFigures)
     bound: BoundVirtioNet | None = attrs.field(init=False, default=None)
     """The live device, or None."""
-
-    @property
-    def received(self) -> Traffic:
-        """Counters of the first pair: from the device, out of the port."""
-        return self.figures.pairs[0].received
-
-    @property
-    def sent(self) -> Traffic:
-        """Counters of the first pair: from the port, to the device."""
-        return self.figures.pairs[0].sent
 
     async def change(self, request: NetRequest) -> None:
         """Change the device's settings, also for the time after resets.
