@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from drivers.bus.back import Identity, VhostBack
+from drivers.bus.registers import SelectedRegisters
 from drivers.bus.vhost import DeviceQueue
 from drivers.contracts.hw import PlatformSlot
 from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
-from rings.features import word
 from rings.layout import Area
 from rings.memory import Memory
 from rings.status import Status
@@ -73,19 +73,15 @@ class MmioDevice(VhostBack):
             self.acknowledge(WORD)
 
 
-class MmioRegisters:
+class MmioRegisters(SelectedRegisters):
     """Control registers, accessed as aligned 32-bit words, and the configuration, at any natural width.
 
     Any other access reads 0 or is ignored.
     """
 
     def __init__(self, mmio: MmioDevice) -> None:
+        super().__init__(mmio.device)
         self._mmio = mmio
-        self._device = mmio.device
-        self.clear()
-
-    def clear(self) -> None:
-        self._device_select = self._driver_select = self._queue_select = 0
 
     def read(self, offset: int, size: int) -> int:
         if offset >= CONFIG:
@@ -100,51 +96,27 @@ class MmioRegisters:
                 self._device.write_config(offset - CONFIG, value.to_bytes(size, "little"))
             return
         if size == 4 and offset in _ADDRESSES:
-            queue, (area, shift) = self._idle_queue(), _ADDRESSES[offset]
+            queue, (area, shift) = self.idle_queue(), _ADDRESSES[offset]
             if queue is not None:
                 queue.addrs = queue.addrs.with_bits(area, value, shift, 32)
         put = self._WRITE.get(offset)
         if put is not None and size == 4:
             put(self, value)
 
-    def _queue(self) -> DeviceQueue | None:
-        return self._device.queue(self._queue_select)
-
-    def _idle_queue(self) -> DeviceQueue | None:
-        return self._device.idle_queue(self._queue_select)
-
-    def _queue_field(self, get: Callable[[DeviceQueue], int]) -> int:
-        queue = self._queue()
-        return get(queue) if queue is not None else 0
-
-    def _select_device_features(self, value: int) -> None:
-        self._device_select = value
-
-    def _select_driver_features(self, value: int) -> None:
-        self._driver_select = value
-
-    def _select_queue(self, value: int) -> None:
-        self._queue_select = value
-
-    def _set_size(self, value: int) -> None:
-        queue = self._idle_queue()
-        if queue is not None:
-            queue.resize(value)
-
     def _set_ready(self, value: int) -> None:
         if value == 0:
             self._device.disable_queue(self._queue_select)
-        elif value == 1 and self._idle_queue() is not None:
-            self._device.enable_queue(self._queue_select)
+        elif value == 1:
+            self.enable_queue()
 
     _READ: ClassVar[dict[int, Callable[[MmioRegisters], int]]] = {
         Register.MAGIC_VALUE: lambda _: MAGIC,
         Register.VERSION: lambda _: VERSION,
         Register.DEVICE_ID: lambda self: self._device.device_id,
         Register.VENDOR_ID: lambda self: self._device.vendor_id,
-        Register.DEVICE_FEATURES: lambda self: word(self._device.device_features, self._device_select),
-        Register.QUEUE_SIZE_MAX: lambda self: self._queue_field(lambda queue: queue.max_num),
-        Register.QUEUE_READY: lambda self: self._queue_field(lambda queue: queue.enabled),
+        Register.DEVICE_FEATURES: SelectedRegisters.device_features,
+        Register.QUEUE_SIZE_MAX: lambda self: self.queue_field(lambda queue: queue.max_num),
+        Register.QUEUE_READY: lambda self: self.queue_field(lambda queue: queue.enabled),
         Register.INTERRUPT_STATUS: lambda self: self._mmio.interrupt_status,
         Register.STATUS: lambda self: self._device.status,
         Register.SHM_LEN_LOW: lambda _: NO_REGION,
@@ -154,11 +126,11 @@ class MmioRegisters:
         Register.CONFIG_GENERATION: lambda self: self._device.generation,
     }
     _WRITE: ClassVar[dict[int, Callable[[MmioRegisters, int], None]]] = {
-        Register.DEVICE_FEATURES_SEL: _select_device_features,
-        Register.DRIVER_FEATURES_SEL: _select_driver_features,
-        Register.DRIVER_FEATURES: lambda self, value: self._device.write_driver_features(self._driver_select, value),
-        Register.QUEUE_SEL: _select_queue,
-        Register.QUEUE_SIZE: _set_size,
+        Register.DEVICE_FEATURES_SEL: SelectedRegisters.select_device_features,
+        Register.DRIVER_FEATURES_SEL: SelectedRegisters.select_driver_features,
+        Register.DRIVER_FEATURES: SelectedRegisters.set_driver_features,
+        Register.QUEUE_SEL: SelectedRegisters.select_queue,
+        Register.QUEUE_SIZE: SelectedRegisters.set_size,
         Register.QUEUE_READY: _set_ready,
         Register.QUEUE_NOTIFY: lambda self, value: self._device.kick(value),
         Register.INTERRUPT_ACK: lambda self, value: self._mmio.acknowledge(value),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from drivers.bus.back import Identity
+from drivers.bus.registers import SelectedRegisters
 from drivers.bus.vhost import NO_VECTOR, DeviceQueue, VhostDevice
 from drivers.carriers.epf import EndpointFunction
 from drivers.contracts.hw import Epc, PciHeader, RegisterBlock
@@ -151,26 +152,22 @@ class BarBlock:
                 return
 
 
-class CommonBlock:
+class CommonBlock(SelectedRegisters):
     """The common configuration structure; ignores writes to read-only fields (section 4.1.4.3)."""
 
     def __init__(self, epf: VirtioEpf) -> None:
+        super().__init__(epf.device)
         self._epf = epf
-        self.clear()
-
-    def clear(self) -> None:
-        self._device_select = self._driver_select = self._queue_select = 0
 
     def read(self, offset: int, size: int) -> int:
         if (offset, size) in _ADDRESSES:
-            queue = self._queue()
-            return queue.addrs.bits(*_ADDRESSES[offset, size], 8 * size) if queue is not None else 0
+            return self.queue_field(lambda queue: queue.addrs.bits(*_ADDRESSES[offset, size], 8 * size))
         get = self._READ.get(offset)
         return get(self) if get is not None and SIZES[Common(offset)] == size else 0
 
     def write(self, offset: int, size: int, value: int) -> None:
         if (offset, size) in _ADDRESSES:
-            queue, (area, shift) = self._idle_queue(), _ADDRESSES[offset, size]
+            queue, (area, shift) = self.idle_queue(), _ADDRESSES[offset, size]
             if queue is not None:
                 queue.addrs = queue.addrs.with_bits(area, value, shift, 8 * size)
             return
@@ -178,65 +175,41 @@ class CommonBlock:
         if put is not None and SIZES[Common(offset)] == size:
             put(self, value)
 
-    def _queue(self) -> DeviceQueue | None:
-        return self._epf.device.queue(self._queue_select)
-
-    def _idle_queue(self) -> DeviceQueue | None:
-        return self._epf.device.idle_queue(self._queue_select)
-
-    def _queue_field(self, get: Callable[[DeviceQueue], int], absent: int = 0) -> int:
-        queue = self._queue()
-        return get(queue) if queue is not None else absent
-
-    def _set_select(self, value: int) -> None:
-        self._queue_select = value
-
-    def _set_device_select(self, value: int) -> None:
-        self._device_select = value
-
-    def _set_driver_select(self, value: int) -> None:
-        self._driver_select = value
-
     def _set_config_vector(self, value: int) -> None:
         self._epf.config_vector = self._epf.valid_vector(value)
 
-    def _set_size(self, value: int) -> None:
-        queue = self._idle_queue()
-        if queue is not None:
-            queue.resize(value)
-
     def _set_vector(self, value: int) -> None:
-        queue = self._idle_queue()
+        queue = self.idle_queue()
         if queue is not None:
             queue.vector = self._epf.valid_vector(value)
 
     def _set_enable(self, value: int) -> None:
-        if value == 1 and self._idle_queue() is not None:
-            self._epf.device.enable_queue(self._queue_select)
+        if value == 1:
+            self.enable_queue()
 
     _READ: ClassVar[dict[int, Callable[[CommonBlock], int]]] = {
         Common.DEVICE_FEATURE_SELECT: lambda self: self._device_select,
-        Common.DEVICE_FEATURE: lambda self: word(self._epf.device.device_features, self._device_select),
+        Common.DEVICE_FEATURE: SelectedRegisters.device_features,
         Common.DRIVER_FEATURE_SELECT: lambda self: self._driver_select,
-        Common.DRIVER_FEATURE: lambda self: word(self._epf.device.driver_features, self._driver_select),
+        Common.DRIVER_FEATURE: lambda self: word(self._device.driver_features, self._driver_select),
         Common.CONFIG_MSIX_VECTOR: lambda self: self._epf.config_vector,
-        Common.NUM_QUEUES: lambda self: len(self._epf.device.queues),
-        Common.DEVICE_STATUS: lambda self: int(self._epf.device.status),
-        Common.CONFIG_GENERATION: lambda self: self._epf.device.generation & 0xFF,
+        Common.NUM_QUEUES: lambda self: len(self._device.queues),
+        Common.DEVICE_STATUS: lambda self: int(self._device.status),
+        Common.CONFIG_GENERATION: lambda self: self._device.generation & 0xFF,
         Common.QUEUE_SELECT: lambda self: self._queue_select,
-        Common.QUEUE_SIZE: lambda self: self._queue_field(lambda queue: queue.num),
-        Common.QUEUE_MSIX_VECTOR: lambda self: self._queue_field(lambda queue: queue.vector, NO_VECTOR),
-        Common.QUEUE_ENABLE: lambda self: self._queue_field(lambda queue: queue.enabled),
-        Common.QUEUE_NOTIFY_OFF: lambda self: self._queue_field(lambda queue: queue.index),
+        Common.QUEUE_SIZE: lambda self: self.queue_field(lambda queue: queue.num),
+        Common.QUEUE_MSIX_VECTOR: lambda self: self.queue_field(lambda queue: queue.vector, NO_VECTOR),
+        Common.QUEUE_ENABLE: lambda self: self.queue_field(lambda queue: queue.enabled),
+        Common.QUEUE_NOTIFY_OFF: lambda self: self.queue_field(lambda queue: queue.index),
     }
     _WRITE: ClassVar[dict[int, Callable[[CommonBlock, int], None]]] = {
-        Common.DEVICE_FEATURE_SELECT: _set_device_select,
-        Common.DRIVER_FEATURE_SELECT: _set_driver_select,
-        Common.DRIVER_FEATURE: lambda self, value: self._epf.device.write_driver_features(self._driver_select, value),
+        Common.DEVICE_FEATURE_SELECT: SelectedRegisters.select_device_features,
+        Common.DRIVER_FEATURE_SELECT: SelectedRegisters.select_driver_features,
+        Common.DRIVER_FEATURE: SelectedRegisters.set_driver_features,
         Common.CONFIG_MSIX_VECTOR: _set_config_vector,
-        Common.DEVICE_STATUS: lambda self, value: self._epf.device.write_status(value),
-        Common.QUEUE_SELECT: _set_select,
-        Common.QUEUE_SIZE: _set_size,
+        Common.DEVICE_STATUS: lambda self, value: self._device.write_status(value),
+        Common.QUEUE_SELECT: SelectedRegisters.select_queue,
+        Common.QUEUE_SIZE: SelectedRegisters.set_size,
         Common.QUEUE_MSIX_VECTOR: _set_vector,
         Common.QUEUE_ENABLE: _set_enable,
     }
