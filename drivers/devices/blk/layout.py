@@ -6,8 +6,6 @@ import struct
 from collections.abc import Mapping
 from enum import Enum, IntEnum
 
-import attrs
-
 from rings.features import FeatureTable, RingFeature, mask
 
 __all__ = [
@@ -18,11 +16,11 @@ __all__ = [
     "SUPPORTED",
     "TABLE",
     "UNMAP",
-    "BlkConfig",
     "BlkFeature",
     "BlkStatus",
     "BlkConfigField",
     "RequestType",
+    "emit_config",
 ]
 
 SECTOR = 512
@@ -109,31 +107,14 @@ _NEEDS: Mapping[BlkConfigField, BlkFeature] = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class BlkConfig:
-    """The device-specific configuration space. Fields of features that are not offered are 0."""
+CONFIG_SIZE = 60
+"""Bytes of the configuration space. The legacy geometry and padding are zeroes."""
 
-    capacity: int
-    """Sectors."""
-    size_max: int = 0
-    seg_max: int = 0
-    blk_size: int = 0
-    physical_block_exp: int = 0
-    alignment_offset: int = 0
-    min_io_size: int = 0
-    """Blocks, as is opt_io_size."""
-    opt_io_size: int = 0
-    writeback: int = 0
-    num_queues: int = 0
-    max_discard_sectors: int = 0
-    max_discard_seg: int = 0
-    discard_sector_alignment: int = 0
-    max_write_zeroes_sectors: int = 0
-    max_write_zeroes_seg: int = 0
-    write_zeroes_may_unmap: int = 0
 
-    # The legacy geometry and padding are zeroes.
-    _FORM = struct.Struct("<QII4xIBBHIBxHIIIIIB3x")
-
-    def emit(self) -> bytes:
-        return self._FORM.pack(*attrs.astuple(self))
+def emit_config(fields: Mapping[BlkConfigField, int]) -> bytes:
+    """Return the device-specific configuration space; fields that are left out are 0."""
+    config = bytearray(CONFIG_SIZE)
+    for field, value in fields.items():
+        offset, size = field.value
+        config[offset : offset + size] = value.to_bytes(size, "little")
+    return bytes(config)

@@ -233,7 +233,6 @@ class ScsiConfig:
     max_target: int = 255
     max_lun: int = LUNS - 1
 
-    _FORM = struct.Struct("<7IHHI")
-
     def emit(self) -> bytes:
-        return self._FORM.pack(*attrs.astuple(self))
+        values = zip(attrs.astuple(self), ScsiConfigField, strict=True)
+        return b"".join(value.to_bytes(field.value[1], "little") for value, field in values)

@@ -16,11 +16,11 @@ from drivers.devices.blk.layout import (
     SECTOR,
     SUPPORTED,
     TABLE,
-    BlkConfig,
     BlkConfigField,
     BlkFeature,
     BlkStatus,
     RequestType,
+    emit_config,
 )
 from drivers.flow.figures import RequestFigures
 from drivers.storage.job_flow import AT_ONCE, JobFlow
@@ -42,7 +42,8 @@ MAX_SECTORS = 1 << 21
 """Maximum sectors of one segment of a discard or write-zeroes request: 1 GiB."""
 MAX_SEGMENTS = 16
 """Maximum segments of one discard or write-zeroes request."""
-WRITEBACK = BlkConfigField.WRITEBACK.value[0]
+C = BlkConfigField
+WRITEBACK = C.WRITEBACK.value[0]
 
 
 @attrs.define(eq=False)
@@ -186,36 +187,25 @@ class BoundVhostBlk(VhostBound[BlkPlug]):
         plug.bound = self
 
     def _config(self, features: int) -> bytes:
+        """Return the configuration, with the fields of these features."""
         plug, info = self.plug, self.plug.store.info
-
-        def fields(bit: BlkFeature, **values: int) -> dict[str, int]:
-            return values if features >> bit & 1 else {}
-
-        return BlkConfig(
-            capacity=info.size // SECTOR,
-            **fields(BlkFeature.SIZE_MAX, size_max=SIZE_MAX),
-            **fields(BlkFeature.SEG_MAX, seg_max=max(1, min(SEG_MAX, plug.queue_size - 2))),
-            **fields(BlkFeature.BLK_SIZE, blk_size=info.block_size),
-            **fields(
-                BlkFeature.TOPOLOGY,
-                physical_block_exp=(info.physical_block // info.block_size).bit_length() - 1,
-                min_io_size=max(1, info.physical_block // info.block_size),
-            ),
-            **fields(BlkFeature.CONFIG_WCE, writeback=int(self.writeback)),
-            **fields(BlkFeature.MQ, num_queues=plug.queues),
-            **fields(
-                BlkFeature.DISCARD,
-                max_discard_sectors=MAX_SECTORS,
-                max_discard_seg=MAX_SEGMENTS,
-                discard_sector_alignment=max(1, info.physical_block // SECTOR),
-            ),
-            **fields(
-                BlkFeature.WRITE_ZEROES,
-                max_write_zeroes_sectors=MAX_SECTORS,
-                max_write_zeroes_seg=MAX_SEGMENTS,
-                write_zeroes_may_unmap=int(info.unmaps),
-            ),
-        ).emit()
+        fields = {
+            C.CAPACITY: info.size // SECTOR,
+            C.SIZE_MAX: SIZE_MAX,
+            C.SEG_MAX: max(1, min(SEG_MAX, plug.queue_size - 2)),
+            C.BLK_SIZE: info.block_size,
+            C.PHYSICAL_BLOCK_EXP: (info.physical_block // info.block_size).bit_length() - 1,
+            C.MIN_IO_SIZE: max(1, info.physical_block // info.block_size),
+            C.WRITEBACK: int(self.writeback),
+            C.NUM_QUEUES: plug.queues,
+            C.MAX_DISCARD_SECTORS: MAX_SECTORS,
+            C.MAX_DISCARD_SEG: MAX_SEGMENTS,
+            C.DISCARD_SECTOR_ALIGNMENT: max(1, info.physical_block // SECTOR),
+            C.MAX_WRITE_ZEROES_SECTORS: MAX_SECTORS,
+            C.MAX_WRITE_ZEROES_SEG: MAX_SEGMENTS,
+            C.WRITE_ZEROES_MAY_UNMAP: int(info.unmaps),
+        }
+        return emit_config({f: n for f, n in fields.items() if f.feature is None or features >> f.feature & 1})
 
     def agreed(self, features: int) -> None:
         """At FEATURES_OK, turn off the cache for a driver that cannot flush (section 5.2.5.2)."""
