@@ -42,7 +42,7 @@ class Side(Generic[D, S, B]):
     bind: Callable[[D, S], B]
     """Class of the bound driver or device: takes a device and its settings."""
     needs: str = "user"
-    """What a device waits for while there are no settings for it, as "no … yet"."""
+    """Noun for the settings in the message "no … yet" of a device that waits for them."""
 
 
 @attrs.frozen(eq=False)

@@ -24,7 +24,7 @@ SPLIT_ONLY = RING_FEATURES & ~mask((RingFeature.RING_PACKED,))
 
 @attrs.frozen
 class Identity:
-    """What a device is, as its transport shows it."""
+    """The identity that a device's transport shows."""
 
     device_id: int
     """Virtio device id."""

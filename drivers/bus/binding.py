@@ -31,7 +31,7 @@ class BindState(Enum):
 
 
 class BindMove(Enum):
-    """What happens to a binding: each is a method of `Binding`."""
+    """The moves of a binding: each is a method of `Binding`."""
 
     PROBE = "probe"
     BOUND = "bound"

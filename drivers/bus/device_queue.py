@@ -25,7 +25,7 @@ NOWHERE = RingAddrs(Addr(0), Addr(0), Addr(0))
 
 
 class QueueOps(Protocol):
-    """What a queue uses of its transport's back half."""
+    """The part of a transport's back half that a queue uses."""
 
     @property
     def lossy(self) -> bool:

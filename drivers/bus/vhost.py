@@ -68,7 +68,7 @@ class VhostOps(QueueOps, Protocol):
 
 
 class FrontEndNet(Protocol):
-    """What a vhost-user front end asks of a network device on behalf of its driver."""
+    """Requests of a vhost-user front end to a network device, on behalf of its driver."""
 
     @property
     def has_mtu(self) -> bool:

@@ -174,7 +174,7 @@ class ConfigOps(Protocol):
 
 
 class DriverSettings(Protocol):
-    """What a driver needs for one device: its user's settings, and where its data go."""
+    """A driver's needs for one device: its user's settings, and the end that takes its data."""
 
     @property
     def features(self) -> int:

@@ -113,7 +113,7 @@ class Signal:
 
 
 class Next(Enum):
-    """What a flow does next unless it waits for something of its own."""
+    """A flow's next step unless it waits for something of its own."""
 
     AGAIN = "again"
     QUEUE = "queue"
@@ -127,7 +127,7 @@ QUEUE: Final = Next.QUEUE
 END: Final = Next.END
 """Move nothing any more: the pump returns."""
 Wait = Next | Callable[[Serve | None], Awaitable[object]]
-"""What a flow waits for: `AGAIN`, `QUEUE`, `END`, or a function to await, such as the ``wait`` of a signal.
+"""A flow's next wait: `AGAIN`, `QUEUE`, `END`, or a function to await, such as the ``wait`` of a signal.
 
 A flow returns the same object whenever it waits for the same thing: the pump compares them by identity.
 """

@@ -112,7 +112,7 @@ async def test_a_wait_with_serve_ends_only_once_that_returns_false() -> None:
 
 @pytest.mark.parametrize("set_first", [True, False])
 async def test_a_cancelled_wait_with_serve_loses_no_wake_up(set_first: bool) -> None:
-    """What is set before the cancellation is served, what is set after it is kept for the next wait."""
+    """A signal set before the cancellation is served; one set after it is kept for the next wait."""
     signal, scope, served = Signal(), trio.CancelScope(), 0
 
     def serve() -> bool:

@@ -232,7 +232,7 @@ async def test_a_socket_where_nobody_listens_is_waited_for_and_said(tmp_path: Pa
         with pytest.raises(ProbeError, match=rf"{path}: no program listens there; is the back end started"):
             await world.wait_up(3)
         plain = to_plain(take_snapshot(world))["devices"]["disk0"]
-        assert (plain["up"], plain["driver"]["found"], plain["device"]["foreign"]) == (False, False, True)
+        assert (plain["up"], plain["driver"]["enumerated"], plain["device"]["foreign"]) == (False, False, True)
         assert plain["on"] == "rc"
         assert queue_rows(world) == []
         back = ScriptedBack()

@@ -167,7 +167,7 @@ def device_tree(name: str, device: DeviceView) -> Iterator[str]:
 
 
 def _driver_side(side: DriverSideView) -> Iterator[str]:
-    if side.found:
+    if side.enumerated:
         yield from _bound("driver", side)
         yield f"  status: {' '.join(side.status) or 'reset'}; restarts {side.restarts}"
         if side.last_reset.in_a_row > 1:

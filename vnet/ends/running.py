@@ -1,4 +1,4 @@
-"""What runs on a device that is up: the demonstration of ``vnet demo`` and the exercise of tests, per device type."""
+"""Work on a device that is up: the demonstration of ``vnet demo`` and the exercise of tests, per device type."""
 
 from __future__ import annotations
 

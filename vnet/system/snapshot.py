@@ -166,7 +166,7 @@ def _driver_side(device: Device, host: str) -> DriverSideView:
         return DriverSideView(host=host, port=port)
     return DriverSideView(
         host=host,
-        found=True,
+        enumerated=True,
         name=virtio.name,
         binding=_binding(device.driver_host.virtio.binding(virtio)),
         status=_status(virtio.status),

@@ -127,7 +127,7 @@ class DeviceQueueView:
     max_num: int
     """Largest number of entries that the device offers."""
     spurious_kicks: int
-    """Kicks that found no work."""
+    """Kicks for a queue that was not running."""
 
 
 @attrs.frozen
@@ -158,7 +158,7 @@ class DriverSideView:
     """The driver's side of a device. The defaults are those of a device that is not enumerated yet."""
 
     host: str
-    found: bool = False
+    enumerated: bool = False
     """Whether the host has enumerated the device."""
     name: str = ""
     binding: BindingView = attrs.field(default=BindingView(None, "", ""), metadata=INLINE)
@@ -168,7 +168,7 @@ class DriverSideView:
     last_reset: ResetView = ResetView()
     failures: tuple[str, ...] = ()
     early_interrupts: int = 0
-    """Interrupts before the queues were set up."""
+    """Interrupts before DRIVER_OK."""
     queues: tuple[DriverQueueView, ...] = ()
     port: EndView
 

@@ -25,8 +25,8 @@ IP_AT = HEADER_SIZE + ETH_HLEN
 IPV4_END = IP_AT + 20
 IPV6_END = IP_AT + 40
 IPV4_KEY, IPV6_KEY = struct.Struct("=10s2xB15xI"), struct.Struct("=10s2xB23x16s")
-"""What decides the front of a packet: the part of its virtio_net_hdr that the kernel fills, the byte that starts with
-the IP version, and the destination."""
+"""The fields that decide the front of a packet: the part of its virtio_net_hdr that the kernel fills, the byte
+that starts with the IP version, and the destination."""
 Key = tuple[bytes, int, int | bytes]
 ETHERTYPES = {4: ETH_P_IP, 6: ETH_P_IPV6}
 
