@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from drivers.built_in_transports import BUILT_IN_TRANSPORTS
     from drivers.bus.back import Identity, VhostBack
     from drivers.bus.vhost import VhostBound, VhostBus, VhostDevice
     from drivers.bus.virtio import VirtioBound, VirtioBus, VirtioDevice
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     )
     from drivers.questions.answer import AnswerFlow
     from drivers.questions.ask import QuestionFlow
-    from drivers.registry import BUILT_IN_TRANSPORTS
 
 __all__ = [
     "AnswerFlow",
@@ -91,7 +91,7 @@ _HOMES: Mapping[str, str] = {
     "RpmsgBus": "drivers.devices.rpmsg",
     "Side": "drivers.device_type",
     "SocketTransport": "drivers.carriers.transport",
-    "BUILT_IN_TRANSPORTS": "drivers.registry",
+    "BUILT_IN_TRANSPORTS": "drivers.built_in_transports",
     "Transport": "drivers.carriers.transport",
     "TransportLost": "drivers.errors",
     "TransportOptions": "drivers.carriers.options",

@@ -16,7 +16,7 @@ from rings.memory import Addr, Memory
 from rings.queue import Meter
 from rings.status import Status
 
-__all__ = ["CONFIG", "WrappedOps", "CountedHandle", "RegisterAccess", "TappedFunction", "read_structures"]
+__all__ = ["CONFIG", "WrappedOps", "CountedHandle", "TappedAccess", "TappedFunction", "read_structures"]
 
 CONFIG = -1
 """Pseudo BAR number of the configuration space."""
@@ -25,7 +25,7 @@ Lie = Callable[[int], int]
 
 
 @attrs.frozen
-class RegisterAccess:
+class TappedAccess:
     """An access by a driver: BAR or CONFIG, ``size`` in bytes, the value written or read."""
 
     bar: int
@@ -44,10 +44,10 @@ class TappedFunction:
     def __init__(self, inner: PciFunction) -> None:
         self._inner = inner
         self.name = inner.name
-        self.log: list[RegisterAccess] = []
+        self.log: list[TappedAccess] = []
         self.lies: dict[tuple[int, int], Lie] = {}
         self.deaf: set[tuple[int, int]] = set()
-        self._on_write: Callable[[RegisterAccess], object] | None = None
+        self._on_write: Callable[[TappedAccess], object] | None = None
         self.bar_sizes: dict[int, int] = {}
         """Sizes to report instead of the real ones."""
         self.max_vectors: int | None = None
@@ -56,7 +56,7 @@ class TappedFunction:
 
     # For tests
 
-    def call_on_write(self, call: Callable[[RegisterAccess], object] | None) -> None:
+    def call_on_write(self, call: Callable[[TappedAccess], object] | None) -> None:
         """Call ``call`` from now on after every write that is not ignored; None: no more."""
         self._on_write = call
 
@@ -71,7 +71,7 @@ class TappedFunction:
         ends = {common.offset + field: field for field in Common}
         return [(ends[a.offset], a.value, a.write) for a in self.log if a.bar == common.bar and a.offset in ends]
 
-    def within(self, kind: CfgType) -> list[RegisterAccess]:
+    def within(self, kind: CfgType) -> list[TappedAccess]:
         """Return the accesses to one structure, with offsets in the BAR."""
         s = self.structures[kind]
         return [a for a in self.log if a.bar == s.bar and s.offset <= a.offset < s.offset + s.length]
@@ -109,7 +109,7 @@ class TappedFunction:
     def config_write(self, offset: int, size: int, value: int) -> None:
         if self._write(CONFIG, offset, size, value):
             self._inner.config_write(offset, size, value)
-            self._written(RegisterAccess(CONFIG, offset, size, value, True))
+            self._written(TappedAccess(CONFIG, offset, size, value, True))
 
     def bar_size(self, bar: int) -> int:
         return self.bar_sizes.get(bar, self._inner.bar_size(bar))
@@ -120,7 +120,7 @@ class TappedFunction:
     def bar_write(self, bar: int, offset: int, size: int, value: int) -> None:
         if self._write(bar, offset, size, value):
             self._inner.bar_write(bar, offset, size, value)
-            self._written(RegisterAccess(bar, offset, size, value, True))
+            self._written(TappedAccess(bar, offset, size, value, True))
 
     def bar_map(self, bar: int, offset: int, size: int, at: Addr) -> Memory:
         return self._inner.bar_map(bar, offset, size, at)
@@ -153,15 +153,15 @@ class TappedFunction:
     def _read(self, bar: int, offset: int, size: int, value: int) -> int:
         lie = self.lies.get((bar, offset))
         result = value if lie is None else lie(value) & (1 << 8 * size) - 1
-        self.log.append(RegisterAccess(bar, offset, size, result, False))
+        self.log.append(TappedAccess(bar, offset, size, result, False))
         return result
 
-    def _written(self, access: RegisterAccess) -> None:
+    def _written(self, access: TappedAccess) -> None:
         if self._on_write is not None:
             self._on_write(access)
 
     def _write(self, bar: int, offset: int, size: int, value: int) -> bool:
-        self.log.append(RegisterAccess(bar, offset, size, value, True))
+        self.log.append(TappedAccess(bar, offset, size, value, True))
         return (bar, offset) not in self.deaf
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trio
 
-from drivers.devices.scsi import Identity, LogicalUnit, Lun
+from drivers.devices.scsi import LogicalUnit, Lun, UnitIdentity
 from drivers.devices.scsi import cdb as scsi
 from vnet.ends.scsi import InitiatorEnd, TargetsEnd
 from vnet.ports.disk.store import MemoryStore
@@ -39,7 +39,7 @@ async def main() -> None:
         print("a write to 0:1:", rejected.sense)
 
         with initiator.events() as events:
-            domain.add(Lun(0, 2), LogicalUnit(MemoryStore(1 << 20), Identity("plugged-in")))
+            domain.add(Lun(0, 2), LogicalUnit(MemoryStore(1 << 20), UnitIdentity("plugged-in")))
             event = await events.receive()
             print("plugged in:", event.lun, "- all units now:", *await initiator.scan())
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from drivers.built_in_transports import BUILT_IN_TRANSPORTS
 from drivers.carriers.transport import Transport
-from drivers.registry import BUILT_IN_TRANSPORTS
 from vnet.registry import Registry
 
 __all__ = ["CARRIERS", "TRANSPORTS"]

@@ -108,7 +108,7 @@ class VhostBound(ABC, Generic[P_co]):
         """A network device's part for vhost-user front ends; None for other device types."""
         return None
 
-    def agreed(self, features: int) -> None:
+    def features_ok(self, features: int) -> None:
         """Adapt to the negotiated features at FEATURES_OK; the configuration may depend on them."""
 
     def config_written(self, offset: int, data: bytes) -> None:
@@ -286,7 +286,7 @@ class VhostDevice:
             if self.acceptable(self.driver_features):
                 self.features = self.driver_features
                 if self.bound is not None:
-                    self.bound.agreed(self.features)
+                    self.bound.features_ok(self.features)
             else:
                 new = old | new & ~(Status.FEATURES_OK | Status.DRIVER_OK)
         self.status = new

@@ -24,7 +24,7 @@ from drivers.carriers.ntb_registers import (
     VENDOR_ID,
     Bar,
     CommandStatus,
-    NtbCommand,
+    FunctionCommand,
     NtbTopology,
     Word,
     db_data,
@@ -153,9 +153,9 @@ class NtbEpf:
         self._function.request_irq(LINK_VECTOR, self._on_link_event)
         for doorbell in range(self._vectors - 1):
             self._function.request_irq(1 + doorbell, partial(self._on_doorbell, 1 << doorbell))
-        self._command(NtbCommand.CONFIGURE_DOORBELL, self._vectors - 1 | MSIX_ENABLE)
+        self._command(FunctionCommand.CONFIGURE_DOORBELL, self._vectors - 1 | MSIX_ENABLE)
         if self._enabled:
-            self._command(NtbCommand.LINK_UP)
+            self._command(FunctionCommand.LINK_UP)
 
     def release(self) -> None:
         """Release the function."""
@@ -194,11 +194,11 @@ class NtbEpf:
 
     def link_enable(self) -> None:
         self._enabled = True
-        self._try(NtbCommand.LINK_UP)
+        self._try(FunctionCommand.LINK_UP)
 
     def link_disable(self) -> None:
         self._enabled = False
-        self._try(NtbCommand.LINK_DOWN)
+        self._try(FunctionCommand.LINK_DOWN)
 
     def _on_link_event(self) -> None:
         self._db_data = []
@@ -273,10 +273,10 @@ class NtbEpf:
             raise ValueError(f"{self.name}: window {window} can't expose {size} bytes at {addr:#x}")
         for word, value in ((Word.ADDR_LO, addr & WORD_MASK), (Word.ADDR_HI, addr >> 32), (Word.SIZE, size)):
             self._function.bar_write(Bar.CONFIG, word, 4, value)
-        self._command(NtbCommand.CONFIGURE_MW, window)
+        self._command(FunctionCommand.CONFIGURE_MW, window)
 
     def mw_clear_trans(self, window: int) -> None:
-        self._try(NtbCommand.TEARDOWN_MW, window)
+        self._try(FunctionCommand.TEARDOWN_MW, window)
 
     def peer_mw(self, window: int, at: Addr, size: int) -> Memory:
         offset, room = self._windows[window]
@@ -290,7 +290,7 @@ class NtbEpf:
     def _word(self, offset: int) -> int:
         return self._function.bar_read(Bar.CONFIG, offset, 4)
 
-    def _command(self, command: NtbCommand, argument: int = 0) -> None:
+    def _command(self, command: FunctionCommand, argument: int = 0) -> None:
         """Execute a command, which completes within the register access.
 
         Raises ValueError if the function rejects it, TransportLost if the function does not answer.
@@ -303,7 +303,7 @@ class NtbEpf:
         if status & CommandStatus.ERROR:
             raise ValueError(f"{self.name}: {command.name} was refused")
 
-    def _try(self, command: NtbCommand, argument: int = 0) -> None:
+    def _try(self, command: FunctionCommand, argument: int = 0) -> None:
         """Execute a command that may be lost while the function is unreachable: it is repeated later, or obsolete."""
         if self._function.online:
             try:

@@ -28,7 +28,7 @@ __all__ = [
     "VENDOR_ID",
     "Bar",
     "CommandStatus",
-    "NtbCommand",
+    "FunctionCommand",
     "NtbTopology",
     "Word",
     "db_data",
@@ -93,7 +93,7 @@ LINK_VECTOR = 0
 VECTORS = 1 + DB_COUNT
 
 
-class NtbCommand(IntEnum):
+class FunctionCommand(IntEnum):
     """Values of COMMAND, the first three as in Linux. ARGUMENT: number of doorbells (with MSIX_ENABLE), or window."""
 
     CONFIGURE_DOORBELL = 1

@@ -14,13 +14,13 @@ from drivers.carriers.ntb import NtbBus, NtbClient
 from drivers.carriers.options import BackEndSocket, TransportOptions
 from drivers.carriers.pci import PciBus, VirtioPciDriver
 from drivers.carriers.platform import PlatformBus, VirtioPlatformDriver
-from drivers.carriers.vhost_user import SocketBack, UserBus, UserClient
+from drivers.carriers.vhost_user import SocketBack, VhostUserBus, VhostUserClient
 from drivers.contracts.hw import Epc, PlatformSlot
 from drivers.contracts.ipc import Ipc
 
 __all__ = [
     "CarrierHost",
-    "Doorbells",
+    "DoorbellRange",
     "LinkTransport",
     "NtbTransport",
     "PlatformTransport",
@@ -40,13 +40,13 @@ class CarrierHost(Protocol):
     def pci(self) -> PciBus: ...
 
     @property
-    def mmio(self) -> PlatformBus: ...
+    def platform_bus(self) -> PlatformBus: ...
 
     @property
     def ntb(self) -> NtbBus: ...
 
     @property
-    def user(self) -> UserBus: ...
+    def vhost_user(self) -> VhostUserBus: ...
 
 
 class Site(Protocol[P_co]):
@@ -69,7 +69,7 @@ class Site(Protocol[P_co]):
 
 
 @attrs.frozen
-class Doorbells:
+class DoorbellRange:
     """Registers whose writes notify the device, at offsets from ``start`` to before ``end`` in a BAR."""
 
     bar: int
@@ -94,7 +94,7 @@ class Transport(ABC):
     """Record of the keys of a topology's device for this transport alone; the back half gets them as keywords."""
     register_name: Callable[[int, int], str | None] = _unnamed
     """Returns the name of the register at a BAR and offset, for people; None if it has none."""
-    doorbells: tuple[Doorbells, ...] = ()
+    doorbells: tuple[DoorbellRange, ...] = ()
 
     @abstractmethod
     def install(self, host: CarrierHost) -> None:
@@ -152,7 +152,7 @@ class PlatformTransport(Transport):
     back: Callable[Concatenate[PlatformSlot, Identity, ...], VhostBack]
 
     def install(self, host: CarrierHost) -> None:
-        host.mmio.register_driver(self.front)
+        host.platform_bus.register_driver(self.front)
 
     def place(self, site: Site[P], identity: Identity, options: TransportOptions) -> P:
         match_id = self.front.id_table[0]
@@ -164,11 +164,11 @@ class SocketTransport(Transport):
     """A transport over a unix socket, whose device may be in another process. Its options name the socket."""
 
     on: ClassVar[str] = "host"
-    front: UserClient
+    front: VhostUserClient
     back: Callable[[Ipc, Identity], SocketBack]
 
     def install(self, host: CarrierHost) -> None:
-        host.user.register_driver(self.front)
+        host.vhost_user.register_driver(self.front)
 
     def place(self, site: Site[P], identity: Identity, options: TransportOptions) -> P:
         return site.on_socket(options.peer, lambda ipc: self.back(ipc, identity))

@@ -17,7 +17,7 @@ from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ipc import FdSocket, Handle, Ipc
 from rings.ids import ANY_ID
 
-__all__ = ["OwnConfig", "SharedRegion", "SocketBack", "UserBus", "UserClient", "UserSocket"]
+__all__ = ["OwnConfig", "SharedRegion", "SocketBack", "VhostUserBus", "VhostUserClient", "VhostUserSocket"]
 
 
 @attrs.frozen
@@ -48,7 +48,7 @@ class OwnConfig:
     """The MTU in these fields, to send to back ends that support it."""
 
 
-class UserSocket(Protocol):
+class VhostUserSocket(Protocol):
     """The driver's end of a vhost-user socket, even while no back end listens at the other.
 
     The protocol transmits neither the device type nor the maximum ring size, so the topology states both.
@@ -90,16 +90,16 @@ class UserSocket(Protocol):
 
 
 @attrs.frozen
-class UserClient:
+class VhostUserClient:
     """A driver that makes a virtio device of every vhost-user socket."""
 
     name: str
-    serve: Callable[[UserSocket, VirtioBus, Callable[[str], None]], Awaitable[None]]
+    serve: Callable[[VhostUserSocket, VirtioBus, Callable[[str], None]], Awaitable[None]]
     """Runs the front end of a socket until cancelled. Calls its last argument with the reason why there is no back end,
     and with "" once there is one."""
     id_table: Sequence[MatchId] = (MatchId(ANY_ID),)
 
-    async def attach(self, binding: Binding[UserSocket, Any], carrier: UserSocket, virtio: VirtioBus) -> None:
+    async def attach(self, binding: Binding[VhostUserSocket, Any], carrier: VhostUserSocket, virtio: VirtioBus) -> None:
         binding.bound()
         await self.serve(carrier, virtio, binding.note)
 
@@ -112,7 +112,7 @@ class SocketBack(VhostBack):
         """Serve one front end until it disconnects, and close the socket. Raises DriverError."""
 
 
-class UserBus(CarrierBus[UserSocket]):
+class VhostUserBus(CarrierBus[VhostUserSocket]):
     """The bus of a host's vhost-user sockets."""
 
     prefix = "user"

@@ -20,7 +20,7 @@ from drivers.fields import FieldError
 from drivers.transports.mmio import MMIO
 from drivers.transports.ntb import NTB
 from drivers.transports.pci import PCI
-from drivers.transports.vhost_user import USER
+from drivers.transports.vhost_user import VHOST_USER
 from vnet.transports import TRANSPORTS
 
 ENTROPY = Identity(4, "rng0")
@@ -66,7 +66,7 @@ def test_a_back_half_gets_its_carrier_its_identity_and_its_options(
 
 
 def test_a_device_in_another_process_has_no_back_half_here() -> None:
-    transport = SocketTransport(USER.front, given, options=SocketOptions)
+    transport = SocketTransport(VHOST_USER.front, given, options=SocketOptions)
     assert transport.place(Carrier(), ENTROPY, SocketOptions()) == (("ipc", ENTROPY), {})
     assert transport.place(Carrier(), ENTROPY, SocketOptions("/tmp/x", 7)) == BackEndSocket("/tmp/x", 7)
     with pytest.raises(FieldError, match="peer_uid = 7: must be absent without socket"):

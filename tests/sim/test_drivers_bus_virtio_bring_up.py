@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.testing import RegisterAccess, TappedFunction
+from drivers.testing import TappedAccess, TappedFunction
 from drivers.transports.pci.registers import CfgType, Common
 from rings.layout import WRITE
 from rings.status import Status
@@ -36,7 +36,7 @@ READ_ONLY = {Common.DEVICE_FEATURE, Common.NUM_QUEUES, Common.CONFIG_GENERATION,
 OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 
 
-def stages(tap: TappedFunction) -> Iterator[tuple[Status, RegisterAccess]]:
+def stages(tap: TappedFunction) -> Iterator[tuple[Status, TappedAccess]]:
     """Every access, with the status as the driver wrote it last before."""
     status = Status(0xFF)
     place = tap.at(Common.DEVICE_STATUS)
@@ -130,7 +130,7 @@ async def test_rings_are_aligned_and_their_used_flags_start_at_zero() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), tapped(pair) as tap:
         zero = []
 
-        def look(access: RegisterAccess) -> None:
+        def look(access: TappedAccess) -> None:
             if (access.bar, access.offset) == tap.at(Common.QUEUE_ENABLE):
                 used = [queue.addrs.device for queue in pair.vhost.queues]
                 zero.append([pair.rc.memory.view(addr, 2).tobytes() for addr in used if addr])

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from drivers.contracts.hw import DmaBuffer
-from drivers.testing import RegisterAccess, TappedFunction
+from drivers.testing import TappedAccess, TappedFunction
 from drivers.transports.epf_mailbox import registers as mb
 from rings.features import RingFeature
 from support.rigs.mailbox import MAILBOX, POLLED, Sluggish, alone, back, exchange
@@ -29,11 +29,11 @@ async def recorded(pair: NetPair) -> AsyncIterator[TappedFunction]:
         yield tap
 
 
-def registers(log: list[RegisterAccess]) -> list[RegisterAccess]:
+def registers(log: list[TappedAccess]) -> list[TappedAccess]:
     return [a for a in log if a.bar == mb.BAR and not mb.MSIX <= a.offset < mb.MSIX + 16 * mb.VECTORS]
 
 
-def written(log: list[RegisterAccess], place: tuple[int, int]) -> list[int]:
+def written(log: list[TappedAccess], place: tuple[int, int]) -> list[int]:
     return [a.value for a in log if a.bar == mb.BAR and a.write and (a.offset, a.size) == place]
 
 

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from drivers.bus.binding import BindState
-from drivers.testing import RegisterAccess
+from drivers.testing import TappedAccess
 from drivers.transports.mmio.registers import CONFIG, READABLE, WRITABLE, Interrupt, Register
 from rings.features import word
 from rings.status import Status
@@ -35,12 +35,12 @@ host = "soc"
 async def recorded(pair: NetPair) -> AsyncIterator[TappedRegion]:
     """A pair whose driver is bound to a recorder."""
     async with tapped_region(pair) as tap:
-        pair.rc.mmio.register_device(tap)
+        pair.rc.platform_bus.register_device(tap)
         await pair.world.wait_up()
         yield tap
 
 
-def words(log: list[RegisterAccess]) -> list[tuple[Register, int, bool]]:
+def words(log: list[TappedAccess]) -> list[tuple[Register, int, bool]]:
     """Accesses to control registers: register, value, whether written."""
     return [(Register(a.offset), a.value, a.write) for a in log if a.offset < CONFIG]
 
@@ -268,10 +268,10 @@ async def test_a_region_without_a_device_of_ours_is_left_alone_without_an_error(
 ) -> None:
     async with open_pair(MMIO) as pair, tapped_region(pair) as tap:
         tap.lies[register] = lambda _: value
-        pair.rc.mmio.register_device(tap)
+        pair.rc.platform_bus.register_device(tap)
         await trio.sleep(1)
         assert words(tap.log) == [(r, tap.log[i].value, False) for i, r in enumerate(read)]
-        binding = pair.rc.mmio.binding(tap)
+        binding = pair.rc.platform_bus.binding(tap)
         assert (binding.state, binding.error) == (BindState.UNBOUND, "")
         assert pair.rc.virtio.bindings == ()
 
@@ -295,7 +295,7 @@ async def test_queues_that_can_not_be_are_refused_at_probe_and_nothing_is_kept(
     async with open_pair(MMIO) as pair, tapped_region(pair) as tap:
         buffers = pair.rc.memory.statistics().buffers
         tap.lies[register] = lie
-        pair.rc.mmio.register_device(tap)
+        pair.rc.platform_bus.register_device(tap)
         await trio.sleep(1)
         [binding] = pair.rc.virtio.bindings
         assert binding.state is BindState.FAILED
@@ -343,7 +343,7 @@ async def test_a_device_that_is_taken_out_and_put_back_is_found_again() -> None:
         pair.back.unbind()
         [region] = pair.rc.platform.regions
         assert region.read(R.MAGIC_VALUE, 4) == 0xFFFF_FFFF
-        await until(lambda: not pair.rc.mmio.bindings)
+        await until(lambda: not pair.rc.platform_bus.bindings)
         assert pair.rc.virtio.bindings == ()
         pair.back.bind()
         await pair.world.wait_up()

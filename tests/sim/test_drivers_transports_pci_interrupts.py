@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.testing import RegisterAccess
+from drivers.testing import TappedAccess
 from drivers.transports.pci.registers import CfgType, Common
 from rings.layout import WRITE
 from rings.testing import Desc
@@ -181,7 +181,7 @@ async def test_a_kick_is_a_16_bit_write_of_the_queue_index_at_the_queues_own_add
         notify = tap.structures[CfgType.NOTIFY]
         kicks = set(tap.within(CfgType.NOTIFY))
         assert kicks == {
-            RegisterAccess(notify.bar, notify.offset + queue * notify.multiplier, 2, queue, True) for queue in (0, 1)
+            TappedAccess(notify.bar, notify.offset + queue * notify.multiplier, 2, queue, True) for queue in (0, 1)
         }
 
 

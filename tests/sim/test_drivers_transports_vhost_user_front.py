@@ -96,11 +96,11 @@ async def test_a_device_is_stopped_before_anybody_hangs_up(tmp_path: Path) -> No
             await world.wait_up()
             back.log.clear()
             [socket] = device.driver_host.sockets
-            await device.driver_host.user.unregister_device(socket)
+            await device.driver_host.vhost_user.unregister_device(socket)
             assert back.requests == stopping
             await until(lambda: back.ends == ["the front end hung up"])
             assert device.driver_host.virtio.bindings == ()
-            device.driver_host.user.register_device(socket)
+            device.driver_host.vhost_user.register_device(socket)
             await world.wait_up()
             back.log.clear()
         await until(lambda: len(back.ends) == 2)

@@ -12,7 +12,7 @@ import attrs
 import pytest
 import trio
 
-from drivers.devices.scsi import Identity, LogicalUnit, Lun, ScsiPlug
+from drivers.devices.scsi import LogicalUnit, Lun, ScsiPlug, UnitIdentity
 from support.guest import Guest, GuestKernel, guest_kernel
 from vnet.ports.disk.store import MemoryStore
 from vnet.system.exports import DeviceExport, open_exports
@@ -107,7 +107,7 @@ async def test_a_linux_guest_finds_and_uses_logical_units(guest_kernel: GuestKer
         assert not unit.mode.write_cache
 
         # Hot plug
-        new = LogicalUnit(MemoryStore(4 * MIB), Identity("plugged-in"))
+        new = LogicalUnit(MemoryStore(4 * MIB), UnitIdentity("plugged-in"))
         plug.domain.add(Lun(5, 0), new)
         await linux.until("ls /sys/class/scsi_disk | grep 0:0:5:0 || true", "0:0:5:0")
         c = await run("ls /sys/class/scsi_device/0:0:5:0/device/block")

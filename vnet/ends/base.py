@@ -13,13 +13,13 @@ from vnet.ports.packet.interface_watch import Watches
 from vnet.spec import DeviceSpec
 from vnet.views.ends import EndView, OtherEndView
 
-__all__ = ["End", "Figures", "OpenContext", "PlainEnd", "Side"]
+__all__ = ["End", "Figures", "OpenContext", "PlainEnd", "SideName"]
 
 PlugT_co = TypeVar("PlugT_co", covariant=True)
 SpecT_co = TypeVar("SpecT_co", bound=DeviceSpec, covariant=True)
 
-Side = Literal["driver", "device"]
-"""A side of a virtio device."""
+SideName = Literal["driver", "device"]
+"""Name of a side of a virtio device."""
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
-from vnet.ends.base import End, Side
+from vnet.ends.base import End, SideName
 from vnet.ends.foreign import ForeignEnd
 from vnet.ends.mediated import MediatorEnd
 from vnet.spec import DeviceSpec
@@ -27,7 +27,7 @@ FIXED: Mapping[type, str] = {
 class Setting(Generic[SpecT]):
     """A setting of a device type."""
 
-    side: Side
+    side: SideName
     """The side that it belongs to."""
     values: str
     """Its values as a help text shows them, such as on|off; empty for a setting without a value."""

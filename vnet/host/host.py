@@ -10,7 +10,7 @@ from drivers.carriers.base import CarrierBus
 from drivers.carriers.ntb import NtbBus, NtbEpfDriver
 from drivers.carriers.pci import PciBus
 from drivers.carriers.platform import PlatformBus
-from drivers.carriers.vhost_user import UserBus
+from drivers.carriers.vhost_user import VhostUserBus
 from drivers.contracts.hw import MmioRegion, PciFunction
 from vnet.host.platform import Platform, PlatformRegion
 from vnet.host.vhost_user import SocketEnd
@@ -34,23 +34,23 @@ class Host:
         self.virtio = VirtioBus()
         self.vhost = VhostBus()
         self.pci = PciBus(self.virtio)
-        self.mmio = PlatformBus(self.virtio)
+        self.platform_bus = PlatformBus(self.virtio)
         self.ntb = NtbBus(self.virtio)
-        self.user = UserBus(self.virtio)
+        self.vhost_user = VhostUserBus(self.virtio)
         self.pci.register_driver(NtbEpfDriver(self.ntb))
         for transport in TRANSPORTS.values():
             transport.install(self)
         self.rc = RootComplex(self.memory)
-        self.platform = Platform(self.memory, self.mmio.register_device, self._remove_region)
+        self.platform = Platform(self.memory, self.platform_bus.register_device, self._remove_region)
         self.sockets: list[SocketEnd] = []
         """The host's ends of vhost-user sockets."""
         self.controllers: dict[str, EndpointController] = {}
         self._nursery: trio.Nursery | None = None
 
     @property
-    def carriers(self) -> tuple[CarrierBus[PciFunction], CarrierBus[MmioRegion], NtbBus, UserBus]:
+    def carriers(self) -> tuple[CarrierBus[PciFunction], CarrierBus[MmioRegion], NtbBus, VhostUserBus]:
         """The buses that carry virtio devices."""
-        return self.pci, self.mmio, self.ntb, self.user
+        return self.pci, self.platform_bus, self.ntb, self.vhost_user
 
     def add_controller(self, name: str, link: Link) -> EndpointController:
         """Add an endpoint controller at this host's end of ``link``, and return it."""
@@ -87,7 +87,7 @@ class Host:
 
     def _remove_region(self, region: PlatformRegion) -> None:
         if self._nursery is not None:
-            self._nursery.start_soon(self.mmio.discard_device, region)
+            self._nursery.start_soon(self.platform_bus.discard_device, region)
 
     # Called by the root complex.
 

@@ -22,7 +22,7 @@ VENDOR = 0x1AF4
 
 
 class SocketEnd:
-    """`drivers.carriers.vhost_user.UserSocket`: shares all of the host's memory with the back end."""
+    """`drivers.carriers.vhost_user.VhostUserSocket`: shares all of the host's memory with the back end."""
 
     vendor_id = VENDOR
 

@@ -27,7 +27,7 @@ from drivers.carriers.ntb_registers import (
     VENDOR_ID,
     Bar,
     CommandStatus,
-    NtbCommand,
+    FunctionCommand,
     NtbTopology,
     Word,
     mw_offset,
@@ -259,12 +259,12 @@ class NtbInterface:
         return True
 
     _COMMANDS: ClassVar[dict[int, Callable[[NtbInterface, int], bool]]] = {
-        NtbCommand.CONFIGURE_DOORBELL: _configure_doorbell,
-        NtbCommand.CONFIGURE_MW: _configure_mw,
-        NtbCommand.LINK_UP: _link_up,
-        NtbCommand.TEARDOWN_DOORBELL: _teardown_doorbell,
-        NtbCommand.TEARDOWN_MW: _teardown_mw,
-        NtbCommand.LINK_DOWN: _link_down,
+        FunctionCommand.CONFIGURE_DOORBELL: _configure_doorbell,
+        FunctionCommand.CONFIGURE_MW: _configure_mw,
+        FunctionCommand.LINK_UP: _link_up,
+        FunctionCommand.TEARDOWN_DOORBELL: _teardown_doorbell,
+        FunctionCommand.TEARDOWN_MW: _teardown_mw,
+        FunctionCommand.LINK_DOWN: _link_down,
     }
 
     def _unmap(self, window: int) -> None:

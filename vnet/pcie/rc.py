@@ -14,14 +14,14 @@ from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.interrupts import MSI_SIZE, Interrupts
 from vnet.views.pci import BusView, RootStatistics
 
-__all__ = ["FunctionEvents", "RootComplex"]
+__all__ = ["PciBusEvents", "RootComplex"]
 
 GIB = 1 << 30
 NO_VENDOR = 0xFFFF
 """Vendor id that a read returns if the function does not exist."""
 
 
-class FunctionEvents(Protocol):
+class PciBusEvents(Protocol):
     """Owner of the host's PCI bus. The calls come during the link's transition."""
 
     def function_added(self, function: PciFunctionHandle) -> None: ...
@@ -150,7 +150,7 @@ class RootComplex:
         self._mmio = mmio
         self._size = aperture
         self._ports: list[_RootPort] = []
-        self._events: FunctionEvents | None = None
+        self._events: PciBusEvents | None = None
 
     def attach(self, link: Link) -> int:
         """Put ``link`` behind a new root port; return the bus number of its functions."""
@@ -161,7 +161,7 @@ class RootComplex:
         link.attach_root(port)
         return bus
 
-    def watch(self, events: FunctionEvents | None) -> None:
+    def watch(self, events: PciBusEvents | None) -> None:
         """Report the existing functions, then all changes, to ``events``."""
         self._events = events
         for handle in self.functions:

@@ -15,7 +15,7 @@ from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import DriverQueue, VirtioDevice
 from rings.queue import QueueStatistics
 from rings.status import Status
-from vnet.ends.base import Side
+from vnet.ends.base import SideName
 from vnet.system.device import Device
 from vnet.system.world import World
 from vnet.transports import TRANSPORTS
@@ -51,7 +51,7 @@ class QueueRow:
 
     device: str
     """Name of the device."""
-    side: Side
+    side: SideName
     queue: str
     """Name of the queue, such as receiveq1."""
     kicks: int
@@ -247,7 +247,7 @@ def _device_row(device: Device, queue: DeviceQueue, ring: QueueStatistics) -> Qu
 
 
 def _row(
-    device: Device, side: Side, queue: DriverQueue | DeviceQueue, kicks: int, calls: int, suppressed: int
+    device: Device, side: SideName, queue: DriverQueue | DeviceQueue, kicks: int, calls: int, suppressed: int
 ) -> QueueRow:
     figures = (device.driver_end if side == "driver" else device.device_end).figures(queue.index)
     return QueueRow(
@@ -264,8 +264,8 @@ def _row(
     )
 
 
-def _drops(device: Device) -> Iterator[tuple[Side, str, Mapping[str, int]]]:
-    side: Side
+def _drops(device: Device) -> Iterator[tuple[SideName, str, Mapping[str, int]]]:
+    side: SideName
     for side, end in (("driver", device.driver_end), ("device", device.device_end)):
         for where, drops in end.drops():
             yield side, where, drops

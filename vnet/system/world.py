@@ -229,6 +229,6 @@ async def _start(world: World, nursery: trio.Nursery) -> None:
     await bring_up(halves)
     for host in world.hosts.values():
         for end in host.sockets:
-            host.user.register_device(end)
+            host.vhost_user.register_device(end)
         for controller in host.controllers.values():
             controller.start()

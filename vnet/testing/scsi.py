@@ -14,7 +14,7 @@ import trio
 from drivers.contracts.ports import SectorStore
 from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiResult
 from drivers.devices.scsi import cdb as commands
-from drivers.devices.scsi.device.inquiry import Identity
+from drivers.devices.scsi.device.inquiry import UnitIdentity
 from vnet.ends.scsi import SCSI, InitiatorEnd, InitiatorSpec, LunSpec, ScsiSpec, TargetsSpec, open_scsi
 from vnet.ends.store import StoreSpec
 from vnet.spec import MIB, LinkSpec
@@ -132,7 +132,7 @@ class ScsiPair(Pair):
 
 def new_unit(size: int = MEGABYTE, serial: str = "new", events: int = 0) -> LogicalUnit:
     """Return a unit of ``size`` bytes to plug in."""
-    return LogicalUnit(StubbornStore(size), Identity(serial), events=events)
+    return LogicalUnit(StubbornStore(size), UnitIdentity(serial), events=events)
 
 
 @asynccontextmanager

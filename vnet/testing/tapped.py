@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from drivers.contracts.hw import DmaMemory, Handler
-from drivers.testing import RegisterAccess, TappedFunction
+from drivers.testing import TappedAccess, TappedFunction
 from vnet.host.platform import PlatformRegion
 from vnet.testing.pair import Pair
 
@@ -42,7 +42,7 @@ class TappedRegion:
         self._inner = inner
         self.name, self.size = inner.name, inner.size
         self.vendor_id, self.device_id = inner.vendor_id, inner.device_id
-        self.log: list[RegisterAccess] = []
+        self.log: list[TappedAccess] = []
         """All of BAR 0, as there is no other."""
         self.lies: dict[int, Callable[[int], int]] = {}
         """Values to return instead of the true one, by offset."""
@@ -57,11 +57,11 @@ class TappedRegion:
         value = self._inner.read(offset, size)
         lie = self.lies.get(offset)
         shown = value if lie is None else lie(value) & (1 << 8 * size) - 1
-        self.log.append(RegisterAccess(0, offset, size, shown, False))
+        self.log.append(TappedAccess(0, offset, size, shown, False))
         return shown
 
     def write(self, offset: int, size: int, value: int) -> None:
-        self.log.append(RegisterAccess(0, offset, size, value, True))
+        self.log.append(TappedAccess(0, offset, size, value, True))
         if offset not in self.deaf:
             self._inner.write(offset, size, value)
 
@@ -74,7 +74,7 @@ class TappedRegion:
 
 @asynccontextmanager
 async def tapped_region(pair: Pair) -> AsyncIterator[TappedRegion]:
-    """A recorder in the region's place on the bus, not on it yet: register it at `Host.mmio` when it may lie.
+    """A recorder in the region's place on the bus, not on it yet: register it at `Host.platform_bus` when it may lie.
 
     At the end the bare region is bound again, and up.
     """

@@ -4,7 +4,7 @@ from drivers.device_type import DeviceType, Side
 from drivers.devices.scsi.device.device import BoundVhostScsi
 from drivers.devices.scsi.device.disk import LogicalUnit
 from drivers.devices.scsi.device.domain import ScsiDomain
-from drivers.devices.scsi.device.inquiry import Identity
+from drivers.devices.scsi.device.inquiry import UnitIdentity
 from drivers.devices.scsi.device.plug import ScsiPlug
 from drivers.devices.scsi.driver.driver import BoundVirtioScsi, ScsiSettings
 from drivers.devices.scsi.driver.initiator import Initiator
@@ -29,7 +29,7 @@ __all__ = [
     "Asc",
     "AsyncEvent",
     "EventType",
-    "Identity",
+    "UnitIdentity",
     "Initiator",
     "SenseKey",
     "LogicalUnit",

@@ -3,7 +3,7 @@
 import attrs
 
 from drivers.carriers.options import TransportOptions
-from drivers.carriers.transport import Doorbells, LinkTransport
+from drivers.carriers.transport import DoorbellRange, LinkTransport
 from drivers.transports.epf_mailbox.back import MailboxEpf
 from drivers.transports.epf_mailbox.front import EPF_MAILBOX
 from drivers.transports.epf_mailbox.registers import (
@@ -31,5 +31,5 @@ MAILBOX = LinkTransport(
     queues=MAX_QUEUES,
     options=MailboxOptions,
     register_name=register_name,
-    doorbells=(Doorbells(DOORBELL_BAR, 0, DOORBELL_SIZE * DEVICE_DOORBELL),),
+    doorbells=(DoorbellRange(DOORBELL_BAR, 0, DOORBELL_SIZE * DEVICE_DOORBELL),),
 )

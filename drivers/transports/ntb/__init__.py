@@ -1,7 +1,7 @@
 """virtio between two hosts joined by an NTB: registers in scratchpads, doorbells, and buffers in a memory window."""
 
 from drivers.carriers.ntb_registers import DB_COUNT, DB_ENTRY_SIZE, Bar
-from drivers.carriers.transport import Doorbells, NtbTransport
+from drivers.carriers.transport import DoorbellRange, NtbTransport
 from drivers.transports.ntb.back import NtbVhost
 from drivers.transports.ntb.front import NTB_VIRTIO
 from drivers.transports.ntb.names import register_name
@@ -14,5 +14,5 @@ NTB = NtbTransport(
     NtbVhost,
     queues=MAX_QUEUES,
     register_name=register_name,
-    doorbells=(Doorbells(Bar.WINDOWS, 0, DB_ENTRY_SIZE * DB_COUNT),),
+    doorbells=(DoorbellRange(Bar.WINDOWS, 0, DB_ENTRY_SIZE * DB_COUNT),),
 )

@@ -3,8 +3,8 @@
 from drivers.carriers.options import SocketOptions
 from drivers.carriers.transport import SocketTransport
 from drivers.transports.vhost_user.back import VhostUserBack
-from drivers.transports.vhost_user.front import VHOST_USER
+from drivers.transports.vhost_user.front import VHOST_USER_CLIENT
 
-__all__ = ["USER", "VhostUserBack"]
+__all__ = ["VHOST_USER", "VhostUserBack"]
 
-USER = SocketTransport(VHOST_USER, VhostUserBack, options=SocketOptions)
+VHOST_USER = SocketTransport(VHOST_USER_CLIENT, VhostUserBack, options=SocketOptions)

@@ -12,7 +12,7 @@ from contextlib import suppress
 import trio
 
 from drivers.bus.virtio import NO_ANSWER, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
-from drivers.carriers.vhost_user import OwnConfig, UserClient, UserSocket
+from drivers.carriers.vhost_user import OwnConfig, VhostUserClient, VhostUserSocket
 from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ipc import FdSocket, Unusable
 from drivers.errors import ProbeError, TransportLost
@@ -38,7 +38,7 @@ from drivers.transports.vhost_user.payloads import (
 from rings.features import mask
 from rings.status import Status
 
-__all__ = ["PROTOCOL_FEATURES", "VHOST_USER", "VhostUserFront"]
+__all__ = ["PROTOCOL_FEATURES", "VHOST_USER_CLIENT", "VhostUserFront"]
 
 R, F = FrontendRequest, ProtocolFeature
 PROTOCOL_FEATURES = mask((F.MQ, F.REPLY_ACK, F.MTU, F.BACKEND_REQ, F.CONFIG, F.RESET_DEVICE, F.STATUS))
@@ -57,7 +57,7 @@ same time, so a later back end can't harm a driver."""
 class VhostUserFront:
     """`drivers.bus.virtio.ConfigOps` over vhost-user. The device appears with the first connection and outlives it."""
 
-    def __init__(self, socket: UserSocket, virtio: VirtioBus, refuse: Callable[[str], None]) -> None:
+    def __init__(self, socket: VhostUserSocket, virtio: VirtioBus, refuse: Callable[[str], None]) -> None:
         """``refuse`` is called with the reason for a missing connection, and with "" once connected."""
         self.features = socket.ring_features
         self.dma: DmaMemory = socket.dma
@@ -307,7 +307,7 @@ class VhostUserFront:
         self._rings.free()
 
 
-async def _serve(socket: UserSocket, virtio: VirtioBus, refuse: Callable[[str], None]) -> None:
+async def _serve(socket: VhostUserSocket, virtio: VirtioBus, refuse: Callable[[str], None]) -> None:
     front = VhostUserFront(socket, virtio, refuse)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(front.run)
@@ -318,4 +318,4 @@ async def _serve(socket: UserSocket, virtio: VirtioBus, refuse: Callable[[str], 
                 await front.leave()
 
 
-VHOST_USER = UserClient("vhost-user", _serve)
+VHOST_USER_CLIENT = VhostUserClient("vhost-user", _serve)

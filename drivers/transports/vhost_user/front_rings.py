@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 
 from drivers.bus.virtio import DriverQueue, QueueSpec
-from drivers.carriers.vhost_user import UserSocket
+from drivers.carriers.vhost_user import VhostUserSocket
 from drivers.contracts.ipc import Handle, Notifier, Unusable
 from drivers.errors import ProbeError
 from drivers.memory.vring import Vring, VringMemory
@@ -46,7 +46,7 @@ class _Ring:
 class FrontRings:
     """The rings of a device between two resets."""
 
-    def __init__(self, socket: UserSocket) -> None:
+    def __init__(self, socket: VhostUserSocket) -> None:
         self._socket = socket
         self._memory = VringMemory(socket.dma)
         self._rings: list[_Ring] = []

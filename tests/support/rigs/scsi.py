@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
-from drivers.devices.scsi import Asc, Identity, LogicalUnit, Response, SenseKey
+from drivers.devices.scsi import Asc, LogicalUnit, Response, SenseKey, UnitIdentity
 from drivers.devices.scsi.cdb import Op
 from drivers.devices.scsi.device.unit import Io, Reply, Unit
 from drivers.devices.scsi.sense import Sense
@@ -23,7 +23,7 @@ senses: Any = pytest.importorskip("pyscsi.pyscsi.scsi_sense")
 
 
 def make_unit(*, block: int = 512, read_only: bool = False, blocks: int = BLOCKS) -> LogicalUnit:
-    return LogicalUnit(MemoryStore(blocks * block, read_only=read_only, block_size=block), Identity("serial-1"))
+    return LogicalUnit(MemoryStore(blocks * block, read_only=read_only, block_size=block), UnitIdentity("serial-1"))
 
 
 def perform(unit: Unit, cdb: bytes, out: bytes = b"", room: int = 0) -> tuple[bytes, Sense | None]:

@@ -16,7 +16,7 @@ from drivers.devices.net.driver.driver import NetSettings
 from drivers.devices.net.layout import COMMANDED, LINK_UP, Duplex, NetConfig
 from drivers.devices.net.layout import NetFeature as F
 from rings.features import mask
-from vnet.ends.base import Figures, OpenContext, Side
+from vnet.ends.base import Figures, OpenContext, SideName
 from vnet.ends.net.report import plug_view, settings_view
 from vnet.ends.net.spec import NetSpec, PortKind, PortSpec, net_specs
 from vnet.errors import ConfigError, SettingRefused
@@ -170,7 +170,7 @@ async def _open_ports(
 
 
 @contextmanager
-def _refused_at(device: str, side: Side) -> Iterator[None]:
+def _refused_at(device: str, side: SideName) -> Iterator[None]:
     """Raise a SettingRefused of the kernel as a ConfigError with the key in the topology."""
     try:
         yield

@@ -18,7 +18,7 @@ from drivers.devices.net.driver.station import NetRequest
 from drivers.devices.net.filter import Reception
 from drivers.devices.net.layout import SPEED_MAX, TABLE
 from drivers.devices.net.layout import NetFeature as F
-from vnet.ends.base import Side
+from vnet.ends.base import SideName
 from vnet.errors import FieldError, Keys
 from vnet.linux.netns import IPV6_MIN_MTU, Route
 from vnet.names import FILE_NAME
@@ -249,7 +249,7 @@ class NetSpec(PeerSpec):
                 yield (side, "ifname"), ("interface", port.netns or f"host {host}", port.ifname)
         yield from super().claims(hosts)
 
-    def ports(self, hosts: tuple[str, str]) -> Iterator[tuple[Side, str, PortSpec]]:
+    def ports(self, hosts: tuple[str, str]) -> Iterator[tuple[SideName, str, PortSpec]]:
         """Yield (side, host, port) for the ports of this system."""
         yield "driver", hosts[0], self.driver
         if not self.foreign:

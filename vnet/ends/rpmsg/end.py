@@ -18,7 +18,7 @@ from drivers.devices.rpmsg import (
     RpmsgPlug,
     RpmsgSettings,
 )
-from vnet.ends.base import Figures, OpenContext, Side
+from vnet.ends.base import Figures, OpenContext, SideName
 from vnet.ends.rpmsg.report import EndpointView, RpmsgView, ServiceView
 from vnet.ends.rpmsg.spec import SURFACES, ChannelSpec, RpmsgEndSpec, RpmsgSpec
 from vnet.errors import ConfigError
@@ -42,7 +42,7 @@ class Channel:
 class RpmsgEnd:
     """One end: its rpmsg bus and its channels."""
 
-    side: Side
+    side: SideName
     """Whether the end has a driver or a device; with a mediator, both ends have drivers."""
     settings: RpmsgSettings | RpmsgPlug
     channels: tuple[Channel, ...]
@@ -95,11 +95,11 @@ def _addresses(end: RpmsgEndSpec) -> frozenset[int]:
 async def open_rpmsg(context: OpenContext[RpmsgSpec]) -> AsyncIterator[tuple[RpmsgEnd, RpmsgEnd]]:
     """Open both ends and serve their channels, which are announced once the device runs. Raises ConfigError."""
     spec = context.spec
-    buses: dict[Side, RpmsgBus] = {
+    buses: dict[SideName, RpmsgBus] = {
         "driver": RpmsgBus(_addresses(spec.driver), address_service=spec.address_service),
         "device": RpmsgBus(_addresses(spec.device), address_service=spec.address_service),
     }
-    channels: dict[Side, list[Channel]] = {"driver": [], "device": []}
+    channels: dict[SideName, list[Channel]] = {"driver": [], "device": []}
     async with open_background() as nursery:
         for side, index, channel in spec.ends():
             surface = SURFACES[channel.surface][0](Path(channel.path or ""))

@@ -14,7 +14,7 @@ from drivers.devices.rpmsg.directory import MAX_ENDPOINTS
 from drivers.devices.rpmsg.driver.driver import host_memory
 from drivers.devices.rpmsg.layout import AS_ADDR, MAX_BUFFER, MIN_BUFFER, NS_ADDR, check_name, is_endpoint_addr
 from drivers.errors import RpmsgError
-from vnet.ends.base import Side
+from vnet.ends.base import SideName
 from vnet.errors import FieldError, Keys
 from vnet.ports.rpmsg.pty import PtySurface
 from vnet.ports.rpmsg.socket import SocketSurface
@@ -96,7 +96,7 @@ class RpmsgSpec(PeerSpec):
 
     virtio = RPMSG
 
-    def ends(self) -> Iterator[tuple[Side, int, ChannelSpec]]:
+    def ends(self) -> Iterator[tuple[SideName, int, ChannelSpec]]:
         """Yield (side, index, channel) for every channel."""
         for index, channel in enumerate(self.driver.channels):
             yield "driver", index, channel

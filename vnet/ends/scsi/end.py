@@ -8,7 +8,7 @@ from functools import partial
 
 import attrs
 
-from drivers.devices.scsi import Identity, Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiSettings
+from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiSettings, UnitIdentity
 from drivers.devices.scsi.device.device import REQUESTS
 from drivers.flow.figures import RequestFigures, Traffic
 from vnet.ends.base import Figures, OpenContext
@@ -139,7 +139,7 @@ async def open_scsi_device(
             except (OSError, MemoryError) as exc:
                 raise unit.open_error(f"devices.{context.name}.device.luns[{index}]", exc) from None
             serial = f"{context.name}-{unit.target}-{unit.lun}" if unit.serial is None else unit.serial
-            units[unit.address] = LogicalUnit(store, Identity(serial))
+            units[unit.address] = LogicalUnit(store, UnitIdentity(serial))
         yield TargetsEnd(
             ScsiPlug(
                 ScsiDomain(units),

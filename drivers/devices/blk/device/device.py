@@ -207,7 +207,7 @@ class BoundVhostBlk(VhostBound[BlkPlug]):
         }
         return emit_config({f: n for f, n in fields.items() if f.feature is None or features >> f.feature & 1})
 
-    def agreed(self, features: int) -> None:
+    def features_ok(self, features: int) -> None:
         """At FEATURES_OK, turn off the cache for a driver that cannot flush (section 5.2.5.2)."""
         self._set_writeback(bool(features >> BlkFeature.FLUSH & 1))
 

@@ -152,7 +152,7 @@ class BoundVhostNet(VhostBound[NetPlug]):
     def _update_config(self, *, notify: bool = True) -> None:
         self.device.set_config(self._config(), notify=notify)
 
-    def agreed(self, features: int) -> None:
+    def features_ok(self, features: int) -> None:
         """At FEATURES_OK, name the queues: the index of the control queue depends on MQ."""
         names = queue_names(features, self._most)
         for queue in self.device.queues:

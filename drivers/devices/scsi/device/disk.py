@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drivers.contracts.ports import SectorStore
 from drivers.devices.scsi.cdb import EVPD, FUA, LENGTHS, NDOB, READ_CAPACITY_16, UNMAP, Op, ScsiCommand, blocks
-from drivers.devices.scsi.device.inquiry import DISK, PAGES, Identity, ScsiLimits, standard
+from drivers.devices.scsi.device.inquiry import DISK, PAGES, ScsiLimits, UnitIdentity, standard
 from drivers.devices.scsi.device.mode import Mode
 from drivers.devices.scsi.device.primary import PRIMARY, Inventory
 from drivers.devices.scsi.device.unit import GOOD, Call, Io, Reply, Unit
@@ -28,7 +28,9 @@ PROTECTED = Sense(SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)
 class LogicalUnit(Unit):
     """A disk. After the store has changed its size, call `ScsiDomain.resized`."""
 
-    def __init__(self, store: SectorStore, identity: Identity, *, limits: ScsiLimits = LIMITS, events: int = 0) -> None:
+    def __init__(
+        self, store: SectorStore, identity: UnitIdentity, *, limits: ScsiLimits = LIMITS, events: int = 0
+    ) -> None:
         """``events``: the `AsyncEvent`s that the disk can report."""
         super().__init__()
         self.store = store

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
 from drivers.devices.scsi.cdb import COMMANDS, EVPD, REPORT_FUNCTIONS, REPORT_OPCODES, Op, ScsiCommand
-from drivers.devices.scsi.device.inquiry import ABSENT, WELL_KNOWN_UNIT, Identity, standard
+from drivers.devices.scsi.device.inquiry import ABSENT, WELL_KNOWN_UNIT, UnitIdentity, standard
 from drivers.devices.scsi.device.unit import GOOD, NO_SENSE, Call, Handler, Reply, Unit
 from drivers.devices.scsi.sense import Asc, CheckCondition, Sense, SenseKey, illegal
 
@@ -98,7 +98,7 @@ def report_functions(unit: Unit, call: Call) -> Reply:
 def inquire(peripheral: int, product: str) -> Handler:
     """Return the INQUIRY handler of a unit without vital product data."""
 
-    identity = Identity("", product=product)
+    identity = UnitIdentity("", product=product)
 
     def inquiry(unit: Unit, call: Call) -> Reply:
         if call.cdb[1] & EVPD:

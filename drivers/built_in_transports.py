@@ -14,6 +14,6 @@ BUILT_IN_TRANSPORTS: Mapping[str, Transport] = {
     "epf_mailbox": epf_mailbox.MAILBOX,
     "mmio": mmio.MMIO,
     "ntb": ntb.NTB,
-    "vhost_user": vhost_user.USER,
+    "vhost_user": vhost_user.VHOST_USER,
 }
 """Built-in transports by name."""
