@@ -54,7 +54,7 @@ DECISIONS = """\
 
 <!-- Written by docs/generate.py from the READMEs of the rooms; do not edit. -->
 
-What was decided, because of what, and what was measured. Each stands in the README of the folder that it is about.
+Decisions with reason and measurement. Each stands in the README of its folder.
 
 """
 

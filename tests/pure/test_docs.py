@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -13,7 +14,12 @@ from support.docs import blocks, same_shape
 from vnet.topology.reference import json_schema, keys_of, records, reference
 
 ROOT = Path(__file__).parents[2]
+TOP_FOLDERS = ("docs", "drivers", "examples", "rings", "tests", "vnet")
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
+ALL_PAGES = sorted({*PAGES, *ROOT.glob("*.md"), *(p for top in TOP_FOLDERS for p in (ROOT / top).rglob("*.md"))})
+PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(TOP_FOLDERS)})/[\w./-]+\.(?:py|md|toml|tsv)\b")
+"""Path from the root of the tree to a file."""
+NAMED_TEST = re.compile(r"pytest (tests/\S+\.py) -k (\w+)")
 TOPOLOGIES = sorted((ROOT / "examples").rglob("*.toml"))
 
 
@@ -31,6 +37,19 @@ def test_every_program_of_a_page_compiles(page: Path) -> None:
     for block in blocks(page.read_text(encoding="utf-8")):
         if block.language == "python":
             compile(block.text, f"{page.name}:{block.line}", "exec")
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
+    missing = [path for path in PATH.findall(page.read_text(encoding="utf-8")) if not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_every_test_that_a_page_runs_by_its_name_exists() -> None:
+    lines = [match for page in PAGES for match in NAMED_TEST.findall(page.read_text(encoding="utf-8"))]
+    assert lines
+    for file, name in lines:
+        assert re.search(rf"def test_\w*{name}", (ROOT / file).read_text(encoding="utf-8")), (file, name)
 
 
 def test_the_schema_is_one_and_every_example_satisfies_it() -> None:

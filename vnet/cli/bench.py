@@ -56,20 +56,20 @@ def _list_option(
 @_list_option(
     "--suite",
     tuple(SUITES),
-    "Which suites to run, with commas between; guest runs only where it is named.",
+    "Suites to run, comma-separated. guest runs only if named.",
     [name for name, suite in SUITES.items() if suite.by_default],
 )
-@click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="How often all is measured.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of rounds.")
 @click.option("--seconds", type=click.IntRange(1, 3600), default=1, show_default=True, help="Length of each run.")
-@_list_option("--only", KINDS, "What to measure of net, carriers, processes and guest, with commas between.")
-@_list_option("--contestants", tuple(CONTESTANTS), "Who takes part in these four, with commas between.")
+@_list_option("--only", KINDS, "Workload kinds for the net, carriers, processes and guest suites, comma-separated.")
+@_list_option("--contestants", tuple(CONTESTANTS), "Contestants in these four suites, comma-separated.")
 @click.option(
-    "--size", type=click.IntRange(8, 65536), default=512, show_default=True, help="MiB of a disk, written and read."
+    "--size", type=click.IntRange(8, 65536), default=512, show_default=True, help="MiB written to a disk and read back."
 )
 @click.option(
     "--congestion",
     metavar="NAME",
-    help="How TCP finds its rate: cubic, reno, bbr, ... The machine's own where nothing is said.",
+    help="TCP congestion control: cubic, reno, bbr, ... Default: the machine's.",
 )
 @json_option
 @errors_in_one_line
