@@ -146,7 +146,7 @@ def test_the_last_sector_is_there() -> None:
 @pytest.mark.hostile("B03")
 @pytest.mark.virtio("BLK-DEV-31", "BLK-DEV-53")
 @pytest.mark.parametrize("kind", [2, 3, 5, 9, 10, 14, 15, 16, 18, 20, 22, 24, 26, 0x8000_0000, 0xFFFF_FFFF])
-def test_types_that_nobody_agreed_on_are_unsupported_zones_among_them(kind: int) -> None:
+def test_types_that_were_not_negotiated_are_unsupported_zones_among_them(kind: int) -> None:
     assert refused(readable(header(kind)), views(512, 1)) == (UNSUPP, "unknown_type")
 
 
@@ -197,7 +197,7 @@ def test_ranges_come_as_whole_segments(size: int) -> None:
     st.lists(st.sampled_from([0, 1, 2, 511, 512, 513, 1024]), max_size=4),
     st.sampled_from([LIMITS, READ_ONLY, PLAIN]),
 )
-def test_whatever_comes_it_is_one_of_three_and_within_the_disk(
+def test_any_request_is_one_of_three_and_within_the_disk(
     data: bytes, cuts: list[int], writable: list[int], limits: BlkLimits
 ) -> None:
     pieces = []

@@ -299,7 +299,7 @@ STEPS = st.lists(st.tuples(st.lists(BUFFERS, max_size=8), st.lists(LENGTHS, max_
 
 @pytest.mark.virtio("NET-DEV-26", "NET-DEV-29", "NET-DEV-31")
 @given(STEPS)
-def test_whatever_buffers_are_posted_frames_come_whole_and_in_order_and_each_is_accounted_for(
+def test_with_any_buffers_frames_come_whole_and_in_order_and_each_is_accounted_for(
     steps: list[tuple[list[int | tuple[int, ...]], list[int]]],
 ) -> None:
     queue, port, traffic = Receive(memory=1 << 22), Frames(), Traffic()

@@ -154,7 +154,7 @@ def test_a_frame_that_is_not_what_its_header_says_is_unfinished(why: str) -> Non
     size=st.integers(0, 200),
     noise=st.binary(max_size=80),
 )
-def test_whatever_the_header_and_the_frame_say_it_is_finished_or_unfinished(
+def test_any_header_and_frame_are_finished_or_unfinished(
     header: tuple[int, ...], prefix: bytes, size: int, noise: bytes
 ) -> None:
     frame = prefix[:size] + noise

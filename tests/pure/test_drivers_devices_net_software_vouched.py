@@ -43,9 +43,7 @@ SHORT = [attrs.evolve(case, size=min(case.size, 1400)) for case in CASES if case
 @pytest.mark.parametrize("case", SHORT, ids=lambda case: case.name or "plain")
 @PIECES
 @pytest.mark.virtio("NET-DRV-69")
-def test_a_vouched_checksum_is_one_that_is_left_to_do_whatever_its_field_says(
-    case: Case, sizes: tuple[int, ...]
-) -> None:
+def test_a_vouched_checksum_is_left_to_do_with_any_value_in_its_field(case: Case, sizes: tuple[int, ...]) -> None:
     whole = bytes(case.packet())
     for value in (0xABCD, 1):
         header, frame = vouch(unsummed(whole, case.start + case.field, value), *sizes)
@@ -95,6 +93,6 @@ def test_a_frame_without_a_checksum_to_find_goes_on_as_it_is(frame: bytes) -> No
 
 
 @given(case=st.sampled_from(CASES), size=st.integers(0, 200), noise=st.binary(max_size=80))
-def test_whatever_a_vouched_frame_is_it_keeps_its_size(case: Case, size: int, noise: bytes) -> None:
+def test_any_vouched_frame_keeps_its_size(case: Case, size: int, noise: bytes) -> None:
     frame = (case.frame()[:size] + noise).ljust(14, b"\0")
     assert len(vouch(frame)[1]) == len(frame)

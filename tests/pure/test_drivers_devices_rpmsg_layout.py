@@ -63,7 +63,7 @@ def test_address_messages_come_back_as_they_were(name: str, dst: int, src: int, 
 
 
 @given(st.binary(max_size=80))
-def test_whatever_comes_is_understood_or_malformed(data: bytes) -> None:
+def test_any_message_is_understood_or_malformed(data: bytes) -> None:
     for kind in (NameMessage, AddressMessage):
         try:
             message = kind.parse(data)

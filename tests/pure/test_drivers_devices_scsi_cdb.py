@@ -67,7 +67,7 @@ def opcodes(options: int, opcode: int = 0, action: int = 0, room: int = 4096) ->
     return head + room.to_bytes(4, "big") + bytes(2)
 
 
-def test_timeouts_descriptors_are_included_where_they_are_asked_for(unit: LogicalUnit) -> None:
+def test_timeouts_descriptors_are_included_if_requested(unit: LogicalUnit) -> None:
     plain, _ = perform(unit, opcodes(0), room=4096)
     timed, _ = perform(unit, opcodes(0x80), room=4096)
     count = int.from_bytes(plain[:4], "big") // 8

@@ -198,7 +198,7 @@ def test_buffers_that_are_smaller_than_the_cdb_asks_for_are_an_overrun(
 
 
 @given(st.binary(min_size=16, max_size=32), st.binary(max_size=600), st.integers(0, 600))
-def test_whatever_comes_ends_with_a_value(cdb: bytes, out: bytes, room: int) -> None:
+def test_any_command_ends_with_a_value(cdb: bytes, out: bytes, room: int) -> None:
     unit = make_unit(blocks=64)
     for opcode in (cdb[0], *Op):
         actual = unit.perform(bytes((opcode,)) + cdb[1:], [memoryview(out)], room)

@@ -23,7 +23,7 @@ def row(lba: int, count: int) -> bytes:
 # Attention
 
 
-def test_a_unit_attention_is_told_once_before_anything_else_is_done(unit: LogicalUnit) -> None:
+def test_a_unit_attention_is_reported_once_before_any_command_runs(unit: LogicalUnit) -> None:
     unit.reset(Asc.POWER_ON_OR_RESET)
     unit.attention(Asc.CAPACITY_DATA_HAS_CHANGED)
     unit.attention(Asc.CAPACITY_DATA_HAS_CHANGED)

@@ -232,7 +232,7 @@ def test_sense_of_others_is_read_or_is_none() -> None:
 
 # What a driver believes
 
-ASKED = ScsiRequest(Lun(0, 0), bytes(6), print, out_size=10, in_size=20)
+REQUEST = ScsiRequest(Lun(0, 0), bytes(6), print, out_size=10, in_size=20)
 
 
 def answer(sense_len: int, residual: int, status: int, response: int) -> bytes:
@@ -252,14 +252,14 @@ def answer(sense_len: int, residual: int, status: int, response: int) -> bytes:
     ],
 )
 def test_an_answer_that_contradicts_itself_says_nothing(raw: bytes, written: int) -> None:
-    assert read_result(ASKED, raw, 96, written) is None
+    assert read_result(REQUEST, raw, 96, written) is None
 
 
 def test_an_answer_is_read_as_far_as_it_was_written() -> None:
-    actual = read_result(ASKED, answer(200, 30, 2, 0), 96, 50)
+    actual = read_result(REQUEST, answer(200, 30, 2, 0), 96, 50)
     assert actual is not None
     assert actual.raw_sense == bytes(range(38))
-    actual = read_result(ASKED, answer(0xFFFF_FFFF, 20, 2, 0), 96, 128)
+    actual = read_result(REQUEST, answer(0xFFFF_FFFF, 20, 2, 0), 96, 128)
     assert actual is not None
     assert (actual.raw_sense, actual.data, actual.good) == (bytes(range(96)), b"", False)
 

@@ -53,7 +53,7 @@ def test_a_driver_that_knows_no_extension_has_its_ring_in_one_piece(extension: b
     driver.close()
 
 
-def test_a_contiguous_ring_has_the_size_that_everybody_computes() -> None:
+def test_a_contiguous_ring_has_the_size_that_both_sides_compute() -> None:
     assert contiguous_split(256, Addr(0), 4096)[1] == 10246
     assert contiguous_split(512, Addr(0), 4096)[1] == 16390
     addrs, size = contiguous_split(2, Addr(0x1000), 4096)
@@ -115,7 +115,7 @@ def test_a_vector_beyond_the_table_is_refused(driver: Driver, vector: int) -> No
     assert driver.epc.irqs == []
 
 
-def test_no_vector_interrupts_nobody(driver: Driver) -> None:
+def test_no_vector_causes_no_interrupt(driver: Driver) -> None:
     driver.start()
     driver.epf.call(driver.device.queues[0])
     driver.epf.config_changed()
@@ -179,14 +179,14 @@ def test_a_notification_before_the_queue_runs_is_taken_and_ignored_and_never_ans
     assert [q.kicks for q in driver.device.queues] == [0, 0]
 
 
-def test_nobody_rings_an_endpoint_that_polls() -> None:
+def test_an_endpoint_that_polls_gets_no_doorbells() -> None:
     driver = Driver(poll=True)
     assert driver.epc.doorbells is None
     assert driver.get(Ext.DOORBELL_BAR.value) == mb.NO_DOORBELL
     driver.close()
 
 
-def test_link_down_ends_what_was_asked_for(driver: Driver) -> None:
+def test_link_down_ends_the_pending_command(driver: Driver) -> None:
     driver.start()
     driver.put(Reg.CMD.value, mb.DeviceCommand.SET_STATUS)
     driver.put(QueueReg.CMD.at(3), ACTIVATE)

@@ -200,7 +200,7 @@ def test_an_answer_that_makes_no_sense_is_refused(words: dict[int, int], why: st
 
 @pytest.mark.hostile("T05")
 @given(st.lists(st.integers(0, 0xFFFF_FFFF), min_size=SPADS, max_size=SPADS), st.booleans())
-def test_whatever_stands_in_the_scratchpads_is_taken_or_refused(words: list[int], magic: bool) -> None:
+def test_any_scratchpad_values_are_accepted_or_refused(words: list[int], magic: bool) -> None:
     if magic:
         words[Spad.MAGIC], words[Spad.VERSION], words[Spad.VIRTIO_VERSION] = MAGIC, VERSION, VERSION
     for parse in (lambda: Offer.parse(words.__getitem__), lambda: Answer.parse(words.__getitem__, OFFER)):

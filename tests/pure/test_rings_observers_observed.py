@@ -110,7 +110,7 @@ def test_a_call_that_raises_is_not_reported(ring: Vringh) -> None:
     assert notes.take() == []
 
 
-def test_of_several_observers_the_inner_one_is_told_first(ring: Vringh) -> None:
+def test_of_several_observers_the_inner_one_is_called_first(ring: Vringh) -> None:
     inner = Notes("inner ")
     device = ObservedVringh(ObservedVringh(ring, inner), Notes("outer ", inner.notes))
     [(head, _, _)] = device.getdescs(1)

@@ -122,7 +122,7 @@ def test_reserved_flags_mean_nothing(rig: PackedRig) -> None:
 
 @pytest.mark.hostile("P03", "I02")
 @pytest.mark.virtio("PACKED-DRV-18", "PACKED-DRV-21")
-def test_tables_in_lists_and_tables_nobody_agreed_on_break_the_ring() -> None:
+def test_tables_in_lists_and_tables_without_the_feature_break_the_ring() -> None:
     for descs, indirect, match in (
         ((PackedDesc(0x1000, 16, INDIRECT | NEXT),), True, "an indirect table in a list"),
         ((PackedDesc(0x1000, 16), PackedDesc(0x1000, 16, INDIRECT)), True, "an indirect table in a list"),
@@ -182,7 +182,7 @@ def test_an_address_where_nothing_is_faults_and_breaks_nothing_else(rig: PackedR
 @pytest.mark.hostile("P04", "R19")
 @EVENT_IDX
 @pytest.mark.parametrize("word", [0xFFFF_FFFF, 2 << 16 | 0x7FFF, 2 << 16 | 0xFFFF, 2 << 16 | 8, 3 << 16, 2 << 16])
-def test_an_event_that_can_not_come_stalls_nobody(event_idx: bool, word: int) -> None:
+def test_an_impossible_event_index_does_not_stall_the_device(event_idx: bool, word: int) -> None:
     rig = PackedRig(event_idx=event_idx)
     driver, device = rig.driver(), rig.device()
     called = kicked = 0
@@ -264,7 +264,7 @@ def test_a_used_length_beyond_the_buffer_is_refused_and_counted(indirect: bool) 
 
 @pytest.mark.hostile("D04")
 @pytest.mark.parametrize("indirect", [False, True])
-def test_a_device_that_rewrites_the_ring_confuses_nobody(indirect: bool) -> None:
+def test_a_device_that_rewrites_the_ring_does_not_confuse_the_driver(indirect: bool) -> None:
     rig = PackedRig(indirect=indirect)
     driver = rig.driver()
     for turn in range(20):

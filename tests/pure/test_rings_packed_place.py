@@ -49,7 +49,7 @@ def test_chains_of_one_descriptor_need_no_word_of_where_it_was(
 
 
 @given(st.lists(st.integers(1, 3), max_size=30), st.integers(0, 3))
-def test_behind_chains_of_several_the_place_that_is_told_is_believed(sizes: list[int], after: int) -> None:
+def test_behind_chains_of_several_the_given_place_is_used(sizes: list[int], after: int) -> None:
     rig = PackedRig(7, indirect=False)
     driver, device = rig.driver(memory=rig.memory), rig.device(memory=rig.memory)
     for size in sizes:
@@ -64,7 +64,7 @@ def test_behind_chains_of_several_the_place_that_is_told_is_believed(sizes: list
     assert used_next(words(rig), device.state().used) == device.state().used
 
 
-def test_a_new_ring_starts_at_its_start_and_a_senseless_one_where_it_is_told() -> None:
+def test_a_new_ring_starts_at_its_start_and_a_senseless_one_at_the_given_place() -> None:
     rig = PackedRig(NUM)
     rig.driver(memory=rig.memory)
     assert used_next(words(rig), 3) == FIRST_LAP

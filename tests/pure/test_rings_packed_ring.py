@@ -108,7 +108,7 @@ def test_the_first_descriptor_of_a_batch_is_marked_used_last(rig: PackedRig) -> 
 
 @pytest.mark.virtio("PACKED-DRV-8")
 @pytest.mark.parametrize("fill_with", [b"\xff", b"\x80"])
-def test_whatever_lay_in_its_memory_a_new_ring_is_empty(rig: PackedRig, fill_with: bytes) -> None:
+def test_a_new_ring_is_empty_with_any_old_contents_in_its_memory(rig: PackedRig, fill_with: bytes) -> None:
     rig.raw.clear(fill_with)
     driver = rig.driver()
     assert get(driver) is None

@@ -55,7 +55,7 @@ def test_buffers_that_adjoin_are_one_view(rig: Rig | PackedRig) -> None:
     assert device.state().in_flight == 4
 
 
-def test_no_more_are_taken_than_asked_for_and_what_is_given_back_comes_again(rig: Rig | PackedRig) -> None:
+def test_no_more_are_taken_than_requested_and_those_put_back_come_again(rig: Rig | PackedRig) -> None:
     addr = rig.buffer(4000)
     device = rig.device()
     offer(rig, *((addr + 1000 * at, 1000, WRITE) for at in range(4)))

@@ -308,7 +308,7 @@ class Pair(RuleBasedStateMachine):
         assert self.device.state().in_flight == len(self.held)
 
     @invariant()
-    def whoever_waits_is_told(self) -> None:
+    def a_waiting_side_is_notified(self) -> None:
         if not hasattr(self, "rig"):
             return
         assert self.device_waits is None or self.published <= self.device_waits or self.kicked

@@ -33,7 +33,7 @@ def offer_table(rig: Any, entries: int) -> bytes:
 @pytest.mark.hostile("I04")
 @pytest.mark.parametrize("make", [Rig, PackedRig])
 @pytest.mark.parametrize("entries", [NUM + 1, TABLE_MAX])
-def test_a_table_as_long_as_was_promised_is_taken_whatever_the_ring(make: Any, entries: int) -> None:
+def test_a_table_as_long_as_was_promised_is_taken_by_either_ring(make: Any, entries: int) -> None:
     rig = make(NUM)
     device = rig.device(table_max=TABLE_MAX)
     offer_table(rig, entries)

@@ -103,7 +103,7 @@ def test_the_available_index_only_ever_grows(make_rig: MakeRig) -> None:
     assert sum(a.addr == rig.addrs.driver + 2 for a in rig.driver_side.acts(Act.STORE)) == 20
 
 
-def test_nothing_is_shown_before_publish_and_nobody_is_told_of_nothing(rig: Rig) -> None:
+def test_nothing_is_shown_before_publish_and_an_empty_batch_causes_no_kick(rig: Rig) -> None:
     driver = rig.driver()
     driver.add((seg(0x1000, 1),), (), 1)
     assert rig.raw.avail_idx == 0
@@ -113,7 +113,7 @@ def test_nothing_is_shown_before_publish_and_nobody_is_told_of_nothing(rig: Rig)
 
 
 @pytest.mark.virtio("SPLIT-DRV-20")
-def test_a_new_ring_starts_from_zero_whatever_the_memory_held(rig: Rig) -> None:
+def test_a_new_ring_starts_from_zero_with_any_old_contents_in_its_memory(rig: Rig) -> None:
     rig.raw.clear(b"\xff")
     driver = rig.driver()
     assert (rig.raw.used_flags, rig.raw.used_idx, rig.raw.avail_event) == (0, 0, 0)

@@ -96,7 +96,7 @@ def test_a_single_buffer_has_its_length_checked_as_well(rig: Rig) -> None:
 
 @pytest.mark.hostile("D04")
 @pytest.mark.parametrize("indirect", [False, True])
-def test_a_device_that_rewrites_descriptors_confuses_nobody(make_rig: MakeRig, indirect: bool) -> None:
+def test_a_device_that_rewrites_descriptors_does_not_confuse_the_driver(make_rig: MakeRig, indirect: bool) -> None:
     rig = make_rig(indirect=indirect)
     driver = rig.driver()
     for turn in range(6):

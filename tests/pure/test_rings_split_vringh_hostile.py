@@ -261,7 +261,7 @@ def test_order_is_checked_though_the_writable_descriptor_was_empty(rig: Rig) -> 
 
 @pytest.mark.hostile("R15")
 @pytest.mark.parametrize("area", ["desc", "driver", "device"])
-def test_a_buffer_over_its_own_ring_hurts_nobody_but_its_driver(rig: Rig, area: str) -> None:
+def test_a_buffer_over_its_own_ring_hurts_only_its_driver(rig: Rig, area: str) -> None:
     """The device writes to the driver's memory only; its indices are its own."""
     device = rig.device()
     start: Addr = getattr(rig.addrs, area)

@@ -173,7 +173,7 @@ def test_one_kick_and_one_call_per_batch(make_rig: MakeRig, event_idx: bool) -> 
 
 
 @EVENT_IDX
-def test_a_side_that_does_not_wait_is_not_told(make_rig: MakeRig, event_idx: bool) -> None:
+def test_a_side_that_does_not_wait_is_not_notified(make_rig: MakeRig, event_idx: bool) -> None:
     rig = make_rig(event_idx=event_idx)
     driver, device = rig.driver(), rig.device()
     fill(driver)
@@ -195,7 +195,7 @@ def test_a_side_that_does_not_wait_is_not_told(make_rig: MakeRig, event_idx: boo
 
 
 @EVENT_IDX
-def test_the_device_looks_again_after_it_asked_to_be_kicked(make_rig: MakeRig, event_idx: bool) -> None:
+def test_the_device_checks_again_after_it_enables_kicks(make_rig: MakeRig, event_idx: bool) -> None:
     """A buffer that came between the last look and the request is found, not waited for."""
     rig = make_rig(event_idx=event_idx)
     driver, device = rig.driver(), rig.device()
@@ -212,7 +212,7 @@ def test_the_device_looks_again_after_it_asked_to_be_kicked(make_rig: MakeRig, e
 
 
 @EVENT_IDX
-def test_the_driver_looks_again_after_it_asked_to_be_called(make_rig: MakeRig, event_idx: bool) -> None:
+def test_the_driver_checks_again_after_it_enables_calls(make_rig: MakeRig, event_idx: bool) -> None:
     rig = make_rig(event_idx=event_idx)
     driver, device = rig.driver(), rig.device()
     fill(driver, 2)

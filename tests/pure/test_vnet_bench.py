@@ -94,13 +94,13 @@ def test_kicks_are_counted_where_the_driver_sends_them_and_calls_where_the_devic
     assert queue_figures(rows) == (QueueFigures("transmitq1", 8, 5, 2, (9, *QUIET[1:]), (8, *QUIET[1:])),)
 
 
-def test_what_happened_between_is_the_difference() -> None:
+def test_the_events_between_two_snapshots_are_their_difference() -> None:
     before = QueueFigures("receiveq1", 1, 2, 3, (1, 0), (0, 1))
     after = QueueFigures("receiveq1", 11, 22, 33, (4, 5), (0, 6))
     assert between([before], [after]) == (QueueFigures("receiveq1", 10, 20, 30, (3, 5), (0, 5)),)
 
 
-def test_notifications_are_told_per_packet_and_per_batch_of_their_sender() -> None:
+def test_notifications_are_shown_per_packet_and_per_batch_of_their_sender() -> None:
     queues = (QueueFigures("receiveq1", 90, 0, 4, (5, 0), (4, 4)), QueueFigures("transmitq1", 10, 5, 1, (5, 0), (2, 0)))
     sample = Sample(bits_per_second=1.0).with_queues(queues)
     assert sample.bits_per_second == 1.0
@@ -115,7 +115,7 @@ def test_a_run_without_packets_has_no_notifications_per_packet() -> None:
     )
 
 
-def test_everybody_comes_first_in_turn() -> None:
+def test_each_contestant_comes_first_in_turn() -> None:
     assert [rotated("abc", by) for by in range(4)] == [[*"abc"], [*"bca"], [*"cab"], [*"abc"]]
 
 
@@ -131,7 +131,7 @@ def test_cpu_time_is_found_behind_any_process_name() -> None:
     assert parse_cpu_ticks(stat) == 175
 
 
-def test_peak_memory_is_told_in_bytes() -> None:
+def test_peak_memory_is_in_bytes() -> None:
     assert parse_peak_memory("Name:\tpython\nVmPeak:\t  900 kB\nVmHWM:\t   72 kB\nVmRSS:\t   70 kB\n") == 72 * 1024
 
 
@@ -216,7 +216,7 @@ def test_rpmsg_has_a_line_for_each_transport() -> None:
     assert [line.split() for line in text.splitlines() if line.startswith("ntb")] == [["ntb", "150.0", "125.0", "70.0"]]
 
 
-def test_suites_take_part_in_what_is_asked_for() -> None:
+def test_only_suites_with_the_requested_kinds_run() -> None:
     options = BenchOptions(
         rounds=2, seconds=1, only=("tcp",), contestants=("tun", "pci", "ntb"), size=1 << 20, congestion="reno"
     )
@@ -265,7 +265,7 @@ def test_a_choice_that_does_not_exist_is_refused(args: list[str]) -> None:
     assert "Invalid value" in result.output
 
 
-def test_nothing_to_measure_is_said() -> None:
+def test_nothing_to_measure_is_an_error() -> None:
     result = CliRunner().invoke(command, ["--suite", "net", "--contestants", "ntb"])
     assert result.exit_code == 2
     assert "no suite has anything to measure" in result.output
@@ -274,7 +274,7 @@ def test_nothing_to_measure_is_said() -> None:
 # Forwarder
 
 
-def test_the_forwarder_forwards_both_ways_until_it_is_told_to_stop() -> None:
+def test_the_forwarder_forwards_both_ways_until_it_is_stopped() -> None:
     left, first = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     right, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     stop, events = os.pipe()
@@ -299,7 +299,7 @@ def test_the_forwarder_forwards_both_ways_until_it_is_told_to_stop() -> None:
         assert not thread.is_alive()
 
 
-def test_the_yardstick_in_two_processes_passes_on_whatever_comes_and_waits_where_nobody_takes_it() -> None:
+def test_the_yardstick_in_two_processes_passes_on_all_frames_and_waits_for_a_slow_reader() -> None:
     memory = memoryview(bytearray(SHARED))
     lanes = [Lane(memory[: SHARED // 2]), Lane(memory[SHARED // 2 :])]
     kicks = [os.eventfd(0), os.eventfd(0)]

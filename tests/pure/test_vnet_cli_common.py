@@ -80,7 +80,7 @@ def test_a_missing_right_comes_with_the_command_that_was_given(monkeypatch: pyte
     assert done.stderr == f"vnet: no right to make the interface vnet0; try: {SUDO} up 'my file.toml' --name x\n"
 
 
-def test_too_few_descriptors_are_one_line_whatever_was_to_be_opened() -> None:
+def test_too_few_descriptors_are_one_line_for_any_open() -> None:
     limit = 4 * resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     errors = [
         OSError(errno.EMFILE, "Too many open files", *path) for path in ((), ("/run/netns/a",), ("/dev/net/tun",))

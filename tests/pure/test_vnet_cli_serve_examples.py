@@ -52,7 +52,7 @@ def exported(
     return words(output.split("For QEMU:")[1])
 
 
-def test_qemu_in_the_example_is_told_what_serve_tells_and_what_the_tests_of_guests_tell() -> None:
+def test_qemu_in_the_example_has_the_arguments_of_serve_and_of_the_guest_tests() -> None:
     [shown] = re.findall(r"```sh\n(qemu-.*?)```", EXAMPLE.read_text(encoding="utf-8"), re.DOTALL)
     events = words(shown)
     for option in (*exported("net", "/tmp/net0.sock"), *exported("blk", "/tmp/disk0.sock")):
@@ -62,7 +62,7 @@ def test_qemu_in_the_example_is_told_what_serve_tells_and_what_the_tests_of_gues
     assert shown.count("-pci,") == shown.count(",vectors=0")
 
 
-def test_qemu_is_told_of_pairs_of_queues_packed_rings_and_who_listens() -> None:
+def test_qemu_gets_pairs_of_queues_packed_rings_and_the_listening_side() -> None:
     several = exported("net", "/run/s", queue_pairs=3, ring="packed")
     assert "-netdev vhost-user,id=x,chardev=x,queues=3" in several
     assert "-device virtio-net-pci,netdev=x,disable-legacy=on,mq=on,packed=on" in several
@@ -70,7 +70,7 @@ def test_qemu_is_told_of_pairs_of_queues_packed_rings_and_who_listens() -> None:
     assert "-chardev socket,id=x,path=/run/s" in exported("scsi", "/run/s")
 
 
-def test_qemu_is_told_of_queues_their_size_and_the_mtu() -> None:
+def test_qemu_gets_queues_their_size_and_the_mtu() -> None:
     assert "-device vhost-user-blk-pci,chardev=x,disable-legacy=on,num-queues=1" in exported("blk", "/run/s")
     several = exported("blk", "/run/s", queues=4, queue_size=64)
     assert "-device vhost-user-blk-pci,chardev=x,disable-legacy=on,num-queues=4,queue-size=64" in several
@@ -89,7 +89,7 @@ def test_qemu_is_told_of_queues_their_size_and_the_mtu() -> None:
         (None, "reconnect-ms=1000"),
     ],
 )
-def test_qemu_is_told_to_connect_again_as_its_version_takes_it(version: Version | None, option: str) -> None:
+def test_qemu_gets_the_reconnect_option_of_its_version(version: Version | None, option: str) -> None:
     for kind in ("net", "blk"):
         assert f"-chardev socket,id=x,path=/run/s,{option}" in exported(kind, "/run/s", version=version)
     again = f",{option}" if option == "reconnect-ms=1000" else ""  # older versions exit if a SCSI host goes away

@@ -29,7 +29,7 @@ def named(name: str) -> Finding:
     return next(finding for finding in examine() if finding.name == name)
 
 
-def test_whatever_is_amiss_has_a_command_and_what_works_without_it(programs: Path) -> None:
+def test_every_problem_has_a_command_and_a_list_of_what_works_without_it(programs: Path) -> None:
     findings = examine()
     assert len({finding.name for finding in findings}) == len(findings)
     for finding in findings:

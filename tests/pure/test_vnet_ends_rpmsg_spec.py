@@ -27,7 +27,7 @@ def spec(text: str) -> RpmsgSpec:
     return actual
 
 
-def test_what_is_not_said_has_a_default() -> None:
+def test_a_missing_key_has_a_default() -> None:
     actual = spec("")
     assert (actual.queue_size, actual.to_driver, actual.to_device) == (256, 512, 512)
     assert actual.driver.channels == actual.device.channels == ()
@@ -42,7 +42,7 @@ def test_channels_are_lists_at_either_end() -> None:
     assert actual.device.channels == (ChannelSpec("a", surface="echo", addr=7, inbox=3),)
 
 
-def test_whoever_has_a_path_is_shown_how_to_use_it() -> None:
+def test_a_channel_with_a_path_shows_how_to_use_it() -> None:
     actual = spec(
         'driver = { channels = [{ name = "a" }, { name = "b", surface = "pty", path = "/run/b.tty" }] }\n'
         'device = { channels = [{ name = "c", surface = "socket", path = "/run/c" }] }\n'
@@ -85,7 +85,7 @@ def channel(text: str, *others: str) -> str:
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(extra: str, line: str) -> None:
+def test_a_mistake_is_reported_in_one_line(extra: str, line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(BASE + extra, "t.toml")
     assert str(caught.value).startswith(f"t.toml: {line}")

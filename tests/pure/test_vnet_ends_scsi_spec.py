@@ -31,7 +31,7 @@ def luns(*units: str) -> str:
     return f"device = {{ luns = [{', '.join(f'{{ {unit} }}' for unit in units)}] }}\n"
 
 
-def test_what_is_not_said_has_a_default() -> None:
+def test_a_missing_key_has_a_default() -> None:
     actual = spec("")
     assert (actual.queue_size, actual.queues, actual.driver.buffers, actual.device.workers) == (256, 1, 32, 4)
     assert actual.device.luns == (LunSpec(size=64),)

@@ -154,7 +154,7 @@ def test_close_ends_access_releases_pins_and_gives_map_and_descriptors_back() ->
     assert (memory.fd, mappings(), fds()) == (-1, 0, descriptors)
 
 
-def test_a_slice_that_somebody_still_holds_stays_sound_after_close() -> None:
+def test_a_slice_that_is_still_in_use_stays_sound_after_close() -> None:
     memory = HostMemory(SIZE, BASE, name="test")
     held = memory.view(BASE, 4, True)
     memory.close()

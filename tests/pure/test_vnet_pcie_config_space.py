@@ -60,7 +60,7 @@ def test_header_shows_identity_at_every_access_size(config: ConfigSpace) -> None
 
 @given(st.lists(st.tuples(st.integers(0, 0x140), st.sampled_from((1, 2, 4)), st.integers(0, 2**32 - 1)), max_size=60))
 @pytest.mark.virtio("PCI-DEV-1")
-def test_read_only_stays_read_only_whatever_is_written(writes: list[tuple[int, int, int]]) -> None:
+def test_read_only_fields_ignore_any_write(writes: list[tuple[int, int, int]]) -> None:
     config = ConfigSpace(HEADER)
     config.add(pci_express_capability())
     config.add(Capability(CAP_VENDOR, b"\x10\x01\x02\x03"))
@@ -189,7 +189,7 @@ def test_msix_limits_are_refused(vectors: int, table: int) -> None:
         msix_capability(vectors, 0, table, 0x8000)
 
 
-def test_function_level_reset_is_asked_for_once_and_never_reads_back(config: ConfigSpace) -> None:
+def test_function_level_reset_is_requested_once_and_never_reads_back(config: ConfigSpace) -> None:
     control = config.read(0x48, 2)
     config.write(0x48, 2, control | 0x8000)
     assert config.read(0x48, 2) == control

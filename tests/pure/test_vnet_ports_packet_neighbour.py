@@ -250,14 +250,14 @@ def test_a_solicitation_without_the_option_is_answered_to_the_mac_it_came_from()
         "solicitation from our address",
     ],
 )
-def test_what_is_not_asked_of_us_is_taken_and_not_answered(frame: Packet) -> None:
+def test_requests_for_other_addresses_are_taken_and_not_answered(frame: Packet) -> None:
     one = neighbour(OTHER_MAC)
     assert receive(one, frame)
     assert sent(one) == []
     assert one.peer == mac(OTHER_MAC)
 
 
-def test_other_packets_are_left_to_whoever_is_behind_us() -> None:
+def test_other_packets_are_left_to_the_port_behind_us() -> None:
     one = neighbour()
     assert not one.received(mac(PEER_MAC), ETH_P_IP, packet(OUR_IP))
     assert not one.received(mac(PEER_MAC), ETH_P_IPV6, packet(OUR_IPV6))
@@ -295,7 +295,7 @@ def test_what_was_learnt_is_overruled_by_the_peers_own_word_and_not_by_a_frame()
 
 
 @pytest.mark.parametrize("source", ["01:00:5e:00:00:01", "00:00:00:00:00:00", OUR_MAC])
-def test_no_peer_has_the_mac_of_a_group_of_nobody_or_our_own(source: str) -> None:
+def test_no_peer_has_the_mac_of_a_group_the_zero_mac_or_our_own(source: str) -> None:
     one = neighbour()
     one.received(mac(source), ETH_P_IP, packet(OUR_IP))
     assert one.peer is None
@@ -340,7 +340,7 @@ def test_the_question_is_put_from_an_address_of_ours_even_for_a_forwarded_packet
     assert request[ARP].psrc == OUR_IP
 
 
-def test_one_destination_is_asked_for_once_however_many_packets_wait() -> None:
+def test_one_destination_is_requested_once_however_many_packets_wait() -> None:
     one = neighbour()
     for number, to in enumerate((PEER_IP, PEER_IP, PEER_IPV6)):
         one.hold(HEADER, packet(to, number), now=0.0)

@@ -136,7 +136,7 @@ def test_each_station_gets_what_is_for_it(first: str, second: str, peer: str | N
 
 
 @pytest.mark.parametrize("to", [B, B6], ids=["IPv4", "IPv6"])
-def test_a_destination_that_is_not_known_is_asked_for_though_another_station_is(to: str) -> None:
+def test_an_unknown_destination_is_requested_though_another_station_is_known(to: str) -> None:
     one = neighbour()
     receive(one, speaks(A if to == B else A6, A_MAC))
     sent(one)
@@ -150,7 +150,7 @@ def test_a_destination_that_is_not_known_is_asked_for_though_another_station_is(
     assert actual(one, to) == (B_MAC, True)
 
 
-def test_nobody_answers_and_each_packet_is_counted_once() -> None:
+def test_without_an_answer_each_packet_is_counted_once() -> None:
     one = neighbour(PEER_MAC)
     receive(one, speaks(A, A_MAC))
     lost = sum(one.hold(HEADER, packet(B), now=0.0) for _ in range(10))
@@ -160,7 +160,7 @@ def test_nobody_answers_and_each_packet_is_counted_once() -> None:
     assert actual(one, B, now=9.0) == (None, False), "asked again for the next packet"
 
 
-def test_more_destinations_than_can_be_asked_for_are_dropped_and_counted() -> None:
+def test_more_destinations_than_can_be_requested_are_dropped_and_counted() -> None:
     one = neighbour()
     receive(one, speaks(A, A_MAC))
     one.set_addresses([packed("198.18.0.1")], [(packed("198.18.0.1"), 15)])
@@ -171,7 +171,7 @@ def test_more_destinations_than_can_be_asked_for_are_dropped_and_counted() -> No
 # The default station
 
 
-def test_beyond_our_networks_packets_go_to_the_peer_and_are_not_asked_for() -> None:
+def test_packets_beyond_our_networks_go_to_the_peer_without_a_request() -> None:
     one = neighbour(PEER_MAC)
     for to in (FAR, FAR6):
         assert actual(one, to) == (PEER_MAC, True)
@@ -249,7 +249,7 @@ def test_a_station_overrules_what_was_known_and_a_frame_does_not() -> None:
     ],
     ids=["request", "reply"],
 )
-def test_an_announcement_updates_who_is_known_and_adds_nobody(frame: Packet) -> None:
+def test_an_announcement_updates_known_stations_and_adds_none(frame: Packet) -> None:
     """RFC 826, the merge flag; RFC 5227, section 3."""
     one = neighbour()
     receive(one, frame)
@@ -296,9 +296,7 @@ def test_no_station_has_an_address_that_can_not_be_one(frame: Packet) -> None:
 
 
 @pytest.mark.parametrize(("address", "other"), [(A, B), (A6, B6)], ids=["IPv4", "IPv6"])
-def test_a_station_that_was_not_heard_of_is_asked_itself_and_used_until_it_is_given_up(
-    address: str, other: str
-) -> None:
+def test_a_silent_station_is_probed_directly_and_used_until_it_is_given_up(address: str, other: str) -> None:
     one = neighbour()
     receive(one, speaks(address, A_MAC))
     sent(one)
@@ -313,7 +311,7 @@ def test_a_station_that_was_not_heard_of_is_asked_itself_and_used_until_it_is_gi
 
 
 @pytest.mark.parametrize("confirm", [speaks, sends])
-def test_a_station_that_is_heard_of_stays(confirm: object) -> None:
+def test_a_station_that_sends_stays(confirm: object) -> None:
     one = neighbour()
     receive(one, speaks(A, A_MAC))
     for _ in range(3):
@@ -325,7 +323,7 @@ def test_a_station_that_is_heard_of_stays(confirm: object) -> None:
     assert not one.busy
 
 
-def test_a_station_that_moved_without_a_word_is_found_when_it_is_asked_for() -> None:
+def test_a_station_that_moved_silently_is_found_by_the_next_request() -> None:
     one = neighbour()
     receive(one, speaks(A, A_MAC))
     one.age()
@@ -345,7 +343,7 @@ def test_stations_are_bounded_and_the_recent_ones_stay() -> None:
     assert actual(one, str(ip_address("198.18.4.0") + 3 * STATIONS_MAX - 1)) == (A_MAC, True)
 
 
-def test_whatever_changes_where_a_packet_goes_changes_the_version() -> None:
+def test_every_change_of_a_packets_destination_changes_the_version() -> None:
     one = neighbour()
     versions = [one.version]
     for frame in (speaks(A, A_MAC), speaks(A, B_MAC), sends(B, B_MAC)):

@@ -17,7 +17,7 @@ def link(text: str) -> LinkSpec:
     return parse(DEFAULT.replace(HEAD, HEAD + text, 1)).links["pcie0"]
 
 
-def test_a_link_of_which_nothing_is_said_is_ideal() -> None:
+def test_a_link_without_options_is_ideal() -> None:
     assert link("") == LinkSpec("rc", "ep")
     assert not link("").timed
 
@@ -27,7 +27,7 @@ def test_a_word_about_its_time_makes_it_take_some(output: str) -> None:
     assert link(output).timed
 
 
-def test_everything_can_be_said() -> None:
+def test_every_option_is_accepted() -> None:
     text = """\
 generation = 4
 lanes = 16

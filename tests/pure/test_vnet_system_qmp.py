@@ -20,7 +20,7 @@ ENDS = st.sampled_from([b"", b"\n", b"\r\n", b"  "])
 
 
 @given(OBJECTS, st.data())
-def test_objects_come_out_whole_however_the_stream_is_cut_and_whatever_is_between_them(
+def test_objects_come_out_whole_however_the_stream_is_cut_and_with_any_bytes_between_them(
     objects: list[dict[str, object]], data: st.DataObject
 ) -> None:
     stream = b"".join(json.dumps(each).encode() + data.draw(ENDS) for each in objects)

@@ -51,7 +51,7 @@ def test_the_built_in_topology_is_two_hosts_a_link_and_a_network_device() -> Non
     assert device.device.addresses == ("198.18.0.2/24", "2001:2::2/64")
 
 
-def test_what_is_not_said_has_a_default() -> None:
+def test_a_missing_key_has_a_default() -> None:
     topology = parse(BASE)
     device = net_specs(topology)["net0"]
     assert topology.hosts["rc"].memory == 128
@@ -161,7 +161,7 @@ def test_features_are_switched_off_by_name() -> None:
         ("frob", "not valid TOML: Expected '=' after a key in a key/value pair "),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_file_path_value_and_reason(extra: str, line: str) -> None:
+def test_a_mistake_is_reported_in_one_line_with_file_path_value_and_reason(extra: str, line: str) -> None:
     assert refusal(BASE + extra).startswith(f"t.toml: {line}")
 
 
@@ -175,11 +175,11 @@ def test_what_is_wrong_is_said_in_one_line_with_file_path_value_and_reason(extra
         ("hosts = { rc = 3 }\nlinks = {}\ndevices = {}", "hosts.rc = 3: must be a table"),
     ],
 )
-def test_what_is_missing_or_of_another_shape_is_said_too(text: str, line: str) -> None:
+def test_missing_keys_and_other_shapes_are_reported_too(text: str, line: str) -> None:
     assert refusal(text) == f"t.toml: {line}"
 
 
-def test_a_value_stays_on_the_line_whatever_stands_in_it() -> None:
+def test_any_value_stays_on_its_line() -> None:
     assert r"'a\nb'" in refusal(BASE + 'mac = "a\\nb"')
 
 

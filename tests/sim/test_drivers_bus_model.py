@@ -138,9 +138,7 @@ async def test_a_poke_while_a_probe_is_about_to_defer_is_not_lost(bus: ThingBus)
 
 
 @pytest.mark.parametrize("error", [ProbeError("no good"), TransportLost("gone")], ids=lambda e: type(e).__name__)
-async def test_a_failed_probe_leaves_the_device_alone_until_somebody_binds_it_anew(
-    bus: ThingBus, error: DriverError
-) -> None:
+async def test_a_failed_probe_leaves_the_device_alone_until_it_is_bound_anew(bus: ThingBus, error: DriverError) -> None:
     fails = True
 
     async def probe(_: Thing) -> None:

@@ -137,7 +137,7 @@ async def test_a_broken_ring_sets_needs_reset_and_then_tells_the_driver() -> Non
 
 @pytest.mark.every_transport
 @pytest.mark.virtio("STATUS-DRV-4")
-async def test_a_driver_that_is_told_to_reset_does_not_wait_for_what_is_outstanding() -> None:
+async def test_a_driver_that_must_reset_does_not_wait_for_outstanding_requests() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair):
         pair.vhost.queues[1].close()  # the device serves its transmit queue no more
         for _ in range(16):

@@ -146,7 +146,7 @@ async def test_a_device_that_lived_well_comes_up_at_once_after_a_reset(monkeypat
         assert began[-1] < before
 
 
-async def test_restarts_for_different_reasons_are_told_apart() -> None:
+async def test_restarts_for_different_reasons_are_counted_apart() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair):
         for repeats in (1, 2):
             pair.vhost.fail("of its own accord")

@@ -147,7 +147,7 @@ async def test_rings_are_aligned_and_their_used_flags_start_at_zero() -> None:
 
 @pytest.mark.virtio("RESET-DEV-1", "RESET-DEV-2", "RESET-DEV-3", "PCI-DEV-15", "PCI-DEV-16", "PCI-DEV-57")
 @pytest.mark.hostile("S02")
-async def test_after_reset_nothing_is_touched_or_told_until_it_is_set_up_again() -> None:
+async def test_after_reset_nothing_is_touched_or_notified_until_it_is_set_up_again() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.start()
         frame = driver.put(bytes(12) + FRAME)

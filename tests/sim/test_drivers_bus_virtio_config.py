@@ -161,7 +161,7 @@ async def test_configuration_is_readable_before_features_ok_and_little_endian() 
 
 
 @pytest.mark.virtio("CFG-TRN-1", "CFGCHG-DEV-1", "PCI-DEV-14", "NOTIF-DEV-1")
-async def test_a_change_of_configuration_moves_the_generation_and_is_told_apart_from_used_buffers() -> None:
+async def test_a_change_of_configuration_moves_the_generation_and_is_not_a_used_buffer_interrupt() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.start()
         before = driver.read(Common.CONFIG_GENERATION), driver.config(6, 2)
@@ -183,7 +183,7 @@ async def test_a_change_of_configuration_moves_the_generation_and_is_told_apart_
 
 
 @pytest.mark.hostile("S12")
-async def test_a_reader_never_sees_a_mixed_value_whatever_the_writer_does() -> None:
+async def test_a_reader_never_sees_a_mixed_value() -> None:
     """A million changes of the whole configuration, between any two accesses of the reader.
 
     In bursts up to 256 and more: the generation that virtio-pci shows has 8 bits only.

@@ -69,7 +69,7 @@ def test_words_are_accessed_as_words_only(bridge: Bridge, size: int) -> None:
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_the_link_comes_up_once_both_asked_for_it_and_not_before(bridge: Bridge, first: int) -> None:
+def test_the_link_comes_up_once_both_requested_it_and_not_before(bridge: Bridge, first: int) -> None:
     ends = bridge.start()
     events = [Events(end) for end in ends]
     ends[first].link_enable()
@@ -162,7 +162,7 @@ def test_bits_ring_one_by_one_and_stay_set_until_they_are_cleared(bridge: Bridge
 
 
 @pytest.mark.hostile("T04")
-def test_a_masked_doorbell_is_set_and_told_once_it_is_unmasked(bridge: Bridge) -> None:
+def test_a_masked_doorbell_is_set_and_interrupts_once_it_is_unmasked(bridge: Bridge) -> None:
     primary, secondary = bridge.joined()
     events = Events(secondary)
     secondary.db_set_mask(0b11)

@@ -138,7 +138,7 @@ async def test_a_bad_request_is_answered_with_its_error_and_touches_nothing(
 @pytest.mark.hostile("B03")
 @pytest.mark.virtio("BLK-DEV-18", "BLK-DEV-19")
 @pytest.mark.parametrize("read", [[header(OUT), b"w" * 512], [header(DISCARD), segments((0, 1, 0))]])
-async def test_a_read_only_device_changes_nothing_whoever_asks(read: list[bytes]) -> None:
+async def test_a_read_only_device_changes_nothing(read: list[bytes]) -> None:
     async with open_blk_pair(attrs.evolve(TWO, read_only=True)) as pair, unharmed(pair):
         media = fill(pair)
         async with hostile_driver(pair) as driver:
@@ -218,7 +218,7 @@ async def test_a_head_that_is_made_available_again_while_in_flight_latches_its_q
 
 
 @pytest.mark.hostile("B05")
-async def test_whatever_is_asked_for_at_once_memory_is_that_of_the_workers() -> None:
+async def test_memory_is_bounded_by_the_workers_for_any_number_of_requests() -> None:
     async with open_blk_pair(BlkOptions(queues=2, queue_size=64, workers=2)) as pair, unharmed(pair):
         store = pair.store
         async with hostile_driver(pair) as driver:

@@ -37,7 +37,7 @@ async def test_a_cache_mode_is_only_offered_with_a_way_to_flush_and_no_zones_or_
 
 
 @pytest.mark.virtio("BLK-DEV-27", "BLK-DRV-2")
-async def test_with_a_cache_writes_wait_for_nobody_and_a_flush_brings_them_home() -> None:
+async def test_with_a_cache_writes_do_not_wait_and_a_flush_writes_them_to_the_store() -> None:
     async with open_blk_pair() as pair:
         assert pair.vhost.config[32] == 1
         await pair.disk.write(0, bytes(512))
@@ -143,7 +143,7 @@ async def test_what_fails_at_once_is_an_error_too(method: str) -> None:
 
 
 @pytest.mark.hostile("B06")
-async def test_nobody_fails_for_a_write_that_went_along_with_it() -> None:
+async def test_no_request_fails_for_a_write_merged_with_it() -> None:
     async with open_blk_pair(BlkOptions(workers=1)) as pair:
         disk, store = pair.disk, pair.store
         store.at_once, store.gate = False, trio.Event()
@@ -176,7 +176,7 @@ async def test_nobody_fails_for_a_write_that_went_along_with_it() -> None:
             assert await disk.read(i * 4096, 512) == bytes([0 if i * 4096 == bad else i + 1]) * 512
 
 
-async def test_a_few_requests_that_wait_keep_nobody_else_from_the_cache() -> None:
+async def test_a_few_waiting_requests_keep_no_other_from_the_cache() -> None:
     async with open_blk_pair(BlkOptions(workers=2)) as pair:
         store = pair.store
         await pair.disk.write(0, b"a" * 512)

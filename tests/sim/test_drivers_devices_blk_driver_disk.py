@@ -208,7 +208,7 @@ async def test_what_is_no_whole_block_is_our_own_mistake() -> None:
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-async def test_whoever_is_cancelled_gets_nothing_written_behind_its_back(at_once: bool) -> None:
+async def test_a_cancelled_read_writes_nothing_to_its_buffer_later(at_once: bool) -> None:
     async with open_blk_pair() as pair:
         pair.store.data[:4096] = b"x" * 4096
         pair.store.at_once = at_once

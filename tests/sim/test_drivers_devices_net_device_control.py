@@ -226,7 +226,7 @@ async def test_a_command_whose_answer_has_no_place_latches_the_queue(tail: bytes
 
 @pytest.mark.every_transport
 @pytest.mark.hostile("N07")
-async def test_a_flood_of_commands_and_a_flood_of_strangers_hold_nobody_up() -> None:
+async def test_a_flood_of_commands_and_a_flood_of_strangers_hold_up_no_traffic() -> None:
     async with open_pair(WITH) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await start(driver)
         answer, data = driver.put(b"\xee"), driver.put(b"\0\1\1")

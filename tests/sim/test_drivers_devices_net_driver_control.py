@@ -145,7 +145,7 @@ async def test_another_address_is_the_devices_until_its_reset_and_the_driver_ask
 
 
 @pytest.mark.every_transport
-async def test_a_device_that_keeps_its_address_is_asked_to_let_in_another_one() -> None:
+async def test_a_device_that_keeps_its_address_gets_a_filter_for_another_one() -> None:
     async with open_pair(attrs.evolve(WITH, features_off=("CTRL_MAC_ADDR",))) as pair, unharmed(pair):
         pair.driver_port.want(PortState(OTHER))
         await trio.testing.wait_all_tasks_blocked()
@@ -156,7 +156,7 @@ async def test_a_device_that_keeps_its_address_is_asked_to_let_in_another_one() 
 
 @pytest.mark.every_transport
 @pytest.mark.virtio("NET-DRV-82", "NET-DRV-83", "NET-DEV-98")
-async def test_a_driver_that_is_asked_announces_itself_then_acknowledges_once() -> None:
+async def test_a_driver_announces_itself_on_request_then_acknowledges_once() -> None:
     async with open_pair(WITH) as pair, unharmed(pair):
         for _ in range(2):
             before = control(pair)[0]
@@ -197,7 +197,7 @@ async def test_offloads_are_switched_while_it_runs_among_those_that_were_agreed_
 
 
 @pytest.mark.virtio("NET-DRV-77", "NET-DRV-78", "NET-DRV-79")
-async def test_nothing_is_asked_for_that_was_not_agreed_on() -> None:
+async def test_no_command_is_sent_without_its_feature() -> None:
     refused = [
         (NetRequest(reception=Reception(promisc=True, allmulti=True)), "CTRL_RX"),
         (NetRequest(mac=OTHER), "CTRL_MAC_ADDR"),
@@ -255,7 +255,7 @@ def silence(flow: VhostNetControlFlow) -> tuple[int, Wait]:
     return 0, QUEUE
 
 
-async def test_a_device_that_does_not_answer_a_command_is_reset_and_whoever_asked_is_told() -> None:
+async def test_a_device_that_does_not_answer_a_command_is_reset_and_the_caller_gets_an_error() -> None:
     async with open_pair(WITH) as pair, unharmed(pair):
         with answering(silence):
             with pytest.raises(NeedsReset, match="does not answer MAC_ADDR_SET within 5 s"):
@@ -302,7 +302,7 @@ async def test_an_answer_without_a_byte_is_a_refusal() -> None:
             await pair.settings.change(NetRequest(mac=OTHER))
 
 
-async def test_a_reset_under_a_command_is_told_to_whoever_gave_it() -> None:
+async def test_a_reset_during_a_command_is_an_error_for_its_caller() -> None:
     async with open_pair(WITH) as pair, unharmed(pair):
         with answering(silence):
             async with trio.open_nursery() as nursery:

@@ -210,7 +210,7 @@ async def test_interrupts_that_come_too_early_or_for_nothing_are_ignored() -> No
 
 
 @pytest.mark.hostile("D06")
-async def test_interrupts_after_remove_find_nobody() -> None:
+async def test_interrupts_after_remove_are_ignored() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair):
         function = pair.function
         vectors = dict(function._vectors)

@@ -223,7 +223,7 @@ async def receive(driver: HostileDriver[NetPair]) -> list[int]:
 
 @pytest.mark.virtio("NET-DEV-99", "NET-DEV-102", "NET-DEV-103")
 @pytest.mark.hostile("N07")
-async def test_only_the_pairs_that_were_asked_for_are_used_and_only_where_they_are_set_up() -> None:
+async def test_only_the_requested_pairs_are_used_and_only_if_they_are_set_up() -> None:
     async with open_pair(SEVERAL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await start(driver, 2 * PAIRS)
         first = await receive(driver)

@@ -83,7 +83,7 @@ async def test_lost_notifications_cost_time_and_no_message() -> None:
         balance(pair)
 
 
-async def test_buffers_that_a_sender_finds_by_itself_are_used_though_nobody_told_of_them() -> None:
+async def test_buffers_that_a_sender_finds_by_itself_are_used_without_a_notification() -> None:
     link = LinkSpec(root=ROOT, endpoint=ENDPOINT, faults=FaultSpec(lost_interrupts=1.0))
     async with open_rpmsg_pair(RpmsgOptions(link=link, queue_size=4)) as pair:
         source = pair.buses[0].create(SAMPLE)

@@ -175,7 +175,7 @@ async def test_a_driver_that_announces_and_never_listens_fills_nothing_up() -> N
         await pair.transfer(1 << 16)
 
 
-async def test_a_driver_that_breaks_a_ring_while_somebody_sends_stops_the_device_and_nothing_else() -> None:
+async def test_a_driver_that_breaks_a_ring_during_a_send_stops_the_device_and_nothing_else() -> None:
     """The task that sends meets the broken ring, and never hears of it: a reset is asked for."""
     async with open_rpmsg_pair(SMALL) as pair, unharmed(pair):
         source = pair.buses[1].create("server", dst=7)

@@ -98,7 +98,7 @@ async def test_a_device_that_returns_no_buffer_makes_senders_time_out() -> None:
         source.close()
 
 
-async def test_a_device_that_breaks_a_ring_while_somebody_sends_is_reset() -> None:
+async def test_a_device_that_breaks_a_ring_during_a_send_is_reset() -> None:
     """The sending task meets an unrequested used element, and never returns it."""
     async with open_rpmsg_pair(SMALL) as pair, unharmed(pair):
         source = pair.buses[0].create("a", dst=7)

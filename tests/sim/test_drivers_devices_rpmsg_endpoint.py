@@ -23,7 +23,7 @@ HELLO = b"hello world!"
 # Waiting
 
 
-async def test_send_waits_until_there_is_somebody_to_send_to() -> None:
+async def test_send_waits_for_a_destination() -> None:
     async with open_rpmsg_pair() as pair:
         alone = pair.buses[0].create(SAMPLE)
         with pytest.raises(NotBound):
@@ -35,7 +35,7 @@ async def test_send_waits_until_there_is_somebody_to_send_to() -> None:
 
 
 @pytest.mark.hostile("M03")
-async def test_send_gives_up_after_fifteen_seconds_without_somebody() -> None:
+async def test_send_gives_up_after_fifteen_seconds_without_a_destination() -> None:
     async with open_rpmsg_pair() as pair:
         alone = pair.buses[0].create(SAMPLE)
         began = trio.current_time()
@@ -108,7 +108,7 @@ async def test_send_nowait_does_not_overtake_those_who_wait() -> None:
             assert await sink.receive() == b"waits"
 
 
-async def test_a_sender_whose_turn_comes_when_it_has_nobody_to_send_to_leaves_it_to_the_next() -> None:
+async def test_a_sender_whose_turn_comes_without_a_destination_leaves_it_to_the_next() -> None:
     async with open_rpmsg_pair(RpmsgOptions(queue_size=2)) as pair:
         first, second = (pair.buses[0].create(name) for name in ("first", "second"))
         gone, sink = pair.buses[1].create("first"), pair.buses[1].create("second", inbox=1)
@@ -155,7 +155,7 @@ async def test_a_message_that_waited_is_refused_where_the_next_device_has_smalle
         assert source.max_payload == 112
 
 
-async def test_an_endpoint_that_nobody_reads_can_be_lossy_and_then_holds_nobody_up() -> None:
+async def test_an_unread_lossy_endpoint_holds_up_no_other() -> None:
     async with open_rpmsg_pair() as pair:
         source, other = (pair.buses[0].create(name) for name in ("deaf", "other"))
         deaf = pair.buses[1].create("deaf", inbox=5, lossy=True)
@@ -185,7 +185,7 @@ async def test_becoming_lossy_lets_go_of_what_was_held_up() -> None:
             assert await sink.receive() == HELLO
 
 
-async def test_closing_an_endpoint_wakes_everybody_who_waits_at_it() -> None:
+async def test_closing_an_endpoint_wakes_all_its_waiters() -> None:
     async with open_rpmsg_pair() as pair:
         end = pair.buses[0].create(SAMPLE)
 

@@ -120,7 +120,7 @@ async def test_links_that_take_time_or_lose_notifications_lose_no_message(link: 
     ],
     ids=["mirrored", "small here", "large here", "unsized there", "unsized here"],
 )
-async def test_nobody_is_told_of_more_than_the_other_can_receive(
+async def test_neither_side_is_offered_more_than_the_other_can_receive(
     sizes: dict[str, Any], largest: tuple[int, int]
 ) -> None:
     async with open_rpmsg_pair(mediated(**sizes)) as pair:
@@ -148,7 +148,7 @@ async def test_features_of_one_side_alone(off: str, names: tuple[str, ...]) -> N
 
 
 @pytest.mark.parametrize("off", ["features_off", "local_features_off"])
-async def test_a_side_without_the_name_service_is_told_no_names(off: str) -> None:
+async def test_a_side_without_the_name_service_gets_no_names(off: str) -> None:
     """Endpoints with fixed addresses talk all the same."""
     async with open_rpmsg_pair(mediated(**{off: ("NS", "AS")})) as pair:
         mute, talker = pair.buses if off == "features_off" else pair.buses[::-1]

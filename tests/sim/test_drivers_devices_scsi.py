@@ -97,7 +97,7 @@ async def test_a_ring_that_no_request_fits_is_refused() -> None:
             pass
 
 
-async def test_several_queues_share_the_work_and_answer_where_they_were_asked() -> None:
+async def test_several_queues_share_the_work_and_each_answers_its_own_requests() -> None:
     async with open_scsi_pair(ScsiOptions(queues=3)) as pair:
         await pair.initiator.execute(commands.unit_ready())
         async with trio.open_nursery() as nursery:

@@ -110,7 +110,7 @@ async def test_a_head_that_is_made_available_again_while_in_flight_latches_its_q
 
 
 @pytest.mark.hostile("B05")
-async def test_whatever_is_asked_for_at_once_memory_is_that_of_the_workers() -> None:
+async def test_memory_is_bounded_by_the_workers_for_any_number_of_requests() -> None:
     async with open_scsi_pair(attrs.evolve(TWO, workers=2, queue_size=64)) as pair, unharmed(pair):
         store = pair.store
         async with hostile_driver(pair) as driver:
@@ -160,7 +160,7 @@ async def test_an_event_queue_without_buffers_loses_events_and_says_so_as_soon_a
         assert EVENT.unpack(driver.get(buffer, 16)) == (1, Lun(0, 5).emit_reported(), 2)
 
 
-async def test_a_short_event_buffer_is_told_nothing_but_that_and_costs_no_event() -> None:
+async def test_a_short_event_buffer_gets_only_that_report_and_costs_no_event() -> None:
     async with open_scsi_pair(TWO) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await begin(driver)
         short, whole = driver.put(b"\xaa" * 15), driver.put(b"\xaa" * 64)

@@ -33,7 +33,7 @@ from vnet.testing.scsi import DISK, ScsiOptions, new_unit, open_scsi_pair
 
 @pytest.mark.every_transport
 @pytest.mark.virtio("SCSI-DEV-1", "SCSI-DRV-1", "SCSI-DRV-18")
-async def test_a_unit_that_is_plugged_in_is_told_found_and_used() -> None:
+async def test_a_unit_that_is_plugged_in_is_reported_found_and_used() -> None:
     async with open_scsi_pair() as pair:
         new = Lun(0, 300)
         await pair.read(0, 1)
@@ -83,7 +83,7 @@ async def test_a_unit_is_unplugged_once_its_commands_are_answered() -> None:
 
 
 @pytest.mark.virtio("SCSI-DEV-27")
-async def test_without_the_feature_nobody_is_told_of_units_that_come_and_go() -> None:
+async def test_without_the_feature_units_come_and_go_without_an_event() -> None:
     async with open_scsi_pair(ScsiOptions(features_off=("HOTPLUG", "CHANGE"))) as pair:
         await pair.read(0, 1)
         with pair.initiator.events() as events:
@@ -135,7 +135,7 @@ async def test_a_unit_that_resets_itself_says_so() -> None:
 
 
 @pytest.mark.virtio("SCSI-DEV-24")
-async def test_notifications_are_told_to_who_subscribed_to_them() -> None:
+async def test_notifications_go_to_subscribers() -> None:
     can = AsyncEvent.MEDIA_CHANGE | AsyncEvent.OPERATIONAL_CHANGE
     async with open_scsi_pair() as pair:
         initiator = pair.initiator
@@ -165,7 +165,7 @@ async def test_notifications_are_told_to_who_subscribed_to_them() -> None:
 
 
 @pytest.mark.virtio("SCSI-DEV-26", "SCSI-DRV-12", "SCSI-DRV-13", "SCSI-DRV-14", "SCSI-DRV-15", "SCSI-DRV-16")
-async def test_more_events_than_there_are_buffers_are_lost_and_said_to_be() -> None:
+async def test_events_beyond_the_buffers_are_lost_and_reported_as_lost() -> None:
     async with open_scsi_pair() as pair:
         with pair.initiator.events() as events:
             for lun in range(1, 31):

@@ -42,7 +42,7 @@ async def test_a_command_that_is_aborted_ends_before_the_function_that_aborted_i
 
 
 @pytest.mark.hostile("K03")
-async def test_what_nobody_has_begun_is_aborted_at_once_and_never_done() -> None:
+async def test_a_command_that_has_not_begun_is_aborted_at_once_and_never_done() -> None:
     async with open_scsi_pair(ScsiOptions(workers=1)) as pair, trio.open_nursery() as nursery:
         await blocked(pair)
         work = Commands(pair, nursery)
@@ -165,7 +165,7 @@ async def test_a_reset_of_the_device_ends_what_functions_wait_for() -> None:
         assert dict(work.ended) == {Tmf.LOGICAL_UNIT_RESET: Response.TRANSPORT_FAILURE, 1: True}
 
 
-async def test_a_queue_that_stops_alone_leaves_nobody_waiting() -> None:
+async def test_a_queue_that_stops_alone_leaves_no_request_waiting() -> None:
     async with open_scsi_pair(ScsiOptions(queues=2)) as pair, trio.open_nursery() as nursery:
         await blocked(pair)
         work = Commands(pair, nursery)

@@ -188,7 +188,7 @@ async def test_what_the_store_can_not_do_has_its_sense(
         (errno.EBUSY, Response.BUSY),
     ],
 )
-async def test_a_store_that_is_not_reached_is_told_from_a_bad_medium(number: int, response: Response) -> None:
+async def test_an_unreachable_store_has_another_error_than_a_bad_medium(number: int, response: Response) -> None:
     async with open_scsi_pair() as pair:
         pair.store.at_once = False
         pair.store.errors["read"] = OSError(number, os.strerror(number))

@@ -86,7 +86,7 @@ async def test_a_ring_that_the_device_breaks_is_reset_and_its_commands_are_done(
 
 
 @pytest.mark.hostile("D03")
-async def test_events_and_answers_of_a_device_that_makes_them_up_harm_nobody() -> None:
+async def test_invented_events_and_answers_of_a_device_do_no_harm() -> None:
     async with open_scsi_pair(ScsiOptions(queue_size=16)) as pair, unharmed(pair):
         with pair.initiator.events() as events:
             answer(pair, EVENTS, EVENT.pack(0x7FFF_FFFF, b"\xff" * 8, 0xFFFF_FFFF), 16)
@@ -97,7 +97,7 @@ async def test_events_and_answers_of_a_device_that_makes_them_up_harm_nobody() -
 
 @pytest.mark.hostile("D03")
 @pytest.mark.parametrize(("value", "size"), [(0, 0), (77, 1)])
-async def test_a_function_is_done_only_where_the_device_surely_said_so(value: int, size: int) -> None:
+async def test_a_function_is_done_only_if_the_device_confirmed_it(value: int, size: int) -> None:
     async with open_scsi_pair(ScsiOptions(queue_size=16)) as pair, unharmed(pair), trio.open_nursery() as nursery:
         pair.store.at_once, pair.store.gate = False, trio.Event()
         actual: list[object] = []

@@ -134,7 +134,7 @@ async def test_programs_that_want_speed_submit_several_and_tell_the_device_once(
             request.buffer.free()
 
 
-async def test_our_own_mistakes_are_told_before_anything_is_sent() -> None:
+async def test_our_own_mistakes_are_errors_before_anything_is_sent() -> None:
     async with open_scsi_pair() as pair:
         initiator = pair.initiator
         for bad in (bytes(5), bytes(33)):
@@ -145,7 +145,7 @@ async def test_our_own_mistakes_are_told_before_anything_is_sent() -> None:
         assert pair.scsi.figures[0].taken == 0
 
 
-async def test_whoever_is_cancelled_gives_its_buffer_back_when_the_device_does() -> None:
+async def test_a_cancelled_caller_returns_its_buffer_when_the_device_does() -> None:
     async with open_scsi_pair() as pair:
         pair.store.at_once = False
         await pair.read(0, 1)

@@ -161,7 +161,7 @@ async def test_commands_wait_30_seconds_for_a_link_and_then_end_with_an_error_ea
         await pair.transfer()
 
 
-async def test_before_there_is_a_device_nobody_waits_for_ever() -> None:
+async def test_before_there_is_a_device_no_caller_waits_for_ever() -> None:
     initiator = Initiator(patience=3)
     calls: list[Callable[[], Awaitable[object]]] = [
         partial(initiator.execute, commands.unit_ready()),

@@ -118,7 +118,7 @@ class Waiting:
         return 1, self.waits.pop(0)
 
 
-async def test_a_batch_is_moved_by_whoever_signals_what_the_flow_waits_for(nursery: trio.Nursery) -> None:
+async def test_a_batch_is_moved_by_the_task_that_signals_the_flows_wait(nursery: trio.Nursery) -> None:
     """Its own task moves only what comes once the flow waits for something else."""
     port = Signal()
     readable = port.wait

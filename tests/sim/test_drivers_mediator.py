@@ -203,7 +203,7 @@ async def test_a_frame_that_takes_more_segments_than_there_are_buffers_is_delive
     ],
     ids=["mmio", "blk"],
 )
-def test_what_has_nobody_at_its_other_end_is_refused_with_the_reason(device: str, why: str) -> None:
+def test_a_request_without_a_peer_at_its_other_end_is_refused_with_the_reason(device: str, why: str) -> None:
     text = (
         TWO_HOSTS
         + f"""\

@@ -182,7 +182,7 @@ async def test_status_0_is_written_and_reads_back_and_registers_are_as_at_first(
         assert back(pair).registers().keys() == first.keys()
 
 
-async def test_configuration_comes_from_the_endpoint_and_a_change_is_told() -> None:
+async def test_configuration_comes_from_the_endpoint_and_a_change_interrupts() -> None:
     """Defect of the RFC: there was no configuration space, no generation and no interrupt for it."""
     async with open_pair(MAILBOX) as pair, recorded(pair) as tap:
         assert pair.driver_port.mac == pair.plug.mac

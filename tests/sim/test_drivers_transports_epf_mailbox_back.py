@@ -148,7 +148,7 @@ async def test_deactivate_under_load_stops_that_queue_at_once() -> None:
 
 
 @pytest.mark.hostile("R21", "S07")
-async def test_a_storm_of_doorbells_and_commands_that_mean_nothing_holds_up_nobody() -> None:
+async def test_a_storm_of_senseless_doorbells_and_commands_holds_up_no_other() -> None:
     async with open_pair(attrs.evolve(MAILBOX, devices=2)) as pair, unharmed(pair), intruder(pair) as driver:
         await driver.start()
         for turn in range(2000):

@@ -24,7 +24,7 @@ WORDS = {
 
 @pytest.mark.parametrize("fill", [0x00, 0x07, 0xFF])
 @pytest.mark.parametrize("options", [MAILBOX, POLLED], ids=["doorbells", "polled"])
-async def test_whatever_a_driver_leaves_in_the_registers_the_next_one_comes_up(options: Options, fill: int) -> None:
+async def test_a_driver_comes_up_with_any_values_left_in_the_registers(options: Options, fill: int) -> None:
     """A reset shows again all that is the endpoint's, and the next driver resets before it believes any of it."""
     async with open_pair(options) as pair, unharmed(pair):
         for offset, size in WORDS.values():

@@ -197,7 +197,7 @@ async def test_queues_are_placed_while_not_ready_and_stopped_and_read_back_befor
 
 
 @pytest.mark.virtio("MMIO-DRV-17", "MMIO-DRV-26", "MMIO-DRV-28", "MMIO-DRV-29")
-async def test_an_interrupt_is_asked_for_its_cause_and_acknowledged_a_kick_names_its_queue() -> None:
+async def test_the_cause_of_an_interrupt_is_read_and_acknowledged_and_a_kick_names_its_queue() -> None:
     async with open_pair(MMIO) as pair, recorded(pair) as tap:
         await trio.testing.wait_all_tasks_blocked()
         tap.log.clear()
@@ -326,7 +326,7 @@ async def test_a_device_that_never_finishes_its_reset_is_given_up_within_a_secon
 
 
 @pytest.mark.hostile("D11")
-async def test_a_region_where_nobody_answers_any_more_is_found_out_and_comes_back() -> None:
+async def test_a_region_that_no_longer_answers_is_detected_and_comes_back() -> None:
     async with open_pair(MMIO) as pair, recorded(pair) as tap:
         tap.lies |= dict.fromkeys(Register, lambda _: 0xFFFF_FFFF)
         virtio = pair.virtio

@@ -86,7 +86,7 @@ async def test_the_scratchpads_read_as_the_table_says() -> None:
         assert config[:30] == hosts.vhost.config
 
 
-async def test_neither_end_is_ready_while_only_one_asked_for_the_link() -> None:
+async def test_neither_end_is_ready_while_only_one_requested_the_link() -> None:
     async with open_hosts() as hosts:
         hosts.start_device()
         hosts.start_back()

@@ -72,7 +72,7 @@ async def test_a_doorbell_is_a_mask_and_rings_its_own_queue_only(queue: int) -> 
 
 
 @pytest.mark.parametrize("align", [64, 256, 4096, 65536])
-async def test_both_sides_agree_on_the_alignment_whatever_each_wants(align: int) -> None:
+async def test_both_sides_agree_on_the_alignment(align: int) -> None:
     """The RFC's two sides each took their own, which worked where they happened to be equal."""
     async with open_hosts(align=align) as hosts:
         hosts.start()
@@ -150,7 +150,7 @@ async def test_a_side_that_does_nothing_is_not_looked_at_more_often_than_it_beat
         assert hosts.back.rescues == hosts.front.rescues == 0
 
 
-async def test_commands_are_told_by_doorbell_and_take_no_time() -> None:
+async def test_commands_are_announced_by_doorbell_and_take_no_time() -> None:
     async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()

@@ -222,7 +222,7 @@ async def liar(hosts: ThreeHosts) -> Liar:
     return made
 
 
-async def test_a_virtio_side_that_answered_and_left_before_anybody_looked_gets_another_session() -> None:
+async def test_a_virtio_side_that_answered_and_left_unnoticed_gets_another_session() -> None:
     """It takes none twice: waiting for its answer to this one would be for ever."""
     async with open_hosts() as hosts:
         driver = await waiting_liar(hosts)

@@ -163,7 +163,7 @@ async def test_indices_that_can_not_be_break_the_queue_until_it_is_reset(index: 
 @pytest.mark.hostile("T06")
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("writer", ["vhost", "virtio"])
-async def test_garbage_anywhere_in_the_window_harms_nobody_for_good(seed: int, writer: str) -> None:
+async def test_garbage_anywhere_in_the_window_does_no_lasting_harm(seed: int, writer: str) -> None:
     dice = random.Random(seed)
     async with open_pair(OVER_NTB) as pair:
         back, front = ends(pair)

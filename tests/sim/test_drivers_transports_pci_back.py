@@ -92,7 +92,7 @@ async def test_each_structure_is_listed_aligned_inside_its_bar_and_large_enough(
 
 
 @pytest.mark.virtio("PCI-DEV-12", "PCI-DEV-13")
-async def test_features_show_in_words_whatever_is_selected() -> None:
+async def test_features_show_in_words_with_any_selector() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.negotiate()
         offered, accepted = pair.vhost.device_features, pair.vhost.driver_features

@@ -117,7 +117,7 @@ async def test_a_queue_that_does_not_exist_reads_zero_and_takes_nothing(queue: i
 
 @pytest.mark.hostile("S06")
 @pytest.mark.parametrize("vector", [3, 4, 0x7FF, 0x800, 0x8000, 0xFFFE])
-async def test_a_vector_beyond_the_table_reads_back_as_none_and_interrupts_nobody(vector: int) -> None:
+async def test_a_vector_beyond_the_table_reads_back_as_none_and_causes_no_interrupt(vector: int) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.negotiate()
         driver.map_vectors()

@@ -108,7 +108,7 @@ async def one_of_each(driver: HostileDriver[NetPair]) -> None:
 
 
 @pytest.mark.virtio("PCI-DEV-55", "PCI-DEV-60", "PCI-DEV-61")
-async def test_an_event_without_a_vector_interrupts_nobody() -> None:
+async def test_an_event_without_a_vector_causes_no_interrupt() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.negotiate()
         driver.map_vectors()
@@ -186,7 +186,7 @@ async def test_a_kick_is_a_16_bit_write_of_the_queue_index_at_the_queues_own_add
 
 
 @pytest.mark.parametrize("multiplier", [0, 2, 4, 64])
-async def test_the_driver_uses_the_multiplier_that_it_is_told(multiplier: int) -> None:
+async def test_the_driver_uses_the_multiplier_of_the_capability(multiplier: int) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), tapped(pair) as tap:
         at, _ = capabilities(tap.config_read)[CfgType.NOTIFY]
         overlay(tap, at + 16, multiplier.to_bytes(4, "little"))

@@ -107,7 +107,7 @@ async def test_a_ring_itself_is_logged_where_its_flag_says_so_at_the_address_it_
             assert (file.take() | spans((status.addr, 1))) == actual | spans((status.addr, 1))
 
 
-async def test_rings_that_are_logged_stand_still_until_it_is_said_where_to(files: list[DirtyFile]) -> None:
+async def test_logged_rings_stand_still_until_there_is_a_log_area(files: list[DirtyFile]) -> None:
     """QEMU starts a device during a migration that way: rings first, the log after them."""
     async with bench_(files) as bench, bench.front() as front, logging(front, files) as file:
         [ring] = front.rings

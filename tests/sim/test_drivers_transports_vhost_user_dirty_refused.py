@@ -86,7 +86,7 @@ async def test_logs_that_are_too_small_or_not_there_are_refused(files: list[Dirt
 
 
 @pytest.mark.hostile("V10", "V19")
-async def test_a_ring_beyond_the_log_that_is_said_before_it_does_not_start(files: list[DirtyFile]) -> None:
+async def test_a_ring_set_before_a_log_that_does_not_cover_it_does_not_start(files: list[DirtyFile]) -> None:
     async with bench_(files) as bench, bench.front() as front:
         await front.negotiate()
         files.append(file := DirtyFile(needed(front)))
@@ -103,7 +103,7 @@ async def test_a_ring_beyond_the_log_that_is_said_before_it_does_not_start(files
 
 @pytest.mark.hostile("V09", "V19")
 @pytest.mark.parametrize("allowed", [False, True])
-async def test_only_a_log_that_nobody_can_cut_off_is_taken(allowed: bool, files: list[DirtyFile]) -> None:
+async def test_only_a_log_sealed_against_shrinking_is_taken(allowed: bool, files: list[DirtyFile]) -> None:
     async with bench_(files, allow_unsealed=allowed) as bench, bench.front() as front:
         await front.bring_up()
         files.append(file := DirtyFile(needed(front), sealed=False))

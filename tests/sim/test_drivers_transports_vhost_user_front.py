@@ -86,7 +86,7 @@ async def test_messages_come_in_the_order_that_back_ends_expect(tmp_path: Path) 
         assert events.count(R.SET_VRING_KICK) == 1
 
 
-async def test_a_device_is_stopped_before_anybody_hangs_up(tmp_path: Path) -> None:
+async def test_a_device_is_stopped_before_its_connection_closes(tmp_path: Path) -> None:
     """A driver that is taken away, and the end of a system, give memory back that the device must not touch then."""
     stopping = [R.GET_VRING_BASE, R.SET_STATUS]
     back, path = ScriptedBack(), tmp_path / "socket"
@@ -226,7 +226,7 @@ async def test_a_network_device_without_a_configuration_space_has_that_of_the_to
 # At a path without a listener
 
 
-async def test_a_socket_where_nobody_listens_is_waited_for_and_said(tmp_path: Path) -> None:
+async def test_a_socket_without_a_listener_is_waited_for_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     async with front(path) as (world, device):
         with pytest.raises(ProbeError, match=rf"{path}: no program listens there; is the back end started"):

@@ -64,7 +64,7 @@ LIES: dict[str, Callable[[bytes], bytes]] = {
     "nothing": lambda _: SILENCE,
     "the end": lambda _: HANG_UP,
 }
-ASKED = [R.GET_FEATURES, R.GET_PROTOCOL_FEATURES, R.GET_CONFIG, R.SET_MEM_TABLE, R.SET_VRING_KICK, R.GET_STATUS]
+REQUESTS = [R.GET_FEATURES, R.GET_PROTOCOL_FEATURES, R.GET_CONFIG, R.SET_MEM_TABLE, R.SET_VRING_KICK, R.GET_STATUS]
 
 
 @pytest.mark.hostile("V01", "V02", "V20")
@@ -72,7 +72,7 @@ ASKED = [R.GET_FEATURES, R.GET_PROTOCOL_FEATURES, R.GET_CONFIG, R.SET_MEM_TABLE,
 async def test_an_answer_that_is_none_closes_the_connection_and_the_next_one_works(
     tmp_path: Path, lie: Callable[[bytes], bytes]
 ) -> None:
-    for index, request in enumerate(ASKED):
+    for index, request in enumerate(REQUESTS):
         back = ScriptedBack()
         folder = tmp_path / str(index)
         folder.mkdir()
@@ -144,7 +144,7 @@ async def test_a_ring_that_another_answers_for_was_not_stopped(tmp_path: Path) -
 
 
 @pytest.mark.hostile("V20")
-async def test_an_answer_that_nobody_asked_for_closes_the_connection(tmp_path: Path) -> None:
+async def test_an_answer_without_a_request_closes_the_connection(tmp_path: Path) -> None:
     back = ScriptedBack()
     async with meeting(back, tmp_path) as (_, device):
         assert device.virtio is not None

@@ -44,7 +44,7 @@ def back_end(*features: N, protocol: tuple[ProtocolFeature, ...] = (F.MQ, F.REPL
     ],
     ids=["both", "the message alone", "the feature alone"],
 )
-async def test_the_mtu_is_told_where_the_feature_is_agreed_on(
+async def test_the_mtu_is_sent_if_the_feature_is_negotiated(
     back: ScriptedBack, events: U64 | None, tmp_path: Path
 ) -> None:
     async with trio.open_nursery() as nursery:

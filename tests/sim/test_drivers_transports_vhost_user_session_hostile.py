@@ -82,7 +82,7 @@ async def test_what_is_unknown_is_refused_and_without_acknowledgements_closes(re
 
 @pytest.mark.hostile("V04")
 @pytest.mark.parametrize("count", [1, 2, 8, 9, 253])
-async def test_file_descriptors_that_nobody_asked_for(count: int) -> None:
+async def test_unexpected_file_descriptors(count: int) -> None:
     async def send(front: FrontEnd) -> None:
         with open(os.devnull, "rb") as file:  # noqa: ASYNC230, PTH123
             await front.send(emit(R.SET_FEATURES, U64(front.features)), [file.fileno()] * count)
@@ -219,7 +219,7 @@ async def test_regions_that_are_added_one_by_one() -> None:
 
 @pytest.mark.hostile("V09")
 @pytest.mark.parametrize("allowed", [False, True])
-async def test_only_memory_that_nobody_can_cut_off_is_taken(allowed: bool) -> None:
+async def test_only_memory_sealed_against_shrinking_is_taken(allowed: bool) -> None:
     async with open_bench(BlkPlug(StubbornStore(SIZE)), allow_unsealed=allowed) as bench, bench.front() as front:
         await front.negotiate()
         fd = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
@@ -265,7 +265,7 @@ async def test_inflight_areas_again_and_again_and_of_sizes_that_do_not_fit() -> 
 
 
 @pytest.mark.hostile("V12")
-async def test_what_may_not_be_said_yet_is_refused() -> None:
+async def test_a_message_before_its_time_is_refused() -> None:
     async with bench_() as bench, bench.front() as front:
         assert (await front.ask(R.GET_PROTOCOL_FEATURES)).value == PROTOCOL_FEATURES
         await front.post(R.SET_PROTOCOL_FEATURES, U64(PROTOCOL_FEATURES))

@@ -267,7 +267,7 @@ async def test_a_front_end_that_does_not_kick_at_all() -> None:
         assert (await finish(front, ring))[-1] == 0
 
 
-async def test_a_broken_ring_is_said_on_its_error_event_and_in_the_status() -> None:
+async def test_a_broken_ring_is_reported_by_its_error_event_and_in_the_status() -> None:
     async with bench_() as bench, bench.front() as front:
         await front.bring_up()
         [ring] = front.rings

@@ -92,7 +92,7 @@ async def test_a_front_end_that_first_stops_what_it_had_and_never_owns_the_devic
         assert (await request(front, front.rings[0], 1, 0, bytes(512)))[-1] == 0
 
 
-async def test_addresses_may_be_said_before_there_is_memory() -> None:
+async def test_addresses_may_be_set_before_there_is_memory() -> None:
     async with bench_() as bench, bench.front() as front:
         await front.negotiate()
         ring = front.rings[0]
@@ -131,7 +131,7 @@ async def test_the_size_of_a_ring_is_one_that_its_format_has(packed: bool, early
 
 @pytest.mark.hostile("V13")
 @PACKED
-async def test_areas_outside_of_memory_or_over_each_other_are_refused_when_they_are_said(packed: bool) -> None:
+async def test_areas_outside_of_memory_or_over_each_other_are_refused_when_they_are_set(packed: bool) -> None:
     async with bench_(packed) as bench, bench.front() as front:
         await introduce(front)
         ring = front.rings[0]
@@ -161,7 +161,7 @@ async def test_configuration_is_written_for_a_reason_that_there_is() -> None:
 
 @PACKED
 @pytest.mark.parametrize("what", ["used", "zero", "available", "stale", "first"])
-async def test_a_ring_in_use_goes_on_at_its_used_index_wherever_it_is_said_to_be(packed: bool, what: str) -> None:
+async def test_a_ring_in_use_goes_on_at_its_used_index_with_any_base(packed: bool, what: str) -> None:
     async with bench_(packed) as bench, bench.front() as front:
         await front.bring_up()
         ring = front.rings[0]

@@ -81,7 +81,7 @@ async def test_what_is_in_a_ring_that_is_not_enabled_is_thrown_away() -> None:
             assert (await pair.device_port.receive())[1] == FRAME
 
 
-async def test_no_ring_is_so_long_that_one_batch_of_it_stops_everybody_else() -> None:
+async def test_no_ring_is_so_long_that_one_batch_of_it_stops_all_others() -> None:
     with over("vhost_user"):
         async with open_pair() as pair:
             front = pair.virtio.ops

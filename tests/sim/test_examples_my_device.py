@@ -85,7 +85,7 @@ async def test_the_smallest_rings_do(size: int) -> None:
 
 
 @pytest.mark.hostile("Q01")
-async def test_a_request_gets_64_kib_at_most_whatever_it_asks_for() -> None:
+async def test_a_request_gets_64_kib_at_most() -> None:
     async with open_entropy_pair() as pair, unharmed(pair), hostile_driver(pair) as driver:
         pair.device.device_end.settings.source = bytes  # type: ignore[attr-defined]
         await driver.start(queues=1)

@@ -108,7 +108,7 @@ async def test_configuration_requests_fail_by_script_only() -> None:
 
 
 @pytest.mark.hostile("L09")
-async def test_requests_that_nobody_answers_are_counted_through_every_wrapper() -> None:
+async def test_unanswered_requests_are_counted_through_every_wrapper() -> None:
     spec = LinkSpec("rc", "ep", generation=3, faults=FaultSpec(), trace="/dev/null")
     async with open_pair(Options(link=spec)) as pair:
         before = pair.link.statistics()
@@ -208,7 +208,7 @@ async def test_a_delayed_interrupt_arrives_and_one_of_an_epoch_that_is_over_does
 
 
 @pytest.mark.parametrize("link", [LinkSpec("rc", "ep"), TIMED, TRACED], ids=["ideal", "timed", "traced"])
-async def test_nobody_looks_without_being_told_where_nothing_gets_lost(link: LinkSpec) -> None:
+async def test_without_losses_there_is_no_re_check(link: LinkSpec) -> None:
     async with open_pair(Options(link=link)) as pair:
         await pair.transfer()
         assert rescues(pair) == (0, 0)

@@ -73,7 +73,7 @@ def test_while_the_link_is_down_reads_give_all_ones_and_writes_are_dropped_and_c
     assert not function.reset()
 
 
-def test_after_a_flap_the_same_function_is_back_configured_before_anybody_is_told(world: World) -> None:
+def test_after_a_flap_the_same_function_is_configured_before_the_ends_are_notified(world: World) -> None:
     function = world.ready()
     function.request_irq(0, Watcher(world.log, "v0").irq)
     order: list[object] = []
@@ -137,7 +137,7 @@ def test_another_identity_in_the_same_place_is_another_function(world: World) ->
     assert world.log == ["bus found 0000:01:00.0", "bus gone 0000:01:00.0", "bus found 0000:01:00.0"]
 
 
-def test_a_move_made_while_the_ends_are_told_waits_until_all_know(world: World) -> None:
+def test_a_move_during_the_notification_of_the_ends_waits_until_all_are_notified(world: World) -> None:
     class Nervous(Watcher):
         def link_up(self) -> None:
             super().link_up()

@@ -170,7 +170,7 @@ def test_only_sealed_memory_of_that_size_is_mapped(ipc: LocalIpc, poller: Poller
 
 
 @pytest.mark.hostile("V18")
-async def test_every_telling_is_heard_once_and_one_that_came_early_as_well(ipc: LocalIpc, poller: Poller) -> None:
+async def test_every_notification_arrives_once_also_an_early_one(ipc: LocalIpc, poller: Poller) -> None:
     before = fds()
     messages: list[int] = []
     event = ipc.make_event()

@@ -57,7 +57,7 @@ class Kernel:
         attribute = struct.pack("=HH", 4 + len(content), 3) + content + bytes(-len(content) % 4)
         self.say(kind, struct.pack("=BxHiII", 0, 1, index, 0, 0) + attribute)
 
-    def all_said(self, watch: NamespaceWatch) -> None:
+    def end_dump(self, watch: NamespaceWatch) -> None:
         """Answer both dumps with what was said before."""
         for expected in (Type.GET_LINK, Type.GET_ADDRESS):
             [(kind, serial)] = self.requests()
@@ -90,10 +90,10 @@ def kernel() -> Iterator[Kernel]:
         yield Kernel(far, near)
 
 
-async def test_an_interface_is_told_of_its_own_changes_only(kernel: Kernel) -> None:
+async def test_an_interface_is_notified_of_its_own_changes_only(kernel: Kernel) -> None:
     watch, this = NamespaceWatch(kernel.near), Recorder()
     kernel.link(2, "vnet0")
-    kernel.all_said(watch)
+    kernel.end_dump(watch)
     watch.add(2, this)
     kernel.link(3, "eth0")
     kernel.link(2, "vnet0")
@@ -112,21 +112,21 @@ async def test_an_interface_is_told_of_its_own_changes_only(kernel: Kernel) -> N
 async def test_an_interface_that_went_while_messages_were_lost_is_missed_when_all_is_read(kernel: Kernel) -> None:
     watch, this = NamespaceWatch(kernel.near), Recorder()
     kernel.link(2, "vnet0")
-    kernel.all_said(watch)
+    kernel.end_dump(watch)
     watch.add(2, this)
     kernel.near.full = True
     watch.read()
     assert this.missed == 0
-    kernel.all_said(watch)
+    kernel.end_dump(watch)
     assert this.missed == 1
 
 
-async def test_only_silent_changes_that_matter_are_asked_for(
+async def test_only_silent_changes_that_matter_are_requested(
     kernel: Kernel, autojump_clock: trio.testing.MockClock
 ) -> None:
     watch, this = NamespaceWatch(kernel.near), Recorder()
     kernel.link(2, "vnet0")
-    kernel.all_said(watch)
+    kernel.end_dump(watch)
     watch.add(2, this)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.reread)
@@ -155,7 +155,7 @@ async def test_a_closed_watch_ends_its_tasks_and_reads_nothing(kernel: Kernel) -
 
 async def test_a_flood_of_messages_is_read_in_turns(kernel: Kernel) -> None:
     watch = NamespaceWatch(kernel.near)
-    kernel.all_said(watch)
+    kernel.end_dump(watch)
     for index in range(DATAGRAMS_PER_TURN + 2):
         kernel.link(2 + index, "x0")
     watch.read(DATAGRAMS_PER_TURN)

@@ -54,7 +54,7 @@ async def test_what_comes_in_wakes_who_waits_and_is_remembered_for_who_does_not(
     poller.unregister(here.fileno())
 
 
-async def test_whoever_can_be_served_in_place_is_not_woken(
+async def test_a_waiter_that_can_be_served_in_place_is_not_woken(
     poller: Poller, ends: tuple[socket.socket, socket.socket], nursery: trio.Nursery
 ) -> None:
     here, there = ends
@@ -166,7 +166,7 @@ async def test_who_moderates_tells_others_once_at_the_end_of_a_look(
         poller.close()
 
 
-async def test_in_a_long_look_others_are_told_before_it_ends(nursery: trio.Nursery) -> None:
+async def test_in_a_long_poll_others_are_notified_before_it_ends(nursery: trio.Nursery) -> None:
     poller, order = Poller(moderate=True), list[str]()
     kick = os.eventfd(0, os.EFD_NONBLOCK)
 
@@ -248,7 +248,7 @@ async def test_where_much_is_carried_there_are_pauses_and_what_comes_meanwhile_i
     poller.close()
 
 
-async def test_there_are_no_pauses_where_they_were_not_asked_for(
+async def test_there_are_no_pauses_unless_requested(
     monkeypatch: pytest.MonkeyPatch, ends: tuple[socket.socket, socket.socket], nursery: trio.Nursery
 ) -> None:
     pauses: list[float] = []

@@ -51,7 +51,7 @@ def test_without_bus_mastering_dma_stops_at_once_and_no_message_goes_out(world: 
     world.epc.unmap_addr(by_hand)
 
 
-def test_a_window_that_was_asked_for_early_works_once_the_bus_may_be_mastered(world: World) -> None:
+def test_a_window_requested_early_works_once_the_bus_may_be_mastered(world: World) -> None:
     window = world.epc.window(0)
     with pytest.raises(LinkDown):
         window.view(Addr(0x4000_0000), 1)

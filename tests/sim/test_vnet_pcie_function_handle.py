@@ -54,7 +54,7 @@ def test_bar_accesses_match_a_bytearray(accesses: list[tuple[bool, int, int, int
 
 
 @pytest.mark.hostile("L09")
-def test_requests_that_nobody_answers_read_all_ones_write_nothing_and_are_counted(world: World) -> None:
+def test_unanswered_requests_read_all_ones_write_nothing_and_are_counted(world: World) -> None:
     world.epc.start()
     function = world.function
     before = world.link.statistics()

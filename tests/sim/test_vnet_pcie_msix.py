@@ -71,7 +71,7 @@ def test_an_msix_table_may_have_a_bar_to_itself(world: World) -> None:
     assert world.log == ["v8 irq"]
 
 
-def test_a_function_that_was_taken_away_interrupts_nobody(world: World) -> None:
+def test_a_removed_function_causes_no_interrupt(world: World) -> None:
     function = world.ready()
     function.request_irq(0, Watcher(world.log, "v0").irq)
     window = world.epc.window(0)

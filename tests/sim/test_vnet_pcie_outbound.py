@@ -43,7 +43,7 @@ def test_a_window_is_the_other_hosts_memory_and_nothing_else(world: World) -> No
         window.view(Addr((1 << 64) - 16), 32)
 
 
-def test_dma_to_registers_or_messages_is_a_fault_and_calls_nobody(world: World) -> None:
+def test_dma_to_registers_or_messages_is_a_fault_and_reaches_no_handler(world: World) -> None:
     """No access through a window can enter a handler: registers are not memory."""
     function = world.ready()
     function.request_irq(0, Watcher(world.log, "v0").irq)
@@ -57,7 +57,7 @@ def test_dma_to_registers_or_messages_is_a_fault_and_calls_nobody(world: World) 
     assert (world.log, any(world.registers.data)) == ([], False)
 
 
-def test_an_outbound_window_covers_what_was_asked_for_in_whole_alignments() -> None:
+def test_an_outbound_window_covers_the_requested_range_in_whole_alignments() -> None:
     world = World(windows=2, window_size=256 << 10, window_align=64 << 10)
     world.epc.start()
     window = world.epc.map_addr(PciAddr(Addr(0x4000_FFF0)), 0x20)

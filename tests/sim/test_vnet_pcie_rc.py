@@ -33,7 +33,7 @@ def test_the_simulated_parts_fit_the_interfaces_of_their_users(world: World) -> 
     assert memory.view(Addr(0x4000_0000), 1).nbytes == 1
 
 
-def test_a_started_endpoint_is_found_configured_and_told_to_the_owner(world: World) -> None:
+def test_a_started_endpoint_is_found_configured_and_reported_to_the_owner(world: World) -> None:
     world.rc.watch(Watcher(world.log, "bus"))
     assert world.rc.enumerate() == ()
     world.epc.start()

@@ -113,7 +113,7 @@ async def test_what_was_not_offered_is_an_invalid_argument() -> None:
 @pytest.mark.hostile("D07")
 @pytest.mark.parametrize("blocks", [0, 1, 3, 3072, 131072, 0x800000, 0xFFFF_FFFF])
 @pytest.mark.parametrize("block", [512, 65536])
-async def test_block_sizes_are_powers_of_two_in_order_whatever_the_device_says(block: int, blocks: int) -> None:
+async def test_block_sizes_are_powers_of_two_in_order_with_any_configuration(block: int, blocks: int) -> None:
     fields = dict.fromkeys(BlkConfigField, 0)
     fields |= {BlkConfigField.CAPACITY: 1 << 20, BlkConfigField.BLK_SIZE: block, BlkConfigField.OPT_IO_SIZE: blocks}
     geometry = Geometry.check("disk0", mask((BlkFeature.BLK_SIZE, BlkFeature.TOPOLOGY)), fields)

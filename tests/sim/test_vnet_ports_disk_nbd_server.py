@@ -37,7 +37,7 @@ from vnet.testing.checks import until
 
 @pytest.mark.parametrize("structured", [True, False])
 @pytest.mark.parametrize("size", [512, 4096, 300 * KIB, 3 * MIB + 512])
-async def test_data_go_there_and_back_whatever_their_size(structured: bool, size: int) -> None:
+async def test_data_of_any_size_go_there_and_back(structured: bool, size: int) -> None:
     data = os.urandom(size)
     async with serving() as (pair, server), connected(server, structured=structured) as client:
         assert await client.do(WRITE, 1024, data=data) == OK
@@ -178,7 +178,7 @@ async def test_a_client_that_hangs_up_with_commands_under_way_leaves_no_buffer_b
             assert await client.read(0, 512) == bytes(512)
 
 
-async def test_what_was_asked_for_before_the_end_is_answered() -> None:
+async def test_requests_made_before_the_end_are_answered() -> None:
     async with serving() as (pair, server), connected(server) as client:
         pair.store.at_once = False
         await client.ask(WRITE, 1, 0, 512, 0, b"w" * 512)

@@ -81,7 +81,7 @@ async def test_a_packet_for_an_address_that_went_is_sent_beyond_our_networks(dev
     assert receive(port) == b"", "no answer"
 
 
-async def test_a_station_that_is_silent_is_asked_again_while_it_still_gets_packets(
+async def test_a_silent_station_is_probed_again_while_it_still_gets_packets(
     device: Socket, autojump_clock: trio.testing.MockClock
 ) -> None:
     port = await tun(device)

@@ -137,7 +137,7 @@ CTAG, STAG = b"\x81\x00\x00\x05", b"\x88\xa8\x00\x06"
     [(tun, b""), (tap, b""), (tap, CTAG), (tap, STAG + CTAG), (tap, CTAG * 4)],
     ids=["TUN", "TAP", "a VLAN", "two VLANs", "four VLANs"],
 )
-async def test_nothing_beyond_the_agreed_mtu_is_handed_up_whatever_the_interfaces_is(
+async def test_nothing_beyond_the_agreed_mtu_is_handed_up_with_any_mtu_of_the_interface(
     device: Socket, make: Callable[[Socket], Awaitable[TunPort | TapPort]], tags: bytes, sizes: tuple[int, ...]
 ) -> None:
     def write(size: int, header: bytes = PLAIN) -> None:

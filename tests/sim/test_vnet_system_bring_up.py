@@ -49,6 +49,6 @@ async def test_a_device_without_features_is_not_shown_and_the_error_says_why(typ
         nursery.cancel_scope.cancel()
 
 
-def test_each_error_is_told_once() -> None:
+def test_each_error_is_reported_once() -> None:
     assert reason_of(["a", "", "b", "a"]) == "a; b"
     assert reason_of([""]) == "it never came up"

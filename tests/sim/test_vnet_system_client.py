@@ -63,7 +63,7 @@ async def test_the_helper_returns_what_the_server_returns_and_raises_what_it_ref
 
 
 @pytest.mark.parametrize("words", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b'{"QMP": {}}\n{"error": 3}\n'])
-async def test_the_helper_makes_one_line_of_whatever_else_answers(words: bytes) -> None:
+async def test_the_helper_makes_one_line_of_any_other_answer(words: bytes) -> None:
     async def other(stream: trio.abc.Stream) -> None:
         if words:
             await stream.send_all(words)

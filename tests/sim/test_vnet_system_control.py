@@ -173,7 +173,7 @@ async def test_a_message_without_end_is_refused_and_the_connection_closed(world:
             await client.read()
 
 
-async def test_one_who_sends_half_a_command_or_does_not_read_holds_up_nobody(world: World) -> None:
+async def test_a_client_that_sends_half_a_command_or_does_not_read_holds_up_no_other(world: World) -> None:
     server = ControlServer(world)
     async with trio.open_nursery() as nursery, open_client(server) as half, open_client(server) as good:
         blocked = BlockedStream()
@@ -207,7 +207,7 @@ class BlockedStream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
 
-async def test_one_who_leaves_in_the_middle_is_forgotten(world: World) -> None:
+async def test_a_client_that_leaves_in_the_middle_is_forgotten(world: World) -> None:
     server = ControlServer(world)
     async with open_client(server) as client:
         await client.shake_hands()
@@ -310,7 +310,7 @@ async def test_a_stale_socket_is_replaced(world: World, made_run_dir: Path) -> N
 
 
 @pytest.mark.hostile("X04")
-def test_a_socket_at_which_somebody_answers_is_left_alone(made_run_dir: Path) -> None:
+def test_a_socket_that_answers_is_left_alone(made_run_dir: Path) -> None:
     with socket.socket(socket.AF_UNIX) as alive:
         alive.bind(str(socket_path(NAME)))
         alive.listen()

@@ -131,7 +131,7 @@ async def test_rows_and_tree_say_the_same(world: World) -> None:
         assert {key: queue[key] for key in figures} == {**figures, "batches": list(row.batches)}
 
 
-async def test_drops_are_told_by_place_and_cause_but_not_those_of_an_earlier_life(world: World) -> None:
+async def test_drops_are_listed_by_place_and_cause_without_those_of_an_earlier_life(world: World) -> None:
     device = world.devices["net0"]
     settings, plug = device.driver_end.settings, device.device_end.settings
     assert isinstance(settings, NetSettings)

@@ -31,7 +31,7 @@ def example() -> Iterator[None]:
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("mode", ["direct", "mediated"])
 @pytest.mark.parametrize("device", [*DEVICE_TYPES, "entropy"])
-async def test_a_device_does_its_exercise_or_it_is_said_why_it_can_not(
+async def test_a_device_does_its_exercise_or_a_reason_is_given(
     device: str, mode: str, link: str, transport: str
 ) -> None:
     cell, does = cells()[device, transport], DEVICE_TYPES[device].exercise

@@ -31,7 +31,7 @@ def answer(reports: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> list[i
     return runs
 
 
-async def test_a_server_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_busy_server_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = answer([BUSY, BUSY, DONE], monkeypatch)
     result = await iperf3(None, "198.18.0.2", seconds=1)
     assert (result.bytes, result.complete, len(runs)) == (1000, True, 3)

@@ -44,7 +44,7 @@ async def running(example: str) -> AsyncIterator[World]:
 
 
 @pytest.mark.parametrize("example", PINGS)
-async def test_everybody_answers_everybody(example: str, require_tool: RequireTool) -> None:
+async def test_all_addresses_answer_all_hosts(example: str, require_tool: RequireTool) -> None:
     require_tool("ping")
     async with running(example) as world:
         for host, address in PINGS[example]:

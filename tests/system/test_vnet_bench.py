@@ -96,7 +96,7 @@ def test_two_processes_are_compared_with_one(tmp_path: Path) -> None:
         assert results["peak_memory"][two] > results["peak_memory"][one]
 
 
-def test_a_congestion_control_that_there_is_not_is_told_of_each_run() -> None:
+def test_an_unknown_congestion_control_fails_each_run() -> None:
     args = ["--suite", "net", "--contestants", "bare", "--only", "tcp", "--rounds", "1", "--congestion", "vnet-none"]
     done = CliRunner().invoke(bench.command, args)
     assert done.exit_code == 1

@@ -122,7 +122,7 @@ def disk(tools: None, tmp_path: Path, image: Path) -> Iterator[Disk]:
         yield disk
 
 
-def test_nbdinfo_is_told_what_the_disk_can_do(disk: Disk) -> None:
+def test_nbdinfo_shows_the_features_of_the_disk(disk: Disk) -> None:
     [export] = json.loads(run("nbdinfo", "--json", disk.uri).stdout)["exports"]
     assert (export["export-name"], export["export-size"]) == ("disk0", SIZE * MIB)
     can = {"can_flush", "can_fua", "can_trim", "can_zero", "can_multi_conn", "can_df"}
@@ -210,7 +210,7 @@ def test_a_read_only_disk_is_shown_as_one_and_stays_as_it_is(tools: None, tmp_pa
     assert image.read_bytes() == b"r" * MIB
 
 
-def test_a_client_that_is_killed_in_the_middle_harms_nobody(disk: Disk, source: Path, tmp_path: Path) -> None:
+def test_a_client_that_is_killed_in_the_middle_does_no_harm(disk: Disk, source: Path, tmp_path: Path) -> None:
     for _ in range(3):
         for argv in (["nbdcopy", source, disk.uri], ["nbdcopy", disk.uri, tmp_path / "half.img"]):
             with subprocess.Popen([str(word) for word in argv]) as process:

@@ -187,7 +187,7 @@ async def test_zeroes_behind_the_end_of_a_truncated_file_can_be_read(path: Path,
         assert size_of(path) == 2 * MIB + 4096
 
 
-async def test_a_call_that_blocks_ends_before_whoever_cancelled_it_goes_on(
+async def test_a_blocking_call_ends_before_its_cancelled_task_goes_on(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_file_store(path, size=SIZE) as store:

@@ -106,7 +106,7 @@ async def test_a_waiting_terminal_costs_nothing(tmp_path: Path) -> None:
         assert time.process_time() - before < 0.1
 
 
-async def test_a_terminal_that_nobody_reads_holds_up_the_other_channels_only_for_a_moment(tmp_path: Path) -> None:
+async def test_an_unread_terminal_holds_up_the_other_channels_only_for_a_moment(tmp_path: Path) -> None:
     path = tmp_path / "tty"
     async with surface("pty", path, inbox=16) as pair:
         deaf_end, other = pair.buses[1].create(CHANNEL), pair.buses[1].create("other")
@@ -194,7 +194,7 @@ async def test_one_program_has_the_channel_until_it_hangs_up(tmp_path: Path) -> 
                 assert await end.receive() == b"second"
 
 
-async def test_nobody_connected_costs_others_nothing(tmp_path: Path) -> None:
+async def test_an_unconnected_channel_costs_others_nothing(tmp_path: Path) -> None:
     path = tmp_path / "channel"
     async with surface("socket", path, inbox=8) as pair:
         alone, other = pair.buses[1].create(CHANNEL), pair.buses[1].create("other")

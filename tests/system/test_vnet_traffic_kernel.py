@@ -50,7 +50,7 @@ async def test_replies_that_come_later_than_ping_waits_are_not_lost(target: str,
         assert (actual[0].sent, actual[0].received, actual[0].lost) == (3, 3, 0)
 
 
-async def test_requests_that_nobody_answers_are_lost(require_tool: RequireTool) -> None:
+async def test_unanswered_requests_are_lost(require_tool: RequireTool) -> None:
     require_tool("ping")
     async with running() as world:
         actual = await ping(world.netns("rc"), "198.18.0.9", count=3, wait=0.5)
