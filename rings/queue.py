@@ -35,6 +35,7 @@ import attrs
 
 from rings.chain import Buffers, Chain
 from rings.memory import Addr
+from rings.view import RingView
 
 __all__ = ["Meter", "QueueState", "QueueStatistics", "Segment", "Virtqueue", "Vringh", "complete", "getdesc"]
 
@@ -135,6 +136,9 @@ class Virtqueue(Protocol):
     def state(self) -> QueueState: ...
 
     def statistics(self) -> QueueStatistics: ...
+
+    def view(self) -> RingView:
+        """Return the ring as it stands in the driver's memory; nothing is counted or changed."""
 
 
 class Vringh(Protocol):

@@ -22,11 +22,17 @@ DESC = struct.Struct("<QIHH")
 USED_ELEM = struct.Struct("<II")
 TABLE_SHOWN = 1024
 """Entries of an indirect table that a view has; a longer table is cut."""
+TABLES_SHOWN = 16384
+"""Entries of all indirect tables that a view has; further tables are left out."""
 USED_SHOWN = 8
 """Used elements that a view of a split ring has, the latest ones."""
 LAP = 1 << 15
+HALF = 1 << 15
+"""Entries ahead of an index up to which an event is one to come; beyond, it has passed."""
 EVENT_MODES = ("enabled", "disabled", "at position", "reserved")
 """Meanings of the flags of a packed ring's event suppression area (VIRTIO 1.4 section 2.8.10)."""
+KICKS, CALLS = ("device", "kick", "available"), ("driver", "call", "used")
+"""Each notification: the side that requests or suppresses it, its name, and the entries whose index is compared."""
 
 
 @attrs.frozen
@@ -93,6 +99,12 @@ class RingView:
     """Outstanding chains, the oldest first."""
     used: tuple[UsedView, ...]
     """Split: the latest used elements, the newest last. Packed: those that the driver has not taken back."""
+    kicks: str = ""
+    """Suppression of kicks in words; empty if the areas cannot be read."""
+    calls: str = ""
+    """Suppression of calls (interrupts) in words."""
+    areas: tuple[bytes, ...] = ()
+    """Bytes of the descriptor, driver and device areas."""
     fault: str = ""
     """Reason why the areas cannot be read, or why the indices contradict each other; empty if neither is the case."""
 
@@ -103,8 +115,34 @@ def flag_names(flags: int) -> str:
     return " ".join(name for bit, name in names if flags & bit)
 
 
-def view_split(memory: Memory, num: int, addrs: RingAddrs) -> RingView:
-    """Return a split ring of ``num`` descriptors (section 2.7).
+class _Tables:
+    """The indirect tables of a ring, at most `TABLES_SHOWN` entries of them."""
+
+    def __init__(self, memory: Memory, parse: Callable[[int, bytes], DescriptorView]) -> None:
+        self._memory = memory
+        self._parse = parse
+        self._left = TABLES_SHOWN
+
+    def follow(self, desc: DescriptorView) -> tuple[DescriptorView, str]:
+        """Return the descriptor with its indirect table, and why the table is invalid, or ""."""
+        if not desc.flags & INDIRECT:
+            return desc, ""
+        count, odd = divmod(desc.size, DESC_SIZE)
+        fault = f"an indirect table of {desc.size} bytes" if odd or not count else ""
+        shown = min(count, TABLE_SHOWN, self._left)
+        self._left -= shown
+        try:
+            data = b"".join(self._memory.segments(Addr(desc.addr), shown * DESC_SIZE))
+        except MemoryFault as unreachable:
+            return desc, str(unreachable)
+        table = tuple(self._parse(index, data) for index in range(shown))
+        if any(entry.flags & INDIRECT for entry in table):
+            fault = fault or "an indirect table inside a table"
+        return attrs.evolve(desc, table=table), fault
+
+
+def view_split(memory: Memory, num: int, addrs: RingAddrs, *, event_idx: bool = False) -> RingView:
+    """Return a split ring of ``num`` descriptors (section 2.7), with EVENT_IDX if that is negotiated.
 
     Outstanding chains are those from the used index to the available index. If the device uses chains out of order,
     their number is right, but some of them may be used already, and older ones outstanding in their place.
@@ -112,32 +150,54 @@ def view_split(memory: Memory, num: int, addrs: RingAddrs) -> RingView:
     try:
         desc, avail, used = _areas(memory, addrs, split_sizes(num))
     except MemoryFault as unreachable:
-        return RingView("split", num, addrs, {}, {}, (), (), str(unreachable))
+        return RingView("split", num, addrs, {}, {}, (), (), fault=str(unreachable))
     avail_words = struct.unpack(f"<{num + 3}H", avail)
     used_flags, used_idx = struct.unpack_from("<HH", used)
     avail_idx = avail_words[1]
     outstanding = avail_idx - used_idx & 0xFFFF
     fault = f"available index {avail_idx} is {outstanding} ahead of used index {used_idx}" if outstanding > num else ""
     table = [_split_descriptor(index, desc) for index in range(num)]
+    tables = _Tables(memory, _split_descriptor)
+    used_event, avail_event = avail_words[-1], struct.unpack_from("<H", used, 4 + 8 * num)[0]
     return RingView(
         "split",
         num,
         addrs,
-        {"flags": avail_words[0], "idx": avail_idx, "used_event": avail_words[-1]},
-        {"flags": used_flags, "idx": used_idx, "avail_event": struct.unpack_from("<H", used, 4 + 8 * num)[0]},
+        {"flags": avail_words[0], "idx": avail_idx, "used_event": used_event},
+        {"flags": used_flags, "idx": used_idx, "avail_event": avail_event},
         tuple(
-            _split_chain(memory, table, index % num, avail_words[2 + index % num])
+            _split_chain(tables, table, index % num, avail_words[2 + index % num])
             for index in (avail_idx - back & 0xFFFF for back in range(min(outstanding, num), 0, -1))
         ),
         tuple(
             UsedView(index % num, *USED_ELEM.unpack_from(used, 4 + 8 * (index % num)))
             for index in (used_idx - back & 0xFFFF for back in range(min(num, used_idx, USED_SHOWN), 0, -1))
         ),
+        _split_wish(KICKS, used_flags, avail_idx, avail_event if event_idx else None),
+        _split_wish(CALLS, avail_words[0], used_idx, used_event if event_idx else None),
+        (desc, avail, used),
         fault,
     )
 
 
-def _split_chain(memory: Memory, table: Sequence[DescriptorView], position: int, head: int) -> ChainView:
+def _split_wish(names: tuple[str, str, str], flags: int, idx: int, event: int | None) -> str:
+    """Return in words which notifications a side requests (sections 2.7.7 and 2.7.10).
+
+    ``names`` are the side, its notification, and the entries that the other side counts by ``idx``. ``event`` is the
+    side's event index, None without EVENT_IDX.
+    """
+    side, notification, entry = names
+    if event is None:
+        verb = "suppresses" if flags & 1 else "requests"
+        return f"the {side} {verb} {notification}s"
+    ahead = event - idx & 0xFFFF
+    if not ahead:
+        return f"the {side} requests a {notification} for the next {entry} entry, {event}"
+    until = f" until {entry} entry {event}" if ahead < HALF else f": its event, {entry} entry {event}, has passed"
+    return f"the {side} suppresses {notification}s{until}"
+
+
+def _split_chain(tables: _Tables, table: Sequence[DescriptorView], position: int, head: int) -> ChainView:
     chain: list[DescriptorView] = []
     index, fault = head, ""
     while True:
@@ -147,7 +207,7 @@ def _split_chain(memory: Memory, table: Sequence[DescriptorView], position: int,
         if len(chain) == len(table):
             fault = "loops"
             break
-        desc, why = _with_table(memory, table[index], _split_descriptor)
+        desc, why = tables.follow(table[index])
         chain.append(desc)
         fault = fault or why
         if not desc.flags & NEXT:
@@ -165,19 +225,20 @@ def view_packed(memory: Memory, num: int, addrs: RingAddrs, position: int) -> Ri
     try:
         desc, driver, device = _areas(memory, addrs, packed_sizes(num))
     except MemoryFault as unreachable:
-        return RingView("packed", num, addrs, {}, {}, (), (), str(unreachable))
+        return RingView("packed", num, addrs, {}, {}, (), (), fault=str(unreachable))
     slot, lap = position % LAP, position // LAP & 1
     chains: list[ChainView] = []
     used: list[UsedView] = []
     parts: list[DescriptorView] = []
     faults: list[str] = []
+    tables = _Tables(memory, _packed_descriptor)
     for _ in range(num if slot < num else 0):
         raw = _packed_descriptor(slot, desc)
         is_available, is_used = bool(raw.flags & AVAIL), bool(raw.flags & USED)
         if is_available is is_used and is_available is bool(lap) and not parts:
             used.append(UsedView(slot, raw.last, raw.size))
         elif is_available is bool(lap) and is_used is not bool(lap):
-            view, why = _with_table(memory, raw, _packed_descriptor)
+            view, why = tables.follow(raw)
             parts.append(view)
             faults.append(why)
             if not raw.flags & NEXT:
@@ -190,7 +251,18 @@ def view_packed(memory: Memory, num: int, addrs: RingAddrs, position: int) -> Ri
             slot, lap = 0, lap ^ 1
     if parts:
         chains.append(attrs.evolve(_packed_chain(parts, faults), fault="NEXT is set on its last available descriptor"))
-    return RingView("packed", num, addrs, _event(driver), _event(device), tuple(chains), tuple(used))
+    return RingView(
+        "packed",
+        num,
+        addrs,
+        _event(driver),
+        _event(device),
+        tuple(chains),
+        tuple(used),
+        _packed_wish(KICKS, device),
+        _packed_wish(CALLS, driver),
+        (desc, driver, device),
+    )
 
 
 def _packed_chain(parts: Sequence[DescriptorView], faults: Sequence[str]) -> ChainView:
@@ -202,6 +274,17 @@ def _event(area: bytes) -> dict[str, int | str]:
     """Return the words of an event suppression area."""
     position, flags = struct.unpack("<HH", area)
     return {"desc": position % LAP, "wrap": position // LAP, "flags": flags, "meaning": EVENT_MODES[flags & 3]}
+
+
+def _packed_wish(names: tuple[str, str, str], area: bytes) -> str:
+    """Return in words which notifications a side requests (section 2.8.10)."""
+    side, notification, _ = names
+    position, flags = struct.unpack("<HH", area)
+    mode = EVENT_MODES[flags & 3]
+    if mode == "at position":
+        slot, lap = position % LAP, position // LAP
+        return f"the {side} suppresses {notification}s until descriptor {slot} with wrap counter {lap}"
+    return f"the {side} {'suppresses' if mode == 'disabled' else 'requests'} {notification}s"
 
 
 def _areas(memory: Memory, addrs: RingAddrs, sizes: Sequence[int]) -> list[bytes]:
@@ -226,25 +309,6 @@ def _order_fault(chain: Sequence[DescriptorView]) -> str:
     return "a readable descriptor after a writable one" if wrong else ""
 
 
-def _with_table(
-    memory: Memory, desc: DescriptorView, parse: Callable[[int, bytes], DescriptorView]
-) -> tuple[DescriptorView, str]:
-    """Return the descriptor with its indirect table, and why the table is invalid, or ""."""
-    if not desc.flags & INDIRECT:
-        return desc, ""
-    count, odd = divmod(desc.size, DESC_SIZE)
-    fault = f"an indirect table of {desc.size} bytes" if odd or not count else ""
-    try:
-        size = min(count, TABLE_SHOWN) * DESC_SIZE
-        data = b"".join(memory.segments(Addr(desc.addr), size))
-    except MemoryFault as unreachable:
-        return desc, str(unreachable)
-    table = tuple(parse(index, data) for index in range(len(data) // DESC_SIZE))
-    if any(entry.flags & INDIRECT for entry in table):
-        fault = fault or "an indirect table inside a table"
-    return attrs.evolve(desc, table=table), fault
-
-
 def lines(view: RingView) -> Iterator[str]:
     """Yield a text of the view, line by line."""
     desc, driver, device = attrs.astuple(view.addrs)
@@ -252,6 +316,7 @@ def lines(view: RingView) -> Iterator[str]:
     for side, words in (("driver", view.driver), ("device", view.device)):
         if words:
             yield f"{side}  " + "  ".join(f"{name} {value}" for name, value in words.items())
+    yield from filter(None, (view.kicks, view.calls))
     if view.fault:
         yield f"fault: {view.fault}"
     count = len(view.chains)

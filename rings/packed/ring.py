@@ -42,7 +42,7 @@ class PackedRing(Areas):
     event suppression area is one 32-bit word. All words are aligned, so that none is ever torn.
     """
 
-    __slots__ = ("desc", "device", "driver", "num")
+    __slots__ = ("addrs", "desc", "device", "driver", "num")
 
     def __init__(self, memory: Memory, num: int, addrs: RingAddrs) -> None:
         """Pin all areas. Raises BadRing for invalid addresses or an invalid size, MemoryFault for unmapped memory."""
@@ -50,6 +50,7 @@ class PackedRing(Areas):
         super().__init__(memory)
         desc, driver, device = packed_sizes(num)
         self.num = num
+        self.addrs = addrs
         self.desc: memoryview[Any] = self.pin(addrs.desc, desc, "Q")  # the first word of each pair is an `Addr`
         self.driver = self.pin(addrs.driver, driver, "I")
         self.device = self.pin(addrs.device, device, "I")

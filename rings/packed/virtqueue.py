@@ -15,6 +15,7 @@ from rings.packed.ring import DESC, DISABLE, ENABLE, HANDS, PackedRing, at, avai
 from rings.queue import QueueState, Segment
 from rings.sides import MAX_SEGMENT, DriverSide
 from rings.suppression import need_position
+from rings.view import RingView, view_packed
 
 __all__ = ["PackedVirtqueue"]
 
@@ -251,3 +252,6 @@ class PackedVirtqueue(DriverSide):
     def state(self) -> QueueState:
         avail, behind = at(self._slot, self._lap), at(self._used_slot, self._used_lap)
         return QueueState(self.num, avail, behind, self._chains - self._returned)
+
+    def view(self) -> RingView:
+        return view_packed(self._memory, self.num, self._ring.addrs, at(self._used_slot, self._used_lap))

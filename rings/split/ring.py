@@ -22,7 +22,7 @@ class SplitRing(Areas):
     16-bit stores and loads, which are never torn.
     """
 
-    __slots__ = ("avail", "avail_event", "desc", "num", "used", "used_elems", "used_event")
+    __slots__ = ("addrs", "avail", "avail_event", "desc", "num", "used", "used_elems", "used_event")
 
     def __init__(self, memory: Memory, num: int, addrs: RingAddrs) -> None:
         """Pin all areas. Raises BadRing for invalid addresses or an invalid size, MemoryFault for unmapped memory."""
@@ -30,6 +30,7 @@ class SplitRing(Areas):
         super().__init__(memory)
         desc, avail, used = split_sizes(num)
         self.num = num
+        self.addrs = addrs
         self.desc: memoryview[Any] = self.pin(addrs.desc, desc, "Q")  # the first word of each pair is an `Addr`
         self.avail = self.pin(addrs.driver, avail, "H")
         self.used = self.pin(addrs.device, used, "H")

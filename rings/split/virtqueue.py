@@ -15,6 +15,7 @@ from rings.queue import QueueState, Segment
 from rings.sides import MAX_SEGMENT, DriverSide
 from rings.split.ring import AVAIL_RING, FLAGS, IDX, SplitRing
 from rings.suppression import need_event
+from rings.view import RingView, view_split
 
 __all__ = ["SplitVirtqueue"]
 
@@ -218,3 +219,6 @@ class SplitVirtqueue(DriverSide):
 
     def state(self) -> QueueState:
         return QueueState(self.num, self._added, self._last_used, self._chains - self._returned)
+
+    def view(self) -> RingView:
+        return view_split(self._memory, self.num, self._ring.addrs, event_idx=self._event_idx)

@@ -15,7 +15,7 @@ from rings.packed.vringh import PackedVringh
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from rings.testing import Desc, Guarded, PackedDesc, RawPackedRing, RawRing, dump
-from rings.view import TABLE_SHOWN, flag_names, lines, view_packed, view_split
+from rings.view import TABLE_SHOWN, TABLES_SHOWN, flag_names, lines, view_packed, view_split
 
 NUM = 8
 BUFFER = Addr(0x10_0000)
@@ -198,6 +198,8 @@ def test_text_of_a_split_ring() -> None:
         "split ring of 4 descriptors at 0x0, driver area 0x100, device area 0x200",
         "driver  flags 0  idx 2  used_event 0",
         "device  flags 0  idx 1  avail_event 0",
+        "the device requests kicks",
+        "the driver requests calls",
         "1 chain outstanding",
         "      1: head 0",
         "         0: 0x400 +12 device reads -> 1",
@@ -216,3 +218,56 @@ def test_text_of_a_packed_ring_names_buffer_ids() -> None:
 
 def test_flags_are_named() -> None:
     assert flag_names(NEXT | WRITE | INDIRECT) == "NEXT WRITE INDIRECT"
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (2, "the device requests a kick for the next available entry, 2"),
+        (5, "the device suppresses kicks until available entry 5"),
+        (1, "the device suppresses kicks: its event, available entry 1, has passed"),
+    ],
+)
+def test_an_event_index_is_compared_with_the_index_of_the_other_side(event: int, words: str) -> None:
+    ring = raw_split()
+    ring.offer(0, 1)
+    ring.avail_event = event
+    assert view_split(ring.memory, NUM, ring.addrs, event_idx=True).kicks == words
+
+
+def test_a_flag_suppresses_without_event_indices() -> None:
+    ring = raw_split()
+    ring.memory.view(ring.addrs.driver, 2, True)[0] = 1
+    view = view_split(ring.memory, NUM, ring.addrs)
+    assert (view.kicks, view.calls) == ("the device requests kicks", "the driver suppresses calls")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_driver_shows_its_ring_with_the_bytes_of_the_areas(packed: bool) -> None:
+    memory = Guarded(1 << 20)
+    addrs = memory.grant_ring(NUM, packed=packed)
+    driver = (PackedVirtqueue if packed else SplitVirtqueue)(memory, NUM, addrs, event_idx=True)
+    driver.add([(BUFFER, 12)], [], 0)
+    driver.publish()
+    driver.enable_cb()
+    view = driver.view()
+    assert [[desc.addr for desc in chain.descriptors] for chain in view.chains] == [[BUFFER]]
+    position = "descriptor 0 with wrap counter 1" if packed else "a call for the next used entry, 0"
+    assert position in view.calls
+    starts = attrs.astuple(addrs)
+    held = [bytes(memory.view(at, len(area), False)) for at, area in zip(starts, view.areas, strict=True)]
+    assert list(view.areas) == held
+    driver.close()
+
+
+def test_the_entries_of_all_tables_together_have_a_limit() -> None:
+    memory = MappedMemory()
+    memory.add(Addr(0), memoryview(bytearray(1 << 20)))
+    num = 2 * TABLES_SHOWN // TABLE_SHOWN
+    ring = RawRing(memory, num, RingAddrs(*map(Addr, (0, 0x1000, 0x2000))))
+    for head in range(num):
+        ring.chain(head, Desc(0x10000, TABLE_SHOWN * DESC_SIZE, INDIRECT))
+        ring.offer(head)
+    chains = view_split(memory, num, ring.addrs).chains
+    assert len(chains) == num
+    assert sum(len(desc.table) for chain in chains for desc in chain.descriptors) == TABLES_SHOWN

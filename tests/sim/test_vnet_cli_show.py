@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from trio.testing import wait_all_tasks_blocked
 
 from vnet.cli import show
-from vnet.system.snapshot import take_snapshot
+from vnet.system.snapshot import queue_sides, take_ring, take_snapshot
 from vnet.system.world import open_world
 from vnet.topology import DEFAULT, parse
 from vnet.topology.samples import built_in
@@ -19,8 +19,9 @@ from vnet.views.plain import to_plain
 IN_MEMORY = DEFAULT.replace('"tun"', '"memory"')
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, answer: object, *args: str) -> Result:
-    monkeypatch.setattr(show, "ask", lambda name, command: json.loads(json.dumps(answer)))
+def shown(monkeypatch: pytest.MonkeyPatch, answer: object, *args: str, ring: object = None) -> Result:
+    answers = {"query-vnet": answer, "query-ring": ring}
+    monkeypatch.setattr(show, "ask", lambda name, command, arguments: json.loads(json.dumps(answers[command])))
     return CliRunner().invoke(show.command, list(args))
 
 
@@ -65,16 +66,18 @@ async def test_one_device_and_one_queue_are_chosen_by_name(monkeypatch: pytest.M
     async with open_world(parse(IN_MEMORY), "t") as world:
         await world.wait_up()
         plain = to_plain(take_snapshot(world))
+        ring = to_plain(take_ring(*queue_sides(world.devices["net0"])["receiveq1"]))
     for args, first in (
         ((), "t"),
         (("--all",), "t"),
         (("net0",), "device net0: net over pci on pcie0, 0000:01:00.0: up"),
         (("net0", "receiveq1"), "driver receiveq1: live"),
     ):
-        assert shown(monkeypatch, plain, *args).output.splitlines()[0] == first
+        assert shown(monkeypatch, plain, *args, ring=ring).output.splitlines()[0] == first
     assert json.loads(shown(monkeypatch, plain, "--json").output) == plain
     assert json.loads(shown(monkeypatch, plain, "net0", "--json").output) == plain["devices"]["net0"]
-    queue = json.loads(shown(monkeypatch, plain, "net0", "controlq", "--json").output)
+    queue = json.loads(shown(monkeypatch, plain, "net0", "controlq", "--json", ring=ring).output)
+    assert queue.pop("ring") == ring
     assert queue == {side: plain["devices"]["net0"][side]["queues"][2] for side in ("driver", "device")}
 
 
@@ -100,3 +103,8 @@ def test_an_answer_of_another_version_is_one_line(monkeypatch: pytest.MonkeyPatc
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith("vnet: vnet runs another version of vnet: no SystemView: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_bytes_are_those_of_one_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = shown(monkeypatch, {}, "net0", "--hex")
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (2, "Error: --hex requires a QUEUE")

@@ -14,7 +14,7 @@ from drivers.transports.ntb.registers import Spad, spad_names
 from vnet.link.faulty import FaultyLink
 from vnet.spec import FaultSpec, LinkSpec
 from vnet.system.control import COMMANDS
-from vnet.system.snapshot import take_snapshot
+from vnet.system.snapshot import queue_sides, take_snapshot
 from vnet.system.world import World
 from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed
 from vnet.views.plain import to_plain
@@ -40,6 +40,20 @@ async def looked(pair: NetPair) -> None:
     shown = state(world)
     await COMMANDS["query-vnet"].run(world)
     assert state(world) == shown
+    await rings_looked(world)
+
+
+async def rings_looked(world: World) -> None:
+    """Each ring is the same after a look, as are the pinned views of every host, and what was counted."""
+    queues = [(name, queue) for name, device in world.devices.items() for queue in queue_sides(device)]
+    rings = [await COMMANDS["query-ring"].run(world, name, queue) for name, queue in queues]
+    before = state(world), pins(world)
+    assert [await COMMANDS["query-ring"].run(world, name, queue) for name, queue in queues] == rings
+    assert (state(world), pins(world)) == before
+
+
+def pins(world: World) -> list[int]:
+    return [len(region.pins) for host in world.hosts.values() for region in host.memory._regions]
 
 
 @pytest.mark.every_transport

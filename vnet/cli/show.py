@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
@@ -10,6 +11,7 @@ import click
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.live_names import complete_devices
+from vnet.cli.ring import ring_tree
 from vnet.cli.tree import (
     counts,
     device_title,
@@ -26,6 +28,7 @@ from vnet.system.client import ask
 from vnet.views.ends import PortView
 from vnet.views.parse import from_plain
 from vnet.views.plain import to_plain
+from vnet.views.ring import RingReport
 from vnet.views.system import DeviceQueueView, DeviceView, DriverQueueView, SystemView
 
 __all__ = ["command", "summary"]
@@ -37,15 +40,21 @@ T = TypeVar("T")
 @name_option
 @click.option("--all", "everything", is_flag=True, help="Print everything: PCI trees, links, both ends of each device.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything, or DEVICE or QUEUE, as JSON.")
+@click.option("--hex", "with_bytes", is_flag=True, help="Print also the bytes of the three areas of QUEUE's ring.")
 @click.argument("device", required=False, shell_complete=complete_devices)
 @click.argument("queue", required=False)
 @errors_in_one_line
-def command(name: str, everything: bool, as_json: bool, device: str | None, queue: str | None) -> None:
+def command(
+    name: str, everything: bool, as_json: bool, with_bytes: bool, device: str | None, queue: str | None
+) -> None:
     """Print hosts, links, devices and traffic.
 
-    With DEVICE, print both of its ends: features, ports, queues; with QUEUE, such as receiveq1, that queue.
+    With DEVICE, print both of its ends: features, ports, queues. With QUEUE, such as receiveq1, print that queue and
+    its ring: indices, flags, suppression of notifications, and every outstanding chain with its descriptors.
     """
-    system = _look(name)
+    if with_bytes and queue is None:
+        raise click.UsageError("--hex requires a QUEUE")
+    system = _ask(name, SystemView, "query-vnet")
     view: object = system
     lines = tree(system) if everything else summary(system)
     if device is not None:
@@ -53,8 +62,10 @@ def command(name: str, everything: bool, as_json: bool, device: str | None, queu
         view, lines = chosen, device_tree(device, chosen)
         if queue is not None:
             sides = _named("queue", _sides(chosen), queue, f"{device}: ")
-            view = sides
+            report = _ask(name, RingReport, "query-ring", {"name": device, "queue": queue})
+            view = {**sides, "ring": report}
             lines = (line for side, each in sides.items() for line in queue_tree(side, each))
+            lines = itertools.chain(lines, ring_tree(report, with_bytes))
     click.echo(json.dumps(to_plain(view), indent=2) if as_json else "\n".join(lines))
 
 
@@ -89,11 +100,11 @@ def _traffic(name: str, device: DeviceView, drops: Mapping[str, int]) -> Iterato
         yield last_reset(device.driver.last_reset)
 
 
-def _look(name: str) -> SystemView:
-    """Return a snapshot of a running system. Raises ControlError."""
-    raw = ask(name, "query-vnet")
+def _ask(name: str, record: type[T], query: str, arguments: Mapping[str, object] | None = None) -> T:
+    """Return the answer of a running system to a query. Raises ControlError."""
+    raw = ask(name, query, arguments)
     try:
-        return from_plain(SystemView, raw)
+        return from_plain(record, raw)
     except ValueError as exc:
         raise ControlError(f"{name} runs another version of vnet: {exc}") from None
 

@@ -17,7 +17,7 @@ from vnet.ends.settings import change_setting
 from vnet.linux.unix_socket import accept, listen, owner_uid
 from vnet.system import qmp
 from vnet.system.qmp import NEGOTIATE, Framer, QmpError, TooLong
-from vnet.system.snapshot import take_snapshot, take_status
+from vnet.system.snapshot import queue_sides, take_ring, take_snapshot, take_status
 from vnet.system.world import World
 from vnet.version import __version__
 from vnet.views.plain import to_plain
@@ -54,6 +54,12 @@ async def _query_vnet(world: World) -> object:
 async def _query_status(world: World) -> object:
     """Return only names, and which parts are up."""
     return to_plain(take_status(world))
+
+
+async def _query_ring(world: World, name: str, queue: str) -> object:
+    """Return the memory of one ring, with every outstanding chain."""
+    sides = queue_sides(_named("device", world.devices, name))
+    return to_plain(take_ring(*_named("queue", sides, queue, f"{name}: ")))
 
 
 async def _link_set(world: World, name: str, up: bool) -> object:
@@ -100,6 +106,7 @@ async def _quit(_: World) -> object:
 COMMANDS: Mapping[str, ControlCommand] = {
     "query-vnet": ControlCommand({}, _query_vnet),
     "query-status": ControlCommand({}, _query_status),
+    "query-ring": ControlCommand({"name": str, "queue": str}, _query_ring),
     "link-set": ControlCommand({"name": str, "up": bool}, _link_set),
     "device-reset": ControlCommand({"name": str}, _device_reset),
     "device-set": ControlCommand({"name": str, "setting": str, "value": str}, _device_set),
@@ -109,11 +116,10 @@ COMMANDS: Mapping[str, ControlCommand] = {
 """Commands by name."""
 
 
-def _named(kind: str, things: Mapping[str, T], name: str) -> T:
+def _named(kind: str, things: Mapping[str, T], name: str, where: str = "") -> T:
     if name not in things:
-        raise QmpError(
-            f"{kind} {name!r}: must be one of {', '.join(things)}" if things else f"{kind} {name!r}: there is no {kind}"
-        )
+        known = f"must be one of {', '.join(things)}" if things else f"there is no {kind}"
+        raise QmpError(f"{where}{kind} {name!r}: {known}")
     return things[name]
 
 

@@ -21,6 +21,7 @@ from vnet.system.world import World
 from vnet.transports import TRANSPORTS
 from vnet.views.link import LinkView
 from vnet.views.pci import NtbView
+from vnet.views.ring import RingReport
 from vnet.views.system import (
     BindingView,
     DeviceQueueView,
@@ -36,7 +37,16 @@ from vnet.views.system import (
     SystemView,
 )
 
-__all__ = ["NO_LOSS", "QueueRow", "drop_total", "queue_rows", "take_snapshot", "take_status"]
+__all__ = [
+    "NO_LOSS",
+    "QueueRow",
+    "drop_total",
+    "queue_rows",
+    "queue_sides",
+    "take_ring",
+    "take_snapshot",
+    "take_status",
+]
 
 NO_LOSS = frozenset({"stale", "stopped"})
 """Causes of port drops that are not lost traffic: frames from before the interface's start, or after its stop, as on
@@ -114,6 +124,23 @@ def take_status(world: World) -> StatusView:
         tuple(world.hosts),
         {name: link.up for name, link in world.links.items()},
         {name: device.up for name, device in world.devices.items()},
+    )
+
+
+def queue_sides(device: Device) -> dict[str, tuple[DriverQueue | None, DeviceQueue | None]]:
+    """Return both sides of each queue by name; None for a side without it, or in another process."""
+    mine = {queue.name: queue for queue in (device.virtio.queues if device.virtio is not None else ())}
+    others = {queue.name: queue for queue in (device.vhost.queues if device.back is not None else ())}
+    return {name: (mine.get(name), others.get(name)) for name in mine | others}
+
+
+def take_ring(mine: DriverQueue | None, other: DeviceQueue | None) -> RingReport:
+    """Return the ring of a queue, given by its two sides, as it stands in the driver's own memory."""
+    ring = mine.ring if mine is not None and mine.reachable() else None
+    return RingReport(
+        driver=None if ring is None else ring.state(),
+        device=None if other is None or other.ring is None else other.ring.state(),
+        ring=None if ring is None else ring.view(),
     )
 
 

@@ -41,6 +41,13 @@ def _structure_record(record: type[Any]) -> Callable[[Any, Any], Any]:
     )
 
 
+def _structure_word(raw: object, _: object) -> int | str:
+    """Return a word of a ring, or its meaning."""
+    if not isinstance(raw, int | str):
+        raise TypeError(f"{raw!r} is no word")
+    return raw
+
+
 def _structure_end(raw: dict[str, object], _: object) -> EndView:
     if "network" in raw:
         return CONVERTER.structure(raw, PortView)
@@ -50,4 +57,6 @@ def _structure_end(raw: dict[str, object], _: object) -> EndView:
 
 CONVERTER.register_structure_hook_factory(attrs.has, _structure_record)
 CONVERTER.register_structure_hook_func(lambda record: record is object, lambda raw, _: raw)
+CONVERTER.register_structure_hook_func(lambda record: record == int | str, _structure_word)
+CONVERTER.register_structure_hook(bytes, lambda raw, _: bytes.fromhex(raw))
 CONVERTER.register_structure_hook_func(lambda record: record is EndView, _structure_end)

@@ -16,7 +16,7 @@ KEY = "key"
 
 
 def to_plain(value: object) -> Any:
-    """Return a view, or any part of one, as dicts, lists and scalars."""
+    """Return a view, or any part of one, as dicts, lists and scalars; bytes as hex digits."""
     record = type(value)
     if attrs.has(record):
         plain: dict[str, Any] = {}
@@ -24,6 +24,8 @@ def to_plain(value: object) -> Any:
             part = to_plain(getattr(value, field.name))
             plain.update(part if "inline" in field.metadata else {field.metadata.get(KEY, field.name): part})
         return plain
+    if isinstance(value, bytes):
+        return value.hex()
     if isinstance(value, Mapping):
         return {str(key): to_plain(part) for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
