@@ -24,6 +24,8 @@ def test_the_picture_of_a_ring_shows_what_is_available_and_what_was_used(make_ri
         f"split ring of 4 descriptors at {desc:#x}, driver area {driver_area:#x}, device area {device_area:#x}",
         "driver  flags 1  idx 2  used_event 0",
         "device  flags 0  idx 1  avail_event 0",
+        "the device requests kicks",
+        "the driver suppresses calls",
         "1 chain outstanding",
         "      1: head 1",
         f"         1: {tables + 64:#x} +48 indirect table",
