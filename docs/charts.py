@@ -34,9 +34,9 @@ class Chart:
     title: str
     figure: str
     unit: float
-    """What one step of the axis is of the figure's own unit."""
+    """Step of the axis, in the figure's unit."""
     workloads: Mapping[str, str]
-    """Their names in the figures, and what they are called in the picture."""
+    """Their names in the figures, and their labels in the picture."""
 
 
 CHARTS = (

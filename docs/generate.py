@@ -31,8 +31,8 @@ TOPOLOGY = """\
 
 <!-- Written by docs/generate.py from the records; do not edit. -->
 
-A topology file is [TOML](https://toml.io). It names hosts, the links and NTBs that join them, and devices with what is
-plugged into their two ends. `vnet up FILE` builds it, and `vnet validate FILE` checks it. Each unknown key, impossible
+A topology file is [TOML](https://toml.io). It names hosts, the links and NTBs that join them, and devices with
+their two ends. `vnet up FILE` builds it, and `vnet validate FILE` checks it. Each unknown key, impossible
 value and conflict between two parts is one line: file, key, value, reason. All problems of a file are reported in the
 order of the file, the first 100 of them in full. A check that needs a valid record waits until the record is valid.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import tomllib
+from operator import attrgetter
 from pathlib import Path
 
 import attrs
@@ -50,6 +52,17 @@ def test_every_test_that_a_page_runs_by_its_name_exists() -> None:
     assert lines
     for file, name in lines:
         assert re.search(rf"def test_\w*{name}", (ROOT / file).read_text(encoding="utf-8")), (file, name)
+
+
+def test_every_function_of_the_walks_through_the_code_exists() -> None:
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    section = text.partition("\n## From a file to a running system\n")[2].partition("\n## ")[0]
+    steps = re.findall(r"^\| `([\w/]+)\.py` \| ([^|]+) \|", section, flags=re.MULTILINE)
+    assert len(steps) > 20
+    for path, functions in steps:
+        module = importlib.import_module(path.replace("/", "."))
+        for name in re.findall(r"`([\w.]+)`", functions):
+            assert callable(attrgetter(name)(module)), (path, name)
 
 
 def test_the_schema_is_one_and_every_example_satisfies_it() -> None:

@@ -39,7 +39,7 @@ UP, DOWN = Direction.UPSTREAM, Direction.DOWNSTREAM
 RATE = 8 * 8e9 * 128 / 130 / 8 * (1 - 16 / 203 - 4 / 1538)
 
 
-class Nobody:
+class Ends:
     """Both ends of a link at once: any register reads 7, any write is fine."""
 
     def mem_read(self, addr: int, size: int, function: int) -> int | None:
@@ -71,8 +71,8 @@ class Nobody:
 
 def timed(**changes: object) -> TimedLink:
     link = TimedLink(IdealLink(), **changes)  # type: ignore[arg-type]
-    link.attach_root(Nobody())
-    link.attach_endpoint(Nobody())
+    link.attach_root(Ends())
+    link.attach_endpoint(Ends())
     link.set_present(True)
     return link
 

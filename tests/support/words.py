@@ -1,8 +1,8 @@
-"""Checks the words of comments, docstrings and messages: ``python tests/support/words.py`` lists what breaks a rule.
+"""Checks the words of code and pages: ``python tests/support/words.py`` lists each break of a rule.
 
-* Per package at most one of the words below in 10,000: they hide who acts.
-* No docstring begins with What, Who, Of or By: it is a sentence without its noun.
-* Some names say nothing of what they hold.
+* Vague words hide the actor: at most one in 10,000 words of comments, strings and pages of a folder, none in a name.
+* No docstring, paragraph or help of an option begins with What, Who, Of or By: it is a sentence without its noun.
+* Some words say nothing about the thing that a name stands for.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("rings", "drivers", "vnet", "tests", "examples")
-VAGUE = re.compile(r"\b(nobody|somebody|anybody|everybody|whoever|whatever)\b", re.IGNORECASE)
+PACKAGES = (".", "docs", "rings", "drivers", "vnet", "tests", "examples")
+"""Folders; the first one without those below it."""
+VAGUE_WORDS = frozenset({"nobody", "somebody", "anybody", "everybody", "whoever", "whatever"})
+VAGUE = re.compile(rf"\b({'|'.join(sorted(VAGUE_WORDS))})\b", re.IGNORECASE)
 PER_THOUSAND = 0.1
 """Vague words allowed among 1,000."""
 RIDDLE = re.compile(r"(What|Who|Of|By)\b")
 NAMES = frozenset({"asked", "each_life", "found", "happened", "heard", "look_again", "said", "told", "went_up"})
+PARTS = VAGUE_WORDS | {"asked", "heard", "said", "told"}
+"""Words that are no part of a name."""
+HELP = re.compile(r" +-[\w, -]+?(?: [A-Z\[][^ ]*)?  +(.*)")
+"""Option in the help of a command."""
 WORD = re.compile(r"[A-Za-z]+")
 DEFINITIONS = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -57,22 +63,40 @@ def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.attr
 
 
+def _paragraphs(page: str) -> Iterator[tuple[int, str]]:
+    """(line, text) of the beginning of each paragraph, list item and help of an option."""
+    before = ""
+    for number, text in enumerate(page.splitlines(), 1):
+        if option := HELP.match(text):
+            yield number, option[1]
+        elif not before.strip() or text.startswith("* "):
+            yield number, text.lstrip("* ")
+        before = text
+
+
+def _files(package: str) -> Iterator[Path]:
+    """Yield the modules and pages of a package."""
+    folder = ROOT / package
+    for pattern in ("*.md", "*.py"):
+        yield from sorted(folder.glob(pattern) if package == "." else folder.rglob(pattern))
+
+
 def check(package: str) -> Iterator[str]:
-    """A line for everything that breaks a rule."""
+    """Yield a line for each break of a rule."""
     words, vague = 0, []
-    for file in sorted((ROOT / package).rglob("*.py")):
+    for file in _files(package):
         if file == Path(__file__):
             continue
         source, place = file.read_text(encoding="utf-8"), file.relative_to(ROOT)
-        for line, text in _texts(source):
+        tree = ast.parse(source if file.suffix == ".py" else "")
+        for line, text in _texts(source) if file.suffix == ".py" else enumerate(source.splitlines(), 1):
             words += len(WORD.findall(text))
             vague += [f"{place}:{line}: {word}" for word in VAGUE.findall(text)]
-        tree = ast.parse(source)
-        for line, text in _docstrings(tree):
+        for line, text in _docstrings(tree) if file.suffix == ".py" else _paragraphs(source):
             if RIDDLE.match(text):
                 yield f"{place}:{line}: begin with the noun or the verb: {text.split(maxsplit=4)[:4]}"
         for line, name in _names(tree):
-            if name in NAMES:
+            if name in NAMES or PARTS & {*name.lower().split("_")}:
                 yield f"{place}:{line}: say what {name!r} is"
     if len(vague) > words * PER_THOUSAND / 1000:
         yield from vague
