@@ -15,8 +15,6 @@ from rings.layout import (
     RingAddrs,
     check_packed,
     check_split,
-    contiguous_packed,
-    contiguous_split,
     packed_sizes,
     split_sizes,
 )
@@ -48,8 +46,6 @@ class RingFormat:
     """Size in bytes of the descriptor, driver and device areas, by queue size."""
     align: tuple[int, int, int]
     """Alignment in bytes of these areas."""
-    contiguous: Callable[[int, Addr, int], tuple[RingAddrs, int]]
-    """Layout of a contiguous ring and its bytes, by queue size, start address and alignment."""
     any_num: bool
     """Whether sizes other than powers of two are allowed."""
     start: int
@@ -68,6 +64,16 @@ class RingFormat:
     def has_num(self, num: int, num_max: int = MAX_NUM) -> bool:
         """Return whether ``num`` is a valid queue size (VIRTIO 1.4 sections 2.7 and 2.8)."""
         return 1 <= num <= num_max and (self.any_num or not num & num - 1)
+
+    def contiguous(self, num: int, start: Addr, align: int) -> tuple[RingAddrs, int]:
+        """Return the layout of a ring that is contiguous from ``start``, and its size in bytes.
+
+        The device area is at the next multiple of ``align``, as legacy transports have it (section 2.7.2). A packed
+        ring is never larger than a split ring of the same size.
+        """
+        desc, driver, device = self.sizes(num)
+        rest = -(-(desc + driver) // align) * align
+        return RingAddrs(start, Addr(start + desc), Addr(start + rest)), rest + device
 
     def vringh(
         self,
@@ -107,7 +113,6 @@ FORMATS: Mapping[str, RingFormat] = {
         name="split",
         sizes=split_sizes,
         align=SPLIT_ALIGN,
-        contiguous=contiguous_split,
         any_num=False,
         start=0,
         driver=SplitVirtqueue,
@@ -122,7 +127,6 @@ FORMATS: Mapping[str, RingFormat] = {
         name="packed",
         sizes=packed_sizes,
         align=PACKED_ALIGN,
-        contiguous=contiguous_packed,
         any_num=True,
         start=FIRST_LAP,
         driver=PackedVirtqueue,

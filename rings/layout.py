@@ -26,8 +26,6 @@ __all__ = [
     "RingAddrs",
     "check_packed",
     "check_split",
-    "contiguous_packed",
-    "contiguous_split",
     "packed_sizes",
     "split_sizes",
 ]
@@ -82,16 +80,6 @@ def split_sizes(num: int) -> tuple[int, int, int]:
     return DESC_SIZE * num, 6 + 2 * num, 6 + 8 * num
 
 
-def contiguous_split(num: int, start: Addr, align: int) -> tuple[RingAddrs, int]:
-    """Return the layout of legacy transports (section 2.7.2) and its size in bytes.
-
-    The ring is contiguous from ``start``, with the used ring at the next multiple of ``align``.
-    """
-    desc, avail, used = split_sizes(num)
-    rest = -(-(desc + avail) // align) * align
-    return RingAddrs(start, Addr(start + desc), Addr(start + rest)), rest + used
-
-
 def check_split(num: int, addrs: RingAddrs) -> None:
     """Raise BadRing unless size and alignment of a split ring are valid and no areas overlap."""
     if not 1 <= num <= MAX_NUM or num & num - 1:
@@ -102,16 +90,6 @@ def check_split(num: int, addrs: RingAddrs) -> None:
 def packed_sizes(num: int) -> tuple[int, int, int]:
     """Return the bytes of descriptor ring, driver and device event suppression areas of a packed queue."""
     return DESC_SIZE * num, 4, 4
-
-
-def contiguous_packed(num: int, start: Addr, align: int) -> tuple[RingAddrs, int]:
-    """Return the layout of a packed ring and its size in bytes, never larger than a split ring of the same size.
-
-    The ring is contiguous from ``start``, with the device area at the next multiple of ``align``.
-    """
-    desc, driver, device = packed_sizes(num)
-    rest = -(-(desc + driver) // align) * align
-    return RingAddrs(start, Addr(start + desc), Addr(start + rest)), rest + device
 
 
 def check_packed(num: int, addrs: RingAddrs) -> None:

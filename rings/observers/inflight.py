@@ -7,12 +7,13 @@ write to it, but a device still validates the contents like all data from the ot
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from rings.chain import Chain
 from rings.observers.observed import Observer
+from rings.queue import Vringh
 
-__all__ = ["InflightLog", "InflightObserver", "log_size"]
+__all__ = ["InflightLog", "InflightObserver", "LogMemory", "log_size"]
 
 ALIGN = 64
 VERSION = 1
@@ -47,6 +48,26 @@ class InflightLog(Protocol):
 
     def close(self) -> None:
         """Release the log's memory; later use raises ValueError."""
+
+
+R = TypeVar("R", bound=Vringh)
+
+
+class LogMemory(Generic[R]):
+    """Base of the logs of both formats: typed views of the log of ``ring``, of ``entries`` entries."""
+
+    def __init__(self, ring: R, memory: memoryview, entries: int) -> None:
+        """Use ``memory``, zeroed in a new log; ``entries`` is at least the ring's size."""
+        self._ring = ring
+        self._entries = entries
+        self._bytes = memory.cast("B")
+        self._words = self._bytes.cast("H")
+        self._quads = self._bytes.cast("Q")
+        self._counter = 1
+
+    def close(self) -> None:
+        for view in (self._quads, self._words, self._bytes):
+            view.release()
 
 
 class InflightObserver(Observer):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from rings.errors import BadRing
-from rings.observers.inflight import VERSION, log_size
+from rings.observers.inflight import VERSION, LogMemory, log_size
 from rings.packed.ring import FIRST_LAP, at, available
 from rings.packed.vringh import PackedVringh, Words
 
@@ -27,25 +27,15 @@ _NEXT, _LAST, _NUM = 1, 2, 3
 _COUNTER, _ID_FLAGS_LENGTH, _ADDR = 1, 2, 3
 
 
-class PackedLog:
+class PackedLog(LogMemory[PackedVringh]):
     """See `rings.observers.inflight.InflightLog`. A new log starts at the ring's initial position."""
 
     def __init__(self, ring: PackedVringh, memory: memoryview, entries: int) -> None:
-        """Use ``memory`` of `packed_log_size` bytes, zeroed in a new log; ``entries`` is at least the ring's size."""
-        self._ring = ring
-        self._entries = entries
-        self._bytes = memory.cast("B")
-        self._words = self._bytes.cast("H")
-        self._quads = self._bytes.cast("Q")
+        super().__init__(ring, memory, entries)
         self._next = list(range(1, entries + 1))  # the last one ends the list
         self._free = 0
         self._chains: dict[int, tuple[int, int]] = {}  # by buffer id: first and last entry
         self._used = ring.state().used  # at the last commit
-        self._counter = 1
-
-    def close(self) -> None:
-        for view in (self._quads, self._words, self._bytes):
-            view.release()
 
     def resume(self) -> Sequence[int]:
         version, entries = self._words[4], self._words[5]

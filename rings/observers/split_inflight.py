@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from rings.errors import BadRing
-from rings.observers.inflight import VERSION, log_size
+from rings.observers.inflight import VERSION, LogMemory, log_size
 from rings.split.vringh import SplitVringh
 
 __all__ = ["SplitLog", "split_log_size"]
@@ -18,21 +18,8 @@ _NEXT, _COUNTER = 3, 1
 split_log_size = partial(log_size, HEADER, ENTRY)
 
 
-class SplitLog:
+class SplitLog(LogMemory[SplitVringh]):
     """See `rings.observers.inflight.InflightLog`. The ring starts at the used index in the driver's memory."""
-
-    def __init__(self, ring: SplitVringh, memory: memoryview, entries: int) -> None:
-        """Use ``memory`` of `split_log_size` bytes, zeroed in a new log; ``entries`` is at least the ring's size."""
-        self._ring = ring
-        self._entries = entries
-        self._bytes = memory.cast("B")
-        self._words = self._bytes.cast("H")
-        self._quads = self._bytes.cast("Q")
-        self._counter = 1
-
-    def close(self) -> None:
-        for view in (self._quads, self._words, self._bytes):
-            view.release()
 
     def resume(self) -> Sequence[int]:
         words, quads, num, used = self._words, self._quads, self._ring.num, self._ring.state().used

@@ -10,7 +10,8 @@ from drivers.bus.back import Identity
 from drivers.contracts.hw import Epc
 from drivers.transports.epf_mailbox import registers as mb
 from drivers.transports.epf_mailbox.back import MailboxEpf
-from rings.layout import RingAddrs, contiguous_split, split_sizes
+from rings.formats import FORMATS
+from rings.layout import RingAddrs, split_sizes
 from rings.memory import Addr
 from rings.status import Status
 from support.rigs.mailbox_endpoint import FEATURES, TABLE, Controller, Driver, driver
@@ -54,9 +55,9 @@ def test_a_driver_that_knows_no_extension_has_its_ring_in_one_piece(extension: b
 
 
 def test_a_contiguous_ring_has_the_size_that_both_sides_compute() -> None:
-    assert contiguous_split(256, Addr(0), 4096)[1] == 10246
-    assert contiguous_split(512, Addr(0), 4096)[1] == 16390
-    addrs, size = contiguous_split(2, Addr(0x1000), 4096)
+    assert FORMATS["split"].contiguous(256, Addr(0), 4096)[1] == 10246
+    assert FORMATS["split"].contiguous(512, Addr(0), 4096)[1] == 16390
+    addrs, size = FORMATS["split"].contiguous(2, Addr(0x1000), 4096)
     assert addrs == RingAddrs(Addr(0x1000), Addr(0x1020), Addr(0x2000))
     assert size == 4096 + split_sizes(2)[2]
 

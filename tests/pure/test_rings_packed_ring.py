@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rings.errors import BadRing, LocalRingError, QueueFull
+from rings.formats import FORMATS
 from rings.layout import (
     AVAIL,
     INDIRECT,
@@ -12,8 +13,6 @@ from rings.layout import (
     USED,
     WRITE,
     RingAddrs,
-    contiguous_packed,
-    contiguous_split,
     packed_sizes,
 )
 from rings.memory import Addr
@@ -280,8 +279,8 @@ def test_a_ring_that_can_not_be_is_refused(rig: PackedRig, num: int, desc: int, 
 
 
 def test_a_ring_in_one_piece() -> None:
-    addrs, size = contiguous_packed(3, Addr(0x1000), 64)
+    addrs, size = FORMATS["packed"].contiguous(3, Addr(0x1000), 64)
     assert (addrs, size) == (RingAddrs(Addr(0x1000), Addr(0x1030), Addr(0x1040)), 68)
     assert packed_sizes(3) == (48, 4, 4)
     for num in range(1, 300):
-        assert contiguous_packed(num, Addr(0), 64)[1] <= contiguous_split(num, Addr(0), 64)[1]
+        assert FORMATS["packed"].contiguous(num, Addr(0), 64)[1] <= FORMATS["split"].contiguous(num, Addr(0), 64)[1]

@@ -13,7 +13,7 @@ from enum import IntEnum
 import attrs
 
 from rings.formats import FORMATS, RingFormat
-from rings.layout import MAX_NUM, RingAddrs, contiguous_split
+from rings.layout import MAX_NUM, RingAddrs
 from rings.memory import Addr
 
 __all__ = [
@@ -188,7 +188,7 @@ class RingArea:
 
         Rings of either format fit, because the format is negotiated later.
         """
-        size = max((contiguous_split(num, Addr(0), self.align)[1] for num in self.nums), default=0)
+        size = max((FORMATS["split"].contiguous(num, Addr(0), self.align)[1] for num in self.nums), default=0)
         return -(-size // self.align) * self.align
 
     @property
