@@ -234,7 +234,7 @@ class MediatedEnd(VhostBound["Mediator"]):
         self.plug.remove(self)
 
 
-class Mediator:
+class Mediator(ABC):
     """Joins two devices of one type. A subclass per type defines the offer, the pairs of queues, and the copying."""
 
     def __init__(self) -> None:
@@ -293,17 +293,17 @@ class Mediator:
 
     # Implemented by subclasses
 
+    @abstractmethod
     def offer(self, device: VhostDevice) -> None:
         """Offer features, queues and configuration through ``device``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def queues(self, source: VhostDevice, sink: VhostDevice) -> tuple[DeviceQueue, DeviceQueue]:
         """Return the source driver's transmit queue and the sink driver's receive queue."""
-        raise NotImplementedError
 
+    @abstractmethod
     def copier(self, source: VhostDevice, sink: VhostDevice, statistics: MediatorStatistics) -> Copier:
         """Return the copier for the features negotiated on each side."""
-        raise NotImplementedError
 
     def link_changed(self, device: VhostDevice, up: bool) -> None:
         """Show to the driver of ``device`` whether both ends run."""

@@ -10,11 +10,10 @@ from collections.abc import Callable
 import attrs
 
 from drivers.bus.vhost import DeviceQueue, VhostOps
-from drivers.contracts.hw import DmaMemory, Handler, LinkEvents, PciFunction, Toll
+from drivers.contracts.hw import PciFunction
 from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure
-from rings.memory import Addr, Memory
+from rings.memory import Memory
 from rings.queue import Meter
-from rings.status import Status
 
 __all__ = ["CONFIG", "WrappedOps", "CountedHandle", "TappedAccess", "TappedFunction", "read_structures"]
 
@@ -53,6 +52,10 @@ class TappedFunction:
         self.max_vectors: int | None = None
         """Maximum number of MSI-X vectors; 0 hides MSI-X."""
         self.structures = read_structures(inner)
+        self.vendor_id, self.device_id, self.dma = inner.vendor_id, inner.device_id, inner.dma
+        self.bar_map, self.bar_toll, self.watch = inner.bar_map, inner.bar_toll, inner.watch
+        self.disable_msix, self.free_irqs = inner.disable_msix, inner.free_irqs
+        self.request_irq, self.request_intx = inner.request_irq, inner.request_intx
 
     # For tests
 
@@ -84,18 +87,6 @@ class TappedFunction:
     # PciFunction
 
     @property
-    def vendor_id(self) -> int:
-        return self._inner.vendor_id
-
-    @property
-    def device_id(self) -> int:
-        return self._inner.device_id
-
-    @property
-    def dma(self) -> DmaMemory:
-        return self._inner.dma
-
-    @property
     def online(self) -> bool:
         return self._inner.online
 
@@ -122,33 +113,12 @@ class TappedFunction:
             self._inner.bar_write(bar, offset, size, value)
             self._written(TappedAccess(bar, offset, size, value, True))
 
-    def bar_map(self, bar: int, offset: int, size: int, at: Addr) -> Memory:
-        return self._inner.bar_map(bar, offset, size, at)
-
-    def bar_toll(self, bar: int, offset: int, size: int) -> Toll | None:
-        return self._inner.bar_toll(bar, offset, size)
-
     def enable_msix(self) -> int:
         if self.max_vectors == 0:
             self._inner.disable_msix()
             return 0
         vectors = self._inner.enable_msix()
         return vectors if self.max_vectors is None else min(vectors, self.max_vectors)
-
-    def disable_msix(self) -> None:
-        self._inner.disable_msix()
-
-    def request_irq(self, vector: int, handler: Handler) -> None:
-        self._inner.request_irq(vector, handler)
-
-    def request_intx(self, handler: Handler) -> None:
-        self._inner.request_intx(handler)
-
-    def free_irqs(self) -> None:
-        self._inner.free_irqs()
-
-    def watch(self, events: LinkEvents | None) -> None:
-        self._inner.watch(events)
 
     def _read(self, bar: int, offset: int, size: int, value: int) -> int:
         lie = self.lies.get((bar, offset))
@@ -198,18 +168,13 @@ class WrappedOps:
         self._wrap = wrap
         self.calls: list[int] = []
         """Indices of the queues called, in order."""
-
-    @property
-    def features(self) -> int:
-        return self._inner.features
+        self.features, self.lossy, self.settle = inner.features, inner.lossy, inner.settle
+        self.config_changed, self.status_changed = inner.config_changed, inner.status_changed
+        self.changed, self.broken = inner.changed, inner.broken
 
     @property
     def meter(self) -> Meter | None:
         return self._inner.meter
-
-    @property
-    def lossy(self) -> bool:
-        return self._inner.lossy
 
     def memory(self) -> Memory:
         return self._wrap(self._inner.memory())
@@ -217,18 +182,3 @@ class WrappedOps:
     def call(self, queue: DeviceQueue) -> None:
         self.calls.append(queue.index)
         self._inner.call(queue)
-
-    def config_changed(self) -> None:
-        self._inner.config_changed()
-
-    async def settle(self) -> None:
-        await self._inner.settle()
-
-    def status_changed(self, status: Status) -> None:
-        self._inner.status_changed(status)
-
-    def changed(self) -> None:
-        self._inner.changed()
-
-    def broken(self, queue: DeviceQueue, error: Exception) -> None:
-        self._inner.broken(queue, error)

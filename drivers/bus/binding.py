@@ -43,28 +43,22 @@ class BindMove(Enum):
     FREE = "free"
 
 
+_FREE = {BindMove.FREE: BindState.UNBOUND}
+_PROBE = {BindMove.PROBE: BindState.PROBING, **_FREE}
+_USED = {
+    BindMove.RETRY: BindState.PROBING,
+    BindMove.DEFER: BindState.DEFERRED,
+    BindMove.FAIL: BindState.FAILED,
+    BindMove.END: BindState.UNBOUND,
+    **_FREE,
+}
 MOVES: Mapping[BindState, Mapping[BindMove, BindState]] = {
     # State: moves that are possible in it, with the state after each.
-    BindState.UNBOUND: {BindMove.PROBE: BindState.PROBING, BindMove.FREE: BindState.UNBOUND},
-    BindState.DEFERRED: {BindMove.PROBE: BindState.PROBING, BindMove.FREE: BindState.UNBOUND},
-    BindState.FAILED: {BindMove.FREE: BindState.UNBOUND},
-    BindState.PROBING: {
-        BindMove.BOUND: BindState.BOUND,
-        BindMove.NOTE: BindState.PROBING,
-        BindMove.RETRY: BindState.PROBING,
-        BindMove.DEFER: BindState.DEFERRED,
-        BindMove.FAIL: BindState.FAILED,
-        BindMove.END: BindState.UNBOUND,
-        BindMove.FREE: BindState.UNBOUND,
-    },
-    BindState.BOUND: {
-        BindMove.NOTE: BindState.BOUND,
-        BindMove.RETRY: BindState.PROBING,
-        BindMove.DEFER: BindState.DEFERRED,
-        BindMove.FAIL: BindState.FAILED,
-        BindMove.END: BindState.UNBOUND,
-        BindMove.FREE: BindState.UNBOUND,
-    },
+    BindState.UNBOUND: _PROBE,
+    BindState.DEFERRED: _PROBE,
+    BindState.FAILED: _FREE,
+    BindState.PROBING: {BindMove.BOUND: BindState.BOUND, BindMove.NOTE: BindState.PROBING, **_USED},
+    BindState.BOUND: {BindMove.NOTE: BindState.BOUND, **_USED},
 }
 
 

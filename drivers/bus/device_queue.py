@@ -7,6 +7,7 @@ from typing import Protocol
 
 import trio
 
+from drivers.contracts.hw import NO_VECTOR
 from drivers.flow.pump import AGAIN, BATCH_BUCKETS, QUEUE, RECHECK, Signal, Wait, pump
 from rings.errors import MemoryFault, RemoteRingError
 from rings.formats import ring_format
@@ -14,9 +15,8 @@ from rings.layout import RingAddrs
 from rings.memory import Addr
 from rings.queue import QueueStatistics, Vringh
 
-__all__ = ["NO_VECTOR", "DeviceQueue", "QueueOps", "QueueOwner"]
+__all__ = ["DeviceQueue", "QueueOps", "QueueOwner"]
 
-NO_VECTOR = 0xFFFF
 PACE = 512
 """Work budget of a turn in units of `rings.queue.Vringh.pace`: about a millisecond."""
 DISCARD_BATCH = 64

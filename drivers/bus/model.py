@@ -8,6 +8,7 @@ serves a binding and changes the binding's state, and each requester waits for t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -68,7 +69,7 @@ def require(resource: F | None, device: BusDevice, reason: str) -> F:
     return resource
 
 
-class Bus(Generic[D, R]):
+class Bus(ABC, Generic[D, R]):
     """A bus that matches, probes and removes. Subclasses implement `attach`, which brings a device up."""
 
     prefix = "device"
@@ -167,13 +168,13 @@ class Bus(Generic[D, R]):
                 return driver
         return None
 
+    @abstractmethod
     async def attach(self, binding: Binding[D, R], device: D, driver: R) -> None:
         """Bring the device up with this driver, and serve it until cancelled.
 
         Calls ``binding.bound()`` once the device runs, and releases all resources before it returns. On ProbeDeferred
         the bus probes again at the next `poke`, on another DriverError it does not.
         """
-        raise NotImplementedError
 
     def _leaves(self, device: D) -> bool:
         """Return whether a removed binding of this device is still in use."""

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import trio
 
 from drivers.bus.binding import Binding
-from drivers.bus.device_queue import NO_VECTOR, DeviceQueue, QueueOps
+from drivers.bus.device_queue import DeviceQueue, QueueOps
 from drivers.bus.model import Bus, BusDriver
 from drivers.flow.pump import Signal
 from rings import status as st
@@ -26,7 +26,6 @@ from rings.queue import Meter, Vringh
 from rings.status import Status
 
 __all__ = [
-    "NO_VECTOR",
     "DeviceQueue",
     "FrontEndNet",
     "Joinable",

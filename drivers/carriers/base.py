@@ -13,7 +13,7 @@ from drivers.bus.model import Bus, BusDevice, BusDriver, MatchId
 from drivers.bus.virtio import ConfigOps, VirtioBus, VirtioDevice
 from drivers.errors import TransportLost
 
-__all__ = ["CarrierBus", "CarrierClient", "CarrierDriver", "CarrierOps", "config_step", "wait_reset"]
+__all__ = ["CarrierBus", "CarrierClient", "CarrierDriver", "CarrierOps", "read_field", "wait_reset", "write_field"]
 
 RESET_TIMEOUT = 1.0
 """Timeout of a device's reset in seconds."""
@@ -94,7 +94,21 @@ async def wait_reset(name: str, status: Callable[[], int], online: Callable[[], 
     raise TransportLost(f"{name}: the device {why}")
 
 
-def config_step(offset: int, size: int) -> int:
+def read_field(read: Callable[[int, int], int], start: int, offset: int, size: int) -> bytes:
+    """Read a field of the configuration that begins at register ``start``, with ``read`` for each access."""
+    step = _config_step(offset, size)
+    parts = range(start + offset, start + offset + size, step)
+    return b"".join(read(part, step).to_bytes(step, "little") for part in parts)
+
+
+def write_field(write: Callable[[int, int, int], None], start: int, offset: int, data: bytes) -> None:
+    """Write a field of the configuration that begins at register ``start``, with ``write`` for each access."""
+    step = _config_step(offset, len(data))
+    for at in range(0, len(data), step):
+        write(start + offset + at, step, int.from_bytes(data[at : at + step], "little"))
+
+
+def _config_step(offset: int, size: int) -> int:
     """Return the access width in bytes of a configuration field: its own, or 32 bits for 64 (section 4.1.3.1)."""
     step = 4 if size == 8 else size
     return step if step in (1, 2, 4) and not offset % step else 1

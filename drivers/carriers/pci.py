@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import attrs
+from abc import ABC, abstractmethod
 
 from drivers.bus.binding import Binding
 from drivers.bus.virtio import DriverQueue, VirtioDevice
 from drivers.carriers.base import CarrierBus, CarrierClient, CarrierDriver
-from drivers.contracts.hw import DmaMemory, PciFunction
+from drivers.contracts.hw import NO_VECTOR, DmaMemory, PciFunction
 from drivers.errors import TransportLost
 from drivers.flow.pump import Signal
 from drivers.memory.vring import VringMemory
 
-__all__ = ["NO_VECTOR", "FunctionTransport", "PciBus", "VirtioPciDriver"]
+__all__ = ["FunctionTransport", "PciBus", "VirtioPciDriver"]
 
-NO_VECTOR = 0xFFFF
 COMMAND, COMMAND_MASTER = 0x04, 0x04
 
 
-@attrs.frozen
-class VirtioPciDriver(CarrierDriver[PciFunction]):
-    """A driver that makes a virtio device of every function in its id table."""
+VirtioPciDriver = CarrierDriver[PciFunction]
+"""A driver that makes a virtio device of every function in its id table."""
 
 
 class PciBus(CarrierBus[PciFunction]):
@@ -55,7 +53,7 @@ async def _wait_online(function: PciFunction) -> None:
         function.watch(None)
 
 
-class FunctionTransport:
+class FunctionTransport(ABC):
     """Base class of a front half over a PCI function: its link, its interrupts, and its queues' memory."""
 
     def __init__(self, function: PciFunction) -> None:
@@ -112,9 +110,9 @@ class FunctionTransport:
             raise TransportLost(f"{self._function.name}: the device does not answer")
         return value
 
+    @abstractmethod
     def _answers(self) -> bool:
         """Return whether the device answers, after a read of all-ones."""
-        raise NotImplementedError
 
     # Reset
 
@@ -127,9 +125,9 @@ class FunctionTransport:
             raise
         self._master(True)
 
+    @abstractmethod
     async def _reset(self) -> None:
         """Reset the device and wait until its status is 0. Raises TransportLost after the timeout."""
-        raise NotImplementedError
 
     def _master(self, on: bool) -> None:
         """Allow or revoke bus mastering."""

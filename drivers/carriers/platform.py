@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import attrs
-
 from drivers.carriers.base import CarrierBus, CarrierDriver
 from drivers.contracts.hw import MmioRegion
 
 __all__ = ["PlatformBus", "VirtioPlatformDriver"]
 
 
-@attrs.frozen
-class VirtioPlatformDriver(CarrierDriver[MmioRegion]):
-    """A driver that makes a virtio device of every matching region with a device in it."""
+VirtioPlatformDriver = CarrierDriver[MmioRegion]
+"""A driver that makes a virtio device of every matching region with a device in it."""
 
 
 class PlatformBus(CarrierBus[MmioRegion]):

@@ -14,6 +14,7 @@ from rings.memory import Addr, Memory, PciAddr, PhysAddr
 from rings.queue import Meter
 
 __all__ = [
+    "NO_VECTOR",
     "DmaBuffer",
     "DmaMemory",
     "Epc",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 Handler = Callable[[], None]
+NO_VECTOR = 0xFFFF
+"""Number of no MSI-X vector, for a queue or a configuration without interrupts (VIRTIO 1.4 section 4.1.5.1.2)."""
 
 
 @attrs.frozen

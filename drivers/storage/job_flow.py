@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -28,7 +29,7 @@ AT_ONCE = 2 << 20
 R = TypeVar("R")
 
 
-class JobFlow(Generic[R]):
+class JobFlow(ABC, Generic[R]):
     """One queue, from DRIVER_OK to reset. A device type implements `begin` and `end`; ``R`` is its request."""
 
     def __init__(self, queue: DeviceQueue, workers: Workers, figures: RequestFigures) -> None:
@@ -43,13 +44,13 @@ class JobFlow(Generic[R]):
 
     # Implemented by each device type.
 
+    @abstractmethod
     def begin(self, ring: Vringh, chain: Chain) -> int:
         """Answer a request or submit a job for it. Returns the bytes that it moves. Raises BadChain."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, ring: Vringh, job: Job[R]) -> None:
         """Answer the request of a completed job."""
-        raise NotImplementedError
 
     # Common to all.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 from drivers.bus.virtio import DriverQueue
@@ -17,7 +18,7 @@ R = TypeVar("R", bound=Submission)
 A = TypeVar("A")
 
 
-class RequestQueue(Generic[R, A]):
+class RequestQueue(ABC, Generic[R, A]):
     """A `drivers.storage.submit.SubmissionQueue`, and the flow that takes used buffers.
 
     A device type implements `room`, `put`, `read` and `end`; ``A`` is its type of an answer.
@@ -33,21 +34,21 @@ class RequestQueue(Generic[R, A]):
 
     # Implemented by each device type.
 
+    @abstractmethod
     def room(self, request: R) -> bool:
         """Return whether slots and ring have room for the request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def put(self, request: R, slot: int) -> None:
         """Fill the slot, and add a chain of the slot and the request's data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, request: R, slot: int) -> A:
         """Return the device's answer from the slot. Load each byte once: the slot is reused afterwards."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, request: R, answer: A, written: int) -> None:
         """Complete a request that the device used; ``written`` is the used length."""
-        raise NotImplementedError
 
     # Common to all.
 

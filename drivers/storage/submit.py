@@ -6,6 +6,7 @@ before it went away are sent again; after a time without device, they fail.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
@@ -55,7 +56,7 @@ class SubmissionQueue(Protocol[R_contra]):
         """Publish the added requests, and notify the device."""
 
 
-class Submitter(Generic[R]):
+class Submitter(ABC, Generic[R]):
     """Requests to one device, and their buffers. Run ``serve`` while the submitter is in use."""
 
     def __init__(self, *, buffers: int = BUFFERS, patience: float = PATIENCE, queues: int = 1) -> None:
@@ -75,13 +76,13 @@ class Submitter(Generic[R]):
 
     # Implemented by each device type.
 
+    @abstractmethod
     def admit(self, request: R) -> bool:
         """Return whether the request may go to the live device; else complete it, as the device would refuse it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fail(self, request: R, cause: str) -> None:
         """Complete a request with an error of our own; ``cause`` is counted."""
-        raise NotImplementedError
 
     # Called by the driver.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trio
 
-from drivers.bus.back import Identity
+from drivers.bus.back import VIRTIO_VENDOR, Identity
 from drivers.carriers.vhost_user import OwnConfig, SharedRegion, SocketBack
 from drivers.contracts.ipc import FdSocket, Ipc
 from drivers.errors import DriverError, TransportLost
@@ -18,13 +18,11 @@ from vnet.views.system import SocketView
 
 __all__ = ["Junction", "SocketEnd", "dial"]
 
-VENDOR = 0x1AF4
-
 
 class SocketEnd:
     """`drivers.carriers.vhost_user.VhostUserSocket`: shares all of the host's memory with the back end."""
 
-    vendor_id = VENDOR
+    vendor_id = VIRTIO_VENDOR
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 import attrs
@@ -77,7 +78,7 @@ class NetFigures:
         self.pairs += [PairFigures() for _ in range(count - len(self.pairs))]
 
 
-class NetFlow(Generic[Q]):
+class NetFlow(ABC, Generic[Q]):
     """One direction of one queue pair. Subclasses move the packets."""
 
     def __init__(self, queue: Q, port: PacketQueue, traffic: Traffic) -> None:
@@ -96,5 +97,6 @@ class NetFlow(Generic[Q]):
         self.enabled = enabled
         self._switch.set()
 
+    @abstractmethod
     def move(self) -> tuple[int, Wait]:
-        raise NotImplementedError
+        """Move packets up to the budget. Returns how many chains or buffers it moved, and what it waits for."""

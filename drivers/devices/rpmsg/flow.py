@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Generic, TypeVar
 
 import trio
@@ -39,13 +40,13 @@ class RpmsgOutFlow(RpmsgFlow[Q]):
         self._outgoing = Signal()  # set for a message while the pump waits for one
         self._message: Wait = self._wait_for_message
 
+    @abstractmethod
     def room(self) -> int:
         """Return the number of messages that may wait to be sent now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def move(self) -> tuple[int, Wait]:
         """Move messages up to the budget. Waits for a message if none is left and no sender waits."""
-        raise NotImplementedError
 
     def push(self) -> None:
         if not self._outgoing.awaited:

@@ -12,9 +12,9 @@ from typing import ClassVar
 import trio
 
 from drivers.bus.back import VIRTIO_VENDOR, Identity
-from drivers.bus.vhost import NO_VECTOR, DeviceQueue
+from drivers.bus.vhost import DeviceQueue
 from drivers.carriers.epf import EndpointFunction
-from drivers.contracts.hw import DmaBuffer, Epc, PciHeader
+from drivers.contracts.hw import NO_VECTOR, DmaBuffer, Epc, PciHeader
 from drivers.transports.epf_mailbox.registers import (
     BAR,
     BAR_SIZE,

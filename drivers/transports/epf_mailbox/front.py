@@ -10,9 +10,9 @@ import trio
 
 from drivers.bus.model import MatchId
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
-from drivers.carriers.base import config_step
-from drivers.carriers.pci import NO_VECTOR, FunctionTransport, VirtioPciDriver
-from drivers.contracts.hw import PciFunction
+from drivers.carriers.base import read_field
+from drivers.carriers.pci import FunctionTransport, VirtioPciDriver
+from drivers.contracts.hw import NO_VECTOR, PciFunction
 from drivers.errors import FeatureMismatch, ProbeError, TransportLost
 from drivers.flow.pump import RECHECK
 from drivers.memory.vring import Vring
@@ -258,11 +258,7 @@ class VirtioMailbox(FunctionTransport):
 
     async def read_config(self, offset: int, size: int) -> bytes:
         self._check_config(offset, size)
-        step = config_step(offset, size)
-        return b"".join(
-            self._read_checked(BAR, CONFIG + at, step).to_bytes(step, "little")
-            for at in range(offset, offset + size, step)
-        )
+        return read_field(partial(self._read_checked, BAR), CONFIG, offset, size)
 
     async def write_config(self, offset: int, data: bytes) -> None:
         self._check_config(offset, len(data))

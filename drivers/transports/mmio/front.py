@@ -7,7 +7,7 @@ from functools import partial
 
 from drivers.bus.model import MatchId
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
-from drivers.carriers.base import config_step, wait_reset
+from drivers.carriers.base import read_field, wait_reset, write_field
 from drivers.carriers.platform import VirtioPlatformDriver
 from drivers.contracts.hw import DmaMemory, MmioRegion
 from drivers.errors import ProbeError, TransportLost
@@ -94,15 +94,11 @@ class VirtioMmio:
 
     async def read_config(self, offset: int, size: int) -> bytes:
         self._check_config(offset, size)
-        step = config_step(offset, size)
-        parts = range(CONFIG + offset, CONFIG + offset + size, step)
-        return b"".join(self._region.read(part, step).to_bytes(step, "little") for part in parts)
+        return read_field(self._region.read, CONFIG, offset, size)
 
     async def write_config(self, offset: int, data: bytes) -> None:
         self._check_config(offset, len(data))
-        step = config_step(offset, len(data))
-        for i in range(0, len(data), step):
-            self._region.write(CONFIG + offset + i, step, int.from_bytes(data[i : i + step], "little"))
+        write_field(self._region.write, CONFIG, offset, data)
 
     def _check_config(self, offset: int, size: int) -> None:
         if CONFIG + offset + size > self._region.size:

@@ -64,7 +64,6 @@ class NtbVhost(NtbEnd, VhostBack):
         VhostBack.__init__(self, identity)
         self._bus = bus
         self._location = location
-        self._ntb: NtbDevice | None = None
         self._bound = False
         self._offer: Offer | None = None
         self._answer: Answer | None = None
@@ -136,11 +135,6 @@ class NtbVhost(NtbEnd, VhostBack):
             await self._toll.settle()
 
     # NtbEnd
-
-    @property
-    def ntb(self) -> NtbDevice:
-        assert self._ntb is not None
-        return self._ntb
 
     def queue_ends(self) -> Sequence[QueueEnd]:
         return self.device.queues

@@ -6,6 +6,7 @@ dead peer.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import trio
@@ -24,10 +25,12 @@ BEATS_MISSED = 4
 """Own beats without a beat of the peer until the peer counts as dead: at most 0.2 s in total."""
 
 
-class NtbEnd:
+class NtbEnd(ABC):
     """One end of virtio over an NTB. ``session`` is not 0 during a session and during its handshake."""
 
-    def __init__(self) -> None:
+    def __init__(self, ntb: NtbDevice | None = None) -> None:
+        """``ntb`` may be set later, before `run`."""
+        self._ntb = ntb
         self.session = 0
         self.link_epoch = 0
         """Link epoch at the start of the session; it changes even with a very short link flap."""
@@ -42,26 +45,27 @@ class NtbEnd:
 
     @property
     def ntb(self) -> NtbDevice:
-        raise NotImplementedError
+        assert self._ntb is not None
+        return self._ntb
 
+    @abstractmethod
     def queue_ends(self) -> Sequence[QueueEnd]:
         """Return this side's ends of all queues."""
-        raise NotImplementedError
 
+    @abstractmethod
     def queue_event(self, queue: int) -> None:
         """Handle the doorbell of a queue."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def handle_scratchpads(self) -> None:
         """Read the scratchpads and act on changes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, fault: str = "") -> None:
         """End the session at once, without further access to the peer's memory. Does nothing without a session.
 
         ``fault`` describes an error of the peer; a link failure or a peer that leaves is no fault.
         """
-        raise NotImplementedError
 
     async def run(self) -> None:
         """Serve the peer until cancelled; call `stop` afterwards. Raises ProbeError."""

@@ -77,8 +77,7 @@ class NtbVirtio(NtbEnd):
     features = RING_FEATURES
 
     def __init__(self, ntb: NtbDevice, virtio: VirtioBus, align: int, refuse: Callable[[str], None]) -> None:
-        super().__init__()
-        self._ntb = ntb
+        super().__init__(ntb)
         self._virtio = virtio
         self._align = align
         self._refuse = refuse
@@ -96,10 +95,6 @@ class NtbVirtio(NtbEnd):
         self._sequence = 0
         self._online = Signal()
         self._device_state = (0, 0)
-
-    @property
-    def ntb(self) -> NtbDevice:
-        return self._ntb
 
     async def leave(self) -> None:
         """Remove the device from its bus while the vhost side can still handle the reset, then end the session."""

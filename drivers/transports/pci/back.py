@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from drivers.bus.back import Identity
+from drivers.bus.back import VIRTIO_VENDOR, Identity
 from drivers.bus.registers import SelectedRegisters
-from drivers.bus.vhost import NO_VECTOR, DeviceQueue, VhostDevice
+from drivers.bus.vhost import DeviceQueue, VhostDevice
 from drivers.carriers.epf import EndpointFunction
-from drivers.contracts.hw import Epc, PciHeader, RegisterBlock
+from drivers.contracts.hw import NO_VECTOR, Epc, PciHeader, RegisterBlock
 from drivers.transports.pci.registers import (
     CAP_VENDOR,
     COMMON_SIZE,
@@ -17,7 +17,6 @@ from drivers.transports.pci.registers import (
     ISR_CONFIG,
     ISR_QUEUE,
     SIZES,
-    VENDOR,
     CfgType,
     Common,
     Structure,
@@ -62,11 +61,11 @@ class VirtioEpf(EndpointFunction):
         device_id = device.device_id
         self._vectors = min(len(device.queues) + 1, MAX_VECTORS)
         header = PciHeader(
-            vendor_id=VENDOR,
+            vendor_id=VIRTIO_VENDOR,
             device_id=DEVICE_BASE + device_id,
             revision=1,
             class_code=self._class_code,
-            subsystem_vendor_id=VENDOR,
+            subsystem_vendor_id=VIRTIO_VENDOR,
             subsystem_id=0x40 + device_id,
         )
         epc.set_header(function, header)

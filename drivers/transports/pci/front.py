@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from drivers.bus.back import VIRTIO_VENDOR
 from drivers.bus.model import MatchId
 from drivers.bus.virtio import NO_ANSWER, DriverQueue, QueueSpec, VirtioDevice
-from drivers.carriers.base import config_step, wait_reset
-from drivers.carriers.pci import NO_VECTOR, FunctionTransport, VirtioPciDriver
-from drivers.contracts.hw import PciFunction
+from drivers.carriers.base import read_field, wait_reset, write_field
+from drivers.carriers.pci import FunctionTransport, VirtioPciDriver
+from drivers.contracts.hw import NO_VECTOR, PciFunction
 from drivers.errors import ProbeError, TransportLost
 from drivers.transports.pci.registers import (
     CAP_VENDOR,
@@ -18,7 +19,6 @@ from drivers.transports.pci.registers import (
     ISR_QUEUE,
     SIZES,
     TRANSITIONAL,
-    VENDOR,
     CfgType,
     Common,
     Structure,
@@ -117,15 +117,12 @@ class VirtioPci(FunctionTransport):
         return self._read(Common.CONFIG_GENERATION)
 
     async def read_config(self, offset: int, size: int) -> bytes:
-        at, step = self._config(offset, size), config_step(offset, size)
-        parts = range(at.offset + offset, at.offset + offset + size, step)
-        return b"".join(self._read_checked(at.bar, part, step).to_bytes(step, "little") for part in parts)
+        at = self._config(offset, size)
+        return read_field(partial(self._read_checked, at.bar), at.offset, offset, size)
 
     async def write_config(self, offset: int, data: bytes) -> None:
-        at, step = self._config(offset, len(data)), config_step(offset, len(data))
-        for i in range(0, len(data), step):
-            value = int.from_bytes(data[i : i + step], "little")
-            self._function.bar_write(at.bar, at.offset + offset + i, step, value)
+        at = self._config(offset, len(data))
+        write_field(partial(self._function.bar_write, at.bar), at.offset, offset, data)
 
     def _config(self, offset: int, size: int) -> Structure:
         at = self._structures.get(CfgType.DEVICE)
@@ -192,7 +189,7 @@ class VirtioPci(FunctionTransport):
 
 
 ID_TABLE = tuple(
-    MatchId(device, VENDOR)
+    MatchId(device, VIRTIO_VENDOR)
     for device in (
         *(DEVICE_BASE + i for i in DeviceId),
         *(device for device, virtio_id in TRANSITIONAL.items() if virtio_id in tuple(DeviceId)),

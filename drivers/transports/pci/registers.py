@@ -15,13 +15,11 @@ __all__ = [
     "ISR_QUEUE",
     "SIZES",
     "TRANSITIONAL",
-    "VENDOR",
     "CfgType",
     "Common",
     "Structure",
 ]
 
-VENDOR = 0x1AF4
 DEVICE_BASE = 0x1040
 TRANSITIONAL = {0x1000: 1, 0x1001: 2, 0x1002: 5, 0x1003: 3, 0x1004: 8, 0x1005: 4, 0x1009: 9}
 """Virtio device id by PCI device id, of transitional devices."""
