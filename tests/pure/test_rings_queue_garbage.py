@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rings.errors import LocalRingError, MemoryFault, RemoteRingError
+from rings.errors import MemoryFault, RemoteRingError
 from rings.layout import split_sizes
 from rings.memory import Addr
 from rings.queue import complete, getdesc
 from rings.testing import Act, Desc
-from support.rigs.ring import Rig, get, seg, tokens
+from support.rigs.ring import Rig, add_chains, get, tokens
 
 NUMS = st.sampled_from([1, 2, 4, 8])
 PAYLOAD, TABLE = 0x20_0000, 0x30_0000
@@ -115,14 +115,7 @@ def test_no_device_makes_the_driver_do_more_than_stop(
     """Only typed errors; a token comes back at most once, never with more bytes than its buffer has."""
     rig = Rig(num, event_idx=event_idx, indirect=indirect)
     driver = rig.driver()
-    rooms: dict[int, int] = {}
-    for token, (readable, writable) in enumerate(chains):
-        try:
-            driver.add([seg(0x1000, 16)] * readable, [seg(0x1000, 16)] * writable, token)
-        except LocalRingError:
-            assert readable + writable == 0 or readable + writable > driver.num_free
-        else:
-            rooms[token] = 16 * writable
+    rooms = add_chains(driver, chains)
     driver.publish()
     given_back = len(rooms)
     used = rig.memory.view(rig.addrs.device, split_sizes(num)[2], True)

@@ -12,12 +12,12 @@ import trio.testing
 
 from drivers.devices.blk import BlkStatus
 from drivers.devices.blk.layout import HEADER, SEGMENT, RequestType
-from drivers.testing import WrappedOps
 from rings.layout import WRITE
 from rings.memory import Addr
 from rings.status import Status
-from rings.testing import Act, Desc, Watched
+from rings.testing import Act, Desc
 from support.rigs.blk import TWO
+from support.rigs.watched import watched_memory
 from vnet.testing.blk import BlkOptions, BlkPair, open_blk_pair
 from vnet.testing.checks import bounded, unharmed, until
 from vnet.testing.hostile import HostileDriver, hostile_driver
@@ -272,16 +272,8 @@ async def test_what_a_request_turns_into_while_it_is_done_changes_nothing(kind: 
 
 @pytest.mark.virtio("BLK-DEV-53")
 async def test_the_status_is_written_last() -> None:
-    async with open_blk_pair(TWO) as pair, unharmed(pair):
-        plain = pair.vhost.ops
-        actual: list[Watched] = []
-
-        def around(memory: object) -> Watched:
-            actual.append(Watched(memory))  # type: ignore[arg-type]
-            return actual[-1]
-
-        pair.vhost.ops = WrappedOps(plain, around)
-        async with hostile_driver(pair) as driver:
+    async with open_blk_pair(TWO) as pair, unharmed(pair), hostile_driver(pair) as driver:
+        with watched_memory(pair) as actual:
             await driver.start()
             pair.store.at_once = False
             sent = send(driver, [header(IN, 1)], 512)
@@ -296,6 +288,5 @@ async def test_the_status_is_written_last() -> None:
             assert await answered(sent) == OK
             assert seen == [PENDING]
             assert any(access.act is Act.WRITE for memory in actual for access in memory.log)
-            pair.vhost.ops = plain
-            pair.store.at_once = True
-            del pair.store.read
+        pair.store.at_once = True
+        del pair.store.read

@@ -17,6 +17,7 @@ from drivers.transports.pci.registers import CfgType, Common
 from rings.features import RingFeature
 from rings.status import Status
 from support.rigs.blk import exercise
+from support.rigs.load import reset_under_load
 from vnet.testing.blk import BlkOptions, BlkPair, open_blk_pair
 from vnet.testing.checks import until
 from vnet.testing.tapped import tapped
@@ -154,32 +155,15 @@ async def test_a_reset_reads_back_as_0_only_when_the_store_is_idle() -> None:
 @pytest.mark.hostile("S09")
 async def test_a_hundred_resets_under_load_lose_nothing() -> None:
     async with open_blk_pair() as pair:
-        store, done = pair.store, 0
-        store.at_once = False
+        pair.store.at_once = False
 
-        async def work(at: int) -> None:
-            nonlocal done
-            while not over:
-                data = os.urandom(4096)
-                await pair.disk.write(at * 4096, data)
-                assert await pair.disk.read(at * 4096, 4096) == data
-                done += 1
-                await trio.sleep(0.003)
+        async def transfer(at: int) -> None:
+            data = os.urandom(4096)
+            await pair.disk.write(at * 4096, data)
+            assert await pair.disk.read(at * 4096, 4096) == data
 
-        over = False
-        before = pair.footprint()
-        async with trio.open_nursery() as nursery:
-            for at in range(16):
-                nursery.start_soon(work, at)
-            for _ in range(100):
-                await trio.sleep(0.005)
-                await pair.reset()
-            over = True
-        assert done > 100
+        assert await reset_under_load(pair, transfer, 100) > 100
         assert pair.disk.figures[0].errors == {}
-        await trio.testing.wait_all_tasks_blocked()
-        # Descriptors of earlier tests may go meanwhile.
-        assert attrs.evolve(pair.footprint(), fds=before.fds) == before
 
 
 async def test_a_device_that_asks_for_a_reset_gets_it_and_its_requests_again() -> None:

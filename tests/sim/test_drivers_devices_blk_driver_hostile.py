@@ -12,12 +12,12 @@ from drivers.bus.binding import BindState
 from drivers.devices.blk import DiskError
 from drivers.devices.blk.driver.driver import SLOT, STATUS_AT
 from drivers.devices.blk.layout import SUPPORTED, TABLE, BlkConfigField
-from drivers.testing import WrappedOps
 from drivers.transports.pci.registers import CfgType
 from rings.features import RingFeature
 from rings.status import Status
-from rings.testing import Act, Watched
+from rings.testing import Act
 from support.rigs.blk import TWO, answer
+from support.rigs.watched import watched_memory
 from vnet.testing.blk import BlkOptions, open_blk_pair
 from vnet.testing.checks import unharmed, until
 from vnet.testing.hostile import hostile_device
@@ -127,20 +127,12 @@ async def test_segments_are_as_small_and_as_few_as_the_device_wants_them() -> No
 @pytest.mark.hostile("D12")
 async def test_nothing_reaches_the_device_but_the_request() -> None:
     async with open_blk_pair() as pair:
-        plain = pair.vhost.ops
-        actual: list[Watched] = []
-
-        def around(memory: object) -> Watched:
-            actual.append(Watched(memory))  # type: ignore[arg-type]
-            return actual[-1]
-
-        pair.vhost.ops = WrappedOps(plain, around)
-        await pair.reset()
-        await pair.disk.write(0, b"x" * 512)
+        with watched_memory(pair) as actual:
+            await pair.reset()
+            await pair.disk.write(0, b"x" * 512)
         reads = [access for memory in actual for access in memory.log if access.act is Act.READ]
         # The indirect table, the header, the data, each as long as it is: no slot, no piece as a whole.
         assert [access.size for access in reads] == [3 * 16, 16, 512]
-        pair.vhost.ops = plain
 
 
 def test_a_slot_has_room_for_all_its_parts() -> None:

@@ -15,9 +15,10 @@ from drivers.flow.pump import BATCHES
 from drivers.testing import WrappedOps
 from rings.layout import NEXT, WRITE
 from rings.status import Status
-from rings.testing import Access, Act, Changing, Desc, RawRing, Watched
+from rings.testing import Access, Act, Changing, Desc, RawRing
 from support.rigs.frames import HEADER, NEEDS_CSUM, virtio_net_hdr, whole
 from support.rigs.net_hostile import LENGTH, SMALL, at, works
+from support.rigs.watched import watched_memory
 from vnet.testing import (
     FRAME,
     HostileDriver,
@@ -181,15 +182,8 @@ async def test_headers_rewritten_while_the_frame_goes_out_are_those_that_were_ch
 @pytest.mark.hostile("R16")
 @pytest.mark.virtio("SPLIT-DEV-4", "RESET-DEV-3")
 async def test_the_device_touches_only_rings_and_buffers_that_it_was_given() -> None:
-    async with open_pair(SMALL) as pair, unharmed(pair):
-        ops, memories = pair.vhost.ops, list[Watched]()
-
-        def around(memory: object) -> Watched:
-            memories.append(Watched(memory))  # type: ignore[arg-type]
-            return memories[-1]
-
-        async with hostile_driver(pair) as driver:
-            pair.vhost.ops = WrappedOps(ops, around)
+    async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
+        with watched_memory(pair) as memories:
             await driver.start()
             frame, room = driver.put(HEADER + FRAME), driver.alloc(2000)
             for head in range(8):
@@ -221,8 +215,7 @@ async def test_the_device_touches_only_rings_and_buffers_that_it_was_given() -> 
             driver.kick(1)
             await trio.testing.wait_all_tasks_blocked()
             assert sum(len(memory.log) for memory in memories) == count
-            pair.vhost.ops = ops
-            pair.device_port._inbound.clear()
+        pair.device_port._inbound.clear()
 
 
 class _Sends(trio.abc.Instrument):

@@ -12,9 +12,9 @@ from drivers.devices.scsi.layout import (
     EVENT,
     RESPONSE,
 )
-from drivers.testing import WrappedOps
-from rings.testing import Act, Watched
+from rings.testing import Act
 from support.rigs.scsi_hostile import CONTROL, EVENTS, FIRST, answer
+from support.rigs.watched import watched_memory
 from vnet.testing.checks import unharmed, until
 from vnet.testing.hostile import hostile_device
 from vnet.testing.scsi import DISK, ScsiOptions, open_scsi_pair
@@ -124,19 +124,11 @@ async def test_a_function_is_done_only_if_the_device_confirmed_it(value: int, si
 @pytest.mark.hostile("D12")
 async def test_nothing_reaches_the_device_but_the_request() -> None:
     async with open_scsi_pair() as pair:
-        plain = pair.vhost.ops
-        actual: list[Watched] = []
-
-        def around(memory: object) -> Watched:
-            actual.append(Watched(memory))  # type: ignore[arg-type]
-            return actual[-1]
-
-        pair.vhost.ops = WrappedOps(plain, around)
-        await pair.reset()
-        result = await pair.initiator.execute(commands.write(0, 1), data_out=b"x" * 512, attention=True)
+        with watched_memory(pair) as actual:
+            await pair.reset()
+            result = await pair.initiator.execute(commands.write(0, 1), data_out=b"x" * 512, attention=True)
         assert result.sense is not None
         assert result.sense.key == SenseKey.UNIT_ATTENTION
         reads = [access for memory in actual for access in memory.log if access.act is Act.READ]
         # The indirect table, the request, the data, each as long as it is: no slot, no piece as a whole.
         assert [access.size for access in reads] == [3 * 16, 51, 512]
-        pair.vhost.ops = plain

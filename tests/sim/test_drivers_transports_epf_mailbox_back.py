@@ -33,7 +33,7 @@ OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """The endpoint is what the RFC had."""
     plain = attrs.evolve(epf_mailbox.MAILBOX, back=partial(MailboxEpf, extension=False))
-    monkeypatch.setitem(TRANSPORTS, "epf_mailbox", plain)
+    monkeypatch.setitem(TRANSPORTS._records, "epf_mailbox", plain)
 
 
 @pytest.mark.usefixtures("plain")

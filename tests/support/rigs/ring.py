@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from rings.chain import copy_in, copy_out, total
-from rings.errors import RingError
+from rings.errors import LocalRingError, RingError
 from rings.layout import DESC_SIZE, packed_sizes, split_sizes
 from rings.memory import Addr, Memory
 from rings.queue import Segment, Virtqueue, Vringh, complete, getdesc
@@ -23,6 +23,7 @@ __all__ = [
     "MakeRig",
     "Rig",
     "RingRig",
+    "add_chains",
     "collect",
     "fill",
     "flat",
@@ -102,6 +103,22 @@ class RingRig:
                 start = addr
             end = addr + size
         yield start, end - start
+
+
+def add_chains(driver: Virtqueue, chains: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Add chains of so many readable and writable buffers of 16 bytes each, as far as the ring takes them.
+
+    Returns the bytes of the writable buffers, by token.
+    """
+    rooms: dict[int, int] = {}
+    for token, (readable, writable) in enumerate(chains):
+        try:
+            driver.add([seg(SPOT, 16)] * readable, [seg(SPOT, 16)] * writable, token)
+        except LocalRingError:
+            assert readable + writable == 0 or readable + writable > driver.num_free
+        else:
+            rooms[token] = 16 * writable
+    return rooms
 
 
 class Rig(RingRig):
