@@ -23,6 +23,7 @@ pytest_plugins = [
 hypothesis.settings.register_profile("vnet", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("vnet")
 
-# A shell ignores Ctrl-C in jobs that it starts in the background, and so would every program that a test starts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell ignores Ctrl-C in background jobs, and nohup ignores SIGHUP; programs of tests would inherit both.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
