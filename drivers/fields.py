@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from datetime import date, time
 from typing import Any
 
 import attrs
@@ -13,7 +15,10 @@ PATH_MAX = 107
 """Longest path of a unix socket in bytes."""
 PATH_RULE = f"a socket path of 1 to {PATH_MAX} bytes"
 """Reason given for a bad socket path, after "must be"."""
-
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+"""A key that needs no quotes in TOML."""
+ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+"""Short escapes of characters in a basic string of TOML."""
 
 Keys = tuple[str | int, ...]
 """Keys of tables and indexes of lists that lead to a value."""
@@ -26,15 +31,46 @@ def dotted(keys: Keys) -> str:
 
 
 def _printable(key: str) -> str:
-    return key if key.isprintable() else repr(key)
+    return key if key.isprintable() else _text(key)
 
 
 def shown(value: object) -> str:
-    """Return ``value`` on one line: `repr` keeps the lines of a text together."""
+    """Return ``value`` on one line, as a TOML file has it."""
     try:
-        return repr(value)
+        return _toml(value)
     except (ValueError, RecursionError):  # a number of too many digits, or tables nested too deeply
         return "a value too long to print"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{_key(key)} = {_toml(inner)}" for key, inner in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    return value.isoformat() if isinstance(value, date | time) else repr(value)
+
+
+def _key(key: str) -> str:
+    return key if BARE_KEY.fullmatch(key) else _text(key)
+
+
+def _text(text: str) -> str:
+    """Return a literal string if it can hold the text, else a basic string with escapes."""
+    if text.isprintable() and "'" not in text:
+        return f"'{text}'"
+    return f'"{"".join(map(_escaped, text))}"'
+
+
+def _escaped(char: str) -> str:
+    if char in ESCAPES:
+        return ESCAPES[char]
+    code = ord(char)
+    return char if char.isprintable() else f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"
 
 
 class FieldError(ValueError):

@@ -11,7 +11,7 @@ import attrs
 from drivers.bus.back import Identity, VhostBack
 from drivers.bus.model import MatchId
 from drivers.carriers.ntb import NtbBus, NtbClient
-from drivers.carriers.options import BackEndSocket, TransportOptions
+from drivers.carriers.options import BackEndSocket, SocketOptions, TransportOptions
 from drivers.carriers.pci import PciBus, VirtioPciDriver
 from drivers.carriers.platform import PlatformBus, VirtioPlatformDriver
 from drivers.carriers.vhost_user import SocketBack, VhostUserBus, VhostUserClient
@@ -91,7 +91,10 @@ class Transport(ABC):
     queues: int | None = None
     """Maximum number of queues of a device; None: unlimited."""
     options: type[TransportOptions] = TransportOptions
-    """Record of the keys of a topology's device for this transport alone; the back half gets them as keywords."""
+    """Record of the keys of a topology's device for this transport alone; the back half gets them as keywords.
+
+    The front half gets none: it reads what it needs from its carrier.
+    """
     register_name: Callable[[int, int], str | None] = _unnamed
     """Returns the name of the register at a BAR and offset, for people; None if it has none."""
     doorbells: tuple[DoorbellRange, ...] = ()
@@ -111,6 +114,10 @@ class Transport(ABC):
 
 def _keywords(options: TransportOptions) -> dict[str, object]:
     return attrs.asdict(options, recurse=False)
+
+
+SOCKET_KEYS = frozenset(field.name for field in attrs.fields(SocketOptions))
+"""Options that say where the device is, which concern no back half."""
 
 
 @attrs.frozen
@@ -161,14 +168,18 @@ class PlatformTransport(Transport):
 
 @attrs.frozen
 class SocketTransport(Transport):
-    """A transport over a unix socket, whose device may be in another process. Its options name the socket."""
+    """A transport over a unix socket, whose device may be in another process.
+
+    Its options derive from `SocketOptions`; the back half gets those that are not in that record.
+    """
 
     on: ClassVar[str] = "host"
     front: VhostUserClient
-    back: Callable[[Ipc, Identity], SocketBack]
+    back: Callable[Concatenate[Ipc, Identity, ...], SocketBack]
 
     def install(self, host: CarrierHost) -> None:
         host.vhost_user.register_driver(self.front)
 
     def place(self, site: Site[P], identity: Identity, options: TransportOptions) -> P:
-        return site.on_socket(options.peer, lambda ipc: self.back(ipc, identity))
+        own = {key: value for key, value in _keywords(options).items() if key not in SOCKET_KEYS}
+        return site.on_socket(options.peer, lambda ipc: self.back(ipc, identity, **own))

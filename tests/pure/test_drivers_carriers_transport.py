@@ -65,6 +65,16 @@ def test_a_back_half_gets_its_carrier_its_identity_and_its_options(
     assert transport.place(Carrier(), ENTROPY, PaintOptions("red")) == (args, {"colour": "red"})
 
 
+@attrs.frozen
+class PaintedSocket(SocketOptions):
+    colour: str = "blue"
+
+
+def test_the_back_half_at_a_socket_gets_the_options_that_do_not_name_the_socket() -> None:
+    transport = SocketTransport(VHOST_USER.front, given, options=PaintedSocket)
+    assert transport.place(Carrier(), ENTROPY, PaintedSocket(colour="red")) == (("ipc", ENTROPY), {"colour": "red"})
+
+
 def test_a_device_in_another_process_has_no_back_half_here() -> None:
     transport = SocketTransport(VHOST_USER.front, given, options=SocketOptions)
     assert transport.place(Carrier(), ENTROPY, SocketOptions()) == (("ipc", ENTROPY), {})

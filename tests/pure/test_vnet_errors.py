@@ -17,7 +17,7 @@ def test_a_failed_access_is_a_memory_fault_with_its_address_and_reason(kind: typ
 
 def test_a_setting_error_names_file_path_value_and_reason_in_one_line() -> None:
     error = ConfigError("a.toml", "hosts.rc.memory", "1\n2", "not a size")
-    assert str(error) == r"a.toml: hosts.rc.memory = '1\n2': not a size"
+    assert str(error) == r'a.toml: hosts.rc.memory = "1\n2": not a size'
 
 
 def test_a_missing_right_comes_with_the_command_that_grants_it() -> None:

@@ -77,7 +77,7 @@ REFUSED = {
     "no host": ("[hosts.soc]\n[devices.net0]\ntransport = 'mmio'", "host: ", "must be one of soc"),
     "no such host": (ON_HOST.replace('host = "soc"', 'host = "rc"'), "host = 'rc'", "must be one of soc"),
     "a function on a platform": (ON_HOST + "function = 1", "function = 1", "must be absent for transport mmio"),
-    "polling virtio-pci": (LINKED + "poll = true", "poll = True", "must be absent for transport pci"),
+    "polling virtio-pci": (LINKED + "poll = true", "poll = true", "must be absent for transport pci"),
     "polling by number": (LINKED + "transport = 'epf_mailbox'\npoll = 1", "poll = 1", "must be true or false"),
     "a route that is none": (LINKED + "driver = { routes = ['elsewhere'] }", "routes", "must be routes such as"),
     "a router that is none": (LINKED + "driver = { routes = ['::/0 via me'] }", "routes", "must be routes such as"),

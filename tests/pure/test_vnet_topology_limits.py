@@ -90,7 +90,7 @@ DEVICES = [
         f"{NET}.device.routes = ['::/0']: must be IPv4 only: IPv6 needs an MTU of 1280 bytes",
     ),
     *(
-        ("net", f"driver = {{ addresses = ['{text}'] }}", f"{NET}.driver.addresses = ('{text}',): must be addresses")
+        ("net", f"driver = {{ addresses = ['{text}'] }}", f"{NET}.driver.addresses = ['{text}']: must be addresses")
         for text in ("::1/128", "127.0.0.1/8", "fe80::1%vnet0/64", "255.255.255.255/32", "0.0.0.0/0", "::/64")
     ),
     (
@@ -115,7 +115,7 @@ DEVICES = [
     (
         "net",
         "driver = { routes = ['::/0 via fe80::1%a'] }",
-        f"{NET}.driver.routes = ('::/0 via fe80::1%a',): must be routes",
+        f"{NET}.driver.routes = ['::/0 via fe80::1%a']: must be routes",
     ),
     *(
         (
@@ -135,7 +135,7 @@ DEVICES = [
             ("netns", "'a'", "'a'"),
             ("ifname", "'a'", "'a'"),
             ("routes", "['::/0']", "['::/0']"),
-            ("forward", "true", "True"),
+            ("forward", "true", "true"),
             ("txqueuelen", "1", "1"),
         )
     ),
@@ -143,9 +143,9 @@ DEVICES = [
     ("scsi", "queue_size = 2", f"{SCSI}.queue_size = 2: must be at least 4 for a scsi device"),
     ("blk", "queues = 0", f"{BLK}.queues = 0: must be between 1 and 16"),
     ("blk", "device = { size = 0 }", f"{BLK}.device.size = 0: must be between 1 and 1073741824 (MiB)"),
-    ("blk", "device = { size = 1, shared = true }", f"{BLK}.device.shared = True: must be false for a memory store"),
+    ("blk", "device = { size = 1, shared = true }", f"{BLK}.device.shared = true: must be false for a memory store"),
     ("blk", "device = { store = 'file', path = '' }", f"{BLK}.device.path = '': must be a file path"),
-    ("blk", 'device = { size = 1, serial = "a\\n" }', f"{BLK}.device.serial = 'a\\n': must be at most 20 printable"),
+    ("blk", 'device = { size = 1, serial = "a\\n" }', f'{BLK}.device.serial = "a\\n": must be at most 20 printable'),
     ("blk", "driver = { nbd = '' }", f"{BLK}.driver.nbd = '': must be a socket path"),
     (
         "scsi",

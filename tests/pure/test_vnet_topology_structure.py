@@ -24,4 +24,4 @@ def test_a_required_key_is_missing_unless_it_is_misspelt() -> None:
 
 
 def test_a_key_that_does_not_print_is_quoted() -> None:
-    assert places('[devices]\n[hosts.a]\n"\\u001b[2J" = 1') == ["hosts.a.'\\x1b[2J'"]
+    assert places('[devices]\n[hosts.a]\n"\\u001b[2J" = 1') == ['hosts.a."\\u001b[2J"']

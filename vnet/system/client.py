@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from vnet.errors import ControlError
 from vnet.system import qmp
@@ -36,8 +37,16 @@ class _Deadline:
         return left
 
 
-def ask(name: str, command: str, arguments: Mapping[str, object] | None = None, timeout: float | None = None) -> object:
+def ask(
+    name: str,
+    command: str,
+    arguments: Mapping[str, object] | None = None,
+    timeout: float | None = None,
+    directory: Path | None = None,
+) -> object:
     """Return the result of a command from the system ``name``. Raises ControlError, OSError.
+
+    ``directory`` has the system's control socket. Default: this user's.
 
     A system that does not reply within ``timeout`` seconds (default: `PATIENCE`) is a ControlError.
     """
@@ -45,7 +54,7 @@ def ask(name: str, command: str, arguments: Mapping[str, object] | None = None, 
     deadline = _Deadline(timeout)
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            _connect(connection, os.fspath(socket_path(name)), deadline)
+            _connect(connection, os.fspath(socket_path(name, directory)), deadline)
             return exchange(connection, command, arguments or {}, deadline)
     except TimeoutError:
         raise ControlError(f"{name} does not answer within {timeout:g} s") from None

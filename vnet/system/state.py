@@ -22,11 +22,13 @@ import attrs
 from vnet.errors import ControlError, PrivilegeError
 from vnet.names import FILE_NAME, NAME
 
-__all__ = ["State", "lock_file", "make_run_dir", "read_state", "read_text", "run_dir", "running"]
+__all__ = ["State", "lock_file", "make_run_dir", "read_state", "read_text", "run_dir", "run_dirs", "running"]
 __all__ += ["signal_owner", "socket_path", "state_path", "system_names", "uptime"]
 
 ROOT_DIR = Path("/run/vnet")
 """Directory of the files and sockets of root's systems."""
+USERS_DIR = Path("/run/user")
+"""Directory of the users' runtime directories, each named after a user id."""
 FILE_MAX = 1 << 20
 """Bytes of the longest file; a longer file is ignored."""
 PID_MAX = 1 << 22
@@ -105,14 +107,35 @@ def run_dir() -> Path:
     return Path(runtime_dir) / "vnet"
 
 
-def state_path(name: str) -> Path:
-    """Return the path of a system's state file."""
-    return run_dir() / f"{name}.json"
+def run_dirs() -> list[Path]:
+    """Return the directories of all systems that this user may see, its own first. Raises PrivilegeError.
+
+    Root sees those of every user, unless a directory is a link or belongs to another user.
+    """
+    others = sorted(filter(_is_users_own, USERS_DIR.glob("*/vnet"))) if os.geteuid() == 0 else []
+    return [run_dir(), *others]
 
 
-def system_names() -> list[str]:
-    """Return the names of this user's systems, running or killed. Raises PrivilegeError."""
-    return sorted(path.stem for path in run_dir().glob("*.json") if NAME.fullmatch(path.stem))
+def _is_users_own(path: Path) -> bool:
+    """Return whether this is a directory of the user after whom its parent is named."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and str(status.st_uid) == path.parent.name
+
+
+def state_path(name: str, directory: Path | None = None) -> Path:
+    """Return the path of a system's state file. Default directory: this user's."""
+    return (directory or run_dir()) / f"{name}.json"
+
+
+def system_names(directory: Path | None = None) -> list[str]:
+    """Return the names of the systems in a directory (default: this user's), running or killed.
+
+    Raises PrivilegeError.
+    """
+    return sorted(path.stem for path in (directory or run_dir()).glob("*.json") if NAME.fullmatch(path.stem))
 
 
 def uptime() -> float:
@@ -120,23 +143,23 @@ def uptime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def socket_path(name: str) -> Path:
-    """Return the path of a system's control socket."""
-    return run_dir() / f"{name}.sock"
+def socket_path(name: str, directory: Path | None = None) -> Path:
+    """Return the path of a system's control socket. Default directory: this user's."""
+    return (directory or run_dir()) / f"{name}.sock"
 
 
-def running(name: str) -> State | None:
+def running(name: str, directory: Path | None = None) -> State | None:
     """Return the state of a running system; None if it does not run. Raises PrivilegeError, ControlError, OSError."""
-    fd = lock_file(state_path(name), fcntl.LOCK_SH)  # shared: readers do not exclude each other
+    fd = lock_file(state_path(name, directory), fcntl.LOCK_SH)  # shared: readers do not exclude each other
     if fd is not None:
         os.close(fd)
         return None
-    return read_state(name)
+    return read_state(name, directory)
 
 
-def read_state(name: str) -> State | None:
+def read_state(name: str, directory: Path | None = None) -> State | None:
     """Return the contents of the file, of a running or a killed system. Raises ControlError, OSError."""
-    fd = _open(state_path(name))
+    fd = _open(state_path(name, directory))
     if fd is None:
         return None
     try:
