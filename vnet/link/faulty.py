@@ -18,11 +18,10 @@ import trio
 
 from drivers.flow.pump import Signal
 from rings.errors import MemoryFault
-from rings.memory import Addr
 from vnet.errors import CompleterAbort, CompletionTimeout, LinkDown, PoisonedData, UnsupportedRequest
-from vnet.link.base import Direction, Fault, Link, Region, Window, all_ones
+from vnet.link.base import Direction, Link, Window, all_ones
 from vnet.link.faults import Action, Flap, LinkRequest, Rule
-from vnet.link.wrapper import LinkWrapper
+from vnet.link.wrapper import LinkWrapper, WindowWrapper
 from vnet.views.link import LinkStatistics
 
 __all__ = ["COMPLETION_TIMEOUT", "FaultyLink", "is_doorbell", "is_interrupt"]
@@ -236,41 +235,18 @@ class FaultyLink(LinkWrapper):
         self._plan(trio.current_time() + delay, act_in_epoch)
 
 
-class _FaultyWindow:
+class _FaultyWindow(WindowWrapper):
     """A window whose views may fail. Pinned views are memory that stays mapped: no request, and no fault."""
 
     def __init__(self, inner: Window, link: str, judge: Callable[[bool], Action | None]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._link = link
         self._judge = judge
         # The last failed access, and the time until which it fails again. Not the error: its traceback keeps frames.
         self._failed: tuple[int, int, bool, Action] | None = None
         self._until = -math.inf
-        self.pin = inner.pin
-        self.unpin = inner.unpin
-        self.fence = inner.fence
 
-    @property
-    def pinned(self) -> int:
-        return self._inner.pinned
-
-    def regions(self) -> Sequence[Region]:
-        return self._inner.regions()
-
-    def close(self, fault: Fault | None = None) -> None:
-        self._inner.close(fault)
-
-    def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
-        view = self._inner.view(addr, size, writable)
-        self._check(addr, size, writable, (view,))
-        return view
-
-    def segments(self, addr: Addr, size: int, writable: bool = False, /) -> list[memoryview]:
-        views = self._inner.segments(addr, size, writable)
-        self._check(addr, size, writable, views)
-        return views
-
-    def _check(self, addr: int, size: int, write: bool, views: Iterable[memoryview]) -> None:
+    def accessed(self, addr: int, size: int, write: bool, views: Sequence[memoryview]) -> None:
         repeated = self._repeated(addr, size, write)
         action = repeated or self._judge(write)
         if action is None:

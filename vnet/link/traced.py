@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import trio
 
 from rings.memory import Addr
-from vnet.link.base import Direction, Fault, Link, Region, Window
+from vnet.link.base import Direction, Link, Window
 from vnet.link.faulty import WhichWrite, is_doorbell, is_interrupt
-from vnet.link.wrapper import LinkWrapper
+from vnet.link.wrapper import LinkWrapper, WindowWrapper
 
 __all__ = ["Symbols", "TracedLink"]
 
@@ -101,34 +101,16 @@ class TracedLink(LinkWrapper):
         return _TracedWindow(window, note)
 
 
-class _TracedWindow:
+class _TracedWindow(WindowWrapper):
     def __init__(self, inner: Window, note: Callable[[str, int, int], None]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._note = note
-        self.unpin = inner.unpin
-        self.fence = inner.fence
+        self.pin = self._pin
 
-    @property
-    def pinned(self) -> int:
-        return self._inner.pinned
+    def accessed(self, addr: int, size: int, write: bool, views: Sequence[memoryview]) -> None:
+        self._note("DMA write" if write else "DMA read", addr, size)
 
-    def regions(self) -> Sequence[Region]:
-        return self._inner.regions()
-
-    def close(self, fault: Fault | None = None) -> None:
-        self._inner.close(fault)
-
-    def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
-        view = self._inner.view(addr, size, writable)
-        self._note("DMA write" if writable else "DMA read", addr, size)
-        return view
-
-    def segments(self, addr: Addr, size: int, writable: bool = False, /) -> list[memoryview]:
-        views = self._inner.segments(addr, size, writable)
-        self._note("DMA write" if writable else "DMA read", addr, size)
-        return views
-
-    def pin(self, addr: Addr, size: int, form: str, /) -> memoryview:
-        view = self._inner.pin(addr, size, form)
+    def _pin(self, addr: Addr, size: int, form: str, /) -> memoryview:
+        view = self.inner.pin(addr, size, form)
         self._note("pin", addr, size)
         return view

@@ -1,15 +1,16 @@
-"""A link around a link: forwards every call that a wrapper does not override."""
+"""A link around a link, and a window around a window: each forwards every call that a wrapper does not override."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from drivers.contracts.hw import LinkEvents
+from rings.memory import Addr
 from rings.queue import Meter
-from vnet.link.base import Direction, EndpointPort, Fault, Link, RootPort, Window
+from vnet.link.base import Direction, EndpointPort, Fault, Link, Region, RootPort, Window
 from vnet.views.link import LinkStatistics
 
-__all__ = ["LinkWrapper"]
+__all__ = ["LinkWrapper", "WindowWrapper"]
 
 
 class LinkWrapper:
@@ -87,3 +88,36 @@ class LinkWrapper:
 
     async def run(self) -> None:
         await self.inner.run()
+
+
+class WindowWrapper:
+    """Implements `vnet.link.base.Window` by the window ``inner``, and calls `accessed` after each view is made."""
+
+    def __init__(self, inner: Window) -> None:
+        self.inner = inner
+        self.pin = inner.pin
+        self.unpin = inner.unpin
+        self.fence = inner.fence
+
+    def accessed(self, addr: int, size: int, write: bool, views: Sequence[memoryview]) -> None:
+        """Do what the wrapper adds to an access. Raises MemoryFault to refuse it, with the ``views`` released."""
+
+    @property
+    def pinned(self) -> int:
+        return self.inner.pinned
+
+    def regions(self) -> Sequence[Region]:
+        return self.inner.regions()
+
+    def close(self, fault: Fault | None = None) -> None:
+        self.inner.close(fault)
+
+    def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
+        view = self.inner.view(addr, size, writable)
+        self.accessed(addr, size, writable, (view,))
+        return view
+
+    def segments(self, addr: Addr, size: int, writable: bool = False, /) -> list[memoryview]:
+        views = self.inner.segments(addr, size, writable)
+        self.accessed(addr, size, writable, views)
+        return views
