@@ -15,6 +15,7 @@ from vnet.system.world import open_world
 from vnet.topology import Topology
 from vnet.topology.samples import built_in
 from vnet.traffic.kernel import Plan, Run
+from vnet.views.plain import to_plain
 
 __all__ = ["DemoReport", "default_topology", "demo_of", "demo_topology", "run_demo"]
 
@@ -44,11 +45,7 @@ class DemoReport:
 
     def as_dict(self) -> dict[str, object]:
         """Return the report as plain data for JSON."""
-
-        def plain(_: object, __: object, value: Any) -> Any:
-            return dict(value) if isinstance(value, Mapping) else value
-
-        report = attrs.asdict(self, value_serializer=plain)
+        report = to_plain(self)
         return {**report.pop("sections"), **report}
 
 

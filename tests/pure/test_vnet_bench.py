@@ -37,6 +37,7 @@ from vnet.cli.bench_tables import bucket_names, rpmsg_table, tables
 from vnet.ends.net.end import NetSpec
 from vnet.system.snapshot import QueueRow
 from vnet.transports import TRANSPORTS
+from vnet.views.system import QueueCounters
 
 MACHINE = Machine(2, "a processor", "Linux 6.1", "CPython 3.11")
 QUIET = (0,) * BATCH_BUCKETS
@@ -81,11 +82,7 @@ def row(side: str, **figures: int) -> QueueRow:
         "net0",
         "driver" if side == "driver" else "device",
         "transmitq1",
-        suppressed=0,
-        bytes=0,
-        drops={},
-        batches=[every["packets"], *QUIET[1:]],
-        **every,
+        QueueCounters(suppressed=0, bytes=0, drops={}, batches=(every["packets"], *QUIET[1:]), **every),
     )
 
 

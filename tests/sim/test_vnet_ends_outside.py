@@ -57,7 +57,7 @@ async def _demonstrate(kind: str, transport: str) -> None:
     )
     assert lines == ["1000 bytes", "1000 bytes"]
     assert not report.failures()
-    assert [row.packets for row in report.queues] == [10, 10], "the key of the demonstration limits a request"
+    assert [row.counters.packets for row in report.queues] == [10, 10], "the key of the demonstration limits a request"
 
 
 async def test_its_settings_change_while_it_runs() -> None:

@@ -40,17 +40,17 @@ class QueueFigures:
 
 def queue_figures(rows: Iterable[QueueRow]) -> tuple[QueueFigures, ...]:
     """Join the driver's and the device's row of each queue."""
-    sides = {(row.device, row.queue, row.side): row for row in rows}
+    sides = {(row.device, row.queue, row.side): row.counters for row in rows}
     return tuple(
         QueueFigures(
             queue,
-            packets=row.packets,
+            packets=counters.packets,
             kicks=sides[device, queue, "driver"].kicks,
-            calls=row.calls,
-            driver_batches=tuple(sides[device, queue, "driver"].batches),
-            device_batches=tuple(row.batches),
+            calls=counters.calls,
+            driver_batches=sides[device, queue, "driver"].batches,
+            device_batches=counters.batches,
         )
-        for (device, queue, side), row in sides.items()
+        for (device, queue, side), counters in sides.items()
         if side == "device"
     )
 

@@ -15,6 +15,7 @@ from vnet.cli.common import errors_in_one_line, name_option, one_line
 from vnet.cli.output import json_option, open_json
 from vnet.cli.signals import run_until_signal
 from vnet.cli.table import render
+from vnet.cli.tree import counts
 from vnet.demo import DemoReport, demo_topology, run_demo
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.running import Demo, DemoSettings
@@ -27,6 +28,8 @@ from vnet.transports import TRANSPORTS
 __all__ = ["command"]
 
 DEMOS: Mapping[str, Demo[Any, Any]] = {name: kind.demo for name, kind in DEVICE_TYPES.items() if kind.demo is not None}
+FIGURES = ("packets", "bytes", "kicks", "calls", "suppressed")
+"""Counters of a queue that the table shows, besides drops."""
 PORTED = [name for name, demo in DEMOS.items() if demo.ports]
 """Device types with ports to choose from."""
 HELP = f"""Build a system with one device and test the device.
@@ -134,14 +137,10 @@ def _tables(report: DemoReport) -> str:
             row.device,
             row.side,
             row.queue,
-            row.packets,
-            row.bytes,
-            row.kicks,
-            row.calls,
-            row.suppressed,
-            ", ".join(f"{cause} {count}" for cause, count in row.drops.items() if count) or "none",
+            *(getattr(row.counters, name) for name in FIGURES),
+            counts(row.counters.drops),
         )
         for row in report.queues
     ]
-    columns = ("device", "side", "queue", report.units, "bytes", "kicks", "calls", "suppressed", "drops")
+    columns = ("device", "side", "queue", report.units, *FIGURES[1:], "drops")
     return f"{render(('run', 'direction', 'result'), runs)}\n\n{render(columns, queues)}"

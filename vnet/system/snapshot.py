@@ -5,22 +5,21 @@ No access crosses a link, and nothing is counted because it was looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-
 import attrs
 
 from drivers.bus.binding import Binding
 from drivers.bus.model import D, R
 from drivers.bus.vhost import DeviceQueue
-from drivers.bus.virtio import DriverQueue, VirtioDevice
+from drivers.bus.virtio import DriverQueue
 from rings.queue import QueueStatistics
 from rings.status import Status
-from vnet.ends.base import SideName
+from vnet.ends.base import End, SideName
 from vnet.system.device import Device
 from vnet.system.world import World
 from vnet.transports import TRANSPORTS
 from vnet.views.link import LinkView
 from vnet.views.pci import NtbView
+from vnet.views.plain import INLINE
 from vnet.views.ring import RingReport
 from vnet.views.system import (
     BindingView,
@@ -64,31 +63,16 @@ class QueueRow:
     side: SideName
     queue: str
     """Name of the queue, such as receiveq1."""
-    kicks: int
-    """Kicks sent (driver) or received (device)."""
-    calls: int
-    """Interrupts (calls) received (driver) or sent (device)."""
-    suppressed: int
-    """Kicks (driver) or calls (device) suppressed by the other side."""
-    packets: int
-    """Number of packets, messages or requests."""
-    bytes: int
-    """Bytes of payload, without virtio_net_hdr."""
-    drops: Mapping[str, int]
-    """Number of drops by cause, without those of the ports."""
-    batches: Sequence[int]
-    """Number of batches of 1, 2-3, 4-7, ... packets; the last number counts all larger ones."""
+    counters: QueueCounters = attrs.field(metadata=INLINE)
 
 
 def queue_rows(world: World) -> list[QueueRow]:
     """Return a row per queue and side, the driver's first; none for a side that was never up."""
-    rows = []
+    rows: list[QueueRow] = []
     for device in world.devices.values():
-        virtio = device.virtio
-        if virtio is not None:
-            rows += [_driver_row(device, queue, virtio.statistics(queue)) for queue in virtio.queues]
-        if device.back is not None:
-            rows += [_device_row(device, queue, queue.statistics()) for queue in device.vhost.queues]
+        driver, other = _driver_queues(device), _device_queues(device)
+        rows += [QueueRow(device.name, "driver", queue.view.name, queue.view.counters) for queue in driver]
+        rows += [QueueRow(device.name, "device", queue.view.name, queue.view.counters) for queue in other]
     return rows
 
 
@@ -100,7 +84,8 @@ def drop_total(world: World) -> dict[str, int]:
     return {
         f"{device.name}.{side}.{where}.{cause}": count
         for device in world.devices.values()
-        for side, where, drops in _drops(device)
+        for side, end in (("driver", device.driver_end), ("device", device.device_end))
+        for where, drops in end.drops()
         for cause, count in drops.items()
         if count and not (where == "port" and cause in NO_LOSS) and not cause.startswith(FILTERED)
     }
@@ -202,7 +187,7 @@ def _driver_side(device: Device, host: str) -> DriverSideView:
         last_reset=ResetView(virtio.last_reset, virtio.repeats, virtio.pause),
         failures=tuple(virtio.failures),
         early_interrupts=virtio.early_interrupts,
-        queues=tuple(_driver_queue(device, virtio, queue) for queue in virtio.queues),
+        queues=_driver_queues(device),
         port=port,
     )
 
@@ -224,7 +209,7 @@ def _device_side(device: Device, host: str) -> DeviceSideView:
         features=vhost.table.describe(vhost.features),
         resets=vhost.resets,
         failures=tuple(vhost.failures),
-        queues=tuple(_device_queue(device, queue) for queue in vhost.queues),
+        queues=_device_queues(device),
         port=port,
     )
 
@@ -234,18 +219,34 @@ def _binding(binding: Binding[D, R]) -> BindingView:
     return BindingView(driver, binding.state.value, binding.error)
 
 
-def _driver_queue(device: Device, virtio: VirtioDevice, queue: DriverQueue) -> DriverQueueView:
-    ring = virtio.statistics(queue)
-    return DriverQueueView(_queue(_driver_row(device, queue, ring), queue, ring), queue.fault)
+def _driver_queues(device: Device) -> tuple[DriverQueueView, ...]:
+    virtio = device.virtio
+    if virtio is None:
+        return ()
+    rings = [(queue, virtio.statistics(queue)) for queue in virtio.queues]
+    end = device.driver_end
+    return tuple(
+        DriverQueueView(_queue(queue, end, ring, kicks=ring.notifications, calls=queue.calls), queue.fault)
+        for queue, ring in rings
+    )
 
 
-def _device_queue(device: Device, queue: DeviceQueue) -> DeviceQueueView:
-    ring = queue.statistics()
-    view = _queue(_device_row(device, queue, ring), queue, ring)
-    return DeviceQueueView(view, queue.enabled, queue.max_num, queue.spurious)
+def _device_queues(device: Device) -> tuple[DeviceQueueView, ...]:
+    rings = [(queue, queue.statistics()) for queue in device.vhost.queues] if device.back is not None else []
+    end = device.device_end
+    return tuple(
+        DeviceQueueView(
+            _queue(queue, end, ring, kicks=queue.kicks, calls=ring.notifications),
+            queue.enabled,
+            queue.max_num,
+            queue.spurious,
+        )
+        for queue, ring in rings
+    )
 
 
-def _queue(row: QueueRow, queue: DriverQueue | DeviceQueue, ring: QueueStatistics) -> QueueView:
+def _queue(queue: DriverQueue | DeviceQueue, end: End, ring: QueueStatistics, *, kicks: int, calls: int) -> QueueView:
+    figures = end.figures(queue.index)
     return QueueView(
         index=queue.index,
         name=queue.name,
@@ -256,43 +257,16 @@ def _queue(row: QueueRow, queue: DriverQueue | DeviceQueue, ring: QueueStatistic
         bad_lengths=ring.bad_lengths,
         rescues=queue.signal.rescues,
         counters=QueueCounters(
-            row.kicks, row.calls, row.suppressed, row.packets, row.bytes, row.drops, tuple(row.batches)
+            kicks=kicks,
+            calls=calls,
+            suppressed=ring.suppressed,
+            packets=figures.packets,
+            bytes=figures.bytes,
+            drops=dict(figures.drops),
+            batches=tuple(queue.batches),
         ),
     )
 
 
 def _status(status: Status) -> tuple[str, ...]:
     return tuple(str(bit.name) for bit in Status if status & bit)
-
-
-def _driver_row(device: Device, queue: DriverQueue, ring: QueueStatistics) -> QueueRow:
-    return _row(device, "driver", queue, ring.notifications, queue.calls, ring.suppressed)
-
-
-def _device_row(device: Device, queue: DeviceQueue, ring: QueueStatistics) -> QueueRow:
-    return _row(device, "device", queue, queue.kicks, ring.notifications, ring.suppressed)
-
-
-def _row(
-    device: Device, side: SideName, queue: DriverQueue | DeviceQueue, kicks: int, calls: int, suppressed: int
-) -> QueueRow:
-    figures = (device.driver_end if side == "driver" else device.device_end).figures(queue.index)
-    return QueueRow(
-        device=device.name,
-        side=side,
-        queue=queue.name,
-        kicks=kicks,
-        calls=calls,
-        suppressed=suppressed,
-        packets=figures.packets,
-        bytes=figures.bytes,
-        drops=dict(figures.drops),
-        batches=tuple(queue.batches),
-    )
-
-
-def _drops(device: Device) -> Iterator[tuple[SideName, str, Mapping[str, int]]]:
-    side: SideName
-    for side, end in (("driver", device.driver_end), ("device", device.device_end)):
-        for where, drops in end.drops():
-            yield side, where, drops

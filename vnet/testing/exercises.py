@@ -80,5 +80,8 @@ async def _interrupt(world: World, name: str) -> None:
 def _agree(world: World, name: str) -> bool:
     """Whether both sides of a device have counted the same."""
     rows = [row for row in queue_rows(world) if row.device == name]
-    sides = [[(row.queue, row.packets, row.bytes) for row in rows if row.side == side] for side in ("driver", "device")]
-    return sides[0] == sides[1] and sum(row.bytes for row in rows) >= EXERCISE_SIZE
+    sides = [
+        [(row.queue, row.counters.packets, row.counters.bytes) for row in rows if row.side == side]
+        for side in ("driver", "device")
+    ]
+    return sides[0] == sides[1] and sum(row.counters.bytes for row in rows) >= EXERCISE_SIZE
