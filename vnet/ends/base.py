@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
 import attrs
 
-from drivers.flow.figures import Traffic
+from drivers.flow.figures import RequestFigures, Traffic
 from vnet.linux.poller import Poller
 from vnet.ports.packet.interface_watch import Watches
 from vnet.spec import DeviceSpec
-from vnet.views.ends import EndView, OtherEndView
+from vnet.views.ends import EndView, Figures, OtherEndView
 
-__all__ = ["End", "Figures", "OpenContext", "PlainEnd", "SideName"]
+__all__ = [
+    "NO_FIGURES",
+    "CountedEnd",
+    "End",
+    "Figures",
+    "OpenContext",
+    "PlainEnd",
+    "SideName",
+    "request_counts",
+    "request_figures",
+    "traffic_figures",
+]
 
 PlugT_co = TypeVar("PlugT_co", covariant=True)
 SpecT_co = TypeVar("SpecT_co", bound=DeviceSpec, covariant=True)
 
 SideName = Literal["driver", "device"]
 """Name of a side of a virtio device."""
-
-
-@attrs.frozen
-class Figures:
-    """Counts of one queue, taken on one side."""
-
-    packets: int
-    """Number of packets, messages or requests."""
-    bytes: int
-    """Bytes of payload."""
-    drops: Mapping[str, int]
-    """Number of drops or errors by cause."""
+NO_FIGURES = Figures(0, 0, {})
+"""Figures of a queue that nothing counts."""
 
 
 class End(Protocol):
@@ -55,8 +56,43 @@ class End(Protocol):
         """Return the end as it is now."""
 
 
+def traffic_figures(traffic: Traffic) -> Figures:
+    """Return the counts of one direction's traffic."""
+    return Figures(traffic.packets, traffic.bytes, dict(traffic.drops))
+
+
+def request_figures(requests: RequestFigures) -> Figures:
+    """Return the counts of the requests of one queue."""
+    return Figures(requests.taken, requests.bytes, dict(requests.errors))
+
+
+def request_counts(queues: Iterable[RequestFigures]) -> list[tuple[str, Figures]]:
+    """Return the names and the figures of request queues."""
+    return [(f"requestq{number}", request_figures(queue)) for number, queue in enumerate(queues, 1)]
+
+
+class CountedEnd:
+    """Base of ends whose figures and drops are those of their queues."""
+
+    def counts(self) -> Sequence[tuple[str, Figures]]:
+        """Return the name and the figures of each queue that counts, by queue index."""
+        return ()
+
+    @property
+    def live(self) -> bool:
+        return True
+
+    def figures(self, queue: int) -> Figures:
+        counts = self.counts()
+        return counts[queue][1] if queue < len(counts) else NO_FIGURES
+
+    def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        for place, figures in self.counts():
+            yield place, figures.drops
+
+
 @attrs.frozen(eq=False)
-class PlainEnd(Generic[PlugT_co]):
+class PlainEnd(CountedEnd, Generic[PlugT_co]):
     """An `End` made of the traffic counters of its queues."""
 
     settings: PlugT_co
@@ -71,13 +107,8 @@ class PlainEnd(Generic[PlugT_co]):
     def live(self) -> bool:
         return self.ready()
 
-    def figures(self, queue: int) -> Figures:
-        traffic = self.traffic[queue]
-        return Figures(traffic.packets, traffic.bytes, dict(traffic.drops))
-
-    def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
-        for index, traffic in enumerate(self.traffic):
-            yield f"queue {index}", traffic.drops
+    def counts(self) -> Sequence[tuple[str, Figures]]:
+        return [(f"queue {index}", traffic_figures(traffic)) for index, traffic in enumerate(self.traffic)]
 
     def snapshot(self) -> EndView:
         return OtherEndView("api", self.live, dict(self.about()))

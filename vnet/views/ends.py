@@ -8,7 +8,7 @@ import attrs
 
 from vnet.views.plain import INLINE
 
-__all__ = ["EndView", "NetworkView", "OtherEndView", "PairView", "PortView", "ReceptionView", "TrafficView"]
+__all__ = ["EndView", "Figures", "NetworkView", "OtherEndView", "PairView", "PortView", "ReceptionView"]
 
 
 @attrs.frozen
@@ -29,21 +29,24 @@ class OtherEndView(EndView):
 
 
 @attrs.frozen
-class TrafficView:
-    """Traffic in one direction."""
+class Figures:
+    """Counts of one queue, taken on one side, or of one direction of a pair of queues."""
 
     packets: int
+    """Number of packets, messages or requests."""
     bytes: int
+    """Bytes of payload."""
     drops: Mapping[str, int]
+    """Number of drops or errors by cause."""
 
 
 @attrs.frozen
 class PairView:
     """Traffic of one pair of queues."""
 
-    received: TrafficView
+    received: Figures
     """From the other side, sent out of the port."""
-    sent: TrafficView
+    sent: Figures
     """Read from the port, sent to the other side."""
 
 

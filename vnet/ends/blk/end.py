@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -10,8 +10,7 @@ from pathlib import Path
 import attrs
 
 from drivers.devices.blk import BlkPlug, BlkSettings, Disk
-from drivers.flow.figures import RequestFigures
-from vnet.ends.base import Figures, OpenContext
+from vnet.ends.base import CountedEnd, Figures, OpenContext, request_counts
 from vnet.ends.blk.report import DiskView, StoreView
 from vnet.ends.blk.spec import BlkSpec, DiskSpec, DiskStoreSpec, nbd_uri
 from vnet.ends.store import OpenStore, open_store
@@ -24,25 +23,8 @@ from vnet.views.ends import EndView
 __all__ = ["DiskEnd", "StoreEnd", "open_blk", "open_blk_device", "open_blk_driver"]
 
 
-class _BlkEnd:
-    """Base of both ends: figures and drops from the counters of their request queues."""
-
-    requests: list[RequestFigures]
-    """Counters by queue."""
-
-    def figures(self, queue: int) -> Figures:
-        if queue >= len(self.requests):
-            return Figures(0, 0, {})
-        figures = self.requests[queue]
-        return Figures(figures.taken, figures.bytes, dict(figures.errors))
-
-    def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
-        for queue, figures in enumerate(self.requests, 1):
-            yield f"requestq{queue}", figures.errors
-
-
 @attrs.frozen(eq=False)
-class DiskEnd(_BlkEnd):
+class DiskEnd(CountedEnd):
     """The driver's end: a disk, and an NBD server if the topology asks for one."""
 
     spec: DiskSpec
@@ -55,12 +37,11 @@ class DiskEnd(_BlkEnd):
         return self.settings.disk
 
     @property
-    def requests(self) -> list[RequestFigures]:  # type: ignore[override]
-        return self.disk.figures
-
-    @property
     def live(self) -> bool:
         return self.disk.online
+
+    def counts(self) -> list[tuple[str, Figures]]:
+        return request_counts(self.disk.figures)
 
     def snapshot(self) -> EndView:
         return DiskView(
@@ -69,24 +50,19 @@ class DiskEnd(_BlkEnd):
             uri=None if self.spec.nbd is None else nbd_uri(self.spec.nbd, self.name),
             disk=self.disk.geometry,
             nbd=None if self.server is None else attrs.evolve(self.server.statistics),
-            resubmitted=sum(figures.queued for figures in self.requests),
+            resubmitted=sum(figures.queued for figures in self.disk.figures),
         )
 
 
 @attrs.frozen(eq=False)
-class StoreEnd(_BlkEnd):
+class StoreEnd(CountedEnd):
     """The device's end: a store."""
 
     spec: DiskStoreSpec
     settings: BlkPlug
 
-    @property
-    def requests(self) -> list[RequestFigures]:  # type: ignore[override]
-        return self.settings.figures
-
-    @property
-    def live(self) -> bool:
-        return True
+    def counts(self) -> list[tuple[str, Figures]]:
+        return request_counts(self.settings.figures)
 
     def snapshot(self) -> EndView:
         return StoreView(
@@ -95,7 +71,7 @@ class StoreEnd(_BlkEnd):
             path=self.spec.path,
             store=self.settings.store.info,
             serial=self.settings.serial,
-            in_worker=sum(figures.queued for figures in self.requests),
+            in_worker=sum(figures.queued for figures in self.settings.figures),
         )
 
 

@@ -16,7 +16,7 @@ from drivers.devices.net.driver.driver import NetSettings
 from drivers.devices.net.layout import COMMANDED, LINK_UP, Duplex, NetConfig
 from drivers.devices.net.layout import NetFeature as F
 from rings.features import mask
-from vnet.ends.base import Figures, OpenContext, SideName
+from vnet.ends.base import NO_FIGURES, Figures, OpenContext, SideName, traffic_figures
 from vnet.ends.net.report import plug_view, settings_view
 from vnet.ends.net.spec import NetSpec, PortKind, PortSpec, net_specs
 from vnet.errors import ConfigError, SettingRefused
@@ -69,11 +69,10 @@ class NetEnd:
             control = figures.control
             return Figures(control.commands, control.bytes, {"refused": control.refused} if control.refused else {})
         if queue >= 2 * len(figures.pairs):
-            return Figures(0, 0, {})
+            return NO_FIGURES
         pair = figures.pairs[queue // 2]
         out_of_port = isinstance(self.settings, NetSettings) != bool(queue & 1)
-        traffic = pair.received if out_of_port else pair.sent
-        return Figures(traffic.packets, traffic.bytes, traffic.drops)
+        return traffic_figures(pair.received if out_of_port else pair.sent)
 
     def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
         for number, pair in enumerate(self.settings.figures.pairs, 1):

@@ -8,22 +8,15 @@ from drivers.contracts.ports import Offloads
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.devices.net.filter import Reception
-from drivers.devices.net.flow import NetFigures
-from drivers.flow.figures import Traffic
-from vnet.views.ends import NetworkView, PairView, ReceptionView, TrafficView
+from vnet.ends.base import traffic_figures
+from vnet.views.ends import NetworkView, PairView, ReceptionView
 
 __all__ = ["plug_view", "settings_view"]
 
 
 def settings_view(settings: NetSettings) -> NetworkView:
     """Return the driver's settings; while the device is down, only those that do not depend on it."""
-    view = NetworkView(
-        speed=settings.speed,
-        duplex=settings.duplex.name.lower(),
-        by_pair=_by_pair(settings.figures),
-        commands=attrs.asdict(settings.figures.control),
-    )
-    bound = settings.bound
+    view, bound = _view(settings), settings.bound
     station = bound.station if bound is not None else None
     if bound is None or station is None:
         return view
@@ -39,13 +32,7 @@ def settings_view(settings: NetSettings) -> NetworkView:
 
 def plug_view(plug: NetPlug) -> NetworkView:
     """Return the device's settings, as the driver has set them."""
-    view = NetworkView(
-        speed=plug.speed,
-        duplex=plug.duplex.name.lower(),
-        by_pair=_by_pair(plug.figures),
-        commands=attrs.asdict(plug.figures.control),
-    )
-    bound = plug.bound
+    view, bound = _view(plug), plug.bound
     if bound is None:
         return view
     return attrs.evolve(
@@ -60,12 +47,15 @@ def plug_view(plug: NetPlug) -> NetworkView:
     )
 
 
-def _by_pair(figures: NetFigures) -> tuple[PairView, ...]:
-    return tuple(PairView(_traffic(pair.received), _traffic(pair.sent)) for pair in figures.pairs)
-
-
-def _traffic(traffic: Traffic) -> TrafficView:
-    return TrafficView(traffic.packets, traffic.bytes, dict(traffic.drops))
+def _view(own: NetSettings | NetPlug) -> NetworkView:
+    """Return what does not depend on whether the device is up."""
+    pairs = own.figures.pairs
+    return NetworkView(
+        speed=own.speed,
+        duplex=own.duplex.name.lower(),
+        by_pair=tuple(PairView(traffic_figures(pair.received), traffic_figures(pair.sent)) for pair in pairs),
+        commands=attrs.asdict(own.figures.control),
+    )
 
 
 def _names(offloads: Offloads) -> tuple[str, ...]:

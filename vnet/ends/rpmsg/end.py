@@ -18,7 +18,7 @@ from drivers.devices.rpmsg import (
     RpmsgPlug,
     RpmsgSettings,
 )
-from vnet.ends.base import Figures, OpenContext, SideName
+from vnet.ends.base import Figures, OpenContext, SideName, traffic_figures
 from vnet.ends.rpmsg.report import EndpointView, RpmsgView, ServiceView
 from vnet.ends.rpmsg.spec import SURFACES, ChannelSpec, RpmsgEndSpec, RpmsgSpec
 from vnet.errors import ConfigError
@@ -58,7 +58,7 @@ class RpmsgEnd:
     def figures(self, queue: int) -> Figures:
         """Return the figures of a queue: 0 is the driver's receiveq, 1 its transmitq."""
         traffic = self.bus.sent if (self.side == "driver") == bool(queue) else self.bus.received
-        return Figures(traffic.packets, traffic.bytes, dict(traffic.drops))
+        return traffic_figures(traffic)
 
     def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
         yield "sent", self.bus.sent.drops

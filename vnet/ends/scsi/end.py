@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import attrs
 
 from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiSettings, UnitIdentity
-from drivers.devices.scsi.device.device import REQUESTS
 from drivers.flow.figures import RequestFigures, Traffic
-from vnet.ends.base import Figures, OpenContext
+from vnet.ends.base import CountedEnd, Figures, OpenContext, request_counts, request_figures, traffic_figures
 from vnet.ends.scsi.report import InitiatorView, TargetsView, UnitView
 from vnet.ends.scsi.spec import ScsiSpec
 from vnet.ends.store import OpenStore, open_store
@@ -22,25 +21,13 @@ from vnet.views.ends import EndView
 __all__ = ["InitiatorEnd", "TargetsEnd", "open_scsi", "open_scsi_device", "open_scsi_driver"]
 
 
-def _figures(queue: int, requests: list[RequestFigures], control: RequestFigures, events: Traffic) -> Figures:
-    """Return the figures of a queue: 0 is the controlq, 1 the eventq, the others are request queues."""
-    if queue == 1:
-        return Figures(events.packets, events.bytes, dict(events.drops))
-    figures = control if queue == 0 else requests[queue - REQUESTS] if queue - REQUESTS < len(requests) else None
-    return Figures(0, 0, {}) if figures is None else Figures(figures.taken, figures.bytes, dict(figures.errors))
-
-
-def _drops(
-    requests: list[RequestFigures], control: RequestFigures, events: Traffic
-) -> Iterator[tuple[str, Mapping[str, int]]]:
-    yield "controlq", control.errors
-    yield "eventq", events.drops
-    for queue, figures in enumerate(requests, 1):
-        yield f"requestq{queue}", figures.errors
+def _counts(control: RequestFigures, events: Traffic, requests: Iterable[RequestFigures]) -> list[tuple[str, Figures]]:
+    """Return the names and the figures of the queues, by queue index (VIRTIO 1.4 section 5.6.2)."""
+    return [("controlq", request_figures(control)), ("eventq", traffic_figures(events)), *request_counts(requests)]
 
 
 @attrs.frozen(eq=False)
-class InitiatorEnd:
+class InitiatorEnd(CountedEnd):
     """The driver's end: an initiator."""
 
     settings: ScsiSettings
@@ -53,13 +40,9 @@ class InitiatorEnd:
     def live(self) -> bool:
         return self.initiator.online
 
-    def figures(self, queue: int) -> Figures:
+    def counts(self) -> list[tuple[str, Figures]]:
         own = self.initiator
-        return _figures(queue, own.figures, own.control_figures, own.event_figures)
-
-    def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
-        own = self.initiator
-        return _drops(own.figures, own.control_figures, own.event_figures)
+        return _counts(own.control_figures, own.event_figures, own.figures)
 
     def snapshot(self) -> EndView:
         return InitiatorView(
@@ -72,22 +55,14 @@ class InitiatorEnd:
 
 
 @attrs.frozen(eq=False)
-class TargetsEnd:
+class TargetsEnd(CountedEnd):
     """The device's end: logical units."""
 
     settings: ScsiPlug
 
-    @property
-    def live(self) -> bool:
-        return True
-
-    def figures(self, queue: int) -> Figures:
+    def counts(self) -> list[tuple[str, Figures]]:
         own = self.settings
-        return _figures(queue, own.figures, own.control, own.events)
-
-    def drops(self) -> Iterator[tuple[str, Mapping[str, int]]]:
-        own = self.settings
-        return _drops(own.figures, own.control, own.events)
+        return _counts(own.control, own.events, own.figures)
 
     def snapshot(self) -> EndView:
         own = self.settings
