@@ -15,5 +15,5 @@ async def test_a_plug_does_not_reach_a_device_that_it_was_taken_from() -> None:
         await bus.unregister_driver(driver)
         before = vhost.generation, vhost.config
         pair.store.info = attrs.evolve(pair.store.info, size=1 << 20)
-        pair.blk.resized()
+        pair.plug.resized()
         assert (vhost.generation, vhost.config) == before

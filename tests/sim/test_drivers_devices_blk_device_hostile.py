@@ -129,7 +129,7 @@ async def test_a_bad_request_is_answered_with_its_error_and_touches_nothing(
             assert pair.store.data == media
             assert sent.read == bytes([PENDING]) * write
             assert driver.rings[0].elem(0) == (0, 0)
-            assert sum(pair.blk.figures[0].errors.values()) == 1
+            assert sum(pair.plug.figures[0].errors.values()) == 1
             assert not pair.vhost.status & Status.NEEDS_RESET
             await works(driver)
         pair.store.data[:] = bytes(len(pair.store.data))

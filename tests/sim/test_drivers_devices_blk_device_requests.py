@@ -93,7 +93,7 @@ async def test_a_driver_chooses_the_cache_mode_while_it_runs_and_nothing_else() 
 async def test_zeroes_are_read_where_zeroes_were_written_whether_blocks_were_given_up_or_not(unmaps: bool) -> None:
     async with open_blk_pair() as pair:
         pair.store.info = attrs.evolve(pair.store.info, unmaps=unmaps)
-        pair.blk.resized()
+        pair.plug.resized()
         assert pair.vhost.config[56] == unmaps
         for unmap in (True, False):
             await pair.disk.write(0, b"x" * 64 * KIB)
@@ -126,7 +126,7 @@ async def test_what_the_store_can_not_do_is_an_error_and_the_rest_goes_on(method
                     await call()
             elif name != "discard":
                 await call()
-        assert pair.blk.figures[0].errors == {os.strerror(number): 1}
+        assert pair.plug.figures[0].errors == {os.strerror(number): 1}
         store.errors.clear()
         await pair.transfer()
 

@@ -72,7 +72,7 @@ async def test_nothing_beyond_the_end_gets_to_the_device() -> None:
         ):
             with pytest.raises(DiskError, match="IOERR"):
                 await request
-        assert pair.blk.figures[0].taken == 0
+        assert pair.plug.figures[0].taken == 0
         assert pair.disk.figures[0].errors == {"beyond_end": 3}
 
 
@@ -117,13 +117,13 @@ async def test_a_store_that_grows_or_shrinks_tells_the_driver() -> None:
         assert (await pair.disk.wait_online()).size == SIZE
         for size in (MIB, 2 * SIZE):
             pair.store.info = attrs.evolve(pair.store.info, size=size)
-            pair.blk.resized()
+            pair.plug.resized()
             await until(lambda size=size: pair.disk.geometry.size == size)  # type: ignore[misc, union-attr]
         pair.store.data.extend(bytes(SIZE))
         await pair.disk.write(SIZE, b"new" + bytes(509))
         assert (await pair.disk.read(SIZE, 512))[:3] == b"new"
         pair.store.info = attrs.evolve(pair.store.info, unmaps=False)
-        pair.blk.resized()
+        pair.plug.resized()
         await until(lambda: pair.disk.geometry is not None and not pair.disk.geometry.unmaps)
 
 
@@ -285,11 +285,11 @@ async def test_what_was_removed_while_the_link_was_down_fails_when_it_is_back() 
         buffer = pair.disk.take(4096)
         pair.disk.submit(DiskRequest(RequestType.IN, ended.append, SIZE - 4096, 4096, buffer))
         pair.store.info = StoreInfo(MIB)
-        pair.blk.resized()
+        pair.plug.resized()
         pair.link.bring_up()
         await until(lambda: bool(ended))
         assert ended[0].status is BlkStatus.IOERR
-        assert pair.blk.figures[0].taken == 0
+        assert pair.plug.figures[0].taken == 0
 
 
 async def test_the_rings_features_change_nothing_of_what_is_kept() -> None:

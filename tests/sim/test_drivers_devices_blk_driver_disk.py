@@ -32,7 +32,7 @@ async def test_every_request_works_on_every_transport() -> None:
     async with open_blk_pair() as pair:
         await exercise(pair.disk)
         await pair.transfer()
-        [driver], [device] = pair.disk.figures, pair.blk.figures
+        [driver], [device] = pair.disk.figures, pair.plug.figures
         assert (driver.taken, driver.done, driver.errors) == (device.taken, device.done, device.errors)
         assert driver.taken == driver.done
         assert driver.bytes == device.bytes
@@ -95,7 +95,7 @@ async def test_several_queues_share_the_work() -> None:
             for i in range(30):
                 nursery.start_soon(pair.disk.write, i * 512, bytes([i]) * 512)
         assert [figures.done for figures in pair.disk.figures] == [10, 10, 10]
-        assert [figures.done for figures in pair.blk.figures] == [10, 10, 10]
+        assert [figures.done for figures in pair.plug.figures] == [10, 10, 10]
 
 
 async def test_the_system_describes_it() -> None:
@@ -204,7 +204,7 @@ async def test_what_is_no_whole_block_is_our_own_mistake() -> None:
         for offset, size in ((512, 4096), (0, 512), (-4096, 4096)):
             with pytest.raises(ValueError, match="whole blocks of 4096"):
                 await pair.disk.read(offset, size)
-        assert pair.blk.figures[0].taken == 0
+        assert pair.plug.figures[0].taken == 0
 
 
 @pytest.mark.parametrize("at_once", [True, False])

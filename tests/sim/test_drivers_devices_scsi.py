@@ -37,11 +37,11 @@ async def test_every_command_works_on_every_transport() -> None:
     async with open_scsi_pair(ScsiOptions(luns=TWO)) as pair:
         await exercise(pair)
         await pair.transfer()
-        [driver], [device] = pair.initiator.figures, pair.scsi.figures
+        [driver], [device] = pair.initiator.figures, pair.plug.figures
         assert (driver.taken, driver.done, driver.errors) == (device.taken, device.done, device.errors)
         assert driver.taken == driver.done
         assert driver.bytes == device.bytes
-        assert pair.initiator.control_figures.done == pair.scsi.control.done == 2
+        assert pair.initiator.control_figures.done == pair.plug.control.done == 2
 
 
 @pytest.mark.parametrize("off", [(), ("INDIRECT_DESC",), ("EVENT_IDX",)])
@@ -104,7 +104,7 @@ async def test_several_queues_share_the_work_and_each_answers_its_own_requests()
             for i in range(30):
                 nursery.start_soon(pair.write, i, bytes([i]) * 512)
         assert sorted(figures.done for figures in pair.initiator.figures) == [10, 10, 12]
-        assert [f.done for f in pair.initiator.figures] == [f.done for f in pair.scsi.figures]
+        assert [f.done for f in pair.initiator.figures] == [f.done for f in pair.plug.figures]
 
 
 async def test_the_system_describes_it() -> None:
@@ -200,5 +200,5 @@ async def test_responses_say_why_a_command_never_got_there() -> None:
             assert caught.value.response is response
         missing = await do(commands.unit_ready(), lun=Lun(0, 5))
         assert sense(missing) == (SenseKey.ILLEGAL_REQUEST, Asc.LOGICAL_UNIT_NOT_SUPPORTED)
-        assert pair.scsi.figures[0].errors == {"bad_target": 1, "overrun": 2}
+        assert pair.plug.figures[0].errors == {"bad_target": 1, "overrun": 2}
         assert not pair.store.log

@@ -146,7 +146,7 @@ async def test_an_event_queue_without_buffers_loses_events_and_says_so_as_soon_a
         for lun in (5, 6, 7):
             pair.domain.add(Lun(0, lun), new_unit(4096))
         await trio.testing.wait_all_tasks_blocked()
-        assert pair.scsi.events.drops == {"no_buffer": 3}
+        assert pair.plug.events.drops == {"no_buffer": 3}
         buffer = driver.alloc(16)
         driver.send(Desc(buffer, 16, WRITE), queue=EVENTS)
         await until(lambda: driver.rings[EVENTS].used_idx == 1)
@@ -181,7 +181,7 @@ async def test_an_event_buffer_that_can_not_be_written_latches_the_event_queue()
         driver.send(Desc(driver.alloc(16), 16), queue=EVENTS)
         await trio.sleep(0.1)
         assert not pair.vhost.status & DeviceStatus.NEEDS_RESET  # the queue was not served
-        pair.domain.notify(DISK, pair.scsi.domain.units[DISK].events or 2)  # type: ignore[arg-type]
+        pair.domain.notify(DISK, pair.plug.domain.units[DISK].events or 2)  # type: ignore[arg-type]
         pair.domain.resized(DISK)
         await until(lambda: bool(pair.vhost.status & DeviceStatus.NEEDS_RESET))
         assert "has to be writable" in pair.vhost.failures[-1]

@@ -178,7 +178,7 @@ async def test_events_beyond_the_buffers_are_lost_and_reported_as_lost() -> None
             assert len(await pair.initiator.scan()) == 31
             pair.domain.add(Lun(0, 31), new_unit(4096))
             assert not (await events.receive()).missed
-        assert pair.scsi.events.drops == {"no_buffer": 14}
+        assert pair.plug.events.drops == {"no_buffer": 14}
 
 
 async def test_who_listens_too_slowly_learns_that_it_missed_some() -> None:

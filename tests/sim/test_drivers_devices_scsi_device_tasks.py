@@ -38,7 +38,7 @@ async def test_a_command_that_is_aborted_ends_before_the_function_that_aborted_i
         await until(lambda: len(work.ended) == 3)
         assert work.ended.index((1, Response.ABORTED)) < work.ended.index((Tmf.ABORT_TASK, Response.OK))
         assert (2, True) in work.ended
-        assert pair.scsi.figures[0].errors == {"aborted": 1}
+        assert pair.plug.figures[0].errors == {"aborted": 1}
 
 
 @pytest.mark.hostile("K03")

@@ -172,7 +172,7 @@ async def test_what_the_store_can_not_do_has_its_sense(
         result = await (pair.read(0, 8) if method == "read" else pair.write(0, bytes(4096)))
         assert sense(result) == expected
         assert result.residual == 4096
-        assert pair.scsi.figures[0].errors == {os.strerror(number): 1}
+        assert pair.plug.figures[0].errors == {os.strerror(number): 1}
         pair.store.errors.clear()
         await pair.transfer()
 

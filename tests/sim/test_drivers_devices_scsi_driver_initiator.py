@@ -142,7 +142,7 @@ async def test_our_own_mistakes_are_errors_before_anything_is_sent() -> None:
                 await initiator.execute(bad)
         with pytest.raises(ValueError, match="bytes of data"):
             await initiator.execute(bytes(6), data_in=initiator.transfer_max + 1)
-        assert pair.scsi.figures[0].taken == 0
+        assert pair.plug.figures[0].taken == 0
 
 
 async def test_a_cancelled_caller_returns_its_buffer_when_the_device_does() -> None:

@@ -173,7 +173,7 @@ async def test_a_request_of_more_than_size_max_times_seg_max_is_refused(kind: Re
         size_max, seg_max = (driver.config(*field.value) for field in (BlkConfigField.SIZE_MAX, BlkConfigField.SEG_MAX))
         assert pair.vhost.features >> BlkFeature.SIZE_MAX & 1
         pair.store.info = type(pair.store.info)(1 << 40)
-        pair.blk.resized()
+        pair.plug.resized()
         data, status = driver.put(bytes(8 * MIB)), driver.put(bytes([PENDING]))
         writes = 0 if kind is RequestType.OUT else WRITE
         header = driver.put(HEADER.pack(kind, 0, 0))
@@ -184,7 +184,7 @@ async def test_a_request_of_more_than_size_max_times_seg_max_is_refused(kind: Re
         driver.kick(0)
         await until(lambda: driver.get(status, 1)[0] != PENDING)
         assert driver.get(status, 1)[0] == BlkStatus.IOERR
-        assert pair.blk.figures[0].errors["too_long"] == 1
+        assert pair.plug.figures[0].errors["too_long"] == 1
 
 
 async def test_requests_that_a_store_never_waits_for_do_not_keep_others_from_their_turn() -> None:

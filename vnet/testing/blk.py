@@ -5,23 +5,23 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 import attrs
 import trio
 
 from drivers.contracts.ports import SectorStore
-from drivers.devices.blk import BlkPlug, Disk
-from vnet.ends.blk import BLK, BlkSpec, DiskEnd, DiskSpec, DiskStoreSpec, open_blk
+from drivers.devices.blk import BlkPlug, BlkSettings, Disk
+from vnet.ends.blk import BLK, BlkSpec, DiskSpec, DiskStoreSpec, open_blk
 from vnet.ends.store import StoreSpec
 from vnet.ports.disk.store import MemoryStore
 from vnet.spec import MIB, LinkSpec
-from vnet.system.world import open_world
-from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
+from vnet.system.world import World
+from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried, open_up
 from vnet.topology import Topology
 
-__all__ = ["BlkOptions", "BlkPair", "StubbornStore", "open_blk_pair"]
+__all__ = ["BlkOptions", "BlkPair", "StubbornStore", "open_blk_pair", "open_stubborn"]
 
 DEVICE = "disk0"
 
@@ -121,22 +121,16 @@ class BlkOptions:
 class BlkPair(Pair):
     """A pair with a disk at the driver's end and a store at the device's."""
 
+    settings: BlkSettings
+    plug: BlkPlug
+
+    def __init__(self, world: World, stores: Sequence[StubbornStore]) -> None:
+        super().__init__(world)
+        [self.store] = stores
+
     @property
     def disk(self) -> Disk:
-        end: DiskEnd = self.ends[0]
-        return end.disk
-
-    @property
-    def blk(self) -> BlkPlug:
-        """The device's end."""
-        plug: BlkPlug = self.ends[1].settings
-        return plug
-
-    @property
-    def store(self) -> StubbornStore:
-        store = self.blk.store
-        assert isinstance(store, StubbornStore)
-        return store
+        return self.settings.disk
 
     async def transfer(self, size: int = MEGABYTE, device: str = DEVICE) -> None:
         """``size`` bytes, random where the disk can be written to, there and back, compared by hash."""
@@ -152,15 +146,15 @@ class BlkPair(Pair):
 
 
 @asynccontextmanager
-async def open_blk_pair(options: BlkOptions = BlkOptions()) -> AsyncIterator[BlkPair]:
+async def open_stubborn(opened: list[StubbornStore], spec: StoreSpec) -> AsyncIterator[SectorStore]:
+    """Open the store of a topology as a `StubbornStore`, and add it to those ``opened``."""
+    assert spec.size is not None
+    opened.append(StubbornStore(spec.size * MIB, read_only=spec.read_only, block_size=spec.block_size))
+    yield opened[-1]
+
+
+def open_blk_pair(options: BlkOptions = BlkOptions()) -> AbstractAsyncContextManager[BlkPair]:
     """A pair that is up, with a `StubbornStore`, and taken down at the end."""
-
-    @asynccontextmanager
-    async def opener(spec: StoreSpec) -> AsyncIterator[SectorStore]:
-        assert spec.size is not None
-        yield StubbornStore(spec.size * MIB, read_only=spec.read_only, block_size=spec.block_size)
-
-    ends = {"blk": attrs.evolve(BLK, open=partial(open_blk, opener=opener))}
-    async with open_world(options.topology(), "test", ends) as world:
-        await world.wait_up()
-        yield BlkPair(world)
+    stores: list[StubbornStore] = []
+    kind = attrs.evolve(BLK, open=partial(open_blk, opener=partial(open_stubborn, stores)))
+    return open_up(options.topology(), partial(BlkPair, stores=stores), {"blk": kind})

@@ -68,12 +68,9 @@ async def _interrupt(world: World, name: str) -> None:
             link.bring_up()
         await trio.sleep(FLAP)
     else:
-        bus, virtio = world.devices[name].driver_host.virtio, world.devices[name].virtio
+        virtio = world.devices[name].virtio
         assert virtio is not None
-        driver = bus.match(virtio)
-        assert driver is not None
-        await bus.unregister_driver(driver)
-        bus.register_driver(driver)
+        await world.devices[name].driver_host.virtio.rebind(virtio)
     await world.wait_up()
 
 

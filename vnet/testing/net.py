@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 import attrs
@@ -19,8 +19,7 @@ from vnet.ends.net.exercise import ETHER, send_and_compare
 from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig
 from vnet.spec import LinkSpec
-from vnet.system.world import open_world
-from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
+from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried, open_up
 from vnet.topology import Topology
 
 __all__ = ["FRAME", "NetPair", "Options", "open_pair"]
@@ -73,6 +72,9 @@ class Options:
 class NetPair(Pair):
     """The pair, and the ports at both ends of its network devices."""
 
+    settings: NetSettings
+    plug: NetPlug
+
     @property
     def driver_port(self) -> MemoryPort:
         return self.world.memory_port("net0", "driver")
@@ -80,18 +82,6 @@ class NetPair(Pair):
     @property
     def device_port(self) -> MemoryPort:
         return self.world.memory_port("net0", "device")
-
-    @property
-    def settings(self) -> NetSettings:
-        """The driver's end."""
-        settings: NetSettings = self.ends[0].settings
-        return settings
-
-    @property
-    def plug(self) -> NetPlug:
-        """The device's end."""
-        plug: NetPlug = self.ends[1].settings
-        return plug
 
     async def transfer(self, size: int = MEGABYTE, device: str = "net0") -> None:
         """``size`` random bytes in each direction, compared by hash. Raises AssertionError, trio.TooSlowError."""
@@ -101,8 +91,7 @@ class NetPair(Pair):
                 nursery.start_soon(send_and_compare, source, sink, size, self.settings.rx_buffer is None)
 
 
-@asynccontextmanager
-async def open_pair(options: Options = Options()) -> AsyncIterator[NetPair]:
+def open_pair(options: Options = Options()) -> AbstractAsyncContextManager[NetPair]:
     """A pair that is up, and taken down at the end."""
 
     @asynccontextmanager
@@ -112,7 +101,4 @@ async def open_pair(options: Options = Options()) -> AsyncIterator[NetPair]:
             options.driver_caps if own else options.device_caps, capacity=options.capacity, queues=options.pairs
         )
 
-    ends = {"net": attrs.evolve(NET, open=partial(open_net, opener=opener))}
-    async with open_world(options.topology(), "test", ends) as world:
-        await world.wait_up()
-        yield NetPair(world)
+    return open_up(options.topology(), NetPair, {"net": attrs.evolve(NET, open=partial(open_net, opener=opener))})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import attrs
 import trio
@@ -16,17 +16,20 @@ from drivers.bus.model import Bus
 from drivers.bus.vhost import VhostDevice
 from drivers.bus.virtio import VirtioDevice
 from drivers.transports.pci import VirtioEpf
+from vnet.ends import DEVICE_TYPES, DeviceKind
 from vnet.host.host import Host
 from vnet.link.base import Link
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
 from vnet.system.device import Device
-from vnet.system.world import World
+from vnet.system.world import World, open_world
 from vnet.testing.footprint import Footprint, fds
 from vnet.topology import Topology, check
 from vnet.transports import TRANSPORTS
 
-__all__ = ["IDEAL", "MEGABYTE", "Pair", "carried", "over"]
+__all__ = ["IDEAL", "MEGABYTE", "Pair", "carried", "open_up", "over"]
+
+PairT = TypeVar("PairT")
 
 LINK, ROOT, ENDPOINT = "link0", "rc", "ep"
 OTHER, SOC, NTB = "link1", "soc", "ntb"
@@ -86,11 +89,12 @@ class Pair(ABC):
         self.ep: Host = world.hosts[ENDPOINT]
         self.link: Link = world.links[LINK]
         self.device: Device = world.devices[next(iter(world.topology.devices))]
-
-    @property
-    def ends(self) -> Any:
+        self.ends: Any = world.running(self.device.name).ends
         """The two ends that `vnet.ends.kind.DeviceKind.open` has opened."""
-        return self.world.running(self.device.name).ends
+        self.settings: Any = self.ends[0].settings
+        """The driver's end, as its driver has it. Each pair names its class."""
+        self.plug: Any = self.ends[1].settings
+        """The device's end, as its device has it. Each pair names its class."""
 
     @property
     def epf(self) -> VirtioEpf:
@@ -149,9 +153,15 @@ class Pair(ABC):
 
     async def reset(self) -> None:
         """Unbind the driver and bind it again: a plain reset, and everything from step 1 on."""
-        bus = self.rc.virtio
-        driver = bus.match(self.virtio)
-        assert driver is not None
-        await bus.unregister_driver(driver)
-        bus.register_driver(driver)
+        await self.rc.virtio.rebind(self.virtio)
         await self.world.wait_up()
+
+
+@asynccontextmanager
+async def open_up(
+    topology: Topology, make: Callable[[World], PairT], kinds: Mapping[str, DeviceKind[Any, Any]] = DEVICE_TYPES
+) -> AsyncIterator[PairT]:
+    """Bring a topology up during the context, with the ends that ``kinds`` opens; return the pair made of it."""
+    async with open_world(topology, "test", kinds) as world:
+        await world.wait_up()
+        yield make(world)

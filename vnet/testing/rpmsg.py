@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
 import attrs
 import trio
 
-from drivers.devices.rpmsg import RpmsgBus
-from vnet.ends.rpmsg import ChannelSpec, RpmsgEnd, RpmsgEndSpec, RpmsgSpec
+from drivers.devices.rpmsg import RpmsgBus, RpmsgPlug, RpmsgSettings
+from vnet.ends.rpmsg import ChannelSpec, RpmsgEndSpec, RpmsgSpec
 from vnet.ends.rpmsg.exercise import bound_pair, send_and_compare
 from vnet.spec import LinkSpec
 from vnet.system.device import Device
-from vnet.system.world import open_world
 from vnet.testing.checks import until
-from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
+from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried, open_up
 from vnet.topology import Topology
 
 __all__ = ["RpmsgOptions", "RpmsgPair", "bound_pair", "open_rpmsg_pair"]
@@ -65,6 +63,9 @@ class RpmsgOptions:
 class RpmsgPair(Pair):
     """The pair, and the bus at each end."""
 
+    settings: RpmsgSettings
+    plug: RpmsgPlug
+
     @property
     def local(self) -> Device:
         """In mediated mode: the device of the endpoint's own driver."""
@@ -74,9 +75,7 @@ class RpmsgPair(Pair):
     @property
     def buses(self) -> tuple[RpmsgBus, RpmsgBus]:
         """The driver's and the device's."""
-        ends: tuple[RpmsgEnd, RpmsgEnd] = self.ends
-        first, second = ends
-        return first.bus, second.bus
+        return self.settings.bus, self.plug.bus
 
     async def transfer(self, size: int = MEGABYTE, device: str = DEVICE) -> None:
         """``size`` random bytes in each direction, compared by hash. Raises AssertionError, trio.TooSlowError."""
@@ -89,9 +88,6 @@ class RpmsgPair(Pair):
         await until(lambda: not any("transfer" in bus.services.values() for bus in self.buses))
 
 
-@asynccontextmanager
-async def open_rpmsg_pair(options: RpmsgOptions = RpmsgOptions()) -> AsyncIterator[RpmsgPair]:
+def open_rpmsg_pair(options: RpmsgOptions = RpmsgOptions()) -> AbstractAsyncContextManager[RpmsgPair]:
     """A pair that is up, and taken down at the end."""
-    async with open_world(options.topology(), "test") as world:
-        await world.wait_up()
-        yield RpmsgPair(world)
+    return open_up(options.topology(), RpmsgPair)

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import attrs
 import trio
 
-from drivers.contracts.ports import SectorStore
-from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiResult
+from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiResult, ScsiSettings
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.device.inquiry import UnitIdentity
-from vnet.ends.scsi import SCSI, InitiatorEnd, InitiatorSpec, LunSpec, ScsiSpec, TargetsSpec, open_scsi
-from vnet.ends.store import StoreSpec
-from vnet.spec import MIB, LinkSpec
-from vnet.system.world import open_world
-from vnet.testing.blk import StubbornStore
-from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried
+from vnet.ends.scsi import SCSI, InitiatorSpec, LunSpec, ScsiSpec, TargetsSpec, open_scsi
+from vnet.spec import LinkSpec
+from vnet.system.world import World
+from vnet.testing.blk import StubbornStore, open_stubborn
+from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried, open_up
 from vnet.topology import Topology
 
 __all__ = ["DISK", "ScsiOptions", "ScsiPair", "new_unit", "open_scsi_pair"]
@@ -74,32 +72,26 @@ class ScsiOptions:
 class ScsiPair(Pair):
     """The pair, the initiator at its one end and the units at the other."""
 
-    @property
-    def initiator(self) -> Initiator:
-        end: InitiatorEnd = self.ends[0]
-        return end.initiator
+    settings: ScsiSettings
+    plug: ScsiPlug
+
+    def __init__(self, world: World, stores: Sequence[StubbornStore]) -> None:
+        super().__init__(world)
+        self.store = stores[0]
+        """The store of the first unit."""
 
     @property
-    def scsi(self) -> ScsiPlug:
-        """The device's end."""
-        plug: ScsiPlug = self.ends[1].settings
-        return plug
+    def initiator(self) -> Initiator:
+        return self.settings.initiator
 
     @property
     def domain(self) -> ScsiDomain:
-        return self.scsi.domain
+        return self.plug.domain
 
     def unit(self, lun: Lun = DISK) -> LogicalUnit:
         unit = self.domain.disk(lun)
         assert unit is not None
         return unit
-
-    @property
-    def store(self) -> StubbornStore:
-        """The store of the first unit."""
-        store = self.unit().store
-        assert isinstance(store, StubbornStore)
-        return store
 
     async def read(self, lba: int, count: int, *, lun: Lun = DISK, fua: bool = False) -> ScsiResult:
         size = count * self.unit(lun).block_size
@@ -135,16 +127,8 @@ def new_unit(size: int = MEGABYTE, serial: str = "new", events: int = 0) -> Logi
     return LogicalUnit(StubbornStore(size), UnitIdentity(serial), events=events)
 
 
-@asynccontextmanager
-async def open_scsi_pair(options: ScsiOptions = ScsiOptions()) -> AsyncIterator[ScsiPair]:
+def open_scsi_pair(options: ScsiOptions = ScsiOptions()) -> AbstractAsyncContextManager[ScsiPair]:
     """A pair that is up, each unit on a `StubbornStore`, and taken down at the end."""
-
-    @asynccontextmanager
-    async def opener(spec: StoreSpec) -> AsyncIterator[SectorStore]:
-        assert spec.size is not None
-        yield StubbornStore(spec.size * MIB, read_only=spec.read_only, block_size=spec.block_size)
-
-    ends = {"scsi": attrs.evolve(SCSI, open=partial(open_scsi, opener=opener))}
-    async with open_world(options.topology(), "test", ends) as world:
-        await world.wait_up()
-        yield ScsiPair(world)
+    stores: list[StubbornStore] = []
+    kind = attrs.evolve(SCSI, open=partial(open_scsi, opener=partial(open_stubborn, stores)))
+    return open_up(options.topology(), partial(ScsiPair, stores=stores), {"scsi": kind})
