@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from drivers.carriers.options import SocketOptions
+from vnet.bench.processes import answer_lines
 from vnet.demo import default_topology
 from vnet.ends.net.end import PortSpec, net_specs
 from vnet.system.exports import DeviceExport, open_exports
@@ -48,15 +49,13 @@ def export(socket: Path, netns: str) -> dict[str, DeviceExport]:
 
 
 async def serve(side: str, socket: Path, netns: str) -> None:
-    async with trio.lowlevel.FdStream(0) as requests, trio.lowlevel.FdStream(1) as replies, AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
         if side == "device":
             await stack.enter_async_context(open_exports(export(socket, netns)))
         else:
             world = await stack.enter_async_context(open_world(driver_topology(socket, netns)))
             await world.wait_up()
-        await replies.send_all(b"\n")
-        async for _ in requests:
-            pass
+        await answer_lines()
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from statistics import median
 import attrs
 import trio
 
-from vnet.bench.figures import Machine
+from vnet.bench.figures import Machine, median_of
 from vnet.bench.measure import rotated
-from vnet.bench.processes import cpu_seconds, open_child, this_machine
+from vnet.bench.processes import answer_lines, cpu_seconds, open_child, this_machine
 from vnet.errors import TrafficError
 from vnet.linux.background import open_background
 from vnet.traffic.disk import fill, fio, nbdcopy
@@ -32,18 +32,6 @@ WORKLOADS: Mapping[str, str] = {
 }
 START = 10.0
 """Seconds until a server must accept clients."""
-TOPOLOGY = """
-[hosts.rc]
-[hosts.ep]
-[links.pcie0]
-root = "rc"
-endpoint = "ep"
-[devices.disk0]
-type = "blk"
-link = "pcie0"
-driver = {{ nbd = {socket} }}
-device = {{ store = "file", path = {path} }}
-"""
 
 
 @attrs.frozen
@@ -135,11 +123,11 @@ def _fill(disk: Path, source: Path, size: int) -> None:
 
 def _result(rows: Sequence[DiskSample | None], bare: Sequence[DiskSample | None]) -> DiskResult:
     there = [row for row in rows if row is not None]
-    ratios = [a.per_second / b.per_second for a, b in zip(rows, bare, strict=True) if a is not None and b is not None]
+    ratios = (a.per_second / b.per_second for a, b in zip(rows, bare, strict=True) if a is not None and b is not None)
     return DiskResult(
         median(row.per_second for row in there),
         median(row.cpu_seconds for row in there),
-        median(ratios) if ratios else None,
+        median_of(ratios),
         tuple(rows),
     )
 
@@ -189,18 +177,12 @@ async def _nbdkit(socket: Path, disk: Path) -> AsyncIterator[Server]:
 async def serve(socket: str, disk: str) -> None:
     """Run this stack as a process: print an empty line once it is up, end with standard input."""
     from vnet.system.world import open_world
-    from vnet.topology import parse
+    from vnet.topology.samples import built_in
 
-    topology = parse(TOPOLOGY.format(socket=json.dumps(socket), path=json.dumps(disk)), "benchmark")
-    async with (
-        trio.lowlevel.FdStream(0) as requests,
-        trio.lowlevel.FdStream(1) as answers,
-        open_world(topology, "bench") as world,
-    ):
+    keys = f'driver = {{ nbd = {json.dumps(socket)} }}\ndevice = {{ store = "file", path = {json.dumps(disk)} }}'
+    async with open_world(built_in("blk", keys=keys, name="disk0"), "bench") as world:
         await world.wait_up()
-        await answers.send_all(b"up\n")
-        async for _ in requests:
-            await answers.send_all(b"up\n")
+        await answer_lines()
 
 
 if __name__ == "__main__":

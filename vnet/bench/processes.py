@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,7 +16,16 @@ import trio
 from vnet.bench.figures import Machine
 from vnet.errors import TrafficError
 
-__all__ = ["Child", "cpu_seconds", "open_child", "parse_cpu_ticks", "parse_peak_memory", "peak_memory", "this_machine"]
+__all__ = [
+    "Child",
+    "answer_lines",
+    "cpu_seconds",
+    "open_child",
+    "parse_cpu_ticks",
+    "parse_peak_memory",
+    "peak_memory",
+    "this_machine",
+]
 
 PROC = Path("/proc")
 GRACE = 5.0
@@ -120,3 +129,11 @@ async def open_child(module: str, args: Sequence[str], fds: Sequence[int] = ()) 
                 process.kill()
                 await process.wait()
             await process.stdout.aclose()
+
+
+async def answer_lines(answer: Callable[[], bytes] = lambda: b"") -> None:
+    """Be such a child: write a line once all is up, and one for each line received, until standard input ends."""
+    async with trio.lowlevel.FdStream(0) as requests, trio.lowlevel.FdStream(1) as answers:
+        await answers.send_all(answer() + b"\n")
+        async for _ in requests:
+            await answers.send_all(answer() + b"\n")

@@ -11,7 +11,6 @@ from drivers.devices.rpmsg import RpmsgBus
 from vnet.bench.figures import Machine
 from vnet.bench.measure import rotated
 from vnet.bench.processes import this_machine
-from vnet.ends.rpmsg import RpmsgEnd
 from vnet.system.world import World, open_world
 from vnet.topology.samples import built_in
 from vnet.traffic.rpmsg import one_way, round_trip
@@ -91,6 +90,4 @@ async def measure_rpmsg(
 
 
 def _buses(world: World) -> list[RpmsgBus]:
-    ends = world.ends(NAME)
-    assert all(isinstance(end, RpmsgEnd) for end in ends)
-    return [end.bus for end in ends if isinstance(end, RpmsgEnd)]
+    return [end.bus for end in world.running(NAME).ends]

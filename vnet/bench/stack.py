@@ -14,10 +14,11 @@ import attrs
 import trio
 
 from vnet.bench.figures import queue_figures
+from vnet.bench.processes import answer_lines
 from vnet.demo import default_topology
 from vnet.ends.net.end import PortKind, net_specs
 from vnet.system.snapshot import queue_rows
-from vnet.system.world import World, open_world
+from vnet.system.world import open_world
 from vnet.topology import Topology
 from vnet.transports import TRANSPORTS
 
@@ -40,19 +41,11 @@ def topology(kind: PortKind, transport: str, mode: str, driver_netns: str, devic
 
 async def serve(kind: PortKind, transport: str, mode: str, driver_netns: str, device_netns: str) -> None:
     """Print figures once it is up, then for each line received."""
-    async with (
-        trio.lowlevel.FdStream(0) as requests,
-        trio.lowlevel.FdStream(1) as answers,
-        open_world(topology(kind, transport, mode, driver_netns, device_netns)) as world,
-    ):
+    async with open_world(topology(kind, transport, mode, driver_netns, device_netns)) as world:
         await world.wait_up()
-        await answers.send_all(figures(world))
-        async for _ in requests:
-            await answers.send_all(figures(world))
-
-
-def figures(world: World) -> bytes:
-    return json.dumps([attrs.asdict(queue) for queue in queue_figures(queue_rows(world))]).encode() + b"\n"
+        await answer_lines(
+            lambda: json.dumps([attrs.asdict(queue) for queue in queue_figures(queue_rows(world))]).encode()
+        )
 
 
 def main() -> None:
