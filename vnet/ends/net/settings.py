@@ -11,7 +11,7 @@ from drivers.devices.net.control import VID_MAX
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.devices.net.driver.station import NetRequest
-from vnet.ends.net.spec import NetSpec
+from vnet.ends.net.spec import MTU, NetSpec, mac_of
 from vnet.ends.settings import Setting
 from vnet.linux.netns import IPV6_MIN_MTU
 
@@ -19,8 +19,6 @@ __all__ = ["SETTINGS"]
 
 ON_OFF = {"on": True, "off": False}
 """Values of a switch."""
-MTU = range(68, 65522)
-"""MTUs in bytes."""
 
 
 def _switch(value: str) -> bool:
@@ -40,11 +38,8 @@ def _words(value: str) -> list[str]:
 
 
 def _mac(text: str, *, group: bool = False) -> bytes:
-    try:
-        mac = bytes.fromhex(text.replace(":", ""))
-    except ValueError:
-        mac = b""
-    if len(mac) != 6 or text.count(":") != 5 or bool(mac[0] & 1) is not group or not any(mac):
+    mac = mac_of(text, group=group)
+    if mac is None:
         raise ValueError(f"must be a {'multicast' if group else 'unicast'} MAC address")
     return mac
 

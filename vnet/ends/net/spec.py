@@ -24,7 +24,7 @@ from vnet.linux.netns import IPV6_MIN_MTU, Route
 from vnet.names import FILE_NAME
 from vnet.spec import DeviceSpec, Netns, PeerSpec, must
 
-__all__ = ["NetSpec", "PortKind", "PortSpec", "net_specs"]
+__all__ = ["MTU", "NetSpec", "PortKind", "PortSpec", "mac_of", "net_specs"]
 
 PortKind = Literal["tun", "tap", "memory"]
 """Kind of a packet port."""
@@ -37,10 +37,15 @@ NEEDED: Mapping[str, frozenset[str]] = {
 """Features that a device must offer for a key to have an effect."""
 
 
-def _is_mac(text: str) -> bool:
-    if re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", text.lower()) is None:
-        return False
-    return not int(text[:2], 16) & 1 and text != "00:00:00:00:00:00"
+MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE | re.ASCII)
+MTU = range(68, 65522)
+"""MTUs in bytes."""
+
+
+def mac_of(text: str, *, group: bool = False) -> bytes | None:
+    """Return the unicast or group MAC address in ``text``; None if it is none."""
+    mac = bytes.fromhex(text.replace(":", "")) if MAC.fullmatch(text) else bytes(6)
+    return mac if any(mac) and bool(mac[0] & 1) is group else None
 
 
 def _is_interface(text: str) -> bool:
@@ -143,14 +148,16 @@ class NetSpec(PeerSpec):
     """A network device."""
 
     mac: str | None = attrs.field(
-        default=None, validator=must(_is_mac, "a unicast MAC address, such as 02:00:00:00:00:01")
+        default=None, validator=must(mac_of, "a unicast MAC address, such as 02:00:00:00:00:01")
     )
     """MAC address of the driver's interface. Default: an address made from the device's index, with the last byte 1."""
     peer_mac: str | None = attrs.field(
-        default=None, validator=must(_is_mac, "a unicast MAC address, such as 02:00:00:00:00:02")
+        default=None, validator=must(mac_of, "a unicast MAC address, such as 02:00:00:00:00:02")
     )
     """MAC address of the interface at the device's end. Default: likewise, with the last byte 2."""
-    mtu: int = attrs.field(default=1500, validator=must(lambda v: 68 <= v <= 65521, "between 68 and 65521 (bytes)"))
+    mtu: int = attrs.field(
+        default=1500, validator=must(MTU.__contains__, f"between {MTU.start} and {MTU.stop - 1} (bytes)")
+    )
     """MTU of the device and of both interfaces in bytes."""
     rx_buffer: int | None = attrs.field(
         default=None, validator=must(lambda v: 64 <= v <= 1 << 20, "between 64 and 1048576 (bytes)")
@@ -273,9 +280,7 @@ class NetSpec(PeerSpec):
         """Return the MAC addresses at the driver's and the device's end of the system's ``index``-th device."""
         given = (self.mac, self.peer_mac)
         default = (bytes((2, 0, 0, 0, index & 0xFF, end)) for end in (1, 2))
-        first, second = (
-            bytes.fromhex(text.replace(":", "")) if text else mac for text, mac in zip(given, default, strict=True)
-        )
+        first, second = (mac_of(text or "") or mac for text, mac in zip(given, default, strict=True))
         if first == second:  # the given address is the default of the other end
             third = bytes((*first[:5], 3))
             return (first, third) if self.mac else (third, second)
