@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
-__all__ = ["FILE_NAME", "NAME"]
+__all__ = ["FILE_NAME", "NAME", "named"]
+
+T = TypeVar("T")
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 """Names of systems, hosts, links, NTBs and devices."""
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
 """Names of namespaces and interfaces, which the kernel shows as files."""
+
+
+def named(kind: str, things: Mapping[str, T], name: str, error: Callable[[str], Exception], where: str = "") -> T:
+    """Return the thing with this name. Raises ``error``: ``where``, the name, and the names of all of this ``kind``."""
+    if name in things:
+        return things[name]
+    why = f"must be one of {', '.join(things)}" if things else f"there is no {kind}"
+    raise error(f"{where}{kind} {name!r}: {why}")

@@ -23,10 +23,10 @@ async def test_links_are_advised_where_there_are_some(transport: str, advised: b
 
 @pytest.mark.parametrize("move", ["up", "down"])
 def test_a_link_that_is_not_there_is_not_moved(monkeypatch: pytest.MonkeyPatch, move: str) -> None:
-    def no_links(name: str) -> tuple[str, ...]:
-        return ()
+    def no_names(name: str, kind: str) -> list[str]:
+        return []
 
-    monkeypatch.setattr(link, "_all_links", no_links)
+    monkeypatch.setattr(link, "part_names", no_names)
     done = CliRunner().invoke(link.command, [move])
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == "vnet: vnet has no link: all its devices are within one host\n"

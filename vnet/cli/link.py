@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vnet.cli.common import errors_in_one_line, name_option
-from vnet.cli.live_names import complete_links
+from vnet.cli.live_names import complete_links, part_names
 from vnet.errors import ControlError
 from vnet.system.client import ask
 
@@ -20,15 +20,9 @@ __all__ = ["command"]
 def command(name: str, move: str, link: str | None) -> None:
     """Take LINK, or all links, down or up while the system runs."""
     up = move == "up"
-    links = _all_links(name) if link is None else (link,)
+    links = part_names(name, "links") if link is None else [link]
     if not links:
         raise ControlError(f"{name} has no link: all its devices are within one host")
     for each in links:
         ask(name, "link-set", {"name": each, "up": up})
         click.echo(f"{each} is {'up' if up else 'down'}")
-
-
-def _all_links(name: str) -> tuple[str, ...]:
-    status = ask(name, "query-status")
-    assert isinstance(status, dict)
-    return tuple(status["links"])

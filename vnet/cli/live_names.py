@@ -10,7 +10,7 @@ from vnet.errors import ControlError
 from vnet.system.client import ask
 from vnet.system.state import running, system_names
 
-__all__ = ["complete_devices", "complete_hosts", "complete_links", "complete_systems"]
+__all__ = ["complete_devices", "complete_hosts", "complete_links", "complete_systems", "part_names"]
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 PATIENCE = 1.0
@@ -38,12 +38,14 @@ def _hosts(context: click.Context) -> list[str]:
     return [] if state is None else list(state.hosts)
 
 
-def _parts(kind: str) -> Callable[[click.Context], list[str]]:
-    def query(context: click.Context) -> list[str]:
-        answer = ask(context.params.get("name") or "vnet", "query-status", timeout=PATIENCE)
-        return list(answer[kind]) if isinstance(answer, dict) else []
+def part_names(system: str, kind: str, timeout: float | None = None) -> list[str]:
+    """Return the names of the devices or links of a running system. Raises ControlError, OSError."""
+    status = ask(system, "query-status", timeout=timeout)
+    return list(status[kind]) if isinstance(status, dict) else []
 
-    return query
+
+def _parts(kind: str) -> Callable[[click.Context], list[str]]:
+    return lambda context: part_names(context.params.get("name") or "vnet", kind, PATIENCE)
 
 
 complete_systems = _starting(_systems)

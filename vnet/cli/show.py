@@ -24,6 +24,7 @@ from vnet.cli.tree import (
     tree,
 )
 from vnet.errors import ControlError
+from vnet.names import named
 from vnet.system.client import ask
 from vnet.views.ends import PortView
 from vnet.views.parse import from_plain
@@ -58,10 +59,10 @@ def command(
     view: object = system
     lines = tree(system) if everything else summary(system)
     if device is not None:
-        chosen = _named("device", system.devices, device)
+        chosen = named("device", system.devices, device, ControlError)
         view, lines = chosen, device_tree(device, chosen)
         if queue is not None:
-            sides = _named("queue", _sides(chosen), queue, f"{device}: ")
+            sides = named("queue", _sides(chosen), queue, ControlError, f"{device}: ")
             report = _ask(name, RingReport, "query-ring", {"name": device, "queue": queue})
             view = {**sides, "ring": report}
             lines = (line for side, each in sides.items() for line in queue_tree(side, each))
@@ -117,10 +118,3 @@ def _sides(device: DeviceView) -> Mapping[str, Mapping[str, DriverQueueView | De
     for other in device.device.queues:
         sides.setdefault(other.view.name, {})["device"] = other
     return sides
-
-
-def _named(kind: str, things: Mapping[str, T], name: str, where: str = "") -> T:
-    if name not in things:
-        names = f"must be one of {', '.join(things)}" if things else f"there is no {kind}"
-        raise ControlError(f"{where}{kind} {name!r}: {names}")
-    return things[name]

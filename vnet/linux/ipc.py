@@ -55,9 +55,11 @@ class FileHandle:
             os.close(self.take())
 
 
-def _fileno(handle: Handle) -> int:
-    assert isinstance(handle, FileHandle), "a handle of another kind of system"
-    return handle.fileno()
+def _own(handle: Handle) -> FileHandle:
+    """Return a handle as one of this system. Raises TypeError."""
+    if not isinstance(handle, FileHandle):
+        raise TypeError("a handle of another kind of system")
+    return handle
 
 
 class UnixSocket:
@@ -81,7 +83,7 @@ class UnixSocket:
 
     async def send(self, data: bytes, handles: Sequence[Handle] = ()) -> None:
         left = memoryview(data)
-        fds = array.array("i", map(_fileno, handles))
+        fds = array.array("i", (_own(handle).fileno() for handle in handles))
         ancillary: list[tuple[int, int, Any]] = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
         try:
             while left:
@@ -154,8 +156,7 @@ class _Event(FileHandle):
 
     def __init__(self, handle: Handle) -> None:
         """Take ownership of ``handle``. Closes it and raises Unusable if it is no eventfd."""
-        assert isinstance(handle, FileHandle), "a handle of another kind of system"
-        super().__init__(handle.take())
+        super().__init__(_own(handle).take())
         if not _is_eventfd(self.fileno()):
             self.close()
             raise Unusable("the file descriptor is no eventfd")
@@ -225,7 +226,7 @@ class LocalIpc:
         full_fence()
 
     def map(self, handle: Handle, size: int, offset: int) -> SharedMemory:
-        fd = _fileno(handle)
+        fd = _own(handle).fileno()
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
@@ -268,7 +269,7 @@ class LocalIpc:
         return UnixSocket(ours), FileHandle(theirs.detach())
 
     def channel(self, handle: Handle) -> FdSocket:
-        assert isinstance(handle, FileHandle), "a handle of another kind of system"
+        handle = _own(handle)
         try:
             received = socket.socket(fileno=handle.fileno())
         except OSError as exc:

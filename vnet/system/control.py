@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import attrs
 import trio
@@ -15,6 +14,7 @@ from drivers.errors import DriverError
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.settings import change_setting
 from vnet.linux.unix_socket import accept, listen, owner_uid
+from vnet.names import named
 from vnet.system import qmp
 from vnet.system.qmp import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.system.snapshot import queue_sides, take_ring, take_snapshot, take_status
@@ -34,8 +34,6 @@ BACKLOG = 16
 """Connections that wait to be accepted."""
 LINGER = 1.0
 """Seconds that a client may take to read the error before we close the connection."""
-
-T = TypeVar("T")
 
 
 @attrs.frozen
@@ -58,12 +56,12 @@ async def _query_status(world: World) -> object:
 
 async def _query_ring(world: World, name: str, queue: str) -> object:
     """Return the memory of one ring, with every outstanding chain."""
-    sides = queue_sides(_named("device", world.devices, name))
-    return to_plain(take_ring(*_named("queue", sides, queue, f"{name}: ")))
+    sides = queue_sides(named("device", world.devices, name, QmpError))
+    return to_plain(take_ring(*named("queue", sides, queue, QmpError, f"{name}: ")))
 
 
 async def _link_set(world: World, name: str, up: bool) -> object:
-    link = _named("link", world.links, name)
+    link = named("link", world.links, name, QmpError)
     if up:
         link.bring_up()
     else:
@@ -73,7 +71,7 @@ async def _link_set(world: World, name: str, up: bool) -> object:
 
 async def _device_reset(world: World, name: str) -> object:
     """Unbind the driver, which resets the device, and bind it again."""
-    device = _named("device", world.devices, name)
+    device = named("device", world.devices, name, QmpError)
     if device.virtio is None:
         raise QmpError(f"{name} is not enumerated yet")
     await device.driver_host.virtio.rebind(device.virtio)
@@ -82,7 +80,7 @@ async def _device_reset(world: World, name: str) -> object:
 
 async def _device_set(world: World, name: str, setting: str, value: str) -> object:
     """Change a setting of a device while it runs."""
-    device = _named("device", world.devices, name)
+    device = named("device", world.devices, name, QmpError)
     settings = DEVICE_TYPES[device.spec.type].settings
     try:
         await change_setting(settings, device.spec, device.driver_end, device.device_end, setting, value)
@@ -114,13 +112,6 @@ COMMANDS: Mapping[str, ControlCommand] = {
     "quit": ControlCommand({}, _quit),
 }
 """Commands by name."""
-
-
-def _named(kind: str, things: Mapping[str, T], name: str, where: str = "") -> T:
-    if name not in things:
-        known = f"must be one of {', '.join(things)}" if things else f"there is no {kind}"
-        raise QmpError(f"{where}{kind} {name!r}: {known}")
-    return things[name]
 
 
 class ControlServer:

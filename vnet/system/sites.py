@@ -32,8 +32,6 @@ class Place:
     device_host: Host
     location: str
     back: VhostBack | None
-    junction: Junction | None = None
-    """Connects the driver's socket to a device of this system; None for other transports."""
 
 
 @attrs.frozen(eq=False)
@@ -80,15 +78,15 @@ class DeviceSite:
 
     def on_socket(self, peer: BackEndSocket | None, make: Callable[[Ipc], SocketBack]) -> Place:
         host, spec = self._host, self.spec
-        back, junction = None, None
+        back = None
         if peer is not None:
             location = peer.path
             connect = partial(dial, Path(peer.path), peer.uid, f"devices.{self.name}.peer_uid = {{}}")
         else:
             location = f"{self.name}.vhost_user"
             back = make(self.ipc)
-            junction = Junction(back)
-            connect = partial(junction.dial)
+            host.junctions.append(Junction(back))
+            connect = partial(host.junctions[-1].dial)
         end = SocketEnd(
             location,
             spec.identity(self.name),
@@ -99,7 +97,7 @@ class DeviceSite:
             own_config=self.own_config,
         )
         host.sockets.append(end)
-        return Place(host, host, location, back, junction)
+        return Place(host, host, location, back)
 
     @property
     def _host(self) -> Host:

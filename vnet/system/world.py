@@ -18,7 +18,6 @@ from vnet.ends.foreign import ForeignEnd
 from vnet.ends.mediated import MediatorEnd
 from vnet.ends.running import RunningDevice
 from vnet.host.host import Host
-from vnet.host.vhost_user import Junction
 from vnet.link.base import Link
 from vnet.linux.background import open_background
 from vnet.linux.collector import ignore_existing
@@ -61,8 +60,6 @@ class World:
         self.watches: Watches | None = None
         """Watches of the interfaces of all ports."""
         self.ipc = LocalIpc(self.poller)
-        self.junctions: list[Junction] = []
-        """In-process vhost-user connections between drivers and devices of this system."""
 
     def netns(self, host: str) -> str:
         """Return the namespace of a host's ports that name no other."""
@@ -179,8 +176,6 @@ def _add_device(
     spec = context.spec
     own_config = kind.own_config(context) if spec.foreign and kind.own_config is not None else None
     place = _site(world, context.name, spec, own_config).place()
-    if place.junction is not None:
-        world.junctions.append(place.junction)
     local = None
     if spec.mode == "mediated":
         device_end, local = _mediate(world, kind, context, place.device_host, device_end)
@@ -199,10 +194,18 @@ def _mediate(
     remote, local = context.name, f"{context.name}{LOCAL}"
     assert kind.mediator is not None
     mediator = kind.mediator(context, (remote, local))
-    assert isinstance(context.spec, PeerSpec)
-    ring = context.spec.local_ring or context.spec.ring
-    spec = attrs.evolve(context.spec, transport="mmio", link=None, ntb=None, host=host.name, function=0)
-    spec = attrs.evolve(spec, mode="direct", ring=ring, options=TransportOptions())
+    given: PeerSpec = context.spec
+    spec = attrs.evolve(
+        given,
+        transport="mmio",
+        link=None,
+        ntb=None,
+        host=host.name,
+        function=0,
+        mode="direct",
+        ring=given.local_ring or given.ring,
+        options=TransportOptions(),
+    )
     place = _site(world, local, spec).place()
     end = MediatorEnd(mediator, local, remote)
     device = world.devices[local] = Device(local, spec, host, host, place.location, place.back, local_end, end)
@@ -224,8 +227,6 @@ async def _start(world: World, nursery: trio.Nursery) -> None:
         nursery.start_soon(link.run)
     for _, back in halves:
         nursery.start_soon(back.serve)
-    for junction in world.junctions:
-        nursery.start_soon(junction.serve)
     await bring_up(halves)
     for host in world.hosts.values():
         for end in host.sockets:
