@@ -1,0 +1,212 @@
+"""``vnet shell``: a Python prompt on a running system, in its own process."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import signal
+import sys
+import termios
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import click
+import trio
+
+from drivers.bus.device_queue import DeviceQueue
+from rings.formats import ring_format
+from rings.view import RingView, view_packed, view_split
+from vnet.cli.common import errors_in_one_line, name_option, report
+from vnet.cli.console import Console, read_stdin
+from vnet.cli.topology_file import FILE, open_topology
+from vnet.demo import default_topology
+from vnet.errors import settings_of
+from vnet.system.claim import claim
+from vnet.system.control import ControlServer
+from vnet.system.device import Device
+from vnet.system.state import socket_path
+from vnet.system.world import World, open_world
+from vnet.topology import Topology
+
+__all__ = ["command"]
+
+BUILT_IN = "built-in topology"
+BANNER = """\
+{name} is up: hosts {hosts}; links {links}; devices {devices}.
+Names: world, hosts, links, devices, ports, rings, trio, and layers of scapy such as Ether, IP, UDP.
+await works, as in: await ports["net0.device"].receive(). Ctrl-D ends the prompt and takes everything down."""
+LAYERS: Mapping[str, str] = {
+    **dict.fromkeys(("ARP", "Dot1Q", "Ether"), "scapy.layers.l2"),
+    **dict.fromkeys(("ICMP", "IP", "TCP", "UDP"), "scapy.layers.inet"),
+    **dict.fromkeys(
+        ("ICMPv6EchoReply", "ICMPv6EchoRequest", "ICMPv6ND_NA", "ICMPv6ND_NS", "IPv6"), "scapy.layers.inet6"
+    ),
+    **dict.fromkeys(("Padding", "Raw"), "scapy.packet"),
+    **dict.fromkeys(("hexdump", "rdpcap", "wrpcap"), "scapy.utils"),
+}
+"""Modules of scapy by the names that they have."""
+
+
+class Names(dict[str, object]):
+    """Global names of the prompt. Those of scapy are imported at their first use, because that takes a second."""
+
+    def __missing__(self, name: str) -> object:
+        if name not in LAYERS:
+            raise KeyError(name)
+        self[name] = getattr(importlib.import_module(LAYERS[name]), name)
+        return self[name]
+
+
+class Rings(Mapping[str, RingView]):
+    """Views of all rings by ``DEVICE.QUEUE``; a view is what is in memory when it is asked for."""
+
+    def __init__(self, devices: Mapping[str, Device]) -> None:
+        self._devices = devices
+
+    def __getitem__(self, name: str) -> RingView:
+        """Raises KeyError, with the rings that there are."""
+        queues = self._queues()
+        if name not in queues:
+            raise KeyError(f"{name}: must be one of {', '.join(queues) or 'none'}")
+        return _view(*queues[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._queues())
+
+    def __len__(self) -> int:
+        return len(self._queues())
+
+    def __repr__(self) -> str:
+        return f"<rings {', '.join(self)}>"
+
+    def _queues(self) -> dict[str, tuple[Device, DeviceQueue]]:
+        return {
+            f"{device.name}.{queue.name}": (device, queue)
+            for device in self._devices.values()
+            if device.back is not None
+            for queue in device.vhost.queues
+            if queue.enabled
+        }
+
+
+def _view(device: Device, queue: DeviceQueue) -> RingView:
+    assert device.back is not None
+    # The addresses of a ring behind an NTB are those of its window.
+    memory = device.back.memory() if device.spec.ntb is not None else device.driver_host.memory
+    if ring_format(device.vhost.features).name == "split":
+        return view_split(memory, queue.num, queue.addrs)
+    virtio = device.virtio
+    position = 1 << 15 if virtio is None else virtio.queues[queue.index].ring.state().used
+    return view_packed(memory, queue.num, queue.addrs, position)
+
+
+def _ports(world: World) -> dict[str, object]:
+    """Return the ports by ``DEVICE.END``, ``driver`` or ``device``; the end itself if it has no port."""
+    return {
+        f"{device}.{side}": getattr(end.settings, "port", end)
+        for device in world.topology.devices
+        for side, end in zip(("driver", "device"), world.ends(device), strict=True)
+    }
+
+
+@click.command("shell")
+@click.argument("topology", required=False, type=FILE)
+@name_option
+@errors_in_one_line
+def command(topology: Path | None, name: str) -> None:
+    """Open a Python prompt on a running system.
+
+    The system is in the process of the prompt: statements use its objects, and may await. Without TOPOLOGY, it is two
+    hosts with a network device on ports in memory, which needs no right. Statements come from standard input if it is
+    no terminal. Ctrl-D, the end of the input, ends the system.
+    """
+    file, parsed = open_topology(topology) if topology else (BUILT_IN, default_topology("memory"))
+    with _terminal():
+        status, number = trio.run(_shell, parsed, file, name, topology is not None)
+    click.get_current_context().exit(128 + number if number else status)
+
+
+async def _shell(topology: Topology, file: str, name: str, public: bool) -> tuple[int, int]:
+    """Return the exit status of the prompt, and the number of the signal that ended it or 0."""
+    status, caught = 0, [0]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_end_at_signal, nursery.cancel_scope, caught)
+        async with _open(topology, file, name, public) as world:
+            click.echo(_banner(world), err=True)
+            status = await Console(_names(world), read_stdin).run()
+        nursery.cancel_scope.cancel()
+    return status, caught[0]
+
+
+@asynccontextmanager
+async def _open(topology: Topology, file: str, name: str, public: bool) -> AsyncIterator[World]:
+    """Build the system; a ``public`` one is known to `vnet ps` and answers `vnet show`."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(settings_of(file))
+        if public:
+            stack.enter_context(claim(name, topology))
+        world = await stack.enter_async_context(open_world(topology, name, report=report))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        if public:
+            control = ControlServer(world)
+            await nursery.start(control.serve, socket_path(name))
+            nursery.start_soon(_cancel_at, control.quit, nursery.cancel_scope)
+        await world.wait_up()
+        yield world
+        nursery.cancel_scope.cancel()
+
+
+async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+async def _end_at_signal(
+    scope: trio.CancelScope, caught: list[int], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Cancel ``scope`` at SIGTERM or SIGHUP. SIGINT stays Ctrl-C, which ends a statement."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+        task_status.started()
+        async for number in signals:
+            caught[0] = number
+            scope.cancel()
+
+
+def _names(world: World) -> Names:
+    names = Names(
+        __name__="__console__",
+        world=world,
+        hosts=world.hosts,
+        links=world.links,
+        devices=world.devices,
+        ports=_ports(world),
+        rings=Rings(world.devices),
+        trio=trio,
+    )
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            import readline
+            import rlcompleter
+
+            readline.set_completer(rlcompleter.Completer(names).complete)
+            readline.parse_and_bind("tab: complete")
+    return names
+
+
+def _banner(world: World) -> str:
+    parts: dict[str, Mapping[str, object]] = {"hosts": world.hosts, "links": world.links, "devices": world.devices}
+    return BANNER.format(name=world.name, **{kind: ", ".join(named) or "none" for kind, named in parts.items()})
+
+
+@contextmanager
+def _terminal() -> Iterator[None]:
+    """Restore the terminal at the end: a signal may end a prompt whose thread still reads a line."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    modes = termios.tcgetattr(0)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, modes)

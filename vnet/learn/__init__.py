@@ -1,0 +1,1 @@
+"""Lessons about virtqueues and virtio-pci, played on the real rings and transports of this package."""
