@@ -8,7 +8,7 @@ import pytest
 
 from support.lessons import RING_LESSONS, frames
 from vnet.learn.ring_machine import MEMORY_SIZE, RingMachine
-from vnet.learn.step import Cell, Frame, Step, play
+from vnet.learn.step import Frame, Step, play
 
 LESSONS = pytest.mark.parametrize("name", RING_LESSONS)
 
@@ -74,37 +74,6 @@ def test_both_sides_publish_a_word_then_fence_then_load(name: str) -> None:
                 assert earlier[-1].act == "store"
                 assert later[0].act == "load"
     assert fences
-
-
-def test_an_index_is_stored_after_everything_it_publishes() -> None:
-    add, publish = frames("split")[1:3]
-    assert "avail.idx" not in add.stores("driver")
-    assert publish.stores("driver") == ["avail.idx"]
-    assert list(publish.changes) == [Cell("avail.idx", "0", "1")]
-
-
-def test_a_packed_chain_becomes_available_by_one_word_and_flags_invert_behind_the_end() -> None:
-    steps = frames("packed")
-    assert steps[2].stores("driver") == ["desc[0].len", "desc[0].id", "desc[0].flags"]
-    across = next(frame for frame in steps if frame.step.title == "A chain across the end")
-    assert (across.value("desc[3].flags"), across.value("desc[0].flags")) == ("NEXT AVAIL", "WRITE USED")
-
-
-def test_a_table_takes_one_descriptor_and_is_read_once() -> None:
-    first, _, taken = frames("indirect")[:3]
-    assert [cell.name for cell in first.changes if cell.name.startswith("desc")] == [
-        "desc[0].addr",
-        "desc[0].len",
-        "desc[0].flags",
-    ]
-    assert sum("table[0].addr" in one.names for one in taken.trace) == 1
-
-
-def test_event_idx_suppresses_all_notifications_but_two() -> None:
-    notified = [frame.step.title for frame in frames("event-idx") if frame.outcome.endswith("notify the device: yes.")]
-    called = [frame.step.title for frame in frames("event-idx") if frame.outcome.endswith("notify the driver: yes.")]
-    assert notified == ["The driver publishes entry 0"]
-    assert called == ["The device uses the other two"]
 
 
 def test_the_machine_runs_between_a_step_and_its_frame() -> None:
