@@ -40,7 +40,7 @@ class _EndOfInput(Exception):
 )
 @errors_in_one_line
 def command(lesson: str | None, without_stops: bool, quiz: bool, svg: Path | None) -> None:
-    """Show how virtqueues work, step by step, on the real rings and transports.
+    """Show how virtqueues work, step by step, on real rings.
 
     Without LESSON, lists the lessons. Each step prints the words of memory that changed, the accesses of driver and
     device in their order, and the section of VIRTIO 1.4. On a terminal, Enter shows the next step and q ends.
