@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 
 import attrs
 import pytest
 
 from vnet.views.ends import EndView, OtherEndView
-from vnet.views.parse import from_plain
+from vnet.views.parse import END_RECORDS, from_plain
 from vnet.views.plain import INLINE, to_plain
 
 
@@ -20,6 +21,7 @@ class Part:
 
 @attrs.frozen
 class MyView(EndView):
+    TYPE = "mine"
     path: str | None
     part: Part
     inner: Part = attrs.field(metadata=INLINE)
@@ -30,14 +32,24 @@ def test_an_unknown_record_is_received_as_facts() -> None:
     part = Part(7, ("a", "b"))
     plain = to_plain(MyView("mine", True, None, part, part, {3: part, 4: None}))
     inner = {"size": 7, "names": ["a", "b"]}
-    facts = {"path": None, "part": inner, **inner, "table": {"3": inner, "4": None}}
+    facts = {"type": "mine", "path": None, "part": inner, **inner, "table": {"3": inner, "4": None}}
     assert plain == {"kind": "mine", "live": True, **facts}
     received = from_plain(EndView, plain)
     assert received == OtherEndView("mine", True, facts)
+    assert received.type == "other"
     assert to_plain(received) == plain
 
 
-@pytest.mark.parametrize("raw", [None, 3, [], {}, {"kind": "x"}, {"kind": "x", "live": True, "network": 3}])
+@pytest.mark.parametrize("name", END_RECORDS)
+def test_the_name_of_a_record_leads_to_it(name: str) -> None:
+    module, record = END_RECORDS[name]
+    assert getattr(import_module(module), record).TYPE == name
+
+
+WITHOUT_NETWORK = {"type": "port", "kind": "x", "live": True, "network": 3}
+
+
+@pytest.mark.parametrize("raw", [None, 3, [], {}, {"kind": "x"}, WITHOUT_NETWORK])
 def test_anything_else_is_a_value_error(raw: object) -> None:
     with pytest.raises(ValueError, match="no EndView"):
         from_plain(EndView, raw)

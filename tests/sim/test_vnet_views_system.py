@@ -10,12 +10,19 @@ from trio.testing import wait_all_tasks_blocked
 from vnet.system.snapshot import take_snapshot, take_status
 from vnet.system.world import World, open_world
 from vnet.topology.samples import built_in
-from vnet.views.ends import OtherEndView, PortView
+from vnet.views.ends import OtherEndView
 from vnet.views.parse import from_plain
 from vnet.views.plain import to_plain
 from vnet.views.system import StatusView, SystemView
 
 PORTS = 'driver = { kind = "memory" }\ndevice = { kind = "memory" }'
+
+TYPES = {
+    "net": ("port", "port"),
+    "blk": ("disk", "store"),
+    "scsi": ("initiator", "targets"),
+    "rpmsg": ("rpmsg", "rpmsg"),
+}
 
 
 def received(world: World) -> SystemView:
@@ -34,7 +41,9 @@ async def test_every_type_of_device_comes_back_as_it_was(kind: str, transport: s
         await world.wait_up()
         [device] = received(world).devices.values()
         assert device.up
-        assert isinstance(device.driver.port, PortView if kind == "net" else OtherEndView)
+        assert (device.driver.port.type, device.device.port.type) == TYPES[kind]
+        assert not isinstance(device.driver.port, OtherEndView)
+        assert not isinstance(device.device.port, OtherEndView)
 
 
 async def test_the_status_has_names_and_what_is_up() -> None:

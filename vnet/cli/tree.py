@@ -215,7 +215,7 @@ def _port(port: EndView) -> Iterator[str]:
     if not isinstance(port, PortView):
         facts: dict[str, Any] = to_plain(port)
         tables = {key: value for key, value in facts.items() if isinstance(value, list)}
-        rest = _flat({key: value for key, value in facts.items() if key not in {"kind", "live", *tables}})
+        rest = _flat({key: value for key, value in facts.items() if key not in {"type", "kind", "live", *tables}})
         yield from _wrap("port: ", ", ".join((f"{port.kind}, {'live' if port.live else 'stopped'}", *rest)))
         for key, rows in tables.items():
             for row in rows:
@@ -272,14 +272,27 @@ def _ring(queue: QueueView) -> str:
 def queue_tree(side: str, queue: DriverQueueView | DeviceQueueView) -> Iterator[str]:
     """Yield every figure of a queue on one side."""
     yield f"{side} {queue.view.name}: {_ring(queue.view)}"
-    facts: dict[str, Any] = to_plain(queue)
-    ring, drops, batches = facts.pop("ring") or {}, facts.pop("drops"), facts.pop("batches")
-    for key in ("name", "live"):
-        del facts[key]
-    yield from _wrap("  ring: ", ", ".join(_flat(ring)) or "none")
-    yield from _wrap("  ", ", ".join(_flat({key: value for key, value in facts.items() if value != ""})))
-    yield f"  drops: {counts(drops)}"
-    yield f"  batches of 1, 2-3, 4-7, ...: {' '.join(map(str, batches))}"
+    view, counters = queue.view, queue.view.counters
+    yield from _wrap("  ring: ", "none" if view.ring is None else ", ".join(_flat(attrs.asdict(view.ring))))
+    figures: dict[str, object] = {
+        "index": view.index,
+        "chains": view.chains,
+        "returned": view.returned,
+        "bad_lengths": view.bad_lengths,
+        "rescues": view.rescues,
+        "kicks": counters.kicks,
+        "calls": counters.calls,
+        "suppressed": counters.suppressed,
+        "packets": counters.packets,
+        "bytes": counters.bytes,
+    }
+    if isinstance(queue, DeviceQueueView):
+        figures |= {"enabled": queue.enabled, "max_num": queue.max_num, "spurious_kicks": queue.spurious_kicks}
+    elif queue.fault:
+        figures["fault"] = queue.fault
+    yield from _wrap("  ", ", ".join(_flat(figures)))
+    yield f"  drops: {counts(counters.drops)}"
+    yield f"  batches of 1, 2-3, 4-7, ...: {' '.join(map(str, counters.batches))}"
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[str]:

@@ -5,17 +5,9 @@ from __future__ import annotations
 import attrs
 
 from vnet.ends.base import CountedEnd
-from vnet.views.ends import EndView
+from vnet.views.ends import EndView, ForeignView
 
-__all__ = ["ForeignEnd", "ForeignView"]
-
-
-@attrs.frozen
-class ForeignView(EndView):
-    """The device end of a vhost-user back end in another process."""
-
-    socket: str
-    """Path of the back end's socket."""
+__all__ = ["ForeignEnd"]
 
 
 @attrs.frozen(eq=False)

@@ -9,21 +9,11 @@ import attrs
 from drivers.mediator import Mediator, MediatorStatistics
 from vnet.ends.base import Figures
 from vnet.views.ends import EndView
-from vnet.views.plain import INLINE
+from vnet.views.mediator import MediatorView
 
-__all__ = ["MediatorEnd", "MediatorView"]
+__all__ = ["MediatorEnd"]
 
 NOTHING = MediatorStatistics()
-
-
-@attrs.frozen
-class MediatorView(EndView):
-    """One of the two sides of a mediator."""
-
-    behind: str
-    """Name of the device on the other side."""
-    figures: MediatorStatistics = attrs.field(metadata=INLINE)
-    """Buffers and bytes taken from this side's driver."""
 
 
 @attrs.frozen(eq=False)

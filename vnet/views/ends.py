@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 
 from vnet.views.plain import INLINE
 
-__all__ = ["EndView", "Figures", "NetworkView", "OtherEndView", "PairView", "PortView", "ReceptionView"]
+__all__ = ["EndView", "ForeignView", "Figures", "NetworkView", "OtherEndView", "PairView", "PortView", "ReceptionView"]
 
 
 @attrs.frozen
 class EndView:
     """One end of a device; base of the record of each device type."""
 
+    TYPE: ClassVar[str] = "other"
+    """Name of the record in plain data, see `vnet.views.parse`."""
+    type: str = attrs.field(init=False, default=attrs.Factory(lambda self: self.TYPE, takes_self=True))
     kind: str
     """Kind of the end, such as tun or api."""
     live: bool
@@ -88,6 +92,7 @@ class NetworkView:
 class PortView(EndView):
     """An end of a network device: a port."""
 
+    TYPE = "port"
     network: NetworkView
     netns: str | None
     ifname: str | None
@@ -104,3 +109,12 @@ class PortView(EndView):
     tx_bytes: int
     drops: Mapping[str, int]
     """Frames that the port dropped, by cause."""
+
+
+@attrs.frozen
+class ForeignView(EndView):
+    """The device end of a vhost-user back end in another process."""
+
+    TYPE = "foreign"
+    socket: str
+    """Path of the back end's socket."""

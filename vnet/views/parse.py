@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, TypeVar
 
 import attrs
 from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn
 
-from vnet.views.ends import EndView, OtherEndView, PortView
+from vnet.views.ends import EndView, OtherEndView
 from vnet.views.plain import INLINE, KEY
 
 __all__ = ["from_plain"]
 
 T = TypeVar("T")
 CONVERTER = Converter(detailed_validation=False)
+END_RECORDS: Mapping[str, tuple[str, str]] = {
+    "port": ("vnet.views.ends", "PortView"),
+    "foreign": ("vnet.views.ends", "ForeignView"),
+    "disk": ("vnet.views.blk", "DiskView"),
+    "store": ("vnet.views.blk", "StoreView"),
+    "initiator": ("vnet.views.scsi", "InitiatorView"),
+    "targets": ("vnet.views.scsi", "TargetsView"),
+    "rpmsg": ("vnet.views.rpmsg", "RpmsgView"),
+    "mediator": ("vnet.views.mediator", "MediatorView"),
+}
+"""Module and name of the record of an end by `EndView.type`. Imported at the first use: drivers are slow to import."""
 
 
 def from_plain(record: type[T], raw: object) -> T:
@@ -49,8 +61,11 @@ def _structure_word(raw: object, _: object) -> int | str:
 
 
 def _structure_end(raw: dict[str, object], _: object) -> EndView:
-    if "network" in raw:
-        return CONVERTER.structure(raw, PortView)
+    """Return the record that ``type`` names, or the facts of an end whose record this program does not have."""
+    name = str(raw["type"])
+    if name in END_RECORDS:
+        record: type[EndView] = getattr(import_module(END_RECORDS[name][0]), END_RECORDS[name][1])
+        return CONVERTER.structure(raw, record)
     facts = {key: value for key, value in raw.items() if key not in {"kind", "live"}}
     return OtherEndView(str(raw["kind"]), bool(raw["live"]), facts)
 

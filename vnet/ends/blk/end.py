@@ -11,13 +11,13 @@ import attrs
 
 from drivers.devices.blk import BlkPlug, BlkSettings, Disk
 from vnet.ends.base import CountedEnd, Figures, OpenContext, request_counts
-from vnet.ends.blk.report import DiskView, StoreView
 from vnet.ends.blk.spec import BlkSpec, DiskSpec, DiskStoreSpec, nbd_uri
 from vnet.ends.store import OpenStore, open_store
 from vnet.errors import ConfigError
 from vnet.linux.background import open_background
 from vnet.ports.disk.nbd_server import NbdServer
 from vnet.spec import MIB
+from vnet.views.blk import DiskView, StoreView
 from vnet.views.ends import EndView
 
 __all__ = ["DiskEnd", "StoreEnd", "open_blk", "open_blk_device", "open_blk_driver"]

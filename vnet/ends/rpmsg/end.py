@@ -19,12 +19,12 @@ from drivers.devices.rpmsg import (
     RpmsgSettings,
 )
 from vnet.ends.base import Figures, OpenContext, SideName, traffic_figures
-from vnet.ends.rpmsg.report import EndpointView, RpmsgView, ServiceView
 from vnet.ends.rpmsg.spec import SURFACES, ChannelSpec, RpmsgEndSpec, RpmsgSpec
 from vnet.errors import ConfigError
 from vnet.linux.background import open_background
 from vnet.ports.rpmsg.surface import Surface
 from vnet.views.ends import EndView
+from vnet.views.rpmsg import EndpointView, RpmsgView, ServiceView
 
 __all__ = ["Channel", "RpmsgEnd", "mediate_rpmsg", "open_rpmsg"]
 

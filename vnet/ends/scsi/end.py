@@ -11,12 +11,12 @@ import attrs
 from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiSettings, UnitIdentity
 from drivers.flow.figures import RequestFigures, Traffic
 from vnet.ends.base import CountedEnd, Figures, OpenContext, request_counts, request_figures, traffic_figures
-from vnet.ends.scsi.report import InitiatorView, TargetsView, UnitView
 from vnet.ends.scsi.spec import ScsiSpec
 from vnet.ends.store import OpenStore, open_store
 from vnet.linux.background import open_background
 from vnet.spec import MIB
 from vnet.views.ends import EndView
+from vnet.views.scsi import InitiatorView, TargetsView, UnitView
 
 __all__ = ["InitiatorEnd", "TargetsEnd", "open_scsi", "open_scsi_device", "open_scsi_driver"]
 

@@ -29,8 +29,9 @@ from vnet.nbd import (
 from vnet.nbd.limits import DF, FUA, NO_HOLE
 from vnet.ports.disk.nbd_receive import Inbox
 from vnet.ports.disk.nbd_send import Outbox
+from vnet.views.blk import NbdStatistics
 
-__all__ = ["BLOCK_MAX", "Connection", "NbdStatistics"]
+__all__ = ["BLOCK_MAX", "Connection"]
 
 HANDSHAKE_TIMEOUT = 10.0
 """Maximum duration of the negotiation, in seconds."""
@@ -46,20 +47,6 @@ ERRORS: Mapping[BlkStatus, NbdError] = {
     BlkStatus.IOERR: NbdError.IO,
     BlkStatus.UNSUPP: NbdError.INVAL,
 }
-
-
-@attrs.define(eq=False)
-class NbdStatistics:
-    """Counters of an NBD server since its start."""
-
-    clients: int = 0
-    """Clients connected now."""
-    connections: int = 0
-    commands: int = 0
-    errors: int = 0
-    """Commands that failed."""
-    refused: int = 0
-    """Clients beyond the limit, or too slow in the negotiation."""
 
 
 @attrs.define(eq=False)

@@ -10,9 +10,10 @@ import trio
 from drivers.devices.blk import Disk
 from vnet.linux.unix_socket import accept, listen
 from vnet.nbd import Export, Handshake, NbdProtocolError, TransmissionFlag
-from vnet.ports.disk.nbd_connection import BLOCK_MAX, Connection, NbdStatistics
+from vnet.ports.disk.nbd_connection import BLOCK_MAX, Connection
+from vnet.views.blk import NbdStatistics
 
-__all__ = ["NbdServer", "NbdStatistics"]
+__all__ = ["NbdServer"]
 
 BACKLOG = 64
 CLIENTS_MAX = 64

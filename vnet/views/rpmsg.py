@@ -37,6 +37,7 @@ class EndpointView:
 class RpmsgView(EndView):
     """One end of an rpmsg device."""
 
+    TYPE = "rpmsg"
     max_payload: int
     """Bytes of the longest message."""
     services: tuple[ServiceView, ...]

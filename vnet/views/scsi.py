@@ -18,6 +18,7 @@ __all__ = ["InitiatorView", "TargetsView", "UnitView"]
 class InitiatorView(EndView):
     """The driver's end: an initiator."""
 
+    TYPE = "initiator"
     config: ScsiConfig | None
     """None while the device is down."""
     resubmitted: int
@@ -42,6 +43,7 @@ class UnitView:
 class TargetsView(EndView):
     """The device's end: logical units."""
 
+    TYPE = "targets"
     in_worker: int
     """Commands that waited for a worker."""
     checks: Mapping[str, int]
