@@ -21,11 +21,9 @@ from drivers.bus.model import MatchId
 from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
 from drivers.carriers.base import wait_reset
-from drivers.carriers.platform import VirtioPlatformDriver
+from drivers.carriers.platform import RegionTransport, VirtioPlatformDriver
 from drivers.carriers.transport import PlatformTransport
 from drivers.contracts.hw import MmioRegion, PlatformSlot
-from drivers.memory.vring import VringMemory
-from rings.formats import RING_FEATURES
 from rings.layout import Area
 from rings.memory import Memory
 from vnet.demo import default_topology
@@ -105,14 +103,13 @@ class Back(VhostBack):
             queue.addrs = queue.addrs.with_bits(RING[Reg(offset)], value)
 
 
-class Front:
+class Front(RegionTransport):
     """The driver's half: `drivers.bus.virtio.ConfigOps` in terms of the registers."""
 
-    features, vendor_id, online = RING_FEATURES, MINE.vendor, True  # always online: there is no link to lose
+    vendor_id = MINE.vendor
 
     def __init__(self, region: MmioRegion) -> None:
-        self._region, self.dma = region, region.dma
-        self._rings, self._queues = VringMemory(region.dma), list[DriverQueue]()
+        super().__init__(region)
         self.device_id = self._read(Reg.ID)
 
     def _read(self, reg: Reg) -> int:
@@ -120,15 +117,6 @@ class Front:
 
     def _write(self, reg: Reg, value: int) -> None:
         self._region.write(reg, 8, value)
-
-    def own(self, device: VirtioDevice) -> None:
-        self._device = device
-
-    def release(self) -> None:
-        """Do nothing: `del_vqs` releases everything."""
-
-    async def wait_online(self) -> None:
-        """Return at once: the device is always online."""
 
     async def get_status(self) -> int:
         return self._read(Reg.STATUS)
@@ -179,7 +167,8 @@ class Front:
     def _interrupt(self) -> None:
         for queue in self._queues:
             queue.on_call()
-        self._device.interrupt()
+        if self._device is not None:
+            self._device.interrupt()
 
 
 # Registers the transport.

@@ -8,12 +8,10 @@ from functools import partial
 from drivers.bus.model import MatchId
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
 from drivers.carriers.base import read_field, wait_reset, write_field
-from drivers.carriers.platform import VirtioPlatformDriver
-from drivers.contracts.hw import DmaMemory, MmioRegion
+from drivers.carriers.platform import RegionTransport, VirtioPlatformDriver
+from drivers.contracts.hw import MmioRegion
 from drivers.errors import ProbeError, TransportLost
-from drivers.memory.vring import VringMemory
 from drivers.transports.mmio.registers import CONFIG, MAGIC, VERSION, Interrupt, Register
-from rings.formats import RING_FEATURES
 
 __all__ = ["VIRTIO_MMIO", "VirtioMmio", "probe"]
 
@@ -24,34 +22,13 @@ FEATURE_WORDS = 4
 USED_BUFFER, CONFIG_CHANGE = int(Interrupt.USED_BUFFER), int(Interrupt.CONFIG_CHANGE)
 
 
-class VirtioMmio:
+class VirtioMmio(RegionTransport):
     """`drivers.bus.virtio.ConfigOps` over a region of the platform bus."""
 
-    features = RING_FEATURES
-
     def __init__(self, region: MmioRegion, device_id: int, vendor_id: int) -> None:
+        super().__init__(region)
         self.device_id = device_id
         self.vendor_id = vendor_id
-        self.dma: DmaMemory = region.dma
-        self._region = region
-        self._device: VirtioDevice | None = None
-        self._queues: list[DriverQueue] = []
-        self._rings = VringMemory(self.dma)
-
-    @property
-    def online(self) -> bool:
-        """Always True: there is no link to lose."""
-        return True
-
-    async def wait_online(self) -> None:
-        """Return at once: the device is always online."""
-
-    def own(self, device: VirtioDevice) -> None:
-        self._device = device
-
-    def release(self) -> None:
-        self._region.free_irq()
-        self._device = None
 
     # Registers
 
