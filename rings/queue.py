@@ -15,8 +15,8 @@ False
 >>> driver.add([(Addr(0x8000), 5)], [(Addr(0x9000), 16)], 7)
 >>> driver.publish()  # must the driver kick?
 True
->>> [(head, readable, writable)] = device.getdescs(64)
->>> writable[0][:5] = bytes(readable[0]).upper()
+>>> [(head, [question], [answer])] = device.getdescs(64)
+>>> answer[:5] = bytes(question).upper()
 >>> device.complete_each([(head, 5)])
 >>> device.publish()  # must the device call?
 True

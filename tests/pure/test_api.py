@@ -46,6 +46,14 @@ def home_of(package: ModuleType, name: str) -> ModuleType:
     return importlib.import_module(package._HOMES[name])
 
 
+def shown(place: str) -> set[str]:
+    """Return the names that an entry of the page shows: those of a module, or its own."""
+    try:
+        return set(importlib.import_module(place).__all__)
+    except ImportError:
+        return {place.rpartition(".")[2]}
+
+
 @pytest.mark.parametrize(("package", "name"), NAMES)
 def test_a_public_name_has_a_docstring(package: ModuleType, name: str) -> None:
     value = getattr(package, name)
@@ -70,6 +78,16 @@ def test_a_public_name_stands_on_the_page_of_the_api(package: ModuleType, name: 
     home = home_of(package, name).__name__
     places = {home, f"{home}.{name}", package._HOMES[name], f"{package._HOMES[name]}.{name}"}
     assert places & PAGE
+
+
+@pytest.mark.parametrize("example", ["my_device.py", "my_transport.py"])
+def test_the_names_that_an_extension_imports_stand_on_the_page_of_the_api(example: str) -> None:
+    tree = ast.parse((ROOT / "examples" / example).read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
+    ours = [node for node in imports if str(node.module).split(".")[0] in ("rings", "drivers", "vnet")]
+    names = {alias.name for node in ours for alias in node.names}
+    assert names
+    assert not names - {name for place in PAGE for name in shown(place)}
 
 
 @pytest.mark.parametrize("place", sorted(PAGE))
