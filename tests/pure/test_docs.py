@@ -65,6 +65,12 @@ def test_every_function_of_the_walks_through_the_code_exists() -> None:
             assert callable(attrgetter(name)(module)), (path, name)
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "examples" / "topologies").glob("*.toml")), ids=lambda file: file.stem)
+def test_an_editor_finds_the_schema_of_an_example(file: Path) -> None:
+    first = file.read_text(encoding="utf-8").partition("\n")[0]
+    assert (file.parent / first.removeprefix("#:schema ")).resolve() == ROOT / "docs" / "vnet.schema.json"
+
+
 def test_the_schema_is_one_and_every_example_satisfies_it() -> None:
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)

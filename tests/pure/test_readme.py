@@ -40,9 +40,8 @@ def commands(line: str) -> Iterator[list[str]]:
 
 
 RUNNING = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
-VNET_COMMANDS = [
-    words[1:] for line in shell_lines(README + RUNNING) for words in commands(line) if Path(words[0]).name == "vnet"
-]
+LINES = [*shell_lines(README + RUNNING), *re.findall(r"`(\.venv/bin/vnet [^`]+)`", README)]
+VNET_COMMANDS = [words[1:] for line in LINES for words in commands(line) if Path(words[0]).name == "vnet"]
 SET_UP = [line for line in shell_lines(README) if line.startswith("apt-get ")]
 
 
