@@ -36,3 +36,13 @@ def errors(text: str) -> tuple[ConfigError, ...]:
 def places(text: str) -> list[str]:
     """Where the problems of a topology text are."""
     return [error.path for error in errors(text)]
+
+
+def refusal(text: str) -> str:
+    """Return the problem of a topology text, without the file's name."""
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "t.toml")
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("t.toml: ")
+    return line.removeprefix("t.toml: ")
