@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -86,3 +87,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     result = run("split", "--svg", str(tmp_path / "file" / "folder"))
     assert result.exit_code == 1
     assert result.stderr == f"vnet: {tmp_path}/file/folder: Not a directory\n"
+
+
+def test_the_shell_completes_lessons() -> None:
+    context = click.Context(learn.command)
+    [argument] = (one for one in learn.command.params if one.name == "lesson")
+    assert [item.value for item in argument.shell_complete(context, "s")] == ["split"]

@@ -26,8 +26,12 @@ class _EndOfInput(Exception):
     """The user ends the lesson."""
 
 
+def _complete_lessons(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in LESSONS if name.startswith(incomplete)]
+
+
 @click.command("learn")
-@click.argument("lesson", required=False, metavar="[LESSON]")
+@click.argument("lesson", required=False, metavar="[LESSON]", shell_complete=_complete_lessons)
 @click.option(
     "--all", "without_stops", is_flag=True, help="Print all steps without stops; without LESSON, of all lessons."
 )
