@@ -71,6 +71,20 @@ def test_an_editor_finds_the_schema_of_an_example(file: Path) -> None:
     assert (file.parent / first.removeprefix("#:schema ")).resolve() == ROOT / "docs" / "vnet.schema.json"
 
 
+MANY = 12
+"""Modules above which the README of a folder names each."""
+
+
+def test_the_readme_of_a_folder_with_many_modules_names_each() -> None:
+    missing = []
+    for folder in {file.parent for top in ("drivers", "rings", "vnet") for file in (ROOT / top).rglob("*.py")}:
+        names = {file.stem for file in folder.glob("*.py")} - {"__init__"}
+        if len(names) > MANY:
+            named = set(re.findall(r"`(\w+)`", (folder / "README.md").read_text(encoding="utf-8")))
+            missing += [f"{folder.relative_to(ROOT)}: {name}" for name in sorted(names - named)]
+    assert not missing
+
+
 def test_the_schema_is_one_and_every_example_satisfies_it() -> None:
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -1,4 +1,4 @@
-"""What a device reaches of its driver's memory."""
+"""Wrappers of the driver's memory that a device reaches."""
 
 from __future__ import annotations
 
