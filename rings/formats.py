@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -57,6 +57,9 @@ class RingFormat:
     """Whether the device writes to the descriptor, driver and device areas."""
     check: Callable[[int, RingAddrs], None]
     """Raises BadRing if the size or the areas are invalid."""
+    resume: Callable[..., None]
+    """Continues the work of another device's side on a new one, by its used position and the heads of its chains in
+    flight, which are taken again. Raises BadRing if they are invalid."""
     log: Callable[..., InflightLog]
     log_size: Callable[[int], int]
     """Bytes of an inflight log, by its number of entries."""
@@ -108,6 +111,16 @@ class RingFormat:
             raise
 
 
+def _resume_split(ring: SplitVringh, used: int, heads: Sequence[int]) -> None:
+    """The ring starts at its used index, which is in the ring itself."""
+    ring.resume(heads)
+
+
+def _resume_packed(ring: PackedVringh, used: int, heads: Sequence[int]) -> None:
+    """The driver's descriptors in flight follow the used position: the heads are not needed."""
+    ring.resume(used, ())
+
+
 FORMATS: Mapping[str, RingFormat] = {
     "split": RingFormat(
         name="split",
@@ -120,6 +133,7 @@ FORMATS: Mapping[str, RingFormat] = {
         costs=SPLIT_COSTS,
         written=(False, False, True),
         check=check_split,
+        resume=_resume_split,
         log=SplitLog,
         log_size=split_log_size,
     ),
@@ -134,6 +148,7 @@ FORMATS: Mapping[str, RingFormat] = {
         costs=PACKED_COSTS,
         written=(True, False, True),
         check=check_packed,
+        resume=_resume_packed,
         log=PackedLog,
         log_size=packed_log_size,
     ),

@@ -26,9 +26,7 @@ from rings.layout import RingAddrs
 from rings.memory import Memory
 from rings.observers.dirty import DirtyObserver, Range
 from rings.observers.observed import ObservedVringh
-from rings.packed.vringh import PackedVringh
 from rings.queue import Vringh
-from rings.split.vringh import SplitVringh
 from rings.status import Status
 
 __all__ = ["RingSettings", "Vrings"]
@@ -319,7 +317,7 @@ class Vrings:
         if self.inflight is not None:
             self.inflight.check(ring.index, ring.num, form)
             return place, partial(self.inflight.logged, ring.index, form)
-        return place, partial(_take_again, place, ring.in_flight)
+        return place, partial(_take_again, form, place, ring.in_flight)
 
     async def _quiesce(self, ring: RingSettings) -> None:
         """Drain a ring's chains in flight, save its position, and disable its queue."""
@@ -349,10 +347,7 @@ def _areas(form: RingFormat, ring: RingSettings, user_addrs: VringAddr, memory: 
     return addrs
 
 
-def _take_again(place: int, in_flight: Sequence[int], ring: Vringh) -> Vringh:
-    """Return ``ring``, set to take chains in flight again: a split ring by heads, a packed ring from ``place``."""
-    if isinstance(ring, SplitVringh):
-        ring.resume(in_flight)
-    elif isinstance(ring, PackedVringh):
-        ring.resume(place, ())
+def _take_again(form: RingFormat, place: int, in_flight: Sequence[int], ring: Vringh) -> Vringh:
+    """Return ``ring``, set to take the chains in flight again."""
+    form.resume(ring, place, in_flight)
     return ring
