@@ -15,7 +15,7 @@ import trio
 
 from drivers.bus.vhost import DeviceQueue, VhostBound, VhostDevice
 from drivers.errors import ProbeDeferred
-from drivers.flow.pump import AGAIN, QUEUE, Serve, Signal, Wait, count_batch, pump, wait_for_notification
+from drivers.flow.pump import AGAIN, QUEUE, Serve, Signal, Wait, count_batch, pump, wait_for_work
 from rings.chain import Chain
 from rings.errors import MemoryFault, RemoteRingError
 from rings.queue import Vringh
@@ -177,11 +177,8 @@ class MediatedFlow:
     async def _wait_for_sink(self, serve: Serve | None) -> None:
         """Wait for sink buffers. Not in place: the pump re-arms the source only."""
         pair = self.queue
-        pair.active = sink = pair.sink
-        if sink.rearm():
-            await trio.lowlevel.checkpoint()
-        else:
-            await wait_for_notification(sink)
+        pair.active = pair.sink
+        await wait_for_work(pair.sink)
         pair.active = pair.source
 
 

@@ -30,7 +30,8 @@ __all__ = [
     "Wait",
     "count_batch",
     "pump",
-    "wait_for_notification",
+    "rescue",
+    "wait_for_work",
 ]
 
 BATCH_BUCKETS = 9
@@ -241,23 +242,19 @@ class _Drain:
                     queue.begin_turn()
             elif wait is END:
                 return
-            elif wait is not QUEUE:
+            elif wait is QUEUE:
+                self._awaited = wait
+                await wait_for_work(queue, serve)
+                queue.begin_turn()
+                self._check()
+                if queue.live:
+                    queue.quiet()
+            else:
                 turns = 0
                 self._awaited = wait
                 await wait(serve)
                 queue.begin_turn()
                 self._check()
-            elif queue.rearm():
-                queue.quiet()
-                await trio.lowlevel.checkpoint()
-                queue.begin_turn()
-            else:
-                self._awaited = wait
-                await wait_for_notification(queue, serve)
-                queue.begin_turn()
-                self._check()
-                if queue.live:
-                    queue.quiet()
 
     def _check(self) -> None:
         """Re-raise an error caught while serving in place.
@@ -304,15 +301,23 @@ def count_batch(batches: list[int], moved: int) -> None:
     batches[min(moved.bit_length() - 1, len(batches) - 1)] += 1
 
 
-async def wait_for_notification(queue: QueueEnd, serve: Serve | None = None) -> None:
-    """Wait until the other side notifies, or until a re-check finds work, after a lost notification.
+async def wait_for_work(queue: QueueEnd, serve: Serve | None = None) -> None:
+    """Enable notifications, re-check the ring, and wait until the other side notifies or a re-check finds work.
 
-    Only a signal with ``recheck`` re-checks: then a lost notification costs that many seconds instead of the queue.
-    ``serve`` is that of `Signal.wait`.
+    Only a signal with ``recheck`` re-checks again: then a lost notification costs that many seconds instead of the
+    queue. ``serve`` is that of `Signal.wait`.
     """
+    if queue.rearm():
+        queue.quiet()
+        await trio.lowlevel.checkpoint()
+        return
     while not await queue.signal.wait(serve):
-        if not queue.live:
+        if not queue.live or rescue(queue):
             return
-        if queue.rearm():
-            queue.signal.rescues += 1
-            return
+
+
+def rescue(queue: QueueEnd) -> bool:
+    """Re-check a live queue after a possibly lost notification. Counts and returns whether it has work."""
+    work_left = queue.rearm()
+    queue.signal.rescues += work_left
+    return work_left

@@ -13,7 +13,7 @@ import trio
 
 from drivers.carriers.ntb import NtbDevice
 from drivers.errors import ProbeError
-from drivers.flow.pump import QueueEnd, Signal
+from drivers.flow.pump import QueueEnd, Signal, rescue
 from drivers.transports.ntb.registers import DB_CONTROL, DB_MASK, SPADS, Spad
 from rings.features import bits
 
@@ -135,9 +135,8 @@ class NtbEnd(ABC):
 
     def _recheck(self) -> None:
         for queue in self.queue_ends():
-            if queue.live and queue.reachable() and queue.signal.awaited and queue.rearm():
+            if queue.live and queue.reachable() and queue.signal.awaited and rescue(queue):
                 self.rescues += 1
-                queue.signal.rescues += 1
                 queue.signal.set()
 
 
