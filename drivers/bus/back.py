@@ -67,7 +67,7 @@ class VhostBack(ABC):
         """Run the transport's own tasks until cancelled; by default there are none, and it returns at once."""
 
     def registers(self) -> dict[str, int]:
-        """Return the registers or scratchpads that the other side reads, by name; empty if all reads are trapped."""
+        """Return registers or scratchpads that the other side reads, and counters of invalid accesses, by name."""
         return {}
 
     # VhostOps

@@ -120,7 +120,6 @@ class NtbInterface:
     def __init__(self, ntb: NtbFunction, epc: EndpointController, topology: NtbTopology) -> None:
         self._ntb = ntb
         self._epc = epc
-        self._topology = topology
         self._offsets, self._end = mw_offsets(ntb.windows)
         self.spads = [0] * ntb.spads
         """This host's own scratchpads, which are the other host's peer scratchpads."""

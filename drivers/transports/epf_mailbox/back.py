@@ -75,6 +75,7 @@ class MailboxEpf(EndpointFunction):
         self._resetting: int | None = None
         """Sequence number of the command that completes when the device has reset."""
         self.spurious_doorbells = 0
+        """Writes to the doorbells that are no doorbell."""
 
     def bind(self) -> None:
         """Set up the function. Raises ValueError for a device with too many queues or too much configuration."""
@@ -196,7 +197,7 @@ class MailboxEpf(EndpointFunction):
             self._put(outcome, MailboxOutcome.NONE)
 
     def registers(self) -> dict[str, int]:
-        """Return the registers by name, for the queues that exist."""
+        """Return the registers by name, for the queues that exist, and the counter of spurious doorbells."""
         if self._buffer is None:
             return {}
         values = {field.name.lower(): self._get(field.value) for field in Reg}
@@ -206,7 +207,7 @@ class MailboxEpf(EndpointFunction):
             values |= {f"ext.{field.name.lower()}": self._get(field.value) for field in Ext}
             for index in range(len(self.device.queues)):
                 values |= {f"ext.queue{index}.{field.name.lower()}": self._get(field.at(index)) for field in ExtQueue}
-        return values
+        return values | {"spurious_doorbells": self.spurious_doorbells}
 
     # Commands
 

@@ -54,6 +54,7 @@ class VirtioEpf(EndpointFunction):
         self.config_vector = NO_VECTOR
         self.isr = 0
         self.spurious_notifies = 0
+        """Writes to the notification structure that are no notification of a queue."""
 
     def bind(self) -> None:
         """Set up the function, after the vhost driver offered features. It has one vector per queue and one more."""
@@ -90,13 +91,14 @@ class VirtioEpf(EndpointFunction):
         return vector if vector < self._vectors else NO_VECTOR
 
     def registers(self) -> dict[str, int]:
-        """Return the common configuration, with the registers of every queue."""
+        """Return the common configuration, the registers of every queue, and the counter of spurious notifications."""
         device = self.device
         return {
             "device_status": device.status,
             "config_generation": device.generation,
             "config_msix_vector": self.config_vector,
             "num_queues": len(device.queues),
+            "spurious_notifies": self.spurious_notifies,
             **device.queue_registers(),
             **{f"queue{queue.index}.msix_vector": queue.vector for queue in device.queues},
         }
