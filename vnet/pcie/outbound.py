@@ -25,7 +25,17 @@ class WindowUser(Protocol):
 class Outbound:
     """A mapped window; implements `drivers.contracts.hw.OutboundWindow`."""
 
-    def __init__(self, link: Link, index: int, phys: int, addr: int, size: int, function: int, memory: Window) -> None:
+    def __init__(
+        self,
+        link: Link,
+        index: int,
+        phys: int,
+        addr: int,
+        size: int,
+        function: int,
+        memory: Window,
+        owner: FunctionWindow | None,
+    ) -> None:
         self.link = link
         self.index = index
         self.phys = PhysAddr(Addr(phys))
@@ -33,7 +43,7 @@ class Outbound:
         self.size = size
         self.function = function
         self.memory = memory
-        self.owner: FunctionWindow | None = None
+        self.owner = owner
         """The function window that mapped it on demand, and can lose it; None if `EndpointController` mapped it."""
         self._user: WindowUser | None = None
 
@@ -70,8 +80,8 @@ class OutboundPool:
     def mapped(self) -> tuple[Outbound, ...]:
         return tuple(self._mapped)
 
-    def map(self, addr: int, size: int, function: int) -> Outbound:
-        """Map a window over the range, extended to multiples of ``align``.
+    def map(self, addr: int, size: int, function: int, owner: FunctionWindow | None = None) -> Outbound:
+        """Map a window over the range, extended to multiples of ``align``, on demand of ``owner`` if there is one.
 
         Raises ValueError if that is larger than a window, MemoryError without a free window, LinkDown.
         """
@@ -83,7 +93,8 @@ class OutboundPool:
             self._evict()
         memory = self._link.map(Direction.UPSTREAM, low, high - low, function)
         index = self._free.pop(0)
-        window = Outbound(self._link, index, self._base + index * self.size, low, high - low, function, memory)
+        phys = self._base + index * self.size
+        window = Outbound(self._link, index, phys, low, high - low, function, memory, owner)
         self._mapped.append(window)
         return window
 
@@ -109,12 +120,11 @@ class OutboundPool:
         room = min(self.size, ADDRESS_END - low)
         if addr + size > low + room:
             raise ValueError(f"no outbound window of {self.size} bytes covers {size} bytes at {addr:#x}")
-        window = self.map(low, room, owner.function)
+        window = self.map(low, room, owner.function, owner)
         if not window.memory.regions():
             # Windows are few: an address without memory keeps none.
             self.unmap(window)
             raise ValueError("no memory there")
-        window.owner = owner
         return window
 
     def revoke(self, function: int, fault: Fault) -> None:
