@@ -19,7 +19,7 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.vhost import VhostBound
+from drivers.bus.vhost import OfferedQueue, VhostBound
 from drivers.bus.virtio import QueueSpec, VirtioBound
 from drivers.device_type import DeviceType, Side
 from drivers.errors import DriverError, TransportLost
@@ -70,7 +70,7 @@ class BoundVhostRng(VhostBound[EntropyPlug]):
     """A vhost_rng device with its plug: fills the device-writable buffers of requestq."""
 
     def offer(self) -> None:
-        self.device.offer(EMPTY_TABLE, self.plug.features, [("requestq", self.plug.queue_size)], b"")
+        self.device.offer(EMPTY_TABLE, self.plug.features, [OfferedQueue("requestq", self.plug.queue_size)], b"")
 
     async def run(self) -> None:
         [queue] = self.device.queues

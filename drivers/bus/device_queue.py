@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import attrs
 import trio
 
 from drivers.contracts.hw import NO_VECTOR
@@ -15,7 +16,7 @@ from rings.layout import RingAddrs
 from rings.memory import Addr
 from rings.queue import QueueStatistics, Vringh
 
-__all__ = ["DeviceQueue", "QueueOps", "QueueOwner"]
+__all__ = ["DeviceQueue", "OfferedQueue", "QueueOps", "QueueOwner"]
 
 PACE = 512
 """Work budget of a turn in units of `rings.queue.Vringh.pace`: about a millisecond."""
@@ -53,22 +54,33 @@ class QueueOwner(Protocol):
         """Stop the device until its driver resets it."""
 
 
+@attrs.frozen
+class OfferedQueue:
+    """A queue, as a device type offers it."""
+
+    name: str
+    max_num: int
+    """Maximum size in descriptors."""
+    table_max: int = 0
+    """Maximum descriptors of an indirect table that the device accepts even if the ring has fewer, for a device type
+    whose configuration states a number of segments: Linux sizes its tables by that number alone."""
+    discards: bool = False
+    """Whether the queue discards chains while it is muted."""
+
+
 class DeviceQueue:
     """A queue of a device: the driver's configuration, and the ring while it is enabled."""
 
-    def __init__(self, device: QueueOwner, index: int, name: str, max_num: int) -> None:
+    def __init__(self, device: QueueOwner, index: int, offered: OfferedQueue) -> None:
         self.device = device
         self.index = index
-        self.name = name
-        self.max_num = max_num
+        self.name = offered.name
+        self.max_num = offered.max_num
+        self.table_max = offered.table_max
+        self.discards = offered.discards
         self.signal = Signal(RECHECK if device.ops.lossy else None)
         self.batches = [0] * BATCH_BUCKETS
         self.kicks = self.spurious = 0
-        self.discards = False
-        """Whether chains are discarded while the queue is `muted`. Set by the device type."""
-        self.table_max = 0
-        """Maximum descriptors of an indirect table that the device accepts even if the ring has fewer. Set by a device
-        type whose configuration states a number of segments: Linux sizes its tables by that number alone."""
         self._past = QueueStatistics(0, 0, 0, 0)
         self._ring_count = 0
         self._new_ring = trio.lowlevel.ParkingLot()

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import trio
 
 from drivers.bus.binding import Binding
-from drivers.bus.device_queue import DeviceQueue, QueueOps
+from drivers.bus.device_queue import DeviceQueue, OfferedQueue, QueueOps
 from drivers.bus.model import Bus, BusDriver
 from drivers.flow.pump import Signal
 from rings import status as st
@@ -27,8 +27,8 @@ from rings.status import Status
 
 __all__ = [
     "DeviceQueue",
-    "FrontEndNet",
     "Joinable",
+    "OfferedQueue",
     "VhostBound",
     "VhostBus",
     "VhostDevice",
@@ -66,23 +66,6 @@ class VhostOps(QueueOps, Protocol):
         """Handle new features, configuration or NEEDS_RESET, before the driver is notified."""
 
 
-class FrontEndNet(Protocol):
-    """Requests of a vhost-user front end to a network device, on behalf of its driver."""
-
-    @property
-    def has_mtu(self) -> bool:
-        """Whether the device offers an MTU."""
-
-    def send_rarp(self, mac: bytes) -> None:
-        """Announce a station with this address to the network."""
-
-    def take_mtu(self, mtu: int | None) -> None:
-        """Adopt the MTU that the front end shows to its driver, or, with None, the device's own again.
-
-        Raises ValueError with the reason if frames of that size cannot pass.
-        """
-
-
 P_co = TypeVar("P_co", covariant=True)
 
 
@@ -101,11 +84,6 @@ class VhostBound(ABC, Generic[P_co]):
     @abstractmethod
     async def run(self) -> None:
         """Serve the device from DRIVER_OK until a reset cancels it; called again at the next DRIVER_OK."""
-
-    @property
-    def net(self) -> FrontEndNet | None:
-        """A network device's part for vhost-user front ends; None for other device types."""
-        return None
 
     def features_ok(self, features: int) -> None:
         """Adapt to the negotiated features at FEATURES_OK; the configuration may depend on them."""
@@ -175,8 +153,8 @@ class VhostDevice:
 
     # Called by the device type
 
-    def offer(self, table: FeatureTable, features: int, queues: Sequence[tuple[str, int]], config: bytes) -> None:
-        """Offer feature bits, queues as (name, maximum size), and the configuration space to the other side.
+    def offer(self, table: FeatureTable, features: int, queues: Sequence[OfferedQueue], config: bytes) -> None:
+        """Offer feature bits, queues and the configuration space to the other side.
 
         Features that the transport does not support, or that lack a prerequisite, are left out. The transport alone
         decides about packed queues: the ring format does not concern the device type (section 6).
@@ -187,7 +165,7 @@ class VhostDevice:
         self.device_features = table.prune(device_type | ring)
         for queue in self.queues:
             queue.close()
-        self.queues = [DeviceQueue(self, i, name, num) for i, (name, num) in enumerate(queues)]
+        self.queues = [DeviceQueue(self, index, queue) for index, queue in enumerate(queues)]
         for queue in self.queues:
             if queue.name in self._last:
                 queue.follow(self._last[queue.name])
@@ -195,6 +173,11 @@ class VhostDevice:
         self._config = bytes(config)
         self.ops.changed()
         self.ready.set()
+
+    def name_queues(self, names: Sequence[str]) -> None:
+        """Name the queues by index, if their use depends on the negotiated features."""
+        for queue, name in zip(self.queues, names, strict=True):
+            queue.name = name
 
     def withdraw(self) -> None:
         """Offer nothing, because the device type's driver is unbound. Requests a reset from a live driver."""

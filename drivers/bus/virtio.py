@@ -264,6 +264,11 @@ class VirtioDevice:
         self._last: dict[str, DriverQueue] = {}
         """Last queue of each name, for its counters."""
 
+    def stop(self, reason: str) -> None:
+        """Have the driver stop because of ``reason``; the bus then resets the device and brings it up again."""
+        self.trouble = reason
+        self.changed.set()
+
     def unplug(self, reason: str) -> None:
         """Reset the device, whose port is gone, and do not use it until it is bound again."""
         self.unplugged = reason
@@ -457,8 +462,7 @@ async def _run(device: VirtioDevice, bound: VirtioBound[DriverSettings]) -> None
     try:
         await bound.run()
     except DriverError as exc:
-        device.trouble = str(exc)
-        device.changed.set()
+        device.stop(str(exc))
 
 
 async def _watch(device: VirtioDevice, bound: VirtioBound[DriverSettings]) -> str:

@@ -89,8 +89,7 @@ class FunctionTransport(ABC):
         for queue in self._queues:
             queue.live = False  # no more accesses to the old epoch
         if self._device is not None:
-            self._device.trouble = "the link went down"  # recorded, because it may be up again before the bus reacts
-            self._device.changed.set()
+            self._device.stop("the link went down")  # with a reason, because it may be up again before the bus reacts
 
     async def wait_online(self) -> None:
         while not self.online:

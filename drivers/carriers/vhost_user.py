@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
@@ -17,7 +17,15 @@ from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ipc import FdSocket, Handle, Ipc
 from rings.ids import ANY_ID
 
-__all__ = ["OwnConfig", "SharedRegion", "SocketBack", "VhostUserBus", "VhostUserClient", "VhostUserSocket"]
+__all__ = [
+    "FrontEndNet",
+    "OwnConfig",
+    "SharedRegion",
+    "SocketBack",
+    "VhostUserBus",
+    "VhostUserClient",
+    "VhostUserSocket",
+]
 
 
 @attrs.frozen
@@ -102,6 +110,29 @@ class VhostUserClient:
     async def attach(self, binding: Binding[VhostUserSocket, Any], carrier: VhostUserSocket, virtio: VirtioBus) -> None:
         binding.bound()
         await self.serve(carrier, virtio, binding.note)
+
+
+class FrontEndNet(ABC):
+    """A network device, as a vhost-user front end uses it on behalf of its driver.
+
+    The protocol has messages for network devices alone; a bound device that is none of these serves no such message.
+    """
+
+    @property
+    @abstractmethod
+    def has_mtu(self) -> bool:
+        """Whether the device offers an MTU."""
+
+    @abstractmethod
+    def send_rarp(self, mac: bytes) -> None:
+        """Announce a station with this address to the network."""
+
+    @abstractmethod
+    def take_mtu(self, mtu: int | None) -> None:
+        """Adopt the MTU that the front end shows to its driver, or, with None, the device's own again.
+
+        Raises ValueError with the reason if frames of that size cannot pass.
+        """
 
 
 class SocketBack(VhostBack):

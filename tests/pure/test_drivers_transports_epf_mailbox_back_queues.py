@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 
 from drivers.bus.back import Identity
+from drivers.bus.vhost import OfferedQueue
 from drivers.contracts.hw import Epc
 from drivers.transports.epf_mailbox import registers as mb
 from drivers.transports.epf_mailbox.back import MailboxEpf
@@ -157,7 +158,7 @@ def test_a_doorbell_that_does_not_exist_is_counted_and_nothing_is_looked_at(
     for n in range(8):
         driver.put(QueueReg.CMD.at(n), ACTIVATE)
     doorbells.write(offset, size, 1)
-    assert driver.epf.spurious_doorbells == 1
+    assert driver.epf.registers()["spurious_doorbells"] == 1
     assert doorbells.read(offset, size) == 0
     assert driver.get(Reg.CMD.value) == mb.DeviceCommand.RESET
 
@@ -201,7 +202,7 @@ def test_a_device_with_more_than_there_is_room_for_is_not_bound() -> None:
     epc = Controller()
     for queues, config in ((9, 0), (1, 1025)):
         epf = MailboxEpf(cast(Epc, epc), 0, Identity(7))
-        epf.device.offer(TABLE, FEATURES, [(f"q{n}", 8) for n in range(queues)], bytes(config))
+        epf.device.offer(TABLE, FEATURES, [OfferedQueue(f"q{n}", 8) for n in range(queues)], bytes(config))
         with pytest.raises(ValueError, match="too large for a mailbox"):
             epf.bind()
     epc.dma.close()

@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from drivers.bus.back import Identity
+from drivers.bus.vhost import OfferedQueue
 from drivers.contracts.hw import RegisterBlock
 from drivers.transports.mmio.back import MmioDevice
 from drivers.transports.mmio.registers import CONFIG, READABLE, WRITABLE, Interrupt, Register
@@ -50,7 +51,7 @@ class Driver:
         self.slot = Slot()
         self.slot.memory.add(Addr(RAM), memoryview(bytearray(0x4000)))
         self.mmio = MmioDevice(self.slot, Identity(1))
-        self.mmio.device.offer(TABLE, FEATURES, [("first", 16), ("second", 8)], CONFIG_BYTES)
+        self.mmio.device.offer(TABLE, FEATURES, [OfferedQueue("first", 16), OfferedQueue("second", 8)], CONFIG_BYTES)
         self.mmio.bind()
 
     def read(self, register: int, size: int = 4) -> int:
@@ -125,7 +126,7 @@ def test_features_are_words_of_any_width_and_hold_nothing_the_transport_can_not_
         offered |= driver.read(R.DEVICE_FEATURES) << 32 * select
     assert offered == FEATURES
     every = Driver()
-    every.mmio.device.offer(FeatureTable({}), mask(RingFeature), [("q", 8)], b"")
+    every.mmio.device.offer(FeatureTable({}), mask(RingFeature), [OfferedQueue("q", 8)], b"")
     assert not every.mmio.device.device_features & mask((RingFeature.ADMIN_VQ, RingFeature.RING_RESET))
 
 

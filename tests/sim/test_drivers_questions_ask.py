@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from drivers.bus.device_queue import DeviceQueue
+from drivers.bus.device_queue import DeviceQueue, OfferedQueue
 from drivers.bus.virtio import DriverQueue, QueueSpec
 from drivers.errors import TransportLost
 from drivers.flow.pump import pump
@@ -56,7 +56,7 @@ class Line:
         vring = VringMemory(self.memory).make(features, num, None, QUESTION_SEGMENTS, "test")
         self.driver = DriverQueue(0, QueueSpec("questions"), vring.ring, self.kick)
         self.owner = Device(features, self.driver)
-        self.device = DeviceQueue(self.owner, 0, "questions", num)
+        self.device = DeviceQueue(self.owner, 0, OfferedQueue("questions", num))
         self.device.begin(ring_format(features).vringh(self.memory, num, vring.addrs, features, meter=None))
         before = self.memory.statistics().used
         self.flow = QuestionFlow(self.driver, self.memory, question=8, answer=16, limit=limit)

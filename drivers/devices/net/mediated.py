@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from drivers.bus.vhost import DeviceQueue, VhostDevice
+from drivers.bus.vhost import DeviceQueue, OfferedQueue, VhostDevice
 from drivers.contracts.ports import HEADER_SIZE
 from drivers.devices.net.device.merge import NUM_BUFFERS_AT, ONE_BUFFER, put
 from drivers.devices.net.header import HEAD, KNOWN_MAX, HeaderRules, unpack_head
@@ -126,7 +126,7 @@ class NetMediator(Mediator):
 
     def offer(self, device: VhostDevice) -> None:
         plug = self._plugs[device.name]
-        queues = [("receiveq1", plug.queue_size), ("transmitq1", plug.queue_size)]
+        queues = [OfferedQueue(name, plug.queue_size) for name in ("receiveq1", "transmitq1")]
         device.offer(TABLE, plug.features & SUPPORTED & ~CONTROLLED, queues, self._config(device, up=False))
 
     def queues(self, source: VhostDevice, sink: VhostDevice) -> tuple[DeviceQueue, DeviceQueue]:

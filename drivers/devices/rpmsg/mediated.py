@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from drivers.bus.vhost import DeviceQueue, VhostDevice
+from drivers.bus.vhost import DeviceQueue, OfferedQueue, VhostDevice
 from drivers.devices.rpmsg.layout import (
     DEFAULT_BUFFER,
     DEFAULT_FEATURES,
@@ -112,7 +112,7 @@ class RpmsgMediator(Mediator):
         # No driver may send more than the other one's receive buffers hold.
         largest = min(other.receive_size for name, other in self._plugs.items() if name != device.name)
         config = attrs.evolve(plug.config, to_device=min(plug.config.to_device, largest))
-        queues = [(name, plug.queue_size) for name in ("receiveq", "transmitq")]
+        queues = [OfferedQueue(name, plug.queue_size) for name in ("receiveq", "transmitq")]
         device.offer(TABLE, plug.features & SUPPORTED, queues, config.emit())
 
     def queues(self, source: VhostDevice, sink: VhostDevice) -> tuple[DeviceQueue, DeviceQueue]:

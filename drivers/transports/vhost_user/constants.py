@@ -151,7 +151,7 @@ class ProtocolFeature(IntEnum):
 ONE_RING = 1, 0
 RINGS_PER_UNIT: Mapping[int, tuple[int, int]] = {DeviceId.NET: (2, 1)}
 """Rings per unit of GET_QUEUE_NUM and rings that it does not count, by virtio device id; else `ONE_RING`. Network
-devices count pairs of rings, without the control queue."""
+devices count pairs of rings, without the control queue. The protocol distinguishes them: see the README's decisions."""
 
 AGREED_BY: Mapping[int, Mapping[int, tuple[ProtocolFeature, ...]]] = {
     DeviceId.NET: {F_NET_MTU: (ProtocolFeature.MTU, ProtocolFeature.CONFIG)}

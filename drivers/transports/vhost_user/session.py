@@ -8,7 +8,8 @@ from typing import Any, ClassVar, TypeVar
 
 import attrs
 
-from drivers.bus.vhost import FrontEndNet, VhostDevice
+from drivers.bus.vhost import VhostDevice
+from drivers.carriers.vhost_user import FrontEndNet
 from drivers.contracts.ipc import FdSocket, Handle, Ipc, Notifier, Unusable
 from drivers.transports.vhost_user.constants import (
     AGREED_BY,
@@ -96,7 +97,9 @@ class Session:
 
     @property
     def _net(self) -> FrontEndNet | None:
-        return self._device.bound.net if self._device.bound is not None else None
+        """The bound device, if it is a network device."""
+        bound = self._device.bound
+        return bound if bound is not None and isinstance(bound, FrontEndNet) else None
 
     def negotiated(self, feature: ProtocolFeature) -> bool:
         return bool(self._protocol_features >> feature & 1)

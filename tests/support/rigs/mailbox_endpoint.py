@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from drivers.bus.back import Identity
+from drivers.bus.vhost import OfferedQueue
 from drivers.contracts.hw import DmaBuffer, Epc, FunctionEvents, PciHeader, RegisterBlock
 from drivers.transports.epf_mailbox import registers as mb
 from drivers.transports.epf_mailbox.back import MailboxEpf
@@ -80,7 +81,7 @@ class Driver:
         self.epc = Controller()
         self.epf = MailboxEpf(cast(Epc, self.epc), 0, Identity(7, "test"), poll=poll, extension=extension)
         self.device = self.epf.device
-        self.device.offer(TABLE, FEATURES, [("first", 16), ("second", 8)], CONFIG_BYTES)
+        self.device.offer(TABLE, FEATURES, [OfferedQueue("first", 16), OfferedQueue("second", 8)], CONFIG_BYTES)
         self.epf.bind()
         self.extension = extension
         self.sequence = 0

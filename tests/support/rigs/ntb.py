@@ -11,7 +11,7 @@ import trio
 from drivers.bus.back import Identity
 from drivers.bus.binding import Binding, BindState
 from drivers.bus.model import MatchId
-from drivers.bus.vhost import VhostBound, VhostDevice, VhostDriver
+from drivers.bus.vhost import OfferedQueue, VhostBound, VhostDevice, VhostDriver
 from drivers.bus.virtio import DriverSettings, QueueSpec, VirtioBound, VirtioDevice, VirtioDriver
 from drivers.carriers.ntb import NtbClient, NtbDevice, NtbEpf
 from drivers.transports.ntb.back import NtbVhost
@@ -108,7 +108,7 @@ class PlainVhost:
 
 class BoundPlainVhost(VhostBound[PlainVhost]):
     def offer(self) -> None:
-        queues = [(f"queue{i}", num) for i, num in enumerate(self.plug.nums)]
+        queues = [OfferedQueue(f"queue{i}", num) for i, num in enumerate(self.plug.nums)]
         self.device.offer(TABLE, self.plug.features, queues, self.plug.config)
 
     async def run(self) -> None:

@@ -8,7 +8,8 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.vhost import DeviceQueue, VhostBound, VhostDevice
+from drivers.bus.plug import Plug
+from drivers.bus.vhost import DeviceQueue, OfferedQueue, VhostBound, VhostDevice
 from drivers.contracts.ports import SectorStore
 from drivers.devices.blk.device.request import BlkLimits, Refusal, VhostBlkRequest
 from drivers.devices.blk.layout import (
@@ -47,7 +48,7 @@ WRITEBACK = C.WRITEBACK.value[0]
 
 
 @attrs.define(eq=False)
-class BlkPlug:
+class BlkPlug(Plug["BoundVhostBlk"]):
     """Store and settings of one vhost-blk device, and its counters, which outlive resets."""
 
     store: SectorStore
@@ -62,7 +63,6 @@ class BlkPlug:
     """Maximum number of requests that block at the same time."""
     figures: list[RequestFigures] = attrs.field(init=False)
     """Counters per queue."""
-    bound: BoundVhostBlk | None = attrs.field(init=False, default=None)
 
     @figures.default
     def _figures(self) -> list[RequestFigures]:
@@ -179,12 +179,9 @@ class BoundVhostBlk(VhostBound[BlkPlug]):
         }
         features &= ~mask(bit for bit, lacks in lacking.items() if lacks)
         count = plug.queues if features >> BlkFeature.MQ & 1 else 1
-        self.device.offer(
-            TABLE, features, [(f"requestq{i + 1}", plug.queue_size) for i in range(count)], self._config(features)
-        )
-        for queue in self.device.queues:
-            queue.table_max = TABLE_MAX
-        plug.bound = self
+        queues = [OfferedQueue(f"requestq{i + 1}", plug.queue_size, TABLE_MAX) for i in range(count)]
+        self.device.offer(TABLE, features, queues, self._config(features))
+        plug.attach(self)
 
     def _config(self, features: int) -> bytes:
         """Return the configuration, with the fields of these features."""
@@ -247,4 +244,4 @@ class BoundVhostBlk(VhostBound[BlkPlug]):
             self._set_writeback(bool(data[0]))
 
     async def close(self) -> None:
-        self.plug.bound = None
+        self.plug.detach()

@@ -7,7 +7,9 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.vhost import FrontEndNet, VhostBound, VhostDevice
+from drivers.bus.plug import Plug
+from drivers.bus.vhost import OfferedQueue, VhostBound, VhostDevice
+from drivers.carriers.vhost_user import FrontEndNet
 from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, PacketPort
 from drivers.devices.net.device.control import VhostNetControlFlow
 from drivers.devices.net.device.flows import VhostNetFromDriver, VhostNetToDriver
@@ -51,7 +53,7 @@ F = NetFeature
 
 
 @attrs.define(eq=False)
-class NetPlug:
+class NetPlug(Plug["BoundVhostNet"]):
     """Identity, port and settings of one vhost-net device."""
 
     port: PacketPort
@@ -71,8 +73,6 @@ class NetPlug:
     link_up: bool = True
     """Whether the network is connected; if not, all frames are dropped."""
     figures: NetFigures = attrs.field(factory=NetFigures)
-    bound: BoundVhostNet | None = attrs.field(init=False, default=None)
-    """The bound device, with the driver's settings."""
 
     def join(self, device: VhostDevice) -> BoundVhostNet:
         """Return ``device`` bound to the port."""
@@ -92,7 +92,7 @@ class NetPlug:
         return self.bound is not None and self.bound.announce()
 
 
-class BoundVhostNet(VhostBound[NetPlug]):
+class BoundVhostNet(VhostBound[NetPlug], FrontEndNet):
     """One vhost-net device with its plug, and the driver's settings since the last reset.
 
     The driver may write no field of the configuration (section 5.1.4.2).
@@ -133,13 +133,12 @@ class BoundVhostNet(VhostBound[NetPlug]):
         if not plug.control:
             features &= ~CONTROLLED | 1 << F.MQ
         features = self._table.prune(features)
-        queues = [(name, plug.queue_size) for name in queue_names(features, self._most)]
+        names, size = queue_names(features, self._most), plug.queue_size
+        queues = [OfferedQueue(name, size, discards=bool(index % 2)) for index, name in enumerate(names)]
         if features >> F.CTRL_VQ & 1:
-            queues[-1] = queues[-1][0], min(CONTROL_NUM, plug.queue_size)
+            queues[-1] = OfferedQueue(names[-1], min(CONTROL_NUM, size))
         self.device.offer(self._table, features, queues, self._config())
-        for queue in self.device.queues[1::2]:
-            queue.discards = True
-        plug.bound = self
+        plug.attach(self)
         plug.figures.grow(self._most)
 
     def _config(self) -> bytes:
@@ -155,8 +154,7 @@ class BoundVhostNet(VhostBound[NetPlug]):
     def features_ok(self, features: int) -> None:
         """At FEATURES_OK, name the queues: the index of the control queue depends on MQ."""
         names = queue_names(features, self._most)
-        for queue in self.device.queues:
-            queue.name = names[queue.index] if queue.index < len(names) else f"unused{queue.index}"
+        self.device.name_queues([*names, *(f"unused{i}" for i in range(len(names), len(self.device.queues)))])
         self.plug.figures.control_index = len(names) - 1 if features >> F.CTRL_VQ & 1 else None
 
     # Changes by the owner of the plug
@@ -177,10 +175,6 @@ class BoundVhostNet(VhostBound[NetPlug]):
         return self.plug.mtu if self._front_mtu is None else min(self._front_mtu, self.plug.mtu)
 
     # FrontEndNet
-
-    @property
-    def net(self) -> FrontEndNet:
-        return self
 
     @property
     def has_mtu(self) -> bool:
@@ -375,4 +369,4 @@ class BoundVhostNet(VhostBound[NetPlug]):
         self._update_config(notify=False)
 
     async def close(self) -> None:
-        self.plug.bound = None
+        self.plug.detach()

@@ -8,6 +8,7 @@ from functools import partial
 import attrs
 import trio
 
+from drivers.bus.plug import Plug
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioBound, VirtioDevice
 from drivers.contracts.ports import ALL_OFFLOADS, PacketPort
 from drivers.devices.net.driver.control import VirtioNetControlQueue, control_memory
@@ -66,7 +67,7 @@ def segments_of(queue: str) -> int:
 
 
 @attrs.define(eq=False)
-class NetSettings:
+class NetSettings(Plug["BoundVirtioNet"]):
     """Port and settings of the driver for one virtio-net device."""
 
     port: PacketPort
@@ -82,8 +83,6 @@ class NetSettings:
     """Speed that the device reports, in Mbit/s; None if unknown."""
     duplex: Duplex = attrs.field(init=False, default=Duplex.UNKNOWN)
     figures: NetFigures = attrs.field(factory=NetFigures)
-    bound: BoundVirtioNet | None = attrs.field(init=False, default=None)
-    """The live device, or None."""
 
     async def change(self, request: NetRequest) -> None:
         """Change the device's settings, also for the time after resets.
@@ -231,7 +230,7 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
             self._on_port_gone(exc)
             return
         self.station = Station(device, self._control, self._mac, self, settings)
-        settings.bound = self
+        settings.attach(self)
         try:
             await self.config_changed()
             async with trio.open_nursery() as nursery:
@@ -243,7 +242,8 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
                 nursery.start_soon(self._report_errors, self._follow_interface)
                 nursery.start_soon(self._report_errors, self._announce_on_request)
         finally:
-            settings.bound = self._nursery = self.station = None
+            settings.detach()
+            self._nursery = self.station = None
             port.stop()
 
     async def _report_errors(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -253,8 +253,7 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         except PortGone as exc:
             self._on_port_gone(exc)
         except DriverError as exc:
-            self.device.trouble = str(exc)
-            self.device.changed.set()
+            self.device.stop(str(exc))
 
     async def _follow_interface(self) -> None:
         """Bring the device to the interface's settings, now and at every change."""

@@ -7,7 +7,7 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.vhost import DeviceQueue, VhostBound, VhostDevice
+from drivers.bus.vhost import DeviceQueue, OfferedQueue, VhostBound, VhostDevice
 from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.flow import BUDGET, RpmsgInFlow, RpmsgOutFlow
 from drivers.devices.rpmsg.layout import (
@@ -122,7 +122,7 @@ class BoundVhostRpmsg(VhostBound[RpmsgPlug]):
         plug, config = self.plug, self.plug.config
         if not config.valid:
             raise ProbeError(f"{self.device.name}: buffers of {config.to_driver} and {config.to_device} bytes")
-        queues = [(name, plug.queue_size) for name in ("receiveq", "transmitq")]
+        queues = [OfferedQueue(name, plug.queue_size) for name in ("receiveq", "transmitq")]
         self.device.offer(TABLE, plug.features & SUPPORTED, queues, config.emit())
 
     async def run(self) -> None:

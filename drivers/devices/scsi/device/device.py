@@ -7,7 +7,7 @@ from functools import partial
 import attrs
 import trio
 
-from drivers.bus.vhost import DeviceQueue, VhostBound, VhostDevice
+from drivers.bus.vhost import DeviceQueue, OfferedQueue, VhostBound, VhostDevice
 from drivers.devices.scsi.device.control import VhostScsiControlFlow, VhostScsiEventFlow
 from drivers.devices.scsi.device.plug import ScsiPlug
 from drivers.devices.scsi.device.requests import VhostScsiRequestFlow
@@ -53,10 +53,11 @@ class BoundVhostScsi(VhostBound[ScsiPlug]):
     def offer(self) -> None:
         plug = self.plug
         names = ["controlq", "eventq", *(f"requestq{i + 1}" for i in range(plug.queues))]
-        queues = [(name, plug.queue_size) for name in names]
+        queues = [
+            OfferedQueue(name, plug.queue_size, TABLE_MAX if index >= REQUESTS else 0)
+            for index, name in enumerate(names)
+        ]
         self.device.offer(TABLE, plug.features & SUPPORTED, queues, self._config.emit())
-        for queue in self.device.queues[REQUESTS:]:
-            queue.table_max = TABLE_MAX
 
     def reset(self) -> None:
         """Restore the default sizes of CDBs and sense data (section 5.6.4.2)."""
@@ -75,18 +76,19 @@ class BoundVhostScsi(VhostBound[ScsiPlug]):
         control, events, *queues = device.queues
         for unit in plug.domain.units.values():
             unit.reset(Asc.POWER_ON_OR_RESET)
-        self._session = plug.domain.listener = session
+        self._session = session
         try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(plug.workers):
-                    nursery.start_soon(session.workers.work)
-                nursery.start_soon(control.serve_each_ring, partial(self._serve_control, control, session, flows))
-                nursery.start_soon(events.serve_each_ring, partial(self._serve_events, events, session))
-                for queue, figures in zip(queues, plug.figures, strict=True):
-                    serve = partial(self._serve_requests, queue, figures, session, flows)
-                    nursery.start_soon(queue.serve_each_ring, serve)
+            with plug.domain.reports_to(session):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(plug.workers):
+                        nursery.start_soon(session.workers.work)
+                    nursery.start_soon(control.serve_each_ring, partial(self._serve_control, control, session, flows))
+                    nursery.start_soon(events.serve_each_ring, partial(self._serve_events, events, session))
+                    for queue, figures in zip(queues, plug.figures, strict=True):
+                        serve = partial(self._serve_requests, queue, figures, session, flows)
+                        nursery.start_soon(queue.serve_each_ring, serve)
         finally:
-            self._session = plug.domain.listener = None
+            self._session = None
             session.tasks.drop()
 
     async def _serve_control(
@@ -95,11 +97,9 @@ class BoundVhostScsi(VhostBound[ScsiPlug]):
         await pump(VhostScsiControlFlow(queue, session, flows), self.device.settle)
 
     async def _serve_events(self, queue: DeviceQueue, session: ScsiSession) -> None:
-        session.event_queue = flow = VhostScsiEventFlow(queue, session)
-        try:
+        flow = VhostScsiEventFlow(queue, session)
+        with session.posts_to(flow):
             await pump(flow, self.device.settle)
-        finally:
-            session.event_queue = None
 
     async def _serve_requests(
         self, queue: DeviceQueue, figures: RequestFigures, session: ScsiSession, flows: dict[int, VhostScsiRequestFlow]

@@ -53,6 +53,14 @@ class LogicalUnit(Unit):
         """Number of blocks."""
         return self.store.info.size // self.store.info.block_size
 
+    def plug_in(self, inventory: Inventory) -> None:
+        """Report the units of ``inventory``, those of the unit's target, to REPORT LUNS."""
+        self.inventory = inventory
+
+    def unplug(self) -> None:
+        """Report no units."""
+        self.inventory = tuple
+
     def reset(self, asc: Asc) -> None:
         """Restore the initial state and raise unit attention ``asc``."""
         self.attentions = [asc]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 from drivers.devices.scsi.device.disk import LogicalUnit
@@ -17,7 +18,7 @@ TARGETS = 256
 
 
 class DomainListener(Protocol):
-    """A device that serves a domain, registered from DRIVER_OK to reset."""
+    """A device that serves a domain, from DRIVER_OK to reset."""
 
     def transport_reset(self, lun: Lun, reason: ResetReason) -> None:
         """Report a reset of a unit to the initiator, if it negotiated such events."""
@@ -39,9 +40,18 @@ class ScsiDomain:
         self._units: dict[Lun, LogicalUnit] = {}
         self._targets: dict[int, tuple[AbsentUnit, ReportLunsUnit]] = {}
         self._all = ReportLunsUnit(lambda: [lun.emit_reported() for lun in sorted(self._units)])
-        self.listener: DomainListener | None = None
+        self._listener: DomainListener | None = None
         for lun, unit in (units or {}).items():
             self._add(lun, unit)
+
+    @contextmanager
+    def reports_to(self, listener: DomainListener) -> Iterator[None]:
+        """Report changes to ``listener`` within the context."""
+        self._listener = listener
+        try:
+            yield
+        finally:
+            self._listener = None
 
     @property
     def units(self) -> Mapping[Lun, LogicalUnit]:
@@ -69,43 +79,43 @@ class ScsiDomain:
         for other in self._neighbours(lun):
             other.attention(Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
         unit.reset(Asc.POWER_ON_OR_RESET)
-        if self.listener is not None:
-            self.listener.transport_reset(lun, ResetReason.RESCAN)
+        if self._listener is not None:
+            self._listener.transport_reset(lun, ResetReason.RESCAN)
 
     async def remove(self, lun: Lun) -> LogicalUnit:
         """Unplug a unit and wait until its commands are answered; its store is unused then. Raises KeyError."""
         unit = self._units.pop(lun)
-        unit.inventory = tuple
+        unit.unplug()
         if not any(other.target == lun.target for other in self._units):
             del self._targets[lun.target]
         for other in self._neighbours(lun):
             other.attention(Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
-        if self.listener is not None:
-            await self.listener.abort(unit, reset=False)
-        if self.listener is not None:  # the device may have been reset meanwhile
-            self.listener.transport_reset(lun, ResetReason.REMOVED)
+        if self._listener is not None:
+            await self._listener.abort(unit, reset=False)
+        if self._listener is not None:  # the device may have been reset meanwhile
+            self._listener.transport_reset(lun, ResetReason.REMOVED)
         return unit
 
     async def reset(self, lun: Lun) -> None:
         """Reset a unit: end its commands and clear its state, as after a hardware failure. Raises KeyError."""
         unit = self._units[lun]
-        if self.listener is not None:
-            await self.listener.abort(unit, reset=True)
+        if self._listener is not None:
+            await self._listener.abort(unit, reset=True)
         unit.reset(Asc.POWER_ON_OR_RESET)
-        if self.listener is not None:
-            self.listener.transport_reset(lun, ResetReason.HARD)
+        if self._listener is not None:
+            self._listener.transport_reset(lun, ResetReason.HARD)
 
     def resized(self, lun: Lun) -> None:
         """Report that the unit's store has changed its size. Raises KeyError."""
         self._units[lun].attention(Asc.CAPACITY_DATA_HAS_CHANGED)
-        if self.listener is not None:
-            self.listener.parameters_changed(lun, Asc.CAPACITY_DATA_HAS_CHANGED)
+        if self._listener is not None:
+            self._listener.parameters_changed(lun, Asc.CAPACITY_DATA_HAS_CHANGED)
 
     def notify(self, lun: Lun, events: AsyncEvent) -> None:
         """Report those of the events that the initiator has subscribed to. Raises KeyError."""
         subscribed = AsyncEvent(self._units[lun].subscribed & events)
-        if subscribed and self.listener is not None:
-            self.listener.notify(lun, subscribed)
+        if subscribed and self._listener is not None:
+            self._listener.notify(lun, subscribed)
 
     def _add(self, lun: Lun, unit: LogicalUnit) -> None:
         if not (0 <= lun.target < TARGETS and 0 <= lun.lun < LUNS):
@@ -118,7 +128,7 @@ class ScsiDomain:
             return [other.emit_single() for other in sorted(self._units) if other.target == target]
 
         self._units[lun] = unit
-        unit.inventory = inventory
+        unit.plug_in(inventory)
         self._targets.setdefault(target, (AbsentUnit(inventory), ReportLunsUnit(inventory)))
 
     def _neighbours(self, lun: Lun) -> list[LogicalUnit]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import trio
@@ -33,8 +35,7 @@ class ScsiSession:
         """Current configuration: the driver may change the sizes of CDBs and sense data."""
         self.workers = Workers()
         self.tasks = TaskSet(plug.domain, self.workers)
-        self.event_queue: EventQueue | None = None
-        """The event queue while its ring is live."""
+        self._event_queue: EventQueue | None = None  # while its ring is live
         self.events_missed = False
         """Whether an event was lost and the driver was not yet informed (EVENTS_MISSED)."""
         self._device = device
@@ -42,6 +43,15 @@ class ScsiSession:
     def has(self, feature: ScsiFeature) -> bool:
         """Return whether the feature was negotiated."""
         return self._device.has(feature)
+
+    @contextmanager
+    def posts_to(self, event_queue: EventQueue) -> Iterator[None]:
+        """Queue events in ``event_queue`` within the context; outside of it they are lost."""
+        self._event_queue = event_queue
+        try:
+            yield
+        finally:
+            self._event_queue = None
 
     # DomainListener
 
@@ -63,8 +73,8 @@ class ScsiSession:
         await completion.wait()
 
     def _post(self, event: EventType, lun: Lun, reason: int) -> None:
-        if self.event_queue is None or self.events_missed:
+        if self._event_queue is None or self.events_missed:
             self.events_missed = True
             self.plug.events.drop("no_buffer")
         else:
-            self.event_queue.post(event, lun, reason)
+            self._event_queue.post(event, lun, reason)
