@@ -200,7 +200,7 @@ def test_an_impossible_event_index_does_not_stall_the_device(event_idx: bool, wo
 
 @pytest.mark.hostile("R10", "D10")
 def test_every_descriptor_is_loaded_once() -> None:
-    """In a memory where no word reads the same twice, what was checked is what is used."""
+    """In a memory where no word reads the same twice, the checked values are used."""
     rig = PackedRig()
     memory = Changing(rig.memory)
     device = rig.device(memory=memory)

@@ -1,4 +1,4 @@
-"""Receive buffers taken by the batch: the same as chain by chain, in either format, and in front of what is wrong."""
+"""Receive buffers taken by the batch: the same as chain by chain, in either format, and up to a bad chain."""
 
 from __future__ import annotations
 

@@ -300,7 +300,7 @@ def test_every_word_of_a_chain_is_fetched_once(rig: Rig, shape: str) -> None:
     chain = getdesc(device)
     assert chain is not None
     head, readable, writable = chain
-    # The last range that was lent has not changed yet: the payload of what was lent before it is moving already.
+    # The last range that was lent has not changed yet: the payload of earlier ranges changes already.
     assert (head, sum(map(len, readable)), sum(map(len, writable))) == (3, 8, 0 if shape == "single" else 8)
     loads = memory.acts(Act.LOAD)
     assert len(loads) == len(set(loads)), "no word twice"

@@ -184,7 +184,7 @@ async def test_a_device_that_asks_for_a_reset_gets_it_and_its_requests_again() -
 
 
 class Loss:
-    """The device can't be reached: its link is down, or its own driver has left it where there is no link."""
+    """The device can't be reached: its link is down, or, without a link, its own driver has left it."""
 
     def __init__(self, pair: BlkPair) -> None:
         self.pair, self.bus = pair, pair.device.device_host.vhost

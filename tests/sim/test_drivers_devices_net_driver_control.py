@@ -185,7 +185,7 @@ async def test_offloads_are_switched_while_it_runs_among_those_that_were_agreed_
         with pytest.raises(CommandRefused, match="not negotiated: "):
             await pair.settings.change(NetRequest(offloads=ALL_OFFLOADS))
         await pair.settings.change(NetRequest(offloads=Offloads(csum=True)))
-        pair.plug.link_up = False  # the port starts anew, and only with what was left
+        pair.plug.link_up = False  # the port starts anew, and only with the rest
         pair.plug.changed()
         await until(lambda: not pair.device_port.live)
         pair.plug.link_up = True

@@ -106,7 +106,7 @@ async def test_frames_of_one_buffer_among_larger_ones_arrive_whole_and_in_order(
 
 
 async def test_no_buffers_are_taken_for_a_frame_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once it is known how many a frame needs: each costs time, also where it is given back."""
+    """Once it is known how many a frame needs: each costs time, also if it is given back."""
     left: list[int] = []
 
     class Watched(TakenChains):

@@ -167,7 +167,7 @@ async def test_pairs_that_there_is_no_memory_for_are_refused_with_what_helps() -
         with pytest.raises(CommandRefused, match="no memory for buffers"):
             await pair.settings.change(NetRequest(pairs=3))
         await in_use(pair, 1)
-        # What the interface or an earlier wish asks for is left where there is no memory: the device goes on.
+        # Without memory for the pairs that the interface or an earlier request needs, the device goes on with fewer.
         pair.settings.request = NetRequest(pairs=3)
         for promisc in (True, False):
             pair.driver_port.want(attrs.evolve(pair.driver_port.state, promisc=promisc))

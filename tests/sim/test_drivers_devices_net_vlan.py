@@ -1,4 +1,4 @@
-"""VLAN tags are no part of what the MTU bounds: full-size frames cross behind any of them, larger ones do not."""
+"""The MTU does not count VLAN tags: full-size frames cross behind any of them, larger ones do not."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ async def test_frames_arrive_unchanged_and_each_byte_is_copied_once(way: int) ->
             assert await cross(pair, way, frame) == (HEADER, frame)
         figures = pair.statistics(way)
         assert figures.buffers == len(frames)
-        # Batches of one: counted where they came from, and where they went.
+        # Batches of one: counted at the source and at the sink.
         source, sink = (pair.device.vhost, pair.local.vhost)[:: 1 - 2 * way]
         assert source.queues[1].batches[0] == sink.queues[0].batches[0] == len(frames)
         assert figures.copied_bytes == figures.payload_bytes == sum(HEADER_SIZE + len(frame) for frame in frames)

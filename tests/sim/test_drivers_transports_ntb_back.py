@@ -73,7 +73,7 @@ async def test_a_doorbell_is_a_mask_and_rings_its_own_queue_only(queue: int) -> 
 
 @pytest.mark.parametrize("align", [64, 256, 4096, 65536])
 async def test_both_sides_agree_on_the_alignment(align: int) -> None:
-    """The RFC's two sides each took their own, which worked where they happened to be equal."""
+    """The RFC's two sides each took their own, which worked only if both were equal."""
     async with open_hosts(align=align) as hosts:
         hosts.start()
         await hosts.wait_up()

@@ -55,7 +55,7 @@ def contents(front: FrontEnd) -> bytes:
 
 
 async def answered(ring: Ring) -> int:
-    """The token of what was used next; the driver writes nothing meanwhile."""
+    """Return the token of the next used chain; the driver writes nothing meanwhile."""
     with trio.fail_after(5):
         while (used := get(ring.queue)) is None:  # noqa: ASYNC110
             await trio.sleep(0.01)

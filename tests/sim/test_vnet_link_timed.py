@@ -285,7 +285,7 @@ def tlps(pair: NetPair, link: str) -> int:
 
 
 async def test_a_saturated_link_is_as_fast_as_its_bytes() -> None:
-    """From the device's port to the driver's: the time that passes is the time of what crosses upstream."""
+    """From the device's port to the driver's: the time that passes is that of the upstream transfers."""
     async with open_pair(Options(link=SLOW)) as pair:
         before, began = pair.link.statistics().timing, trio.current_time()
         for _ in range(1000):

@@ -1,4 +1,4 @@
-"""A running system keeps the garbage collector from what was imported: that stops the event loop for 30 ms."""
+"""A running system keeps the garbage collector from imported objects: a collection stops the event loop for 30 ms."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Kernel:
         self.say(kind, struct.pack("=BxHiII", 0, 1, index, 0, 0) + attribute)
 
     def end_dump(self, watch: NamespaceWatch) -> None:
-        """Answer both dumps with what was said before."""
+        """Answer both dumps with the messages sent before."""
         for expected in (Type.GET_LINK, Type.GET_ADDRESS):
             [(kind, serial)] = self.requests()
             assert kind == expected

@@ -1,4 +1,4 @@
-"""One watch over many ports: who waits for one is told, served in place where it can be, and nothing is missed."""
+"""One poller for many ports: a waiter is woken or served in place, and no event is missed."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def test_registers_accesses_to_a_window_reach_the_same_memory(bridge: Bridge) ->
 
 
 def test_memory_that_is_not_there_is_not_reached(bridge: Bridge) -> None:
-    """A host may translate to addresses where it has no memory: the other one finds none."""
+    """A host may translate to addresses without memory: the other one's accesses fail."""
     primary, secondary = bridge.joined()
     end = bridge.memories[1].base + bridge.memories[1].size
     secondary.mw_set_trans(0, Addr(end - MW_ALIGN), 2 * MW_ALIGN)

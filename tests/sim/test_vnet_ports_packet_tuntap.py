@@ -141,7 +141,7 @@ async def test_nothing_beyond_the_agreed_mtu_is_handed_up_with_any_mtu_of_the_in
     device: Socket, make: Callable[[Socket], Awaitable[TunPort | TapPort]], tags: bytes, sizes: tuple[int, ...]
 ) -> None:
     def write(size: int, header: bytes = PLAIN) -> None:
-        """A packet of ``size`` bytes, by an interface whose own MTU is larger than what was agreed on."""
+        """A packet of ``size`` bytes, by an interface whose own MTU is larger than the negotiated one."""
         front = b"" if make is tun else PEER + OWN + tags + IPV4
         device.write(header + front + ipv4(payload=bytes(size - 20)))
 

@@ -43,7 +43,7 @@ def pseudo_sum(packet: bytes, start: int, protocol: int) -> int:
 async def test_a_checksum_that_the_device_vouches_for_is_one_left_to_do(
     packet: Packet, start: int, offset: int, protocol: int, off: tuple[str, ...]
 ) -> None:
-    """Linux ignores DATA_VALID of what is written to a TUN or TAP, and would find the checksum wrong.
+    """Linux ignores DATA_VALID of frames written to a TUN or TAP, and would find the checksum wrong.
 
     passt vouches without an agreement on checksums, and Linux's own driver believes it.
     """

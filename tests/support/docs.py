@@ -5,7 +5,7 @@
 | `sh` | run by bash, in the page's folder; every line must succeed |
 | `sh title="keeps running"` | started, up once it says Ctrl-C, ended after the page |
 | `sh title="fails"` | run; it must fail |
-| `text title="prints"` | compared with what was printed; numbers may differ, `...` stands for any lines |
+| `text title="prints"` | compared with the printed text; numbers may differ, `...` stands for any lines |
 | `toml title="FILE"`, `python title="FILE"` | written to that file |
 | `python` | run |
 | others, such as `text` | only shown |

@@ -81,7 +81,7 @@ def netns(privileged: None, require_tool: RequireTool) -> Iterator[MakeNetns]:
 
 
 def ip(*args: str) -> str:
-    """Run iproute2; its output. Raises CalledProcessError, with what it complained about shown."""
+    """Run iproute2 and return its output. Raises CalledProcessError with its error output."""
     done = subprocess.run(["ip", *args], capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:
         raise subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr.strip())
@@ -89,7 +89,7 @@ def ip(*args: str) -> str:
 
 
 def remove_netns(name: str) -> None:
-    """Remove a namespace, and with it the processes that keep it alive; harmless where it is gone."""
+    """Remove a namespace, and with it the processes that keep it alive; harmless if it is gone."""
     if not (NETNS / name).exists():
         return
     for pid in map(int, ip("netns", "pids", name).split()):

@@ -135,7 +135,7 @@ async def test_parallel_streams_spread_over_the_pairs_and_each_flow_keeps_to_its
             assert set(pair.sent.drops) <= {"filter_multicast", "filter_vlan"}
 
         def crossed() -> bool:
-            """Whether the device received all that the driver sent, but for what is said in the background."""
+            """Whether the device received all that the driver sent, except background traffic."""
             sent = sum(pair.sent.packets for pair in settings.figures.pairs)
             return sent - sum(pair.received.packets for pair in plug.figures.pairs) < 20
 

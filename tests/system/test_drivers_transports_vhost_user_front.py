@@ -112,7 +112,7 @@ def random_file(path: Path, size: int) -> Path:
 
 
 def test_a_disk_of_the_storage_daemon_keeps_what_our_driver_writes(shown: Shown, tmp_path: Path) -> None:
-    """Also where the daemon comes after the system; and read-only, where it says so."""
+    """Also if the daemon comes after the system, and read-only if it says so."""
     up = shown.up()
     time.sleep(0.5)
     daemon = shown.serve()

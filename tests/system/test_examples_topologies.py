@@ -1,4 +1,4 @@
-"""Example topologies as they are, with the kernel's own stack at both ends: ping, and TCP where it is routed."""
+"""Example topologies as they are, with the kernel's own stack at both ends: ping, and TCP if it is routed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shells complete commands, and the names of what runs."""
+"""Shells complete commands, and the names of running systems."""
 
 from __future__ import annotations
 

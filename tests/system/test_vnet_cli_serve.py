@@ -45,7 +45,7 @@ HINTS = {
 
 @contextmanager
 def serving(folder: Path, line: str, *around: str) -> Iterator[tuple[list[str], Path]]:
-    """Run a command of ``vnet``; the arguments that it prints for QEMU, and the file with what it reports."""
+    """Run a command of ``vnet``; the arguments that it prints for QEMU, and the file with its reports."""
     image, reports = folder / "disk.img", folder / "reports"
     image.touch()
     os.truncate(image, 16 << 20)

@@ -80,7 +80,7 @@ def netns_with_bridge(netns: MakeNetns, require_tool: RequireTool) -> str:
 
 @pytest.fixture
 def download(netns_with_bridge: str, tmp_path: Path) -> Iterator[str]:
-    """A server of `/file` on the bridge; the hash of what it gives."""
+    """Serve `/file` on the bridge; yield the hash of its contents."""
     folder = tmp_path / "www"
     folder.mkdir()
     (folder / "file").write_bytes(os.urandom(4 << 20))

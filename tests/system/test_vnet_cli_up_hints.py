@@ -46,7 +46,7 @@ ENDS: Mapping[str, Callable[[str], str]] = {
 
 
 def ended(line: str) -> str:
-    """The line with what makes it end."""
+    """Return the command of a line, changed so that its program ends."""
     command = line.split("    #", maxsplit=1)[0]
     program = next((word for word in command.split() if word in ENDS), None)
     return command if program is None else ENDS[program](command)

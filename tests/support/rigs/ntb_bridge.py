@@ -25,14 +25,14 @@ def bridge() -> Iterator[Bridge]:
 
 
 def share(bridge: Bridge, end: int, window: int = 0, size: int = SIZE) -> Addr:
-    """Memory of one end that the other one reaches; where it is."""
+    """Make memory of one end reachable for the other one; return its address."""
     buffer = bridge.memories[end].alloc(size, MW_ALIGN)
     bridge.ends[end].mw_set_trans(window, buffer.addr, size)
     return buffer.addr
 
 
 def reach(bridge: Bridge, size: int = SIZE) -> tuple[Memory, Addr]:
-    """The secondary's memory as the primary reaches it, and where it is at the secondary."""
+    """Return the secondary's memory as the primary reaches it, and its address at the secondary."""
     bridge.joined()
     addr = share(bridge, 1, size=size)
     return bridge.ends[0].peer_mw(0, AT, size), addr

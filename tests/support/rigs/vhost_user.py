@@ -192,7 +192,7 @@ class FrontEnd:
         return VringAddr(ring.index, VRING_F_LOG if log else 0, desc, used, avail, ring.addrs.device)
 
     async def log_to(self, fd: int, size: int, offset: int = 0) -> None:
-        """Give a dirty log. Raises HungUp where it is not taken."""
+        """Give a dirty log. Raises HungUp if it is refused."""
         assert await self.ask(R.SET_LOG_BASE, Log(size, offset), [fd]) == Empty()
 
     async def log(self, on: bool) -> None:
