@@ -38,6 +38,9 @@ NO_FIGURES = Figures(0, 0, {})
 class End(Protocol):
     """One end of a device."""
 
+    fixed: str
+    """Reason why no setting of this end can change, after the setting's name; empty if some can."""
+
     @property
     def settings(self) -> object:
         """Argument for the driver on this side, such as `NetSettings` or `NetPlug`."""
@@ -73,6 +76,8 @@ def request_counts(queues: Iterable[RequestFigures]) -> list[tuple[str, Figures]
 
 class CountedEnd:
     """Base of ends whose figures and drops are those of their queues."""
+
+    fixed = ""
 
     def counts(self) -> Sequence[tuple[str, Figures]]:
         """Return the name and the figures of each queue that counts, by queue index."""

@@ -14,6 +14,7 @@ __all__ = ["ForeignEnd"]
 class ForeignEnd(CountedEnd):
     """The device end of a vhost-user back end in another process: it counts, and knows whether the end is live."""
 
+    fixed = "belongs to the back end, which is another process"
     socket: str
     """Path of the back end's socket."""
     settings: None = None

@@ -20,6 +20,7 @@ NOTHING = MediatorStatistics()
 class MediatorEnd:
     """One of the two sides of a mediator."""
 
+    fixed = "of a mediated device follows the driver at the other end"
     settings: Mediator
     name: str
     """Name of the device on this side."""

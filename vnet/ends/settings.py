@@ -8,19 +8,11 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from vnet.ends.base import End, SideName
-from vnet.ends.foreign import ForeignEnd
-from vnet.ends.mediated import MediatorEnd
 from vnet.spec import DeviceSpec
 
 __all__ = ["Setting", "change_setting"]
 
 SpecT = TypeVar("SpecT", bound=DeviceSpec)
-
-FIXED: Mapping[type, str] = {
-    ForeignEnd: "belongs to the back end, which is another process",
-    MediatorEnd: "of a mediated device follows the driver at the other end",
-}
-"""Reason why a setting of the device's side cannot change, by class of its end."""
 
 
 @attrs.frozen
@@ -53,6 +45,6 @@ async def change_setting(
         raise LookupError(f"unknown setting {name}; known are {', '.join(settings)}")
     setting = settings[name]
     end = driver if setting.side == "driver" else device
-    if type(end) in FIXED:
-        raise LookupError(f"{name} {FIXED[type(end)]}")
+    if end.fixed:
+        raise LookupError(f"{name} {end.fixed}")
     await setting.change(end.settings, value, spec)

@@ -49,6 +49,7 @@ __all__ = [
 class NetEnd:
     """One end: its port, and the argument of the driver or device that uses the port."""
 
+    fixed = ""
     spec: PortSpec
     netns: str | None
     """Name of the port's namespace; None: our own, or no interface."""

@@ -42,6 +42,7 @@ class Channel:
 class RpmsgEnd:
     """One end: its rpmsg bus and its channels."""
 
+    fixed = ""
     side: SideName
     """Whether the end has a driver or a device; with a mediator, both ends have drivers."""
     settings: RpmsgSettings | RpmsgPlug

@@ -66,23 +66,20 @@ class Interface:
     def running(self) -> bool:
         return self.state is not None and self.state.running
 
-    def _ioctl(self, request: int, argument: bytes | int = 0) -> bytes | int:
-        """Do an ioctl on the descriptor. Raises OSError, also if the descriptor is closed."""
+    def _open_fd(self) -> int:
+        """Return the descriptor. Raises OSError if it is closed."""
         if self._closed:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return fcntl.ioctl(self._fd, request, argument)
+        return self._fd
 
     def name(self) -> bytes:
         """Return the current name. Raises OSError."""
-        ifreq = self._ioctl(TUNGETIFF, bytes(IFNAME.size))
-        assert isinstance(ifreq, bytes)
+        ifreq = fcntl.ioctl(self._open_fd(), TUNGETIFF, bytes(IFNAME.size))
         return bytes(IFNAME.unpack(ifreq)[0])
 
     def namespace(self) -> int:
         """Return a new descriptor of the current namespace. Raises OSError."""
-        fd = self._ioctl(TUNGETDEVNETNS)
-        assert isinstance(fd, int)
-        return fd
+        return fcntl.ioctl(self._open_fd(), TUNGETDEVNETNS)
 
     def refresh(self) -> None:
         """Update `state` with all changes made before this call."""
