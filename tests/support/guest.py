@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,10 @@ from vnet.errors import PrivilegeError
 __all__ = ["Guest", "GuestKernel", "Serve", "guest_kernel", "shared"]
 
 ENTROPY = str(MY_DEVICE)
+EVENTFDS_OF_RING = 3
+"""Eventfds of a back end with one ring that runs: call, error and, the last one in the handshake, kick."""
+RINGS_PATIENCE = 60.0
+"""Seconds that a guest may take to set up its rings."""
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +56,21 @@ class Serve:
     @property
     def output(self) -> str:
         return self._errors.read_text()
+
+    def wait_for_rings(self) -> None:
+        """Wait until a guest has set up its rings: its memory is mapped, and it can be called and kicked.
+
+        QEMU 7.2 never connects again if its back end ends during their handshake.
+        """
+        process = Path("/proc") / str(self.process.pid)
+        deadline = time.monotonic() + RINGS_PATIENCE
+        while "memory-backend" not in (process / "maps").read_text() or self._eventfds(process) < EVENTFDS_OF_RING:
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.01)
+
+    @staticmethod
+    def _eventfds(process: Path) -> int:
+        return sum("eventfd" in str(fd.readlink()) for fd in (process / "fd").iterdir() if fd.is_symlink())
 
     def end(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)

@@ -275,6 +275,7 @@ def test_a_disk_whose_back_end_is_started_anew_with_requests_under_way(
         " done; sha256sum /mnt/b*'"
     )
     for pause in (0.2, 0.5, 0.3):
+        machine.serve[disk].wait_for_rings()
         time.sleep(pause)
         machine.serve[disk].end(number)
         machine.serve[disk].start()
