@@ -70,8 +70,11 @@ def test_show_prints_a_few_lines_and_more_of_what_is_named(shared: Up) -> None:
     for part in ("host rc", "link pcie0: rc", ": up\n", "driver on rc: in "):
         assert part in done.stdout
     assert "virtio_net bound" in vnet("show", "--name", shared.name, "net0").stdout
-    assert "device transmitq1: live" in vnet("show", "--name", shared.name, "net0", "transmitq1").stdout
+    queue = vnet("show", "--name", shared.name, "net0", "transmitq1", "--hex").stdout
+    for part in ("device transmitq1: live", "split ring of 256 descriptors", "descriptor area, 4096 bytes"):
+        assert part in queue
     sides = json.loads(vnet("show", "--name", shared.name, "net0", "transmitq1", "--json").stdout)
+    assert sides.pop("ring")["ring"]["num"] == 256
     assert [side["index"] for side in sides.values()] == [1, 1]
 
 

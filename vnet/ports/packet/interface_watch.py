@@ -103,7 +103,7 @@ class Interface:
             self.state = state
             self._follower.interface_changed(state)
 
-    def join(self, watch: NamespaceWatch) -> None:
+    def attach(self, watch: NamespaceWatch) -> None:
         """Attach to ``watch``. Raises OSError (ENODEV) if the interface is not in that namespace."""
         ifreq = IFREQ_NUMBER.pack(self.name(), 0)
         index = int(IFREQ_NUMBER.unpack(fcntl.ioctl(watch.socket, SIOCGIFINDEX, ifreq))[1])
@@ -180,7 +180,7 @@ class Watches:
                     watch = await self._watch(interface)
                     await watch.wait_read()
                     try:
-                        interface.join(watch)
+                        interface.attach(watch)
                     except OSError as error:
                         if error.errno != errno.ENODEV:
                             raise
