@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import time
@@ -70,7 +71,11 @@ class Serve:
 
     @staticmethod
     def _eventfds(process: Path) -> int:
-        return sum("eventfd" in str(fd.readlink()) for fd in (process / "fd").iterdir() if fd.is_symlink())
+        count = 0
+        for fd in (process / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                count += "eventfd" in str(fd.readlink())
+        return count
 
     def end(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
