@@ -110,7 +110,7 @@ MALFORMED = {
 
 @pytest.mark.hostile("N07")
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_no_command_has_no_value(data: bytes) -> None:
+def test_an_unknown_command_has_no_value(data: bytes) -> None:
     assert parse(data, SUPPORTED) is None
 
 
@@ -179,7 +179,7 @@ def test_a_filter_lets_in_what_it_says_and_names_the_cause_of_the_rest(
     assert frames.idle is (reception.promisc or reception == R(allmulti=True, alluni=True))
 
 
-def test_what_a_filter_remembers_is_bounded() -> None:
+def test_the_memory_of_a_filter_is_bounded() -> None:
     frames = FrameFilter(OWN, Reception())
     for i in range(3 * KNOWN_MAX):
         frames.judge(i.to_bytes(16, "big"))
@@ -210,7 +210,7 @@ def test_commands_lead_from_any_reception_to_any_other() -> None:
 
 
 @pytest.mark.virtio("NET-DRV-2", "NET-DRV-4", "NET-DRV-5", "NET-DRV-24", "NET-DEV-15")
-def test_what_needs_another_feature_is_not_agreed_on_without_it() -> None:
+def test_a_feature_is_not_negotiated_without_its_prerequisite() -> None:
     assert TABLE.unmet(SUPPORTED) == 0
     assert TABLE.unmet(SUPPORTED & ~mask({F.CTRL_VQ})) == CONTROLLED & ~mask({F.CTRL_VQ})
     for ecn, tsos in ((F.GUEST_ECN, (F.GUEST_TSO4, F.GUEST_TSO6)), (F.HOST_ECN, (F.HOST_TSO4, F.HOST_TSO6))):

@@ -106,7 +106,7 @@ def test_as_many_buffers_are_taken_as_it_takes_and_no_more() -> None:
     assert taken.gather(1000, 16) == 400, "there are no more"
 
 
-def test_what_is_given_back_is_taken_again_in_the_same_order_and_untouched() -> None:
+def test_chains_given_back_are_taken_again_in_the_same_order_and_untouched() -> None:
     queue = Receive(64, (10, 20), 64)
     first = TakenChains(queue.ring)
     first.gather(1000, 16)

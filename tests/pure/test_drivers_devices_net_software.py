@@ -47,7 +47,7 @@ def test_a_checksum_is_the_one_that_scapy_fills_in(case: Case, sizes: tuple[int,
 
 
 @EVERY
-def test_what_the_receiver_can_do_itself_is_left_alone_and_not_copied(case: Case) -> None:
+def test_frames_that_the_receiver_can_finish_are_left_alone_and_not_copied(case: Case) -> None:
     pieces = views(case.frame(), 70)
     ((head, payload),) = finish(case.header(), pieces, ALL_OFFLOADS)
     assert head == case.header()

@@ -126,7 +126,7 @@ def test_numbers_below_256_are_reported_by_peripheral_addressing_as_linux_wants_
         "ffffffffffffffff",
     ],
 )
-def test_what_is_no_lun_names_nothing(raw: str) -> None:
+def test_an_invalid_lun_names_nothing(raw: str) -> None:
     assert Lun.parse(bytes.fromhex(raw)) is None
 
 

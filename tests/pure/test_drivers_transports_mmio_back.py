@@ -139,7 +139,7 @@ def test_a_control_register_answers_nothing_but_an_aligned_word(driver: Driver, 
     assert driver.read(R.STATUS) == 0
 
 
-def test_what_is_only_written_reads_zero_and_what_is_only_read_takes_nothing(driver: Driver) -> None:
+def test_write_only_registers_read_zero_and_read_only_registers_ignore_writes(driver: Driver) -> None:
     assert [driver.read(register) for register in WRITABLE - READABLE] == [0] * len(WRITABLE - READABLE)
     before = {register: driver.read(register) for register in READABLE}
     for register in READABLE - WRITABLE:

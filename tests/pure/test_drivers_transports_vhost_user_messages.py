@@ -266,7 +266,7 @@ def test_a_file_descriptor_with_any_byte_but_the_first() -> None:
         assert peer.open == []
 
 
-def test_what_is_here_in_part_is_given_back() -> None:
+def test_a_part_of_a_message_is_given_back() -> None:
     peer = stream()
     peer.send(emit(R.SET_VRING_KICK, VringFd(0))[:-1], 1)
     assert peer.assembler.partial

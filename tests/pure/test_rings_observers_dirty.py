@@ -173,7 +173,7 @@ def test_a_log_marks_whole_bytes_and_nothing_beyond_its_end() -> None:
     assert bits == b"\xff\xff\0\0"
 
 
-def test_what_comes_before_a_bad_chain_is_taken_and_the_error_raised_by_the_next_call() -> None:
+def test_chains_before_a_bad_one_are_taken_and_the_error_raised_by_the_next_call() -> None:
     moved = Moved("split", event_idx=False)
     moved.add(1)
     moved.add(1)

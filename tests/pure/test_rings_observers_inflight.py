@@ -150,7 +150,7 @@ class Life:
 
 @BOTH
 @pytest.mark.parametrize(("segments", "tables"), [(1, False), (2, True), (3, False)])
-def test_what_was_taken_and_not_given_back_is_taken_again_in_the_same_order(
+def test_chains_taken_and_not_given_back_are_taken_again_in_the_same_order(
     name: str, segments: int, tables: bool
 ) -> None:
     life = Life(name, 32, 32, tables=tables)

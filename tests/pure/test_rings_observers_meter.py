@@ -103,7 +103,7 @@ def test_a_packed_ring_is_billed_by_its_own_fields() -> None:
     assert get(queue.driver) == (7, 50)
 
 
-def test_what_is_abandoned_costs_nothing_until_it_is_taken_again() -> None:
+def test_an_abandoned_chain_costs_nothing_until_it_is_taken_again() -> None:
     queue = Queue(indirect=False)
     queue.add([10], [])
     for _ in range(3):

@@ -100,7 +100,7 @@ def test_a_buffer_id_in_flight_breaks_the_queue(rig: PackedRig, completed: bool)
     latched(rig, device, "buffer 3 was made available again")
 
 
-def test_what_came_before_a_bad_descriptor_is_handed_out_first(rig: PackedRig) -> None:
+def test_chains_before_a_bad_descriptor_are_handed_out_first(rig: PackedRig) -> None:
     device = rig.device()
     for ident in (1, 2, 99):
         rig.raw.offer(PackedDesc(rig.buffer(), 8), ident=ident)

@@ -125,7 +125,7 @@ def test_a_broken_ring_has_none(rig: Rig | PackedRig) -> None:
     chains=st.lists(st.lists(st.tuples(st.integers(0, 90), st.booleans()), min_size=1, max_size=3), max_size=6),
     limit=st.integers(1, 8),
 )
-def test_what_it_gives_is_what_getdescs_gives(
+def test_it_returns_the_same_as_getdescs(
     kind: type[Rig | PackedRig], chains: list[list[tuple[int, bool]]], limit: int
 ) -> None:
     """Whether a ring does it at once or something around it by its own `getdescs`."""

@@ -142,7 +142,7 @@ def test_a_used_index_that_moves_back_breaks_the_ring(rig: Rig) -> None:
 
 
 @pytest.mark.hostile("D05")
-def test_what_was_not_shown_yet_is_not_in_flight(rig: Rig) -> None:
+def test_an_unpublished_chain_is_not_in_flight(rig: Rig) -> None:
     driver = rig.driver()
     driver.add((), (seg(0x1000, 8),), 7)
     driver.publish()
@@ -155,7 +155,7 @@ def test_what_was_not_shown_yet_is_not_in_flight(rig: Rig) -> None:
 
 @pytest.mark.hostile("D01", "D02")
 @pytest.mark.parametrize(("head", "match"), [(8, "names descriptor 8 of 8"), (0, "not the head of one in flight")])
-def test_what_came_back_before_a_bad_element_is_handed_up_first(rig: Rig, head: int, match: str) -> None:
+def test_chains_returned_before_a_bad_element_are_handed_up_first(rig: Rig, head: int, match: str) -> None:
     driver = rig.driver()
     for token in (1, 2, 3):
         driver.add((), (seg(0x1000, 8),), token)

@@ -126,9 +126,7 @@ def test_a_head_outside_of_the_table_breaks_the_ring(rig: Rig, head: int) -> Non
     ],
     ids=["next", "head", "twice", "hole"],
 )
-def test_what_came_before_a_bad_chain_is_handed_up_first(
-    rig: Rig, head: int, desc: Desc, error: type[Exception]
-) -> None:
+def test_chains_before_a_bad_one_are_handed_up_first(rig: Rig, head: int, desc: Desc, error: type[Exception]) -> None:
     device = rig.device()
     for at in range(3):
         rig.offer(Desc(rig.buffer(), 8), head=at)

@@ -67,7 +67,7 @@ def test_a_head_is_in_flight_until_it_was_shown_as_used(rig: Rig) -> None:
 
 
 @pytest.mark.hostile("R18")
-def test_what_the_driver_writes_into_the_used_ring_is_never_read(rig: Rig) -> None:
+def test_driver_writes_to_the_used_ring_are_never_read(rig: Rig) -> None:
     device = rig.device()
     for at in range(20):
         rig.raw.used_idx, rig.raw.used_flags = 0xDEAD, 0xFFFF

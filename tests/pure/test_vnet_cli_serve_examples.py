@@ -26,7 +26,7 @@ def test_the_example_shows_a_network_and_a_disk_and_where_they_move_to() -> None
 
 
 @pytest.mark.parametrize("line", SHOWN)
-def test_what_the_example_shows_is_understood(line: str) -> None:
+def test_the_commands_of_the_example_are_understood(line: str) -> None:
     assert isinstance(command, click.Group)
     kind, *options = shlex.split(line)
     actual = command.get_command(click.Context(command), kind)

@@ -66,7 +66,7 @@ def test_units_are_a_list_and_each_has_a_place() -> None:
         ('features_off = ["T10_PI"]', "devices.scsi0.features_off", "unknown feature T10_PI"),
     ],
 )
-def test_what_can_not_be_is_refused_in_one_line(text: str, where: str, why: str) -> None:
+def test_an_impossible_value_is_refused_in_one_line(text: str, where: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why) as caught:
         spec(text)
     assert where in str(caught.value)

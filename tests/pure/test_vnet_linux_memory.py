@@ -51,7 +51,7 @@ def test_the_memfd_is_sealed_so_that_no_mapping_of_it_can_fault(memory: HostMemo
             os.ftruncate(memory.fd, size)
 
 
-def test_what_is_written_is_seen_through_the_file(memory: HostMemory) -> None:
+def test_written_data_are_seen_through_the_file(memory: HostMemory) -> None:
     buffer = memory.alloc(100)
     memory.view(buffer.addr, 5, True)[:] = b"hello"
     assert os.pread(memory.fd, 5, buffer.addr - BASE) == b"hello"

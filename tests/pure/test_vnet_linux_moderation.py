@@ -19,15 +19,15 @@ def pauses(rate: Callable[[float], float], windows: int) -> list[float]:
 @pytest.mark.parametrize(
     ("rate", "pause"), [(MIN_RATE, MAX_PAUSE), (4e8, BYTES_PER_POLL / 4e8), (2e9, BYTES_PER_POLL / 2e9)]
 )
-def test_who_carries_as_much_with_pauses_has_them_nearly_always(rate: float, pause: float) -> None:
+def test_equal_throughput_with_pauses_keeps_them_nearly_always(rate: float, pause: float) -> None:
     assert pauses(lambda _: rate, 3 * (PAUSED_WINDOWS + 1)) == ([pause] * PAUSED_WINDOWS + [0.0]) * 3
 
 
-def test_who_carries_little_has_none() -> None:
+def test_little_traffic_has_no_pauses() -> None:
     assert not any(pauses(lambda _: MIN_RATE * 0.99, 100))
 
 
-def test_who_asks_and_waits_for_the_answer_is_spared() -> None:
+def test_request_and_response_traffic_is_rarely_paused() -> None:
     """64 KiB every 200 us, and every 700 us with pauses: tried one window in many."""
     actual = pauses(lambda pause: 65536 / (200e-6 + pause), 10 * (REST_WINDOWS + 1))
     assert 0 < sum(map(bool, actual)) <= 11
@@ -35,7 +35,7 @@ def test_who_asks_and_waits_for_the_answer_is_spared() -> None:
 
 
 @pytest.mark.parametrize(("good", "goes_on"), [(1, False), (2, True)])
-def test_what_is_kept_on_average_decides(good: int, goes_on: bool) -> None:
+def test_the_average_throughput_decides(good: int, goes_on: bool) -> None:
     """One window in which little came is one of two, which is too much, or one of three."""
     rates = iter([1e9] + [6e8] * good + [3.5e8])
     actual = pauses(lambda _: next(rates), 2 + good)

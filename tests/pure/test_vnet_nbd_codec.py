@@ -138,7 +138,7 @@ def test_the_old_way_knows_no_error_but_to_hang_up() -> None:
     [struct.pack(">I", 7), FLAGS + bytes(16), FLAGS + b"IHAVEOPT" + b"\xff" * 8],
     ids=["unknown flags", "no magic", "4 GiB"],
 )
-def test_what_makes_no_sense_ends_the_negotiation(data: bytes) -> None:
+def test_a_senseless_message_ends_the_negotiation(data: bytes) -> None:
     with pytest.raises(NbdProtocolError):
         list(handshake().feed(data))
 

@@ -274,7 +274,7 @@ def test_a_peer_that_asks_faster_than_it_reads_is_answered_a_bounded_number_of_t
 # Whom it believes
 
 
-def test_what_was_configured_is_never_overruled() -> None:
+def test_a_configured_address_is_never_overruled() -> None:
     one = neighbour(OTHER_MAC)
     receive(one, arp_request())
     receive(one, solicitation())
@@ -283,7 +283,7 @@ def test_what_was_configured_is_never_overruled() -> None:
     assert one.peer == mac(OTHER_MAC)
 
 
-def test_what_was_learnt_is_overruled_by_the_peers_own_word_and_not_by_a_frame() -> None:
+def test_a_learnt_address_is_overruled_by_the_peers_own_word_and_not_by_a_frame() -> None:
     one = neighbour()
     one.received(mac(OTHER_MAC), ETH_P_IP, packet(OUR_IP))
     one.received(mac(PEER_MAC), ETH_P_IP, packet(OUR_IP))

@@ -207,9 +207,7 @@ def test_a_peer_that_never_asks_or_answers_gets_packets_at_once_all_the_same() -
 
 
 @pytest.mark.parametrize(("answers", "again"), [(PEER_MAC, 0), (B_MAC, 1)], ids=["the peer", "another station"])
-def test_what_was_sent_to_the_peer_for_want_of_better_goes_to_the_station_that_answers(
-    answers: str, again: int
-) -> None:
+def test_packets_sent_to_the_peer_at_first_go_to_the_station_that_answers(answers: str, again: int) -> None:
     one = neighbour(PEER_MAC)
     assert actual(one, A) == (PEER_MAC, False)
     sent(one)

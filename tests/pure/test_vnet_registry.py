@@ -93,7 +93,7 @@ def test_a_record_with_another_name_or_value_is_not_added(name: str, record: int
         registry().add(name, record)
 
 
-def test_what_was_added_in_a_context_goes_with_it() -> None:
+def test_records_added_in_a_context_go_with_it() -> None:
     table = registry()
     with table.temporarily():
         table.add("two", 2)

@@ -67,7 +67,7 @@ trace = "trace.txt"
         ("faults = 1", "links.pcie0.faults", "a table"),
     ],
 )
-def test_what_can_not_be_is_refused_in_one_line(text: str, path: str, why: str) -> None:
+def test_an_impossible_value_is_refused_in_one_line(text: str, path: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why) as refused:
         link(text)
     assert refused.value.path == path

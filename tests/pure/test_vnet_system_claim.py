@@ -36,7 +36,7 @@ def put_link_to_socket(path: Path) -> None:
 
 @pytest.mark.hostile("X04")
 @pytest.mark.parametrize("put", [put_file, put_link_to_socket, Path.mkdir])
-def test_what_is_no_socket_is_left_alone(made_run_dir: Path, put: Callable[[Path], None]) -> None:
+def test_a_file_that_is_no_socket_is_left_alone(made_run_dir: Path, put: Callable[[Path], None]) -> None:
     put(socket_path(NAME))
     before = contents(made_run_dir)
     with pytest.raises(ControlError, match="must be a socket"), claim(NAME, IN_MEMORY):
@@ -85,7 +85,7 @@ def test_a_name_is_one_systems_at_a_time_and_a_file_says_whose(run_dir: Path) ->
     assert contents(run_dir) == []
 
 
-def test_what_a_killed_process_left_is_removed_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remains_of_a_killed_process_are_removed_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[str] = []
     monkeypatch.setattr(claim_module, "remove_netns", removed.append)
     run_dir.mkdir(mode=0o700)
@@ -110,7 +110,7 @@ def put_link_to_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("put", [put_pipe, put_link_to_file, put_stale_socket, Path.mkdir])
-def test_what_is_no_file_is_left_alone(made_run_dir: Path, put: Callable[[Path], None]) -> None:
+def test_a_path_that_is_no_file_is_left_alone(made_run_dir: Path, put: Callable[[Path], None]) -> None:
     put(state_path(NAME))
     before = contents(made_run_dir)
     for look in (running, read_state, clean_up):

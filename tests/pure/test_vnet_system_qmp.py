@@ -75,7 +75,7 @@ def test_an_answer_may_have_as_many_objects_as_a_large_system() -> None:
         (b'{"execute": "x", "frob": 1}', "QMP input member 'frob' is unexpected"),
     ],
 )
-def test_what_is_no_command_is_refused(message: bytes, desc: str) -> None:
+def test_an_unknown_command_is_refused(message: bytes, desc: str) -> None:
     with pytest.raises(QmpError) as caught:
         request(parse(message))
     assert caught.value.as_dict() == {"error": {"class": "GenericError", "desc": desc}}

@@ -176,9 +176,7 @@ TRANSPORT = [
 
 
 @pytest.mark.parametrize(("kind", "transport", "keys", "line"), TRANSPORT)
-def test_what_a_transport_or_its_memory_can_not_carry_is_refused(
-    kind: str, transport: str, keys: str, line: str
-) -> None:
+def test_a_device_beyond_its_transport_or_memory_is_refused(kind: str, transport: str, keys: str, line: str) -> None:
     assert refusal(built_in_text(kind, transport, keys)).startswith(line)
 
 

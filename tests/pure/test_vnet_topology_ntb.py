@@ -86,7 +86,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "where", "why"), REFUSED.values(), ids=REFUSED)
-def test_what_can_not_be_is_refused_in_one_line(text: str, where: str, why: str) -> None:
+def test_an_impossible_value_is_refused_in_one_line(text: str, where: str, why: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text, "t.toml")
     line = str(caught.value)

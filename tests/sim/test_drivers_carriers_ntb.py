@@ -233,7 +233,7 @@ def test_a_doorbell_of_a_host_that_is_not_there_is_dead_and_forgotten(bridge: Br
     assert secondary.db_read() == 1
 
 
-def test_what_was_written_before_a_doorbell_is_there_when_it_rings(bridge: Bridge) -> None:
+def test_data_written_before_a_doorbell_are_there_when_it_rings(bridge: Bridge) -> None:
     memory, addr = reach(bridge)
     seen: list[bytes] = []
 

@@ -165,7 +165,7 @@ async def test_without_a_byte_for_the_status_the_queue_is_latched_and_the_other_
 
 
 @pytest.mark.hostile("B02")
-async def test_what_was_taken_before_the_queue_was_latched_is_still_answered() -> None:
+async def test_requests_taken_before_the_queue_was_latched_are_still_answered() -> None:
     async with open_blk_pair(TWO) as pair, unharmed(pair):
         store = pair.store
         async with hostile_driver(pair) as driver:
@@ -239,7 +239,7 @@ async def test_memory_is_bounded_by_the_workers_for_any_number_of_requests() -> 
 
 @pytest.mark.hostile("R16", "D10")
 @pytest.mark.parametrize("kind", [IN, OUT, ZEROES])
-async def test_what_a_request_turns_into_while_it_is_done_changes_nothing(kind: RequestType) -> None:
+async def test_changes_of_a_request_in_progress_have_no_effect(kind: RequestType) -> None:
     async with open_blk_pair(TWO) as pair, unharmed(pair):
         media = fill(pair)
         store = pair.store

@@ -108,7 +108,7 @@ async def test_zeroes_are_read_where_zeroes_were_written_whether_blocks_were_giv
 @pytest.mark.parametrize(
     ("method", "number"), [("read", errno.EIO), ("write", errno.ENOSPC), ("flush", errno.EIO), ("discard", errno.EIO)]
 )
-async def test_what_the_store_can_not_do_is_an_error_and_the_rest_goes_on(method: str, number: int) -> None:
+async def test_an_operation_that_the_store_refuses_is_an_error_and_the_rest_goes_on(method: str, number: int) -> None:
     async with open_blk_pair() as pair:
         disk, store = pair.disk, pair.store
         await disk.write(0, b"a" * 4096)
@@ -133,7 +133,7 @@ async def test_what_the_store_can_not_do_is_an_error_and_the_rest_goes_on(method
 
 @pytest.mark.hostile("B06")
 @pytest.mark.parametrize("method", ["preadv", "pwritev"])
-async def test_what_fails_at_once_is_an_error_too(method: str) -> None:
+async def test_an_immediate_failure_is_an_error_too(method: str) -> None:
     async with open_blk_pair() as pair:
         pair.store.errors[method] = OSError(errno.EIO, "broken")
         with pytest.raises(DiskError, match="IOERR"):
@@ -192,7 +192,7 @@ async def test_a_few_waiting_requests_keep_no_other_from_the_cache() -> None:
 
 
 @pytest.mark.parametrize("size", [512, LARGE + 512, 3 * MIB])
-async def test_what_the_store_has_half_of_is_completed_by_a_worker(size: int) -> None:
+async def test_a_request_that_the_store_half_completes_is_completed_by_a_worker(size: int) -> None:
     async with open_blk_pair() as pair:
         data = os.urandom(size)
         store = pair.store

@@ -277,7 +277,7 @@ async def test_a_link_that_is_back_after_29_seconds_was_not_missed() -> None:
         assert pair.disk.figures[0].errors == {}
 
 
-async def test_what_was_removed_while_the_link_was_down_fails_when_it_is_back() -> None:
+async def test_a_request_beyond_a_disk_shrunk_while_the_link_was_down_fails() -> None:
     async with open_blk_pair() as pair:
         pair.link.bring_down()
         await trio.sleep(0.1)

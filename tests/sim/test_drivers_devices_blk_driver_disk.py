@@ -199,7 +199,7 @@ async def test_more_than_the_buffers_hold_is_done_in_turns() -> None:
             await pair.disk.buffer(2 * MIB)
 
 
-async def test_what_is_no_whole_block_is_our_own_mistake() -> None:
+async def test_a_partial_block_is_our_own_mistake() -> None:
     async with open_blk_pair(BlkOptions(block_size=4096)) as pair:
         for offset, size in ((512, 4096), (0, 512), (-4096, 4096)):
             with pytest.raises(ValueError, match="whole blocks of 4096"):

@@ -198,7 +198,7 @@ OFFLOAD_CAPS = {
 @pytest.mark.every_transport
 @pytest.mark.parametrize("end", ["driver", "device"])
 @pytest.mark.parametrize("caps", OFFLOAD_CAPS.values(), ids=OFFLOAD_CAPS)
-async def test_what_a_port_can_not_do_is_not_agreed_on(caps: Offloads, end: str) -> None:
+async def test_features_that_the_port_lacks_are_not_negotiated(caps: Offloads, end: str) -> None:
     """A port that can't finish a checksum must not get one, and what it never hands up need not be accepted."""
     changes = {"driver_caps": caps} if end == "driver" else {"device_caps": caps}
     async with open_pair(attrs.evolve(SMALL, **changes)) as pair, unharmed(pair):  # type: ignore[arg-type]
@@ -238,7 +238,7 @@ async def test_a_burst_costs_few_notifications() -> None:
 
 
 @pytest.mark.every_transport
-async def test_what_is_sent_goes_through_the_buffers_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_frames_go_through_the_buffers_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_pair(Options(queue_size=256)) as pair:
         ring, used = pair.virtio.queues[1].ring, set[int]()
         add_each = ring.add_each

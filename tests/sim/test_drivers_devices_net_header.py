@@ -168,7 +168,7 @@ async def test_a_frame_that_waits_for_buffers_ends_with_the_network_it_came_from
 
 @pytest.mark.every_transport
 @pytest.mark.virtio("NET-DRV-25", "NET-DRV-26", "SPLIT-DRV-4")
-async def test_what_the_driver_sends_has_a_twelve_byte_header_with_num_buffers_zero_in_one_descriptor() -> None:
+async def test_the_driver_sends_a_twelve_byte_header_with_num_buffers_zero_in_one_descriptor() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_device(pair) as device:
         header, frame = PARTIAL["udp"].emit()
         pair.driver_port.inject(frame, header[:10] + b"\7\7")
@@ -258,7 +258,7 @@ NOT_AGREED = {
 
 @pytest.mark.virtio("NET-DRV-31", "NET-DRV-35", "NET-DRV-39", "NET-DEV-35", "NET-DEV-38", "NET-DEV-39")
 @pytest.mark.parametrize("direction", DIRECTIONS)
-async def test_what_there_is_no_feature_for_here_never_gets_into_a_ring(direction: str) -> None:
+async def test_frames_that_need_an_unnegotiated_feature_never_get_into_a_ring(direction: str) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair):
         source, _ = ends(pair, direction)
         for header in NOT_AGREED.values():
@@ -317,7 +317,7 @@ async def test_a_received_frame_and_its_used_element_are_written_before_the_used
 
 
 @pytest.mark.virtio("CLEANUP-DRV-1")
-async def test_what_the_device_still_has_is_not_changed_under_it() -> None:
+async def test_buffers_that_the_device_still_has_are_not_changed() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_device(pair) as device:
         ring = device.rings[0]
         for turn in range(40):

@@ -279,7 +279,7 @@ async def test_a_sender_waits_while_the_link_is_down() -> None:
 
 
 @pytest.mark.parametrize("side", [0, 1])
-async def test_what_a_reset_takes_is_counted(side: int) -> None:
+async def test_messages_lost_in_a_reset_are_counted(side: int) -> None:
     async with open_rpmsg_pair() as pair:
         source = pair.buses[side].create(SAMPLE)
         pair.buses[1 - side].create(SAMPLE, inbox=10)

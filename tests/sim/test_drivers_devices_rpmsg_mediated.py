@@ -164,7 +164,7 @@ async def test_a_side_without_the_name_service_gets_no_names(off: str) -> None:
         assert of_talker.drops == {"no_service": 1}
 
 
-async def test_who_has_no_buffer_makes_the_other_wait_and_nothing_is_lost() -> None:
+async def test_a_side_without_buffers_makes_the_other_wait_and_nothing_is_lost() -> None:
     async with open_rpmsg_pair(mediated(queue_size=4)) as pair:
         first = pair.buses[0].create("slow", addr=100, dst=200, inbox=1)
         second = pair.buses[1].create("slow", addr=200, dst=100, inbox=1)
@@ -277,7 +277,7 @@ async def test_a_driver_that_declines_a_service_is_not_sent_its_messages() -> No
 
 
 @pytest.mark.parametrize("key", ["local_to_driver = 1024", "local_to_device = 1024", 'local_features_off = ["AS"]'])
-def test_what_only_a_local_driver_has_is_refused_without_one(key: str) -> None:
+def test_keys_of_a_local_driver_are_refused_without_one(key: str) -> None:
     text = f'[hosts.rc]\n[devices.r]\ntype = "rpmsg"\ntransport = "mmio"\nhost = "rc"\n{key}\n'
     with pytest.raises(ConfigError, match="requires mode = 'mediated': only there is a local driver"):
         parse(text, "test.toml")

@@ -142,7 +142,7 @@ LINUX = {
 """One command: the CDB, the room for the answer, and its bytes."""
 
 
-async def test_what_linux_asks_a_disk_for_when_it_finds_one_is_answered() -> None:
+async def test_the_commands_of_linux_at_discovery_are_answered() -> None:
     """Commands of Linux's midlayer and sd, each with its buffer size."""
     async with open_scsi_pair(ScsiOptions(luns=TWO)) as pair:
         for what, (cdb, room, size) in LINUX.items():

@@ -181,7 +181,7 @@ async def test_events_beyond_the_buffers_are_lost_and_reported_as_lost() -> None
         assert pair.plug.events.drops == {"no_buffer": 14}
 
 
-async def test_who_listens_too_slowly_learns_that_it_missed_some() -> None:
+async def test_a_slow_listener_learns_that_it_missed_events() -> None:
     async with open_scsi_pair() as pair:
         with pair.initiator.events() as slow, pair.initiator.events() as gone:
             gone.close()

@@ -162,7 +162,7 @@ async def test_a_bad_question_is_answered_and_does_nothing(read: bytes, response
         pytest.param(commands.unmap((5, 1))[0], commands.unmap((5, 1))[1], 0, bytes(512), id="UNMAP"),
     ],
 )
-async def test_what_a_request_turns_into_while_it_is_done_changes_nothing(
+async def test_changes_of_a_request_in_progress_have_no_effect(
     cdb: bytes, out: bytes, write: int, expected: bytes | None
 ) -> None:
     async with open_scsi_pair(TWO) as pair, unharmed(pair):

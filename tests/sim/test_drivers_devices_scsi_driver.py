@@ -122,7 +122,7 @@ async def test_a_configuration_that_can_not_be_is_refused_in_one_sentence(
         (ScsiConfigField.NUM_QUEUES, 0xFFFF_FFFF),
     ],
 )
-async def test_what_a_device_can_do_little_of_is_used_as_little(field: ScsiConfigField, value: int) -> None:
+async def test_small_limits_of_a_device_are_kept(field: ScsiConfigField, value: int) -> None:
     async with open_scsi_pair() as pair, tapped(pair) as tap:
         config = tap.structures[CfgType.DEVICE]
         tap.lies[config.bar, config.offset + field.value[0]] = lambda _: value
@@ -162,7 +162,7 @@ async def test_what_a_device_can_do_little_of_is_used_as_little(field: ScsiConfi
         ("write", errno.EROFS, (SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)),
     ],
 )
-async def test_what_the_store_can_not_do_has_its_sense(
+async def test_an_operation_that_the_store_refuses_has_its_sense(
     method: str, number: int, expected: tuple[int, int], at_once: bool
 ) -> None:
     async with open_scsi_pair() as pair:

@@ -91,7 +91,7 @@ async def intruder(pair: NetPair) -> AsyncIterator[HostileMailbox[NetPair]]:
 
 
 @pytest.mark.hostile("S05")
-async def test_what_is_written_after_activate_changes_nothing() -> None:
+async def test_writes_after_activate_change_nothing() -> None:
     async with open_pair(MAILBOX) as pair, unharmed(pair), intruder(pair) as driver:
         await driver.start()
         rings = [queue.ring for queue in pair.vhost.queues]

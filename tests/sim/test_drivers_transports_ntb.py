@@ -132,7 +132,7 @@ async def test_everything_a_driver_allocates_lies_in_the_window_and_comes_back()
         assert front.dma.alloc(100).addr == buffers[0].addr
 
 
-async def test_what_is_handed_out_again_is_zeroed() -> None:
+async def test_memory_handed_out_again_is_zeroed() -> None:
     async with open_hosts() as hosts:
         hosts.start()
         await hosts.wait_up()

@@ -57,7 +57,7 @@ UNUSABLE = {
 
 @pytest.mark.virtio("PCI-DRV-5", "PCI-DRV-6", "PCI-DRV-8", "PCI-DRV-35")
 @pytest.mark.parametrize("bad", UNUSABLE.values(), ids=UNUSABLE)
-async def test_what_can_not_be_used_is_skipped_and_the_first_usable_structure_is_taken(bad: Listed) -> None:
+async def test_unusable_structures_are_skipped_and_the_first_usable_one_is_taken(bad: Listed) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), tapped(pair) as tap:
         first = tap.config_read(CAP_POINTER, 1)
         overlay(tap, CAP_POINTER, bytes([FREE]))

@@ -186,7 +186,7 @@ async def test_frames_over_several_buffers_are_marked(files: list[DirtyFile], tm
 
 
 @pytest.mark.hostile("V19")
-async def test_what_a_scsi_host_answers_is_marked(files: list[DirtyFile], tmp_path: Path) -> None:
+async def test_the_answers_of_a_scsi_host_are_marked(files: list[DirtyFile], tmp_path: Path) -> None:
     units = {"luns": [{"store": "memory", "size": 1}]}
     export = DeviceExport(parse_device({"type": "scsi", "device": units}, "test"), tmp_path / "scsi")
     features = mask((RingFeature.VERSION_1, RingFeature.EVENT_IDX, RingFeature.INDIRECT_DESC))

@@ -124,7 +124,7 @@ async def test_a_log_comes_with_one_file_descriptor(count: int, files: list[Dirt
 
 
 @pytest.mark.hostile("V10")
-async def test_who_did_not_agree_on_a_log_can_not_have_one(files: list[DirtyFile]) -> None:
+async def test_a_front_end_without_the_log_feature_can_not_have_one(files: list[DirtyFile]) -> None:
     async with bench_(files) as bench, bench.front() as front:
         await front.bring_up(PROTOCOL_FEATURES & ~mask((ProtocolFeature.LOG_SHMFD,)))
         assert not await front.tell(R.SET_FEATURES, U64(front.features | 1 << F_PROTOCOL_FEATURES | 1 << F_LOG_ALL))

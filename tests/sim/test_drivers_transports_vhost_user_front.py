@@ -164,7 +164,7 @@ def refuse(back: ScriptedBack, request: FrontendRequest) -> None:
 
 
 @pytest.mark.parametrize(("spoil", "why"), REFUSALS.values(), ids=REFUSALS)
-async def test_what_a_back_end_lacks_or_refuses_is_one_clear_error_and_its_successor_is_taken(
+async def test_a_missing_or_refused_feature_is_one_clear_error_and_the_next_back_end_is_taken(
     tmp_path: Path, spoil: Callable[[ScriptedBack], object], why: str
 ) -> None:
     back, good = ScriptedBack(), ScriptedBack()

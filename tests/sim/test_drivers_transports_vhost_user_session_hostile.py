@@ -70,7 +70,7 @@ async def test_a_size_that_can_not_be(size: int) -> None:
 
 @pytest.mark.hostile("V03")
 @pytest.mark.parametrize(("request_", "flags"), [(999, 1), (R.SET_OWNER, 0), (R.SET_OWNER, 5), (R.SET_OWNER, 0x101)])
-async def test_what_is_unknown_is_refused_and_without_acknowledgements_closes(request_: int, flags: int) -> None:
+async def test_an_unknown_request_is_refused_and_without_acknowledgements_closes(request_: int, flags: int) -> None:
     async with bench_() as bench, bench.front() as front:
         await front.negotiate()
         await front.send(header(request_, flags | 8, 0))

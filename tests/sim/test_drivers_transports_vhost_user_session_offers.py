@@ -159,7 +159,7 @@ SINGLE = [feature for feature in F if PROTOCOL_FEATURES >> feature & 1 or featur
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("feature", [*SINGLE, None], ids=lambda feature: feature.name if feature else "all")
-async def test_what_is_offered_can_be_used(
+async def test_offered_features_can_be_used(
     kind: str, packed: bool, feature: ProtocolFeature | None, tmp_path: Path
 ) -> None:
     _, options, rings = TYPES[kind]

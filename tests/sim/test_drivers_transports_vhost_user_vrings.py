@@ -66,7 +66,7 @@ async def test_rings_go_on_in_other_memory_and_after_a_stop(open_some: Callable[
             await pair.transfer(1 << 16)
 
 
-async def test_what_is_in_a_ring_that_is_not_enabled_is_thrown_away() -> None:
+async def test_chains_of_a_disabled_ring_are_thrown_away() -> None:
     with over("vhost_user"):
         async with open_pair(Options()) as pair:
             pair.driver_port.inject(FRAME)

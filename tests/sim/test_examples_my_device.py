@@ -103,7 +103,7 @@ async def test_a_request_gets_64_kib_at_most() -> None:
         assert pair.traffic.bytes == 8 * LIMIT
 
 
-async def test_what_is_not_writable_gets_nothing_and_is_counted() -> None:
+async def test_a_buffer_that_is_not_writable_gets_nothing_and_is_counted() -> None:
     async with open_entropy_pair() as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.start(queues=1)
         ring = driver.rings[0]

@@ -123,7 +123,9 @@ async def test_every_setting_shows_at_both_sides() -> None:
         ("announce", "loudly", "net0: announce 'loudly': must be now, or absent"),
     ],
 )
-async def test_what_can_not_be_is_refused_in_one_line_and_changes_nothing(setting: str, value: str, why: str) -> None:
+async def test_an_impossible_value_is_refused_in_one_line_and_changes_nothing(
+    setting: str, value: str, why: str
+) -> None:
     async with open_world(parse(SEVERAL), "t") as world:
         await world.wait_up()
         await trio.testing.wait_all_tasks_blocked()

@@ -31,7 +31,7 @@ def rescues(pair: NetPair) -> tuple[int, int]:
 # Requests
 
 
-def test_what_can_not_happen_is_refused() -> None:
+def test_an_impossible_fault_is_refused() -> None:
     for request in LinkRequest:
         for action in Action:
             if action not in POSSIBLE[request]:

@@ -155,7 +155,7 @@ async def test_an_idle_link_owes_nothing_and_settling_it_is_no_checkpoint() -> N
     assert not scope.cancelled_caught
 
 
-async def test_what_was_on_its_way_when_the_link_went_down_takes_no_time() -> None:
+async def test_transfers_under_way_at_link_down_take_no_time() -> None:
     link = timed()
     meter = link.meter(UP)
     assert meter is not None
@@ -224,7 +224,7 @@ async def open_ntb(**links: LinkSpec) -> AsyncIterator[NetPair]:
 
 
 @pytest.mark.parametrize("names", BOTH_LINKS.values(), ids=BOTH_LINKS)
-async def test_what_crosses_an_ntb_is_billed_on_every_link_on_its_way(names: tuple[str, ...]) -> None:
+async def test_transfers_across_an_ntb_are_billed_on_every_link_on_their_way(names: tuple[str, ...]) -> None:
     async with open_ntb(**dict.fromkeys(names, SLOW)) as pair:
         before, began = dma(pair, names), trio.current_time()
         await pair.transfer()

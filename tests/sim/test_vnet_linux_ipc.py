@@ -111,7 +111,7 @@ async def test_closing_a_socket_ends_who_waits_for_it() -> None:
     theirs.close()
 
 
-async def test_who_listens_is_reached_at_its_path(tmp_path: Path) -> None:
+async def test_a_listener_is_reached_at_its_path(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with pytest.raises(FileNotFoundError):
         await connect(path)
@@ -197,7 +197,7 @@ async def test_every_notification_arrives_once_also_an_early_one(ipc: LocalIpc, 
 
 
 @pytest.mark.hostile("V05")
-async def test_what_is_no_event_and_no_socket_is_refused_and_closed(ipc: LocalIpc, tmp_path: Path) -> None:
+async def test_a_descriptor_of_another_kind_is_refused_and_closed(ipc: LocalIpc, tmp_path: Path) -> None:
     before = fds()
 
     path = tmp_path / "disk"

@@ -39,7 +39,7 @@ def poller() -> Iterator[Poller]:
     poller.close()
 
 
-async def test_what_comes_in_wakes_who_waits_and_is_remembered_for_who_does_not(
+async def test_an_event_wakes_a_waiter_or_is_kept_for_the_next_wait(
     poller: Poller, ends: tuple[socket.socket, socket.socket], nursery: trio.Nursery
 ) -> None:
     here, there = ends
@@ -127,7 +127,7 @@ async def test_ports_are_read_after_what_other_processes_ask_for(
 @pytest.mark.parametrize(
     ("moderate", "expected"), [(True, ["a", "b", "c", "tell"]), (False, ["a", "tell", "b", "c", "tell"])]
 )
-async def test_who_moderates_tells_others_once_at_the_end_of_a_look(
+async def test_a_moderating_poller_notifies_others_once_at_the_end_of_a_poll(
     moderate: bool, expected: list[str], nursery: trio.Nursery
 ) -> None:
     poller, order = Poller(moderate=moderate), list[str]()

@@ -104,7 +104,7 @@ async def test_a_read_of_64_kib_comes_in_one_piece_however_small_the_devices_req
         assert await client.do(READ, 0, 64 * KIB, DF) == NbdError.IO
 
 
-async def test_what_was_not_offered_is_an_invalid_argument() -> None:
+async def test_a_command_that_was_not_offered_is_an_invalid_argument() -> None:
     async with serving(BlkOptions(features_off=("DISCARD",))) as (_pair, server), connected(server) as client:
         assert await client.do(TRIM, 0, 512) == NbdError.INVAL
         assert await client.do(ZEROES, 0, 512) == NbdError.OK

@@ -80,7 +80,7 @@ async def test_a_large_read_comes_in_pieces_the_last_of_which_says_so() -> None:
         (99, 0, 0, 0, NbdError.INVAL),
     ],
 )
-async def test_what_can_not_be_has_its_error_and_the_next_command_is_understood(
+async def test_an_impossible_command_has_its_error_and_the_next_one_is_understood(
     structured: bool, kind: int, offset: int, size: int, flags: int, error: NbdError
 ) -> None:
     async with serving() as (_pair, server), connected(server, structured=structured) as client:
@@ -127,7 +127,7 @@ async def test_commands_that_came_together_reach_the_device_together() -> None:
 
 
 @pytest.mark.parametrize("structured", [True, False])
-async def test_what_the_disk_can_not_do_is_an_error_of_that_command_alone(structured: bool) -> None:
+async def test_a_command_that_the_disk_refuses_is_an_error_of_that_command_alone(structured: bool) -> None:
     async with serving() as (pair, server), connected(server, structured=structured) as client:
         pair.store.at_once = False
         pair.store.errors["read"] = OSError(errno.EIO, "broken")
@@ -204,7 +204,7 @@ async def test_a_client_that_reads_no_replies_is_not_listened_to_for_ever_and_ot
 
 
 @pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\nHost: disk0\r\n\r\n", bytes(100), b"\xff" * 65536])
-async def test_what_is_no_nbd_is_hung_up_on(garbage: bytes) -> None:
+async def test_a_connection_that_is_no_nbd_is_closed(garbage: bytes) -> None:
     async with serving() as (_pair, server):
         async with connected(server, begin=False) as client:
             await client.stream.send_all(garbage)

@@ -68,7 +68,7 @@ async def test_a_frame_that_does_not_fit_is_dropped_and_the_next_one_is_tried() 
     assert port.statistics().drops == {"too_long": 1}
 
 
-async def test_what_is_sent_is_received_as_header_and_frame() -> None:
+async def test_a_sent_frame_is_received_as_header_and_frame() -> None:
     port = await started(MemoryPort())
     rest = [memoryview(FRAME[14:30]), memoryview(FRAME[30:])]
     assert port.send(HEAD, rest)

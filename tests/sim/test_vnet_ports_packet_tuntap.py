@@ -200,7 +200,7 @@ async def test_a_frame_that_asks_for_more_than_was_agreed_is_dropped(
         (ipv6()[:39], "too_short"),
     ],
 )
-async def test_what_is_no_ip_packet_is_dropped(device: Socket, packet: bytes, cause: str) -> None:
+async def test_a_frame_that_is_no_ip_packet_is_dropped(device: Socket, packet: bytes, cause: str) -> None:
     port = await tun(device)
     device.write(PLAIN + packet)
     assert receive(port) == b""

@@ -98,7 +98,7 @@ async def nothing_at_all(front: FrontEnd) -> None:
 
 
 @pytest.mark.hostile("V15", "V16")
-async def test_what_one_front_end_breaks_leaves_the_other_devices_alone(tmp_path: Path) -> None:
+async def test_damage_by_one_front_end_leaves_the_other_devices_alone(tmp_path: Path) -> None:
     before, output = (fds(), maps()), list[str]()
     paths = {name: tmp_path / name for name in ("good", "bad")}
     exports = {name: disk(path) for name, path in paths.items()}

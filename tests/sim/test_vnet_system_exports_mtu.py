@@ -62,7 +62,7 @@ async def run(front: FrontEnd, mtu: int | None) -> bool:
 
 @pytest.mark.virtio("NET-DEV-4", "NET-DEV-7", "NET-DEV-8")
 @pytest.mark.parametrize("mtu", [68, 1280, OWN])
-async def test_what_the_device_can_pass_is_agreed_on_and_its_interface_follows(mtu: int, tmp_path: Path) -> None:
+async def test_an_mtu_that_the_device_can_pass_is_accepted_and_its_interface_follows(mtu: int, tmp_path: Path) -> None:
     output = list[str]()
     async with served_net(tmp_path, output) as (served, port):
         async with front_end(served) as front:
@@ -87,7 +87,7 @@ async def test_what_the_device_can_pass_is_agreed_on_and_its_interface_follows(m
 
 @pytest.mark.virtio("NET-DEV-4", "NET-DEV-8")
 @pytest.mark.parametrize("mtu", [0, 67, OWN + 1, 9000, 65535, 1 << 32, (1 << 64) - 1])
-async def test_what_it_can_not_pass_is_refused_with_the_reason(mtu: int, tmp_path: Path) -> None:
+async def test_an_mtu_that_it_can_not_pass_is_refused_with_the_reason(mtu: int, tmp_path: Path) -> None:
     output = list[str]()
     async with served_net(tmp_path, output) as (served, port), front_end(served) as front:
         assert not await run(front, mtu)

@@ -112,7 +112,7 @@ async def test_packets_are_counted_at_both_sides_of_both_queues_and_at_both_port
     assert [(port["rx_bytes"], port["tx_bytes"]) for port in ports] == [(180, 120), (120, 180)]
 
 
-async def test_what_one_side_sent_the_other_received(world: World) -> None:
+async def test_frames_sent_by_one_side_are_received_by_the_other(world: World) -> None:
     await send(world, "driver", 3)
     await send(world, "device", 2)
     actual = rows(world)

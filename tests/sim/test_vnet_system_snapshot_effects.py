@@ -94,7 +94,7 @@ async def test_a_look_provokes_no_fault_and_changes_no_later_one(transport: str)
         assert pair.link.statistics().faults
 
 
-async def test_what_enumeration_found_is_shown_also_while_the_link_is_down() -> None:
+async def test_enumerated_functions_are_shown_also_while_the_link_is_down() -> None:
     def capabilities(pair: NetPair) -> list[int]:
         actual: Any = to_plain(take_snapshot(pair.world))
         [function] = actual["hosts"]["rc"]["pci"][0]["functions"]

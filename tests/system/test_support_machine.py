@@ -82,7 +82,7 @@ def interface() -> Iterator[None]:
     ("kind", "hold"),
     [("fds", open_pipe), ("children", child_process), ("namespaces", namespace), ("interfaces", interface)],
 )
-def test_what_is_held_is_seen_and_what_is_given_back_is_not(
+def test_resources_in_use_are_seen_and_released_ones_are_not(
     privileged: None, kind: str, hold: Callable[[], AbstractContextManager[None]]
 ) -> None:
     before = Holdings.now()

@@ -42,5 +42,5 @@ def test_names_of_what_runs_are_completed(up: Up) -> None:
     assert completed("exec", "--name", up.name, "r") == ["rc"]
 
 
-def test_what_does_not_run_completes_nothing() -> None:
+def test_a_system_that_does_not_run_completes_nothing() -> None:
     assert completed("set", "--name", f"t{os.getpid()}-none", "n") == []

@@ -110,7 +110,7 @@ def test_exec_becomes_the_program_in_the_hosts_namespace(shared: Up, require_too
         (("up",), "vnet: {0} is running already; try: vnet show --name {0}\n"),
     ],
 )
-def test_what_a_running_system_can_not_do_is_one_line(shared: Up, args: tuple[str, ...], line: str) -> None:
+def test_an_impossible_request_to_a_running_system_is_one_line(shared: Up, args: tuple[str, ...], line: str) -> None:
     done = vnet(args[0], "--name", shared.name, *args[1:])
     assert (done.returncode, done.stderr) == (1, line.format(shared.name))
 

@@ -237,7 +237,7 @@ def test_a_link_that_flaps_is_a_pause_and_no_more(disk: Disk, source: Path, tmp_
 
 @pytest.mark.hostile("B07")
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_what_was_flushed_is_there_after_a_kill(tools: None, tmp_path: Path, image: Path, transport: str) -> None:
+def test_flushed_data_are_there_after_a_kill(tools: None, tmp_path: Path, image: Path, transport: str) -> None:
     """Acknowledged and flushed, by a flush or by FUA; then SIGKILL in the middle of further writes, several times."""
     with running(tmp_path, f'store = "file", path = "{image}", size = {SIZE}', transport) as disk:
         for turn in range(1, 4 if transport == "pci" else 2):

@@ -56,7 +56,7 @@ async def read(store: FileStore | MemoryStore, offset: int, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["file", "memory"])
-async def test_what_was_written_is_read_and_zeroes_and_discards_are_ranges(path: Path, kind: str) -> None:
+async def test_written_data_are_read_and_zeroes_and_discards_are_ranges(path: Path, kind: str) -> None:
     async def run(store: FileStore | MemoryStore) -> None:
         data = os.urandom(3 * MIB)
         await write(store, 4096, data)
@@ -252,7 +252,7 @@ async def test_a_file_has_one_writer_or_many_readers(path: Path) -> None:
         assert store.info.size == SIZE
 
 
-async def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+async def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (Path("/dev/null"), Path("/dev/zero")):
         with pytest.raises(OSError, match="neither a file nor a block device"):

@@ -123,7 +123,7 @@ async def test_offloads_are_found_by_trying(names: tuple[str, str]) -> None:
         assert port.caps & Offloads(True, True, True) == Offloads(True, True, True)
 
 
-async def test_what_the_kernel_counts_can_be_read(names: tuple[str, str]) -> None:
+async def test_the_kernels_counters_can_be_read(names: tuple[str, str]) -> None:
     async with open_packet_port(config("tun", names[0], 1)) as port:
         await go(port, MACS[0])
         before = interface_statistics(names[0], "vnet0")

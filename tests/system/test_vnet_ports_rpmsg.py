@@ -66,7 +66,7 @@ async def test_echo_writes_and_cat_reads_at_the_terminal(tmp_path: Path, require
         assert not drops(pair)
 
 
-async def test_what_cat_shows_is_what_was_sent(tmp_path: Path, require_tool: RequireTool) -> None:
+async def test_cat_shows_the_sent_messages(tmp_path: Path, require_tool: RequireTool) -> None:
     """Every byte as it is, from \\0 to \\xff, in both directions; nothing is echoed."""
     require_tool("head", "sh")
     path = tmp_path / "tty"
@@ -138,7 +138,7 @@ async def test_a_terminal_is_found_through_a_link_that_goes_with_it(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["pty", "socket"])
-async def test_what_is_there_already_is_left_alone(tmp_path: Path, kind: str) -> None:
+async def test_an_existing_file_is_left_alone(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
     with pytest.raises(ConfigError) as caught:
