@@ -170,7 +170,7 @@ class WrappedOps:
         """Indices of the queues called, in order."""
         self.features, self.lossy, self.settle = inner.features, inner.lossy, inner.settle
         self.config_changed, self.status_changed = inner.config_changed, inner.status_changed
-        self.changed, self.broken = inner.changed, inner.broken
+        self.changed = inner.changed
 
     @property
     def meter(self) -> Meter | None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["BadChain", "BadRing", "LocalRingError", "MemoryFault", "QueueFull", "RemoteRingError", "RingError"]
+__all__ = [
+    "BadChain",
+    "BadRing",
+    "LocalRingError",
+    "MemoryFault",
+    "QueueFull",
+    "RemoteRingError",
+    "RingError",
+    "section_of",
+]
 
 
 class MemoryFault(Exception):
@@ -37,9 +46,16 @@ class QueueFull(LocalRingError):
 class RemoteRingError(RingError):
     """A violation of the ring's rules by the other side. Stops only this queue."""
 
+    section = ""
+    """Section of VIRTIO 1.4 with the violated rule, such as 2.7.5.2; empty if there is none."""
+
 
 class BadRing(RemoteRingError):
     """A violation that makes the whole ring untrustworthy: the queue is latched until reset."""
+
+    def __init__(self, reason: str, section: str = "") -> None:
+        super().__init__(reason)
+        self.section = section
 
 
 class BadChain(RemoteRingError):
@@ -52,3 +68,8 @@ class BadChain(RemoteRingError):
 
     def __str__(self) -> str:
         return f"chain at descriptor {self.head}: {self.reason}"
+
+
+def section_of(error: RemoteRingError | MemoryFault) -> str:
+    """Return the section of VIRTIO 1.4 with the rule that ``error`` violates; "" if there is none."""
+    return error.section if isinstance(error, RemoteRingError) else ""

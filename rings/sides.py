@@ -43,7 +43,7 @@ class DriverSide:
         self._counts = [0] * num  # ring descriptors of the chain
         self._writable = [0] * num  # bytes that the device may write
         # The message of the BadRing; not the exception, whose traceback grows with each raise.
-        self._bad_reason: str | None = None
+        self._violation: tuple[str, str] | None = None
         self._kicks = self._suppressed = self._chains = self._returned = self._bad_lengths = 0
 
     def _segments(
@@ -131,10 +131,10 @@ class DeviceSide:
     def _table(self, head: int, addr: Addr, size: int) -> tuple[memoryview[Any], int]:
         """Return a private copy of an indirect table as 64-bit words, and its number of entries."""
         if not self._allows_tables:
-            raise BadRing(f"chain {head}: indirect table without the feature")
+            raise BadRing(f"chain {head}: indirect table without the feature", "2.7.5.3.1")
         entries, odd = divmod(size, DESC_SIZE)
         if odd or not 1 <= entries <= self._table_max:
-            raise BadRing(f"chain {head}: indirect table of {size} bytes")
+            raise BadRing(f"chain {head}: indirect table of {size} bytes", "2.7.5.3.1")
         pieces: list[memoryview] = []
         self._resolve(addr, size, False, pieces)
         copy = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)

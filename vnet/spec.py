@@ -10,6 +10,7 @@ import attrs
 
 from drivers.bus.back import Identity
 from drivers.carriers.options import ANY_UID, TransportOptions
+from drivers.contracts.events import SILENT, Reporter
 from drivers.device_type import DeviceType
 from drivers.fields import PATH_RULE, Must, fits_socket, is_path, must
 from rings.features import bits, mask
@@ -230,9 +231,9 @@ class DeviceSpec:
     queue_size_min: ClassVar[int] = 2
     """Smallest ``queue_size`` that the driver of this device type can use."""
 
-    def identity(self, name: str) -> Identity:
-        """Return what the transport shows of the device with this name."""
-        return Identity(self.virtio.device_id, name, self.ring == "packed", self.virtio.class_code)
+    def identity(self, name: str, reporter: Reporter = SILENT) -> Identity:
+        """Return what the transport shows of the device with this name, whose events ``reporter`` emits."""
+        return Identity(self.virtio.device_id, name, self.ring == "packed", self.virtio.class_code, reporter)
 
     @property
     def features(self) -> int:

@@ -8,6 +8,7 @@ import attrs
 
 from drivers.bus.device_queue import DeviceQueue
 from drivers.bus.vhost import VhostDevice
+from drivers.contracts.events import SILENT, Reporter
 from rings.features import RingFeature, mask
 from rings.formats import RING_FEATURES
 from rings.memory import Memory
@@ -33,6 +34,8 @@ class Identity:
     """Whether packed queues are offered."""
     class_code: int = UNCLASSIFIED
     """PCI class code, which a PCI function shows."""
+    reporter: Reporter = SILENT
+    """Reporter of the device's events."""
 
     @property
     def ring_features(self) -> int:
@@ -51,7 +54,7 @@ class VhostBack(ABC):
 
     def __init__(self, identity: Identity, vendor_id: int = VIRTIO_VENDOR) -> None:
         self.features = identity.ring_features
-        self.device = VhostDevice(identity.device_id, vendor_id, self, identity.name)
+        self.device = VhostDevice(identity.device_id, vendor_id, self, identity.name, identity.reporter)
 
     # Called by the system
 
@@ -92,6 +95,3 @@ class VhostBack(ABC):
 
     def changed(self) -> None:
         """Handle new features, configuration or NEEDS_RESET. By default there is nothing to do: there is no copy."""
-
-    def broken(self, queue: DeviceQueue, error: Exception) -> None:
-        """Handle a queue that a driver's violation broke. By default the device's status is enough."""

@@ -9,6 +9,8 @@ from typing import Generic, Protocol, TypeVar
 import attrs
 import trio
 
+from drivers.contracts.events import SILENT, BindMoved, Reporter
+
 __all__ = ["MOVES", "BindMove", "BindState", "Binding"]
 
 
@@ -16,8 +18,13 @@ class Named(Protocol):
     name: str
 
 
+class NamedDriver(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
 D = TypeVar("D", bound=Named)
-R = TypeVar("R")
+R = TypeVar("R", bound=NamedDriver)
 
 
 class BindState(Enum):
@@ -70,6 +77,7 @@ class Binding(Generic[D, R]):
     """
 
     device: D
+    reporter: Reporter = SILENT
     driver: R | None = attrs.field(default=None, init=False)
     state: BindState = attrs.field(default=BindState.UNBOUND, init=False)
     error: str = attrs.field(default="", init=False)
@@ -91,25 +99,34 @@ class Binding(Generic[D, R]):
             raise RuntimeError(f"{self.device.name} is {self.state.value}: no move {move.value}")
         self.state = MOVES[self.state][move]
 
+    def _report(self) -> None:
+        driver = self.driver.name if self.driver is not None else ""
+        self.reporter.lifecycle(BindMoved, driver, self.state.value, self.error)
+
     def probe(self, driver: R) -> trio.CancelScope:
         """Begin to bind the device to ``driver``. Returns the scope of the driver's use."""
         self._move(BindMove.PROBE)
         self.driver, self.error, self.scope, self.ended = driver, "", trio.CancelScope(), trio.Event()
+        self._report()
         return self.scope
 
     def bound(self) -> None:
         """The driver uses the device."""
         self._move(BindMove.BOUND)
         self.error = ""
+        self._report()
 
     def note(self, why: str) -> None:
         """Set the reason why the driver waits; "" if it no longer does."""
         self._move(BindMove.NOTE)
-        self.error = why
+        if why != self.error:
+            self.error = why
+            self._report()
 
     def retry(self) -> None:
         """The driver brings the device up again."""
         self._move(BindMove.RETRY)
+        self._report()
 
     def defer(self, why: str) -> None:
         """The probe lacks a resource: it is repeated at the bus's next `Bus.poke`."""
@@ -135,3 +152,4 @@ class Binding(Generic[D, R]):
     def _end(self, error: str) -> None:
         self.error, self.scope = error, None
         self.ended.set()
+        self._report()

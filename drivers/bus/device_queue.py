@@ -8,9 +8,10 @@ from typing import Protocol
 import attrs
 import trio
 
+from drivers.contracts.events import QueueEnabled, QueueStopped, Reporter
 from drivers.contracts.hw import NO_VECTOR
 from drivers.flow.pump import AGAIN, BATCH_BUCKETS, QUEUE, RECHECK, Signal, Wait, pump
-from rings.errors import MemoryFault, RemoteRingError
+from rings.errors import MemoryFault, RemoteRingError, section_of
 from rings.formats import ring_format
 from rings.layout import RingAddrs
 from rings.memory import Addr
@@ -35,9 +36,6 @@ class QueueOps(Protocol):
     def call(self, queue: DeviceQueue) -> None:
         """Notify the driver that buffers were used. Posted."""
 
-    def broken(self, queue: DeviceQueue, error: Exception) -> None:
-        """Handle a queue that a driver's violation broke, before the driver is notified."""
-
 
 class QueueOwner(Protocol):
     """The device of a queue, as the queue uses it."""
@@ -49,6 +47,10 @@ class QueueOwner(Protocol):
     @property
     def features(self) -> int:
         """Negotiated feature bits."""
+
+    @property
+    def reporter(self) -> Reporter:
+        """Reporter of the device's events."""
 
     def fail(self, reason: str) -> None:
         """Stop the device until its driver resets it."""
@@ -90,6 +92,11 @@ class DeviceQueue:
         self.ring: Vringh | None = None
         self.forget()
 
+    @property
+    def reporter(self) -> Reporter:
+        """Reporter of the queue's events."""
+        return self.device.reporter.of_queue(self.name)
+
     def forget(self) -> None:
         """Reset the configuration to its initial values."""
         self.close()
@@ -118,6 +125,7 @@ class DeviceQueue:
             self.ring.close()
             self.ring = None
             self.signal.set()
+            self.reporter.lifecycle(QueueStopped)
 
     def begin(self, ring: Vringh) -> None:
         """Start to serve ``ring``."""
@@ -127,6 +135,7 @@ class DeviceQueue:
         self._ended = False
         self._ring_count += 1
         self._new_ring.unpark_all()
+        self.reporter.lifecycle(QueueEnabled, self.num)
 
     async def serve_each_ring(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Run ``serve`` once per ring of the queue, until cancelled.
@@ -195,7 +204,7 @@ class DeviceQueue:
     def fail(self, error: RemoteRingError | MemoryFault) -> None:
         if self.ring is not None:
             self.ring.latch()
-        self.device.ops.broken(self, error)
+        self.reporter.lifecycle(QueueStopped, str(error), section_of(error))
         self.device.fail(f"queue {self.index}: {error}")
 
 

@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from drivers.bus.binding import Binding, BindMove, BindState
+from drivers.contracts.events import SILENT, Reporter
 from drivers.errors import DriverError, ProbeDeferred
 from rings.ids import ANY_ID
 
@@ -105,7 +106,7 @@ class Bus(ABC, Generic[D, R]):
         if not device.name:
             names = {b.device.name for b in self._bindings}
             device.name = next(n for i in range(len(names) + 1) if (n := f"{self.prefix}{i}") not in names)
-        self._bindings.append(Binding(device))
+        self._bindings.append(Binding(device, self.reporter(device)))
         self.poke()
 
     async def unregister_device(self, device: D) -> None:
@@ -160,6 +161,10 @@ class Bus(ABC, Generic[D, R]):
                         if driver is not None:
                             nursery.start_soon(self._bind, binding, driver, binding.probe(driver))
                 await self._changed.wait()
+
+    def reporter(self, device: D) -> Reporter:
+        """Return the reporter of events of a device on this bus."""
+        return SILENT
 
     def match(self, device: D) -> R | None:
         """Return the first driver whose id table matches the device, or None."""

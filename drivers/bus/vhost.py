@@ -16,9 +16,18 @@ import trio
 from drivers.bus.binding import Binding
 from drivers.bus.device_queue import DeviceQueue, OfferedQueue, QueueOps
 from drivers.bus.model import Bus, BusDriver
+from drivers.contracts.events import (
+    SILENT,
+    DeviceReset,
+    FeaturesNegotiated,
+    NeedsResetSet,
+    QueueStopped,
+    Reporter,
+    StatusChanged,
+)
 from drivers.flow.pump import Signal
 from rings import status as st
-from rings.errors import MemoryFault, RemoteRingError
+from rings.errors import MemoryFault, RemoteRingError, section_of
 from rings.features import EMPTY_TABLE, FeatureTable, RingFeature, mask
 from rings.formats import ring_format
 from rings.memory import Memory
@@ -119,11 +128,14 @@ class VhostDevice:
     All methods called by a transport are synchronous and accept any value from the other side.
     """
 
-    def __init__(self, device_id: int, vendor_id: int, ops: VhostOps, name: str = "") -> None:
+    def __init__(
+        self, device_id: int, vendor_id: int, ops: VhostOps, name: str = "", reporter: Reporter = SILENT
+    ) -> None:
         self.device_id = device_id
         self.vendor_id = vendor_id
         self.ops = ops
         self.name = name
+        self.reporter = reporter
         self.table = EMPTY_TABLE
         self.ready = trio.Event()
         """Set once a driver has offered features; before that, the other side must not see the device."""
@@ -215,6 +227,7 @@ class VhostDevice:
         self.failures.append(reason)
         if not self.status & Status.NEEDS_RESET:
             self.status |= Status.NEEDS_RESET
+            self.reporter.lifecycle(NeedsResetSet, reason)
             self.ops.changed()
             if self.status & Status.DRIVER_OK:
                 self.ops.config_changed()
@@ -267,12 +280,15 @@ class VhostDevice:
         if new & ~old & Status.FEATURES_OK:
             if self.acceptable(self.driver_features):
                 self.features = self.driver_features
+                names = self.table.describe(self.features)
+                self.reporter.lifecycle(FeaturesNegotiated, self.device_features, self.features, names)
                 if self.bound is not None:
                     self.bound.features_ok(self.features)
             else:
                 new = old | new & ~(Status.FEATURES_OK | Status.DRIVER_OK)
         self.status = new
         if new != old:
+            self.reporter.lifecycle(StatusChanged, new)
             self.ops.status_changed(new)
         if new & ~old & Status.DRIVER_OK:
             self._go.set()
@@ -332,6 +348,7 @@ class VhostDevice:
         except (RemoteRingError, MemoryFault) as exc:
             if ring is not None:
                 ring.close()
+            queue.reporter.lifecycle(QueueStopped, str(exc), section_of(exc))
             self.fail(f"queue {index}: {exc}")
             return False
         queue.begin(ring)
@@ -350,6 +367,7 @@ class VhostDevice:
     def reset(self) -> None:
         """Stop memory accesses now; the status reads 0 once the device's tasks have ended (section 2.4.1)."""
         self.resets += 1
+        self.reporter.lifecycle(DeviceReset)
         for queue in self.queues:
             queue.close()
         if self._scope is not None:
@@ -359,6 +377,7 @@ class VhostDevice:
 
     def _finish_reset(self) -> None:
         self._clear()
+        self.reporter.lifecycle(StatusChanged, self.status)
         if self.bound is not None:
             self.bound.reset()
         self.ops.status_changed(self.status)
@@ -397,6 +416,9 @@ class VhostBus(Bus[VhostDevice, VhostDriver]):
     """The devices that a host implements, and their device types."""
 
     prefix = "vhost"
+
+    def reporter(self, device: VhostDevice) -> Reporter:
+        return device.reporter
 
     async def attach(
         self, binding: Binding[VhostDevice, VhostDriver], device: VhostDevice, driver: VhostDriver

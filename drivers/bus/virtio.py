@@ -8,20 +8,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
-import attrs
 import trio
 
 from drivers.bus.binding import Binding
+from drivers.bus.driver_queue import DriverQueue, QueueSpec
 from drivers.bus.model import Bus, BusDriver
+from drivers.contracts.events import (
+    SILENT,
+    SILENT_HOST,
+    DeviceReset,
+    FeaturesNegotiated,
+    HostEvents,
+    Reporter,
+    StatusChanged,
+)
 from drivers.contracts.hw import DmaMemory
 from drivers.errors import DriverError, FeatureMismatch, NothingOffered, ProbeError, TransportLost
-from drivers.flow.pump import BATCH_BUCKETS, RECHECK, Signal
-from rings.errors import MemoryFault, RemoteRingError
+from drivers.flow.pump import RECHECK, Signal
 from rings.features import FeatureTable, RingFeature, mask
-from rings.queue import QueueStatistics, Virtqueue
+from rings.queue import QueueStatistics
 from rings.status import Status
 
 __all__ = [
@@ -48,84 +56,6 @@ STATUS_RECHECK = 0.1
 """Re-check interval in seconds of the device status, if configuration-change interrupts can get lost."""
 NO_ANSWER = 0xFF
 """Status read from a device that does not answer: all-ones, which no device can have."""
-
-
-@attrs.frozen
-class QueueSpec:
-    """A driver's requirements of a queue."""
-
-    name: str
-    num: int | None = None
-    """Maximum size in descriptors; None: the device's maximum."""
-    segments: int = 1
-    """Descriptors of the longest chain that the driver adds; determines the size of indirect tables."""
-    delayed: bool = False
-    """Whether calls are delayed until most buffers in flight are used (transmit queues)."""
-
-
-class DriverQueue:
-    """A live queue of a device, seen from the driver's side: its ring, and the function that kicks the device."""
-
-    def __init__(self, index: int, spec: QueueSpec, ring: Virtqueue, kick: Callable[[], None]) -> None:
-        self.index = index
-        self.name = spec.name
-        self.ring = ring
-        self.kick = kick
-        """Notifies the device. Posted: does not wait."""
-        self.signal = Signal()
-        self.batches = [0] * BATCH_BUCKETS
-        self.calls = 0
-        self.live = True
-        self.fault: str = ""
-        self._past = QueueStatistics(0, 0, 0, 0)
-        self._delayed = spec.delayed
-        self._on_fault: Signal | None = None
-
-    def report_to(self, faults: Signal, recheck: float | None) -> None:
-        """Set ``faults`` when the ring breaks; re-check the ring every ``recheck`` seconds if calls can get lost."""
-        self._on_fault, self.signal.recheck = faults, recheck
-
-    def follow(self, former: DriverQueue) -> None:
-        """Continue the counters of ``former``, the queue of the same name before the last reset."""
-        self._past = former.statistics()
-        self.calls, self.batches, self.signal.rescues = former.calls, former.batches, former.signal.rescues
-
-    def statistics(self) -> QueueStatistics:
-        """Return the counters over the device's lifetime, including all resets."""
-        return self._past + self.ring.statistics()
-
-    def on_call(self) -> None:
-        """Handle a used buffer notification; ignored once the ring is down (section 2.7.8)."""
-        self.calls += 1
-        if self.live:
-            self.signal.set()
-
-    def reachable(self) -> bool:
-        return self.ring.reachable()
-
-    def begin_turn(self) -> None:
-        """Do nothing: used buffers are few, and each costs the same."""
-
-    def quiet(self) -> None:
-        self.ring.disable_cb()
-
-    def rearm(self) -> bool:
-        return self.ring.enable_cb_delayed() if self._delayed else self.ring.enable_cb()
-
-    def flush(self) -> None:
-        if self.ring.publish():
-            self.kick()
-
-    def fail(self, error: RemoteRingError | MemoryFault) -> None:
-        self.live = False
-        self.fault = f"queue {self.index}: {error}"
-        if self._on_fault is not None:
-            self._on_fault.set()
-
-    def close(self) -> None:
-        self.live = False
-        self.ring.close()
-        self.signal.set()
 
 
 class ConfigOps(Protocol):
@@ -233,13 +163,16 @@ class VirtioDriver(BusDriver, Protocol):
 class VirtioDevice:
     """A virtio device, as its driver sees it."""
 
-    def __init__(self, device_id: int, vendor_id: int, ops: ConfigOps, location: str) -> None:
+    def __init__(
+        self, device_id: int, vendor_id: int, ops: ConfigOps, location: str, reporter: Reporter = SILENT
+    ) -> None:
         self.device_id = device_id
         self.vendor_id = vendor_id
         self.ops = ops
         self.name = ""
         self.location = location
         """Location of the device, such as the name of a PCI function."""
+        self.reporter = reporter
         self.features = 0
         """Negotiated feature bits, fixed at FEATURES_OK."""
         self.status = Status(0)
@@ -288,6 +221,7 @@ class VirtioDevice:
         self.restarts += 1
         self.repeats = self.repeats + 1 if reason == self.last_reset else 1
         self.last_reset = reason
+        self.reporter.lifecycle(DeviceReset, reason, self.repeats)
 
     def interrupt(self) -> None:
         """Handle a configuration-change interrupt; harmless before DRIVER_OK and after remove."""
@@ -307,7 +241,7 @@ class VirtioDevice:
     async def find_vqs(self, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
         self.queues = await self.ops.find_vqs(self, specs)
         for queue in self.queues:
-            queue.report_to(self.changed, self._recheck)
+            queue.report_to(self.changed, self._recheck, self.reporter)
             if queue.name in self._last:
                 queue.follow(self._last[queue.name])
             self._last[queue.name] = queue
@@ -349,7 +283,7 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound[Dr
                 f"{device.name}: the device does not offer VERSION_1, and no legacy driver exists here"
             )
         try:
-            await _agree(device, driver, wanted)
+            await _agree(device, driver, offered, wanted)
         except FeatureMismatch:
             if await ops.get_features() == offered:
                 raise
@@ -372,8 +306,8 @@ async def bring_up(device: VirtioDevice, driver: VirtioDriver) -> VirtioBound[Dr
         raise
 
 
-async def _agree(device: VirtioDevice, driver: VirtioDriver, features: int) -> None:
-    """Accept ``features`` (steps 5 and 6). Raises FeatureMismatch if the device refuses them."""
+async def _agree(device: VirtioDevice, driver: VirtioDriver, offered: int, features: int) -> None:
+    """Accept ``features`` of those ``offered`` (steps 5 and 6). Raises FeatureMismatch if the device refuses them."""
     await device.ops.finalize_features(features)
     await _advance(device, Status.FEATURES_OK)
     status = await device.ops.get_status()
@@ -382,11 +316,14 @@ async def _agree(device: VirtioDevice, driver: VirtioDriver, features: int) -> N
     if not status & Status.FEATURES_OK:
         raise FeatureMismatch(f"{device.name}: refused {', '.join(driver.table.describe(features))}")
     device.features = features
+    names = driver.table.describe(features)
+    device.reporter.lifecycle(FeaturesNegotiated, offered, features, names)
 
 
 async def _advance(device: VirtioDevice, bit: Status) -> None:
     device.status |= bit
     await device.ops.set_status(device.status)
+    device.reporter.lifecycle(StatusChanged, device.status)
 
 
 async def _give_up(device: VirtioDevice, *, failed: bool) -> None:
@@ -395,6 +332,7 @@ async def _give_up(device: VirtioDevice, *, failed: bool) -> None:
         if device.ops.online:
             await device.ops.reset()
             device.status = Status(0)
+            device.reporter.lifecycle(StatusChanged, device.status)
             if failed:  # after the reset, which would clear FAILED, and which has to come before memory is freed
                 await _advance(device, Status.FAILED)
     except TransportLost:
@@ -406,6 +344,14 @@ class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
     """The virtio devices of a host, and their drivers."""
 
     prefix = "virtio"
+
+    def __init__(self, events: HostEvents = SILENT_HOST) -> None:
+        super().__init__()
+        self.events = events
+        """Events of the host."""
+
+    def reporter(self, device: VirtioDevice) -> Reporter:
+        return device.reporter
 
     async def attach(
         self, binding: Binding[VirtioDevice, VirtioDriver], device: VirtioDevice, driver: VirtioDriver
@@ -479,6 +425,7 @@ async def _watch(device: VirtioDevice, bound: VirtioBound[DriverSettings]) -> st
                     return fault
             if status & Status.NEEDS_RESET:
                 device.status |= Status.NEEDS_RESET
+                device.reporter.lifecycle(StatusChanged, device.status)
                 return "the device asked for a reset"
             if not status & Status.DRIVER_OK:
                 return "the device was reset behind our back"

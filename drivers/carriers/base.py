@@ -11,6 +11,7 @@ import trio
 from drivers.bus.binding import Binding
 from drivers.bus.model import Bus, BusDevice, BusDriver, MatchId
 from drivers.bus.virtio import ConfigOps, VirtioBus, VirtioDevice
+from drivers.contracts.events import Reporter
 from drivers.errors import TransportLost
 
 __all__ = ["CarrierBus", "CarrierClient", "CarrierDriver", "CarrierOps", "read_field", "wait_reset", "write_field"]
@@ -53,7 +54,7 @@ class CarrierDriver(Generic[C]):
         ops = self.probe(carrier)
         if ops is None:
             return
-        device = VirtioDevice(ops.device_id, ops.vendor_id, ops, carrier.name)
+        device = VirtioDevice(ops.device_id, ops.vendor_id, ops, carrier.name, virtio.events.driver(carrier.name))
         ops.own(device)
         try:
             virtio.register_device(device)
@@ -78,6 +79,9 @@ class CarrierBus(Bus[C, CarrierClient[C]]):
     def __init__(self, virtio: VirtioBus) -> None:
         super().__init__()
         self._virtio = virtio
+
+    def reporter(self, device: C) -> Reporter:
+        return self._virtio.events.carrier(device.name)
 
     async def attach(self, binding: Binding[C, CarrierClient[C]], device: C, driver: CarrierClient[C]) -> None:
         await driver.attach(binding, device, self._virtio)

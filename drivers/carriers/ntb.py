@@ -31,6 +31,7 @@ from drivers.carriers.ntb_registers import (
     mw_offset,
     mw_size,
 )
+from drivers.contracts.events import Reporter
 from drivers.contracts.hw import DmaMemory, MwLimits, Ntb, NtbEvents, PciFunction, Toll
 from drivers.errors import ProbeError, TransportLost
 from rings import features
@@ -72,6 +73,9 @@ class NtbBus(Bus[NtbDevice, NtbClient]):
     def __init__(self, virtio: VirtioBus) -> None:
         super().__init__()
         self._virtio = virtio
+
+    def reporter(self, device: NtbDevice) -> Reporter:
+        return self._virtio.events.carrier(device.name)
 
     def match(self, device: NtbDevice) -> NtbClient | None:
         return next((client for client in self._drivers if client.wants(device)), None)

@@ -1,72 +1,58 @@
-"""Records of all that happens in a running system, and the interface by which code emits them.
+"""Records of what happens in a running system, and the interface by which code emits them.
 
-An emitter is handed an `Events`. It has an attribute per `Topic`: the function that takes the topic's records, or None
-while nothing listens. Emitters test it once per batch, and build no record while it is None:
+Code is handed an `Events`, mostly within a `Reporter` with the place of its events. `Events` has an attribute per
+`Topic`: the function that takes the topic's records; while nothing listens, it is None, and no record is built.
 
-    if (emit := events.rings) is not None:
-        emit(ChainTaken(trio.current_time(), source, serial, ...))
-
-`vnet.system.events` distributes the records to sinks: log, trace, capture, timeline, QMP, live views.
-
-Ids join the records of one frame. Both sides of a queue count its chains from 0 since it was enabled, so the driver's
-nth chain is the device's nth chain (if the device takes them in order, as all devices here do): a chain is named by its
-device, its queue and its ``serial``. A frame carries the serial of the chain that holds its first byte.
+`vnet.system.events` distributes the records to sinks, such as the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import ClassVar, Literal
+from typing import ClassVar, Concatenate, Literal, ParamSpec
 
 import attrs
+import trio
 
 __all__ = [
     "NO_EVENTS",
+    "SILENT",
+    "SILENT_HOST",
+    "BackEndMoved",
     "BindMoved",
-    "ChainAdded",
-    "ChainCompleted",
-    "ChainReturned",
-    "ChainTaken",
-    "ConfigAccess",
     "ControlCommanded",
     "DeviceReset",
-    "DmaDone",
     "Emit",
     "Event",
     "Events",
     "FaultInjected",
     "FeaturesNegotiated",
-    "FrameDropped",
-    "FrameReceived",
-    "FrameSent",
+    "HostEvents",
     "LinkMoved",
     "MessagePassed",
     "NeedsResetSet",
-    "Notified",
+    "NotificationsRescued",
+    "PacketsDropped",
+    "PortLost",
     "QueueEnabled",
     "QueueStopped",
-    "RegisterAccess",
+    "Reporter",
     "Source",
     "StatusChanged",
-    "TlpSent",
     "Topic",
 ]
+
+P = ParamSpec("P")
 
 
 class Topic(Enum):
     """Kinds of events that a sink can choose."""
 
     LIFECYCLE = "lifecycle"
-    """Status, features, queues, resets, and drivers bound to devices."""
-    RINGS = "rings"
-    """Chains and notifications."""
-    FRAMES = "frames"
-    """Frames that enter and leave ports."""
-    REGISTERS = "registers"
-    """Accesses to configuration space and registers."""
-    TLPS = "tlps"
-    """Packets on links, memory accesses of devices, and interrupts."""
+    """Status, features, queues, resets, drivers bound to devices, and ports and back ends that come and go."""
+    LOSSES = "losses"
+    """Dropped packets, and lost notifications."""
     LINKS = "links"
     """Links that go up and down, and injected faults."""
     VHOST_USER = "vhost-user"
@@ -77,9 +63,10 @@ class Topic(Enum):
 
 @attrs.frozen
 class Source:
-    """Place of an event. Emitters make one and use it for all their events."""
+    """Place of an event."""
 
-    host: str
+    host: str = ""
+    """Name of the host; empty for events of a link or of the whole system."""
     device: str = ""
     """Name of the device in the topology; empty for events of a host or a link."""
     side: Literal["driver", "device", ""] = ""
@@ -116,6 +103,8 @@ class FeaturesNegotiated(Event):
     topic = Topic.LIFECYCLE
     offered: int
     accepted: int
+    names: Sequence[str]
+    """Names of the accepted features."""
 
 
 @attrs.frozen
@@ -123,18 +112,19 @@ class QueueEnabled(Event):
     """A queue became usable."""
 
     topic = Topic.LIFECYCLE
-    format: str
-    """Either split or packed."""
     num: int
+    """Size in descriptors."""
 
 
 @attrs.frozen
 class QueueStopped(Event):
-    """A queue was reset, or broke."""
+    """A queue was stopped, or broke."""
 
     topic = Topic.LIFECYCLE
-    cause: str
-    """Rule that the other side violated, with its section; empty for a reset."""
+    cause: str = ""
+    """Rule that the other side violated, or access that failed; empty if the queue did not break."""
+    section: str = ""
+    """Section of the VIRTIO specification with the rule, such as 2.7.5.2; empty if there is none."""
 
 
 @attrs.frozen
@@ -142,13 +132,15 @@ class DeviceReset(Event):
     """The device was reset (section 2.4)."""
 
     topic = Topic.LIFECYCLE
-    cause: str
-    """Reason of the driver; empty on the device's side, which is not told."""
+    cause: str = ""
+    """Reason of the driver; empty on the device's side, which gets none."""
+    repeats: int = 0
+    """Resets in a row for that reason, this one included; 0 on the device's side."""
 
 
 @attrs.frozen
 class NeedsResetSet(Event):
-    """The device set DEVICE_NEEDS_RESET."""
+    """The device set DEVICE_NEEDS_RESET (section 2.1.2)."""
 
     topic = Topic.LIFECYCLE
     cause: str
@@ -160,158 +152,57 @@ class BindMoved(Event):
 
     topic = Topic.LIFECYCLE
     driver: str
+    """Name of the driver; empty if there is none."""
     state: str
+    """A state of `drivers.bus.binding.BindState`."""
     why: str
-    """Reason of a deferred or failed probe; else empty."""
-
-
-# Rings
+    """Reason why the probe was deferred or failed, or why the driver waits; else empty."""
 
 
 @attrs.frozen
-class Notified(Event):
-    """One side published a batch, and notified the other unless that had suppressed it; or a notification arrived."""
+class PortLost(Event):
+    """A port was removed while it was used."""
 
-    topic = Topic.RINGS
-    kind: Literal["kick", "call"]
-    """A kick goes to the device, a call to the driver."""
-    outcome: Literal["sent", "suppressed", "arrived", "rescued"]
-    """Rescued: a re-check found work, because a notification was lost."""
+    topic = Topic.LIFECYCLE
+    why: str
 
 
 @attrs.frozen
-class _ChainOffered(Event):
-    topic = Topic.RINGS
-    serial: int
-    head: int
-    """First descriptor (split) or buffer id (packed)."""
-    readable: Sequence[int]
-    """Bytes of each device-readable descriptor."""
-    writable: Sequence[int]
-    """Bytes of each device-writable descriptor."""
+class BackEndMoved(Event):
+    """A vhost-user back end connected or disconnected."""
+
+    topic = Topic.LIFECYCLE
+    connected: bool
+    why: str = ""
+    """Reason of the disconnection."""
+    connections: int = 0
+    """Connections so far, this one included."""
+
+
+# Losses
 
 
 @attrs.frozen
-class ChainAdded(_ChainOffered):
-    """The driver added a chain."""
+class PacketsDropped(Event):
+    """Packets, messages or requests were dropped since the last event with this place and cause."""
 
-
-@attrs.frozen
-class ChainTaken(_ChainOffered):
-    """The device took a chain."""
-
-
-@attrs.frozen
-class _ChainUsed(Event):
-    topic = Topic.RINGS
-    serial: int
-    head: int
-    written: int
-    """Bytes."""
-
-
-@attrs.frozen
-class ChainCompleted(_ChainUsed):
-    """The device marked a chain as used."""
-
-
-@attrs.frozen
-class ChainReturned(_ChainUsed):
-    """The driver took a used chain back."""
-
-
-# Frames
-
-
-@attrs.frozen
-class _Frame(Event):
-    topic = Topic.FRAMES
-    serial: int
-    """Chain that holds its first byte."""
-    header: bytes
-    """virtio_net_hdr (section 5.1.9)."""
-    frame: bytes
-    """Ethernet frame, or its start."""
-    size: int
-    """Bytes of the whole frame."""
-
-
-@attrs.frozen
-class FrameReceived(_Frame):
-    """A frame from the outside entered through a port."""
-
-
-@attrs.frozen
-class FrameSent(_Frame):
-    """A frame left through a port."""
-
-
-@attrs.frozen
-class FrameDropped(Event):
-    """Frames or messages were dropped."""
-
-    topic = Topic.FRAMES
+    topic = Topic.LOSSES
+    place: str
+    """Counter of the end, such as port or received."""
     cause: str
-    count: int = 1
-
-
-# Registers and configuration
+    count: int
 
 
 @attrs.frozen
-class RegisterAccess(Event):
-    """A register was read or written over a link, or in a platform region."""
+class NotificationsRescued(Event):
+    """Re-checks found work, because notifications were lost."""
 
-    topic = Topic.REGISTERS
-    write: bool
-    register: str
-    """Name of the register, or its region and offset if it has none."""
-    addr: int
-    size: int
-    value: int
-
-
-@attrs.frozen
-class ConfigAccess(Event):
-    """Configuration space was read or written."""
-
-    topic = Topic.REGISTERS
-    write: bool
-    function: int
-    offset: int
-    size: int
-    value: int
+    topic = Topic.LOSSES
+    count: int
+    """Number since the last event of this queue."""
 
 
 # Links
-
-
-@attrs.frozen
-class TlpSent(Event):
-    """A request crossed a link. Requests of one access that is cut into several TLPs are one event."""
-
-    topic = Topic.TLPS
-    kind: str
-    """MRd, MWr, CfgRd, CfgWr, Msg or MSI."""
-    downstream: bool
-    """Whether it goes from the root complex to the endpoint."""
-    function: int
-    addr: int
-    size: int
-    """Bytes of data."""
-    value: int | None = None
-    """Value read or written; None if it is not one word."""
-
-
-@attrs.frozen
-class DmaDone(Event):
-    """A device accessed the driver's memory: the bytes that it really moved, not the size of its view."""
-
-    topic = Topic.TLPS
-    write: bool
-    size: int
-    serial: int
-    """Chain whose buffers they are."""
 
 
 @attrs.frozen
@@ -329,8 +220,8 @@ class FaultInjected(Event):
 
     topic = Topic.LINKS
     request: str
+    """Kind of request, such as doorbell; link for the link itself."""
     fault: str
-    addr: int = 0
 
 
 # Other processes
@@ -343,9 +234,11 @@ class MessagePassed(Event):
     topic = Topic.VHOST_USER
     sent: bool
     request: str
+    """Name of the request, or its number if it is unknown."""
     size: int
+    """Bytes of the payload."""
     fds: int
-    reply: bool = False
+    """File descriptors that the message passes."""
 
 
 @attrs.frozen
@@ -367,10 +260,7 @@ class Events:
     """Functions that take the events of each topic; None while no sink wants them."""
 
     lifecycle: Emit | None = None
-    rings: Emit | None = None
-    frames: Emit | None = None
-    registers: Emit | None = None
-    tlps: Emit | None = None
+    losses: Emit | None = None
     links: Emit | None = None
     vhost_user: Emit | None = None
     control: Emit | None = None
@@ -378,3 +268,54 @@ class Events:
 
 NO_EVENTS = Events()
 """Events of code that runs outside any system: nothing ever listens."""
+
+
+@attrs.frozen(eq=False)
+class Reporter:
+    """Emits the events of one place."""
+
+    events: Events
+    source: Source
+
+    def of_queue(self, name: str) -> Reporter:
+        """Return the reporter of a queue of this place."""
+        return Reporter(self.events, attrs.evolve(self.source, queue=name))
+
+    def lifecycle(
+        self, record: Callable[Concatenate[float, Source, P], Event], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Emit a record with these fields if a sink wants the topic."""
+        if (emit := self.events.lifecycle) is not None:
+            emit(record(trio.current_time(), self.source, *args, **kwargs))
+
+    def message(self, sent: bool, request: str, size: int, fds: int) -> None:
+        """Emit a `MessagePassed` if a sink wants it."""
+        if (emit := self.events.vhost_user) is not None:
+            emit(MessagePassed(trio.current_time(), self.source, sent, request, size, fds))
+
+
+SILENT = Reporter(NO_EVENTS, Source())
+"""Reporter of code that runs outside any system."""
+
+
+@attrs.frozen(eq=False)
+class HostEvents:
+    """The events of a host, for its buses."""
+
+    events: Events
+    host: str
+    """Name of the host."""
+    names: Mapping[str, str]
+    """Name in the topology of each device, by its location on the host."""
+
+    def driver(self, location: str) -> Reporter:
+        """Return the reporter of the driver's side of the device at ``location``."""
+        return Reporter(self.events, Source(self.host, self.names.get(location, location), "driver"))
+
+    def carrier(self, location: str) -> Reporter:
+        """Return the reporter of the carrier at ``location``, such as a PCI function."""
+        return Reporter(self.events, Source(self.host, self.names.get(location, location)))
+
+
+SILENT_HOST = HostEvents(NO_EVENTS, "", {})
+"""Events of a host outside any system."""

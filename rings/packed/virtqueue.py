@@ -169,8 +169,8 @@ class PackedVirtqueue(DriverSide):
 
     def get_each(self, limit: int, /) -> list[tuple[int, int]]:
         done: list[tuple[int, int]] = []
-        if self._bad_reason is not None:
-            raise BadRing(self._bad_reason)
+        if self._violation is not None:
+            raise BadRing(*self._violation)
         desc, num, slot, lap = self._desc, self.num, self._used_slot, self._used_lap
         tokens, counts, writable, ids = self._tokens, self._counts, self._writable, self._ids
         want, freed, in_flight = used(lap), 0, self._in_flight
@@ -202,7 +202,7 @@ class PackedVirtqueue(DriverSide):
                 done.append((token, written))
         except BadRing as exc:
             # Return the good descriptors before it first, and never read the bad one again.
-            self._bad_reason = str(exc)
+            self._violation = str(exc), exc.section
             if not done:
                 raise
         self._used_slot, self._used_lap, self._in_flight = slot, lap, in_flight

@@ -204,7 +204,7 @@ class PackedVringh(DeviceSide):
         words = [(self._desc[2 * slot], word)]
         while word >> 48 & CHAINED == NEXT:
             if len(words) == room:
-                raise BadRing(f"descriptor {first}: a list longer than the {room} descriptors there are")
+                raise BadRing(f"descriptor {first}: a list longer than the {room} descriptors there are", "2.8.17")
             slot += 1
             if slot == self.num:
                 slot, want = 0, want ^ HANDS
@@ -236,7 +236,7 @@ class PackedVringh(DeviceSide):
         """Return the readable and writable views of a chain with these ring descriptors."""
         table = [word for _, word in words if word >> 48 & INDIRECT]
         if table and (len(words) > 1 or table[0] >> 48 & NEXT):
-            raise BadRing(f"descriptor {first}: an indirect table in a list")
+            raise BadRing(f"descriptor {first}: an indirect table in a list", "2.8.7")
         if table:
             # In a table's entries, ignore all flags but WRITE (section 2.8.7).
             entries, count = self._table(first, Addr(words[0][0]), table[0] & MAX_SEGMENT)
@@ -245,12 +245,12 @@ class PackedVringh(DeviceSide):
         readable: list[memoryview] = []
         writable: list[memoryview] = []
         if sum(word & MAX_SEGMENT for _, word in words) > MAX_CHAIN_BYTES:
-            raise BadRing(f"descriptor {first}: more than 2^32 bytes")
+            raise BadRing(f"descriptor {first}: more than 2^32 bytes", "2.8.5")
         wrote = False
         for addr, word in words:
             write = bool(word >> 48 & WRITE)
             if wrote and not write:
-                raise BadRing(f"descriptor {first}: a readable buffer after a writable one")
+                raise BadRing(f"descriptor {first}: a readable buffer after a writable one", "2.8.17")
             wrote = write
             self._resolve(Addr(addr), word & MAX_SEGMENT, wrote, writable if wrote else readable)
         return readable, writable

@@ -146,8 +146,8 @@ class SplitVirtqueue(DriverSide):
     def get_each(self, limit: int, /) -> list[tuple[int, int]]:
         done: list[tuple[int, int]] = []
         first = last = self._last_used
-        if self._bad_reason is not None:
-            raise BadRing(self._bad_reason)
+        if self._violation is not None:
+            raise BadRing(*self._violation)
         if last == self._used_end and not self._fetch_index():
             return done
         num, mask, elems, following = self.num, self._mask, self._used_elems, self._next
@@ -157,11 +157,11 @@ class SplitVirtqueue(DriverSide):
                 elem = elems[last & mask]  # loaded once
                 head, written = elem & 0xFFFF_FFFF, elem >> 32
                 if head >= num:
-                    raise BadRing(f"used element {last & 0xFFFF} names descriptor {head} of {num}")
+                    raise BadRing(f"used element {last & 0xFFFF} names descriptor {head} of {num}", "2.7.8")
                 token = tokens[head]
                 if token is None:
                     where = f"used element {last & 0xFFFF} names descriptor {head}"
-                    raise BadRing(f"{where}, which is not the head of one in flight")
+                    raise BadRing(f"{where}, which is not the head of one in flight", "2.7.8")
                 if written > writable[head]:
                     written = 0
                     self._bad_lengths += 1
@@ -176,7 +176,7 @@ class SplitVirtqueue(DriverSide):
         except BadRing as exc:
             # Return the good elements before it first. Never read the bad element again: the driver may meanwhile have
             # added a buffer that the device returned twice, and the element would look valid.
-            self._bad_reason = str(exc)
+            self._violation = str(exc), exc.section
             if not done:
                 raise
         self._free = free
@@ -193,7 +193,7 @@ class SplitVirtqueue(DriverSide):
         ahead = index - self._last_used & 0xFFFF
         in_flight = self._published - self._last_used & 0xFFFF
         if ahead > in_flight:
-            raise BadRing(f"used index {index} is {ahead} ahead, with {in_flight} in flight")
+            raise BadRing(f"used index {index} is {ahead} ahead, with {in_flight} in flight", "2.7.8")
         self._used_end = index
         return True
 

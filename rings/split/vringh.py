@@ -82,9 +82,9 @@ class SplitVringh(DeviceSide):
             for head in heads:
                 if head >= num:
                     entry = first + len(chains) & 0xFFFF
-                    raise BadRing(f"available entry {entry} names descriptor {head} of {num}")
+                    raise BadRing(f"available entry {entry} names descriptor {head} of {num}", "2.7.6")
                 if states[head] >= batch:
-                    raise BadRing(f"descriptor {head} was made available again while in flight")
+                    raise BadRing(f"descriptor {head} was made available again while in flight", "2.7.13.1")
                 at = 2 * head
                 addr, word = desc[at], desc[at + 1]
                 if word & CHAINED:
@@ -177,7 +177,7 @@ class SplitVringh(DeviceSide):
         # Chains taken and not published as used still occupy descriptors.
         room = self.num - (self._last_avail - self._published & 0xFFFF)
         if ahead > room:
-            raise BadRing(f"available index {index} is {ahead} ahead of {self._last_avail}: more than {room}")
+            raise BadRing(f"available index {index} is {ahead} ahead of {self._last_avail}: more than {room}", "2.7.6")
         self._avail_end = index
         return True
 
@@ -194,7 +194,7 @@ class SplitVringh(DeviceSide):
             length = word & MAX_SEGMENT
             if flags & INDIRECT:
                 if nested or flags & NEXT:
-                    raise BadRing(f"chain {head}: an indirect table inside a table, or with NEXT set")
+                    raise BadRing(f"chain {head}: an indirect table inside a table, or with NEXT set", "2.7.5.3.1")
                 table, limit = self._table(head, addr, length)
                 nested = True
                 longest = min(self._table_max, count + limit)
@@ -202,21 +202,21 @@ class SplitVringh(DeviceSide):
             else:
                 count += 1
                 if count > longest:
-                    raise BadRing(f"chain {head}: loops, or is longer than {longest} descriptors")
+                    raise BadRing(f"chain {head}: loops, or is longer than {longest} descriptors", "2.7.5.2")
                 size += length
                 if size > MAX_CHAIN_BYTES:
-                    raise BadRing(f"chain {head}: more than 2^32 bytes")
+                    raise BadRing(f"chain {head}: more than 2^32 bytes", "2.7.5.2")
                 if flags & WRITE:
                     wrote = True
                 elif wrote:
-                    raise BadRing(f"chain {head}: a readable descriptor after a writable one")
+                    raise BadRing(f"chain {head}: a readable descriptor after a writable one", "2.7.4.2")
                 self._resolve(addr, length, wrote, writable if wrote else readable)
                 if not flags & NEXT:
                     self._budget -= count
                     return head, readable, writable
                 index = word >> 48
                 if index >= limit:
-                    raise BadRing(f"chain {head}: next descriptor {index} of {limit}")
+                    raise BadRing(f"chain {head}: next descriptor {index} of {limit}", "2.7.5")
             addr, word = table[2 * index], table[2 * index + 1]
 
     def abandon(self, count: int, /) -> list[int]:

@@ -11,6 +11,7 @@ import trio.testing
 
 from drivers.bus.device_queue import DeviceQueue, OfferedQueue
 from drivers.bus.virtio import DriverQueue, QueueSpec
+from drivers.contracts.events import SILENT
 from drivers.errors import TransportLost
 from drivers.flow.pump import pump
 from drivers.memory.vring import VringMemory
@@ -30,6 +31,7 @@ class Device:
     """The owner of the device's queue: calls arrive at the driver's queue."""
 
     lossy = False
+    reporter = SILENT
 
     def __init__(self, features: int, driver: DriverQueue) -> None:
         self.features = features
@@ -39,9 +41,6 @@ class Device:
 
     def call(self, queue: DeviceQueue) -> None:
         self._driver.on_call()
-
-    def broken(self, queue: DeviceQueue, error: Exception) -> None:
-        pass
 
     def fail(self, reason: str) -> None:
         self.failures.append(reason)

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from drivers.bus.binding import BindState
+from drivers.contracts.events import Event, PortLost, Topic
 from drivers.contracts.ports import PacketPort
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.errors import DriverError
@@ -78,9 +79,15 @@ async def running() -> AsyncIterator[System]:
     devices = (DEVICE.format(name=f"{kind}0", index=index, kind=kind) for index, kind in enumerate(("tun", "tap")))
     lines: list[str] = []
     name = f"vi{os.getpid()}-{next(_serial)}"
-    async with open_world(parse(HOSTS + "".join(devices)), name, report=lines.append) as world:
+
+    def note(event: Event) -> None:
+        if isinstance(event, PortLost):
+            lines.append(event.why)
+
+    async with open_world(parse(HOSTS + "".join(devices)), name) as world:
         await world.wait_up()
-        yield System(world, lines)
+        with world.events.listen(note, [Topic.LIFECYCLE]):
+            yield System(world, lines)
     assert not list(NETNS.glob(f"{name}-*"))
 
 

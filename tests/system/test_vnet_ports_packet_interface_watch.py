@@ -13,6 +13,7 @@ import attrs
 import pytest
 import trio
 
+from drivers.contracts.events import Events, Reporter, Source
 from drivers.contracts.ports import NO_OFFLOADS
 from drivers.errors import PortGone
 from support.machine import MakeNetns, ip
@@ -49,7 +50,8 @@ class Followed:
 async def followed(kind: Kind, netns: str) -> AsyncIterator[Followed]:
     lines: list[str] = []
     config = PortConfig(kind=kind, netns=netns, mtu=1500)
-    async with open_watches(lines.append) as watches, open_packet_port(config, watches=watches) as port:
+    reporter = Reporter(Events(lifecycle=lambda event: lines.append(attrs.asdict(event)["why"])), Source())
+    async with open_watches(reporter) as watches, open_packet_port(config, watches=watches) as port:
         await start(port)
         yield Followed(port, netns, watches, lines)
 

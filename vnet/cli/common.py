@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import resource
@@ -19,7 +18,7 @@ from vnet.cli.live_names import complete_systems
 from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError, TrafficError
 from vnet.names import NAME
 
-__all__ = ["EXPECTED", "errors_in_one_line", "lines", "name_option", "one_line", "report"]
+__all__ = ["EXPECTED", "errors_in_one_line", "lines", "name_option", "one_line"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -113,12 +112,6 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield error
-
-
-def report(line: str) -> None:
-    """Write a line about a running system to standard error, even if its reader has closed it."""
-    with contextlib.suppress(OSError):
-        click.echo(f"vnet: {line}", err=True)
 
 
 def _check_name(_context: click.Context, _option: click.Parameter, name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from vnet.cli.common import errors_in_one_line, name_option, one_line
+from vnet.cli.logs import log_options
 from vnet.cli.output import json_option, open_json
 from vnet.cli.signals import run_until_signal
 from vnet.cli.table import render
@@ -64,6 +65,7 @@ more than 1 %, or a drop counter increases.
 @click.option("--seconds", type=click.IntRange(1, 3600), default=3, show_default=True, help="Length of each timed run.")
 @json_option
 @name_option
+@log_options
 @errors_in_one_line
 def command(
     device: str, port: str | None, transport: str, mode: str, seconds: int, json_file: Path | None, name: str

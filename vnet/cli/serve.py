@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import click
 import trio
 
-from vnet.cli.common import errors_in_one_line, report
+from vnet.cli.common import errors_in_one_line
+from vnet.cli.logs import log_options
 from vnet.cli.signals import run_until_ended
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.serve import VALUE, ServeOption
@@ -100,13 +101,9 @@ class ServeGroup(click.Group):
             ),
             click.Option(["--allow-unsealed"], is_flag=True, help=UNSEALED),
         ]
-        return click.Command(
-            name,
-            params=params,
-            callback=errors_in_one_line(partial(_serve, name, options, serve.one_of)),
-            help=f"Serve a {name} device until Ctrl-C.",
-            short_help=f"Serve a {name} device.",
-        )
+        serve_it = log_options(errors_in_one_line(partial(_serve, name, options, serve.one_of)))
+        text = f"Serve a {name} device"
+        return click.command(name, params=params, help=f"{text} until Ctrl-C.", short_help=f"{text}.")(serve_it)
 
 
 @click.group("serve", cls=ServeGroup)
@@ -152,7 +149,7 @@ async def _run(
     serving: trio.Event,
 ) -> NoReturn:
     with place():
-        async with open_exports({name: export}, allow_unsealed=allow_unsealed, report=report):
+        async with open_exports({name: export}, allow_unsealed=allow_unsealed):
             click.echo(hint(name, export, version))
             serving.set()
             await trio.sleep_forever()

@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import trio
 
-from vnet.cli.common import errors_in_one_line, name_option, report
+from vnet.cli.common import errors_in_one_line, name_option
+from vnet.cli.logs import log_options
 from vnet.cli.signals import run_until_ended
 from vnet.cli.topology_file import FILE, open_topology
 from vnet.cli.view import view_command
@@ -36,6 +37,7 @@ GRACE = 3.0
 @click.argument("topology", required=False, type=FILE)
 @name_option
 @click.option("--exec", "run", metavar="CMD", help="Run CMD in a shell on the driver's host, then end with its status.")
+@log_options
 @errors_in_one_line
 def command(topology: Path | None, name: str, run: str | None) -> None:
     """Build the system in a TOPOLOGY file and keep it running.
@@ -52,7 +54,7 @@ def command(topology: Path | None, name: str, run: str | None) -> None:
 async def _up(topology: Topology, file: str, name: str, run: str | None, serving: trio.Event) -> int:
     """Run ``topology``, read from ``file``; return the exit status."""
     with settings_of(file), claim(name, topology):
-        async with open_world(topology, name, report=report) as world:
+        async with open_world(topology, name) as world:
             return await _serve(world, run, serving)
 
 

@@ -11,6 +11,7 @@ from drivers.carriers.ntb import NtbBus, NtbEpfDriver
 from drivers.carriers.pci import PciBus
 from drivers.carriers.platform import PlatformBus
 from drivers.carriers.vhost_user import VhostUserBus
+from drivers.contracts.events import NO_EVENTS, Events, HostEvents
 from drivers.contracts.hw import MmioRegion, PciFunction
 from vnet.host.platform import Platform, PlatformRegion
 from vnet.host.vhost_user import Junction, SocketEnd
@@ -27,11 +28,13 @@ __all__ = ["Host"]
 class Host:
     """One host. Two hosts share links, and no other object."""
 
-    def __init__(self, name: str, memory_size: int) -> None:
+    def __init__(self, name: str, memory_size: int, events: Events = NO_EVENTS) -> None:
         """``memory_size`` is whole pages, in bytes."""
         self.name = name
         self.memory = HostMemory(memory_size, name=name)
-        self.virtio = VirtioBus()
+        self.names: dict[str, str] = {}
+        """Name in the topology of each device that the host drives, by its location."""
+        self.virtio = VirtioBus(HostEvents(events, name, self.names))
         self.vhost = VhostBus()
         self.pci = PciBus(self.virtio)
         self.platform_bus = PlatformBus(self.virtio)

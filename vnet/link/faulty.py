@@ -16,6 +16,7 @@ from itertools import count
 import attrs
 import trio
 
+from drivers.contracts.events import NO_EVENTS, Events, FaultInjected, Source
 from drivers.flow.pump import Signal
 from rings.errors import MemoryFault
 from vnet.errors import CompleterAbort, CompletionTimeout, LinkDown, PoisonedData, UnsupportedRequest
@@ -91,6 +92,7 @@ class FaultyLink(LinkWrapper):
         flap: float = 0.05,
         doorbell: WhichWrite = is_doorbell,
         interrupt: WhichWrite = is_interrupt,
+        events: Events = NO_EVENTS,
     ) -> None:
         """``delay``: seconds by which requests are delayed; ``flap``: seconds of a flap that a request triggers.
 
@@ -100,6 +102,7 @@ class FaultyLink(LinkWrapper):
         self._rng = rng
         self._rules: dict[LinkRequest, list[_ActiveRule]] = {request: [] for request in LinkRequest}
         self._delay, self._flap = delay, flap
+        self._reports = events
         self._posted = {
             Direction.DOWNSTREAM: (LinkRequest.DOORBELL, doorbell),
             Direction.UPSTREAM: (LinkRequest.INTERRUPT, interrupt),
@@ -186,7 +189,7 @@ class FaultyLink(LinkWrapper):
         for active in self._rules[request]:
             if active.applies(age, self._rng):
                 action = active.rule.action
-                self._faults[f"{request.value} {action.value}"] += 1
+                self._count(request.value, action.value)
                 if action is Action.FLAP:
                     self._start(Flap(0, self._flap))
                 return action
@@ -203,12 +206,17 @@ class FaultyLink(LinkWrapper):
     def _judge_view(self, write: bool) -> Action | None:
         return self._judge(LinkRequest.DMA_WRITE if write else LinkRequest.DMA_READ)
 
+    def _count(self, request: str, fault: str) -> None:
+        self._faults[f"{request} {fault}"] += 1
+        if (emit := self._reports.links) is not None:
+            emit(FaultInjected(trio.current_time(), Source(link=self.name), request, fault))
+
     def _count_late(self) -> None:
         self._faults[LATE] += 1
 
     def _start(self, flap: Flap) -> None:
         now = trio.current_time()
-        self._faults["link down"] += 1
+        self._count("link", "down")
         self._flapping += 1
         self._plan(now + flap.length, self._end_flap)
         if flap.times > 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from drivers.contracts.events import ControlCommanded, Source
 from drivers.errors import DriverError
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.settings import change_setting
@@ -171,10 +172,12 @@ class ControlServer:
     async def _answer(self, message: bytes, negotiated: bool) -> tuple[bytes, str]:
         """Return the reply, and the name of the command if it succeeded, else ""."""
         about: dict[str, object] = {}
+        execute = ""
         try:
             raw = qmp.parse(message)
             about = {"id": raw["id"]} if "id" in raw else {}
             request = qmp.request(raw)
+            execute = request.execute
             if request.execute == NEGOTIATE and negotiated:
                 raise QmpError("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
             if request.execute != NEGOTIATE and not negotiated:
@@ -186,10 +189,17 @@ class ControlServer:
                     raise QmpError(f"The command {request.execute} has not been found", "CommandNotFound")
                 request.check(command.parameters)
                 returned = await command.run(self._world, **request.arguments)
-            return qmp.emit({"return": returned, **about}), request.execute
+            self._report(execute)
+            return qmp.emit({"return": returned, **about}), execute
         except QmpError as exc:
+            self._report(execute, str(exc))
             return qmp.emit({**exc.as_dict(), **about}), ""
         except OSError as exc:  # the kernel refused the command: the server goes on
             why = exc.strerror or str(exc)
             refusal = QmpError(f"{exc.filename}: {why}" if exc.filename else why)
+            self._report(execute, str(refusal))
             return qmp.emit({**refusal.as_dict(), **about}), ""
+
+    def _report(self, command: str, error: str = "") -> None:
+        if (emit := self._world.events.control) is not None:
+            emit(ControlCommanded(trio.current_time(), Source(), command, error))

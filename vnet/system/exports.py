@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from drivers.bus.vhost import VhostBus
+from drivers.contracts.events import Reporter, Source
 from drivers.errors import DriverError, TransportLost
 from drivers.transports.vhost_user import VhostUserBack
 from rings.status import Status
@@ -25,7 +26,9 @@ from vnet.linux.unix_socket import accept, connect_trusted, listen
 from vnet.ports.packet.interface_watch import open_watches
 from vnet.spec import DeviceSpec
 from vnet.system.bring_up import bring_up, register_device_types
+from vnet.system.events import EventHub
 from vnet.system.limited import LimitedReport
+from vnet.system.log import log_events, log_line
 
 __all__ = ["DeviceExport", "Served", "open_exports"]
 
@@ -134,7 +137,7 @@ async def open_exports(
     exports: Mapping[str, DeviceExport],
     *,
     allow_unsealed: bool = False,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = log_line,
 ) -> AsyncIterator[dict[str, Served]]:
     """Serve these devices, by name, during the context.
 
@@ -142,8 +145,10 @@ async def open_exports(
     """
     poller = Poller(moderate=True)
     async with AsyncExitStack() as stack:
+        hub = EventHub()
+        log = stack.enter_context(log_events(hub))
         stack.callback(poller.close)
-        watches = await stack.enter_async_context(open_watches(report))
+        watches = await stack.enter_async_context(open_watches(Reporter(hub, Source())))
         ipc = LocalIpc(poller, allow_unsealed=allow_unsealed)
         served: dict[str, Served] = {}
         for index, (name, export) in enumerate(exports.items()):
@@ -151,11 +156,12 @@ async def open_exports(
             context = OpenContext("serve", name, index, spec, ("", ""), poller, watches)
             end = await stack.enter_async_context(DEVICE_TYPES[spec.type].device_alone(context))
             lines = ExportReport(name, report)
-            back = VhostUserBack(ipc, spec.identity(name), lines)
+            back = VhostUserBack(ipc, spec.identity(name, Reporter(hub, Source("", name, "device"))), lines)
             served[name] = Served(name, export, back, end, lines)
         bus = VhostBus()
         register_device_types(bus, {device.back.device: device.end.settings for device in served.values()})
         nursery = await stack.enter_async_context(open_background())
+        nursery.start_soon(log.run)
         # Devices and the poller outlive the last session, also on cancellation.
         scope = trio.CancelScope(shield=True)
         await nursery.start(_run, scope, poller, bus)

@@ -1,4 +1,4 @@
-"""Rate-limited lines for the user about peers, so that no peer can flood a log."""
+"""Limits of lines for the user, so that no peer can flood a log."""
 
 from __future__ import annotations
 
@@ -8,14 +8,79 @@ from collections.abc import Callable
 import attrs
 import trio
 
-__all__ = ["LimitedReport"]
+__all__ = ["AGAIN", "LINES", "PER", "LimitedReport", "LineLimit", "repeated"]
 
 LINES, PER = 10, 5.0
 """Largest number of lines, and the seconds in which they are counted."""
-AGAIN = 60.0
-"""Seconds until the same problem is reported again, with the number of its repetitions."""
+AGAIN = 5.0, 60.0
+"""Shortest and longest interval in seconds at which the same problem is reported; it doubles with each report."""
 KEPT = 64
 """Problems remembered."""
+
+
+@attrs.define
+class _Problem:
+    reported: float
+    """Time of the last report."""
+    pause: float
+    """Seconds until the next one."""
+    more: int = 0
+    """Repetitions since the last report."""
+
+
+@attrs.define(eq=False)
+class LineLimit:
+    """The limit of one source of lines: `LINES` lines in `PER` seconds, and growing intervals for one problem."""
+
+    skipped: int = 0
+    """Lines held back since the last one that was admitted."""
+    _times: deque[float] = attrs.field(factory=lambda: deque([float("-inf")] * LINES, maxlen=LINES))
+    _problems: dict[str, _Problem] = attrs.field(factory=dict)
+
+    @property
+    def open(self) -> bool:
+        """Whether a line is admitted now."""
+        return trio.current_time() - self._times[0] >= PER
+
+    def admit(self) -> bool:
+        """Return whether the next line may be reported, and count it."""
+        if not self.open:
+            self.skipped += 1
+            return False
+        self._times.append(trio.current_time())
+        return True
+
+    def admit_problem(self, problem: str, count: int = 1) -> int | None:
+        """Return how often a problem occurred besides this time since its last report; None if it is not due.
+
+        ``count``: how often it occurred now.
+        """
+        now, (shortest, longest) = trio.current_time(), AGAIN
+        known = self._problems.get(problem)
+        if known is None or now - known.reported > 2 * longest:
+            if not self.admit():
+                return None
+            more, pause = count - 1 if known is None else known.more + count - 1, shortest
+        elif now - known.reported < known.pause or not self.admit():
+            known.more += count
+            return None
+        else:
+            more, pause = known.more + count - 1, min(2 * known.pause, longest)
+        self._problems.pop(problem, None)
+        self._problems[problem] = _Problem(now, pause)
+        if len(self._problems) > KEPT:
+            del self._problems[next(iter(self._problems))]
+        return max(more, 0)
+
+    def take_skipped(self) -> int:
+        """Return the number of lines held back, and forget it."""
+        skipped, self.skipped = self.skipped, 0
+        return skipped
+
+
+def repeated(text: str, more: int) -> str:
+    """Return ``text`` with the number of repetitions since its last report."""
+    return f"{text} ({more} more time{'s' * (more > 1)})" if more else text
 
 
 @attrs.define(eq=False)
@@ -25,26 +90,20 @@ class LimitedReport:
     name: str
     report: Callable[[str], None]
     """Takes the lines."""
-    _times: deque[float] = attrs.field(factory=lambda: deque([float("-inf")] * LINES, maxlen=LINES))
-    _troubles: dict[str, tuple[float, int]] = attrs.field(factory=dict)
-    """Time of the last report and number of repetitions since, by text."""
+    _limit: LineLimit = attrs.field(factory=LineLimit)
 
-    def say(self, text: str) -> bool:
-        """Report ``text`` unless the limit is reached; return whether it was reported."""
-        now = trio.current_time()
-        if now - self._times[0] < PER:
-            return False
-        self._times.append(now)
-        self.report(f"{self.name}: {text}")
-        return True
+    def say(self, text: str) -> None:
+        """Report ``text`` unless the limit is reached."""
+        if self._limit.admit():
+            self._write(text)
 
     def trouble(self, text: str) -> None:
-        """Report a problem, and the same text again only after `AGAIN` seconds."""
-        now = trio.current_time()
-        last, more = self._troubles.get(text, (float("-inf"), 0))
-        if now - last >= AGAIN and self.say(f"{text} ({more} more time{'s' * (more > 1)})" if more else text):
-            self._troubles[text] = now, 0
-        else:
-            self._troubles[text] = last, more + 1
-        if len(self._troubles) > KEPT:
-            del self._troubles[next(iter(self._troubles))]
+        """Report a problem, and the same text again only after an interval of `AGAIN`."""
+        more = self._limit.admit_problem(text)
+        if more is not None:
+            self._write(repeated(text, more))
+
+    def _write(self, text: str) -> None:
+        if skipped := self._limit.take_skipped():
+            self.report(f"{self.name}: {skipped} more")
+        self.report(f"{self.name}: {text}")

@@ -6,8 +6,10 @@ import random
 from collections.abc import Callable
 
 import attrs
+import trio
 
 from drivers.carriers.transport import Transport
+from drivers.contracts.events import Events, LinkMoved, Source
 from vnet.link.base import Direction, Link
 from vnet.link.faults import Flap, rates
 from vnet.link.faulty import FaultyLink
@@ -63,22 +65,41 @@ class LinkRegisters:
         return None
 
 
-def build_link(name: str, spec: LinkSpec, registers: LinkRegisters, sink: Sink | None = None) -> Link:
+@attrs.frozen(eq=False)
+class LinkReporter:
+    """Emits an event each time that ``link`` goes up or down. Implements `drivers.contracts.hw.LinkEvents`."""
+
+    link: Link
+    events: Events
+
+    def link_up(self) -> None:
+        self._report(True)
+
+    def link_down(self) -> None:
+        self._report(False)
+
+    def _report(self, up: bool) -> None:
+        if (emit := self.events.links) is not None:
+            emit(LinkMoved(trio.current_time(), Source(link=self.link.name), up, self.link.epoch))
+
+
+def build_link(name: str, spec: LinkSpec, registers: LinkRegisters, events: Events, sink: Sink | None = None) -> Link:
     """Return the link of a record; ``sink``, if given, takes the lines of its trace."""
     link: Link = IdealLink(name)
+    link.watch(LinkReporter(link, events))
     if spec.timed:
         given = {field.name: getattr(spec, field.name) for field in attrs.fields(PcieParameters)}
         parameters = PcieParameters(**{key: value for key, value in given.items() if value is not None})
         latency = READ_LATENCY if spec.read_latency_ns is None else spec.read_latency_ns * NS
         link = TimedLink(link, parameters, read_latency=latency)
     if spec.faults is not None:
-        link = _faulty(link, spec.faults, registers)
+        link = _faulty(link, spec.faults, registers, events)
     if sink is not None:
         link = TracedLink(link, sink, symbols=registers.name, doorbell=registers.is_notify)
     return link
 
 
-def _faulty(link: Link, spec: FaultSpec, registers: LinkRegisters) -> Link:
+def _faulty(link: Link, spec: FaultSpec, registers: LinkRegisters, events: Events) -> Link:
     flaps = []
     if spec.flap_every_ms is not None:
         every = spec.flap_every_ms * MS
@@ -92,4 +113,5 @@ def _faulty(link: Link, spec: FaultSpec, registers: LinkRegisters) -> Link:
         delay=spec.delay_ms * MS,
         flap=spec.flap_length_ms * MS,
         doorbell=registers.is_notify,
+        events=events,
     )

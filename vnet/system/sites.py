@@ -13,6 +13,7 @@ from drivers.bus.model import MatchId
 from drivers.carriers.ntb import NtbBus
 from drivers.carriers.options import BackEndSocket
 from drivers.carriers.vhost_user import OwnConfig, SocketBack
+from drivers.contracts.events import Events, Reporter, Source
 from drivers.contracts.hw import Epc, PlatformSlot
 from drivers.contracts.ipc import Ipc
 from vnet.host.host import Host
@@ -45,13 +46,17 @@ class DeviceSite:
     buses: Mapping[str, int]
     """Bus number at the root complex, by link."""
     ipc: Ipc
+    events: Events
     own_config: OwnConfig | None = None
     """Configuration for a back end in another process that has no configuration space."""
 
     def place(self) -> Place:
         """Make the device half of the device on its carrier."""
         spec = self.spec
-        return TRANSPORTS[spec.transport].place(self, spec.identity(self.name), spec.options)
+        identity = spec.identity(self.name, self._reporter)
+        place: Place = TRANSPORTS[spec.transport].place(self, identity, spec.options)
+        place.driver_host.names[place.location] = self.name
+        return place
 
     def on_link(self, make: Callable[[Epc, int], VhostBack]) -> Place:
         spec = self.spec
@@ -98,6 +103,12 @@ class DeviceSite:
         )
         host.sockets.append(end)
         return Place(host, host, location, back)
+
+    @property
+    def _reporter(self) -> Reporter:
+        """Reporter of the device's side."""
+        _, host = self.topology.ends(self.spec)
+        return Reporter(self.events, Source(host, self.name, "device"))
 
     @property
     def _host(self) -> Host:

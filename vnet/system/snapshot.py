@@ -15,6 +15,7 @@ from rings.queue import QueueStatistics
 from rings.status import Status
 from vnet.ends.base import End, SideName
 from vnet.system.device import Device
+from vnet.system.losses import drop_counts
 from vnet.system.world import World
 from vnet.transports import TRANSPORTS
 from vnet.views.link import LinkView
@@ -37,7 +38,6 @@ from vnet.views.system import (
 )
 
 __all__ = [
-    "NO_LOSS",
     "QueueRow",
     "drop_total",
     "queue_rows",
@@ -46,12 +46,6 @@ __all__ = [
     "take_snapshot",
     "take_status",
 ]
-
-NO_LOSS = frozenset({"stale", "stopped"})
-"""Causes of port drops that are not lost traffic: frames from before the interface's start, or after its stop, as on
-a cable without a plug."""
-FILTERED = "filter_"
-"""Prefix of the drop causes that count frames rejected by the receive filter."""
 
 
 @attrs.frozen
@@ -79,15 +73,13 @@ def queue_rows(world: World) -> list[QueueRow]:
 def drop_total(world: World) -> dict[str, int]:
     """Return all non-zero drop counters as "device.side.place.cause", such as "net0.driver.port.refused".
 
-    Causes in `NO_LOSS`, and frames rejected by the receive filter, are left out: they are not lost traffic.
+    Drops that are not lost traffic are left out, see `drop_counts`.
     """
     return {
-        f"{device.name}.{side}.{where}.{cause}": count
+        f"{device.name}.{drop.source.side}.{drop.place}.{drop.cause}": drop.count
         for device in world.devices.values()
-        for side, end in (("driver", device.driver_end), ("device", device.device_end))
-        for where, drops in end.drops()
-        for cause, count in drops.items()
-        if count and not (where == "port" and cause in NO_LOSS) and not cause.startswith(FILTERED)
+        for drop in drop_counts(device)
+        if drop.count
     }
 
 

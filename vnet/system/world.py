@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
 
 import attrs
@@ -11,6 +11,7 @@ import trio
 
 from drivers.carriers.options import TransportOptions
 from drivers.carriers.vhost_user import OwnConfig
+from drivers.contracts.events import Reporter, Source
 from drivers.errors import ProbeError
 from vnet.ends import DEVICE_TYPES, DeviceKind
 from vnet.ends.base import End, OpenContext
@@ -29,7 +30,10 @@ from vnet.ports.packet.memory import MemoryPort
 from vnet.spec import MIB, DeviceSpec, PeerSpec
 from vnet.system.bring_up import UP_TIMEOUT, bring_up, register_device_types, register_drivers
 from vnet.system.device import Device
+from vnet.system.events import EventHub
 from vnet.system.links import LinkRegisters, build_link
+from vnet.system.log import log_events, log_line
+from vnet.system.losses import LossWatch
 from vnet.system.sites import DeviceSite
 from vnet.system.trace_file import TraceFile, open_trace
 from vnet.topology import Topology
@@ -48,6 +52,8 @@ class World:
     def __init__(self, name: str, topology: Topology) -> None:
         self.name = name
         self.topology = topology
+        self.events = EventHub()
+        """All events of the system, for sinks."""
         self.hosts: dict[str, Host] = {}
         self.links: dict[str, Link] = {}
         self.buses: dict[str, int] = {}
@@ -103,17 +109,20 @@ async def open_world(
     topology: Topology,
     name: str = "vnet",
     kinds: Mapping[str, DeviceKind[Any, Any]] = DEVICE_TYPES,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = log_line,
 ) -> AsyncIterator[World]:
     """Build ``topology``, bring it up, and remove all of it at the end.
 
     ``name`` prefixes names visible outside, such as namespaces; ``kinds`` opens ends by device type. ``report`` takes
-    lines for the user, such as that an interface is gone. Raises ConfigError, PrivilegeError, DriverError.
+    lines for the user that are no events, such as that a trace file can't be written. Events are logged, see
+    `vnet.system.log`. Raises ConfigError, PrivilegeError, DriverError.
     """
     world = World(name, topology.sized())
     async with AsyncExitStack() as stack:
+        logged = stack.enter_context(ExitStack())
+        log = logged.enter_context(log_events(world.events))
         stack.callback(world.poller.close)
-        world.watches = await stack.enter_async_context(open_watches(report))
+        world.watches = await stack.enter_async_context(open_watches(Reporter(world.events, Source())))
         opened = []
         for index, (device_name, spec) in enumerate(topology.devices.items()):
             hosts = topology.ends(spec)
@@ -126,7 +135,12 @@ async def open_world(
         for context, ends in opened:
             _add_device(world, kinds[context.spec.type], context, *ends)
         nursery = await stack.enter_async_context(open_background())
+        losses = LossWatch(world.events, world.devices)
+        nursery.start_soon(log.run)
+        nursery.start_soon(losses.run)
         await _start(world, nursery)
+        stack.callback(logged.close)  # before the devices: what ends with the system is no news
+        stack.callback(losses.report)
         stack.enter_context(ignore_existing())
         yield world
 
@@ -144,7 +158,7 @@ async def _open_ends(kind: DeviceKind[Any, Any], context: OpenContext[Any]) -> A
 def _add_hosts(world: World, stack: AsyncExitStack) -> None:
     for name, spec in world.topology.hosts.items():
         assert spec.memory is not None  # `Topology.sized`
-        world.hosts[name] = Host(name, spec.memory * MIB)
+        world.hosts[name] = Host(name, spec.memory * MIB, world.events)
         stack.callback(world.hosts[name].close)
 
 
@@ -154,7 +168,7 @@ def _add_links(world: World, stack: AsyncExitStack, report: Callable[[str], None
             world.traces[name] = stack.enter_context(open_trace(name, spec.trace, report))
         sink = world.traces[name].write if name in world.traces else None
         rc = world.hosts[spec.root].rc
-        link = world.links[name] = build_link(name, spec, LinkRegisters(name, world.topology, rc), sink)
+        link = world.links[name] = build_link(name, spec, LinkRegisters(name, world.topology, rc), world.events, sink)
         world.buses[name] = rc.attach(link)
         world.hosts[spec.endpoint].add_controller(name, link)
 
@@ -184,7 +198,7 @@ def _add_device(
 
 
 def _site(world: World, name: str, spec: DeviceSpec, own_config: OwnConfig | None = None) -> DeviceSite:
-    return DeviceSite(name, spec, world.topology, world.hosts, world.buses, world.ipc, own_config)
+    return DeviceSite(name, spec, world.topology, world.hosts, world.buses, world.ipc, world.events, own_config)
 
 
 def _mediate(

@@ -200,7 +200,7 @@ class NtbVirtio(NtbEnd):
         self._device_state = self._read_device_state()
         self._online.set()
         if self._device is None:
-            self._device = VirtioDevice(*ids, self, self.ntb.name)
+            self._device = VirtioDevice(*ids, self, self.ntb.name, self._virtio.events.driver(self.ntb.name))
         self._virtio.renew_device(self._device)  # another device, or a restarted vhost side
 
     def _report_changes(self) -> None:

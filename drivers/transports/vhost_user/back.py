@@ -15,7 +15,7 @@ from drivers.carriers.vhost_user import SocketBack
 from drivers.contracts.ipc import FdSocket, Handle, Ipc, Unusable
 from drivers.errors import TransportLost
 from drivers.transports.vhost_user.constants import BackendRequest, ProtocolFeature
-from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, Assembler, emit
+from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, HEADER_SIZE, Assembler, emit, request_name
 from drivers.transports.vhost_user.payloads import ProtocolError
 from drivers.transports.vhost_user.session import Session
 from rings.memory import MappedMemory, Memory
@@ -44,7 +44,7 @@ class SessionReport(Protocol):
     """Takes what the owner of a device reports to the user."""
 
     def trouble(self, text: str) -> None:
-        """Handle one line for each refused message and each broken queue of a session that continues."""
+        """Handle one line for each refused message of a session that continues."""
 
     def status_changed(self, status: Status) -> None:
         """Handle a new device status."""
@@ -105,9 +105,6 @@ class VhostUserBack(SocketBack):
         if not self.device.ready.is_set() and self._scope is not None:
             self._scope.cancel()
 
-    def broken(self, queue: DeviceQueue, error: Exception) -> None:
-        self._tell(f"queue {queue.index} ({queue.name}) is stopped until the driver resets the device: {error}")
-
     def _tell(self, trouble: str) -> None:
         if self._report is not None:
             self._report.trouble(trouble)
@@ -167,12 +164,15 @@ class VhostUserBack(SocketBack):
                 continue
             greeted = True
             self.statistics.messages += 1
+            name, reporter = request_name(message.request), self.device.reporter
+            reporter.message(False, name, len(message.body), len(message.handles))
             handles_sent: tuple[Handle, ...] = ()
             try:
                 answer = await session.serve(message)
                 if answer is not None:
                     body, handles_sent = answer[0], tuple(answer[1])
                     await _with_deadline(partial(socket.send, body, handles_sent))
+                    reporter.message(True, name, len(body) - HEADER_SIZE, len(handles_sent))
             finally:
                 message.close()
                 for handle in handles_sent:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import trio
 
+from drivers.contracts.events import SILENT, Reporter
 from drivers.contracts.ipc import FdSocket, Handle
 from drivers.errors import DriverError, ProbeError, TransportLost
 from drivers.flow.pump import Signal
@@ -14,12 +15,14 @@ from drivers.transports.vhost_user.constants import BackendRequest, FrontendRequ
 from drivers.transports.vhost_user.messages import (
     BACKEND_MESSAGES,
     FRONTEND_MESSAGES,
+    HEADER_SIZE,
     Assembler,
     UserMessage,
     ack,
     emit,
     parse,
     parse_reply,
+    request_name,
 )
 from drivers.transports.vhost_user.payloads import U64, MessageRefused, Payload, ProtocolError
 
@@ -33,14 +36,15 @@ REPLY_TIMEOUT = 5.0
 class BackEndConnection:
     """A connection to a back end. Any invalid input closes it; `reason` says why."""
 
-    def __init__(self, name: str, socket: FdSocket) -> None:
-        """Take over the socket."""
+    def __init__(self, name: str, socket: FdSocket, reporter: Reporter = SILENT) -> None:
+        """Take over the socket. ``reporter`` takes an event per message."""
         self.name = name
         self.reason = ""
         """Why the connection ended; empty while it is open."""
         self.acknowledged = False
         """Whether REPLY_ACK was negotiated: then the back end acknowledges every message."""
         self._socket = socket
+        self._reporter = reporter
         self._exchange_lock = trio.Lock()
         self._request: FrontendRequest | None = None
         self._reply: Payload | None = None
@@ -86,6 +90,7 @@ class BackEndConnection:
     def _take(self, message: UserMessage) -> None:
         """Accept a reply. Raises ProtocolError if it is unexpected or invalid."""
         try:
+            self._reporter.message(False, request_name(message.request), len(message.body), len(message.handles))
             if self._request is None:
                 raise ProtocolError(f"an unexpected reply to message {message.request}")
             self._reply = parse_reply(message, self._request, FRONTEND_MESSAGES)
@@ -152,7 +157,9 @@ class BackEndConnection:
                 self._check()
                 self._request, self._reply = request if has_reply else None, None
                 try:
-                    await self._socket.send(emit(request, payload, need_reply=need_reply), handles)
+                    data = emit(request, payload, need_reply=need_reply)
+                    await self._socket.send(data, handles)
+                    self._reporter.message(True, request.name, len(data) - HEADER_SIZE, len(handles))
                 except TransportLost as exc:
                     self.end(f"{request.name} could not be sent: {exc}")
                 while has_reply and self._reply is None:

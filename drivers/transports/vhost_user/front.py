@@ -13,6 +13,7 @@ import trio
 
 from drivers.bus.virtio import NO_ANSWER, DriverQueue, QueueSpec, VirtioBus, VirtioDevice
 from drivers.carriers.vhost_user import OwnConfig, VhostUserClient, VhostUserSocket
+from drivers.contracts.events import BackEndMoved
 from drivers.contracts.hw import DmaMemory
 from drivers.contracts.ipc import FdSocket, Unusable
 from drivers.errors import ProbeError, TransportLost
@@ -66,6 +67,8 @@ class VhostUserFront:
         self._refuse = refuse
         self._device: VirtioDevice | None = None
         self._connection: BackEndConnection | None = None
+        self._reporter = virtio.events.driver(socket.name)
+        self._connections = 0
         self._online = Signal()
         self._scope = trio.CancelScope(shield=True)
         self._protocol_features = 0
@@ -86,7 +89,9 @@ class VhostUserFront:
             while True:
                 try:
                     start = trio.current_time()
-                    await self._serve(BackEndConnection(self._socket.name, await self._socket.connect()))
+                    await self._serve(
+                        BackEndConnection(self._socket.name, await self._socket.connect(), self._reporter)
+                    )
                     if trio.current_time() - start > longest:
                         pause = shortest
                 except TransportLost as exc:
@@ -109,10 +114,13 @@ class VhostUserFront:
                 except (ProbeError, TransportLost, Unusable) as exc:
                     connection.end(str(exc))
         finally:
+            ended = connection.reason
             connection.end("the driver's end was closed")
             was_connected, self._connection = self._connection is not None, None
             self._rings.mark_dead()
             self._refuse(connection.reason)
+            if was_connected and ended:
+                self._reporter.lifecycle(BackEndMoved, False, ended, self._connections)
             if self._device is not None:
                 if was_connected:
                     self._device.failures.append(connection.reason)
@@ -160,9 +168,11 @@ class VhostUserFront:
         """Add the device to its bus, or bring up the existing one again."""
         self._refuse("")
         self._online.set()
+        self._connections += 1
+        self._reporter.lifecycle(BackEndMoved, True, "", self._connections)
         if self._device is None:
             socket = self._socket
-            self._device = VirtioDevice(socket.device_id, socket.vendor_id, self, socket.name)
+            self._device = VirtioDevice(socket.device_id, socket.vendor_id, self, socket.name, self._reporter)
         self._virtio.renew_device(self._device)  # the back end may be another one, or restarted
 
     async def leave(self) -> None:

@@ -51,6 +51,7 @@ __all__ = [
     "parse",
     "parse_reply",
     "reply",
+    "request_name",
 ]
 
 _HEADER = struct.Struct("<III")
@@ -121,6 +122,11 @@ BACKEND_MESSAGES: Mapping[int, MessageType] = {
 }
 """Supported requests of the back end."""
 _UNKNOWN = MessageType()
+
+
+def request_name(request: int) -> str:
+    """Return the name of a front end's request, or its number if it is unknown."""
+    return FrontendRequest(request).name if request in FRONTEND_MESSAGES else str(request)
 
 
 @attrs.frozen(eq=False)

@@ -16,6 +16,7 @@ from typing import Protocol
 import attrs
 import trio
 
+from drivers.contracts.events import SILENT, PortLost, Reporter
 from vnet.linux.background import open_background
 from vnet.linux.ethtool import set_link_mode
 from vnet.linux.netlink.link_table import InterfaceState
@@ -123,7 +124,7 @@ class Interface:
             self._closed = True
             name = self.state.name if self.state is not None else "an interface"
             why = f"{name}{f' in {self._netns}' if self._netns is not None else ''} was deleted"
-            self._watches.report(why)
+            self._watches.reporter.lifecycle(PortLost, why)
             self._follower.interface_gone(why)
 
     def _leave(self) -> None:
@@ -142,9 +143,8 @@ class Interface:
 class Watches:
     """One system's netlink watches, one per namespace. `open_watches` makes them."""
 
-    def __init__(self, nursery: trio.Nursery, report: Callable[[str], None]) -> None:
-        self.report = report
-        """Shows a line to the user."""
+    def __init__(self, nursery: trio.Nursery, reporter: Reporter = SILENT) -> None:
+        self.reporter = reporter
         self.discarded: list[Callable[[], object]] = []
         """Functions that close descriptors. Deleting an interface takes the kernel 20 ms, many at once no longer."""
         self._nursery = nursery
@@ -223,10 +223,10 @@ class Watches:
 
 
 @asynccontextmanager
-async def open_watches(report: Callable[[str], None] = lambda line: None) -> AsyncIterator[Watches]:
-    """Open watches for the time of the context; ``report`` shows the user a line about each deleted interface."""
+async def open_watches(reporter: Reporter = SILENT) -> AsyncIterator[Watches]:
+    """Open watches for the time of the context; ``reporter`` emits an event for each deleted interface."""
     async with open_background() as nursery:
-        watches = Watches(nursery, report)
+        watches = Watches(nursery, reporter)
         try:
             yield watches
         finally:

@@ -1,0 +1,102 @@
+"""A queue of a device, seen from the driver's side, for all transports and device types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from drivers.contracts.events import SILENT, QueueEnabled, QueueStopped, Reporter
+from drivers.flow.pump import BATCH_BUCKETS, Signal
+from rings.errors import MemoryFault, RemoteRingError, section_of
+from rings.queue import QueueStatistics, Virtqueue
+
+__all__ = ["DriverQueue", "QueueSpec"]
+
+
+@attrs.frozen
+class QueueSpec:
+    """A driver's requirements of a queue."""
+
+    name: str
+    num: int | None = None
+    """Maximum size in descriptors; None: the device's maximum."""
+    segments: int = 1
+    """Descriptors of the longest chain that the driver adds; determines the size of indirect tables."""
+    delayed: bool = False
+    """Whether calls are delayed until most buffers in flight are used (transmit queues)."""
+
+
+class DriverQueue:
+    """A live queue of a device, seen from the driver's side: its ring, and the function that kicks the device."""
+
+    def __init__(self, index: int, spec: QueueSpec, ring: Virtqueue, kick: Callable[[], None]) -> None:
+        self.index = index
+        self.name = spec.name
+        self.ring = ring
+        self.kick = kick
+        """Notifies the device. Posted: does not wait."""
+        self.signal = Signal()
+        self.batches = [0] * BATCH_BUCKETS
+        self.calls = 0
+        self.live = True
+        self._closed = False
+        self.fault: str = ""
+        self._past = QueueStatistics(0, 0, 0, 0)
+        self._delayed = spec.delayed
+        self._on_fault: Signal | None = None
+        self._reporter = SILENT
+
+    def report_to(self, faults: Signal, recheck: float | None, reporter: Reporter = SILENT) -> None:
+        """Set ``faults`` when the ring breaks; re-check the ring every ``recheck`` seconds if calls can get lost.
+
+        ``reporter`` is that of the device.
+        """
+        self._on_fault, self.signal.recheck, self._reporter = faults, recheck, reporter.of_queue(self.name)
+        self._reporter.lifecycle(QueueEnabled, self.ring.num)
+
+    def follow(self, former: DriverQueue) -> None:
+        """Continue the counters of ``former``, the queue of the same name before the last reset."""
+        self._past = former.statistics()
+        self.calls, self.batches, self.signal.rescues = former.calls, former.batches, former.signal.rescues
+
+    def statistics(self) -> QueueStatistics:
+        """Return the counters over the device's lifetime, including all resets."""
+        return self._past + self.ring.statistics()
+
+    def on_call(self) -> None:
+        """Handle a used buffer notification; ignored once the ring is down (section 2.7.8)."""
+        self.calls += 1
+        if self.live:
+            self.signal.set()
+
+    def reachable(self) -> bool:
+        return self.ring.reachable()
+
+    def begin_turn(self) -> None:
+        """Do nothing: used buffers are few, and each costs the same."""
+
+    def quiet(self) -> None:
+        self.ring.disable_cb()
+
+    def rearm(self) -> bool:
+        return self.ring.enable_cb_delayed() if self._delayed else self.ring.enable_cb()
+
+    def flush(self) -> None:
+        if self.ring.publish():
+            self.kick()
+
+    def fail(self, error: RemoteRingError | MemoryFault) -> None:
+        self.live = False
+        self.fault = f"queue {self.index}: {error}"
+        self._reporter.lifecycle(QueueStopped, str(error), section_of(error))
+        if self._on_fault is not None:
+            self._on_fault.set()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._reporter.lifecycle(QueueStopped)
+        self.live = False
+        self.ring.close()
+        self.signal.set()

@@ -1,0 +1,209 @@
+"""Events of a running system over each transport, and the log that they become."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import pytest
+import trio
+
+from drivers.contracts.events import (
+    BindMoved,
+    ControlCommanded,
+    DeviceReset,
+    Event,
+    FaultInjected,
+    FeaturesNegotiated,
+    LinkMoved,
+    MessagePassed,
+    NeedsResetSet,
+    NotificationsRescued,
+    PacketsDropped,
+    QueueEnabled,
+    QueueStopped,
+    Source,
+    StatusChanged,
+    Topic,
+)
+from rings.errors import BadRing
+from rings.status import Status
+from vnet.spec import FaultSpec, LinkSpec
+from vnet.system.control import ControlServer
+from vnet.system.events import EventHub
+from vnet.system.limited import AGAIN, LINES, PER
+from vnet.system.log import ENTRIES, log_events
+from vnet.testing import FRAME, NetPair, Options, open_pair, until
+from vnet.testing.pair import ENDPOINT, ROOT
+
+E = TypeVar("E", bound=Event)
+UP = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
+SIDES = {"driver", "device"}
+NO_LINK = ("mmio", "vhost_user")
+NET0 = Source("rc", "net0", "driver", "transmitq1")
+
+
+class Taken(list[Event]):
+    """The events of a pair's system."""
+
+    def of(self, kind: type[E]) -> list[E]:
+        return [event for event in self if isinstance(event, kind)]
+
+
+@contextmanager
+def taken_from(pair: NetPair) -> Iterator[Taken]:
+    taken = Taken()
+    with pair.world.events.listen(taken.append):
+        yield taken
+
+
+async def rebind(pair: NetPair) -> None:
+    assert pair.device.virtio is not None
+    await pair.device.driver_host.virtio.rebind(pair.device.virtio)
+    await pair.world.wait_up()
+
+
+def test_each_kind_of_event_has_a_line_in_the_log() -> None:
+    assert set(ENTRIES) == set(Event.__subclasses__())
+
+
+@pytest.mark.every_transport
+async def test_a_bring_up_is_reported_by_both_sides() -> None:
+    async with open_pair() as pair:
+        with taken_from(pair) as taken:
+            await rebind(pair)
+    assert all(event.source.device == "net0" for event in taken if event.topic is Topic.LIFECYCLE)
+    assert {event.source.host for event in taken if event.source.side == "driver"} == {"rc"}
+    for side in SIDES:
+        status = [event.status for event in taken.of(StatusChanged) if event.source.side == side]
+        assert (status[0], status[-1]) == (0, UP), side
+    features = {event.source.side: event for event in taken.of(FeaturesNegotiated)}
+    assert features["driver"].accepted == features["device"].accepted
+    assert "VERSION_1" in features["driver"].names
+    for kind in (QueueEnabled, QueueStopped):
+        queues = {(event.source.side, event.source.queue) for event in taken.of(kind)}
+        assert queues == {(side, queue) for side in SIDES for queue in ("receiveq1", "transmitq1")}
+    assert [event.cause for event in taken.of(QueueStopped)] == [""] * 4
+    assert taken.of(DeviceReset)
+    bound = [event.state for event in taken.of(BindMoved) if event.driver == "virtio_net"]
+    assert bound[-2:] == ["probing", "bound"]
+
+
+@pytest.mark.every_transport
+async def test_a_queue_that_breaks_is_reported_with_its_rule_and_the_resets_that_follow(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with open_pair() as pair:
+        with taken_from(pair) as taken:
+            queue = pair.vhost.queues[1]
+            queue.fail(BadRing("chain 3: next descriptor 99 of 64", "2.7.5"))
+            await until(lambda: bool(taken.of(NeedsResetSet)))
+            await pair.world.wait_up()
+            await until(lambda: any(event.repeats for event in taken.of(DeviceReset)))
+    [broken] = [event for event in taken.of(QueueStopped) if event.cause]
+    assert (broken.cause, broken.section) == ("chain 3: next descriptor 99 of 64", "2.7.5")
+    assert (broken.source.device, broken.source.side, broken.source.queue) == ("net0", "device", "transmitq1")
+    assert [event.cause for event in taken.of(NeedsResetSet)] == ["queue 1: chain 3: next descriptor 99 of 64"]
+    place = f"net0 transmitq1 (device on {broken.source.host})"
+    text = f"{place}: broke and is stopped until the driver resets the device: {broken.cause} (VIRTIO 1.4, 2.7.5)"
+    assert [record.getMessage() for record in caplog.records if record.name == "vnet.net0.transmitq1"] == [text]
+
+
+@pytest.mark.every_transport(but=NO_LINK)
+async def test_links_report_their_epochs_and_drivers_the_reset() -> None:
+    async with open_pair() as pair:
+        with taken_from(pair) as taken:
+            pair.link.bring_down()
+            pair.link.bring_up()
+            await until(lambda: any(event.cause for event in taken.of(DeviceReset)))
+    moves = [(event.up, event.epoch) for event in taken.of(LinkMoved)]
+    assert moves == [(False, 1), (True, 2)]
+    assert {event.source.link for event in taken.of(LinkMoved)} == {"link0"}
+
+
+async def test_faults_and_the_notifications_that_they_lose_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    link = LinkSpec(root=ROOT, endpoint=ENDPOINT, faults=FaultSpec(seed=1, lost_doorbells=1.0))
+    async with open_pair(Options(link=link)) as pair:
+        with taken_from(pair) as taken:
+            pair.driver_port.inject(FRAME)
+            await until(lambda: bool(taken.of(NotificationsRescued)))
+    assert {(event.request, event.fault) for event in taken.of(FaultInjected)} == {("doorbell", "lost")}
+    [*_, rescued] = taken.of(NotificationsRescued)
+    assert (rescued.source.side, rescued.source.queue) == ("device", "transmitq1")
+    assert "a notification was lost; a re-check found the work" in caplog.text
+
+
+@pytest.mark.every_transport
+async def test_a_new_cause_of_drops_is_reported_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_pair() as pair:
+        with taken_from(pair) as taken:
+            for _ in range(3):
+                pair.driver_port.drop("oversized")
+            await until(lambda: bool(taken.of(PacketsDropped)))
+    [drop] = taken.of(PacketsDropped)
+    assert (drop.source.side, drop.place, drop.cause, drop.count) == ("driver", "port", "oversized", 3)
+    assert "net0 (driver on rc): port drops packets: oversized (2 more times)" in caplog.messages
+
+
+async def test_commands_of_the_control_socket_are_reported() -> None:
+    async with open_pair() as pair:
+        with taken_from(pair) as taken:
+            ours, theirs = trio.testing.memory_stream_pair()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ControlServer(pair.world).converse, theirs)
+                for text in (b'{"execute": "qmp_capabilities"}', b'{"execute": "query-commands"}', b'{"execute": "x"}'):
+                    await ours.send_all(text)
+                await until(lambda: len(taken.of(ControlCommanded)) == 3)
+                await ours.aclose()
+    assert [(event.command, bool(event.outcome)) for event in taken.of(ControlCommanded)] == [
+        ("qmp_capabilities", False),
+        ("query-commands", False),
+        ("x", True),
+    ]
+
+
+async def test_messages_of_vhost_user_are_reported_by_both_ends() -> None:
+    async with open_pair(Options(transport="vhost_user")) as pair:
+        with taken_from(pair) as taken:
+            await rebind(pair)
+    for side, sent in (("driver", True), ("device", False)):
+        messages = [event for event in taken.of(MessagePassed) if event.source.side == side]
+        assert {"SET_FEATURES", "SET_VRING_ADDR"} <= {event.request for event in messages if event.sent is sent}
+
+
+# The log
+
+
+def emit(hub: EventHub, event: Event) -> None:
+    assert hub.lifecycle is not None
+    hub.lifecycle(event)
+
+
+async def test_one_place_has_ten_lines_in_five_seconds_and_then_a_number(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "vnet")
+    hub = EventHub()
+    with log_events(hub) as log:
+        for status in range(100):
+            emit(hub, StatusChanged(0.0, NET0, status & 1))
+        assert len(caplog.messages) == LINES
+        emit(hub, QueueStopped(0.0, NET0, "a rule"))
+        assert len(caplog.messages) == LINES + 1, "a warning has a limit of its own"
+        await trio.sleep(PER)
+        log.flush()
+        assert caplog.messages[-1] == "net0.transmitq1: 90 more"
+
+
+async def test_a_device_that_resets_again_and_again_is_logged_at_growing_intervals(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hub = EventHub()
+    source = Source("rc", "net0", "driver")
+    with log_events(hub):
+        for repeats in range(1, 201):
+            emit(hub, DeviceReset(0.0, source, "the device asked for a reset", repeats))
+            await trio.sleep(1)
+    text = "net0 (driver on rc): reset {} times in a row: the device asked for a reset"
+    shortest, _ = AGAIN
+    assert caplog.messages == [text.format(3 + int(after * shortest)) for after in (0, 1, 3, 7, 15, 27, 39)]

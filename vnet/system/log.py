@@ -1,0 +1,214 @@
+"""The log: a sink of events that writes them to the standard loggers ``vnet.DEVICE.QUEUE`` and ``vnet.LINK``.
+
+Nothing here configures `logging`: that is for the program, such as the command line.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from drivers.contracts.events import (
+    BackEndMoved,
+    BindMoved,
+    ControlCommanded,
+    DeviceReset,
+    Event,
+    FaultInjected,
+    FeaturesNegotiated,
+    LinkMoved,
+    MessagePassed,
+    NeedsResetSet,
+    NotificationsRescued,
+    PacketsDropped,
+    PortLost,
+    QueueEnabled,
+    QueueStopped,
+    Source,
+    StatusChanged,
+)
+from rings.status import Status
+from vnet.system.events import EventHub
+from vnet.system.limited import PER, LineLimit, repeated
+
+__all__ = ["ENTRIES", "EventLog", "LogEntry", "log_events", "log_line", "logger_name"]
+
+DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING
+OFTEN = 3
+"""Resets in a row for one reason that are a warning."""
+
+
+def log_line(line: str) -> None:
+    """Log a line for the user that is no event."""
+    logging.getLogger("vnet").warning("%s", line)
+
+
+@attrs.frozen
+class LogEntry:
+    """An event as a line of the log."""
+
+    level: int
+    text: str
+    problem: str = ""
+    """Name of the problem if the line is repeated at growing intervals only; else empty."""
+    count: int = 1
+    """How often the problem occurred; 0 if the text says it."""
+
+
+def _problem(text: str, count: int = 1) -> LogEntry:
+    return LogEntry(WARNING, text, text, count)
+
+
+def _status(event: StatusChanged) -> LogEntry:
+    names = [str(bit.name) for bit in Status if event.status & bit]
+    return LogEntry(DEBUG, f"status {' '.join(names) or 0}")
+
+
+def _features(event: FeaturesNegotiated) -> LogEntry:
+    return LogEntry(INFO, f"negotiated {', '.join(event.names)}")
+
+
+def _stopped(event: QueueStopped) -> LogEntry:
+    if not event.cause:
+        return LogEntry(DEBUG, "stopped")
+    rule = f" (VIRTIO 1.4, {event.section})" if event.section else ""
+    return _problem(f"broke and is stopped until the driver resets the device: {event.cause}{rule}")
+
+
+def _reset(event: DeviceReset) -> LogEntry:
+    if not event.cause:
+        return LogEntry(DEBUG, "reset")
+    if event.repeats < OFTEN:
+        return LogEntry(INFO, f"reset: {event.cause}")
+    return LogEntry(WARNING, f"reset {event.repeats} times in a row: {event.cause}", f"reset: {event.cause}", 0)
+
+
+def _bind(event: BindMoved) -> LogEntry:
+    text = f"{event.driver or 'no driver'}: {event.state}{f': {event.why}' if event.why else ''}"
+    if event.state == "failed":
+        return _problem(text)
+    return LogEntry(DEBUG if event.state == "probing" and not event.why else INFO, text)
+
+
+def _back_end(event: BackEndMoved) -> LogEntry:
+    if not event.connected:
+        return LogEntry(WARNING, f"the back end is gone: {event.why}")
+    if event.connections > 1:
+        return LogEntry(WARNING, f"a back end is connected again (connection {event.connections})")
+    return LogEntry(INFO, "a back end is connected")
+
+
+def _dropped(event: PacketsDropped) -> LogEntry:
+    return _problem(f"{event.place} drops packets: {event.cause}", event.count)
+
+
+def _rescued(event: NotificationsRescued) -> LogEntry:
+    return _problem("a notification was lost; a re-check found the work", event.count)
+
+
+def _link(event: LinkMoved) -> LogEntry:
+    return LogEntry(INFO, f"up, epoch {event.epoch}" if event.up else f"down, epoch {event.epoch} is over")
+
+
+def _message(event: MessagePassed) -> LogEntry:
+    verb = "sent" if event.sent else "received"
+    return LogEntry(DEBUG, f"{verb} {event.request}, {event.size} bytes, {event.fds} file descriptors")
+
+
+def _command(event: ControlCommanded) -> LogEntry:
+    level = DEBUG if event.command.startswith("query-") else INFO
+    return LogEntry(level, f"{event.command or 'invalid'}: {event.outcome or 'done'}")
+
+
+ENTRIES: Mapping[type[Event], Callable[[Any], LogEntry]] = {
+    StatusChanged: _status,
+    FeaturesNegotiated: _features,
+    QueueEnabled: lambda event: LogEntry(DEBUG, f"enabled, {event.num} descriptors"),
+    QueueStopped: _stopped,
+    DeviceReset: _reset,
+    NeedsResetSet: lambda event: LogEntry(INFO, f"needs a reset: {event.cause}"),
+    BindMoved: _bind,
+    PortLost: lambda event: LogEntry(WARNING, event.why),
+    BackEndMoved: _back_end,
+    PacketsDropped: _dropped,
+    NotificationsRescued: _rescued,
+    LinkMoved: _link,
+    FaultInjected: lambda event: LogEntry(DEBUG, f"injected fault: {event.request} {event.fault}"),
+    MessagePassed: _message,
+    ControlCommanded: _command,
+}
+"""The line of each kind of event."""
+
+
+def logger_name(event: Event) -> str:
+    """Return the name of the logger of an event, such as ``vnet.net0.transmitq1``."""
+    source = event.source
+    if isinstance(event, ControlCommanded):
+        return "vnet.control"
+    parts = filter(None, (source.device or source.link or source.host, source.queue))
+    return ".".join(("vnet", *(part.replace(".", "_") for part in parts)))
+
+
+def _place(event: Event) -> str:
+    source: Source = event.source
+    if isinstance(event, ControlCommanded):
+        return "control socket"
+    names = " ".join(filter(None, (source.device or source.link or source.host, source.queue)))
+    return f"{names} ({source.side}{f' on {source.host}' if source.host else ''})" if source.side else names
+
+
+class EventLog:
+    """A sink that logs each event, at most `LINES` lines in `PER` seconds from one logger at one level."""
+
+    def __init__(self) -> None:
+        self._limits: dict[tuple[str, int], LineLimit] = {}
+
+    def __call__(self, event: Event) -> None:
+        entry = ENTRIES[type(event)](event)
+        name = logger_name(event)
+        logger = logging.getLogger(name)
+        if not logger.isEnabledFor(entry.level):
+            return
+        place = _place(event)
+        limit = self._limits.setdefault((name, entry.level), LineLimit())
+        more: int | None = 0
+        if entry.problem:
+            more = limit.admit_problem(f"{place}: {entry.problem}", entry.count)
+        elif not limit.admit():
+            more = None
+        if more is not None:
+            self._log_skipped(name, entry.level, limit)
+            text = f"{place}: {repeated(entry.text, more)}" if place else entry.text
+            logger.log(entry.level, "%s", text, extra={"event": event})
+
+    def flush(self, *, end: bool = False) -> None:
+        """Log how many lines were held back since the last one; at the ``end`` of the log, for all loggers."""
+        for (name, level), limit in self._limits.items():
+            if end or limit.open:
+                self._log_skipped(name, level, limit)
+
+    def _log_skipped(self, name: str, level: int, limit: LineLimit) -> None:
+        if skipped := limit.take_skipped():
+            logging.getLogger(name).log(level, "%s: %d more", name.partition(".")[2], skipped)
+
+    async def run(self) -> None:
+        """Flush at intervals until cancelled."""
+        while True:
+            await trio.sleep(PER)
+            self.flush()
+
+
+@contextmanager
+def log_events(hub: EventHub) -> Iterator[EventLog]:
+    """Log the events of ``hub`` during the context."""
+    log = EventLog()
+    try:
+        with hub.listen(log):
+            yield log
+    finally:
+        log.flush(end=True)

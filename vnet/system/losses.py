@@ -1,0 +1,96 @@
+"""Losses of a running system: counters of drops and of lost notifications, and the events for their changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import attrs
+import trio
+
+from drivers.contracts.events import Event, Events, NotificationsRescued, PacketsDropped, Source
+from vnet.system.device import Device
+
+__all__ = ["DropCount", "LossWatch", "drop_counts"]
+
+NO_LOSS = frozenset({"stale", "stopped"})
+"""Causes of port drops that are not lost traffic: frames from before the interface's start, or after its stop, as on
+a cable without a plug."""
+FILTERED = "filter_"
+"""Prefix of the drop causes that count frames rejected by the receive filter."""
+INTERVAL = 1.0
+"""Seconds between two looks at the counters."""
+
+
+@attrs.frozen
+class DropCount:
+    """A drop counter of a device."""
+
+    source: Source
+    place: str
+    """Counter of the end, such as port or received."""
+    cause: str
+    count: int
+
+
+def drop_counts(device: Device) -> Iterator[DropCount]:
+    """Yield the drop counters of both ends.
+
+    Causes in `NO_LOSS`, and frames rejected by the receive filter, are left out: they are not lost traffic.
+    """
+    for source, end in zip(_sources(device), (device.driver_end, device.device_end), strict=True):
+        for place, drops in end.drops():
+            for cause, count in drops.items():
+                if not (place == "port" and cause in NO_LOSS) and not cause.startswith(FILTERED):
+                    yield DropCount(source, place, cause, count)
+
+
+def _sources(device: Device) -> tuple[Source, Source]:
+    """Return the driver's and the device's side."""
+    driver = Source(device.driver_host.name, device.name, "driver")
+    return driver, Source(device.device_host.name, device.name, "device")
+
+
+def _rescues(device: Device) -> Iterator[tuple[Source, int]]:
+    """Yield the number of lost notifications of each queue on each side."""
+    driver, other = _sources(device)
+    virtio = device.virtio
+    for queue in () if virtio is None else virtio.queues:
+        yield attrs.evolve(driver, queue=queue.name), queue.signal.rescues
+    for own in () if device.back is None else device.vhost.queues:
+        yield attrs.evolve(other, queue=own.name), own.signal.rescues
+
+
+class LossWatch:
+    """Emits an event for each counter of losses that has increased. The counters are read while a sink listens only."""
+
+    def __init__(self, events: Events, devices: Mapping[str, Device]) -> None:
+        self._events = events
+        self._devices = devices
+        self._counts: dict[tuple[Source, str, str], int] = {}
+
+    async def run(self) -> None:
+        """Read the counters at intervals until cancelled."""
+        while True:
+            await trio.sleep(INTERVAL)
+            self.report()
+
+    def report(self) -> None:
+        """Emit an event for each counter that increased since the last call."""
+        if (emit := self._events.losses) is not None:
+            for event in self._changes():
+                emit(event)
+
+    def _changes(self) -> Iterator[Event]:
+        now = trio.current_time()
+        for device in self._devices.values():
+            for drop in drop_counts(device):
+                if more := self._increase(drop.source, drop.place, drop.cause, drop.count):
+                    yield PacketsDropped(now, drop.source, drop.place, drop.cause, more)
+            for source, count in _rescues(device):
+                if more := self._increase(source, "", "", count):
+                    yield NotificationsRescued(now, source, more)
+
+    def _increase(self, source: Source, place: str, cause: str, count: int) -> int:
+        before = self._counts.get((source, place, cause), 0)
+        self._counts[source, place, cause] = count
+        return max(count - before, 0)
