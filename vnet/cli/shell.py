@@ -17,7 +17,7 @@ import trio
 from drivers.bus.device_queue import DeviceQueue
 from rings.formats import ring_format
 from rings.view import RingView, view_packed, view_split
-from vnet.cli.common import errors_in_one_line, name_option, report
+from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.console import Console, read_stdin
 from vnet.cli.topology_file import FILE, open_topology
 from vnet.demo import default_topology
@@ -146,7 +146,7 @@ async def _open(topology: Topology, file: str, name: str, public: bool) -> Async
         stack.enter_context(settings_of(file))
         if public:
             stack.enter_context(claim(name, topology))
-        world = await stack.enter_async_context(open_world(topology, name, report=report))
+        world = await stack.enter_async_context(open_world(topology, name))
         nursery = await stack.enter_async_context(trio.open_nursery())
         if public:
             control = ControlServer(world)
