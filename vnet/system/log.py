@@ -35,6 +35,7 @@ from drivers.contracts.events import (
 from rings.status import Status
 from vnet.system.events import EventHub
 from vnet.system.limited import PER, LineLimit, repeated
+from vnet.system.qmp import NEGOTIATE
 
 __all__ = ["ENTRIES", "EventLog", "LogEntry", "log_events", "log_line", "logger_name"]
 
@@ -121,7 +122,7 @@ def _message(event: MessagePassed) -> LogEntry:
 
 
 def _command(event: ControlCommanded) -> LogEntry:
-    level = DEBUG if event.command.startswith("query-") else INFO
+    level = DEBUG if event.command.startswith(("query-", NEGOTIATE)) else INFO
     return LogEntry(level, f"{event.command or 'invalid'}: {event.outcome or 'done'}")
 
 
