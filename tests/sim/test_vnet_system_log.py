@@ -17,7 +17,6 @@ from drivers.contracts.events import (
     Event,
     FaultInjected,
     FeaturesNegotiated,
-    LinkMoved,
     MessagePassed,
     NeedsResetSet,
     NotificationsRescued,
@@ -41,7 +40,6 @@ from vnet.testing.pair import ENDPOINT, ROOT
 E = TypeVar("E", bound=Event)
 UP = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 SIDES = {"driver", "device"}
-NO_LINK = ("mmio", "vhost_user")
 NET0 = Source("rc", "net0", "driver", "transmitq1")
 
 
@@ -109,18 +107,6 @@ async def test_a_queue_that_breaks_is_reported_with_its_rule_and_the_resets_that
     place = f"net0 transmitq1 (device on {broken.source.host})"
     text = f"{place}: broke and is stopped until the driver resets the device: {broken.cause} (VIRTIO 1.4, 2.7.5)"
     assert [record.getMessage() for record in caplog.records if record.name == "vnet.net0.transmitq1"] == [text]
-
-
-@pytest.mark.every_transport(but=NO_LINK)
-async def test_links_report_their_epochs_and_drivers_the_reset() -> None:
-    async with open_pair() as pair:
-        with taken_from(pair) as taken:
-            pair.link.bring_down()
-            pair.link.bring_up()
-            await until(lambda: any(event.cause for event in taken.of(DeviceReset)))
-    moves = [(event.up, event.epoch) for event in taken.of(LinkMoved)]
-    assert moves == [(False, 1), (True, 2)]
-    assert {event.source.link for event in taken.of(LinkMoved)} == {"link0"}
 
 
 async def test_faults_and_the_notifications_that_they_lose_are_reported(caplog: pytest.LogCaptureFixture) -> None:
