@@ -17,7 +17,7 @@ from rings.features import RingFeature, mask
 from support.rigs.vhost_user import FrontEnd, R, request
 from vnet.linux.ipc import connect
 from vnet.system.exports import DeviceExport, Served, open_exports
-from vnet.system.limited import AGAIN, LINES, PER, LimitedReport
+from vnet.system.limited import AGAIN
 from vnet.testing import until
 from vnet.topology import parse_device
 
@@ -110,15 +110,3 @@ async def test_a_legacy_driver_is_named_where_the_refusal_is_acknowledged(tmp_pa
         assert not await front.tell(R.SET_FEATURES, U64(legacy))
         assert "refused: a legacy driver: " in disk.output[-1]
         assert "disable-legacy=on" in disk.output[-1]
-
-
-@pytest.mark.hostile("V12")
-async def test_troubles_that_are_all_different_are_limited_as_well() -> None:
-    output = list[str]()
-    lines = LimitedReport("x", output.append)
-    for number in range(1000):
-        lines.trouble(f"trouble {number}")
-    assert output == [f"x: trouble {number}" for number in range(LINES)]
-    await trio.sleep(PER)
-    lines.trouble("trouble 999")
-    assert output[LINES:] == ["x: 990 more", "x: trouble 999"]
