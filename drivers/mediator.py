@@ -8,6 +8,7 @@ buffers that the other driver has made available for receiving. Each device type
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
@@ -40,10 +41,10 @@ class MediatorStatistics:
     """Bytes to transfer, including headers."""
     copied_bytes: int = 0
     """Bytes copied: the same number, because each is copied once."""
-    drops: dict[str, int] = attrs.field(factory=dict)
+    drops: Counter[str] = attrs.field(factory=Counter)
 
     def drop(self, cause: str) -> None:
-        self.drops[cause] = self.drops.get(cause, 0) + 1
+        self.drops[cause] += 1
 
     def count_copies(self, buffers: int, size: int) -> None:
         """Count ``buffers`` copied unchanged, of ``size`` bytes in total."""

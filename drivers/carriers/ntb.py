@@ -247,7 +247,7 @@ class NtbEpf:
         return self._known_spads
 
     def spad_read(self, index: int) -> int:
-        value = self._function.bar_read(Bar.CONFIG, self._spads + 4 * self._spad(index), 4)
+        value = self._read_twice(Bar.CONFIG, self._spads + 4 * self._spad(index))
         self._known_spads[index] = value
         return value
 
@@ -256,10 +256,15 @@ class NtbEpf:
         self._function.bar_write(Bar.CONFIG, self._spads + 4 * self._spad(index), 4, value & WORD_MASK)
 
     def peer_spad_read(self, index: int) -> int:
-        return self._function.bar_read(Bar.PEER_SPADS, 4 * self._spad(index), 4)
+        return self._read_twice(Bar.PEER_SPADS, 4 * self._spad(index))
 
     def peer_spad_write(self, index: int, value: int) -> None:
         self._function.bar_write(Bar.PEER_SPADS, 4 * self._spad(index), 4, value & WORD_MASK)
+
+    def _read_twice(self, bar: int, offset: int) -> int:
+        """Read a scratchpad, again if it is all-ones, which a lost completion returns too."""
+        value = self._function.bar_read(bar, offset, 4)
+        return self._function.bar_read(bar, offset, 4) if value == WORD_MASK else value
 
     def _spad(self, index: int) -> int:
         if not 0 <= index < self.spad_count:

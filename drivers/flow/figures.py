@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import attrs
 
 __all__ = ["RequestFigures", "Traffic"]
@@ -17,12 +19,12 @@ class Traffic:
         """Frames or messages passed on."""
         self.bytes = 0
         """Bytes passed on, without virtio headers."""
-        self.drops: dict[str, int] = {}
+        self.drops: Counter[str] = Counter()
         """Dropped frames or messages, by cause."""
 
     def drop(self, cause: str, count: int = 1) -> None:
         if count:
-            self.drops[cause] = self.drops.get(cause, 0) + count
+            self.drops[cause] += count
 
 
 @attrs.define(eq=False)
@@ -36,8 +38,8 @@ class RequestFigures:
     """Data bytes read and written by these."""
     queued: int = 0
     """Device: requests that waited for a worker. Driver: requests submitted again after a reset."""
-    errors: dict[str, int] = attrs.field(factory=dict)
+    errors: Counter[str] = attrs.field(factory=Counter)
     """Requests that ended with an error, by cause."""
 
     def fail(self, cause: str) -> None:
-        self.errors[cause] = self.errors.get(cause, 0) + 1
+        self.errors[cause] += 1

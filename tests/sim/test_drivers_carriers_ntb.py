@@ -65,6 +65,26 @@ def test_words_are_accessed_as_words_only(bridge: Bridge, size: int) -> None:
     assert primary.spad_read(0) == 0x1122_3344
 
 
+def test_a_scratchpad_whose_read_got_no_completion_is_read_again(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost completion returns all-ones, which a device would take for the features that the driver accepts."""
+    primary, secondary = bridge.start()
+    secondary.peer_spad_write(3, 0x1234_5678)
+    secondary.spad_write(4, 0x9ABC_DEF0)
+    read, lost = primary._function.bar_read, list[int]()
+
+    def lossy(bar: int, offset: int, size: int) -> int:
+        value = read(bar, offset, size)
+        if offset in lost:
+            return value
+        lost.append(offset)
+        return 0xFFFF_FFFF
+
+    monkeypatch.setattr(primary._function, "bar_read", lossy)
+    assert (primary.spad_read(3), primary.peer_spad_read(4)) == (0x1234_5678, 0x9ABC_DEF0)
+
+
 # The link between the hosts
 
 

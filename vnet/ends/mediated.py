@@ -41,4 +41,4 @@ class MediatorEnd:
 
     def snapshot(self) -> EndView:
         source = self.settings.statistics.get(self.name, NOTHING)
-        return MediatorView("mediator", self.live, self.other, attrs.evolve(source, drops=dict(source.drops)))
+        return MediatorView("mediator", self.live, self.other, attrs.evolve(source, drops=source.drops.copy()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -107,7 +107,7 @@ class Endpoint:
         self._closed = False
         self._turn = 0
         self._sent = self._received = 0
-        self._drops: dict[str, int] = {}
+        self._drops: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         dst = "unbound" if self.dst == ADDR_ANY else f"bound to {self.dst}"
@@ -301,5 +301,5 @@ class Endpoint:
 
     def _drop(self, cause: str, count: int = 1) -> None:
         if count:
-            self._drops[cause] = self._drops.get(cause, 0) + count
+            self._drops[cause] += count
             self._bus.drop(cause, count)

@@ -37,12 +37,12 @@ class CountingPort:
         self.rx_bytes = 0
         self.tx_packets = 0
         self.tx_bytes = 0
-        self._drops: dict[str, int] = {}
+        self._drops: Counter[str] = Counter()
 
     def drop(self, cause: str, count: int = 1) -> None:
         """Count ``count`` frames dropped for ``cause``."""
         if count:
-            self._drops[cause] = self._drops.get(cause, 0) + count
+            self._drops[cause] += count
 
     def byte_count(self) -> int:
         """Return the bytes of both directions so far."""

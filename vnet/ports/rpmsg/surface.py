@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -21,7 +22,7 @@ class Surface:
     kind = "none"
 
     def __init__(self) -> None:
-        self.drops: dict[str, int] = {}
+        self.drops: Counter[str] = Counter()
         """Dropped messages, by cause."""
 
     async def serve(
@@ -32,7 +33,7 @@ class Surface:
         await trio.sleep_forever()
 
     def drop(self, cause: str) -> None:
-        self.drops[cause] = self.drops.get(cause, 0) + 1
+        self.drops[cause] += 1
 
     async def send(self, endpoint: RpmsgEndpoint, data: bytes) -> None:
         """Send a message to the other side; drop it if that fails."""
