@@ -203,7 +203,10 @@ class Vringh(Protocol):
         """Suppress kicks; a hint, so the driver may still kick."""
 
     def in_flight(self) -> Sequence[int]:
-        """Return the heads of the chains taken and neither completed nor abandoned."""
+        """Return the heads of the chains taken and neither completed nor abandoned, then of those to take again.
+
+        The latter are chains that another device's side left in flight; `state` counts them only once they are taken.
+        """
 
     def latch(self) -> None:
         """Break the queue until reset: it reads as empty. Chains in flight may still be completed."""

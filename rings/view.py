@@ -24,6 +24,8 @@ TABLE_SHOWN = 1024
 """Entries of an indirect table that a view has; a longer table is cut."""
 TABLES_SHOWN = 16384
 """Entries of all indirect tables that a view has; further tables are left out."""
+RINGS_SHOWN = 4
+"""Descriptors that all chains of a split ring's view have, in ring sizes; the chain that reaches it is cut."""
 USED_SHOWN = 8
 """Used elements that a view of a split ring has, the latest ones."""
 LAP = 1 << 15
@@ -158,6 +160,7 @@ def view_split(memory: Memory, num: int, addrs: RingAddrs, *, event_idx: bool = 
     fault = f"available index {avail_idx} is {outstanding} ahead of used index {used_idx}" if outstanding > num else ""
     table = [_split_descriptor(index, desc) for index in range(num)]
     tables = _Tables(memory, _split_descriptor)
+    positions = [(avail_idx - back & 0xFFFF) % num for back in range(min(outstanding, num), 0, -1)]
     used_event, avail_event = avail_words[-1], struct.unpack_from("<H", used, 4 + 8 * num)[0]
     return RingView(
         "split",
@@ -165,10 +168,7 @@ def view_split(memory: Memory, num: int, addrs: RingAddrs, *, event_idx: bool = 
         addrs,
         {"flags": avail_words[0], "idx": avail_idx, "used_event": used_event},
         {"flags": used_flags, "idx": used_idx, "avail_event": avail_event},
-        tuple(
-            _split_chain(tables, table, index % num, avail_words[2 + index % num])
-            for index in (avail_idx - back & 0xFFFF for back in range(min(outstanding, num), 0, -1))
-        ),
+        tuple(_split_chains(tables, table, positions, avail_words[2:-1])),
         tuple(
             UsedView(index % num, *USED_ELEM.unpack_from(used, 4 + 8 * (index % num)))
             for index in (used_idx - back & 0xFFFF for back in range(min(num, used_idx, USED_SHOWN), 0, -1))
@@ -197,7 +197,22 @@ def _split_wish(names: tuple[str, str, str], flags: int, idx: int, event: int | 
     return f"the {side} suppresses {notification}s{until}"
 
 
-def _split_chain(tables: _Tables, table: Sequence[DescriptorView], position: int, head: int) -> ChainView:
+def _split_chains(
+    tables: _Tables, table: Sequence[DescriptorView], positions: Sequence[int], heads: Sequence[int]
+) -> Iterator[ChainView]:
+    """Yield the chains at ``positions`` of the available ring, whose entries are ``heads``.
+
+    Chains of a broken ring may each be as long as the ring; together they have at most `RINGS_SHOWN` times
+    its descriptors.
+    """
+    left = RINGS_SHOWN * len(table)
+    for position in positions:
+        chain = _split_chain(tables, table, position, heads[position], left)
+        left -= len(chain.descriptors)
+        yield chain
+
+
+def _split_chain(tables: _Tables, table: Sequence[DescriptorView], position: int, head: int, left: int) -> ChainView:
     chain: list[DescriptorView] = []
     index, fault = head, ""
     while True:
@@ -206,6 +221,9 @@ def _split_chain(tables: _Tables, table: Sequence[DescriptorView], position: int
             break
         if len(chain) == len(table):
             fault = "loops"
+            break
+        if len(chain) == left:
+            fault = fault or f"cut: the chains have more than {RINGS_SHOWN * len(table)} descriptors"
             break
         desc, why = tables.follow(table[index])
         chain.append(desc)

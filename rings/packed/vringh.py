@@ -91,6 +91,9 @@ class PackedVringh(DeviceSide):
         self._in_flight = in_flight
         self._backlog = deque(backlog)
 
+    def in_flight(self) -> list[int]:
+        return [*super().in_flight(), *(words[-1][1] >> 32 & 0xFFFF for words in self._backlog)]
+
     def hands(self, slot: int) -> int:
         """Return the ownership bits of a descriptor, see `HANDS`."""
         return int(self._desc[2 * slot + 1] >> 48 & HANDS)

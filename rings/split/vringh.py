@@ -65,6 +65,9 @@ class SplitVringh(DeviceSide):
         self._last_avail = self._avail_end = self._used + len(backlog) & 0xFFFF
         self._backlog = deque(backlog)
 
+    def in_flight(self) -> list[int]:
+        return [*super().in_flight(), *self._backlog]
+
     def getdescs(self, limit: int, /) -> list[Chain]:
         chains: list[Chain] = []
         if self._budget <= 0:

@@ -281,14 +281,18 @@ def test_a_log_may_have_more_entries_than_the_ring_has_descriptors(name: str) ->
 
 
 @BOTH
-def test_only_what_this_device_took_is_held_by_it(name: str) -> None:
+def test_chains_that_another_device_left_are_in_flight_before_they_are_taken(name: str) -> None:
     life = Life(name)
     life.add(2)
     life.take(2)
+    heads = sorted(life.device.in_flight())
     life.start()
-    assert life.device.in_flight() == []
+    assert sorted(life.device.in_flight()) == heads
     life.take(1)
-    assert len(life.device.in_flight()) == 1
+    assert sorted(life.device.in_flight()) == heads
+    assert life.device.state().in_flight == 1, "held by this device"
+    life.undo(0)
+    assert sorted(life.device.in_flight()) == heads
 
 
 SPLIT_HEADER = [(4, 2), (4, 0xFFFF), (5, NUM + 1), (5, 0), (7, 100), (7, 0xFFF0)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from rings.errors import LocalRingError
@@ -91,3 +93,30 @@ def test_no_more_chains_can_be_abandoned_than_were_taken(device: Vringh, count: 
     with pytest.raises(LocalRingError, match="of 5 taken"):
         device.abandon(count if count < 0 else 5 + count)
     assert device.state().in_flight == 5
+
+
+def test_a_split_ring_stopped_twice_before_its_chains_are_taken_again_serves_each_once() -> None:
+    """Chains are used out of order: the available ring alone does not tell which of them are left."""
+    memory = Guarded()
+    ring = RawRing(memory, NUM, memory.grant_ring(NUM, packed=False))
+    buffer = memory.grant(8 * NUM)
+    for head in range(COUNT):
+        ring.chain(head, Desc(Addr(buffer + 8 * head), 8, WRITE))
+    ring.offer(*range(COUNT))
+    form = FORMATS["split"]
+
+    def resumed(left: Sequence[int]) -> Vringh:
+        features, base = mask((RingFeature.VERSION_1,)), ring.used_idx
+        device = form.vringh(memory, NUM, ring.addrs, features, base=base, meter=None)
+        form.resume(device, base, left)
+        return device
+
+    first = resumed(())
+    heads(first, 3)
+    complete(first, 1, 0)
+    first.publish()
+    first.close()
+    second = resumed(first.in_flight())
+    second.close()
+    third = resumed(second.in_flight())
+    assert [head for _ in range(COUNT) for head in heads(third, 1)] == [0, 2, 3, 4]

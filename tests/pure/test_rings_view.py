@@ -105,6 +105,20 @@ class TestSplit:
         assert len(view.chains) == NUM
         assert view.fault == "available index 1000 is 1000 ahead of used index 0"
 
+    def test_chains_that_all_loop_are_cut_together(self) -> None:
+        """Chains that each show as many descriptors as the ring has would together show the square of that."""
+        num = 256
+        memory = MappedMemory()
+        memory.add(Addr(0), memoryview(bytearray(0x4000)))
+        ring = RawRing(memory, num, RingAddrs(*map(Addr, (0, 0x1000, 0x2000))))
+        ring.write(0, Desc(0, 1, NEXT, 0))
+        ring.offer(*[0] * num)
+        chains = view_split(memory, num, ring.addrs).chains
+        assert len(chains) == num
+        assert sum(len(chain.descriptors) for chain in chains) <= 4 * num
+        assert chains[0].fault == "loops"
+        assert chains[-1].fault == f"cut: the chains have more than {4 * num} descriptors"
+
     def test_a_huge_table_is_cut(self) -> None:
         memory = MappedMemory()
         memory.add(Addr(0), memoryview(bytearray(1 << 21)))
