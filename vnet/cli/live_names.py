@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from vnet.errors import ControlError
+from vnet.errors import ControlError, PrivilegeError
 from vnet.system.client import ask
 from vnet.system.state import running, system_names
 
@@ -23,7 +23,7 @@ def _starting(names: Callable[[click.Context], Sequence[str]]) -> Complete:
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         try:
             return [name for name in names(context) if name.startswith(incomplete)]
-        except (ControlError, OSError):
+        except (ControlError, PrivilegeError, OSError):
             return []
 
     return complete
@@ -39,7 +39,7 @@ def _hosts(context: click.Context) -> list[str]:
 
 
 def part_names(system: str, kind: str, timeout: float | None = None) -> list[str]:
-    """Return the names of the devices or links of a running system. Raises ControlError, OSError."""
+    """Return the names of the devices or links of a running system. Raises ControlError, PrivilegeError, OSError."""
     status = ask(system, "query-status", timeout=timeout)
     return list(status[kind]) if isinstance(status, dict) else []
 
