@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -97,6 +98,10 @@ def test_arguments_are_exactly_the_parameters(arguments: dict[str, object], desc
         QmpRequest("link-set", arguments).check(parameters)
     assert caught.value.desc == desc
     QmpRequest("link-set", {"name": "x", "up": True}).check(parameters)
+
+
+def test_a_value_that_json_does_not_know_is_text() -> None:
+    assert parse(emit({"return": {"path": Path("/a"), "at": 1 + 2j}})) == {"return": {"path": "/a", "at": "(1+2j)"}}
 
 
 def test_a_greeting_has_the_version_and_no_capabilities() -> None:

@@ -35,9 +35,13 @@ def test_an_unknown_record_is_received_as_facts() -> None:
     facts = {"type": "mine", "path": None, "part": inner, **inner, "table": {"3": inner, "4": None}}
     assert plain == {"kind": "mine", "live": True, **facts}
     received = from_plain(EndView, plain)
-    assert received == OtherEndView("mine", True, facts)
-    assert received.type == "other"
+    assert received == OtherEndView("mine", True, {key: facts[key] for key in facts if key != "type"}, type="mine")
     assert to_plain(received) == plain
+
+
+def test_facts_replace_no_key_of_the_record() -> None:
+    facts = {"kind": "mine", "live": "yes", "type": "port", "size": 3}
+    assert to_plain(OtherEndView("api", False, facts)) == {"type": "other", "kind": "api", "live": False, "size": 3}
 
 
 @pytest.mark.parametrize("name", END_RECORDS)

@@ -126,8 +126,8 @@ def request(raw: Mapping[str, object]) -> QmpRequest:
 
 
 def emit(message: Mapping[str, object]) -> bytes:
-    """Return a message as a line of JSON."""
-    return json.dumps(message).encode() + b"\r\n"
+    """Return a message as a line of JSON; a value that JSON does not know as text."""
+    return json.dumps(message, default=str).encode() + b"\r\n"
 
 
 def greeting(version: str) -> dict[str, object]:

@@ -30,6 +30,8 @@ class OtherEndView(EndView):
     """An end whose record this program does not have."""
 
     facts: Mapping[str, object] = attrs.field(metadata=INLINE)
+    type: str = attrs.field(default=EndView.TYPE, kw_only=True)
+    """Name of the record in the program that sent it."""
 
 
 @attrs.frozen

@@ -66,8 +66,8 @@ def _structure_end(raw: dict[str, object], _: object) -> EndView:
     if name in END_RECORDS:
         record: type[EndView] = getattr(import_module(END_RECORDS[name][0]), END_RECORDS[name][1])
         return CONVERTER.structure(raw, record)
-    facts = {key: value for key, value in raw.items() if key not in {"kind", "live"}}
-    return OtherEndView(str(raw["kind"]), bool(raw["live"]), facts)
+    facts = {key: value for key, value in raw.items() if key not in {"type", "kind", "live"}}
+    return OtherEndView(str(raw["kind"]), bool(raw["live"]), facts, type=name)
 
 
 CONVERTER.register_structure_hook_factory(attrs.has, _structure_record)

@@ -10,7 +10,7 @@ import attrs
 __all__ = ["INLINE", "KEY", "to_plain"]
 
 INLINE = {"inline": True}
-"""Metadata of a field whose own keys stand beside those of the record."""
+"""Metadata of a field whose own keys stand beside those of the record, and replace none of them."""
 KEY = "key"
 """Metadata entry with the key of a field that is not named like the field."""
 
@@ -20,9 +20,14 @@ def to_plain(value: object) -> Any:
     record = type(value)
     if attrs.has(record):
         plain: dict[str, Any] = {}
+        keys = {field.name: field.metadata.get(KEY, field.name) for field in attrs.fields(record)}
+        own = {keys[field.name] for field in attrs.fields(record) if "inline" not in field.metadata}
         for field in attrs.fields(record):
             part = to_plain(getattr(value, field.name))
-            plain.update(part if "inline" in field.metadata else {field.metadata.get(KEY, field.name): part})
+            if "inline" in field.metadata:
+                plain.update({key: inner for key, inner in part.items() if key not in own})
+            else:
+                plain[keys[field.name]] = part
         return plain
     if isinstance(value, bytes):
         return value.hex()
