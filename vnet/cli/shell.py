@@ -14,9 +14,8 @@ from pathlib import Path
 import click
 import trio
 
-from drivers.bus.device_queue import DeviceQueue
-from rings.formats import ring_format
-from rings.view import RingView, view_packed, view_split
+from rings.queue import Virtqueue
+from rings.view import RingView
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.console import Console, read_stdin
 from vnet.cli.topology_file import FILE, open_topology
@@ -25,6 +24,7 @@ from vnet.errors import settings_of
 from vnet.system.claim import claim
 from vnet.system.control import ControlServer
 from vnet.system.device import Device
+from vnet.system.snapshot import queue_sides
 from vnet.system.state import socket_path
 from vnet.system.world import World, open_world
 from vnet.topology import Topology
@@ -59,46 +59,34 @@ class Names(dict[str, object]):
 
 
 class Rings(Mapping[str, RingView]):
-    """Views of all rings by ``DEVICE.QUEUE``; a view is what is in memory when it is asked for."""
+    """Views of all rings by ``DEVICE.QUEUE``; a view is what is in the driver's memory when it is asked for."""
 
     def __init__(self, devices: Mapping[str, Device]) -> None:
         self._devices = devices
 
     def __getitem__(self, name: str) -> RingView:
         """Raises KeyError, with the rings that there are."""
-        queues = self._queues()
-        if name not in queues:
-            raise KeyError(f"{name}: must be one of {', '.join(queues) or 'none'}")
-        return _view(*queues[name])
+        rings = self._rings()
+        if name not in rings:
+            raise KeyError(f"{name}: must be one of {', '.join(rings) or 'none'}")
+        return rings[name].view()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._queues())
+        return iter(self._rings())
 
     def __len__(self) -> int:
-        return len(self._queues())
+        return len(self._rings())
 
     def __repr__(self) -> str:
         return f"<rings {', '.join(self)}>"
 
-    def _queues(self) -> dict[str, tuple[Device, DeviceQueue]]:
+    def _rings(self) -> dict[str, Virtqueue]:
         return {
-            f"{device.name}.{queue.name}": (device, queue)
+            f"{device.name}.{name}": mine.ring
             for device in self._devices.values()
-            if device.back is not None
-            for queue in device.vhost.queues
-            if queue.enabled
+            for name, (mine, _) in queue_sides(device).items()
+            if mine is not None and mine.reachable()
         }
-
-
-def _view(device: Device, queue: DeviceQueue) -> RingView:
-    assert device.back is not None
-    # The addresses of a ring behind an NTB are those of its window.
-    memory = device.back.memory() if device.spec.ntb is not None else device.driver_host.memory
-    if ring_format(device.vhost.features).name == "split":
-        return view_split(memory, queue.num, queue.addrs)
-    virtio = device.virtio
-    position = 1 << 15 if virtio is None else virtio.queues[queue.index].ring.state().used
-    return view_packed(memory, queue.num, queue.addrs, position)
 
 
 def _ports(world: World) -> dict[str, object]:
