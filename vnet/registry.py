@@ -9,10 +9,19 @@ from typing import Generic, TypeVar
 
 from vnet.names import NAME
 
-__all__ = ["Registry"]
+__all__ = ["FAILURES", "Registry", "reason"]
 
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
+FAILURES = (Exception, SystemExit)
+"""Errors of code that is not ours; SystemExit would end the command without a word."""
+
+
+def reason(error: BaseException) -> str:
+    """Return the message of an error as one line."""
+    if isinstance(error, SystemExit):
+        return f"it ends the program (SystemExit: {error.code})"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -73,8 +82,7 @@ class Registry(Mapping[str, T], Generic[T]):
             for point in entry_points(group=self._group):
                 try:
                     self.add(point.name, point.load())
-                except Exception as exc:  # noqa: BLE001  the package is not ours: any error is its own
+                except FAILURES as exc:
                     package = point.dist.name if point.dist is not None else point.value
-                    why = " ".join(str(exc).split()) or type(exc).__name__
-                    LOG.warning("%s: %s of package %s is left out: %s", self._group, point.name, package, why)
+                    LOG.warning("%s: %s of package %s is left out: %s", self._group, point.name, package, reason(exc))
         return self._records

@@ -122,7 +122,10 @@ def only_cli_talks(source: Source) -> Findings:
                 value=ast.Name(id="sys"), attr="argv" | "exit" | "stdin" | "stdout" | "stderr" as name, lineno=line
             ):
                 yield line, f"sys.{name} belongs to vnet/cli"
-            case ast.Name(id="SystemExit", lineno=line):
+            case (
+                ast.Call(func=ast.Name(id="SystemExit", lineno=line))
+                | ast.Raise(exc=ast.Name(id="SystemExit", lineno=line))
+            ):
                 yield line, "SystemExit belongs to vnet/cli"
 
 
@@ -165,6 +168,7 @@ BROKEN = [
     ("only vnet/cli prints or exits", "vnet/a.py", "print(1)"),
     ("only vnet/cli prints or exits", "drivers/a.py", "sys.exit(1)"),
     ("only vnet/cli prints or exits", "vnet/a.py", "raise SystemExit(1)"),
+    ("only vnet/cli prints or exits", "vnet/a.py", "raise SystemExit"),
     ("only vnet/cli prints or exits", "vnet/a.py", "import click"),
     ("modules are short", "vnet/a.py", "pass\n" * 501),
 ]
@@ -176,6 +180,7 @@ SOUND = [
     ("vnet imports scapy lazily", "vnet/a.py", "if TYPE_CHECKING:\n    from scapy.packet import Packet"),
     ("only vnet/cli prints or exits", "vnet/cli/a.py", "import click\nprint(1)\nsys.exit(1)"),
     ("only vnet/cli prints or exits", "vnet/cli.py", "print(1)"),
+    ("only vnet/cli prints or exits", "vnet/a.py", "try:\n    import mine\nexcept SystemExit: pass"),
     ("modules are short", "vnet/a.py", "pass\n" * 500),
 ]
 

@@ -65,6 +65,8 @@ BROKEN = [
     ("A = 'text'", "A", "broken = 'text': must be a int"),
     ("A = -1", "A", "-1: must be at least 0"),
     ("", "A", "module 'mine' has no attribute 'A'"),
+    ("import sys\nsys.exit(3)", "A", "it ends the program (SystemExit: 3)"),
+    ("raise SystemExit", "A", "it ends the program (SystemExit: None)"),
 ]
 
 

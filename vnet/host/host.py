@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import trio
 
+from drivers.built_in_transports import BUILT_IN_TRANSPORTS
 from drivers.bus.vhost import VhostBus
 from drivers.bus.virtio import VirtioBus
 from drivers.carriers.base import CarrierBus
@@ -20,9 +23,12 @@ from vnet.linux.memory import HostMemory
 from vnet.pcie.epc import EndpointController
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.rc import RootComplex
+from vnet.registry import FAILURES, reason
 from vnet.transports import TRANSPORTS
 
 __all__ = ["Host"]
+
+LOG = logging.getLogger(__name__)
 
 
 class Host:
@@ -41,8 +47,7 @@ class Host:
         self.ntb = NtbBus(self.virtio)
         self.vhost_user = VhostUserBus(self.virtio)
         self.pci.register_driver(NtbEpfDriver(self.ntb))
-        for transport in TRANSPORTS.values():
-            transport.install(self)
+        self._install_transports()
         self.rc = RootComplex(self.memory)
         self.platform = Platform(self.memory, self.platform_bus.register_device, self._remove_region)
         self.sockets: list[SocketEnd] = []
@@ -51,6 +56,16 @@ class Host:
         """Connections between such an end and a device of the same system."""
         self.controllers: dict[str, EndpointController] = {}
         self._nursery: trio.Nursery | None = None
+
+    def _install_transports(self) -> None:
+        """Install all front halves. An added one that fails is reported: the system may not use it."""
+        for name, transport in TRANSPORTS.items():
+            try:
+                transport.install(self)
+            except FAILURES as exc:
+                if name in BUILT_IN_TRANSPORTS:
+                    raise
+                LOG.warning("%s: transport %s is left out: %s", self.name, name, reason(exc))
 
     @property
     def carriers(self) -> tuple[CarrierBus[PciFunction], CarrierBus[MmioRegion], NtbBus, VhostUserBus]:

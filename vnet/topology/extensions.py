@@ -20,12 +20,12 @@ __all__ = ["add_device_type", "add_transport", "load_extension", "temporarily"]
 
 
 def add_device_type(name: str, kind: DeviceKind[Any, Any]) -> None:
-    """Add the device type ``name``. Raises ValueError if the name is invalid or taken, or ``kind`` is no record."""
+    """Add the device type ``name``. Raises ValueError if the name is invalid or taken, or a field is wrong."""
     DEVICE_TYPES.add(name, kind)
 
 
 def add_transport(name: str, transport: Transport) -> None:
-    """Add the transport ``name``. Raises ValueError if the name is invalid or taken, or the carrier is unknown."""
+    """Add the transport ``name``. Raises ValueError if the name is invalid or taken, or a field is wrong."""
     TRANSPORTS.add(name, transport)
 
 
