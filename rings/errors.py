@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "BadChain",
     "BadRing",
@@ -10,8 +12,18 @@ __all__ = [
     "QueueFull",
     "RemoteRingError",
     "RingError",
+    "named",
     "section_of",
 ]
+
+
+NAMED = 20
+"""Heads that an error names: a peer chooses how many there are."""
+
+
+def named(heads: Sequence[int]) -> str:
+    """Return the first `NAMED` heads as text."""
+    return ", ".join([*map(str, heads[:NAMED]), *(["..."] if len(heads) > NAMED else [])])
 
 
 class MemoryFault(Exception):

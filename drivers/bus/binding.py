@@ -124,9 +124,11 @@ class Binding(Generic[D, R]):
             self._report()
 
     def retry(self) -> None:
-        """The driver brings the device up again."""
+        """The driver brings the device up again. Not reported if it was about to: one that waits tries every second."""
+        before = self.state
         self._move(BindMove.RETRY)
-        self._report()
+        if self.state is not before:
+            self._report()
 
     def defer(self, why: str) -> None:
         """The probe lacks a resource: it is repeated at the bus's next `Bus.poke`."""

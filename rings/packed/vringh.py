@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from rings.chain import Buffers, Chain
-from rings.errors import BadRing, LocalRingError, MemoryFault
+from rings.errors import BadRing, LocalRingError, MemoryFault, named
 from rings.layout import INDIRECT, NEXT, WRITE, RingAddrs
 from rings.memory import Addr, Memory
 from rings.packed.ring import DESC, DISABLE, ENABLE, FIRST_LAP, HANDS, PackedRing, at, available, used
@@ -72,7 +72,7 @@ class PackedVringh(DeviceSide):
         counts = {words[-1][1] >> 32 & 0xFFFF: len(words) for words in backlog}
         in_flight = sum(map(len, backlog))
         if slot >= num or len(counts) < len(backlog) or in_flight > num or any(ident >= num for ident in counts):
-            raise BadRing(f"a queue of {num} descriptors can't resume at {slot} with buffers {list(counts)}")
+            raise BadRing(f"a queue of {num} descriptors can't resume at {slot} with buffers {named(list(counts))}")
         self._used_slot, self._used_lap = slot, lap
         for ident, count in counts.items():
             self._counts[ident] = count

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from rings.chain import Buffers, Chain
-from rings.errors import BadRing, LocalRingError, MemoryFault
+from rings.errors import BadRing, LocalRingError, MemoryFault, named
 from rings.layout import INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE, RingAddrs
 from rings.memory import Addr, Memory
 from rings.queue import QueueState
@@ -61,7 +61,7 @@ class SplitVringh(DeviceSide):
         entries. Raises BadRing for invalid heads.
         """
         if len(set(backlog)) < len(backlog) or any(head >= self.num for head in backlog):
-            raise BadRing(f"invalid heads to resume with: {backlog}")
+            raise BadRing(f"invalid heads to resume with: {named(backlog)}")
         self._last_avail = self._avail_end = self._used + len(backlog) & 0xFFFF
         self._backlog = deque(backlog)
 

@@ -7,9 +7,12 @@ from itertools import product
 
 import attrs
 import pytest
+import trio
 
 from drivers.bus.binding import MOVES, Binding, BindMove, BindState
 from drivers.bus.model import MatchId
+from drivers.contracts.events import BindMoved, Event, Reporter, Source
+from vnet.system.events import EventHub
 
 
 @attrs.define(eq=False)
@@ -96,3 +99,18 @@ def test_a_reason_stays_until_the_next_move_that_ends_it() -> None:
     assert (binding.error, binding.driver) == ("it was unplugged", TAKER)
     binding.free()
     assert (binding.error, binding.driver) == ("", None)
+
+
+def test_a_driver_that_waits_and_tries_again_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trio, "current_time", lambda: 0.0)
+    hub, events = EventHub(), list[Event]()
+    binding: Parts = Binding(Part(), Reporter(hub, Source()))
+    with hub.listen(events.append):
+        binding.probe(TAKER)
+        for _ in range(5):
+            binding.note("nothing is offered")
+            binding.retry()
+        binding.bound()
+        binding.retry()
+    states = [(event.state, event.why) for event in events if isinstance(event, BindMoved)]
+    assert states == [("probing", ""), ("probing", "nothing is offered"), ("bound", ""), ("probing", "")]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from rings.errors import LocalRingError
+from rings.errors import BadRing, LocalRingError
 from rings.layout import WRITE
 from rings.memory import Addr
+from rings.packed.ring import FIRST_LAP
 from rings.queue import complete, getdesc
 from rings.testing import Act, Desc
+from support.rigs.packed import PackedRig
 from support.rigs.ring import MakeRig, Rig, flat
 
 TOP = 1 << 64
@@ -176,3 +178,16 @@ def test_nothing_brings_a_latched_queue_back(rig: Rig) -> None:
     device.notify_disable()
     assert device.state().broken
     rig.recovers()
+
+
+@pytest.mark.hostile("V12")
+def test_a_ring_that_cannot_be_resumed_names_only_the_first_of_many_heads() -> None:
+    num = 1024
+    split, packed = Rig(num).device(), PackedRig(num)
+    with pytest.raises(BadRing, match=r"^invalid heads to resume with: 0, 1, 2, .*, 19, \.\.\.$") as caught:
+        split.resume([*range(num), 0])
+    assert len(str(caught.value)) < 150
+    with pytest.raises(BadRing, match=r"^invalid heads to resume with: 7, 7$"):
+        split.resume([7, 7])
+    with pytest.raises(BadRing, match=r"can't resume at 0 with buffers 0, 1, 2, .*, 19, \.\.\.$"):
+        packed.device(memory=packed.memory).resume(FIRST_LAP, [[(0, head << 32)] for head in range(num + 1)])

@@ -7,13 +7,17 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
+import attrs
 import click
 import pytest
 from click.testing import CliRunner
 
 from drivers.contracts.events import QueueStopped, Source
+from vnet.cli import logs
 from vnet.cli.logs import JsonFormatter, StandardErrorHandler, log_options
+from vnet.system.limited import TEXT_MAX
 
 EVENT = QueueStopped(1.5, Source("ep", "net0", "device", "transmitq1"), "a rule", "2.7.5")
 
@@ -67,6 +71,35 @@ def test_a_line_of_json_has_the_place_and_the_fields_of_the_event() -> None:
 def test_a_line_without_an_event_is_json_as_well() -> None:
     record = logging.LogRecord("vnet", logging.WARNING, "", 0, "text", None, None)
     assert json.loads(JsonFormatter().format(record))["message"] == "text"
+
+
+def event_line(cause: Any) -> dict[str, str]:
+    record = logging.LogRecord("vnet", logging.WARNING, "", 0, "text", None, None)
+    record.event = attrs.evolve(EVENT, cause=cause)
+    return json.loads(JsonFormatter().format(record))  # type: ignore[no-any-return]
+
+
+def test_a_field_that_json_does_not_know_is_text() -> None:
+    assert event_line({1, 2})["cause"] == "{1, 2}"
+
+
+@pytest.mark.hostile("V12")
+def test_a_huge_field_of_an_event_is_cut() -> None:
+    assert event_line("a" * 100_000)["cause"] == f"{'a' * (TEXT_MAX - 3)}..."
+
+
+def test_each_line_is_written_only_if_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = logging.LogRecord("vnet", logging.WARNING, "", 0, "text", None, None)
+    taken = iter((False, True, False, True, True))
+    monkeypatch.setattr(logs, "_takes_a_line", lambda: next(taken))
+    handler = StandardErrorHandler()
+    handler.emit(record)
+    handler.emit(record)
+    assert (handler.lost, capsys.readouterr().err) == (1, "standard error was not read: 1 lines are lost\n")
+    handler.emit(record)
+    assert (handler.lost, capsys.readouterr().err) == (0, "standard error was not read: 1 lines are lost\ntext\n")
 
 
 def test_a_reader_that_has_gone_or_does_not_read_loses_lines_that_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

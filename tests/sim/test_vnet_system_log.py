@@ -32,7 +32,7 @@ from rings.status import Status
 from vnet.spec import FaultSpec, LinkSpec
 from vnet.system.control import ControlServer
 from vnet.system.events import EventHub
-from vnet.system.limited import AGAIN, LINES, PER
+from vnet.system.limited import AGAIN, LINES, PER, TEXT_MAX
 from vnet.system.log import ENTRIES, log_events
 from vnet.testing import FRAME, NetPair, Options, open_pair, until
 from vnet.testing.pair import ENDPOINT, ROOT
@@ -193,3 +193,30 @@ async def test_a_device_that_resets_again_and_again_is_logged_at_growing_interva
     text = "net0 (driver on rc): reset {} times in a row: the device asked for a reset"
     shortest, _ = AGAIN
     assert caplog.messages == [text.format(3 + int(after * shortest)) for after in (0, 1, 3, 7, 15, 27, 39)]
+
+
+async def test_drops_that_stop_within_the_pause_of_their_problem_are_logged_after_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hub = EventHub()
+    text = "net0 transmitq1 (driver on rc): a port drops packets: full"
+    with log_events(hub) as log:
+        for count in (100, 10_000):
+            emit(hub, PacketsDropped(0.0, NET0, "a port", "full", count))
+        log.flush()
+        assert caplog.messages == [f"{text} (99 more times)"]
+        await trio.sleep(AGAIN[0])
+        log.flush()
+        assert caplog.messages[1:] == [f"{text} (10000 more times)"]
+        emit(hub, PacketsDropped(0.0, NET0, "a port", "full", 7))
+    assert caplog.messages[2:] == [f"{text} (7 more times)"]
+
+
+@pytest.mark.hostile("V12")
+async def test_a_huge_cause_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    hub = EventHub()
+    with log_events(hub):
+        emit(hub, QueueStopped(0.0, NET0, "a" * 100_000))
+    [line] = caplog.messages
+    assert line.endswith("aaa...")
+    assert len(line) < TEXT_MAX + 100

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import attrs
 import click
+
+from vnet.system.limited import shortened
 
 __all__ = ["log_options"]
 
@@ -35,10 +37,13 @@ class JsonFormatter(logging.Formatter):
         }
         event = getattr(record, "event", None)
         if event is not None:
-            fields = attrs.asdict(event)
+            fields: dict[str, Any] = {
+                name: shortened(value) if isinstance(value, str) else value
+                for name, value in attrs.asdict(event).items()
+            }
             source = fields.pop("source")
             line |= {**source, "event": type(event).__name__, "clock": fields.pop("time"), **fields}
-        return json.dumps({**line, "message": record.getMessage()})
+        return json.dumps({**line, "message": record.getMessage()}, default=str)
 
 
 class StandardErrorHandler(logging.Handler):
@@ -48,7 +53,7 @@ class StandardErrorHandler(logging.Handler):
     """Lines lost since the last one that was written."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record if standard error takes it at once."""
+        """Write a record if standard error takes it at once, after the count of those lost before."""
         if not _takes_a_line():
             self.lost += 1
             return
@@ -56,6 +61,10 @@ class StandardErrorHandler(logging.Handler):
         try:
             if lost:
                 click.echo(self.format(_count(lost)), err=True)
+                lost = 0
+                if not _takes_a_line():
+                    self.lost = 1
+                    return
             click.echo(self.format(record), err=True)
         except (OSError, ValueError):  # its reader has closed it
             self.lost += lost + 1

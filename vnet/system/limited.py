@@ -8,7 +8,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
-__all__ = ["AGAIN", "LINES", "PER", "LimitedReport", "LineLimit", "repeated"]
+__all__ = ["AGAIN", "LINES", "PER", "TEXT_MAX", "LimitedReport", "LineLimit", "repeated", "shortened"]
 
 LINES, PER = 10, 5.0
 """Largest number of lines, and the seconds in which they are counted."""
@@ -16,6 +16,8 @@ AGAIN = 5.0, 60.0
 """Shortest and longest interval in seconds at which the same problem is reported; it doubles with each report."""
 KEPT = 64
 """Problems remembered."""
+TEXT_MAX = 1000
+"""Longest text of a line in characters: peers choose how long some are."""
 
 
 @attrs.define
@@ -72,10 +74,28 @@ class LineLimit:
             del self._problems[next(iter(self._problems))]
         return max(more, 0)
 
+    def take_due(self, *, end: bool = False) -> list[tuple[str, int]]:
+        """Return problems that were repeated since their last report and whose pause is over, each with the number of
+        repetitions, and count them as reported. At the ``end``: all repeated problems, without a limit."""
+        now, (_, longest) = trio.current_time(), AGAIN
+        due: list[tuple[str, int]] = []
+        for problem, known in self._problems.items():
+            if not known.more or not (end or (self.open and now - known.reported >= known.pause)):
+                continue
+            self._times.append(now)
+            due.append((problem, known.more))
+            known.reported, known.pause, known.more = now, min(2 * known.pause, longest), 0
+        return due
+
     def take_skipped(self) -> int:
         """Return the number of lines held back, and forget it."""
         skipped, self.skipped = self.skipped, 0
         return skipped
+
+
+def shortened(text: str) -> str:
+    """Return ``text``, cut to `TEXT_MAX` characters."""
+    return text if len(text) <= TEXT_MAX else f"{text[: TEXT_MAX - 3]}..."
 
 
 def repeated(text: str, more: int) -> str:
@@ -95,10 +115,11 @@ class LimitedReport:
     def say(self, text: str) -> None:
         """Report ``text`` unless the limit is reached."""
         if self._limit.admit():
-            self._write(text)
+            self._write(shortened(text))
 
     def trouble(self, text: str) -> None:
         """Report a problem, and the same text again only after an interval of `AGAIN`."""
+        text = shortened(text)
         more = self._limit.admit_problem(text)
         if more is not None:
             self._write(repeated(text, more))

@@ -34,7 +34,7 @@ from drivers.contracts.events import (
 )
 from rings.status import Status
 from vnet.system.events import EventHub
-from vnet.system.limited import PER, LineLimit, repeated
+from vnet.system.limited import PER, LineLimit, repeated, shortened
 from vnet.system.qmp import NEGOTIATE
 
 __all__ = ["ENTRIES", "EventLog", "LogEntry", "log_events", "log_line", "logger_name"]
@@ -179,19 +179,25 @@ class EventLog:
         limit = self._limits.setdefault((name, entry.level), LineLimit())
         more: int | None = 0
         if entry.problem:
-            more = limit.admit_problem(f"{place}: {entry.problem}", entry.count)
+            more = limit.admit_problem(f"{place}: {shortened(entry.problem)}", entry.count)
         elif not limit.admit():
             more = None
         if more is not None:
             self._log_skipped(name, entry.level, limit)
-            text = f"{place}: {repeated(entry.text, more)}" if place else entry.text
+            text = repeated(shortened(entry.text), more)
+            text = f"{place}: {text}" if place else text
             logger.log(entry.level, "%s", text, extra={"event": event})
 
     def flush(self, *, end: bool = False) -> None:
-        """Log how many lines were held back since the last one; at the ``end`` of the log, for all loggers."""
+        """Log how many lines were held back since the last one, and repetitions of problems whose pause is over.
+
+        At the ``end`` of the log: for all loggers and problems.
+        """
         for (name, level), limit in self._limits.items():
             if end or limit.open:
                 self._log_skipped(name, level, limit)
+            for problem, more in limit.take_due(end=end):
+                logging.getLogger(name).log(level, "%s", repeated(problem, more))
 
     def _log_skipped(self, name: str, level: int, limit: LineLimit) -> None:
         if skipped := limit.take_skipped():
