@@ -174,7 +174,7 @@ class Front(RegionTransport):
 # Registers the transport.
 add_transport("mine", PlatformTransport(VirtioPlatformDriver("mine", (MINE,), Front), Back))
 
-FRAME = bytes.fromhex("020000000002 020000000001 88b5") + b"hello over a custom transport"
+FRAME = bytes.fromhex("ffffffffffff 020000000001 88b5") + b"hello over a custom transport"
 
 
 async def main() -> None:

@@ -30,7 +30,7 @@ def test_the_script_of_a_shell_calls_vnet_for_completions(shell: str) -> None:
 
 
 def test_commands_and_options_are_completed() -> None:
-    assert completed("sh") == ["show"]
+    assert completed("sh") == ["shell", "show"]
     assert "--exec" in completed("up", "--e")
 
 
