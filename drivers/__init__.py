@@ -5,9 +5,10 @@ The names below are the package's public interface; each is imported when it is 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from rings.lazy import lazy_names
 
 if TYPE_CHECKING:
     from drivers.built_in_transports import BUILT_IN_TRANSPORTS
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from drivers.questions.ask import QuestionFlow
 
 __all__ = [
+    "BUILT_IN_TRANSPORTS",
     "AnswerFlow",
     "DeviceType",
     "Disk",
@@ -58,7 +60,6 @@ __all__ = [
     "RpmsgBus",
     "Side",
     "SocketTransport",
-    "BUILT_IN_TRANSPORTS",
     "Transport",
     "TransportLost",
     "TransportOptions",
@@ -72,6 +73,7 @@ __all__ = [
 ]
 
 _HOMES: Mapping[str, str] = {
+    "BUILT_IN_TRANSPORTS": "drivers.built_in_transports",
     "AnswerFlow": "drivers.questions.answer",
     "DeviceType": "drivers.device_type",
     "Disk": "drivers.devices.blk",
@@ -91,7 +93,6 @@ _HOMES: Mapping[str, str] = {
     "RpmsgBus": "drivers.devices.rpmsg",
     "Side": "drivers.device_type",
     "SocketTransport": "drivers.carriers.transport",
-    "BUILT_IN_TRANSPORTS": "drivers.built_in_transports",
     "Transport": "drivers.carriers.transport",
     "TransportLost": "drivers.errors",
     "TransportOptions": "drivers.carriers.options",
@@ -104,8 +105,4 @@ _HOMES: Mapping[str, str] = {
     "VirtioDevice": "drivers.bus.virtio",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, _HOMES)

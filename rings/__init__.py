@@ -6,10 +6,11 @@ package's public interface; each is imported when it is used.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from rings.lazy import lazy_names
 
 if sys.byteorder != "little":  # ring fields are little-endian and read through native typed views
     raise ImportError("rings needs a little-endian machine: its typed views read ring fields in native order")
@@ -83,8 +84,4 @@ _HOMES: Mapping[str, str] = {
     "view_split": "rings.view",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -11,10 +11,10 @@ async with open_world(load(Path("topology.toml")), "lab") as world:
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from rings.lazy import lazy_names
 from vnet.version import __version__
 
 if TYPE_CHECKING:
@@ -53,8 +53,4 @@ _HOMES: Mapping[str, str] = {
     "ping": "vnet.traffic.kernel",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, _HOMES)
