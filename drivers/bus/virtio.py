@@ -29,7 +29,6 @@ from drivers.contracts.hw import DmaMemory
 from drivers.errors import DriverError, FeatureMismatch, NothingOffered, ProbeError, TransportLost
 from drivers.flow.pump import RECHECK, Signal
 from rings.features import FeatureTable, RingFeature, mask
-from rings.queue import QueueStatistics
 from rings.status import Status
 
 __all__ = [
@@ -246,10 +245,6 @@ class VirtioDevice:
                 queue.follow(self._last[queue.name])
             self._last[queue.name] = queue
         return self.queues
-
-    def statistics(self, queue: DriverQueue) -> QueueStatistics:
-        """Return the counters of a queue over the device's lifetime, including all resets."""
-        return queue.statistics()
 
     def close_queues(self) -> None:
         """Release the rings; their counters stay."""

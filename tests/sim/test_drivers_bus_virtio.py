@@ -27,7 +27,7 @@ SMALL = Options(queue_size=16)
 def figures(pair: NetPair) -> dict[str, tuple[QueueStatistics, int]]:
     """Figures of both ends of the transmit queue, which no bring-up adds to: the rings', and the batches."""
     driver, device = pair.virtio.queues[1], pair.device.vhost.queues
-    actual = {"driver": (pair.virtio.statistics(driver), sum(driver.batches))}
+    actual = {"driver": (driver.statistics(), sum(driver.batches))}
     if device:
         actual["device"] = (device[1].statistics(), sum(device[1].batches))
     return actual

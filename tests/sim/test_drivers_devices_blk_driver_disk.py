@@ -177,10 +177,10 @@ async def test_programs_that_want_speed_submit_several_and_tell_the_device_once(
             assert buffer is not None
             buffer.views[0][:] = bytes([i]) * 4096
             disk.submit(DiskRequest(RequestType.OUT, ended.append, i * 4096, 4096, buffer))
-        before = pair.virtio.statistics(pair.virtio.queues[0])
+        before = pair.virtio.queues[0].statistics()
         disk.kick()
         await until(lambda: len(ended) == 32)
-        after = pair.virtio.statistics(pair.virtio.queues[0])
+        after = pair.virtio.queues[0].statistics()
         assert after.notifications - before.notifications == 1
         assert pair.vhost.queues[0].statistics().notifications <= 1 + 1
         for request in ended:

@@ -104,7 +104,7 @@ async def test_a_used_length_beyond_the_buffer_is_refused_and_not_a_byte_of_it_h
             await trio.testing.wait_all_tasks_blocked()
         assert not pair.driver_port._outbound
         assert pair.settings.figures.pairs[0].received.drops == {"used_length": 1}
-        assert pair.virtio.statistics(pair.virtio.queues[0]).bad_lengths == 1
+        assert pair.virtio.queues[0].statistics().bad_lengths == 1
         assert device.rings[0].avail_idx == 17, "the buffer is given to the device again"
         device.deliver(HEADER + FRAME)
         assert (await pair.driver_port.receive())[1] == FRAME

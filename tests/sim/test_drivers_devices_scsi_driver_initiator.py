@@ -122,10 +122,10 @@ async def test_programs_that_want_speed_submit_several_and_tell_the_device_once(
             assert buffer is not None
             buffer.views[0][:] = bytes([i]) * 4096
             initiator.submit(ScsiRequest(DISK, commands.write(i * 8, 8), ended.append, buffer, 4096, tag=i))
-        before = pair.virtio.statistics(pair.virtio.queues[2])
+        before = pair.virtio.queues[2].statistics()
         initiator.kick()
         await until(lambda: len(ended) == 32)
-        after = pair.virtio.statistics(pair.virtio.queues[2])
+        after = pair.virtio.queues[2].statistics()
         assert after.notifications - before.notifications == 1
         for request in ended:
             assert request.result is not None

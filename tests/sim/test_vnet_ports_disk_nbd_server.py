@@ -119,11 +119,11 @@ async def test_a_device_without_its_own_zeroes_is_given_them() -> None:
 
 async def test_commands_that_came_together_reach_the_device_together() -> None:
     async with serving() as (pair, server), connected(server) as client:
-        before = pair.virtio.statistics(pair.virtio.queues[0]).notifications
+        before = pair.virtio.queues[0].statistics().notifications
         requests = b"".join(struct.pack(">IHHQQI", 0x25609513, 0, READ, i, i * 512, 512) for i in range(64))
         await client.stream.send_all(requests)
         assert {(await client.chunk()).cookie for _ in range(64)} == set(range(64))
-        assert pair.virtio.statistics(pair.virtio.queues[0]).notifications - before <= 4
+        assert pair.virtio.queues[0].statistics().notifications - before <= 4
 
 
 @pytest.mark.parametrize("structured", [True, False])

@@ -215,7 +215,7 @@ def _driver_queues(device: Device) -> tuple[DriverQueueView, ...]:
     virtio = device.virtio
     if virtio is None:
         return ()
-    rings = [(queue, virtio.statistics(queue)) for queue in virtio.queues]
+    rings = [(queue, queue.statistics()) for queue in virtio.queues]
     end = device.driver_end
     return tuple(
         DriverQueueView(_queue(queue, end, ring, kicks=ring.notifications, calls=queue.calls), queue.fault)
