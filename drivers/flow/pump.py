@@ -244,10 +244,10 @@ class _Drain:
                 return
             elif wait is QUEUE:
                 self._awaited = wait
-                await wait_for_work(queue, serve)
+                notifications_on = await wait_for_work(queue, serve)
                 queue.begin_turn()
                 self._check()
-                if queue.live:
+                if notifications_on and queue.live:
                     queue.quiet()
             else:
                 turns = 0
@@ -301,19 +301,21 @@ def count_batch(batches: list[int], moved: int) -> None:
     batches[min(moved.bit_length() - 1, len(batches) - 1)] += 1
 
 
-async def wait_for_work(queue: QueueEnd, serve: Serve | None = None) -> None:
+async def wait_for_work(queue: QueueEnd, serve: Serve | None = None) -> bool:
     """Enable notifications, re-check the ring, and wait until the other side notifies or a re-check finds work.
 
     Only a signal with ``recheck`` re-checks again: then a lost notification costs that many seconds instead of the
-    queue. ``serve`` is that of `Signal.wait`.
+    queue. ``serve`` is that of `Signal.wait`. Returns whether notifications are still enabled: False if the ring had
+    work at once.
     """
     if queue.rearm():
         queue.quiet()
         await trio.lowlevel.checkpoint()
-        return
+        return False
     while not await queue.signal.wait(serve):
         if not queue.live or rescue(queue):
-            return
+            break
+    return True
 
 
 def rescue(queue: QueueEnd) -> bool:

@@ -161,6 +161,14 @@ async def test_a_flow_that_ends_is_moved_no_more_and_its_last_batch_is_published
     assert not flow.waits
 
 
+async def test_notifications_are_disabled_once_if_the_ring_has_work_at_once() -> None:
+    flow, disabled = Waiting(QUEUE, QUEUE, END), list[int]()
+    flow.queue.rearm = lambda: True  # type: ignore[method-assign]
+    flow.queue.quiet = lambda: disabled.append(len(flow.movers))  # type: ignore[method-assign]
+    await pump(flow)
+    assert disabled == [0, 1, 2]
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 async def test_a_lost_port_ends_the_flow_after_a_last_flush(in_place: bool) -> None:
     port, flushes, gone = Signal(), list[int](), False
