@@ -133,7 +133,11 @@ class NtbEpf:
         self._check()
         self._vectors = 0
         function.watch(self)
-        self._configure()
+        try:
+            self._configure()
+        except BaseException:
+            self.release()
+            raise
 
     def _check(self) -> None:
         function = self._function

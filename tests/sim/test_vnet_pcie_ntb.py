@@ -15,7 +15,7 @@ from drivers.carriers.ntb_registers import (
     FunctionCommand,
     Word,
 )
-from drivers.errors import ProbeError
+from drivers.errors import ProbeError, TransportLost
 from drivers.testing import TappedFunction
 from rings.errors import MemoryFault
 from rings.memory import Addr
@@ -244,6 +244,16 @@ def test_a_function_without_interrupts_is_refused(bridge: Bridge) -> None:
     tapped.max_vectors = 0
     with pytest.raises(ProbeError, match="MSI-X"):
         NtbEpf(tapped)
+
+
+def test_a_function_that_does_not_answer_keeps_no_interrupts(bridge: Bridge) -> None:
+    bridge.epcs[0].start()
+    function = bridge.rcs[0].functions[0]
+    tapped = TappedFunction(function)
+    tapped.lies[Bar.CONFIG, Word.STATUS] = lambda _: 0xFFFF_FFFF
+    with pytest.raises(TransportLost, match="no answer to CONFIGURE_DOORBELL"):
+        NtbEpf(tapped)
+    assert function.snapshot().vectors == ()
 
 
 @pytest.mark.parametrize("windows", [(), (0,), (4095,), (1 << 32,), (4096,) * 5])
