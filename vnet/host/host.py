@@ -37,7 +37,6 @@ class Host:
     def __init__(self, name: str, memory_size: int, events: Events = NO_EVENTS) -> None:
         """``memory_size`` is whole pages, in bytes."""
         self.name = name
-        self.memory = HostMemory(memory_size, name=name)
         self.names: dict[str, str] = {}
         """Name in the topology of each device that the host drives, by its location."""
         self.virtio = VirtioBus(HostEvents(events, name, self.names))
@@ -48,6 +47,7 @@ class Host:
         self.vhost_user = VhostUserBus(self.virtio)
         self.pci.register_driver(NtbEpfDriver(self.ntb))
         self._install_transports()
+        self.memory = HostMemory(memory_size, name=name)  # after what can fail: `close` releases it
         self.rc = RootComplex(self.memory)
         self.platform = Platform(self.memory, self.platform_bus.register_device, self._remove_region)
         self.sockets: list[SocketEnd] = []
