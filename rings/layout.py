@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum
 from itertools import pairwise
 
@@ -12,8 +13,10 @@ from rings.memory import Addr
 
 __all__ = [
     "AVAIL",
+    "DESC",
     "DESC_SIZE",
     "INDIRECT",
+    "LAP",
     "MAX_NUM",
     "NEXT",
     "NO_INTERRUPT",
@@ -34,7 +37,11 @@ NEXT, WRITE, INDIRECT = 1, 2, 4
 AVAIL, USED = 1 << 7, 1 << 15  # packed only
 NO_INTERRUPT = 1
 NO_NOTIFY = 1
-DESC_SIZE = 16
+DESC = struct.Struct("<QIHH")
+"""A descriptor: address, length, then flags and next (split), or buffer id and flags (packed)."""
+DESC_SIZE = DESC.size
+LAP = 1 << 15
+"""Wrap counter bit of a position in a packed ring, above the descriptor's number."""
 MAX_NUM = 32768
 """Maximum queue size of either format, in descriptors."""
 SPLIT_ALIGN = (16, 2, 4)

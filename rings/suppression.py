@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["need_event", "need_position"]
+__all__ = ["AT_POSITION", "DISABLED", "need_event", "need_position"]
 
 DISABLED, AT_POSITION = 1, 2
+"""Flags of a packed ring's event suppression area (VIRTIO 1.4 section 2.8.10)."""
 
 
 def need_event(event: int, new: int, old: int) -> bool:

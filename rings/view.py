@@ -13,12 +13,24 @@ from itertools import pairwise
 import attrs
 
 from rings.errors import MemoryFault
-from rings.layout import AVAIL, DESC_SIZE, INDIRECT, NEXT, USED, WRITE, RingAddrs, packed_sizes, split_sizes
+from rings.layout import (
+    AVAIL,
+    DESC,
+    DESC_SIZE,
+    INDIRECT,
+    LAP,
+    NEXT,
+    USED,
+    WRITE,
+    RingAddrs,
+    packed_sizes,
+    split_sizes,
+)
 from rings.memory import Addr, Memory
+from rings.suppression import AT_POSITION, DISABLED
 
 __all__ = ["ChainView", "DescriptorView", "RingView", "UsedView", "flag_names", "lines", "view_packed", "view_split"]
 
-DESC = struct.Struct("<QIHH")
 USED_ELEM = struct.Struct("<II")
 TABLE_SHOWN = 1024
 """Entries of an indirect table that a view has; a longer table is cut."""
@@ -28,7 +40,6 @@ RINGS_SHOWN = 4
 """Descriptors that all chains of a split ring's view have, in ring sizes; the chain that reaches it is cut."""
 USED_SHOWN = 8
 """Used elements that a view of a split ring has, the latest ones."""
-LAP = 1 << 15
 HALF = 1 << 15
 """Entries ahead of an index up to which an event is one to come; beyond, it has passed."""
 EVENT_MODES = ("enabled", "disabled", "at position", "reserved")
@@ -298,11 +309,11 @@ def _packed_wish(names: tuple[str, str, str], area: bytes) -> str:
     """Return in words which notifications a side requests (section 2.8.10)."""
     side, notification, _ = names
     position, flags = struct.unpack("<HH", area)
-    mode = EVENT_MODES[flags & 3]
-    if mode == "at position":
+    mode = flags & 3
+    if mode == AT_POSITION:
         slot, lap = position % LAP, position // LAP
         return f"the {side} suppresses {notification}s until descriptor {slot} with wrap counter {lap}"
-    return f"the {side} {'suppresses' if mode == 'disabled' else 'requests'} {notification}s"
+    return f"the {side} {'suppresses' if mode == DISABLED else 'requests'} {notification}s"
 
 
 def _areas(memory: Memory, addrs: RingAddrs, sizes: Sequence[int]) -> list[bytes]:

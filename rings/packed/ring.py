@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rings.areas import Areas
-from rings.layout import AVAIL, USED, RingAddrs, check_packed, packed_sizes
+from rings.layout import AVAIL, LAP, USED, RingAddrs, check_packed, packed_sizes
 from rings.memory import Memory
 
 __all__ = ["DESC", "DISABLE", "ENABLE", "FIRST_LAP", "HANDS", "PackedRing", "at", "available", "used"]
@@ -14,8 +14,6 @@ ENABLE, DISABLE, DESC = 0, 1 << 16, 2 << 16
 """Flags of an event suppression area as one 32-bit word, above the position (section 2.8.10)."""
 HANDS = AVAIL | USED
 """The two ownership bits of a descriptor's flags, which are the upper 16 bits of its second word."""
-LAP = 1 << 15
-"""Wrap counter bit of a position, above the descriptor's number."""
 FIRST_LAP = LAP
 """Initial position of both sides: the first descriptor, with a wrap counter of 1 (section 2.8.1)."""
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 import attrs
 
-from rings.layout import AVAIL, DESC_SIZE, INDIRECT, NEXT, USED, RingAddrs, packed_sizes
+from rings.layout import AVAIL, DESC, DESC_SIZE, INDIRECT, NEXT, USED, RingAddrs, packed_sizes
 from rings.memory import Addr, Memory
 
 __all__ = ["PackedDesc", "RawPackedRing"]
 
-DESC = struct.Struct("<QIHH")
 LAPS = {0: USED, 1: AVAIL}
 
 

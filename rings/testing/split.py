@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import attrs
 
-from rings.layout import DESC_SIZE, INDIRECT, NEXT, WRITE, RingAddrs, split_sizes
+from rings.layout import DESC, DESC_SIZE, INDIRECT, NEXT, WRITE, RingAddrs, split_sizes
 from rings.memory import Addr, Memory
 from rings.view import lines, view_split
 
 __all__ = ["Desc", "RawRing", "dump", "linked"]
-
-DESC = struct.Struct("<QIHH")
 
 
 @attrs.frozen

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
+from rings.layout import LAP
 from rings.queue import QueueState
 from rings.view import RingView, lines
 from vnet.views.ring import RingReport
@@ -14,8 +15,6 @@ __all__ = ["ring_tree"]
 
 ROW = 16
 """Bytes of memory per line."""
-LAP = 1 << 15
-"""Wrap counter bit of a position in a packed ring."""
 
 
 def ring_tree(report: RingReport, with_bytes: bool) -> Iterator[str]:
