@@ -13,7 +13,7 @@ from drivers.bus.vhost import DeviceQueue, VhostOps
 from drivers.contracts.hw import PciFunction
 from drivers.transports.pci.registers import SIZES, CfgType, Common, Structure
 from rings.memory import Memory
-from rings.queue import Meter
+from rings.observers.meter import Meter
 
 __all__ = ["CONFIG", "WrappedOps", "CountedHandle", "TappedAccess", "TappedFunction", "read_structures"]
 

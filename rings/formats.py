@@ -20,14 +20,14 @@ from rings.layout import (
 )
 from rings.memory import Addr, Memory
 from rings.observers.inflight import InflightLog, InflightObserver
-from rings.observers.meter import PACKED_COSTS, SPLIT_COSTS, MeterObserver, RingCosts
+from rings.observers.meter import PACKED_COSTS, SPLIT_COSTS, Meter, MeterObserver, RingCosts
 from rings.observers.observed import ObservedVringh
 from rings.observers.packed_inflight import PackedLog, packed_log_size
 from rings.observers.split_inflight import SplitLog, split_log_size
 from rings.packed.ring import FIRST_LAP
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.packed.vringh import PackedVringh
-from rings.queue import Meter, Virtqueue, Vringh
+from rings.queue import Virtqueue, Vringh
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 

@@ -37,7 +37,7 @@ from rings.chain import Buffers, Chain
 from rings.memory import Addr
 from rings.view import RingView
 
-__all__ = ["Meter", "QueueState", "QueueStatistics", "Segment", "Virtqueue", "Vringh", "complete", "getdesc"]
+__all__ = ["QueueState", "QueueStatistics", "Segment", "Virtqueue", "Vringh", "complete", "getdesc"]
 
 Segment = tuple[Addr, int]
 """Address and size in bytes of one piece of a buffer, in the driver's address space."""
@@ -75,14 +75,6 @@ class QueueState:
     in_flight: int
     """Chains that the device has, from this side's point of view."""
     broken: bool = False
-
-
-class Meter(Protocol):
-    """Counter of memory accesses that cross a link; ``size`` in bytes."""
-
-    def read(self, size: int, /) -> None: ...
-
-    def write(self, size: int, /) -> None: ...
 
 
 class Virtqueue(Protocol):

@@ -12,7 +12,7 @@ from drivers.contracts.events import SILENT, Reporter
 from rings.features import RingFeature, mask
 from rings.formats import RING_FEATURES
 from rings.memory import Memory
-from rings.queue import Meter
+from rings.observers.meter import Meter
 from rings.status import Status
 
 __all__ = ["UNCLASSIFIED", "VIRTIO_VENDOR", "Identity", "VhostBack"]

@@ -31,7 +31,8 @@ from rings.errors import MemoryFault, RemoteRingError, section_of
 from rings.features import EMPTY_TABLE, FeatureTable, RingFeature, mask
 from rings.formats import ring_format
 from rings.memory import Memory
-from rings.queue import Meter, Vringh
+from rings.observers.meter import Meter
+from rings.queue import Vringh
 from rings.status import Status
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import Protocol
 import attrs
 
 from rings.memory import Addr, Memory, PciAddr, PhysAddr
-from rings.queue import Meter
+from rings.observers.meter import Meter
 
 __all__ = [
     "NO_VECTOR",

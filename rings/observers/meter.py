@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import attrs
 
 from rings.chain import Chain
 from rings.layout import DESC_SIZE
 from rings.observers.observed import Observer
-from rings.queue import Meter
 
-__all__ = ["PACKED_COSTS", "SPLIT_COSTS", "MeterObserver", "RingCosts"]
+__all__ = ["PACKED_COSTS", "SPLIT_COSTS", "Meter", "MeterObserver", "RingCosts"]
+
+
+class Meter(Protocol):
+    """Counter of memory accesses that cross a link; ``size`` in bytes."""
+
+    def read(self, size: int, /) -> None: ...
+
+    def write(self, size: int, /) -> None: ...
 
 
 @attrs.frozen

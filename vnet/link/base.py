@@ -13,7 +13,7 @@ from typing import Protocol
 from drivers.contracts.hw import LinkEvents
 from rings.errors import MemoryFault
 from rings.memory import Addr, MappedMemory, Memory
-from rings.queue import Meter
+from rings.observers.meter import Meter
 from vnet.views.link import LinkStatistics
 
 __all__ = [

@@ -9,7 +9,7 @@ import attrs
 from drivers.contracts.hw import LinkEvents
 from rings.errors import MemoryFault
 from rings.memory import Addr, MappedMemory
-from rings.queue import Meter
+from rings.observers.meter import Meter
 from vnet.errors import LinkDown
 from vnet.link.base import (
     Direction,

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import attrs
 
-from rings.queue import Meter
+from rings.observers.meter import Meter
 from vnet.link.base import Direction, Link
 
 __all__ = ["PathMeter", "path_meter"]

@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 import attrs
 import trio
 
-from rings.queue import Meter
+from rings.observers.meter import Meter
 from vnet.link.base import Direction, Link
 from vnet.link.tlp import CONFIG_READ, CONFIG_WRITE, MESSAGE, Cost, DirectionCost, PcieParameters, read_cost, write_cost
 from vnet.link.wrapper import LinkWrapper

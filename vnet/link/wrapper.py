@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from drivers.contracts.hw import LinkEvents
 from rings.memory import Addr
-from rings.queue import Meter
+from rings.observers.meter import Meter
 from vnet.link.base import Direction, EndpointPort, Fault, Link, Region, RootPort, Window
 from vnet.views.link import LinkStatistics
 

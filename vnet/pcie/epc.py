@@ -9,7 +9,7 @@ import attrs
 from drivers.contracts.hw import DmaBuffer, DmaMemory, FunctionEvents, OutboundWindow, PciHeader, RegisterBlock
 from rings.errors import MemoryFault
 from rings.memory import Memory, PciAddr
-from rings.queue import Meter
+from rings.observers.meter import Meter
 from vnet.errors import LinkDown, UnsupportedRequest
 from vnet.link.base import Direction, Fault, Link, Region, all_ones
 from vnet.pcie.bar_ram import BarRam
