@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from rings.areas import Areas
 from rings.errors import BadRing, LocalRingError, MemoryFault, QueueFull
@@ -42,7 +42,7 @@ class DriverSide:
         self._tokens: list[int | None] = [None] * num
         self._counts = [0] * num  # ring descriptors of the chain
         self._writable = [0] * num  # bytes that the device may write
-        # The message of the BadRing; not the exception, whose traceback grows with each raise.
+        # Reason and section of the BadRing; not the exception, whose traceback grows with each raise.
         self._violation: tuple[str, str] | None = None
         self._kicks = self._suppressed = self._chains = self._returned = self._bad_lengths = 0
 
@@ -88,6 +88,9 @@ class DriverSide:
 class DeviceSide:
     """State of the device's side. It trusts nothing in the ring and reads each field once."""
 
+    TABLE_SECTION: ClassVar[str]
+    """Section of VIRTIO 1.4 with a driver's rules for indirect tables in this format."""
+
     def __init__(self, memory: Memory, areas: Areas, num: int, indirect: bool, table_max: int) -> None:
         """Accept chains of up to ``table_max`` descriptors in an indirect table, even if the ring has fewer.
 
@@ -131,10 +134,10 @@ class DeviceSide:
     def _table(self, head: int, addr: Addr, size: int) -> tuple[memoryview[Any], int]:
         """Return a private copy of an indirect table as 64-bit words, and its number of entries."""
         if not self._allows_tables:
-            raise BadRing(f"chain {head}: indirect table without the feature", "2.7.5.3.1")
+            raise BadRing(f"chain {head}: indirect table without the feature", self.TABLE_SECTION)
         entries, odd = divmod(size, DESC_SIZE)
         if odd or not 1 <= entries <= self._table_max:
-            raise BadRing(f"chain {head}: indirect table of {size} bytes", "2.7.5.3.1")
+            raise BadRing(f"chain {head}: indirect table of {size} bytes", self.TABLE_SECTION)
         pieces: list[memoryview] = []
         self._resolve(addr, size, False, pieces)
         copy = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)

@@ -33,6 +33,8 @@ class PackedVringh(DeviceSide):
     ``base`` is the initial position of both sides: the descriptor's number, and the wrap counter in bit 15.
     """
 
+    TABLE_SECTION = "2.8.19"
+
     def __init__(
         self,
         memory: Memory,

@@ -28,6 +28,8 @@ KIND = CHAINED | WRITABLE
 class SplitVringh(DeviceSide):
     """See `rings.queue.Vringh`. ``base`` is the initial index of both rings (0 except after a migration)."""
 
+    TABLE_SECTION = "2.7.5.3.1"
+
     def __init__(
         self,
         memory: Memory,
@@ -197,7 +199,8 @@ class SplitVringh(DeviceSide):
             length = word & MAX_SEGMENT
             if flags & INDIRECT:
                 if nested or flags & NEXT:
-                    raise BadRing(f"chain {head}: an indirect table inside a table, or with NEXT set", "2.7.5.3.1")
+                    reason = "an indirect table inside a table, or with NEXT set"
+                    raise BadRing(f"chain {head}: {reason}", self.TABLE_SECTION)
                 table, limit = self._table(head, addr, length)
                 nested = True
                 longest = min(self._table_max, count + limit)

@@ -143,6 +143,16 @@ def test_a_table_of_an_impossible_size_breaks_the_ring(rig: PackedRig, size: int
     latched(rig, device, f"indirect table of {size} bytes")
 
 
+@pytest.mark.parametrize("indirect", [False, True])
+def test_an_invalid_table_violates_a_section_of_the_packed_format(indirect: bool) -> None:
+    rig = PackedRig(indirect=indirect)
+    device = rig.device()
+    rig.raw.offer(PackedDesc(rig.buffer(), 17, INDIRECT))
+    with pytest.raises(BadRing) as caught:
+        getdesc(device)
+    assert caught.value.section == "2.8.19"
+
+
 @pytest.mark.hostile("P06", "R05")
 @pytest.mark.parametrize("num", [1, 2, 3, 8])
 def test_a_list_without_an_end_breaks_the_ring_after_one_lap(num: int) -> None:

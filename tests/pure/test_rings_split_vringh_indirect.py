@@ -62,6 +62,16 @@ def test_a_table_of_an_impossible_length_breaks_the_ring(rig: Rig, size: int) ->
     latch(rig, device, BadRing, f"indirect table of {size} bytes")
 
 
+@pytest.mark.parametrize("indirect", [False, True])
+def test_an_invalid_table_violates_a_section_of_the_split_format(make_rig: MakeRig, indirect: bool) -> None:
+    rig = make_rig(indirect=indirect)
+    device = rig.device()
+    rig.offer(Desc(rig.buffer(), 17, INDIRECT))
+    with pytest.raises(BadRing) as caught:
+        getdesc(device)
+    assert caught.value.section == "2.7.5.3.1"
+
+
 @pytest.mark.hostile("I05")
 @pytest.mark.parametrize("following", [0, 1, 2, 0xFFFF])
 @pytest.mark.parametrize("direct", [0, 3])
