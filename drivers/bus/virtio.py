@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import trio
 
 from drivers.bus.binding import Binding
+from drivers.bus.config import ConfigField
 from drivers.bus.driver_queue import DriverQueue, QueueSpec
 from drivers.bus.model import Bus, BusDriver
 from drivers.contracts.events import (
@@ -236,6 +237,10 @@ class VirtioDevice:
             if await self.ops.generation() == before:
                 return data
         raise ProbeError(f"{self.name}: configuration changed during each of {CONFIG_TRIES} reads")
+
+    async def read_field(self, field: ConfigField) -> int:
+        """Return the number in a configuration field. Raises ProbeError as `read_config` does."""
+        return int.from_bytes(await self.read_config(*field.value), "little")
 
     async def find_vqs(self, specs: Sequence[QueueSpec]) -> list[DriverQueue]:
         self.queues = await self.ops.find_vqs(self, specs)

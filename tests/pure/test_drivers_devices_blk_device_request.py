@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drivers.bus.config import emit_config
 from drivers.devices.blk.device.request import BlkLimits, Refusal, VhostBlkRequest
 from drivers.devices.blk.driver.geometry import Geometry
 from drivers.devices.blk.layout import (
+    CONFIG_SIZE,
     HEADER,
     SECTOR,
     SEGMENT,
@@ -24,7 +26,6 @@ from drivers.devices.blk.layout import (
     BlkFeature,
     BlkStatus,
     RequestType,
-    emit_config,
 )
 from drivers.errors import ProbeError
 from drivers.storage.workers import StoreExtent
@@ -227,7 +228,7 @@ def test_every_field_is_where_the_specification_has_it_and_padding_is_zero() -> 
     for place, field in enumerate(BlkConfigField):
         offset, size = field.value
         value = (1 << 8 * size) - 1
-        data = emit_config({field: value})
+        data = emit_config({field: value}, CONFIG_SIZE)
         assert data == bytes(offset) + value.to_bytes(size, "little") + bytes(60 - offset - size)
         assert form.unpack(data) == tuple(value if at == place else 0 for at in range(len(BlkConfigField)))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from enum import Enum, IntEnum
+from enum import IntEnum
 
+from drivers.bus.config import ConfigField
 from rings.features import FeatureTable, RingFeature, mask
 
 __all__ = [
+    "CONFIG_SIZE",
     "HEADER",
     "ID_SIZE",
     "SECTOR",
@@ -20,7 +22,6 @@ __all__ = [
     "BlkStatus",
     "BlkConfigField",
     "RequestType",
-    "emit_config",
 ]
 
 SECTOR = 512
@@ -68,7 +69,7 @@ class BlkStatus(IntEnum):
     UNSUPP = 2
 
 
-class BlkConfigField(Enum):
+class BlkConfigField(ConfigField):
     """Offset and size in bytes of each configuration field in use (section 5.2.4)."""
 
     CAPACITY = 0, 8
@@ -109,12 +110,3 @@ _NEEDS: Mapping[BlkConfigField, BlkFeature] = {
 
 CONFIG_SIZE = 60
 """Bytes of the configuration space. The legacy geometry and padding are zeroes."""
-
-
-def emit_config(fields: Mapping[BlkConfigField, int]) -> bytes:
-    """Return the device-specific configuration space; fields that are left out are 0."""
-    config = bytearray(CONFIG_SIZE)
-    for field, value in fields.items():
-        offset, size = field.value
-        config[offset : offset + size] = value.to_bytes(size, "little")
-    return bytes(config)

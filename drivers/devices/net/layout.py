@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Mapping
-from enum import Enum, IntEnum
+from enum import IntEnum
 
 import attrs
 
+from drivers.bus.config import ConfigField, emit_config
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, Offloads
 from drivers.devices.net.vlan import TAGS_ROOM
 from rings.features import FeatureTable, RingFeature, mask
@@ -174,7 +174,7 @@ def queue_names(features: int, most: int) -> list[str]:
     return [*names, "controlq"] if features >> F.CTRL_VQ & 1 else names
 
 
-class NetConfigField(Enum):
+class NetConfigField(ConfigField):
     """Offset and size in bytes of each configuration field; each belongs to a feature."""
 
     MAC = 0, 6
@@ -183,6 +183,11 @@ class NetConfigField(Enum):
     MTU = 10, 2
     SPEED = 12, 4
     DUPLEX = 16, 1
+
+
+C = NetConfigField
+CONFIG_SIZE = 17
+"""Bytes of the configuration space."""
 
 
 @attrs.frozen
@@ -199,7 +204,13 @@ class NetConfig:
     """Mbit/s."""
     duplex: Duplex = Duplex.UNKNOWN
 
-    _FORM = struct.Struct("<6sHHHIB")
-
     def emit(self) -> bytes:
-        return self._FORM.pack(self.mac, self.status, self.max_virtqueue_pairs, self.mtu, self.speed, self.duplex)
+        fields = {
+            C.MAC: int.from_bytes(self.mac, "little"),
+            C.STATUS: self.status,
+            C.MAX_VIRTQUEUE_PAIRS: self.max_virtqueue_pairs,
+            C.MTU: self.mtu,
+            C.SPEED: self.speed,
+            C.DUPLEX: self.duplex,
+        }
+        return emit_config(fields, CONFIG_SIZE)

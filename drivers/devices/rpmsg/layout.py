@@ -178,6 +178,8 @@ class AddressMessage:
 
 CONFIG_SIZES = struct.Struct("<II")
 """The used part of the configuration space."""
+RESERVED = 56
+"""Bytes of the configuration space behind it."""
 
 
 @attrs.frozen
@@ -187,10 +189,8 @@ class RpmsgConfig:
     to_driver: int = DEFAULT_BUFFER
     to_device: int = DEFAULT_BUFFER
 
-    _FORM = struct.Struct("<II56x")
-
     def emit(self) -> bytes:
-        return self._FORM.pack(self.to_driver, self.to_device)
+        return CONFIG_SIZES.pack(self.to_driver, self.to_device) + bytes(RESERVED)
 
     @classmethod
     def parse(cls, data: bytes) -> RpmsgConfig:

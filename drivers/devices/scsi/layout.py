@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
-from enum import Enum, IntEnum, IntFlag
+from enum import IntEnum, IntFlag
 
 import attrs
 
+from drivers.bus.config import ConfigField, emit_config
 from rings.features import FeatureTable, RingFeature, mask
 
 __all__ = [
@@ -199,7 +200,7 @@ REPORT_LUNS = Lun(-1, WELL_KNOWN)
 """The well-known logical unit that lists the units of all targets."""
 
 
-class ScsiConfigField(Enum):
+class ScsiConfigField(ConfigField):
     """Offset and size in bytes of each configuration field (section 5.6.4)."""
 
     NUM_QUEUES = 0, 4
@@ -212,6 +213,10 @@ class ScsiConfigField(Enum):
     MAX_CHANNEL = 28, 2
     MAX_TARGET = 30, 2
     MAX_LUN = 32, 4
+
+
+CONFIG_SIZE = 36
+"""Bytes of the configuration space."""
 
 
 @attrs.frozen(kw_only=True)
@@ -234,5 +239,4 @@ class ScsiConfig:
     max_lun: int = LUNS - 1
 
     def emit(self) -> bytes:
-        values = zip(attrs.astuple(self), ScsiConfigField, strict=True)
-        return b"".join(value.to_bytes(field.value[1], "little") for value, field in values)
+        return emit_config(dict(zip(ScsiConfigField, attrs.astuple(self), strict=True)), CONFIG_SIZE)

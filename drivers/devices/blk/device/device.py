@@ -8,11 +8,13 @@ from functools import partial
 import attrs
 import trio
 
+from drivers.bus.config import emit_config
 from drivers.bus.plug import Plug
 from drivers.bus.vhost import DeviceQueue, OfferedQueue, VhostBound, VhostDevice
 from drivers.contracts.ports import SectorStore
 from drivers.devices.blk.device.request import BlkLimits, Refusal, VhostBlkRequest
 from drivers.devices.blk.layout import (
+    CONFIG_SIZE,
     ID_SIZE,
     SECTOR,
     SUPPORTED,
@@ -21,7 +23,6 @@ from drivers.devices.blk.layout import (
     BlkFeature,
     BlkStatus,
     RequestType,
-    emit_config,
 )
 from drivers.flow.figures import RequestFigures
 from drivers.storage.job_flow import AT_ONCE, JobFlow
@@ -202,7 +203,8 @@ class BoundVhostBlk(VhostBound[BlkPlug]):
             C.MAX_WRITE_ZEROES_SEG: MAX_SEGMENTS,
             C.WRITE_ZEROES_MAY_UNMAP: int(info.unmaps),
         }
-        return emit_config({f: n for f, n in fields.items() if f.feature is None or features >> f.feature & 1})
+        valid = {f: n for f, n in fields.items() if f.feature is None or features >> f.feature & 1}
+        return emit_config(valid, CONFIG_SIZE)
 
     def features_ok(self, features: int) -> None:
         """At FEATURES_OK, turn off the cache for a driver that cannot flush (section 5.2.5.2)."""

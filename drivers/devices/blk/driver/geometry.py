@@ -51,7 +51,7 @@ class Geometry:
         fields = dict.fromkeys(BlkConfigField, 0)
         for field in BlkConfigField:
             if field.feature is None or (device.has(field.feature) and field is not BlkConfigField.WRITEBACK):
-                fields[field] = int.from_bytes(await device.read_config(*field.value), "little")
+                fields[field] = await device.read_field(field)
         return cls.check(device.name, device.features, fields)
 
     @classmethod

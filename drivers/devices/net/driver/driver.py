@@ -153,7 +153,7 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         """Read the fields that do not change while the device is up. Raises ProbeError for invalid ones."""
         device = self.device
         if device.has(F.MTU):
-            self._mtu = mtu = await _field(device, NetConfigField.MTU)
+            self._mtu = mtu = await device.read_field(NetConfigField.MTU)
             if mtu < MIN_MTU:
                 raise ProbeError(f"{device.name}: the device reports an MTU of {mtu}: must be at least {MIN_MTU}")
         if device.has(F.MAC):
@@ -161,7 +161,7 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
             if mac[0] & 1 or not any(mac):
                 raise ProbeError(f"{device.name}: the device reports {mac.hex(':')}, which is no unicast MAC address")
         if device.has(F.MQ):
-            self._most = most = await _field(device, NetConfigField.MAX_VIRTQUEUE_PAIRS)
+            self._most = most = await device.read_field(NetConfigField.MAX_VIRTQUEUE_PAIRS)
             if not 1 <= most <= PAIRS_MAX:
                 raise ProbeError(
                     f"{device.name}: the device reports {most} pairs of queues; 1 to {PAIRS_MAX} can be used"
@@ -269,11 +269,14 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         device, settings = self.device, self.settings
         status = LINK_UP
         if device.has(F.STATUS):
-            status = await _field(device, NetConfigField.STATUS)
-        if device.has(F.MTU) and (mtu := await _field(device, NetConfigField.MTU)) != self._mtu:
+            status = await device.read_field(NetConfigField.STATUS)
+        if device.has(F.MTU) and (mtu := await device.read_field(NetConfigField.MTU)) != self._mtu:
             raise NeedsReset(f"{device.name}: the MTU changed from {self._mtu} to {mtu}")
         if device.has(F.SPEED_DUPLEX):
-            speed, duplex = await _field(device, NetConfigField.SPEED), await _field(device, NetConfigField.DUPLEX)
+            speed, duplex = (
+                await device.read_field(NetConfigField.SPEED),
+                await device.read_field(NetConfigField.DUPLEX),
+            )
             settings.speed = speed if speed <= SPEED_MAX else None
             settings.duplex = Duplex(duplex) if duplex in tuple(Duplex) else Duplex.UNKNOWN
         settings.port.set_link_mode(settings.speed, settings.duplex.full)
@@ -296,10 +299,6 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         for buffers in self._buffers:
             buffers.close()
         self._buffers.clear()
-
-
-async def _field(device: VirtioDevice, field: NetConfigField) -> int:
-    return int.from_bytes(await device.read_config(*field.value), "little")
 
 
 def _local_mac(name: str) -> bytes:

@@ -130,11 +130,7 @@ class BoundVirtioScsi(VirtioBound[ScsiSettings]):
 
 async def read_config(device: VirtioDevice) -> ScsiConfig:
     """Read the configuration and set the driver's sizes. Raises ProbeError for values no SCSI host can have."""
-    values = {
-        field.name.lower(): int.from_bytes(await device.read_config(*field.value), "little")
-        for field in ScsiConfigField
-    }
-    config = ScsiConfig(**values)
+    config = ScsiConfig(**{field.name.lower(): await device.read_field(field) for field in ScsiConfigField})
     if not config.num_queues:
         raise ProbeError(f"{device.name}: the device reports no request queues")
     if config.event_info_size > EVENT_SIZE_MAX:
@@ -147,6 +143,6 @@ async def read_config(device: VirtioDevice) -> ScsiConfig:
             continue
         offset, size = field.value
         await device.ops.write_config(offset, wanted.to_bytes(size, "little"))
-        if int.from_bytes(await device.read_config(offset, size), "little") != wanted:
+        if await device.read_field(field) != wanted:
             raise ProbeError(f"{device.name}: the device insists on a {field.name.lower()} of {now}, not {wanted}")
     return attrs.evolve(config, sense_size=SENSE_SIZE, cdb_size=CDB_SIZE, max_target=min(config.max_target, 255))
