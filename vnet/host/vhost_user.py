@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -82,8 +83,6 @@ class Junction:
     def __init__(self, back: SocketBack) -> None:
         self._back = back
         self._send_sockets, self._sockets = trio.open_memory_channel[FdSocket](1)
-        self.last = ""
-        """Error that ended the last connection; empty if none did."""
 
     async def dial(self) -> FdSocket:
         """Return a new connection to the back end. Raises TransportLost."""
@@ -103,7 +102,5 @@ class Junction:
                 nursery.start_soon(self._converse, socket)
 
     async def _converse(self, socket: FdSocket) -> None:
-        try:
+        with suppress(DriverError):  # the front end reports the end of its connection
             await self._back.serve_connection(socket)
-        except DriverError as exc:
-            self.last = str(exc)
