@@ -58,6 +58,18 @@ async def test_repetitions_that_are_due_count_as_lines() -> None:
     assert limit.take_due() == [("trouble", 1)]
 
 
+async def test_a_repetition_above_the_limit_counts_as_a_repetition_alone() -> None:
+    limit = LineLimit()
+    assert limit.admit_problem("trouble") == 0
+    await trio.sleep(AGAIN[0])
+    for _ in range(LINES):
+        assert limit.admit()
+    assert limit.admit_problem("trouble", 3) is None
+    assert limit.take_skipped() == 0
+    await trio.sleep(PER)
+    assert limit.admit_problem("trouble") == 3
+
+
 async def test_a_problem_is_repeated_at_intervals_that_double_up_to_the_longest() -> None:
     limit, admitted = LineLimit(), list[tuple[float, int]]()
     start, (shortest, longest) = trio.current_time(), AGAIN

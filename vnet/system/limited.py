@@ -58,16 +58,16 @@ class LineLimit:
         ``count``: how often it occurred now.
         """
         now, (shortest, longest) = trio.current_time(), AGAIN
-        known = self._problems.get(problem)
-        if known is None or now - known.reported > 2 * longest:
-            if not self.admit():
-                return None
-            more, pause = count - 1 if known is None else known.more + count - 1, shortest
-        elif now - known.reported < known.pause or not self.admit():
-            known.more += count
+        known, more, pause = self._problems.get(problem), count - 1, shortest
+        if known is not None:
+            more += known.more
+            if now - known.reported <= 2 * longest:
+                if now - known.reported < known.pause or not self.open:
+                    known.more += count
+                    return None
+                pause = min(2 * known.pause, longest)
+        if not self.admit():
             return None
-        else:
-            more, pause = known.more + count - 1, min(2 * known.pause, longest)
         self._problems.pop(problem, None)
         self._problems[problem] = _Problem(now, pause)
         if len(self._problems) > KEPT:
