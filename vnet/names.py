@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-__all__ = ["FILE_NAME", "NAME", "named"]
+__all__ = ["FILE_NAME", "NAME", "NAME_RULE", "named"]
 
 T = TypeVar("T")
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-"""Names of systems, hosts, links, NTBs and devices."""
+"""Names of systems, hosts, links, NTBs and devices, and of records of a registry."""
+NAME_RULE = "must be a lower-case letter, then at most 31 lower-case letters, digits, - and _"
+"""Reason given for a bad name."""
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
 """Names of namespaces and interfaces, which the kernel shows as files."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from vnet.names import NAME
+from vnet.names import NAME, NAME_RULE
 
 __all__ = ["FAILURES", "Registry", "reason"]
 
@@ -47,7 +47,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def add(self, name: str, record: T) -> None:
         """Add a record. Raises ValueError if the name is invalid or taken, or the record is invalid."""
         if not NAME.fullmatch(name):
-            raise ValueError(f"name {name!r}: must be a lower-case letter, then lower-case letters, digits, - and _")
+            raise ValueError(f"name {name!r}: {NAME_RULE}")
         if name in self._records:
             raise ValueError(f"name {name!r}: already used")
         if not isinstance(record, self._record):

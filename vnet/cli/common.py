@@ -16,7 +16,7 @@ from drivers.errors import DriverError
 from rings.errors import MemoryFault
 from vnet.cli.live_names import complete_systems
 from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError, TrafficError
-from vnet.names import NAME
+from vnet.names import NAME, NAME_RULE
 
 __all__ = ["EXPECTED", "errors_in_one_line", "lines", "name_option", "one_line"]
 
@@ -116,7 +116,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _check_name(_context: click.Context, _option: click.Parameter, name: str) -> str:
     if not NAME.fullmatch(name):
-        raise click.BadParameter("must be a lower-case letter, then at most 31 lower-case letters, digits, - and _")
+        raise click.BadParameter(NAME_RULE)
     return name
 
 

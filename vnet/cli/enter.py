@@ -9,6 +9,7 @@ from vnet.cli.live_names import complete_hosts
 from vnet.errors import ControlError
 from vnet.linux.netns import NETNS_DIR, enter
 from vnet.linux.netns_view import execute, mount_view
+from vnet.names import named
 from vnet.system.state import running
 
 __all__ = ["command"]
@@ -34,9 +35,7 @@ def command(name: str, host: str, cmd: tuple[str, ...]) -> None:
     state = running(name)
     if state is None:
         raise ControlError(f"{name} is not running; try: vnet up --name {name}")
-    if host not in state.hosts:
-        raise ControlError(f"{name}: host {host!r}: must be one of {', '.join(state.hosts)}")
-    netns = state.hosts[host]
+    netns = named("host", state.hosts, host, ControlError, f"{name}: ")
     if netns is None:
         raise ControlError(f"{name}: host {host!r}: must be a host with a namespace; this one only has in-memory ports")
     enter(NETNS_DIR / netns)

@@ -9,7 +9,7 @@ from itertools import islice
 import attrs
 
 from vnet.errors import ConfigError, FieldError, Keys, dotted
-from vnet.names import NAME
+from vnet.names import NAME, NAME_RULE
 from vnet.spec import MEMORY, MEMORY_MAX, MIB, WINDOW_MAX, DeviceSpec, file_key
 from vnet.topology.support import unmediated
 from vnet.topology.topology import Topology, mebibytes
@@ -21,8 +21,6 @@ Names = Mapping[str, Collection[str]]
 """Names of records by table."""
 NAMES_SHOWN = 20
 """Most names that one message lists."""
-NAME_RULE = "must be a lower-case letter, then at most 31 lower-case letters, digits, - and _"
-"""Reason given for a bad name."""
 
 
 def check(topology: Topology, file: str) -> Topology:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import attrs
 
 from vnet.ends import DEVICE_TYPES
+from vnet.names import NAME
 from vnet.spec import DeviceSpec, HostSpec, LinkSpec, NtbSpec
 from vnet.transports import TRANSPORTS
 
@@ -25,8 +26,6 @@ TOP: Mapping[str, tuple[type, str]] = {
 }
 """Tables of a file whose entries have the same record; ``devices`` has a record per device type."""
 
-NAME_PATTERN = "^[a-z][a-z0-9_-]{0,31}$"
-"""Names of hosts, links, NTBs and devices."""
 WORDS: Mapping[type, tuple[str, str]] = {
     int: ("integer", "whole number"),
     float: ("number", "number"),
@@ -242,7 +241,7 @@ def _only_if(name: str) -> dict[str, Any]:
 
 
 def _entries(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "patternProperties": {NAME_PATTERN: schema}, "additionalProperties": False}
+    return {"type": "object", "patternProperties": {f"^{NAME.pattern}$": schema}, "additionalProperties": False}
 
 
 def _object(kind: type, doc: str) -> dict[str, Any]:
