@@ -9,6 +9,7 @@ import sys
 import termios
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -18,7 +19,8 @@ from rings.queue import Virtqueue
 from rings.view import RingView
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.console import Console, read_stdin
-from vnet.cli.topology_file import FILE, open_topology
+from vnet.cli.signals import run_until_signal
+from vnet.cli.topology_file import BUILT_IN, FILE, open_topology
 from vnet.demo import default_topology
 from vnet.errors import settings_of
 from vnet.system.claim import claim
@@ -31,11 +33,12 @@ from vnet.topology import Topology
 
 __all__ = ["command"]
 
-BUILT_IN = "built-in topology"
 BANNER = """\
 {name} is up: hosts {hosts}; links {links}; devices {devices}.
 Names: world, hosts, links, devices, ports, rings, trio, and layers of scapy such as Ether, IP, UDP.
 await works, as in: await ports["net0.device"].receive(). Ctrl-D ends the prompt and takes everything down."""
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end the prompt. SIGINT is none of them: Ctrl-C ends a statement."""
 LAYERS: Mapping[str, str] = {
     **dict.fromkeys(("ARP", "Dot1Q", "Ether"), "scapy.layers.l2"),
     **dict.fromkeys(("ICMP", "IP", "TCP", "UDP"), "scapy.layers.inet"),
@@ -111,20 +114,16 @@ def command(topology: Path | None, name: str) -> None:
     """
     file, parsed = open_topology(topology) if topology else (BUILT_IN, default_topology("memory"))
     with _terminal():
-        status, number = trio.run(_shell, parsed, file, name, topology is not None)
-    click.get_current_context().exit(128 + number if number else status)
+        status = run_until_signal(partial(_shell, parsed, file, name, topology is not None), ENDING)
+    click.get_current_context().exit(status)
 
 
-async def _shell(topology: Topology, file: str, name: str, public: bool) -> tuple[int, int]:
-    """Return the exit status of the prompt, and the number of the signal that ended it or 0."""
-    status, caught = 0, [0]
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_end_at_signal, nursery.cancel_scope, caught)
-        async with _open(topology, file, name, public) as world:
-            click.echo(_banner(world), err=True)
-            status = await Console(_names(world), read_stdin).run()
-        nursery.cancel_scope.cancel()
-    return status, caught[0]
+async def _shell(topology: Topology, file: str, name: str, public: bool) -> int:
+    """Return the exit status of the prompt; 0 if `vnet down` ended it."""
+    async with _open(topology, file, name, public) as world:
+        click.echo(_banner(world), err=True)
+        return await Console(_names(world), read_stdin).run()
+    return 0
 
 
 @asynccontextmanager
@@ -139,26 +138,10 @@ async def _open(topology: Topology, file: str, name: str, public: bool) -> Async
         if public:
             control = ControlServer(world)
             await nursery.start(control.serve, socket_path(name))
-            nursery.start_soon(_cancel_at, control.quit, nursery.cancel_scope)
+            nursery.start_soon(control.cancel_at_quit, nursery.cancel_scope)
         await world.wait_up()
         yield world
         nursery.cancel_scope.cancel()
-
-
-async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
-
-
-async def _end_at_signal(
-    scope: trio.CancelScope, caught: list[int], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Cancel ``scope`` at SIGTERM or SIGHUP. SIGINT stays Ctrl-C, which ends a statement."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
-        task_status.started()
-        async for number in signals:
-            caught[0] = number
-            scope.cancel()
 
 
 def _names(world: World) -> Names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -16,29 +16,30 @@ __all__ = ["run_until_ended", "run_until_signal"]
 
 T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a command."""
 
 
-def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
-    """Run ``main`` and return its result. If a signal arrives first, exit with 128 + its number.
+def run_until_signal(main: Callable[[], Awaitable[T]], signals: Sequence[signal.Signals] = SIGNALS) -> T:
+    """Run ``main`` and return its result. If one of the ``signals`` arrives first, exit with 128 + its number.
 
     SIGHUP stays ignored if it is ignored, so that nohup works. SIGINT does not: a shell without job control ignores it
     for each background command, and ``kill -INT`` must end those.
     """
     caught: list[int] = []
-    handled = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    handled = [number for number in signals if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
-    async def watch(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-        async for number in signals:
+    async def watch(arriving: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        async for number in arriving:
             caught.append(number)
             scope.cancel()
 
     async def watched() -> list[T]:
         results = []
-        with trio.open_signal_receiver(*handled) as signals:
+        with trio.open_signal_receiver(*handled) as arriving:
             # Signals are caught until the end of the clean-up: a second Ctrl-C changes nothing.
             async with open_background() as nursery:
                 with trio.CancelScope() as scope:
-                    nursery.start_soon(watch, signals, scope)
+                    nursery.start_soon(watch, arriving, scope)
                     results.append(await main())
         return results
 

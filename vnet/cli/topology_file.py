@@ -9,8 +9,10 @@ import click
 
 from vnet.topology import Topology, load, read
 
-__all__ = ["FILE", "open_topology"]
+__all__ = ["BUILT_IN", "FILE", "open_topology"]
 
+BUILT_IN = "built-in topology"
+"""Name in errors of the topology without a file."""
 FILE = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 """Type of an argument that is a topology file."""
 

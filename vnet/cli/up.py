@@ -15,7 +15,7 @@ import trio
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.logs import log_options
 from vnet.cli.signals import run_until_ended
-from vnet.cli.topology_file import FILE, open_topology
+from vnet.cli.topology_file import BUILT_IN, FILE, open_topology
 from vnet.cli.view import view_command
 from vnet.errors import settings_of
 from vnet.linux.netns import NETNS_DIR
@@ -27,8 +27,6 @@ from vnet.topology import DEFAULT, Topology, parse
 
 __all__ = ["command"]
 
-BUILT_IN = "built-in topology"
-"""Name in errors of the topology without a file."""
 GRACE = 3.0
 """Seconds between SIGTERM and SIGKILL for the command of --exec."""
 
@@ -73,16 +71,11 @@ async def _serve(world: World, run: str | None, serving: trio.Event) -> int:
             serving.set()
             await control.quit.wait()
         else:
-            nursery.start_soon(_cancel_at, control.quit, nursery.cancel_scope)
+            nursery.start_soon(control.cancel_at_quit, nursery.cancel_scope)
             status = 128 + signal.SIGTERM
             status = await _run(world, run)
         nursery.cancel_scope.cancel()
     return status
-
-
-async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
 
 
 async def _run(world: World, run: str) -> int:

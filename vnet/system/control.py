@@ -85,11 +85,9 @@ async def _device_set(world: World, name: str, setting: str, value: str) -> obje
     settings = DEVICE_TYPES[device.spec.type].settings
     try:
         await change_setting(settings, device.spec, device.driver_end, device.device_end, setting, value)
-    except ValueError as exc:
-        raise QmpError(f"{name}: {setting} {value!r}: {exc}") from None
     except LookupError as exc:
         raise QmpError(f"{name}: {exc.args[0]}") from None
-    except DriverError as exc:
+    except (ValueError, DriverError) as exc:
         raise QmpError(f"{name}: {setting} {value!r}: {exc}") from None
     return {}
 
@@ -122,6 +120,11 @@ class ControlServer:
         self.quit = trio.Event()
         self._world = world
         self._clients = 0
+
+    async def cancel_at_quit(self, scope: trio.CancelScope) -> None:
+        """Cancel ``scope`` when a client sends quit."""
+        await self.quit.wait()
+        scope.cancel()
 
     async def serve(self, path: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen at ``path`` until cancelled. Raises OSError."""
