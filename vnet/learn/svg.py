@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
 
 from vnet.learn.step import Cell, Frame, Sheet
 from vnet.learn.text import access_lines
+from vnet.svg import CHAR, LINE, document, label, rect
 
 __all__ = ["slide"]
 
 WIDTH, MARGIN, COLUMN = 1480, 24, 860
 """Pixels: of the slide, of its margin, and left of the accesses."""
-LINE, CHAR = 18, 7.9
-"""Pixels of a line and of a character."""
 COLOURS = {"driver": "#1864ab", "device": "#c2410c", "both": "#495057"}
 CHANGED = "#ffe066"
 
@@ -27,33 +25,22 @@ def slide(frame: Frame) -> str:
     """Return the slide of a frame, a valid XML document without scripts and without references to other files."""
     texts = textwrap.wrap(frame.step.text, 165)
     parts = [
-        _text(MARGIN, 38, f"{frame.lesson} {frame.number}. {frame.step.title}", size=24, weight="bold"),
-        _text(WIDTH - MARGIN, 38, f"VIRTIO 1.4, {frame.step.section}", anchor="end"),
-        *(_text(MARGIN, 66 + LINE * at, line) for at, line in enumerate(texts)),
+        label(MARGIN, 38, f"{frame.lesson} {frame.number}. {frame.step.title}", size=24, weight="bold"),
+        label(WIDTH - MARGIN, 38, f"VIRTIO 1.4, {frame.step.section}", anchor="end"),
+        *(label(MARGIN, 66 + LINE * at, line) for at, line in enumerate(texts)),
     ]
     top = 66 + LINE * len(texts) + 12
     drawings, bottom = _flow(frame.sheets, top)
     lines = list(access_lines(frame.trace))
     parts += drawings
-    parts.append(_text(COLUMN, top + LINE, "Accesses in order" if lines else "No access", weight="bold"))
+    parts.append(label(COLUMN, top + LINE, "Accesses in order" if lines else "No access", weight="bold"))
     for at, line in enumerate(lines, 2):
-        parts.append(_text(COLUMN, top + LINE * at, line, colour=COLOURS.get(line.split(" ", 1)[0], "#212529")))
+        parts.append(label(COLUMN, top + LINE * at, line, colour=COLOURS.get(line.split(" ", 1)[0], "#212529")))
     bottom = max(bottom, top + LINE * (len(lines) + 2)) + 12
     for at, line in enumerate(textwrap.wrap(frame.outcome, 165)):
-        parts.append(_text(MARGIN, bottom + LINE * at, line, weight="bold"))
+        parts.append(label(MARGIN, bottom + LINE * at, line, weight="bold"))
         bottom += LINE
-    height = bottom + MARGIN
-    size = f'width="{WIDTH}" height="{height:.0f}" viewBox="0 0 {WIDTH} {height:.0f}"'
-    return "\n".join(
-        [
-            '<?xml version="1.0" encoding="UTF-8"?>',
-            f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="monospace" font-size="13">',
-            f"<title>{html.escape(frame.step.title)}</title>",
-            '<rect width="100%" height="100%" fill="#ffffff"/>',
-            *parts,
-            "</svg>\n",
-        ]
-    )
+    return document(WIDTH, bottom + MARGIN, frame.step.title, parts)
 
 
 def _flow(sheets: Sequence[Sheet], top: float) -> tuple[list[str], float]:
@@ -71,7 +58,7 @@ def _flow(sheets: Sequence[Sheet], top: float) -> tuple[list[str], float]:
 
 def _sheet(sheet: Sheet) -> Drawing:
     writes = "both write" if sheet.writer == "both" else f"{sheet.writer} writes"
-    title = _text(0, 14, f"{sheet.title} ({writes})", colour=COLOURS[sheet.writer], weight="bold")
+    title = label(0, 14, f"{sheet.title} ({writes})", colour=COLOURS[sheet.writer], weight="bold")
     parts, width, height = [title], CHAR * (len(sheet.title) + 18), 24.0
     words = [f"{cell.name} {_value(cell)}" for cell in sheet.words]
     for cell, text in zip(sheet.words, words, strict=True):
@@ -110,8 +97,8 @@ def _circle(slots: Sequence[Sequence[Cell]]) -> Drawing:
     for at, (slot, lines) in enumerate(zip(slots, texts, strict=True)):
         angle = 2 * math.pi * at / len(slots)
         x, y = cx + rx * math.sin(angle) - width / 2, cy - ry * math.cos(angle) - height / 2
-        parts.append(_rect(x, y, width, height, "#ffffff", "#868e96"))
-        parts.append(_text(x + 6, y + 14, lines[0], colour="#868e96"))
+        parts.append(rect(x, y, width, height, "#ffffff", "#868e96"))
+        parts.append(label(x + 6, y + 14, lines[0], colour="#868e96"))
         for row, (cell, line) in enumerate(zip(slot, lines[1:], strict=True), 1):
             parts += _box(x + 1, y + row * LINE + 2, line, cell.changed, width - 2)
     return parts, 2 * cx, 2 * cy
@@ -121,28 +108,8 @@ def _box(x: float, y: float, text: str, changed: bool, width: float = 0.0, *, fr
     """Yield a text with a marked or framed background."""
     if changed or frame:
         fill = CHANGED if changed else "#ffffff"
-        yield _rect(x, y, width or CHAR * len(text) + 12, LINE + 4 * frame, fill, "#868e96" if frame else fill)
-    yield _text(x + 6, y + 14 + frame, text)
-
-
-def _rect(x: float, y: float, width: float, height: float, fill: str, stroke: str) -> str:
-    size = f'width="{width:.1f}" height="{height:.1f}"'
-    return f'<rect x="{x:.1f}" y="{y:.1f}" {size} fill="{fill}" stroke="{stroke}"/>'
-
-
-def _text(
-    x: float, y: float, text: str, *, size: int = 13, colour: str = "#212529", weight: str = "", anchor: str = ""
-) -> str:
-    marks = "".join(
-        f' {name}="{value}"'
-        for name, value in (
-            ("font-size", size if size != 13 else ""),
-            ("font-weight", weight),
-            ("text-anchor", anchor),
-        )
-        if value
-    )
-    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" xml:space="preserve"{marks}>{html.escape(text)}</text>'
+        yield rect(x, y, width or CHAR * len(text) + 12, LINE + 4 * frame, fill, "#868e96" if frame else fill)
+    yield label(x + 6, y + 14 + frame, text)
 
 
 def _field(cell: Cell) -> str:
