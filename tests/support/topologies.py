@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from vnet.errors import ConfigError
@@ -23,6 +26,11 @@ transport = "vhost_user"
 host = "rc"
 socket = "{path}"
 """
+
+
+def moved_to(folder: Path, text: str) -> str:
+    """Return ``text`` with each file of /tmp in ``folder``: what else runs on the machine may use the same example."""
+    return re.sub(r"/tmp/([\w.-]+)", lambda match: str(folder / match[1]), text)
 
 
 def errors(text: str) -> tuple[ConfigError, ...]:

@@ -17,6 +17,7 @@ import pytest
 
 from support.machine import MakeNetns, RequireTool
 from support.paths import TOPOLOGIES, VNET
+from support.topologies import moved_to
 
 pytestmark = pytest.mark.usefixtures("privileged", "no_leaks")
 
@@ -41,9 +42,7 @@ class Shown:
     """The example as it is, with files of this test: the commands in its comments are those that are run."""
 
     def __init__(self, folder: Path) -> None:
-        text = EXAMPLE.read_text(encoding="utf-8")
-        for path in set(re.findall(r"/tmp/[\w.-]+", text)):
-            text = text.replace(path, str(folder / Path(path).name))
+        text = moved_to(folder, EXAMPLE.read_text(encoding="utf-8"))
         self.folder = folder
         self.topology = folder / "topology.toml"
         self.topology.write_text(text)
