@@ -63,7 +63,7 @@ def test_a_line_of_json_has_the_place_and_the_fields_of_the_event() -> None:
     assert line.pop("time").endswith("+00:00")
     assert line == {
         "level": "error", "logger": "vnet.net0", "host": "ep", "device": "net0", "side": "device",
-        "queue": "transmitq1", "link": "", "event": "QueueStopped", "clock": 1.5, "cause": "a rule",
+        "queue": "transmitq1", "link": "", "port": "", "event": "QueueStopped", "clock": 1.5, "cause": "a rule",
         "section": "2.7.5", "message": "error",
     }  # fmt: skip
 

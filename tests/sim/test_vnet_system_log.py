@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from drivers.contracts.events import (
+    RECORDS,
     BindMoved,
     ControlCommanded,
     DeviceReset,
@@ -33,7 +34,7 @@ from vnet.spec import FaultSpec, LinkSpec
 from vnet.system.control import ControlServer
 from vnet.system.events import EventHub
 from vnet.system.limited import AGAIN, LINES, PER, TEXT_MAX
-from vnet.system.log import ENTRIES, log_events
+from vnet.system.log import ENTRIES, TOPICS, log_events
 from vnet.testing import FRAME, NetPair, Options, open_pair, until
 from vnet.testing.pair import ENDPOINT, ROOT
 
@@ -63,8 +64,24 @@ async def rebind(pair: NetPair) -> None:
     await pair.world.wait_up()
 
 
-def test_each_kind_of_event_has_a_line_in_the_log() -> None:
-    assert set(ENTRIES) == set(Event.__subclasses__())
+def test_each_kind_of_event_of_a_logged_topic_has_a_line_in_the_log() -> None:
+    assert set(ENTRIES) == {kind for kind in RECORDS.values() if kind.topic in TOPICS}
+    assert {kind.topic for kind in ENTRIES} == set(TOPICS)
+
+
+@pytest.mark.parametrize(("level", "unheard"), [("DEBUG", []), ("INFO", ["vhost_user"]), ("WARNING", ["links"])])
+def test_the_log_listens_to_the_topics_that_its_level_prints(level: str, unheard: list[str]) -> None:
+    logger, hub = logging.getLogger("vnet"), EventHub()
+    former = logger.level
+    try:
+        logger.setLevel(level)
+        with log_events(hub):
+            assert hub.lifecycle is not None
+            assert (hub.frames, hub.rings, hub.registers, hub.tlps) == (None,) * 4
+            assert [getattr(hub, topic) for topic in unheard] == [None] * len(unheard)
+            assert (hub.vhost_user is None) == (level != "DEBUG")
+    finally:
+        logger.setLevel(former)
 
 
 @pytest.mark.every_transport

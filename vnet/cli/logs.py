@@ -87,7 +87,7 @@ def _count(lost: int) -> logging.LogRecord:
 def log_options(command: Callable[P, R]) -> Callable[..., R]:
     """Give a command the options of the log, and set the log up before the command runs."""
 
-    @click.option("-v", "--verbose", count=True, help="Log binds, features, links and commands; -vv: all events.")
+    @click.option("-v", "--verbose", count=True, help="Log binds, features, links, commands; -vv: all but traffic.")
     @click.option("-q", "--quiet", is_flag=True, help="Log errors only.")
     @click.option("--log-json", is_flag=True, help="Log lines of JSON.")
     @wraps(command)

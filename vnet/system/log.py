@@ -31,13 +31,14 @@ from drivers.contracts.events import (
     QueueStopped,
     Source,
     StatusChanged,
+    Topic,
 )
 from rings.status import Status
 from vnet.system.events import EventHub
 from vnet.system.limited import PER, LineLimit, repeated, shortened
 from vnet.system.qmp import NEGOTIATE
 
-__all__ = ["ENTRIES", "EventLog", "LogEntry", "log_events", "log_line", "logger_name"]
+__all__ = ["ENTRIES", "TOPICS", "EventLog", "LogEntry", "log_events", "log_line", "logger_name"]
 
 DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING
 OFTEN = 3
@@ -143,7 +144,15 @@ ENTRIES: Mapping[type[Event], Callable[[Any], LogEntry]] = {
     MessagePassed: _message,
     ControlCommanded: _command,
 }
-"""The line of each kind of event."""
+"""The line of each kind of event that is logged."""
+TOPICS = {
+    Topic.LIFECYCLE: WARNING,
+    Topic.LOSSES: WARNING,
+    Topic.LINKS: INFO,
+    Topic.CONTROL: INFO,
+    Topic.VHOST_USER: DEBUG,
+}
+"""Topics of these events, each with the highest level of its lines. Those of the data path are not among them."""
 
 
 def logger_name(event: Event) -> str:
@@ -210,12 +219,19 @@ class EventLog:
             self.flush()
 
 
+def _topics() -> list[Topic]:
+    """Return the topics with lines that some logger below ``vnet`` lets through."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("vnet.")]
+    loggers = [logging.getLogger(name) for name in ("vnet", *names)]
+    return [topic for topic, level in TOPICS.items() if any(logger.isEnabledFor(level) for logger in loggers)]
+
+
 @contextmanager
 def log_events(hub: EventHub) -> Iterator[EventLog]:
-    """Log the events of ``hub`` during the context."""
+    """Log the events of ``hub`` during the context, of the topics that the loggers' levels let through at its start."""
     log = EventLog()
     try:
-        with hub.listen(log):
+        with hub.listen(log, _topics()):
             yield log
     finally:
         log.flush(end=True)

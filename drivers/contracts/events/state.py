@@ -1,0 +1,193 @@
+"""Records of changes of state of devices, ports, links and back ends, of losses, and of other processes' requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from drivers.contracts.events.base import HEX, Event, Topic
+
+__all__ = [
+    "BackEndMoved",
+    "BindMoved",
+    "ControlCommanded",
+    "DeviceReset",
+    "FaultInjected",
+    "FeaturesNegotiated",
+    "LinkMoved",
+    "MessagePassed",
+    "NeedsResetSet",
+    "NotificationsRescued",
+    "PacketsDropped",
+    "PortLost",
+    "QueueEnabled",
+    "QueueStopped",
+    "StatusChanged",
+]
+
+
+# Lifecycle
+
+
+@attrs.frozen
+class StatusChanged(Event):
+    """The device status changed, as one side sees it (VIRTIO 1.4 section 2.1)."""
+
+    topic = Topic.LIFECYCLE
+    status: int = attrs.field(metadata=HEX)
+
+
+@attrs.frozen
+class FeaturesNegotiated(Event):
+    """The driver set FEATURES_OK (section 2.2)."""
+
+    topic = Topic.LIFECYCLE
+    offered: int = attrs.field(metadata=HEX)
+    accepted: int = attrs.field(metadata=HEX)
+    names: Sequence[str]
+    """Names of the accepted features."""
+
+
+@attrs.frozen
+class QueueEnabled(Event):
+    """A queue became usable."""
+
+    topic = Topic.LIFECYCLE
+    num: int
+    """Size in descriptors."""
+
+
+@attrs.frozen
+class QueueStopped(Event):
+    """A queue was stopped, or broke."""
+
+    topic = Topic.LIFECYCLE
+    cause: str = ""
+    """Rule that the other side violated, or access that failed; empty if the queue did not break."""
+    section: str = ""
+    """Section of the VIRTIO specification with the rule, such as 2.7.5.2; empty if there is none."""
+
+
+@attrs.frozen
+class DeviceReset(Event):
+    """The device was reset (section 2.4)."""
+
+    topic = Topic.LIFECYCLE
+    cause: str = ""
+    """Reason of the driver; empty on the device's side, which gets none."""
+    repeats: int = 0
+    """Resets in a row for that reason, this one included; 0 on the device's side."""
+
+
+@attrs.frozen
+class NeedsResetSet(Event):
+    """The device set DEVICE_NEEDS_RESET (section 2.1.2)."""
+
+    topic = Topic.LIFECYCLE
+    cause: str
+
+
+@attrs.frozen
+class BindMoved(Event):
+    """A device on a bus changed its state, such as bound or deferred."""
+
+    topic = Topic.LIFECYCLE
+    driver: str
+    """Name of the driver; empty if there is none."""
+    state: str
+    """A state of `drivers.bus.binding.BindState`."""
+    why: str
+    """Reason why the probe was deferred or failed, or why the driver waits; else empty."""
+
+
+@attrs.frozen
+class PortLost(Event):
+    """A port was removed while it was used."""
+
+    topic = Topic.LIFECYCLE
+    why: str
+
+
+@attrs.frozen
+class BackEndMoved(Event):
+    """A vhost-user back end connected or disconnected."""
+
+    topic = Topic.LIFECYCLE
+    connected: bool
+    why: str = ""
+    """Reason of the disconnection."""
+    connections: int = 0
+    """Connections so far, this one included."""
+
+
+# Losses
+
+
+@attrs.frozen
+class PacketsDropped(Event):
+    """Packets, messages or requests were dropped since the last event with this place and cause."""
+
+    topic = Topic.LOSSES
+    place: str
+    """Counter of the end, such as port or received."""
+    cause: str
+    count: int
+
+
+@attrs.frozen
+class NotificationsRescued(Event):
+    """Re-checks found work, because notifications were lost."""
+
+    topic = Topic.LOSSES
+    count: int
+    """Number since the last event of this queue."""
+
+
+# Links
+
+
+@attrs.frozen
+class LinkMoved(Event):
+    """A link went up or down."""
+
+    topic = Topic.LINKS
+    up: bool
+    epoch: int
+
+
+@attrs.frozen
+class FaultInjected(Event):
+    """A link lost, delayed or corrupted a request on purpose."""
+
+    topic = Topic.LINKS
+    request: str
+    """Kind of request, such as doorbell; link for the link itself."""
+    fault: str
+
+
+# Other processes
+
+
+@attrs.frozen
+class MessagePassed(Event):
+    """A vhost-user message was sent or received."""
+
+    topic = Topic.VHOST_USER
+    sent: bool
+    request: str
+    """Name of the request, or its number if it is unknown."""
+    size: int
+    """Bytes of the payload."""
+    fds: int
+    """File descriptors that the message passes."""
+
+
+@attrs.frozen
+class ControlCommanded(Event):
+    """A client of the control socket sent a command."""
+
+    topic = Topic.CONTROL
+    command: str
+    outcome: str
+    """Empty if it succeeded, else the error."""
