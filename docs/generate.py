@@ -16,6 +16,9 @@ import click
 from click_man.core import write_man_pages
 
 from vnet.cli.group import main
+from vnet.graph.build import of_topology
+from vnet.graph.svg import to_svg
+from vnet.topology import load
 from vnet.topology.reference import json_schema, reference
 from vnet.version import __version__
 
@@ -95,6 +98,11 @@ def commands() -> str:
     return "".join(parts)
 
 
+def picture(file: str) -> str:
+    """The picture of a topology file."""
+    return to_svg(of_topology(file, load(ROOT / file)))
+
+
 def man_pages() -> dict[str, str]:
     """The manual page of every command, by file."""
     with tempfile.TemporaryDirectory() as folder:
@@ -106,6 +114,7 @@ FILES: Mapping[str, Callable[[], str]] = {
     "topology.md": lambda: TOPOLOGY + reference(),
     "commands.md": commands,
     "decisions.md": decisions,
+    "graph.svg": lambda: picture("examples/topologies/ntb.toml"),
     "vnet.schema.json": lambda: json.dumps(json_schema(), indent=2) + "\n",
 }
 

@@ -9,7 +9,7 @@ import trio
 from click.testing import CliRunner, Result
 from trio.testing import wait_all_tasks_blocked
 
-from vnet.cli import show
+from vnet.cli import query, show
 from vnet.system.snapshot import queue_sides, take_ring, take_snapshot
 from vnet.system.world import open_world
 from vnet.topology import DEFAULT, parse
@@ -21,7 +21,7 @@ IN_MEMORY = DEFAULT.replace('"tun"', '"memory"')
 
 def shown(monkeypatch: pytest.MonkeyPatch, answer: object, *args: str, ring: object = None) -> Result:
     answers = {"query-vnet": answer, "query-ring": ring}
-    monkeypatch.setattr(show, "ask", lambda name, command, arguments: json.loads(json.dumps(answers[command])))
+    monkeypatch.setattr(query, "ask", lambda name, command, arguments: json.loads(json.dumps(answers[command])))
     return CliRunner().invoke(show.command, list(args))
 
 

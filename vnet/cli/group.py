@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "up": ("vnet.cli.up", "Build the system in a TOPOLOGY file and keep it running."),
     "down": ("vnet.cli.down", "End a running system, or clean up after a killed one."),
     "show": ("vnet.cli.show", "Print hosts, links, devices and traffic."),
+    "graph": ("vnet.cli.graph", "Draw a topology FILE, or a running system with its states."),
     "ps": ("vnet.cli.ps", "List the systems of this user."),
     "exec": ("vnet.cli.enter", "Run CMD in the network namespace of HOST."),
     "link": ("vnet.cli.link", "Take LINK, or all links, down or up while the system runs."),

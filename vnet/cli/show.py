@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
 
 import click
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.live_names import complete_devices
+from vnet.cli.query import query
 from vnet.cli.ring import ring_tree
 from vnet.cli.tree import (
     counts,
@@ -25,16 +25,12 @@ from vnet.cli.tree import (
 )
 from vnet.errors import ControlError
 from vnet.names import named
-from vnet.system.client import ask
 from vnet.views.ends import PortView
-from vnet.views.parse import from_plain
 from vnet.views.plain import to_plain
 from vnet.views.ring import RingReport
 from vnet.views.system import DeviceQueueView, DeviceView, DriverQueueView, SystemView
 
 __all__ = ["command", "summary"]
-
-T = TypeVar("T")
 
 
 @click.command("show")
@@ -55,7 +51,7 @@ def command(
     """
     if with_bytes and queue is None:
         raise click.UsageError("--hex requires a QUEUE")
-    system = _ask(name, SystemView, "query-vnet")
+    system = query(name, SystemView, "query-vnet")
     view: object = system
     lines = tree(system) if everything else summary(system)
     if device is not None:
@@ -63,7 +59,7 @@ def command(
         view, lines = chosen, device_tree(device, chosen)
         if queue is not None:
             sides = named("queue", _sides(chosen), queue, ControlError, f"{device}: ")
-            report = _ask(name, RingReport, "query-ring", {"name": device, "queue": queue})
+            report = query(name, RingReport, "query-ring", {"name": device, "queue": queue})
             view = {**sides, "ring": report}
             lines = (line for side, each in sides.items() for line in queue_tree(side, each))
             lines = itertools.chain(lines, ring_tree(report, with_bytes))
@@ -99,15 +95,6 @@ def _traffic(name: str, device: DeviceView, drops: Mapping[str, int]) -> Iterato
         yield f"{side} on {own.host}: {traffic}, drops: {counts(lost)}"
     if device.driver.last_reset.reason:
         yield last_reset(device.driver.last_reset)
-
-
-def _ask(name: str, record: type[T], query: str, arguments: Mapping[str, object] | None = None) -> T:
-    """Return the answer of a running system to a query. Raises ControlError."""
-    raw = ask(name, query, arguments)
-    try:
-        return from_plain(record, raw)
-    except ValueError as exc:
-        raise ControlError(f"{name} runs another version of vnet: {exc}") from None
 
 
 def _sides(device: DeviceView) -> Mapping[str, Mapping[str, DriverQueueView | DeviceQueueView]]:
