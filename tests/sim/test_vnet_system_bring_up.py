@@ -7,8 +7,10 @@ import trio
 
 from drivers.bus.back import Identity, VhostBack
 from drivers.bus.device_queue import DeviceQueue
-from drivers.bus.vhost import VhostBus
+from drivers.bus.model import MatchId
+from drivers.bus.vhost import VhostBound, VhostBus, VhostDevice
 from drivers.errors import ProbeError
+from rings.features import EMPTY_TABLE
 from rings.memory import Memory
 from vnet.system.bring_up import UP_TIMEOUT, bring_up, reason_of, register_device_types
 
@@ -46,6 +48,31 @@ async def test_a_device_without_features_is_not_shown_and_the_error_says_why(typ
             await bring_up([(bus, back)])
         assert trio.current_time() - start == pytest.approx(UP_TIMEOUT)
         assert not back.bound
+        nursery.cancel_scope.cancel()
+
+
+class RefusingDriver:
+    """A device type whose device can never be offered."""
+
+    name, id_table, table = "net", (MatchId(1),), EMPTY_TABLE
+
+    def bind(self, device: VhostDevice) -> VhostBound[object]:
+        raise ProbeError(f"{device.name}: no such disk")
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+async def test_a_failed_offer_is_final_and_ends_the_wait_also_while_another_device_waits(order: slice) -> None:
+    waiting, refusing = VhostBus(), VhostBus()
+    register_device_types(waiting, {})
+    refusing.register_driver(RefusingDriver())
+    backs = [(waiting, SilentBack(Identity(1, "net0"))), (refusing, SilentBack(Identity(1, "net1")))]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(waiting.serve)
+        await nursery.start(refusing.serve)
+        start = trio.current_time()
+        with pytest.raises(ProbeError, match=r"^net1: .*no such disk$"):
+            await bring_up(backs[order])
+        assert trio.current_time() - start < 1
         nursery.cancel_scope.cancel()
 
 

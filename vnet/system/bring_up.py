@@ -8,15 +8,18 @@ from typing import Any
 import trio
 
 from drivers.bus.back import VhostBack
+from drivers.bus.binding import BindState
 from drivers.bus.vhost import VhostBus, VhostDevice
 from drivers.bus.virtio import VirtioBus
 from drivers.errors import ProbeError
 from vnet.ends import DEVICE_TYPES
 
-__all__ = ["UP_TIMEOUT", "bring_up", "reason_of", "register_device_types", "register_drivers"]
+__all__ = ["POLL_INTERVAL", "UP_TIMEOUT", "bring_up", "reason_of", "register_device_types", "register_drivers"]
 
 UP_TIMEOUT = 30.0
 """Seconds that a device may take to come up."""
+POLL_INTERVAL = 0.002
+"""Seconds between two checks whether devices are up or have failed."""
 
 
 def register_drivers(bus: VirtioBus, settings: Mapping[str, Any]) -> None:
@@ -34,18 +37,26 @@ def register_device_types(bus: VhostBus, plugs: Mapping[VhostDevice, Any]) -> No
 async def bring_up(backs: Iterable[tuple[VhostBus, VhostBack]]) -> None:
     """Register the devices of back halves on their buses, and show each to the other side when it has its features.
 
-    Raises ProbeError if a device has none after `UP_TIMEOUT`.
+    Raises ProbeError at once if one of the devices failed, which is final, or if a device has no features after
+    `UP_TIMEOUT`.
     """
     backs = list(backs)
     for bus, back in backs:
         bus.register_device(back.device)
     for bus, back in backs:
         with trio.move_on_after(UP_TIMEOUT) as scope:
-            await back.device.ready.wait()
+            while not back.device.ready.is_set():
+                for owner, other in backs:
+                    if owner.binding(other.device).state is BindState.FAILED:
+                        raise _failure(owner, other)
+                await trio.sleep(POLL_INTERVAL)
         if scope.cancelled_caught:
-            errors = (bus.binding(back.device).error, *back.device.failures)
-            raise ProbeError(f"{back.device.name}: {reason_of(errors)}")
+            raise _failure(bus, back)
         back.bind()
+
+
+def _failure(bus: VhostBus, back: VhostBack) -> ProbeError:
+    return ProbeError(f"{back.device.name}: {reason_of((bus.binding(back.device).error, *back.device.failures))}")
 
 
 def reason_of(errors: Iterable[str]) -> str:

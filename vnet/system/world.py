@@ -28,7 +28,7 @@ from vnet.pcie.ntb import NtbFunction
 from vnet.ports.packet.interface_watch import Watches, open_watches
 from vnet.ports.packet.memory import MemoryPort
 from vnet.spec import MIB, DeviceSpec, PeerSpec
-from vnet.system.bring_up import UP_TIMEOUT, bring_up, register_device_types, register_drivers
+from vnet.system.bring_up import POLL_INTERVAL, UP_TIMEOUT, bring_up, register_device_types, register_drivers
 from vnet.system.device import Device
 from vnet.system.events import EventHub
 from vnet.system.links import LinkRegisters, build_link
@@ -40,8 +40,6 @@ from vnet.topology import Topology
 
 __all__ = ["World", "open_world"]
 
-POLL_INTERVAL = 0.002
-"""Seconds between two checks whether all devices are up."""
 LOCAL = "-local"
 """Suffix of the local driver's device behind a mediated device."""
 
