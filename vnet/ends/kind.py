@@ -11,7 +11,7 @@ import attrs
 from drivers.carriers.vhost_user import OwnConfig
 from drivers.device_type import DeviceType
 from drivers.mediator import Mediator
-from vnet.ends.base import End, OpenContext
+from vnet.ends.base import End, OpenContext, SideName
 from vnet.ends.running import Demo, Exercise
 from vnet.ends.serve import Serve
 from vnet.ends.settings import Setting
@@ -54,21 +54,12 @@ class DeviceKind(Generic[SpecT, EndsT]):
         return self.spec.virtio
 
     @asynccontextmanager
-    async def driver_alone(self, context: OpenContext[SpecT]) -> AsyncIterator[End]:
-        """Open the driver's end for a device in another process."""
-        if self.open_driver is not None:
-            async with self.open_driver(context) as end:
+    async def open_alone(self, side: SideName, context: OpenContext[SpecT]) -> AsyncIterator[End]:
+        """Open the end of one side, for a device whose other side is in another process."""
+        alone = self.open_driver if side == "driver" else self.open_device
+        if alone is not None:
+            async with alone(context) as end:
                 yield end
         else:
-            async with self.open(context) as (end, _):
-                yield end
-
-    @asynccontextmanager
-    async def device_alone(self, context: OpenContext[SpecT]) -> AsyncIterator[End]:
-        """Open the device's end for a driver in another process."""
-        if self.open_device is not None:
-            async with self.open_device(context) as end:
-                yield end
-        else:
-            async with self.open(context) as (_, end):
-                yield end
+            async with self.open(context) as (driver, device):
+                yield driver if side == "driver" else device

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from vnet.errors import ConfigError, FieldError, Keys
 from vnet.ports.disk.store import MemoryStore, open_file_store
 from vnet.spec import FILE_RULE, MIB, file_key, is_path, must
 
-__all__ = ["OpenStore", "StoreSpec", "open_store"]
+__all__ = ["StoreSpec"]
 
 TOO_LARGE = {errno.EFBIG, errno.ENOSPC}
 """Error numbers from opening a file that mean that its size is impossible."""
@@ -63,8 +63,35 @@ class StoreSpec:
         if self.path is not None and not (self.read_only or self.shared):
             yield (*where, "path"), ("file", file_key(self.path))
 
-    def open_error(self, where: str, error: OSError | MemoryError) -> ConfigError:
-        """Return the ConfigError for an ``error`` from opening the store; ``where`` is the store's key."""
+    @asynccontextmanager
+    async def open_at(self, where: str, workers: int) -> AsyncIterator[SectorStore]:
+        """Open the store, with ``workers`` threads for a file. Raises ConfigError; ``where`` is the store's key."""
+        async with AsyncExitStack() as stack:
+            try:
+                store = await stack.enter_async_context(self.open(workers))
+            except (OSError, MemoryError) as exc:
+                raise self._open_error(where, exc) from None
+            yield store
+
+    @asynccontextmanager
+    async def open(self, workers: int) -> AsyncIterator[SectorStore]:
+        """Open the store as `open_at` does. Raises OSError, MemoryError."""
+        size = None if self.size is None else self.size * MIB
+        if self.path is None:
+            assert size is not None
+            yield MemoryStore(size, read_only=self.read_only, block_size=self.block_size)
+        else:
+            async with open_file_store(
+                Path(self.path),
+                size=size,
+                read_only=self.read_only,
+                shared=self.shared,
+                block_size=self.block_size,
+                workers=workers,
+            ) as store:
+                yield store
+
+    def _open_error(self, where: str, error: OSError | MemoryError) -> ConfigError:
         if isinstance(error, MemoryError):
             return ConfigError(
                 "topology", f"{where}.size", self.size, "must be less than the free memory of this machine (MiB)"
@@ -73,26 +100,3 @@ class StoreSpec:
             return ConfigError("topology", f"{where}.size", self.size, f"{self.path}: {error.strerror}")
         why = "already used by another process" if isinstance(error, BlockingIOError) else error.strerror or str(error)
         return ConfigError("topology", f"{where}.path", self.path, why)
-
-
-OpenStore = Callable[[StoreSpec], AbstractAsyncContextManager[SectorStore]]
-"""Opens a store; raises OSError or MemoryError."""
-
-
-@asynccontextmanager
-async def open_store(spec: StoreSpec, *, workers: int = 4) -> AsyncIterator[SectorStore]:
-    """Open the store of a topology, with ``workers`` threads for a file. Raises OSError, MemoryError."""
-    size = None if spec.size is None else spec.size * MIB
-    if spec.path is None:
-        assert size is not None
-        yield MemoryStore(size, read_only=spec.read_only, block_size=spec.block_size)
-    else:
-        async with open_file_store(
-            Path(spec.path),
-            size=size,
-            read_only=spec.read_only,
-            shared=spec.shared,
-            block_size=spec.block_size,
-            workers=workers,
-        ) as store:
-            yield store

@@ -154,7 +154,7 @@ async def open_exports(
         for index, (name, export) in enumerate(exports.items()):
             spec = export.spec
             context = OpenContext("serve", name, index, spec, ("", ""), poller, watches)
-            end = await stack.enter_async_context(DEVICE_TYPES[spec.type].device_alone(context))
+            end = await stack.enter_async_context(DEVICE_TYPES[spec.type].open_alone("device", context))
             lines = ExportReport(name, report)
             back = VhostUserBack(ipc, spec.identity(name, Reporter(hub, Source("", name, "device"))), lines)
             served[name] = Served(name, export, back, end, lines)

@@ -16,23 +16,15 @@ from drivers.carriers.vhost_user import OwnConfig, SocketBack
 from drivers.contracts.events import Events, Reporter, Source
 from drivers.contracts.hw import Epc, PlatformSlot
 from drivers.contracts.ipc import Ipc
+from vnet.ends.base import End
 from vnet.host.host import Host
 from vnet.host.vhost_user import Junction, SocketEnd, dial
 from vnet.spec import DeviceSpec
+from vnet.system.device import Device
 from vnet.topology import Topology
 from vnet.transports import TRANSPORTS
 
-__all__ = ["DeviceSite", "Place"]
-
-
-@attrs.frozen
-class Place:
-    """Where a device is, with its transport's device half; fields as in `vnet.system.device.Device`."""
-
-    driver_host: Host
-    device_host: Host
-    location: str
-    back: VhostBack | None
+__all__ = ["DeviceSite"]
 
 
 @attrs.frozen(eq=False)
@@ -47,26 +39,29 @@ class DeviceSite:
     """Bus number at the root complex, by link."""
     ipc: Ipc
     events: Events
+    ends: tuple[End, End]
+    """The driver's end and the device's end."""
     own_config: OwnConfig | None = None
     """Configuration for a back end in another process that has no configuration space."""
 
-    def place(self) -> Place:
-        """Make the device half of the device on its carrier."""
-        spec = self.spec
-        identity = spec.identity(self.name, self._reporter)
-        place: Place = TRANSPORTS[spec.transport].place(self, identity, spec.options)
-        place.driver_host.names[place.location] = self.name
-        return place
+    def place(self) -> Device:
+        """Make the device half on its carrier. Returns the device."""
+        identity = self.spec.identity(self.name, self._reporter)
+        return TRANSPORTS[self.spec.transport].place(self, identity, self.spec.options)
 
-    def on_link(self, make: Callable[[Epc, int], VhostBack]) -> Place:
+    def _device(self, driver_host: Host, device_host: Host, location: str, back: VhostBack | None) -> Device:
+        driver_host.names[location] = self.name
+        return Device(self.name, self.spec, driver_host, device_host, location, back, *self.ends)
+
+    def on_link(self, make: Callable[[Epc, int], VhostBack]) -> Device:
         spec = self.spec
         assert spec.link is not None
         link = self.topology.links[spec.link]
         root, endpoint = self.hosts[link.root], self.hosts[link.endpoint]
         location = root.rc.function_name(self.buses[spec.link], spec.function)
-        return Place(root, endpoint, location, make(endpoint.controllers[spec.link], spec.function))
+        return self._device(root, endpoint, location, make(endpoint.controllers[spec.link], spec.function))
 
-    def on_ntb(self, make: Callable[[NtbBus, str], VhostBack]) -> Place:
+    def on_ntb(self, make: Callable[[NtbBus, str], VhostBack]) -> Device:
         assert self.spec.ntb is not None
         ntb = self.topology.ntbs[self.spec.ntb]
         endpoint, root = (self.hosts[self.topology.links[link].root] for link in (ntb.primary, ntb.secondary))
@@ -74,14 +69,14 @@ class DeviceSite:
             host.rc.function_name(self.buses[link], 0)
             for host, link in ((endpoint, ntb.primary), (root, ntb.secondary))
         )
-        return Place(root, endpoint, location, make(endpoint.ntb, at))
+        return self._device(root, endpoint, location, make(endpoint.ntb, at))
 
-    def on_platform(self, match_id: MatchId, make: Callable[[PlatformSlot], VhostBack]) -> Place:
+    def on_platform(self, match_id: MatchId, make: Callable[[PlatformSlot], VhostBack]) -> Device:
         host = self._host
         region = host.platform.add(match_id)
-        return Place(host, host, region.name, make(region))
+        return self._device(host, host, region.name, make(region))
 
-    def on_socket(self, peer: BackEndSocket | None, make: Callable[[Ipc], SocketBack]) -> Place:
+    def on_socket(self, peer: BackEndSocket | None, make: Callable[[Ipc], SocketBack]) -> Device:
         host, spec = self._host, self.spec
         back = None
         if peer is not None:
@@ -102,7 +97,7 @@ class DeviceSite:
             own_config=self.own_config,
         )
         host.sockets.append(end)
-        return Place(host, host, location, back)
+        return self._device(host, host, location, back)
 
     @property
     def _reporter(self) -> Reporter:

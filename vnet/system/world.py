@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from drivers.carriers.options import TransportOptions
 from drivers.carriers.vhost_user import OwnConfig
 from drivers.contracts.events import Reporter, Source
 from drivers.errors import ProbeError
-from vnet.ends import DEVICE_TYPES, DeviceKind
+from vnet.ends import DEVICE_TYPES
 from vnet.ends.base import End, OpenContext
 from vnet.ends.foreign import ForeignEnd
 from vnet.ends.mediated import MediatorEnd
@@ -106,14 +106,13 @@ class World:
 async def open_world(
     topology: Topology,
     name: str = "vnet",
-    kinds: Mapping[str, DeviceKind[Any, Any]] = DEVICE_TYPES,
     report: Callable[[str], None] = log_line,
 ) -> AsyncIterator[World]:
     """Build ``topology``, bring it up, and remove all of it at the end.
 
-    ``name`` prefixes names visible outside, such as namespaces; ``kinds`` opens ends by device type. ``report`` takes
-    lines for the user that are no events, such as that a trace file can't be written. Events are logged, see
-    `vnet.system.log`. Raises ConfigError, PrivilegeError, DriverError.
+    ``name`` prefixes names visible outside, such as namespaces. ``report`` takes lines for the user that are no events,
+    such as that a trace file can't be written. Events are logged, see `vnet.system.log`. Raises ConfigError,
+    PrivilegeError, DriverError.
     """
     world = World(name, topology.sized())
     async with AsyncExitStack() as stack:
@@ -125,13 +124,13 @@ async def open_world(
         for index, (device_name, spec) in enumerate(topology.devices.items()):
             hosts = topology.ends(spec)
             context = OpenContext(name, device_name, index, spec, hosts, world.poller, world.watches)
-            ends = await stack.enter_async_context(_open_ends(kinds[spec.type], context))
+            ends = await stack.enter_async_context(_open_ends(context))
             opened.append((context, ends))
         _add_hosts(world, stack)
         _add_links(world, stack, report)
         _add_ntbs(world)
         for context, ends in opened:
-            _add_device(world, kinds[context.spec.type], context, *ends)
+            _add_device(world, context, ends)
         nursery = await stack.enter_async_context(open_background())
         losses = LossWatch(world.events, world.devices)
         nursery.start_soon(log.run)
@@ -144,9 +143,10 @@ async def open_world(
 
 
 @asynccontextmanager
-async def _open_ends(kind: DeviceKind[Any, Any], context: OpenContext[Any]) -> AsyncIterator[tuple[End, End]]:
+async def _open_ends(context: OpenContext[Any]) -> AsyncIterator[tuple[End, End]]:
+    kind = DEVICE_TYPES[context.spec.type]
     if context.spec.foreign:
-        async with kind.driver_alone(context) as driver:
+        async with kind.open_alone("driver", context) as driver:
             yield driver, ForeignEnd(context.spec.socket or "")
     else:
         async with kind.open(context) as ends:
@@ -181,33 +181,30 @@ def _add_ntbs(world: World) -> None:
         ntb.bind()
 
 
-def _add_device(
-    world: World, kind: DeviceKind[Any, Any], context: OpenContext[Any], driver_end: End, device_end: End
-) -> None:
+def _add_device(world: World, context: OpenContext[Any], ends: tuple[End, End]) -> None:
     """Put a device on its carrier; in mediated mode, also the local driver's device, which is behind it."""
-    spec = context.spec
+    name, spec, kind = context.name, context.spec, DEVICE_TYPES[context.spec.type]
     own_config = kind.own_config(context) if spec.foreign and kind.own_config is not None else None
-    place = _site(world, context.name, spec, own_config).place()
-    local = None
+    device = world.devices[name] = _site(world, name, spec, ends, own_config).place()
     if spec.mode == "mediated":
-        device_end, local = _mediate(world, kind, context, place.device_host, device_end)
-    halves = (place.driver_host, place.device_host, place.location, place.back)
-    world.devices[context.name] = Device(context.name, spec, *halves, driver_end, device_end, local)
+        assert kind.mediator is not None
+        local = f"{name}{LOCAL}"
+        mediator = kind.mediator(context, (name, local))
+        local_ends = device.device_end, MediatorEnd(mediator, local, name)
+        local_device = _site(world, local, _local_spec(spec, device.device_host), local_ends).place()
+        device = attrs.evolve(device, device_end=MediatorEnd(mediator, name, local), local=local_device)
+        world.devices |= {name: device, local: local_device}
 
 
-def _site(world: World, name: str, spec: DeviceSpec, own_config: OwnConfig | None = None) -> DeviceSite:
-    return DeviceSite(name, spec, world.topology, world.hosts, world.buses, world.ipc, world.events, own_config)
+def _site(
+    world: World, name: str, spec: DeviceSpec, ends: tuple[End, End], own_config: OwnConfig | None = None
+) -> DeviceSite:
+    return DeviceSite(name, spec, world.topology, world.hosts, world.buses, world.ipc, world.events, ends, own_config)
 
 
-def _mediate(
-    world: World, kind: DeviceKind[Any, Any], context: OpenContext[Any], host: Host, local_end: End
-) -> tuple[MediatorEnd, Device]:
-    """Add the local driver's device to the platform bus of ``host``; return the remote device's end and this device."""
-    remote, local = context.name, f"{context.name}{LOCAL}"
-    assert kind.mediator is not None
-    mediator = kind.mediator(context, (remote, local))
-    given: PeerSpec = context.spec
-    spec = attrs.evolve(
+def _local_spec(given: PeerSpec, host: Host) -> PeerSpec:
+    """Return the record of the local driver's device, which is on the platform bus of ``host``."""
+    return attrs.evolve(
         given,
         transport="mmio",
         link=None,
@@ -218,10 +215,6 @@ def _mediate(
         ring=given.local_ring or given.ring,
         options=TransportOptions(),
     )
-    place = _site(world, local, spec).place()
-    end = MediatorEnd(mediator, local, remote)
-    device = world.devices[local] = Device(local, spec, host, host, place.location, place.back, local_end, end)
-    return MediatorEnd(mediator, remote, local), device
 
 
 async def _start(world: World, nursery: trio.Nursery) -> None:

@@ -6,22 +6,20 @@ import hashlib
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 
 import attrs
 import trio
 
 from drivers.contracts.ports import SectorStore
 from drivers.devices.blk import BlkPlug, BlkSettings, Disk
-from vnet.ends.blk import BLK, BlkSpec, DiskSpec, DiskStoreSpec, open_blk
+from vnet.ends.blk import BlkSpec, DiskSpec, DiskStoreSpec
 from vnet.ends.store import StoreSpec
 from vnet.ports.disk.store import MemoryStore
 from vnet.spec import MIB, LinkSpec
-from vnet.system.world import World
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried, open_up
 from vnet.topology import Topology
 
-__all__ = ["BlkOptions", "BlkPair", "StubbornStore", "open_blk_pair", "open_stubborn"]
+__all__ = ["BlkOptions", "BlkPair", "StubbornSpec", "StubbornStore", "open_blk_pair"]
 
 DEVICE = "disk0"
 
@@ -86,6 +84,20 @@ class StubbornStore(MemoryStore):
             raise self.errors[name]
 
 
+class StubbornSpec(StoreSpec):
+    """The store of a topology, opened as a `StubbornStore`."""
+
+    @asynccontextmanager
+    async def open(self, workers: int) -> AsyncIterator[SectorStore]:
+        assert self.size is not None
+        yield StubbornStore(self.size * MIB, read_only=self.read_only, block_size=self.block_size)
+
+
+@attrs.frozen
+class StubbornDisk(StubbornSpec, DiskStoreSpec):
+    """A disk on a `StubbornStore`."""
+
+
 @attrs.frozen
 class BlkOptions:
     """Options of a block pair."""
@@ -111,7 +123,7 @@ class BlkOptions:
             features_off=self.features_off,
             queues=self.queues,
             driver=DiskSpec(buffers=self.buffers),
-            device=DiskStoreSpec(
+            device=StubbornDisk(
                 size=self.size, read_only=self.read_only, block_size=self.block_size, workers=self.workers
             ),
         )
@@ -124,9 +136,10 @@ class BlkPair(Pair):
     settings: BlkSettings
     plug: BlkPlug
 
-    def __init__(self, world: World, stores: Sequence[StubbornStore]) -> None:
-        super().__init__(world)
-        [self.store] = stores
+    @property
+    def store(self) -> StubbornStore:
+        assert isinstance(self.plug.store, StubbornStore)
+        return self.plug.store
 
     @property
     def disk(self) -> Disk:
@@ -145,16 +158,6 @@ class BlkPair(Pair):
         assert hashlib.sha256(read).digest() == hashlib.sha256(data).digest(), "what was read is not what was written"
 
 
-@asynccontextmanager
-async def open_stubborn(opened: list[StubbornStore], spec: StoreSpec) -> AsyncIterator[SectorStore]:
-    """Open the store of a topology as a `StubbornStore`, and add it to those ``opened``."""
-    assert spec.size is not None
-    opened.append(StubbornStore(spec.size * MIB, read_only=spec.read_only, block_size=spec.block_size))
-    yield opened[-1]
-
-
 def open_blk_pair(options: BlkOptions = BlkOptions()) -> AbstractAsyncContextManager[BlkPair]:
     """A pair that is up, with a `StubbornStore`, and taken down at the end."""
-    stores: list[StubbornStore] = []
-    kind = attrs.evolve(BLK, open=partial(open_blk, opener=partial(open_stubborn, stores)))
-    return open_up(options.topology(), partial(BlkPair, stores=stores), {"blk": kind})
+    return open_up(options.topology(), BlkPair)

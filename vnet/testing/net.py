@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 
 import attrs
 import trio
@@ -14,8 +13,10 @@ from drivers.contracts.ports import ALL_OFFLOADS, Offloads, PacketPort
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.transports.epf_mailbox import MailboxOptions
-from vnet.ends.net import NET, NetSpec, PortSpec, open_net
+from vnet.ends.net import NetSpec, PortSpec
 from vnet.ends.net.exercise import ETHER, send_and_compare
+from vnet.linux.poller import Poller
+from vnet.ports.packet.interface_watch import Watches
 from vnet.ports.packet.memory import MemoryPort
 from vnet.ports.packet.open import PortConfig
 from vnet.spec import LinkSpec
@@ -25,6 +26,18 @@ from vnet.topology import Topology
 __all__ = ["FRAME", "NetPair", "Options", "open_pair"]
 
 FRAME = ETHER + b"a frame of a local experiment"
+
+
+@attrs.frozen
+class LimitedPort(PortSpec):
+    """A port in memory with these capabilities, whose directions hold so many frames each."""
+
+    caps: Offloads = ALL_OFFLOADS
+    capacity: int = 2048
+
+    @asynccontextmanager
+    async def open(self, config: PortConfig, poller: Poller, watches: Watches | None) -> AsyncIterator[PacketPort]:
+        yield MemoryPort(self.caps, capacity=self.capacity, queues=config.queues)
 
 
 @attrs.frozen
@@ -54,7 +67,6 @@ class Options:
     link: LinkSpec = IDEAL
 
     def topology(self) -> Topology:
-        port = PortSpec(kind="memory")
         spec = NetSpec(
             options=MailboxOptions(poll=True) if self.poll else TransportOptions(),
             queue_size=self.queue_size,
@@ -62,8 +74,8 @@ class Options:
             queue_pairs=self.pairs,
             rx_buffer=self.rx_buffer,
             mtu=self.mtu,
-            driver=port,
-            device=port,
+            driver=LimitedPort("memory", caps=self.driver_caps, capacity=self.capacity),
+            device=LimitedPort("memory", caps=self.device_caps, capacity=self.capacity),
         )
         devices = {f"net{i}": spec for i in range(self.devices)}
         return carried(devices, self.transport, self.link, self.memory)
@@ -93,12 +105,4 @@ class NetPair(Pair):
 
 def open_pair(options: Options = Options()) -> AbstractAsyncContextManager[NetPair]:
     """A pair that is up, and taken down at the end."""
-
-    @asynccontextmanager
-    async def opener(spec: PortSpec, config: PortConfig) -> AsyncIterator[PacketPort]:
-        own = config.mac is not None and config.mac[-1] == 1
-        yield MemoryPort(
-            options.driver_caps if own else options.device_caps, capacity=options.capacity, queues=options.pairs
-        )
-
-    return open_up(options.topology(), NetPair, {"net": attrs.evolve(NET, open=partial(open_net, opener=opener))})
+    return open_up(options.topology(), NetPair)

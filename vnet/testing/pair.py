@@ -16,7 +16,6 @@ from drivers.bus.model import Bus
 from drivers.bus.vhost import VhostDevice
 from drivers.bus.virtio import VirtioDevice
 from drivers.transports.pci import VirtioEpf
-from vnet.ends import DEVICE_TYPES, DeviceKind
 from vnet.host.host import Host
 from vnet.link.base import Link
 from vnet.pcie.function_handle import PciFunctionHandle
@@ -158,10 +157,8 @@ class Pair(ABC):
 
 
 @asynccontextmanager
-async def open_up(
-    topology: Topology, make: Callable[[World], PairT], kinds: Mapping[str, DeviceKind[Any, Any]] = DEVICE_TYPES
-) -> AsyncIterator[PairT]:
-    """Bring a topology up during the context, with the ends that ``kinds`` opens; return the pair made of it."""
-    async with open_world(topology, "test", kinds) as world:
+async def open_up(topology: Topology, make: Callable[[World], PairT]) -> AsyncIterator[PairT]:
+    """Bring a topology up during the context; return the pair made of it."""
+    async with open_world(topology, "test") as world:
         await world.wait_up()
         yield make(world)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 
 import attrs
 import trio
@@ -14,10 +12,9 @@ import trio
 from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiResult, ScsiSettings
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.device.inquiry import UnitIdentity
-from vnet.ends.scsi import SCSI, InitiatorSpec, LunSpec, ScsiSpec, TargetsSpec, open_scsi
+from vnet.ends.scsi import InitiatorSpec, LunSpec, ScsiSpec, TargetsSpec
 from vnet.spec import LinkSpec
-from vnet.system.world import World
-from vnet.testing.blk import StubbornStore, open_stubborn
+from vnet.testing.blk import StubbornSpec, StubbornStore
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried, open_up
 from vnet.topology import Topology
 
@@ -26,6 +23,11 @@ __all__ = ["DISK", "ScsiOptions", "ScsiPair", "new_unit", "open_scsi_pair"]
 DEVICE = "scsi0"
 DISK = Lun(0, 0)
 """The unit that is there at first."""
+
+
+@attrs.frozen
+class StubbornLun(StubbornSpec, LunSpec):
+    """A logical unit on a `StubbornStore`."""
 
 
 @attrs.frozen
@@ -49,7 +51,7 @@ class ScsiOptions:
 
     def topology(self) -> Topology:
         units = tuple(
-            LunSpec(
+            StubbornLun(
                 size=self.size,
                 read_only=self.read_only,
                 block_size=self.block_size,
@@ -75,10 +77,12 @@ class ScsiPair(Pair):
     settings: ScsiSettings
     plug: ScsiPlug
 
-    def __init__(self, world: World, stores: Sequence[StubbornStore]) -> None:
-        super().__init__(world)
-        self.store = stores[0]
+    @property
+    def store(self) -> StubbornStore:
         """The store of the first unit."""
+        store = next(iter(self.domain.units.values())).store
+        assert isinstance(store, StubbornStore)
+        return store
 
     @property
     def initiator(self) -> Initiator:
@@ -129,6 +133,4 @@ def new_unit(size: int = MEGABYTE, serial: str = "new", events: int = 0) -> Logi
 
 def open_scsi_pair(options: ScsiOptions = ScsiOptions()) -> AbstractAsyncContextManager[ScsiPair]:
     """A pair that is up, each unit on a `StubbornStore`, and taken down at the end."""
-    stores: list[StubbornStore] = []
-    kind = attrs.evolve(SCSI, open=partial(open_scsi, opener=partial(open_stubborn, stores)))
-    return open_up(options.topology(), partial(ScsiPair, stores=stores), {"scsi": kind})
+    return open_up(options.topology(), ScsiPair)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Literal
 
 import attrs
@@ -20,9 +19,8 @@ from scapy.packet import Packet
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE
 from drivers.mediator import Mediator, MediatorStatistics
 from vnet.ends.mediated import MediatorEnd
-from vnet.ends.net import NET, PortSpec, net_specs, open_net
+from vnet.ends.net import net_specs
 from vnet.ports.packet.memory import MemoryPort
-from vnet.ports.packet.open import PortConfig
 from vnet.system.device import Device
 from vnet.system.world import open_world
 from vnet.testing import FRAME, NetPair, Options, bounded
@@ -85,13 +83,7 @@ class MediatedPair(NetPair):
 
 @asynccontextmanager
 async def open_mediated(options: Mediated = Mediated()) -> AsyncIterator[MediatedPair]:
-    @asynccontextmanager
-    async def opener(spec: PortSpec, config: PortConfig) -> AsyncIterator[MemoryPort]:
-        own = config.mac is not None and config.mac[-1] == 1
-        yield MemoryPort(options.driver_caps if own else options.device_caps, capacity=options.capacity)
-
-    ends = {"net": attrs.evolve(NET, open=partial(open_net, opener=opener))}
-    async with open_world(options.topology(), "test", ends) as world:
+    async with open_world(options.topology(), "test") as world:
         await world.wait_up()
         await trio.testing.wait_all_tasks_blocked()
         yield MediatedPair(world)

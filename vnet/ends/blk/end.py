@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -12,7 +11,6 @@ import attrs
 from drivers.devices.blk import BlkPlug, BlkSettings, Disk
 from vnet.ends.base import CountedEnd, Figures, OpenContext, request_counts
 from vnet.ends.blk.spec import BlkSpec, DiskSpec, DiskStoreSpec, nbd_uri
-from vnet.ends.store import OpenStore, open_store
 from vnet.errors import ConfigError
 from vnet.linux.background import open_background
 from vnet.ports.disk.nbd_server import NbdServer
@@ -76,11 +74,9 @@ class StoreEnd(CountedEnd):
 
 
 @asynccontextmanager
-async def open_blk(
-    context: OpenContext[BlkSpec], opener: OpenStore | None = None
-) -> AsyncIterator[tuple[DiskEnd, StoreEnd]]:
+async def open_blk(context: OpenContext[BlkSpec]) -> AsyncIterator[tuple[DiskEnd, StoreEnd]]:
     """Open both ends of a block device. Raises ConfigError."""
-    async with open_blk_device(context, opener) as store, open_blk_driver(context) as disk:
+    async with open_blk_device(context) as store, open_blk_driver(context) as disk:
         yield disk, store
 
 
@@ -102,15 +98,9 @@ async def open_blk_driver(context: OpenContext[BlkSpec]) -> AsyncIterator[DiskEn
 
 
 @asynccontextmanager
-async def open_blk_device(context: OpenContext[BlkSpec], opener: OpenStore | None = None) -> AsyncIterator[StoreEnd]:
+async def open_blk_device(context: OpenContext[BlkSpec]) -> AsyncIterator[StoreEnd]:
     """Open only the device's end. Raises ConfigError."""
-    spec = context.spec
-    async with AsyncExitStack() as stack:
-        try:
-            opener = opener or partial(open_store, workers=spec.device.workers)
-            store = await stack.enter_async_context(opener(spec.device))
-        except (OSError, MemoryError) as exc:
-            raise spec.device.open_error(f"devices.{context.name}.device", exc) from None
-        serial = context.name[:20] if spec.device.serial is None else spec.device.serial
-        plug = BlkPlug(store, serial, context.features, spec.queue_size, spec.queues, spec.device.workers)
-        yield StoreEnd(spec.device, plug)
+    spec, own = context.spec, context.spec.device
+    async with own.open_at(f"devices.{context.name}.device", own.workers) as store:
+        serial = context.name[:20] if own.serial is None else own.serial
+        yield StoreEnd(own, BlkPlug(store, serial, context.features, spec.queue_size, spec.queues, own.workers))

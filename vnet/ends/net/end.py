@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_interface
 
 import attrs
 
 from drivers.carriers.vhost_user import OwnConfig
-from drivers.contracts.ports import ALL_OFFLOADS, PacketPort
+from drivers.contracts.ports import PacketPort
 from drivers.devices.net import MediatedNetPlug, NetMediator, NetPlug
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.devices.net.layout import COMMANDED, LINK_UP, Duplex, NetConfig
@@ -21,17 +20,14 @@ from vnet.ends.net.report import plug_view, settings_view
 from vnet.ends.net.spec import NetSpec, PortKind, PortSpec, net_specs
 from vnet.errors import ConfigError, SettingRefused
 from vnet.linux.netns import Route, has_netns, open_netns
-from vnet.linux.poller import Poller
 from vnet.ports.packet.interface_port import InterfacePort
-from vnet.ports.packet.interface_watch import Watches
 from vnet.ports.packet.memory import MemoryPort
-from vnet.ports.packet.open import PortConfig, open_packet_port
+from vnet.ports.packet.open import PortConfig
 from vnet.views.ends import EndView, PortView
 
 __all__ = [
     "NetEnd",
     "NetSpec",
-    "OpenPort",
     "PortKind",
     "PortSpec",
     "mediate_net",
@@ -40,7 +36,6 @@ __all__ = [
     "open_net",
     "open_net_device",
     "open_net_driver",
-    "open_port",
     "own_net_config",
 ]
 
@@ -108,33 +103,14 @@ def memory_port(end: NetEnd) -> MemoryPort:
     return end.port
 
 
-OpenPort = Callable[[PortSpec, PortConfig], AbstractAsyncContextManager[PacketPort]]
-"""Opens a packet port."""
-
-
 @asynccontextmanager
-async def open_port(
-    spec: PortSpec, config: PortConfig, poller: Poller | None = None, watches: Watches | None = None
-) -> AsyncIterator[PacketPort]:
-    """Open the port of a topology."""
-    if spec.kind == "memory":
-        yield MemoryPort(ALL_OFFLOADS, queues=config.queues)
-    else:
-        async with open_packet_port(config, poller, watches) as port:
-            yield port
-
-
-@asynccontextmanager
-async def open_net(
-    context: OpenContext[NetSpec], opener: OpenPort | None = None
-) -> AsyncIterator[tuple[NetEnd, NetEnd]]:
+async def open_net(context: OpenContext[NetSpec]) -> AsyncIterator[tuple[NetEnd, NetEnd]]:
     """Open both ends of a network device. Namespaces without a name in the topology are made.
 
     Raises ConfigError, PrivilegeError, OSError.
     """
     spec = context.spec
-    async with _open_ports(context, spec, opener) as ports:
-        (driver, driver_netns, driver_port), (device, device_netns, device_port) = ports
+    async with _open_ports(context) as [(driver, driver_netns, driver_port), (device, device_netns, device_port)]:
         plug: NetSettings | NetPlug
         if spec.mode == "mediated":
             plug = NetSettings(device_port, spec.local_features, rx_buffer=spec.rx_buffer)
@@ -147,37 +123,58 @@ async def open_net(
 
 
 @asynccontextmanager
-async def _open_ports(
-    context: OpenContext[NetSpec], spec: NetSpec, opener: OpenPort | None
-) -> AsyncIterator[list[tuple[PortSpec, str | None, PacketPort]]]:
+async def _open_ports(context: OpenContext[NetSpec]) -> AsyncIterator[list[tuple[PortSpec, str | None, PacketPort]]]:
     """Open the ports of this system, the driver's first, each with its namespace."""
-    macs = spec.macs(context.index)
+    spec, macs = context.spec, context.spec.macs(context.index)
     # A device in another process has its own MAC address, and so has a driver without feature MAC.
     known = not spec.foreign or spec.peer_mac is not None, bool(context.features >> F.MAC & 1)
-    opener = opener or partial(open_port, poller=context.poller, watches=context.watches)
     async with AsyncExitStack() as stack:
         ports = []
         for own, (side, host, port) in enumerate(spec.ports(context.hosts)):
             netns = port.netns_of(context.system, host)
-            if netns is not None:
-                _check_netns(port, f"devices.{context.name}.{side}.netns")
-                await stack.enter_async_context(open_netns(netns))
             peer = macs[1 - own] if known[own] else None
-            config = _port_config(spec, port, netns, macs[own], peer)
-            with _refused_at(f"devices.{context.name}", side):
-                ports.append((port, netns, await stack.enter_async_context(opener(port, config))))
+            opening = _open_port(context, side, port, netns, macs[own], peer)
+            ports.append((port, netns, await stack.enter_async_context(opening)))
         yield ports
 
 
-@contextmanager
-def _refused_at(device: str, side: SideName) -> Iterator[None]:
-    """Raise a SettingRefused of the kernel as a ConfigError with the key in the topology."""
-    try:
-        yield
-    except SettingRefused as exc:
-        # The MTU is a key of the device: both of its ends use it.
-        path = ".".join(filter(None, (device, "" if exc.field == "mtu" else side, exc.field)))
-        raise ConfigError("topology", path, exc.value, exc.why) from None
+@asynccontextmanager
+async def _open_port(
+    context: OpenContext[NetSpec],
+    side: SideName,
+    port: PortSpec,
+    netns: str | None,
+    mac: bytes | None,
+    peer_mac: bytes | None,
+) -> AsyncIterator[PacketPort]:
+    """Open a port in the namespace ``netns``, which is made unless the topology names it."""
+    where = f"devices.{context.name}"
+    if port.netns is not None and not has_netns(port.netns):
+        why = f"must be an existing namespace; try: ip netns add {port.netns}"
+        raise ConfigError("topology", f"{where}.{side}.netns", port.netns, why)
+    config = PortConfig(
+        kind="tap" if port.kind == "tap" else "tun",
+        netns=netns,
+        ifname=port.ifname,
+        addresses=tuple(ip_interface(address) for address in port.addresses),
+        mac=mac,
+        peer_mac=peer_mac,
+        mtu=context.spec.mtu,
+        txqueuelen=port.txqueuelen,
+        routes=tuple(map(Route.parse, port.routes)),
+        forward=port.forward,
+        queues=context.spec.queue_pairs,
+    )
+    async with AsyncExitStack() as stack:
+        if netns is not None and port.netns is None:
+            await stack.enter_async_context(open_netns(netns))
+        try:
+            opened = await stack.enter_async_context(port.open(config, context.poller, context.watches))
+        except SettingRefused as exc:
+            # The MTU is a key of the device: both of its ends use it.
+            path = f"{where}.mtu" if exc.field == "mtu" else f"{where}.{side}.{exc.field}"
+            raise ConfigError("topology", path, exc.value, exc.why) from None
+        yield opened
 
 
 def _settings(spec: NetSpec, port: PacketPort, features: int) -> NetSettings:
@@ -185,13 +182,13 @@ def _settings(spec: NetSpec, port: PacketPort, features: int) -> NetSettings:
 
 
 @asynccontextmanager
-async def open_net_driver(context: OpenContext[NetSpec], opener: OpenPort | None = None) -> AsyncIterator[NetEnd]:
+async def open_net_driver(context: OpenContext[NetSpec]) -> AsyncIterator[NetEnd]:
     """Open only the driver's end. Its port learns the device's MAC address if the topology gives none.
 
     Raises ConfigError, PrivilegeError, OSError.
     """
     spec = context.spec
-    async with _open_ports(context, spec, opener) as [(port, netns, opened)]:
+    async with _open_ports(context) as [(port, netns, opened)]:
         yield NetEnd(port, netns, _settings(spec, opened, context.features))
 
 
@@ -213,16 +210,11 @@ async def open_net_device(context: OpenContext[NetSpec]) -> AsyncIterator[NetEnd
 
     The port learns the driver's MAC address if the topology gives none. Raises ConfigError, PrivilegeError, OSError.
     """
-    spec = context.spec
-    port = spec.device
-    _check_netns(port, "device.netns")
+    spec, port = context.spec, context.spec.device
     driver_mac, mac = spec.macs(context.index)
     # TAPs of several processes may be in one bridge: each keeps the kernel's random address if none is given.
     own = None if port.kind == "tap" and not spec.peer_mac else mac
-    config = _port_config(spec, port, port.netns, own, driver_mac if spec.mac else None)
-    async with AsyncExitStack() as stack:
-        with _refused_at("", "device"):
-            opened = await stack.enter_async_context(open_port(port, config, context.poller, context.watches))
+    async with _open_port(context, "device", port, port.netns, own, driver_mac if spec.mac else None) as opened:
         plug = attrs.evolve(_plug(spec, opened, driver_mac, context.features), control=False)
         yield NetEnd(port, port.netns, plug)
 
@@ -237,30 +229,6 @@ def _plug(spec: NetSpec, port: PacketPort, mac: bytes, features: int) -> NetPlug
         pairs=spec.queue_pairs,
         speed=spec.speed,
         duplex=Duplex[(spec.duplex or "unknown").upper()],
-    )
-
-
-def _check_netns(port: PortSpec, path: str) -> None:
-    if port.netns is not None and not has_netns(port.netns):
-        why = f"must be an existing namespace; try: ip netns add {port.netns}"
-        raise ConfigError("topology", path, port.netns, why)
-
-
-def _port_config(
-    spec: NetSpec, port: PortSpec, netns: str | None, mac: bytes | None, peer_mac: bytes | None
-) -> PortConfig:
-    return PortConfig(
-        kind="tap" if port.kind == "tap" else "tun",
-        netns=netns,
-        ifname=port.ifname,
-        addresses=tuple(ip_interface(address) for address in port.addresses),
-        mac=mac,
-        peer_mac=peer_mac,
-        mtu=spec.mtu,
-        txqueuelen=port.txqueuelen,
-        routes=tuple(map(Route.parse, port.routes)),
-        forward=port.forward,
-        queues=spec.queue_pairs,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from typing import Literal, Protocol
 
 import attrs
 
-from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE
+from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, PacketPort
 from drivers.devices.net import NET
 from drivers.devices.net.control import VID_MAX
 from drivers.devices.net.driver.driver import buffer_sizes, host_memory
@@ -21,7 +22,11 @@ from drivers.devices.net.layout import NetFeature as F
 from vnet.ends.base import SideName
 from vnet.errors import FieldError, Keys
 from vnet.linux.netns import IPV6_MIN_MTU, Route
+from vnet.linux.poller import Poller
 from vnet.names import FILE_NAME
+from vnet.ports.packet.interface_watch import Watches
+from vnet.ports.packet.memory import MemoryPort
+from vnet.ports.packet.open import PortConfig, open_packet_port
 from vnet.spec import DeviceSpec, Netns, PeerSpec, must
 
 __all__ = ["MTU", "NetSpec", "PortKind", "PortSpec", "mac_of", "net_specs"]
@@ -137,6 +142,15 @@ class PortSpec:
                 if family and (route.via in [net.ip for net in family] or not _is_reached(route.via, reached)):
                     why = "must be via another host in a network of the interface"
                     yield FieldError(("routes", index), self.routes[index], why)
+
+    @asynccontextmanager
+    async def open(self, config: PortConfig, poller: Poller, watches: Watches | None) -> AsyncIterator[PacketPort]:
+        """Open the port; ``config`` describes its interface. Raises PrivilegeError, SettingRefused, OSError."""
+        if self.kind == "memory":
+            yield MemoryPort(ALL_OFFLOADS, queues=config.queues)
+        else:
+            async with open_packet_port(config, poller, watches) as port:
+                yield port
 
     def netns_of(self, system: str, host: str) -> str | None:
         """Return the name of the port's namespace on ``host``; None for a port without an interface."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 import attrs
 
@@ -12,7 +11,6 @@ from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPl
 from drivers.flow.figures import RequestFigures, Traffic
 from vnet.ends.base import CountedEnd, Figures, OpenContext, request_counts, request_figures, traffic_figures
 from vnet.ends.scsi.spec import ScsiSpec
-from vnet.ends.store import OpenStore, open_store
 from vnet.linux.background import open_background
 from vnet.spec import MIB
 from vnet.views.ends import EndView
@@ -81,11 +79,9 @@ def _unit(lun: Lun, unit: LogicalUnit) -> UnitView:
 
 
 @asynccontextmanager
-async def open_scsi(
-    context: OpenContext[ScsiSpec], opener: OpenStore | None = None
-) -> AsyncIterator[tuple[InitiatorEnd, TargetsEnd]]:
+async def open_scsi(context: OpenContext[ScsiSpec]) -> AsyncIterator[tuple[InitiatorEnd, TargetsEnd]]:
     """Open both ends of a SCSI host. Raises ConfigError."""
-    async with open_scsi_device(context, opener) as targets, open_scsi_driver(context) as initiator:
+    async with open_scsi_device(context) as targets, open_scsi_driver(context) as initiator:
         yield initiator, targets
 
 
@@ -100,28 +96,15 @@ async def open_scsi_driver(context: OpenContext[ScsiSpec]) -> AsyncIterator[Init
 
 
 @asynccontextmanager
-async def open_scsi_device(
-    context: OpenContext[ScsiSpec], opener: OpenStore | None = None
-) -> AsyncIterator[TargetsEnd]:
+async def open_scsi_device(context: OpenContext[ScsiSpec]) -> AsyncIterator[TargetsEnd]:
     """Open only the device's end. Raises ConfigError."""
-    spec = context.spec
+    spec, own = context.spec, context.spec.device
     units: dict[Lun, LogicalUnit] = {}
     async with AsyncExitStack() as stack:
-        opener = opener or partial(open_store, workers=spec.device.workers)
-        for index, unit in enumerate(spec.device.luns):
-            try:
-                store = await stack.enter_async_context(opener(unit))
-            except (OSError, MemoryError) as exc:
-                raise unit.open_error(f"devices.{context.name}.device.luns[{index}]", exc) from None
+        for index, unit in enumerate(own.luns):
+            where = f"devices.{context.name}.device.luns[{index}]"
+            store = await stack.enter_async_context(unit.open_at(where, own.workers))
             serial = f"{context.name}-{unit.target}-{unit.lun}" if unit.serial is None else unit.serial
             units[unit.address] = LogicalUnit(store, UnitIdentity(serial))
-        yield TargetsEnd(
-            ScsiPlug(
-                ScsiDomain(units),
-                context.features,
-                spec.queue_size,
-                spec.queues,
-                spec.device.workers,
-                spec.device.max_target,
-            )
-        )
+        plug = ScsiPlug(ScsiDomain(units), context.features, spec.queue_size, spec.queues, own.workers, own.max_target)
+        yield TargetsEnd(plug)
