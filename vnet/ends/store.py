@@ -76,14 +76,13 @@ class StoreSpec:
     @asynccontextmanager
     async def open(self, workers: int) -> AsyncIterator[SectorStore]:
         """Open the store as `open_at` does. Raises OSError, MemoryError."""
-        size = None if self.size is None else self.size * MIB
+        size = (self.size or 0) * MIB  # 0: the size of the file
         if self.path is None:
-            assert size is not None
             yield MemoryStore(size, read_only=self.read_only, block_size=self.block_size)
         else:
             async with open_file_store(
                 Path(self.path),
-                size=size,
+                size=size or None,
                 read_only=self.read_only,
                 shared=self.shared,
                 block_size=self.block_size,
@@ -93,9 +92,8 @@ class StoreSpec:
 
     def _open_error(self, where: str, error: OSError | MemoryError) -> ConfigError:
         if isinstance(error, MemoryError):
-            return ConfigError(
-                "topology", f"{where}.size", self.size, "must be less than the free memory of this machine (MiB)"
-            )
+            why = "must be less than the free memory of this machine (MiB)"
+            return ConfigError("topology", f"{where}.size", self.size, why)
         if error.errno in TOO_LARGE and self.size is not None:
             return ConfigError("topology", f"{where}.size", self.size, f"{self.path}: {error.strerror}")
         why = "already used by another process" if isinstance(error, BlockingIOError) else error.strerror or str(error)
