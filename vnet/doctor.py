@@ -93,7 +93,7 @@ TOOLS = (
     ),
     Tool("dpdk-testpmd", "DPDK as the other side of vhost-user", "every other peer"),
     Tool("tshark", "reading packet captures", "every vnet command", "--version"),
-    Tool("lspci", "decoding a dump of a configuration space", "vnet show", "--version"),
+    Tool("lspci", "vnet lspci", "vnet lspci -x, vnet show --all", "--version"),
 )
 """Programs in the order of the report."""
 

@@ -39,6 +39,8 @@ async def looked(pair: NetPair) -> None:
     assert to_plain(take_snapshot(world)) == first
     shown = state(world)
     await COMMANDS["query-vnet"].run(world)
+    spaces = await COMMANDS["query-config-space"].run(world)
+    assert await COMMANDS["query-config-space"].run(world) == spaces
     assert state(world) == shown
     await rings_looked(world)
 

@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "show": ("vnet.cli.show", "Print hosts, links, devices and traffic."),
     "graph": ("vnet.cli.graph", "Draw a topology FILE, or a running system with its states."),
     "metrics": ("vnet.cli.metrics", "Print the figures of a running system for Prometheus."),
+    "lspci": ("vnet.cli.lspci", "Print the PCI functions of a system, as lspci does."),
     "ps": ("vnet.cli.ps", "List the systems of this user."),
     "exec": ("vnet.cli.enter", "Run CMD in the network namespace of HOST."),
     "link": ("vnet.cli.link", "Take LINK, or all links, down or up while the system runs."),

@@ -263,6 +263,10 @@ class ConfigSpace:
     def set_multi_function(self, multi_function: bool) -> None:
         self._bytes[HEADER_TYPE] = MULTI_FUNCTION if multi_function else 0
 
+    def image(self) -> bytes:
+        """Return all bytes without an access: trapped registers of a capability as they are after a reset."""
+        return bytes(self._bytes)
+
     def snapshot(self) -> ConfigView:
         """Return identity, command bits, BARs and capabilities."""
         return ConfigView(

@@ -25,7 +25,7 @@ from vnet.pcie.config_space import (
 )
 from vnet.pcie.msix import ENTRY, MsixBar, MsixTable, NoRegisters, pending_bytes
 from vnet.pcie.outbound import FunctionWindow, Outbound, OutboundPool
-from vnet.views.pci import ControllerView, EndpointFunctionView, OutboundView
+from vnet.views.pci import BarView, ControllerView, EndpointFunctionView, OutboundView
 
 __all__ = ["FUNCTIONS", "EndpointController"]
 
@@ -223,6 +223,13 @@ class EndpointController:
             ),
             tuple(OutboundView(w.addr, w.size, w.function, w.memory.pinned) for w in self._pool.mapped),
         )
+
+    def images(self) -> dict[int, tuple[bytes, tuple[BarView, ...]]]:
+        """Return the configuration space and the BARs of each function, by its number. No access crosses the link."""
+        return {
+            number: (f.config.image(), tuple(bar.snapshot() for bar in f.config.bars))
+            for number, f in sorted(self._functions.items())
+        }
 
     # Used by the link.
 

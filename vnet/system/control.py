@@ -17,6 +17,7 @@ from vnet.ends.settings import change_setting
 from vnet.linux.unix_socket import accept, listen, owner_uid
 from vnet.names import named
 from vnet.system import qmp
+from vnet.system.config_spaces import take_config_spaces
 from vnet.system.qmp import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.system.snapshot import queue_sides, take_ring, take_snapshot, take_status
 from vnet.system.world import World
@@ -59,6 +60,11 @@ async def _query_ring(world: World, name: str, queue: str) -> object:
     """Return the memory of one ring, with every outstanding chain."""
     sides = queue_sides(named("device", world.devices, name, QmpError))
     return to_plain(take_ring(*named("queue", sides, queue, QmpError, f"{name}: ")))
+
+
+async def _query_config_space(world: World) -> object:
+    """Return the bytes of each function's configuration space, as its endpoint has them."""
+    return to_plain(take_config_spaces(world))
 
 
 async def _link_set(world: World, name: str, up: bool) -> object:
@@ -104,6 +110,7 @@ COMMANDS: Mapping[str, ControlCommand] = {
     "query-vnet": ControlCommand({}, _query_vnet),
     "query-status": ControlCommand({}, _query_status),
     "query-ring": ControlCommand({"name": str, "queue": str}, _query_ring),
+    "query-config-space": ControlCommand({}, _query_config_space),
     "link-set": ControlCommand({"name": str, "up": bool}, _link_set),
     "device-reset": ControlCommand({"name": str}, _device_reset),
     "device-set": ControlCommand({"name": str, "setting": str, "value": str}, _device_set),

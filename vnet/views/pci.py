@@ -12,6 +12,8 @@ __all__ = [
     "BarView",
     "BusView",
     "CapabilityView",
+    "ConfigImage",
+    "ConfigImages",
     "ConfigView",
     "ControllerView",
     "EndpointFunctionView",
@@ -97,6 +99,31 @@ class ConfigView:
     """Names of the bits that are set in the command register."""
     bars: tuple[BarView, ...]
     capabilities: tuple[CapabilityView, ...]
+
+
+@attrs.frozen
+class ConfigImage:
+    """The bytes of a function's configuration space."""
+
+    host: str
+    """Host whose root complex enumerates the function."""
+    name: str
+    """Name as lspci shows it."""
+    link: str
+    up: bool
+    """Whether the link is up."""
+    owner: str
+    """Device or NTB of the topology; empty if there is none."""
+    bars: tuple[BarView, ...]
+    image: bytes
+    """4096 bytes, as the endpoint has them."""
+
+
+@attrs.frozen
+class ConfigImages:
+    """The functions of a system, by host, then by name."""
+
+    functions: tuple[ConfigImage, ...]
 
 
 @attrs.frozen

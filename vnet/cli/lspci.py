@@ -1,0 +1,127 @@
+"""``vnet lspci``: the PCI functions of a running system, decoded by lspci of pciutils."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+import click
+
+from vnet.cli.common import errors_in_one_line, name_option
+from vnet.cli.live_names import complete_hosts, complete_links
+from vnet.cli.query import query
+from vnet.errors import ControlError
+from vnet.names import named
+from vnet.traffic.tools import need_tools
+from vnet.views.pci import BarView, ConfigImage, ConfigImages
+
+__all__ = ["annotate", "command", "dump"]
+
+ROW = 16
+"""Bytes of configuration space per line."""
+STRUCTURES = {5: "PciCfg", 8: "SharedMemory", 9: "Vendor"}
+"""Names that lspci lacks, by type of the virtio structure (VIRTIO 1.4 section 4.1.4)."""
+STRUCTURE_TYPE = 3
+"""Offset of the type in the capability of a virtio structure."""
+UNKNOWN = "VirtIO: <unknown>"
+FUNCTION = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7] ")
+CAPABILITY = re.compile(r"\tCapabilities: \[([0-9a-f]+)\]")
+UPPER_HALF = re.compile(r"Memory at <unassigned> \(32-bit")
+"""The upper half of a 64-bit BAR, which lspci shows as a BAR of its own in a dump; our BARs have 64 bits."""
+THIS_MACHINE = "\tKernel modules: "
+"""Line about the kernel of the machine that runs lspci, which is not that of the function."""
+
+
+@click.command("lspci")
+@name_option
+@click.option("-v", "verbose", count=True, help="Print details; -vv prints all fields of each capability.")
+@click.option("-n", "numeric", count=True, help="Print vendor and device ids as numbers; -nn prints both.")
+@click.option("-t", "tree", is_flag=True, help="Print the buses as a tree.")
+@click.option("-x", "as_hex", is_flag=True, help="Print the bytes, in the format that lspci -F reads.")
+@click.option("--host", help="Print only functions that HOST enumerates.", shell_complete=complete_hosts)
+@click.option("--link", help="Print only functions behind LINK.", shell_complete=complete_links)
+@errors_in_one_line
+def command(
+    name: str, verbose: int, numeric: int, tree: bool, as_hex: bool, host: str | None, link: str | None
+) -> None:
+    """Print the PCI functions of a system, as lspci does.
+
+    lspci of pciutils decodes them; each function is followed by its device and its link, and BARs have their sizes.
+    The bytes are those that the endpoint has: no access crosses a link.
+    """
+    functions = query(name, ConfigImages, "query-config-space").functions
+    for option, chosen in (("host", host), ("link", link)):
+        if chosen is not None:
+            known = dict.fromkeys(getattr(each, option) for each in functions)
+            named(option, known, chosen, ControlError)
+            functions = tuple(each for each in functions if getattr(each, option) == chosen)
+    if not functions:
+        raise ControlError(f"{name} has no PCI function: none of its devices is behind a link")
+    options = ["-" + flag * count for flag, count in (("v", verbose), ("n", numeric), ("t", tree)) if count]
+    hosts = [(each, list(own)) for each, own in groupby(functions, lambda function: function.host)]
+    for each, own in hosts:
+        if len(hosts) > 1:
+            click.echo(f"host {each}")
+        if as_hex:
+            lines: Iterable[str] = dump(own)
+        elif tree:
+            lines = _decode(dump(own), options)
+        else:
+            lines = annotate(_decode(dump(own), ["-D", *options]), own)
+        click.echo("\n".join(lines))
+
+
+def dump(functions: Iterable[ConfigImage]) -> Iterator[str]:
+    """Yield the functions in the format of ``lspci -xxxx``."""
+    for function in functions:
+        yield f"{function.name} {function.owner or 'function'}"
+        for at in range(0, len(function.image), ROW):
+            yield f"{at:02x}: {function.image[at : at + ROW].hex(' ')}"
+        yield ""
+
+
+def _decode(lines: Iterable[str], options: Sequence[str]) -> list[str]:
+    """Return what lspci prints for a dump. Raises PrivilegeError if it is not installed, ControlError if it fails."""
+    need_tools("lspci")
+    done = subprocess.run(
+        ["lspci", "-F", "/dev/stdin", *options],
+        input="\n".join(lines) + "\n",
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ControlError(f"lspci failed: {done.stderr.strip() or f'status {done.returncode}'}")
+    return done.stdout.rstrip().splitlines()
+
+
+def annotate(lines: Iterable[str], functions: Iterable[ConfigImage]) -> Iterator[str]:
+    """Yield the lines of lspci with what a dump does not have: device and link, sizes of BARs, names of structures."""
+    known = {function.name: function for function in functions}
+    function: ConfigImage | None = None
+    bars: Iterator[BarView] = iter(())
+    for line in lines:
+        if FUNCTION.match(line):
+            function = known[line.split(" ", 1)[0]]
+            bars = iter(function.bars)
+            state = "" if function.up else " (down)"
+            yield f"{line}, {function.owner or 'no device'} on {function.link}{state}"
+        elif line.startswith(THIS_MACHINE) or UPPER_HALF.search(line):
+            continue
+        elif "Memory at " in line and (bar := next(bars, None)) is not None:
+            yield f"{line} [size={_size(bar.size)}]"
+        elif line.endswith(UNKNOWN) and function is not None and (at := CAPABILITY.match(line)):
+            kind = function.image[int(at[1], 16) + STRUCTURE_TYPE]
+            yield line.replace(UNKNOWN, f"VirtIO: {STRUCTURES.get(kind, f'type {kind}')}")
+        else:
+            yield line
+
+
+def _size(size: int) -> str:
+    """Return a size in bytes as lspci prints it: a power of two."""
+    unit = (size.bit_length() - 1) // 10
+    return f"{size >> 10 * unit}{' KMGTPE'[unit].strip()}"
