@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 
 import attrs
 import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
+from rings.queue import QueueStatistics
 from vnet.cli.ring import ring_tree
 from vnet.system.control import COMMANDS
 from vnet.system.qmp import QmpError
+from vnet.system.ring_looks import RingLooks
 from vnet.system.snapshot import queue_sides, take_ring
 from vnet.system.world import World, open_world
 from vnet.topology import DEFAULT, parse
@@ -26,7 +32,7 @@ def topology(packed: bool) -> str:
 
 def report(world: World, queue: str) -> RingReport:
     """The report as a client receives it."""
-    made = take_ring(*queue_sides(world.devices["net0"])[queue])
+    made = take_ring(*queue_sides(world.devices["net0"])[queue], world.ring_looks, trio.current_time())
     received = from_plain(RingReport, json.loads(json.dumps(to_plain(made))))
     assert received == made
     return received
@@ -43,9 +49,10 @@ async def test_a_ring_of_receive_buffers(packed: bool) -> None:
     assert sum("device writes" in line for line in lines) == 4
     full = "0 (wrap counter 0)" if packed else "4"
     start = "0 (wrap counter 1)" if packed else "0"
-    assert lines[-2:] == [
+    assert lines[-3:] == [
         f"driver's own indices: avail {full}, used {start}, in flight 4",
         f"device's own indices: avail {start}, used {start}, in flight 0",
+        "the oldest chain: outstanding for an unknown time; the next look will tell more",
     ]
     wish = (
         "suppresses calls until descriptor 0 with wrap counter 1"
@@ -53,6 +60,51 @@ async def test_a_ring_of_receive_buffers(packed: bool) -> None:
         else "requests a call for the next used entry, 0"
     )
     assert f"the driver {wish}" in lines
+
+
+async def test_a_later_look_says_how_long_the_oldest_chain_is_outstanding_at_least() -> None:
+    async with open_world(parse(topology(packed=False)), "t") as world:
+        await world.wait_up()
+        assert report(world, "transmitq1").waited is None
+        assert report(world, "receiveq1").waited == 0
+        await trio.sleep(3.25)
+        shown = report(world, "receiveq1")
+        assert shown.waited == pytest.approx(3.25)
+        assert list(ring_tree(shown, with_bytes=False))[-1] == (
+            "the oldest chain has been outstanding for at least 3.2 s: an earlier look saw it"
+        )
+        world.memory_port("net0", "device").inject(bytes(60))
+        await world.memory_port("net0", "driver").receive()
+        await trio.sleep(1)
+        assert report(world, "receiveq1").waited == pytest.approx(4.25)  # three of the four are still there
+        world.links["pcie0"].bring_down()
+        await trio.sleep(0.1)
+        world.links["pcie0"].bring_up()
+        await world.wait_up()
+        assert report(world, "receiveq1").waited == 0
+
+
+class Ring:
+    """Stands for a ring as a key."""
+
+
+@given(st.lists(st.sampled_from(["add", "return", "look"]), max_size=60), st.randoms(use_true_random=False))
+def test_no_look_claims_more_than_the_oldest_chain_waited_in_any_order_of_use(
+    moves: list[str], random: random.Random
+) -> None:
+    looks, ring, added, outstanding, returned = RingLooks(), Ring(), 0, dict[int, int](), 0
+    for now, move in enumerate(moves):
+        if move == "add":
+            outstanding[added] = now
+            added += 1
+        elif move == "return" and outstanding:
+            del outstanding[random.choice(list(outstanding))]
+            returned += 1
+        elif move == "look":
+            waited = looks.waited(ring, QueueStatistics(added, returned, 0, 0), float(now))  # type: ignore[arg-type]
+            assert (waited is None) is (not outstanding)
+            assert waited is None or waited <= now - min(outstanding.values())
+            assert len(looks._looks[ring]) <= len(outstanding)  # type: ignore[index]
 
 
 async def test_the_bytes_of_the_areas_are_shown_on_request() -> None:
@@ -74,7 +126,7 @@ async def test_a_device_without_a_ring_says_so() -> None:
         sides = queue_sides(world.devices["net0"])["receiveq1"]
         assert sides[0] is not None
         sides[0].close()
-        shown = take_ring(*sides)
+        shown = take_ring(*sides, world.ring_looks, trio.current_time())
     assert (shown.driver, shown.ring) == (None, None)
     assert list(ring_tree(attrs.evolve(shown, device=None), with_bytes=True)) == ["no ring: the driver has set up none"]
 

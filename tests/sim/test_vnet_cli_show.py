@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from trio.testing import wait_all_tasks_blocked
 
 from vnet.cli import query, show
+from vnet.system.ring_looks import RingLooks
 from vnet.system.snapshot import queue_sides, take_ring, take_snapshot
 from vnet.system.world import open_world
 from vnet.topology import DEFAULT, parse
@@ -66,7 +67,7 @@ async def test_one_device_and_one_queue_are_chosen_by_name(monkeypatch: pytest.M
     async with open_world(parse(IN_MEMORY), "t") as world:
         await world.wait_up()
         plain = to_plain(take_snapshot(world))
-        ring = to_plain(take_ring(*queue_sides(world.devices["net0"])["receiveq1"]))
+        ring = to_plain(take_ring(*queue_sides(world.devices["net0"])["receiveq1"], RingLooks(), 0.0))
     for args, first in (
         ((), "t"),
         (("--all",), "t"),

@@ -59,7 +59,8 @@ async def _query_status(world: World) -> object:
 async def _query_ring(world: World, name: str, queue: str) -> object:
     """Return the memory of one ring, with every outstanding chain."""
     sides = queue_sides(named("device", world.devices, name, QmpError))
-    return to_plain(take_ring(*named("queue", sides, queue, QmpError, f"{name}: ")))
+    mine, other = named("queue", sides, queue, QmpError, f"{name}: ")
+    return to_plain(take_ring(mine, other, world.ring_looks, trio.current_time()))
 
 
 async def _query_config_space(world: World) -> object:

@@ -16,6 +16,7 @@ from rings.status import Status
 from vnet.ends.base import End, SideName
 from vnet.system.device import Device
 from vnet.system.losses import drop_counts
+from vnet.system.ring_looks import RingLooks
 from vnet.system.world import World
 from vnet.transports import TRANSPORTS
 from vnet.views.link import LinkView
@@ -111,13 +112,17 @@ def queue_sides(device: Device) -> dict[str, tuple[DriverQueue | None, DeviceQue
     return {name: (mine.get(name), others.get(name)) for name in mine | others}
 
 
-def take_ring(mine: DriverQueue | None, other: DeviceQueue | None) -> RingReport:
-    """Return the ring of a queue, given by its two sides, as it stands in the driver's own memory."""
+def take_ring(mine: DriverQueue | None, other: DeviceQueue | None, looks: RingLooks, now: float) -> RingReport:
+    """Return the ring of a queue, given by its two sides, as it stands in the driver's own memory at time ``now``.
+
+    ``looks`` remembers the look, which is how a later one knows for how long chains have been outstanding.
+    """
     ring = mine.ring if mine is not None and mine.reachable() else None
     return RingReport(
         driver=None if ring is None else ring.state(),
         device=None if other is None or other.ring is None else other.ring.state(),
         ring=None if ring is None else ring.view(),
+        waited=None if ring is None else looks.waited(ring, ring.statistics(), now),
     )
 
 

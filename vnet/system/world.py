@@ -34,6 +34,7 @@ from vnet.system.events import EventHub
 from vnet.system.links import LinkRegisters, build_link
 from vnet.system.log import log_events, log_line
 from vnet.system.losses import LossWatch
+from vnet.system.ring_looks import RingLooks
 from vnet.system.sites import DeviceSite
 from vnet.system.trace_file import TraceFile, open_trace
 from vnet.topology import Topology
@@ -50,6 +51,7 @@ class World:
     def __init__(self, name: str, topology: Topology) -> None:
         self.name = name
         self.topology = topology
+        self.ring_looks = RingLooks()
         self.events = EventHub()
         """All events of the system, for sinks."""
         self.hosts: dict[str, Host] = {}

@@ -20,3 +20,6 @@ class RingReport:
     """None while the device has no ring, or if the device is in another process."""
     ring: RingView | None
     """None while the driver has no ring."""
+    waited: float | None = None
+    """Seconds that the oldest chain has been outstanding at least, according to earlier looks; 0 at a first look. None
+    if no chain is outstanding."""

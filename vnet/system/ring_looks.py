@@ -1,0 +1,34 @@
+"""How long chains have been outstanding, from one look at a ring to the next. Costs nothing between two looks."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+from rings.queue import QueueStatistics, Virtqueue
+
+__all__ = ["RingLooks"]
+
+
+class RingLooks:
+    """Remembers what earlier looks at rings have seen.
+
+    A ring keeps no times. But if fewer chains came back since an earlier look than were outstanding then, at least one
+    of those is outstanding still, in whatever order the device uses them.
+    """
+
+    def __init__(self) -> None:
+        self._looks: WeakKeyDictionary[Virtqueue, dict[int, float]] = WeakKeyDictionary()
+        """Times of the first looks that saw a number of chains added, by ring and number, both rising."""
+
+    def waited(self, ring: Virtqueue, counters: QueueStatistics, now: float) -> float | None:
+        """Return the seconds that the oldest chain has been outstanding at least; None if no chain is.
+
+        It is 0 at a first look. ``counters`` are the ring's, and ``now`` is the time of this look in seconds.
+        """
+        looks = self._looks.setdefault(ring, {})
+        for added in [added for added in looks if added <= counters.returned]:
+            del looks[added]  # all chains of that look may have come back
+        if counters.chains == counters.returned:
+            return None
+        looks.setdefault(counters.chains, now)
+        return now - next(iter(looks.values()))
