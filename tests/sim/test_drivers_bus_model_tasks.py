@@ -18,8 +18,8 @@ from drivers.bus.binding import Binding, BindState
 from drivers.bus.model import Bus, MatchId
 from drivers.errors import ProbeDeferred, ProbeError
 from rings.ids import DeviceId
-from vnet.system.control import COMMANDS
-from vnet.system.qmp import QmpError
+from support.commands import command
+from vnet.qmp.codec import QmpError
 from vnet.testing import NetPair, Options, open_pair, unharmed
 
 settled = trio.testing.wait_all_tasks_blocked
@@ -181,7 +181,7 @@ async def test_any_operations_by_several_tasks_end_in_every_device_bound_once(bu
 
 async def device_reset(pair: NetPair) -> None:
     try:
-        await COMMANDS["device-reset"].run(pair.world, name="net0")
+        await command(pair.world, "device-reset", name="net0")
     except QmpError:
         assert pair.device.virtio is None, "the driver's side has not found it"
 

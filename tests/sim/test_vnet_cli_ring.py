@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rings.queue import QueueStatistics
+from support.commands import command
 from vnet.cli.ring import ring_tree
-from vnet.system.control import COMMANDS
-from vnet.system.qmp import QmpError
+from vnet.qmp.codec import QmpError
 from vnet.system.ring_looks import RingLooks
 from vnet.system.snapshot import queue_sides, take_ring
 from vnet.system.world import World, open_world
@@ -142,7 +142,7 @@ async def test_an_unknown_name_is_one_line_with_the_known_ones(device: str, queu
     async with open_world(parse(topology(packed=False)), "t") as world:
         await world.wait_up()
         with pytest.raises(QmpError, match=f"^{line}$"):
-            await COMMANDS["query-ring"].run(world, device, queue)
+            await command(world, "query-ring", name=device, queue=queue)
 
 
 @pytest.mark.parametrize("kind", ["blk", "scsi", "rpmsg"])
@@ -151,5 +151,5 @@ async def test_every_queue_of_every_type_has_a_ring(kind: str) -> None:
         await world.wait_up()
         for name, device in world.devices.items():
             for queue in queue_sides(device):
-                plain = json.dumps(await COMMANDS["query-ring"].run(world, name, queue))
+                plain = json.dumps(await command(world, "query-ring", name=name, queue=queue))
                 assert from_plain(RingReport, json.loads(plain)).ring is not None

@@ -10,10 +10,10 @@ import trio
 import trio.testing
 
 from drivers.contracts.ports import PortState
+from support.commands import command
 from support.topologies import TWO_HOSTS
 from vnet.cli.tree import tree
-from vnet.system.control import COMMANDS
-from vnet.system.qmp import QmpError
+from vnet.qmp.codec import QmpError
 from vnet.system.snapshot import take_snapshot
 from vnet.system.world import World, open_world
 from vnet.topology import parse
@@ -39,7 +39,7 @@ MEDIATED = (
 
 async def change(world: World, setting: str, value: str = "", name: str = "net0") -> object:
     """As the control socket does it."""
-    actual = await COMMANDS["device-set"].run(world, name, setting, value)
+    actual = await command(world, "device-set", name=name, setting=setting, value=value)
     await trio.testing.wait_all_tasks_blocked()
     return actual
 
@@ -56,7 +56,7 @@ async def test_every_setting_shows_at_both_sides() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert {side: network(world, side)["pairs"] for side in ("driver", "device")} == {"driver": 3, "device": 3}
         world.memory_port("net0", "driver").want(PortState(vlans=frozenset({7})))
-        await COMMANDS["device-reset"].run(world, "net0")
+        await command(world, "device-reset", name="net0")
         await world.wait_up()
         for setting, value, key, shown in (
             ("promisc", "on", "modes", ["promisc", "allmulti"]),

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from support.commands import command
 from support.outside import CUSTOM, NOISE
 from vnet.demo import demo_topology, run_demo
 from vnet.ends import DEVICE_TYPES, DemoSettings
-from vnet.system.control import COMMANDS
+from vnet.qmp.codec import QmpError
 from vnet.system.exports import DeviceExport, open_exports
-from vnet.system.qmp import QmpError
 from vnet.system.world import open_world
 from vnet.testing.exercises import exercise
 from vnet.topology import parse, parse_device
@@ -63,8 +63,7 @@ async def _demonstrate(kind: str, transport: str) -> None:
 async def test_its_settings_change_while_it_runs() -> None:
     async with open_world(built_in("noise"), "test") as world:
         await world.wait_up()
-        change = COMMANDS["device-set"].run
-        assert await change(world, "noise0", "limit", "10") == {}
+        assert await command(world, "device-set", name="noise0", setting="limit", value="10") == {}
         await world.running("noise0").ends[0].settings.read(100)
         assert world.devices["noise0"].driver_end.figures(0).packets == 10
         for setting, value, why in (
@@ -72,7 +71,7 @@ async def test_its_settings_change_while_it_runs() -> None:
             ("mac", "x", "noise0: unknown setting mac; known are limit"),
         ):
             with pytest.raises(QmpError) as caught:
-                await change(world, "noise0", setting, value)
+                await command(world, "device-set", name="noise0", setting=setting, value=value)
             assert caught.value.desc == why
 
 

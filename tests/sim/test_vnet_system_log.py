@@ -30,8 +30,8 @@ from drivers.contracts.events import (
 )
 from rings.errors import BadRing
 from rings.status import Status
+from vnet.qmp.server import ControlServer
 from vnet.spec import FaultSpec, LinkSpec
-from vnet.system.control import ControlServer
 from vnet.system.events import EventHub
 from vnet.system.limited import AGAIN, LINES, PER, TEXT_MAX
 from vnet.system.log import ENTRIES, TOPICS, log_events

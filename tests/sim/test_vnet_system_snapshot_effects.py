@@ -11,9 +11,9 @@ import trio
 import trio.testing
 
 from drivers.transports.ntb.registers import Spad, spad_names
+from support.commands import command
 from vnet.link.faulty import FaultyLink
 from vnet.spec import FaultSpec, LinkSpec
-from vnet.system.control import COMMANDS
 from vnet.system.snapshot import queue_sides, take_snapshot
 from vnet.system.world import World
 from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed
@@ -38,9 +38,9 @@ async def looked(pair: NetPair) -> None:
     assert {name: trace.statistics() for name, trace in world.traces.items()} == lines
     assert to_plain(take_snapshot(world)) == first
     shown = state(world)
-    await COMMANDS["query-vnet"].run(world)
-    spaces = await COMMANDS["query-config-space"].run(world)
-    assert await COMMANDS["query-config-space"].run(world) == spaces
+    await command(world, "query-vnet")
+    spaces = await command(world, "query-config-space")
+    assert await command(world, "query-config-space") == spaces
     assert state(world) == shown
     await rings_looked(world)
 
@@ -48,9 +48,9 @@ async def looked(pair: NetPair) -> None:
 async def rings_looked(world: World) -> None:
     """Each ring is the same after a look, as are the pinned views of every host, and what was counted."""
     queues = [(name, queue) for name, device in world.devices.items() for queue in queue_sides(device)]
-    rings = [await COMMANDS["query-ring"].run(world, name, queue) for name, queue in queues]
+    rings = [await command(world, "query-ring", name=name, queue=queue) for name, queue in queues]
     before = state(world), pins(world)
-    assert [await COMMANDS["query-ring"].run(world, name, queue) for name, queue in queues] == rings
+    assert [await command(world, "query-ring", name=name, queue=queue) for name, queue in queues] == rings
     assert (state(world), pins(world)) == before
 
 

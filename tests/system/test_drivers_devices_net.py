@@ -21,10 +21,10 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
+from support.commands import command
 from support.machine import NETNS, RequireTool, ip
 from support.paths import TOPOLOGIES
 from vnet.linux.netns import netns_command, run_in_netns
-from vnet.system.control import COMMANDS
 from vnet.system.world import World, open_world
 from vnet.topology import load, parse
 from vnet.traffic.kernel import iperf3, iperf3_server, ping
@@ -50,7 +50,7 @@ async def running(text: str) -> AsyncIterator[World]:
 
 
 async def change(world: World, setting: str, value: str = "") -> None:
-    await COMMANDS["device-set"].run(world, "net0", setting, value)
+    await command(world, "device-set", name="net0", setting=setting, value=value)
 
 
 def ends(world: World) -> tuple[NetSettings, NetPlug]:

@@ -17,11 +17,11 @@ from drivers.contracts.events import Event, PortLost, Topic
 from drivers.contracts.ports import PacketPort
 from drivers.devices.net.driver.driver import NetSettings
 from drivers.errors import DriverError
+from support.commands import command
 from support.machine import NETNS, MakeNetns, RequireTool, ip
 from vnet.cli.tree import tree
 from vnet.linux.netns import netns_command, remove_netns
-from vnet.system.control import COMMANDS
-from vnet.system.qmp import QmpError
+from vnet.qmp.codec import QmpError
 from vnet.system.snapshot import take_snapshot
 from vnet.system.world import World, open_world
 from vnet.topology import parse
@@ -46,12 +46,12 @@ class System:
     world: World
     lines: list[str]
 
-    async def command(self, name: str, *arguments: object) -> None:
-        await COMMANDS[name].run(self.world, *arguments)
+    async def command(self, name: str, /, **arguments: object) -> None:
+        await command(self.world, name, **arguments)
 
     async def flap(self) -> None:
-        await self.command("link-set", "pcie0", False)
-        await self.command("link-set", "pcie0", True)
+        await self.command("set_link", name="pcie0", up=False)
+        await self.command("set_link", name="pcie0", up=True)
 
     async def carries(self, device: str, netns: str | None = None) -> None:
         """Return once a ping is answered: what is under way during a reset is lost."""
@@ -110,8 +110,8 @@ async def test_an_interface_carries_on_under_another_name_and_in_another_namespa
         await system.carries(device)
         for act in (
             system.flap,
-            lambda: system.command("device-set", device, "mtu", "1400"),
-            lambda: system.command("device-set", device, "announce", ""),
+            lambda: system.command("device-set", name=device, setting="mtu", value="1400"),
+            lambda: system.command("device-set", name=device, setting="announce", value=""),
         ):
             await act()
             await system.world.wait_up()
@@ -148,11 +148,11 @@ async def test_a_deleted_interface_costs_its_device_and_takes_the_carrier_from_t
         assert why in "\n".join(tree(take_snapshot(system.world)))
         for setting, value in (("announce", ""), ("mtu", "1400"), ("mac", "02:00:00:00:00:0a"), ("carrier", "off")):
             try:
-                await system.command("device-set", device, setting, value)
+                await system.command("device-set", name=device, setting=setting, value=value)
             except (QmpError, DriverError):
                 pass  # one line for who asked
         await system.flap()
-        await system.command("device-reset", device)
+        await system.command("device-reset", name=device)
         await becomes(lambda: system.up(sibling))
         await system.carries(sibling)
         assert not system.up(device)

@@ -9,8 +9,8 @@ import click
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.errors import ControlError
+from vnet.qmp.client import ask
 from vnet.system.claim import clean_up
-from vnet.system.client import ask
 from vnet.system.state import State, running, signal_owner, state_path
 
 __all__ = ["command"]

@@ -7,7 +7,7 @@ import click
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.live_names import complete_links, part_names
 from vnet.errors import ControlError
-from vnet.system.client import ask
+from vnet.qmp.client import ask
 
 __all__ = ["command"]
 
@@ -24,5 +24,5 @@ def command(name: str, move: str, link: str | None) -> None:
     if not links:
         raise ControlError(f"{name} has no link: all its devices are within one host")
     for each in links:
-        ask(name, "link-set", {"name": each, "up": up})
+        ask(name, "set_link", {"name": each, "up": up})
         click.echo(f"{each} is {'up' if up else 'down'}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from vnet.errors import ControlError, PrivilegeError
-from vnet.system.client import ask
+from vnet.qmp.client import ask
 from vnet.system.state import running, system_names
 
 __all__ = ["complete_devices", "complete_hosts", "complete_links", "complete_systems", "part_names"]
@@ -40,7 +40,7 @@ def _hosts(context: click.Context) -> list[str]:
 
 def part_names(system: str, kind: str, timeout: float | None = None) -> list[str]:
     """Return the names of the devices or links of a running system. Raises ControlError, PrivilegeError, OSError."""
-    status = ask(system, "query-status", timeout=timeout)
+    status = ask(system, "query-vnet-status", timeout=timeout)
     return list(status[kind]) if isinstance(status, dict) else []
 
 

@@ -16,7 +16,7 @@ import click
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.table import render
 from vnet.errors import ControlError
-from vnet.system.client import ask
+from vnet.qmp.client import ask
 from vnet.system.state import State, read_state, run_dirs, running, system_names
 from vnet.views.parse import from_plain
 from vnet.views.plain import to_plain
@@ -102,7 +102,7 @@ def _user(uid: int) -> str:
 
 def _status(state: State, directory: Path) -> StatusView | None:
     try:
-        return from_plain(StatusView, ask(state.name, "query-status", timeout=PATIENCE, directory=directory))
+        return from_plain(StatusView, ask(state.name, "query-vnet-status", timeout=PATIENCE, directory=directory))
     except (ControlError, OSError, ValueError):
         return None
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from vnet.errors import ControlError
-from vnet.system.client import ask
+from vnet.qmp.client import ask
 from vnet.views.parse import from_plain
 
 __all__ = ["query"]

@@ -8,7 +8,7 @@ import click
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.live_names import complete_devices
-from vnet.system.client import ask
+from vnet.qmp.client import ask
 
 __all__ = ["command"]
 

@@ -23,8 +23,8 @@ from vnet.cli.signals import run_until_signal
 from vnet.cli.topology_file import BUILT_IN, FILE, open_topology
 from vnet.demo import default_topology
 from vnet.errors import settings_of
+from vnet.qmp.server import ControlServer
 from vnet.system.claim import claim
-from vnet.system.control import ControlServer
 from vnet.system.device import Device
 from vnet.system.snapshot import queue_sides
 from vnet.system.state import socket_path

@@ -19,8 +19,8 @@ from vnet.cli.topology_file import BUILT_IN, FILE, open_topology
 from vnet.cli.view import view_command
 from vnet.errors import settings_of
 from vnet.linux.netns import NETNS_DIR
+from vnet.qmp.server import ControlServer
 from vnet.system.claim import claim
-from vnet.system.control import ControlServer
 from vnet.system.state import socket_path
 from vnet.system.world import World, open_world
 from vnet.topology import DEFAULT, Topology, parse

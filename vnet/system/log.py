@@ -36,11 +36,12 @@ from drivers.contracts.events import (
 from rings.status import Status
 from vnet.system.events import EventHub
 from vnet.system.limited import PER, LineLimit, repeated, shortened
-from vnet.system.qmp import NEGOTIATE
 
 __all__ = ["ENTRIES", "TOPICS", "EventLog", "LogEntry", "log_events", "log_line", "logger_name"]
 
 DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING
+QUERIES = ("query-", "x-query-", "qmp_capabilities")
+"""Starts of the names of commands that change nothing."""
 OFTEN = 3
 """Resets in a row for one reason that are a warning."""
 
@@ -123,7 +124,7 @@ def _message(event: MessagePassed) -> LogEntry:
 
 
 def _command(event: ControlCommanded) -> LogEntry:
-    level = DEBUG if event.command.startswith(("query-", NEGOTIATE)) else INFO
+    level = DEBUG if event.command.startswith(QUERIES) else INFO
     return LogEntry(level, f"{event.command or 'invalid'}: {event.outcome or 'done'}")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-__all__ = ["NEGOTIATE", "Framer", "QmpError", "QmpRequest", "TooLong", "emit", "greeting", "parse", "request"]
+__all__ = ["NEGOTIATE", "Framer", "QmpError", "QmpRequest", "TooLong", "emit", "parse", "request"]
 
 NEGOTIATE = "qmp_capabilities"
 """The command that must come first."""
@@ -47,6 +47,11 @@ class Framer:
         self._at = 0
         self._depth = 0
         self._quoted = False
+
+    @property
+    def partial(self) -> bool:
+        """Whether the start of a message waits for its end."""
+        return bool(self._rest.strip())
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Add ``data`` and yield the complete messages. Raises TooLong at the first message above the limit."""
@@ -82,20 +87,6 @@ class QmpRequest:
     """Name of the command."""
     arguments: Mapping[str, object]
 
-    def check(self, parameters: Mapping[str, type]) -> None:
-        """Raise QmpError unless the arguments match the ``parameters``, given by name and JSON type."""
-        for name in self.arguments:
-            if name not in parameters:
-                raise QmpError(f"Parameter '{name}' is unexpected")
-        for name, kind in parameters.items():
-            if name not in self.arguments:
-                raise QmpError(f"Parameter '{name}' is missing")
-            if type(self.arguments[name]) is not kind:
-                raise QmpError(f"Invalid parameter type for '{name}', expected: {_TYPES[kind]}")
-
-
-_TYPES = {str: "string", bool: "boolean"}
-
 
 def parse(message: bytes) -> dict[str, object]:
     """Return the JSON object in ``message``. Raises QmpError."""
@@ -128,10 +119,3 @@ def request(raw: Mapping[str, object]) -> QmpRequest:
 def emit(message: Mapping[str, object]) -> bytes:
     """Return a message as a line of JSON; a value that JSON does not know as text."""
     return json.dumps(message, default=str).encode() + b"\r\n"
-
-
-def greeting(version: str) -> dict[str, object]:
-    """Return the first message of a server of ``version``, three numbers."""
-    major, minor, micro = map(int, version.split(".")[:3])
-    numbers = {"major": major, "minor": minor, "micro": micro}
-    return {"QMP": {"version": {"qemu": numbers, "package": f"vnet {version}"}, "capabilities": []}}

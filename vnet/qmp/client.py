@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vnet.errors import ControlError
-from vnet.system import qmp
-from vnet.system.qmp import NEGOTIATE, Framer, QmpError, TooLong
+from vnet.qmp import codec
+from vnet.qmp.codec import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.system.state import socket_path
 
 __all__ = ["ask", "exchange"]
@@ -88,17 +88,22 @@ def exchange(
             data = connection.recv(CHUNK)
             if not data:
                 raise ControlError(f"the system closed the connection before it replied to {command}")
-            messages.extend(map(qmp.parse, framer.feed(data)))
+            messages.extend(map(codec.parse, framer.feed(data)))
         return messages.pop(0)
 
     try:
-        answer = reply()  # the greeting
+        _expect("QMP", reply())
         for request in ({"execute": NEGOTIATE}, {"execute": command, "arguments": dict(arguments)}):
-            connection.sendall(qmp.emit(request))
-            answer = reply()
-            if "return" not in answer:
-                error = answer.get("error")
-                raise ControlError(str(error["desc"] if isinstance(error, dict) and "desc" in error else answer))
-        return answer["return"]
+            connection.sendall(codec.emit(request))
+            result = _expect("return", reply())
+        return result
     except (QmpError, TooLong, ConnectionError) as exc:
         raise ControlError(f"unexpected reply to {command}: {exc}") from None
+
+
+def _expect(key: str, message: Mapping[str, object]) -> object:
+    """Return the value of ``key``. Raises ControlError, with the server's error if that is the message."""
+    if key not in message:
+        error = message.get("error")
+        raise ControlError(str(error["desc"] if isinstance(error, dict) and "desc" in error else message))
+    return message[key]

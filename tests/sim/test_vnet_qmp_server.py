@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import random
 import socket
@@ -15,58 +14,24 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
+from support.rigs.qmp import Client, open_client
 from support.rigs.run_dir import contents, put_stale_socket
 from vnet.errors import ControlError
-from vnet.system import control
+from vnet.qmp import server
+from vnet.qmp.client import ask
+from vnet.qmp.commands import COMMANDS, Context
+from vnet.qmp.qapi import Empty
+from vnet.qmp.server import ControlServer
+from vnet.qmp.session import MESSAGE_MAX
 from vnet.system.claim import claim
-from vnet.system.client import ask
-from vnet.system.control import COMMANDS, MESSAGE_MAX, ControlServer
 from vnet.system.state import socket_path, state_path
 from vnet.system.world import World, open_world
 from vnet.topology import DEFAULT, parse
 
 IN_MEMORY = parse(DEFAULT.replace('"tun"', '"memory"'))
 NAME = "t-control"
-
-
-class Client:
-    """Speaks to a server over a pair of streams in memory."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self.stream = stream
-        self._lines = b""
-
-    async def read(self) -> dict[str, object]:
-        while b"\n" not in self._lines:
-            data = await self.stream.receive_some()
-            if not data:
-                raise EOFError
-            self._lines += data
-        line, self._lines = self._lines.split(b"\n", 1)
-        actual = json.loads(line)
-        assert isinstance(actual, dict)
-        return actual
-
-    async def say(self, what: object) -> dict[str, object]:
-        """Send an object, or bytes as they are; the reply."""
-        await self.stream.send_all(what if isinstance(what, bytes) else json.dumps(what).encode())
-        return await self.read()
-
-    async def shake_hands(self) -> None:
-        assert "QMP" in await self.read()
-        assert await self.say({"execute": "qmp_capabilities"}) == {"return": {}}
-
-
-@asynccontextmanager
-async def open_client(server: ControlServer) -> AsyncIterator[Client]:
-    ours, theirs = memory_stream_pair()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.converse, theirs)
-        yield Client(ours)
-        await ours.aclose()
-
 
 in_thread = trio.to_thread.run_sync
 
@@ -98,7 +63,7 @@ async def test_a_conversation_goes_as_qemus_does(world: World) -> None:
             "id": ["x"],
         }
         commands = await client.say({"execute": "query-commands"})
-        assert commands == {"return": [{"name": name} for name in ("qmp_capabilities", *COMMANDS)]}
+        assert commands == {"return": [{"name": name} for name in COMMANDS]}
         reply = await client.say({"execute": "query-vnet"})
         assert isinstance(reply["return"], dict)
         assert reply["return"]["name"] == NAME
@@ -108,11 +73,11 @@ async def test_a_link_is_taken_down_and_up_by_name(world: World) -> None:
     async with open_client(ControlServer(world)) as client:
         await client.shake_hands()
         for up in (False, False, True):
-            down = {"execute": "link-set", "arguments": {"name": "pcie0", "up": up}}
+            down = {"execute": "set_link", "arguments": {"name": "pcie0", "up": up}}
             assert await client.say(down) == {"return": {}}
             assert world.links["pcie0"].up is up
-        unknown = {"execute": "link-set", "arguments": {"name": "x", "up": True}}
-        assert await client.say(unknown) == refused("link 'x': must be one of pcie0")
+        unknown = {"execute": "set_link", "arguments": {"name": "x", "up": True}}
+        assert await client.say(unknown) == refused("link 'x': must be one of pcie0", "DeviceNotFound")
         await world.wait_up()
     assert world.links["pcie0"].epoch == 2
 
@@ -124,7 +89,7 @@ async def test_a_device_is_reset_from_its_drivers_side_and_comes_up_again(world:
         await client.shake_hands()
         assert await client.say({"execute": "device-reset", "arguments": {"name": "net0"}}) == {"return": {}}
         unknown = {"execute": "device-reset", "arguments": {"name": "x"}}
-        assert await client.say(unknown) == refused("device 'x': must be one of net0")
+        assert await client.say(unknown) == refused("device 'x': must be one of net0", "DeviceNotFound")
     await world.wait_up()
     assert device.vhost.resets > before
     world.memory_port("net0", "driver").inject(bytes(60))
@@ -250,7 +215,7 @@ async def test_a_socket_is_for_its_owner_only_and_gone_afterwards(world: World, 
 async def test_another_users_process_gets_no_answer(
     world: World, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "owner_uid", lambda _: os.geteuid() + 1)
+    monkeypatch.setattr(server, "owner_uid", lambda _: os.geteuid() + 1)
     async with serving(world):
         with pytest.raises(ControlError, match="closed the connection"):
             await in_thread(ask, NAME, "query-vnet")
@@ -259,11 +224,11 @@ async def test_another_users_process_gets_no_answer(
 async def test_one_client_too_many_is_hung_up_on_until_another_leaves(
     world: World, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "CLIENTS_MAX", 1)
+    monkeypatch.setattr(server, "CLIENTS_MAX", 1)
     async with serving(world):
         async with await trio.open_unix_socket(socket_path(NAME)) as stream:
             await Client(stream).shake_hands()
-            with pytest.raises(ControlError, match="closed the connection"):
+            with pytest.raises(ControlError, match="there are 1 clients already"):
                 await in_thread(ask, NAME, "query-vnet")
         await wait_all_tasks_blocked()
         await in_thread(ask, NAME, "query-vnet")
@@ -293,7 +258,7 @@ async def test_clients_wait_while_the_process_lacks_descriptors(
 
 
 async def test_an_error_of_the_kernel_is_the_commands_reply(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(_: World) -> object:
+    async def fail(_: Context, __: Empty) -> object:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), "vnet0")
 
     monkeypatch.setitem(COMMANDS, "query-vnet", attrs.evolve(COMMANDS["query-vnet"], run=fail))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnet.system.qmp import Framer, QmpError, QmpRequest, TooLong, emit, greeting, parse, request
+from vnet.qmp.codec import Framer, QmpError, TooLong, emit, parse, request
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -82,32 +82,5 @@ def test_an_unknown_command_is_refused(message: bytes, desc: str) -> None:
     assert caught.value.as_dict() == {"error": {"class": "GenericError", "desc": desc}}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "desc"),
-    [
-        ({}, "Parameter 'name' is missing"),
-        ({"name": "x"}, "Parameter 'up' is missing"),
-        ({"name": "x", "up": 1}, "Invalid parameter type for 'up', expected: boolean"),
-        ({"name": None, "up": True}, "Invalid parameter type for 'name', expected: string"),
-        ({"name": "x", "up": True, "frob": 1}, "Parameter 'frob' is unexpected"),
-    ],
-)
-def test_arguments_are_exactly_the_parameters(arguments: dict[str, object], desc: str) -> None:
-    parameters = {"name": str, "up": bool}
-    with pytest.raises(QmpError) as caught:
-        QmpRequest("link-set", arguments).check(parameters)
-    assert caught.value.desc == desc
-    QmpRequest("link-set", {"name": "x", "up": True}).check(parameters)
-
-
 def test_a_value_that_json_does_not_know_is_text() -> None:
     assert parse(emit({"return": {"path": Path("/a"), "at": 1 + 2j}})) == {"return": {"path": "/a", "at": "(1+2j)"}}
-
-
-def test_a_greeting_has_the_version_and_no_capabilities() -> None:
-    assert parse(emit(greeting("1.2.3"))) == {
-        "QMP": {
-            "version": {"qemu": {"major": 1, "minor": 2, "micro": 3}, "package": "vnet 1.2.3"},
-            "capabilities": [],
-        }
-    }

@@ -12,9 +12,9 @@ import trio
 
 from vnet.errors import ControlError
 from vnet.linux.unix_socket import connect
-from vnet.system import client
-from vnet.system.client import ask, exchange
-from vnet.system.control import ControlServer
+from vnet.qmp import client
+from vnet.qmp.client import ask, exchange
+from vnet.qmp.server import ControlServer
 from vnet.system.state import socket_path
 from vnet.system.world import World, open_world
 from vnet.topology import DEFAULT, parse

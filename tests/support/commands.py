@@ -1,0 +1,15 @@
+"""Commands of the control socket, without the socket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vnet.qmp.commands import Context, execute
+from vnet.system.world import World
+
+__all__ = ["command"]
+
+
+async def command(world: World, name: str, /, **arguments: object) -> Any:
+    """The result of a command. Raises QmpError."""
+    return await execute(Context(world), name, arguments)

@@ -1,0 +1,265 @@
+"""The commands of the control socket: for each, records of its arguments and of its result, and its function.
+
+`COMMANDS` is the one table of them: the server executes it, and the schema and the reference are made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
+
+import attrs
+import trio
+
+from drivers.errors import DriverError
+from vnet.ends import DEVICE_TYPES
+from vnet.ends.settings import change_setting
+from vnet.names import named
+from vnet.qmp.codec import NEGOTIATE, QmpError
+from vnet.qmp.qapi import Empty, QapiRecord, to_wire
+from vnet.system.config_spaces import take_config_spaces
+from vnet.system.snapshot import queue_sides, take_ring, take_snapshot, take_status
+from vnet.system.world import World
+from vnet.topology.structure import structure
+from vnet.version import __version__
+from vnet.views.pci import ConfigImages
+from vnet.views.ring import RingReport
+from vnet.views.system import StatusView, SystemView
+
+__all__ = ["COMMANDS", "Command", "Context", "execute", "not_found", "version"]
+
+A = TypeVar("A", bound=QapiRecord)
+DONE = Empty()
+
+
+@attrs.frozen(eq=False)
+class Context:
+    """The objects that commands use."""
+
+    world: World
+
+
+@attrs.frozen
+class Command(Generic[A]):
+    """A command. The docstring of its function is its description."""
+
+    arguments: type[A]
+    """Record of the arguments."""
+    result: Any
+    """Type of the result."""
+    run: Callable[[Context, A], Awaitable[object]]
+
+
+not_found = partial(QmpError, kind="DeviceNotFound")
+"""Makes the error for an unknown device or link."""
+
+
+# The protocol
+
+
+@attrs.frozen
+class Negotiation(QapiRecord):
+    """Arguments of the negotiation."""
+
+    enable: tuple[str, ...] = ()
+    """Capabilities to use."""
+
+
+async def _negotiate(_: Context, arguments: Negotiation) -> object:
+    """Begin: all other commands come after it. The server has no capabilities."""
+    for name in arguments.enable:
+        raise QmpError(f"Parameter 'enable': capability {name!r}: there is none")
+    return DONE
+
+
+@attrs.frozen
+class VersionTriple(QapiRecord):
+    """Three numbers of a version."""
+
+    major: int
+    minor: int
+    micro: int
+
+
+@attrs.frozen
+class VersionInfo(QapiRecord):
+    """Version of the server."""
+
+    qemu: VersionTriple
+    """Version of vnet; QEMU's clients expect the key."""
+    package: str
+    """Name of the program, with its version."""
+
+
+def version() -> VersionInfo:
+    """Return the version of this program."""
+    major, minor, micro = map(int, __version__.split(".")[:3])
+    return VersionInfo(VersionTriple(major, minor, micro), f"vnet {__version__}")
+
+
+async def _query_version(_: Context, __: Empty) -> object:
+    """Return the version."""
+    return version()
+
+
+@attrs.frozen
+class CommandInfo(QapiRecord):
+    """A command."""
+
+    name: str
+
+
+async def _query_commands(_: Context, __: Empty) -> object:
+    """Return the names of all commands."""
+    return [CommandInfo(name) for name in COMMANDS]
+
+
+# The system
+
+
+@attrs.frozen
+class StatusInfo(QapiRecord):
+    """State of the system."""
+
+    running: bool
+    """Whether it runs: always."""
+    status: Literal["running"]
+
+
+async def _query_status(_: Context, __: Empty) -> object:
+    """Return that the system runs."""
+    return StatusInfo(True, "running")
+
+
+async def _query_vnet(context: Context, _: Empty) -> object:
+    """Return the system as it is now: hosts, links, NTBs and devices with both sides, queues and counters."""
+    return take_snapshot(context.world)
+
+
+async def _query_vnet_status(context: Context, _: Empty) -> object:
+    """Return the names of all parts, and which links and devices are up."""
+    return take_status(context.world)
+
+
+@attrs.frozen
+class RingChoice(QapiRecord):
+    """Arguments that name a queue."""
+
+    name: str
+    """Name of the device."""
+    queue: str
+    """Name of the queue, such as transmitq1."""
+
+
+async def _query_ring(context: Context, arguments: RingChoice) -> object:
+    """Return the memory of one ring, with every outstanding chain."""
+    name = arguments.name
+    sides = queue_sides(named("device", context.world.devices, name, not_found))
+    mine, other = named("queue", sides, arguments.queue, QmpError, f"{name}: ")
+    return take_ring(mine, other, context.world.ring_looks, trio.current_time())
+
+
+async def _query_config_space(context: Context, _: Empty) -> object:
+    """Return the bytes of each function's configuration space, as its endpoint has them."""
+    return take_config_spaces(context.world)
+
+
+@attrs.frozen
+class LinkMove(QapiRecord):
+    """Arguments that move a link."""
+
+    name: str
+    """Name of the link."""
+    up: bool
+    """Whether the link is up afterwards."""
+
+
+async def _set_link(context: Context, arguments: LinkMove) -> object:
+    """Take a link up or down."""
+    link = named("link", context.world.links, arguments.name, not_found)
+    if arguments.up:
+        link.bring_up()
+    else:
+        link.bring_down()
+    return DONE
+
+
+@attrs.frozen
+class DeviceChoice(QapiRecord):
+    """Arguments that name a device."""
+
+    name: str
+    """Name of the device."""
+
+
+async def _device_reset(context: Context, arguments: DeviceChoice) -> object:
+    """Unbind the driver, which resets the device, and bind it again."""
+    device = named("device", context.world.devices, arguments.name, not_found)
+    if device.virtio is None:
+        raise QmpError(f"{device.name} is not enumerated yet")
+    await device.driver_host.virtio.rebind(device.virtio)
+    return DONE
+
+
+@attrs.frozen
+class SettingChange(QapiRecord):
+    """Arguments that change a setting."""
+
+    name: str
+    """Name of the device."""
+    setting: str
+    """Name of the setting; `vnet set --help` lists them."""
+    value: str
+    """New value."""
+
+
+async def _device_set(context: Context, arguments: SettingChange) -> object:
+    """Change a setting of a device while it runs."""
+    device = named("device", context.world.devices, arguments.name, not_found)
+    setting, value = arguments.setting, arguments.value
+    settings = DEVICE_TYPES[device.spec.type].settings
+    try:
+        await change_setting(settings, device.spec, device.driver_end, device.device_end, setting, value)
+    except (ValueError, DriverError) as exc:
+        raise QmpError(f"{device.name}: {setting} {value!r}: {exc}") from None
+    except LookupError as exc:
+        raise QmpError(f"{device.name}: {exc.args[0]}") from None
+    return DONE
+
+
+async def _quit(_: Context, __: Empty) -> object:
+    """End the system after the reply."""
+    return DONE
+
+
+COMMANDS: Mapping[str, Command[Any]] = {
+    NEGOTIATE: Command(Negotiation, Empty, _negotiate),
+    "query-version": Command(Empty, VersionInfo, _query_version),
+    "query-commands": Command(Empty, tuple[CommandInfo, ...], _query_commands),
+    "query-status": Command(Empty, StatusInfo, _query_status),
+    "query-vnet": Command(Empty, SystemView, _query_vnet),
+    "query-vnet-status": Command(Empty, StatusView, _query_vnet_status),
+    "query-ring": Command(RingChoice, RingReport, _query_ring),
+    "query-config-space": Command(Empty, ConfigImages, _query_config_space),
+    "set_link": Command(LinkMove, Empty, _set_link),
+    "device-reset": Command(DeviceChoice, Empty, _device_reset),
+    "device-set": Command(SettingChange, Empty, _device_set),
+    "quit": Command(Empty, Empty, _quit),
+}
+"""Commands by name."""
+
+
+async def execute(context: Context, name: str, arguments: Mapping[str, object] | None = None) -> Any:
+    """Return the result of a command, ready for JSON.
+
+    Raises QmpError, which names the first wrong argument, and OSError if the kernel refused the command.
+    """
+    command = COMMANDS.get(name)
+    if command is None:
+        raise QmpError(f"The command {name} has not been found", "CommandNotFound")
+    record, errors = structure(dict(arguments or {}), command.arguments)
+    for error in errors:
+        raise QmpError(f"Parameter '{'.'.join(map(str, error.keys))}': {error.why}")
+    assert record is not None
+    return to_wire(await command.run(context, record))

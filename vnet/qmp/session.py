@@ -1,0 +1,111 @@
+"""The conversation with one client: greeting, negotiation, then commands, answered one by one."""
+
+from __future__ import annotations
+
+import math
+
+import trio
+
+from drivers.contracts.events import ControlCommanded, Source
+from vnet.qmp import codec
+from vnet.qmp.codec import NEGOTIATE, Framer, QmpError, TooLong
+from vnet.qmp.commands import Context, execute, version
+from vnet.qmp.qapi import to_wire
+
+__all__ = ["MESSAGE_MAX", "Session", "reject"]
+
+MESSAGE_MAX = 64 << 10
+"""Bytes of the longest command."""
+CHUNK = 16 << 10
+"""Bytes of a read from a client."""
+PATIENCE = 30.0
+"""Seconds between the first and the last byte of a command."""
+LINGER = 1.0
+"""Seconds that a client may take to read the error before we close the connection."""
+
+
+class Session:
+    """The conversation with one client. Sets ``end`` after the reply to the command quit."""
+
+    def __init__(self, stream: trio.abc.Stream, context: Context, end: trio.Event) -> None:
+        self._stream = stream
+        self._context = context
+        self._end = end
+        self._negotiated = False
+
+    async def run(self) -> None:
+        """Serve the client until it disconnects, or does not keep to the limits."""
+        try:
+            await self._converse()
+        except (TooLong, trio.TooSlowError) as exc:
+            why = str(exc) or f"a message must be complete within {PATIENCE:g} s"
+            await reject(self._stream, QmpError(why))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    async def _converse(self) -> None:
+        framer, deadline = Framer(MESSAGE_MAX), math.inf
+        await self._send({"QMP": {"version": to_wire(version()), "capabilities": []}})
+        while data := await self._receive(deadline):
+            for message in framer.feed(data):
+                deadline = math.inf
+                reply, executed = await self._answer(message)
+                await self._send(reply)
+                if executed == "quit":
+                    self._end.set()
+            deadline = min(deadline, trio.current_time() + PATIENCE) if framer.partial else math.inf
+
+    async def _receive(self, deadline: float) -> bytes:
+        """Return the next bytes. Raises trio.TooSlowError at the deadline."""
+        with trio.fail_at(deadline):
+            return bytes(await self._stream.receive_some(CHUNK))
+
+    async def _send(self, message: dict[str, object]) -> None:
+        await self._stream.send_all(codec.emit(message))
+
+    async def _answer(self, message: bytes) -> tuple[dict[str, object], str]:
+        """Execute the command in a message; return the reply, and the name of the command if it succeeded, else ""."""
+        about: dict[str, object] = {}
+        command = ""
+        try:
+            raw = codec.parse(message)
+            about = {"id": raw["id"]} if "id" in raw else {}
+            request = codec.request(raw)
+            command = request.execute
+            self._check_turn(command)
+            returned = await execute(self._context, command, request.arguments)
+        except QmpError as exc:
+            refusal = exc
+        except OSError as exc:  # the kernel refused the command: the server goes on
+            why = exc.strerror or str(exc)
+            refusal = QmpError(f"{exc.filename}: {why}" if exc.filename else why)
+        else:
+            self._negotiated = True
+            self._report(command)
+            return {"return": returned, **about}, command
+        self._report(command, str(refusal))
+        return {**refusal.as_dict(), **about}, ""
+
+    def _check_turn(self, command: str) -> None:
+        """Raise QmpError unless the negotiation comes first, and once."""
+        if command == NEGOTIATE and self._negotiated:
+            raise QmpError("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
+        if command != NEGOTIATE and not self._negotiated:
+            raise QmpError(f"Expecting capabilities negotiation with '{NEGOTIATE}'", "CommandNotFound")
+
+    def _report(self, command: str, error: str = "") -> None:
+        if (emit := self._context.world.events.control) is not None:
+            emit(ControlCommanded(trio.current_time(), Source(), command, error))
+
+
+async def reject(stream: trio.abc.Stream, error: QmpError) -> None:
+    """Send the error, and read the client's data to its end, because unread data would discard our error."""
+    with trio.move_on_after(LINGER):
+        try:
+            await stream.send_all(codec.emit(error.as_dict()))
+            if isinstance(stream, trio.abc.HalfCloseableStream):
+                await stream.send_eof()
+            while await stream.receive_some(CHUNK):
+                pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
