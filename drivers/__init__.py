@@ -5,7 +5,7 @@ The names below are the package's public interface; each is imported when it is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rings.lazy import lazy_names
@@ -72,37 +72,34 @@ __all__ = [
     "VirtioDevice",
 ]
 
-_HOMES: Mapping[str, str] = {
-    "BUILT_IN_TRANSPORTS": "drivers.built_in_transports",
-    "AnswerFlow": "drivers.questions.answer",
-    "DeviceType": "drivers.device_type",
-    "Disk": "drivers.devices.blk",
-    "DriverError": "drivers.errors",
-    "Endpoint": "drivers.devices.rpmsg",
-    "FeatureMismatch": "drivers.errors",
-    "Identity": "drivers.bus.back",
-    "Initiator": "drivers.devices.scsi",
-    "LinkTransport": "drivers.carriers.transport",
-    "NeedsReset": "drivers.errors",
-    "NtbTransport": "drivers.carriers.transport",
-    "PlatformTransport": "drivers.carriers.transport",
-    "PortGone": "drivers.errors",
-    "ProbeDeferred": "drivers.errors",
-    "ProbeError": "drivers.errors",
-    "QuestionFlow": "drivers.questions.ask",
-    "RpmsgBus": "drivers.devices.rpmsg",
-    "Side": "drivers.device_type",
-    "SocketTransport": "drivers.carriers.transport",
-    "Transport": "drivers.carriers.transport",
-    "TransportLost": "drivers.errors",
-    "TransportOptions": "drivers.carriers.options",
-    "VhostBack": "drivers.bus.back",
-    "VhostBound": "drivers.bus.vhost",
-    "VhostBus": "drivers.bus.vhost",
-    "VhostDevice": "drivers.bus.vhost",
-    "VirtioBound": "drivers.bus.virtio",
-    "VirtioBus": "drivers.bus.virtio",
-    "VirtioDevice": "drivers.bus.virtio",
+_NAMES: Mapping[str, Sequence[str]] = {
+    "drivers.built_in_transports": ("BUILT_IN_TRANSPORTS",),
+    "drivers.bus.back": ("Identity", "VhostBack"),
+    "drivers.bus.vhost": ("VhostBound", "VhostBus", "VhostDevice"),
+    "drivers.bus.virtio": ("VirtioBound", "VirtioBus", "VirtioDevice"),
+    "drivers.carriers.options": ("TransportOptions",),
+    "drivers.carriers.transport": (
+        "LinkTransport",
+        "NtbTransport",
+        "PlatformTransport",
+        "SocketTransport",
+        "Transport",
+    ),
+    "drivers.device_type": ("DeviceType", "Side"),
+    "drivers.devices.blk": ("Disk",),
+    "drivers.devices.rpmsg": ("Endpoint", "RpmsgBus"),
+    "drivers.devices.scsi": ("Initiator",),
+    "drivers.errors": (
+        "DriverError",
+        "FeatureMismatch",
+        "NeedsReset",
+        "PortGone",
+        "ProbeDeferred",
+        "ProbeError",
+        "TransportLost",
+    ),
+    "drivers.questions.answer": ("AnswerFlow",),
+    "drivers.questions.ask": ("QuestionFlow",),
 }
 
-__getattr__ = lazy_names(__name__, _HOMES)
+__getattr__ = lazy_names(__name__, _NAMES)

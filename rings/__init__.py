@@ -7,7 +7,7 @@ package's public interface; each is imported when it is used.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rings.lazy import lazy_names
@@ -55,33 +55,24 @@ __all__ = [
     "view_split",
 ]
 
-_HOMES: Mapping[str, str] = {
-    "Addr": "rings.memory",
-    "BadChain": "rings.errors",
-    "BadRing": "rings.errors",
-    "DeviceId": "rings.ids",
-    "FORMATS": "rings.formats",
-    "FeatureTable": "rings.features",
-    "LocalRingError": "rings.errors",
-    "MappedMemory": "rings.memory",
-    "Memory": "rings.memory",
-    "MemoryFault": "rings.errors",
-    "QueueFull": "rings.errors",
-    "QueueState": "rings.queue",
-    "QueueStatistics": "rings.queue",
-    "RING_FEATURES": "rings.formats",
-    "RemoteRingError": "rings.errors",
-    "RingAddrs": "rings.layout",
-    "RingError": "rings.errors",
-    "RingFeature": "rings.features",
-    "RingFormat": "rings.formats",
-    "RingView": "rings.view",
-    "Status": "rings.status",
-    "Virtqueue": "rings.queue",
-    "Vringh": "rings.queue",
-    "ring_format": "rings.formats",
-    "view_packed": "rings.view",
-    "view_split": "rings.view",
+_NAMES: Mapping[str, Sequence[str]] = {
+    "rings.errors": (
+        "BadChain",
+        "BadRing",
+        "LocalRingError",
+        "MemoryFault",
+        "QueueFull",
+        "RemoteRingError",
+        "RingError",
+    ),
+    "rings.features": ("FeatureTable", "RingFeature"),
+    "rings.formats": ("FORMATS", "RING_FEATURES", "RingFormat", "ring_format"),
+    "rings.ids": ("DeviceId",),
+    "rings.layout": ("RingAddrs",),
+    "rings.memory": ("Addr", "MappedMemory", "Memory"),
+    "rings.queue": ("QueueState", "QueueStatistics", "Virtqueue", "Vringh"),
+    "rings.status": ("Status",),
+    "rings.view": ("RingView", "view_packed", "view_split"),
 }
 
-__getattr__ = lazy_names(__name__, _HOMES)
+__getattr__ = lazy_names(__name__, _NAMES)

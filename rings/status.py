@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntFlag
 
-__all__ = ["MOVES", "Status", "next_status"]
+__all__ = ["MOVES", "Status", "next_status", "status_names"]
 
 
 class Status(IntFlag):
@@ -26,6 +26,11 @@ MOVES: dict[Status, Status] = {
     Status.DRIVER_OK: Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK,
     Status.FAILED: Status(0),
 }
+
+
+def status_names(status: int) -> tuple[str, ...]:
+    """Return the names of the bits that are set, in the order of their values."""
+    return tuple(str(bit.name) for bit in Status if status & bit)
 
 
 def next_status(old: Status, written: int) -> Status:

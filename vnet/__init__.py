@@ -11,7 +11,7 @@ async with open_world(load(Path("topology.toml")), "lab") as world:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rings.lazy import lazy_names
@@ -39,18 +39,12 @@ __all__ = [
     "ping",
 ]
 
-_HOMES: Mapping[str, str] = {
-    "DEFAULT": "vnet.topology",
-    "DeviceExport": "vnet.system.exports",
-    "Topology": "vnet.topology",
-    "World": "vnet.system.world",
-    "add_device_type": "vnet.topology.extensions",
-    "add_transport": "vnet.topology.extensions",
-    "load": "vnet.topology",
-    "open_exports": "vnet.system.exports",
-    "open_world": "vnet.system.world",
-    "parse": "vnet.topology",
-    "ping": "vnet.traffic.kernel",
+_NAMES: Mapping[str, Sequence[str]] = {
+    "vnet.system.exports": ("DeviceExport", "open_exports"),
+    "vnet.system.world": ("World", "open_world"),
+    "vnet.topology": ("DEFAULT", "Topology", "load", "parse"),
+    "vnet.topology.extensions": ("add_device_type", "add_transport"),
+    "vnet.traffic.kernel": ("ping",),
 }
 
-__getattr__ = lazy_names(__name__, _HOMES)
+__getattr__ = lazy_names(__name__, _NAMES)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from support.lessons import RING_LESSONS, frames
+from support.lessons import RING_LESSONS, frames, ring_lesson
 from vnet.learn.ring_machine import MEMORY_SIZE, RingMachine
 from vnet.learn.step import Frame, Step, play
 
@@ -19,10 +19,9 @@ def contents(ring: RingMachine) -> bytes:
 
 @LESSONS
 def test_the_words_that_changed_are_the_bytes_that_changed(name: str) -> None:
-    machine, steps = RING_LESSONS[name]
-    ring = machine()
+    ring, steps = ring_lesson(name)
     before = b""
-    for moment in play(name, ring, steps(ring)):
+    for moment in play(name, ring, steps):
         if isinstance(moment, Step):
             before = contents(ring)
         elif isinstance(moment, Frame):
@@ -77,7 +76,5 @@ def test_both_sides_publish_a_word_then_fence_then_load(name: str) -> None:
 
 
 def test_the_machine_runs_between_a_step_and_its_frame() -> None:
-    machine, steps = RING_LESSONS["split"]
-    ring = machine()
-    first = [next(moments) for moments in [play("split", ring, steps(ring))] for _ in range(3)]
+    first = [next(moments) for moments in [play("split", *ring_lesson("split"))] for _ in range(3)]
     assert [type(moment) for moment in first] == [Step, type(None), Frame]

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import nullcontext
 
-from vnet.learn import event_idx, indirect, packed, split
 from vnet.learn.lessons import LESSONS
 from vnet.learn.ring_machine import RingMachine
 from vnet.learn.step import Frame, Step, play
 
-__all__ = ["RING_LESSONS", "frames", "live_frames", "titled"]
+__all__ = ["RING_LESSONS", "frames", "live_frames", "ring_lesson", "titled"]
 
-RING_LESSONS: dict[str, tuple[Callable[[], RingMachine], Callable[[RingMachine], Iterator[Step]]]] = {
-    module.LESSON.name: (module.machine, module.steps) for module in (split, packed, indirect, event_idx)
-}
-"""Machine and steps by name."""
+RING_LESSONS = ("split", "packed", "indirect", "event-idx")
+"""Names of the lessons about bare rings."""
+
+
+def ring_lesson(name: str) -> tuple[RingMachine, Iterator[Step]]:
+    """The machine of a lesson about bare rings, and the steps on it."""
+    lesson = LESSONS[name]
+    opened = lesson.open()
+    assert isinstance(opened, nullcontext)
+    return opened.enter_result, lesson.steps(opened.enter_result)
 
 
 def frames(name: str) -> list[Frame]:
     """All frames of a lesson about bare rings."""
-    machine, steps = RING_LESSONS[name]
-    ring = machine()
-    return [moment for moment in play(name, ring, steps(ring)) if isinstance(moment, Frame)]
+    return [moment for moment in play(name, *ring_lesson(name)) if isinstance(moment, Frame)]
 
 
 async def live_frames(name: str) -> list[Frame]:

@@ -44,6 +44,8 @@ QUEUE_COLUMNS = (
     *("side", "queue", "ring", "num", "avail", "used", "in flight"),
     *("packets", "bytes", "kicks", "calls", "suppressed", "rescues", "drops", "batches of 1, 2-3, 4-7, ..."),
 )
+SHOWN_APART = ("name", "live", "ring", "drops", "batches")
+"""Figures of a queue with lines of their own."""
 
 
 def tree(system: SystemView) -> Iterator[str]:
@@ -274,22 +276,7 @@ def queue_tree(side: str, queue: DriverQueueView | DeviceQueueView) -> Iterator[
     yield f"{side} {queue.view.name}: {_ring(queue.view)}"
     view, counters = queue.view, queue.view.counters
     yield from _wrap("  ring: ", "none" if view.ring is None else ", ".join(_flat(attrs.asdict(view.ring))))
-    figures: dict[str, object] = {
-        "index": view.index,
-        "chains": view.chains,
-        "returned": view.returned,
-        "bad_lengths": view.bad_lengths,
-        "rescues": view.rescues,
-        "kicks": counters.kicks,
-        "calls": counters.calls,
-        "suppressed": counters.suppressed,
-        "packets": counters.packets,
-        "bytes": counters.bytes,
-    }
-    if isinstance(queue, DeviceQueueView):
-        figures |= {"enabled": queue.enabled, "max_num": queue.max_num, "spurious_kicks": queue.spurious_kicks}
-    elif queue.fault:
-        figures["fault"] = queue.fault
+    figures = {key: value for key, value in to_plain(queue).items() if key not in SHOWN_APART and value != ""}
     yield from _wrap("  ", ", ".join(_flat(figures)))
     yield f"  drops: {counts(counters.drops)}"
     yield f"  batches of 1, 2-3, 4-7, ...: {' '.join(map(str, counters.batches))}"

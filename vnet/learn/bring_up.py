@@ -13,7 +13,7 @@ from rings.status import Status
 from vnet.learn.function_machine import FRAME, HEADER, FunctionMachine, open_function, status_names
 from vnet.learn.step import Lesson, Question, Step, yes_or_no
 
-__all__ = ["LESSON", "steps"]
+__all__ = ["LESSON"]
 
 NET_MAC = 1 << 5
 """VIRTIO_NET_F_MAC."""

@@ -10,12 +10,7 @@ from rings.chain import Chain
 from vnet.learn.ring_machine import RingMachine
 from vnet.learn.step import Lesson, Question, Step, yes_or_no
 
-__all__ = ["LESSON", "machine", "steps"]
-
-
-def machine() -> RingMachine:
-    """Return the machine of this lesson."""
-    return RingMachine("split", event_idx=True)
+__all__ = ["LESSON"]
 
 
 def steps(ring: RingMachine) -> Iterator[Step]:
@@ -147,6 +142,6 @@ def _call(wanted: bool) -> str:
 LESSON = Lesson(
     "event-idx",
     "Notification suppression with EVENT_IDX",
-    lambda: nullcontext(machine()),
+    lambda: nullcontext(RingMachine("split", event_idx=True)),
     steps,
 )

@@ -10,7 +10,7 @@ from rings.memory import Addr
 from vnet.learn.function_machine import FRAME, HEADER, NUM, FunctionMachine, open_function, status_names
 from vnet.learn.step import Frame, Lesson, Question, Step, yes_or_no
 
-__all__ = ["LESSON", "steps"]
+__all__ = ["LESSON"]
 
 SIZE = len(HEADER) + len(FRAME)
 WILD = 0xDEAD_0000

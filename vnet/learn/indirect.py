@@ -10,12 +10,7 @@ from rings.chain import Chain
 from vnet.learn.ring_machine import RingMachine
 from vnet.learn.step import Lesson, Question, Step
 
-__all__ = ["LESSON", "machine", "steps"]
-
-
-def machine() -> RingMachine:
-    """Return the machine of this lesson."""
-    return RingMachine("split", tables=3)
+__all__ = ["LESSON"]
 
 
 def steps(ring: RingMachine) -> Iterator[Step]:
@@ -104,4 +99,4 @@ def steps(ring: RingMachine) -> Iterator[Step]:
     )
 
 
-LESSON = Lesson("indirect", "Indirect descriptor tables", lambda: nullcontext(machine()), steps)
+LESSON = Lesson("indirect", "Indirect descriptor tables", lambda: nullcontext(RingMachine("split", tables=3)), steps)

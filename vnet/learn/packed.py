@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 
 from rings.chain import Chain
 from vnet.learn.ring_machine import RingMachine
-from vnet.learn.step import Cell, Lesson, Question, Step, yes_or_no
+from vnet.learn.step import Lesson, Question, Step, yes_or_no
 
-__all__ = ["LESSON", "machine", "steps"]
-
-
-def machine() -> RingMachine:
-    """Return the machine of this lesson."""
-    return RingMachine("packed")
+__all__ = ["LESSON"]
 
 
 def steps(ring: RingMachine) -> Iterator[Step]:
@@ -54,7 +49,10 @@ def steps(ring: RingMachine) -> Iterator[Step]:
         "2.8.6",
         add,
         lambda _: "desc[1] says AVAIL already, but the device looks at desc[0] first.",
-        yes_or_no("Does desc[0].flags change in this step?", lambda frame: "desc[0].flags" in _changed(frame.changes)),
+        yes_or_no(
+            "Does desc[0].flags change in this step?",
+            lambda frame: "desc[0].flags" in [cell.name for cell in frame.changes],
+        ),
     )
     yield Step(
         "The driver makes it available",
@@ -147,8 +145,4 @@ def steps(ring: RingMachine) -> Iterator[Step]:
     )
 
 
-def _changed(cells: Iterable[Cell]) -> set[str]:
-    return {cell.name for cell in cells}
-
-
-LESSON = Lesson("packed", "The packed ring and its wrap counters", lambda: nullcontext(machine()), steps)
+LESSON = Lesson("packed", "The packed ring and its wrap counters", lambda: nullcontext(RingMachine("packed")), steps)

@@ -10,14 +10,9 @@ from rings.chain import Chain
 from vnet.learn.ring_machine import RingMachine
 from vnet.learn.step import Lesson, Question, Step, yes_or_no
 
-__all__ = ["LESSON", "machine", "steps"]
+__all__ = ["LESSON"]
 
 QUESTION, ANSWER = b"hello", b"HELLO!"
-
-
-def machine() -> RingMachine:
-    """Return the machine of this lesson."""
-    return RingMachine("split")
 
 
 def steps(ring: RingMachine) -> Iterator[Step]:
@@ -144,4 +139,4 @@ def steps(ring: RingMachine) -> Iterator[Step]:
     )
 
 
-LESSON = Lesson("split", "One request through a split ring", lambda: nullcontext(machine()), steps)
+LESSON = Lesson("split", "One request through a split ring", lambda: nullcontext(RingMachine("split")), steps)

@@ -33,7 +33,7 @@ from drivers.contracts.events import (
     StatusChanged,
     Topic,
 )
-from rings.status import Status
+from rings.status import status_names
 from vnet.system.events import EventHub
 from vnet.system.limited import PER, LineLimit, repeated, shortened
 
@@ -68,8 +68,7 @@ def _problem(text: str, count: int = 1) -> LogEntry:
 
 
 def _status(event: StatusChanged) -> LogEntry:
-    names = [str(bit.name) for bit in Status if event.status & bit]
-    return LogEntry(DEBUG, f"status {' '.join(names) or 0}")
+    return LogEntry(DEBUG, f"status {' '.join(status_names(event.status)) or 0}")
 
 
 def _features(event: FeaturesNegotiated) -> LogEntry:

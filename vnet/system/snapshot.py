@@ -12,7 +12,7 @@ from drivers.bus.model import D, R
 from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import DriverQueue
 from rings.queue import QueueStatistics
-from rings.status import Status
+from rings.status import status_names
 from vnet.ends.base import End, SideName
 from vnet.system.device import Device
 from vnet.system.losses import drop_counts
@@ -178,7 +178,7 @@ def _driver_side(device: Device, host: str) -> DriverSideView:
         enumerated=True,
         name=virtio.name,
         binding=_binding(device.driver_host.virtio.binding(virtio)),
-        status=_status(virtio.status),
+        status=status_names(virtio.status),
         features=device.spec.virtio.table.describe(virtio.features),
         restarts=virtio.restarts,
         last_reset=ResetView(virtio.last_reset, virtio.repeats, virtio.pause),
@@ -200,7 +200,7 @@ def _device_side(device: Device, host: str) -> DeviceSideView:
         name=vhost.name,
         registers=device.back.registers(),
         binding=_binding(device.device_host.vhost.binding(vhost)),
-        status=_status(vhost.status),
+        status=status_names(vhost.status),
         device_features=vhost.table.describe(vhost.device_features),
         driver_features=vhost.table.describe(vhost.driver_features),
         features=vhost.table.describe(vhost.features),
@@ -263,7 +263,3 @@ def _queue(queue: DriverQueue | DeviceQueue, end: End, ring: QueueStatistics, *,
             batches=tuple(queue.batches),
         ),
     )
-
-
-def _status(status: Status) -> tuple[str, ...]:
-    return tuple(str(bit.name) for bit in Status if status & bit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import textwrap
 import types
 from collections.abc import Iterator, Mapping
@@ -175,7 +176,7 @@ def _items(kind: Any) -> Any:
 def _words(kind: Any) -> str:
     kind = _some(kind)
     if get_origin(kind) is Literal:
-        return " or ".join(f"`{_toml(value)}`" for value in get_args(kind))
+        return " or ".join(f"`{json.dumps(value)}`" for value in get_args(kind))
     if (items := _items(kind)) is not None:
         return f"list of {'tables' if attrs.has(items) else WORDS[items][1]}"
     return "table" if attrs.has(kind) else WORDS[kind][1]
@@ -184,17 +185,7 @@ def _words(kind: Any) -> str:
 def _default(key: Key) -> str:
     if key.default is attrs.NOTHING:
         return "*required*"
-    return f"`{_toml(key.default)}`" if key.plain_default else "-"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return str(value)
+    return f"`{json.dumps(key.default)}`" if key.plain_default else "-"
 
 
 def json_schema() -> dict[str, Any]:
