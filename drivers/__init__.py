@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         SocketTransport,
         Transport,
     )
-    from drivers.device_type import DeviceType, Side
     from drivers.devices.blk import Disk
     from drivers.devices.rpmsg import Endpoint, RpmsgBus
     from drivers.devices.scsi import Initiator
@@ -38,11 +37,11 @@ if TYPE_CHECKING:
     )
     from drivers.questions.answer import AnswerFlow
     from drivers.questions.ask import QuestionFlow
+    from drivers.virtio_type import Side, VirtioType
 
 __all__ = [
     "BUILT_IN_TRANSPORTS",
     "AnswerFlow",
-    "DeviceType",
     "Disk",
     "DriverError",
     "Endpoint",
@@ -70,6 +69,7 @@ __all__ = [
     "VirtioBound",
     "VirtioBus",
     "VirtioDevice",
+    "VirtioType",
 ]
 
 _NAMES: Mapping[str, Sequence[str]] = {
@@ -85,7 +85,6 @@ _NAMES: Mapping[str, Sequence[str]] = {
         "SocketTransport",
         "Transport",
     ),
-    "drivers.device_type": ("DeviceType", "Side"),
     "drivers.devices.blk": ("Disk",),
     "drivers.devices.rpmsg": ("Endpoint", "RpmsgBus"),
     "drivers.devices.scsi": ("Initiator",),
@@ -100,6 +99,7 @@ _NAMES: Mapping[str, Sequence[str]] = {
     ),
     "drivers.questions.answer": ("AnswerFlow",),
     "drivers.questions.ask": ("QuestionFlow",),
+    "drivers.virtio_type": ("Side", "VirtioType"),
 }
 
 __getattr__ = lazy_names(__name__, _NAMES)

@@ -21,12 +21,12 @@ import trio
 
 from drivers.bus.vhost import OfferedQueue, VhostBound
 from drivers.bus.virtio import QueueSpec, VirtioBound
-from drivers.device_type import DeviceType, Side
 from drivers.errors import DriverError, TransportLost
 from drivers.flow.figures import Traffic
 from drivers.flow.pump import pump
 from drivers.questions.answer import AnswerFlow
 from drivers.questions.ask import QuestionFlow
+from drivers.virtio_type import Side, VirtioType
 from rings.chain import Chain, copy_in, total
 from rings.features import EMPTY_TABLE
 from rings.formats import RING_FEATURES
@@ -154,7 +154,7 @@ class EntropySpec(DeviceSpec):
     limit: int = attrs.field(default=LIMIT, validator=must(lambda v: 1 <= v <= LIMIT, f"between 1 and {LIMIT} (bytes)"))
     """Most bytes per request."""
 
-    virtio = DeviceType(
+    virtio = VirtioType(
         DeviceId.ENTROPY,
         EMPTY_TABLE,
         RING_FEATURES,

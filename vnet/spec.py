@@ -11,8 +11,8 @@ import attrs
 from drivers.bus.back import Identity
 from drivers.carriers.options import ANY_UID, TransportOptions
 from drivers.contracts.events import SILENT, Reporter
-from drivers.device_type import DeviceType
 from drivers.fields import PATH_RULE, Must, fits_socket, is_path, must
+from drivers.virtio_type import VirtioType
 from rings.features import bits, mask
 from vnet.errors import FieldError, Keys
 from vnet.link.tlp import GENERATIONS, LANES, SIZES
@@ -226,7 +226,7 @@ class DeviceSpec:
     options: TransportOptions = attrs.field(default=TransportOptions(), metadata={"key": False})
     """Options of the transport; in a file they are keys of the device."""
 
-    virtio: ClassVar[DeviceType[Any, Any]]
+    virtio: ClassVar[VirtioType[Any, Any]]
     """The virtio device type; each subclass names its own."""
     queue_size_min: ClassVar[int] = 2
     """Smallest ``queue_size`` that the driver of this device type can use."""

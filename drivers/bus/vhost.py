@@ -117,7 +117,7 @@ class Joinable(Protocol):
 
 
 class VhostDriver(BusDriver, Protocol):
-    """A device type's device side, as `drivers.device_type.DeviceType.vhost_driver` makes it."""
+    """A device type's device side, as `drivers.virtio_type.VirtioType.vhost_driver` makes it."""
 
     def bind(self, device: VhostDevice) -> VhostBound[object]:
         """Return the device bound to its plug. Raises ProbeDeferred for a missing resource, ProbeError."""

@@ -148,7 +148,7 @@ class VirtioBound(ABC, Generic[S_co]):
 
 
 class VirtioDriver(BusDriver, Protocol):
-    """A device type's driver, as `drivers.device_type.DeviceType.virtio_driver` makes it."""
+    """A device type's driver, as `drivers.virtio_type.VirtioType.virtio_driver` makes it."""
 
     @property
     def table(self) -> FeatureTable: ...

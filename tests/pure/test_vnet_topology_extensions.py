@@ -64,7 +64,7 @@ class NoVirtio(DeviceSpec):
 BROKEN_KINDS = [
     ({"spec": dict}, "spec of device type new = <class 'dict'>: must be a class derived from DeviceSpec"),
     ({"spec": "net"}, "spec of device type new = 'net': must be a class derived from DeviceSpec"),
-    ({"spec": NoVirtio}, "virtio of device type new = None: must be a DeviceType"),
+    ({"spec": NoVirtio}, "virtio of device type new = None: must be a VirtioType"),
     ({"demo": 3}, "demo of device type new = 3: must be a Demo or None"),
     ({"serve": None}, "serve of device type new = None: must be a Serve"),
 ]

@@ -11,7 +11,7 @@ from drivers.bus.binding import BindState
 from drivers.bus.vhost import VhostDevice, VhostDriver
 from drivers.bus.virtio import VirtioDriver
 from drivers.contracts.hw import DmaBuffer
-from drivers.device_type import SideDriver
+from drivers.virtio_type import SideDriver
 from vnet.testing import FRAME, NetPair, Options, open_pair, unharmed
 
 settled = trio.testing.wait_all_tasks_blocked

@@ -12,10 +12,10 @@ import trio
 from drivers.bus.device_queue import OfferedQueue
 from drivers.bus.vhost import VhostBound
 from drivers.bus.virtio import QueueSpec, VirtioBound
-from drivers.device_type import DeviceType, Side
 from drivers.flow.figures import Traffic
 from drivers.flow.pump import pump
 from drivers.questions.answer import AnswerFlow
+from drivers.virtio_type import Side, VirtioType
 from rings.features import EMPTY_TABLE
 from rings.formats import RING_FEATURES
 from rings.memory import Addr
@@ -50,7 +50,7 @@ class WildDriver(VirtioBound[Settings]):
 
 @attrs.frozen
 class WildSpec(DeviceSpec):
-    virtio = DeviceType(
+    virtio = VirtioType(
         4, EMPTY_TABLE, RING_FEATURES, driver=Side("wild", WildDriver), device=Side("vhost_wild", WildDevice)
     )
 

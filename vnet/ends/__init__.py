@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from drivers.device_type import DeviceType
+from drivers.virtio_type import VirtioType
 from vnet.ends.base import End, Figures, OpenContext, PlainEnd
 from vnet.ends.blk import BLK
 from vnet.ends.kind import DeviceKind
@@ -43,7 +43,7 @@ def _check(name: str, kind: DeviceKind[Any, Any]) -> None:
     if not (isinstance(spec, type) and issubclass(spec, DeviceSpec)):
         raise ValueError(f"spec of device type {name} = {spec!r}: must be a class derived from DeviceSpec")
     parts: dict[str, tuple[object, type | tuple[type, ...], str]] = {
-        "virtio": (getattr(spec, "virtio", None), DeviceType, "a DeviceType"),
+        "virtio": (getattr(spec, "virtio", None), VirtioType, "a VirtioType"),
         "demo": (kind.demo, (Demo, type(None)), "a Demo or None"),
         "serve": (kind.serve, Serve, "a Serve"),
     }

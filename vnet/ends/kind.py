@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from drivers.carriers.vhost_user import OwnConfig
-from drivers.device_type import DeviceType
 from drivers.mediator import Mediator
+from drivers.virtio_type import VirtioType
 from vnet.ends.base import End, OpenContext, SideName
 from vnet.ends.running import Demo, Exercise
 from vnet.ends.serve import Serve
@@ -25,7 +25,7 @@ EndsT = TypeVar("EndsT", bound=tuple[End, End])
 
 @attrs.frozen(eq=False)
 class DeviceKind(Generic[SpecT, EndsT]):
-    """A device type. Only its record in a topology and its ends are required."""
+    """A device type of vnet: one of virtio, with its ends. Only the ends and the record in a topology are required."""
 
     spec: type[SpecT]
     """Class of its record in a topology, which names the virtio device type with its two drivers."""
@@ -49,7 +49,7 @@ class DeviceKind(Generic[SpecT, EndsT]):
     """Exercise for tests, see `vnet.testing.exercises`; None if the type has none."""
 
     @property
-    def virtio(self) -> DeviceType[Any, Any]:
+    def virtio(self) -> VirtioType[Any, Any]:
         """The virtio device type: its id, its features and its two drivers."""
         return self.spec.virtio
 

@@ -1,10 +1,10 @@
 """virtio-blk and vhost-blk (VIRTIO 1.4 section 5.2)."""
 
-from drivers.device_type import DeviceType, Side
 from drivers.devices.blk.device.device import BlkPlug, BoundVhostBlk
 from drivers.devices.blk.driver.disk import Disk, DiskError, DiskRequest
 from drivers.devices.blk.driver.driver import BlkSettings, BoundVirtioBlk
 from drivers.devices.blk.layout import SUPPORTED, TABLE, BlkFeature, BlkStatus, RequestType
+from drivers.virtio_type import Side, VirtioType
 from rings.ids import DeviceId
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "RequestType",
 ]
 
-BLK = DeviceType(
+BLK = VirtioType(
     DeviceId.BLOCK,
     TABLE,
     SUPPORTED,

@@ -1,15 +1,15 @@
 """virtio-net and vhost-net (VIRTIO 1.4 section 5.1)."""
 
-from drivers.device_type import DeviceType, Side, join
 from drivers.devices.net.device.device import NetPlug
 from drivers.devices.net.driver.driver import BoundVirtioNet
 from drivers.devices.net.layout import SUPPORTED, TABLE, NetFeature
 from drivers.devices.net.mediated import MediatedNetPlug, NetMediator
+from drivers.virtio_type import Side, VirtioType, join
 from rings.ids import DeviceId
 
 __all__ = ["NET", "MediatedNetPlug", "NetFeature", "NetMediator", "NetPlug"]
 
-NET = DeviceType(
+NET = VirtioType(
     DeviceId.NET,
     TABLE,
     SUPPORTED,

@@ -1,12 +1,12 @@
 """virtio_rpmsg and vhost_rpmsg: messages between endpoints of two machines (virtio device id 7)."""
 
-from drivers.device_type import DeviceType, Side, join
 from drivers.devices.rpmsg.bus import RpmsgBus, RpmsgStatistics
 from drivers.devices.rpmsg.device.device import RpmsgPlug
 from drivers.devices.rpmsg.driver.driver import BoundVirtioRpmsg, RpmsgSettings
 from drivers.devices.rpmsg.endpoint import Endpoint, EndpointStatistics
 from drivers.devices.rpmsg.layout import SUPPORTED, TABLE, RpmsgConfig, RpmsgFeature
 from drivers.devices.rpmsg.mediated import MediatedRpmsgPlug, RpmsgMediator
+from drivers.virtio_type import Side, VirtioType, join
 from rings.ids import DeviceId
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "RpmsgStatistics",
 ]
 
-RPMSG = DeviceType(
+RPMSG = VirtioType(
     DeviceId.RPMSG,
     TABLE,
     SUPPORTED,

@@ -1,6 +1,5 @@
 """virtio-scsi and vhost-scsi (VIRTIO 1.4 section 5.6)."""
 
-from drivers.device_type import DeviceType, Side
 from drivers.devices.scsi.device.device import BoundVhostScsi
 from drivers.devices.scsi.device.disk import LogicalUnit
 from drivers.devices.scsi.device.domain import ScsiDomain
@@ -22,6 +21,7 @@ from drivers.devices.scsi.layout import (
     Tmf,
 )
 from drivers.devices.scsi.sense import Asc, Sense, SenseKey
+from drivers.virtio_type import Side, VirtioType
 from rings.ids import DeviceId
 
 __all__ = [
@@ -49,7 +49,7 @@ __all__ = [
     "Tmf",
 ]
 
-SCSI = DeviceType(
+SCSI = VirtioType(
     DeviceId.SCSI,
     TABLE,
     SUPPORTED,

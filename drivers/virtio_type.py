@@ -1,6 +1,6 @@
-"""A device type: one record of its ids, its features, and the classes of its two sides.
+"""A device type of virtio: one record of its ids, its features, and the classes of its two sides.
 
-    ENTROPY = DeviceType(
+    ENTROPY = VirtioType(
         DeviceId.ENTROPY,
         EMPTY_TABLE,
         RING_FEATURES,
@@ -25,7 +25,7 @@ from drivers.bus.vhost import Joinable, VhostBound, VhostDevice, VhostDriver
 from drivers.bus.virtio import DriverSettings, VirtioBound, VirtioDevice, VirtioDriver
 from rings.features import FeatureTable, RingFeature, mask
 
-__all__ = ["DeviceType", "Side", "join"]
+__all__ = ["Side", "VirtioType", "join"]
 
 D = TypeVar("D", bound=BusDevice)
 B = TypeVar("B")
@@ -63,8 +63,11 @@ class SideDriver(Generic[D, S, B]):
 
 
 @attrs.frozen
-class DeviceType(Generic[S, P]):
-    """A device type. ``S`` and ``P`` are the settings of its driver and of its device."""
+class VirtioType(Generic[S, P]):
+    """A device type of virtio. ``S`` and ``P`` are the settings of its driver and of its device.
+
+    Its ends, options and demonstration are not part of it: `vnet.ends.kind.DeviceKind` has them.
+    """
 
     device_id: int
     """Virtio device id (VIRTIO 1.4 section 5)."""

@@ -10,12 +10,12 @@ from drivers.bus.back import UNCLASSIFIED
 from drivers.bus.model import MatchId
 from drivers.bus.vhost import VhostBound, VhostDevice
 from drivers.bus.virtio import ConfigOps, VirtioBound, VirtioDevice
-from drivers.device_type import DeviceType, Side
 from drivers.devices.blk import BLK
 from drivers.devices.net import NET
 from drivers.devices.rpmsg import RPMSG
 from drivers.devices.scsi import SCSI
 from drivers.errors import ProbeDeferred
+from drivers.virtio_type import Side, VirtioType
 from rings.features import EMPTY_TABLE, RingFeature
 from rings.formats import RING_FEATURES
 
@@ -37,7 +37,7 @@ class BoundDevice(VhostBound[str]):
     async def run(self) -> None: ...
 
 
-CLOCK = DeviceType(
+CLOCK = VirtioType(
     17,
     EMPTY_TABLE,
     RING_FEATURES,
