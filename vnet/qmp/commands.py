@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
@@ -17,6 +17,7 @@ from vnet.ends import DEVICE_TYPES
 from vnet.ends.settings import change_setting
 from vnet.names import named
 from vnet.qmp.codec import NEGOTIATE, QmpError
+from vnet.qmp.events import EVENTS
 from vnet.qmp.qapi import Empty, QapiRecord, to_wire
 from vnet.system.config_spaces import take_config_spaces
 from vnet.system.snapshot import queue_sides, take_ring, take_snapshot, take_status
@@ -38,6 +39,8 @@ class Context:
     """The objects that commands use."""
 
     world: World
+    listen: Callable[[Collection[str]], None] = lambda _: None
+    """Chooses the events that the client gets, by name."""
 
 
 @attrs.frozen
@@ -113,6 +116,22 @@ class CommandInfo(QapiRecord):
 async def _query_commands(_: Context, __: Empty) -> object:
     """Return the names of all commands."""
     return [CommandInfo(name) for name in COMMANDS]
+
+
+@attrs.frozen
+class EventChoice(QapiRecord):
+    """Arguments that choose events."""
+
+    events: tuple[str, ...] = tuple(EVENTS)
+    """Names of the events; default: all."""
+
+
+async def _set_events(context: Context, arguments: EventChoice) -> object:
+    """Send these events to this client from now on, and no others."""
+    for name in arguments.events:
+        named("event", EVENTS, name, QmpError, "Parameter 'events': ")
+    context.listen(arguments.events)
+    return DONE
 
 
 # The system
@@ -237,6 +256,7 @@ COMMANDS: Mapping[str, Command[Any]] = {
     NEGOTIATE: Command(Negotiation, Empty, _negotiate),
     "query-version": Command(Empty, VersionInfo, _query_version),
     "query-commands": Command(Empty, tuple[CommandInfo, ...], _query_commands),
+    "set-events": Command(EventChoice, Empty, _set_events),
     "query-status": Command(Empty, StatusInfo, _query_status),
     "query-vnet": Command(Empty, SystemView, _query_vnet),
     "query-vnet-status": Command(Empty, StatusView, _query_vnet_status),

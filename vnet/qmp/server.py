@@ -10,7 +10,6 @@ import trio
 
 from vnet.linux.unix_socket import accept, listen, owner_uid
 from vnet.qmp.codec import QmpError
-from vnet.qmp.commands import Context
 from vnet.qmp.session import Session, reject
 from vnet.system.world import World
 
@@ -58,6 +57,6 @@ class ControlServer:
         """Serve one client until it disconnects. Its requests and pauses do not disturb other clients."""
         self._clients += 1
         try:
-            await Session(stream, Context(self._world), self.quit).run()
+            await Session(stream, self._world, self.quit).run()
         finally:
             self._clients -= 1

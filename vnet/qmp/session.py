@@ -1,8 +1,10 @@
-"""The conversation with one client: greeting, negotiation, then commands, answered one by one."""
+"""The conversation with one client: greeting, negotiation, then commands, answered one by one, and events."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from contextlib import suppress
 
 import trio
 
@@ -10,7 +12,10 @@ from drivers.contracts.events import ControlCommanded, Source
 from vnet.qmp import codec
 from vnet.qmp.codec import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.qmp.commands import Context, execute, version
+from vnet.qmp.event_queue import EventQueue
+from vnet.qmp.events import Shutdown
 from vnet.qmp.qapi import to_wire
+from vnet.system.world import World
 
 __all__ = ["MESSAGE_MAX", "Session", "reject"]
 
@@ -20,6 +25,8 @@ CHUNK = 16 << 10
 """Bytes of a read from a client."""
 PATIENCE = 30.0
 """Seconds between the first and the last byte of a command."""
+FAREWELL = 0.2
+"""Seconds that a client may take to read the last events before the system ends."""
 LINGER = 1.0
 """Seconds that a client may take to read the error before we close the connection."""
 
@@ -27,21 +34,41 @@ LINGER = 1.0
 class Session:
     """The conversation with one client. Sets ``end`` after the reply to the command quit."""
 
-    def __init__(self, stream: trio.abc.Stream, context: Context, end: trio.Event) -> None:
+    def __init__(self, stream: trio.abc.Stream, world: World, end: trio.Event) -> None:
         self._stream = stream
-        self._context = context
+        self._world = world
+        self._events = EventQueue(world.events)
+        self._context = Context(world, self._events.choose)
         self._end = end
         self._negotiated = False
+        self._sending = trio.Lock()
+        self._is_cut = False  # whether the last message was sent in part
 
     async def run(self) -> None:
         """Serve the client until it disconnects, or does not keep to the limits."""
+        gone, error = False, None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_events)
+                error = await self._converse_to_the_end()
+                nursery.cancel_scope.cancel()
+            gone = True
+        finally:
+            self._events.close()
+            if not gone:
+                await self._say_farewell()
+        if error is not None and not self._is_cut:
+            await reject(self._stream, error)
+
+    async def _converse_to_the_end(self) -> QmpError | None:
+        """Return the reason why the client is refused; None if it disconnected."""
         try:
             await self._converse()
         except (TooLong, trio.TooSlowError) as exc:
-            why = str(exc) or f"a message must be complete within {PATIENCE:g} s"
-            await reject(self._stream, QmpError(why))
+            return QmpError(str(exc) or f"a message must be complete within {PATIENCE:g} s")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        return None
 
     async def _converse(self) -> None:
         framer, deadline = Framer(MESSAGE_MAX), math.inf
@@ -60,8 +87,26 @@ class Session:
         with trio.fail_at(deadline):
             return bytes(await self._stream.receive_some(CHUNK))
 
-    async def _send(self, message: dict[str, object]) -> None:
-        await self._stream.send_all(codec.emit(message))
+    async def _send(self, message: Mapping[str, object]) -> None:
+        async with self._sending:
+            self._is_cut = True
+            await self._stream.send_all(codec.emit(message))
+            self._is_cut = False
+
+    async def _send_events(self) -> None:
+        """Send the chosen events until cancelled, or until the client is gone."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while True:
+                for message in await self._events.take():
+                    await self._send(message)
+
+    async def _say_farewell(self) -> None:
+        """Send the last events to a client that reads, because the system ends."""
+        shutdown = Shutdown(guest=False, reason="host-qmp-quit" if self._end.is_set() else "host-signal")
+        with trio.move_on_after(FAREWELL, shield=True), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            if not self._is_cut:
+                for message in self._events.farewell(shutdown):
+                    await self._send(message)
 
     async def _answer(self, message: bytes) -> tuple[dict[str, object], str]:
         """Execute the command in a message; return the reply, and the name of the command if it succeeded, else ""."""
@@ -94,7 +139,7 @@ class Session:
             raise QmpError(f"Expecting capabilities negotiation with '{NEGOTIATE}'", "CommandNotFound")
 
     def _report(self, command: str, error: str = "") -> None:
-        if (emit := self._context.world.events.control) is not None:
+        if (emit := self._world.events.control) is not None:
             emit(ControlCommanded(trio.current_time(), Source(), command, error))
 
 

@@ -1,0 +1,249 @@
+"""The events of the control socket: for each, the record of its data, and the record of the system that it is made of.
+
+`EVENTS` is the one table of them: the queues of clients, the schema and the reference are made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import attrs
+
+from drivers.contracts.events import (
+    BackEndMoved,
+    BindMoved,
+    DeviceReset,
+    Event,
+    FaultInjected,
+    FeaturesNegotiated,
+    LinkMoved,
+    NeedsResetSet,
+    NotificationsRescued,
+    PacketsDropped,
+    PortLost,
+    QueueEnabled,
+    QueueStopped,
+    Source,
+    StatusChanged,
+)
+from vnet.qmp.qapi import QapiRecord
+
+__all__ = ["BY_RECORD", "EVENTS", "LOST", "SHUTDOWN", "EventKind", "EventsLost", "Shutdown", "event_data"]
+
+SHUTDOWN = "SHUTDOWN"
+LOST = "VNET_EVENTS_LOST"
+
+
+@attrs.frozen(kw_only=True)
+class Place(QapiRecord):
+    """Place of an event; names that do not apply are left out."""
+
+    device: str | None = None
+    """Name of the device."""
+    host: str | None = None
+    """Name of the host."""
+    side: Literal["driver", "device"] | None = None
+    """Side of the device that reports the event."""
+
+
+@attrs.frozen(kw_only=True)
+class QueuePlace(Place):
+    """Place of an event, with the queue."""
+
+    queue: str | None = None
+    """Name of the queue, such as transmitq1."""
+
+
+@attrs.frozen(kw_only=True)
+class LinkState(QapiRecord):
+    """State of a link."""
+
+    link: str
+    """Name of the link."""
+    epoch: int
+    """Number of the epoch that begins, or is over."""
+
+
+@attrs.frozen(kw_only=True)
+class Fault(QapiRecord):
+    """An injected fault."""
+
+    link: str
+    """Name of the link."""
+    request: str
+    """Kind of request, such as doorbell."""
+    fault: str
+
+
+@attrs.frozen(kw_only=True)
+class DeviceStatus(Place):
+    """A new device status."""
+
+    status: int
+    """Bits of VIRTIO 1.4 section 2.1."""
+
+
+@attrs.frozen(kw_only=True)
+class Features(Place):
+    """Negotiated features."""
+
+    names: tuple[str, ...]
+    """Names of the accepted features."""
+
+
+@attrs.frozen(kw_only=True)
+class Reset(Place):
+    """A reset."""
+
+    cause: str | None = None
+    """Reason of the driver; absent at the device's side, which gets none."""
+    repeats: int
+    """Resets in a row for that reason, this one included; 0 at the device's side."""
+
+
+@attrs.frozen(kw_only=True)
+class Cause(Place):
+    """The reason of an event."""
+
+    cause: str
+
+
+@attrs.frozen(kw_only=True)
+class QueueSize(QueuePlace):
+    """An enabled queue."""
+
+    num: int
+    """Size in descriptors."""
+
+
+@attrs.frozen(kw_only=True)
+class QueueFault(QueuePlace):
+    """A broken queue."""
+
+    cause: str
+    """Rule that the other side violated, or access that failed."""
+    section: str | None = None
+    """Section of VIRTIO 1.4 with the rule."""
+
+
+@attrs.frozen(kw_only=True)
+class DriverState(Place):
+    """State of a device on its bus."""
+
+    driver: str | None = None
+    """Name of the driver; absent if there is none."""
+    state: str
+    """New state, such as bound or deferred."""
+    why: str | None = None
+    """Reason why the driver waits or failed."""
+
+
+@attrs.frozen(kw_only=True)
+class Loss(Place):
+    """A lost port or back end."""
+
+    why: str
+
+
+@attrs.frozen(kw_only=True)
+class Connection(Place):
+    """A connected back end."""
+
+    connections: int
+    """Connections so far, this one included."""
+
+
+@attrs.frozen(kw_only=True)
+class Drops(QueuePlace):
+    """Dropped packets."""
+
+    place: str
+    """Counter, such as port or received."""
+    cause: str
+    count: int
+    """Packets since the last event with this place and cause."""
+
+
+@attrs.frozen(kw_only=True)
+class Rescues(QueuePlace):
+    """Lost notifications."""
+
+    count: int
+    """Lost notifications since the last event of this queue."""
+
+
+@attrs.frozen(kw_only=True)
+class Shutdown(QapiRecord):
+    """The end of the system."""
+
+    guest: bool
+    """Always false: no driver can end the system."""
+    reason: Literal["host-qmp-quit", "host-signal"]
+    """The command quit; or a signal, or the end of the program of `vnet up --exec`."""
+
+
+@attrs.frozen(kw_only=True)
+class EventsLost(QapiRecord):
+    """Events that the client did not get."""
+
+    count: int
+    """Events since the last one before this."""
+
+
+@attrs.frozen
+class EventKind:
+    """An event of the control socket."""
+
+    about: str
+    data: type[QapiRecord]
+    """Record of the data."""
+    record: type[Event] | None = None
+    """Record of the system that it is made of; None if the server makes it."""
+    when: Callable[[Any], bool] = lambda _: True
+    """Returns whether it is made of this record."""
+
+
+EVENTS: Mapping[str, EventKind] = {
+    "VNET_LINK_UP": EventKind("A link went up.", LinkState, LinkMoved, lambda event: event.up),
+    "VNET_LINK_DOWN": EventKind("A link went down.", LinkState, LinkMoved, lambda event: not event.up),
+    "VNET_FAULT_INJECTED": EventKind("A link injected a fault.", Fault, FaultInjected),
+    "VNET_DEVICE_STATUS_CHANGED": EventKind("The device status changed.", DeviceStatus, StatusChanged),
+    "VNET_FEATURES_NEGOTIATED": EventKind("The driver set FEATURES_OK.", Features, FeaturesNegotiated),
+    "VNET_DEVICE_RESET": EventKind("The driver reset the device.", Reset, DeviceReset),
+    "VNET_DEVICE_NEEDS_RESET": EventKind("The device set DEVICE_NEEDS_RESET.", Cause, NeedsResetSet),
+    "VNET_QUEUE_ENABLED": EventKind("A queue became usable.", QueueSize, QueueEnabled),
+    "VNET_QUEUE_STOPPED": EventKind("A queue was stopped.", QueuePlace, QueueStopped, lambda event: not event.cause),
+    "VNET_QUEUE_BROKEN": EventKind("A queue broke.", QueueFault, QueueStopped, lambda event: bool(event.cause)),
+    "VNET_DRIVER_STATE_CHANGED": EventKind("A device changed its state on its bus.", DriverState, BindMoved),
+    "VNET_PORT_LOST": EventKind("A port was removed while it was used.", Loss, PortLost),
+    "VNET_BACK_END_CONNECTED": EventKind(
+        "A vhost-user back end connected.", Connection, BackEndMoved, lambda event: event.connected
+    ),
+    "VNET_BACK_END_DISCONNECTED": EventKind(
+        "A vhost-user back end disconnected.", Loss, BackEndMoved, lambda event: not event.connected
+    ),
+    "VNET_PACKETS_DROPPED": EventKind("Packets were dropped. Once a second at most.", Drops, PacketsDropped),
+    "VNET_NOTIFICATIONS_RESCUED": EventKind(
+        "Re-checks found work whose notification was lost. Once a second at most.", Rescues, NotificationsRescued
+    ),
+    LOST: EventKind("The client read too slowly, and events after the last one were dropped.", EventsLost),
+    SHUTDOWN: EventKind("The system ends.", Shutdown),
+}
+"""Events by name."""
+BY_RECORD: Mapping[type[Event], Mapping[str, EventKind]] = {
+    record: {name: kind for name, kind in EVENTS.items() if kind.record is record}
+    for record in dict.fromkeys(kind.record for kind in EVENTS.values())
+    if record is not None
+}
+"""Events by the record that they are made of."""
+PLACE = frozenset(field.name for field in attrs.fields(Source))
+
+
+def event_data(kind: EventKind, event: Event) -> QapiRecord:
+    """Return the data of a record: the names of its place, and its fields. Optional members that are empty are None."""
+    values: dict[str, Any] = {}
+    for field in attrs.fields(kind.data):
+        value = getattr(event.source if field.name in PLACE else event, field.name)
+        values[field.name] = None if field.default is None and value == "" else value
+    return kind.data(**values)
