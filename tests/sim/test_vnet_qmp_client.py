@@ -13,7 +13,7 @@ import trio
 from vnet.errors import ControlError
 from vnet.linux.unix_socket import connect
 from vnet.qmp import client
-from vnet.qmp.client import ask, exchange
+from vnet.qmp.client import Connection, ask
 from vnet.qmp.server import ControlServer
 from vnet.system.state import socket_path
 from vnet.system.world import World, open_world
@@ -44,7 +44,7 @@ async def talk(server: Callable[[trio.abc.Stream], Awaitable[None]], command: st
         nursery.start_soon(server, stream)
         result: object
         try:
-            result = await in_thread(exchange, ours, command, {})
+            result = await in_thread(Connection(ours).ask, command)
         except ControlError as error:
             result = error
         nursery.cancel_scope.cancel()
@@ -92,3 +92,22 @@ def test_a_server_that_does_not_answer_is_given_up(made_run_dir: Path, impatient
         silent.listen()
         with pytest.raises(ControlError, match=f"{NAME} does not answer within 0.2 s"):
             ask(NAME, "query-vnet")
+
+
+async def test_a_connection_takes_one_command_after_another(world: World) -> None:
+    ours, theirs = socket.socketpair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ControlServer(world).converse, trio.SocketStream(trio.socket.from_stdlib_socket(theirs)))
+        connection = Connection(ours, timeout=60)
+        for _ in range(3):
+            actual = await in_thread(connection.ask, "query-vnet")
+            assert isinstance(actual, dict)
+            assert actual["name"] == NAME
+        with pytest.raises(ControlError, match="has not been found"):
+            await in_thread(connection.ask, "moon")
+        assert await in_thread(connection.ask, "query-commands")
+        nursery.cancel_scope.cancel()
+    theirs.close()
+    with pytest.raises(ControlError, match="reply to query-vnet"):
+        await in_thread(connection.ask, "query-vnet")
+    ours.close()

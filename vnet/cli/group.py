@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "down": ("vnet.cli.down", "End a running system, or clean up after a killed one."),
     "show": ("vnet.cli.show", "Print hosts, links, devices and traffic."),
     "graph": ("vnet.cli.graph", "Draw a topology FILE, or a running system with its states."),
+    "top": ("vnet.cli.top", "Show rates of devices and queues while a system runs."),
     "metrics": ("vnet.cli.metrics", "Print the figures of a running system for Prometheus."),
     "lspci": ("vnet.cli.lspci", "Print the PCI functions of a system, as lspci does."),
     "ps": ("vnet.cli.ps", "List the systems of this user."),

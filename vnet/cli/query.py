@@ -9,14 +9,18 @@ from vnet.errors import ControlError
 from vnet.qmp.client import ask
 from vnet.views.parse import from_plain
 
-__all__ = ["query"]
+__all__ = ["parse", "query"]
 
 T = TypeVar("T")
 
 
 def query(name: str, record: type[T], command: str, arguments: Mapping[str, object] | None = None) -> T:
     """Return the answer of the system ``name`` to a command. Raises ControlError, OSError."""
-    raw = ask(name, command, arguments)
+    return parse(name, record, ask(name, command, arguments))
+
+
+def parse(name: str, record: type[T], raw: object) -> T:
+    """Return an answer of the system ``name`` as a record. Raises ControlError."""
     try:
         return from_plain(record, raw)
     except ValueError as exc:

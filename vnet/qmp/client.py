@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from vnet.errors import ControlError
@@ -13,7 +14,7 @@ from vnet.qmp import codec
 from vnet.qmp.codec import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.system.state import socket_path
 
-__all__ = ["ask", "exchange"]
+__all__ = ["Connection", "ask", "connect"]
 
 REPLY_MAX = 16 << 20
 """Bytes of the longest reply."""
@@ -50,16 +51,75 @@ def ask(
 
     A system that does not reply within ``timeout`` seconds (default: `PATIENCE`) is a ControlError.
     """
+    with connect(name, timeout, directory) as connection:
+        return connection.ask(command, arguments)
+
+
+@contextmanager
+def connect(name: str, timeout: float | None = None, directory: Path | None = None) -> Iterator[Connection]:
+    """Open a connection to the system ``name`` for several commands. Raises ControlError, OSError.
+
+    Each command may take ``timeout`` seconds (default: `PATIENCE`), the first one and the connection together.
+    """
     timeout = PATIENCE if timeout is None else timeout
     deadline = _Deadline(timeout)
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            _connect(connection, os.fspath(socket_path(name, directory)), deadline)
-            return exchange(connection, command, arguments or {}, deadline)
+        with socket.socket(socket.AF_UNIX) as opened:
+            _connect(opened, os.fspath(socket_path(name, directory)), deadline)
+            yield Connection(opened, timeout, deadline)
     except TimeoutError:
         raise ControlError(f"{name} does not answer within {timeout:g} s") from None
     except (FileNotFoundError, ConnectionRefusedError):
         raise ControlError(f"{name} is not running; try: vnet up --name {name}") from None
+
+
+class Connection:
+    """A connection to a control socket. The first command negotiates before.
+
+    A command may take ``timeout`` seconds, None: any time; the first one ends by the ``deadline``, if one is given.
+    """
+
+    def __init__(
+        self, connected: socket.socket, timeout: float | None = None, deadline: _Deadline | None = None
+    ) -> None:
+        self._socket = connected
+        self._timeout = timeout
+        self._deadline = deadline
+        self._framer = Framer(REPLY_MAX)
+        self._messages: list[dict[str, object]] = []
+        self._negotiated = False
+
+    def ask(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        """Return the result of a command. Raises ControlError, with the server's message if it refused.
+
+        Raises TimeoutError after the deadline.
+        """
+        if self._negotiated:
+            self._deadline = None if self._timeout is None else _Deadline(self._timeout)
+        try:
+            if not self._negotiated:
+                _expect("QMP", self._reply())
+                self._execute({"execute": NEGOTIATE})
+                self._negotiated = True
+            return self._execute({"execute": command, "arguments": dict(arguments or {})})
+        except EOFError:
+            raise ControlError(f"the system closed the connection before it replied to {command}") from None
+        except (QmpError, TooLong, ConnectionError) as exc:
+            raise ControlError(f"unexpected reply to {command}: {exc}") from None
+
+    def _execute(self, request: Mapping[str, object]) -> object:
+        self._socket.sendall(codec.emit(request))
+        return _expect("return", self._reply())
+
+    def _reply(self) -> dict[str, object]:
+        """Return the next message. Raises EOFError at the end of the connection."""
+        while not self._messages:
+            self._socket.settimeout(None if self._deadline is None else self._deadline.left())
+            data = self._socket.recv(CHUNK)
+            if not data:
+                raise EOFError
+            self._messages.extend(map(codec.parse, self._framer.feed(data)))
+        return self._messages.pop(0)
 
 
 def _connect(connection: socket.socket, path: str, deadline: _Deadline) -> None:
@@ -70,35 +130,6 @@ def _connect(connection: socket.socket, path: str, deadline: _Deadline) -> None:
             return connection.connect(path)
         except BlockingIOError:
             time.sleep(RETRY)
-
-
-def exchange(
-    connection: socket.socket, command: str, arguments: Mapping[str, object], deadline: _Deadline | None = None
-) -> object:
-    """Execute one command over a new connection. Raises ControlError, with the server's message if it refused.
-
-    Raises TimeoutError after the ``deadline``.
-    """
-    framer = Framer(REPLY_MAX)
-    messages: list[dict[str, object]] = []
-
-    def reply() -> dict[str, object]:
-        while not messages:
-            connection.settimeout(deadline.left() if deadline is not None else None)
-            data = connection.recv(CHUNK)
-            if not data:
-                raise ControlError(f"the system closed the connection before it replied to {command}")
-            messages.extend(map(codec.parse, framer.feed(data)))
-        return messages.pop(0)
-
-    try:
-        _expect("QMP", reply())
-        for request in ({"execute": NEGOTIATE}, {"execute": command, "arguments": dict(arguments)}):
-            connection.sendall(codec.emit(request))
-            result = _expect("return", reply())
-        return result
-    except (QmpError, TooLong, ConnectionError) as exc:
-        raise ControlError(f"unexpected reply to {command}: {exc}") from None
 
 
 def _expect(key: str, message: Mapping[str, object]) -> object:

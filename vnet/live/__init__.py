@@ -1,0 +1,1 @@
+"""Rates of a running system, from two looks at it."""
