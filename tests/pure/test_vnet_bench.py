@@ -34,7 +34,7 @@ from vnet.bench.rpmsg import RpmsgFigures, RpmsgResults
 from vnet.bench.suites import CARRIERS, NET, SUITES, BenchOptions
 from vnet.cli.bench import SHOW, command
 from vnet.cli.bench_tables import bucket_names, rpmsg_table, tables
-from vnet.ends.net.end import NetSpec
+from vnet.ends.net import NetSpec
 from vnet.system.snapshot import QueueRow
 from vnet.transports import TRANSPORTS
 from vnet.views.system import QueueCounters

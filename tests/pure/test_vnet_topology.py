@@ -9,7 +9,7 @@ import pytest
 from rings.features import RingFeature
 from support.paths import TOPOLOGIES
 from support.topologies import TWO_HOSTS
-from vnet.ends.net.end import net_specs
+from vnet.ends.net import net_specs
 from vnet.errors import ConfigError
 from vnet.topology import DEFAULT, load, parse
 
@@ -45,7 +45,7 @@ def test_the_built_in_topology_is_two_hosts_a_link_and_a_network_device() -> Non
     topology = parse(DEFAULT)
     assert list(topology.hosts) == ["rc", "ep"]
     assert (topology.links["pcie0"].root, topology.links["pcie0"].endpoint) == ("rc", "ep")
-    device = net_specs(topology)["net0"]
+    device = net_specs(topology.devices)["net0"]
     assert (device.type, device.transport, device.link, device.function) == ("net", "pci", "pcie0", 0)
     assert device.driver.addresses == ("198.18.0.1/24", "2001:2::1/64")
     assert device.device.addresses == ("198.18.0.2/24", "2001:2::2/64")
@@ -53,7 +53,7 @@ def test_the_built_in_topology_is_two_hosts_a_link_and_a_network_device() -> Non
 
 def test_a_missing_key_has_a_default() -> None:
     topology = parse(BASE)
-    device = net_specs(topology)["net0"]
+    device = net_specs(topology.devices)["net0"]
     assert topology.hosts["rc"].memory == 128
     assert (device.type, device.transport, device.queue_size, device.mtu) == ("net", "pci", 256, 1500)
     assert (device.features_off, device.features_off_mask()) == ((), 0)

@@ -8,7 +8,7 @@ import pytest
 
 from drivers.transports.epf_mailbox import MailboxOptions
 from support.topologies import TWO_HOSTS
-from vnet.ends.net.end import net_specs
+from vnet.ends.net import net_specs
 from vnet.errors import ConfigError
 from vnet.linux.netns import Route
 from vnet.topology import parse
@@ -87,7 +87,7 @@ REFUSED = {
 
 def test_a_device_of_another_program_has_one_end_here() -> None:
     topology = parse(ABROAD)
-    [device] = net_specs(topology).values()
+    [device] = net_specs(topology.devices).values()
     assert device.foreign
     hosts = topology.ends(device)
     assert hosts == ("rc", "/tmp/net0.sock")
@@ -114,7 +114,7 @@ def test_a_mailbox_may_be_polled() -> None:
 
 def test_routes_are_networks_with_or_without_a_router() -> None:
     text = "driver = { routes = ['198.18.1.0/24 via 198.18.0.2', '2001:2:0:1::/64'], forward = true }"
-    port = net_specs(parse(LINKED + text))["net0"].driver
+    port = net_specs(parse(LINKED + text).devices)["net0"].driver
     assert port.forward
     assert [Route.parse(route) for route in port.routes] == [
         Route(ip_network("198.18.1.0/24"), ip_address("198.18.0.2")),

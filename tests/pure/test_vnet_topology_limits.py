@@ -12,7 +12,7 @@ import pytest
 from support.topologies import refusal
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.blk import DiskSpec, DiskStoreSpec
-from vnet.ends.net.end import NetSpec, PortSpec
+from vnet.ends.net import NetSpec, PortSpec
 from vnet.ends.rpmsg import ChannelSpec, RpmsgEndSpec
 from vnet.ends.scsi import InitiatorSpec, LunSpec, TargetsSpec
 from vnet.errors import ConfigError

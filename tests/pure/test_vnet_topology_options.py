@@ -12,7 +12,7 @@ from drivers.carriers.options import TransportOptions
 from drivers.carriers.transport import LinkTransport
 from drivers.transports.pci import PCI
 from support.topologies import refusal
-from vnet.ends.net.end import net_specs
+from vnet.ends.net import net_specs
 from vnet.spec import must
 from vnet.topology import parse
 from vnet.topology.extensions import add_transport, temporarily
@@ -86,7 +86,7 @@ def test_a_transport_may_have_an_option_with_the_name_of_a_devices_key() -> None
     with temporarily():
         add_transport("mine", attrs.evolve(PCI, options=SizeOptions))
         for transport, options in (("mine", SizeOptions(9000)), ("pci", TransportOptions())):
-            [net] = net_specs(parse(built_in_text("net", transport, "mtu = 9000"))).values()
+            [net] = net_specs(parse(built_in_text("net", transport, "mtu = 9000")).devices).values()
             assert (net.mtu, net.options) == (9000, options)
         assert parse(built_in_text("blk", "mine", "mtu = 9000")).devices["blk0"].options == SizeOptions(9000)
 

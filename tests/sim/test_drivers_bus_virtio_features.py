@@ -16,7 +16,7 @@ from drivers.transports.pci.registers import Common
 from rings.features import RingFeature, bits, mask
 from rings.status import Status
 from support.rigs.virtio_pci import bind, written
-from vnet.ends.net.end import NetSpec
+from vnet.ends.net import NetSpec
 from vnet.system.world import open_world
 from vnet.testing import (
     AGREED,

@@ -16,7 +16,7 @@ import trio
 from drivers.carriers.options import SocketOptions
 from vnet.bench.processes import answer_lines
 from vnet.demo import default_topology
-from vnet.ends.net.end import PortSpec, net_specs
+from vnet.ends.net import PortSpec, net_specs
 from vnet.system.exports import DeviceExport, open_exports
 from vnet.system.world import open_world
 from vnet.topology import Topology, check
@@ -34,14 +34,14 @@ def driver_topology(socket: Path, netns: str) -> Topology:
             driver=attrs.evolve(spec.driver, netns=netns),
             device=PortSpec(),
         )
-        for name, spec in net_specs(default).items()
+        for name, spec in net_specs(default.devices).items()
     }
     return check(attrs.evolve(default, devices=devices), "benchmark")
 
 
 def export(socket: Path, netns: str) -> dict[str, DeviceExport]:
     """The device alone."""
-    specs = net_specs(default_topology("tun", "vhost_user", "direct"))
+    specs = net_specs(default_topology("tun", "vhost_user", "direct").devices)
     return {
         name: DeviceExport(attrs.evolve(spec, device=attrs.evolve(spec.device, netns=netns)), socket)
         for name, spec in specs.items()

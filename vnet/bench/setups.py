@@ -20,7 +20,7 @@ from vnet.bench.guest import Guest, GuestKernel
 from vnet.bench.processes import Child, open_child
 from vnet.bench.relay import SHARED
 from vnet.demo import default_topology
-from vnet.ends.net.end import PortKind, net_specs
+from vnet.ends.net import PortKind, net_specs
 from vnet.linux.netns import in_netns, open_netns, set_up_interface
 from vnet.ports.packet.open import PortConfig, make_interface, make_port
 from vnet.transports import TRANSPORTS
@@ -65,7 +65,7 @@ class Setup:
 
 def _configs(kind: PortKind, netns: Ends) -> list[PortConfig]:
     """The interfaces of the default topology, the same for every contestant."""
-    [device] = net_specs(default_topology(kind)).values()
+    [device] = net_specs(default_topology(kind).devices).values()
     return [
         PortConfig(
             kind="tap" if kind == "tap" else "tun",

@@ -16,7 +16,7 @@ import trio
 from vnet.bench.figures import queue_figures
 from vnet.bench.processes import answer_lines
 from vnet.demo import default_topology
-from vnet.ends.net.end import PortKind, net_specs
+from vnet.ends.net import PortKind, net_specs
 from vnet.system.snapshot import queue_rows
 from vnet.system.world import open_world
 from vnet.topology import Topology
@@ -34,7 +34,7 @@ def topology(kind: PortKind, transport: str, mode: str, driver_netns: str, devic
             driver=attrs.evolve(device.driver, netns=driver_netns),
             device=attrs.evolve(device.device, netns=device_netns),
         )
-        for name, device in net_specs(default).items()
+        for name, device in net_specs(default.devices).items()
     }
     return attrs.evolve(default, devices=devices)
 

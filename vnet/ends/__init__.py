@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from drivers.virtio_type import VirtioType
-from vnet.ends.base import End, Figures, OpenContext, PlainEnd
+from vnet.ends.base import OpenContext, PlainEnd
 from vnet.ends.blk import BLK
 from vnet.ends.kind import DeviceKind
 from vnet.ends.net import NET
@@ -24,9 +24,7 @@ __all__ = [
     "Demo",
     "DemoSettings",
     "DeviceKind",
-    "End",
     "Exercise",
-    "Figures",
     "OpenContext",
     "PlainEnd",
     "QemuDevice",

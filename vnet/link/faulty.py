@@ -91,12 +91,11 @@ class FaultyLink(LinkWrapper):
         delay: float = 0.005,
         flap: float = 0.05,
         doorbell: WhichWrite = is_doorbell,
-        interrupt: WhichWrite = is_interrupt,
         events: Events = NO_EVENTS,
     ) -> None:
         """``delay``: seconds by which requests are delayed; ``flap``: seconds of a flap that a request triggers.
 
-        ``doorbell`` and ``interrupt`` say which writes downstream and upstream are such.
+        ``doorbell`` returns whether a write downstream is one.
         """
         super().__init__(inner)
         self._rng = rng
@@ -105,7 +104,7 @@ class FaultyLink(LinkWrapper):
         self._reports = events
         self._posted = {
             Direction.DOWNSTREAM: (LinkRequest.DOORBELL, doorbell),
-            Direction.UPSTREAM: (LinkRequest.INTERRUPT, interrupt),
+            Direction.UPSTREAM: (LinkRequest.INTERRUPT, is_interrupt),
         }
         self._faults: Counter[str] = Counter()
         self._created = trio.current_time()

@@ -36,14 +36,13 @@ class TracedLink(LinkWrapper):
         *,
         symbols: Symbols = _no_symbols,
         doorbell: WhichWrite = is_doorbell,
-        interrupt: WhichWrite = is_interrupt,
     ) -> None:
         super().__init__(inner)
         self._sink = sink
         self._symbols = symbols
         self._special = {
             Direction.DOWNSTREAM: ("doorbell", doorbell),
-            Direction.UPSTREAM: ("interrupt", interrupt),
+            Direction.UPSTREAM: ("interrupt", is_interrupt),
         }
         self._created = trio.current_time()
         inner.watch(self)

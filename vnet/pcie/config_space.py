@@ -33,7 +33,7 @@ CAPABILITIES_START, CAPABILITIES_END = 0x40, 0x100
 STATUS_INTERRUPT, STATUS_CAPABILITIES = 0x08, 0x10
 MULTI_FUNCTION = 0x80
 MIN_BAR = 128
-BAR_64BIT, BAR_PREFETCHABLE = 0x4, 0x8
+BAR_64BIT = 0x4
 
 CAP_VENDOR, CAP_PCI_EXPRESS, CAP_MSIX = 0x09, 0x10, 0x11
 CAP_NAMES = {0x01: "power management", 0x05: "MSI", 0x09: "vendor specific", 0x10: "PCI Express", 0x11: "MSI-X"}
@@ -186,13 +186,13 @@ class ConfigSpace:
             self.write(offset, half, value)
             self.write(offset + half, half, value >> 8 * half)
 
-    def set_bar(self, bar: int, size: int, *, prefetchable: bool = False) -> int:
+    def set_bar(self, bar: int, size: int) -> int:
         """Add a 64-bit memory BAR; return its size, rounded up to a power of two. Raises ValueError."""
         if not 0 <= bar <= 4 or size <= 0 or size > 1 << 62 or self._bars.keys() & {bar - 1, bar, bar + 1}:
             raise ValueError(f"there is no room for a 64-bit BAR {bar} of {size} bytes")
         size = max(MIN_BAR, 1 << (size - 1).bit_length())
         at = BARS + 4 * bar
-        self._set(at, 8, BAR_64BIT | (BAR_PREFETCHABLE if prefetchable else 0))
+        self._set(at, 8, BAR_64BIT)
         self._writable[at : at + 8] = (all_ones(8) & ~(size - 1)).to_bytes(8, "little")
         self._bars[bar] = size
         return size

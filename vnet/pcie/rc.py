@@ -17,6 +17,8 @@ from vnet.views.pci import BusView, RootStatistics
 __all__ = ["PciBusEvents", "RootComplex"]
 
 GIB = 1 << 30
+APERTURE = 64 * GIB
+"""Bytes of addresses of a root port."""
 NO_VENDOR = 0xFFFF
 """Vendor id that a read returns if the function does not exist."""
 
@@ -127,18 +129,16 @@ class _RootPort:
 
 
 class RootComplex:
-    """A root complex. Each attached link is a bus behind its own root port: bus 1, 2, ... of ``domain``."""
+    """A root complex. Each attached link is a bus behind its own root port: bus 1, 2, ... of domain 0."""
 
     def __init__(
         self,
         memory: HostMemory,
         *,
-        domain: int = 0,
         mmio: int = 0x10_0000_0000,
-        aperture: int = 64 * GIB,
         msi: int = MSI_BASE,
     ) -> None:
-        """Each root port has ``aperture`` bytes of addresses, from ``mmio`` on; ``msi`` is the MSI window's address.
+        """Each root port has `APERTURE` bytes of addresses, from ``mmio`` on; ``msi`` is the MSI window's address.
 
         Raises ValueError if either overlaps RAM.
         """
@@ -146,17 +146,15 @@ class RootComplex:
             raise ValueError(f"RAM reaches into the MSI window at {msi:#x} or the MMIO window at {mmio:#x}")
         self.memory = memory
         self.interrupts = Interrupts(msi)
-        self._domain = domain
         self._mmio = mmio
-        self._size = aperture
         self._ports: list[_RootPort] = []
         self._events: PciBusEvents | None = None
 
     def attach(self, link: Link) -> int:
         """Put ``link`` behind a new root port; return the bus number of its functions."""
         bus = len(self._ports) + 1
-        start = self._mmio + len(self._ports) * self._size
-        port = _RootPort(self, link, bus, (start, start + self._size))
+        start = self._mmio + len(self._ports) * APERTURE
+        port = _RootPort(self, link, bus, (start, start + APERTURE))
         self._ports.append(port)
         link.attach_root(port)
         return bus
@@ -201,7 +199,7 @@ class RootComplex:
 
     def function_name(self, bus: int, number: int) -> str:
         """Return the function's name as lspci shows it."""
-        return f"{self._domain:04x}:{bus:02x}:00.{number}"
+        return f"0000:{bus:02x}:00.{number}"
 
     # Used by the root ports.
 

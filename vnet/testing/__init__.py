@@ -7,8 +7,8 @@
 For tests and examples only.
 """
 
-from vnet.testing.checks import TURNS, Turns, bounded, unharmed, until
-from vnet.testing.footprint import Footprint, fds, maps
+from vnet.testing.checks import bounded, unharmed, until
+from vnet.testing.footprint import fds, maps
 from vnet.testing.hostile import (
     AGREED,
     OFFERED,
@@ -19,23 +19,19 @@ from vnet.testing.hostile import (
     hostile_driver,
 )
 from vnet.testing.net import FRAME, NetPair, Options, open_pair
-from vnet.testing.pair import MEGABYTE, Pair, over
+from vnet.testing.pair import Pair, over
 from vnet.testing.tapped import tapped
 
 __all__ = [
     "AGREED",
     "FRAME",
-    "MEGABYTE",
     "OFFERED",
-    "TURNS",
     "TWO_QUEUES",
-    "Footprint",
     "HostileDevice",
     "HostileDriver",
     "NetPair",
     "Options",
     "Pair",
-    "Turns",
     "bounded",
     "fds",
     "hostile_device",

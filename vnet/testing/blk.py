@@ -19,7 +19,7 @@ from vnet.spec import MIB, LinkSpec
 from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried, open_up
 from vnet.topology import Topology
 
-__all__ = ["BlkOptions", "BlkPair", "StubbornSpec", "StubbornStore", "open_blk_pair"]
+__all__ = ["BlkOptions", "BlkPair", "StorageOptions", "StubbornSpec", "StubbornStore", "open_blk_pair"]
 
 DEVICE = "disk0"
 
@@ -99,8 +99,8 @@ class StubbornDisk(StubbornSpec, DiskStoreSpec):
 
 
 @attrs.frozen
-class BlkOptions:
-    """Options of a block pair."""
+class StorageOptions:
+    """Options of a pair whose device keeps data."""
 
     features_off: tuple[str, ...] = ()
     queue_size: int = 64
@@ -115,6 +115,11 @@ class BlkOptions:
     read_only: bool = False
     block_size: int = 512
     workers: int = 4
+
+
+@attrs.frozen
+class BlkOptions(StorageOptions):
+    """Options of a block pair."""
 
     def topology(self) -> Topology:
         spec = BlkSpec(

@@ -13,9 +13,8 @@ from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPl
 from drivers.devices.scsi import cdb as commands
 from drivers.devices.scsi.device.inquiry import UnitIdentity
 from vnet.ends.scsi import InitiatorSpec, LunSpec, ScsiSpec, TargetsSpec
-from vnet.spec import LinkSpec
-from vnet.testing.blk import StubbornSpec, StubbornStore
-from vnet.testing.pair import IDEAL, MEGABYTE, Pair, carried, open_up
+from vnet.testing.blk import StorageOptions, StubbornSpec, StubbornStore
+from vnet.testing.pair import MEGABYTE, Pair, carried, open_up
 from vnet.topology import Topology
 
 __all__ = ["DISK", "ScsiOptions", "ScsiPair", "new_unit", "open_scsi_pair"]
@@ -31,22 +30,9 @@ class StubbornLun(StubbornSpec, LunSpec):
 
 
 @attrs.frozen
-class ScsiOptions:
+class ScsiOptions(StorageOptions):
     """Options of a SCSI pair."""
 
-    features_off: tuple[str, ...] = ()
-    queue_size: int = 64
-    queues: int = 1
-    transport: str | None = None
-    """See `vnet.testing.pair.carried`."""
-    link: LinkSpec = IDEAL
-    size: int = 8
-    """MiB."""
-    buffers: int = 8
-    """MiB."""
-    read_only: bool = False
-    block_size: int = 512
-    workers: int = 4
     luns: tuple[Lun, ...] = (DISK,)
 
     def topology(self) -> Topology:

@@ -3,13 +3,12 @@
 from drivers.devices.blk.device.device import BlkPlug, BoundVhostBlk
 from drivers.devices.blk.driver.disk import Disk, DiskError, DiskRequest
 from drivers.devices.blk.driver.driver import BlkSettings, BoundVirtioBlk
-from drivers.devices.blk.layout import SUPPORTED, TABLE, BlkFeature, BlkStatus, RequestType
+from drivers.devices.blk.layout import SUPPORTED, TABLE, BlkStatus, RequestType
 from drivers.virtio_type import Side, VirtioType
 from rings.ids import DeviceId
 
 __all__ = [
     "BLK",
-    "BlkFeature",
     "BlkPlug",
     "BlkSettings",
     "BlkStatus",

@@ -1,6 +1,6 @@
 """virtio_rpmsg and vhost_rpmsg: messages between endpoints of two machines (virtio device id 7)."""
 
-from drivers.devices.rpmsg.bus import RpmsgBus, RpmsgStatistics
+from drivers.devices.rpmsg.bus import RpmsgBus
 from drivers.devices.rpmsg.device.device import RpmsgPlug
 from drivers.devices.rpmsg.driver.driver import BoundVirtioRpmsg, RpmsgSettings
 from drivers.devices.rpmsg.endpoint import Endpoint, EndpointStatistics
@@ -20,7 +20,6 @@ __all__ = [
     "RpmsgMediator",
     "RpmsgPlug",
     "RpmsgSettings",
-    "RpmsgStatistics",
 ]
 
 RPMSG = VirtioType(

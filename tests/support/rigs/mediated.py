@@ -53,7 +53,7 @@ class Mediated(Options):
                 ring=self.rings[0],
                 local_ring=self.rings[1],
             )
-            for name, spec in net_specs(made).items()
+            for name, spec in net_specs(made.devices).items()
         }
         return check(attrs.evolve(made, devices=devices), "test")
 

@@ -16,7 +16,7 @@ from vnet.ends.net.serve import SERVE
 from vnet.ends.net.settings import SETTINGS
 from vnet.ends.net.spec import NetSpec, PortKind, PortSpec, net_specs
 
-__all__ = ["NET", "NetEnd", "NetSpec", "PortKind", "PortSpec", "memory_port", "net_specs", "open_net"]
+__all__ = ["NET", "NetEnd", "NetSpec", "PortKind", "PortSpec", "memory_port", "net_specs"]
 
 NET = DeviceKind(
     NetSpec,

@@ -17,7 +17,7 @@ from drivers.devices.net.layout import NetFeature as F
 from rings.features import mask
 from vnet.ends.base import NO_FIGURES, Figures, OpenContext, SideName, traffic_figures
 from vnet.ends.net.report import plug_view, settings_view
-from vnet.ends.net.spec import NetSpec, PortKind, PortSpec, net_specs
+from vnet.ends.net.spec import NetSpec, PortSpec
 from vnet.errors import ConfigError, SettingRefused
 from vnet.linux.netns import Route, has_netns, open_netns
 from vnet.ports.packet.interface_port import InterfacePort
@@ -27,12 +27,8 @@ from vnet.views.ends import EndView, PortView
 
 __all__ = [
     "NetEnd",
-    "NetSpec",
-    "PortKind",
-    "PortSpec",
     "mediate_net",
     "memory_port",
-    "net_specs",
     "open_net",
     "open_net_device",
     "open_net_driver",

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
-from typing import Literal, Protocol
+from typing import Literal
 
 import attrs
 
@@ -301,13 +301,6 @@ class NetSpec(PeerSpec):
         return first, second
 
 
-def net_specs(topology: HasDevices) -> dict[str, NetSpec]:
-    """Return the network devices of a topology, by name."""
-    return {name: spec for name, spec in topology.devices.items() if isinstance(spec, NetSpec)}
-
-
-class HasDevices(Protocol):
-    """A topology, as far as `net_specs` needs it."""
-
-    @property
-    def devices(self) -> Mapping[str, DeviceSpec]: ...
+def net_specs(devices: Mapping[str, DeviceSpec]) -> dict[str, NetSpec]:
+    """Return the network devices among those of a topology, by name."""
+    return {name: spec for name, spec in devices.items() if isinstance(spec, NetSpec)}

@@ -24,9 +24,6 @@ __all__ = [
     "HostileDevice",
     "HostileDriver",
     "HostileMailbox",
-    "HostileMmio",
-    "HostileNtb",
-    "HostileUser",
     "hostile_device",
     "hostile_driver",
 ]
