@@ -29,7 +29,8 @@ from rings.layout import (
 from rings.memory import Addr, Memory
 from rings.suppression import AT_POSITION, DISABLED
 
-__all__ = ["ChainView", "DescriptorView", "RingView", "UsedView", "flag_names", "lines", "view_packed", "view_split"]
+__all__ = ["ChainView", "DescriptorView", "RingView", "UsedView", "available_heads", "descriptors", "flag_names"]
+__all__ += ["lines", "view_packed", "view_split"]
 
 USED_ELEM = struct.Struct("<II")
 TABLE_SHOWN = 1024
@@ -68,6 +69,16 @@ class DescriptorView:
     def writable(self) -> bool:
         """Whether the device writes to the buffer; else it reads from it."""
         return bool(self.flags & WRITE)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the buffer is an indirect table."""
+        return bool(self.flags & INDIRECT)
+
+    @property
+    def action(self) -> str:
+        """The use of the buffer, in words."""
+        return "indirect table" if self.is_table else "device writes" if self.writable else "device reads"
 
 
 @attrs.frozen
@@ -126,6 +137,17 @@ def flag_names(flags: int) -> str:
     """Return the names of a descriptor's flags (sections 2.7.5 and 2.8.1)."""
     names = ((NEXT, "NEXT"), (WRITE, "WRITE"), (INDIRECT, "INDIRECT"), (AVAIL, "AVAIL"), (USED, "USED"))
     return " ".join(name for bit, name in names if flags & bit)
+
+
+def descriptors(view: RingView) -> Iterator[DescriptorView]:
+    """Yield all descriptors of the ring, without their indirect tables; none if the areas cannot be read."""
+    parse = _split_descriptor if view.format == "split" else _packed_descriptor
+    return (parse(index, view.areas[0]) for index in range(view.num if view.areas else 0))
+
+
+def available_heads(view: RingView) -> tuple[int, ...]:
+    """Return the heads in all slots of a split ring's available ring; none if the areas cannot be read."""
+    return struct.unpack_from(f"<{view.num}H", view.areas[1], 4) if view.areas else ()
 
 
 class _Tables:
@@ -362,9 +384,5 @@ def lines(view: RingView) -> Iterator[str]:
 
 
 def _text(desc: DescriptorView, form: str) -> str:
-    if desc.flags & INDIRECT:
-        action = "indirect table"
-    else:
-        action = "device writes" if desc.writable else "device reads"
     following = f" -> {desc.last}" if form == "split" and desc.flags & NEXT else ""
-    return f"{desc.index}: {desc.addr:#x} +{desc.size} {action}{following}"
+    return f"{desc.index}: {desc.addr:#x} +{desc.size} {desc.action}{following}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import trio
@@ -106,6 +107,24 @@ def test_an_answer_of_another_version_is_one_line(monkeypatch: pytest.MonkeyPatc
     assert done.stderr.count("\n") == 1
 
 
-def test_bytes_are_those_of_one_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    done = shown(monkeypatch, {}, "net0", "--hex")
-    assert (done.exit_code, done.stderr.splitlines()[-1]) == (2, "Error: --hex requires a QUEUE")
+@pytest.mark.parametrize("option", [("--hex",), ("--svg", "ring.svg")])
+def test_bytes_and_pictures_are_those_of_one_queue(monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]) -> None:
+    done = shown(monkeypatch, {}, "net0", *option)
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (2, f"Error: {option[0]} requires a QUEUE")
+
+
+async def test_a_picture_of_a_ring_is_written_to_a_file_or_to_standard_output(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with open_world(parse(IN_MEMORY), "t") as world:
+        await world.wait_up()
+        plain = to_plain(take_snapshot(world))
+        ring = to_plain(take_ring(*queue_sides(world.devices["net0"])["receiveq1"], RingLooks(), 0.0))
+    file = tmp_path / "ring.svg"
+    done = shown(monkeypatch, plain, "net0", "receiveq1", "--svg", str(file), ring=ring)
+    assert (done.exit_code, done.output) == (0, "")
+    picture = file.read_text(encoding="utf-8")
+    assert "vnet: net0 receiveq1" in picture
+    assert shown(monkeypatch, plain, "net0", "receiveq1", "--svg", "-", ring=ring).output == picture
+    failed = shown(monkeypatch, plain, "net0", "receiveq1", "--svg", str(tmp_path / "moon" / "ring.svg"), ring=ring)
+    assert (failed.exit_code, failed.stderr) == (1, f"vnet: {tmp_path}/moon/ring.svg: No such file or directory\n")

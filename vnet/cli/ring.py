@@ -26,17 +26,10 @@ def ring_tree(report: RingReport, with_bytes: bool) -> Iterator[str]:
     for side, own in (("driver", report.driver), ("device", report.device)):
         if own is not None:
             yield f"{side}'s own indices: {_indices(own, report.ring.format)}"
-    if report.waited is not None:
-        yield _age(report.waited)
+    if report.age:
+        yield report.age
     if with_bytes:
         yield from _bytes(report.ring)
-
-
-def _age(waited: float) -> str:
-    """Return how long the oldest chain has been outstanding, as far as looks can tell."""
-    if waited:
-        return f"the oldest chain has been outstanding for at least {waited:.1f} s: an earlier look saw it"
-    return "the oldest chain: outstanding for an unknown time; the next look will tell more"
 
 
 def _indices(state: QueueState, form: str) -> str:

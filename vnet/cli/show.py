@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import click
 
@@ -38,19 +39,31 @@ __all__ = ["command", "summary"]
 @click.option("--all", "everything", is_flag=True, help="Print everything: PCI trees, links, both ends of each device.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything, or DEVICE or QUEUE, as JSON.")
 @click.option("--hex", "with_bytes", is_flag=True, help="Print also the bytes of the three areas of QUEUE's ring.")
+@click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Draw QUEUE's ring to a file instead; - is standard output.",
+)
 @click.argument("device", required=False, shell_complete=complete_devices)
 @click.argument("queue", required=False)
 @errors_in_one_line
 def command(
-    name: str, everything: bool, as_json: bool, with_bytes: bool, device: str | None, queue: str | None
+    name: str,
+    everything: bool,
+    as_json: bool,
+    with_bytes: bool,
+    svg: Path | None,
+    device: str | None,
+    queue: str | None,
 ) -> None:
     """Print hosts, links, devices and traffic.
 
     With DEVICE, print both of its ends: features, ports, queues. With QUEUE, such as receiveq1, print that queue and
     its ring: indices, flags, suppression of notifications, and every outstanding chain with its descriptors.
     """
-    if with_bytes and queue is None:
-        raise click.UsageError("--hex requires a QUEUE")
+    for option, given in (("--hex", with_bytes), ("--svg", svg)):
+        if given and queue is None:
+            raise click.UsageError(f"{option} requires a QUEUE")
     system = query(name, SystemView, "query-vnet")
     view: object = system
     lines = tree(system) if everything else summary(system)
@@ -60,10 +73,24 @@ def command(
         if queue is not None:
             sides = named("queue", _sides(chosen), queue, ControlError, f"{device}: ")
             report = query(name, RingReport, "query-ring", {"name": device, "queue": queue})
+            if svg is not None:
+                _draw(svg, f"{name}: {device} {queue}", report)
+                return
             view = {**sides, "ring": report}
             lines = (line for side, each in sides.items() for line in queue_tree(side, each))
             lines = itertools.chain(lines, ring_tree(report, with_bytes))
     click.echo(json.dumps(to_plain(view), indent=2) if as_json else "\n".join(lines))
+
+
+def _draw(file: Path, title: str, report: RingReport) -> None:
+    """Write the picture of a ring. Raises OSError."""
+    from vnet.ring_picture.draw import ring_picture
+
+    picture = ring_picture(title, report)
+    if str(file) == "-":
+        click.echo(picture, nl=False)
+    else:
+        file.write_text(picture, encoding="utf-8")
 
 
 def summary(system: SystemView) -> Iterator[str]:

@@ -23,3 +23,12 @@ class RingReport:
     waited: float | None = None
     """Seconds that the oldest chain has been outstanding at least, according to earlier looks; 0 at a first look. None
     if no chain is outstanding."""
+
+    @property
+    def age(self) -> str:
+        """How long the oldest chain has been outstanding, as far as looks can tell; empty if no chain is."""
+        if self.waited is None:
+            return ""
+        if self.waited:
+            return f"the oldest chain has been outstanding for at least {self.waited:.1f} s: an earlier look saw it"
+        return "the oldest chain: outstanding for an unknown time; the next look will tell more"

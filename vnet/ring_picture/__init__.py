@@ -1,0 +1,1 @@
+"""A ring as a picture: its tables, its indices, and its chains as arrows."""
