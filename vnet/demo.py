@@ -74,18 +74,22 @@ async def run_demo(
     topology: Topology,
     *,
     name: str,
+    on_plan: Callable[[int], None],
     on_start: Callable[[Plan], None],
     on_end: Callable[[Run], None],
 ) -> DemoReport:
     """Build ``topology``, do all runs of the device type ``kind`` on its device, and return the report.
 
-    ``on_start`` and ``on_end`` are called around each run. Raises TrafficError and the errors of `open_world`.
+    ``on_plan`` is called with the number of runs, ``on_start`` and ``on_end`` around each run.
+
+    Raises TrafficError and the errors of `open_world`.
     """
     demo, [device] = demo_of(kind), topology.devices
     async with open_world(topology, name) as world:
         await world.wait_up()
         runs: dict[str, tuple[Run, ...]] = {}
         async with demo.plan(world.running(device), settings) as sections:
+            on_plan(sum(map(len, sections.values())))
             for section, plans in sections.items():
                 done = []
                 for plan in plans:

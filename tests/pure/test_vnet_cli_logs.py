@@ -93,7 +93,7 @@ def test_each_line_is_written_only_if_it_is_taken(
 ) -> None:
     record = logging.LogRecord("vnet", logging.WARNING, "", 0, "text", None, None)
     taken = iter((False, True, False, True, True))
-    monkeypatch.setattr(logs, "_takes_a_line", lambda: next(taken))
+    monkeypatch.setattr(logs, "is_writable", lambda: next(taken))
     handler = StandardErrorHandler()
     handler.emit(record)
     handler.emit(record)

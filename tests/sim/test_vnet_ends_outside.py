@@ -46,16 +46,18 @@ async def test_a_transport_from_outside_runs_demonstrations() -> None:
 
 
 async def _demonstrate(kind: str, transport: str) -> None:
-    settings, lines = DemoSettings(transport), list[str]()
+    settings, lines, counts = DemoSettings(transport), list[str](), list[int]()
     report = await run_demo(
         kind,
         settings,
         demo_topology(kind, settings),
         name="test",
+        on_plan=counts.append,
         on_start=lambda plan: lines.append(plan.name),
         on_end=lambda run: lines.append(run.line()),
     )
     assert lines == ["1000 bytes", "1000 bytes"]
+    assert counts == [1], "the number of runs is known before the first one"
     assert not report.failures()
     assert [row.counters.packets for row in report.queues] == [10, 10], "the key of the demonstration limits a request"
 

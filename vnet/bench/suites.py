@@ -10,6 +10,7 @@ import attrs
 
 from vnet.bench import guest
 from vnet.bench.disk import TOOLS, run_disk_benchmark
+from vnet.bench.disk import WORKLOADS as DISK_WORKLOADS
 from vnet.bench.measure import WORKLOADS, Workload, run_benchmark
 from vnet.bench.rpmsg import run_rpmsg_benchmark
 from vnet.bench.setups import APART, BARE, BARE_APART, GUEST, WAYS
@@ -79,10 +80,13 @@ class Comparison:
             [workload for workload in self.workloads if workload.kind in options.only],
         )
 
-    def runs(self, options: BenchOptions) -> float:
+    def runs(self, options: BenchOptions) -> int:
         """Number of runs."""
-        contestants, workloads = self.of(options)
-        return options.rounds * len(contestants) * len(workloads)
+        return self.turns(options) * len(self.of(options)[0])
+
+    def turns(self, options: BenchOptions) -> int:
+        """Number of turns, in each of which every contestant runs one workload."""
+        return options.rounds * len(self.of(options)[1])
 
 
 @attrs.frozen
@@ -93,6 +97,8 @@ class Suite:
     """Raises PrivilegeError if something is missing."""
     duration: Callable[[BenchOptions], float]
     """Estimated seconds; 0 if nothing is left to do."""
+    messages: Callable[[BenchOptions], int]
+    """Number of progress messages."""
     run: Callable[[BenchOptions, Callable[[str], None]], Awaitable[Outcome]]
     """Called with the options and a function for progress messages."""
     by_default: bool = True
@@ -128,6 +134,7 @@ def traffic(comparison: Comparison) -> Suite:
     return Suite(
         _check_traffic,
         lambda options: comparison.runs(options) * (options.seconds + OVERHEAD),
+        comparison.turns,
         partial(_run_traffic, comparison),
     )
 
@@ -165,13 +172,20 @@ SUITES: Mapping[str, Suite] = {
     "guest": Suite(
         _check_guest,
         lambda options: (options.seconds + OVERHEAD) * runs + BOOT if (runs := WITH_GUEST.runs(options)) else 0,
+        WITH_GUEST.turns,
         partial(_run_traffic, WITH_GUEST),
         by_default=False,
     ),
     "disk": Suite(
         partial(need_tools, *TOOLS),
         lambda options: options.rounds * 2 * (options.seconds + options.size / 2**28),
+        lambda options: options.rounds * len(DISK_WORKLOADS),
         _run_disk,
     ),
-    "rpmsg": Suite(lambda: None, lambda options: options.rounds * len(WAYS) * options.seconds / 2, _run_rpmsg),
+    "rpmsg": Suite(
+        lambda: None,
+        lambda options: options.rounds * len(WAYS) * options.seconds / 2,
+        lambda options: options.rounds,
+        _run_rpmsg,
+    ),
 }

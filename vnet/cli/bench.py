@@ -14,7 +14,9 @@ from vnet.bench.setups import CONTESTANTS
 from vnet.bench.suites import SUITES, BenchOptions
 from vnet.cli.bench_tables import disk_table, rpmsg_table, tables
 from vnet.cli.common import errors_in_one_line
+from vnet.cli.logs import log_options
 from vnet.cli.output import json_option, open_json
+from vnet.cli.progress import progress_bar
 from vnet.cli.signals import run_until_signal
 
 __all__ = ["command"]
@@ -72,6 +74,7 @@ def _list_option(
     help="TCP congestion control: cubic, reno, bbr, ... Default: the machine's.",
 )
 @json_option
+@log_options
 @errors_in_one_line
 def command(
     suite: tuple[str, ...],
@@ -104,7 +107,9 @@ def command(
     figures, failures = {}, []
     with open_json(json_file) as write:
         for name, kind in suites.items():
-            outcome = run_until_signal(partial(kind.run, options, click.echo))
+            with progress_bar(name, kind.messages(options)) as bar:
+                bar.show("")
+                outcome = run_until_signal(partial(kind.run, options, bar.echo))
             click.echo(f"\n{name}\n\n{SHOW[name](outcome)}\n")
             figures[name] = outcome.as_dict()
             failures += [f"{name}, {failure}" for failure in outcome.failures]

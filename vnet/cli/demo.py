@@ -14,6 +14,7 @@ import click
 from vnet.cli.common import errors_in_one_line, name_option, one_line
 from vnet.cli.logs import log_options
 from vnet.cli.output import json_option, open_json
+from vnet.cli.progress import progress_bar
 from vnet.cli.signals import run_until_signal
 from vnet.cli.table import render
 from vnet.cli.tree import counts
@@ -123,13 +124,22 @@ def _report_fallback(demo: Demo[Any, Any], error: Exception) -> None:
 
 
 async def _run(device: str, settings: DemoSettings, topology: Topology, name: str) -> DemoReport:
-    def on_start(plan: Plan) -> None:
-        click.echo(f"  {plan.name}, {plan.source} to {plan.target} ... ", nl=False)
+    with progress_bar("demo", 0) as bar:
 
-    def on_end(run: Run) -> None:
-        click.echo(run.line())
+        def on_plan(count: int) -> None:
+            bar.total = count
 
-    return await run_demo(device, settings, topology, name=name, on_start=on_start, on_end=on_end)
+        def on_start(plan: Plan) -> None:
+            if bar.visible:
+                bar.show(f"{plan.name}, {plan.source} to {plan.target}")
+            else:
+                click.echo(f"  {plan.name}, {plan.source} to {plan.target} ... ", nl=False)
+
+        def on_end(run: Run) -> None:
+            start = f"  {run.name}, {run.source} to {run.target} ... " if bar.visible else ""
+            bar.echo(start + run.line())
+
+        return await run_demo(device, settings, topology, name=name, on_plan=on_plan, on_start=on_start, on_end=on_end)
 
 
 def _tables(report: DemoReport) -> str:

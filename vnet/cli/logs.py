@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import select
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
@@ -14,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import attrs
 import click
 
+from vnet.cli.progress import erase, is_writable
 from vnet.system.limited import shortened
 
 __all__ = ["log_options"]
@@ -54,29 +53,21 @@ class StandardErrorHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record if standard error takes it at once, after the count of those lost before."""
-        if not _takes_a_line():
+        if not is_writable():
             self.lost += 1
             return
         lost, self.lost = self.lost, 0
+        erase()
         try:
             if lost:
                 click.echo(self.format(_count(lost)), err=True)
                 lost = 0
-                if not _takes_a_line():
+                if not is_writable():
                     self.lost = 1
                     return
             click.echo(self.format(record), err=True)
         except (OSError, ValueError):  # its reader has closed it
             self.lost += lost + 1
-
-
-def _takes_a_line() -> bool:
-    try:
-        poll = select.poll()
-        poll.register(sys.stderr.fileno(), select.POLLOUT)
-    except (OSError, ValueError, AttributeError):  # a file in memory, or no file at all
-        return True
-    return bool(poll.poll(0))
 
 
 def _count(lost: int) -> logging.LogRecord:
