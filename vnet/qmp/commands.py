@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from functools import partial, wraps
+from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
@@ -16,9 +16,32 @@ from drivers.errors import DriverError
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.settings import change_setting
 from vnet.names import named
+from vnet.qmp import virtio
 from vnet.qmp.codec import NEGOTIATE, QmpError
 from vnet.qmp.events import EVENTS
 from vnet.qmp.qapi import Empty, QapiRecord, to_wire
+from vnet.qmp.records import (
+    CommandInfo,
+    DeviceChoice,
+    EventChoice,
+    LinkMove,
+    Negotiation,
+    RingChoice,
+    SettingChange,
+    StatusInfo,
+    VersionInfo,
+    VersionTriple,
+)
+from vnet.qmp.virtio_records import (
+    DevicePath,
+    Element,
+    ElementChoice,
+    QueueChoice,
+    VhostQueueStatus,
+    VirtioInfo,
+    VirtioStatus,
+    VirtQueueStatus,
+)
 from vnet.system.config_spaces import take_config_spaces
 from vnet.system.snapshot import queue_sides, take_ring, take_snapshot, take_status
 from vnet.system.world import World
@@ -61,38 +84,11 @@ not_found = partial(QmpError, kind="DeviceNotFound")
 # The protocol
 
 
-@attrs.frozen
-class Negotiation(QapiRecord):
-    """Arguments of the negotiation."""
-
-    enable: tuple[str, ...] = ()
-    """Capabilities to use."""
-
-
 async def _negotiate(_: Context, arguments: Negotiation) -> object:
     """Begin: all other commands come after it. The server has no capabilities."""
     for name in arguments.enable:
         raise QmpError(f"Parameter 'enable': capability {name!r}: there is none")
     return DONE
-
-
-@attrs.frozen
-class VersionTriple(QapiRecord):
-    """Three numbers of a version."""
-
-    major: int
-    minor: int
-    micro: int
-
-
-@attrs.frozen
-class VersionInfo(QapiRecord):
-    """Version of the server."""
-
-    qemu: VersionTriple
-    """Version of vnet; QEMU's clients expect the key."""
-    package: str
-    """Name of the program, with its version."""
 
 
 def version() -> VersionInfo:
@@ -106,24 +102,9 @@ async def _query_version(_: Context, __: Empty) -> object:
     return version()
 
 
-@attrs.frozen
-class CommandInfo(QapiRecord):
-    """A command."""
-
-    name: str
-
-
 async def _query_commands(_: Context, __: Empty) -> object:
     """Return the names of all commands."""
     return [CommandInfo(name) for name in COMMANDS]
-
-
-@attrs.frozen
-class EventChoice(QapiRecord):
-    """Arguments that choose events."""
-
-    events: tuple[str, ...] = tuple(EVENTS)
-    """Names of the events; default: all."""
 
 
 async def _set_events(context: Context, arguments: EventChoice) -> object:
@@ -135,15 +116,6 @@ async def _set_events(context: Context, arguments: EventChoice) -> object:
 
 
 # The system
-
-
-@attrs.frozen
-class StatusInfo(QapiRecord):
-    """State of the system."""
-
-    running: bool
-    """Whether it runs: always."""
-    status: Literal["running"]
 
 
 async def _query_status(_: Context, __: Empty) -> object:
@@ -161,16 +133,6 @@ async def _query_vnet_status(context: Context, _: Empty) -> object:
     return take_status(context.world)
 
 
-@attrs.frozen
-class RingChoice(QapiRecord):
-    """Arguments that name a queue."""
-
-    name: str
-    """Name of the device."""
-    queue: str
-    """Name of the queue, such as transmitq1."""
-
-
 async def _query_ring(context: Context, arguments: RingChoice) -> object:
     """Return the memory of one ring, with every outstanding chain."""
     name = arguments.name
@@ -184,16 +146,6 @@ async def _query_config_space(context: Context, _: Empty) -> object:
     return take_config_spaces(context.world)
 
 
-@attrs.frozen
-class LinkMove(QapiRecord):
-    """Arguments that move a link."""
-
-    name: str
-    """Name of the link."""
-    up: bool
-    """Whether the link is up afterwards."""
-
-
 async def _set_link(context: Context, arguments: LinkMove) -> object:
     """Take a link up or down."""
     link = named("link", context.world.links, arguments.name, not_found)
@@ -204,14 +156,6 @@ async def _set_link(context: Context, arguments: LinkMove) -> object:
     return DONE
 
 
-@attrs.frozen
-class DeviceChoice(QapiRecord):
-    """Arguments that name a device."""
-
-    name: str
-    """Name of the device."""
-
-
 async def _device_reset(context: Context, arguments: DeviceChoice) -> object:
     """Unbind the driver, which resets the device, and bind it again."""
     device = named("device", context.world.devices, arguments.name, not_found)
@@ -219,18 +163,6 @@ async def _device_reset(context: Context, arguments: DeviceChoice) -> object:
         raise QmpError(f"{device.name} is not enumerated yet")
     await device.driver_host.virtio.rebind(device.virtio)
     return DONE
-
-
-@attrs.frozen
-class SettingChange(QapiRecord):
-    """Arguments that change a setting."""
-
-    name: str
-    """Name of the device."""
-    setting: str
-    """Name of the setting; `vnet set --help` lists them."""
-    value: str
-    """New value."""
 
 
 async def _device_set(context: Context, arguments: SettingChange) -> object:
@@ -252,6 +184,19 @@ async def _quit(_: Context, __: Empty) -> object:
     return DONE
 
 
+# Virtio devices, as in QEMU
+
+
+def on_world(function: Callable[[World, A], object]) -> Callable[[Context, A], Awaitable[object]]:
+    """Return a synchronous function of a world and arguments as the function of a command."""
+
+    @wraps(function)
+    async def run(context: Context, arguments: A) -> object:
+        return function(context.world, arguments)
+
+    return run
+
+
 COMMANDS: Mapping[str, Command[Any]] = {
     NEGOTIATE: Command(Negotiation, Empty, _negotiate),
     "query-version": Command(Empty, VersionInfo, _query_version),
@@ -265,6 +210,11 @@ COMMANDS: Mapping[str, Command[Any]] = {
     "set_link": Command(LinkMove, Empty, _set_link),
     "device-reset": Command(DeviceChoice, Empty, _device_reset),
     "device-set": Command(SettingChange, Empty, _device_set),
+    "x-query-virtio": Command(Empty, tuple[VirtioInfo, ...], on_world(virtio.devices)),
+    "x-query-virtio-status": Command(DevicePath, VirtioStatus, on_world(virtio.status)),
+    "x-query-virtio-queue-status": Command(QueueChoice, VirtQueueStatus, on_world(virtio.queue_status)),
+    "x-query-virtio-vhost-queue-status": Command(QueueChoice, VhostQueueStatus, on_world(virtio.vhost_queue_status)),
+    "x-query-virtio-queue-element": Command(ElementChoice, Element, on_world(virtio.element)),
     "quit": Command(Empty, Empty, _quit),
 }
 """Commands by name."""
@@ -278,7 +228,10 @@ async def execute(context: Context, name: str, arguments: Mapping[str, object] |
     command = COMMANDS.get(name)
     if command is None:
         raise QmpError(f"The command {name} has not been found", "CommandNotFound")
-    record, errors = structure(dict(arguments or {}), command.arguments)
+    given = dict(arguments or {})
+    for key in (key for key, value in given.items() if value is None):
+        raise QmpError(f"Parameter '{key}': must not be null")
+    record, errors = structure(given, command.arguments)
     for error in errors:
         raise QmpError(f"Parameter '{'.'.join(map(str, error.keys))}': {error.why}")
     assert record is not None
