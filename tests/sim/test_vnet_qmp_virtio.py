@@ -49,7 +49,8 @@ async def test_a_queue_with_four_receive_buffers(ring: str) -> None:
     assert (actual["vring-num"], actual["vring-num-default"], actual["inuse"]) == (4, 4, 0)
     areas = [actual[f"vring-{area}"] for area in ("desc", "avail", "used")]
     assert areas == [vhost[f"{area}-phys"] for area in ("desc", "avail", "used")]
-    assert areas == sorted(areas) and areas[0]
+    assert areas == sorted(areas)
+    assert areas[0]
     assert (vhost["num"], vhost["desc-size"], vhost["avail-size"]) == (4, 64, 14 if ring == "split" else 4)
     assert (element["index"], last["index"]) == (0, 3)
     [desc] = element["descs"]

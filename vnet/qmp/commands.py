@@ -32,6 +32,8 @@ from vnet.qmp.records import (
     VersionInfo,
     VersionTriple,
 )
+from vnet.qmp.schema import make_schema
+from vnet.qmp.schema_records import SchemaInfo
 from vnet.qmp.virtio_records import (
     DevicePath,
     Element,
@@ -113,6 +115,12 @@ async def _set_events(context: Context, arguments: EventChoice) -> object:
         named("event", EVENTS, name, QmpError, "Parameter 'events': ")
     context.listen(arguments.events)
     return DONE
+
+
+async def _query_schema(_: Context, __: Empty) -> object:
+    """Return all commands, events and their types."""
+    commands = {name: (command.arguments, command.result) for name, command in COMMANDS.items()}
+    return make_schema(commands, {name: kind.data for name, kind in EVENTS.items()})
 
 
 # The system
@@ -201,6 +209,7 @@ COMMANDS: Mapping[str, Command[Any]] = {
     NEGOTIATE: Command(Negotiation, Empty, _negotiate),
     "query-version": Command(Empty, VersionInfo, _query_version),
     "query-commands": Command(Empty, tuple[CommandInfo, ...], _query_commands),
+    "query-qmp-schema": Command(Empty, tuple[SchemaInfo, ...], _query_schema),
     "set-events": Command(EventChoice, Empty, _set_events),
     "query-status": Command(Empty, StatusInfo, _query_status),
     "query-vnet": Command(Empty, SystemView, _query_vnet),

@@ -9,12 +9,17 @@ import attrs
 
 from vnet.views.plain import to_plain
 
-__all__ = ["Empty", "QapiRecord", "member", "to_wire"]
+__all__ = ["Empty", "Null", "QapiRecord", "member", "to_wire"]
 
 
 @attrs.frozen
 class QapiRecord:
     """Base of records whose members have dashes instead of underscores. A member that is None is left out."""
+
+
+@attrs.frozen
+class Null:
+    """Null on the wire."""
 
 
 @attrs.frozen
@@ -33,6 +38,8 @@ def to_wire(value: object) -> Any:
         record = type(value)
         parts = ((field.name, getattr(value, field.name)) for field in attrs.fields(record))
         return {member(record, name): to_wire(part) for name, part in parts if part is not None}
+    if isinstance(value, Null):
+        return None
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [to_wire(part) for part in value]
     if isinstance(value, Mapping):
