@@ -15,16 +15,16 @@ from vnet.qmp.virtio_records import Element, RingDesc, VhostQueueStatus, VhostSt
         (
             VirtioStatus,
             (
-                "name device-id vhost-started device-endian guest-features host-features backend-features num-vqs status "
-                "isr queue-sel vm-running broken disabled use-started started start-on-kick disable-legacy-check bus-name "
-                "use-guest-notifier-mask vhost-dev"
+                "name device-id vhost-started device-endian guest-features host-features backend-features num-vqs "
+                "status isr queue-sel vm-running broken disabled use-started started start-on-kick "
+                "disable-legacy-check bus-name use-guest-notifier-mask vhost-dev"
             ),
         ),
         (
             VhostStatus,
             (
-                "n-mem-sections n-tmp-sections nvqs vq-index features acked-features backend-features protocol-features "
-                "max-queues backend-cap log-enabled log-size"
+                "n-mem-sections n-tmp-sections nvqs vq-index features acked-features backend-features "
+                "protocol-features max-queues backend-cap log-enabled log-size"
             ),
         ),
         (
