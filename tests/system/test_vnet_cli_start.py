@@ -79,7 +79,7 @@ def test_output_that_can_not_be_written_is_one_line() -> None:
 def test_closed_standard_streams_do_not_become_other_files() -> None:
     """The descriptor of the next file would be 1, and what a program prints would end up in it."""
     check = "[os.path.samestat(os.fstat(fd), os.stat(os.devnull)) for fd in range(3)] == [True] * 3"
-    start = f"import os; from vnet.cli import start as s; s._run = lambda: 7 if {check} else 1; s.start()"
+    start = f"import os; from vnet.cli import start as s; s._run = lambda *_: 7 if {check} else 1; s.start()"
     shell = f'exec "{sys.executable}" -c "$0" <&- >&- 2>&-'
     done = subprocess.run(["sh", "-c", shell, start], check=False, timeout=PATIENCE)
     assert done.returncode == 7

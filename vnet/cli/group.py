@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "top": ("vnet.cli.top", "Show rates of devices and queues while a system runs."),
     "metrics": ("vnet.cli.metrics", "Print the figures of a running system for Prometheus."),
     "lspci": ("vnet.cli.lspci", "Print the PCI functions of a system, as lspci does."),
+    "capture": ("vnet.cli.capture", "Record what happens in a running system."),
     "ps": ("vnet.cli.ps", "List the systems of this user."),
     "exec": ("vnet.cli.enter", "Run CMD in the network namespace of HOST."),
     "link": ("vnet.cli.link", "Take LINK, or all links, down or up while the system runs."),

@@ -10,7 +10,15 @@ from vnet.errors import ControlError, PrivilegeError
 from vnet.qmp.client import ask
 from vnet.system.state import running, system_names
 
-__all__ = ["complete_devices", "complete_hosts", "complete_links", "complete_systems", "part_names"]
+__all__ = [
+    "complete_devices",
+    "complete_hosts",
+    "complete_links",
+    "complete_parts",
+    "complete_systems",
+    "complete_topics",
+    "part_names",
+]
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 PATIENCE = 1.0
@@ -48,7 +56,27 @@ def _parts(kind: str) -> Callable[[click.Context], list[str]]:
     return lambda context: part_names(context.params.get("name") or "vnet", kind, PATIENCE)
 
 
+def _topics(_context: click.Context) -> list[str]:
+    from drivers.contracts.events import Topic
+
+    return [topic.value for topic in Topic]
+
+
+def _listed(names: Callable[[click.Context], Sequence[str]]) -> Complete:
+    """Return a completion of names with commas between: of the last one."""
+    complete_last = _starting(names)
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        chosen = before.split(",")
+        return [before + comma + name for name in complete_last(context, parameter, last) if name not in chosen]
+
+    return complete
+
+
 complete_systems = _starting(_systems)
 complete_hosts = _starting(_hosts)
 complete_devices = _starting(_parts("devices"))
 complete_links = _starting(_parts("links"))
+complete_parts = _listed(lambda context: [*_parts("devices")(context), *_parts("links")(context)])
+complete_topics = _listed(_topics)

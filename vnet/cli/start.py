@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["start"]
 
 
-def start() -> NoReturn:
-    """Run the command line and exit.
+def start(module: str = "vnet.cli.group", command: str = "main") -> NoReturn:
+    """Run a command, by default the command line ``vnet``, and exit. It is imported only here.
 
     The status is the command's, 128 + SIGINT after Ctrl-C, and 128 + SIGPIPE if the reader of the output has closed it,
     as for a program that those signals end.
@@ -24,7 +24,7 @@ def start() -> NoReturn:
     _open_standard_streams()
     exit_on_interrupt()
     try:
-        status = _run()
+        status = _run(module, command)
     except BrokenPipeError:
         status = 128 + signal.SIGPIPE
     except KeyboardInterrupt:
@@ -42,18 +42,18 @@ def _open_standard_streams() -> None:
     os.close(fd)
 
 
-def _run() -> int:
+def _run(module: str, command: str) -> int:
+    import importlib
     import logging
 
     import click
 
     from vnet.cli.common import one_line
-    from vnet.cli.group import main
 
     logging.basicConfig(format="vnet: %(message)s")
     stdout = sys.stdout
     try:
-        return main(standalone_mode=False) or 0
+        return getattr(importlib.import_module(module), command)(standalone_mode=False) or 0
     except click.Abort:
         return 128 + signal.SIGINT
     except click.ClickException as exc:

@@ -86,7 +86,6 @@ class Connection:
         self._timeout = timeout
         self._deadline = deadline
         self._framer = Framer(REPLY_MAX)
-        self._messages: list[dict[str, object]] = []
         self._negotiated = False
 
     def ask(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
@@ -107,19 +106,30 @@ class Connection:
         except (QmpError, TooLong, ConnectionError) as exc:
             raise ControlError(f"unexpected reply to {command}: {exc}") from None
 
+    def leave(self) -> tuple[socket.socket, bytes]:
+        """Return the socket, and the bytes that came behind the last reply, after a command that ends the conversation.
+
+        The caller closes the socket. Raises OSError.
+        """
+        taken, rest = self._socket.dup(), self._framer.rest
+        taken.settimeout(None)
+        while len(rest) < len(codec.LINE_END) and (data := taken.recv(CHUNK)):
+            rest += data
+        return taken, rest.removeprefix(codec.LINE_END)
+
     def _execute(self, request: Mapping[str, object]) -> object:
         self._socket.sendall(codec.emit(request))
         return _expect("return", self._reply())
 
     def _reply(self) -> dict[str, object]:
         """Return the next message. Raises EOFError at the end of the connection."""
-        while not self._messages:
+        data = b""
+        while (message := next(self._framer.feed(data), None)) is None:
             self._socket.settimeout(None if self._deadline is None else self._deadline.left())
             data = self._socket.recv(CHUNK)
             if not data:
                 raise EOFError
-            self._messages.extend(map(codec.parse, self._framer.feed(data)))
-        return self._messages.pop(0)
+        return codec.parse(message)
 
 
 def _connect(connection: socket.socket, path: str, deadline: _Deadline) -> None:

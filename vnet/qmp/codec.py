@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-__all__ = ["NEGOTIATE", "Framer", "QmpError", "QmpRequest", "TooLong", "emit", "parse", "request"]
+__all__ = ["LINE_END", "NEGOTIATE", "Framer", "QmpError", "QmpRequest", "TooLong", "emit", "parse", "request"]
 
 NEGOTIATE = "qmp_capabilities"
 """The command that must come first."""
+LINE_END = b"\r\n"
+"""End of each message of the server."""
 _TOKEN = re.compile(rb'\\.|[{}"\n]')
 _MEMBERS = ("execute", "arguments", "id")
 
@@ -52,6 +54,11 @@ class Framer:
     def partial(self) -> bool:
         """Whether the start of a message waits for its end."""
         return bool(self._rest.strip())
+
+    @property
+    def rest(self) -> bytes:
+        """Bytes behind the last complete message."""
+        return self._rest
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Add ``data`` and yield the complete messages. Raises TooLong at the first message above the limit."""
@@ -118,4 +125,4 @@ def request(raw: Mapping[str, object]) -> QmpRequest:
 
 def emit(message: Mapping[str, object]) -> bytes:
     """Return a message as a line of JSON; a value that JSON does not know as text."""
-    return json.dumps(message, default=str).encode() + b"\r\n"
+    return json.dumps(message, default=str).encode() + LINE_END

@@ -17,10 +17,12 @@ from vnet.ends import DEVICE_TYPES
 from vnet.ends.settings import change_setting
 from vnet.names import named
 from vnet.qmp import virtio
+from vnet.qmp.capturing import prepare_capture
 from vnet.qmp.codec import NEGOTIATE, QmpError
 from vnet.qmp.events import EVENTS
 from vnet.qmp.qapi import Empty, QapiRecord, to_wire
 from vnet.qmp.records import (
+    CaptureChoice,
     CommandInfo,
     DeviceChoice,
     EventChoice,
@@ -53,9 +55,11 @@ from vnet.views.pci import ConfigImages
 from vnet.views.ring import RingReport
 from vnet.views.system import StatusView, SystemView
 
-__all__ = ["COMMANDS", "Command", "Context", "execute", "not_found", "version"]
+__all__ = ["COMMANDS", "Command", "Context", "Takeover", "execute", "not_found", "version"]
 
 A = TypeVar("A", bound=QapiRecord)
+Takeover = Callable[[trio.abc.Stream], Awaitable[None]]
+"""Uses a connection until it ends."""
 DONE = Empty()
 
 
@@ -66,6 +70,8 @@ class Context:
     world: World
     listen: Callable[[Collection[str]], None] = lambda _: None
     """Chooses the events that the client gets, by name."""
+    take_over: Callable[[Takeover], None] = lambda _: None
+    """After the reply, the connection is given to this function, and no longer speaks QMP."""
 
 
 @attrs.frozen
@@ -187,6 +193,12 @@ async def _device_set(context: Context, arguments: SettingChange) -> object:
     return DONE
 
 
+async def _capture(context: Context, arguments: CaptureChoice) -> object:
+    """Send events as pcapng after the reply, until the client closes its direction of the connection."""
+    context.take_over(prepare_capture(context.world, **attrs.asdict(arguments)))
+    return DONE
+
+
 async def _quit(_: Context, __: Empty) -> object:
     """End the system after the reply."""
     return DONE
@@ -224,6 +236,7 @@ COMMANDS: Mapping[str, Command[Any]] = {
     "x-query-virtio-queue-status": Command(QueueChoice, VirtQueueStatus, on_world(virtio.queue_status)),
     "x-query-virtio-vhost-queue-status": Command(QueueChoice, VhostQueueStatus, on_world(virtio.vhost_queue_status)),
     "x-query-virtio-queue-element": Command(ElementChoice, Element, on_world(virtio.element)),
+    "capture": Command(CaptureChoice, Empty, _capture),
     "quit": Command(Empty, Empty, _quit),
 }
 """Commands by name."""

@@ -6,10 +6,12 @@ from typing import Literal
 
 import attrs
 
+from vnet.capture.recorder import SNAP_LENGTH
 from vnet.qmp.events import EVENTS
 from vnet.qmp.qapi import QapiRecord
 
 __all__ = [
+    "CaptureChoice",
     "CommandInfo",
     "DeviceChoice",
     "EventChoice",
@@ -112,3 +114,17 @@ class SettingChange(QapiRecord):
     """Name of the setting; `vnet set --help` lists them."""
     value: str
     """New value."""
+
+
+@attrs.frozen
+class CaptureChoice(QapiRecord):
+    """Arguments that choose what is captured. An empty list: all."""
+
+    on: tuple[str, ...] = ()
+    """Names of devices and links; a link stands also for the devices on it."""
+    events: tuple[str, ...] = ()
+    """Kinds of events, such as frames."""
+    filters: tuple[str, ...] = ()
+    """Conditions that all must hold, such as "ring.written > 1000"."""
+    snaplen: int = SNAP_LENGTH
+    """Bytes of a frame that are captured."""

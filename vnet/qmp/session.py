@@ -11,7 +11,7 @@ import trio
 from drivers.contracts.events import ControlCommanded, Source
 from vnet.qmp import codec
 from vnet.qmp.codec import NEGOTIATE, Framer, QmpError, TooLong
-from vnet.qmp.commands import Context, execute, version
+from vnet.qmp.commands import Context, Takeover, execute, version
 from vnet.qmp.event_queue import EventQueue
 from vnet.qmp.events import Shutdown
 from vnet.qmp.qapi import to_wire
@@ -38,7 +38,8 @@ class Session:
         self._stream = stream
         self._world = world
         self._events = EventQueue(world.events)
-        self._context = Context(world, self._events.choose)
+        self._context = Context(world, self._events.choose, self._take_over)
+        self._takeover: Takeover | None = None
         self._end = end
         self._negotiated = False
         self._sending = trio.Lock()
@@ -80,7 +81,15 @@ class Session:
                 await self._send(reply)
                 if executed == "quit":
                     self._end.set()
+                if self._takeover is not None:
+                    async with self._sending:
+                        self._is_cut = True  # no message may follow
+                        await self._takeover(self._stream)
+                    return
             deadline = min(deadline, trio.current_time() + PATIENCE) if framer.partial else math.inf
+
+    def _take_over(self, takeover: Takeover) -> None:
+        self._takeover = takeover
 
     async def _receive(self, deadline: float) -> bytes:
         """Return the next bytes. Raises trio.TooSlowError at the deadline."""

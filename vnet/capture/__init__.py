@@ -1,0 +1,1 @@
+"""Captures: events of a running system as pcapng, as a timeline and as lines of text. Without I/O."""
