@@ -33,6 +33,10 @@ PROBE_SECONDS = 10.0
 DISTRIBUTION = "vnet-virtio"
 
 
+EXTRAS = {"prometheus-client": ("metrics", "vnet metrics")}
+"""Extra, and the command that needs it, by optional package."""
+
+
 class Grade(Enum):
     """State of a prerequisite."""
 
@@ -100,7 +104,7 @@ TOOLS = (
 
 def examine() -> list[Finding]:
     """Return the state of every prerequisite. Takes about a second, changes nothing and needs no right."""
-    return [*_python(), *_kernel(), *_rights(), *map(_tool, TOOLS)]
+    return [*_python(), *_extras(), *_kernel(), *_rights(), *map(_tool, TOOLS)]
 
 
 def _python() -> Iterator[Finding]:
@@ -118,6 +122,15 @@ def _dependencies() -> list[str]:
     """Return the names of the packages that ours requires, without extras."""
     listed = requires(DISTRIBUTION) or []
     return [re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0] for line in listed if "extra ==" not in line]
+
+
+def _extras() -> Iterator[Finding]:
+    for package, (extra, needed) in EXTRAS.items():
+        try:
+            yield Finding(f"package {package}", Grade.OK, version(package), needed)
+        except PackageNotFoundError:
+            mend = f"{sys.executable} -m pip install '{DISTRIBUTION}[{extra}]'"
+            yield Finding(f"package {package}", Grade.MISSING, "not installed", needed, mend, "every other command")
 
 
 def _kernel() -> Iterator[Finding]:

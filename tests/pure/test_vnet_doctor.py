@@ -86,7 +86,19 @@ def test_a_missing_package_of_python_is_not_optional(monkeypatch: pytest.MonkeyP
 def test_every_dependency_of_the_package_is_looked_at() -> None:
     names = {finding.name for finding in examine()}
     assert {"package trio", "package attrs", "package python-pytun", "package scapy"} <= names
-    assert "package rich" not in names  # an extra
+    assert "package pytest" not in names, "extras that no command needs are left out"
+
+
+def test_a_package_of_an_extra_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "prometheus-client":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(doctor, "version", version)
+    finding = named("package prometheus-client")
+    assert (finding.grade, finding.optional, finding.needed_for) == (Grade.MISSING, True, "vnet metrics")
+    assert finding.mend.endswith("-m pip install 'vnet-virtio[metrics]'")
 
 
 def test_a_machine_without_tun_says_what_works_without_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
