@@ -18,6 +18,7 @@ from click_man.core import write_man_pages
 from vnet.cli.group import main
 from vnet.graph.build import of_topology
 from vnet.graph.svg import to_svg
+from vnet.qmp.reference import reference as qmp_reference
 from vnet.topology import load
 from vnet.topology.reference import json_schema, reference
 from vnet.version import __version__
@@ -41,6 +42,16 @@ order of the file, the first 100 of them in full. A check that needs a valid rec
 
 Editors that know TOML complete and check a file that begins with `#:schema vnet.schema.json`; `vnet schema` prints
 that [schema](vnet.schema.json). [The gallery](gallery.md) has a file for each use case.
+
+"""
+
+QMP = """\
+# QMP commands and events
+
+<!-- Written by docs/generate.py from the records; do not edit. -->
+
+The [control socket](qmp.md) of a running system takes these commands and sends these events. Members in brackets
+may be left out. `query-qmp-schema` has the types of all of them; commands that begin with `x-` may change.
 
 """
 
@@ -113,6 +124,7 @@ def man_pages() -> dict[str, str]:
 FILES: Mapping[str, Callable[[], str]] = {
     "topology.md": lambda: TOPOLOGY + reference(),
     "commands.md": commands,
+    "qmp-reference.md": lambda: QMP + qmp_reference(),
     "decisions.md": decisions,
     "graph.svg": lambda: picture("examples/topologies/ntb.toml"),
     "vnet.schema.json": lambda: json.dumps(json_schema(), indent=2) + "\n",
