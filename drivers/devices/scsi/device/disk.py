@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drivers.contracts.ports import SectorStore
 from drivers.devices.scsi.cdb import EVPD, FUA, LENGTHS, NDOB, READ_CAPACITY_16, UNMAP, Op, ScsiCommand, blocks
-from drivers.devices.scsi.device.inquiry import DISK, PAGES, ScsiLimits, UnitIdentity, standard
+from drivers.devices.scsi.device.inquiry import DISK, LIMITS, PAGES, UnitIdentity, standard
 from drivers.devices.scsi.device.mode import Mode
 from drivers.devices.scsi.device.primary import PRIMARY, Inventory
 from drivers.devices.scsi.device.unit import GOOD, Call, Io, Reply, Unit
@@ -20,7 +20,6 @@ MANY = 0xFFFF_FFFF
 UNMAP_HEADER, UNMAP_ROW = 8, 16
 LENGTH_AT = {6: 4, 10: 7, 12: 6, 16: 10}
 """Offset of the field for the number of blocks, per CDB length in bytes."""
-LIMITS = ScsiLimits()
 NOT_READY = Sense(SenseKey.NOT_READY, Asc.INITIALIZING_COMMAND_REQUIRED)
 PROTECTED = Sense(SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)
 
@@ -28,14 +27,11 @@ PROTECTED = Sense(SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)
 class LogicalUnit(Unit):
     """A disk. After the store has changed its size, call `ScsiDomain.resized`."""
 
-    def __init__(
-        self, store: SectorStore, identity: UnitIdentity, *, limits: ScsiLimits = LIMITS, events: int = 0
-    ) -> None:
+    def __init__(self, store: SectorStore, identity: UnitIdentity, *, events: int = 0) -> None:
         """``events``: the `AsyncEvent`s that the disk can report."""
         super().__init__()
         self.store = store
         self.identity = identity
-        self.limits = limits
         self.events = events
         self.subscribed = 0
         """Events that the initiator has subscribed to."""
@@ -108,7 +104,7 @@ class LogicalUnit(Unit):
         page = PAGES.get(code)
         if page is None:
             raise illegal(Asc.INVALID_FIELD_IN_CDB, 2, 7)
-        data = page(self.identity, self.store.info, self.limits)
+        data = page(self.identity, self.store.info)
         return call.answer(bytes((DISK, code)) + len(data).to_bytes(2, "big") + data, allocation)
 
     def mode_sense(self, call: Call) -> Reply:
@@ -141,13 +137,13 @@ class LogicalUnit(Unit):
         return call.answer((data + bytes((0, exponent, thin))).ljust(32, b"\0"), call.field(10, 4))
 
     def read(self, call: Call) -> Reply | Io:
-        offset, size = self.range(call, self.limits.transfer)
+        offset, size = self.range(call, LIMITS.transfer)
         fua = bool(call.cdb[0] >> 5 and call.cdb[1] & FUA)
         call.need_room(size)
         return Io(self.store, IoKind.READ, offset, size, in_size=size, stable=fua) if size else GOOD
 
     def write(self, call: Call) -> Reply | Io:
-        offset, size = self.range(call, self.limits.transfer)
+        offset, size = self.range(call, LIMITS.transfer)
         out = call.payload(size)
         return Io(self.store, IoKind.WRITE, offset, size, out, size, stable=self.stable(call)) if size else GOOD
 
@@ -156,7 +152,7 @@ class LogicalUnit(Unit):
         check = call.cdb[1] >> 1 & 3
         if check == 2:
             raise illegal(Asc.INVALID_FIELD_IN_CDB, 1, 2)
-        offset, size = self.range(call, self.limits.transfer if check == 1 else None)
+        offset, size = self.range(call, LIMITS.transfer if check == 1 else None)
         if not size:
             return GOOD
         if check == 0:
@@ -171,7 +167,7 @@ class LogicalUnit(Unit):
     def write_same(self, call: Call) -> Io:
         if not blocks(call.cdb)[1]:  # WSNZ: 0 does not mean "all blocks to the end"
             raise illegal(Asc.INVALID_FIELD_IN_CDB, LENGTH_AT[LENGTHS[call.cdb[0] >> 5]], 7)
-        offset, size = self.range(call, self.limits.unmap)
+        offset, size = self.range(call, LIMITS.unmap)
         unmap = bool(call.cdb[1] & UNMAP) and self.store.info.unmaps
         without = call.cdb[0] == Op.WRITE_SAME_16 and call.cdb[1] & NDOB
         pattern = b"" if without else call.parameters(self.block_size)
@@ -192,7 +188,7 @@ class LogicalUnit(Unit):
         if size < UNMAP_HEADER:
             raise illegal(Asc.PARAMETER_LIST_LENGTH_ERROR)
         rows = min(int.from_bytes(data[2:4], "big"), size - UNMAP_HEADER) // UNMAP_ROW * UNMAP_ROW
-        if rows > self.limits.ranges * UNMAP_ROW:
+        if rows > LIMITS.ranges * UNMAP_ROW:
             raise illegal(Asc.INVALID_FIELD_IN_PARAMETER_LIST, 2, 7, cdb=False)
         block, whole = self.block_size, 0
         extents = []
@@ -200,7 +196,7 @@ class LogicalUnit(Unit):
             lba, count = int.from_bytes(data[at : at + 8], "big"), int.from_bytes(data[at + 8 : at + 12], "big")
             self.check_range(lba, count)
             whole += count * block
-            if whole > self.limits.unmap:
+            if whole > LIMITS.unmap:
                 raise illegal(Asc.INVALID_FIELD_IN_PARAMETER_LIST, at + 8, 7, cdb=False)
             if count:
                 extents.append(StoreExtent(lba * block, count * block, unmap=True))

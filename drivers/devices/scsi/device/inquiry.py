@@ -10,7 +10,7 @@ import attrs
 
 from drivers.contracts.ports import StoreInfo
 
-__all__ = ["ABSENT", "DISK", "PAGES", "WELL_KNOWN_UNIT", "UnitIdentity", "ScsiLimits", "Page", "standard"]
+__all__ = ["ABSENT", "DISK", "LIMITS", "PAGES", "WELL_KNOWN_UNIT", "UnitIdentity", "Page", "standard"]
 
 DISK, WELL_KNOWN_UNIT, ABSENT = 0x00, 0x1E, 0x7F
 """Peripheral qualifier and device type: disk, well-known logical unit, no logical unit at this LUN."""
@@ -62,6 +62,10 @@ class ScsiLimits:
     """Maximum block descriptors of one UNMAP."""
 
 
+LIMITS = ScsiLimits()
+"""Limits of every disk."""
+
+
 def standard(peripheral: int, identity: UnitIdentity) -> bytes:
     """Return the 96 bytes of standard INQUIRY data."""
     head = bytes((peripheral, 0, SPC4, HISUP | FORMAT, STANDARD_SIZE - 5, 0, 0, CMDQUE))
@@ -74,15 +78,15 @@ def _ascii(text: str, size: int) -> bytes:
     return text.encode("ascii", "replace")[:size].ljust(size)
 
 
-def _supported(identity: UnitIdentity, info: StoreInfo, limits: ScsiLimits) -> bytes:
+def _supported(identity: UnitIdentity, info: StoreInfo) -> bytes:
     return bytes(sorted(PAGES))
 
 
-def _serial_number(identity: UnitIdentity, info: StoreInfo, limits: ScsiLimits) -> bytes:
+def _serial_number(identity: UnitIdentity, info: StoreInfo) -> bytes:
     return identity.serial.encode("ascii", "replace")
 
 
-def _identification(identity: UnitIdentity, info: StoreInfo, limits: ScsiLimits) -> bytes:
+def _identification(identity: UnitIdentity, info: StoreInfo) -> bytes:
     name = _ascii(identity.vendor, 8) + _ascii(identity.product, 16) + identity.serial.encode("ascii", "replace")
     digest = hashlib.sha256(name).digest()
     naa = bytes((NAA_LOCAL << 4 | digest[0] & 0xF,)) + digest[1:8]
@@ -93,26 +97,26 @@ def _designator(code_set: int, kind: int, value: bytes) -> bytes:
     return bytes((code_set, kind, 0, len(value))) + value
 
 
-def _block_limits(identity: UnitIdentity, info: StoreInfo, limits: ScsiLimits) -> bytes:
+def _block_limits(identity: UnitIdentity, info: StoreInfo) -> bytes:
     block = info.block_size
     granularity = max(1, info.physical_block // block)
-    whole = limits.unmap // block
-    unmap = (whole, limits.ranges, granularity, UGAVALID) if info.unmaps else (0, 0, 0, 0)
+    whole = LIMITS.unmap // block
+    unmap = (whole, LIMITS.ranges, granularity, UGAVALID) if info.unmaps else (0, 0, 0, 0)
     head = bytes((WSNZ, 0)) + min(granularity, 0xFFFF).to_bytes(2, "big")
-    words = (limits.transfer // block, 0, 0, *unmap)
+    words = (LIMITS.transfer // block, 0, 0, *unmap)
     return (head + b"".join(word.to_bytes(4, "big") for word in words) + whole.to_bytes(8, "big")).ljust(60, b"\0")
 
 
-def _block_characteristics(identity: UnitIdentity, info: StoreInfo, limits: ScsiLimits) -> bytes:
+def _block_characteristics(identity: UnitIdentity, info: StoreInfo) -> bytes:
     return NON_ROTATING.to_bytes(2, "big").ljust(60, b"\0")
 
 
-def _provisioning(identity: UnitIdentity, info: StoreInfo, limits: ScsiLimits) -> bytes:
+def _provisioning(identity: UnitIdentity, info: StoreInfo) -> bytes:
     """Return the page; LBPRZ is set because unmapping writes zeroes."""
     return bytes((0, LBPU | LBPWS | LBPWS10 | LBPRZ, THIN, 0)) if info.unmaps else bytes(4)
 
 
-PAGES: Mapping[int, Callable[[UnitIdentity, StoreInfo, ScsiLimits], bytes]] = {
+PAGES: Mapping[int, Callable[[UnitIdentity, StoreInfo], bytes]] = {
     Page.SUPPORTED: _supported,
     Page.SERIAL_NUMBER: _serial_number,
     Page.IDENTIFICATION: _identification,
