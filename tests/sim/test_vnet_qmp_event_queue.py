@@ -95,6 +95,23 @@ async def test_the_end_of_the_system_is_the_last_event(world: World) -> None:
         assert (last["event"], last["data"]) == ("SHUTDOWN", {"guest": False, "reason": reason})
 
 
+async def test_the_end_comes_after_the_events_on_their_way(world: World) -> None:
+    server = ControlServer(world)
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.converse, theirs)
+        client = Client(ours)
+        await ask_for(client, "VNET_LINK_UP", "SHUTDOWN")
+        emit = world.events.links
+        assert emit is not None
+        for _ in range(20):
+            emit(moved(up=True))
+            nursery.cancel_scope.cancel()
+    with trio.fail_after(1):
+        names = [(await client.read())["event"] for _ in range(21)]
+    assert names == ["VNET_LINK_UP"] * 20 + ["SHUTDOWN"]
+
+
 async def test_a_slow_client_loses_events_and_gets_their_number(world: World, autojump_clock: MockClock) -> None:
     extra = 7
     async with open_client(ControlServer(world)) as client:
@@ -136,7 +153,7 @@ async def test_an_event_has_the_time_of_day_at_which_it_happened(autojump_clock:
     begin = trio.current_time()
     hub.links(moved(up=True, at=begin))
     await trio.sleep(3)
-    [message] = await queue.take()
+    [message] = queue.take()
     expected = 1_700_000_000.25 + begin
     stamp = message["timestamp"]
     assert stamp["seconds"] + stamp["microseconds"] / 1e6 == pytest.approx(expected, abs=1e-5)

@@ -81,7 +81,7 @@ async def test_results_are_what_the_schema_says(kind: str, transport: str) -> No
             result = await command(world, name, **arguments)
             assert not list(misfits(schema, entry["ret-type"], result))
         await world.wait_up()
-        messages = json.loads(json.dumps(events.take_nowait()))
+        messages = json.loads(json.dumps(events.take()))
         events.close()
     assert {"VNET_LINK_DOWN", "VNET_DEVICE_RESET", "VNET_QUEUE_ENABLED"} <= {event["event"] for event in messages}
     for event in messages:

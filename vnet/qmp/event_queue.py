@@ -54,13 +54,12 @@ class EventQueue:
                     self._lost += 1
                 self._filled.set()
 
-    async def take(self) -> list[dict[str, Any]]:
-        """Wait for events, and return the message of each, and of the number lost after them."""
+    async def wait(self) -> None:
+        """Wait for events."""
         await self._filled.wait()
-        return self.take_nowait()
 
-    def take_nowait(self) -> list[dict[str, Any]]:
-        """Return the messages of the events that wait."""
+    def take(self) -> list[dict[str, Any]]:
+        """Return the message of each event that waits, and of the number lost after them."""
         self._filled = trio.Event()
         taken, lost = list(self._waiting), self._lost
         self._waiting.clear()
@@ -73,8 +72,8 @@ class EventQueue:
     def farewell(self, shutdown: Shutdown) -> list[dict[str, Any]]:
         """Return the messages of the events that wait, and that of the system's end if it is chosen."""
         if SHUTDOWN not in self._chosen:
-            return self.take_nowait()
-        return [*self.take_nowait(), self._message(SHUTDOWN, shutdown, trio.current_time())]
+            return self.take()
+        return [*self.take(), self._message(SHUTDOWN, shutdown, trio.current_time())]
 
     def _message(self, name: str, data: QapiRecord, at: float) -> dict[str, Any]:
         """Return an event of QMP. ``at`` is in seconds of the run's clock; the message has the time of day."""

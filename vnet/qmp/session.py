@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import trio
@@ -43,6 +43,7 @@ class Session:
         self._end = end
         self._negotiated = False
         self._sending = trio.Lock()
+        self._last_send = trio.CancelScope()
         self._is_cut = False  # whether the last message was sent in part
 
     async def run(self) -> None:
@@ -50,6 +51,7 @@ class Session:
         gone, error = False, None
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._limit_last_send)
                 nursery.start_soon(self._send_events)
                 error = await self._converse_to_the_end()
                 nursery.cancel_scope.cancel()
@@ -98,24 +100,37 @@ class Session:
 
     async def _send(self, message: Mapping[str, object]) -> None:
         async with self._sending:
-            self._is_cut = True
-            await self._stream.send_all(codec.emit(message))
+            await self._put([message])
+
+    async def _put(self, messages: Sequence[Mapping[str, object]], within: float = math.inf) -> None:
+        """Send messages whole, within so many seconds, despite a cancellation. The caller holds `_sending`."""
+        self._is_cut = True
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + within) as self._last_send:
+            await self._stream.send_all(b"".join(map(codec.emit, messages)))
             self._is_cut = False
+
+    async def _limit_last_send(self) -> None:
+        """Give the messages on their way a deadline when the conversation ends."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._last_send.deadline = trio.current_time() + FAREWELL
 
     async def _send_events(self) -> None:
         """Send the chosen events until cancelled, or until the client is gone."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while True:
-                for message in await self._events.take():
-                    await self._send(message)
+                await self._events.wait()
+                async with self._sending:
+                    await self._put(self._events.take())
 
     async def _say_farewell(self) -> None:
         """Send the last events to a client that reads, because the system ends."""
         shutdown = Shutdown(guest=False, reason="host-qmp-quit" if self._end.is_set() else "host-signal")
-        with trio.move_on_after(FAREWELL, shield=True), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            if not self._is_cut:
-                for message in self._events.farewell(shutdown):
-                    await self._send(message)
+        last = [] if self._is_cut else self._events.farewell(shutdown)
+        if last:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._put(last, FAREWELL)
 
     async def _answer(self, message: bytes) -> tuple[dict[str, object], str]:
         """Execute the command in a message; return the reply, and the name of the command if it succeeded, else ""."""
