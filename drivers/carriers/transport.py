@@ -75,6 +75,9 @@ class DoorbellRange:
     bar: int
     start: int
     end: int
+    step: int = 0
+    """Bytes between the registers of two queues, which a write of any 16-bit value notifies; 0: one register for all
+    queues, whose value tells them apart."""
 
 
 def _unnamed(bar: int, offset: int) -> str | None:

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-import attrs
 import trio
 
 from drivers.bus.back import Identity
 from drivers.bus.vhost import DeviceQueue
+from drivers.carriers.framing import ProtocolError, SessionStatistics, receive_message, within
 from drivers.carriers.vhost_user import SocketBack
-from drivers.contracts.ipc import FdSocket, Handle, Ipc, Unusable
+from drivers.contracts.ipc import FdSocket, Handle, Ipc
 from drivers.errors import TransportLost
 from drivers.transports.vhost_user.constants import BackendRequest, ProtocolFeature
 from drivers.transports.vhost_user.messages import FRONTEND_MESSAGES, HEADER_SIZE, Assembler, emit, request_name
-from drivers.transports.vhost_user.payloads import ProtocolError
 from drivers.transports.vhost_user.session import Session
 from rings.memory import MappedMemory, Memory
 from rings.status import Status
 
-__all__ = ["BackStatistics", "SessionReport", "VhostUserBack"]
+__all__ = ["SessionReport", "VhostUserBack"]
 
-T = TypeVar("T")
+PEER = "front end"
 DEADLINE = 5.0
 """Seconds that a front end may take to send its first message, to finish a message, and to receive a reply."""
-
-
-@attrs.define(eq=False)
-class BackStatistics:
-    """Counters since the device was created."""
-
-    sessions: int = 0
-    messages: int = 0
-    refused: int = 0
-    """Connections refused because another was open."""
-    broken: int = 0
-    """Sessions that ended with a protocol error or a timeout of the front end."""
 
 
 class SessionReport(Protocol):
@@ -56,7 +42,7 @@ class VhostUserBack(SocketBack):
     def __init__(self, ipc: Ipc, identity: Identity, report: SessionReport | None = None) -> None:
         super().__init__(identity)
         self._report = report
-        self.statistics = BackStatistics()
+        self.statistics = SessionStatistics()
         self._ipc = ipc
         self._session: Session | None = None
         self._scope: trio.CancelScope | None = None
@@ -149,19 +135,7 @@ class VhostUserBack(SocketBack):
 
     async def _serve_messages(self, session: Session, socket: FdSocket, assembler: Assembler) -> None:
         greeted = False
-        while True:
-            receive = partial(socket.receive, assembler.missing)
-            try:
-                data, handles = await (receive() if greeted and not assembler.partial else _with_deadline(receive))
-            except Unusable as exc:
-                raise ProtocolError(str(exc)) from None
-            if not data:
-                if assembler.partial:
-                    raise ProtocolError("the connection ended in the middle of a message")
-                return
-            message = assembler.feed(data, handles)
-            if message is None:
-                continue
+        while (message := await receive_message(socket, assembler, DEADLINE, PEER, first=not greeted)) is not None:
             greeted = True
             self.statistics.messages += 1
             name, reporter = request_name(message.request), self.device.reporter
@@ -171,7 +145,7 @@ class VhostUserBack(SocketBack):
                 answer = await session.serve(message)
                 if answer is not None:
                     body, handles_sent = answer[0], tuple(answer[1])
-                    await _with_deadline(partial(socket.send, body, handles_sent))
+                    await within(DEADLINE, PEER, partial(socket.send, body, handles_sent))
                     reporter.message(True, name, len(body) - HEADER_SIZE, len(handles_sent))
             finally:
                 message.close()
@@ -185,13 +159,7 @@ class VhostUserBack(SocketBack):
             self._config_changed = trio.Event()
             if session.channel is not None and session.negotiated(ProtocolFeature.CONFIG):
                 try:
-                    await _with_deadline(partial(session.channel.send, emit(BackendRequest.CONFIG_CHANGE_MSG)))
+                    await within(DEADLINE, PEER, partial(session.channel.send, emit(BackendRequest.CONFIG_CHANGE_MSG)))
                 except (ProtocolError, TransportLost):
                     session.channel.close()  # the front end does not read it
                     session.channel = None
-
-
-async def _with_deadline(call: Callable[[], Awaitable[T]]) -> T:
-    with trio.move_on_after(DEADLINE):
-        return await call()
-    raise ProtocolError(f"the front end made no progress for {DEADLINE:g} s")

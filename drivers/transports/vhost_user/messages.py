@@ -7,11 +7,12 @@ closed.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import IntEnum
 
 import attrs
 
+from drivers.carriers.framing import FrameAssembler, ProtocolError
 from drivers.contracts.ipc import Handle
 from drivers.transports.vhost_user.constants import (
     MAX_BODY,
@@ -32,7 +33,6 @@ from drivers.transports.vhost_user.payloads import (
     MemTable,
     MessageRefused,
     Payload,
-    ProtocolError,
     SingleRegion,
     VringAddr,
     VringFd,
@@ -148,64 +148,18 @@ class UserMessage:
             self.handles.pop().close()
 
 
-class Assembler:
-    """Splits a byte stream into messages.
-
-    Receive at most `missing` bytes at a time and `feed` them. File descriptors belong to the message whose first byte
-    they accompany, so one receive call must not span two messages.
-    """
+class Assembler(FrameAssembler[UserMessage]):
+    """Splits a byte stream into messages."""
 
     def __init__(self, messages: Mapping[int, MessageType], *, replies: bool = False) -> None:
         """``messages`` are the types to expect; with ``replies``, their replies."""
+        super().__init__(HEADER_SIZE, max(m.answer_fds if replies else m.fds[1] for m in messages.values()))
         self._messages = messages
         self._replies = replies
-        self._fds_max = max(m.answer_fds if replies else m.fds[1] for m in messages.values())
-        self._data = bytearray()
-        self._handles: list[Handle] = []
-        self._size: int | None = None
 
-    @property
-    def missing(self) -> int:
-        """Bytes missing from the header, or from the message; never 0."""
-        return HEADER_SIZE - len(self._data) if self._size is None else HEADER_SIZE + self._size - len(self._data)
-
-    @property
-    def partial(self) -> bool:
-        """Whether part of a message has arrived."""
-        return bool(self._data)
-
-    def feed(self, data: bytes, handles: Sequence[Handle] = ()) -> UserMessage | None:
-        """Return the message that ``data`` completes, or None. On ProtocolError all file descriptors are closed."""
-        first = not self._data
-        self._handles += handles
-        try:
-            if not data or len(data) > self.missing:
-                raise ProtocolError("more bytes than the message has")
-            if handles and not first:
-                raise ProtocolError("a file descriptor in the middle of a message")
-            self._data += data
-            if self._size is None:
-                # Reject more handles than any message takes before the header is complete.
-                if len(self._handles) > self._fds_max:
-                    raise ProtocolError(f"{len(self._handles)} file descriptors with one message")
-                if len(self._data) == HEADER_SIZE:
-                    request, _, size = _HEADER.unpack(self._data)
-                    self._size = self._check_header(request, size)
-            return self._pop_message() if self._size is not None and not self.missing else None
-        except ProtocolError:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Drop the partial message, and close its file descriptors."""
-        for handle in self._handles:
-            handle.close()
-        self._handles = []
-        self._data.clear()
-        self._size = None
-
-    def _check_header(self, request: int, size: int) -> int:
+    def check_header(self, header: bytes, fds: int) -> int:
         """Check a header; return the bytes of the body. Unknown messages are received, in order to refuse them."""
+        request, _, size = _HEADER.unpack(header)
         kind = self._messages.get(request, _UNKNOWN)
         low, high = 0, MAX_BODY
         fds_min, fds_max = 0, self._fds_max
@@ -218,17 +172,13 @@ class Assembler:
                 fds_min, fds_max = kind.fds
         if not low <= size <= high:
             raise ProtocolError(f"message {request} of {size} bytes")
-        if not fds_min <= len(self._handles) <= fds_max:
-            raise ProtocolError(f"message {request} with {len(self._handles)} file descriptors")
-        return size
+        if not fds_min <= fds <= fds_max:
+            raise ProtocolError(f"message {request} with {fds} file descriptors")
+        return int(size)
 
-    def _pop_message(self) -> UserMessage:
-        request, flags, _ = _HEADER.unpack_from(self._data)
-        message = UserMessage(request, flags, bytes(self._data[HEADER_SIZE:]), self._handles)
-        self._handles = []
-        self._data.clear()
-        self._size = None
-        return message
+    def make(self, header: bytes, body: bytes, handles: list[Handle]) -> UserMessage:
+        request, flags, _ = _HEADER.unpack(header)
+        return UserMessage(request, flags, body, handles)
 
 
 def parse(message: UserMessage, messages: Mapping[int, MessageType]) -> Payload:

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol, Self
 
 import attrs
 
-from drivers.errors import DriverError
+from drivers.carriers.framing import ProtocolError
 from drivers.transports.vhost_user.constants import MAX_CONFIG, MAX_REGIONS, NO_FD
 
 __all__ = [
@@ -30,10 +30,6 @@ __all__ = [
 ]
 
 ADDRESS_END = 1 << 64
-
-
-class ProtocolError(DriverError):
-    """The other side violated the protocol: the rest of its stream is meaningless."""
 
 
 class MessageRefused(ProtocolError):
