@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
 from vnet.cli import serve
 from vnet.ends.scsi import ScsiSpec
 from vnet.ends.scsi.serve import _luns
+from vnet.system.exports import DeviceExport
 from vnet.topology import parse_device
 
 SOCKET = ["--vhost-user", "/nowhere/s"]
@@ -64,3 +69,26 @@ def test_the_type_of_a_units_value_is_that_of_its_key() -> None:
     first, second = spec.device.luns
     assert (first.path, first.serial, first.size, first.read_only, first.lun) == ("1", "123", 64, True, 0)
     assert (second.path, second.lun, second.block_size) == ("true=false", 7, 4096)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ([], "exactly one of --vhost-user and --vfio-user must be given"),
+        ([*SOCKET, "--vfio-user", "/nowhere/f"], "exactly one of --vhost-user and --vfio-user must be given"),
+        (["--vfio-user", "/nowhere/f", "--connect"], "--connect requires --vhost-user: vfio-user clients connect"),
+    ],
+)
+def test_a_device_has_one_socket_of_one_kind(options: list[str], why: str) -> None:
+    done = CliRunner().invoke(serve.command, ["blk", *options, "--file", "/nowhere/x"])
+    assert done.exit_code == 2
+    assert why in done.stderr
+
+
+def test_the_arguments_for_qemu_name_the_functions_socket() -> None:
+    export = DeviceExport(parse_device({"type": "blk", "device": {"size": 1}}, "test"), Path("/a b/s"), vfio_user=True)
+    lines = serve.hint("blk0", export).splitlines()
+    assert lines[:2] == ["blk0 listens at /a b/s; Ctrl-C ends it.", "For QEMU: (from 10.1 on)"]
+    word, device = shlex.split(lines[-1])
+    assert word == "-device"
+    assert json.loads(device) == {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": "/a b/s"}}

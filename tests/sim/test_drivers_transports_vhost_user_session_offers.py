@@ -133,7 +133,7 @@ class Peer:
     async def come_back(self, path: Path, served: Served) -> None:
         """The connection is lost; the rings and the area stay."""
         self.front.socket.close()
-        await until(lambda: not served.back.connected)
+        await until(lambda: not served.server.connected)
         self.front.socket = await connect(path)
         await self.bring_up()
         await self.exchange()

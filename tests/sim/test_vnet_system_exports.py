@@ -108,15 +108,15 @@ async def test_damage_by_one_front_end_leaves_the_other_devices_alone(tmp_path: 
             async with front_end(paths["bad"]) as bad:
                 await break_it(bad)
                 await works(good, b"%d" % number)
-            await until(lambda: not served["bad"].back.connected)
+            await until(lambda: not served["bad"].server.connected)
             async with front_end(paths["bad"]) as bad:
                 await bad.bring_up()
                 await works(bad, b"x")
-            await until(lambda: not served["bad"].back.connected)
+            await until(lambda: not served["bad"].server.connected)
         assert await request(good, good.rings[0], 0, 0, 512) == b"4" * 512 + b"\0"
-        assert served["good"].back.statistics.sessions == 1
-        assert served["bad"].back.statistics.sessions == 8
-        assert served["bad"].back.statistics.broken == 2
+        assert served["good"].server.statistics.sessions == 1
+        assert served["bad"].server.statistics.sessions == 8
+        assert served["bad"].server.statistics.broken == 2
     assert any("the connection was closed: " in line for line in output)
     assert "bad: the front end hung up; its queues carried requestq1 2" in output
     assert not any(path.exists() for path in paths.values())
@@ -127,7 +127,7 @@ async def test_a_front_end_that_listens_is_connected_to_and_again_after_it_was_a
     path, output = tmp_path / "front", list[str]()
     async with open_exports({"disk": disk(path, connect=True)}, report=output.append) as served:
         await trio.sleep(3 * RETRY)
-        assert served["disk"].back.statistics.sessions == 0
+        assert served["disk"].server.statistics.sessions == 0
         assert output == []  # no listener yet, which is no error
         for turn in range(3):
             with listen(path, socket.SOCK_STREAM, 1) as listening:
@@ -139,10 +139,10 @@ async def test_a_front_end_that_listens_is_connected_to_and_again_after_it_was_a
                     await front.bring_up()
                     await works(front, b"%d" % turn)
                     front.close()
-                    await until(lambda: not served["disk"].back.connected)
+                    await until(lambda: not served["disk"].server.connected)
             await trio.sleep(3 * RETRY)
-        assert served["disk"].back.statistics.sessions == 6
-        assert served["disk"].back.statistics.broken == 0
+        assert served["disk"].server.statistics.sessions == 6
+        assert served["disk"].server.statistics.broken == 0
     assert len(output) == 2 * 6
 
 
@@ -268,7 +268,7 @@ async def test_a_front_end_with_several_pairs_says_everything_of_each_pair(tmp_p
             await front.negotiate(mask((ProtocolFeature.MQ, ProtocolFeature.REPLY_ACK)))
             assert (await front.ask(R.GET_QUEUE_NUM)).value == 2
             assert not await front.tell(R.SET_PROTOCOL_FEATURES, U64(PROTOCOL_FEATURES))
-        await until(lambda: not served["net"].back.connected)
+        await until(lambda: not served["net"].server.connected)
         async with front_end(tmp_path / "net", features, rings=4) as front:
             await front.negotiate(PROTOCOL_FEATURES & ~slots)
             assert (await front.ask(R.GET_FEATURES)).value >> F.MQ & 1

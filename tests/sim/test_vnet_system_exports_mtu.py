@@ -46,7 +46,7 @@ async def front_end(served: Served, protocol_features: int = QEMUS) -> AsyncIter
         yield front
     finally:
         front.close()
-        await until(lambda: not served.back.connected)
+        await until(lambda: not served.server.connected)
 
 
 async def run(front: FrontEnd, mtu: int | None) -> bool:

@@ -42,7 +42,7 @@ class Disk:
             yield front
         finally:
             front.close()
-            await until(lambda: not self.served.back.connected)
+            await until(lambda: not self.served.server.connected)
 
 
 @asynccontextmanager

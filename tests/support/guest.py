@@ -37,11 +37,11 @@ def guest_kernel(tmp_path_factory: pytest.TempPathFactory, require_tool: Require
 class Serve:
     """A running ``vnet serve``."""
 
-    def __init__(self, folder: Path, name: str, *argv: str) -> None:
+    def __init__(self, folder: Path, name: str, *argv: str, by: str = "--vhost-user") -> None:
         self.name, self.socket = name, folder / f"{name}.sock"
         kind, *options = argv
         self._argv = [VNET, *(() if kind != "entropy" else ("--load", ENTROPY)), "serve", kind]
-        self._argv += ["--vhost-user", str(self.socket), *options]
+        self._argv += [by, str(self.socket), *options]
         self._errors = folder / f"{name}.log"
         self.start()
 

@@ -151,8 +151,9 @@ class Guest:
         memory: str = MEMORY,
         boot: str = "",
         wait: bool = True,
+        qemu: Sequence[str] = ("qemu-system-x86_64",),
     ) -> None:
-        """Start QEMU with the arguments ``devices`` and ``boot`` on the kernel's command line.
+        """Start ``qemu`` with the arguments ``devices`` and ``boot`` on the kernel's command line.
 
         Without ``wait`` the caller calls `wait_up`. Raises GuestError.
         """
@@ -160,7 +161,7 @@ class Guest:
         self.log = folder / "console.log"
         self._shell_path, self._monitor_path = folder / "shell.sock", folder / "qmp.sock"
         argv = [
-            "qemu-system-x86_64",
+            *qemu,
             *("-machine", "q35,accel=tcg", "-m", memory, "-smp", str(cpus)),
             *("-nodefaults", "-no-user-config", "-display", "none"),
             *("-kernel", str(kernel.image), "-initrd", str(kernel.initrd)),

@@ -20,7 +20,7 @@ from vnet.ends.serve import VALUE, ServeOption
 from vnet.errors import ConfigError, settings_of
 from vnet.spec import ANY_UID, PATH_RULE, fits_socket
 from vnet.system.exports import DeviceExport, open_exports
-from vnet.system.qemu import Version, arguments, describe, qemu_version
+from vnet.system.qemu import VFIO_USER, Version, arguments, describe, function_arguments, qemu_version
 from vnet.topology import parse_device
 
 __all__ = ["command", "hint"]
@@ -86,10 +86,15 @@ class ServeGroup(click.Group):
         params: list[click.Parameter] = [
             click.Option(
                 ["--vhost-user", "path"],
-                required=True,
                 metavar="SOCK",
                 type=click.Path(path_type=Path),
-                help="Unix socket for the front end.",
+                help="Unix socket for a vhost-user front end, which shows the device to its driver.",
+            ),
+            click.Option(
+                ["--vfio-user", "function_path"],
+                metavar="SOCK",
+                type=click.Path(path_type=Path),
+                help="Unix socket for a vfio-user client, whose driver sees the whole PCI function.",
             ),
             *map(_as_click, options),
             click.Option(["--connect"], is_flag=True, help="Connect to the socket, where the front end listens."),
@@ -108,19 +113,25 @@ class ServeGroup(click.Group):
 
 @click.group("serve", cls=ServeGroup)
 def command() -> None:
-    """Serve a device over vhost-user, for example to QEMU."""
+    """Serve a device over vhost-user or vfio-user, for example to QEMU."""
 
 
 def _serve(
     kind: str,
     options: Sequence[ServeOption],
     one_of: Sequence[str],
-    path: Path,
+    path: Path | None,
+    function_path: Path | None,
     connect: bool,
     peer_uid: int | None,
     allow_unsealed: bool,
     **given: Any,
 ) -> None:
+    socket = path or function_path
+    if socket is None or (path is not None and function_path is not None):
+        raise click.UsageError("exactly one of --vhost-user and --vfio-user must be given")
+    if connect and function_path is not None:
+        raise click.UsageError("--connect requires --vhost-user: vfio-user clients connect")
     if peer_uid is not None and not connect:
         raise click.UsageError("--peer-uid requires --connect: the mode of our own socket decides who may connect")
     used = [option for option in options if option.is_given(given[option.name])]
@@ -134,9 +145,10 @@ def _serve(
             raise click.BadParameter(str(exc), param_hint=f"'{option.flag}'") from None
     place = partial(settings_of, f"vnet serve {kind}", partial(_flag, used))
     with place():
-        if not fits_socket(str(path)):
-            raise ConfigError("", "--vhost-user", str(path), f"must be {PATH_RULE}")
-        export = DeviceExport(parse_device(device, ""), path, connect, peer_uid)
+        if not fits_socket(str(socket)):
+            flag = "--vhost-user" if path is not None else "--vfio-user"
+            raise ConfigError("", flag, str(socket), f"must be {PATH_RULE}")
+        export = DeviceExport(parse_device(device, ""), socket, connect, peer_uid, function_path is not None)
     run_until_ended(partial(_run, f"{kind}0", export, allow_unsealed, qemu_version(), place))
 
 
@@ -160,5 +172,10 @@ def hint(name: str, export: DeviceExport, version: Version | None = None) -> str
     """Return lines with the socket of the device and the arguments for that version of QEMU."""
     verb = "connects to" if export.connect else "listens at"
     lines = [f"{name} {verb} {export.socket}; Ctrl-C ends it."]
+    if export.vfio_user:
+        since = ".".join(map(str, VFIO_USER))
+        return "\n".join(
+            [*lines, f"For QEMU: (from {since} on)", *(f"  {x}" for x in function_arguments(export.socket))]
+        )
     qemu = arguments(export.spec, export.socket, version, connect=export.connect)
     return "\n".join([*lines, *([describe(version)] if qemu else []), *(f"  {line}" for line in qemu)])

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from drivers.contracts.hw import LinkEvents
 from rings.errors import MemoryFault
-from rings.memory import Addr, MappedMemory, Memory
+from rings.memory import Addr, Memory
 from rings.observers.meter import Meter
 from vnet.views.link import LinkStatistics
 
@@ -22,6 +22,7 @@ __all__ = [
     "Fault",
     "Link",
     "LinkEnd",
+    "RangedMemory",
     "Region",
     "RootPort",
     "Window",
@@ -139,6 +140,12 @@ class Link(Protocol):
     def revoke(self, direction: Direction, addr: int, size: int, fault: Fault) -> None:
         """Close every window over a byte of that range, whose memory is gone; accesses raise ``fault``."""
 
+    def remap(self, direction: Direction, addr: int, size: int) -> None:
+        """Make windows show the memory that is in that range now. Pins stay if their memory is still in its place.
+
+        The range has whole regions of the other end's memory, as they were and as they are.
+        """
+
     def statistics(self) -> LinkStatistics: ...
 
     @property
@@ -161,7 +168,15 @@ class Link(Protocol):
         """Run the link's own activity (flaps, delays) until cancelled or done."""
 
 
-def clip(memory: MappedMemory, addr: int, size: int) -> list[Region]:
+class RangedMemory(Memory, Protocol):
+    """Memory that lists its ranges."""
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """Address and bytes of every region, ascending."""
+
+
+def clip(memory: RangedMemory, addr: int, size: int) -> list[Region]:
     """Return the parts of ``memory`` in the range, for a window over it."""
     parts = ((max(addr, base), min(addr + size, base + length)) for base, length in memory.ranges)
-    return [(Addr(low), memory.view(Addr(low), high - low, True)) for low, high in parts if low < high]
+    return [(Addr(low), memory.view(Addr(low), high - low)) for low, high in parts if low < high]

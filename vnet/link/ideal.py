@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterable, Sequence
 
 import attrs
@@ -60,10 +61,13 @@ class _Tally:
 class _LinkWindow(MappedMemory):
     """A window of direct views of the other end's memory."""
 
-    def __init__(self, direction: Direction, start: int, size: int, forget: Callable[[_LinkWindow], object]) -> None:
+    def __init__(
+        self, direction: Direction, start: int, size: int, function: int, forget: Callable[[_LinkWindow], object]
+    ) -> None:
         super().__init__(full_fence)
         self._direction = direction
-        self._start, self._end = start, start + size
+        self.start, self.end = start, start + size
+        self.function = function
         self._forget_window: Callable[[_LinkWindow], object] | None = forget
 
     def regions(self) -> Sequence[Region]:
@@ -71,13 +75,42 @@ class _LinkWindow(MappedMemory):
 
     def overlaps(self, direction: Direction, start: int, size: int) -> bool:
         """Return whether the window overlaps the range."""
-        return self._direction is direction and self._start < start + size and start < self._end
+        return self._direction is direction and self.start < start + size and start < self.end
+
+    def show(self, regions: Iterable[Region]) -> None:
+        """Add memory of the other end; read-only views stay read-only."""
+        for base, view in regions:
+            self.add(base, view, writable=not view.readonly)
+
+    def replace(self, start: int, end: int, regions: Iterable[Region]) -> None:
+        """Replace the regions that begin in the range, and keep the pins of memory that is still in its place."""
+        kept: list[tuple[Addr, memoryview]] = []
+        for region in [region for region in self._regions if start <= region.base < end]:
+            at = region.base - (_pointer(region.view) if region.pins else 0)
+            kept += [(Addr(at + _pointer(pin)), pin) for pin in region.pins.values()]
+            region.pins.clear()
+            self.remove(Addr(region.base))
+        self.show(regions)
+        for addr, pin in kept:
+            try:
+                stays = _pointer(self.view(addr, pin.nbytes, True)) == _pointer(pin)
+            except MemoryFault:
+                stays = False
+            if stays:
+                self._find(addr, pin.nbytes, True).pins[id(pin)] = pin
+            else:
+                pin.release()
 
     def close(self, fault: Callable[[int, int, bool], MemoryFault] | None = None) -> None:
         forget, self._forget_window = self._forget_window, None
         if forget is not None:  # the first close decides what later accesses raise
             forget(self)
             super().close(fault)
+
+
+def _pointer(view: memoryview) -> int:
+    """Return the address of a writable view in this process."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
 class IdealLink:
@@ -178,9 +211,8 @@ class IdealLink:
         end, _ = self._towards(direction)
         if not self._up or end is None:
             raise LinkDown(addr, size, write=True, reason=f"link {self._name} is down")
-        window = _LinkWindow(direction, addr, size, lambda closed: self._windows.pop(id(closed)))
-        for base, view in end.regions(addr, size, function):
-            window.add(base, view)
+        window = _LinkWindow(direction, addr, size, function, lambda closed: self._windows.pop(id(closed)))
+        window.show(end.regions(addr, size, function))
         self._windows[id(window)] = window
         return window
 
@@ -188,6 +220,13 @@ class IdealLink:
         for window in list(self._windows.values()):
             if window.overlaps(direction, addr, size):
                 window.close(fault)
+
+    def remap(self, direction: Direction, addr: int, size: int) -> None:
+        end, _ = self._towards(direction)
+        for window in list(self._windows.values()):
+            if end is not None and window.overlaps(direction, addr, size):
+                low, high = max(addr, window.start), min(addr + size, window.end)
+                window.replace(low, high, end.regions(low, high - low, window.function))
 
     def statistics(self) -> LinkStatistics:
         return LinkStatistics(

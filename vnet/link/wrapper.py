@@ -71,6 +71,9 @@ class LinkWrapper:
     def revoke(self, direction: Direction, addr: int, size: int, fault: Fault) -> None:
         self.inner.revoke(direction, addr, size, fault)
 
+    def remap(self, direction: Direction, addr: int, size: int) -> None:
+        self.inner.remap(direction, addr, size)
+
     def statistics(self) -> LinkStatistics:
         return self.inner.statistics()
 

@@ -225,6 +225,13 @@ class LocalIpc:
     def fence(self) -> None:
         full_fence()
 
+    def identify(self, handle: Handle) -> tuple[int, int, int]:
+        """Return device, inode and size in bytes of a file. Raises Unusable if it is not memory."""
+        status = os.fstat(_own(handle).fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise Unusable("the file descriptor is no memory")
+        return status.st_dev, status.st_ino, status.st_size
+
     def map(self, handle: Handle, size: int, offset: int) -> SharedMemory:
         fd = _own(handle).fileno()
         try:

@@ -135,6 +135,12 @@ class PciFunctionHandle:
         """Return the offset of the first capability with this id; None without one."""
         return next((at for at, number in self.capabilities() if number == cap_id), None)
 
+    @property
+    def vectors(self) -> int:
+        """Number of vectors in the MSI-X table; 0 if the function has no MSI-X."""
+        at = self.capability(CAP_MSIX)
+        return 0 if at is None else (self.config_read(at + MSIX_CONTROL, 2) & MSIX_SIZE) + 1
+
     def enable_msix(self) -> int:
         at = self.capability(CAP_MSIX)
         if at is None:
@@ -169,11 +175,27 @@ class PciFunctionHandle:
         self._entry_write(vector, 8, data)
         self._entry_write(vector, 12, 0)  # last: unmasking sends a pending message
 
+    def free_irq(self, vector: int) -> None:
+        """Mask one vector and remove its handler."""
+        number = self._vectors.pop(vector, None)
+        if number is not None:
+            self._entry_write(vector, 12, VECTOR_MASK)
+            self._interrupts.release(number)
+
     def request_intx(self, handler: Handler) -> None:
         """Call ``handler`` when the function asserts INTx, and now if it is asserted."""
         self._intx = handler
         if self._intx_asserted:
             handler()
+
+    @property
+    def intx_asserted(self) -> bool:
+        """Whether the function asserts INTx."""
+        return self._intx_asserted
+
+    def free_intx(self) -> None:
+        """Remove the handler of INTx."""
+        self._intx = None
 
     def free_irqs(self) -> None:
         self._release_vectors()

@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from drivers.contracts.hw import DmaMemory
 from rings.errors import MemoryFault
 from rings.memory import Addr
-from vnet.link.base import Direction, Link, Region, all_ones, clip
-from vnet.linux.memory import MSI_BASE, HostMemory
+from vnet.link.base import Direction, Link, RangedMemory, Region, all_ones, clip
+from vnet.linux.memory import MSI_BASE
 from vnet.pcie.epc import FUNCTIONS
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.interrupts import MSI_SIZE, Interrupts
 from vnet.views.pci import BusView, RootStatistics
 
-__all__ = ["PciBusEvents", "RootComplex"]
+__all__ = ["PciBusEvents", "RootComplex", "RootMemory"]
 
 GIB = 1 << 30
 APERTURE = 64 * GIB
 """Bytes of addresses of a root port."""
 NO_VENDOR = 0xFFFF
 """Vendor id that a read returns if the function does not exist."""
+
+
+class RootMemory(RangedMemory, DmaMemory, Protocol):
+    """The memory that functions access: a host's, or that of another process."""
 
 
 class PciBusEvents(Protocol):
@@ -133,7 +138,7 @@ class RootComplex:
 
     def __init__(
         self,
-        memory: HostMemory,
+        memory: RootMemory,
         *,
         mmio: int = 0x10_0000_0000,
         msi: int = MSI_BASE,

@@ -1,4 +1,4 @@
-"""Devices served to drivers in other processes: each is a vhost-user back end at its own socket."""
+"""Devices served to drivers in other processes: each is a vhost-user back end or a PCI function at its own socket."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 import trio
 
+from drivers.bus.back import VhostBack
 from drivers.bus.vhost import VhostBus
+from drivers.carriers.framing import SessionStatistics
 from drivers.contracts.events import Reporter, Source
+from drivers.contracts.ipc import FdSocket
 from drivers.errors import DriverError, TransportLost
 from drivers.transports.vhost_user import VhostUserBack
 from rings.status import Status
@@ -27,6 +31,7 @@ from vnet.ports.packet.interface_watch import open_watches
 from vnet.spec import DeviceSpec
 from vnet.system.bring_up import bring_up, register_device_types
 from vnet.system.events import EventHub
+from vnet.system.function_export import FunctionExport
 from vnet.system.limited import LimitedReport
 from vnet.system.log import log_events, log_line
 
@@ -36,8 +41,8 @@ BACKLOG = 16
 """Connections that wait to be accepted."""
 RETRY = 0.5
 """Seconds between two attempts to connect."""
-CONNECTED = "a front end is connected"
-REFUSED = "another front end connected and was refused"
+CONNECTED = "a {} is connected"
+REFUSED = "another {} connected and was refused"
 
 
 @attrs.frozen
@@ -51,12 +56,16 @@ class DeviceExport:
     """Whether the front end listens at the socket and we connect to it, again and again."""
     peer_uid: int | None = None
     """With ``connect``: user id, besides our own and root, whose front end may listen there."""
+    vfio_user: bool = False
+    """Whether the device is a PCI function for vfio-user clients, instead of a vhost-user back end."""
 
 
 @attrs.define(eq=False)
 class ExportReport(LimitedReport):
     """The lines for the user about a served device. Implements `drivers.transports.vhost_user.back.SessionReport`."""
 
+    peer: str = "front end"
+    """The peer's name in lines."""
     failed: bool = False
     """Whether we closed the last session because of an error. The next one is then reported only at DRIVER_OK, because
     a front end may reconnect at once and fail in the same way."""
@@ -64,7 +73,25 @@ class ExportReport(LimitedReport):
     def status_changed(self, status: Status) -> None:
         if self.failed and status & Status.DRIVER_OK:
             self.failed = False
-            self.say(CONNECTED)
+            self.say(CONNECTED.format(self.peer))
+
+    def agreed(self) -> None:
+        """Implement `vnet.vfio_user.server.ClientReport`: the client may work."""
+        if self.failed:
+            self.failed = False
+            self.say(CONNECTED.format(self.peer))
+
+
+class Server(Protocol):
+    """Serves one peer at a time."""
+
+    statistics: SessionStatistics
+
+    @property
+    def connected(self) -> bool: ...
+
+    async def serve_connection(self, socket: FdSocket) -> None:
+        """Serve a peer until it disconnects; refuse it at once if another is connected. Raises DriverError."""
 
 
 @attrs.define(eq=False)
@@ -73,27 +100,28 @@ class Served:
 
     name: str
     export: DeviceExport
-    back: VhostUserBack
+    back: VhostBack
+    server: Server
     end: End
     lines: ExportReport
 
     async def converse(self, connected: socket.socket) -> None:
         """Serve one front end until it disconnects or fails."""
-        first = not self.back.connected
+        first = not self.server.connected
         before = self._carried()
         if first and not self.lines.failed:
-            self.lines.say(CONNECTED)
+            self.lines.say(CONNECTED.format(self.lines.peer))
         try:
-            await self.back.serve_connection(UnixSocket(connected))
+            await self.server.serve_connection(UnixSocket(connected))
         except DriverError as exc:
             self.lines.failed = True
             self.lines.trouble(f"the connection was closed: {exc}")
         else:
             if first:
                 self.lines.failed = False
-                self.lines.say(f"the front end hung up; {self._carried_since(before)}")
+                self.lines.say(f"the {self.lines.peer} hung up; {self._carried_since(before)}")
             else:
-                self.lines.trouble(REFUSED)
+                self.lines.trouble(REFUSED.format(self.lines.peer))
 
     def _carried(self) -> list[int]:
         """Return the packets, messages or requests by queue since the device exists."""
@@ -115,7 +143,7 @@ class Served:
                     nursery.start_soon(self.converse, client)
 
     def _report_refusal(self, why: str) -> None:
-        self.lines.trouble(f"cannot accept a front end: {why}")
+        self.lines.trouble(f"cannot accept a {self.lines.peer}: {why}")
 
     async def dial(self, task_status: trio.TaskStatus[None]) -> None:
         """Connect to the front end at the socket, and again after each session."""
@@ -151,13 +179,19 @@ async def open_exports(
         watches = await stack.enter_async_context(open_watches(Reporter(hub, Source())))
         ipc = LocalIpc(poller, allow_unsealed=allow_unsealed)
         served: dict[str, Served] = {}
+        functions: dict[str, FunctionExport] = {}
         for index, (name, export) in enumerate(exports.items()):
             spec = export.spec
             context = OpenContext("serve", name, index, spec, ("", ""), poller, watches)
             end = await stack.enter_async_context(DEVICE_TYPES[spec.type].open_alone("device", context))
-            lines = ExportReport(name, report)
-            back = VhostUserBack(ipc, spec.identity(name, Reporter(hub, Source("", name, "device"))), lines)
-            served[name] = Served(name, export, back, end, lines)
+            lines = ExportReport(name, report, peer="client" if export.vfio_user else "front end")
+            identity = spec.identity(name, Reporter(hub, Source("", name, "device")))
+            if export.vfio_user:
+                function = functions[name] = FunctionExport(name, ipc, identity, lines)
+                served[name] = Served(name, export, function.back, function, end, lines)
+            else:
+                back = VhostUserBack(ipc, identity, lines)
+                served[name] = Served(name, export, back, back, end, lines)
         bus = VhostBus()
         register_device_types(bus, {device.back.device: device.end.settings for device in served.values()})
         nursery = await stack.enter_async_context(open_background())
@@ -167,6 +201,8 @@ async def open_exports(
         await nursery.start(_run, scope, poller, bus)
         stack.callback(scope.cancel)
         await bring_up((bus, device.back) for device in served.values())
+        for function in functions.values():
+            function.start()
         sessions = await stack.enter_async_context(open_background())
         for device in served.values():
             serve = device.dial if device.export.connect else device.listen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -13,13 +14,24 @@ from vnet.ends import DEVICE_TYPES
 from vnet.ends.serve import OLDEST, Version
 from vnet.spec import DeviceSpec
 
-__all__ = ["PROGRAM", "Version", "arguments", "describe", "qemu_version", "reconnect"]
+__all__ = [
+    "PROGRAM",
+    "Version",
+    "VFIO_USER",
+    "arguments",
+    "describe",
+    "function_arguments",
+    "qemu_version",
+    "reconnect",
+]
 
 PROGRAM = "qemu-system-x86_64"
 RECONNECT_MS: Version = (9, 2)
 """First version with ``reconnect-ms``; version 10 removes ``reconnect``, in seconds."""
 PATIENCE = 10.0
 """Seconds that QEMU may take to print its version."""
+VFIO_USER: Version = (10, 1)
+"""First version with vfio-user devices."""
 MEMORY = "-object memory-backend-memfd,id=m,size=256M,share=on -numa node,memdev=m -m 256M"
 """Guest memory that a back end can map and the guest's process cannot shrink."""
 
@@ -44,6 +56,12 @@ def describe(version: Version | None) -> str:
     if version is None:
         return f"For QEMU: (from {'.'.join(map(str, RECONNECT_MS))} on; before that, {reconnect(OLDEST)} at the socket)"
     return "For QEMU:"
+
+
+def function_arguments(path: Path) -> list[str]:
+    """Return shell lines with the arguments for a PCI function that is served over vfio-user."""
+    device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(path.absolute())}}
+    return [MEMORY, shlex.join(["-device", json.dumps(device)])]
 
 
 SIZES = range(4, 1025)
