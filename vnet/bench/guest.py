@@ -165,7 +165,7 @@ class Guest:
             *("-machine", "q35,accel=tcg", "-m", memory, "-smp", str(cpus)),
             *("-nodefaults", "-no-user-config", "-display", "none"),
             *("-kernel", str(kernel.image), "-initrd", str(kernel.initrd)),
-            *("-append", f"console=ttyS0 panic=-1 quiet mitigations=off {boot}".rstrip()),
+            *("-append", f"console=ttyS0 panic=-1 quiet mitigations=off no_timer_check {boot}".rstrip()),
             *shared(memory),
             *("-serial", f"file:{self.log}", "-serial", f"unix:{self._shell_path},server=on,wait=off"),
             *("-qmp", f"unix:{self._monitor_path},server=on,wait=off"),
