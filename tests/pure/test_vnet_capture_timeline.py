@@ -14,7 +14,7 @@ from vnet.capture import timeline
 from vnet.capture.timeline import Timeline, lane
 
 DEVICE = Source("ep", "net0", "device", "transmitq1", "pcie0")
-LINK = Source(link="pcie0")
+LINK = Source("rc", "net0", "driver", "transmitq1", "pcie0")
 REQUIRED = {
     "M": {"name", "pid", "tid", "args"},
     "X": {"name", "cat", "pid", "tid", "ts", "dur", "args"},
@@ -70,7 +70,8 @@ def test_each_kind_of_event_is_a_slice_in_a_lane(name: str) -> None:
     made = event(name)
     entries = draw([made])
     (drawn,) = [each for each in entries if each["ph"] == "X"]
-    assert lanes(entries)[drawn["pid"], drawn["tid"]] == ("host rc", lane(made))
+    process = "link pcie0" if name == "TlpSent" else "host rc"
+    assert lanes(entries)[drawn["pid"], drawn["tid"]] == (process, lane(made))
     assert drawn["args"]["device"] == "net0"
 
 

@@ -137,7 +137,7 @@ class Timeline:
 
     def _process(self, event: Event) -> int:
         source = event.source
-        if source.host:
+        if source.host and not (source.link and isinstance(event, TlpSent)):  # a request on a link is on neither host
             name = f"host {source.host}"
         else:
             name = f"link {source.link}" if source.link else "system"
