@@ -32,7 +32,7 @@ class DriverSide:
         """Take ``indirect`` as the address of ``num`` tables of ``indirect_max`` descriptors. Raises MemoryFault."""
         self.num = num
         self.num_free = num
-        self._memory = memory
+        self.memory = memory
         self._areas = areas
         self._tables: memoryview | None = None
         self._indirect, self._indirect_max = indirect, min(indirect_max, num)
@@ -75,6 +75,11 @@ class DriverSide:
             self._suppressed += 1
         return wanted
 
+    @property
+    def tokens(self) -> Sequence[int | None]:
+        """Tokens of the chains in flight, by head or buffer id; None for a free one."""
+        return self._tokens
+
     def reachable(self) -> bool:
         return self._areas.reachable()
 
@@ -99,7 +104,8 @@ class DeviceSide:
         """
         self.num = num
         self.broken = False
-        self._memory = memory
+        self.memory = memory
+        """Memory of the buffers. An observer may put a memory that remembers accesses in its place."""
         self._areas = areas
         self._allows_tables = indirect
         self._longest = min(num, CHAIN_MAX)
@@ -127,9 +133,9 @@ class DeviceSide:
         if not size:
             return
         try:
-            into.append(self._memory.view(addr, size, writable))
+            into.append(self.memory.view(addr, size, writable))
         except MemoryFault:
-            into.extend(self._memory.segments(addr, size, writable))
+            into.extend(self.memory.segments(addr, size, writable))
 
     def _table(self, head: int, addr: Addr, size: int) -> tuple[memoryview[Any], int]:
         """Return a private copy of an indirect table as 64-bit words, and its number of entries."""
@@ -154,10 +160,10 @@ class DeviceSide:
         try:
             for addr, size in zip(addrs, sizes, strict=True):
                 if addr != end:
-                    views.append(self._memory.view(start, end - start, True))
+                    views.append(self.memory.view(start, end - start, True))
                     start = addr
                 end = addr + size
-            views.append(self._memory.view(start, end - start, True))
+            views.append(self.memory.view(start, end - start, True))
         except MemoryFault:
             for ident in idents:
                 self._states[ident] = FREE
@@ -193,6 +199,12 @@ class DeviceSide:
         else:
             self._suppressed += 1
         return wanted
+
+    def taken_last(self) -> Sequence[int]:
+        """Return heads in the order in which chains were taken, without those abandoned: as many as the ring has
+        descriptors, completed ones included. The last one is the chain of the number `statistics` counts, minus 1.
+        """
+        return self._taken
 
     def in_flight(self) -> list[int]:
         return [ident for ident, state in enumerate(self._states) if state == IN_FLIGHT]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
+import trio
 
-from drivers.contracts.events import SILENT, QueueEnabled, QueueStopped, Reporter
+from drivers.contracts.events import SILENT, Notified, QueueEnabled, QueueStopped, Reporter
 from drivers.flow.pump import BATCH_BUCKETS, Signal
 from rings.errors import MemoryFault, RemoteRingError, section_of
 from rings.queue import QueueStatistics, Virtqueue
@@ -45,15 +46,16 @@ class DriverQueue:
         self._past = QueueStatistics(0, 0, 0, 0)
         self._delayed = spec.delayed
         self._on_fault: Signal | None = None
-        self._reporter = SILENT
+        self.reporter = SILENT
+        """Reporter of the queue's events."""
 
     def report_to(self, faults: Signal, recheck: float | None, reporter: Reporter = SILENT) -> None:
         """Set ``faults`` when the ring breaks; re-check the ring every ``recheck`` seconds if calls can get lost.
 
         ``reporter`` is that of the device.
         """
-        self._on_fault, self.signal.recheck, self._reporter = faults, recheck, reporter.of_queue(self.name)
-        self._reporter.lifecycle(QueueEnabled, self.ring.num)
+        self._on_fault, self.signal.recheck, self.reporter = faults, recheck, reporter.of_queue(self.name)
+        self.reporter.lifecycle(QueueEnabled, self.ring.num)
 
     def follow(self, former: DriverQueue) -> None:
         """Continue the counters of ``former``, the queue of the same name before the last reset."""
@@ -67,6 +69,8 @@ class DriverQueue:
     def on_call(self) -> None:
         """Handle a used buffer notification; ignored once the ring is down (section 2.7.8)."""
         self.calls += 1
+        if (emit := self.reporter.events.rings) is not None:
+            emit(Notified(trio.current_time(), self.reporter.source, "call", "arrived", None))
         if self.live:
             self.signal.set()
 
@@ -89,14 +93,14 @@ class DriverQueue:
     def fail(self, error: RemoteRingError | MemoryFault) -> None:
         self.live = False
         self.fault = f"queue {self.index}: {error}"
-        self._reporter.lifecycle(QueueStopped, str(error), section_of(error))
+        self.reporter.lifecycle(QueueStopped, str(error), section_of(error))
         if self._on_fault is not None:
             self._on_fault.set()
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._reporter.lifecycle(QueueStopped)
+            self.reporter.lifecycle(QueueStopped)
         self.live = False
         self.ring.close()
         self.signal.set()

@@ -21,6 +21,7 @@ from drivers.contracts.events import (
     DeviceReset,
     FeaturesNegotiated,
     NeedsResetSet,
+    Notified,
     QueueStopped,
     Reporter,
     StatusChanged,
@@ -359,6 +360,8 @@ class VhostDevice:
         """Handle an available buffer notification; ignored for a queue that is not running (section 2.9)."""
         if 0 <= index < len(self.queues):
             queue = self.queues[index]
+            if (emit := self.reporter.events.rings) is not None:
+                emit(Notified(trio.current_time(), queue.reporter.source, "kick", "arrived", None))
             if queue.live and self._scope is not None:  # as `running`: there is no scope before DRIVER_OK
                 queue.kicks += 1
                 queue.signal.set()

@@ -70,14 +70,25 @@ class Site(Protocol[P_co]):
 
 @attrs.frozen
 class DoorbellRange:
-    """Registers whose writes notify the device, at offsets from ``start`` to before ``end`` in a BAR."""
+    """Registers whose writes notify the device, at offsets from ``start`` to before ``end`` in a BAR.
+
+    A platform device has one region, which is BAR 0.
+    """
 
     bar: int
     start: int
     end: int
     step: int = 0
-    """Bytes between the registers of two queues, which a write of any 16-bit value notifies; 0: one register for all
-    queues, whose value tells them apart."""
+    """Bytes between the registers of two queues, whose values do not matter; 0: one register for all queues, whose
+    value tells them apart."""
+
+    def covers(self, bar: int, offset: int) -> bool:
+        """Return whether a register there is one of them."""
+        return self.bar == bar and self.start <= offset < self.end
+
+    def queue(self, offset: int, value: int) -> int:
+        """Return the number of the queue that a write of ``value`` at ``offset`` in the BAR is for."""
+        return (offset - self.start) // self.step if self.step else value
 
 
 def _unnamed(bar: int, offset: int) -> str | None:
@@ -112,7 +123,11 @@ class Transport(ABC):
 
     def is_notify(self, bar: int, offset: int) -> bool:
         """Return whether a write there notifies the device of buffers, so that it may be lost and repeated."""
-        return any(bells.bar == bar and bells.start <= offset < bells.end for bells in self.doorbells)
+        return any(bells.covers(bar, offset) for bells in self.doorbells)
+
+    def notified_queue(self, bar: int, offset: int, value: int) -> int | None:
+        """Return the number of the queue that a write of ``value`` there notifies the device of; None if of none."""
+        return next((bells.queue(offset, value) for bells in self.doorbells if bells.covers(bar, offset)), None)
 
 
 def _keywords(options: TransportOptions) -> dict[str, object]:

@@ -163,7 +163,7 @@ class PackedVirtqueue(DriverSide):
         self._unpublished_chains = 0
         self._first_slot = NOWHERE
         # Pairs with the fence in the device's notify_enable: it sees our descriptor, or we see its event.
-        self._memory.fence()
+        self.memory.fence()
         event = self._ring.device[0]
         return self._count_publication(need_position(event, self._slot, self._lap, moved, self.num, self._event_idx))
 
@@ -227,7 +227,7 @@ class PackedVirtqueue(DriverSide):
                 slot, lap = slot - self.num, lap ^ 1
             self._ring.driver[0] = at(slot, lap) | DESC
         # Pairs with the fence in the device's publish.
-        self._memory.fence()
+        self.memory.fence()
         return self._is_past(after)
 
     def _is_past(self, after: int) -> bool:
@@ -254,4 +254,4 @@ class PackedVirtqueue(DriverSide):
         return QueueState(self.num, avail, behind, self._chains - self._returned)
 
     def view(self) -> RingView:
-        return view_packed(self._memory, self.num, self._ring.addrs, at(self._used_slot, self._used_lap))
+        return view_packed(self.memory, self.num, self._ring.addrs, at(self._used_slot, self._used_lap))

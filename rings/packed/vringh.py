@@ -119,7 +119,7 @@ class PackedVringh(DeviceSide):
             return self._take_backlog(limit)
         # One call handles a batch: attributes are looked up once.
         num, desc, slot, lap, in_flight = self.num, self._desc, self._slot, self._lap, self._in_flight
-        states, counts, batch, view = self._states, self._counts, self._batch, self._memory.view
+        states, counts, batch, view = self._states, self._counts, self._batch, self.memory.view
         want, paused = available(lap), False
         try:
             for _ in range(limit):
@@ -140,7 +140,7 @@ class PackedVringh(DeviceSide):
                         try:
                             segs = [view(addr, size, writable)]
                         except MemoryFault:
-                            segs = self._memory.segments(addr, size, writable)
+                            segs = self.memory.segments(addr, size, writable)
                         chain = (ident, [], segs) if writable else (ident, segs, [])
                     else:
                         chain = ident, [], []
@@ -312,7 +312,7 @@ class PackedVringh(DeviceSide):
         self._first_slot = NOWHERE
         self._in_flight -= moved
         # Pairs with the fence in the driver's enable_cb: the driver sees our descriptor, or we see its event.
-        self._memory.fence()
+        self.memory.fence()
         event = self._ring.driver[0]
         return self._count_publication(
             need_position(event, self._used_slot, self._used_lap, moved, self.num, self._event_idx)
@@ -327,7 +327,7 @@ class PackedVringh(DeviceSide):
             slot, lap = slot - self.num, lap ^ 1
         self._ring.device[0] = at(slot, lap) | DESC if self._event_idx else ENABLE
         # Pairs with the fence in the driver's publish.
-        self._memory.fence()
+        self.memory.fence()
         return self._budget <= 0 or bool(self._desc[2 * slot + 1] >> 48 & HANDS == available(lap))
 
     def notify_disable(self) -> None:

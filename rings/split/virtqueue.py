@@ -135,7 +135,7 @@ class SplitVirtqueue(DriverSide):
         self._avail[IDX] = new
         self._published = new
         # Pairs with the fence in the device's notify_enable: it sees our index, or we see its event.
-        self._memory.fence()
+        self.memory.fence()
         used = self._ring.used
         if self._event_idx:
             wanted = need_event(used[self._ring.avail_event], new, old)
@@ -209,7 +209,7 @@ class SplitVirtqueue(DriverSide):
         else:
             self._avail[FLAGS] = 0
         # Pairs with the fence in the device's publish.
-        self._memory.fence()
+        self.memory.fence()
         return (self._ring.used[IDX] - self._last_used & 0xFFFF) > after
 
     def disable_cb(self) -> None:
@@ -221,4 +221,4 @@ class SplitVirtqueue(DriverSide):
         return QueueState(self.num, self._added, self._last_used, self._chains - self._returned)
 
     def view(self) -> RingView:
-        return view_split(self._memory, self.num, self._ring.addrs, event_idx=self._event_idx)
+        return view_split(self.memory, self.num, self._ring.addrs, event_idx=self._event_idx)

@@ -81,7 +81,7 @@ class SplitVringh(DeviceSide):
             return chains
         # One call handles a batch: attributes are looked up once, each word is loaded once, and the checks below use
         # these copies.
-        num, desc, states, batch, view = self.num, self._desc, self._states, self._batch, self._memory.view
+        num, desc, states, batch, view = self.num, self._desc, self._states, self._batch, self.memory.view
         heads = self._entries(first, min(limit, self._avail_end - first & 0xFFFF))
         try:
             for head in heads:
@@ -103,7 +103,7 @@ class SplitVringh(DeviceSide):
                     try:
                         segs = [view(addr, size, writable)]
                     except MemoryFault:
-                        segs = self._memory.segments(addr, size, writable)
+                        segs = self.memory.segments(addr, size, writable)
                     chain = (head, [], segs) if writable else (head, segs, [])
                 else:
                     chain = head, [], []
@@ -262,7 +262,7 @@ class SplitVringh(DeviceSide):
         used[IDX] = new
         self._published = new
         # Pairs with the fence in the driver's enable_cb: the driver sees our index, or we see its event.
-        self._memory.fence()
+        self.memory.fence()
         if self._event_idx:
             wanted = need_event(avail[self._ring.used_event], new, old)
         else:
@@ -278,7 +278,7 @@ class SplitVringh(DeviceSide):
         else:
             self._ring.used[FLAGS] = 0
         # Pairs with the fence in the driver's publish.
-        self._memory.fence()
+        self.memory.fence()
         return self._budget <= 0 or bool(self._avail[IDX] != self._avail_end)
 
     def notify_disable(self) -> None:

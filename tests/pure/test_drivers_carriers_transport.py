@@ -88,7 +88,20 @@ def test_doorbells_are_the_registers_that_people_know_by_that_name(name: str) ->
     transport, count = TRANSPORTS[name], 0
     for bar in range(6):
         for offset in range(0x5000):
-            named = (transport.register_name(bar, offset) or "").startswith("notify[")
+            shown = transport.register_name(bar, offset) or ""
+            named = shown.startswith("notify[") or shown == "queue_notify"
             assert transport.is_notify(bar, offset) is named or offset >= 0x4000, (bar, offset)
             count += transport.is_notify(bar, offset)
-    assert bool(count) == (transport.on != "host")
+    assert bool(count) == (name != "vhost_user")
+
+
+@pytest.mark.parametrize("name", ["pci", "epf_mailbox", "ntb", "mmio"])
+def test_a_doorbell_tells_its_queue_by_its_register_or_by_the_value(name: str) -> None:
+    transport = TRANSPORTS[name]
+    [bells] = transport.doorbells
+    for queue in (0, 1, 5):
+        offset = bells.start + queue * bells.step
+        assert transport.notified_queue(bells.bar, offset, queue) == queue
+        shown = f"notify[{queue}]" if bells.step else "queue_notify"
+        assert transport.register_name(bells.bar, offset) == shown
+    assert transport.notified_queue(bells.bar, bells.end, 0) is None

@@ -77,6 +77,11 @@ class PlatformRegion:
         self.set_irq(False)
         self._platform.device_removed(self)
 
+    @property
+    def asserted(self) -> bool:
+        """Whether the interrupt line is high."""
+        return self._asserted
+
     def set_irq(self, asserted: bool) -> None:
         rising_edge = asserted and not self._asserted
         self._asserted = asserted

@@ -205,6 +205,11 @@ class EndpointController:
             f.config.set_interrupt_status(asserted)
             self._route_intx(function, f)
 
+    def vector_of(self, function: int, address: int, data: int) -> int | None:
+        """Return the MSI-X vector of a function that has this message; None if there is none."""
+        f = self._functions.get(function)
+        return None if f is None or f.msix is None else f.msix.vector_of(address, data)
+
     def msix_enabled(self, function: int) -> bool:
         f = self._functions.get(function)
         return f is not None and f.msix is not None and f.msix.enabled

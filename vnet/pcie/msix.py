@@ -57,6 +57,11 @@ class MsixTable:
             else:
                 self._send(*message)
 
+    def vector_of(self, address: int, data: int) -> int | None:
+        """Return the unmasked vector with this message; None if there is none."""
+        message = address, data
+        return self._messages.index(message) if message in self._messages else None
+
     def read(self, offset: int, size: int) -> int:
         return int.from_bytes(self._table[offset : offset + size], "little")
 

@@ -16,10 +16,11 @@ Sink = Callable[[Event], None]
 class EventHub(Events):
     """Emits the events of each topic to its sinks. Costs nothing while no sink listens to a topic."""
 
-    __slots__ = ("_sinks",)
+    __slots__ = ("_emitters", "_sinks")
 
     def __init__(self) -> None:
         super().__init__()
+        self._emitters: list[Callable[[], None]] = []
         self._sinks: dict[Topic, list[Sink]] = {topic: [] for topic in Topic}
 
     @contextmanager
@@ -30,11 +31,21 @@ class EventHub(Events):
             self._sinks[topic].append(sink)
             self._connect(topic)
         try:
+            self._adapt()
             yield
         finally:
             for topic in chosen:
                 self._sinks[topic].remove(sink)
                 self._connect(topic)
+            self._adapt()
+
+    def adapt(self, emitter: Callable[[], None]) -> None:
+        """Call ``emitter`` after each change of sinks, for emitters that are installed only while a sink listens."""
+        self._emitters.append(emitter)
+
+    def _adapt(self) -> None:
+        for emitter in self._emitters:
+            emitter()
 
     def _connect(self, topic: Topic) -> None:
         sinks = tuple(self._sinks[topic])

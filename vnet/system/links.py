@@ -17,12 +17,13 @@ from vnet.link.ideal import IdealLink
 from vnet.link.timed import READ_LATENCY, TimedLink
 from vnet.link.tlp import PcieParameters
 from vnet.link.traced import TracedLink
+from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.rc import RootComplex
 from vnet.spec import FaultSpec, LinkSpec
 from vnet.topology import Topology
 from vnet.transports import TRANSPORTS
 
-__all__ = ["LinkRegisters", "build_link"]
+__all__ = ["FoundRegister", "LinkRegisters", "build_link"]
 
 Sink = Callable[[str], object]
 """Takes a line of a trace."""
@@ -30,6 +31,24 @@ MS = 0.001
 """Seconds in a millisecond."""
 NS = 1e-9
 """Seconds in a nanosecond."""
+
+
+@attrs.frozen
+class FoundRegister:
+    """A register of a function at an address on a link."""
+
+    function: PciFunctionHandle
+    device: str
+    """Name of the device that the function carries; empty without one."""
+    transport: Transport | None
+    bar: int
+    offset: int
+
+    @property
+    def name(self) -> str:
+        """Name of the register, or its BAR and offset if it has none."""
+        name = None if self.transport is None else self.transport.register_name(self.bar, self.offset)
+        return name or f"BAR {self.bar}+{self.offset:#x}"
 
 
 @attrs.frozen(eq=False)
@@ -42,26 +61,26 @@ class LinkRegisters:
 
     def name(self, direction: Direction, addr: int) -> str | None:
         """Return the name of the register at a downstream address, for traces; None if there is none."""
-        place = self._find(addr) if direction is Direction.DOWNSTREAM else None
-        if place is None:
-            return None
-        function, transport, bar, offset = place
-        name = transport.register_name(bar, offset) if transport is not None else None
-        return f"{function} " + (name or f"BAR {bar}+{offset:#x}")
+        register = self.find(addr) if direction is Direction.DOWNSTREAM else None
+        return None if register is None else f"{register.function.name} {register.name}"
 
     def is_notify(self, addr: int, size: int, value: int) -> bool:
         """Return whether a downstream write notifies a device of buffers."""
-        place = self._find(addr)
-        return place is not None and place[1] is not None and place[1].is_notify(*place[2:])
+        register = self.find(addr)
+        return (
+            register is not None
+            and register.transport is not None
+            and register.transport.is_notify(register.bar, register.offset)
+        )
 
-    def _find(self, addr: int) -> tuple[str, Transport | None, int, int] | None:
-        """Return the function, its transport, the BAR and the offset of an address; None if nothing is there."""
+    def find(self, addr: int) -> FoundRegister | None:
+        """Return the register at a downstream address; None if no function has the address."""
         for function in self.rc.functions:
             for bar in function.bars:
                 if 0 <= addr - bar.address < bar.size:
-                    device = self.topology.carried(self.link, function.number)
-                    transport = None if device is None else TRANSPORTS[device.transport]
-                    return function.name, transport, bar.index, addr - bar.address
+                    carried = self.topology.carried(self.link, function.number)
+                    name, transport = ("", None) if carried is None else (carried[0], TRANSPORTS[carried[1].transport])
+                    return FoundRegister(function, name, transport, bar.index, addr - bar.address)
         return None
 
 

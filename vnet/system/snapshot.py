@@ -146,10 +146,10 @@ def _link(world: World, name: str) -> LinkView:
 
 def _ntb(world: World, name: str) -> NtbView:
     spec, ntb = world.topology.ntbs[name], world.ntbs[name]
-    device = world.topology.carried(spec.primary, 0)
-    if device is None:
+    carried = world.topology.carried(spec.primary, 0)
+    if carried is None:
         return ntb.snapshot(spec.host)
-    return ntb.snapshot(spec.host, TRANSPORTS[device.transport].register_name)
+    return ntb.snapshot(spec.host, TRANSPORTS[carried[1].transport].register_name)
 
 
 def _device(world: World, device: Device) -> DeviceView:

@@ -29,6 +29,7 @@ from vnet.ports.packet.interface_watch import Watches, open_watches
 from vnet.ports.packet.memory import MemoryPort
 from vnet.spec import MIB, DeviceSpec, PeerSpec
 from vnet.system.bring_up import POLL_INTERVAL, UP_TIMEOUT, bring_up, register_device_types, register_drivers
+from vnet.system.data_path import DataPath
 from vnet.system.device import Device
 from vnet.system.events import EventHub
 from vnet.system.links import LinkRegisters, build_link
@@ -117,6 +118,7 @@ async def open_world(
     PrivilegeError, DriverError.
     """
     world = World(name, topology.sized())
+    DataPath(world.events, world.topology, world.hosts, world.links, world.devices)
     async with AsyncExitStack() as stack:
         logged = stack.enter_context(ExitStack())
         log = logged.enter_context(log_events(world.events))

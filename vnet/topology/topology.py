@@ -67,11 +67,13 @@ class Topology:
         link = self.links[device.link]
         return link.root, link.endpoint
 
-    def carried(self, link: str, function: int) -> DeviceSpec | None:
-        """Return the device carried by a function at the end of a link, directly or by its NTB."""
+    def carried(self, link: str, function: int) -> tuple[str, DeviceSpec] | None:
+        """Return name and record of the device carried by a function at the end of a link, directly or by its NTB."""
         ntb = next((name for name, spec in self.ntbs.items() if link in (spec.primary, spec.secondary)), None)
-        places = ((d, d.ntb == ntb if ntb else (d.link, d.function) == (link, function)) for d in self.devices.values())
-        return next((device for device, matches in places if matches), None)
+        for name, device in self.devices.items():
+            if device.ntb == ntb if ntb else (device.link, device.function) == (link, function):
+                return name, device
+        return None
 
     def sized(self) -> Topology:
         """Return the topology with default sizes of memory and windows filled in, as large as the drivers need."""

@@ -48,7 +48,7 @@ class Source:
     queue: str = ""
     """Name of the queue, such as transmitq1."""
     link: str = ""
-    """Name of the link of the event, or of the link that carries the device."""
+    """Name of the link that the event is on; empty for events of rings and ports."""
     port: str = ""
     """Name of the port, such as its interface."""
 

@@ -8,8 +8,9 @@ all records of the chain that holds its first byte.
 ``chain``: number of a chain in its queue. Both sides count the chains of a ring from 0, so that the driver's nth chain
 is the device's nth chain; device, queue and number name a chain until its ring stops.
 
-``published``: number of chains of the queue that the notifying side had shown to the other side, the number of the
-next one: it joins a notification to its doorbell or interrupt, and to all chains that this announces.
+``published``: how many chains of the queue the notifying side has shown to the other one so far, which joins a
+notification to its doorbell or interrupt, and to its chains: a kick announces the chains with smaller numbers, down to
+the count of the kick before; so does a call, if the device completes chains in order.
 
 ``request``: number of a request on a link, which joins its records.
 """
@@ -48,12 +49,13 @@ __all__ = [
 
 @attrs.frozen
 class FrameEvent(Event):
-    """A frame at a port, with the device's side and queue whose buffers hold it."""
+    """A frame at a port; its source has the side and the queue that it goes to or comes from."""
 
     topic = Topic.FRAMES
     frame: int
     chain: int | None
-    """None if its buffers were copied, or made available before a sink listened."""
+    """None if the frame was copied on its way, if its buffers cannot be joined to a chain, or if no sink takes rings or
+    tlps."""
     header: bytes
     """virtio_net_hdr between port and queue, 12 bytes (VIRTIO 1.4 section 5.1.9)."""
     size: int
@@ -166,7 +168,7 @@ class Notified(Event):
 
 @attrs.frozen
 class RegisterAccessed(Event):
-    """A driver read or wrote a register of a device. A write is told before it takes effect."""
+    """A driver read or wrote a register of a device. A write is reported before it takes effect."""
 
     topic = Topic.REGISTERS
     write: bool
@@ -188,7 +190,7 @@ class RegisterAccessed(Event):
 
 @attrs.frozen
 class ConfigAccessed(Event):
-    """The root complex read or wrote the configuration space of a function. A write is told before it takes effect."""
+    """The root complex accessed the configuration space of a function. A write is reported before it takes effect."""
 
     topic = Topic.REGISTERS
     write: bool
@@ -207,7 +209,7 @@ class ConfigAccessed(Event):
 
 @attrs.frozen
 class TlpSent(Event):
-    """A request crossed a link, with its completion if it has one. A write is told before it takes effect.
+    """A request crossed a link, with its completion if it has one. A write is reported before it takes effect.
 
     Accesses of a device to the other host's memory are `DmaMoved`, which stands for all their requests.
     """
@@ -235,7 +237,9 @@ class TlpSent(Event):
 
 @attrs.frozen
 class DmaMoved(Event):
-    """A device accessed buffers of a chain in the driver's memory."""
+    """A device accessed buffers of a chain in the driver's memory: with each frame that it sends, and with each chain
+    that it completes. A request that goes to no port counts as read whole.
+    """
 
     topic = Topic.TLPS
     write: bool

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from drivers.bus.model import MatchId
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
@@ -104,9 +103,13 @@ class VirtioMmio(RegionTransport):
         if not num_max:
             raise ProbeError(f"{name}: does not exist")
         vring = self._rings.make(device.features, num_max, spec.num, spec.segments, name)
-        self._queues.append(
-            DriverQueue(index, spec, vring.ring, partial(self._region.write, Register.QUEUE_NOTIFY, 4, index))
-        )
+        region = self._region
+
+        def kick() -> None:
+            # Looked up each time: an observer of the region may come or go.
+            region.write(Register.QUEUE_NOTIFY, 4, index)
+
+        self._queues.append(DriverQueue(index, spec, vring.ring, kick))
         self._write(Register.QUEUE_SIZE, vring.num)
         for low, address in (
             (Register.QUEUE_DESC_LOW, vring.addrs.desc),

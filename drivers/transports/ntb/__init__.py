@@ -14,5 +14,5 @@ NTB = NtbTransport(
     NtbVhost,
     queues=MAX_QUEUES,
     register_name=register_name,
-    doorbells=(DoorbellRange(Bar.WINDOWS, 0, DB_ENTRY_SIZE * DB_COUNT),),
+    doorbells=(DoorbellRange(Bar.WINDOWS, 0, DB_ENTRY_SIZE * DB_COUNT, DB_ENTRY_SIZE),),
 )

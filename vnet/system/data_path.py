@@ -1,0 +1,196 @@
+"""Installs the emitters of the data path while sinks listen, in a running system, and removes them afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import cast
+
+import attrs
+
+from drivers.bus.device_queue import DeviceQueue
+from drivers.bus.driver_queue import DriverQueue
+from drivers.contracts.events import Event, QueueEnabled, Source, Topic
+from drivers.contracts.ports import PacketPort
+from rings.observers.live import watch_device, watch_driver
+from vnet.emitters.chains import QueueChains, Side
+from vnet.emitters.ports import PortEnd, watch_port
+from vnet.emitters.registers import watch_link, watch_region
+from vnet.emitters.rings import DeviceEmitter, DriverEmitter
+from vnet.ends.base import End
+from vnet.host.host import Host
+from vnet.host.platform import PlatformRegion
+from vnet.link.base import Link
+from vnet.ports.packet.base import CountingPort
+from vnet.ports.packet.interface_port import InterfacePort
+from vnet.system.device import Device
+from vnet.system.events import EventHub
+from vnet.system.links import LinkRegisters
+from vnet.system.places import LinkAddresses, device_links, region_place
+from vnet.topology import Topology
+
+__all__ = ["DataPath"]
+
+SIDES: tuple[Side, Side] = ("driver", "device")
+QUEUES = ("receiveq", "transmitq")
+"""Names of the two virtqueues of a port's queue, without their number."""
+
+
+class DataPath:
+    """The emitters of one system.
+
+    Those of rings are installed for the topics rings and tlps, those of ports for frames and tlps, those of links and
+    platform regions for registers and tlps. So frames alone cost little, and know no chain.
+    """
+
+    def __init__(
+        self,
+        events: EventHub,
+        topology: Topology,
+        hosts: Mapping[str, Host],
+        links: Mapping[str, Link],
+        devices: Mapping[str, Device],
+    ) -> None:
+        """Adapt to the sinks of ``events`` from now on. The mappings are complete before one takes these topics."""
+        self._events = events
+        self._topology = topology
+        self._hosts = hosts
+        self._links = links
+        self._devices = devices
+        self._chains: dict[tuple[str, str], QueueChains] = {}
+        self._rings: dict[tuple[str, Side, str], Callable[[], None]] = {}
+        self._installed: dict[str, ExitStack] = {}
+        events.adapt(self.adapt)
+
+    def adapt(self) -> None:
+        """Install the emitters that are wanted now, and remove the others."""
+        events = self._events
+        tlps = events.tlps is not None
+        for name, wanted, install in (
+            ("rings", tlps or events.rings is not None, self._watch_rings),
+            ("ports", tlps or events.frames is not None, self._watch_ports),
+            ("registers", tlps or events.registers is not None, self._watch_registers),
+        ):
+            if wanted and name not in self._installed:
+                self._installed[name] = stack = ExitStack()
+                install(stack)
+            elif not wanted and name in self._installed:
+                self._installed.pop(name).close()
+
+    # Rings
+
+    def _watch_rings(self, stack: ExitStack) -> None:
+        stack.callback(self._leave_rings)
+        for device in self._devices.values():
+            for queue in () if device.virtio is None else device.virtio.queues:
+                self._watch_driver(device, queue)
+            for own in () if device.back is None else device.vhost.queues:
+                self._watch_device(device, own)
+        stack.enter_context(self._events.listen(self._queue_enabled, (Topic.LIFECYCLE,)))
+
+    def _leave_rings(self) -> None:
+        for end in self._rings.values():
+            end()
+        self._rings.clear()
+        for chains in self._chains.values():
+            chains.watched = False
+            for side in SIDES:
+                chains.forget(side)
+
+    def _queue_enabled(self, event: Event) -> None:
+        source = event.source
+        device = self._devices.get(source.device)
+        if not isinstance(event, QueueEnabled) or device is None:
+            return
+        if source.side == "driver" and device.virtio is not None:
+            for queue in device.virtio.queues:
+                if queue.name == source.queue:
+                    self._watch_driver(device, queue)
+        elif source.side == "device" and device.back is not None:
+            for own in device.vhost.queues:
+                if own.name == source.queue:
+                    self._watch_device(device, own)
+
+    def _watch_driver(self, device: Device, queue: DriverQueue) -> None:
+        if queue.live:
+            chains = self._enter((device.name, "driver", queue.name))
+            source = self._source(device, "driver", queue.name)
+            overlay = watch_driver(queue.ring, DriverEmitter(self._events, source, queue.ring, chains))
+            self._rings[device.name, "driver", queue.name] = overlay.remove
+
+    def _watch_device(self, device: Device, queue: DeviceQueue) -> None:
+        ring = queue.ring
+        if ring is not None:
+            chains = self._enter((device.name, "device", queue.name))
+            source = self._source(device, "device", queue.name)
+            make = partial(DeviceEmitter, self._events, source, self._dma(device, queue.name), ring, chains)
+            self._rings[device.name, "device", queue.name] = watch_device(ring, make)
+
+    def _enter(self, key: tuple[str, Side, str]) -> QueueChains:
+        """Return the chains of a queue, without those of the former ring of this side."""
+        if key in self._rings:
+            self._rings.pop(key)()
+        name, side, queue = key
+        chains = self._chains_of(name, queue)
+        chains.forget(side)
+        chains.watched = True
+        return chains
+
+    def _chains_of(self, device: str, queue: str) -> QueueChains:
+        return self._chains.setdefault((device, queue), QueueChains())
+
+    def _dma(self, device: Device, queue: str) -> Source:
+        """Return the source of a device's accesses to the driver's memory."""
+        _, link = device_links(self._topology, device.spec)
+        return attrs.evolve(self._source(device, "device", queue), link=link)
+
+    def _source(self, device: Device, side: Side, queue: str = "") -> Source:
+        hosts = dict(zip(SIDES, self._topology.ends(device.spec), strict=True))
+        return Source(hosts[side], device.name, side, queue)
+
+    # Ports
+
+    def _watch_ports(self, stack: ExitStack) -> None:
+        for device in self._devices.values():
+            ends: tuple[tuple[Side, End], ...] = (("driver", device.driver_end), ("device", device.device_end))
+            for side, end in ends:
+                port = getattr(end.settings, "port", None)
+                if isinstance(port, CountingPort):  # the base of all packet ports
+                    self._watch_port(stack, device, side, cast("PacketPort", port))
+
+    def _watch_port(self, stack: ExitStack, device: Device, side: Side, port: PacketPort) -> None:
+        name = port.ifname if isinstance(port, InterfacePort) else "memory"
+        for index, queue in enumerate(port.queues, 1):
+            receive, transmit = (self._port_end(device, side, f"{way}{index}", name) for way in QUEUES)
+            inward, outward = (transmit, receive) if side == "driver" else (receive, transmit)
+            if side == "device":
+                outward.chains.has_port = True
+                stack.callback(setattr, outward.chains, "has_port", False)
+            stack.callback(watch_port(queue, self._events, inward, outward).remove)
+
+    def _port_end(self, device: Device, side: Side, queue: str, port: str) -> PortEnd:
+        source = attrs.evolve(self._source(device, side, queue), port=port)
+        return PortEnd(source, self._dma(device, queue), self._chains_of(device.name, queue), side)
+
+    # Links and platform regions
+
+    def _watch_registers(self, stack: ExitStack) -> None:
+        for name, link in self._links.items():
+            registers = LinkRegisters(name, self._topology, self._hosts[self._topology.links[name].root].rc)
+            places = LinkAddresses(name, self._topology, self._hosts, self._devices, registers)
+            stack.callback(watch_link(link, self._events, places, self._published).remove)
+        for device, region in self._regions():
+            source = self._source(device, "device")
+            locate = partial(region_place, device, self._source(device, "driver"))
+            stack.callback(watch_region(region, self._events, locate, source, self._published).remove)
+
+    def _regions(self) -> Iterator[tuple[Device, PlatformRegion]]:
+        for device in self._devices.values():
+            for region in device.driver_host.platform.regions:
+                if region.name == device.location:
+                    yield device, region
+
+    def _published(self, kind: str, source: Source) -> int | None:
+        chains = self._chains.get((source.device, source.queue))
+        return None if chains is None else chains.published.get(kind)
