@@ -29,7 +29,8 @@ from drivers.contracts.events import (
     TlpSent,
     Topic,
 )
-from vnet.testing import NetPair, Options, open_pair
+from rings.packed.virtqueue import PackedVirtqueue
+from vnet.testing import NetPair, Options, open_pair, over
 
 E = TypeVar("E", bound=Event)
 TRAFFIC = (Topic.FRAMES, Topic.RINGS, Topic.REGISTERS, Topic.TLPS)
@@ -50,6 +51,13 @@ def echo(kind: int) -> bytes:
     ip = struct.pack(">BBHHHBBH", 0x45, 0, 60, 1, 0, 64, 1, 0) + ends
     ethernet = ETHERNET if kind else ETHERNET[6:12] + ETHERNET[:6] + ETHERNET[12:]
     return ethernet + ip[:10] + struct.pack(">H", checksum(ip)) + ip[12:] + icmp + bytes(32)
+
+
+@pytest.fixture(params=["split", "packed"])
+def ring(request: pytest.FixtureRequest, transport: str) -> Iterator[str]:
+    """Format of the rings of pairs."""
+    with over(transport, request.param):
+        yield request.param
 
 
 class Taken(list[Event]):
@@ -132,8 +140,9 @@ def _step(event: Event) -> str:
     return " ".join(words)
 
 
-async def test_a_ping_is_reported_from_port_to_port_and_back_in_order_and_its_ids_join() -> None:
+async def test_a_ping_is_reported_from_port_to_port_and_back_in_order_and_its_ids_join(ring: str) -> None:
     async with open_pair(Options(queue_size=16)) as pair:
+        assert {isinstance(queue.ring, PackedVirtqueue) for queue in pair.virtio.queues} == {ring == "packed"}
         await ping(pair)
         with taken_from(pair) as taken:
             await ping(pair)
@@ -176,6 +185,7 @@ async def test_a_ping_is_reported_from_port_to_port_and_back_in_order_and_its_id
 
 
 @pytest.mark.every_transport
+@pytest.mark.usefixtures("ring")
 async def test_each_frame_keeps_its_number_from_port_to_port_over_any_transport() -> None:
     async with open_pair(Options(queue_size=8)) as pair:
         await pair.transfer(1 << 12)
@@ -195,6 +205,7 @@ async def test_each_frame_keeps_its_number_from_port_to_port_over_any_transport(
 
 
 @pytest.mark.every_transport
+@pytest.mark.usefixtures("ring")
 async def test_both_sides_tell_the_same_chains_with_the_same_descriptors() -> None:
     async with open_pair(Options(queue_size=8)) as pair:
         with taken_from(pair, [Topic.RINGS]) as taken:
@@ -232,6 +243,7 @@ def consistent(events: Sequence[Event]) -> int:
 
 
 @pytest.mark.every_transport
+@pytest.mark.usefixtures("ring")
 async def test_a_sink_that_comes_while_traffic_flows_sees_consistent_chains_and_leaves_no_trace() -> None:
     async with open_pair(Options(queue_size=16)) as pair, trio.open_nursery() as nursery:
         ports = pair.driver_port, pair.device_port
