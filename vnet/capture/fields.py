@@ -49,12 +49,12 @@ class Scalar:
 
 @attrs.frozen
 class Text:
-    """A text in UTF-8, or bytes if it is ``raw``."""
+    """A text in UTF-8, with lone surrogates as escapes such as \\ud800; or bytes if it is ``raw``."""
 
     raw: bool = False
 
     def emit(self, value: Any) -> bytes:
-        data: bytes = value if self.raw else value.encode()
+        data: bytes = value if self.raw else value.encode(errors="backslashreplace")
         return _LENGTH.pack(len(data)) + data
 
     def parse(self, data: bytes, at: int) -> tuple[Any, int]:
