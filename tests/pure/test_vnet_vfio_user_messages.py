@@ -10,25 +10,14 @@ from hypothesis import strategies as st
 
 from drivers.carriers.framing import ProtocolError
 from drivers.testing import CountedHandle
+from support.rigs.vfio_user_messages import message, refused, state_of
 from vnet.vfio_user.constants import DATA_MAX, FDS_MAX, MESSAGE_MAX, PAGE, Command, HeaderFlag, IrqSet
-from vnet.vfio_user.messages import (
-    HEADER_SIZE,
-    LEGAL,
-    MESSAGES,
-    Assembler,
-    ClientMessage,
-    SessionState,
-    emit,
-    error,
-    parse,
-    reply,
-)
+from vnet.vfio_user.messages import HEADER_SIZE, LEGAL, MESSAGES, Assembler, SessionState, emit, error, parse, reply
 from vnet.vfio_user.payloads import (
     DeviceInfo,
     DmaMap,
     DmaUnmap,
     Empty,
-    IoDoorbell,
     IrqInfo,
     Payload,
     Refused,
@@ -42,7 +31,6 @@ from vnet.vfio_user.payloads import (
 )
 
 C = Command
-READY = SessionState.READY
 u16, u32 = st.integers(0, (1 << 16) - 1), st.integers(0, (1 << 32) - 1)
 pages, address = st.integers(1, 1 << 20).map(lambda n: n * PAGE), st.integers(0, 1 << 40).map(lambda n: n * PAGE)
 offset, data = st.integers(0, 1 << 48), st.binary(min_size=1, max_size=300)
@@ -73,20 +61,6 @@ BODIES: dict[type[Payload], st.SearchStrategy[Payload]] = {
 commands = st.sampled_from(sorted(MESSAGES)).flatmap(
     lambda number: st.tuples(st.just(C(number)), BODIES[MESSAGES[number].body], u16)
 )
-
-
-def state_of(command: int) -> SessionState:
-    return SessionState.NEW if command == C.VERSION else READY
-
-
-def message(command: int, body: bytes, fds: int = 0) -> ClientMessage:
-    return ClientMessage(1, command, 0, body, [CountedHandle([]) for _ in range(fds)])
-
-
-def refused(command: int, body: bytes, fds: int = 0) -> str:
-    with pytest.raises(Refused) as caught:
-        parse(message(command, body, fds), state_of(command))
-    return str(caught.value)
 
 
 @pytest.mark.hostile("W01")
@@ -162,64 +136,6 @@ def test_a_command_in_the_wrong_state_is_refused(state: SessionState) -> None:
     assert set().union(*LEGAL.values()) == MESSAGES.keys()
 
 
-@pytest.mark.hostile("W05")
-@pytest.mark.parametrize(
-    "text", [b"{}", b"nothing\0", b"[]\0", b'{"capabilities":1}\0', b"\xff\0", b"[" * 4000 + b"\0", b'{"a":\0}\0']
-)
-def test_data_of_a_version_that_are_no_capabilities_are_refused(text: bytes) -> None:
-    assert refused(C.VERSION, bytes(4) + text).startswith("VERSION: its data")
-
-
-@pytest.mark.hostile("W06")
-@pytest.mark.parametrize(
-    ("flags", "start", "where", "size"),
-    [
-        (0, 0, 0, PAGE),
-        (4, 0, 0, PAGE),
-        (3, 0, 0, 0),
-        (3, 0, 1, PAGE),
-        (3, 0, 0, PAGE - 1),
-        (3, 0, -PAGE % (1 << 64), 2 * PAGE),
-        (3, -PAGE % (1 << 64), 0, 2 * PAGE),
-    ],
-)
-def test_a_mapping_that_can_not_be_is_refused(flags: int, start: int, where: int, size: int) -> None:
-    refused(C.DMA_MAP, struct.pack("<IIQQQ", 32, flags, start, where, size))
-
-
-@pytest.mark.hostile("W08")
-@pytest.mark.parametrize(("flags", "where", "size"), [(1, 0, PAGE), (2, 0, PAGE), (2, PAGE, 0), (0, 0, 0), (0, 1, 1)])
-def test_the_end_of_a_mapping_that_can_not_be_is_refused(flags: int, where: int, size: int) -> None:
-    refused(C.DMA_UNMAP, struct.pack("<IIQQ", 24, flags, where, size))
-
-
-@pytest.mark.hostile("W10")
-@pytest.mark.parametrize(("start", "count"), [(0, 0), (0, DATA_MAX + 1), ((1 << 64) - 1, 2), (0, 0xFFFFFFFF)])
-def test_an_access_without_end_is_refused(start: int, count: int) -> None:
-    refused(C.REGION_READ, struct.pack("<QII", start, 0, count))
-    refused(C.REGION_WRITE, struct.pack("<QII", start, 0, count) + bytes(4))
-    refused(C.REGION_WRITE, struct.pack("<QII", 0, 0, 5) + bytes(4))
-
-
-@pytest.mark.hostile("W11")
-@pytest.mark.parametrize("flags", [0, 1, 8, 1 | 2 | 32, 1 | 8 | 16, 4, 32, 64 | 1 | 32, (1 << 31) | 1 | 32])
-def test_interrupt_flags_that_can_not_be_are_refused(flags: int) -> None:
-    assert "flags" in refused(C.DEVICE_SET_IRQS, struct.pack("<IIIII", 20, flags, 0, 0, 1))
-
-
-@pytest.mark.hostile("W11")
-def test_bytes_that_choose_interrupts_are_as_many_as_the_interrupts() -> None:
-    head = struct.pack("<IIIII", 23, 2 | 32, 2, 4, 3)
-    assert refused(C.DEVICE_SET_IRQS, head + bytes(2)) == "DEVICE_SET_IRQS: 2 bytes for 3 interrupts"
-    assert SetIrqs.parse(head + b"\1\0\2").numbers() == [4, 6]
-
-
-@pytest.mark.hostile("W12")
-@pytest.mark.parametrize(("count", "size"), [((1 << 64) - 1, 1), (2, 1), (1, 0), (1, 9)])
-def test_several_writes_that_can_not_be_are_refused(count: int, size: int) -> None:
-    refused(C.REGION_WRITE_MULTI, struct.pack("<QQIIQ", count, 0, 0, size, 0))
-
-
 @pytest.mark.hostile("W14")
 @given(u16, st.binary(max_size=200))
 def test_any_body_is_a_value_or_refused(command: int, body: bytes) -> None:
@@ -235,11 +151,3 @@ def test_replies_echo_the_number_and_the_command() -> None:
     command = message(C.DMA_UNMAP, b"")
     assert reply(command, b"body") == struct.pack("<HHIII", 1, C.DMA_UNMAP, 20, HeaderFlag.REPLY, 0) + b"body"
     assert error(command, 22) == struct.pack("<HHIII", 1, C.DMA_UNMAP, 16, HeaderFlag.REPLY | HeaderFlag.ERROR, 22)
-
-
-def test_doorbells_are_left_out_if_the_client_has_no_room() -> None:
-    bells = (IoDoorbell(0x3000, 2, 0), IoDoorbell(0x3004, 2, 1))
-    whole = RegionIoFds(96, 0, 0).answer(bells).emit()
-    assert whole[:16] == struct.pack("<IIII", 96, 0, 0, 2)
-    assert whole[56:96] == struct.pack("<QQIIIIQ", 0x3004, 2, 1, 0, 0, 0, 0)
-    assert RegionIoFds(95, 0, 0).answer(bells).emit() == struct.pack("<IIII", 96, 0, 0, 0)

@@ -33,13 +33,14 @@ from vnet.linux.poller import Poller
 from vnet.pcie.config_space import COMMAND, PciCommand
 from vnet.pcie.epc import EndpointController
 from vnet.testing import fds, maps
+from vnet.testing.blk import StubbornStore
 from vnet.vfio_user.constants import Command, HeaderFlag, IrqSet, IrqType, Region
 from vnet.vfio_user.messages import HEADER_SIZE, emit
 from vnet.vfio_user.payloads import DmaMap, DmaUnmap, Payload, RegionRead, RegionWrite, SetIrqs, Version
 from vnet.vfio_user.server import VfioUserServer
 from vnet.vfio_user.session import Doorbell
 
-__all__ = ["Answer", "Bench", "C", "Client", "open_bench"]
+__all__ = ["Answer", "Bench", "C", "Client", "open_bench", "plug"]
 
 C = Command
 RING_FIELDS = Common.QUEUE_DESC, Common.QUEUE_DRIVER, Common.QUEUE_DEVICE
@@ -202,6 +203,11 @@ class Client:
         self.socket.close()
         os.close(self.call_fd)
         self.memory.close()
+
+
+def plug() -> BlkPlug:
+    """A disk of 1 MiB."""
+    return BlkPlug(StubbornStore(MIB))
 
 
 @attrs.define(eq=False)
