@@ -37,9 +37,10 @@ def test_every_topology_comes_up_and_leaves_nothing_behind(
     path: Path, require_tool: RequireTool, tmp_path: Path
 ) -> None:
     require_tool("ping", "ip")
-    topology = tmp_path / path.name
-    topology.write_text(moved_to(tmp_path, path.read_text(encoding="utf-8")))
-    done = run(VNET, "up", str(topology), "--name", f"ex-{path.stem.replace('_', '-')}", "--exec", "true")
+    topology, text = tmp_path / path.name, path.read_text(encoding="utf-8")
+    topology.write_text(moved_to(tmp_path, text))
+    quiet = ["-q"] if "faults =" in text else []  # the log tells what a faulty link loses
+    done = run(VNET, "up", *quiet, str(topology), "--name", f"ex-{path.stem.replace('_', '-')}", "--exec", "true")
     assert (done.returncode, done.stderr) == (0, "")
 
 
