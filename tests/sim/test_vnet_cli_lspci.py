@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from support.machine import RequireTool
 from support.paths import ROOT
 from vnet.cli import lspci
+from vnet.lspci import annotate
 from vnet.system.config_spaces import take_config_spaces
 from vnet.system.world import World, open_world
 from vnet.testing import Options, open_pair
@@ -161,7 +162,7 @@ def test_structures_without_a_name_in_lspci_have_ours_or_their_number() -> None:
         "\tCapabilities: [50] Vendor Specific Information: VirtIO: <unknown>",
         "\tKernel modules: virtio_pci",
     ]
-    assert list(lspci.annotate(lines, [function])) == [
+    assert list(annotate(lines, [function])) == [
         "0000:01:00.0 Device, no device on pcie0",
         "\tCapabilities: [40] Vendor Specific Information: VirtIO: SharedMemory",
         "\tCapabilities: [50] Vendor Specific Information: VirtIO: type 77",
