@@ -33,7 +33,11 @@ PROBE_SECONDS = 10.0
 DISTRIBUTION = "vnet-virtio"
 
 
-EXTRAS = {"prometheus-client": ("metrics", "vnet metrics")}
+EXTRAS = {
+    "prometheus-client": ("metrics", "vnet metrics"),
+    "starlette": ("web", "vnet web"),
+    "hypercorn": ("web", "vnet web"),
+}
 """Extra, and the command that needs it, by optional package."""
 
 

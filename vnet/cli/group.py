@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "graph": ("vnet.cli.graph", "Draw a topology FILE, or a running system with its states."),
     "top": ("vnet.cli.top", "Show rates of devices and queues while a system runs."),
     "metrics": ("vnet.cli.metrics", "Print the figures of a running system for Prometheus."),
+    "web": ("vnet.cli.web", "Serve a web page of a running system to browsers of this machine."),
     "lspci": ("vnet.cli.lspci", "Print the PCI functions of a system, as lspci does."),
     "capture": ("vnet.cli.capture", "Record what happens in a running system."),
     "ps": ("vnet.cli.ps", "List the systems of this user."),

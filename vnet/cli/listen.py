@@ -33,6 +33,13 @@ def _parse(_context: click.Context, _option: click.Parameter, text: str | None) 
     return None if match is None else Address(match[1] or match[2], int(match[3]))
 
 
-def listen_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the option --listen with this help; its value is an `Address`, or None if it is not given."""
-    return click.option("--listen", metavar="ADDRESS:PORT", callback=_parse, help=text)
+def listen_option(text: str, default: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option --listen with this help; its value is an `Address`, or None without a default."""
+    return click.option(
+        "--listen",
+        metavar="ADDRESS:PORT",
+        default=default,
+        show_default=default is not None,
+        callback=_parse,
+        help=text,
+    )

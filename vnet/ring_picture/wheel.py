@@ -1,0 +1,113 @@
+"""A ring as a wheel: its slots around a circle, and the indices of both sides as hands that turn with the traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import cos, pi, sin
+
+from rings.layout import LAP
+from rings.queue import QueueState
+from rings.view import RingView
+from vnet.svg import document, label
+from vnet.views.ring import RingReport
+
+__all__ = ["ring_wheel"]
+
+SIZE = 260.0
+"""Pixels of the picture's edge."""
+MIDDLE, INNER, OUTER = SIZE / 2, 74.0, 96.0
+"""Pixels from the edge to the centre, and radii of the band of slots."""
+BAND, BUSY, DRIVER, DEVICE = "#868e96", "#1864ab", "#212529", "#c2410c"
+HANDS = (
+    ("driver", "avail", "driver adds", DRIVER, OUTER + 22, ""),
+    ("device", "avail", "device takes", DEVICE, OUTER + 12, "4 2"),
+    ("device", "used", "device uses", DEVICE, INNER - 20, "4 2"),
+    ("driver", "used", "driver gets", DRIVER, INNER - 30, ""),
+)
+"""Hands: side, attribute of `QueueState`, meaning, colour, radius of the far end in pixels, dashes."""
+LINE_GAP = 15.0
+"""Pixels between two lines in the middle."""
+
+
+def ring_wheel(title: str, report: RingReport) -> str:
+    """Return the wheel of a ring as SVG: dark slots are outstanding; outer hands point at the next slot to make
+    available or to take, inner ones at the next used slot. The numbers in the middle say the same.
+    """
+    view = report.ring
+    if view is None:
+        return document(SIZE, SIZE, title, [_line(0, "no ring"), _circle(INNER), _circle(OUTER)])
+    parts = [_circle(INNER), _circle(OUTER), *_slots(busy_slots(view), view.num)]
+    states: dict[str, QueueState | None] = {"driver": report.driver, "device": report.device}
+    texts = [f"{len(view.chains)} outstanding", f"of {view.num}, {view.format}"]
+    for side, name, meaning, colour, far, dashes in HANDS:
+        if (state := states[side]) is not None:
+            slot = _slot(getattr(state, name), view)
+            parts.append(_hand(slot, view.num, colour, far, dashes))
+            texts.append(f"{meaning} {slot}")
+    parts += [_line(row - (len(texts) - 1) / 2, text) for row, text in enumerate(texts)]
+    return document(SIZE, SIZE, title, parts)
+
+
+def busy_slots(view: RingView) -> set[int]:
+    """Return the slots of outstanding chains: in the available ring (split) or in the descriptor ring (packed)."""
+    if view.format == "split":
+        return {chain.position % view.num for chain in view.chains}
+    return {desc.index % view.num for chain in view.chains for desc in chain.descriptors}
+
+
+def _slot(index: int, view: RingView) -> int:
+    return (index if view.format == "split" else index % LAP) % view.num
+
+
+def _slots(slots: Iterable[int], num: int) -> Iterator[str]:
+    """Yield the slots, each run of adjacent ones as one arc."""
+    for first, count in _runs(sorted(slots)):
+        if count == num:
+            yield (
+                f'<circle cx="{MIDDLE}" cy="{MIDDLE}" r="{(INNER + OUTER) / 2}" fill="none" stroke="{BUSY}" '
+                f'stroke-width="{OUTER - INNER}"/>'
+            )
+            continue
+        (x1, y1), (x2, y2) = _point(first, num, OUTER), _point(first + count, num, OUTER)
+        (x3, y3), (x4, y4) = _point(first + count, num, INNER), _point(first, num, INNER)
+        large = int(count * 2 > num)
+        yield (
+            f'<path d="M {x1:.1f} {y1:.1f} A {OUTER} {OUTER} 0 {large} 1 {x2:.1f} {y2:.1f} L {x3:.1f} {y3:.1f} '
+            f'A {INNER} {INNER} 0 {large} 0 {x4:.1f} {y4:.1f} z" fill="{BUSY}"/>'
+        )
+
+
+def _runs(slots: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield each run of adjacent numbers, as its first one and its length."""
+    first, count = 0, 0
+    for slot in slots:
+        if count and slot == first + count:
+            count += 1
+            continue
+        if count:
+            yield first, count
+        first, count = slot, 1
+    if count:
+        yield first, count
+
+
+def _hand(slot: int, num: int, colour: str, far: float, dashes: str) -> str:
+    """Return the hand at the beginning of a slot, from the band to ``far``."""
+    near = OUTER if far > OUTER else INNER
+    (x1, y1), (x2, y2) = _point(slot, num, near), _point(slot, num, far)
+    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="4"{dashed}/>'
+
+
+def _point(slot: float, num: int, radius: float) -> tuple[float, float]:
+    """Return a point at the beginning of a slot; slot 0 is at the top, the next one clockwise."""
+    angle = 2 * pi * slot / num
+    return MIDDLE + radius * sin(angle), MIDDLE - radius * cos(angle)
+
+
+def _circle(radius: float) -> str:
+    return f'<circle cx="{MIDDLE}" cy="{MIDDLE}" r="{radius}" fill="none" stroke="{BAND}"/>'
+
+
+def _line(row: float, text: str) -> str:
+    return label(MIDDLE, MIDDLE + 4 + LINE_GAP * row, text, size=11, anchor="middle")

@@ -1,0 +1,189 @@
+"""The application: the page with its files, looks at the system as JSON and SVG, the stream, and actions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from vnet.ends import DEVICE_TYPES
+from vnet.errors import ControlError, PrivilegeError
+from vnet.graph.build import of_system
+from vnet.graph.svg import to_svg
+from vnet.lspci import annotate, decode, dump
+from vnet.ring_picture.draw import ring_picture
+from vnet.ring_picture.wheel import ring_wheel
+from vnet.views.parse import from_plain
+from vnet.views.pci import ConfigImage, ConfigImages
+from vnet.views.ring import RingReport
+from vnet.views.system import SystemView
+from vnet.web.control import Control, Refusal
+from vnet.web.feed import Feed
+from vnet.web.guard import Guard
+
+__all__ = ["make_app"]
+
+T = TypeVar("T")
+PAGE = Path(__file__).parent / "page"
+BODY_MAX = 4096
+"""Bytes of the longest request body."""
+RINGS_MAX = 16
+"""Rings of one request."""
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class BadRequest(Exception):
+    """A request that makes no sense: the response has the reason."""
+
+
+ACTIONS = {"link": "set_link", "reset": "device-reset", "set": "device-set"}
+"""Command of the control socket by name of the action. The body has its arguments, which the system checks."""
+
+
+def make_app(control: Control, feed: Feed, hosts: Collection[str]) -> Starlette:
+    """Return the application for browsers that name this machine as one of ``hosts``.
+
+    The caller runs `Feed.run`.
+    """
+    routes = [
+        Route("/", _page),
+        Route("/api/stream", _stream(feed)),
+        Route("/api/topology.svg", _topology(control)),
+        Route("/api/rings", _rings(control)),
+        Route("/api/pci", _pci(control)),
+        Route("/api/settings", _settings),
+        *(Route(f"/api/{name}", _action(control, command), methods=["POST"]) for name, command in ACTIONS.items()),
+        Mount("/page", StaticFiles(directory=PAGE)),
+    ]
+    handlers = {BadRequest: _failed, ControlError: _failed, PrivilegeError: _failed}
+    return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)], exception_handlers=handlers)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    """Return the error as JSON: 400 if the request is wrong, 503 if the system cannot be asked."""
+    status = 400 if isinstance(error, BadRequest | Refusal) else 503
+    return JSONResponse({"error": str(error)}, status_code=status)
+
+
+async def _page(_: Request) -> Response:
+    return FileResponse(PAGE / "index.html")
+
+
+async def _settings(_: Request) -> Response:
+    """Return the settings of each device type, as `vnet set --help` lists them."""
+    return JSONResponse(
+        {
+            name: [{"name": key, "values": own.values, "help": own.help} for key, own in kind.settings.items()]
+            for name, kind in DEVICE_TYPES.items()
+        }
+    )
+
+
+def _topology(control: Control) -> Endpoint:
+    async def topology(_: Request) -> Response:
+        view = _record(SystemView, await control.look("query-vnet"))
+        return Response(to_svg(of_system(view)), media_type="image/svg+xml")
+
+    return topology
+
+
+def _rings(control: Control) -> Endpoint:
+    """Return an endpoint: for each ``queue`` of a ``device`` its ring as a wheel, for that of ``tables`` its tables."""
+
+    async def rings(request: Request) -> Response:
+        device, tables = request.query_params.get("device", ""), request.query_params.get("tables", "")
+        pictures: dict[str, dict[str, str]] = {}
+        for queue in dict.fromkeys(request.query_params.getlist("queue")[:RINGS_MAX]):
+            plain = await control.look("query-ring", {"name": device, "queue": queue})
+            report = _record(RingReport, plain)
+            title = f"{device} {queue}"
+            pictures[queue] = {"wheel": ring_wheel(title, report)}
+            if queue == tables:
+                pictures[queue]["tables"] = ring_picture(title, report)
+        return JSONResponse(pictures)
+
+    return rings
+
+
+def _pci(control: Control) -> Endpoint:
+    """Return an endpoint: what lspci decodes, by host that enumerates the functions."""
+
+    async def pci(_: Request) -> Response:
+        functions = _record(ConfigImages, await control.look("query-config-space")).functions
+        return JSONResponse(await trio.to_thread.run_sync(_decoded, functions))
+
+    return pci
+
+
+def _decoded(functions: Iterable[ConfigImage]) -> list[dict[str, object]]:
+    """Return the bus tree and the functions of each host. Raises PrivilegeError, ControlError."""
+    hosts: list[dict[str, object]] = []
+    for host, group in groupby(functions, lambda function: function.host):
+        own = list(group)
+        lines = annotate(decode(dump(own), ["-D", "-vv"]), own)
+        entries = [entry.splitlines() for entry in "\n".join(lines).split("\n\n")]
+        hosts.append(
+            {
+                "host": host,
+                "tree": decode(dump(own), ["-tv"]),
+                "functions": [{"title": title, "lines": rest} for title, *rest in filter(None, entries)],
+            }
+        )
+    return hosts
+
+
+def _stream(feed: Feed) -> Endpoint:
+    """Return an endpoint: rates and events as server-sent events.
+
+    A browser that reads slowly makes `send` wait, its mailbox fill, and nothing else.
+    """
+
+    async def messages() -> AsyncIterator[str]:
+        with feed.subscribe() as mailbox:
+            while True:
+                for kind, data in await mailbox.take():
+                    yield f"event: {kind}\ndata: {data}\n\n"
+
+    async def stream(_: Request) -> Response:
+        if feed.full:
+            return JSONResponse({"error": "too many pages follow this system"}, status_code=503)
+        return StreamingResponse(messages(), media_type="text/event-stream")
+
+    return stream
+
+
+def _action(control: Control, command: str) -> Endpoint:
+    async def act(request: Request) -> Response:
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_MAX:
+                raise BadRequest(f"the body may have at most {BODY_MAX} bytes")
+        try:
+            arguments = json.loads(body)
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise BadRequest("the body must be a JSON object")
+        await control.act(command, arguments)
+        return JSONResponse({})
+
+    return act
+
+
+def _record(record: type[T], raw: object) -> T:
+    """Return an answer of the system as a record. Raises ControlError."""
+    try:
+        return from_plain(record, raw)
+    except ValueError as exc:
+        raise ControlError(f"the system runs another version of vnet: {exc}") from None

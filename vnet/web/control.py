@@ -1,0 +1,158 @@
+"""The client of a control socket for Trio: conversations, one of which is kept open for looks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from vnet.errors import ControlError
+from vnet.qmp import codec
+from vnet.qmp.codec import NEGOTIATE, Framer, QmpError, TooLong
+from vnet.system.state import socket_path
+
+__all__ = ["Control", "Conversation", "Refusal"]
+
+REPLY_MAX = 16 << 20
+"""Bytes of the longest reply."""
+CHUNK = 1 << 20
+"""Bytes of a read from the system."""
+PATIENCE = 5.0
+"""Seconds that a reply may take."""
+
+
+class Refusal(ControlError):
+    """The system refused a command. The connection is still usable."""
+
+
+class Conversation:
+    """A connection to a control socket, in which commands take turns."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._framer = Framer(REPLY_MAX)
+        self._waiting: list[dict[str, object]] = []
+
+    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        """Return the result of a command. Raises Refusal, ControlError."""
+        try:
+            with trio.fail_after(PATIENCE):
+                await self._stream.send_all(codec.emit({"execute": command, "arguments": dict(arguments or {})}))
+                message = await self.receive()
+        except trio.TooSlowError:
+            raise ControlError(f"the system does not answer within {PATIENCE:g} s") from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ControlError("the system closed the connection") from None
+        error = message.get("error")
+        if isinstance(error, dict):
+            raise Refusal(str(error.get("desc", error)))
+        return message.get("return")
+
+    async def receive(self) -> dict[str, object]:
+        """Wait for the next message: a reply, or an event if some were chosen. Raises ControlError at the end."""
+        try:
+            while not self._waiting:
+                data = await self._stream.receive_some(CHUNK)
+                if not data:
+                    raise ControlError("the system closed the connection")
+                self._waiting += [codec.parse(message) for message in self._framer.feed(bytes(data))]
+        except (QmpError, TooLong, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ControlError(f"unexpected data from the system: {exc}") from None
+        return self._waiting.pop(0)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await trio.aclose_forcefully(self._stream)
+
+
+class Control:
+    """The control socket of the system ``name``, which may end and start again.
+
+    ``directory`` has the socket. Default: this user's.
+    """
+
+    def __init__(self, name: str, directory: Path | None = None) -> None:
+        self.name = name
+        self._directory = directory
+        self._turn = trio.Lock()
+        self._kept: Conversation | None = None
+
+    @asynccontextmanager
+    async def converse(self) -> AsyncIterator[Conversation]:
+        """Open a conversation. Raises ControlError."""
+        conversation = await self._open()
+        try:
+            yield conversation
+        finally:
+            await conversation.aclose()
+
+    async def act(self, command: str, arguments: Mapping[str, object]) -> object:
+        """Return the result of a command in a conversation of its own, so that looks do not wait for it.
+
+        Raises Refusal, ControlError.
+        """
+        async with self.converse() as conversation:
+            return await conversation.execute(command, arguments)
+
+    async def look(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        """Return the result of a query. The connection is kept. Raises Refusal, ControlError."""
+        async with self._turn:
+            if self._kept is not None:
+                try:
+                    return await self._execute(self._kept, command, arguments)
+                except Refusal:
+                    raise
+                except ControlError:
+                    pass  # that system has ended; there may be a new one
+            self._kept = await self._open()
+            return await self._execute(self._kept, command, arguments)
+
+    async def aclose(self) -> None:
+        """Close the kept connection."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            await kept.aclose()
+
+    async def _execute(
+        self, conversation: Conversation, command: str, arguments: Mapping[str, object] | None
+    ) -> object:
+        """Execute a query. Close the kept connection unless its reply was read to the end."""
+        complete = False
+        try:
+            result = await conversation.execute(command, arguments)
+            complete = True
+            return result
+        except Refusal:
+            complete = True
+            raise
+        finally:
+            if not complete:
+                await self.aclose()
+
+    async def _open(self) -> Conversation:
+        """Connect and negotiate. Raises ControlError."""
+        path = socket_path(self.name, self._directory)
+        try:
+            stream = await trio.open_unix_socket(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise ControlError(f"{self.name} is not running; try: vnet up --name {self.name}") from None
+        except OSError as exc:
+            raise ControlError(f"{path}: {exc.strerror or exc}") from None
+        conversation = Conversation(stream)
+        opened = False
+        try:
+            with trio.fail_after(PATIENCE):
+                greeting = await conversation.receive()
+            if "QMP" not in greeting:
+                error = greeting.get("error")
+                raise ControlError(str(error["desc"]) if isinstance(error, dict) and "desc" in error else str(greeting))
+            await conversation.execute(NEGOTIATE)
+            opened = True
+            return conversation
+        except trio.TooSlowError:
+            raise ControlError(f"{self.name} does not answer within {PATIENCE:g} s") from None
+        finally:
+            if not opened:
+                await conversation.aclose()

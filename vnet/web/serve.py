@@ -1,0 +1,45 @@
+"""The page over HTTP at one address of this machine."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from vnet.web.app import make_app
+from vnet.web.control import Control
+from vnet.web.feed import Feed
+from vnet.web.guard import host_names
+
+if TYPE_CHECKING:
+    from hypercorn.typing import ASGIFramework
+
+__all__ = ["serve_page"]
+
+
+async def serve_page(control: Control, host: str, port: int, started: Callable[[int], None]) -> None:
+    """Serve the page of a system until cancelled. Calls ``started`` with the port. Raises OSError.
+
+    ``host`` is an IPv4 or IPv6 address of this machine; port 0 is any free one.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen()  # a second program at this port fails here, before anything is served
+        port = listening.getsockname()[1]
+        config = Config()
+        config.bind = [f"fd://{listening.dup().detach()}"]
+        config.errorlog = logging.getLogger("vnet.web")
+        config.include_server_header = False
+        feed = Feed(control)
+        app = cast("ASGIFramework", make_app(control, feed, host_names(port)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed.run)
+            await nursery.start(partial(serve, app, config))
+            started(port)
