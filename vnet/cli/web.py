@@ -31,9 +31,7 @@ def command(name: str, listen: Address) -> None:
     and changes settings. The system is asked while a browser shows the page, and costs nothing else. Ctrl-C ends it.
     """
     if listen.host not in LOOPBACK:
-        raise ControlError(
-            f"--listen {listen}: must be 127.0.0.1 or [::1], because the page controls {name}"
-        )
+        raise ControlError(f"--listen {listen}: must be 127.0.0.1 or [::1], because the page controls {name}")
     with extra("web"):
         run_until_ended(partial(_serve, name, listen))
 

@@ -15,14 +15,14 @@ __all__ = ["ring_wheel"]
 
 SIZE = 260.0
 """Pixels of the picture's edge."""
-MIDDLE, INNER, OUTER = SIZE / 2, 74.0, 96.0
+MIDDLE, INNER, OUTER = SIZE / 2, 84.0, 104.0
 """Pixels from the edge to the centre, and radii of the band of slots."""
 BAND, BUSY, DRIVER, DEVICE = "#868e96", "#1864ab", "#212529", "#c2410c"
 HANDS = (
-    ("driver", "avail", "driver adds", DRIVER, OUTER + 22, ""),
-    ("device", "avail", "device takes", DEVICE, OUTER + 12, "4 2"),
-    ("device", "used", "device uses", DEVICE, INNER - 20, "4 2"),
-    ("driver", "used", "driver gets", DRIVER, INNER - 30, ""),
+    ("driver", "avail", "driver adds", DRIVER, OUTER + 20, ""),
+    ("device", "avail", "device takes", DEVICE, OUTER + 10, "4 2"),
+    ("device", "used", "device uses", DEVICE, INNER - 9, "4 2"),
+    ("driver", "used", "driver gets", DRIVER, INNER - 18, ""),
 )
 """Hands: side, attribute of `QueueState`, meaning, colour, radius of the far end in pixels, dashes."""
 LINE_GAP = 15.0

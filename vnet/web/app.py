@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from contextlib import aclosing
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
@@ -165,10 +166,11 @@ def _stream(feed: Feed) -> Endpoint:
 def _action(control: Control, command: str) -> Endpoint:
     async def act(request: Request) -> Response:
         body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_MAX:
-                raise BadRequest(f"the body may have at most {BODY_MAX} bytes")
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > BODY_MAX:
+                    raise BadRequest(f"the body may have at most {BODY_MAX} bytes")
         try:
             arguments = json.loads(body)
         except (ValueError, RecursionError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
+from functools import partial
 
 import trio
 
@@ -70,12 +70,12 @@ class Conversation:
 class Control:
     """The control socket of the system ``name``, which may end and start again.
 
-    ``directory`` has the socket. Default: this user's.
+    ``dial`` connects to it and raises OSError; default: to the socket of this user's system.
     """
 
-    def __init__(self, name: str, directory: Path | None = None) -> None:
+    def __init__(self, name: str, dial: Callable[[], Awaitable[trio.abc.Stream]] | None = None) -> None:
         self.name = name
-        self._directory = directory
+        self._dial = dial or partial(_dial, name)
         self._turn = trio.Lock()
         self._kept: Conversation | None = None
 
@@ -133,13 +133,12 @@ class Control:
 
     async def _open(self) -> Conversation:
         """Connect and negotiate. Raises ControlError."""
-        path = socket_path(self.name, self._directory)
         try:
-            stream = await trio.open_unix_socket(str(path))
+            stream = await self._dial()
         except (FileNotFoundError, ConnectionRefusedError):
             raise ControlError(f"{self.name} is not running; try: vnet up --name {self.name}") from None
         except OSError as exc:
-            raise ControlError(f"{path}: {exc.strerror or exc}") from None
+            raise ControlError(f"{self.name}: {exc.strerror or exc}") from None
         conversation = Conversation(stream)
         opened = False
         try:
@@ -156,3 +155,7 @@ class Control:
         finally:
             if not opened:
                 await conversation.aclose()
+
+
+async def _dial(name: str) -> trio.abc.Stream:
+    return await trio.open_unix_socket(str(socket_path(name)))

@@ -79,12 +79,13 @@ class Feed:
     async def _follow_rates(self) -> None:
         """Put the rates of each interval; the first ones are 0, and have the names of all parts."""
         before: SystemView | None = None
-        then = 0.0
+        then = trio.current_time() - self._interval
         while True:
             try:
                 view = from_plain(SystemView, await self._control.look("query-vnet"))
             except (ControlError, ValueError) as exc:
-                before = None
+                before, then = None, trio.current_time()
+                self._latest.pop("rates", None)
                 self._put("absent", json.dumps({"why": str(exc)}))
             else:
                 now = trio.current_time()

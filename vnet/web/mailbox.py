@@ -40,11 +40,15 @@ class Mailbox:
         self._filled.set()
 
     async def take(self) -> list[tuple[str, str]]:
-        """Wait for messages and return them: the latest ones, then events, then the number of events lost after them.
+        """Wait for messages and return them."""
+        await self._filled.wait()
+        return self.take_nowait()
+
+    def take_nowait(self) -> list[tuple[str, str]]:
+        """Return the messages that wait: the latest ones, then events, then the number of events lost after them.
 
         A message of the kind "lost" has that number.
         """
-        await self._filled.wait()
         self._filled = trio.Event()
         taken = [*self._latest.items(), *(("event", data) for data in self._events)]
         if self._lost:
