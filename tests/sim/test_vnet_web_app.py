@@ -91,7 +91,7 @@ async def test_a_device_is_reset() -> None:
     ("path", "body", "why"),
     [
         ("/api/link", '{"name": "moon", "up": true}', "link 'moon': must be one of pcie0"),
-        ("/api/link", '{"name": "pcie0"}', "Parameter 'up': missing"),
+        ("/api/link", '{"name": "pcie0"}', "Parameter 'up': must be given"),
         ("/api/link", '{"name": "pcie0", "up": "no"}', "Parameter 'up': must be true or false"),
         ("/api/reset", '{"name": "moon"}', "device 'moon': must be one of blk0"),
         ("/api/set", '{"name": "blk0", "setting": "mac", "value": ""}', "blk0: a blk device has no settings that"),
