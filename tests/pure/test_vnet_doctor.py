@@ -89,16 +89,19 @@ def test_every_dependency_of_the_package_is_looked_at() -> None:
     assert "package pytest" not in names, "extras that no command needs are left out"
 
 
-def test_a_package_of_an_extra_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("package", "extra"), [("prometheus-client", "metrics"), ("starlette", "web"), ("hypercorn", "web")]
+)
+def test_a_package_of_an_extra_is_optional(monkeypatch: pytest.MonkeyPatch, package: str, extra: str) -> None:
     def version(name: str) -> str:
-        if name == "prometheus-client":
+        if name == package:
             raise PackageNotFoundError(name)
         return "1.0"
 
     monkeypatch.setattr(doctor, "version", version)
-    finding = named("package prometheus-client")
-    assert (finding.grade, finding.optional, finding.needed_for) == (Grade.MISSING, True, "vnet metrics")
-    assert finding.mend.endswith("-m pip install 'vnet-virtio[metrics]'")
+    finding = named(f"package {package}")
+    assert (finding.grade, finding.optional, finding.needed_for) == (Grade.MISSING, True, f"vnet {extra}")
+    assert finding.mend.endswith(f"-m pip install 'vnet-virtio[{extra}]'")
 
 
 def test_a_machine_without_tun_says_what_works_without_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
