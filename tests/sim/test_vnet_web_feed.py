@@ -32,7 +32,7 @@ def flap(rig: WebRig) -> None:
     rig.world.links["pcie0"].bring_up()
 
 
-async def test_a_system_is_asked_only_while_a_page_is_open() -> None:
+async def test_no_open_page_means_no_question_to_the_system() -> None:
     async with open_web() as rig:
         before = emitters(rig)
         await trio.sleep(60)

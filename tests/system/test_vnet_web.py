@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from support.cli import PATIENCE, Up
+from support.cli import PATIENCE, READY, Up
 from support.machine import RequireTool
-from support.paths import VNET
+from support.paths import ROOT, VNET
+from vnet.qmp.client import connect
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -24,35 +28,41 @@ FLAGS = (
 )  # fmt: skip
 TABS = 20
 """Presses of the tab key that lead from the beginning of the page at least to its first button."""
+FLOOD = 4000
+"""Moves of a link: more events than the buffers between the system and a client that does not read can have."""
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("privileged", "no_leaks")]
+
+
+@contextmanager
+def served(name: str) -> Iterator[str]:
+    """The address of the page of a running system."""
+    with subprocess.Popen(
+        [VNET, "web", "--name", name, "--listen", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as web:
+        try:
+            assert web.stdout is not None
+            line = web.stdout.readline()
+            match = re.fullmatch(rf"(http://127\.0\.0\.1:\d+/) shows {name}\. Ctrl-C ends it\.\n", line)
+            assert match is not None, line
+            yield match[1]
+        finally:
+            web.send_signal(signal.SIGINT)
+            printed = web.communicate(timeout=PATIENCE)
+    assert (printed, web.returncode) == (("", ""), 0)
 
 
 @pytest.fixture
 def page(up: Up) -> Iterator[str]:
     """The address of the page of a system that pings."""
-    with (
-        subprocess.Popen(
-            [VNET, "exec", "--name", up.name, "rc", "--", "ping", "-q", "-i", "0.05", "198.18.0.2"],
-            stdout=subprocess.DEVNULL,
-        ) as ping,
-        subprocess.Popen(
-            [VNET, "web", "--name", up.name, "--listen", "127.0.0.1:0"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as web,
-    ):
+    command = [VNET, "exec", "--name", up.name, "rc", "--", "ping", "-q", "-i", "0.05", "198.18.0.2"]
+    with served(up.name) as address, subprocess.Popen(command, stdout=subprocess.DEVNULL) as ping:
         try:
-            assert web.stdout is not None
-            line = web.stdout.readline()
-            match = re.fullmatch(rf"(http://127\.0\.0\.1:\d+/) shows {up.name}\. Ctrl-C ends it\.\n", line)
-            assert match is not None, line
-            yield match[1]
+            yield address
         finally:
             ping.terminate()
-            web.send_signal(signal.SIGINT)
-            said = web.communicate(timeout=PATIENCE)
-    assert (said, web.returncode) == (("", ""), 0)
 
 
 @pytest.fixture
@@ -136,3 +146,28 @@ def test_a_page_that_outlives_its_system_says_so(browser: webdriver.Chrome, page
     wait(browser, lambda: text(browser, "#state") == "running; everything is up")
     assert up.end(signal.SIGINT) == 0
     wait(browser, lambda: text(browser, "#state") == f"{up.name} is not running; try: vnet up --name {up.name}")
+
+
+def test_a_client_that_does_not_read_loses_events_and_delays_no_other_client(name: str, started: list[Up]) -> None:
+    started.append(Up(name, str(ROOT / "examples/topologies/blk.toml")))
+    started[0].wait_for(READY)
+    with served(name) as address, socket.socket() as slow, connect(name, PATIENCE) as control:
+        host = address.removeprefix("http://").rstrip("/")
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(PATIENCE)
+        slow.connect(("127.0.0.1", int(host.rpartition(":")[2])))
+        slow.sendall(f"GET /api/stream HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        taken = b""
+        while b"event: event" not in taken:  # it follows the events by now
+            control.ask("set_link", {"name": "pcie0", "up": False})
+            control.ask("set_link", {"name": "pcie0", "up": True})
+            taken += slow.recv(512)
+        for number in range(FLOOD):
+            control.ask("set_link", {"name": "pcie0", "up": number % 2 == 0})
+        with urllib.request.urlopen(f"{address}api/topology.svg", timeout=PATIENCE) as reply:
+            assert b"disk0" in reply.read()
+        taken = b""
+        while not re.search(rb"event: lost\ndata: [1-9]\d*\n", taken):
+            data = slow.recv(1 << 16)
+            assert data, "the server ended the stream"
+            taken += data

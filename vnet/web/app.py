@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +13,7 @@ import trio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -31,6 +31,7 @@ from vnet.views.system import SystemView
 from vnet.web.control import Control, Refusal
 from vnet.web.feed import Feed
 from vnet.web.guard import Guard
+from vnet.web.stream import Stream
 
 __all__ = ["make_app"]
 
@@ -58,7 +59,7 @@ def make_app(control: Control, feed: Feed, hosts: Collection[str]) -> Starlette:
     """
     routes = [
         Route("/", _page),
-        Route("/api/stream", _stream(feed)),
+        Route("/api/stream", Stream(feed), methods=["GET"]),
         Route("/api/topology.svg", _topology(control)),
         Route("/api/rings", _rings(control)),
         Route("/api/pci", _pci(control)),
@@ -141,26 +142,6 @@ def _decoded(functions: Iterable[ConfigImage]) -> list[dict[str, object]]:
             }
         )
     return hosts
-
-
-def _stream(feed: Feed) -> Endpoint:
-    """Return an endpoint: rates and events as server-sent events.
-
-    A browser that reads slowly makes `send` wait, its mailbox fill, and nothing else.
-    """
-
-    async def messages() -> AsyncIterator[str]:
-        with feed.subscribe() as mailbox:
-            while True:
-                for kind, data in await mailbox.take():
-                    yield f"event: {kind}\ndata: {data}\n\n"
-
-    async def stream(_: Request) -> Response:
-        if feed.full:
-            return JSONResponse({"error": "too many pages follow this system"}, status_code=503)
-        return StreamingResponse(messages(), media_type="text/event-stream")
-
-    return stream
 
 
 def _action(control: Control, command: str) -> Endpoint:

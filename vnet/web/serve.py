@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["serve_page"]
 
+SEND_BUFFER = 64 << 10
+"""Bytes that the kernel keeps for a browser that does not read."""
+
 
 async def serve_page(control: Control, host: str, port: int, started: Callable[[int], None]) -> None:
     """Serve the page of a system until cancelled. Calls ``started`` with the port. Raises OSError.
@@ -30,6 +33,7 @@ async def serve_page(control: Control, host: str, port: int, started: Callable[[
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listening.bind((host, port))
         listening.listen()  # a second program at this port fails here, before anything is served
         port = listening.getsockname()[1]
