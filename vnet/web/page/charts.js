@@ -5,6 +5,7 @@ import { $, el, keep, say, svg } from "./dom.js";
 const SECONDS = 60;
 const WIDTH = 480, HEIGHT = 170, LEFT = 52, BOTTOM = 20, TOP = 10;
 const DASHES = ["", "8 4", "2 3", "12 3 2 3", "5 5", "1 5", "16 4", "4 2 1 2"];
+const LINES = DASHES.length;
 const COLOURS = ["#1864ab", "#c2410c", "#2b8a3e", "#5f3dc4"];
 const METRICS = {
   packets: "packets/s", bits: "bit/s", kicks: "kicks/s", calls: "interrupts (calls)/s", in_flight: "chains in flight",
@@ -41,7 +42,8 @@ const look = (number) => ({
 
 function draw(chart, now) {
   const metric = chart.select.value;
-  const lines = [...history].filter(([, samples]) => samples.at(-1).queue.device === $("device").value);
+  const own = [...history].filter(([, samples]) => samples.at(-1).queue.device === $("device").value);
+  const lines = own.slice(0, LINES);
   const points = lines.flatMap(([, samples]) => samples.map((sample) => sample.queue[metric] ?? 0));
   const top = ceiling(Math.max(...points, 1));
   const x = (time) => WIDTH - (now - time) / SECONDS * (WIDTH - LEFT);
@@ -60,6 +62,7 @@ function draw(chart, now) {
   });
   chart.picture.replaceChildren(...parts);
   chart.picture.setAttribute("aria-label", `${METRICS[metric]} of the last minute`);
+  say(chart.rest, own.length > LINES ? `${own.length - LINES} more queues are in the table` : "");
   keep(chart.legend, lines.map(([name]) => name), () => el("li", {}, svg("svg"), el("span")));
   lines.forEach(([name, samples], number) => {
     const [sample, words] = chart.legend.children[number].children;
@@ -74,9 +77,9 @@ function makeChart(metric) {
     select.append(el("option", { value: name, selected: name === metric }, words));
   }
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
-  const chart = { select, picture, legend: el("ul") };
+  const chart = { select, picture, legend: el("ul"), rest: el("p", { class: "hint" }) };
   select.addEventListener("change", drawCharts);
-  $("charts").append(el("div", { class: "chart" }, select, picture, chart.legend));
+  $("charts").append(el("div", { class: "chart" }, select, picture, chart.legend, chart.rest));
   charts.push(chart);
 }
 
