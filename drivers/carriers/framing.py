@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Generic, TypeVar
 
 import attrs
@@ -111,26 +111,34 @@ async def receive_message(
 ) -> M | None:
     """Return the next message; None at the end of the stream.
 
-    The ``peer``, which errors name, has ``deadline`` seconds to finish a message, and to begin its ``first`` one.
-    Raises ProtocolError, TransportLost.
+    The ``peer``, which errors name, has ``deadline`` seconds from a message's first byte to its last; for the ``first``
+    message, from now on. Raises ProtocolError, TransportLost.
     """
-    while True:
-        receive = partial(socket.receive, assembler.missing)
-        try:
-            data, handles = await (within(deadline, peer, receive) if first or assembler.partial else receive())
-        except Unusable as exc:
-            raise ProtocolError(str(exc)) from None
-        if not data:
-            if assembler.partial:
-                raise ProtocolError("the connection ended in the middle of a message")
-            return None
-        message = assembler.feed(data, handles)
-        if message is not None:
-            return message
+    with trio.move_on_after(deadline if first else math.inf) as scope:
+        while True:
+            partial = assembler.partial
+            try:
+                data, handles = await socket.receive(assembler.missing)
+            except Unusable as exc:
+                raise ProtocolError(str(exc)) from None
+            if not data:
+                if partial:
+                    raise ProtocolError("the connection ended in the middle of a message")
+                return None
+            message = assembler.feed(data, handles)
+            if message is not None:
+                return message
+            if not partial and not first:
+                scope.deadline = trio.current_time() + deadline
+    raise _no_progress(deadline, peer)
 
 
 async def within(deadline: float, peer: str, call: Callable[[], Awaitable[T]]) -> T:
     """Return the result of ``call``. Raises ProtocolError if the ``peer`` makes it last more than ``deadline`` s."""
     with trio.move_on_after(deadline):
         return await call()
-    raise ProtocolError(f"the {peer} made no progress for {deadline:g} s")
+    raise _no_progress(deadline, peer)
+
+
+def _no_progress(deadline: float, peer: str) -> ProtocolError:
+    return ProtocolError(f"the {peer} made no progress for {deadline:g} s")

@@ -44,10 +44,12 @@ async def open_receiver() -> AsyncIterator[Receiver]:
     before = fds()
     ours, theirs = socket_pair()
     receiver = Receiver(ours, theirs)
-    yield receiver
-    receiver.assembler.close()
-    ours.close()
-    theirs.close()
+    try:
+        yield receiver
+    finally:
+        receiver.assembler.close()
+        ours.close()
+        theirs.close()
     assert fds() <= before
 
 
@@ -131,7 +133,8 @@ async def test_a_stream_that_ends_within_a_message_is_an_error(part: int) -> Non
 async def test_the_first_message_has_a_deadline(autojump_clock: trio.testing.MockClock) -> None:
     async with open_receiver() as receiver:
         start = trio.current_time()
-        await receiver.refuses("the peer made no progress for 5 s", first=True)
+        with trio.fail_after(3 * DEADLINE):
+            await receiver.refuses("the peer made no progress for 5 s", first=True)
         assert trio.current_time() - start == pytest.approx(DEADLINE)
 
 
@@ -140,8 +143,29 @@ async def test_a_message_that_began_has_a_deadline(part: int, autojump_clock: tr
     async with open_receiver() as receiver:
         await receiver.peer.send(emit(b"late")[:part])
         start = trio.current_time()
-        await receiver.refuses("the peer made no progress for 5 s")
+        with trio.fail_after(3 * DEADLINE):
+            await receiver.refuses("the peer made no progress for 5 s")
         assert trio.current_time() - start == pytest.approx(DEADLINE)
+
+
+@pytest.mark.hostile("V15", "W13")
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_peer_that_sends_a_byte_at_a_time_has_no_more_time(
+    first: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_receiver() as receiver, trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            for byte in emit(bytes(SIZE_MAX)):
+                await receiver.peer.send(bytes((byte,)))
+                await trio.sleep(0.5 * DEADLINE)
+
+        nursery.start_soon(send)
+        start = trio.current_time()
+        with trio.fail_after(3 * DEADLINE):
+            await receiver.refuses("the peer made no progress for 5 s", first=first)
+        assert trio.current_time() - start == pytest.approx(DEADLINE)
+        nursery.cancel_scope.cancel()
 
 
 async def test_later_messages_may_take_any_time_to_begin(autojump_clock: trio.testing.MockClock) -> None:
