@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import trio
 
+from drivers.carriers.framing import ProtocolError, receive_message
 from drivers.contracts.events import SILENT, Reporter
 from drivers.contracts.ipc import FdSocket, Handle
 from drivers.errors import DriverError, ProbeError, TransportLost
@@ -24,11 +25,12 @@ from drivers.transports.vhost_user.messages import (
     parse_reply,
     request_name,
 )
-from drivers.transports.vhost_user.payloads import U64, MessageRefused, Payload, ProtocolError
+from drivers.transports.vhost_user.payloads import U64, MessageRefused, Payload
 
 __all__ = ["REPLY_TIMEOUT", "BackEndConnection", "serve_backend_requests"]
 
 P = TypeVar("P", bound=Payload)
+PEER = "back end"
 REPLY_TIMEOUT = 5.0
 """Seconds that a back end may take to receive a message and to reply."""
 
@@ -64,7 +66,7 @@ class BackEndConnection:
         reason = "the connection was closed"
         try:
             while True:
-                message = await _receive(self._socket, assembler)
+                message = await receive_message(self._socket, assembler, REPLY_TIMEOUT, PEER, first=False)
                 if message is None:
                     reason = "the back end disconnected"
                     return
@@ -186,7 +188,7 @@ async def serve_backend_requests(
     """
     assembler = Assembler(BACKEND_MESSAGES)
     try:
-        while (message := await _receive(socket, assembler)) is not None:
+        while (message := await receive_message(socket, assembler, REPLY_TIMEOUT, PEER, first=False)) is not None:
             good = True
             try:
                 parse(message, BACKEND_MESSAGES)
@@ -207,21 +209,3 @@ async def serve_backend_requests(
                     raise ProtocolError(f"the back end does not receive the reply to message {message.request}")
     finally:
         assembler.close()
-
-
-async def _receive(socket: FdSocket, assembler: Assembler) -> UserMessage | None:
-    """Return the next message, or None at the end of the stream. Raises ProtocolError, TransportLost, Unusable."""
-    message = None
-    while message is None:
-        with trio.move_on_after(REPLY_TIMEOUT if assembler.partial else float("inf")) as scope:
-            data, handles = await socket.receive(assembler.missing)
-        if scope.cancelled_caught:
-            raise ProtocolError(f"the rest of a message did not arrive within {REPLY_TIMEOUT:g} s")
-        if not data:
-            for handle in handles:
-                handle.close()
-            if assembler.partial:
-                raise ProtocolError("the back end disconnected in the middle of a message")
-            return None
-        message = assembler.feed(data, handles)
-    return message
