@@ -149,7 +149,8 @@ def _serve(
             flag = "--vhost-user" if path is not None else "--vfio-user"
             raise ConfigError("", flag, str(socket), f"must be {PATH_RULE}")
         export = DeviceExport(parse_device(device, ""), socket, connect, peer_uid, function_path is not None)
-    run_until_ended(partial(_run, f"{kind}0", export, allow_unsealed, qemu_version(), place))
+    version = None if export.vfio_user else qemu_version()  # vfio-user: one set of arguments
+    run_until_ended(partial(_run, f"{kind}0", export, allow_unsealed, version, place))
 
 
 async def _run(
@@ -173,9 +174,7 @@ def hint(name: str, export: DeviceExport, version: Version | None = None) -> str
     verb = "connects to" if export.connect else "listens at"
     lines = [f"{name} {verb} {export.socket}; Ctrl-C ends it."]
     if export.vfio_user:
-        since = ".".join(map(str, VFIO_USER))
-        return "\n".join(
-            [*lines, f"For QEMU: (from {since} on)", *(f"  {x}" for x in function_arguments(export.socket))]
-        )
-    qemu = arguments(export.spec, export.socket, version, connect=export.connect)
-    return "\n".join([*lines, *([describe(version)] if qemu else []), *(f"  {line}" for line in qemu)])
+        title, qemu = f"For QEMU: (from {'.'.join(map(str, VFIO_USER))} on)", function_arguments(export.socket)
+    else:
+        title, qemu = describe(version), arguments(export.spec, export.socket, version, connect=export.connect)
+    return "\n".join([*lines, *([title] if qemu else []), *(f"  {line}" for line in qemu)])
