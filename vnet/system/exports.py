@@ -179,7 +179,7 @@ async def open_exports(
         watches = await stack.enter_async_context(open_watches(Reporter(hub, Source())))
         ipc = LocalIpc(poller, allow_unsealed=allow_unsealed)
         served: dict[str, Served] = {}
-        functions: dict[str, FunctionExport] = {}
+        functions: list[FunctionExport] = []
         for index, (name, export) in enumerate(exports.items()):
             spec = export.spec
             context = OpenContext("serve", name, index, spec, ("", ""), poller, watches)
@@ -187,7 +187,8 @@ async def open_exports(
             lines = ExportReport(name, report, peer="client" if export.vfio_user else "front end")
             identity = spec.identity(name, Reporter(hub, Source("", name, "device")))
             if export.vfio_user:
-                function = functions[name] = FunctionExport(name, ipc, identity, lines)
+                function = FunctionExport(name, ipc, identity, lines)
+                functions.append(function)
                 served[name] = Served(name, export, function.back, function, end, lines)
             else:
                 back = VhostUserBack(ipc, identity, lines)
@@ -201,7 +202,7 @@ async def open_exports(
         await nursery.start(_run, scope, poller, bus)
         stack.callback(scope.cancel)
         await bring_up((bus, device.back) for device in served.values())
-        for function in functions.values():
+        for function in functions:
             function.start()
         sessions = await stack.enter_async_context(open_background())
         for device in served.values():

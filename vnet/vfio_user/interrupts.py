@@ -27,7 +27,7 @@ class ClientInterrupts:
     def __init__(self, ipc: Ipc, function: PciFunctionHandle) -> None:
         self._ipc = ipc
         self._function = function
-        self._counts = {IrqType.INTX: 1, IrqType.MSIX: function.vectors}
+        self._counts: Mapping[int, int] = {IrqType.INTX: 1, IrqType.MSIX: function.vectors}
         self._vectors: dict[int, Notifier] = {}
         self._msix = False
         self._line: Notifier | None = None
@@ -35,12 +35,12 @@ class ClientInterrupts:
 
     def info(self, index: int) -> tuple[IrqFlag, int]:
         """Return the flags and the number of interrupts of a type; (0, 0) if the function has none."""
-        count = self._counts.get(IrqType(index), 0)
+        count = self._counts.get(index, 0)
         return (FLAGS[index], count) if count else (IrqFlag(0), 0)
 
     def set(self, request: SetIrqs, handles: list[Handle]) -> None:
         """Apply a command; takes the ``handles`` that it uses out of the list. Raises Refused."""
-        count = self._counts.get(IrqType(request.index), 0) if request.index in tuple(IrqType) else 0
+        count = self._counts.get(request.index, 0)
         if request.start + request.count > count:
             raise Refused(
                 f"DEVICE_SET_IRQS: interrupts {request.start} to {request.start + request.count} of type"
