@@ -7,7 +7,7 @@ from typing import NewType, Protocol
 
 from rings.errors import MemoryFault
 
-__all__ = ["Addr", "MappedMemory", "Memory", "PciAddr", "PhysAddr", "was_released"]
+__all__ = ["ADDRESS_END", "Addr", "MappedMemory", "Memory", "PciAddr", "PhysAddr", "was_released"]
 
 Addr = NewType("Addr", int)
 """An address in a ring, in the address space of the bus between the two sides."""
@@ -17,6 +17,7 @@ PciAddr = NewType("PciAddr", Addr)
 """An address on the link."""
 
 ADDRESS_END = 1 << 64
+"""The address after the last one."""
 
 
 def was_released(error: ValueError) -> bool:

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from rings.errors import MemoryFault
-from rings.memory import Addr, PciAddr, PhysAddr
+from rings.memory import ADDRESS_END, Addr, PciAddr, PhysAddr
 from vnet.link.base import Direction, Fault, Link, Window
 from vnet.linux.memory import full_fence
 
 __all__ = ["FunctionWindow", "Outbound", "OutboundPool"]
-
-ADDRESS_END = 1 << 64
 
 
 class WindowUser(Protocol):

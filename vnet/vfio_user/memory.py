@@ -10,10 +10,10 @@ import attrs
 from drivers.contracts.hw import DmaBuffer
 from drivers.contracts.ipc import Handle, SharedMemory, Unusable
 from rings.errors import MemoryFault
-from rings.memory import Addr, MappedMemory
+from rings.memory import ADDRESS_END, Addr, MappedMemory
 from vnet.linux.ipc import LocalIpc
 from vnet.vfio_user.constants import MAPS_MAX, DmaFlag
-from vnet.vfio_user.payloads import ADDRESS_END, DmaMap, DmaUnmap, Refused
+from vnet.vfio_user.payloads import DmaMap, DmaUnmap, Refused
 
 __all__ = ["ClientMemory"]
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 import attrs
 
 from drivers.errors import DriverError
+from rings.memory import ADDRESS_END
 from vnet.vfio_user.constants import (
     DATA_MAX,
     FDS_MAX,
@@ -39,7 +40,6 @@ __all__ = [
     "Version",
 ]
 
-ADDRESS_END = 1 << 64
 VERSION_DATA_MAX = 4096
 """Most bytes of JSON in a VERSION message."""
 SMALL_MAX = 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -10,6 +11,7 @@ import trio
 from drivers.carriers.framing import ProtocolError, SessionStatistics, receive_message, within
 from drivers.contracts.ipc import FdSocket
 from drivers.errors import TransportLost
+from rings.memory import ADDRESS_END
 from vnet.link.base import Direction, Link
 from vnet.linux.ipc import LocalIpc
 from vnet.pcie.function_handle import PciFunctionHandle
@@ -19,7 +21,6 @@ from vnet.vfio_user.function import ClientFunction
 from vnet.vfio_user.interrupts import ClientInterrupts
 from vnet.vfio_user.memory import ClientMemory
 from vnet.vfio_user.messages import Assembler, SessionState
-from vnet.vfio_user.payloads import ADDRESS_END
 from vnet.vfio_user.session import Doorbell, Session
 
 __all__ = ["ClientReport", "VfioUserServer"]
@@ -142,7 +143,7 @@ class VfioUserServer:
                 elif refusal is not None and not was_new:
                     self._report.trouble(str(refusal))
                 if message.need_reply:
-                    await within(DEADLINE, PEER, lambda: socket.send(data, handles))  # noqa: B023  called at once
+                    await within(DEADLINE, PEER, partial(socket.send, data, handles))
             finally:
                 message.close()
             if refusal is not None and was_new:

@@ -10,6 +10,7 @@ import attrs
 
 from drivers.carriers.framing import ProtocolError
 from drivers.transports.vhost_user.constants import MAX_CONFIG, MAX_REGIONS, NO_FD
+from rings.memory import ADDRESS_END
 
 __all__ = [
     "Config",
@@ -28,8 +29,6 @@ __all__ = [
     "VringFd",
     "VringState",
 ]
-
-ADDRESS_END = 1 << 64
 
 
 class MessageRefused(ProtocolError):
