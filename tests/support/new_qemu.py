@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -13,7 +13,7 @@ import pytest
 
 from support.machine import RequireTool, unavailable
 from vnet.bench.guest import CACHE
-from vnet.system.qemu import PROGRAM, VFIO_USER, qemu_version
+from vnet.system.qemu import PROGRAM, VFIO_USER, function_arguments, qemu_version
 
 __all__ = ["function", "new_qemu"]
 
@@ -29,7 +29,7 @@ PATIENCE = 600.0
 
 @pytest.fixture(scope="session")
 def new_qemu(require_tool: RequireTool) -> Sequence[str]:
-    """The words that run it: the installed one if it is new enough, else one that is downloaded once."""
+    """The command that runs it: the installed one if it is new enough, else one that is downloaded once."""
     if (qemu_version() or (0, 0)) >= VFIO_USER:
         return (PROGRAM,)
     require_tool("apt-get", "dpkg-deb")
@@ -44,10 +44,10 @@ def new_qemu(require_tool: RequireTool) -> Sequence[str]:
     )
 
 
-def function(socket: Path) -> tuple[str, str]:
-    """QEMU's arguments for the function that is served at ``socket``."""
-    device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(socket)}}
-    return "-device", json.dumps(device)
+def function(socket: Path) -> list[str]:
+    """QEMU's arguments for the function that is served at ``socket``, as ``vnet serve`` prints them."""
+    *_, device = function_arguments(socket)
+    return shlex.split(device)
 
 
 def _download() -> Path | None:
