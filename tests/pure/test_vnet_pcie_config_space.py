@@ -71,7 +71,7 @@ def test_read_only_fields_ignore_any_write(writes: list[tuple[int, int, int]]) -
         config.write(offset, size, value)
     assert [config.read(at, 4) for at in read_only] == before
     assert (config.read(0x3D, 1), config.read(0x06, 2)) == pins
-    assert config.command & ~PciCommand(sum(PciCommand)) == 0
+    assert int(config.command) & ~sum(PciCommand) == 0  # the complement of a flag leaves out unknown bits
 
 
 def test_command_register_has_just_the_bits_of_an_endpoint_without_io(config: ConfigSpace) -> None:
