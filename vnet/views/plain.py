@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import attrs
@@ -17,22 +18,35 @@ KEY = "key"
 
 def to_plain(value: object) -> Any:
     """Return a view, or any part of one, as dicts, lists and scalars; bytes as hex digits."""
-    record = type(value)
-    if attrs.has(record):
+    if value is None or isinstance(value, str | int | float):
+        return value
+    record: type = type(value)
+    fields = _fields(record)
+    if fields is not None:
         plain: dict[str, Any] = {}
-        keys = {field.name: field.metadata.get(KEY, field.name) for field in attrs.fields(record)}
-        own = {keys[field.name] for field in attrs.fields(record) if "inline" not in field.metadata}
-        for field in attrs.fields(record):
-            part = to_plain(getattr(value, field.name))
-            if "inline" in field.metadata:
-                plain.update({key: inner for key, inner in part.items() if key not in own})
+        for name, key in fields:
+            part = to_plain(getattr(value, name))
+            if key is None:
+                own = {key for _, key in fields}
+                plain.update({inner: each for inner, each in part.items() if inner not in own})
             else:
-                plain[keys[field.name]] = part
+                plain[key] = part
         return plain
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, Mapping):
         return {str(key): to_plain(part) for key, part in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence):
         return [to_plain(part) for part in value]
     return value
+
+
+@cache
+def _fields(record: type) -> tuple[tuple[str, str | None], ...] | None:
+    """Return the name of each field and its key, None for an inline one; None if ``record`` is no record."""
+    if not attrs.has(record):
+        return None
+    return tuple(
+        (field.name, None if "inline" in field.metadata else field.metadata.get(KEY, field.name))
+        for field in attrs.fields(record)
+    )
