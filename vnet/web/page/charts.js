@@ -21,7 +21,7 @@ const charts = [];
 
 const key = (queue) => `${queue.device} ${queue.side} ${queue.queue}`;
 
-export function short(value) {
+function short(value) {
   if (value === null || value === undefined) return "-";
   for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]]) {
     if (value >= size) return `${(value / size).toPrecision(3)}${unit}`;

@@ -3,7 +3,7 @@
 import { $, ask, el, keep, say, show } from "./dom.js";
 
 const INTERVAL = 500; // milliseconds
-const visible = new Set();
+const visible = new Set(); // figures of queues in sight, and the element of the tables
 let tables = "";
 
 const seen = new IntersectionObserver((entries) => {
@@ -38,12 +38,15 @@ export function showQueues(rates) {
 }
 
 async function update() {
-  for (const figure of visible) if (!figure.isConnected) visible.delete(figure);
-  const queues = [...visible].map((figure) => figure.dataset.key).slice(0, 15);
   const device = $("device").value;
-  if (!device || $("still").checked || document.hidden || (!queues.length && !tables)) return;
-  const query = new URLSearchParams({ device, tables });
-  for (const queue of new Set([...queues, tables])) query.append("queue", queue);
+  if (!device || $("still").checked || document.hidden) return;
+  const figures = [...$("wheels").children].filter((figure) => visible.has(figure));
+  const queues = new Set(figures.slice(0, 15).map((figure) => figure.dataset.key));
+  const detailed = visible.has($("tables")) ? tables : "";
+  if (detailed) queues.add(detailed);
+  if (!queues.size) return;
+  const query = new URLSearchParams({ device, tables: detailed });
+  for (const queue of queues) query.append("queue", queue);
   let pictures;
   try {
     pictures = await ask(`/api/rings?${query}`);
@@ -60,6 +63,7 @@ async function update() {
 }
 
 export async function followRings() {
+  seen.observe($("tables"));
   for (;;) {
     await update();
     await new Promise((resolve) => setTimeout(resolve, INTERVAL));
