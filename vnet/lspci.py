@@ -11,7 +11,7 @@ from vnet.errors import ControlError
 from vnet.traffic.tools import need_tools
 from vnet.views.pci import BarView, ConfigImage
 
-__all__ = ["annotate", "decode", "dump"]
+__all__ = ["annotate", "decode", "describe", "dump"]
 
 ROW = 16
 """Bytes of configuration space per line."""
@@ -37,12 +37,20 @@ def dump(functions: Iterable[ConfigImage]) -> Iterator[str]:
         yield ""
 
 
-def decode(lines: Iterable[str], options: Sequence[str]) -> list[str]:
-    """Return what lspci prints for a dump. Raises PrivilegeError if it is not installed, ControlError if it fails."""
+def describe(functions: Sequence[ConfigImage], options: Sequence[str]) -> Iterator[str]:
+    """Yield what lspci prints for the functions, annotated. Raises like `decode`."""
+    return annotate(decode(functions, ["-D", *options]), functions)
+
+
+def decode(functions: Iterable[ConfigImage], options: Sequence[str]) -> list[str]:
+    """Return what lspci prints for the functions.
+
+    Raises PrivilegeError if lspci is not installed, ControlError if it fails.
+    """
     need_tools("lspci")
     done = subprocess.run(
         ["lspci", "-F", "/dev/stdin", *options],
-        input="\n".join(lines) + "\n",
+        input="\n".join(dump(functions)) + "\n",
         env={**os.environ, "LC_ALL": "C"},
         capture_output=True,
         text=True,
@@ -54,7 +62,7 @@ def decode(lines: Iterable[str], options: Sequence[str]) -> list[str]:
 
 
 def annotate(lines: Iterable[str], functions: Iterable[ConfigImage]) -> Iterator[str]:
-    """Yield the lines of lspci with what a dump does not have: device and link, sizes of BARs, names of structures."""
+    """Yield the lines of ``lspci -D`` with what a dump lacks: device and link, sizes of BARs, names of structures."""
     known = {function.name: function for function in functions}
     function: ConfigImage | None = None
     bars: Iterator[BarView] = iter(())

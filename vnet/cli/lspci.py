@@ -11,7 +11,7 @@ from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.live_names import complete_hosts, complete_links
 from vnet.cli.query import query
 from vnet.errors import ControlError
-from vnet.lspci import annotate, decode, dump
+from vnet.lspci import decode, describe, dump
 from vnet.names import named
 from vnet.views.pci import ConfigImages
 
@@ -51,7 +51,7 @@ def command(
         if as_hex:
             lines: Iterable[str] = dump(own)
         elif tree:
-            lines = decode(dump(own), options)
+            lines = decode(own, options)
         else:
-            lines = annotate(decode(dump(own), ["-D", *options]), own)
+            lines = describe(own, options)
         click.echo("\n".join(lines))

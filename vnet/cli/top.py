@@ -10,10 +10,10 @@ from collections.abc import Callable
 import click
 
 from vnet.cli.common import errors_in_one_line, name_option
-from vnet.cli.query import parse
 from vnet.cli.top_table import Order, head_lines, queue_lines
 from vnet.live.rates import Rates, rates_between
 from vnet.qmp.client import connect
+from vnet.views.parse import from_answer
 from vnet.views.plain import to_plain
 from vnet.views.system import SystemView
 
@@ -56,7 +56,7 @@ def command(name: str, interval: float, once: bool, as_json: bool) -> None:
     reverses, space pauses. Without a terminal, a table is printed for each interval.
     """
     with connect(name) as connection:
-        sampler = Sampler(lambda: parse(name, SystemView, connection.ask("query-vnet")))
+        sampler = Sampler(lambda: from_answer(name, SystemView, connection.ask("query-vnet")))
         if not (once or as_json) and sys.stdin.isatty() and sys.stdout.isatty():
             from vnet.cli.top_screen import watch
 

@@ -14,7 +14,7 @@ from vnet.qmp import codec
 from vnet.qmp.codec import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.system.state import socket_path
 
-__all__ = ["Connection", "ask", "connect"]
+__all__ = ["CHUNK", "PATIENCE", "REPLY_MAX", "Connection", "ask", "connect", "expect"]
 
 REPLY_MAX = 16 << 20
 """Bytes of the longest reply."""
@@ -97,7 +97,7 @@ class Connection:
             self._deadline = None if self._timeout is None else _Deadline(self._timeout)
         try:
             if not self._negotiated:
-                _expect("QMP", self._reply())
+                expect("QMP", self._reply())
                 self._execute({"execute": NEGOTIATE})
                 self._negotiated = True
             return self._execute({"execute": command, "arguments": dict(arguments or {})})
@@ -119,7 +119,7 @@ class Connection:
 
     def _execute(self, request: Mapping[str, object]) -> object:
         self._socket.sendall(codec.emit(request))
-        return _expect("return", self._reply())
+        return expect("return", self._reply())
 
     def _reply(self) -> dict[str, object]:
         """Return the next message. Raises EOFError at the end of the connection."""
@@ -142,7 +142,7 @@ def _connect(connection: socket.socket, path: str, deadline: _Deadline) -> None:
             time.sleep(RETRY)
 
 
-def _expect(key: str, message: Mapping[str, object]) -> object:
+def expect(key: str, message: Mapping[str, object]) -> object:
     """Return the value of ``key``. Raises ControlError, with the server's error if that is the message."""
     if key not in message:
         error = message.get("error")

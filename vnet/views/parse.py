@@ -10,10 +10,11 @@ import attrs
 from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn
 
+from vnet.errors import ControlError
 from vnet.views.ends import EndView, OtherEndView
 from vnet.views.plain import INLINE, KEY
 
-__all__ = ["from_plain"]
+__all__ = ["from_answer", "from_plain"]
 
 T = TypeVar("T")
 CONVERTER = Converter(detailed_validation=False)
@@ -39,6 +40,14 @@ def from_plain(record: type[T], raw: object) -> T:
         return CONVERTER.structure(raw, record)
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise ValueError(f"no {record.__name__}: {type(exc).__name__} {exc}") from None
+
+
+def from_answer(name: str, record: type[T], raw: object) -> T:
+    """Return an answer of the system ``name`` as a view. Raises ControlError if that runs another version."""
+    try:
+        return from_plain(record, raw)
+    except ValueError as exc:
+        raise ControlError(f"{name} runs another version of vnet: {exc}") from None
 
 
 def _structure_record(record: type[Any]) -> Callable[[Any, Any], Any]:

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
 
 import trio
 from starlette.applications import Starlette
@@ -21,10 +20,9 @@ from vnet.ends import DEVICE_TYPES
 from vnet.errors import ControlError, PrivilegeError
 from vnet.graph.build import of_system
 from vnet.graph.svg import to_svg
-from vnet.lspci import annotate, decode, dump
+from vnet.lspci import decode, describe
 from vnet.ring_picture.draw import ring_picture
 from vnet.ring_picture.wheel import ring_wheel
-from vnet.views.parse import from_plain
 from vnet.views.pci import ConfigImage, ConfigImages
 from vnet.views.ring import RingReport
 from vnet.views.system import SystemView
@@ -35,7 +33,6 @@ from vnet.web.stream import Stream
 
 __all__ = ["make_app"]
 
-T = TypeVar("T")
 PAGE = Path(__file__).parent / "page"
 BODY_MAX = 4096
 """Bytes of the longest request body."""
@@ -93,7 +90,7 @@ async def _settings(_: Request) -> Response:
 
 def _topology(control: Control) -> Endpoint:
     async def topology(_: Request) -> Response:
-        view = _record(SystemView, await control.look("query-vnet"))
+        view = await control.view(SystemView, "query-vnet")
         return Response(to_svg(of_system(view)), media_type="image/svg+xml")
 
     return topology
@@ -106,8 +103,7 @@ def _rings(control: Control) -> Endpoint:
         device, tables = request.query_params.get("device", ""), request.query_params.get("tables", "")
         pictures: dict[str, dict[str, str]] = {}
         for queue in dict.fromkeys(request.query_params.getlist("queue")[:RINGS_MAX]):
-            plain = await control.look("query-ring", {"name": device, "queue": queue})
-            report = _record(RingReport, plain)
+            report = await control.view(RingReport, "query-ring", {"name": device, "queue": queue})
             title = f"{device} {queue}"
             pictures[queue] = {"wheel": ring_wheel(title, report)}
             if queue == tables:
@@ -121,8 +117,8 @@ def _pci(control: Control) -> Endpoint:
     """Return an endpoint: what lspci decodes, by host that enumerates the functions."""
 
     async def pci(_: Request) -> Response:
-        functions = _record(ConfigImages, await control.look("query-config-space")).functions
-        return JSONResponse(await trio.to_thread.run_sync(_decoded, functions))
+        answer = await control.view(ConfigImages, "query-config-space")
+        return JSONResponse(await trio.to_thread.run_sync(_decoded, answer.functions))
 
     return pci
 
@@ -132,12 +128,11 @@ def _decoded(functions: Iterable[ConfigImage]) -> list[dict[str, object]]:
     hosts: list[dict[str, object]] = []
     for host, group in groupby(functions, lambda function: function.host):
         own = list(group)
-        lines = annotate(decode(dump(own), ["-D", "-vv"]), own)
-        entries = [entry.splitlines() for entry in "\n".join(lines).split("\n\n")]
+        entries = [entry.splitlines() for entry in "\n".join(describe(own, ["-vv"])).split("\n\n")]
         hosts.append(
             {
                 "host": host,
-                "tree": decode(dump(own), ["-tv"]),
+                "tree": decode(own, ["-tv"]),
                 "functions": [{"title": title, "lines": rest} for title, *rest in filter(None, entries)],
             }
         )
@@ -162,11 +157,3 @@ def _action(control: Control, command: str) -> Endpoint:
         return JSONResponse({})
 
     return act
-
-
-def _record(record: type[T], raw: object) -> T:
-    """Return an answer of the system as a record. Raises ControlError."""
-    try:
-        return from_plain(record, raw)
-    except ValueError as exc:
-        raise ControlError(f"the system runs another version of vnet: {exc}") from None

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TypeVar
 
 import trio
 
 from vnet.errors import ControlError
 from vnet.qmp import codec
+from vnet.qmp.client import CHUNK, PATIENCE, REPLY_MAX, expect
 from vnet.qmp.codec import NEGOTIATE, Framer, QmpError, TooLong
 from vnet.system.state import socket_path
+from vnet.views.parse import from_answer
 
-__all__ = ["Control", "Conversation", "Refusal"]
+__all__ = ["PATIENCE", "Control", "Conversation", "Refusal"]
 
-REPLY_MAX = 16 << 20
-"""Bytes of the longest reply."""
-CHUNK = 1 << 20
-"""Bytes of a read from the system."""
-PATIENCE = 5.0
-"""Seconds that a reply may take."""
+T = TypeVar("T")
 
 
 class Refusal(ControlError):
@@ -33,34 +31,33 @@ class Conversation:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._framer = Framer(REPLY_MAX)
-        self._waiting: list[dict[str, object]] = []
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Return the result of a command. Raises Refusal, ControlError."""
         try:
             with trio.fail_after(PATIENCE):
                 await self._stream.send_all(codec.emit({"execute": command, "arguments": dict(arguments or {})}))
-                message = await self.receive()
+                reply = await self.receive()
         except trio.TooSlowError:
             raise ControlError(f"the system does not answer within {PATIENCE:g} s") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise ControlError("the system closed the connection") from None
-        error = message.get("error")
-        if isinstance(error, dict):
-            raise Refusal(str(error.get("desc", error)))
-        return message.get("return")
+        try:
+            return expect("return", reply)
+        except ControlError as exc:
+            raise Refusal(str(exc)) from None
 
     async def receive(self) -> dict[str, object]:
         """Wait for the next message: a reply, or an event if some were chosen. Raises ControlError at the end."""
+        data = b""
         try:
-            while not self._waiting:
-                data = await self._stream.receive_some(CHUNK)
+            while (message := next(self._framer.feed(data), None)) is None:
+                data = bytes(await self._stream.receive_some(CHUNK))
                 if not data:
                     raise ControlError("the system closed the connection")
-                self._waiting += [codec.parse(message) for message in self._framer.feed(bytes(data))]
+            return codec.parse(message)
         except (QmpError, TooLong, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise ControlError(f"unexpected data from the system: {exc}") from None
-        return self._waiting.pop(0)
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -109,6 +106,10 @@ class Control:
             self._kept = await self._open()
             return await self._execute(self._kept, command, arguments)
 
+    async def view(self, record: type[T], command: str, arguments: Mapping[str, object] | None = None) -> T:
+        """Return the result of a query as a view, like `look`. Raises Refusal, ControlError."""
+        return from_answer(self.name, record, await self.look(command, arguments))
+
     async def aclose(self) -> None:
         """Close the kept connection."""
         kept, self._kept = self._kept, None
@@ -119,17 +120,13 @@ class Control:
         self, conversation: Conversation, command: str, arguments: Mapping[str, object] | None
     ) -> object:
         """Execute a query. Close the kept connection unless its reply was read to the end."""
-        complete = False
         try:
-            result = await conversation.execute(command, arguments)
-            complete = True
-            return result
+            return await conversation.execute(command, arguments)
         except Refusal:
-            complete = True
             raise
-        finally:
-            if not complete:
-                await self.aclose()
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def _open(self) -> Conversation:
         """Connect and negotiate. Raises ControlError."""
@@ -143,10 +140,7 @@ class Control:
         opened = False
         try:
             with trio.fail_after(PATIENCE):
-                greeting = await conversation.receive()
-            if "QMP" not in greeting:
-                error = greeting.get("error")
-                raise ControlError(str(error["desc"]) if isinstance(error, dict) and "desc" in error else str(greeting))
+                expect("QMP", await conversation.receive())
             await conversation.execute(NEGOTIATE)
             opened = True
             return conversation

@@ -10,8 +10,7 @@ import trio
 
 from vnet.errors import ControlError
 from vnet.live.rates import rates_between
-from vnet.qmp.events import EVENTS, LOST
-from vnet.views.parse import from_plain
+from vnet.qmp.events import LOST
 from vnet.views.plain import to_plain
 from vnet.views.system import SystemView
 from vnet.web.control import Control
@@ -82,8 +81,8 @@ class Feed:
         then = trio.current_time() - self._interval
         while True:
             try:
-                view = from_plain(SystemView, await self._control.look("query-vnet"))
-            except (ControlError, ValueError) as exc:
+                view = await self._control.view(SystemView, "query-vnet")
+            except ControlError as exc:
                 before, then = None, trio.current_time()
                 self._latest.pop("rates", None)
                 self._put("absent", json.dumps({"why": str(exc)}))
@@ -100,19 +99,19 @@ class Feed:
         while True:
             try:
                 async with self._control.converse() as conversation:
-                    await conversation.execute("set-events", {"events": list(EVENTS)})
+                    await conversation.execute("set-events")
                     while True:
                         self._pass_on(await conversation.receive())
             except ControlError:
                 await trio.sleep(self._interval)
 
     def _pass_on(self, event: dict[str, object]) -> None:
-        data = event.get("data")
+        data, text = event.get("data"), json.dumps(event)
         for mailbox in self._mailboxes:
             if event.get("event") == LOST and isinstance(data, dict):
                 mailbox.lose(int(data["count"]))
             else:
-                mailbox.put_event(json.dumps(event))
+                mailbox.put_event(text)
 
     def _put(self, kind: str, data: str) -> None:
         self._latest[kind] = data
