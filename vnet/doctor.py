@@ -31,8 +31,6 @@ FEW_FILES = 1024
 PROBE_SECONDS = 10.0
 """Seconds that a program may take to print its version."""
 DISTRIBUTION = "vnet-virtio"
-
-
 EXTRAS = {
     "prometheus-client": ("metrics", "vnet metrics"),
     "starlette": ("web", "vnet web"),
@@ -115,11 +113,7 @@ def _python() -> Iterator[Finding]:
     yield Finding("Python", Grade.OK, ".".join(map(str, sys.version_info[:3])), "everything")
     for name in _dependencies():
         needed = {"scapy": "vnet demo --port memory, your own frames"}.get(name, "everything")
-        try:
-            yield Finding(f"package {name}", Grade.OK, version(name), needed)
-        except PackageNotFoundError:
-            mend = f"{sys.executable} -m pip install {name}"
-            yield Finding(f"package {name}", Grade.MISSING, "not installed", needed, mend, "nothing", optional=False)
+        yield _package(name, needed, name, "nothing", optional=False)
 
 
 def _dependencies() -> list[str]:
@@ -130,11 +124,16 @@ def _dependencies() -> list[str]:
 
 def _extras() -> Iterator[Finding]:
     for package, (extra, needed) in EXTRAS.items():
-        try:
-            yield Finding(f"package {package}", Grade.OK, version(package), needed)
-        except PackageNotFoundError:
-            mend = f"{sys.executable} -m pip install '{DISTRIBUTION}[{extra}]'"
-            yield Finding(f"package {package}", Grade.MISSING, "not installed", needed, mend, "every other command")
+        yield _package(package, needed, f"'{DISTRIBUTION}[{extra}]'", "every other command", optional=True)
+
+
+def _package(name: str, needed: str, install: str, without: str, optional: bool) -> Finding:
+    """Return the state of a package of Python, which ``pip install`` has by the name ``install``."""
+    try:
+        return Finding(f"package {name}", Grade.OK, version(name), needed)
+    except PackageNotFoundError:
+        mend = f"{sys.executable} -m pip install {install}"
+        return Finding(f"package {name}", Grade.MISSING, "not installed", needed, mend, without, optional=optional)
 
 
 def _kernel() -> Iterator[Finding]:
