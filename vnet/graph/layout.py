@@ -82,8 +82,8 @@ class _Run:
 
 def lay_out(graph: Graph) -> Layout:
     """Return the places of all parts of a graph."""
-    level = _levels(graph)
     owner = {node.id: group.name for group in graph.groups for node in group.nodes}
+    level = _levels(graph, owner)
     columns: list[list[_Item]] = [[] for _ in range(max(level.values(), default=0) + 1)]
     for group in graph.groups:
         columns[level[group.name]].append(_Item([node.id for node in group.nodes], group))
@@ -99,9 +99,8 @@ def lay_out(graph: Graph) -> Layout:
     return _place(graph, columns, runs, tops, heights)
 
 
-def _levels(graph: Graph) -> dict[str, int]:
-    """Return the column of each group. Edges that close a circle are ignored."""
-    owner = {node.id: group.name for group in graph.groups for node in group.nodes}
+def _levels(graph: Graph, owner: Mapping[str, str]) -> dict[str, int]:
+    """Return the column of each group. ``owner`` is the group of each node. Edges that close a circle are ignored."""
     followers: dict[str, dict[str, None]] = {group.name: {} for group in graph.groups}
     for edge in graph.edges:
         if owner[edge.left] != owner[edge.right]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import attrs
 
-__all__ = ["Edge", "Graph", "Group", "Node", "State", "edge_state", "node"]
+__all__ = ["COLOURS", "Edge", "Graph", "Group", "Node", "State", "edge_state", "node"]
 
 State = Literal["up", "down", ""]
 """State of a part; empty in the graph of a file."""
+COLOURS: Mapping[State, str] = {"up": "#2b8a3e", "down": "#c92a2a", "": "#495057"}
+"""Colour by state. The line of a part that is down is dashed as well, and its label says so."""
 WIDTH = 46
 """Characters of the longest line of a node."""
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 
 from vnet.graph.layout import Path, lay_out
-from vnet.graph.model import Graph, State
+from vnet.graph.model import COLOURS, Graph
 from vnet.svg import LINE, document, label, rect
 
 __all__ = ["to_svg"]
 
-COLOURS: Mapping[State, str] = {"up": "#2b8a3e", "down": "#c92a2a", "": "#495057"}
-"""Colour by state. A part that is down is dashed as well, and says so."""
 WIDTHS = {"link": 5, "device": 1.5}
 """Pixels of a line by kind of edge."""
 BASELINE = 17

@@ -6,7 +6,7 @@ import html
 import json
 from collections.abc import Iterator, Mapping
 
-from vnet.graph.model import Edge, Graph, State
+from vnet.graph.model import COLOURS, Edge, Graph, State
 
 __all__ = ["to_dot", "to_mermaid"]
 
@@ -19,7 +19,6 @@ LINES: Mapping[tuple[str, State], str] = {
     ("device", ""): "---",
 }
 """Mermaid's line by kind and state of an edge."""
-COLOURS: Mapping[State, str] = {"up": "#2b8a3e", "down": "#c92a2a", "": "#495057"}
 
 
 def to_mermaid(graph: Graph) -> str:
