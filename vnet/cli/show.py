@@ -104,14 +104,12 @@ def summary(system: SystemView) -> Iterator[str]:
         yield f"  NTB {name} on {ntb.host}: {'up' if ntb.link_up else 'down'}"
     for name, device in system.devices.items():
         yield f"  {device_title(name, device)}"
-        yield from indent(2, _traffic(name, device, system.drops))
+        yield from indent(2, _traffic(system, name, device))
 
 
-def _traffic(name: str, device: DeviceView, drops: Mapping[str, int]) -> Iterator[str]:
+def _traffic(system: SystemView, name: str, device: DeviceView) -> Iterator[str]:
     """Yield the traffic of each side that counts it, with its drops by cause, and the last reset."""
-    for side, own in (("driver", device.driver), ("device", device.device)):
-        start = f"{name}.{side}."
-        lost = {place.removeprefix(start): count for place, count in drops.items() if place.startswith(start)}
+    for side, own in device.sides:
         figures = [queue.view.counters for queue in own.queues]
         if isinstance(own.port, PortView):
             traffic = f"in {own.port.rx_packets}, out {own.port.tx_packets} packets"
@@ -119,7 +117,7 @@ def _traffic(name: str, device: DeviceView, drops: Mapping[str, int]) -> Iterato
             traffic = f"{sum(each.packets for each in figures)} packets, {sum(each.bytes for each in figures)} bytes"
         else:
             continue  # another process counts, or nothing is there yet
-        yield f"{side} on {own.host}: {traffic}, drops: {counts(lost)}"
+        yield f"{side} on {own.host}: {traffic}, drops: {counts(system.drops_of(name, side))}"
     if device.driver.last_reset.reason:
         yield last_reset(device.driver.last_reset)
 
@@ -127,8 +125,7 @@ def _traffic(name: str, device: DeviceView, drops: Mapping[str, int]) -> Iterato
 def _sides(device: DeviceView) -> Mapping[str, Mapping[str, DriverQueueView | DeviceQueueView]]:
     """Return the queues of a device by name, then by side."""
     sides: dict[str, dict[str, DriverQueueView | DeviceQueueView]] = {}
-    for mine in device.driver.queues:
-        sides.setdefault(mine.view.name, {})["driver"] = mine
-    for other in device.device.queues:
-        sides.setdefault(other.view.name, {})["device"] = other
+    for side, own in device.sides:
+        for queue in own.queues:
+            sides.setdefault(queue.view.name, {})[side] = queue
     return sides

@@ -110,20 +110,14 @@ def link_title(name: str, link: LinkView) -> str:
 def _link(name: str, link: LinkView) -> Iterator[str]:
     figures, timing, trace = link.figures, link.figures.timing, link.trace
     yield f"{link_title(name, link)}, {figures.windows} windows"
-    traffic = (
-        ("config", figures.config),
-        ("downstream", figures.downstream),
-        ("upstream", figures.upstream),
-        ("messages", figures.messages),
-    )
-    for kind, requests in traffic:
+    for kind, requests in figures.requests.items():
         yield f"  {kind}: {counts(attrs.asdict(requests))}"
     if timing is not None:
         yield (
             f"  PCIe generation {timing.generation}, {timing.lanes} lanes, "
             f"{timing.rate / 1e9:.2f} GB/s in each direction, slept {timing.slept:.3f} s"
         )
-        for direction, carried in (("downstream", timing.downstream), ("upstream", timing.upstream)):
+        for direction, carried in timing.directions.items():
             yield f"    {direction}: {counts(carried.tlps)}; {carried.payload} bytes in {carried.wire} on the link"
     if figures.faults:
         yield f"  faults: {counts(figures.faults)}"
@@ -162,8 +156,7 @@ def device_tree(name: str, device: DeviceView) -> Iterator[str]:
     yield device_title(name, device)
     yield from indent(1, _driver_side(device.driver))
     yield from indent(1, _device_side(device.device))
-    rows = [_row("driver", queue.view) for queue in device.driver.queues]
-    rows += [_row("device", queue.view) for queue in device.device.queues]
+    rows = [_row(side, queue) for _, side, queue in device.queues()]
     if rows:
         yield from indent(1, render(QUEUE_COLUMNS, rows).splitlines())
 

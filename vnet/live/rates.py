@@ -103,10 +103,8 @@ Key = tuple[str, str, str]
 
 def _queues(system: SystemView) -> Iterator[tuple[Key, str, QueueView]]:
     for name, device in system.devices.items():
-        for mine in device.driver.queues:
-            yield (name, "driver", mine.view.name), device.driver.host, mine.view
-        for other in device.device.queues:
-            yield (name, "device", other.view.name), device.device.host, other.view
+        for host, side, queue in device.queues():
+            yield (name, side, queue.name), host, queue
 
 
 def _queue(key: Key, host: str, queue: QueueView, old: QueueView | None, seconds: float) -> QueueRates:
@@ -137,7 +135,7 @@ def _queue(key: Key, host: str, queue: QueueView, old: QueueView | None, seconds
 
 
 def _device(name: str, device: DeviceView, before: SystemView, after: SystemView, seconds: float) -> DeviceRates:
-    causes, old = _causes(name, after), before.devices.get(name, device)
+    causes, old = after.drops_of(name), before.devices.get(name, device)
     return DeviceRates(
         name,
         device.type,
@@ -146,14 +144,9 @@ def _device(name: str, device: DeviceView, before: SystemView, after: SystemView
         device.trouble,
         device.driver.restarts,
         _grown(device.device.resets, old.device.resets) / seconds,
-        _grown(sum(causes.values()), sum(_causes(name, before).values())) / seconds,
+        _grown(sum(causes.values()), sum(before.drops_of(name).values())) / seconds,
         causes,
     )
-
-
-def _causes(device: str, system: SystemView) -> dict[str, int]:
-    start = f"{device}."
-    return {key.removeprefix(start): count for key, count in system.drops.items() if key.startswith(start)}
 
 
 def _grown(new: int, old: int) -> int:

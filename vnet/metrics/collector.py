@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from vnet.errors import ControlError
-from vnet.metrics.table import PARTS, Metric, Part
+from vnet.metrics.table import PARTS, QUEUE, Metric, Part, queue_rows
 from vnet.views.system import SystemView
 
 __all__ = ["SystemCollector"]
@@ -54,13 +54,9 @@ class SystemCollector(Collector):
 
     def _batches(self, system: SystemView) -> Family:
         """Return the histogram of the sizes of batches."""
-        [part] = (part for part in PARTS if part.name == "queue")
-        family = HistogramMetricFamily(
-            "vnet_queue_batch_packets", "Packets of a batch.", labels=("system", *part.labels)
-        )
-        for values, queue in part.rows(system):
-            counters = queue.counters  # type: ignore[attr-defined]
-            family.add_metric((self._name, *values), _buckets(counters.batches), counters.packets)
+        family = HistogramMetricFamily("vnet_queue_batch_packets", "Packets of a batch.", labels=("system", *QUEUE))
+        for values, queue in queue_rows(system):
+            family.add_metric((self._name, *values), _buckets(queue.counters.batches), queue.counters.packets)
         return family
 
 

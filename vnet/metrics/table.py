@@ -11,16 +11,17 @@ from operator import attrgetter
 import attrs
 
 from vnet.views.ends import PortView
-from vnet.views.link import DirectionTiming, LinkTraffic, LinkView
+from vnet.views.link import DirectionTiming, LinkTraffic
 from vnet.views.system import QueueView, SystemView
 
-__all__ = ["PARTS", "Metric", "Part", "Row"]
+__all__ = ["PARTS", "QUEUE", "Metric", "Part", "Row", "queue_rows"]
 
 Row = tuple[tuple[str, ...], object]
 """Values of a part's labels, and its record."""
-Side = tuple[str, str, str]
-"""Names of a host and a device, and the side: driver or device."""
 SIDE = ("host", "device", "side")
+"""Labels of one side of a device."""
+QUEUE = (*SIDE, "queue")
+"""Labels of a queue."""
 
 
 @attrs.frozen
@@ -59,28 +60,22 @@ def _devices(system: SystemView) -> Iterator[Row]:
         yield (name, device.type, device.transport), device
 
 
-def _queues(system: SystemView) -> Iterator[Row]:
-    for side, queue in _sided_queues(system):
-        yield (*side, queue.name), queue
+def queue_rows(system: SystemView) -> Iterator[tuple[tuple[str, ...], QueueView]]:
+    """Yield the queues of both sides of all devices, with the values of the labels `QUEUE`."""
+    for name, device in system.devices.items():
+        for host, side, queue in device.queues():
+            yield (host, name, side, queue.name), queue
 
 
 def _rings(system: SystemView) -> Iterator[Row]:
-    for side, queue in _sided_queues(system):
+    for values, queue in queue_rows(system):
         if queue.ring is not None:
-            yield (*side, queue.name), queue.ring
-
-
-def _sided_queues(system: SystemView) -> Iterator[tuple[Side, QueueView]]:
-    for name, device in system.devices.items():
-        for mine in device.driver.queues:
-            yield (device.driver.host, name, "driver"), mine.view
-        for other in device.device.queues:
-            yield (device.device.host, name, "device"), other.view
+            yield values, queue.ring
 
 
 def _ports(system: SystemView) -> Iterator[Row]:
     for name, device in system.devices.items():
-        for side, own in (("driver", device.driver), ("device", device.device)):
+        for side, own in device.sides:
             if isinstance(own.port, PortView):
                 yield (own.host, name, side), own.port
 
@@ -92,26 +87,16 @@ def _links(system: SystemView) -> Iterator[Row]:
 
 def _link_traffic(system: SystemView) -> Iterator[Row]:
     for name, link in system.links.items():
-        for kind, traffic in _traffic(link).items():
+        for kind, traffic in link.figures.requests.items():
             yield (name, kind), traffic
-
-
-def _traffic(link: LinkView) -> Mapping[str, LinkTraffic]:
-    figures = link.figures
-    return {
-        "config": figures.config,
-        "downstream": figures.downstream,
-        "upstream": figures.upstream,
-        "messages": figures.messages,
-    }
 
 
 def _directions(system: SystemView) -> Iterator[Row]:
     for name, link in system.links.items():
         timing = link.figures.timing
         if timing is not None:
-            yield (name, "downstream"), timing.downstream
-            yield (name, "upstream"), timing.upstream
+            for direction, figures in timing.directions.items():
+                yield (name, direction), figures
 
 
 def _hosts(system: SystemView) -> Iterator[Row]:
@@ -147,8 +132,8 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         "queue",
-        (*SIDE, "queue"),
-        _queues,
+        QUEUE,
+        queue_rows,
         (
             Metric("live", "Whether the queue carries data.", _field("live")),
             Metric("packets_total", "Packets, messages or requests.", _field("counters.packets")),
@@ -166,7 +151,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         "ring",
-        (*SIDE, "queue"),
+        QUEUE,
         _rings,
         (
             Metric("size_descriptors", "Queue size in descriptors.", _field("num")),

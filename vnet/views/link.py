@@ -46,6 +46,11 @@ class LinkTiming:
     slept: float
     """Seconds slept, summed over all waiting tasks."""
 
+    @property
+    def directions(self) -> Mapping[str, DirectionTiming]:
+        """Both directions by name."""
+        return {"downstream": self.downstream, "upstream": self.upstream}
+
 
 @attrs.frozen
 class LinkStatistics:
@@ -63,6 +68,16 @@ class LinkStatistics:
     """None if accesses take no time."""
     faults: Mapping[str, int] = attrs.field(factory=dict)
     """Injected faults by request and kind, such as "doorbell lost"."""
+
+    @property
+    def requests(self) -> Mapping[str, LinkTraffic]:
+        """Requests by kind."""
+        return {
+            "config": self.config,
+            "downstream": self.downstream,
+            "upstream": self.upstream,
+            "messages": self.messages,
+        }
 
 
 @attrs.frozen

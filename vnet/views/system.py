@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import attrs
 
@@ -212,6 +212,17 @@ class DeviceView:
     driver: DriverSideView
     device: DeviceSideView
 
+    @property
+    def sides(self) -> tuple[tuple[str, DriverSideView | DeviceSideView], ...]:
+        """Both sides, each with its name."""
+        return ("driver", self.driver), ("device", self.device)
+
+    def queues(self) -> Iterator[tuple[str, str, QueueView]]:
+        """Yield the queues of both sides, each with the host and the name of the side."""
+        for side, own in self.sides:
+            for queue in own.queues:
+                yield own.host, side, queue.view
+
 
 @attrs.frozen
 class SystemView:
@@ -224,6 +235,11 @@ class SystemView:
     devices: Mapping[str, DeviceView]
     drops: Mapping[str, int]
     """Lost traffic as "device.side.place.cause"."""
+
+    def drops_of(self, *names: str) -> dict[str, int]:
+        """Return the lost traffic of a device, or of one side of it, by the rest of its key."""
+        start = "".join(f"{name}." for name in names)
+        return {key.removeprefix(start): count for key, count in self.drops.items() if key.startswith(start)}
 
 
 @attrs.frozen
