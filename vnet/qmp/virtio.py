@@ -10,7 +10,7 @@ from drivers.bus.vhost import VhostDevice
 from drivers.bus.virtio import VirtioDevice
 from rings.features import FeatureTable, RingFeature, bits, mask
 from rings.formats import ring_format
-from rings.status import Status
+from rings.status import Status, status_names
 from rings.view import ChainView, DescriptorView, RingView, flag_names
 from vnet.names import named
 from vnet.qmp.codec import QmpError
@@ -33,7 +33,7 @@ from vnet.qmp.virtio_records import (
     VirtQueueStatus,
 )
 from vnet.system.device import Device
-from vnet.system.snapshot import queue_sides
+from vnet.system.snapshot import driver_ring, queue_sides
 from vnet.system.world import World
 
 __all__ = ["devices", "element", "queue_status", "status", "vhost_queue_status"]
@@ -67,7 +67,7 @@ def status(world: World, choice: DevicePath) -> VirtioStatus:
         host_features=accepted if vhost is None else _features(device, vhost.device_features),
         backend_features=NO_FEATURES,
         num_vqs=len(side.queues) if side is not None else 0,
-        status=VirtioStatuses(tuple(f"VIRTIO_CONFIG_S_{bit.name}" for bit in Status if now & bit)),
+        status=VirtioStatuses(tuple(f"VIRTIO_CONFIG_S_{name}" for name in status_names(now))),
         isr=0,
         queue_sel=0,
         vm_running=True,
@@ -87,7 +87,7 @@ def queue_status(world: World, choice: QueueChoice) -> VirtQueueStatus:
     """Return the status of a queue. Raises QmpError."""
     device = _device(world, choice)
     mine, other = _queue(device, choice.queue)
-    ring = None if mine is None or not mine.reachable() else mine.ring
+    ring = driver_ring(mine)
     view = None if ring is None else ring.view()
     own = None if ring is None else ring.state()
     state = None if other is None or other.ring is None else other.ring.state()
@@ -141,9 +141,10 @@ def element(world: World, choice: ElementChoice) -> Element:
     device = _device(world, choice)
     place = f"{device.name}: queue {choice.queue}"
     mine, _ = _queue(device, choice.queue)
-    if mine is None or not mine.reachable():
+    ring = driver_ring(mine)
+    if ring is None:
         raise QmpError(f"{place} has no ring: the driver has set up none")
-    view, state = mine.ring.view(), mine.ring.state()
+    view, state = ring.view(), ring.state()
     chain = _chain(view, choice.index, place)
     driver, used = view.driver, view.device
     return Element(

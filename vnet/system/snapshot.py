@@ -11,7 +11,7 @@ from drivers.bus.binding import Binding
 from drivers.bus.model import D, R
 from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import DriverQueue
-from rings.queue import QueueStatistics
+from rings.queue import QueueStatistics, Virtqueue
 from rings.status import status_names
 from vnet.ends.base import End, SideName
 from vnet.system.device import Device
@@ -40,6 +40,7 @@ from vnet.views.system import (
 
 __all__ = [
     "QueueRow",
+    "driver_ring",
     "drop_total",
     "queue_rows",
     "queue_sides",
@@ -112,12 +113,17 @@ def queue_sides(device: Device) -> dict[str, tuple[DriverQueue | None, DeviceQue
     return {name: (mine.get(name), others.get(name)) for name in mine | others}
 
 
+def driver_ring(queue: DriverQueue | None) -> Virtqueue | None:
+    """Return the driver's ring; None if there is none, or if its memory is no longer mapped."""
+    return queue.ring if queue is not None and queue.reachable() else None
+
+
 def take_ring(mine: DriverQueue | None, other: DeviceQueue | None, looks: RingLooks, now: float) -> RingReport:
     """Return the ring of a queue, given by its two sides, as it stands in the driver's own memory at time ``now``.
 
     ``looks`` remembers the look, which is how a later one knows for how long chains have been outstanding.
     """
-    ring = mine.ring if mine is not None and mine.reachable() else None
+    ring = driver_ring(mine)
     return RingReport(
         driver=None if ring is None else ring.state(),
         device=None if other is None or other.ring is None else other.ring.state(),
