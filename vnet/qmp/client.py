@@ -111,11 +111,11 @@ class Connection:
 
         The caller closes the socket. Raises OSError.
         """
-        taken, rest = self._socket.dup(), self._framer.rest
-        taken.settimeout(None)
-        while len(rest) < len(codec.LINE_END) and (data := taken.recv(CHUNK)):
+        rest = self._framer.rest
+        self._socket.settimeout(None)
+        while len(rest) < len(codec.LINE_END) and (data := self._socket.recv(CHUNK)):
             rest += data
-        return taken, rest.removeprefix(codec.LINE_END)
+        return self._socket.dup(), rest.removeprefix(codec.LINE_END)
 
     def _execute(self, request: Mapping[str, object]) -> object:
         self._socket.sendall(codec.emit(request))
