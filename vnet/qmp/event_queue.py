@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from typing import Any
@@ -29,7 +28,7 @@ class EventQueue:
         self._wall = wall
         self._listening = ExitStack()
         self._chosen: frozenset[str] = frozenset()
-        self._waiting: deque[tuple[str, Event]] = deque()
+        self._waiting: list[tuple[str, Event]] = []
         self._lost = 0
         self._filled = trio.Event()
 
@@ -61,9 +60,8 @@ class EventQueue:
     def take(self) -> list[dict[str, Any]]:
         """Return the message of each event that waits, and of the number lost after them."""
         self._filled = trio.Event()
-        taken, lost = list(self._waiting), self._lost
-        self._waiting.clear()
-        self._lost = 0
+        taken, self._waiting = self._waiting, []
+        lost, self._lost = self._lost, 0
         messages = [self._message(name, event_data(EVENTS[name], event), event.time) for name, event in taken]
         if lost:
             messages.append(self._message(LOST, EventsLost(count=lost), trio.current_time()))
