@@ -55,7 +55,7 @@ from vnet.views.pci import ConfigImages
 from vnet.views.ring import RingReport
 from vnet.views.system import StatusView, SystemView
 
-__all__ = ["COMMANDS", "Command", "Context", "Takeover", "execute", "not_found", "version"]
+__all__ = ["COMMANDS", "Command", "Context", "Takeover", "execute", "version"]
 
 A = TypeVar("A", bound=QapiRecord)
 Takeover = Callable[[trio.abc.Stream], Awaitable[None]]
@@ -85,7 +85,7 @@ class Command(Generic[A]):
     run: Callable[[Context, A], Awaitable[object]]
 
 
-not_found = partial(QmpError, kind="DeviceNotFound")
+_not_found = partial(QmpError, kind="DeviceNotFound")
 """Makes the error for an unknown device or link."""
 
 
@@ -150,7 +150,7 @@ async def _query_vnet_status(context: Context, _: Empty) -> object:
 async def _query_ring(context: Context, arguments: RingChoice) -> object:
     """Return the memory of one ring, with every outstanding chain."""
     name = arguments.name
-    sides = queue_sides(named("device", context.world.devices, name, not_found))
+    sides = queue_sides(named("device", context.world.devices, name, _not_found))
     mine, other = named("queue", sides, arguments.queue, QmpError, f"{name}: ")
     return take_ring(mine, other, context.world.ring_looks, trio.current_time())
 
@@ -162,7 +162,7 @@ async def _query_config_space(context: Context, _: Empty) -> object:
 
 async def _set_link(context: Context, arguments: LinkMove) -> object:
     """Take a link up or down."""
-    link = named("link", context.world.links, arguments.name, not_found)
+    link = named("link", context.world.links, arguments.name, _not_found)
     if arguments.up:
         link.bring_up()
     else:
@@ -172,7 +172,7 @@ async def _set_link(context: Context, arguments: LinkMove) -> object:
 
 async def _device_reset(context: Context, arguments: DeviceChoice) -> object:
     """Unbind the driver, which resets the device, and bind it again."""
-    device = named("device", context.world.devices, arguments.name, not_found)
+    device = named("device", context.world.devices, arguments.name, _not_found)
     if device.virtio is None:
         raise QmpError(f"{device.name} is not enumerated yet")
     await device.driver_host.virtio.rebind(device.virtio)
@@ -181,7 +181,7 @@ async def _device_reset(context: Context, arguments: DeviceChoice) -> object:
 
 async def _device_set(context: Context, arguments: SettingChange) -> object:
     """Change a setting of a device while it runs."""
-    device = named("device", context.world.devices, arguments.name, not_found)
+    device = named("device", context.world.devices, arguments.name, _not_found)
     setting, value = arguments.setting, arguments.value
     settings = DEVICE_TYPES[device.spec.type].settings
     try:
@@ -207,7 +207,7 @@ async def _quit(_: Context, __: Empty) -> object:
 # Virtio devices, as in QEMU
 
 
-def on_world(function: Callable[[World, A], object]) -> Callable[[Context, A], Awaitable[object]]:
+def _on_world(function: Callable[[World, A], object]) -> Callable[[Context, A], Awaitable[object]]:
     """Return a synchronous function of a world and arguments as the function of a command."""
 
     @wraps(function)
@@ -231,11 +231,11 @@ COMMANDS: Mapping[str, Command[Any]] = {
     "set_link": Command(LinkMove, Empty, _set_link),
     "device-reset": Command(DeviceChoice, Empty, _device_reset),
     "device-set": Command(SettingChange, Empty, _device_set),
-    "x-query-virtio": Command(Empty, tuple[VirtioInfo, ...], on_world(virtio.devices)),
-    "x-query-virtio-status": Command(DevicePath, VirtioStatus, on_world(virtio.status)),
-    "x-query-virtio-queue-status": Command(QueueChoice, VirtQueueStatus, on_world(virtio.queue_status)),
-    "x-query-virtio-vhost-queue-status": Command(QueueChoice, VhostQueueStatus, on_world(virtio.vhost_queue_status)),
-    "x-query-virtio-queue-element": Command(ElementChoice, Element, on_world(virtio.element)),
+    "x-query-virtio": Command(Empty, tuple[VirtioInfo, ...], _on_world(virtio.devices)),
+    "x-query-virtio-status": Command(DevicePath, VirtioStatus, _on_world(virtio.status)),
+    "x-query-virtio-queue-status": Command(QueueChoice, VirtQueueStatus, _on_world(virtio.queue_status)),
+    "x-query-virtio-vhost-queue-status": Command(QueueChoice, VhostQueueStatus, _on_world(virtio.vhost_queue_status)),
+    "x-query-virtio-queue-element": Command(ElementChoice, Element, _on_world(virtio.element)),
     "capture": Command(CaptureChoice, Empty, _capture),
     "quit": Command(Empty, Empty, _quit),
 }
