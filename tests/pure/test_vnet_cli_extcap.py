@@ -50,7 +50,11 @@ def test_a_user_whose_systems_cannot_be_listed_has_none(monkeypatch: pytest.Monk
 
 def test_options_name_the_parts_of_the_system_and_every_topic(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {"devices": ["net0", "blk0"], "links": ["pcie0"]}
-    monkeypatch.setattr(extcap, "part_names", lambda system, kind: parts[kind] if system == "lab" else [])
+    monkeypatch.setattr(
+        extcap,
+        "part_names",
+        lambda system, *kinds: [name for kind in kinds for name in parts[kind]] if system == "lab" else [],
+    )
     text = lines("--extcap-config", *SYSTEM)
     for number, names in enumerate((["net0", "blk0", "pcie0"], [topic.value for topic in Topic])):
         values = [line for line in text if line.startswith(f"value {{arg={number}}}")]
@@ -61,7 +65,7 @@ def test_options_name_the_parts_of_the_system_and_every_topic(monkeypatch: pytes
 
 
 def test_a_system_that_has_gone_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(system: str, kind: str) -> list[str]:
+    def fail(system: str, *kinds: str) -> list[str]:
         raise ControlError(f"{system} is not running")
 
     monkeypatch.setattr(extcap, "part_names", fail)

@@ -91,7 +91,7 @@ def _config(system: str) -> Iterator[str]:
     """Yield the options of a system. Raises ControlError, OSError."""
     about = "{tooltip=None: all. A link stands also for the devices on it.}"
     yield f"arg {{number=0}}{{call=--on}}{{display=Devices and links}}{about}{{type=multicheck}}"
-    for name in (*part_names(system, "devices"), *part_names(system, "links")):
+    for name in part_names(system, "devices", "links"):
         yield f"value {{arg=0}}{{value={name}}}{{display={name}}}"
     yield "arg {number=1}{call=--events}{display=Events}{tooltip=None: all.}{type=multicheck}"
     for topic in Topic:

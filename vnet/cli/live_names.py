@@ -46,14 +46,17 @@ def _hosts(context: click.Context) -> list[str]:
     return [] if state is None else list(state.hosts)
 
 
-def part_names(system: str, kind: str, timeout: float | None = None) -> list[str]:
-    """Return the names of the devices or links of a running system. Raises ControlError, PrivilegeError, OSError."""
+def part_names(system: str, *kinds: str, timeout: float | None = None) -> list[str]:
+    """Return the names of the parts of these ``kinds``, such as devices or links, of a running system.
+
+    Raises ControlError, PrivilegeError, OSError.
+    """
     status = ask(system, "query-vnet-status", timeout=timeout)
-    return list(status[kind]) if isinstance(status, dict) else []
+    return [name for kind in kinds for name in status[kind]] if isinstance(status, dict) else []
 
 
-def _parts(kind: str) -> Callable[[click.Context], list[str]]:
-    return lambda context: part_names(context.params.get("name") or "vnet", kind, PATIENCE)
+def _parts(*kinds: str) -> Callable[[click.Context], list[str]]:
+    return lambda context: part_names(context.params.get("name") or "vnet", *kinds, timeout=PATIENCE)
 
 
 def _topics(_context: click.Context) -> list[str]:
@@ -78,5 +81,5 @@ complete_systems = _starting(_systems)
 complete_hosts = _starting(_hosts)
 complete_devices = _starting(_parts("devices"))
 complete_links = _starting(_parts("links"))
-complete_parts = _listed(lambda context: [*_parts("devices")(context), *_parts("links")(context)])
+complete_parts = _listed(_parts("devices", "links"))
 complete_topics = _listed(_topics)
