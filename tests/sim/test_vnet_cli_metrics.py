@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import json
-import sys
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from support.packages import hide
 from vnet.cli import metrics, query
 from vnet.system.snapshot import take_snapshot
 from vnet.system.world import open_world
@@ -56,15 +54,7 @@ def test_bad_input_is_one_line(args: tuple[str, ...], status: int, line: str) ->
 
 
 def test_a_missing_package_is_one_line_with_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without(name: str, *args: Any, **kwargs: Any) -> object:
-        if name.startswith("prometheus_client"):
-            raise ModuleNotFoundError("No module named 'prometheus_client'", name="prometheus_client")
-        return real(name, *args, **kwargs)
-
-    real = builtins.__import__
-    for name in [name for name in sys.modules if name.startswith(("prometheus_client", "vnet.metrics"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(builtins, "__import__", without)
+    hide(monkeypatch, "prometheus_client", "vnet.metrics")
     done = run("--listen", "127.0.0.1:0")
     text = "vnet: not installed: prometheus_client; try: pip install 'vnet-virtio[metrics]'\n"
     assert (done.exit_code, done.stderr) == (1, text)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import socket
-import sys
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from support.packages import hide
 from vnet.cli import web
 
 
@@ -31,15 +29,7 @@ def test_a_port_in_use_is_one_line() -> None:
 
 
 def test_a_missing_package_is_one_line_with_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without(name: str, *args: Any, **kwargs: Any) -> object:
-        if name.startswith("starlette"):
-            raise ModuleNotFoundError("No module named 'starlette'", name="starlette")
-        return real(name, *args, **kwargs)
-
-    real = builtins.__import__
-    for name in [name for name in sys.modules if name.startswith(("starlette", "vnet.web"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(builtins, "__import__", without)
+    hide(monkeypatch, "starlette", "vnet.web")
     done = run("--listen", "127.0.0.1:0")
     text = "vnet: not installed: starlette; try: pip install 'vnet-virtio[web]'\n"
     assert (done.exit_code, done.stderr) == (1, text)
