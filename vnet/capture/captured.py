@@ -9,7 +9,7 @@ import attrs
 
 from drivers.contracts.events import Event, FrameEvent, Source
 from vnet.capture.dissector import title
-from vnet.capture.fields import Layout
+from vnet.capture.fields import FieldKind, Layout, Many, Nested, Optional, Scalar
 from vnet.capture.frames import parse_frame
 from vnet.capture.payload import LAYOUTS, parse_payload
 from vnet.capture.pcapng import PacketBlock
@@ -53,22 +53,23 @@ def fields_in_words(captured: Captured) -> Mapping[str, str]:
 
 
 def _words(layout: Layout, record: Any) -> dict[str, str]:
-    return {name: _word(layout, name, getattr(record, name)) for name in layout.fields}
+    return {
+        name: _word(kind, getattr(record, name), name in layout.hexadecimal) for name, kind in layout.fields.items()
+    }
 
 
-def _word(layout: Layout, name: str, value: object) -> str:
-    match value:
-        case None:
-            return ""
-        case bool():
+def _word(kind: FieldKind, value: Any, hexadecimal: bool) -> str:
+    match kind:
+        case Optional(inner):
+            return "" if value is None else _word(inner, value, hexadecimal)
+        case Many(inner):
+            return f"[{', '.join(_word(inner, each, hexadecimal) for each in value)}]"
+        case Nested(layout):
+            return f"({', '.join(f'{name} {word}' for name, word in _words(layout, value).items())})"
+        case Scalar("?"):
             return "yes" if value else "no"
-        case int():
-            return f"{value:#x}" if name in layout.hexadecimal else str(value)
-        case tuple():
-            return f"[{', '.join(_word(layout, name, each) for each in value)}]"
-        case _ if attrs.has(type(value)):
-            words = _words(Layout(type(value)), value)
-            return f"({', '.join(f'{name} {word}' for name, word in words.items())})"
+        case Scalar("Q"):
+            return f"{value:#x}" if hexadecimal else str(value)
     return str(value)
 
 
