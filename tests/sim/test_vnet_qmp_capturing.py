@@ -122,6 +122,13 @@ async def test_only_what_was_chosen_is_sent(world: World) -> None:
         assert kinds(await client.end()) == ["StatusChanged"]
 
 
+async def test_a_link_stands_for_the_devices_on_it_whose_events_name_no_link(world: World) -> None:
+    async with open_client(world) as client:
+        await client.ask(events=["lifecycle", "links"], on=["pcie0"])
+        await flap(world)
+        assert {"LinkMoved", "StatusChanged", "QueueEnabled"} <= set(kinds(await client.end()))
+
+
 @pytest.mark.parametrize(
     ("choice", "why"),
     [

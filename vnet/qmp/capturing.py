@@ -13,6 +13,7 @@ from vnet.capture.filters import Filter, parse_filter
 from vnet.capture.recorder import Recorder, Selection
 from vnet.names import named
 from vnet.qmp.codec import QmpError
+from vnet.system.places import device_links
 from vnet.system.world import World
 
 __all__ = ["prepare_capture"]
@@ -38,7 +39,7 @@ def prepare_capture(
     """
     selection = Selection(
         topics=_chosen("events", {topic.value: topic for topic in Topic}, events) or tuple(Topic),
-        places=_chosen("device or link", {name: name for name in (*world.devices, *world.links)}, on),
+        places=_places(world, on),
         filters=_filters(filters),
         snap_length=snaplen,
     )
@@ -49,6 +50,17 @@ def prepare_capture(
 
 def _chosen(kind: str, things: Mapping[str, T], names: Sequence[str]) -> tuple[T, ...]:
     return tuple(named(kind, things, name, QmpError) for name in names)
+
+
+def _places(world: World, names: Sequence[str]) -> frozenset[str]:
+    """Return the chosen devices and links, with the devices on these links: most of their events name no link."""
+    chosen = frozenset(_chosen("device or link", {name: name for name in (*world.devices, *world.links)}, names))
+    on_links = (
+        name
+        for name, device in world.devices.items()
+        if not chosen.isdisjoint(device_links(world.topology, device.spec))
+    )
+    return chosen.union(on_links)
 
 
 def _filters(texts: Sequence[str]) -> tuple[Filter, ...]:
