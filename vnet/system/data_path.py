@@ -83,9 +83,9 @@ class DataPath:
     def _watch_rings(self, stack: ExitStack) -> None:
         stack.callback(self._leave_rings)
         for device in self._devices.values():
-            for queue in () if device.virtio is None else device.virtio.queues:
+            for queue in device.driver_queues:
                 self._watch_driver(device, queue)
-            for own in () if device.back is None else device.vhost.queues:
+            for own in device.device_queues:
                 self._watch_device(device, own)
         stack.enter_context(self._events.listen(self._queue_enabled, (Topic.LIFECYCLE,)))
 
@@ -103,12 +103,12 @@ class DataPath:
         device = self._devices.get(source.device)
         if not isinstance(event, QueueEnabled) or device is None:
             return
-        if source.side == "driver" and device.virtio is not None:
-            for queue in device.virtio.queues:
+        if source.side == "driver":
+            for queue in device.driver_queues:
                 if queue.name == source.queue:
                     self._watch_driver(device, queue)
-        elif source.side == "device" and device.back is not None:
-            for own in device.vhost.queues:
+        elif source.side == "device":
+            for own in device.device_queues:
                 if own.name == source.queue:
                     self._watch_device(device, own)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
 from drivers.bus.back import VhostBack
 from drivers.bus.binding import BindState
+from drivers.bus.device_queue import DeviceQueue
+from drivers.bus.driver_queue import DriverQueue
 from drivers.bus.vhost import VhostDevice
 from drivers.bus.virtio import VirtioDevice
 from rings.status import Status
@@ -53,6 +57,17 @@ class Device:
         """The device on the virtio bus, once the driver's host has enumerated it; else None."""
         devices = (binding.device for binding in self.driver_host.virtio.bindings)
         return next((device for device in devices if device.location == self.location), None)
+
+    @property
+    def driver_queues(self) -> Sequence[DriverQueue]:
+        """Queues of the driver's side; empty before the driver's host has enumerated the device."""
+        virtio = self.virtio
+        return () if virtio is None else virtio.queues
+
+    @property
+    def device_queues(self) -> Sequence[DeviceQueue]:
+        """Queues of the device's side; empty if the device is in another process."""
+        return () if self.back is None else self.vhost.queues
 
     @property
     def up(self) -> bool:

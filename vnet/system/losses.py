@@ -53,10 +53,9 @@ def _sources(device: Device) -> tuple[Source, Source]:
 def _rescues(device: Device) -> Iterator[tuple[Source, int]]:
     """Yield the number of lost notifications of each queue on each side."""
     driver, other = _sources(device)
-    virtio = device.virtio
-    for queue in () if virtio is None else virtio.queues:
+    for queue in device.driver_queues:
         yield attrs.evolve(driver, queue=queue.name), queue.signal.rescues
-    for own in () if device.back is None else device.vhost.queues:
+    for own in device.device_queues:
         yield attrs.evolve(other, queue=own.name), own.signal.rescues
 
 

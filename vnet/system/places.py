@@ -31,7 +31,7 @@ def _queue_name(device: Device | None, index: int | None) -> str:
     """Return the name of a device's queue; empty if it has none with that index."""
     if device is None or index is None:
         return ""
-    queues = device.vhost.queues if device.back is not None else () if device.virtio is None else device.virtio.queues
+    queues = device.driver_queues if device.back is None else device.device_queues
     return queues[index].name if 0 <= index < len(queues) else ""
 
 
@@ -63,7 +63,7 @@ class LinkAddresses:
             return None
         source = self.endpoint(function)
         device = self.devices.get(source.device) if source.side else None
-        known = [] if device is None or device.back is None else device.vhost.queues
+        known = () if device is None else device.device_queues
         names = [queue.name for queue in known if queue.vector == vector]
         return VectorPlace(attrs.evolve(source, queue=names[0]) if len(names) == 1 else source, vector)
 

@@ -108,8 +108,8 @@ def take_status(world: World) -> StatusView:
 
 def queue_sides(device: Device) -> dict[str, tuple[DriverQueue | None, DeviceQueue | None]]:
     """Return both sides of each queue by name; None for a side without it, or in another process."""
-    mine = {queue.name: queue for queue in (device.virtio.queues if device.virtio is not None else ())}
-    others = {queue.name: queue for queue in (device.vhost.queues if device.back is not None else ())}
+    mine = {queue.name: queue for queue in device.driver_queues}
+    others = {queue.name: queue for queue in device.device_queues}
     return {name: (mine.get(name), others.get(name)) for name in mine | others}
 
 
@@ -223,10 +223,7 @@ def _binding(binding: Binding[D, R]) -> BindingView:
 
 
 def _driver_queues(device: Device) -> tuple[DriverQueueView, ...]:
-    virtio = device.virtio
-    if virtio is None:
-        return ()
-    rings = [(queue, queue.statistics()) for queue in virtio.queues]
+    rings = [(queue, queue.statistics()) for queue in device.driver_queues]
     end = device.driver_end
     return tuple(
         DriverQueueView(_queue(queue, end, ring, kicks=ring.notifications, calls=queue.calls), queue.fault)
@@ -235,7 +232,7 @@ def _driver_queues(device: Device) -> tuple[DriverQueueView, ...]:
 
 
 def _device_queues(device: Device) -> tuple[DeviceQueueView, ...]:
-    rings = [(queue, queue.statistics()) for queue in device.vhost.queues] if device.back is not None else []
+    rings = [(queue, queue.statistics()) for queue in device.device_queues]
     end = device.device_end
     return tuple(
         DeviceQueueView(
