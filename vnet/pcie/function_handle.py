@@ -199,7 +199,7 @@ class PciFunctionHandle:
 
     def free_irqs(self) -> None:
         self._release_vectors()
-        self._intx = None
+        self.free_intx()
 
     def watch(self, events: LinkEvents | None) -> None:
         self._events = events
@@ -269,8 +269,7 @@ class PciFunctionHandle:
     def set_offline(self) -> None:
         """Forget interrupts at the end of an epoch, which reset the function."""
         self._online = False
-        self._release_vectors()
-        self._intx = None
+        self.free_irqs()
         self._intx_asserted = False
 
     def set_removed(self) -> None:
@@ -305,7 +304,5 @@ class PciFunctionHandle:
         self.bar_write(bar, table + ENTRY * vector + offset, 4, value)
 
     def _release_vectors(self) -> None:
-        for vector, data in self._vectors.items():
-            self._entry_write(vector, 12, VECTOR_MASK)
-            self._interrupts.release(data)
-        self._vectors.clear()
+        for vector in list(self._vectors):
+            self.free_irq(vector)
