@@ -127,10 +127,10 @@ class _WatchedLink:
         request, now = next(_REQUESTS), trio.current_time()
         downstream = direction is Direction.DOWNSTREAM
         place = self._places.register(addr, value) if downstream else None
-        sent = self._places.vector(function, addr, value) if write and not downstream else None
         if place is not None:
             function = place.function
         if (emit := self._events.tlps) is not None:
+            sent = self._places.vector(function, addr, value) if write and not downstream else None
             if downstream:
                 source = self._places.root(function) if place is None else place.source
             else:
