@@ -12,7 +12,7 @@ _ABSENT = object()
 class Overlay:
     """Replaces attributes, mostly methods, of one object until `remove`.
 
-    The object stays the same, so code that holds it needs not know, and before and after the calls cost what they
+    The object stays the same, so code that holds it need not know, and before and after the calls cost what they
     always cost. Bound methods that others took before are not replaced.
     """
 
