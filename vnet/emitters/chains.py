@@ -1,14 +1,14 @@
-"""The chains of one queue as both sides see them: what joins the events of a chain, and a chain to its frame."""
+"""The chains of one queue, shared by both sides: they join the events of a chain, and a chain to its frame."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Literal
 
 import attrs
 
 from drivers.contracts.events import Buffer
+from vnet.linux.memory import address_of
 
 __all__ = ["Chain", "QueueChains", "Side", "place_of"]
 
@@ -18,7 +18,7 @@ Side = Literal["driver", "device"]
 def place_of(view: memoryview) -> int | None:
     """Return the address of a view's first byte in this process; None if it is empty or read-only."""
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(view))
+        return address_of(view)
     except (TypeError, ValueError):
         return None
 
@@ -76,7 +76,7 @@ class QueueChains:
         return chain
 
     def finish(self, head: int, number: int) -> Chain:
-        """Return the chain that the driver takes back; ``number`` is for one that nobody has seen."""
+        """Return the chain that the driver takes back; ``number`` is for a chain that no emitter has seen."""
         done = self.finished.pop(head, None)
         return self.in_flight["driver"].pop(head, None) or done or Chain(number, head)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable, Sequence
 
 import attrs
@@ -23,7 +22,7 @@ from vnet.link.base import (
     Window,
     all_ones,
 )
-from vnet.linux.memory import full_fence
+from vnet.linux.memory import address_of, full_fence
 from vnet.views.link import LinkStatistics, LinkTraffic
 
 __all__ = ["IdealLink"]
@@ -86,14 +85,14 @@ class _LinkWindow(MappedMemory):
         """Replace the regions that begin in the range, and keep the pins of memory that is still in its place."""
         kept: list[tuple[Addr, memoryview]] = []
         for region in [region for region in self._regions if start <= region.base < end]:
-            at = region.base - (_pointer(region.view) if region.pins else 0)
-            kept += [(Addr(at + _pointer(pin)), pin) for pin in region.pins.values()]
+            at = region.base - (address_of(region.view) if region.pins else 0)
+            kept += [(Addr(at + address_of(pin)), pin) for pin in region.pins.values()]
             region.pins.clear()
             self.remove(Addr(region.base))
         self.show(regions)
         for addr, pin in kept:
             try:
-                stays = _pointer(self.view(addr, pin.nbytes, True)) == _pointer(pin)
+                stays = address_of(self.view(addr, pin.nbytes, True)) == address_of(pin)
             except MemoryFault:
                 stays = False
             if stays:
@@ -106,11 +105,6 @@ class _LinkWindow(MappedMemory):
         if forget is not None:  # the first close decides what later accesses raise
             forget(self)
             super().close(fault)
-
-
-def _pointer(view: memoryview) -> int:
-    """Return the address of a writable view in this process."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
 class IdealLink:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -15,7 +16,7 @@ from drivers.memory.pool import CACHE_LINE, PAGE, Pool
 from rings.errors import MemoryFault
 from rings.memory import Addr, MappedMemory, PhysAddr
 
-__all__ = ["CACHE_LINE", "MSI_BASE", "PAGE", "HostMemory", "MemoryStatistics", "full_fence"]
+__all__ = ["CACHE_LINE", "MSI_BASE", "PAGE", "HostMemory", "MemoryStatistics", "address_of", "full_fence"]
 
 MIB = 1 << 20
 ZEROS = bytes(MIB)
@@ -35,6 +36,14 @@ def full_fence() -> None:
     """
     _barrier.acquire()
     _barrier.release()
+
+
+def address_of(view: memoryview) -> int:
+    """Return the address of a view's first byte in this process.
+
+    Raises TypeError for a read-only view, ValueError for an empty one.
+    """
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
 @attrs.frozen
