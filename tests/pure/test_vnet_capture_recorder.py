@@ -8,8 +8,8 @@ from drivers.contracts.events import DeviceReset, Event, LinkMoved, Source, Stat
 from support.captures import EPOCH, SOURCE, blocks, captured, event, frame, record
 from vnet.capture import recorder as recorder_module
 from vnet.capture.filters import parse_filter
-from vnet.capture.pcapng import PacketBlock, PcapngInterface, PcapngStatistics
-from vnet.capture.recorder import EPB_DROPCOUNT, ETHERNET, UPPER_PDU, Recorder, Selection
+from vnet.capture.pcapng import EPB_DROPCOUNT, PacketBlock, PcapngInterface, PcapngStatistics
+from vnet.capture.recorder import ETHERNET, UPPER_PDU, Recorder, Selection
 
 DISK = Source("rc", "disk0", "device", "requestq1", "pcie1")
 

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from drivers.contracts.events import Event
 from vnet.capture.fields import Choice, FieldKind, Layout, Many, Nested, Optional, Scalar, Text
 from vnet.capture.payload import CHECKSUMS, DISSECTORS, KINDS, LAYOUTS, SOURCE
 
-__all__ = ["dissector", "field_name", "field_names", "title"]
+__all__ = ["dissector", "field_names", "title"]
 
 TYPES: Mapping[str, str] = {"Q": "uint64", "?": "bool", "d": "double"}
 
@@ -153,11 +152,6 @@ class _Field:
 def title(name: str) -> str:
     """Return the name of a class or a field in words, such as "status changed"."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ").lower()
-
-
-def field_name(kind: type[Event], name: str) -> str:
-    """Return the name by which display filters know the field of an event, such as vnet.ring.head."""
-    return f"{_prefix(DISSECTORS[kind.topic])}.{name}"
 
 
 def field_names() -> list[str]:

@@ -15,7 +15,7 @@ import attrs
 __all__ = [
     "EPB_FLAGS",
     "EPB_PACKETID",
-    "EPB_QUEUE",
+    "EPB_DROPCOUNT",
     "INBOUND",
     "OPT_COMMENT",
     "OUTBOUND",
@@ -58,7 +58,7 @@ class BlockType(IntEnum):
 OPT_ENDOFOPT, OPT_COMMENT = 0, 1
 SHB_HARDWARE, SHB_USERAPPL = 2, 4
 IF_NAME, IF_DESCRIPTION, IF_TSRESOL = 2, 3, 9
-EPB_FLAGS, EPB_PACKETID, EPB_QUEUE = 2, 5, 6
+EPB_FLAGS, EPB_DROPCOUNT, EPB_PACKETID = 2, 4, 5
 ISB_IFRECV, ISB_IFDROP = 4, 5
 """Codes of options, by their names in section 4."""
 INBOUND, OUTBOUND = 1, 2

@@ -14,7 +14,7 @@ from drivers.contracts.events import Event, FrameEvent, Source, Topic
 from vnet.capture.filters import Filter, matcher
 from vnet.capture.frames import emit_options, port_description, port_name
 from vnet.capture.payload import LAYOUTS, emit_start
-from vnet.capture.pcapng import interface_block, option, packet_block, section_block, statistics_block
+from vnet.capture.pcapng import EPB_DROPCOUNT, interface_block, option, packet_block, section_block, statistics_block
 from vnet.version import __version__
 
 __all__ = ["BUFFER", "ETHERNET", "SNAP_LENGTH", "UPPER_PDU", "Recorder", "Selection"]
@@ -27,8 +27,6 @@ ROUTES = 4096
 """Places of events that are remembered."""
 ETHERNET, UPPER_PDU = 1, 252
 """Link types (LINKTYPE_ETHERNET, LINKTYPE_WIRESHARK_UPPER_PDU)."""
-EPB_DROPCOUNT = 4
-"""Option with the packets that were lost before this one."""
 
 
 @attrs.frozen

@@ -102,7 +102,7 @@ def command(
 
     Without -w and --perfetto, print a line per event. The capture ends at Ctrl-C, after --seconds, or with the system.
     A last line on standard error says how many events were captured, and how many were lost because the output took
-    them too slowly: a capture never slows the system.
+    them too slowly: the system never waits for it.
 
     \b
     vnet capture -w - | wireshark -k -i -

@@ -16,7 +16,7 @@ import attrs
 
 from vnet.capture.captured import Captured, parse_packet
 from vnet.capture.pcapng import NotPcapng, PacketBlock, PcapngBlock, PcapngReader, PcapngStatistics
-from vnet.cli.signals import SIGNALS
+from vnet.cli.signals import SIGNALS, not_ignored
 from vnet.errors import ControlError
 from vnet.qmp.client import connect
 
@@ -99,9 +99,8 @@ class Ending:
 
     @contextmanager
     def at_signals(self) -> Iterator[None]:
-        """Handle `SIGNALS` during the context; SIGHUP stays ignored if it is, so that nohup works."""
-        handled = [each for each in SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
-        before = {each: signal.signal(each, self) for each in handled}
+        """Handle `SIGNALS` during the context, but for ignored ones."""
+        before = {each: signal.signal(each, self) for each in not_ignored(SIGNALS)}
         try:
             yield
         finally:

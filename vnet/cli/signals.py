@@ -12,21 +12,25 @@ import trio
 
 from vnet.linux.background import open_background
 
-__all__ = ["run_until_ended", "run_until_signal"]
+__all__ = ["SIGNALS", "not_ignored", "run_until_ended", "run_until_signal"]
 
 T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a command."""
 
 
-def run_until_signal(main: Callable[[], Awaitable[T]], signals: Sequence[signal.Signals] = SIGNALS) -> T:
-    """Run ``main`` and return its result. If one of the ``signals`` arrives first, exit with 128 + its number.
+def not_ignored(signals: Sequence[signal.Signals]) -> Sequence[signal.Signals]:
+    """Return the signals to handle.
 
     SIGHUP stays ignored if it is ignored, so that nohup works. SIGINT does not: a shell without job control ignores it
     for each background command, and ``kill -INT`` must end those.
     """
+    return [number for number in signals if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+
+
+def run_until_signal(main: Callable[[], Awaitable[T]], signals: Sequence[signal.Signals] = SIGNALS) -> T:
+    """Run ``main`` and return its result. If one of the ``signals`` arrives first, exit with 128 + its number."""
     caught: list[int] = []
-    handled = [number for number in signals if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
     async def watch(arriving: AsyncIterator[int], scope: trio.CancelScope) -> None:
         async for number in arriving:
@@ -35,7 +39,7 @@ def run_until_signal(main: Callable[[], Awaitable[T]], signals: Sequence[signal.
 
     async def watched() -> list[T]:
         results = []
-        with trio.open_signal_receiver(*handled) as arriving:
+        with trio.open_signal_receiver(*not_ignored(signals)) as arriving:
             # Signals are caught until the end of the clean-up: a second Ctrl-C changes nothing.
             async with open_background() as nursery:
                 with trio.CancelScope() as scope:
