@@ -11,7 +11,7 @@ from operator import attrgetter
 import attrs
 
 from vnet.views.ends import PortView
-from vnet.views.link import DirectionTiming, LinkTraffic
+from vnet.views.link import LinkTraffic
 from vnet.views.system import QueueView, SystemView
 
 __all__ = ["PARTS", "QUEUE", "Metric", "Part", "Row", "queue_rows"]
@@ -114,11 +114,6 @@ def _requests(traffic: object) -> Mapping[str, int]:
     return attrs.asdict(traffic)
 
 
-def _tlps(direction: object) -> Mapping[str, int]:
-    assert isinstance(direction, DirectionTiming)
-    return direction.tlps
-
-
 PARTS: tuple[Part, ...] = (
     Part(
         "device",
@@ -194,7 +189,7 @@ PARTS: tuple[Part, ...] = (
         ("link", "direction"),
         _directions,
         (
-            Metric("tlps_total", "Transaction layer packets of a timed link, by type.", _tlps, "type"),
+            Metric("tlps_total", "Transaction layer packets of a timed link, by type.", _field("tlps"), "type"),
             Metric("payload_bytes_total", "Data in them in bytes.", _field("payload")),
             Metric("wire_bytes_total", "Bytes on the link, with headers and framing.", _field("wire")),
         ),
