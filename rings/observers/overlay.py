@@ -12,8 +12,9 @@ _ABSENT = object()
 class Overlay:
     """Replaces attributes, mostly methods, of one object until `remove`.
 
-    The object stays the same, so code that holds it need not know, and before and after the calls cost what they
-    always cost. Bound methods that others took before are not replaced.
+    The object stays the same, so code that holds it need not know. Calls cost nothing more before; after `remove`,
+    CPython 3.11 finds the attributes of an object that had an overlay more slowly, so that a frame costs 3 to 11 %
+    more. Bound methods that others took before are not replaced.
     """
 
     def __init__(self, target: object, attributes: Mapping[str, object]) -> None:

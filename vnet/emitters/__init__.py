@@ -1,1 +1,1 @@
-"""Emitters of the data path's events: installed while a sink listens, and gone without a trace afterwards."""
+"""Emitters of the data path's events: installed while a sink listens, and removed afterwards."""
