@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("privileged", "n
 
 @contextmanager
 def served(name: str) -> Iterator[str]:
-    """The address of the page of a running system."""
+    """The address of the page of a running system, with its token."""
     with subprocess.Popen(
         [VNET, "web", "--name", name, "--listen", "127.0.0.1:0"],
         stdout=subprocess.PIPE,
@@ -45,7 +45,7 @@ def served(name: str) -> Iterator[str]:
         try:
             assert web.stdout is not None
             line = web.stdout.readline()
-            match = re.fullmatch(rf"(http://127\.0\.0\.1:\d+/) shows {name}\. Ctrl-C ends it\.\n", line)
+            match = re.fullmatch(rf"(http://127\.0\.0\.1:\d+/\?token=\w{{32}}) shows {name}\. Ctrl-C ends it\.\n", line)
             assert match is not None, line
             yield match[1]
         finally:
@@ -133,11 +133,12 @@ def test_the_page_shows_a_running_system_and_is_used_by_keyboard(browser: webdri
     wait(browser, lambda: text(browser, "#outcome") == "net0: mac 'moon': must be a unicast MAC address")
 
     # Nothing came from elsewhere, and the browser has no complaint about the page.
+    assert browser.current_url == page.partition("?")[0], "the address without the token"
     loaded = browser.execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
     assert loaded
-    assert all(name.startswith(page) for name in loaded)
+    assert all(name.startswith(browser.current_url) for name in loaded)
     log: list[dict[str, str]] = browser.get_log("browser")  # type: ignore[no-untyped-call]
-    complaints = [each["message"] for each in log if page in each["message"]]
+    complaints = [each["message"] for each in log if browser.current_url in each["message"]]
     assert [each for each in complaints if "status of 400" not in each] == []
 
 
@@ -152,11 +153,12 @@ def test_a_client_that_does_not_read_loses_events_and_delays_no_other_client(nam
     started.append(Up(name, str(ROOT / "examples/topologies/blk.toml")))
     started[0].wait_for(READY)
     with served(name) as address, socket.socket() as slow, connect(name, PATIENCE) as control:
-        host = address.removeprefix("http://").rstrip("/")
+        host, token = address.removeprefix("http://").split("/?token=")
+        access = f"Authorization: Bearer {token}"
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.settimeout(PATIENCE)
         slow.connect(("127.0.0.1", int(host.rpartition(":")[2])))
-        slow.sendall(f"GET /api/stream HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        slow.sendall(f"GET /api/stream HTTP/1.1\r\nHost: {host}\r\n{access}\r\n\r\n".encode())
         taken = b""
         while b"event: event" not in taken:  # it follows the events by now
             control.ask("set_link", {"name": "pcie0", "up": False})
@@ -164,7 +166,8 @@ def test_a_client_that_does_not_read_loses_events_and_delays_no_other_client(nam
             taken += slow.recv(512)
         for number in range(FLOOD):
             control.ask("set_link", {"name": "pcie0", "up": number % 2 == 0})
-        with urllib.request.urlopen(f"{address}api/topology.svg", timeout=PATIENCE) as reply:
+        request = urllib.request.Request(f"http://{host}/api/topology.svg", headers=dict([access.split(": ")]))
+        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
             assert b"disk0" in reply.read()
         taken = b""
         while not re.search(rb"event: lost\ndata: [1-9]\d*\n", taken):

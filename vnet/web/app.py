@@ -49,8 +49,8 @@ ACTIONS = {"link": "set_link", "reset": "device-reset", "set": "device-set"}
 """Command of the control socket by name of the action. The body has its arguments, which the system checks."""
 
 
-def make_app(control: Control, feed: Feed, hosts: Collection[str]) -> Starlette:
-    """Return the application for browsers that name this machine as one of ``hosts``.
+def make_app(control: Control, feed: Feed, hosts: Collection[str], token: str) -> Starlette:
+    """Return the application for browsers that name this machine as one of ``hosts`` and have the ``token``.
 
     The caller runs `Feed.run`.
     """
@@ -65,7 +65,8 @@ def make_app(control: Control, feed: Feed, hosts: Collection[str]) -> Starlette:
         Mount("/page", StaticFiles(directory=PAGE)),
     ]
     handlers = {BadRequest: _failed, ControlError: _failed, PrivilegeError: _failed}
-    return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)], exception_handlers=handlers)
+    guard = Middleware(Guard, hosts=hosts, token=token)
+    return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)
 
 
 async def _failed(_: Request, error: Exception) -> Response:

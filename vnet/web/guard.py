@@ -1,4 +1,4 @@
-"""The rules for requests: this machine's names only, no requests of other pages, and no content from elsewhere."""
+"""The rules for requests: this machine's names, the token, no requests of other pages, no content from elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse, RedirectResponse
+
+from vnet.web.token import is_token
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,6 +32,11 @@ HEADERS: Mapping[str, str] = {
 """Headers of every response."""
 SAFE = frozenset({"GET", "HEAD"})
 """Methods that change nothing."""
+COOKIE = "vnet-web-"
+"""Name of the cookie that keeps the token, without the port: browsers send cookies to all ports of a host."""
+BEARER = "Bearer "
+"""Beginning of the Authorization header that has the token, for programs."""
+REFUSAL = "the token is missing or wrong: open the address that vnet web printed"
 
 
 def host_names(port: int) -> frozenset[str]:
@@ -40,9 +48,10 @@ def host_names(port: int) -> frozenset[str]:
 class Guard:
     """Refuses requests against the rules, and adds `HEADERS` to every response of ``app``."""
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str], token: str) -> None:
         self._app = app
         self._hosts = hosts
+        self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,8 +64,28 @@ class Guard:
             await send(message)
 
         why = self._fault(scope["method"], scope["path"], Headers(scope=scope))
-        app = PlainTextResponse(f"{why}\n", status_code=403) if why else self._app
+        app = PlainTextResponse(f"{why}\n", status_code=403) if why else self._admit(HTTPConnection(scope))
         await app(scope, receive, send_guarded)
+
+    def _admit(self, request: HTTPConnection) -> ASGIApp:
+        """Return the application for a request with the token.
+
+        The page's address may have it: the browser is then led to the address without it, and keeps it in a cookie.
+        """
+        cookie = f"{COOKIE}{request.url.port or 80}"
+        bearer = request.headers.get("authorization", "")
+        if self._is_token(request.cookies.get(cookie, "")) or (
+            bearer.startswith(BEARER) and self._is_token(bearer.removeprefix(BEARER))
+        ):
+            return self._app
+        if request.url.path == "/" and self._is_token(request.query_params.get("token", "")):
+            response = RedirectResponse("/", status_code=303)
+            response.set_cookie(cookie, self._token, httponly=True, samesite="lax")
+            return response
+        return PlainTextResponse(f"{REFUSAL}\n", status_code=401, headers={"WWW-Authenticate": "Bearer"})
+
+    def _is_token(self, given: str) -> bool:
+        return is_token(self._token, given)
 
     def _fault(self, method: str, path: str, headers: Headers) -> str:
         """Return the rule that the request violates; empty if there is none."""

@@ -26,10 +26,10 @@ SEND_BUFFER = 64 << 10
 """Bytes that the kernel keeps for a browser that does not read."""
 
 
-async def serve_page(control: Control, host: str, port: int, started: Callable[[int], None]) -> None:
-    """Serve the page of a system until cancelled. Calls ``started`` with the port. Raises OSError.
+async def serve_page(control: Control, host: str, port: int, token: str, started: Callable[[int], None]) -> None:
+    """Serve the page of a system until cancelled, to browsers with the ``token``. Calls ``started`` with the port.
 
-    ``host`` is an IPv4 or IPv6 address of this machine; port 0 is any free one.
+    ``host`` is an IPv4 or IPv6 address of this machine; port 0 is any free one. Raises OSError.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -42,7 +42,7 @@ async def serve_page(control: Control, host: str, port: int, started: Callable[[
         config.errorlog = logging.getLogger("vnet.web")
         config.include_server_header = False
         feed = Feed(control)
-        app = cast("ASGIFramework", make_app(control, feed, host_names(port)))
+        app = cast("ASGIFramework", make_app(control, feed, host_names(port), token))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(feed.run)
             await nursery.start(partial(serve, app, config))

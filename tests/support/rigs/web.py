@@ -18,9 +18,10 @@ from vnet.web.control import Control
 from vnet.web.feed import Feed
 from vnet.web.guard import host_names
 
-__all__ = ["WebRig", "open_web"]
+__all__ = ["TOKEN", "WebRig", "open_web"]
 
 PORT = 8080
+TOKEN = "token-of-the-test-page"
 
 
 @attrs.define(eq=False)
@@ -52,13 +53,14 @@ async def open_web(type_name: str = "blk") -> AsyncIterator[WebRig]:
 
     control = Control("t", dial)
     feed = Feed(control)
-    transport = httpx.ASGITransport(make_app(control, feed, host_names(PORT)))
+    transport = httpx.ASGITransport(make_app(control, feed, host_names(PORT), TOKEN))
     async with open_world(built_in(type_name, "pci"), "t") as world, trio.open_nursery() as nursery:
         await world.wait_up()
         server = ControlServer(world)
         nursery.start_soon(feed.run)
         base = f"http://127.0.0.1:{PORT}"
-        async with httpx.AsyncClient(transport=transport, base_url=base, timeout=None) as browser:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx.AsyncClient(transport=transport, base_url=base, headers=headers, timeout=None) as browser:
             rig = WebRig(world, feed, control, browser)
             yield rig
         nursery.cancel_scope.cancel()
