@@ -205,7 +205,7 @@ class DeviceQueue:
         if self.ring is not None:
             self.ring.latch()
         self.reporter.lifecycle(QueueStopped, str(error), section_of(error))
-        self.device.fail(f"queue {self.index}: {error}")
+        self.device.fail(f"{self.name}: {error}")
 
 
 class _DiscardFlow:

@@ -92,7 +92,7 @@ class DriverQueue:
 
     def fail(self, error: RemoteRingError | MemoryFault) -> None:
         self.live = False
-        self.fault = f"queue {self.index}: {error}"
+        self.fault = f"{self.name}: {error}"
         self.reporter.lifecycle(QueueStopped, str(error), section_of(error))
         if self._on_fault is not None:
             self._on_fault.set()

@@ -351,7 +351,7 @@ class VhostDevice:
             if ring is not None:
                 ring.close()
             queue.reporter.lifecycle(QueueStopped, str(exc), section_of(exc))
-            self.fail(f"queue {index}: {exc}")
+            self.fail(f"{queue.name}: {exc}")
             return False
         queue.begin(ring)
         return True

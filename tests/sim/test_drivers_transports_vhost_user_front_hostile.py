@@ -226,7 +226,7 @@ async def test_a_ring_that_the_back_end_gives_up_has_the_device_reset(tmp_path: 
         os.eventfd_write(handle.fileno(), 1)
         await until(lambda: device.virtio is not None and device.virtio.restarts == 1 and device.up)
         assert device.virtio is not None
-        assert "queue 0: the back end reports an error" in device.virtio.failures[0]
+        assert "requestq1: the back end reports an error" in device.virtio.failures[0]
         assert back.ends == [], "over the same connection"
 
 

@@ -10,9 +10,9 @@ from support.lessons import live_frames, titled
 @pytest.mark.parametrize(
     ("title", "reason"),
     [
-        ("A loop", "queue 1: chain 0: loops, or is longer than 4 descriptors"),
-        ("A head out of range", "queue 1: available entry 0 names descriptor 9 of 4"),
-        ("An unreachable address", "queue 1: read of 72 bytes at 0xdead0000: no memory there"),
+        ("A loop", "transmitq1: chain 0: loops, or is longer than 4 descriptors"),
+        ("A head out of range", "transmitq1: available entry 0 names descriptor 9 of 4"),
+        ("An unreachable address", "transmitq1: read of 72 bytes at 0xdead0000: no memory there"),
     ],
 )
 async def test_a_hostile_chain_latches_the_queue_until_a_reset(title: str, reason: str) -> None:

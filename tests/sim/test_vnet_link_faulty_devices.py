@@ -33,7 +33,7 @@ async def test_a_device_that_can_not_read_a_buffer_asks_for_a_reset_and_never_se
             while True:
                 arrived.append((await pair.device_port.receive())[1][-1])
         assert arrived == [0, 1]  # what came before it; what the ring held behind it went with the reset
-        assert [ERRORS[action].__name__ for failure in pair.vhost.failures if "queue 1" in failure] == [
+        assert [ERRORS[action].__name__ for failure in pair.vhost.failures if "transmitq1" in failure] == [
             ERRORS[action].__name__
         ]
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 import pytest
 import trio
 
+from drivers.bus.virtio import ASKED
 from drivers.contracts.events import (
     RECORDS,
     BindMoved,
@@ -120,7 +121,7 @@ async def test_a_queue_that_breaks_is_reported_with_its_rule_and_the_resets_that
     [broken] = [event for event in taken.of(QueueStopped) if event.cause]
     assert (broken.cause, broken.section) == ("chain 3: next descriptor 99 of 64", "2.7.5")
     assert (broken.source.device, broken.source.side, broken.source.queue) == ("net0", "device", "transmitq1")
-    assert [event.cause for event in taken.of(NeedsResetSet)] == ["queue 1: chain 3: next descriptor 99 of 64"]
+    assert [event.cause for event in taken.of(NeedsResetSet)] == ["transmitq1: chain 3: next descriptor 99 of 64"]
     place = f"net0 transmitq1 (device on {broken.source.host})"
     text = f"{place}: broke and is stopped until the driver resets the device: {broken.cause} (VIRTIO 1.4, 2.7.5)"
     assert [record.getMessage() for record in caplog.records if record.name == "vnet.net0.transmitq1"] == [text]
@@ -144,9 +145,11 @@ async def test_a_new_cause_of_drops_is_reported_once_a_second(caplog: pytest.Log
         with taken_from(pair) as taken:
             for _ in range(3):
                 pair.driver_port.drop("oversized")
+            pair.device_port.drop("oversized")
             await until(lambda: bool(taken.of(PacketsDropped)))
-    [drop] = taken.of(PacketsDropped)
+    drop, other = taken.of(PacketsDropped)
     assert (drop.source.side, drop.place, drop.cause, drop.count) == ("driver", "port", "oversized", 3)
+    assert (drop.source.host, other.source.host) == pair.device.hosts, "as the events of all other topics name them"
     assert "net0 (driver on rc): port drops packets: oversized (2 more times)" in caplog.messages
 
 
@@ -210,6 +213,22 @@ async def test_a_device_that_resets_again_and_again_is_logged_at_growing_interva
     text = "net0 (driver on rc): reset {} times in a row: the device asked for a reset"
     shortest, _ = AGAIN
     assert caplog.messages == [text.format(3 + int(after * shortest)) for after in (0, 1, 3, 7, 15, 27, 39)]
+
+
+async def test_a_reset_for_which_the_device_asked_is_logged_with_its_cause_first(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hub = EventHub()
+    with log_events(hub):
+        emit(hub, NeedsResetSet(0.0, Source("ep", "net0", "device"), "transmitq1: loops"))
+        for device, cause in (("net0", ASKED), ("net0", "unbound"), ("net1", ASKED)):
+            emit(hub, DeviceReset(0.0, Source("rc", device, "driver"), cause, 3))
+    start = "(driver on rc): reset 3 times in a row"
+    assert caplog.messages == [
+        f"net0 {start}: transmitq1: loops (the device asked for a reset)",
+        f"net0 {start}: unbound",
+        f"net1 {start}: the device asked for a reset",
+    ]
 
 
 async def test_drops_that_stop_within_the_pause_of_their_problem_are_logged_after_it(

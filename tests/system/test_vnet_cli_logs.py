@@ -53,7 +53,7 @@ def test_a_wild_address_is_named_once_and_the_resets_are_counted(tmp_path: Path)
         end(up)
     assert lines == [
         f"vnet: wild0 requestq (device on ep): {BROKE}: {FAULT}",
-        "vnet: wild0 (driver on rc): reset 3 times in a row: the device asked for a reset",
+        f"vnet: wild0 (driver on rc): reset 3 times in a row: requestq: {FAULT} (the device asked for a reset)",
     ]
 
 

@@ -115,7 +115,7 @@ class DataPath:
     def _watch_driver(self, device: Device, queue: DriverQueue) -> None:
         if queue.live:
             chains = self._enter((device.name, "driver", queue.name))
-            source = self._source(device, "driver", queue.name)
+            source = device.source("driver", queue.name)
             overlay = watch_driver(queue.ring, DriverEmitter(self._events, source, queue.ring, chains))
             self._rings[device.name, "driver", queue.name] = overlay.remove
 
@@ -123,7 +123,7 @@ class DataPath:
         ring = queue.ring
         if ring is not None:
             chains = self._enter((device.name, "device", queue.name))
-            source = self._source(device, "device", queue.name)
+            source = device.source("device", queue.name)
             make = partial(DeviceEmitter, self._events, source, self._dma(device, queue.name), ring, chains)
             self._rings[device.name, "device", queue.name] = watch_device(ring, make)
 
@@ -143,11 +143,7 @@ class DataPath:
     def _dma(self, device: Device, queue: str) -> Source:
         """Return the source of a device's accesses to the driver's memory."""
         _, link = device_links(self._topology, device.spec)
-        return attrs.evolve(self._source(device, "device", queue), link=link)
-
-    def _source(self, device: Device, side: Side, queue: str = "") -> Source:
-        hosts = dict(zip(SIDES, self._topology.ends(device.spec), strict=True))
-        return Source(hosts[side], device.name, side, queue)
+        return attrs.evolve(device.source("device", queue), link=link)
 
     # Ports
 
@@ -170,7 +166,7 @@ class DataPath:
             stack.callback(watch_port(queue, self._events, inward, outward).remove)
 
     def _port_end(self, device: Device, side: Side, queue: str, port: str) -> PortEnd:
-        source = attrs.evolve(self._source(device, side, queue), port=port)
+        source = attrs.evolve(device.source(side, queue), port=port)
         return PortEnd(source, self._dma(device, queue), self._chains_of(device.name, queue), side)
 
     # Links and platform regions
@@ -181,8 +177,8 @@ class DataPath:
             places = LinkAddresses(name, self._topology, self._hosts, self._devices, registers)
             stack.callback(watch_link(link, self._events, places, self._published).remove)
         for device, region in self._regions():
-            source = self._source(device, "device")
-            locate = partial(region_place, device, self._source(device, "driver"))
+            source = device.source("device")
+            locate = partial(region_place, device, device.source("driver"))
             stack.callback(watch_region(region, self._events, locate, source, self._published).remove)
 
     def _regions(self) -> Iterator[tuple[Device, PlatformRegion]]:

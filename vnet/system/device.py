@@ -12,8 +12,9 @@ from drivers.bus.device_queue import DeviceQueue
 from drivers.bus.driver_queue import DriverQueue
 from drivers.bus.vhost import VhostDevice
 from drivers.bus.virtio import VirtioDevice
+from drivers.contracts.events import Source
 from rings.status import Status
-from vnet.ends.base import End
+from vnet.ends.base import End, SideName
 from vnet.host.host import Host
 from vnet.spec import DeviceSpec
 from vnet.system.bring_up import reason_of
@@ -27,6 +28,8 @@ class Device:
 
     name: str
     spec: DeviceSpec
+    hosts: tuple[str, str]
+    """Names of the driver's and the device's host, see `vnet.topology.Topology.ends`."""
     driver_host: Host
     device_host: Host
     """The device's host; the driver's host if the device is in another process."""
@@ -40,6 +43,10 @@ class Device:
     """End of the device; a `MediatorEnd` in mediated mode."""
     local: Device | None = None
     """In mediated mode, the local driver's device, which is behind this one."""
+
+    def source(self, side: SideName, queue: str = "") -> Source:
+        """Return the place of the events of one side, or of its queue."""
+        return Source(self.hosts[side == "device"], self.name, side, queue)
 
     @property
     def ends(self) -> tuple[End, End]:

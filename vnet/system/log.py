@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import trio
 
+from drivers.bus.virtio import ASKED
 from drivers.contracts.events import (
     BackEndMoved,
     BindMoved,
@@ -177,8 +178,11 @@ class EventLog:
 
     def __init__(self) -> None:
         self._limits: dict[tuple[str, int], LineLimit] = {}
+        self._asked: dict[str, str] = {}
+        """Cause of the last DEVICE_NEEDS_RESET, by device."""
 
     def __call__(self, event: Event) -> None:
+        event = self._with_cause(event)
         entry = ENTRIES[type(event)](event)
         name = logger_name(event)
         logger = logging.getLogger(name)
@@ -196,6 +200,15 @@ class EventLog:
             text = repeated(shortened(entry.text), more)
             text = f"{place}: {text}" if place else text
             logger.log(entry.level, "%s", text, extra={"event": event})
+
+    def _with_cause(self, event: Event) -> Event:
+        """Return the event; a reset for which the device asked gets the cause that the device's side named."""
+        device = event.source.device
+        if isinstance(event, NeedsResetSet):
+            self._asked[device] = event.cause
+        elif isinstance(event, DeviceReset) and event.cause == ASKED and device in self._asked:
+            return attrs.evolve(event, cause=f"{self._asked[device]} ({ASKED})")
+        return event
 
     def flush(self, *, end: bool = False) -> None:
         """Log how many lines were held back since the last one, and repetitions of problems whose pause is over.

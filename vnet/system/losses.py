@@ -37,26 +37,19 @@ def drop_counts(device: Device) -> Iterator[DropCount]:
 
     Causes in `NO_LOSS`, and frames rejected by the receive filter, are left out: they are not lost traffic.
     """
-    for source, end in zip(_sources(device), (device.driver_end, device.device_end), strict=True):
+    for source, end in ((device.source("driver"), device.driver_end), (device.source("device"), device.device_end)):
         for place, drops in end.drops():
             for cause, count in drops.items():
                 if not (place == "port" and cause in NO_LOSS) and not cause.startswith(FILTERED):
                     yield DropCount(source, place, cause, count)
 
 
-def _sources(device: Device) -> tuple[Source, Source]:
-    """Return the driver's and the device's side."""
-    driver = Source(device.driver_host.name, device.name, "driver")
-    return driver, Source(device.device_host.name, device.name, "device")
-
-
 def _rescues(device: Device) -> Iterator[tuple[Source, int]]:
     """Yield the number of lost notifications of each queue on each side."""
-    driver, other = _sources(device)
     for queue in device.driver_queues:
-        yield attrs.evolve(driver, queue=queue.name), queue.signal.rescues
+        yield device.source("driver", queue.name), queue.signal.rescues
     for own in device.device_queues:
-        yield attrs.evolve(other, queue=own.name), own.signal.rescues
+        yield device.source("device", own.name), own.signal.rescues
 
 
 class LossWatch:

@@ -51,7 +51,8 @@ class DeviceSite:
 
     def _device(self, driver_host: Host, device_host: Host, location: str, back: VhostBack | None) -> Device:
         driver_host.names[location] = self.name
-        return Device(self.name, self.spec, driver_host, device_host, location, back, *self.ends)
+        hosts = self.topology.ends(self.spec)
+        return Device(self.name, self.spec, hosts, driver_host, device_host, location, back, *self.ends)
 
     def on_link(self, make: Callable[[Epc, int], VhostBack]) -> Device:
         spec = self.spec

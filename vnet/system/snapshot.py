@@ -92,7 +92,7 @@ def take_snapshot(world: World) -> SystemView:
         hosts={name: _host(world, name) for name in world.hosts},
         links={name: _link(world, name) for name in world.links},
         ntbs={name: _ntb(world, name) for name in world.ntbs},
-        devices={name: _device(world, device) for name, device in world.devices.items()},
+        devices={name: _device(device) for name, device in world.devices.items()},
         drops=drop_total(world),
     )
 
@@ -158,9 +158,8 @@ def _ntb(world: World, name: str) -> NtbView:
     return ntb.snapshot(spec.host, TRANSPORTS[carried[1].transport].register_name)
 
 
-def _device(world: World, device: Device) -> DeviceView:
+def _device(device: Device) -> DeviceView:
     spec = device.spec
-    hosts = world.topology.ends(spec)
     return DeviceView(
         type=spec.type,
         transport=spec.transport,
@@ -169,8 +168,8 @@ def _device(world: World, device: Device) -> DeviceView:
         location=device.location,
         up=device.up,
         trouble="" if device.up else device.trouble(),
-        driver=_driver_side(device, hosts[0]),
-        device=_device_side(device, hosts[1]),
+        driver=_driver_side(device, device.hosts[0]),
+        device=_device_side(device, device.hosts[1]),
     )
 
 

@@ -283,13 +283,13 @@ class VirtioMailbox(FunctionTransport):
         self._put(Reg.MSIX_CONFIG.value, config)
         for index, (spec, vector) in enumerate(zip(specs, vectors, strict=True)):
             self._set_up(device, index, spec, vector)
-        for index in range(len(specs)):
+        for index, spec in enumerate(specs):
             if not await self._command(self._queue_mailboxes[index], QueueCommand.ACTIVATE):
-                raise ProbeError(f"{self._function.name}: queue {index} can't be activated")
+                raise ProbeError(f"{self._function.name}: {spec.name} can't be activated")
         return self._queues
 
     def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec, vector: int) -> None:
-        name = f"{self._function.name}, queue {index}"
+        name = f"{self._function.name}, {spec.name}"
         num_max = self._get(QueueReg.NUM_BUFFERS.at(index))
         if not num_max:
             raise ProbeError(f"{name}: does not exist")

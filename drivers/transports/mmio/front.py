@@ -87,15 +87,15 @@ class VirtioMmio(RegionTransport):
         self._region.request_irq(self._interrupt)
         for index, spec in enumerate(specs):
             self._set_up(device, index, spec)
-        for index in range(len(specs)):
+        for index, spec in enumerate(specs):
             self._write(Register.QUEUE_SEL, index)
             self._write(Register.QUEUE_READY, 1)
             if self._read(Register.QUEUE_READY) != 1:
-                raise ProbeError(f"{self._region.name}: queue {index} can't be enabled")
+                raise ProbeError(f"{self._region.name}: {spec.name} can't be enabled")
         return self._queues
 
     def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec) -> None:
-        name = f"{self._region.name}, queue {index}"
+        name = f"{self._region.name}, {spec.name}"
         self._write(Register.QUEUE_SEL, index)
         if self._read(Register.QUEUE_READY):
             raise ProbeError(f"{name}: already in use")

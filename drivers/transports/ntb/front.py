@@ -314,7 +314,7 @@ class NtbVirtio(NtbEnd):
             raise ProbeError(f"{self.ntb.name}: {len(nums)} queues, {len(specs)} needed")
         self._queues = []
         for index, spec in enumerate(specs):
-            name, place = f"{self.ntb.name}, queue {index}", partial(self._place, index, ring_format(device.features))
+            name, place = f"{self.ntb.name}, {spec.name}", partial(self._place, index, ring_format(device.features))
             vring = self._rings.make(device.features, nums[index], spec.num, spec.segments, name, place=place)
             self._queues.append(DriverQueue(index, spec, vring.ring, partial(self.ntb.peer_db_set, 1 << index)))
         used = [queue.ring.num for queue in self._queues]

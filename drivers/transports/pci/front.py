@@ -144,16 +144,16 @@ class VirtioPci(FunctionTransport):
             self._verify(Common.CONFIG_MSIX_VECTOR, config)
         for index, (spec, vector) in enumerate(zip(specs, vectors, strict=True)):
             self._set_up(device, index, spec, vector)
-        for index in range(len(specs)):
+        for index, spec in enumerate(specs):
             self._write(Common.QUEUE_SELECT, index)
             self._write(Common.QUEUE_ENABLE, 1)
             if self._read(Common.QUEUE_ENABLE) != 1:
-                raise ProbeError(f"{self._function.name}: queue {index} can't be enabled")
+                raise ProbeError(f"{self._function.name}: {spec.name} can't be enabled")
         return self._queues
 
     def _set_up(self, device: VirtioDevice, index: int, spec: QueueSpec, vector: int) -> None:
         self._write(Common.QUEUE_SELECT, index)
-        name = f"{self._function.name}, queue {index}"
+        name = f"{self._function.name}, {spec.name}"
         vring = self._rings.make(device.features, self._read(Common.QUEUE_SIZE), spec.num, spec.segments, name)
         at = self._structures[CfgType.NOTIFY]
         offset = self._read(Common.QUEUE_NOTIFY_OFF) * at.multiplier

@@ -310,7 +310,7 @@ class VhostUserFront:
         """Handle the back end's error event for a ring: the device needs a reset."""
         if self._device is not None and self._rings.started:
             self._status |= Status.NEEDS_RESET
-            self._device.stop(f"queue {index}: the back end reports an error")
+            self._device.stop(f"{self._device.queues[index].name}: the back end reports an error")
 
     def del_vqs(self) -> None:
         self._rings.free()

@@ -68,7 +68,7 @@ class FrontRings:
         self._queues, self._features = [], features
         for index, spec in enumerate(specs):
             vring = self._memory.make(
-                features, self._socket.queue_size, spec.num, spec.segments, f"{name}, queue {index}"
+                features, self._socket.queue_size, spec.num, spec.segments, f"{name}, {spec.name}"
             )
             handles: list[Handle] = []
             try:
