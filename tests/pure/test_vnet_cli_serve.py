@@ -43,6 +43,10 @@ REFUSED = [
         ["scsi", *SOCKET, "--lun", "path=x", "--lun", "path=y,size=big"],
         "scsi: --lun[1].size = 'big': must be a whole",
     ),
+    (
+        ["rpmsg", *SOCKET, "--channel", "name=a", "--channel", "name=b,surface=pty"],
+        "rpmsg: --channel[1].path: must be given for surface pty",
+    ),
     (["scsi", *SOCKET, "--lun", "path=x,colour=1"], "scsi: --lun[0].colour = '1': unknown key; known are store, path"),
 ]
 

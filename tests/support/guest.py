@@ -12,12 +12,14 @@ import pytest
 
 from support.machine import RequireTool, unavailable
 from support.paths import MY_DEVICE, VNET
-from vnet.bench.guest import TOOLS, Guest, GuestKernel, shared
+from vnet.bench.guest import PROGRAMS, TOOLS, Guest, GuestKernel, shared
 from vnet.errors import PrivilegeError
 
 __all__ = ["Guest", "GuestKernel", "Serve", "guest_kernel", "shared"]
 
 ENTROPY = str(MY_DEVICE)
+MORE_PROGRAMS = ("/usr/bin/lspci", "/usr/sbin/e2fsck")
+FILES = ("/usr/share/misc/pci.ids",)
 EVENTFDS_OF_RING = 3
 """Eventfds of a back end with one ring that runs: call, error and, the last one in the handshake, kick."""
 RINGS_PATIENCE = 60.0
@@ -27,9 +29,9 @@ RINGS_PATIENCE = 60.0
 @pytest.fixture(scope="session")
 def guest_kernel(tmp_path_factory: pytest.TempPathFactory, require_tool: RequireTool) -> GuestKernel:
     """The kernel that every guest boots; it is not installed on this machine."""
-    require_tool(*TOOLS)
+    require_tool(*TOOLS, "lspci", "e2fsck")
     try:
-        return GuestKernel(tmp_path_factory.mktemp("guest"))
+        return GuestKernel(tmp_path_factory.mktemp("guest"), (*PROGRAMS, *MORE_PROGRAMS), FILES)
     except PrivilegeError as exc:
         unavailable(str(exc))
 

@@ -2,87 +2,49 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from support.guest import Guest, GuestKernel, Serve, guest_kernel
+from support.functions import BLK, NET, RNG, RPMSG, SCSI, Machine
+from support.guest import GuestKernel, guest_kernel
+from support.linux_drivers import driver_kernel
 from support.machine import RequireTool, ip
-from support.new_qemu import function, new_qemu
+from support.new_qemu import new_qemu
+from support.paths import BIN, VNET
 
-__all__ = ["guest_kernel", "new_qemu"]
+__all__ = ["driver_kernel", "guest_kernel", "new_qemu"]
 
 pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(900)]
 
-SIZE = 8 << 20
-PART = 2 << 20
-
-
-class Machine:
-    """A guest with two of our functions: a network device and a disk."""
-
-    def __init__(self, kernel: GuestKernel, qemu: Sequence[str], folder: Path, netns: str) -> None:
-        self.netns, self.stack = netns, ExitStack()
-        self.image = folder / "disk.img"
-        self.image.write_bytes(os.urandom(SIZE))
-        addresses = ["--address", "198.18.0.1/24", "--address", "2001:2::1/64"]
-        try:
-            self.net = self._serve(folder, "net0", "net", "--tap", "t0", "--netns", netns, *addresses)
-            self.disk = self._serve(folder, "blk0", "blk", "--file", str(self.image))
-            devices = [*function(self.net.socket), *function(self.disk.socket)]
-            self.guest = Guest(kernel, folder / "guest", devices, qemu=qemu)
-            self.stack.callback(self.guest.close)
-            self.addresses = self._functions()
-        except BaseException:
-            self.stack.close()
-            raise
-
-    def _serve(self, folder: Path, name: str, *argv: str) -> Serve:
-        serve = Serve(folder, name, *argv, by="--vfio-user")
-        self.stack.callback(lambda: serve.end() if serve.process.poll() is None else None)
-        return serve
-
-    def _functions(self) -> dict[str, str]:
-        """Return the address of each function in the guest, by its vendor and device id."""
-        listed = self.guest.run("cat /sys/bus/pci/devices/*/uevent")
-        pairs = re.findall(r"PCI_ID=(\S+).*?PCI_SLOT_NAME=(\S+)", listed, re.DOTALL)
-        return {ids.lower(): name for ids, name in pairs}
-
-    def sysfs(self, ids: str) -> str:
-        return f"/sys/bus/pci/devices/{self.addresses[ids]}"
-
-    def set_up_network(self) -> None:
-        self.guest.run("echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad; ip link set eth0 up")
-        self.guest.run("ip addr add 198.18.0.2/24 dev eth0; ip -6 addr add 2001:2::2/64 dev eth0")
-
-    def pings(self) -> None:
-        """Both sides reach each other, over IPv4 and IPv6."""
-        for host, guest in (("198.18.0.1", "198.18.0.2"), ("2001:2::1", "2001:2::2")):
-            self.guest.run(f"ping -c 3 -w 60 {host}")
-            ping = ["ip", "netns", "exec", self.netns, "ping", "-c", "3", "-w", "60", guest]
-            subprocess.run(ping, check=True, capture_output=True)
-
-    def disk_works(self) -> None:
-        """The guest reads what is in the file, and writes what is there afterwards."""
-        whole = hashlib.md5(self.image.read_bytes()).hexdigest()
-        self.guest.run("echo 3 > /proc/sys/vm/drop_caches")
-        assert self.guest.run("md5sum /dev/vda").split()[0] == whole
-        self.guest.run(f"dd if=/dev/urandom of=/tmp/x bs={PART} count=1")
-        self.guest.run(f"dd if=/tmp/x of=/dev/vda bs={PART} oflag=direct conv=fsync")
-        part = self.guest.run("md5sum /tmp/x").split()[0]
-        assert hashlib.md5(self.image.read_bytes()[:PART]).hexdigest() == part
+MINE = """
+[hosts.rc]
+[hosts.ep]
+[links.pcie0]
+root = "rc"
+endpoint = "ep"
+[devices.scsi0]
+type = "scsi"
+link = "pcie0"
+device = { luns = [{ store = "memory", size = 8 }] }
+"""
+"""The topology of scsi0's function with our own root complex and driver."""
+OWNERS = re.compile(
+    r"^\S+ |, scsi0 on pcie0|\tPhysical Slot.*\n|\tKernel .*\n|DisINTx.|IRQ \d+|Memory at \S+"
+    r"|Subsystem: .*|PciCfg|<unknown>",
+    re.MULTILINE,
+)
+"""Parts of the lines of ``lspci -vv`` that come from a root complex or a version of lspci."""
 
 
 @pytest.fixture(scope="module")
 def machine(
-    guest_kernel: GuestKernel,
+    driver_kernel: GuestKernel,
     new_qemu: Sequence[str],
     tmp_path_factory: pytest.TempPathFactory,
     privileged: None,
@@ -93,7 +55,7 @@ def machine(
     ip("netns", "add", netns)
     ip("-n", netns, "link", "set", "lo", "up")
     try:
-        machine = Machine(guest_kernel, new_qemu, tmp_path_factory.mktemp("machine"), netns)
+        machine = Machine(driver_kernel, new_qemu, tmp_path_factory.mktemp("machine"), netns)
         try:
             yield machine
         finally:
@@ -104,17 +66,49 @@ def machine(
 
 def test_the_guest_enumerates_our_functions_and_binds_its_own_drivers(machine: Machine) -> None:
     guest = machine.guest
-    for ids, driver in (("1af4:1041", "virtio_net"), ("1af4:1042", "virtio_blk")):
+    drivers = {NET: "virtio_net", BLK: "virtio_blk", SCSI: "virtio_scsi", RNG: "virtio_rng"}
+    for ids, driver in drivers.items():
         bound = guest.run(f"basename $(readlink {machine.sysfs(ids)}/driver)")
         assert bound.strip() == "virtio-pci"
         assert driver in guest.run(f"readlink {machine.sysfs(ids)}/virtio*/driver")
-    interrupts = guest.run("cat /proc/interrupts")
-    assert re.search(r"PCI-MSI.*virtio\d-req\.0", interrupts), interrupts
-    assert re.search(r"PCI-MSI.*virtio\d-input\.0", interrupts), interrupts
+    for ids, queue in ((BLK, "req.0"), (NET, "input.0"), (SCSI, "request"), (RNG, "input")):
+        assert re.search(rf"PCI-MSI.*virtio\d-{queue}", machine.interrupts(ids))
 
 
-def test_the_disk_is_read_and_written(machine: Machine) -> None:
+def test_lspci_in_the_guest_shows_what_vnet_lspci_shows(machine: Machine, tmp_path: Path) -> None:
+    """For the driver that does the same with it: MSI-X and bus mastering are on."""
+    (tmp_path / "mine.toml").write_text(MINE)
+    mine = subprocess.run(
+        [VNET, "up", tmp_path / "mine.toml", "--exec", f"{BIN / 'vnet'} lspci -vv"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    theirs = machine.lspci(SCSI)
+    assert "MSI-X: Enable+ Count=4 Masked-" in theirs
+    assert OWNERS.sub("", theirs).strip() == OWNERS.sub("", mine.stdout).strip()
+
+
+def test_the_disks_are_read_and_written(machine: Machine) -> None:
     machine.disk_works()
+    machine.disk_works("sda")
+    machine.file_system_works("sda")
+
+
+def test_the_guest_reads_random_bytes(machine: Machine) -> None:
+    machine.random_bytes()
+
+
+def test_a_channel_carries_the_messages_of_the_guest(machine: Machine) -> None:
+    """Our device echoes. Linux makes a character device of each channel that is called rpmsg-raw."""
+    modules = " ".join(f"/modules/{name}.ko" for name in ("rpmsg_core", "rpmsg_ns", "virtio_rpmsg_bus", "rpmsg_char"))
+    machine.guest.run(f"for module in {modules}; do insmod $module; done")
+    machine.guest.run("until [ -e /dev/rpmsg0 ]; do sleep 0.1; done; exec 3<>/dev/rpmsg0")
+    for text in ("one", "two"):
+        echoed = machine.guest.run(f"echo -n {text} >&3; dd bs=512 count=1 <&3 2>/dev/null")
+        assert echoed == text
+    machine.guest.run("exec 3>&-")
+    assert "virtio_rpmsg_bus" in machine.guest.run(f"readlink {machine.sysfs(RPMSG)}/virtio*/driver")
 
 
 def test_both_sides_ping_each_other(machine: Machine) -> None:
@@ -122,13 +116,34 @@ def test_both_sides_ping_each_other(machine: Machine) -> None:
     machine.pings()
 
 
-def test_a_function_is_reset_and_probed_again(machine: Machine) -> None:
+def test_functions_are_reset_and_probed_again_under_load(machine: Machine) -> None:
     guest = machine.guest
-    for ids in ("1af4:1041", "1af4:1042"):
-        guest.run(f"echo {machine.addresses[ids]} > /sys/bus/pci/drivers/virtio-pci/unbind")
+    guest.run("(while :; do dd if=/dev/vda of=/dev/null bs=64k; cat /dev/hwrng | head -c 4096; done) >/dev/null 2>&1 &")
+    guest.run("(ping -f 198.18.0.1 >/dev/null 2>&1 &); sleep 1")
+    for ids in (NET, BLK, RNG):
+        machine.unbind(ids)
         guest.run(f"echo 1 > {machine.sysfs(ids)}/reset")
-        guest.run(f"echo {machine.addresses[ids]} > /sys/bus/pci/drivers/virtio-pci/bind")
+        machine.bind(ids)
+    guest.run("killall ping; kill %1 2>/dev/null; true")
     machine.disk_works()
+    machine.random_bytes()
+    machine.set_up_network()
+    machine.pings()
+
+
+def test_functions_without_msix_interrupt_by_intx(machine: Machine) -> None:
+    guest = machine.guest
+    for ids in (NET, BLK, SCSI, RNG):
+        machine.unbind(ids)
+        guest.run(f"echo 0 > {machine.sysfs(ids)}/msi_bus")
+        machine.bind(ids)
+        lines = machine.interrupts(ids)
+        assert "IO-APIC" in lines
+        assert "PCI-MSI" not in lines
+    machine.disk_works()
+    guest.run("until [ -e /dev/sda ]; do sleep 0.1; done")
+    machine.disk_works("sda")
+    machine.random_bytes()
     machine.set_up_network()
     machine.pings()
 
@@ -141,13 +156,24 @@ def test_the_guest_reboots(machine: Machine) -> None:
     machine.pings()
 
 
+def test_a_function_is_removed_in_use_and_found_again(machine: Machine) -> None:
+    """As far as the guest can do it alone; QEMU 11.1 aborts when it unplugs a vfio-user device (device_del)."""
+    guest = machine.guest
+    guest.run("(while dd if=/dev/sda of=/dev/null bs=64k iflag=direct; do :; done) >/dev/null 2>&1 &")
+    guest.run(f"echo 1 > {machine.sysfs(SCSI)}/remove")
+    assert "no" in guest.run(f"[ -e /dev/sda ] || [ -e {machine.sysfs(SCSI)} ] || echo no")
+    guest.run("echo 1 > /sys/bus/pci/rescan; until [ -e /dev/sda ]; do sleep 0.1; done")
+    machine.disk_works("sda")
+
+
 def test_the_guest_goes_on_without_a_server_that_was_killed(machine: Machine) -> None:
+    disk, net = machine.functions["blk0"], machine.functions["net0"]
     before = len(machine.guest.errors.read_text().splitlines())
-    machine.disk.end(signal.SIGKILL)
+    disk.end(signal.SIGKILL)
     machine.pings()
     lines = machine.guest.errors.read_text().splitlines()[before:]
     assert [line.split(": ", 1)[1] for line in lines] == ["failed to read header: EOF"]
-    machine.disk.start()  # in the place of the socket that was left
-    machine.disk.end()
-    assert "a client is connected" in machine.net.output
-    assert "Traceback" not in machine.net.output
+    disk.start()  # in the place of the socket that was left
+    disk.end()
+    assert "a client is connected" in net.output
+    assert "Traceback" not in net.output

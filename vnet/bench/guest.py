@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vnet.errors import PrivilegeError, TrafficError
 
-__all__ = ["TOOLS", "Guest", "GuestError", "GuestKernel", "kernel_package", "shared"]
+__all__ = ["PROGRAMS", "TOOLS", "Guest", "GuestError", "GuestKernel", "archive", "kernel_package", "shared"]
 
 KERNEL = "linux-image-amd64"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vnet-virtio"
@@ -56,6 +56,12 @@ def _run(*argv: str | Path, cwd: Path | None = None, data: bytes | None = None) 
     return done.stdout
 
 
+def archive(tree: Path) -> bytes:
+    """Return a folder as an initial file system; Linux unpacks several that follow each other in one file."""
+    names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
+    return gzip.compress(_run("cpio", "-o", "-H", "newc", "--quiet", cwd=tree, data=names.encode()), 1)
+
+
 class GuestError(TrafficError):
     """A guest did not start, did not answer, or a command in it failed."""
 
@@ -63,8 +69,11 @@ class GuestError(TrafficError):
 class GuestKernel:
     """A kernel and an initial file system for any number of guests."""
 
-    def __init__(self, folder: Path) -> None:
-        """Write some 20 MiB to ``folder``. Raises PrivilegeError if no kernel can be downloaded."""
+    def __init__(self, folder: Path, programs: Sequence[str] = PROGRAMS, files: Sequence[str] = ()) -> None:
+        """Write some 20 MiB to ``folder``, with programs, their libraries and files of this machine.
+
+        Raises PrivilegeError if no kernel can be downloaded.
+        """
         package = kernel_package()
         root = folder / "package"
         _run("dpkg-deb", "-x", package, root)
@@ -81,17 +90,15 @@ class GuestKernel:
         for applet in _run(busybox, "--list").decode().split():
             if applet != "busybox":
                 (tree / "bin" / applet).symlink_to("busybox")
-        for program in PROGRAMS:
-            for path in [program, *re.findall(r"(/\S+) \(0x", _run("ldd", program).decode())]:
-                (tree / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, tree / path.lstrip("/"))
+        libraries = re.findall(r"(/\S+) \(0x", _run("ldd", *programs).decode())
+        for path in (*programs, *dict.fromkeys(libraries), *files):
+            (tree / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tree / path.lstrip("/"))
         _copy_modules(root, tree, version)
         init = tree / "init"
         init.write_text(INIT.format(modules=" ".join(MODULES)))
         init.chmod(0o755)
-        names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
-        archive = _run("cpio", "-o", "-H", "newc", "--quiet", cwd=tree, data=names.encode())
-        self.initrd.write_bytes(gzip.compress(archive, 1))
+        self.initrd.write_bytes(archive(tree))
         shutil.rmtree(root / "lib")
         shutil.rmtree(tree)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import attrs
 
 from vnet.spec import DeviceSpec
 
-__all__ = ["OLDEST", "VALUE", "QemuDevice", "Serve", "ServeOption", "Version"]
+__all__ = ["OLDEST", "VALUE", "QemuDevice", "Serve", "ServeOption", "Version", "table"]
 
 SpecT = TypeVar("SpecT", bound=DeviceSpec)
 
@@ -29,6 +30,24 @@ VALUE = _Value()
 
 def _plain(given: Any) -> object:
     return list(given) if isinstance(given, tuple) else given
+
+
+def _value(kind: Any, text: str) -> object:
+    """Return ``text`` as a value of type ``kind``, or unchanged if it is none."""
+    kinds = {kind, *get_args(kind)}
+    if int in kinds and re.fullmatch(r"-?[0-9]{1,18}", text):
+        return int(text)
+    return {"true": True, "false": False}.get(text, text) if bool in kinds else text
+
+
+def table(record: type, text: str) -> dict[str, object]:
+    """Return ``key=value,key=value`` as the table of a record. Raises ValueError."""
+    kinds = get_type_hints(record)
+    rows = [part.partition("=") for part in text.split(",")]
+    keys = [key for key, _, _ in rows]
+    if len({*keys}) < len(keys) or not all(equals for _, equals, _ in rows):
+        raise ValueError(f"{text!r}: must be KEY=VALUE,..., each key once")
+    return {key: _value(kinds.get(key), value) for key, _, value in rows}
 
 
 @attrs.frozen

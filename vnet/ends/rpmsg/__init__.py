@@ -4,8 +4,9 @@ from vnet.ends.kind import DeviceKind
 from vnet.ends.rpmsg.demo import DEMO
 from vnet.ends.rpmsg.end import Channel, RpmsgEnd, mediate_rpmsg, open_rpmsg
 from vnet.ends.rpmsg.exercise import EXERCISE
+from vnet.ends.rpmsg.serve import SERVE
 from vnet.ends.rpmsg.spec import SURFACES, ChannelSpec, RpmsgEndSpec, RpmsgSpec
 
 __all__ = ["RPMSG", "SURFACES", "Channel", "ChannelSpec", "RpmsgEnd", "RpmsgEndSpec", "RpmsgSpec", "open_rpmsg"]
 
-RPMSG = DeviceKind(RpmsgSpec, open_rpmsg, mediator=mediate_rpmsg, demo=DEMO, exercise=EXERCISE)
+RPMSG = DeviceKind(RpmsgSpec, open_rpmsg, mediator=mediate_rpmsg, serve=SERVE, demo=DEMO, exercise=EXERCISE)
