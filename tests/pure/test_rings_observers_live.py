@@ -224,3 +224,13 @@ def test_an_overlay_replaces_attributes_of_one_object_until_it_is_removed() -> N
     overlay.remove()
     assert (thing.call(), thing.own) == ("class", "own")
     assert vars(thing) == {"own": "own"}
+
+
+def test_overlays_of_one_object_end_in_the_reverse_order() -> None:
+    thing = Thing()
+    overlays = [Overlay(thing, {"call": lambda text=text: text}) for text in ("first", "second")]
+    assert thing.call() == "second"
+    overlays[1].remove()
+    assert thing.call() == "first"
+    overlays[0].remove()
+    assert thing.call() == "class"

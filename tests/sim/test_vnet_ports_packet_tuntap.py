@@ -12,6 +12,7 @@ import trio.testing
 
 from drivers.contracts.ports import NO_OFFLOADS, Offloads
 from drivers.errors import PortGone
+from rings.observers.overlay import ATTRIBUTES
 from support.rigs.tun import (
     ALL,
     HEADER,
@@ -352,3 +353,9 @@ async def test_a_device_that_was_deleted_is_gone_in_both_directions(
     with pytest.raises(PortGone):
         port.recv_into(room(2000))
     port.stop()
+
+
+async def test_a_port_has_no_more_attributes_than_are_found_fast(device: Socket) -> None:
+    """Observers add two, see `rings.observers.overlay`."""
+    assert len(vars(await tun(device))) + 2 <= ATTRIBUTES
+    assert len(vars(await tap(device))) + 2 <= ATTRIBUTES

@@ -29,6 +29,7 @@ from drivers.contracts.events import (
     TlpSent,
     Topic,
 )
+from rings.observers.overlay import ATTRIBUTES
 from rings.packed.virtqueue import PackedVirtqueue
 from vnet.testing import NetPair, Options, open_pair, over
 
@@ -328,6 +329,16 @@ async def test_sinks_of_different_topics_share_the_emitters() -> None:
             count = len(frames)
             await ping(pair)
             assert len(frames) == count
+
+
+async def test_watched_objects_have_no_more_attributes_than_are_found_fast(ring: str) -> None:
+    """Else frames would cost more after a sink has gone."""
+    async with open_pair() as pair:
+        with taken_from(pair):
+            drivers = [queue.ring for queue in pair.device.driver_queues]
+            devices = [queue.ring for queue in pair.device.device_queues]
+            for watched in (*drivers, *devices, pair.driver_port, *pair.world.links.values()):
+                assert len(vars(watched)) <= ATTRIBUTES
 
 
 async def test_frames_alone_do_not_touch_the_rings() -> None:
