@@ -62,10 +62,10 @@ def copy(into: Sequence[memoryview], segs: Sequence[memoryview]) -> int:
 def copy_out(segs: Sequence[memoryview], size: int) -> bytes:
     """Return a private copy of the first ``size`` bytes, or of all if there are fewer. Reads each byte once."""
     if segs and len(segs[0]) >= size:
-        return bytes(segs[0][:size])
+        return segs[0][:size].tobytes()
     parts = []
     for seg in segs:
-        part = bytes(seg[:size])
+        part = seg[:size].tobytes()
         parts.append(part)
         size -= len(part)
         if not size:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
+import attrs
+import pytest
 import trio
 
 from drivers.contracts.events import Event, FrameEvent, FrameReceived, FrameSent, Topic
+from support.captures import blocks
+from vnet.capture.captured import parse_packet
+from vnet.capture.filters import parse_filter
+from vnet.capture.pcapng import PacketBlock
+from vnet.capture.recorder import Recorder, Selection
 from vnet.testing import FRAME, Options, open_pair
 
 FRAMES = (Topic.FRAMES, Topic.RINGS)
@@ -57,3 +66,44 @@ async def test_a_frame_that_waits_for_a_full_port_is_sent_once() -> None:
     numbers = [event.frame for event in taken if isinstance(event, FrameSent)]
     assert numbers == [event.frame for event in taken if isinstance(event, FrameReceived)]
     assert len(numbers) == 4
+
+
+def frames_of(recorder: Recorder) -> list[tuple[FrameEvent, bytes]]:
+    """The frames of a capture, with their bytes."""
+    read = (
+        parse_packet(block).event for block in blocks(bytes(recorder.finish(0.0))) if isinstance(block, PacketBlock)
+    )
+    return [(event, event.data()) for event in read if isinstance(event, FrameEvent)]
+
+
+async def captured(filters: tuple[str, ...] = (), *, rings: bool = False, records: bool = False) -> list[FrameEvent]:
+    """The captured frames of a frame in each direction; with ``records``, another sink takes records of them."""
+    selection = Selection((Topic.FRAMES,), filters=[parse_filter(text) for text in filters])
+    recorder = Recorder("test", selection, 0, lambda: None)
+    others = [topic for topic, wanted in ((Topic.RINGS, rings), (Topic.FRAMES, records)) if wanted]
+    async with open_pair() as pair:
+        with ExitStack() as stack:
+            stack.enter_context(pair.world.events.listen(recorder, (Topic.FRAMES,)))
+            stack.enter_context(pair.world.events.listen(lambda _: None, others))
+            for sender, receiver in ((pair.driver_port, pair.device_port), (pair.device_port, pair.driver_port)):
+                sender.inject(FRAME)
+                await receiver.receive()
+    frames = frames_of(recorder)
+    assert {data for _, data in frames} <= {FRAME}
+    return [attrs.evolve(frame, time=0.0, pieces=()) for frame, _ in frames]
+
+
+@pytest.mark.parametrize("rings", [True, False])
+async def test_a_sink_that_needs_no_records_takes_the_same_frames(rings: bool) -> None:
+    alone, shared = await captured(rings=rings), await captured(rings=rings, records=True)
+    assert alone == shared
+    assert len(alone) == 4
+    assert rings == any(frame.chain is not None for frame in alone)
+
+
+@pytest.mark.parametrize(
+    ("condition", "count"),
+    [("side == driver", 2), ("frame.size > 1000", 0), ("frame.frame == 1", 1), ("ring.chain == 1", 0)],
+)
+async def test_conditions_hold_without_records(condition: str, count: int) -> None:
+    assert len(await captured((condition,))) == count

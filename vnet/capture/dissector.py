@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from vnet.capture.fields import Choice, FieldKind, Layout, Many, Nested, Optional, Scalar, Text
-from vnet.capture.payload import CHECKSUMS, DISSECTORS, KINDS, LAYOUTS, SOURCE
+from drivers.contracts.events import Topic
+from vnet.capture.fields import Choice, FieldKind, Layout, Many, Nested, Optional, Scalar, Text, innermost
+from vnet.capture.payload import CHECKSUMS, DISSECTORS, KINDS, LAYOUTS, SOURCE, field_prefix
 
 __all__ = ["dissector", "field_names", "title"]
 
@@ -164,7 +165,7 @@ def dissector() -> str:
     fields = _fields()
     events = []
     for name, kind in KINDS.items():
-        layout = "".join(_triples(_prefix(DISSECTORS[kind.topic]), LAYOUTS[kind]))
+        layout = "".join(_triples(_prefix(kind.topic), LAYOUTS[kind]))
         events.append(f'    {name} = {{title = "{title(name)}", checksum = {CHECKSUMS[kind]}, layout = {{{layout}}}}},')
     return PROGRAM % {
         "fields": "\n".join(f"    {_declaration(name, fields[name])}" for name in sorted(fields)),
@@ -174,8 +175,8 @@ def dissector() -> str:
     }
 
 
-def _prefix(dissector: str) -> str:
-    return "vnet." + dissector.removeprefix("vnet-").replace("-", "_")
+def _prefix(topic: Topic) -> str:
+    return f"vnet.{field_prefix(topic)}"
 
 
 def _declaration(name: str, field: _Field) -> str:
@@ -188,7 +189,7 @@ def _fields() -> dict[str, _Field]:
     """Return all fields by name. Raises TypeError if two fields of one name differ."""
     fields = {"vnet.event": _Field("vnet", "string", False, "Event")}
     places = [("vnet", "vnet", SOURCE)]
-    places += [(DISSECTORS[kind.topic], _prefix(DISSECTORS[kind.topic]), LAYOUTS[kind]) for kind in KINDS.values()]
+    places += [(DISSECTORS[kind.topic], _prefix(kind.topic), LAYOUTS[kind]) for kind in KINDS.values()]
     for of, prefix, layout in places:
         for name, field in _declared(of, prefix, layout):
             if fields.setdefault(name, field) != field:
@@ -199,15 +200,11 @@ def _fields() -> dict[str, _Field]:
 def _declared(of: str, prefix: str, layout: Layout) -> Iterator[tuple[str, _Field]]:
     for own, kind in layout.fields.items():
         name = f"{prefix}.{own}"
-        inner = _innermost(kind)
+        inner = innermost(kind)
         if isinstance(inner, Nested):
             yield from _declared(of, name, inner.layout)
         else:
             yield name, _Field(of, _leaf_type(inner), own in layout.hexadecimal, title(own).capitalize())
-
-
-def _innermost(kind: FieldKind) -> FieldKind:
-    return _innermost(kind.inner) if isinstance(kind, Optional | Many) else kind
 
 
 def _leaf_type(kind: FieldKind) -> str:

@@ -17,7 +17,7 @@ import attrs
 
 from drivers.contracts.events import HEX
 
-__all__ = ["Choice", "FieldKind", "Layout", "Many", "Nested", "Optional", "Scalar", "Text"]
+__all__ = ["Choice", "FieldKind", "Layout", "Many", "Nested", "Optional", "Scalar", "Text", "innermost"]
 
 _COUNT = struct.Struct("<H")
 _LENGTH = struct.Struct("<I")
@@ -111,6 +111,11 @@ class Many:
             value, at = self.inner.parse(data, at)
             values.append(value)
         return tuple(values), at
+
+
+def innermost(kind: FieldKind) -> FieldKind:
+    """Return the kind of the values within optional fields and sequences."""
+    return innermost(kind.inner) if isinstance(kind, Optional | Many) else kind
 
 
 class Layout:

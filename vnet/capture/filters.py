@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
 
-from drivers.contracts.events import RECORDS, Event
-from vnet.capture.fields import FieldKind, Layout, Many, Nested, Optional, Scalar, Text
-from vnet.capture.payload import DISSECTORS, LAYOUTS, SOURCE
+from drivers.contracts.events import RECORDS, Event, Source
+from vnet.capture.fields import FieldKind, Layout, Nested, Scalar, Text, innermost
+from vnet.capture.payload import LAYOUTS, SOURCE, field_prefix
 
-__all__ = ["Filter", "filter_fields", "matcher", "parse_filter"]
+__all__ = ["Filter", "filter_fields", "matcher", "may_match", "parse_filter"]
 
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
@@ -41,24 +41,20 @@ class Filter:
     value: object
 
 
-def _prefix(kind: type[Event]) -> str:
-    """Return the name of the fields of a kind of event, up to the last point."""
-    return DISSECTORS.get(kind.topic, "vnet-frame").removeprefix("vnet-").replace("-", "_")
-
-
 def _layout(kind: type[Event]) -> Layout:
     return LAYOUTS[kind] if kind in LAYOUTS else Layout(kind, ("time", "source", "pieces", "header"))
 
 
-def _simple(kind: FieldKind) -> FieldKind:
-    return _simple(kind.inner) if isinstance(kind, Optional | Many) else kind
+def _own_fields(kind: type[Event]) -> Mapping[str, str]:
+    """Return the names of a record's own fields, by their names in conditions."""
+    return {f"{field_prefix(kind.topic)}.{name}": name for name in _layout(kind).fields}
 
 
 def filter_fields() -> Mapping[str, FieldKind]:
     """Return the fields that conditions may name, with the kind of their values."""
     fields: dict[str, FieldKind] = dict(SOURCE.fields)
     for kind in RECORDS.values():
-        fields |= {f"{_prefix(kind)}.{name}": _simple(each) for name, each in _layout(kind).fields.items()}
+        fields |= {name: innermost(_layout(kind).fields[own]) for name, own in _own_fields(kind).items()}
     return {name: kind for name, kind in fields.items() if not isinstance(kind, Nested)}
 
 
@@ -96,12 +92,31 @@ def _value(kind: FieldKind, text: str) -> object:
     raise ValueError("this field has no values to compare with")
 
 
-def matcher(kind: type[Event], filters: Iterable[Filter]) -> Callable[[Event], bool] | None:
-    """Return the function that tells whether an event of a kind meets all conditions; None if it always does.
+def may_match(kind: type[Event], source: Source, filters: Iterable[Filter]) -> bool:
+    """Return whether an event of this kind and place can meet all conditions: `matcher` then decides.
 
-    An event without the field of a condition does not meet it, nor does one whose field is None.
+    Those on the place hold, and the kind has the fields of the others.
     """
-    conditions = tuple(_conditions(kind, filters))
+    own = _own_fields(kind)
+    return all(
+        OPERATORS[each.comparison](getattr(source, each.field), each.value)
+        if each.field in SOURCE.fields
+        else each.field in own
+        for each in filters
+    )
+
+
+def matcher(kind: type[Event], filters: Iterable[Filter]) -> Callable[[Event], bool] | None:
+    """Return the function that tells whether an event of a kind meets the conditions on its own fields; None: always.
+
+    A field whose value is None meets none.
+    """
+    own = _own_fields(kind)
+    conditions = tuple(
+        (operator.attrgetter(own[each.field]), OPERATORS[each.comparison], each.value)
+        for each in filters
+        if each.field in own
+    )
     if not conditions:
         return None
 
@@ -116,17 +131,3 @@ def matcher(kind: type[Event], filters: Iterable[Filter]) -> Callable[[Event], b
         return True
 
     return matches
-
-
-def _conditions(
-    kind: type[Event], filters: Iterable[Filter]
-) -> Iterator[tuple[Callable[[Event], Any], Callable[[Any, Any], bool], object]]:
-    paths = {name: f"source.{name}" for name in SOURCE.fields}
-    paths |= {f"{_prefix(kind)}.{name}": name for name in _layout(kind).fields}
-    for each in filters:
-        read = operator.attrgetter(paths[each.field]) if each.field in paths else _no_field
-        yield read, OPERATORS[each.comparison], each.value
-
-
-def _no_field(_event: Event) -> None:
-    return None

@@ -19,10 +19,11 @@ from vnet.capture.pcapng import (
     option,
 )
 
-__all__ = ["describe_header", "emit_options", "parse_frame", "port_description", "port_name"]
+__all__ = ["FrameOptions", "describe_header", "parse_frame", "port_description", "port_name"]
 
 _HEADER = struct.Struct("<BBHHHHH")
-_FLAGS, _ID = struct.Struct("<I"), struct.Struct("<Q")
+_FLAGS, _ID, _NUMBER = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<HHQ")
+_NUMBER_SIZE = _ID.size
 _FLAG_OPTIONS: Mapping[type[FrameEvent], bytes] = {
     kind: option(EPB_FLAGS, _FLAGS.pack(flag)) for kind, flag in ((FrameReceived, INBOUND), (FrameSent, OUTBOUND))
 }
@@ -57,13 +58,29 @@ def describe_header(header: bytes) -> str:
     return "; ".join(texts)
 
 
-def emit_options(event: FrameEvent) -> bytes:
-    """Return the options of a frame: its number and direction, and a comment with queue, chain and virtio_net_hdr."""
-    chain = "copied" if event.chain is None else f"chain {event.chain}"
-    header = describe_header(event.header)
-    comment = f"{event.source.queue}, {chain}" + (f"; {header}" if header else "")
-    number = option(EPB_PACKETID, _ID.pack(event.frame))
-    return b"".join((option(OPT_COMMENT, comment), _FLAG_OPTIONS[type(event)], number))
+class FrameOptions:
+    """Makes the options of the frames of one direction of a queue."""
+
+    HEADERS = 1024
+    """Different virtio_net_hdr whose options are remembered: a hostile driver can send any number."""
+
+    def __init__(self, kind: type[FrameEvent], queue: str) -> None:
+        self._flags = _FLAG_OPTIONS[kind]
+        self._queue = queue
+        self._known: dict[bytes, bytes] = {}
+
+    def emit(self, frame: int, chain: int | None, header: bytes) -> bytes:
+        """Return number, direction, and a comment with queue, chain and virtio_net_hdr."""
+        start = self._known.get(header) if chain is None else self._start(f"chain {chain}", header)
+        if start is None:
+            if len(self._known) >= self.HEADERS:
+                self._known.clear()
+            start = self._known[header] = self._start("copied", header)
+        return start + _NUMBER.pack(EPB_PACKETID, _NUMBER_SIZE, frame)
+
+    def _start(self, chain: str, header: bytes) -> bytes:
+        words = describe_header(header)
+        return option(OPT_COMMENT, f"{self._queue}, {chain}" + (f"; {words}" if words else "")) + self._flags
 
 
 def parse_frame(packet: PacketBlock) -> tuple[FrameEvent, str]:

@@ -22,6 +22,7 @@ __all__ = [
     "NotAnEvent",
     "emit_body",
     "emit_start",
+    "field_prefix",
     "parse_payload",
 ]
 
@@ -43,6 +44,11 @@ _CHECKSUM = struct.Struct("<I")
 _NAME = Text()
 SOURCE = Layout(Source)
 """Layout of the place of an event."""
+
+
+def field_prefix(topic: Topic) -> str:
+    """Return how the names of the fields of a topic's events begin, without "vnet."; such as ring."""
+    return DISSECTORS.get(topic, "vnet-frame").removeprefix("vnet-").replace("-", "_")
 
 
 class NotAnEvent(ValueError):

@@ -42,6 +42,7 @@ _INTERFACE = struct.Struct("<HHI")
 _PACKET = struct.Struct("<IIIIIII")
 _STATISTICS = struct.Struct("<III")
 _OPTION = struct.Struct("<HH")
+_LAST = struct.Struct("<II")
 _COUNTER = struct.Struct("<Q")
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
@@ -53,6 +54,9 @@ class BlockType(IntEnum):
     INTERFACE = 1
     STATISTICS = 5
     PACKET = 6
+
+
+_PACKET_TYPE = int(BlockType.PACKET)  # members of enumerations are slow to look up
 
 
 OPT_ENDOFOPT, OPT_COMMENT = 0, 1
@@ -103,12 +107,10 @@ def interface_block(link_type: int, snap_length: int, name: str, description: st
 def packet_block(interface: int, time: int, data: bytes, size: int, options: bytes = b"") -> bytes:
     """Return a packet of ``size`` bytes, of which ``data`` was captured; ``options`` are those that `option` made."""
     captured = len(data)
-    padding = -captured & 3
-    if options:
-        options += _END
-    length = 32 + captured + padding + len(options)
-    head = _PACKET.pack(BlockType.PACKET, length, interface, time >> 32, time & 0xFFFFFFFF, captured, size)
-    return b"".join((head, data, _PADDING[captured & 3], options, _LENGTH.pack(length)))
+    length = 32 + captured + (-captured & 3) + len(options) + (_OPTION.size if options else 0)
+    head = _PACKET.pack(_PACKET_TYPE, length, interface, time >> 32, time & 0xFFFFFFFF, captured, size)
+    end = _LAST.pack(OPT_ENDOFOPT, length) if options else _LENGTH.pack(length)
+    return b"".join((head, data, _PADDING[captured & 3], options, end))
 
 
 def statistics_block(interface: int, time: int, received: int, dropped: int) -> bytes:
@@ -181,7 +183,7 @@ class PcapngReader:
                 if end - at < length:
                     break
                 start, at = at, at + length
-                if kind == BlockType.PACKET:
+                if kind == _PACKET_TYPE:
                     self.packets += 1
                     if self._skip_packets:
                         continue

@@ -6,13 +6,15 @@ Each port has an interface of link type Ethernet for its frames; each queue, lin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from drivers.contracts.events import Event, FrameEvent, Source, Topic
-from vnet.capture.filters import Filter, matcher
-from vnet.capture.frames import emit_options, port_description, port_name
+from drivers.contracts.events import Event, FrameEvent, FrameWriter, Source, Topic
+from drivers.contracts.ports import HEADER_SIZE
+from rings.chain import copy_out
+from vnet.capture.filters import Filter, matcher, may_match
+from vnet.capture.frames import FrameOptions, port_description, port_name
 from vnet.capture.payload import LAYOUTS, emit_start
 from vnet.capture.pcapng import EPB_DROPCOUNT, interface_block, option, packet_block, section_block, statistics_block
 from vnet.version import __version__
@@ -40,9 +42,10 @@ class Selection:
     """Conditions that all must hold."""
     snap_length: int = SNAP_LENGTH
 
-    def covers(self, source: Source) -> bool:
-        """Return whether events of this place are selected."""
-        return not self.places or source.device in self.places or source.link in self.places
+    def covers(self, kind: type[Event], source: Source) -> bool:
+        """Return whether events of this kind and place are selected, if their own fields meet the conditions."""
+        at_place = not self.places or source.device in self.places or source.link in self.places
+        return at_place and may_match(kind, source, self.filters)
 
 
 @attrs.define(eq=False)
@@ -55,17 +58,14 @@ class _Interface:
     """Events that were lost since the last one that was recorded."""
 
 
-@attrs.define(eq=False)
+@attrs.frozen
 class _Route:
-    """Where and how events of one kind and place are recorded."""
+    """The function that records the events of one kind and place."""
 
     source: Source
-    interface: _Interface | None
+    """The place. It stays alive with the route, so that its address is a key."""
+    record: Callable[[Event], None] | None
     """None if they are not selected."""
-    start: bytes = b""
-    emit: Callable[[Event], bytes] | None = None
-    """Makes the rest of the payload; None for frames."""
-    matches: Callable[[Event], bool] | None = None
 
 
 class Recorder:
@@ -90,79 +90,101 @@ class Recorder:
 
     def finish(self, time: float) -> bytearray:
         """Return the bytes that wait, and the statistics of each interface; ``time`` is that of the run's clock."""
+        now = self._epoch + int(time * 1e9)
         for each in self._interfaces.values():
-            self._buffer += statistics_block(each.number, self._nanoseconds(time), each.received, each.dropped)
+            self._buffer += statistics_block(each.number, now, each.received, each.dropped)
         return self.take()
 
     def __call__(self, event: Event) -> None:
-        route = self._routes.get((event.__class__, id(event.source))) or self._add_route(event)
-        interface = route.interface
-        if interface is None or (route.matches is not None and not route.matches(event)):
-            return
+        """Record an event."""
+        kind = event.__class__
+        route = self._routes.get((kind, id(event.source))) or self._add_route(kind, event.source)
+        if route.record is not None:
+            route.record(event)
+
+    def frame_writer(self, kind: type[FrameEvent], source: Source) -> FrameWriter | None:
+        """See `drivers.contracts.events.FrameSink`."""
+        filters, limit = self._selection.filters, self._selection.snap_length
+        if not self._selection.covers(kind, source):
+            return None
+        interface = self._interface(ETHERNET, limit, port_name(source), port_description(source))
+        options, matches = FrameOptions(kind, source.queue), matcher(kind, filters)
+
+        def write(time: float, frame: int, chain: int | None, size: int, segs: Sequence[memoryview]) -> None:
+            if matches is not None and not matches(kind(time, source, frame, chain, b"", size, ())):
+                return
+            if self._has_room(interface):
+                data = copy_out(segs, HEADER_SIZE + (min(size, limit)))
+                self._add(interface, time, data[HEADER_SIZE:], size, options.emit(frame, chain, data[:HEADER_SIZE]))
+
+        return write
+
+    def _has_room(self, interface: _Interface) -> bool:
+        """Return whether an event can be recorded; if not, it is lost."""
         interface.received += 1
-        if len(self._buffer) > BUFFER:
-            interface.dropped += 1
-            interface.new_drops += 1
-            return
-        if route.emit is not None:
-            data = route.start + route.emit(event)
-            size, options = len(data), b""
-        else:
-            assert isinstance(event, FrameEvent)
-            data, size, options = event.data(self._selection.snap_length), event.size, emit_options(event)
+        if len(self._buffer) <= BUFFER:
+            return True
+        interface.dropped += 1
+        interface.new_drops += 1
+        return False
+
+    def _add(self, interface: _Interface, time: float, data: bytes, size: int, options: bytes) -> None:
         if interface.new_drops:
             options += option(EPB_DROPCOUNT, interface.new_drops.to_bytes(8, "little"))
             interface.new_drops = 0
         if not self._buffer:
             self._wake()
-        self._buffer += packet_block(interface.number, self._nanoseconds(event.time), data, size, options)
+        self._buffer += packet_block(interface.number, self._epoch + int(time * 1e9), data, size, options)
 
-    def _nanoseconds(self, time: float) -> int:
-        return self._epoch + int(time * 1e9)
-
-    def _add_route(self, event: Event) -> _Route:
+    def _add_route(self, kind: type[Event], source: Source) -> _Route:
         if len(self._routes) >= ROUTES:
             self._routes.clear()
-        route = self._routes[type(event), id(event.source)] = self._route(event)
+        record = self._record_frames(kind, source) if issubclass(kind, FrameEvent) else self._record(kind, source)
+        route = self._routes[kind, id(source)] = _Route(source, record)
         return route
 
-    def _route(self, event: Event) -> _Route:
-        """Return the route of an event. It keeps the source alive, whose address is its key."""
-        source, kind = event.source, type(event)
-        if not self._selection.covers(source):
-            return _Route(source, None)
-        matches = matcher(kind, self._selection.filters)
-        if isinstance(event, FrameEvent):
-            interface = self._interface(ETHERNET, port_name(source), port_description(source))
-            return _Route(source, interface, matches=matches)
-        interface = self._interface(UPPER_PDU, _name(kind.topic, source), _description(kind.topic, source))
-        return _Route(source, interface, emit_start(kind, source), LAYOUTS[kind].emit, matches)
+    def _record_frames(self, kind: type[FrameEvent], source: Source) -> Callable[[Event], None] | None:
+        write = self.frame_writer(kind, source)
+        if write is None:
+            return None
 
-    def _interface(self, link_type: int, name: str, description: str) -> _Interface:
+        def record(event: Event) -> None:
+            assert isinstance(event, FrameEvent)
+            write(event.time, event.frame, event.chain, event.size, (memoryview(event.header), *event.pieces))
+
+        return record
+
+    def _record(self, kind: type[Event], source: Source) -> Callable[[Event], None] | None:
+        """Return the function that records events of a kind and place; None if they are not selected."""
+        if not self._selection.covers(kind, source):
+            return None
+        interface = self._interface(UPPER_PDU, 0, *_place(kind.topic, source))
+        start, emit, matches = emit_start(kind, source), LAYOUTS[kind].emit, matcher(kind, self._selection.filters)
+
+        def record(event: Event) -> None:
+            if (matches is None or matches(event)) and self._has_room(interface):
+                data = start + emit(event)
+                self._add(interface, event.time, data, len(data), b"")
+
+        return record
+
+    def _interface(self, link_type: int, snap_length: int, name: str, description: str) -> _Interface:
         if (link_type, name) not in self._interfaces:
             self._interfaces[link_type, name] = _Interface(len(self._interfaces))
-            snap_length = self._selection.snap_length if link_type == ETHERNET else 0
             if not self._buffer:
                 self._wake()
             self._buffer += interface_block(link_type, snap_length, name, description)
         return self._interfaces[link_type, name]
 
 
-def _name(topic: Topic, source: Source) -> str:
-    """Return the name of the interface for events: that of their link, queue, device, or host."""
+def _place(topic: Topic, source: Source) -> tuple[str, str]:
+    """Return name and description of the interface for events: that of their link, queue, device, or host."""
+    link, host = (source.link, f"link {source.link}"), (source.host, f"host {source.host}")
     if topic in {Topic.LINKS, Topic.TLPS, Topic.REGISTERS} and source.link:
-        return source.link
-    parts = filter(None, (source.device, source.side, source.queue))
-    return ".".join(parts) or source.link or source.host or "vnet"
-
-
-def _description(topic: Topic, source: Source) -> str:
-    if topic in {Topic.LINKS, Topic.TLPS, Topic.REGISTERS} and source.link:
-        return f"link {source.link}"
-    if not source.device:
-        return next(
-            (f"{kind} {name}" for kind, name in (("link", source.link), ("host", source.host)) if name), "system"
-        )
-    queue = f"queue {source.queue} of " if source.queue else ""
-    side = f", the {source.side}'s side" if source.side else ""
-    return f"{queue}{source.device}{side}, on host {source.host}"
+        return link
+    if source.device:
+        queue = f"queue {source.queue} of " if source.queue else ""
+        side = f", the {source.side}'s side" if source.side else ""
+        name = ".".join(filter(None, (source.device, source.side, source.queue)))
+        return name, f"{queue}{source.device}{side}, on host {source.host}"
+    return next((place for place in (link, host) if place[0]), ("vnet", "system"))

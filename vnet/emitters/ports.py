@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import count
+from collections.abc import Iterator, Sequence
 
 import attrs
 import trio
 
-from drivers.contracts.events import Events, FrameReceived, FrameSent, Source
+from drivers.contracts.events import (
+    Emit,
+    Events,
+    FrameEvent,
+    FrameReceived,
+    FrameSent,
+    FrameSink,
+    FrameWriter,
+    Source,
+)
 from drivers.contracts.ports import HEADER_SIZE, PacketQueue
-from rings.chain import copy_out, skip, take
+from rings.chain import copy_out, skip, take, total
 from rings.observers.overlay import Overlay
-from vnet.emitters.chains import QueueChains, Side, place_of
+from vnet.emitters.chains import Chain, QueueChains, Side, place_of
 from vnet.emitters.rings import emit_read
 from vnet.ports.packet.base import CountingPort
 
 __all__ = ["PortEnd", "watch_port"]
-
-_FRAMES = count(1)
 
 
 @attrs.frozen
@@ -35,67 +41,99 @@ class PortEnd:
 class _WatchedQueue:
     """Calls of a port's queue that emit events."""
 
-    def __init__(self, queue: PacketQueue, events: Events, inward: PortEnd, outward: PortEnd) -> None:
+    def __init__(
+        self, queue: PacketQueue, events: Events, inward: PortEnd, outward: PortEnd, numbers: Iterator[int]
+    ) -> None:
         self._events = events
         self._inward = inward
         self._outward = outward
+        self._numbers = numbers
         self._recv, self._send = queue.recv_into, queue.send
         self._counters = queue if isinstance(queue, CountingPort) else None
+        self._now = trio.lowlevel.current_clock().current_time
+        self._sink: Emit | None = None
+        self._write_received: FrameWriter | None = None
+        self._write_sent: FrameWriter | None = None
 
     def recv_into(self, segs: Sequence[memoryview], /) -> int:
         size = self._recv(segs)
         if size:
-            self._received(segs, size)
+            frame = next(self._numbers)
+            chain = self._join_received(segs, frame) if self._inward.chains.watched else None
+            if (sink := self._events.frames) is not self._sink:
+                self._choose(sink)
+            if (write := self._write_received) is not None:
+                number = None if chain is None else chain.number
+                write(self._now(), frame, number, size - HEADER_SIZE, segs)
         return size
 
-    def _received(self, segs: Sequence[memoryview], size: int) -> None:
-        end, frame = self._inward, next(_FRAMES)
-        chain = None
-        place = place_of(segs[0]) if end.chains.watched else None
-        if place is not None:
-            chain = end.chains.places[end.side].get(place)
-            if chain is not None:
-                chain.frame = frame
-            elif end.side == "driver":
-                end.chains.frames[place] = frame
-        if (emit := self._events.frames) is not None:
-            first = segs[0]
-            if size <= len(first):
-                header, pieces = bytes(first[:HEADER_SIZE]), [first[HEADER_SIZE:size]]
-            else:
-                header, pieces = copy_out(segs, HEADER_SIZE), skip(take(segs, size), HEADER_SIZE)
-            number = None if chain is None else chain.number
-            emit(FrameReceived(trio.current_time(), end.source, frame, number, header, size - HEADER_SIZE, pieces))
+    def _join_received(self, segs: Sequence[memoryview], frame: int) -> Chain | None:
+        """Join a received frame to the chain that its buffer is in, or to the one that it will be in."""
+        end = self._inward
+        place = place_of(segs[0])
+        if place is None:
+            return None
+        chain = end.chains.places[end.side].get(place)
+        if chain is not None:
+            chain.frame = frame
+        elif end.side == "driver":
+            end.chains.frames[place] = frame
+        return chain
 
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
         counters = self._counters
         before = 0 if counters is None else counters.tx_packets
         sent = self._send(head, rest)
         if sent and (counters is None or counters.tx_packets > before):  # else the port dropped it
-            self._sent(head, rest)
+            size = len(head) + (len(rest[0]) if len(rest) == 1 else total(rest))
+            chain = self._join_sent(rest[0], size) if rest and self._outward.chains.watched else None
+            frame = next(self._numbers) if chain is None or chain.frame is None else chain.frame
+            if (sink := self._events.frames) is not self._sink:
+                self._choose(sink)
+            if (write := self._write_sent) is not None:
+                number = None if chain is None else chain.number
+                write(self._now(), frame, number, size - HEADER_SIZE, (memoryview(head), *rest))
         return sent
 
-    def _sent(self, head: bytes, rest: Sequence[memoryview]) -> None:
+    def _join_sent(self, first: memoryview, size: int) -> Chain | None:
+        """Return the chain of a sent frame, which gets a number if it has none."""
         end = self._outward
-        pieces = [memoryview(head)[HEADER_SIZE:], *rest]
-        size = sum(map(len, pieces))
-        place = place_of(rest[0]) if rest and end.chains.watched else None
+        place = place_of(first)
         chain = None if place is None else end.chains.places[end.side].get(place)
-        if chain is None:
-            frame, number = next(_FRAMES), None
-        else:
-            chain.frame = next(_FRAMES) if chain.frame is None else chain.frame
-            frame, number = chain.frame, chain.number
+        if chain is not None:
+            chain.frame = next(self._numbers) if chain.frame is None else chain.frame
             if end.side == "device":
-                emit_read(self._events, end.dma, chain, HEADER_SIZE + size)
-        if (emit := self._events.frames) is not None:
-            emit(FrameSent(trio.current_time(), end.source, frame, number, head[:HEADER_SIZE], size, pieces))
+                emit_read(self._events, end.dma, chain, size)
+        return chain
+
+    def _choose(self, sink: Emit | None) -> None:
+        """Hand frames to this sink from now on."""
+        self._sink = sink
+        self._write_received = _writer(sink, FrameReceived, self._inward.source)
+        self._write_sent = _writer(sink, FrameSent, self._outward.source)
 
 
-def watch_port(queue: PacketQueue, events: Events, inward: PortEnd, outward: PortEnd) -> Overlay:
+def _writer(sink: Emit | None, kind: type[FrameEvent], source: Source) -> FrameWriter | None:
+    """Return the function that hands frames to a sink, as records if it takes nothing else."""
+    if sink is None:
+        return None
+    if isinstance(sink, FrameSink):
+        return sink.frame_writer(kind, source)
+
+    def write(time: float, frame: int, chain: int | None, size: int, segs: Sequence[memoryview]) -> None:
+        pieces = skip(take(segs, HEADER_SIZE + size), HEADER_SIZE)
+        sink(kind(time, source, frame, chain, copy_out(segs, HEADER_SIZE), size, pieces))
+
+    return write
+
+
+def watch_port(
+    queue: PacketQueue, events: Events, inward: PortEnd, outward: PortEnd, numbers: Iterator[int]
+) -> Overlay:
     """Emit the frames of a port's queue from now on, until the overlay is removed.
 
-    ``inward`` is the virtqueue that received frames go to, ``outward`` the one that sent frames come from.
+    ``inward`` is the virtqueue that received frames go to, ``outward`` the one that sent frames come from; ``numbers``
+    has those of the frames.
     """
-    watched = _WatchedQueue(queue, events, inward, outward)
+    watched = _WatchedQueue(queue, events, inward, outward, numbers)
     return Overlay(queue, {"recv_into": watched.recv_into, "send": watched.send})

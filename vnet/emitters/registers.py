@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
 
 import attrs
@@ -16,7 +15,6 @@ from vnet.link.base import Direction, Link
 
 __all__ = ["LinkPlaces", "Published", "RegisterPlace", "VectorPlace", "watch_link", "watch_region"]
 
-_REQUESTS = count(1)
 CONFIG_NAMES = {
     0x00: "vendor_id",
     0x02: "device_id",
@@ -85,10 +83,12 @@ class _WatchedLink:
         events: Events,
         places: LinkPlaces,
         published: Published,
+        numbers: Iterator[int],
     ) -> None:
         self._events = events
         self._places = places
         self._published = published
+        self._numbers = numbers
         self._config_read, self._config_write = link.config_read, link.config_write
         self._mem_read, self._mem_write, self._intx = link.mem_read, link.mem_write, link.intx
 
@@ -104,7 +104,7 @@ class _WatchedLink:
         self._config_write(function, offset, size, value)
 
     def _tell_config(self, write: bool, function: int, offset: int, size: int, value: int) -> None:
-        request, now, source = next(_REQUESTS), trio.current_time(), self._places.root(function)
+        request, now, source = next(self._numbers), trio.current_time(), self._places.root(function)
         if (emit := self._events.tlps) is not None:
             kind: Literal["CfgWr", "CfgRd"] = "CfgWr" if write else "CfgRd"
             emit(TlpSent(now, source, request, kind, False, True, function, offset, None, None, size, int(value)))
@@ -124,7 +124,7 @@ class _WatchedLink:
         self._mem_write(direction, addr, size, value, function)
 
     def _tell_mem(self, write: bool, direction: Direction, addr: int, size: int, value: int, function: int) -> None:
-        request, now = next(_REQUESTS), trio.current_time()
+        request, now = next(self._numbers), trio.current_time()
         downstream = direction is Direction.DOWNSTREAM
         place = self._places.register(addr, value) if downstream else None
         if place is not None:
@@ -148,7 +148,7 @@ class _WatchedLink:
 
     def intx(self, function: int, asserted: bool) -> None:
         if (emit := self._events.tlps) is not None:
-            request, now, source = next(_REQUESTS), trio.current_time(), self._places.endpoint(function)
+            request, now, source = next(self._numbers), trio.current_time(), self._places.endpoint(function)
             emit(TlpSent(now, source, request, "Msg", True, False, function, 0, None, None, 0, int(asserted)))
             emit(InterruptSent(now, source, "INTx", None, asserted, None, request))
         self._intx(function, asserted)
@@ -163,9 +163,9 @@ def _register(
     return RegisterAccessed(now, place.source, write, *where, size, int(value), doorbell, count, request)
 
 
-def watch_link(link: Link, events: Events, places: LinkPlaces, published: Published) -> Overlay:
-    """Emit the requests of a link from now on, until the overlay is removed."""
-    watched = _WatchedLink(link, events, places, published)
+def watch_link(link: Link, events: Events, places: LinkPlaces, published: Published, numbers: Iterator[int]) -> Overlay:
+    """Emit the requests of a link from now on, until the overlay is removed. ``numbers`` has those of the requests."""
+    watched = _WatchedLink(link, events, places, published, numbers)
     calls = ("config_read", "config_write", "mem_read", "mem_write", "intx")
     return Overlay(link, {name: getattr(watched, name) for name in calls})
 

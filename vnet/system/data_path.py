@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
+from itertools import count
 from typing import cast
 
 import attrs
@@ -59,6 +60,8 @@ class DataPath:
         self._links = links
         self._devices = devices
         self._chains: dict[tuple[str, str], QueueChains] = {}
+        self._frames = count(1)
+        self._requests = count(1)
         self._rings: dict[tuple[str, Side, str], Callable[[], None]] = {}
         self._installed: dict[str, ExitStack] = {}
         events.adapt(self.adapt)
@@ -163,7 +166,7 @@ class DataPath:
             if side == "device":
                 outward.chains.has_port = True
                 stack.callback(setattr, outward.chains, "has_port", False)
-            stack.callback(watch_port(queue, self._events, inward, outward).remove)
+            stack.callback(watch_port(queue, self._events, inward, outward, self._frames).remove)
 
     def _port_end(self, device: Device, side: Side, queue: str, port: str) -> PortEnd:
         source = attrs.evolve(device.source(side, queue), port=port)
@@ -175,7 +178,7 @@ class DataPath:
         for name, link in self._links.items():
             registers = LinkRegisters(name, self._topology, self._hosts[self._topology.links[name].root].rc)
             places = LinkAddresses(name, self._topology, self._hosts, self._devices, registers)
-            stack.callback(watch_link(link, self._events, places, self._published).remove)
+            stack.callback(watch_link(link, self._events, places, self._published, self._requests).remove)
         for device, region in self._regions():
             source = device.source("device")
             locate = partial(region_place, device, device.source("driver"))

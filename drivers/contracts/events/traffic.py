@@ -18,11 +18,11 @@ the count of the kick before; so does a call, if the device completes chains in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 
-from drivers.contracts.events.base import HEX, Event, Topic
+from drivers.contracts.events.base import HEX, Event, Source, Topic
 
 __all__ = [
     "Buffer",
@@ -37,6 +37,8 @@ __all__ = [
     "FrameEvent",
     "FrameReceived",
     "FrameSent",
+    "FrameSink",
+    "FrameWriter",
     "InterruptSent",
     "Notified",
     "RegisterAccessed",
@@ -83,6 +85,24 @@ class FrameReceived(FrameEvent):
 @attrs.frozen
 class FrameSent(FrameEvent):
     """A frame left through a port."""
+
+
+class FrameWriter(Protocol):
+    """Takes the frames of one kind and place, without records. Never raises and never waits."""
+
+    def __call__(self, time: float, frame: int, chain: int | None, size: int, segs: Sequence[memoryview], /) -> None:
+        """Take a frame, whose fields are those of a `FrameEvent`.
+
+        ``segs`` have its virtio_net_hdr, its ``size`` bytes, and perhaps more. They are valid only during the call.
+        """
+
+
+@runtime_checkable
+class FrameSink(Protocol):
+    """A sink that also takes frames without records, which saves more time than the rest of a frame costs it."""
+
+    def frame_writer(self, kind: type[FrameEvent], source: Source, /) -> FrameWriter | None:
+        """Return the function that takes the frames of a kind and place; None if the sink ignores them."""
 
 
 # Rings
