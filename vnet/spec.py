@@ -15,7 +15,8 @@ from drivers.fields import PATH_RULE, Must, fits_socket, is_path, must
 from drivers.virtio_type import VirtioType
 from rings.features import bits, mask
 from vnet.errors import FieldError, Keys
-from vnet.link.tlp import GENERATIONS, LANES, SIZES
+from vnet.link.faults import CHANCE, MILLISECONDS
+from vnet.link.tlp import GENERATIONS, LANES, SIZES, TIMING_KEYS
 from vnet.transports import TRANSPORTS
 
 __all__ = [
@@ -77,15 +78,11 @@ class HostSpec:
 
 
 def _chance() -> Any:
-    return attrs.field(
-        default=0.0, validator=must(lambda v: 0 <= v <= 1, "between 0 and 1 (a probability)"), metadata={"chance": True}
-    )
+    return attrs.field(default=0.0, validator=CHANCE, metadata={"chance": True})
 
 
 def _milliseconds(default: float | None) -> Any:
-    return attrs.field(
-        default=default, validator=must(lambda v: 0 < v <= 3_600_000, "above 0 and at most 3600000 (ms)")
-    )
+    return attrs.field(default=default, validator=MILLISECONDS)
 
 
 @attrs.frozen
@@ -163,8 +160,7 @@ class LinkSpec:
     @property
     def timed(self) -> bool:
         """Whether a field that makes accesses take time is given."""
-        given = self.generation, self.lanes, self.max_payload, self.max_read_request
-        return any(v is not None for v in (*given, self.completion_boundary, self.read_latency_ns))
+        return any(getattr(self, key) is not None for key in TIMING_KEYS)
 
 
 @attrs.frozen

@@ -44,13 +44,9 @@ class Identity:
 
 
 class VhostBack(ABC):
-    """A transport's back half with its device. Implements `drivers.bus.vhost.VhostOps`.
-
-    The methods with a body are hooks, which a transport overrides if it needs them.
-    """
+    """A transport's back half with its device, a `drivers.bus.vhost.VhostOps`. The methods with a body are hooks."""
 
     meter: Meter | None = None
-    lossy: bool = False
 
     def __init__(self, identity: Identity, vendor_id: int = VIRTIO_VENDOR) -> None:
         self.features = identity.ring_features
@@ -74,6 +70,11 @@ class VhostBack(ABC):
         return {}
 
     # VhostOps
+
+    @property
+    def lossy(self) -> bool:
+        """Whether kicks can get lost."""
+        return False
 
     @abstractmethod
     def memory(self) -> Memory:

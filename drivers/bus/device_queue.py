@@ -107,6 +107,10 @@ class DeviceQueue:
         """Whether the driver wants the queue to have no effect for now. Set by a transport."""
         self.enabled = False
 
+    def set_recheck(self, on: bool) -> None:
+        """Re-check the ring periodically, because kicks can get lost, or no longer; and now, once."""
+        self.signal.set_recheck(RECHECK if on else None)
+
     def resize(self, num: int) -> None:
         """Set the driver's queue size; ignored if it is invalid (sections 2.7 and 2.8)."""
         if ring_format(self.device.features).has_num(num, self.max_num):

@@ -210,9 +210,12 @@ class VirtioDevice:
         self.unplugged = reason
         self.changed.set()
 
-    def enable_recheck(self) -> None:
-        """Re-check queues and status periodically, because interrupts can get lost."""
-        self._recheck, self.changed.recheck = RECHECK, STATUS_RECHECK
+    def set_recheck(self, on: bool) -> None:
+        """Re-check queues and status periodically, because interrupts can get lost, or no longer; and now, once."""
+        self._recheck = RECHECK if on else None
+        self.changed.set_recheck(STATUS_RECHECK if on else None)
+        for queue in self.queues:
+            queue.signal.set_recheck(self._recheck)
 
     def has(self, bit: int) -> bool:
         """Return whether a feature is negotiated."""

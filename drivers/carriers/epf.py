@@ -14,7 +14,7 @@ class EndpointFunction(VhostBack):
 
     def __init__(self, epc: Epc, function: int, identity: Identity) -> None:
         super().__init__(identity)
-        self.meter, self.lossy = epc.meter(function), epc.lossy
+        self.meter = epc.meter(function)
         self._class_code = identity.class_code
         self._epc = epc
         self._function = function
@@ -23,6 +23,10 @@ class EndpointFunction(VhostBack):
         self._epc.clear(self._function)
 
     # VhostOps
+
+    @property
+    def lossy(self) -> bool:
+        return self._epc.lossy
 
     def memory(self) -> Memory:
         return self._epc.window(self._function)

@@ -69,8 +69,7 @@ class FunctionTransport(ABC):
     def own(self, device: VirtioDevice) -> None:
         """Report events of the function to ``device`` from now on."""
         self._device = device
-        if self._function.lossy:
-            device.enable_recheck()
+        device.set_recheck(self._function.lossy)
         self._function.watch(self)
 
     def release(self) -> None:

@@ -82,6 +82,12 @@ class Signal:
         else:
             trio.lowlevel.reschedule(task)
 
+    def set_recheck(self, recheck: float | None) -> None:
+        """Change ``recheck``, and end the wait under way: its caller looks for work, then waits as long as that."""
+        if recheck != self.recheck:
+            self.recheck = recheck
+            self.wake()
+
     async def wait(self, serve: Serve | None = None) -> bool:
         """Wait for `set`. Returns False after ``recheck`` seconds without it, else True.
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from vnet.errors import ConfigError
-from vnet.link.faults import BY_NAME, Action, LinkRequest, Rule, rates
+from vnet.link.faults import FAULTS, Action, LinkRequest, Rule, rates
 from vnet.spec import FaultSpec, LinkSpec
 from vnet.topology import DEFAULT, parse
 
@@ -76,5 +76,7 @@ def test_an_impossible_value_is_refused_in_one_line(text: str, path: str, why: s
 
 def test_every_chance_of_a_topology_stands_for_rules() -> None:
     chances = {field.name for field in attrs.fields(FaultSpec) if field.metadata.get("chance")}
-    assert chances == set(BY_NAME)
-    assert rates(lost_doorbells=0.25, timeouts=0.0) == [Rule(LinkRequest.DOORBELL, Action.LOSE, rate=0.25)]
+    assert chances == set(FAULTS)
+    assert rates(lost_doorbells=0.25, timeouts=0.0) == [
+        Rule(LinkRequest.DOORBELL, Action.LOSE, rate=0.25, name="lost_doorbells")
+    ]

@@ -26,6 +26,6 @@ def test_every_kind_of_request_has_its_figures() -> None:
 
 def test_both_directions_have_their_figures() -> None:
     down, up = DirectionTiming({"MWr": 1}, 4, 24), DirectionTiming({}, 0, 0)
-    timing = LinkTiming(3, 8, 1e9, down, up, 0.0)
+    timing = LinkTiming(3, 8, 1e9, 5e-7, down, up, 0.0)
     assert timing.directions == {"downstream": down, "upstream": up}
     assert list(timing.directions) == fields_of(LinkTiming, DirectionTiming)

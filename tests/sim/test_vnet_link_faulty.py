@@ -95,7 +95,8 @@ async def test_a_poisoned_write_is_dropped_and_the_next_one_arrives() -> None:
 async def test_configuration_requests_fail_by_script_only() -> None:
     by_chance = rates(timeouts=1.0, unsupported=1.0, aborted=1.0, poisoned=1.0)
     assert by_chance
-    assert not {rule.request for rule in by_chance} & {LinkRequest.CONFIG_READ, LinkRequest.CONFIG_WRITE}
+    affected = frozenset().union(*(rule.requests for rule in by_chance))
+    assert not affected & {LinkRequest.CONFIG_READ, LinkRequest.CONFIG_WRITE}
     async with open_pair(Options(link=FAULTY)) as pair:
         link, command = faulty(pair), pair.function.config_read(4, 2)
         link.add(

@@ -102,7 +102,7 @@ async def test_a_flap_under_load_keeps_drivers_bound_and_starts_a_new_epoch(leng
 async def test_a_hundred_flaps_in_a_second_end_in_a_system_that_works() -> None:
     async with open_pair(Options(link=FAULTY)) as pair, unharmed(pair):
         device, epoch = pair.virtio, pair.link.epoch
-        faulty(pair)._start(Flap(0, 0.005, 0.01, 100))
+        faulty(pair).add(Flap(0, 0.005, 0.01, 100))
         with trio.move_on_after(1):
             while True:
                 pair.driver_port.inject(FRAME)

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 import attrs
 
-__all__ = ["Action", "Flap", "LinkRequest", "Rule", "rates"]
+from drivers.fields import must
+
+__all__ = [
+    "CHANCE",
+    "FAULTS",
+    "FLAPS",
+    "MILLISECONDS",
+    "MS",
+    "POSSIBLE",
+    "Action",
+    "FaultKind",
+    "Flap",
+    "LinkRequest",
+    "Rule",
+    "rates",
+]
+
+MS = 0.001
+"""Seconds in a millisecond."""
+FLAPS = "flap_every_ms"
+"""Name of the fault that takes the link down again and again."""
+CHANCE = must(lambda v: 0 <= v <= 1, "between 0 and 1 (a probability)")
+"""Validator of a probability."""
+MILLISECONDS = must(lambda v: 0 < v <= 3_600_000, "above 0 and at most 3600000 (ms)")
+"""Validator of a time in milliseconds."""
 
 
 class LinkRequest(Enum):
@@ -65,62 +89,86 @@ def _numbers(numbers: Iterable[int]) -> frozenset[int]:
     return frozenset(numbers)
 
 
+def _requests(requests: LinkRequest | Iterable[LinkRequest]) -> frozenset[LinkRequest]:
+    return frozenset((requests,) if isinstance(requests, LinkRequest) else requests)
+
+
 @attrs.frozen
 class Rule:
-    """A fault of some requests, by chance or by their numbers."""
+    """A fault of some requests, by chance or by their numbers. Times are in seconds after the rule was added."""
 
-    request: LinkRequest
+    requests: frozenset[LinkRequest] = attrs.field(converter=_requests)
+    """Kinds of affected requests; one kind may stand alone."""
     action: Action
     rate: float = 0.0
     """Probability, 0 to 1."""
     nth: frozenset[int] = attrs.field(default=frozenset(), converter=_numbers)
-    """Numbers of the affected requests, counted from 1 since the rule was added."""
+    """Numbers of the affected requests, counted from 1."""
     start: float = 0.0
-    """Start of the rule in seconds, after the link was made."""
     stop: float = math.inf
     limit: float = math.inf
     """Maximum number of faults."""
+    delay: float | None = None
+    """Seconds by which requests are delayed; None: as long as the link delays them by default."""
+    name: str = attrs.field(default=attrs.Factory(lambda self: self._words, takes_self=True))
+    """Name of the fault, such as those of `FAULTS`. Default: in words."""
+
+    @property
+    def _words(self) -> str:
+        return f"{' or '.join(sorted(request.value for request in self.requests))} {self.action.value}"
 
     def __attrs_post_init__(self) -> None:
         """Raises ValueError for an impossible combination."""
-        if self.action not in POSSIBLE[self.request]:
-            raise ValueError(f"a {self.request.value} can't be {self.action.value}")
+        for request in self.requests:
+            if self.action not in POSSIBLE[request]:
+                raise ValueError(f"a {request.value} can't be {self.action.value}")
         if not 0 <= self.rate <= 1:
             raise ValueError(f"{self.rate} is no probability")
 
 
 @attrs.frozen
 class Flap:
-    """A link-down ``at`` seconds after the link was made, for ``length`` seconds; ``times`` times, every ``every``."""
+    """A link-down ``at`` seconds after it was added, for ``length`` seconds; ``times`` times, every ``every``."""
 
     at: float
     length: float
     every: float = math.inf
     times: float = 1
+    stop: float = math.inf
+    """Seconds after which no further flap begins."""
+    name: str = FLAPS
 
 
-def rates(**chances: float) -> list[Rule]:
-    """Return the rules for the ``chances`` of a topology by name: see `vnet.spec.FaultSpec`."""
-    return [
-        Rule(request, action, rate=chance)
-        for name, chance in chances.items()
-        if chance
-        for request, action in BY_NAME[name]
-    ]
+@attrs.frozen
+class FaultKind:
+    """A fault with a name."""
 
-
-def _each(action: Action, requests: Iterable[LinkRequest]) -> tuple[tuple[LinkRequest, Action], ...]:
-    return tuple((request, action) for request in requests)
+    about: str
+    """Sentence for help texts."""
+    action: Action
+    requests: frozenset[LinkRequest] = attrs.field(converter=_requests)
 
 
 _READS = (LinkRequest.READ, LinkRequest.DMA_READ)
-BY_NAME = {
-    "lost_doorbells": _each(Action.LOSE, [LinkRequest.DOORBELL]),
-    "lost_interrupts": _each(Action.LOSE, [LinkRequest.INTERRUPT]),
-    "delayed_interrupts": _each(Action.DELAY, [LinkRequest.INTERRUPT]),
-    "timeouts": _each(Action.TIME_OUT, _READS),
-    "unsupported": _each(Action.REFUSE, _READS),
-    "aborted": _each(Action.ABORT, _READS),
-    "poisoned": _each(Action.POISON, _READS),
+FAULTS: Mapping[str, FaultKind] = {
+    "lost_doorbells": FaultKind("Doorbell writes (kicks of the driver) are lost.", Action.LOSE, LinkRequest.DOORBELL),
+    "lost_interrupts": FaultKind("Interrupt messages are lost.", Action.LOSE, LinkRequest.INTERRUPT),
+    "delayed_interrupts": FaultKind("Interrupt messages arrive late.", Action.DELAY, LinkRequest.INTERRUPT),
+    "timeouts": FaultKind("Reads of registers and memory get no completion.", Action.TIME_OUT, _READS),
+    "unsupported": FaultKind("Reads of registers and memory complete with Unsupported Request.", Action.REFUSE, _READS),
+    "aborted": FaultKind("Reads of registers and memory complete with Completer Abort.", Action.ABORT, _READS),
+    "poisoned": FaultKind("The data of reads of registers and memory arrive poisoned.", Action.POISON, _READS),
 }
-"""Faults that a topology can set, by name. None affects configuration space: enumeration would miss functions."""
+"""Faults of requests by name, for topologies (`vnet.spec.FaultSpec`) and commands.
+
+None affects configuration space: enumeration would miss functions.
+"""
+
+
+def rates(**chances: float) -> list[Rule]:
+    """Return the rules for the ``chances`` of a topology by name."""
+    return [
+        Rule(FAULTS[name].requests, FAULTS[name].action, rate=chance, name=name)
+        for name, chance in chances.items()
+        if chance
+    ]

@@ -92,7 +92,7 @@ class _LinkWindow(MappedMemory):
         self.show(regions)
         for addr, pin in kept:
             try:
-                stays = address_of(self.view(addr, pin.nbytes, True)) == address_of(pin)
+                stays = address_of(super().view(addr, pin.nbytes, True)) == address_of(pin)
             except MemoryFault:
                 stays = False
             if stays:

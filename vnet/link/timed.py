@@ -13,18 +13,21 @@ from functools import lru_cache, partial
 import attrs
 import trio
 
+from drivers.contracts.events import NO_EVENTS, Events, LinkTimingChanged, Source
 from rings.observers.meter import Meter
 from vnet.link.base import Direction, Link
 from vnet.link.tlp import CONFIG_READ, CONFIG_WRITE, MESSAGE, Cost, DirectionCost, PcieParameters, read_cost, write_cost
 from vnet.link.wrapper import LinkWrapper
 from vnet.views.link import DirectionTiming, LinkStatistics, LinkTiming
 
-__all__ = ["GRAIN", "READ_LATENCY", "TimedLink", "grain_of"]
+__all__ = ["GRAIN", "NS", "READ_LATENCY", "TimedLink", "grain_of"]
 
 GRAIN = 0.002
 """Seconds below which a real sleep can't be kept."""
 READ_LATENCY = 500e-9
 """Seconds from a read request's arrival to its first completion, about what pcie-bench measured on servers."""
+NS = 1e-9
+"""Seconds in a nanosecond."""
 COSTS_KEPT = 4096
 FAR = 1.0
 DEFAULTS = PcieParameters()
@@ -88,20 +91,33 @@ class TimedLink(LinkWrapper):
         *,
         read_latency: float = READ_LATENCY,
         grain: float | None = None,
+        events: Events = NO_EVENTS,
     ) -> None:
         """``read_latency`` and ``grain`` in seconds; the default ``grain`` depends on the running clock."""
         super().__init__(inner)
-        self.parameters = parameters
-        self._rate = parameters.rate
-        self._latency = read_latency
+        self._reports = events
         self._grain = grain_of(trio.lowlevel.current_clock()) if grain is None else grain
         self._directions = {direction: _DirectionClock() for direction in Direction}
         self._due = -math.inf
         self._slept = 0.0
         self._meters = {direction: _DmaMeter(self, direction) for direction in Direction}
+        self._set(parameters, read_latency)
+        inner.watch(self)
+
+    def _set(self, parameters: PcieParameters, read_latency: float) -> None:
+        self.parameters = parameters
+        self.read_latency = read_latency
+        self._rate = parameters.rate
         self._read_cost = lru_cache(COSTS_KEPT)(partial(read_cost, parameters))
         self._write_cost = lru_cache(COSTS_KEPT)(partial(write_cost, parameters))
-        inner.watch(self)
+
+    def change(self, parameters: PcieParameters, read_latency: float) -> None:
+        """Charge all further accesses by these parameters. Time that is reserved already stays so."""
+        self._set(parameters, read_latency)
+        if (emit := self._reports.links) is not None:
+            source = Source(link=self.name)
+            width = parameters.generation, parameters.lanes, self._rate
+            emit(LinkTimingChanged(trio.current_time(), source, *width, read_latency / NS))
 
     @property
     def due(self) -> float:
@@ -164,6 +180,7 @@ class TimedLink(LinkWrapper):
             generation=self.parameters.generation,
             lanes=self.parameters.lanes,
             rate=self._rate,
+            read_latency=self.read_latency,
             downstream=self._directions[Direction.DOWNSTREAM].frozen(),
             upstream=self._directions[Direction.UPSTREAM].frozen(),
             slept=self._slept,
@@ -178,5 +195,5 @@ class TimedLink(LinkWrapper):
         if cost.completion is not None:
             completed = self._directions[OPPOSITE[direction]].reserve(cost.completion, earliest, self._rate)
             # The completion follows its request, and all earlier completions in its direction.
-            done = max(done + cost.completion.wire / self._rate, completed) + self._latency
+            done = max(done + cost.completion.wire / self._rate, completed) + self.read_latency
         self._due = max(self._due, done)

@@ -19,7 +19,9 @@ __all__ = [
     "GENERATIONS",
     "LANES",
     "MESSAGE",
+    "READ_LATENCY_KEY",
     "SIZES",
+    "TIMING_KEYS",
     "Cost",
     "TlpKind",
     "PcieParameters",
@@ -105,6 +107,11 @@ class PcieParameters:
     def rate(self) -> float:
         """Bytes per second and direction for TLPs, their framing included."""
         return self.raw_rate * (1 - 2 * DLLP / self.ack_interval - SKIP / SKIP_INTERVAL)
+
+
+READ_LATENCY_KEY = "read_latency_ns"
+TIMING_KEYS = (*(field.name for field in attrs.fields(PcieParameters)), READ_LATENCY_KEY)
+"""Keys of a link in topology files that make accesses take time."""
 
 
 @attrs.frozen

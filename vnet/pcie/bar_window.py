@@ -46,13 +46,12 @@ class BarWindow:
     """
 
     def __init__(self, window: Window, delta: int) -> None:
-        self._view = window.view
         self._window = window
         self._delta = delta
 
     def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
         try:
-            return self._view(Addr(addr + self._delta), size, writable)
+            return self._window.view(Addr(addr + self._delta), size, writable)
         except MemoryFault as fault:
             raise self._local(fault) from None
 

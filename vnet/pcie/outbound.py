@@ -13,6 +13,22 @@ from vnet.linux.memory import full_fence
 __all__ = ["FunctionWindow", "Outbound", "OutboundPool"]
 
 
+class Viewer(Protocol):
+    """Memory that can be viewed."""
+
+    def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview: ...
+
+
+class _NoMemory:
+    """The memory of a function without a window."""
+
+    def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
+        raise MemoryFault(addr, size, write=writable, reason="no outbound window is mapped")
+
+
+_NO_MEMORY = _NoMemory()
+
+
 class WindowUser(Protocol):
     """A user of a mapped window."""
 
@@ -145,7 +161,8 @@ class FunctionWindow:
     """One function's access to the other host's memory: accesses map windows on demand.
 
     The last window is cached, so that nearly every access costs one call more than on the link's own
-    window (about 50 ns). A view stays valid within a batch even if its window is evicted.
+    window (about 50 ns). A view stays valid within a batch even if its window is evicted. The window's methods are
+    looked up for each access, because rules of faults replace them.
     """
 
     def __init__(self, pool: OutboundPool, function: int, refusal: Callable[[], Fault | None]) -> None:
@@ -156,14 +173,14 @@ class FunctionWindow:
         self._fault: Fault | None = None
         self._pins: dict[int, tuple[memoryview, Outbound]] = {}
         self._current: Outbound | None = None
-        self._view: Callable[[Addr, int, bool], memoryview]
+        self._memory: Viewer
         self._start: int
         self._end: int
         self._drop_current()
 
     def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
         try:
-            return self._view(addr, size, writable)
+            return self._memory.view(addr, size, writable)
         except MemoryFault:
             if self._start <= addr and addr + size <= self._end:
                 raise
@@ -214,14 +231,11 @@ class FunctionWindow:
         except (MemoryError, ValueError) as error:
             raise MemoryFault(addr, size, write=write, reason=str(error)) from None
         self._current = window
-        self._view = window.memory.view
+        self._memory = window.memory
         self._start, self._end = window.addr, window.addr + window.size
         return window
 
     def _drop_current(self) -> None:
         self._current = None
         self._start, self._end = ADDRESS_END, 0
-        self._view = self._refuse
-
-    def _refuse(self, addr: Addr, size: int, writable: bool, /) -> memoryview:
-        raise MemoryFault(addr, size, write=writable, reason="no outbound window is mapped")
+        self._memory = _NO_MEMORY

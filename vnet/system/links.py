@@ -11,10 +11,10 @@ import trio
 from drivers.carriers.transport import Transport
 from drivers.contracts.events import Events, LinkMoved, Source
 from vnet.link.base import Direction, Link
-from vnet.link.faults import Flap, rates
+from vnet.link.faults import MS, Flap, Rule, rates
 from vnet.link.faulty import FaultyLink
 from vnet.link.ideal import IdealLink
-from vnet.link.timed import READ_LATENCY, TimedLink
+from vnet.link.timed import NS, READ_LATENCY, TimedLink
 from vnet.link.tlp import PcieParameters
 from vnet.link.traced import TracedLink
 from vnet.pcie.function_handle import PciFunctionHandle
@@ -23,14 +23,10 @@ from vnet.spec import FaultSpec, LinkSpec
 from vnet.topology import Topology
 from vnet.transports import TRANSPORTS
 
-__all__ = ["FoundRegister", "LinkRegisters", "build_link"]
+__all__ = ["BuiltLink", "FoundRegister", "LinkRegisters", "build_link"]
 
 Sink = Callable[[str], object]
 """Takes a line of a trace."""
-MS = 0.001
-"""Seconds in a millisecond."""
-NS = 1e-9
-"""Seconds in a nanosecond."""
 
 
 @attrs.frozen
@@ -102,33 +98,44 @@ class LinkReporter:
             emit(LinkMoved(trio.current_time(), Source(link=self.link.name), up, self.link.epoch))
 
 
-def build_link(name: str, spec: LinkSpec, registers: LinkRegisters, events: Events, sink: Sink | None = None) -> Link:
+@attrs.frozen(eq=False)
+class BuiltLink:
+    """A link, and the parts of it that change while it runs."""
+
+    link: Link
+    faults: FaultyLink
+    timed: TimedLink | None
+    """None if accesses take no time."""
+
+
+def build_link(
+    name: str, spec: LinkSpec, registers: LinkRegisters, events: Events, sink: Sink | None = None
+) -> BuiltLink:
     """Return the link of a record; ``sink``, if given, takes the lines of its trace."""
     link: Link = IdealLink(name)
     link.watch(LinkReporter(link, events))
+    timed = None
     if spec.timed:
         given = {field.name: getattr(spec, field.name) for field in attrs.fields(PcieParameters)}
         parameters = PcieParameters(**{key: value for key, value in given.items() if value is not None})
         latency = READ_LATENCY if spec.read_latency_ns is None else spec.read_latency_ns * NS
-        link = TimedLink(link, parameters, read_latency=latency)
-    if spec.faults is not None:
-        link = _faulty(link, spec.faults, registers, events)
+        link = timed = TimedLink(link, parameters, read_latency=latency, events=events)
+    link = faults = _faulty(link, spec.faults or FaultSpec(), registers, events)
     if sink is not None:
         link = TracedLink(link, sink, symbols=registers.name, doorbell=registers.is_notify)
-    return link
+    return BuiltLink(link, faults, timed)
 
 
-def _faulty(link: Link, spec: FaultSpec, registers: LinkRegisters, events: Events) -> Link:
-    flaps = []
+def _faulty(link: Link, spec: FaultSpec, registers: LinkRegisters, events: Events) -> FaultyLink:
+    chances = attrs.asdict(spec, filter=lambda field, _: bool(field.metadata.get("chance")))
+    rules: list[Rule | Flap] = [*rates(**chances)]
     if spec.flap_every_ms is not None:
         every = spec.flap_every_ms * MS
-        flaps = [Flap(every, spec.flap_length_ms * MS, every, float("inf"))]
-    chances = attrs.asdict(spec, filter=lambda field, _: bool(field.metadata.get("chance")))
+        rules.append(Flap(every, spec.flap_length_ms * MS, every, float("inf")))
     return FaultyLink(
         link,
         random.Random(spec.seed),
-        rates(**chances),
-        flaps,
+        rules,
         delay=spec.delay_ms * MS,
         flap=spec.flap_length_ms * MS,
         doorbell=registers.is_notify,

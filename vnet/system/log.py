@@ -21,8 +21,11 @@ from drivers.contracts.events import (
     DeviceReset,
     Event,
     FaultInjected,
+    FaultRuleEnded,
+    FaultRuleSet,
     FeaturesNegotiated,
     LinkMoved,
+    LinkTimingChanged,
     MessagePassed,
     NeedsResetSet,
     NotificationsRescued,
@@ -118,6 +121,15 @@ def _link(event: LinkMoved) -> LogEntry:
     return LogEntry(INFO, f"up, epoch {event.epoch}" if event.up else f"down, epoch {event.epoch} is over")
 
 
+def _rule_ended(event: FaultRuleEnded) -> LogEntry:
+    return LogEntry(INFO, f"rule {event.rule} {event.cause}: {event.faults} faults in {event.requests} requests")
+
+
+def _timing(event: LinkTimingChanged) -> LogEntry:
+    width = f"generation {event.generation}, {event.lanes} lanes, {event.rate / 1e9:.2f} GB/s"
+    return LogEntry(INFO, f"changed: {width}, read latency {event.read_latency_ns:g} ns")
+
+
 def _message(event: MessagePassed) -> LogEntry:
     verb = "sent" if event.sent else "received"
     return LogEntry(DEBUG, f"{verb} {event.request}, {event.size} bytes, {event.fds} file descriptors")
@@ -141,7 +153,10 @@ ENTRIES: Mapping[type[Event], Callable[[Any], LogEntry]] = {
     PacketsDropped: _dropped,
     NotificationsRescued: _rescued,
     LinkMoved: _link,
-    FaultInjected: lambda event: LogEntry(DEBUG, f"injected fault: {event.request} {event.fault}"),
+    FaultRuleSet: lambda event: LogEntry(INFO, f"rule {event.rule} was set: {event.amount}"),
+    FaultRuleEnded: _rule_ended,
+    LinkTimingChanged: _timing,
+    FaultInjected: lambda event: LogEntry(DEBUG, f"injected fault: {event.request} {event.fault} (rule {event.rule})"),
     MessagePassed: _message,
     ControlCommanded: _command,
 }

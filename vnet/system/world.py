@@ -20,6 +20,8 @@ from vnet.ends.mediated import MediatorEnd
 from vnet.ends.running import RunningDevice
 from vnet.host.host import Host
 from vnet.link.base import Link
+from vnet.link.faulty import FaultyLink
+from vnet.link.timed import TimedLink
 from vnet.linux.background import open_background
 from vnet.linux.collector import ignore_existing
 from vnet.linux.ipc import LocalIpc
@@ -35,6 +37,7 @@ from vnet.system.events import EventHub
 from vnet.system.links import LinkRegisters, build_link
 from vnet.system.log import log_events, log_line
 from vnet.system.losses import LossWatch
+from vnet.system.rechecks import Rechecks
 from vnet.system.ring_looks import RingLooks
 from vnet.system.sites import DeviceSite
 from vnet.system.trace_file import TraceFile, open_trace
@@ -57,6 +60,10 @@ class World:
         """All events of the system, for sinks."""
         self.hosts: dict[str, Host] = {}
         self.links: dict[str, Link] = {}
+        self.faults: dict[str, FaultyLink] = {}
+        """Faults of each link."""
+        self.timed: dict[str, TimedLink] = {}
+        """Timing of each link whose accesses take time."""
         self.buses: dict[str, int] = {}
         """Bus number at the root complex, by link."""
         self.traces: dict[str, TraceFile] = {}
@@ -170,9 +177,13 @@ def _add_links(world: World, stack: AsyncExitStack, report: Callable[[str], None
             world.traces[name] = stack.enter_context(open_trace(name, spec.trace, report))
         sink = world.traces[name].write if name in world.traces else None
         rc = world.hosts[spec.root].rc
-        link = world.links[name] = build_link(name, spec, LinkRegisters(name, world.topology, rc), world.events, sink)
-        world.buses[name] = rc.attach(link)
-        world.hosts[spec.endpoint].add_controller(name, link)
+        built = build_link(name, spec, LinkRegisters(name, world.topology, rc), world.events, sink)
+        world.links[name], world.faults[name] = built.link, built.faults
+        if built.timed is not None:
+            world.timed[name] = built.timed
+        built.faults.watch_losses(Rechecks(name, world.devices).switch)
+        world.buses[name] = rc.attach(built.link)
+        world.hosts[spec.endpoint].add_controller(name, built.link)
 
 
 def _add_ntbs(world: World) -> None:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import attrs
 
 from vnet.views.plain import INLINE
 
-__all__ = ["DirectionTiming", "LinkStatistics", "LinkTiming", "LinkTraffic", "LinkView", "TraceStatistics"]
+__all__ = [
+    "DirectionTiming",
+    "FaultRuleView",
+    "LinkStatistics",
+    "LinkTiming",
+    "LinkTraffic",
+    "LinkView",
+    "RuleOrigin",
+    "RuleState",
+    "TraceStatistics",
+]
+
+RuleOrigin = Literal["topology", "hand"]
+"""Where a rule of faults comes from."""
+RuleState = Literal["in force", "waits", "spent"]
+"""State of a rule: one that waits has not begun, one that is spent has done all of its faults."""
 
 
 @attrs.frozen
@@ -41,6 +57,8 @@ class LinkTiming:
     lanes: int
     rate: float
     """Bytes per second and direction, for TLPs with their framing."""
+    read_latency: float
+    """Seconds from a read request's arrival to its first completion."""
     downstream: DirectionTiming
     upstream: DirectionTiming
     slept: float
@@ -50,6 +68,50 @@ class LinkTiming:
     def directions(self) -> Mapping[str, DirectionTiming]:
         """Both directions by name."""
         return {"downstream": self.downstream, "upstream": self.upstream}
+
+
+@attrs.frozen(kw_only=True)
+class FaultRuleView:
+    """A rule of a link's faults, with what it has done. Members that do not apply are None."""
+
+    name: str
+    """Name of the rule, which no other rule of the link has."""
+    fault: str
+    """Name of the fault, such as lost_doorbells."""
+    origin: RuleOrigin
+    state: RuleState
+    rate: float | None = None
+    """Probability that a request is affected."""
+    count: int | None = None
+    """Number of requests that are affected, one after the other."""
+    nth: tuple[int, ...] = ()
+    """Numbers of the affected requests, counted from 1 since the rule began."""
+    delay_ms: float | None = None
+    """Delay of delayed requests in milliseconds."""
+    every_ms: float | None = None
+    """Time from the start of a flap to the next in milliseconds."""
+    flap_ms: float | None = None
+    """Length of a flap in milliseconds."""
+    left: float | None = None
+    """Seconds until the rule ends; None: it stays until it is cleared."""
+    requests: int
+    """Requests that the rule has judged; 0 for flaps."""
+    faults: int
+    """Faults that it has injected."""
+
+    @property
+    def amount(self) -> str:
+        """How many requests are affected, and for how long each, in words."""
+        if self.flap_ms is not None:
+            every = "once" if self.every_ms is None else f"every {self.every_ms:g} ms"
+            return f"{every}, for {self.flap_ms:g} ms"
+        if self.nth:
+            chosen = f"number{'s' * (len(self.nth) > 1)} {', '.join(map(str, self.nth))}"
+        elif self.count is not None:
+            chosen = "the next one" if self.count == 1 else f"the next {self.count}"
+        else:
+            chosen = "all" if self.rate == 1 else f"probability {self.rate:g}"
+        return chosen if self.delay_ms is None else f"{chosen}, by {self.delay_ms:g} ms"
 
 
 @attrs.frozen
@@ -68,6 +130,8 @@ class LinkStatistics:
     """None if accesses take no time."""
     faults: Mapping[str, int] = attrs.field(factory=dict)
     """Injected faults by request and kind, such as "doorbell lost"."""
+    rules: tuple[FaultRuleView, ...] = ()
+    """Rules of faults that are in force."""
 
     @property
     def requests(self) -> Mapping[str, LinkTraffic]:

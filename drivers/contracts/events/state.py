@@ -14,8 +14,11 @@ __all__ = [
     "ControlCommanded",
     "DeviceReset",
     "FaultInjected",
+    "FaultRuleEnded",
+    "FaultRuleSet",
     "FeaturesNegotiated",
     "LinkMoved",
+    "LinkTimingChanged",
     "MessagePassed",
     "NeedsResetSet",
     "NotificationsRescued",
@@ -164,6 +167,52 @@ class FaultInjected(Event):
     request: str
     """Kind of request, such as doorbell; link for the link itself."""
     fault: str
+    rule: str
+    """Name of the rule, see `FaultRuleSet`."""
+
+
+@attrs.frozen
+class FaultRuleSet(Event):
+    """A rule of faults began on a link."""
+
+    topic = Topic.LINKS
+    rule: str
+    """Name of the rule, which no other rule of the link has then."""
+    fault: str
+    """Name of the fault, such as lost_doorbells."""
+    amount: str
+    """How many requests are affected, in words."""
+    seconds: float
+    """Seconds until it ends; 0: it stays until it is cleared."""
+
+
+@attrs.frozen
+class FaultRuleEnded(Event):
+    """A rule of faults ended on a link."""
+
+    topic = Topic.LINKS
+    rule: str
+    fault: str
+    cause: str
+    """Either cleared, replaced or expired."""
+    requests: int
+    """Requests that the rule judged."""
+    faults: int
+    """Faults that it injected."""
+
+
+@attrs.frozen
+class LinkTimingChanged(Event):
+    """The time that a link takes was changed."""
+
+    topic = Topic.LINKS
+    generation: int
+    """PCI Express generation."""
+    lanes: int
+    rate: float
+    """Bytes per second and direction, for TLPs with their framing."""
+    read_latency_ns: float
+    """Nanoseconds from a read request's arrival to its first completion."""
 
 
 # Other processes

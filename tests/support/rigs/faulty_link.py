@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from drivers.contracts.events import NO_EVENTS, Events
 from rings.errors import MemoryFault
 from vnet.errors import CompleterAbort, CompletionTimeout, LinkDown, PoisonedData, UnsupportedRequest
 from vnet.link.base import Direction
@@ -73,9 +74,16 @@ class Registers:
 class Bench:
     """A root complex with a page of RAM, a faulty link, and registers at its other end."""
 
-    def __init__(self, nursery: trio.Nursery, *rules: Rule, flaps: Iterable[Flap] = (), seed: int = 0) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        *rules: Rule | Flap,
+        flaps: Iterable[Flap] = (),
+        seed: int = 0,
+        events: Events = NO_EVENTS,
+    ) -> None:
         self.memory = HostMemory(4096)
-        self.link = FaultyLink(IdealLink("link0"), random.Random(seed), rules, tuple(flaps))
+        self.link = FaultyLink(IdealLink("link0"), random.Random(seed), (*rules, *flaps), events=events)
         self.registers = Registers()
         RootComplex(self.memory).attach(self.link)
         self.link.attach_endpoint(self.registers)
@@ -91,9 +99,11 @@ class Bench:
 
 
 @asynccontextmanager
-async def open_bench(*rules: Rule, flaps: Iterable[Flap] = (), seed: int = 0) -> AsyncIterator[Bench]:
+async def open_bench(
+    *rules: Rule | Flap, flaps: Iterable[Flap] = (), seed: int = 0, events: Events = NO_EVENTS
+) -> AsyncIterator[Bench]:
     async with trio.open_nursery() as nursery:
-        bench = Bench(nursery, *rules, flaps=flaps, seed=seed)
+        bench = Bench(nursery, *rules, flaps=flaps, seed=seed, events=events)
         yield bench
         bench.link.set_present(False)
         bench.memory.close()
