@@ -30,7 +30,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "ps": ("vnet.cli.ps", "List the systems of this user."),
     "exec": ("vnet.cli.enter", "Run CMD in the network namespace of HOST."),
     "link": ("vnet.cli.link", "Take LINK, or all links, down or up while the system runs."),
-    "set": ("vnet.cli.set", "Change SETTING of DEVICE while the system runs."),
+    "fault": (
+        "vnet.cli.fault",
+        "Set, list and clear faults of LINK while the system runs.",
+    ),
+    "set": ("vnet.cli.set", "Change SETTING of PART, a device or a link, while the system runs."),
     "bench": ("vnet.cli.bench", "Measure this stack and alternatives to it; show medians."),
     "serve": ("vnet.cli.serve", "Serve a device over vhost-user or vfio-user, for example to QEMU."),
     "learn": ("vnet.cli.learn", "Show how virtqueues work, step by step, on real rings."),

@@ -15,7 +15,9 @@ __all__ = [
     "complete_hosts",
     "complete_links",
     "complete_parts",
+    "complete_rules",
     "complete_systems",
+    "complete_things",
     "complete_topics",
     "part_names",
 ]
@@ -59,6 +61,12 @@ def _parts(*kinds: str) -> Callable[[click.Context], list[str]]:
     return lambda context: part_names(context.params.get("name") or "vnet", *kinds, timeout=PATIENCE)
 
 
+def _rules(context: click.Context) -> list[str]:
+    system, link = context.params.get("name") or "vnet", context.params.get("link")
+    rules = ask(system, "query-faults", {"name": link}, timeout=PATIENCE)
+    return [rule["name"] for rule in rules] if isinstance(rules, list) else []
+
+
 def _topics(_context: click.Context) -> list[str]:
     from drivers.contracts.events import Topic
 
@@ -82,4 +90,6 @@ complete_hosts = _starting(_hosts)
 complete_devices = _starting(_parts("devices"))
 complete_links = _starting(_parts("links"))
 complete_parts = _listed(_parts("devices", "links"))
+complete_rules = _starting(_rules)
+complete_things = _starting(_parts("devices", "links"))
 complete_topics = _listed(_topics)

@@ -1,33 +1,41 @@
-"""``vnet set``: change a setting of a device in a running system."""
+"""``vnet set``: change a setting of a device or a link in a running system."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 
 from vnet.cli.common import errors_in_one_line, name_option
-from vnet.cli.live_names import complete_devices
+from vnet.cli.live_names import complete_things, part_names
+from vnet.errors import ControlError
+from vnet.link.tlp import TIMING_KEYS
+from vnet.names import named
 from vnet.qmp.client import ask
 
 __all__ = ["command"]
 
 
 def _settings() -> Iterator[str]:
-    """Yield a paragraph for help texts per device type and side that has settings, a line per setting."""
+    """Yield a paragraph for help texts per device type and side that has settings, and one for links."""
     from vnet.ends import DEVICE_TYPES
+    from vnet.system.link_settings import link_setting_rows
 
     for name, kind in DEVICE_TYPES.items():
         for side in ("driver", "device"):
             rows = [(f"{key} {own.values}", own.help) for key, own in kind.settings.items() if own.side == side]
             if rows:
-                width = max(len(setting) for setting, _ in rows)
-                lines = [f"  {setting:<{width}}  {about}" for setting, about in rows]
-                yield "\n".join(["\b", f"Settings of a {name} device at the {side}'s side:", *lines])
+                yield _paragraph(f"Settings of a {name} device at the {side}'s side:", rows)
+    yield _paragraph("Settings of a link whose accesses take time, see topology files:", link_setting_rows())
+
+
+def _paragraph(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(setting) for setting, _ in rows)
+    return "\n".join(["\b", title, *(f"  {setting:<{width}}  {about}" for setting, about in rows)])
 
 
 class SetCommand(click.Command):
-    """The command, whose help lists the settings of all device types. Only the help imports them."""
+    """The command, whose help lists the settings of all device types and of links. Only the help imports them."""
 
     _about: str | None = None
 
@@ -42,11 +50,14 @@ class SetCommand(click.Command):
 
 @click.command("set", cls=SetCommand)
 @name_option
-@click.argument("device", shell_complete=complete_devices)
+@click.argument("part", shell_complete=complete_things)
 @click.argument("setting")
 @click.argument("value", default="")
 @errors_in_one_line
-def command(name: str, device: str, setting: str, value: str) -> None:
-    """Change SETTING of DEVICE while the system runs."""
-    ask(name, "device-set", {"name": device, "setting": setting, "value": value})
-    click.echo(" ".join(filter(None, (f"{device}: {setting}", value))))
+def command(name: str, part: str, setting: str, value: str) -> None:
+    """Change SETTING of PART, a device or a link, while the system runs."""
+    links, devices = part_names(name, "links"), part_names(name, "devices")
+    named("device or link", dict.fromkeys((*devices, *links)), part, ControlError)
+    is_link = part in links and (part not in devices or setting in TIMING_KEYS)
+    ask(name, "link-set" if is_link else "device-set", {"name": part, "setting": setting, "value": value})
+    click.echo(" ".join(filter(None, (f"{part}: {setting}", value))))

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from vnet.cli.common import errors_in_one_line, name_option
-from vnet.cli.live_names import complete_devices
+from vnet.cli.live_names import complete_things
 from vnet.cli.query import query
 from vnet.cli.ring import ring_tree
 from vnet.cli.tree import (
@@ -21,12 +21,15 @@ from vnet.cli.tree import (
     indent,
     last_reset,
     link_title,
+    link_tree,
     queue_tree,
+    rule_line,
     tree,
 )
 from vnet.errors import ControlError
 from vnet.names import named
 from vnet.views.ends import PortView
+from vnet.views.link import LinkView
 from vnet.views.plain import to_plain
 from vnet.views.ring import RingReport
 from vnet.views.system import DeviceQueueView, DeviceView, DriverQueueView, SystemView
@@ -37,14 +40,14 @@ __all__ = ["command", "summary"]
 @click.command("show")
 @name_option
 @click.option("--all", "everything", is_flag=True, help="Print everything: PCI trees, links, both ends of each device.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything, or DEVICE or QUEUE, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything, or PART or QUEUE, as JSON.")
 @click.option("--hex", "with_bytes", is_flag=True, help="Print also the bytes of the three areas of QUEUE's ring.")
 @click.option(
     "--svg",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     help="Draw QUEUE's ring to a file instead; - is standard output.",
 )
-@click.argument("device", required=False, shell_complete=complete_devices)
+@click.argument("part", required=False, shell_complete=complete_things)
 @click.argument("queue", required=False)
 @errors_in_one_line
 def command(
@@ -53,13 +56,14 @@ def command(
     as_json: bool,
     with_bytes: bool,
     svg: Path | None,
-    device: str | None,
+    part: str | None,
     queue: str | None,
 ) -> None:
     """Print hosts, links, devices and traffic.
 
-    With DEVICE, print both of its ends: features, ports, queues. With QUEUE, such as receiveq1, print that queue and
-    its ring: indices, flags, suppression of notifications, and every outstanding chain with its descriptors.
+    With PART, print that device or link: both ends of a device with features, ports, queues; of a link its requests,
+    timing, and faults with the rules in force. With QUEUE of a device, such as receiveq1, print that queue and its
+    ring: indices, flags, suppression of notifications, and every outstanding chain with its descriptors.
     """
     for option, given in (("--hex", with_bytes), ("--svg", svg)):
         if given and queue is None:
@@ -67,14 +71,20 @@ def command(
     system = query(name, SystemView, "query-vnet")
     view: object = system
     lines = tree(system) if everything else summary(system)
-    if device is not None:
-        chosen = named("device", system.devices, device, ControlError)
-        view, lines = chosen, device_tree(device, chosen)
-        if queue is not None:
-            sides = named("queue", _sides(chosen), queue, ControlError, f"{device}: ")
-            report = query(name, RingReport, "query-ring", {"name": device, "queue": queue})
+    if part is not None:
+        chosen: DeviceView | LinkView
+        if queue is None:
+            parts: Mapping[str, DeviceView | LinkView] = {**system.links, **system.devices}
+            chosen = named("device or link", parts, part, ControlError)
+        else:
+            chosen = named("device", system.devices, part, ControlError)
+        view = chosen
+        lines = link_tree(part, chosen) if isinstance(chosen, LinkView) else device_tree(part, chosen)
+        if queue is not None and isinstance(chosen, DeviceView):
+            sides = named("queue", _sides(chosen), queue, ControlError, f"{part}: ")
+            report = query(name, RingReport, "query-ring", {"name": part, "queue": queue})
             if svg is not None:
-                _draw(svg, f"{name}: {device} {queue}", report)
+                _draw(svg, f"{name}: {part} {queue}", report)
                 return
             view = {**sides, "ring": report}
             lines = (line for side, each in sides.items() for line in queue_tree(side, each))
@@ -100,6 +110,7 @@ def summary(system: SystemView) -> Iterator[str]:
         yield f"  {host_title(name, host)}"
     for name, link in system.links.items():
         yield f"  {link_title(name, link)}"
+        yield from indent(2, map(rule_line, link.figures.rules))
     for name, ntb in system.ntbs.items():
         yield f"  NTB {name} on {ntb.host}: {'up' if ntb.link_up else 'down'}"
     for name, device in system.devices.items():

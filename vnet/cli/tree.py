@@ -11,7 +11,7 @@ import attrs
 
 from vnet.cli.table import render
 from vnet.views.ends import EndView, NetworkView, PortView
-from vnet.views.link import LinkView
+from vnet.views.link import FaultRuleView, LinkView
 from vnet.views.pci import BarView, CapabilityView, NtbSideView, NtbView
 from vnet.views.plain import to_plain
 from vnet.views.system import (
@@ -34,7 +34,11 @@ __all__ = [
     "indent",
     "last_reset",
     "link_title",
+    "link_tree",
     "queue_tree",
+    "rule_deeds",
+    "rule_end",
+    "rule_line",
     "tree",
 ]
 
@@ -54,7 +58,7 @@ def tree(system: SystemView) -> Iterator[str]:
     for name, host in system.hosts.items():
         yield from indent(1, _host(name, host))
     for name, link in system.links.items():
-        yield from indent(1, _link(name, link))
+        yield from indent(1, link_tree(name, link))
     for name, ntb in system.ntbs.items():
         yield from indent(1, _ntb(name, ntb))
     for name, device in system.devices.items():
@@ -107,7 +111,8 @@ def link_title(name: str, link: LinkView) -> str:
     return f"link {name}: {link.root} (root complex) to {link.endpoint} (endpoint), {up}, epoch {epoch}"
 
 
-def _link(name: str, link: LinkView) -> Iterator[str]:
+def link_tree(name: str, link: LinkView) -> Iterator[str]:
+    """Yield all of a link: its figures, its timing, its faults and its trace."""
     figures, timing, trace = link.figures, link.figures.timing, link.trace
     yield f"{link_title(name, link)}, {figures.windows} windows"
     for kind, requests in figures.requests.items():
@@ -115,15 +120,34 @@ def _link(name: str, link: LinkView) -> Iterator[str]:
     if timing is not None:
         yield (
             f"  PCIe generation {timing.generation}, {timing.lanes} lanes, "
-            f"{timing.rate / 1e9:.2f} GB/s in each direction, slept {timing.slept:.3f} s"
+            f"{timing.rate / 1e9:.2f} GB/s in each direction, read latency {timing.read_latency * 1e9:.0f} ns, "
+            f"slept {timing.slept:.3f} s"
         )
         for direction, carried in timing.directions.items():
             yield f"    {direction}: {counts(carried.tlps)}; {carried.payload} bytes in {carried.wire} on the link"
     if figures.faults:
         yield f"  faults: {counts(figures.faults)}"
+    yield from indent(1, map(rule_line, figures.rules))
     if trace is not None:
         stopped = f"; it ended: {trace.error}, {trace.lost} lines lost" if trace.error else ""
         yield f"  trace {trace.path}: {trace.lines} lines{stopped}"
+
+
+def rule_line(rule: FaultRuleView) -> str:
+    """Return a rule of faults on one line, with what it has done."""
+    end = rule_end(rule)
+    state = f"{rule.state}, ends in {end}" if end else rule.state
+    return f"rule {rule.name} ({rule.origin}): {rule.amount}; {state}; {rule_deeds(rule)}"
+
+
+def rule_end(rule: FaultRuleView) -> str:
+    """Return the time until a rule ends; empty if it stays until it is cleared."""
+    return "" if rule.left is None else f"{rule.left:.1f} s"
+
+
+def rule_deeds(rule: FaultRuleView) -> str:
+    """Return what a rule has done so far."""
+    return f"{rule.faults} faults" + ("" if rule.flap_ms is not None else f" in {rule.requests} requests")
 
 
 def _ntb(name: str, ntb: NtbView) -> Iterator[str]:

@@ -16,17 +16,20 @@ from drivers.errors import DriverError
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.settings import change_setting
 from vnet.names import named
-from vnet.qmp import virtio
+from vnet.qmp import faults, virtio
 from vnet.qmp.capturing import prepare_capture
 from vnet.qmp.codec import NEGOTIATE, QmpError
 from vnet.qmp.events import EVENTS
+from vnet.qmp.fault_records import FaultChoice, RuleChoice
 from vnet.qmp.qapi import Empty, QapiRecord, to_wire
 from vnet.qmp.records import (
     CaptureChoice,
     CommandInfo,
     DeviceChoice,
     EventChoice,
+    LinkChoice,
     LinkMove,
+    LinkSetting,
     Negotiation,
     RingChoice,
     SettingChange,
@@ -47,10 +50,12 @@ from vnet.qmp.virtio_records import (
     VirtQueueStatus,
 )
 from vnet.system.config_spaces import take_config_spaces
+from vnet.system.link_settings import change_link
 from vnet.system.snapshot import queue_sides, take_ring, take_snapshot, take_status
 from vnet.system.world import World
 from vnet.topology.structure import structure
 from vnet.version import __version__
+from vnet.views.link import FaultRuleView
 from vnet.views.pci import ConfigImages
 from vnet.views.ring import RingReport
 from vnet.views.system import StatusView, SystemView
@@ -170,6 +175,19 @@ async def _set_link(context: Context, arguments: LinkMove) -> object:
     return DONE
 
 
+async def _link_set(context: Context, arguments: LinkSetting) -> object:
+    """Change the time that accesses take on a link, for all further accesses."""
+    name, setting, value = arguments.name, arguments.setting, arguments.value
+    named("link", context.world.links, name, _not_found)
+    try:
+        change_link(context.world.timed.get(name), setting, value)
+    except ValueError as exc:
+        raise QmpError(f"{name}: {setting} {value!r}: {exc}") from None
+    except LookupError as exc:
+        raise QmpError(f"{name}: {exc.args[0]}") from None
+    return DONE
+
+
 async def _device_reset(context: Context, arguments: DeviceChoice) -> object:
     """Unbind the driver, which resets the device, and bind it again."""
     device = named("device", context.world.devices, arguments.name, _not_found)
@@ -204,9 +222,6 @@ async def _quit(_: Context, __: Empty) -> object:
     return DONE
 
 
-# Virtio devices, as in QEMU
-
-
 def _on_world(function: Callable[[World, A], object]) -> Callable[[Context, A], Awaitable[object]]:
     """Return a synchronous function of a world and arguments as the function of a command."""
 
@@ -229,6 +244,10 @@ COMMANDS: Mapping[str, Command[Any]] = {
     "query-ring": Command(RingChoice, RingReport, _query_ring),
     "query-config-space": Command(Empty, ConfigImages, _query_config_space),
     "set_link": Command(LinkMove, Empty, _set_link),
+    "link-set": Command(LinkSetting, Empty, _link_set),
+    "query-faults": Command(LinkChoice, tuple[FaultRuleView, ...], _on_world(faults.rules)),
+    "fault-set": Command(FaultChoice, tuple[FaultRuleView, ...], _on_world(faults.set_rules)),
+    "fault-clear": Command(RuleChoice, tuple[FaultRuleView, ...], _on_world(faults.clear)),
     "device-reset": Command(DeviceChoice, Empty, _device_reset),
     "device-set": Command(SettingChange, Empty, _device_set),
     "x-query-virtio": Command(Empty, tuple[VirtioInfo, ...], _on_world(virtio.devices)),

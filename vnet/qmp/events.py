@@ -16,8 +16,11 @@ from drivers.contracts.events import (
     DeviceReset,
     Event,
     FaultInjected,
+    FaultRuleEnded,
+    FaultRuleSet,
     FeaturesNegotiated,
     LinkMoved,
+    LinkTimingChanged,
     NeedsResetSet,
     NotificationsRescued,
     PacketsDropped,
@@ -74,6 +77,57 @@ class Fault(QapiRecord):
     request: str
     """Kind of request, such as doorbell."""
     fault: str
+    rule: str
+    """Name of the rule that injected it."""
+
+
+@attrs.frozen(kw_only=True)
+class RuleStart(QapiRecord):
+    """A rule of faults that began."""
+
+    link: str
+    """Name of the link."""
+    rule: str
+    """Name of the rule."""
+    fault: str
+    """Name of the fault, such as lost_doorbells."""
+    amount: str
+    """How many requests are affected, in words."""
+    seconds: float
+    """Seconds until the rule ends; 0: it stays until it is cleared."""
+
+
+@attrs.frozen(kw_only=True)
+class RuleEnd(QapiRecord):
+    """A rule of faults that ended."""
+
+    link: str
+    """Name of the link."""
+    rule: str
+    """Name of the rule."""
+    fault: str
+    """Name of the fault, such as lost_doorbells."""
+    cause: str
+    """Either cleared, replaced or expired."""
+    requests: int
+    """Requests that the rule judged."""
+    faults: int
+    """Faults that it injected."""
+
+
+@attrs.frozen(kw_only=True)
+class LinkTime(QapiRecord):
+    """The time that accesses take on a link."""
+
+    link: str
+    """Name of the link."""
+    generation: int
+    """PCI Express generation."""
+    lanes: int
+    rate: float
+    """Bytes per second and direction, for packets with their framing."""
+    read_latency_ns: float
+    """Nanoseconds from a read to its completion, besides the transfer."""
 
 
 @attrs.frozen(kw_only=True)
@@ -208,6 +262,9 @@ EVENTS: Mapping[str, EventKind] = {
     "VNET_LINK_UP": EventKind("A link went up.", LinkState, LinkMoved, lambda event: event.up),
     "VNET_LINK_DOWN": EventKind("A link went down.", LinkState, LinkMoved, lambda event: not event.up),
     "VNET_FAULT_INJECTED": EventKind("A link injected a fault.", Fault, FaultInjected),
+    "VNET_FAULT_RULE_SET": EventKind("A rule of faults was set on a link.", RuleStart, FaultRuleSet),
+    "VNET_FAULT_RULE_ENDED": EventKind("A rule of faults ended.", RuleEnd, FaultRuleEnded),
+    "VNET_LINK_TIME_CHANGED": EventKind("The time that a link takes was changed.", LinkTime, LinkTimingChanged),
     "VNET_DEVICE_STATUS_CHANGED": EventKind("The device status changed.", DeviceStatus, StatusChanged),
     "VNET_FEATURES_NEGOTIATED": EventKind("The driver set FEATURES_OK.", Features, FeaturesNegotiated),
     "VNET_DEVICE_RESET": EventKind("The driver reset the device.", Reset, DeviceReset),

@@ -15,7 +15,9 @@ __all__ = [
     "CommandInfo",
     "DeviceChoice",
     "EventChoice",
+    "LinkChoice",
     "LinkMove",
+    "LinkSetting",
     "Negotiation",
     "RingChoice",
     "SettingChange",
@@ -94,6 +96,26 @@ class LinkMove(QapiRecord):
     """Name of the link."""
     up: bool
     """Whether the link is up afterwards."""
+
+
+@attrs.frozen
+class LinkChoice(QapiRecord):
+    """Arguments that name a link."""
+
+    name: str
+    """Name of the link."""
+
+
+@attrs.frozen
+class LinkSetting(QapiRecord):
+    """Arguments that change a setting of a link."""
+
+    name: str
+    """Name of the link."""
+    setting: str
+    """Name of the setting: a key of the link in topology files that makes accesses take time, such as lanes."""
+    value: str
+    """New value."""
 
 
 @attrs.frozen
