@@ -7,6 +7,7 @@ python docs/generate.py --check    exit with 1, and name them, if any is out of 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,12 @@ from vnet.version import __version__
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+sys.path.insert(0, str(ROOT / "tests"))
+from mutations.count import count  # noqa: E402  below tests/, which is no package that is installed
+from mutations.table import read_table  # noqa: E402
+
+from support.requirements import ranges  # noqa: E402
+
 PACKAGES = ("rings", "drivers", "vnet")
 WIDTH = 100
 DATE = "2026"
@@ -63,6 +70,18 @@ COMMANDS = """\
 """
 
 
+CONFORMANCE = """\
+# Conformance
+
+<!-- Written by docs/generate.py from the marks of the tests and their mutations; do not edit. -->
+
+The requirements of VIRTIO 1.4 (`tests/data/virtio-requirements.tsv`) and the bad inputs and faults that must harm no
+other device (`tests/data/hostile-inputs.md`), by area. A requirement is *marked* if a test names it, and *proved* if an
+edit of the code that violates it makes that test fail. [Testing](testing.md#marks-that-are-proved) says how to run
+the edits.
+
+"""
+
 DECISIONS = """\
 # Decisions
 
@@ -83,6 +102,27 @@ def decisions() -> str:
         if entries:
             parts += [f"## {place}\n\n", "\n\n".join(entry.strip() for entry in entries), "\n\n"]
     return "".join(parts).rstrip() + "\n"
+
+
+def conformance() -> str:
+    """Counts of requirements, and of those that tests mark and mutations prove, by area."""
+    parts = [CONFORMANCE]
+    for part in count(read_table()):
+        parts += [f"## {part.title[0].upper()}{part.title[1:]}\n\n", f"{part.sentence()}\n\n"]
+        parts += ["| area | rows | marked | proved | marked, not proved |\n|---|---|---|---|---|\n"]
+        for area, rows in part.areas().items():
+            marked, unproved = (sum(name in names for name in rows) for names in (part.marked, part.unproved))
+            rest = ranges(name for name in rows if name in part.unproved)
+            parts.append(f"| {area.rstrip('-')} | {len(rows)} | {marked} | {marked - unproved} | {rest} |\n")
+        parts.append("\n")
+    return "".join(parts).rstrip() + "\n"
+
+
+def testing() -> str:
+    """The page as it is, with the counts of today."""
+    sentences = " ".join(part.sentence() for part in count(read_table()))
+    text = (HERE / "testing.md").read_text(encoding="utf-8")
+    return re.sub(r"(?<=<!-- Written by docs/generate.py. -->\n\n).*\n", f"{sentences}\n", text)
 
 
 def _commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
@@ -126,6 +166,8 @@ FILES: Mapping[str, Callable[[], str]] = {
     "commands.md": commands,
     "qmp-reference.md": lambda: QMP + qmp_reference(),
     "decisions.md": decisions,
+    "conformance.md": conformance,
+    "testing.md": testing,
     "graph.svg": lambda: picture("examples/topologies/ntb.toml"),
     "vnet.schema.json": lambda: json.dumps(json_schema(), indent=2) + "\n",
 }

@@ -121,7 +121,6 @@ def test_reserved_flags_mean_nothing(rig: PackedRig) -> None:
 
 
 @pytest.mark.hostile("P03", "I02")
-@pytest.mark.virtio("PACKED-DRV-18", "PACKED-DRV-21")
 def test_tables_in_lists_and_tables_without_the_feature_break_the_ring() -> None:
     for descs, indirect, match in (
         ((PackedDesc(0x1000, 16, INDIRECT | NEXT),), True, "an indirect table in a list"),
@@ -135,7 +134,6 @@ def test_tables_in_lists_and_tables_without_the_feature_break_the_ring() -> None
 
 
 @pytest.mark.hostile("I03", "I04", "I05")
-@pytest.mark.virtio("PACKED-DRV-20")
 @pytest.mark.parametrize("size", [0, 15, 17, 16 * 9, 0xFFFF_FFF0])
 def test_a_table_of_an_impossible_size_breaks_the_ring(rig: PackedRig, size: int) -> None:
     device = rig.device()

@@ -222,7 +222,6 @@ def test_an_empty_descriptor_is_an_empty_segment_wherever_it_points(rig: Rig, ad
 
 
 @pytest.mark.hostile("R12")
-@pytest.mark.virtio("SPLIT-DRV-5")
 @pytest.mark.parametrize("through_table", [False, True])
 def test_a_chain_of_more_than_4_gib_breaks_the_ring(make_rig: MakeRig, through_table: bool) -> None:
     rig = make_rig(64)

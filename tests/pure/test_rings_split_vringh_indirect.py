@@ -27,7 +27,6 @@ def test_a_table_is_walked_by_its_own_links(rig: Rig) -> None:
 
 
 @pytest.mark.hostile("I01")
-@pytest.mark.virtio("SPLIT-DRV-8")
 def test_a_table_without_the_feature_breaks_the_ring(make_rig: MakeRig) -> None:
     rig = make_rig(indirect=False)
     device = rig.device()
@@ -36,7 +35,6 @@ def test_a_table_without_the_feature_breaks_the_ring(make_rig: MakeRig) -> None:
 
 
 @pytest.mark.hostile("I02")
-@pytest.mark.virtio("SPLIT-DRV-9", "SPLIT-DRV-11")
 @pytest.mark.parametrize("shape", ["nested", "nested behind data", "with next", "itself"])
 def test_a_table_in_a_table_or_with_a_successor_breaks_the_ring(rig: Rig, shape: str) -> None:
     data, outer, inner = rig.buffer(), rig.buffer(), rig.buffer()
@@ -54,7 +52,6 @@ def test_a_table_in_a_table_or_with_a_successor_breaks_the_ring(rig: Rig, shape:
 
 
 @pytest.mark.hostile("I03", "I04")
-@pytest.mark.virtio("SPLIT-DRV-10")
 @pytest.mark.parametrize("size", [0, 1, 15, 17, 9 * 16, 0xFFFF_FFF0, 0xFFFF_FFFF])
 def test_a_table_of_an_impossible_length_breaks_the_ring(rig: Rig, size: int) -> None:
     device = rig.device()

@@ -76,7 +76,6 @@ async def test_a_status_bit_out_of_turn_reads_back_unset(bit: Status) -> None:
 
 @pytest.mark.every_transport
 @pytest.mark.hostile("S03")
-@pytest.mark.virtio("STATUS-DRV-2")
 @pytest.mark.parametrize("value", [0x01, 0x03, 0x0B, 0x07, 0x40, 0xF0, 0x30, 0x10])
 async def test_a_write_that_clears_a_status_bit_changes_nothing(value: int) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:

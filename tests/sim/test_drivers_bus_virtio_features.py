@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
+from drivers.bus.vhost import VhostDevice
 from drivers.devices.net import NET
 from drivers.devices.net.layout import TABLE, NetFeature
 from drivers.testing import TappedFunction
@@ -118,6 +119,17 @@ async def test_a_device_offers_only_what_it_knows_and_nothing_without_its_prereq
         assert not offered >> bit & 1
         assert not TABLE.unmet(offered)
         await pair.transfer(1 << 14)
+
+
+@pytest.mark.virtio("FEAT-DEV-1")
+@pytest.mark.parametrize("bit", [NetFeature.CSUM, NetFeature.GUEST_CSUM, NetFeature.CTRL_VQ], ids=lambda bit: bit.name)
+async def test_a_device_type_that_forgets_a_prerequisite_offers_nothing_that_needs_it(bit: NetFeature) -> None:
+    async with open_pair(CONTROLLED) as pair:
+        device = VhostDevice(pair.vhost.device_id, pair.vhost.vendor_id, pair.vhost.ops)
+        device.offer(TABLE, OFFERED & ~(1 << bit), (), b"")
+        needing = mask(feature for feature, groups in TABLE.needs.items() if {bit} in groups)
+        assert OFFERED & needing
+        assert not device.device_features & needing
 
 
 @pytest.mark.every_transport(but=NO_REGISTERS)

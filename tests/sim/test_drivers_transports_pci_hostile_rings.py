@@ -290,7 +290,7 @@ async def test_a_ring_that_can_not_be_is_refused_when_it_is_enabled_and_never_la
 
 
 @pytest.mark.hostile("R23")
-@pytest.mark.virtio("PCI-DEV-23", "SPLIT-DRV-2")
+@pytest.mark.virtio("PCI-DEV-23")
 @pytest.mark.parametrize("value", [0, 3, 5, 6, 15, 17, 24, 32, 256, 32768, 0x8001, 0xFFFF])
 async def test_a_queue_size_that_can_not_be_reads_back_as_the_old_one(value: int) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:

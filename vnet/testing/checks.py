@@ -86,9 +86,10 @@ class Turns(trio.abc.Instrument):
 def bounded(turns: int = TURNS, seconds: float = 1.0) -> Iterator[Turns]:
     """A verdict falls inside: within ``seconds`` of simulated time and ``turns`` steps of all tasks together.
 
-    Under a jumping clock a task that never waits keeps time from passing, so that steps are counted as well.
+    Under a jumping clock a task that never waits keeps time from passing, so that steps are counted as well. Raises
+    AssertionError.
     """
-    with trio.fail_after(seconds), trio.CancelScope() as scope:
+    with trio.move_on_after(seconds) as limit, trio.CancelScope() as scope:
         counter = Turns(turns, scope)
         trio.lowlevel.add_instrument(counter)
         try:
@@ -96,10 +97,11 @@ def bounded(turns: int = TURNS, seconds: float = 1.0) -> Iterator[Turns]:
         finally:
             trio.lowlevel.remove_instrument(counter)
     assert not scope.cancelled_caught, f"no verdict within {turns} steps"
+    assert not limit.cancelled_caught, f"no verdict within {seconds} s of simulated time"
 
 
 async def until(holds: Callable[[], object], seconds: float = 1.0, turns: int = TURNS) -> None:
-    """Poll until ``holds()`` is true. Raises AssertionError or trio.TooSlowError like `bounded`."""
+    """Poll until ``holds()`` is true. Raises AssertionError like `bounded`."""
     with bounded(turns, seconds):
         while not holds():  # noqa: ASYNC110  registers and counters wake no task
             await trio.sleep(LOOK)

@@ -8,6 +8,7 @@ import trio
 from drivers.transports.epf_mailbox import registers as mb
 from rings.layout import RingAddrs
 from rings.status import Status
+from vnet.testing.checks import bounded
 from vnet.testing.hostile.driver import HostileDriver, P_co
 
 __all__ = ["HostileMailbox"]
@@ -61,7 +62,7 @@ class HostileMailbox(HostileDriver[P_co]):
 
     async def reset(self) -> None:
         self.status = Status(0)
-        with trio.fail_after(1):
+        with bounded():
             while self.reg(mb.Reg.CMD_STATUS.value) != mb.MailboxOutcome.OKAY:  # noqa: ASYNC110  a register wakes no task
                 await trio.sleep(0.001)
 

@@ -27,6 +27,7 @@ from rings.features import bits, word
 from rings.layout import RingAddrs
 from rings.status import Status
 from rings.testing import RawRing
+from vnet.testing.checks import bounded
 from vnet.testing.hostile.driver import HostileDriver, P_co
 
 __all__ = ["HostileNtb"]
@@ -54,7 +55,7 @@ class HostileNtb(HostileDriver[P_co]):
         self.ntb.watch(self)
         self.ntb.link_enable()
         trio.lowlevel.spawn_system_task(self._beat)
-        with trio.fail_after(1):
+        with bounded():
             while self.ntb.spad_read(Spad.TYPE) != NtbSide.VHOST or not self._answer():  # noqa: ASYNC110
                 await trio.sleep(0.001)
 

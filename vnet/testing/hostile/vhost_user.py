@@ -29,6 +29,7 @@ from rings.layout import RingAddrs
 from rings.status import Status
 from vnet.host.vhost_user import SocketEnd
 from vnet.linux.ipc import FileHandle
+from vnet.testing.checks import bounded
 from vnet.testing.hostile.driver import HostileDriver, P_co
 
 __all__ = ["HostileUser"]
@@ -89,7 +90,7 @@ class HostileUser(HostileDriver[P_co]):
     async def reset(self) -> None:
         self.status = Status(0)
         await trio.testing.wait_all_tasks_blocked()
-        with trio.fail_after(1):
+        with bounded():
             while self.status:  # noqa: ASYNC110  a status wakes no task
                 await trio.sleep(0.001)
 

@@ -1,0 +1,13 @@
+"""``python -m tests.mutations``, from the root of the work tree."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from mutations.command import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
