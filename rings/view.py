@@ -191,7 +191,6 @@ def view_split(memory: Memory, num: int, addrs: RingAddrs, *, event_idx: bool = 
     avail_idx = avail_words[1]
     outstanding = avail_idx - used_idx & 0xFFFF
     fault = f"available index {avail_idx} is {outstanding} ahead of used index {used_idx}" if outstanding > num else ""
-    table = [_split_descriptor(index, desc) for index in range(num)]
     tables = _Tables(memory, _split_descriptor)
     positions = [(avail_idx - back & 0xFFFF) % num for back in range(min(outstanding, num), 0, -1)]
     used_event, avail_event = avail_words[-1], struct.unpack_from("<H", used, 4 + 8 * num)[0]
@@ -201,7 +200,7 @@ def view_split(memory: Memory, num: int, addrs: RingAddrs, *, event_idx: bool = 
         addrs,
         {"flags": avail_words[0], "idx": avail_idx, "used_event": used_event},
         {"flags": used_flags, "idx": used_idx, "avail_event": avail_event},
-        tuple(_split_chains(tables, table, positions, avail_words[2:-1])),
+        tuple(_split_chains(tables, desc, num, positions, avail_words[2:-1])),
         tuple(
             UsedView(index % num, *USED_ELEM.unpack_from(used, 4 + 8 * (index % num)))
             for index in (used_idx - back & 0xFFFF for back in range(min(num, used_idx, USED_SHOWN), 0, -1))
@@ -231,34 +230,34 @@ def _split_wish(names: tuple[str, str, str], flags: int, idx: int, event: int | 
 
 
 def _split_chains(
-    tables: _Tables, table: Sequence[DescriptorView], positions: Sequence[int], heads: Sequence[int]
+    tables: _Tables, table: bytes, num: int, positions: Sequence[int], heads: Sequence[int]
 ) -> Iterator[ChainView]:
     """Yield the chains at ``positions`` of the available ring, whose entries are ``heads``.
 
     Chains of a broken ring may each be as long as the ring; together they have at most `RINGS_SHOWN` times
     its descriptors.
     """
-    left = RINGS_SHOWN * len(table)
+    left = RINGS_SHOWN * num
     for position in positions:
-        chain = _split_chain(tables, table, position, heads[position], left)
+        chain = _split_chain(tables, table, num, position, heads[position], left)
         left -= len(chain.descriptors)
         yield chain
 
 
-def _split_chain(tables: _Tables, table: Sequence[DescriptorView], position: int, head: int, left: int) -> ChainView:
+def _split_chain(tables: _Tables, table: bytes, num: int, position: int, head: int, left: int) -> ChainView:
     chain: list[DescriptorView] = []
     index, fault = head, ""
     while True:
-        if index >= len(table):
-            fault = f"names descriptor {index} of {len(table)}"
+        if index >= num:
+            fault = f"names descriptor {index} of {num}"
             break
-        if len(chain) == len(table):
+        if len(chain) == num:
             fault = "loops"
             break
         if len(chain) == left:
-            fault = fault or f"cut: the chains have more than {RINGS_SHOWN * len(table)} descriptors"
+            fault = fault or f"cut: the chains have more than {RINGS_SHOWN * num} descriptors"
             break
-        desc, why = tables.follow(table[index])
+        desc, why = tables.follow(_split_descriptor(index, table))
         chain.append(desc)
         fault = fault or why
         if not desc.flags & NEXT:
@@ -355,6 +354,8 @@ def _packed_descriptor(index: int, table: bytes) -> DescriptorView:
 
 def _order_fault(chain: Sequence[DescriptorView]) -> str:
     """Return why the order of a chain's descriptors is invalid (section 2.7.4.2), or ""."""
+    if len(chain) == 1 and not chain[0].table:
+        return ""
     entries = [entry for desc in chain for entry in (desc.table or (desc,))]
     wrong = any(before.writable and not after.writable for before, after in pairwise(entries))
     return "a readable descriptor after a writable one" if wrong else ""

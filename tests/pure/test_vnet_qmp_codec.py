@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnet.qmp.codec import Framer, QmpError, TooLong, emit, parse, request
+from vnet.qmp.codec import Framer, LineFramer, QmpError, TooLong, emit, parse, request
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -30,6 +30,27 @@ def test_objects_come_out_whole_however_the_stream_is_cut_and_with_any_bytes_bet
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         actual += map(parse, framer.feed(stream[start:end]))
     assert actual == objects
+
+
+@given(OBJECTS, st.binary(max_size=20), st.data())
+def test_lines_come_out_whole_however_the_stream_is_cut_and_what_is_behind_them_is_kept(
+    objects: list[dict[str, object]], behind: bytes, data: st.DataObject
+) -> None:
+    behind = behind.replace(b"\n", b"")
+    stream = b"".join(map(emit, objects)) + behind
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    framer, actual = LineFramer(1 << 20), list[object]()
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        actual += map(parse, framer.feed(stream[start:end]))
+    assert (actual, framer.rest) == (objects, behind)
+
+
+@pytest.mark.parametrize("message", [b"x" * 65, b"x" * 65 + b"\n", b"x" * 64 + b"\n" + b"y" * 65])
+def test_a_line_beyond_the_limit_is_refused_after_those_before_it(message: bytes) -> None:
+    framer, actual = LineFramer(64), list[bytes]()
+    with pytest.raises(TooLong, match="at most 64 bytes"):
+        actual.extend(framer.feed(b"{}\r\n\r\n" + message))
+    assert actual == [b"{}", *[b"x" * 64] * (b"y" in message)]
 
 
 @given(st.binary(max_size=200), st.data())

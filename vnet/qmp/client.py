@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vnet.errors import ControlError
 from vnet.qmp import codec
-from vnet.qmp.codec import NEGOTIATE, Framer, QmpError, TooLong
+from vnet.qmp.codec import NEGOTIATE, LineFramer, QmpError, TooLong
 from vnet.system.state import socket_path
 
 __all__ = ["CHUNK", "PATIENCE", "REPLY_MAX", "Connection", "ask", "connect", "expect"]
@@ -85,7 +85,7 @@ class Connection:
         self._socket = connected
         self._timeout = timeout
         self._deadline = deadline
-        self._framer = Framer(REPLY_MAX)
+        self._framer = LineFramer(REPLY_MAX)
         self._negotiated = False
 
     def ask(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
@@ -111,11 +111,8 @@ class Connection:
 
         The caller closes the socket. Raises OSError.
         """
-        rest = self._framer.rest
         self._socket.settimeout(None)
-        while len(rest) < len(codec.LINE_END) and (data := self._socket.recv(CHUNK)):
-            rest += data
-        return self._socket.dup(), rest.removeprefix(codec.LINE_END)
+        return self._socket.dup(), self._framer.rest
 
     def _execute(self, request: Mapping[str, object]) -> object:
         self._socket.sendall(codec.emit(request))

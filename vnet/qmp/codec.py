@@ -1,8 +1,8 @@
 """Framing and parsing of QEMU's machine protocol (QMP), without I/O: a stream of JSON objects.
 
 The server sends a greeting; the client sends `NEGOTIATE` first, then commands, which are answered in order. An object
-ends at its closing brace or at a newline, whichever is first: stock clients send no newline, and a newline lets a
-client that sent half an object start again.
+of the client ends at its closing brace or at a newline, whichever is first: stock clients send no newline, and a
+newline lets a client that sent half an object start again. Each object of the server is a line.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-__all__ = ["LINE_END", "NEGOTIATE", "Framer", "QmpError", "QmpRequest", "TooLong", "emit", "parse", "request"]
+__all__ = ["NEGOTIATE", "Framer", "LineFramer", "QmpError", "QmpRequest", "TooLong", "emit", "parse", "request"]
 
 NEGOTIATE = "qmp_capabilities"
 """The command that must come first."""
-LINE_END = b"\r\n"
-"""End of each message of the server."""
 _TOKEN = re.compile(rb'\\.|[{}"\n]')
 _MEMBERS = ("execute", "arguments", "id")
 
@@ -40,8 +38,14 @@ class QmpError(Exception):
         return {"error": {"class": self.kind, "desc": self.desc}}
 
 
+def _check(size: int, limit: int) -> None:
+    """Raise TooLong if a message, or the start of one, is larger than the limit."""
+    if size > limit:
+        raise TooLong(f"a message may have at most {limit} bytes")
+
+
 class Framer:
-    """A splitter of a byte stream into messages of at most ``limit`` bytes."""
+    """A splitter of a client's bytes into messages of at most ``limit`` bytes. It takes a step per quote and brace."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -54,11 +58,6 @@ class Framer:
     def partial(self) -> bool:
         """Whether the start of a message waits for its end."""
         return bool(self._rest.strip())
-
-    @property
-    def rest(self) -> bytes:
-        """Bytes behind the last complete message."""
-        return self._rest
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Add ``data`` and yield the complete messages. Raises TooLong at the first message above the limit."""
@@ -74,16 +73,38 @@ class Framer:
             if end:
                 message, self._rest = self._rest[: self._at].strip(), self._rest[self._at :]
                 self._at, self._depth, self._quoted = 0, 0, False
-                self._check(message)
+                _check(len(message), self._limit)
                 if message:
                     yield message
         # A backslash at the end may escape the next byte.
         self._at = max(self._at, len(self._rest) - self._rest.endswith(b"\\"))
-        self._check(self._rest)
+        _check(len(self._rest), self._limit)
 
-    def _check(self, message: bytes) -> None:
-        if len(message) > self._limit:
-            raise TooLong(f"a message may have at most {self._limit} bytes")
+
+class LineFramer:
+    """A splitter of a server's bytes into messages of at most ``limit`` bytes, which may be large."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rest = bytearray()
+        self._at = 0
+
+    @property
+    def rest(self) -> bytes:
+        """Bytes behind the last complete message."""
+        return bytes(self._rest)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Add ``data`` and yield the complete messages. Raises TooLong at the first message above the limit."""
+        self._rest += data
+        while (end := self._rest.find(b"\n", self._at)) >= 0:
+            message, self._at = bytes(self._rest[:end]).strip(), 0
+            del self._rest[: end + 1]
+            _check(len(message), self._limit)
+            if message:
+                yield message
+        self._at = len(self._rest)
+        _check(self._at, self._limit)
 
 
 @attrs.frozen
@@ -125,4 +146,4 @@ def request(raw: Mapping[str, object]) -> QmpRequest:
 
 def emit(message: Mapping[str, object]) -> bytes:
     """Return a message as a line of JSON; a value that JSON does not know as text."""
-    return json.dumps(message, default=str).encode() + LINE_END
+    return json.dumps(message, default=str).encode() + b"\r\n"

@@ -12,20 +12,24 @@ __all__ = ["INLINE", "KEY", "to_plain"]
 
 INLINE = {"inline": True}
 """Metadata of a field whose own keys stand beside those of the record, and replace none of them."""
+SCALARS = frozenset({type(None), bool, int, float, str})
+"""Types of most values, which are looked up first."""
 KEY = "key"
 """Metadata entry with the key of a field that is not named like the field."""
 
 
 def to_plain(value: object) -> Any:
     """Return a view, or any part of one, as dicts, lists and scalars; bytes as hex digits."""
-    if value is None or isinstance(value, str | int | float):
-        return value
     record: type = type(value)
+    if record in SCALARS or isinstance(value, str | int | float):
+        return value
     fields = _fields(record)
     if fields is not None:
         plain: dict[str, Any] = {}
         for name, key in fields:
-            part = to_plain(getattr(value, name))
+            part = getattr(value, name)
+            if part.__class__ not in SCALARS:
+                part = to_plain(part)
             if key is None:
                 own = {key for _, key in fields}
                 plain.update({inner: each for inner, each in part.items() if inner not in own})

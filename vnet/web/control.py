@@ -12,7 +12,7 @@ import trio
 from vnet.errors import ControlError
 from vnet.qmp import codec
 from vnet.qmp.client import CHUNK, PATIENCE, REPLY_MAX, expect
-from vnet.qmp.codec import NEGOTIATE, Framer, QmpError, TooLong
+from vnet.qmp.codec import NEGOTIATE, LineFramer, QmpError, TooLong
 from vnet.system.state import socket_path
 from vnet.views.parse import from_answer
 
@@ -30,7 +30,7 @@ class Conversation:
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
-        self._framer = Framer(REPLY_MAX)
+        self._framer = LineFramer(REPLY_MAX)
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Return the result of a command. Raises Refusal, ControlError."""
