@@ -1,15 +1,51 @@
-"""Base class of back halves that are a function of an endpoint controller."""
+"""Functions of an endpoint controller: base classes of any function, and of back halves that are one."""
 
 from __future__ import annotations
+
+import trio
 
 from drivers.bus.back import Identity, VhostBack
 from drivers.contracts.hw import Epc
 from rings.memory import Memory
 
-__all__ = ["EndpointFunction"]
+__all__ = ["EndpointFunction", "VirtioFunction"]
 
 
-class EndpointFunction(VhostBack):
+class EndpointFunction:
+    """A function of an endpoint controller (Linux: pci_epf). Implements `drivers.contracts.hw.FunctionEvents`.
+
+    Subclasses set up the function in `bind`: header, BARs with their registers, capabilities and interrupts. Accesses
+    to registers call the blocks of their BARs, which answer at once; `run` is for work that waits.
+    """
+
+    def __init__(self, epc: Epc, number: int = 0) -> None:
+        self.epc = epc
+        self.number = number
+
+    def bind(self) -> None:
+        """Set up the function, before the link comes up. Subclasses extend it: ``epc.set_header`` comes first."""
+        self.epc.watch(self.number, self)
+
+    def unbind(self) -> None:
+        """Remove the function."""
+        self.epc.clear(self.number)
+
+    async def run(self) -> None:
+        """Work until cancelled. By default there is nothing to do."""
+        await trio.sleep_forever()
+
+    def reset(self) -> None:
+        """Handle a function-level reset: registers are as after power-up."""
+
+    def link_up(self) -> None:
+        """Handle link-up."""
+
+    def link_down(self) -> None:
+        """Handle link-down, which resets the function, too."""
+        self.reset()
+
+
+class VirtioFunction(VhostBack):
     """A virtio device as an endpoint function. Subclasses add registers and interrupts."""
 
     def __init__(self, epc: Epc, function: int, identity: Identity) -> None:

@@ -81,6 +81,8 @@ class DoorbellRange:
     step: int = 0
     """Bytes between the registers of two queues, whose values do not matter; 0: one register for all queues, whose
     value tells them apart."""
+    size: int = 2
+    """Bytes of a write."""
 
     def covers(self, bar: int, offset: int) -> bool:
         """Return whether a register there is one of them."""

@@ -191,6 +191,9 @@ class Epc(Protocol):
         The other host's accesses are plain loads and stores, without a trap.
         """
 
+    def set_msi(self, function: int, vectors: int) -> None:
+        """Set up ``vectors`` MSI vectors, a power of two up to 32."""
+
     def set_msix(self, function: int, vectors: int, bar: int, offset: int) -> None:
         """Set up ``vectors`` MSI-X vectors: table at ``offset`` in ``bar``, pending bits behind it."""
 
@@ -221,6 +224,12 @@ class Epc(Protocol):
 
     def raise_irq(self, function: int, vector: int) -> None:
         """Send MSI-X ``vector``, or set its pending bit while it is masked."""
+
+    def raise_msi(self, function: int, vector: int) -> None:
+        """Send MSI ``vector``, which is lost while MSI is off.
+
+        One beyond the number that is enabled shares the message of a lower one.
+        """
 
     def set_intx(self, function: int, asserted: bool) -> None: ...
 

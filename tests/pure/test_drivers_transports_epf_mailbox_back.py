@@ -23,7 +23,7 @@ MIB = 1 << 20
 def test_the_function_has_the_virtio_ids_as_its_subsystem(driver: Driver) -> None:
     header = driver.epc.header
     assert header is not None
-    assert (header.vendor_id, header.device_id) == (0x104C, 0xB010)
+    assert (header.vendor_id, header.device_id) == (0x104C, 0xB0F0)
     assert (header.subsystem_vendor_id, header.subsystem_id) == (0x1AF4, 7)
     assert driver.epc.msix == (9, mb.BAR, 0x4A0)
 

@@ -80,6 +80,8 @@ def test_the_type_of_a_units_value_is_that_of_its_key() -> None:
     [
         ([], "exactly one of --vhost-user and --vfio-user must be given"),
         ([*SOCKET, "--vfio-user", "/nowhere/f"], "exactly one of --vhost-user and --vfio-user must be given"),
+        ([*SOCKET, "--transport", "epf_mailbox"], "--transport requires --vfio-user"),
+        (["--vfio-user", "/nowhere/f", "--transport", "ntb"], "'ntb' is not one of 'pci', 'epf_mailbox'"),
         (["--vfio-user", "/nowhere/f", "--connect"], "--connect requires --vhost-user: vfio-user clients connect"),
     ],
 )
@@ -87,6 +89,21 @@ def test_a_device_has_one_socket_of_one_kind(options: list[str], why: str) -> No
     done = CliRunner().invoke(serve.command, ["blk", *options, "--file", "/nowhere/x"])
     assert done.exit_code == 2
     assert why in done.stderr
+
+
+def test_a_device_with_too_many_queues_for_its_transport_is_one_line(tmp_path: Path) -> None:
+    options = ["--vfio-user", str(tmp_path / "s"), "--transport", "epf_mailbox", "--tap", "t0", "--pairs", "5"]
+    done = CliRunner().invoke(serve.command, ["net", *options])
+    assert done.exit_code == 1
+    why = "must be less: it takes 11 queues, and transport epf_mailbox carries 8"
+    assert done.stderr == f"vnet: vnet serve net: --pairs = 5: {why}\n"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_function_has_a_socket_for_each_of_its_links(count: int) -> None:
+    done = CliRunner().invoke(serve.command, ["ntb", *(count * ["--vfio-user", "/nowhere/f"])])
+    assert done.exit_code == 2
+    assert "--vfio-user must be given 2 times" in done.stderr
 
 
 def test_the_arguments_for_qemu_name_the_functions_socket() -> None:

@@ -22,15 +22,16 @@ SLOT = "slot0"
 """Name of the root port with scsi0, which is an endpoint there as on our links; QEMU changes those on its root bus."""
 BLK, NET, RNG, RPMSG, SCSI = (f"1af4:{0x1040 + number:x}" for number in (2, 1, 4, 7, 8))
 """Vendor and device ids of virtio's functions."""
+PCI_TEST, MAILBOX = "104c:b500", "104c:b0f0"
 
 
 class Machine:
-    """A guest with one of our functions of each device type; scsi0 is in a slot of its own."""
+    """A guest with a function of each device type, a mailbox and pci_test; scsi0 is in a slot of its own."""
 
     def __init__(self, kernel: GuestKernel, qemu: Sequence[str], folder: Path, netns: str) -> None:
         self.netns, self.stack = netns, ExitStack()
-        self.image, self.unit = folder / "disk.img", folder / "unit.img"
-        for image in (self.image, self.unit):
+        self.image, self.unit, self.mailbox = (folder / f"{name}.img" for name in ("disk", "unit", "mailbox"))
+        for image in (self.image, self.unit, self.mailbox):
             image.write_bytes(os.urandom(SIZE))
         self.functions: dict[str, Serve] = {}
         addresses = ["--address", "198.18.0.1/24", "--address", "2001:2::1/64"]
@@ -40,6 +41,8 @@ class Machine:
             self._serve(folder, "scsi0", "scsi", "--lun", f"path={self.unit}")
             self._serve(folder, "entropy0", "entropy")
             self._serve(folder, "rpmsg0", "rpmsg", "--channel", "name=rpmsg-raw,surface=echo")
+            self._serve(folder, "pci_test0", "pci_test")
+            self._serve(folder, "blk1", "blk", "--file", str(self.mailbox), "--transport", "epf_mailbox")
             devices = ["-device", f"pcie-root-port,id={SLOT},chassis=1"]
             for name, served in self.functions.items():
                 devices += function(served.socket) if name != "scsi0" else _plugged(served)

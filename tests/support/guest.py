@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from support.machine import RequireTool, unavailable
-from support.paths import MY_DEVICE, VNET
+from support.paths import EXAMPLES, MY_DEVICE, VNET
 from vnet.bench.guest import PROGRAMS, TOOLS, Guest, GuestKernel, shared
 from vnet.errors import PrivilegeError
 
 __all__ = ["Guest", "GuestKernel", "Serve", "guest_kernel", "shared"]
 
-ENTROPY = str(MY_DEVICE)
+LOADED = {"entropy": MY_DEVICE, "pci_test": EXAMPLES / "pci_test.py"}
+"""Files of the types that are not built in."""
 MORE_PROGRAMS = ("/usr/bin/lspci", "/usr/sbin/e2fsck")
 FILES = ("/usr/share/misc/pci.ids",)
 EVENTFDS_OF_RING = 3
@@ -42,7 +43,8 @@ class Serve:
     def __init__(self, folder: Path, name: str, *argv: str, by: str = "--vhost-user") -> None:
         self.name, self.socket = name, folder / f"{name}.sock"
         kind, *options = argv
-        self._argv = [VNET, *(() if kind != "entropy" else ("--load", ENTROPY)), "serve", kind]
+        load = ("--load", str(LOADED[kind])) if kind in LOADED else ()
+        self._argv = [VNET, *load, "serve", kind]
         self._argv += [by, str(self.socket), *options]
         self._errors = folder / f"{name}.log"
         self.start()

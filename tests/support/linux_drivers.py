@@ -27,8 +27,8 @@ SOURCES = {
 }
 """Source of each module."""
 HEADERS = ("drivers/rpmsg/rpmsg_internal.h", "drivers/rpmsg/rpmsg_char.h", "include/uapi/linux/pcitest.h")
-TEST, SCRIPT = "tools/pci/pcitest.c", "tools/pci/pcitest.sh"
-"""The program for pci_endpoint_test's ioctls, and the script that runs it with all its options."""
+TEST = "tools/pci/pcitest.c"
+"""The program for pci_endpoint_test's ioctls."""
 FLAGS = "-DCONFIG_RPMSG_MODULE -DCONFIG_RPMSG_NS_MODULE -DCONFIG_RPMSG_CHAR_MODULE"
 KBUILD = "".join(f"obj-m += {name}.o\n" for name in SOURCES)
 RECIPE = hashlib.sha256(f"{SOURCES}{HEADERS}{FLAGS}{KBUILD}".encode()).hexdigest()[:8]
@@ -40,7 +40,7 @@ PATIENCE = 600.0
 def driver_kernel(
     guest_kernel: GuestKernel, require_tool: RequireTool, tmp_path_factory: pytest.TempPathFactory
 ) -> GuestKernel:
-    """The guest's kernel with the modules in /modules, and pcitest and pcitest.sh among its programs."""
+    """The guest's kernel with the modules in /modules, and pcitest among its programs."""
     require_tool("apt-get", "apt-cache", "dpkg-deb", "gcc", "make", "strip", "tar", "xz")
     package = kernel_package()
     _, version, _ = package.name.split("_")
@@ -49,7 +49,7 @@ def driver_kernel(
     if not built.is_dir():
         _build(built, release, version.replace("%3a", ":"))
     tree = tmp_path_factory.mktemp("drivers")
-    for name, folder in (("*.ko", "modules"), ("pcitest*", "bin")):
+    for name, folder in (("*.ko", "modules"), ("pcitest", "bin")):
         (tree / folder).mkdir()
         for file in built.glob(name):
             shutil.copy(file, tree / folder / file.name)
@@ -74,7 +74,7 @@ def _build(built: Path, release: str, version: str) -> None:
             unavailable(f"the headers or the source of Linux {version} can't be downloaded: {exc.stderr.strip()}")
         for package in (next(work.glob(f"{name}_*.deb")) for name in names):
             _run(work, "dpkg-deb", "-x", package, work)
-        files = [*SOURCES.values(), *HEADERS, TEST, SCRIPT]
+        files = [*SOURCES.values(), *HEADERS, TEST]
         unpack = "dpkg-deb --fsys-tarfile $0_*.deb | tar -xO ./usr/src/$0.tar.xz | tar -xJ --strip-components=1 "
         _run(work, "sh", "-c", unpack + '"$@"', source, *(f"{source}/{path}" for path in files))
         modules = work / "modules"
@@ -93,9 +93,8 @@ def _build(built: Path, release: str, version: str) -> None:
         _run(work, "gcc", "-static", "-O2", "-I", modules, "-o", test, work / TEST)
         kept = work / "kept"
         kept.mkdir()
-        for file in (*modules.glob("*.ko"), test, modules / "pcitest.sh"):
+        for file in (*modules.glob("*.ko"), test):
             shutil.copy(file, kept)
-        (kept / "pcitest.sh").chmod(0o755)
         kept.rename(built)
     finally:
         shutil.rmtree(work)

@@ -17,9 +17,9 @@ import pytest
 import trio
 
 from rings.features import RingFeature, mask
-from support.guest import ENTROPY, Guest, GuestKernel, guest_kernel
+from support.guest import Guest, GuestKernel, guest_kernel
 from support.machine import MakeNetns, RequireTool
-from support.paths import VNET
+from support.paths import MY_DEVICE, VNET
 from support.rigs.vhost_user import FrontEnd, request
 from vnet.linux.ipc import connect
 from vnet.system.qemu import PROGRAM, qemu_version
@@ -38,7 +38,7 @@ HINTS = {
     "net_connect": "serve net --tap hint0 --connect",
     "blk_connect": "serve blk --file {image} --connect",
     "scsi_connect": "serve scsi --lun path={image} --connect",
-    "entropy": f"--load {ENTROPY} serve entropy",
+    "entropy": f"--load {MY_DEVICE} serve entropy",
 }
 """Each kind of line that is printed, by the command that prints it."""
 

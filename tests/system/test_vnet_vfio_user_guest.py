@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from support.functions import BLK, NET, RNG, RPMSG, SCSI, Machine
+from drivers.transports.epf_mailbox.registers import (
+    DEVICE_DOORBELL,
+    DOORBELL_SIZE,
+    EXT_MAGIC,
+    DeviceCommand,
+    Ext,
+    MailboxOutcome,
+    Reg,
+)
+from support.functions import BLK, MAILBOX, NET, PCI_TEST, RNG, RPMSG, SCSI, Machine
 from support.guest import GuestKernel, guest_kernel
 from support.linux_drivers import driver_kernel
 from support.machine import RequireTool, ip
@@ -22,6 +31,7 @@ __all__ = ["driver_kernel", "guest_kernel", "new_qemu"]
 
 pytestmark = [pytest.mark.usefixtures("privileged"), pytest.mark.timeout(900)]
 
+RESET = int(DeviceCommand.RESET)
 MINE = """
 [hosts.rc]
 [hosts.ep]
@@ -109,6 +119,40 @@ def test_a_channel_carries_the_messages_of_the_guest(machine: Machine) -> None:
         assert echoed == text
     machine.guest.run("exec 3>&-")
     assert "virtio_rpmsg_bus" in machine.guest.run(f"readlink {machine.sysfs(RPMSG)}/virtio*/driver")
+
+
+def test_linux_tests_an_endpoint_function_of_ones_own(machine: Machine) -> None:
+    """Linux's pci_endpoint_test and its pcitest on `examples/pci_test.py`: BARs, each type of interrupt, DMA."""
+    guest = machine.guest
+    guest.run("insmod /modules/pci_endpoint_test.ko; until [ -e /dev/pci-endpoint-test.0 ]; do sleep 0.1; done")
+    assert "pci-endpoint-test" in guest.run(f"readlink {machine.sysfs(PCI_TEST)}/driver")
+    interrupts = ["-i 0", "-l", "-i 1", "-m 1", "-i 2", *(f"-x {vector}" for vector in (1, 2, 64))]
+    transfers = [f"{what} -s {size}" for size in (1, 1024, 1025, 1024001) for what in ("-r", "-w", "-c")]
+    by_type = [option for kind in range(3) for option in (f"-i {kind}", *transfers)]
+    options = [*(f"-b {bar}" for bar in (0, 2, 4)), *interrupts, *by_type]
+    output = guest.run("; ".join(f"pcitest {option}" for option in options), ok=False)
+    results = output.splitlines()
+    assert len(results) == len(options)
+    assert not [line for line in results if not line.endswith("\tOKAY")]
+    assert guest.run("pcitest -x 65", ok=False).strip().endswith("NOT OKAY")  # there are 64
+
+
+def test_the_guest_accesses_registers_of_a_mailbox(machine: Machine) -> None:
+    """Linux has no driver for it: a reset by its command, which a doorbell of the second BAR announces."""
+    run = machine.guest.run
+    run(f"echo 1 > {machine.sysfs(MAILBOX)}/enable")
+    rows = run(f"cat {machine.sysfs(MAILBOX)}/resource").splitlines()
+    registers, doorbells = (int(rows[bar].split()[0], 16) for bar in (0, 2))
+
+    def word(offset: int, size: int = 32) -> int:
+        return int(run(f"devmem {registers + offset:#x} {size}"), 16)
+
+    assert word(Ext.MAGIC.offset) == EXT_MAGIC
+    assert word(Reg.NUM_QUEUES.offset, 16) == 1
+    run(f"devmem {registers + Ext.SEQUENCE.offset:#x} 32 7; devmem {registers + Reg.CMD.offset:#x} 8 {RESET}")
+    run(f"devmem {doorbells + DOORBELL_SIZE * DEVICE_DOORBELL:#x} 32 1")
+    assert word(Reg.CMD_STATUS.offset, 8) == MailboxOutcome.OKAY
+    assert word(Ext.COMPLETED.offset) == 7
 
 
 def test_both_sides_ping_each_other(machine: Machine) -> None:

@@ -1,4 +1,4 @@
-"""``vnet serve``: serve one device over vhost-user to a driver in another process, such as a guest in QEMU."""
+"""``vnet serve``: serve a device or a function to a driver in another process, such as a guest in QEMU."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from vnet.cli.signals import run_until_ended
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.serve import VALUE, ServeOption
 from vnet.errors import ConfigError, settings_of
+from vnet.functions import FUNCTIONS, FunctionKind
 from vnet.spec import ANY_UID, PATH_RULE, fits_socket
-from vnet.system.exports import DeviceExport, open_exports
+from vnet.system.exports import DeviceExport, open_exports, open_function
+from vnet.system.function_export import function_transports
 from vnet.system.qemu import VFIO_USER, Version, arguments, describe, function_arguments, qemu_version
 from vnet.topology import parse_device
 
@@ -72,15 +74,22 @@ UNSEALED = (
 )
 
 
+FUNCTION_TITLE = f"For QEMU: (from {'.'.join(map(str, VFIO_USER))} on)"
+ALLOW_UNSEALED = click.Option(["--allow-unsealed"], is_flag=True, help=UNSEALED)
+
+
 class ServeGroup(click.Group):
-    """A command for each device type, those of ``--load`` included."""
+    """A command for each device type and each endpoint function, those of ``--load`` included."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(DEVICE_TYPES)
+        return [*DEVICE_TYPES, *FUNCTIONS]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in DEVICE_TYPES:
-            return None
+        if name in DEVICE_TYPES:
+            return self._device(name)
+        return _function(name) if name in FUNCTIONS else None
+
+    def _device(self, name: str) -> click.Command:
         serve = DEVICE_TYPES[name].serve
         options = (*serve.options, *COMMON)
         params: list[click.Parameter] = [
@@ -97,6 +106,11 @@ class ServeGroup(click.Group):
                 help="Unix socket for a vfio-user client, whose driver sees the whole PCI function.",
             ),
             *map(_as_click, options),
+            click.Option(
+                ["--transport"],
+                type=click.Choice(function_transports()),
+                help="With --vfio-user: transport whose registers the function has. Default: pci.",
+            ),
             click.Option(["--connect"], is_flag=True, help="Connect to the socket, where the front end listens."),
             click.Option(
                 ["--peer-uid"],
@@ -104,16 +118,33 @@ class ServeGroup(click.Group):
                 metavar="UID",
                 help="With --connect: user, besides yours and root, whose process may listen there.",
             ),
-            click.Option(["--allow-unsealed"], is_flag=True, help=UNSEALED),
+            ALLOW_UNSEALED,
         ]
         serve_it = log_options(errors_in_one_line(partial(_serve, name, options, serve.one_of)))
         text = f"Serve a {name} device"
         return click.command(name, params=params, help=f"{text} until Ctrl-C.", short_help=f"{text}.")(serve_it)
 
 
+def _function(name: str) -> click.Command:
+    kind = FUNCTIONS[name]
+    number = "" if kind.links == 1 else f" Given {kind.links} times, once for each link."
+    params: list[click.Parameter] = [
+        click.Option(
+            ["--vfio-user", "paths"],
+            metavar="SOCK",
+            type=click.Path(path_type=Path),
+            multiple=True,
+            help=f"Unix socket for a vfio-user client, whose driver sees the function.{number}",
+        ),
+        ALLOW_UNSEALED,
+    ]
+    serve_it = log_options(errors_in_one_line(partial(_serve_function, name, kind)))
+    return click.command(name, params=params, help=f"{kind.help} Until Ctrl-C.", short_help=kind.help)(serve_it)
+
+
 @click.group("serve", cls=ServeGroup)
 def command() -> None:
-    """Serve a device over vhost-user or vfio-user, for example to QEMU."""
+    """Serve a device or an endpoint function over vhost-user or vfio-user, for example to QEMU."""
 
 
 def _serve(
@@ -125,6 +156,7 @@ def _serve(
     connect: bool,
     peer_uid: int | None,
     allow_unsealed: bool,
+    transport: str | None,
     **given: Any,
 ) -> None:
     socket = path or function_path
@@ -134,10 +166,12 @@ def _serve(
         raise click.UsageError("--connect requires --vhost-user: vfio-user clients connect")
     if peer_uid is not None and not connect:
         raise click.UsageError("--peer-uid requires --connect: the mode of our own socket decides who may connect")
+    if transport is not None and function_path is None:
+        raise click.UsageError("--transport requires --vfio-user")
     used = [option for option in options if option.is_given(given[option.name])]
     if one_of and sum(option.flag in one_of for option in used) != 1:
         raise click.UsageError(f"exactly one of {' and '.join(one_of)} must be given")
-    device: dict[str, Any] = {"type": kind}
+    device: dict[str, Any] = {"type": kind, **({} if transport is None else {"transport": transport})}
     for option in used:
         try:
             option.put(given[option.name], device)
@@ -145,9 +179,7 @@ def _serve(
             raise click.BadParameter(str(exc), param_hint=f"'{option.flag}'") from None
     place = partial(settings_of, f"vnet serve {kind}", partial(_flag, used))
     with place():
-        if not fits_socket(str(socket)):
-            flag = "--vhost-user" if path is not None else "--vfio-user"
-            raise ConfigError("", flag, str(socket), f"must be {PATH_RULE}")
+        _check_path("--vhost-user" if path is not None else "--vfio-user", socket)
         export = DeviceExport(parse_device(device, ""), socket, connect, peer_uid, function_path is not None)
     version = None if export.vfio_user else qemu_version()  # vfio-user: one set of arguments
     run_until_ended(partial(_run, f"{kind}0", export, allow_unsealed, version, place))
@@ -169,12 +201,47 @@ async def _run(
             raise AssertionError
 
 
+def _check_path(flag: str, path: Path) -> None:
+    """Raise ConfigError if no socket can have that path."""
+    if not fits_socket(str(path)):
+        raise ConfigError("", flag, str(path), f"must be {PATH_RULE}")
+
+
+def _serve_function(name: str, kind: FunctionKind, paths: Sequence[Path], allow_unsealed: bool) -> None:
+    if len(paths) != kind.links:
+        count = "once" if kind.links == 1 else f"{kind.links} times"
+        raise click.UsageError(f"--vfio-user must be given {count}")
+    place = partial(settings_of, f"vnet serve {name}", str)
+    with place():
+        for path in paths:
+            _check_path("--vfio-user", path)
+    run_until_ended(partial(_run_function, f"{name}0", kind, paths, allow_unsealed, place))
+
+
+async def _run_function(
+    name: str,
+    kind: FunctionKind,
+    paths: Sequence[Path],
+    allow_unsealed: bool,
+    place: Callable[[], AbstractContextManager[None]],
+    serving: trio.Event,
+) -> NoReturn:
+    with place():
+        async with open_function(name, kind, paths, allow_unsealed=allow_unsealed):
+            click.echo(f"{name} listens at {' and '.join(map(str, paths))}; Ctrl-C ends it.")
+            for path in paths:
+                click.echo("\n".join([FUNCTION_TITLE, *(f"  {line}" for line in function_arguments(path))]))
+            serving.set()
+            await trio.sleep_forever()
+            raise AssertionError
+
+
 def hint(name: str, export: DeviceExport, version: Version | None = None) -> str:
     """Return lines with the socket of the device and the arguments for that version of QEMU."""
     verb = "connects to" if export.connect else "listens at"
     lines = [f"{name} {verb} {export.socket}; Ctrl-C ends it."]
     if export.vfio_user:
-        title, qemu = f"For QEMU: (from {'.'.join(map(str, VFIO_USER))} on)", function_arguments(export.socket)
+        title, qemu = FUNCTION_TITLE, function_arguments(export.socket)
     else:
         title, qemu = describe(version), arguments(export.spec, export.socket, version, connect=export.connect)
     return "\n".join([*lines, *([title] if qemu else []), *(f"  {line}" for line in qemu)])

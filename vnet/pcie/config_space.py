@@ -15,6 +15,7 @@ from vnet.link.base import all_ones
 from vnet.views.pci import BarView, CapabilityView, ConfigView
 
 __all__ = [
+    "CAP_MSI",
     "CAP_MSIX",
     "CAP_PCI_EXPRESS",
     "CAP_VENDOR",
@@ -23,6 +24,7 @@ __all__ = [
     "PciCommand",
     "ConfigSpace",
     "capability_view",
+    "msi_capability",
     "msix_capability",
     "pci_express_capability",
 ]
@@ -35,10 +37,13 @@ MULTI_FUNCTION = 0x80
 MIN_BAR = 128
 BAR_64BIT = 0x4
 
-CAP_VENDOR, CAP_PCI_EXPRESS, CAP_MSIX = 0x09, 0x10, 0x11
-CAP_NAMES = {0x01: "power management", 0x05: "MSI", 0x09: "vendor specific", 0x10: "PCI Express", 0x11: "MSI-X"}
+CAP_MSI, CAP_VENDOR, CAP_PCI_EXPRESS, CAP_MSIX = 0x05, 0x09, 0x10, 0x11
+CAP_NAMES = {0x01: "power management", CAP_MSI: "MSI", 0x09: "vendor specific", 0x10: "PCI Express", 0x11: "MSI-X"}
 DEVICE_CAPS, DEVICE_CONTROL = 0x04, 0x08
 CAP_FLR, CONTROL_FLR, CONTROL_MAX_PAYLOAD = 1 << 28, 1 << 15, 0x00E0
+MSI_CONTROL, MSI_ADDRESS, MSI_DATA = 0x02, 0x04, 0x0C
+MSI_ENABLE, MSI_CAPABLE, MSI_ENABLED, MSI_64BIT, MSI_MOST = 1 << 0, 0x7 << 1, 0x7 << 4, 1 << 7, 32
+"""MSI_CAPABLE and MSI_ENABLED are binary logarithms of numbers of vectors."""
 MSIX_CONTROL, MSIX_ENABLE, MSIX_FUNCTION_MASK, MSIX_SIZE = 0x02, 1 << 15, 1 << 14, 0x07FF
 
 
@@ -118,6 +123,17 @@ def pci_express_capability(*, flr: bool = True, generation: int = 3, lanes: int 
             zero,
         ),
     )
+
+
+def msi_capability(vectors: int) -> Capability:
+    """Return an MSI capability (7.7.1) with 64-bit addresses and without masks. Raises ValueError.
+
+    ``vectors`` is a power of two.
+    """
+    if not 1 <= vectors <= MSI_MOST or vectors & (vectors - 1):
+        raise ValueError(f"{vectors} MSI vectors: must be a power of two up to {MSI_MOST}")
+    control = ("H", vectors.bit_length() - 1 << 1 | MSI_64BIT, MSI_ENABLE | MSI_ENABLED, 0, 0)
+    return _capability(CAP_MSI, (control, ("Q", 0, all_ones(8) & ~3, 0, 0), ("H", 0, 0xFFFF, 0, 0)))
 
 
 def msix_capability(vectors: int, bar: int, table: int, pending: int) -> Capability:
@@ -251,6 +267,14 @@ class ConfigSpace:
         """Message control word of the MSI-X capability; 0 without one."""
         at = self.capability(CAP_MSIX)
         return 0 if at is None else self._get(at + MSIX_CONTROL, 2)
+
+    @property
+    def msi(self) -> tuple[int, int, int]:
+        """Message control word, address and data of the MSI capability; zeros without one."""
+        at = self.capability(CAP_MSI)
+        if at is None:
+            return 0, 0, 0
+        return self._get(at + MSI_CONTROL, 2), self._get(at + MSI_ADDRESS, 8), self._get(at + MSI_DATA, 2)
 
     @property
     def bars(self) -> tuple[MemoryBar, ...]:

@@ -20,9 +20,11 @@ from vnet.pcie.config_space import (
     Capability,
     ConfigSpace,
     PciCommand,
+    msi_capability,
     msix_capability,
     pci_express_capability,
 )
+from vnet.pcie.msi import Msi
 from vnet.pcie.msix import ENTRY, MsixBar, MsixTable, NoRegisters, pending_bytes
 from vnet.pcie.outbound import FunctionWindow, Outbound, OutboundPool
 from vnet.views.pci import BarView, ControllerView, EndpointFunctionView, OutboundView
@@ -39,6 +41,7 @@ class _Function:
     blocks: dict[int, RegisterBlock] = attrs.field(factory=dict)
     memory: dict[tuple[int, int], BarMemory] = attrs.field(factory=dict)
     """Memory that replaces registers, by BAR and offset in the BAR."""
+    msi: Msi | None = None
     msix: MsixTable | None = None
     intx: bool = False
     intx_sent: bool = False
@@ -127,6 +130,14 @@ class EndpointController:
         """Back ``bar`` with a buffer of RAM. Raises ValueError if its size is no power of two."""
         self.set_bar(function, bar, buffer.size, BarRam(self.dma, buffer))
 
+    def set_msi(self, function: int, vectors: int) -> None:
+        """Add MSI. Raises ValueError if the function has it, or if ``vectors`` is no power of two up to 32."""
+        f = self._functions[function]
+        if f.msi is not None:
+            raise ValueError(f"function {function} has MSI")
+        f.config.add(msi_capability(vectors))
+        f.msi = Msi(vectors, self._sender(function))
+
     def set_msix(self, function: int, vectors: int, bar: int, offset: int) -> None:
         """Add MSI-X; a BAR that `set_bar` did not make holds nothing else. Raises ValueError if it does not fit."""
         f = self._functions[function]
@@ -197,6 +208,15 @@ class EndpointController:
         f = self._functions.get(function)
         if f is not None and f.msix is not None:
             f.msix.fire(vector)
+
+    def raise_msi(self, function: int, vector: int) -> None:
+        """Send an MSI interrupt, unless MSI is off or the function was removed.
+
+        Raises ValueError if the vector does not exist.
+        """
+        f = self._functions.get(function)
+        if f is not None and f.msi is not None:
+            f.msi.fire(vector)
 
     def set_intx(self, function: int, asserted: bool) -> None:
         f = self._functions.get(function)
@@ -307,13 +327,15 @@ class EndpointController:
                 f.events.link_down()
 
     def _apply(self, function: int, f: _Function) -> None:
-        """Apply the command register and the MSI-X control word."""
+        """Apply the command register, and the registers of MSI and MSI-X."""
         command, control = f.config.command, f.config.msix_control
         self._decode()
         bus_master = PciCommand.BUS_MASTER in command
         if f.bus_master and not bus_master:
             self._revoke(function, _refused("bus mastering was turned off"))
         f.bus_master = bus_master
+        if f.msi is not None:
+            f.msi.configure(*f.config.msi, bus_master=bus_master)
         if f.msix is not None:
             f.msix.configure(
                 enabled=bool(control & MSIX_ENABLE),
@@ -326,6 +348,8 @@ class EndpointController:
         self._revoke(function, fault)
         f.bus_master = False
         f.config.reset()
+        if f.msi is not None:
+            f.msi.configure(0, 0, 0, bus_master=False)
         if f.msix is not None:
             f.msix.reset()
         self.set_intx(function, False)
@@ -370,7 +394,8 @@ class EndpointController:
                 self._link.revoke(Direction.DOWNSTREAM, address, memory.size, fault)
 
     def _route_intx(self, function: int, f: _Function) -> None:
-        enabled = PciCommand.INTX_DISABLE not in f.config.command and not self.msix_enabled(function)
+        message = self.msix_enabled(function) or (f.msi is not None and f.msi.enabled)
+        enabled = PciCommand.INTX_DISABLE not in f.config.command and not message
         if f.intx_sent != (f.intx and enabled):
             f.intx_sent = not f.intx_sent
             self._link.intx(function, f.intx_sent)

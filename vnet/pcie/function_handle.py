@@ -13,6 +13,7 @@ from vnet.pcie.bar_window import BarWindow
 from vnet.pcie.config_space import BARS as BAR_REGISTERS
 from vnet.pcie.config_space import (
     CAP_FLR,
+    CAP_MSI,
     CAP_MSIX,
     CAP_PCI_EXPRESS,
     CAPABILITIES,
@@ -22,6 +23,12 @@ from vnet.pcie.config_space import (
     CONTROL_FLR,
     DEVICE_CAPS,
     DEVICE_CONTROL,
+    MSI_ADDRESS,
+    MSI_CAPABLE,
+    MSI_CONTROL,
+    MSI_DATA,
+    MSI_ENABLE,
+    MSI_ENABLED,
     MSIX_CONTROL,
     MSIX_ENABLE,
     MSIX_FUNCTION_MASK,
@@ -63,6 +70,8 @@ class PciFunctionHandle:
         self._table: tuple[int, int] = (0, 0)
         """BAR and offset of the MSI-X table; valid while MSI-X is on."""
         self._vectors: dict[int, int] = {}
+        self._msi: tuple[int, int] = (0, 0)
+        """Address and number of the messages of MSI; no number while MSI is off."""
         self._intx: Handler | None = None
         self._intx_asserted = False
         self.identity = self.read_identity()
@@ -182,6 +191,40 @@ class PciFunctionHandle:
             self._entry_write(vector, 12, VECTOR_MASK)
             self._interrupts.release(number)
 
+    @property
+    def msi_vectors(self) -> int:
+        """Number of MSI vectors; 0 if the function has no MSI."""
+        at = self.capability(CAP_MSI)
+        return 0 if at is None else 1 << ((self.config_read(at + MSI_CONTROL, 2) & MSI_CAPABLE) >> 1)
+
+    def enable_msi(self, vectors: int) -> int:
+        """Turn MSI on for ``vectors`` vectors, a power of two. Returns their number, 0 if the function has fewer."""
+        at = self.capability(CAP_MSI)
+        self.disable_msi()
+        if at is None or not vectors <= self.msi_vectors:
+            return 0
+        address = self._interrupts.place()
+        self._msi = address, vectors
+        self.config_write(at + MSI_ADDRESS, 4, address & all_ones(4))
+        self.config_write(at + MSI_ADDRESS + 4, 4, address >> 32)
+        self.config_write(at + MSI_DATA, 2, 0)
+        self._write_msi_control(at, MSI_ENABLE | vectors.bit_length() - 1 << 4)
+        return vectors
+
+    def disable_msi(self) -> None:
+        at = self.capability(CAP_MSI)
+        if at is not None:
+            self._write_msi_control(at, 0)
+        self._release_msi()
+
+    def request_msi(self, vector: int, handler: Handler) -> None:
+        """Set the handler of an MSI vector, which runs once per message."""
+        self._interrupts.request_at(self._msi[0], vector, self._source, handler)
+
+    def free_msi(self, vector: int) -> None:
+        """Remove the handler of one MSI vector."""
+        self._interrupts.release_at(self._msi[0], vector)
+
     def request_intx(self, handler: Handler) -> None:
         """Call ``handler`` when the function asserts INTx, and now if it is asserted."""
         self._intx = handler
@@ -199,6 +242,7 @@ class PciFunctionHandle:
 
     def free_irqs(self) -> None:
         self._release_vectors()
+        self._release_msi()
         self.free_intx()
 
     def watch(self, events: LinkEvents | None) -> None:
@@ -306,3 +350,13 @@ class PciFunctionHandle:
     def _release_vectors(self) -> None:
         for vector in list(self._vectors):
             self.free_irq(vector)
+
+    def _write_msi_control(self, at: int, bits: int) -> None:
+        control = self.config_read(at + MSI_CONTROL, 2) & ~(MSI_ENABLE | MSI_ENABLED)
+        self.config_write(at + MSI_CONTROL, 2, control | bits)
+
+    def _release_msi(self) -> None:
+        address, vectors = self._msi
+        self._msi = 0, 0
+        for vector in range(vectors):
+            self._interrupts.release_at(address, vector)

@@ -9,6 +9,8 @@ from drivers.contracts.hw import Handler
 __all__ = ["Interrupts"]
 
 MSI_SIZE = 0x10_0000
+MESSAGE = 4
+"""Bytes of a message."""
 
 
 class Interrupts:
@@ -20,16 +22,29 @@ class Interrupts:
         self.delivered = 0
         self.spurious = 0
         self._numbers = count(1)
-        self._handlers: dict[int, tuple[object, Handler]] = {}
+        self._places = count()
+        self._handlers: dict[tuple[int, int], tuple[object, Handler]] = {}
+        """Source and handler of each message, by its address and data."""
 
     def request(self, source: object, handler: Handler) -> int:
         """Register ``handler`` for messages from root port ``source``; return their data word."""
         number = next(self._numbers)
-        self._handlers[number] = source, handler
+        self._handlers[self.base, number] = source, handler
         return number
 
     def release(self, number: int) -> None:
-        self._handlers.pop(number, None)
+        self.release_at(self.base, number)
+
+    def place(self) -> int:
+        """Return an address for MSI, whose messages differ in their data only."""
+        return self.base + MESSAGE * (1 + next(self._places) % (MSI_SIZE // MESSAGE - 1))
+
+    def request_at(self, address: int, data: int, source: object, handler: Handler) -> None:
+        """Register ``handler`` for a message to an address of `place` from root port ``source``."""
+        self._handlers[address, data] = source, handler
+
+    def release_at(self, address: int, data: int) -> None:
+        self._handlers.pop((address, data), None)
 
     @property
     def requested(self) -> int:
@@ -40,8 +55,8 @@ class Interrupts:
 
     def message(self, source: object, addr: int, size: int, data: int) -> None:
         """Handle a write to the window. It is spurious if its number is free or belongs to another port."""
-        owner, handler = self._handlers.get(data, (None, None))
-        if handler is None or owner is not source or size != 4 or addr != self.base:
+        owner, handler = self._handlers.get((addr, data), (None, None))
+        if handler is None or owner is not source or size != MESSAGE:
             self.spurious += 1
             return
         self.delivered += 1

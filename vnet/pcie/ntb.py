@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import trio
+
 from drivers.carriers.ntb_registers import (
     CONFIG_SIZE,
     DB_COUNT,
@@ -90,6 +92,15 @@ class NtbFunction:
         self.primary.bind()
         self.secondary.bind()
 
+    def unbind(self) -> None:
+        """Remove the function from both controllers."""
+        self.primary.unbind()
+        self.secondary.unbind()
+
+    async def run(self) -> None:
+        """Do nothing until cancelled: each access takes effect at once."""
+        await trio.sleep_forever()
+
     def settle(self) -> None:
         """Set the NTB link up while both hosts request it; interrupt both hosts on a change."""
         up = self.primary.link_requested and self.secondary.link_requested
@@ -155,6 +166,10 @@ class NtbInterface:
         epc.set_bar(number, Bar.WINDOWS, self._end, DoorbellBar(self.ring))
         epc.set_msix(number, VECTORS, Bar.CONFIG, MSIX_OFFSET)
         epc.watch(number, self)
+
+    def unbind(self) -> None:
+        self.reset()
+        self._epc.clear(self._ntb.number)
 
     def raise_irq(self, vector: int) -> None:
         self._epc.raise_irq(self._ntb.number, vector)

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Protocol
 
 import attrs
 import trio
 
 from drivers.bus.back import VhostBack
 from drivers.bus.vhost import VhostBus
-from drivers.carriers.framing import SessionStatistics
 from drivers.contracts.events import Reporter, Source
-from drivers.contracts.ipc import FdSocket
-from drivers.errors import DriverError, TransportLost
+from drivers.errors import TransportLost
 from drivers.transports.vhost_user import VhostUserBack
-from rings.status import Status
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.base import End, OpenContext
 from vnet.errors import ConfigError
+from vnet.functions import FunctionKind
 from vnet.linux.background import open_background
 from vnet.linux.collector import ignore_existing
-from vnet.linux.ipc import LocalIpc, UnixSocket
+from vnet.linux.ipc import LocalIpc
 from vnet.linux.poller import Poller
-from vnet.linux.unix_socket import accept, connect_trusted, listen
+from vnet.linux.unix_socket import connect_trusted
 from vnet.ports.packet.interface_watch import open_watches
 from vnet.spec import DeviceSpec
 from vnet.system.bring_up import bring_up, register_device_types
 from vnet.system.events import EventHub
-from vnet.system.function_export import FunctionExport
-from vnet.system.limited import LimitedReport
+from vnet.system.function_export import FunctionExport, make_back
 from vnet.system.log import log_events, log_line
+from vnet.system.sessions import ExportReport, Server, Sessions
 
-__all__ = ["DeviceExport", "Served", "open_exports"]
+__all__ = ["DeviceExport", "Served", "open_exports", "open_function"]
 
-BACKLOG = 16
-"""Connections that wait to be accepted."""
 RETRY = 0.5
 """Seconds between two attempts to connect."""
-CONNECTED = "a {} is connected"
-REFUSED = "another {} connected and was refused"
 
 
 @attrs.frozen
@@ -61,89 +53,20 @@ class DeviceExport:
 
 
 @attrs.define(eq=False)
-class ExportReport(LimitedReport):
-    """The lines for the user about a served device. Implements `drivers.transports.vhost_user.back.SessionReport`."""
-
-    peer: str = "front end"
-    """The peer's name in lines."""
-    failed: bool = False
-    """Whether we closed the last session because of an error. The next one is then reported only at DRIVER_OK, because
-    a front end may reconnect at once and fail in the same way."""
-
-    def status_changed(self, status: Status) -> None:
-        if self.failed and status & Status.DRIVER_OK:
-            self.failed = False
-            self.say(CONNECTED.format(self.peer))
-
-    def agreed(self) -> None:
-        """Implement `vnet.vfio_user.server.ClientReport`: the client may work."""
-        if self.failed:
-            self.failed = False
-            self.say(CONNECTED.format(self.peer))
-
-
-class Server(Protocol):
-    """Serves one peer at a time."""
-
-    statistics: SessionStatistics
-
-    @property
-    def connected(self) -> bool: ...
-
-    async def serve_connection(self, socket: FdSocket) -> None:
-        """Serve a peer until it disconnects; refuse it at once if another is connected. Raises DriverError."""
-
-
-@attrs.define(eq=False)
-class Served:
+class Served(Sessions):
     """A served device."""
 
-    name: str
     export: DeviceExport
     back: VhostBack
-    server: Server
     end: End
-    lines: ExportReport
 
-    async def converse(self, connected: socket.socket) -> None:
-        """Serve one front end until it disconnects or fails."""
-        first = not self.server.connected
-        before = self._carried()
-        if first and not self.lines.failed:
-            self.lines.say(CONNECTED.format(self.lines.peer))
-        try:
-            await self.server.serve_connection(UnixSocket(connected))
-        except DriverError as exc:
-            self.lines.failed = True
-            self.lines.trouble(f"the connection was closed: {exc}")
-        else:
-            if first:
-                self.lines.failed = False
-                self.lines.say(f"the {self.lines.peer} hung up; {self._carried_since(before)}")
-            else:
-                self.lines.trouble(REFUSED.format(self.lines.peer))
-
-    def _carried(self) -> list[int]:
-        """Return the packets, messages or requests by queue since the device exists."""
+    def carried(self) -> list[int]:
         return [self.end.figures(queue.index).packets for queue in self.back.device.queues]
 
-    def _carried_since(self, before: Sequence[int]) -> str:
-        """Return how much the queues carried since ``before``, as text."""
-        counts = [now - then for now, then in zip(self._carried(), before, strict=True)]
+    def carried_since(self, before: Sequence[int]) -> str:
+        counts = [now - then for now, then in zip(self.carried(), before, strict=True)]
         shown = [f"{queue.name} {count}" for queue, count in zip(self.back.device.queues, counts, strict=True) if count]
-        return f"its queues carried {', '.join(shown) or 'nothing'}"
-
-    async def listen(self, task_status: trio.TaskStatus[None]) -> None:
-        """Accept front ends at the socket. Raises OSError if another process listens there."""
-        with listen(self.export.socket, socket.SOCK_STREAM, BACKLOG) as listening:
-            async with trio.open_nursery() as nursery:
-                task_status.started()
-                while True:
-                    client = await accept(listening, self._report_refusal)
-                    nursery.start_soon(self.converse, client)
-
-    def _report_refusal(self, why: str) -> None:
-        self.lines.trouble(f"cannot accept a {self.lines.peer}: {why}")
+        return f"; its queues carried {', '.join(shown) or 'nothing'}"
 
     async def dial(self, task_status: trio.TaskStatus[None]) -> None:
         """Connect to the front end at the socket, and again after each session."""
@@ -179,20 +102,23 @@ async def open_exports(
         watches = await stack.enter_async_context(open_watches(Reporter(hub, Source())))
         ipc = LocalIpc(poller, allow_unsealed=allow_unsealed)
         served: dict[str, Served] = {}
-        functions: list[FunctionExport] = []
+        starts: list[Callable[[], None]] = []
         for index, (name, export) in enumerate(exports.items()):
             spec = export.spec
             context = OpenContext("serve", name, index, spec, ("", ""), poller, watches)
             end = await stack.enter_async_context(DEVICE_TYPES[spec.type].open_alone("device", context))
             lines = ExportReport(name, report, peer="client" if export.vfio_user else "front end")
+            server: Server
             identity = spec.identity(name, Reporter(hub, Source("", name, "device")))
+            back: VhostBack
             if export.vfio_user:
-                function = FunctionExport(name, ipc, identity, lines)
-                functions.append(function)
-                served[name] = Served(name, export, function.back, function, end, lines)
+                server = function = FunctionExport(name, ipc, lines)
+                stack.callback(function.close)
+                back, start = make_back(function, spec, identity)
+                starts.append(start)
             else:
-                back = VhostUserBack(ipc, identity, lines)
-                served[name] = Served(name, export, back, back, end, lines)
+                server = back = VhostUserBack(ipc, identity, lines)
+            served[name] = Served(name, export.socket, server, lines, export, back, end)
         bus = VhostBus()
         register_device_types(bus, {device.back.device: device.end.settings for device in served.values()})
         nursery = await stack.enter_async_context(open_background())
@@ -202,17 +128,64 @@ async def open_exports(
         await nursery.start(_run, scope, poller, bus)
         stack.callback(scope.cancel)
         await bring_up((bus, device.back) for device in served.values())
-        for function in functions:
-            function.start()
+        for device in served.values():
+            nursery.start_soon(device.back.serve)
+        for start in starts:
+            start()
         sessions = await stack.enter_async_context(open_background())
         for device in served.values():
-            serve = device.dial if device.export.connect else device.listen
-            try:
-                await sessions.start(serve)
-            except OSError as exc:
-                raise ConfigError("serve", "socket", str(device.export.socket), exc.strerror or str(exc)) from None
+            if device.export.connect:
+                await sessions.start(device.dial)
+            else:
+                await _start(sessions, device)
         stack.enter_context(ignore_existing())
         yield served
+
+
+@asynccontextmanager
+async def open_function(
+    name: str,
+    kind: FunctionKind,
+    sockets: Sequence[Path],
+    *,
+    allow_unsealed: bool = False,
+    report: Callable[[str], None] = log_line,
+) -> AsyncIterator[tuple[Sessions, ...]]:
+    """Serve an endpoint function during the context, each of its links at a socket.
+
+    ``report`` takes lines for the user about connections. Raises ConfigError, and what the function's `bind` raises.
+    """
+    poller = Poller(moderate=True)
+    async with AsyncExitStack() as stack:
+        stack.callback(poller.close)
+        ipc = LocalIpc(poller, allow_unsealed=allow_unsealed)
+        exports, served = [], []
+        for number, socket in enumerate(sockets):
+            lines = ExportReport(name if len(sockets) == 1 else f"{name} link {number}", report, peer="client")
+            export = FunctionExport(name, ipc, lines)
+            stack.callback(export.close)
+            exports.append(export)
+            served.append(Sessions(name, socket, export, lines))
+        function = kind.make(*(export.controller for export in exports))
+        function.bind()
+        stack.callback(function.unbind)
+        nursery = await stack.enter_async_context(open_background())
+        nursery.start_soon(poller.run)
+        nursery.start_soon(function.run)
+        for export in exports:
+            export.start()
+        sessions = await stack.enter_async_context(open_background())
+        for each in served:
+            await _start(sessions, each)
+        yield tuple(served)
+
+
+async def _start(nursery: trio.Nursery, sessions: Sessions) -> None:
+    """Listen at the socket from now on. Raises ConfigError."""
+    try:
+        await nursery.start(sessions.listen)
+    except OSError as exc:
+        raise ConfigError("serve", "socket", str(sessions.path), exc.strerror or str(exc)) from None
 
 
 async def _run(scope: trio.CancelScope, poller: Poller, bus: VhostBus, task_status: trio.TaskStatus[None]) -> None:

@@ -1,43 +1,50 @@
-"""A virtio-pci function served to vfio-user clients: an endpoint controller, a link, and the client's root complex."""
+"""A function served to vfio-user clients: its links, each with an endpoint controller and the client's root complex."""
 
 from __future__ import annotations
 
-from drivers.bus.back import Identity
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from drivers.bus.back import Identity, VhostBack
 from drivers.carriers.framing import SessionStatistics
+from drivers.carriers.transport import LinkTransport
 from drivers.contracts.ipc import FdSocket
-from drivers.transports.pci import PCI, VirtioEpf
+from vnet.errors import ConfigError
 from vnet.link.ideal import IdealLink
 from vnet.linux.ipc import LocalIpc
+from vnet.linux.memory import HostMemory
 from vnet.pcie.epc import EndpointController
+from vnet.spec import DeviceSpec
+from vnet.transports import TRANSPORTS
 from vnet.vfio_user.server import ClientReport, VfioUserServer
 from vnet.vfio_user.session import Doorbell
 
-__all__ = ["FunctionExport"]
+__all__ = ["FunctionExport", "function_transports", "make_back"]
+
+MEMORY = 16 << 20
+"""Bytes of an endpoint's memory, for BARs that are memory. Untouched pages use none."""
 
 
 class FunctionExport:
-    """Implements `vnet.system.exports.Server` for the device of ``back``, function 0 of its own link."""
+    """A link whose root complex is a vfio-user client. Implements `vnet.system.sessions.Server`.
 
-    def __init__(self, name: str, ipc: LocalIpc, identity: Identity, report: ClientReport) -> None:
+    Close it after use.
+    """
+
+    def __init__(self, name: str, ipc: LocalIpc, report: ClientReport) -> None:
         self._link = IdealLink(name)
-        self._controller = EndpointController(self._link, name=name)
+        self._memory = HostMemory(MEMORY, name=name)
         self._report = report
         self._ipc = ipc
-        self.back = VirtioEpf(self._controller, 0, identity)
+        self.controller = EndpointController(self._link, memory=self._memory, name=name)
         self.statistics = SessionStatistics()
         self._server: VfioUserServer | None = None
 
-    def start(self) -> None:
-        """Appear on the link, once the device is bound."""
-        queues = range(len(self.back.device.queues))
-        doorbells = [
-            Doorbell(bells.bar, at)
-            for bells in PCI.doorbells
-            for queue in queues
-            if (at := bells.start + bells.step * queue) < bells.end
-        ]
+    def start(self, doorbells: Sequence[Doorbell] = ()) -> None:
+        """Appear on the link, once the function is bound."""
         self._server = VfioUserServer(self._ipc, self._link, self._report, doorbells, self.statistics)
-        self._controller.start()
+        self.controller.start()
 
     @property
     def connected(self) -> bool:
@@ -47,3 +54,38 @@ class FunctionExport:
         """Serve a client. Raises ProtocolError, TransportLost."""
         assert self._server is not None
         await self._server.serve_connection(socket)
+
+    def close(self) -> None:
+        self.controller.stop()
+        self._memory.close()
+
+
+def function_transports() -> list[str]:
+    """Return the names of the transports whose back half is an endpoint function."""
+    return [name for name, transport in TRANSPORTS.items() if isinstance(transport, LinkTransport)]
+
+
+def make_back(export: FunctionExport, spec: DeviceSpec, identity: Identity) -> tuple[VhostBack, Callable[[], None]]:
+    """Make the back half of a device as function 0 of a link, over the transport of ``spec``.
+
+    Returns it with the call that lets it appear on the link. Raises ConfigError if it has too many queues.
+    """
+    transport = TRANSPORTS[spec.transport]
+    assert isinstance(transport, LinkTransport)
+    field, queues = spec.queue_count
+    if transport.queues is not None and queues > transport.queues:
+        why = f"must be less: it takes {queues} queues, and transport {spec.transport} carries {transport.queues}"
+        raise ConfigError("", field, getattr(spec, field), why)
+    back = transport.back(export.controller, 0, identity, **attrs.asdict(spec.options, recurse=False))
+
+    def start() -> None:
+        queues = range(len(back.device.queues))
+        doorbells = [
+            Doorbell(bells.bar, at, bells.size)
+            for bells in transport.doorbells
+            for queue in queues
+            if bells.step and (at := bells.start + bells.step * queue) < bells.end
+        ]
+        export.start(doorbells)
+
+    return back, start

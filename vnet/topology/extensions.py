@@ -1,4 +1,4 @@
-"""Extensions: device types and transports that a Python file of the user adds."""
+"""Extensions: device types, transports and endpoint functions that a Python file of the user adds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any
 from drivers.carriers.transport import Transport
 from vnet.ends import DEVICE_TYPES, DeviceKind
 from vnet.errors import ConfigError
+from vnet.functions import FUNCTIONS, FunctionKind
 from vnet.transports import TRANSPORTS
 
-__all__ = ["add_device_type", "add_transport", "load_extension", "temporarily"]
+__all__ = ["add_device_type", "add_function", "add_transport", "load_extension", "temporarily"]
 
 
 def add_device_type(name: str, kind: DeviceKind[Any, Any]) -> None:
@@ -29,8 +30,15 @@ def add_transport(name: str, transport: Transport) -> None:
     TRANSPORTS.add(name, transport)
 
 
+def add_function(name: str, kind: FunctionKind) -> None:
+    """Add the endpoint function ``name``. Raises ValueError if the name is invalid or taken, or a field is wrong."""
+    if name in DEVICE_TYPES:
+        raise ValueError(f"name {name!r}: already used by a device type")
+    FUNCTIONS.add(name, kind)
+
+
 def load_extension(path: Path) -> ModuleType:
-    """Run a Python file that adds device types or transports, and return its module. Raises ConfigError.
+    """Run a Python file that adds device types, transports or functions, and return its module. Raises ConfigError.
 
     The file is trusted like any other program.
     """
@@ -52,6 +60,6 @@ def load_extension(path: Path) -> ModuleType:
 
 @contextmanager
 def temporarily() -> Iterator[None]:
-    """Remove device types and transports added in the context when it ends."""
-    with DEVICE_TYPES.temporarily(), TRANSPORTS.temporarily():
+    """Remove device types, transports and functions added in the context when it ends."""
+    with DEVICE_TYPES.temporarily(), TRANSPORTS.temporarily(), FUNCTIONS.temporarily():
         yield

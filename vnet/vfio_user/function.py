@@ -8,11 +8,17 @@ from drivers.contracts.hw import LinkEvents
 from vnet.link.base import all_ones
 from vnet.pcie.config_space import (
     BARS,
+    CAP_MSI,
     CAP_MSIX,
     CAP_PCI_EXPRESS,
     COMMAND,
     CONTROL_FLR,
     DEVICE_CONTROL,
+    MSI_ADDRESS,
+    MSI_CONTROL,
+    MSI_DATA,
+    MSI_ENABLE,
+    MSI_ENABLED,
     MSIX_CONTROL,
     MSIX_ENABLE,
     MSIX_FUNCTION_MASK,
@@ -41,8 +47,8 @@ def pieces(offset: int, size: int, largest: int) -> Iterator[tuple[int, int]]:
 class ClientFunction(LinkEvents):
     """Reads and writes of a function's regions. They travel its link.
 
-    The client's BARs hold the client's addresses, while the root complex places ours on the link. MSI-X enable and
-    function mask are the client's, too: its interrupts decide about ours.
+    The client's BARs hold the client's addresses, while the root complex places ours on the link. Enables of MSI and
+    MSI-X, MSI's messages and the function mask are the client's, too: its interrupts decide about ours.
     """
 
     def __init__(self, handle: PciFunctionHandle, reset: Callable[[], object]) -> None:
@@ -99,8 +105,8 @@ class ClientFunction(LinkEvents):
         """Do nothing: reads return all-ones."""
 
     def _restore(self) -> None:
+        self._reset()  # while accesses to the MSI-X table are decoded
         self.handle.config_write(COMMAND, 2, self._command)
-        self._reset()
 
     def _take_registers(self) -> None:
         """Initialise the registers that belong to the client."""
@@ -109,6 +115,11 @@ class ClientFunction(LinkEvents):
             if size := self.handle.bar_size(bar):
                 address_bits = (-size & all_ones(8)).to_bytes(8, "little")
                 self._own.update(enumerate(address_bits, BARS + 4 * bar))
+        msi = self.handle.capability(CAP_MSI)
+        if msi is not None:
+            self._own[msi + MSI_CONTROL] = MSI_ENABLE | MSI_ENABLED
+            self._own.update(dict.fromkeys(range(msi + MSI_ADDRESS, msi + MSI_DATA + 2), 0xFF))
+            self._own[msi + MSI_ADDRESS] = 0xFC
         msix = self.handle.capability(CAP_MSIX)
         if msix is not None:
             self._own[msix + MSIX_CONTROL + 1] = (MSIX_ENABLE | MSIX_FUNCTION_MASK) >> 8

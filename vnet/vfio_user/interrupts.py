@@ -1,4 +1,4 @@
-"""The client's eventfds of a function's interrupts: INTx with its mask, and MSI-X vectors."""
+"""The client's eventfds of a function's interrupts: INTx with its mask, MSI and MSI-X vectors."""
 
 from __future__ import annotations
 
@@ -14,22 +14,88 @@ __all__ = ["ClientInterrupts"]
 
 FLAGS: Mapping[int, IrqFlag] = {
     IrqType.INTX: IrqFlag.EVENTFD | IrqFlag.MASKABLE | IrqFlag.AUTOMASKED,
+    IrqType.MSI: IrqFlag.EVENTFD | IrqFlag.NORESIZE,
     IrqType.MSIX: IrqFlag.EVENTFD,
 }
+
+
+class _Messages:
+    """The eventfds of MSI or MSI-X vectors. The first ones turn it on in the function, with so many vectors."""
+
+    def __init__(
+        self,
+        enable: Callable[[int], object],
+        disable: Callable[[], None],
+        request: Callable[[int, Callable[[], None]], None],
+        free: Callable[[int], None],
+    ) -> None:
+        self._enable, self._disable, self._request, self._free = enable, disable, request, free
+        self._count = 0
+        """Number of vectors that are on; 0 while it is off."""
+        self._notifiers: dict[int, Notifier] = {}
+
+    @property
+    def on(self) -> bool:
+        return self._count > 0
+
+    def set(self, vectors: Sequence[int], notifiers: Sequence[Notifier]) -> None:
+        """Set the eventfds of some vectors; without any, these vectors have none."""
+        if not self._count:
+            self._count = vectors[-1] + 1
+            self._enable(self._count)
+        for at, vector in enumerate(vectors):
+            old = self._notifiers.pop(vector, None)
+            if notifiers:
+                self._notifiers[vector] = notifiers[at]
+                self._request(vector, notifiers[at].notify)
+            else:
+                self._free(vector)
+            if old is not None:
+                old.close()
+
+    def trigger(self, vectors: Sequence[int]) -> None:
+        for vector in vectors:
+            if vector in self._notifiers:
+                self._notifiers[vector].notify()
+
+    def program(self) -> None:
+        """Set up the function again after its reset."""
+        if self._count:
+            self._enable(self._count)
+        for vector, notifier in self._notifiers.items():
+            self._request(vector, notifier.notify)
+
+    def disable(self) -> None:
+        self._disable()
+        self.close()
+
+    def close(self) -> None:
+        self._count = 0
+        while self._notifiers:
+            self._notifiers.popitem()[1].close()
 
 
 class ClientInterrupts:
     """Interrupts of one function. The client has the MSI-X table, so that ours is set up by its eventfds.
 
-    As in Linux's VFIO, the client's first use of MSI-X interrupts turns MSI-X on, and no interrupts turn it off.
+    As in Linux's VFIO, the client's first use of MSI or MSI-X interrupts turns it on, and no interrupts turn it off.
     """
 
     def __init__(self, ipc: Ipc, function: PciFunctionHandle) -> None:
         self._ipc = ipc
         self._function = function
-        self._counts: Mapping[int, int] = {IrqType.INTX: 1, IrqType.MSIX: function.vectors}
-        self._vectors: dict[int, Notifier] = {}
-        self._msix = False
+        self._counts: Mapping[int, int] = {
+            IrqType.INTX: 1,
+            IrqType.MSI: function.msi_vectors,
+            IrqType.MSIX: function.vectors,
+        }
+        handle = function
+        self._messages: Mapping[int, _Messages] = {
+            IrqType.MSI: _Messages(_enable_msi(handle), handle.disable_msi, handle.request_msi, handle.free_msi),
+            IrqType.MSIX: _Messages(
+                lambda _: handle.enable_msix(), handle.disable_msix, handle.request_irq, handle.free_irq
+            ),
+        }
         self._line: Notifier | None = None
         self._masked = False
 
@@ -56,20 +122,18 @@ class ClientInterrupts:
         elif request.index == IrqType.INTX:
             self._set_line(request, handles)
         elif request.action is not IrqSet.TRIGGER:
-            raise Refused("DEVICE_SET_IRQS: MSI-X interrupts are masked by the client")
+            raise Refused("DEVICE_SET_IRQS: MSI and MSI-X interrupts are masked by the client")
         elif eventfds:
-            self._set_vectors(request.numbers(), self._take(handles))
+            if any(messages.on for index, messages in self._messages.items() if index != request.index):
+                raise Refused("DEVICE_SET_IRQS: one of MSI and MSI-X at a time")
+            self._messages[request.index].set(request.numbers(), self._take(handles))
         else:
-            for vector in request.numbers():
-                if vector in self._vectors:
-                    self._vectors[vector].notify()
+            self._messages[request.index].trigger(request.numbers())
 
     def program(self) -> None:
         """Set up the function again as the client last asked, after its reset."""
-        if self._msix:
-            self._function.enable_msix()
-        for vector, notifier in self._vectors.items():
-            self._function.request_irq(vector, notifier.notify)
+        for messages in self._messages.values():
+            messages.program()
         if self._line is not None:
             self._masked = False
             self._function.request_intx(self._assert)
@@ -77,15 +141,13 @@ class ClientInterrupts:
     def close(self) -> None:
         """Release all interrupts and close the eventfds."""
         self._function.free_irqs()
-        self._close_vectors()
+        for messages in self._messages.values():
+            messages.close()
         self._close_line()
-        self._msix = False
 
     def _disable(self, index: int) -> None:
-        if index == IrqType.MSIX:
-            self._function.disable_msix()
-            self._msix = False
-            self._close_vectors()
+        if index in self._messages:
+            self._messages[index].disable()
         else:
             self._function.free_intx()
             self._close_line()
@@ -101,20 +163,6 @@ class ClientInterrupts:
                 notifier.close()
             raise Refused(f"DEVICE_SET_IRQS: {exc}") from None
         return notifiers
-
-    def _set_vectors(self, vectors: Sequence[int], notifiers: Sequence[Notifier]) -> None:
-        if not self._msix:
-            self._msix = True
-            self._function.enable_msix()
-        for at, vector in enumerate(vectors):
-            old = self._vectors.pop(vector, None)
-            if notifiers:
-                self._vectors[vector] = notifiers[at]
-                self._function.request_irq(vector, notifiers[at].notify)
-            else:
-                self._function.free_irq(vector)
-            if old is not None:
-                old.close()
 
     def _set_line(self, request: SetIrqs, handles: list[Handle]) -> None:
         if IrqSet.EVENTFD in request.flags:
@@ -154,12 +202,13 @@ class ClientInterrupts:
         IrqSet.TRIGGER: _trigger,
     }
 
-    def _close_vectors(self) -> None:
-        while self._vectors:
-            self._vectors.popitem()[1].close()
-
     def _close_line(self) -> None:
         line, self._line = self._line, None
         self._masked = False
         if line is not None:
             line.close()
+
+
+def _enable_msi(function: PciFunctionHandle) -> Callable[[int], object]:
+    """Return the call that turns MSI on for at least so many vectors: their number is a power of two."""
+    return lambda count: function.enable_msi(1 << (count - 1).bit_length())

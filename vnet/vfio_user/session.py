@@ -48,7 +48,6 @@ __all__ = ["Doorbell", "Session"]
 
 Reply = tuple[bytes, Sequence[Handle]]
 DONE: Reply = (b"", ())
-DOORBELL_SIZE = 2
 CAPABILITIES: Mapping[str, object] = {
     "max_msg_fds": FDS_MAX,
     "max_data_xfer_size": DATA_MAX,
@@ -59,10 +58,12 @@ CAPABILITIES: Mapping[str, object] = {
 
 @attrs.frozen
 class Doorbell:
-    """A register of 16 bits whose writes notify the device, whatever their value."""
+    """A register whose writes notify the device, whatever their value."""
 
     bar: int
     offset: int
+    size: int = 2
+    """Bytes of a write."""
 
 
 class Session:
@@ -139,14 +140,14 @@ class Session:
     def _get_region_io_fds(self, payload: RegionIoFds, _: ClientMessage) -> Reply:
         region = _known(payload.index, REGIONS)
         bells = [bell for bell in self._doorbells if bell.bar == region][: self._fds_max]
-        rows = tuple(IoDoorbell(bell.offset, DOORBELL_SIZE, fd) for fd, bell in enumerate(bells))
+        rows = tuple(IoDoorbell(bell.offset, bell.size, fd) for fd, bell in enumerate(bells))
         answer = payload.answer(rows)
         return answer.emit(), [self._event(bell) for bell in bells[: len(answer.doorbells)]]
 
     def _event(self, bell: Doorbell) -> Handle:
         """Return the eventfd of a doorbell, watched from now on."""
         if bell not in self._events:
-            ring = partial(self._function.handle.bar_write, bell.bar, bell.offset, DOORBELL_SIZE, 0)
+            ring = partial(self._function.handle.bar_write, bell.bar, bell.offset, bell.size, 0)
             try:
                 self._events[bell] = self._ipc.watch(self._ipc.make_event(), ring)
             except Unusable as exc:

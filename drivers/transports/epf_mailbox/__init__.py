@@ -31,5 +31,5 @@ MAILBOX = LinkTransport(
     queues=MAX_QUEUES,
     options=MailboxOptions,
     register_name=register_name,
-    doorbells=(DoorbellRange(DOORBELL_BAR, 0, DOORBELL_SIZE * DEVICE_DOORBELL, DOORBELL_SIZE),),
+    doorbells=(DoorbellRange(DOORBELL_BAR, 0, DOORBELL_SIZE * DEVICE_DOORBELL, DOORBELL_SIZE, DOORBELL_SIZE),),
 )

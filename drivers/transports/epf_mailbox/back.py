@@ -13,7 +13,7 @@ import trio
 
 from drivers.bus.back import VIRTIO_VENDOR, Identity
 from drivers.bus.vhost import DeviceQueue
-from drivers.carriers.epf import EndpointFunction
+from drivers.carriers.epf import VirtioFunction
 from drivers.contracts.hw import NO_VECTOR, DmaBuffer, Epc, PciHeader
 from drivers.transports.epf_mailbox.registers import (
     BAR,
@@ -55,7 +55,7 @@ POLL = 0.001
 LOW = (1 << 64) - 1
 
 
-class MailboxEpf(EndpointFunction):
+class MailboxEpf(VirtioFunction):
     """A mailbox device on a function of an endpoint controller.
 
     With ``poll`` there are no doorbells: `serve` polls every millisecond. Without ``extension`` the device has

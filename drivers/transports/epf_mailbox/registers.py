@@ -42,7 +42,7 @@ __all__ = [
     "register_name",
 ]
 
-PCI_VENDOR, PCI_DEVICE = 0x104C, 0xB010
+PCI_VENDOR, PCI_DEVICE = 0x104C, 0xB0F0
 """Texas Instruments, as in the RFC, and a device id that TI does not assign. The subsystem ids hold virtio ids."""
 
 MAX_QUEUES = 8

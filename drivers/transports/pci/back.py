@@ -8,7 +8,7 @@ from typing import ClassVar
 from drivers.bus.back import VIRTIO_VENDOR, Identity
 from drivers.bus.registers import SelectedRegisters
 from drivers.bus.vhost import DeviceQueue, VhostDevice
-from drivers.carriers.epf import EndpointFunction
+from drivers.carriers.epf import VirtioFunction
 from drivers.contracts.hw import NO_VECTOR, Epc, PciHeader, RegisterBlock
 from drivers.transports.pci.registers import (
     CAP_VENDOR,
@@ -43,7 +43,7 @@ _ADDRESSES = {
 """Area and first bit of its address, by offset and size of an access: a whole register, or half of it."""
 
 
-class VirtioEpf(EndpointFunction):
+class VirtioEpf(VirtioFunction):
     """A function of an endpoint controller as a virtio device."""
 
     def __init__(self, epc: Epc, function: int, identity: Identity) -> None:

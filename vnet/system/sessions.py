@@ -1,0 +1,109 @@
+"""Sessions with the peers of what is served at a unix socket: one peer at a time."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+import trio
+
+from drivers.carriers.framing import SessionStatistics
+from drivers.contracts.ipc import FdSocket
+from drivers.errors import DriverError
+from rings.status import Status
+from vnet.linux.ipc import UnixSocket
+from vnet.linux.unix_socket import accept, listen
+from vnet.system.limited import LimitedReport
+
+__all__ = ["ExportReport", "Server", "Sessions"]
+
+BACKLOG = 16
+"""Connections that wait to be accepted."""
+CONNECTED = "a {} is connected"
+REFUSED = "another {} connected and was refused"
+
+
+@attrs.define(eq=False)
+class ExportReport(LimitedReport):
+    """The lines for the user about a served device. Implements `drivers.transports.vhost_user.back.SessionReport`."""
+
+    peer: str = "front end"
+    """The peer's name in lines."""
+    failed: bool = False
+    """Whether we closed the last session because of an error. The next one is then reported only at DRIVER_OK, because
+    a front end may reconnect at once and fail in the same way."""
+
+    def status_changed(self, status: Status) -> None:
+        if self.failed and status & Status.DRIVER_OK:
+            self.failed = False
+            self.say(CONNECTED.format(self.peer))
+
+    def agreed(self) -> None:
+        """Implement `vnet.vfio_user.server.ClientReport`: the client may work."""
+        if self.failed:
+            self.failed = False
+            self.say(CONNECTED.format(self.peer))
+
+
+class Server(Protocol):
+    """Serves one peer at a time."""
+
+    statistics: SessionStatistics
+
+    @property
+    def connected(self) -> bool: ...
+
+    async def serve_connection(self, socket: FdSocket) -> None:
+        """Serve a peer until it disconnects; refuse it at once if another is connected. Raises DriverError."""
+
+
+@attrs.define(eq=False)
+class Sessions:
+    """Sessions at one socket."""
+
+    name: str
+    path: Path
+    """Path of the socket."""
+    server: Server
+    lines: ExportReport
+
+    async def converse(self, connected: socket.socket) -> None:
+        """Serve one front end until it disconnects or fails."""
+        first = not self.server.connected
+        before = self.carried()
+        if first and not self.lines.failed:
+            self.lines.say(CONNECTED.format(self.lines.peer))
+        try:
+            await self.server.serve_connection(UnixSocket(connected))
+        except DriverError as exc:
+            self.lines.failed = True
+            self.lines.trouble(f"the connection was closed: {exc}")
+        else:
+            if first:
+                self.lines.failed = False
+                self.lines.say(f"the {self.lines.peer} hung up{self.carried_since(before)}")
+            else:
+                self.lines.trouble(REFUSED.format(self.lines.peer))
+
+    def carried(self) -> list[int]:
+        """Return the packets, messages or requests by queue since the start; here there are no queues."""
+        return []
+
+    def carried_since(self, before: Sequence[int]) -> str:
+        """Return how much the queues carried since ``before``, as the end of a line."""
+        return ""
+
+    async def listen(self, task_status: trio.TaskStatus[None]) -> None:
+        """Accept front ends at the socket. Raises OSError if another process listens there."""
+        with listen(self.path, socket.SOCK_STREAM, BACKLOG) as listening:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    client = await accept(listening, self._report_refusal)
+                    nursery.start_soon(self.converse, client)
+
+    def _report_refusal(self, why: str) -> None:
+        self.lines.trouble(f"cannot accept a {self.lines.peer}: {why}")
