@@ -26,6 +26,10 @@ class Areas:
         self._pins.append(view)
         return view
 
+    def has_views(self) -> bool:
+        """Return whether the memory pins plain views, which C can access."""
+        return all(isinstance(view, memoryview) for view in self._pins)
+
     def reachable(self) -> bool:
         """Return whether the views may still be used."""
         try:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["Buffers", "Chain", "copy", "copy_in", "copy_out", "skip", "take", "total"]
+__all__ = ["NO_PLAIN", "Buffers", "Chain", "Plain", "copy", "copy_in", "copy_out", "skip", "take", "total"]
 
 Chain = tuple[int, list[memoryview], list[memoryview]]
 Buffers = tuple[list[int], list[int], list[memoryview]]
 """A batch of write-only chains: their heads, the bytes of each, and non-empty views of all of them in order. One view
 may cover several chains."""
+Plain = tuple[memoryview, Sequence[tuple[int, int, int]]]
+"""A batch of chains of one descriptor: a region of memory, and head, offset in the region and bytes of each chain."""
+NO_PLAIN: Plain = memoryview(b""), ()
 
 
 def total(segs: Sequence[memoryview]) -> int:

@@ -19,6 +19,7 @@ from rings.layout import (
     split_sizes,
 )
 from rings.memory import Addr, Memory
+from rings.native import NATIVE
 from rings.observers.inflight import InflightLog, InflightObserver
 from rings.observers.meter import PACKED_COSTS, SPLIT_COSTS, Meter, MeterObserver, RingCosts
 from rings.observers.observed import ObservedVringh
@@ -121,6 +122,20 @@ def _resume_packed(ring: PackedVringh, used: int, heads: Sequence[int]) -> None:
     ring.resume(used, ())
 
 
+def _sides() -> Mapping[str, tuple[Callable[..., Virtqueue], Callable[..., Vringh]]]:
+    """Return the driver's and the device's side of each format: native ones if there are."""
+    if not NATIVE:
+        return {"split": (SplitVirtqueue, SplitVringh), "packed": (PackedVirtqueue, PackedVringh)}
+    from rings.packed.native import NativePackedVirtqueue, NativePackedVringh
+    from rings.split.native import NativeSplitVirtqueue, NativeSplitVringh
+
+    return {
+        "split": (NativeSplitVirtqueue, NativeSplitVringh),
+        "packed": (NativePackedVirtqueue, NativePackedVringh),
+    }
+
+
+_SIDES = _sides()
 FORMATS: Mapping[str, RingFormat] = {
     "split": RingFormat(
         name="split",
@@ -128,8 +143,8 @@ FORMATS: Mapping[str, RingFormat] = {
         align=SPLIT_ALIGN,
         any_num=False,
         start=0,
-        driver=SplitVirtqueue,
-        device=SplitVringh,
+        driver=_SIDES["split"][0],
+        device=_SIDES["split"][1],
         costs=SPLIT_COSTS,
         written=(False, False, True),
         check=check_split,
@@ -143,8 +158,8 @@ FORMATS: Mapping[str, RingFormat] = {
         align=PACKED_ALIGN,
         any_num=True,
         start=FIRST_LAP,
-        driver=PackedVirtqueue,
-        device=PackedVringh,
+        driver=_SIDES["packed"][0],
+        device=_SIDES["packed"][1],
         costs=PACKED_COSTS,
         written=(True, False, True),
         check=check_packed,

@@ -7,7 +7,7 @@ from typing import NewType, Protocol
 
 from rings.errors import MemoryFault
 
-__all__ = ["ADDRESS_END", "Addr", "MappedMemory", "Memory", "PciAddr", "PhysAddr", "was_released"]
+__all__ = ["ADDRESS_END", "Addr", "MappedMemory", "Memory", "PciAddr", "PhysAddr", "no_region", "was_released"]
 
 Addr = NewType("Addr", int)
 """An address in a ring, in the address space of the bus between the two sides."""
@@ -62,6 +62,11 @@ class _Region:
         self.pins: dict[int, memoryview] = {}
 
 
+def no_region() -> tuple[int, memoryview, bool]:
+    """Return no region, for memory whose accesses must not go past its checks: see `MappedMemory.region`."""
+    return 0, memoryview(b""), False
+
+
 def no_fence() -> None:
     """Do nothing: program order is enough if both sides of a ring run in one thread."""
 
@@ -112,6 +117,13 @@ class MappedMemory:
     def pinned(self) -> int:
         """Number of pinned views."""
         return sum(len(r.pins) for r in self._regions)
+
+    def region(self) -> tuple[int, memoryview, bool]:
+        """Return address, view, and whether it is writable, of the region that was accessed last; 0 bytes before that.
+
+        As with `view`, the view is valid until the next await.
+        """
+        return self._base, self._view, self._writable
 
     def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
         start = addr - self._base

@@ -33,7 +33,7 @@ from typing import Protocol
 
 import attrs
 
-from rings.chain import Buffers, Chain
+from rings.chain import Buffers, Chain, Plain
 from rings.memory import Addr
 from rings.view import RingView
 
@@ -86,6 +86,8 @@ class Virtqueue(Protocol):
     num: int
     num_free: int
     """Free descriptors; a chain in an indirect table takes one."""
+    native: bool
+    """Whether plain chains are moved in C."""
 
     def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: int, /) -> None:
         """Add a chain of device-readable, then device-writable segments; `get_each` returns ``token`` with it.
@@ -141,6 +143,10 @@ class Vringh(Protocol):
         """Descriptors in the ring."""
 
     @property
+    def native(self) -> bool:
+        """Whether plain chains are moved in C now."""
+
+    @property
     def broken(self) -> bool:
         """Whether the queue is latched: it reads as empty."""
 
@@ -171,6 +177,16 @@ class Vringh(Protocol):
         Stops before any other chain, and before a bad one: `getdescs` reports it. Raises BadRing if the ring itself is
         bad.
         """
+
+    def getplain(self, limit: int, writable: bool, /) -> Plain:
+        """Take up to ``limit`` chains of one descriptor, all writable or all readable, in C.
+
+        Stops before any other chain, and before a bad one: `getdescs` takes or reports it. Takes none if the plain path
+        is Python's, the ring is observed, or the memory has checks of its own. Raises BadRing for a bad index.
+        """
+
+    def complete_read(self, chains: Sequence[tuple[int, int, int]], count: int, /) -> None:
+        """Mark the first ``count`` chains of `getplain` as used, with 0 bytes written."""
 
     def abandon(self, count: int, /) -> Sequence[int]:
         """Put the ``count`` chains taken last back; they are taken next, in the same order as before.

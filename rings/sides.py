@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from rings.areas import Areas
+from rings.chain import NO_PLAIN, Chain, Plain
 from rings.errors import BadRing, LocalRingError, MemoryFault, QueueFull
 from rings.layout import DESC_SIZE, WRITE
 from rings.memory import Addr, Memory
@@ -44,6 +45,7 @@ class DriverSide:
         "_violation",
         "_writable",
         "memory",
+        "native",
         "num",
         "num_free",
     )
@@ -52,6 +54,7 @@ class DriverSide:
         """Take ``indirect`` as the address of ``num`` tables of ``indirect_max`` descriptors. Raises MemoryFault."""
         self.num = num
         self.num_free = num
+        self.native = False
         self.memory = memory
         self._areas = areas
         self._tables: memoryview | None = None
@@ -128,6 +131,7 @@ class DeviceSide:
         "_taken",
         "broken",
         "memory",
+        "native",
         "num",
     )
 
@@ -142,6 +146,7 @@ class DeviceSide:
         """
         self.num = num
         self.broken = False
+        self.native = False
         self.memory = memory
         """Memory of the buffers. An observer may put a memory that remembers accesses in its place."""
         self._areas = areas
@@ -155,6 +160,26 @@ class DeviceSide:
         self._taken: deque[int] = deque(maxlen=num)  # heads in the order of taking, without those abandoned
         self._chains = self._calls = self._suppressed = self._returned = 0
         self._budget = NO_PACE  # units of work left in this turn
+
+    def getplain(self, limit: int, writable: bool, /) -> Plain:
+        return NO_PLAIN
+
+    def complete_read(self, chains: Sequence[tuple[int, int, int]], count: int, /) -> None:
+        self.complete_each([(head, 0) for head, _, _ in chains[:count]])
+
+    def getdescs(self, limit: int, /) -> list[Chain]:
+        raise NotImplementedError
+
+    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
+        raise NotImplementedError
+
+    def _region(self, writable: bool) -> tuple[int, memoryview] | None:
+        """Return address and view of the region that was accessed last, or None."""
+        region: Callable[[], tuple[int, memoryview, bool]] | None = getattr(self.memory, "region", None)
+        if region is None or not self.native:
+            return None
+        base, view, may_write = region()
+        return None if writable and not may_write else (base, view)
 
     def pace(self, work: int, /) -> None:
         self._budget = work

@@ -23,6 +23,30 @@ pytest_plugins = [
 hypothesis.settings.register_profile("vnet", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("vnet")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--native-rings", action="store_true", help="tests of rings: take every plain chain in C")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "watches_words: needs a log of each load and store, which C does not write")
+    if config.getoption("--native-rings"):
+        from rings.native import NATIVE, WHY_NOT
+        from support.rigs.ring import Sides
+
+        if not NATIVE:
+            raise pytest.UsageError(f"--native-rings: the native plain path is {WHY_NOT}")
+        Sides.use_native()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--native-rings"):
+        skip = pytest.mark.skip("needs a log of each load and store")
+        for item in items:
+            if item.get_closest_marker("watches_words"):
+                item.add_marker(skip)
+
+
 # A shell ignores Ctrl-C in background jobs, and nohup ignores SIGHUP; programs of tests would inherit both.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 import attrs
 
 from drivers.flow.pump import Serve
+from rings.memory import Addr
 
 __all__ = [
     "ALL_OFFLOADS",
     "ETH_HLEN",
     "HEADER_SIZE",
+    "NOT_PLAIN",
+    "NO_FRAME",
     "NO_OFFLOADS",
+    "FrameSlots",
+    "KnownHeads",
+    "NativeQueue",
     "Offloads",
     "PacketPort",
     "PacketQueue",
@@ -27,6 +34,10 @@ __all__ = [
 HEADER_SIZE = 12
 """Bytes of the virtio_net_hdr in front of every frame of a packet port (VIRTIO 1.4 section 5.1.9)."""
 ETH_HLEN = 14
+KnownHeads = Mapping[bytes, tuple[int, int, bytes, int]]
+"""Verdicts by head of a frame: minimum and maximum bytes of header and frame, the head to pass on, num_buffers."""
+NO_FRAME, NOT_PLAIN = -1, -2
+"""Reasons to stop of `NativeQueue.recv_chains` and `recv_slots`: no frame is pending; Python reads the next one."""
 
 
 @attrs.frozen
@@ -109,6 +120,68 @@ class PacketQueue(Protocol):
 
     async def wait_writable(self, serve: Serve | None = None, /) -> None:
         """Wait until `send` may succeed, like `wait_readable`."""
+
+
+class FrameSlots(Protocol):
+    """Equal-sized buffers of a driver, by slot."""
+
+    @property
+    def block(self) -> memoryview:
+        """Memory of all buffers, from the first one on."""
+
+    @property
+    def addrs(self) -> Sequence[Addr]:
+        """Address of each buffer."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of each buffer."""
+
+
+class NativeQueue(PacketQueue, Protocol):
+    """A queue that moves batches of plain frames in C: frames with known heads, in buffers that any frame fits.
+
+    Its calls stop at the first frame that is not plain. They raise nothing: an error repeats when Python moves it.
+    """
+
+    native: bool
+    """Whether to use these calls now; not while the frames of the queue are observed."""
+
+    def send_each(
+        self,
+        view: memoryview,
+        frames: Sequence[tuple[int, ...]],
+        known: KnownHeads,
+        exceptions: AbstractSet[bytes] | None = None,
+        single: bool = False,
+        pitch: int = 0,
+        /,
+    ) -> tuple[int, int]:
+        """Send frames in ``view``. Returns their number, and bytes without headers.
+
+        Each frame is (any, offset, bytes) with its header, or (slot, bytes) if slots are ``pitch`` bytes apart. Frames
+        are not plain if their heads are among ``exceptions``, or, with ``single``, if they take several buffers.
+        """
+
+    def recv_chains(
+        self, view: memoryview, chains: Sequence[tuple[int, int, int]], verdicts: Mapping[bytes, str] | None, /
+    ) -> tuple[list[tuple[int, int]], int, int]:
+        """Receive frames into chains of `rings.queue.Vringh.getplain`, with num_buffers 1.
+
+        Only frames that the receive filter passes by ``verdicts`` are plain. Returns head and bytes of each, all bytes
+        without headers, and why it stopped: `NO_FRAME`, `NOT_PLAIN`, or the argument of `judge_read` for a next chain.
+        """
+
+    def recv_slots(
+        self, slots: FrameSlots, free: Sequence[int], limit: int, budget: int, /
+    ) -> tuple[list[tuple[Addr, int, int]], int, int]:
+        """Receive up to ``limit`` frames or ``budget`` bytes into free slots, the last one of ``free`` first.
+
+        Returns (address, bytes, slot) of each, and the rest as `recv_chains`.
+        """
+
+    def judge_read(self, size: int, segs: Sequence[memoryview], /) -> int:
+        """Continue as `recv_into` with the frame that is in ``segs`` already."""
 
 
 class PacketPort(PacketQueue, Protocol):

@@ -27,12 +27,13 @@ class BufferBlock:
         self._dma = dma
         pitch = _pitch(size)
         self._block: DmaBuffer = dma.alloc(count * pitch, PAGE)
-        self.size = size
+        self.size, self.pitch = size, pitch
         self.addrs = [Addr(self._block.addr + i * pitch) for i in range(count)]
         self.views = [dma.pin(addr, size, "B") for addr in self.addrs]
+        self.block = dma.pin(self._block.addr, count * pitch, "B")
 
     def close(self) -> None:
         """Release the views and free the memory, which the device must not access any more."""
-        for view in self.views:
+        for view in (*self.views, self.block):
             self._dma.unpin(view)
         self._dma.free(self._block)

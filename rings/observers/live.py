@@ -16,7 +16,10 @@ from rings.sides import DeviceSide, DriverSide
 
 __all__ = ["Access", "AddedChain", "DriverObserver", "TakenBuffers", "device_side", "watch_device", "watch_driver"]
 
-DEVICE_CALLS = ("getdescs", "getbufs", "abandon", "complete_each", "publish", "close")
+DEVICE_CALLS = (
+    *("native", "getdescs", "getbufs", "getplain", "complete_read"),
+    *("abandon", "complete_each", "publish", "close"),
+)
 
 
 # The driver's side

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rings.chain import Buffers, Chain, total
+from rings.chain import NO_PLAIN, Buffers, Chain, Plain, total
 from rings.queue import QueueState, QueueStatistics, Vringh
 
 __all__ = ["ObservedVringh", "Observer"]
@@ -45,6 +45,8 @@ class Observer:
 class ObservedVringh:
     """A `rings.queue.Vringh` that reports to an observer. For several observers, wrap it again."""
 
+    native = False
+
     def __init__(self, ring: Vringh, observer: Observer) -> None:
         self.ring = ring
         self.observer = observer
@@ -71,6 +73,12 @@ class ObservedVringh:
             sizes.append(total(writable))
             views += writable
         return heads, sizes, views
+
+    def getplain(self, limit: int, writable: bool, /) -> Plain:
+        return NO_PLAIN
+
+    def complete_read(self, chains: Sequence[tuple[int, int, int]], count: int, /) -> None:
+        self.complete_each([(head, 0) for head, _, _ in chains[:count]])
 
     def abandon(self, count: int, /) -> Sequence[int]:
         heads = self.ring.abandon(count)

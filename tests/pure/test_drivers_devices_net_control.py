@@ -183,7 +183,7 @@ def test_the_memory_of_a_filter_is_bounded() -> None:
     frames = FrameFilter(OWN, Reception())
     for i in range(3 * KNOWN_MAX):
         frames.judge(i.to_bytes(16, "big"))
-    assert len(frames._known) <= KNOWN_MAX
+    assert len(frames.known) <= KNOWN_MAX
 
 
 def test_commands_lead_from_any_reception_to_any_other() -> None:

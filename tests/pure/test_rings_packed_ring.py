@@ -85,6 +85,7 @@ def test_a_list_is_given_back_by_one_descriptor() -> None:
     assert (driver.num_free, driver.state().used, device.state().used) == (4, position(4, 4), position(4, 4))
 
 
+@pytest.mark.watches_words
 @pytest.mark.virtio("PACKED-DRV-10", "PACKED-DRV-17", "PACKED-DRV-22")
 @pytest.mark.parametrize("indirect", [False, True])
 def test_the_first_descriptor_of_a_batch_is_made_available_last(indirect: bool) -> None:
@@ -99,6 +100,7 @@ def test_the_first_descriptor_of_a_batch_is_made_available_last(indirect: bool) 
     assert len(stores) == len(set(stores)) == 2 * (2 if indirect else 4), "each word once"
 
 
+@pytest.mark.watches_words
 @pytest.mark.virtio("PACKED-DEV-8", "PACKED-DEV-13")
 def test_the_first_descriptor_of_a_batch_is_marked_used_last(rig: PackedRig) -> None:
     driver, device = rig.driver(), rig.device()
@@ -260,6 +262,7 @@ def test_with_event_idx_the_device_calls_when_the_event_is_passed(batch: int, st
         assert [event in covered for covered in events] == [True], (event, events)
 
 
+@pytest.mark.watches_words
 @pytest.mark.virtio("PACKED-DRV-23")
 @pytest.mark.hostile("R25")
 @EVENT_IDX

@@ -68,6 +68,7 @@ def test_a_chain_too_long_for_its_table_goes_without(rig: Rig) -> None:
     assert len(shown(rig, 1)) == 5
 
 
+@pytest.mark.watches_words
 @pytest.mark.virtio("SPLIT-DRV-27", "SPLIT-DRV-13")
 @pytest.mark.parametrize("indirect", [False, True])
 def test_descriptors_then_entry_then_index_are_stored_in_that_order(make_rig: MakeRig, indirect: bool) -> None:
@@ -84,6 +85,7 @@ def test_descriptors_then_entry_then_index_are_stored_in_that_order(make_rig: Ma
     assert [place for place, _ in itertools.groupby(places)] == expected[not indirect :]
 
 
+@pytest.mark.watches_words
 @pytest.mark.virtio("SPLIT-DRV-13")
 def test_the_available_index_only_ever_grows(make_rig: MakeRig) -> None:
     rig = make_rig(2)

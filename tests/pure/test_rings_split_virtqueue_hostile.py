@@ -94,6 +94,7 @@ def test_a_single_buffer_has_its_length_checked_as_well(rig: Rig) -> None:
     assert driver.statistics().bad_lengths == 2
 
 
+@pytest.mark.watches_words
 @pytest.mark.hostile("D04")
 @pytest.mark.parametrize("indirect", [False, True])
 def test_a_device_that_rewrites_descriptors_does_not_confuse_the_driver(make_rig: MakeRig, indirect: bool) -> None:
@@ -113,6 +114,7 @@ def test_a_device_that_rewrites_descriptors_does_not_confuse_the_driver(make_rig
     assert {area for act, area in rig.words(rig.driver_side) if act == "load"} == {"used"}
 
 
+@pytest.mark.watches_words
 @pytest.mark.hostile("D05")
 @pytest.mark.parametrize("move", [3, 100, 0x8000, -1, -100])
 def test_a_used_index_beyond_what_is_in_flight_breaks_the_ring_at_once(rig: Rig, move: int) -> None:

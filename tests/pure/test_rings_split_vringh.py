@@ -45,6 +45,7 @@ def test_a_used_element_is_shown_only_by_publish(rig: Rig) -> None:
     assert rig.raw.used_idx == 1
 
 
+@pytest.mark.watches_words
 @pytest.mark.virtio("SPLIT-DEV-13")
 def test_id_and_length_are_stored_before_the_index_that_shows_them(rig: Rig) -> None:
     device = rig.device()
@@ -56,6 +57,7 @@ def test_id_and_length_are_stored_before_the_index_that_shows_them(rig: Rig) -> 
     assert offsets == [4, 2], "the element, then idx"
 
 
+@pytest.mark.watches_words
 @pytest.mark.virtio("SPLIT-DEV-4")
 def test_the_device_only_ever_writes_the_used_ring(rig: Rig) -> None:
     device = rig.device()

@@ -321,6 +321,7 @@ def publications(rig: Rig, driver: SplitVirtqueue, device: SplitVringh) -> dict[
 MOMENTS = ["driver publishes", "driver asks to be called", "device publishes", "device asks to be kicked"]
 
 
+@pytest.mark.watches_words
 @pytest.mark.virtio("SPLIT-DRV-28")
 @pytest.mark.parametrize("moment", MOMENTS)
 @EVENT_IDX
@@ -356,6 +357,7 @@ def test_a_batch_costs_each_side_one_fence(make_rig: MakeRig) -> None:
     assert [len(side.acts(Act.FENCE)) for side in (rig.driver_side, rig.device_side)] == [1, 1]
 
 
+@pytest.mark.watches_words
 def test_an_index_is_looked_at_once_per_batch(make_rig: MakeRig) -> None:
     rig = make_rig()
     driver, device = rig.driver(), rig.device()

@@ -121,3 +121,18 @@ def test_a_right_that_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
 def test_an_old_kernel_lacks_the_segmentation_of_udp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.uname", type("Uname", (), {"release": "6.1.0-28-amd64"}))
     assert named("Linux").grade is Grade.LIMITED
+
+
+@pytest.mark.parametrize(
+    ("why", "grade", "mend"),
+    [("", Grade.OK, ""), ("not built", Grade.LIMITED, "gcc"), ("switched off by VNET_PURE", Grade.LIMITED, "unset")],
+)
+def test_the_native_plain_path_is_built_or_says_why_not(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, why: str, grade: Grade, mend: str
+) -> None:
+    monkeypatch.setattr(doctor, "NATIVE", not why)
+    monkeypatch.setattr(doctor, "WHY_NOT", why)
+    finding = named("native plain path")
+    assert (finding.grade, finding.state) == (grade, why or "built")
+    assert mend in finding.mend
+    assert finding.optional

@@ -7,7 +7,7 @@ import gc
 import pytest
 import trio
 
-from rings.memory import Addr
+from rings.memory import Addr, MappedMemory
 from support.rigs.faulty_link import ERRORS, FAILED_READS, open_bench
 from vnet.link.base import Direction
 from vnet.link.faults import Action, LinkRequest, Rule
@@ -53,3 +53,15 @@ async def test_a_window_without_rules_has_the_methods_of_its_class() -> None:
         assert {"view", "segments", "pin"} <= vars(window).keys()
         bench.link.clear()
         assert not {"view", "segments", "pin"} & vars(window).keys()
+
+
+async def test_a_window_that_is_judged_shows_no_region_to_the_native_path() -> None:
+    async with open_bench() as bench:
+        window = bench.link.map(UP, RAM, 4096)
+        window.view(RAM, 8)
+        assert isinstance(window, MappedMemory)
+        assert len(window.region()[1]) == 4096
+        bench.link.add(Rule(LinkRequest.DMA_READ, Action.TIME_OUT, nth={1000}))
+        assert not len(window.region()[1])
+        bench.link.clear()
+        assert len(window.region()[1]) == 4096

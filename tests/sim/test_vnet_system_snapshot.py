@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from drivers.devices.net import NetPlug
 from drivers.devices.net.driver.driver import NetSettings
+from rings.native import NATIVE
 from vnet.system.snapshot import drop_total, queue_rows, take_snapshot
 from vnet.system.world import World, open_world
 from vnet.topology import DEFAULT, parse
@@ -52,6 +53,8 @@ def rows(world: World) -> dict[tuple[str, str], QueueCounters]:
 async def test_everything_is_there_by_its_name(world: World) -> None:
     actual = plain(world)
     assert (actual["name"], list(actual["hosts"]), list(actual["links"])) == ("t", ["rc", "ep"], ["pcie0"])
+    sides = actual["devices"]["net0"]["driver"], actual["devices"]["net0"]["device"]
+    assert {queue["path"] for side in sides for queue in side["queues"]} == {"native" if NATIVE else "python"}
     [bus] = actual["hosts"]["rc"]["pci"]
     [function] = bus["functions"]
     assert (bus["link"], bus["up"], bus["epoch"]) == ("pcie0", True, 1)

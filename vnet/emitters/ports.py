@@ -136,4 +136,7 @@ def watch_port(
     has those of the frames.
     """
     watched = _WatchedQueue(queue, events, inward, outward, numbers)
-    return Overlay(queue, {"recv_into": watched.recv_into, "send": watched.send})
+    calls: dict[str, object] = {"recv_into": watched.recv_into, "send": watched.send}
+    if hasattr(queue, "native"):
+        calls["native"] = False
+    return Overlay(queue, calls)

@@ -9,7 +9,7 @@ from weakref import WeakSet
 import trio
 
 from rings.errors import MemoryFault
-from rings.memory import Addr
+from rings.memory import Addr, no_region
 from rings.observers.overlay import Overlay
 from vnet.errors import CompleterAbort, CompletionTimeout, LinkDown, PoisonedData, UnsupportedRequest
 from vnet.link.base import Window
@@ -73,7 +73,9 @@ class _JudgedWindow:
         self._failed: tuple[int, int, bool, Action] | None = None
         self._until = -math.inf
         # The window holds this object by these attributes, and ends its life.
-        self.overlay = Overlay(window, {"view": self.view, "segments": self.segments, "pin": self.pin})
+        self.overlay = Overlay(
+            window, {"view": self.view, "segments": self.segments, "pin": self.pin, "region": no_region}
+        )
 
     def view(self, addr: Addr, size: int, writable: bool = False, /) -> memoryview:
         view = self._view(addr, size, writable)

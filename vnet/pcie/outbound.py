@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from rings.errors import MemoryFault
-from rings.memory import ADDRESS_END, Addr, PciAddr, PhysAddr
+from rings.memory import ADDRESS_END, Addr, PciAddr, PhysAddr, no_region
 from vnet.link.base import Direction, Fault, Link, Window
 from vnet.linux.memory import full_fence
 
@@ -185,6 +185,11 @@ class FunctionWindow:
             if self._start <= addr and addr + size <= self._end:
                 raise
         return self._switch(addr, size, writable).memory.view(addr, size, writable)
+
+    def region(self) -> tuple[int, memoryview, bool]:
+        """Return the region that was accessed last, see `rings.memory.MappedMemory.region`."""
+        region: Callable[[], tuple[int, memoryview, bool]] = getattr(self._memory, "region", no_region)
+        return region()
 
     def segments(self, addr: Addr, size: int, writable: bool = False, /) -> list[memoryview]:
         if self._start <= addr and addr + size <= self._end and self._current is not None:

@@ -264,4 +264,5 @@ def _queue(queue: DriverQueue | DeviceQueue, end: End, ring: QueueStatistics, *,
             drops=dict(figures.drops),
             batches=tuple(queue.batches),
         ),
+        path="" if queue.ring is None else "native" if queue.ring.native else "python",
     )

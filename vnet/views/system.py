@@ -107,6 +107,8 @@ class QueueView:
     rescues: int
     """Re-checks that found work whose notification was lost."""
     counters: QueueCounters = attrs.field(metadata=INLINE)
+    path: str = ""
+    """"native" if plain chains are moved in C now, else "python"; empty without a ring."""
 
 
 @attrs.frozen

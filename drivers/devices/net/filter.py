@@ -46,8 +46,9 @@ class FrameFilter:
     def __init__(self, mac: bytes, reception: Reception) -> None:
         self._mac = mac
         self._reception = reception
-        self._known: dict[bytes, str] = {}
-        self.verdict = self._known.get
+        self.known: dict[bytes, str] = {}
+        """Remembered verdicts, by head: the cause to drop the frame, or ""."""
+        self.verdict = self.known.get
         """Returns the remembered verdict of a head, or None; then call `judge`."""
 
     @property
@@ -59,9 +60,9 @@ class FrameFilter:
     def judge(self, head: bytes) -> str:
         """Return the cause to drop a frame with this head (up to 16 bytes, from its destination on), or "" to pass."""
         cause = "" if self._reception.promisc else self._by_address(head[:6]) or self._by_vlan(head)
-        if len(self._known) >= KNOWN_MAX:
-            self._known.clear()
-        self._known[head] = cause
+        if len(self.known) >= KNOWN_MAX:
+            self.known.clear()
+        self.known[head] = cause
         return cause
 
     def _by_address(self, to: bytes) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import attrs
 
-from drivers.contracts.ports import PacketQueue
+from drivers.contracts.ports import NativeQueue, PacketQueue
 from drivers.flow.figures import Traffic
 from drivers.flow.pump import QueueEnd, Signal, Wait
 
@@ -87,6 +87,7 @@ class NetFlow(ABC, Generic[Q]):
         self.traffic = traffic
         self.enabled = True
         """Whether the pair is in use; if not, the flow moves nothing and waits for `set_enabled`."""
+        self._native = cast("NativeQueue", port) if hasattr(port, "native") else None
         self._switch = Signal()
         self._readable: Wait = port.wait_readable
         self._writable: Wait = port.wait_writable

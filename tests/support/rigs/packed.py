@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rings.formats import FORMATS
 from rings.memory import Memory
 from rings.packed.ring import at, used
 from rings.packed.virtqueue import PackedVirtqueue
@@ -28,7 +29,7 @@ class PackedRig(RingRig):
         self.raw = RawPackedRing(self.memory, num, self.addrs)
 
     def driver(self, *, memory: Memory | None = None) -> PackedVirtqueue:
-        return PackedVirtqueue(
+        driver = FORMATS["packed"].driver(
             memory or self.driver_side,
             self.num,
             self.addrs,
@@ -36,9 +37,11 @@ class PackedRig(RingRig):
             indirect=self.tables,
             indirect_max=4,
         )
+        assert isinstance(driver, PackedVirtqueue)
+        return driver
 
     def device(self, start: int = 0, *, memory: Memory | None = None, table_max: int = 0) -> PackedVringh:
-        return PackedVringh(
+        device = FORMATS["packed"].device(
             memory or self.device_side,
             self.num,
             self.addrs,
@@ -47,6 +50,8 @@ class PackedRig(RingRig):
             base=position(start, self.num),
             table_max=table_max,
         )
+        assert isinstance(device, PackedVringh)
+        return device
 
     def pair(self, start: int = 0) -> tuple[PackedVirtqueue, PackedVringh]:
         """Both sides anew; ``start``: the place that both have come to, with nothing in flight."""

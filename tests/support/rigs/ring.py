@@ -10,8 +10,10 @@ import pytest
 
 from rings.chain import copy_in, copy_out, total
 from rings.errors import LocalRingError, RingError
+from rings.formats import FORMATS
 from rings.layout import DESC_SIZE, packed_sizes, split_sizes
 from rings.memory import Addr, Memory
+from rings.native.device import PlainFirst
 from rings.queue import Segment, Virtqueue, Vringh, complete, getdesc
 from rings.sides import DriverSide
 from rings.split.virtqueue import SplitVirtqueue
@@ -23,6 +25,7 @@ __all__ = [
     "MakeRig",
     "Rig",
     "RingRig",
+    "Sides",
     "add_chains",
     "collect",
     "fill",
@@ -43,6 +46,31 @@ SPOT = 0x1000
 BLOCK = 4096
 
 
+class Unwatched(Watched):
+    """Memory that pins plain views, which C can access: loads and stores of words are not logged."""
+
+    def __init__(self, memory: Guarded) -> None:
+        super().__init__(memory)
+        self.region = memory.region
+
+    def pin(self, addr: Addr, size: int, form: str, /) -> memoryview:
+        return self.memory.pin(addr, size, form)
+
+    def unpin(self, view: memoryview, /) -> None:
+        self.memory.unpin(view)
+
+
+class Sides:
+    """Memory of the sides of rings: watched, or with ``--native-rings`` one that C accesses."""
+
+    memory: type[Watched] = Watched
+
+    @classmethod
+    def use_native(cls) -> None:
+        """Take every plain chain in C, also in batches of one."""
+        cls.memory, PlainFirst.PLAIN_FROM = Unwatched, 1
+
+
 class RingRig:
     """Memory with one ring of either format, and both of its sides watched.
 
@@ -61,8 +89,8 @@ class RingRig:
         self.addrs = self.memory.grant_ring(num, packed=self.PACKED)
         self.tables = self.memory.grant(num * 4 * DESC_SIZE) if indirect else None
         self.memory.add(Addr(SPOT), memoryview(bytearray(BLOCK)))
-        self.driver_side: Watched = Watched(self.memory)
-        self.device_side: Watched = Watched(self.memory)
+        self.driver_side = Sides.memory(self.memory)
+        self.device_side = Sides.memory(self.memory)
 
     def buffer(self, data: bytes | int = BLOCK, *, adjoining: bool = False) -> Addr:
         """Granted memory with this content, or this many zeroes."""
@@ -129,7 +157,7 @@ class Rig(RingRig):
         self.raw = RawRing(self.memory, num, self.addrs)
 
     def driver(self, *, memory: Memory | None = None) -> SplitVirtqueue:
-        return SplitVirtqueue(
+        driver = FORMATS["split"].driver(
             memory or self.driver_side,
             self.num,
             self.addrs,
@@ -137,9 +165,11 @@ class Rig(RingRig):
             indirect=self.tables,
             indirect_max=4,
         )
+        assert isinstance(driver, SplitVirtqueue)
+        return driver
 
     def device(self, base: int = 0, *, memory: Memory | None = None, table_max: int = 0) -> SplitVringh:
-        return SplitVringh(
+        device = FORMATS["split"].device(
             memory or self.device_side,
             self.num,
             self.addrs,
@@ -148,6 +178,8 @@ class Rig(RingRig):
             base=base,
             table_max=table_max,
         )
+        assert isinstance(device, SplitVringh)
+        return device
 
     def pair(self, start: int = 0) -> tuple[SplitVirtqueue, SplitVringh]:
         """Both sides anew; ``start``: the index that both have come to, with nothing in flight."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from drivers.contracts.ports import HEADER_SIZE
 from drivers.devices.net.vlan import ETHERTYPE_AT, TAGS_ROOM, tags_end
@@ -62,6 +62,9 @@ class TapPort(TunTapPort):
 
     def _own_mac(self) -> bytes:
         return self.state.mac or self._mac
+
+    def _caches(self) -> tuple[Mapping[bytes, bytes], None]:
+        return self._fronts, None
 
     def _forget(self) -> None:
         self._fronts.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import trio
 
@@ -204,6 +204,9 @@ class TunPort(TunTapPort):
     def _forget(self) -> None:
         self._fronts.clear()
         self._heads.clear()
+
+    def _caches(self) -> tuple[Mapping[Key, bytes], Mapping[bytes, bytes]]:
+        return self._fronts, self._heads
 
     def _refresh_all(self) -> None:
         """Refresh all queues, which share one neighbour table."""

@@ -24,7 +24,7 @@ from rings.chain import skip
 from vnet.linux.poller import Poller
 from vnet.ports.packet.announce import announcements
 from vnet.ports.packet.base import CountingPort, agreed_gso_types, scatter, uses_agreed_offloads
-from vnet.ports.packet.interface_port import InterfacePort
+from vnet.ports.packet.native.port import NativePort
 from vnet.ports.packet.pytun_device import TunTapDevice
 
 __all__ = ["LEAD", "TunTapPort"]
@@ -64,7 +64,7 @@ def _read_closed(_: memoryview) -> int:
     raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
-class TunTapPort(InterfacePort):
+class TunTapPort(NativePort):
     """A descriptor of /dev/net/tun: one queue of an interface. Base class of `TunPort` and `TapPort`.
 
     An interface with several queues has one object per queue. The first is the port, and the ``lead`` of the others.
@@ -275,6 +275,16 @@ class TunTapPort(InterfacePort):
                 return size
             drops += 1
         return 0
+
+    def judge_read(self, size: int, segs: Sequence[memoryview], /) -> int:
+        read = self._read
+
+        def first(_: memoryview) -> int:
+            self._read = read
+            return size
+
+        self._read = first
+        return self.recv_into(segs)
 
     def pending(self) -> bool:
         return not self._plain or bool(self._poll.poll(0))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from drivers.bus.vhost import DeviceQueue
-from drivers.contracts.ports import HEADER_SIZE, PacketQueue
+from drivers.contracts.ports import HEADER_SIZE, NO_FRAME, NativeQueue, PacketQueue
 from drivers.devices.net.device.merge import NUM_BUFFERS_AT, ONE_BUFFER, TakenChains
 from drivers.devices.net.filter import FILTER_AT, FILTER_END, FrameFilter
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, FIRST_CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HEAD, HeaderRules, unpack_head
 from drivers.flow.pump import AGAIN, QUEUE, Wait
-from rings.chain import copy_in, copy_out, skip, total
+from rings.chain import Chain, copy_in, copy_out, skip, total
 from rings.queue import Vringh
 
 __all__ = ["VhostNetFromDriver", "VhostNetToDriver"]
@@ -41,9 +42,24 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
         if not self.link_up:
             return self._discard(ring)
         send, known = self.port.send, rules.known
+        native = self._native if self._native is not None and self._native.native else None
         moved = size = 0
         while moved < BUDGET and size < BUDGET_BYTES:
-            chains = ring.getdescs(min(CHUNK, BUDGET - moved))
+            limit = min(CHUNK, BUDGET - moved)
+            if native is not None:
+                view, plain = ring.getplain(limit, False)
+                if plain:
+                    packets, octets = native.send_each(view, plain, known)
+                    ring.complete_read(plain, packets)
+                    ring.abandon(len(plain) - packets)
+                    traffic.packets += packets
+                    traffic.bytes += octets
+                    moved += packets
+                    size += octets
+                    if packets == len(plain):
+                        continue
+                    limit = 1
+            chains = ring.getdescs(limit)
             if not chains:
                 return moved, QUEUE
             done = packets = octets = 0
@@ -126,10 +142,22 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
             return self._move_merged(ring)
         largest = self._largest if self._mergeable else 0
         verdict = self.filter.verdict if self.filter is not None else None
+        native = self._native if self._native is not None and self._native.native else None
         moved = size = 0
         limit = FIRST_CHUNK
         while moved < BUDGET and size < BUDGET_BYTES:
-            chains = ring.getdescs(min(limit, BUDGET - moved))
+            if native is not None and (plain := ring.getplain(min(limit, BUDGET - moved), True))[1]:
+                count, octets, chains, stopped = self._receive(ring, native, *plain)
+                moved += count
+                size += octets
+                limit = min(2 * limit, CHUNK)
+                if stopped == NO_FRAME:
+                    return moved, self._readable
+                if not chains:
+                    continue
+                recv = partial(native.judge_read, stopped) if stopped >= 0 else native.recv_into
+            else:
+                chains = ring.getdescs(min(limit, BUDGET - moved))
             if not chains:
                 return moved, QUEUE
             done: list[tuple[int, int]] = []
@@ -175,6 +203,23 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
             size += octets
             limit = min(2 * limit, CHUNK)
         return moved, AGAIN
+
+    def _receive(
+        self, ring: Vringh, native: NativeQueue, view: memoryview, plain: Sequence[tuple[int, int, int]]
+    ) -> tuple[int, int, list[Chain], int]:
+        """Receive into plain chains. Returns frames, bytes, the chain of a frame that is not plain, why it stopped."""
+        verdicts = self.filter.known if self.filter is not None else None
+        done, octets, stopped = native.recv_chains(view, plain, verdicts)
+        ring.complete_each(done)
+        count = len(done)
+        self.traffic.packets += count
+        self.traffic.bytes += octets
+        chains: list[Chain] = []
+        if count < len(plain) and stopped != NO_FRAME:
+            head, at, size = plain[count]
+            chains.append((head, [], [view[at : at + size]]))
+        ring.abandon(len(plain) - count - len(chains))
+        return count, octets, chains, stopped
 
     def _next_passing(self, segs: Sequence[memoryview], length: int) -> int:
         """Read into ``segs``, which hold a frame of ``length`` bytes, until a frame passes the filter.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drivers.bus.virtio import DriverQueue
 from drivers.contracts.hw import DmaMemory
-from drivers.contracts.ports import HEADER_SIZE, Offloads, PacketQueue
+from drivers.contracts.ports import HEADER_SIZE, NO_FRAME, NativeQueue, Offloads, PacketQueue
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HEAD, HeaderRules, unpack_head
 from drivers.devices.net.software import convert_data_valid
@@ -55,6 +55,8 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
         free += [slot for slot, _ in ring.get_each(ring.num)]
         if not free:
             return 0, QUEUE
+        if self._native is not None and self._native.native:
+            return self._move_native(self._native)
         recv, segs, addrs = self.port.recv_into, self._slots.segs, self._slots.addrs
         buffers: list[tuple[Addr, int, int]] = []
         size = 0
@@ -73,6 +75,33 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
             ring.add_each(buffers, False)
             self.traffic.packets += len(buffers)
             self.traffic.bytes += size - len(buffers) * HEADER_SIZE
+
+    def _move_native(self, native: NativeQueue) -> tuple[int, Wait]:
+        """Move a batch as `move` does; free slots are there."""
+        free, ring, slots, traffic = self._free, self.queue.ring, self._slots, self.traffic
+        moved = size = 0
+        while free and moved < BUDGET and size < BUDGET_BYTES:
+            buffers, octets, stopped = native.recv_slots(slots, free, BUDGET - moved, BUDGET_BYTES - size)
+            if not buffers and stopped == NO_FRAME:
+                return moved, self._readable
+            if stopped != NO_FRAME and len(buffers) < min(len(free), BUDGET - moved) and size + octets < BUDGET_BYTES:
+                slot = free[-1 - len(buffers)]
+                segs = slots.segs[slot]
+                length = native.judge_read(stopped, segs) if stopped >= 0 else native.recv_into(segs)
+                if length:
+                    buffers.append((slots.addrs[slot], length, slot))
+                    octets += length - HEADER_SIZE
+                else:
+                    stopped = NO_FRAME
+            del free[len(free) - len(buffers) :]
+            ring.add_each(buffers, False)
+            traffic.packets += len(buffers)
+            traffic.bytes += octets
+            moved += len(buffers)
+            size += octets
+            if stopped == NO_FRAME:
+                return moved, self._readable
+        return moved, AGAIN
 
 
 class VirtioNetReceive(NetFlow[DriverQueue]):
@@ -110,14 +139,20 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
         ring, traffic, rules, port = self.queue.ring, self.traffic, self._rules, self.port
         send, known, segs, mergeable = port.send, rules.known, self._slots.segs, self._mergeable
         data_valid = rules.data_valid
+        native = self._native if self._native is not None and self._native.native else None
         moved = size = 0
         while moved < BUDGET and size < BUDGET_BYTES:
             taken = self._taken or ring.get_each(min(CHUNK, BUDGET - moved))
             if not taken:
                 return moved, QUEUE
             at = packets = octets = 0
+            end = len(taken)
+            if native is not None:
+                slots = self._slots
+                packets, octets = native.send_each(slots.block, taken, known, data_valid, mergeable, slots.pitch)
+                at, end = packets, min(packets + 1, end)  # Python moves a frame that is not plain
             try:
-                while at < len(taken):
+                while at < end:
                     slot, length = taken[at]
                     seg = segs[slot][0]
                     (head,) = unpack_head(seg) if length >= HEAD else (bytes(seg[:length]),)

@@ -1,0 +1,116 @@
+"""Both sides of a split virtqueue with the plain path in C. Their state is that of the classes in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rings.chain import NO_PLAIN, Plain
+from rings.errors import BadRing, QueueFull
+from rings.layout import RingAddrs
+from rings.memory import Addr, Memory
+from rings.native import _rings
+from rings.native.device import PlainFirst
+from rings.sides import IN_FLIGHT
+from rings.split.virtqueue import SplitVirtqueue
+from rings.split.vringh import SplitVringh
+
+__all__ = ["NativeSplitVirtqueue", "NativeSplitVringh"]
+
+
+class NativeSplitVringh(PlainFirst, SplitVringh):
+    """A device's side that moves batches of plain chains in C."""
+
+    def __init__(self, memory: Memory, num: int, addrs: RingAddrs, **settings: Any) -> None:
+        super().__init__(memory, num, addrs, **settings)
+        self.native = self._areas.has_views()
+        self._last_writable = False
+
+    def getplain(self, limit: int, writable: bool, /) -> Plain:
+        first = self._last_avail
+        if self._budget <= 0 or self._backlog or (first == self._avail_end and not self._fetch_index()):
+            return NO_PLAIN
+        region = self._region(writable)
+        if region is None:
+            return NO_PLAIN
+        base, view = region
+        count = min(limit, self._avail_end - first & 0xFFFF)
+        chains = _rings.split_take(
+            self._desc, self._avail, self._states, IN_FLIGHT, base, len(view), self.num, first, count,
+            self._batch, writable,
+        )  # fmt: skip
+        self._taken.extend([head for head, _, _ in chains])
+        self._last_avail = first + len(chains) & 0xFFFF
+        self._chains += len(chains)
+        return view, chains
+
+    def _is_drained(self) -> bool:
+        return self._last_avail == self._avail_end
+
+    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
+        if self._from_backlog or not self._complete(done, len(done), False):
+            super().complete_each(done)
+
+    def complete_read(self, chains: Sequence[tuple[int, int, int]], count: int, /) -> None:
+        if self._from_backlog or not self._complete(chains, count, True):
+            super().complete_read(chains, count)
+
+    def _complete(self, done: Sequence[tuple[int, ...]], count: int, unwritten: bool) -> bool:
+        """Complete the first ``count`` chains, or return False."""
+        used = self._used
+        if not self.native or not _rings.split_complete(
+            self._used_elems, self._states, IN_FLIGHT, self._batch, done, self.num, used, count, unwritten
+        ):
+            return False
+        self._used = used + count & 0xFFFF
+        self._returned += count
+        return True
+
+
+class NativeSplitVirtqueue(SplitVirtqueue):
+    """A driver's side that moves batches of plain chains in C."""
+
+    def __init__(self, memory: Memory, num: int, addrs: RingAddrs, **settings: Any) -> None:
+        super().__init__(memory, num, addrs, **settings)
+        self.native = self._areas.has_views()
+
+    def add_each(self, buffers: Sequence[tuple[Addr, int, int]], writable: bool, /) -> None:
+        count = len(buffers)
+        if count > self.num_free:
+            raise QueueFull(f"{count} descriptors wanted, {self.num_free} free")
+        if not self.native or not isinstance(buffers, list):
+            return super().add_each(buffers, writable)
+        added = self._added
+        head = _rings.split_add(
+            self._desc, self._avail, buffers, self._writable, self._counts, self._tokens, self._next, self.num,
+            self._free, added, writable,
+        )  # fmt: skip
+        if head is None:
+            return super().add_each(buffers, writable)
+        self._free = head
+        self._added = added + count & 0xFFFF
+        self.num_free -= count
+        self._chains += count
+        return None
+
+    def get_each(self, limit: int, /) -> list[tuple[int, int]]:
+        first = self._last_used
+        if not self.native or self._violation is not None:
+            return super().get_each(limit)
+        if first == self._used_end and not self._fetch_index():
+            return []
+        count = min(limit, self._used_end - first & 0xFFFF)
+        done, self._free = _rings.split_get(
+            self._used_elems, self._writable, self._counts, self._tokens, self._next, self.num, first, count, self._free
+        )  # fmt: skip
+        taken = len(done)
+        self.num_free += taken
+        self._last_used = first + taken & 0xFFFF
+        self._returned += taken
+        if taken < count:
+            try:
+                done += super().get_each(limit - taken)
+            except BadRing:
+                if not done:
+                    raise
+        return done

@@ -1,0 +1,1 @@
+"""The plain path of TUN and TAP ports in C."""
