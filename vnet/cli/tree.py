@@ -11,7 +11,7 @@ import attrs
 
 from vnet.cli.table import render
 from vnet.views.ends import EndView, NetworkView, PortView
-from vnet.views.link import FaultRuleView, LinkView
+from vnet.views.link import FaultRuleView, LinkView, RemoteView
 from vnet.views.pci import BarView, CapabilityView, NtbSideView, NtbView
 from vnet.views.plain import to_plain
 from vnet.views.system import (
@@ -117,6 +117,8 @@ def link_tree(name: str, link: LinkView) -> Iterator[str]:
     yield f"{link_title(name, link)}, {figures.windows} windows"
     for kind, requests in figures.requests.items():
         yield f"  {kind}: {counts(attrs.asdict(requests))}"
+    if link.remote is not None:
+        yield f"  {_remote(link.remote)}"
     if timing is not None:
         yield (
             f"  PCIe generation {timing.generation}, {timing.lanes} lanes, "
@@ -148,6 +150,13 @@ def rule_end(rule: FaultRuleView) -> str:
 def rule_deeds(rule: FaultRuleView) -> str:
     """Return what a rule has done so far."""
     return f"{rule.faults} faults" + ("" if rule.flap_ms is not None else f" in {rule.requests} requests")
+
+
+def _remote(remote: RemoteView) -> str:
+    count = "1 connection" if remote.connections == 1 else f"{remote.connections} connections"
+    state = "connected" if remote.connected else f"not connected{f' ({remote.trouble})' if remote.trouble else ''}"
+    blocked = f", accesses took {remote.blocked:.3f} s" if remote.blocked else ""
+    return f"other process at {remote.socket}: {state}, {count} so far{blocked}"
 
 
 def _ntb(name: str, ntb: NtbView) -> Iterator[str]:
@@ -192,6 +201,8 @@ def _driver_side(side: DriverSideView) -> Iterator[str]:
         if side.last_reset.in_a_row > 1:
             yield f"  {last_reset(side.last_reset)}"
         yield from _negotiated(side)
+    elif side.foreign:
+        yield f"driver at {side.host}: in another process"
     else:
         yield f"driver on {side.host}: not enumerated yet"
     yield from indent(1, _port(side.port))

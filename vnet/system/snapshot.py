@@ -147,7 +147,13 @@ def _host(world: World, name: str) -> HostView:
 def _link(world: World, name: str) -> LinkView:
     spec, trace = world.topology.links[name], world.traces.get(name)
     statistics = world.links[name].statistics()
-    return LinkView(spec.root, spec.endpoint, statistics, None if trace is None else trace.statistics())
+    remote = world.remotes.get(name)
+    return LinkView(
+        *spec.ends,
+        statistics,
+        None if trace is None else trace.statistics(),
+        None if remote is None else remote.snapshot(),
+    )
 
 
 def _ntb(world: World, name: str) -> NtbView:
@@ -177,7 +183,7 @@ def _driver_side(device: Device, host: str) -> DriverSideView:
     virtio = device.virtio
     port = device.driver_end.snapshot()
     if virtio is None:
-        return DriverSideView(host=host, port=port)
+        return DriverSideView(host=host, foreign=not device.spec.driven, port=port)
     return DriverSideView(
         host=host,
         enumerated=True,
