@@ -42,7 +42,10 @@ async def test_a_device_that_can_not_read_a_buffer_asks_for_a_reset_and_never_se
 async def test_registers_that_read_all_ones_are_taken_for_a_lost_device_and_never_for_values() -> None:
     async with open_pair(Options(link=FAULTY)) as pair, unharmed(pair):
         device = pair.virtio
-        faulty(pair).add(Rule(LinkRequest.READ, Action.TIME_OUT, rate=1))
+        faulty(pair).add(
+            Rule(LinkRequest.READ, Action.TIME_OUT, rate=1),
+            Rule(LinkRequest.INTERRUPT, Action.LOSE, nth={1_000_000}),  # the driver looks at the status again and again
+        )
         with bounded(seconds=3):
             await until(lambda: device.restarts >= 2, seconds=3)  # noticed, and tried again in vain
         assert any("does not answer" in failure for failure in device.failures)

@@ -138,6 +138,39 @@ async def test_any_link_takes_rules_while_it_carries_traffic_and_stays_the_same_
             await pair.transfer(50_000)
 
 
+@pytest.mark.hostile("T04")
+@pytest.mark.parametrize("link", ["link0", "link1"])
+async def test_an_ntb_that_loses_all_doorbells_by_hand_delays_each_frame_by_less_than_100_ms(link: str) -> None:
+    async with open_pair(Options(transport="ntb")) as pair:
+        faults = pair.world.faults[link]
+        faults.add(named("lost_doorbells", rate=1), named("lost_interrupts", rate=1))
+        for source, sink in ((pair.driver_port, pair.device_port), (pair.device_port, pair.driver_port)):
+            for _ in range(3):
+                began = trio.current_time()
+                source.inject(FRAME)
+                await sink.receive()
+                assert trio.current_time() - began < 0.1
+        assert sum(rule.faults for rule in faults.rules()) > 0
+        faults.clear()
+        await pair.transfer(50_000)
+
+
+@pytest.mark.hostile("L11")
+async def test_a_bounce_storm_by_hand_under_load_ends_in_a_system_that_works() -> None:
+    async with open_pair() as pair, unharmed(pair):
+        device, epoch, faults = pair.virtio, pair.link.epoch, pair.world.faults["link0"]
+        faults.add(Flap(0.01, 0.005, 0.01, float("inf"), stop=1))
+        with trio.move_on_after(1.1):
+            while True:
+                pair.driver_port.inject(FRAME)
+                pair.device_port.inject(FRAME)
+                await trio.sleep(0.001)
+        await pair.world.wait_up()
+        assert pair.link.epoch - epoch == pytest.approx(100, abs=1)
+        assert faults.rules() == ()
+        assert pair.virtio is device
+
+
 # Re-checks
 
 
@@ -151,7 +184,7 @@ async def test_queues_are_re_checked_only_while_a_notification_can_get_lost(tran
     async with open_pair(Options(transport=transport)) as pair:
         faults = pair.world.faults["link0"]
         assert rechecks(pair) == {None}
-        faults.add(named("delayed_interrupts", rate=1))
+        faults.add(named("delayed_interrupts", rate=1), named("timeouts", rate=0.1), Flap(1000, 0.1))
         assert rechecks(pair) == {None}
         faults.add(named("lost_doorbells", rate=0.5, stop=10))
         assert rechecks(pair) == {0.01, 0.1}

@@ -7,10 +7,12 @@ import random
 
 import attrs
 
-from vnet.link.faults import MS, Action, Flap, Rule
+from vnet.link.faults import MS, Action, Flap, LinkRequest, Rule
 from vnet.views.link import FaultRuleView, RuleOrigin, RuleState
 
 __all__ = ["ActiveRule"]
+
+NOTIFICATIONS = frozenset({LinkRequest.DOORBELL, LinkRequest.INTERRUPT})
 
 
 @attrs.define(eq=False)
@@ -35,8 +37,9 @@ class ActiveRule:
 
     @property
     def lossy(self) -> bool:
-        """Whether requests of the rule can get lost."""
-        return self.action not in {None, Action.DELAY}
+        """Whether the rule can lose a doorbell or an interrupt."""
+        rule = self.rule
+        return isinstance(rule, Rule) and rule.action is not Action.DELAY and bool(rule.requests & NOTIFICATIONS)
 
     def applies(self, now: float, rng: random.Random) -> bool:
         """Return whether the rule, which is none of flaps, applies to the next request, and count both."""

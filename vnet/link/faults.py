@@ -22,6 +22,7 @@ __all__ = [
     "Flap",
     "LinkRequest",
     "Rule",
+    "flap_length",
     "rates",
 ]
 
@@ -29,6 +30,8 @@ MS = 0.001
 """Seconds in a millisecond."""
 FLAPS = "flap_every_ms"
 """Name of the fault that takes the link down again and again."""
+FLAP = 50.0
+"""Default length of a flap in milliseconds, unless flaps follow faster."""
 CHANCE = must(lambda v: 0 <= v <= 1, "between 0 and 1 (a probability)")
 """Validator of a probability."""
 MILLISECONDS = must(lambda v: 0 < v <= 3_600_000, "above 0 and at most 3600000 (ms)")
@@ -163,6 +166,11 @@ FAULTS: Mapping[str, FaultKind] = {
 
 None affects configuration space: enumeration would miss functions.
 """
+
+
+def flap_length(every_ms: float | None) -> float:
+    """Return the default length of flaps in milliseconds: 50, or half of the time between two if that is less."""
+    return FLAP if every_ms is None else min(FLAP, every_ms / 2)
 
 
 def rates(**chances: float) -> list[Rule]:

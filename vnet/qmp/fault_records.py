@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import attrs
 
 from drivers.fields import FieldError, must
-from vnet.link.faults import CHANCE, FAULTS, FLAPS, MILLISECONDS, MS, Action, Flap, Rule
+from vnet.link.faults import CHANCE, FAULTS, FLAPS, MILLISECONDS, MS, Action, Flap, Rule, flap_length
 from vnet.qmp.qapi import QapiRecord
 
 __all__ = ["NAMES", "RULES_MAX", "FaultChoice", "FaultRule", "RuleChoice"]
@@ -17,8 +17,6 @@ NAMES = (*FAULTS, FLAPS)
 """Names of all faults."""
 RULES_MAX = 64
 """Rules of a link that are set by hand."""
-FLAP = 50.0
-"""Default length of a flap in milliseconds."""
 SECONDS_MAX = 10_000_000
 COUNT_MAX = 1_000_000_000
 _COUNT = must(lambda v: 1 <= v <= COUNT_MAX, f"between 1 and {COUNT_MAX} (requests)")
@@ -71,7 +69,7 @@ class FaultRule(QapiRecord):
 
     @property
     def _length(self) -> float:
-        return self.length or min(FLAP, (self.every or math.inf) / 2)
+        return flap_length(self.every) if self.length is None else self.length
 
     def rule(self) -> Rule | Flap | None:
         """Return the rule for the link; None for a probability of 0."""
