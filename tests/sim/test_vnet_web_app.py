@@ -9,6 +9,8 @@ import pytest
 
 from support.machine import RequireTool
 from support.rigs.web import open_web
+from vnet.link.faults import FLAPS
+from vnet.qmp.fault_records import NAMES
 from vnet.web.app import BODY_MAX
 from vnet.web.guard import HEADERS
 
@@ -80,6 +82,19 @@ async def test_a_link_goes_down_and_up() -> None:
             ElementTree.fromstring(picture.encode())
 
 
+async def test_a_fault_is_set_and_cleared() -> None:
+    async with open_web() as rig:
+        listed = (await rig.browser.get("/api/faults")).json()
+        assert [each["name"] for each in listed] == list(NAMES)
+        assert [each["name"] for each in listed if each["flaps"]] == [FLAPS]
+        body = {"name": "pcie0", "rules": [{"fault": "timeouts", "count": 3, "seconds": 9}]}
+        assert (await rig.browser.post("/api/fault", json=body)).status_code == 200
+        assert [rule.name for rule in rig.world.faults["pcie0"].rules()] == ["timeouts"]
+        body = {"name": "pcie0", "rules": ["timeouts"]}
+        assert (await rig.browser.post("/api/fault-clear", json=body)).status_code == 200
+        assert rig.world.faults["pcie0"].rules() == ()
+
+
 async def test_a_device_is_reset() -> None:
     async with open_web() as rig:
         assert (await rig.browser.post("/api/reset", json={"name": "blk0"})).status_code == 200
@@ -95,6 +110,8 @@ async def test_a_device_is_reset() -> None:
         ("/api/link", '{"name": "pcie0", "up": "no"}', "Parameter 'up': must be true or false"),
         ("/api/reset", '{"name": "moon"}', "device 'moon': must be one of blk0"),
         ("/api/set", '{"name": "blk0", "setting": "mac", "value": ""}', "blk0: a blk device has no settings that"),
+        ("/api/fault", '{"name": "pcie0", "rules": [{"fault": "moon"}]}', "Parameter 'rules.0.fault': must be one of"),
+        ("/api/fault-clear", '{"name": "pcie0", "rules": ["moon"]}', "pcie0: rule 'moon': there is no rule"),
         ("/api/link", "[]", "the body must be a JSON object"),
         ("/api/link", "{", "the body must be a JSON object"),
         ("/api/link", "[" * BODY_MAX, "the body must be a JSON object"),

@@ -39,6 +39,9 @@ def test_names_of_what_runs_are_completed(up: Up) -> None:
     assert up.name in completed("show", "--name", up.name[:3])
     assert completed("set", "--name", up.name, "n") == ["net0"]
     assert completed("link", "--name", up.name, "down", "p") == ["pcie0"]
+    assert completed("fault", "--name", up.name, "p") == ["pcie0"]
+    assert completed("show", "--name", up.name, "p") == ["pcie0"]
+    assert "--lost-doorbells" in completed("fault", "--lost")
     assert completed("exec", "--name", up.name, "r") == ["rc"]
 
 

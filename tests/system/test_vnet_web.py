@@ -122,6 +122,25 @@ def test_the_page_shows_a_running_system_and_is_used_by_keyboard(browser: webdri
     press(browser, Keys.ENTER)
     wait(browser, lambda: text(browser, "#state") == "running; everything is up")
 
+    # By keyboard alone: a rule of faults is set, does what it says while the ping runs, and is cleared.
+    browser.find_element(By.ID, "fault-link").send_keys(Keys.TAB)
+    press(browser, "timeouts", Keys.TAB)
+    press(browser, "the", Keys.TAB)
+    press(browser, Keys.BACKSPACE, "2", Keys.TAB)
+    press(browser, "600", Keys.ENTER)
+    wait(browser, lambda: text(browser, "#outcome") == "pcie0: timeouts is set")
+    wait(browser, lambda: "VNET_FAULT_RULE_SET  link=pcie0  rule=timeouts" in text(browser, "#log"))
+    wait(browser, lambda: "timeouts (hand): the next 2; spent, ends in" in text(browser, "#rules"))
+    wait(browser, lambda: "2 faults in" in text(browser, "#rules"))
+    for _ in range(TABS):
+        press(browser, Keys.TAB)
+        if browser.switch_to.active_element.text == "Clear timeouts of pcie0":
+            break
+    press(browser, Keys.SPACE)
+    wait(browser, lambda: text(browser, "#outcome") == "pcie0: timeouts is cleared")
+    wait(browser, lambda: text(browser, "#rules") == "")
+    wait(browser, lambda: text(browser, "#state") == "running; everything is up")
+
     # The filter keeps the events whose text has all its words.
     browser.find_element(By.ID, "filter").send_keys("link_down PCIE0")
     rows = browser.find_elements(By.CSS_SELECTOR, "#log li")

@@ -14,7 +14,6 @@ from vnet.cli.fault_options import OPTIONS, read_rules, read_script
 from vnet.cli.live_names import complete_links, complete_rules, part_names
 from vnet.cli.query import query
 from vnet.cli.table import render
-from vnet.cli.tree import rule_deeds, rule_end
 from vnet.errors import ControlError
 from vnet.names import named
 from vnet.qmp.fault_records import FaultRule
@@ -82,7 +81,7 @@ def command(
         cleared = query(name, Rules, "fault-clear", {"name": link, "rules": list(rule)})
         if not as_json:
             for each in cleared:
-                click.echo(f"{link}: cleared {each.name}: {rule_deeds(each)}")
+                click.echo(f"{link}: cleared {each.name}: {each.deeds}")
             if cleared:
                 return
     elif rules:
@@ -108,7 +107,7 @@ def _print(rules: Mapping[str, Rules], as_json: bool) -> None:
         click.echo(json.dumps(to_plain(rules), indent=2))
         return
     rows = [
-        (link, each.name, each.origin, each.amount, each.state, rule_end(each) or "-", each.requests, each.faults)
+        (link, each.name, each.origin, each.amount, each.state, each.end or "-", each.requests, each.faults)
         for link, own in rules.items()
         for each in own
     ]

@@ -23,7 +23,7 @@ from vnet.cli.tree import (
     link_title,
     link_tree,
     queue_tree,
-    rule_line,
+    rule_lines,
     tree,
 )
 from vnet.errors import ControlError
@@ -110,7 +110,7 @@ def summary(system: SystemView) -> Iterator[str]:
         yield f"  {host_title(name, host)}"
     for name, link in system.links.items():
         yield f"  {link_title(name, link)}"
-        yield from indent(2, map(rule_line, link.figures.rules))
+        yield from indent(2, rule_lines(link))
     for name, ntb in system.ntbs.items():
         yield f"  NTB {name} on {ntb.host}: {'up' if ntb.link_up else 'down'}"
     for name, device in system.devices.items():

@@ -11,7 +11,7 @@ import attrs
 
 from vnet.cli.table import render
 from vnet.views.ends import EndView, NetworkView, PortView
-from vnet.views.link import FaultRuleView, LinkView, RemoteView
+from vnet.views.link import LinkView
 from vnet.views.pci import BarView, CapabilityView, NtbSideView, NtbView
 from vnet.views.plain import to_plain
 from vnet.views.system import (
@@ -36,9 +36,7 @@ __all__ = [
     "link_title",
     "link_tree",
     "queue_tree",
-    "rule_deeds",
-    "rule_end",
-    "rule_line",
+    "rule_lines",
     "tree",
 ]
 
@@ -117,8 +115,6 @@ def link_tree(name: str, link: LinkView) -> Iterator[str]:
     yield f"{link_title(name, link)}, {figures.windows} windows"
     for kind, requests in figures.requests.items():
         yield f"  {kind}: {counts(attrs.asdict(requests))}"
-    if link.remote is not None:
-        yield f"  {_remote(link.remote)}"
     if timing is not None:
         yield (
             f"  PCIe generation {timing.generation}, {timing.lanes} lanes, "
@@ -129,34 +125,15 @@ def link_tree(name: str, link: LinkView) -> Iterator[str]:
             yield f"    {direction}: {counts(carried.tlps)}; {carried.payload} bytes in {carried.wire} on the link"
     if figures.faults:
         yield f"  faults: {counts(figures.faults)}"
-    yield from indent(1, map(rule_line, figures.rules))
+    yield from indent(1, rule_lines(link))
     if trace is not None:
         stopped = f"; it ended: {trace.error}, {trace.lost} lines lost" if trace.error else ""
         yield f"  trace {trace.path}: {trace.lines} lines{stopped}"
 
 
-def rule_line(rule: FaultRuleView) -> str:
-    """Return a rule of faults on one line, with what it has done."""
-    end = rule_end(rule)
-    state = f"{rule.state}, ends in {end}" if end else rule.state
-    return f"rule {rule.name} ({rule.origin}): {rule.amount}; {state}; {rule_deeds(rule)}"
-
-
-def rule_end(rule: FaultRuleView) -> str:
-    """Return the time until a rule ends; empty if it stays until it is cleared."""
-    return "" if rule.left is None else f"{rule.left:.1f} s"
-
-
-def rule_deeds(rule: FaultRuleView) -> str:
-    """Return what a rule has done so far."""
-    return f"{rule.faults} faults" + ("" if rule.flap_ms is not None else f" in {rule.requests} requests")
-
-
-def _remote(remote: RemoteView) -> str:
-    count = "1 connection" if remote.connections == 1 else f"{remote.connections} connections"
-    state = "connected" if remote.connected else f"not connected{f' ({remote.trouble})' if remote.trouble else ''}"
-    blocked = f", accesses took {remote.blocked:.3f} s" if remote.blocked else ""
-    return f"other process at {remote.socket}: {state}, {count} so far{blocked}"
+def rule_lines(link: LinkView) -> Iterator[str]:
+    """Yield the rules of faults of a link, with what each has done."""
+    yield from (f"rule {rule.words}" for rule in link.figures.rules)
 
 
 def _ntb(name: str, ntb: NtbView) -> Iterator[str]:
@@ -201,8 +178,6 @@ def _driver_side(side: DriverSideView) -> Iterator[str]:
         if side.last_reset.in_a_row > 1:
             yield f"  {last_reset(side.last_reset)}"
         yield from _negotiated(side)
-    elif side.foreign:
-        yield f"driver at {side.host}: in another process"
     else:
         yield f"driver on {side.host}: not enumerated yet"
     yield from indent(1, _port(side.port))

@@ -8,7 +8,7 @@ import attrs
 
 from vnet.views.system import DeviceView, QueueView, SystemView
 
-__all__ = ["DeviceRates", "QueueRates", "Rates", "rates_between"]
+__all__ = ["DeviceRates", "LinkRule", "QueueRates", "Rates", "rates_between"]
 
 
 @attrs.frozen
@@ -70,6 +70,16 @@ class DeviceRates:
 
 
 @attrs.frozen
+class LinkRule:
+    """A rule of a link's faults."""
+
+    link: str
+    name: str
+    words: str
+    """The rule on one line, with what it has done."""
+
+
+@attrs.frozen
 class Rates:
     """A system."""
 
@@ -80,6 +90,8 @@ class Rates:
     """Whether each link is up."""
     devices: tuple[DeviceRates, ...]
     queues: tuple[QueueRates, ...]
+    rules: tuple[LinkRule, ...] = ()
+    """Rules of faults in force, of all links."""
 
 
 def rates_between(before: SystemView, after: SystemView, seconds: float) -> Rates:
@@ -94,6 +106,9 @@ def rates_between(before: SystemView, after: SystemView, seconds: float) -> Rate
         {name: link.figures.up for name, link in after.links.items()},
         tuple(_device(name, device, before, after, seconds) for name, device in after.devices.items()),
         tuple(_queue(key, host, queue, old_queues.get(key), seconds) for key, host, queue in _queues(after)),
+        tuple(
+            LinkRule(name, rule.name, rule.words) for name, link in after.links.items() for rule in link.figures.rules
+        ),
     )
 
 

@@ -20,7 +20,6 @@ __all__ = [
     "LinkSetting",
     "Negotiation",
     "RingChoice",
-    "RingsChoice",
     "SettingChange",
     "StatusInfo",
     "VersionInfo",
@@ -87,16 +86,6 @@ class RingChoice(QapiRecord):
     """Name of the device."""
     queue: str
     """Name of the queue, such as transmitq1."""
-
-
-@attrs.frozen
-class RingsChoice(QapiRecord):
-    """Arguments that name queues of a device."""
-
-    name: str
-    """Name of the device."""
-    queues: tuple[str, ...]
-    """Names of the queues."""
 
 
 @attrs.frozen

@@ -16,7 +16,6 @@ __all__ = [
     "LinkTiming",
     "LinkTraffic",
     "LinkView",
-    "RemoteView",
     "RuleOrigin",
     "RuleState",
     "TraceStatistics",
@@ -114,6 +113,22 @@ class FaultRuleView:
             chosen = "all" if self.rate == 1 else f"probability {self.rate:g}"
         return chosen if self.delay_ms is None else f"{chosen}, by {self.delay_ms:g} ms"
 
+    @property
+    def end(self) -> str:
+        """Time until it ends; empty if it stays until it is cleared."""
+        return "" if self.left is None else f"{self.left:.1f} s"
+
+    @property
+    def deeds(self) -> str:
+        """Its faults so far, in words."""
+        return f"{self.faults} faults" + ("" if self.flap_ms is not None else f" in {self.requests} requests")
+
+    @property
+    def words(self) -> str:
+        """The rule on one line, with its faults so far."""
+        state = f"{self.state}, ends in {self.end}" if self.end else self.state
+        return f"{self.name} ({self.origin}): {self.amount}; {state}; {self.deeds}"
+
 
 @attrs.frozen
 class LinkStatistics:
@@ -160,23 +175,8 @@ class TraceStatistics:
 
 
 @attrs.frozen
-class RemoteView:
-    """The other process at an end of a link."""
-
-    socket: str
-    """Path of the vfio-user socket of function 0."""
-    connected: bool
-    connections: int
-    """Number of connections so far."""
-    trouble: str
-    """Reason why it is not connected; empty if it is, or without a reason."""
-    blocked: float
-    """Seconds for which accesses to it have blocked this process."""
-
-
-@attrs.frozen
 class LinkView:
-    """A link between two hosts, one of which may be another process: its name has the socket then."""
+    """A link between two hosts."""
 
     root: str
     """Host at the root complex."""
@@ -185,5 +185,3 @@ class LinkView:
     figures: LinkStatistics = attrs.field(metadata=INLINE)
     trace: TraceStatistics | None
     """None without a trace."""
-    remote: RemoteView | None = None
-    """The other process at one end; None if both ends are in this process."""

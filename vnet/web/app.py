@@ -20,13 +20,16 @@ from vnet.ends import DEVICE_TYPES
 from vnet.errors import ControlError, PrivilegeError
 from vnet.graph.build import of_system
 from vnet.graph.svg import to_svg
+from vnet.link.faults import FAULTS, FLAPS
 from vnet.lspci import decode, describe
+from vnet.ring_picture.draw import ring_picture
+from vnet.ring_picture.wheel import ring_wheel
 from vnet.views.pci import ConfigImage, ConfigImages
+from vnet.views.ring import RingReport
 from vnet.views.system import SystemView
 from vnet.web.control import Control, Refusal
 from vnet.web.feed import Feed
 from vnet.web.guard import Guard
-from vnet.web.rings import RingStream, ring_pictures
 from vnet.web.stream import Stream
 
 __all__ = ["make_app"]
@@ -34,6 +37,8 @@ __all__ = ["make_app"]
 PAGE = Path(__file__).parent / "page"
 BODY_MAX = 4096
 """Bytes of the longest request body."""
+RINGS_MAX = 16
+"""Rings of one request."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -41,7 +46,13 @@ class BadRequest(Exception):
     """A request that makes no sense: the response has the reason."""
 
 
-ACTIONS = {"link": "set_link", "reset": "device-reset", "set": "device-set"}
+ACTIONS = {
+    "link": "set_link",
+    "reset": "device-reset",
+    "set": "device-set",
+    "fault": "fault-set",
+    "fault-clear": "fault-clear",
+}
 """Command of the control socket by name of the action. The body has its arguments, which the system checks."""
 
 
@@ -55,9 +66,9 @@ def make_app(control: Control, feed: Feed, hosts: Collection[str], token: str) -
         Route("/api/stream", Stream(feed), methods=["GET"]),
         Route("/api/topology.svg", _topology(control)),
         Route("/api/rings", _rings(control)),
-        Route("/api/ring-stream", RingStream(control), methods=["GET"]),
         Route("/api/pci", _pci(control)),
         Route("/api/settings", _settings),
+        Route("/api/faults", _faults),
         *(Route(f"/api/{name}", _action(control, command), methods=["POST"]) for name, command in ACTIONS.items()),
         Mount("/page", StaticFiles(directory=PAGE)),
     ]
@@ -86,6 +97,12 @@ async def _settings(_: Request) -> Response:
     )
 
 
+async def _faults(_: Request) -> Response:
+    """Return the faults of links, as `vnet fault --help` lists them."""
+    kinds = [{"name": name, "about": kind.about, "flaps": False} for name, kind in FAULTS.items()]
+    return JSONResponse([*kinds, {"name": FLAPS, "about": "The link goes down and up again.", "flaps": True}])
+
+
 def _topology(control: Control) -> Endpoint:
     async def topology(_: Request) -> Response:
         view = await control.view(SystemView, "query-vnet")
@@ -95,8 +112,18 @@ def _topology(control: Control) -> Endpoint:
 
 
 def _rings(control: Control) -> Endpoint:
+    """Return an endpoint: for each ``queue`` of a ``device`` its ring as a wheel, for that of ``tables`` its tables."""
+
     async def rings(request: Request) -> Response:
-        return JSONResponse(await ring_pictures(control, request.query_params))
+        device, tables = request.query_params.get("device", ""), request.query_params.get("tables", "")
+        pictures: dict[str, dict[str, str]] = {}
+        for queue in dict.fromkeys(request.query_params.getlist("queue")[:RINGS_MAX]):
+            report = await control.view(RingReport, "query-ring", {"name": device, "queue": queue})
+            title = f"{device} {queue}"
+            pictures[queue] = {"wheel": ring_wheel(title, report)}
+            if queue == tables:
+                pictures[queue]["tables"] = ring_picture(title, report)
+        return JSONResponse(pictures)
 
     return rings
 

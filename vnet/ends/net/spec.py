@@ -272,13 +272,12 @@ class NetSpec(PeerSpec):
 
     def ports(self, hosts: tuple[str, str]) -> Iterator[tuple[SideName, str, PortSpec]]:
         """Yield (side, host, port) for the ports of this system."""
-        if self.driven:
-            yield "driver", hosts[0], self.driver
+        yield "driver", hosts[0], self.driver
         if not self.foreign:
             yield "device", hosts[1], self.device
 
     def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
-        if self.foreign or not self.driven:
+        if self.foreign:
             return
         (_, root, port), (_, endpoint, peer) = self.ports(hosts)
         for host, own, other in ((root, port, peer), (endpoint, peer, port)):

@@ -4,7 +4,7 @@ import { $, ask, el, keep, say } from "./dom.js";
 
 let settings = {};
 
-async function act(words, path, body) {
+export async function act(words, path, body) {
   try {
     await ask(path, body);
     say($("outcome"), words);

@@ -4,6 +4,7 @@ import { loadSettings, showControls } from "./actions.js";
 import { addRates, drawCharts, startCharts } from "./charts.js";
 import { $, ask, el, say, show } from "./dom.js";
 import { addEvent, addLost, startEvents } from "./events.js";
+import { showFaults, startFaults } from "./faults.js";
 import { followRings, showQueues } from "./rings.js";
 
 let latest = null;
@@ -45,6 +46,7 @@ function showRates(rates) {
     ...rates.devices.filter((device) => !device.up).map((device) => device.name)];
   tell(down.length ? `running; down: ${down.join(", ")}` : "running; everything is up", down.length);
   showControls(rates);
+  showFaults(rates);
   showQueues(rates);
   addRates(rates);
   const now = JSON.stringify([rates.links, rates.devices.map((device) => [device.name, device.up, device.trouble])]);
@@ -79,6 +81,6 @@ $("device").addEventListener("change", () => {
   if (latest) showQueues(latest);
   drawCharts();
 });
-await loadSettings().catch((error) => tell(error.message, true));
+await Promise.all([loadSettings(), startFaults()]).catch((error) => tell(error.message, true));
 follow();
 followRings();
