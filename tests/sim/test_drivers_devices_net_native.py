@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, cast
 
 import attrs
@@ -11,6 +12,7 @@ import pytest
 
 from drivers.bus.vhost import DeviceQueue
 from drivers.bus.virtio import DriverQueue
+from drivers.contracts.events import Event, Events, FrameEvent, Source
 from drivers.devices.net.device.flows import VhostNetFromDriver, VhostNetToDriver
 from drivers.devices.net.driver.flows import FrameBuffers, VirtioNetReceive, VirtioNetTransmit
 from drivers.devices.net.filter import FrameFilter, Reception
@@ -26,6 +28,8 @@ from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
 from support.native import NEEDS_NATIVE
 from support.rigs.tun import ALL, IPV4, OTHER, OWN, PEER, PLAIN, Socket, ipv4, ipv6
+from vnet.emitters.chains import QueueChains
+from vnet.emitters.ports import PortEnd, watch_port
 from vnet.linux.memory import HostMemory
 from vnet.ports.packet.tap import TapPort
 from vnet.ports.packet.tun import TunPort
@@ -65,6 +69,7 @@ class Stack:
             for device, mac, peer in zip(self.sockets, (OWN, PEER), (PEER, OWN), strict=True)
         ]
         self.traffic = [Traffic() for _ in range(4)]
+        self.seen: list[tuple[object, ...]] = []
         self.rings: list[Virtqueue | Vringh] = []
         self.flows: list[NetFlow[QueueEnd]] = []
         for towards_device in (True, False):
@@ -104,6 +109,19 @@ class Stack:
     async def start(self) -> None:
         for port, mac in zip(self.ports, (OWN, PEER), strict=True):
             await port.start(mac=mac, offloads=ALL, mtu=None)
+
+    def watch(self) -> None:
+        """Note what observers of both ports see."""
+        events, chains, numbers = Events(frames=self._see), QueueChains(), count(1)
+        for end, port in enumerate(self.ports):
+            source = Source(port=f"port {end}")
+            place = PortEnd(source, source, chains, "device" if end else "driver")
+            watch_port(port, events, place, place, numbers, batches=True)
+
+    def _see(self, event: Event) -> None:
+        assert isinstance(event, FrameEvent)
+        flags = event.header[:10]  # C sets num_buffers as well
+        self.seen.append((type(event), event.source, event.frame, event.size, flags, event.data()))
 
     def write(self, end: int, frame: bytes) -> None:
         self.sockets[end].write(frame)
@@ -165,10 +183,12 @@ def frames(rng: random.Random, kind: str, end: int) -> list[bytes]:
     return [frame[:12] + b"".join(rng.choice(ethernet)) + IPV4 + frame[12:] for frame in chosen]
 
 
-async def run(form: str, kind: str, filtered: bool, seed: int, native: Sequence[bool]) -> list[Stack]:
+async def run(form: str, kind: str, filtered: bool, seed: int, native: Sequence[bool], watched: bool) -> list[Stack]:
     stacks = [Stack(form, kind, each, filtered) for each in native]
     for stack in stacks:
         await stack.start()
+        if watched:
+            stack.watch()
     rng = random.Random(seed)
     for _ in range(40):
         for end in (0, 1):
@@ -185,14 +205,17 @@ async def run(form: str, kind: str, filtered: bool, seed: int, native: Sequence[
             came = [stack.read(end) for stack in stacks]
             assert came[0] == came[-1]
         assert stacks[0].figures() == stacks[-1].figures()
+        assert stacks[0].seen == stacks[-1].seen
+    assert bool(stacks[0].seen) == watched
     return stacks
 
 
 @pytest.mark.parametrize("kind", ["tun", "tap"])
 @pytest.mark.parametrize("form", ["split", "packed"])
 @pytest.mark.parametrize("filtered", [False, True], ids=["unfiltered", "filtered"])
+@pytest.mark.parametrize("watched", [False, True], ids=["unwatched", "watched"])
 async def test_frames_and_figures_are_the_same_on_both_paths(
-    form: str, kind: str, filtered: bool, monkeypatch: pytest.MonkeyPatch
+    form: str, kind: str, filtered: bool, watched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fcntl.ioctl", lambda *_: 0)
     moved = {"send_each": 0, "recv_each": 0}
@@ -210,7 +233,7 @@ async def test_frames_and_figures_are_the_same_on_both_paths(
     for name in moved:
         monkeypatch.setattr(_frames, name, counted(name))
     for seed in range(6):
-        stacks = await run(form, kind, filtered, seed, (True, False))
+        stacks = await run(form, kind, filtered, seed, (True, False), watched)
         assert all(each.packets > 50 for each in stacks[0].traffic)
         for stack in stacks:
             stack.close()

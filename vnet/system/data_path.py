@@ -70,16 +70,20 @@ class DataPath:
         """Install the emitters that are wanted now, and remove the others."""
         events = self._events
         tlps = events.tlps is not None
-        for name, wanted, install in (
-            ("rings", tlps or events.rings is not None, self._watch_rings),
-            ("ports", tlps or events.frames is not None, self._watch_ports),
-            ("registers", tlps or events.registers is not None, self._watch_registers),
-        ):
-            if wanted and name not in self._installed:
+        rings, frames = tlps or events.rings is not None, tlps or events.frames is not None
+        wanted: Mapping[str, Callable[[ExitStack], None] | None] = {
+            "rings": self._watch_rings if rings else None,
+            "ports": partial(self._watch_ports, batches=False) if frames and rings else None,
+            "batches": partial(self._watch_ports, batches=True) if frames and not rings else None,
+            "registers": self._watch_registers if tlps or events.registers is not None else None,
+        }
+        for name, install in wanted.items():  # first of all, because ports have one of two emitters
+            if install is None and name in self._installed:
+                self._installed.pop(name).close()
+        for name, install in wanted.items():
+            if install is not None and name not in self._installed:
                 self._installed[name] = stack = ExitStack()
                 install(stack)
-            elif not wanted and name in self._installed:
-                self._installed.pop(name).close()
 
     # Rings
 
@@ -150,15 +154,15 @@ class DataPath:
 
     # Ports
 
-    def _watch_ports(self, stack: ExitStack) -> None:
+    def _watch_ports(self, stack: ExitStack, *, batches: bool) -> None:
         for device in self._devices.values():
             ends: tuple[tuple[Side, End], ...] = (("driver", device.driver_end), ("device", device.device_end))
             for side, end in ends:
                 port = getattr(end.settings, "port", None)
                 if isinstance(port, CountingPort):  # the base of all packet ports
-                    self._watch_port(stack, device, side, cast("PacketPort", port))
+                    self._watch_port(stack, device, side, cast("PacketPort", port), batches)
 
-    def _watch_port(self, stack: ExitStack, device: Device, side: Side, port: PacketPort) -> None:
+    def _watch_port(self, stack: ExitStack, device: Device, side: Side, port: PacketPort, batches: bool) -> None:
         name = port.ifname if isinstance(port, InterfacePort) else "memory"
         for index, queue in enumerate(port.queues, 1):
             receive, transmit = (self._port_end(device, side, f"{way}{index}", name) for way in QUEUES)
@@ -166,7 +170,8 @@ class DataPath:
             if side == "device":
                 outward.chains.has_port = True
                 stack.callback(setattr, outward.chains, "has_port", False)
-            stack.callback(watch_port(queue, self._events, inward, outward, self._frames).remove)
+            overlay = watch_port(queue, self._events, inward, outward, self._frames, batches=batches)
+            stack.callback(overlay.remove)
 
     def _port_end(self, device: Device, side: Side, queue: str, port: str) -> PortEnd:
         source = attrs.evolve(device.source(side, queue), port=port)
