@@ -13,7 +13,7 @@ from support.machine import RequireTool
 from support.paths import BIN
 
 ROOT = Path(__file__).parents[2]
-OWN_TEST = {"running.md"}
+OWN_TEST = {"running.md", "own-function.md"}
 """Pages with a test file of their own."""
 PAGES = [
     page
