@@ -47,7 +47,7 @@ def _check(name: str, kind: FunctionKind) -> None:
 FUNCTIONS: Registry[FunctionKind] = Registry(
     "vnet.functions",
     FunctionKind,
-    {"ntb": FunctionKind(NtbFunction, 2, "Serve a non-transparent bridge (NTB) between two hosts, a socket for each.")},
+    {"ntb": FunctionKind(NtbFunction, 2, "Serve an NTB between two hosts.")},
     _check,
 )
 """Functions by name."""

@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     ),
     "set": ("vnet.cli.set", "Change SETTING of PART, a device or a link, while the system runs."),
     "bench": ("vnet.cli.bench", "Measure this stack and alternatives to it; show medians."),
-    "serve": ("vnet.cli.serve", "Serve a device over vhost-user or vfio-user, for example to QEMU."),
+    "serve": ("vnet.cli.serve", "Serve a device or a PCI function, for example to QEMU."),
     "learn": ("vnet.cli.learn", "Show how virtqueues work, step by step, on real rings."),
     "shell": ("vnet.cli.shell", "Open a Python prompt on a running system."),
     "doctor": ("vnet.cli.doctor", "Check the machine: Python, kernel, rights and programs."),

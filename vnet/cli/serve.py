@@ -144,7 +144,7 @@ def _function(name: str) -> click.Command:
 
 @click.group("serve", cls=ServeGroup)
 def command() -> None:
-    """Serve a device or an endpoint function over vhost-user or vfio-user, for example to QEMU."""
+    """Serve a device or a PCI function, for example to QEMU."""
 
 
 def _serve(
