@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 from click_man.core import write_man_pages
 
+from vnet.cli.extcap import command as extcap
 from vnet.cli.group import main
 from vnet.graph.build import of_topology
 from vnet.graph.svg import to_svg
@@ -146,7 +147,7 @@ def commands() -> str:
     parts = [COMMANDS, "## vnet\n\n", _help(main, "vnet")]
     for name, command in _commands(main, "vnet"):
         parts += [f"\n## {name}\n\n", _help(command, name)]
-    return "".join(parts)
+    return "".join([*parts, "\n## vnet-extcap\n\n", _help(extcap, "vnet-extcap")])
 
 
 def picture(file: str) -> str:
@@ -158,6 +159,7 @@ def man_pages() -> dict[str, str]:
     """The manual page of every command, by file."""
     with tempfile.TemporaryDirectory() as folder:
         write_man_pages("vnet", main, version=__version__, target_dir=folder, date=DATE)
+        write_man_pages("vnet-extcap", extcap, version=__version__, target_dir=folder, date=DATE)
         return {f"man/{file.name}": file.read_text(encoding="utf-8") for file in sorted(Path(folder).iterdir())}
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "MIB",
     "Must",
     "DeviceSpec",
+    "FUNCTIONS",
     "FaultSpec",
     "HostSpec",
     "LinkSpec",
@@ -34,10 +35,12 @@ __all__ = [
     "NtbSpec",
     "PATH_RULE",
     "PeerSpec",
+    "RemoteEnd",
     "WINDOW",
     "WINDOW_MAX",
     "file_key",
     "fits_socket",
+    "function_socket",
     "is_path",
     "must",
 ]
@@ -122,18 +125,52 @@ class FaultSpec:
             yield FieldError(("flap_every_ms",), self.flap_every_ms, why)
 
 
+FUNCTIONS = 8
+"""Functions of an endpoint."""
+
+
+def function_socket(path: str, function: int) -> str:
+    """Return the path of a function's vfio-user socket: each function behind the first has a number at its end."""
+    return f"{path}.{function}" if function else path
+
+
+def _fit_sockets(path: str) -> bool:
+    return fits_socket(function_socket(path, FUNCTIONS - 1))
+
+
+SOCKETS_RULE = f"{PATH_RULE}, with room for the number of a function behind it"
+
+
+@attrs.frozen
+class RemoteEnd:
+    """The end of a link in another process, by vfio-user. Each function of the link has a socket."""
+
+    vfio_user: str = attrs.field(validator=must(_fit_sockets, SOCKETS_RULE))
+    """Unix socket of function 0; that of function N is called PATH.N. At ``root`` this system listens there for a
+    client, such as QEMU; at ``endpoint`` a server listens there."""
+    peer_uid: int | None = attrs.field(
+        default=None, validator=must(lambda v: 0 <= v < ANY_UID, f"a user id between 0 and {ANY_UID - 1}")
+    )
+    """At ``endpoint``, user id, besides our own and root, whose process may be the server: all of the host's memory is
+    shared with it. Default: no other user."""
+
+    def __str__(self) -> str:
+        """Return the name of the end beside those of hosts."""
+        return f"vfio-user {self.vfio_user}"
+
+
 @attrs.frozen
 class LinkSpec:
     """A PCI Express link from the root complex of one host to an endpoint controller of another host.
 
-    Accesses take no time unless at least one of ``generation``, ``lanes``, ``max_payload``, ``max_read_request``,
-    ``completion_boundary`` and ``read_latency_ns`` is given.
+    One of its ends may be another process. Accesses take no time unless at least one of ``generation``, ``lanes``,
+    ``max_payload``, ``max_read_request``, ``completion_boundary`` and ``read_latency_ns`` is given.
     """
 
-    root: str
-    """Name of the host with the root complex."""
-    endpoint: str
-    """Name of the host with the endpoint controller."""
+    root: str | RemoteEnd
+    """Name of the host with the root complex, or the socket of a client in another process."""
+    endpoint: str | RemoteEnd
+    """Name of the host with the endpoint controller, or the socket of a server in another process."""
     generation: int | None = attrs.field(default=None, validator=must(GENERATIONS.__contains__, _one_of(GENERATIONS)))
     """PCI Express generation, which sets the rate of a lane. Default on a timed link: 3."""
     lanes: int | None = attrs.field(default=None, validator=must(LANES.__contains__, _one_of(LANES)))
@@ -152,6 +189,17 @@ class LinkSpec:
     """Random faults. Default: none."""
     trace: str | None = attrs.field(default=None, validator=must(is_path, FILE_RULE))
     """File for a text trace, a line for each packet; an older file is overwritten. Default: no trace."""
+
+    vfio_user: str | None = attrs.field(default=None, validator=must(_fit_sockets, SOCKETS_RULE))
+    """Unix socket that joins the two hosts if each runs in its own process (`vnet up --only HOST`); that of function N
+    is called PATH.N. Default: both hosts run in one process."""
+    lossy: bool = attrs.field(default=False, metadata={"key": False})
+    """Whether the other process's part of the link can lose doorbells or interrupts."""
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Names of the root complex's and of the endpoint's host; of an end in another process, with its socket."""
+        return str(self.root), str(self.endpoint)
 
     @property
     def timed(self) -> bool:
@@ -217,6 +265,8 @@ class DeviceSpec:
     driver on the device's host do so, and a mediator copies between the two devices."""
     options: TransportOptions = attrs.field(default=TransportOptions(), metadata={"key": False})
     """Options of the transport; in a file they are keys of the device."""
+    elsewhere: Literal["driver", "device"] | None = attrs.field(default=None, metadata={"key": False})
+    """The side behind a link's end in another process; None: no link leads to another process."""
 
     virtio: ClassVar[VirtioType[Any, Any]]
     """The virtio device type; each subclass names its own."""
@@ -273,7 +323,12 @@ class DeviceSpec:
     @property
     def foreign(self) -> bool:
         """Whether the device belongs to another process, so that this system has only the driver's end."""
-        return self.options.peer is not None
+        return self.options.peer is not None or self.elsewhere == "device"
+
+    @property
+    def driven(self) -> bool:
+        """Whether this system has the driver's end."""
+        return self.elsewhere != "driver"
 
     def namespaces(self, system: str, hosts: tuple[str, str]) -> Iterator[Netns]:
         """Yield the namespaces of its ports in ``system``; ``hosts`` are the driver's and the device's."""

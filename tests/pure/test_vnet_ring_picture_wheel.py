@@ -11,7 +11,7 @@ from rings import FORMATS, Addr, MappedMemory
 from rings.layout import LAP
 from rings.queue import QueueState
 from vnet.ring_picture.wheel import ring_wheel
-from vnet.views.ring import RingReport
+from vnet.views.ring import RingReport, slots_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUM = 8
@@ -39,7 +39,7 @@ def report(form: str, chains: int, done: int = 0) -> RingReport:
 
 def drawn(report: RingReport) -> tuple[list[str], list[ElementTree.Element], list[ElementTree.Element]]:
     """The texts, the arcs of slots and the hands of a wheel."""
-    root = ElementTree.fromstring(ring_wheel("t <q>", report).encode())
+    root = ElementTree.fromstring(ring_wheel("t <q>", slots_of(report)).encode())
     texts = [element.text or "" for element in root.iter(f"{SVG}text")]
     return texts, list(root.iter(f"{SVG}path")), list(root.iter(f"{SVG}line"))
 
@@ -54,7 +54,7 @@ def test_the_numbers_in_the_middle_are_slots(form: str) -> None:
 
 
 def test_a_full_ring_is_a_closed_band_and_an_empty_one_has_no_dark_slot() -> None:
-    assert 'stroke-width="20.0"' in ring_wheel("t", report("split", NUM))
+    assert 'stroke-width="20.0"' in ring_wheel("t", slots_of(report("split", NUM)))
     assert drawn(report("split", 0))[1] == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.rigs.vfio_user_messages import message, state_of
+from vnet.vfio_user.accesses import RegionRead, RegionWrite, RegionWrites
 from vnet.vfio_user.constants import (
     DATA_MAX,
     FDS_MAX,
@@ -22,20 +23,23 @@ from vnet.vfio_user.constants import (
     Region,
 )
 from vnet.vfio_user.function import BAR_COUNT
-from vnet.vfio_user.messages import HEADER_SIZE, MESSAGES, parse
-from vnet.vfio_user.payloads import DmaUnmap, RegionRead, RegionWrite, RegionWrites
+from vnet.vfio_user.messages import HEADER_SIZE, MESSAGES, SERVER_MESSAGES, parse
+from vnet.vfio_user.payloads import DmaUnmap
 
 
 def test_each_command_has_its_row() -> None:
-    assert MESSAGES.keys() == set(Command)
+    assert MESSAGES.keys() | SERVER_MESSAGES.keys() == set(Command)
+    assert not MESSAGES.keys() & SERVER_MESSAGES.keys()
     assert len({kind.body for kind in MESSAGES.values()}) == len(MESSAGES)
 
 
 @pytest.mark.parametrize("command", Command)
 def test_the_longest_body_and_the_most_descriptors_of_a_command_fit_in_a_message(command: Command) -> None:
-    low, high = MESSAGES[command].body.SIZES
-    assert 0 <= low <= high <= MESSAGE_MAX - HEADER_SIZE
-    assert MESSAGES[command].fds <= FDS_MAX
+    kind = {**MESSAGES, **SERVER_MESSAGES}[command]
+    for body, fds in ((kind.body, kind.fds), (kind.reply, kind.reply_fds)):
+        low, high = body.SIZES
+        assert 0 <= low <= high <= MESSAGE_MAX - HEADER_SIZE
+        assert fds <= FDS_MAX
 
 
 def test_the_longest_accesses_are_accepted() -> None:

@@ -225,7 +225,7 @@ async def carrier_is_rebound(pair: NetPair) -> None:
 
 
 async def pull_out(pair: NetPair) -> None:
-    for controller in pair.world.hosts[pair.world.topology.links["link0"].endpoint].controllers.values():
+    for controller in pair.world.hosts[pair.world.topology.links["link0"].ends[1]].controllers.values():
         controller.stop()
         await trio.sleep(0.001)
         controller.start()

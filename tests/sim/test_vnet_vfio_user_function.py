@@ -11,8 +11,8 @@ from drivers.transports.pci.registers import Common
 from support.rigs.vfio_user import COMMAND_BITS, C, open_bench, plug
 from support.rigs.vfio_user_hostile import refuses
 from vnet.pcie.config_space import BARS, CAP_PCI_EXPRESS, COMMAND, DEVICE_CONTROL
+from vnet.vfio_user.accesses import RegionRead, RegionWrite
 from vnet.vfio_user.constants import Region
-from vnet.vfio_user.payloads import RegionRead, RegionWrite
 
 BLK_ID = 0x1042_1AF4
 
@@ -42,7 +42,8 @@ async def test_a_reset_restores_registers_and_keeps_interrupts(by_message: bool)
         if by_message:
             await client.do(C.DEVICE_RESET)
         else:
-            at = bench.server.rc.functions[0].capability(CAP_PCI_EXPRESS)
+            assert bench.server.handle is not None
+            at = bench.server.handle.capability(CAP_PCI_EXPRESS)
             assert at is not None
             await client.write(Region.CONFIG, at + DEVICE_CONTROL, b"\0\x80")
         assert await client.read(Region.CONFIG, BARS, 8) == b"\x04" + bytes(7)

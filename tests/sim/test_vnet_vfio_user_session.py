@@ -15,9 +15,10 @@ from support.rigs.vfio_user import COMMAND_BITS, C, open_bench, plug
 from support.rigs.vfio_user_hostile import closes, refuses
 from vnet.linux.ipc import FileHandle
 from vnet.pcie.config_space import COMMAND
+from vnet.vfio_user.accesses import RegionWrite, RegionWrites
 from vnet.vfio_user.constants import DATA_MAX, FDS_MAX, DeviceFlag, IrqFlag, IrqType, Region
 from vnet.vfio_user.messages import emit
-from vnet.vfio_user.payloads import DeviceInfo, IrqInfo, RegionInfo, RegionIoFds, RegionWrite, RegionWrites, Version
+from vnet.vfio_user.payloads import DeviceInfo, IrqInfo, RegionInfo, RegionIoFds, Version
 
 SIZES = {0: 0x4000, 2: 128, Region.CONFIG: 4096}
 

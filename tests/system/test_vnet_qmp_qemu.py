@@ -22,7 +22,17 @@ from vnet.qmp.commands import COMMANDS
 from vnet.system.state import socket_path
 
 QEMU = ["qemu-system-x86_64", "-machine", "none", "-display", "none", "-nodefaults", "-qmp", "stdio"]
-OURS = ("set-events", "capture", "device-", "query-vnet", "query-ring", "query-config-space")
+OURS = (
+    "capture",
+    "device-",
+    "fault-",
+    "link-set",
+    "query-config-space",
+    "query-faults",
+    "query-ring",
+    "query-vnet",
+    "set-events",
+)
 """Starts of names of commands that QEMU does not have."""
 NARROWER = {"qmp_capabilities"}
 """Commands whose argument is an enumeration in QEMU and has no value here."""

@@ -11,7 +11,7 @@ import attrs
 
 from vnet.cli.table import render
 from vnet.views.ends import EndView, NetworkView, PortView
-from vnet.views.link import LinkView
+from vnet.views.link import LinkView, RemoteView
 from vnet.views.pci import BarView, CapabilityView, NtbSideView, NtbView
 from vnet.views.plain import to_plain
 from vnet.views.system import (
@@ -115,6 +115,8 @@ def link_tree(name: str, link: LinkView) -> Iterator[str]:
     yield f"{link_title(name, link)}, {figures.windows} windows"
     for kind, requests in figures.requests.items():
         yield f"  {kind}: {counts(attrs.asdict(requests))}"
+    if link.remote is not None:
+        yield f"  {_remote(link.remote)}"
     if timing is not None:
         yield (
             f"  PCIe generation {timing.generation}, {timing.lanes} lanes, "
@@ -134,6 +136,13 @@ def link_tree(name: str, link: LinkView) -> Iterator[str]:
 def rule_lines(link: LinkView) -> Iterator[str]:
     """Yield the rules of faults of a link, with what each has done."""
     yield from (f"rule {rule.words}" for rule in link.figures.rules)
+
+
+def _remote(remote: RemoteView) -> str:
+    count = "1 connection" if remote.connections == 1 else f"{remote.connections} connections"
+    state = "connected" if remote.connected else f"not connected{f' ({remote.trouble})' if remote.trouble else ''}"
+    blocked = f", accesses took {remote.blocked:.3f} s" if remote.blocked else ""
+    return f"other process at {remote.socket}: {state}, {count} so far{blocked}"
 
 
 def _ntb(name: str, ntb: NtbView) -> Iterator[str]:
@@ -178,6 +187,8 @@ def _driver_side(side: DriverSideView) -> Iterator[str]:
         if side.last_reset.in_a_row > 1:
             yield f"  {last_reset(side.last_reset)}"
         yield from _negotiated(side)
+    elif side.foreign:
+        yield f"driver at {side.host}: in another process"
     else:
         yield f"driver on {side.host}: not enumerated yet"
     yield from indent(1, _port(side.port))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import trio
+from click.core import ParameterSource
 
 from vnet.cli.common import errors_in_one_line, name_option
 from vnet.cli.logs import log_options
@@ -23,7 +24,7 @@ from vnet.qmp.server import ControlServer
 from vnet.system.claim import claim
 from vnet.system.state import socket_path
 from vnet.system.world import World, open_world
-from vnet.topology import DEFAULT, Topology, parse
+from vnet.topology import DEFAULT, Topology, parse, part_of
 
 __all__ = ["command"]
 
@@ -33,20 +34,30 @@ GRACE = 3.0
 
 @click.command("up")
 @click.argument("topology", required=False, type=FILE)
+@click.option(
+    "--only", metavar="HOST", help="Run this host alone; its links lead to other processes, which run the other hosts."
+)
 @name_option
 @click.option("--exec", "run", metavar="CMD", help="Run CMD in a shell on the driver's host, then end with its status.")
 @log_options
 @errors_in_one_line
-def command(topology: Path | None, name: str, run: str | None) -> None:
+@click.pass_context
+def command(context: click.Context, topology: Path | None, only: str | None, name: str, run: str | None) -> None:
     """Build the system in a TOPOLOGY file and keep it running.
 
     Without TOPOLOGY, the system is two hosts with a network device. TOPOLOGY - is standard input. Ctrl-C, SIGTERM and
     `vnet down` end the system and remove all of it; the exit status is then 0. It is 128 + the signal's number if a
     signal arrives before all devices are up. With --exec, the status is CMD's, or 128 + the number of the signal that
     ended vnet before CMD.
+
+    With --only, the links of HOST need the key vfio_user, and the name of the system is HOST unless --name is given.
     """
     file, parsed = open_topology(topology) if topology else (BUILT_IN, parse(DEFAULT, BUILT_IN))
-    click.get_current_context().exit(run_until_ended(partial(_up, parsed, file, name, run)))
+    if only is not None:
+        parsed = part_of(parsed, only, file)
+        if context.get_parameter_source("name") is ParameterSource.DEFAULT:
+            name = only
+    context.exit(run_until_ended(partial(_up, parsed, file, name, run)))
 
 
 async def _up(topology: Topology, file: str, name: str, run: str | None, serving: trio.Event) -> int:

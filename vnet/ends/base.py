@@ -139,6 +139,11 @@ class OpenContext(Generic[SpecT_co]):
     """Shared watches of network interfaces; None: each port opens its own."""
 
     @property
+    def in_topology(self) -> bool:
+        """Whether the device belongs to a topology; else it is served alone, and has no host."""
+        return bool(self.hosts[1])
+
+    @property
     def features(self) -> int:
         """Feature bits that may be offered and accepted."""
         return self.spec.features

@@ -1,4 +1,4 @@
-"""The device end of a device in another process, of which only the socket is known."""
+"""The end of a device whose side is in another process, of which only the socket is known."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ __all__ = ["ForeignEnd"]
 
 @attrs.frozen(eq=False)
 class ForeignEnd(CountedEnd):
-    """The device end of a vhost-user back end in another process: it counts, and knows whether the end is live."""
+    """The end in another process: nothing counts there, and it is taken for live."""
 
-    fixed = "belongs to the back end, which is another process"
+    fixed = "belongs to another process"
     socket: str
-    """Path of the back end's socket."""
+    """Path of the socket."""
+    protocol: str = "vhost-user"
+    """Protocol at the socket."""
     settings: None = None
     """No driver of this system reads it."""
 
     def snapshot(self) -> EndView:
-        return ForeignView("vhost-user", self.live, self.socket)
+        return ForeignView(self.protocol, self.live, self.socket)

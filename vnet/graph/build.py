@@ -54,9 +54,7 @@ class _Device:
 
 def of_topology(title: str, topology: Topology) -> Graph:
     """Return the graph of a topology."""
-    links = {
-        name: _Link(link.root, link.endpoint, tuple(_link_notes(link)), "") for name, link in topology.links.items()
-    }
+    links = {name: _Link(*link.ends, tuple(_link_notes(link)), "") for name, link in topology.links.items()}
     ntbs = {name: _Ntb(ntb.host, ntb.primary, ntb.secondary, "") for name, ntb in topology.ntbs.items()}
     devices = {
         name: _Device(topology.ends(spec), _spec_ends(name, spec), _device_notes(spec), spec.link or spec.ntb, "")

@@ -14,7 +14,7 @@ from drivers.contracts.ipc import FdSocket, Ipc
 from drivers.errors import DriverError, TransportLost
 from vnet.linux.ipc import FileHandle, UnixSocket, socket_pair
 from vnet.linux.memory import HostMemory
-from vnet.linux.unix_socket import connect_trusted
+from vnet.linux.unix_socket import connect_or_explain
 from vnet.views.system import SocketView
 
 __all__ = ["Junction", "SocketEnd", "dial"]
@@ -65,16 +65,8 @@ class SocketEnd:
 
 
 async def dial(path: Path, peer_uid: int | None, allow: str) -> FdSocket:
-    """Connect to another program's back end (see `connect_trusted`). Raises TransportLost."""
-    try:
-        return UnixSocket(connect_trusted(path, peer_uid, allow))
-    except (FileNotFoundError, ConnectionRefusedError):
-        why = "no program listens there; is the back end started?"
-    except BlockingIOError:
-        why = "the back end accepts no further connection now"
-    except OSError as exc:
-        why = exc.strerror or str(exc)
-    raise TransportLost(f"{path}: {why}")
+    """Connect to another program's back end (see `connect_or_explain`). Raises TransportLost."""
+    return UnixSocket(connect_or_explain(path, peer_uid, allow, "back end"))
 
 
 class Junction:

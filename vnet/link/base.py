@@ -105,7 +105,7 @@ class Link(Protocol):
 
     @property
     def up(self) -> bool:
-        """Whether an endpoint is present and the link was not taken down."""
+        """Whether an endpoint is present and reachable, and the link was not taken down."""
 
     @property
     def epoch(self) -> int:
@@ -117,6 +117,9 @@ class Link(Protocol):
 
     def set_present(self, present: bool) -> None:
         """Set whether the endpoint is present (presence detect of a slot)."""
+
+    def set_reachable(self, reachable: bool) -> None:
+        """Set whether the present endpoint can be reached; it can at first. An endpoint may be another process."""
 
     def bring_up(self) -> None:
         """Undo `bring_down`: the link comes up if an endpoint is present."""

@@ -92,8 +92,8 @@ class FaultyLink(LinkWrapper):
 
     @property
     def lossy(self) -> bool:
-        """Whether a rule is in force that can lose a doorbell or an interrupt."""
-        return self._lossy
+        """Whether a rule is in force that can lose a doorbell or an interrupt, or one can get lost behind the link."""
+        return self._lossy or self.inner.lossy
 
     def watch_losses(self, watcher: Callable[[bool], None]) -> None:
         """Call ``watcher`` with `lossy` whenever that changes."""
@@ -170,7 +170,7 @@ class FaultyLink(LinkWrapper):
         if lossy != self._lossy:
             self._lossy = lossy
             for watcher in self._loss_watchers:
-                watcher(lossy)
+                watcher(self.lossy)
 
     # Link
 

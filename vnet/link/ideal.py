@@ -1,4 +1,4 @@
-"""The ideal link: free, instant, and up while both ends are present and it was not taken down."""
+"""The ideal link: free, instant, and up while both ends are there and it was not taken down."""
 
 from __future__ import annotations
 
@@ -110,15 +110,16 @@ class _LinkWindow(MappedMemory):
 class IdealLink:
     """Implements `vnet.link.base.Link`."""
 
-    lossy = False
-
-    def __init__(self, name: str = "link") -> None:
+    def __init__(self, name: str = "link", *, lossy: bool = False) -> None:
+        """``lossy``: whether what lies behind the endpoint can lose doorbells and interrupts."""
         self._name = name
+        self.lossy = lossy
         self._root: RootPort | None = None
         self._endpoint: EndpointPort | None = None
         self._up = False
         self._epoch = 0
         self._present = False
+        self._reachable = True
         self._enabled = True
         self._in_transition = False
         self._windows: dict[int, _LinkWindow] = {}
@@ -161,6 +162,10 @@ class IdealLink:
         self._settle()
         if not present and self._root is not None:
             self._root.removed()
+
+    def set_reachable(self, reachable: bool) -> None:
+        self._reachable = reachable
+        self._settle()
 
     def bring_up(self) -> None:
         self._enabled = True
@@ -261,7 +266,7 @@ class IdealLink:
             return
         self._in_transition = True
         try:
-            while self._up != (self._present and self._enabled):
+            while self._up != (self._present and self._reachable and self._enabled):
                 if self._up:
                     self._take_down(self._endpoint, self._root)
                 else:

@@ -44,6 +44,9 @@ class LinkWrapper:
     def set_present(self, present: bool) -> None:
         self.inner.set_present(present)
 
+    def set_reachable(self, reachable: bool) -> None:
+        self.inner.set_reachable(reachable)
+
     def bring_up(self) -> None:
         self.inner.bring_up()
 

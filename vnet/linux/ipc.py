@@ -6,6 +6,7 @@ import array
 import fcntl
 import mmap
 import os
+import select
 import socket
 import stat
 from collections.abc import Callable, Sequence
@@ -20,7 +21,16 @@ from vnet.linux import unix_socket as listen
 from vnet.linux.memory import PAGE, full_fence
 from vnet.linux.poller import Poller
 
-__all__ = ["FileHandle", "LocalIpc", "Mapping", "UnixSocket", "connect", "mapped_span", "socket_pair"]
+__all__ = [
+    "FileHandle",
+    "InstantSocket",
+    "LocalIpc",
+    "Mapping",
+    "UnixSocket",
+    "connect",
+    "mapped_span",
+    "socket_pair",
+]
 
 MAX_FDS = 253
 """File descriptors per message (SCM_MAX_FD)."""
@@ -74,17 +84,11 @@ class UnixSocket:
             data, ancillary, flags, _ = await self._socket.recvmsg(limit, _ROOM, socket.MSG_CMSG_CLOEXEC)
         except (OSError, trio.ClosedResourceError) as exc:
             raise TransportLost(_why(exc)) from None
-        handles = [FileHandle(fd) for level, kind, packed in ancillary for fd in _unpack(level, kind, packed)]
-        if flags & socket.MSG_CTRUNC:
-            for handle in handles:
-                handle.close()
-            raise Unusable("received file descriptors were dropped: this process has no room for more")
-        return data, [*handles]
+        return data, _take_handles(ancillary, flags)
 
     async def send(self, data: bytes, handles: Sequence[Handle] = ()) -> None:
         left = memoryview(data)
-        fds = array.array("i", (_own(handle).fileno() for handle in handles))
-        ancillary: list[tuple[int, int, Any]] = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
+        ancillary = _fds_message(handles)
         try:
             while left:
                 left = left[await self._socket.sendmsg([left], ancillary) :]
@@ -94,6 +98,22 @@ class UnixSocket:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _fds_message(handles: Sequence[Handle]) -> list[tuple[int, int, Any]]:
+    """Return the ancillary data of sendmsg that pass the file descriptors."""
+    fds = array.array("i", (_own(handle).fileno() for handle in handles))
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
+
+
+def _take_handles(ancillary: Sequence[tuple[int, int, bytes]], flags: int) -> list[Handle]:
+    """Return the file descriptors received by recvmsg. Raises Unusable if some were lost; then all are closed."""
+    handles: list[Handle] = [FileHandle(fd) for level, kind, packed in ancillary for fd in _unpack(level, kind, packed)]
+    if flags & socket.MSG_CTRUNC:
+        for handle in handles:
+            handle.close()
+        raise Unusable("received file descriptors were dropped: this process has no room for more")
+    return handles
 
 
 def _unpack(level: int, kind: int, packed: bytes) -> Sequence[int]:
@@ -127,6 +147,62 @@ def mapped_span(offset: int, size: int, file_size: int, block: int) -> tuple[int
     start = offset - offset % page
     end = min(-(-(offset + size) // page) * page, max(file_size, offset + size))
     return start, end - start
+
+
+class InstantSocket:
+    """One end of a connection that passes file descriptors."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        """Take ownership of ``connected``, which is non-blocking."""
+        self._socket = connected
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1 once closed."""
+        return self._socket.fileno()
+
+    def receive(self, limit: int) -> tuple[bytes, list[Handle]]:
+        """Return up to ``limit`` bytes and the file descriptors received with them; no bytes at the end of the stream.
+
+        Raises BlockingIOError if nothing has arrived, TransportLost, Unusable if file descriptors were lost.
+        """
+        try:
+            data, ancillary, flags, _ = self._socket.recvmsg(limit, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            raise
+        except OSError as exc:
+            raise TransportLost(_why(exc)) from None
+        return data, _take_handles(ancillary, flags)
+
+    def send(self, data: memoryview, handles: Sequence[Handle] = ()) -> int:
+        """Send some of ``data``, with duplicates of ``handles``; return the number of bytes.
+
+        Raises BlockingIOError if there is no room, TransportLost.
+        """
+        try:
+            return self._socket.sendmsg([data], _fds_message(handles), socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            raise
+        except OSError as exc:
+            raise TransportLost(_why(exc)) from None
+
+    def wait(self, events: int, timeout: float) -> bool:
+        """Block this process until the socket is ready for ``events``, such as select.POLLIN; False after the timeout.
+
+        ``timeout`` is in seconds.
+        """
+        poll = select.poll()
+        poll.register(self._socket, events)
+        return bool(poll.poll(timeout * 1000))
+
+    def shut_down(self) -> None:
+        """End the connection in both directions, which wakes each task that waits for the socket."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the peer has closed it
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 class Mapping:

@@ -17,7 +17,7 @@ import trio
 
 from drivers.errors import TransportLost
 
-__all__ = ["accept", "connect", "connect_trusted", "listen", "owner_uid", "remove_stale"]
+__all__ = ["accept", "connect", "connect_or_explain", "connect_trusted", "listen", "owner_uid", "remove_stale"]
 
 RETRY = 0.5
 """Seconds between attempts to accept while the process lacks descriptors or memory."""
@@ -103,6 +103,19 @@ def connect_trusted(path: Path, peer_uid: int | None, allow: str) -> socket.sock
         f"{path}: a process of user {uid} listens there, neither ours nor root's: no memory is shared with it;"
         f" to allow it: {allow.format(uid)}"
     )
+
+
+def connect_or_explain(path: Path, peer_uid: int | None, allow: str, peer: str = "other process") -> socket.socket:
+    """Connect as `connect_trusted` does. Raises TransportLost, which says what the user can do for the ``peer``."""
+    try:
+        return connect_trusted(path, peer_uid, allow)
+    except (FileNotFoundError, ConnectionRefusedError):
+        why = f"no program listens there; is the {peer} started?"
+    except BlockingIOError:
+        why = f"the {peer} accepts no further connection now"
+    except OSError as exc:
+        why = exc.strerror or str(exc)
+    raise TransportLost(f"{path}: {why}")
 
 
 def owner_uid(connected: socket.socket) -> int:

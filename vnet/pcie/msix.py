@@ -62,6 +62,10 @@ class MsixTable:
         message = address, data
         return self._messages.index(message) if message in self._messages else None
 
+    def masked(self, vector: int) -> bool:
+        """Return whether the vector's own mask is set."""
+        return self._messages[vector] is None
+
     def read(self, offset: int, size: int) -> int:
         return int.from_bytes(self._table[offset : offset + size], "little")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from drivers.contracts.hw import DmaMemory
@@ -51,7 +51,7 @@ class _RootPort:
 
     def mem_read(self, addr: int, size: int, function: int) -> int | None:
         try:
-            return int.from_bytes(self._rc.memory.view(Addr(addr), size), "little")
+            return int.from_bytes(self._rc.memory_of(function).view(Addr(addr), size), "little")
         except MemoryFault:
             return None
 
@@ -60,13 +60,15 @@ class _RootPort:
             self._rc.interrupts.message(self, addr, size, value)
             return True
         try:
-            self._rc.memory.view(Addr(addr), size, True)[:] = (value & all_ones(size)).to_bytes(size, "little")
+            self._rc.memory_of(function).view(Addr(addr), size, True)[:] = (value & all_ones(size)).to_bytes(
+                size, "little"
+            )
         except MemoryFault:
             return False
         return True
 
     def regions(self, addr: int, size: int, function: int) -> Iterable[Region]:
-        return clip(self._rc.memory, addr, size)
+        return clip(self._rc.memory_of(function), addr, size)
 
     def beyond(self, addr: int, size: int) -> Iterable[tuple[Link, Direction]]:
         return ()
@@ -142,14 +144,17 @@ class RootComplex:
         *,
         mmio: int = 0x10_0000_0000,
         msi: int = MSI_BASE,
+        memories: Mapping[int, RootMemory] | None = None,
     ) -> None:
         """Each root port has `APERTURE` bytes of addresses, from ``mmio`` on; ``msi`` is the MSI window's address.
 
-        Raises ValueError if either overlaps RAM.
+        ``memories`` has the memory of functions, by number, that access another than ``memory``. Raises ValueError if
+        the MSI window or the addresses of root ports overlap RAM.
         """
         if any((base < msi + MSI_SIZE and msi < base + size) or mmio < base + size for base, size in memory.ranges):
             raise ValueError(f"RAM reaches into the MSI window at {msi:#x} or the MMIO window at {mmio:#x}")
         self.memory = memory
+        self._memories = memories or {}
         self.interrupts = Interrupts(msi)
         self._mmio = mmio
         self._ports: list[_RootPort] = []
@@ -210,7 +215,11 @@ class RootComplex:
 
     def make_handle(self, port: _RootPort, number: int) -> PciFunctionHandle:
         name = self.function_name(port.bus, number)
-        return PciFunctionHandle(name, port.link, number, self.memory, self.interrupts, port)
+        return PciFunctionHandle(name, port.link, number, self.memory_of(number), self.interrupts, port)
+
+    def memory_of(self, function: int) -> RootMemory:
+        """Return the memory that functions of this number access."""
+        return self._memories.get(function, self.memory)
 
     def report_added(self, handle: PciFunctionHandle) -> None:
         if self._events is not None:

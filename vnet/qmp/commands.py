@@ -32,6 +32,7 @@ from vnet.qmp.records import (
     LinkSetting,
     Negotiation,
     RingChoice,
+    RingsChoice,
     SettingChange,
     StatusInfo,
     VersionInfo,
@@ -51,13 +52,13 @@ from vnet.qmp.virtio_records import (
 )
 from vnet.system.config_spaces import take_config_spaces
 from vnet.system.link_settings import change_link
-from vnet.system.snapshot import queue_sides, take_ring, take_snapshot, take_status
+from vnet.system.snapshot import queue_sides, take_ring, take_slots, take_snapshot, take_status
 from vnet.system.world import World
 from vnet.topology.structure import structure
 from vnet.version import __version__
 from vnet.views.link import FaultRuleView
 from vnet.views.pci import ConfigImages
-from vnet.views.ring import RingReport
+from vnet.views.ring import RingReport, RingSlotsOfQueues
 from vnet.views.system import StatusView, SystemView
 
 __all__ = ["COMMANDS", "Command", "Context", "Takeover", "execute", "version"]
@@ -160,6 +161,14 @@ async def _query_ring(context: Context, arguments: RingChoice) -> object:
     return take_ring(mine, other, context.world.ring_looks, trio.current_time())
 
 
+async def _query_ring_slots(context: Context, arguments: RingsChoice) -> object:
+    """Return which slots of each ring are outstanding, without its memory: a small look at several rings."""
+    name = arguments.name
+    sides = queue_sides(named("device", context.world.devices, name, _not_found))
+    queues = {queue: named("queue", sides, queue, QmpError, f"{name}: ") for queue in arguments.queues}
+    return RingSlotsOfQueues({queue: take_slots(*pair) for queue, pair in queues.items()})
+
+
 async def _query_config_space(context: Context, _: Empty) -> object:
     """Return the bytes of each function's configuration space, as its endpoint has them."""
     return take_config_spaces(context.world)
@@ -242,6 +251,7 @@ COMMANDS: Mapping[str, Command[Any]] = {
     "query-vnet": Command(Empty, SystemView, _query_vnet),
     "query-vnet-status": Command(Empty, StatusView, _query_vnet_status),
     "query-ring": Command(RingChoice, RingReport, _query_ring),
+    "query-ring-slots": Command(RingsChoice, RingSlotsOfQueues, _query_ring_slots),
     "query-config-space": Command(Empty, ConfigImages, _query_config_space),
     "set_link": Command(LinkMove, Empty, _set_link),
     "link-set": Command(LinkSetting, Empty, _link_set),

@@ -20,6 +20,7 @@ __all__ = [
     "LinkSetting",
     "Negotiation",
     "RingChoice",
+    "RingsChoice",
     "SettingChange",
     "StatusInfo",
     "VersionInfo",
@@ -86,6 +87,16 @@ class RingChoice(QapiRecord):
     """Name of the device."""
     queue: str
     """Name of the queue, such as transmitq1."""
+
+
+@attrs.frozen
+class RingsChoice(QapiRecord):
+    """Arguments that name queues of a device."""
+
+    name: str
+    """Name of the device."""
+    queues: tuple[str, ...]
+    """Names of the queues."""
 
 
 @attrs.frozen

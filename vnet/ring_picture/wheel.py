@@ -7,9 +7,8 @@ from math import cos, pi, sin
 
 from rings.layout import LAP
 from rings.queue import QueueState
-from rings.view import RingView
 from vnet.svg import document, label
-from vnet.views.ring import RingReport
+from vnet.views.ring import RingSlots, SlotRun
 
 __all__ = ["ring_wheel"]
 
@@ -29,39 +28,30 @@ LINE_GAP = 15.0
 """Pixels between two lines in the middle."""
 
 
-def ring_wheel(title: str, report: RingReport) -> str:
+def ring_wheel(title: str, slots: RingSlots) -> str:
     """Return the wheel of a ring as SVG: dark slots are outstanding; outer hands point at the next slot to make
     available or to take, inner ones at the next used slot. The numbers in the middle say the same.
     """
-    view = report.ring
-    if view is None:
+    num = slots.num
+    if not num:
         return document(SIZE, SIZE, title, [_line(0, "no ring"), _circle(INNER), _circle(OUTER)])
-    parts = [_circle(INNER), _circle(OUTER), *_slots(busy_slots(view), view.num)]
-    states: dict[str, QueueState | None] = {"driver": report.driver, "device": report.device}
-    texts = [f"{len(view.chains)} outstanding", f"of {view.num}, {view.format}"]
+    parts = [_circle(INNER), _circle(OUTER), *_slots(slots.busy, num)]
+    states: dict[str, QueueState | None] = {"driver": slots.driver, "device": slots.device}
+    texts = [f"{slots.outstanding} outstanding", f"of {num}, {slots.format}"]
     for side, name, meaning, colour, far, dashes in HANDS:
         if (state := states[side]) is not None:
-            slot = _slot(getattr(state, name), view)
-            parts.append(_hand(slot, view.num, colour, far, dashes))
+            index = getattr(state, name)
+            slot = (index if slots.format == "split" else index % LAP) % num
+            parts.append(_hand(slot, num, colour, far, dashes))
             texts.append(f"{meaning} {slot}")
     parts += [_line(row - (len(texts) - 1) / 2, text) for row, text in enumerate(texts)]
     return document(SIZE, SIZE, title, parts)
 
 
-def busy_slots(view: RingView) -> set[int]:
-    """Return the slots of outstanding chains: in the available ring (split) or in the descriptor ring (packed)."""
-    if view.format == "split":
-        return {chain.position % view.num for chain in view.chains}
-    return {desc.index % view.num for chain in view.chains for desc in chain.descriptors}
-
-
-def _slot(index: int, view: RingView) -> int:
-    return (index if view.format == "split" else index % LAP) % view.num
-
-
-def _slots(slots: Iterable[int], num: int) -> Iterator[str]:
-    """Yield the slots, each run of adjacent ones as one arc."""
-    for first, count in _runs(sorted(slots)):
+def _slots(runs: Iterable[SlotRun], num: int) -> Iterator[str]:
+    """Yield an arc for each run of slots."""
+    for run in runs:
+        first, count = run.first, run.count
         if count == num:
             yield (
                 f'<circle cx="{MIDDLE}" cy="{MIDDLE}" r="{(INNER + OUTER) / 2}" fill="none" stroke="{BUSY}" '
@@ -75,20 +65,6 @@ def _slots(slots: Iterable[int], num: int) -> Iterator[str]:
             f'<path d="M {x1:.1f} {y1:.1f} A {OUTER} {OUTER} 0 {large} 1 {x2:.1f} {y2:.1f} L {x3:.1f} {y3:.1f} '
             f'A {INNER} {INNER} 0 {large} 0 {x4:.1f} {y4:.1f} z" fill="{BUSY}"/>'
         )
-
-
-def _runs(slots: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Yield each run of adjacent numbers, as its first one and its length."""
-    first, count = 0, 0
-    for slot in slots:
-        if count and slot == first + count:
-            count += 1
-            continue
-        if count:
-            yield first, count
-        first, count = slot, 1
-    if count:
-        yield first, count
 
 
 def _hand(slot: int, num: int, colour: str, far: float, dashes: str) -> str:

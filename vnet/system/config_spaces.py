@@ -12,20 +12,21 @@ __all__ = ["take_config_spaces"]
 
 
 def take_config_spaces(world: World) -> ConfigImages:
-    """Return every function of every link, also while the link is down."""
+    """Return every function of every link whose endpoint is ours, also while the link is down."""
     owners = {(device.driver_host.name, device.location): name for name, device in world.devices.items()}
     for name, ntb in world.topology.ntbs.items():
         for link in (ntb.primary, ntb.secondary):
-            owners[world.topology.links[link].root, _function_name(world, link, world.ntbs[name].number)] = name
+            owners[world.topology.links[link].ends[0], _function_name(world, link, world.ntbs[name].number)] = name
     functions = [
-        ConfigImage(spec.root, function, link, world.links[link].up, owners.get((spec.root, function), ""), bars, image)
-        for link, spec in world.topology.links.items()
-        for number, (image, bars) in world.hosts[spec.endpoint].controllers[link].images().items()
+        ConfigImage(root, function, link, world.links[link].up, owners.get((root, function), ""), bars, image)
+        for host in world.hosts.values()
+        for link, controller in host.controllers.items()
+        for root in world.topology.links[link].ends[:1]
+        for number, (image, bars) in controller.images().items()
         for function in [_function_name(world, link, number)]
     ]
     return ConfigImages(tuple(sorted(functions, key=lambda each: (each.host, each.name))))
 
 
 def _function_name(world: World, link: str, number: int) -> str:
-    root = world.hosts[world.topology.links[link].root].rc
-    return root.function_name(world.buses[link], number)
+    return world.registers[link].rc.function_name(world.buses[link], number)

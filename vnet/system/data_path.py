@@ -51,6 +51,7 @@ class DataPath:
         topology: Topology,
         hosts: Mapping[str, Host],
         links: Mapping[str, Link],
+        registers: Mapping[str, LinkRegisters],
         devices: Mapping[str, Device],
     ) -> None:
         """Adapt to the sinks of ``events`` from now on. The mappings are complete before one takes these topics."""
@@ -58,6 +59,7 @@ class DataPath:
         self._topology = topology
         self._hosts = hosts
         self._links = links
+        self._registers = registers
         self._devices = devices
         self._chains: dict[tuple[str, str], QueueChains] = {}
         self._frames = count(1)
@@ -181,8 +183,7 @@ class DataPath:
 
     def _watch_registers(self, stack: ExitStack) -> None:
         for name, link in self._links.items():
-            registers = LinkRegisters(name, self._topology, self._hosts[self._topology.links[name].root].rc)
-            places = LinkAddresses(name, self._topology, self._hosts, self._devices, registers)
+            places = LinkAddresses(name, self._topology, self._hosts, self._devices, self._registers[name])
             stack.callback(watch_link(link, self._events, places, self._published, self._requests).remove)
         for device, region in self._regions():
             source = device.source("device")

@@ -31,6 +31,7 @@ class Device:
     hosts: tuple[str, str]
     """Names of the driver's and the device's host, see `vnet.topology.Topology.ends`."""
     driver_host: Host
+    """The driver's host; the device's host if the driver is in another process."""
     device_host: Host
     """The device's host; the driver's host if the device is in another process."""
     location: str
@@ -78,8 +79,10 @@ class Device:
 
     @property
     def up(self) -> bool:
-        """Whether the device carries data: DRIVER_OK on both sides, both ends live."""
+        """Whether the device carries data: DRIVER_OK on both sides, both ends live; of those in this process."""
         virtio = self.virtio
+        if not self.spec.driven:
+            return self.vhost.running and self.device_end.live
         return (
             virtio is not None
             and bool(virtio.status & Status.DRIVER_OK)
@@ -87,6 +90,11 @@ class Device:
             and self.driver_end.live
             and self.device_end.live
         )
+
+    @property
+    def waits(self) -> bool:
+        """Whether the device is down and only its driver, which is in another process, can change that."""
+        return not self.spec.driven and not self.up and not self.failed
 
     @property
     def failed(self) -> bool:

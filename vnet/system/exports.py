@@ -15,7 +15,7 @@ from drivers.contracts.events import Reporter, Source
 from drivers.errors import TransportLost
 from drivers.transports.vhost_user import VhostUserBack
 from vnet.ends import DEVICE_TYPES
-from vnet.ends.base import End, OpenContext
+from vnet.ends.base import OpenContext
 from vnet.errors import ConfigError
 from vnet.functions import FunctionKind
 from vnet.linux.background import open_background
@@ -29,7 +29,7 @@ from vnet.system.bring_up import bring_up, register_device_types
 from vnet.system.events import EventHub
 from vnet.system.function_export import FunctionExport, make_back
 from vnet.system.log import log_events, log_line
-from vnet.system.sessions import ExportReport, Server, Sessions
+from vnet.system.sessions import DeviceSessions, ExportReport, Server, Sessions
 
 __all__ = ["DeviceExport", "Served", "open_exports", "open_function"]
 
@@ -53,20 +53,10 @@ class DeviceExport:
 
 
 @attrs.define(eq=False)
-class Served(Sessions):
+class Served(DeviceSessions):
     """A served device."""
 
     export: DeviceExport
-    back: VhostBack
-    end: End
-
-    def carried(self) -> list[int]:
-        return [self.end.figures(queue.index).packets for queue in self.back.device.queues]
-
-    def carried_since(self, before: Sequence[int]) -> str:
-        counts = [now - then for now, then in zip(self.carried(), before, strict=True)]
-        shown = [f"{queue.name} {count}" for queue, count in zip(self.back.device.queues, counts, strict=True) if count]
-        return f"; its queues carried {', '.join(shown) or 'nothing'}"
 
     async def dial(self, task_status: trio.TaskStatus[None]) -> None:
         """Connect to the front end at the socket, and again after each session."""
@@ -118,7 +108,7 @@ async def open_exports(
                 starts.append(start)
             else:
                 server = back = VhostUserBack(ipc, identity, lines)
-            served[name] = Served(name, export.socket, server, lines, export, back, end)
+            served[name] = Served(name, export.socket, server, lines, back, end, export)
         bus = VhostBus()
         register_device_types(bus, {device.back.device: device.end.settings for device in served.values()})
         nursery = await stack.enter_async_context(open_background())

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from drivers.bus.back import Identity, VhostBack
-from drivers.carriers.framing import SessionStatistics
-from drivers.carriers.transport import LinkTransport
+from drivers.carriers.transport import LinkTransport, Transport
 from drivers.contracts.ipc import FdSocket
 from vnet.errors import ConfigError
 from vnet.link.ideal import IdealLink
@@ -17,10 +16,10 @@ from vnet.linux.memory import HostMemory
 from vnet.pcie.epc import EndpointController
 from vnet.spec import DeviceSpec
 from vnet.transports import TRANSPORTS
-from vnet.vfio_user.server import ClientReport, VfioUserServer
+from vnet.vfio_user.server import ClientReport, VfioUserRoot
 from vnet.vfio_user.session import Doorbell
 
-__all__ = ["FunctionExport", "function_transports", "make_back"]
+__all__ = ["FunctionExport", "doorbells", "function_transports", "make_back"]
 
 MEMORY = 16 << 20
 """Bytes of an endpoint's memory, for BARs that are memory. Untouched pages use none."""
@@ -35,24 +34,23 @@ class FunctionExport:
     def __init__(self, name: str, ipc: LocalIpc, report: ClientReport) -> None:
         self._link = IdealLink(name)
         self._memory = HostMemory(MEMORY, name=name)
-        self._report = report
-        self._ipc = ipc
         self.controller = EndpointController(self._link, memory=self._memory, name=name)
-        self.statistics = SessionStatistics()
-        self._server: VfioUserServer | None = None
+        self._root = VfioUserRoot(ipc, {0: report})
+        self._server = self._root.servers[0]
+        self.statistics = self._server.statistics
 
     def start(self, doorbells: Sequence[Doorbell] = ()) -> None:
         """Appear on the link, once the function is bound."""
-        self._server = VfioUserServer(self._ipc, self._link, self._report, doorbells, self.statistics)
+        self._server.doorbells = doorbells
+        self._root.attach(self._link)
         self.controller.start()
 
     @property
     def connected(self) -> bool:
-        return self._server is not None and self._server.connected
+        return self._server.connected
 
     async def serve_connection(self, socket: FdSocket) -> None:
         """Serve a client. Raises ProtocolError, TransportLost."""
-        assert self._server is not None
         await self._server.serve_connection(socket)
 
     def close(self) -> None:
@@ -63,6 +61,16 @@ class FunctionExport:
 def function_transports() -> list[str]:
     """Return the names of the transports whose back half is an endpoint function."""
     return [name for name, transport in TRANSPORTS.items() if isinstance(transport, LinkTransport)]
+
+
+def doorbells(transport: Transport, queues: int) -> list[Doorbell]:
+    """Return the registers that notify a device of ``queues`` queues, and do so whatever their value."""
+    return [
+        Doorbell(bells.bar, at, bells.size)
+        for bells in transport.doorbells
+        for queue in range(queues)
+        if bells.step and (at := bells.start + bells.step * queue) < bells.end
+    ]
 
 
 def make_back(export: FunctionExport, spec: DeviceSpec, identity: Identity) -> tuple[VhostBack, Callable[[], None]]:
@@ -79,13 +87,6 @@ def make_back(export: FunctionExport, spec: DeviceSpec, identity: Identity) -> t
     back = transport.back(export.controller, 0, identity, **attrs.asdict(spec.options, recurse=False))
 
     def start() -> None:
-        queues = range(len(back.device.queues))
-        doorbells = [
-            Doorbell(bells.bar, at, bells.size)
-            for bells in transport.doorbells
-            for queue in queues
-            if bells.step and (at := bells.start + bells.step * queue) < bells.end
-        ]
-        export.start(doorbells)
+        export.start(doorbells(transport, len(back.device.queues)))
 
     return back, start

@@ -112,7 +112,7 @@ def build_link(
     name: str, spec: LinkSpec, registers: LinkRegisters, events: Events, sink: Sink | None = None
 ) -> BuiltLink:
     """Return the link of a record; ``sink``, if given, takes the lines of its trace."""
-    link: Link = IdealLink(name)
+    link: Link = IdealLink(name, lossy=spec.lossy)
     link.watch(LinkReporter(link, events))
     timed = None
     if spec.timed:

@@ -57,8 +57,8 @@ class LinkAddresses:
         return RegisterPlace(source, register.function.number, bar, offset, register.name, queue is not None)
 
     def vector(self, function: int, addr: int, data: int) -> VectorPlace | None:
-        endpoint = self.hosts[self.topology.links[self.link].endpoint]
-        vector = endpoint.controllers[self.link].vector_of(function, addr, data)
+        endpoint = self.hosts.get(self.topology.links[self.link].ends[1])
+        vector = None if endpoint is None else endpoint.controllers[self.link].vector_of(function, addr, data)
         if vector is None:
             return None
         source = self.endpoint(function)
@@ -69,7 +69,7 @@ class LinkAddresses:
 
     def root(self, function: int) -> Source:
         carried = self.topology.carried(self.link, function)
-        host = self.topology.links[self.link].root
+        host, _ = self.topology.links[self.link].ends
         if carried is None:
             return Source(host, link=self.link)
         name, spec = carried
@@ -78,7 +78,7 @@ class LinkAddresses:
 
     def endpoint(self, function: int) -> Source:
         carried = self.topology.carried(self.link, function)
-        host = self.topology.links[self.link].endpoint
+        _, host = self.topology.links[self.link].ends
         if carried is None:
             return Source(host, link=self.link)
         name, spec = carried

@@ -10,15 +10,17 @@ from typing import Protocol
 import attrs
 import trio
 
+from drivers.bus.back import VhostBack
 from drivers.carriers.framing import SessionStatistics
 from drivers.contracts.ipc import FdSocket
 from drivers.errors import DriverError
 from rings.status import Status
+from vnet.ends.base import End
 from vnet.linux.ipc import UnixSocket
 from vnet.linux.unix_socket import accept, listen
 from vnet.system.limited import LimitedReport
 
-__all__ = ["ExportReport", "Server", "Sessions"]
+__all__ = ["DeviceSessions", "ExportReport", "Server", "Sessions"]
 
 BACKLOG = 16
 """Connections that wait to be accepted."""
@@ -107,3 +109,19 @@ class Sessions:
 
     def _report_refusal(self, why: str) -> None:
         self.lines.trouble(f"cannot accept a {self.lines.peer}: {why}")
+
+
+@attrs.define(eq=False)
+class DeviceSessions(Sessions):
+    """Sessions of a virtio device."""
+
+    back: VhostBack
+    end: End
+
+    def carried(self) -> list[int]:
+        return [self.end.figures(queue.index).packets for queue in self.back.device.queues]
+
+    def carried_since(self, before: Sequence[int]) -> str:
+        counts = [now - then for now, then in zip(self.carried(), before, strict=True)]
+        shown = [f"{queue.name} {count}" for queue, count in zip(self.back.device.queues, counts, strict=True) if count]
+        return f"; its queues carried {', '.join(shown) or 'nothing'}"

@@ -19,7 +19,7 @@ from drivers.contracts.ipc import Ipc
 from vnet.ends.base import End
 from vnet.host.host import Host
 from vnet.host.vhost_user import Junction, SocketEnd, dial
-from vnet.spec import DeviceSpec
+from vnet.spec import DeviceSpec, RemoteEnd, function_socket
 from vnet.system.device import Device
 from vnet.topology import Topology
 from vnet.transports import TRANSPORTS
@@ -58,14 +58,21 @@ class DeviceSite:
         spec = self.spec
         assert spec.link is not None
         link = self.topology.links[spec.link]
-        root, endpoint = self.hosts[link.root], self.hosts[link.endpoint]
+        if isinstance(link.root, RemoteEnd):
+            host = self.hosts[link.ends[1]]
+            location = function_socket(link.root.vfio_user, spec.function)
+            return self._device(host, host, location, make(host.controllers[spec.link], spec.function))
+        root = self.hosts[link.root]
         location = root.rc.function_name(self.buses[spec.link], spec.function)
+        if isinstance(link.endpoint, RemoteEnd):
+            return self._device(root, root, location, None)
+        endpoint = self.hosts[link.endpoint]
         return self._device(root, endpoint, location, make(endpoint.controllers[spec.link], spec.function))
 
     def on_ntb(self, make: Callable[[NtbBus, str], VhostBack]) -> Device:
         assert self.spec.ntb is not None
         ntb = self.topology.ntbs[self.spec.ntb]
-        endpoint, root = (self.hosts[self.topology.links[link].root] for link in (ntb.primary, ntb.secondary))
+        endpoint, root = (self.hosts[self.topology.links[link].ends[0]] for link in (ntb.primary, ntb.secondary))
         at, location = (
             host.rc.function_name(self.buses[link], 0)
             for host, link in ((endpoint, ntb.primary), (root, ntb.secondary))

@@ -22,7 +22,7 @@ from vnet.transports import TRANSPORTS
 from vnet.views.link import LinkView
 from vnet.views.pci import NtbView
 from vnet.views.plain import INLINE
-from vnet.views.ring import RingReport
+from vnet.views.ring import RingReport, RingSlots, slots_of
 from vnet.views.system import (
     BindingView,
     DeviceQueueView,
@@ -45,6 +45,7 @@ __all__ = [
     "queue_rows",
     "queue_sides",
     "take_ring",
+    "take_slots",
     "take_snapshot",
     "take_status",
 ]
@@ -123,12 +124,21 @@ def take_ring(mine: DriverQueue | None, other: DeviceQueue | None, looks: RingLo
 
     ``looks`` remembers the look, which is how a later one knows for how long chains have been outstanding.
     """
+    report, ring = _report(mine, other), driver_ring(mine)
+    return report if ring is None else attrs.evolve(report, waited=looks.waited(ring, ring.statistics(), now))
+
+
+def take_slots(mine: DriverQueue | None, other: DeviceQueue | None) -> RingSlots:
+    """Return the slots of a queue's ring, given by its two sides, like `take_ring`."""
+    return slots_of(_report(mine, other))
+
+
+def _report(mine: DriverQueue | None, other: DeviceQueue | None) -> RingReport:
     ring = driver_ring(mine)
     return RingReport(
         driver=None if ring is None else ring.state(),
         device=None if other is None or other.ring is None else other.ring.state(),
         ring=None if ring is None else ring.view(),
-        waited=None if ring is None else looks.waited(ring, ring.statistics(), now),
     )
 
 
@@ -147,7 +157,13 @@ def _host(world: World, name: str) -> HostView:
 def _link(world: World, name: str) -> LinkView:
     spec, trace = world.topology.links[name], world.traces.get(name)
     statistics = world.links[name].statistics()
-    return LinkView(spec.root, spec.endpoint, statistics, None if trace is None else trace.statistics())
+    remote = world.remotes.get(name)
+    return LinkView(
+        *spec.ends,
+        statistics,
+        None if trace is None else trace.statistics(),
+        None if remote is None else remote.snapshot(),
+    )
 
 
 def _ntb(world: World, name: str) -> NtbView:
@@ -177,7 +193,7 @@ def _driver_side(device: Device, host: str) -> DriverSideView:
     virtio = device.virtio
     port = device.driver_end.snapshot()
     if virtio is None:
-        return DriverSideView(host=host, port=port)
+        return DriverSideView(host=host, foreign=not device.spec.driven, port=port)
     return DriverSideView(
         host=host,
         enumerated=True,

@@ -27,9 +27,10 @@ from vnet.linux.collector import ignore_existing
 from vnet.linux.ipc import LocalIpc
 from vnet.linux.poller import Poller
 from vnet.pcie.ntb import NtbFunction
+from vnet.pcie.rc import RootComplex
 from vnet.ports.packet.interface_watch import Watches, open_watches
 from vnet.ports.packet.memory import MemoryPort
-from vnet.spec import MIB, DeviceSpec, PeerSpec
+from vnet.spec import MIB, DeviceSpec, PeerSpec, RemoteEnd
 from vnet.system.bring_up import POLL_INTERVAL, UP_TIMEOUT, bring_up, register_device_types, register_drivers
 from vnet.system.data_path import DataPath
 from vnet.system.device import Device
@@ -38,6 +39,7 @@ from vnet.system.links import LinkRegisters, build_link
 from vnet.system.log import log_events, log_line
 from vnet.system.losses import LossWatch
 from vnet.system.rechecks import Rechecks
+from vnet.system.remote import Remote, RemoteRoot, RemoteServers
 from vnet.system.ring_looks import RingLooks
 from vnet.system.sites import DeviceSite
 from vnet.system.trace_file import TraceFile, open_trace
@@ -64,6 +66,10 @@ class World:
         """Faults of each link."""
         self.timed: dict[str, TimedLink] = {}
         """Timing of each link whose accesses take time."""
+        self.registers: dict[str, LinkRegisters] = {}
+        """Registers behind each link, with its root complex."""
+        self.remotes: dict[str, Remote] = {}
+        """The other process at one end of a link, by link."""
         self.buses: dict[str, int] = {}
         """Bus number at the root complex, by link."""
         self.traces: dict[str, TraceFile] = {}
@@ -96,13 +102,13 @@ class World:
         return port
 
     async def wait_up(self, timeout: float = UP_TIMEOUT) -> None:
-        """Return when every device is up.
+        """Return when every device is up whose driver is in this process.
 
         Raises ProbeError if a device failed, or if no further device came up for ``timeout`` seconds.
         """
         fewest = len(self.devices) + 1
         with trio.move_on_after(timeout) as scope:
-            while down := [device for device in self.devices.values() if not device.up]:
+            while down := [device for device in self.devices.values() if not device.up and not device.waits]:
                 for device in (device for device in down if device.failed):
                     raise ProbeError(f"{device.name}: {device.trouble()}")
                 if len(down) < fewest:
@@ -125,7 +131,7 @@ async def open_world(
     PrivilegeError, DriverError.
     """
     world = World(name, topology.sized())
-    DataPath(world.events, world.topology, world.hosts, world.links, world.devices)
+    DataPath(world.events, world.topology, world.hosts, world.links, world.registers, world.devices)
     async with AsyncExitStack() as stack:
         logged = stack.enter_context(ExitStack())
         log = logged.enter_context(log_events(world.events))
@@ -156,9 +162,14 @@ async def open_world(
 @asynccontextmanager
 async def _open_ends(context: OpenContext[Any]) -> AsyncIterator[tuple[End, End]]:
     kind = DEVICE_TYPES[context.spec.type]
-    if context.spec.foreign:
+    spec = context.spec
+    if spec.foreign:
         async with kind.open_alone("driver", context) as driver:
-            yield driver, ForeignEnd(context.spec.socket or "")
+            protocol = "vhost-user" if spec.socket is not None else "vfio-user"
+            yield driver, ForeignEnd(context.hosts[1], protocol)
+    elif not spec.driven:
+        async with kind.open_alone("device", context) as device:
+            yield ForeignEnd(context.hosts[0], "vfio-user"), device
     else:
         async with kind.open(context) as ends:
             yield ends
@@ -176,14 +187,25 @@ def _add_links(world: World, stack: AsyncExitStack, report: Callable[[str], None
         if spec.trace is not None:
             world.traces[name] = stack.enter_context(open_trace(name, spec.trace, report))
         sink = world.traces[name].write if name in world.traces else None
-        rc = world.hosts[spec.root].rc
-        built = build_link(name, spec, LinkRegisters(name, world.topology, rc), world.events, sink)
-        world.links[name], world.faults[name] = built.link, built.faults
+        root: RemoteRoot | RootComplex
+        if isinstance(spec.root, RemoteEnd):
+            root = world.remotes[name] = RemoteRoot(world.ipc, name, spec.root, world.topology, report)
+            rc = root.rc
+        else:
+            root = rc = world.hosts[spec.root].rc
+        registers = world.registers[name] = LinkRegisters(name, world.topology, rc)
+        built = build_link(name, spec, registers, world.events, sink)
+        link = world.links[name] = built.link
+        world.faults[name] = built.faults
         if built.timed is not None:
             world.timed[name] = built.timed
         built.faults.watch_losses(Rechecks(name, world.devices).switch)
-        world.buses[name] = rc.attach(built.link)
-        world.hosts[spec.endpoint].add_controller(name, built.link)
+        world.buses[name] = root.attach(link)
+        if isinstance(spec.endpoint, RemoteEnd):
+            host = world.hosts[spec.ends[0]]
+            world.remotes[name] = RemoteServers(world.ipc, name, spec.endpoint, world.topology, host, link, report)
+        else:
+            world.hosts[spec.endpoint].add_controller(name, link)
 
 
 def _add_ntbs(world: World) -> None:
@@ -199,7 +221,7 @@ def _add_ntbs(world: World) -> None:
 def _add_device(world: World, context: OpenContext[Any], ends: tuple[End, End]) -> None:
     """Put a device on its carrier; in mediated mode, also the local driver's device, which is behind it."""
     name, spec, kind = context.name, context.spec, DEVICE_TYPES[context.spec.type]
-    own_config = kind.own_config(context) if spec.foreign and kind.own_config is not None else None
+    own_config = kind.own_config(context) if spec.socket is not None and kind.own_config is not None else None
     device = world.devices[name] = _site(world, name, spec, ends, own_config).place()
     if spec.mode == "mediated":
         assert kind.mediator is not None
@@ -253,3 +275,5 @@ async def _start(world: World, nursery: trio.Nursery) -> None:
             host.vhost_user.register_device(end)
         for controller in host.controllers.values():
             controller.start()
+    for remote in world.remotes.values():
+        await nursery.start(remote.run, devices)

@@ -133,7 +133,7 @@ class Pair(ABC):
     def footprint(self) -> Footprint:
         """Call it when nothing moves."""
         memories = self.rc.memory, self.ep.memory
-        controllers = self.world.hosts[self.world.topology.links[LINK].endpoint].controllers
+        controllers = self.world.hosts[self.world.topology.links[LINK].ends[1]].controllers
         epc = controllers[LINK].snapshot().windows
         rings = [queue.ring for d in self.world.devices.values() for queue in d.vhost.queues]
         return Footprint(

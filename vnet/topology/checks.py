@@ -10,7 +10,7 @@ import attrs
 
 from vnet.errors import ConfigError, FieldError, Keys, dotted
 from vnet.names import NAME, NAME_RULE
-from vnet.spec import MEMORY, MEMORY_MAX, MIB, WINDOW_MAX, DeviceSpec, file_key
+from vnet.spec import MEMORY, MEMORY_MAX, MIB, WINDOW_MAX, DeviceSpec, LinkSpec, NtbSpec, RemoteEnd, file_key
 from vnet.topology.support import unmediated
 from vnet.topology.topology import Topology, mebibytes
 from vnet.transports import CARRIERS, TRANSPORTS
@@ -19,6 +19,8 @@ __all__ = ["Names", "check", "problems"]
 
 Names = Mapping[str, Collection[str]]
 """Names of records by table."""
+OWN_LINK = "generation", "lanes", "max_payload", "max_read_request", "completion_boundary", "read_latency_ns"
+"""Keys of a timed link."""
 NAMES_SHOWN = 20
 """Most names that one message lists."""
 
@@ -50,7 +52,7 @@ def problems(
         for error in errors:
             faulty.add(error.keys[:2])
             yield error
-    whole = _whole(topology, faulty)
+    whole = _whole(topology, faulty).sided()
     yield from _claimed_twice(whole)
     if sizes:
         yield from _sizes(whole.sized())
@@ -68,17 +70,36 @@ def _names(named: Names) -> Iterator[FieldError]:
 
 
 def _links(topology: Topology, named: Names) -> Iterator[FieldError]:
-    """Yield the problems of links: their ends must be two hosts."""
+    """Yield the problems of links: their ends must be two hosts, or a host and another process."""
     hosts = named.get("hosts", ())
     for name, link in topology.links.items():
         path = ("links", name)
         for end in ("root", "endpoint"):
-            if getattr(link, end) not in hosts:
-                yield FieldError((*path, end), getattr(link, end), f"must be one of {_one_of(hosts)}")
+            given = getattr(link, end)
+            if isinstance(given, str) and given not in hosts:
+                yield FieldError((*path, end), given, f"must be one of {_one_of(hosts)}")
         if link.root == link.endpoint:
-            yield FieldError((*path, "endpoint"), link.endpoint, "must differ from root")
+            yield FieldError((*path, "endpoint"), str(link.endpoint), "must differ from root")
+        yield from (problem.inside(*path) for problem in _remote_ends(link))
         if link.faults is not None:
             yield from (problem.inside(*path, "faults") for problem in link.faults.problems())
+
+
+def _remote_ends(link: LinkSpec) -> Iterator[FieldError]:
+    """Yield the problems of a link to another process: it has one host, and its accesses are only simulated there."""
+    root, endpoint = link.root, link.endpoint
+    if isinstance(root, RemoteEnd) and root.peer_uid is not None:
+        why = "must be absent at root: the mode of our own socket decides who may connect"
+        yield FieldError(("root", "peer_uid"), root.peer_uid, why)
+    if isinstance(root, RemoteEnd) and isinstance(endpoint, RemoteEnd):
+        yield FieldError(("endpoint",), str(endpoint), "must be a host: the root is another process already")
+    if link.vfio_user is not None and not (isinstance(root, str) and isinstance(endpoint, str)):
+        yield FieldError(("vfio_user",), link.vfio_user, "must be absent: one end is another process already")
+    if isinstance(endpoint, RemoteEnd):
+        for key in (*OWN_LINK, "faults"):
+            if getattr(link, key) is not None:
+                why = "must be absent: memory accesses of an endpoint in another process do not travel this link"
+                yield FieldError((key,), getattr(link, key) if key != "faults" else None, why)
 
 
 def _ntbs(topology: Topology, named: Names) -> Iterator[FieldError]:
@@ -86,7 +107,7 @@ def _ntbs(topology: Topology, named: Names) -> Iterator[FieldError]:
     links = topology.links
     ending_at = defaultdict(list)
     for link_name, link in links.items():
-        ending_at[link.endpoint].append(link_name)
+        ending_at[str(link.endpoint)].append(link_name)
     for name, ntb in topology.ntbs.items():
         ours = ending_at.get(ntb.host, [])
         for end in ("primary", "secondary"):
@@ -96,8 +117,8 @@ def _ntbs(topology: Topology, named: Names) -> Iterator[FieldError]:
                 yield FieldError(("ntbs", name, end), given, why)
         if ntb.secondary not in links:
             continue
-        driver = links[ntb.secondary].root
-        if ntb.primary in links and links[ntb.primary].root == driver:
+        driver = str(links[ntb.secondary].root)
+        if ntb.primary in links and str(links[ntb.primary].root) == driver:
             why = f"must be a link from another host than primary: both start at {driver}"
             yield FieldError(("ntbs", name, "secondary"), ntb.secondary, why)
         memory = topology.hosts[driver].memory or MEMORY if driver in topology.hosts else MEMORY_MAX
@@ -124,11 +145,32 @@ def _devices(topology: Topology, named: Names, incomplete: Collection[Keys]) -> 
         other = carried.setdefault(device.ntb, name)
         if other != name and device.ntb is not None:
             yield FieldError((*path, "ntb"), device.ntb, f"already used by {other}: an NTB carries one device")
+        ntb_spec = topology.ntbs.get(device.ntb or "")
+        remote = [] if ntb_spec is None else _remote_roots(topology, ntb_spec)
+        if remote:
+            why = f"must have hosts at both sides: the root of link {remote[0]} is another process"
+            yield FieldError((*path, "ntb"), device.ntb, why)
+        yield from (problem.inside(*path) for problem in _other_side(device, topology))
         why = unmediated(device.type, device.transport) if device.mode == "mediated" else ""
         if why:
             yield FieldError((*path, "mode"), device.mode, f"must be direct: {why}")
         if path not in incomplete:
             yield from (problem.inside(*path) for problem in device.problems())
+
+
+def _other_side(device: DeviceSpec, topology: Topology) -> Iterator[FieldError]:
+    """Yield the key of a side that is in another process."""
+    link = topology.links.get(device.link or "")
+    standard = type(device)(type=device.type)
+    for side, end in () if link is None else (("driver", link.root), ("device", link.endpoint)):
+        if isinstance(end, RemoteEnd) and getattr(device, side, None) != getattr(standard, side, None):
+            yield FieldError((side,), None, f"must be absent: the {side} belongs to another process")
+
+
+def _remote_roots(topology: Topology, ntb: NtbSpec) -> list[str]:
+    """Return the links of an NTB whose root complex is another process."""
+    links = (name for name in (ntb.primary, ntb.secondary) if name in topology.links)
+    return [name for name in links if isinstance(topology.links[name].root, RemoteEnd)]
 
 
 def _of_carrier(device: DeviceSpec, named: Names) -> Iterator[FieldError]:
@@ -186,6 +228,8 @@ def _claims(topology: Topology) -> Iterator[tuple[Keys, tuple[str, ...]]]:
     for name, link in topology.links.items():
         if link.trace:
             yield ("links", name, "trace"), ("file", file_key(link.trace))
+    for name, path in topology.sockets():
+        yield ("links", name, "root", "vfio_user"), ("file", file_key(path))
     for name, device in topology.devices.items():
         for keys, resource in device.claims(topology.ends(device)):
             yield ("devices", name, *keys), resource

@@ -71,7 +71,7 @@ def from_tables(raw: Mapping[str, Any], file: str) -> Topology:
     errors += (error for error in problems(topology, named, incomplete) if error.keys not in known)
     if errors:
         raise ConfigError.of(file, _sorted(errors, raw))
-    return topology.sized()
+    return topology.sided().sized()
 
 
 def _sorted(errors: Iterable[FieldError], raw: Mapping[str, Any]) -> list[FieldError]:

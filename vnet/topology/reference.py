@@ -56,7 +56,7 @@ class Key:
     @property
     def inner(self) -> type | None:
         """The record of the key's table, or of the tables in its list; None for other types."""
-        kind = _items(_some(self.type)) or _some(self.type)
+        kind = _items(_some(self.type)) or _parts(self.type)[-1]
         return kind if isinstance(kind, type) and attrs.has(kind) else None
 
 
@@ -161,11 +161,17 @@ def _section(record: Record) -> str:
     return "\n".join(lines)
 
 
+def _parts(kind: Any) -> list[Any]:
+    """Return the types that a value may have, without None, the value of a missing key; a record is the last one."""
+    if get_origin(kind) not in {Union, types.UnionType}:
+        return [kind]
+    return sorted((part for part in get_args(kind) if part is not type(None)), key=attrs.has)
+
+
 def _some(kind: Any) -> Any:
-    """Return the type without None, the value of a missing key."""
-    if get_origin(kind) in {Union, types.UnionType}:
-        [kind] = [part for part in get_args(kind) if part is not type(None)]
-    return kind
+    """Return the type without None; a union of other types as it is."""
+    parts = _parts(kind)
+    return parts[0] if len(parts) == 1 else kind
 
 
 def _items(kind: Any) -> Any:
@@ -174,6 +180,8 @@ def _items(kind: Any) -> Any:
 
 
 def _words(kind: Any) -> str:
+    if len(parts := _parts(kind)) > 1:
+        return " or ".join(map(_words, parts))
     kind = _some(kind)
     if get_origin(kind) is Literal:
         return " or ".join(f"`{json.dumps(value)}`" for value in get_args(kind))
@@ -257,6 +265,8 @@ def _schema(key: Key) -> dict[str, Any]:
 
 
 def _schema_of(kind: Any) -> dict[str, Any]:
+    if len(parts := _parts(kind)) > 1:
+        return {"anyOf": [_schema_of(part) for part in parts]}
     kind = _some(kind)
     if get_origin(kind) is Literal:
         return {"enum": list(get_args(kind))}

@@ -17,7 +17,7 @@ from drivers.carriers.options import TransportOptions
 from drivers.carriers.transport import Transport
 from vnet.ends import DEVICE_TYPES
 from vnet.errors import FieldError, Keys
-from vnet.spec import DeviceSpec, HostSpec, LinkSpec, Must, NtbSpec
+from vnet.spec import DeviceSpec, HostSpec, LinkSpec, Must, NtbSpec, RemoteEnd
 from vnet.transports import CARRIERS, TRANSPORTS
 
 __all__ = ["references", "structure"]
@@ -51,7 +51,7 @@ def references(raw: Mapping[str, Any], invalid: set[Keys]) -> tuple[dict[str, di
     A record with an ``invalid`` value keeps only the keys of `REFERENCES`, for the checks of other records. It is left
     out if one of these is invalid or missing.
     """
-    incomplete = {keys[:2] for keys in invalid}
+    incomplete, bad = {keys[:2] for keys in invalid}, {keys[:3] for keys in invalid}
     tables: dict[str, dict[str, Any]] = {}
     for table, (kind, shared) in REFERENCES.items():
         required = {field.name for field in attrs.fields(kind) if field.default is attrs.NOTHING}
@@ -60,7 +60,7 @@ def references(raw: Mapping[str, Any], invalid: set[Keys]) -> tuple[dict[str, di
             path = (table, name)
             if path not in incomplete:
                 tables[table][name] = record
-            elif not {path, *((*path, key) for key in shared)} & invalid and required <= record.keys():
+            elif not {path, *((*path, key) for key in shared)} & bad and required <= record.keys():
                 tables[table][name] = {key: record[key] for key in shared if key in record}
     return tables, incomplete
 
@@ -176,6 +176,12 @@ def _converter() -> Any:
         device, device_options = made
         return attrs.evolve(device, options=device_options)
 
+    def make_end(value: Any, _: Any) -> Any:
+        """Return the end of a link: the name of a host, or the record of an end in another process."""
+        if not isinstance(value, str | dict):
+            raise ValueError("must be text in quotes (a host), or a table (another process)")
+        return converter.structure(value, str if isinstance(value, str) else RemoteEnd)
+
     for plain in WORDS:
         converter.register_structure_hook(plain, _exact(plain))
     converter.register_structure_hook(float, _number)
@@ -184,6 +190,7 @@ def _converter() -> Any:
     converter.register_structure_hook_func(_is_a(Mapping), make_mapping)
     converter.register_structure_hook_factory(attrs.has, record)
     converter.register_structure_hook_func(lambda kind: kind is DeviceSpec, make_device)
+    converter.register_structure_hook_func(lambda kind: kind == str | RemoteEnd, make_end)
     return converter
 
 

@@ -19,6 +19,8 @@ from vnet.spec import (
     Netns,
     NtbSpec,
     PeerSpec,
+    RemoteEnd,
+    function_socket,
 )
 
 __all__ = ["Topology", "mebibytes"]
@@ -56,16 +58,16 @@ class Topology:
     def ends(self, device: DeviceSpec) -> tuple[str, str]:
         """Return the names of the driver's and the device's host.
 
-        Within one host, the device's end is called HOST-dev; in another process, it is called by its socket.
+        Within one host, the device's end is called HOST-dev; in another process, an end is called by its socket.
         """
         if device.host is not None:
             return device.host, device.socket or f"{device.host}-dev"
         if device.ntb is not None:
             ntb = self.ntbs[device.ntb]
-            return self.links[ntb.secondary].root, self.links[ntb.primary].root
+            return str(self.links[ntb.secondary].root), str(self.links[ntb.primary].root)
         assert device.link is not None
         link = self.links[device.link]
-        return link.root, link.endpoint
+        return str(link.root), str(link.endpoint)
 
     def carried(self, link: str, function: int) -> tuple[str, DeviceSpec] | None:
         """Return name and record of the device carried by a function at the end of a link, directly or by its NTB."""
@@ -74,6 +76,32 @@ class Topology:
             if device.ntb == ntb if ntb else (device.link, device.function) == (link, function):
                 return name, device
         return None
+
+    def functions(self, link: str) -> tuple[int, ...]:
+        """Return the numbers of the functions at the end of a link, by its devices and NTBs; function 0 without any."""
+        numbers = {device.function for device in self.devices.values() if device.link == link}
+        if any(link in (ntb.primary, ntb.secondary) for ntb in self.ntbs.values()):
+            numbers.add(0)
+        return tuple(sorted(numbers)) or (0,)
+
+    def sockets(self) -> Iterator[tuple[str, str]]:
+        """Yield each link whose root complex is another process, with the path of each of its sockets."""
+        for name, link in self.links.items():
+            if isinstance(link.root, RemoteEnd):
+                for function in self.functions(name):
+                    yield name, function_socket(link.root.vfio_user, function)
+
+    def sided(self) -> Topology:
+        """Return the topology whose devices know which of their sides is in another process."""
+        return attrs.evolve(self, devices={name: self._sided(device) for name, device in self.devices.items()})
+
+    def _sided(self, device: DeviceSpec) -> DeviceSpec:
+        link = self.links.get(device.link or "")
+        if link is not None and isinstance(link.root, RemoteEnd):
+            return attrs.evolve(device, elsewhere="driver")
+        if link is not None and isinstance(link.endpoint, RemoteEnd):
+            return attrs.evolve(device, elsewhere="device", mode="direct")
+        return device
 
     def sized(self) -> Topology:
         """Return the topology with default sizes of memory and windows filled in, as large as the drivers need."""
@@ -97,7 +125,7 @@ class Topology:
         """
         needs: dict[str, dict[str, int]] = defaultdict(dict)
         for name, ntb in self.ntbs.items():
-            needs[self.links[ntb.secondary].root][name] = (ntb.mw or 0) * MIB
+            needs[str(self.links[ntb.secondary].root)][name] = (ntb.mw or 0) * MIB
         for name, device in self.devices.items():
             driver, endpoint = self.ends(device)
             if device.ntb is None and (foreign or not device.foreign):

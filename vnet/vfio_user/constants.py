@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum, IntFlag
 
 __all__ = [
+    "CAPABILITIES",
     "DATA_MAX",
     "FDS_MAX",
+    "IO_EVENT",
+    "IO_VALUE",
     "IRQ_TYPES",
+    "LINK_EVENTS",
     "MAPS_MAX",
     "MESSAGE_MAX",
     "PAGE",
@@ -40,10 +45,19 @@ MAPS_MAX = 1024
 """Most DMA mappings at a time."""
 PAGE = 4096
 """Addresses and sizes of DMA mappings are multiples of it."""
+CAPABILITIES: Mapping[str, object] = {
+    "max_msg_fds": FDS_MAX,
+    "max_data_xfer_size": DATA_MAX,
+    "max_dma_maps": MAPS_MAX,
+    "pgsizes": PAGE,
+}
+"""Our limits in a VERSION message."""
+LINK_EVENTS = "vnet_link_events"
+"""Our own capability of a client that takes the end of the connection for that of the link, and connects again."""
 
 
 class Command(IntEnum):
-    """Commands of the client."""
+    """Commands of the client, and of the server: DMA_READ and DMA_WRITE."""
 
     VERSION = 1
     DMA_MAP = 2
@@ -55,6 +69,8 @@ class Command(IntEnum):
     DEVICE_SET_IRQS = 8
     REGION_READ = 9
     REGION_WRITE = 10
+    DMA_READ = 11
+    DMA_WRITE = 12
     DEVICE_RESET = 13
     REGION_WRITE_MULTI = 15
 
@@ -76,6 +92,12 @@ class DmaFlag(IntFlag):
 
 UNMAP_ALL = 2
 """Flag of DMA_UNMAP: unmap everything; address and size are 0."""
+
+
+IO_EVENT = 0
+"""Type of a register that notifies an eventfd, in the reply to DEVICE_GET_REGION_IO_FDS."""
+IO_VALUE = 1
+"""Flag of such a register: only writes of its value notify the eventfd."""
 
 
 class DeviceFlag(IntFlag):

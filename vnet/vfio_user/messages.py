@@ -11,6 +11,7 @@ import attrs
 
 from drivers.carriers.framing import FrameAssembler, ProtocolError
 from drivers.contracts.ipc import Handle
+from vnet.vfio_user.accesses import DmaAccess, DmaData, RegionRead, RegionWrite, RegionWrites
 from vnet.vfio_user.constants import FDS_MAX, MESSAGE_MAX, Command, HeaderFlag
 from vnet.vfio_user.payloads import (
     DeviceInfo,
@@ -22,9 +23,7 @@ from vnet.vfio_user.payloads import (
     Refused,
     RegionInfo,
     RegionIoFds,
-    RegionRead,
-    RegionWrite,
-    RegionWrites,
+    RegionIoFdsReply,
     SetIrqs,
     Version,
 )
@@ -33,14 +32,17 @@ __all__ = [
     "HEADER_SIZE",
     "LEGAL",
     "MESSAGES",
+    "SERVER_MESSAGES",
     "Assembler",
-    "ClientMessage",
+    "Message",
     "MessageType",
     "SessionState",
     "command_name",
     "emit",
     "error",
     "parse",
+    "parse_reply",
+    "parse_server_command",
     "reply",
 ]
 
@@ -53,26 +55,35 @@ class MessageType:
     """A message type."""
 
     body: type[Payload] = Empty
+    reply: type[Payload] = Empty
+    """Body of the reply."""
     fds: int = 0
     """Most file descriptors."""
+    reply_fds: int = 0
+    """Most file descriptors of the reply."""
 
 
 C, T = Command, MessageType
 MESSAGES: Mapping[int, MessageType] = {
-    C.VERSION: T(Version),
+    C.VERSION: T(Version, Version),
     C.DMA_MAP: T(DmaMap, fds=1),
-    C.DMA_UNMAP: T(DmaUnmap),
-    C.DEVICE_GET_INFO: T(DeviceInfo),
-    C.DEVICE_GET_REGION_INFO: T(RegionInfo),
-    C.DEVICE_GET_REGION_IO_FDS: T(RegionIoFds),
-    C.DEVICE_GET_IRQ_INFO: T(IrqInfo),
+    C.DMA_UNMAP: T(DmaUnmap, DmaUnmap),
+    C.DEVICE_GET_INFO: T(DeviceInfo, DeviceInfo),
+    C.DEVICE_GET_REGION_INFO: T(RegionInfo, RegionInfo, reply_fds=FDS_MAX),
+    C.DEVICE_GET_REGION_IO_FDS: T(RegionIoFds, RegionIoFdsReply, reply_fds=FDS_MAX),
+    C.DEVICE_GET_IRQ_INFO: T(IrqInfo, IrqInfo),
     C.DEVICE_SET_IRQS: T(SetIrqs, fds=FDS_MAX),
-    C.REGION_READ: T(RegionRead),
-    C.REGION_WRITE: T(RegionWrite),
+    C.REGION_READ: T(RegionRead, RegionWrite),
+    C.REGION_WRITE: T(RegionWrite, RegionRead),
     C.DEVICE_RESET: T(),
     C.REGION_WRITE_MULTI: T(RegionWrites),
 }
 """Supported commands of the client. Migration is unsupported."""
+SERVER_MESSAGES: Mapping[int, MessageType] = {
+    C.DMA_READ: T(DmaAccess, DmaData),
+    C.DMA_WRITE: T(DmaData, DmaAccess),
+}
+"""Commands of the server."""
 
 
 class SessionState(Enum):
@@ -84,19 +95,19 @@ class SessionState(Enum):
 
 LEGAL: Mapping[SessionState, frozenset[Command]] = {
     SessionState.NEW: frozenset({C.VERSION}),
-    SessionState.READY: frozenset(C) - {C.VERSION},
+    SessionState.READY: frozenset(C(number) for number in MESSAGES) - {C.VERSION},
 }
 """Commands by state. The protocol prescribes no other order."""
 
 
 def command_name(command: int) -> str:
     """Return the name of a command, or its number if it is unknown."""
-    return Command(command).name if command in MESSAGES else str(command)
+    return Command(command).name if command in MESSAGES or command in SERVER_MESSAGES else str(command)
 
 
 @attrs.frozen(eq=False)
-class ClientMessage:
-    """A received command; only the size of its body is bounded."""
+class Message:
+    """A received command or reply; only the size of its body is bounded."""
 
     number: int
     command: int
@@ -104,49 +115,79 @@ class ClientMessage:
     body: bytes
     handles: list[Handle]
     """Received file descriptors. A user removes a handle from the list; `close` closes the rest."""
+    error: int = 0
+    """Errno of a reply with the error flag."""
 
     @property
     def need_reply(self) -> bool:
         return not self.flags & HeaderFlag.NO_REPLY
+
+    @property
+    def is_reply(self) -> bool:
+        return bool(self.flags & HeaderFlag.REPLY)
 
     def close(self) -> None:
         while self.handles:
             self.handles.pop().close()
 
 
-class Assembler(FrameAssembler[ClientMessage]):
-    """Splits a client's byte stream into commands."""
+COMMAND_FLAGS = frozenset({0, int(HeaderFlag.NO_REPLY)})
+REPLY_FLAGS = frozenset({int(HeaderFlag.REPLY), int(HeaderFlag.REPLY | HeaderFlag.ERROR)})
 
-    def __init__(self) -> None:
+
+class Assembler(FrameAssembler[Message]):
+    """Splits a peer's byte stream into messages: commands of a client, or replies and commands of a server."""
+
+    def __init__(self, *, server: bool = False) -> None:
+        """``server``: whether the peer is a server."""
         super().__init__(HEADER_SIZE, FDS_MAX)
+        self._flags = COMMAND_FLAGS | REPLY_FLAGS if server else COMMAND_FLAGS
 
     def check_header(self, header: bytes, fds: int) -> int:
         """Check a header; return the bytes of the body. Unknown commands are received, in order to refuse them."""
         _, command, size, flags, _ = _HEADER.unpack(header)
         if not HEADER_SIZE <= size <= MESSAGE_MAX:
             raise ProtocolError(f"{command_name(command)}: a message of {size} bytes")
-        if flags & ~int(HeaderFlag.NO_REPLY):
+        if flags not in self._flags:
             raise ProtocolError(f"{command_name(command)}: flags {flags:#x}: must be those of a command")
         return int(size) - HEADER_SIZE
 
-    def make(self, header: bytes, body: bytes, handles: list[Handle]) -> ClientMessage:
-        number, command, _, flags, _ = _HEADER.unpack(header)
-        return ClientMessage(number, command, flags, body, handles)
+    def make(self, header: bytes, body: bytes, handles: list[Handle]) -> Message:
+        number, command, _, flags, error_number = _HEADER.unpack(header)
+        return Message(number, command, flags, body, handles, error_number if flags & HeaderFlag.ERROR else 0)
 
 
-def parse(message: ClientMessage, state: SessionState) -> Payload:
-    """Return the checked body of a command. Raises Refused. The message keeps its handles."""
+def parse(message: Message, state: SessionState) -> Payload:
+    """Return the checked body of a client's command. Raises Refused. The message keeps its handles."""
     kind, name = MESSAGES.get(message.command), command_name(message.command)
     if kind is None:
         raise Refused(f"command {name} is unknown", errno.EOPNOTSUPP)
     if message.command not in LEGAL[state]:
         raise Refused(f"{name}: the session is {state.value}")
-    low, high = kind.body.SIZES
+    return _parse(message, kind.body, kind.fds)
+
+
+def parse_reply(message: Message) -> Payload:
+    """Return the checked body of a reply to a known command. Raises Refused. The message keeps its handles."""
+    kind = MESSAGES[message.command]
+    return _parse(message, kind.reply, kind.reply_fds)
+
+
+def parse_server_command(message: Message) -> Payload:
+    """Return the checked body of a server's command. Raises Refused. The message keeps its handles."""
+    kind = SERVER_MESSAGES.get(message.command)
+    if kind is None:
+        raise Refused(f"command {command_name(message.command)} is none of a server's", errno.EOPNOTSUPP)
+    return _parse(message, kind.body, kind.fds)
+
+
+def _parse(message: Message, kind: type[Payload], fds: int) -> Payload:
+    name, (low, high) = command_name(message.command), kind.SIZES
     if not low <= len(message.body) <= high:
         raise Refused(f"{name}: {len(message.body)} bytes: must be {low} to {high}")
-    if len(message.handles) > kind.fds:
-        raise Refused(f"{name}: {len(message.handles)} file descriptors: must be at most {kind.fds}")
-    return kind.body.parse(message.body)
+    if len(message.handles) > fds:
+        raise Refused(f"{name}: {len(message.handles)} file descriptors: must be at most {fds}")
+    return kind.parse(message.body)
 
 
 def emit(number: int, command: int, payload: Payload | None = None, flags: int = 0) -> bytes:
@@ -155,11 +196,11 @@ def emit(number: int, command: int, payload: Payload | None = None, flags: int =
     return _HEADER.pack(number, command, HEADER_SIZE + len(body), flags, 0) + body
 
 
-def reply(message: ClientMessage, body: bytes = b"") -> bytes:
+def reply(message: Message, body: bytes = b"") -> bytes:
     """Return the bytes of a reply."""
     return _HEADER.pack(message.number, message.command, HEADER_SIZE + len(body), HeaderFlag.REPLY, 0) + body
 
 
-def error(message: ClientMessage, number: int) -> bytes:
+def error(message: Message, number: int) -> bytes:
     """Return the bytes of a reply with an errno."""
     return _HEADER.pack(message.number, message.command, HEADER_SIZE, HeaderFlag.REPLY | HeaderFlag.ERROR, number)

@@ -10,14 +10,13 @@ from typing import Any, ClassVar, Protocol, Self
 
 import attrs
 
+from drivers.carriers.payload import EmptyPayload, PackedPayload
 from drivers.errors import DriverError
 from rings.memory import ADDRESS_END
 from vnet.vfio_user.constants import (
-    DATA_MAX,
     FDS_MAX,
     PAGE,
     UNMAP_ALL,
-    WRITES_MAX,
     DmaFlag,
     IrqSet,
 )
@@ -33,9 +32,7 @@ __all__ = [
     "Refused",
     "RegionInfo",
     "RegionIoFds",
-    "RegionRead",
-    "RegionWrite",
-    "RegionWrites",
+    "RegionIoFdsReply",
     "SetIrqs",
     "Version",
 ]
@@ -68,31 +65,10 @@ class Payload(Protocol):
 
 
 @attrs.frozen
-class _Packed:
-    """Base of payloads whose fields are packed one after the other, as ``FORM`` says."""
-
-    FORM: ClassVar[struct.Struct]
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        return cls(*cls.FORM.unpack_from(body))
-
-    def emit(self) -> bytes:
-        return self.FORM.pack(*attrs.astuple(self, recurse=False))
-
-
-@attrs.frozen
-class Empty:
+class Empty(EmptyPayload):
     """An empty body."""
 
     SIZES: ClassVar = (0, SMALL_MAX)
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        return cls()
-
-    def emit(self) -> bytes:
-        return b""
 
 
 @attrs.frozen
@@ -135,7 +111,7 @@ def _check_range(name: str, address: int, size: int) -> None:
 
 
 @attrs.frozen
-class DmaMap(_Packed):
+class DmaMap(PackedPayload):
     """Memory of the client that the device may access; a file descriptor may accompany it."""
 
     argsz: int
@@ -160,7 +136,7 @@ class DmaMap(_Packed):
 
 
 @attrs.frozen
-class DmaUnmap(_Packed):
+class DmaUnmap(PackedPayload):
     """A mapping that ends; it has the address and the size of `DmaMap`."""
 
     argsz: int
@@ -183,7 +159,7 @@ class DmaUnmap(_Packed):
 
 
 @attrs.frozen
-class DeviceInfo(_Packed):
+class DeviceInfo(PackedPayload):
     """The device's flags, and its numbers of regions and of interrupt types."""
 
     argsz: int
@@ -195,7 +171,7 @@ class DeviceInfo(_Packed):
 
 
 @attrs.frozen
-class RegionInfo(_Packed):
+class RegionInfo(PackedPayload):
     """A region: its flags and its size in bytes."""
 
     argsz: int
@@ -209,7 +185,7 @@ class RegionInfo(_Packed):
 
 
 @attrs.frozen
-class IoDoorbell(_Packed):
+class IoDoorbell(PackedPayload):
     """A register whose writes of ``size`` bytes notify eventfd number ``fd`` (VFIO_USER_IO_FD_TYPE_IOEVENTFD)."""
 
     offset: int
@@ -250,7 +226,23 @@ class RegionIoFds:
 
 
 @attrs.frozen
-class IrqInfo(_Packed):
+class RegionIoFdsReply(RegionIoFds):
+    """The registers as a server sends them."""
+
+    SIZES: ClassVar = (16, 16 + FDS_MAX * IoDoorbell.FORM.size)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        argsz, flags, index, count = cls._FORM.unpack_from(body)
+        bells = body[cls._FORM.size :]
+        if len(bells) != count * IoDoorbell.FORM.size:
+            raise Refused(f"DEVICE_GET_REGION_IO_FDS: {len(bells)} bytes for {count} registers")
+        rows = IoDoorbell.FORM.iter_unpack(bells)
+        return cls(argsz, flags, index, tuple(IoDoorbell(*row) for row in rows))
+
+
+@attrs.frozen
+class IrqInfo(PackedPayload):
     """An interrupt type: its flags and its number of interrupts."""
 
     argsz: int
@@ -302,80 +294,6 @@ class SetIrqs:
     def numbers(self) -> list[int]:
         """Return the numbers of the interrupts that the action concerns."""
         return [self.start + i for i in range(self.count) if IrqSet.BOOL not in self.flags or self.chosen[i]]
-
-
-def _check_access(name: str, offset: int, count: int, most: int = DATA_MAX) -> None:
-    if not 0 < count <= most or offset + count > ADDRESS_END:
-        raise Refused(f"{name}: {count} bytes at {offset:#x}: must be 1 to {most}")
-
-
-@attrs.frozen
-class RegionRead(_Packed):
-    """A read of ``count`` bytes of a region."""
-
-    offset: int
-    region: int
-    count: int
-    SIZES: ClassVar = (16, SMALL_MAX)
-    FORM: ClassVar = struct.Struct("<QII")
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        it = super().parse(body)
-        _check_access("REGION_READ", it.offset, it.count)
-        return it
-
-
-@attrs.frozen
-class RegionWrite:
-    """Data of a region, written or read."""
-
-    offset: int
-    region: int
-    data: bytes
-    SIZES: ClassVar = (16, 16 + DATA_MAX)
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        offset, region, count = RegionRead.FORM.unpack_from(body)
-        _check_access("REGION_WRITE", offset, count)
-        data = body[RegionRead.FORM.size :]
-        if len(data) != count:
-            raise Refused(f"REGION_WRITE: {len(data)} bytes instead of {count}")
-        return cls(offset, region, data)
-
-    def emit(self) -> bytes:
-        return RegionRead(self.offset, self.region, len(self.data)).emit() + self.data
-
-
-@attrs.frozen
-class RegionWrites:
-    """Several writes of up to 8 bytes each."""
-
-    writes: tuple[RegionWrite, ...]
-    ROOM: ClassVar = 8
-    """Bytes of data in the body for each write."""
-    _EACH: ClassVar = RegionRead.FORM.size + ROOM
-    SIZES: ClassVar = (8, 8 + WRITES_MAX * _EACH)
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        count = int.from_bytes(body[:8], "little")
-        if len(body) != 8 + count * cls._EACH:
-            raise Refused(f"REGION_WRITE_MULTI: {len(body)} bytes for {count} writes")
-        writes = []
-        for at in range(8, len(body), cls._EACH):
-            offset, region, size = RegionRead.FORM.unpack_from(body, at)
-            _check_access("REGION_WRITE_MULTI", offset, size, cls.ROOM)
-            data = at + RegionRead.FORM.size
-            writes.append(RegionWrite(offset, region, body[data : data + size]))
-        return cls(tuple(writes))
-
-    def emit(self) -> bytes:
-        parts = (
-            RegionRead(w.offset, w.region, len(w.data)).emit() + w.data.ljust(self.ROOM, b"\0") for w in self.writes
-        )
-        return len(self.writes).to_bytes(8, "little") + b"".join(parts)
 
 
 assert FDS_MAX <= 253, "Linux passes no more with one message"

@@ -1,16 +1,16 @@
-"""A function behind a link served to vfio-user clients, one at a time: the client is its root complex's processor."""
+"""Functions behind a link served to vfio-user clients: a client of each is its root complex's processor."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 import trio
 
-from drivers.carriers.framing import ProtocolError, SessionStatistics, receive_message, within
+from drivers.carriers.framing import ProtocolError, receive_message, within
+from drivers.carriers.server import SessionServer
 from drivers.contracts.ipc import FdSocket
-from drivers.errors import TransportLost
 from rings.memory import ADDRESS_END
 from vnet.link.base import Direction, Link
 from vnet.linux.ipc import LocalIpc
@@ -23,7 +23,7 @@ from vnet.vfio_user.memory import ClientMemory
 from vnet.vfio_user.messages import Assembler, SessionState
 from vnet.vfio_user.session import Doorbell, Session
 
-__all__ = ["ClientReport", "VfioUserServer"]
+__all__ = ["ClientReport", "FunctionServer", "VfioUserRoot"]
 
 DEADLINE = 5.0
 """Seconds that a client may take to send its first message, to finish a message, and to receive a reply."""
@@ -44,90 +44,62 @@ class ClientReport(Protocol):
         """Handle a client that agreed on a version."""
 
 
-class VfioUserServer:
-    """The root complex of ``link``, whose memory, interrupts and accesses are those of a vfio-user client.
+class FunctionServer(SessionServer):
+    """One function for clients: their memory, their interrupts, and their accesses to the function."""
 
-    It serves function 0. Implements `vnet.pcie.rc.PciBusEvents`.
-    """
-
-    def __init__(
-        self,
-        ipc: LocalIpc,
-        link: Link,
-        report: ClientReport,
-        doorbells: Sequence[Doorbell] = (),
-        statistics: SessionStatistics | None = None,
-    ) -> None:
-        """``doorbells``: registers that the client may write by eventfds, without a message."""
-        self.statistics = statistics or SessionStatistics()
+    def __init__(self, root: VfioUserRoot, ipc: LocalIpc, report: ClientReport) -> None:
+        super().__init__()
+        self._root = root
         self._ipc = ipc
-        self._link = link
         self._report = report
-        self._doorbells = doorbells
-        self._handle: PciFunctionHandle | None = None
-        self._scope: trio.CancelScope | None = None
-        self.memory = ClientMemory(ipc, self._remap, (MSI_AT, ADDRESS_END))
-        self.rc = RootComplex(self.memory, msi=MSI_AT)
-        self.rc.attach(link)
-        self.rc.watch(self)
+        self._session: Session | None = None
+        self.doorbells: Sequence[Doorbell] = ()
+        """Registers that the client may write by eventfds, without a message."""
+        self.handle: PciFunctionHandle | None = None
+        self.memory = ClientMemory(ipc, root.remap, (MSI_AT, ADDRESS_END))
 
-    def _remap(self, addr: int, size: int) -> None:
-        self._link.remap(Direction.UPSTREAM, addr, size)
+    def replace(self, handle: PciFunctionHandle | None) -> None:
+        """Serve another function, or none, to the next client; disconnect the one of the former function."""
+        self.handle = handle
+        self.disconnect()
 
-    # PciBusEvents
-
-    def function_added(self, function: PciFunctionHandle) -> None:
-        if function.number == 0:
-            self._handle = function
-
-    def function_removed(self, function: PciFunctionHandle) -> None:
-        """Disconnect the client."""
-        if function is self._handle:
-            self._handle = None
-            if self._scope is not None:
-                self._scope.cancel()
-
-    # Connections
+    # SessionServer
 
     @property
-    def connected(self) -> bool:
-        return self._scope is not None
+    def accepts(self) -> bool:
+        return self.handle is not None and self._root.link_is_up
 
-    async def serve_connection(self, socket: FdSocket) -> None:
-        """Serve a client until it disconnects; refuse it if another is connected, or if there is no function.
-
-        Takes over the socket. Raises ProtocolError or TransportLost if the connection ends in any other way.
-        """
-        if self._scope is not None or self._handle is None:
-            self.statistics.refused += 1
-            socket.close()
-            return
-        self.statistics.sessions += 1
-        handle = self._handle
-        interrupts = ClientInterrupts(self._ipc, handle)
-        function = ClientFunction(handle, interrupts.program)
-        session = Session(self._ipc, self.memory, function, interrupts, self._doorbells)
+    async def converse(self, socket: FdSocket) -> None:
+        assert self.handle is not None  # `accepts`
+        interrupts = ClientInterrupts(self._ipc, self.handle)
+        function = ClientFunction(self.handle, interrupts.program)
+        session = self._session = Session(self._ipc, self.memory, function, interrupts, self.doorbells)
         function.reset()
         assembler = Assembler()
-        error: ProtocolError | TransportLost | None = None
         try:
-            with trio.CancelScope() as self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._settle)
-                    try:
-                        await self._serve_messages(session, socket, assembler)
-                    except (ProtocolError, TransportLost) as exc:
-                        error = exc
-                    nursery.cancel_scope.cancel()
+            await self._serve_messages(session, socket, assembler)
         finally:
-            self._scope = None
             assembler.close()
+
+    async def leave(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
             session.close()
-            handle.watch(None)
-            socket.close()
-        if error is not None:
-            self.statistics.broken += isinstance(error, ProtocolError)
-            raise error
+
+    async def accompany(self) -> None:
+        """Settle changed mappings that no message follows."""
+        while True:
+            await trio.sleep(SETTLE)
+            before = self.statistics.messages
+            if self.memory.unsettled:
+                await trio.sleep(SETTLE)
+                if before == self.statistics.messages:
+                    self.memory.settle()
+
+    def link_down(self) -> None:
+        """Disconnect a client that takes the end of its connection for that of the link, as ours does."""
+        if self._session is not None and self._session.link_events:
+            self.disconnect()
 
     async def _serve_messages(self, session: Session, socket: FdSocket, assembler: Assembler) -> None:
         first = True
@@ -137,7 +109,7 @@ class VfioUserServer:
             was_new = session.state is SessionState.NEW
             try:
                 data, handles, refusal = session.serve(message)
-                await self._link.settle()
+                await self._root.settle()
                 if refusal is None and was_new:
                     self._report.agreed()
                 elif refusal is not None and not was_new:
@@ -149,12 +121,59 @@ class VfioUserServer:
             if refusal is not None and was_new:
                 raise ProtocolError(str(refusal))
 
-    async def _settle(self) -> None:
-        """Settle changed mappings that no message follows."""
-        while True:
-            await trio.sleep(SETTLE)
-            before = self.statistics.messages
-            if self.memory.unsettled:
-                await trio.sleep(SETTLE)
-                if before == self.statistics.messages:
-                    self.memory.settle()
+
+class VfioUserRoot:
+    """A root complex whose memory, interrupts and accesses are those of vfio-user clients, one for each function.
+
+    Implements `vnet.pcie.rc.PciBusEvents`.
+    """
+
+    def __init__(self, ipc: LocalIpc, reports: Mapping[int, ClientReport]) -> None:
+        """``reports`` has the report of each function that clients may use."""
+        self._link: Link | None = None
+        self.servers = {number: FunctionServer(self, ipc, report) for number, report in reports.items()}
+        memories = {number: server.memory for number, server in self.servers.items()}
+        no_memory = ClientMemory(ipc, self.remap, (MSI_AT, ADDRESS_END))
+        self.rc = RootComplex(no_memory, msi=MSI_AT, memories=memories)
+
+    def attach(self, link: Link) -> int:
+        """Put ``link`` behind the root complex; return the bus number of its functions."""
+        self._link = link
+        link.watch(self)
+        bus = self.rc.attach(link)
+        self.rc.watch(self)
+        return bus
+
+    @property
+    def link_is_up(self) -> bool:
+        return self._link is not None and self._link.up
+
+    def remap(self, addr: int, size: int) -> None:
+        """Make the functions' windows show the memory that clients have in that range now."""
+        if self._link is not None:
+            self._link.remap(Direction.UPSTREAM, addr, size)
+
+    async def settle(self) -> None:
+        """Sleep until all accesses so far have crossed the link."""
+        if self._link is not None:
+            await self._link.settle()
+
+    # PciBusEvents
+
+    def function_added(self, function: PciFunctionHandle) -> None:
+        if function.number in self.servers:
+            self.servers[function.number].replace(function)
+
+    def function_removed(self, function: PciFunctionHandle) -> None:
+        server = self.servers.get(function.number)
+        if server is not None and server.handle is function:
+            server.replace(None)
+
+    # LinkEvents
+
+    def link_up(self) -> None:
+        """Do nothing: clients connect when they like."""
+
+    def link_down(self) -> None:
+        for server in self.servers.values():
+            server.link_down()

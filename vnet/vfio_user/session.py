@@ -11,12 +11,11 @@ import attrs
 
 from drivers.contracts.ipc import Handle, Unusable
 from vnet.linux.ipc import LocalIpc
+from vnet.vfio_user.accesses import RegionRead, RegionWrite, RegionWrites
 from vnet.vfio_user.constants import (
-    DATA_MAX,
-    FDS_MAX,
+    CAPABILITIES,
     IRQ_TYPES,
-    MAPS_MAX,
-    PAGE,
+    LINK_EVENTS,
     REGIONS,
     VERSION,
     Command,
@@ -26,7 +25,7 @@ from vnet.vfio_user.constants import (
 from vnet.vfio_user.function import ClientFunction
 from vnet.vfio_user.interrupts import ClientInterrupts
 from vnet.vfio_user.memory import ClientMemory
-from vnet.vfio_user.messages import ClientMessage, SessionState, error, parse, reply
+from vnet.vfio_user.messages import Message, SessionState, error, parse, reply
 from vnet.vfio_user.payloads import (
     DeviceInfo,
     DmaMap,
@@ -37,9 +36,6 @@ from vnet.vfio_user.payloads import (
     Refused,
     RegionInfo,
     RegionIoFds,
-    RegionRead,
-    RegionWrite,
-    RegionWrites,
     SetIrqs,
     Version,
 )
@@ -48,12 +44,6 @@ __all__ = ["Doorbell", "Session"]
 
 Reply = tuple[bytes, Sequence[Handle]]
 DONE: Reply = (b"", ())
-CAPABILITIES: Mapping[str, object] = {
-    "max_msg_fds": FDS_MAX,
-    "max_data_xfer_size": DATA_MAX,
-    "max_dma_maps": MAPS_MAX,
-    "pgsizes": PAGE,
-}
 
 
 @attrs.frozen
@@ -86,8 +76,10 @@ class Session:
         self._events: dict[Doorbell, Handle] = {}
         self._fds_max = 1
         """Most file descriptors that the client takes with one message."""
+        self.link_events = False
+        """Whether the client takes the end of the connection for the end of the link."""
 
-    def serve(self, message: ClientMessage) -> tuple[bytes, Sequence[Handle], Refused | None]:
+    def serve(self, message: Message) -> tuple[bytes, Sequence[Handle], Refused | None]:
         """Handle a command. Returns the reply, file descriptors to pass with it, and why it was refused, if it was.
 
         The message keeps unused file descriptors, the session owns those to pass.
@@ -110,34 +102,35 @@ class Session:
         self._memory.clear()
         self._memory.settle()
 
-    def _version(self, payload: Version, _: ClientMessage) -> Reply:
+    def _version(self, payload: Version, _: Message) -> Reply:
         major, minor = VERSION
         if payload.major != major:
             raise Refused(f"VERSION: {payload.major}.{payload.minor}: must be {major}.x", errno.EPROTONOSUPPORT)
         fds = payload.capabilities.get("max_msg_fds", 1)
         self._fds_max = fds if isinstance(fds, int) and fds > 0 else 1
+        self.link_events = payload.capabilities.get(LINK_EVENTS) is True
         multiple = {"write_multiple": True} if payload.capabilities.get("write_multiple") is True else {}
         self.state = SessionState.READY
         return Version(major, min(minor, payload.minor), {**CAPABILITIES, **multiple}).emit(), ()
 
-    def _dma_map(self, payload: DmaMap, message: ClientMessage) -> Reply:
+    def _dma_map(self, payload: DmaMap, message: Message) -> Reply:
         self._memory.map(payload, message.handles[0] if message.handles else None)
         return DONE
 
-    def _dma_unmap(self, payload: DmaUnmap, _: ClientMessage) -> Reply:
+    def _dma_unmap(self, payload: DmaUnmap, _: Message) -> Reply:
         self._memory.unmap(payload)
         return payload.emit(), ()
 
-    def _get_info(self, _: DeviceInfo, __: ClientMessage) -> Reply:
+    def _get_info(self, _: DeviceInfo, __: Message) -> Reply:
         info = DeviceInfo(DeviceInfo.FORM.size, DeviceFlag.RESET | DeviceFlag.PCI, REGIONS, IRQ_TYPES)
         return info.emit(), ()
 
-    def _get_region_info(self, payload: RegionInfo, _: ClientMessage) -> Reply:
+    def _get_region_info(self, payload: RegionInfo, _: Message) -> Reply:
         size = self._function.size(_known(payload.index, REGIONS))
         flags = RegionFlag.READ | RegionFlag.WRITE if size else 0
         return RegionInfo(RegionInfo.FORM.size, flags, payload.index, 0, size, 0).emit(), ()
 
-    def _get_region_io_fds(self, payload: RegionIoFds, _: ClientMessage) -> Reply:
+    def _get_region_io_fds(self, payload: RegionIoFds, _: Message) -> Reply:
         region = _known(payload.index, REGIONS)
         bells = [bell for bell in self._doorbells if bell.bar == region][: self._fds_max]
         rows = tuple(IoDoorbell(bell.offset, bell.size, fd) for fd, bell in enumerate(bells))
@@ -154,32 +147,32 @@ class Session:
                 raise Refused(f"DEVICE_GET_REGION_IO_FDS: {exc}", errno.EMFILE) from None
         return self._events[bell]
 
-    def _get_irq_info(self, payload: IrqInfo, _: ClientMessage) -> Reply:
+    def _get_irq_info(self, payload: IrqInfo, _: Message) -> Reply:
         flags, count = self._interrupts.info(_known(payload.index, IRQ_TYPES))
         return IrqInfo(IrqInfo.FORM.size, flags, payload.index, count).emit(), ()
 
-    def _set_irqs(self, payload: SetIrqs, message: ClientMessage) -> Reply:
+    def _set_irqs(self, payload: SetIrqs, message: Message) -> Reply:
         self._interrupts.set(payload, message.handles)
         return DONE
 
-    def _region_read(self, payload: RegionRead, _: ClientMessage) -> Reply:
+    def _region_read(self, payload: RegionRead, _: Message) -> Reply:
         data = self._function.read(payload.region, payload.offset, payload.count)
         return RegionWrite(payload.offset, payload.region, data).emit(), ()
 
-    def _region_write(self, payload: RegionWrite, _: ClientMessage) -> Reply:
+    def _region_write(self, payload: RegionWrite, _: Message) -> Reply:
         self._function.write(payload.region, payload.offset, payload.data)
         return RegionRead(payload.offset, payload.region, len(payload.data)).emit(), ()
 
-    def _region_writes(self, payload: RegionWrites, _: ClientMessage) -> Reply:
+    def _region_writes(self, payload: RegionWrites, _: Message) -> Reply:
         for write in payload.writes:
             self._function.write(write.region, write.offset, write.data)
         return len(payload.writes).to_bytes(8, "little"), ()
 
-    def _reset(self, _: Empty, __: ClientMessage) -> Reply:
+    def _reset(self, _: Empty, __: Message) -> Reply:
         self._function.reset()
         return DONE
 
-    _HANDLERS: ClassVar[Mapping[Command, Callable[[Session, Any, ClientMessage], Reply]]] = {
+    _HANDLERS: ClassVar[Mapping[Command, Callable[[Session, Any, Message], Reply]]] = {
         Command.VERSION: _version,
         Command.DMA_MAP: _dma_map,
         Command.DMA_UNMAP: _dma_unmap,

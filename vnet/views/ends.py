@@ -115,8 +115,8 @@ class PortView(EndView):
 
 @attrs.frozen
 class ForeignView(EndView):
-    """The device end of a vhost-user back end in another process."""
+    """The end of a side in another process."""
 
     TYPE = "foreign"
     socket: str
-    """Path of the back end's socket."""
+    """Path of the socket."""

@@ -16,6 +16,7 @@ __all__ = [
     "LinkTiming",
     "LinkTraffic",
     "LinkView",
+    "RemoteView",
     "RuleOrigin",
     "RuleState",
     "TraceStatistics",
@@ -175,8 +176,23 @@ class TraceStatistics:
 
 
 @attrs.frozen
+class RemoteView:
+    """The other process at an end of a link."""
+
+    socket: str
+    """Path of the vfio-user socket of function 0."""
+    connected: bool
+    connections: int
+    """Number of connections so far."""
+    trouble: str
+    """Reason why it is not connected; empty if it is, or without a reason."""
+    blocked: float
+    """Seconds for which accesses to it have blocked this process."""
+
+
+@attrs.frozen
 class LinkView:
-    """A link between two hosts."""
+    """A link between two hosts, one of which may be another process: its name has the socket then."""
 
     root: str
     """Host at the root complex."""
@@ -185,3 +201,5 @@ class LinkView:
     figures: LinkStatistics = attrs.field(metadata=INLINE)
     trace: TraceStatistics | None
     """None without a trace."""
+    remote: RemoteView | None = None
+    """The other process at one end; None if both ends are in this process."""

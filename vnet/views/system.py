@@ -160,6 +160,8 @@ class DriverSideView:
     """The driver's side of a device. The defaults are those of a device that is not enumerated yet."""
 
     host: str
+    foreign: bool = False
+    """Whether the driver is in another process."""
     enumerated: bool = False
     """Whether the host has enumerated the device."""
     name: str = ""

@@ -22,14 +22,12 @@ from vnet.graph.build import of_system
 from vnet.graph.svg import to_svg
 from vnet.link.faults import FAULTS, FLAPS
 from vnet.lspci import decode, describe
-from vnet.ring_picture.draw import ring_picture
-from vnet.ring_picture.wheel import ring_wheel
 from vnet.views.pci import ConfigImage, ConfigImages
-from vnet.views.ring import RingReport
 from vnet.views.system import SystemView
 from vnet.web.control import Control, Refusal
 from vnet.web.feed import Feed
 from vnet.web.guard import Guard
+from vnet.web.rings import RingStream, ring_pictures
 from vnet.web.stream import Stream
 
 __all__ = ["make_app"]
@@ -37,8 +35,6 @@ __all__ = ["make_app"]
 PAGE = Path(__file__).parent / "page"
 BODY_MAX = 4096
 """Bytes of the longest request body."""
-RINGS_MAX = 16
-"""Rings of one request."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -66,6 +62,7 @@ def make_app(control: Control, feed: Feed, hosts: Collection[str], token: str) -
         Route("/api/stream", Stream(feed), methods=["GET"]),
         Route("/api/topology.svg", _topology(control)),
         Route("/api/rings", _rings(control)),
+        Route("/api/ring-stream", RingStream(control), methods=["GET"]),
         Route("/api/pci", _pci(control)),
         Route("/api/settings", _settings),
         Route("/api/faults", _faults),
@@ -112,18 +109,8 @@ def _topology(control: Control) -> Endpoint:
 
 
 def _rings(control: Control) -> Endpoint:
-    """Return an endpoint: for each ``queue`` of a ``device`` its ring as a wheel, for that of ``tables`` its tables."""
-
     async def rings(request: Request) -> Response:
-        device, tables = request.query_params.get("device", ""), request.query_params.get("tables", "")
-        pictures: dict[str, dict[str, str]] = {}
-        for queue in dict.fromkeys(request.query_params.getlist("queue")[:RINGS_MAX]):
-            report = await control.view(RingReport, "query-ring", {"name": device, "queue": queue})
-            title = f"{device} {queue}"
-            pictures[queue] = {"wheel": ring_wheel(title, report)}
-            if queue == tables:
-                pictures[queue]["tables"] = ring_picture(title, report)
-        return JSONResponse(pictures)
+        return JSONResponse(await ring_pictures(control, request.query_params))
 
     return rings
 

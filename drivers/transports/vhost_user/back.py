@@ -9,7 +9,8 @@ import trio
 
 from drivers.bus.back import Identity
 from drivers.bus.vhost import DeviceQueue
-from drivers.carriers.framing import ProtocolError, SessionStatistics, receive_message, within
+from drivers.carriers.framing import ProtocolError, receive_message, within
+from drivers.carriers.server import SessionServer
 from drivers.carriers.vhost_user import SocketBack
 from drivers.contracts.ipc import FdSocket, Handle, Ipc
 from drivers.errors import TransportLost
@@ -36,16 +37,15 @@ class SessionReport(Protocol):
         """Handle a new device status."""
 
 
-class VhostUserBack(SocketBack):
+class VhostUserBack(SessionServer, SocketBack):
     """A device that serves front ends at sockets that the caller accepts."""
 
     def __init__(self, ipc: Ipc, identity: Identity, report: SessionReport | None = None) -> None:
-        super().__init__(identity)
+        SocketBack.__init__(self, identity)
+        SessionServer.__init__(self)
         self._report = report
-        self.statistics = SessionStatistics()
         self._ipc = ipc
         self._session: Session | None = None
-        self._scope: trio.CancelScope | None = None
         self._bound = False
         self._config_changed = trio.Event()
         self._no_memory = MappedMemory(ipc.fence)
@@ -59,8 +59,7 @@ class VhostUserBack(SocketBack):
     def unbind(self) -> None:
         """Serve no more front ends, and disconnect the current one."""
         self._bound = False
-        if self._scope is not None:
-            self._scope.cancel()
+        self.disconnect()
 
     # VhostOps
 
@@ -88,8 +87,8 @@ class VhostUserBack(SocketBack):
 
     def changed(self) -> None:
         """Disconnect the front end if the vhost driver is gone."""
-        if not self.device.ready.is_set() and self._scope is not None:
-            self._scope.cancel()
+        if not self.device.ready.is_set():
+            self.disconnect()
 
     def _tell(self, trouble: str) -> None:
         if self._report is not None:
@@ -98,40 +97,21 @@ class VhostUserBack(SocketBack):
     # Connections
 
     @property
-    def connected(self) -> bool:
-        return self._session is not None
+    def accepts(self) -> bool:
+        return self._bound
 
-    async def serve_connection(self, socket: FdSocket) -> None:
-        """Serve a front end until it disconnects; refuse it if another is connected.
-
-        Takes over the socket. Raises ProtocolError or TransportLost if the connection ends in any other way.
-        """
-        if self._session is not None or not self._bound:
-            self.statistics.refused += 1
-            socket.close()
-            return
-        self.statistics.sessions += 1
+    async def converse(self, socket: FdSocket) -> None:
         session = self._session = Session(self.device, self._ipc, self._tell)
         assembler = Assembler(FRONTEND_MESSAGES)
-        error: ProtocolError | TransportLost | None = None
         try:
-            with trio.CancelScope() as self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._send_config_changes, session)
-                    try:
-                        await self._serve_messages(session, socket, assembler)
-                    except (ProtocolError, TransportLost) as exc:
-                        error = exc
-                    nursery.cancel_scope.cancel()
+            await self._serve_messages(session, socket, assembler)
         finally:
-            self._scope = None
             assembler.close()
-            await session.close()
+
+    async def leave(self) -> None:
+        if self._session is not None:
+            await self._session.close()
             self._session = None
-            socket.close()
-        if error is not None:
-            self.statistics.broken += isinstance(error, ProtocolError)
-            raise error
 
     async def _serve_messages(self, session: Session, socket: FdSocket, assembler: Assembler) -> None:
         greeted = False
@@ -152,12 +132,13 @@ class VhostUserBack(SocketBack):
                 for handle in handles_sent:
                     handle.close()
 
-    async def _send_config_changes(self, session: Session) -> None:
+    async def accompany(self) -> None:
         """Send configuration change messages; changes before a send coalesce."""
         while True:
             await self._config_changed.wait()
             self._config_changed = trio.Event()
-            if session.channel is not None and session.negotiated(ProtocolFeature.CONFIG):
+            session = self._session
+            if session is not None and session.channel is not None and session.negotiated(ProtocolFeature.CONFIG):
                 try:
                     await within(DEADLINE, PEER, partial(session.channel.send, emit(BackendRequest.CONFIG_CHANGE_MSG)))
                 except (ProtocolError, TransportLost):

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol, Self
 import attrs
 
 from drivers.carriers.framing import ProtocolError
+from drivers.carriers.payload import EmptyPayload, PackedPayload
 from drivers.transports.vhost_user.constants import MAX_CONFIG, MAX_REGIONS, NO_FD
 from rings.memory import ADDRESS_END
 
@@ -65,32 +66,15 @@ class _NoFds:
 
 
 @attrs.frozen
-class _Packed(_NoFds):
-    """Base of payloads whose fields are packed one after the other, as ``FORM`` says."""
-
-    FORM: ClassVar[struct.Struct]
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """Parse a body, whose last bytes may be missing if they are padding."""
-        return cls(*cls.FORM.unpack(body.ljust(cls.FORM.size, b"\0")))
-
-    def emit(self) -> bytes:
-        return self.FORM.pack(*attrs.astuple(self, recurse=False))
+class _Packed(PackedPayload, _NoFds):
+    """Base of payloads whose fields are packed one after the other."""
 
 
 @attrs.frozen
-class Empty(_NoFds):
+class Empty(EmptyPayload, _NoFds):
     """An empty body."""
 
     SIZES: ClassVar = (0, 0)
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        return cls()
-
-    def emit(self) -> bytes:
-        return b""
 
 
 @attrs.frozen

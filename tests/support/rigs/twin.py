@@ -69,15 +69,9 @@ HOSTILE = (
 def outcome(call: Callable[[], object]) -> object:
     """The result of a call, or the class and the words of its error."""
     try:
-        result = call()
+        return call()
     except (RingError, MemoryFault) as error:
         return type(error), str(error)
-    if isinstance(result, list):  # chains are compared by their bytes
-        return [
-            (one[0], [bytes(view) for view in one[1]], [bytes(view) for view in one[2]]) if len(one) == 3 else one
-            for one in result
-        ]
-    return result
 
 
 def state(side: object) -> dict[str, object]:
@@ -130,7 +124,7 @@ class Twin:
         self.memory.view(PAYLOAD, 1)  # the region that C may access is the last one
         chains = self.device.getdescs(limit)
         self.heads += [head for head, _, _ in chains]
-        return chains
+        return [(head, *([view.tobytes() for view in views] for views in both)) for head, *both in chains]
 
     def complete(self, count: int, written: int, backwards: int, _: int) -> object:
         heads = self.heads[: count or 1]

@@ -34,10 +34,11 @@ from vnet.pcie.config_space import COMMAND, PciCommand
 from vnet.pcie.epc import EndpointController
 from vnet.testing import fds, maps
 from vnet.testing.blk import StubbornStore
+from vnet.vfio_user.accesses import RegionRead, RegionWrite
 from vnet.vfio_user.constants import Command, HeaderFlag, IrqSet, IrqType, Region
 from vnet.vfio_user.messages import HEADER_SIZE, emit
-from vnet.vfio_user.payloads import DmaMap, DmaUnmap, Payload, RegionRead, RegionWrite, SetIrqs, Version
-from vnet.vfio_user.server import VfioUserServer
+from vnet.vfio_user.payloads import DmaMap, DmaUnmap, Payload, SetIrqs, Version
+from vnet.vfio_user.server import FunctionServer, VfioUserRoot
 from vnet.vfio_user.session import Doorbell
 
 __all__ = ["Answer", "Bench", "C", "Client", "open_bench", "plug"]
@@ -228,7 +229,7 @@ class Bench:
     """A disk as a PCI function, and clients as a test needs them."""
 
     nursery: trio.Nursery
-    server: VfioUserServer
+    server: FunctionServer
     link: Link
     back: VirtioEpf
     troubles: list[str]
@@ -290,7 +291,10 @@ async def open_bench(plug: BlkPlug, wrap: Callable[[Link], Link] = lambda link: 
         await back.device.ready.wait()
         back.bind()
         report = Report()
-        server = VfioUserServer(LocalIpc(poller), link, report, [Doorbell(BAR, NOTIFY_AT)])
+        root = VfioUserRoot(LocalIpc(poller), {0: report})
+        server = root.servers[0]
+        server.doorbells = [Doorbell(BAR, NOTIFY_AT)]
+        root.attach(link)
         bench = Bench(nursery, server, link, back, report.troubles)
         controller.start()
         yield bench

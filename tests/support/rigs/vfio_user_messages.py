@@ -6,7 +6,7 @@ import pytest
 
 from drivers.testing import CountedHandle
 from vnet.vfio_user.constants import Command
-from vnet.vfio_user.messages import ClientMessage, SessionState, parse
+from vnet.vfio_user.messages import Message, SessionState, parse
 from vnet.vfio_user.payloads import Refused
 
 __all__ = ["message", "refused", "state_of"]
@@ -19,8 +19,8 @@ def state_of(command: int) -> SessionState:
     return SessionState.NEW if command == C.VERSION else READY
 
 
-def message(command: int, body: bytes, fds: int = 0) -> ClientMessage:
-    return ClientMessage(1, command, 0, body, [CountedHandle([]) for _ in range(fds)])
+def message(command: int, body: bytes, fds: int = 0) -> Message:
+    return Message(1, command, 0, body, [CountedHandle([]) for _ in range(fds)])
 
 
 def refused(command: int, body: bytes, fds: int = 0) -> str:

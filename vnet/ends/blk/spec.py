@@ -69,20 +69,25 @@ class BlkSpec(DeviceSpec):
             yield from (problem.inside("device") for problem in self.device.problems())
         yield from super().problems()
 
+    @property
+    def nbd(self) -> str | None:
+        """Socket of the NBD server at the driver's end, if this system has it."""
+        return self.driver.nbd if self.driven else None
+
     def paths(self) -> Iterator[Path]:
-        if self.driver.nbd is not None:
-            yield Path(self.driver.nbd)
+        if self.nbd is not None:
+            yield Path(self.nbd)
 
     def claims(self, hosts: tuple[str, str]) -> Iterator[tuple[Keys, tuple[str, ...]]]:
-        if self.driver.nbd is not None:
-            yield ("driver", "nbd"), ("file", file_key(self.driver.nbd))
+        if self.nbd is not None:
+            yield ("driver", "nbd"), ("file", file_key(self.nbd))
         if not self.foreign:
             yield from self.device.claims("device")
         yield from super().claims(hosts)
 
     def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
-        if self.driver.nbd is not None:
-            uri = nbd_uri(self.driver.nbd, name)
+        if self.nbd is not None:
+            uri = nbd_uri(self.nbd, name)
             yield f"nbdinfo '{uri}'    # {name}, from {hosts[0]}"
             yield f"nbdcopy --progress '{uri}' copy.img"
 

@@ -107,14 +107,9 @@ async def open_net(context: OpenContext[NetSpec]) -> AsyncIterator[tuple[NetEnd,
     """
     spec = context.spec
     async with _open_ports(context) as [(driver, driver_netns, driver_port), (device, device_netns, device_port)]:
-        plug: NetSettings | NetPlug
-        if spec.mode == "mediated":
-            plug = NetSettings(device_port, spec.local_features, rx_buffer=spec.rx_buffer)
-        else:
-            plug = _plug(spec, device_port, spec.macs(context.index)[0], context.features)
         yield (
             NetEnd(driver, driver_netns, _settings(spec, driver_port, context.features)),
-            NetEnd(device, device_netns, plug),
+            NetEnd(device, device_netns, _device_settings(context, device_port)),
         )
 
 
@@ -126,7 +121,8 @@ async def _open_ports(context: OpenContext[NetSpec]) -> AsyncIterator[list[tuple
     known = not spec.foreign or spec.peer_mac is not None, bool(context.features >> F.MAC & 1)
     async with AsyncExitStack() as stack:
         ports = []
-        for own, (side, host, port) in enumerate(spec.ports(context.hosts)):
+        for side, host, port in spec.ports(context.hosts):
+            own = side == "device"
             netns = port.netns_of(context.system, host)
             peer = macs[1 - own] if known[own] else None
             opening = _open_port(context, side, port, netns, macs[own], peer)
@@ -173,6 +169,14 @@ async def _open_port(
         yield opened
 
 
+def _device_settings(context: OpenContext[NetSpec], port: PacketPort) -> NetSettings | NetPlug:
+    """Return the settings of the device's end in a topology; in mediated mode, those of the local driver."""
+    spec = context.spec
+    if spec.mode == "mediated":
+        return NetSettings(port, spec.local_features, rx_buffer=spec.rx_buffer)
+    return _plug(spec, port, spec.macs(context.index)[0], context.features)
+
+
 def _settings(spec: NetSpec, port: PacketPort, features: int) -> NetSettings:
     return NetSettings(port, features, rx_buffer=spec.rx_buffer, request=spec.request)
 
@@ -202,11 +206,16 @@ def own_net_config(context: OpenContext[NetSpec]) -> OwnConfig:
 
 @asynccontextmanager
 async def open_net_device(context: OpenContext[NetSpec]) -> AsyncIterator[NetEnd]:
-    """Open only the device's end. Its port is in our own namespace if the topology names none.
+    """Open only the device's end. Outside a topology, its port is in our own namespace if none is given, and learns
+    the driver's MAC address if none is given.
 
-    The port learns the driver's MAC address if the topology gives none. Raises ConfigError, PrivilegeError, OSError.
+    Raises ConfigError, PrivilegeError, OSError.
     """
     spec, port = context.spec, context.spec.device
+    if context.in_topology:
+        async with _open_ports(context) as [(port, netns, opened)]:
+            yield NetEnd(port, netns, _device_settings(context, opened))
+        return
     driver_mac, mac = spec.macs(context.index)
     # TAPs of several processes may be in one bridge: each keeps the kernel's random address if none is given.
     own = None if port.kind == "tap" and not spec.peer_mac else mac

@@ -272,12 +272,13 @@ class NetSpec(PeerSpec):
 
     def ports(self, hosts: tuple[str, str]) -> Iterator[tuple[SideName, str, PortSpec]]:
         """Yield (side, host, port) for the ports of this system."""
-        yield "driver", hosts[0], self.driver
+        if self.driven:
+            yield "driver", hosts[0], self.driver
         if not self.foreign:
             yield "device", hosts[1], self.device
 
     def hints(self, system: str, name: str, hosts: tuple[str, str]) -> Iterator[str]:
-        if self.foreign:
+        if self.foreign or not self.driven:
             return
         (_, root, port), (_, endpoint, peer) = self.ports(hosts)
         for host, own, other in ((root, port, peer), (endpoint, peer, port)):

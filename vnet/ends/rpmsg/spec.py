@@ -97,10 +97,10 @@ class RpmsgSpec(PeerSpec):
     virtio = RPMSG
 
     def ends(self) -> Iterator[tuple[SideName, int, ChannelSpec]]:
-        """Yield (side, index, channel) for every channel."""
-        for index, channel in enumerate(self.driver.channels):
+        """Yield (side, index, channel) for every channel of this system."""
+        for index, channel in enumerate(self.driver.channels if self.driven else ()):
             yield "driver", index, channel
-        for index, channel in enumerate(self.device.channels):
+        for index, channel in enumerate(() if self.elsewhere == "device" else self.device.channels):
             yield "device", index, channel
 
     def features_off_mask(self, off: tuple[str, ...] | None = None) -> int:

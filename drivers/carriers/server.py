@@ -1,0 +1,78 @@
+"""A server of one connection at a time, for every protocol over unix sockets."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import trio
+
+from drivers.carriers.framing import ProtocolError, SessionStatistics
+from drivers.contracts.ipc import FdSocket
+from drivers.errors import TransportLost
+
+__all__ = ["SessionServer"]
+
+
+class SessionServer(ABC):
+    """Serves peers at sockets that the caller accepts; it refuses a peer while another is connected."""
+
+    def __init__(self) -> None:
+        self.statistics = SessionStatistics()
+        self._scope: trio.CancelScope | None = None
+        self._connected = False
+
+    @property
+    @abstractmethod
+    def accepts(self) -> bool:
+        """Whether there is something to serve."""
+
+    @abstractmethod
+    async def converse(self, socket: FdSocket) -> None:
+        """Serve a peer until it disconnects. Raises ProtocolError, TransportLost."""
+
+    @abstractmethod
+    async def accompany(self) -> None:
+        """Run beside `converse`, whose end cancels it."""
+
+    @abstractmethod
+    async def leave(self) -> None:
+        """Release all that the peer shared; called after each `converse`."""
+
+    @property
+    def connected(self) -> bool:
+        return self._connected
+
+    def disconnect(self) -> None:
+        """End the connection, if there is one."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def serve_connection(self, socket: FdSocket) -> None:
+        """Serve a peer until it disconnects; refuse it if another is connected, or if there is nothing to serve.
+
+        Takes over the socket. Raises ProtocolError or TransportLost if the connection ends in any other way.
+        """
+        if self._connected or not self.accepts:
+            self.statistics.refused += 1
+            socket.close()
+            return
+        self._connected = True
+        self.statistics.sessions += 1
+        error: ProtocolError | TransportLost | None = None
+        try:
+            with trio.CancelScope() as self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.accompany)
+                    try:
+                        await self.converse(socket)
+                    except (ProtocolError, TransportLost) as exc:
+                        error = exc
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._scope = None
+            await self.leave()
+            self._connected = False
+            socket.close()
+        if error is not None:
+            self.statistics.broken += isinstance(error, ProtocolError)
+            raise error

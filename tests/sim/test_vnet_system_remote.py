@@ -1,0 +1,124 @@
+"""A link whose ends are in two systems, each with its own event loop, as `vnet up --only` runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from support.rigs.two_processes import apart, real_time
+from vnet.ends import DEVICE_TYPES
+from vnet.ends.blk import DiskEnd
+from vnet.system.snapshot import take_snapshot
+from vnet.system.world import World, open_world
+from vnet.testing import FRAME, fds, until
+from vnet.topology import Topology, parse, part_of
+
+ENDS = {
+    "net": "driver = { kind = 'memory' }\ndevice = { kind = 'memory' }",
+    "blk": "device = { size = 1 }",
+    "rpmsg": "device = { channels = [{ name = 'echo', surface = 'echo' }] }",
+}
+FILE = """\
+[hosts.rc]
+[hosts.ep]
+[links.pcie0]
+root = "rc"
+endpoint = "ep"
+vfio_user = "{socket}"
+"""
+DEVICE = """
+[devices.{name}]
+type = "{kind}"
+transport = "{transport}"
+link = "pcie0"
+function = {function}
+{ends}
+"""
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    return real_time()
+
+
+def halves(folder: Path, *kinds: str, transport: str = "pci", more: str = "") -> tuple[Topology, Topology]:
+    """Return the root's and the endpoint's part of a topology with a device of each kind, which are its names."""
+    text = FILE.format(socket=folder / "link") + more
+    for function, kind in enumerate(kinds):
+        ends = ENDS.get(kind, "")
+        text += DEVICE.format(name=kind, kind=kind, transport=transport, function=function, ends=ends)
+    topology = parse(text)
+    return part_of(topology, "rc", "test"), part_of(topology, "ep", "test")
+
+
+async def disk_works(world: World, byte: bytes) -> None:
+    end = world.devices["blk"].driver_end
+    assert isinstance(end, DiskEnd)
+    with trio.fail_after(60):
+        await end.disk.write(4096, byte * 4096)
+        assert await end.disk.read(4096, 4096) == byte * 4096
+
+
+@pytest.mark.parametrize("transport", ["pci", "epf_mailbox"])
+@pytest.mark.parametrize("kind", DEVICE_TYPES)
+async def test_a_device_of_any_type_comes_up_over_either_transport_of_a_link(
+    kind: str, transport: str, tmp_path: Path, clock: MockClock
+) -> None:
+    root, endpoint = halves(tmp_path, kind, transport=transport)
+    async with apart(endpoint) as other, open_world(root, "test") as world:
+        await world.wait_up()
+        if kind == "blk":
+            await disk_works(world, b"x")
+        await until(lambda: other.devices[kind].up)
+
+
+async def test_two_functions_go_down_with_their_link_and_come_back(tmp_path: Path, clock: MockClock) -> None:
+    root, endpoint = halves(tmp_path, "blk", "net")
+    before = fds()
+    async with open_world(root, "test") as world:
+        port = world.memory_port("net", "driver")
+        for turn in range(2):
+            async with apart(endpoint) as other:
+                await world.wait_up()
+                assert world.links["pcie0"].epoch == turn + 1
+                await disk_works(world, b"a")
+                port.inject(FRAME)
+                theirs = other.memory_port("net", "device")
+                await until(lambda: theirs.statistics().tx_packets == 1)  # noqa: B023
+            await until(lambda: not world.devices["blk"].up)
+            view = take_snapshot(world).links["pcie0"]
+            assert view.remote is not None
+            assert (view.remote.connected, view.remote.connections) == (False, turn + 1)
+            assert not view.figures.up
+    assert fds() <= before
+
+
+async def test_either_side_takes_the_link_down_and_up(tmp_path: Path, clock: MockClock) -> None:
+    root, endpoint = halves(tmp_path, "blk")
+    async with apart(endpoint) as other, open_world(root, "test") as world:
+        await world.wait_up()
+        world.links["pcie0"].bring_down()
+        await until(lambda: not world.devices["blk"].up)
+        await until(lambda: not other.devices["blk"].up)
+        world.links["pcie0"].bring_up()
+        await until(lambda: world.devices["blk"].up)
+        await disk_works(world, b"u")
+        snapshot = take_snapshot(world).devices["blk"]
+        assert snapshot.device.foreign
+        assert not snapshot.driver.foreign
+
+
+async def test_the_endpoint_shows_a_driver_in_another_process(tmp_path: Path) -> None:
+    _, endpoint = halves(tmp_path, "blk")
+    async with open_world(endpoint, "test") as world:
+        await world.wait_up()
+        view = take_snapshot(world)
+        device, link = view.devices["blk"], view.links["pcie0"]
+        assert device.driver.foreign
+        assert not device.up
+        assert link.remote is not None
+        assert not link.remote.connected
+        assert link.root == f"vfio-user {tmp_path / 'link'}"

@@ -1,0 +1,53 @@
+"""A system in a thread of its own with its own event loop, as in another process: accesses to it block the caller."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+import trio.testing
+
+from vnet.system.world import World, open_world
+from vnet.topology import Topology
+
+__all__ = ["apart", "real_time"]
+
+
+def real_time() -> trio.testing.MockClock:
+    """Return a clock for tests that wait for another thread, which a clock that jumps would not wait for."""
+    return trio.testing.MockClock(rate=1.0)
+
+
+@asynccontextmanager
+async def apart(topology: Topology, lines: list[str] | None = None) -> AsyncIterator[World]:
+    """Run a topology in another thread; yield its world, for looks alone."""
+    worlds: list[World] = []
+    end, ready = trio.Event(), threading.Event()
+    tokens: list[trio.lowlevel.TrioToken] = []
+    report = (lines if lines is not None else list[str]()).append
+
+    async def run() -> None:
+        tokens.append(trio.lowlevel.current_trio_token())
+        async with open_world(topology, "apart", report) as world:
+            await world.wait_up()
+            worlds.append(world)
+            ready.set()
+            await end.wait()
+
+    def in_thread() -> None:
+        try:
+            trio.run(run)
+        finally:
+            ready.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, in_thread)
+        await trio.to_thread.run_sync(ready.wait)
+        try:
+            [world] = worlds
+            yield world
+        finally:
+            if worlds:
+                tokens[0].run_sync_soon(end.set)
