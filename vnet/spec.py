@@ -36,6 +36,7 @@ __all__ = [
     "PATH_RULE",
     "PeerSpec",
     "RemoteEnd",
+    "SOCKETS_RULE",
     "WINDOW",
     "WINDOW_MAX",
     "file_key",
@@ -139,6 +140,7 @@ def _fit_sockets(path: str) -> bool:
 
 
 SOCKETS_RULE = f"{PATH_RULE}, with room for the number of a function behind it"
+"""Reason given for a bad path of a link's sockets, after "must be"."""
 
 
 @attrs.frozen

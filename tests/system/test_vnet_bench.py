@@ -88,7 +88,7 @@ def test_two_processes_are_compared_with_one(tmp_path: Path) -> None:
     assert " TCP with reno; " in done.output
     results = json.loads(file.read_text())["processes"]
     for by_contestant in results["workloads"].values():
-        assert set(by_contestant) == {"vhost_user", "two-processes", "bare", "bare-two-processes"}
+        assert set(by_contestant) == {"vhost_user", "two-processes", "two-processes-link", "bare", "bare-two-processes"}
         for result in by_contestant.values():
             assert result["median"]["bits_per_second"] > 0
             assert result["median"]["cpu_seconds_per_gigabyte"] > 0

@@ -1,13 +1,14 @@
-"""Half of the stack as a process of its own: the device of the default topology, or its driver, over vhost-user.
+"""Half of the stack as a process of its own: the device of the default topology, or its driver.
 
-``python -m vnet.bench.apart SIDE SOCKET NETNS`` plugs that side into a namespace that exists. It writes an empty line
-when it is up, and ends when its standard input does.
+``python -m vnet.bench.apart SIDE SOCKET NETNS`` plugs that side into a namespace that exists, over vhost-user, or with
+``--link`` over a link by vfio-user. It writes an empty line when it is up, and ends when its standard input does.
 """
 
 from __future__ import annotations
 
 import argparse
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -16,12 +17,14 @@ import trio
 from drivers.carriers.options import SocketOptions
 from vnet.bench.processes import answer_lines
 from vnet.demo import default_topology
+from vnet.ends.base import SideName
 from vnet.ends.net import PortSpec, net_specs
+from vnet.spec import DeviceSpec
 from vnet.system.exports import DeviceExport, open_exports
 from vnet.system.world import open_world
-from vnet.topology import Topology, check
+from vnet.topology import Topology, check, part_of
 
-__all__ = ["driver_topology", "export", "serve"]
+__all__ = ["driver_topology", "export", "half_topology", "serve"]
 
 
 def driver_topology(socket: Path, netns: str) -> Topology:
@@ -48,9 +51,29 @@ def export(socket: Path, netns: str) -> dict[str, DeviceExport]:
     }
 
 
-async def serve(side: str, socket: Path, netns: str) -> None:
+def half_topology(side: SideName, socket: Path, netns: str) -> Topology:
+    """The half of a side, whose link leads to the other half's process."""
+    default = default_topology("tun", "pci", "direct")
+    links = {name: attrs.evolve(link, vfio_user=str(socket)) for name, link in default.links.items()}
+    devices: dict[str, DeviceSpec] = {
+        name: attrs.evolve(
+            spec,
+            driver=attrs.evolve(spec.driver, netns=netns),
+            device=attrs.evolve(spec.device, netns=netns),
+        )
+        for name, spec in net_specs(default.devices).items()
+    }
+    [link] = links.values()
+    whole = attrs.evolve(default, links=links, devices=devices)
+    return part_of(whole, link.ends[side == "device"], "benchmark")
+
+
+async def serve(side: SideName, socket: Path, netns: str, *, link: bool) -> None:
     async with AsyncExitStack() as stack:
-        if side == "device":
+        if link:
+            world = await stack.enter_async_context(open_world(half_topology(side, socket, netns)))
+            await world.wait_up()
+        elif side == "device":
             await stack.enter_async_context(open_exports(export(socket, netns)))
         else:
             world = await stack.enter_async_context(open_world(driver_topology(socket, netns)))
@@ -63,8 +86,9 @@ def main() -> None:
     parser.add_argument("side", choices=("driver", "device"))
     parser.add_argument("socket", type=Path)
     parser.add_argument("netns")
+    parser.add_argument("--link", action="store_true")
     args = parser.parse_args()
-    trio.run(serve, args.side, args.socket, args.netns)
+    trio.run(partial(serve, args.side, args.socket, args.netns, link=args.link))
 
 
 if __name__ == "__main__":

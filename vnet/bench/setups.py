@@ -25,11 +25,12 @@ from vnet.linux.netns import in_netns, open_netns, set_up_interface
 from vnet.ports.packet.open import PortConfig, make_interface, make_port
 from vnet.transports import TRANSPORTS
 
-__all__ = ["APART", "BARE", "BARE_APART", "CONTESTANTS", "GUEST", "WAYS", "Contestant", "Setup", "open_setup"]
+__all__ = ["APART", "BARE", "BARE_APART", "CONTESTANTS", "GUEST", "LINKED", "WAYS", "Contestant", "Setup", "open_setup"]
 
 BARE = "bare"
 BARE_APART = "bare-two-processes"
 APART = "two-processes"
+LINKED = "two-processes-link"
 GUEST = "guest"
 IFNAME = "vnet0"
 GUEST_SERVER = (
@@ -97,13 +98,13 @@ async def _vnet(kind: PortKind, transport: str, mode: str, name: str, netns: End
 
 
 @asynccontextmanager
-async def _apart(name: str, netns: Ends) -> AsyncIterator[Setup]:
-    """This stack, its driver in one process and its device in another."""
+async def _apart(options: tuple[str, ...], name: str, netns: Ends) -> AsyncIterator[Setup]:
+    """This stack, its driver in one process and its device in another; ``options`` of `vnet.bench.apart`."""
     async with AsyncExitStack() as stack:
         socket = f"{stack.enter_context(TemporaryDirectory())}/net0.sock"
         pids = []
         for side, at in (("device", netns[1]), ("driver", netns[0])):
-            child = await stack.enter_async_context(open_child("vnet.bench.apart", (side, socket, at)))
+            child = await stack.enter_async_context(open_child("vnet.bench.apart", (side, socket, at, *options)))
             await child.line()  # it is up
             pids.append(child.pid)
         yield Setup(name, netns, _addresses(), tuple(pids))
@@ -212,7 +213,8 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "tap": Contestant("vnet TAP", partial(_vnet, "tap", "pci", "direct")),
     BARE: Contestant("bare", _bare),
     "veth": Contestant("veth", _veth),
-    APART: Contestant("2 processes", _apart),
+    APART: Contestant("2 processes", partial(_apart, ())),
+    LINKED: Contestant("2 proc., link", partial(_apart, ("--link",))),
     BARE_APART: Contestant("bare, 2 proc.", _bare_apart),
     GUEST: Contestant("QEMU guest", _guest),
     **{

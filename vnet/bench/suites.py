@@ -13,7 +13,7 @@ from vnet.bench.disk import TOOLS, run_disk_benchmark
 from vnet.bench.disk import WORKLOADS as DISK_WORKLOADS
 from vnet.bench.measure import WORKLOADS, Workload, run_benchmark
 from vnet.bench.rpmsg import run_rpmsg_benchmark
-from vnet.bench.setups import APART, BARE, BARE_APART, GUEST, WAYS
+from vnet.bench.setups import APART, BARE, BARE_APART, GUEST, LINKED, WAYS
 from vnet.ports.packet.open import check_tun
 from vnet.traffic.tools import need_tools
 
@@ -158,7 +158,7 @@ CARRIERS = Comparison(
     tuple(workload for workload in WORKLOADS if workload.name in {"tcp1", "tcp1-reverse", "udp64", "ping"}),
 )
 PROCESSES = Comparison(
-    ("vhost_user", APART, BARE, BARE_APART),
+    ("vhost_user", APART, LINKED, BARE, BARE_APART),
     "vhost_user",
     tuple(workload for workload in WORKLOADS if workload.kind == "tcp" or workload.name in {"udp64", "ping"}),
 )

@@ -90,11 +90,11 @@ def command(
 
     The contestants of a suite take turns in each round.
 
-    net: over TUN and TAP, beside a bare TUN-to-TUN forwarder and a veth pair. carriers: over every transport, direct
-    and mediated, beside pci. processes: driver and device in two processes, beside both in one, and what that costs the
-    bare forwarder. guest: the driver of a Linux guest in QEMU, TCP only, beside both in one process (a minute, and a
-    kernel of 70 MB is downloaded once, so it runs only where --suite names it). disk: over NBD, beside
-    `nbdkit file`. rpmsg: over every transport. Exit status 1 if a run failed.
+    net: over TUN and TAP, beside a bare TUN-to-TUN forwarder and a veth pair. carriers: over every transport,
+    direct and mediated, beside pci. processes: driver and device in two processes, over vhost-user and over a link,
+    beside both in one, and what that costs the bare forwarder. guest: the driver of a Linux guest in QEMU, TCP
+    only, beside both in one process (a minute, and a kernel of 70 MB is downloaded once, so it runs only where
+    --suite names it). disk: over NBD, beside `nbdkit file`. rpmsg: over every transport. Exit status 1 if a run failed.
     """
     options = BenchOptions(rounds, seconds, only, contestants, size * MIB, congestion)
     suites = {name: SUITES[name] for name in suite if SUITES[name].duration(options)}

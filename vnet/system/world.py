@@ -76,7 +76,7 @@ class World:
         """Trace file by link."""
         self.ntbs: dict[str, NtbFunction] = {}
         self.devices: dict[str, Device] = {}
-        self.poller = Poller()
+        self.poller = Poller(moderate=any(isinstance(link.root, RemoteEnd) for link in topology.links.values()))
         self.watches: Watches | None = None
         """Watches of the interfaces of all ports."""
         self.ipc = LocalIpc(self.poller)
