@@ -84,7 +84,7 @@ async def test_a_used_ring_that_can_not_be_breaks_the_queue_and_the_driver_start
             spoil(device)
             pair.driver_port.inject(FRAME)
             device.call(queue)
-            await broke(pair, f"queue {queue}", why)
+            await broke(pair, ("receiveq1", "transmitq1")[queue], why)
         frames = pair.driver_port._outbound
         assert len(frames) <= 1, "a buffer that was returned twice is handed up once"
         pair.driver_port._inbound.clear()

@@ -234,7 +234,7 @@ async def test_a_buffer_that_overlaps_rings_or_registers_is_latched_or_completed
         if "device's" in name or "window" in name:
             assert [q.kicks - k for q, k in zip(pair.vhost.queues, kicks, strict=True)] == [1 - queue, queue]
             pair.device_port._inbound.clear()
-            await latched(driver, f"queue {queue}", "no memory there")
+            await latched(driver, ("receiveq1", "transmitq1")[queue], "no memory there")
         else:
             pair.device_port._inbound.clear()
             while pair.device_port._outbound:

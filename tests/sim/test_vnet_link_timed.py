@@ -323,7 +323,7 @@ async def test_a_timed_link_may_go_down_while_the_device_sleeps_out_its_bill() -
 
 async def test_only_a_link_that_takes_time_has_its_ring_accesses_counted() -> None:
     async with open_pair() as pair:
-        assert {type(queue.ring) for queue in pair.vhost.queues} == {SplitVringh}
+        assert all(isinstance(queue.ring, SplitVringh) for queue in pair.vhost.queues)
         assert pair.link.statistics().timing is None
     async with open_pair(Options(link=TIMED)) as pair:
         rings = [queue.ring for queue in pair.vhost.queues]
