@@ -33,7 +33,7 @@ from rings.features import FeatureTable, RingFeature, mask
 from rings.status import Status
 
 __all__ = [
-    "ASKED",
+    "REQUESTED",
     "NO_ANSWER",
     "ConfigOps",
     "DriverQueue",
@@ -55,7 +55,7 @@ OFFER_PAUSE = 1.0
 FAILURES_KEPT = 8
 STATUS_RECHECK = 0.1
 """Re-check interval in seconds of the device status, if configuration-change interrupts can get lost."""
-ASKED = "the device asked for a reset"
+REQUESTED = "the device asked for a reset"
 """Reason of a reset after DEVICE_NEEDS_RESET (VIRTIO 1.4 section 2.1.2). The device does not say more to its driver."""
 NO_ANSWER = 0xFF
 """Status read from a device that does not answer: all-ones, which no device can have."""
@@ -432,7 +432,7 @@ async def _watch(device: VirtioDevice, bound: VirtioBound[DriverSettings]) -> st
             if status & Status.NEEDS_RESET:
                 device.status |= Status.NEEDS_RESET
                 device.reporter.lifecycle(StatusChanged, device.status)
-                return ASKED
+                return REQUESTED
             if not status & Status.DRIVER_OK:
                 return "the device was reset behind our back"
             await bound.config_changed()

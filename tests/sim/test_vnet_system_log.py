@@ -10,7 +10,7 @@ from typing import TypeVar
 import pytest
 import trio
 
-from drivers.bus.virtio import ASKED
+from drivers.bus.virtio import REQUESTED
 from drivers.contracts.events import (
     RECORDS,
     BindMoved,
@@ -215,13 +215,13 @@ async def test_a_device_that_resets_again_and_again_is_logged_at_growing_interva
     assert caplog.messages == [text.format(3 + int(after * shortest)) for after in (0, 1, 3, 7, 15, 27, 39)]
 
 
-async def test_a_reset_for_which_the_device_asked_is_logged_with_its_cause_first(
+async def test_a_reset_that_the_device_requested_is_logged_with_its_cause_first(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     hub = EventHub()
     with log_events(hub):
         emit(hub, NeedsResetSet(0.0, Source("ep", "net0", "device"), "transmitq1: loops"))
-        for device, cause in (("net0", ASKED), ("net0", "unbound"), ("net1", ASKED)):
+        for device, cause in (("net0", REQUESTED), ("net0", "unbound"), ("net1", REQUESTED)):
             emit(hub, DeviceReset(0.0, Source("rc", device, "driver"), cause, 3))
     start = "(driver on rc): reset 3 times in a row"
     assert caplog.messages == [

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import trio
 
-from drivers.bus.virtio import ASKED
+from drivers.bus.virtio import REQUESTED
 from drivers.contracts.events import (
     BackEndMoved,
     BindMoved,
@@ -193,7 +193,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self._limits: dict[tuple[str, int], LineLimit] = {}
-        self._asked: dict[str, str] = {}
+        self._causes: dict[str, str] = {}
         """Cause of the last DEVICE_NEEDS_RESET, by device."""
 
     def __call__(self, event: Event) -> None:
@@ -220,9 +220,9 @@ class EventLog:
         """Return the event; a reset for which the device asked gets the cause that the device's side named."""
         device = event.source.device
         if isinstance(event, NeedsResetSet):
-            self._asked[device] = event.cause
-        elif isinstance(event, DeviceReset) and event.cause == ASKED and device in self._asked:
-            return attrs.evolve(event, cause=f"{self._asked[device]} ({ASKED})")
+            self._causes[device] = event.cause
+        elif isinstance(event, DeviceReset) and event.cause == REQUESTED and device in self._causes:
+            return attrs.evolve(event, cause=f"{self._causes[device]} ({REQUESTED})")
         return event
 
     def flush(self, *, end: bool = False) -> None:
