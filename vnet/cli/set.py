@@ -55,7 +55,7 @@ class SetCommand(click.Command):
 @click.argument("value", default="")
 @errors_in_one_line
 def command(name: str, part: str, setting: str, value: str) -> None:
-    """Change SETTING of PART, a device or a link, while the system runs."""
+    """Change SETTING of a device or link while the system runs."""
     links, devices = part_names(name, "links"), part_names(name, "devices")
     named("device or link", dict.fromkeys((*devices, *links)), part, ControlError)
     is_link = part in links and (part not in devices or setting in TIMING_KEYS)
