@@ -47,8 +47,8 @@ __all__ = [
 ]
 
 MIB = 1 << 20
-MEMORY_MAX = 4078
-"""Largest memory of a host in MiB."""
+MEMORY_MAX = 61440
+"""Largest memory of a host in MiB: from 4 GiB up to the MMIO window of the root ports at 64 GiB."""
 MEMORY = 128
 """Smallest default memory of a host in MiB."""
 WINDOW_MAX = 2048
@@ -75,8 +75,8 @@ class HostSpec:
     memory: int | None = attrs.field(
         default=None, validator=must(lambda v: 1 <= v <= MEMORY_MAX, f"between 1 and {MEMORY_MAX} (MiB)")
     )
-    """Memory of the host in MiB. Default: 128, or more if the drivers of its devices need more. Must end below the MSI
-    window. Untouched pages use no real memory."""
+    """Memory of the host in MiB. Default: 128, or more if the drivers of its devices need more. Memory of more
+    than 3 GiB starts at 4 GiB, above the MSI window. Untouched pages use no real memory."""
 
 
 def _chance() -> Any:

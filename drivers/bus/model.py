@@ -76,7 +76,8 @@ class Bus(ABC, Generic[D, R]):
     prefix = "device"
 
     def __init__(self) -> None:
-        self._bindings: list[Binding[D, R]] = []
+        self._bindings: dict[int, Binding[D, R]] = {}
+        """Bindings by the `id` of their devices, in the order of registration."""
         self._leaving: list[Binding[D, R]] = []
         """Bindings removed while a driver still uses the device, which is not bound again before that driver ends."""
         self._drivers: list[R] = []
@@ -85,7 +86,7 @@ class Bus(ABC, Generic[D, R]):
 
     @property
     def bindings(self) -> tuple[Binding[D, R], ...]:
-        return tuple(self._bindings)
+        return tuple(self._bindings.values())
 
     def register_driver(self, driver: R) -> None:
         self._drivers.append(driver)
@@ -96,17 +97,17 @@ class Bus(ABC, Generic[D, R]):
         if driver not in self._drivers:
             raise KeyError(driver.name)
         self._drivers.remove(driver)
-        for ended in [self._release(binding) for binding in self._bindings if binding.driver is driver]:
+        for ended in [self._release(binding) for binding in self.bindings if binding.driver is driver]:
             await ended.wait()
 
     def register_device(self, device: D) -> None:
         """Add a device. Raises ValueError if it is on the bus already."""
-        if any(binding.device is device for binding in self._bindings):
+        if self.has(device):
             raise ValueError(f"{device.name} is on the bus already")
         if not device.name:
-            names = {b.device.name for b in self._bindings}
+            names = {binding.device.name for binding in self.bindings}
             device.name = next(n for i in range(len(names) + 1) if (n := f"{self.prefix}{i}") not in names)
-        self._bindings.append(Binding(device, self.reporter(device)))
+        self._bindings[id(device)] = Binding(device, self.reporter(device))
         self.poke()
 
     async def unregister_device(self, device: D) -> None:
@@ -116,19 +117,17 @@ class Bus(ABC, Generic[D, R]):
 
     async def discard_device(self, device: D) -> None:
         """Unbind and remove a device if it is on the bus. Returns once no driver uses it, whichever task removed it."""
-        for binding in self._bindings:
-            if binding.device is device:
-                self._bindings.remove(binding)
-                self._leaving.append(binding)
-                self._release(binding)
-                break
-        for binding in tuple(self._leaving):
-            if binding.device is device:
-                await binding.ended.wait()
+        binding = self._bindings.pop(id(device), None)
+        if binding is not None:
+            self._leaving.append(binding)
+            self._release(binding)
+        for leaving in tuple(self._leaving):
+            if leaving.device is device:
+                await leaving.ended.wait()
 
     def renew_device(self, device: D) -> None:
         """Register a device that is not on the bus; match it again if its last probe failed."""
-        binding = next((binding for binding in self._bindings if binding.device is device), None)
+        binding = self._bindings.get(id(device))
         if binding is None:
             self.register_device(device)
         elif binding.state is BindState.FAILED:
@@ -138,11 +137,14 @@ class Bus(ABC, Generic[D, R]):
         """Unbind the device, even if its probe failed, and match it again."""
         await self._release(self.binding(device)).wait()
 
+    def has(self, device: D) -> bool:
+        """Return whether the device is on the bus."""
+        return id(device) in self._bindings
+
     def binding(self, device: D) -> Binding[D, R]:
-        for binding in self._bindings:
-            if binding.device is device:
-                return binding
-        raise KeyError(device.name)
+        if (binding := self._bindings.get(id(device))) is None:
+            raise KeyError(device.name)
+        return binding
 
     def poke(self) -> None:
         """Retry deferred probes, because a resource that they need may exist now."""
@@ -155,7 +157,7 @@ class Bus(ABC, Generic[D, R]):
             task_status.started()
             while True:
                 self._changed = trio.Event()
-                for binding in self._bindings:
+                for binding in self.bindings:
                     if binding.allows(BindMove.PROBE) and not self._leaves(binding.device):
                         driver = self.match(binding.device)
                         if driver is not None:

@@ -355,6 +355,17 @@ class VirtioBus(Bus[VirtioDevice, VirtioDriver]):
         super().__init__()
         self.events = events
         """Events of the host."""
+        self._at: dict[str, VirtioDevice] = {}
+        """The last device registered at each location."""
+
+    def register_device(self, device: VirtioDevice) -> None:
+        super().register_device(device)
+        self._at[device.location] = device
+
+    def device_at(self, location: str) -> VirtioDevice | None:
+        """Return the device on the bus at ``location``; None without one."""
+        device = self._at.get(location)
+        return device if device is not None and self.has(device) else None
 
     def reporter(self, device: VirtioDevice) -> Reporter:
         return device.reporter

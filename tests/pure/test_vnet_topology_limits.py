@@ -17,7 +17,7 @@ from vnet.ends.rpmsg import ChannelSpec, RpmsgEndSpec
 from vnet.ends.scsi import InitiatorSpec, LunSpec, TargetsSpec
 from vnet.errors import ConfigError
 from vnet.spec import FaultSpec, HostSpec, LinkSpec, NtbSpec
-from vnet.topology import parse_device
+from vnet.topology import parse, parse_device
 from vnet.topology.reader import from_tables
 from vnet.topology.samples import built_in_text
 
@@ -206,11 +206,28 @@ def test_a_value_of_a_link_that_can_not_work_is_refused(keys: str, line: str) ->
     assert refusal(built_in_text("net", link=keys)).startswith(f"links.pcie0.{line}")
 
 
+def test_a_root_complex_has_as_many_links_as_buses() -> None:
+    def topology(count: int) -> str:
+        links = "".join(f"[links.l{i}]\nroot = 'rc'\nendpoint = 'ep'\n" for i in range(count))
+        return f"[hosts.rc]\n[hosts.ep]\n{links}[devices]\n"
+
+    assert len(parse(topology(255)).links) == 255
+    why = "must be another host: rc has 255 links already, each of which is a bus"
+    assert refusal(topology(256)) == f"links.l255.root = 'rc': {why}"
+
+
 def test_memory_below_the_need_of_the_drivers_is_refused_with_that_need() -> None:
     text = built_in_text("net").replace("[hosts.rc]", "[hosts.rc]\nmemory = 32")
     assert refusal(text) == (
-        "hosts.rc.memory = 32: must be at least 33 MiB for the drivers (net0 33), and at most 4078"
+        "hosts.rc.memory = 32: must be at least 33 MiB for the drivers (net0 33), and at most 61440"
     )
+
+
+def test_a_host_with_too_many_drivers_is_refused_in_a_line_that_names_some_of_them() -> None:
+    devices = "".join(f"[devices.n{i}]\ntype = 'rpmsg'\nhost = 'rc'\ntransport = 'mmio'\n" for i in range(2000))
+    line = refusal(f"[hosts.rc]\nmemory = 1\n{devices}")
+    assert line.startswith("hosts.rc.memory = 1: must be at least ")
+    assert "n19 1 and 1980 more" in line
 
 
 def test_a_window_below_the_need_of_its_driver_is_refused_with_that_need() -> None:

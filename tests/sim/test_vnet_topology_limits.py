@@ -135,7 +135,7 @@ async def test_an_end_has_as_many_channels_as_endpoints_are_allowed() -> None:
 # Memory
 
 
-@pytest.mark.parametrize("memory", [1, 3054, 3055, 4078])
+@pytest.mark.parametrize("memory", [1, 3054, 3055, 61440])
 async def test_a_host_has_any_memory_that_is_allowed(memory: int) -> None:
     text = built_in_text("rpmsg").replace("[hosts.rc]", f"[hosts.rc]\nmemory = {memory}")
     world = await comes_up(text)

@@ -15,7 +15,7 @@ BAD = f"{DEFAULT}mtu = 1\nqueue_sise = 2\n[hosts.x]\nmemory = 0\n"
 PROBLEMS = [
     "devices.net0.mtu = 1: must be between 68 and 65521 (bytes)",
     "devices.net0.queue_sise = 2: unknown key; did you mean queue_size? known are ",
-    "hosts.x.memory = 0: must be between 1 and 4078 (MiB)",
+    "hosts.x.memory = 0: must be between 1 and 61440 (MiB)",
 ]
 
 

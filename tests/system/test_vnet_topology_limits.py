@@ -23,7 +23,7 @@ PORTS = (
 @pytest.mark.parametrize(
     ("host", "keys"),
     [
-        ("memory = 4078", "queue_size = 2\nrx_buffer = 763"),
+        ("memory = 61440", "queue_size = 2\nrx_buffer = 763"),
         ("memory = 34", "mtu = 65521"),
         ("", "queue_pairs = 64\nqueue_size = 16\nmtu = 1280"),
         ("", "features_off = ['MAC']"),

@@ -63,8 +63,7 @@ class Device:
     @property
     def virtio(self) -> VirtioDevice | None:
         """The device on the virtio bus, once the driver's host has enumerated it; else None."""
-        devices = (binding.device for binding in self.driver_host.virtio.bindings)
-        return next((device for device in devices if device.location == self.location), None)
+        return self.driver_host.virtio.device_at(self.location)
 
     @property
     def driver_queues(self) -> Sequence[DriverQueue]:

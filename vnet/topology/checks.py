@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 
@@ -21,6 +21,8 @@ Names = Mapping[str, Collection[str]]
 """Names of records by table."""
 OWN_LINK = "generation", "lanes", "max_payload", "max_read_request", "completion_boundary", "read_latency_ns"
 """Keys of a timed link."""
+BUSES = 255
+"""Buses of a PCI domain, besides bus 0 of the root complex itself."""
 NAMES_SHOWN = 20
 """Most names that one message lists."""
 
@@ -70,10 +72,19 @@ def _names(named: Names) -> Iterator[FieldError]:
 
 
 def _links(topology: Topology, named: Names) -> Iterator[FieldError]:
-    """Yield the problems of links: their ends must be two hosts, or a host and another process."""
+    """Yield the problems of links: their ends must be two hosts, or a host and another process.
+
+    A root complex has a bus for each of its links.
+    """
     hosts = named.get("hosts", ())
+    buses: Counter[str] = Counter()
     for name, link in topology.links.items():
         path = ("links", name)
+        if isinstance(link.root, str):
+            buses[link.root] += 1
+            if buses[link.root] == BUSES + 1:
+                why = f"must be another host: {link.root} has {BUSES} links already, each of which is a bus"
+                yield FieldError((*path, "root"), link.root, why)
         for end in ("root", "endpoint"):
             given = getattr(link, end)
             if isinstance(given, str) and given not in hosts:
@@ -250,6 +261,6 @@ def _sizes(topology: Topology) -> Iterator[FieldError]:
         need = mebibytes(needs[name])
         assert host.memory is not None
         if need > host.memory:
-            each = ", ".join(f"{of} {-(-size // MIB)}" for of, size in needs[name].items() if size)
+            each = _one_of([f"{of} {-(-size // MIB)}" for of, size in needs[name].items() if size])
             why = f"must be at least {need} MiB for the drivers ({each}), and at most {MEMORY_MAX}"
             yield FieldError(("hosts", name, "memory"), host.memory if need <= MEMORY_MAX else None, why)
