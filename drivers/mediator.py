@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from drivers.bus.vhost import DeviceQueue, VhostBound, VhostDevice
+from drivers.contracts.liveness import Liveness
 from drivers.errors import ProbeDeferred
 from drivers.flow.pump import AGAIN, QUEUE, Serve, Signal, Wait, count_batch, pump, wait_for_work
 from rings.chain import Chain
@@ -237,6 +238,8 @@ class Mediator(ABC):
 
     def __init__(self) -> None:
         self.ends: list[MediatedEnd] = []
+        self.liveness = Liveness()
+        """Whether both ends ran at the last start or stop of one; `live` has that they need no reset since."""
         self.statistics: dict[str, MediatorStatistics] = {}
 
     def join(self, device: VhostDevice) -> MediatedEnd:
@@ -266,6 +269,7 @@ class Mediator(ABC):
         for end in self.ends:
             end.restart()
             self.link_changed(end.device, self.live)
+        self.liveness.set(self.live)
 
     def flow_from(self, end: MediatedEnd) -> MediatedFlow | None:
         """Return the flow whose source is ``end``, or None while the other end does not run."""

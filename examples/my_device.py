@@ -21,6 +21,7 @@ import trio
 
 from drivers.bus.vhost import OfferedQueue, VhostBound
 from drivers.bus.virtio import QueueSpec, VirtioBound
+from drivers.contracts.liveness import Liveness
 from drivers.errors import DriverError, TransportLost
 from drivers.flow.figures import Traffic
 from drivers.flow.pump import pump
@@ -103,13 +104,13 @@ class Entropy:
         self.features = features
         self.received = Traffic()
         self.questions: QuestionFlow | None = None  # while a device runs
-        self.up = trio.Event()
+        self.liveness = Liveness()
 
     async def read(self, size: int) -> bytes:
         """Return ``size`` random bytes; wait while there is no device. Raises EntropyError."""
         data = bytearray()
         while len(data) < size:
-            await self.up.wait()
+            await self.liveness.wait()
             assert self.questions is not None
             try:
                 part = await self.questions.ask(b"", min(size - len(data), LIMIT), least=1)
@@ -135,12 +136,13 @@ class BoundVirtioRng(VirtioBound[Entropy]):
     async def run(self) -> None:
         assert self.questions is not None
         self.settings.questions = self.questions
-        self.settings.up.set()
+        self.settings.liveness.set(True)
         await pump(self.questions, in_place=True)
 
     def close(self) -> None:
         if self.questions is not None:
-            self.settings.questions, self.settings.up = None, trio.Event()
+            self.settings.questions = None
+            self.settings.liveness.set(False)
             self.questions.close()
 
 
@@ -171,7 +173,7 @@ async def open_entropy(context: OpenContext[EntropySpec]) -> AsyncIterator[Ends]
     spec = context.spec
     entropy = Entropy(context.features)
     plug = EntropyPlug(context.features, spec.queue_size, spec.limit)
-    yield PlainEnd(entropy, [entropy.received], entropy.up.is_set), PlainEnd(plug, [plug.traffic])
+    yield PlainEnd(entropy, [entropy.received], entropy.liveness), PlainEnd(plug, [plug.traffic])
 
 
 async def exercise(device: RunningDevice[EntropySpec, Ends]) -> None:

@@ -87,6 +87,8 @@ class Binding(Generic[D, R]):
     ended: trio.Event = attrs.field(factory=trio.Event, init=False)
     """Set while no driver uses the device."""
 
+    _waiting: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
+
     def __attrs_post_init__(self) -> None:
         self.ended.set()
 
@@ -98,6 +100,11 @@ class Binding(Generic[D, R]):
         if not self.allows(move):
             raise RuntimeError(f"{self.device.name} is {self.state.value}: no move {move.value}")
         self.state = MOVES[self.state][move]
+        self._waiting.unpark_all()
+
+    async def wait_moved(self) -> None:
+        """Wait for the next move."""
+        await self._waiting.park()
 
     def _report(self) -> None:
         driver = self.driver.name if self.driver is not None else ""

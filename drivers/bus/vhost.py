@@ -26,6 +26,7 @@ from drivers.contracts.events import (
     Reporter,
     StatusChanged,
 )
+from drivers.contracts.liveness import Liveness
 from drivers.flow.pump import Signal
 from rings import status as st
 from rings.errors import MemoryFault, RemoteRingError, section_of
@@ -152,6 +153,8 @@ class VhostDevice:
         self.generation = 0
         self._config = b""
         self._config_read = False
+        self.liveness = Liveness()
+        """Whether the device type serves the device, from DRIVER_OK to its reset."""
         self._scope: trio.CancelScope | None = None
         self._idle = trio.Event()
         self._idle.set()
@@ -399,9 +402,11 @@ class VhostDevice:
                 self._idle = trio.Event()
                 try:
                     with trio.CancelScope() as self._scope:
+                        self.liveness.set(True)
                         await bound.run()
                         await trio.sleep_forever()
                 finally:
+                    self.liveness.set(False)
                     self._idle.set()
                 self._scope = None
                 self._finish_reset()

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import attrs
 
+from drivers.contracts.liveness import Liveness
 from drivers.flow.pump import Serve
 from rings.memory import Addr
 
@@ -201,7 +202,7 @@ class PacketPort(PacketQueue, Protocol):
         """Whether the port is started and not stopped."""
 
     @property
-    def running(self) -> bool:
+    def liveness(self) -> Liveness:
         """Whether the outside can use the interface, which may lag behind `start` and its carrier."""
 
     @property

@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import trio
 
 from drivers.contracts.hw import DmaMemory
+from drivers.contracts.liveness import Liveness
 from drivers.flow.figures import RequestFigures
 from drivers.storage.bounce import Buffer, BufferPool
 from rings.chain import copy_in, copy_out
@@ -61,7 +62,8 @@ class Submitter(ABC, Generic[R]):
 
     def __init__(self, *, buffers: int = BUFFERS, patience: float = PATIENCE, queues: int = 1) -> None:
         """``buffers``: bytes for request data; ``patience``: seconds that requests wait for a lost device."""
-        self.online = False
+        self.liveness = Liveness()
+        """Whether there is a live device."""
         self.figures = [RequestFigures() for _ in range(queues)]
         self._buffer_size = buffers
         self._patience = patience
@@ -71,7 +73,6 @@ class Submitter(ABC, Generic[R]):
         self._serial = 0
         self._backlog: deque[R] = deque()
         self._to_flush: list[SubmissionQueue[R]] = []
-        self._device_up = trio.Event()
         self._backlog_changed = trio.Event()
 
     # Implemented by each device type.
@@ -84,6 +85,11 @@ class Submitter(ABC, Generic[R]):
     def fail(self, request: R, cause: str) -> None:
         """Complete a request with an error of our own; ``cause`` is counted."""
 
+    @property
+    def online(self) -> bool:
+        """Whether there is a live device."""
+        return self.liveness.live
+
     # Called by the driver.
 
     def attach(self, dma: DmaMemory) -> None:
@@ -95,18 +101,17 @@ class Submitter(ABC, Generic[R]):
 
     def device_up(self, queues: Sequence[SubmissionQueue[R]]) -> None:
         """Resume after the device became live, and send the unanswered requests again."""
-        self._queues, self.online = queues, True
+        self._queues = queues
+        self.liveness.set(True)
         self._expire_due()
         self.feed()
         self.kick()
-        self._device_up.set()
 
     def device_down(self, unanswered: Sequence[R]) -> None:
         """Keep the requests that the device did not answer; it no longer touches their buffers."""
-        self.online, self._queues = False, ()
+        self._queues = ()
+        self.liveness.set(False)
         self._to_flush.clear()
-        if self._device_up.is_set():
-            self._device_up = trio.Event()
         self._backlog.extendleft(sorted(unanswered, key=lambda request: -request.serial))
         self.figures[0].queued += len(unanswered)
         for request in self._backlog:
@@ -116,7 +121,7 @@ class Submitter(ABC, Generic[R]):
     def feed(self, queue: SubmissionQueue[R] | None = None) -> None:
         """Add waiting requests while there is room. With ``queue``, only to that one, which the caller then flushes."""
         backlog = self._backlog
-        while backlog and self.online:
+        while backlog and self.liveness.live:
             free = self._queue(backlog[0]) if queue is None else queue if queue.room(backlog[0]) else None
             if free is None:
                 return
@@ -128,7 +133,7 @@ class Submitter(ABC, Generic[R]):
         """Queue a request. The device is notified by `kick`."""
         self._serial += 1
         request.serial = self._serial
-        if not self.online:
+        if not self.liveness.live:
             self._set_deadline(request)
             self._backlog.append(request)
             self._backlog_changed.set()
@@ -162,8 +167,7 @@ class Submitter(ABC, Generic[R]):
 
     async def wait_up(self) -> None:
         """Return once the device is live."""
-        while not self.online:
-            await self._device_up.wait()
+        await self.liveness.wait()
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fail requests that have waited too long for the device. When cancelled, fail all that wait."""
@@ -172,12 +176,12 @@ class Submitter(ABC, Generic[R]):
             while True:
                 self._backlog_changed = trio.Event()
                 due = min((r.deadline for r in self._backlog if r.deadline is not None), default=None)
-                if self.online or due is None:
+                if self.liveness.live or due is None:
                     await self._backlog_changed.wait()
                     continue
                 with trio.move_on_at(due):
                     await self._backlog_changed.wait()
-                if not self.online:
+                if not self.liveness.live:
                     self._expire_due()
         finally:
             for request in list(self._backlog):

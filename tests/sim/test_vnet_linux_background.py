@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
 import pytest
 import trio
 import trio.testing
 
-from vnet.linux.background import open_background
+from vnet.linux.background import gather, open_all, open_background
 
 
 async def fail_when_cancelled(error: Exception) -> None:
@@ -64,3 +68,94 @@ async def test_a_cancelled_body_is_no_error() -> None:
             scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught
+
+
+# Calls and contexts at the same time
+
+
+async def take(seconds: float, error: Exception | None = None) -> float:
+    await trio.sleep(seconds)
+    if error is not None:
+        raise error
+    return seconds
+
+
+async def test_calls_run_at_the_same_time_and_their_results_are_in_order(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    start = trio.current_time()
+    assert await gather([partial(take, 3), partial(take, 1), partial(take, 2)]) == [3, 1, 2]
+    assert trio.current_time() - start == 3
+
+
+async def test_the_first_error_ends_all_calls(autojump_clock: trio.testing.MockClock) -> None:
+    start = trio.current_time()
+    with pytest.raises(KeyError, match="second"):
+        await gather([partial(take, 3), partial(take, 1, KeyError("second")), partial(take, 2)])
+    assert trio.current_time() - start == 1
+
+
+@asynccontextmanager
+async def opened(name: str, log: list[str], seconds: float = 1, error: Exception | None = None) -> AsyncIterator[str]:
+    await take(seconds, error)
+    log.append(f"+{name}")
+    try:
+        yield name
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+        log.append(f"-{name}")
+
+
+async def test_contexts_are_entered_and_left_at_the_same_time(autojump_clock: trio.testing.MockClock) -> None:
+    log: list[str] = []
+    start = trio.current_time()
+    async with open_all([opened(name, log) for name in "abc"]) as names:
+        assert names == ["a", "b", "c"]
+        assert trio.current_time() - start == 1
+    assert trio.current_time() - start == 2
+    assert sorted(log) == ["+a", "+b", "+c", "-a", "-b", "-c"]
+
+
+async def test_a_context_that_can_not_be_entered_ends_the_others(autojump_clock: trio.testing.MockClock) -> None:
+    log: list[str] = []
+    contexts = [opened("a", log), opened("b", log, 2, KeyError("b")), opened("c", log, 3)]
+    with pytest.raises(KeyError, match="b"):
+        async with open_all(contexts):
+            pytest.fail("the body runs")
+    assert log == ["+a", "-a"]
+
+
+async def test_contexts_are_left_after_a_cancelled_body(autojump_clock: trio.testing.MockClock) -> None:
+    log: list[str] = []
+    with trio.CancelScope() as scope:
+        async with open_all([opened("a", log)]):
+            scope.cancel()
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(10)
+                log.append("body")
+    assert log == ["+a", "body", "-a"]
+
+
+async def test_a_cancelled_opening_leaves_what_was_entered(autojump_clock: trio.testing.MockClock) -> None:
+    log: list[str] = []
+    with trio.move_on_after(2) as scope:
+        async with open_all([opened("a", log), opened("b", log, 60)]):
+            pytest.fail("the body runs")
+    assert scope.cancelled_caught
+    assert log == ["+a", "-a"]
+
+
+async def test_the_error_of_a_task_of_a_context_ends_the_body(autojump_clock: trio.testing.MockClock) -> None:
+    @asynccontextmanager
+    async def failing() -> AsyncIterator[None]:
+        async with open_background() as nursery:
+            nursery.start_soon(take, 5, KeyError("task"))
+            yield
+
+    with pytest.RaisesGroup(KeyError, flatten_subgroups=True):
+        async with open_all([failing()]):
+            await trio.sleep_forever()

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 
 import attrs
@@ -109,6 +110,25 @@ async def test_an_interface_is_notified_of_its_own_changes_only(kernel: Kernel) 
     assert this.missed == 1
 
 
+async def test_the_number_of_dumps_and_of_threads_is_constant_in_the_number_of_interfaces_and_their_changes(
+    kernel: Kernel,
+) -> None:
+    watch, watched = NamespaceWatch(kernel.near), [Recorder() for _ in range(20)]
+    for index in range(len(watched)):
+        kernel.link(2 + index, f"vnet{index}")
+    kernel.end_dump(watch)
+    threads = threading.active_count()
+    for index, each in enumerate(watched):
+        watch.add(2 + index, each)
+    for round_number in range(20):
+        for index in range(len(watched)):
+            kernel.link(2 + index, f"r{round_number}.{index}")
+            watch.read()
+    assert kernel.requests() == []
+    assert threading.active_count() == threads
+    assert {len(each.states) for each in watched} == {21}
+
+
 async def test_an_interface_that_went_while_messages_were_lost_is_missed_when_all_is_read(kernel: Kernel) -> None:
     watch, this = NamespaceWatch(kernel.near), Recorder()
     kernel.link(2, "vnet0")
@@ -121,25 +141,16 @@ async def test_an_interface_that_went_while_messages_were_lost_is_missed_when_al
     assert this.missed == 1
 
 
-async def test_only_silent_changes_that_matter_are_requested(
-    kernel: Kernel, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_only_silent_changes_that_matter_are_requested(kernel: Kernel) -> None:
     watch, this = NamespaceWatch(kernel.near), Recorder()
     kernel.link(2, "vnet0")
     kernel.end_dump(watch)
     watch.add(2, this)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch.reread)
-        await trio.sleep(10)
-        assert kernel.requests() == []
-        this.rereads = True
-        actual: list[tuple[int, int]] = []
-        while not actual:  # it is sent by a thread, which the clock knows nothing of
-            await trio.to_thread.run_sync(lambda: None)
-            await trio.sleep(1)
-            actual = kernel.requests()
-        assert set(actual) == {(Type.GET_LINK, 0)}
-        nursery.cancel_scope.cancel()
+    await watch.reread()
+    assert kernel.requests() == []
+    this.rereads = True
+    await watch.reread()
+    assert kernel.requests() == [(Type.GET_LINK, 0)]
 
 
 async def test_a_closed_watch_ends_its_tasks_and_reads_nothing(kernel: Kernel) -> None:
@@ -147,10 +158,10 @@ async def test_a_closed_watch_ends_its_tasks_and_reads_nothing(kernel: Kernel) -
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch.run)
-            nursery.start_soon(watch.reread)
             await trio.testing.wait_all_tasks_blocked()
             watch.close()
             watch.read()
+            await watch.reread()
 
 
 async def test_a_flood_of_messages_is_read_in_turns(kernel: Kernel) -> None:

@@ -85,7 +85,7 @@ async def test_a_renamed_interface_is_the_same_interface(netns: MakeNetns, kind:
         await start(this.port, mtu=1400)
         assert this.has("198.18.9.1"), "known as soon as it is started"
         assert "mtu 1400" in ip("-n", name, "link", "show", "eth2")
-        await becomes(lambda: this.port.running)
+        await becomes(lambda: this.port.liveness.live)
         await this.port.announce()
         ip("-n", name, "addr", "add", "2001:2::1/64", "nodad", "dev", "eth2")
         ip("-n", name, "addr", "del", "198.18.0.1/24", "dev", "eth2")
@@ -103,15 +103,15 @@ async def test_an_interface_is_followed_to_other_namespaces_which_are_left_alone
         ip("-n", name, "link", "set", "vnet0", "netns", box)
         ip("-n", box, "link", "set", "vnet0", "up")
         ip("-n", box, "addr", "add", "198.18.0.9/24", "dev", "vnet0")
-        await becomes(lambda: this.port.running and this.has("198.18.0.9"))
+        await becomes(lambda: this.port.liveness.live and this.has("198.18.0.9"))
         assert this.namespaces == 1
         await start(this.port, mtu=1300)
         assert "mtu 1300" in ip("-n", box, "link", "show", "vnet0")
         ip("-n", box, "link", "set", "vnet0", "down")
-        await becomes(lambda: not this.port.running)
+        await becomes(lambda: not this.port.liveness.live)
         ip("-n", box, "link", "set", "vnet0", "netns", name, "name", "eth9")
         ip("-n", name, "link", "set", "eth9", "up")
-        await becomes(lambda: this.port.running and this.port.ifname == "eth9" and not this.has("198.18.0.9"))
+        await becomes(lambda: this.port.liveness.live and this.port.ifname == "eth9" and not this.has("198.18.0.9"))
         assert this.namespaces == 1
         await start(this.port)
         assert this.lines == []
@@ -124,7 +124,7 @@ async def test_a_namespace_whose_name_was_deleted_is_still_the_interfaces(netns:
         remove_netns(name)
         await start(this.port, mtu=1400)
         await this.port.announce()
-        await becomes(lambda: this.port.running)
+        await becomes(lambda: this.port.liveness.live)
         assert this.lines == []
 
 
@@ -183,7 +183,7 @@ async def test_a_macvlan_elsewhere_makes_its_interface_promiscuous_without_a_mes
     async with followed("tap", name) as this, trio.open_nursery() as nursery:
         ip("-n", name, "link", "add", "mv0", "link", "vnet0", "type", "macvlan", "mode", "bridge")
         ip("-n", name, "link", "set", "mv0", "netns", box)
-        await becomes(lambda: this.port.running and not this.port.state.promisc)
+        await becomes(lambda: this.port.liveness.live and not this.port.state.promisc)
         nursery.start_soon(this.port.wait_state, this.port.state)
         ip("-n", box, "link", "set", "mv0", "up")
         await becomes(lambda: this.port.state.promisc)

@@ -228,11 +228,11 @@ async def test_a_port_is_running_once_the_kernel_sends_through_it(names: tuple[s
 
     async def becomes(running: bool) -> None:
         with trio.fail_after(60):
-            while port.running != running:  # noqa: ASYNC110  the kernel has no event for it
+            while port.liveness.live != running:  # noqa: ASYNC110  the kernel has no event for it
                 await trio.sleep(0.001)
 
     async with open_packet_port(config(kind, names[0], 1)) as port:
-        assert not port.running
+        assert not port.liveness.live
         await go(port)
         await becomes(True)
         for act, running in (("down", False), ("up", True)):
@@ -243,5 +243,5 @@ async def test_a_port_is_running_once_the_kernel_sends_through_it(names: tuple[s
         port.set_carrier(True)
         await becomes(True)
         port.stop()
-        assert not port.running
-    assert not port.running
+        assert not port.liveness.live
+    assert not port.liveness.live

@@ -7,6 +7,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 import attrs
 
+from drivers.contracts.liveness import Liveness
 from drivers.flow.figures import RequestFigures, Traffic
 from vnet.linux.poller import Poller
 from vnet.ports.packet.interface_watch import Watches
@@ -49,6 +50,9 @@ class End(Protocol):
     def live(self) -> bool:
         """Whether the end can carry data now."""
 
+    def watch(self, changed: Callable[[], object]) -> None:
+        """Call ``changed``, which neither waits nor raises, after each change of `live` from now on."""
+
     def figures(self, queue: int) -> Figures:
         """Return the figures of the queue with this index."""
 
@@ -84,8 +88,17 @@ class CountedEnd:
         return ()
 
     @property
+    def liveness(self) -> Liveness | None:
+        """Whether the end can carry data now; None for one that always can."""
+        return None
+
+    @property
     def live(self) -> bool:
-        return True
+        return self.liveness is None or self.liveness.live
+
+    def watch(self, changed: Callable[[], object]) -> None:
+        if self.liveness is not None:
+            self.liveness.watch(changed)
 
     def figures(self, queue: int) -> Figures:
         counts = self.counts()
@@ -103,14 +116,10 @@ class PlainEnd(CountedEnd, Generic[PlugT_co]):
     settings: PlugT_co
     traffic: Sequence[Traffic]
     """Counters of each queue, by queue index."""
-    ready: Callable[[], bool] = lambda: True
-    """Returns whether the end can carry data now."""
+    liveness: Liveness | None = None
+    """Whether the end can carry data now; None for one that always can."""
     about: Callable[[], Mapping[str, object]] = dict
     """Returns more facts for `vnet show`: names with scalars, lists or mappings."""
-
-    @property
-    def live(self) -> bool:
-        return self.ready()
 
     def counts(self) -> Sequence[tuple[str, Figures]]:
         return [(f"queue {index}", traffic_figures(traffic)) for index, traffic in enumerate(self.traffic)]

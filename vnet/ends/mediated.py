@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
@@ -30,6 +30,9 @@ class MediatorEnd:
     @property
     def live(self) -> bool:
         return self.settings.live
+
+    def watch(self, changed: Callable[[], object]) -> None:
+        self.settings.liveness.watch(changed)
 
     def figures(self, queue: int) -> Figures:
         """Return the figures of a queue. Even queues are receive queues, filled from the other side."""

@@ -66,6 +66,8 @@ IPV4_CONF = Path("/proc/sys/net/ipv4/conf")
 IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
 IF_INET6 = Path("/proc/thread-self/net/if_inet6")
 LOG = logging.getLogger(__name__)
+_DIRECTORY = threading.Lock()
+"""Held while the directory of names is made a mount, so that threads do not stack two mounts."""
 IPV6_MIN_MTU = 1280
 """Bytes; RFC 8200 section 5."""
 DISABLE_IPV6 = ("net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6")
@@ -253,7 +255,8 @@ def make(netns: str) -> None:
     set_up_interface("lo")
     path = NETNS_DIR / netns
     try:
-        _share_netns_dir()
+        with _DIRECTORY:
+            _share_netns_dir()
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
         try:
             mount(Path("/proc/thread-self/ns/net"), path, flags=MS_BIND)

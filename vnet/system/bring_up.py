@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import trio
@@ -13,13 +14,12 @@ from drivers.bus.vhost import VhostBus, VhostDevice
 from drivers.bus.virtio import VirtioBus
 from drivers.errors import ProbeError
 from vnet.ends import DEVICE_TYPES
+from vnet.linux.background import gather
 
-__all__ = ["POLL_INTERVAL", "UP_TIMEOUT", "bring_up", "reason_of", "register_device_types", "register_drivers"]
+__all__ = ["UP_TIMEOUT", "bring_up", "reason_of", "register_device_types", "register_drivers"]
 
 UP_TIMEOUT = 30.0
 """Seconds that a device may take to come up."""
-POLL_INTERVAL = 0.002
-"""Seconds between two checks whether devices are up or have failed."""
 
 
 def register_drivers(bus: VirtioBus, settings: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ def register_device_types(bus: VhostBus, plugs: Mapping[VhostDevice, Any]) -> No
 
 
 async def bring_up(backs: Iterable[tuple[VhostBus, VhostBack]]) -> None:
-    """Register the devices of back halves on their buses, and show each to the other side when it has its features.
+    """Register the devices of back halves on their buses, and show all to the other side when they have features.
 
     Raises ProbeError at once if one of the devices failed, which is final, or if a device has no features after
     `UP_TIMEOUT`.
@@ -43,20 +43,19 @@ async def bring_up(backs: Iterable[tuple[VhostBus, VhostBack]]) -> None:
     backs = list(backs)
     for bus, back in backs:
         bus.register_device(back.device)
-    for bus, back in backs:
-        with trio.move_on_after(UP_TIMEOUT) as scope:
-            while not back.device.ready.is_set():
-                for owner, other in backs:
-                    if owner.binding(other.device).state is BindState.FAILED:
-                        raise _failure(owner, other)
-                await trio.sleep(POLL_INTERVAL)
-        if scope.cancelled_caught:
-            raise _failure(bus, back)
+    await gather([partial(_wait_offered, bus, back.device) for bus, back in backs])
+    for _, back in backs:  # in order, so that equal systems are equal
         back.bind()
 
 
-def _failure(bus: VhostBus, back: VhostBack) -> ProbeError:
-    return ProbeError(f"{back.device.name}: {reason_of((bus.binding(back.device).error, *back.device.failures))}")
+async def _wait_offered(bus: VhostBus, device: VhostDevice) -> None:
+    """Wait until a device type has offered features of the device. Raises ProbeError."""
+    binding = bus.binding(device)
+    with trio.move_on_after(UP_TIMEOUT):
+        while not device.ready.is_set() and binding.state is not BindState.FAILED:
+            await binding.wait_moved()
+    if not device.ready.is_set():
+        raise ProbeError(f"{device.name}: {reason_of((binding.error, *device.failures))}")
 
 
 def reason_of(errors: Iterable[str]) -> str:

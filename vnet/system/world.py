@@ -12,7 +12,6 @@ import trio
 from drivers.carriers.options import TransportOptions
 from drivers.carriers.vhost_user import OwnConfig
 from drivers.contracts.events import Reporter, Source
-from drivers.errors import ProbeError
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.base import End, OpenContext
 from vnet.ends.foreign import ForeignEnd
@@ -22,22 +21,24 @@ from vnet.host.host import Host
 from vnet.link.base import Link
 from vnet.link.faulty import FaultyLink
 from vnet.link.timed import TimedLink
-from vnet.linux.background import open_background
+from vnet.linux.background import open_all, open_background
 from vnet.linux.collector import ignore_existing
 from vnet.linux.ipc import LocalIpc
+from vnet.linux.netns import open_netns
 from vnet.linux.poller import Poller
 from vnet.pcie.ntb import NtbFunction
 from vnet.pcie.rc import RootComplex
 from vnet.ports.packet.interface_watch import Watches, open_watches
 from vnet.ports.packet.memory import MemoryPort
 from vnet.spec import MIB, DeviceSpec, PeerSpec, RemoteEnd
-from vnet.system.bring_up import POLL_INTERVAL, UP_TIMEOUT, bring_up, register_device_types, register_drivers
+from vnet.system.bring_up import UP_TIMEOUT, bring_up, register_device_types, register_drivers
 from vnet.system.data_path import DataPath
 from vnet.system.device import Device
 from vnet.system.events import EventHub
 from vnet.system.links import LinkRegisters, build_link
 from vnet.system.log import log_events, log_line
 from vnet.system.losses import LossWatch
+from vnet.system.readiness import Readiness
 from vnet.system.rechecks import Rechecks
 from vnet.system.remote import Remote, RemoteRoot, RemoteServers
 from vnet.system.ring_looks import RingLooks
@@ -80,6 +81,7 @@ class World:
         self.watches: Watches | None = None
         """Watches of the interfaces of all ports."""
         self.ipc = LocalIpc(self.poller)
+        self.readiness = Readiness(self.events, self.devices)
 
     def netns(self, host: str) -> str:
         """Return the namespace of a host's ports that name no other."""
@@ -104,18 +106,11 @@ class World:
     async def wait_up(self, timeout: float = UP_TIMEOUT) -> None:
         """Return when every device is up whose driver is in this process.
 
-        Raises ProbeError if a device failed, or if no further device came up for ``timeout`` seconds.
+        A device has ``timeout`` seconds from the start of its own bring-up.
+
+        Raises ProbeError if a device failed, or is not up in time.
         """
-        fewest = len(self.devices) + 1
-        with trio.move_on_after(timeout) as scope:
-            while down := [device for device in self.devices.values() if not device.up and not device.waits]:
-                for device in (device for device in down if device.failed):
-                    raise ProbeError(f"{device.name}: {device.trouble()}")
-                if len(down) < fewest:
-                    fewest, scope.deadline = len(down), trio.current_time() + timeout
-                await trio.sleep(POLL_INTERVAL)
-            return
-        raise ProbeError(f"{down[0].name} is not up after {timeout:g} s: {down[0].trouble()}")
+        await self.readiness.wait_up(timeout)
 
 
 @asynccontextmanager
@@ -137,16 +132,16 @@ async def open_world(
         log = logged.enter_context(log_events(world.events))
         stack.callback(world.poller.close)
         world.watches = await stack.enter_async_context(open_watches(Reporter(world.events, Source())))
-        opened = []
-        for index, (device_name, spec) in enumerate(topology.devices.items()):
-            hosts = topology.ends(spec)
-            context = OpenContext(name, device_name, index, spec, hosts, world.poller, world.watches)
-            ends = await stack.enter_async_context(_open_ends(context))
-            opened.append((context, ends))
+        await stack.enter_async_context(open_all([open_netns(netns) for netns in topology.own_netns(name)]))
+        contexts = [
+            OpenContext[Any](name, device, index, spec, topology.ends(spec), world.poller, world.watches)
+            for index, (device, spec) in enumerate(topology.devices.items())
+        ]
+        opened = await stack.enter_async_context(open_all([_open_ends(context) for context in contexts]))
         _add_hosts(world, stack)
         _add_links(world, stack, report)
         _add_ntbs(world)
-        for context, ends in opened:
+        for context, ends in zip(contexts, opened, strict=True):
             _add_device(world, context, ends)
         nursery = await stack.enter_async_context(open_background())
         losses = LossWatch(world.events, world.devices)
@@ -258,6 +253,8 @@ async def _start(world: World, nursery: trio.Nursery) -> None:
     """Start the hosts, then the devices, then the links: a device must have its features before a driver sees it."""
     nursery.start_soon(world.poller.run)
     devices = world.devices.values()
+    for device in devices:
+        world.readiness.follow(device)
     halves = [(device.device_host.vhost, device.back) for device in devices if device.back is not None]
     plugs = {device.vhost: device.device_end.settings for device in devices if device.back is not None}
     for host in world.hosts.values():

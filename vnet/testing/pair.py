@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import attrs
 import trio
+import trio.testing
 
 from drivers.bus.back import VhostBack
 from drivers.bus.model import Bus
@@ -154,11 +155,13 @@ class Pair(ABC):
         """Unbind the driver and bind it again: a plain reset, and everything from step 1 on."""
         await self.rc.virtio.rebind(self.virtio)
         await self.world.wait_up()
+        await trio.testing.wait_all_tasks_blocked()
 
 
 @asynccontextmanager
 async def open_up(topology: Topology, make: Callable[[World], PairT]) -> AsyncIterator[PairT]:
-    """Bring a topology up during the context; return the pair made of it."""
+    """Bring a topology up during the context; return the pair made of it, once its tasks wait for something to do."""
     async with open_world(topology, "test") as world:
         await world.wait_up()
+        await trio.testing.wait_all_tasks_blocked()
         yield make(world)

@@ -23,6 +23,7 @@ from typing import Protocol
 import attrs
 import trio
 
+from drivers.contracts.liveness import Liveness
 from drivers.devices.rpmsg.directory import MAX_ENDPOINTS, Directory, Receiver
 from drivers.devices.rpmsg.endpoint import INBOX, Endpoint, EndpointStatistics
 from drivers.devices.rpmsg.layout import (
@@ -91,6 +92,8 @@ class RpmsgBus:
         self.interactive = True
         """Whether a message was received, or the outbox was empty, since the last message sent in place."""
         self.max_payload = DEFAULT_BUFFER - HEADER_SIZE
+        self.liveness = Liveness()
+        """Whether the device runs."""
         self._wire: Wire | None = None
         self._credit = 0  # number of messages that `put` may accept without asking the wire
         self._table: dict[int, Receiver] = {}
@@ -218,6 +221,7 @@ class RpmsgBus:
         self._table.update(self._directory.start(features))
         self._directory.introduce_all()
         self._senders.unpark_all()
+        self.liveness.set(True)
 
     def stop(self) -> None:
         """Forget the device. Does nothing if the bus is offline."""
@@ -230,6 +234,7 @@ class RpmsgBus:
         self.outbox.clear()
         for addr in self._directory.stop():
             self._table.pop(addr, None)
+        self.liveness.set(False)
 
     def make_room(self) -> None:
         """Wake as many waiting senders as there is room for."""

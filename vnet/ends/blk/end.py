@@ -8,6 +8,7 @@ from pathlib import Path
 
 import attrs
 
+from drivers.contracts.liveness import Liveness
 from drivers.devices.blk import BlkPlug, BlkSettings, Disk
 from vnet.ends.base import CountedEnd, Figures, OpenContext, request_counts
 from vnet.ends.blk.spec import BlkSpec, DiskSpec, DiskStoreSpec, nbd_uri
@@ -35,8 +36,8 @@ class DiskEnd(CountedEnd):
         return self.settings.disk
 
     @property
-    def live(self) -> bool:
-        return self.disk.online
+    def liveness(self) -> Liveness:
+        return self.disk.liveness
 
     def counts(self) -> list[tuple[str, Figures]]:
         return request_counts(self.disk.figures)

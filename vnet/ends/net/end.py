@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_interface
 
@@ -52,7 +52,10 @@ class NetEnd:
 
     @property
     def live(self) -> bool:
-        return self.port.running
+        return self.settings.liveness.live
+
+    def watch(self, changed: Callable[[], object]) -> None:
+        self.settings.liveness.watch(changed)
 
     def figures(self, queue: int) -> Figures:
         """Return the figures of a queue: receiveqs are even, transmitqs odd (VIRTIO 1.4 section 5.1.2)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -54,7 +54,10 @@ class RpmsgEnd:
 
     @property
     def live(self) -> bool:
-        return self.bus.online
+        return self.bus.liveness.live
+
+    def watch(self, changed: Callable[[], object]) -> None:
+        self.bus.liveness.watch(changed)
 
     def figures(self, queue: int) -> Figures:
         """Return the figures of a queue: 0 is the driver's receiveq, 1 its transmitq."""

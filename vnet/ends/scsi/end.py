@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
 
+from drivers.contracts.liveness import Liveness
 from drivers.devices.scsi import Initiator, LogicalUnit, Lun, ScsiDomain, ScsiPlug, ScsiSettings, UnitIdentity
 from drivers.flow.figures import RequestFigures, Traffic
 from vnet.ends.base import CountedEnd, Figures, OpenContext, request_counts, request_figures, traffic_figures
@@ -35,8 +36,8 @@ class InitiatorEnd(CountedEnd):
         return self.settings.initiator
 
     @property
-    def live(self) -> bool:
-        return self.initiator.online
+    def liveness(self) -> Liveness:
+        return self.initiator.liveness
 
     def counts(self) -> list[tuple[str, Figures]]:
         own = self.initiator

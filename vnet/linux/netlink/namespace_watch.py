@@ -15,7 +15,7 @@ import trio
 from vnet.linux.netlink.link_table import InterfaceState, LinkTable
 from vnet.linux.netlink.rtnetlink import GROUPS, link_request, messages
 
-__all__ = ["NamespaceWatch", "open_socket"]
+__all__ = ["REREAD_SECONDS", "NamespaceWatch", "open_socket"]
 
 NETLINK_ROUTE = 0
 DATAGRAM = 65536
@@ -62,16 +62,14 @@ class NamespaceWatch:
             self.read(DATAGRAMS_PER_TURN)
 
     async def reread(self) -> None:
-        """Poll for changes that the kernel makes without a message, and repeat failed requests, until closed."""
-        while self.socket.fileno() >= 0:
-            await trio.sleep(REREAD_SECONDS)
-            self._send()
-            requests = b"".join(link_request(i) for i, interface in self.interfaces.items() if interface.rereads)
-            try:
-                if requests:
-                    await trio.to_thread.run_sync(self.socket.send, requests)  # may block in the kernel
-            except OSError:
-                pass  # the socket was closed, or the kernel lacks memory: the next round tries again
+        """Ask for changes that the kernel makes without a message, and repeat failed requests."""
+        self._send()
+        requests = b"".join(link_request(i) for i, interface in self.interfaces.items() if interface.rereads)
+        try:
+            if requests:
+                await trio.to_thread.run_sync(self.socket.send, requests)  # may block in the kernel
+        except OSError:
+            pass  # the socket was closed, or the kernel lacks memory: the next round tries again
 
     async def wait_read(self) -> None:
         """Wait for the first complete dump of the namespace."""

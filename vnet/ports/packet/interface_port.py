@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from drivers.contracts.liveness import Liveness
 from drivers.contracts.ports import PortState
 from drivers.errors import PortGone
 from vnet.linux.netlink.link_table import InterfaceState
@@ -37,6 +38,8 @@ class InterfacePort(CountingPort):
         """The interface's IP addresses of 4 or 16 bytes, including link-local ones."""
         self.networks: tuple[tuple[bytes, int], ...] = ()
         """Networks of these addresses: an address in the network, and its prefix length."""
+        self.liveness = Liveness()
+        """Whether the port is started, and the kernel sends through the interface."""
         self.lost = ""
         """Reason why the interface can't be used any more; empty if it can."""
         self._interface: Interface | None = None
@@ -46,16 +49,16 @@ class InterfacePort(CountingPort):
         """Keep `state` and `addresses` up to date until `close`; ``netns`` is the interface's. Raises OSError."""
         self._interface = await watches.follow(self._fd, self, netns)
 
-    @property
-    def interface_running(self) -> bool:
-        """Whether the kernel sends through the interface; True if the interface is not followed."""
-        return self._interface is None or self._interface.running
+    def _update_liveness(self) -> None:
+        """Set `liveness` after a change of the port or of the interface, which counts as running if not followed."""
+        self.liveness.set(self.live and (self._interface is None or self._interface.running))
 
     def interface_changed(self, state: InterfaceState) -> None:
         self.ifname = state.name
         if (state.addresses, state.networks) != (self.addresses, self.networks):
             self.addresses, self.networks = state.addresses, state.networks
             self._addresses_changed()
+        self._update_liveness()
         self._set_state(PortState(state.mac, state.promisc, state.allmulti, state.vlans))
 
     def interface_gone(self, why: str) -> None:
@@ -124,6 +127,11 @@ class InterfacePort(CountingPort):
         return PortGone(self.lost or f"{self.ifname} {condition}: {error.strerror}")
 
     # For subclasses
+
+    @property
+    def live(self) -> bool:
+        """Whether the port is started."""
+        raise NotImplementedError
 
     def _addresses_changed(self) -> None:
         """Handle a change of `addresses` or `networks`."""

@@ -20,7 +20,7 @@ from drivers.contracts.events import SILENT, PortLost, Reporter
 from vnet.linux.background import open_background
 from vnet.linux.ethtool import set_link_mode
 from vnet.linux.netlink.link_table import InterfaceState
-from vnet.linux.netlink.namespace_watch import NamespaceWatch, open_socket
+from vnet.linux.netlink.namespace_watch import REREAD_SECONDS, NamespaceWatch, open_socket
 from vnet.linux.netns import run_in_namespace
 
 __all__ = ["Follower", "Interface", "Watches", "open_watches"]
@@ -115,7 +115,7 @@ class Interface:
         """Search for the interface after it left its namespace by a move or deletion."""
         self._leave()
         if self.state is not None:
-            self.state = attrs.evolve(self.state, running=False)
+            self.update(attrs.evolve(self.state, running=False))
         self._watches.find(self)
 
     def lose(self) -> None:
@@ -190,6 +190,13 @@ class Watches:
         finally:
             self.close_unused()
 
+    async def reread(self) -> None:
+        """Poll all namespaces for changes that the kernel makes without a message, until cancelled."""
+        while True:
+            await trio.sleep(REREAD_SECONDS)
+            for watch in tuple(self._by_namespace.values()):
+                await watch.reread()
+
     async def _watch(self, interface: Interface) -> NamespaceWatch:
         """Return the watch of the interface's namespace, opened if necessary. Raises OSError."""
         fd = interface.namespace()
@@ -200,7 +207,6 @@ class Watches:
                 netlink = await trio.to_thread.run_sync(run_in_namespace, fd, open_socket)
                 watch = self._by_namespace[key] = NamespaceWatch(netlink)
                 self._nursery.start_soon(watch.run)
-                self._nursery.start_soon(watch.reread)
             return self._by_namespace[key]
         finally:
             os.close(fd)
@@ -227,6 +233,7 @@ async def open_watches(reporter: Reporter = SILENT) -> AsyncIterator[Watches]:
     """Open watches for the time of the context; ``reporter`` emits an event for each deleted interface."""
     async with open_background() as nursery:
         watches = Watches(nursery, reporter)
+        nursery.start_soon(watches.reread)
         try:
             yield watches
         finally:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import attrs
 import trio
 
+from drivers.contracts.liveness import Liveness
 from drivers.contracts.ports import ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, Offloads, PacketQueue, PortState
 from drivers.devices.net.vlan import TAGS_ROOM, frame_limit
 from drivers.errors import PortGone
@@ -71,7 +72,7 @@ class MemoryPort(CountingPort):
         self.mac: bytes | None = None
         self.offloads = NO_OFFLOADS
         self.mtu: int | None = None
-        self.live = False
+        self.liveness = Liveness()
         self.carrier = False
         self.speed: int | None = None
         self.full_duplex: bool | None = None
@@ -145,8 +146,8 @@ class MemoryPort(CountingPort):
     # The device's side
 
     @property
-    def running(self) -> bool:
-        return self.live
+    def live(self) -> bool:
+        return self.liveness.live
 
     @property
     def lost(self) -> str:
@@ -159,11 +160,11 @@ class MemoryPort(CountingPort):
         self._gso_types = agreed_gso_types(offloads)
         self.mac = self.mac if mac is None else mac
         self.mtu = self.mtu if mtu is None else mtu
-        self.live = True
+        self.liveness.set(True)
         self._wake()
 
     def stop(self) -> None:
-        self.live = False
+        self.liveness.set(False)
         self.carrier = False
 
     def set_carrier(self, up: bool) -> None:
@@ -212,7 +213,7 @@ class MemoryPort(CountingPort):
         """`recv_into` of one queue."""
         self._check()
         frames = self._rx_queues[index]
-        while self.live and frames:
+        while self.liveness.live and frames:
             frame = frames.popleft()
             if not uses_agreed_offloads(frame, self._gso_types):
                 self.drop("offload")
@@ -236,7 +237,7 @@ class MemoryPort(CountingPort):
     def pending_on(self, index: int) -> bool:
         """`pending` of one queue."""
         self._check()
-        return self.live and bool(self._rx_queues[index])
+        return self.liveness.live and bool(self._rx_queues[index])
 
     def send(self, head: bytes, rest: Sequence[memoryview], /) -> bool:
         return self.send_on(0, head, rest)
@@ -264,7 +265,7 @@ class MemoryPort(CountingPort):
         """`wait_readable` of one queue."""
         await trio.lowlevel.checkpoint()
         self._check()
-        while not (self.live and self._rx_queues[index]):
+        while not (self.liveness.live and self._rx_queues[index]):
             await self._waiters.park()
             self._check()
 

@@ -129,10 +129,6 @@ class TunTapPort(NativePort):
     def live(self) -> bool:
         return self._live
 
-    @property
-    def running(self) -> bool:
-        return self._live and self.interface_running
-
     async def start(self, *, mac: bytes | None, offloads: Offloads, mtu: int | None) -> None:
         """Implement `PacketPort.start`. `set_carrier` turns the carrier on. Raises PortGone."""
         await trio.lowlevel.checkpoint()
@@ -146,6 +142,7 @@ class TunTapPort(NativePort):
             self.set_mac(mac)
         for queue in self.queues[: self._attached]:
             queue._begin()
+        self._update_liveness()
 
     def _begin(self) -> None:
         """Set this queue live."""
@@ -164,6 +161,7 @@ class TunTapPort(NativePort):
     def stop(self) -> None:
         for queue in self.queues:
             queue._end()
+        self._update_liveness()
         self.drop("stopped", len(self._outbox))
         self._outbox.clear()
         self.set_carrier(False)

@@ -10,6 +10,7 @@ import trio
 from drivers.bus.plug import Plug
 from drivers.bus.vhost import OfferedQueue, VhostBound, VhostDevice
 from drivers.carriers.vhost_user import FrontEndNet
+from drivers.contracts.liveness import Liveness
 from drivers.contracts.ports import ALL_OFFLOADS, ETH_HLEN, HEADER_SIZE, NO_OFFLOADS, PacketPort
 from drivers.devices.net.device.control import VhostNetControlFlow
 from drivers.devices.net.device.flows import VhostNetFromDriver, VhostNetToDriver
@@ -73,6 +74,11 @@ class NetPlug(Plug["BoundVhostNet"]):
     link_up: bool = True
     """Whether the network is connected; if not, all frames are dropped."""
     figures: NetFigures = attrs.field(factory=NetFigures)
+
+    @property
+    def liveness(self) -> Liveness:
+        """Whether frames cross the port."""
+        return self.port.liveness
 
     def join(self, device: VhostDevice) -> BoundVhostNet:
         """Return ``device`` bound to the port."""

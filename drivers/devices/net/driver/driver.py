@@ -10,6 +10,7 @@ import trio
 
 from drivers.bus.plug import Plug
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioBound, VirtioDevice
+from drivers.contracts.liveness import Liveness
 from drivers.contracts.ports import ALL_OFFLOADS, PacketPort
 from drivers.devices.net.driver.control import VirtioNetControlQueue, control_memory
 from drivers.devices.net.driver.flows import FrameBuffers, VirtioNetReceive, VirtioNetTransmit
@@ -83,6 +84,15 @@ class NetSettings(Plug["BoundVirtioNet"]):
     """Speed that the device reports, in Mbit/s; None if unknown."""
     duplex: Duplex = attrs.field(init=False, default=Duplex.UNKNOWN)
     figures: NetFigures = attrs.field(factory=NetFigures)
+    liveness: Liveness = attrs.field(init=False, factory=Liveness)
+    """Whether frames cross: the port is live, and the device has the settings of the port and of its user."""
+
+    def __attrs_post_init__(self) -> None:
+        self.port.liveness.watch(self.update_liveness)
+
+    def update_liveness(self) -> None:
+        """Set `liveness` after a change of the port or of the bound driver."""
+        self.liveness.set(self.port.liveness.live and self.bound is not None and self.bound.configured)
 
     async def change(self, request: NetRequest) -> None:
         """Change the device's settings, also for the time after resets.
@@ -113,6 +123,8 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         """Set when the device asks for an announcement."""
         self.station: Station | None = None
         """Settings of the device while it runs."""
+        self.configured = False
+        """Whether the device has had all settings since DRIVER_OK."""
 
     # QueuePairs
 
@@ -245,6 +257,7 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
             settings.detach()
             self._nursery = self.station = None
             port.stop()
+            settings.update_liveness()
 
     async def _report_errors(self, step: Callable[[], Awaitable[None]]) -> None:
         """Run ``step``, and report its error as one of the device."""
@@ -262,6 +275,8 @@ class BoundVirtioNet(VirtioBound[NetSettings]):
         while True:
             state = port.state
             await station.follow()
+            self.configured = True
+            self.settings.update_liveness()
             await port.wait_state(state)
 
     async def config_changed(self) -> None:
