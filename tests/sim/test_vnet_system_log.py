@@ -36,6 +36,7 @@ from vnet.spec import FaultSpec, LinkSpec
 from vnet.system.events import EventHub
 from vnet.system.limited import AGAIN, LINES, PER, TEXT_MAX
 from vnet.system.log import ENTRIES, TOPICS, log_events
+from vnet.system.losses import INTERVAL
 from vnet.testing import FRAME, NetPair, Options, open_pair, until
 from vnet.testing.pair import ENDPOINT, ROOT
 
@@ -132,7 +133,7 @@ async def test_faults_and_the_notifications_that_they_lose_are_reported(caplog: 
     async with open_pair(Options(link=link)) as pair:
         with taken_from(pair) as taken:
             pair.driver_port.inject(FRAME)
-            await until(lambda: bool(taken.of(NotificationsRescued)))
+            await until(lambda: bool(taken.of(NotificationsRescued)), INTERVAL + 1)
     assert {(event.request, event.fault) for event in taken.of(FaultInjected)} == {("doorbell", "lost")}
     [*_, rescued] = taken.of(NotificationsRescued)
     assert (rescued.source.side, rescued.source.queue) == ("device", "transmitq1")
@@ -146,7 +147,7 @@ async def test_a_new_cause_of_drops_is_reported_once_a_second(caplog: pytest.Log
             for _ in range(3):
                 pair.driver_port.drop("oversized")
             pair.device_port.drop("oversized")
-            await until(lambda: bool(taken.of(PacketsDropped)))
+            await until(lambda: bool(taken.of(PacketsDropped)), INTERVAL + 1)
     drop, other = taken.of(PacketsDropped)
     assert (drop.source.side, drop.place, drop.cause, drop.count) == ("driver", "port", "oversized", 3)
     assert (drop.source.host, other.source.host) == pair.device.hosts, "as the events of all other topics name them"

@@ -10,7 +10,7 @@ import trio
 from drivers.contracts.events import Event, Events, NotificationsRescued, PacketsDropped, Source
 from vnet.system.device import Device
 
-__all__ = ["DropCount", "LossWatch", "drop_counts"]
+__all__ = ["INTERVAL", "DropCount", "LossWatch", "drop_counts"]
 
 NO_LOSS = frozenset({"stale", "stopped"})
 """Causes of port drops that are not lost traffic: frames from before the interface's start, or after its stop, as on
@@ -45,11 +45,13 @@ def drop_counts(device: Device) -> Iterator[DropCount]:
 
 
 def _rescues(device: Device) -> Iterator[tuple[Source, int]]:
-    """Yield the number of lost notifications of each queue on each side."""
+    """Yield the number of lost notifications of each queue on each side, if there were any."""
     for queue in device.driver_queues:
-        yield device.source("driver", queue.name), queue.signal.rescues
+        if queue.signal.rescues:
+            yield device.source("driver", queue.name), queue.signal.rescues
     for own in device.device_queues:
-        yield device.source("device", own.name), own.signal.rescues
+        if own.signal.rescues:
+            yield device.source("device", own.name), own.signal.rescues
 
 
 class LossWatch:
