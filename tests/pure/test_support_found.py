@@ -40,7 +40,7 @@ WITHOUT = {
     "vnet/nbd": "handshake transmission",
     "vnet/ports/packet": "base",
     "vnet/ports/rpmsg": "pty",
-    "vnet/system": "qemu world",
+    "vnet/system": "qemu",
     "vnet/topology": "reference",
 }
 """Per folder: long modules that are tested under another name, or through others. Take names off; add none."""

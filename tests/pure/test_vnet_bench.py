@@ -222,7 +222,7 @@ def test_only_suites_with_the_requested_kinds_run() -> None:
     assert SUITES["net"].duration(attrs.evolve(options, contestants=("pci",))) == 0
     assert set(SUITES) == set(SHOW)
     messages = {name: suite.messages(options) for name, suite in SUITES.items()}
-    assert messages == {"net": 8, "carriers": 4, "processes": 8, "guest": 4, "disk": 6, "rpmsg": 2}
+    assert messages == {"net": 8, "carriers": 4, "processes": 8, "guest": 4, "disk": 6, "rpmsg": 2, "links": 10}
 
 
 def test_every_transport_and_mode_is_compared_with_pci() -> None:

@@ -313,7 +313,7 @@ async def test_a_reset_during_a_command_is_an_error_for_its_caller() -> None:
                         await pair.settings.change(NetRequest(mac=OTHER))
 
                 await trio.testing.wait_all_tasks_blocked()
-                await pair.reset()
+                await pair.rc.virtio.rebind(pair.virtio)
         await pair.world.wait_up()
 
 

@@ -144,7 +144,7 @@ async def test_a_topology_that_asks_for_flaps_gets_traffic_between_them() -> Non
     async with open_pair(Options(link=LinkSpec("rc", "ep", faults=faults))) as pair:
         for flaps in range(1, 4):
             await pair.transfer()
-            await trio.sleep(0.5)
+            await trio.sleep(0.51)
             await pair.world.wait_up()
             assert pair.link.statistics().faults == {"link down": flaps}
             assert pair.link.epoch == 1 + flaps

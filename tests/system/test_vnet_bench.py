@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from support.machine import NETNS, RequireTool, unavailable
 from vnet.bench import disk, guest
 from vnet.bench.figures import FIGURES, QueueFigures, Results
+from vnet.bench.links import LinksFigures, LinksResults
 from vnet.bench.measure import WORKLOADS
 from vnet.bench.suites import CARRIERS, NET, SUITES, WITH_GUEST, traffic
 from vnet.cli import bench
@@ -168,3 +169,19 @@ def test_a_disk_is_measured_beside_nbdkit(require_tool: RequireTool, tmp_path: P
             assert result["median"] > 0
             assert result["ratio"] > 0
     assert "nbdcopy, sequential read, MB/s" in done.output
+
+
+@pytest.mark.timeout(600)
+def test_many_links_are_measured_beside_few(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    args = ["--suite", "links", "--links", "1,3", "--rounds", "1", "--seconds", "1", "--json", str(file)]
+    done = CliRunner().invoke(bench.command, args)
+    assert done.exit_code == 0, done.output
+    results = json.loads(file.read_text())["links"]
+    assert set(results) == names(LinksResults)
+    assert set(results["counts"]) == {"1", "3"}
+    for result in results["counts"].values():
+        assert set(result["median"]) == names(LinksFigures)
+        assert all(result["median"][figure] > 0 for figure in ("start", "memory", "ping", "cpu_per_packet"))
+        assert result["cpu_per_packet_ratio"] > 0
+    assert "CPU us/packet" in done.output

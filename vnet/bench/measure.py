@@ -19,7 +19,7 @@ from vnet.errors import TrafficError
 from vnet.linux.netns import in_netns
 from vnet.traffic.kernel import iperf3, iperf3_server, run
 
-__all__ = ["WORKLOADS", "Kind", "Workload", "rotated", "run_benchmark"]
+__all__ = ["PINGS", "WORKLOADS", "Kind", "Workload", "ping_times", "rotated", "run_benchmark"]
 
 Kind = Literal["tcp", "udp", "ping"]
 T = TypeVar("T")
@@ -175,11 +175,16 @@ async def throughput(
 async def round_trips(setup: Setup, count: int) -> list[float]:
     """Milliseconds of each ping that came back. Raises TrafficError when none did."""
     client, target = setup.client
+    return await ping_times(client, target, count)
+
+
+async def ping_times(netns: str, target: str, count: int) -> list[float]:
+    """Milliseconds of each ping from a namespace that came back. Raises TrafficError when none did."""
     argv = ["ping", "-n", "-c", str(count), "-i", str(PING_INTERVAL), "-W", "1", target]
-    done = await run(client, argv, PING_TIMEOUT)
+    done = await run(netns, argv, PING_TIMEOUT)
     times = [float(text) for text in re.findall(rb"time=([\d.]+) ms", done.stdout)]
     if not times:
-        raise TrafficError(f"no ping came back from {setup.name}")
+        raise TrafficError(f"no ping came back from {target}")
     return times
 
 

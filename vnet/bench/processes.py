@@ -24,6 +24,7 @@ __all__ = [
     "parse_cpu_ticks",
     "parse_peak_memory",
     "peak_memory",
+    "resident_memory",
     "this_machine",
 ]
 
@@ -54,6 +55,12 @@ def cpu_seconds(pid: int) -> float:
 def peak_memory(pid: int) -> int | None:
     """Return peak resident bytes; None for a zombie. Raises OSError if the process is gone."""
     return parse_peak_memory((PROC / str(pid) / "status").read_text())
+
+
+def resident_memory(pid: int) -> int:
+    """Return resident bytes. Raises OSError if the process is gone."""
+    pages = (PROC / str(pid) / "statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def this_machine() -> Machine:

@@ -11,6 +11,7 @@ import attrs
 from vnet.bench import guest
 from vnet.bench.disk import TOOLS, run_disk_benchmark
 from vnet.bench.disk import WORKLOADS as DISK_WORKLOADS
+from vnet.bench.links import COUNTS, run_links_benchmark
 from vnet.bench.measure import WORKLOADS, Workload, run_benchmark
 from vnet.bench.rpmsg import run_rpmsg_benchmark
 from vnet.bench.setups import APART, BARE, BARE_APART, GUEST, LINKED, WAYS
@@ -34,6 +35,8 @@ OVERHEAD = 0.7
 """Seconds a run takes besides its length: programs start and end."""
 BOOT = 30.0
 """Seconds until a guest is up."""
+LINKS_BASE, LINK = 3.0, 0.05
+"""Seconds until a process is up, pinged and down, and those that each of its links adds."""
 MESSAGES = 20_000
 """rpmsg messages one way for each second of a run."""
 
@@ -52,6 +55,8 @@ class BenchOptions:
     """Bytes of a disk."""
     congestion: str | None
     """TCP's congestion control; None for the machine's."""
+    links: tuple[int, ...] = COUNTS
+    """Numbers of links."""
 
 
 class Outcome(Protocol):
@@ -151,6 +156,10 @@ async def _run_rpmsg(options: BenchOptions, progress: Callable[[str], None]) -> 
     )
 
 
+async def _run_links(options: BenchOptions, progress: Callable[[str], None]) -> Outcome:
+    return await run_links_benchmark(options.links, rounds=options.rounds, seconds=options.seconds, progress=progress)
+
+
 NET = Comparison(("tun", "tap", BARE, "veth"), BARE, WORKLOADS)
 CARRIERS = Comparison(
     tuple(WAYS),
@@ -187,5 +196,12 @@ SUITES: Mapping[str, Suite] = {
         lambda options: options.rounds * len(WAYS) * options.seconds / 2,
         lambda options: options.rounds,
         _run_rpmsg,
+    ),
+    "links": Suite(
+        _check_traffic,
+        lambda options: options.rounds * sum(2 * options.seconds + LINKS_BASE + LINK * n for n in options.links),
+        lambda options: options.rounds * len(options.links),
+        _run_links,
+        by_default=False,
     ),
 }

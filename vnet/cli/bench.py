@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
+from vnet.bench.links import COUNTS, LINKS_MAX
 from vnet.bench.measure import WORKLOADS
 from vnet.bench.setups import CONTESTANTS
 from vnet.bench.suites import SUITES, BenchOptions
-from vnet.cli.bench_tables import disk_table, rpmsg_table, tables
+from vnet.cli.bench_tables import disk_table, links_table, rpmsg_table, tables
 from vnet.cli.common import errors_in_one_line
 from vnet.cli.logs import log_options
 from vnet.cli.output import json_option, open_json
@@ -30,6 +31,7 @@ SHOW: Mapping[str, Callable[[Any], str]] = {
     "guest": partial(tables, batches=False),
     "disk": disk_table,
     "rpmsg": rpmsg_table,
+    "links": links_table,
 }
 """How the outcome of each suite is shown."""
 
@@ -54,11 +56,20 @@ def _list_option(
     return click.option(name, default=chosen, show_default=True, callback=_listed(known), help=text)
 
 
+def _link_counts(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+    """The callback of the option for numbers of links."""
+    words = dict.fromkeys(filter(None, text.split(",")))
+    counts = tuple(int(word) for word in words if word.isdecimal() and 1 <= int(word) <= LINKS_MAX)
+    if not counts or len(counts) < len(words):
+        raise click.BadParameter(f"{text!r} must be numbers from 1 to {LINKS_MAX}, comma-separated")
+    return counts
+
+
 @click.command("bench")
 @_list_option(
     "--suite",
     tuple(SUITES),
-    "Suites to run, comma-separated. guest runs only if named.",
+    "Suites to run, comma-separated. guest and links run only if named.",
     [name for name, suite in SUITES.items() if suite.by_default],
 )
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of rounds.")
@@ -73,6 +84,13 @@ def _list_option(
     metavar="NAME",
     help="TCP congestion control: cubic, reno, bbr, ... Default: the machine's.",
 )
+@click.option(
+    "--links",
+    default=",".join(map(str, COUNTS)),
+    show_default=True,
+    callback=_link_counts,
+    help="Numbers of links, comma-separated.",
+)
 @json_option
 @log_options
 @errors_in_one_line
@@ -84,6 +102,7 @@ def command(
     contestants: tuple[str, ...],
     size: int,
     congestion: str | None,
+    links: tuple[int, ...],
     json_file: Path | None,
 ) -> None:
     """Measure this stack and alternatives to it; show medians.
@@ -94,9 +113,10 @@ def command(
     direct and mediated, beside pci. processes: driver and device in two processes, over vhost-user and over a link,
     beside both in one, and what that costs the bare forwarder. guest: the driver of a Linux guest in QEMU, TCP
     only, beside both in one process (a minute, and a kernel of 70 MB is downloaded once, so it runs only where
-    --suite names it). disk: over NBD, beside `nbdkit file`. rpmsg: over every transport. Exit status 1 if a run failed.
+    --suite names it). disk: over NBD, beside `nbdkit file`. rpmsg: over every transport. links: many in one process,
+    one of them busy (minutes, so it runs only where --suite names it). Exit status 1 if a run failed.
     """
-    options = BenchOptions(rounds, seconds, only, contestants, size * MIB, congestion)
+    options = BenchOptions(rounds, seconds, only, contestants, size * MIB, congestion, links)
     suites = {name: SUITES[name] for name in suite if SUITES[name].duration(options)}
     if not suites:
         raise click.UsageError("no suite has anything to measure for these contestants")

@@ -9,12 +9,13 @@ import attrs
 from drivers.flow.pump import BATCH_BUCKETS
 from vnet.bench import disk
 from vnet.bench.figures import Machine, Result, Results, from_samples
+from vnet.bench.links import LENGTH, LinksResults
 from vnet.bench.measure import WORKLOADS
 from vnet.bench.rpmsg import RpmsgResults
 from vnet.bench.setups import CONTESTANTS
 from vnet.cli.table import render
 
-__all__ = ["disk_table", "rpmsg_table", "tables"]
+__all__ = ["disk_table", "links_table", "rpmsg_table", "tables"]
 
 MIB = 1 << 20
 
@@ -181,3 +182,33 @@ def rpmsg_table(results: RpmsgResults) -> str:
     ]
     headers = ["", "to device, 1000/s", "to driver, 1000/s", "round trip, us"]
     return _fenced(results.machine, how, [render(headers, rows)])
+
+
+_LINKS = (
+    ("start, s", "start", 1.0, 2),
+    ("start, CPU s", "start_cpu", 1.0, 2),
+    ("memory, MiB", "memory", 1 / MIB, 0),
+    ("idle CPU, %", "idle", 100.0, 2),
+    ("ping, ms", "ping", 1.0, 2),
+    ("CPU us/packet", "cpu_per_packet", 1e6, 2),
+)
+"""Columns of a table of links: heading, figure, scale, digits."""
+
+
+def links_table(results: LinksResults) -> str:
+    """Start, cost at rest, and cost of a packet on one busy link, by the number of links in a process."""
+    fewest = next(iter(results.counts), "")
+    rounds = len(results.counts[fewest].rounds) if fewest else 0
+    how = (
+        f"links of a network device on TUN in one process; one of them busy with UDP of {LENGTH} bytes; "
+        f"rounds: {rounds}, interleaved; medians; load of the machine: {results.load:.1f}"
+    )
+    rows: list[list[object]] = []
+    for count, result in results.counts.items():
+        cells: list[object] = [count]
+        for _, figure, scale, digits in _LINKS:
+            value = result.median[figure]
+            cells.append(Cell(None if value is None else value * scale, digits))
+        rows.append([*cells, Cell(result.cpu_per_packet_ratio, 2)])
+    fewest_links = f"/{min(map(int, results.counts))} link" if results.counts else ""
+    return _fenced(results.machine, how, [render(["links", *(title for title, *_ in _LINKS), fewest_links], rows)])

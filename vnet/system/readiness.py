@@ -56,7 +56,9 @@ class Readiness:
             wait.add(name)
 
     async def wait_up(self, timeout: float) -> None:
-        """Return when every device is up whose driver is in this process. A device has ``timeout`` seconds from the first change of its state.
+        """Return when every device is up whose driver is in this process.
+
+        A device has ``timeout`` seconds from the first change of its state.
 
         Raises ProbeError if a device failed, or is not up in time.
         """

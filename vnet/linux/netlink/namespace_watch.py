@@ -52,6 +52,11 @@ class NamespaceWatch:
         self._unsent: deque[bytes] = deque()
         self._send(self._table.read_all())
 
+    @property
+    def dumps(self) -> int:
+        """Number of complete dumps of the namespace."""
+        return self._table.readings
+
     async def run(self) -> None:
         """Read messages until closed."""
         while self.socket.fileno() >= 0:

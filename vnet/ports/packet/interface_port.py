@@ -23,7 +23,7 @@ class InterfacePort(CountingPort):
     """The interface's side of a port over /dev/net/tun. `follow` starts to track the interface's state."""
 
     # See `CountingPort`.
-    __slots__ = ("_changed", "_fd", "_interface", "addresses", "ifname", "lost", "networks", "state")
+    __slots__ = ("_changed", "_fd", "_interface", "addresses", "ifname", "liveness", "lost", "networks", "state")
 
     NEEDS_PROMISC = False
     """Whether the device's receive filter depends on the interface's promiscuity."""

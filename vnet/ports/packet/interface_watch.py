@@ -151,6 +151,11 @@ class Watches:
         self._by_namespace: dict[tuple[int, int], NamespaceWatch] = {}
         self._lock = trio.Lock()
 
+    @property
+    def dumps(self) -> int:
+        """Number of times that all interfaces of a namespace were read: once for each, unless messages were lost."""
+        return sum(watch.dumps for watch in self._by_namespace.values())
+
     async def follow(self, fd: int, follower: Follower, netns: str | None) -> Interface:
         """Follow the interface of a descriptor of /dev/net/tun; pass its state to ``follower`` before returning.
 
