@@ -171,8 +171,8 @@ class PcapngReader:
         """Whether the stream ends here with a whole block."""
         return self._started and not self._rest
 
-    def feed(self, data: bytes) -> Iterator[PcapngBlock]:
-        """Add ``data`` and yield the complete blocks. Raises NotPcapng."""
+    def feed(self, data: bytes | memoryview) -> Iterator[PcapngBlock]:
+        """Add ``data`` and yield the complete blocks; it may change once all are taken. Raises NotPcapng."""
         data = self._rest + data if self._rest else data
         at, end = 0, len(data)
         try:
@@ -187,11 +187,11 @@ class PcapngReader:
                     self.packets += 1
                     if self._skip_packets:
                         continue
-                block = self._parse(kind, data[start + 8 : at - 4])
+                block = self._parse(kind, bytes(data[start + 8 : at - 4]))
                 if block is not None:
                     yield block
         finally:
-            self._rest = data[at:]
+            self._rest = bytes(data[at:])
 
     def _parse(self, kind: int, body: bytes) -> PcapngBlock | None:
         try:

@@ -31,7 +31,7 @@ def pcapng(path: Path) -> Iterator[Output]:
             else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         )
 
-    def write(data: bytes) -> None:
+    def write(data: bytes | memoryview) -> None:
         with _named(name):
             _write_all(fd, data)
 
@@ -79,7 +79,7 @@ def _named(name: str) -> Iterator[None]:
         raise
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _write_all(fd: int, data: bytes | memoryview) -> None:
     """Write all of ``data``, also to a pipe that another process has made non-blocking. Raises OSError."""
     rest = memoryview(data)
     while rest:

@@ -48,8 +48,8 @@ class Output:
 
     fd: int
     """If it is a pipe without a reader, the capture ends."""
-    write: Callable[[bytes], object] | None = None
-    """Takes each part of the pcapng stream."""
+    write: Callable[[bytes | memoryview], object] | None = None
+    """Takes each part of the pcapng stream, which changes after the call."""
     show: Callable[[Sequence[Captured]], object] | None = None
     """Takes the events in it."""
 
@@ -152,8 +152,12 @@ def receive(stream: Stream, outputs: Sequence[Output], seconds: float | None = N
     return report
 
 
-def _parts(stream: Stream, outputs: Sequence[int], seconds: float | None) -> Iterator[bytes]:
-    """Yield the parts of the stream until its end. Raises BrokenPipeError if the reader of an output has gone."""
+def _parts(stream: Stream, outputs: Sequence[int], seconds: float | None) -> Iterator[bytes | memoryview]:
+    """Yield the parts of the stream until its end; each is valid until the next one.
+
+    Raises BrokenPipeError if the reader of an output has gone.
+    """
+    buffer = memoryview(bytearray(CHUNK))  # memory for each part anew would cost a page fault per 4 KiB
     poll = select.poll()
     poll.register(stream.connection, select.POLLIN)
     for fd in outputs:
@@ -171,12 +175,12 @@ def _parts(stream: Stream, outputs: Sequence[int], seconds: float | None) -> Ite
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         if stream.connection.fileno() in ready:
             try:
-                data = stream.connection.recv(CHUNK)
+                size = stream.connection.recv_into(buffer)
             except ConnectionError:
-                data = b""
-            if not data:
+                size = 0
+            if not size:
                 return
-            yield data
+            yield buffer[:size]
         elif stream.ending.begun:
             raise ControlError(f"the system does not end the capture within {PATIENCE:g} s")
         if end is not None and time.monotonic() >= end:
