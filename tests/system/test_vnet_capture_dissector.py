@@ -40,7 +40,7 @@ def expected(made: Event) -> dict[str, list[str]]:
         elif isinstance(value, int):
             values.setdefault(name, []).append(f"{value:#018x}" if hexadecimal else str(value))
         else:
-            values.setdefault(name, []).append(value)
+            values.setdefault(name, []).append(f"{value:g}" if isinstance(value, float) else value)
 
     layout = LAYOUTS[type(made)]
     for name in layout.fields:
