@@ -31,6 +31,7 @@ from rings.packed.vringh import PackedVringh
 from rings.queue import Virtqueue, Vringh
 from rings.split.virtqueue import SplitVirtqueue
 from rings.split.vringh import SplitVringh
+from rings.view import RingView, view_packed, view_split
 
 __all__ = ["FORMATS", "RING_FEATURES", "RingFormat", "ring_format"]
 
@@ -61,6 +62,9 @@ class RingFormat:
     resume: Callable[..., None]
     """Continues the work of another device's side on a new one, by its used position and the heads of its chains in
     flight, which are taken again. Raises BadRing if they are invalid."""
+    view: Callable[[Memory, int, RingAddrs, int, int], RingView]
+    """Returns a ring as it stands in memory, by its size, its addresses, the negotiated features, and the position that
+    is used next. An unreachable ring has a fault."""
     log: Callable[..., InflightLog]
     log_size: Callable[[int], int]
     """Bytes of an inflight log, by its number of entries."""
@@ -122,6 +126,15 @@ def _resume_packed(ring: PackedVringh, used: int, heads: Sequence[int]) -> None:
     ring.resume(used, ())
 
 
+def _view_split(memory: Memory, num: int, addrs: RingAddrs, features: int, used: int) -> RingView:
+    """The position is in the ring itself."""
+    return view_split(memory, num, addrs, event_idx=bool(features >> RingFeature.EVENT_IDX & 1))
+
+
+def _view_packed(memory: Memory, num: int, addrs: RingAddrs, features: int, used: int) -> RingView:
+    return view_packed(memory, num, addrs, used)
+
+
 def _sides() -> Mapping[str, tuple[Callable[..., Virtqueue], Callable[..., Vringh]]]:
     """Return the driver's and the device's side of each format: native ones if there are."""
     if not NATIVE:
@@ -149,6 +162,7 @@ FORMATS: Mapping[str, RingFormat] = {
         written=(False, False, True),
         check=check_split,
         resume=_resume_split,
+        view=_view_split,
         log=SplitLog,
         log_size=split_log_size,
     ),
@@ -164,6 +178,7 @@ FORMATS: Mapping[str, RingFormat] = {
         written=(True, False, True),
         check=check_packed,
         resume=_resume_packed,
+        view=_view_packed,
         log=PackedLog,
         log_size=packed_log_size,
     ),

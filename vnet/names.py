@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-__all__ = ["FILE_NAME", "NAME", "NAME_RULE", "named"]
+__all__ = ["FILE_NAME", "NAME", "NAME_MAX", "NAME_RULE", "named"]
 
 T = TypeVar("T")
 
-NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+NAME_MAX = 32
+"""Characters of the longest name."""
+NAME = re.compile(rf"[a-z][a-z0-9_-]{{0,{NAME_MAX - 1}}}")
 """Names of systems, hosts, links, NTBs and devices, and of records of a registry."""
 NAME_RULE = "must be a lower-case letter, then at most 31 lower-case letters, digits, - and _"
 """Reason given for a bad name."""

@@ -83,6 +83,8 @@ class DeviceQueue:
         self.signal = Signal(RECHECK if device.ops.lossy else None)
         self.batches = [0] * BATCH_BUCKETS
         self.kicks = self.spurious = 0
+        self.fault = ""
+        """Last rule that the driver violated, or access that failed, with its section; empty if there was none."""
         self._past = QueueStatistics(0, 0, 0, 0)
         self._ring_count = 0
         self._new_ring = trio.lowlevel.ParkingLot()
@@ -180,6 +182,7 @@ class DeviceQueue:
         self._past = former.statistics()
         self.kicks, self.spurious, self.batches = former.kicks, former.spurious, former.batches
         self.signal.rescues = former.signal.rescues
+        self.fault = former.fault
 
     def statistics(self) -> QueueStatistics:
         """Return the counters over the device's lifetime, including all resets."""
@@ -206,9 +209,12 @@ class DeviceQueue:
             self._progress.set()
 
     def fail(self, error: RemoteRingError | MemoryFault) -> None:
+        """Break the queue, and have the device ask for a reset."""
         if self.ring is not None:
             self.ring.latch()
-        self.reporter.lifecycle(QueueStopped, str(error), section_of(error))
+        section = section_of(error)
+        self.fault = f"{error} (VIRTIO 1.4, {section})" if section else str(error)
+        self.reporter.lifecycle(QueueStopped, str(error), section)
         self.device.fail(f"{self.name}: {error}")
 
 

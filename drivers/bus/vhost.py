@@ -22,14 +22,13 @@ from drivers.contracts.events import (
     FeaturesNegotiated,
     NeedsResetSet,
     Notified,
-    QueueStopped,
     Reporter,
     StatusChanged,
 )
 from drivers.contracts.liveness import Liveness
 from drivers.flow.pump import Signal
 from rings import status as st
-from rings.errors import MemoryFault, RemoteRingError, section_of
+from rings.errors import MemoryFault, RemoteRingError
 from rings.features import EMPTY_TABLE, FeatureTable, RingFeature, mask
 from rings.formats import ring_format
 from rings.memory import Memory
@@ -353,8 +352,7 @@ class VhostDevice:
         except (RemoteRingError, MemoryFault) as exc:
             if ring is not None:
                 ring.close()
-            queue.reporter.lifecycle(QueueStopped, str(exc), section_of(exc))
-            self.fail(f"{queue.name}: {exc}")
+            queue.fail(exc)
             return False
         queue.begin(ring)
         return True

@@ -187,6 +187,8 @@ class VirtioDevice:
         """Reason of the last restart."""
         self.repeats = 0
         """Restarts in a row for that reason."""
+        self.restarted = 0.0
+        """Time of the last restart, see `trio.current_time`."""
         self.pause = 0.0
         """Seconds that the bus waits before the next bring-up; 0 while the device is live."""
         self.trouble = ""
@@ -227,6 +229,7 @@ class VirtioDevice:
         self.restarts += 1
         self.repeats = self.repeats + 1 if reason == self.last_reset else 1
         self.last_reset = reason
+        self.restarted = trio.current_time()
         self.reporter.lifecycle(DeviceReset, reason, self.repeats)
 
     def interrupt(self) -> None:

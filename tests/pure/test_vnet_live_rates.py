@@ -35,9 +35,9 @@ def system(
     drops: Mapping[str, int] | None = None,
 ) -> SystemView:
     """A system with one device, whose sides have one queue with the same figures."""
-    queue = QueueView(0, "receiveq1", live, ring, 0, 0, 0, rescues, counters)
+    queue = QueueView(0, "receiveq1", live, ring, 0, 0, 0, rescues, None, counters)
     driver = DriverSideView(host="rc", queues=(DriverQueueView(queue, ""),), port=END)
-    other = DeviceSideView(host="ep", queues=(DeviceQueueView(queue, True, 256, 0),), resets=resets, port=END)
+    other = DeviceSideView(host="ep", queues=(DeviceQueueView(queue, True, 256, 0, ""),), resets=resets, port=END)
     device = DeviceView("net", "pci", "pcie0", "pcie0", "0000:01:00.0", True, "", driver, other)
     return SystemView("t", {}, {}, {}, {"net0": device}, drops or {})
 

@@ -12,8 +12,9 @@ import pytest
 
 from support.rigs.run_dir import contents, put_stale_socket
 from vnet.errors import ControlError
+from vnet.names import NAME_MAX
 from vnet.system import claim as claim_module
-from vnet.system.claim import claim, clean_up
+from vnet.system.claim import claim, claim_free, clean_up
 from vnet.system.state import State, read_state, running, socket_path, state_path
 from vnet.topology import DEFAULT, parse
 from vnet.topology.samples import built_in
@@ -145,3 +146,14 @@ def test_sockets_and_terminals_are_recorded_before_they_are_made(run_dir: Path) 
         assert read_state(NAME) == actual
     with claim(NAME, built_in("blk", keys='driver = { nbd = "/tmp/nbd" }')) as actual:
         assert actual.paths == ("/tmp/nbd",)
+
+
+def test_a_free_name_has_the_first_number_that_is_free_and_stays_within_the_longest(run_dir: Path) -> None:
+    long = "n" * NAME_MAX
+    with claim_free("disk", IN_MEMORY) as first, claim_free("disk", IN_MEMORY) as second:
+        assert (first.name, second.name) == ("disk", "disk-2")
+        with claim_free(long, IN_MEMORY) as third, claim_free(long, IN_MEMORY) as fourth:
+            assert (third.name, fourth.name) == (long, f"{long[:-2]}-2")
+    with claim_free("disk", IN_MEMORY) as first:
+        assert first.name == "disk"
+    assert contents(run_dir) == []

@@ -16,7 +16,8 @@ from support.commands import command
 from vnet.cli.ring import ring_tree
 from vnet.qmp.codec import QmpError
 from vnet.system.ring_looks import RingLooks
-from vnet.system.snapshot import queue_sides, take_ring
+from vnet.system.ring_reports import take_ring
+from vnet.system.snapshot import queue_sides
 from vnet.system.world import World, open_world
 from vnet.topology import DEFAULT, parse
 from vnet.topology.samples import built_in
@@ -32,7 +33,7 @@ def topology(packed: bool) -> str:
 
 def report(world: World, queue: str) -> RingReport:
     """The report as a client receives it."""
-    made = take_ring(*queue_sides(world.devices["net0"])[queue], world.ring_looks, trio.current_time())
+    made = take_ring(world.devices["net0"], queue, world.ring_looks, trio.current_time())
     received = from_plain(RingReport, json.loads(json.dumps(to_plain(made))))
     assert received == made
     return received
@@ -126,7 +127,7 @@ async def test_a_device_without_a_ring_says_so() -> None:
         sides = queue_sides(world.devices["net0"])["receiveq1"]
         assert sides[0] is not None
         sides[0].close()
-        shown = take_ring(*sides, world.ring_looks, trio.current_time())
+        shown = take_ring(world.devices["net0"], "receiveq1", world.ring_looks, trio.current_time())
     assert (shown.driver, shown.ring) == (None, None)
     assert list(ring_tree(attrs.evolve(shown, device=None), with_bytes=True)) == ["no ring: the driver has set up none"]
 

@@ -12,7 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from vnet.cli import query, show
 from vnet.system.ring_looks import RingLooks
-from vnet.system.snapshot import queue_sides, take_ring, take_snapshot
+from vnet.system.ring_reports import take_ring
+from vnet.system.snapshot import take_snapshot
 from vnet.system.world import open_world
 from vnet.topology import DEFAULT, parse
 from vnet.topology.samples import built_in
@@ -53,6 +54,7 @@ async def test_a_device_that_is_down_has_its_trouble_and_its_last_reset(monkeypa
         await wait_all_tasks_blocked()
         output = shown(monkeypatch, to_plain(take_snapshot(world))).output
         assert "device net0: net over pci on pcie0, 0000:01:00.0: down (" in output
+        assert "    unwell: down: " in output
         assert "    last reset, 1 in a row: " in output
 
 
@@ -68,7 +70,7 @@ async def test_one_device_and_one_queue_are_chosen_by_name(monkeypatch: pytest.M
     async with open_world(parse(IN_MEMORY), "t") as world:
         await world.wait_up()
         plain = to_plain(take_snapshot(world))
-        ring = to_plain(take_ring(*queue_sides(world.devices["net0"])["receiveq1"], RingLooks(), 0.0))
+        ring = to_plain(take_ring(world.devices["net0"], "receiveq1", RingLooks(), 0.0))
     for args, first in (
         ((), "t"),
         (("--all",), "t"),
@@ -119,7 +121,7 @@ async def test_a_picture_of_a_ring_is_written_to_a_file_or_to_standard_output(
     async with open_world(parse(IN_MEMORY), "t") as world:
         await world.wait_up()
         plain = to_plain(take_snapshot(world))
-        ring = to_plain(take_ring(*queue_sides(world.devices["net0"])["receiveq1"], RingLooks(), 0.0))
+        ring = to_plain(take_ring(world.devices["net0"], "receiveq1", RingLooks(), 0.0))
     file = tmp_path / "ring.svg"
     done = shown(monkeypatch, plain, "net0", "receiveq1", "--svg", str(file), ring=ring)
     assert (done.exit_code, done.output) == (0, "")

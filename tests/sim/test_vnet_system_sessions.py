@@ -80,7 +80,7 @@ async def test_a_queue_that_breaks_is_logged_with_its_cause(tmp_path: Path, capl
         view[2:4] = (1).to_bytes(2, "little")
         ring.kick()
         await until(lambda: bool(caplog.records))
-        stands = "blk0 requestq1 (device): broke and is stopped until the driver resets the device"
+        stands = "blk0 requestq1 (device on serve): broke and is stopped until the driver resets the device"
         assert caplog.messages == [f"{stands}: available entry 0 names descriptor 77 of 8 (VIRTIO 1.4, 2.7.6)"]
 
 

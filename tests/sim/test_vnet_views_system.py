@@ -52,5 +52,8 @@ async def test_the_status_has_names_and_what_is_up() -> None:
         world.links["pcie0"].bring_down()
         await wait_all_tasks_blocked()
         plain = to_plain(take_status(world))
-        assert plain == {"hosts": ["rc", "ep"], "links": {"pcie0": False}, "devices": {"net0": False}}
+        why = "down: the device can't be reached"
+        verdict = {"rule": "down", "queue": "", "text": why, "look": "vnet show net0"}
+        parts = {"hosts": ["rc", "ep"], "links": {"pcie0": False}, "devices": {"net0": False}}
+        assert plain == {**parts, "verdicts": {"net0": verdict}}
         assert from_plain(StatusView, plain) == take_status(world)

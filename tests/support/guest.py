@@ -83,9 +83,12 @@ class Serve:
 
     def end(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
-        status = self.process.wait(60)
-        assert status == (0 if number != signal.SIGKILL else -number), self.output
+        self.wait(0 if number != signal.SIGKILL else -number)
+        assert number == signal.SIGKILL or not self.socket.exists()
+
+    def wait(self, status: int = 0) -> None:
+        """Wait for its end with this status."""
+        assert self.process.wait(60) == status, self.output
         assert self.process.stdout is not None
         self.process.stdout.close()
-        assert number == signal.SIGKILL or not self.socket.exists()
         assert "Traceback" not in self.output, self.output

@@ -12,11 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rings.layout import WRITE
 from support.guest import Guest, GuestKernel, Serve, guest_kernel
 from support.machine import RequireTool, ip
+from support.paths import VNET
 from vnet.system.qemu import qemu_version, reconnect
 
 __all__ = ["guest_kernel"]
@@ -134,6 +137,33 @@ def serving(machine: Machine, port: int, *argv: str) -> subprocess.Popen[bytes]:
         assert time.monotonic() < deadline, f"{argv} does not listen"
         time.sleep(0.02)
     return server
+
+
+@pytest.mark.parametrize(("name", "form"), [("plain", "split"), ("packed", "packed")])
+def test_the_ring_in_the_guest_s_memory_is_shown_while_a_ping_runs(machine: Machine, name: str, form: str) -> None:
+    index = list(OFF).index(name)
+
+    def show(queue: str) -> dict[str, Any]:
+        command = [VNET, "show", "--json", "--name", f"serve-net-{name}", "net0", queue]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert done.returncode == 0, done.stderr
+        shown = json.loads(done.stdout)
+        assert isinstance(shown, dict)
+        return shown
+
+    machine.guest.run(f"ping -i 0.1 198.18.{index}.1 > /tmp/ping 2>&1 & echo $! > /tmp/pid")
+    try:
+        shown = show("receiveq1")
+        ring = shown["ring"]["ring"]
+        assert (ring["format"], ring["fault"], shown["ring"]["driver"]) == (form, "", None)
+        assert ring["chains"], "the guest's driver has made receive buffers available"
+        assert all(desc["flags"] & WRITE for chain in ring["chains"] for desc in chain["descriptors"])
+        sent = show("transmitq1")["device"]["chains"]
+        deadline = time.monotonic() + PATIENCE
+        while show("transmitq1")["device"]["chains"] < sent + 10:
+            assert time.monotonic() < deadline, machine.guest.run("cat /tmp/ping")
+    finally:
+        machine.guest.run("kill $(cat /tmp/pid)")
 
 
 def test_each_network_answers_with_the_features_that_were_agreed_on(machine: Machine) -> None:

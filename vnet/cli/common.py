@@ -18,7 +18,7 @@ from vnet.cli.live_names import complete_systems
 from vnet.errors import SUDO, ConfigError, ControlError, PrivilegeError, TrafficError
 from vnet.names import NAME, NAME_RULE
 
-__all__ = ["EXPECTED", "errors_in_one_line", "lines", "name_option", "one_line"]
+__all__ = ["EXPECTED", "check_name", "errors_in_one_line", "lines", "name_option", "one_line"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -114,8 +114,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _check_name(_context: click.Context, _option: click.Parameter, name: str) -> str:
-    if not NAME.fullmatch(name):
+def check_name(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    """Return the name of a system that an option has; None if it is not given. Raises BadParameter."""
+    if name is not None and not NAME.fullmatch(name):
         raise click.BadParameter(NAME_RULE)
     return name
 
@@ -124,7 +125,7 @@ name_option = click.option(
     "--name",
     default="vnet",
     show_default=True,
-    callback=_check_name,
+    callback=check_name,
     shell_complete=complete_systems,
     help="Name of the system, which prefixes its namespaces and names its control socket.",
 )

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ from vnet.qmp.client import ask
 from vnet.system.state import State, read_state, run_dirs, running, system_names
 from vnet.views.parse import from_plain
 from vnet.views.plain import to_plain
-from vnet.views.system import StatusView
+from vnet.views.system import StatusView, VerdictView
 
 __all__ = ["SystemRow", "command"]
 
@@ -47,6 +47,8 @@ class SystemRow:
     """Number of devices; None if the system does not answer."""
     devices_up: int | None
     """Number of devices that are up."""
+    verdicts: Mapping[str, VerdictView] = attrs.field(factory=dict)
+    """The fault of each device that is unwell, by its name."""
 
 
 @click.command("ps")
@@ -68,6 +70,9 @@ def command(as_json: bool) -> None:
     elif rows:
         user = _user(os.geteuid())
         click.echo(render(HEADERS, [_cells(row, user) for row in rows]))
+        for row in rows:
+            for device, verdict in row.verdicts.items():
+                click.echo(f"{row.name}: {device} is unwell: {verdict.text}; see {verdict.look}")
 
 
 def _rows(directory: Path) -> Iterator[SystemRow]:
@@ -89,7 +94,9 @@ def _row(name: str, directory: Path) -> SystemRow | None:
         return SystemRow(name, user, state.pid, "silent", state.uptime, len(state.hosts), None, None)
     devices = status.devices.values()
     up: Literal["up", "down"] = "up" if all(devices) else "down"
-    return SystemRow(name, user, state.pid, up, state.uptime, len(status.hosts), len(devices), sum(devices))
+    return SystemRow(
+        name, user, state.pid, up, state.uptime, len(status.hosts), len(devices), sum(devices), status.verdicts
+    )
 
 
 def _user(uid: int) -> str:

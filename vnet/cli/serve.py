@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,18 +12,23 @@ from typing import Any, NoReturn
 import click
 import trio
 
-from vnet.cli.common import errors_in_one_line
+from vnet.cli.common import check_name, errors_in_one_line
 from vnet.cli.logs import log_options
 from vnet.cli.signals import run_until_ended
 from vnet.ends import DEVICE_TYPES
 from vnet.ends.serve import VALUE, ServeOption
-from vnet.errors import ConfigError, settings_of
+from vnet.errors import ConfigError, PrivilegeError, settings_of
 from vnet.functions import FUNCTIONS, FunctionKind
+from vnet.qmp.server import ControlServer
 from vnet.spec import ANY_UID, PATH_RULE, fits_socket
-from vnet.system.exports import DeviceExport, open_exports, open_function
+from vnet.system.claim import claim, claim_free
+from vnet.system.export_topology import HOST, DeviceExport, export_topology
+from vnet.system.exports import open_export_system, open_function
 from vnet.system.function_export import function_transports
+from vnet.system.log import log_line
 from vnet.system.qemu import VFIO_USER, Version, arguments, describe, function_arguments, qemu_version
-from vnet.topology import parse_device
+from vnet.system.state import socket_path
+from vnet.topology import Topology, parse_device
 
 __all__ = ["command", "hint"]
 
@@ -119,6 +124,12 @@ class ServeGroup(click.Group):
                 help="With --connect: user, besides yours and root, whose process may listen there.",
             ),
             ALLOW_UNSEALED,
+            click.Option(
+                ["--name", "system"],
+                callback=check_name,
+                metavar="NAME",
+                help="Name of the system for vnet show, ps and the like; made from the type and the socket by default.",
+            ),
         ]
         serve_it = log_options(errors_in_one_line(partial(_serve, name, options, serve.one_of)))
         text = f"Serve a {name} device"
@@ -157,6 +168,7 @@ def _serve(
     peer_uid: int | None,
     allow_unsealed: bool,
     transport: str | None,
+    system: str | None,
     **given: Any,
 ) -> None:
     socket = path or function_path
@@ -182,23 +194,32 @@ def _serve(
         _check_path("--vhost-user" if path is not None else "--vfio-user", socket)
         export = DeviceExport(parse_device(device, ""), socket, connect, peer_uid, function_path is not None)
     version = None if export.vfio_user else qemu_version()  # vfio-user: one set of arguments
-    run_until_ended(partial(_run, f"{kind}0", export, allow_unsealed, version, place))
+    run_until_ended(partial(_run, f"{kind}0", export, system, allow_unsealed, version, place))
 
 
 async def _run(
-    name: str,
+    device: str,
     export: DeviceExport,
+    system: str | None,
     allow_unsealed: bool,
     version: Version | None,
     place: Callable[[], AbstractContextManager[None]],
     serving: trio.Event,
-) -> NoReturn:
-    with place():
-        async with open_exports({name: export}, allow_unsealed=allow_unsealed):
-            click.echo(hint(name, export, version))
+) -> int:
+    exports = {device: export}
+    with place(), _claimed(system, export, export_topology(exports)) as name:
+        async with (
+            open_export_system(exports, name or HOST, allow_unsealed=allow_unsealed) as served,
+            trio.open_nursery() as nursery,
+        ):
+            control = ControlServer(served.world)
+            if name is not None:
+                await nursery.start(control.serve, socket_path(name))
+            click.echo(hint(device, export, version, name))
             serving.set()
-            await trio.sleep_forever()
-            raise AssertionError
+            await control.quit.wait()
+            nursery.cancel_scope.cancel()
+    return 0
 
 
 def _check_path(flag: str, path: Path) -> None:
@@ -236,10 +257,30 @@ async def _run_function(
             raise AssertionError
 
 
-def hint(name: str, export: DeviceExport, version: Version | None = None) -> str:
-    """Return lines with the socket of the device and the arguments for that version of QEMU."""
+@contextmanager
+def _claimed(given: str | None, export: DeviceExport, topology: Topology) -> Iterator[str | None]:
+    """Reserve the name of the system during the context, by default a free one.
+
+    Yields None if this user has no directory for control sockets: the device works without one.
+    """
+    with ExitStack() as stack:
+        if given is not None:
+            yield stack.enter_context(claim(given, topology)).name
+            return
+        name: str | None = None
+        try:
+            name = stack.enter_context(claim_free(export.name, topology)).name
+        except (PrivilegeError, OSError) as exc:
+            log_line(f"vnet show and the like do not see this device: {exc}")
+        yield name
+
+
+def hint(name: str, export: DeviceExport, version: Version | None = None, system: str | None = None) -> str:
+    """Return lines with the socket of the device, its system, and the arguments for that version of QEMU."""
     verb = "connects to" if export.connect else "listens at"
     lines = [f"{name} {verb} {export.socket}; Ctrl-C ends it."]
+    if system is not None:
+        lines.append(f"In another shell: vnet show --name {system}; vnet down --name {system} ends it as well.")
     if export.vfio_user:
         title, qemu = FUNCTION_TITLE, function_arguments(export.socket)
     else:

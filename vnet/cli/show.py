@@ -25,6 +25,7 @@ from vnet.cli.tree import (
     queue_tree,
     rule_lines,
     tree,
+    verdict_lines,
 )
 from vnet.errors import ControlError
 from vnet.names import named
@@ -79,7 +80,10 @@ def command(
         else:
             chosen = named("device", system.devices, part, ControlError)
         view = chosen
-        lines = link_tree(part, chosen) if isinstance(chosen, LinkView) else device_tree(part, chosen)
+        if isinstance(chosen, LinkView):
+            lines = link_tree(part, chosen)
+        else:
+            lines = itertools.chain(verdict_lines(chosen), device_tree(part, chosen))
         if queue is not None and isinstance(chosen, DeviceView):
             sides = named("queue", _sides(chosen), queue, ControlError, f"{part}: ")
             report = query(name, RingReport, "query-ring", {"name": part, "queue": queue})
@@ -115,6 +119,7 @@ def summary(system: SystemView) -> Iterator[str]:
         yield f"  NTB {name} on {ntb.host}: {'up' if ntb.link_up else 'down'}"
     for name, device in system.devices.items():
         yield f"  {device_title(name, device)}"
+        yield from indent(2, verdict_lines(device))
         yield from indent(2, _traffic(system, name, device))
 
 
@@ -129,7 +134,7 @@ def _traffic(system: SystemView, name: str, device: DeviceView) -> Iterator[str]
         else:
             continue  # another process counts, or nothing is there yet
         yield f"{side} on {own.host}: {traffic}, drops: {counts(system.drops_of(name, side))}"
-    if device.driver.last_reset.reason:
+    if device.driver.last_reset.reason and (device.verdict is None or device.verdict.rule != "reset-loop"):
         yield last_reset(device.driver.last_reset)
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "queue_tree",
     "rule_lines",
     "tree",
+    "verdict_lines",
 ]
 
 WIDTH = 110
@@ -46,8 +47,8 @@ QUEUE_COLUMNS = (
     *("side", "queue", "ring", "num", "avail", "used", "in flight"),
     *("packets", "bytes", "kicks", "calls", "suppressed", "rescues", "drops", "batches of 1, 2-3, 4-7, ..."),
 )
-SHOWN_APART = ("name", "live", "ring", "drops", "batches")
-"""Figures of a queue with lines of their own."""
+SHOWN_APART = ("name", "live", "ring", "drops", "batches", "waited")
+"""Figures of a queue with lines of their own, its ring's included."""
 
 
 def tree(system: SystemView) -> Iterator[str]:
@@ -61,6 +62,7 @@ def tree(system: SystemView) -> Iterator[str]:
         yield from indent(1, _ntb(name, ntb))
     for name, device in system.devices.items():
         yield from indent(1, device_tree(name, device))
+        yield from indent(2, verdict_lines(device))
     yield f"  drops: {counts(system.drops)}"
 
 
@@ -170,6 +172,12 @@ def device_title(name: str, device: DeviceView) -> str:
     return f"device {name}: {device.type} over {device.transport} on {device.on}, {device.location}: {state}"
 
 
+def verdict_lines(device: DeviceView) -> Iterator[str]:
+    """Yield what is wrong with a device that is unwell, and the command that shows more."""
+    if device.verdict is not None:
+        yield f"unwell: {device.verdict.text}; see {device.verdict.look}"
+
+
 def device_tree(name: str, device: DeviceView) -> Iterator[str]:
     """Yield all of a device: both sides, their ports and their queues."""
     yield device_title(name, device)
@@ -181,7 +189,9 @@ def device_tree(name: str, device: DeviceView) -> Iterator[str]:
 
 
 def _driver_side(side: DriverSideView) -> Iterator[str]:
-    if side.enumerated:
+    if side.foreign:
+        yield f"driver at {side.host}: in another process"
+    elif side.enumerated:
         yield from _bound("driver", side)
         yield f"  status: {' '.join(side.status) or 'reset'}; restarts {side.restarts}"
         if side.last_reset.in_a_row > 1:

@@ -39,8 +39,9 @@ NO_FIGURES = Figures(0, 0, {})
 class End(Protocol):
     """One end of a device."""
 
-    fixed: str
-    """Reason why no setting of this end can change, after the setting's name; empty if some can."""
+    @property
+    def fixed(self) -> str:
+        """Reason why no setting of this end can change, after the setting's name; empty if some can."""
 
     @property
     def settings(self) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from vnet.ends.base import CountedEnd
@@ -12,15 +14,21 @@ __all__ = ["ForeignEnd"]
 
 @attrs.frozen(eq=False)
 class ForeignEnd(CountedEnd):
-    """The end in another process: nothing counts there, and it is taken for live."""
+    """The end in another process, which counts its traffic itself."""
 
     fixed = "belongs to another process"
     socket: str
     """Path of the socket."""
     protocol: str = "vhost-user"
     """Protocol at the socket."""
+    connected: Callable[[], bool] = lambda: True
+    """Returns whether the other process is connected, if that is known."""
     settings: None = None
     """No driver of this system reads it."""
+
+    @property
+    def live(self) -> bool:
+        return self.connected()
 
     def snapshot(self) -> EndView:
         return ForeignView(self.protocol, self.live, self.socket)

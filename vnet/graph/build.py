@@ -189,7 +189,8 @@ def _fact(key: str, value: object) -> str:
 def _view_ends(name: str, view: DeviceView) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the texts of both ends: name, side, port, status, and why the device is down."""
     trouble = "" if view.up else f"down: {view.trouble}"
-    driver = (f"{name} {view.type} driver", _port(view.driver.port), _status(view.driver.status), trouble)
+    status = "" if view.driver.foreign else _status(view.driver.status)
+    driver = (f"{name} {view.type} driver", _port(view.driver.port), status, trouble)
     status = "" if view.device.foreign else _status(view.device.status)
     return driver, (f"{name} {view.type} device", _port(view.device.port), status)
 

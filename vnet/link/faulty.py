@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import count
 
@@ -213,7 +213,10 @@ class FaultyLink(LinkWrapper):
             self.inner.mem_write(direction, addr, size, value, function)
             return
         special, is_special = self._posted[direction]
-        active = self._judge(special if is_special(addr, size, value) else LinkRequest.WRITE)
+        if is_special(addr, size, value):
+            active = self._judge(special, (function, addr, value))
+        else:
+            active = self._judge(LinkRequest.WRITE)
         if active is None:
             self.inner.mem_write(direction, addr, size, value, function)
         elif active.action is Action.DELAY:
@@ -232,15 +235,18 @@ class FaultyLink(LinkWrapper):
 
     # Faults
 
-    def _judge(self, request: LinkRequest) -> ActiveRule | None:
-        """Return the rule by which this request fails, counted; link-wide effects happen here."""
+    def _judge(self, request: LinkRequest, write: Sequence[int] = ()) -> ActiveRule | None:
+        """Return the rule by which this request fails, counted; link-wide effects happen here.
+
+        ``write``: function, address and value of a doorbell or an interrupt.
+        """
         if not self.inner.up:
             return None
         now = trio.current_time()
         for active in self._by_request.get(request, ()):
             if active.applies(now, self._rng):
                 assert active.action is not None
-                self._count(request.value, active.action.value, active.name)
+                self._count(request.value, active.action.value, active.name, write)
                 if active.action is Action.FLAP:
                     self._go_down(self._flap, active.name)
                 return active
@@ -262,10 +268,10 @@ class FaultyLink(LinkWrapper):
     def _source(self) -> Source:
         return Source(link=self.name)
 
-    def _count(self, request: str, fault: str, rule: str) -> None:
+    def _count(self, request: str, fault: str, rule: str, write: Sequence[int] = ()) -> None:
         self._faults[f"{request} {fault}"] += 1
         if (emit := self._reports.links) is not None:
-            emit(FaultInjected(trio.current_time(), self._source, request, fault, rule))
+            emit(FaultInjected(trio.current_time(), self._source, request, fault, rule, *write))
 
     def _count_late(self) -> None:
         self._faults[LATE] += 1

@@ -52,7 +52,8 @@ from vnet.qmp.virtio_records import (
 )
 from vnet.system.config_spaces import take_config_spaces
 from vnet.system.link_settings import change_link
-from vnet.system.snapshot import queue_sides, take_ring, take_slots, take_snapshot, take_status
+from vnet.system.ring_reports import take_ring, take_slots
+from vnet.system.snapshot import queue_sides, take_snapshot, take_status
 from vnet.system.world import World
 from vnet.topology.structure import structure
 from vnet.version import __version__
@@ -156,17 +157,18 @@ async def _query_vnet_status(context: Context, _: Empty) -> object:
 async def _query_ring(context: Context, arguments: RingChoice) -> object:
     """Return the memory of one ring, with every outstanding chain."""
     name = arguments.name
-    sides = queue_sides(named("device", context.world.devices, name, _not_found))
-    mine, other = named("queue", sides, arguments.queue, QmpError, f"{name}: ")
-    return take_ring(mine, other, context.world.ring_looks, trio.current_time())
+    device = named("device", context.world.devices, name, _not_found)
+    named("queue", queue_sides(device), arguments.queue, QmpError, f"{name}: ")
+    return take_ring(device, arguments.queue, context.world.ring_looks, trio.current_time())
 
 
 async def _query_ring_slots(context: Context, arguments: RingsChoice) -> object:
     """Return which slots of each ring are outstanding, without its memory: a small look at several rings."""
     name = arguments.name
-    sides = queue_sides(named("device", context.world.devices, name, _not_found))
-    queues = {queue: named("queue", sides, queue, QmpError, f"{name}: ") for queue in arguments.queues}
-    return RingSlotsOfQueues({queue: take_slots(*pair) for queue, pair in queues.items()})
+    device = named("device", context.world.devices, name, _not_found)
+    for queue in arguments.queues:
+        named("queue", queue_sides(device), queue, QmpError, f"{name}: ")
+    return RingSlotsOfQueues({queue: take_slots(device, queue) for queue in arguments.queues})
 
 
 async def _query_config_space(context: Context, _: Empty) -> object:
@@ -200,6 +202,8 @@ async def _link_set(context: Context, arguments: LinkSetting) -> object:
 async def _device_reset(context: Context, arguments: DeviceChoice) -> object:
     """Unbind the driver, which resets the device, and bind it again."""
     device = named("device", context.world.devices, arguments.name, _not_found)
+    if not device.spec.driven:
+        raise QmpError(f"{device.name}: its driver is in another process, which alone can reset it")
     if device.virtio is None:
         raise QmpError(f"{device.name} is not enumerated yet")
     await device.driver_host.virtio.rebind(device.virtio)

@@ -19,6 +19,7 @@ from drivers.contracts.events import (
     FaultRuleEnded,
     FaultRuleSet,
     FeaturesNegotiated,
+    FrontEndMoved,
     LinkMoved,
     LinkTimingChanged,
     NeedsResetSet,
@@ -201,8 +202,16 @@ class Loss(Place):
 
 
 @attrs.frozen(kw_only=True)
+class Disconnection(Place):
+    """A front end that is gone."""
+
+    why: str | None = None
+    """Reason why the connection was closed; absent if the front end closed it."""
+
+
+@attrs.frozen(kw_only=True)
 class Connection(Place):
-    """A connected back end."""
+    """A connected back end or front end."""
 
     connections: int
     """Connections so far, this one included."""
@@ -279,6 +288,15 @@ EVENTS: Mapping[str, EventKind] = {
     ),
     "VNET_BACK_END_DISCONNECTED": EventKind(
         "A vhost-user back end disconnected.", Loss, BackEndMoved, lambda event: not event.connected
+    ),
+    "VNET_FRONT_END_CONNECTED": EventKind(
+        "A front end or client of a served device connected.", Connection, FrontEndMoved, lambda event: event.connected
+    ),
+    "VNET_FRONT_END_DISCONNECTED": EventKind(
+        "A front end or client of a served device disconnected.",
+        Disconnection,
+        FrontEndMoved,
+        lambda event: not event.connected,
     ),
     "VNET_PACKETS_DROPPED": EventKind("Packets were dropped. Once a second at most.", Drops, PacketsDropped),
     "VNET_NOTIFICATIONS_RESCUED": EventKind(

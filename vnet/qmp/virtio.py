@@ -33,7 +33,8 @@ from vnet.qmp.virtio_records import (
     VirtQueueStatus,
 )
 from vnet.system.device import Device
-from vnet.system.snapshot import driver_ring, queue_sides
+from vnet.system.ring_reports import driver_ring, take_ring_view
+from vnet.system.snapshot import queue_sides
 from vnet.system.world import World
 
 __all__ = ["devices", "element", "queue_status", "status", "vhost_queue_status"]
@@ -87,8 +88,7 @@ def queue_status(world: World, choice: QueueChoice) -> VirtQueueStatus:
     """Return the status of a queue. Raises QmpError."""
     device = _device(world, choice)
     mine, other = _queue(device, choice.queue)
-    ring = driver_ring(mine)
-    view = None if ring is None else ring.view()
+    ring, view = driver_ring(mine), take_ring_view(device, mine, other)
     own = None if ring is None else ring.state()
     state = None if other is None or other.ring is None else other.ring.state()
     known = state or own
@@ -140,11 +140,12 @@ def element(world: World, choice: ElementChoice) -> Element:
     """Return an outstanding chain of a queue. Raises QmpError."""
     device = _device(world, choice)
     place = f"{device.name}: queue {choice.queue}"
-    mine, _ = _queue(device, choice.queue)
-    ring = driver_ring(mine)
-    if ring is None:
+    mine, other = _queue(device, choice.queue)
+    view = take_ring_view(device, mine, other)
+    ring = driver_ring(mine) or (None if other is None else other.ring)
+    if view is None or ring is None:
         raise QmpError(f"{place} has no ring: the driver has set up none")
-    view, state = ring.view(), ring.state()
+    state = ring.state()
     chain = _chain(view, choice.index, place)
     driver, used = view.driver, view.device
     return Element(

@@ -8,7 +8,8 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 
 import attrs
@@ -16,11 +17,12 @@ import attrs
 from vnet.errors import ControlError
 from vnet.linux.netns import NETNS_DIR, remove_netns
 from vnet.linux.unix_socket import remove_stale
+from vnet.names import NAME_MAX
 from vnet.ports.rpmsg.pty import remove_stale_terminal
 from vnet.system.state import State, lock_file, make_run_dir, read_text, socket_path, state_path, uptime
 from vnet.topology import Topology
 
-__all__ = ["claim", "clean_up"]
+__all__ = ["NameTaken", "claim", "claim_free", "clean_up"]
 
 LOCK_TRIES = 20
 """Attempts to lock a file."""
@@ -28,17 +30,21 @@ LOCK_PAUSE = 0.01
 """Seconds between two attempts: readers hold the lock for an instant."""
 
 
+class NameTaken(ControlError):
+    """A system of the name is running already."""
+
+
 @contextmanager
 def claim(name: str, topology: Topology) -> Iterator[State]:
     """Reserve the name during the context, with a state file that lists what ``topology`` makes.
 
     Remains of a killed system of this name are removed first, our own at the end; if that fails, the file stays for
-    `vnet down`. Raises ControlError if the name is taken, OSError.
+    `vnet down`. Raises NameTaken, PrivilegeError if there is no directory for the file, ControlError, OSError.
     """
     make_run_dir()
     with _owned(state_path(name), create=True) as fd:
         if fd is None:
-            raise ControlError(f"{name} is running already; try: vnet show --name {name}")
+            raise NameTaken(f"{name} is running already; try: vnet show --name {name}")
         _remove(State.parse(name, read_text(fd)))
         state = State(name, os.getpid(), {})
         try:
@@ -47,7 +53,7 @@ def claim(name: str, topology: Topology) -> Iterator[State]:
             hosts = dict.fromkeys(topology.hosts) | {
                 netns.host: topology.host_netns(name, netns.host) for netns in topology.namespaces(name)
             }
-            paths = tuple(str(path.absolute()) for device in topology.devices.values() for path in device.paths())
+            paths = tuple(str(path.absolute()) for path in topology.paths())
             state = State(name, os.getpid(), hosts, made, paths, uptime())
             os.ftruncate(fd, 0)
             os.pwrite(fd, json.dumps(attrs.asdict(state)).encode() + b"\n", 0)
@@ -55,6 +61,23 @@ def claim(name: str, topology: Topology) -> Iterator[State]:
         finally:
             _remove(state)
             state_path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def claim_free(base: str, topology: Topology) -> Iterator[State]:
+    """Reserve a name that is free during the context: ``base``, else with the first free number behind it.
+
+    Raises as `claim` does.
+    """
+    for number in count(1):
+        suffix = "" if number == 1 else f"-{number}"
+        with ExitStack() as stack:
+            try:
+                state = stack.enter_context(claim(base[: NAME_MAX - len(suffix)] + suffix, topology))
+            except NameTaken:
+                continue
+            yield state
+            return
 
 
 def clean_up(name: str) -> State | None:

@@ -18,14 +18,21 @@ def take_config_spaces(world: World) -> ConfigImages:
         for link in (ntb.primary, ntb.secondary):
             owners[world.topology.links[link].ends[0], _function_name(world, link, world.ntbs[name].number)] = name
     functions = [
-        ConfigImage(root, function, link, world.links[link].up, owners.get((root, function), ""), bars, image)
+        ConfigImage(root, function, link, world.links[link].up, owner, bars, image)
         for host in world.hosts.values()
         for link, controller in host.controllers.items()
         for root in world.topology.links[link].ends[:1]
         for number, (image, bars) in controller.images().items()
         for function in [_function_name(world, link, number)]
+        for owner in [owners.get((root, function)) or _carried(world, link, number)]
     ]
     return ConfigImages(tuple(sorted(functions, key=lambda each: (each.host, each.name))))
+
+
+def _carried(world: World, link: str, number: int) -> str:
+    """Return the device that a function carries, if its driver is in another process; else empty."""
+    carried = world.topology.carried(link, number)
+    return "" if carried is None or carried[1].driven else carried[0]
 
 
 def _function_name(world: World, link: str, number: int) -> str:

@@ -6,23 +6,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
-from typing import cast
+from typing import Literal, cast
 
 import attrs
 
 from drivers.bus.device_queue import DeviceQueue
 from drivers.bus.driver_queue import DriverQueue
-from drivers.contracts.events import Event, QueueEnabled, Source, Topic
+from drivers.contracts.events import Event, FaultInjected, Notified, QueueEnabled, Source, Topic
 from drivers.contracts.ports import PacketPort
 from rings.observers.live import watch_device, watch_driver
 from vnet.emitters.chains import QueueChains, Side
 from vnet.emitters.ports import PortEnd, watch_port
-from vnet.emitters.registers import watch_link, watch_region
+from vnet.emitters.registers import RegisterPlace, VectorPlace, watch_link, watch_region
 from vnet.emitters.rings import DeviceEmitter, DriverEmitter
 from vnet.ends.base import End
 from vnet.host.host import Host
 from vnet.host.platform import PlatformRegion
 from vnet.link.base import Link
+from vnet.link.faults import Action, LinkRequest
 from vnet.ports.packet.base import CountingPort
 from vnet.ports.packet.interface_port import InterfacePort
 from vnet.system.device import Device
@@ -97,6 +98,7 @@ class DataPath:
             for own in device.device_queues:
                 self._watch_device(device, own)
         stack.enter_context(self._events.listen(self._queue_enabled, (Topic.LIFECYCLE,)))
+        stack.enter_context(self._events.listen(self._fault_injected, (Topic.LINKS,)))
 
     def _leave_rings(self) -> None:
         for end in self._rings.values():
@@ -120,6 +122,27 @@ class DataPath:
             for own in device.device_queues:
                 if own.name == source.queue:
                     self._watch_device(device, own)
+
+    def _fault_injected(self, event: Event) -> None:
+        """Emit that a notification was lost, if a link lost the one of a known queue."""
+        emit = self._events.rings
+        if (
+            emit is None
+            or not isinstance(event, FaultInjected)
+            or event.fault != Action.LOSE.value
+            or event.addr is None
+        ):
+            return
+        places = self._places(event.source.link)
+        place: RegisterPlace | VectorPlace | None
+        kind: Literal["kick", "call"]
+        if event.request == LinkRequest.DOORBELL.value:
+            kind, place = "kick", places.register(event.addr, event.value or 0)
+        else:
+            kind, place = "call", places.vector(event.function, event.addr, event.value or 0)
+        if place is not None and place.source.queue:
+            source = attrs.evolve(place.source, link="")
+            emit(Notified(event.time, source, kind, "lost", self._published(kind, source)))
 
     def _watch_driver(self, device: Device, queue: DriverQueue) -> None:
         if queue.live:
@@ -183,12 +206,14 @@ class DataPath:
 
     def _watch_registers(self, stack: ExitStack) -> None:
         for name, link in self._links.items():
-            places = LinkAddresses(name, self._topology, self._hosts, self._devices, self._registers[name])
-            stack.callback(watch_link(link, self._events, places, self._published, self._requests).remove)
+            stack.callback(watch_link(link, self._events, self._places(name), self._published, self._requests).remove)
         for device, region in self._regions():
             source = device.source("device")
             locate = partial(region_place, device, device.source("driver"))
             stack.callback(watch_region(region, self._events, locate, source, self._published).remove)
+
+    def _places(self, link: str) -> LinkAddresses:
+        return LinkAddresses(link, self._topology, self._hosts, self._devices, self._registers[link])
 
     def _regions(self) -> Iterator[tuple[Device, PlatformRegion]]:
         for device in self._devices.values():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -13,6 +13,7 @@ from drivers.bus.driver_queue import DriverQueue
 from drivers.bus.vhost import VhostDevice
 from drivers.bus.virtio import VirtioDevice
 from drivers.contracts.events import Source
+from rings.memory import Memory
 from rings.status import Status
 from vnet.ends.base import End, SideName
 from vnet.host.host import Host
@@ -20,6 +21,9 @@ from vnet.spec import DeviceSpec
 from vnet.system.bring_up import reason_of
 
 __all__ = ["Device"]
+
+NOT_CONNECTED = "no driver is connected"
+NOT_STARTED = "the driver has not set DRIVER_OK"
 
 
 @attrs.define(eq=False)
@@ -44,6 +48,9 @@ class Device:
     """End of the device; a `MediatorEnd` in mediated mode."""
     local: Device | None = None
     """In mediated mode, the local driver's device, which is behind this one."""
+    driver_memory: Callable[[], Memory] | None = None
+    """Returns the memory of a driver in another process, as far as that shares it; None for a driver in this process.
+    Raises MemoryFault."""
 
     def source(self, side: SideName, queue: str = "") -> Source:
         """Return the place of the events of one side, or of its queue."""
@@ -77,11 +84,16 @@ class Device:
         return () if self.back is None else self.vhost.queues
 
     @property
+    def asking_queues(self) -> Sequence[DriverQueue | DeviceQueue]:
+        """Queues of the side that knows the age of chains: the driver's, if it is in this process."""
+        return self.driver_queues if self.spec.driven else self.device_queues
+
+    @property
     def up(self) -> bool:
         """Whether the device carries data: DRIVER_OK on both sides, both ends live; of those in this process."""
         virtio = self.virtio
         if not self.spec.driven:
-            return self.vhost.running and self.device_end.live
+            return self.vhost.running and self.driver_end.live and self.device_end.live
         return (
             virtio is not None
             and bool(virtio.status & Status.DRIVER_OK)
@@ -107,6 +119,8 @@ class Device:
     def trouble(self) -> str:
         """Return why the device is not up: the errors of both buses."""
         virtio = self.virtio
+        if not self.spec.driven and not self.driver_end.live:
+            return NOT_CONNECTED
         errors = [self.device_host.vhost.binding(self.vhost).error] if self.back is not None else []
         if virtio is not None:
             errors += [self.driver_host.virtio.binding(virtio).error, *virtio.failures]
@@ -115,4 +129,6 @@ class Device:
             errors += [binding.error for binding in bindings if binding.device.name == self.location]
         if self.back is not None:
             errors += self.vhost.failures
+        if not self.spec.driven:
+            errors.append(NOT_STARTED)
         return reason_of(errors)

@@ -5,51 +5,43 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
 
 from drivers.bus.back import VhostBack
-from drivers.bus.vhost import VhostBus
-from drivers.contracts.events import Reporter, Source
+from drivers.contracts.events import SILENT, Reporter, Source
 from drivers.errors import TransportLost
 from drivers.transports.vhost_user import VhostUserBack
 from vnet.ends import DEVICE_TYPES
-from vnet.ends.base import OpenContext
+from vnet.ends.base import End, OpenContext
+from vnet.ends.foreign import ForeignEnd
 from vnet.errors import ConfigError
 from vnet.functions import FunctionKind
+from vnet.host.host import Host
 from vnet.linux.background import open_background
 from vnet.linux.collector import ignore_existing
 from vnet.linux.ipc import LocalIpc
 from vnet.linux.poller import Poller
 from vnet.linux.unix_socket import connect_trusted
 from vnet.ports.packet.interface_watch import open_watches
-from vnet.spec import DeviceSpec
 from vnet.system.bring_up import bring_up, register_device_types
-from vnet.system.events import EventHub
-from vnet.system.function_export import FunctionExport, make_back
+from vnet.system.device import Device
+from vnet.system.export_topology import HOST, DeviceExport, export_topology
+from vnet.system.function_export import MEMORY, FunctionExport, make_back, open_function_export
 from vnet.system.log import log_events, log_line
-from vnet.system.sessions import DeviceSessions, ExportReport, Server, Sessions
+from vnet.system.losses import LossWatch
+from vnet.system.sessions import DeviceSessions, ExportReport, Sessions
+from vnet.system.world import World
+from vnet.vfio_user.server import VfioUserRoot
 
-__all__ = ["DeviceExport", "Served", "open_exports", "open_function"]
+__all__ = ["DeviceExport", "ExportSystem", "Served", "open_export_system", "open_exports", "open_function"]
 
+BUS = 1
+"""Number of the one bus of a client's root complex."""
 RETRY = 0.5
 """Seconds between two attempts to connect."""
-
-
-@attrs.frozen
-class DeviceExport:
-    """A device to serve."""
-
-    spec: DeviceSpec
-    socket: Path
-    """Path of the unix socket."""
-    connect: bool = False
-    """Whether the front end listens at the socket and we connect to it, again and again."""
-    peer_uid: int | None = None
-    """With ``connect``: user id, besides our own and root, whose front end may listen there."""
-    vfio_user: bool = False
-    """Whether the device is a PCI function for vfio-user clients, instead of a vhost-user back end."""
 
 
 @attrs.define(eq=False)
@@ -73,6 +65,15 @@ class Served(DeviceSessions):
             await trio.sleep(RETRY)
 
 
+@attrs.frozen(eq=False)
+class ExportSystem:
+    """A running system of served devices."""
+
+    world: World
+    served: dict[str, Served]
+    """Its devices by name."""
+
+
 @asynccontextmanager
 async def open_exports(
     exports: Mapping[str, DeviceExport],
@@ -84,52 +85,93 @@ async def open_exports(
 
     ``report`` takes lines for the user about connections. Raises ConfigError, PrivilegeError, DriverError.
     """
-    poller = Poller(moderate=True)
+    async with open_export_system(exports, allow_unsealed=allow_unsealed, report=report) as system:
+        yield system.served
+
+
+@asynccontextmanager
+async def open_export_system(
+    exports: Mapping[str, DeviceExport],
+    name: str = HOST,
+    *,
+    allow_unsealed: bool = False,
+    report: Callable[[str], None] = log_line,
+) -> AsyncIterator[ExportSystem]:
+    """Serve these devices during the context, as a system of this name. Arguments and errors as of `open_exports`."""
+    world = World(name, export_topology(exports), Poller(moderate=True), allow_unsealed=allow_unsealed)
     async with AsyncExitStack() as stack:
-        hub = EventHub()
-        log = stack.enter_context(log_events(hub))
-        stack.callback(poller.close)
-        watches = await stack.enter_async_context(open_watches(Reporter(hub, Source())))
-        ipc = LocalIpc(poller, allow_unsealed=allow_unsealed)
+        log = stack.enter_context(log_events(world.events))
+        stack.callback(world.poller.close)
+        watches = world.watches = await stack.enter_async_context(open_watches(Reporter(world.events, Source())))
+        host = Host(HOST, MEMORY, world.events)
+        world.hosts[HOST] = host
+        stack.callback(host.close)
         served: dict[str, Served] = {}
         starts: list[Callable[[], None]] = []
-        for index, (name, export) in enumerate(exports.items()):
-            spec = export.spec
-            context = OpenContext("serve", name, index, spec, ("", ""), poller, watches)
+        for index, (device, spec) in enumerate(world.topology.devices.items()):
+            context = OpenContext(name, device, index, spec, ("", ""), world.poller, watches)
             end = await stack.enter_async_context(DEVICE_TYPES[spec.type].open_alone("device", context))
-            lines = ExportReport(name, report, peer="client" if export.vfio_user else "front end")
-            server: Server
-            identity = spec.identity(name, Reporter(hub, Source("", name, "device")))
-            back: VhostBack
-            if export.vfio_user:
-                server = function = FunctionExport(name, ipc, lines)
-                stack.callback(function.close)
-                back, start = make_back(function, spec, identity)
-                starts.append(start)
-            else:
-                server = back = VhostUserBack(ipc, identity, lines)
-            served[name] = Served(name, export.socket, server, lines, back, end, export)
-        bus = VhostBus()
-        register_device_types(bus, {device.back.device: device.end.settings for device in served.values()})
+            served[device], start = _place(world, context, exports[device], end, report)
+            starts.append(start)
+        register_device_types(host.vhost, {one.back.device: one.end.settings for one in served.values()})
         nursery = await stack.enter_async_context(open_background())
+        losses = LossWatch(world.events, world.devices, world.ring_looks)
         nursery.start_soon(log.run)
+        nursery.start_soon(losses.run)
         # Devices and the poller outlive the last session, also on cancellation.
         scope = trio.CancelScope(shield=True)
-        await nursery.start(_run, scope, poller, bus)
+        await nursery.start(_run, scope, world.poller, host)
         stack.callback(scope.cancel)
-        await bring_up((bus, device.back) for device in served.values())
-        for device in served.values():
-            nursery.start_soon(device.back.serve)
+        await bring_up((host.vhost, one.back) for one in served.values())
+        for link in world.links.values():
+            nursery.start_soon(link.run)
+        for one in served.values():
+            nursery.start_soon(one.back.serve)
         for start in starts:
             start()
+        stack.callback(losses.report)
         sessions = await stack.enter_async_context(open_background())
-        for device in served.values():
-            if device.export.connect:
-                await sessions.start(device.dial)
+        for one in served.values():
+            if one.export.connect:
+                await sessions.start(one.dial)
             else:
-                await _start(sessions, device)
+                await _start(sessions, one)
         stack.enter_context(ignore_existing())
-        yield served
+        yield ExportSystem(world, served)
+
+
+def _place(
+    world: World, context: OpenContext[Any], export: DeviceExport, end: End, report: Callable[[str], None]
+) -> tuple[Served, Callable[[], None]]:
+    """Make the device half of a served device, and add the device to the system.
+
+    Returns it with the call that lets it appear once it is bound. Raises ConfigError.
+    """
+    name, spec = context.name, context.spec
+    host, lines = world.hosts[HOST], ExportReport(context.name, report, peer=export.peer)
+    identity = spec.identity(name, Reporter(world.events, Source(HOST, name, "device")))
+    server: FunctionExport | VhostUserBack
+    back: VhostBack
+    if spec.link is not None:
+        root = VfioUserRoot(world.ipc, {0: lines})
+        link = world.add_link(spec.link, root.rc)
+        world.buses[spec.link] = BUS
+        server = FunctionExport(link, host.add_controller(spec.link, link), root)
+        back, start = make_back(server, spec, identity)
+        memory = server.memory
+    else:
+        back = server = VhostUserBack(world.ipc, identity, lines)
+        memory, start = back.memory, _no_start
+    path = str(export.socket)
+    driver_end = ForeignEnd(path, export.protocol, lambda: server.connected)
+    world.devices[name] = Device(
+        name, spec, world.topology.ends(spec), host, host, path, back, driver_end, end, driver_memory=memory
+    )
+    return Served(name, export.socket, server, lines, identity.reporter, back, end, export), start
+
+
+def _no_start() -> None:
+    """Do nothing: a back end appears at its socket."""
 
 
 @asynccontextmanager
@@ -152,10 +194,9 @@ async def open_function(
         exports, served = [], []
         for number, socket in enumerate(sockets):
             lines = ExportReport(name if len(sockets) == 1 else f"{name} link {number}", report, peer="client")
-            export = FunctionExport(name, ipc, lines)
-            stack.callback(export.close)
+            export = stack.enter_context(open_function_export(name, ipc, lines))
             exports.append(export)
-            served.append(Sessions(name, socket, export, lines))
+            served.append(Sessions(name, socket, export, lines, SILENT))
         function = kind.make(*(export.controller for export in exports))
         function.bind()
         stack.callback(function.unbind)
@@ -178,9 +219,9 @@ async def _start(nursery: trio.Nursery, sessions: Sessions) -> None:
         raise ConfigError("serve", "socket", str(sessions.path), exc.strerror or str(exc)) from None
 
 
-async def _run(scope: trio.CancelScope, poller: Poller, bus: VhostBus, task_status: trio.TaskStatus[None]) -> None:
+async def _run(scope: trio.CancelScope, poller: Poller, host: Host, task_status: trio.TaskStatus[None]) -> None:
     with scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poller.run)
-            await nursery.start(bus.serve)
+            await nursery.start(host.serve)
             task_status.started()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import attrs
 
 from drivers.bus.back import Identity, VhostBack
 from drivers.carriers.transport import LinkTransport, Transport
 from drivers.contracts.ipc import FdSocket
+from rings.memory import Memory
 from vnet.errors import ConfigError
+from vnet.link.base import Link
 from vnet.link.ideal import IdealLink
 from vnet.linux.ipc import LocalIpc
 from vnet.linux.memory import HostMemory
@@ -19,25 +22,26 @@ from vnet.transports import TRANSPORTS
 from vnet.vfio_user.server import ClientReport, VfioUserRoot
 from vnet.vfio_user.session import Doorbell
 
-__all__ = ["FunctionExport", "doorbells", "function_transports", "make_back"]
+__all__ = ["MEMORY", "FunctionExport", "doorbells", "function_transports", "make_back", "open_function_export"]
 
 MEMORY = 16 << 20
 """Bytes of an endpoint's memory, for BARs that are memory. Untouched pages use none."""
 
 
 class FunctionExport:
-    """A link whose root complex is a vfio-user client. Implements `vnet.system.sessions.Server`.
+    """A link whose root complex is a vfio-user client. Implements `vnet.system.sessions.Server`."""
 
-    Close it after use.
-    """
-
-    def __init__(self, name: str, ipc: LocalIpc, report: ClientReport) -> None:
-        self._link = IdealLink(name)
-        self._memory = HostMemory(MEMORY, name=name)
-        self.controller = EndpointController(self._link, memory=self._memory, name=name)
-        self._root = VfioUserRoot(ipc, {0: report})
-        self._server = self._root.servers[0]
+    def __init__(self, link: Link, controller: EndpointController, root: VfioUserRoot) -> None:
+        """``controller`` is at the endpoint of ``link``, whose function 0 is that of ``root``."""
+        self.controller = controller
+        self._link = link
+        self._root = root
+        self._server = root.servers[0]
         self.statistics = self._server.statistics
+
+    def memory(self) -> Memory:
+        """Return the client's memory, as far as that shares it."""
+        return self._server.memory
 
     def start(self, doorbells: Sequence[Doorbell] = ()) -> None:
         """Appear on the link, once the function is bound."""
@@ -53,9 +57,17 @@ class FunctionExport:
         """Serve a client. Raises ProtocolError, TransportLost."""
         await self._server.serve_connection(socket)
 
-    def close(self) -> None:
-        self.controller.stop()
-        self._memory.close()
+
+@contextmanager
+def open_function_export(name: str, ipc: LocalIpc, report: ClientReport) -> Iterator[FunctionExport]:
+    """Open a link of its own for a function, with an endpoint that has memory."""
+    link, memory = IdealLink(name), HostMemory(MEMORY, name=name)
+    controller = EndpointController(link, memory=memory, name=name)
+    try:
+        yield FunctionExport(link, controller, VfioUserRoot(ipc, {0: report}))
+    finally:
+        controller.stop()
+        memory.close()
 
 
 def function_transports() -> list[str]:

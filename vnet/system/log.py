@@ -24,6 +24,7 @@ from drivers.contracts.events import (
     FaultRuleEnded,
     FaultRuleSet,
     FeaturesNegotiated,
+    FrontEndMoved,
     LinkMoved,
     LinkTimingChanged,
     MessagePassed,
@@ -40,14 +41,13 @@ from drivers.contracts.events import (
 from rings.status import status_names
 from vnet.system.events import EventHub
 from vnet.system.limited import PER, LineLimit, repeated, shortened
+from vnet.system.verdicts import OFTEN
 
 __all__ = ["ENTRIES", "TOPICS", "EventLog", "LogEntry", "log_events", "log_line", "logger_name"]
 
 DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING
 QUERIES = ("query-", "x-query-", "qmp_capabilities")
 """Starts of the names of commands that change nothing."""
-OFTEN = 3
-"""Resets in a row for one reason that are a warning."""
 
 
 def log_line(line: str) -> None:
@@ -150,6 +150,9 @@ ENTRIES: Mapping[type[Event], Callable[[Any], LogEntry]] = {
     BindMoved: _bind,
     PortLost: lambda event: LogEntry(WARNING, event.why),
     BackEndMoved: _back_end,
+    FrontEndMoved: lambda event: LogEntry(
+        DEBUG, f"connection {event.connections} {'begins' if event.connected else 'is over'}"
+    ),
     PacketsDropped: _dropped,
     NotificationsRescued: _rescued,
     LinkMoved: _link,

@@ -9,6 +9,7 @@ import trio
 
 from drivers.contracts.events import Event, Events, NotificationsRescued, PacketsDropped, Source
 from vnet.system.device import Device
+from vnet.system.ring_looks import RingLooks
 
 __all__ = ["INTERVAL", "DropCount", "LossWatch", "drop_counts"]
 
@@ -57,9 +58,11 @@ def _rescues(device: Device) -> Iterator[tuple[Source, int]]:
 class LossWatch:
     """Emits an event for each counter of losses that has increased. The counters are read while a sink listens only."""
 
-    def __init__(self, events: Events, devices: Mapping[str, Device]) -> None:
+    def __init__(self, events: Events, devices: Mapping[str, Device], looks: RingLooks) -> None:
+        """``looks`` remembers a look at the rings at each interval, so that the age of their chains is known."""
         self._events = events
         self._devices = devices
+        self._looks = looks
         self._counts: dict[tuple[Source, str, str], int] = {}
 
     async def run(self) -> None:
@@ -71,6 +74,7 @@ class LossWatch:
     def report(self) -> None:
         """Emit an event for each counter that increased since the last call."""
         if (emit := self._events.losses) is not None:
+            self._looks.look(self._devices.values(), trio.current_time())
             for event in self._changes():
                 emit(event)
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import trio
 
+from drivers.contracts.events import SILENT
 from vnet.errors import ConfigError
 from vnet.host.host import Host
 from vnet.link.base import Link
@@ -74,9 +75,11 @@ class RemoteRoot:
                 path = Path(function_socket(self._end.vfio_user, number))
                 if device is not None and device.back is not None:
                     server.doorbells = doorbells(TRANSPORTS[device.spec.transport], len(device.back.device.queues))
-                    sessions: Sessions = DeviceSessions(lines.name, path, server, lines, device.back, device.device_end)
+                    sessions: Sessions = DeviceSessions(
+                        lines.name, path, server, lines, device.vhost.reporter, device.back, device.device_end
+                    )
                 else:
-                    sessions = Sessions(lines.name, path, server, lines)
+                    sessions = Sessions(lines.name, path, server, lines, SILENT)
                 try:
                     await nursery.start(sessions.listen)
                 except OSError as exc:

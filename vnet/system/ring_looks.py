@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
-from rings.queue import QueueStatistics, Virtqueue
+from rings.queue import QueueStatistics, Virtqueue, Vringh
+from vnet.system.device import Device
 
 __all__ = ["RingLooks"]
 
@@ -17,10 +19,10 @@ class RingLooks:
     """
 
     def __init__(self) -> None:
-        self._looks: WeakKeyDictionary[Virtqueue, dict[int, float]] = WeakKeyDictionary()
+        self._looks: WeakKeyDictionary[Virtqueue | Vringh, dict[int, float]] = WeakKeyDictionary()
         """Times of the first looks that saw a number of chains added, by ring and number, both rising."""
 
-    def waited(self, ring: Virtqueue, counters: QueueStatistics, now: float) -> float | None:
+    def waited(self, ring: Virtqueue | Vringh, counters: QueueStatistics, now: float) -> float | None:
         """Return the seconds that the oldest chain has been outstanding at least; None if no chain is.
 
         It is 0 at a first look. ``counters`` are the ring's, and ``now`` is the time of this look in seconds.
@@ -32,3 +34,10 @@ class RingLooks:
             return None
         looks.setdefault(counters.chains, now)
         return now - next(iter(looks.values()))
+
+    def look(self, devices: Iterable[Device], now: float) -> None:
+        """Look at the rings of all queues of ``devices``, so that a later look knows the age of their chains."""
+        for device in devices:
+            for queue in device.asking_queues:
+                if queue.ring is not None:
+                    self.waited(queue.ring, queue.ring.statistics(), now)

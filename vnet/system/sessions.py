@@ -12,6 +12,7 @@ import trio
 
 from drivers.bus.back import VhostBack
 from drivers.carriers.framing import SessionStatistics
+from drivers.contracts.events import FrontEndMoved, Reporter
 from drivers.contracts.ipc import FdSocket
 from drivers.errors import DriverError
 from rings.status import Status
@@ -71,6 +72,8 @@ class Sessions:
     """Path of the socket."""
     server: Server
     lines: ExportReport
+    reporter: Reporter
+    """Reporter of the events of what is served."""
 
     async def converse(self, connected: socket.socket) -> None:
         """Serve one front end until it disconnects or fails."""
@@ -78,10 +81,13 @@ class Sessions:
         before = self.carried()
         if first and not self.lines.failed:
             self.lines.say(CONNECTED.format(self.lines.peer))
+        if first:
+            self.reporter.lifecycle(FrontEndMoved, True, "", self.server.statistics.sessions + 1)
+        why = ""
         try:
             await self.server.serve_connection(UnixSocket(connected))
         except DriverError as exc:
-            self.lines.failed = True
+            self.lines.failed, why = True, str(exc)
             self.lines.trouble(f"the connection was closed: {exc}")
         else:
             if first:
@@ -89,6 +95,8 @@ class Sessions:
                 self.lines.say(f"the {self.lines.peer} hung up{self.carried_since(before)}")
             else:
                 self.lines.trouble(REFUSED.format(self.lines.peer))
+        if first:
+            self.reporter.lifecycle(FrontEndMoved, False, why, self.server.statistics.sessions)
 
     def carried(self) -> list[int]:
         """Return the packets, messages or requests by queue since the start; here there are no queues."""

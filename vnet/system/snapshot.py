@@ -5,24 +5,27 @@ No access crosses a link, and nothing is counted because it was looked at.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
+import trio
 
 from drivers.bus.binding import Binding
 from drivers.bus.model import D, R
 from drivers.bus.vhost import DeviceQueue
-from drivers.bus.virtio import DriverQueue
-from rings.queue import QueueStatistics, Virtqueue
+from drivers.bus.virtio import DriverQueue, VirtioDevice
+from rings.queue import QueueStatistics
 from rings.status import status_names
 from vnet.ends.base import End, SideName
 from vnet.system.device import Device
 from vnet.system.losses import drop_counts
 from vnet.system.ring_looks import RingLooks
+from vnet.system.verdicts import judge
 from vnet.system.world import World
 from vnet.transports import TRANSPORTS
 from vnet.views.link import LinkView
 from vnet.views.pci import NtbView
 from vnet.views.plain import INLINE
-from vnet.views.ring import RingReport, RingSlots, slots_of
 from vnet.views.system import (
     BindingView,
     DeviceQueueView,
@@ -40,15 +43,34 @@ from vnet.views.system import (
 
 __all__ = [
     "QueueRow",
-    "driver_ring",
     "drop_total",
     "queue_rows",
     "queue_sides",
-    "take_ring",
-    "take_slots",
     "take_snapshot",
     "take_status",
 ]
+
+
+Age = Callable[[DriverQueue | DeviceQueue], float | None]
+"""Returns `QueueView.waited` of a queue."""
+
+
+def _no_age(_: DriverQueue | DeviceQueue) -> float | None:
+    return None
+
+
+@attrs.frozen
+class _Ages:
+    """The ages of chains at one look."""
+
+    device: Device
+    looks: RingLooks
+    now: float
+
+    def __call__(self, queue: DriverQueue | DeviceQueue) -> float | None:
+        if queue.ring is None or not queue.live or queue not in self.device.asking_queues:
+            return None
+        return self.looks.waited(queue.ring, queue.ring.statistics(), self.now)
 
 
 @attrs.frozen
@@ -93,7 +115,7 @@ def take_snapshot(world: World) -> SystemView:
         hosts={name: _host(world, name) for name in world.hosts},
         links={name: _link(world, name) for name in world.links},
         ntbs={name: _ntb(world, name) for name in world.ntbs},
-        devices={name: _device(device) for name, device in world.devices.items()},
+        devices=_devices(world),
         drops=drop_total(world),
     )
 
@@ -104,7 +126,15 @@ def take_status(world: World) -> StatusView:
         tuple(world.hosts),
         {name: link.up for name, link in world.links.items()},
         {name: device.up for name, device in world.devices.items()},
+        {name: device.verdict for name, device in _devices(world).items() if device.verdict is not None},
     )
+
+
+def _devices(world: World) -> dict[str, DeviceView]:
+    """Return all devices, each after a look at its rings."""
+    now = trio.current_time()
+    views = {name: _device(device, world.ring_looks, now) for name, device in world.devices.items()}
+    return {name: attrs.evolve(view, verdict=judge(world.name, name, view)) for name, view in views.items()}
 
 
 def queue_sides(device: Device) -> dict[str, tuple[DriverQueue | None, DeviceQueue | None]]:
@@ -112,34 +142,6 @@ def queue_sides(device: Device) -> dict[str, tuple[DriverQueue | None, DeviceQue
     mine = {queue.name: queue for queue in device.driver_queues}
     others = {queue.name: queue for queue in device.device_queues}
     return {name: (mine.get(name), others.get(name)) for name in mine | others}
-
-
-def driver_ring(queue: DriverQueue | None) -> Virtqueue | None:
-    """Return the driver's ring; None if there is none, or if its memory is no longer mapped."""
-    return queue.ring if queue is not None and queue.reachable() else None
-
-
-def take_ring(mine: DriverQueue | None, other: DeviceQueue | None, looks: RingLooks, now: float) -> RingReport:
-    """Return the ring of a queue, given by its two sides, as it stands in the driver's own memory at time ``now``.
-
-    ``looks`` remembers the look, which is how a later one knows for how long chains have been outstanding.
-    """
-    report, ring = _report(mine, other), driver_ring(mine)
-    return report if ring is None else attrs.evolve(report, waited=looks.waited(ring, ring.statistics(), now))
-
-
-def take_slots(mine: DriverQueue | None, other: DeviceQueue | None) -> RingSlots:
-    """Return the slots of a queue's ring, given by its two sides, like `take_ring`."""
-    return slots_of(_report(mine, other))
-
-
-def _report(mine: DriverQueue | None, other: DeviceQueue | None) -> RingReport:
-    ring = driver_ring(mine)
-    return RingReport(
-        driver=None if ring is None else ring.state(),
-        device=None if other is None or other.ring is None else other.ring.state(),
-        ring=None if ring is None else ring.view(),
-    )
 
 
 def _host(world: World, name: str) -> HostView:
@@ -174,7 +176,8 @@ def _ntb(world: World, name: str) -> NtbView:
     return ntb.snapshot(spec.host, TRANSPORTS[carried[1].transport].register_name)
 
 
-def _device(device: Device) -> DeviceView:
+def _device(device: Device, looks: RingLooks, now: float) -> DeviceView:
+    age = _Ages(device, looks, now)
     spec = device.spec
     return DeviceView(
         type=spec.type,
@@ -184,12 +187,12 @@ def _device(device: Device) -> DeviceView:
         location=device.location,
         up=device.up,
         trouble="" if device.up else device.trouble(),
-        driver=_driver_side(device, device.hosts[0]),
-        device=_device_side(device, device.hosts[1]),
+        driver=_driver_side(device, device.hosts[0], age),
+        device=_device_side(device, device.hosts[1], age),
     )
 
 
-def _driver_side(device: Device, host: str) -> DriverSideView:
+def _driver_side(device: Device, host: str, age: Age) -> DriverSideView:
     virtio = device.virtio
     port = device.driver_end.snapshot()
     if virtio is None:
@@ -202,15 +205,15 @@ def _driver_side(device: Device, host: str) -> DriverSideView:
         status=status_names(virtio.status),
         features=device.spec.virtio.table.describe(virtio.features),
         restarts=virtio.restarts,
-        last_reset=ResetView(virtio.last_reset, virtio.repeats, virtio.pause),
+        last_reset=_reset(virtio),
         failures=tuple(virtio.failures),
         early_interrupts=virtio.early_interrupts,
-        queues=_driver_queues(device),
+        queues=_driver_queues(device, age),
         port=port,
     )
 
 
-def _device_side(device: Device, host: str) -> DeviceSideView:
+def _device_side(device: Device, host: str, age: Age) -> DeviceSideView:
     port = device.device_end.snapshot()
     if device.back is None:
         return DeviceSideView(host=host, port=port)
@@ -227,9 +230,15 @@ def _device_side(device: Device, host: str) -> DeviceSideView:
         features=vhost.table.describe(vhost.features),
         resets=vhost.resets,
         failures=tuple(vhost.failures),
-        queues=_device_queues(device),
+        queues=_device_queues(device, age),
         port=port,
     )
+
+
+def _reset(virtio: VirtioDevice) -> ResetView:
+    if not virtio.last_reset:
+        return ResetView()
+    return ResetView(virtio.last_reset, virtio.repeats, virtio.pause, trio.current_time() - virtio.restarted)
 
 
 def _binding(binding: Binding[D, R]) -> BindingView:
@@ -237,30 +246,33 @@ def _binding(binding: Binding[D, R]) -> BindingView:
     return BindingView(driver, binding.state.value, binding.error)
 
 
-def _driver_queues(device: Device) -> tuple[DriverQueueView, ...]:
+def _driver_queues(device: Device, age: Age = _no_age) -> tuple[DriverQueueView, ...]:
     rings = [(queue, queue.statistics()) for queue in device.driver_queues]
     end = device.driver_end
     return tuple(
-        DriverQueueView(_queue(queue, end, ring, kicks=ring.notifications, calls=queue.calls), queue.fault)
+        DriverQueueView(_queue(queue, end, ring, age(queue), kicks=ring.notifications, calls=queue.calls), queue.fault)
         for queue, ring in rings
     )
 
 
-def _device_queues(device: Device) -> tuple[DeviceQueueView, ...]:
+def _device_queues(device: Device, age: Age = _no_age) -> tuple[DeviceQueueView, ...]:
     rings = [(queue, queue.statistics()) for queue in device.device_queues]
     end = device.device_end
     return tuple(
         DeviceQueueView(
-            _queue(queue, end, ring, kicks=queue.kicks, calls=ring.notifications),
+            _queue(queue, end, ring, age(queue), kicks=queue.kicks, calls=ring.notifications),
             queue.enabled,
             queue.max_num,
             queue.spurious,
+            queue.fault,
         )
         for queue, ring in rings
     )
 
 
-def _queue(queue: DriverQueue | DeviceQueue, end: End, ring: QueueStatistics, *, kicks: int, calls: int) -> QueueView:
+def _queue(
+    queue: DriverQueue | DeviceQueue, end: End, ring: QueueStatistics, waited: float | None, *, kicks: int, calls: int
+) -> QueueView:
     figures = end.figures(queue.index)
     return QueueView(
         index=queue.index,
@@ -271,6 +283,7 @@ def _queue(queue: DriverQueue | DeviceQueue, end: End, ring: QueueStatistics, *,
         returned=ring.returned,
         bad_lengths=ring.bad_lengths,
         rescues=queue.signal.rescues,
+        waited=waited,
         counters=QueueCounters(
             kicks=kicks,
             calls=calls,

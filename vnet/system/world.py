@@ -55,13 +55,17 @@ LOCAL = "-local"
 class World:
     """A running system, made by `open_world`."""
 
-    def __init__(self, name: str, topology: Topology) -> None:
+    def __init__(
+        self, name: str, topology: Topology, poller: Poller | None = None, *, allow_unsealed: bool = False
+    ) -> None:
+        """``allow_unsealed``: whether other processes may share memory that is not sealed against shrinking."""
         self.name = name
         self.topology = topology
         self.ring_looks = RingLooks()
         self.events = EventHub()
         """All events of the system, for sinks."""
         self.hosts: dict[str, Host] = {}
+        """Hosts of this process by name."""
         self.links: dict[str, Link] = {}
         self.faults: dict[str, FaultyLink] = {}
         """Faults of each link."""
@@ -77,11 +81,23 @@ class World:
         """Trace file by link."""
         self.ntbs: dict[str, NtbFunction] = {}
         self.devices: dict[str, Device] = {}
-        self.poller = Poller(moderate=any(isinstance(link.root, RemoteEnd) for link in topology.links.values()))
+        remote = any(isinstance(link.root, RemoteEnd) for link in topology.links.values())
+        self.poller = poller or Poller(moderate=remote)
         self.watches: Watches | None = None
         """Watches of the interfaces of all ports."""
-        self.ipc = LocalIpc(self.poller)
+        self.ipc = LocalIpc(self.poller, allow_unsealed=allow_unsealed)
         self.readiness = Readiness(self.events, self.devices)
+        DataPath(self.events, topology, self.hosts, self.links, self.registers, self.devices)
+
+    def add_link(self, name: str, rc: RootComplex, sink: Callable[[str], object] | None = None) -> Link:
+        """Make a link of the topology below a root complex, and return it. ``sink`` takes the lines of its trace."""
+        registers = self.registers[name] = LinkRegisters(name, self.topology, rc)
+        built = build_link(name, self.topology.links[name], registers, self.events, sink)
+        self.links[name], self.faults[name] = built.link, built.faults
+        if built.timed is not None:
+            self.timed[name] = built.timed
+        built.faults.watch_losses(Rechecks(name, self.devices).switch)
+        return built.link
 
     def netns(self, host: str) -> str:
         """Return the namespace of a host's ports that name no other."""
@@ -126,7 +142,6 @@ async def open_world(
     PrivilegeError, DriverError.
     """
     world = World(name, topology.sized())
-    DataPath(world.events, world.topology, world.hosts, world.links, world.registers, world.devices)
     async with AsyncExitStack() as stack:
         logged = stack.enter_context(ExitStack())
         log = logged.enter_context(log_events(world.events))
@@ -144,7 +159,7 @@ async def open_world(
         for context, ends in zip(contexts, opened, strict=True):
             _add_device(world, context, ends)
         nursery = await stack.enter_async_context(open_background())
-        losses = LossWatch(world.events, world.devices)
+        losses = LossWatch(world.events, world.devices, world.ring_looks)
         nursery.start_soon(log.run)
         nursery.start_soon(losses.run)
         await _start(world, nursery)
@@ -182,20 +197,13 @@ def _add_links(world: World, stack: AsyncExitStack, report: Callable[[str], None
         if spec.trace is not None:
             world.traces[name] = stack.enter_context(open_trace(name, spec.trace, report))
         sink = world.traces[name].write if name in world.traces else None
-        root: RemoteRoot | RootComplex
         if isinstance(spec.root, RemoteEnd):
             root = world.remotes[name] = RemoteRoot(world.ipc, name, spec.root, world.topology, report)
-            rc = root.rc
+            world.buses[name] = root.attach(world.add_link(name, root.rc, sink))
         else:
-            root = rc = world.hosts[spec.root].rc
-        registers = world.registers[name] = LinkRegisters(name, world.topology, rc)
-        built = build_link(name, spec, registers, world.events, sink)
-        link = world.links[name] = built.link
-        world.faults[name] = built.faults
-        if built.timed is not None:
-            world.timed[name] = built.timed
-        built.faults.watch_losses(Rechecks(name, world.devices).switch)
-        world.buses[name] = root.attach(link)
+            rc = world.hosts[spec.root].rc
+            world.buses[name] = rc.attach(world.add_link(name, rc, sink))
+        link = world.links[name]
         if isinstance(spec.endpoint, RemoteEnd):
             host = world.hosts[spec.ends[0]]
             world.remotes[name] = RemoteServers(world.ipc, name, spec.endpoint, world.topology, host, link, report)

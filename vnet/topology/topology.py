@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import attrs
 
@@ -54,6 +55,11 @@ class Topology:
     def own_netns(self, system: str) -> tuple[str, ...]:
         """Return the names of namespaces that are made and removed with the system."""
         return tuple(sorted({netns.name for netns in self.namespaces(system) if netns.own}))
+
+    def paths(self) -> Iterator[Path]:
+        """Yield the paths of sockets and terminals that the system makes."""
+        for device in self.devices.values():
+            yield from device.paths()
 
     def ends(self, device: DeviceSpec) -> tuple[str, str]:
         """Return the names of the driver's and the device's host.

@@ -27,6 +27,7 @@ __all__ = [
     "SocketView",
     "StatusView",
     "SystemView",
+    "VerdictView",
 ]
 
 
@@ -106,6 +107,9 @@ class QueueView:
     """Used lengths larger than the buffer since then."""
     rescues: int
     """Re-checks that found work whose notification was lost."""
+    waited: float | None
+    """Seconds that the oldest chain has been outstanding at least, according to earlier looks; 0 at a first look. None
+    if no chain is, or if the other side knows it."""
     counters: QueueCounters = attrs.field(metadata=INLINE)
     path: str = ""
     """"native" if plain chains are moved in C now, else "python"; empty without a ring."""
@@ -130,6 +134,9 @@ class DeviceQueueView:
     """Largest number of entries that the device offers."""
     spurious_kicks: int
     """Kicks for a queue that was not running."""
+    fault: str
+    """Last rule that the driver violated, or access that failed, with the section of the specification; empty if there
+    was none."""
 
 
 @attrs.frozen
@@ -142,6 +149,8 @@ class ResetView:
     """Resets for this reason, without another one between them."""
     pause: float = 0.0
     """Seconds until the next bring-up; 0 if none is due."""
+    age: float = 0.0
+    """Seconds since the reset."""
 
 
 @attrs.frozen
@@ -199,6 +208,19 @@ class DeviceSideView:
 
 
 @attrs.frozen
+class VerdictView:
+    """The fault of a device that is unwell."""
+
+    rule: str
+    """Name of the rule that found it, such as stalled-queue."""
+    queue: str
+    """Name of the queue; empty if the whole device is meant."""
+    text: str
+    look: str
+    """Command that shows more."""
+
+
+@attrs.frozen
 class DeviceView:
     """A device, seen from both sides."""
 
@@ -215,6 +237,8 @@ class DeviceView:
     """Reason why it is not up."""
     driver: DriverSideView
     device: DeviceSideView
+    verdict: VerdictView | None = None
+    """Its fault; None if it is well."""
 
     @property
     def sides(self) -> tuple[tuple[str, DriverSideView | DeviceSideView], ...]:
@@ -253,3 +277,5 @@ class StatusView:
     hosts: tuple[str, ...]
     links: Mapping[str, bool]
     devices: Mapping[str, bool]
+    verdicts: Mapping[str, VerdictView]
+    """The fault of each device that is unwell, by its name."""

@@ -17,6 +17,7 @@ __all__ = [
     "FaultRuleEnded",
     "FaultRuleSet",
     "FeaturesNegotiated",
+    "FrontEndMoved",
     "LinkMoved",
     "LinkTimingChanged",
     "MessagePassed",
@@ -124,6 +125,18 @@ class BackEndMoved(Event):
     """Connections so far, this one included."""
 
 
+@attrs.frozen
+class FrontEndMoved(Event):
+    """A front end or client of a served device connected or disconnected."""
+
+    topic = Topic.LIFECYCLE
+    connected: bool
+    why: str = ""
+    """Reason why we closed the connection; empty if the other side did."""
+    connections: int = 0
+    """Connections so far, this one included."""
+
+
 # Losses
 
 
@@ -169,6 +182,12 @@ class FaultInjected(Event):
     fault: str
     rule: str
     """Name of the rule, see `FaultRuleSet`."""
+    function: int = 0
+    """Function that made a request upstream."""
+    addr: int | None = attrs.field(default=None, metadata=HEX)
+    """Address of a doorbell or an interrupt on the link; None for other requests."""
+    value: int | None = attrs.field(default=None, metadata=HEX)
+    """Value of the same."""
 
 
 @attrs.frozen

@@ -178,7 +178,8 @@ class Notified(Event):
     topic = Topic.RINGS
     kind: Literal["kick", "call"]
     """A kick goes to the device, a call to the driver."""
-    outcome: Literal["sent", "suppressed", "arrived"]
+    outcome: Literal["sent", "suppressed", "arrived", "lost"]
+    """A notification that was sent arrives, or is lost by the link."""
     published: int | None
     """None for a notification that arrived: it does not tell."""
 
