@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 import pytest
 
-from drivers.bus.virtio import RESET_REQUEST
+from drivers.bus.virtio import REQUESTED
 from rings.queue import QueueState
 from vnet.system.verdicts import RULES, STALLED, judge
 from vnet.views.ends import EndView
@@ -31,7 +31,7 @@ SECTION = f"{FAULT} (VIRTIO 1.4, 2.7.5)"
 QUEUE = QueueView(1, "transmitq1", True, RING, 5, 3, 0, 0, None, COUNTERS)
 OLD = attrs.evolve(QUEUE, waited=STALLED + 1)
 FRESH = attrs.evolve(QUEUE, waited=STALLED - 0.1)
-LOOP = ResetView(RESET_REQUEST, 3, 2.5, 1.0)
+LOOP = ResetView(REQUESTED, 3, 2.5, 1.0)
 
 
 def queue(name: str = "transmitq1", view: QueueView = QUEUE, **changes: object) -> QueueView:
@@ -87,7 +87,7 @@ UNWELL = {
     "reset loop": (
         device(reset=LOOP, failures=["older", f"transmitq1: {FAULT}"], fault=SECTION, trouble="down as well"),
         "reset-loop",
-        f"reset 3 times in a row: transmitq1: {SECTION} ({RESET_REQUEST})",
+        f"reset 3 times in a row: transmitq1: {SECTION} ({REQUESTED})",
         "vnet show --name t net0",
     ),
     "reset loop of a driver with a reason of its own": (
@@ -99,7 +99,7 @@ UNWELL = {
     "reset loop of a device that does not say why": (
         device(reset=LOOP, foreign="device"),
         "reset-loop",
-        f"reset 3 times in a row: {RESET_REQUEST}",
+        f"reset 3 times in a row: {REQUESTED}",
         "vnet show --name t net0",
     ),
     "broken queue": (

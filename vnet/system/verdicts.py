@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 
-from drivers.bus.virtio import RESET_REQUEST
+from drivers.bus.virtio import REQUESTED
 from vnet.views.system import DeviceView, QueueView, VerdictView
 
 __all__ = ["OFTEN", "RULES", "STALLED", "VerdictRule", "judge"]
@@ -54,8 +54,8 @@ def judge(system: str, name: str, device: DeviceView) -> VerdictView | None:
 def _reset_loop(device: DeviceView) -> Faults:
     reset = device.driver.last_reset
     if reset.in_a_row >= OFTEN and (reset.pause or reset.age < LOOP):
-        requested = reset.reason == RESET_REQUEST and device.device.failures
-        cause = f"{_last_failure(device)} ({RESET_REQUEST})" if requested else reset.reason
+        requested = reset.reason == REQUESTED and device.device.failures
+        cause = f"{_last_failure(device)} ({REQUESTED})" if requested else reset.reason
         yield "", f"reset {reset.in_a_row} times in a row: {cause}"
 
 
