@@ -51,6 +51,10 @@ def check(world: World) -> None:
         assert not device.vhost.failures
 
 
+SEGMENT = 1 << 16
+"""Bytes of the largest segment; a stream whose large segments get lost moves less."""
+
+
 @pytest.mark.usefixtures("privileged", "no_leaks")
 @pytest.mark.parametrize("difference", DIFFERENCES.values(), ids=DIFFERENCES)
 def test_real_traffic_crosses_where_one_side_lacks_what_the_other_has(
@@ -73,7 +77,7 @@ def test_real_traffic_crosses_where_one_side_lacks_what_the_other_has(
                 for reverse in (False, True):
                     flow = await iperf3(f"{name}-rc", "198.18.0.2", seconds=1, reverse=reverse)
                     assert flow.complete
-                    assert flow.bits_per_second > 20e6
+                    assert flow.bytes > SEGMENT
                 flow = await iperf3(f"{name}-rc", "2001:2::2", seconds=1, udp=True, bitrate="10M")
                 assert flow.packets > 0
             check(world)
