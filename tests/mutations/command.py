@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     except LookupError as error:
         print(error.args[0], file=sys.stderr)
         return 2
+    os.environ["VNET_PURE"] = "1"  # the edits are those of the Python code
     for name in PRELOAD:
         __import__(name)
     results = dict(_run(chosen, options.jobs, options.verbose))
@@ -60,13 +61,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _choose(options: argparse.Namespace, table: Sequence[Mutation]) -> Iterator[Mutation]:
     chosen: set[Mutation] = set()
     if options.ids:
-        known = {name: mutation for mutation in table for name in mutation.ids}
         for wanted in options.ids:
-            matches = {known[name] for name in known if name == wanted or split(name)[0].rstrip("-") == wanted}
+            matches = {m for m in table if any(wanted in (name, split(name)[0].rstrip("-")) for name in m.ids)}
             if not matches:
-                raise LookupError(
-                    f"no mutation {wanted!r}: there are {len(known)}, such as {next(iter(known), 'none')}"
-                )
+                raise LookupError(f"no mutation of {wanted!r}: there are {len(table)}, such as {table[0].name}")
             chosen |= matches
     if options.changed:
         files = _changed(options.changed)

@@ -22,8 +22,10 @@ from mutations.edit import Stale, apply_live, edited, install, is_live
 from mutations.table import Mutation
 from mutations.verdict import Result, Verdict, judge
 
-CPU = 120
+CPU = 60
 """Seconds of processor time for one mutation; an endless loop takes more."""
+WALL = 120
+"""Seconds for one mutation; a test that waits for ever takes more."""
 OPTIONS = (
     *("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:timeout", "-p", "no:terminal"),
     *("-o", "addopts=--import-mode=importlib", "-o", "filterwarnings="),
@@ -151,7 +153,7 @@ def _fork(run: Callable[[], Result]) -> Result:
         with contextlib.suppress(BaseException):
             os.close(reader)
             resource.setrlimit(resource.RLIMIT_CPU, (CPU, CPU))
-            signal.alarm(10 * CPU)
+            signal.alarm(WALL)
             try:
                 result = run()
             except BaseException as error:  # noqa: BLE001  the parent reports it

@@ -209,7 +209,7 @@ def test_commands_lead_from_any_reception_to_any_other() -> None:
 # Features, queues, configuration
 
 
-@pytest.mark.virtio("NET-DRV-2", "NET-DRV-4", "NET-DRV-5", "NET-DRV-24", "NET-DEV-15")
+@pytest.mark.virtio("NET-DRV-2", "NET-DRV-4", "NET-DRV-5", "NET-DRV-24")
 def test_a_feature_is_not_negotiated_without_its_prerequisite() -> None:
     assert TABLE.unmet(SUPPORTED) == 0
     assert TABLE.unmet(SUPPORTED & ~mask({F.CTRL_VQ})) == CONTROLLED & ~mask({F.CTRL_VQ})

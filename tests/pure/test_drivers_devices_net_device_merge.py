@@ -186,7 +186,7 @@ def test_a_head_with_rewritten_headers_goes_in_front_of_what_is_still_where_it_w
     assert queue.frame() == HEAD + b"headers" + b"payload" * 4
 
 
-@pytest.mark.virtio("NET-DEV-28")
+@pytest.mark.virtio("NET-DEV-27", "NET-DEV-28")
 def test_without_mergeable_buffers_a_frame_goes_into_the_first_or_nowhere() -> None:
     queue = Receive((12, 100), 2000)
     assert put(queue.ring, HEAD, cut(PATTERN[:200]), False) == 0, "it can never fit"

@@ -17,7 +17,6 @@ from support.rigs.scsi import BLOCKS, check, illegal, make_unit, perform, pyscsi
 __all__ = ["unit"]  # a fixture
 
 
-@pytest.mark.virtio("SCSI-DEV-28")  # no unit is an MMC device, of which changes must not be told
 def test_standard_inquiry_data_are_those_of_a_disk(unit: LogicalUnit) -> None:
     actual = pyscsi(unit).inquiry().result
     assert (actual["peripheral_qualifier"], actual["peripheral_device_type"], actual["rmb"]) == (0, 0, 0)

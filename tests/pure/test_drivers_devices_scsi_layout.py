@@ -130,7 +130,6 @@ def test_an_invalid_lun_names_nothing(raw: str) -> None:
     assert Lun.parse(bytes.fromhex(raw)) is None
 
 
-@pytest.mark.virtio("SCSI-DEV-5")
 def test_the_well_known_unit_has_two_names() -> None:
     assert Lun.parse(bytes.fromhex("c101000000000000")) == REPORT_LUNS
     assert REPORT_LUNS.emit() == bytes.fromhex("c101000000000000")

@@ -58,13 +58,14 @@ def test_a_chain_crosses_and_its_answer_comes_back(rig: PackedRig) -> None:
 def test_a_list_in_memory() -> None:
     """Each descriptor is marked for its own lap, the id is in the last one, readable ones come first."""
     rig = PackedRig(4, indirect=False)
-    driver, _ = rig.pair(3)
+    driver, _ = rig.pair(2)
+    fill(driver)
     driver.add((seg(0x1000, 10), seg(0x2000, 20)), (seg(0x3000, 30),), 1)
     driver.publish()
     assert [rig.raw.read(place) for place in (3, 4, 5)] == [
         PackedDesc(0x1000, 10, AVAIL | NEXT),
         PackedDesc(0x2000, 20, USED | NEXT),
-        PackedDesc(0x3000, 30, USED | WRITE, 0),
+        PackedDesc(0x3000, 30, USED | WRITE, 1),
     ]
 
 

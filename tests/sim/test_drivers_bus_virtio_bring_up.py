@@ -67,7 +67,7 @@ async def test_status_goes_from_reset_to_driver_ok_bit_by_bit_and_is_read_back_w
         ]
 
 
-@pytest.mark.virtio("INIT-DRV-4", "INIT-DRV-5", "INIT-DRV-7", "INIT-DRV-9", "INIT-DRV-10", "INIT-DRV-13", "NET-DRV-11")
+@pytest.mark.virtio("INIT-DRV-4", "INIT-DRV-5", "INIT-DRV-7", "INIT-DRV-9", "INIT-DRV-10", "INIT-DRV-13")
 async def test_each_stage_of_bring_up_touches_only_what_belongs_to_it() -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), tapped(pair) as tap:
         for _ in range(8):

@@ -121,7 +121,7 @@ async def test_a_device_offers_only_what_it_knows_and_nothing_without_its_prereq
         await pair.transfer(1 << 14)
 
 
-@pytest.mark.virtio("FEAT-DEV-1")
+@pytest.mark.virtio("FEAT-DEV-1", "NET-DEV-15")
 @pytest.mark.parametrize("bit", [NetFeature.CSUM, NetFeature.GUEST_CSUM, NetFeature.CTRL_VQ], ids=lambda bit: bit.name)
 async def test_a_device_type_that_forgets_a_prerequisite_offers_nothing_that_needs_it(bit: NetFeature) -> None:
     async with open_pair(CONTROLLED) as pair:

@@ -70,7 +70,7 @@ async def test_without_a_way_to_flush_every_change_is_home_when_it_is_answered(a
         assert pair.store.log[-1] == "flush"
 
 
-@pytest.mark.virtio("BLK-DEV-26", "BLK-DRV-19")
+@pytest.mark.virtio("BLK-DEV-26")
 async def test_a_driver_chooses_the_cache_mode_while_it_runs_and_nothing_else() -> None:
     async with open_blk_pair() as pair:
         ops, at = pair.virtio.ops, BlkConfigField.WRITEBACK.value[0]
@@ -88,7 +88,7 @@ async def test_a_driver_chooses_the_cache_mode_while_it_runs_and_nothing_else() 
         assert pair.store.log[-1] == "pwritev"
 
 
-@pytest.mark.virtio("BLK-DEV-22", "BLK-DEV-23", "BLK-DRV-21")
+@pytest.mark.virtio("BLK-DEV-22", "BLK-DEV-23")
 @pytest.mark.parametrize("unmaps", [True, False])
 async def test_zeroes_are_read_where_zeroes_were_written_whether_blocks_were_given_up_or_not(unmaps: bool) -> None:
     async with open_blk_pair() as pair:
@@ -99,6 +99,14 @@ async def test_zeroes_are_read_where_zeroes_were_written_whether_blocks_were_giv
             await pair.disk.write(0, b"x" * 64 * KIB)
             await pair.disk.write_zeroes(0, 32 * KIB, unmap=unmap)
             assert await pair.disk.read(0, 64 * KIB) == bytes(32 * KIB) + b"x" * 32 * KIB
+
+
+@pytest.mark.virtio("BLK-DRV-21")
+async def test_the_driver_asks_the_device_for_data_that_it_discarded() -> None:
+    async with open_blk_pair() as pair:
+        await pair.disk.discard(0, 64 * KIB)
+        pair.store.data[: 64 * KIB] = b"x" * 64 * KIB
+        assert await pair.disk.read(0, 64 * KIB) == b"x" * 64 * KIB
 
 
 # A store that waits or fails

@@ -89,7 +89,7 @@ async def test_a_device_that_changes_the_mtu_under_its_driver_is_brought_up_anew
 
 
 @pytest.mark.every_transport
-@pytest.mark.virtio("NET-DRV-21", "NET-DRV-22", "NET-DEV-13")
+@pytest.mark.virtio("NET-DRV-21", "NET-DRV-22")
 async def test_the_driver_reads_speed_and_duplex_and_takes_for_unknown_what_can_not_be() -> None:
     async with open_pair(WITHOUT) as pair, unharmed(pair):
         settings = pair.settings

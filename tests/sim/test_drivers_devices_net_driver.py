@@ -61,7 +61,7 @@ async def test_the_carrier_follows_the_status_field_where_there_is_one(off: tupl
 
 
 @pytest.mark.every_transport
-@pytest.mark.virtio("NET-DEV-4", "NET-DEV-5", "NET-DEV-6")
+@pytest.mark.virtio("NET-DEV-4", "NET-DEV-6")
 @pytest.mark.parametrize("mtu", [68, 1280, 1500, 9000, 65521])
 async def test_the_mtu_is_reported_and_does_not_change(mtu: int) -> None:
     options = Options(queue_size=4, mtu=mtu)

@@ -162,7 +162,7 @@ async def test_a_driver_announces_itself_on_request_then_acknowledges_once() -> 
             before = control(pair)[0]
             assert pair.plug.announce()
             assert pair.vhost.config[6] == LINK_UP | ANNOUNCE
-            with trio.fail_after(1):
+            with bounded():
                 announced = (await pair.device_port.receive())[1]
             assert announced[:14] == BROADCAST + OWN + RARP
             await until(lambda: pair.vhost.config[6] == LINK_UP)
@@ -330,6 +330,6 @@ async def test_segmented_frames_with_ecn_cross_marked_where_it_was_agreed_on() -
                 if off:
                     await until(lambda: source.statistics().drops == {"offload": 1})  # noqa: B023
                 else:
-                    with trio.fail_after(1):
+                    with bounded():
                         got, frame = await sink.receive()
                     assert (got[:10], frame) == (header[:10], big)

@@ -24,6 +24,7 @@ from vnet.testing import (
     HostileDriver,
     NetPair,
     Options,
+    bounded,
     hostile_device,
     hostile_driver,
     open_pair,
@@ -47,7 +48,7 @@ def received(driver: HostileDriver[NetPair]) -> list[bytes]:
 
 
 @pytest.mark.every_transport
-@pytest.mark.virtio("NET-DEV-26", "NET-DEV-27", "NET-DEV-28", "NET-DEV-29", "NET-DEV-32")
+@pytest.mark.virtio("NET-DEV-26", "NET-DEV-28", "NET-DEV-29")
 @pytest.mark.parametrize("off", [0, mask({F.MRG_RXBUF}), TWO_QUEUES & ~mask({RingFeature.VERSION_1})])
 async def test_num_buffers_is_one_where_one_buffer_holds_the_frame(off: int) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
@@ -172,7 +173,7 @@ async def test_the_driver_sends_a_twelve_byte_header_with_num_buffers_zero_in_on
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_device(pair) as device:
         header, frame = PARTIAL["udp"].emit()
         pair.driver_port.inject(frame, header[:10] + b"\7\7")
-        await pair.device_port.receive()
+        await trio.testing.wait_all_tasks_blocked()
         ring = device.rings[1]
         desc = ring.read(ring.entry(0))
         assert desc.flags == 0
@@ -226,7 +227,8 @@ async def test_unknown_flags_are_ignored_and_fields_without_their_flag_are_not_j
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_driver(pair) as driver:
         await driver.start()
         driver.send(Desc(driver.put(sent + FRAME), 12 + len(FRAME)))
-        assert await pair.device_port.receive() == (wanted, FRAME)
+        with bounded():
+            assert await pair.device_port.receive() == (wanted, FRAME)
 
 
 @pytest.mark.every_transport
@@ -244,7 +246,8 @@ async def test_unknown_flags_are_ignored_and_fields_without_their_flag_are_not_j
 async def test_the_driver_ignores_unknown_flags_and_believes_only_what_has_its_flag(sent: bytes, wanted: bytes) -> None:
     async with open_pair(SMALL) as pair, unharmed(pair), hostile_device(pair) as device:
         device.deliver(sent + FRAME)
-        header, frame = await pair.driver_port.receive()
+        with bounded():
+            header, frame = await pair.driver_port.receive()
         assert (header[:10], frame) == (wanted[:10], FRAME)
 
 

@@ -37,7 +37,7 @@ CHECK = (Response.OK, ScsiStatus.CHECK_CONDITION)
 
 
 @pytest.mark.hostile("K03")
-@pytest.mark.virtio("SCSI-DEV-11", "SCSI-DEV-22", "SCSI-DEV-23")
+@pytest.mark.virtio("SCSI-DEV-11", "SCSI-DEV-22")
 @pytest.mark.parametrize("transport", ["pci", "epf_mailbox", "mmio"])
 @pytest.mark.parametrize("first", [CONTROL, FIRST])
 async def test_a_request_and_its_abort_that_come_together_are_answered_once_each(first: int, transport: str) -> None:

@@ -25,7 +25,7 @@ from drivers.devices.scsi.driver.initiator import EVENTS_KEPT
 from drivers.devices.scsi.layout import REPORT_LUNS
 from support.rigs.scsi_tasks import LUNS, Commands, blocked, open_gate, sense, settled
 from vnet.testing.blk import StubbornStore
-from vnet.testing.checks import until
+from vnet.testing.checks import bounded, until
 from vnet.testing.scsi import DISK, ScsiOptions, new_unit, open_scsi_pair
 
 # Hot plug
@@ -39,7 +39,7 @@ async def test_a_unit_that_is_plugged_in_is_reported_found_and_used() -> None:
         await pair.read(0, 1)
         with pair.initiator.events() as events:
             pair.domain.add(new, new_unit())
-            with trio.fail_after(1):
+            with bounded():
                 event = await events.receive()
         assert event == ScsiEvent(EventType.TRANSPORT_RESET, new, ResetReason.RESCAN)
         assert event.rescan
@@ -67,7 +67,7 @@ async def test_a_unit_is_unplugged_once_its_commands_are_answered() -> None:
                 assert ("removed", 1) not in work.ended
                 assert store.gate is not None
                 store.gate.set()
-                with trio.fail_after(1):
+                with bounded():
                     event = await events.receive()
                 assert event == ScsiEvent(EventType.TRANSPORT_RESET, lun, ResetReason.REMOVED)
                 assert (lun.target, Response.FAILURE) in work.ended
@@ -105,7 +105,7 @@ async def test_a_unit_that_grows_says_so_by_event_and_by_attention() -> None:
         with pair.initiator.events() as events:
             pair.store.info = attrs.evolve(pair.store.info, size=16 << 20)
             pair.domain.resized(DISK)
-            with trio.fail_after(1):
+            with bounded():
                 event = await events.receive()
         assert event == ScsiEvent(EventType.PARAM_CHANGE, DISK, 0x092A)
         assert not event.rescan
@@ -124,7 +124,7 @@ async def test_a_unit_that_resets_itself_says_so() -> None:
             work.start("reset", partial(pair.domain.reset, DISK))
             await settled()
             open_gate(pair)
-            with trio.fail_after(1):
+            with bounded():
                 assert await events.receive() == ScsiEvent(EventType.TRANSPORT_RESET, DISK, ResetReason.HARD)
         assert (1, Response.RESET) in work.ended
         result = await pair.initiator.execute(commands.unit_ready(), attention=True)
@@ -154,7 +154,7 @@ async def test_notifications_go_to_subscribers() -> None:
             assert await initiator.subscribe(Lun(0, 1), requests) == AsyncEvent.MEDIA_CHANGE
             pair.domain.notify(Lun(0, 1), AsyncEvent.OPERATIONAL_CHANGE)
             pair.domain.notify(Lun(0, 1), can)
-            with trio.fail_after(1):
+            with bounded():
                 event = await events.receive()
             assert event == ScsiEvent(EventType.ASYNC_NOTIFY, Lun(0, 1), AsyncEvent.MEDIA_CHANGE)
             assert await initiator.subscribe(Lun(0, 1), AsyncEvent(0)) == AsyncEvent(0)
@@ -170,14 +170,16 @@ async def test_events_beyond_the_buffers_are_lost_and_reported_as_lost() -> None
         with pair.initiator.events() as events:
             for lun in range(1, 31):
                 pair.domain.add(Lun(0, lun), new_unit(4096))
-            actual = [await events.receive() for _ in range(17)]
+            with bounded():
+                actual = [await events.receive() for _ in range(17)]
             assert [event.lun for event in actual[:16]] == [Lun(0, lun) for lun in range(1, 17)]
             assert not any(event.missed for event in actual[:16])
             assert actual[16] == ScsiEvent(EventType.NO_EVENT, None, 0, missed=True)
             assert actual[16].rescan
             assert len(await pair.initiator.scan()) == 31
             pair.domain.add(Lun(0, 31), new_unit(4096))
-            assert not (await events.receive()).missed
+            with bounded():
+                assert not (await events.receive()).missed
         assert pair.plug.events.drops == {"no_buffer": 14}
 
 

@@ -202,17 +202,31 @@ async def test_the_cause_of_an_interrupt_is_read_and_acknowledged_and_a_kick_nam
         await trio.testing.wait_all_tasks_blocked()
         tap.log.clear()
         pair.driver_port.inject(FRAME)
-        await pair.device_port.receive()
+        with bounded():
+            await pair.device_port.receive()
         await trio.testing.wait_all_tasks_blocked()
         assert (R.QUEUE_NOTIFY, 1, True) in words(tap.log)
         tap.log.clear()
+        queue, write = pair.virtio.queues[0], tap.write
+        calls: list[int] = []
+
+        def count_calls(offset: int, size: int, value: int) -> None:
+            if offset == R.INTERRUPT_ACK:
+                calls.append(queue.calls)
+            write(offset, size, value)
+
+        tap.write = count_calls  # type: ignore[method-assign]
+        before = queue.calls
         pair.device_port.inject(FRAME)
-        await pair.driver_port.receive()
+        with bounded():
+            await pair.driver_port.receive()
         await trio.testing.wait_all_tasks_blocked()
         assert words(tap.log)[:2] == [
             (R.INTERRUPT_STATUS, Interrupt.USED_BUFFER, False),
             (R.INTERRUPT_ACK, Interrupt.USED_BUFFER, True),
         ]
+        assert calls == [before + 1], "the queue was served before the cause was acknowledged"
+        del tap.write
 
 
 @pytest.mark.virtio("MMIO-DRV-27")
