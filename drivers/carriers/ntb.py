@@ -16,11 +16,13 @@ from drivers.carriers.ntb_registers import (
     DB_COUNT,
     DEVICE_ID,
     EXTENSION_MAGIC,
+    FIRST_DB,
     LINK_VECTOR,
     MAX_MWS,
     MAX_SPADS,
     MSIX_ENABLE,
     MW_ALIGN,
+    VECTORS,
     VENDOR_ID,
     Bar,
     CommandStatus,
@@ -121,7 +123,7 @@ class NtbEpf:
         self._db = self._db_mask = 0
         self._db_data: list[int] = []
         if self._word(Word.MAGIC) != EXTENSION_MAGIC:
-            raise ProbeError(f"{self.name}: its configuration region does not describe BAR2")
+            raise ProbeError(f"{self.name}: its configuration region does not describe its windows")
         self.topology = NtbTopology(self._word(Word.TOPOLOGY) & 1)
         self.spad_count = self._word(Word.SPAD_COUNT)
         self.mw_count = self._word(Word.NO_OF_MW)
@@ -142,26 +144,24 @@ class NtbEpf:
     def _check(self) -> None:
         function = self._function
         spads = 4 * self.spad_count
-        if not 1 <= self.spad_count <= MAX_SPADS or (
-            self._spads + spads > function.bar_size(Bar.CONFIG) or spads > function.bar_size(Bar.PEER_SPADS)
-        ):
-            raise ProbeError(f"{self.name}: {self.spad_count} scratchpads don't fit into their BARs")
-        if not 4 <= self._db_entry <= MW_ALIGN // DB_COUNT or self._db_entry % 4:
+        if not 1 <= self.spad_count <= MAX_SPADS or (self._spads + 2 * spads > function.bar_size(Bar.CONFIG)):
+            raise ProbeError(f"{self.name}: {self.spad_count} scratchpads don't fit into their BAR")
+        if not 4 <= self._db_entry <= function.bar_size(Bar.DOORBELLS) // VECTORS or self._db_entry % 4:
             raise ProbeError(f"{self.name}: it reports doorbells of {self._db_entry} bytes")
         end = function.bar_size(Bar.WINDOWS)
-        if any(offset < MW_ALIGN or size <= 0 or offset + size > end for offset, size in self._windows):
-            raise ProbeError(f"{self.name}: its memory windows don't fit into BAR2 of {end} bytes")
+        if any(size <= 0 or offset + size > end for offset, size in self._windows):
+            raise ProbeError(f"{self.name}: its memory windows don't fit into their BAR of {end} bytes")
 
     def _configure(self) -> None:
         """Set up interrupts and doorbells in a new epoch of this host's own link, then the link if it is enabled."""
         self._db = 0
-        self._vectors = min(self._function.enable_msix(), 1 + DB_COUNT)
-        if self._vectors < 2:
+        self._vectors = min(self._function.enable_msix(), VECTORS)
+        if self._vectors <= FIRST_DB:
             raise ProbeError(f"{self.name}: doorbells need MSI-X")
         self._function.request_irq(LINK_VECTOR, self._on_link_event)
-        for doorbell in range(self._vectors - 1):
-            self._function.request_irq(1 + doorbell, partial(self._on_doorbell, 1 << doorbell))
-        self._command(FunctionCommand.CONFIGURE_DOORBELL, self._vectors - 1 | MSIX_ENABLE)
+        for doorbell in range(self._vectors - FIRST_DB):
+            self._function.request_irq(FIRST_DB + doorbell, partial(self._on_doorbell, 1 << doorbell))
+        self._command(FunctionCommand.CONFIGURE_DOORBELL, self._vectors | MSIX_ENABLE)
         if self._enabled:
             self._command(FunctionCommand.LINK_UP)
 
@@ -217,7 +217,7 @@ class NtbEpf:
 
     @property
     def db_valid_mask(self) -> int:
-        return (1 << max(0, self._vectors - 1)) - 1
+        return (1 << max(0, self._vectors - FIRST_DB)) - 1
 
     def db_read(self) -> int:
         return self._db
@@ -237,7 +237,8 @@ class NtbEpf:
         if not self._db_data:  # valid once the other host is up
             self._db_data = [self._word(db_data(i)) for i in range(DB_COUNT)] if self.link_is_up else []
         for doorbell in features.bits(bits & self.db_valid_mask if self._db_data else 0):
-            self._function.bar_write(Bar.WINDOWS, self._db_entry * doorbell, 4, self._db_data[doorbell])
+            at = self._db_entry * (FIRST_DB + doorbell)
+            self._function.bar_write(Bar.DOORBELLS, at, 4, self._db_data[doorbell])
 
     def _on_doorbell(self, bit: int) -> None:
         self._db |= bit
@@ -260,10 +261,10 @@ class NtbEpf:
         self._function.bar_write(Bar.CONFIG, self._spads + 4 * self._spad(index), 4, value & WORD_MASK)
 
     def peer_spad_read(self, index: int) -> int:
-        return self._read_twice(Bar.PEER_SPADS, 4 * self._spad(index))
+        return self._read_twice(Bar.CONFIG, self._peer_spad(index))
 
     def peer_spad_write(self, index: int, value: int) -> None:
-        self._function.bar_write(Bar.PEER_SPADS, 4 * self._spad(index), 4, value & WORD_MASK)
+        self._function.bar_write(Bar.CONFIG, self._peer_spad(index), 4, value & WORD_MASK)
 
     def _read_twice(self, bar: int, offset: int) -> int:
         """Read a scratchpad, again if it is all-ones, which a lost completion returns too."""
@@ -275,6 +276,10 @@ class NtbEpf:
             raise ValueError(f"{self.name} has no scratchpad {index} of {self.spad_count}")
         return index
 
+    def _peer_spad(self, index: int) -> int:
+        """Return the offset of the other host's scratchpad: its bank follows ours."""
+        return self._spads + 4 * (self.spad_count + self._spad(index))
+
     # Memory windows
 
     def mw_get_align(self, window: int) -> MwLimits:
@@ -284,7 +289,9 @@ class NtbEpf:
         limits = self.mw_get_align(window)
         if addr % limits.addr_align or not 0 < size <= limits.size_max:
             raise ValueError(f"{self.name}: window {window} can't expose {size} bytes at {addr:#x}")
-        for word, value in ((Word.ADDR_LO, addr & WORD_MASK), (Word.ADDR_HI, addr >> 32), (Word.SIZE, size)):
+        for word, value in ((Word.ADDR_LO, addr & WORD_MASK), (Word.ADDR_HI, addr >> 32)):
+            self._function.bar_write(Bar.CONFIG, word, 4, value)
+        for word, value in ((Word.SIZE, size & WORD_MASK), (Word.SIZE_HI, size >> 32)):
             self._function.bar_write(Bar.CONFIG, word, 4, value)
         self._command(FunctionCommand.CONFIGURE_MW, window)
 

@@ -1,9 +1,9 @@
-"""Registers of an NTB endpoint function (Linux: pci-epf-ntb, ntb_hw_epf).
+"""Registers of an NTB endpoint function, as Linux's ntb_hw_epf uses them.
 
 The function has the same layout on both of its links: a configuration region, two banks of scratchpads, doorbells, and
-memory windows. Linux uses one BAR per group and counts them BAR0, BAR1, BAR2, and so on. All our BARs have
-64 bits, so each takes two of the six registers: BAR0, BAR1 and BAR2 are at registers 0, 2 and 4, and the
-windows that Linux puts into BAR3 to BAR5 lie behind the first one in BAR2.
+memory windows. All our BARs have 64 bits, so each takes two of the six registers. That is the layout which the driver
+knows from i.MX 8: BAR 0, 2 and 4 have the configuration and both banks, the doorbells, and the first window. Linux
+would look for more windows in other BARs; ours lie behind the first.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ __all__ = [
     "DB_ENTRY_SIZE",
     "DEVICE_ID",
     "EXTENSION_MAGIC",
+    "FIRST_DB",
     "LINK_VECTOR",
     "MAX_MWS",
     "MAX_SPADS",
     "MSIX_ENABLE",
     "MSIX_OFFSET",
     "MW_ALIGN",
+    "SPADS",
     "SPAD_OFFSET",
     "VECTORS",
     "VENDOR_ID",
@@ -37,19 +39,17 @@ __all__ = [
     "mw_size",
 ]
 
-VENDOR_ID, DEVICE_ID = 0x104C, 0xB00D
-"""PCI ids of the function, as in Linux's documentation."""
+VENDOR_ID, DEVICE_ID = 0x1957, 0x0809
+"""PCI ids of the function that has this layout in Linux's driver."""
 
 
 class Bar(IntEnum):
-    """First register of each BAR, by Linux's names."""
+    """First register of each BAR."""
 
     CONFIG = 0
-    """BAR0: configuration region, MSI-X table, this host's own scratchpads."""
-    PEER_SPADS = 2
-    """BAR1: the other host's scratchpads."""
+    """Configuration region, MSI-X table, this host's own scratchpads, the other host's scratchpads."""
+    DOORBELLS = 2
     WINDOWS = 4
-    """BAR2: doorbells, then the memory windows."""
 
 
 class Word(IntEnum):
@@ -62,45 +62,51 @@ class Word(IntEnum):
     ADDR_LO = 0x10
     ADDR_HI = 0x14
     SIZE = 0x18
-    NO_OF_MW = 0x1C
-    MW1_OFFSET = 0x20
-    SPAD_OFFSET = 0x24
-    SPAD_COUNT = 0x28
-    DB_ENTRY_SIZE = 0x2C
-    DB_DATA = 0x30
-    """32 words: value to write to each doorbell of the other host; 0 while it can't be rung."""
+    SIZE_HI = 0x1C
+    NO_OF_MW = 0x20
+    MW1_OFFSET = 0x24
+    SPAD_OFFSET = 0x28
+    SPAD_COUNT = 0x2C
+    DB_ENTRY_SIZE = 0x30
+    DB_DATA = 0x34
+    """32 words, by vector of the other host: value to write to its doorbell; 0 while it can't be rung."""
+    DB_OFFSET = 0xB4
+    """32 words, by vector: offset of that doorbell, besides its number times DB_ENTRY_SIZE."""
     # The words from here on are not in Linux's layout.
-    MAGIC = 0xB0
-    LINK_EPOCH = 0xB4
+    MAGIC = 0x134
+    LINK_EPOCH = 0x138
     """Number of times that the link between the hosts came up."""
-    MWS = 0xB8
-    """Offset in BAR2 and bytes of each of 4 windows."""
+    MWS = 0x13C
+    """Offset in the BAR of the windows and bytes of each of 4 windows."""
 
 
-DB_COUNT = 32
+LINK_VECTOR, FIRST_DB = 0, 2
+"""The MSI-X vectors of link events and of doorbell 0. Linux leaves the one in between out."""
+VECTORS = 32
+"""Vectors of the function. The doorbells of the other host are numbered like its vectors."""
+DB_COUNT = VECTORS - FIRST_DB
 MAX_MWS = 4
 MAX_SPADS = 1024
+SPADS = 128
+"""Scratchpads of a host, unless it is told otherwise."""
 CONFIG_SIZE = Word.MWS + 8 * MAX_MWS
-EXTENSION_MAGIC = 0x3142_544E
-"""The bytes "NTB1": the words behind DB_DATA are valid."""
+EXTENSION_MAGIC = 0x3242_544E
+"""The bytes "NTB2": the words behind DB_OFFSET are valid."""
 MSIX_OFFSET = 0x400
 SPAD_OFFSET = 0x1000
 DB_ENTRY_SIZE = 4
 MW_ALIGN = 4096
 """Alignment in bytes of a window's memory in its own host."""
-LINK_VECTOR = 0
-"""The MSI-X vector of link events; doorbell n has vector n + 1."""
-VECTORS = 1 + DB_COUNT
 
 
 class FunctionCommand(IntEnum):
-    """Values of COMMAND, the first three as in Linux. ARGUMENT: number of doorbells (with MSIX_ENABLE), or window."""
+    """Values of COMMAND. ARGUMENT: number of vectors (with MSIX_ENABLE), or window."""
 
     CONFIGURE_DOORBELL = 1
-    CONFIGURE_MW = 2
-    LINK_UP = 3
-    TEARDOWN_DOORBELL = 4
-    TEARDOWN_MW = 5
+    TEARDOWN_DOORBELL = 2
+    CONFIGURE_MW = 3
+    TEARDOWN_MW = 4
+    LINK_UP = 5
     LINK_DOWN = 6
 
 
@@ -108,7 +114,10 @@ MSIX_ENABLE = 1 << 16
 
 
 class CommandStatus(IntFlag):
-    """Bits of STATUS: result of the last command, and state of the link between the hosts."""
+    """Bits of STATUS: result of the last command, and state of the link between the hosts.
+
+    Both halves can be accessed alone. A write clears the result.
+    """
 
     OK = 1
     ERROR = 2
@@ -124,11 +133,11 @@ class NtbTopology(IntEnum):
 
 def db_data(doorbell: int) -> int:
     """Return the offset of a doorbell's DB_DATA word."""
-    return Word.DB_DATA + 4 * doorbell
+    return Word.DB_DATA + 4 * (FIRST_DB + doorbell)
 
 
 def mw_offset(window: int) -> int:
-    """Return the offset of the word with a window's offset in BAR2."""
+    """Return the offset of the word with a window's offset in its BAR."""
     return Word.MWS + 8 * window
 
 
@@ -138,8 +147,8 @@ def mw_size(window: int) -> int:
 
 
 def mw_offsets(sizes: Sequence[int]) -> tuple[tuple[int, ...], int]:
-    """Return the offsets in BAR2 of windows of these sizes, page-aligned behind the doorbells, and the end of BAR2."""
-    at, offsets = MW_ALIGN, []
+    """Return the offsets in their BAR of windows of these sizes, page-aligned, and the end of the BAR."""
+    at, offsets = 0, []
     for size in sizes:
         offsets.append(at)
         at += -(-size // MW_ALIGN) * MW_ALIGN

@@ -84,19 +84,22 @@ ANSWER = Answer(7, Addr(0x4000_0000), 4096, BUFFER_OFFSET)
     ("bar", "offset", "name"),
     [
         (Bar.CONFIG, 0x00, "command"),
-        (Bar.CONFIG, 0x34, "db_data[1]"),
-        (Bar.CONFIG, 0xB0, "magic"),
-        (Bar.CONFIG, 0xC4, "mws[1]"),
-        (Bar.CONFIG, 0x0D8, None),
+        (Bar.CONFIG, 0x38, "db_data[1]"),
+        (Bar.CONFIG, 0xB8, "db_offset[1]"),
+        (Bar.CONFIG, 0x134, "magic"),
+        (Bar.CONFIG, 0x148, "mws[1]"),
+        (Bar.CONFIG, 0x15C, None),
         (Bar.CONFIG, 0x418, "msix[1]+0x8"),
         (Bar.CONFIG, 0x1000 + 4 * 11, "spad.status"),
         (Bar.CONFIG, 0x1000 + 4 * 16, "spad.num_buffers(1)"),
-        (Bar.PEER_SPADS, 0, "peer_spad.type"),
-        (Bar.PEER_SPADS, 4 * 127, None),
-        (Bar.WINDOWS, 0, "notify[0]"),
-        (Bar.WINDOWS, 4 * 8, "notify[control]"),
-        (Bar.WINDOWS, 4 * 32, None),
-        (Bar.WINDOWS, 0x1010, "window+0x10"),
+        (Bar.CONFIG, 0x1200, "peer_spad.type"),
+        (Bar.CONFIG, 0x1200 + 4 * 127, None),
+        (Bar.CONFIG, 0x1400, None),
+        (Bar.DOORBELLS, 0, None),
+        (Bar.DOORBELLS, 4 * 2, "notify[0]"),
+        (Bar.DOORBELLS, 4 * 10, "notify[control]"),
+        (Bar.DOORBELLS, 4 * 32, None),
+        (Bar.WINDOWS, 0x10, "window+0x10"),
         (Bar.WINDOWS + 1, 0, None),
     ],
 )
@@ -121,14 +124,14 @@ def test_doorbells_are_masks_with_a_bit_for_each_queue_and_one_more() -> None:
 def test_the_functions_bars_hold_what_they_have_to() -> None:
     assert CONFIG_SIZE <= MSIX_OFFSET
     assert MSIX_OFFSET + 16 * VECTORS + 8 <= SPAD_OFFSET
-    assert [mw_offset(i) for i in range(4)] + [mw_size(3) + 4] == [0xB8, 0xC0, 0xC8, 0xD0, 0xD8]
+    assert [mw_offset(i) for i in range(4)] + [mw_size(3) + 4] == [0x13C, 0x144, 0x14C, 0x154, 0x15C]
 
 
 @given(st.lists(st.integers(1, 1 << 24), min_size=1, max_size=4))
 def test_memory_windows_lie_apart_on_pages_of_their_own(sizes: list[int]) -> None:
     offsets, end = mw_offsets(sizes)
     assert all(offset % MW_ALIGN == 0 for offset in offsets)
-    assert offsets[0] == MW_ALIGN
+    assert offsets[0] == 0
     ends = [*offsets, end]
     assert all(low + size <= high for size, (low, high) in zip(sizes, pairwise(ends), strict=True))
 

@@ -12,6 +12,7 @@ from drivers.carriers.ntb_registers import (
     MSIX_OFFSET,
     MW_ALIGN,
     Bar,
+    CommandStatus,
     NtbTopology,
     Word,
     db_data,
@@ -32,9 +33,9 @@ def test_each_host_finds_one_function_and_knows_its_end(bridge: Bridge) -> None:
     primary, secondary = bridge.start()
     ntb: Ntb = primary
     assert ntb.name == "0000:01:00.0"
-    assert (primary.vendor_id, primary.device_id) == (0x104C, 0xB00D)
+    assert (primary.vendor_id, primary.device_id) == (0x1957, 0x0809)
     assert [end.topology for end in (primary, secondary)] == [NtbTopology.PRIMARY, NtbTopology.SECONDARY]
-    assert (ntb.spad_count, ntb.mw_count, ntb.db_valid_mask) == (128, 2, 0xFFFF_FFFF)
+    assert (ntb.spad_count, ntb.mw_count, ntb.db_valid_mask) == (128, 2, 0x3FFF_FFFF)
     assert [ntb.mw_get_align(i).size_max for i in range(2)] == [MIB, 64 << 10]
     assert [bool(primary._function.bar_size(bar)) for bar in range(6)] == [True, False] * 3
 
@@ -42,13 +43,21 @@ def test_each_host_finds_one_function_and_knows_its_end(bridge: Bridge) -> None:
 def test_the_configuration_region_has_linuxs_words_at_linuxs_places(bridge: Bridge) -> None:
     primary, _ = bridge.start()
     words = {word: primary._function.bar_read(Bar.CONFIG, word, 4) for word in Word}
-    assert [word.value for word in list(Word)[:13]] == list(range(0, 0x34, 4))
+    assert [word.value for word in list(Word)[:14]] == list(range(0, 0x38, 4))
     assert (words[Word.NO_OF_MW], words[Word.SPAD_COUNT], words[Word.DB_ENTRY_SIZE]) == (2, 128, 4)
-    assert (words[Word.SPAD_OFFSET], words[Word.MW1_OFFSET]) == (0x1000, MW_ALIGN)
+    assert (words[Word.SPAD_OFFSET], words[Word.MW1_OFFSET]) == (0x1000, 0)
     assert words[Word.MAGIC] == EXTENSION_MAGIC
-    assert [primary._function.bar_read(Bar.CONFIG, db_data(i), 4) for i in (0, 31)] == [1, 32]
+    assert [primary._function.bar_read(Bar.CONFIG, db_data(i), 4) for i in (0, 29)] == [2, 31]
     assert primary._function.bar_read(Bar.CONFIG, mw_size(1), 4) == 64 << 10
-    for word in set(Word) - {Word.ARGUMENT, Word.ADDR_LO, Word.ADDR_HI, Word.SIZE, Word.COMMAND}:
+    for word in set(Word) - {
+        Word.ARGUMENT,
+        Word.ADDR_LO,
+        Word.ADDR_HI,
+        Word.SIZE,
+        Word.SIZE_HI,
+        Word.COMMAND,
+        Word.STATUS,
+    }:
         primary._function.bar_write(Bar.CONFIG, word, 4, 0xA5A5_A5A5)
         assert primary._function.bar_read(Bar.CONFIG, word, 4) == words[word]
 
@@ -58,7 +67,7 @@ def test_words_are_accessed_as_words_only(bridge: Bridge, size: int) -> None:
     primary, _ = bridge.start()
     primary.spad_write(0, 0x1122_3344)
     function = primary._function
-    for bar, offset in ((Bar.CONFIG, 0x1000), (Bar.CONFIG, Word.SPAD_COUNT), (Bar.PEER_SPADS, 0)):
+    for bar, offset in ((Bar.CONFIG, 0x1000), (Bar.CONFIG, Word.SPAD_COUNT), (Bar.CONFIG, 0x1200)):
         assert function.bar_read(bar, offset, size) == 0
         function.bar_write(bar, offset, size, 0)
     assert function.bar_read(Bar.CONFIG, 0x1002, 4) == 0
@@ -83,6 +92,14 @@ def test_a_scratchpad_whose_read_got_no_completion_is_read_again(
 
     monkeypatch.setattr(primary._function, "bar_read", lossy)
     assert (primary.spad_read(3), primary.peer_spad_read(4)) == (0x1234_5678, 0x9ABC_DEF0)
+
+
+def test_the_halves_of_the_status_are_read_alone_and_a_write_clears_the_result(bridge: Bridge) -> None:
+    primary, _ = bridge.joined()
+    function = primary._function
+    assert [function.bar_read(Bar.CONFIG, Word.STATUS + at, 2) for at in (0, 2)] == [CommandStatus.OK, 1]
+    function.bar_write(Bar.CONFIG, Word.STATUS, 2, 0)
+    assert [function.bar_read(Bar.CONFIG, Word.STATUS + at, 2) for at in (0, 2)] == [0, 1]
 
 
 # The link between the hosts
@@ -202,7 +219,7 @@ def test_a_masked_doorbell_is_set_and_interrupts_once_it_is_unmasked(bridge: Bri
 def test_rings_while_the_interrupt_is_masked_merge_into_one_and_none_is_lost(bridge: Bridge) -> None:
     primary, secondary = bridge.joined()
     events = Events(secondary)
-    control = MSIX_OFFSET + 16 * 6 + 12  # of doorbell 5
+    control = MSIX_OFFSET + 16 * 7 + 12  # of doorbell 5
     secondary._function.bar_write(Bar.CONFIG, control, 4, 1)
     for _ in range(3):
         primary.peer_db_set(1 << 5)
@@ -237,14 +254,16 @@ def test_a_bit_that_is_set_while_another_is_cleared_stays(bridge: Bridge) -> Non
 def test_a_doorbell_of_a_host_that_is_not_there_is_dead_and_forgotten(bridge: Bridge) -> None:
     primary, secondary = bridge.joined()
     function = primary._function
-    function.bar_write(Bar.WINDOWS, 0, 4, 2)  # another doorbell's data
-    function.bar_write(Bar.WINDOWS, 2, 4, 1)
-    function.bar_write(Bar.WINDOWS, 0, 2, 1)
+    function.bar_write(Bar.DOORBELLS, 8, 4, 3)  # another doorbell's data
+    function.bar_write(Bar.DOORBELLS, 10, 4, 2)
+    function.bar_write(Bar.DOORBELLS, 8, 2, 2)
+    for vector in (0, 1, 32):  # none of a doorbell
+        function.bar_write(Bar.DOORBELLS, 4 * vector, 4, vector)
     assert secondary.db_read() == 0
     secondary.db_set_mask(1)
     primary.peer_db_set(1)
     bridge.links[1].bring_down()
-    function.bar_write(Bar.WINDOWS, 0, 4, 1)
+    function.bar_write(Bar.DOORBELLS, 8, 4, 2)
     primary.peer_db_set(1)
     bridge.links[1].bring_up()
     assert secondary.db_read() == 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from drivers.carriers.ntb_registers import MSIX_ENABLE, SPAD_OFFSET, Bar, CommandStatus, FunctionCommand, Word
+from drivers.carriers.ntb_registers import MSIX_ENABLE, SPAD_OFFSET, SPADS, Bar, CommandStatus, FunctionCommand, Word
 from rings.memory import Addr
 from support.rigs.vfio_user import Client
 from vnet.functions import FUNCTIONS, FunctionKind
@@ -81,9 +81,9 @@ async def test_two_clients_reach_each_other_through_an_ntb(tmp_path: Path) -> No
         assert await near.command(FunctionCommand.LINK_UP) == CommandStatus.OK
         assert await far.command(FunctionCommand.LINK_UP) == UP
 
-        await near.put(Bar.PEER_SPADS, 8, 0x1234)
+        await near.put(Bar.CONFIG, SPAD_OFFSET + 4 * SPADS + 8, 0x1234)
         assert await far.get(Bar.CONFIG, SPAD_OFFSET + 8) == 0x1234
-        await near.put(Bar.WINDOWS, 4 * 2, await near.get(Bar.CONFIG, Word.DB_DATA + 4 * 2))
+        await near.put(Bar.DOORBELLS, 4 * 3, await near.get(Bar.CONFIG, Word.DB_DATA + 4 * 3))
         assert (near.client.called(), far.client.called()) == (0, 1)
 
         memory, data = far.client.memory, os.urandom(64)

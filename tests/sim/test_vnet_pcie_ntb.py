@@ -34,7 +34,12 @@ SIZE = 8 * MW_ALIGN
 
 def command(ntb: NtbEpf, word: int, argument: int = 0, addr: int = 0, size: int = 0) -> CommandStatus:
     function = ntb._function
-    for at, value in ((Word.ADDR_LO, addr & 0xFFFF_FFFF), (Word.ADDR_HI, addr >> 32), (Word.SIZE, size)):
+    for at, value in (
+        (Word.ADDR_LO, addr & 0xFFFF_FFFF),
+        (Word.ADDR_HI, addr >> 32),
+        (Word.SIZE, size),
+        (Word.SIZE_HI, 0),
+    ):
         function.bar_write(Bar.CONFIG, at, 4, value)
     function.bar_write(Bar.CONFIG, Word.ARGUMENT, 4, argument)
     function.bar_write(Bar.CONFIG, Word.COMMAND, 4, word)
@@ -71,7 +76,7 @@ def test_both_hosts_reach_each_other_and_each_window_is_its_own(bridge: Bridge) 
         assert bytes(bridge.memories[end].view(addr, 2)) == bytes((end, window))
 
 
-def test_four_windows_lie_in_one_bar_behind_the_doorbells() -> None:
+def test_four_windows_lie_in_one_bar() -> None:
     sizes = (MIB, MW_ALIGN, 3 * MW_ALIGN, 2 * MIB)
     bridge = Bridge(sizes)
     bridge.joined()
@@ -150,10 +155,10 @@ def test_registers_accesses_to_a_window_reach_the_same_memory(bridge: Bridge) ->
     _, addr = reach(bridge)
     function = bridge.ends[0]._function
     for size in (1, 2, 4, 8):
-        function.bar_write(Bar.WINDOWS, MW_ALIGN + 8 * size, size, (1 << 8 * size) - 2)
+        function.bar_write(Bar.WINDOWS, 8 * size, size, (1 << 8 * size) - 2)
         assert bytes(bridge.memories[1].view(Addr(addr + 8 * size), size)) == b"\xfe" + b"\xff" * (size - 1)
-        assert function.bar_read(Bar.WINDOWS, MW_ALIGN + 8 * size, size) == (1 << 8 * size) - 2
-    assert function.bar_read(Bar.WINDOWS, MW_ALIGN + MIB, 4) == 0xFFFF_FFFF  # the second window shows nothing
+        assert function.bar_read(Bar.WINDOWS, 8 * size, size) == (1 << 8 * size) - 2
+    assert function.bar_read(Bar.WINDOWS, MIB, 4) == 0xFFFF_FFFF  # the second window shows nothing
 
 
 def test_memory_that_is_not_there_is_not_reached(bridge: Bridge) -> None:
@@ -180,7 +185,7 @@ def test_memory_that_is_not_there_is_not_reached(bridge: Bridge) -> None:
         (FunctionCommand.CONFIGURE_MW, 0, 0x4000_0000, MIB + 1),
         (FunctionCommand.CONFIGURE_MW, 0, (1 << 64) - 4096, MIB),
         (FunctionCommand.TEARDOWN_MW, 2, 0, 0),
-        (FunctionCommand.CONFIGURE_DOORBELL, MSIX_ENABLE, 0, 0),
+        (FunctionCommand.CONFIGURE_DOORBELL, MSIX_ENABLE | 2, 0, 0),
         (FunctionCommand.CONFIGURE_DOORBELL, 4, 0, 0),
         (FunctionCommand.CONFIGURE_DOORBELL, MSIX_ENABLE | 33, 0, 0),
         (7, 0, 0, 0),
@@ -217,7 +222,7 @@ def test_outbound_windows_are_given_back() -> None:
 @pytest.mark.parametrize(
     ("word", "value", "why"),
     [
-        (Word.MAGIC, 0, "does not describe BAR2"),
+        (Word.MAGIC, 0, "does not describe its windows"),
         (Word.NO_OF_MW, 0, "0 memory windows"),
         (Word.NO_OF_MW, 5, "5 memory windows"),
         (Word.SPAD_COUNT, 0, "0 scratchpads"),
@@ -225,7 +230,7 @@ def test_outbound_windows_are_given_back() -> None:
         (Word.SPAD_OFFSET, 1 << 20, "scratchpads don't fit"),
         (Word.DB_ENTRY_SIZE, 0, "doorbells of 0 bytes"),
         (Word.DB_ENTRY_SIZE, 4096, "doorbells of 4096 bytes"),
-        (Word.MWS, 0, "windows don't fit"),
+        (Word.MWS, 1 << 30, "windows don't fit"),
         (Word.MWS + 4, 1 << 30, "windows don't fit"),
     ],
 )
@@ -270,7 +275,7 @@ def test_everything_shows_by_name(bridge: Bridge) -> None:
     primary, secondary = shown["primary"], shown["secondary"]
     assert isinstance(primary, dict)
     assert isinstance(secondary, dict)
-    assert primary["bars"] == {"BAR0": 0, "BAR1": 2, "BAR2": 4}
+    assert primary["bars"] == {"config": 0, "doorbells": 2, "windows": 4}
     assert primary["spads"]["spad 3"] == 42
     assert primary["config"]["TOPOLOGY"] == 0
     assert [w["name"] for w in secondary["windows"]] == ["MW1", "MW2"]

@@ -20,6 +20,10 @@ __all__ = ["driver_kernel"]
 
 SOURCES = {
     "pci_endpoint_test": "drivers/misc/pci_endpoint_test.c",
+    "ntb": "drivers/ntb/core.c",
+    "ntb_hw_epf": "drivers/ntb/hw/epf/ntb_hw_epf.c",
+    "ntb_transport": "drivers/ntb/ntb_transport.c",
+    "ntb_netdev": "drivers/net/ntb_netdev.c",
     "rpmsg_core": "drivers/rpmsg/rpmsg_core.c",
     "rpmsg_ns": "drivers/rpmsg/rpmsg_ns.c",
     "virtio_rpmsg_bus": "drivers/rpmsg/virtio_rpmsg_bus.c",
@@ -30,7 +34,7 @@ HEADERS = ("drivers/rpmsg/rpmsg_internal.h", "drivers/rpmsg/rpmsg_char.h", "incl
 TEST = "tools/pci/pcitest.c"
 """The program for pci_endpoint_test's ioctls."""
 FLAGS = "-DCONFIG_RPMSG_MODULE -DCONFIG_RPMSG_NS_MODULE -DCONFIG_RPMSG_CHAR_MODULE"
-KBUILD = "".join(f"obj-m += {name}.o\n" for name in SOURCES)
+KBUILD = "".join(f"obj-m += {name}.o\n" for name in SOURCES) + "ntb-y := core.o\n"
 RECIPE = hashlib.sha256(f"{SOURCES}{HEADERS}{FLAGS}{KBUILD}".encode()).hexdigest()[:8]
 PATIENCE = 600.0
 """Seconds that each step may take."""

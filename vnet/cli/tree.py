@@ -164,7 +164,7 @@ def _ntb_side(name: str, side: NtbSideView) -> Iterator[str]:
     yield from _wrap("  rang the other host's doorbells: ", counts(side.rung))
     for window in side.windows:
         shares = f"shares memory from {window.shares:#x} on" if window.mapped else "shares nothing"
-        yield f"  {window.name}: {_size(window.size)} at {window.offset:#x} of BAR2, {shares}"
+        yield f"  {window.name}: {_size(window.size)} at {window.offset:#x} of its BAR, {shares}"
 
 
 def device_title(name: str, device: DeviceView) -> str:

@@ -1,4 +1,4 @@
-"""The NTB endpoint function: connects two hosts, each behind a link of its own (Linux: pci-epf-ntb).
+"""The NTB endpoint function: connects two hosts, each behind a link of its own (Linux: pci-epf-ntb, pci-epf-vntb).
 
 It has an interface on each of two endpoint controllers of a third host. Each write to the configuration region takes
 effect during that access.
@@ -18,6 +18,7 @@ from drivers.carriers.ntb_registers import (
     DB_ENTRY_SIZE,
     DEVICE_ID,
     EXTENSION_MAGIC,
+    FIRST_DB,
     LINK_VECTOR,
     MAX_MWS,
     MAX_SPADS,
@@ -25,6 +26,7 @@ from drivers.carriers.ntb_registers import (
     MSIX_OFFSET,
     MW_ALIGN,
     SPAD_OFFSET,
+    SPADS,
     VECTORS,
     VENDOR_ID,
     Bar,
@@ -41,16 +43,16 @@ from rings.errors import MemoryFault
 from rings.memory import Addr, PciAddr
 from vnet.pcie.bar_window import BarMemory
 from vnet.pcie.epc import EndpointController
-from vnet.pcie.ntb_bars import ConfigBar, DoorbellBar, Words, bank
+from vnet.pcie.ntb_bars import ConfigBar, DoorbellBar, WindowBar, Words
 from vnet.pcie.outbound import Outbound
 from vnet.views.pci import NtbSideView, NtbStatistics, NtbView, NtbWindowView
 
 __all__ = ["NtbFunction"]
 
-CLASS_CODE = 0x068000
-"""PCI class "other bridge"."""
-ARRAYS = (Word.DB_DATA, Word.MWS)
-WRITABLE = (Word.COMMAND, Word.ARGUMENT, Word.ADDR_LO, Word.ADDR_HI, Word.SIZE)
+CLASS_CODE = 0x050000
+"""PCI class "RAM memory", which Linux's driver asks for."""
+ARRAYS = (Word.DB_DATA, Word.DB_OFFSET, Word.MWS)
+WRITABLE = (Word.COMMAND, Word.ARGUMENT, Word.ADDR_LO, Word.ADDR_HI, Word.SIZE, Word.SIZE_HI)
 
 
 RegisterName = Callable[[int, int], str | None]
@@ -70,7 +72,7 @@ class NtbFunction:
         secondary: EndpointController,
         *,
         windows: Sequence[int] = (64 << 20,),
-        spads: int = 128,
+        spads: int = SPADS,
         number: int = 0,
     ) -> None:
         """``windows``: sizes of 1 to 4 memory windows in bytes. Raises ValueError."""
@@ -159,11 +161,11 @@ class NtbInterface:
     def bind(self) -> None:
         epc, number = self._epc, self._ntb.number
         epc.set_header(number, PciHeader(VENDOR_ID, DEVICE_ID, 0, CLASS_CODE, VENDOR_ID, DEVICE_ID))
-        spads_end = SPAD_OFFSET + 4 * self._ntb.spads
+        spads_end = SPAD_OFFSET + 8 * self._ntb.spads
         config = Words(CONFIG_SIZE, self.read_word, self.write_word)
-        epc.set_bar(number, Bar.CONFIG, spads_end, ConfigBar(config, bank(self.spads)))
-        epc.set_bar(number, Bar.PEER_SPADS, 4 * self._ntb.spads, bank(self.peer.spads))
-        epc.set_bar(number, Bar.WINDOWS, self._end, DoorbellBar(self.ring))
+        epc.set_bar(number, Bar.CONFIG, spads_end, ConfigBar(config, self._clear, self.spads, self.peer.spads))
+        epc.set_bar(number, Bar.DOORBELLS, MW_ALIGN, DoorbellBar(self.ring))
+        epc.set_bar(number, Bar.WINDOWS, self._end, WindowBar())
         epc.set_msix(number, VECTORS, Bar.CONFIG, MSIX_OFFSET)
         epc.watch(number, self)
 
@@ -202,9 +204,9 @@ class NtbInterface:
             return self._status | (CommandStatus.LINK_UP if ntb.link_is_up else 0)
         if offset == Word.LINK_EPOCH:
             return ntb.link_epoch & 0xFFFF_FFFF
-        doorbell = (offset - Word.DB_DATA) // 4
-        if 0 <= doorbell < DB_COUNT:
-            return doorbell + 1 if doorbell < self.peer._doorbells else 0
+        vector = (offset - Word.DB_DATA) // 4
+        if FIRST_DB <= vector < VECTORS:
+            return vector if vector - FIRST_DB < self.peer._doorbells else 0
         return self._fixed.get(offset, 0)
 
     def write_word(self, offset: int, value: int) -> None:
@@ -222,16 +224,16 @@ class NtbInterface:
 
     def ring(self, doorbell: int, data: int) -> None:
         """Ring a doorbell of the other host."""
-        if data == doorbell + 1 and doorbell < self.peer._doorbells:
+        if data == FIRST_DB + doorbell and doorbell < self.peer._doorbells:
             self._rung[doorbell] += 1
-            self.peer.raise_irq(1 + doorbell)
+            self.peer.raise_irq(FIRST_DB + doorbell)
         else:
             self._dead += 1
 
     # Commands; each returns whether it succeeded.
 
     def _configure_doorbell(self, argument: int) -> bool:
-        count = argument & ~MSIX_ENABLE
+        count = (argument & ~MSIX_ENABLE) - FIRST_DB
         if not argument & MSIX_ENABLE or not 1 <= count <= DB_COUNT:
             return False
         self._doorbells = count
@@ -241,10 +243,13 @@ class NtbInterface:
         self._doorbells = 0
         return True
 
+    def _clear(self) -> None:
+        self._status = CommandStatus(0)
+
     def _configure_mw(self, window: int) -> bool:
-        """Map our memory into the other host's BAR2, through an outbound window of this host's controller."""
+        """Map our memory into the other host's BAR of windows, through an outbound window of this host's controller."""
         addr = PciAddr(Addr(self._words[Word.ADDR_LO] | self._words[Word.ADDR_HI] << 32))
-        size = self._words[Word.SIZE]
+        size = self._words[Word.SIZE] | self._words[Word.SIZE_HI] << 32
         if window >= len(self._ntb.windows) or addr % MW_ALIGN or not 0 < size <= self._ntb.windows[window]:
             return False
         try:
@@ -298,12 +303,12 @@ class NtbInterface:
         return NtbSideView(
             controller=self._epc.name,
             link_requested=self.link_requested,
-            bars={"BAR0": int(Bar.CONFIG), "BAR1": int(Bar.PEER_SPADS), "BAR2": int(Bar.WINDOWS)},
+            bars={bar.name.lower(): int(bar) for bar in Bar},
             config={word.name: int(self.read_word(word)) for word in Word if word not in ARRAYS},
             configured_doorbells=self._doorbells,
             spads={name: self.spads[at] for name, at in spads},
             rung={
-                register_name(Bar.WINDOWS, DB_ENTRY_SIZE * doorbell) or f"doorbell {doorbell}": count
+                register_name(Bar.DOORBELLS, DB_ENTRY_SIZE * (FIRST_DB + doorbell)) or f"doorbell {doorbell}": count
                 for doorbell, count in sorted(self._rung.items())
             },
             windows=tuple(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from drivers.carriers.ntb_registers import DB_COUNT, DB_ENTRY_SIZE, MW_ALIGN, SPAD_OFFSET
+from drivers.carriers.ntb_registers import DB_ENTRY_SIZE, FIRST_DB, SPAD_OFFSET, VECTORS, Word
 from vnet.link.base import all_ones
 
-__all__ = ["ConfigBar", "DoorbellBar", "Words", "bank"]
+__all__ = ["ConfigBar", "DoorbellBar", "WindowBar", "Words", "bank"]
+
+HALVES = Word.STATUS, Word.STATUS + 2
+"""Registers of 16 bits."""
 
 
 class Words:
@@ -39,34 +42,58 @@ def bank(spads: list[int]) -> Words:
 
 
 class ConfigBar:
-    """BAR0: the configuration region, followed by this host's own scratchpads."""
+    """BAR 0: the configuration region, followed by this host's own scratchpads and by the other host's."""
 
-    def __init__(self, config: Words, spads: Words) -> None:
+    def __init__(self, config: Words, clear: Callable[[], None], spads: list[int], peer_spads: list[int]) -> None:
+        """``clear`` clears the result of the last command."""
         self._config = config
-        self._spads = spads
+        self._clear = clear
+        self._banks = bank(spads), bank(peer_spads)
+        self._size = 4 * len(spads)
 
     def read(self, offset: int, size: int) -> int:
-        if offset < SPAD_OFFSET:
-            return self._config.read(offset, size)
-        return self._spads.read(offset - SPAD_OFFSET, size)
+        if offset >= SPAD_OFFSET:
+            number, at = self._spad(offset)
+            return self._banks[number].read(at, size)
+        if size == 2 and offset in HALVES:
+            return self._config.read(Word.STATUS, 4) >> 8 * (offset - Word.STATUS) & all_ones(2)
+        return self._config.read(offset, size)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        if offset < SPAD_OFFSET:
-            self._config.write(offset, size, value)
+        if offset >= SPAD_OFFSET:
+            number, at = self._spad(offset)
+            self._banks[number].write(at, size, value)
+        elif offset == Word.STATUS and size in (2, 4):
+            self._clear()
         else:
-            self._spads.write(offset - SPAD_OFFSET, size, value)
+            self._config.write(offset, size, value)
+
+    def _spad(self, offset: int) -> tuple[int, int]:
+        """Return the number of a bank and the offset in it; the second bank is followed by nothing."""
+        number = int(offset - SPAD_OFFSET >= self._size)
+        return number, offset - SPAD_OFFSET - number * self._size
 
 
 class DoorbellBar:
-    """BAR2 except mapped memory windows: the doorbells."""
+    """BAR 2: the doorbells, one for each vector of the other host."""
 
     def __init__(self, ring: Callable[[int, int], None]) -> None:
         self._ring = ring
 
     def read(self, offset: int, size: int) -> int:
-        return 0 if offset < MW_ALIGN else all_ones(size)
+        return 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        doorbell, odd = divmod(offset, DB_ENTRY_SIZE)
-        if size == 4 and not odd and doorbell < DB_COUNT:
-            self._ring(doorbell, value)
+        vector, odd = divmod(offset, DB_ENTRY_SIZE)
+        if size == 4 and not odd and FIRST_DB <= vector < VECTORS:
+            self._ring(vector - FIRST_DB, value)
+
+
+class WindowBar:
+    """BAR 4 except mapped memory windows."""
+
+    def read(self, offset: int, size: int) -> int:
+        return all_ones(size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Ignore the write."""

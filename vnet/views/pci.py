@@ -191,7 +191,7 @@ class NtbWindowView:
 
     name: str
     offset: int
-    """Offset in BAR2."""
+    """Offset in the BAR of the windows."""
     size: int
     """Size in bytes."""
     shares: int

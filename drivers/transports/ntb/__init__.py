@@ -1,6 +1,6 @@
 """virtio between two hosts joined by an NTB: registers in scratchpads, doorbells, and buffers in a memory window."""
 
-from drivers.carriers.ntb_registers import DB_COUNT, DB_ENTRY_SIZE, Bar
+from drivers.carriers.ntb_registers import DB_ENTRY_SIZE, FIRST_DB, VECTORS, Bar
 from drivers.carriers.transport import DoorbellRange, NtbTransport
 from drivers.transports.ntb.back import NtbVhost
 from drivers.transports.ntb.front import NTB_VIRTIO
@@ -14,5 +14,7 @@ NTB = NtbTransport(
     NtbVhost,
     queues=MAX_QUEUES,
     register_name=register_name,
-    doorbells=(DoorbellRange(Bar.WINDOWS, 0, DB_ENTRY_SIZE * DB_COUNT, DB_ENTRY_SIZE),),
+    doorbells=(
+        DoorbellRange(Bar.DOORBELLS, DB_ENTRY_SIZE * FIRST_DB, DB_ENTRY_SIZE * VECTORS, DB_ENTRY_SIZE, DB_ENTRY_SIZE),
+    ),
 )

@@ -84,7 +84,7 @@ class HostileNtb(HostileDriver[P_co]):
 
     def places(self) -> tuple[int, int]:
         bars = {bar.index: bar.address for bar in self.pair.function.bars}
-        return bars[Bar.CONFIG], bars[Bar.WINDOWS]
+        return bars[Bar.CONFIG], bars[Bar.DOORBELLS]
 
     # NtbEvents
 
@@ -143,7 +143,7 @@ class HostileNtb(HostileDriver[P_co]):
         return int.from_bytes(whole[offset % 4 :][:size], "little")
 
     def kick(self, queue: int, value: int | None = None) -> None:
-        self.ntb.peer_db_set(1 << queue if 0 <= queue < MAX_QUEUES else 1 << 31)
+        self.ntb.peer_db_set(1 << queue if 0 <= queue < MAX_QUEUES else 1 << 29)
 
     # Queues
 
