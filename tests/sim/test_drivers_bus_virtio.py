@@ -123,6 +123,7 @@ async def test_a_device_that_resets_again_and_again_slows_down_and_says_so(
         assert (virtio.last_reset, virtio.repeats, virtio.restarts) == (reason, virtio.restarts, virtio.restarts)
         actual: Any = to_plain(take_snapshot(pair.world))
         shown = actual["devices"]["net0"]["driver"]["last_reset"]
+        assert 0 <= shown.pop("age") <= virtio.pause + lives
         assert shown == {"reason": reason, "in_a_row": virtio.restarts, "pause": virtio.pause}
         text = "\n".join(tree(take_snapshot(pair.world)))
         assert f"last reset, {virtio.restarts} in a row: {reason}" in text

@@ -9,6 +9,7 @@ import trio
 
 from drivers.carriers.ntb_registers import Bar
 from drivers.transports.ntb.back import NtbVhost
+from drivers.transports.ntb.end import BEAT, BEATS_MISSED
 from drivers.transports.ntb.front import NtbVirtio
 from drivers.transports.ntb.registers import Spad
 from rings.memory import Addr
@@ -107,7 +108,7 @@ async def test_traffic_goes_on_once_an_end_that_stood_still_moves_again(
             frozen.setattr(still, "_recheck", lambda: None)
             frozen.setattr(still, "handle_scratchpads", trio.lowlevel.checkpoint)
             frozen.setattr(still, "db_event", lambda: None)
-            await trio.sleep(0.2)
+            await trio.sleep(BEAT * (BEATS_MISSED + 2))  # the last beat may have come just before, and a look be due
             assert not pair.device.up
         await pair.world.wait_up()
         await pair.transfer()

@@ -138,4 +138,4 @@ async def test_a_lost_doorbell_was_sent_and_did_not_arrive() -> None:
     names = [type(event).__name__ for event in taken]
     assert names[:5] == ["ChainAdded", "Notified", "TlpSent", "RegisterAccessed", "FaultInjected"]
     kicks = [event.outcome for event in taken if isinstance(event, Notified) and event.kind == "kick"]
-    assert kicks == ["sent"]
+    assert kicks == ["sent", "lost"]
