@@ -88,7 +88,7 @@ async def test_one_device_and_one_queue_are_chosen_by_name(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (("moon",), "device or link 'moon': must be one of pcie0, net0"),
+        (("moon",), "device or link 'moon': must be one of net0, pcie0"),
         (("net0", "moon"), "net0: queue 'moon': must be one of receiveq1, transmitq1, controlq"),
     ],
 )

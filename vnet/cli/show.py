@@ -75,7 +75,7 @@ def command(
     if part is not None:
         chosen: DeviceView | LinkView
         if queue is None:
-            parts: Mapping[str, DeviceView | LinkView] = {**system.links, **system.devices}
+            parts: Mapping[str, DeviceView | LinkView] = {**system.devices, **system.links}
             chosen = named("device or link", parts, part, ControlError)
         else:
             chosen = named("device", system.devices, part, ControlError)
