@@ -79,7 +79,7 @@ def test_it_is_served_with_its_own_options(options: tuple[str, ...], folder: Pat
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == f"noise0 listens at {folder / 'socket'}; Ctrl-C ends it.\n"
-            assert "vhost-user-rng-pci" in "".join(process.stdout.readline() for _ in range(3))
+            assert "vhost-user-rng-pci" in "".join(process.stdout.readline() for _ in range(4))
         finally:
             process.terminate()
     done = vnet(*options, "serve", "noise", "--vhost-user", "s", "--limit", "0")
