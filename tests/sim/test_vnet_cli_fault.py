@@ -102,7 +102,7 @@ async def test_rules_are_json_as_well(run: Run) -> None:
         (("fault", LINK, "--script", "/moon"), "/moon: No such file or directory"),
         (("set", "moon", "lanes", "4"), "device or link 'moon': must be one of net0, link0"),
         (("set", LINK, "lanes", "3"), "link0: lanes '3': must be one of 1, 2, 4, 8, 16"),
-        (("show", "moon"), "device or link 'moon': must be one of link0, net0"),
+        (("show", "moon"), "device or link 'moon': must be one of net0, link0"),
         (("show", LINK, "receiveq1"), "device 'link0': must be one of net0"),
     ],
 )
