@@ -32,6 +32,8 @@ def test_the_script_of_a_shell_calls_vnet_for_completions(shell: str) -> None:
 def test_commands_and_options_are_completed() -> None:
     assert completed("sh") == ["shell", "show"]
     assert "--exec" in completed("up", "--e")
+    assert completed("capture", "--events", "frames,ri") == ["frames,rings"]
+    assert "frames,frames" not in completed("capture", "--events", "frames,")
 
 
 @pytest.mark.usefixtures("privileged", "no_leaks")
@@ -43,6 +45,7 @@ def test_names_of_what_runs_are_completed(up: Up) -> None:
     assert completed("show", "--name", up.name, "p") == ["pcie0"]
     assert "--lost-doorbells" in completed("fault", "--lost")
     assert completed("exec", "--name", up.name, "r") == ["rc"]
+    assert completed("capture", "--name", up.name, "--on", "net0,p") == ["net0,pcie0"]
 
 
 def test_a_system_that_does_not_run_completes_nothing() -> None:
