@@ -72,7 +72,7 @@ def command(as_json: bool) -> None:
         click.echo(render(HEADERS, [_cells(row, user) for row in rows]))
         for row in rows:
             for device, verdict in row.verdicts.items():
-                click.echo(f"{row.name}: {device} is unwell: {verdict.text}; see {verdict.look}")
+                click.echo(f"{row.name}: {device} is {verdict.words}")
 
 
 def _rows(directory: Path) -> Iterator[SystemRow]:

@@ -175,7 +175,7 @@ def device_title(name: str, device: DeviceView) -> str:
 def verdict_lines(device: DeviceView) -> Iterator[str]:
     """Yield what is wrong with a device that is unwell, and the command that shows more."""
     if device.verdict is not None:
-        yield f"unwell: {device.verdict.text}; see {device.verdict.look}"
+        yield device.verdict.words
 
 
 def device_tree(name: str, device: DeviceView) -> Iterator[str]:
@@ -197,8 +197,6 @@ def _driver_side(side: DriverSideView) -> Iterator[str]:
         if side.last_reset.in_a_row > 1:
             yield f"  {last_reset(side.last_reset)}"
         yield from _negotiated(side)
-    elif side.foreign:
-        yield f"driver at {side.host}: in another process"
     else:
         yield f"driver on {side.host}: not enumerated yet"
     yield from indent(1, _port(side.port))

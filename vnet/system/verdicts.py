@@ -6,7 +6,7 @@ others would name what follows from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 
@@ -87,8 +87,11 @@ def _down(device: DeviceView) -> Faults:
 
 def _waiting(device: DeviceView) -> Iterator[QueueView]:
     """Yield the queues with a chain that should have been used by now, as the side sees them that knows its age."""
-    sides: Iterable[QueueView] = (queue.view for _, own in device.sides for queue in own.queues)
-    return (queue for queue in sides if (queue.waited or 0.0) >= STALLED and not queue.name.startswith(INBOUND))
+    return (
+        queue
+        for _, _, queue in device.queues()
+        if (queue.waited or 0.0) >= STALLED and not queue.name.startswith(INBOUND)
+    )
 
 
 def _silent(device: DeviceView) -> Faults:

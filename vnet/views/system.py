@@ -219,6 +219,11 @@ class VerdictView:
     look: str
     """Command that shows more."""
 
+    @property
+    def words(self) -> str:
+        """The verdict on one line, with the command that shows more."""
+        return f"unwell: {self.text}; see {self.look}"
+
 
 @attrs.frozen
 class DeviceView:
