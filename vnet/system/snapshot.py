@@ -122,11 +122,12 @@ def take_snapshot(world: World) -> SystemView:
 
 def take_status(world: World) -> StatusView:
     """Return the names of all parts, and which of them are up."""
+    devices = _devices(world)
     return StatusView(
         tuple(world.hosts),
         {name: link.up for name, link in world.links.items()},
-        {name: device.up for name, device in world.devices.items()},
-        {name: device.verdict for name, device in _devices(world).items() if device.verdict is not None},
+        {name: device.up for name, device in devices.items()},
+        {name: device.verdict for name, device in devices.items() if device.verdict is not None},
     )
 
 
