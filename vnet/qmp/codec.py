@@ -10,10 +10,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import attrs
 
-__all__ = ["NEGOTIATE", "Framer", "LineFramer", "QmpError", "QmpRequest", "TooLong", "emit", "parse", "request"]
+__all__ = [
+    "NEGOTIATE",
+    "Framer",
+    "LineFramer",
+    "QmpError",
+    "QmpRequest",
+    "TooLong",
+    "emit",
+    "not_found",
+    "parse",
+    "request",
+]
 
 NEGOTIATE = "qmp_capabilities"
 """The command that must come first."""
@@ -36,6 +48,10 @@ class QmpError(Exception):
     def as_dict(self) -> dict[str, object]:
         """Return the error message of QMP."""
         return {"error": {"class": self.kind, "desc": self.desc}}
+
+
+not_found = partial(QmpError, kind="DeviceNotFound")
+"""Makes the error for an unknown device or link."""
 
 
 def _check(size: int, limit: int) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -18,7 +18,7 @@ from vnet.ends.settings import change_setting
 from vnet.names import named
 from vnet.qmp import faults, virtio
 from vnet.qmp.capturing import prepare_capture
-from vnet.qmp.codec import NEGOTIATE, QmpError
+from vnet.qmp.codec import NEGOTIATE, QmpError, not_found
 from vnet.qmp.events import EVENTS
 from vnet.qmp.fault_records import FaultChoice, RuleChoice
 from vnet.qmp.qapi import Empty, QapiRecord, to_wire
@@ -92,10 +92,6 @@ class Command(Generic[A]):
     run: Callable[[Context, A], Awaitable[object]]
 
 
-_not_found = partial(QmpError, kind="DeviceNotFound")
-"""Makes the error for an unknown device or link."""
-
-
 # The protocol
 
 
@@ -157,7 +153,7 @@ async def _query_vnet_status(context: Context, _: Empty) -> object:
 async def _query_ring(context: Context, arguments: RingChoice) -> object:
     """Return the memory of one ring, with every outstanding chain."""
     name = arguments.name
-    device = named("device", context.world.devices, name, _not_found)
+    device = named("device", context.world.devices, name, not_found)
     named("queue", queue_sides(device), arguments.queue, QmpError, f"{name}: ")
     return take_ring(device, arguments.queue, context.world.ring_looks, trio.current_time())
 
@@ -165,9 +161,10 @@ async def _query_ring(context: Context, arguments: RingChoice) -> object:
 async def _query_ring_slots(context: Context, arguments: RingsChoice) -> object:
     """Return which slots of each ring are outstanding, without its memory: a small look at several rings."""
     name = arguments.name
-    device = named("device", context.world.devices, name, _not_found)
+    device = named("device", context.world.devices, name, not_found)
+    sides = queue_sides(device)
     for queue in arguments.queues:
-        named("queue", queue_sides(device), queue, QmpError, f"{name}: ")
+        named("queue", sides, queue, QmpError, f"{name}: ")
     return RingSlotsOfQueues({queue: take_slots(device, queue) for queue in arguments.queues})
 
 
@@ -178,7 +175,7 @@ async def _query_config_space(context: Context, _: Empty) -> object:
 
 async def _set_link(context: Context, arguments: LinkMove) -> object:
     """Take a link up or down."""
-    link = named("link", context.world.links, arguments.name, _not_found)
+    link = named("link", context.world.links, arguments.name, not_found)
     if arguments.up:
         link.bring_up()
     else:
@@ -189,7 +186,7 @@ async def _set_link(context: Context, arguments: LinkMove) -> object:
 async def _link_set(context: Context, arguments: LinkSetting) -> object:
     """Change the time that accesses take on a link, for all further accesses."""
     name, setting, value = arguments.name, arguments.setting, arguments.value
-    named("link", context.world.links, name, _not_found)
+    named("link", context.world.links, name, not_found)
     try:
         change_link(context.world.timed.get(name), setting, value)
     except ValueError as exc:
@@ -201,7 +198,7 @@ async def _link_set(context: Context, arguments: LinkSetting) -> object:
 
 async def _device_reset(context: Context, arguments: DeviceChoice) -> object:
     """Unbind the driver, which resets the device, and bind it again."""
-    device = named("device", context.world.devices, arguments.name, _not_found)
+    device = named("device", context.world.devices, arguments.name, not_found)
     if not device.spec.driven:
         raise QmpError(f"{device.name}: its driver is in another process, which alone can reset it")
     if device.virtio is None:
@@ -212,7 +209,7 @@ async def _device_reset(context: Context, arguments: DeviceChoice) -> object:
 
 async def _device_set(context: Context, arguments: SettingChange) -> object:
     """Change a setting of a device while it runs."""
-    device = named("device", context.world.devices, arguments.name, _not_found)
+    device = named("device", context.world.devices, arguments.name, not_found)
     setting, value = arguments.setting, arguments.value
     settings = DEVICE_TYPES[device.spec.type].settings
     try:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from vnet.link.faulty import FaultyLink
 from vnet.names import named
-from vnet.qmp.codec import QmpError
+from vnet.qmp.codec import QmpError, not_found
 from vnet.qmp.fault_records import RULES_MAX, FaultChoice, RuleChoice
 from vnet.qmp.records import LinkChoice
 from vnet.system.world import World
@@ -14,11 +12,9 @@ from vnet.views.link import FaultRuleView
 
 __all__ = ["clear", "rules", "set_rules"]
 
-_not_found = partial(QmpError, kind="DeviceNotFound")
-
 
 def _link(world: World, name: str) -> FaultyLink:
-    return named("link", world.faults, name, _not_found)
+    return named("link", world.faults, name, not_found)
 
 
 def rules(world: World, arguments: LinkChoice) -> tuple[FaultRuleView, ...]:
