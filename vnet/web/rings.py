@@ -12,7 +12,7 @@ from starlette.requests import Request
 from vnet.errors import ControlError
 from vnet.ring_picture.draw import ring_picture
 from vnet.ring_picture.wheel import ring_wheel
-from vnet.views.ring import RingReport, RingSlotsOfQueues
+from vnet.views.ring import RingReport, RingSlotsOfQueues, slots_of
 from vnet.web.control import Control
 from vnet.web.feed import CLIENTS_MAX
 from vnet.web.stream import refuse, send_events
@@ -37,11 +37,13 @@ async def ring_pictures(control: Control, query: QueryParams) -> Pictures:
     """
     device, tables = query.get("device", ""), query.get("tables", "")
     queues = list(dict.fromkeys(query.getlist("queue")[:RINGS_MAX]))
-    answer = await control.view(RingSlotsOfQueues, "query-ring-slots", {"name": device, "queues": queues})
+    small = [queue for queue in queues if queue != tables]
+    answer = await control.view(RingSlotsOfQueues, "query-ring-slots", {"name": device, "queues": small})
     pictures = {queue: {"wheel": ring_wheel(f"{device} {queue}", slots)} for queue, slots in answer.queues.items()}
-    if tables in pictures:
+    if tables in queues:
         report = await control.view(RingReport, "query-ring", {"name": device, "queue": tables})
-        pictures[tables]["tables"] = ring_picture(f"{device} {tables}", report)
+        title = f"{device} {tables}"
+        pictures[tables] = {"wheel": ring_wheel(title, slots_of(report)), "tables": ring_picture(title, report)}
     return pictures
 
 
