@@ -114,7 +114,7 @@ class Recorder:
             if matches is not None and not matches(kind(time, source, frame, chain, b"", size, ())):
                 return
             if self._has_room(interface):
-                data = copy_out(segs, HEADER_SIZE + (min(size, limit)))
+                data = copy_out(segs, HEADER_SIZE + min(size, limit))
                 self._add(interface, time, data[HEADER_SIZE:], size, options.emit(frame, chain, data[:HEADER_SIZE]))
 
         return write

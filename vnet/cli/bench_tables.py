@@ -197,8 +197,8 @@ _LINKS = (
 
 def links_table(results: LinksResults) -> str:
     """Start, cost at rest, and cost of a packet on one busy link, by the number of links in a process."""
-    fewest = next(iter(results.counts), "")
-    rounds = len(results.counts[fewest].rounds) if fewest else 0
+    fewest = min(results.counts, key=int)
+    rounds = len(results.counts[fewest].rounds)
     how = (
         f"links of a network device on TUN in one process; one of them busy with UDP of {LENGTH} bytes; "
         f"rounds: {rounds}, interleaved; medians; load of the machine: {results.load:.1f}"
@@ -210,5 +210,5 @@ def links_table(results: LinksResults) -> str:
             value = result.median[figure]
             cells.append(Cell(None if value is None else value * scale, digits))
         rows.append([*cells, Cell(result.cpu_per_packet_ratio, 2)])
-    fewest_links = f"/{min(map(int, results.counts))} link" if results.counts else ""
-    return _fenced(results.machine, how, [render(["links", *(title for title, *_ in _LINKS), fewest_links], rows)])
+    headers = ["links", *(title for title, *_ in _LINKS), f"/{fewest} link"]
+    return _fenced(results.machine, how, [render(headers, rows)])

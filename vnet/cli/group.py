@@ -30,10 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "ps": ("vnet.cli.ps", "List the systems of this user."),
     "exec": ("vnet.cli.enter", "Run CMD in the network namespace of HOST."),
     "link": ("vnet.cli.link", "Take LINK, or all links, down or up while the system runs."),
-    "fault": (
-        "vnet.cli.fault",
-        "Set, list and clear faults of LINK while the system runs.",
-    ),
+    "fault": ("vnet.cli.fault", "Set, list and clear faults of LINK while the system runs."),
     "set": ("vnet.cli.set", "Change SETTING of a device or link while the system runs."),
     "bench": ("vnet.cli.bench", "Measure this stack and alternatives to it; show medians."),
     "serve": ("vnet.cli.serve", "Serve a device or a PCI function, for example to QEMU."),
