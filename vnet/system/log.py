@@ -39,9 +39,11 @@ from drivers.contracts.events import (
     Topic,
 )
 from rings.status import status_names
+from vnet.link.faults import FLAPS
 from vnet.system.events import EventHub
 from vnet.system.limited import PER, LineLimit, repeated, shortened
 from vnet.system.verdicts import OFTEN
+from vnet.views.link import faults_in_words
 
 __all__ = ["ENTRIES", "TOPICS", "EventLog", "LogEntry", "log_events", "log_line", "logger_name"]
 
@@ -122,7 +124,8 @@ def _link(event: LinkMoved) -> LogEntry:
 
 
 def _rule_ended(event: FaultRuleEnded) -> LogEntry:
-    return LogEntry(INFO, f"rule {event.rule} {event.cause}: {event.faults} faults in {event.requests} requests")
+    faults = faults_in_words(event.faults, None if event.fault == FLAPS else event.requests)
+    return LogEntry(INFO, f"rule {event.rule} {event.cause}: {faults}")
 
 
 def _timing(event: LinkTimingChanged) -> LogEntry:

@@ -20,6 +20,7 @@ __all__ = [
     "RuleOrigin",
     "RuleState",
     "TraceStatistics",
+    "faults_in_words",
 ]
 
 RuleOrigin = Literal["topology", "hand"]
@@ -69,6 +70,11 @@ class LinkTiming:
     def directions(self) -> Mapping[str, DirectionTiming]:
         """Both directions by name."""
         return {"downstream": self.downstream, "upstream": self.upstream}
+
+
+def faults_in_words(faults: int, requests: int | None) -> str:
+    """Return the faults of a rule, and of how many requests; None for flaps, which judge no requests."""
+    return f"{faults} faults" + ("" if requests is None else f" in {requests} requests")
 
 
 @attrs.frozen(kw_only=True)
@@ -122,7 +128,7 @@ class FaultRuleView:
     @property
     def deeds(self) -> str:
         """Its faults so far, in words."""
-        return f"{self.faults} faults" + ("" if self.flap_ms is not None else f" in {self.requests} requests")
+        return faults_in_words(self.faults, None if self.flap_ms is not None else self.requests)
 
     @property
     def words(self) -> str:
@@ -148,7 +154,7 @@ class LinkStatistics:
     faults: Mapping[str, int] = attrs.field(factory=dict)
     """Injected faults by request and kind, such as "doorbell lost"."""
     rules: tuple[FaultRuleView, ...] = ()
-    """Rules of faults that are in force."""
+    """Rules of faults, also those that wait or are spent."""
 
     @property
     def requests(self) -> Mapping[str, LinkTraffic]:
