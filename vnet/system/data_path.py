@@ -80,7 +80,7 @@ class DataPath:
             "batches": partial(self._watch_ports, batches=True) if frames and not rings else None,
             "registers": self._watch_registers if tlps or events.registers is not None else None,
         }
-        for name, install in wanted.items():  # first of all, because ports have one of two emitters
+        for name, install in wanted.items():  # removals first: a port has one of two emitters
             if install is None and name in self._installed:
                 self._installed.pop(name).close()
         for name, install in wanted.items():
