@@ -84,9 +84,11 @@ def command(
                 click.echo(f"{link}: cleared {each.name}: {each.deeds}")
             if cleared:
                 return
-    elif rules:
-        query(name, Rules, "fault-set", {"name": link, "rules": [_plain(each) for each in rules]})
-    known = {each.name: each for each in _listed(name, link)}
+    if rules:
+        listed = query(name, Rules, "fault-set", {"name": link, "rules": [_plain(each) for each in rules]})
+    else:
+        listed = _listed(name, link)
+    known = {each.name: each for each in listed}
     if rule and not clear:
         known = {each: named("rule", known, each, ControlError, f"{link}: ") for each in rule}
     _print({link: tuple(known.values())}, as_json)
