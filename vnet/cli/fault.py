@@ -58,8 +58,8 @@ def command(
 
     An AMOUNT is a probability (0.25 or 25%), the number of requests that are affected from now on (3), their numbers
     (@3,7), or all. A rule replaces the former one by hand for the same fault; 0 clears that. Rules stay until they are
-    cleared, or for the time of --for. The list has the rules in force with what each has done; without LINK, those of
-    all links.
+    cleared, or for the time of --for. The list has all rules with what each has done; without LINK, those of all
+    links.
 
     \b
     vnet fault pcie0 --lost-doorbells 3 --delayed-interrupts 0.5 --for 10s

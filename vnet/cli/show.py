@@ -63,7 +63,7 @@ def command(
     """Print hosts, links, devices and traffic.
 
     With PART, print that device or link: both ends of a device with features, ports, queues; of a link its requests,
-    timing, and faults with the rules in force. With QUEUE of a device, such as receiveq1, print that queue and its
+    timing, and faults with their rules. With QUEUE of a device, such as receiveq1, print that queue and its
     ring: indices, flags, suppression of notifications, and every outstanding chain with its descriptors.
     """
     for option, given in (("--hex", with_bytes), ("--svg", svg)):

@@ -1,4 +1,4 @@
-"""A rule in force on a link, with what it has done so far."""
+"""A rule of a link, with what it has done so far."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ActiveRule:
         return isinstance(rule, Rule) and rule.action is not Action.DELAY and bool(rule.requests & NOTIFICATIONS)
 
     def applies(self, now: float, rng: random.Random) -> bool:
-        """Return whether the rule, which is none of flaps, applies to the next request, and count both."""
+        """Count a request, and return whether the rule applies to it. The rule must not be a flap."""
         rule = self.rule
         assert isinstance(rule, Rule)
         if not rule.start <= now - self.added < rule.stop or self.faults >= rule.limit:

@@ -92,7 +92,7 @@ class FaultyLink(LinkWrapper):
 
     @property
     def lossy(self) -> bool:
-        """Whether a rule is in force that can lose a doorbell or an interrupt, or one can get lost behind the link."""
+        """Whether a rule of the link can lose a doorbell or an interrupt, or one can get lost behind the link."""
         return self._lossy or self.inner.lossy
 
     def watch_losses(self, watcher: Callable[[bool], None]) -> None:

@@ -91,7 +91,7 @@ class Rates:
     devices: tuple[DeviceRates, ...]
     queues: tuple[QueueRates, ...]
     rules: tuple[LinkRule, ...] = ()
-    """Rules of faults in force, of all links."""
+    """Rules of faults of all links."""
 
 
 def rates_between(before: SystemView, after: SystemView, seconds: float) -> Rates:

@@ -1,4 +1,4 @@
-// Faults of links: a form that sets a rule, and the rules in force with what each has done.
+// Faults of links: a form that sets a rule, and the rules with what each has done.
 
 import { act } from "./actions.js";
 import { $, ask, el, keep, say } from "./dom.js";
