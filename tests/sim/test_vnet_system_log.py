@@ -18,6 +18,7 @@ from drivers.contracts.events import (
     DeviceReset,
     Event,
     FaultInjected,
+    FaultRuleEnded,
     FeaturesNegotiated,
     MessagePassed,
     NeedsResetSet,
@@ -69,6 +70,16 @@ async def rebind(pair: NetPair) -> None:
 def test_each_kind_of_event_of_a_logged_topic_has_a_line_in_the_log() -> None:
     assert set(ENTRIES) == {kind for kind in RECORDS.values() if kind.topic in TOPICS}
     assert {kind.topic for kind in ENTRIES} == set(TOPICS)
+
+
+def test_the_end_of_a_rule_has_its_requests_unless_the_link_flapped() -> None:
+    def line(fault: str, requests: int) -> str:
+        return ENTRIES[FaultRuleEnded](
+            FaultRuleEnded(0, Source(link="pcie0"), fault, fault, "expired", requests, 2)
+        ).text
+
+    assert line("timeouts", 7) == "rule timeouts expired: 2 faults in 7 requests"
+    assert line("flap_every_ms", 0) == "rule flap_every_ms expired: 2 faults"
 
 
 @pytest.mark.parametrize(("level", "unheard"), [("DEBUG", []), ("INFO", ["vhost_user"]), ("WARNING", ["links"])])
