@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
+from trio.testing import wait_all_tasks_blocked
 
 from rings.ids import DeviceId
 from support.commands import command
@@ -65,6 +66,7 @@ async def test_a_queue_with_four_receive_buffers(ring: str) -> None:
 async def test_entries_of_an_indirect_table_stand_in_place_of_it() -> None:
     async with open_world(built_in("blk", "pci")) as world:
         await world.wait_up()
+        await wait_all_tasks_blocked()  # the device waits for a kick
         [(name, device)] = world.devices.items()
         assert device.virtio is not None
         queue = device.virtio.queues[0]
