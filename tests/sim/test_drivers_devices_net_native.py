@@ -20,6 +20,7 @@ from drivers.devices.net.flow import NetFlow, Traffic
 from drivers.devices.net.header import HeaderRules
 from drivers.flow.pump import AGAIN, QueueEnd
 from rings.formats import FORMATS
+from rings.memory import Addr
 from rings.native import NATIVE
 from rings.packed.virtqueue import PackedVirtqueue
 from rings.packed.vringh import PackedVringh
@@ -238,3 +239,29 @@ async def test_frames_and_figures_are_the_same_on_both_paths(
         for stack in stacks:
             stack.close()
     assert all(frames > 500 for frames in moved.values()), moved
+
+
+@pytest.mark.parametrize("form", ["split", "packed"])
+async def test_a_frame_that_c_read_is_received_once(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python takes a chain for a frame that C read, then a chain that C does not take: no frame is left for it."""
+    monkeypatch.setattr("fcntl.ioctl", lambda *_: 0)
+    stack = Stack(form, "tap", native=True, filtered=False)
+    await stack.start()
+    memory, flow = stack.memory, stack.flows[2]
+    area, data = memory.alloc(1 << 14, 4096), memory.alloc(3 * SIZE, 4096)
+    addrs, _ = FORMATS[form].contiguous(NUM, area.addr, 4096)
+    driver = FORMATS[form].driver(memory, NUM, addrs, event_idx=True)
+    device = FORMATS[form].device(memory, NUM, addrs, event_idx=True, indirect=False)
+    flow.queue = cast("QueueEnd", End(device))
+    driver.add((), [(data.addr, SIZE)], 1)
+    driver.add((), [(Addr(data.addr + SIZE), SIZE), (Addr(data.addr + 2 * SIZE), 64)], 2)
+    driver.publish()
+    memory.view(data.addr, 1)  # the region that C may access is the last one
+    stack.write(1, PLAIN + OWN + PEER + IPV4 + bytes(60))
+    assert flow.move() == (1, stack.ports[1].wait_readable)
+    device.publish()
+    assert driver.get_each(NUM) == [(1, 12 + 14 + 60)]
+    assert stack.ports[1].statistics().rx_packets == stack.traffic[2].packets == 1
+    driver.close()
+    device.close()
+    stack.close()

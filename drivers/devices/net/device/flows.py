@@ -133,7 +133,7 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
             self.traffic.drop(cause)
 
     def move(self) -> tuple[int, Wait]:
-        ring, traffic, recv = self.queue.ring, self.traffic, self.port.recv_into
+        ring, traffic = self.queue.ring, self.traffic
         if ring is None:
             return 0, QUEUE
         if not self.enabled:
@@ -146,6 +146,7 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
         moved = size = 0
         limit = FIRST_CHUNK
         while moved < BUDGET and size < BUDGET_BYTES:
+            recv = self.port.recv_into
             if native is not None and (plain := ring.getplain(min(limit, BUDGET - moved), True))[1]:
                 count, octets, chains, stopped = self._receive(ring, native, *plain)
                 moved += count
@@ -155,7 +156,8 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
                     return moved, self._readable
                 if not chains:
                     continue
-                recv = partial(native.judge_read, stopped) if stopped >= 0 else native.recv_into
+                if stopped >= 0:
+                    recv = partial(native.judge_read, stopped)
             else:
                 chains = ring.getdescs(min(limit, BUDGET - moved))
             if not chains:
