@@ -265,3 +265,22 @@ async def test_a_frame_that_c_read_is_received_once(form: str, monkeypatch: pyte
     driver.close()
     device.close()
     stack.close()
+
+
+async def test_a_packet_without_all_of_its_header_is_dropped_behind_one_with_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fcntl.ioctl", lambda *_: 0)
+    stacks = [Stack("split", "tun", native, filtered=False) for native in (True, False)]
+    whole = PLAIN + ipv6("2001:2::")
+    for stack in stacks:
+        await stack.start()
+        for frames in ([whole], [whole, whole[: 12 + 28], whole]):  # the missing bytes of its destination are zeros
+            for frame in frames:
+                stack.write(0, frame)
+            stack.move(0)
+        assert stack.ports[0].statistics().drops == {"too_short": 1}
+        assert stack.traffic[0].packets == 3
+    assert stacks[0].figures() == stacks[1].figures()
+    for stack in stacks:
+        stack.close()

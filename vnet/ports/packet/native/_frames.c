@@ -186,37 +186,42 @@ typedef struct {
     Int size;                    /* bytes that the port puts in front: HEAD for a TUN, HEADER for a TAP */
 } Fronts;
 
-/* Return the key of `fronts` for a frame that starts with `lead` behind the front that the port adds; NULL without an
- * exception if the frame is too short for one. */
-static PyObject *front_key(const Fronts *fronts, const unsigned char *lead, Int size)
+/* Return the key of `fronts` for a complete frame that starts with `lead` behind the front that the port adds. */
+static PyObject *front_key(const Fronts *fronts, const unsigned char *lead)
 {
     if (fronts->size == HEADER)
-        return size < FILTER_END ? NULL : PyBytes_FromStringAndSize((const char *)lead, KERNEL_HEADER);
+        return PyBytes_FromStringAndSize((const char *)lead, KERNEL_HEADER);
     const unsigned char *packet = lead + HEADER; /* the IP packet, at HEAD of the frame */
-    if (size >= IPV6_END && packet[0] >> 4 == 6)
+    if (packet[0] >> 4 == 6)
         return Py_BuildValue("(y#By#)", lead, (Py_ssize_t)KERNEL_HEADER, packet[0], packet + IPV6_TO - HEAD, (Py_ssize_t)16);
-    if (size >= IPV4_END && packet[0] >> 4 == 4) {
-        unsigned int to;
-        memcpy(&to, packet + IPV4_TO - HEAD, sizeof to);
-        return Py_BuildValue("(y#BI)", lead, (Py_ssize_t)KERNEL_HEADER, packet[0], to);
-    }
-    return NULL;
+    unsigned int to;
+    memcpy(&to, packet + IPV4_TO - HEAD, sizeof to);
+    return Py_BuildValue("(y#BI)", lead, (Py_ssize_t)KERNEL_HEADER, packet[0], to);
 }
 
 /* Find the front of a frame of `size` bytes. Returns 0 if Python has to judge the frame, -1 with an exception. */
 static int find_front(const Fronts *fronts, const unsigned char *lead, Int size, Front *front)
 {
     unsigned char key[sizeof front->key] = {0};
+    Int end = FILTER_END;
     memcpy(key, lead, KERNEL_HEADER);
-    memcpy(key + KERNEL_HEADER, lead + HEADER, 16);
-    if (fronts->size == HEAD) {
-        const int v6 = lead[HEADER] >> 4 == 6;
-        memcpy(key + KERNEL_HEADER + 2, lead + HEADER + (v6 ? IPV6_TO : IPV4_TO) - HEAD, v6 ? 16 : 4);
+    if (fronts->size == HEADER) {
+        memcpy(key + KERNEL_HEADER, lead + FILTER_AT, FILTER_END - FILTER_AT);
+    } else {
+        const unsigned char *packet = lead + HEADER;
+        const int v6 = packet[0] >> 4 == 6;
+        if (!v6 && packet[0] >> 4 != 4)
+            return 0;
+        end = v6 ? IPV6_END : IPV4_END;
+        memcpy(key + KERNEL_HEADER, packet, FILTER_END - HEAD);
+        memcpy(key + KERNEL_HEADER + FILTER_END - HEAD, packet + (v6 ? IPV6_TO : IPV4_TO) - HEAD, v6 ? 16 : 4);
     }
+    if (size < end) /* the rest of the key was not in the frame */
+        return 0;
     if (front->valid && memcmp(key, front->key, sizeof key) == 0)
         return 1;
     front->valid = 0;
-    PyObject *known = front_key(fronts, lead, size);
+    PyObject *known = front_key(fronts, lead);
     PyObject *found = known == NULL ? NULL : PyDict_GetItemWithError(fronts->fronts, known);
     Py_XDECREF(known);
     if (found == NULL)
@@ -270,7 +275,7 @@ static ssize_t read_frame(int fd, unsigned char *buffer, Int room)
  * the port's front, which Python has to judge. */
 static PyObject *recv_each(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t given)
 {
-    Int v[2], w[2], fd, front_size, one_buffer, n[3];
+    Int v[2], w[2], fd, front_size, one_buffer, n[3] = {0};
     Py_buffer view;
     if (!has_count(given, 13) || !take_ints(args, 1, &fd) || !take_ints(args + 3, 2, v) || !take_ints(args + 6, 2, w)
         || !take_ints(args + 9, 1, &front_size) || !take_ints(args + 12, 1, &one_buffer))
