@@ -284,3 +284,15 @@ async def test_a_packet_without_all_of_its_header_is_dropped_behind_one_with_all
     assert stacks[0].figures() == stacks[1].figures()
     for stack in stacks:
         stack.close()
+
+
+@pytest.mark.parametrize("kind", ["tun", "tap"])
+@pytest.mark.parametrize("form", ["split", "packed"])
+async def test_buffers_that_not_every_frame_fits_have_the_same_outcome_on_both_paths(
+    form: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcntl.ioctl", lambda *_: 0)
+    monkeypatch.setitem(globals(), "SIZE", 2048)
+    for seed in range(3):
+        for stack in await run(form, kind, True, seed, (True, False), True):
+            stack.close()

@@ -46,22 +46,16 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
         moved = size = 0
         while moved < BUDGET and size < BUDGET_BYTES:
             limit = min(CHUNK, BUDGET - moved)
-            if native is not None:
-                view, plain = ring.getplain(limit, False)
-                if plain:
-                    packets, octets = native.send_each(view, plain, known)
-                    ring.complete_read(plain, packets)
-                    ring.abandon(len(plain) - packets)
-                    traffic.packets += packets
-                    traffic.bytes += octets
-                    moved += packets
-                    size += octets
-                    if packets == len(plain):
-                        continue
-                    limit = 1
-            chains = ring.getdescs(limit)
-            if not chains:
-                return moved, QUEUE
+            if native is not None and (plain := ring.getplain(limit, False))[1]:
+                packets, octets, chains = self._send(ring, native, *plain)
+                moved += packets
+                size += octets
+                if not chains:
+                    continue
+            else:
+                chains = ring.getdescs(limit)
+                if not chains:
+                    return moved, QUEUE
             done = packets = octets = 0
             try:
                 for _, segs, writable in chains:
@@ -89,6 +83,21 @@ class VhostNetFromDriver(NetFlow[DeviceQueue]):
             moved += done
             size += octets
         return moved, AGAIN
+
+    def _send(
+        self, ring: Vringh, native: NativeQueue, view: memoryview, plain: Sequence[tuple[int, int, int]]
+    ) -> tuple[int, int, list[Chain]]:
+        """Send the frames of plain chains. Returns frames, bytes, and the chains that are left to Python.
+
+        These are the first one that C did not send, and all if it sent none: then others are likely to be like it.
+        """
+        packets, octets = native.send_each(view, plain, self._rules.known)
+        ring.complete_read(plain, packets)
+        rest = plain[packets : packets + 1] if packets else plain
+        ring.abandon(len(plain) - packets - len(rest))
+        self.traffic.packets += packets
+        self.traffic.bytes += octets
+        return packets, octets, [(head, [view[at : at + size]], []) for head, at, size in rest]
 
     def _discard(self, ring: Vringh) -> tuple[int, Wait]:
         chains = ring.getdescs(BUDGET)
@@ -151,17 +160,17 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
                 count, octets, chains, stopped = self._receive(ring, native, *plain)
                 moved += count
                 size += octets
-                limit = min(2 * limit, CHUNK)
                 if stopped == NO_FRAME:
                     return moved, self._readable
                 if not chains:
+                    limit = min(2 * limit, CHUNK)
                     continue
                 if stopped >= 0:
                     recv = partial(native.judge_read, stopped)
             else:
                 chains = ring.getdescs(min(limit, BUDGET - moved))
-            if not chains:
-                return moved, QUEUE
+                if not chains:
+                    return moved, QUEUE
             done: list[tuple[int, int]] = []
             packets = octets = 0
             try:
@@ -209,19 +218,18 @@ class VhostNetToDriver(NetFlow[DeviceQueue]):
     def _receive(
         self, ring: Vringh, native: NativeQueue, view: memoryview, plain: Sequence[tuple[int, int, int]]
     ) -> tuple[int, int, list[Chain], int]:
-        """Receive into plain chains. Returns frames, bytes, the chain of a frame that is not plain, why it stopped."""
+        """Receive into plain chains. Returns frames, bytes, the chains that are left to Python, why it stopped."""
         verdicts = self.filter.known if self.filter is not None else None
         done, octets, stopped = native.recv_chains(view, plain, verdicts)
         ring.complete_each(done)
         count = len(done)
         self.traffic.packets += count
         self.traffic.bytes += octets
-        chains: list[Chain] = []
-        if count < len(plain) and stopped != NO_FRAME:
-            head, at, size = plain[count]
-            chains.append((head, [], [view[at : at + size]]))
-        ring.abandon(len(plain) - count - len(chains))
-        return count, octets, chains, stopped
+        rest: Sequence[tuple[int, int, int]] = ()
+        if stopped != NO_FRAME:
+            rest = plain[count : count + 1] if stopped >= 0 else plain[count:]
+        ring.abandon(len(plain) - count - len(rest))
+        return count, octets, [(head, [], [view[at : at + size]]) for head, at, size in rest], stopped
 
     def _next_passing(self, segs: Sequence[memoryview], length: int) -> int:
         """Read into ``segs``, which hold a frame of ``length`` bytes, until a frame passes the filter.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drivers.bus.virtio import DriverQueue
 from drivers.contracts.hw import DmaMemory
-from drivers.contracts.ports import HEADER_SIZE, NO_FRAME, NativeQueue, Offloads, PacketQueue
+from drivers.contracts.ports import HEADER_SIZE, NO_FRAME, NOT_PLAIN, NativeQueue, Offloads, PacketQueue
 from drivers.devices.net.flow import BUDGET, BUDGET_BYTES, CHUNK, NetFlow, Traffic
 from drivers.devices.net.header import HEAD, HeaderRules, unpack_head
 from drivers.devices.net.software import convert_data_valid
@@ -57,22 +57,26 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
             return 0, QUEUE
         if self._native is not None and self._native.native:
             return self._move_native(self._native)
-        recv, segs, addrs = self.port.recv_into, self._slots.segs, self._slots.addrs
+        return self._move_python(BUDGET, BUDGET_BYTES)
+
+    def _move_python(self, limit: int, budget: int) -> tuple[int, Wait]:
+        """Move up to ``limit`` frames, or a few more than ``budget`` bytes; free slots are there."""
+        free, recv, segs, addrs = self._free, self.port.recv_into, self._slots.segs, self._slots.addrs
         buffers: list[tuple[Addr, int, int]] = []
         size = 0
         try:
-            for slot in free[: -BUDGET - 1 : -1]:
+            for slot in free[: -limit - 1 : -1]:
                 length = recv(segs[slot])
                 if not length:
                     return len(buffers), self._readable
                 buffers.append((addrs[slot], length, slot))
                 size += length
-                if size >= BUDGET_BYTES:
+                if size >= budget:
                     break
             return len(buffers), AGAIN
         finally:
             del free[len(free) - len(buffers) :]
-            ring.add_each(buffers, False)
+            self.queue.ring.add_each(buffers, False)
             self.traffic.packets += len(buffers)
             self.traffic.bytes += size - len(buffers) * HEADER_SIZE
 
@@ -84,6 +88,9 @@ class VirtioNetTransmit(NetFlow[DriverQueue]):
             buffers, octets, stopped = native.recv_slots(slots, free, BUDGET - moved, BUDGET_BYTES - size)
             if not buffers and stopped == NO_FRAME:
                 return moved, self._readable
+            if not buffers and stopped == NOT_PLAIN:  # neither will the next frame be, with slots smaller than a frame
+                count, wait = self._move_python(BUDGET - moved, BUDGET_BYTES - size)
+                return moved + count, wait
             if stopped != NO_FRAME and len(buffers) < min(len(free), BUDGET - moved) and size + octets < BUDGET_BYTES:
                 slot = free[-1 - len(buffers)]
                 segs = slots.segs[slot]
@@ -150,7 +157,8 @@ class VirtioNetReceive(NetFlow[DriverQueue]):
             if native is not None:
                 slots = self._slots
                 packets, octets = native.send_each(slots.block, taken, known, data_valid, mergeable, slots.pitch)
-                at, end = packets, min(packets + 1, end)  # Python moves a frame that is not plain
+                # Python moves a frame that is not plain, and all behind one that is the first.
+                at, end = packets, min(packets + 1, end) if packets else end
             try:
                 while at < end:
                     slot, length = taken[at]
