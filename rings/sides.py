@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from rings.areas import Areas
@@ -172,14 +172,6 @@ class DeviceSide:
 
     def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
         raise NotImplementedError
-
-    def _region(self, writable: bool) -> tuple[int, memoryview] | None:
-        """Return address and view of the region that was accessed last, or None."""
-        region: Callable[[], tuple[int, memoryview, bool]] | None = getattr(self.memory, "region", None)
-        if region is None or not self.native:
-            return None
-        base, view, may_write = region()
-        return None if writable and not may_write else (base, view)
 
     def pace(self, work: int, /) -> None:
         self._budget = work

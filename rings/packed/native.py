@@ -49,17 +49,8 @@ class NativePackedVringh(PlainFirst, PackedVringh):
             self._advance(slot, lap, in_flight + count, count)
         return view, chains
 
-    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
-        if self._from_backlog or not self._complete(done, len(done), False):
-            super().complete_each(done)
-
-    def complete_read(self, chains: Sequence[tuple[int, int, int]], count: int, /) -> None:
-        if self._from_backlog or not self._complete(chains, count, True):
-            super().complete_read(chains, count)
-
     def _complete(self, done: Sequence[tuple[int, ...]], count: int, unwritten: bool) -> bool:
-        """Complete the first ``count`` chains, or return False."""
-        if not self.native:
+        if not self.native or self._from_backlog:
             return False
         slot = self._used_slot
         moved = _rings.packed_complete(

@@ -47,18 +47,11 @@ class NativeSplitVringh(PlainFirst, SplitVringh):
     def _is_drained(self) -> bool:
         return self._last_avail == self._avail_end
 
-    def complete_each(self, done: Sequence[tuple[int, int]], /) -> None:
-        if self._from_backlog or not self._complete(done, len(done), False):
-            super().complete_each(done)
-
-    def complete_read(self, chains: Sequence[tuple[int, int, int]], count: int, /) -> None:
-        if self._from_backlog or not self._complete(chains, count, True):
-            super().complete_read(chains, count)
-
     def _complete(self, done: Sequence[tuple[int, ...]], count: int, unwritten: bool) -> bool:
-        """Complete the first ``count`` chains, or return False."""
+        if not self.native or self._from_backlog:
+            return False
         used = self._used
-        if not self.native or not _rings.split_complete(
+        if not _rings.split_complete(
             self._used_elems, self._states, IN_FLIGHT, self._batch, done, self.num, used, count, unwritten
         ):
             return False
