@@ -31,7 +31,10 @@ class Overlay:
         """Restore the former attributes. Calling it twice is harmless."""
         for name, former in self._former.items():
             if former is _ABSENT:
-                delattr(self._target, name)
+                try:
+                    delattr(self._target, name)
+                except AttributeError:
+                    pass  # a later overlay took our value for the class's, which equals it, and deleted it
             else:
                 setattr(self._target, name, former)
         self._former = {}

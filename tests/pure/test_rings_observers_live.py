@@ -234,3 +234,12 @@ def test_overlays_of_one_object_end_in_the_reverse_order() -> None:
     assert thing.call() == "first"
     overlays[0].remove()
     assert thing.call() == "class"
+
+
+def test_an_overlay_of_an_overlay_ends_also_if_a_value_is_that_of_the_class() -> None:
+    thing = Thing()
+    overlays = [Overlay(thing, {"call": Thing.call}) for _ in range(2)]
+    for overlay in reversed(overlays):
+        overlay.remove()
+    assert thing.call() == "class"
+    assert vars(thing) == {"own": "own"}
