@@ -45,9 +45,9 @@ static int has_count(Py_ssize_t given, Py_ssize_t wanted)
     return given == wanted;
 }
 
-/* A used ring's elements are aligned to 4 bytes only: they are two words of 32 bits each.
+/* Borrow a pinned view of `count` words of `unit` bytes. Raises ValueError if it is released, short or not aligned.
  *
- * Borrow a pinned view of `count` words of `unit` bytes. Raises ValueError if it is released, short or not aligned. */
+ * Elements of a used ring are two words of 32 bits each, because the ring is aligned to 4 bytes only. */
 static int borrow(PyObject *view, Py_buffer *buffer, Int count, int unit)
 {
     if (PyObject_GetBuffer(view, buffer, PyBUF_WRITABLE) < 0)
@@ -149,10 +149,7 @@ static int in_region(const Region *region, uint64_t addr, uint64_t size)
 }
 
 /* The chains that a device completes. `done` has tuples that start with the head; `written` is their second item,
- * or 0 for all if `unwritten`.
- *
- * Mark the states of all heads as completed by `batch`. If one of them is not in flight, restore the former ones and
- * return 0: Python raises the error. Returns -1 with an exception if `done` is malformed. */
+ * or 0 for all if `unwritten`. */
 typedef struct {
     PyObject *done, *states, *batch, *in_flight;
     Int count;
@@ -170,6 +167,8 @@ static int completed(const Completion *c, Int at, Int *head, Int *written)
     return !PyErr_Occurred();
 }
 
+/* Mark the states of all heads as completed by `batch`. If one of them is not in flight, restore the former ones and
+ * return 0: Python raises the error. Returns -1 with an exception if `done` is malformed. */
 static int mark_completed(const Completion *c, Int num)
 {
     Int in_flight = PyLong_AsLongLong(c->in_flight), head, written;
@@ -190,13 +189,14 @@ static int mark_completed(const Completion *c, Int num)
     return 1;
 }
 
-/* A buffer that a driver adds, as the tuple (address, bytes, token). Returns 0 if Python has to judge it. */
+/* A buffer that a driver adds, as the tuple (address, bytes, token). */
 typedef struct {
     uint64_t addr;
     Int size;
     PyObject *token; /* borrowed from the tuple, which the caller's list keeps */
 } Buffer;
 
+/* Take buffers[at]. Returns 0 if Python has to judge it. */
 static int take_buffer(PyObject *buffers, Int at, Buffer *buffer)
 {
     PyObject *item = PyList_GetItem(buffers, (Py_ssize_t)at);
