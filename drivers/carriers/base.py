@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -14,7 +14,16 @@ from drivers.bus.virtio import ConfigOps, VirtioBus, VirtioDevice
 from drivers.contracts.events import Reporter
 from drivers.errors import TransportLost
 
-__all__ = ["CarrierBus", "CarrierClient", "CarrierDriver", "CarrierOps", "read_field", "wait_reset", "write_field"]
+__all__ = [
+    "CarrierBus",
+    "CarrierClient",
+    "CarrierDriver",
+    "CarrierOps",
+    "pieces",
+    "read_field",
+    "wait_reset",
+    "write_field",
+]
 
 RESET_TIMEOUT = 1.0
 """Timeout of a device's reset in seconds."""
@@ -96,6 +105,17 @@ async def wait_reset(name: str, status: Callable[[], int], online: Callable[[], 
             await trio.sleep(RESET_POLL)
     why = f"did not finish its reset within {RESET_TIMEOUT:g} s" if online() else "was lost during reset"
     raise TransportLost(f"{name}: the device {why}")
+
+
+def pieces(offset: int, size: int, largest: int = 4) -> Iterator[tuple[int, int]]:
+    """Yield the offset and the size of naturally aligned accesses of up to ``largest`` bytes, a power of two."""
+    end = offset + size
+    while offset < end:
+        step = min(offset & -offset or largest, largest)
+        while offset + step > end:
+            step //= 2
+        yield offset, step
+        offset += step
 
 
 def read_field(read: Callable[[int, int], int], start: int, offset: int, size: int) -> bytes:

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from drivers.carriers.base import pieces
 from drivers.transports.epf_mailbox import registers as mb
 
 Reg, QueueReg, Ext, ExtQueue = mb.Reg, mb.QueueReg, mb.Ext, mb.ExtQueue
@@ -47,7 +48,7 @@ def test_the_extension_lies_behind_everything_the_rfc_had_and_no_two_fields_over
 @pytest.mark.parametrize("place", [(0x16, 4), (0x24, 8), (0x00, 8), (0x15, 1), (0x9D, 7)])
 def test_pieces_of_an_access_are_aligned_and_add_up(place: tuple[int, int]) -> None:
     """Defect of the RFC: a 4-byte isr at an offset that no 4-byte access may have, and likewise queue addresses."""
-    parts = list(mb.pieces(*place))
+    parts = list(pieces(*place))
     assert all(size in (1, 2, 4) and not at % size for at, size in parts)
     assert sum(size for _, size in parts) == place[1]
     assert all(a + n == b for (a, n), (b, _) in pairwise(parts))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnet.vfio_user.function import pieces
+from drivers.carriers.base import pieces
 
 
 @given(st.integers(0, 1 << 48), st.integers(0, 300), st.sampled_from([1, 2, 4, 8]))

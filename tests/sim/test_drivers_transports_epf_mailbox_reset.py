@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from drivers.carriers.base import pieces
 from drivers.transports.epf_mailbox import registers as mb
 from vnet.testing import Options, hostile_driver, open_pair, unharmed
 from vnet.testing.hostile import HostileMailbox
@@ -30,7 +31,7 @@ async def test_a_driver_comes_up_with_any_values_left_in_the_registers(options: 
         for offset, size in WORDS.values():
             async with hostile_driver(pair) as driver:
                 await driver.start()
-                for at, step in mb.pieces(offset, size):
+                for at, step in pieces(offset, size):
                     driver.function.bar_write(mb.BAR, at, step, fill * 0x01010101 & (1 << 8 * step) - 1)
 
 

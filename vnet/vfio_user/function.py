@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+from drivers.carriers.base import pieces
 from drivers.contracts.hw import LinkEvents
 from vnet.link.base import all_ones
 from vnet.pcie.config_space import (
@@ -31,17 +32,6 @@ from vnet.vfio_user.payloads import Refused
 __all__ = ["ClientFunction"]
 
 BAR_COUNT = 6
-
-
-def pieces(offset: int, size: int, largest: int) -> Iterator[tuple[int, int]]:
-    """Yield the offset and the size of naturally aligned accesses of up to ``largest`` bytes, a power of two."""
-    end = offset + size
-    while offset < end:
-        step = min(offset & -offset or largest, largest)
-        while offset + step > end:
-            step //= 2
-        yield offset, step
-        offset += step
 
 
 class ClientFunction(LinkEvents):

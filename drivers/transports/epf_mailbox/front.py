@@ -10,7 +10,7 @@ import trio
 
 from drivers.bus.model import MatchId
 from drivers.bus.virtio import DriverQueue, QueueSpec, VirtioDevice
-from drivers.carriers.base import read_field
+from drivers.carriers.base import pieces, read_field
 from drivers.carriers.pci import FunctionTransport, VirtioPciDriver
 from drivers.contracts.hw import NO_VECTOR, PciFunction
 from drivers.errors import FeatureMismatch, ProbeError, TransportLost
@@ -40,7 +40,6 @@ from drivers.transports.epf_mailbox.registers import (
     QueueCommand,
     QueueReg,
     Reg,
-    pieces,
 )
 from rings.formats import RING_FEATURES
 

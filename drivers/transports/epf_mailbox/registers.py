@@ -8,7 +8,6 @@ bytes, because some fields are not aligned to their size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import Enum, IntEnum
 
 __all__ = [
@@ -38,7 +37,6 @@ __all__ = [
     "QueueCommand",
     "QueueReg",
     "Reg",
-    "pieces",
     "register_name",
 ]
 
@@ -173,15 +171,6 @@ class ExtQueue(MailboxField):
 
     def at(self, index: int) -> tuple[int, int]:
         return EXT_QUEUES + EXT_QUEUE_STRIDE * index + self.offset, self.size
-
-
-def pieces(offset: int, size: int) -> Iterator[tuple[int, int]]:
-    """Split a field access into naturally aligned accesses of at most 4 bytes. Yields (offset, bytes), ascending."""
-    end = offset + size
-    while offset < end:
-        step = next(s for s in (4, 2, 1) if not offset % s and offset + s <= end)
-        yield offset, step
-        offset += step
 
 
 def register_name(bar: int, offset: int) -> str | None:

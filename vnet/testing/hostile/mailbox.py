@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import trio
 
+from drivers.carriers.base import pieces
 from drivers.transports.epf_mailbox import registers as mb
 from rings.layout import RingAddrs
 from rings.status import Status
@@ -23,12 +24,12 @@ class HostileMailbox(HostileDriver[P_co]):
 
     def reg(self, place: Place) -> int:
         """Read a register, of any size."""
-        parts = (self.function.bar_read(mb.BAR, at, n).to_bytes(n, "little") for at, n in mb.pieces(*place))
+        parts = (self.function.bar_read(mb.BAR, at, n).to_bytes(n, "little") for at, n in pieces(*place))
         return int.from_bytes(b"".join(parts), "little")
 
     def put_reg(self, place: Place, value: int) -> None:
         offset, size = place
-        for at, n in mb.pieces(offset, size):
+        for at, n in pieces(offset, size):
             self.function.bar_write(mb.BAR, at, n, value >> 8 * (at - offset) & (1 << 8 * n) - 1)
 
     def places(self) -> tuple[int, int]:
