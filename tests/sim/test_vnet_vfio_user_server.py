@@ -62,6 +62,23 @@ async def test_a_second_client_is_refused_and_the_next_one_served() -> None:
         await bench.serves_another()
 
 
+async def test_a_client_that_is_gone_makes_no_access_when_the_link_comes_up() -> None:
+    lines: list[str] = []
+
+    def flap() -> list[str]:
+        """Return the accesses at link-up, without their times."""
+        bench.link.bring_down()
+        lines.clear()
+        bench.link.bring_up()
+        return [line.split(" ", 1)[1] for line in lines if "epoch" not in line]
+
+    async with open_bench(plug(), lambda link: TracedLink(link, lines.append)) as bench:
+        before = flap()
+        async with bench.client() as client:
+            await client.bring_up()
+        assert flap() == before
+
+
 async def test_commands_without_a_reply() -> None:
     async with open_bench(plug()) as bench, bench.client() as client:
         await client.send(emit(7, C.DMA_MAP, client.mapping(), HeaderFlag.NO_REPLY), [client.memory.fd])

@@ -87,6 +87,11 @@ class ClientFunction(LinkEvents):
         self._take_registers()
         self._restore()
 
+    def close(self) -> None:
+        """Reset the function, and follow its link no longer."""
+        self.reset()
+        self.handle.watch(None)
+
     def link_up(self) -> None:
         """Set the function up again as it was: a client sees no link."""
         self._restore()

@@ -98,7 +98,7 @@ class Session:
         while self._events:
             self._events.popitem()[1].close()
         self._interrupts.close()
-        self._function.reset()
+        self._function.close()
         self._memory.clear()
         self._memory.settle()
 
