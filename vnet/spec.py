@@ -11,6 +11,7 @@ import attrs
 from drivers.bus.back import Identity
 from drivers.carriers.options import ANY_UID, TransportOptions
 from drivers.contracts.events import SILENT, Reporter
+from drivers.contracts.hw import MAX_FUNCTIONS
 from drivers.fields import PATH_RULE, Must, fits_socket, is_path, must
 from drivers.virtio_type import VirtioType
 from rings.features import bits, mask
@@ -27,7 +28,6 @@ __all__ = [
     "MIB",
     "Must",
     "DeviceSpec",
-    "FUNCTIONS",
     "FaultSpec",
     "HostSpec",
     "LinkSpec",
@@ -126,17 +126,13 @@ class FaultSpec:
             yield FieldError(("flap_every_ms",), self.flap_every_ms, why)
 
 
-FUNCTIONS = 8
-"""Functions of an endpoint."""
-
-
 def function_socket(path: str, function: int) -> str:
     """Return the path of a function's vfio-user socket: each function behind the first has a number at its end."""
     return f"{path}.{function}" if function else path
 
 
 def _fit_sockets(path: str) -> bool:
-    return fits_socket(function_socket(path, FUNCTIONS - 1))
+    return fits_socket(function_socket(path, MAX_FUNCTIONS - 1))
 
 
 SOCKETS_RULE = f"{PATH_RULE}, with room for the number of a function behind it"
@@ -252,7 +248,9 @@ class DeviceSpec:
     """Name of the host that has both driver and device, for transports within one host."""
     ntb: str | None = None
     """Name of the NTB that carries the device, for transports over an NTB."""
-    function: int = attrs.field(default=0, validator=must(lambda v: 0 <= v <= 7, "between 0 and 7"))
+    function: int = attrs.field(
+        default=0, validator=must(lambda v: 0 <= v < MAX_FUNCTIONS, f"between 0 and {MAX_FUNCTIONS - 1}")
+    )
     """Number of the PCI endpoint function, for transports on a link. Each device on a link needs its own."""
     queue_size: int = attrs.field(
         default=256, validator=must(lambda v: 2 <= v <= 32768 and not v & (v - 1), "a power of two between 2 and 32768")

@@ -14,6 +14,7 @@ from rings.memory import Addr, Memory, PciAddr, PhysAddr
 from rings.observers.meter import Meter
 
 __all__ = [
+    "MAX_FUNCTIONS",
     "NO_VECTOR",
     "DmaBuffer",
     "DmaMemory",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 Handler = Callable[[], None]
+MAX_FUNCTIONS = 8
+"""Most functions of an endpoint."""
 NO_VECTOR = 0xFFFF
 """Number of no MSI-X vector, for a queue or a configuration without interrupts (VIRTIO 1.4 section 4.1.5.1.2)."""
 

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 
-from drivers.contracts.hw import DmaBuffer, DmaMemory, FunctionEvents, OutboundWindow, PciHeader, RegisterBlock
+from drivers.contracts.hw import (
+    MAX_FUNCTIONS,
+    DmaBuffer,
+    DmaMemory,
+    FunctionEvents,
+    OutboundWindow,
+    PciHeader,
+    RegisterBlock,
+)
 from rings.errors import MemoryFault
 from rings.memory import Memory, PciAddr
 from rings.observers.meter import Meter
@@ -29,9 +37,8 @@ from vnet.pcie.msix import ENTRY, MsixBar, MsixTable, NoRegisters, pending_bytes
 from vnet.pcie.outbound import FunctionWindow, Outbound, OutboundPool
 from vnet.views.pci import BarView, ControllerView, EndpointFunctionView, OutboundView
 
-__all__ = ["FUNCTIONS", "EndpointController"]
+__all__ = ["EndpointController"]
 
-FUNCTIONS = 8
 GIB = 1 << 30
 
 
@@ -82,7 +89,7 @@ class EndpointController:
 
     def set_header(self, function: int, header: PciHeader) -> None:
         """Create a function. Raises ValueError if it exists or its number is out of range."""
-        if not 0 <= function < FUNCTIONS or function in self._functions:
+        if not 0 <= function < MAX_FUNCTIONS or function in self._functions:
             raise ValueError(f"{self.name} has no room for a function {function}")
         config = ConfigSpace(header)
         config.add(pci_express_capability())

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from drivers.contracts.hw import DmaMemory
+from drivers.contracts.hw import MAX_FUNCTIONS, DmaMemory
 from rings.errors import MemoryFault
 from rings.memory import Addr
 from vnet.link.base import Direction, Link, RangedMemory, Region, all_ones, clip
 from vnet.linux.memory import MSI_BASE
-from vnet.pcie.epc import FUNCTIONS
 from vnet.pcie.function_handle import PciFunctionHandle
 from vnet.pcie.interrupts import MSI_SIZE, Interrupts
 from vnet.views.pci import BusView, RootStatistics
@@ -96,7 +95,7 @@ class _RootPort:
         """Configure functions that are new or offline; functions that are online stay as they are."""
         returned: list[PciFunctionHandle] = []
         new: list[PciFunctionHandle] = []
-        for number in range(FUNCTIONS):
+        for number in range(MAX_FUNCTIONS):
             identity = self.link.config_read(number, 0, 4)
             known = self.functions.get(number)
             if known is not None and known.identity != identity:
