@@ -9,6 +9,7 @@ from itertools import islice
 import attrs
 
 from vnet.errors import ConfigError, FieldError, Keys, dotted
+from vnet.link.tlp import TIMING_KEYS
 from vnet.names import NAME, NAME_RULE
 from vnet.spec import MEMORY, MEMORY_MAX, MIB, WINDOW_MAX, DeviceSpec, LinkSpec, NtbSpec, RemoteEnd, file_key
 from vnet.topology.support import unmediated
@@ -19,8 +20,6 @@ __all__ = ["Names", "check", "problems"]
 
 Names = Mapping[str, Collection[str]]
 """Names of records by table."""
-OWN_LINK = "generation", "lanes", "max_payload", "max_read_request", "completion_boundary", "read_latency_ns"
-"""Keys of a timed link."""
 BUSES = 255
 """Buses of a PCI domain, besides bus 0 of the root complex itself."""
 NAMES_SHOWN = 20
@@ -107,7 +106,7 @@ def _remote_ends(link: LinkSpec) -> Iterator[FieldError]:
     if link.vfio_user is not None and not (isinstance(root, str) and isinstance(endpoint, str)):
         yield FieldError(("vfio_user",), link.vfio_user, "must be absent: one end is another process already")
     if isinstance(endpoint, RemoteEnd):
-        for key in (*OWN_LINK, "faults"):
+        for key in (*TIMING_KEYS, "faults"):
             if getattr(link, key) is not None:
                 why = "must be absent: memory accesses of an endpoint in another process do not travel this link"
                 yield FieldError((key,), getattr(link, key) if key != "faults" else None, why)

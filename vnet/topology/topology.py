@@ -70,10 +70,9 @@ class Topology:
             return device.host, device.socket or f"{device.host}-dev"
         if device.ntb is not None:
             ntb = self.ntbs[device.ntb]
-            return str(self.links[ntb.secondary].root), str(self.links[ntb.primary].root)
+            return self.links[ntb.secondary].ends[0], self.links[ntb.primary].ends[0]
         assert device.link is not None
-        link = self.links[device.link]
-        return str(link.root), str(link.endpoint)
+        return self.links[device.link].ends
 
     def carried(self, link: str, function: int) -> tuple[str, DeviceSpec] | None:
         """Return name and record of the device carried by a function at the end of a link, directly or by its NTB."""
