@@ -19,7 +19,7 @@ class SessionServer(ABC):
     def __init__(self) -> None:
         self.statistics = SessionStatistics()
         self._scope: trio.CancelScope | None = None
-        self._connected = False
+        """Scope of the connection; None without one."""
 
     @property
     @abstractmethod
@@ -40,7 +40,7 @@ class SessionServer(ABC):
 
     @property
     def connected(self) -> bool:
-        return self._connected
+        return self._scope is not None
 
     def disconnect(self) -> None:
         """End the connection, if there is one."""
@@ -52,15 +52,15 @@ class SessionServer(ABC):
 
         Takes over the socket. Raises ProtocolError or TransportLost if the connection ends in any other way.
         """
-        if self._connected or not self.accepts:
+        if self.connected or not self.accepts:
             self.statistics.refused += 1
             socket.close()
             return
-        self._connected = True
+        self._scope = trio.CancelScope()
         self.statistics.sessions += 1
         error: ProtocolError | TransportLost | None = None
         try:
-            with trio.CancelScope() as self._scope:
+            with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.accompany)
                     try:
@@ -69,9 +69,8 @@ class SessionServer(ABC):
                         error = exc
                     nursery.cancel_scope.cancel()
         finally:
-            self._scope = None
             await self.leave()
-            self._connected = False
+            self._scope = None
             socket.close()
         if error is not None:
             self.statistics.broken += isinstance(error, ProtocolError)
